@@ -1,0 +1,27 @@
+"""Counter-based randomness: every draw is a function of (seed, purpose, counters), never of history.
+
+What a client draws in a round therefore does not depend on which process computes it, nor on what that
+process drew before. `purpose` is a short word such as "batch" or "client_emb"; counters are integers such as
+the client's id and the round.
+"""
+
+import hashlib
+
+import numpy as np
+import torch
+
+
+def derive_seed(seed: int, purpose: str, *counters: int) -> int:
+    """Return a 63-bit integer that depends on all arguments (the head of a SHA-256)."""
+    text = "/".join([str(int(seed)), purpose, *(str(int(c)) for c in counters)])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def torch_generator(seed: int, purpose: str, *counters: int) -> torch.Generator:
+    """Return a CPU `torch.Generator` for one purpose; equal arguments give equal streams."""
+    return torch.Generator().manual_seed(derive_seed(seed, purpose, *counters))
+
+
+def numpy_generator(seed: int, purpose: str, *counters: int) -> np.random.Generator:
+    """Return a `numpy.random.Generator` for one purpose; equal arguments give equal streams."""
+    return np.random.default_rng(derive_seed(seed, purpose, *counters))
