@@ -1,0 +1,232 @@
+"""The configuration of one experiment: its schema, its presets, and how overrides are merged into it.
+
+A group given as a bare word sets its name: `method=spire` means `method.name=spire`.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from pipeline.datasets import DataConfig
+from pipeline.resources import ResourcesConfig
+from pipeline.tracking import TrackingConfig
+from spire_core.adapt import AdaptConfig
+from spire_core.errors import ConfigError
+from spire_core.evaluate import EvalConfig
+from spire_core.methods import MethodConfig
+from spire_core.partition import PartitionConfig
+from spire_core.schedule import DiffusionConfig
+from spire_core.server import ServerConfig
+from spire_core.training import ClientConfig
+from spire_core.unet import ModelConfig
+
+NAMED_GROUPS = ("data", "partition", "method")
+Built = TypeVar("Built")
+
+
+@dataclass(frozen=True)
+class FederationConfig:
+    """Who takes part and for how long; a round ends with one synchronization of the backbone.
+
+    `tau`: optimizer steps between two synchronizations; `local_epochs`: the same span as passes over the client's
+    data. Exactly one of the two is given.
+    """
+
+    num_clients: int = 24
+    num_new_clients: int = 3
+    cohort_size: int = 4
+    num_rounds: int = 400
+    tau: int | None = None
+    local_epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_clients < 1 or self.num_new_clients < 0 or self.num_rounds < 1:
+            raise ConfigError(
+                "expected federation.num_clients and federation.num_rounds of at least 1, got "
+                f"{self.num_clients} and {self.num_rounds}: raise them"
+            )
+        if not 1 <= self.cohort_size <= self.num_clients:
+            raise ConfigError(
+                f"expected federation.cohort_size in 1..{self.num_clients}, got {self.cohort_size}: "
+                "a cohort is drawn from federation.num_clients"
+            )
+        if (self.tau is None) == (self.local_epochs is None):
+            raise ConfigError(
+                f"expected one of federation.tau and federation.local_epochs, got {self.tau} and "
+                f"{self.local_epochs}: both say how long a round is, so give one of them"
+            )
+        if (self.tau or self.local_epochs or 0) < 1:
+            raise ConfigError(
+                f"expected federation.tau or federation.local_epochs of at least 1, got "
+                f"{self.tau or self.local_epochs}: a round takes a step"
+            )
+
+
+@dataclass(frozen=True)
+class Config:
+    """One experiment, completely."""
+
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    partition: PartitionConfig = field(default_factory=PartitionConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    federation: FederationConfig = field(default_factory=lambda: FederationConfig(tau=3))
+    client: ClientConfig = field(default_factory=ClientConfig)
+    server: ServerConfig = field(default_factory=ServerConfig)
+    adapt: AdaptConfig = field(default_factory=AdaptConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    resources: ResourcesConfig = field(default_factory=ResourcesConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the resolved configuration as plain nested dictionaries."""
+        return dataclasses.asdict(self)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that determines the result: not where it runs, nor where it is tracked or stored."""
+        told = self.as_dict()
+        for group in ("resources", "tracking"):
+            told.pop(group)
+        for key in ("root", "path"):
+            told["data"].pop(key)
+        told["eval"].pop("extractor_weights")
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def preset_names() -> list[str]:
+    """Return the names of the presets that ship with the package."""
+    folder = resources.files("pipeline") / "presets"
+    return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
+
+
+def _load_preset(name: str) -> DictConfig:
+    if name not in preset_names():
+        raise ConfigError(
+            f"expected a preset out of {', '.join(preset_names())}, got {name!r}: {_hint(name, preset_names())}"
+        )
+    text = (resources.files("pipeline") / "presets" / f"{name}.yaml").read_text()
+    loaded = OmegaConf.create(text)
+    assert isinstance(loaded, DictConfig)
+    return loaded
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]}?" if near else "choose one of them"
+
+
+def _schema(kind: type) -> DictConfig:
+    """Return the defaults as an open dictionary whose keys are closed; types are checked when it is built."""
+    return OmegaConf.create(dataclasses.asdict(kind()))
+
+
+def _known_keys(prefix: str, node: dict[str, Any]) -> list[str]:
+    keys = []
+    for key, value in node.items():
+        keys += _known_keys(f"{prefix}{key}.", value) if isinstance(value, dict) else [prefix + key]
+    return keys
+
+
+def _parse_override(text: str) -> DictConfig:
+    key, sep, value = text.partition("=")
+    if not sep or not key.strip():
+        raise ConfigError(f"expected an override as key=value, got {text!r}: such as client.lr=0.001")
+    if key in NAMED_GROUPS:
+        key = f"{key}.name"
+    try:
+        return OmegaConf.from_dotlist([f"{key}={value}"])
+    except Exception as error:  # YAML and OmegaConf each have their own family of errors
+        raise ConfigError(f"expected a value for {key}, got {value!r}: {error}".splitlines()[0]) from error
+
+
+def _merge(base: DictConfig, layer: DictConfig, known: Sequence[str]) -> DictConfig:
+    """Merge one layer strictly; naming one of tau and local_epochs withdraws the other from layers below."""
+    given = layer.get("federation") or {}
+    tau, epochs = given.get("tau"), given.get("local_epochs")
+    if tau is not None and epochs is None:
+        base.federation.local_epochs = None
+    if epochs is not None and tau is None:
+        base.federation.tau = None
+    OmegaConf.set_struct(base, True)
+    try:
+        merged = OmegaConf.merge(base, layer)
+    except ConfigKeyError as error:
+        key = str(error.full_key)
+        raise ConfigError(f"expected a known key, got {key!r}: {_hint(key, known)}") from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"expected a valid setting, got: {str(error).splitlines()[0]}") from error
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def load_config(preset: str | None, overrides: Sequence[str] = ()) -> Config:
+    """Return the configuration of a preset with overrides `key=value` applied in order; ConfigError if it is wrong."""
+    merged = _schema(Config)
+    known = _known_keys("", OmegaConf.to_container(merged))  # type: ignore[arg-type]
+    layers = [] if preset is None else [_load_preset(preset)]
+    if overrides:
+        parsed = OmegaConf.merge(*(_parse_override(text) for text in overrides))
+        assert isinstance(parsed, DictConfig)
+        layers.append(parsed)
+    for layer in layers:
+        merged = _merge(merged, layer, known)
+    return config_from_dict(OmegaConf.to_container(merged, resolve=True))  # type: ignore[arg-type]
+
+
+def config_from_dict(values: dict[str, Any]) -> Config:
+    """Return the configuration that `Config.as_dict` came from; every value is checked against its type."""
+    return _build(Config, values, "")
+
+
+def _build(kind: type[Built], values: Any, prefix: str) -> Built:
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"expected settings under {prefix.rstrip('.')}, got {values!r}: such as {prefix}KEY=VALUE"
+        )
+    fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for key in values.keys() - fields.keys():
+        raise ConfigError(f"expected a known key, got {prefix + key!r}: {_hint(key, list(fields))}")
+    return kind(**{k: _typed(fields[k].type, v, prefix + k) for k, v in values.items()})
+
+
+def _typed(kind: Any, value: Any, key: str) -> Any:
+    """Return a value as its field's type, or raise ConfigError."""
+    if dataclasses.is_dataclass(kind):
+        return _build(kind, value, key + ".")  # type: ignore[arg-type]
+    options = getattr(kind, "__args__", (kind,)) if not hasattr(kind, "__origin__") else (kind,)
+    for option in options:
+        converted = _convert(option, value)
+        if converted is not _REFUSED:
+            return converted
+    name = getattr(kind, "__name__", str(kind)).replace("None", "null")
+    raise ConfigError(f"expected {key} as {name}, got {value!r}: change its value")
+
+
+_REFUSED = object()
+
+
+def _convert(kind: Any, value: Any) -> Any:
+    if getattr(kind, "__origin__", None) is tuple:
+        args = kind.__args__
+        if not isinstance(value, list | tuple):
+            return _REFUSED
+        inner = args[:1] * len(value) if args[-1] is Ellipsis else args
+        items = [_convert(k, v) for k, v in zip(inner, value, strict=False)]
+        same = len(inner) == len(value)
+        return _REFUSED if not same or any(i is _REFUSED for i in items) else tuple(items)
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if kind is int and isinstance(value, bool):
+        return _REFUSED
+    return value if isinstance(value, kind) else _REFUSED

@@ -1,0 +1,157 @@
+"""Evaluation of the pre-training clients: KID, class histograms and held-out losses per client, and their summary.
+
+Generation and features run where the clients are; what arrives here are features and scores. n, m: numbers of images
+and clients, D: features, K: classes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.pool import ClientPool
+from pipeline.worker import Drawn, Losses
+from spire_core.evaluate import EvalConfig
+from spire_core.kid import KidScore, kid, kid_floor, kid_matrix
+from spire_core.methods import Method
+from spire_core.metrics import total_variation
+
+NUM_POPULATION_DRAWS = 4  # an impersonal model draws the same for every client: pool a few draws once
+
+
+@dataclass(frozen=True)
+class RealData:
+    """What samples are held against: features (n, D) of each client's test images, its class mixture, its floor."""
+
+    features: Mapping[int, Tensor]
+    mixtures: np.ndarray
+    floors: Mapping[int, KidScore]
+
+    @classmethod
+    def gather(
+        cls,
+        pool: ClientPool,
+        client_ids: Sequence[int],
+        mixtures: np.ndarray,
+        config: EvalConfig,
+        seed: int,
+    ) -> "RealData":
+        """Return features of every client's held-out images, with the real-against-real floor of each."""
+        features = dict(zip(client_ids, pool.run("real_features", client_ids), strict=True))
+        sizes = (config.kid_subset_size, config.kid_num_subsets, seed)
+        floors = {c: kid_floor(f, *sizes) for c, f in features.items()}
+        return cls(features, mixtures, floors)
+
+    def pooled(self, client_ids: Sequence[int], limit: int, seed: int) -> Tensor:
+        """Return features (n, D) of all these clients' test images together, at most `limit` of them."""
+        everything = torch.cat([self.features[c] for c in client_ids])
+        order = np.random.default_rng(seed).permutation(len(everything))[:limit]
+        return everything[np.sort(order)]
+
+    def floor_mean(self, client_ids: Sequence[int]) -> float:
+        return float(np.mean([self.floors[c].mean for c in client_ids]))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation of the pre-training clients, client by client."""
+
+    round_idx: int
+    client_ids: tuple[int, ...]
+    scores: tuple[KidScore, ...]
+    tv: tuple[float, ...] | None
+    losses: tuple[Losses, ...]
+    drawn: tuple[Drawn, ...]
+
+    @property
+    def kid_mean(self) -> float:
+        return float(np.mean([s.mean for s in self.scores]))
+
+    def metrics(self) -> dict[str, float]:
+        """Return the few numbers that are tracked over rounds."""
+        kids = [s.mean for s in self.scores]
+        found = {
+            "pretrain/kid/mean": self.kid_mean,
+            "pretrain/kid/worst": max(kids),
+            "pretrain/kid/std": float(np.std(kids)),
+        }
+        if self.tv is not None:
+            found["pretrain/tv/mean"] = float(np.mean(self.tv))
+        for name in ("own", "zero", "swapped"):
+            values = [v for loss in self.losses if (v := getattr(loss, name)) is not None]
+            if values:
+                found[f"pretrain/heldout/{name}"] = float(np.mean(values))
+        return found
+
+    def table(self, real: RealData) -> dict[str, list[Any]]:
+        """Return one row per client, as columns."""
+        return {
+            "client_id": list(self.client_ids),
+            "kid": [s.mean for s in self.scores],
+            "kid_std": [s.std for s in self.scores],
+            "kid_floor": [real.floors[c].mean for c in self.client_ids],
+            "num_real": [s.num_real for s in self.scores],
+            "num_generated": [s.num_fake for s in self.scores],
+            "subset_size": [s.subset_size for s in self.scores],
+            "tv": list(self.tv or [None] * len(self.scores)),
+            "heldout_own": [loss.own for loss in self.losses],
+            "heldout_zero": [loss.zero for loss in self.losses],
+            "heldout_swapped": [loss.swapped for loss in self.losses],
+        }
+
+
+def evaluate_pretraining(
+    pool: ClientPool,
+    weights: np.ndarray,
+    client_ids: Sequence[int],
+    real: RealData,
+    method: Method,
+    config: EvalConfig,
+    round_idx: int,
+    seed: int,
+) -> Evaluation:
+    """Return the evaluation of these pre-training clients with the backbone weights (P,)."""
+    handle = pool.share(weights)
+    drawn = _draw_all(pool, handle, client_ids, method)
+    swaps = [(client_ids[(i + 1) % len(client_ids)],) for i in range(len(client_ids))]
+    losses = pool.run("losses", client_ids, handle, per_client=swaps)
+    sizes = (config.kid_subset_size, config.kid_num_subsets, seed)
+    scores = [kid(real.features[c], d.features, *sizes) for c, d in zip(client_ids, drawn, strict=True)]
+    tv = [
+        total_variation(d.histogram, real.mixtures[c])
+        for c, d in zip(client_ids, drawn, strict=True)
+        if d.histogram is not None
+    ]
+    return Evaluation(
+        round_idx,
+        tuple(client_ids),
+        tuple(scores),
+        tuple(tv) if tv else None,
+        tuple(losses),
+        tuple(drawn),
+    )
+
+
+def _draw_all(
+    pool: ClientPool, weights: Any, client_ids: Sequence[int], method: Method
+) -> list[Drawn]:
+    """Return each client's samples; an impersonal model's few draws are pooled and stand for every client."""
+    if method.is_personal:
+        return pool.run("draw", client_ids, weights)
+    some = pool.run("draw", client_ids[:NUM_POPULATION_DRAWS], weights)
+    features = torch.cat([d.features for d in some])
+    histograms = [d.histogram for d in some if d.histogram is not None]
+    mixture = np.mean(histograms, axis=0) if histograms else None
+    return [Drawn(c, features, mixture, some[0].images) for c in client_ids]
+
+
+def cross_client_matrix(
+    drawn: Sequence[Drawn], real: RealData, client_ids: Sequence[int], config: EvalConfig, seed: int
+) -> np.ndarray:
+    """Return KID (m, m) of samples of client i (row) against the data of client j (column)."""
+    fakes = [d.features for d in drawn]
+    reals = [real.features[c] for c in client_ids]
+    return kid_matrix(fakes, reals, config.kid_subset_size, config.kid_num_subsets, seed)

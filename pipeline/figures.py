@@ -1,0 +1,220 @@
+"""Every picture that a run draws: functions from plain numbers to a matplotlib `Figure`.
+
+Figures are made without pyplot, so nothing is global and no display is needed; save one with
+`figure.savefig(path)`. Colours are those of Okabe and Ito (2008) and viridis, which colour-blind
+readers tell apart. Shapes: M clients, K classes, N images of C channels.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from spire_core.errors import DataError
+
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "<", ">")
+GREY = "#555555"
+MAX_NUMBERED = 12  # a cross-client matrix with more rows or columns shows colours only
+MAX_ROWS_NAMED = 40  # a heat map with more rows names some of them and shows colours only
+
+Points = Sequence[tuple[float, float]]
+
+
+def partition_figure(
+    counts: np.ndarray, class_names: Sequence[str], num_train_clients: int
+) -> Figure:
+    """Return a heat map of who holds what: images of each class at each client, (M, K) int.
+
+    Rows from `num_train_clients` on are the new clients: below a line and named as such.
+    """
+    num, num_classes = counts.shape
+    is_small = num <= MAX_ROWS_NAMED
+    figure = _figure(1.8 + 0.55 * num_classes, 1.4 + 0.24 * min(num, MAX_ROWS_NAMED))
+    axes = figure.subplots()
+    _heat_map(axes, counts, "images", "d", is_numbered=is_small and num_classes <= 20)
+    _name_columns(axes, class_names)
+    step = 1 if is_small else -(-num // MAX_ROWS_NAMED)
+    rows = range(0, num, step)
+    axes.set_yticks(rows, [f"new {i}" if i >= num_train_clients else str(i) for i in rows])
+    axes.set(xlabel="class", ylabel="client", title="Images of each class at each client")
+    if num_train_clients < num:
+        axes.axhline(num_train_clients - 0.5, color=OKABE_ITO[1], linewidth=2.5)
+    return figure
+
+
+def curve_figure(
+    series: Mapping[str, Points], xlabel: str, ylabel: str, title: str, floor: float | None = None
+) -> Figure:
+    """Return one line with markers for each name's (x, y) points, for example KID over rounds.
+
+    `floor` draws a dashed horizontal line: the score of real images against real ones.
+    """
+    figure = _figure(5.4, 3.6)
+    axes = figure.subplots()
+    _lines(axes, series)
+    if floor is not None:
+        axes.axhline(floor, color=GREY, linestyle="--", label="floor (real against real)")
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def forgetting_figure(own: Mapping[str, Points], lost: Mapping[str, Points], title: str) -> Figure:
+    """Return the forgetting curves, (epoch, KID difference) points by method, in two panels.
+
+    `own`: KID on the new client's held-out data above its lowest value so far. `lost`: KID on the
+    pre-training population above its value before adaptation.
+    """
+    figure = _figure(7.2, 3.6)
+    panels = figure.subplots(1, 2)
+    texts = ("own: the new client", "global: the pre-training clients")
+    labels = ("KID above its lowest so far", "KID above its start")
+    for axes, curves, text, label in zip(panels, (own, lost), texts, labels, strict=True):
+        _lines(axes, curves, names=[*own, *(name for name in lost if name not in own)])
+        axes.axhline(0, color=GREY, linewidth=0.8, zorder=0)
+        axes.set(xlabel="epochs of adaptation", ylabel=label)
+        axes.set_title(text, fontsize=10)
+    found = [axes.get_legend_handles_labels() for axes in panels]
+    handles = {
+        name: line for lines, names in found for line, name in zip(lines, names, strict=True)
+    }
+    figure.suptitle(title)
+    if handles:
+        figure.legend(
+            list(handles.values()),
+            list(handles),
+            loc="outside lower center",
+            ncols=3,
+            frameon=False,
+        )
+    return figure
+
+
+def matrix_figure(
+    matrix: np.ndarray,
+    row_names: Sequence[str],
+    col_names: Sequence[str],
+    title: str,
+    label: str = "KID",
+) -> Figure:
+    """Return a cross-client heat map: row i = samples of client i, column j = data of client j.
+
+    `label` names the quantity. The numbers stand in the cells of up to 12 x 12 clients.
+    """
+    num_rows, num_columns = matrix.shape
+    cell = 0.5 if max(matrix.shape) <= MAX_NUMBERED else 0.25
+    figure = _figure(2.2 + cell * num_columns, 1.4 + cell * num_rows)
+    axes = figure.subplots()
+    _heat_map(axes, matrix, label, ".2g", is_numbered=max(matrix.shape) <= MAX_NUMBERED)
+    _name_columns(axes, col_names)
+    axes.set_yticks(range(num_rows), row_names)
+    axes.set(xlabel="data of client", ylabel="samples of client", title=title)
+    return figure
+
+
+def histogram_figure(
+    rows: Mapping[str, Sequence[float]], class_names: Sequence[str], title: str
+) -> Figure:
+    """Return grouped bars of class mixtures, K shares by name: true, generated before and after."""
+    figure = _figure(max(4.5, 1.2 + 0.65 * len(class_names)), 3.4)
+    axes = figure.subplots()
+    width = 0.8 / max(len(rows), 1)
+    places = np.arange(len(class_names))
+    for i, ((name, shares), colour) in enumerate(zip(rows.items(), cycle(OKABE_ITO), strict=False)):
+        offset = (i - (len(rows) - 1) / 2) * width
+        axes.bar(places + offset, shares, width * 0.92, color=colour, label=name)
+    _name_columns(axes, class_names)
+    axes.set(xlabel="class", ylabel="share of images", title=title)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    return figure
+
+
+def image_grid(images: np.ndarray, columns: int, pad: int = 2, scale: int = 2) -> np.ndarray:
+    """Return images (N, C, H, W), uint8 or float in [-1, 1], as one picture (H', W', 3) of uint8.
+
+    C is 1 or 3; rows fill from the left, `pad` white pixels lie between and around the images, and
+    each pixel becomes scale x scale; floats outside [-1, 1] are clipped. Raises DataError for
+    another shape and for floats that are not finite.
+    """
+    images = np.asarray(images)
+    if images.ndim != 4 or images.shape[0] == 0 or images.shape[1] not in (1, 3):
+        raise DataError(f"expected images (N, 1 or 3, H, W), got {images.shape}: pass some images")
+    if images.dtype != np.uint8:
+        if not np.isfinite(images).all():
+            raise DataError("expected finite images, got NaN or inf: look for a diverged model")
+        images = np.rint((np.clip(images, -1, 1) + 1) * 127.5).astype(np.uint8)
+    num, _, height, width = images.shape
+    num_rows = -(-num // columns)
+    tiles = np.full((num_rows * columns, 3, height * scale, width * scale), 255, np.uint8)
+    tiles[:num] = images.repeat(scale, axis=2).repeat(scale, axis=3)
+    tiles = np.pad(tiles, ((0, 0), (0, 0), (pad, 0), (pad, 0)), constant_values=255)
+    grid = tiles.reshape(num_rows, columns, *tiles.shape[1:]).transpose(0, 3, 1, 4, 2)
+    grid = grid.reshape(num_rows * tiles.shape[2], columns * tiles.shape[3], 3)
+    return np.pad(grid, ((0, pad), (0, pad), (0, 0)), constant_values=255)
+
+
+def labelled_grids(
+    rows: Sequence[tuple[str, np.ndarray]], columns: int, title: str = "", width: float = 6.5
+) -> Figure:
+    """Return stacked image grids, each below its own title, in a figure `width` inches wide.
+
+    `rows` holds (title, images as `image_grid` takes them), for example "client 24: real".
+    """
+    grids = [image_grid(images, columns) for _, images in rows]
+    heights = [width * grid.shape[0] / grid.shape[1] for grid in grids]
+    figure = _figure(width, sum(heights) + 0.3 * len(rows) + 0.4 * bool(title))
+    panels = figure.subplots(len(rows), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axes, grid, (text, _) in zip(panels, grids, rows, strict=True):
+        axes.imshow(grid, interpolation="nearest")
+        axes.set_title(text, loc="left", fontsize=10, pad=3)
+        axes.set_axis_off()
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _lines(axes: Axes, series: Mapping[str, Points], names: Sequence[str] = ()) -> None:
+    """Draw the series; a name's colour and marker follow its place in `names`."""
+    order = list(names or series)
+    for name, points in series.items():
+        i = order.index(name)
+        colour, marker = OKABE_ITO[i % len(OKABE_ITO)], MARKERS[i % len(MARKERS)]
+        x, y = zip(*points, strict=True) if points else ((), ())
+        style = ("-", "--", ":")[i // len(OKABE_ITO) % 3]
+        axes.plot(x, y, style, color=colour, marker=marker, markersize=4.5, label=name)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _heat_map(axes: Axes, values: np.ndarray, label: str, spec: str, is_numbered: bool) -> None:
+    """Draw values (rows, columns) in viridis with a colour bar, and the numbers as `spec` says."""
+    image = axes.imshow(values, cmap="viridis", aspect="auto", interpolation="nearest")
+    axes.figure.colorbar(image, ax=axes, label=label, pad=0.02)
+    axes.tick_params(labelsize=8, length=2)
+    if is_numbered:
+        for (row, column), level in np.ndenumerate(image.norm(values)):
+            text = format(values[row, column], spec)
+            colour = "black" if level > 0.6 else "white"
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7)
+
+
+def _name_columns(axes: Axes, names: Sequence[str]) -> None:
+    places = range(len(names))
+    if max(map(len, names)) <= 4:
+        axes.set_xticks(places, names, fontsize=8)
+    else:
+        axes.set_xticks(places, names, fontsize=8, rotation=40, ha="right", rotation_mode="anchor")

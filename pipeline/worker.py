@@ -1,0 +1,322 @@
+"""The clients' side: one worker simulates many clients, one after the other, and keeps none of them in memory.
+
+A worker is the same class in this process and inside a Ray actor. Images and private states stay here; what it
+returns are updates of the shared weights and measurements.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.client_store import ClientStore
+from pipeline.config import Config
+from pipeline.saved_run import save_client
+from spire_core.adapt import Adapted, adapt_client, num_trained
+from spire_core.client import (
+    Broadcast,
+    ClientUpdate,
+    PrivateState,
+    RoundPlan,
+    new_private_state,
+    personalise,
+    train_client,
+)
+from spire_core.evaluate import client_denoiser, draw, heldout_loss
+from spire_core.extractor import Extractor, cached_features, make_extractor
+from spire_core.flat import FlatModel, initial_weights, tensors_hash
+from spire_core.kid import kid
+from spire_core.methods import CLIENT_EMB
+from spire_core.metrics import class_histogram, nearest_neighbour_distance, total_variation
+from spire_core.partition import ClientSplit, Partition
+from spire_core.rng import torch_generator
+from spire_core.schedule import make_schedule
+from spire_core.secure_sum import masked
+from spire_core.training import Recipe, to_float
+
+
+@dataclass(frozen=True)
+class WorkerSetup:
+    """What a worker is given once, beside all clients' images: the experiment and who holds which images."""
+
+    config: Config
+    mixtures: np.ndarray  # (num clients, K) true class mixture of each client
+    partition: Partition
+    extractor: str
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Images generated as one client, as the evaluation needs them."""
+
+    client_id: int
+    features: Tensor  # (n, D)
+    histogram: np.ndarray | None  # (K,)
+    images: np.ndarray  # (m, C, H, W) float32, the first few
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Denoising loss on a client's test images with its own embedding, the zero one, and another client's."""
+
+    client_id: int
+    own: float
+    zero: float | None
+    swapped: float | None
+
+
+@dataclass(frozen=True)
+class AdaptReport:
+    """What a new client tells about its adaptation; the embedding itself stays in its file."""
+
+    client_id: int
+    adapted: Adapted
+    before: Drawn
+    after: Drawn
+    nn_train: float  # mean distance of generated images to the nearest training image
+    nn_test: float  # the same to the nearest held-out image, over as many of them
+    num_trained: int
+    duration_s: float
+
+
+class ClientWorker:
+    """Simulates clients on one device with one thread; see the module's docstring."""
+
+    def __init__(self, setup: WorkerSetup, images: np.ndarray, device: str = "cpu") -> None:
+        """Take the setup and all clients' uint8 images (N, C, H, W), which may lie in shared memory."""
+        torch.set_num_threads(1)
+        self.setup, self.config, self.images = setup, setup.config, images
+        self.device = torch.device(device)
+        config = setup.config
+        self.schedule = make_schedule(
+            config.diffusion.schedule, config.diffusion.num_timesteps
+        ).to(self.device)
+        self.store = ClientStore(setup.folder / "clients")
+        self.model = self._new_model()
+        self._extractor: Extractor | None = None
+        self._splits: dict[int, ClientSplit] = {
+            split.client_id: split
+            for split in (*setup.partition.train_clients, *setup.partition.new_clients)
+        }
+
+    def _new_model(self) -> FlatModel:
+        config = self.config
+        return FlatModel(config.model, config.method, self.images.shape[1], self.device)
+
+    @property
+    def extractor(self) -> Extractor:
+        if self._extractor is None:
+            weights = self.config.eval.extractor_weights
+            self._extractor = make_extractor(self.setup.extractor, weights)
+        return self._extractor
+
+    def recipe(self, emb_dropout: float = 0.0) -> Recipe:
+        config = self.config
+        return Recipe(config.diffusion, self.schedule, config.client.betas, emb_dropout)
+
+    def train_images(self, client_id: int) -> Tensor:
+        return torch.from_numpy(self.images[self._splits[client_id].train])
+
+    def test_images(self, client_id: int, limit: int | None = None) -> Tensor:
+        return torch.from_numpy(self.images[self._splits[client_id].test[:limit]])
+
+    # --- pre-training ---------------------------------------------------------------------------------------
+
+    def private_state(self, client_id: int, num_rounds_done: int | None = None) -> PrivateState:
+        """Return a pre-training client's private state, drawn afresh if it has never trained."""
+        stored = self.store.load(client_id, num_rounds_done)
+        if stored is not None:
+            return stored
+        config = self.config
+        return new_private_state(
+            self.model, config.client, config.model.d_emb, config.seed, client_id
+        )
+
+    def fit(self, client_id: int, broadcast: Broadcast, plan: RoundPlan) -> ClientUpdate:
+        """Return one client's update of this round, and keep its new private state here."""
+        config = self.config
+        update, state = train_client(
+            self.model,
+            broadcast,
+            self.private_state(client_id, plan.round_idx),
+            self.train_images(client_id),
+            config.client,
+            self.recipe(config.client.emb_dropout),
+            plan,
+            config.seed,
+            client_id,
+        )
+        if state:
+            self.store.save(client_id, plan.round_idx + 1, state)
+        return update
+
+    def export(self, client_id: int, folder: Path) -> str:
+        """Write a client's own parts into a finished run's folder; return their SHA-256."""
+        state = self.private_state(client_id)
+        own = {name: tensor for name, tensor in state.items() if "." not in name}
+        if own:
+            save_client(folder, client_id, own)
+        return tensors_hash(own)
+
+    def masked_embedding(self, client_id: int, cohort: list[int]) -> np.ndarray:
+        """Return this client's embedding under masks that cancel in the cohort's sum (secure aggregation)."""
+        emb = self.private_state(client_id)[CLIENT_EMB]
+        return masked(emb, client_id, cohort, self.config.seed)
+
+    # --- evaluation -----------------------------------------------------------------------------------------
+
+    def real_features(self, client_id: int) -> Tensor:
+        """Return features (n, D) of a client's test images."""
+        images = to_float(self.test_images(client_id))
+        return cached_features(self.extractor, images, self.setup.folder.parent / "cache")
+
+    def _drawn(
+        self,
+        client_id: int,
+        model: FlatModel,
+        emb: Tensor | None,
+        reference: FlatModel | None,
+        seed: int,
+    ) -> tuple[Drawn, Tensor]:
+        config = self.config
+        images = draw(
+            client_denoiser(model, emb, config.eval.guidance, reference),
+            config.diffusion,
+            self.schedule,
+            self.images.shape[1:],  # type: ignore[arg-type]
+            config.eval.num_images,
+            torch_generator(seed, "sample", client_id),
+            config.eval.batch_size,
+        )
+        predicted = self.extractor.class_predictions(images)
+        histogram = None
+        if predicted is not None:
+            histogram = class_histogram(predicted, self.setup.mixtures.shape[1])
+        few = images[: config.eval.grid_images].numpy()
+        return Drawn(client_id, self.extractor.features(images), histogram, few), images
+
+    def draw(self, client_id: int, weights: np.ndarray) -> Drawn:
+        """Return images drawn as a pre-training client with these backbone weights (P,)."""
+        state = self.private_state(client_id)
+        emb = personalise(self.model, torch.tensor(weights, device=self.device), state)
+        return self._drawn(client_id, self.model, emb, None, self.config.seed)[0]
+
+    def losses(self, client_id: int, weights: np.ndarray, swap_with: int) -> Losses:
+        """Return a client's held-out losses; `swap_with` is the client whose embedding is tried on."""
+        state = self.private_state(client_id)
+        emb = personalise(self.model, torch.tensor(weights, device=self.device), state)
+        other = self.private_state(swap_with).get(CLIENT_EMB)
+        return Losses(
+            client_id,
+            self._heldout(client_id, emb),
+            None if emb is None else self._heldout(client_id, torch.zeros_like(emb)),
+            None if other is None else self._heldout(client_id, other.to(self.device)),
+        )
+
+    def _heldout(self, client_id: int, emb: Tensor | None) -> float:
+        images = self.test_images(client_id, self.config.eval.num_loss_images)
+        return heldout_loss(self.model, emb, images, self.recipe(), self.config.seed, client_id)
+
+    # --- new clients ----------------------------------------------------------------------------------------
+
+    def start_state(self, client_id: int, mean_emb: Tensor | None) -> PrivateState:
+        """Return what a new client starts from, as `adapt.init` says."""
+        config = self.config
+        if not config.method.record.has_embedding:
+            return {}
+        if config.adapt.init == "mean" and mean_emb is not None:
+            return {CLIENT_EMB: mean_emb.clone()}
+        if config.adapt.init == "random":
+            return new_private_state(
+                self.model, config.client, config.model.d_emb, config.seed, client_id
+            )
+        return {CLIENT_EMB: torch.zeros(config.model.d_emb)}
+
+    def adapt(
+        self,
+        client_id: int,
+        weights: np.ndarray,
+        mean_emb: Tensor | None,
+        pooled_features: Tensor,
+    ) -> AdaptReport:
+        """Fit a new client on the backbone (P,), measure it on the way, and keep its own parts here.
+
+        `pooled_features` (n, D) are features of the pre-training population's held-out images.
+        """
+        began, config = time.monotonic(), self.config
+        start = torch.tensor(weights, device=self.device)
+        if not config.method.record.is_federated:
+            start = initial_weights(
+                config.model, config.method, self.images.shape[1], config.seed, client_id
+            ).to(self.device)
+        reference = None
+        if config.eval.guidance != 1.0 and not config.method.record.has_embedding:
+            reference = self._new_model()
+            reference.load(start)
+        observer = _Observer(self, client_id, reference, pooled_features)
+        adapted = adapt_client(
+            self.model,
+            start,
+            self.start_state(client_id, mean_emb),
+            self.train_images(client_id),
+            config.adapt,
+            self.recipe(),
+            config.seed,
+            client_id,
+            observer,
+        )
+        self.store.save(client_id, 0, adapted.state)
+        emb = personalise(self.model, start, adapted.state)
+        after, images = self._drawn(client_id, self.model, emb, reference, config.seed)
+        train, test = self.train_images(client_id), self.test_images(client_id)
+        count = min(len(train), len(test))
+        return AdaptReport(
+            client_id,
+            adapted,
+            observer.first,
+            after,
+            nearest_neighbour_distance(images, to_float(train[:count])),
+            nearest_neighbour_distance(images, to_float(test[:count])),
+            num_trained(self.model, config.model.d_emb),
+            time.monotonic() - began,
+        )
+
+
+class _Observer:
+    """Looks at a new client between its epochs and keeps what it saw first (before adaptation)."""
+
+    def __init__(
+        self,
+        worker: ClientWorker,
+        client_id: int,
+        reference: FlatModel | None,
+        pooled_features: Tensor,
+    ) -> None:
+        self.worker, self.client_id = worker, client_id
+        self.reference, self.pooled_features = reference, pooled_features
+        self.real = worker.real_features(client_id)
+        self.first: Drawn
+
+    def __call__(self, epoch: int, model: FlatModel, emb: Tensor | None) -> dict[str, float]:
+        """Return KID against the client's data and the population's, TV, and held-out loss at this epoch."""
+        worker, config = self.worker, self.worker.config
+        detached = None if emb is None else emb.detach()
+        drawn, _ = worker._drawn(self.client_id, model, detached, self.reference, config.seed)
+        if epoch == 0:
+            self.first = drawn
+        sizes = (config.eval.kid_subset_size, config.eval.kid_num_subsets, config.seed)
+        own = kid(self.real, drawn.features, *sizes)
+        observed = {
+            "own_kid": own.mean,
+            "own_kid_std": own.std,
+            "population_kid": kid(self.pooled_features, drawn.features, *sizes).mean,
+            "heldout_loss": worker._heldout(self.client_id, detached),
+        }
+        if drawn.histogram is not None:
+            mixture = worker.setup.mixtures[self.client_id]
+            observed["tv"] = total_variation(drawn.histogram, mixture)
+        return observed

@@ -1,0 +1,181 @@
+"""A new client arrives: it fits the part that its method gives it on a finished backbone, and nothing else.
+
+For SPIRE that is the embedding alone (the paper's personalisation step): the backbone is frozen and not even
+differentiated. The other methods run the same loop on other parts.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from spire_core.client import PrivateState, personalise
+from spire_core.errors import ConfigError, DataError
+from spire_core.evaluate import heldout_loss
+from spire_core.flat import FlatModel
+from spire_core.methods import CLIENT_EMB, NETWORK_PARTS
+from spire_core.rng import torch_generator
+from spire_core.training import Moments, Recipe, batches, fit, seeded_dropout, steps_per_epoch
+
+
+@dataclass(frozen=True)
+class AdaptConfig:
+    """How a new client trains.
+
+    `lr` None takes the method's own rate. `num_images` limits the training images of a new client. `init` is where
+    its embedding starts: "zero", the "mean" of the pre-training embeddings, or "random" (from the distribution they
+    started from). With `early_stopping`, `val_fraction` of its images are set aside, and the epoch with the lowest
+    denoising loss on them is kept once `patience` epochs brought nothing better. `eval_every`: epochs between two
+    points of the forgetting curves.
+    """
+
+    epochs: int = 30
+    lr: float | None = None
+    batch_size: int = 16
+    num_images: int | None = None
+    init: str = "zero"
+    early_stopping: bool = False
+    val_fraction: float = 0.2
+    patience: int = 5
+    eval_every: int = 1
+
+    def __post_init__(self) -> None:
+        if self.num_images is not None and self.num_images < 1:
+            raise ConfigError(
+                f"expected adapt.num_images of at least 1, got {self.num_images}: a new client learns from its images"
+            )
+        if self.epochs < 1 or self.batch_size < 1 or self.eval_every < 1 or self.patience < 1:
+            raise ConfigError(
+                "expected adapt.epochs, adapt.batch_size, adapt.eval_every and adapt.patience of at least 1, got "
+                f"{self.epochs}, {self.batch_size}, {self.eval_every} and {self.patience}: raise them"
+            )
+        if self.lr is not None and self.lr <= 0:
+            raise ConfigError(f"expected adapt.lr above 0, got {self.lr}: null takes the method's rate")
+        if self.init not in ("zero", "mean", "random"):
+            raise ConfigError(
+                f"expected adapt.init as zero, mean or random, got {self.init!r}: choose one of them"
+            )
+        if not 0.0 < self.val_fraction < 1.0:
+            raise ConfigError(
+                f"expected adapt.val_fraction in (0, 1), got {self.val_fraction}: 0.2 is usual"
+            )
+
+
+@dataclass(frozen=True)
+class AdaptPoint:
+    """One epoch of adaptation: losses, and what `observe` returned if it looked (0 = before adaptation)."""
+
+    epoch: int
+    train_loss: float | None
+    val_loss: float | None
+    observed: dict[str, float] | None
+
+
+Observe = Callable[[int, FlatModel, Tensor | None], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A new client's own parts after adaptation, the curve on the way there, and the epoch that was kept."""
+
+    state: PrivateState
+    curve: tuple[AdaptPoint, ...]
+    kept_epoch: int
+
+
+def num_trained(model: FlatModel, d_emb: int) -> int:
+    """Return how many numbers a new client trains with this model's method."""
+    parts = model.method.record.adapt_parts
+    return sum(d_emb if p == CLIENT_EMB else model.layout.part_size(p) for p in parts)
+
+
+def split_validation(images: Tensor, fraction: float, seed: int, client_id: int) -> tuple[Tensor, Tensor]:
+    """Return (training, validation) images of a new client, at least one of each; raises DataError below two."""
+    if len(images) < 2:
+        raise DataError(
+            f"expected at least 2 images of client {client_id} for early stopping, got {len(images)}: "
+            "set adapt.early_stopping=false"
+        )
+    order = torch.randperm(len(images), generator=torch_generator(seed, "validation", client_id))
+    num_val = min(len(images) - 1, max(1, round(fraction * len(images))))
+    return images[order[num_val:]], images[order[:num_val]]
+
+
+def _own_parts(model: FlatModel, client_emb: Tensor | None) -> PrivateState:
+    """Return copies of the parts that this method's new clients own."""
+    state: PrivateState = {}
+    for part in model.method.record.adapt_parts:
+        if part in NETWORK_PARTS:
+            state[part] = model.weights[model.layout.parts[part]].detach().cpu().clone()
+    if client_emb is not None:
+        state[CLIENT_EMB] = client_emb.detach().cpu().clone()
+    return state
+
+
+def adapt_client(
+    model: FlatModel,
+    weights: Tensor,
+    start: PrivateState,
+    images: Tensor,
+    config: AdaptConfig,
+    recipe: Recipe,
+    seed: int,
+    client_id: int,
+    observe: Observe,
+) -> Adapted:
+    """Fit one new client on its uint8 images (N, C, H, W), from the backbone `weights` (P,) and its start state.
+
+    `observe(epoch, model, client_emb)` is called before adaptation and every `eval_every` epochs; it must leave the
+    model as it found it.
+    """
+    record = model.method.record
+    emb = personalise(model, weights, start)
+    client_emb = None if emb is None else nn.Parameter(emb.clone())
+    val = None
+    if config.early_stopping:
+        images, val = split_validation(images, config.val_fraction, seed, client_id)
+    best, best_epoch, best_loss = _own_parts(model, client_emb), 0, float("inf")
+    curve, moments = [AdaptPoint(0, None, None, observe(0, model, client_emb))], {}
+    rates = dict.fromkeys(record.adapt_parts, config.lr or record.adapt_lr)
+    for epoch in range(1, config.epochs + 1) if rates else ():
+        loss, moments = _epoch(
+            model, client_emb, images, config, recipe, rates, moments, seed, client_id, epoch
+        )
+        val_loss = None
+        if val is not None:
+            val_loss = heldout_loss(model, client_emb, val, recipe, seed, client_id)
+        if val_loss is None or val_loss < best_loss:
+            best, best_epoch = _own_parts(model, client_emb), epoch
+            best_loss = best_loss if val_loss is None else val_loss
+        stops = epoch == config.epochs or epoch - best_epoch >= config.patience
+        looks = stops or epoch % config.eval_every == 0
+        observed = observe(epoch, model, client_emb) if looks else None
+        curve.append(AdaptPoint(epoch, loss, val_loss, observed))
+        if stops:
+            break
+    return Adapted(best, tuple(curve), best_epoch)
+
+
+def _epoch(
+    model: FlatModel,
+    client_emb: nn.Parameter | None,
+    images: Tensor,
+    config: AdaptConfig,
+    recipe: Recipe,
+    rates: dict[str, float],
+    moments: dict[str, Moments],
+    seed: int,
+    client_id: int,
+    epoch: int,
+) -> tuple[float, dict[str, Moments]]:
+    num_steps = steps_per_epoch(len(images), config.batch_size)
+    order = batches(
+        len(images),
+        config.batch_size,
+        num_steps,
+        torch_generator(seed, "adapt_batch", client_id, epoch),
+    )
+    noise = torch_generator(seed, "adapt_noise", client_id, epoch)
+    with seeded_dropout(model, seed, client_id, epoch):
+        return fit(model, client_emb, images, order, rates, moments, recipe, noise)

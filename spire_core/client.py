@@ -1,0 +1,236 @@
+"""One client's round: from the broadcast and its private state to its update and its new private state.
+
+Everything here is a function of its arguments. What is private (embedding, local layers, their Adam moments and,
+where the client keeps them, the backbone's) is a `PrivateState`; what is sent back is a `ClientUpdate`.
+P: length of the flat weight vector; S <= P: length of its shared stretch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spire_core.flat import FlatModel
+from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL, NETWORK_PARTS
+from spire_core.rng import torch_generator
+from spire_core.training import (
+    ClientConfig,
+    Moments,
+    Recipe,
+    batches,
+    fit,
+    seeded_dropout,
+    steps_per_epoch,
+)
+
+PrivateState = dict[str, Tensor]  # flat names, so that it is a safetensors file as it stands
+
+
+@dataclass(frozen=True)
+class Broadcast:
+    """What the server hands out: weights (P,) and, where they are averaged, Adam's moments (P,) and steps (3,)."""
+
+    weights: np.ndarray
+    exp_avg: np.ndarray | None = None
+    exp_avg_sq: np.ndarray | None = None
+    steps: np.ndarray | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that each client of the round receives."""
+        return _num_bytes(self)
+
+
+@dataclass(frozen=True)
+class ClientUpdate:
+    """What a client returns: its shared weights (S,) after training, and its weight in the average.
+
+    Weights travel, not differences: a float32 difference would lose the last bits, and with one client the average
+    has to equal its weights exactly.
+    """
+
+    client_id: int
+    num_examples: int
+    num_steps: int
+    loss: float
+    weights: np.ndarray
+    exp_avg: np.ndarray | None = None
+    exp_avg_sq: np.ndarray | None = None
+    steps: np.ndarray | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that this update puts on the wire."""
+        return _num_bytes(self)
+
+
+def _num_bytes(message: Broadcast | ClientUpdate) -> int:
+    arrays = (message.weights, message.exp_avg, message.exp_avg_sq, message.steps)
+    return sum(a.nbytes for a in arrays if a is not None)
+
+
+@dataclass(frozen=True)
+class RoundPlan:
+    """What every client of a round is told: which round, how long, how fast, and what is shared."""
+
+    round_idx: int
+    lr_scale: float
+    shares_local: bool
+    tau: int | None = None
+    local_epochs: int | None = None
+
+    def num_steps(self, num_examples: int, batch_size: int) -> int:
+        """Return the optimizer steps that a client with so many examples takes."""
+        if self.tau is not None:
+            return self.tau
+        return (self.local_epochs or 0) * steps_per_epoch(num_examples, batch_size)
+
+
+def new_private_state(
+    model: FlatModel, config: ClientConfig, d_emb: int, seed: int, client_id: int
+) -> PrivateState:
+    """Return what a pre-training client holds before its first round: its embedding drawn from N(0, std^2)."""
+    if not model.method.record.has_embedding:
+        return {}
+    generator = torch_generator(seed, "client_emb", client_id)
+    return {CLIENT_EMB: torch.randn(d_emb, generator=generator) * config.emb_init_std}
+
+
+def put_moments(state: PrivateState, part: str, moments: Moments) -> None:
+    """Store a part's Adam moments under flat names."""
+    state[f"{part}.exp_avg"] = moments.exp_avg
+    state[f"{part}.exp_avg_sq"] = moments.exp_avg_sq
+    state[f"{part}.step"] = moments.step
+
+
+def get_moments(state: Mapping[str, Tensor], part: str, device: torch.device) -> Moments | None:
+    """Return a part's stored Adam moments, or None if there are none."""
+    if f"{part}.step" not in state:
+        return None
+    return Moments(
+        state[f"{part}.exp_avg"].to(device),
+        state[f"{part}.exp_avg_sq"].to(device),
+        state[f"{part}.step"],
+    )
+
+
+def personalise(model: FlatModel, weights: Tensor, state: Mapping[str, Tensor]) -> Tensor | None:
+    """Load the backbone and a client's own parts into the model; return the client's embedding, if any."""
+    model.load(weights)
+    for part in NETWORK_PARTS:
+        if part in state:
+            model.weights[model.layout.parts[part]] = state[part].to(model.weights.device)
+    emb = state.get(CLIENT_EMB)
+    return None if emb is None else emb.to(model.weights.device)
+
+
+def _shared_moments(model: FlatModel, broadcast: Broadcast) -> dict[str, Moments]:
+    if broadcast.exp_avg is None or broadcast.exp_avg_sq is None or broadcast.steps is None:
+        return {}
+    device = model.weights.device
+    return {
+        part: Moments(
+            torch.tensor(broadcast.exp_avg[at], device=device),
+            torch.tensor(broadcast.exp_avg_sq[at], device=device),
+            torch.tensor(broadcast.steps[i]),
+        )
+        for i, (part, at) in enumerate(model.layout.parts.items())
+    }
+
+
+def _phases(model: FlatModel, num_steps: int) -> list[tuple[tuple[str, ...], int]]:
+    """Return which parts train for how many steps, in order."""
+    shared = (BODY, EMB_PROJ, CLIENT_EMB)
+    if model.method.record.has_local_layers and model.method.phases == "alternate":
+        first = (num_steps + 1) // 2
+        return [((LOCAL,), first), (shared, num_steps - first)]
+    return [((*shared, LOCAL), num_steps)]
+
+
+def train_client(
+    model: FlatModel,
+    broadcast: Broadcast,
+    state: PrivateState,
+    images: Tensor,
+    config: ClientConfig,
+    recipe: Recipe,
+    plan: RoundPlan,
+    seed: int,
+    client_id: int,
+) -> tuple[ClientUpdate, PrivateState]:
+    """Run one client's local steps on its uint8 images (N, C, H, W); return its update and its new private state."""
+    device = model.weights.device
+    emb = personalise(model, torch.tensor(broadcast.weights, device=device), state)
+    client_emb = None if emb is None else nn.Parameter(emb.clone())
+    moments = _shared_moments(model, broadcast)
+    for part in (*NETWORK_PARTS, CLIENT_EMB):
+        kept = get_moments(state, part, device)
+        if kept is not None:
+            moments[part] = kept
+    num_steps = plan.num_steps(len(images), config.batch_size)
+    order = batches(
+        len(images),
+        config.batch_size,
+        num_steps,
+        torch_generator(seed, "batch", client_id, plan.round_idx),
+    )
+    noise = torch_generator(seed, "noise", client_id, plan.round_idx)
+    rates, total = config.rates(plan.lr_scale), 0.0
+    with seeded_dropout(model, seed, client_id, plan.round_idx):
+        for parts, count in _phases(model, num_steps):
+            chosen = {part: rates[part] for part in parts}
+            some = (index for index, _ in zip(order, range(count), strict=False))
+            loss, trained = fit(model, client_emb, images, some, chosen, moments, recipe, noise)
+            moments |= trained
+            total += loss * count
+    update = _update(
+        model, moments, config, plan, client_id, len(images), num_steps, total / max(1, num_steps)
+    )
+    return update, _private(model, client_emb, moments, config, plan)
+
+
+def _update(
+    model: FlatModel,
+    moments: Mapping[str, Moments],
+    config: ClientConfig,
+    plan: RoundPlan,
+    client_id: int,
+    num_examples: int,
+    num_steps: int,
+    loss: float,
+) -> ClientUpdate:
+    layout = model.layout
+    shared = slice(0, layout.size if plan.shares_local else layout.num_without_local)
+    arrays = {}
+    if config.opt_state == "average":
+        full = [moments.get(p) or Moments.fresh(model.leaves[p].detach()) for p in NETWORK_PARTS]
+        arrays = {
+            "exp_avg": torch.cat([m.exp_avg for m in full])[shared].cpu().numpy(),
+            "exp_avg_sq": torch.cat([m.exp_avg_sq for m in full])[shared].cpu().numpy(),
+            "steps": np.array([float(m.step) for m in full], dtype=np.float32),
+        }
+    weights = model.weights[shared].cpu().numpy().copy()
+    return ClientUpdate(client_id, num_examples, num_steps, loss, weights, **arrays)
+
+
+def _private(
+    model: FlatModel,
+    client_emb: Tensor | None,
+    moments: Mapping[str, Moments],
+    config: ClientConfig,
+    plan: RoundPlan,
+) -> PrivateState:
+    state: PrivateState = {}
+    kept = set(NETWORK_PARTS) if config.opt_state == "keep" else set()
+    if client_emb is not None:
+        state[CLIENT_EMB] = client_emb.detach()
+        kept.add(CLIENT_EMB)
+    if model.method.record.has_local_layers and not plan.shares_local:
+        state[LOCAL] = model.weights[model.layout.parts[LOCAL]].clone()
+        kept.add(LOCAL)
+    for part in kept:
+        if part in moments:
+            put_moments(state, part, moments[part])
+    return {name: tensor.cpu() for name, tensor in state.items()}

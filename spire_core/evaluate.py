@@ -1,0 +1,126 @@
+"""What a client's model is worth: images drawn as that client, and the denoising loss on images it never saw.
+
+Draws depend on the seed and the client alone, so that methods, rounds and epochs are compared on the same noise.
+B, C, H, W as usual; D_emb: numbers of an embedding.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from spire_core.errors import ConfigError
+from spire_core.flat import FlatModel
+from spire_core.rng import torch_generator
+from spire_core.samplers import sample
+from spire_core.schedule import DiffusionConfig, NoiseSchedule, denoising_loss, sample_timesteps
+from spire_core.training import Recipe, to_float
+
+Denoise = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """What is measured, how often, and on how many images.
+
+    `extractor` "auto" takes the small classifier of the data set, or Inception where there is none. `num_images`:
+    images drawn for each client. `every`: rounds between two evaluations of pre-training, 0 for the first and the last
+    alone. `guidance` scales the difference between the personal and the impersonal prediction (1 = off).
+    """
+
+    extractor: str = "auto"
+    extractor_weights: str | None = None
+    num_images: int = 128
+    every: int = 100
+    num_clients: int | None = None
+    kid_subset_size: int = 1000
+    kid_num_subsets: int = 20
+    guidance: float = 1.0
+    num_loss_images: int = 128
+    grid_images: int = 16
+    batch_size: int = 128
+
+    def __post_init__(self) -> None:
+        for name in ("num_images", "kid_subset_size", "num_loss_images", "batch_size"):
+            if getattr(self, name) < 2:
+                raise ConfigError(
+                    f"expected eval.{name} of at least 2, got {getattr(self, name)}: KID compares sets of images"
+                )
+        if self.every < 0 or self.grid_images < 1 or self.kid_num_subsets < 1:
+            raise ConfigError(
+                "expected eval.every of at least 0, eval.grid_images and eval.kid_num_subsets of at least 1, got "
+                f"{self.every}, {self.grid_images} and {self.kid_num_subsets}: raise them"
+            )
+        if self.guidance < 0:
+            raise ConfigError(f"expected eval.guidance of at least 0, got {self.guidance}: 1 turns it off")
+
+
+def client_denoiser(
+    model: FlatModel,
+    client_emb: Tensor | None,
+    guidance: float = 1.0,
+    reference: FlatModel | None = None,
+) -> Denoise:
+    """Return the network's prediction as one client, guided away from the impersonal one.
+
+    out = ref + guidance (own - ref), Ho & Salimans 2022 eq. 6 with guidance = 1 + w. `ref` is the same network at the
+    zero embedding or, for methods without an embedding, the network before adaptation (`reference`).
+    """
+
+    def own(xt: Tensor, t: Tensor) -> Tensor:
+        emb = None if client_emb is None else client_emb.expand(xt.shape[0], -1)
+        return model.net(xt, t, emb)
+
+    def guided(xt: Tensor, t: Tensor) -> Tensor:
+        ref = (reference or model).net(xt, t)
+        return ref + guidance * (own(xt, t) - ref)
+
+    has_reference = client_emb is not None or reference is not None
+    return guided if guidance != 1.0 and has_reference else own
+
+
+@torch.inference_mode()
+def draw(
+    denoise: Denoise,
+    diffusion: DiffusionConfig,
+    schedule: NoiseSchedule,
+    shape: tuple[int, int, int],
+    num_images: int,
+    generator: torch.Generator,
+    batch_size: int = 128,
+) -> Tensor:
+    """Return generated images (num_images, C, H, W) as float32 in [-1, 1], on the CPU."""
+    noise = torch.randn(num_images, *shape, generator=generator)
+    device = schedule.alpha_bar.device
+    parts = [
+        sample(diffusion, schedule, denoise, xT.to(device), generator).cpu()
+        for xT in noise.split(batch_size)
+    ]
+    return torch.cat(parts).clamp(-1, 1)
+
+
+@torch.inference_mode()
+def heldout_loss(
+    model: FlatModel,
+    client_emb: Tensor | None,
+    images: Tensor,
+    recipe: Recipe,
+    seed: int,
+    client_id: int,
+) -> float:
+    """Return the mean denoising loss on uint8 images (N, C, H, W) over timesteps spread evenly, at fixed noise."""
+    generator = torch_generator(seed, "heldout", client_id)
+    diffusion, device = recipe.diffusion, model.weights.device
+    t = sample_timesteps(len(images), diffusion.num_timesteps, 1.0, generator)
+    eps = torch.randn(images.shape, generator=generator)
+    emb = None if client_emb is None else client_emb.expand(len(images), -1)
+    losses = denoising_loss(
+        recipe.schedule,
+        diffusion.prediction,
+        lambda xt, steps: model.net(xt, steps, emb),
+        to_float(images.to(device)),
+        t.to(device),
+        eps.to(device),
+    )
+    return float(losses.double().mean())

@@ -1,0 +1,235 @@
+"""Local training: gradient steps of one client on chosen parts of the network and on its embedding.
+
+Pre-training rounds and the adaptation of new clients both run `fit`; they differ in the parts, the rates and the
+moments that they pass. B: batch size; D_emb: numbers of an embedding.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from spire_core.errors import ConfigError
+from spire_core.flat import FlatModel
+from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL
+from spire_core.rng import derive_seed
+from spire_core.schedule import DiffusionConfig, NoiseSchedule, denoising_loss, sample_timesteps
+
+
+@dataclass(frozen=True)
+class ClientConfig:
+    """How a client trains in pre-training.
+
+    `lr` is the backbone's rate, `emb_lr` the embedding's; the embedding's projection trains at `lr` times
+    `emb_proj_lr_factor`. `opt_state` says what becomes of the backbone's Adam moments between rounds: "reset",
+    "keep" (each client keeps its own) or "average" (they travel and are averaged like the weights).
+    `emb_dropout` is the chance that an example is shown without its embedding (classifier-free guidance, Ho &
+    Salimans 2022); it also makes zero a meaningful start for a new client.
+    """
+
+    batch_size: int = 16
+    lr: float = 2e-3
+    emb_lr: float = 5e-2
+    emb_proj_lr_factor: float = 3.0
+    emb_init_std: float = 1.0
+    emb_dropout: float = 0.0
+    opt_state: str = "average"
+    lr_schedule: str = "cosine"
+    warmup_rounds: int = 10
+    betas: tuple[float, float] = (0.9, 0.999)
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ConfigError(f"expected client.batch_size of at least 1, got {self.batch_size}: raise it")
+        if self.opt_state not in ("reset", "keep", "average"):
+            raise ConfigError(
+                f"expected client.opt_state as reset, keep or average, got {self.opt_state!r}: choose one"
+            )
+        if self.lr_schedule not in ("constant", "cosine"):
+            raise ConfigError(
+                f"expected client.lr_schedule as constant or cosine, got {self.lr_schedule!r}: choose one"
+            )
+        if not 0.0 <= self.emb_dropout < 1.0:
+            raise ConfigError(
+                f"expected client.emb_dropout in [0, 1), got {self.emb_dropout}: 0 turns it off"
+            )
+        for name in ("lr", "emb_lr", "emb_proj_lr_factor", "emb_init_std"):
+            if getattr(self, name) < 0:
+                raise ConfigError(
+                    f"expected client.{name} of at least 0, got {getattr(self, name)}: raise it"
+                )
+
+    def rates(self, scale: float) -> dict[str, float]:
+        """Return the learning rate of each part; `scale` is the round's factor on the backbone's rates."""
+        return {
+            BODY: self.lr * scale,
+            EMB_PROJ: self.lr * self.emb_proj_lr_factor * scale,
+            LOCAL: self.lr * scale,
+            CLIENT_EMB: self.emb_lr * scale,
+        }
+
+    def lr_scale(self, round_idx: int, num_rounds: int) -> float:
+        """Return the factor on all rates in this round: linear warm-up, then constant or half a cosine."""
+        if round_idx < self.warmup_rounds:
+            return (round_idx + 1) / self.warmup_rounds
+        if self.lr_schedule == "constant":
+            return 1.0
+        done = (round_idx - self.warmup_rounds) / max(1, num_rounds - self.warmup_rounds)
+        return 0.5 * (1 + float(torch.cos(torch.tensor(done * torch.pi, dtype=torch.float64))))
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Adam's running state of one part: first and second moment (n,) and the number of steps taken."""
+
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
+    step: Tensor
+
+    @classmethod
+    def fresh(cls, like: Tensor) -> "Moments":
+        return cls(torch.zeros_like(like), torch.zeros_like(like), torch.zeros(()))
+
+    def as_adam_state(self) -> dict[str, Tensor]:
+        """Return copies in the form that `torch.optim.Adam` keeps."""
+        return {
+            "step": self.step.clone().to(self.exp_avg.device),
+            "exp_avg": self.exp_avg.clone(),
+            "exp_avg_sq": self.exp_avg_sq.clone(),
+        }
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The diffusion objective as training needs it."""
+
+    diffusion: DiffusionConfig
+    schedule: NoiseSchedule
+    betas: tuple[float, float]
+    emb_dropout: float = 0.0
+
+
+def to_float(images: Tensor) -> Tensor:
+    """Return uint8 images (B, C, H, W) as float32 in [-1, 1]."""
+    return images.float() / 127.5 - 1.0
+
+
+def batches(
+    num_examples: int, batch_size: int, num_steps: int, generator: torch.Generator
+) -> Iterator[Tensor]:
+    """Yield `num_steps` index batches: passes over shuffled data, reshuffled at the end of each pass."""
+    taken = 0
+    while taken < num_steps:
+        for chunk in torch.randperm(num_examples, generator=generator).split(batch_size):
+            if taken == num_steps:
+                return
+            taken += 1
+            yield chunk
+
+
+def steps_per_epoch(num_examples: int, batch_size: int) -> int:
+    """Return the number of batches in one pass over the data."""
+    return -(-num_examples // batch_size)
+
+
+@contextlib.contextmanager
+def seeded_dropout(model: FlatModel, seed: int, *counters: int) -> Iterator[None]:
+    """Make the network's dropout a function of the seed and counters, and leave torch's own stream as it was."""
+    device = model.weights.device
+    if model.net.config.dropout == 0.0:
+        yield
+        return
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(derive_seed(seed, "dropout", *counters))
+        yield
+
+
+def make_optimizer(
+    leaves: Mapping[str, nn.Parameter],
+    rates: Mapping[str, float],
+    moments: Mapping[str, Moments],
+    betas: tuple[float, float],
+) -> torch.optim.Adam:
+    """Return Adam over the given parts, continuing from the given moments."""
+    groups = [{"params": [leaf], "lr": rates[part]} for part, leaf in leaves.items() if leaf.numel()]
+    optimizer = torch.optim.Adam(groups, betas=betas, fused=True)
+    for part, leaf in leaves.items():
+        if part in moments and leaf.numel():
+            optimizer.state[leaf] = moments[part].as_adam_state()
+    return optimizer
+
+
+def read_moments(
+    optimizer: torch.optim.Adam, leaves: Mapping[str, nn.Parameter]
+) -> dict[str, Moments]:
+    """Return Adam's state of each part after training (the optimizer's own tensors, not copies)."""
+    return {
+        part: Moments(**{key: optimizer.state[leaf][key] for key in ("exp_avg", "exp_avg_sq", "step")})
+        for part, leaf in leaves.items()
+        if leaf in optimizer.state
+    }
+
+
+def training_step(
+    model: FlatModel,
+    client_emb: Tensor | None,
+    x0: Tensor,
+    recipe: Recipe,
+    generator: torch.Generator,
+) -> Tensor:
+    """Return the mean denoising loss of one batch x0 (B, C, H, W), its gradients added to the model's."""
+    device = model.weights.device
+    diffusion = recipe.diffusion
+    t = sample_timesteps(x0.shape[0], diffusion.num_timesteps, diffusion.t_power, generator)
+    eps = torch.randn(x0.shape, generator=generator)
+    condition = None
+    if client_emb is not None:
+        condition = client_emb.expand(x0.shape[0], -1)  # (B, D_emb)
+        if recipe.emb_dropout > 0:
+            kept = torch.rand(x0.shape[0], 1, generator=generator) >= recipe.emb_dropout
+            condition = condition * kept.to(device)
+    losses = denoising_loss(
+        recipe.schedule,
+        diffusion.prediction,
+        lambda xt, steps: model.net(xt, steps, condition),
+        x0,
+        t.to(device),
+        eps.to(device),
+    )
+    loss = losses.mean()
+    loss.backward()
+    return loss.detach()
+
+
+def fit(
+    model: FlatModel,
+    client_emb: nn.Parameter | None,
+    images: Tensor,
+    index_batches: Iterator[Tensor],
+    rates: Mapping[str, float],
+    moments: Mapping[str, Moments],
+    recipe: Recipe,
+    generator: torch.Generator,
+) -> tuple[float, dict[str, Moments]]:
+    """Train the parts named in `rates` over the given batches of uint8 images (N, C, H, W).
+
+    Changes the model's weights and the embedding in place; returns the mean loss and the parts' new moments.
+    """
+    leaves = {part: model.leaves[part] for part in rates if part in model.leaves}
+    if client_emb is not None and CLIENT_EMB in rates:
+        leaves[CLIENT_EMB] = client_emb
+        client_emb.grad = torch.zeros_like(client_emb)
+    model.train_only(list(leaves))
+    model.net.train()
+    optimizer = make_optimizer(leaves, rates, moments, recipe.betas)
+    total, count = torch.zeros((), device=model.weights.device), 0
+    for index in index_batches:
+        optimizer.zero_grad(set_to_none=False)
+        x0 = to_float(images[index].to(model.weights.device))
+        total += training_step(model, client_emb, x0, recipe, generator)
+        optimizer.step()
+        count += 1
+    model.net.eval()
+    return float(total) / max(1, count), read_moments(optimizer, leaves)

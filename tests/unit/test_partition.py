@@ -1,0 +1,229 @@
+"""The splits: disjoint, complete, reproducible, and of the shape that each scheme promises."""
+
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from spire_core.errors import ConfigError, DataError
+from spire_core.partition import (
+    ClientSplit,
+    Partition,
+    PartitionConfig,
+    class_mixture,
+    make_partition,
+)
+
+LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 300))
+SCHEMES = ["iid", "dirichlet", "inner_dirichlet", "pathological", "shard"]
+SEEDS = [0, 1, 2]
+
+
+def split(
+    config: PartitionConfig, seed: int = 0, new_num_images: int | None = None, clients: int = 8
+) -> Partition:
+    return make_partition(LABELS, 10, config, clients, 3, seed, new_num_images)
+
+
+def held(partition: Partition) -> list[np.ndarray]:
+    clients = partition.train_clients + partition.new_clients
+    return [np.concatenate([c.train, c.test]) for c in clients]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("name", SCHEMES)
+def test_every_image_is_dealt_out_exactly_once(name: str, seed: int) -> None:
+    partition = split(PartitionConfig(name, alpha=0.5), seed)
+    assert np.array_equal(np.sort(np.concatenate(held(partition))), np.arange(len(LABELS)))
+    ids = [c.client_id for c in partition.train_clients + partition.new_clients]
+    assert ids == list(range(11))
+    assert len(partition.new_clients) == 3
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_a_split_is_a_function_of_the_seed(name: str) -> None:
+    config = PartitionConfig(name, alpha=0.5)
+    hashes = [split(config, seed).hash for seed in SEEDS]
+    assert hashes == [split(config, seed).hash for seed in SEEDS]
+    assert len(set(hashes)) == len(SEEDS)
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_no_client_is_smaller_than_asked(name: str) -> None:
+    for seed in SEEDS:
+        config = PartitionConfig(name, alpha=0.5, min_size=60, max_retries=200)
+        assert min(len(h) for h in held(split(config, seed))) >= 60
+
+
+def test_retries_are_bounded_and_end_in_a_clear_error() -> None:
+    with pytest.raises(DataError, match=r"at least 900 images for each of 11 clients.* in 3 draws"):
+        split(PartitionConfig("dirichlet", alpha=0.1, min_size=900, max_retries=2))
+
+
+def test_a_retry_gives_what_the_first_large_enough_draw_gives() -> None:
+    first = split(PartitionConfig("dirichlet", alpha=0.5, min_size=2))
+    smallest = min(len(h) for h in held(first))
+    same = split(PartitionConfig("dirichlet", alpha=0.5, min_size=smallest, max_retries=0))
+    other = split(PartitionConfig("dirichlet", alpha=0.5, min_size=smallest + 1, max_retries=99))
+    assert same.hash == first.hash
+    assert other.hash != first.hash
+    assert min(len(h) for h in held(other)) > smallest
+
+
+@pytest.mark.parametrize(("fraction", "num_test"), [(0.25, 25), (0.001, 1), (0.999, 99)])
+def test_train_and_test_are_disjoint_and_never_empty(fraction: float, num_test: int) -> None:
+    config = PartitionConfig("iid", client_size=100, test_fraction=fraction)
+    for client in split(config).train_clients:
+        assert (len(client.train), len(client.test)) == (100 - num_test, num_test)
+        assert not set(client.train) & set(client.test)
+        assert client.train.dtype == client.test.dtype == np.int64
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_iid_mixtures_are_uniform_up_to_chance(seed: int) -> None:
+    for indices in held(split(PartitionConfig("iid", client_size=200), seed)):
+        # A share of 0.1 among 200 has a standard deviation below 0.0213; 5 of them bound it.
+        assert np.abs(class_mixture(LABELS, indices, 10) - 0.1).max() < 5 * 0.0213
+
+
+@pytest.mark.parametrize("name", ["dirichlet", "inner_dirichlet"])
+def test_alpha_moves_the_mixtures_from_one_class_to_all(name: str) -> None:
+    def largest_share(alpha: float) -> float:
+        config = PartitionConfig(name, alpha=alpha, min_size=2, max_retries=99)
+        if name == "inner_dirichlet":
+            config = replace(config, client_size=100)
+        parts = [indices for seed in SEEDS for indices in held(split(config, seed))]
+        return float(np.mean([class_mixture(LABELS, p, 10).max() for p in parts]))
+
+    assert largest_share(0.05) > 0.6
+    assert largest_share(0.05) > largest_share(0.5) > largest_share(5.0) > largest_share(1e4)
+    assert largest_share(1e4) < 0.2
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_inner_dirichlet_gives_exact_sizes_while_pools_run_dry(seed: int) -> None:
+    config = PartitionConfig("inner_dirichlet", alpha=0.01, client_size=272)  # 2992 of 3000 images
+    parts = held(split(config, seed))
+    assert {len(p) for p in parts} == {272}
+    assert len(np.unique(np.concatenate(parts))) == 11 * 272
+
+
+def test_inner_dirichlet_leaves_a_dry_class_to_nobody() -> None:
+    labels = np.array([0] * 30 + [1] * 10)
+    config = PartitionConfig("inner_dirichlet", alpha=1.0, min_size=2)
+    counts = make_partition(labels, 2, config, 2, 0, seed=3).class_counts(labels, 2)
+    assert counts.sum(axis=0).tolist() == [30, 10]
+    assert counts.sum(axis=1).tolist() == [20, 20]
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 10])
+def test_pathological_clients_hold_exactly_k_classes_in_equal_parts(k: int) -> None:
+    for seed in SEEDS:
+        config = PartitionConfig("pathological", classes_per_client=k)
+        counts = split(config, seed).class_counts(LABELS, 10)
+        assert ((counts > 0).sum(axis=1) == k).all()
+        assert (counts.sum(axis=0) == 300).all()
+        for of_class in counts.T:
+            shares = of_class[of_class > 0]
+            assert shares.max() - shares.min() <= 1
+        assert np.ptp((counts > 0).sum(axis=0)) <= 1
+
+
+def test_shards_bound_the_number_of_classes() -> None:
+    # 20 clients x 2 shards over 10 classes of 300: a shard of 75 images never straddles a class.
+    labels = np.repeat(np.arange(10), 300)
+    partition = make_partition(labels, 10, PartitionConfig("shard"), 16, 4, seed=0)
+    counts = partition.class_counts(labels, 10)
+    assert set(np.unique(counts)) <= {0, 75, 150}
+    assert (counts.sum(axis=1) == 150).all()
+
+
+def test_new_clients_train_on_the_first_images_only_and_nothing_else_changes() -> None:
+    config = PartitionConfig("inner_dirichlet", client_size=200)
+    full, cut, one = (split(config, 0, n) for n in (None, 40, 1))
+    for whole, part in zip(full.train_clients, cut.train_clients, strict=True):
+        assert np.array_equal(whole.train, part.train)
+        assert np.array_equal(whole.test, part.test)
+    for whole, part, single in zip(full.new_clients, cut.new_clients, one.new_clients, strict=True):
+        assert np.array_equal(part.train, whole.train[:40])
+        assert np.array_equal(single.train, whole.train[:1])
+        assert np.array_equal(part.test, whole.test)
+    assert split(config, 0, 10**6).hash == full.hash
+
+
+def test_new_clients_draw_mixtures_of_their_own() -> None:
+    counts = split(PartitionConfig("inner_dirichlet", client_size=100)).class_counts(LABELS, 10)
+    assert len({tuple(row) for row in counts.tolist()}) == 11
+
+
+def one_client(train: list[int], test: list[int], client_id: int = 0) -> ClientSplit:
+    return ClientSplit(client_id, np.array(train, np.int64), np.array(test, np.int64))
+
+
+def test_the_hash_covers_every_index_id_and_boundary() -> None:
+    base = Partition((one_client([1, 2], [3]),), (one_client([4], [5], 1),))
+    others = [
+        Partition((one_client([1, 9], [3]),), base.new_clients),
+        Partition((one_client([2, 1], [3]),), base.new_clients),
+        Partition((one_client([1], [2, 3]),), base.new_clients),
+        Partition((one_client([1, 2], [3], 7),), base.new_clients),
+        Partition(base.train_clients, (one_client([4], [6], 1),)),
+        Partition(base.train_clients + base.new_clients, ()),
+    ]
+    hashes = [base.hash, *(p.hash for p in others)]
+    assert len(set(hashes)) == len(hashes)
+
+
+def test_the_hash_is_of_little_endian_64_bit_integers() -> None:
+    # role 0, id 0, 2 train images, 1 test image, then the indices
+    expected = b"".join(i.to_bytes(8, "little") for i in (0, 0, 2, 1, 258, 2, 3))
+    big_endian = ClientSplit(0, np.array([258, 2], ">i8"), np.array([3], ">i8"))
+    for client in (one_client([258, 2], [3]), big_endian):
+        assert Partition((client,), ()).hash == hashlib.sha256(expected).hexdigest()
+
+
+def test_a_class_mixture_by_hand() -> None:
+    mixture = class_mixture(np.array([0, 2, 2, 1]), np.array([0, 1, 2]), 4)
+    assert mixture == pytest.approx([1 / 3, 0, 2 / 3, 0])
+    with pytest.raises(DataError, match="got none"):
+        class_mixture(LABELS, np.array([], np.int64), 10)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "idd"}, "iid, dirichlet.* got idd"),
+        ({"alpha": 0.0}, "alpha above 0"),
+        ({"alpha": float("nan")}, "alpha above 0"),
+        ({"classes_per_client": 0}, "classes_per_client of at least 1, got 0"),
+        ({"shards_per_client": -1}, "shards_per_client of at least 1"),
+        ({"min_size": 1}, "min_size of at least 2"),
+        ({"max_retries": -1}, "max_retries of at least 0"),
+        ({"test_fraction": 1.0}, "test_fraction between 0 and 1"),
+        ({"client_size": 19}, "at least partition.min_size"),
+        ({"name": "shard", "client_size": 50}, "no partition.client_size with shard"),
+    ],
+)
+def test_settings_out_of_range_are_named(settings: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        PartitionConfig(**settings)
+
+
+@pytest.mark.parametrize("number", [0, -3])
+def test_a_new_client_needs_an_image(number: int) -> None:
+    with pytest.raises(ConfigError, match=f"at least 1 image per new client, got {number}"):
+        split(PartitionConfig("iid"), new_num_images=number)
+
+
+def test_requests_that_the_data_cannot_meet() -> None:
+    with pytest.raises(ConfigError, match=r"at most 10 partition\.classes_per_client, got 11"):
+        split(PartitionConfig("pathological", classes_per_client=11))
+    with pytest.raises(DataError, match=r"at least 3300 images .* got 3000"):
+        split(PartitionConfig("iid", client_size=300))
+    with pytest.raises(ConfigError, match="at least 1 client, got 0"):
+        split(PartitionConfig("iid"), clients=0)
+    with pytest.raises(DataError, match="from 0 to 8, got 0 to 9"):
+        make_partition(LABELS, 9, PartitionConfig("iid"), 2, 1, 0)
+    with pytest.raises(DataError, match="integer labels"):
+        make_partition(LABELS.astype(float), 10, PartitionConfig("iid"), 2, 1, 0)

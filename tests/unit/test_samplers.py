@@ -1,0 +1,262 @@
+"""The samplers: against diffusers' schedulers, and on data whose distribution is known."""
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+from torch import Tensor
+
+from spire_core.errors import ConfigError
+from spire_core.samplers import (
+    SAMPLERS,
+    sample,
+    sample_ddim,
+    sample_ddpm,
+    sample_dpmpp,
+    timestep_grid,
+)
+from spire_core.schedule import (
+    PREDICTIONS,
+    SAMPLER_NAMES,
+    SCHEDULES,
+    Denoiser,
+    DiffusionConfig,
+    make_schedule,
+)
+
+DIFFUSERS_NAMES = {
+    "linear": "linear",
+    "cosine": "squaredcos_cap_v2",
+    "eps": "epsilon",
+    "v": "v_prediction",
+}
+STEPS = [5, 12, 50]
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def start_noise(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=generator(1))
+
+
+def gaussian_denoiser(schedule: str, prediction: str, mean: Tensor, std: Tensor) -> Denoiser:
+    """Return the best possible network for pixels that are N(mean, std^2), both (C, H, W)."""
+    alpha_bars = make_schedule(schedule, 1000).alpha_bar
+
+    def denoiser(xt: Tensor, t: Tensor) -> Tensor:
+        ab = alpha_bars[t][:, None, None, None]
+        # xt ~ N(sqrt(ab) mean, ab std^2 + 1 - ab), and eps is what correlates with it as below.
+        z = (xt - ab.sqrt() * mean) / (ab * std**2 + 1 - ab)
+        eps = (1 - ab).sqrt() * z
+        x0 = mean + ab.sqrt() * std**2 * z
+        return eps if prediction == "eps" else ab.sqrt() * eps - (1 - ab).sqrt() * x0
+
+    return denoiser
+
+
+def network() -> Denoiser:
+    """Return a small convolution with fixed weights, not linear and not special in any way."""
+    weight = torch.randn(3, 3, 3, 3, generator=generator(2)) / 5
+
+    def denoiser(xt: Tensor, t: Tensor) -> Tensor:
+        h = torch.nn.functional.conv2d(xt, weight, padding=1)
+        return torch.tanh(h + t[:, None, None, None] / 1000)
+
+    return denoiser
+
+
+def diffusers_loop(scheduler, denoiser: Denoiser, xT: Tensor, **step_arguments) -> Tensor:
+    xt = xT
+    for t in scheduler.timesteps:
+        output = denoiser(xt, t.long().repeat(len(xt)))
+        xt = scheduler.step(output, t, xt, return_dict=False, **step_arguments)[0]
+    return xt
+
+
+def diffusers_arguments(schedule: str, prediction: str) -> dict[str, str]:
+    return {
+        "beta_schedule": DIFFUSERS_NAMES[schedule],
+        "prediction_type": DIFFUSERS_NAMES[prediction],
+    }
+
+
+def assert_same_images(ours: Tensor, theirs: Tensor, prediction: str) -> None:
+    """Compare to float32 rounding, relative to the largest value (up to 800 from eps unclipped).
+
+    Diffusers takes its weights in float32, where beta = 1 - alpha_bar / alpha_bar' alone is good to
+    5 digits only. An output eps is divided by sqrt(alpha_bar), 7e-3 at the first step of `linear`,
+    and its rounding error with it.
+    """
+    tolerance = {"v": 1e-5, "eps": 2e-5}[prediction] * float(theirs.abs().max())
+    torch.testing.assert_close(ours, theirs, rtol=0.0, atol=tolerance)
+
+
+@pytest.fixture(params=[(s, p) for s in SCHEDULES for p in PREDICTIONS], ids="-".join)
+def process(request) -> tuple[str, str]:
+    return request.param
+
+
+@pytest.fixture(params=["gaussian", "network"])
+def denoiser(request, process) -> Denoiser:
+    if request.param == "network":
+        return network()
+    mean = torch.linspace(-0.5, 0.5, 192).reshape(3, 8, 8)
+    return gaussian_denoiser(*process, mean, std=mean + 0.6)
+
+
+@pytest.fixture
+def xT() -> Tensor:
+    return start_noise(4, 3, 8, 8)
+
+
+@pytest.mark.parametrize("clip_x0", [False, True])
+@pytest.mark.parametrize("num_steps", STEPS)
+def test_ddpm_is_that_of_diffusers(process, denoiser, xT, num_steps, clip_x0):
+    schedule, prediction = process
+    timesteps = timestep_grid(1000, num_steps)
+    scheduler = DDPMScheduler(**diffusers_arguments(*process), clip_sample=clip_x0)
+    scheduler.set_timesteps(timesteps=timesteps)
+    theirs = diffusers_loop(scheduler, denoiser, xT, generator=generator())
+    ours = sample_ddpm(
+        make_schedule(schedule, 1000), prediction, denoiser, xT, timesteps, generator(), clip_x0
+    )
+    assert_same_images(ours, theirs, prediction)
+
+
+def test_ddpm_over_every_timestep_is_that_of_diffusers(xT):
+    scheduler = DDPMScheduler(
+        100, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction"
+    )
+    theirs = diffusers_loop(scheduler, network(), xT, generator=generator())
+    timesteps = timestep_grid(100, 100)
+    schedule = make_schedule("cosine", 100)
+    ours = sample_ddpm(schedule, "v", network(), xT, timesteps, generator())
+    assert_same_images(ours, theirs, "v")
+
+
+@pytest.mark.parametrize("clip_x0", [False, True])
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("num_steps", STEPS)
+def test_ddim_is_that_of_diffusers(process, denoiser, xT, num_steps, eta, clip_x0):
+    schedule, prediction = process
+    scheduler = DDIMScheduler(**diffusers_arguments(*process), clip_sample=clip_x0)
+    scheduler.set_timesteps(num_steps)  # takes no timesteps of ours, so ours takes its own
+    theirs = diffusers_loop(
+        scheduler, denoiser, xT, eta=eta, generator=generator(), use_clipped_model_output=True
+    )
+    timesteps = scheduler.timesteps.tolist()
+    ours = sample_ddim(
+        make_schedule(schedule, 1000),
+        prediction,
+        denoiser,
+        xT,
+        timesteps,
+        eta,
+        generator(),
+        clip_x0,
+    )
+    assert_same_images(ours, theirs, prediction)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+)  # diffusers calls np.array on a tensor
+@pytest.mark.parametrize("clip_x0", [False, True])
+@pytest.mark.parametrize("num_steps", STEPS)
+def test_dpmpp_is_that_of_diffusers(process, denoiser, xT, num_steps, clip_x0):
+    schedule, prediction = process
+    timesteps = timestep_grid(1000, num_steps)
+    scheduler = DPMSolverMultistepScheduler(
+        **diffusers_arguments(*process), thresholding=clip_x0, sample_max_value=1.0
+    )
+    scheduler.set_timesteps(timesteps=timesteps)
+    theirs = diffusers_loop(scheduler, denoiser, xT)
+    ours = sample_dpmpp(make_schedule(schedule, 1000), prediction, denoiser, xT, timesteps, clip_x0)
+    assert_same_images(ours, theirs, prediction)
+
+
+@pytest.mark.parametrize("sampler", [sample_ddim, sample_dpmpp])
+@pytest.mark.parametrize("std", [0.2, 0.5])
+def test_the_ode_samplers_return_the_gaussian_that_the_data_is(process, sampler, std):
+    # All that they do to xT is affine here: 0 goes to the mean, and 1 to mean + std.
+    denoiser = gaussian_denoiser(*process, torch.tensor(0.3), torch.tensor(std))
+    xT = torch.tensor([0.0, 1.0])[:, None, None, None]
+    timesteps = timestep_grid(1000, 1000)
+    schedule = make_schedule(process[0], 1000)
+    at_0, at_1 = sampler(schedule, process[1], denoiser, xT, timesteps, clip_x0=False).flatten()
+    assert at_0.item() == pytest.approx(0.3, abs=0.01)
+    assert (at_1 - at_0).item() == pytest.approx(std, rel=0.02)
+
+
+def test_ddpm_returns_the_gaussian_that_the_data_is(process):
+    denoiser = gaussian_denoiser(*process, torch.tensor(0.3), torch.tensor(0.5))
+    xT = start_noise(20_000, 1, 1, 1)
+    timesteps = timestep_grid(1000, 1000)
+    schedule = make_schedule(process[0], 1000)
+    x0 = sample_ddpm(schedule, process[1], denoiser, xT, timesteps, generator(), clip_x0=False)
+    # 20,000 draws give the mean to 0.0035 and the standard deviation to 0.5 %; the error of the
+    # steps themselves, which shrinks as 1 / N, is 0.6 % of the standard deviation.
+    assert x0.mean().item() == pytest.approx(0.3, abs=0.01)
+    assert x0.std().item() == pytest.approx(0.5, rel=0.02)
+
+
+def test_the_second_order_pays_off_at_few_steps():
+    denoiser = gaussian_denoiser("cosine", "v", torch.tensor(0.0), torch.tensor(0.5))
+    schedule, xT, timesteps = (
+        make_schedule("cosine", 1000),
+        torch.ones(1, 1, 1, 1),
+        timestep_grid(1000, 12),
+    )
+    first, second = (
+        sampler(schedule, "v", denoiser, xT, timesteps).item()
+        for sampler in (sample_ddim, sample_dpmpp)
+    )
+    assert abs(second - 0.5) < abs(first - 0.5) / 3
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_one_step_is_the_guess_of_x0(name):
+    denoiser = gaussian_denoiser("cosine", "eps", torch.tensor(2.0), torch.tensor(1e-6))
+    config = DiffusionConfig(prediction="eps", sampler=name, sample_steps=1)
+    x0 = sample(
+        config, make_schedule("cosine", 1000), denoiser, start_noise(2, 1, 2, 2), generator()
+    )
+    assert torch.equal(x0, torch.ones(2, 1, 2, 2))  # the data is 2 everywhere, which is clipped
+
+
+def test_a_config_chooses_sampler_and_steps(xT):
+    assert tuple(SAMPLERS) == SAMPLER_NAMES
+    schedule, timesteps = make_schedule("cosine", 1000), timestep_grid(1000, 7)
+    expected = {
+        "ddpm": sample_ddpm(schedule, "v", network(), xT, timesteps, generator()),
+        "ddim": sample_ddim(schedule, "v", network(), xT, timesteps),
+        "dpmpp": sample_dpmpp(schedule, "v", network(), xT, timesteps),
+    }
+    for name, images in expected.items():
+        config = DiffusionConfig(sampler=name, sample_steps=7)
+        assert torch.equal(sample(config, schedule, network(), xT, generator()), images)
+        assert images.abs().max() <= 1.0
+
+
+def test_noise_needs_a_generator(xT):
+    schedule = make_schedule("cosine", 1000)
+    with pytest.raises(ConfigError, match="expected a generator"):
+        sample_ddim(schedule, "v", network(), xT, [500, 0], eta=1.0)
+
+
+@pytest.mark.parametrize("num_timesteps", [2, 10, 64, 1000])
+def test_the_grid_descends_without_repeating(num_timesteps):
+    for num_steps in range(1, num_timesteps + 1):
+        grid = timestep_grid(num_timesteps, num_steps)
+        assert len(set(grid)) == num_steps
+        assert grid == sorted(grid, reverse=True)
+        assert grid[-1] >= 0
+        assert grid[0] == max(round(0.985 * (num_timesteps - 1)), num_steps - 1)
+
+
+def test_the_grid_by_hand():
+    assert timestep_grid(1000, 4, t_start=1.0) == [999, 749, 499, 249]
+    assert timestep_grid(10, 10) == list(range(9, -1, -1))
+    with pytest.raises(ConfigError, match=r"expected 1\.\.10 sampling steps, got 11"):
+        timestep_grid(10, 11)

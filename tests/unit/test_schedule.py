@@ -1,0 +1,173 @@
+"""The forward process: against diffusers, there and back, and where training timesteps fall."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+
+from spire_core.errors import ConfigError
+from spire_core.schedule import (
+    PREDICTIONS,
+    SCHEDULES,
+    DiffusionConfig,
+    denoising_loss,
+    make_schedule,
+    predict_x0_eps,
+    q_sample,
+    sample_timesteps,
+    training_target,
+)
+
+DIFFUSERS_NAMES = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
+
+
+def ddpm_scheduler(schedule: str, num_timesteps: int = 1000) -> DDPMScheduler:
+    return DDPMScheduler(num_timesteps, beta_schedule=DIFFUSERS_NAMES[schedule])
+
+
+@pytest.fixture
+def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Images, noise, and timesteps that include the first and the last."""
+    generator = torch.Generator().manual_seed(0)
+    x0 = torch.rand(8, 3, 4, 4, generator=generator) * 2 - 1
+    eps = torch.randn(x0.shape, generator=generator)
+    return x0, eps, torch.tensor([0, 1, 10, 250, 500, 750, 990, 999])
+
+
+@pytest.mark.parametrize("num_timesteps", [10, 100, 1000, 4000])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_alpha_bar_is_that_of_diffusers(schedule, num_timesteps):
+    ours = make_schedule(schedule, num_timesteps).alpha_bar
+    theirs = ddpm_scheduler(schedule, num_timesteps).alphas_cumprod
+    assert ours.dtype == torch.float32
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0.0)
+
+
+def test_cosine_is_the_curve_of_the_paper_until_beta_is_clipped():
+    def f(step: int) -> float:
+        return math.cos((step / 1000 + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    expected = torch.tensor([f(t + 1) / f(0) for t in range(999)])
+    ours = make_schedule("cosine", 1000).alpha_bar
+    # A product of up to 999 factors rounded to float32 is good to about sqrt(999) * 6e-8.
+    torch.testing.assert_close(ours[:999], expected, rtol=5e-6, atol=0.0)
+    assert ours[999] / ours[998] == pytest.approx(0.001, rel=1e-4)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_q_sample_and_v_are_those_of_diffusers(schedule, batch):
+    x0, eps, t = batch
+    ours, theirs = make_schedule(schedule, 1000), ddpm_scheduler(schedule)
+    xt, v = q_sample(ours, x0, t, eps), training_target(ours, "v", x0, eps, t)
+    torch.testing.assert_close(xt, theirs.add_noise(x0, eps, t), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(v, theirs.get_velocity(x0, eps, t), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_perfect_output_gives_x0_and_eps_back(schedule, prediction, batch):
+    x0, eps, t = batch
+    ours = make_schedule(schedule, 1000)
+    output = training_target(ours, prediction, x0, eps, t)
+    x0_back, eps_back = predict_x0_eps(ours, prediction, q_sample(ours, x0, t, eps), t, output)
+    # From eps, x0 is a difference divided by sqrt(alpha_bar): so is its rounding error.
+    scale = ours.alpha_bar[t].rsqrt() if prediction == "eps" else torch.ones(len(t))
+    error = (x0_back - x0).abs().amax(dim=(1, 2, 3))
+    assert (error < 1e-6 * scale).all()
+    torch.testing.assert_close(eps_back, eps, rtol=1e-6, atol=1e-6)
+
+
+def test_v_by_hand():
+    schedule = make_schedule("linear", 1)  # one beta, 1e-4
+    x0, eps, t = torch.ones(1, 1, 1, 1), torch.full((1, 1, 1, 1), 2.0), torch.tensor([0])
+    v = training_target(schedule, "v", x0, eps, t)
+    assert v.item() == pytest.approx(2 * math.sqrt(0.9999) - 0.01, rel=1e-5)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_the_loss_is_the_error_of_each_example(prediction, batch):
+    x0, eps, t = batch
+    schedule = make_schedule("cosine", 1000)
+    target = training_target(schedule, prediction, x0, eps, t)
+    off = torch.arange(8.0)[:, None, None, None]
+    loss = denoising_loss(schedule, prediction, lambda xt, t: target + off, x0, t, eps)
+    torch.testing.assert_close(loss, torch.arange(8.0).square(), rtol=1e-5, atol=0.0)
+
+
+def test_the_denoiser_sees_the_noised_images_and_their_timesteps(batch):
+    x0, eps, t = batch
+    schedule = make_schedule("cosine", 1000)
+    seen = []
+
+    def denoiser(xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        seen.extend([xt, t])
+        return xt
+
+    denoising_loss(schedule, "eps", denoiser, x0, t, eps)
+    assert torch.equal(seen[0], q_sample(schedule, x0, t, eps))
+    assert torch.equal(seen[1], t)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_timesteps_are_stratified(seed):
+    t = sample_timesteps(50, 1000, 1.0, torch.Generator().manual_seed(seed))
+    assert t.dtype == torch.long
+    assert torch.equal(t // 20, torch.arange(50))  # one in each fiftieth of 0..999
+
+
+def test_each_timestep_is_equally_likely():
+    generator = torch.Generator().manual_seed(0)
+    t = torch.cat([sample_timesteps(7, 10, 1.0, generator) for _ in range(4000)])
+    share = torch.bincount(t, minlength=10) / len(t)
+    assert share.shape == (10,)
+    # Independent draws have a standard deviation of 0.0018 here, stratified ones less.
+    torch.testing.assert_close(share, torch.full((10,), 0.1), rtol=0.0, atol=0.006)
+
+
+@pytest.mark.parametrize("t_power", [0.25, 0.5, 1.0, 2.0])
+def test_t_power_moves_the_mean_timestep(t_power):
+    t = sample_timesteps(100_000, 1000, t_power, torch.Generator().manual_seed(0))
+    assert t.min() >= 0
+    assert t.max() == 999
+    # E[u ** p] = 1 / (1 + p), and the floor takes half a timestep.
+    assert t.double().mean().item() == pytest.approx(1000 / (1 + t_power) - 0.5, abs=0.05)
+
+
+def test_equal_generators_give_equal_timesteps():
+    first, second = (
+        sample_timesteps(16, 1000, 0.7, torch.Generator().manual_seed(3)) for _ in range(2)
+    )
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("schedule", "cosin"),
+        ("prediction", "x0"),
+        ("sampler", "euler"),
+        ("num_timesteps", 1),
+        ("t_power", 0.0),
+        ("t_power", -1.0),
+        ("t_power", math.nan),
+        ("sample_steps", 0),
+        ("sample_steps", 1001),
+    ],
+)
+def test_a_bad_setting_is_named_with_what_was_got(key, value):
+    with pytest.raises(ConfigError, match=rf"expected diffusion\.{key} .*{value}.*: "):
+        dataclasses.replace(DiffusionConfig(), **{key: value})
+
+
+def test_unknown_names_raise_outside_of_a_config_too():
+    x = torch.zeros(1, 1, 1, 1)
+    t = torch.tensor([0])
+    with pytest.raises(ConfigError, match="schedule"):
+        make_schedule("sigmoid", 10)
+    schedule = make_schedule("linear", 10)
+    with pytest.raises(ConfigError, match="prediction"):
+        training_target(schedule, "x0", x, x, t)
+    with pytest.raises(ConfigError, match="prediction"):
+        predict_x0_eps(schedule, "x0", x, t, x)
