@@ -1,9 +1,9 @@
-"""Trains the classifiers whose features KID is computed in, and writes their weights and accuracies.
+"""Trains the classifiers in whose features KID is computed; writes weights and accuracies.
 
     python benchmarks/train_classifiers.py mnist fashion_mnist cifar10 --data-root data
 
-Half of every batch is averaged to 16 x 16 and resized back, so that the classifiers can also be trusted on the
-16 x 16 images that small diffusion models draw. B images, C channels, H x W pixels.
+Half of every batch is averaged to 16 x 16 and resized back, so that the classifiers can also be
+trusted on the 16 x 16 images that small diffusion models draw. B images, C channels, H x W pixels.
 """
 
 import argparse
@@ -34,7 +34,7 @@ BATCH_SIZE = 256
 
 @dataclass(frozen=True)
 class Training:
-    """How one classifier is trained: passes, peak learning rate, and what its images are invariant to."""
+    """How one classifier is trained: passes, peak learning rate, augmentation."""
 
     epochs: int
     lr: float
@@ -106,14 +106,17 @@ def fit(classifier: Classifier, images: Tensor, labels: Tensor, training: Traini
             schedule.step()
             total += loss.item()
         seconds = time.perf_counter() - start
-        print(f"  epoch {epoch + 1}: loss {total / steps_per_epoch:.4f}, {seconds:.0f} s", flush=True)
+        print(
+            f"  epoch {epoch + 1}: loss {total / steps_per_epoch:.4f}, {seconds:.0f} s", flush=True
+        )
 
 
 @torch.inference_mode()
 def standardise(classifier: Classifier, images: Tensor) -> None:
     """Set the feature statistics to those of the training images, at 32 x 32 and at 16 x 16 alike.
 
-    The other layers' running statistics stay as they are: only features that the finished network sees count.
+    The other layers' running statistics stay as they are: only features that the finished network
+    sees count.
     """
     classifier.eval()
     kept: list[Tensor] = []
@@ -167,13 +170,13 @@ def train(name: str, root: Path, epochs: int | None) -> dict[str, object]:
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "epochs": training.epochs,
         "seconds": round(seconds),
-        "hardware": "2-core x86-64 CPU, one thread",
+        "hardware": "2-core x86-64 CPU",
         "torch": torch.__version__,
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", default=list(CLASSIFIERS), choices=list(CLASSIFIERS))
     parser.add_argument("--data-root", type=Path, default=Path("data"))
     parser.add_argument("--epochs", type=int)

@@ -10,10 +10,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipeline.config import Config
 from pipeline.datasets import ImageData, load, resized
@@ -22,13 +23,13 @@ from pipeline.evaluation import Evaluation, RealData, cross_client_matrix, evalu
 from pipeline.forgetting import ForgettingCurve, forgetting_curve
 from pipeline.pool import ClientPool, LocalClientPool
 from pipeline.ray_pool import RayClientPool, RemoteDriver, cluster
-from pipeline.record import log_adaptation, log_evaluation, log_setting, log_summary
+from pipeline.record import log_adaptation, log_evaluation, log_setting, log_summary, run_tags
 from pipeline.resources import plan_actors
 from pipeline.saved_run import save_run
-from pipeline.tracking import start_tracking
+from pipeline.tracking import Tracker
 from pipeline.worker import AdaptReport, ClientWorker, WorkerSetup
 from spire_core.errors import DataError
-from spire_core.extractor import auto_extractor, make_extractor
+from spire_core.extractor import CLASSIFIER_SUFFIX, EXTRACTORS, INCEPTION, make_extractor
 from spire_core.flat import FlatModel, initial_weights, tensors_hash
 from spire_core.kid import kid
 from spire_core.partition import Partition, class_mixture, make_partition
@@ -55,7 +56,7 @@ class Setting:
     data: ImageData
     images: np.ndarray  # (N, C, H, W) uint8 at the experiment's size
     partition: Partition
-    mixtures: np.ndarray  # (num clients, K)
+    mixtures: Tensor  # (num clients, K)
     extractor: str
     model: FlatModel
 
@@ -105,18 +106,25 @@ def prepare(config: Config) -> Setting:
         config.adapt.num_images,
     )
     clients = (*partition.train_clients, *partition.new_clients)
-    mixtures = np.stack(
-        [class_mixture(data.labels, np.concatenate([c.train, c.test]), num_classes) for c in clients]
-    )
+    held = [np.concatenate([c.train, c.test]) for c in clients]
+    mixtures = np.stack([class_mixture(data.labels, h, num_classes) for h in held])
     if min(len(c.test) for c in clients) < 2:
         raise DataError(
             "expected at least 2 test images per client, got fewer: raise partition.min_size or "
             "partition.test_fraction"
         )
-    name = auto_extractor(config.data.name, config.eval.extractor)
+    name = choose_extractor(config)
     make_extractor(name, config.eval.extractor_weights)  # missing weights come out now
     model = FlatModel(config.model, config.method, images.shape[1])
-    return Setting(config, data, images, partition, mixtures, name, model)
+    return Setting(config, data, images, partition, torch.from_numpy(mixtures), name, model)
+
+
+def choose_extractor(config: Config) -> str:
+    """Return the extractor that "auto" means: the data set's own classifier, or Inception where there is none."""
+    if config.eval.extractor != "auto":
+        return config.eval.extractor
+    own = config.data.name + CLASSIFIER_SUFFIX
+    return own if own in EXTRACTORS else INCEPTION
 
 
 @contextlib.contextmanager
@@ -142,8 +150,9 @@ def run_experiment(
 ) -> Result:
     """Run one experiment end to end and return what it found; everything is tracked on the way."""
     setting = prepare(config)
-    with start_tracking(config.tracking, run_name(config), parent_run_id) as tracker:
-        log_setting(tracker, setting, preset)
+    tags = run_tags(setting, preset)
+    with Tracker.start(config.tracking, run_name(config), tags, parent_run_id) as tracker:
+        log_setting(tracker, setting)
         watcher.stage("starting the clients")
         with open_pool(setting, tracker.run_dir) as (pool, make_driver):
             everyone = setting.train_ids + setting.new_ids
@@ -156,7 +165,7 @@ def run_experiment(
             log_adaptation(tracker, result)
 
             save(result, pool, weights)
-        log_summary(tracker, result, preset)
+        log_summary(tracker, result)
     return result
 
 
@@ -166,7 +175,7 @@ def run_name(config: Config) -> str:
 
 
 def pretrain(
-    result: Result, pool: ClientPool, make_driver: type, tracker: Any, watcher: Watcher
+    result: Result, pool: ClientPool, make_driver: type, tracker: Tracker, watcher: Watcher
 ) -> np.ndarray:
     """Run the rounds of pre-training with an evaluation now and then; return the backbone (P,) that clients get."""
     setting, config = result.setting, result.setting.config
@@ -256,7 +265,7 @@ def adapt(result: Result, pool: ClientPool, weights: np.ndarray) -> None:
         result.matrix = cross_client_matrix(drawn, result.real, ids, config.eval, seed)
 
 
-def population_features(evaluation: Evaluation, is_personal: bool) -> Any:
+def population_features(evaluation: Evaluation, is_personal: bool) -> Tensor:
     """Return features (n, D) of the population's samples: of all clients together, or of the one shared model."""
     drawn = evaluation.drawn if is_personal else evaluation.drawn[:1]
     return torch.cat([d.features for d in drawn])

@@ -77,6 +77,7 @@ def fetch(
     if name == "folder":
         raise ConfigError("expected a data set to fetch, got folder: data.path is read in place")
     spec, root = dataset_spec(name), store_root(root)
+    sources = default_sources(source_dir) if sources is None else sources
     target, partial, old = (
         root / n for n in (spec.name, f".{spec.name}.part", f".{spec.name}.old")
     )
@@ -88,7 +89,7 @@ def fetch(
                 return target
             partial.mkdir()
             try:
-                arrays = _first_good(spec, partial, sources or default_sources(source_dir), log)
+                arrays = _first_good(spec, partial, sources, log)
                 _store(arrays, partial, target, old)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)

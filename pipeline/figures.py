@@ -20,7 +20,7 @@ OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "
 MARKERS = ("o", "s", "^", "D", "v", "<", ">")
 GREY = "#555555"
 MAX_NUMBERED = 12  # a cross-client matrix with more rows or columns shows colours only
-MAX_ROWS_NAMED = 40  # a heat map with more rows names some of them and shows colours only
+MAX_NAMED = 40  # a heat map with more rows names some of them, at even distances
 
 Points = Sequence[tuple[float, float]]
 
@@ -33,14 +33,11 @@ def partition_figure(
     Rows from `num_train_clients` on are the new clients: below a line and named as such.
     """
     num, num_classes = counts.shape
-    is_small = num <= MAX_ROWS_NAMED
-    figure = _figure(1.8 + 0.55 * num_classes, 1.4 + 0.24 * min(num, MAX_ROWS_NAMED))
+    figure = _figure(max(4.0, 1.8 + 0.55 * num_classes), 1.4 + 0.24 * min(num, MAX_NAMED))
     axes = figure.subplots()
-    _heat_map(axes, counts, "images", "d", is_numbered=is_small and num_classes <= 20)
-    _name_columns(axes, class_names)
-    step = 1 if is_small else -(-num // MAX_ROWS_NAMED)
-    rows = range(0, num, step)
-    axes.set_yticks(rows, [f"new {i}" if i >= num_train_clients else str(i) for i in rows])
+    _heat_map(axes, counts, "images", "d", is_numbered=num <= MAX_NAMED and num_classes <= 20)
+    names = [f"new {i}" if i >= num_train_clients else str(i) for i in range(num)]
+    _name_ticks(axes, class_names, names)
     axes.set(xlabel="class", ylabel="client", title="Images of each class at each client")
     if num_train_clients < num:
         axes.axhline(num_train_clients - 0.5, color=OKABE_ITO[1], linewidth=2.5)
@@ -107,13 +104,13 @@ def matrix_figure(
 
     `label` names the quantity. The numbers stand in the cells of up to 12 x 12 clients.
     """
-    num_rows, num_columns = matrix.shape
-    cell = 0.5 if max(matrix.shape) <= MAX_NUMBERED else 0.25
-    figure = _figure(2.2 + cell * num_columns, 1.4 + cell * num_rows)
+    is_small = max(matrix.shape) <= MAX_NUMBERED
+    cell = 0.5 if is_small else 0.25
+    height, width = (cell * min(size, MAX_NAMED) for size in matrix.shape)
+    figure = _figure(max(3.6, 2.2 + width), 1.4 + height)
     axes = figure.subplots()
-    _heat_map(axes, matrix, label, ".2g", is_numbered=max(matrix.shape) <= MAX_NUMBERED)
-    _name_columns(axes, col_names)
-    axes.set_yticks(range(num_rows), row_names)
+    _heat_map(axes, matrix, label, ".2g", is_numbered=is_small)
+    _name_ticks(axes, col_names, row_names)
     axes.set(xlabel="data of client", ylabel="samples of client", title=title)
     return figure
 
@@ -129,7 +126,7 @@ def histogram_figure(
     for i, ((name, shares), colour) in enumerate(zip(rows.items(), cycle(OKABE_ITO), strict=False)):
         offset = (i - (len(rows) - 1) / 2) * width
         axes.bar(places + offset, shares, width * 0.92, color=colour, label=name)
-    _name_columns(axes, class_names)
+    _name_ticks(axes, class_names)
     axes.set(xlabel="class", ylabel="share of images", title=title)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
@@ -195,7 +192,7 @@ def _lines(axes: Axes, series: Mapping[str, Points], names: Sequence[str] = ()) 
         x, y = zip(*points, strict=True) if points else ((), ())
         style = ("-", "--", ":")[i // len(OKABE_ITO) % 3]
         axes.plot(x, y, style, color=colour, marker=marker, markersize=4.5, label=name)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, steps=[1, 2, 5, 10]))
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -212,9 +209,11 @@ def _heat_map(axes: Axes, values: np.ndarray, label: str, spec: str, is_numbered
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7)
 
 
-def _name_columns(axes: Axes, names: Sequence[str]) -> None:
-    places = range(len(names))
-    if max(map(len, names)) <= 4:
-        axes.set_xticks(places, names, fontsize=8)
-    else:
-        axes.set_xticks(places, names, fontsize=8, rotation=40, ha="right", rotation_mode="anchor")
+def _name_ticks(axes: Axes, columns: Sequence[str], rows: Sequence[str] = ()) -> None:
+    """Name columns (aslant where the names are long) and rows, at most `MAX_NAMED` of each."""
+    is_long = max(map(len, columns)) > 4
+    slant = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if is_long else {}
+    x, y = (range(0, len(names), -(-len(names) // MAX_NAMED) or 1) for names in (columns, rows))
+    axes.set_xticks(x, [columns[i] for i in x], fontsize=8, **slant)
+    if rows:
+        axes.set_yticks(y, [rows[i] for i in y], fontsize=8)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from mlflow.models import set_model
-from mlflow.pyfunc import PythonModel, PythonModelContext
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 POPULATION = -1  # the client id that asks for the backbone without any client's own part
 
@@ -25,7 +25,7 @@ class Generator(PythonModel):
 
         self.run = SavedRun.load(context.artifacts["run"])
 
-    def predict(
+    def predict(  # pyright: ignore[reportIncompatibleMethodOverride]  (its base returns None)
         self, context: PythonModelContext, model_input: Any, params: dict[str, Any] | None = None
     ) -> np.ndarray:
         """Return images (rows * num_images, C, H, W) float32 in [-1, 1], row after row.

@@ -6,6 +6,8 @@ Per-client values go into tables; the metrics stay few, and are the same for eve
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from pipeline import figures
 from pipeline.evaluation import Evaluation, RealData
@@ -27,38 +29,34 @@ def params_counts(setting: "Setting") -> tuple[int, int]:
     return setting.model.layout.size + d_emb, num_trained(setting.model, d_emb)
 
 
-def log_setting(tracker: Tracker, setting: "Setting", preset: str | None) -> None:
-    """Write what is known before the first round: tags, parameters, resolved configuration, data, partition."""
+def run_tags(setting: "Setting", preset: str | None) -> dict[str, str]:
+    """Return the tags that a run is found and filtered by."""
     config = setting.config
     extractor = make_extractor(setting.extractor, config.eval.extractor_weights)
-    tags = {
+    return {
         "method": config.method.name,
         "dataset": config.data.name,
         "preset": preset or "none",
-        "seed": config.seed,
+        "seed": str(config.seed),
         "partition_hash": setting.partition.hash,
         "config_fingerprint": config.fingerprint,
         "extractor": extractor.name,
         "extractor_hash": extractor.weights_hash,
         "git_revision": git_revision() or "unknown",
     }
-    tracker.set_tags({name: str(value) for name, value in tags.items()})
+
+
+def log_setting(tracker: Tracker, setting: "Setting") -> None:
+    """Write what is known before the first round: parameters, resolved configuration, data, partition."""
+    config, data = setting.config, setting.data
     tracker.log_params(_flat_params(config.as_dict()))
     tracker.log_dict(config.as_dict(), "config/resolved.yaml")
-    data = setting.data
-    tracker.log_dataset(data.images, data.labels, data.name, data.sha256, "pre-training and adaptation")
+    tracker.log_dataset(
+        data.images, data.labels, data.name, data.sha256, "pre-training and adaptation"
+    )
     counts = setting.partition.class_counts(data.labels, len(data.class_names))
     picture = figures.partition_figure(counts, data.class_names, len(setting.train_ids))
     tracker.log_figure(picture, "plots/partition.png")
-    total, trained = params_counts(setting)
-    tracker.log_metrics(
-        {
-            "params/total": total,
-            "params/trainable_new_client": trained,
-            "params/trainable_fraction": trained / total,
-        },
-        step=0,
-    )
 
 
 def _flat_params(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -159,10 +157,10 @@ def new_client_row(result: "Result", index: int) -> dict[str, Any]:
     }
 
 
-def _tv_floor(mixture: np.ndarray, num_images: int, client_id: int) -> float:
+def _tv_floor(mixture: Tensor, num_images: int, client_id: int) -> float:
     """Return the distance that so many images drawn from the very mixture would show, by chance alone."""
-    draws = np.random.default_rng(client_id).multinomial(num_images, mixture, size=100) / num_images
-    return float(np.mean([total_variation(d, mixture) for d in draws]))
+    draws = np.random.default_rng(client_id).multinomial(num_images, mixture.numpy(), size=100) / num_images
+    return float(np.mean([total_variation(torch.from_numpy(d), mixture) for d in draws]))
 
 
 def log_adaptation_figures(tracker: Tracker, result: "Result") -> None:
@@ -173,12 +171,12 @@ def log_adaptation_figures(tracker: Tracker, result: "Result") -> None:
         tracker.log_figure(grid, f"samples/client_{report.client_id}.png")
         if report.after.histogram is not None and report.before.histogram is not None:
             rows = {
-                "true mixture": result.real.mixtures[report.client_id],
-                "generated before": report.before.histogram,
-                "generated after": report.after.histogram,
+                "true mixture": result.real.mixtures[report.client_id].tolist(),
+                "generated before": report.before.histogram.tolist(),
+                "generated after": report.after.histogram.tolist(),
             }
             title = f"Client {report.client_id}: class mixture"
-            picture = figures.histogram_figure(rows, setting.data.class_names, title)  # type: ignore[arg-type]
+            picture = figures.histogram_figure(rows, setting.data.class_names, title)
             tracker.log_figure(picture, f"plots/mixture_client_{report.client_id}.png")
         after = figures.image_grid(report.after.images, 8)
         tracker.log_image(f"samples/new_client_{report.client_id}", after, step=0)
@@ -250,9 +248,10 @@ def summary_metrics(result: "Result") -> dict[str, float]:
     return found
 
 
-def log_summary(tracker: Tracker, result: "Result", preset: str | None) -> None:
-    """Write the final numbers and the model, and keep them in the run's folder as well."""
+def log_summary(tracker: Tracker, result: "Result") -> None:
+    """Write the final numbers, the fingerprint of the final state, and the model."""
     result.metrics = summary_metrics(result)
     tracker.log_metrics(result.metrics, step=result.setting.config.federation.num_rounds)
-    tracker.set_tags({"state_fingerprint": result.state_fingerprint})
-    tracker.log_model(result.run_dir / "model", result.setting.images.shape[1:])
+    tracker.log_tags({"state_fingerprint": result.state_fingerprint})
+    shape = result.setting.images.shape[1:]
+    tracker.log_model(result.run_dir / "model", shape, result.setting.config.eval.guidance)

@@ -139,7 +139,8 @@ def git_revision(source: Path = Path(__file__)) -> str | None:
 
 def _records(runs: Path) -> list[dict[str, Any]]:
     """Return the records of all runs of a folder, oldest first."""
-    found = [json.loads(path.read_text()) for path in runs.glob(f"*/{RECORD}")]
+    paths = runs.glob(f"*/{RECORD}")
+    found = [json.loads(path.read_text()) | {"folder": path.parent} for path in paths]
     return sorted(found, key=lambda record: record["started_ms"])
 
 
@@ -151,11 +152,11 @@ def find_run(run: str, config: TrackingConfig) -> Path:
     runs = tracking_root(config) / "runs"
     records = _records(runs)
     if run == "last" and records:
-        return runs / records[-1]["run_id"]
+        return records[-1]["folder"]
     fits = [r for r in records if run and r["run_id"].startswith(run)]
     fits = fits or [r for r in records if r["run_name"] == run]
     if len(fits) == 1:
-        return runs / fits[0]["run_id"]
+        return fits[0]["folder"]
     folder = Path(run).expanduser()
     if not fits and (folder / RECORD).is_file():
         return folder.resolve()
@@ -167,13 +168,27 @@ def find_run(run: str, config: TrackingConfig) -> Path:
     )
 
 
+def _make_runs_folder(config: TrackingConfig) -> None:
+    """Create the folder of all runs; ConfigError, before any run exists, if that cannot be done."""
+    runs = tracking_root(config) / "runs"
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"expected a folder for runs at {runs}, got {error}: choose another with "
+            "tracking.root=FOLDER"
+        ) from error
+
+
 def _make_run_dir(config: TrackingConfig, run_id: str, run_name: str, uri: str | None) -> Path:
     """Create a run's folder and its record, and return the folder."""
     run_dir = tracking_root(config) / "runs" / run_id
-    run_dir.mkdir(parents=True)
+    run_dir.mkdir()
     record = {"run_id": run_id, "run_name": run_name, "started_ms": _now_ms()}
     record |= {"experiment": config.experiment, "tracked": uri is not None, "uri": mask(uri or "")}
-    (run_dir / RECORD).write_text(json.dumps(record, indent=1))
+    part = run_dir / f"{RECORD}.part"
+    part.write_text(json.dumps(record, indent=1) + "\n")
+    part.replace(run_dir / RECORD)
     return run_dir
 
 
@@ -210,13 +225,14 @@ class Tracker:
         does not answer or refuses.
         """
         run_name = config.run_name or run_name
+        _make_runs_folder(config)
         if not config.enabled:
             run_id = uuid.uuid4().hex
             return NullTracker(run_id, _make_run_dir(config, run_id, run_name, None))
         uri = tracking_uri(config)
         with _first_contact(config, uri) as client:
             experiment_id = _experiment_id(client, config, uri)
-            given = dict(tags)
+            given = {key: mask(value) for key, value in tags.items()}
             if parent_run_id is not None:
                 given["mlflow.parentRunId"] = parent_run_id
             run_id = client.create_run(experiment_id, tags=given, run_name=run_name).info.run_id
@@ -226,18 +242,18 @@ class Tracker:
     def resume(config: TrackingConfig, run_dir: Path) -> "Tracker":
         """Return the tracker of an interrupted run, marked as running again.
 
-        A metric's step that the run already holds is not logged a second time, so that rounds that
-        are computed again leave no zigzag. Raises as `start` does, and RunError if the store does
-        not know the run.
+        A metric's or image's step that the run already holds is not logged a second time, so that
+        rounds that are computed again leave no zigzag. Raises as `start` does, and RunError if the
+        store does not know the run.
         """
         record = json.loads((run_dir / RECORD).read_text())
         if not record["tracked"] or not config.enabled:
             return NullTracker(record["run_id"], run_dir)
         uri = tracking_uri(config)
         with _first_contact(config, uri) as client:
-            recorded = _recorded_steps(client, record["run_id"], uri)
-            client.update_run(record["run_id"], status="RUNNING")
-        return MlflowTracker(record["run_id"], run_dir, uri, client, recorded)
+            tracker = MlflowTracker(record["run_id"], run_dir, uri, client)
+            tracker.reopen()
+        return tracker
 
     @property
     def run_id(self) -> str:
@@ -255,7 +271,13 @@ class Tracker:
         return None if self._uri is None else mask(self._uri)
 
     def log_params(self, flat: Mapping[str, object]) -> None:
-        """Record settings as texts; another value under a name that has one is MLflow's error."""
+        """Record settings as texts; another value under a name that has one is MLflow's error.
+
+        A resumed run keeps the value that it was started with, and warns where the new one differs.
+        """
+
+    def log_tags(self, tags: Mapping[str, str]) -> None:
+        """Record tags, replacing those of the same name."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Record numbers of one step.
@@ -333,24 +355,52 @@ class NullTracker(Tracker):
 class MlflowTracker(Tracker):
     """Records into an MLflow store through a client of its own."""
 
-    def __init__(
-        self,
-        run_id: str,
-        run_dir: Path,
-        uri: str,
-        client: "MlflowClient",
-        recorded: frozenset[tuple[str, int]] = frozenset(),
-    ) -> None:
+    def __init__(self, run_id: str, run_dir: Path, uri: str, client: "MlflowClient") -> None:
         super().__init__(run_id, run_dir, uri)
-        self._client, self._recorded = client, recorded
+        self._client = client
+        self._old_params: dict[str, str] = {}
+        self._old_steps: set[tuple[str, int]] = set()  # (metric or image file's head, step)
+
+    def reopen(self) -> None:
+        """Mark the run as running again, and note what it holds; RunError if there is no such run."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            data = self._client.get_run(self.run_id).data
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            raise RunError(
+                f"expected run {self.run_id} in the store {self.uri}, got none: name its store with "
+                "tracking.uri=URI"
+            ) from error
+        self._old_params = data.params
+        for key in data.metrics:
+            history = self._client.get_metric_history(self.run_id, key)
+            self._old_steps |= {(key, metric.step) for metric in history}
+        for artifact in self._client.list_artifacts(self.run_id, "images"):
+            head, step, *_ = artifact.path.split("+step+")
+            self._old_steps.add((head, int(step.split("+")[0])))
+        self._client.update_run(self.run_id, status="RUNNING")
 
     def log_params(self, flat: Mapping[str, object]) -> None:
         from mlflow.entities import Param
 
-        params = [Param(key, mask(str(value))) for key, value in flat.items()]
+        texts = {key: mask(str(value)) for key, value in flat.items()}
+        for key in self._old_params.keys() & texts.keys():
+            if texts.pop(key) != self._old_params[key]:
+                old = self._old_params[key]
+                _log.warning("%s was %s when the run began, and stays so in its record", key, old)
+        params = [Param(key, text) for key, text in texts.items()]
         for i in range(0, len(params), MAX_PARAMS):
             chunk = params[i : i + MAX_PARAMS]
             self._client.log_batch(self.run_id, params=chunk, synchronous=True)
+
+    def log_tags(self, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        new = [RunTag(key, mask(value)) for key, value in tags.items()]
+        self._client.log_batch(self.run_id, tags=new, synchronous=True)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         from mlflow.entities import Metric
@@ -358,7 +408,7 @@ class MlflowTracker(Tracker):
         odd = [f"{key}={value}" for key, value in metrics.items() if not math.isfinite(value)]
         if odd:
             _log.warning("metrics that are not finite at step %d: %s", step, ", ".join(odd))
-        new = {k: float(v) for k, v in metrics.items() if (k, step) not in self._recorded}
+        new = {k: float(v) for k, v in metrics.items() if (k, step) not in self._old_steps}
         now = _now_ms()
         batch = [Metric(key, value, now, step) for key, value in new.items()]
         for i in range(0, len(batch), MAX_METRICS):
@@ -371,13 +421,14 @@ class MlflowTracker(Tracker):
                 "expected an image (H, W, C) of uint8 with 1, 3 or 4 channels, got "
                 f"{image.shape} of {image.dtype}: convert it before it is logged"
             )
-        self._client.log_image(self.run_id, image, key=key, step=step, synchronous=True)
+        if (f"images/{key.replace('/', '~')}", step) not in self._old_steps:
+            self._client.log_image(self.run_id, image, key=key, step=step, synchronous=True)
 
     def log_figure(self, figure: "Figure", path: str) -> None:
         self._client.log_figure(self.run_id, figure, path)
 
     def log_table(self, path: str, columns: Mapping[str, Sequence[Any]]) -> None:
-        lists = [[_json_value(v) for v in np.asarray(c).tolist()] for c in columns.values()]
+        lists = [[_json_value(value) for value in column] for column in columns.values()]
         rows = [list(row) for row in zip(*lists, strict=True)]
         table = json.dumps({"columns": list(columns), "data": rows}, allow_nan=False)
         self._client.log_text(self.run_id, table, path)
@@ -441,6 +492,7 @@ class MlflowTracker(Tracker):
 
 
 def _json_value(value: Any) -> Any:
+    value = value.item() if isinstance(value, np.generic) else value
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -456,6 +508,14 @@ def _save_model(
     path: Path, run: Path, model: "LoggedModel", image_shape: tuple[int, int, int], guidance: float
 ) -> None:
     """Write the model's files to `path`; log_model would need a process-wide run and URI."""
+    with warnings.catch_warnings():  # about its own type hints, and an input example
+        warnings.simplefilter("ignore", UserWarning)
+        _save_pyfunc(path, run, model, image_shape, guidance)
+
+
+def _save_pyfunc(
+    path: Path, run: Path, model: "LoggedModel", image_shape: tuple[int, int, int], guidance: float
+) -> None:
     import mlflow.pyfunc
     from mlflow.models import Model, ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
@@ -551,7 +611,7 @@ def _creation_lock(path: Path) -> Iterator[None]:
     """Let one process at a time open a database: two that create it at once break its tables."""
     import fcntl
 
-    with path.with_suffix(".lock").open("w") as file:
+    with path.with_name(f"{path.name}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -577,19 +637,3 @@ def _experiment_id(client: "MlflowClient", config: TrackingConfig, uri: str) -> 
             "tracking.experiment=OTHER"
         )
     return experiment.experiment_id
-
-
-def _recorded_steps(client: "MlflowClient", run_id: str, uri: str) -> frozenset[tuple[str, int]]:
-    """Return every (metric, step) that a run holds; RunError if the store does not know the run."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        keys = client.get_run(run_id).data.metrics
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        raise RunError(
-            f"expected run {run_id} in the store {mask(uri)}, got none: name its store with "
-            "tracking.uri=URI"
-        ) from error
-    return frozenset((key, m.step) for key in keys for m in client.get_metric_history(run_id, key))

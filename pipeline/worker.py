@@ -43,7 +43,7 @@ class WorkerSetup:
     """What a worker is given once, beside all clients' images: the experiment and who holds which images."""
 
     config: Config
-    mixtures: np.ndarray  # (num clients, K) true class mixture of each client
+    mixtures: Tensor  # (num clients, K) true class mixture of each client
     partition: Partition
     extractor: str
     folder: Path
@@ -55,7 +55,7 @@ class Drawn:
 
     client_id: int
     features: Tensor  # (n, D)
-    histogram: np.ndarray | None  # (K,)
+    histogram: Tensor | None  # (K,)
     images: np.ndarray  # (m, C, H, W) float32, the first few
 
 

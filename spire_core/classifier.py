@@ -1,13 +1,13 @@
-"""The small classifiers behind the default KID extractor: one CNN per data set, weights shipped here.
+"""The classifiers behind the default KID extractors: one small CNN per data set, with weights.
 
-Letters: B images, C channels, H x W pixels, D features, K classes. `benchmarks/train_classifiers.py` trains them.
+Letters: B images, C channels, H x W pixels, D features, K classes.
+`benchmarks/train_classifiers.py` trains them.
 """
 
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -22,7 +22,7 @@ IMAGE_SIZE = 32
 
 @dataclass(frozen=True)
 class ClassifierSizes:
-    """Sizes of one classifier: a convolution to 16 x 16, then one stage each at 8 x 8 and at 4 x 4."""
+    """Sizes of one classifier: channels at 16 x 16, 8 x 8 and 4 x 4 pixels, then D features."""
 
     in_channels: int
     widths: tuple[int, int, int]
@@ -40,8 +40,8 @@ CLASSIFIERS = {
 def to_network_size(images: Tensor) -> Tensor:
     """Return images of any size (B, C, H, W) in [-1, 1] at 32 x 32.
 
-    28 x 28 images (MNIST) are padded with black (-1), so that their strokes keep their scale; every other size is
-    resized bilinearly, with antialiasing when it shrinks.
+    28 x 28 images (MNIST) are padded with black (-1), so that their strokes keep their scale; every
+    other size is resized bilinearly, with antialiasing when it shrinks.
     """
     if images.shape[-2:] == (28, 28):
         return F.pad(images, (2, 2, 2, 2), value=-1.0)
@@ -71,8 +71,9 @@ class Residual(nn.Module):
 class Classifier(nn.Module):
     """A CNN that returns standardised features and class logits of images.
 
-    The features are the penultimate activations in units of their standard deviation over the training set (mean
-    0, variance 1 in each dimension), which keeps the cubic kernel of KID, (x.y / D + 1)^3, of order one.
+    The features are the penultimate activations in units of their standard deviation over the
+    training set (mean 0, variance 1 in each dimension), which keeps the cubic kernel of KID, (x.y /
+    D + 1)^3, of order one.
     """
 
     def __init__(self, name: str, sizes: ClassifierSizes, weights_hash: str = "untrained") -> None:
@@ -97,8 +98,8 @@ class Classifier(nn.Module):
         """
         if images.ndim != 4 or images.shape[1] != self.sizes.in_channels:
             raise WeightsError(
-                f"expected images (B, {self.sizes.in_channels}, H, W) for the {self.name} classifier, got "
-                f"{tuple(images.shape)}: choose the extractor of the data set at hand"
+                f"the {self.name} classifier expected images (B, {self.sizes.in_channels}, H, W), "
+                f"got {tuple(images.shape)}: choose the extractor of the data set at hand"
             )
         x = to_network_size(images)  # (B, C, 32, 32)
         x = self.trunk(x)  # (B, widths[2], 4, 4)
@@ -108,7 +109,7 @@ class Classifier(nn.Module):
 
 
 def save_classifier(classifier: Classifier, path: Path) -> None:
-    """Write the weights: matrices and kernels as float16, vectors (biases, statistics) as float32."""
+    """Write the weights: matrices and kernels as float16, biases and statistics as float32."""
     state = {k: v for k, v in classifier.state_dict().items() if not k.endswith("batches_tracked")}
     half = {k: v.half() if v.ndim > 1 else v.float() for k, v in state.items()}
     save_file({k: v.contiguous() for k, v in half.items()}, path)
@@ -117,9 +118,9 @@ def save_classifier(classifier: Classifier, path: Path) -> None:
 def load_classifier(name: str, path: Path | None = None) -> Classifier:
     """Return the trained classifier of a data set, float32, frozen and in inference mode.
 
-    `name` is "mnist", "fashion_mnist" or "cifar10"; `path` replaces the shipped weights. `weights_hash` of the
-    result is the head of the file's SHA-256. Raises `WeightsError` if the name is unknown, or if the file is
-    missing, damaged, or of another network.
+    `name` is "mnist", "fashion_mnist" or "cifar10"; `path` replaces the shipped weights.
+    `weights_hash` of the result is the head of the file's SHA-256. Raises `WeightsError` if the
+    name is unknown, or if the file is missing, damaged, or of another network.
     """
     if name not in CLASSIFIERS:
         raise WeightsError(f"expected a classifier among {', '.join(CLASSIFIERS)}, got {name!r}")

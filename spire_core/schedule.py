@@ -35,7 +35,7 @@ class DiffusionConfig:
     """The diffusion process, the timesteps it is trained on, and how images are drawn from it.
 
     Training draws t = floor(u ** t_power * num_timesteps) with u uniform in [0, 1): `t_power` 1 is
-    uniform, below 1 prefers noisy images.
+    uniform, below 1 prefers noisy images. `grid_power` spaces the sampling steps (`timestep_grid`).
     """
 
     schedule: str = "cosine"
@@ -44,6 +44,7 @@ class DiffusionConfig:
     t_power: float = 1.0
     sampler: str = "dpmpp"
     sample_steps: int = 12
+    grid_power: float = 1.5
 
     def __post_init__(self) -> None:
         _check_choice("diffusion.schedule", self.schedule, SCHEDULES)
@@ -58,6 +59,11 @@ class DiffusionConfig:
             raise ConfigError(
                 f"expected diffusion.t_power above 0, got {self.t_power}: "
                 "1 trains on all timesteps alike"
+            )
+        if not 1.0 <= self.grid_power <= 3.0:
+            raise ConfigError(
+                f"expected diffusion.grid_power in 1..3, got {self.grid_power}: "
+                "1 spaces the sampling steps evenly"
             )
         if not 1 <= self.sample_steps <= self.num_timesteps:
             raise ConfigError(

@@ -1,0 +1,221 @@
+"""A client that arrives after a run has ended: it fits its own part on the finished backbone, which stays as it is.
+
+Its images come from a data set's test split, which no run trains on, or from a folder. N images of C channels.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from pipeline.datasets import SPECS, load_stored, resized, store_root
+from pipeline.figures import image_grid
+from pipeline.saved_run import SavedRun, save_client
+from pipeline.worker import ClientWorker, WorkerSetup
+from spire_core.adapt import AdaptConfig, AdaptPoint
+from spire_core.errors import ConfigError, DataError, RunError
+from spire_core.extractor import auto_extractor
+from spire_core.methods import CLIENT_EMB
+from spire_core.partition import ClientSplit, Partition
+from spire_core.rng import numpy_generator
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+MIN_IMAGES = 3  # one to learn from, two to measure on
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A client that has arrived: its id, its curve over epochs, and the files that were written."""
+
+    client_id: int
+    curve: tuple[AdaptPoint, ...]
+    path: Path
+    grid_path: Path
+    kept_epoch: int
+    num_train: int
+    num_test: int
+    num_trained: int
+
+
+def adapt_arrival(
+    run: SavedRun,
+    images: np.ndarray,
+    config: AdaptConfig,
+    client_id: int | None = None,
+    mixture: np.ndarray | None = None,
+) -> Arrival:
+    """Fit a new client's part on its uint8 images (N, C, H, W), save it with the run, and return what it found.
+
+    A share of the images, the run's `partition.test_fraction`, is held out to measure on. `mixture` (K,) is the
+    share of each of the run's classes among the images, if that is known; `client_id` None takes the next free id.
+    Raises RunError if the id is taken or if the method has no personal part, DataError for too few images.
+    """
+    if not run.config.method.record.adapt_parts:
+        raise RunError(
+            f"expected a method with a personal part, got {run.config.method.name}: "
+            "name a run of spire, fedavg_ft or shared_rep"
+        )
+    client_id = free_id(run, client_id)
+    split = _split(len(images), run, config.num_images, client_id)
+    with tempfile.TemporaryDirectory(prefix="spire-") as scratch:
+        worker = _worker(run, images, split, config, mixture, Path(scratch) / "run")
+        # The population's images are not here, so the curve's population_kid means nothing and is left out.
+        report = worker.adapt(
+            client_id, run.weights.numpy(), _mean_emb(run, config), worker.real_features(client_id)
+        )
+    path = save_client(run.folder, client_id, report.adapted.state)
+    grid = Image.fromarray(image_grid(report.after.images, 8))
+    grid.save(path.with_suffix(".png"))
+    return Arrival(
+        client_id,
+        tuple(_own(point) for point in report.adapted.curve),
+        path,
+        path.with_suffix(".png"),
+        report.adapted.kept_epoch,
+        len(split.train),
+        len(split.test),
+        report.num_trained,
+    )
+
+
+def free_id(run: SavedRun, client_id: int | None = None) -> int:
+    """Return the id that a new client of this run gets: the given one if it is free, or the next; else RunError."""
+    federation = run.config.federation
+    first = federation.num_clients + federation.num_new_clients
+    next_id = max([first - 1, *run.client_ids]) + 1
+    if client_id is None:
+        return next_id
+    if client_id < first or client_id in run.client_ids:
+        raise RunError(f"expected a client id that is free, got {client_id}: {next_id} is the next")
+    return client_id
+
+
+def _split(num_images: int, run: SavedRun, limit: int | None, client_id: int) -> ClientSplit:
+    """Return which images the client learns from (at most `limit`) and which it is measured on."""
+    if num_images < MIN_IMAGES:
+        raise DataError(
+            f"expected at least {MIN_IMAGES} images of the new client, got {num_images}: add some"
+        )
+    order = numpy_generator(run.config.seed, "arrival", client_id).permutation(num_images)
+    wanted = max(2, round(run.config.partition.test_fraction * num_images))
+    num_test = min(wanted, num_images - 1)
+    return ClientSplit(client_id, order[num_test:][:limit], order[:num_test])
+
+
+def _worker(
+    run: SavedRun,
+    images: np.ndarray,
+    split: ClientSplit,
+    config: AdaptConfig,
+    mixture: np.ndarray | None,
+    folder: Path,
+) -> ClientWorker:
+    """Return a worker that simulates this one client, as it would have in the run."""
+    if mixture is None:
+        mixture = np.full(len(run.class_names), np.nan)
+    by_client = np.broadcast_to(mixture, (split.client_id + 1, len(mixture)))
+    name = auto_extractor(run.config.data.name, run.config.eval.extractor)
+    partition = Partition((), (split,))
+    setup = WorkerSetup(replace(run.config, adapt=config), by_client, partition, name, folder)
+    return ClientWorker(setup, images, "cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _mean_emb(run: SavedRun, config: AdaptConfig) -> Tensor | None:
+    if config.init != "mean" or not run.config.method.record.has_embedding:
+        return None
+    ids = [c for c in run.client_ids if c < run.config.federation.num_clients]
+    return torch.stack([run.client_state(c)[CLIENT_EMB] for c in ids]).mean(0)
+
+
+def _own(point: AdaptPoint) -> AdaptPoint:
+    if point.observed is None:
+        return point
+    kept = {k: v for k, v in point.observed.items() if k != "population_kid" and not np.isnan(v)}
+    return replace(point, observed=kept)
+
+
+# --- the images of a new client -----------------------------------------------------------------
+
+
+def load_arrival(
+    run: SavedRun, data: str, classes: Sequence[str] = (), root: str | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return a new client's uint8 images (N, C, H, W) at the run's size, and their class mixture (K,) if it is known.
+
+    `data` is the name of a data set, whose test split is taken, or a folder of images, flat or with one subfolder
+    per class; `classes` limits it to classes by name or number. Raises ConfigError if `data` is neither or a
+    class is unknown, DataError if the images do not fit the run.
+    """
+    if data in SPECS:
+        images, names = _dataset_images(run, data, classes, root)
+    elif Path(data).expanduser().is_dir():
+        images, names = _folder_images(run, Path(data).expanduser(), classes)
+    else:
+        raise ConfigError(
+            f"expected a data set out of {', '.join(SPECS)} or a folder of images, got {data!r}: name one of them"
+        )
+    return images, _mixture(names, run.class_names)
+
+
+def _dataset_images(
+    run: SavedRun, name: str, classes: Sequence[str], root: str | None
+) -> tuple[np.ndarray, list[str]]:
+    stored = load_stored(name, store_root(root), "test")
+    if stored.images.shape[1] != run.image_shape[0]:
+        raise DataError(
+            f"expected images of {run.image_shape[0]} channels, got {stored.images.shape[1]} in {name}: "
+            "choose a data set like the one that the run was trained on"
+        )
+    names = [stored.class_names[label] for label in stored.labels]
+    chosen = _chosen(names, stored.class_names, classes)
+    return resized(stored.images[chosen], run.image_shape[-1]), [names[i] for i in chosen]
+
+
+def _folder_images(
+    run: SavedRun, folder: Path, classes: Sequence[str]
+) -> tuple[np.ndarray, list[str]]:
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    names = ["" if p.parent == folder else p.parent.name for p in files]
+    chosen = _chosen(names, sorted({name for name in names if name}), classes)
+    if not chosen:
+        raise DataError(f"expected images in {folder}, got none: add some, such as .png or .jpg")
+    images = np.stack([_decode(files[i], run.image_shape) for i in chosen])
+    return images, [names[i] for i in chosen]
+
+
+def _chosen(names: Sequence[str], known: Sequence[str], classes: Sequence[str]) -> list[int]:
+    """Return the positions of the images of these classes, given by name or number; all without any."""
+    wanted = set()
+    for given in classes:
+        if given not in known and not (given.isdecimal() and int(given) < len(known)):
+            listed = ", ".join(known) or "none, since there are no class folders"
+            raise ConfigError(f"expected classes out of {listed}, got {given!r}: correct --classes")
+        wanted.add(given if given in known else known[int(given)])
+    return [i for i, name in enumerate(names) if not classes or name in wanted]
+
+
+def _decode(file: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    """Return an image file as (C, H, W) uint8 of the run's shape: its central square."""
+    try:
+        with Image.open(file) as image:
+            if image.mode[0] in "IF":
+                raise DataError(f"expected 8 bits per channel, got another image in {file}: convert it")
+            plain = ImageOps.exif_transpose(image).convert("L" if shape[0] == 1 else "RGB")
+            side = min(plain.size)
+            square = ImageOps.fit(plain, (side, side))
+    except (OSError, Image.DecompressionBombError) as error:
+        raise DataError(f"expected an image, got {file} ({error}): remove or mend it") from error
+    pixels = np.asarray(square).reshape(side, side, shape[0]).transpose(2, 0, 1)
+    return resized(pixels[None], shape[-1])[0]
+
+
+def _mixture(names: Sequence[str], class_names: Sequence[str]) -> np.ndarray | None:
+    """Return the share of each of the run's classes (K,), or None where the images are not all of these."""
+    if not set(names) <= set(class_names):
+        return None
+    return np.array([names.count(name) for name in class_names]) / len(names)

@@ -1,0 +1,165 @@
+"""Kernel Inception Distance between sets of features, as torch-fidelity computes it.
+
+The only file that imports torch_fidelity, and only inside functions: the import takes two seconds.
+Letters: N real and M fake features, each of D numbers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spire_core.errors import DataError, WeightsError
+from spire_core.rng import numpy_generator
+
+INCEPTION = "inception-v3-compat"
+INCEPTION_FEATURES = 2048
+
+
+@dataclass(frozen=True)
+class KidScore:
+    """A KID and what it was computed with.
+
+    `std` is the spread over subsets (over splits for a floor), not a confidence interval.
+    """
+
+    mean: float
+    std: float
+    subset_size: int
+    num_subsets: int
+    num_real: int
+    num_fake: int
+
+
+def _check(real: Tensor, fake: Tensor) -> None:
+    for name, features in (("real", real), ("fake", fake)):
+        if features.ndim != 2 or len(features) < 2:
+            raise DataError(
+                f"KID expected at least 2 {name} features (N, D), got {tuple(features.shape)}: "
+                "give every client more images"
+            )
+        if not torch.isfinite(features).all():
+            raise DataError(
+                f"KID expected finite {name} features, got NaN or infinity: look at the images, "
+                "training may have diverged"
+            )
+    if real.shape[1] != fake.shape[1]:
+        raise DataError(
+            f"KID expected features of one size, got {real.shape[1]} real and {fake.shape[1]} "
+            "fake: compute both with the same extractor"
+        )
+
+
+def kid(
+    real: Tensor, fake: Tensor, subset_size: int = 1000, num_subsets: int = 20, seed: int = 0
+) -> KidScore:
+    """Return the KID of fake (M, D) against real (N, D) features.
+
+    KID is the unbiased estimate of MMD^2 with the kernel (x.y / D + 1)^3 (Binkowski et al. 2018,
+    eq. 4 and section 4), averaged over `num_subsets` pairs of random subsets of min(subset_size, N,
+    M) features. Where N = M = that size, every subset is the whole set: it is then computed once,
+    and `std` is 0. Equal distributions give about 0, also a little below. Scores of different
+    extractors are not comparable. The result is that of torch-fidelity's
+    `calculate_metrics(kid=True, rng_seed=seed)`. Raises `DataError` for fewer than 2 features,
+    differing D, or values that are not finite.
+    """
+    from torch_fidelity import metric_kid
+
+    _check(real, fake)
+    size = min(subset_size, len(real), len(fake))
+    if size < 2:
+        raise DataError(f"KID expected a subset size of at least 2, got {size}: raise it")
+    rounds = 1 if size == len(real) == len(fake) else num_subsets
+    scores = metric_kid.kid_features_to_metric(
+        real.float(),
+        fake.float(),
+        kid_subsets=rounds,
+        kid_subset_size=size,
+        rng_seed=seed % 2**32,
+        verbose=False,
+    )
+    mean = scores[metric_kid.KEY_METRIC_KID_MEAN]
+    std = scores[metric_kid.KEY_METRIC_KID_STD]
+    return KidScore(mean, std, size, rounds, len(real), len(fake))
+
+
+def kid_floor(
+    real: Tensor,
+    subset_size: int = 1000,
+    num_subsets: int = 20,
+    seed: int = 0,
+    num_splits: int = 10,
+) -> KidScore:
+    """Return the KID of real features (N, D) against themselves: what sampling noise alone gives.
+
+    The mean over `num_splits` random splits into two disjoint halves, with the spread over the
+    splits as `std`: a KID within about two of these of the mean cannot be told from real data.
+    Raises `DataError` for fewer than 4 features.
+    """
+    if real.ndim != 2 or len(real) < 4:
+        raise DataError(
+            f"the floor of KID expected at least 4 real features (N, D), got {tuple(real.shape)}: "
+            "give every client more images"
+        )
+    half = len(real) // 2
+    scores: list[KidScore] = []
+    for split in range(num_splits):
+        order = torch.from_numpy(numpy_generator(seed, "kid_floor", split).permutation(len(real)))
+        scores.append(
+            kid(real[order[:half]], real[order[half : 2 * half]], subset_size, num_subsets, seed)
+        )
+    means = [score.mean for score in scores]
+    size, rounds = scores[0].subset_size, scores[0].num_subsets
+    return KidScore(float(np.mean(means)), float(np.std(means)), size, rounds, half, half)
+
+
+def kid_matrix(
+    fakes: Sequence[Tensor],
+    reals: Sequence[Tensor],
+    subset_size: int = 1000,
+    num_subsets: int = 20,
+    seed: int = 0,
+) -> np.ndarray:
+    """Return the KIDs (len(fakes), len(reals)), float64, of every fake set against every real one.
+
+    Entry (i, j) is `kid(reals[j], fakes[i], ...).mean`; a row whose least entry is off the diagonal
+    is a client that is drawn as another.
+    """
+    return np.array(
+        [
+            [kid(real, fake, subset_size, num_subsets, seed).mean for real in reals]
+            for fake in fakes
+        ],
+        dtype=np.float64,
+    ).reshape(len(fakes), len(reals))
+
+
+def inception(weights_path: Path | None) -> nn.Module:
+    """Return torch-fidelity's InceptionV3: images (B, 3, H, W) uint8 -> (features (B, 2048) float32,).
+
+    Without a path torch-fidelity finds the weights (91 MB) in torch's cache or downloads them.
+    Raises `WeightsError` if they can be had in neither way or if the file holds anything else.
+    """
+    from torch_fidelity.utils import create_feature_extractor
+
+    path = None if weights_path is None else str(weights_path)
+    try:
+        if path is not None:
+            # torch-fidelity unpickles without restriction: first make sure that there are only tensors.
+            torch.load(path, weights_only=True, mmap=True)
+        return create_feature_extractor(
+            INCEPTION,
+            [str(INCEPTION_FEATURES)],
+            cuda=False,
+            feature_extractor_weights_path=path,
+            verbose=False,
+        )
+    except Exception as error:  # a wrong file can raise anything
+        source = "be downloaded" if path is None else f"be loaded from {path}"
+        raise WeightsError(
+            f"the weights of {INCEPTION} cannot {source} ({type(error).__name__}): pass "
+            "eval.extractor_weights=PATH, or use the data set's classifier with eval.extractor=auto"
+        ) from error

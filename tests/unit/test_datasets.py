@@ -1,0 +1,228 @@
+"""Data sets: settings, the store's verification, folders of images, resizing."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.datasets import (
+    DataConfig,
+    DatasetSpec,
+    describe,
+    load,
+    load_folder,
+    load_stored,
+    resized,
+    sha256_of,
+    store_root,
+)
+from spire_core.errors import ConfigError, DataError
+
+
+def stored(root: Path) -> tuple[DatasetSpec, dict[str, np.ndarray]]:
+    """A data set of 6 + 4 images in the store, its training arrays in two parts, and its arrays."""
+    rng = np.random.default_rng(0)
+    arrays, hashes = {}, {}
+    for split, num, num_parts in (("train", 6, 2), ("test", 4, 1)):
+        arrays[f"{split}_images"] = rng.integers(0, 256, (num, 1, 28, 28), dtype=np.uint8)
+        arrays[f"{split}_labels"] = rng.integers(0, 3, num)
+        for kind in ("images", "labels"):
+            parts = np.array_split(arrays[f"{split}_{kind}"], num_parts)
+            hashes[f"{split}_{kind}"] = tuple(sha256_of(part) for part in parts)
+    (root / "tiny").mkdir(parents=True)
+    for name, array in arrays.items():
+        np.save(root / "tiny" / f"{name}.npy", array)
+    spec = DatasetSpec("tiny", "idx", (1, 28, 28), {"train": 6, "test": 4}, ("a", "b", "c"), hashes)
+    return spec, arrays
+
+
+def save_image(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def test_unknown_name_says_which_exist() -> None:
+    with pytest.raises(ConfigError, match="did you mean fashion_mnist"):
+        DataConfig(name="fashion-mnist")
+    with pytest.raises(ConfigError, match=r"mnist, fashion_mnist, cifar10, folder, got 'zzz'$"):
+        DataConfig(name="zzz")
+
+
+def test_config_checks_combinations_and_ranges() -> None:
+    with pytest.raises(ConfigError, match="image_size=None"):
+        DataConfig(name="folder", path="x")
+    with pytest.raises(ConfigError, match="path=None"):
+        DataConfig(name="folder", image_size=16)
+    with pytest.raises(ConfigError, match="at least 1, got 0"):
+        DataConfig(image_size=0)
+
+
+def test_store_root_is_argument_then_environment_then_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SPIRE_DATA", raising=False)
+    assert store_root() == tmp_path / "data"
+    monkeypatch.setenv("SPIRE_DATA", "elsewhere")
+    assert store_root() == tmp_path / "elsewhere"
+    assert store_root("given") == tmp_path / "given"
+
+
+def test_load_says_how_to_fetch(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="spire data fetch mnist"):
+        load(DataConfig(root=str(tmp_path)), "train")
+    with pytest.raises(DataError, match="train or test, got 'val'"):
+        load(DataConfig(root=str(tmp_path)), "val")
+
+
+def test_stored_arrays_come_back_memory_mapped(tmp_path: Path) -> None:
+    spec, arrays = stored(tmp_path)
+    train, test = (load_stored(spec, tmp_path, split) for split in ("train", "test"))
+    np.testing.assert_array_equal(train.images, arrays["train_images"])
+    np.testing.assert_array_equal(test.labels, arrays["test_labels"])
+    assert isinstance(train.images, np.memmap)
+    assert not train.images.flags.writeable
+    assert train.labels.dtype == np.int64
+    assert (train.name, train.split, train.class_names) == ("tiny", "train", ("a", "b", "c"))
+    assert train.sha256 == load_stored(spec, tmp_path, "train").sha256 != test.sha256
+
+
+@pytest.mark.parametrize("damage", ["flip a byte", "truncate", "empty", "remove", "other shape"])
+def test_damaged_file_is_named(tmp_path: Path, damage: str) -> None:
+    spec, arrays = stored(tmp_path)
+    file = tmp_path / "tiny" / "train_images.npy"
+    content = bytearray(file.read_bytes())
+    if damage == "flip a byte":
+        content[-1] ^= 1
+    file.write_bytes({"truncate": content[:-100], "empty": b""}.get(damage, content))
+    if damage == "remove":
+        file.unlink()
+    if damage == "other shape":
+        np.save(file, arrays["train_images"].reshape(6, 1, 14, 56))
+    with pytest.raises(DataError, match=r"train_images\.npy is damaged.*spire data fetch tiny"):
+        load_stored(spec, tmp_path, "train")
+    assert len(load_stored(spec, tmp_path, "test").images) == 4
+
+
+def test_describe(tmp_path: Path) -> None:
+    spec, _ = stored(tmp_path)
+    state = describe(spec, tmp_path)
+    assert (state["present"], state["ok"], state["problem"]) == (True, True, None)
+    assert (state["train"], state["test"]) == (6, 4)
+    assert state["bytes"] == sum(f.stat().st_size for f in (tmp_path / "tiny").iterdir())
+    (tmp_path / "tiny" / "test_labels.npy").write_bytes(b"x")
+    damaged = describe(spec, tmp_path)
+    assert (damaged["present"], damaged["ok"], damaged["test"]) == (True, False, 0)
+    absent = describe("mnist", tmp_path)
+    assert (absent["present"], absent["ok"], absent["bytes"]) == (False, False, 0)
+
+
+@pytest.mark.parametrize("size", [4, 8, 12, 16, 20, 48])
+def test_constant_images_stay_constant(size: int) -> None:
+    images = np.full((3, 2, 16, 16), 77, np.uint8)
+    assert (resized(images, size) == 77).all()
+    assert resized(images, size).shape == (3, 2, size, size)
+
+
+def test_area_average_by_hand() -> None:
+    image = np.array([[0, 1, 10, 20], [1, 4, 30, 41], [255, 255, 0, 0], [255, 255, 0, 2]], np.uint8)
+    # means 6/4, 101/4, 255 and 2/4; halves round up
+    assert resized(image[None, None], 2).tolist() == [[[[2, 25], [255, 1]]]]
+
+
+def test_28_is_padded_to_32_with_zeros_around() -> None:
+    images = np.random.default_rng(0).integers(1, 256, (2, 1, 28, 28), dtype=np.uint8)
+    padded = resized(images, None)
+    np.testing.assert_array_equal(padded[:, :, 2:30, 2:30], images)
+    assert padded.sum() == images.sum()
+    np.testing.assert_array_equal(resized(images, 32), padded)
+    np.testing.assert_array_equal(resized(images, 16), resized(padded, 16))
+
+
+def test_resizing_to_the_same_size_is_the_identity() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32), dtype=np.uint8)
+    np.testing.assert_array_equal(resized(images, 32), images)
+    np.testing.assert_array_equal(resized(images, None), images)
+
+
+@pytest.mark.parametrize("size", [8, 12, 20])
+def test_chunks_do_not_show(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (7, 3, 16, 16), dtype=np.uint8)
+    whole = resized(images, size)
+    monkeypatch.setattr("pipeline.datasets._CHUNK_VALUES", 2 * 3 * 20 * 20)
+    np.testing.assert_array_equal(resized(images, size), whole)
+
+
+def test_bilinear_resizing_equals_pillow() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
+    pillow = np.asarray(Image.fromarray(image).resize((12, 12), Image.Resampling.BILINEAR))
+    ours = resized(image[None, None], 12)[0, 0]
+    assert np.abs(ours.astype(int) - pillow).max() <= 1  # Pillow rounds between its two passes
+
+
+def test_resizing_refuses_oblong_images() -> None:
+    with pytest.raises(DataError, match="square"):
+        resized(np.zeros((1, 1, 4, 8), np.uint8), 4)
+
+
+def test_folder_of_grey_and_rgb_images(tmp_path: Path) -> None:
+    grey = np.full((10, 10), 50, np.uint8)
+    left_centre_right = np.repeat(np.array([[0] * 4 + [200] * 8 + [0] * 4], np.uint8), 8, axis=0)
+    for split in ("train", "test"):
+        save_image(tmp_path / split / "cat" / "1.png", grey)
+        save_image(tmp_path / split / "dog" / "1.png", np.dstack([left_centre_right] * 3))
+    config = DataConfig("folder", path=str(tmp_path), image_size=8)
+    data = load(config, "test")
+    assert data.class_names == ("cat", "dog")
+    assert data.labels.tolist() == [0, 1]
+    assert data.images.dtype == np.uint8
+    np.testing.assert_array_equal(data.images[0], np.full((3, 8, 8), 50))
+    np.testing.assert_array_equal(data.images[1], np.full((3, 8, 8), 200))  # the central square
+    assert data.sha256 == load(config, "test").sha256
+    save_image(tmp_path / "test" / "cat" / "1.png", grey + 1)
+    assert data.sha256 != load(config, "test").sha256
+
+
+def test_folder_without_splits_is_split_by_name(tmp_path: Path) -> None:
+    for name, num in (("a", 10), ("b", 2), ("c", 1)):
+        for i in range(num):
+            save_image(tmp_path / name / f"{i}.png", np.full((4, 4), 10 * i + ord(name), np.uint8))
+    train, test = (load_folder(tmp_path, split, 4) for split in ("train", "test"))
+    assert np.bincount(train.labels).tolist() == [8, 1, 1]
+    assert np.bincount(test.labels).tolist() == [2, 1]
+    seen = np.concatenate([train.images, test.images])[:, 0, 0, 0].tolist()
+    assert sorted(seen) == sorted([*range(97, 197, 10), 98, 108, 99])
+
+    def key(i: int) -> bytes:
+        return hashlib.sha256(f"a/{i}.png".encode()).digest()
+
+    first_two = sorted(10 * i + ord("a") for i in sorted(range(10), key=key)[:2])
+    assert test.images[:2, 0, 0, 0].tolist() == first_two
+    elsewhere = tmp_path.rename(tmp_path.with_name("moved"))
+    assert load_folder(elsewhere, "test", 4).sha256 == test.sha256
+
+
+def test_folder_errors_are_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"one subfolder of images per class, got .*nowhere"):
+        load_folder(tmp_path / "nowhere", "train", 8)
+    with pytest.raises(DataError, match="one subfolder of images per class"):
+        load_folder(tmp_path, "train", 8)
+    save_image(tmp_path / "a" / "1.png", np.zeros((4, 4), np.uint8))
+    with pytest.raises(DataError, match="images for the test split"):
+        load_folder(tmp_path, "test", 8)
+    (tmp_path / "a" / "2.png").write_bytes(b"no image")
+    (tmp_path / "a" / "3.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"expected an image, got .*a/[23]\.png") as caught:
+        load_folder(tmp_path, "train", 8)
+    assert "\n" not in str(caught.value)
+
+
+def test_folder_refuses_16_bits_and_other_classes_in_test(tmp_path: Path) -> None:
+    save_image(tmp_path / "train" / "a" / "1.png", np.full((4, 4), 60000, np.uint16))
+    save_image(tmp_path / "test" / "b" / "1.png", np.zeros((4, 4), np.uint8))
+    with pytest.raises(DataError, match="8 bits per channel"):
+        load_folder(tmp_path, "train", 4)
+    with pytest.raises(DataError, match="the same class folders"):
+        load_folder(tmp_path, "test", 4)

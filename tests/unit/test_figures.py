@@ -1,0 +1,157 @@
+"""What the pictures say is what they were given; how they look is for eyes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pipeline.figures import (
+    OKABE_ITO,
+    curve_figure,
+    forgetting_figure,
+    histogram_figure,
+    image_grid,
+    labelled_grids,
+    matrix_figure,
+    partition_figure,
+)
+from spire_core.errors import DataError
+
+
+def drawn(figure: Figure, path: Path) -> list[Axes]:
+    """Save the figure, which raises on any warning of the layout, and return its axes."""
+    figure.savefig(path / "figure.png")
+    assert (path / "figure.png").stat().st_size > 1000
+    return figure.axes
+
+
+def legend_of(owner: Figure | Axes) -> list[str]:
+    legend = owner.legends[0] if isinstance(owner, Figure) else owner.get_legend()
+    assert legend is not None
+    return [text.get_text() for text in legend.get_texts()]
+
+
+def test_a_partition_names_new_clients_and_shows_its_counts(tmp_path: Path) -> None:
+    counts = np.array([[120, 0, 3], [0, 55, 0], [7, 7, 7]])
+    axes = drawn(partition_figure(counts, ["cat", "dog", "automobile"], 2), tmp_path)[0]
+    assert [t.get_text() for t in axes.texts] == [str(c) for c in counts.ravel()]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["0", "1", "new 2"]
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["cat", "dog", "automobile"]
+    (line,) = axes.lines
+    assert np.asarray(line.get_ydata()).tolist() == [1.5, 1.5]
+
+
+def test_a_partition_without_new_clients_has_no_line(tmp_path: Path) -> None:
+    axes = drawn(partition_figure(np.eye(3, dtype=int), ["a", "b", "c"], 3), tmp_path)[0]
+    assert len(axes.lines) == 0
+
+
+def test_a_partition_of_many_clients_names_some_of_them(tmp_path: Path) -> None:
+    counts = np.arange(1000).reshape(100, 10)
+    axes = drawn(partition_figure(counts, list("abcdefghij"), 90), tmp_path)[0]
+    assert [t.get_text() for t in axes.get_yticklabels()][:3] == ["0", "3", "6"]
+    assert len(axes.texts) == 0
+
+
+def test_numbers_can_be_read_on_their_colour(tmp_path: Path) -> None:
+    axes = drawn(matrix_figure(np.array([[0.0, 1.0]]), ["a"], ["b", "c"], "title"), tmp_path)[0]
+    assert [t.get_color() for t in axes.texts] == ["white", "black"]
+
+
+def test_a_curve_keeps_its_points_and_draws_the_floor(tmp_path: Path) -> None:
+    series = {"spire": [(0, 0.3), (5, 0.1)], "fedavg": [(0, 0.4), (5, 0.3)], "none": []}
+    figure = curve_figure(series, "round", "KID", "KID over rounds", 0.01)
+    axes = drawn(figure, tmp_path)[0]
+    assert np.asarray(axes.lines[0].get_xydata()).tolist() == [[0, 0.3], [5, 0.1]]
+    assert axes.lines[3].get_linestyle() == "--"
+    assert legend_of(axes) == [*series, "floor (real against real)"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("round", "KID")
+
+
+def test_no_curves_make_an_empty_picture_and_many_keep_apart(tmp_path: Path) -> None:
+    assert drawn(curve_figure({}, "x", "y", "t"), tmp_path)[0].get_legend() is None
+    many = {f"d_emb={i}": [(0.0, float(i))] for i in range(15)}
+    lines = drawn(curve_figure(many, "x", "y", "t"), tmp_path)[0].lines
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 15
+
+
+def test_a_method_has_one_colour_in_both_forgetting_panels(tmp_path: Path) -> None:
+    own = {"spire": [(0, 0.0), (1, 0.0)], "fedavg_ft": [(0, 0.0), (1, 0.1)]}
+    lost = {"fedavg_ft": [(0, 0.0), (1, 0.5)], "shared_rep": [(0, 0.0), (1, 0.2)]}
+    figure = forgetting_figure(own, lost, "forgetting")
+    left, right = drawn(figure, tmp_path)
+    assert left.lines[1].get_color() == right.lines[0].get_color() == OKABE_ITO[1]
+    assert right.lines[1].get_color() == OKABE_ITO[2]
+    assert legend_of(figure) == ["spire", "fedavg_ft", "shared_rep"]
+    assert left.get_xlabel() == "epochs of adaptation"
+
+
+@pytest.mark.parametrize(("num", "num_texts"), [(1, 1), (12, 144), (13, 0), (60, 0)])
+def test_a_matrix_of_up_to_12_clients_is_numbered(tmp_path: Path, num: int, num_texts: int) -> None:
+    matrix = np.linspace(-0.01, 0.2, num * num).reshape(num, num)
+    names = [f"client {i}" for i in range(num)]
+    axes = drawn(matrix_figure(matrix, names, names, "KID between clients"), tmp_path)[0]
+    assert len(axes.texts) == num_texts
+    assert axes.get_ylabel() == "samples of client"
+    assert axes.get_xlabel() == "data of client"
+    assert np.array_equal(np.asarray(axes.images[0].get_array()), matrix)
+
+
+def test_bars_stand_side_by_side_with_their_heights(tmp_path: Path) -> None:
+    rows = {"true": [0.2, 0.8], "before": [0.5, 0.5], "after": [0.25, 0.75]}
+    figure = histogram_figure(rows, ["cat", "dog"], "mixture")
+    axes = drawn(figure, tmp_path)[0]
+    heights = [bar.get_height() for bar in axes.patches]  # pyright: ignore
+    assert heights == [0.2, 0.8, 0.5, 0.5, 0.25, 0.75]
+    starts = sorted(bar.get_x() for bar in axes.patches)  # pyright: ignore
+    assert (np.diff(starts) > 0.2).all()
+    assert legend_of(figure) == list(rows)
+
+
+def test_a_grid_by_hand() -> None:
+    images = np.array([10, 20, 30], np.uint8).reshape(3, 1, 1, 1)
+    grid = image_grid(images, columns=2, pad=1, scale=1)
+    expected = [
+        [255, 255, 255, 255, 255],
+        [255, 10, 255, 20, 255],
+        [255, 255, 255, 255, 255],
+        [255, 30, 255, 255, 255],
+        [255, 255, 255, 255, 255],
+    ]
+    for channel in range(3):
+        assert grid[:, :, channel].tolist() == expected
+
+
+def test_a_grid_keeps_channels_and_pixels_in_place() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (6, 3, 5, 4), dtype=np.uint8)
+    grid = image_grid(images, columns=3, pad=2, scale=3)
+    assert grid.shape == (2 + 2 * 17, 2 + 3 * 14, 3)
+    for i in range(6):
+        top, left = 2 + (i // 3) * 17, 2 + (i % 3) * 14
+        tile = grid[top : top + 15 : 3, left : left + 12 : 3]
+        assert np.array_equal(tile.transpose(2, 0, 1), images[i])
+
+
+def test_floats_from_minus_one_to_one_become_bytes() -> None:
+    images = np.array([-1.0, 0.0, 1.0, 1.5, -9.0], np.float32).reshape(5, 1, 1, 1)
+    grid = image_grid(images, columns=5, pad=0, scale=1)
+    assert grid[0, :, 0].tolist() == [0, 128, 255, 255, 0]
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4, 4), (2, 2, 4, 4), (3, 4, 4)])
+def test_a_grid_needs_images(shape: tuple[int, ...]) -> None:
+    with pytest.raises(DataError, match="expected images"):
+        image_grid(np.zeros(shape), columns=2)
+    with pytest.raises(DataError, match="expected finite images"):
+        image_grid(np.full((1, 1, 2, 2), np.nan), columns=2)
+
+
+def test_grids_are_stacked_under_their_titles(tmp_path: Path) -> None:
+    images = np.zeros((10, 3, 8, 8), np.uint8)
+    rows = [("client 24: real", images), ("before", images[:5]), ("after", images[:1, :1])]
+    figure = labelled_grids(rows, columns=5, title="client 24")
+    axes = drawn(figure, tmp_path)
+    assert [a.get_title(loc="left") for a in axes] == [text for text, _ in rows]
+    assert np.array_equal(np.asarray(axes[0].images[0].get_array()), image_grid(images, 5))

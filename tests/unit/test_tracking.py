@@ -1,0 +1,493 @@
+import io
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from pipeline.config import load_config
+from pipeline.saved_run import SavedRun, save_client, save_run
+from pipeline.tracking import (
+    NullTracker,
+    Tracker,
+    TrackingConfig,
+    find_run,
+    git_revision,
+    mask,
+    tracking_uri,
+    ui_command,
+)
+from spire_core.errors import ClusterError, ConfigError, RunError
+from spire_core.flat import FlatModel
+
+# MLflow's own use of SQLAlchemy 2.1, when its store is imported.
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
+
+
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrackingConfig, str]:
+    """A store with one run, in a folder that did not exist; and what creating it printed."""
+    config = TrackingConfig(root=str(tmp_path_factory.mktemp("tracking") / "my runs"))
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        with redirect_stdout(printed), redirect_stderr(printed):
+            Tracker.start(config, "first", {}).finish()
+    return config, printed.getvalue()
+
+
+@pytest.fixture
+def store(first_run: tuple[TrackingConfig, str], monkeypatch: pytest.MonkeyPatch) -> TrackingConfig:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return first_run[0]
+
+
+def client_of(config: TrackingConfig) -> MlflowClient:
+    return MlflowClient(tracking_uri(config))
+
+
+def read_run(config: TrackingConfig, tracker: Tracker) -> Run:
+    return client_of(config).get_run(tracker.run_id)
+
+
+def read_text(config: TrackingConfig, tracker: Tracker, path: str, to: Path) -> str:
+    return Path(client_of(config).download_artifacts(tracker.run_id, path, str(to))).read_text()
+
+
+def test_the_first_run_prints_nothing(first_run: tuple[TrackingConfig, str]) -> None:
+    assert first_run[1] == ""
+
+
+def test_the_default_store_and_the_runs_lie_under_the_root(store: TrackingConfig) -> None:
+    with Tracker.start(store, "here", {}) as tracker:
+        tracker.log_dict({"a": 1}, "a.json")
+    root = Path(store.root or "")
+    assert tracker.uri == f"sqlite:///{root}/mlflow.db"
+    assert (root / "mlflow.db").is_file()
+    assert tracker.run_dir == root / "runs" / tracker.run_id
+    assert tracker.run_dir.is_dir()
+    assert (root / "artifacts" / tracker.run_id / "artifacts" / "a.json").is_file()
+
+
+def test_the_default_root_is_the_current_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert tracking_uri(TrackingConfig()) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert tracking_uri(TrackingConfig(uri="sqlite:///a.db")) == f"sqlite:///{tmp_path}/a.db"
+
+
+def test_params_metrics_and_tags_come_back(store: TrackingConfig) -> None:
+    params = {f"group.key{i}": i for i in range(250)} | {"none": None, "empty": "", "t": (1, 2)}
+    with Tracker.start(store, "numbers", {"method": "spire"}) as tracker:
+        tracker.log_params(params)
+        tracker.log_metrics({"pretrain/loss": 0.5, "time/round_s": 2.0}, step=0)
+        tracker.log_metrics({"pretrain/loss": 0.25}, step=7)
+    run = read_run(store, tracker)
+    assert run.data.params == {key: str(value) for key, value in params.items()}
+    assert run.data.metrics == {"pretrain/loss": 0.25, "time/round_s": 2.0}
+    history = client_of(store).get_metric_history(tracker.run_id, "pretrain/loss")
+    assert [(m.step, m.value) for m in history] == [(0, 0.5), (7, 0.25)]
+    assert run.data.tags["method"] == "spire"
+    assert (run.info.run_name, run.info.status) == ("numbers", "FINISHED")
+
+
+def test_metrics_beyond_one_batch_all_arrive(store: TrackingConfig) -> None:
+    with Tracker.start(store, "many", {}) as tracker:
+        tracker.log_metrics({f"m{i}": i for i in range(1001)}, step=0)
+    assert read_run(store, tracker).data.metrics == {f"m{i}": i for i in range(1001)}
+
+
+def test_metrics_that_are_not_finite_are_kept_and_warned_about(
+    store: TrackingConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Tracker.start(store, "odd", {}) as tracker:
+        tracker.log_metrics({"nan": math.nan, "inf": -math.inf, "one": 1.0}, step=4)
+    metrics = read_run(store, tracker).data.metrics
+    assert math.isnan(metrics["nan"])
+    assert metrics["inf"] == -sys.float_info.max
+    assert [r.getMessage() for r in caplog.records] == [
+        "metrics that are not finite at step 4: nan=nan, inf=-inf"
+    ]
+
+
+def test_images_keep_their_key_step_and_pixels(store: TrackingConfig, tmp_path: Path) -> None:
+    from PIL import Image
+
+    image = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
+    with Tracker.start(store, "images", {}) as tracker:
+        tracker.log_image("samples/client_3", image, step=20)
+        tracker.log_image("samples/grey", image[:, :, :1], step=20)
+    paths = [a.path for a in client_of(store).list_artifacts(tracker.run_id, "images")]
+    (path,) = [p for p in paths if "samples~client_3" in p and p.endswith(".png")]
+    assert "+step+20+" in path
+    stored = client_of(store).download_artifacts(tracker.run_id, path, str(tmp_path))
+    np.testing.assert_array_equal(np.asarray(Image.open(stored)), image)
+    assert len(paths) == 4  # each as png and as a small webp
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (3, 4, 5), (2, 4, 5, 3)])
+def test_what_is_no_image_is_refused(store: TrackingConfig, shape: tuple[int, ...]) -> None:
+    with Tracker.start(store, "wrong", {}) as tracker:
+        with pytest.raises(ValueError, match=r"expected an image \(H, W, C\) of uint8"):
+            tracker.log_image("a", np.zeros(shape, np.uint8), 0)
+        with pytest.raises(ValueError, match="of float64"):
+            tracker.log_image("a", np.zeros((4, 5, 3)), 0)
+
+
+def test_figures_and_dictionaries_are_artifacts(store: TrackingConfig, tmp_path: Path) -> None:
+    figure = Figure()
+    figure.subplots().plot([0, 1])
+    values = {"a": (1, 2), "b": {"c": None}, "uri": "http://me:secret@host/x"}
+    with Tracker.start(store, "files", {}) as tracker:
+        tracker.log_figure(figure, "figures/kid.png")
+        tracker.log_dict(values, "config/resolved.yaml")
+        tracker.log_dict(values, "config/resolved.json")
+    png = client_of(store).download_artifacts(tracker.run_id, "figures/kid.png", str(tmp_path))
+    assert Path(png).read_bytes().startswith(b"\x89PNG")
+    stored = json.loads(read_text(store, tracker, "config/resolved.json", tmp_path))
+    assert stored == {"a": [1, 2], "b": {"c": None}, "uri": "http://***@host/x"}
+    text = read_text(store, tracker, "config/resolved.yaml", tmp_path)
+    assert "a:\n- 1\n- 2\n" in text
+    assert "secret" not in text
+
+
+def test_tables_are_mlflows_and_are_replaced(store: TrackingConfig, tmp_path: Path) -> None:
+    columns = {"client_id": np.array([0, 1]), "kid": [0.5, math.nan], "name": ["a", "b"]}
+    with Tracker.start(store, "tables", {}) as tracker:
+        tracker.log_table("tables/kid.json", {"client_id": [9]})
+        tracker.log_table("tables/kid.json", columns)
+        with pytest.raises(ValueError, match="shorter"):
+            tracker.log_table("tables/wrong.json", {"a": [1, 2], "b": [1]})
+    client = client_of(store)
+    experiment_id = client.get_run(tracker.run_id).info.experiment_id
+    table = client.load_table(experiment_id, "tables/kid.json", run_ids=[tracker.run_id])
+    assert list(table.columns) == ["client_id", "kid", "name"]
+    assert table["client_id"].tolist() == [0, 1]
+    assert table["kid"][0] == 0.5
+    assert math.isnan(table["kid"][1])
+    assert table["name"].tolist() == ["a", "b"]
+
+
+def test_a_data_set_is_recorded_without_its_data(store: TrackingConfig) -> None:
+    images, sha256 = np.zeros((5, 1, 8, 8), np.uint8), "0123456789abcdef" * 4
+    with Tracker.start(store, "data", {}) as tracker:
+        tracker.log_dataset(images, np.array([0, 2, 2, 2, 0]), "mnist", sha256, "pretrain")
+    (given,) = read_run(store, tracker).inputs.dataset_inputs
+    assert (given.dataset.name, given.dataset.digest) == ("mnist", sha256[:36])
+    assert json.loads(given.dataset.profile) == {
+        "num_examples": 5,
+        "image_shape": [1, 8, 8],
+        "class_counts": {"0": 2, "2": 3},
+        "sha256": sha256,
+    }
+    assert [(tag.key, tag.value) for tag in given.tags] == [("mlflow.data.context", "pretrain")]
+    schema = json.loads(given.dataset.schema)["mlflow_tensorspec"]
+    spec = {"type": "tensor", "tensor-spec": {"dtype": "uint8", "shape": [-1, 1, 8, 8]}}
+    assert json.loads(schema["features"]) == [spec]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED"), (SystemExit, "KILLED")],
+)
+def test_an_error_ends_the_run_with_its_status(
+    store: TrackingConfig, error: type[BaseException], status: str
+) -> None:
+    with pytest.raises(error), Tracker.start(store, "ends", {}) as tracker:
+        raise error
+    info = read_run(store, tracker).info
+    assert info.status == status
+    assert info.end_time is not None
+
+
+def test_the_first_finish_counts(store: TrackingConfig) -> None:
+    with Tracker.start(store, "ends", {}) as tracker:
+        tracker.finish("KILLED")
+    tracker.finish("FINISHED")
+    assert read_run(store, tracker).info.status == "KILLED"
+
+
+def test_two_trackers_of_one_folder_do_not_mix(store: TrackingConfig) -> None:
+    parent = Tracker.start(store, "parent", {})
+    with parent, Tracker.start(store, "child", {}, parent_run_id=parent.run_id) as child:
+        parent.log_metrics({"a": 1.0}, 0)
+        child.log_metrics({"a": 2.0}, 0)
+        parent.log_metrics({"a": 3.0}, 1)
+    assert read_run(store, parent).data.metrics == {"a": 3.0}
+    assert read_run(store, child).data.metrics == {"a": 2.0}
+    assert read_run(store, child).data.tags["mlflow.parentRunId"] == parent.run_id
+    assert parent.run_dir != child.run_dir
+
+
+def test_a_resumed_run_repeats_no_step(store: TrackingConfig) -> None:
+    with Tracker.start(store, "stops", {}) as tracker:
+        tracker.log_metrics({"a": 0.0, "b": 0.0}, 0)
+        tracker.log_metrics({"a": 1.0}, 1)
+        tracker.finish("KILLED")
+    with Tracker.resume(store, tracker.run_dir) as resumed:
+        assert read_run(store, tracker).info.status == "RUNNING"
+        resumed.log_metrics({"a": 1.5, "b": 1.0}, 1)
+        resumed.log_metrics({"a": 2.0, "b": 2.0}, 2)
+    assert (resumed.run_id, resumed.run_dir) == (tracker.run_id, tracker.run_dir)
+    client = client_of(store)
+    histories = [client.get_metric_history(tracker.run_id, key) for key in "ab"]
+    assert [[(m.step, m.value) for m in h] for h in histories] == [
+        [(0, 0.0), (1, 1.0), (2, 2.0)],
+        [(0, 0.0), (1, 1.0), (2, 2.0)],
+    ]
+    assert read_run(store, resumed).info.status == "FINISHED"
+
+
+def test_a_run_that_the_store_has_lost_is_not_resumed(store: TrackingConfig) -> None:
+    with Tracker.start(store, "lost", {}) as tracker:
+        record = json.loads((tracker.run_dir / "tracking.json").read_text())
+    folder = tracker.run_dir.parent / ("f" * 32)
+    folder.mkdir()
+    (folder / "tracking.json").write_text(json.dumps(record | {"run_id": "f" * 32}))
+    with pytest.raises(RunError, match=r"expected run ffff.* in the store sqlite:.*tracking\.uri"):
+        Tracker.resume(store, folder)
+
+
+def test_nothing_of_mlflows_process_state_changes(store: TrackingConfig) -> None:
+    import mlflow
+
+    before = dict(os.environ)
+    with Tracker.start(store, "state", {}):
+        assert mlflow.active_run() is None
+    new = {"MLFLOW_DISABLE_TELEMETRY", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"}
+    assert {k: v for k, v in os.environ.items() if k not in new} == {
+        k: v for k, v in before.items() if k not in new
+    }
+
+
+def test_without_tracking_there_is_a_folder_and_nothing_else(tmp_path: Path) -> None:
+    config = TrackingConfig(enabled=False, root=str(tmp_path))
+    with Tracker.start(config, "quiet", {}) as tracker:
+        tracker.log_params({"a": 1})
+        tracker.log_metrics({"a": 1.0}, 0)
+        tracker.log_dict({}, "a.json")
+        assert tracker.log_model(tmp_path, (1, 8, 8)) is None
+    assert isinstance(tracker, NullTracker)
+    assert tracker.uri is None
+    assert len(tracker.run_id) == 32
+    assert [p.name for p in tmp_path.iterdir()] == ["runs"]
+    assert find_run("quiet", config) == tracker.run_dir
+    assert isinstance(Tracker.resume(config, tracker.run_dir), NullTracker)
+
+
+# ------------------------------------------------------------------------------------- the model
+
+
+def tiny_run(folder: Path) -> SavedRun:
+    config = load_config(
+        None,
+        [
+            "model.d_emb=4",
+            "model.width=8",
+            "model.multipliers=[1]",
+            "model.attention=[]",
+            "model.cond_dim=8",
+            "diffusion.num_timesteps=10",
+            "diffusion.sample_steps=2",
+        ],
+    )
+    model = FlatModel(config.model, config.method, 1)
+    weights = torch.randn(model.layout.size, generator=torch.Generator().manual_seed(0)) / 10
+    more = {"image_shape": [1, 8, 8], "class_names": ["a", "b"]}
+    save_run(folder, config, model, weights.numpy(), more)
+    for client_id in (0, 5):
+        save_client(folder, client_id, {"client_emb": torch.full((4,), float(client_id))})
+    return SavedRun.load(folder)
+
+
+def test_the_logged_model_draws_what_the_saved_run_draws(
+    store: TrackingConfig, tmp_path: Path
+) -> None:
+    import mlflow.pyfunc
+    import pandas as pd
+
+    saved = tiny_run(tmp_path / "model")
+    path_before = list(sys.path)
+    with Tracker.start(store, "model", {}) as tracker:
+        tracker.log_params({"model.d_emb": 4})
+        uri = tracker.log_model(tmp_path / "model", saved.image_shape, guidance=1.5)
+    assert uri is not None
+    assert sys.path == path_before
+    client = client_of(store)
+    logged = client.get_logged_model(uri.removeprefix("models:/"))
+    assert (str(logged.status), logged.source_run_id) == ("READY", tracker.run_id)
+    assert logged.params == {"model.d_emb": "4"}
+    (output,) = read_run(store, tracker).outputs.model_outputs
+    assert output.model_id == logged.model_id
+
+    try:
+        model = mlflow.pyfunc.load_model(logged.artifact_location)
+    finally:
+        sys.path[:] = path_before  # loading puts the model's own code first
+    clients = pd.DataFrame({"client_id": [5, 0, -1]})
+    drawn = model.predict(clients, params={"seed": 3, "num_images": 2, "guidance": 1.0})
+    expected = [saved.draw(client_id, 2, 3, 1.0) for client_id in (5, 0, None)]
+    np.testing.assert_array_equal(drawn, np.concatenate(expected))
+    defaults = model.predict(clients[:1])
+    np.testing.assert_array_equal(defaults, saved.draw(5, 1, 0, 1.5))
+    with pytest.raises(RunError, match="expected a client out of 0, 5, got 1"):
+        model.predict(pd.DataFrame({"client_id": [1]}))
+
+
+def test_a_model_that_cannot_be_saved_is_marked_as_failed(
+    store: TrackingConfig, tmp_path: Path
+) -> None:
+    tracker = Tracker.start(store, "no model", {})
+    with tracker, pytest.raises(OSError, match="nothing_here"):
+        tracker.log_model(tmp_path / "nothing_here", (1, 8, 8))
+    experiment_id = read_run(store, tracker).info.experiment_id
+    models = client_of(store).search_logged_models([experiment_id])
+    (model,) = [m for m in models if m.source_run_id == tracker.run_id]
+    assert str(model.status) == "FAILED"
+
+
+# --------------------------------------------------------------------------- stores that are wrong
+
+
+def test_a_server_that_does_not_answer_is_one_sentence_and_soon(tmp_path: Path) -> None:
+    config = TrackingConfig(uri="http://me:secret@127.0.0.1:9", root=str(tmp_path))
+    began = time.monotonic()
+    with pytest.raises(ClusterError) as raised:
+        Tracker.start(config, "nowhere", {})
+    assert time.monotonic() - began < 15
+    message = str(raised.value)
+    assert message.startswith("expected an MLflow store at http://***@127.0.0.1:9, got ")
+    assert message.endswith("or set tracking.enabled=false")
+    assert "secret" not in message
+    assert "\n" not in message
+    assert raised.value.__cause__ is None
+    assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("no database " * 100)
+    with pytest.raises(ConfigError, match=r"expected an sqlite database at .*mlflow\.db, got file"):
+        Tracker.start(TrackingConfig(uri="sqlite:///mlflow.db", root=str(tmp_path)), "a", {})
+
+
+def test_a_root_that_is_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for enabled in (True, False):
+        config = TrackingConfig(enabled=enabled, root=str(tmp_path / "file"))
+        with pytest.raises(ConfigError, match=r"expected a folder for runs at .*tracking\.root"):
+            Tracker.start(config, "a", {})
+
+
+@pytest.mark.parametrize("uri", ["./mlruns", "file:///tmp/mlruns", "runs"])
+def test_a_folder_is_no_store(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="no longer keeps runs in a plain folder"):
+        TrackingConfig(uri=uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(ConfigError, match="no longer keeps runs in a plain folder"):
+        tracking_uri(TrackingConfig())
+
+
+def test_a_deleted_experiment_says_how_to_restore_it(store: TrackingConfig) -> None:
+    config = TrackingConfig(root=store.root, experiment="gone")
+    with Tracker.start(config, "a", {}) as tracker:
+        pass
+    experiment_id = read_run(config, tracker).info.experiment_id
+    client_of(config).delete_experiment(experiment_id)
+    with pytest.raises(ConfigError, match=f"mlflow experiments restore -x {experiment_id}"):
+        Tracker.start(config, "b", {})
+
+
+def test_an_experiment_needs_a_name() -> None:
+    with pytest.raises(ConfigError, match=r"tracking\.experiment"):
+        TrackingConfig(experiment=" ")
+
+
+# ------------------------------------------------------------------------------ names and commands
+
+
+def test_runs_are_found_by_every_name(tmp_path: Path) -> None:
+    config = TrackingConfig(enabled=False, root=str(tmp_path))
+    runs = []
+    for name in ("a", "b", "b"):
+        runs.append(Tracker.start(config, name, {}))
+        time.sleep(0.002)  # the order is that of the milliseconds
+    first, second, third = runs
+    assert find_run("last", config) == third.run_dir
+    assert find_run("a", config) == first.run_dir
+    assert find_run(second.run_id, config) == second.run_dir
+    assert find_run(third.run_id[:12], config) == third.run_dir
+    assert find_run(str(first.run_dir), TrackingConfig(root="elsewhere")) == first.run_dir
+
+    with pytest.raises(RunError, match="got 'b', which fits 2 of them") as raised:
+        find_run("b", config)
+    assert second.run_id[:8] in str(raised.value)
+    assert first.run_id[:8] not in str(raised.value)
+    with pytest.raises(RunError, match=r"got 'c', which is none .*\(a\), .*\(b\), .*\(b\)$"):
+        find_run("c", config)
+    for absent in ("", str(tmp_path), "last"):
+        with pytest.raises(RunError, match=r"none of those in .*tracking\.root=FOLDER"):
+            find_run(absent, TrackingConfig(root=str(tmp_path / "empty")))
+
+
+def test_the_configured_name_replaces_the_given_one(tmp_path: Path) -> None:
+    config = TrackingConfig(enabled=False, root=str(tmp_path), run_name="mine")
+    assert Tracker.start(config, "theirs", {}).run_dir == find_run("mine", config)
+
+
+def test_the_ui_command_is_exact_and_hides_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert ui_command(TrackingConfig(root="/my runs")) == (
+        "mlflow ui --backend-store-uri 'sqlite:////my runs/mlflow.db' --host 127.0.0.1 --port 5000"
+    )
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@host:1/x")
+    assert ui_command(TrackingConfig()) == "https://***@host:1/x"
+    assert "--backend-store-uri sqlite:////a.db" in ui_command(
+        TrackingConfig(uri="sqlite:////a.db")
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("http://host/a@b", "http://host/a@b"),
+        (
+            "postgresql+psycopg2://u:p@h/d and http://t@h",
+            "postgresql+psycopg2://***@h/d and http://***@h",
+        ),
+        ('{"a":"http://h","b":"c@d"}', '{"a":"http://h","b":"c@d"}'),
+    ],
+)
+def test_masking_hides_users_and_passwords_only(text: str, masked: str) -> None:
+    assert mask(text) == masked
+
+
+def test_the_revision_is_that_of_a_checkout_that_tracks_the_file(tmp_path: Path) -> None:
+    def git(*args: str) -> str:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        command = ["git", "-C", str(tmp_path), *who, *args]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    source = tmp_path / "a.py"
+    source.write_text("1")
+    git("init")
+    assert git_revision(source) is None
+    git("add", "a.py")
+    git("commit", "-m", "a")
+    short = git("rev-parse", "--short", "HEAD")
+    assert git_revision(source) == short
+    source.write_text("2")
+    assert git_revision(source) == f"{short}-dirty"
+    (tmp_path / "installed.py").write_text("1")
+    assert git_revision(tmp_path / "installed.py") is None
