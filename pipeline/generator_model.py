@@ -10,6 +10,7 @@ the project imports it. A logged model draws three images as each of the clients
 from typing import Any
 
 import numpy as np
+import pandas as pd  # as MLflow, which needs it
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
@@ -26,11 +27,14 @@ class Generator(PythonModel):
         self.run = SavedRun.load(context.artifacts["run"])
 
     def predict(  # pyright: ignore[reportIncompatibleMethodOverride]  (its base returns None)
-        self, context: PythonModelContext, model_input: Any, params: dict[str, Any] | None = None
+        self,
+        context: PythonModelContext,
+        model_input: pd.DataFrame,
+        params: dict[str, Any] | None = None,
     ) -> np.ndarray:
         """Return images (rows * num_images, C, H, W) float32 in [-1, 1], row after row.
 
-        `model_input` is a table with the column `client_id`, where -1 is the population. A row
+        `model_input` has the column `client_id`, where -1 is the population. A row
         depends on its client, `seed`, `num_images` and `guidance` only: equal rows draw equal
         images. RunError if the run has no such client.
         """

@@ -20,6 +20,7 @@ import subprocess
 import tempfile
 import time
 import uuid
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -41,6 +42,11 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 RECORD = "tracking.json"  # in every run's folder: what `find_run` and `Tracker.resume` need to know
 PACKAGE = Path(__file__).resolve().parent
 MODEL_NEEDS = ("mlflow", "numpy", "omegaconf", "pillow", "pyyaml", "safetensors", "torch", "tqdm")
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
 MAX_PARAMS = 100  # MLflow's limits for one call of log_batch
 MAX_METRICS = 1000
 MAX_DIGEST_CHARS = 36
@@ -145,7 +151,7 @@ def _records(runs: Path) -> list[dict[str, Any]]:
 
 
 def find_run(run: str, config: TrackingConfig) -> Path:
-    """Return the folder of a run, given as "last", an id or the head of one, a name, or a path.
+    """Return the folder of a run, given as "last", a name, an id or the head of one, or a path.
 
     RunError if there is none, or if the name or the head of an id fits several.
     """
@@ -153,8 +159,8 @@ def find_run(run: str, config: TrackingConfig) -> Path:
     records = _records(runs)
     if run == "last" and records:
         return records[-1]["folder"]
-    fits = [r for r in records if run and r["run_id"].startswith(run)]
-    fits = fits or [r for r in records if r["run_name"] == run]
+    fits = [r for r in records if r["run_name"] == run]
+    fits = fits or [r for r in records if run and r["run_id"].startswith(run)]
     if len(fits) == 1:
         return fits[0]["folder"]
     folder = Path(run).expanduser()
@@ -362,7 +368,7 @@ class MlflowTracker(Tracker):
         self._old_steps: set[tuple[str, int]] = set()  # (metric or image file's head, step)
 
     def reopen(self) -> None:
-        """Mark the run as running again, and note what it holds; RunError if there is no such run."""
+        """Mark the run as running again and note what it holds; RunError if it does not exist."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -371,8 +377,8 @@ class MlflowTracker(Tracker):
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             raise RunError(
-                f"expected run {self.run_id} in the store {self.uri}, got none: name its store with "
-                "tracking.uri=URI"
+                f"expected run {self.run_id} in the store {self.uri}, got none: name its store "
+                "with tracking.uri=URI"
             ) from error
         self._old_params = data.params
         for key in data.metrics:
@@ -471,7 +477,9 @@ class MlflowTracker(Tracker):
         model = self._client.create_logged_model(
             run.info.experiment_id, "generator", source_run_id=self.run_id, params=run.data.params
         )
-        with tempfile.TemporaryDirectory() as scratch:
+        with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
+            # MLflow warns of one of its own type hints, and that there is no input example.
+            warnings.filterwarnings("ignore", category=UserWarning, module=r"mlflow\.")
             try:
                 _save_model(Path(scratch, "model"), folder, model, image_shape, guidance)
                 self._client.log_model_artifacts(model.model_id, str(Path(scratch, "model")))
@@ -508,14 +516,6 @@ def _save_model(
     path: Path, run: Path, model: "LoggedModel", image_shape: tuple[int, int, int], guidance: float
 ) -> None:
     """Write the model's files to `path`; log_model would need a process-wide run and URI."""
-    with warnings.catch_warnings():  # about its own type hints, and an input example
-        warnings.simplefilter("ignore", UserWarning)
-        _save_pyfunc(path, run, model, image_shape, guidance)
-
-
-def _save_pyfunc(
-    path: Path, run: Path, model: "LoggedModel", image_shape: tuple[int, int, int], guidance: float
-) -> None:
     import mlflow.pyfunc
     from mlflow.models import Model, ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
@@ -527,9 +527,7 @@ def _save_pyfunc(
         python_model=str(PACKAGE / "generator_model.py"),
         artifacts={"run": str(run)},
         code_paths=[str(PACKAGE.parent / "spire_core"), str(PACKAGE)],
-        pip_requirements=[
-            f"{name}=={metadata.version(name).split('+')[0]}" for name in MODEL_NEEDS
-        ],
+        pip_requirements=[f"{n}=={metadata.version(n).split('+')[0]}" for n in MODEL_NEEDS],
         signature=ModelSignature(
             inputs=Schema([ColSpec("long", "client_id")]),
             outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, *image_shape))]),
@@ -572,8 +570,8 @@ def _first_contact(config: TrackingConfig, uri: str) -> "Iterator[MlflowClient]"
 
 def _quiet_mlflow() -> None:
     """Import mlflow without telemetry and without messages about creating a database."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    for key, value in QUIET.items():
+        os.environ.setdefault(key, value)
     import mlflow  # noqa: F401  (it sets its loggers' levels when it is imported)
 
     for name in ("mlflow", "alembic"):

@@ -103,7 +103,8 @@ class Classifier(nn.Module):
             )
         x = to_network_size(images)  # (B, C, 32, 32)
         x = self.trunk(x)  # (B, widths[2], 4, 4)
-        x = F.relu(self.embed(x.flatten(1)))  # (B, D)
+        # Leaky, because weight decay kills rectified features: a constant one has no variance to divide by.
+        x = F.leaky_relu(self.embed(x.flatten(1)), 0.1)  # (B, D)
         features = self.standardise(x)  # (B, D)
         return features, self.head(features)  # (B, D), (B, 10)
 

@@ -79,7 +79,7 @@ def make_extractor(name: str, weights_path: str | Path | None = None) -> Extract
 
 
 def auto_extractor(data_name: str, name: str = "auto") -> str:
-    """Return `name`, or where it is "auto" the data set's classifier, or Inception if there is none."""
+    """Return `name`; for "auto" the data set's classifier, or Inception where there is none."""
     if name != "auto":
         return name
     return data_name + CLASSIFIER_SUFFIX if data_name in CLASSIFIERS else INCEPTION

@@ -6,10 +6,12 @@ Letters: N real and M fake features, each of D numbers.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
+from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
 
 from spire_core.errors import DataError, WeightsError
@@ -53,6 +55,13 @@ def _check(real: Tensor, fake: Tensor) -> None:
         )
 
 
+@cache
+def _numpy_blas() -> ThreadpoolController:
+    # One thread: products this small take 10-20 times longer where threads wait for a busy core,
+    # and the scores do not depend on the number of cores.
+    return ThreadpoolController().select(internal_api="openblas")
+
+
 def kid(
     real: Tensor, fake: Tensor, subset_size: int = 1000, num_subsets: int = 20, seed: int = 0
 ) -> KidScore:
@@ -73,14 +82,15 @@ def kid(
     if size < 2:
         raise DataError(f"KID expected a subset size of at least 2, got {size}: raise it")
     rounds = 1 if size == len(real) == len(fake) else num_subsets
-    scores = metric_kid.kid_features_to_metric(
-        real.float(),
-        fake.float(),
-        kid_subsets=rounds,
-        kid_subset_size=size,
-        rng_seed=seed % 2**32,
-        verbose=False,
-    )
+    with _numpy_blas().limit(limits=1):
+        scores = metric_kid.kid_features_to_metric(
+            real.float(),
+            fake.float(),
+            kid_subsets=rounds,
+            kid_subset_size=size,
+            rng_seed=seed % 2**32,
+            verbose=False,
+        )
     mean = scores[metric_kid.KEY_METRIC_KID_MEAN]
     std = scores[metric_kid.KEY_METRIC_KID_STD]
     return KidScore(mean, std, size, rounds, len(real), len(fake))
@@ -138,7 +148,7 @@ def kid_matrix(
 
 
 def inception(weights_path: Path | None) -> nn.Module:
-    """Return torch-fidelity's InceptionV3: images (B, 3, H, W) uint8 -> (features (B, 2048) float32,).
+    """Return torch-fidelity's InceptionV3: images (B, 3, H, W) uint8 -> (features (B, 2048),).
 
     Without a path torch-fidelity finds the weights (91 MB) in torch's cache or downloads them.
     Raises `WeightsError` if they can be had in neither way or if the file holds anything else.
@@ -148,7 +158,7 @@ def inception(weights_path: Path | None) -> nn.Module:
     path = None if weights_path is None else str(weights_path)
     try:
         if path is not None:
-            # torch-fidelity unpickles without restriction: first make sure that there are only tensors.
+            # torch-fidelity unpickles anything: first make sure that there are only tensors.
             torch.load(path, weights_only=True, mmap=True)
         return create_feature_extractor(
             INCEPTION,

@@ -14,10 +14,12 @@ import torch
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 
 from pipeline.config import load_config
 from pipeline.saved_run import SavedRun, save_client, save_run
 from pipeline.tracking import (
+    QUIET,
     NullTracker,
     Tracker,
     TrackingConfig,
@@ -94,12 +96,14 @@ def test_params_metrics_and_tags_come_back(store: TrackingConfig) -> None:
         tracker.log_params(params)
         tracker.log_metrics({"pretrain/loss": 0.5, "time/round_s": 2.0}, step=0)
         tracker.log_metrics({"pretrain/loss": 0.25}, step=7)
+        tracker.log_tags({"state_fingerprint": "abc", "from": "http://me:secret@host"})
     run = read_run(store, tracker)
     assert run.data.params == {key: str(value) for key, value in params.items()}
     assert run.data.metrics == {"pretrain/loss": 0.25, "time/round_s": 2.0}
     history = client_of(store).get_metric_history(tracker.run_id, "pretrain/loss")
     assert [(m.step, m.value) for m in history] == [(0, 0.5), (7, 0.25)]
-    assert run.data.tags["method"] == "spire"
+    tags = {"method": "spire", "state_fingerprint": "abc", "from": "http://***@host"}
+    assert tags.items() <= run.data.tags.items()
     assert (run.info.run_name, run.info.status) == ("numbers", "FINISHED")
 
 
@@ -163,21 +167,23 @@ def test_figures_and_dictionaries_are_artifacts(store: TrackingConfig, tmp_path:
     assert "secret" not in text
 
 
-def test_tables_are_mlflows_and_are_replaced(store: TrackingConfig, tmp_path: Path) -> None:
-    columns = {"client_id": np.array([0, 1]), "kid": [0.5, math.nan], "name": ["a", "b"]}
+def test_tables_are_mlflows_and_are_replaced(
+    store: TrackingConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns = {"client_id": np.array([0, 1]), "kid": [0.5, math.nan], "mixed": ["a", 2]}
     with Tracker.start(store, "tables", {}) as tracker:
         tracker.log_table("tables/kid.json", {"client_id": [9]})
         tracker.log_table("tables/kid.json", columns)
         with pytest.raises(ValueError, match="shorter"):
             tracker.log_table("tables/wrong.json", {"a": [1, 2], "b": [1]})
-    client = client_of(store)
-    experiment_id = client.get_run(tracker.run_id).info.experiment_id
-    table = client.load_table(experiment_id, "tables/kid.json", run_ids=[tracker.run_id])
-    assert list(table.columns) == ["client_id", "kid", "name"]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri(store))  # load_table takes no other
+    experiment_id = read_run(store, tracker).info.experiment_id
+    table = MlflowClient().load_table(experiment_id, "tables/kid.json", run_ids=[tracker.run_id])
+    assert list(table.columns) == ["client_id", "kid", "mixed"]
     assert table["client_id"].tolist() == [0, 1]
     assert table["kid"][0] == 0.5
     assert math.isnan(table["kid"][1])
-    assert table["name"].tolist() == ["a", "b"]
+    assert table["mixed"].tolist() == ["a", 2]
 
 
 def test_a_data_set_is_recorded_without_its_data(store: TrackingConfig) -> None:
@@ -231,15 +237,23 @@ def test_two_trackers_of_one_folder_do_not_mix(store: TrackingConfig) -> None:
     assert parent.run_dir != child.run_dir
 
 
-def test_a_resumed_run_repeats_no_step(store: TrackingConfig) -> None:
+def test_a_resumed_run_repeats_nothing(
+    store: TrackingConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = np.zeros((4, 5, 3), np.uint8)
     with Tracker.start(store, "stops", {}) as tracker:
         tracker.log_metrics({"a": 0.0, "b": 0.0}, 0)
         tracker.log_metrics({"a": 1.0}, 1)
+        tracker.log_params({"same": 1, "num_actors": 2})
+        tracker.log_image("samples/all", image, 1)
         tracker.finish("KILLED")
     with Tracker.resume(store, tracker.run_dir) as resumed:
         assert read_run(store, tracker).info.status == "RUNNING"
         resumed.log_metrics({"a": 1.5, "b": 1.0}, 1)
         resumed.log_metrics({"a": 2.0, "b": 2.0}, 2)
+        resumed.log_params({"same": 1, "num_actors": 3, "new": 4})
+        resumed.log_image("samples/all", image, 1)
+        resumed.log_image("samples/all", image, 2)
     assert (resumed.run_id, resumed.run_dir) == (tracker.run_id, tracker.run_dir)
     client = client_of(store)
     histories = [client.get_metric_history(tracker.run_id, key) for key in "ab"]
@@ -247,7 +261,12 @@ def test_a_resumed_run_repeats_no_step(store: TrackingConfig) -> None:
         [(0, 0.0), (1, 1.0), (2, 2.0)],
         [(0, 0.0), (1, 1.0), (2, 2.0)],
     ]
-    assert read_run(store, resumed).info.status == "FINISHED"
+    images = [a.path for a in client.list_artifacts(tracker.run_id, "images")]
+    assert sorted(p.split("+")[2] for p in images if p.endswith(".png")) == ["1", "2"]
+    run = read_run(store, resumed)
+    assert run.data.params == {"same": "1", "num_actors": "2", "new": "4"}
+    assert ["num_actors was 2" in r.getMessage() for r in caplog.records] == [True]
+    assert run.info.status == "FINISHED"
 
 
 def test_a_run_that_the_store_has_lost_is_not_resumed(store: TrackingConfig) -> None:
@@ -266,10 +285,7 @@ def test_nothing_of_mlflows_process_state_changes(store: TrackingConfig) -> None
     before = dict(os.environ)
     with Tracker.start(store, "state", {}):
         assert mlflow.active_run() is None
-    new = {"MLFLOW_DISABLE_TELEMETRY", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"}
-    assert {k: v for k, v in os.environ.items() if k not in new} == {
-        k: v for k, v in before.items() if k not in new
-    }
+    assert dict(os.environ) == before | {key: os.environ[key] for key in QUIET}
 
 
 def test_without_tracking_there_is_a_folder_and_nothing_else(tmp_path: Path) -> None:
@@ -313,16 +329,14 @@ def tiny_run(folder: Path) -> SavedRun:
 
 
 def test_the_logged_model_draws_what_the_saved_run_draws(
-    store: TrackingConfig, tmp_path: Path
+    store: TrackingConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    import mlflow.pyfunc
-    import pandas as pd
-
     saved = tiny_run(tmp_path / "model")
     path_before = list(sys.path)
     with Tracker.start(store, "model", {}) as tracker:
         tracker.log_params({"model.d_emb": 4})
         uri = tracker.log_model(tmp_path / "model", saved.image_shape, guidance=1.5)
+    assert capfd.readouterr() == ("", "")
     assert uri is not None
     assert sys.path == path_before
     client = client_of(store)
@@ -331,6 +345,9 @@ def test_the_logged_model_draws_what_the_saved_run_draws(
     assert logged.params == {"model.d_emb": "4"}
     (output,) = read_run(store, tracker).outputs.model_outputs
     assert output.model_id == logged.model_id
+
+    import mlflow.pyfunc
+    import pandas as pd
 
     try:
         model = mlflow.pyfunc.load_model(logged.artifact_location)
@@ -350,7 +367,7 @@ def test_a_model_that_cannot_be_saved_is_marked_as_failed(
     store: TrackingConfig, tmp_path: Path
 ) -> None:
     tracker = Tracker.start(store, "no model", {})
-    with tracker, pytest.raises(OSError, match="nothing_here"):
+    with tracker, pytest.raises(MlflowException, match="nothing_here"):
         tracker.log_model(tmp_path / "nothing_here", (1, 8, 8))
     experiment_id = read_run(store, tracker).info.experiment_id
     models = client_of(store).search_logged_models([experiment_id])
@@ -428,14 +445,16 @@ def test_runs_are_found_by_every_name(tmp_path: Path) -> None:
     assert find_run("a", config) == first.run_dir
     assert find_run(second.run_id, config) == second.run_dir
     assert find_run(third.run_id[:12], config) == third.run_dir
+    named = Tracker.start(config, third.run_id[:3], {})
+    assert find_run(third.run_id[:3], config) == named.run_dir
     assert find_run(str(first.run_dir), TrackingConfig(root="elsewhere")) == first.run_dir
 
     with pytest.raises(RunError, match="got 'b', which fits 2 of them") as raised:
         find_run("b", config)
     assert second.run_id[:8] in str(raised.value)
     assert first.run_id[:8] not in str(raised.value)
-    with pytest.raises(RunError, match=r"got 'c', which is none .*\(a\), .*\(b\), .*\(b\)$"):
-        find_run("c", config)
+    with pytest.raises(RunError, match=r"got 'no', which is none .*\(a\), .*\(b\), .*\(b\), "):
+        find_run("no", config)
     for absent in ("", str(tmp_path), "last"):
         with pytest.raises(RunError, match=r"none of those in .*tracking\.root=FOLDER"):
             find_run(absent, TrackingConfig(root=str(tmp_path / "empty")))

@@ -1,0 +1,106 @@
+"""Adaptation of new clients: what may change, what may not, and which epoch is kept."""
+
+import pytest
+import torch
+
+from spire_core.adapt import AdaptConfig, adapt_client, num_trained, split_validation
+from spire_core.client import personalise
+from spire_core.errors import DataError
+from spire_core.flat import FlatModel, initial_weights
+from spire_core.methods import METHODS, MethodConfig
+from spire_core.rng import torch_generator
+from spire_core.schedule import DiffusionConfig, make_schedule
+from spire_core.training import Recipe
+from spire_core.unet import ModelConfig
+
+MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(), cond_dim=16)
+RECIPE = Recipe(DiffusionConfig(), make_schedule("cosine", 1000), (0.9, 0.999))
+IMAGES = torch.randint(
+    0, 256, (20, 1, 8, 8), generator=torch_generator(0, "images"), dtype=torch.uint8
+)
+
+
+def trained_weights(method: str) -> torch.Tensor:
+    """Weights whose zero-initialised layers are not zero, so that every part has a gradient."""
+    flat = initial_weights(MODEL, MethodConfig(name=method), 1, seed=1)
+    return flat + 0.05 * torch.randn(flat.shape, generator=torch_generator(1, "perturb"))
+
+
+def adapt(method: str, **settings):
+    model = FlatModel(MODEL, MethodConfig(name=method), 1)
+    start = {"client_emb": torch.zeros(MODEL.d_emb)} if METHODS[method].has_embedding else {}
+    seen = []
+    result = adapt_client(
+        model,
+        trained_weights(method),
+        start,
+        IMAGES,
+        AdaptConfig(**{"epochs": 3, "batch_size": 8, **settings}),
+        RECIPE,
+        seed=2,
+        client_id=7,
+        observe=lambda epoch, *_: seen.append(epoch) or {"own_kid": 0.0},
+    )
+    return model, result, seen
+
+
+def test_spire_changes_nothing_but_the_new_embedding() -> None:
+    model, result, _ = adapt("spire")
+    assert torch.equal(model.weights, trained_weights("spire"))
+    assert set(result.state) == {"client_emb"}
+    assert result.state["client_emb"].abs().min() > 0
+
+
+@pytest.mark.parametrize("method", ["fedavg_ft", "shared_rep", "local"])
+def test_other_methods_change_their_own_parts_alone(method: str) -> None:
+    model, result, _ = adapt(method)
+    before = trained_weights(method)
+    for part, at in model.layout.parts.items():
+        changed = not torch.equal(model.weights[at], before[at])
+        assert changed == (part in METHODS[method].adapt_parts), part
+    assert set(result.state) == set(METHODS[method].adapt_parts)
+
+
+def test_fedavg_does_not_adapt() -> None:
+    model, result, seen = adapt("fedavg")
+    assert torch.equal(model.weights, trained_weights("fedavg"))
+    assert (result.state, result.kept_epoch, seen) == ({}, 0, [0])
+
+
+def test_adapted_state_is_the_model_that_was_trained() -> None:
+    model, result, _ = adapt("fedavg_ft")
+    after = model.weights.clone()
+    personalise(model, trained_weights("fedavg_ft"), result.state)
+    assert torch.equal(model.weights, after)
+
+
+def test_observed_before_every_so_often_and_last() -> None:
+    assert adapt("spire", epochs=5, eval_every=2)[2] == [0, 2, 4, 5]
+
+
+def test_early_stopping_keeps_the_best_epoch() -> None:
+    """A rate far too high makes things worse at once: an early epoch is kept and the rest is not run."""
+    _, result, seen = adapt("fedavg_ft", epochs=30, lr=0.3, early_stopping=True, patience=3)
+    losses = {p.epoch: p.val_loss for p in result.curve if p.val_loss is not None}
+    assert result.kept_epoch == min(losses, key=lambda e: losses[e])
+    assert seen[-1] == result.kept_epoch + 3 < 30
+
+
+def test_validation_split_is_disjoint_and_needs_two_images() -> None:
+    train, val = split_validation(IMAGES, 0.2, seed=0, client_id=1)
+    assert (len(train), len(val)) == (16, 4)
+    assert not any(torch.equal(a, b) for a in train for b in val)
+    with pytest.raises(DataError, match="at least 2 images"):
+        split_validation(IMAGES[:1], 0.2, seed=0, client_id=1)
+
+
+def test_number_of_trained_parameters() -> None:
+    counts = {
+        name: num_trained(FlatModel(MODEL, MethodConfig(name=name), 1), MODEL.d_emb)
+        for name in METHODS
+    }
+    total = FlatModel(MODEL, MethodConfig(name="fedavg_ft"), 1).layout.size
+    assert counts["spire"] == MODEL.d_emb
+    assert counts["fedavg_ft"] == counts["local"] == total
+    assert counts["fedavg"] == 0
+    assert 0 < counts["shared_rep"] < total

@@ -1,0 +1,229 @@
+"""Exactness of local training and aggregation: special cases that must equal known things, to the last bit."""
+
+import numpy as np
+import pytest
+import torch
+
+from spire_core.client import ClientUpdate, RoundPlan, new_private_state, train_client
+from spire_core.errors import AggregationError
+from spire_core.flat import FlatModel, initial_weights
+from spire_core.methods import BODY, EMB_PROJ, LOCAL, MethodConfig
+from spire_core.rng import torch_generator
+from spire_core.schedule import DiffusionConfig, denoising_loss, make_schedule, sample_timesteps
+from spire_core.server import ServerConfig, ServerState, aggregate, weighted_mean
+from spire_core.training import ClientConfig, Recipe, to_float
+from spire_core.unet import ModelConfig, UNet
+
+MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(1,), cond_dim=16)
+DIFFUSION = DiffusionConfig(t_power=0.6)
+SCHEDULE = make_schedule("cosine", 1000)
+SEED = 3
+
+
+def recipe(config: ClientConfig) -> Recipe:
+    return Recipe(DIFFUSION, SCHEDULE, config.betas, config.emb_dropout)
+
+
+def client_images(client_id: int, count: int = 20) -> torch.Tensor:
+    generator = torch_generator(SEED, "test_images", client_id)
+    return torch.randint(0, 256, (count, 1, 8, 8), generator=generator, dtype=torch.uint8)
+
+
+def run_rounds(
+    method: str, config: ClientConfig, clients: list[int], num_rounds: int, order: int = 1, **method_args
+):
+    """A plain federated loop over all clients each round; returns the server's state and the clients'."""
+    chosen = MethodConfig(name=method, **method_args)
+    model = FlatModel(MODEL, chosen, image_channels=1)
+    state = ServerState.initial(initial_weights(MODEL, chosen, 1, SEED).numpy())
+    private = {c: new_private_state(model, config, MODEL.d_emb, SEED, c) for c in clients}
+    for round_idx in range(num_rounds):
+        plan = RoundPlan(round_idx, 1.0, round_idx < chosen.num_shared_rounds(num_rounds), tau=3)
+        updates = []
+        for c in clients[::order]:
+            update, private[c] = train_client(
+                model,
+                state.broadcast,
+                private[c],
+                client_images(c),
+                config,
+                recipe(config),
+                plan,
+                SEED,
+                c,
+            )
+            updates.append(update)
+        state = aggregate(state, updates, ServerConfig())
+    return model, state, private
+
+
+@pytest.mark.parametrize("opt_state", ["keep", "average"])
+def test_one_client_fedavg_is_plain_training(opt_state: str) -> None:
+    """A federation of one is torch's own Adam on the plain U-Net, bit for bit."""
+    num_rounds = 3
+    config = ClientConfig(batch_size=8, opt_state=opt_state)
+    model, state, _ = run_rounds("fedavg", config, [0], num_rounds)
+
+    torch.manual_seed(0)
+    plain = UNet(MODEL, image_channels=1, has_embedding=False)
+    start = FlatModel(MODEL, MethodConfig(name="fedavg"), 1)
+    weights = initial_weights(MODEL, MethodConfig(name="fedavg"), 1, SEED)
+    plain.load_state_dict(start.named_tensors(weights))
+    optimizer = torch.optim.Adam(plain.parameters(), lr=config.lr, fused=True)
+    images = to_float(client_images(0))
+    for round_idx in range(num_rounds):
+        order = torch_generator(SEED, "batch", 0, round_idx)
+        noise = torch_generator(SEED, "noise", 0, round_idx)
+        for batch in torch.randperm(20, generator=order).split(8):
+            x0 = images[batch]
+            t = sample_timesteps(len(x0), 1000, DIFFUSION.t_power, noise)
+            eps = torch.randn(x0.shape, generator=noise)
+            optimizer.zero_grad()
+            denoising_loss(SCHEDULE, "v", plain, x0, t, eps).mean().backward()
+            optimizer.step()
+    trained = model.flatten(plain.state_dict())
+    assert torch.equal(trained, torch.from_numpy(state.weights))
+    assert not torch.equal(trained, weights)
+
+
+def test_all_clients_of_a_round_start_from_the_same_weights() -> None:
+    config = ClientConfig(batch_size=8)
+    _, together, _ = run_rounds("fedavg", config, [0, 1], 1)
+    alone = [run_rounds("fedavg", config, [c], 1)[1].weights for c in (0, 1)]
+    expected = weighted_mean(alone, [20, 20])
+    np.testing.assert_array_equal(together.weights, expected)
+
+
+@pytest.mark.parametrize("method", ["spire", "fedavg", "shared_rep"])
+@pytest.mark.parametrize("opt_state", ["reset", "keep", "average"])
+def test_order_of_clients_changes_nothing(method: str, opt_state: str) -> None:
+    config = ClientConfig(batch_size=8, emb_dropout=0.2, opt_state=opt_state)
+    _, forward, private = run_rounds(method, config, [0, 1, 2], 3)
+    _, backward, private_backward = run_rounds(method, config, [0, 1, 2], 3, order=-1)
+    np.testing.assert_array_equal(forward.weights, backward.weights)
+    np.testing.assert_array_equal(forward.ema, backward.ema)
+    for c in private:
+        assert private[c].keys() == private_backward[c].keys()
+        assert all(torch.equal(private[c][k], private_backward[c][k]) for k in private[c])
+
+
+def test_adam_state_choices_differ_and_reset_forgets() -> None:
+    weights = {
+        choice: run_rounds("fedavg", ClientConfig(batch_size=8, opt_state=choice), [0, 1], 2)[1].weights
+        for choice in ("reset", "keep", "average")
+    }
+    assert not np.array_equal(weights["reset"], weights["keep"])
+    assert not np.array_equal(weights["keep"], weights["average"])
+
+
+def update(client_id: int, num_examples: int, values: list[float]) -> ClientUpdate:
+    return ClientUpdate(client_id, num_examples, 1, 0.0, np.array(values, dtype=np.float32))
+
+
+def test_aggregate_by_hand() -> None:
+    """(1 * 2 + 3 * 6) / 4 = 5 and (1 * 4 + 3 * 0) / 4 = 1."""
+    state = ServerState.initial(np.zeros(2, dtype=np.float32))
+    updates = [update(1, 3, [6.0, 0.0]), update(0, 1, [2.0, 4.0])]
+    after = aggregate(state, updates, ServerConfig(ema=0.0))
+    np.testing.assert_array_equal(after.weights, np.array([5.0, 1.0], dtype=np.float32))
+    np.testing.assert_array_equal(after.ema, after.weights)
+    assert after.round_idx == 1
+    halfway = aggregate(state, updates, ServerConfig(lr=0.5))
+    np.testing.assert_array_equal(halfway.weights, np.array([2.5, 0.5], dtype=np.float32))
+
+
+def test_server_momentum_by_hand() -> None:
+    """Twice the same pseudo-gradient of 1: velocity 1, then 0.9 + 1 = 1.9; weights 1, then 2.9."""
+    config = ServerConfig(optimizer="fedavgm", momentum=0.9)
+    state = ServerState.initial(np.zeros(1, dtype=np.float32))
+    state = aggregate(state, [update(0, 1, [1.0])], config)
+    assert state.weights == np.float32(1.0)
+    state = aggregate(state, [update(0, 1, [2.0])], config)
+    assert state.weights == pytest.approx(2.9, rel=1e-7)
+
+
+def test_server_adam_by_hand() -> None:
+    """One step of FedAdam: 0.1 delta / (sqrt(0.01 delta^2) + adaptivity) with delta = 2."""
+    config = ServerConfig(optimizer="fedadam", lr=0.5, momentum=0.9, beta2=0.99, adaptivity=1e-3)
+    state = ServerState.initial(np.zeros(1, dtype=np.float32))
+    after = aggregate(state, [update(0, 7, [2.0])], config)
+    assert after.weights == pytest.approx(0.5 * 0.2 / (0.2 + 1e-3), rel=1e-6)
+
+
+def test_ema_by_hand() -> None:
+    """In round 90 the decay has reached its 0.9: 0.9 * 1 + 0.1 * 3 = 1.2."""
+    state = ServerState(90, np.ones(1, dtype=np.float32), np.ones(1, dtype=np.float32))
+    after = aggregate(state, [update(0, 1, [3.0])], ServerConfig(ema=0.9))
+    assert after.ema == pytest.approx(1.2, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "updates",
+    [
+        [],
+        [update(0, 0, [1.0])],
+        [update(0, 1, [1.0]), update(1, 0, [1.0])],
+        [update(0, 1, [1.0]), update(0, 1, [1.0])],
+        [update(0, 1, [1.0]), update(1, 1, [1.0, 2.0])],
+        [update(0, 1, [float("nan")])],
+        [update(0, 1, [float("inf")])],
+    ],
+    ids=["none", "no examples", "one empty", "twice", "sizes", "nan", "inf"],
+)
+def test_updates_that_cannot_be_averaged_are_refused(updates: list[ClientUpdate]) -> None:
+    state = ServerState.initial(np.zeros(1, dtype=np.float32))
+    with pytest.raises(AggregationError, match="expected"):
+        aggregate(state, updates, ServerConfig())
+
+
+def test_local_layers_stay_with_their_clients() -> None:
+    config = ClientConfig(batch_size=8)
+    model, state, private = run_rounds("shared_rep", config, [0, 1], 4, share_until=0.5)
+    local = model.layout.parts[LOCAL]
+    assert not torch.equal(private[0][LOCAL], private[1][LOCAL])
+    halfway = run_rounds("shared_rep", config, [0, 1], 2, share_until=0.99)[1]
+    # From the middle on the server's copy of the local layers stands still, and updates do not carry them.
+    np.testing.assert_array_equal(state.weights[local], halfway.weights[local])
+    plan = RoundPlan(9, 1.0, shares_local=False, tau=1)
+    sent, _ = train_client(
+        model, state.broadcast, private[0], client_images(0), config, recipe(config), plan, SEED, 0
+    )
+    assert sent.weights.size == model.layout.num_without_local
+
+
+def test_alternate_phases_train_one_part_at_a_time() -> None:
+    """With one step, FedRep's first phase takes it: the local part moves and the shared part does not."""
+    chosen = MethodConfig(name="shared_rep", phases="alternate")
+    model = FlatModel(MODEL, chosen, 1)
+    weights = initial_weights(MODEL, chosen, 1, SEED).numpy()
+    config = ClientConfig(batch_size=8)
+    plan = RoundPlan(0, 1.0, shares_local=False, tau=1)
+    broadcast = ServerState.initial(weights).broadcast
+    sent, private = train_client(
+        model, broadcast, {}, client_images(0), config, recipe(config), plan, SEED, 0
+    )
+    shared = model.layout.num_without_local
+    np.testing.assert_array_equal(sent.weights, weights[:shared])
+    assert not torch.equal(private[LOCAL], torch.from_numpy(weights[shared:]))
+
+
+def test_backbone_and_embedding_both_train_with_spire() -> None:
+    config = ClientConfig(batch_size=8)
+    model, state, private = run_rounds("spire", config, [0, 1], 2)
+    before = new_private_state(model, config, MODEL.d_emb, SEED, 0)
+    assert not torch.equal(private[0]["client_emb"], before["client_emb"])
+    weights = initial_weights(MODEL, MethodConfig(name="spire"), 1, SEED).numpy()
+    for part in (BODY, EMB_PROJ):
+        at = model.layout.parts[part]
+        assert not np.array_equal(state.weights[at], weights[at])
+
+
+def test_methods_start_from_the_same_numbers() -> None:
+    named = {}
+    for method in ("spire", "fedavg", "shared_rep"):
+        chosen = MethodConfig(name=method)
+        flat = FlatModel(MODEL, chosen, 1)
+        named[method] = flat.named_tensors(initial_weights(MODEL, chosen, 1, SEED))
+    for name, tensor in named["fedavg"].items():
+        assert torch.equal(tensor, named["spire"][name]), name
+        assert torch.equal(tensor, named["shared_rep"][name]), name

@@ -1,0 +1,130 @@
+"""The U-Net: its sizes, its entrance for the embedding, and the flat vector that its weights live in."""
+
+import pytest
+import torch
+
+from spire_core.errors import ConfigError
+from spire_core.evaluate import client_denoiser
+from spire_core.flat import FlatModel, initial_weights, tensors_hash
+from spire_core.methods import MethodConfig
+from spire_core.rng import torch_generator
+from spire_core.unet import ModelConfig, UNet
+
+MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(1,), cond_dim=16)
+
+
+def random_model(method: str = "spire") -> FlatModel:
+    model = FlatModel(MODEL, MethodConfig(name=method), 3)
+    model.load(torch.randn(model.layout.size, generator=torch_generator(0, "weights")) * 0.1)
+    return model
+
+
+def inputs() -> tuple[torch.Tensor, torch.Tensor]:
+    xt = torch.randn(4, 3, 8, 8, generator=torch_generator(0, "xt"))
+    return xt, torch.tensor([0, 10, 500, 999])
+
+
+def test_zero_projection_equals_the_unconditional_network() -> None:
+    model = random_model()
+    plain = UNet(MODEL, 3, has_embedding=False)
+    tensors = model.named_tensors(model.weights)
+    plain.load_state_dict({k: v for k, v in tensors.items() if k != "emb_proj.weight"})
+    xt, t = inputs()
+    emb = torch.randn(4, 5, generator=torch_generator(0, "emb"))
+    with torch.no_grad():
+        assert not torch.equal(model.net(xt, t, emb), plain(xt, t))
+        assert torch.equal(model.net(xt, t, torch.zeros(4, 5)), plain(xt, t))
+        model.weights[model.layout.parts["emb_proj"]] = 0.0
+        assert torch.equal(model.net(xt, t, emb), plain(xt, t))
+
+
+def test_a_network_without_an_entrance_refuses_an_embedding() -> None:
+    xt, t = inputs()
+    with pytest.raises(ConfigError, match="no entrance"):
+        UNet(MODEL, 3, has_embedding=False)(xt, t, torch.zeros(4, 5))
+
+
+def test_rows_of_a_batch_do_not_touch_each_other() -> None:
+    """Row i with embedding i gives the same as alone, to rounding."""
+    model = random_model()
+    xt, t = inputs()
+    emb = torch.randn(4, 5, generator=torch_generator(0, "emb"))
+    with torch.no_grad():
+        together = model.net(xt, t, emb)
+        for i in range(4):
+            alone = model.net(xt[i : i + 1], t[i : i + 1], emb[i : i + 1])
+            torch.testing.assert_close(alone[0], together[i], rtol=1e-5, atol=1e-5)
+
+
+def test_guidance_one_is_off_and_zero_is_the_reference() -> None:
+    model, (xt, t) = random_model(), inputs()
+    emb = torch.randn(5, generator=torch_generator(0, "emb"))
+    with torch.no_grad():
+        own = model.net(xt, t, emb.expand(4, -1))
+        ref = model.net(xt, t)
+        assert torch.equal(client_denoiser(model, emb, 1.0)(xt, t), own)
+        torch.testing.assert_close(client_denoiser(model, emb, 0.0)(xt, t), ref)
+        expected = ref + 2.0 * (own - ref)
+        torch.testing.assert_close(client_denoiser(model, emb, 2.0)(xt, t), expected)
+
+
+@pytest.mark.parametrize("method", ["spire", "shared_rep", "fedavg"])
+def test_flat_vector_and_named_tensors_are_inverse(method: str) -> None:
+    model = random_model(method)
+    tensors = model.named_tensors(model.weights)
+    assert torch.equal(model.flatten(tensors), model.weights)
+    state = model.net.state_dict()
+    assert tensors.keys() == state.keys()
+    assert all(torch.equal(state[k], tensors[k]) for k in state)
+
+
+def test_initial_weights_leave_the_global_stream_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first = initial_weights(MODEL, MethodConfig(), 1, seed=0)
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.equal(first, initial_weights(MODEL, MethodConfig(), 1, seed=0))
+    assert not torch.equal(first, initial_weights(MODEL, MethodConfig(), 1, seed=1))
+
+
+def test_paper_scale_is_the_size_of_ddpm_and_the_embedding_a_ten_thousandth() -> None:
+    """Ho et al. 2020 give 35.7 M parameters for CIFAR-10."""
+    config = ModelConfig(
+        d_emb=64,
+        width=128,
+        multipliers=(1, 2, 2, 2),
+        num_blocks=2,
+        cond_dim=272,
+        space_to_depth=1,
+    )
+    with torch.device("meta"):
+        total = sum(p.numel() for p in UNet(config, 3, has_embedding=True).parameters())
+    assert total == pytest.approx(35.7e6, rel=2e-3)
+    assert 64 / (total + 64) <= 1e-4
+
+
+def test_hash_sees_names_shapes_and_values() -> None:
+    a = torch.arange(4.0)
+    hashes = {
+        tensors_hash({"x": a}),
+        tensors_hash({"y": a}),
+        tensors_hash({"x": a.view(2, 2)}),
+        tensors_hash({"x": a + 1}),
+    }
+    assert len(hashes) == 4
+    assert tensors_hash({"x": a, "y": a + 1}) == tensors_hash({"y": a + 1, "x": a})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"width": 10}, {"multipliers": ()}, {"attention": (2,)}, {"dropout": 1.0}, {"d_emb": 0}],
+)
+def test_wrong_sizes_are_refused(settings: dict) -> None:
+    with pytest.raises(ConfigError, match=r"expected .* got .*: "):
+        ModelConfig(**settings)
+
+
+def test_image_size_must_halve() -> None:
+    with pytest.raises(ConfigError, match="divisible by 4"):
+        MODEL.check_image_size(18)
