@@ -103,7 +103,7 @@ class Classifier(nn.Module):
             )
         x = to_network_size(images)  # (B, C, 32, 32)
         x = self.trunk(x)  # (B, widths[2], 4, 4)
-        # Leaky, because weight decay kills rectified features: a constant one has no variance to divide by.
+        # Leaky: weight decay would kill some rectified features, and those have no variance.
         x = F.leaky_relu(self.embed(x.flatten(1)), 0.1)  # (B, D)
         features = self.standardise(x)  # (B, D)
         return features, self.head(features)  # (B, D), (B, 10)

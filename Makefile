@@ -1,0 +1,36 @@
+# Everything runs in .venv; the first target that needs it makes it.
+PYTHON ?= python3.11
+VENV := .venv
+SPIRE := $(VENV)/bin/spire
+STAMP := $(VENV)/.installed
+
+.PHONY: help run check test bench ui clean
+
+help:  ## say what each target does
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	touch $(STAMP)
+
+run: $(STAMP)  ## set everything up and run the main job on real MNIST
+	$(SPIRE) run mnist-cpu
+
+test: $(STAMP)  ## set everything up and run all tests
+	$(VENV)/bin/python -m pytest -q
+
+check: $(STAMP)  ## lint, format, types, layering and unit tests
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test,dev]'
+	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
+	$(VENV)/bin/python -m pytest -q tests/unit
+
+bench: $(STAMP)  ## the five methods on the same seeds and budget, as in docs/results.md
+	$(VENV)/bin/python benchmarks/compare_methods.py
+
+ui: $(STAMP)  ## look at all runs in the browser
+	$(VENV)/bin/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --host 127.0.0.1 --port 5000
+
+clean:  ## remove the virtual environment and caches; runs and data stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache build *.egg-info

@@ -1,0 +1,142 @@
+"""The strongest test there is: any pool and any number of actors give the same state, bit for bit.
+
+Real MNIST, real Ray; the experiment is the whole of `run_experiment` without tracking.
+"""
+
+import gc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+import torch
+
+from pipeline.config import Config, load_config
+from pipeline.driver import Driver
+from pipeline.experiment import Setting, open_pool, prepare, run_experiment
+from pipeline.progress import Quiet
+from pipeline.resources import ResourcesConfig, plan_actors
+from pipeline.worker import ClientWorker, WorkerSetup
+from spire_core.errors import ClusterError, SpireError
+from spire_core.flat import initial_weights
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+D_EMB = 37  # a size that nothing else has
+
+
+def config_for(mnist_root: Path, folder: Path, *overrides: str) -> Config:
+    return load_config(
+        "smoke",
+        [
+            f"data.root={mnist_root}",
+            "tracking.enabled=false",
+            f"tracking.root={folder}",
+            f"model.d_emb={D_EMB}",
+            "federation.num_rounds=3",
+            "federation.cohort_size=3",
+            "adapt.epochs=2",
+            "eval.num_images=16",
+            "eval.every=0",
+            *overrides,
+        ],
+    )
+
+
+@pytest.mark.parametrize("method", ["spire", "shared_rep", "fedavg_ft"])
+def test_ray_pool_equals_local_pool_for_any_number_of_actors(
+    method: str, mnist_root: Path, tmp_path: Path
+) -> None:
+    found = {}
+    for name, overrides in {
+        "local": ["resources.pool=local"],
+        "one actor": ["resources.num_actors=1"],
+        "two actors": ["resources.num_actors=2"],
+    }.items():
+        config = config_for(mnist_root, tmp_path, f"method={method}", *overrides)
+        result = run_experiment(config, "smoke", Quiet())
+        found[name] = (result.state_fingerprint, result.metrics["final/adapt_kid_after"])
+    assert found["local"] == found["one actor"] == found["two actors"]
+    other = config_for(mnist_root, tmp_path, f"method={method}", "resources.pool=local", "seed=1")
+    assert run_experiment(other, "smoke", Quiet()).state_fingerprint != found["local"][0]
+
+
+class Confessing(Driver):
+    """A driver that tells whether its process holds some numbers anywhere: in tensors, arrays or bytes."""
+
+    def holds(self, needles: list[bytes]) -> list[bool]:
+        found = [False] * len(needles)
+        for thing in gc.get_objects():
+            for raw in _raw(thing):
+                for i, needle in enumerate(needles):
+                    found[i] = found[i] or needle in raw
+        return found
+
+
+def _raw(thing: object) -> list[bytes]:
+    """Return the memory of a tensor, an array or bytes, and of those that a container holds."""
+    if isinstance(thing, torch.Tensor):
+        return [thing.detach().cpu().contiguous().numpy().tobytes()]
+    if isinstance(thing, np.ndarray):
+        return [thing.tobytes()]
+    if isinstance(thing, bytes | bytearray):
+        return [bytes(thing)]
+    if isinstance(thing, dict):
+        return [raw for value in list(thing.values()) if _is_leaf(value) for raw in _raw(value)]
+    if isinstance(thing, list | tuple):
+        return [raw for value in thing if _is_leaf(value) for raw in _raw(value)]
+    return []
+
+
+def _is_leaf(thing: object) -> bool:
+    return isinstance(thing, torch.Tensor | np.ndarray | bytes | bytearray)
+
+
+def make_driver_args(setting: Setting, pool: object) -> list:
+    config = setting.config
+    weights = initial_weights(config.model, config.method, 1, config.seed).numpy()
+    sizes = [len(c.train) for c in setting.partition.train_clients]
+    parts = (config.federation, config.client, config.server, config.method)
+    return [pool, weights, *parts, sizes, config.seed]
+
+
+def test_the_drivers_process_never_holds_an_embedding(mnist_root: Path, tmp_path: Path) -> None:
+    setting = prepare(config_for(mnist_root, tmp_path))
+    with open_pool(setting, tmp_path) as (pool, _):
+        driver = ray.remote(Confessing).remote(*make_driver_args(setting, pool))
+        for _ in range(4):
+            ray.get(driver.run_round.remote())  # type: ignore[attr-defined]
+        setup = WorkerSetup(
+            setting.config, setting.mixtures, setting.partition, setting.extractor, tmp_path
+        )
+        worker = ClientWorker(setup, setting.images)
+        states = [worker.private_state(c) for c in setting.train_ids]
+        needles = [s["client_emb"].numpy().tobytes() for s in states]
+        assert all(len(n) == 4 * D_EMB for n in needles)
+        assert sum("client_emb.step" in s for s in states) >= 3  # some have trained
+        backbone = ray.get(driver.model_weights.remote())  # type: ignore[attr-defined]
+        control = backbone[100 : 100 + D_EMB].tobytes()  # what it does hold is found
+        held = ray.get(driver.holds.remote([*needles, control]))  # type: ignore[attr-defined]
+        assert held == [False] * len(needles) + [True]
+
+
+def test_an_actors_error_keeps_its_type_and_sentence(mnist_root: Path, tmp_path: Path) -> None:
+    setting = prepare(config_for(mnist_root, tmp_path))
+    with open_pool(setting, tmp_path) as (pool, _):
+        with pytest.raises(SpireError, match="mean the same client"):
+            pool.run("masked_embedding", [0], [1, 2])
+
+
+def test_a_lost_actor_is_one_sentence(mnist_root: Path, tmp_path: Path) -> None:
+    setting = prepare(config_for(mnist_root, tmp_path, "resources.num_actors=2"))
+    with open_pool(setting, tmp_path) as (pool, _):
+        ray.kill(pool.actors[0])  # type: ignore[attr-defined]
+        with pytest.raises(ClusterError, match="stay alive"):
+            pool.run("real_features", setting.new_ids)
+
+
+def test_more_than_the_cluster_has_is_refused_at_once() -> None:
+    with pytest.raises(ClusterError, match="lower resources.num_actors"):
+        plan_actors(ResourcesConfig(num_actors=64), ray.cluster_resources(), max_useful=4)
+    with pytest.raises(ClusterError, match="GPUs"):
+        plan_actors(ResourcesConfig(num_gpus=0.5), ray.cluster_resources(), max_useful=4)

@@ -1,0 +1,111 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+
+from spire_core.classifier import (
+    CLASSIFIERS,
+    WEIGHTS_DIR,
+    Classifier,
+    load_classifier,
+    save_classifier,
+    to_network_size,
+)
+from spire_core.errors import WeightsError
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "classifiers.json"
+NAMES = list(CLASSIFIERS)
+
+
+def pictures(name: str, num: int = 64, size: int = 32) -> torch.Tensor:
+    """Return smooth random images in [-1, 1]."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn(num, CLASSIFIERS[name].in_channels, 4, 4, generator=generator)
+    return F.interpolate(coarse, (size, size), mode="bilinear").clamp(-1, 1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shipped_weights_load_and_answer_alike(name: str) -> None:
+    classifier = load_classifier(name)
+    features, logits = classifier(pictures(name))
+    assert features.shape == (64, CLASSIFIERS[name].num_features)
+    assert logits.shape == (64, 10)
+    assert features.isfinite().all()
+    again = load_classifier(name)
+    assert again.weights_hash == classifier.weights_hash
+    torch.testing.assert_close(again(pictures(name))[0], features, rtol=0, atol=0)
+    # Inference mode: an image's features do not depend on the others of its batch.
+    alone = classifier(pictures(name)[:1])[0]
+    torch.testing.assert_close(alone, features[:1], rtol=1e-4, atol=1e-4)
+    assert not any(p.requires_grad for p in classifier.parameters())
+
+
+def test_shipped_weights_are_small() -> None:
+    assert sum(path.stat().st_size for path in WEIGHTS_DIR.glob("*.safetensors")) < 5_000_000
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shipped_weights_are_those_of_the_results(name: str) -> None:
+    result = json.loads(RESULTS.read_text())[name]
+    assert result["sha256"].startswith(load_classifier(name).weights_hash)
+    least = {"mnist": 0.99, "fashion_mnist": 0.91, "cifar10": 0.80}
+    assert result["accuracy_native"] >= least[name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_feature_varies(name: str) -> None:
+    variance = load_classifier(name).standardise.running_var
+    assert variance is not None
+    assert variance.min() > 1e-3
+    features = load_classifier(name)(pictures(name, num=256))[0]
+    assert features.std(0).min() > 0.05
+    assert 0.1 < features.std() < 5
+
+
+def test_28_pixels_are_padded_with_black() -> None:
+    images = pictures("mnist", size=28)
+    padded = torch.full((64, 1, 32, 32), -1.0)
+    padded[:, :, 2:30, 2:30] = images
+    torch.testing.assert_close(to_network_size(images), padded, rtol=0, atol=0)
+    classifier = load_classifier("mnist")
+    torch.testing.assert_close(classifier(images)[0], classifier(padded)[0], rtol=0, atol=0)
+
+
+def test_16_pixels_are_resized_bilinearly() -> None:
+    images = pictures("mnist", size=16)
+    expected = F.interpolate(images, scale_factor=2, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(to_network_size(images), expected)
+    assert to_network_size(pictures("mnist", size=64)).shape == (64, 1, 32, 32)
+
+
+def test_saved_weights_come_back_rounded_to_half(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    classifier = Classifier("mnist", CLASSIFIERS["mnist"]).eval()
+    path = tmp_path / "weights.safetensors"
+    save_classifier(classifier, path)
+    loaded = load_classifier("mnist", path)
+    images = pictures("mnist")
+    torch.testing.assert_close(loaded(images)[1], classifier(images)[1], rtol=0.01, atol=0.01)
+    assert loaded.weights_hash != load_classifier("mnist").weights_hash
+    save_classifier(loaded, tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+
+
+def test_wrong_weights_are_refused(tmp_path: Path) -> None:
+    missing, damaged, part = (tmp_path / name for name in ("missing", "damaged", "part"))
+    damaged.write_bytes((WEIGHTS_DIR / "mnist.safetensors").read_bytes()[:1000])
+    state = load_file(WEIGHTS_DIR / "mnist.safetensors")
+    save_file({key: state[key] for key in list(state)[1:]}, part)
+    for path in (missing, damaged, part, WEIGHTS_DIR / "cifar10.safetensors"):
+        with pytest.raises(WeightsError, match=str(path)):
+            load_classifier("mnist", path)
+    with pytest.raises(WeightsError, match="imagenet"):
+        load_classifier("imagenet")
+
+
+def test_other_channels_are_refused() -> None:
+    with pytest.raises(WeightsError, match="mnist classifier expected images"):
+        load_classifier("mnist")(torch.zeros(2, 3, 32, 32))

@@ -1,0 +1,162 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+from spire_core.classifier import WEIGHTS_DIR, load_classifier
+from spire_core.errors import WeightsError
+from spire_core.extractor import (
+    Extractor,
+    auto_extractor,
+    cached_features,
+    make_extractor,
+    to_uint8_rgb,
+)
+
+
+class Counting:
+    """Features that count how often they were computed."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, images: Tensor) -> Tensor:
+        self.calls += 1
+        return images.flatten(1)[:, :4] * 2
+
+    def extractor(self, name: str = "counting", weights_hash: str = "w0") -> Extractor:
+        return Extractor(name, weights_hash, 4, self)
+
+
+def images(num: int = 5, seed: int = 0) -> Tensor:
+    return torch.rand(num, 1, 8, 8, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def test_classifier_extractor_is_the_classifier_in_batches() -> None:
+    extractor = make_extractor("mnist-cnn")
+    classifier = load_classifier("mnist")
+    many = images(300)
+    features, logits = classifier(many)
+    torch.testing.assert_close(extractor.features(many), features, rtol=1e-4, atol=1e-4)
+    predictions = extractor.class_predictions(many)
+    assert predictions is not None
+    assert predictions.dtype == torch.int64
+    assert torch.equal(predictions, logits.argmax(1))
+    assert extractor.weights_hash == classifier.weights_hash
+    assert extractor.num_features == features.shape[1]
+
+
+def test_extractors_by_name() -> None:
+    assert auto_extractor("cifar10") == "cifar10-cnn"
+    assert auto_extractor("folder") == "inception-v3-compat"
+    assert auto_extractor("cifar10", "mnist-cnn") == "mnist-cnn"
+    with pytest.raises(WeightsError, match="resnet"):
+        make_extractor("resnet")
+    with pytest.raises(WeightsError, match="mnist"):
+        make_extractor("mnist-cnn", WEIGHTS_DIR / "cifar10.safetensors")
+
+
+def test_without_a_cache_features_are_computed() -> None:
+    counting = Counting()
+    for _ in range(2):
+        cached_features(counting.extractor(), images(), None)
+    assert counting.calls == 2
+
+
+def test_a_cache_hit_computes_nothing(tmp_path: Path) -> None:
+    counting = Counting()
+    first = cached_features(counting.extractor(), images(), tmp_path / "new")
+    second = cached_features(counting.extractor(), images(), tmp_path / "new")
+    assert counting.calls == 1
+    assert torch.equal(first, second)
+    assert torch.equal(first, images().flatten(1)[:, :4] * 2)
+    assert len(list((tmp_path / "new").iterdir())) == 1  # no temporary file is left
+
+
+def test_other_images_or_weights_never_meet_old_features(tmp_path: Path) -> None:
+    counting = Counting()
+    changed = images()
+    changed[3, 0, 7, 7] += 1e-3
+    cached_features(counting.extractor(), images(), tmp_path)
+    cached_features(counting.extractor(), changed, tmp_path)
+    cached_features(counting.extractor(), images().reshape(5, 1, 4, 16), tmp_path)
+    cached_features(counting.extractor(), images(4), tmp_path)
+    cached_features(counting.extractor(weights_hash="w1"), images(), tmp_path)
+    cached_features(counting.extractor(name="other"), images(), tmp_path)
+    assert counting.calls == len(list(tmp_path.iterdir())) == 6
+
+
+@pytest.mark.parametrize("keep", [0, 7, 60])
+def test_a_damaged_cache_file_is_computed_again(tmp_path: Path, keep: int) -> None:
+    counting = Counting()
+    expected = cached_features(counting.extractor(), images(), tmp_path)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:keep])
+    for _ in range(2):
+        assert torch.equal(cached_features(counting.extractor(), images(), tmp_path), expected)
+    assert counting.calls == 2
+
+
+def test_uint8_conversion_by_hand() -> None:
+    grey = torch.tensor([-1.5, -1.0, 0.0, 1.0]).view(1, 1, 2, 2)
+    expected = torch.tensor([0, 0, 128, 255], dtype=torch.uint8).view(1, 1, 2, 2)
+    assert torch.equal(to_uint8_rgb(grey), expected.repeat(1, 3, 1, 1))
+
+
+def test_inception_without_weights_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nothing listens there
+    with pytest.raises(WeightsError, match=r"eval\.extractor_weights=PATH"):
+        make_extractor("inception-v3-compat")
+
+
+def test_inception_refuses_other_files(tmp_path: Path) -> None:
+    text, other = tmp_path / "text.pth", tmp_path / "other.pth"
+    text.write_text("not weights")
+    torch.save({"weight": torch.zeros(2)}, other)
+    for path in (text, other, tmp_path / "missing.pth"):
+        with pytest.raises(WeightsError, match="loaded from"):
+            make_extractor("inception-v3-compat", path)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Inception on a busy machine is ten times slower where two threads wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def random_inception(path: Path, monkeypatch: pytest.MonkeyPatch) -> FeatureExtractorInceptionV3:
+    """Return an InceptionV3 with random weights, which are also saved under `path`."""
+    torch.manual_seed(0)
+    with monkeypatch.context() as patch:
+        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
+        torch.save({}, path)
+        network = FeatureExtractorInceptionV3(
+            "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path)
+        )
+    torch.save(network.state_dict(), path)
+    return network
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_inception_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "inception.pth"
+    network = random_inception(path, monkeypatch)
+    extractor = make_extractor("inception-v3-compat", str(path))
+    features = extractor.features(images(2))
+    assert features.shape == (2, extractor.num_features) == (2, 2048)
+    assert extractor.class_predictions(images(2)) is None
+    with torch.inference_mode():
+        torch.testing.assert_close(features, network(to_uint8_rgb(images(2)))[0])
+    assert len(extractor.weights_hash) == 16
+    network.fc.bias.data += 1
+    torch.save(network.state_dict(), path)
+    assert make_extractor("inception-v3-compat", path).weights_hash != extractor.weights_hash

@@ -1,0 +1,175 @@
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch_fidelity import calculate_metrics, register_feature_extractor
+from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+from torch_fidelity.metric_kid import kid_features_to_metric
+from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
+
+from spire_core.errors import DataError
+from spire_core.kid import KidScore, kid, kid_floor, kid_matrix
+
+
+def gaussian(num: int, seed: int, shift: float = 0.0, num_features: int = 16) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(num, num_features, generator=generator) + shift
+
+
+def mmd_numpy(x: np.ndarray, y: np.ndarray) -> float:
+    """The unbiased MMD^2 estimate, kernel (x.y / D + 1)^3, written out pair by pair."""
+    m, n = len(x), len(y)
+
+    def kernel(a: np.ndarray, b: np.ndarray) -> float:
+        return (float(a @ b) / len(a) + 1) ** 3
+
+    within_x = sum(kernel(x[i], x[j]) for i in range(m) for j in range(m) if i != j)
+    within_y = sum(kernel(y[i], y[j]) for i in range(n) for j in range(n) if i != j)
+    across = sum(kernel(a, b) for a in x for b in y)
+    return within_x / (m * (m - 1)) + within_y / (n * (n - 1)) - 2 * across / (m * n)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.3])
+def test_equals_the_formula_written_out(shift: float) -> None:
+    real, fake = gaussian(40, 0), gaussian(40, 1, shift)
+    score = kid(real, fake)
+    expected = mmd_numpy(real.double().numpy(), fake.double().numpy())
+    assert score.mean == pytest.approx(expected, abs=1e-6)
+    assert score == KidScore(score.mean, 0.0, 40, 1, 40, 40)
+
+
+def test_equals_the_formula_on_the_same_subsets() -> None:
+    real, fake = gaussian(30, 0), gaussian(25, 1, 0.2)
+    rng = np.random.RandomState(7)
+    expected = []
+    for _ in range(5):
+        x = real.double().numpy()[rng.choice(30, 20, replace=False)]
+        y = fake.double().numpy()[rng.choice(25, 20, replace=False)]
+        expected.append(mmd_numpy(x, y))
+    score = kid(real, fake, subset_size=20, num_subsets=5, seed=7)
+    assert score.mean == pytest.approx(np.mean(expected), abs=1e-6)
+    assert score.std == pytest.approx(np.std(expected), abs=1e-6)
+    assert (score.subset_size, score.num_subsets) == (20, 5)
+    assert (score.num_real, score.num_fake) == (30, 25)
+
+
+def test_equals_torch_fidelity_on_features() -> None:
+    real, fake = gaussian(300, 0), gaussian(200, 1, 0.1)
+    expected = kid_features_to_metric(
+        real, fake, kid_subsets=10, kid_subset_size=150, rng_seed=3, verbose=False
+    )
+    score = kid(real, fake, subset_size=150, num_subsets=10, seed=3)
+    assert score.mean == expected["kernel_inception_distance_mean"]
+    assert score.std == expected["kernel_inception_distance_std"]
+
+
+class Pixels(FeatureExtractorBase):
+    """Scaled pixel values as features, for torch-fidelity's own pipeline."""
+
+    def __init__(self, name: str, features_list: list[str], **_: object) -> None:
+        super().__init__(name, features_list)
+
+    @staticmethod
+    def get_provided_features_list() -> tuple[str, ...]:
+        return ("pixels",)
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(metric: str) -> str:
+        return "pixels"
+
+    @staticmethod
+    def can_be_compiled() -> bool:
+        return False
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        return (images.flatten(1).float() / 255,)
+
+
+class Images(torch.utils.data.Dataset):
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.images[index]
+
+
+def test_equals_torch_fidelity_end_to_end() -> None:
+    if "pixels" not in FEATURE_EXTRACTORS_REGISTRY:
+        register_feature_extractor("pixels", Pixels)
+    generator = torch.Generator().manual_seed(0)
+    real = torch.randint(256, (60, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    fake = torch.randint(200, (50, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    expected = calculate_metrics(
+        input1=Images(real),
+        input2=Images(fake),
+        kid=True,
+        cuda=False,
+        feature_extractor="pixels",
+        kid_subsets=4,
+        kid_subset_size=30,
+        rng_seed=11,
+        save_cpu_ram=True,
+        verbose=False,
+    )
+    features = [images.flatten(1).float() / 255 for images in (real, fake)]
+    score = kid(features[0], features[1], subset_size=30, num_subsets=4, seed=11)
+    assert score.mean == pytest.approx(expected["kernel_inception_distance_mean"], abs=1e-9)
+    assert score.std == pytest.approx(expected["kernel_inception_distance_std"], abs=1e-9)
+
+
+def test_is_unbiased_and_grows_with_the_shift() -> None:
+    same = [kid(gaussian(100, 2 * s), gaussian(100, 2 * s + 1)).mean for s in range(30)]
+    assert abs(np.mean(same)) < 3 * np.std(same) / 30**0.5
+    assert min(same) < 0 < max(same)
+    by_shift = [kid(gaussian(200, 0), gaussian(200, 1, s)).mean for s in (0.0, 0.2, 0.4, 0.8)]
+    assert by_shift == sorted(by_shift)
+
+
+def test_floor_is_that_of_equal_distributions_and_reproducible() -> None:
+    real = gaussian(200, 0)
+    floor = kid_floor(real)
+    assert floor == kid_floor(real)
+    assert abs(floor.mean) < 3 * floor.std
+    assert (floor.num_real, floor.num_fake, floor.subset_size) == (100, 100, 100)
+    assert kid(real, gaussian(200, 1, 0.5)).mean > floor.mean + 5 * floor.std
+
+
+def test_floor_uses_disjoint_halves() -> None:
+    # Four points far apart: a half compared with itself would give the same kernel sums twice.
+    real = torch.eye(4) * 10
+    across = (0 + 1) ** 3  # x.y = 0 for every pair of different points, within and across halves
+    assert kid_floor(real).mean == pytest.approx(across + across - 2 * across, abs=1e-6)
+
+
+def test_matrix_holds_every_pair() -> None:
+    fakes, reals = [gaussian(30, 0), gaussian(30, 1, 0.5)], [gaussian(40, s) for s in (2, 3, 4)]
+    matrix = kid_matrix(fakes, reals, subset_size=20, num_subsets=3, seed=1)
+    assert matrix.shape == (2, 3)
+    for i, fake in enumerate(fakes):
+        for j, real in enumerate(reals):
+            assert matrix[i, j] == kid(real, fake, 20, 3, 1).mean
+
+
+@pytest.mark.parametrize(
+    ("real", "fake", "words"),
+    [
+        (gaussian(1, 0), gaussian(5, 0), "at least 2 real"),
+        (gaussian(5, 0), gaussian(0, 0), "at least 2 fake"),
+        (gaussian(5, 0), gaussian(5, 0, num_features=8), "features of one size"),
+        (gaussian(5, 0), gaussian(5, 0) * torch.nan, "finite fake"),
+        (gaussian(5, 0) * torch.inf, gaussian(5, 0), "finite real"),
+    ],
+)
+def test_refuses_what_has_no_kid(real: Tensor, fake: Tensor, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        kid(real, fake)
+
+
+def test_refuses_subsets_of_one_and_floors_of_three() -> None:
+    with pytest.raises(DataError, match="subset size"):
+        kid(gaussian(5, 0), gaussian(5, 1), subset_size=1)
+    with pytest.raises(DataError, match="at least 4"):
+        kid_floor(gaussian(3, 0))

@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+import torch
+
+from spire_core.errors import DataError
+from spire_core.extractor import Extractor
+from spire_core.metrics import class_histogram, nearest_neighbour_distance, total_variation
+from spire_core.selftest import metric_selftest
+
+
+def test_histogram_counts_by_hand() -> None:
+    histogram = class_histogram(torch.tensor([2, 0, 2, 2]), num_classes=4)
+    np.testing.assert_array_equal(histogram, [0.25, 0, 0.75, 0])
+
+
+@pytest.mark.parametrize("predictions", [[], [4], [-1]])
+def test_histogram_refuses_other_classes(predictions: list[int]) -> None:
+    with pytest.raises(DataError, match=r"0\.\.3"):
+        class_histogram(torch.tensor(predictions, dtype=torch.int64), num_classes=4)
+
+
+def test_total_variation_by_hand() -> None:
+    p, q = np.array([0.5, 0.5, 0.0]), np.array([0.25, 0.25, 0.5])
+    assert total_variation(p, q) == 0.5
+    assert total_variation(p, p) == 0
+    assert total_variation(np.array([1.0, 0.0]), np.array([0.0, 1.0])) == 1
+    with pytest.raises(DataError):
+        total_variation(p, np.array([1.0]))
+
+
+def test_nearest_neighbour_by_hand() -> None:
+    references = torch.stack([torch.zeros(1, 2, 2), torch.ones(1, 2, 2)])
+    samples = torch.stack([torch.full((1, 2, 2), 0.25), torch.full((1, 2, 2), 0.5)])
+    # 4 pixels: sqrt(4) * 0.25 and sqrt(4) * 0.5
+    assert nearest_neighbour_distance(samples, references) == pytest.approx(0.75)
+
+
+def test_nearest_neighbour_equals_all_pairs_across_chunks() -> None:
+    generator = torch.Generator().manual_seed(0)
+    samples = torch.rand(20, 3, 4, 4, generator=generator) * 2 - 1
+    references = torch.rand(2500, 3, 4, 4, generator=generator) * 2 - 1
+    exact = torch.cdist(samples.flatten(1).double(), references.flatten(1).double()).amin(1)
+    found = nearest_neighbour_distance(samples, references)
+    assert found == pytest.approx(float(exact.mean()), abs=1e-9)
+    assert nearest_neighbour_distance(references[2000:2020], references) < 1e-6
+
+
+def test_nearest_neighbour_refuses_empty_and_differing_images() -> None:
+    images = torch.zeros(2, 1, 4, 4)
+    for samples, references in ((images[:0], images), (images, torch.zeros(2, 3, 4, 4))):
+        with pytest.raises(DataError):
+            nearest_neighbour_distance(samples, references)
+
+
+def stripes(num: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return images of two classes: a bright left or a bright right half, with some noise."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(num) % 2
+    images = torch.full((num, 1, 4, 4), -1.0)
+    images[labels == 0, :, :, :2] = 1
+    images[labels == 1, :, :, 2:] = 1
+    return (images + 0.3 * torch.randn(images.shape, generator=generator)).clamp(-1, 1), labels
+
+
+def sides(images: torch.Tensor) -> torch.Tensor:
+    """Return logits (B, 2): the brightness of either half."""
+    return torch.stack([images[..., :2].sum((1, 2, 3)), images[..., 2:].sum((1, 2, 3))], dim=1)
+
+
+def test_selftest_passes_on_features_that_see_and_fails_on_blind_ones() -> None:
+    images, labels = stripes(200)
+    seeing = Extractor("pixels", "-", 16, lambda x: x.flatten(1), sides)
+    found = metric_selftest(seeing, images, labels)
+    assert found["ok"] is True
+    assert found["accuracy"] == 1.0
+    blind = Extractor("blind", "-", 16, lambda x: torch.ones(len(x), 16))
+    found = metric_selftest(blind, images, labels)
+    assert found["ok"] is False
+    assert found["noise_ok"] is False
+    assert found["accuracy"] is None
+
+
+def test_selftest_needs_two_classes() -> None:
+    images, _ = stripes(8)
+    with pytest.raises(DataError, match="two classes"):
+        metric_selftest(
+            Extractor("pixels", "-", 16, lambda x: x.flatten(1)), images, torch.zeros(8)
+        )

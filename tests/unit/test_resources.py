@@ -1,0 +1,42 @@
+"""How many actors run with which share of CPUs and GPUs, and how their work is dealt out."""
+
+import pytest
+
+from pipeline.pool import assign
+from pipeline.resources import ActorPlan, ResourcesConfig, plan_actors
+from spire_core.errors import ClusterError, ConfigError
+
+
+def test_auto_fills_the_cpus_but_no_more_than_can_be_useful() -> None:
+    assert plan_actors(ResourcesConfig(), {"CPU": 2.0}, 4) == ActorPlan(2, 1.0, 0.0)
+    assert plan_actors(ResourcesConfig(), {"CPU": 64.0}, 4) == ActorPlan(4, 1.0, 0.0)
+
+
+def test_gpus_are_shared_in_fractions() -> None:
+    have = {"CPU": 16.0, "GPU": 2.0}
+    assert plan_actors(ResourcesConfig(), have, 8) == ActorPlan(8, 1.0, 0.25)
+    assert plan_actors(ResourcesConfig(num_gpus=0.5), have, 8) == ActorPlan(4, 1.0, 0.5)
+    three = plan_actors(ResourcesConfig(num_actors=3), {"CPU": 4.0, "GPU": 1.0}, 8)
+    assert three.num_gpus == 0.3333  # three of these fit one GPU
+
+
+def test_what_can_never_fit_is_refused() -> None:
+    with pytest.raises(ClusterError, match="CPUs"):
+        plan_actors(ResourcesConfig(num_actors=3), {"CPU": 2.0}, 4)
+    with pytest.raises(ClusterError, match="GPUs"):
+        plan_actors(ResourcesConfig(num_actors=1, num_gpus=1.0), {"CPU": 2.0}, 4)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"pool": "x"}, {"num_actors": 0}, {"num_actors": "two"}, {"num_cpus": 0.0}]
+)
+def test_wrong_resources_are_refused(settings: dict) -> None:
+    with pytest.raises(ConfigError, match="expected"):
+        ResourcesConfig(**settings)
+
+
+def test_work_is_balanced_longest_first() -> None:
+    assert assign([5.0, 1.0, 4.0, 2.0], 2) == [[0, 1], [2, 3]]
+    assert assign([1.0], 3) == [[0], [], []]
+    everything = assign([float(i % 7) for i in range(50)], 4)
+    assert sorted(sum(everything, [])) == list(range(50))
