@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.datasets import DataConfig, load, resized
+from pipeline.datasets import DataConfig, load
+from pipeline.resize import resized
 from spire_core.classifier import (
     CLASSIFIERS,
     WEIGHTS_DIR,

@@ -1,6 +1,7 @@
-"""A client that arrives after a run has ended: it fits its own part on the finished backbone, which stays as it is.
+"""A client that arrives after a run has ended: it fits its own part on the finished backbone.
 
-Its images come from a data set's test split, which no run trains on, or from a folder. N images of C channels.
+Its images come from a data set's test split, which no run trains on, or from a folder.
+N images of C channels, K classes of the run.
 """
 
 import tempfile
@@ -13,13 +14,15 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from pipeline.datasets import SPECS, load_stored, resized, store_root
-from pipeline.figures import image_grid
+from pipeline.datasets import load_stored, store_root
+from pipeline.experiment import choose_extractor
+from pipeline.image_grids import image_grid
+from pipeline.known_datasets import SPECS
+from pipeline.resize import resized
 from pipeline.saved_run import SavedRun, save_client
 from pipeline.worker import ClientWorker, WorkerSetup
 from spire_core.adapt import AdaptConfig, AdaptPoint
 from spire_core.errors import ConfigError, DataError, RunError
-from spire_core.extractor import auto_extractor
 from spire_core.methods import CLIENT_EMB
 from spire_core.partition import ClientSplit, Partition
 from spire_core.rng import numpy_generator
@@ -49,11 +52,12 @@ def adapt_arrival(
     client_id: int | None = None,
     mixture: np.ndarray | None = None,
 ) -> Arrival:
-    """Fit a new client's part on its uint8 images (N, C, H, W), save it with the run, and return what it found.
+    """Fit a new client's part on its uint8 images (N, C, H, W) and save it with the run.
 
-    A share of the images, the run's `partition.test_fraction`, is held out to measure on. `mixture` (K,) is the
-    share of each of the run's classes among the images, if that is known; `client_id` None takes the next free id.
-    Raises RunError if the id is taken or if the method has no personal part, DataError for too few images.
+    A share of the images, the run's `partition.test_fraction`, is held out to measure on. `mixture`
+    (K,) is the share of each class among the images, if that is known; `client_id` None takes the
+    next free id. Raises RunError if the id is taken or the method has no personal part, DataError
+    for too few images.
     """
     if not run.config.method.record.adapt_parts:
         raise RunError(
@@ -64,10 +68,8 @@ def adapt_arrival(
     split = _split(len(images), run, config.num_images, client_id)
     with tempfile.TemporaryDirectory(prefix="spire-") as scratch:
         worker = _worker(run, images, split, config, mixture, Path(scratch) / "run")
-        # The population's images are not here, so the curve's population_kid means nothing and is left out.
-        report = worker.adapt(
-            client_id, run.weights.numpy(), _mean_emb(run, config), worker.real_features(client_id)
-        )
+        own = worker.real_features(client_id)  # for want of the population's, see `_own`
+        report = worker.adapt(client_id, run.weights.numpy(), _mean_emb(run, config), own)
     path = save_client(run.folder, client_id, report.adapted.state)
     grid = Image.fromarray(image_grid(report.after.images, 8))
     grid.save(path.with_suffix(".png"))
@@ -84,7 +86,7 @@ def adapt_arrival(
 
 
 def free_id(run: SavedRun, client_id: int | None = None) -> int:
-    """Return the id that a new client of this run gets: the given one if it is free, or the next; else RunError."""
+    """Return the given id, or the next free one; RunError if the given one is taken."""
     federation = run.config.federation
     first = federation.num_clients + federation.num_new_clients
     next_id = max([first - 1, *run.client_ids]) + 1
@@ -119,7 +121,7 @@ def _worker(
     if mixture is None:
         mixture = np.full(len(run.class_names), np.nan)
     by_client = np.broadcast_to(mixture, (split.client_id + 1, len(mixture)))
-    name = auto_extractor(run.config.data.name, run.config.eval.extractor)
+    name = choose_extractor(run.config)
     partition = Partition((), (split,))
     setup = WorkerSetup(replace(run.config, adapt=config), by_client, partition, name, folder)
     return ClientWorker(setup, images, "cuda" if torch.cuda.is_available() else "cpu")
@@ -133,6 +135,7 @@ def _mean_emb(run: SavedRun, config: AdaptConfig) -> Tensor | None:
 
 
 def _own(point: AdaptPoint) -> AdaptPoint:
+    """Return a point without what needs more than is at hand: the population, unknown classes."""
     if point.observed is None:
         return point
     kept = {k: v for k, v in point.observed.items() if k != "population_kid" and not np.isnan(v)}
@@ -145,11 +148,12 @@ def _own(point: AdaptPoint) -> AdaptPoint:
 def load_arrival(
     run: SavedRun, data: str, classes: Sequence[str] = (), root: str | None = None
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return a new client's uint8 images (N, C, H, W) at the run's size, and their class mixture (K,) if it is known.
+    """Return a new client's uint8 images (N, C, H, W) at the run's size, and their mixture (K,).
 
-    `data` is the name of a data set, whose test split is taken, or a folder of images, flat or with one subfolder
-    per class; `classes` limits it to classes by name or number. Raises ConfigError if `data` is neither or a
-    class is unknown, DataError if the images do not fit the run.
+    `data` is the name of a data set, whose test split is taken, or a folder of images, flat or with
+    one subfolder per class; `classes` limits it to classes by name or number. The mixture is None
+    if the classes are not all of the run's. Raises ConfigError if `data` is neither or a class is
+    unknown, DataError if the images do not fit the run.
     """
     if data in SPECS:
         images, names = _dataset_images(run, data, classes, root)
@@ -157,7 +161,8 @@ def load_arrival(
         images, names = _folder_images(run, Path(data).expanduser(), classes)
     else:
         raise ConfigError(
-            f"expected a data set out of {', '.join(SPECS)} or a folder of images, got {data!r}: name one of them"
+            f"expected a data set out of {', '.join(SPECS)} or a folder of images, got {data!r}: "
+            "name one of them"
         )
     return images, _mixture(names, run.class_names)
 
@@ -168,8 +173,8 @@ def _dataset_images(
     stored = load_stored(name, store_root(root), "test")
     if stored.images.shape[1] != run.image_shape[0]:
         raise DataError(
-            f"expected images of {run.image_shape[0]} channels, got {stored.images.shape[1]} in {name}: "
-            "choose a data set like the one that the run was trained on"
+            f"expected images of {run.image_shape[0]} channels, got {stored.images.shape[1]} in "
+            f"{name}: choose a data set like the one that the run was trained on"
         )
     names = [stored.class_names[label] for label in stored.labels]
     chosen = _chosen(names, stored.class_names, classes)
@@ -184,12 +189,12 @@ def _folder_images(
     chosen = _chosen(names, sorted({name for name in names if name}), classes)
     if not chosen:
         raise DataError(f"expected images in {folder}, got none: add some, such as .png or .jpg")
-    images = np.stack([_decode(files[i], run.image_shape) for i in chosen])
+    images = np.stack([_decode(files[i], run) for i in chosen])
     return images, [names[i] for i in chosen]
 
 
 def _chosen(names: Sequence[str], known: Sequence[str], classes: Sequence[str]) -> list[int]:
-    """Return the positions of the images of these classes, given by name or number; all without any."""
+    """Return the positions of images of these classes (names or numbers), or all positions."""
     wanted = set()
     for given in classes:
         if given not in known and not (given.isdecimal() and int(given) < len(known)):
@@ -199,23 +204,26 @@ def _chosen(names: Sequence[str], known: Sequence[str], classes: Sequence[str]) 
     return [i for i, name in enumerate(names) if not classes or name in wanted]
 
 
-def _decode(file: Path, shape: tuple[int, int, int]) -> np.ndarray:
-    """Return an image file as (C, H, W) uint8 of the run's shape: its central square."""
+def _decode(file: Path, run: SavedRun) -> np.ndarray:
+    """Return an image file's central square as (C, H, W) uint8, scaled as the run's own images."""
+    channels, _, size = run.image_shape
     try:
         with Image.open(file) as image:
             if image.mode[0] in "IF":
-                raise DataError(f"expected 8 bits per channel, got another image in {file}: convert it")
-            plain = ImageOps.exif_transpose(image).convert("L" if shape[0] == 1 else "RGB")
-            side = min(plain.size)
-            square = ImageOps.fit(plain, (side, side))
+                raise DataError(
+                    f"expected 8 bits per channel, got another image in {file}: convert it"
+                )
+            plain = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
+            side = size if run.config.data.name == "folder" else min(plain.size)
+            square = ImageOps.fit(plain, (side, side), Image.Resampling.BILINEAR)
     except (OSError, Image.DecompressionBombError) as error:
         raise DataError(f"expected an image, got {file} ({error}): remove or mend it") from error
-    pixels = np.asarray(square).reshape(side, side, shape[0]).transpose(2, 0, 1)
-    return resized(pixels[None], shape[-1])[0]
+    pixels = np.asarray(square).reshape(side, side, channels).transpose(2, 0, 1)
+    return resized(pixels[None], size)[0]
 
 
 def _mixture(names: Sequence[str], class_names: Sequence[str]) -> np.ndarray | None:
-    """Return the share of each of the run's classes (K,), or None where the images are not all of these."""
+    """Return the share of each class (K,), or None if the names are not all classes."""
     if not set(names) <= set(class_names):
         return None
     return np.array([names.count(name) for name in class_names]) / len(names)

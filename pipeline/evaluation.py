@@ -27,7 +27,7 @@ class RealData:
     """What samples are held against: features (n, D) of each client's test images, its class mixture, its floor."""
 
     features: Mapping[int, Tensor]
-    mixtures: Tensor
+    mixtures: np.ndarray
     floors: Mapping[int, KidScore]
 
     @classmethod
@@ -35,7 +35,7 @@ class RealData:
         cls,
         pool: ClientPool,
         client_ids: Sequence[int],
-        mixtures: Tensor,
+        mixtures: np.ndarray,
         config: EvalConfig,
         seed: int,
     ) -> "RealData":
@@ -144,7 +144,7 @@ def _draw_all(
     some = pool.run("draw", client_ids[:NUM_POPULATION_DRAWS], weights)
     features = torch.cat([d.features for d in some])
     histograms = [d.histogram for d in some if d.histogram is not None]
-    mixture = torch.stack(histograms).mean(dim=0) if histograms else None
+    mixture = np.mean(histograms, axis=0) if histograms else None
     return [Drawn(c, features, mixture, some[0].images) for c in client_ids]
 
 

@@ -17,17 +17,19 @@ import torch
 from torch import Tensor
 
 from pipeline.config import Config
-from pipeline.datasets import ImageData, load, resized
+from pipeline.datasets import ImageData, load
 from pipeline.driver import Driver, RoundStats
 from pipeline.evaluation import Evaluation, RealData, cross_client_matrix, evaluate_pretraining
 from pipeline.forgetting import ForgettingCurve, forgetting_curve
 from pipeline.pool import ClientPool, LocalClientPool
 from pipeline.ray_pool import RayClientPool, RemoteDriver, cluster
 from pipeline.record import log_adaptation, log_evaluation, log_setting, log_summary, run_tags
+from pipeline.resize import resized
 from pipeline.resources import plan_actors
 from pipeline.saved_run import save_run
 from pipeline.tracking import Tracker
 from pipeline.worker import AdaptReport, ClientWorker, WorkerSetup
+from spire_core.adapt import AdaptConfig
 from spire_core.errors import DataError
 from spire_core.extractor import CLASSIFIER_SUFFIX, EXTRACTORS, INCEPTION, make_extractor
 from spire_core.flat import FlatModel, initial_weights, tensors_hash
@@ -56,7 +58,7 @@ class Setting:
     data: ImageData
     images: np.ndarray  # (N, C, H, W) uint8 at the experiment's size
     partition: Partition
-    mixtures: Tensor  # (num clients, K)
+    mixtures: np.ndarray  # (num clients, K)
     extractor: str
     model: FlatModel
 
@@ -116,7 +118,7 @@ def prepare(config: Config) -> Setting:
     name = choose_extractor(config)
     make_extractor(name, config.eval.extractor_weights)  # missing weights come out now
     model = FlatModel(config.model, config.method, images.shape[1])
-    return Setting(config, data, images, partition, torch.from_numpy(mixtures), name, model)
+    return Setting(config, data, images, partition, mixtures, name, model)
 
 
 def choose_extractor(config: Config) -> str:
@@ -240,18 +242,18 @@ def round_metrics(stats: RoundStats) -> dict[str, float]:
     }
 
 
-def adapt(result: Result, pool: ClientPool, weights: np.ndarray) -> None:
+def adapt(
+    result: Result, pool: ClientPool, weights: np.ndarray, settings: AdaptConfig | None = None
+) -> None:
     """Fit every new client, and work out forgetting curves and the cross-client matrix."""
     setting, config = result.setting, result.setting.config
-    method, seed = config.method.record, config.seed
+    method, seed, settings = config.method.record, config.seed, settings or config.adapt
     mean_emb = None
-    if method.has_embedding and config.adapt.init == "mean":
-        ids = setting.train_ids
-        sums = unmask_sum(pool.run("masked_embedding", ids, ids))
-        mean_emb = (sums / len(ids)).float()
+    if method.has_embedding and settings.init == "mean":
+        mean_emb = mean_embedding(pool, setting.train_ids)
     pooled = result.real.pooled(setting.train_ids, POOLED_IMAGES, seed)
     handle = pool.share(weights)
-    result.reports = pool.run("adapt", setting.new_ids, handle, mean_emb, pooled)
+    result.reports = pool.run("adapt", setting.new_ids, handle, settings, mean_emb, pooled)
     before = None
     if result.evaluations:
         drawn = population_features(result.evaluations[-1], method.is_personal)
@@ -263,6 +265,12 @@ def adapt(result: Result, pool: ClientPool, weights: np.ndarray) -> None:
     ids = [d.client_id for d in drawn]
     if drawn:
         result.matrix = cross_client_matrix(drawn, result.real, ids, config.eval, seed)
+
+
+def mean_embedding(pool: ClientPool, client_ids: list[int]) -> Tensor:
+    """Return the mean embedding (D_emb,) of these clients out of masked ones: nobody here sees any of them."""
+    total = unmask_sum(pool.run("masked_embedding", client_ids, client_ids))
+    return (total / len(client_ids)).float()
 
 
 def population_features(evaluation: Evaluation, is_personal: bool) -> Tensor:

@@ -1,4 +1,4 @@
-"""Every picture that a run draws: functions from plain numbers to a matplotlib `Figure`.
+"""Every plot that a run draws: functions from plain numbers to a matplotlib `Figure`.
 
 Figures are made without pyplot, so nothing is global and no display is needed; save one with
 `figure.savefig(path)`. Colours are those of Okabe and Ito (2008) and viridis, which colour-blind
@@ -14,14 +14,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from spire_core.errors import DataError
-
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "<", ">")
 GREY = "#555555"
 MAX_NUMBERED = 12  # a cross-client matrix with more rows or columns shows colours only
 MAX_NAMED = 40  # a heat map with more rows names some of them, at even distances
-
 Points = Sequence[tuple[float, float]]
 
 
@@ -33,7 +30,7 @@ def partition_figure(
     Rows from `num_train_clients` on are the new clients: below a line and named as such.
     """
     num, num_classes = counts.shape
-    figure = _figure(max(4.0, 1.8 + 0.55 * num_classes), 1.4 + 0.24 * min(num, MAX_NAMED))
+    figure = blank_figure(max(4.0, 1.8 + 0.55 * num_classes), 1.4 + 0.24 * min(num, MAX_NAMED))
     axes = figure.subplots()
     _heat_map(axes, counts, "images", "d", is_numbered=num <= MAX_NAMED and num_classes <= 20)
     names = [f"new {i}" if i >= num_train_clients else str(i) for i in range(num)]
@@ -51,7 +48,7 @@ def curve_figure(
 
     `floor` draws a dashed horizontal line: the score of real images against real ones.
     """
-    figure = _figure(5.4, 3.6)
+    figure = blank_figure(5.4, 3.6)
     axes = figure.subplots()
     _lines(axes, series)
     if floor is not None:
@@ -68,7 +65,7 @@ def forgetting_figure(own: Mapping[str, Points], lost: Mapping[str, Points], tit
     `own`: KID on the new client's held-out data above its lowest value so far. `lost`: KID on the
     pre-training population above its value before adaptation.
     """
-    figure = _figure(7.2, 3.6)
+    figure = blank_figure(7.2, 3.6)
     panels = figure.subplots(1, 2)
     texts = ("own: the new client", "global: the pre-training clients")
     labels = ("KID above its lowest so far", "KID above its start")
@@ -107,7 +104,7 @@ def matrix_figure(
     is_small = max(matrix.shape) <= MAX_NUMBERED
     cell = 0.5 if is_small else 0.25
     height, width = (cell * min(size, MAX_NAMED) for size in matrix.shape)
-    figure = _figure(max(3.6, 2.2 + width), 1.4 + height)
+    figure = blank_figure(max(3.6, 2.2 + width), 1.4 + height)
     axes = figure.subplots()
     _heat_map(axes, matrix, label, ".2g", is_numbered=is_small)
     _name_ticks(axes, col_names, row_names)
@@ -119,7 +116,7 @@ def histogram_figure(
     rows: Mapping[str, Sequence[float]], class_names: Sequence[str], title: str
 ) -> Figure:
     """Return grouped bars of class mixtures, K shares by name: true, generated before and after."""
-    figure = _figure(max(4.5, 1.2 + 0.65 * len(class_names)), 3.4)
+    figure = blank_figure(max(4.5, 1.2 + 0.65 * len(class_names)), 3.4)
     axes = figure.subplots()
     width = 0.8 / max(len(rows), 1)
     places = np.arange(len(class_names))
@@ -133,51 +130,8 @@ def histogram_figure(
     return figure
 
 
-def image_grid(images: np.ndarray, columns: int, pad: int = 2, scale: int = 2) -> np.ndarray:
-    """Return images (N, C, H, W), uint8 or float in [-1, 1], as one picture (H', W', 3) of uint8.
-
-    C is 1 or 3; rows fill from the left, `pad` white pixels lie between and around the images, and
-    each pixel becomes scale x scale; floats outside [-1, 1] are clipped. Raises DataError for
-    another shape and for floats that are not finite.
-    """
-    images = np.asarray(images)
-    if images.ndim != 4 or images.shape[0] == 0 or images.shape[1] not in (1, 3):
-        raise DataError(f"expected images (N, 1 or 3, H, W), got {images.shape}: pass some images")
-    if images.dtype != np.uint8:
-        if not np.isfinite(images).all():
-            raise DataError("expected finite images, got NaN or inf: look for a diverged model")
-        images = np.rint((np.clip(images, -1, 1) + 1) * 127.5).astype(np.uint8)
-    num, _, height, width = images.shape
-    num_rows = -(-num // columns)
-    tiles = np.full((num_rows * columns, 3, height * scale, width * scale), 255, np.uint8)
-    tiles[:num] = images.repeat(scale, axis=2).repeat(scale, axis=3)
-    tiles = np.pad(tiles, ((0, 0), (0, 0), (pad, 0), (pad, 0)), constant_values=255)
-    grid = tiles.reshape(num_rows, columns, *tiles.shape[1:]).transpose(0, 3, 1, 4, 2)
-    grid = grid.reshape(num_rows * tiles.shape[2], columns * tiles.shape[3], 3)
-    return np.pad(grid, ((0, pad), (0, pad), (0, 0)), constant_values=255)
-
-
-def labelled_grids(
-    rows: Sequence[tuple[str, np.ndarray]], columns: int, title: str = "", width: float = 6.5
-) -> Figure:
-    """Return stacked image grids, each below its own title, in a figure `width` inches wide.
-
-    `rows` holds (title, images as `image_grid` takes them), for example "client 24: real".
-    """
-    grids = [image_grid(images, columns) for _, images in rows]
-    heights = [width * grid.shape[0] / grid.shape[1] for grid in grids]
-    figure = _figure(width, sum(heights) + 0.3 * len(rows) + 0.4 * bool(title))
-    panels = figure.subplots(len(rows), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for axes, grid, (text, _) in zip(panels, grids, rows, strict=True):
-        axes.imshow(grid, interpolation="nearest")
-        axes.set_title(text, loc="left", fontsize=10, pad=3)
-        axes.set_axis_off()
-    if title:
-        figure.suptitle(title)
-    return figure
-
-
-def _figure(width: float, height: float) -> Figure:
+def blank_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of `width` x `height` inches, made without pyplot."""
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     return figure

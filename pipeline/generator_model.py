@@ -10,7 +10,7 @@ the project imports it. A logged model draws three images as each of the clients
 from typing import Any
 
 import numpy as np
-import pandas as pd  # as MLflow, which needs it
+import pandas as pd  # comes with mlflow
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
@@ -34,9 +34,9 @@ class Generator(PythonModel):
     ) -> np.ndarray:
         """Return images (rows * num_images, C, H, W) float32 in [-1, 1], row after row.
 
-        `model_input` has the column `client_id`, where -1 is the population. A row
-        depends on its client, `seed`, `num_images` and `guidance` only: equal rows draw equal
-        images. RunError if the run has no such client.
+        `model_input` has the column `client_id`, where -1 is the population. A row depends on its
+        client, `seed`, `num_images` and `guidance` only: equal rows draw equal images. RunError if
+        the run has no such client.
         """
         assert params is not None  # MLflow fills in the signature's defaults
         settings = params["num_images"], params["seed"], params["guidance"]

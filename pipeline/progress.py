@@ -1,4 +1,4 @@
-"""What a running experiment shows on stderr: a bar in a terminal, a few lines elsewhere, or nothing."""
+"""What a running experiment shows on stderr: a bar in a terminal, a few lines elsewhere."""
 
 import sys
 import time
@@ -28,14 +28,17 @@ class Progress:
 
     def round_done(self, stats: RoundStats, num_rounds: int) -> None:
         """Show that a round has ended."""
-        done = stats.round_idx + 1
+        done, round_s = stats.round_idx + 1, stats.train_s + stats.aggregate_s
         if self._stream.isatty():
-            self._advance_bar(stats, num_rounds)
-        elif done == num_rounds or done * NUM_LINES // num_rounds > stats.round_idx * NUM_LINES // num_rounds:
+            self._advance_bar(stats, num_rounds, round_s)
+        elif (
+            done == num_rounds
+            or done * NUM_LINES // num_rounds > stats.round_idx * NUM_LINES // num_rounds
+        ):
             left_s = (time.monotonic() - self._began) * (num_rounds - done) / done
             self._say(
-                f"round {done}/{num_rounds}  loss {stats.loss:.4f}  "
-                f"{stats.train_s + stats.aggregate_s:.2f} s/round  {tqdm.format_interval(left_s)} left"
+                f"round {done}/{num_rounds}  loss {stats.loss:.4f}  {round_s:.2f} s/round  "
+                f"{tqdm.format_interval(left_s)} left"
             )
 
     def evaluated(self, evaluation: Evaluation, floor: float) -> None:
@@ -48,7 +51,7 @@ class Progress:
             self._bar.close()
             self._bar = None
 
-    def _advance_bar(self, stats: RoundStats, num_rounds: int) -> None:
+    def _advance_bar(self, stats: RoundStats, num_rounds: int, round_s: float) -> None:
         if self._bar is None:
             self._bar = tqdm(
                 total=num_rounds,
@@ -57,8 +60,7 @@ class Progress:
                 file=self._stream,
                 dynamic_ncols=True,
             )
-        seconds = f"{stats.train_s + stats.aggregate_s:.2f} s"
-        self._bar.set_postfix_str(f"loss {stats.loss:.4f}, {seconds}", refresh=False)
+        self._bar.set_postfix_str(f"loss {stats.loss:.4f}, {round_s:.2f} s", refresh=False)
         self._bar.update()
 
     def _say(self, text: str) -> None:

@@ -6,10 +6,8 @@ Per-client values go into tables; the metrics stay few, and are the same for eve
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from pipeline import figures
+from pipeline import figures, image_grids
 from pipeline.evaluation import Evaluation, RealData
 from pipeline.forgetting import mean_over_clients
 from pipeline.tracking import Tracker, git_revision
@@ -75,7 +73,7 @@ def log_evaluation(tracker: Tracker, evaluation: Evaluation, real: RealData) -> 
     tracker.log_metrics(evaluation.metrics() | floor, step=evaluation.round_idx)
     tracker.log_table(f"tables/pretrain_round_{evaluation.round_idx}.json", evaluation.table(real))
     images = np.concatenate([d.images[:8] for d in evaluation.drawn[:8]])
-    tracker.log_image("samples/pretrain", figures.image_grid(images, 8), evaluation.round_idx)
+    tracker.log_image("samples/pretrain", image_grids.image_grid(images, 8), evaluation.round_idx)
 
 
 def log_adaptation(tracker: Tracker, result: "Result") -> None:
@@ -157,17 +155,17 @@ def new_client_row(result: "Result", index: int) -> dict[str, Any]:
     }
 
 
-def _tv_floor(mixture: Tensor, num_images: int, client_id: int) -> float:
+def _tv_floor(mixture: np.ndarray, num_images: int, client_id: int) -> float:
     """Return the distance that so many images drawn from the very mixture would show, by chance alone."""
-    draws = np.random.default_rng(client_id).multinomial(num_images, mixture.numpy(), size=100) / num_images
-    return float(np.mean([total_variation(torch.from_numpy(d), mixture) for d in draws]))
+    draws = np.random.default_rng(client_id).multinomial(num_images, mixture, size=100) / num_images
+    return float(np.mean([total_variation(d, mixture) for d in draws]))
 
 
 def log_adaptation_figures(tracker: Tracker, result: "Result") -> None:
     """Write sample grids of every new client, class histograms, forgetting curves and the cross-client matrix."""
     setting, method = result.setting, result.setting.config.method.name
     for report in result.reports[:GRID_CLIENTS]:
-        grid = figures.labelled_grids(client_rows(result, report.client_id), columns=16)
+        grid = image_grids.labelled_grids(client_rows(result, report.client_id), columns=16)
         tracker.log_figure(grid, f"samples/client_{report.client_id}.png")
         if report.after.histogram is not None and report.before.histogram is not None:
             rows = {
@@ -178,7 +176,7 @@ def log_adaptation_figures(tracker: Tracker, result: "Result") -> None:
             title = f"Client {report.client_id}: class mixture"
             picture = figures.histogram_figure(rows, setting.data.class_names, title)
             tracker.log_figure(picture, f"plots/mixture_client_{report.client_id}.png")
-        after = figures.image_grid(report.after.images, 8)
+        after = image_grids.image_grid(report.after.images, 8)
         tracker.log_image(f"samples/new_client_{report.client_id}", after, step=0)
     if result.curves:
         own = {method: mean_over_clients(result.curves, "own")}

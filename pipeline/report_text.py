@@ -1,10 +1,8 @@
-"""What the command line says about an experiment: before it runs (`--dry-run`) and at its end, as text and as JSON.
-
-M clients, K classes.
-"""
+"""What the command line says about an experiment, before it runs and at its end: text and JSON."""
 
 import json
 import math
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,11 +14,12 @@ from PIL import Image
 from pipeline.arrival import Arrival
 from pipeline.evaluation import Evaluation
 from pipeline.experiment import Result, Setting
-from pipeline.figures import image_grid
+from pipeline.image_grids import image_grid
 from pipeline.record import client_rows, new_client_row, params_counts
 from pipeline.resources import ActorPlan
 from pipeline.tracking import ui_command
 from spire_core.adapt import AdaptPoint
+from spire_core.errors import ConfigError
 from spire_core.partition import Partition
 
 MAX_COLUMNS = 12  # classes; with more of them a client's largest are named
@@ -76,7 +75,12 @@ def partition_text(told: dict[str, Any]) -> str:
     """Return what `partition_json` tells, as a table of images per client and class."""
     names, clients = told["class_names"], told["clients"]
     is_wide = len(names) > MAX_COLUMNS
-    header = ["client", "train", "test", *(["largest classes"] if is_wide else [n[:6] for n in names])]
+    header = [
+        "client",
+        "train",
+        "test",
+        *(["largest classes"] if is_wide else [n[:6] for n in names]),
+    ]
     shown, left_out = [], 0
     for is_new in (False, True):
         of_kind = [c for c in clients if c["is_new"] == is_new]
@@ -98,12 +102,16 @@ def _partition_row(client: dict[str, Any], names: Sequence[str], is_wide: bool) 
 
 
 def setting_json(setting: Setting, preset: str, plan: ActorPlan | None) -> dict[str, Any]:
-    """Return all that is fixed before the first round; `plan` is None where one process does all."""
+    """Return what is fixed before the first round; `plan` is None where one process does all."""
     total, trained = params_counts(setting)
     data, config = setting.data, setting.config
     actors = None
     if plan is not None:
-        actors = {"num_actors": plan.num_actors, "num_cpus": plan.num_cpus, "num_gpus": plan.num_gpus}
+        actors = {
+            "num_actors": plan.num_actors,
+            "num_cpus": plan.num_cpus,
+            "num_gpus": plan.num_gpus,
+        }
     return {
         "preset": preset,
         "config": json.loads(json.dumps(config.as_dict())),  # lists for tuples, as YAML wants them
@@ -123,7 +131,9 @@ def setting_text(told: dict[str, Any], plan: ActorPlan | None) -> str:
     where = f"resources: {plan.describe()}" if plan else "resources: this process alone"
     return "\n\n".join(
         [
-            yaml.safe_dump(told["config"], sort_keys=False, default_flow_style=None, width=100).strip(),
+            yaml.safe_dump(
+                told["config"], sort_keys=False, default_flow_style=None, width=100
+            ).strip(),
             "images of each class at each client:\n" + partition_text(told["partition"]),
             f"parameters: {_trained(trained, total)}\n"
             f"extractor: {told['extractor']}\n{where}\nconfig {told['config_fingerprint']}",
@@ -138,15 +148,32 @@ def _trained(trained: int, total: int) -> str:
 # --- at the end of a run ------------------------------------------------------------------------
 
 
+def writable_png(path: str | Path) -> Path:
+    """Return where to write a PNG, its folder made; ConfigError if it cannot be written."""
+    png = Path(path).expanduser().with_suffix(".png").absolute()
+    try:
+        png.parent.mkdir(parents=True, exist_ok=True)
+        problem = None if os.access(png.parent, os.W_OK) else "its folder is read-only"
+    except OSError as error:
+        problem = str(error)
+    if problem or png.is_dir():
+        problem = problem or "it is a folder"
+        raise ConfigError(
+            f"expected a file that can be written, got {png} ({problem}): name another"
+        )
+    return png
+
+
 def grid_path(result: Result) -> Path:
     """Return where `save_grid` writes."""
     return result.run_dir / "samples.png"
 
 
 def save_grid(result: Result) -> Path:
-    """Write rows of images as a PNG and return it: per new client its own, drawn before, drawn after adaptation.
+    """Write rows of images as a PNG and return it.
 
-    Without new clients, a row is drawn as each of the first pre-training clients.
+    For each new client: its own, drawn before, and drawn after adaptation. Without new
+    clients: drawn as the first pre-training clients.
     """
     rows = [
         images
@@ -191,7 +218,7 @@ def finite(values: dict[str, float]) -> dict[str, float | None]:
 
 
 def result_table(result: Result) -> str:
-    """Return what is printed at the end of a run: scores, their floors, what it cost, and where everything lies."""
+    """Return what is printed at the end of a run: scores, floors, and where everything lies."""
     config, federation = result.setting.config, result.setting.config.federation
     title = (
         f"{config.method.name} on {config.data.name}, seed {config.seed}: "
@@ -292,8 +319,8 @@ def arrival_table(arrival: Arrival) -> str:
     header = ["epoch", "train loss", "held-out loss", "KID", "TV"]
     rows = [_arrival_row(point) for point in arrival.curve if point.observed is not None]
     return (
-        f"client {arrival.client_id}: {arrival.num_trained:,} numbers trained on {arrival.num_train} images, "
-        f"measured on {arrival.num_test} others\n"
+        f"client {arrival.client_id}: {arrival.num_trained:,} numbers trained on "
+        f"{arrival.num_train} images, measured on {arrival.num_test} others\n"
         f"{aligned(header, rows)}\n"
         f"kept epoch {arrival.kept_epoch}\n\n"
         f"own part  {arrival.path}\nsamples   {arrival.grid_path}"
@@ -303,4 +330,8 @@ def arrival_table(arrival: Arrival) -> str:
 def _arrival_row(point: AdaptPoint) -> list[str]:
     observed = point.observed or {}
     keys = ("heldout_loss", "own_kid", "tv")
-    return [str(point.epoch), number(point.train_loss), *(number(observed.get(key)) for key in keys)]
+    return [
+        str(point.epoch),
+        number(point.train_loss),
+        *(number(observed.get(key)) for key in keys),
+    ]

@@ -49,8 +49,9 @@ QUIET = {
 }
 MAX_PARAMS = 100  # MLflow's limits for one call of log_batch
 MAX_METRICS = 1000
+MAX_PARAM_CHARS = 6000  # MLflow cuts longer ones, with a warning
 MAX_DIGEST_CHARS = 36
-_PASSWORD = re.compile(r"(://)[^/@\s\"']+@")
+_PASSWORD = re.compile(r"(://)[^/\s\"']+@")
 _log = logging.getLogger(__name__)
 
 
@@ -82,7 +83,7 @@ def _check_uri(uri: str) -> None:
     if (not sep or scheme == "file") and not uri.startswith("databricks"):
         raise ConfigError(
             "expected a tracking URI such as http://HOST:5000 or sqlite:////FOLDER/mlflow.db, got "
-            f"{uri!r}: MLflow no longer keeps runs in a plain folder"
+            f"{uri.rpartition('@')[2]!r}: MLflow no longer keeps runs in a plain folder"
         )
 
 
@@ -242,7 +243,8 @@ class Tracker:
             if parent_run_id is not None:
                 given["mlflow.parentRunId"] = parent_run_id
             run_id = client.create_run(experiment_id, tags=given, run_name=run_name).info.run_id
-        return MlflowTracker(run_id, _make_run_dir(config, run_id, run_name, uri), uri, client)
+        run_dir = _make_run_dir(config, run_id, run_name, uri)
+        return MlflowTracker(run_id, run_dir, uri, client, config.log_model)
 
     @staticmethod
     def resume(config: TrackingConfig, run_dir: Path) -> "Tracker":
@@ -257,7 +259,7 @@ class Tracker:
             return NullTracker(record["run_id"], run_dir)
         uri = tracking_uri(config)
         with _first_contact(config, uri) as client:
-            tracker = MlflowTracker(record["run_id"], run_dir, uri, client)
+            tracker = MlflowTracker(record["run_id"], run_dir, uri, client, config.log_model)
             tracker.reopen()
         return tracker
 
@@ -326,7 +328,7 @@ class Tracker:
 
         `folder` is what `SavedRun.load` reads, and is copied; `image_shape` is (C, H, W);
         `guidance` is the default of the model's parameter. The model carries this project's code,
-        and loads where that is not installed. None if nothing is recorded.
+        and loads where that is not installed. None if no model is recorded (`config.log_model`).
         """
 
     def finish(self, status: Status = "FINISHED") -> None:
@@ -361,9 +363,11 @@ class NullTracker(Tracker):
 class MlflowTracker(Tracker):
     """Records into an MLflow store through a client of its own."""
 
-    def __init__(self, run_id: str, run_dir: Path, uri: str, client: "MlflowClient") -> None:
+    def __init__(
+        self, run_id: str, run_dir: Path, uri: str, client: "MlflowClient", keeps_model: bool
+    ) -> None:
         super().__init__(run_id, run_dir, uri)
-        self._client = client
+        self._client, self._keeps_model = client, keeps_model
         self._old_params: dict[str, str] = {}
         self._old_steps: set[tuple[str, int]] = set()  # (metric or image file's head, step)
 
@@ -394,8 +398,8 @@ class MlflowTracker(Tracker):
 
         texts = {key: mask(str(value)) for key, value in flat.items()}
         for key in self._old_params.keys() & texts.keys():
-            if texts.pop(key) != self._old_params[key]:
-                old = self._old_params[key]
+            old = self._old_params[key]
+            if texts.pop(key)[:MAX_PARAM_CHARS] != old:
                 _log.warning("%s was %s when the run began, and stays so in its record", key, old)
         params = [Param(key, text) for key, text in texts.items()]
         for i in range(0, len(params), MAX_PARAMS):
@@ -471,6 +475,8 @@ class MlflowTracker(Tracker):
     def log_model(
         self, folder: Path, image_shape: tuple[int, int, int], guidance: float = 1.0
     ) -> str | None:
+        if not self._keeps_model:
+            return None
         from mlflow.entities import LoggedModelOutput
 
         run = self._client.get_run(self.run_id)

@@ -15,7 +15,7 @@ from torch import Tensor
 from pipeline.client_store import ClientStore
 from pipeline.config import Config
 from pipeline.saved_run import save_client
-from spire_core.adapt import Adapted, adapt_client, num_trained
+from spire_core.adapt import AdaptConfig, Adapted, adapt_client, num_trained
 from spire_core.client import (
     Broadcast,
     ClientUpdate,
@@ -43,7 +43,7 @@ class WorkerSetup:
     """What a worker is given once, beside all clients' images: the experiment and who holds which images."""
 
     config: Config
-    mixtures: Tensor  # (num clients, K) true class mixture of each client
+    mixtures: np.ndarray  # (num clients, K) true class mixture of each client
     partition: Partition
     extractor: str
     folder: Path
@@ -55,7 +55,7 @@ class Drawn:
 
     client_id: int
     features: Tensor  # (n, D)
-    histogram: Tensor | None  # (K,)
+    histogram: np.ndarray | None  # (K,)
     images: np.ndarray  # (m, C, H, W) float32, the first few
 
 
@@ -223,14 +223,14 @@ class ClientWorker:
 
     # --- new clients ----------------------------------------------------------------------------------------
 
-    def start_state(self, client_id: int, mean_emb: Tensor | None) -> PrivateState:
-        """Return what a new client starts from, as `adapt.init` says."""
+    def start_state(self, client_id: int, init: str, mean_emb: Tensor | None) -> PrivateState:
+        """Return what a new client starts from: the zero, mean or a random embedding, or nothing."""
         config = self.config
         if not config.method.record.has_embedding:
             return {}
-        if config.adapt.init == "mean" and mean_emb is not None:
+        if init == "mean" and mean_emb is not None:
             return {CLIENT_EMB: mean_emb.clone()}
-        if config.adapt.init == "random":
+        if init == "random":
             return new_private_state(
                 self.model, config.client, config.model.d_emb, config.seed, client_id
             )
@@ -240,6 +240,7 @@ class ClientWorker:
         self,
         client_id: int,
         weights: np.ndarray,
+        settings: AdaptConfig,
         mean_emb: Tensor | None,
         pooled_features: Tensor,
     ) -> AdaptReport:
@@ -261,9 +262,9 @@ class ClientWorker:
         adapted = adapt_client(
             self.model,
             start,
-            self.start_state(client_id, mean_emb),
+            self.start_state(client_id, settings.init, mean_emb),
             self.train_images(client_id),
-            config.adapt,
+            settings,
             self.recipe(),
             config.seed,
             client_id,

@@ -1,1 +1,59 @@
-"""SPIRE core."""
+"""The algorithm, with torch and numpy alone: no Ray, no MLflow, no configuration files, no printing.
+
+Read in this order:
+    methods     what distinguishes SPIRE from the methods it is compared with, as records
+    unet, flat  the network, and the flat vector that its weights live in
+    schedule, samplers   the diffusion process: noising, loss, generation
+    training    gradient steps of one client; client: one client's round; server: the weighted mean
+    adapt       a new client fits its own part
+    evaluate    images drawn as a client, and the loss on images it never saw
+    kid, extractor, classifier, metrics, selftest   scores, the features they compare, and their check
+    partition, partition_schemes   who holds which images
+    secure_sum  a mean that nobody sees the parts of; rng: every draw by its purpose; errors
+"""
+
+from spire_core.adapt import AdaptConfig, adapt_client
+from spire_core.client import Broadcast, ClientUpdate, RoundPlan, train_client
+from spire_core.errors import SpireError
+from spire_core.evaluate import EvalConfig, client_denoiser, draw, heldout_loss
+from spire_core.flat import FlatModel, initial_weights
+from spire_core.kid import KidScore, kid, kid_floor
+from spire_core.methods import METHODS, Method, MethodConfig
+from spire_core.partition import Partition, PartitionConfig, make_partition
+from spire_core.schedule import DiffusionConfig, make_schedule
+from spire_core.server import ServerConfig, ServerState, aggregate
+from spire_core.training import ClientConfig
+from spire_core.unet import ModelConfig, UNet
+
+__all__ = [
+    "METHODS",
+    "AdaptConfig",
+    "Broadcast",
+    "ClientConfig",
+    "ClientUpdate",
+    "DiffusionConfig",
+    "EvalConfig",
+    "FlatModel",
+    "KidScore",
+    "Method",
+    "MethodConfig",
+    "ModelConfig",
+    "Partition",
+    "PartitionConfig",
+    "RoundPlan",
+    "ServerConfig",
+    "ServerState",
+    "SpireError",
+    "UNet",
+    "adapt_client",
+    "aggregate",
+    "client_denoiser",
+    "draw",
+    "heldout_loss",
+    "initial_weights",
+    "kid",
+    "kid_floor",
+    "make_partition",
+    "make_schedule",
+    "train_client",
+]

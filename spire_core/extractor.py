@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from spire_core.classifier import CLASSIFIERS, Classifier, load_classifier
-from spire_core.errors import WeightsError
+from spire_core.errors import DataError, WeightsError
 from spire_core.kid import INCEPTION, INCEPTION_FEATURES, inception
 
 CLASSIFIER_SUFFIX = "-cnn"
@@ -39,7 +39,10 @@ class Extractor:
     classify: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
 
     def features(self, images: Tensor) -> Tensor:
-        """Return features (B, D) float32, on the CPU, of images (B, C, H, W) in [-1, 1]."""
+        """Return features (B, D) float32, on the CPU, of images (B, C, H, W) in [-1, 1].
+
+        Raises `DataError` for images that are not finite, as does `class_predictions`.
+        """
         return self._in_batches(self.compute, images).float()
 
     def class_predictions(self, images: Tensor) -> Tensor | None:
@@ -53,6 +56,11 @@ class Extractor:
 
     @torch.inference_mode()
     def _in_batches(self, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        if not torch.isfinite(images).all():
+            raise DataError(
+                f"the extractor {self.name} expected finite images, got NaN or infinity: training "
+                "may have diverged, look at its loss"
+            )
         batches = images.detach().cpu().float().split(_BATCH_SIZE.get(self.name, 256))
         return torch.cat([network(batch) for batch in batches])
 
@@ -113,12 +121,11 @@ def cached_features(extractor: Extractor, images: Tensor, cache_dir: Path | None
     if cache_dir is None:
         return extractor.features(images)
     path = cache_dir / f"{_cache_key(extractor, images)}.safetensors"
-    try:
-        return load_file(path)["features"]
-    except (OSError, SafetensorError, KeyError):
+    features = _read_intact(path)
+    if features is None:
         features = extractor.features(images)
         _write_atomically(features, path)
-        return features
+    return features
 
 
 def _cache_key(extractor: Extractor, images: Tensor) -> str:
@@ -131,9 +138,19 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def _read_intact(path: Path) -> Tensor | None:
+    try:
+        with safe_open(path, "pt") as file:
+            features, metadata = file.get_tensor("features"), file.metadata() or {}
+    except (OSError, SafetensorError):
+        return None
+    return features if metadata.get("sha256") == _sha256(features.numpy().tobytes()) else None
+
+
 def _write_atomically(features: Tensor, path: Path) -> None:
     # Several actors may write the same file: each writes its own copy, and any rename may win.
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    save_file({"features": features.contiguous()}, temporary)
+    features = features.contiguous()
+    save_file({"features": features}, temporary, {"sha256": _sha256(features.numpy().tobytes())})
     os.replace(temporary, path)

@@ -68,7 +68,7 @@ def kid(
     """Return the KID of fake (M, D) against real (N, D) features.
 
     KID is the unbiased estimate of MMD^2 with the kernel (x.y / D + 1)^3 (Binkowski et al. 2018,
-    eq. 4 and section 4), averaged over `num_subsets` pairs of random subsets of min(subset_size, N,
+    sections 2.1 and 4), averaged over `num_subsets` pairs of random subsets of min(subset_size, N,
     M) features. Where N = M = that size, every subset is the whole set: it is then computed once,
     and `std` is 0. Equal distributions give about 0, also a little below. Scores of different
     extractors are not comparable. The result is that of torch-fidelity's
@@ -159,7 +159,7 @@ def inception(weights_path: Path | None) -> nn.Module:
     try:
         if path is not None:
             # torch-fidelity unpickles anything: first make sure that there are only tensors.
-            torch.load(path, weights_only=True, mmap=True)
+            torch.load(path, weights_only=True)
         return create_feature_extractor(
             INCEPTION,
             [str(INCEPTION_FEATURES)],

@@ -1,1 +1,1 @@
-"""Many experiments: the space that is searched, the trials that run it, and reports over their runs."""
+"""Many experiments: sweeps over methods and settings. Builds on `pipeline`, and nothing builds on it."""

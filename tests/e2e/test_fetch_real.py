@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.datasets import DataConfig, load, resized
+from pipeline.datasets import DataConfig, load
 from pipeline.fetch import fetch
+from pipeline.resize import resized
 
 
 def test_mnist_is_the_real_one(tmp_path: Path) -> None:

@@ -9,15 +9,15 @@ from PIL import Image
 
 from pipeline.datasets import (
     DataConfig,
-    DatasetSpec,
+    ImageData,
     describe,
     load,
-    load_folder,
     load_stored,
-    resized,
     sha256_of,
     store_root,
 )
+from pipeline.known_datasets import DatasetSpec
+from pipeline.resize import resized
 from spire_core.errors import ConfigError, DataError
 
 
@@ -41,6 +41,10 @@ def stored(root: Path) -> tuple[DatasetSpec, dict[str, np.ndarray]]:
 def save_image(path: Path, pixels: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
+
+
+def folder(path: Path, split: str, image_size: int) -> ImageData:
+    return load(DataConfig("folder", path=str(path), image_size=image_size), split)
 
 
 def test_unknown_name_says_which_exist() -> None:
@@ -151,7 +155,7 @@ def test_resizing_to_the_same_size_is_the_identity() -> None:
 def test_chunks_do_not_show(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     images = np.random.default_rng(0).integers(0, 256, (7, 3, 16, 16), dtype=np.uint8)
     whole = resized(images, size)
-    monkeypatch.setattr("pipeline.datasets._CHUNK_VALUES", 2 * 3 * 20 * 20)
+    monkeypatch.setattr("pipeline.resize._CHUNK_VALUES", 2 * 3 * 20 * 20)
     np.testing.assert_array_equal(resized(images, size), whole)
 
 
@@ -189,7 +193,7 @@ def test_folder_without_splits_is_split_by_name(tmp_path: Path) -> None:
     for name, num in (("a", 10), ("b", 2), ("c", 1)):
         for i in range(num):
             save_image(tmp_path / name / f"{i}.png", np.full((4, 4), 10 * i + ord(name), np.uint8))
-    train, test = (load_folder(tmp_path, split, 4) for split in ("train", "test"))
+    train, test = (folder(tmp_path, split, 4) for split in ("train", "test"))
     assert np.bincount(train.labels).tolist() == [8, 1, 1]
     assert np.bincount(test.labels).tolist() == [2, 1]
     seen = np.concatenate([train.images, test.images])[:, 0, 0, 0].tolist()
@@ -201,21 +205,21 @@ def test_folder_without_splits_is_split_by_name(tmp_path: Path) -> None:
     first_two = sorted(10 * i + ord("a") for i in sorted(range(10), key=key)[:2])
     assert test.images[:2, 0, 0, 0].tolist() == first_two
     elsewhere = tmp_path.rename(tmp_path.with_name("moved"))
-    assert load_folder(elsewhere, "test", 4).sha256 == test.sha256
+    assert folder(elsewhere, "test", 4).sha256 == test.sha256
 
 
 def test_folder_errors_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"one subfolder of images per class, got .*nowhere"):
-        load_folder(tmp_path / "nowhere", "train", 8)
+        folder(tmp_path / "nowhere", "train", 8)
     with pytest.raises(DataError, match="one subfolder of images per class"):
-        load_folder(tmp_path, "train", 8)
+        folder(tmp_path, "train", 8)
     save_image(tmp_path / "a" / "1.png", np.zeros((4, 4), np.uint8))
     with pytest.raises(DataError, match="images for the test split"):
-        load_folder(tmp_path, "test", 8)
+        folder(tmp_path, "test", 8)
     (tmp_path / "a" / "2.png").write_bytes(b"no image")
     (tmp_path / "a" / "3.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"expected an image, got .*a/[23]\.png") as caught:
-        load_folder(tmp_path, "train", 8)
+        folder(tmp_path, "train", 8)
     assert "\n" not in str(caught.value)
 
 
@@ -223,6 +227,6 @@ def test_folder_refuses_16_bits_and_other_classes_in_test(tmp_path: Path) -> Non
     save_image(tmp_path / "train" / "a" / "1.png", np.full((4, 4), 60000, np.uint16))
     save_image(tmp_path / "test" / "b" / "1.png", np.zeros((4, 4), np.uint8))
     with pytest.raises(DataError, match="8 bits per channel"):
-        load_folder(tmp_path, "train", 4)
+        folder(tmp_path, "train", 4)
     with pytest.raises(DataError, match="the same class folders"):
-        load_folder(tmp_path, "test", 4)
+        folder(tmp_path, "test", 4)

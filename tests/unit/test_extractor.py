@@ -7,7 +7,7 @@ from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from spire_core.classifier import WEIGHTS_DIR, load_classifier
-from spire_core.errors import WeightsError
+from spire_core.errors import DataError, WeightsError
 from spire_core.extractor import (
     Extractor,
     auto_extractor,
@@ -98,6 +98,27 @@ def test_a_damaged_cache_file_is_computed_again(tmp_path: Path, keep: int) -> No
     for _ in range(2):
         assert torch.equal(cached_features(counting.extractor(), images(), tmp_path), expected)
     assert counting.calls == 2
+
+
+def test_a_flipped_bit_in_the_cache_is_noticed(tmp_path: Path) -> None:
+    counting = Counting()
+    expected = cached_features(counting.extractor(), images(), tmp_path)
+    (path,) = tmp_path.iterdir()
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert torch.equal(cached_features(counting.extractor(), images(), tmp_path), expected)
+    assert counting.calls == 2
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_images_that_are_not_finite_are_refused(value: float) -> None:
+    diverged = images()
+    diverged[0, 0, 0, 0] = value
+    extractor = make_extractor("mnist-cnn")
+    for compute in (extractor.features, extractor.class_predictions):
+        with pytest.raises(DataError, match="finite images"):
+            compute(diverged)
 
 
 def test_uint8_conversion_by_hand() -> None:

@@ -23,15 +23,16 @@ import pytest
 from PIL import Image
 from torchvision.datasets import CIFAR10, MNIST
 
-from pipeline.datasets import DatasetSpec, load_stored, sha256_of
-from pipeline.fetch import (
+from pipeline.datasets import load_stored, sha256_of
+from pipeline.fetch import fetch
+from pipeline.known_datasets import DatasetSpec
+from pipeline.sources import (
     CIFAR_BATCHES,
     IDX_FILES,
     Decoded,
     Part,
     decode_idx,
     default_sources,
-    fetch,
     from_folder,
     from_torchvision,
     read_archive,
@@ -255,7 +256,8 @@ FETCHING = """
 import sys, time, pickle
 from pathlib import Path
 import numpy as np
-import pipeline.fetch as f
+from pipeline.fetch import fetch
+from pipeline.sources import Part
 
 root, stop_at = Path(sys.argv[1]), sys.argv[2]
 spec, arrays = pickle.load(open(sys.argv[3], "rb"))
@@ -269,8 +271,8 @@ def slow_save(path, array):
         time.sleep(60)
 
 np.save = slow_save
-source = lambda spec, scratch: {k: [f.Part("memory", a)] for k, a in arrays.items()}
-f.fetch(spec, root, sources={"memory": source})
+source = lambda spec, scratch: {k: [Part("memory", a)] for k, a in arrays.items()}
+fetch(spec, root, sources={"memory": source})
 """
 
 
@@ -369,7 +371,7 @@ def test_torchvision_gives_up_fast_and_restores_the_time_out(
         raise OSError("never reached")
 
     monkeypatch.setattr(urllib.request, "urlopen", silent)
-    monkeypatch.setattr("pipeline.fetch.CONNECT_S", 0.2)
+    monkeypatch.setattr("pipeline.sources.CONNECT_S", 0.2)
     before, start = socket.getdefaulttimeout(), time.monotonic()
     with pytest.raises(DataError, match=r"no answer in 0\.2 s"):
         from_torchvision(DIGITS_SPEC, tmp_path)

@@ -12,11 +12,10 @@ from pipeline.figures import (
     curve_figure,
     forgetting_figure,
     histogram_figure,
-    image_grid,
-    labelled_grids,
     matrix_figure,
     partition_figure,
 )
+from pipeline.image_grids import image_grid, labelled_grids
 from spire_core.errors import DataError
 
 

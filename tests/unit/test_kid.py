@@ -81,8 +81,8 @@ class Pixels(FeatureExtractorBase):
     def can_be_compiled() -> bool:
         return False
 
-    def forward(self, images: Tensor) -> tuple[Tensor]:
-        return (images.flatten(1).float() / 255,)
+    def forward(self, input: Tensor) -> tuple[Tensor]:
+        return (input.flatten(1).float() / 255,)
 
 
 class Images(torch.utils.data.Dataset):

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -306,6 +307,15 @@ def test_without_tracking_there_is_a_folder_and_nothing_else(tmp_path: Path) -> 
 # ------------------------------------------------------------------------------------- the model
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Tiny convolutions are slower on several threads, many times so on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def tiny_run(folder: Path) -> SavedRun:
     config = load_config(
         None,
@@ -328,6 +338,7 @@ def tiny_run(folder: Path) -> SavedRun:
     return SavedRun.load(folder)
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_the_logged_model_draws_what_the_saved_run_draws(
     store: TrackingConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -361,6 +372,12 @@ def test_the_logged_model_draws_what_the_saved_run_draws(
     np.testing.assert_array_equal(defaults, saved.draw(5, 1, 0, 1.5))
     with pytest.raises(RunError, match="expected a client out of 0, 5, got 1"):
         model.predict(pd.DataFrame({"client_id": [1]}))
+
+
+def test_no_model_is_logged_where_none_is_wanted(store: TrackingConfig, tmp_path: Path) -> None:
+    with Tracker.start(TrackingConfig(root=store.root, log_model=False), "none", {}) as tracker:
+        assert tracker.log_model(tmp_path, (1, 8, 8)) is None
+    assert not read_run(store, tracker).outputs.model_outputs
 
 
 def test_a_model_that_cannot_be_saved_is_marked_as_failed(
@@ -481,6 +498,7 @@ def test_the_ui_command_is_exact_and_hides_passwords(monkeypatch: pytest.MonkeyP
     ("text", "masked"),
     [
         ("http://host/a@b", "http://host/a@b"),
+        ("http://me:p@ss@host/a", "http://***@host/a"),
         (
             "postgresql+psycopg2://u:p@h/d and http://t@h",
             "postgresql+psycopg2://***@h/d and http://***@h",

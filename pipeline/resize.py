@@ -1,0 +1,46 @@
+"""Brings uint8 images to the size that a model sees."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from spire_core.errors import ConfigError, DataError
+
+_CHUNK_VALUES = 2**23  # resized at a time
+
+
+def resized(images: np.ndarray, image_size: int | None) -> np.ndarray:
+    """The images (N, C, H, H) uint8 as (N, C, S, S) uint8, where S is `image_size`.
+
+    Images that have another size than S and are 28 wide are first padded with zeros to 32, which
+    is also what None means. Where S divides their size, each pixel is the mean of a square
+    (halves round up); otherwise the resizing is bilinear, with antialiasing where it shrinks.
+    Raises ConfigError if S is below 1 and DataError if the images are not square.
+    """
+    num, channels, height, width = images.shape
+    if height != width:
+        raise DataError(f"expected square images, got {height} x {width}")
+    size = image_size if image_size is not None else (32 if width == 28 else width)
+    if size < 1:
+        raise ConfigError(f"expected data.image_size of at least 1, got {size}")
+    if size == width:
+        return images
+    out = np.empty((num, channels, size, size), dtype=np.uint8)
+    step = max(1, _CHUNK_VALUES // (channels * max(size, width) ** 2))
+    for start in range(0, num, step):
+        chunk = images[start : start + step]
+        if width == 28:
+            chunk = np.pad(chunk, ((0, 0), (0, 0), (2, 2), (2, 2)))
+        out[start : start + step] = _resize_chunk(chunk, size)
+    return out
+
+
+def _resize_chunk(images: np.ndarray, size: int) -> np.ndarray:
+    num, channels, _, width = images.shape
+    if width % size == 0:
+        factor = width // size
+        squares = images.reshape(num, channels, size, factor, size, factor)
+        return (squares.sum(axis=(3, 5), dtype=np.uint32) + factor**2 // 2) // factor**2
+    x = torch.from_numpy(np.array(images)).float()
+    x = F.interpolate(x, (size, size), mode="bilinear", antialias=size < width)
+    return x.round().clamp(0, 255).to(torch.uint8).numpy()

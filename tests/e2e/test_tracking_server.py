@@ -1,0 +1,166 @@
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+
+from pipeline.tracking import Tracker, TrackingConfig, ui_command
+
+# MLflow's own use of SQLAlchemy 2.1, when its store is imported.
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
+
+START = """
+import sys
+from pipeline.tracking import Tracker, TrackingConfig
+with Tracker.start(TrackingConfig(root=sys.argv[1]), sys.argv[2], {}) as tracker:
+    tracker.log_metrics({"a": 1.0}, 0)
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a real tracking server."""
+    folder = tmp_path_factory.mktemp("server")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/server.db"]
+    command += ["--artifacts-destination", str(folder / "artifacts")]
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            command, env=environment, cwd=folder, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        wait_until_healthy(f"http://127.0.0.1:{port}/health", process, folder / "log")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(timeout=30)
+
+
+def wait_until_healthy(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in range(600):
+        assert process.poll() is None, log.read_text()
+        try:
+            with urllib.request.urlopen(address, timeout=5):
+                return
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            time.sleep(0.2)
+    pytest.fail(log.read_text())
+
+
+def test_the_environment_names_a_server_that_gets_everything(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    config = TrackingConfig(root=str(tmp_path / "root"))
+    with Tracker.start(config, "remote", {"method": "spire"}) as tracker:
+        tracker.log_params({f"key{i}": i for i in range(150)})
+        tracker.log_metrics({"a/b": 0.5, "nan": math.nan, "inf": math.inf}, 3)
+        tracker.log_image("samples/all", np.zeros((4, 5, 3), np.uint8), 3)
+        tracker.log_table("tables/kid.json", {"client_id": [0, 1]})
+        tracker.log_dataset(np.zeros((2, 1, 4, 4)), np.arange(2), "mnist", "ab" * 32, "pretrain")
+    assert tracker.uri == ui_command(config) == server
+    assert [p.name for p in (tmp_path / "root").iterdir()] == ["runs"]
+
+    client = MlflowClient(server)
+    run = client.get_run(tracker.run_id)
+    assert (run.info.status, len(run.data.params)) == ("FINISHED", 150)
+    assert run.data.metrics["a/b"] == 0.5
+    assert math.isnan(run.data.metrics["nan"])
+    assert run.data.metrics["inf"] == sys.float_info.max
+    table = client.download_artifacts(tracker.run_id, "tables/kid.json", str(tmp_path))
+    assert json.loads(Path(table).read_text()) == {"columns": ["client_id"], "data": [[0], [1]]}
+    assert len(client.list_artifacts(tracker.run_id, "images")) == 2
+
+    with Tracker.resume(config, tracker.run_dir) as resumed:
+        resumed.log_metrics({"a/b": 0.75}, 3)
+        resumed.log_metrics({"a/b": 0.25}, 4)
+    history = client.get_metric_history(tracker.run_id, "a/b")
+    assert [(m.step, m.value) for m in history] == [(3, 0.5), (4, 0.25)]
+
+
+def test_processes_that_create_one_database_at_once_all_get_their_run(tmp_path: Path) -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", START, str(tmp_path), name],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name in ("a", "b")
+    ]
+    outputs = [process.communicate(timeout=120) for process in started]
+    assert [process.returncode for process in started] == [0, 0], outputs
+    assert outputs == [("", "")] * 2
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.get_experiment_by_name("spire")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    assert sorted((r.info.run_name, r.info.status) for r in runs) == [
+        ("a", "FINISHED"),
+        ("b", "FINISHED"),
+    ]
+
+
+LOAD = """
+import sys
+from pathlib import Path
+sys.meta_path = [f for f in sys.meta_path if "editable" not in str(f).lower()]
+sys.path = [p for p in sys.path if not Path(p, "spire_core").is_dir()]
+try:
+    import spire_core
+except ModuleNotFoundError:
+    pass
+else:
+    sys.exit("the project is installed here, so this shows nothing")
+import mlflow.pyfunc, numpy, pandas
+model = mlflow.pyfunc.load_model(sys.argv[1])
+images = model.predict(pandas.DataFrame({"client_id": [0]}), params={"num_images": 2})
+numpy.save(sys.argv[2], images)
+"""
+
+
+def test_the_logged_model_loads_where_the_project_is_not_installed(
+    server: str, tmp_path: Path
+) -> None:
+    import torch
+
+    from pipeline.config import load_config
+    from pipeline.saved_run import SavedRun, save_client, save_run
+    from spire_core.flat import FlatModel
+
+    small = ["model.d_emb=4", "model.width=8", "model.multipliers=[1]", "model.attention=[]"]
+    config = load_config(None, [*small, "model.cond_dim=8", "diffusion.sample_steps=2"])
+    model = FlatModel(config.model, config.method, 1)
+    weights = torch.randn(model.layout.size, generator=torch.Generator().manual_seed(0)) / 10
+    more = {"image_shape": [1, 8, 8], "class_names": ["a", "b"]}
+    save_run(tmp_path / "model", config, model, weights.numpy(), more)
+    save_client(tmp_path / "model", 0, {"client_emb": torch.ones(4)})
+    with Tracker.start(TrackingConfig(uri=server, root=str(tmp_path)), "model", {}) as tracker:
+        uri = tracker.log_model(tmp_path / "model", (1, 8, 8))
+    assert uri is not None
+
+    command = [sys.executable, "-c", LOAD, uri, str(tmp_path / "images.npy")]
+    environment = os.environ | {"MLFLOW_TRACKING_URI": server}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    expected = SavedRun.load(tmp_path / "model").draw(0, 2)
+    np.testing.assert_allclose(np.load(tmp_path / "images.npy"), expected, atol=1e-5)

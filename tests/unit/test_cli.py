@@ -1,0 +1,291 @@
+"""The command line: each mistake is one sentence and exit code 2, and `--json` is one object."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline import cli
+from pipeline.arrival import load_arrival
+from pipeline.config import load_config
+from pipeline.driver import RoundStats
+from pipeline.progress import Progress
+from pipeline.saved_run import SavedRun, save_run
+from spire_core.flat import FlatModel, initial_weights
+
+VERBS = [["run"], ["adapt"], ["sample"], ["data"], ["data", "fetch"], ["data", "show"], ["doctor"]]
+
+
+@dataclass
+class Said:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def spire(mnist_root: Path, monkeypatch: pytest.MonkeyPatch, capsys, tmp_path: Path):
+    """Runs the command in an empty folder and returns what it said."""
+    monkeypatch.setenv("SPIRE_DATA", str(mnist_root))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*argv: str) -> Said:
+        try:
+            code = cli.main(argv)
+        except SystemExit as stopped:  # argparse's own way out
+            code = int(stopped.code or 0)
+        return Said(code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def finished_run(tmp_path: Path) -> Path:
+    """A run folder with an untrained backbone, in the place where runs lie."""
+    config = load_config("smoke", ["eval.num_images=8", "adapt.epochs=1", "adapt.num_images=8"])
+    model = FlatModel(config.model, config.method, 1)
+    weights = initial_weights(config.model, config.method, 1, 0).numpy()
+    more = {"image_shape": [1, 16, 16], "class_names": list("0123456789")}
+    folder = tmp_path / "runs" / "0123abcd"
+    save_run(folder / "model", config, model, weights, more)
+    record = {"run_id": "0123abcd", "run_name": "tiny", "started_ms": 0}
+    (folder / "tracking.json").write_text(json.dumps(record))
+    return folder
+
+
+def assert_one_sentence(said: Said, *parts: str) -> None:
+    assert said.code == 2
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    for part in parts:
+        assert part in said.err
+
+
+@pytest.mark.parametrize(
+    ("argv", "parts"),
+    [
+        (["run", "mnits-cpu"], ["preset", "did you mean mnist-cpu"]),
+        (["run", "smoke", "client.leraning_rate=1"], ["client.leraning_rate", "did you mean"]),
+        (
+            ["run", "smoke", "federation.tau=1", "federation.local_epochs=1"],
+            ["federation.tau", "federation.local_epochs", "give one of them"],
+        ),
+        (["run", "smoke", "partition.classes_per_client=11"], ["11"]),
+        (["run", "smoke", "adapt.num_images=0"], ["adapt.num_images"]),
+        (["run", "smoke", "data=mnits"], ["mnits", "did you mean mnist"]),
+        (["run", "smoke", "client.batch_size=many"], ["client.batch_size", "many"]),
+        (["run", "smoke", "method=spier"], ["did you mean spire"]),
+        (["run", "smoke", "data=folder"], ["data.path"]),
+        (["run", "smoke", "other"], ["smoke and other", "key=value"]),
+        (["run", "smoke", "--fast"], ["--fast"]),
+        (["run", "smoke", "--dry-run", "resources.num_actors=100000"], ["100000", "auto"]),
+        (["data", "fetch", "minst"], ["did you mean mnist"]),
+        (["data", "show", "smoke", "federation.num_clients=100000"], ["100"]),
+        (["sample", "last"], ["expected a run", "last"]),
+        (["sample", "last", "--num", "0"], ["--num", "at least 1"]),
+        (["adapt", "last", "--data", "mnist"], ["expected a run"]),
+        (["adapt", "last"], ["--data"]),
+        (["rum"], ["rum", "run"]),
+        ([], ["VERB"]),
+    ],
+)
+def test_a_mistake_is_one_sentence(spire, argv: list[str], parts: list[str]) -> None:
+    assert_one_sentence(spire(*argv), *parts)
+
+
+def test_inception_without_weights_is_one_sentence(
+    spire, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
+    for name in ("http_proxy", "https_proxy"):  # nothing listens there: offline, whatever the host
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    said = spire("run", "smoke", "eval.extractor=inception-v3-compat")
+    assert_one_sentence(said, "inception-v3-compat", "eval.extractor_weights=PATH")
+
+
+@pytest.mark.parametrize("verb", [[], *VERBS])
+def test_every_verb_explains_itself(spire, verb: list[str]) -> None:
+    said = spire(*verb, "--help")
+    assert said.code == 0
+    assert said.out.startswith("usage: " + " ".join(["spire", *verb]))
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = "{'torch', 'ray', 'mlflow', 'matplotlib', 'numpy', 'omegaconf'} & set(sys.modules)"
+    code = (
+        "import sys, pipeline.cli\ntry: pipeline.cli.main(['--help'])\n"
+        f"except SystemExit: pass\nsys.exit(len({heavy}))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_dry_run_is_one_object(spire) -> None:
+    said = spire("run", "--dry-run", "smoke", "--json", "method=spire", "seed=3")
+    told = json.loads(said.out)
+    assert said.code == 0
+    assert told["config"]["method"]["name"] == "spire"
+    assert told["config_fingerprint"] == load_config("smoke", ["seed=3"]).fingerprint
+    assert told["params_trainable_new_client"] == 16
+    clients = told["partition"]["clients"]
+    assert [c["is_new"] for c in clients] == [False] * 6 + [True] * 2
+    assert all(sum(n > 0 for n in c["class_counts"]) == 2 for c in clients)  # pathological, k = 2
+    assert all(c["num_train"] == 64 for c in clients if c["is_new"])
+    assert 1 <= told["resources"]["actors"]["num_actors"] <= (os.cpu_count() or 1)
+
+
+def test_dry_run_text_says_the_same(spire) -> None:
+    said = spire("run", "smoke", "--dry-run", "resources.pool=local")
+    told = json.loads(spire("run", "smoke", "--dry-run", "--json", "resources.pool=local").out)
+    assert said.code == 0
+    assert told["partition"]["hash"] in said.out
+    assert told["config_fingerprint"] in said.out
+    assert "a new client trains 16 of" in said.out
+    assert "this process alone" in said.out
+
+
+def test_run_without_a_preset_takes_the_one_for_newcomers(spire) -> None:
+    told = json.loads(spire("run", "--dry-run", "--json").out)
+    assert told["preset"] == "mnist-cpu"
+    assert told["config_fingerprint"] == load_config("mnist-cpu").fingerprint
+
+
+def test_data_show_tells_and_draws(spire, tmp_path: Path) -> None:
+    told = json.loads(spire("data", "show", "smoke", "--json", "--out", "who/holds.png").out)
+    assert len(told["clients"]) == 8
+    assert Image.open(tmp_path / "who" / "holds.png").size[0] > 100
+
+
+def test_data_fetch_leaves_what_is_intact(spire, mnist_root: Path) -> None:
+    said = spire("data", "fetch", "mnist", "--json")
+    assert json.loads(said.out) == {"name": "mnist", "path": str(mnist_root / "mnist")}
+    assert "intact" in said.err
+
+
+def test_an_interrupt_is_no_traceback(spire, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.config.load_config", interrupt)
+    said = spire("run")
+    assert (said.code, said.out, said.err) == (130, "", "spire run: interrupted\n")
+
+
+def test_stdout_of_libraries_goes_to_stderr(spire, monkeypatch: pytest.MonkeyPatch) -> None:
+    def noisy(*args: object, **kwargs: object) -> Path:
+        print("a library talks")
+        return Path("somewhere")
+
+    monkeypatch.setattr("pipeline.fetch.fetch", noisy)
+    said = spire("data", "fetch", "mnist", "--json")
+    assert json.loads(said.out) == {"name": "mnist", "path": "somewhere"}
+    assert said.err == "a library talks\n"
+
+
+# --- a finished run: draw from it, and add a client ---------------------------------------------
+
+
+def test_a_client_arrives_is_fitted_and_can_be_drawn(spire, finished_run: Path) -> None:
+    backbone = (finished_run / "model" / "backbone.safetensors").read_bytes()
+    said = spire("adapt", "tiny", "--data", "mnist", "--classes", "3,7", "adapt.lr=0.05", "--json")
+    told = json.loads(said.out)
+    assert (told["client_id"], told["num_train"], told["num_trained"]) == (8, 8, 16)
+    assert told["num_test"] == round(0.25 * (1010 + 1028))  # of the test split's threes and sevens
+    assert [point["epoch"] for point in told["curve"]] == [0, 1]
+    assert set(told["curve"][1]) >= {"own_kid", "tv", "heldout_loss"}
+    assert "population_kid" not in told["curve"][1]
+    assert (finished_run / "model" / "backbone.safetensors").read_bytes() == backbone
+    assert SavedRun.load(finished_run).client_state(8)["client_emb"].abs().max() > 0
+
+    drawn = json.loads(spire("sample", "last", "--client", "8", "--num", "3", "--json").out)
+    images = np.load(drawn["artifacts"]["npz"])["images"]
+    assert images.shape == (3, 1, 16, 16)
+    assert np.array_equal(images, SavedRun.load(finished_run).draw(8, 3))
+    assert Image.open(drawn["artifacts"]["png"]).mode == "RGB"
+
+
+def test_arrivals_take_the_next_free_id_and_no_taken_one(spire, finished_run: Path) -> None:
+    adapt = ("adapt", "last", "--data", "mnist", "--num-images", "4")
+    assert json.loads(spire(*adapt, "--client", "20", "--json").out)["client_id"] == 20
+    assert "client 21: 16 numbers trained on 4 images" in spire(*adapt).out
+    assert "expected a client id that is free, got 20: 22" in spire(*adapt, "--client", "20").err
+    assert "expected a client id that is free, got 0: 22" in spire(*adapt, "--client", "0").err
+
+
+@pytest.mark.parametrize(
+    ("argv", "parts"),
+    [
+        (["adapt", "last", "--data", "nowhere"], ["nowhere", "mnist"]),
+        (["adapt", "last", "--data", "mnist", "--classes", "12"], ["12", "--classes"]),
+        (["adapt", "last", "--data", "mnist", "model.d_emb=3"], ["model.d_emb=3", "adapt"]),
+        (["adapt", "last", "--data", "mnist", "adapt.epoch=3"], ["did you mean adapt.epochs"]),
+        (["sample", "last", "--client", "77"], ["77"]),
+        (["sample", "nobody"], ["nobody", "tiny"]),
+    ],
+)
+def test_a_mistake_with_a_finished_run_is_one_sentence(
+    spire, finished_run: Path, argv: list[str], parts: list[str]
+) -> None:
+    assert_one_sentence(spire(*argv), *parts)
+
+
+def test_a_folder_of_images_equals_the_same_images_of_a_data_set(
+    finished_run: Path, mnist_root: Path, tmp_path: Path
+) -> None:
+    pixels = np.load(mnist_root / "mnist" / "test_images.npy")[:12, 0]
+    labels = np.load(mnist_root / "mnist" / "test_labels.npy")[:12]
+    for i, (image, label) in enumerate(zip(pixels, labels, strict=True)):
+        for folder in (tmp_path / "by_class" / str(label), tmp_path / "flat"):
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(folder / f"{i:02}.png")
+    run = SavedRun.load(finished_run)
+    known, _ = load_arrival(run, "mnist", root=str(mnist_root))
+    flat, nothing = load_arrival(run, str(tmp_path / "flat"))
+    assert np.array_equal(flat, known[:12])
+    assert nothing is None
+    sevens, mixture = load_arrival(run, str(tmp_path / "by_class"), ["7"])
+    assert np.array_equal(sevens, known[:12][labels == 7])
+    assert mixture is not None
+    assert mixture.tolist() == np.eye(10)[7].tolist()
+
+
+def test_too_few_or_broken_images_are_named(spire, finished_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "few").mkdir()
+    said = spire("adapt", "last", "--data", "few")
+    assert_one_sentence(said, "few", "expected images")
+    (tmp_path / "few" / "a.png").write_bytes(b"no image")
+    assert_one_sentence(spire("adapt", "last", "--data", "few"), "a.png")
+
+
+# --- progress -----------------------------------------------------------------------------------
+
+
+def test_progress_without_a_terminal_is_a_line_each_tenth() -> None:
+    stream = io.StringIO()
+    progress = Progress(stream)
+    for i in range(45):
+        progress.round_done(RoundStats(i, 0.5, 0, 0, 1, 0.2, 0.1), 45)
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 10
+    assert lines[-1].startswith("round 45/45  loss 0.5000  0.30 s/round  00:00 left")
+
+
+def test_progress_in_a_terminal_is_one_bar() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Terminal()
+    progress = Progress(stream)
+    for i in range(5):
+        progress.round_done(RoundStats(i, 0.5, 0, 0, 1, 0.2, 0.1), 5)
+    progress.close()
+    assert stream.getvalue().count("\n") == 1
+    assert "5/5" in stream.getvalue()

@@ -1,0 +1,133 @@
+"""The configuration: layers are merged strictly, checked, and fingerprinted by what decides the result."""
+
+import dataclasses
+
+import pytest
+
+from pipeline.config import Config, FederationConfig, config_from_dict, load_config, preset_names
+from spire_core.errors import ConfigError
+
+
+def test_later_layers_win_and_leave_the_rest_alone() -> None:
+    preset = load_config("smoke")
+    config = load_config("smoke", ["client.lr=0.5", "seed=7", "client.lr=0.25"])
+    assert (config.client.lr, config.seed) == (0.25, 7)
+    changed = dataclasses.replace(
+        config, seed=preset.seed, client=dataclasses.replace(config.client, lr=preset.client.lr)
+    )
+    assert changed == preset
+
+
+def test_without_anything_the_defaults_hold() -> None:
+    assert load_config(None) == Config()
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_presets_are_valid_and_survive_a_round_trip(name: str) -> None:
+    config = load_config(name)
+    assert config_from_dict(config.as_dict()) == config
+
+
+def test_round_trip_keeps_what_overrides_set() -> None:
+    words = ["method=shared_rep", "method.local_layers=[conv_out]", "client.betas=[0.5,0.9]"]
+    config = load_config("smoke", [*words, "adapt.lr=1e-4", "federation.local_epochs=2"])
+    assert config_from_dict(config.as_dict()) == config
+    assert config.method.local_layers == ("conv_out",)
+    assert config.client.betas == (0.5, 0.9)
+    assert config.adapt.lr == 1e-4
+
+
+@pytest.mark.parametrize("group", ["data", "partition", "method"])
+def test_a_bare_group_sets_its_name(group: str) -> None:
+    name = {"data": "cifar10", "partition": "iid", "method": "fedavg_ft"}[group]
+    config = load_config("smoke", [f"{group}={name}"])
+    assert getattr(config, group).name == name
+
+
+def test_a_named_length_of_a_round_withdraws_the_other_of_layers_below() -> None:
+    assert load_config("smoke").federation.tau == 3
+    by_epochs = load_config("smoke", ["federation.local_epochs=2"]).federation
+    assert (by_epochs.tau, by_epochs.local_epochs) == (None, 2)
+    assert load_config("mnist").federation.local_epochs == 1
+    by_steps = load_config("mnist", ["federation.tau=5"]).federation
+    assert (by_steps.tau, by_steps.local_epochs) == (5, None)
+
+
+def test_both_lengths_of_a_round_in_one_layer_contradict() -> None:
+    with pytest.raises(ConfigError, match="give one of them"):
+        load_config("smoke", ["federation.tau=1", "federation.local_epochs=1"])
+    with pytest.raises(ConfigError, match="give one of them"):
+        FederationConfig()
+
+
+@pytest.mark.parametrize(
+    "where", ["resources.num_actors=1", "tracking.root=/x", "data.root=/x", "tracking.run_name=a"]
+)
+def test_fingerprint_ignores_where_a_run_happens(where: str) -> None:
+    assert load_config("smoke", [where]).fingerprint == load_config("smoke").fingerprint
+
+
+@pytest.mark.parametrize(
+    "what", ["seed=1", "method=fedavg", "model.d_emb=8", "adapt.epochs=9", "eval.guidance=1.5"]
+)
+def test_fingerprint_sees_what_decides_the_result(what: str) -> None:
+    assert load_config("smoke", [what]).fingerprint != load_config("smoke").fingerprint
+
+
+@pytest.mark.parametrize(
+    ("override", "near"),
+    [
+        ("client.learning_rate=1", "client.lr"),
+        ("fedration.tau=1", "federation.tau"),
+        ("adapt.epoch=1", "adapt.epochs"),
+        ("sede=1", "seed"),
+    ],
+)
+def test_an_unknown_key_names_the_key_that_was_meant(override: str, near: str) -> None:
+    with pytest.raises(ConfigError, match="expected a known key") as caught:
+        load_config("smoke", [override])
+    assert f"did you mean {near}" in str(caught.value)
+
+
+def test_an_unknown_nested_key_is_refused_in_a_stored_config_too() -> None:
+    values = Config().as_dict()
+    values["client"]["rl"] = 1.0
+    with pytest.raises(ConfigError, match=r"client\.rl"):
+        config_from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("client.batch_size=many", "client.batch_size"),
+        ("client.batch_size=1.5", "client.batch_size"),
+        ("seed=true", "seed"),
+        ("model.multipliers=3", "model.multipliers"),
+        ("client.betas=[0.9]", "client.betas"),
+        ("tracking.enabled=3", "tracking.enabled"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_by_name(override: str, key: str) -> None:
+    with pytest.raises(ConfigError, match=key.replace(".", r"\.")):
+        load_config("smoke", [override])
+
+
+def test_a_whole_number_is_a_valid_float_and_becomes_one() -> None:
+    lr = load_config("smoke", ["client.lr=1"]).client.lr
+    assert isinstance(lr, float)
+
+
+@pytest.mark.parametrize("word", ["client.lr", "=3", ""])
+def test_what_is_no_override_is_refused(word: str) -> None:
+    with pytest.raises(ConfigError, match="key=value"):
+        load_config("smoke", [word])
+
+
+def test_an_unknown_preset_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean smoke"):
+        load_config("smok")
+
+
+def test_a_setting_in_place_of_a_group_is_refused() -> None:
+    with pytest.raises(ConfigError):
+        load_config("smoke", ["client=3"])
