@@ -1,4 +1,4 @@
-"""Who imports whom, read from the sources: layers, cycles, one home per dependency, global state."""
+"""Who imports whom, read from the sources: layers, cycles, homes of dependencies, global state."""
 
 import ast
 import graphlib

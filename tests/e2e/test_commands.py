@@ -1,0 +1,133 @@
+"""What a user types, on real MNIST with a real Ray and a real MLflow store: one run, and all that can be done with it."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+
+@dataclass
+class Desk:
+    """A working folder in which commands are typed."""
+
+    folder: Path
+    env: dict[str, str]
+
+    def spire(self, *words: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "pipeline", *words],
+            cwd=self.folder,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == expect, done.stderr[-3000:]
+        return done
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory, mnist_root: Path) -> Desk:
+    env = {k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")}
+    return Desk(tmp_path_factory.mktemp("desk"), env | {"SPIRE_DATA": str(mnist_root)})
+
+
+@pytest.fixture(scope="module")
+def told(desk: Desk) -> dict[str, Any]:
+    """The one JSON object of a finished smoke run."""
+    return json.loads(desk.spire("run", "smoke", "--json").stdout)
+
+
+def test_run_prints_one_object(told: dict[str, Any], desk: Desk) -> None:
+    promised = {"run_id", "method", "preset", "seed", "metrics", "params_total"}
+    promised |= {"params_trainable_new_client", "config_fingerprint", "state_fingerprint", "artifacts"}
+    assert promised <= told.keys()
+    assert (told["method"], told["preset"], told["seed"]) == ("spire", "smoke", 0)
+    assert told["params_trainable_new_client"] == 16
+    assert all(isinstance(v, float | int) for v in told["metrics"].values())
+    assert told["metrics"]["final/pretrain_kid_mean"] > told["metrics"]["final/pretrain_kid_floor"]
+    assert (desk.folder / "mlflow.db").is_file()
+
+
+def test_the_same_run_again_has_the_same_fingerprint(told: dict[str, Any], desk: Desk) -> None:
+    words = ("run", "smoke", "--json", "resources.pool=local", "tracking.enabled=false")
+    again = json.loads(desk.spire(*words).stdout)
+    assert again["state_fingerprint"] == told["state_fingerprint"]
+    assert again["config_fingerprint"] == told["config_fingerprint"]
+
+
+def test_sample_draws_as_a_client(told: dict[str, Any], desk: Desk) -> None:
+    said = json.loads(
+        desk.spire("sample", told["run_id"], "--client", "6", "--num", "8", "--json").stdout
+    )
+    images = np.load(said["artifacts"]["npz"])["images"]
+    assert images.shape == (8, 1, 16, 16)
+    assert np.abs(images).max() <= 1.0
+    assert Image.open(said["artifacts"]["png"]).width > 16
+    sentence = desk.spire("sample", told["run_id"], "--client", "99", expect=2).stderr
+    assert "got 99" in sentence
+    assert "Traceback" not in sentence
+
+
+def test_a_client_arrives_later(told: dict[str, Any], desk: Desk) -> None:
+    words = ("adapt", told["run_id"], "--data", "mnist", "--classes", "3", "--num-images", "32")
+    said = json.loads(desk.spire(*words, "adapt.epochs=2", "--json").stdout)
+    assert said["client_id"] == 8  # 0..5 pre-trained, 6 and 7 were new
+    saved = desk.folder / "runs" / told["run_id"] / "model" / "clients" / "client_8.safetensors"
+    assert set(load_file(saved)) == {"client_emb"}
+    assert saved.stat().st_size < 1000
+    desk.spire("sample", told["run_id"], "--client", "8", "--num", "2")
+
+
+def test_what_lies_in_the_tracking_store(
+    told: dict[str, Any], desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+    import pandas as pd
+
+    uri = f"sqlite:///{desk.folder}/mlflow.db"
+    client = mlflow.MlflowClient(uri)
+    run = client.get_run(told["run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["method.name"] == "spire"
+    assert run.data.tags["state_fingerprint"] == told["state_fingerprint"]
+    assert run.data.tags["extractor"] == "mnist-cnn"
+    assert run.inputs.dataset_inputs[0].dataset.name == "mnist"
+    losses = client.get_metric_history(told["run_id"], "pretrain/loss")
+    assert [m.step for m in losses] == list(range(1, 21))
+    kids = client.get_metric_history(told["run_id"], "pretrain/kid/mean")
+    assert [m.step for m in kids] == [0, 10, 20]
+    own = client.get_metric_history(told["run_id"], "forgetting/own")
+    assert [m.step for m in own] == [0, 1, 2, 3, 4]
+    lost = client.get_metric_history(told["run_id"], "forgetting/global")
+    assert {m.value for m in lost} == {0.0}
+    folders = {a.path for a in client.list_artifacts(told["run_id"])}
+    assert {"config", "images", "plots", "samples", "tables"} <= folders
+    plots = {a.path for a in client.list_artifacts(told["run_id"], "plots")}
+    assert {"plots/forgetting.png", "plots/partition.png", "plots/cross_client.png"} <= plots
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.chdir(desk.folder)
+    mlflow.set_tracking_uri(uri)
+    models = client.search_logged_models([run.info.experiment_id])
+    model = mlflow.pyfunc.load_model(f"models:/{models[0].model_id}")
+    drawn = model.predict(pd.DataFrame({"client_id": [7]}), params={"num_images": 3, "seed": 1})
+    assert np.asarray(drawn).shape == (3, 1, 16, 16)
+
+
+def test_offline_inception_is_one_sentence(desk: Desk) -> None:
+    sentence = desk.spire("run", "smoke", "eval.extractor=inception-v3-compat", expect=2).stderr
+    assert "eval.extractor_weights" in sentence
+    assert "Traceback" not in sentence
+
+
+def test_doctor_checks_the_metrics(desk: Desk) -> None:
+    said = json.loads(desk.spire("doctor", "--metrics", "--json").stdout)
+    assert "mnist" in json.dumps(said)
