@@ -6,7 +6,8 @@ Read `experiment` first. Nothing is imported here, so that `spire --help` answer
     worker, client_store   the clients' side; pool, ray_pool, resources   many clients on few processes
     driver      the rounds of FedAvg
     evaluation, forgetting   scores of pre-training and of adaptation
-    tracking, record, figures, image_grids, generator_model   what is written to MLflow
+    runs        where runs lie, and how one is found
+    tracking, mlflow_store, record, figures, image_grids, generator_model   what is written to MLflow
     saved_run, arrival   a finished run: draw from it, or add a client to it
     cli, progress, report_text, doctor   what a user types and sees
 """

@@ -190,8 +190,8 @@ def _fetch_if_missing(name: str, root: str | None, source_dir: str | None) -> No
 def _saved_run(run: str, overrides: Sequence[str], allowed: tuple[str, ...]) -> "SavedRun":
     """Return a finished run; ConfigError for an override of what that run has already fixed."""
     from pipeline.config import load_config
+    from pipeline.runs import find_run
     from pipeline.saved_run import SavedRun
-    from pipeline.tracking import find_run
     from spire_core.errors import ConfigError
 
     for word in overrides:

@@ -17,7 +17,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from pipeline.datasets import DataConfig
 from pipeline.resources import ResourcesConfig
-from pipeline.tracking import TrackingConfig
+from pipeline.runs import TrackingConfig
 from spire_core.adapt import AdaptConfig
 from spire_core.errors import ConfigError
 from spire_core.evaluate import EvalConfig

@@ -17,7 +17,7 @@ from pipeline.config import Config
 from pipeline.datasets import describe, load_stored, store_root
 from pipeline.known_datasets import SPECS
 from pipeline.resources import ActorPlan, plan_actors
-from pipeline.tracking import TrackingConfig, mask, tracking_uri, ui_command
+from pipeline.runs import TrackingConfig, mask, tracking_uri, ui_command
 from spire_core.errors import DataError, WeightsError
 from spire_core.extractor import CLASSIFIER_SUFFIX, EXTRACTORS, INCEPTION, make_extractor
 from spire_core.selftest import metric_selftest

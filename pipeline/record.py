@@ -10,7 +10,8 @@ import numpy as np
 from pipeline import figures, image_grids
 from pipeline.evaluation import Evaluation, RealData
 from pipeline.forgetting import mean_over_clients
-from pipeline.tracking import Tracker, git_revision
+from pipeline.runs import git_revision
+from pipeline.tracking import Tracker
 from spire_core.adapt import num_trained
 from spire_core.extractor import make_extractor
 from spire_core.metrics import total_variation

@@ -17,7 +17,7 @@ from pipeline.experiment import Result, Setting
 from pipeline.image_grids import image_grid
 from pipeline.record import client_rows, new_client_row, params_counts
 from pipeline.resources import ActorPlan
-from pipeline.tracking import ui_command
+from pipeline.runs import ui_command
 from spire_core.adapt import AdaptPoint
 from spire_core.errors import ConfigError
 from spire_core.partition import Partition

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from spire_core.client import PrivateState, personalise
 from spire_core.errors import RunError
 from spire_core.evaluate import client_denoiser, draw
 from spire_core.flat import FlatModel
+from spire_core.methods import CLIENT_EMB
 from spire_core.rng import torch_generator
 from spire_core.schedule import make_schedule
 
@@ -45,12 +47,38 @@ def save_client(folder: Path, client_id: int, state: Mapping[str, Tensor]) -> Pa
 def save_run(
     folder: Path, config: Config, model: FlatModel, weights: np.ndarray, more: Mapping[str, Any]
 ) -> None:
-    """Write configuration and backbone weights (P,) of a finished run; `more` is stored beside the configuration."""
+    """Write configuration and backbone weights (P,) of a finished run.
+
+    `more` is stored beside the configuration, which is written without `tracking.uri`: that may
+    hold a password.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = model.named_tensors(torch.tensor(weights))
     save_file({k: t.contiguous() for k, t in tensors.items()}, folder / "backbone.safetensors")
-    text = json.dumps({"config": config.as_dict(), **more}, indent=1)
+    values = config.as_dict()
+    values["tracking"]["uri"] = None
+    text = json.dumps({"config": values, **more}, indent=1)
     (folder / "config.json").write_text(text + "\n")
+
+
+def _load_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Return the tensors of a file; RunError unless it holds exactly these names and shapes."""
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise RunError(
+            f"expected a finished run's tensors in {path}, got {error}: "
+            "wait for the run to end or name another"
+        ) from error
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    wrong = sorted(n for n in found.keys() | shapes.keys() if found.get(n) != shapes.get(n))
+    if wrong:
+        name = wrong[0]
+        raise RunError(
+            f"expected {shapes.get(name, 'nothing')} as the shape of {name} in {path}, got "
+            f"{found.get(name, 'nothing')}: copy this run's files again or name another run"
+        )
+    return tensors
 
 
 @dataclass(frozen=True)
@@ -70,15 +98,17 @@ class SavedRun:
         folder = Path(path) / "model" if (Path(path) / "model").is_dir() else Path(path)
         try:
             stored = json.loads((folder / "config.json").read_text())
-            tensors = load_file(folder / "backbone.safetensors")
         except (OSError, ValueError) as error:
             raise RunError(
-                f"expected a finished run in {folder}, got {error}: wait for the run to end or name another"
+                f"expected a finished run in {folder}, got {error}: "
+                "wait for the run to end or name another"
             ) from error
         config = config_from_dict(stored["config"])
         shape = tuple(stored["image_shape"])
         model = FlatModel(config.model, config.method, shape[0])
         names = tuple(stored["class_names"])
+        shapes = {name: tuple(at) for name, _, at in model.layout.names}
+        tensors = _load_tensors(folder / "backbone.safetensors", shapes)
         return cls(folder, config, shape, names, model, model.flatten(tensors))  # type: ignore[arg-type]
 
     @property
@@ -88,13 +118,19 @@ class SavedRun:
         return sorted(int(m.group(1)) for m in found if m)
 
     def client_state(self, client_id: int | None) -> PrivateState:
-        """Return a client's own parts; None is the population (the backbone without an embedding)."""
+        """Return a client's own parts; None is the population (the backbone without an embedding).
+
+        RunError if there is no such client, or if its file does not hold what its method keeps.
+        """
         if client_id is None:
             return {}
         if client_id not in self.client_ids:
             known = ", ".join(map(str, self.client_ids)) or "none: this method has no personal part"
             raise RunError(f"expected a client out of {known}, got {client_id}: name one of them")
-        return load_file(client_path(self.folder, client_id))
+        layout, d_emb = self.model.layout, self.config.model.d_emb
+        parts = self.config.method.record.adapt_parts  # with every method, all that a client owns
+        shapes = {p: (d_emb if p == CLIENT_EMB else layout.part_size(p),) for p in parts}
+        return _load_tensors(client_path(self.folder, client_id), shapes)
 
     def draw(
         self, client_id: int | None, num_images: int, seed: int = 0, guidance: float = 1.0

@@ -15,14 +15,13 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from pipeline.tracking import Tracker, TrackingConfig, ui_command
-
-# MLflow's own use of SQLAlchemy 2.1, when its store is imported.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
+from pipeline.runs import TrackingConfig, ui_command
+from pipeline.tracking import Tracker
 
 START = """
 import sys
-from pipeline.tracking import Tracker, TrackingConfig
+from pipeline.runs import TrackingConfig
+from pipeline.tracking import Tracker
 with Tracker.start(TrackingConfig(root=sys.argv[1]), sys.argv[2], {}) as tracker:
     tracker.log_metrics({"a": 1.0}, 0)
 """

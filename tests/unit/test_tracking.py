@@ -18,23 +18,12 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from pipeline.config import load_config
+from pipeline.mlflow_store import QUIET
+from pipeline.runs import TrackingConfig, find_run, git_revision, mask, tracking_uri, ui_command
 from pipeline.saved_run import SavedRun, save_client, save_run
-from pipeline.tracking import (
-    QUIET,
-    NullTracker,
-    Tracker,
-    TrackingConfig,
-    find_run,
-    git_revision,
-    mask,
-    tracking_uri,
-    ui_command,
-)
+from pipeline.tracking import NullTracker, Tracker
 from spire_core.errors import ClusterError, ConfigError, RunError
 from spire_core.flat import FlatModel
-
-# MLflow's own use of SQLAlchemy 2.1, when its store is imported.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,166 @@
+"""Where runs are: their folders and records on this machine, the store's address, the code's revision.
+
+    <root>/mlflow.db   <root>/runs/<run id>/tracking.json   (its record, which `find_run` reads)
+"""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spire_core.errors import ConfigError, RunError
+
+RECORD = "tracking.json"
+_PASSWORD = re.compile(r"(://)[^/\s\"']+@")
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """Whether and where runs are recorded.
+
+    `uri`: an MLflow tracking URI; None means the environment's MLFLOW_TRACKING_URI, else the
+    database `<root>/mlflow.db`. `root`: the folder of that database and of `runs/`, which holds
+    the local files of each run; None means the current directory.
+    """
+
+    enabled: bool = True
+    uri: str | None = None
+    root: str | None = None
+    experiment: str = "spire"
+    run_name: str | None = None
+    log_model: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.experiment.strip():
+            raise ConfigError("expected tracking.experiment to be a name, got '': such as spire")
+        if self.uri is not None:
+            _check_uri(self.uri)
+
+
+def _check_uri(uri: str) -> None:
+    scheme, sep, _ = uri.partition("://")
+    if (not sep or scheme == "file") and not uri.startswith("databricks"):
+        raise ConfigError(
+            "expected a tracking URI such as http://HOST:5000 or sqlite:////FOLDER/mlflow.db, got "
+            f"{uri.rpartition('@')[2]!r}: MLflow no longer keeps runs in a plain folder"
+        )
+
+
+def mask(text: str) -> str:
+    """Return a text with the `user:password@` of every URI in it replaced by `***@`."""
+    return _PASSWORD.sub(r"\1***@", text)
+
+
+def tracking_root(config: TrackingConfig) -> Path:
+    """Return the absolute folder that holds `runs/` and, unless a URI is set, the database."""
+    return Path(config.root or ".").expanduser().resolve()
+
+
+def tracking_uri(config: TrackingConfig) -> str:
+    """Return the store's absolute URI: the config's, else MLFLOW_TRACKING_URI, else sqlite in root.
+
+    It holds a password if the given one does: `mask` it before showing it. ConfigError if it is no
+    URI that MLflow can use.
+    """
+    root = tracking_root(config)
+    uri = config.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root}/mlflow.db"
+    _check_uri(uri)
+    path = sqlite_path(uri)
+    return uri if path is None else f"sqlite:///{root / path}"  # workers run in other directories
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """Return the file of an sqlite URI, or None for any other store."""
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
+def ui_command(config: TrackingConfig) -> str:
+    """Return the shell command that shows the runs, or the (masked) address of their server."""
+    uri = mask(tracking_uri(config))
+    if uri.startswith(("http://", "https://", "databricks")):
+        return uri
+    return f"mlflow ui --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1 --port 5000"
+
+
+def git_revision(source: Path = Path(__file__)) -> str | None:
+    """Return the short commit of the checkout of `source`, plus "-dirty" if a file has changed.
+
+    None if there is no git, or no checkout that tracks `source` (as with an installed copy).
+    """
+
+    def git(*args: str) -> str | None:
+        command = ["git", "-C", str(source.resolve().parent), *args]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    if git("ls-files", "--error-unmatch", source.name) is None:
+        return None
+    return git("describe", "--always", "--dirty", "--exclude=*")
+
+
+def read_record(run_dir: Path) -> dict[str, Any]:
+    """Return the record of a run, as `make_run_dir` wrote it."""
+    return json.loads((run_dir / RECORD).read_text())
+
+
+def _records(runs: Path) -> list[dict[str, Any]]:
+    """Return the records of all runs of a folder, oldest first."""
+    folders = [path.parent for path in runs.glob(f"*/{RECORD}")]
+    found = [read_record(folder) | {"folder": folder} for folder in folders]
+    return sorted(found, key=lambda record: record["started_ms"])
+
+
+def find_run(run: str, config: TrackingConfig) -> Path:
+    """Return the folder of a run, given as "last", a name, an id or the head of one, or a path.
+
+    RunError if there is none, or if the name or the head of an id fits several.
+    """
+    runs = tracking_root(config) / "runs"
+    records = _records(runs)
+    if run == "last" and records:
+        return records[-1]["folder"]
+    fits = [r for r in records if r["run_name"] == run]
+    fits = fits or [r for r in records if run and r["run_id"].startswith(run)]
+    if len(fits) == 1:
+        return fits[0]["folder"]
+    folder = Path(run).expanduser()
+    if not fits and (folder / RECORD).is_file():
+        return folder.resolve()
+    what = f"which fits {len(fits)} of them" if fits else f"which is none of those in {runs}"
+    known = ", ".join(f"{r['run_id'][:8]} ({r['run_name']})" for r in (fits or records)[-8:])
+    raise RunError(
+        f"expected a run's id, name or folder, or last, got {run!r}, {what}: "
+        f"choose from {known or 'a folder that holds runs, with tracking.root=FOLDER'}"
+    )
+
+
+def make_runs_folder(config: TrackingConfig) -> None:
+    """Create the folder of all runs; ConfigError, before any run exists, if that cannot be done."""
+    runs = tracking_root(config) / "runs"
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"expected a folder for runs at {runs}, got {error}: choose another with "
+            "tracking.root=FOLDER"
+        ) from error
+
+
+def make_run_dir(config: TrackingConfig, run_id: str, run_name: str, uri: str | None) -> Path:
+    """Create a run's folder and its record, and return the folder."""
+    run_dir = tracking_root(config) / "runs" / run_id
+    run_dir.mkdir()
+    record = {"run_id": run_id, "run_name": run_name, "started_ms": time.time_ns() // 1_000_000}
+    record |= {"experiment": config.experiment, "tracked": uri is not None, "uri": mask(uri or "")}
+    part = run_dir / f"{RECORD}.part"
+    part.write_text(json.dumps(record, indent=1) + "\n")
+    part.replace(run_dir / RECORD)
+    return run_dir

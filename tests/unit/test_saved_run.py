@@ -1,0 +1,159 @@
+"""A finished run on disk: what is saved is what draws, and a damaged folder is one sentence."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pipeline.config import Config
+from pipeline.runs import TrackingConfig
+from pipeline.saved_run import SavedRun, client_path, save_client, save_run
+from spire_core.errors import RunError
+from spire_core.evaluate import EvalConfig
+from spire_core.flat import FlatModel
+from spire_core.methods import METHODS, MethodConfig
+from spire_core.schedule import DiffusionConfig
+from spire_core.unet import ModelConfig
+
+TINY = ModelConfig(d_emb=4, width=8, multipliers=(1,), attention=(), cond_dim=8)
+STEPS = DiffusionConfig(num_timesteps=10, sample_steps=2)
+MORE = {"image_shape": [1, 8, 8], "class_names": ["a", "b"]}
+URI = "http://me:secret@host:5000"
+
+
+def saved(folder: Path, method: str = "spire") -> SavedRun:
+    """A saved run with random weights, loaded; with `spire`, of clients 0 and 5."""
+    config = Config(
+        model=TINY,
+        diffusion=STEPS,
+        method=MethodConfig(method),
+        tracking=TrackingConfig(uri=URI),
+        eval=EvalConfig(batch_size=4),
+    )
+    model = FlatModel(config.model, config.method, 1)
+    weights = torch.randn(model.layout.size, generator=torch.Generator().manual_seed(0)) / 10
+    save_run(folder / "model", config, model, weights.numpy(), MORE)
+    for client_id in (0, 5) if method == "spire" else ():
+        emb = torch.full((4,), client_id - 2.0)
+        save_client(folder / "model", client_id, {"client_emb": emb, "client_emb.step": emb})
+    return SavedRun.load(folder)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> SavedRun:
+    return saved(tmp_path)
+
+
+def assert_one_sentence(message: str, *parts: str) -> None:
+    assert message.startswith("expected ")
+    assert "\n" not in message
+    for part in (", got ", ": ", *parts):
+        assert part in message
+
+
+def test_what_is_saved_is_what_is_loaded(run: SavedRun) -> None:
+    expected = torch.randn(run.model.layout.size, generator=torch.Generator().manual_seed(0)) / 10
+    assert torch.equal(run.weights, expected)
+    assert (run.config.model, run.config.diffusion, run.config.method.name) == (TINY, STEPS, "spire")
+    assert (run.image_shape, run.class_names) == ((1, 8, 8), ("a", "b"))
+    assert run.client_ids == [0, 5]
+    state = run.client_state(5)
+    assert state.keys() == {"client_emb"}  # and no optimizer state
+    assert state["client_emb"].tolist() == [3.0] * 4
+    assert run.client_state(None) == {}
+
+
+def test_no_password_is_written(run: SavedRun) -> None:
+    assert "secret" not in (run.folder / "config.json").read_text()
+    assert run.config.tracking == TrackingConfig(uri=None)
+
+
+def test_a_draw_depends_on_seed_and_client_alone(run: SavedRun) -> None:
+    images = run.draw(5, 3, seed=1)
+    assert (images.shape, images.dtype) == ((3, 1, 8, 8), np.float32)
+    other, population = run.draw(0, 3, seed=1), run.draw(None, 3, seed=1)
+    np.testing.assert_array_equal(run.draw(5, 3, seed=1), images)  # whoever was drawn in between
+    np.testing.assert_array_equal(SavedRun.load(run.folder).draw(5, 3, seed=1), images)
+    for different in (run.draw(5, 3, seed=2), other, population):
+        assert not np.array_equal(different, images)
+
+
+def test_the_embedding_and_not_only_the_noise_tells_clients_apart(run: SavedRun) -> None:
+    before = run.draw(5, 2)
+    save_client(run.folder, 5, {"client_emb": torch.zeros(4)})
+    assert not np.array_equal(run.draw(5, 2), before)
+
+
+def test_an_unknown_client_is_one_sentence(run: SavedRun, tmp_path: Path) -> None:
+    with pytest.raises(RunError) as raised:
+        run.draw(1, 1)
+    assert_one_sentence(str(raised.value), "a client out of 0, 5, got 1")
+    with pytest.raises(RunError, match="this method has no personal part"):
+        saved(tmp_path / "fedavg", "fedavg").client_state(0)
+
+
+@pytest.mark.parametrize("name", ["config.json", "backbone.safetensors"])
+def test_an_incomplete_folder_is_one_sentence(run: SavedRun, name: str) -> None:
+    (run.folder / name).write_text("{")  # as if writing it had been cut off
+    with pytest.raises(RunError) as raised:
+        SavedRun.load(run.folder)
+    assert_one_sentence(str(raised.value), str(run.folder), "wait for the run to end")
+    (run.folder / name).unlink()
+    with pytest.raises(RunError) as raised:
+        SavedRun.load(run.folder)
+    assert_one_sentence(str(raised.value), str(run.folder), "wait for the run to end")
+
+
+def test_the_backbone_of_another_model_is_one_sentence(run: SavedRun) -> None:
+    stored = json.loads((run.folder / "config.json").read_text())
+    stored["config"]["model"]["d_emb"] = 7
+    (run.folder / "config.json").write_text(json.dumps(stored))
+    with pytest.raises(RunError) as raised:
+        SavedRun.load(run.folder)
+    assert_one_sentence(str(raised.value), "emb_proj.weight", "backbone.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "parts"),
+    [
+        ({"client_emb": torch.zeros(5)}, ("(4,) as the shape of client_emb", "got (5,)")),
+        ({"client_emb": torch.zeros(1, 4)}, ("got (1, 4)",)),
+        ({"emb": torch.zeros(4)}, ("(4,) as the shape of client_emb", "got nothing")),
+        (
+            {"client_emb": torch.zeros(4), "local": torch.zeros(4)},
+            ("nothing as the shape of local", "got (4,)"),
+        ),
+    ],
+)
+def test_a_state_of_another_method_or_size_is_one_sentence(
+    run: SavedRun, tensors: dict[str, Tensor], parts: tuple[str, ...]
+) -> None:
+    path = client_path(run.folder, 5)
+    save_file(tensors, path)
+    with pytest.raises(RunError) as raised:
+        run.draw(5, 1)
+    assert_one_sentence(str(raised.value), str(path), *parts)
+
+
+def test_a_cut_off_state_is_one_sentence(run: SavedRun) -> None:
+    path = client_path(run.folder, 5)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(RunError) as raised:
+        run.client_state(5)
+    assert_one_sentence(str(raised.value), str(path))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_a_new_client_of_any_method_owns_comes_back(tmp_path: Path, method: str) -> None:
+    run = saved(tmp_path, method)
+    layout, state = run.model.layout, {}
+    for part in run.config.method.record.adapt_parts:
+        state[part] = torch.arange(4.0 if part == "client_emb" else layout.part_size(part))
+    save_client(run.folder, 9, state)
+    found = run.client_state(9)
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[part], tensor) for part, tensor in state.items())
