@@ -7,7 +7,7 @@ Read `experiment` first. Nothing is imported here, so that `spire --help` answer
     driver      the rounds of FedAvg
     evaluation, forgetting   scores of pre-training and of adaptation
     runs        where runs lie, and how one is found
-    tracking, mlflow_store, record, figures, image_grids, generator_model   what is written to MLflow
+    tracking, mlflow_store, record, figures, image_grids, generator_model   what MLflow keeps
     saved_run, arrival   a finished run: draw from it, or add a client to it
     cli, progress, report_text, doctor   what a user types and sees
 """

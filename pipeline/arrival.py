@@ -67,9 +67,10 @@ def adapt_arrival(
     client_id = free_id(run, client_id)
     split = _split(len(images), run, config.num_images, client_id)
     with tempfile.TemporaryDirectory(prefix="spire-") as scratch:
-        worker = _worker(run, images, split, config, mixture, Path(scratch) / "run")
+        worker = _worker(run, images, split, mixture, Path(scratch) / "run")
+        weights, mean_emb = run.weights.numpy(), _mean_emb(run, config)
         own = worker.real_features(client_id)  # for want of the population's, see `_own`
-        report = worker.adapt(client_id, run.weights.numpy(), _mean_emb(run, config), own)
+        report = worker.adapt(client_id, weights, config, mean_emb, own)
     path = save_client(run.folder, client_id, report.adapted.state)
     grid = Image.fromarray(image_grid(report.after.images, 8))
     grid.save(path.with_suffix(".png"))
@@ -113,7 +114,6 @@ def _worker(
     run: SavedRun,
     images: np.ndarray,
     split: ClientSplit,
-    config: AdaptConfig,
     mixture: np.ndarray | None,
     folder: Path,
 ) -> ClientWorker:
@@ -123,7 +123,7 @@ def _worker(
     by_client = np.broadcast_to(mixture, (split.client_id + 1, len(mixture)))
     name = choose_extractor(run.config)
     partition = Partition((), (split,))
-    setup = WorkerSetup(replace(run.config, adapt=config), by_client, partition, name, folder)
+    setup = WorkerSetup(run.config, by_client, partition, name, folder)
     return ClientWorker(setup, images, "cuda" if torch.cuda.is_available() else "cpu")
 
 

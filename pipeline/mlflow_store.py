@@ -1,4 +1,4 @@
-"""What `tracking.py` asks of MLflow in several steps: a first contact, an experiment, a saved model.
+"""What `tracking.py` asks of MLflow in several steps: a first contact, an experiment, a model.
 
 Here too, mlflow is imported only inside functions.
 """

@@ -1,6 +1,7 @@
-"""Where runs are: their folders and records on this machine, the store's address, the code's revision.
+"""Where runs are: their folders and records on this machine, the store's address, the revision.
 
-    <root>/mlflow.db   <root>/runs/<run id>/tracking.json   (its record, which `find_run` reads)
+Under a root lie `mlflow.db`, unless another store is named, and `runs/<run id>/`, where
+`tracking.json` is the record that `find_run` and `Tracker.resume` read.
 """
 
 import json

@@ -1,6 +1,7 @@
-"""A finished run on disk: its configuration, its backbone, and each client's own parts, in files that run no code.
+"""A finished run on disk: its configuration, its backbone, and each client's own parts.
 
-    config.json   backbone.safetensors   clients/client_<id>.safetensors
+These are config.json, backbone.safetensors and clients/client_<id>.safetensors: files that run no
+code when they are read.
 """
 
 import json
@@ -94,7 +95,10 @@ class SavedRun:
 
     @classmethod
     def load(cls, path: str | Path) -> "SavedRun":
-        """Return the run in a run folder or in the `model` folder inside it; raises RunError if it is not complete."""
+        """Return the run in a run folder or in the `model` folder inside it.
+
+        RunError if it is not complete, or if its backbone is not that of its configuration.
+        """
         folder = Path(path) / "model" if (Path(path) / "model").is_dir() else Path(path)
         try:
             stored = json.loads((folder / "config.json").read_text())
@@ -135,7 +139,10 @@ class SavedRun:
     def draw(
         self, client_id: int | None, num_images: int, seed: int = 0, guidance: float = 1.0
     ) -> np.ndarray:
-        """Return images (n, C, H, W) float32 in [-1, 1] drawn as a client, or as the population with None."""
+        """Return images (n, C, H, W) float32 in [-1, 1] drawn as a client.
+
+        With None they are the population's. RunError as `client_state` says.
+        """
         emb = personalise(self.model, self.weights, self.client_state(client_id))
         reference = None
         if guidance != 1.0 and emb is None and client_id is not None:

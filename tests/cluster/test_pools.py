@@ -4,6 +4,8 @@ Real MNIST, real Ray; the experiment is the whole of `run_experiment` without tr
 """
 
 import gc
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from pipeline.worker import ClientWorker, WorkerSetup
 from spire_core.errors import ClusterError, SpireError
 from spire_core.flat import initial_weights
 
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # actors cannot import a test file
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 D_EMB = 37  # a size that nothing else has
@@ -61,35 +64,36 @@ def test_ray_pool_equals_local_pool_for_any_number_of_actors(
     assert run_experiment(other, "smoke", Quiet()).state_fingerprint != found["local"][0]
 
 
-class Confessing(Driver):
-    """A driver that tells whether its process holds some numbers anywhere: in tensors, arrays or bytes."""
+LEAVES = (torch.Tensor, np.ndarray, bytes, bytearray)
+INVERTED = bytes(255 - i for i in range(256))
 
-    def holds(self, needles: list[bytes]) -> list[bool]:
-        found = [False] * len(needles)
-        for thing in gc.get_objects():
-            for raw in _raw(thing):
-                for i, needle in enumerate(needles):
-                    found[i] = found[i] or needle in raw
+
+class Confessing(Driver):
+    """A driver that tells whether its process holds some numbers anywhere: in tensors, arrays or bytes.
+
+    The needles arrive inverted, so that the search does not find its own question.
+    """
+
+    def holds(self, inverted_needles: list[bytes]) -> list[bool]:
+        found = [False] * len(inverted_needles)
+        for raw in list(_all_memory()):  # all of it first: what the search itself makes is not looked at
+            inverted = raw.translate(INVERTED)
+            found = [f or n in inverted for f, n in zip(found, inverted_needles, strict=True)]
         return found
 
 
-def _raw(thing: object) -> list[bytes]:
-    """Return the memory of a tensor, an array or bytes, and of those that a container holds."""
-    if isinstance(thing, torch.Tensor):
-        return [thing.detach().cpu().contiguous().numpy().tobytes()]
-    if isinstance(thing, np.ndarray):
-        return [thing.tobytes()]
-    if isinstance(thing, bytes | bytearray):
-        return [bytes(thing)]
-    if isinstance(thing, dict):
-        return [raw for value in list(thing.values()) if _is_leaf(value) for raw in _raw(value)]
-    if isinstance(thing, list | tuple):
-        return [raw for value in thing if _is_leaf(value) for raw in _raw(value)]
-    return []
-
-
-def _is_leaf(thing: object) -> bool:
-    return isinstance(thing, torch.Tensor | np.ndarray | bytes | bytearray)
+def _all_memory() -> Iterator[bytes]:
+    """Yield the bytes of every tensor, array and byte string that anything in this process refers to."""
+    seen: set[int] = set()
+    for thing in gc.get_objects():
+        for held in (thing, *gc.get_referents(thing)):
+            kind = type(held)  # isinstance would wake deprecated lazy objects of torch
+            if id(held) in seen or not issubclass(kind, LEAVES):
+                continue
+            seen.add(id(held))
+            if issubclass(kind, torch.Tensor):
+                held = held.detach().cpu().contiguous().numpy()
+            yield held.tobytes() if isinstance(held, np.ndarray) else bytes(held)
 
 
 def make_driver_args(setting: Setting, pool: object) -> list:
@@ -116,14 +120,15 @@ def test_the_drivers_process_never_holds_an_embedding(mnist_root: Path, tmp_path
         assert sum("client_emb.step" in s for s in states) >= 3  # some have trained
         backbone = ray.get(driver.model_weights.remote())  # type: ignore[attr-defined]
         control = backbone[100 : 100 + D_EMB].tobytes()  # what it does hold is found
-        held = ray.get(driver.holds.remote([*needles, control]))  # type: ignore[attr-defined]
+        inverted = [n.translate(INVERTED) for n in [*needles, control]]
+        held = ray.get(driver.holds.remote(inverted))  # type: ignore[attr-defined]
         assert held == [False] * len(needles) + [True]
 
 
 def test_an_actors_error_keeps_its_type_and_sentence(mnist_root: Path, tmp_path: Path) -> None:
     setting = prepare(config_for(mnist_root, tmp_path))
     with open_pool(setting, tmp_path) as (pool, _):
-        with pytest.raises(SpireError, match="mean the same client"):
+        with pytest.raises(SpireError, match="two or more different clients"):
             pool.run("masked_embedding", [0], [1, 2])
 
 

@@ -88,7 +88,7 @@ def assert_one_sentence(said: Said, *parts: str) -> None:
         (["run", "smoke", "--fast"], ["--fast"]),
         (["run", "smoke", "--dry-run", "resources.num_actors=100000"], ["100000", "auto"]),
         (["data", "fetch", "minst"], ["did you mean mnist"]),
-        (["data", "show", "smoke", "federation.num_clients=100000"], ["100"]),
+        (["data", "show", "smoke", "partition.min_size=60000"], ["60000"]),
         (["sample", "last"], ["expected a run", "last"]),
         (["sample", "last", "--num", "0"], ["--num", "at least 1"]),
         (["adapt", "last", "--data", "mnist"], ["expected a run"]),

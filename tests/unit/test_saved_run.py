@@ -58,7 +58,8 @@ def assert_one_sentence(message: str, *parts: str) -> None:
 def test_what_is_saved_is_what_is_loaded(run: SavedRun) -> None:
     expected = torch.randn(run.model.layout.size, generator=torch.Generator().manual_seed(0)) / 10
     assert torch.equal(run.weights, expected)
-    assert (run.config.model, run.config.diffusion, run.config.method.name) == (TINY, STEPS, "spire")
+    config = run.config
+    assert (config.model, config.diffusion, config.method) == (TINY, STEPS, MethodConfig("spire"))
     assert (run.image_shape, run.class_names) == ((1, 8, 8), ("a", "b"))
     assert run.client_ids == [0, 5]
     state = run.client_state(5)
