@@ -68,10 +68,12 @@ def test_sample_draws_as_a_client(told: dict[str, Any], desk: Desk) -> None:
     said = json.loads(
         desk.spire("sample", told["run_id"], "--client", "6", "--num", "8", "--json").stdout
     )
-    images = np.load(said["artifacts"]["npz"])["images"]
+    with np.load(said["artifacts"]["npz"]) as stored:
+        images = stored["images"]
     assert images.shape == (8, 1, 16, 16)
     assert np.abs(images).max() <= 1.0
-    assert Image.open(said["artifacts"]["png"]).width > 16
+    with Image.open(said["artifacts"]["png"]) as png:
+        assert png.width > 16
     sentence = desk.spire("sample", told["run_id"], "--client", "99", expect=2).stderr
     assert "got 99" in sentence
     assert "Traceback" not in sentence
@@ -87,6 +89,7 @@ def test_a_client_arrives_later(told: dict[str, Any], desk: Desk) -> None:
     desk.spire("sample", told["run_id"], "--client", "8", "--num", "2")
 
 
+@pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning")  # MLflow's own
 def test_what_lies_in_the_tracking_store(
     told: dict[str, Any], desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""The configuration: strict layers, checked values, and a fingerprint of what decides the result."""
+"""The configuration: strict layers, checked values, a fingerprint of what decides the result."""
 
 import dataclasses
 
