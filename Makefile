@@ -4,7 +4,7 @@ VENV := .venv
 SPIRE := $(VENV)/bin/spire
 STAMP := $(VENV)/.installed
 
-.PHONY: help run check test bench ui clean
+.PHONY: help run lint check test bench ui clean
 
 help:  ## say what each target does
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -20,10 +20,12 @@ run: $(STAMP)  ## set everything up and run the main job on real MNIST
 test: $(STAMP)  ## set everything up and run all tests
 	$(VENV)/bin/python -m pytest -q
 
-check: $(STAMP)  ## lint, format, types, layering and unit tests
+lint: $(STAMP)  ## linter, formatting and types
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test,dev]'
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
+
+check: lint  ## the linters, layering and unit tests
 	$(VENV)/bin/python -m pytest -q tests/unit
 
 bench: $(STAMP)  ## the five methods on the same seeds and budget, as in docs/results.md
