@@ -1,6 +1,9 @@
-"""All methods on the same data, seeds and budget, each new client's fit at several rates; writes one JSON a method and seed.
+"""All methods on the same data, seeds and budget; writes one JSON a method and seed.
 
-    python benchmarks/compare_methods.py --methods spire fedavg shared_rep local --seeds 0 1 2 --out benchmarks/results/compare
+Each new client's fit is done at several rates.
+
+    python benchmarks/compare_methods.py --methods spire fedavg shared_rep local \\
+        --seeds 0 1 2 --out benchmarks/results/compare
     python benchmarks/compare_methods.py --table --out benchmarks/results/compare
 
 `fedavg_ft` is measured with `fedavg`: the two share their pre-training, number by number.
@@ -18,10 +21,10 @@ import numpy as np
 
 from pipeline.config import Config, load_config
 from pipeline.driver import Driver
-from pipeline.experiment import Result, adapt, open_pool, prepare, pretrain
 from pipeline.evaluation import RealData
+from pipeline.experiment import Result, adapt, open_pool, prepare, pretrain
 from pipeline.progress import Quiet
-from pipeline.record import adaptation_metrics, new_clients_table, params_counts
+from pipeline.summary import adaptation_metrics, new_clients_table, params_counts
 from pipeline.tracking import Tracker
 from spire_core.adapt import AdaptConfig
 
@@ -96,14 +99,16 @@ def _record(result: Result, settings: AdaptConfig, pretrain_s: float) -> dict[st
         "params_trained": total_trained[1],
         "pretrain": evaluations,
         "pretrain_floor": result.real.floor_mean(result.setting.eval_ids),
-        "adapt": {str(e): m for e, m in adaptation_metrics(result).items() if "adapt/kid/mean" in m},
+        "adapt": {
+            str(e): m for e, m in adaptation_metrics(result).items() if "adapt/kid/mean" in m
+        },
         "new_clients": new_clients_table(result),
         "cross_client_diagonal_wins": _diagonal_wins(result),
     }
 
 
 def _diagonal_wins(result: Result) -> float | None:
-    """Return the share of clients whose own data score their samples better than anybody else's samples."""
+    """Return the share of clients whose data score their own samples better than anybody else's."""
     if result.matrix is None:
         return None
     return float(np.mean(result.matrix.argmin(axis=0) == np.arange(len(result.matrix))))
@@ -116,31 +121,49 @@ def table(folder: Path) -> str:
     for r in records:
         groups.setdefault((r["method"], r["init"], r["lr"]), []).append(r)
     lines = [
-        "| method | init | lr | seeds | KID before | KID after | ratio | TV before | TV after | ratio | held-out | NN train / test |"
-        " trained |",
+        "| method | init | lr | seeds | KID before | KID after | ratio | TV before | TV after "
+        "| ratio | held-out | NN train / test | trained |",
         "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for (method, init, lr), rows in sorted(groups.items()):
-        column = lambda key: np.mean([np.mean(r["new_clients"][key]) for r in rows])  # noqa: B023,E731
-        ratio = lambda key: np.mean(  # noqa: B023,E731
-            [np.mean(r["new_clients"][f"{key}_after"]) / np.mean(r["new_clients"][f"{key}_before"]) for r in rows]
-        )
         lines.append(
-            f"| {method} | {init if method == 'spire' else '-'} | {lr:g} | {len(rows)} | {column('kid_before'):.3f} | "
-            f"{column('kid_after'):.3f} | {ratio('kid'):.2f} | {column('tv_before'):.3f} | {column('tv_after'):.3f} | "
-            f"{ratio('tv'):.2f} | {column('heldout_after'):.4f} | {column('nn_train'):.2f} / {column('nn_test'):.2f} | "
-            f"{rows[0]['params_trained']} |"
+            f"| {method} | {init if method == 'spire' else '-'} | {lr:g} | {len(rows)} "
+            f"| {_mean(rows, 'kid_before'):.3f} | {_mean(rows, 'kid_after'):.3f} "
+            f"| {_ratio(rows, 'kid'):.2f} "
+            f"| {_mean(rows, 'tv_before'):.3f} | {_mean(rows, 'tv_after'):.3f} "
+            f"| {_ratio(rows, 'tv'):.2f} | {_mean(rows, 'heldout_after'):.4f} "
+            f"| {_mean(rows, 'nn_train'):.2f} / {_mean(rows, 'nn_test'):.2f} "
+            f"| {rows[0]['params_trained']} |"
         )
-    lines += ["", "| pre-training | seed | KID | worst | TV | own | zero | swapped | CPU-s |", "|---|--:|--:|--:|--:|--:|--:|--:|--:|"]
+    lines += [
+        "",
+        "| pre-training | seed | KID | worst | TV | own | zero | swapped | CPU-s |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
     for r in records:
         if r["pretrain"] and r["init"] == "zero" and r["lr"] == RATES[r["method"]][0]:
             e = r["pretrain"][-1]
-            losses = [e.get(f"pretrain/heldout/{k}", float("nan")) for k in ("own", "zero", "swapped")]
+            kinds = ("own", "zero", "swapped")
+            losses = [e.get(f"pretrain/heldout/{kind}", float("nan")) for kind in kinds]
             lines.append(
-                f"| {r['method']} | {r['seed']} | {e['pretrain/kid/mean']:.3f} | {e['pretrain/kid/worst']:.3f} | "
-                f"{e['pretrain/tv/mean']:.3f} | {losses[0]:.4f} | {losses[1]:.4f} | {losses[2]:.4f} | {r['pretrain_cpu_s']:.0f} |"
+                f"| {r['method']} | {r['seed']} "
+                f"| {e['pretrain/kid/mean']:.3f} | {e['pretrain/kid/worst']:.3f} "
+                f"| {e['pretrain/tv/mean']:.3f} "
+                f"| {losses[0]:.4f} | {losses[1]:.4f} | {losses[2]:.4f} "
+                f"| {r['pretrain_cpu_s']:.0f} |"
             )
     return "\n".join(lines)
+
+
+def _mean(rows: list[dict[str, Any]], key: str) -> float:
+    """Return the mean over seeds of a number's mean over new clients."""
+    return float(np.mean([np.mean(r["new_clients"][key]) for r in rows]))
+
+
+def _ratio(rows: list[dict[str, Any]], key: str) -> float:
+    """Return how a score's mean over new clients changes by adaptation, as the mean over seeds."""
+    new = [r["new_clients"] for r in rows]
+    return float(np.mean([np.mean(n[f"{key}_after"]) / np.mean(n[f"{key}_before"]) for n in new]))
 
 
 def main() -> None:
@@ -156,7 +179,8 @@ def main() -> None:
         for seed in args.seeds:
             for method in args.methods:
                 records = measure(method, seed, args.overrides)
-                (args.out / f"{method}-s{seed}.json").write_text(json.dumps(records, indent=1) + "\n")
+                path = args.out / f"{method}-s{seed}.json"
+                path.write_text(json.dumps(records, indent=1) + "\n")
                 print(f"{method}, seed {seed}: done", flush=True)
     print(table(args.out))
 

@@ -1,13 +1,15 @@
-"""One experiment, end to end: configuration, data, the federation on Ray, evaluation, tracking, the command line.
+"""One experiment, end to end: configuration, data, the federation on Ray, tracking, command line.
 
 Read `experiment` first. Nothing is imported here, so that `spire --help` answers at once.
     config, presets/   what an experiment is told
     datasets, known_datasets, image_folder, resize, fetch, sources   images, checked by hash
-    worker, client_store   the clients' side; pool, ray_pool, resources   many clients on few processes
+    worker, client_store   the clients' side; messages   what travels from and to it
+    pool, ray_pool, resources   many clients on few processes
     driver      the rounds of FedAvg
     evaluation, forgetting   scores of pre-training and of adaptation
     runs        where runs lie, and how one is found
-    tracking, mlflow_store, record, figures, image_grids, generator_model   what MLflow keeps
+    tracking, mlflow_store, generator_model   what MLflow keeps
+    record, summary, record_figures, figures, image_grids   what is written there
     saved_run, arrival   a finished run: draw from it, or add a client to it
     cli, progress, report_text, doctor   what a user types and sees
 """

@@ -18,9 +18,10 @@ from pipeline.datasets import load_stored, store_root
 from pipeline.experiment import choose_extractor
 from pipeline.image_grids import image_grid
 from pipeline.known_datasets import SPECS
+from pipeline.messages import WorkerSetup
 from pipeline.resize import resized
 from pipeline.saved_run import SavedRun, save_client
-from pipeline.worker import ClientWorker, WorkerSetup
+from pipeline.worker import ClientWorker
 from spire_core.adapt import AdaptConfig, AdaptPoint
 from spire_core.errors import ConfigError, DataError, RunError
 from spire_core.methods import CLIENT_EMB

@@ -1,7 +1,7 @@
-"""Where clients keep their private state between rounds: one small safetensors file per client and round.
+"""Where clients keep their private state between rounds: a small safetensors file for each round.
 
-The files lie on the clients' side; the driver knows neither their place nor their content. The state before a round is
-kept beside the one after it, so that a round can be done again.
+The files lie on the clients' side; the driver knows neither their place nor their content. The
+state before a round is kept beside the one after it, so that a round can be done again.
 """
 
 import os
@@ -16,7 +16,7 @@ KEPT_VERSIONS = 2
 
 
 class ClientStore:
-    """Private client states under one folder; `num_rounds_done` counts the rounds that a state has seen."""
+    """Private client states under one folder; `num_rounds_done`: rounds that a state has seen."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -25,7 +25,7 @@ class ClientStore:
         return sorted((self.folder / f"{client_id:07d}").glob("*.safetensors"))
 
     def load(self, client_id: int, num_rounds_done: int | None = None) -> PrivateState | None:
-        """Return the newest state that has seen at most so many rounds, or None if there is none."""
+        """Return the newest state that has seen at most so many rounds, or None without one."""
         for path in reversed(self._versions(client_id)):
             if num_rounds_done is None or int(path.stem) <= num_rounds_done:
                 return load_file(path)

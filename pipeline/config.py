@@ -1,4 +1,4 @@
-"""The configuration of one experiment: its schema, its presets, and how overrides are merged into it.
+"""The configuration of one experiment: its schema, its presets, and how overrides are merged in.
 
 A group given as a bare word sets its name: `method=spire` means `method.name=spire`.
 """
@@ -36,8 +36,8 @@ Built = TypeVar("Built")
 class FederationConfig:
     """Who takes part and for how long; a round ends with one synchronization of the backbone.
 
-    `tau`: optimizer steps between two synchronizations; `local_epochs`: the same span as passes over the client's
-    data. Exactly one of the two is given.
+    `tau`: optimizer steps between two synchronizations; `local_epochs`: the same span as passes
+    over the client's data. Exactly one of the two is given.
     """
 
     num_clients: int = 24
@@ -55,8 +55,8 @@ class FederationConfig:
             )
         if not 1 <= self.cohort_size <= self.num_clients:
             raise ConfigError(
-                f"expected federation.cohort_size in 1..{self.num_clients}, got {self.cohort_size}: "
-                "a cohort is drawn from federation.num_clients"
+                f"expected federation.cohort_size in 1..{self.num_clients}, got "
+                f"{self.cohort_size}: a cohort is drawn from federation.num_clients"
             )
         if (self.tau is None) == (self.local_epochs is None):
             raise ConfigError(
@@ -94,7 +94,7 @@ class Config:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all that determines the result: not where it runs, nor where it is tracked or stored."""
+        """SHA-256 of all that determines the result: not where it runs, is tracked or is stored."""
         told = self.as_dict()
         for group in ("resources", "tracking"):
             told.pop(group)
@@ -107,13 +107,15 @@ class Config:
 def preset_names() -> list[str]:
     """Return the names of the presets that ship with the package."""
     folder = resources.files("pipeline") / "presets"
-    return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
+    names = (path.name for path in folder.iterdir())
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
 
 def _load_preset(name: str) -> DictConfig:
     if name not in preset_names():
         raise ConfigError(
-            f"expected a preset out of {', '.join(preset_names())}, got {name!r}: {_hint(name, preset_names())}"
+            f"expected a preset out of {', '.join(preset_names())}, got {name!r}: "
+            f"{_hint(name, preset_names())}"
         )
     text = (resources.files("pipeline") / "presets" / f"{name}.yaml").read_text()
     loaded = OmegaConf.create(text)
@@ -126,11 +128,6 @@ def _hint(name: str, known: Sequence[str]) -> str:
     return f"did you mean {near[0]}?" if near else "choose one of them"
 
 
-def _schema(kind: type) -> DictConfig:
-    """Return the defaults as an open dictionary whose keys are closed; types are checked when it is built."""
-    return OmegaConf.create(dataclasses.asdict(kind()))
-
-
 def _known_keys(prefix: str, node: dict[str, Any]) -> list[str]:
     keys = []
     for key, value in node.items():
@@ -141,17 +138,20 @@ def _known_keys(prefix: str, node: dict[str, Any]) -> list[str]:
 def _parse_override(text: str) -> DictConfig:
     key, sep, value = text.partition("=")
     if not sep or not key.strip():
-        raise ConfigError(f"expected an override as key=value, got {text!r}: such as client.lr=0.001")
+        raise ConfigError(
+            f"expected an override as key=value, got {text!r}: such as client.lr=0.001"
+        )
     if key in NAMED_GROUPS:
         key = f"{key}.name"
     try:
         return OmegaConf.from_dotlist([f"{key}={value}"])
     except Exception as error:  # YAML and OmegaConf each have their own family of errors
-        raise ConfigError(f"expected a value for {key}, got {value!r}: {error}".splitlines()[0]) from error
+        told = f"expected a value for {key}, got {value!r}: {error}".splitlines()[0]
+        raise ConfigError(told) from error
 
 
 def _merge(base: DictConfig, layer: DictConfig, known: Sequence[str]) -> DictConfig:
-    """Merge one layer strictly; naming one of tau and local_epochs withdraws the other from layers below."""
+    """Merge one layer strictly; one of tau and local_epochs withdraws the other in layers below."""
     given = layer.get("federation") or {}
     tau, epochs = given.get("tau"), given.get("local_epochs")
     if tau is not None and epochs is None:
@@ -171,8 +171,8 @@ def _merge(base: DictConfig, layer: DictConfig, known: Sequence[str]) -> DictCon
 
 
 def load_config(preset: str | None, overrides: Sequence[str] = ()) -> Config:
-    """Return the configuration of a preset with overrides `key=value` applied in order; ConfigError if it is wrong."""
-    merged = _schema(Config)
+    """Return a preset with overrides `key=value` applied in order; ConfigError if it is wrong."""
+    merged = OmegaConf.create(Config().as_dict())
     known = _known_keys("", OmegaConf.to_container(merged))  # type: ignore[arg-type]
     layers = [] if preset is None else [_load_preset(preset)]
     if overrides:
@@ -185,14 +185,15 @@ def load_config(preset: str | None, overrides: Sequence[str] = ()) -> Config:
 
 
 def config_from_dict(values: dict[str, Any]) -> Config:
-    """Return the configuration that `Config.as_dict` came from; every value is checked against its type."""
+    """Return the configuration that `Config.as_dict` came from, every value checked by its type."""
     return _build(Config, values, "")
 
 
 def _build(kind: type[Built], values: Any, prefix: str) -> Built:
     if not isinstance(values, dict):
         raise ConfigError(
-            f"expected settings under {prefix.rstrip('.')}, got {values!r}: such as {prefix}KEY=VALUE"
+            f"expected settings under {prefix.rstrip('.')}, got {values!r}: "
+            f"such as {prefix}KEY=VALUE"
         )
     fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for key in values.keys() - fields.keys():

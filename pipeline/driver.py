@@ -35,7 +35,7 @@ def choose_cohort(num_clients: int, cohort_size: int, seed: int, round_idx: int)
 
 
 class Driver:
-    """Runs rounds one at a time. It never holds an embedding: clients return shared weights only."""
+    """Runs rounds one at a time. It holds no embedding ever: clients return shared weights only."""
 
     def __init__(
         self,
@@ -58,9 +58,7 @@ class Driver:
         round_idx, federation = self.state.round_idx, self.federation
         began = time.monotonic()
         # 1. Choose the cohort.
-        cohort = choose_cohort(
-            federation.num_clients, federation.cohort_size, self.seed, round_idx
-        )
+        cohort = choose_cohort(federation.num_clients, federation.cohort_size, self.seed, round_idx)
         plan = self._plan(round_idx)
         # 2. Hand out the backbone.
         broadcast = self.state.broadcast

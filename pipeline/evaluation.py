@@ -1,7 +1,7 @@
-"""Evaluation of the pre-training clients: KID, class histograms and held-out losses per client, and their summary.
+"""Evaluation of the pre-training clients: KID, class histograms and held-out losses per client.
 
-Generation and features run where the clients are; what arrives here are features and scores. n, m: numbers of images
-and clients, D: features, K: classes.
+Generation and features run where the clients are; what arrives here are features and scores. n, m:
+numbers of images and clients, D: features, K: classes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,19 +12,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.messages import Drawn, Losses
 from pipeline.pool import ClientPool
-from pipeline.worker import Drawn, Losses
 from spire_core.evaluate import EvalConfig
 from spire_core.kid import KidScore, kid, kid_floor, kid_matrix
 from spire_core.methods import Method
 from spire_core.metrics import total_variation
 
-NUM_POPULATION_DRAWS = 4  # an impersonal model draws the same for every client: pool a few draws once
+NUM_POPULATION_DRAWS = 4  # an impersonal model draws alike for every client: pool a few draws once
 
 
 @dataclass(frozen=True)
 class RealData:
-    """What samples are held against: features (n, D) of each client's test images, its class mixture, its floor."""
+    """What samples are held against, client by client.
+
+    `features` (n, D) of its test images, `mixtures` (num clients, K) of classes, and the floor.
+    """
 
     features: Mapping[int, Tensor]
     mixtures: np.ndarray
@@ -39,14 +42,14 @@ class RealData:
         config: EvalConfig,
         seed: int,
     ) -> "RealData":
-        """Return features of every client's held-out images, with the real-against-real floor of each."""
+        """Return features of every client's held-out images, and its real-against-real floor."""
         features = dict(zip(client_ids, pool.run("real_features", client_ids), strict=True))
         sizes = (config.kid_subset_size, config.kid_num_subsets, seed)
         floors = {c: kid_floor(f, *sizes) for c, f in features.items()}
         return cls(features, mixtures, floors)
 
     def pooled(self, client_ids: Sequence[int], limit: int, seed: int) -> Tensor:
-        """Return features (n, D) of all these clients' test images together, at most `limit` of them."""
+        """Return features (n, D) of all these clients' test images together, at most `limit`."""
         everything = torch.cat([self.features[c] for c in client_ids])
         order = np.random.default_rng(seed).permutation(len(everything))[:limit]
         return everything[np.sort(order)]
@@ -119,7 +122,9 @@ def evaluate_pretraining(
     swaps = [(client_ids[(i + 1) % len(client_ids)],) for i in range(len(client_ids))]
     losses = pool.run("losses", client_ids, handle, per_client=swaps)
     sizes = (config.kid_subset_size, config.kid_num_subsets, seed)
-    scores = [kid(real.features[c], d.features, *sizes) for c, d in zip(client_ids, drawn, strict=True)]
+    scores = [
+        kid(real.features[c], d.features, *sizes) for c, d in zip(client_ids, drawn, strict=True)
+    ]
     tv = [
         total_variation(d.histogram, real.mixtures[c])
         for c, d in zip(client_ids, drawn, strict=True)
@@ -138,7 +143,10 @@ def evaluate_pretraining(
 def _draw_all(
     pool: ClientPool, weights: Any, client_ids: Sequence[int], method: Method
 ) -> list[Drawn]:
-    """Return each client's samples; an impersonal model's few draws are pooled and stand for every client."""
+    """Return each client's samples.
+
+    An impersonal model's few draws are pooled and stand for every client.
+    """
     if method.is_personal:
         return pool.run("draw", client_ids, weights)
     some = pool.run("draw", client_ids[:NUM_POPULATION_DRAWS], weights)

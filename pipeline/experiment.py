@@ -21,6 +21,7 @@ from pipeline.datasets import ImageData, load
 from pipeline.driver import Driver, RoundStats
 from pipeline.evaluation import Evaluation, RealData, cross_client_matrix, evaluate_pretraining
 from pipeline.forgetting import ForgettingCurve, forgetting_curve
+from pipeline.messages import AdaptReport, WorkerSetup
 from pipeline.pool import ClientPool, LocalClientPool
 from pipeline.ray_pool import RayClientPool, RemoteDriver, cluster
 from pipeline.record import log_adaptation, log_evaluation, log_setting, log_summary, run_tags
@@ -28,7 +29,7 @@ from pipeline.resize import resized
 from pipeline.resources import plan_actors
 from pipeline.saved_run import save_run
 from pipeline.tracking import Tracker
-from pipeline.worker import AdaptReport, ClientWorker, WorkerSetup
+from pipeline.worker import ClientWorker
 from spire_core.adapt import AdaptConfig
 from spire_core.errors import DataError
 from spire_core.extractor import CLASSIFIER_SUFFIX, EXTRACTORS, INCEPTION, make_extractor
@@ -122,7 +123,7 @@ def prepare(config: Config) -> Setting:
 
 
 def choose_extractor(config: Config) -> str:
-    """Return the extractor that "auto" means: the data set's own classifier, or Inception where there is none."""
+    """Return the extractor that "auto" means: the data set's own classifier, else Inception."""
     if config.eval.extractor != "auto":
         return config.eval.extractor
     own = config.data.name + CLASSIFIER_SUFFIX
@@ -179,7 +180,7 @@ def run_name(config: Config) -> str:
 def pretrain(
     result: Result, pool: ClientPool, make_driver: type, tracker: Tracker, watcher: Watcher
 ) -> np.ndarray:
-    """Run the rounds of pre-training with an evaluation now and then; return the backbone (P,) that clients get."""
+    """Run the rounds, with evaluations now and then; return the backbone (P,) that clients get."""
     setting, config = result.setting, result.setting.config
     shape = setting.images.shape
     initial = initial_weights(config.model, config.method, shape[1], config.seed).numpy()
@@ -224,7 +225,7 @@ def pretrain(
 
 
 def evaluation_rounds(num_rounds: int, every: int) -> set[int]:
-    """Return after how many rounds to evaluate: before the first, after the last, and every so many between."""
+    """Return after how many rounds to evaluate: before the first, after the last, some between."""
     return {0, num_rounds, *(range(0, num_rounds, every) if every else ())}
 
 
@@ -268,19 +269,19 @@ def adapt(
 
 
 def mean_embedding(pool: ClientPool, client_ids: list[int]) -> Tensor:
-    """Return the mean embedding (D_emb,) of these clients out of masked ones: nobody here sees any of them."""
+    """Return the mean embedding (D_emb,) of these clients out of masked ones: nobody sees them."""
     total = unmask_sum(pool.run("masked_embedding", client_ids, client_ids))
     return (total / len(client_ids)).float()
 
 
 def population_features(evaluation: Evaluation, is_personal: bool) -> Tensor:
-    """Return features (n, D) of the population's samples: of all clients together, or of the one shared model."""
+    """Return features (n, D) of the population's samples: all clients', or the shared model's."""
     drawn = evaluation.drawn if is_personal else evaluation.drawn[:1]
     return torch.cat([d.features for d in drawn])
 
 
 def save(result: Result, pool: ClientPool, weights: np.ndarray) -> None:
-    """Write backbone and clients' own parts to the run's folder, and fingerprint all of them together."""
+    """Write backbone and clients' own parts to the run's folder; fingerprint all of it together."""
     setting, folder = result.setting, result.run_dir / "model"
     more = {
         "image_shape": list(setting.images.shape[1:]),

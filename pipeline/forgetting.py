@@ -1,9 +1,10 @@
-"""Forgetting curves: what adapting to a new client does to that client's own score and to everything else.
+"""Forgetting curves: what adapting to a new client does to its own score and to everything else.
 
 own = KID as client j against j's held-out data, minus its lowest value so far (0: still improving).
-global = KID of the adapted model asked for the pre-training population, minus the same before adaptation; 0 by
-construction where adaptation leaves alone all that existing clients use. replaced = what is lost when only the adapted
-client is left: KID of its samples against the population, minus the population's own before adaptation.
+global = KID of the adapted model asked for the pre-training population, minus the same before
+adaptation; 0 by construction where adaptation leaves alone all that existing clients use.
+replaced = what is lost when only the adapted client is left: KID of its samples against the
+population, minus the population's own before adaptation.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.worker import AdaptReport
+from pipeline.messages import AdaptReport
 from spire_core.methods import Method
 
 
@@ -29,7 +30,7 @@ class ForgettingCurve:
 def forgetting_curve(
     report: AdaptReport, method: Method, population_before: float | None
 ) -> ForgettingCurve:
-    """Return a new client's curves; `population_before` is the population's KID before any adaptation."""
+    """Return a new client's curves; `population_before`: the population's KID before adaptation."""
     points = [p for p in report.adapted.curve if p.observed is not None]
     own = np.array([p.observed["own_kid"] for p in points if p.observed])
     above_best = own - np.minimum.accumulate(own)
@@ -47,9 +48,7 @@ def forgetting_curve(
     )
 
 
-def mean_over_clients(
-    curves: Sequence[ForgettingCurve], name: str
-) -> list[tuple[int, float]]:
+def mean_over_clients(curves: Sequence[ForgettingCurve], name: str) -> list[tuple[int, float]]:
     """Return (epoch, mean over clients) of one curve at the epochs that every client reached."""
     if not curves or getattr(curves[0], name) is None:
         return []

@@ -1,6 +1,7 @@
 """A client pool runs a task for many clients and answers in the order in which they were named.
 
-The driver and the experiment see this interface only; the numbers do not depend on what is behind it.
+The driver and the experiment see this interface only; the numbers do not depend on what is
+behind it.
 """
 
 from abc import ABC, abstractmethod
@@ -32,7 +33,7 @@ class ClientPool(ABC):
         per_client: Sequence[tuple] | None = None,
         costs: Sequence[float] | None = None,
     ) -> list[Any]:
-        """Return `task(client_id, *args, *per_client[i])` for each client; `costs` help to balance the work."""
+        """Return `task(client_id, *args, *per_client[i])` for each client; `costs` balance them."""
 
     @abstractmethod
     def close(self) -> None:
@@ -40,7 +41,7 @@ class ClientPool(ABC):
 
 
 def assign(costs: Sequence[float], num_workers: int) -> list[list[int]]:
-    """Return the positions that each worker takes: the costliest first, each to the least loaded worker."""
+    """Return the positions that each worker takes: the costliest first, to the least loaded."""
     loads, taken = [0.0] * num_workers, [[] for _ in range(num_workers)]
     for position in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
         worker = loads.index(min(loads))
@@ -86,9 +87,7 @@ class LocalClientPool(ClientPool):
         per_client: Sequence[tuple] | None = None,
         costs: Sequence[float] | None = None,
     ) -> list[Any]:
-        return run_chunk(
-            self.worker, task, client_ids, args, per_client or [()] * len(client_ids)
-        )
+        return run_chunk(self.worker, task, client_ids, args, per_client or [()] * len(client_ids))
 
     def close(self) -> None:
         pass

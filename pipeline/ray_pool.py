@@ -11,9 +11,10 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from pipeline.driver import Driver, RoundStats
+from pipeline.messages import WorkerSetup
 from pipeline.pool import ClientPool, assign, run_chunk
 from pipeline.resources import ActorPlan
-from pipeline.worker import ClientWorker, WorkerSetup
+from pipeline.worker import ClientWorker
 from spire_core.errors import ClusterError
 from spire_core.server import ServerState
 
@@ -23,9 +24,10 @@ WAIT_NOTICE_S = 30.0
 
 @contextlib.contextmanager
 def cluster(num_cpus: int | None = None) -> Iterator[Mapping[str, float]]:
-    """Yield the resources of a Ray cluster: the one around this process, the one at RAY_ADDRESS, or a new local one.
+    """Yield the resources of a Ray cluster.
 
-    A local cluster that was started here is shut down at the end.
+    It is the one around this process, the one at RAY_ADDRESS, or a new local one. A local cluster
+    that was started here is shut down at the end.
     """
     if ray.is_initialized():
         yield ray.cluster_resources()
@@ -65,7 +67,7 @@ class ClientActor:
 
 
 class RayClientPool(ClientPool):
-    """A fixed set of client actors. Handles travel with the pool, so that a driver actor can use it."""
+    """A fixed set of client actors. Handles travel with the pool, so a driver actor can use it."""
 
     def __init__(self, actors: Sequence[Any]) -> None:
         self.actors = list(actors)
@@ -75,10 +77,9 @@ class RayClientPool(ClientPool):
         """Start the actors and wait until all of them run; says what it waits for every 30 s."""
         shared, images_ref = ray.put(setup), ray.put(images)
         options = {"num_cpus": plan.num_cpus, "num_gpus": plan.num_gpus, "max_concurrency": 1}
-        actors = [
-            ClientActor.options(**options).remote(shared, images_ref)  # type: ignore[attr-defined]
-            for _ in range(plan.num_actors)
-        ]
+        actor_class: Any = ClientActor  # made by `ray.remote`, which type checkers cannot follow
+        start_one = actor_class.options(**options).remote
+        actors = [start_one(shared, images_ref) for _ in range(plan.num_actors)]
         pool = cls(actors)
         try:
             pool._wait_until_ready(plan)
@@ -133,8 +134,8 @@ class RemoteDriver:
     """A `Driver` in an actor of its own, with the same methods."""
 
     def __init__(self, *args: Any) -> None:
-        remote = ray.remote(Driver)
-        self.actor = remote.options(num_cpus=0).remote(*args)
+        remote: Any = ray.remote(Driver)
+        self.actor: Any = remote.options(num_cpus=0).remote(*args)
 
     def run_round(self) -> RoundStats:
         return _gather([self.actor.run_round.remote()])[0]
@@ -150,13 +151,14 @@ class RemoteDriver:
 
 
 def _gather(refs: Sequence[Any]) -> list[Any]:
-    """Return the values of all references; an error comes out as what it was where it was raised."""
+    """Return the values of all references; an error comes out as what it was when raised."""
     try:
         return ray.get(list(refs))
     except RayTaskError as error:
         raise error.cause from error
     except RayActorError as error:
         raise ClusterError(
-            f"expected every actor to stay alive, got the loss of one ({str(error).splitlines()[0]}): "
+            "expected every actor to stay alive, got the loss of one "
+            f"({str(error).splitlines()[0]}): "
             "look at its log under the Ray session folder and start the run again"
         ) from error

@@ -15,9 +15,10 @@ from pipeline.arrival import Arrival
 from pipeline.evaluation import Evaluation
 from pipeline.experiment import Result, Setting
 from pipeline.image_grids import image_grid
-from pipeline.record import client_rows, new_client_row, params_counts
+from pipeline.record_figures import client_rows
 from pipeline.resources import ActorPlan
 from pipeline.runs import ui_command
+from pipeline.summary import new_client_row, params_counts
 from spire_core.adapt import AdaptPoint
 from spire_core.errors import ConfigError
 from spire_core.partition import Partition

@@ -1,4 +1,4 @@
-"""What the client actors of one experiment need, worked out once and compared with the cluster beforehand."""
+"""What the client actors of one experiment need, worked out once and compared with the cluster."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,9 +10,10 @@ from spire_core.errors import ClusterError, ConfigError
 class ResourcesConfig:
     """How the clients are simulated.
 
-    `pool`: "ray" for actors, "local" for this process alone. `num_actors`: "auto" fills the cluster's CPUs or GPUs.
-    `num_cpus` and `num_gpus` are per client actor; a GPU's share is bookkeeping, not a memory limit. `num_gpus`
-    "auto" divides the cluster's GPUs by the actors, and is 0 where there are none.
+    `pool`: "ray" for actors, "local" for this process alone. `num_actors`: "auto" fills the
+    cluster's CPUs or GPUs. `num_cpus` and `num_gpus` are per client actor; a GPU's share is
+    bookkeeping, not a memory limit. `num_gpus` "auto" divides the cluster's GPUs by the actors, and
+    is 0 where there are none.
     """
 
     pool: str = "ray"
@@ -22,14 +23,18 @@ class ResourcesConfig:
 
     def __post_init__(self) -> None:
         if self.pool not in ("ray", "local"):
-            raise ConfigError(f"expected resources.pool as ray or local, got {self.pool!r}: choose one")
+            raise ConfigError(
+                f"expected resources.pool as ray or local, got {self.pool!r}: choose one"
+            )
         if isinstance(self.num_actors, str) and self.num_actors != "auto":
             raise ConfigError(
-                f"expected resources.num_actors as a number or auto, got {self.num_actors!r}: change it"
+                f"expected resources.num_actors as a number or auto, got {self.num_actors!r}: "
+                "change it"
             )
         if isinstance(self.num_actors, int) and self.num_actors < 1:
             raise ConfigError(
-                f"expected resources.num_actors of at least 1, got {self.num_actors}: auto fills the cluster"
+                f"expected resources.num_actors of at least 1, got {self.num_actors}: "
+                "auto fills the cluster"
             )
         if isinstance(self.num_gpus, str) and self.num_gpus != "auto":
             raise ConfigError(
@@ -38,7 +43,8 @@ class ResourcesConfig:
         shares = (self.num_cpus, 0.0 if isinstance(self.num_gpus, str) else self.num_gpus)
         if self.num_cpus <= 0 or min(shares) < 0:
             raise ConfigError(
-                f"expected resources.num_cpus above 0 and resources.num_gpus of at least 0, got {shares}: raise them"
+                "expected resources.num_cpus above 0 and resources.num_gpus of at least 0, got "
+                f"{shares}: raise them"
             )
 
 
@@ -54,8 +60,10 @@ class ActorPlan:
         return f"{self.num_actors} client actors x ({self.num_cpus:g} CPU, {self.num_gpus:g} GPU)"
 
 
-def plan_actors(config: ResourcesConfig, available: Mapping[str, float], max_useful: int) -> ActorPlan:
-    """Return the actors to start on a cluster with these resources; ClusterError if they can never fit.
+def plan_actors(
+    config: ResourcesConfig, available: Mapping[str, float], max_useful: int
+) -> ActorPlan:
+    """Return the actors to start on a cluster with these resources; ClusterError if none can fit.
 
     `max_useful`: the most actors that could ever work at once, the cohort or the number of clients.
     """

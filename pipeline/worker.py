@@ -1,11 +1,10 @@
-"""The clients' side: one worker simulates many clients, one after the other, and keeps none of them in memory.
+"""The clients' side: one worker simulates many clients, one after the other, none kept in memory.
 
-A worker is the same class in this process and inside a Ray actor. Images and private states stay here; what it
-returns are updates of the shared weights and measurements.
+A worker is the same class in this process and inside a Ray actor. Images and private states stay
+here; what it returns are updates of the shared weights and measurements.
 """
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +12,9 @@ import torch
 from torch import Tensor
 
 from pipeline.client_store import ClientStore
-from pipeline.config import Config
+from pipeline.messages import AdaptReport, Drawn, Losses, WorkerSetup
 from pipeline.saved_run import save_client
-from spire_core.adapt import AdaptConfig, Adapted, adapt_client, num_trained
+from spire_core.adapt import AdaptConfig, adapt_client, num_trained
 from spire_core.client import (
     Broadcast,
     ClientUpdate,
@@ -31,70 +30,25 @@ from spire_core.flat import FlatModel, initial_weights, tensors_hash
 from spire_core.kid import kid
 from spire_core.methods import CLIENT_EMB
 from spire_core.metrics import class_histogram, nearest_neighbour_distance, total_variation
-from spire_core.partition import ClientSplit, Partition
+from spire_core.partition import ClientSplit
 from spire_core.rng import torch_generator
 from spire_core.schedule import make_schedule
 from spire_core.secure_sum import masked
 from spire_core.training import Recipe, to_float
 
 
-@dataclass(frozen=True)
-class WorkerSetup:
-    """What a worker is given once, beside all clients' images: the experiment and who holds which images."""
-
-    config: Config
-    mixtures: np.ndarray  # (num clients, K) true class mixture of each client
-    partition: Partition
-    extractor: str
-    folder: Path
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """Images generated as one client, as the evaluation needs them."""
-
-    client_id: int
-    features: Tensor  # (n, D)
-    histogram: np.ndarray | None  # (K,)
-    images: np.ndarray  # (m, C, H, W) float32, the first few
-
-
-@dataclass(frozen=True)
-class Losses:
-    """Denoising loss on a client's test images with its own embedding, the zero one, and another client's."""
-
-    client_id: int
-    own: float
-    zero: float | None
-    swapped: float | None
-
-
-@dataclass(frozen=True)
-class AdaptReport:
-    """What a new client tells about its adaptation; the embedding itself stays in its file."""
-
-    client_id: int
-    adapted: Adapted
-    before: Drawn
-    after: Drawn
-    nn_train: float  # mean distance of generated images to the nearest training image
-    nn_test: float  # the same to the nearest held-out image, over as many of them
-    num_trained: int
-    duration_s: float
-
-
 class ClientWorker:
     """Simulates clients on one device with one thread; see the module's docstring."""
 
     def __init__(self, setup: WorkerSetup, images: np.ndarray, device: str = "cpu") -> None:
-        """Take the setup and all clients' uint8 images (N, C, H, W), which may lie in shared memory."""
+        """Take the setup and all clients' uint8 images (N, C, H, W), maybe in shared memory."""
         torch.set_num_threads(1)
         self.setup, self.config, self.images = setup, setup.config, images
         self.device = torch.device(device)
         config = setup.config
-        self.schedule = make_schedule(
-            config.diffusion.schedule, config.diffusion.num_timesteps
-        ).to(self.device)
+        self.schedule = make_schedule(config.diffusion.schedule, config.diffusion.num_timesteps).to(
+            self.device
+        )
         self.store = ClientStore(setup.folder / "clients")
         self.model = self._new_model()
         self._extractor: Extractor | None = None
@@ -124,7 +78,7 @@ class ClientWorker:
     def test_images(self, client_id: int, limit: int | None = None) -> Tensor:
         return torch.from_numpy(self.images[self._splits[client_id].test[:limit]])
 
-    # --- pre-training ---------------------------------------------------------------------------------------
+    # --- pre-training -----------------------------------------------------------------------------
 
     def private_state(self, client_id: int, num_rounds_done: int | None = None) -> PrivateState:
         """Return a pre-training client's private state, drawn afresh if it has never trained."""
@@ -163,11 +117,14 @@ class ClientWorker:
         return tensors_hash(own)
 
     def masked_embedding(self, client_id: int, cohort: list[int]) -> np.ndarray:
-        """Return this client's embedding under masks that cancel in the cohort's sum (secure aggregation)."""
+        """Return this client's embedding under masks that cancel in the cohort's sum.
+
+        This is secure aggregation.
+        """
         emb = self.private_state(client_id)[CLIENT_EMB]
         return masked(emb, client_id, cohort, self.config.seed)
 
-    # --- evaluation -----------------------------------------------------------------------------------------
+    # --- evaluation -------------------------------------------------------------------------------
 
     def real_features(self, client_id: int) -> Tensor:
         """Return features (n, D) of a client's test images."""
@@ -206,7 +163,7 @@ class ClientWorker:
         return self._drawn(client_id, self.model, emb, None, self.config.seed)[0]
 
     def losses(self, client_id: int, weights: np.ndarray, swap_with: int) -> Losses:
-        """Return a client's held-out losses; `swap_with` is the client whose embedding is tried on."""
+        """Return a client's held-out losses; `swap_with`: whose embedding is tried on."""
         state = self.private_state(client_id)
         emb = personalise(self.model, torch.tensor(weights, device=self.device), state)
         other = self.private_state(swap_with).get(CLIENT_EMB)
@@ -221,10 +178,10 @@ class ClientWorker:
         images = self.test_images(client_id, self.config.eval.num_loss_images)
         return heldout_loss(self.model, emb, images, self.recipe(), self.config.seed, client_id)
 
-    # --- new clients ----------------------------------------------------------------------------------------
+    # --- new clients ------------------------------------------------------------------------------
 
     def start_state(self, client_id: int, init: str, mean_emb: Tensor | None) -> PrivateState:
-        """Return what a new client starts from: the zero, mean or a random embedding, or nothing."""
+        """Return what a new client starts from: the zero, mean or random embedding, or nothing."""
         config = self.config
         if not config.method.record.has_embedding:
             return {}
@@ -244,7 +201,7 @@ class ClientWorker:
         mean_emb: Tensor | None,
         pooled_features: Tensor,
     ) -> AdaptReport:
-        """Fit a new client on the backbone (P,), measure it on the way, and keep its own parts here.
+        """Fit a new client on the backbone (P,), measure it on the way; keep its own parts here.
 
         `pooled_features` (n, D) are features of the pre-training population's held-out images.
         """
@@ -303,7 +260,7 @@ class _Observer:
         self.first: Drawn
 
     def __call__(self, epoch: int, model: FlatModel, emb: Tensor | None) -> dict[str, float]:
-        """Return KID against the client's data and the population's, TV, and held-out loss at this epoch."""
+        """Return KID against the client's and the population's data, TV, and held-out loss."""
         worker, config = self.worker, self.worker.config
         detached = None if emb is None else emb.detach()
         drawn, _ = worker._drawn(self.client_id, model, detached, self.reference, config.seed)

@@ -1,4 +1,4 @@
-"""The algorithm, with torch and numpy alone: no Ray, no MLflow, no configuration files, no printing.
+"""The algorithm, with torch and numpy alone: no Ray, MLflow, configuration files or printing.
 
 Read in this order:
     methods     what distinguishes SPIRE from the methods it is compared with, as records
@@ -7,7 +7,7 @@ Read in this order:
     training    gradient steps of one client; client: one client's round; server: the weighted mean
     adapt       a new client fits its own part
     evaluate    images drawn as a client, and the loss on images it never saw
-    kid, extractor, classifier, metrics, selftest   scores, the features they compare, and their check
+    kid, extractor, classifier, metrics, selftest   scores, the features compared, and their check
     partition, partition_schemes   who holds which images
     secure_sum  a mean that nobody sees the parts of; rng: every draw by its purpose; errors
 """

@@ -1,7 +1,7 @@
-"""A new client arrives: it fits the part that its method gives it on a finished backbone, and nothing else.
+"""A new client arrives: it fits on a finished backbone the part that its method gives it, no more.
 
-For SPIRE that is the embedding alone (the paper's personalisation step): the backbone is frozen and not even
-differentiated. The other methods run the same loop on other parts.
+For SPIRE that is the embedding alone (the paper's personalisation step): the backbone is frozen and
+not even differentiated. The other methods run the same loop on other parts.
 """
 
 from collections.abc import Callable
@@ -23,11 +23,12 @@ from spire_core.training import Moments, Recipe, batches, fit, seeded_dropout, s
 class AdaptConfig:
     """How a new client trains.
 
-    `lr` None takes the method's own rate. `num_images` limits the training images of a new client. `init` is where
-    its embedding starts: "zero", the "mean" of the pre-training embeddings, or "random" (from the distribution they
-    started from). With `early_stopping`, `val_fraction` of its images are set aside, and the epoch with the lowest
-    denoising loss on them is kept once `patience` epochs brought nothing better. `eval_every`: epochs between two
-    points of the forgetting curves.
+    `lr` None takes the method's own rate. `num_images` limits the training images of a new client.
+    `init` is where its embedding starts: "zero", the "mean" of the pre-training embeddings, or
+    "random" (from the distribution they started from). With `early_stopping`, `val_fraction` of its
+    images are set aside, and the epoch with the lowest denoising loss on them is kept once
+    `patience` epochs brought nothing better. `eval_every`: epochs between two points of the
+    forgetting curves.
     """
 
     epochs: int = 30
@@ -43,18 +44,23 @@ class AdaptConfig:
     def __post_init__(self) -> None:
         if self.num_images is not None and self.num_images < 1:
             raise ConfigError(
-                f"expected adapt.num_images of at least 1, got {self.num_images}: a new client learns from its images"
+                f"expected adapt.num_images of at least 1, got {self.num_images}: "
+                "a new client learns from its images"
             )
         if self.epochs < 1 or self.batch_size < 1 or self.eval_every < 1 or self.patience < 1:
             raise ConfigError(
-                "expected adapt.epochs, adapt.batch_size, adapt.eval_every and adapt.patience of at least 1, got "
-                f"{self.epochs}, {self.batch_size}, {self.eval_every} and {self.patience}: raise them"
+                "expected adapt.epochs, adapt.batch_size, adapt.eval_every and adapt.patience of "
+                f"at least 1, got {self.epochs}, {self.batch_size}, {self.eval_every} and "
+                f"{self.patience}: raise them"
             )
         if self.lr is not None and self.lr <= 0:
-            raise ConfigError(f"expected adapt.lr above 0, got {self.lr}: null takes the method's rate")
+            raise ConfigError(
+                f"expected adapt.lr above 0, got {self.lr}: null takes the method's rate"
+            )
         if self.init not in ("zero", "mean", "random"):
             raise ConfigError(
-                f"expected adapt.init as zero, mean or random, got {self.init!r}: choose one of them"
+                f"expected adapt.init as zero, mean or random, got {self.init!r}: "
+                "choose one of them"
             )
         if not 0.0 < self.val_fraction < 1.0:
             raise ConfigError(
@@ -64,7 +70,7 @@ class AdaptConfig:
 
 @dataclass(frozen=True)
 class AdaptPoint:
-    """One epoch of adaptation: losses, and what `observe` returned if it looked (0 = before adaptation)."""
+    """One epoch of adaptation (0 = before it): losses, and what `observe` returned if it looked."""
 
     epoch: int
     train_loss: float | None
@@ -77,7 +83,7 @@ Observe = Callable[[int, FlatModel, Tensor | None], dict[str, float]]
 
 @dataclass(frozen=True)
 class Adapted:
-    """A new client's own parts after adaptation, the curve on the way there, and the epoch that was kept."""
+    """A new client's own parts after adaptation, the curve on the way there, and the kept epoch."""
 
     state: PrivateState
     curve: tuple[AdaptPoint, ...]
@@ -90,12 +96,17 @@ def num_trained(model: FlatModel, d_emb: int) -> int:
     return sum(d_emb if p == CLIENT_EMB else model.layout.part_size(p) for p in parts)
 
 
-def split_validation(images: Tensor, fraction: float, seed: int, client_id: int) -> tuple[Tensor, Tensor]:
-    """Return (training, validation) images of a new client, at least one of each; raises DataError below two."""
+def split_validation(
+    images: Tensor, fraction: float, seed: int, client_id: int
+) -> tuple[Tensor, Tensor]:
+    """Return (training, validation) images of a new client, at least one of each.
+
+    Raises DataError below two.
+    """
     if len(images) < 2:
         raise DataError(
-            f"expected at least 2 images of client {client_id} for early stopping, got {len(images)}: "
-            "set adapt.early_stopping=false"
+            f"expected at least 2 images of client {client_id} for early stopping, got "
+            f"{len(images)}: set adapt.early_stopping=false"
         )
     order = torch.randperm(len(images), generator=torch_generator(seed, "validation", client_id))
     num_val = min(len(images) - 1, max(1, round(fraction * len(images))))
@@ -124,10 +135,10 @@ def adapt_client(
     client_id: int,
     observe: Observe,
 ) -> Adapted:
-    """Fit one new client on its uint8 images (N, C, H, W), from the backbone `weights` (P,) and its start state.
+    """Fit one new client on its uint8 images (N, C, H, W), from the backbone `weights` (P,).
 
-    `observe(epoch, model, client_emb)` is called before adaptation and every `eval_every` epochs; it must leave the
-    model as it found it.
+    `start` is the private state that it begins with. `observe(epoch, model, client_emb)` is called
+    before adaptation and every `eval_every` epochs; it must leave the model as it found it.
     """
     record = model.method.record
     emb = personalise(model, weights, start)

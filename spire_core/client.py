@@ -1,12 +1,13 @@
-"""One client's round: from the broadcast and its private state to its update and its new private state.
+"""One client's round: from the broadcast and its private state to its update and new state.
 
-Everything here is a function of its arguments. What is private (embedding, local layers, their Adam moments and,
-where the client keeps them, the backbone's) is a `PrivateState`; what is sent back is a `ClientUpdate`.
-P: length of the flat weight vector; S <= P: length of its shared stretch.
+Everything here is a function of its arguments. What is private (embedding, local layers, their Adam
+moments and, where the client keeps them, the backbone's) is a `PrivateState`; what is sent back is
+a `ClientUpdate`. P: length of the flat weight vector; S <= P: length of its shared stretch.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ PrivateState = dict[str, Tensor]  # flat names, so that it is a safetensors file
 
 @dataclass(frozen=True)
 class Broadcast:
-    """What the server hands out: weights (P,) and, where they are averaged, Adam's moments (P,) and steps (3,)."""
+    """What the server hands out: weights (P,) and, where averaged, Adam's moments, steps (3,)."""
 
     weights: np.ndarray
     exp_avg: np.ndarray | None = None
@@ -47,8 +48,8 @@ class Broadcast:
 class ClientUpdate:
     """What a client returns: its shared weights (S,) after training, and its weight in the average.
 
-    Weights travel, not differences: a float32 difference would lose the last bits, and with one client the average
-    has to equal its weights exactly.
+    Weights travel, not differences: a float32 difference would lose the last bits, and with one
+    client the average has to equal its weights exactly.
     """
 
     client_id: int
@@ -91,7 +92,7 @@ class RoundPlan:
 def new_private_state(
     model: FlatModel, config: ClientConfig, d_emb: int, seed: int, client_id: int
 ) -> PrivateState:
-    """Return what a pre-training client holds before its first round: its embedding drawn from N(0, std^2)."""
+    """Return what a pre-training client holds at first: its embedding drawn from N(0, std^2)."""
     if not model.method.record.has_embedding:
         return {}
     generator = torch_generator(seed, "client_emb", client_id)
@@ -117,7 +118,7 @@ def get_moments(state: Mapping[str, Tensor], part: str, device: torch.device) ->
 
 
 def personalise(model: FlatModel, weights: Tensor, state: Mapping[str, Tensor]) -> Tensor | None:
-    """Load the backbone and a client's own parts into the model; return the client's embedding, if any."""
+    """Load the backbone and a client's own parts into the model; return its embedding, if any."""
     model.load(weights)
     for part in NETWORK_PARTS:
         if part in state:
@@ -160,7 +161,7 @@ def train_client(
     seed: int,
     client_id: int,
 ) -> tuple[ClientUpdate, PrivateState]:
-    """Run one client's local steps on its uint8 images (N, C, H, W); return its update and its new private state."""
+    """Run local steps on a client's uint8 images (N, C, H, W); return its update and new state."""
     device = model.weights.device
     emb = personalise(model, torch.tensor(broadcast.weights, device=device), state)
     client_emb = None if emb is None else nn.Parameter(emb.clone())
@@ -203,7 +204,7 @@ def _update(
 ) -> ClientUpdate:
     layout = model.layout
     shared = slice(0, layout.size if plan.shares_local else layout.num_without_local)
-    arrays = {}
+    arrays: dict[str, Any] = {}
     if config.opt_state == "average":
         full = [moments.get(p) or Moments.fresh(model.leaves[p].detach()) for p in NETWORK_PARTS]
         arrays = {

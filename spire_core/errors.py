@@ -22,7 +22,7 @@ class WeightsError(SpireError, RuntimeError):
 
 
 class AggregationError(SpireError, ValueError):
-    """Client updates cannot be averaged: no weight, differing sizes, or values that are not finite."""
+    """Client updates cannot be averaged: no weight, differing sizes, or values not finite."""
 
 
 class ClusterError(SpireError, RuntimeError):

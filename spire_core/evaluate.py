@@ -1,7 +1,7 @@
-"""What a client's model is worth: images drawn as that client, and the denoising loss on images it never saw.
+"""What a client's model is worth: images drawn as that client, and the loss on unseen images.
 
-Draws depend on the seed and the client alone, so that methods, rounds and epochs are compared on the same noise.
-B, C, H, W as usual; D_emb: numbers of an embedding.
+Draws depend on the seed and the client alone, so that methods, rounds and epochs are compared on
+the same noise. B, C, H, W as usual; D_emb: numbers of an embedding.
 """
 
 from collections.abc import Callable
@@ -24,9 +24,10 @@ Denoise = Callable[[Tensor, Tensor], Tensor]
 class EvalConfig:
     """What is measured, how often, and on how many images.
 
-    `extractor` "auto" takes the small classifier of the data set, or Inception where there is none. `num_images`:
-    images drawn for each client. `every`: rounds between two evaluations of pre-training, 0 for the first and the last
-    alone. `guidance` scales the difference between the personal and the impersonal prediction (1 = off).
+    `extractor` "auto" takes the small classifier of the data set, or Inception where there is none.
+    `num_images`: images drawn for each client. `every`: rounds between two evaluations of
+    pre-training, 0 for the first and the last alone. `guidance` scales the difference between the
+    personal and the impersonal prediction (1 = off).
     """
 
     extractor: str = "auto"
@@ -45,15 +46,19 @@ class EvalConfig:
         for name in ("num_images", "kid_subset_size", "num_loss_images", "batch_size"):
             if getattr(self, name) < 2:
                 raise ConfigError(
-                    f"expected eval.{name} of at least 2, got {getattr(self, name)}: KID compares sets of images"
+                    f"expected eval.{name} of at least 2, got {getattr(self, name)}: "
+                    "KID compares sets of images"
                 )
         if self.every < 0 or self.grid_images < 1 or self.kid_num_subsets < 1:
             raise ConfigError(
-                "expected eval.every of at least 0, eval.grid_images and eval.kid_num_subsets of at least 1, got "
-                f"{self.every}, {self.grid_images} and {self.kid_num_subsets}: raise them"
+                "expected eval.every of at least 0, eval.grid_images and eval.kid_num_subsets of "
+                f"at least 1, got {self.every}, {self.grid_images} and {self.kid_num_subsets}: "
+                "raise them"
             )
         if self.guidance < 0:
-            raise ConfigError(f"expected eval.guidance of at least 0, got {self.guidance}: 1 turns it off")
+            raise ConfigError(
+                f"expected eval.guidance of at least 0, got {self.guidance}: 1 turns it off"
+            )
 
 
 def client_denoiser(
@@ -64,8 +69,9 @@ def client_denoiser(
 ) -> Denoise:
     """Return the network's prediction as one client, guided away from the impersonal one.
 
-    out = ref + guidance (own - ref), Ho & Salimans 2022 eq. 6 with guidance = 1 + w. `ref` is the same network at the
-    zero embedding or, for methods without an embedding, the network before adaptation (`reference`).
+    out = ref + guidance (own - ref), Ho & Salimans 2022 eq. 6 with guidance = 1 + w. `ref` is the
+    same network at the zero embedding or, for methods without an embedding, the network before
+    adaptation (`reference`).
     """
 
     def own(xt: Tensor, t: Tensor) -> Tensor:
@@ -109,7 +115,10 @@ def heldout_loss(
     seed: int,
     client_id: int,
 ) -> float:
-    """Return the mean denoising loss on uint8 images (N, C, H, W) over timesteps spread evenly, at fixed noise."""
+    """Return the mean denoising loss on uint8 images (N, C, H, W), at fixed noise.
+
+    Timesteps are spread evenly.
+    """
     generator = torch_generator(seed, "heldout", client_id)
     diffusion, device = recipe.diffusion, model.weights.device
     t = sample_timesteps(len(images), diffusion.num_timesteps, 1.0, generator)

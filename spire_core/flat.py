@@ -1,7 +1,7 @@
 """A network whose parameters are views of one flat vector, ordered by part.
 
-One vector is what travels (one message), what is averaged (one sum) and what is optimised (one fused Adam step
-per part). P: number of the network's parameters.
+One vector is what travels (one message), what is averaged (one sum) and what is optimised (one
+fused Adam step per part). P: number of the network's parameters.
 """
 
 import hashlib
@@ -40,8 +40,8 @@ class Layout:
 class FlatModel:
     """A U-Net over one flat weight vector `weights` (P,) with gradients in `grads` (P,).
 
-    `leaves[part]` is an `nn.Parameter` over that part's stretch, for an optimizer to step. Writing into `weights`
-    changes the network and nothing else does.
+    `leaves[part]` is an `nn.Parameter` over that part's stretch, for an optimizer to step. Writing
+    into `weights` changes the network and nothing else does.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class FlatModel:
             parameters[name].requires_grad_(trained)
 
     def named_tensors(self, weights: Tensor) -> dict[str, Tensor]:
-        """Return a flat vector (P,) as the network's named tensors (views), for files and for readers."""
+        """Return a flat vector (P,) as the network's named tensors (views), for files."""
         return {n: weights[s : s + shape.numel()].view(shape) for n, s, shape in self.layout.names}
 
     def flatten(self, tensors: dict[str, Tensor]) -> Tensor:
@@ -131,7 +131,7 @@ def initial_weights(
 
 
 def tensors_hash(tensors: dict[str, Tensor]) -> str:
-    """Return the SHA-256 of named tensors: names, shapes, types and bytes, in the order of the names."""
+    """Return the SHA-256 of named tensors: names, shapes, types and bytes, in order of names."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()

@@ -1,8 +1,8 @@
-"""Personalisation methods as records: which part of the network is shared, kept, and trained on a new client.
+"""Personalisation methods as records: which part is shared, kept, and trained on a new client.
 
-A network's parameters fall into three parts: `body`, `emb_proj` (the embedding's entrance, also backbone) and
-`local` (layers that stay with each client). The client embedding is a fourth part, outside of the network. No code
-elsewhere asks for a method's name; it reads these records.
+A network's parameters fall into three parts: `body`, `emb_proj` (the embedding's entrance, also
+backbone) and `local` (layers that stay with each client). The client embedding is a fourth part,
+outside of the network. No code elsewhere asks for a method's name; it reads these records.
 """
 
 import difflib
@@ -18,8 +18,8 @@ NETWORK_PARTS = (BODY, EMB_PROJ, LOCAL)  # their order in the flat parameter vec
 class Method:
     """What distinguishes one method from another.
 
-    `adapt_parts`: parts that a new client trains. `adapt_lr`: the rate it trains them with unless the
-    configuration says otherwise. `is_federated`: whether there is any pre-training.
+    `adapt_parts`: parts that a new client trains. `adapt_lr`: the rate it trains them with unless
+    the configuration says otherwise. `is_federated`: whether there is any pre-training.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Method:
 
     @property
     def is_personal(self) -> bool:
-        """Whether each pre-training client has a part of its own, so that its samples differ from others'."""
+        """Whether each pre-training client has a part of its own, so that its samples differ."""
         return self.has_embedding or self.has_local_layers
 
     @property
@@ -56,10 +56,11 @@ METHODS = {
 class MethodConfig:
     """The method's name and, for `shared_rep`, what is local and how the two parts take turns.
 
-    `local_layers`: name prefixes of the layers that stay with the client; `up.last` is the last up-level.
-    `phases`: "joint" trains both parts at every step; "alternate" spends the first half of a client's steps on the
-    local part and the rest on the shared one (FedRep, Collins et al. 2021, algorithm 1).
-    `share_until`: the fraction of rounds during which the local layers are averaged like all others.
+    `local_layers`: name prefixes of the layers that stay with the client; `up.last` is the last
+    up-level. `phases`: "joint" trains both parts at every step; "alternate" spends the first half
+    of a client's steps on the local part and the rest on the shared one (FedRep, Collins et al.
+    2021, algorithm 1). `share_until`: the fraction of rounds during which the local layers are
+    averaged like all others.
     """
 
     name: str = "spire"
@@ -76,7 +77,8 @@ class MethodConfig:
             )
         if self.phases not in ("joint", "alternate"):
             raise ConfigError(
-                f"expected method.phases as joint or alternate, got {self.phases!r}: choose one of them"
+                f"expected method.phases as joint or alternate, got {self.phases!r}: "
+                "choose one of them"
             )
         if not 0.0 <= self.share_until < 1.0:
             raise ConfigError(
@@ -90,7 +92,7 @@ class MethodConfig:
         return METHODS[self.name]
 
     def part_of(self, parameter_name: str, last_up: int) -> str:
-        """Return the part that a parameter of the network belongs to; `last_up` numbers the last up-level."""
+        """Return the part that a parameter belongs to; `last_up` numbers the last up-level."""
         if parameter_name.startswith("emb_proj."):
             return EMB_PROJ
         prefixes = tuple(p.replace("up.last", f"up.{last_up}") + "." for p in self.local_layers)

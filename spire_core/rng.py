@@ -1,8 +1,8 @@
-"""Counter-based randomness: every draw is a function of (seed, purpose, counters), never of history.
+"""Counter-based randomness: each draw is a function of (seed, purpose, counters), not of history.
 
-What a client draws in a round therefore does not depend on which process computes it, nor on what that
-process drew before. `purpose` is a short word such as "batch" or "client_emb"; counters are integers such as
-the client's id and the round.
+What a client draws in a round therefore does not depend on which process computes it, nor on what
+that process drew before. `purpose` is a short word such as "batch" or "client_emb"; counters are
+integers such as the client's id and the round.
 """
 
 import hashlib

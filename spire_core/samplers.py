@@ -76,7 +76,7 @@ SAMPLERS: dict[str, WeightRule] = {
 def timestep_grid(
     num_timesteps: int, num_steps: int, t_start: float = 0.985, power: float = 1.0
 ) -> list[int]:
-    """Return N different timesteps in descending order, from t_start * (T - 1); N = T gives T-1, ..., 0.
+    """Return N different timesteps, descending from t_start * (T - 1); N = T gives T-1, ..., 0.
 
     The k-th from below lies at about (k / N) ** power of the way: power 1 is even, above 1 spends
     more of the steps on the nearly clean images where fine detail is decided. The start lies a
@@ -194,8 +194,6 @@ def sample(
     generator: torch.Generator,
 ) -> Tensor:
     """Return images (B, C, H, W) in [-1, 1] from noise xT, by a config's sampler and steps."""
-    timesteps = timestep_grid(
-        schedule.num_timesteps, config.sample_steps, power=config.grid_power
-    )
+    timesteps = timestep_grid(schedule.num_timesteps, config.sample_steps, power=config.grid_power)
     rule = SAMPLERS[config.sampler]
     return _denoise(rule, schedule, config.prediction, denoiser, xT, timesteps, generator, True)

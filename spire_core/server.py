@@ -1,7 +1,8 @@
-"""The server's side of a round: the weighted mean of updates, the server optimizer, and the backbone's EMA.
+"""The server's side of a round: weighted mean of updates, server optimizer, the backbone's EMA.
 
-Sums are taken in float64 in the order of client ids, so the result depends neither on who answered first nor on how
-many processes there were. P: length of the flat weight vector; S <= P: length of the stretch that is shared.
+Sums are taken in float64 in the order of client ids, so the result depends neither on who answered
+first nor on how many processes there were. P: length of the flat weight vector; S <= P: length of
+the stretch that is shared.
 """
 
 from collections.abc import Sequence
@@ -17,9 +18,10 @@ from spire_core.errors import AggregationError, ConfigError
 class ServerConfig:
     """The server optimizer (Reddi et al. 2021) and the decay of the backbone's moving average.
 
-    "fedavg" takes the mean of the clients' weights at lr 1 and a part of the way to it below; "fedavgm" adds
-    momentum (Hsu et al. 2019); "fedadam" treats the mean's distance as a gradient. `ema` is the decay per round, less
-    in the first rounds so that the random start is forgotten; 0 keeps no average.
+    "fedavg" takes the mean of the clients' weights at lr 1 and a part of the way to it below;
+    "fedavgm" adds momentum (Hsu et al. 2019); "fedadam" treats the mean's distance as a gradient.
+    `ema` is the decay per round, less in the first rounds so that the random start is forgotten; 0
+    keeps no average.
     """
 
     optimizer: str = "fedavg"
@@ -32,11 +34,13 @@ class ServerConfig:
     def __post_init__(self) -> None:
         if self.optimizer not in ("fedavg", "fedavgm", "fedadam"):
             raise ConfigError(
-                f"expected server.optimizer as fedavg, fedavgm or fedadam, got {self.optimizer!r}: choose one"
+                f"expected server.optimizer as fedavg, fedavgm or fedadam, got {self.optimizer!r}: "
+                "choose one"
             )
         if self.lr <= 0 or self.adaptivity <= 0:
             raise ConfigError(
-                f"expected server.lr and server.adaptivity above 0, got {self.lr} and {self.adaptivity}: raise them"
+                f"expected server.lr and server.adaptivity above 0, got {self.lr} and "
+                f"{self.adaptivity}: raise them"
             )
         for name in ("momentum", "beta2", "ema"):
             if not 0.0 <= getattr(self, name) < 1.0:
@@ -53,8 +57,8 @@ class ServerConfig:
 class ServerState:
     """All that passes between rounds on the server: a checkpoint is this record.
 
-    `weights` and `ema` (P,); `exp_avg`, `exp_avg_sq` (P,) and `steps` (3,) when clients' Adam moments are averaged;
-    `velocity` and `second` (P,) of the server optimizer.
+    `weights` and `ema` (P,); `exp_avg`, `exp_avg_sq` (P,) and `steps` (3,) when clients' Adam
+    moments are averaged; `velocity` and `second` (P,) of the server optimizer.
     """
 
     round_idx: int
@@ -83,26 +87,32 @@ def _check(updates: Sequence[ClientUpdate]) -> None:
         )
     ids = [u.client_id for u in updates]
     if len(set(ids)) != len(ids):
-        raise AggregationError(f"expected one update per client, got ids {sorted(ids)}: one is repeated")
+        raise AggregationError(
+            f"expected one update per client, got ids {sorted(ids)}: one is repeated"
+        )
     for u in updates:
         if u.weights.shape != updates[0].weights.shape:
             raise AggregationError(
-                f"expected {updates[0].weights.size} numbers from every client, got {u.weights.size} from "
-                f"client {u.client_id}: its model differs"
+                f"expected {updates[0].weights.size} numbers from every client, got "
+                f"{u.weights.size} from client {u.client_id}: its model differs"
             )
         if u.num_examples <= 0:
             raise AggregationError(
-                f"expected a positive number of examples from client {u.client_id}, got {u.num_examples}: "
-                "leave it out of the cohort"
+                f"expected a positive number of examples from client {u.client_id}, got "
+                f"{u.num_examples}: leave it out of the cohort"
             )
         if not np.isfinite(u.weights).all():
             raise AggregationError(
-                f"expected finite weights from client {u.client_id}, got NaN or infinity: lower client.lr"
+                f"expected finite weights from client {u.client_id}, got NaN or infinity: "
+                "lower client.lr"
             )
 
 
 def weighted_mean(arrays: Sequence[np.ndarray], weights: Sequence[int]) -> np.ndarray:
-    """Return sum_k n_k a_k / sum_k n_k as float32, summed in float64 in the given order (McMahan et al. 2017)."""
+    """Return sum_k n_k a_k / sum_k n_k as float32 (McMahan et al. 2017).
+
+    It is summed in float64 in the given order.
+    """
     total = np.zeros(arrays[0].shape, dtype=np.float64)
     for array, weight in zip(arrays, weights, strict=True):
         total += weight * array.astype(np.float64)
@@ -112,7 +122,7 @@ def weighted_mean(arrays: Sequence[np.ndarray], weights: Sequence[int]) -> np.nd
 def _shared_mean(
     updates: Sequence[ClientUpdate], field: str, previous: np.ndarray | None
 ) -> np.ndarray | None:
-    """Return the mean of one field over clients; what lies beyond the shared stretch stays as it was."""
+    """Return the mean of one field over clients; what lies beyond the shared stretch stays."""
     if getattr(updates[0], field) is None:
         return previous
     mean = weighted_mean([getattr(u, field) for u in updates], [u.num_examples for u in updates])

@@ -1,7 +1,7 @@
 """Local training: gradient steps of one client on chosen parts of the network and on its embedding.
 
-Pre-training rounds and the adaptation of new clients both run `fit`; they differ in the parts, the rates and the
-moments that they pass. B: batch size; D_emb: numbers of an embedding.
+Pre-training rounds and the adaptation of new clients both run `fit`; they differ in the parts, the
+rates and the moments that they pass. B: batch size; D_emb: numbers of an embedding.
 """
 
 import contextlib
@@ -22,11 +22,12 @@ from spire_core.schedule import DiffusionConfig, NoiseSchedule, denoising_loss, 
 class ClientConfig:
     """How a client trains in pre-training.
 
-    `lr` is the backbone's rate, `emb_lr` the embedding's; the embedding's projection trains at `lr` times
-    `emb_proj_lr_factor`. `opt_state` says what becomes of the backbone's Adam moments between rounds: "reset",
-    "keep" (each client keeps its own) or "average" (they travel and are averaged like the weights).
-    `emb_dropout` is the chance that an example is shown without its embedding (classifier-free guidance, Ho &
-    Salimans 2022); it also makes zero a meaningful start for a new client.
+    `lr` is the backbone's rate, `emb_lr` the embedding's; the embedding's projection trains at `lr`
+    times `emb_proj_lr_factor`. `opt_state` says what becomes of the backbone's Adam moments between
+    rounds: "reset", "keep" (each client keeps its own) or "average" (they travel and are averaged
+    like the weights). `emb_dropout` is the chance that an example is shown without its embedding
+    (classifier-free guidance, Ho & Salimans 2022); it also makes zero a meaningful start for a new
+    client.
     """
 
     batch_size: int = 16
@@ -42,14 +43,18 @@ class ClientConfig:
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
-            raise ConfigError(f"expected client.batch_size of at least 1, got {self.batch_size}: raise it")
+            raise ConfigError(
+                f"expected client.batch_size of at least 1, got {self.batch_size}: raise it"
+            )
         if self.opt_state not in ("reset", "keep", "average"):
             raise ConfigError(
-                f"expected client.opt_state as reset, keep or average, got {self.opt_state!r}: choose one"
+                f"expected client.opt_state as reset, keep or average, got {self.opt_state!r}: "
+                "choose one"
             )
         if self.lr_schedule not in ("constant", "cosine"):
             raise ConfigError(
-                f"expected client.lr_schedule as constant or cosine, got {self.lr_schedule!r}: choose one"
+                f"expected client.lr_schedule as constant or cosine, got {self.lr_schedule!r}: "
+                "choose one"
             )
         if not 0.0 <= self.emb_dropout < 1.0:
             raise ConfigError(
@@ -62,7 +67,7 @@ class ClientConfig:
                 )
 
     def rates(self, scale: float) -> dict[str, float]:
-        """Return the learning rate of each part; `scale` is the round's factor on the backbone's rates."""
+        """Return the learning rate of each part; `scale` is the round's factor on all of them."""
         return {
             BODY: self.lr * scale,
             EMB_PROJ: self.lr * self.emb_proj_lr_factor * scale,
@@ -71,7 +76,7 @@ class ClientConfig:
         }
 
     def lr_scale(self, round_idx: int, num_rounds: int) -> float:
-        """Return the factor on all rates in this round: linear warm-up, then constant or half a cosine."""
+        """Return this round's factor on all rates: linear warm-up, then constant or a half cosine."""
         if round_idx < self.warmup_rounds:
             return (round_idx + 1) / self.warmup_rounds
         if self.lr_schedule == "constant":
@@ -82,7 +87,7 @@ class ClientConfig:
 
 @dataclass(frozen=True)
 class Moments:
-    """Adam's running state of one part: first and second moment (n,) and the number of steps taken."""
+    """Adam's running state of one part: first and second moment (n,) and the steps taken."""
 
     exp_avg: Tensor
     exp_avg_sq: Tensor
@@ -119,7 +124,7 @@ def to_float(images: Tensor) -> Tensor:
 def batches(
     num_examples: int, batch_size: int, num_steps: int, generator: torch.Generator
 ) -> Iterator[Tensor]:
-    """Yield `num_steps` index batches: passes over shuffled data, reshuffled at the end of each pass."""
+    """Yield `num_steps` index batches: passes over shuffled data, reshuffled after each pass."""
     taken = 0
     while taken < num_steps:
         for chunk in torch.randperm(num_examples, generator=generator).split(batch_size):
@@ -136,7 +141,7 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
 
 @contextlib.contextmanager
 def seeded_dropout(model: FlatModel, seed: int, *counters: int) -> Iterator[None]:
-    """Make the network's dropout a function of the seed and counters, and leave torch's own stream as it was."""
+    """Make the network's dropout a function of seed and counters; torch's own stream stays."""
     device = model.weights.device
     if model.net.config.dropout == 0.0:
         yield
@@ -153,7 +158,9 @@ def make_optimizer(
     betas: tuple[float, float],
 ) -> torch.optim.Adam:
     """Return Adam over the given parts, continuing from the given moments."""
-    groups = [{"params": [leaf], "lr": rates[part]} for part, leaf in leaves.items() if leaf.numel()]
+    groups = [
+        {"params": [leaf], "lr": rates[part]} for part, leaf in leaves.items() if leaf.numel()
+    ]
     optimizer = torch.optim.Adam(groups, betas=betas, fused=True)
     for part, leaf in leaves.items():
         if part in moments and leaf.numel():
@@ -165,8 +172,9 @@ def read_moments(
     optimizer: torch.optim.Adam, leaves: Mapping[str, nn.Parameter]
 ) -> dict[str, Moments]:
     """Return Adam's state of each part after training (the optimizer's own tensors, not copies)."""
+    keys = ("exp_avg", "exp_avg_sq", "step")
     return {
-        part: Moments(**{key: optimizer.state[leaf][key] for key in ("exp_avg", "exp_avg_sq", "step")})
+        part: Moments(**{key: optimizer.state[leaf][key] for key in keys})
         for part, leaf in leaves.items()
         if leaf in optimizer.state
     }
@@ -179,7 +187,7 @@ def training_step(
     recipe: Recipe,
     generator: torch.Generator,
 ) -> Tensor:
-    """Return the mean denoising loss of one batch x0 (B, C, H, W), its gradients added to the model's."""
+    """Return the mean denoising loss of a batch x0 (B, C, H, W); adds its gradients to the model's."""
     device = model.weights.device
     diffusion = recipe.diffusion
     t = sample_timesteps(x0.shape[0], diffusion.num_timesteps, diffusion.t_power, generator)
@@ -215,7 +223,8 @@ def fit(
 ) -> tuple[float, dict[str, Moments]]:
     """Train the parts named in `rates` over the given batches of uint8 images (N, C, H, W).
 
-    Changes the model's weights and the embedding in place; returns the mean loss and the parts' new moments.
+    Changes the model's weights and the embedding in place; returns the mean loss and the parts' new
+    moments.
     """
     leaves = {part: model.leaves[part] for part in rates if part in model.leaves}
     if client_emb is not None and CLIENT_EMB in rates:

@@ -1,7 +1,8 @@
 """The U-Net: DDPM's network with scale/shift conditioning and an entrance for the client embedding.
 
-Shapes: B batch, C image channels, H and W image sides, D_emb numbers of a client embedding, V width of the
-conditioning vector. Sources: Ho et al. 2020 (appendix B); Dhariwal & Nichol 2021 (scale/shift GroupNorm).
+Shapes: B batch, C image channels, H and W image sides, D_emb numbers of a client embedding, V width
+of the conditioning vector. Sources: Ho et al. 2020 (appendix B); Dhariwal & Nichol 2021
+(scale/shift GroupNorm).
 """
 
 import math
@@ -18,9 +19,9 @@ from spire_core.errors import ConfigError
 class ModelConfig:
     """Sizes of the U-Net and of the client embedding.
 
-    `width` times each entry of `multipliers` gives the channels of one resolution level; `attention` names the
-    levels (0 = finest) that attend; `space_to_depth` folds squares of that side into channels at the door, which
-    makes the network that much cheaper per image.
+    `width` times each entry of `multipliers` gives the channels of one resolution level;
+    `attention` names the levels (0 = finest) that attend; `space_to_depth` folds squares of that
+    side into channels at the door, which makes the network that much cheaper per image.
     """
 
     d_emb: int = 64
@@ -54,7 +55,9 @@ class ModelConfig:
                 f"{self.attention}: it names resolution levels, 0 being the finest"
             )
         if not 0.0 <= self.dropout < 1.0:
-            raise ConfigError(f"expected model.dropout in [0, 1), got {self.dropout}: 0 turns it off")
+            raise ConfigError(
+                f"expected model.dropout in [0, 1), got {self.dropout}: 0 turns it off"
+            )
 
     def check_image_size(self, image_size: int) -> None:
         """Raise ConfigError if images of this side cannot be halved at every level."""
@@ -77,7 +80,7 @@ def _zeroed(layer: nn.Conv2d) -> nn.Conv2d:
 
 
 def timestep_features(t: Tensor, dim: int) -> Tensor:
-    """Return sinusoids (B, dim) of integer timesteps t (B,) (Vaswani et al. 2017; Ho et al. 2020)."""
+    """Return sinusoids (B, dim) of integer timesteps t (B,) (Vaswani 2017; Ho 2020)."""
     half = dim // 2
     frequencies = torch.exp(-math.log(10000.0) * torch.arange(half, device=t.device) / half)
     angles = t.float()[:, None] * frequencies[None]
@@ -85,7 +88,7 @@ def timestep_features(t: Tensor, dim: int) -> Tensor:
 
 
 class ResBlock(nn.Module):
-    """Two convolutions whose second normalisation is scaled and shifted by the conditioning vector."""
+    """Two convolutions; the conditioning vector scales and shifts the second normalisation."""
 
     def __init__(self, c_in: int, c_out: int, cond_dim: int, dropout: float) -> None:
         super().__init__()
@@ -132,10 +135,11 @@ class Level(nn.Module):
 
 
 class UNet(nn.Module):
-    """Predict eps or v from a noised image, its timestep and, where there is one, a client embedding.
+    """Predict eps or v from a noised image, its timestep and, where there is one, an embedding.
 
-    The embedding enters through `emb_proj`, a linear map without bias that belongs to the backbone: its image is
-    added to the time conditioning, so a zero embedding (or a zero projection) is the unconditional network.
+    The embedding enters through `emb_proj`, a linear map without bias that belongs to the backbone:
+    its image is added to the time conditioning, so a zero embedding (or a zero projection) is the
+    unconditional network.
     """
 
     def __init__(self, config: ModelConfig, image_channels: int, has_embedding: bool) -> None:
@@ -193,18 +197,19 @@ class UNet(nn.Module):
                 self.upsample.append(nn.Conv2d(c_out, c_out, 3, padding=1))
 
     def condition(self, t: Tensor, client_emb: Tensor | None) -> Tensor:
-        """Return the conditioning vector (B, V) of timesteps t (B,) and embeddings (B, D_emb) or None."""
+        """Return the conditioning vector (B, V) of timesteps t (B,) and embeddings (B, D_emb)."""
         cond = self.time_mlp(timestep_features(t, self.config.width))
         if client_emb is not None:
             if self.emb_proj is None:
                 raise ConfigError(
-                    "expected no client embedding, got one: this method's network has no entrance for it"
+                    "expected no client embedding, got one: "
+                    "this method's network has no entrance for it"
                 )
             cond = cond + self.emb_proj(client_emb)
         return F.silu(cond)
 
     def forward(self, xt: Tensor, t: Tensor, client_emb: Tensor | None = None) -> Tensor:
-        """Return the prediction (B, C, H, W) for noised images xt (B, C, H, W) at timesteps t (B,)."""
+        """Return the prediction (B, C, H, W) for noised images xt (B, C, H, W) at steps t (B,)."""
         cond = self.condition(t, client_emb)
         fold = self.config.space_to_depth
         h = self.conv_in(F.pixel_unshuffle(xt, fold) if fold > 1 else xt)

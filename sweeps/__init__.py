@@ -1,1 +1,1 @@
-"""Many experiments: sweeps over methods and settings. Builds on `pipeline`, and nothing builds on it."""
+"""Many experiments: sweeps over methods and settings. Builds on `pipeline`, nothing on it."""

@@ -16,9 +16,10 @@ import torch
 from pipeline.config import Config, load_config
 from pipeline.driver import Driver
 from pipeline.experiment import Setting, open_pool, prepare, run_experiment
+from pipeline.messages import WorkerSetup
 from pipeline.progress import Quiet
 from pipeline.resources import ResourcesConfig, plan_actors
-from pipeline.worker import ClientWorker, WorkerSetup
+from pipeline.worker import ClientWorker
 from spire_core.errors import ClusterError, SpireError
 from spire_core.flat import initial_weights
 
@@ -69,21 +70,22 @@ INVERTED = bytes(255 - i for i in range(256))
 
 
 class Confessing(Driver):
-    """A driver that tells whether its process holds some numbers anywhere: in tensors, arrays or bytes.
+    """A driver that tells whether its process holds some numbers: in tensors, arrays or bytes.
 
     The needles arrive inverted, so that the search does not find its own question.
     """
 
     def holds(self, inverted_needles: list[bytes]) -> list[bool]:
         found = [False] * len(inverted_needles)
-        for raw in list(_all_memory()):  # all of it first: what the search itself makes is not looked at
+        everything = list(_all_memory())  # first: what the search itself makes is not looked at
+        for raw in everything:
             inverted = raw.translate(INVERTED)
             found = [f or n in inverted for f, n in zip(found, inverted_needles, strict=True)]
         return found
 
 
 def _all_memory() -> Iterator[bytes]:
-    """Yield the bytes of every tensor, array and byte string that anything in this process refers to."""
+    """Yield the bytes of every tensor, array and byte string that this process refers to."""
     seen: set[int] = set()
     for thing in gc.get_objects():
         for held in (thing, *gc.get_referents(thing)):
@@ -127,9 +129,9 @@ def test_the_drivers_process_never_holds_an_embedding(mnist_root: Path, tmp_path
 
 def test_an_actors_error_keeps_its_type_and_sentence(mnist_root: Path, tmp_path: Path) -> None:
     setting = prepare(config_for(mnist_root, tmp_path))
-    with open_pool(setting, tmp_path) as (pool, _):
-        with pytest.raises(SpireError, match="two or more different clients"):
-            pool.run("masked_embedding", [0], [1, 2])
+    refused = pytest.raises(SpireError, match="two or more different clients")
+    with open_pool(setting, tmp_path) as (pool, _), refused:
+        pool.run("masked_embedding", [0], [1, 2])
 
 
 def test_a_lost_actor_is_one_sentence(mnist_root: Path, tmp_path: Path) -> None:
@@ -141,7 +143,7 @@ def test_a_lost_actor_is_one_sentence(mnist_root: Path, tmp_path: Path) -> None:
 
 
 def test_more_than_the_cluster_has_is_refused_at_once() -> None:
-    with pytest.raises(ClusterError, match="lower resources.num_actors"):
+    with pytest.raises(ClusterError, match=r"lower resources\.num_actors"):
         plan_actors(ResourcesConfig(num_actors=64), ray.cluster_resources(), max_useful=4)
     with pytest.raises(ClusterError, match="GPUs"):
         plan_actors(ResourcesConfig(num_gpus=0.5), ray.cluster_resources(), max_useful=4)

@@ -79,7 +79,7 @@ def test_observed_before_every_so_often_and_last() -> None:
 
 
 def test_early_stopping_keeps_the_best_epoch() -> None:
-    """A rate far too high makes things worse at once: an early epoch is kept and the rest is not run."""
+    """A rate far too high makes things worse at once: an early epoch is kept, the rest not run."""
     _, result, seen = adapt("fedavg_ft", epochs=30, lr=0.3, early_stopping=True, patience=3)
     losses = {p.epoch: p.val_loss for p in result.curve if p.val_loss is not None}
     assert result.kept_epoch == min(losses, key=lambda e: losses[e])

@@ -146,14 +146,14 @@ def test_dry_run_is_one_object(spire) -> None:
     assert 1 <= told["resources"]["actors"]["num_actors"] <= (os.cpu_count() or 1)
 
 
-def test_dry_run_text_says_the_same(spire) -> None:
-    said = spire("run", "smoke", "--dry-run", "resources.pool=local")
-    told = json.loads(spire("run", "smoke", "--dry-run", "--json", "resources.pool=local").out)
+def test_dry_run_text_says_who_what_and_where(spire) -> None:
+    words = ["smoke", "resources.pool=local"]
+    said = spire("run", "--dry-run", *words)
     assert said.code == 0
-    assert told["partition"]["hash"] in said.out
-    assert told["config_fingerprint"] in said.out
+    assert load_config("smoke", words[1:]).fingerprint in said.out
     assert "a new client trains 16 of" in said.out
     assert "this process alone" in said.out
+    assert sum(line.strip().startswith("new ") for line in said.out.splitlines()) == 2
 
 
 def test_run_without_a_preset_takes_the_one_for_newcomers(spire) -> None:

@@ -1,4 +1,4 @@
-"""Exactness of local training and aggregation: special cases that must equal known things, to the last bit."""
+"""Exactness of local training and aggregation: special cases equal known things, bit by bit."""
 
 import numpy as np
 import pytest
@@ -30,9 +30,14 @@ def client_images(client_id: int, count: int = 20) -> torch.Tensor:
 
 
 def run_rounds(
-    method: str, config: ClientConfig, clients: list[int], num_rounds: int, order: int = 1, **method_args
+    method: str,
+    config: ClientConfig,
+    clients: list[int],
+    num_rounds: int,
+    order: int = 1,
+    **method_args,
 ):
-    """A plain federated loop over all clients each round; returns the server's state and the clients'."""
+    """A plain federated loop over all clients; returns model, server's state and the clients'."""
     chosen = MethodConfig(name=method, **method_args)
     model = FlatModel(MODEL, chosen, image_channels=1)
     state = ServerState.initial(initial_weights(MODEL, chosen, 1, SEED).numpy())
@@ -108,10 +113,10 @@ def test_order_of_clients_changes_nothing(method: str, opt_state: str) -> None:
 
 
 def test_adam_state_choices_differ_and_reset_forgets() -> None:
-    weights = {
-        choice: run_rounds("fedavg", ClientConfig(batch_size=8, opt_state=choice), [0, 1], 2)[1].weights
-        for choice in ("reset", "keep", "average")
-    }
+    weights = {}
+    for choice in ("reset", "keep", "average"):
+        config = ClientConfig(batch_size=8, opt_state=choice)
+        weights[choice] = run_rounds("fedavg", config, [0, 1], 2)[1].weights
     assert not np.array_equal(weights["reset"], weights["keep"])
     assert not np.array_equal(weights["keep"], weights["average"])
 
@@ -182,7 +187,8 @@ def test_local_layers_stay_with_their_clients() -> None:
     local = model.layout.parts[LOCAL]
     assert not torch.equal(private[0][LOCAL], private[1][LOCAL])
     halfway = run_rounds("shared_rep", config, [0, 1], 2, share_until=0.99)[1]
-    # From the middle on the server's copy of the local layers stands still, and updates do not carry them.
+    # From the middle on the server's copy of the local layers stands still, and updates do not
+    # carry them.
     np.testing.assert_array_equal(state.weights[local], halfway.weights[local])
     plan = RoundPlan(9, 1.0, shares_local=False, tau=1)
     sent, _ = train_client(
@@ -192,7 +198,7 @@ def test_local_layers_stay_with_their_clients() -> None:
 
 
 def test_alternate_phases_train_one_part_at_a_time() -> None:
-    """With one step, FedRep's first phase takes it: the local part moves and the shared part does not."""
+    """With one step, FedRep's first phase takes it: the local part moves, the shared one not."""
     chosen = MethodConfig(name="shared_rep", phases="alternate")
     model = FlatModel(MODEL, chosen, 1)
     weights = initial_weights(MODEL, chosen, 1, SEED).numpy()

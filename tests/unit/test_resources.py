@@ -1,5 +1,7 @@
 """How many actors run with which share of CPUs and GPUs, and how their work is dealt out."""
 
+from itertools import chain
+
 import pytest
 
 from pipeline.pool import assign
@@ -39,4 +41,4 @@ def test_work_is_balanced_longest_first() -> None:
     assert assign([5.0, 1.0, 4.0, 2.0], 2) == [[0, 1], [2, 3]]
     assert assign([1.0], 3) == [[0], [], []]
     everything = assign([float(i % 7) for i in range(50)], 4)
-    assert sorted(sum(everything, [])) == list(range(50))
+    assert sorted(chain.from_iterable(everything)) == list(range(50))

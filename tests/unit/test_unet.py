@@ -1,4 +1,4 @@
-"""The U-Net: its sizes, its entrance for the embedding, and the flat vector that its weights live in."""
+"""The U-Net: its sizes, its entrance for the embedding, and the flat vector of its weights."""
 
 import pytest
 import torch
