@@ -35,6 +35,8 @@ def cluster(num_cpus: int | None = None) -> Iterator[Mapping[str, float]]:
     address = os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if not address:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray makes the token where there is none
     local = {} if address else {"include_dashboard": False, "num_cpus": num_cpus}
     ray.init(
         address=address or "local",

@@ -1,4 +1,4 @@
-"""The pictures of an experiment as the tracking run keeps them: sample grids, histograms, curves."""
+"""The pictures of an experiment in its tracking run: grids, histograms, curves."""
 
 from typing import TYPE_CHECKING, Any
 

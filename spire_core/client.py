@@ -224,7 +224,7 @@ def _private(
     plan: RoundPlan,
 ) -> PrivateState:
     state: PrivateState = {}
-    kept = set(NETWORK_PARTS) if config.opt_state == "keep" else set()
+    kept: set[str] = set(NETWORK_PARTS) if config.opt_state == "keep" else set()
     if client_emb is not None:
         state[CLIENT_EMB] = client_emb.detach()
         kept.add(CLIENT_EMB)

@@ -76,7 +76,7 @@ class ClientConfig:
         }
 
     def lr_scale(self, round_idx: int, num_rounds: int) -> float:
-        """Return this round's factor on all rates: linear warm-up, then constant or a half cosine."""
+        """Return this round's factor on all rates: warm-up, then constant or half a cosine."""
         if round_idx < self.warmup_rounds:
             return (round_idx + 1) / self.warmup_rounds
         if self.lr_schedule == "constant":
@@ -187,7 +187,7 @@ def training_step(
     recipe: Recipe,
     generator: torch.Generator,
 ) -> Tensor:
-    """Return the mean denoising loss of a batch x0 (B, C, H, W); adds its gradients to the model's."""
+    """Return the mean denoising loss of a batch x0 (B, C, H, W); its gradients are added."""
     device = model.weights.device
     diffusion = recipe.diffusion
     t = sample_timesteps(x0.shape[0], diffusion.num_timesteps, diffusion.t_power, generator)
