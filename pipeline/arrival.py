@@ -15,7 +15,6 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from pipeline.datasets import load_stored, store_root
-from pipeline.experiment import choose_extractor
 from pipeline.image_grids import image_grid
 from pipeline.known_datasets import SPECS
 from pipeline.messages import WorkerSetup
@@ -24,6 +23,7 @@ from pipeline.saved_run import SavedRun, save_client
 from pipeline.worker import ClientWorker
 from spire_core.adapt import AdaptConfig, AdaptPoint
 from spire_core.errors import ConfigError, DataError, RunError
+from spire_core.extractor import auto_extractor
 from spire_core.methods import CLIENT_EMB
 from spire_core.partition import ClientSplit, Partition
 from spire_core.rng import numpy_generator
@@ -122,7 +122,7 @@ def _worker(
     if mixture is None:
         mixture = np.full(len(run.class_names), np.nan)
     by_client = np.broadcast_to(mixture, (split.client_id + 1, len(mixture)))
-    name = choose_extractor(run.config)
+    name = auto_extractor(run.config.data.name, run.config.eval.extractor)
     partition = Partition((), (split,))
     setup = WorkerSetup(run.config, by_client, partition, name, folder)
     return ClientWorker(setup, images, "cuda" if torch.cuda.is_available() else "cpu")

@@ -13,7 +13,7 @@ from importlib import resources
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.datasets import DataConfig
 from pipeline.resources import ResourcesConfig
@@ -150,20 +150,42 @@ def _parse_override(text: str) -> DictConfig:
         raise ConfigError(told) from error
 
 
+def _check_shape(base: dict[str, Any], layer: Any, known: Sequence[str], prefix: str = "") -> None:
+    """Raise ConfigError where a layer's key is unknown, or its value of another shape."""
+    if not isinstance(layer, dict):
+        group = prefix.rstrip(".")
+        raise ConfigError(
+            f"expected settings under {group}, got {layer!r}: such as {prefix}KEY=VALUE"
+        )
+    for key, value in layer.items():
+        if key not in base:
+            name = f"{prefix}{key}"
+            raise ConfigError(f"expected a known key, got {name!r}: {_hint(name, known)}")
+        if isinstance(base[key], dict):
+            _check_shape(base[key], value, known, f"{prefix}{key}.")
+        elif isinstance(value, dict):
+            raise ConfigError(
+                f"expected one value for {prefix}{key}, got settings {value}: it is not a group"
+            )
+        elif isinstance(base[key], list) and not isinstance(value, list):
+            raise ConfigError(
+                f"expected a list for {prefix}{key}, got {value!r}: such as {prefix}{key}=[1,2]"
+            )
+
+
 def _merge(base: DictConfig, layer: DictConfig, known: Sequence[str]) -> DictConfig:
     """Merge one layer strictly; one of tau and local_epochs withdraws the other in layers below."""
-    given = layer.get("federation") or {}
+    plain: Any = OmegaConf.to_container(layer)
+    _check_shape(OmegaConf.to_container(base), plain, known)  # type: ignore[arg-type]
+    given = plain.get("federation", {})
     tau, epochs = given.get("tau"), given.get("local_epochs")
     if tau is not None and epochs is None:
         base.federation.local_epochs = None
     if epochs is not None and tau is None:
         base.federation.tau = None
-    OmegaConf.set_struct(base, True)
     try:
         merged = OmegaConf.merge(base, layer)
-    except ConfigKeyError as error:
-        key = str(error.full_key)
-        raise ConfigError(f"expected a known key, got {key!r}: {_hint(key, known)}") from error
+        OmegaConf.resolve(merged)
     except OmegaConfBaseException as error:
         raise ConfigError(f"expected a valid setting, got: {str(error).splitlines()[0]}") from error
     assert isinstance(merged, DictConfig)
@@ -176,7 +198,11 @@ def load_config(preset: str | None, overrides: Sequence[str] = ()) -> Config:
     known = _known_keys("", OmegaConf.to_container(merged))  # type: ignore[arg-type]
     layers = [] if preset is None else [_load_preset(preset)]
     if overrides:
-        parsed = OmegaConf.merge(*(_parse_override(text) for text in overrides))
+        try:
+            parsed = OmegaConf.merge(*(_parse_override(text) for text in overrides))
+        except OmegaConfBaseException as error:
+            told = f"expected overrides that fit together, got {' '.join(overrides)}: {error}"
+            raise ConfigError(told.splitlines()[0]) from error
         assert isinstance(parsed, DictConfig)
         layers.append(parsed)
     for layer in layers:

@@ -32,7 +32,7 @@ from pipeline.tracking import Tracker
 from pipeline.worker import ClientWorker
 from spire_core.adapt import AdaptConfig
 from spire_core.errors import DataError
-from spire_core.extractor import CLASSIFIER_SUFFIX, EXTRACTORS, INCEPTION, make_extractor
+from spire_core.extractor import auto_extractor, make_extractor
 from spire_core.flat import FlatModel, initial_weights, tensors_hash
 from spire_core.kid import kid
 from spire_core.partition import Partition, class_mixture, make_partition
@@ -116,18 +116,10 @@ def prepare(config: Config) -> Setting:
             "expected at least 2 test images per client, got fewer: raise partition.min_size or "
             "partition.test_fraction"
         )
-    name = choose_extractor(config)
+    name = auto_extractor(config.data.name, config.eval.extractor)
     make_extractor(name, config.eval.extractor_weights)  # missing weights come out now
     model = FlatModel(config.model, config.method, images.shape[1])
     return Setting(config, data, images, partition, mixtures, name, model)
-
-
-def choose_extractor(config: Config) -> str:
-    """Return the extractor that "auto" means: the data set's own classifier, else Inception."""
-    if config.eval.extractor != "auto":
-        return config.eval.extractor
-    own = config.data.name + CLASSIFIER_SUFFIX
-    return own if own in EXTRACTORS else INCEPTION
 
 
 @contextlib.contextmanager
