@@ -167,7 +167,7 @@ def _check_shape(base: dict[str, Any], layer: Any, known: Sequence[str], prefix:
             raise ConfigError(
                 f"expected one value for {prefix}{key}, got settings {value}: it is not a group"
             )
-        elif isinstance(base[key], list) and not isinstance(value, list):
+        elif isinstance(base[key], list | tuple) and not isinstance(value, list):
             raise ConfigError(
                 f"expected a list for {prefix}{key}, got {value!r}: such as {prefix}{key}=[1,2]"
             )

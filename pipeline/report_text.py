@@ -270,7 +270,7 @@ def _new_clients_table(result: Result) -> str:
     )
     return (
         "New clients, before -> after adaptation "
-        "(NN: distance of samples to the nearest real image)\n"
+        "(NN: distance of samples to the client's nearest image)\n"
         f"{aligned(header, cells)}\n"
         f"each {_trained(trained, total).removeprefix('a ')}\n"
         f"forgetting at the end (KID): {forgetting}"
