@@ -7,6 +7,7 @@ once. Stdout gets the answer alone; progress and messages go to stderr.
 import argparse
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -46,8 +47,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _say(f"spire {args.verb}: interrupted")
         return INTERRUPTED
-    print(json.dumps(answer.values, allow_nan=False) if args.json else answer.text)
+    _print(json.dumps(answer.values, allow_nan=False) if args.json else answer.text)
     return answer.exit_code
+
+
+def _print(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # whoever reads has seen enough, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(text: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from pipeline.driver import Driver, RoundStats
 from pipeline.messages import WorkerSetup
@@ -20,6 +20,7 @@ from spire_core.server import ServerState
 
 logger = logging.getLogger(__name__)
 WAIT_NOTICE_S = 30.0
+TOKEN_NOTICES = "ray._private.authentication.authentication_token_setup"
 
 
 @contextlib.contextmanager
@@ -35,16 +36,22 @@ def cluster(num_cpus: int | None = None) -> Iterator[Mapping[str, float]]:
     address = os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if not address:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray makes the token where there is none
     local = {} if address else {"include_dashboard": False, "num_cpus": num_cpus}
-    ray.init(
-        address=address or "local",
-        log_to_driver=True,
-        logging_level=logging.WARNING,
-        configure_logging=False,
-        **local,
-    )
+    logging.getLogger(TOKEN_NOTICES).setLevel(logging.ERROR)
+    try:
+        ray.init(
+            address=address or "local",
+            log_to_driver=True,
+            logging_level=logging.WARNING,
+            configure_logging=False,
+            **local,
+        )
+    except (RayError, RuntimeError, OSError, ValueError) as error:
+        ray.shutdown()
+        raise ClusterError(
+            f"expected a Ray cluster at {address or 'this machine'}, got {type(error).__name__} "
+            f"({str(error).splitlines()[0]}): check RAY_ADDRESS and RAY_AUTH_MODE, or start again"
+        ) from error
     try:
         yield ray.cluster_resources()
     finally:
