@@ -120,7 +120,6 @@ def test_what_lies_in_the_tracking_store(
     assert {"plots/forgetting.png", "plots/partition.png", "plots/cross_client.png"} <= plots
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.chdir(desk.folder)
-    mlflow.set_tracking_uri(uri)
     models = client.search_logged_models([run.info.experiment_id])
     model = mlflow.pyfunc.load_model(f"models:/{models[0].model_id}")
     drawn = model.predict(pd.DataFrame({"client_id": [7]}), params={"num_images": 3, "seed": 1})

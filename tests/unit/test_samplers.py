@@ -227,14 +227,14 @@ def test_one_step_is_the_guess_of_x0(name):
 
 def test_a_config_chooses_sampler_and_steps(xT):
     assert tuple(SAMPLERS) == SAMPLER_NAMES
-    schedule, timesteps = make_schedule("cosine", 1000), timestep_grid(1000, 7)
+    schedule, timesteps = make_schedule("cosine", 1000), timestep_grid(1000, 7, power=2.0)
     expected = {
         "ddpm": sample_ddpm(schedule, "v", network(), xT, timesteps, generator()),
         "ddim": sample_ddim(schedule, "v", network(), xT, timesteps),
         "dpmpp": sample_dpmpp(schedule, "v", network(), xT, timesteps),
     }
     for name, images in expected.items():
-        config = DiffusionConfig(sampler=name, sample_steps=7)
+        config = DiffusionConfig(sampler=name, sample_steps=7, grid_power=2.0)
         assert torch.equal(sample(config, schedule, network(), xT, generator()), images)
         assert images.abs().max() <= 1.0
 
@@ -245,10 +245,11 @@ def test_noise_needs_a_generator(xT):
         sample_ddim(schedule, "v", network(), xT, [500, 0], eta=1.0)
 
 
+@pytest.mark.parametrize("power", [1.0, 1.5, 3.0])
 @pytest.mark.parametrize("num_timesteps", [2, 10, 64, 1000])
-def test_the_grid_descends_without_repeating(num_timesteps):
+def test_the_grid_descends_without_repeating(num_timesteps, power):
     for num_steps in range(1, num_timesteps + 1):
-        grid = timestep_grid(num_timesteps, num_steps)
+        grid = timestep_grid(num_timesteps, num_steps, power=power)
         assert len(set(grid)) == num_steps
         assert grid == sorted(grid, reverse=True)
         assert grid[-1] >= 0
