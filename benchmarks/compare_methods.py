@@ -29,10 +29,10 @@ from pipeline.tracking import Tracker
 from spire_core.adapt import AdaptConfig
 
 RATES = {
-    "spire": (0.02, 0.1, 0.5),
+    "spire": (0.005, 0.02, 0.1, 0.5),
     "fedavg": (1e-3,),  # adapts nothing
-    "fedavg_ft": (3e-4, 1e-3, 3e-3),
-    "shared_rep": (1e-3, 2e-3, 5e-3),
+    "fedavg_ft": (1e-4, 3e-4, 1e-3, 3e-3),
+    "shared_rep": (3e-4, 1e-3, 2e-3, 5e-3),
     "local": (1e-3, 2e-3, 5e-3),
 }
 INITS = {"spire": ("zero", "mean", "random")}
@@ -76,7 +76,7 @@ def _measure(config: Config, tracker: Tracker) -> list[dict[str, Any]]:
         with open_pool(own_setting, tracker.run_dir) as (pool, _):
             own_result = dataclasses.replace(result, setting=own_setting)
             for init in INITS.get(name, ("zero",)):
-                for lr in RATES[name] if init == "zero" else RATES[name][1:2]:
+                for lr in RATES[name] if init == "zero" else (own.method.record.adapt_lr,):
                     settings = dataclasses.replace(own.adapt, lr=lr, init=init)
                     adapt(own_result, pool, weights, settings)
                     records.append(_record(own_result, settings, pretrain_s))
