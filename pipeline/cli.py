@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
+    from pipeline.experiment import Result
     from pipeline.saved_run import SavedRun
 
 DEFAULT_PRESET = "mnist-cpu"
@@ -73,8 +74,9 @@ def run(args: argparse.Namespace) -> Answer:
     config = load_config(preset, overrides)
     _fetch_if_missing(config.data.name, config.data.root, config.data.path)
     from pipeline import report_text
-    from pipeline.experiment import prepare, run_experiment
+    from pipeline.experiment import run_experiment
     from pipeline.progress import Progress, Quiet
+    from pipeline.setting import prepare
 
     if args.dry_run:
         from pipeline.doctor import plan_here
@@ -83,9 +85,26 @@ def run(args: argparse.Namespace) -> Answer:
         told = report_text.setting_json(setting, preset, plan)
         return Answer(report_text.setting_text(told, plan), told)
     with contextlib.closing(Quiet() if args.quiet else Progress()) as watcher:
-        result = run_experiment(config, preset, watcher)
-    report_text.save_grid(result)
-    return Answer(report_text.result_table(result), report_text.result_json(result, preset))
+        return _finished(run_experiment(config, preset, watcher), preset)
+
+
+def resume(args: argparse.Namespace) -> Answer:
+    """Go on with an interrupted run; of a finished one, say again what it found."""
+    from pipeline.config import load_config
+    from pipeline.run_files import load_result, load_start
+    from pipeline.runs import find_run
+
+    overrides = _allowed(args.words, ("tracking.", "resources."))
+    given = load_config(None, overrides).tracking
+    run_dir = find_run(args.run, given)
+    if (told := load_result(run_dir)) is not None:
+        return Answer(f"run {told['run_id']} has finished: spire sample {told['run_id']}", told)
+    from pipeline.experiment import resume_experiment
+    from pipeline.progress import Progress, Quiet
+
+    config, preset = load_start(run_dir, given.uri, overrides)
+    with contextlib.closing(Quiet() if args.quiet else Progress()) as watcher:
+        return _finished(resume_experiment(run_dir, config, watcher), preset)
 
 
 def adapt(args: argparse.Namespace) -> Answer:
@@ -147,17 +166,17 @@ def data_show(args: argparse.Namespace) -> Answer:
     config = load_config(preset, overrides)
     _fetch_if_missing(config.data.name, config.data.root, config.data.path)
     from pipeline import report_text
-    from pipeline.experiment import prepare
     from pipeline.figures import partition_figure
+    from pipeline.setting import partitioned
 
-    setting = prepare(config)
-    labels, names = setting.data.labels, setting.data.class_names
-    told = report_text.partition_json(setting.partition, labels, names)
+    data, partition = partitioned(config)
+    labels, names = data.labels, data.class_names
+    told = report_text.partition_json(partition, labels, names)
     text = report_text.partition_text(told)
     if args.out:
-        counts = setting.partition.class_counts(labels, len(names))
+        counts = partition.class_counts(labels, len(names))
         path = report_text.writable_png(args.out)
-        partition_figure(counts, names, len(setting.train_ids)).savefig(path)
+        partition_figure(counts, names, len(partition.train_clients)).savefig(path)
         told["artifacts"] = {"png": str(path)}
         text += f"\ndrawn in {path}"
     return Answer(text, told)
@@ -172,6 +191,16 @@ def doctor(args: argparse.Namespace) -> Answer:
 
 
 # --- what they share ----------------------------------------------------------------------------
+
+
+def _finished(result: "Result", preset: str | None) -> Answer:
+    from pipeline import report_text
+    from pipeline.run_files import save_result
+
+    report_text.save_grid(result)
+    told = report_text.result_json(result, preset)
+    save_result(result.run_dir, told)
+    return Answer(report_text.result_table(result), told)
 
 
 def _preset_and_overrides(words: Sequence[str]) -> tuple[str, list[str]]:
@@ -200,6 +229,12 @@ def _saved_run(run: str, overrides: Sequence[str], allowed: tuple[str, ...]) -> 
     from pipeline.config import load_config
     from pipeline.runs import find_run
     from pipeline.saved_run import SavedRun
+
+    overrides = _allowed(overrides, allowed)
+    return SavedRun.load(find_run(run, load_config(None, overrides).tracking))
+
+
+def _allowed(overrides: Sequence[str], allowed: tuple[str, ...]) -> Sequence[str]:
     from spire_core.errors import ConfigError
 
     for word in overrides:
@@ -208,7 +243,7 @@ def _saved_run(run: str, overrides: Sequence[str], allowed: tuple[str, ...]) -> 
                 f"expected settings of {', '.join(a.rstrip('.=') for a in allowed)} only, got "
                 f"{word!r}: everything else was fixed by the run"
             )
-    return SavedRun.load(find_run(run, load_config(None, overrides).tracking))
+    return overrides
 
 
 # --- what can be typed --------------------------------------------------------------------------
@@ -223,7 +258,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the parsed arguments; unlike argparse alone, words may also come after options."""
     parser = _Parser(prog="spire", description="Federated personalised diffusion models.")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for add in (_add_run, _add_adapt, _add_sample, _add_data, _add_doctor):
+    for add in (_add_run, _add_resume, _add_adapt, _add_sample, _add_data, _add_doctor):
         add(verbs)
     args, rest = parser.parse_known_args(argv)
     if [word for word in rest if word.startswith("-") or "words" not in args]:
@@ -246,6 +281,14 @@ def _add_run(verbs: Any) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="print config, partition and resources, and stop"
     )
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
+
+
+def _add_resume(verbs: Any) -> None:
+    parser = _verb(verbs, "resume", resume, "go on with an interrupted run")
+    parser.add_argument("run", metavar="RUN", help="a run's id, name or folder, or last")
+    text = "settings of tracking.* and resources.*"
+    parser.add_argument("words", nargs="*", metavar="key=value", help=text)
     parser.add_argument("--quiet", action="store_true", help="show no progress")
 
 

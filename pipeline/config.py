@@ -5,8 +5,6 @@ A group given as a bare word sets its name: `method=spire` means `method.name=sp
 
 import dataclasses
 import difflib
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -16,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.datasets import DataConfig
+from pipeline.identity import fingerprint, pretrain_fingerprint
 from pipeline.resources import ResourcesConfig
 from pipeline.runs import TrackingConfig
 from spire_core.adapt import AdaptConfig
@@ -95,13 +94,12 @@ class Config:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of all that determines the result: not where it runs, is tracked or is stored."""
-        told = self.as_dict()
-        for group in ("resources", "tracking"):
-            told.pop(group)
-        for key in ("root", "path"):
-            told["data"].pop(key)
-        told["eval"].pop("extractor_weights")
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+        return fingerprint(self)
+
+    @property
+    def pretrain_fingerprint(self) -> str:
+        """SHA-256 of all that determines the pre-training."""
+        return pretrain_fingerprint(self)
 
 
 def preset_names() -> list[str]:
@@ -194,9 +192,17 @@ def _merge(base: DictConfig, layer: DictConfig, known: Sequence[str]) -> DictCon
 
 def load_config(preset: str | None, overrides: Sequence[str] = ()) -> Config:
     """Return a preset with overrides `key=value` applied in order; ConfigError if it is wrong."""
-    merged = OmegaConf.create(Config().as_dict())
+    return _layered(Config(), [] if preset is None else [_load_preset(preset)], overrides)
+
+
+def overridden(config: Config, overrides: Sequence[str]) -> Config:
+    """Return a configuration with overrides `key=value`; ConfigError if one is wrong."""
+    return _layered(config, [], overrides)
+
+
+def _layered(base: Config, layers: list[DictConfig], overrides: Sequence[str]) -> Config:
+    merged = OmegaConf.create(base.as_dict())
     known = _known_keys("", OmegaConf.to_container(merged))  # type: ignore[arg-type]
-    layers = [] if preset is None else [_load_preset(preset)]
     if overrides:
         try:
             parsed = OmegaConf.merge(*(_parse_override(text) for text in overrides))

@@ -16,7 +16,7 @@ import torch
 from pipeline.config import Config
 from pipeline.datasets import describe, load_stored, store_root
 from pipeline.known_datasets import SPECS
-from pipeline.resources import ActorPlan, plan_actors
+from pipeline.resources import ActorPlan, most_useful_actors, plan_actors
 from pipeline.runs import TrackingConfig, mask, tracking_uri, ui_command
 from spire_core.errors import DataError, WeightsError
 from spire_core.extractor import CLASSIFIER_SUFFIX, EXTRACTORS, INCEPTION, make_extractor
@@ -36,8 +36,7 @@ def plan_here(config: Config) -> ActorPlan | None:
     if config.resources.pool == "local":
         return None
     machine = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
-    most = max(config.federation.cohort_size, config.federation.num_new_clients)
-    return plan_actors(config.resources, machine, most)
+    return plan_actors(config.resources, machine, most_useful_actors(config))
 
 
 def examine(with_metrics: bool = False) -> dict[str, Any]:

@@ -40,7 +40,7 @@ class Driver:
     def __init__(
         self,
         pool: ClientPool,
-        weights: np.ndarray,
+        state: ServerState,
         federation: FederationConfig,
         client: ClientConfig,
         server: ServerConfig,
@@ -48,18 +48,19 @@ class Driver:
         num_examples: list[int],
         seed: int,
     ) -> None:
+        """Take the state to go on from, and all that stays the same over the rounds."""
         self.pool, self.federation = pool, federation
         self.client, self.server, self.method = client, server, method
         self.num_examples, self.seed = num_examples, seed
-        self.state = ServerState.initial(weights)
+        self.state = state
 
-    def run_round(self) -> RoundStats:
-        """Run the next round and return what it did."""
+    def run_round(self, kept_rounds: tuple[int, ...] = ()) -> RoundStats:
+        """Run the next round and return what it did; `kept_rounds` as in `RoundPlan`."""
         round_idx, federation = self.state.round_idx, self.federation
         began = time.monotonic()
         # 1. Choose the cohort.
         cohort = choose_cohort(federation.num_clients, federation.cohort_size, self.seed, round_idx)
-        plan = self._plan(round_idx)
+        plan = self._plan(round_idx, kept_rounds)
         # 2. Hand out the backbone.
         broadcast = self.state.broadcast
         handle = self.pool.share(broadcast)
@@ -81,7 +82,7 @@ class Driver:
             aggregate_s=time.monotonic() - gathered,
         )
 
-    def _plan(self, round_idx: int) -> RoundPlan:
+    def _plan(self, round_idx: int, kept_rounds: tuple[int, ...]) -> RoundPlan:
         federation = self.federation
         return RoundPlan(
             round_idx=round_idx,
@@ -89,6 +90,7 @@ class Driver:
             shares_local=round_idx < self.method.num_shared_rounds(federation.num_rounds),
             tau=federation.tau,
             local_epochs=federation.local_epochs,
+            kept_rounds=kept_rounds,
         )
 
     def _cost(self, plan: RoundPlan, client_id: int) -> float:

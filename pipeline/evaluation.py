@@ -42,10 +42,15 @@ class RealData:
         config: EvalConfig,
         seed: int,
     ) -> "RealData":
-        """Return features of every client's held-out images, and its real-against-real floor."""
+        """Return features of every client's held-out images, and its real-against-real floor.
+
+        The floor is taken over as many images as are generated, where a client has them twice.
+        """
         features = dict(zip(client_ids, pool.run("real_features", client_ids), strict=True))
         sizes = (config.kid_subset_size, config.kid_num_subsets, seed)
-        floors = {c: kid_floor(f, *sizes) for c, f in features.items()}
+        floors = {
+            c: kid_floor(f, *sizes, max_images=config.num_images) for c, f in features.items()
+        }
         return cls(features, mixtures, floors)
 
     def pooled(self, client_ids: Sequence[int], limit: int, seed: int) -> Tensor:

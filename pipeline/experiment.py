@@ -16,27 +16,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.checkpoint import kept_rounds, save_checkpoint
 from pipeline.config import Config
-from pipeline.datasets import ImageData, load
 from pipeline.driver import Driver, RoundStats
 from pipeline.evaluation import Evaluation, RealData, cross_client_matrix, evaluate_pretraining
+from pipeline.evaluation_store import load_evaluations, save_evaluation
 from pipeline.forgetting import ForgettingCurve, forgetting_curve
 from pipeline.messages import AdaptReport, WorkerSetup
 from pipeline.pool import ClientPool, LocalClientPool
-from pipeline.ray_pool import RayClientPool, RemoteDriver, cluster
+from pipeline.pretraining import copy_pretraining, go_back, is_checkpoint_due, pretraining_points
+from pipeline.ray_pool import RayClientPool, RemoteDriver, cluster, is_in_actor
 from pipeline.record import log_adaptation, log_evaluation, log_setting, log_summary, run_tags
-from pipeline.resize import resized
-from pipeline.resources import plan_actors
+from pipeline.resources import most_useful_actors, plan_actors
+from pipeline.run_files import save_start
 from pipeline.saved_run import save_run
+from pipeline.setting import Setting, prepare
 from pipeline.tracking import Tracker
 from pipeline.worker import ClientWorker
 from spire_core.adapt import AdaptConfig
-from spire_core.errors import DataError
-from spire_core.extractor import auto_extractor, make_extractor
-from spire_core.flat import FlatModel, initial_weights, tensors_hash
+from spire_core.flat import initial_weights, tensors_hash
 from spire_core.kid import kid
-from spire_core.partition import Partition, class_mixture, make_partition
 from spire_core.secure_sum import unmask_sum
+from spire_core.server import ServerState
 
 POOLED_IMAGES = 1000  # of the pre-training population, for forgetting
 
@@ -44,37 +45,15 @@ POOLED_IMAGES = 1000  # of the pre-training population, for forgetting
 class Watcher(Protocol):
     """Is told what happens, as it happens: a progress bar, or nothing."""
 
+    def started(self, run_dir: Path) -> None: ...
+
     def stage(self, text: str) -> None: ...
 
     def round_done(self, stats: RoundStats, num_rounds: int) -> None: ...
 
     def evaluated(self, evaluation: Evaluation, floor: float) -> None: ...
 
-
-@dataclass(frozen=True)
-class Setting:
-    """All that is fixed before the first round."""
-
-    config: Config
-    data: ImageData
-    images: np.ndarray  # (N, C, H, W) uint8 at the experiment's size
-    partition: Partition
-    mixtures: np.ndarray  # (num clients, K)
-    extractor: str
-    model: FlatModel
-
-    @property
-    def train_ids(self) -> list[int]:
-        return [c.client_id for c in self.partition.train_clients]
-
-    @property
-    def new_ids(self) -> list[int]:
-        return [c.client_id for c in self.partition.new_clients]
-
-    @property
-    def eval_ids(self) -> list[int]:
-        """The pre-training clients that evaluations look at."""
-        return self.train_ids[: self.config.eval.num_clients]
+    def pretrained(self, run_dir: Path) -> None: ...
 
 
 @dataclass
@@ -93,35 +72,6 @@ class Result:
     state_fingerprint: str = ""
 
 
-def prepare(config: Config) -> Setting:
-    """Return data, partition and model of an experiment; every mistake in them comes out here."""
-    data = load(config.data, "train")
-    images = resized(data.images, config.data.image_size)
-    config.model.check_image_size(images.shape[-1])
-    num_classes = len(data.class_names)
-    partition = make_partition(
-        data.labels,
-        num_classes,
-        config.partition,
-        config.federation.num_clients,
-        config.federation.num_new_clients,
-        config.seed,
-        config.adapt.num_images,
-    )
-    clients = (*partition.train_clients, *partition.new_clients)
-    held = [np.concatenate([c.train, c.test]) for c in clients]
-    mixtures = np.stack([class_mixture(data.labels, h, num_classes) for h in held])
-    if min(len(c.test) for c in clients) < 2:
-        raise DataError(
-            "expected at least 2 test images per client, got fewer: raise partition.min_size or "
-            "partition.test_fraction"
-        )
-    name = auto_extractor(config.data.name, config.eval.extractor)
-    make_extractor(name, config.eval.extractor_weights)  # missing weights come out now
-    model = FlatModel(config.model, config.method, images.shape[1])
-    return Setting(config, data, images, partition, mixtures, name, model)
-
-
 @contextlib.contextmanager
 def open_pool(setting: Setting, folder: Path) -> Iterator[tuple[ClientPool, type]]:
     """Yield the client pool that the configuration asks for, and the driver that goes with it."""
@@ -131,36 +81,64 @@ def open_pool(setting: Setting, folder: Path) -> Iterator[tuple[ClientPool, type
         yield LocalClientPool(ClientWorker(setup, setting.images)), Driver
         return
     with cluster() as available:
-        most = max(config.federation.cohort_size, config.federation.num_new_clients)
-        plan = plan_actors(config.resources, available, most)
+        plan = plan_actors(config.resources, available, most_useful_actors(config))
         pool = RayClientPool.start(setup, setting.images, plan)
         try:
-            yield pool, RemoteDriver
+            yield pool, Driver if is_in_actor() else RemoteDriver
         finally:
             pool.close()
 
 
 def run_experiment(
-    config: Config, preset: str | None, watcher: Watcher, parent_run_id: str | None = None
+    config: Config,
+    preset: str | None,
+    watcher: Watcher,
+    parent_run_id: str | None = None,
+    pretrained: Path | None = None,
 ) -> Result:
-    """Run one experiment end to end and return what it found; everything is tracked on the way."""
+    """Run one experiment end to end and return what it found; everything is tracked on the way.
+
+    `pretrained`: the folder of a run whose finished pre-training is taken over instead of doing the
+    same once more; RunError if that was done with other settings.
+    """
     setting = prepare(config)
     tags = run_tags(setting, preset)
     with Tracker.start(config.tracking, run_name(config), tags, parent_run_id) as tracker:
+        save_start(tracker.run_dir, config, preset)
+        watcher.started(tracker.run_dir)
         log_setting(tracker, setting)
-        watcher.stage("starting the clients")
-        with open_pool(setting, tracker.run_dir) as (pool, make_driver):
-            everyone = setting.train_ids + setting.new_ids
-            real = RealData.gather(pool, everyone, setting.mixtures, config.eval, config.seed)
-            result = Result(tracker.run_id, tracker.run_dir, setting, real)
+        return _run(setting, tracker, watcher, pretrained)
 
-            weights = pretrain(result, pool, make_driver, tracker, watcher)
-            watcher.stage(f"adapting {len(setting.new_ids)} new clients")
-            adapt(result, pool, weights)
-            log_adaptation(tracker, result)
 
-            save(result, pool, weights)
-        log_summary(tracker, result)
+def resume_experiment(
+    run_dir: Path, config: Config, watcher: Watcher, pretrained: Path | None = None
+) -> Result:
+    """Go on with an interrupted run from its newest checkpoint, to the same result."""
+    setting = prepare(config)
+    with Tracker.resume(config.tracking, run_dir) as tracker:
+        watcher.started(run_dir)
+        return _run(setting, tracker, watcher, pretrained)
+
+
+def _run(setting: Setting, tracker: Tracker, watcher: Watcher, pretrained: Path | None) -> Result:
+    config = setting.config
+    watcher.stage("starting the clients")
+    with open_pool(setting, tracker.run_dir) as (pool, make_driver):
+        everyone = setting.train_ids + setting.new_ids
+        real = RealData.gather(pool, everyone, setting.mixtures, config.eval, config.seed)
+        result = Result(tracker.run_id, tracker.run_dir, setting, real)
+
+        if pretrained is not None:
+            take_over(result, tracker, pretrained)
+        weights = pretrain(result, pool, make_driver, tracker, watcher)
+        watcher.pretrained(tracker.run_dir)
+
+        watcher.stage(f"adapting {len(setting.new_ids)} new clients")
+        adapt(result, pool, weights)
+        log_adaptation(tracker, result)
+
+        save(result, pool, weights)
+    log_summary(tracker, result)
     return result
 
 
@@ -169,18 +147,32 @@ def run_name(config: Config) -> str:
     return config.tracking.run_name or f"{config.method.name}-{config.data.name}-s{config.seed}"
 
 
+def take_over(result: Result, tracker: Tracker, source: Path) -> None:
+    """Copy another run's finished pre-training into this one, with its record."""
+    config = result.setting.config
+    copy_pretraining(source, result.run_dir, config, result.setting.train_ids)
+    tracker.log_points(pretraining_points(source))
+    for evaluation in load_evaluations(result.run_dir, config.federation.num_rounds):
+        log_evaluation(tracker, evaluation, result.real)
+
+
 def pretrain(
     result: Result, pool: ClientPool, make_driver: type, tracker: Tracker, watcher: Watcher
 ) -> np.ndarray:
-    """Run the rounds, with evaluations now and then; return the backbone (P,) that clients get."""
-    setting, config = result.setting, result.setting.config
+    """Run the rounds, with evaluations now and then; return the backbone (P,) that clients get.
+
+    Goes on from the run's newest checkpoint, if there is one.
+    """
+    setting, config, run_dir = result.setting, result.setting.config, result.run_dir
     shape = setting.images.shape
     initial = initial_weights(config.model, config.method, shape[1], config.seed).numpy()
     if not config.method.record.is_federated:
         return initial
+    state = go_back(run_dir, config) or ServerState.initial(initial)
+    result.evaluations = load_evaluations(run_dir, state.round_idx)
     driver = make_driver(
         pool,
-        initial,
+        state,
         config.federation,
         config.client,
         config.server,
@@ -191,8 +183,9 @@ def pretrain(
     floor = result.real.floor_mean(setting.eval_ids)
     num_rounds = config.federation.num_rounds
     due = evaluation_rounds(num_rounds, config.eval.every)
+    due -= {e.round_idx for e in result.evaluations}
     watcher.stage(f"pre-training on {config.federation.num_clients} clients")
-    for done in range(num_rounds + 1):
+    for done in range(state.round_idx, num_rounds + 1):
         if done in due:
             evaluation = evaluate_pretraining(
                 pool,
@@ -206,10 +199,15 @@ def pretrain(
             )
             result.evaluations.append(evaluation)
             log_evaluation(tracker, evaluation, result.real)
+            save_evaluation(run_dir, evaluation)
             watcher.evaluated(evaluation, floor)
         if done < num_rounds:
-            stats = driver.run_round()
+            stats = driver.run_round(kept_rounds(run_dir))
             tracker.log_metrics(round_metrics(stats), step=done + 1)
+            if is_checkpoint_due(done + 1, config):
+                state = driver.server_state()
+                keep = config.tracking.keep_checkpoints
+                save_checkpoint(run_dir, state, config.pretrain_fingerprint, keep)
             watcher.round_done(stats, num_rounds)
     weights = driver.model_weights()
     driver.close()

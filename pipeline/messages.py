@@ -54,6 +54,7 @@ class AdaptReport:
     adapted: Adapted
     before: Drawn
     after: Drawn
+    scores_after: dict[str, float]  # of the kept state, by the names of the curve's observations
     nn_train: float  # mean distance of generated images to the nearest training image
     nn_test: float  # the same to the nearest held-out image, over as many of them
     num_trained: int

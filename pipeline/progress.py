@@ -2,6 +2,7 @@
 
 import sys
 import time
+from pathlib import Path
 from typing import TextIO
 
 from tqdm import tqdm
@@ -19,6 +20,13 @@ class Progress:
         self._stream = stream or sys.stderr
         self._bar: tqdm | None = None
         self._began = time.monotonic()
+
+    def started(self, run_dir: Path) -> None:
+        """Say which run this is, so that it can be resumed by its id."""
+        self._say(f"run {run_dir.name} in {run_dir}")
+
+    def pretrained(self, run_dir: Path) -> None:
+        """Nothing to show: the next stage says so."""
 
     def stage(self, text: str) -> None:
         """Say what begins now."""
@@ -70,6 +78,12 @@ class Progress:
 
 class Quiet:
     """Shows nothing."""
+
+    def started(self, run_dir: Path) -> None:
+        """Ignore the start."""
+
+    def pretrained(self, run_dir: Path) -> None:
+        """Ignore the end of pre-training."""
 
     def stage(self, text: str) -> None:
         """Ignore a stage."""

@@ -58,6 +58,11 @@ def cluster(num_cpus: int | None = None) -> Iterator[Mapping[str, float]]:
         ray.shutdown()
 
 
+def is_in_actor() -> bool:
+    """Return whether this process is a Ray actor itself, such as a trial of a sweep."""
+    return ray.is_initialized() and ray.get_runtime_context().get_actor_id() is not None
+
+
 @ray.remote
 class ClientActor:
     """One long-lived process that simulates clients on its share of the machine."""
@@ -146,8 +151,8 @@ class RemoteDriver:
         remote: Any = ray.remote(Driver)
         self.actor: Any = remote.options(num_cpus=0).remote(*args)
 
-    def run_round(self) -> RoundStats:
-        return _gather([self.actor.run_round.remote()])[0]
+    def run_round(self, kept_rounds: tuple[int, ...] = ()) -> RoundStats:
+        return _gather([self.actor.run_round.remote(kept_rounds)])[0]
 
     def model_weights(self) -> np.ndarray:
         return _gather([self.actor.model_weights.remote()])[0]

@@ -16,7 +16,8 @@ from pipeline.tracking import Tracker
 from spire_core.extractor import make_extractor
 
 if TYPE_CHECKING:
-    from pipeline.experiment import Result, Setting
+    from pipeline.experiment import Result
+    from pipeline.setting import Setting
 
 
 def run_tags(setting: "Setting", preset: str | None) -> dict[str, str]:

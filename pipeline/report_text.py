@@ -13,11 +13,12 @@ from PIL import Image
 
 from pipeline.arrival import Arrival
 from pipeline.evaluation import Evaluation
-from pipeline.experiment import Result, Setting
+from pipeline.experiment import Result
 from pipeline.image_grids import image_grid
 from pipeline.record_figures import client_rows
 from pipeline.resources import ActorPlan
 from pipeline.runs import ui_command
+from pipeline.setting import Setting
 from pipeline.summary import new_client_row, params_counts
 from spire_core.adapt import AdaptPoint
 from spire_core.errors import ConfigError
@@ -189,7 +190,7 @@ def save_grid(result: Result) -> Path:
     return grid_path(result)
 
 
-def result_json(result: Result, preset: str) -> dict[str, Any]:
+def result_json(result: Result, preset: str | None) -> dict[str, Any]:
     """Return a finished experiment as plain values; a number that is not finite becomes None."""
     config = result.setting.config
     total, trained = params_counts(result.setting)

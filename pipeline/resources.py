@@ -2,8 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from spire_core.errors import ClusterError, ConfigError
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
 
 
 @dataclass(frozen=True)
@@ -87,3 +91,8 @@ def plan_actors(
                 "lower resources.num_actors or the share per actor, or leave both on auto"
             )
     return plan
+
+
+def most_useful_actors(config: "Config") -> int:
+    """Return how many client actors could ever work at once in an experiment."""
+    return max(config.federation.cohort_size, config.federation.num_new_clients)

@@ -26,7 +26,9 @@ class TrackingConfig:
 
     `uri`: an MLflow tracking URI; None means the environment's MLFLOW_TRACKING_URI, else the
     database `<root>/mlflow.db`. `root`: the folder of that database and of `runs/`, which holds
-    the local files of each run; None means the current directory.
+    the local files of each run; None means the current directory. `checkpoint_every`: rounds
+    between two checkpoints, of which the newest `keep_checkpoints` are kept; 0 for one after the
+    last round alone.
     """
 
     enabled: bool = True
@@ -35,8 +37,15 @@ class TrackingConfig:
     experiment: str = "spire"
     run_name: str | None = None
     log_model: bool = True
+    checkpoint_every: int = 50
+    keep_checkpoints: int = 2
 
     def __post_init__(self) -> None:
+        if self.checkpoint_every < 0 or self.keep_checkpoints < 1:
+            raise ConfigError(
+                "expected tracking.checkpoint_every of at least 0 and tracking.keep_checkpoints of "
+                f"at least 1, got {self.checkpoint_every} and {self.keep_checkpoints}: raise them"
+            )
         if not self.experiment.strip():
             raise ConfigError("expected tracking.experiment to be a name, got '': such as spire")
         if self.uri is not None:

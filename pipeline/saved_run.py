@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.config import Config, config_from_dict
+from pipeline.run_files import storable, write_json
 from spire_core.client import PrivateState, personalise
 from spire_core.errors import RunError
 from spire_core.evaluate import client_denoiser, draw
@@ -50,16 +51,12 @@ def save_run(
 ) -> None:
     """Write configuration and backbone weights (P,) of a finished run.
 
-    `more` is stored beside the configuration, which is written without `tracking.uri`: that may
-    hold a password.
+    `more` is stored beside the configuration.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = model.named_tensors(torch.tensor(weights))
     save_file({k: t.contiguous() for k, t in tensors.items()}, folder / "backbone.safetensors")
-    values = config.as_dict()
-    values["tracking"]["uri"] = None
-    text = json.dumps({"config": values, **more}, indent=1)
-    (folder / "config.json").write_text(text + "\n")
+    write_json(folder / "config.json", {"config": storable(config), **more})
 
 
 def _load_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:

@@ -8,7 +8,8 @@ from spire_core.adapt import num_trained
 from spire_core.metrics import total_variation
 
 if TYPE_CHECKING:
-    from pipeline.experiment import Result, Setting
+    from pipeline.experiment import Result
+    from pipeline.setting import Setting
 
 
 def params_counts(setting: "Setting") -> tuple[int, int]:
@@ -82,11 +83,9 @@ def new_clients_table(result: "Result") -> dict[str, list[Any]]:
 
 
 def new_client_row(result: "Result", index: int) -> dict[str, Any]:
-    """Return what is known of one new client, before its adaptation and at the kept epoch."""
+    """Return what is known of one new client, before its adaptation and as it was kept."""
     report, curve = result.reports[index], result.curves[index]
-    looked = [p for p in report.adapted.curve if p.observed is not None]
-    first = looked[0].observed or {}
-    kept = min(looked, key=lambda p: abs(p.epoch - report.adapted.kept_epoch)).observed or {}
+    first, kept = report.adapted.curve[0].observed or {}, report.scores_after
     floor = result.real.floors[report.client_id]
     mixture = result.real.mixtures[report.client_id]
     return {

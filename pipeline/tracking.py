@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from pipeline.mlflow_store import experiment_id, first_contact, log_model
+from pipeline.run_files import Points, append_points
 from pipeline.runs import (
     TrackingConfig,
     make_run_dir,
@@ -119,8 +120,13 @@ class Tracker:
         """Record numbers of one step.
 
         NaN is kept as NaN, and MLflow keeps an infinite value as the largest float; both are logged
-        as a warning.
+        as a warning. The run's folder holds all numbers as well, in `metrics.jsonl`.
         """
+        self.log_points([(step, metrics)])
+
+    def log_points(self, points: Points) -> None:
+        """Record numbers of many steps at once, as `log_metrics` does those of one."""
+        append_points(self.run_dir, points)
 
     def log_image(self, key: str, image: np.ndarray, step: int) -> None:
         """Record an image (H, W, C) uint8, C of 1, 3 or 4, as one step of the key's series.
@@ -239,15 +245,18 @@ class MlflowTracker(Tracker):
         new = [RunTag(key, mask(value)) for key, value in tags.items()]
         self._client.log_batch(self.run_id, tags=new, synchronous=True)
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+    def log_points(self, points: Points) -> None:
         from mlflow.entities import Metric
 
-        odd = [f"{key}={value}" for key, value in metrics.items() if not math.isfinite(value)]
-        if odd:
-            _log.warning("metrics that are not finite at step %d: %s", step, ", ".join(odd))
-        new = {k: float(v) for k, v in metrics.items() if (k, step) not in self._old_steps}
+        super().log_points(points)
         now_ms = time.time_ns() // 1_000_000
-        batch = [Metric(key, value, now_ms, step) for key, value in new.items()]
+        batch = []
+        for step, metrics in points:
+            odd = [f"{key}={value}" for key, value in metrics.items() if not math.isfinite(value)]
+            if odd:
+                _log.warning("metrics that are not finite at step %d: %s", step, ", ".join(odd))
+            new = {k: float(v) for k, v in metrics.items() if (k, step) not in self._old_steps}
+            batch += [Metric(key, value, now_ms, step) for key, value in new.items()]
         for chunk in _chunks(batch, MAX_METRICS):
             self._client.log_batch(self.run_id, metrics=chunk, synchronous=True)
 

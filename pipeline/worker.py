@@ -105,7 +105,7 @@ class ClientWorker:
             client_id,
         )
         if state:
-            self.store.save(client_id, plan.round_idx + 1, state)
+            self.store.save(client_id, plan.round_idx + 1, state, plan.kept_rounds)
         return update
 
     def export(self, client_id: int, folder: Path) -> str:
@@ -229,7 +229,7 @@ class ClientWorker:
         )
         self.store.save(client_id, 0, adapted.state)
         emb = personalise(self.model, start, adapted.state)
-        after, images = self._drawn(client_id, self.model, emb, reference, config.seed)
+        after, images, scores = observer.look(self.model, emb)
         train, test = self.train_images(client_id), self.test_images(client_id)
         count = min(len(train), len(test))
         return AdaptReport(
@@ -237,6 +237,7 @@ class ClientWorker:
             adapted,
             observer.first,
             after,
+            scores,
             nearest_neighbour_distance(images, to_float(train[:count])),
             nearest_neighbour_distance(images, to_float(test[:count])),
             num_trained(self.model, config.model.d_emb),
@@ -260,21 +261,28 @@ class _Observer:
         self.first: Drawn
 
     def __call__(self, epoch: int, model: FlatModel, emb: Tensor | None) -> dict[str, float]:
-        """Return KID against the client's and the population's data, TV, and held-out loss."""
-        worker, config = self.worker, self.worker.config
-        detached = None if emb is None else emb.detach()
-        drawn, _ = worker._drawn(self.client_id, model, detached, self.reference, config.seed)
+        """Return what `look` scores; remember what was drawn before adaptation."""
+        drawn, _, scores = self.look(model, None if emb is None else emb.detach())
         if epoch == 0:
             self.first = drawn
+        return scores
+
+    def look(self, model: FlatModel, emb: Tensor | None) -> tuple[Drawn, Tensor, dict[str, float]]:
+        """Return what the client draws, its images (n, C, H, W), and their scores.
+
+        Scores are KID against the client's and the population's data, TV, and held-out loss.
+        """
+        worker, config = self.worker, self.worker.config
+        drawn, images = worker._drawn(self.client_id, model, emb, self.reference, config.seed)
         sizes = (config.eval.kid_subset_size, config.eval.kid_num_subsets, config.seed)
         own = kid(self.real, drawn.features, *sizes)
         observed = {
             "own_kid": own.mean,
             "own_kid_std": own.std,
             "population_kid": kid(self.pooled_features, drawn.features, *sizes).mean,
-            "heldout_loss": worker._heldout(self.client_id, detached),
+            "heldout_loss": worker._heldout(self.client_id, emb),
         }
         if drawn.histogram is not None:
             mixture = worker.setup.mixtures[self.client_id]
             observed["tv"] = total_variation(drawn.histogram, mixture)
-        return observed
+        return drawn, images, observed

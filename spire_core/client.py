@@ -74,13 +74,18 @@ def _num_bytes(message: Broadcast | ClientUpdate) -> int:
 
 @dataclass(frozen=True)
 class RoundPlan:
-    """What every client of a round is told: which round, how long, how fast, and what is shared."""
+    """What every client of a round is told: which round, how long, how fast, and what is shared.
+
+    `kept_rounds`: after how many rounds the kept checkpoints were taken; a client keeps its states
+    of then.
+    """
 
     round_idx: int
     lr_scale: float
     shares_local: bool
     tau: int | None = None
     local_epochs: int | None = None
+    kept_rounds: tuple[int, ...] = ()
 
     def num_steps(self, num_examples: int, batch_size: int) -> int:
         """Return the optimizer steps that a client with so many examples takes."""

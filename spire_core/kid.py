@@ -102,19 +102,21 @@ def kid_floor(
     num_subsets: int = 20,
     seed: int = 0,
     num_splits: int = 10,
+    max_images: int | None = None,
 ) -> KidScore:
     """Return the KID of real features (N, D) against themselves: what sampling noise alone gives.
 
     The mean over `num_splits` random splits into two disjoint halves, with the spread over the
-    splits as `std`: a KID within about two of these of the mean cannot be told from real data.
-    Raises `DataError` for fewer than 4 features.
+    splits as `std`: a KID within about two of these of the mean cannot be told from real data. Give
+    as `max_images` the number of images behind the scores that are held against the floor: fewer
+    images are noisier. Raises `DataError` for fewer than 4 features.
     """
     if real.ndim != 2 or len(real) < 4:
         raise DataError(
             f"the floor of KID expected at least 4 real features (N, D), got {tuple(real.shape)}: "
             "give every client more images"
         )
-    half = len(real) // 2
+    half = min(len(real) // 2, max_images or len(real))
     scores: list[KidScore] = []
     for split in range(num_splits):
         order = torch.from_numpy(numpy_generator(seed, "kid_floor", split).permutation(len(real)))

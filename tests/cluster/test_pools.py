@@ -15,13 +15,15 @@ import torch
 
 from pipeline.config import Config, load_config
 from pipeline.driver import Driver
-from pipeline.experiment import Setting, open_pool, prepare, run_experiment
+from pipeline.experiment import open_pool, run_experiment
 from pipeline.messages import WorkerSetup
 from pipeline.progress import Quiet
 from pipeline.resources import ResourcesConfig, plan_actors
+from pipeline.setting import Setting, prepare
 from pipeline.worker import ClientWorker
 from spire_core.errors import ClusterError, SpireError
 from spire_core.flat import initial_weights
+from spire_core.server import ServerState
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # actors cannot import a test file
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -103,7 +105,7 @@ def make_driver_args(setting: Setting, pool: object) -> list:
     weights = initial_weights(config.model, config.method, 1, config.seed).numpy()
     sizes = [len(c.train) for c in setting.partition.train_clients]
     parts = (config.federation, config.client, config.server, config.method)
-    return [pool, weights, *parts, sizes, config.seed]
+    return [pool, ServerState.initial(weights), *parts, sizes, config.seed]
 
 
 def test_the_drivers_process_never_holds_an_embedding(mnist_root: Path, tmp_path: Path) -> None:

@@ -137,6 +137,14 @@ def test_floor_is_that_of_equal_distributions_and_reproducible() -> None:
     assert kid(real, gaussian(200, 1, 0.5)).mean > floor.mean + 5 * floor.std
 
 
+def test_floor_over_as_many_images_as_a_score_has() -> None:
+    real = gaussian(400, 0)
+    few, many = kid_floor(real, max_images=20), kid_floor(real)
+    assert (few.num_real, few.num_fake, few.subset_size, few.num_subsets) == (20, 20, 20, 1)
+    assert few.std > 2 * many.std  # fewer images are noisier
+    assert kid_floor(real, max_images=1000) == many
+
+
 def test_floor_uses_disjoint_halves() -> None:
     # Four points far apart: a half compared with itself would give the same kernel sums twice.
     real = torch.eye(4) * 10

@@ -1,0 +1,80 @@
+"""When two configurations mean the same: settings that nothing reads, and hashes of the others."""
+
+import dataclasses
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+
+OF_EMBEDDINGS = ("emb_lr", "emb_proj_lr_factor", "emb_init_std", "emb_dropout")
+ROUNDS = {"num_rounds": 1, "cohort_size": 1, "tau": 1, "local_epochs": None}
+
+
+def canonical(config: "Config") -> "Config":
+    """Return the configuration with every setting at its default that its method never reads.
+
+    Two configurations with the same canonical form give the same result.
+    """
+    record, replace = config.method.record, dataclasses.replace
+    if not record.has_embedding:
+        config = replace(
+            config,
+            model=_reset(config.model, "d_emb"),
+            client=_reset(config.client, *OF_EMBEDDINGS),
+            adapt=_reset(config.adapt, "init"),
+        )
+    if not record.has_local_layers:
+        unread = _reset(config.method, "local_layers", "phases", "share_until")
+        config = replace(config, method=unread)
+    if not record.is_federated:
+        config = replace(
+            config,
+            federation=replace(config.federation, **ROUNDS),
+            client=replace(type(config.client)(), betas=config.client.betas),
+            server=type(config.server)(),
+        )
+    adapt = replace(config.adapt, lr=config.adapt.lr or record.adapt_lr or None)
+    if not record.adapt_parts:
+        adapt = replace(type(adapt)(), num_images=adapt.num_images)
+    if not adapt.early_stopping:
+        adapt = _reset(adapt, "val_fraction", "patience")
+    return replace(config, adapt=adapt)
+
+
+def _reset(group: Any, *names: str) -> Any:
+    """Return a group of settings with some of them at their defaults."""
+    fresh = type(group)()
+    return dataclasses.replace(group, **{name: getattr(fresh, name) for name in names})
+
+
+def fingerprint(config: "Config") -> str:
+    """Return the SHA-256 of all that determines the result: not where it runs or is stored."""
+    return _digest(_determining(config))
+
+
+def pretrain_fingerprint(config: "Config") -> str:
+    """Return the SHA-256 of all that determines the pre-training: adaptation is left out.
+
+    Methods that differ only in what a new client trains have it in common.
+    """
+    told, record = _determining(config), config.method.record
+    told.pop("adapt")
+    told["method"] |= {"name": [record.has_embedding, record.has_local_layers, record.is_federated]}
+    return _digest(told)
+
+
+def _determining(config: "Config") -> dict[str, Any]:
+    told = canonical(config).as_dict()
+    for group in ("resources", "tracking"):
+        told.pop(group)
+    told["data"].pop("root")
+    if config.data.name != "folder":  # of a user's own images the folder is all that is known
+        told["data"].pop("path")
+    told["eval"].pop("extractor_weights")
+    return told
+
+
+def _digest(told: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

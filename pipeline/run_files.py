@@ -1,0 +1,86 @@
+"""What a run's folder holds beside its record: how it began, its numbers so far, and its result."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Config, config_from_dict, overridden
+from pipeline.runs import read_record
+from spire_core.errors import RunError
+
+START, POINTS, RESULT = "config.json", "metrics.jsonl", "result.json"
+Points = Sequence[tuple[int, Mapping[str, float]]]  # (step, numbers by name)
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write values atomically."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps(values, indent=1) + "\n")
+    part.replace(path)
+
+
+def storable(config: Config) -> dict[str, Any]:
+    """Return the configuration without `tracking.uri`, which may hold a password."""
+    return replace(config, tracking=replace(config.tracking, uri=None)).as_dict()
+
+
+def save_start(run_dir: Path, config: Config, preset: str | None) -> None:
+    """Write what `load_start` needs to go on with a run."""
+    write_json(run_dir / START, {"preset": preset, "config": storable(config)})
+
+
+def load_start(
+    run_dir: Path, uri: str | None = None, overrides: Sequence[str] = ()
+) -> tuple[Config, str | None]:
+    """Return a run's configuration, with overrides, and its preset.
+
+    It is tracked where it was, unless `uri` is given. RunError if the folder does not say how the
+    run began.
+    """
+    try:
+        stored = json.loads((run_dir / START).read_text())
+        config = overridden(config_from_dict(stored["config"]), overrides)
+        known = read_record(run_dir)["uri"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"expected a run's configuration in {run_dir / START}, got {error}: start a new run"
+        ) from error
+    usable = known if known and "***" not in known else None  # else the environment's
+    root = str(run_dir.parent.parent)
+    tracking = replace(config.tracking, uri=uri or usable, root=root)
+    return replace(config, tracking=tracking), stored["preset"]
+
+
+def append_points(run_dir: Path, points: Points) -> None:
+    """Add numbers to the run's own record of them."""
+    with (run_dir / POINTS).open("a") as file:
+        file.writelines(json.dumps([step, dict(metrics)]) + "\n" for step, metrics in points)
+
+
+def read_points(run_dir: Path) -> list[tuple[int, dict[str, float]]]:
+    """Return the run's numbers in the order of their steps; of what was logged twice, the last."""
+    found: dict[tuple[int, str], float] = {}
+    if (run_dir / POINTS).is_file():
+        for line in (run_dir / POINTS).read_text().splitlines():
+            try:
+                step, metrics = json.loads(line)
+            except ValueError:
+                continue  # cut off by a crash: its round was done again
+            found |= {(step, key): value for key, value in metrics.items()}
+    by_step: dict[int, dict[str, float]] = {}
+    for (step, key), value in found.items():
+        by_step.setdefault(step, {})[key] = value
+    return sorted(by_step.items())
+
+
+def save_result(run_dir: Path, told: Mapping[str, Any]) -> None:
+    """Write the object that a finished run prints."""
+    write_json(run_dir / RESULT, told)
+
+
+def load_result(run_dir: Path) -> dict[str, Any] | None:
+    """Return the object that a finished run printed, or None if it has not finished."""
+    path = run_dir / RESULT
+    return json.loads(path.read_text()) if path.is_file() else None

@@ -1,0 +1,47 @@
+"""What a whole experiment says about its new clients, in one process on real MNIST."""
+
+from pathlib import Path
+
+from pipeline.config import load_config
+from pipeline.experiment import Result, run_experiment
+from pipeline.progress import Quiet
+from pipeline.summary import new_client_row
+
+
+def stopped_early(mnist_root: Path, root: Path, eval_every: int) -> Result:
+    config = load_config(
+        "smoke",
+        [
+            f"data.root={mnist_root}",
+            f"tracking.root={root}",
+            "tracking.enabled=false",
+            "resources.pool=local",
+            "federation.num_rounds=2",
+            "eval.every=0",
+            "eval.num_images=8",
+            "adapt.epochs=6",
+            "method=fedavg_ft",
+            "adapt.lr=0.3",  # far too high: an early epoch is the best
+            "adapt.early_stopping=true",
+            "adapt.patience=3",
+            f"adapt.eval_every={eval_every}",
+        ],
+    )
+    return run_experiment(config, None, Quiet())
+
+
+def test_a_new_clients_row_is_about_the_state_that_was_kept(
+    mnist_root: Path, tmp_path: Path
+) -> None:
+    seldom = stopped_early(mnist_root, tmp_path, eval_every=100)
+    always = stopped_early(mnist_root, tmp_path, eval_every=1)
+    for i, report in enumerate(always.reports):
+        kept = report.adapted.kept_epoch
+        assert kept < report.adapted.curve[-1].epoch
+        observed = report.adapted.curve[kept].observed
+        assert observed is not None
+        for result in (seldom, always):
+            row = new_client_row(result, i)
+            assert row["kid_after"] == observed["own_kid"]
+            assert row["tv_after"] == observed["tv"]
+            assert row["heldout_after"] == observed["heldout_loss"]

@@ -1,0 +1,66 @@
+"""When two configurations mean the same, and what their pre-training has in common."""
+
+import pytest
+
+from pipeline.config import load_config
+
+
+def fingerprints(*overrides: str) -> tuple[str, str]:
+    config = load_config("smoke", overrides)
+    return config.fingerprint, config.pretrain_fingerprint
+
+
+@pytest.mark.parametrize(
+    ("method", "unread"),
+    [
+        ("fedavg_ft", "model.d_emb=7"),
+        ("fedavg_ft", "client.emb_lr=1.0"),
+        ("fedavg_ft", "adapt.lr=3.0e-4"),  # its own rate, said out loud
+        ("shared_rep", "client.emb_dropout=0.5"),
+        ("spire", "method.share_until=0.1"),
+        ("spire", "adapt.patience=9"),
+        ("spire", "resources.num_actors=1"),
+        ("spire", "tracking.checkpoint_every=1"),
+        ("spire", "data.root=elsewhere"),
+        ("fedavg", "adapt.epochs=99"),
+        ("local", "federation.num_rounds=99"),
+        ("local", "client.lr=9.0"),
+    ],
+)
+def test_what_a_method_never_reads_makes_no_difference(method: str, unread: str) -> None:
+    assert fingerprints(f"method={method}") == fingerprints(f"method={method}", unread)
+
+
+@pytest.mark.parametrize(
+    ("method", "read"),
+    [
+        ("spire", "model.d_emb=7"),
+        ("shared_rep", "method.share_until=0.1"),
+        ("fedavg", "adapt.num_images=5"),
+        ("local", "client.betas=[0.8,0.9]"),
+        ("local", "adapt.epochs=99"),
+        ("spire", "seed=1"),
+    ],
+)
+def test_what_a_method_reads_makes_another_experiment(method: str, read: str) -> None:
+    assert fingerprints(f"method={method}")[0] != fingerprints(f"method={method}", read)[0]
+
+
+def test_early_stopping_reads_its_settings() -> None:
+    stops = "adapt.early_stopping=true"
+    assert fingerprints(stops)[0] != fingerprints(stops, "adapt.patience=9")[0]
+
+
+def test_pretraining_is_common_to_what_differs_in_adaptation_only() -> None:
+    common = fingerprints("method=fedavg")[1]
+    assert common == fingerprints("method=fedavg_ft", "adapt.epochs=7", "adapt.lr=0.1")[1]
+    assert common != fingerprints("method=spire")[1]
+    assert common != fingerprints("method=fedavg", "federation.num_rounds=7")[1]
+    assert fingerprints("adapt.lr=0.1")[0] != fingerprints("adapt.lr=0.2")[0]
+    assert fingerprints("adapt.lr=0.1")[1] == fingerprints("adapt.lr=0.2")[1]
+
+
+def test_a_users_own_images_are_known_by_their_folder() -> None:
+    own = ("data=folder", "data.image_size=16")
+    here = fingerprints(*own, "data.path=here")
+    assert here[0] != fingerprints(*own, "data.path=there")[0]
