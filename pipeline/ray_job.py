@@ -1,0 +1,45 @@
+"""What is different in a submitted Ray job: where files go that are to last, and how it is stopped.
+
+A job runs in a copy of the working directory that Ray deletes afterwards.
+"""
+
+import os
+import signal
+from pathlib import Path
+
+from spire_core.errors import ConfigError
+
+JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for a job's entrypoint, and nowhere else
+JOB_BASE = "~/spire"
+
+
+def is_ray_job() -> bool:
+    """Return whether this process is the entrypoint of a submitted Ray job, or started by it."""
+    return JOB_MARK in os.environ
+
+
+def base_folder() -> Path:
+    """Return the absolute folder for runs and data: $SPIRE_ROOT, or here, or in a job ~/spire."""
+    given = os.environ.get("SPIRE_ROOT")
+    return lasting(given, "SPIRE_ROOT") if given else lasting(JOB_BASE if is_ray_job() else ".")
+
+
+def lasting(path: str | Path, name: str = "the folder") -> Path:
+    """Return a path as absolute; ConfigError where `name` is relative to a job's temporary copy."""
+    expanded = Path(path).expanduser()
+    if is_ray_job() and not expanded.is_absolute():
+        raise ConfigError(
+            f"expected {name} as an absolute path in a Ray job, got {str(path)!r}: the job's "
+            "working directory is a copy that Ray deletes, so name a folder that lasts"
+        )
+    return expanded.resolve()
+
+
+def hear_interrupts() -> None:
+    """In a job, let SIGINT raise KeyboardInterrupt even if the head was started in a background.
+
+    A shell lets its background processes ignore SIGINT; a job inherits that from its head, and
+    `ray job stop` would wait in vain and then kill it.
+    """
+    if is_ray_job() and signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
