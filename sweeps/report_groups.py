@@ -1,0 +1,160 @@
+"""Finished experiments of a sweep, grouped: by task, method and setting, with the seeds inside.
+
+What varies is found in the runs' own parameters. A parameter of the task (data, partition, how much
+is measured) makes scores that cannot be compared, so each task has tables and figures of its own;
+any other parameter is a setting that a method may choose.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pipeline.tracked_runs import TrackedRun, is_known
+from spire_core.methods import METHODS
+from sweeps.report_stats import Estimate, estimate
+
+UNSET = "None"  # how a setting that is not given is logged
+IGNORED = ("seed", "method.name", "resources.", "tracking.", "data.root", "data.path")
+IGNORED += ("eval.extractor_weights", "eval.batch_size", "eval.grid_images")
+TASK = ("data.", "partition.", "federation.num_clients", "federation.num_new_clients")
+TASK += ("adapt.num_images", "eval.num_images", "eval.num_clients", "eval.kid_")
+EXTRACTOR = "extractor"  # stands among a task's parameters, though it is logged as tags
+CHOSEN_BY = ("final/adapt_kid_after", "final/pretrain_kid_mean")  # the first that any run has
+
+Values = tuple[tuple[str, str], ...]  # parameters that vary, with one choice of their values
+Pair = tuple[int, str]  # a seed, and the hash of the partition that it gave
+
+
+@dataclass(frozen=True)
+class Group:
+    """One method at one setting of one task: a run for each seed, in the order of seeds."""
+
+    task: Values
+    method: str
+    setting: Values
+    runs: tuple[TrackedRun, ...]
+
+    def values(self, key: str) -> dict[Pair, float]:
+        """Return a metric's final value by seed, of the runs that have it."""
+        known = [run for run in self.runs if is_known(run.finals.get(key))]
+        return {
+            (seed_of(run), run.tags.get("partition_hash", "")): run.finals[key] for run in known
+        }
+
+    def estimate(self, key: str) -> Estimate | None:
+        """Return a metric's mean over seeds; None if no run has it."""
+        values = list(self.values(key).values())
+        return estimate(values, missing=len(self.runs) - len(values))
+
+
+def method_of(run: TrackedRun) -> str | None:
+    """Return a run's method; None for a run that is no experiment."""
+    return run.params.get("method.name", run.tags.get("method"))
+
+
+def seed_of(run: TrackedRun) -> int:
+    """Return a run's seed."""
+    return int(run.params.get("seed", run.tags.get("seed", "0")))
+
+
+def parameters(run: TrackedRun) -> dict[str, str]:
+    """Return what may set a run apart from others: its parameters, and what scored its images."""
+    told = {k: v for k, v in run.params.items() if not k.startswith(IGNORED)}
+    if EXTRACTOR in run.tags:
+        told[EXTRACTOR] = f"{run.tags[EXTRACTOR]} {run.tags.get('extractor_hash', '')[:8]}".strip()
+    return told
+
+
+def varying(runs: Sequence[TrackedRun]) -> list[str]:
+    """Return the parameters that differ over the runs, of each those runs that logged it."""
+    seen: dict[str, set[str]] = {}
+    for run in runs:
+        for key, value in parameters(run).items():
+            seen.setdefault(key, set()).add(value)
+    return sorted(key for key, values in seen.items() if len(values) > 1)
+
+
+def group_runs(runs: Sequence[TrackedRun]) -> list[Group]:
+    """Return experiments in groups; of one that was run twice on the same seed, the later run."""
+    keys = varying(runs)
+    task_keys = [key for key in keys if key.startswith((*TASK, EXTRACTOR))]
+    setting_keys = [key for key in keys if key not in task_keys]
+    found: dict[tuple[Values, str, Values], dict[int, TrackedRun]] = {}
+    for run in sorted(runs, key=lambda run: run.started_ms):
+        place = (_chosen(run, task_keys), method_of(run) or "", _chosen(run, setting_keys))
+        found.setdefault(place, {})[seed_of(run)] = run
+    groups = [Group(*at, tuple(seeds[s] for s in sorted(seeds))) for at, seeds in found.items()]
+    return sorted(groups, key=_order)
+
+
+def _chosen(run: TrackedRun, keys: Iterable[str]) -> Values:
+    told = parameters(run)
+    return tuple((key, told.get(key, UNSET)) for key in keys)
+
+
+def _order(group: Group) -> tuple:
+    return (_sortable(group.task), method_order(group.method), _sortable(group.setting))
+
+
+def method_order(method: str) -> tuple[int, str]:
+    """Return a method's place among all: that of the records, and unknown ones after them."""
+    known = list(METHODS)
+    return (known.index(method) if method in known else len(known), method)
+
+
+def _sortable(values: Values) -> list[tuple[float, str]]:
+    """Return a key by which what is not given comes first, and 8 before 16."""
+    numbers = {text: as_number(text) for _, text in values}
+    return [(-math.inf if (n := numbers[text]) is None else n, text) for _, text in values]
+
+
+def as_number(text: str) -> float | None:
+    """Return a parameter's text as a number; None if it is none."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if is_known(value) else None
+
+
+def label(values: Values) -> str:
+    """Return the choices in words, such as `tau=3, adapt.lr=0.02`, without those not given."""
+    told = [f"{key.removeprefix('federation.')}={value}" for key, value in values if value != UNSET]
+    return ", ".join(told) or ("defaults" if values else "")
+
+
+def choosing_metric(groups: Sequence[Group]) -> str:
+    """Return the metric by which a method's best setting is chosen."""
+    known = [key for key in CHOSEN_BY if any(group.values(key) for group in groups)]
+    return known[0] if known else CHOSEN_BY[0]
+
+
+def best(groups: Iterable[Group], metric: str) -> Group:
+    """Return the setting with the lowest mean, out of those that were scored on the most seeds."""
+
+    def rank(group: Group) -> tuple[int, float]:
+        found = group.estimate(metric)
+        return (-found.num, found.mean) if found else (0, math.inf)
+
+    return min(groups, key=rank)
+
+
+def best_groups(groups: Sequence[Group], metric: str) -> list[Group]:
+    """Return each method's best setting of each task, in the order of the groups."""
+    rivals: dict[tuple[Values, str], list[Group]] = {}
+    for group in groups:
+        rivals.setdefault((group.task, group.method), []).append(group)
+    return [best(several, metric) for several in rivals.values()]
+
+
+def tasks_of(groups: Iterable[Group]) -> list[Values]:
+    """Return the tasks, in the order of the groups."""
+    return list(dict.fromkeys(group.task for group in groups))
+
+
+def by_method(groups: Iterable[Group]) -> Mapping[str, list[Group]]:
+    """Return the groups of each method, in the methods' order."""
+    found: dict[str, list[Group]] = {}
+    for group in groups:
+        found.setdefault(group.method, []).append(group)
+    return found

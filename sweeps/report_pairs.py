@@ -1,0 +1,115 @@
+"""Differences against SPIRE on the same seeds, and the list of runs: two more of the tables.
+
+A pair is two runs on one seed and one partition. They are compared twice: each method at its own
+best setting, and both at the same setting (the mean over shared settings of each seed, so that the
+interval is over seeds alone). Settings of `method.*` belong to a method and need not agree.
+"""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
+from pipeline.tracked_runs import TrackedRun
+from sweeps.report_groups import (
+    Group,
+    Pair,
+    Values,
+    best_groups,
+    by_method,
+    label,
+    method_of,
+    tasks_of,
+)
+from sweeps.report_stats import Estimate, estimate, paired, verdict
+from sweeps.report_tables import Cell, Table
+
+REFERENCE = "spire"
+OWN_BEST, SAME = "own best settings", "same settings"
+COMPARED = (
+    ("new clients: KID after", "final/adapt_kid_after"),
+    ("new clients: TV after", "final/adapt_tv_after"),
+    ("new clients: held-out after", "final/adapt_heldout_after"),
+    ("pre-training: KID, last round", "final/pretrain_kid_mean"),
+)
+CAPTION = (
+    "Each method minus SPIRE on the same seeds, mean over pairs and 95 % interval; below zero the "
+    "method's score is lower, which is better for all of these. Lower or higher: only where the "
+    "interval excludes zero. Several comparisons at once: one in twenty intervals misses by chance."
+)
+
+
+def differences_table(groups: Sequence[Group], chosen_by: str) -> Table | None:
+    """Return the paired differences; None without SPIRE or without any other method."""
+    rows: list[tuple[Cell, ...]] = []
+    has_settings, has_task = (any(getattr(g, at) for g in groups) for at in ("setting", "task"))
+    for task in tasks_of(groups):
+        here = [group for group in groups if group.task == task]
+        for method in by_method(here):
+            if method == REFERENCE:
+                continue
+            for metric, key in COMPARED:
+                found = {OWN_BEST: own_best_difference(here, method, key, chosen_by)}
+                same = same_setting_difference(here, method, key)
+                if has_settings and same != found[OWN_BEST]:
+                    found[SAME] = same
+                for how, difference in found.items():
+                    if difference is not None:
+                        head = ([label(task)] if has_task else []) + [method, metric]
+                        head += [how] if has_settings else []
+                        rows.append((*head, difference, difference.num, verdict(difference)))
+    columns = ["task"] * has_task + ["method", "score"] + ["compared at"] * has_settings
+    columns += ["minus SPIRE", "pairs", "verdict"]
+    title = "Differences against SPIRE"
+    return Table("differences", title, CAPTION, tuple(columns), tuple(rows)) if rows else None
+
+
+def own_best_difference(
+    groups: Sequence[Group], method: str, key: str, chosen_by: str
+) -> Estimate | None:
+    """Return a method minus SPIRE, each at its own best setting."""
+    chosen = {group.method: group for group in best_groups(groups, chosen_by)}
+    if REFERENCE not in chosen:
+        return None
+    return paired(chosen[method].values(key), chosen[REFERENCE].values(key))
+
+
+def same_setting_difference(groups: Sequence[Group], method: str, key: str) -> Estimate | None:
+    """Return a method minus SPIRE at the settings that both have, mean over them for each seed."""
+    theirs, ours = (_by_setting(groups, name, key) for name in (method, REFERENCE))
+    differences: dict[Pair, list[float]] = {}
+    for place in theirs.keys() & ours.keys():
+        differences.setdefault(place[1], []).append(fmean(theirs[place]) - fmean(ours[place]))
+    return estimate([fmean(several) for _, several in sorted(differences.items())])
+
+
+def _by_setting(
+    groups: Sequence[Group], method: str, key: str
+) -> Mapping[tuple[Values, Pair], list[float]]:
+    """Return a method's values at each setting that it could share with another, by pair."""
+    found: dict[tuple[Values, Pair], list[float]] = {}
+    for group in groups:
+        if group.method == method:
+            shared = tuple(v for v in group.setting if not v[0].startswith("method."))
+            for pair, value in group.values(key).items():
+                found.setdefault((shared, pair), []).append(value)
+    return found
+
+
+def runs_table(runs: Sequence[TrackedRun]) -> Table:
+    """Return every run that was asked for, also those that the other tables leave out."""
+    rows = [
+        (
+            run.name,
+            run.run_id[:8],
+            run.status,
+            method_of(run),
+            run.params.get("seed", run.tags.get("seed")),
+            run.tags.get("state_fingerprint", "-")[:8],
+            run.tags.get("git_revision"),
+        )
+        for run in runs
+    ]
+    columns = ("run", "id", "status", "method", "seed", "state", "revision")
+    text = (
+        "State: the head of the fingerprint of all weights at the end; equal ones are equal runs."
+    )
+    return Table("runs", "Runs", text, columns, tuple(rows))

@@ -1,0 +1,58 @@
+"""Lines of the report's figures: a mean over seeds, and their range, at each place of an axis."""
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
+
+from pipeline.seed_figures import Point, Series
+from spire_core.methods import METHODS
+from sweeps.report_groups import UNSET, Group, as_number, best, by_method, method_order
+
+Histories = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]  # by run, by metric
+
+
+def setting_of(group: Group, key: str) -> float | None:
+    """Return where a group stands on the axis of one setting; None if it has no number there."""
+    value = dict(group.setting)[key]
+    if key == "adapt.lr" and value == UNSET and group.method in METHODS:
+        return METHODS[group.method].adapt_lr or None  # the method's own rate
+    return as_number(value)
+
+
+def cost_of(group: Group, key: str) -> float | None:
+    """Return where a group stands on the axis of a cost; None if it has none."""
+    found = group.estimate(key)
+    return None if found is None else float(f"{found.mean:.9g}")
+
+
+def against(
+    groups: Sequence[Group], place_of: Callable[[Group], float | None], metric: str
+) -> list[Series]:
+    """Return a line for each method: its score at each place, at the best of the other settings."""
+    lines = []
+    for method, own in by_method(groups).items():
+        at: dict[float, list[Group]] = {}
+        for group in own:
+            if (place := place_of(group)) is not None and group.values(metric):
+                at.setdefault(place, []).append(group)
+        found = {place: best(at[place], metric).estimate(metric) for place in sorted(at)}
+        points = tuple((place, e.mean, e.low, e.high) for place, e in found.items() if e)
+        if points:
+            lines.append(Series(method, method_order(method)[0], points))
+    return lines
+
+
+def curves(groups: Sequence[Group], key: str, histories: Histories) -> list[Series]:
+    """Return a metric's line for each group, at the steps that all its seeds reached."""
+    lines = []
+    for group in groups:
+        found = [dict(histories.get(run.run_id, {}).get(key, ())) for run in group.runs]
+        found = [curve for curve in found if curve]
+        steps = sorted(set.intersection(*map(set, found))) if found else []
+        points = tuple(_point(step, [curve[step] for curve in found]) for step in steps)
+        if points:
+            lines.append(Series(group.method, method_order(group.method)[0], points))
+    return lines
+
+
+def _point(x: float, values: Sequence[float]) -> Point:
+    return (x, fmean(values), min(values), max(values))

@@ -1,0 +1,124 @@
+"""The report's tables of methods and settings: which columns there are, and rows of estimates."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sweeps.report_groups import Group, label
+from sweeps.report_stats import Estimate
+
+Cell = str | int | Estimate | None
+Metric = tuple[str, str]  # a column's title, and the metric in it
+
+PRETRAINING: tuple[Metric, ...] = (
+    ("KID, last round", "final/pretrain_kid_mean"),
+    ("KID, best round", "best/kid_mean"),
+    ("best round", "best/round"),
+    ("KID floor", "final/pretrain_kid_floor"),
+    ("TV", "final/pretrain_tv_mean"),
+    ("held-out", "final/pretrain_heldout_own"),
+)
+NEW_CLIENTS: tuple[Metric, ...] = (
+    ("KID before", "final/adapt_kid_before"),
+    ("KID after", "final/adapt_kid_after"),
+    ("after / before", "final/adapt_kid_ratio"),
+    ("KID floor", "final/adapt_kid_floor"),
+    ("TV after", "final/adapt_tv_after"),
+    ("TV floor", "final/adapt_tv_floor"),
+    ("held-out after", "final/adapt_heldout_after"),
+    ("NN train", "final/adapt_nn_train"),
+    ("NN test", "final/adapt_nn_test"),
+)
+FORGETTING_AND_COST: tuple[Metric, ...] = (
+    ("own", "final/adapt_forgetting_own"),
+    ("global", "final/adapt_forgetting_global"),
+    ("replaced", "final/adapt_forgetting_replaced"),
+    ("trained parameters", "params/trainable_new_client"),
+    ("kB up per client and round", "comm/up_kb_per_client_round"),
+    ("MB sent in total", "comm/total_mb"),
+)
+ALL_SETTINGS = (*PRETRAINING[:2], *NEW_CLIENTS[:3], NEW_CLIENTS[4], NEW_CLIENTS[6])
+ALL_SETTINGS += FORGETTING_AND_COST[:4]
+
+CAPTIONS = {
+    "pretraining": "KID of each client's samples against its own held-out images, mean over "
+    "clients: after the last round, and at the round where it was lowest. Floor: real images "
+    "against real ones. TV: distance between the classes drawn and the client's own mixture. "
+    "Held-out: denoising loss on unseen images.",
+    "new_clients": "Before and after adaptation, mean over new clients. Held-out: denoising "
+    "loss on its unseen images. NN: distance of generated images to the nearest training and test "
+    "images in feature space; training images that are clearly nearer speak for memorisation.",
+    "forgetting_and_cost": "KID at the last epoch of adaptation: own = above its lowest so far; "
+    "global = lost for existing clients; replaced = lost if only the adapted client is left. "
+    "Bytes: those of pre-training; the total counts all clients and rounds, up and down.",
+    "settings": "Every method at every setting that was run.",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns by title, and rows of cells; `name` is that of its CSV file."""
+
+    name: str
+    title: str
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+def cell_text(cell: Cell) -> str:
+    """Return a cell as people read it: `0.55 ± 0.02`, or `-` for what is not known.
+
+    The value stands alone where there is no interval; `(n=2)` follows where some seeds lack it.
+    """
+    if cell is None:
+        return "-"
+    if not isinstance(cell, Estimate):
+        return str(cell)
+    count = f" (n={cell.num})" if cell.missing else ""
+    if cell.half_width is None or cell.low == cell.high:
+        return plain(cell.mean) + count
+    exponent = int(f"{cell.half_width:e}".partition("e")[2])
+    decimals = min(max(1 - exponent, 0), 6)  # two digits of the interval
+    return f"{cell.mean:.{decimals}f} ± {cell.half_width:.{decimals}f}{count}"
+
+
+def plain(value: float) -> str:
+    """Return a number to four digits, or whole if it is or is large."""
+    is_whole = value == round(value) or abs(value) >= 1000
+    return f"{value:.0f}" if is_whole else f"{value:.4g}"
+
+
+def method_tables(groups: Sequence[Group]) -> list[Table]:
+    """Return the three tables of methods, one row for each of these groups."""
+    told = (("pretraining", "Pre-training clients", PRETRAINING),)
+    told += (("new_clients", "New clients", NEW_CLIENTS),)
+    told += (("forgetting_and_cost", "Forgetting and cost", FORGETTING_AND_COST),)
+    return [groups_table(name, title, groups, metrics) for name, title, metrics in told]
+
+
+def settings_table(groups: Sequence[Group]) -> Table:
+    """Return every method at every setting that was run."""
+    return groups_table("settings", "All settings", groups, ALL_SETTINGS)
+
+
+def groups_table(
+    name: str, title: str, groups: Sequence[Group], metrics: Sequence[Metric]
+) -> Table:
+    """Return a row for each group, with those of the metrics that any group has."""
+    known = [(text, key) for text, key in metrics if any(g.values(key) for g in groups)]
+    shown = head_columns(groups)
+    rows = [(*head(g, shown), len(g.runs), *(g.estimate(key) for _, key in known)) for g in groups]
+    columns = (*shown, "n", *(text for text, _ in known))
+    return Table(name, title, CAPTIONS[name], columns, tuple(rows))
+
+
+def head_columns(groups: Sequence[Group]) -> list[str]:
+    """Return which of task, method and setting stand before a row's numbers: those that vary."""
+    has_task, has_setting = (any(getattr(g, at) for g in groups) for at in ("task", "setting"))
+    return [*(["task"] if has_task else []), "method", *(["setting"] if has_setting else [])]
+
+
+def head(group: Group, columns: Sequence[str]) -> list[str]:
+    """Return the texts in these columns."""
+    texts = {"task": label(group.task), "method": group.method, "setting": label(group.setting)}
+    return [texts[column] for column in columns]

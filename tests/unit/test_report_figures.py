@@ -1,0 +1,74 @@
+"""What the figures of several seeds show is what they were given."""
+
+from pathlib import Path
+
+import pytest
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from pipeline.figures import OKABE_ITO
+from pipeline.seed_figures import Series, panels_figure, rounds_figure, settings_figure
+
+SPIRE = Series("spire", 0, ((4.0, 1.0, 0.5, 1.5), (64.0, 0.8, 0.7, 1.0)))
+LOCAL = Series("local", 4, ((64.0, 30.0, 20.0, 40.0),))
+
+
+def legend_of(figure: Figure, folder: Path) -> list[str]:
+    """Save the figure, which raises on any warning of the layout, and return its legend's texts."""
+    figure.savefig(folder / "figure.png")
+    (legend,) = figure.legends
+    return [text.get_text() for text in legend.get_texts()]
+
+
+def test_a_method_keeps_its_colour_and_marker_whoever_else_is_drawn() -> None:
+    for series in ([LOCAL], [SPIRE, LOCAL]):
+        axes = rounds_figure(series, "x", "y").axes[0]
+        line = {str(line.get_label()): line for line in axes.lines}["local"]
+        assert (to_hex(line.get_color()), line.get_marker()) == (OKABE_ITO[4].lower(), "v")
+
+
+def test_scores_that_differ_by_orders_of_magnitude_are_logarithmic(tmp_path: Path) -> None:
+    figure = rounds_figure([SPIRE, LOCAL], "x", "y", floor=0.004)
+    (axes,) = figure.axes
+    assert axes.get_yscale() == "log"
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["0.5", "1", "2", "5", "10", "20"]
+    assert legend_of(figure, tmp_path) == ["spire", "local", "floor 0.004, below the axis"]
+    (axes,) = rounds_figure([SPIRE, LOCAL], "x", "y", floor=0.4).axes
+    assert [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == "--"] == [0.4]
+
+
+def test_other_scores_are_linear_and_a_floor_below_zero_is_drawn(tmp_path: Path) -> None:
+    figure = rounds_figure([SPIRE], "x", "y", floor=-0.001)
+    (axes,) = figure.axes
+    assert axes.get_yscale() == "linear"
+    assert [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == "--"] == [-0.001]
+    assert legend_of(figure, tmp_path) == ["spire", "floor (real against real)"]
+
+
+def test_settings_are_named_where_they_were_tried(tmp_path: Path) -> None:
+    figure = settings_figure([SPIRE, LOCAL], "d_emb", "KID", "log2")
+    (axes,) = figure.axes
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["4", "64"]
+    dotted = [line for line in axes.lines if line.get_linestyle() == ":"]
+    assert [line.get_ydata()[0] for line in dotted] == [30.0]
+    (bars,) = axes.containers[0][2]
+    assert [segment[:, 1].tolist() for segment in bars.get_segments()] == [[0.5, 1.5], [0.7, 1.0]]
+    assert legend_of(figure, tmp_path) == ["spire", "local"]
+
+
+@pytest.mark.parametrize("places", [(0.0, 64.0, 455172.0), (0.0,), (64.0, 455172.0), (0.02,)])
+def test_a_cost_may_be_nothing(places: tuple[float, ...], tmp_path: Path) -> None:
+    series = [Series("spire", 0, tuple((x, 1.0, 0.9, 1.1) for x in places))]
+    figure = settings_figure(series, "bytes", "KID", "from 0")
+    legend_of(figure, tmp_path)
+    low, high = figure.axes[0].get_xlim()
+    assert low < min(places)
+    assert max(places) <= high
+    assert figure.axes[0].get_xscale() == ("symlog" if 0.0 in places else "log")
+
+
+def test_panels_share_one_legend(tmp_path: Path) -> None:
+    figure = panels_figure({"own": [SPIRE], "global": [SPIRE, LOCAL]}, "epochs", ["a", "b"])
+    assert [axes.get_title() for axes in figure.axes] == ["own", "global"]
+    assert [axes.get_ylabel() for axes in figure.axes] == ["a", "b"]
+    assert legend_of(figure, tmp_path) == ["spire", "local"]

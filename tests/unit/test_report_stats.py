@@ -1,0 +1,213 @@
+"""Intervals, pairs and groups, against numbers worked out by hand."""
+
+import math
+
+import pytest
+
+from pipeline.tracked_runs import TrackedRun
+from sweeps.report_groups import best_groups, choosing_metric, group_runs, label, varying
+from sweeps.report_pairs import differences_table, own_best_difference, same_setting_difference
+from sweeps.report_stats import Estimate, estimate, paired, t_probability, t_quantile, verdict
+from sweeps.report_tables import cell_text, settings_table
+
+KID = "final/adapt_kid_after"
+
+
+def run(method: str, seed: int, kid: float | None = None, **params: object) -> TrackedRun:
+    """A finished experiment; `model__d_emb=4` sets model.d_emb."""
+    told = {key.replace("__", "."): str(value) for key, value in params.items()}
+    told = {"method.name": method, "seed": str(seed), "resources.num_actors": str(seed)} | told
+    name = f"{method}-{seed}-{params}"
+    tags = {"partition_hash": f"p{seed}", "extractor": "cnn", "extractor_hash": "0123456789"}
+    finals = {} if kid is None else {KID: kid}
+    return TrackedRun(name, name, "FINISHED", told, tags, finals, 0)
+
+
+# ------------------------------------------------------------------------------------- intervals
+
+
+@pytest.mark.parametrize(
+    ("freedom", "quantile"),
+    [(1, 12.7062), (2, 4.3027), (3, 3.1824), (4, 2.7764), (9, 2.2622), (30, 2.0423), (120, 1.9799)],
+)
+def test_t_agrees_with_printed_tables(freedom: int, quantile: float) -> None:
+    assert t_quantile(freedom) == pytest.approx(quantile, abs=5e-5)
+
+
+def test_students_distribution_with_one_and_two_degrees_is_known_in_closed_form() -> None:
+    for t in (0.1, 1.0, 7.5):
+        assert t_probability(t, 1) == pytest.approx(2 / math.pi * math.atan(t), rel=1e-14)
+        assert t_probability(t, 2) == pytest.approx(t / math.sqrt(2 + t * t), rel=1e-14)
+
+
+def test_an_interval_worked_out_by_hand() -> None:
+    found = estimate([1.0, 2.0, 3.0])  # s = 1, t = 4.302653, sqrt(3) = 1.732051
+    assert found == Estimate(2.0, pytest.approx(2.484138, abs=1e-6), 3, 1.0, 3.0)
+
+
+def test_one_value_has_no_interval_and_none_has_no_mean() -> None:
+    assert estimate([5.0]) == Estimate(5.0, None, 1, 5.0, 5.0)
+    assert estimate([]) is None
+
+
+def test_pairs_are_those_that_both_have() -> None:
+    found = paired({0: 1.5, 1: 2.5, 2: 3.8, 9: 100.0}, {0: 1.0, 1: 2.0, 2: 3.0, 8: -100.0})
+    assert found is not None  # 0.5, 0.5, 0.8: s = 0.173205
+    assert (found.mean, found.half_width, found.num) == (
+        pytest.approx(0.6),
+        pytest.approx(0.430265, abs=1e-6),
+        3,
+    )
+    assert paired({0: 1.0}, {1: 1.0}) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [
+        ([0.5, 0.5, 0.8], "higher"),
+        ([-0.5, -0.5, -0.8], "lower"),
+        ([0.5, 0.5, -0.8], "cannot tell"),
+        ([3.0], "cannot tell"),
+        ([0.0, 0.0], "cannot tell"),
+    ],
+)
+def test_a_verdict_needs_an_interval_without_zero(values: list[float], word: str) -> None:
+    found = estimate(values)
+    assert found is not None
+    assert verdict(found) == word
+
+
+@pytest.mark.parametrize(
+    ("cell", "text"),
+    [
+        (estimate([0.54, 0.55, 0.56]), "0.550 ± 0.025"),
+        (estimate([1.0, 2.0, 3.0]), "2.0 ± 2.5"),
+        (estimate([1000.0, 3000.0]), "2000 ± 12706"),
+        (estimate([455172.0] * 3), "455172"),
+        (estimate([0.0, 0.0]), "0"),
+        (estimate([0.123456]), "0.1235"),
+        (estimate([0.5], missing=2), "0.5 (n=1)"),
+        (estimate([1e-9, 3e-9]), "0.000000 ± 0.000000"),
+        (None, "-"),
+        ("spire", "spire"),
+        (3, "3"),
+    ],
+)
+def test_cells_show_two_digits_of_their_interval(cell: Estimate | None, text: str) -> None:
+    assert cell_text(cell) == text
+
+
+# ---------------------------------------------------------------------------------------- groups
+
+
+def test_what_varies_is_found_without_seeds_resources_and_absent_parameters() -> None:
+    runs = [run("spire", 0, model__d_emb=4, new=1), run("local", 1, model__d_emb=8)]
+    assert varying(runs) == ["model.d_emb"]
+    (first, second) = group_runs(runs)
+    assert first.setting == (("model.d_emb", "4"),)
+    assert (first.method, second.method) == ("spire", "local")
+
+
+def test_groups_hold_seeds_in_order_and_the_later_of_two_equal_runs() -> None:
+    early, late = run("spire", 1, 1.0), run("spire", 1, 2.0)
+    late = TrackedRun("late", *list(vars(late).values())[1:-1], started_ms=5)
+    (group,) = group_runs([late, run("spire", 0, 3.0), early])
+    assert [r.run_id for r in group.runs] == [run("spire", 0).run_id, "late"]
+    assert group.values(KID) == {(0, "p0"): 3.0, (1, "p1"): 2.0}
+
+
+def test_settings_are_sorted_as_numbers_and_labelled() -> None:
+    runs = [run("spire", 0, federation__tau=t, adapt__lr=lr) for t, lr in ((16, 0.1), (8, None))]
+    assert [label(g.setting) for g in group_runs(runs)] == ["tau=8", "adapt.lr=0.1, tau=16"]
+
+
+def test_other_data_is_another_task_and_so_is_another_extractor() -> None:
+    runs = [run("spire", 0, data__name=name) for name in ("mnist", "cifar10")]
+    assert [g.task for g in group_runs(runs)] == [
+        (("data.name", "cifar10"),),
+        (("data.name", "mnist"),),
+    ]
+    other = run("spire", 1)
+    other = TrackedRun(**{**vars(other), "tags": {"extractor": "inception"}})
+    tasks = [label(g.task) for g in group_runs([run("spire", 0), other])]
+    assert tasks == ["extractor=cnn 01234567", "extractor=inception"]
+
+
+def test_the_best_setting_has_the_lowest_mean_among_those_with_most_seeds() -> None:
+    runs = [run("spire", s, kid, model__d_emb=4) for s, kid in ((0, 3.0), (1, 5.0))]
+    runs += [run("spire", s, kid, model__d_emb=8) for s, kid in ((0, 4.0), (1, 3.0))]
+    runs += [run("spire", 0, 0.1, model__d_emb=16)]  # one lucky seed
+    runs += [run("spire", s, kid, model__d_emb=32) for s, kid in ((0, 0.1), (1, math.nan))]
+    (chosen,) = best_groups(group_runs(runs), KID)
+    assert chosen.setting == (("model.d_emb", "8"),)
+
+
+def test_a_value_that_is_no_number_is_in_no_mean_and_shows() -> None:
+    runs = [
+        run("spire", 0, 1.0),
+        run("spire", 1, math.nan),
+        run("spire", 2, 1.7976931348623157e308),
+    ]
+    (row,) = settings_table(group_runs(runs)).rows
+    assert [cell_text(cell) for cell in row] == ["spire", "3", "1 (n=1)"]
+
+
+def test_the_choosing_metric_is_one_that_there_is() -> None:
+    assert choosing_metric(group_runs([run("spire", 0, 1.0)])) == KID
+    bare = TrackedRun(**{**vars(run("spire", 0)), "finals": {"final/pretrain_kid_mean": 1.0}})
+    assert choosing_metric(group_runs([bare])) == "final/pretrain_kid_mean"
+
+
+# ----------------------------------------------------------------------------------------- pairs
+
+
+def test_methods_are_compared_at_their_own_best_settings_on_the_same_seeds() -> None:
+    runs = [run("spire", s, k, adapt__lr=0.02) for s, k in ((0, 1.0), (1, 2.0), (2, 3.0))]
+    runs += [run("local", s, k, adapt__lr=0.1) for s, k in ((0, 1.5), (1, 2.5), (2, 3.8))]
+    groups = group_runs(runs)
+    found = own_best_difference(groups, "local", KID, KID)
+    assert found is not None
+    assert (found.mean, found.half_width) == (
+        pytest.approx(0.6),
+        pytest.approx(0.430265, abs=1e-6),
+    )
+    assert same_setting_difference(groups, "local", KID) is None
+    table = differences_table(groups, KID)
+    assert table is not None
+    assert [(row[0], row[2], *row[4:]) for row in table.rows] == [
+        ("local", "own best settings", 3, "higher")
+    ]
+
+
+def test_at_the_same_settings_each_seed_counts_once() -> None:
+    """Seed 0: 2 - 1 and 6 - 4, mean 1.5; seed 1: 5 - 1. The setting that only one has is unused."""
+    runs = [run("spire", 0, 1.0, federation__tau=1), run("spire", 0, 4.0, federation__tau=3)]
+    runs += [run("spire", 1, 1.0, federation__tau=1), run("spire", 0, 0.0, federation__tau=9)]
+    runs += [run("local", 0, 2.0, federation__tau=1), run("local", 0, 6.0, federation__tau=3)]
+    runs += [run("local", 1, 5.0, federation__tau=1)]
+    found = same_setting_difference(group_runs(runs), "local", KID)
+    assert found is not None
+    assert (found.mean, found.num, found.low, found.high) == (2.75, 2, 1.5, 4.0)
+
+
+def test_settings_of_a_method_need_not_agree() -> None:
+    runs = [run("spire", 0, 1.0, method__phases="joint", federation__tau=1)]
+    runs += [run("shared_rep", 0, 2.0, method__phases="alternate", federation__tau=1)]
+    runs += [run("spire", 0, 9.0, method__phases="joint", federation__tau=3)]
+    found = same_setting_difference(group_runs(runs), "shared_rep", KID)
+    assert found is not None
+    assert found.mean == 1.0
+
+
+def test_another_partition_of_the_same_seed_is_no_pair() -> None:
+    other = run("local", 0, 5.0)
+    other = TrackedRun(**{**vars(other), "tags": other.tags | {"partition_hash": "other"}})
+    groups = group_runs([run("spire", 0, 1.0), run("spire", 1, 1.0), other, run("local", 1, 3.0)])
+    found = own_best_difference(groups, "local", KID, KID)
+    assert found is not None
+    assert (found.mean, found.num) == (2.0, 1)
+
+
+def test_without_spire_there_are_no_differences() -> None:
+    assert differences_table(group_runs([run("local", 0, 1.0)]), KID) is None
+    assert differences_table(group_runs([run("spire", 0, 1.0)]), KID) is None
