@@ -9,7 +9,9 @@ Read `experiment` first. Nothing is imported here, so that `spire --help` answer
     evaluation, forgetting   scores of pre-training and of adaptation
     runs        where runs lie, and how one is found
     tracking, mlflow_store, generator_model   what MLflow keeps
+    tracked_runs   what is read back from it
     record, summary, record_figures, figures, image_grids   what is written there
+    seed_figures   pictures of several runs
     saved_run, arrival   a finished run: draw from it, or add a client to it
     cli, progress, report_text, doctor   what a user types and sees
 """

@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pipeline.experiment import Result
     from pipeline.saved_run import SavedRun
 
+AddVerb = Callable[[Any], None]  # adds a verb to the subparsers of `spire`
 DEFAULT_PRESET = "mnist-cpu"
 USER_ERROR, INTERRUPTED = 2, 130
 
@@ -30,23 +31,26 @@ class Answer:
     exit_code: int = 0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, more_verbs: Sequence[AddVerb] = ()) -> int:
     """Run `spire` with these arguments (None: the process's own) and return its exit code.
 
-    0 on success, 1 if a self-test failed, 2 for a mistake of the user's, 130 if interrupted.
+    `more_verbs` are those of packages that build on this one. 0 on success, 1 if a self-test or a
+    trial failed, 2 for a mistake of the user's, 130 if interrupted.
     """
-    args = _parse(argv)
+    args = _parse(argv, more_verbs)
+    from pipeline.ray_job import hear_interrupts
     from spire_core.errors import SpireError
 
+    hear_interrupts()
     try:
         # What libraries print is no part of the answer.
         with contextlib.redirect_stdout(sys.stderr):
             answer: Answer = args.act(args)
     except SpireError as error:
-        _say(f"spire {args.verb}: {' '.join(str(error).split())}")
+        say(f"spire {args.verb}: {' '.join(str(error).split())}")
         return USER_ERROR
     except KeyboardInterrupt:
-        _say(f"spire {args.verb}: interrupted")
+        say(f"spire {args.verb}: interrupted")
         return INTERRUPTED
     _print(json.dumps(answer.values, allow_nan=False) if args.json else answer.text)
     return answer.exit_code
@@ -59,7 +63,8 @@ def _print(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Print a message to stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -94,7 +99,7 @@ def resume(args: argparse.Namespace) -> Answer:
     from pipeline.run_files import load_result, load_start
     from pipeline.runs import find_run
 
-    overrides = _allowed(args.words, ("tracking.", "resources."))
+    overrides = allowed(args.words, ("tracking.", "resources."))
     given = load_config(None, overrides).tracking
     run_dir = find_run(args.run, given)
     if (told := load_result(run_dir)) is not None:
@@ -124,7 +129,7 @@ def adapt(args: argparse.Namespace) -> Answer:
     if args.data in SPECS:
         _fetch_if_missing(args.data, root, None)
     images, mixture = load_arrival(saved, args.data, args.classes, root)
-    _say(f"fitting a new client for up to {config.adapt.epochs} epochs")
+    say(f"fitting a new client for up to {config.adapt.epochs} epochs")
     arrival = adapt_arrival(saved, images, config.adapt, args.client, mixture)
     return Answer(arrival_table(arrival), arrival_json(arrival))
 
@@ -154,7 +159,7 @@ def data_fetch(args: argparse.Namespace) -> Answer:
     """Get a data set, unless it is there and intact."""
     from pipeline.fetch import fetch
 
-    path = fetch(args.name, args.root, args.source, log=_say)
+    path = fetch(args.name, args.root, args.source, log=say)
     return Answer(str(path), {"name": args.name, "path": str(path)})
 
 
@@ -216,31 +221,29 @@ def _preset_and_overrides(words: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def _fetch_if_missing(name: str, root: str | None, source_dir: str | None) -> None:
-    from pipeline.datasets import store_root
-    from pipeline.fetch import fetch
+    from pipeline.fetch import fetch_if_missing
 
-    if name != "folder" and not (store_root(root) / name).is_dir():
-        _say(f"{name} is not in {store_root(root)} yet: fetching it")
-        fetch(name, root, source_dir, log=_say)
+    fetch_if_missing(name, root, source_dir, say)
 
 
-def _saved_run(run: str, overrides: Sequence[str], allowed: tuple[str, ...]) -> "SavedRun":
+def _saved_run(run: str, overrides: Sequence[str], prefixes: tuple[str, ...]) -> "SavedRun":
     """Return a finished run; ConfigError for an override of what that run has already fixed."""
     from pipeline.config import load_config
     from pipeline.runs import find_run
     from pipeline.saved_run import SavedRun
 
-    overrides = _allowed(overrides, allowed)
+    overrides = allowed(overrides, prefixes)
     return SavedRun.load(find_run(run, load_config(None, overrides).tracking))
 
 
-def _allowed(overrides: Sequence[str], allowed: tuple[str, ...]) -> Sequence[str]:
+def allowed(overrides: Sequence[str], prefixes: tuple[str, ...]) -> Sequence[str]:
+    """Return the overrides; ConfigError for one that begins with none of the prefixes."""
     from spire_core.errors import ConfigError
 
     for word in overrides:
-        if not word.startswith(allowed):
+        if not word.startswith(prefixes):
             raise ConfigError(
-                f"expected settings of {', '.join(a.rstrip('.=') for a in allowed)} only, got "
+                f"expected settings of {', '.join(a.rstrip('.=') for a in prefixes)} only, got "
                 f"{word!r}: everything else was fixed by the run"
             )
     return overrides
@@ -254,11 +257,19 @@ class _Parser(argparse.ArgumentParser):
         self.exit(USER_ERROR, f"{self.prog}: {message}: see {self.prog} --help\n")
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def _parse(argv: Sequence[str] | None, more_verbs: Sequence[AddVerb]) -> argparse.Namespace:
     """Return the parsed arguments; unlike argparse alone, words may also come after options."""
     parser = _Parser(prog="spire", description="Federated personalised diffusion models.")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for add in (_add_run, _add_resume, _add_adapt, _add_sample, _add_data, _add_doctor):
+    for add in (
+        _add_run,
+        _add_resume,
+        _add_adapt,
+        _add_sample,
+        _add_data,
+        _add_doctor,
+        *more_verbs,
+    ):
         add(verbs)
     args, rest = parser.parse_known_args(argv)
     if [word for word in rest if word.startswith("-") or "words" not in args]:
@@ -268,7 +279,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def _verb(verbs: Any, name: str, act: Any, text: str) -> argparse.ArgumentParser:
+def add_verb(verbs: Any, name: str, act: Any, text: str) -> argparse.ArgumentParser:
+    """Return the parser of a new verb that answers with `act(args)`, as text or as JSON."""
     parser = verbs.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
     parser.set_defaults(act=act)
     parser.add_argument("--json", action="store_true", help="print one JSON object to stdout")
@@ -276,7 +288,7 @@ def _verb(verbs: Any, name: str, act: Any, text: str) -> argparse.ArgumentParser
 
 
 def _add_run(verbs: Any) -> None:
-    parser = _verb(verbs, "run", run, "run one experiment end to end")
+    parser = add_verb(verbs, "run", run, "run one experiment end to end")
     _add_preset(parser)
     parser.add_argument(
         "--dry-run", action="store_true", help="print config, partition and resources, and stop"
@@ -285,7 +297,7 @@ def _add_run(verbs: Any) -> None:
 
 
 def _add_resume(verbs: Any) -> None:
-    parser = _verb(verbs, "resume", resume, "go on with an interrupted run")
+    parser = add_verb(verbs, "resume", resume, "go on with an interrupted run")
     parser.add_argument("run", metavar="RUN", help="a run's id, name or folder, or last")
     text = "settings of tracking.* and resources.*"
     parser.add_argument("words", nargs="*", metavar="key=value", help=text)
@@ -304,7 +316,7 @@ def _add_saved_run(parser: argparse.ArgumentParser, settings: str) -> None:
 
 
 def _add_adapt(verbs: Any) -> None:
-    parser = _verb(verbs, "adapt", adapt, "fit a client that arrives after a run has ended")
+    parser = add_verb(verbs, "adapt", adapt, "fit a client that arrives after a run has ended")
     _add_saved_run(parser, "adapt.*, tracking.* and data.root")
     text = "its images: a data set (its test split), or a folder, flat or with class subfolders"
     parser.add_argument("--data", required=True, metavar="DIR_OR_DATASET", help=text)
@@ -315,7 +327,7 @@ def _add_adapt(verbs: Any) -> None:
 
 
 def _add_sample(verbs: Any) -> None:
-    parser = _verb(verbs, "sample", sample, "draw images as a client, or as the population")
+    parser = add_verb(verbs, "sample", sample, "draw images as a client, or as the population")
     _add_saved_run(parser, "tracking.*")
     parser.add_argument("--num", type=_count(1), default=64, metavar="N", help="images (64)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (0)")
@@ -327,18 +339,18 @@ def _add_data(verbs: Any) -> None:
     text = "get a data set, or show who holds which images"
     data = verbs.add_parser("data", help=text, description=f"{text.capitalize()}.")
     data_verbs = data.add_subparsers(dest="data_verb", metavar="VERB", required=True)
-    parser = _verb(data_verbs, "fetch", data_fetch, "get a data set and check its hashes")
+    parser = add_verb(data_verbs, "fetch", data_fetch, "get a data set and check its hashes")
     parser.add_argument("name", metavar="NAME", help="mnist, fashion_mnist or cifar10")
     text = "a folder that holds the original files"
     parser.add_argument("--from", dest="source", metavar="DIR", help=text)
     parser.add_argument("--root", help="where data sets are kept ($SPIRE_DATA, or ./data)")
-    parser = _verb(data_verbs, "show", data_show, "show which client holds which classes")
+    parser = add_verb(data_verbs, "show", data_show, "show which client holds which classes")
     _add_preset(parser)
     parser.add_argument("--out", metavar="PNG", help="draw it as well")
 
 
 def _add_doctor(verbs: Any) -> None:
-    parser = _verb(verbs, "doctor", doctor, "say what would run where and what is missing")
+    parser = add_verb(verbs, "doctor", doctor, "say what would run where and what is missing")
     text = "check KID and the extractors on the data sets that are here; exit code 1 if that fails"
     parser.add_argument("--metrics", action="store_true", help=text)
 

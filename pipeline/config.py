@@ -216,12 +216,33 @@ def _layered(base: Config, layers: list[DictConfig], overrides: Sequence[str]) -
     return config_from_dict(OmegaConf.to_container(merged, resolve=True))  # type: ignore[arg-type]
 
 
+def read_settings(text: str, source: str) -> dict[str, Any]:
+    """Return the settings of a YAML text as plain values; ConfigError if it holds no settings."""
+    try:
+        loaded = OmegaConf.to_container(OmegaConf.create(text), resolve=True)
+    except Exception as error:  # YAML and OmegaConf each have their own family of errors
+        told = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(f"expected YAML settings in {source}, got {told}: correct it") from error
+    if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
+        raise ConfigError(f"expected KEY: VALUE settings in {source}, got {loaded!r}: correct it")
+    return loaded  # type: ignore[return-value]
+
+
+def split_override(text: str) -> tuple[str, Any]:
+    """Return the key and the plain value of an override `key=value`; ConfigError if it is none."""
+    key, _, value = text.partition("=")
+    _parse_override(text)
+    parsed: Any = OmegaConf.to_container(_parse_override(f"x={value}"))
+    return key, parsed["x"]
+
+
 def config_from_dict(values: dict[str, Any]) -> Config:
     """Return the configuration that `Config.as_dict` came from, every value checked by its type."""
-    return _build(Config, values, "")
+    return build(Config, values, "")
 
 
-def _build(kind: type[Built], values: Any, prefix: str) -> Built:
+def build(kind: type[Built], values: Any, prefix: str = "") -> Built:
+    """Return a record of settings out of plain values; ConfigError where one does not fit."""
     if not isinstance(values, dict):
         raise ConfigError(
             f"expected settings under {prefix.rstrip('.')}, got {values!r}: "
@@ -236,7 +257,7 @@ def _build(kind: type[Built], values: Any, prefix: str) -> Built:
 def _typed(kind: Any, value: Any, key: str) -> Any:
     """Return a value as its field's type, or raise ConfigError."""
     if dataclasses.is_dataclass(kind):
-        return _build(kind, value, key + ".")  # type: ignore[arg-type]
+        return build(kind, value, key + ".")  # type: ignore[arg-type]
     options = getattr(kind, "__args__", (kind,)) if not hasattr(kind, "__origin__") else (kind,)
     for option in options:
         converted = _convert(option, value)
@@ -250,6 +271,8 @@ _REFUSED = object()
 
 
 def _convert(kind: Any, value: Any) -> Any:
+    if kind is dict:
+        return value if isinstance(value, dict) else _REFUSED
     if getattr(kind, "__origin__", None) is tuple:
         args = kind.__args__
         if not isinstance(value, list | tuple):

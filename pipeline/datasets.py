@@ -16,6 +16,7 @@ import numpy as np
 
 from pipeline.image_folder import load_folder
 from pipeline.known_datasets import SPECS, DatasetSpec
+from pipeline.ray_job import base_folder, lasting
 from spire_core.errors import ConfigError, DataError
 
 SPLITS = ("train", "test")
@@ -25,7 +26,7 @@ SPLITS = ("train", "test")
 class DataConfig:
     """Which images the clients hold.
 
-    root: where fetched data sets lie; None means $SPIRE_DATA, or else ./data.
+    root: where fetched data sets lie; None means $SPIRE_DATA, or else data in the folder of runs.
     path: the image folder when `name` is "folder"; for the other names a folder with the original
         files to fetch from.
     image_size: side in pixels; None means the original size, 28 padded to 32.
@@ -77,8 +78,10 @@ def dataset_spec(name: str | DatasetSpec) -> DatasetSpec:
 
 
 def store_root(root: str | Path | None = None) -> Path:
-    """The absolute folder of the stored data sets: `root`, or $SPIRE_DATA, or ./data."""
-    return Path(root or os.environ.get("SPIRE_DATA") or "data").expanduser().resolve()
+    """The absolute folder of the stored data sets: `root`, or $SPIRE_DATA, or data in the base."""
+    given = root or os.environ.get("SPIRE_DATA")
+    name = "data.root" if root else "SPIRE_DATA"
+    return lasting(given, name) if given else base_folder() / "data"
 
 
 def sha256_of(*arrays: np.ndarray) -> str:

@@ -18,6 +18,7 @@ from pipeline.datasets import describe, load_stored, store_root
 from pipeline.known_datasets import SPECS
 from pipeline.resources import ActorPlan, most_useful_actors, plan_actors
 from pipeline.runs import TrackingConfig, mask, tracking_uri, ui_command
+from pipeline.working_dir import IGNORE_FILE, measure_upload
 from spire_core.errors import DataError, WeightsError
 from spire_core.extractor import CLASSIFIER_SUFFIX, EXTRACTORS, INCEPTION, make_extractor
 from spire_core.selftest import metric_selftest
@@ -35,8 +36,12 @@ def plan_here(config: Config) -> ActorPlan | None:
     """Return the client actors that this machine would run; None where one process does all."""
     if config.resources.pool == "local":
         return None
-    machine = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
-    return plan_actors(config.resources, machine, most_useful_actors(config))
+    return plan_actors(config.resources, machine_resources(), most_useful_actors(config))
+
+
+def machine_resources() -> dict[str, float]:
+    """Return what a Ray cluster on this machine alone would have."""
+    return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
 
 
 def examine(with_metrics: bool = False) -> dict[str, Any]:
@@ -55,6 +60,7 @@ def examine(with_metrics: bool = False) -> dict[str, Any]:
         "data": [describe(name) for name in SPECS],
         "extractors": [_extractor(name) for name in EXTRACTORS],
         "tracking": _tracking(),
+        "job_upload": _job_upload(),
     }
     found["selftests"] = _selftests(found["data"]) if with_metrics else []
     found["missing"] = _missing(found)
@@ -105,6 +111,14 @@ def _tracking() -> dict[str, Any]:
     return told
 
 
+def _job_upload() -> dict[str, Any] | None:
+    """Return what a job submitted from this checkout would upload; None elsewhere."""
+    if not Path(IGNORE_FILE).is_file():
+        return None
+    upload = measure_upload(".")
+    return {"num_bytes": upload.num_bytes, "ok": upload.fits, "told": upload.describe()}
+
+
 def _selftests(data: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [_selftest(entry["name"]) for entry in data if entry["present"]]
 
@@ -130,6 +144,9 @@ def _missing(found: dict[str, Any]) -> list[str]:
     for entry in (*found["data"], *found["extractors"]):
         if not entry["ok"]:
             sentences.append(f"{entry['name']}: {entry['problem']}")
+    upload = found["job_upload"]
+    if upload and not upload["ok"]:
+        sentences.append(f"ray job submit --working-dir .: {upload['told']}")
     if not found["tracking"]["ok"]:
         sentences.append(f"{found['tracking']['uri']}: {found['tracking']['problem']}")
     return sentences
@@ -150,6 +167,8 @@ def doctor_text(found: dict[str, Any]) -> str:
         f"tracking    {found['tracking']['uri']}",
         f"            {found['tracking']['ui']}",
     ]
+    if found["job_upload"]:
+        lines.append(f"job upload  {found['job_upload']['told']}")
     lines += [_selftest_line(test) for test in found["selftests"]]
     lines += ["", "missing:" if found["missing"] else "nothing is missing"]
     return "\n".join(lines + [f"- {sentence}" for sentence in found["missing"]])

@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import resource
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -95,14 +95,16 @@ def run_experiment(
     watcher: Watcher,
     parent_run_id: str | None = None,
     pretrained: Path | None = None,
+    more_tags: Mapping[str, str] | None = None,
 ) -> Result:
     """Run one experiment end to end and return what it found; everything is tracked on the way.
 
+    `parent_run_id` nests its tracking run below another; `more_tags` go beside the usual ones.
     `pretrained`: the folder of a run whose finished pre-training is taken over instead of doing the
     same once more; RunError if that was done with other settings.
     """
     setting = prepare(config)
-    tags = run_tags(setting, preset)
+    tags = run_tags(setting, preset) | dict(more_tags or {})
     with Tracker.start(config.tracking, run_name(config), tags, parent_run_id) as tracker:
         save_start(tracker.run_dir, config, preset)
         watcher.started(tracker.run_dir)

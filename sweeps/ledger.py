@@ -1,0 +1,93 @@
+"""A sweep's folder: what became of each trial, so that the same command again goes on from there.
+
+`<root>/studies/<name>-<key>/trials/<trial id>.json` is written by whoever runs the trial.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.run_files import write_json
+from pipeline.runs import TrackingConfig, tracking_root
+from sweeps.space import SweepConfig
+
+Status = Literal["running", "finished", "failed", "stopped"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is known of a trial that has begun.
+
+    `result` is the object that `spire run --json` prints, `error` one sentence, `value` the metric
+    of a trial that a scheduler stopped.
+    """
+
+    trial_id: str
+    status: Status
+    run_dir: str | None = None
+    point: dict[str, Any] | None = None
+    result: dict[str, Any] | None = None
+    error: str | None = None
+    value: float | None = None
+
+    @property
+    def run_id(self) -> str | None:
+        return None if self.run_dir is None else Path(self.run_dir).name
+
+
+class Ledger:
+    """The entries of one sweep, a small file each."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def of(cls, sweep: SweepConfig, tracking: TrackingConfig) -> "Ledger":
+        """Return the ledger of a sweep, in the folder where its runs are."""
+        return cls(tracking_root(tracking) / "studies" / f"{sweep.name}-{sweep.key}")
+
+    def _path(self, trial_id: str) -> Path:
+        return self.folder / "trials" / f"{trial_id}.json"
+
+    def read(self, trial_id: str) -> Entry | None:
+        """Return what is known of a trial, or None if it has never begun."""
+        path = self._path(trial_id)
+        return Entry(**json.loads(path.read_text())) if path.is_file() else None
+
+    def write(self, entry: Entry) -> None:
+        """Replace what is known of a trial."""
+        self._path(entry.trial_id).parent.mkdir(parents=True, exist_ok=True)
+        write_json(self._path(entry.trial_id), vars(entry))
+
+    def update(self, trial_id: str, **changes: Any) -> Entry:
+        """Change some of what is known of a trial."""
+        entry = replace(self.read(trial_id) or Entry(trial_id, "running"), **changes)
+        self.write(entry)
+        return entry
+
+    def write_traceback(self, trial_id: str, text: str) -> None:
+        """Keep where an error came from, beside the entry."""
+        self._path(trial_id).with_suffix(".traceback.txt").write_text(text)
+
+    def entries(self, trial_ids: Iterable[str]) -> dict[str, Entry]:
+        """Return the entries of those trials that have begun."""
+        found = {trial_id: self.read(trial_id) for trial_id in trial_ids}
+        return {trial_id: entry for trial_id, entry in found.items() if entry is not None}
+
+    def all_entries(self) -> list[Entry]:
+        """Return every entry, in the order of trial ids."""
+        ids = sorted(path.stem for path in (self.folder / "trials").glob("*.json"))
+        return list(self.entries(ids).values())
+
+    @property
+    def parent_run_dir(self) -> Path | None:
+        """The folder of the sweep's own run, once it has begun."""
+        path = self.folder / "sweep.json"
+        return Path(json.loads(path.read_text())["run_dir"]) if path.is_file() else None
+
+    def remember_parent(self, run_dir: Path) -> None:
+        """Keep where the sweep's own run is."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / "sweep.json", {"run_dir": str(run_dir)})

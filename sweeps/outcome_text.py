@@ -1,0 +1,158 @@
+"""What the command line says about a sweep, before it runs and at its end: text and JSON."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.report_text import aligned, change, number
+from sweeps.ledger import Entry
+from sweeps.plan import TrialPlan, concurrency, plan_trial
+from sweeps.space import SweepConfig, Trial
+from sweeps.sweep import Outcome
+
+CLOCKED = ("duration", "time/", "memory/")  # parts of names of numbers that no seed determines
+
+
+def plan_json(
+    sweep: SweepConfig, trials: Sequence[Trial], cluster: Mapping[str, float]
+) -> dict[str, Any]:
+    """Return what would run: each trial with what it asks of the cluster."""
+    at_once = concurrency(sweep, trials, cluster)
+    plans = [plan_trial(trial.config, cluster, at_once) for trial in trials]
+    rows = [_planned(trial, plan) for trial, plan in zip(trials, plans, strict=True)]
+    drawn = sweep.num_trials if sweep.search == "optuna" else len(trials)
+    return {
+        "name": sweep.name,
+        "preset": sweep.preset,
+        "search": sweep.search,
+        "num_trials": drawn,
+        "concurrency": at_once,
+        "cluster": {name: cluster[name] for name in ("CPU", "GPU") if name in cluster},
+        "trials": rows,
+    }
+
+
+def _planned(trial: Trial, plan: TrialPlan) -> dict[str, Any]:
+    return {
+        "trial_id": trial.trial_id,
+        "label": trial.label,
+        "overrides": list(trial.overrides),
+        "resources": plan.bundles,
+        "needs": plan.describe(),
+        "shares_pretraining": trial.shares_pretraining,
+    }
+
+
+def plan_text(told: Mapping[str, Any]) -> str:
+    """Return what `plan_json` tells, as a table."""
+    header = ["trial", "what", "needs", "pre-training"]
+    rows = [
+        [
+            row["trial_id"],
+            row["label"],
+            row["needs"],
+            "shared" if row["shares_pretraining"] else "own",
+        ]
+        for row in told["trials"]
+    ]
+    have = ", ".join(f"{amount:g} {name}" for name, amount in told["cluster"].items())
+    kind = "trials" if told["search"] != "optuna" else "trials to draw; those at the axes' ends"
+    return (
+        f"sweep {told['name']} on {told['preset']}: {told['num_trials']} {kind}, "
+        f"{told['concurrency']} at once on {have}\n{aligned(header, rows)}"
+    )
+
+
+def outcome_json(outcome: Outcome) -> dict[str, Any]:
+    """Return what a sweep came to, trial by trial."""
+    trials = [_row(outcome, trial) for trial in outcome.trials]
+    counts = {s: len(outcome.with_status(s)) for s in ("finished", "failed", "stopped")}
+    best = _best(outcome)
+    return {
+        "name": outcome.sweep.name,
+        "parent_run_id": outcome.parent_run_id,
+        "num_trials": len(trials),
+        **{f"num_{status}": count for status, count in counts.items()},
+        "num_unfinished": len(outcome.with_status("unfinished")),
+        "num_skipped": outcome.num_skipped,
+        "metric": outcome.sweep.metric,
+        "best_trial_id": None if best is None else best.trial_id,
+        "trials": trials,
+        "folder": str(outcome.ledger.folder),
+    }
+
+
+def _row(outcome: Outcome, trial: Trial) -> dict[str, Any]:
+    entry = outcome.entries.get(trial.trial_id) or Entry(trial.trial_id, "running")
+    result = entry.result or {}
+    metrics = {
+        name: value
+        for name, value in result.get("metrics", {}).items()
+        if not any(part in name for part in CLOCKED)
+    }
+    return {
+        "trial_id": trial.trial_id,
+        "label": trial.label,
+        "method": trial.config.method.name,
+        "seed": trial.config.seed,
+        "point": trial.point,
+        "overrides": list(trial.overrides),
+        "status": outcome.status(trial),
+        "run_id": entry.run_id,
+        "error": entry.error,
+        "state_fingerprint": result.get("state_fingerprint"),
+        "metrics": metrics,
+    }
+
+
+def _best(outcome: Outcome) -> Trial | None:
+    sign = 1 if outcome.sweep.mode == "min" else -1
+    scored = []
+    for trial in outcome.with_status("finished"):
+        metrics = (outcome.entries[trial.trial_id].result or {})["metrics"]
+        value = metrics.get(outcome.sweep.metric, _final_of(outcome.sweep.metric, metrics))
+        if value is not None:
+            scored.append((sign * value, trial.trial_id, trial))
+    return min(scored)[2] if scored else None
+
+
+def _final_of(metric: str, metrics: Mapping[str, float]) -> float | None:
+    """Return a round's metric after the last round, as finished trials keep it."""
+    return metrics.get(f"final/{metric.replace('/', '_')}")
+
+
+def outcome_text(told: Mapping[str, Any]) -> str:
+    """Return what `outcome_json` tells, as a table and a line for each failure."""
+    header = ["trial", "what", "status", "KID", "new clients' KID", "TV", "held-out", "state"]
+    rows = [_cells(row, row["trial_id"] == told["best_trial_id"]) for row in told["trials"]]
+    counts = ", ".join(
+        f"{told[f'num_{status}']} {status}"
+        for status in ("finished", "failed", "stopped", "unfinished")
+        if told[f"num_{status}"] or status == "finished"
+    )
+    parts = [
+        f"sweep {told['name']}: {counts}"
+        + (f" ({told['num_skipped']} of them before)" if told["num_skipped"] else ""),
+        aligned(header, rows) + (f"\n* best by {told['metric']}" if told["best_trial_id"] else ""),
+    ]
+    failed = [row for row in told["trials"] if row["status"] == "failed"]
+    parts += [f"{row['label']} failed: {row['error']}" for row in failed]
+    if failed:
+        parts.append("the same command with --retry-failed tries them again")
+    if told["num_unfinished"]:
+        parts.append("the same command goes on with what is unfinished")
+    return "\n\n".join(parts)
+
+
+def _cells(row: Mapping[str, Any], is_best: bool) -> list[str]:
+    found = row["metrics"]
+    before, after = (found.get(f"final/adapt_kid_{when}") for when in ("before", "after"))
+    return [
+        row["trial_id"],
+        row["label"] + (" *" if is_best else ""),
+        row["status"],
+        number(found.get("final/pretrain_kid_mean")),
+        change(before, after),
+        number(found.get("final/adapt_tv_after")),
+        number(found.get("final/adapt_heldout_after")),
+        (row["state_fingerprint"] or "-")[:8],
+    ]

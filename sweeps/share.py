@@ -1,0 +1,63 @@
+"""Pre-training that several trials have in common: done by the first of them, taken by the others.
+
+`<root>/pretrained/<fingerprint>.json` names the run that has finished it. A lock beside it, which
+ends with its process, makes the others wait meanwhile.
+"""
+
+import fcntl
+import json
+import time
+from pathlib import Path
+from typing import IO
+
+from pipeline.run_files import write_json
+
+POLL_S = 0.5
+
+
+class SharedPretraining:
+    """One pre-training, by its fingerprint: `acquire`, then `publish` it or `release`."""
+
+    def __init__(self, folder: Path, fingerprint: str) -> None:
+        self.record = folder / f"{fingerprint}.json"
+        self._lock: IO[str] | None = None
+
+    def acquire(self) -> Path | None:
+        """Return the run that has done it, or None: then it is ours to do, and others wait.
+
+        Waits while another process is at it.
+        """
+        self.record.parent.mkdir(parents=True, exist_ok=True)
+        lock = self.record.with_suffix(".lock").open("w")
+        while True:
+            if (source := self._source()) is not None:
+                lock.close()
+                return source
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(POLL_S)
+                continue
+            if (source := self._source()) is None:
+                self._lock = lock
+                return None
+            lock.close()
+            return source
+
+    def _source(self) -> Path | None:
+        if not self.record.is_file():
+            return None
+        run_dir = Path(json.loads(self.record.read_text())["run_dir"])
+        return run_dir if run_dir.is_dir() else None
+
+    def publish(self, run_dir: Path) -> None:
+        """Say that this run has finished it; nothing happens without the lock."""
+        if self._lock is not None:
+            write_json(self.record, {"run_dir": str(run_dir)})
+            self.release()
+
+    def release(self) -> None:
+        """Let another process do it, unless it is published."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None

@@ -1,0 +1,274 @@
+"""What a sweep is: its YAML file, its settings, and the trials that they come to.
+
+An axis names a key of the configuration and lists its values (`model.d_emb: [16, 64]`), or it has
+any name and lists settings that go together (`period: [{federation.tau: 3}, {federation.tau: 12,
+client.batch_size: 8}]`). For random and Optuna search an axis may also be a range, `{min: 1.0e-4,
+max: 1.0e-1, log: true}`.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Config, build, load_config, read_settings, split_override
+from pipeline.summary import FINAL_METRICS, ROUND_METRICS
+from spire_core.errors import ConfigError
+from spire_core.rng import numpy_generator
+
+SEARCHES, SCHEDULERS, MODES = ("grid", "random", "optuna"), ("none", "asha"), ("min", "max")
+RANGE_KEYS = {"min", "max", "log", "integer"}
+NAME = re.compile(r"[\w.-]+")
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """A sweep, as its file says.
+
+    `settings` hold for every trial, `axes` vary, each combination with each of `seeds`.
+    `num_trials`: how many points random and Optuna search draw. `metric` and `mode` say what is
+    best. `concurrency`: trials at once, None for as many as fit. `budget_s`: seconds after which no
+    trial goes on. `max_failures`: how often a trial is begun again after its process, an actor or a
+    node was lost. `autoscaling`: the cluster grows on demand, so what does not fit now may fit
+    later.
+    """
+
+    name: str = ""
+    preset: str = "mnist-cpu"
+    settings: dict = field(default_factory=dict)
+    axes: dict = field(default_factory=dict)
+    seeds: tuple[int, ...] = (0,)
+    search: str = "grid"
+    num_trials: int | None = None
+    scheduler: str = "none"
+    metric: str = "final/adapt_kid_after"
+    mode: str = "min"
+    concurrency: int | None = None
+    budget_s: float | None = None
+    max_failures: int = 2
+    autoscaling: bool = False
+    report: bool = True
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.name):
+            raise ConfigError(
+                f"expected a sweep's name of letters, digits, dots and dashes, got {self.name!r}: "
+                "change name"
+            )
+        for key, known in (("search", SEARCHES), ("scheduler", SCHEDULERS), ("mode", MODES)):
+            if getattr(self, key) not in known:
+                raise ConfigError(
+                    f"expected {key} as {' or '.join(known)}, got {getattr(self, key)!r}: "
+                    "choose one of them"
+                )
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ConfigError(f"expected seeds as different numbers, got {list(self.seeds)}")
+        drawn = self.search != "grid"
+        if drawn != (self.num_trials is not None):
+            raise ConfigError(
+                f"expected num_trials with random and optuna search and not with grid, got "
+                f"{self.num_trials} with {self.search}: "
+                f"{'say how many points to draw' if drawn else 'leave it out'}"
+            )
+        if self.search == "optuna" and len(self.seeds) > 1:
+            raise ConfigError(
+                f"expected one seed with optuna search, got {list(self.seeds)}: it learns from "
+                "single results; run the best points on more seeds with a grid afterwards"
+            )
+        for key, least in (("num_trials", 1), ("concurrency", 1), ("max_failures", 0)):
+            value = getattr(self, key)
+            if value is not None and value < least:
+                raise ConfigError(f"expected {key} of at least {least}, got {value}: raise it")
+        if self.budget_s is not None and self.budget_s <= 0:
+            raise ConfigError(f"expected budget_s above 0, got {self.budget_s}: raise it")
+        self._check_metric()
+        for name, axis in self.axes.items():
+            _check_axis(name, axis, drawn)
+
+    def _check_metric(self) -> None:
+        known = ROUND_METRICS if self.scheduler == "asha" else (*FINAL_METRICS, *ROUND_METRICS)
+        if self.metric not in known:
+            why = "which asha has to see while rounds run" if self.scheduler == "asha" else ""
+            raise ConfigError(
+                f"expected a metric that every trial reports{', ' if why else ''}{why}, got "
+                f"{self.metric!r}: choose out of {', '.join(known)}"
+            )
+
+    @property
+    def key(self) -> str:
+        """Hash of what all trials have in common: more values or seeds make no other sweep."""
+        common = [self.name, self.preset, self.settings, self.search, self.scheduler, self.metric]
+        return hashlib.sha256(json.dumps(common, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _check_axis(name: str, axis: Any, is_drawn: bool) -> None:
+    if isinstance(axis, dict) and is_drawn:
+        ends = [v for v in (axis.get("min"), axis.get("max")) if isinstance(v, int | float)]
+        fits = len(ends) == 2 and ends[0] < ends[1] and (ends[0] > 0 or not axis.get("log"))
+        if fits and set(axis) <= RANGE_KEYS:
+            return
+    elif isinstance(axis, list) and axis:
+        return
+    kinds = "a list of values or a range {min: A, max: B, log: true}" if is_drawn else "a list"
+    raise ConfigError(f"expected axes.{name} as {kinds}, got {axis!r}: such as {name}: [1, 2]")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One experiment of a sweep: `spire run PRESET OVERRIDES` would be the same.
+
+    `point`: what it has on the axes, by key of the configuration. `shares_pretraining`: whether
+    another trial has the same pre-training.
+    """
+
+    config: Config
+    preset: str
+    overrides: tuple[str, ...]
+    point: dict[str, Any]
+    shares_pretraining: bool = False
+
+    @property
+    def trial_id(self) -> str:
+        """Hash of the resolved configuration: what means the same is the same trial."""
+        return self.config.fingerprint[:12]
+
+    @property
+    def label(self) -> str:
+        """What tells this trial from others, for people."""
+        parts = [self.config.method.name]
+        parts += [f"{k.split('.')[-1]}={_short(v)}" for k, v in self.point.items() if k != "method"]
+        return " ".join([*parts, f"seed={self.config.seed}"])
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def sweep_names() -> list[str]:
+    """Return the names of the sweeps that ship with the package."""
+    folder = resources.files("sweeps") / "conf"
+    return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name[-5:] == ".yaml")
+
+
+def load_sweep(file: str, words: Sequence[str] = ()) -> SweepConfig:
+    """Return a sweep's settings from a file, or from one of ours by name, with overrides.
+
+    A word `key=value` sets a key of the sweep (`seeds=[0,1]`) or, for every trial, one of the
+    configuration (`federation.num_rounds=10`). Raises ConfigError if anything is wrong.
+    """
+    path = Path(file).expanduser()
+    if file in sweep_names():
+        text, name = (resources.files("sweeps") / "conf" / f"{file}.yaml").read_text(), file
+    elif path.is_file():
+        text, name = path.read_text(errors="replace"), path.stem
+    else:
+        raise ConfigError(
+            f"expected a YAML file or one of {', '.join(sweep_names())}, got {file!r}: "
+            "name one that exists"
+        )
+    values: dict[str, Any] = {"name": name} | read_settings(text, file)
+    groups = {f.name for f in dataclasses.fields(Config)}
+    for word in words:
+        key, value = split_override(word)
+        root, _, rest = key.partition(".")
+        if root in groups:
+            root, rest = "settings", key
+        inside = values.get(root)
+        if rest and root in ("axes", "settings") and isinstance(inside, dict | None):
+            values[root] = {**(inside or {}), rest: value}
+        else:
+            values[key] = value
+    return build(SweepConfig, values)
+
+
+def trials(sweep: SweepConfig, points: Sequence[Mapping[str, Any]] | None = None) -> list[Trial]:
+    """Return the sweep's trials, each once; trials that mean the same are one.
+
+    `points` are those of the axes, unless they are the sweep's own. Trials that share their
+    pre-training with one before them come last, so that it is done when they begin. Raises
+    ConfigError if a trial's configuration is wrong.
+    """
+    if points is None:
+        points = _grid(sweep) if sweep.search == "grid" else _random(sweep)
+    unique: dict[str, Trial] = {}
+    for point, seed in itertools.product(points, sweep.seeds):
+        trial = make_trial(sweep, point, seed)
+        unique.setdefault(trial.trial_id, trial)
+    by_pretraining: dict[str, list[Trial]] = {}
+    for trial in unique.values():
+        record = trial.config.method.record
+        common = trial.config.pretrain_fingerprint if record.is_federated else trial.trial_id
+        by_pretraining.setdefault(common, []).append(trial)
+    groups = [
+        [dataclasses.replace(trial, shares_pretraining=len(group) > 1) for trial in group]
+        for group in by_pretraining.values()
+    ]
+    return [group[0] for group in groups] + [t for group in groups for t in group[1:]]
+
+
+def make_trial(sweep: SweepConfig, point: Mapping[str, Any], seed: int) -> Trial:
+    """Return the trial at one point of the axes; ConfigError if its configuration is wrong."""
+    flat: dict[str, Any] = {}
+    for name, value in point.items():
+        flat |= value if isinstance(value, dict) else {name: value}
+    fixed = {**sweep.settings, **flat, "seed": seed}
+    overrides = tuple(f"{key}={json.dumps(value)}" for key, value in fixed.items())
+    config = load_config(sweep.preset, overrides)
+    if sweep.scheduler == "asha" and not config.method.record.is_federated:
+        raise ConfigError(
+            f"expected methods with rounds for scheduler=asha, got {config.method.name}: it stops "
+            "trials by what they report after rounds; set scheduler=none"
+        )
+    return Trial(config, sweep.preset, overrides, flat)
+
+
+def decoded(sweep: SweepConfig, point: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a point of the axes out of one in which lists are given by the position in them."""
+    return {
+        name: axis[point[name]] if isinstance(axis, list) else _rounded(axis, point[name])
+        for name, axis in sweep.axes.items()
+    }
+
+
+def probes(sweep: SweepConfig) -> list[Trial]:
+    """Return trials that have, together, every value of a list and both ends of every range.
+
+    They show before a search starts what would be wrong with a point that it draws.
+    """
+    ends = {n: a if isinstance(a, list) else [a["min"], a["max"]] for n, a in sweep.axes.items()}
+    base = {name: values[0] for name, values in ends.items()}
+    points = [{**base, name: value} for name, values in ends.items() for value in values]
+    return trials(sweep, points or [base])
+
+
+def _grid(sweep: SweepConfig) -> list[dict[str, Any]]:
+    combinations = itertools.product(*sweep.axes.values())
+    return [dict(zip(sweep.axes, values, strict=True)) for values in combinations]
+
+
+def _random(sweep: SweepConfig) -> list[dict[str, Any]]:
+    """Return points drawn independently; the first n are the same whatever `num_trials` is."""
+    found = []
+    for i in range(sweep.num_trials or 0):
+        rng = numpy_generator(0, "random_search", i)
+        found.append({name: _draw(axis, rng.random()) for name, axis in sweep.axes.items()})
+    return found
+
+
+def _draw(axis: Any, u: float) -> Any:
+    """Return the value of an axis at a fraction u in [0, 1) of its range or list."""
+    if isinstance(axis, list):
+        return axis[int(u * len(axis))]
+    low, high = axis["min"], axis["max"]
+    value = low * (high / low) ** u if axis.get("log") else low + (high - low) * u
+    return _rounded(axis, value)
+
+
+def _rounded(axis: Mapping[str, Any], value: float) -> float:
+    return round(value) if axis.get("integer") else float(f"{value:.4g}")

@@ -1,0 +1,262 @@
+"""A sweep from its settings to its outcome. Read `run_sweep` first.
+
+space -> plan -> trials on Ray Tune, each of them `run_experiment` -> ledger -> outcome
+"""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Config
+from pipeline.datasets import store_root
+from pipeline.fetch import fetch_if_missing
+from pipeline.ray_job import lasting
+from pipeline.ray_pool import cluster, cluster_nodes
+from pipeline.runs import TrackingConfig, tracking_root, tracking_uri
+from pipeline.setting import partitioned
+from pipeline.tracking import Tracker, check_store, end_run
+from spire_core.extractor import auto_extractor, make_extractor
+from sweeps.ledger import Entry, Ledger
+from sweeps.plan import TrialPlan, check_nodes, concurrency, plan_trial
+from sweeps.space import SweepConfig, Trial, decoded, make_trial, probes, trials
+from sweeps.trial import TrialTask
+from sweeps.tuning import Narrator, grid_of, optuna_of, run_trials
+
+Say = Callable[[str], None]
+Point = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a sweep came to: its trials in order, and what is known of each that has begun."""
+
+    sweep: SweepConfig
+    tracking: TrackingConfig
+    trials: list[Trial]
+    entries: dict[str, Entry]
+    ledger: Ledger
+    num_skipped: int
+
+    @property
+    def parent_run_id(self) -> str | None:
+        """The id of the sweep's own run, once it has begun."""
+        run_dir = self.ledger.parent_run_dir
+        return None if run_dir is None else run_dir.name
+
+    def status(self, trial: Trial) -> str:
+        """Return finished, failed, stopped (by the scheduler) or unfinished."""
+        entry = self.entries.get(trial.trial_id)
+        return "unfinished" if entry is None or entry.status == "running" else entry.status
+
+    def with_status(self, status: str) -> list[Trial]:
+        """Return the trials of one status."""
+        return [trial for trial in self.trials if self.status(trial) == status]
+
+
+def run_sweep(sweep: SweepConfig, say: Say, retry_failed: bool = False) -> Outcome:
+    """Run what is left of a sweep: finished trials are skipped, interrupted ones go on.
+
+    Failed ones are tried again with `retry_failed` only. Every mistake is found before anything
+    starts: a wrong trial, a store that does not answer, a trial that could never fit.
+    """
+    base = base_config(sweep)
+    tracking, ledger = base.tracking, Ledger.of(sweep, base.tracking)
+    known = known_trials(sweep, ledger)
+    before = ledger.entries(trial.trial_id for trial in known)
+    left = [t for t in known if _is_left(before.get(t.trial_id), retry_failed)]
+    to_draw = 0 if sweep.search != "optuna" else max(0, (sweep.num_trials or 0) - len(known))
+    if left or to_draw:
+        probed = left + (probes(sweep) if to_draw else [])
+        check_data(probed, say)
+        check_store(tracking)
+        say(f"{len(left) + to_draw} of {len(known) + to_draw} trials to run")
+        with cluster() as available:
+            at_once = concurrency(sweep, left + [probed[0]] * to_draw, available)
+            for trial in probed:
+                plan = plan_trial(trial.config, available, at_once)
+                if not sweep.autoscaling:
+                    check_nodes(plan, cluster_nodes())
+            with parent_run(sweep, ledger, tracking) as parent_run_id:
+                job = Job(sweep, base, ledger.folder, parent_run_id, dict(available), at_once)
+                job.run(left, to_draw, max(t.config.federation.num_rounds for t in probed), say)
+    known = known_trials(sweep, ledger)
+    entries = ledger.entries(trial.trial_id for trial in known)
+    num_skipped = sum(entry.status == "finished" for entry in before.values())
+    return Outcome(sweep, tracking, known, entries, ledger, num_skipped)
+
+
+def _is_left(entry: Entry | None, retry_failed: bool) -> bool:
+    return entry is None or entry.status == "running" or (entry.status == "failed" and retry_failed)
+
+
+def base_config(sweep: SweepConfig) -> Config:
+    """Return the configuration that the trials vary, tracked as an experiment of its own.
+
+    Its paths and addresses are absolute: a trial runs in another directory, maybe elsewhere.
+    """
+    config = make_trial(replace(sweep, scheduler="none"), {}, sweep.seeds[0]).config
+    tracking, named = config.tracking, "tracking.experiment" in sweep.settings
+    tracking = replace(
+        tracking,
+        root=str(tracking_root(tracking)),
+        uri=tracking_uri(tracking) if tracking.enabled else None,
+        experiment=tracking.experiment if named else sweep.name,
+    )
+    data = replace(config.data, root=str(store_root(config.data.root).resolve()))
+    return replace(config, tracking=tracking, data=data)
+
+
+def located(config: Config, base: Config) -> Config:
+    """Return a trial's configuration with absolute paths and the base's tracking."""
+    path, weights = config.data.path, config.eval.extractor_weights
+    data = replace(config.data, root=base.data.root, path=path and str(lasting(path)))
+    evaluation = replace(config.eval, extractor_weights=weights and str(lasting(weights)))
+    return replace(config, data=data, eval=evaluation, tracking=base.tracking)
+
+
+def known_trials(sweep: SweepConfig, ledger: Ledger) -> list[Trial]:
+    """Return the trials that can be named: all of a grid, and what Optuna has drawn so far."""
+    if sweep.search != "optuna":
+        return trials(sweep)
+    drawn = [entry.point for entry in ledger.all_entries() if entry.point is not None]
+    return trials(sweep, [decoded(sweep, point) for point in drawn])
+
+
+def check_data(planned: Sequence[Trial], say: Say) -> None:
+    """Fetch missing data, and raise what is wrong with any trial's partition or extractor."""
+    seen = set()
+    for trial in planned:
+        config = trial.config
+        fetch_if_missing(config.data.name, config.data.root, config.data.path, say)
+        part = (config.partition, config.federation.num_clients, config.federation.num_new_clients)
+        key = (config.data, config.seed, config.adapt.num_images, *part)
+        if key not in seen:
+            seen.add(key)
+            partitioned(config)
+            name = auto_extractor(config.data.name, config.eval.extractor)
+            make_extractor(name, config.eval.extractor_weights)
+
+
+@contextlib.contextmanager
+def parent_run(
+    sweep: SweepConfig, ledger: Ledger, tracking: TrackingConfig
+) -> Iterator[str | None]:
+    """Keep the sweep's own tracking run open; it ends as its trials did."""
+    tracking = replace(tracking, log_model=False, run_name=None)
+    if (run_dir := ledger.parent_run_dir) is not None:
+        tracker = Tracker.resume(tracking, run_dir)
+    else:
+        tags = {"spire.kind": "sweep", "spire.sweep": sweep.name, "preset": sweep.preset}
+        tracker = Tracker.start(tracking, sweep.name, tags, kind="sweep")
+        ledger.remember_parent(tracker.run_dir)
+        tracker.log_dict(dataclasses.asdict(sweep), "config/sweep.yaml")
+    with tracker:
+        yield tracker.run_id if tracker.uri is not None else None
+        statuses = {entry.status for entry in ledger.all_entries()}
+        if "running" in statuses:
+            tracker.finish("KILLED")
+        elif "failed" in statuses:
+            tracker.finish("FAILED")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all trials of one `run_sweep` have in common; travels to each of them."""
+
+    sweep: SweepConfig
+    base: Config
+    folder: Path
+    parent_run_id: str | None
+    cluster: dict[str, float]
+    at_once: int
+
+    def run(self, left: Sequence[Trial], to_draw: int, max_rounds: int, say: Say) -> None:
+        """Run the trials that are left, and write into the ledger what Tune alone knows."""
+        sweep, ledger = self.sweep, Ledger(self.folder)
+        began, by_id = time.monotonic(), {trial.trial_id: trial for trial in left}
+        tasks = {t.trial_id: self.task(t, {"trial_id": t.trial_id}) for t in left}
+        for trial in left:  # a failed one is begun anew
+            entry = ledger.read(trial.trial_id)
+            if entry is not None and entry.status == "failed":
+                ledger.update(trial.trial_id, status="running", error=None)
+
+        def trial_of(point: Point) -> Trial:
+            if "trial_id" in point:
+                return by_id[point["trial_id"]]
+            return make_trial(sweep, decoded(sweep, point), sweep.seeds[0])
+
+        def task_of(point: Point) -> TrialTask:
+            if "trial_id" in point:
+                return tasks[point["trial_id"]]
+            return self.task(trial_of(point), point)
+
+        needs = self.plan((left or probes(sweep))[0])
+        search, space, num_samples = None, grid_of([t.trial_id for t in left]), 1
+        if sweep.search == "optuna":
+            search, space, num_samples = self._optuna(ledger, left), {}, len(left) + to_draw
+        lost = run_trials(
+            sweep,
+            space,
+            search,
+            make_task=task_of,
+            make_plan=lambda point: self.plan(trial_of(point)),
+            narrator=Narrator(say, lambda point: trial_of(point).label, needs.describe()),
+            at_once=self.at_once,
+            num_samples=num_samples,
+            max_rounds=max_rounds,
+            folder=self.folder,
+        )
+        for trial_id, error in lost.items():
+            ledger.update(trial_id, status="failed", error=error)
+        over = sweep.budget_s is not None and time.monotonic() - began >= sweep.budget_s
+        self._settle(ledger, sweep.scheduler == "asha" and not over)
+
+    def plan(self, trial: Trial) -> TrialPlan:
+        """Return what a trial asks of the cluster."""
+        return plan_trial(trial.config, self.cluster, self.at_once)
+
+    def task(self, trial: Trial, point: Point) -> TrialTask:
+        """Return what the process of a trial is told."""
+        sweep = self.sweep
+        varying = {f"axis.{key}": str(value) for key, value in trial.point.items()}
+        tags = {"spire.kind": "trial", "spire.sweep": sweep.name, "spire.trial_id": trial.trial_id}
+        config, plan = located(trial.config, self.base), self.plan(trial)
+        config = replace(config, tracking=replace(config.tracking, run_name=trial.label))
+        if plan.actors is not None:  # its group holds these and no more
+            told = {"num_actors": plan.actors.num_actors, "num_gpus": plan.actors.num_gpus}
+            config = replace(config, resources=replace(config.resources, **told))
+        return TrialTask(
+            trial.trial_id,
+            config,
+            trial.preset,
+            dict(point),
+            str(self.folder),
+            self.parent_run_id,
+            trial.shares_pretraining,
+            tags | varying,
+        )
+
+    def _optuna(self, ledger: Ledger, left: Sequence[Trial]) -> Any:
+        begun = {trial.trial_id for trial in left}
+        entries = ledger.all_entries()
+        found = [
+            (entry.point or {}, value)
+            for entry in entries
+            if entry.result is not None
+            and (value := entry.result["metrics"].get(self.sweep.metric)) is not None
+        ]
+        unfinished = [entry.point or {} for entry in entries if entry.trial_id in begun]
+        return optuna_of(self.sweep, found, unfinished)
+
+    def _settle(self, ledger: Ledger, scheduler_stops: bool) -> None:
+        """Give an end to what runs no more: stopped by the scheduler, failed, or interrupted."""
+        for entry in ledger.all_entries():
+            if entry.status == "running" and scheduler_stops:
+                entry = ledger.update(entry.trial_id, status="stopped")
+            if entry.status != "finished" and entry.run_dir is not None:
+                status = "FAILED" if entry.status == "failed" else "KILLED"
+                end_run(Path(entry.run_dir), self.base.tracking, status)

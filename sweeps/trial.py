@@ -1,0 +1,123 @@
+"""One trial: an experiment, begun or gone on with, whose outcome is written into the ledger."""
+
+import contextlib
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Config
+from pipeline.driver import RoundStats
+from pipeline.evaluation import Evaluation
+from pipeline.experiment import Result, resume_experiment, run_experiment
+from pipeline.progress import Quiet
+from pipeline.report_text import result_json, save_grid
+from pipeline.run_files import POINTS, save_result
+from pipeline.runs import RECORD, tracking_root
+from spire_core.errors import ClusterError, SpireError
+from sweeps.ledger import Entry, Ledger
+from sweeps.share import SharedPretraining
+
+Report = Callable[[dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class TrialTask:
+    """What the process of a trial is told; `tags` are those of its run beside the usual ones."""
+
+    trial_id: str
+    config: Config
+    preset: str
+    point: dict[str, Any]
+    folder: str  # of the ledger
+    parent_run_id: str | None
+    shares_pretraining: bool
+    tags: dict[str, str]
+
+
+class _Watcher(Quiet):
+    """Writes into the ledger which run this is, and reports every evaluation."""
+
+    def __init__(
+        self, task: TrialTask, ledger: Ledger, report: Report, shared: SharedPretraining | None
+    ) -> None:
+        self.task, self.ledger, self.report, self.shared = task, ledger, report, shared
+        self.last: dict[str, float] = {}
+
+    def started(self, run_dir: Path) -> None:
+        task = self.task
+        self.ledger.write(Entry(task.trial_id, "running", str(run_dir), task.point))
+
+    def evaluated(self, evaluation: Evaluation, floor: float) -> None:
+        if evaluation.round_idx > 0:  # schedulers count from 1
+            self.last = evaluation.metrics()
+            self.report({"round": evaluation.round_idx, **self.last})
+
+    def pretrained(self, run_dir: Path) -> None:
+        if self.shared is not None:
+            self.shared.publish(run_dir)
+
+    def round_done(self, stats: RoundStats, num_rounds: int) -> None:
+        """Nothing: evaluations tell enough."""
+
+
+def run_trial(task: TrialTask, report: Report, reports_rounds: bool = True) -> None:
+    """Run or resume a trial's experiment, unless it is finished; write down what became of it.
+
+    A mistake or an error of the experiment itself is its outcome. What a second try may mend, such
+    as the loss of an actor, is raised. `report` gets the final numbers and, with `reports_rounds`,
+    those of every evaluation.
+    """
+    ledger = Ledger(Path(task.folder))
+    num_rounds, entry = task.config.federation.num_rounds, ledger.read(task.trial_id)
+    if entry is not None and entry.result is not None:
+        report({"round": num_rounds + 1, **entry.result["metrics"]})
+        return
+    try:
+        with _shared(task) as shared:
+            watcher = _Watcher(task, ledger, report if reports_rounds else _ignore, shared)
+            result = _experiment(task, ledger, watcher, shared)
+    except ClusterError:
+        raise
+    except Exception as error:
+        told = str(error) if isinstance(error, SpireError) else repr(error)
+        ledger.update(task.trial_id, status="failed", error=" ".join(told.split()))
+        ledger.write_traceback(task.trial_id, traceback.format_exc())
+        return
+    save_grid(result)
+    told = result_json(result, task.preset)
+    save_result(result.run_dir, told)
+    ledger.update(task.trial_id, status="finished", result=told)
+    report({"round": num_rounds + 1, **watcher.last, **result.metrics})
+
+
+def _ignore(metrics: dict[str, float]) -> None:
+    """Report nothing."""
+
+
+@contextlib.contextmanager
+def _shared(task: TrialTask) -> Iterator[SharedPretraining | None]:
+    if not task.shares_pretraining:
+        yield None
+        return
+    folder = tracking_root(task.config.tracking) / "pretrained"
+    shared = SharedPretraining(folder, task.config.pretrain_fingerprint)
+    try:
+        yield shared
+    finally:
+        shared.release()
+
+
+def _experiment(
+    task: TrialTask, ledger: Ledger, watcher: _Watcher, shared: SharedPretraining | None
+) -> Result:
+    pretrained = None if shared is None else shared.acquire()
+    entry = ledger.read(task.trial_id)
+    begun = Path(entry.run_dir) if entry is not None and entry.run_dir else None
+    if begun is not None and (begun / RECORD).is_file() and (begun / POINTS).is_file():
+        taken = None if pretrained == begun else pretrained
+        return resume_experiment(begun, task.config, watcher, taken)
+    return run_experiment(
+        task.config, task.preset, watcher, task.parent_run_id, pretrained, task.tags
+    )

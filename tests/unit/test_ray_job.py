@@ -1,0 +1,117 @@
+"""In a Ray job nothing is written where Ray deletes it, and the job can be stopped."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli import main
+from pipeline.datasets import store_root
+from pipeline.ray_job import JOB_MARK, base_folder, lasting
+from pipeline.report_text import writable_png
+from pipeline.runs import TrackingConfig, tracking_root, tracking_uri
+from spire_core.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An own home and current directory, and no variable that says where files go."""
+    for name in ("SPIRE_DATA", "SPIRE_ROOT", "MLFLOW_TRACKING_URI", JOB_MARK):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "copy").mkdir()
+    monkeypatch.chdir(tmp_path / "copy")
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def in_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(JOB_MARK, "{}")
+
+
+def test_outside_a_job_files_go_to_the_current_directory() -> None:
+    assert base_folder() == Path.cwd()
+    assert tracking_root(TrackingConfig()) == Path.cwd()
+    assert tracking_root(TrackingConfig(root="out")) == Path.cwd() / "out"
+
+
+def test_in_a_job_files_go_home(home: Path, in_job: None) -> None:
+    assert tracking_root(TrackingConfig()) == home / "spire"
+    assert tracking_uri(TrackingConfig()) == f"sqlite:///{home}/spire/mlflow.db"
+    assert tracking_uri(TrackingConfig(uri="sqlite:///a.db")) == f"sqlite:///{home}/spire/a.db"
+    assert store_root() == home / "spire" / "data"
+    assert tracking_root(TrackingConfig(root="~/mine")) == home / "mine"
+    assert not home.exists()  # naming a folder does not make it
+
+
+def test_the_environment_names_the_folder_in_a_job_and_outside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPIRE_ROOT", str(tmp_path / "shared"))
+    outside = (tracking_root(TrackingConfig()), store_root())
+    monkeypatch.setenv(JOB_MARK, "{}")
+    assert (tracking_root(TrackingConfig()), store_root()) == outside
+    assert outside == (tmp_path / "shared", tmp_path / "shared" / "data")
+    monkeypatch.setenv("SPIRE_DATA", str(tmp_path / "sets"))
+    assert store_root() == tmp_path / "sets"
+
+
+def test_a_relative_path_is_refused_in_a_job(in_job: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"tracking\.root as an absolute path .* got 'out'"):
+        tracking_root(TrackingConfig(root="out"))
+    with pytest.raises(ConfigError, match=r"data\.root as an absolute path"):
+        store_root("data")
+    with pytest.raises(ConfigError, match="--out as an absolute path"):
+        writable_png("picture.png")
+    monkeypatch.setenv("SPIRE_DATA", "sets")
+    with pytest.raises(ConfigError, match="SPIRE_DATA as an absolute path"):
+        store_root()
+    monkeypatch.setenv("SPIRE_ROOT", "out")
+    with pytest.raises(ConfigError, match="SPIRE_ROOT as an absolute path"):
+        base_folder()
+    assert lasting("/somewhere") == Path("/somewhere")
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_the_command_refuses_it_in_one_sentence(
+    in_job: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "smoke", "data.root=sets"]) == 2
+    said = capsys.readouterr().err
+    assert "expected data.root as an absolute path in a Ray job, got 'sets'" in said
+    assert said.count("\n") == 1
+
+
+WAITING = """
+import time
+from pipeline import cli, doctor
+
+def wait(with_metrics):
+    print("waiting", flush=True)
+    time.sleep(60)
+
+doctor.examine = wait
+raise SystemExit(cli.main(["doctor"]))
+"""
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_a_job_hears_sigint_though_its_head_ignores_it(marked: bool) -> None:
+    env = os.environ | ({JOB_MARK: "{}"} if marked else {})
+    with subprocess.Popen(
+        [sys.executable, "-c", WAITING],
+        cwd=Path(__file__).parents[2],
+        env=env,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    ) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "waiting\n"
+        process.send_signal(signal.SIGINT)
+        if not marked:  # outside a job an ignored signal stays ignored
+            process.terminate()
+        assert process.wait(timeout=30) == (130 if marked else -signal.SIGTERM)
