@@ -14,8 +14,8 @@ $(STAMP): pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
 	touch $(STAMP)
 
-run: $(STAMP)  ## set everything up and run the main job on real MNIST
-	$(SPIRE) run mnist-cpu
+run: $(STAMP)  ## set everything up and run the main job: the methods compared on real MNIST
+	$(SPIRE) sweep compare
 
 test: $(STAMP)  ## set everything up and run all tests
 	$(VENV)/bin/python -m pytest -q

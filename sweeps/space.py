@@ -199,7 +199,10 @@ def trials(sweep: SweepConfig, points: Sequence[Mapping[str, Any]] | None = None
     unique: dict[str, Trial] = {}
     for point, seed in itertools.product(points, sweep.seeds):
         trial = make_trial(sweep, point, seed)
-        unique.setdefault(trial.trial_id, trial)
+        known = unique.setdefault(trial.trial_id, trial)
+        # What two combinations of the same meaning have on an axis means nothing to them.
+        both = {k: v for k, v in known.point.items() if trial.point.get(k) == v}
+        unique[trial.trial_id] = dataclasses.replace(known, point=both)
     by_pretraining: dict[str, list[Trial]] = {}
     for trial in unique.values():
         record = trial.config.method.record
