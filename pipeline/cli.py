@@ -8,7 +8,9 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -42,6 +44,8 @@ def main(argv: Sequence[str] | None = None, more_verbs: Sequence[AddVerb] = ()) 
     from spire_core.errors import SpireError
 
     hear_interrupts()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: see `except` below
     try:
         # What libraries print is no part of the answer.
         with contextlib.redirect_stdout(sys.stderr):
@@ -50,7 +54,7 @@ def main(argv: Sequence[str] | None = None, more_verbs: Sequence[AddVerb] = ()) 
         say(f"spire {args.verb}: {' '.join(str(error).split())}")
         return USER_ERROR
     except KeyboardInterrupt:
-        say(f"spire {args.verb}: interrupted")
+        say(f"spire {args.verb}: interrupted; spire resume goes on with a run from its checkpoint")
         return INTERRUPTED
     _print(json.dumps(answer.values, allow_nan=False) if args.json else answer.text)
     return answer.exit_code

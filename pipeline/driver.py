@@ -53,6 +53,7 @@ class Driver:
         self.client, self.server, self.method = client, server, method
         self.num_examples, self.seed = num_examples, seed
         self.state = state
+        self.stats: RoundStats | None = None
 
     def run_round(self, kept_rounds: tuple[int, ...] = ()) -> RoundStats:
         """Run the next round and return what it did; `kept_rounds` as in `RoundPlan`."""
@@ -72,7 +73,7 @@ class Driver:
         # 4. Aggregate.
         self.state = aggregate(self.state, updates, self.server)
         examples = sum(u.num_examples for u in updates)
-        return RoundStats(
+        self.stats = RoundStats(
             round_idx=round_idx,
             loss=sum(u.loss * u.num_examples for u in updates) / examples,
             up_bytes=sum(u.num_bytes for u in updates),
@@ -81,6 +82,7 @@ class Driver:
             train_s=gathered - began,
             aggregate_s=time.monotonic() - gathered,
         )
+        return self.stats
 
     def _plan(self, round_idx: int, kept_rounds: tuple[int, ...]) -> RoundPlan:
         federation = self.federation
@@ -103,6 +105,10 @@ class Driver:
     def server_state(self) -> ServerState:
         """Return all that the server holds."""
         return self.state
+
+    def last_stats(self) -> RoundStats | None:
+        """Return what the last round of this driver did, or None before its first one."""
+        return self.stats
 
     def close(self) -> None:
         """Nothing to release here; a driver in an actor of its own ends it."""

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.checkpoint import kept_rounds, save_checkpoint
+from pipeline.checkpoint import kept_rounds
 from pipeline.config import Config
 from pipeline.driver import Driver, RoundStats
 from pipeline.evaluation import Evaluation, RealData, cross_client_matrix, evaluate_pretraining
@@ -24,7 +24,13 @@ from pipeline.evaluation_store import load_evaluations, save_evaluation
 from pipeline.forgetting import ForgettingCurve, forgetting_curve
 from pipeline.messages import AdaptReport, WorkerSetup
 from pipeline.pool import ClientPool, LocalClientPool
-from pipeline.pretraining import copy_pretraining, go_back, is_checkpoint_due, pretraining_points
+from pipeline.pretraining import (
+    copy_pretraining,
+    go_back,
+    is_checkpoint_due,
+    pretraining_points,
+    take_checkpoint,
+)
 from pipeline.ray_pool import RayClientPool, RemoteDriver, cluster, is_in_actor
 from pipeline.record import log_adaptation, log_evaluation, log_setting, log_summary, run_tags
 from pipeline.resources import most_useful_actors, plan_actors
@@ -182,38 +188,69 @@ def pretrain(
         [len(c.train) for c in setting.partition.train_clients],
         config.seed,
     )
-    floor = result.real.floor_mean(setting.eval_ids)
-    num_rounds = config.federation.num_rounds
-    due = evaluation_rounds(num_rounds, config.eval.every)
-    due -= {e.round_idx for e in result.evaluations}
     watcher.stage(f"pre-training on {config.federation.num_clients} clients")
-    for done in range(state.round_idx, num_rounds + 1):
-        if done in due:
-            evaluation = evaluate_pretraining(
-                pool,
-                driver.model_weights(),
-                setting.eval_ids,
-                result.real,
-                config.method.record,
-                config.eval,
-                done,
-                config.seed,
-            )
-            result.evaluations.append(evaluation)
-            log_evaluation(tracker, evaluation, result.real)
-            save_evaluation(run_dir, evaluation)
-            watcher.evaluated(evaluation, floor)
-        if done < num_rounds:
-            stats = driver.run_round(kept_rounds(run_dir))
-            tracker.log_metrics(round_metrics(stats), step=done + 1)
-            if is_checkpoint_due(done + 1, config):
-                state = driver.server_state()
-                keep = config.tracking.keep_checkpoints
-                save_checkpoint(run_dir, state, config.pretrain_fingerprint, keep)
-            watcher.round_done(stats, num_rounds)
+    run_rounds(result, pool, driver, state.round_idx, tracker, watcher)
     weights = driver.model_weights()
     driver.close()
     return weights
+
+
+def run_rounds(
+    result: Result,
+    pool: ClientPool,
+    driver: Driver | RemoteDriver,
+    first: int,
+    tracker: Tracker,
+    watcher: Watcher,
+) -> None:
+    """Run the rounds from `first` on, with evaluations and checkpoints when they are due."""
+    config, run_dir, num_logged = result.setting.config, result.run_dir, first
+    num_rounds = config.federation.num_rounds
+    due = evaluation_rounds(num_rounds, config.eval.every)
+    due -= {e.round_idx for e in result.evaluations}
+    try:
+        for done in range(first, num_rounds + 1):
+            if done in due:
+                evaluate(result, pool, driver.model_weights(), done, tracker, watcher)
+            if done < num_rounds:
+                stats = driver.run_round(kept_rounds(run_dir))
+                tracker.log_metrics(round_metrics(stats), step=done + 1)
+                num_logged = done + 1
+                if is_checkpoint_due(num_logged, config):
+                    take_checkpoint(run_dir, driver.server_state(), config)
+                watcher.round_done(stats, num_rounds)
+    except (KeyboardInterrupt, SystemExit):  # a warning before the end: nothing needs to be lost
+        last = driver.last_stats()
+        if last is not None and last.round_idx >= num_logged:  # it ended, and nobody was told
+            tracker.log_metrics(round_metrics(last), step=last.round_idx + 1)
+        take_checkpoint(run_dir, driver.server_state(), config)
+        raise
+
+
+def evaluate(
+    result: Result,
+    pool: ClientPool,
+    weights: np.ndarray,
+    num_rounds_done: int,
+    tracker: Tracker,
+    watcher: Watcher,
+) -> None:
+    """Evaluate the pre-training clients with the backbone (P,) and record what comes out."""
+    setting, config, real = result.setting, result.setting.config, result.real
+    evaluation = evaluate_pretraining(
+        pool,
+        weights,
+        setting.eval_ids,
+        real,
+        config.method.record,
+        config.eval,
+        num_rounds_done,
+        config.seed,
+    )
+    result.evaluations.append(evaluation)
+    log_evaluation(tracker, evaluation, real)
+    save_evaluation(result.run_dir, evaluation)
+    watcher.evaluated(evaluation, real.floor_mean(setting.eval_ids))
 
 
 def evaluation_rounds(num_rounds: int, every: int) -> set[int]:

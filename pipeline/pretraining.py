@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from pipeline.checkpoint import checkpoints, newest_checkpoint
+from pipeline.checkpoint import checkpoints, kept_rounds, newest_checkpoint, save_checkpoint
 from pipeline.client_store import ClientStore
 from pipeline.config import Config
 from pipeline.run_files import Points, read_points
@@ -25,6 +25,13 @@ def is_checkpoint_due(num_rounds_done: int, config: Config) -> bool:
     every = config.tracking.checkpoint_every
     is_last = num_rounds_done == config.federation.num_rounds
     return is_last or bool(every and num_rounds_done % every == 0)
+
+
+def take_checkpoint(run_dir: Path, state: ServerState, config: Config) -> None:
+    """Write a checkpoint of the server's state, unless there is one of that round."""
+    if state.round_idx not in kept_rounds(run_dir):
+        keep = config.tracking.keep_checkpoints
+        save_checkpoint(run_dir, state, config.pretrain_fingerprint, keep)
 
 
 def copy_pretraining(source: Path, run_dir: Path, config: Config, train_ids: list[int]) -> None:

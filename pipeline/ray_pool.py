@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ def cluster(num_cpus: int | None = None) -> Iterator[Mapping[str, float]]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     local = {} if address else {"include_dashboard": False, "num_cpus": num_cpus}
     logging.getLogger(TOKEN_NOTICES).setLevel(logging.ERROR)
+    before = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             address=address or "local",
@@ -53,6 +55,8 @@ def cluster(num_cpus: int | None = None) -> Iterator[Mapping[str, float]]:
             f"expected a Ray cluster at {address or 'this machine'}, got {type(error).__name__} "
             f"({str(error).splitlines()[0]}): check RAY_ADDRESS and RAY_AUTH_MODE, or start again"
         ) from error
+    if callable(before):  # Ray's own handler would end the actors before a last checkpoint
+        signal.signal(signal.SIGTERM, before)
     try:
         yield ray.cluster_resources()
     finally:
@@ -170,6 +174,9 @@ class RemoteDriver:
 
     def server_state(self) -> ServerState:
         return _gather([self.actor.server_state.remote()])[0]
+
+    def last_stats(self) -> RoundStats | None:
+        return _gather([self.actor.last_stats.remote()])[0]
 
     def close(self) -> None:
         ray.kill(self.actor)

@@ -1,0 +1,83 @@
+"""Runs that end too early, by SIGTERM and by SIGKILL, and go on to the same result."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SETTINGS = ["tracking.checkpoint_every=3", "resources.num_actors=2", "federation.num_rounds=30"]
+SETTINGS += ["eval.every=0", "eval.num_images=16", "adapt.epochs=1", "tracking.log_model=false"]
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "pipeline", *words]
+
+
+@pytest.fixture(scope="module")
+def env(mnist_root: Path) -> dict[str, str]:
+    dropped = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "SPIRE_ROOT")
+    kept = {k: v for k, v in os.environ.items() if k not in dropped}
+    return kept | {"SPIRE_DATA": str(mnist_root)}
+
+
+def answer(folder: Path, env: dict[str, str], *words: str) -> dict[str, Any]:
+    done = subprocess.run(
+        command(*words, "--json"), cwd=folder, env=env, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory, env: dict[str, str]) -> str:
+    folder = tmp_path_factory.mktemp("whole")
+    words = ("run", "smoke", *SETTINGS, "resources.pool=local", "tracking.enabled=false")
+    return answer(folder, env, *words)["state_fingerprint"]
+
+
+def checkpoints(folder: Path) -> list[int]:
+    found = folder.glob("runs/*/checkpoints/*/manifest.json")
+    return sorted(int(p.parent.name) for p in found if p.parent.name.isdecimal())
+
+
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_was_ended_early_goes_on(
+    kind: signal.Signals, expected: str, env: dict[str, str], tmp_path: Path
+) -> None:
+    with (tmp_path / "stderr").open("w") as stderr:
+        run = subprocess.Popen(
+            command("run", "smoke", *SETTINGS),
+            cwd=tmp_path,
+            env=env,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + 120
+    while not checkpoints(tmp_path) and time.monotonic() < deadline:
+        assert run.poll() is None, (tmp_path / "stderr").read_text()
+        time.sleep(0.05)
+    os.killpg(run.pid, kind) if kind == signal.SIGKILL else run.send_signal(kind)
+    run.wait(timeout=30)
+    said = (tmp_path / "stderr").read_text()
+    assert checkpoints(tmp_path)[-1] < 30, "the run was too quick to be ended"
+    if kind == signal.SIGTERM:
+        assert run.returncode == 130
+        assert "spire resume" in said
+        assert "Traceback" not in said
+    told = answer(tmp_path, env, "resume", "last")
+    assert told["state_fingerprint"] == expected
+    assert answer(tmp_path, env, "resume", "last")["run_id"] == told["run_id"]  # it has finished
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    assert client.get_run(told["run_id"]).info.status == "FINISHED"
+    steps = [m.step for m in client.get_metric_history(told["run_id"], "pretrain/loss")]
+    assert sorted(steps) == list(range(1, 31))
