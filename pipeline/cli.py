@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from pipeline.theory_cli import add_theory
+
 if TYPE_CHECKING:
     from pipeline.saved_run import SavedRun
 
@@ -223,7 +225,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the parsed arguments; unlike argparse alone, words may also come after options."""
     parser = _Parser(prog="spire", description="Federated personalised diffusion models.")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for add in (_add_run, _add_adapt, _add_sample, _add_data, _add_doctor):
+    for add in (_add_run, _add_adapt, _add_sample, _add_data, add_theory, _add_doctor):
         add(verbs)
     args, rest = parser.parse_known_args(argv)
     if [word for word in rest if word.startswith("-") or "words" not in args]:

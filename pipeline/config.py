@@ -150,6 +150,16 @@ def _parse_override(text: str) -> DictConfig:
         raise ConfigError(told) from error
 
 
+def _parse_overrides(overrides: Sequence[str]) -> DictConfig:
+    try:
+        parsed = OmegaConf.merge(*(_parse_override(text) for text in overrides))
+    except OmegaConfBaseException as error:
+        told = f"expected overrides that fit together, got {' '.join(overrides)}: {error}"
+        raise ConfigError(told.splitlines()[0]) from error
+    assert isinstance(parsed, DictConfig)
+    return parsed
+
+
 def _check_shape(base: dict[str, Any], layer: Any, known: Sequence[str], prefix: str = "") -> None:
     """Raise ConfigError where a layer's key is unknown, or its value of another shape."""
     if not isinstance(layer, dict):
@@ -198,16 +208,31 @@ def load_config(preset: str | None, overrides: Sequence[str] = ()) -> Config:
     known = _known_keys("", OmegaConf.to_container(merged))  # type: ignore[arg-type]
     layers = [] if preset is None else [_load_preset(preset)]
     if overrides:
-        try:
-            parsed = OmegaConf.merge(*(_parse_override(text) for text in overrides))
-        except OmegaConfBaseException as error:
-            told = f"expected overrides that fit together, got {' '.join(overrides)}: {error}"
-            raise ConfigError(told.splitlines()[0]) from error
-        assert isinstance(parsed, DictConfig)
-        layers.append(parsed)
+        layers.append(_parse_overrides(overrides))
     for layer in layers:
         merged = _merge(merged, layer, known)
     return config_from_dict(OmegaConf.to_container(merged, resolve=True))  # type: ignore[arg-type]
+
+
+def merge_settings(
+    kind: type[Built], base: dict[str, Any], text: str, overrides: Sequence[str]
+) -> Built:
+    """Return a dataclass with the values of `base`, of a YAML text and of overrides, in order.
+
+    As strict as `load_config`: ConfigError for an unknown key or a value of the wrong shape.
+    """
+    merged = OmegaConf.create(base)
+    known = _known_keys("", base)
+    try:
+        layers = [OmegaConf.create(text)]
+    except Exception as error:  # YAML and OmegaConf each have their own family of errors
+        told = f"expected settings in YAML, got: {error}".splitlines()[0]
+        raise ConfigError(told) from error
+    if overrides:
+        layers.append(_parse_overrides(overrides))
+    for layer in layers:
+        merged = _merge(merged, layer, known)  # type: ignore[arg-type]
+    return _build(kind, OmegaConf.to_container(merged, resolve=True), "")
 
 
 def config_from_dict(values: dict[str, Any]) -> Config:

@@ -58,7 +58,7 @@ def time_of(m_t: float, m: float) -> float:
     """Return the t at which a separation m has shrunk to m_t: t = log(m / m_t)."""
     if not 0.0 < m_t < m:
         raise ConfigError(
-            f"expected m_t between 0 and ||mu|| = {m:.4g}, got {m_t}: noise only brings means closer"
+            f"expected m_t between 0 and ||mu|| = {m:.4g}, got {m_t}: noise brings means closer"
         )
     return math.log(m / m_t)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from spire_core.errors import ConfigError
 from spire_core.gmm import log_odds, normals
 
-BISECTIONS = 60
+BISECTIONS = 40
 
 
 class Line(NamedTuple):
@@ -51,8 +51,8 @@ def believed_error(w: float, line: Line, n: int) -> Tensor:
     (w* - w)^2 + 1 / (n E g^2), where g = p / w* - (1 - p) / (1 - w*) has mean 0 at the limit w*
     under the true density (White 1982; variance and curvature of a mixture in w are both E g^2).
     """
-    z = torch.arange(-9.0, 9.0, 0.02, dtype=torch.float64)
-    share = torch.exp(-0.5 * z.square()) * 0.02 / math.sqrt(2.0 * math.pi)
+    z = torch.arange(-9.0, 9.0, 0.05, dtype=torch.float64)
+    share = torch.exp(-0.5 * z.square()) * 0.05 / math.sqrt(2.0 * math.pi)
 
     def mean(limit: Tensor, power: int) -> Tensor:
         h = log_odds(limit)

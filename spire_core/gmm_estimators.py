@@ -1,4 +1,4 @@
-"""Estimators of the mixing weight that need no descent; shapes as in `gmm`: y, z (R, n), w_hat (R,).
+"""Estimators of the mixing weight that need no descent: from y, z (R, n) as in `gmm` to (R,).
 
 The two moments and the single step are unbiased or nearly so, and may therefore leave [0, 1].
 """
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from spire_core.gmm import check_separation, grad_h, log_odds, signal_and_noise
 
-NEWTON_STEPS = 40
+MAX_STEPS = 40
 EDGE = 1e-12
 
 
@@ -41,12 +41,15 @@ def maximum_likelihood(y: Tensor, m: float | Tensor) -> Tensor:
     """
     low, high = torch.zeros(len(y), 1, dtype=y.dtype), torch.ones(len(y), 1, dtype=y.dtype)
     w = torch.full_like(low, 0.5)
-    for _ in range(NEWTON_STEPS):
+    for _ in range(MAX_STEPS):
         p = torch.sigmoid(2.0 * (m * y + log_odds(w)))
         ratio = p / w - (1.0 - p) / (1.0 - w)
         slope = ratio.mean(-1, keepdim=True)
         low, high = torch.where(slope > 0, w, low), torch.where(slope > 0, high, w)
         newton = w + slope / ratio.square().mean(-1, keepdim=True)
         inside = (newton > low) & (newton < high)
-        w = torch.where(inside, newton, 0.5 * (low + high)).clamp(EDGE, 1.0 - EDGE)
+        new = torch.where(inside, newton, 0.5 * (low + high)).clamp(EDGE, 1.0 - EDGE)
+        w, change = new, (new - w).abs().max()
+        if change < EDGE:
+            break
     return w.squeeze(-1)

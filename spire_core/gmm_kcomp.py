@@ -3,7 +3,8 @@
 X0 ~ sum_k pi_k N(mu_k, I), pi = softmax(logits); s(x, t) = sum_k r_k mu_k,t - x, where r_k is the
 chance that x is of component k and mu_k,t = e^-t mu_k. A rotation and a shift that all means share
 change neither the loss nor the likelihood, so the means are kept as K points of at most K - 1
-coordinates and d no longer occurs. Shapes: R replicates, n samples, r coordinates, K components.
+coordinates and d no longer occurs. Shapes: R replicates, n samples, r coordinates, K components;
+x, z (r, R, n) and logits, weights (K, R): components come first, which softmax is fastest along.
 """
 
 import math
@@ -18,7 +19,7 @@ from spire_core.gmm import normals, signal_and_noise
 from spire_core.gmm_descent import draw_times
 
 LogitGradient = Callable[[Tensor], Tensor]
-"""From logits (R, K) to the gradient (R, K), at the next draw of the noise."""
+"""From logits (K, R) to the gradient (K, R), at the next draw of the noise."""
 
 
 def reduced_means(means: Tensor) -> Tensor:
@@ -33,7 +34,9 @@ def reduced_means(means: Tensor) -> Tensor:
         )
     if not bool(torch.isfinite(means).all()):
         raise ConfigError("expected means that are finite, got nan or inf: change them")
-    distances = torch.cdist(means, means) + torch.diag(torch.full((len(means),), math.inf))
+    distances = torch.cdist(means, means) + torch.diag(
+        torch.full((len(means),), math.inf, dtype=means.dtype)
+    )
     if distances.min() <= 1e-9:
         raise ConfigError(
             f"expected distinct means, got two that coincide among {len(means)}: no data tell the "
@@ -47,25 +50,41 @@ def reduced_means(means: Tensor) -> Tensor:
 def draw_components(
     weights: Tensor, means: Tensor, shape: tuple[int, int], generator: np.random.Generator
 ) -> Tensor:
-    """Return samples (R, n, r) of the mixture with weights (K,) and reduced means (K, r)."""
-    chosen = generator.choice(len(weights), size=shape, p=weights.numpy())
-    return means[torch.from_numpy(chosen)] + normals(generator, *shape, means.shape[1])
+    """Return samples (r, R, n) of the mixture with weights (K,) and reduced means (K, r)."""
+    places = torch.from_numpy(generator.random(shape))
+    chosen = torch.searchsorted(weights.cumsum(0), places).clamp(max=len(weights) - 1)
+    return normals(generator, means.shape[1], *shape) + means.T[:, chosen]
+
+
+def densities(x: Tensor, means: Tensor) -> Tensor:
+    """Return log N(x; mu_k, I) but for what all k share, (K, ...), for x (r, ...)."""
+    return apply(means, x) - _column(0.5 * means.square().sum(-1), x)
+
+
+def apply(matrix: Tensor, x: Tensor) -> Tensor:
+    """Return matrix (K, r) times x (r, ...), as (K, ...)."""
+    return (matrix @ x.flatten(1)).reshape(-1, *x.shape[1:])
+
+
+def _column(values: Tensor, x: Tensor) -> Tensor:
+    return values.reshape(-1, *[1] * (x.ndim - 1))
 
 
 def logit_gradient(
     x: Tensor, z: Tensor, logits: Tensor, means: Tensor, signal: Tensor, sigma: Tensor
 ) -> Tensor:
-    """Return sigma e^t times each sample's gradient of || s(xt, t) + z / sigma ||^2, (R, n, K).
+    """Return sigma e^t times each sample's gradient of || s(xt, t) + z / sigma ||^2, (K, R, n).
 
-    In logit j it is 2 r_j (mu_j - sum_k r_k mu_k).(sigma s + z). x, z (R, n, r); logits (R, K);
-    signal = e^-t and sigma broadcast to (R, n, 1). The factor keeps both ends of t finite.
+    In logit j it is 2 r_j (mu_j - sum_k r_k mu_k).(sigma s + z). x, z (r, R, n); logits (K, R);
+    signal = e^-t and sigma broadcast to (R, n). The factor keeps both ends of t finite.
     """
     xt = signal * x + sigma * z
-    energy = signal * (xt @ means.T) - 0.5 * signal.square() * means.square().sum(-1)
-    r = torch.softmax(logits[:, None] + energy, -1)
-    residual = sigma * (signal * (r @ means) - xt) + z
-    along = residual @ means.T
-    return 2.0 * r * (along - (r * along).sum(-1, keepdim=True))
+    energy = signal * apply(means, xt)
+    energy -= signal.square() * _column(0.5 * means.square().sum(-1), x)
+    r = torch.softmax(logits[..., None] + energy, 0)
+    residual = sigma * (signal * apply(means.T, r) - xt) + z
+    along = apply(means, residual)
+    return 2.0 * r * (along - (r * along).sum(0))
 
 
 def descend_logits_fixed_t(
@@ -76,7 +95,7 @@ def descend_logits_fixed_t(
     averaged: int,
     generator: np.random.Generator,
 ) -> Tensor:
-    """Return weights (R, K) of descent on the loss at t, with fresh noise, from equal weights.
+    """Return weights (K, R) of descent on the loss at t, with fresh noise, from equal weights.
 
     Steps are 1 / L, L = e^-2t / 2 times the largest eigenvalue of the Gram matrix of the centred
     means: the Jacobian of softmax has norm 1/2 at most, on both sides of 2 e^-2t G.
@@ -86,7 +105,7 @@ def descend_logits_fixed_t(
 
     def gradient(logits: Tensor) -> Tensor:
         z = normals(generator, *x.shape)
-        return (signal / sigma) * logit_gradient(x, z, logits, means, signal, sigma).mean(1)
+        return (signal / sigma) * logit_gradient(x, z, logits, means, signal, sigma).mean(-1)
 
     return _descend(gradient, 1.0 / float(largest), x, means, steps, averaged)
 
@@ -94,16 +113,16 @@ def descend_logits_fixed_t(
 def descend_logits_all_t(
     x: Tensor, means: Tensor, steps: int, averaged: int, generator: np.random.Generator
 ) -> Tensor:
-    """Return weights (R, K) of descent on the loss integrated over t; its curvature is below 1/2.
+    """Return weights (K, R) of descent on the loss integrated over t; its curvature is below 1/2.
 
     Times are drawn as in `gmm_descent.draw_times`, for the mean that is farthest out.
     """
     reach = float(means.square().sum(-1).max().sqrt())
 
     def gradient(logits: Tensor) -> Tensor:
-        signal, sigma, dv = draw_times((*x.shape[:2], 1), reach, generator)
+        signal, sigma, dv = draw_times(tuple(x.shape[1:]), reach, generator)
         z = normals(generator, *x.shape)
-        return (dv * logit_gradient(x, z, logits, means, signal, sigma)).mean(1)
+        return (dv * logit_gradient(x, z, logits, means, signal, sigma)).mean(-1)
 
     return _descend(gradient, 2.0, x, means, steps, averaged)
 
@@ -113,10 +132,10 @@ def _descend(
 ) -> Tensor:
     if not 1 <= averaged <= steps:
         raise ConfigError(f"expected averaged in 1..{steps}, got {averaged}: of the last steps")
-    logits = torch.zeros(len(x), len(means), dtype=x.dtype)
+    logits = torch.zeros(len(means), x.shape[1], dtype=x.dtype)
     total = torch.zeros_like(logits)
     for step in range(steps):
         logits = logits - lr * gradient(logits)
         if step >= steps - averaged:
-            total += torch.softmax(logits, -1)
+            total += torch.softmax(logits, 0)
     return total / averaged

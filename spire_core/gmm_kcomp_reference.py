@@ -1,6 +1,6 @@
 """K components without descent: maximum likelihood, affine least squares, and what theory says.
 
-Errors are E ||pi_hat - pi||^2. Shapes as in `gmm_kcomp`: x (R, n, r), means (K, r), weights (K,).
+Errors are E ||pi_hat - pi||^2. Shapes as in `gmm_kcomp`: x (r, R, n), means (K, r), weights (K,).
 """
 
 import numpy as np
@@ -8,20 +8,20 @@ import torch
 from torch import Tensor
 
 from spire_core.errors import ConfigError
-from spire_core.gmm_kcomp import draw_components
+from spire_core.gmm_kcomp import densities, draw_components
 
 
 def likelihood_weights(x: Tensor, means: Tensor, steps: int = 200) -> Tensor:
-    """Return the weights (R, K) that maximise the likelihood, by EM: pi <- mean_i r_k(x_i)."""
-    energy = x @ means.T - 0.5 * means.square().sum(-1)
-    pi = torch.full((len(x), len(means)), 1.0 / len(means), dtype=x.dtype)
+    """Return the weights (K, R) that maximise the likelihood, by EM: pi <- mean_i r_k(x_i)."""
+    energy = densities(x, means)
+    pi = torch.full((len(means), x.shape[1]), 1.0 / len(means), dtype=x.dtype)
     for _ in range(steps):
-        pi = torch.softmax(energy + pi.log()[:, None], -1).mean(1)
+        pi = torch.softmax(energy + pi.log()[..., None], 0).mean(-1)
     return pi
 
 
 def affine_weights(x: Tensor, means: Tensor) -> Tensor:
-    """Return the weights (R, K), summing to 1, whose mean fits the data's mean by least squares.
+    """Return the weights (K, R), summing to 1, whose mean fits the data's mean by least squares.
 
     This is `gmm_estimators.moment` for K components. ConfigError unless the means are affinely
     independent: their mean alone does not tell the weights otherwise.
@@ -32,7 +32,7 @@ def affine_weights(x: Tensor, means: Tensor) -> Tensor:
             "(collinear, or on a circle): a mean does not identify their weights, so leave out the "
             "affine method"
         )
-    return 1.0 / len(means) + (x.mean(1) - means.mean(0)) @ torch.linalg.pinv(means)
+    return 1.0 / len(means) + torch.linalg.pinv(means).T @ x.mean(-1)
 
 
 def affine_error(weights: Tensor, means: Tensor, n: int) -> float:
@@ -59,11 +59,10 @@ def simplex_cramer_rao(
     J_jk = E p_j p_k / q^2 with p_k the component's density and q the mixture's, and V (K, K - 1) an
     orthonormal basis of what sums to 0. J is a mean over `num` draws. Infinite if J is singular.
     """
-    x = draw_components(weights, means, (1, num), generator)[0]
-    energy = x @ means.T - 0.5 * means.square().sum(-1)
-    ratio = torch.softmax(energy + weights.log(), -1) / weights
+    x = draw_components(weights, means, (1, num), generator)[:, 0]
+    ratio = torch.softmax(densities(x, means) + weights.log()[:, None], 0) / weights[:, None]
     basis = torch.linalg.svd(torch.ones(1, len(weights), dtype=x.dtype))[2][1:]
-    inside = basis @ (ratio.T @ ratio / num) @ basis.T
+    inside = basis @ (ratio @ ratio.T / num) @ basis.T
     values = torch.linalg.eigvalsh(inside)
     if values[0] <= 1e-12 * values[-1]:
         return float("inf")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from spire_core.errors import ConfigError
-from spire_core.gmm import check_separation, check_weight, log_odds, signal_and_noise
+from spire_core.gmm import check_separation, check_weight, log_odds, signal_and_noise, weight
 
 REACH = 9.0  # standard deviations; beyond lies less than 1e-18
 
@@ -68,7 +68,7 @@ def fixed_t_error(w: float, m: float, t: float, n: int, draws: float = math.inf)
 
 
 def curvature(w: float, m_t: float) -> float:
-    """Return A = d^2 L / dh^2 = 2 m_t^2 E sech^4(m_t y_t + h) of the expected loss at the true w."""
+    """Return A = d^2 L / dh^2 = 2 m_t^2 E sech^4(u) of the expected loss at the true w."""
     _check_inside(w)
     y, share = _line(w, m_t)
     p = torch.sigmoid(2.0 * (m_t * y + log_odds(torch.tensor(w, dtype=y.dtype))))
@@ -78,6 +78,23 @@ def curvature(w: float, m_t: float) -> float:
 def linear_factor(w: float, m_t: float, lr: float = 1.0) -> float:
     """Return |1 - lr A / L| with L = 2 m_t^2: the factor of the error per step near the minimum."""
     return abs(1.0 - lr * curvature(w, m_t) / (2.0 * m_t**2))
+
+
+def expected_path(w: float, m_t: float, steps: int, lr: float = 1.0) -> list[float]:
+    """Return w_0 = 1/2, w_1, ..., of descent in h on the expected loss, without sampling error.
+
+    dL/dh = 2 m_t^2 E sech^2(u) (tanh(u) - tanh(u*)), u* = m_t y_t + h* at the true weight, whose
+    sign is that of h - h*: the true weight is the only minimum. Steps are lr / (2 m_t^2).
+    """
+    _check_inside(w)
+    y, share = _line(w, m_t)
+    target = torch.tanh(m_t * y + log_odds(torch.tensor(w, dtype=y.dtype)))
+    h, path = torch.tensor(0.0, dtype=y.dtype), [0.5]
+    for _ in range(steps):
+        tanh = torch.tanh(m_t * y + h)
+        h = h - lr * (share * (1.0 - tanh.square()) * (tanh - target)).sum()
+        path.append(float(weight(h)))
+    return path
 
 
 def _check_inside(w: float) -> None:
