@@ -70,20 +70,16 @@ def _record(tracker: Tracker, outcome: Outcome, cpu_s: float, folder: Path) -> P
     """Write one outcome into the run, and its figure to the folder as well."""
     head = f"theory/{outcome.name}"
     numbers = {f"{head}/{key}": value for key, value in outcome.numbers.items()}
-    failed = sum(not claim.is_met for claim in outcome.claims)
+    failed = sum(claim.is_met is False for claim in outcome.claims)
     tracker.log_metrics(numbers | {f"{head}/failed_claims": failed, f"{head}/cpu_s": cpu_s}, step=0)
     for i, columns in enumerate(outcome.tables.values()):
         tracker.log_table(f"tables/{outcome.name}_{i}.json", columns)
-    texts = {f"{i:02d}": f"{_mark(c.is_met)} {c.text}" for i, c in enumerate(outcome.claims)}
+    texts = {f"{i:02d}": str(claim) for i, claim in enumerate(outcome.claims)}
     tracker.log_dict(texts, f"claims/{outcome.name}.yaml")
     figure = panels_figure(outcome.panels, outcome.title)
     tracker.log_figure(figure, f"plots/{outcome.name}.png")
     figure.savefig(folder / f"{outcome.name}.png", dpi=90)
     return folder / f"{outcome.name}.png"
-
-
-def _mark(is_met: bool) -> str:
-    return "ok  " if is_met else "FAIL"
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -47,7 +47,6 @@ def run_backbone(config: TheoryConfig) -> Outcome:
             f"means off by {told.sizes[-1]:g} each: n * MSE {last[0]:.2f} if both shift along mu, "
             f"{last[1]:.2f} in random directions, {last[2]:.2f} if too far apart (exact means: "
             f"{floor:.3f})",
-            True,
         ),
         Claim(
             f"learned from C = {told.clients[0]} .. {told.clients[-1]} clients of {told.client_n}: "
@@ -100,7 +99,7 @@ def _learned(config: TheoryConfig, mu: Tensor, num_clients: int, point: int) -> 
     measured = score(found)
     return {
         "measured": measured.mean,
-        "+-": measured.error,
+        "measured +-": measured.error,
         "predicted": float(predicted.mean()),
         "median": float(predicted.median()),
         "error of a mean": float(off.square().mean().sqrt()),
@@ -137,9 +136,9 @@ def _learned_panel(clients, learned: list[dict[str, float]], floor: float) -> Pa
         return [(c, row[key]) for c, row in zip(clients, learned, strict=True)]
 
     curves = {
-        "mean, measured": Curve(points("measured"), [row["+-"] for row in learned]),
-        "mean, predicted": Curve(points("predicted"), is_reference=True),
-        "median, predicted": Curve(points("median")),
+        "mean": Curve(points("measured"), [row["measured +-"] for row in learned]),
+        "mean, by theory": Curve(points("predicted"), is_reference=True),
+        "median, by theory": Curve(points("median")),
         "exact means": Curve([(clients[0], floor), (clients[-1], floor)], is_reference=True),
     }
     return Panel("means learned by EM", "pre-training clients C", "n * MSE", curves)

@@ -23,9 +23,8 @@ def run_bridge(config: TheoryConfig) -> Outcome:
         points = sorted(zip(likelihood.tolist(), denoising.tolist(), strict=True))
         curves[f"||mu|| = {m:g}"] = Curve(points)
     worst = max(difference for _, difference in rows)
-    panel = Panel(
-        "one point a sample", "d/dw of -log q_w(x0)", "integral of dL_t/dw", curves, "linear"
-    )
+    labels = ("one point a sample", "d/dw of -log q_w(x0)", "integral of dL_t/dw over t")
+    panel = Panel(*labels, curves, "linear", is_joined=False)
     return Outcome(
         "bridge",
         f"F: denoising over all t is maximum likelihood, {config.bridge.n} samples a separation",

@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,20 +72,33 @@ def _folder(out: str | None) -> Path | None:
 
 
 def _text(outcome: "Outcome", cpu_s: float) -> str:
+    parts = [f"{outcome.title} ({cpu_s:.1f} CPU s)"]
+    parts += [f"{name}\n{_table(columns)}" for name, columns in outcome.tables.items()]
+    return "\n\n".join([*parts, "\n".join(map(str, outcome.claims))])
+
+
+def _table(columns: Mapping[str, Sequence[Any]]) -> str:
+    """Return columns with their errors beside the values, on its side if it is a wide one."""
     from pipeline.report_text import aligned
 
-    parts = [f"{outcome.title} ({cpu_s:.1f} CPU s)"]
-    for name, columns in outcome.tables.items():
-        rows = [[_cell(value) for value in row] for row in zip(*columns.values(), strict=True)]
-        parts.append(f"{name}\n{aligned(list(columns), rows)}")
-    marks = [f"{'ok  ' if claim.is_met else 'FAIL'} {claim.text}" for claim in outcome.claims]
-    return "\n\n".join([*parts, "\n".join(marks)])
+    shown: dict[str, list[str]] = {}
+    for name, values in columns.items():
+        cells = [_cell(value) for value in values]
+        if (owner := name.removesuffix(" +-")) != name:
+            shown[owner] = [f"{a} +-{b}" for a, b in zip(shown[owner], cells, strict=True)]
+        else:
+            shown[name] = cells
+    rows = list(zip(*shown.values(), strict=True))
+    if len(shown) > 8:
+        header, *rest = ([name, *cells] for name, cells in shown.items())
+        return aligned(header, rest)
+    return aligned(list(shown), rows)
 
 
 def _cell(value: Any) -> str:
     if not isinstance(value, float):
         return str(value)
-    return "-" if not math.isfinite(value) else f"{value:.4g}"
+    return "-" if not math.isfinite(value) else f"{value:.3g}"
 
 
 def _values(result: "TheoryResult", settings: dict[str, Any]) -> dict[str, Any]:

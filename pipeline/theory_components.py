@@ -38,7 +38,8 @@ def run_components(config: TheoryConfig) -> Outcome:
     columns: dict[str, list] = {"means": list(rows)}
     for key in ("Cramer-Rao", LIKELIHOOD, OVER_T, AT_T, AFFINE, "affine form"):
         columns[key] = [row[key].mean for row in rows.values()]
-        columns[f"{key} +-"] = [row[key].error for row in rows.values()]
+        if key not in ("Cramer-Rao", "affine form"):
+            columns[f"{key} +-"] = [row[key].error for row in rows.values()]
     ratios = {name: row[OVER_T].mean / row["Cramer-Rao"].mean for name, row in rows.items()}
     return Outcome(
         "components",
@@ -139,5 +140,4 @@ def _panel(rows: dict[str, dict[str, Score]]) -> Panel:
         points = [(i, row[key].mean) for i, row in enumerate(rows.values())]
         errors = [row[key].error for row in rows.values()]
         curves[key] = Curve(points, errors, key in ("Cramer-Rao", "affine form"))
-    names = ", ".join(f"{i} {name}" for i, name in enumerate(rows))
-    return Panel("weights of K components", names, "n * MSE", curves, "logy")
+    return Panel("weights of K components", "", "n * MSE", curves, "logy", ticks=list(rows))

@@ -37,21 +37,30 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """One set of axes; `scale` is `loglog`, `logx`, `logy` or `linear`."""
+    """One set of axes; `scale` is `loglog`, `logx`, `logy` or `linear`.
+
+    `ticks` name the places x = 0, 1, ... of categories, whose points are not joined.
+    """
 
     title: str
     xlabel: str
     ylabel: str
     curves: Mapping[str, Curve]
     scale: str = "loglog"
+    ticks: Sequence[str] = ()
+    is_joined: bool = True
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence with its numbers in it, and whether they bear it out."""
+    """A sentence with its numbers in it, and whether they bear it out (None: an observation)."""
 
     text: str
-    is_met: bool
+    is_met: bool | None = None
+
+    def __str__(self) -> str:
+        """Return the sentence behind its verdict."""
+        return f"{'note' if self.is_met is None else 'ok  ' if self.is_met else 'FAIL'} {self.text}"
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,14 @@ from spire_core.gmm import (
     normals,
     odds_slope,
     signal_and_noise,
+    tanh_and_slope,
     weight,
 )
 
 NUM_TIMES = 256
 EDGE = 1e-12  # descent in w stays this far inside [0, 1], where log-odds are finite
 Gradient = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""From h to the gradient in h and its Gauss-Newton curvature, at the next draw of the noise."""
+"""From h to the gradient in h and a bound on its curvature, at the next draw of the noise."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,9 @@ class DescentConfig:
     """How to descend.
 
     `parameter`: `odds` (h) or `weight` (w). `lr` is a multiple of 1 / L, the inverse of the largest
-    curvature that the objective has from w = 1/2 on outwards in h. `is_damped`: no step is longer
-    than the Gauss-Newton step, which matters in w only. `is_fresh`: new noise each step.
+    curvature of the expected objective in h. `is_damped`: no step is longer than the inverse of the
+    curvature where it starts, which matters in w, whose curvature has no bound towards 0 and 1.
+    `is_fresh`: new noise each step.
     The result is the mean of the iterates of the last `averaged` steps.
     """
 
@@ -101,11 +103,11 @@ def all_t_gradient(y: Tensor, m: float, is_fresh: bool, generator: np.random.Gen
     def gradient(h: Tensor) -> tuple[Tensor, Tensor]:
         signal, sigma, dv, z = draw() if once is None else once
         y_t = signal * y + sigma * z
-        p = torch.sigmoid(2.0 * (signal * m * y_t + h))
-        slope = 4.0 * p * (1.0 - p)
-        residual = sigma * (signal * m * (2.0 * p - 1.0) - y_t) + z
-        curvature = 2.0 * m**2 * (dv * signal * sigma * slope.square()).mean(-1, keepdim=True)
-        return 2.0 * m * (dv * slope * residual).mean(-1, keepdim=True), curvature
+        tanh, slope = tanh_and_slope(signal * m * y_t + h)
+        pull = dv * slope * (sigma * (signal * m * tanh - y_t) + z)
+        gauss_newton = 2.0 * m**2 * (dv * signal * sigma * slope.square()).mean(-1, keepdim=True)
+        rest = 4.0 * m * (pull * tanh).mean(-1, keepdim=True)
+        return 2.0 * m * pull.mean(-1, keepdim=True), gauss_newton + rest.abs()
 
     once = None if is_fresh else draw()
     return gradient
@@ -128,7 +130,8 @@ def iterates(
         in_h, curvature = gradient(h)
         step = torch.full_like(h, longest)
         if config.is_damped:
-            step = torch.minimum(step, 1.0 / (curvature * slope**2))
+            bend = torch.zeros_like(h) if is_odds else (2.0 * (2.0 * w - 1.0) * slope**2 * in_h)
+            step = torch.minimum(step, 1.0 / (curvature * slope**2 + bend.abs()))
         if is_odds:
             h = h - step * in_h
             w = weight(h)

@@ -27,9 +27,9 @@ def moment_error(w: float, m_t: float, n: int) -> float:
 
 def one_step_error(w: float, m: float, t: float, n: int) -> float:
     """Return the exact error of `gmm_estimators.one_step`: squared bias + variance / n."""
-    y, z, share = _plane(w, m)
-    scale = 4.0 * (signal_and_noise(t)[0] * m) ** 2
-    step = -_gradient(y, z, torch.tensor(0.0, dtype=y.dtype), m, t) / scale
+    m_t = signal_and_noise(t)[0] * m
+    y, z, share = _plane(w, m, m_t)
+    step = -_gradient(y, z, torch.tensor(0.0, dtype=y.dtype), m, t) / (4.0 * m_t**2)
     mean = (share * step).sum()
     variance = (share * (step - mean).square()).sum()
     return float((0.5 + mean - w) ** 2 + variance / n)
@@ -38,7 +38,7 @@ def one_step_error(w: float, m: float, t: float, n: int) -> float:
 def information(w: float, m: float) -> float:
     """Return Fisher's information on w in one sample: the integral of (p - p')^2 / q_w."""
     _check_inside(w)
-    y, share = _line(w, m)
+    y, share = _line(w, m, m)
     p = torch.sigmoid(2.0 * (m * y + log_odds(torch.tensor(w, dtype=y.dtype))))
     return float((share * (p / w - (1.0 - p) / (1.0 - w)).square()).sum())
 
@@ -56,21 +56,22 @@ def fixed_t_error(w: float, m: float, t: float, n: int, draws: float = math.inf)
     fresh ones. From h to w by dw/dh = 2 w (1 - w).
     """
     _check_inside(w)
-    y, z, share = _plane(w, m)
+    m_t = signal_and_noise(t)[0] * m
+    y, z, share = _plane(w, m, m_t)
     h = log_odds(torch.tensor(w, dtype=y.dtype))
     gradient = _gradient(y, z, h, m, t)
     of_y = share.sum(1)
     mean = (share * gradient).sum(1) / of_y
     between = (of_y * mean.square()).sum()
     within = (share * (gradient - mean[:, None]).square()).sum()
-    a = curvature(w, signal_and_noise(t)[0] * m)
+    a = curvature(w, m_t)
     return float((between + within / draws) * (2.0 * w * (1.0 - w) / a) ** 2 / n)
 
 
 def curvature(w: float, m_t: float) -> float:
     """Return A = d^2 L / dh^2 = 2 m_t^2 E sech^4(u) of the expected loss at the true w."""
     _check_inside(w)
-    y, share = _line(w, m_t)
+    y, share = _line(w, m_t, m_t)
     p = torch.sigmoid(2.0 * (m_t * y + log_odds(torch.tensor(w, dtype=y.dtype))))
     return float(2.0 * m_t**2 * (share * (4.0 * p * (1.0 - p)).square()).sum())
 
@@ -87,7 +88,7 @@ def expected_path(w: float, m_t: float, steps: int, lr: float = 1.0) -> list[flo
     sign is that of h - h*: the true weight is the only minimum. Steps are lr / (2 m_t^2).
     """
     _check_inside(w)
-    y, share = _line(w, m_t)
+    y, share = _line(w, m_t, m_t)
     target = torch.tanh(m_t * y + log_odds(torch.tensor(w, dtype=y.dtype)))
     h, path = torch.tensor(0.0, dtype=y.dtype), [0.5]
     for _ in range(steps):
@@ -104,19 +105,19 @@ def _check_inside(w: float) -> None:
         )
 
 
-def _line(w: float, m: float) -> tuple[Tensor, Tensor]:
-    """Return nodes y and their shares of the mixture's probability."""
-    step = min(0.05, 0.3 / check_separation(m))
+def _line(w: float, m: float, sharpness: float) -> tuple[Tensor, Tensor]:
+    """Return nodes y and their shares of the mixture's probability, for tanh(sharpness y)."""
+    step = min(0.05, 0.3 / check_separation(sharpness))
     y = torch.arange(-m - REACH, m + REACH + step, step, dtype=torch.float64)
     density = w * _normal(y - m) + (1.0 - w) * _normal(y + m)
     return y, density * step
 
 
-def _plane(w: float, m: float) -> tuple[Tensor, Tensor, Tensor]:
+def _plane(w: float, m: float, m_t: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return nodes y (Y, 1) and z (1, Z) and the probability of each pair, (Y, Z)."""
-    y, of_y = _line(w, m)
+    y, of_y = _line(w, check_separation(m), m_t)
     kept = of_y > 1e-20
-    step = min(0.05, 0.3 / m)
+    step = min(0.05, 0.3 / m_t)
     z = torch.arange(-REACH, REACH + step, step, dtype=torch.float64)
     return y[kept, None], z[None], of_y[kept, None] * (_normal(z) * step)
 
