@@ -17,18 +17,28 @@ from pipeline.theory_components import run_components
 from pipeline.theory_config import TheoryConfig
 from pipeline.theory_failure import run_failure
 from pipeline.theory_figures import panels_figure
+from pipeline.theory_means import component_settings
 from pipeline.theory_optimiser import run_optimiser
 from pipeline.theory_outcome import Outcome
-from pipeline.theory_scaling import run_scaling
+from pipeline.theory_scaling import check_scaling, run_scaling
 from pipeline.tracking import Tracker
 
-RUN: dict[str, Callable[[TheoryConfig], Outcome]] = {
-    "scaling": run_scaling,
-    "failure": run_failure,
-    "optimiser": run_optimiser,
-    "components": run_components,
-    "backbone": run_backbone,
-    "bridge": run_bridge,
+
+@dataclass(frozen=True)
+class Experiment:
+    """How an experiment runs, and what finds mistakes in its settings that one value cannot."""
+
+    run: Callable[[TheoryConfig], Outcome]
+    check: Callable[[TheoryConfig], object] = lambda config: None
+
+
+RUN = {
+    "scaling": Experiment(run_scaling, check_scaling),
+    "failure": Experiment(run_failure),
+    "optimiser": Experiment(run_optimiser),
+    "components": Experiment(run_components, component_settings),
+    "backbone": Experiment(run_backbone),
+    "bridge": Experiment(run_bridge),
 }
 _log = logging.getLogger(__name__)
 
@@ -43,12 +53,19 @@ class TheoryResult:
     figures: tuple[Path, ...]
 
 
+def check_theory(config: TheoryConfig) -> None:
+    """Raise ConfigError for a mistake in the settings of any experiment that would run."""
+    for experiment in config.experiments:
+        RUN[experiment].check(config)
+
+
 def run_theory(config: TheoryConfig, name: str, out: Path | None = None) -> TheoryResult:
     """Run the experiments of a configuration, in order, and record them as one MLflow run.
 
     Figures are written to `out`, or else to the run's own folder. The same seed gives the same
     numbers, whichever other experiments run beside.
     """
+    check_theory(config)
     outcomes, cpu_s, paths = [], [], []
     tags = {"preset": name, "seed": str(config.seed), "git_revision": git_revision() or "unknown"}
     with Tracker.start(config.tracking, f"theory-{name}", tags) as tracker:
@@ -58,7 +75,7 @@ def run_theory(config: TheoryConfig, name: str, out: Path | None = None) -> Theo
         folder.mkdir(parents=True, exist_ok=True)
         for experiment in config.experiments:
             started = time.process_time()
-            outcome = RUN[experiment](config)
+            outcome = RUN[experiment].run(config)
             cpu_s.append(time.process_time() - started)
             _log.info("%s: %.1f CPU seconds", experiment, cpu_s[-1])
             outcomes.append(outcome)

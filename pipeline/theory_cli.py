@@ -23,7 +23,7 @@ def add_theory(verbs: Any) -> None:
     parser.add_argument("words", nargs="+", metavar="FILE_OR_NAME | key=value", help=text)
     parser.add_argument("--json", action="store_true", help="print one JSON object to stdout")
     parser.add_argument("--dry-run", action="store_true", help="print the settings and stop")
-    parser.add_argument("--out", metavar="DIR", help="where the figures go (the run's folder)")
+    parser.add_argument("--out", metavar="DIR", help="where figures and text go (the run's folder)")
 
 
 def theory(args: argparse.Namespace) -> "Answer":
@@ -40,17 +40,22 @@ def theory(args: argparse.Namespace) -> "Answer":
         )
     config = load_theory(names[0], [word for word in args.words if "=" in word])
     settings = json.loads(json.dumps(config.as_dict()))
+    from pipeline.theory import check_theory, run_theory
+
     if args.dry_run:
         import yaml
 
+        check_theory(config)
         text = yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=100)
         return Answer(text.strip(), {"config": settings})
     from pipeline.runs import ui_command
-    from pipeline.theory import run_theory
 
-    result = run_theory(config, Path(names[0]).stem, _folder(args.out))
+    folder = _folder(args.out)
+    result = run_theory(config, Path(names[0]).stem, folder)
     ui = ui_command(config.tracking) if config.tracking.enabled else None
     parts = [_text(o, s) for o, s in zip(result.outcomes, result.cpu_s, strict=True)]
+    if folder is not None:
+        (folder / "results.txt").write_text("\n\n".join(parts) + "\n")
     where = "\n".join(f"figure   {path}" for path in result.figures)
     parts.append(where + (f"\ncompare  {ui}" if ui else ""))
     return Answer("\n\n".join(parts), _values(result, settings) | {"ui_command": ui})

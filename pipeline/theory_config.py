@@ -11,6 +11,7 @@ from pipeline.config import merge_settings
 from pipeline.runs import TrackingConfig
 from spire_core.errors import ConfigError
 from spire_core.gmm import check_separation, check_weight, signal_and_noise
+from spire_core.gmm_descent import DescentConfig
 
 EXPERIMENTS = ("scaling", "failure", "optimiser", "components", "backbone", "bridge")
 
@@ -40,6 +41,7 @@ class ScalingConfig:
     def __post_init__(self) -> None:
         check_separation(self.m_t)
         _check_counts(1, d=self.d, n=self.n, nums=self.nums, dims=self.dims)
+        DescentConfig(steps=self.steps, averaged=self.averaged)
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class FailureConfig:
 
     def __post_init__(self) -> None:
         _check_counts(1, n=self.n, dims=self.dims)
+        DescentConfig(steps=self.steps, averaged=self.averaged)
         for m_t in self.separations:
             check_separation(m_t)
         for t in self.times:
@@ -114,6 +117,7 @@ class ComponentsConfig:
     def __post_init__(self) -> None:
         _check_counts(1, d=self.d, n=self.n)
         _check_counts(2, replicates=self.replicates)
+        DescentConfig(steps=self.steps, averaged=self.averaged)
         check_separation(self.distance)
         if not 0.0 < self.signal < 1.0:
             raise ConfigError(

@@ -1,5 +1,6 @@
 """The figure of a theory experiment: its panels side by side, each with its own legend below."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -61,12 +62,12 @@ def _style(axes: "Axes", panel: Panel) -> None:
     axes.set_xscale("log" if panel.scale in ("loglog", "logx") else "linear")
     axes.set_yscale("log" if panel.scale in ("loglog", "logy") else "linear")
     axes.tick_params(which="both", labelsize=8)
-    for axis in (axes.xaxis, axes.yaxis):
+    for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
         if axis.get_scale() == "log":
-            low, high = sorted(axis.get_view_interval())
+            if high < 1000.0 * low:  # powers of ten alone would leave one label, or none
+                axis.set_ticks(_round_numbers(low, high))
             axis.set_major_formatter("{x:g}")
-            axis.set_minor_formatter("{x:g}" if high < 12.0 * low else "")
-            axis.set_tick_params(which="minor", labelsize=6)
+            axis.set_minor_formatter("")
     if panel.ticks:
         axes.set_xticks(range(len(panel.ticks)), panel.ticks, rotation=35, ha="right")
     axes.set_xlabel(panel.xlabel, fontsize=9)
@@ -77,6 +78,13 @@ def _style(axes: "Axes", panel: Panel) -> None:
     below = -0.32 if panel.ticks else -0.16
     place = {"loc": "upper center", "bbox_to_anchor": (0.5, below)}
     axes.legend(frameon=False, fontsize=7, ncols=2, **place)
+
+
+def _round_numbers(low: float, high: float) -> list[float]:
+    """Return all 1, 2 and 5 times a power of ten from low to high."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
+    numbers = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
+    return [number for number in numbers if low <= number <= high]
 
 
 def _xy(curve: Curve) -> tuple[Sequence[float], Sequence[float]]:

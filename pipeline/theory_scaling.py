@@ -26,6 +26,12 @@ MOMENT, ONE_AXIS, STEP = "moment, noised", "moment, noised, one axis", "one step
 BOUND, CRAMER_RAO, SANDWICH = "published bound", "Cramer-Rao", "sandwich at t"
 
 
+def check_scaling(config: TheoryConfig) -> None:
+    """Raise ConfigError if ||mu|| does not exceed m_t at every d."""
+    for d in (config.scaling.d, *config.scaling.dims):
+        time_of(config.scaling.m_t, config.c * math.sqrt(d))
+
+
 def run_scaling(config: TheoryConfig) -> Outcome:
     """Return errors against n and d, their slopes, and how they compare with the references."""
     told = config.scaling
