@@ -53,9 +53,11 @@ def theory(args: argparse.Namespace) -> "Answer":
     folder = _folder(args.out)
     result = run_theory(config, Path(names[0]).stem, folder)
     ui = ui_command(config.tracking) if config.tracking.enabled else None
-    parts = [_text(o, s) for o, s in zip(result.outcomes, result.cpu_s, strict=True)]
+    parts = [_text(outcome) for outcome in result.outcomes]
     if folder is not None:
         (folder / "results.txt").write_text("\n\n".join(parts) + "\n")
+    told = zip(config.experiments, result.cpu_s, strict=True)
+    parts.append("CPU seconds: " + ", ".join(f"{name} {s:.1f}" for name, s in told))
     where = "\n".join(f"figure   {path}" for path in result.figures)
     parts.append(where + (f"\ncompare  {ui}" if ui else ""))
     return Answer("\n\n".join(parts), _values(result, settings) | {"ui_command": ui})
@@ -76,8 +78,8 @@ def _folder(out: str | None) -> Path | None:
     return folder
 
 
-def _text(outcome: "Outcome", cpu_s: float) -> str:
-    parts = [f"{outcome.title} ({cpu_s:.1f} CPU s)"]
+def _text(outcome: "Outcome") -> str:
+    parts = [outcome.title]
     parts += [f"{name}\n{_table(columns)}" for name, columns in outcome.tables.items()]
     return "\n\n".join([*parts, "\n".join(map(str, outcome.claims))])
 
@@ -90,7 +92,8 @@ def _table(columns: Mapping[str, Sequence[Any]]) -> str:
     for name, values in columns.items():
         cells = [_cell(value) for value in values]
         if (owner := name.removesuffix(" +-")) != name:
-            shown[owner] = [f"{a} +-{b}" for a, b in zip(shown[owner], cells, strict=True)]
+            pairs = zip(shown[owner], cells, strict=True)
+            shown[owner] = [a if a == "-" else f"{a} +-{b}" for a, b in pairs]
         else:
             shown[name] = cells
     rows = list(zip(*shown.values(), strict=True))

@@ -1,8 +1,9 @@
 """The bridge between denoising and likelihood, sample by sample, by quadrature.
 
 For the exact scores of a family of densities, weight 1 and t over (0, inf):
-d/dw (-log q_w(x0)) = integral of E_z dL_t/dw dt (Song et al. 2021, theorem 3: with g^2 = 2 the
-likelihood weighting g^2 / 2 is 1, and nothing is left at t = inf, where q is N(0, I) for every w).
+d/dw (-log q_w(x0)) = integral of E_z dL_t/dw dt. (Song et al. 2021, "Maximum likelihood training of
+score-based diffusion models": their bound of -log q at one x0 is an equality for exact scores; with
+g^2 = 2 its weighting g^2 / 2 is 1, and at t = inf q is N(0, I) for every w.)
 """
 
 import math

@@ -201,6 +201,15 @@ def test_the_sandwich_is_between_019_and_030_from_d_4_on(m_t: float) -> None:
         assert 0.19 <= fixed_t_error(W, m, time_of(m_t, m), 1) <= 0.30
 
 
+@pytest.mark.parametrize(
+    ("d", "t", "is_met"), [(16, 1.0, True), (64, 1.0, True), (16, 0.1, False), (256, 1.0, False)]
+)
+def test_which_minimisers_of_the_loss_at_one_t_meet_the_bound(d, t: float, is_met: bool) -> None:
+    m = math.sqrt(d)
+    bound = published_bound(W, m * math.exp(-t), d, 1)
+    assert (fixed_t_error(W, m, t, 1) <= bound) is is_met
+
+
 def test_the_sandwich_falls_to_the_share_of_each_component_as_d_grows() -> None:
     errors = [fixed_t_error(W, m, time_of(0.75, m), 1) for m in (2.0, 8.0, 100.0)]
     assert errors == sorted(errors, reverse=True)

@@ -91,6 +91,14 @@ def test_descent_at_one_t_fails_where_m_t_is_large(case: int, d: int, t: float) 
         assert abs(mean - 8.0) <= 0.2
 
 
+def test_a_longer_step_mends_the_failure_that_is_the_optimisers() -> None:
+    n, generator = 200, numpy_generator(0, "test_longer")
+    y = draw_projected(W, 8.0, (300, n), generator)
+    how = DescentConfig(steps=200, averaged=20, lr=4.0, is_damped=False)
+    mean, error = mean_and_error(n * (descend_fixed_t(y, 8.0, 1.0, how, generator) - W) ** 2)
+    assert mean + 4 * error < n * published_bound(W, 8.0 / math.e, 64, n)
+
+
 def test_descent_over_all_t_does_not_fail_there() -> None:
     n, generator = 200, numpy_generator(0, "test_all_t_works")
     y = draw_projected(W, 16.0, (300, n), generator)
