@@ -183,3 +183,9 @@ def test_a_file_that_is_no_yaml_is_named() -> None:
     file = Path(__file__)
     with pytest.raises(ConfigError, match="settings"):
         load_theory(str(file))
+
+
+def test_help_names_the_presets(spire) -> None:
+    code, out, _ = spire("--help")
+    assert code == 0
+    assert all(name in out for name in theory_names())
