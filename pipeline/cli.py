@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from pipeline.theory_cli import add_theory
+
 if TYPE_CHECKING:
     from pipeline.experiment import Result
     from pipeline.saved_run import SavedRun
@@ -265,15 +267,8 @@ def _parse(argv: Sequence[str] | None, more_verbs: Sequence[AddVerb]) -> argpars
     """Return the parsed arguments; unlike argparse alone, words may also come after options."""
     parser = _Parser(prog="spire", description="Federated personalised diffusion models.")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for add in (
-        _add_run,
-        _add_resume,
-        _add_adapt,
-        _add_sample,
-        _add_data,
-        _add_doctor,
-        *more_verbs,
-    ):
+    own = (_add_run, _add_resume, _add_adapt, _add_sample, _add_data, add_theory, _add_doctor)
+    for add in (*own, *more_verbs):
         add(verbs)
     args, rest = parser.parse_known_args(argv)
     if [word for word in rest if word.startswith("-") or "words" not in args]:

@@ -148,6 +148,16 @@ def _parse_override(text: str) -> DictConfig:
         raise ConfigError(told) from error
 
 
+def _parse_overrides(overrides: Sequence[str]) -> DictConfig:
+    try:
+        parsed = OmegaConf.merge(*(_parse_override(text) for text in overrides))
+    except OmegaConfBaseException as error:
+        told = f"expected overrides that fit together, got {' '.join(overrides)}: {error}"
+        raise ConfigError(told.splitlines()[0]) from error
+    assert isinstance(parsed, DictConfig)
+    return parsed
+
+
 def _check_shape(base: dict[str, Any], layer: Any, known: Sequence[str], prefix: str = "") -> None:
     """Raise ConfigError where a layer's key is unknown, or its value of another shape."""
     if not isinstance(layer, dict):
@@ -204,13 +214,7 @@ def _layered(base: Config, layers: list[DictConfig], overrides: Sequence[str]) -
     merged = OmegaConf.create(base.as_dict())
     known = _known_keys("", OmegaConf.to_container(merged))  # type: ignore[arg-type]
     if overrides:
-        try:
-            parsed = OmegaConf.merge(*(_parse_override(text) for text in overrides))
-        except OmegaConfBaseException as error:
-            told = f"expected overrides that fit together, got {' '.join(overrides)}: {error}"
-            raise ConfigError(told.splitlines()[0]) from error
-        assert isinstance(parsed, DictConfig)
-        layers.append(parsed)
+        layers.append(_parse_overrides(overrides))
     for layer in layers:
         merged = _merge(merged, layer, known)
     return config_from_dict(OmegaConf.to_container(merged, resolve=True))  # type: ignore[arg-type]
@@ -234,6 +238,27 @@ def split_override(text: str) -> tuple[str, Any]:
     _parse_override(text)
     parsed: Any = OmegaConf.to_container(_parse_override(f"x={value}"))
     return key, parsed["x"]
+
+
+def merge_settings(
+    kind: type[Built], base: dict[str, Any], text: str, overrides: Sequence[str]
+) -> Built:
+    """Return a dataclass with the values of `base`, of a YAML text and of overrides, in order.
+
+    As strict as `load_config`: ConfigError for an unknown key or a value of the wrong shape.
+    """
+    merged = OmegaConf.create(base)
+    known = _known_keys("", base)
+    try:
+        layers = [OmegaConf.create(text)]
+    except Exception as error:  # YAML and OmegaConf each have their own family of errors
+        told = f"expected settings in YAML, got: {error}".splitlines()[0]
+        raise ConfigError(told) from error
+    if overrides:
+        layers.append(_parse_overrides(overrides))
+    for layer in layers:
+        merged = _merge(merged, layer, known)  # type: ignore[arg-type]
+    return build(kind, OmegaConf.to_container(merged, resolve=True))
 
 
 def config_from_dict(values: dict[str, Any]) -> Config:

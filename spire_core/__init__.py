@@ -9,6 +9,7 @@ Read in this order:
     evaluate    images drawn as a client, and the loss on images it never saw
     kid, extractor, classifier, metrics, selftest   scores, the features compared, and their check
     partition, partition_schemes   who holds which images
+    gmm, gmm_*  Gaussian mixtures, where all of this can be solved exactly (docs/theory.md)
     secure_sum  a mean that nobody sees the parts of; rng: every draw by its purpose; errors
 """
 

@@ -1,0 +1,235 @@
+"""Two Gaussians: gradients against autograd in d dimensions, exact errors, and the bridge."""
+
+import math
+
+import pytest
+import torch
+
+from spire_core.errors import ConfigError
+from spire_core.gmm import (
+    ddpm_loss,
+    draw_projected,
+    grad_h,
+    log_odds,
+    normals,
+    odds_slope,
+    score,
+    signal_and_noise,
+    time_of,
+    weight,
+)
+from spire_core.gmm_bridge import denoising_gradient, likelihood_gradient
+from spire_core.gmm_descent import all_t_gradient
+from spire_core.gmm_estimators import maximum_likelihood, moment, one_step
+from spire_core.gmm_reference import (
+    cramer_rao,
+    fixed_t_error,
+    information,
+    moment_error,
+    one_step_error,
+    published_bound,
+)
+from spire_core.rng import numpy_generator, torch_generator
+
+W = 0.3
+
+
+def assert_within(values: torch.Tensor, expected: float) -> None:
+    """The mean of independent values is within 4 of its standard errors of what is expected."""
+    error = float(values.std()) / math.sqrt(len(values))
+    assert abs(float(values.mean()) - expected) <= 4.0 * error
+
+
+def random_case(case: int, d: int):
+    generator = torch_generator(0, "test_gmm", case)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    w = torch.rand(1, generator=generator, dtype=torch.float64)
+    t = 0.05 + 2.0 * float(torch.rand(1, generator=generator, dtype=torch.float64))
+    return draw(d), draw(50, d) * 2.0, draw(50, d), w, t
+
+
+@pytest.mark.parametrize(("case", "d"), [(i, d) for i, d in enumerate((1, 2, 5, 16, 64))])
+def test_gradients_in_h_and_in_w_are_those_of_autograd_in_d_dimensions(case: int, d: int) -> None:
+    mu, x0, z, w, t = random_case(case, d)
+    m = float(mu.norm())
+    h = log_odds(w)
+    found, _ = grad_h((x0 @ mu / m)[None], (z @ mu / m)[None], h, m, t)
+
+    h.requires_grad_()
+    (in_h,) = torch.autograd.grad(ddpm_loss(x0, z, h, mu, t), h)
+    torch.testing.assert_close(found[0], in_h, rtol=1e-10, atol=1e-10)
+
+    w.requires_grad_()
+    (in_w,) = torch.autograd.grad(ddpm_loss(x0, z, log_odds(w), mu, t), w)
+    in_w_here = (found * odds_slope(w.detach()))[0]
+    torch.testing.assert_close(in_w_here, in_w, rtol=1e-10, atol=1e-10)
+
+
+def test_the_score_is_the_gradient_of_the_log_density() -> None:
+    mu, x0, _, w, t = random_case(20, 4)
+    x = x0.requires_grad_()
+    mu_t = math.exp(-t) * mu
+    parts = [torch.log(w) - 0.5 * (x - mu_t).square().sum(-1)]
+    parts.append(torch.log(1 - w) - 0.5 * (x + mu_t).square().sum(-1))
+    (expected,) = torch.autograd.grad(torch.logsumexp(torch.stack(parts), 0).sum(), x)
+    torch.testing.assert_close(score(x.detach(), log_odds(w), mu, t), expected)
+
+
+def test_the_bound_on_the_curvature_is_a_gauss_newton_part_and_the_rest() -> None:
+    mu, x0, z, w, t = random_case(21, 3)
+    m, h = float(mu.norm()), log_odds(w)
+    signal, sigma = signal_and_noise(t)
+    jacobian = torch.autograd.functional.jacobian(
+        lambda at: score(signal * x0 + sigma * z, at, mu, t), h
+    )
+    gauss_newton = 2.0 * jacobian.square().sum((1, 2)).mean()
+    hessian = torch.autograd.functional.hessian(lambda at: ddpm_loss(x0, z, at, mu, t), h)
+    _, found = grad_h((x0 @ mu / m)[None], (z @ mu / m)[None], h, m, t)
+    expected = gauss_newton + (hessian.squeeze() - gauss_newton).abs()
+    torch.testing.assert_close(found.squeeze(), expected)
+
+
+def test_log_odds_there_and_back() -> None:
+    w = torch.tensor([0.0, 1e-9, 0.3, 0.5, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(weight(log_odds(w)), w, rtol=1e-12, atol=0.0)
+
+
+@pytest.mark.parametrize("m", [0.3, 1.0, 2.5, 5.0, 8.0])
+def test_the_bridge_denoising_over_all_t_is_maximum_likelihood(m: float) -> None:
+    generator = numpy_generator(0, "test_bridge", int(10 * m))
+    y = normals(generator, 60) * (1.0 + m)
+    w = torch.from_numpy(generator.uniform(0.01, 0.99, 60))
+    difference = denoising_gradient(y, w, m) - likelihood_gradient(y, w, m)
+    assert float(difference.abs().max()) < 1e-6
+
+
+def test_the_likelihood_gradient_is_that_of_autograd() -> None:
+    y = torch.linspace(-4, 4, 9, dtype=torch.float64)
+    w = torch.linspace(0.1, 0.9, 9, dtype=torch.float64).requires_grad_()
+    q = w * torch.exp(-0.5 * (y - 1.5) ** 2) + (1 - w) * torch.exp(-0.5 * (y + 1.5) ** 2)
+    (expected,) = torch.autograd.grad(-q.log().sum(), w)
+    torch.testing.assert_close(likelihood_gradient(y, w.detach(), 1.5), expected)
+
+
+@pytest.mark.parametrize("m", [1.0, 4.0])
+def test_descent_over_all_t_follows_the_gradient_of_the_likelihood_on_average(m: float) -> None:
+    generator = numpy_generator(0, "test_all_t", int(m))
+    y = draw_projected(W, m, (1, 20), generator).expand(20_000, -1)
+    h = log_odds(torch.tensor([[0.45]], dtype=torch.float64))
+    found, _ = all_t_gradient(y, m, True, generator)(h)
+    w = torch.full((20,), 0.45, dtype=torch.float64)
+    expected = likelihood_gradient(y[0], w, m).mean() / float(odds_slope(w[0]))
+    assert_within(found.squeeze(-1), float(expected))
+
+
+@pytest.mark.parametrize("d", [2, 64, 1024])
+def test_the_moments_error_is_exact(d: int) -> None:
+    m, n, generator = math.sqrt(d), 50, numpy_generator(0, "test_moment", d)
+    m_t = 0.8
+    signal, sigma = signal_and_noise(time_of(m_t, m))
+    y = draw_projected(W, m, (4000, n), generator)
+    noised = signal * y + sigma * normals(generator, 4000, n)
+    assert_within(n * (moment(noised, m_t) - W) ** 2, W * (1 - W) + 1 / (4 * m_t**2))
+    assert_within((moment(y, m) - W) ** 2, moment_error(W, m, n))
+
+
+def test_projected_data_are_the_projection_of_data() -> None:
+    d, n, generator = 64, 40, numpy_generator(0, "test_project")
+    mu = normals(generator, d) * 0.2
+    m = float(mu.norm())
+    is_first = torch.from_numpy(generator.random((1000, n, 1)) < W)
+    x = normals(generator, 1000, n, d) + torch.where(is_first, mu, -mu)
+    assert_within((moment(x @ mu / m, m) - W) ** 2, moment_error(W, m, n))
+
+
+@pytest.mark.parametrize("d", [1, 16, 256])
+def test_the_moment_of_one_noised_axis_meets_the_published_bound_with_equality(d: int) -> None:
+    c, t, n, generator = 1.0, 0.4, 30, numpy_generator(0, "test_axis", d)
+    signal, sigma = signal_and_noise(t)
+    axis = signal * draw_projected(W, c, (4000, n), generator)
+    axis += sigma * normals(generator, 4000, n)
+    bound = published_bound(W, signal * c * math.sqrt(d), d, n)
+    assert_within((moment(axis, signal * c) - W) ** 2, bound)
+
+
+def test_the_bounds_second_term_is_loose_by_d() -> None:
+    for d in (2, 64, 1024):
+        second = published_bound(0.0, 0.7, d, 10) / moment_error(0.0, 0.7, 10)
+        assert second == pytest.approx(d)
+
+
+@pytest.mark.parametrize(("m", "t"), [(2.0, 0.5), (8.0, 3.0)])
+def test_the_error_of_one_step_is_exact(m: float, t: float) -> None:
+    generator = numpy_generator(0, "test_one_step", int(m))
+    y, z = draw_projected(W, m, (3000, 50), generator), normals(generator, 3000, 50)
+    assert_within((one_step(y, z, m, t) - W) ** 2, one_step_error(W, m, t, 50))
+
+
+def test_one_step_at_small_m_t_is_a_moment_with_less_noise() -> None:
+    m, t = 2.0, 8.0
+    expected = W * (1 - W) + 1 / (4 * m**2 * -math.expm1(-2 * t))
+    assert 100 * one_step_error(W, m, t, 100) == pytest.approx(expected, rel=1e-4)
+
+
+def test_cramer_rao_lies_between_its_limits() -> None:
+    assert 1 / information(W, 8.0) == pytest.approx(W * (1 - W), rel=1e-6)
+    assert 1 / information(0.5, 0.01) == pytest.approx(1 / (4 * 0.01**2), rel=1e-3)
+    assert cramer_rao(W, 1.0, 7) < moment_error(W, 1.0, 7)
+
+
+@pytest.mark.parametrize("m", [1.0, 2.0, 16.0])
+def test_maximum_likelihood_reaches_cramer_rao(m: float) -> None:
+    n, generator = 1000, numpy_generator(0, "test_likelihood", int(m))
+    y = draw_projected(W, m, (1500, n), generator)
+    assert_within((maximum_likelihood(y, m) - W) ** 2, cramer_rao(W, m, n))
+
+
+def test_maximum_likelihood_has_no_slope_left() -> None:
+    y = draw_projected(0.6, 1.0, (50, 100), numpy_generator(0, "test_slope"))
+    w = maximum_likelihood(y, 1.0)
+    for row, at in zip(y, w, strict=True):
+        assert abs(float(likelihood_gradient(row, at.expand(100), 1.0).mean())) < 1e-9
+
+
+@pytest.mark.parametrize("m_t", [0.5, 0.75, 1.0])
+def test_the_sandwich_is_between_019_and_030_from_d_4_on(m_t: float) -> None:
+    for d in (4, 8, 64, 1024):
+        m = math.sqrt(d)
+        assert 0.19 <= fixed_t_error(W, m, time_of(m_t, m), 1) <= 0.30
+
+
+@pytest.mark.parametrize(
+    ("d", "t", "is_met"), [(16, 1.0, True), (64, 1.0, True), (16, 0.1, False), (256, 1.0, False)]
+)
+def test_which_minimisers_of_the_loss_at_one_t_meet_the_bound(d, t: float, is_met: bool) -> None:
+    m = math.sqrt(d)
+    bound = published_bound(W, m * math.exp(-t), d, 1)
+    assert (fixed_t_error(W, m, t, 1) <= bound) is is_met
+
+
+def test_the_sandwich_falls_to_the_share_of_each_component_as_d_grows() -> None:
+    errors = [fixed_t_error(W, m, time_of(0.75, m), 1) for m in (2.0, 8.0, 100.0)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] == pytest.approx(W * (1 - W), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "part"),
+    [
+        (lambda: draw_projected(1.2, 1.0, (1, 1), numpy_generator(0, "x")), "w in [0, 1], got 1.2"),
+        (lambda: draw_projected(math.nan, 1.0, (1, 1), numpy_generator(0, "x")), "got nan"),
+        (lambda: signal_and_noise(-1.0), "t above 0, got -1.0"),
+        (lambda: signal_and_noise(0.0), "no noise to predict"),
+        (lambda: time_of(2.0, 1.0), "m_t between 0 and ||mu|| = 1"),
+        (lambda: moment(torch.zeros(1, 1), 0.0), "||mu|| above 0"),
+        (lambda: cramer_rao(0.0, 1.0, 1), "strictly between 0 and 1"),
+    ],
+)
+def test_bad_input_is_one_sentence(wrong, part: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        wrong()
+    assert part in str(error.value)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,80 @@
+"""A new client on means that are not exact: what theory expects, and what EM learns."""
+
+import math
+
+import pytest
+import torch
+
+from spire_core.errors import ConfigError
+from spire_core.gmm import normals
+from spire_core.gmm_backbone import (
+    believed_error,
+    draw_on_line,
+    learn_means,
+    line_of,
+    perturbed,
+)
+from spire_core.gmm_estimators import maximum_likelihood
+from spire_core.gmm_reference import cramer_rao
+from spire_core.rng import numpy_generator
+
+W, N = 0.3, 200
+
+
+def true_mean(d: int, m: float) -> torch.Tensor:
+    return torch.full((d,), m / math.sqrt(d), dtype=torch.float64)
+
+
+def test_exact_means_leave_the_line_and_the_bound_as_they_are() -> None:
+    mu = true_mean(8, 2.0)
+    line = line_of(mu[None], -mu[None], mu)
+    assert [float(v) for v in line] == pytest.approx([2.0, 2.0, -2.0])
+    assert float(believed_error(W, line, N)) == pytest.approx(cramer_rao(W, 2.0, N), rel=1e-6)
+
+
+@pytest.mark.parametrize(("case", "kind"), list(enumerate(["isotropic", "scale", "shift"])))
+def test_the_error_on_wrong_means_is_what_theory_expects(case: int, kind: str) -> None:
+    mu, generator = true_mean(16, 2.0), numpy_generator(0, "test_wrong", case)
+    plus, minus = perturbed(mu, kind, 1.0, 600, generator)
+    for means, true in ((plus, mu), (minus, -mu)):
+        off = (means - true).norm(dim=-1)
+        torch.testing.assert_close(off, torch.ones(600, dtype=torch.float64))
+    line = line_of(plus, minus, mu)
+    y = draw_on_line(W, line, 1000, generator)
+    off = (maximum_likelihood(y, line.m) - W) ** 2 - believed_error(W, line, 1000)
+    assert abs(float(off.mean())) <= 4 * float(off.std()) / math.sqrt(600)
+
+
+def test_a_shift_of_all_means_along_mu_costs_most() -> None:
+    mu, generator = true_mean(64, 2.0), numpy_generator(0, "test_kinds")
+    kinds = ("isotropic", "scale", "shift")
+    errors = {k: N * _expected(mu, *perturbed(mu, k, 1.0, 50, generator)) for k in kinds}
+    floor = N * cramer_rao(W, 2.0, N)
+    assert errors["shift"] > 5 * floor
+    assert errors["isotropic"] < 1.2 * floor
+    assert errors["scale"] < 1.05 * floor
+
+
+def test_more_pre_training_clients_learn_better_means() -> None:
+    mu, generator = true_mean(32, 2.0), numpy_generator(0, "test_learned")
+    errors, off = [], []
+    for num_clients in (1, 4, 16):
+        w = torch.from_numpy(generator.beta(0.5, 0.5, (20, num_clients, 1)))
+        is_first = torch.from_numpy(generator.random((20, num_clients, 100))) < w
+        x = normals(generator, 20, num_clients, 100, 32)
+        plus, minus = learn_means(x + torch.where(is_first[..., None], mu, -mu), mu)
+        off.append(float(((plus - mu).norm(dim=-1) + (minus + mu).norm(dim=-1)).mean()) / 2)
+        errors.append(_expected(mu, plus, minus))
+    assert off == sorted(off, reverse=True)
+    assert off[-1] == pytest.approx(math.sqrt(32 / 800), rel=0.3)  # 1600 samples, half each
+    assert errors[-1] == pytest.approx(cramer_rao(W, 2.0, N), rel=0.05)
+    assert errors[0] > 1.2 * errors[-1]
+
+
+def _expected(mu: torch.Tensor, plus: torch.Tensor, minus: torch.Tensor) -> float:
+    return float(believed_error(W, line_of(plus, minus, mu), N).mean())
+
+
+def test_an_unknown_kind_is_named() -> None:
+    with pytest.raises(ConfigError, match="isotropic, scale or shift, got 'twist'"):
+        perturbed(true_mean(2, 1.0), "twist", 1.0, 1, numpy_generator(0, "x"))

@@ -1,0 +1,205 @@
+"""K components: gradients against autograd, closed forms, two components, identification."""
+
+import math
+
+import pytest
+import torch
+
+from spire_core.errors import ConfigError
+from spire_core.gmm import ddpm_loss, grad_h, normals, signal_and_noise
+from spire_core.gmm_kcomp import (
+    descend_logits_all_t,
+    descend_logits_fixed_t,
+    draw_components,
+    logit_gradient,
+    reduced_means,
+)
+from spire_core.gmm_kcomp_reference import (
+    affine_error,
+    affine_weights,
+    likelihood_weights,
+    simplex_cramer_rao,
+)
+from spire_core.gmm_reference import cramer_rao
+from spire_core.rng import numpy_generator
+
+
+def means_of(shape: str, k: int, distance: float = 3.0) -> torch.Tensor:
+    """Means (K, d): in general position in 16 dimensions, orthogonal, or on a circle."""
+    if shape == "general":
+        return normals(numpy_generator(0, "test_means", k), k, 16) * (distance / math.sqrt(32.0))
+    if shape == "orthogonal":
+        return torch.eye(k, dtype=torch.float64) * (distance / math.sqrt(2.0))
+    angle = 2.0 * math.pi / k * torch.arange(k, dtype=torch.float64)
+    radius = 0.5 * distance / math.sin(math.pi / k)
+    return radius * torch.stack([angle.cos(), angle.sin()], 1)
+
+
+def weights_of(k: int) -> torch.Tensor:
+    return torch.from_numpy(numpy_generator(0, "test_weights", k).dirichlet([4.0] * k))
+
+
+def loss_in_d(x0, z, logits, means, t: float) -> torch.Tensor:
+    """The definition, in d dimensions and with no reduction: x0, z (n, d), means (K, d)."""
+    signal, sigma = signal_and_noise(t)
+    xt, mu_t = signal * x0 + sigma * z, signal * means
+    energy = -0.5 * (xt[:, None] - mu_t).square().sum(-1)
+    r = torch.softmax(logits + energy, -1)
+    return (r @ mu_t - xt + z / sigma).square().sum(-1).mean()
+
+
+@pytest.mark.parametrize(("k", "d"), [(2, 1), (3, 5), (5, 2), (10, 16)])
+def test_the_gradient_in_logits_is_that_of_autograd_in_d_dimensions(k: int, d: int) -> None:
+    generator = numpy_generator(0, "test_logits", k, d)
+    means, x0, z = (
+        normals(generator, k, d),
+        2.0 * normals(generator, 40, d),
+        normals(generator, 40, d),
+    )
+    logits, t = normals(generator, k), float(generator.uniform(0.1, 2.0))
+    signal, sigma = (torch.tensor(v, dtype=torch.float64) for v in signal_and_noise(t))
+    logits.requires_grad_()
+    (expected,) = torch.autograd.grad(loss_in_d(x0, z, logits, means, t), logits)
+    logits = logits.detach()[:, None]
+
+    found = logit_gradient(x0.T[:, None], z.T[:, None], logits, means, signal, sigma)
+    found = (signal / sigma * found.mean(-1)).squeeze(1)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+    # The same in the reduced coordinates: centred, and rotated onto the span of the means.
+    reduced, middle = reduced_means(means), means.mean(0)
+    onto = torch.linalg.pinv(means - middle) @ reduced
+    x, noise = ((x0 - middle) @ onto).T[:, None], (z @ onto).T[:, None]
+    found = logit_gradient(x, noise, logits, reduced, signal, sigma)
+    found = (signal / sigma * found.mean(-1)).squeeze(1)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_two_components_are_the_case_of_one_weight() -> None:
+    generator = numpy_generator(0, "test_two")
+    y, z, h = normals(generator, 1, 30), normals(generator, 1, 30), normals(generator, 1, 1)
+    m, t = 1.3, 0.6
+    signal, sigma = (torch.tensor(v, dtype=torch.float64) for v in signal_and_noise(t))
+    means = torch.tensor([[m], [-m]], dtype=torch.float64)
+    found = logit_gradient(y[None], z[None], torch.cat([h, -h]), means, signal, sigma)
+    found = signal / sigma * found.mean(-1)
+    expected, _ = grad_h(y, z, h, m, t)
+    torch.testing.assert_close(found[0] - found[1], expected[0])
+    along = torch.full((1,), m, dtype=torch.float64)
+    loss = ddpm_loss(y.T, z.T, h, along, t)
+    torch.testing.assert_close(loss_in_d(y.T, z.T, torch.cat([h, -h]).squeeze(1), means, t), loss)
+
+
+def test_reduced_means_keep_all_distances() -> None:
+    for shape, k, rank in (("general", 5, 4), ("orthogonal", 3, 2), ("circle", 8, 2)):
+        means = means_of(shape, k)
+        reduced = reduced_means(means)
+        assert reduced.shape == (k, rank)
+        torch.testing.assert_close(torch.cdist(reduced, reduced), torch.cdist(means, means))
+
+
+def test_two_components_have_twice_the_bound_of_one_weight() -> None:
+    means = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
+    weights = torch.tensor([0.3, 0.7], dtype=torch.float64)
+    found = simplex_cramer_rao(weights, means, 1, numpy_generator(0, "test_two_bound"))
+    assert found == pytest.approx(2.0 * cramer_rao(0.3, 1.0, 1), rel=0.01)
+    assert affine_error(weights, means, 1) == pytest.approx(2.0 * (0.21 + 0.25))
+
+
+@pytest.mark.parametrize(("shape", "k"), [("general", 5), ("orthogonal", 3), ("general", 10)])
+def test_the_affine_form_is_exact_for_independent_means(shape: str, k: int) -> None:
+    means, weights = reduced_means(means_of(shape, k)), weights_of(k)
+    x = draw_components(weights, means, (4000, 60), numpy_generator(0, "test_affine", k))
+    pi = affine_weights(x, means)
+    torch.testing.assert_close(pi.sum(0), torch.ones(4000, dtype=torch.float64))
+    errors = (pi - weights[:, None]).square().sum(0)
+    margin = 4 * float(errors.std()) / math.sqrt(4000)
+    assert abs(float(errors.mean()) - affine_error(weights, means, 60)) <= margin
+
+
+@pytest.mark.parametrize(("k", "distance"), [(5, 3.0), (8, 3.0)])
+def test_the_affine_form_is_no_error_where_k_exceeds_d_plus_1(k: int, distance: float) -> None:
+    """It lies below Cramer-Rao there, and equals the error in the two directions that it sees."""
+    means, weights = reduced_means(means_of("circle", k, distance)), weights_of(k)
+    form = affine_error(weights, means, 1)
+    assert form < 0.95 * simplex_cramer_rao(weights, means, 1, numpy_generator(0, "test_form", k))
+    x = draw_components(weights, means, (4000, 60), numpy_generator(0, "test_seen", k))
+    seen = torch.linalg.pinv(means).T @ x.mean(-1)
+    onto = means @ torch.linalg.pinv(means)
+    errors = (seen - onto @ weights[:, None]).square().sum(0)
+    spread = torch.diag(weights) - torch.outer(weights, weights)
+    gram = torch.linalg.pinv(means @ means.T, rtol=1e-10, hermitian=True)
+    expected = float(torch.trace(onto @ spread @ onto) + torch.trace(gram)) / 60
+    assert abs(float(errors.mean()) - expected) <= 4 * float(errors.std()) / math.sqrt(4000)
+    with pytest.raises(ConfigError, match="affinely independent means"):
+        affine_weights(x, means)
+
+
+CASES = [("general", 3), ("general", 5), ("general", 10), ("orthogonal", 5), ("circle", 5)]
+CASES += [("circle", 8)]
+
+
+@pytest.mark.parametrize(("case", "shape", "k"), [(i, *c) for i, c in enumerate(CASES)])
+def test_descent_over_all_t_is_within_a_fifth_of_cramer_rao(case: int, shape: str, k: int) -> None:
+    means, weights, n = reduced_means(means_of(shape, k)), weights_of(k), 500
+    generator = numpy_generator(0, "test_components", case)
+    found = []
+    for _ in range(6):
+        x = draw_components(weights, means, (12, n), generator)
+        pi = descend_logits_all_t(x, means, 220, 150, generator)
+        torch.testing.assert_close(pi.sum(0), torch.ones(12, dtype=torch.float64))
+        assert bool((pi >= 0).all())
+        found.append(n * (pi - weights[:, None]).square().sum(0))
+    errors = torch.cat(found)
+    least = n * simplex_cramer_rao(weights, means, n, generator)
+    margin = 4 * float(errors.std()) / math.sqrt(len(errors))
+    assert float(errors.mean()) <= 1.2 * least + margin
+
+
+def test_descent_at_one_t_is_within_a_fifth_of_cramer_rao_in_general_position() -> None:
+    means, weights, n = reduced_means(means_of("general", 5)), weights_of(5), 500
+    generator = numpy_generator(0, "test_components_fixed")
+    x = draw_components(weights, means, (60, n), generator)
+    pi = descend_logits_fixed_t(x, means, math.log(2.0), 250, 150, generator)
+    errors = n * (pi - weights[:, None]).square().sum(0)
+    least = n * simplex_cramer_rao(weights, means, n, generator)
+    assert float(errors.mean()) <= 1.2 * least + 4 * float(errors.std()) / math.sqrt(60)
+
+
+def test_likelihood_weights_are_a_fixed_point_with_no_slope() -> None:
+    means, weights = reduced_means(means_of("circle", 5)), weights_of(5)
+    x = draw_components(weights, means, (3, 400), numpy_generator(0, "test_em"))
+    pi = likelihood_weights(x, means, 2000)
+    density = torch.exp(-0.5 * (x[None] - means[:, :, None, None]).square().sum(1))
+    slope = (density / (pi[..., None] * density).sum(0)).mean(-1)
+    torch.testing.assert_close(slope, torch.ones_like(slope), rtol=1e-5, atol=1e-5)
+
+
+def test_collinear_means_that_differ_identify_the_weights_but_not_by_their_mean() -> None:
+    """Translates of a Gaussian are linearly independent: only means that coincide hide a weight."""
+    means = reduced_means(torch.tensor([[0.0, 0.0], [2.0, 2.0], [4.0, 4.0]], dtype=torch.float64))
+    weights, n = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64), 500
+    generator = numpy_generator(0, "test_collinear")
+    least = simplex_cramer_rao(weights, means, n, generator)
+    assert n * least < 5.0
+    x = draw_components(weights, means, (100, n), generator)
+    errors = (likelihood_weights(x, means) - weights[:, None]).square().sum(0)
+    assert float(errors.mean()) <= 1.2 * least + 4 * float(errors.std()) / 10.0
+    with pytest.raises(ConfigError, match="collinear"):
+        affine_weights(x, means)
+
+
+@pytest.mark.parametrize(
+    ("means", "part"),
+    [
+        (torch.zeros(1, 3), "at least K = 2"),
+        (torch.zeros(4), "at least K = 2"),
+        (torch.ones(3, 2), "coincide"),
+        (torch.tensor([[0.0], [math.nan]]), "finite"),
+    ],
+)
+def test_means_that_cannot_be_used_are_named_in_one_sentence(means, part: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        reduced_means(means)
+    assert part in str(error.value)
+    assert "\n" not in str(error.value)

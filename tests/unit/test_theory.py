@@ -1,0 +1,191 @@
+"""The theory experiments as a whole: settings, repeatability, what is recorded, the command."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline import cli
+from pipeline.theory import RUN, run_theory
+from pipeline.theory_config import EXPERIMENTS, TheoryConfig, load_theory, theory_names
+from pipeline.theory_outcome import Score, over_replicates, score, slope
+from spire_core.errors import ConfigError
+from spire_core.gmm import normals
+
+SMALL = (
+    "replicates=6",
+    "scaling.nums=[50,100]",
+    "scaling.dims=[2,16]",
+    "failure.dims=[16]",
+    "failure.separations=[0.5,3.0]",
+    "failure.steps=40",
+    "optimiser.separations=[0.5,3.0]",
+    "optimiser.weights=[0.0,0.02,0.5]",
+    "optimiser.replicates=5",
+    "components.shapes=[general-3,circle-5]",
+    "components.replicates=3",
+    "components.steps=20",
+    "components.averaged=10",
+    "backbone.sizes=[0.0,1.0]",
+    "backbone.clients=[1,2]",
+    "backbone.replicates=6",
+    "backbone.learned=4",
+    "bridge.separations=[1.0]",
+    "bridge.n=10",
+)
+
+
+@pytest.fixture
+def spire(monkeypatch: pytest.MonkeyPatch, capsys, tmp_path: Path):
+    """Runs `spire theory` in an empty folder; returns exit code, stdout and stderr."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*argv: str) -> tuple[int, str, str]:
+        try:
+            code = cli.main(["theory", *argv])
+        except SystemExit as stopped:  # argparse's own way out
+            code = int(stopped.code or 0)
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def test_every_experiment_has_a_preset_and_all_has_every_experiment() -> None:
+    assert set(RUN) == set(EXPERIMENTS)
+    assert theory_names() == ["all", "backbone", "bridge", "components", "optimiser", "theorem"]
+    assert load_theory("all").experiments == EXPERIMENTS
+    assert load_theory("theorem").experiments == ("scaling", "failure")
+    assert load_theory("theorem") == TheoryConfig(experiments=("scaling", "failure"))
+    assert load_theory("theorem").replicates == 500
+
+
+def test_a_file_of_ones_own_is_read_under_overrides(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("experiments: [bridge]\nbridge: {n: 7, separations: [1.5]}\n")
+    config = load_theory(str(file), ["bridge.n=9", "w=0.25"])
+    assert (config.bridge.n, config.bridge.separations, config.w) == (9, (1.5,), 0.25)
+
+
+def test_an_experiment_gives_the_same_numbers_whatever_runs_beside(tmp_path: Path) -> None:
+    off = ("tracking.enabled=false", f"tracking.root={tmp_path}", *SMALL)
+    together = run_theory(load_theory("all", off), "all")
+    alone = run_theory(load_theory("backbone", off), "backbone")
+    other = run_theory(load_theory("backbone", (*off, "seed=1")), "backbone")
+    assert [o.name for o in together.outcomes] == list(EXPERIMENTS)
+    by_name = {o.name: o for o in together.outcomes}
+    assert by_name["backbone"].tables == alone.outcomes[0].tables
+    assert by_name["backbone"].tables != other.outcomes[0].tables
+    assert all(path.stat().st_size > 5000 for path in together.figures)
+    assert [path.stem for path in together.figures] == list(EXPERIMENTS)
+    outside = [c for c in by_name["optimiser"].claims if "not inside" in c.text]
+    assert [c.is_met for c in outside] == [True]
+
+
+def test_replicates_come_in_blocks_of_independent_draws() -> None:
+    sizes = []
+
+    def measure(num, generator):
+        sizes.append(num)
+        return {"value": normals(generator, num)}
+
+    found = over_replicates(5, 2**14, (0, "test_blocks", 0), measure)["value"]
+    assert sizes == [2, 2, 1]
+    assert found.error > 0.1  # equal streams would give equal values
+
+
+def test_the_slope_of_a_power_law_is_its_power() -> None:
+    points = [(n, Score(3.0 * n**-1.5, 0.01 * n**-1.5)) for n in (10, 100, 1000)]
+    assert slope(points).mean == pytest.approx(-1.5)
+    assert score(torch.tensor([1.0, 3.0])) == pytest.approx((2.0, 1.0))
+
+
+def test_a_run_is_recorded_in_mlflow(spire) -> None:
+    code, out, _ = spire("bridge", *SMALL, "--json", "--out", "figures")
+    assert code == 0
+    told = json.loads(out)
+    assert [e["name"] for e in told["experiments"]] == ["bridge"]
+    assert told["experiments"][0]["claims"][0]["is_met"] is True
+    assert Path(told["experiments"][0]["figure"]).is_file()
+    assert Path("figures/results.txt").read_text().startswith("F: denoising over all t")
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{Path.cwd()}/mlflow.db")
+    run = client.get_run(told["run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["theory/bridge/worst_difference"] < 1e-6
+    assert run.data.metrics["theory/bridge/failed_claims"] == 0
+    assert run.data.params["bridge.n"] == "10"
+    kinds = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
+    assert {"plots", "tables", "claims", "config"} <= kinds
+
+
+def test_a_dry_run_prints_the_settings_and_runs_nothing(spire) -> None:
+    code, out, _ = spire("theorem", "w=0.25", "--dry-run")
+    assert code == 0
+    assert "w: 0.25" in out
+    assert not Path("mlflow.db").exists()
+    code, out, _ = spire("theorem", "--dry-run", "--json")
+    assert json.loads(out)["config"]["experiments"] == ["scaling", "failure"]
+
+
+MISTAKES = [
+    (["theorm"], "one of all, backbone"),
+    ([], "required"),
+    (["theorem", "bridge"], "expected one file or name"),
+    (["theorem", "w=1.5"], "w in [0, 1], got 1.5"),
+    (["theorem", "w=0"], "inside (0, 1), got 0.0"),
+    (["theorem", "failure.times=[-1.0]"], "t above 0, got -1.0"),
+    (["theorem", "scaling.m_t=-1"], "above 0, got -1.0"),
+    (["theorem", "scaling.m_t=3"], "m_t between 0 and ||mu|| = 1.414, got 3.0"),
+    (["theorem", "scaling.averaged=99"], "averaged in 1..40"),
+    (["theorem", "replicates=1"], "replicates of at least 2"),
+    (["theorem", "replicats=9"], "did you mean replicates?"),
+    (["theorem", "scaling=3"], "settings under scaling"),
+    (["theorem", "experiments=[scalling]"], "got 'scalling'"),
+    (["optimiser", "optimiser.weights=[2.0]"], "w in [0, 1], got 2.0"),
+    (["components", "components.shapes=[circle-1]"], "K of at least 2, got 'circle-1'"),
+    (["components", "components.shapes=[cube-4]"], "got 'cube-4'"),
+    (["components", "components.means=[[1.0,2.0]]"], "at least K = 2 means"),
+    (["components", "components.means=[[1.0],[1.0],[2.0]]"], "coincide"),
+    (["components", "components.means=[[1.0],[1.0,2.0]]"], "one length each"),
+    (["components", "components.means=[[0.0],[0.1],[0.2]]"], "identify the weights"),
+    (["backbone", "backbone.sizes=[-1.0]"], "sizes of at least 0"),
+]
+
+
+@pytest.mark.parametrize(("argv", "part"), MISTAKES)
+def test_a_mistake_is_one_sentence_and_exit_code_2(spire, argv: list[str], part: str) -> None:
+    code, out, err = spire(*argv)
+    assert code == 2
+    assert out == ""
+    assert err.count("\n") == 1
+    assert part in err
+
+
+def test_a_mistake_shows_before_any_experiment_has_run(spire) -> None:
+    for dry in ([], ["--dry-run"]):
+        code, _, _ = spire("all", "components.shapes=[circle-1]", *dry)
+        assert code == 2
+        assert not Path("runs").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_named(spire) -> None:
+    Path("taken").write_text("")
+    code, _, err = spire("bridge", "--out", "taken/here")
+    assert code == 2
+    assert "taken/here" in err
+
+
+def test_a_file_that_is_no_yaml_is_named() -> None:
+    file = Path(__file__)
+    with pytest.raises(ConfigError, match="settings"):
+        load_theory(str(file))
+
+
+def test_help_names_the_presets(spire) -> None:
+    code, out, _ = spire("--help")
+    assert code == 0
+    assert all(name in out for name in theory_names())
