@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 AddVerb = Callable[[Any], None]  # adds a verb to the subparsers of `spire`
 DEFAULT_PRESET = "mnist-cpu"
 USER_ERROR, INTERRUPTED = 2, 130
+GOES_ON = dict.fromkeys(("run", "resume"), ": spire resume goes on from its last round")
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None, more_verbs: Sequence[AddVerb] = ()) 
         say(f"spire {args.verb}: {' '.join(str(error).split())}")
         return USER_ERROR
     except KeyboardInterrupt:
-        say(f"spire {args.verb}: interrupted; spire resume goes on with a run from its checkpoint")
+        say(f"spire {args.verb}: interrupted{GOES_ON.get(args.verb, '')}")
         return INTERRUPTED
     _print(json.dumps(answer.values, allow_nan=False) if args.json else answer.text)
     return answer.exit_code

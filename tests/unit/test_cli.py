@@ -181,7 +181,11 @@ def test_an_interrupt_is_no_traceback(spire, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr("pipeline.config.load_config", interrupt)
     said = spire("run")
-    assert (said.code, said.out, said.err) == (130, "", "spire run: interrupted\n")
+    assert (said.code, said.out, said.err) == (
+        130,
+        "",
+        "spire run: interrupted: spire resume goes on from its last round\n",
+    )
 
 
 def test_stdout_of_libraries_goes_to_stderr(spire, monkeypatch: pytest.MonkeyPatch) -> None:
