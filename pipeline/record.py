@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from pipeline.setting import Setting
 
 
+# What makes no difference to a result is in config/resolved.yaml alone.
+NO_PARAMS = ("tracking.", "resources.", "data.root", "data.path", "eval.extractor_weights")
+NO_PARAMS += ("eval.batch_size", "eval.grid_images")
+
+
 def run_tags(setting: "Setting", preset: str | None) -> dict[str, str]:
     """Return the tags that a run is found and filtered by."""
     config = setting.config
@@ -63,7 +68,7 @@ def _flat_params(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
             flat |= _flat_params(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = value
-    return {k: v for k, v in flat.items() if not k.startswith(("tracking.", "data.root"))}
+    return {k: v for k, v in flat.items() if not k.startswith(NO_PARAMS)}
 
 
 def log_evaluation(tracker: Tracker, evaluation: Evaluation, real: RealData) -> None:

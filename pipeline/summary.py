@@ -29,6 +29,10 @@ FINAL_METRICS = (  # of new clients, which every method has
 )
 
 
+IN_THE_TABLE_ALONE = {"client_id", "num_generated", "num_real", "subset_size", "num_trained"}
+IN_THE_TABLE_ALONE |= {"kid_after_std", "kid_floor_std"}
+
+
 def params_counts(setting: "Setting") -> tuple[int, int]:
     """Return how many numbers a client's whole model has, and how many a new client trains."""
     d_emb = setting.config.model.d_emb if setting.config.method.record.has_embedding else 0
@@ -47,7 +51,7 @@ def summary_metrics(result: "Result") -> dict[str, float]:
     table = new_clients_table(result)
     for key, values in table.items():
         known = [v for v in values if isinstance(v, int | float)]
-        if known and key not in ("client_id", "num_generated", "num_real", "subset_size"):
+        if known and key not in IN_THE_TABLE_ALONE:
             found[f"final/adapt_{key}"] = float(np.mean(known))
     if table:
         before, after = found["final/adapt_kid_before"], found["final/adapt_kid_after"]
