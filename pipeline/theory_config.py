@@ -33,10 +33,10 @@ class ScalingConfig:
     m_t: float = 0.75
     d: int = 64
     n: int = 200
-    nums: tuple[int, ...] = (50, 100, 200, 500, 1000, 2000, 5000, 10000)
+    nums: tuple[int, ...] = (50, 100, 200, 500, 1000, 2000, 10000)
     dims: tuple[int, ...] = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-    steps: int = 40
-    averaged: int = 25
+    steps: int = 32
+    averaged: int = 18
 
     def __post_init__(self) -> None:
         check_separation(self.m_t)
@@ -50,7 +50,7 @@ class FailureConfig:
 
     n: int = 200
     dims: tuple[int, ...] = (4, 16, 64, 256, 1024)
-    separations: tuple[float, ...] = (0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.5)
+    separations: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.5)
     times: tuple[float, ...] = (0.1, 1.0)
     steps: int = 200
     averaged: int = 20
