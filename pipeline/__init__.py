@@ -5,13 +5,17 @@ Read `experiment` first. Nothing is imported here, so that `spire --help` answer
     datasets, known_datasets, image_folder, resize, fetch, sources   images, checked by hash
     worker, client_store   the clients' side; messages   what travels from and to it
     pool, ray_pool, resources   many clients on few processes
+    setting     what is fixed before the first round
     driver      the rounds of FedAvg
     evaluation, forgetting   scores of pre-training and of adaptation
-    runs        where runs lie, and how one is found
+    checkpoint, pretraining, evaluation_store   what an interrupted run goes on from
+    identity    when two configurations mean the same
+    runs, run_files, ray_job   where runs lie, what is in their folders, and how one is found
     tracking, mlflow_store, generator_model   what MLflow keeps
     tracked_runs   what is read back from it
     record, summary, record_figures, figures, image_grids   what is written there
     seed_figures   pictures of several runs
     saved_run, arrival   a finished run: draw from it, or add a client to it
-    cli, progress, report_text, doctor   what a user types and sees
+    theory*     the Gaussian-mixture experiments
+    cli, progress, report_text, doctor, working_dir   what a user types and sees
 """

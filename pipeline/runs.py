@@ -136,7 +136,7 @@ def find_run(run: str, config: TrackingConfig) -> Path:
     RunError if there is none, or if the name or the head of an id fits several.
     """
     runs = tracking_root(config) / "runs"
-    records = [r for r in _records(runs) if r["kind"] == "run"]
+    records = [r for r in _records(runs) if r.get("kind") != "sweep"]
     if run == "last" and records:
         return records[-1]["folder"]
     fits = [r for r in records if r["run_name"] == run]

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import cli
 from pipeline.arrival import load_arrival
 from pipeline.config import load_config
 from pipeline.driver import RoundStats
@@ -20,8 +19,10 @@ from pipeline.progress import Progress
 from pipeline.saved_run import SavedRun, save_run
 from spire_core.flat import FlatModel
 from spire_core.rng import numpy_generator
+from sweeps import cli
 
-VERBS = [["run"], ["adapt"], ["sample"], ["data"], ["data", "fetch"], ["data", "show"], ["doctor"]]
+VERBS = [["run"], ["resume"], ["adapt"], ["sample"], ["data"], ["data", "fetch"], ["data", "show"]]
+VERBS += [["theory"], ["sweep"], ["report"], ["doctor"]]
 
 
 @dataclass
@@ -126,7 +127,7 @@ def test_every_verb_explains_itself(spire, verb: list[str]) -> None:
 def test_help_imports_nothing_heavy() -> None:
     heavy = "{'torch', 'ray', 'mlflow', 'matplotlib', 'numpy', 'omegaconf'} & set(sys.modules)"
     code = (
-        "import sys, pipeline.cli\ntry: pipeline.cli.main(['--help'])\n"
+        "import sys, sweeps.cli\ntry: sweeps.cli.main(['--help'])\n"
         f"except SystemExit: pass\nsys.exit(len({heavy}))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
