@@ -228,7 +228,9 @@ def read_settings(text: str, source: str) -> dict[str, Any]:
         told = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(f"expected YAML settings in {source}, got {told}: correct it") from error
     if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
-        raise ConfigError(f"expected KEY: VALUE settings in {source}, got {loaded!r}: correct it")
+        raise ConfigError(
+            f"expected KEY: VALUE settings in {source}, got {loaded!r:.200}: correct it"
+        )
     return loaded  # type: ignore[return-value]
 
 

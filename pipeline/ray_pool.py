@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+import torch
+from ray.exceptions import RayError, RayTaskError
 
 from pipeline.driver import Driver, RoundStats
 from pipeline.messages import WorkerSetup
 from pipeline.pool import ClientPool, assign, run_chunk
-from pipeline.resources import ActorPlan
+from pipeline.resources import ActorPlan, ResourcesConfig
 from pipeline.worker import ClientWorker
 from spire_core.errors import ClusterError
 from spire_core.server import ServerState
@@ -68,18 +69,40 @@ def cluster_nodes() -> list[Mapping[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
+def free_resources() -> dict[str, float]:
+    """Return the CPUs and GPUs of the cluster that nothing has taken."""
+    return {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}
+
+
 def is_in_actor() -> bool:
     """Return whether this process is a Ray actor itself, such as a trial of a sweep."""
     return ray.is_initialized() and ray.get_runtime_context().get_actor_id() is not None
+
+
+def choose_device(config: ResourcesConfig, has_gpu: bool) -> str:
+    """Return where an actor computes: on its share of a GPU, if it has one.
+
+    ClusterError if torch cannot use it: on the CPU a run would take many times as long, unnoticed.
+    """
+    if not has_gpu or config.device == "cpu":
+        return "cpu"
+    if not torch.cuda.is_available():
+        raise ClusterError(
+            "expected a torch that can use the GPU that Ray gave to a client actor, got "
+            f"torch {torch.__version__} without one: install torch for CUDA on every node, or set "
+            "resources.num_gpus=0 or resources.device=cpu"
+        )
+    return "cuda"
 
 
 @ray.remote
 class ClientActor:
     """One long-lived process that simulates clients on its share of the machine."""
 
+    worker: ClientWorker
+
     def __init__(self, setup: WorkerSetup, images: np.ndarray) -> None:
-        device = "cuda" if ray.get_gpu_ids() else "cpu"
-        self.worker = ClientWorker(setup, images, device)
+        self.setup, self.images = setup, images
 
     def run(
         self, task: str, client_ids: Sequence[int], extra: Sequence[tuple], *args: Any
@@ -87,8 +110,13 @@ class ClientActor:
         return run_chunk(self.worker, task, client_ids, args, extra)
 
     def ready(self) -> bool:
-        """Return whether this node sees the folder of the run, which clients' states go to."""
-        return self.worker.setup.folder.is_dir()
+        """Begin; return whether this node sees the folder of the run, where clients' states go.
+
+        What goes wrong here keeps its type, which an error in `__init__` would lose.
+        """
+        device = choose_device(self.setup.config.resources, bool(ray.get_gpu_ids()))
+        self.worker = ClientWorker(self.setup, self.images, device)
+        return self.setup.folder.is_dir()
 
 
 class RayClientPool(ClientPool):
@@ -123,8 +151,7 @@ class RayClientPool(ClientPool):
                     "name a folder that all nodes share with tracking.root=FOLDER or SPIRE_ROOT"
                 )
             if pending:
-                free = {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}
-                logger.warning("waiting for %s; free now: %s", plan.describe(), free)
+                logger.warning("waiting for %s; free now: %s", plan.describe(), free_resources())
 
     @property
     def num_workers(self) -> int:
@@ -187,10 +214,16 @@ def _gather(refs: Sequence[Any]) -> list[Any]:
     try:
         return ray.get(list(refs))
     except RayTaskError as error:
+        if isinstance(error.cause, RayError):  # what it was given is lost
+            raise _lost(error.cause) from error
         raise error.cause from error
-    except RayActorError as error:
-        raise ClusterError(
-            "expected every actor to stay alive, got the loss of one "
-            f"({str(error).splitlines()[0]}): "
-            "look at its log under the Ray session folder and start the run again"
-        ) from error
+    except RayError as error:  # the actor, or with its node what it had returned
+        raise _lost(error) from error
+
+
+def _lost(error: RayError) -> ClusterError:
+    return ClusterError(
+        "expected every actor to stay alive, got the loss of one "
+        f"({str(error).splitlines()[0]}): "
+        "look at its log under the Ray session folder and start the run again"
+    )

@@ -1,5 +1,6 @@
 """What the client actors of one experiment need, worked out once and compared with the cluster."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,18 +18,24 @@ class ResourcesConfig:
     `pool`: "ray" for actors, "local" for this process alone. `num_actors`: "auto" fills the
     cluster's CPUs or GPUs. `num_cpus` and `num_gpus` are per client actor; a GPU's share is
     bookkeeping, not a memory limit. `num_gpus` "auto" divides the cluster's GPUs by the actors, and
-    is 0 where there are none.
+    is 0 where there are none. `device`: "auto" computes on a GPU where an actor has a share of one;
+    "cpu" never does, and GPUs are for the bookkeeping alone.
     """
 
     pool: str = "ray"
     num_actors: int | str = "auto"
     num_cpus: float = 1.0
     num_gpus: float | str = "auto"
+    device: str = "auto"
 
     def __post_init__(self) -> None:
         if self.pool not in ("ray", "local"):
             raise ConfigError(
                 f"expected resources.pool as ray or local, got {self.pool!r}: choose one"
+            )
+        if self.device not in ("auto", "cpu"):
+            raise ConfigError(
+                f"expected resources.device as auto or cpu, got {self.device!r}: choose one"
             )
         if isinstance(self.num_actors, str) and self.num_actors != "auto":
             raise ConfigError(
@@ -49,6 +56,11 @@ class ResourcesConfig:
             raise ConfigError(
                 "expected resources.num_cpus above 0 and resources.num_gpus of at least 0, got "
                 f"{shares}: raise them"
+            )
+        if shares[1] > 1 and shares[1] % 1:
+            raise ConfigError(
+                f"expected resources.num_gpus as a share of one GPU or a whole number, got "
+                f"{shares[1]:g}: change it"
             )
 
 
@@ -71,26 +83,42 @@ def plan_actors(
 
     `max_useful`: the most actors that could ever work at once, the cohort or the number of clients.
     """
-    cpus, gpus = available.get("CPU", 0.0), available.get("GPU", 0.0)
     num_actors, num_gpus = config.num_actors, config.num_gpus
     if isinstance(num_actors, str):
-        fits = int(cpus // config.num_cpus)
-        if not isinstance(num_gpus, str) and num_gpus > 0:
-            fits = min(fits, int(gpus / num_gpus + 1e-9))
-        num_actors = max(1, min(fits, max_useful))
+        least_gpus = 0.0 if isinstance(num_gpus, str) else num_gpus
+        num_actors = max(1, min(num_fitting(available, config.num_cpus, least_gpus), max_useful))
     if isinstance(num_gpus, str):
-        num_gpus = min(1.0, int(gpus / num_actors * 1e4) / 1e4) if gpus else 0.0
+        num_gpus = gpu_share(available.get("GPU", 0.0), num_actors)
     plan = ActorPlan(num_actors, config.num_cpus, num_gpus)
-    for name, need, have in (
-        ("CPUs", num_actors * config.num_cpus, cpus),
-        ("GPUs", num_actors * num_gpus, gpus),
-    ):
-        if need > have + 1e-6:
-            raise ClusterError(
-                f"expected at most {have:g} {name} for {plan.describe()}, got a need of {need:g}: "
-                "lower resources.num_actors or the share per actor, or leave both on auto"
-            )
+    fits = num_fitting(available, plan.num_cpus, plan.num_gpus)
+    if fits < num_actors:
+        raise ClusterError(
+            f"expected client actors that fit {available.get('CPU', 0.0):g} CPUs and "
+            f"{available.get('GPU', 0.0):g} GPUs, got {plan.describe()}, of which {fits} fit: "
+            "lower resources.num_actors or the share per actor, or leave both on auto"
+        )
     return plan
+
+
+def num_fitting(have: Mapping[str, float], num_cpus: float, num_gpus: float) -> int:
+    """Return how many actors with these shares fit; a share below 1 is of one and the same GPU."""
+    fits = _floor(have.get("CPU", 0.0) / num_cpus)
+    gpus = _floor(have.get("GPU", 0.0))
+    if num_gpus >= 1:
+        return min(fits, _floor(gpus / num_gpus))
+    return min(fits, gpus * _floor(1 / num_gpus)) if num_gpus > 0 else fits
+
+
+def gpu_share(num_gpus: float, num_actors: int) -> float:
+    """Return the largest share with which so many actors fit so many GPUs, at most a whole one."""
+    if num_gpus < 1:
+        return 0.0
+    return _floor(1e4 / math.ceil(num_actors / _floor(num_gpus))) / 1e4
+
+
+def _floor(value: float) -> int:
+    """Round down, but for the error of a sum of shares such as 10 x 0.1."""
+    return math.floor(value + 1e-6)
 
 
 def most_useful_actors(config: "Config") -> int:

@@ -33,6 +33,11 @@ IN_THE_TABLE_ALONE = {"client_id", "num_generated", "num_real", "subset_size", "
 IN_THE_TABLE_ALONE |= {"kid_after_std", "kid_floor_std"}
 
 
+def final_name(round_metric: str) -> str:
+    """Return the name under which a run keeps a round's metric after the last round."""
+    return f"final/{round_metric.replace('/', '_')}"
+
+
 def params_counts(setting: "Setting") -> tuple[int, int]:
     """Return how many numbers a client's whole model has, and how many a new client trains."""
     d_emb = setting.config.model.d_emb if setting.config.method.record.has_embedding else 0
@@ -45,7 +50,7 @@ def summary_metrics(result: "Result") -> dict[str, float]:
     if result.evaluations:
         best = min(result.evaluations, key=lambda e: e.kid_mean)
         for name, value in result.evaluations[-1].metrics().items():
-            found[f"final/{name.replace('/', '_')}"] = value
+            found[final_name(name)] = value
         found |= {"best/kid_mean": best.kid_mean, "best/round": float(best.round_idx)}
         found["final/pretrain_kid_floor"] = result.real.floor_mean(result.setting.eval_ids)
     table = new_clients_table(result)

@@ -1,16 +1,19 @@
 """A sweep's folder: what became of each trial, so that the same command again goes on from there.
 
-`<root>/studies/<name>-<key>/trials/<trial id>.json` is written by whoever runs the trial.
+`<root>/studies/<name>-<key>/trials/<trial id>.json` is written by whoever runs the trial, which
+holds the lock beside it meanwhile. `draws.jsonl` has the points that Optuna has drawn.
 """
 
+import contextlib
+import fcntl
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.run_files import write_json
-from pipeline.runs import TrackingConfig, tracking_root
+from pipeline.runs import RECORD, TrackingConfig, tracking_root
 from sweeps.space import SweepConfig
 
 Status = Literal["running", "finished", "failed", "stopped"]
@@ -20,8 +23,7 @@ Status = Literal["running", "finished", "failed", "stopped"]
 class Entry:
     """What is known of a trial that has begun.
 
-    `result` is the object that `spire run --json` prints, `error` one sentence, `value` the metric
-    of a trial that a scheduler stopped.
+    `result` is the object that `spire run --json` prints, `error` one sentence.
     """
 
     trial_id: str
@@ -30,7 +32,6 @@ class Entry:
     point: dict[str, Any] | None = None
     result: dict[str, Any] | None = None
     error: str | None = None
-    value: float | None = None
 
     @property
     def run_id(self) -> str | None:
@@ -71,21 +72,40 @@ class Ledger:
         """Keep where an error came from, beside the entry."""
         self._path(trial_id).with_suffix(".traceback.txt").write_text(text)
 
+    @contextlib.contextmanager
+    def held(self, trial_id: str) -> Iterator[None]:
+        """Keep every other process from a trial; waits while one is at it, dead ones excepted."""
+        path = self._path(trial_id).with_suffix(".lock")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def draws(self) -> list[dict[str, Any]]:
+        """Return the points that a search has drawn, in order."""
+        path, found = self.folder / "draws.jsonl", []
+        for line in path.read_text().splitlines() if path.is_file() else ():
+            with contextlib.suppress(ValueError):  # cut off by a crash: its trial never began
+                found.append(json.loads(line))
+        return found
+
+    def add_draw(self, point: Mapping[str, Any]) -> None:
+        """Keep a point that a search has drawn."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "draws.jsonl").open("a") as file:
+            file.write("\n" * (file.tell() > 0) + json.dumps(dict(point)))
+
     def entries(self, trial_ids: Iterable[str]) -> dict[str, Entry]:
         """Return the entries of those trials that have begun."""
         found = {trial_id: self.read(trial_id) for trial_id in trial_ids}
         return {trial_id: entry for trial_id, entry in found.items() if entry is not None}
 
-    def all_entries(self) -> list[Entry]:
-        """Return every entry, in the order of trial ids."""
-        ids = sorted(path.stem for path in (self.folder / "trials").glob("*.json"))
-        return list(self.entries(ids).values())
-
     @property
     def parent_run_dir(self) -> Path | None:
-        """The folder of the sweep's own run, once it has begun."""
+        """The folder of the sweep's own run, once it has begun and unless it was deleted."""
         path = self.folder / "sweep.json"
-        return Path(json.loads(path.read_text())["run_dir"]) if path.is_file() else None
+        run_dir = Path(json.loads(path.read_text())["run_dir"]) if path.is_file() else None
+        return run_dir if run_dir is not None and (run_dir / RECORD).is_file() else None
 
     def remember_parent(self, run_dir: Path) -> None:
         """Keep where the sweep's own run is."""

@@ -7,7 +7,7 @@ from pipeline.report_text import aligned, change, number
 from sweeps.ledger import Entry
 from sweeps.plan import TrialPlan, concurrency, plan_trial
 from sweeps.space import SweepConfig, Trial
-from sweeps.sweep import Outcome
+from sweeps.sweep import Outcome, metric_of
 
 CLOCKED = ("duration", "time/", "memory/")  # parts of names of numbers that no seed determines
 
@@ -17,7 +17,7 @@ def plan_json(
 ) -> dict[str, Any]:
     """Return what would run: each trial with what it asks of the cluster."""
     at_once = concurrency(sweep, trials, cluster)
-    plans = [plan_trial(trial.config, cluster, at_once) for trial in trials]
+    plans = [plan_trial(t.config, cluster, at_once, sweep.autoscaling) for t in trials]
     rows = [_planned(trial, plan) for trial, plan in zip(trials, plans, strict=True)]
     drawn = sweep.num_trials if sweep.search == "optuna" else len(trials)
     return {
@@ -109,15 +109,10 @@ def _best(outcome: Outcome) -> Trial | None:
     scored = []
     for trial in outcome.with_status("finished"):
         metrics = (outcome.entries[trial.trial_id].result or {})["metrics"]
-        value = metrics.get(outcome.sweep.metric, _final_of(outcome.sweep.metric, metrics))
+        value = metric_of(outcome.sweep, metrics)
         if value is not None:
             scored.append((sign * value, trial.trial_id, trial))
     return min(scored)[2] if scored else None
-
-
-def _final_of(metric: str, metrics: Mapping[str, float]) -> float | None:
-    """Return a round's metric after the last round, as finished trials keep it."""
-    return metrics.get(f"final/{metric.replace('/', '_')}")
 
 
 def outcome_text(told: Mapping[str, Any]) -> str:

@@ -1,11 +1,16 @@
 """What each trial of a sweep needs, compared with the cluster before anything starts."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.config import Config
-from pipeline.resources import ActorPlan, most_useful_actors, plan_actors
+from pipeline.resources import (
+    ActorPlan,
+    gpu_share,
+    most_useful_actors,
+    num_fitting,
+    plan_actors,
+)
 from spire_core.errors import ClusterError
 from sweeps.space import SweepConfig, Trial
 
@@ -35,48 +40,61 @@ class TrialPlan:
 
 
 def concurrency(sweep: SweepConfig, trials: Sequence[Trial], cluster: Resources) -> int:
-    """Return how many trials run at once: as asked for, or as many as the cluster has room for."""
+    """Return how many trials run at once: as asked for, or as many as the cluster has room for.
+
+    A cluster that grows has room for all.
+    """
     room = len(trials)
-    for name, field in (("CPU", "num_cpus"), ("GPU", "num_gpus")):
-        needs = [getattr(trial.config.resources, field) for trial in trials]
-        most = max((need for need in needs if not isinstance(need, str)), default=0.0)
-        if most > 0:
-            room = min(room, int(cluster.get(name, 0.0) / most + 1e-9))
+    if not sweep.autoscaling:
+        room = min([room, *(_room(trial.config, cluster) for trial in trials)])
     return max(1, min(room, sweep.concurrency or room))
 
 
-def plan_trial(config: Config, cluster: Resources, at_once: int) -> TrialPlan:
+def _room(config: Config, cluster: Resources) -> int:
+    """Return how many trials like this one fit, with what is on auto at its least."""
+    asked = config.resources
+    if asked.pool == "local":
+        return num_fitting(cluster, asked.num_cpus, 0.0)
+    num_actors = 1 if isinstance(asked.num_actors, str) else asked.num_actors
+    return num_fitting(cluster, asked.num_cpus, _least_gpus(config)) // num_actors
+
+
+def _least_gpus(config: Config) -> float:
+    asked = config.resources.num_gpus
+    return 0.0 if isinstance(asked, str) else asked
+
+
+def plan_trial(
+    config: Config, cluster: Resources, at_once: int, is_growing: bool = False
+) -> TrialPlan:
     """Return what one trial asks for: what is on auto, it takes from its share of the cluster.
 
-    ClusterError if it asks for more than the whole cluster has.
+    ClusterError if it asks for more than the whole cluster has, unless that is growing.
     """
     asked = config.resources
     if asked.pool == "local":
         return TrialPlan(None, asked.num_cpus)
-    most = most_useful_actors(config)
-    if asked.num_actors == "auto":
-        share = {name: amount / at_once for name, amount in cluster.items()}
-        fits = [share.get("CPU", 0.0) / asked.num_cpus]
-        if not isinstance(asked.num_gpus, str) and asked.num_gpus > 0:
-            fits.append(share.get("GPU", 0.0) / asked.num_gpus)
-        asked = replace(asked, num_actors=max(1, min(int(min(fits) + 1e-9), most)))
-    if asked.num_gpus == "auto" and not isinstance(asked.num_actors, str):
-        per_actor = cluster.get("GPU", 0.0) / at_once / asked.num_actors
-        asked = replace(asked, num_gpus=min(1.0, math.floor(per_actor * 1e4) / 1e4))
+    most, num_actors, num_gpus = most_useful_actors(config), asked.num_actors, asked.num_gpus
+    if isinstance(num_actors, str):
+        fits = num_fitting(cluster, asked.num_cpus, _least_gpus(config)) // at_once
+        num_actors = max(1, min(fits, most))
+    if isinstance(num_gpus, str):
+        num_gpus = gpu_share(cluster.get("GPU", 0.0), num_actors * at_once)
+    if is_growing:
+        return TrialPlan(ActorPlan(num_actors, asked.num_cpus, num_gpus))
+    asked = replace(asked, num_actors=num_actors, num_gpus=num_gpus)
     return TrialPlan(plan_actors(asked, cluster, most))
 
 
 def check_nodes(plan: TrialPlan, nodes: Sequence[Resources]) -> None:
-    """Raise ClusterError if some actor fits no node, however empty: it would wait for ever."""
-    for bundle in plan.bundles:
-        if not any(all(node.get(k, 0.0) >= v for k, v in bundle.items()) for node in nodes):
-            need = ", ".join(f"{amount:g} {name}" for name, amount in bundle.items())
-            best = "; ".join(
-                ", ".join(f"{node[k]:g} {k}" for k in ("CPU", "GPU") if node.get(k))
-                for node in nodes
-            )
-            raise ClusterError(
-                f"expected a node with {need} for each client actor, got nodes with {best}: lower "
-                "resources.num_cpus or resources.num_gpus, or set autoscaling=true if such nodes "
-                "can be added"
-            )
+    """Raise ClusterError if the nodes, however empty, have no room: a trial would wait for ever."""
+    actors = plan.actors or ActorPlan(1, plan.num_cpus, 0.0)
+    fits = sum(num_fitting(node, actors.num_cpus, actors.num_gpus) for node in nodes)
+    if fits < actors.num_actors:
+        have = [", ".join(f"{n[k]:g} {k}" for k in ("CPU", "GPU") if n.get(k)) for n in nodes]
+        raise ClusterError(
+            f"expected nodes with room for {plan.describe()}, got nodes with "
+            f"{'; '.join(filter(None, have)) or 'neither CPU nor GPU'}, where {fits} fit: lower "
+            "resources.num_actors, resources.num_cpus or resources.num_gpus, or set "
+            "autoscaling=true if nodes can be added"
+        )

@@ -25,6 +25,7 @@ from spire_core.rng import numpy_generator
 SEARCHES, SCHEDULERS, MODES = ("grid", "random", "optuna"), ("none", "asha"), ("min", "max")
 RANGE_KEYS = {"min", "max", "log", "integer"}
 NAME = re.compile(r"[\w.-]+")
+MAX_FILE_BYTES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ class SweepConfig:
         self._check_metric()
         for name, axis in self.axes.items():
             _check_axis(name, axis, drawn)
+        self._check_keys()
 
     def _check_metric(self) -> None:
         known = ROUND_METRICS if self.scheduler == "asha" else (*FINAL_METRICS, *ROUND_METRICS)
@@ -100,10 +102,39 @@ class SweepConfig:
                 f"{self.metric!r}: choose out of {', '.join(known)}"
             )
 
+    def _check_keys(self) -> None:
+        """Raise ConfigError for a setting that some other part of the sweep would overrule."""
+        try:
+            json.dumps([self.settings, self.axes])
+        except TypeError as error:
+            raise ConfigError(
+                f"expected plain settings and axes, got {error}: use numbers, texts and lists"
+            ) from error
+        overruled = set[str]()  # by an axis, in every trial
+        for name, axis in self.axes.items():
+            points = [_settings_of(name, value) for value in axis] if isinstance(axis, list) else []
+            mentioned = set[str]().union(*points) or {name}
+            if twice := mentioned & overruled:
+                raise ConfigError(f"expected one axis for {min(twice)}, got two: leave one out")
+            overruled |= mentioned.intersection(*points)
+        if both := overruled & _flat(self.settings).keys():
+            key = min(both)
+            raise ConfigError(
+                f"expected {key} among the settings or on an axis, got both: to choose some of the "
+                f"axis's values, set axes.KEY=[...]"
+            )
+        if "seed" in overruled | _flat(self.settings).keys():
+            raise ConfigError("expected seeds to say which seeds to run, got seed: seeds=[0, 1]")
+
     @property
     def key(self) -> str:
-        """Hash of what all trials have in common: more values or seeds make no other sweep."""
+        """Hash of what all trials have in common: more values or seeds make no other sweep.
+
+        But they make another search of Optuna's, whose points are kept as positions on its axes.
+        """
         common = [self.name, self.preset, self.settings, self.search, self.scheduler, self.metric]
+        if self.search == "optuna":
+            common += [self.axes, self.seeds]
         return hashlib.sha256(json.dumps(common, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -111,6 +142,7 @@ def _check_axis(name: str, axis: Any, is_drawn: bool) -> None:
     if isinstance(axis, dict) and is_drawn:
         ends = [v for v in (axis.get("min"), axis.get("max")) if isinstance(v, int | float)]
         fits = len(ends) == 2 and ends[0] < ends[1] and (ends[0] > 0 or not axis.get("log"))
+        fits &= not axis.get("integer") or all(isinstance(end, int) for end in ends)
         if fits and set(axis) <= RANGE_KEYS:
             return
     elif isinstance(axis, list) and axis:
@@ -162,16 +194,10 @@ def load_sweep(file: str, words: Sequence[str] = ()) -> SweepConfig:
     A word `key=value` sets a key of the sweep (`seeds=[0,1]`) or, for every trial, one of the
     configuration (`federation.num_rounds=10`). Raises ConfigError if anything is wrong.
     """
-    path = Path(file).expanduser()
     if file in sweep_names():
         text, name = (resources.files("sweeps") / "conf" / f"{file}.yaml").read_text(), file
-    elif path.is_file():
-        text, name = path.read_text(errors="replace"), path.stem
     else:
-        raise ConfigError(
-            f"expected a YAML file or one of {', '.join(sweep_names())}, got {file!r}: "
-            "name one that exists"
-        )
+        text, name = _text_of(file), Path(file).stem
     values: dict[str, Any] = {"name": name} | read_settings(text, file)
     groups = {f.name for f in dataclasses.fields(Config)}
     for word in words:
@@ -185,6 +211,26 @@ def load_sweep(file: str, words: Sequence[str] = ()) -> SweepConfig:
         else:
             values[key] = value
     return build(SweepConfig, values)
+
+
+def _text_of(file: str) -> str:
+    known = f"a YAML file or one of {', '.join(sweep_names())}"
+    try:
+        path = Path(file).expanduser()
+        if (size := path.stat().st_size) > MAX_FILE_BYTES:
+            raise ConfigError(f"expected {known}, got {file} of {size} bytes: name another file")
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"expected {known}, got {file}, which is no UTF-8 text: save it as UTF-8"
+        ) from error
+    except (OSError, RuntimeError, ValueError) as error:  # also of a home or a NUL in its name
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(
+            f"expected {known}, got {file[:200]!r} ({getattr(error, 'strerror', None) or error}): "
+            "name one that exists"
+        ) from error
 
 
 def trials(sweep: SweepConfig, points: Sequence[Mapping[str, Any]] | None = None) -> list[Trial]:
@@ -217,10 +263,8 @@ def trials(sweep: SweepConfig, points: Sequence[Mapping[str, Any]] | None = None
 
 def make_trial(sweep: SweepConfig, point: Mapping[str, Any], seed: int) -> Trial:
     """Return the trial at one point of the axes; ConfigError if its configuration is wrong."""
-    flat: dict[str, Any] = {}
-    for name, value in point.items():
-        flat |= value if isinstance(value, dict) else {name: value}
-    fixed = {**sweep.settings, **flat, "seed": seed}
+    flat = {k: v for name, value in point.items() for k, v in _settings_of(name, value).items()}
+    fixed = {**_flat(sweep.settings), **flat, "seed": seed}
     overrides = tuple(f"{key}={json.dumps(value)}" for key, value in fixed.items())
     config = load_config(sweep.preset, overrides)
     if sweep.scheduler == "asha" and not config.method.record.is_federated:
@@ -229,6 +273,22 @@ def make_trial(sweep: SweepConfig, point: Mapping[str, Any], seed: int) -> Trial
             "trials by what they report after rounds; set scheduler=none"
         )
     return Trial(config, sweep.preset, overrides, flat)
+
+
+def _settings_of(name: str, value: Any) -> dict[str, Any]:
+    """Return the settings that a value on an axis stands for, by key of the configuration."""
+    return _flat(value if isinstance(value, dict) else {name: value})
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return settings by their whole key, such as federation.tau, however they are nested."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
 
 
 def decoded(sweep: SweepConfig, point: Mapping[str, Any]) -> dict[str, Any]:
@@ -244,10 +304,18 @@ def probes(sweep: SweepConfig) -> list[Trial]:
 
     They show before a search starts what would be wrong with a point that it draws.
     """
-    ends = {n: a if isinstance(a, list) else [a["min"], a["max"]] for n, a in sweep.axes.items()}
-    base = {name: values[0] for name, values in ends.items()}
-    points = [{**base, name: value} for name, values in ends.items() for value in values]
+    base = first_point(sweep)
+    points = [{**base, n: value} for n, axis in sweep.axes.items() for value in _ends(axis)]
     return trials(sweep, points or [base])
+
+
+def first_point(sweep: SweepConfig) -> dict[str, Any]:
+    """Return the point with each axis's first value."""
+    return {name: _ends(axis)[0] for name, axis in sweep.axes.items()}
+
+
+def _ends(axis: Any) -> list[Any]:
+    return axis if isinstance(axis, list) else [axis["min"], axis["max"]]
 
 
 def _grid(sweep: SweepConfig) -> list[dict[str, Any]]:

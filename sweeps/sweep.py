@@ -5,8 +5,8 @@ space -> plan -> trials on Ray Tune, each of them `run_experiment` -> ledger -> 
 
 import contextlib
 import dataclasses
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,12 @@ from pipeline.ray_job import lasting
 from pipeline.ray_pool import cluster, cluster_nodes
 from pipeline.runs import TrackingConfig, tracking_root, tracking_uri
 from pipeline.setting import partitioned
+from pipeline.summary import final_name
 from pipeline.tracking import Tracker, check_store, end_run
 from spire_core.extractor import auto_extractor, make_extractor
 from sweeps.ledger import Entry, Ledger
 from sweeps.plan import TrialPlan, check_nodes, concurrency, plan_trial
-from sweeps.space import SweepConfig, Trial, decoded, make_trial, probes, trials
+from sweeps.space import SweepConfig, Trial, decoded, first_point, make_trial, probes, trials
 from sweeps.trial import TrialTask
 from sweeps.tuning import Narrator, grid_of, optuna_of, run_trials
 
@@ -68,7 +69,9 @@ def run_sweep(sweep: SweepConfig, say: Say, retry_failed: bool = False) -> Outco
     known = known_trials(sweep, ledger)
     before = ledger.entries(trial.trial_id for trial in known)
     left = [t for t in known if _is_left(before.get(t.trial_id), retry_failed)]
-    to_draw = 0 if sweep.search != "optuna" else max(0, (sweep.num_trials or 0) - len(known))
+    to_draw = 0
+    if sweep.search == "optuna":
+        to_draw = max(0, (sweep.num_trials or 0) - len(ledger.draws()))
     if left or to_draw:
         probed = left + (probes(sweep) if to_draw else [])
         check_data(probed, say)
@@ -77,13 +80,13 @@ def run_sweep(sweep: SweepConfig, say: Say, retry_failed: bool = False) -> Outco
         with cluster() as available:
             at_once = concurrency(sweep, left + [probed[0]] * to_draw, available)
             for trial in probed:
-                plan = plan_trial(trial.config, available, at_once)
+                plan = plan_trial(trial.config, available, at_once, sweep.autoscaling)
                 if not sweep.autoscaling:
                     check_nodes(plan, cluster_nodes())
             with parent_run(sweep, ledger, tracking) as parent_run_id:
                 job = Job(sweep, base, ledger.folder, parent_run_id, dict(available), at_once)
                 job.run(left, to_draw, max(t.config.federation.num_rounds for t in probed), say)
-    known = known_trials(sweep, ledger)
+        known = known if sweep.search != "optuna" else known_trials(sweep, ledger)
     entries = ledger.entries(trial.trial_id for trial in known)
     num_skipped = sum(entry.status == "finished" for entry in before.values())
     return Outcome(sweep, tracking, known, entries, ledger, num_skipped)
@@ -98,7 +101,7 @@ def base_config(sweep: SweepConfig) -> Config:
 
     Its paths and addresses are absolute: a trial runs in another directory, maybe elsewhere.
     """
-    config = make_trial(replace(sweep, scheduler="none"), {}, sweep.seeds[0]).config
+    config = make_trial(sweep, first_point(sweep), sweep.seeds[0]).config
     tracking, named = config.tracking, "tracking.experiment" in sweep.settings
     tracking = replace(
         tracking,
@@ -122,8 +125,7 @@ def known_trials(sweep: SweepConfig, ledger: Ledger) -> list[Trial]:
     """Return the trials that can be named: all of a grid, and what Optuna has drawn so far."""
     if sweep.search != "optuna":
         return trials(sweep)
-    drawn = [entry.point for entry in ledger.all_entries() if entry.point is not None]
-    return trials(sweep, [decoded(sweep, point) for point in drawn])
+    return trials(sweep, [decoded(sweep, point) for point in ledger.draws()])
 
 
 def check_data(planned: Sequence[Trial], say: Say) -> None:
@@ -156,8 +158,10 @@ def parent_run(
         tracker.log_dict(dataclasses.asdict(sweep), "config/sweep.yaml")
     with tracker:
         yield tracker.run_id if tracker.uri is not None else None
-        statuses = {entry.status for entry in ledger.all_entries()}
-        if "running" in statuses:
+        known = known_trials(sweep, ledger)
+        entries = ledger.entries(trial.trial_id for trial in known)
+        statuses = {entry.status for entry in entries.values()}
+        if "running" in statuses or len(entries) < len(known):
             tracker.finish("KILLED")
         elif "failed" in statuses:
             tracker.finish("FAILED")
@@ -177,7 +181,7 @@ class Job:
     def run(self, left: Sequence[Trial], to_draw: int, max_rounds: int, say: Say) -> None:
         """Run the trials that are left, and write into the ledger what Tune alone knows."""
         sweep, ledger = self.sweep, Ledger(self.folder)
-        began, by_id = time.monotonic(), {trial.trial_id: trial for trial in left}
+        by_id = {trial.trial_id: trial for trial in left}
         tasks = {t.trial_id: self.task(t, {"trial_id": t.trial_id}) for t in left}
         for trial in left:  # a failed one is begun anew
             entry = ledger.read(trial.trial_id)
@@ -196,28 +200,41 @@ class Job:
 
         needs = self.plan((left or probes(sweep))[0])
         search, space, num_samples = None, grid_of([t.trial_id for t in left]), 1
+        again: list[Point] = []  # points drawn before, which are not drawn anew
         if sweep.search == "optuna":
-            search, space, num_samples = self._optuna(ledger, left), {}, len(left) + to_draw
-        lost = run_trials(
-            sweep,
-            space,
-            search,
-            make_task=task_of,
-            make_plan=lambda point: self.plan(trial_of(point)),
-            narrator=Narrator(say, lambda point: trial_of(point).label, needs.describe()),
-            at_once=self.at_once,
-            num_samples=num_samples,
-            max_rounds=max_rounds,
-            folder=self.folder,
-        )
-        for trial_id, error in lost.items():
-            ledger.update(trial_id, status="failed", error=error)
-        over = sweep.budget_s is not None and time.monotonic() - began >= sweep.budget_s
-        self._settle(ledger, sweep.scheduler == "asha" and not over)
+            drawn = {trial_of(point).trial_id: point for point in ledger.draws()}
+            again = [drawn[trial_id] for trial_id in by_id]
+            search, space = self._optuna(ledger, drawn, again), {}
+            num_samples = len(again) + to_draw
+
+        def note(point: Point) -> None:
+            if point in again:
+                again.remove(point)
+            elif sweep.search == "optuna":
+                ledger.add_draw(point)
+
+        narrator = Narrator(say, lambda point: trial_of(point).label, needs.describe(), note)
+        try:
+            lost = run_trials(
+                sweep,
+                space,
+                search,
+                make_task=task_of,
+                make_plan=lambda point: self.plan(trial_of(point)),
+                narrator=narrator,
+                at_once=self.at_once,
+                num_samples=num_samples,
+                max_rounds=max_rounds,
+                folder=self.folder,
+            )
+            for trial_id, error in lost.items():
+                ledger.update(trial_id, status="failed", error=error)
+        finally:
+            self._settle(ledger, {trial_of(point).trial_id for point in narrator.ended})
 
     def plan(self, trial: Trial) -> TrialPlan:
         """Return what a trial asks of the cluster."""
-        return plan_trial(trial.config, self.cluster, self.at_once)
+        return plan_trial(trial.config, self.cluster, self.at_once, self.sweep.autoscaling)
 
     def task(self, trial: Trial, point: Point) -> TrialTask:
         """Return what the process of a trial is told."""
@@ -240,23 +257,28 @@ class Job:
             tags | varying,
         )
 
-    def _optuna(self, ledger: Ledger, left: Sequence[Trial]) -> Any:
-        begun = {trial.trial_id for trial in left}
-        entries = ledger.all_entries()
-        found = [
-            (entry.point or {}, value)
-            for entry in entries
-            if entry.result is not None
-            and (value := entry.result["metrics"].get(self.sweep.metric)) is not None
-        ]
-        unfinished = [entry.point or {} for entry in entries if entry.trial_id in begun]
-        return optuna_of(self.sweep, found, unfinished)
+    def _optuna(self, ledger: Ledger, drawn: Mapping[str, Point], again: Sequence[Point]) -> Any:
+        found = []
+        for trial_id, entry in ledger.entries(drawn).items():
+            value = metric_of(self.sweep, (entry.result or {}).get("metrics", {}))
+            if value is not None and math.isfinite(value):
+                found.append((dict(drawn[trial_id]), value))
+        return optuna_of(self.sweep, found, [dict(point) for point in again])
 
-    def _settle(self, ledger: Ledger, scheduler_stops: bool) -> None:
-        """Give an end to what runs no more: stopped by the scheduler, failed, or interrupted."""
-        for entry in ledger.all_entries():
-            if entry.status == "running" and scheduler_stops:
-                entry = ledger.update(entry.trial_id, status="stopped")
+    def _settle(self, ledger: Ledger, ended: Collection[str]) -> None:
+        """Give an end to what runs no more: stopped by the scheduler, failed, or interrupted.
+
+        `ended`: the ids of trials that were not interrupted.
+        """
+        known = known_trials(self.sweep, ledger)
+        for trial_id, entry in ledger.entries(trial.trial_id for trial in known).items():
+            if entry.status == "running" and trial_id in ended:
+                entry = ledger.update(trial_id, status="stopped")
             if entry.status != "finished" and entry.run_dir is not None:
                 status = "FAILED" if entry.status == "failed" else "KILLED"
                 end_run(Path(entry.run_dir), self.base.tracking, status)
+
+
+def metric_of(sweep: SweepConfig, metrics: Mapping[str, float]) -> float | None:
+    """Return a finished trial's value of the sweep's metric; of a round's, after the last one."""
+    return metrics.get(sweep.metric, metrics.get(final_name(sweep.metric)))

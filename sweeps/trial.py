@@ -15,6 +15,7 @@ from pipeline.progress import Quiet
 from pipeline.report_text import result_json, save_grid
 from pipeline.run_files import POINTS, save_result
 from pipeline.runs import RECORD, tracking_root
+from pipeline.summary import ROUND_METRICS, final_name
 from spire_core.errors import ClusterError, SpireError
 from sweeps.ledger import Entry, Ledger
 from sweeps.share import SharedPretraining
@@ -43,7 +44,6 @@ class _Watcher(Quiet):
         self, task: TrialTask, ledger: Ledger, report: Report, shared: SharedPretraining | None
     ) -> None:
         self.task, self.ledger, self.report, self.shared = task, ledger, report, shared
-        self.last: dict[str, float] = {}
 
     def started(self, run_dir: Path) -> None:
         task = self.task
@@ -51,8 +51,7 @@ class _Watcher(Quiet):
 
     def evaluated(self, evaluation: Evaluation, floor: float) -> None:
         if evaluation.round_idx > 0:  # schedulers count from 1
-            self.last = evaluation.metrics()
-            self.report({"round": evaluation.round_idx, **self.last})
+            self.report({"round": evaluation.round_idx, **evaluation.metrics()})
 
     def pretrained(self, run_dir: Path) -> None:
         if self.shared is not None:
@@ -70,26 +69,39 @@ def run_trial(task: TrialTask, report: Report, reports_rounds: bool = True) -> N
     those of every evaluation.
     """
     ledger = Ledger(Path(task.folder))
-    num_rounds, entry = task.config.federation.num_rounds, ledger.read(task.trial_id)
-    if entry is not None and entry.result is not None:
-        report({"round": num_rounds + 1, **entry.result["metrics"]})
-        return
+    with ledger.held(task.trial_id):
+        entry = ledger.read(task.trial_id)
+        finished = None if entry is None else entry.result
+        if finished is None:
+            finished = _outcome(task, ledger, report if reports_rounds else _ignore)
+    if finished is not None:
+        report({"round": task.config.federation.num_rounds + 1, **_reported(finished["metrics"])})
+
+
+def _reported(metrics: dict[str, float]) -> dict[str, float]:
+    """Return final numbers, those of the last round under the names that rounds have as well."""
+    last = {n: metrics[final_name(n)] for n in ROUND_METRICS if final_name(n) in metrics}
+    return last | metrics
+
+
+def _outcome(task: TrialTask, ledger: Ledger, report: Report) -> dict[str, Any] | None:
+    """Return what a finished run prints, or None if it failed; either is in the ledger then."""
     try:
         with _shared(task) as shared:
-            watcher = _Watcher(task, ledger, report if reports_rounds else _ignore, shared)
+            watcher = _Watcher(task, ledger, report, shared)
             result = _experiment(task, ledger, watcher, shared)
+            save_grid(result)
+            told = result_json(result, task.preset)
+            save_result(result.run_dir, told)
     except ClusterError:
         raise
     except Exception as error:
-        told = str(error) if isinstance(error, SpireError) else repr(error)
-        ledger.update(task.trial_id, status="failed", error=" ".join(told.split()))
+        said = str(error) if isinstance(error, SpireError) else repr(error)
+        ledger.update(task.trial_id, status="failed", error=" ".join(said.split()))
         ledger.write_traceback(task.trial_id, traceback.format_exc())
-        return
-    save_grid(result)
-    told = result_json(result, task.preset)
-    save_result(result.run_dir, told)
+        return None
     ledger.update(task.trial_id, status="finished", result=told)
-    report({"round": num_rounds + 1, **watcher.last, **result.metrics})
+    return told
 
 
 def _ignore(metrics: dict[str, float]) -> None:

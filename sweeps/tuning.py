@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import ray
 import torch
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler
 
+from pipeline.ray_pool import free_resources
 from spire_core.errors import ConfigError
 from sweeps.plan import TrialPlan
 from sweeps.space import SweepConfig
@@ -30,17 +30,31 @@ Say = Callable[[str], None]
 
 
 class Narrator(tune.Callback):
-    """Says in one line when a trial starts, is evaluated or is lost, and what others wait for."""
+    """Says in one line when a trial starts, is evaluated or is lost, and what others wait for.
 
-    def __init__(self, say: Say, label: Callable[[Point], str], needs: str) -> None:
-        self.say, self.label, self.needs = say, label, needs
+    `on_draw` is told each point as its trial starts for the first time; `ended` has the points of
+    trials that came to an end by themselves or by the scheduler, not by an interruption.
+    """
+
+    def __init__(
+        self, say: Say, label: Callable[[Point], str], needs: str, on_draw: Callable[[Point], None]
+    ) -> None:
+        self.say, self.label, self.needs, self.on_draw = say, label, needs, on_draw
+        self.ended: list[Point] = []
         self.idle_since = time.monotonic()
 
     def on_trial_start(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
     ) -> None:
+        if not trial.num_failures:
+            self.on_draw(trial.config)
         again = "" if not trial.num_failures else f" (lost {trial.num_failures} times)"
         self.say(f"{self.label(trial.config)}: starts{again}")
+
+    def on_trial_complete(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
+    ) -> None:
+        self.ended.append(trial.config)
 
     def on_trial_result(
         self,
@@ -68,8 +82,7 @@ class Narrator(tune.Callback):
             self.idle_since = now
         elif now - self.idle_since > WAIT_NOTICE_S:
             self.idle_since = now
-            free = {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}
-            self.say(f"waiting for room for {self.needs}; free now: {free}")
+            self.say(f"waiting for room for {self.needs}; free now: {free_resources()}")
 
 
 def run_trials(
@@ -170,7 +183,7 @@ def optuna_of(
             metric=sweep.metric,
             mode=sweep.mode,
             points_to_evaluate=list(begun) or None,
-            seed=sweep.seeds[0] + len(evaluated),
+            seed=sweep.seeds[0] + len(evaluated) + len(begun),
         )
     except (ImportError, AssertionError) as error:
         raise ConfigError(

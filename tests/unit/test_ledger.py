@@ -1,0 +1,97 @@
+"""What is known of a sweep's trials between one command and the next."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.runs import RECORD, TrackingConfig
+from sweeps.ledger import Entry, Ledger
+from sweeps.space import SweepConfig
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from sweeps.ledger import Ledger
+with Ledger(Path(sys.argv[1])).held("abc"):
+    print("held", flush=True)
+    time.sleep(float(sys.argv[2]))
+"""
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger.of(SweepConfig(name="study"), TrackingConfig(root=str(tmp_path)))
+
+
+def test_what_is_written_is_read_back(ledger: Ledger, tmp_path: Path) -> None:
+    entry = Entry("abc", "finished", str(tmp_path / "runs" / "17"), {"a": 1}, {"metrics": {}})
+    assert ledger.read("abc") is None
+    ledger.write(entry)
+    assert ledger.read("abc") == entry
+    assert entry.run_id == "17"
+    assert ledger.entries(["other", "abc"]) == {"abc": entry}
+    assert ledger.folder == tmp_path / "studies" / f"study-{SweepConfig(name='study').key}"
+
+
+def test_an_update_keeps_the_rest(ledger: Ledger) -> None:
+    ledger.write(Entry("abc", "running", "/runs/17", {"a": 1}))
+    told = ledger.update("abc", status="failed", error="expected x, got y: z")
+    assert told == Entry("abc", "failed", "/runs/17", {"a": 1}, None, "expected x, got y: z")
+    assert ledger.read("abc") == told
+    assert ledger.update("new", status="failed") == Entry("new", "failed")
+    ledger.write_traceback("abc", "Traceback ...")
+    assert ledger.entries(["abc", "new"]).keys() == {"abc", "new"}
+
+
+def test_points_are_kept_in_the_order_in_which_they_were_drawn(ledger: Ledger) -> None:
+    assert ledger.draws() == []
+    points = [{"client.lr": 0.1234567890123456789, "method": 1}, {"client.lr": 1e-9, "method": 0}]
+    for point in points:
+        ledger.add_draw(point)
+    assert ledger.draws() == points
+
+
+def test_a_line_that_was_cut_off_is_no_point(ledger: Ledger) -> None:
+    ledger.add_draw({"a": 1})
+    file = ledger.folder / "draws.jsonl"
+    file.write_text(file.read_text() + '\n{"a":')
+    assert ledger.draws() == [{"a": 1}]
+    ledger.add_draw({"a": 2})
+    assert ledger.draws() == [{"a": 1}, {"a": 2}]
+
+
+def test_the_sweeps_own_run_is_known_until_it_is_deleted(ledger: Ledger, tmp_path: Path) -> None:
+    assert ledger.parent_run_dir is None
+    run_dir = tmp_path / "runs" / "17"
+    run_dir.mkdir(parents=True)
+    (run_dir / RECORD).write_text(json.dumps({}))
+    ledger.remember_parent(run_dir)
+    assert ledger.parent_run_dir == run_dir
+    (run_dir / RECORD).unlink()
+    assert ledger.parent_run_dir is None
+
+
+def test_a_trial_belongs_to_one_process_until_that_ends(ledger: Ledger) -> None:
+    command = [sys.executable, "-c", HOLD, str(ledger.folder)]
+    pipe = subprocess.PIPE
+    first = subprocess.Popen([*command, "60"], stdout=pipe, text=True)
+    second = None
+    try:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "held\n"
+        second = subprocess.Popen([*command, "0"], stdout=pipe, text=True)
+        time.sleep(1.0)
+        assert second.poll() is None  # waits
+        with ledger.held("another"):
+            first.send_signal(signal.SIGKILL)
+        out, _ = second.communicate(timeout=10)
+        assert (out, second.returncode) == ("held\n", 0)
+    finally:
+        for process in filter(None, (first, second)):
+            process.kill()
+            process.communicate()

@@ -1,0 +1,157 @@
+"""What trials ask of a cluster, and what is refused because it could never be had."""
+
+from typing import Any
+
+import pytest
+
+from pipeline.config import load_config
+from pipeline.resources import ActorPlan, ResourcesConfig, num_fitting, plan_actors
+from spire_core.errors import ClusterError, ConfigError
+from sweeps.outcome_text import plan_json, plan_text
+from sweeps.plan import TrialPlan, check_nodes, concurrency, plan_trial
+from sweeps.space import SweepConfig, trials
+
+TWO = {"CPU": 2.0}
+NODE = {"CPU": 8.0, "GPU": 1.0}
+
+
+def sweep_of(resources: dict[str, Any], num_trials: int = 4, **values: Any) -> SweepConfig:
+    settings = {f"resources.{key}": value for key, value in resources.items()}
+    seeds = tuple(range(num_trials))
+    return SweepConfig(name="test", preset="smoke", settings=settings, seeds=seeds, **values)
+
+
+def planned(sweep: SweepConfig, cluster: dict[str, float]) -> tuple[int, TrialPlan]:
+    found = trials(sweep)
+    at_once = concurrency(sweep, found, cluster)
+    return at_once, plan_trial(found[0].config, cluster, at_once, sweep.autoscaling)
+
+
+def plan_of(resources: dict[str, Any], cluster: dict[str, float], **more: Any) -> Any:
+    at_once, plan = planned(sweep_of(resources, **more), cluster)
+    assert plan.actors is not None
+    return at_once, plan.actors.num_actors, plan.actors.num_cpus, plan.actors.num_gpus
+
+
+def test_trials_at_once_share_the_cluster() -> None:
+    assert plan_of({}, TWO) == (2, 1, 1.0, 0.0)
+    assert plan_of({}, {"CPU": 1.0}) == (1, 1, 1.0, 0.0)
+    assert plan_of({}, TWO, concurrency=1) == (1, 2, 1.0, 0.0)
+    assert plan_of({}, {"CPU": 64.0}) == (4, 4, 1.0, 0.0)  # a cohort has 4 clients
+    assert plan_of({"num_cpus": 0.1}, {"CPU": 1.0}) == (4, 2, 0.1, 0.0)
+    assert plan_of({"num_actors": 2}, {"CPU": 5.0}) == (2, 2, 1.0, 0.0)
+
+
+def test_gpus_are_shared_in_fractions_of_one() -> None:
+    assert plan_of({}, {"CPU": 16.0, "GPU": 1.0}) == (4, 4, 1.0, 0.0625)
+    assert plan_of({"num_gpus": 0.25}, {"CPU": 16.0, "GPU": 1.0}) == (4, 1, 1.0, 0.25)
+    four = {"num_gpus": 0.25, "num_actors": 4}
+    assert plan_of(four, {"CPU": 16.0, "GPU": 1.0}) == (1, 4, 1.0, 0.25)
+    assert plan_of(four, {"CPU": 16.0, "GPU": 2.0}) == (2, 4, 1.0, 0.25)
+    assert plan_of({}, {"CPU": 16.0, "GPU": 4.0}, num_trials=1) == (1, 4, 1.0, 1.0)
+    three = {"num_actors": 3}  # of 2/3 GPU only one fits a GPU
+    assert plan_of(three, {"CPU": 8.0, "GPU": 2.0}, num_trials=1) == (1, 3, 1.0, 0.5)
+    assert plan_actors(ResourcesConfig(num_actors=3), {"CPU": 8.0, "GPU": 2.0}, 4).num_gpus == 0.5
+
+
+@pytest.mark.parametrize(
+    ("have", "cpus", "gpus", "fits"),
+    [
+        ({"CPU": 1.0}, 0.1, 0.0, 10),
+        ({"CPU": 8.0, "GPU": 2.0}, 1.0, 0.6, 2),
+        ({"CPU": 8.0, "GPU": 1.0}, 1.0, 0.3333, 3),
+        ({"CPU": 8.0, "GPU": 5.0}, 1.0, 2.0, 2),
+        ({"CPU": 3.0, "GPU": 5.0}, 1.0, 0.5, 3),
+        ({"memory": 1e9}, 1.0, 0.0, 0),
+        ({"CPU": 8.0}, 1.0, 0.5, 0),
+    ],
+)
+def test_how_many_actors_fit(have: dict[str, float], cpus: float, gpus: float, fits: int) -> None:
+    assert num_fitting(have, cpus, gpus) == fits
+
+
+def test_a_placement_group_holds_the_trial_itself_and_its_actors() -> None:
+    _, plan = planned(sweep_of({"num_actors": 2, "num_gpus": 0.25}), NODE)
+    assert plan.bundles == [{}, {"CPU": 1.0, "GPU": 0.25}, {"CPU": 1.0, "GPU": 0.25}]
+    _, plan = planned(sweep_of({"num_actors": 1}), TWO)
+    assert plan.bundles == [{}, {"CPU": 1.0}]
+
+
+def test_a_local_pool_is_one_process() -> None:
+    at_once, plan = planned(sweep_of({"pool": "local", "num_gpus": 1.0}), TWO)
+    assert (at_once, plan.bundles) == (2, [{"CPU": 1.0}])
+    at_once, plan = planned(sweep_of({"pool": "local", "num_cpus": 2}), TWO)
+    assert (at_once, plan.describe()) == (1, "1 process (2 CPU)")
+    _, plan = planned(sweep_of({"pool": "local", "num_cpus": 4}), TWO)
+    with pytest.raises(ClusterError, match="room for 1 process"):
+        check_nodes(plan, [TWO, TWO])
+
+
+@pytest.mark.parametrize(
+    "resources",
+    [{"num_actors": 3}, {"num_cpus": 3}, {"num_gpus": 0.5}, {"num_gpus": 2.0}],
+)
+def test_more_than_the_whole_cluster_is_refused(resources: dict[str, Any]) -> None:
+    with pytest.raises(ClusterError, match=r"^expected .*got .*: lower resources\.num_actors"):
+        planned(sweep_of(resources), TWO)
+
+
+@pytest.mark.parametrize(
+    ("resources", "nodes", "fits"),
+    [
+        ({"num_actors": 1, "num_cpus": 6}, [{"CPU": 4.0}, {"CPU": 4.0}], 0),
+        ({"num_actors": 2, "num_cpus": 3}, [{"CPU": 4.0}, {"CPU": 2.0}], 1),
+        ({"num_actors": 3, "num_gpus": 0.6}, [NODE, NODE], 2),
+        ({"num_actors": 1, "num_gpus": 2.0}, [NODE, NODE], 0),
+        ({"num_actors": 2, "num_gpus": 0.5}, [{"CPU": 8.0}, {"CPU": 1.0, "GPU": 1.0}], 1),
+    ],
+)
+def test_what_no_nodes_could_ever_place_is_refused(
+    resources: dict[str, Any], nodes: list[dict[str, float]], fits: int
+) -> None:
+    plan = ResourcesConfig(**resources)
+    assert isinstance(plan.num_actors, int)
+    assert isinstance(plan.num_gpus, float | str)
+    gpus = 0.0 if isinstance(plan.num_gpus, str) else plan.num_gpus
+    with pytest.raises(ClusterError, match=rf"where {fits} fit: lower .*autoscaling=true"):
+        check_nodes(TrialPlan(ActorPlan(plan.num_actors, plan.num_cpus, gpus)), nodes)
+    enough = [{"CPU": 64.0, "GPU": 8.0}]
+    check_nodes(TrialPlan(ActorPlan(plan.num_actors, plan.num_cpus, gpus)), enough)
+
+
+def test_nodes_are_filled_one_by_one() -> None:
+    check_nodes(TrialPlan(ActorPlan(8, 1.0, 0.25)), [NODE, NODE])
+    with pytest.raises(ClusterError, match="where 8 fit"):
+        check_nodes(TrialPlan(ActorPlan(9, 1.0, 0.25)), [NODE, NODE])
+    with pytest.raises(ClusterError, match="neither CPU nor GPU"):
+        check_nodes(TrialPlan(ActorPlan(1, 1.0, 0.0)), [{"memory": 1.0}])
+
+
+def test_a_cluster_that_grows_is_asked_for_what_it_does_not_have_yet() -> None:
+    sweep = sweep_of({"num_actors": 2, "num_gpus": 0.5, "num_cpus": 4}, autoscaling=True)
+    for head in ({}, {"CPU": 2.0}, {"CPU": 2.0, "GPU": 0.0}):
+        at_once, plan = planned(sweep, head)
+        assert at_once == 4  # all of them wait for nodes
+        assert plan.bundles == [{}, {"CPU": 4.0, "GPU": 0.5}, {"CPU": 4.0, "GPU": 0.5}]
+    at_once, plan = planned(sweep_of({"num_gpus": 1.0}, autoscaling=True), {"CPU": 2.0})
+    assert plan.bundles == [{}, {"CPU": 1.0, "GPU": 1.0}]
+
+
+def test_a_dry_run_tells_all_of_it() -> None:
+    sweep = sweep_of({"num_gpus": 0.5}, num_trials=2)
+    told = plan_json(sweep, trials(sweep), {"CPU": 4.0, "GPU": 1.0, "memory": 1e9})
+    assert (told["num_trials"], told["concurrency"]) == (2, 2)
+    assert told["cluster"] == {"CPU": 4.0, "GPU": 1.0}
+    assert [row["resources"] for row in told["trials"]] == [[{}, {"CPU": 1.0, "GPU": 0.5}]] * 2
+    assert "2 trials, 2 at once on 4 CPU, 1 GPU" in plan_text(told)
+
+
+@pytest.mark.parametrize("share", [{"num_gpus": 1.5}, {"num_gpus": -1.0}, {"device": "cuda"}])
+def test_shares_that_ray_cannot_give_are_refused(share: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="expected resources"):
+        ResourcesConfig(**share)
+
+
+def test_a_wrong_share_is_one_sentence_on_the_command_line_too() -> None:
+    with pytest.raises(ConfigError, match="whole number"):
+        load_config("smoke", ["resources.num_gpus=2.5"])

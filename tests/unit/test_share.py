@@ -1,0 +1,100 @@
+"""Pre-training that several trials have in common is done by one process at a time, and once."""
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from sweeps.share import SharedPretraining
+
+TAKE_PART = """
+import sys, time
+from pathlib import Path
+from sweeps.share import SharedPretraining
+folder, name, hold_s = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+shared = SharedPretraining(folder, "abc")
+source = shared.acquire()
+if source is None:
+    print("mine", flush=True)
+    time.sleep(hold_s)
+    (folder / name).mkdir()
+    shared.publish(folder / name)
+else:
+    print(source.name, flush=True)
+"""
+
+
+def start(folder: Path, name: str, hold_s: float) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", TAKE_PART, str(folder), name, str(hold_s)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def first_line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def test_of_processes_that_begin_at_once_one_does_the_work(tmp_path: Path) -> None:
+    names = ("a", "b", "c")
+    processes = {name: start(tmp_path, name, 1.0) for name in names}
+    said = {name: process.communicate(timeout=30)[0].strip() for name, process in processes.items()}
+    [worker] = [name for name, text in said.items() if text == "mine"]
+    assert [text for text in said.values() if text != "mine"] == [worker, worker]
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == [worker]
+
+
+def test_one_that_is_killed_blocks_nobody(tmp_path: Path) -> None:
+    first = start(tmp_path, "first", 60.0)
+    second = None
+    try:
+        assert first_line(first) == "mine"
+        second = start(tmp_path, "second", 0.0)
+        time.sleep(1.0)
+        assert second.poll() is None
+        first.send_signal(signal.SIGKILL)
+        assert second.communicate(timeout=10)[0] == "mine\n"
+        assert (tmp_path / "second").is_dir()
+    finally:
+        for process in filter(None, (first, second)):
+            process.kill()
+            process.communicate()
+
+
+def test_what_is_released_is_done_by_the_next(tmp_path: Path) -> None:
+    failing, next_one = (SharedPretraining(tmp_path, "abc") for _ in range(2))
+    assert failing.acquire() is None
+    found: list[Path | None] = []
+    waiting = threading.Thread(target=lambda: found.append(next_one.acquire()), daemon=True)
+    waiting.start()
+    failing.release()
+    waiting.join(timeout=10)
+    assert found == [None]
+    next_one.publish(tmp_path)
+    assert SharedPretraining(tmp_path, "abc").acquire() == tmp_path
+    failing.publish(tmp_path / "elsewhere")  # has no lock any more: says nothing
+    assert SharedPretraining(tmp_path, "abc").acquire() == tmp_path
+
+
+def test_another_pretraining_is_not_waited_for(tmp_path: Path) -> None:
+    one, other = SharedPretraining(tmp_path, "abc"), SharedPretraining(tmp_path, "def")
+    assert one.acquire() is None
+    assert other.acquire() is None
+    one.release()
+    other.release()
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_run_that_was_deleted_is_done_again(is_there: bool, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    shared = SharedPretraining(tmp_path, "abc")
+    assert shared.acquire() is None
+    shared.publish(run_dir)
+    if is_there:
+        run_dir.mkdir()
+    again = SharedPretraining(tmp_path, "abc")
+    assert again.acquire() == (run_dir if is_there else None)
+    again.release()

@@ -1,0 +1,316 @@
+"""What a sweep's file and words come to: its trials, each once, in order; or one sentence."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config import load_config
+from spire_core.errors import ConfigError
+from sweeps.space import SweepConfig, Trial, decoded, load_sweep, probes, sweep_names, trials
+
+
+def sweep_of(**values: Any) -> SweepConfig:
+    return SweepConfig(**({"name": "test", "preset": "smoke"} | values))
+
+
+def labels(sweep: SweepConfig) -> list[str]:
+    return [trial.label for trial in trials(sweep)]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "preset: smoke\nsettings: {adapt.epochs: 2}\n"
+        "axes: {method: [spire, fedavg_ft], model.d_emb: [4, 8]}\n"
+    )
+    return path
+
+
+# --- expansion ------------------------------------------------------------------------------------
+
+
+def test_a_grid_has_every_combination_with_every_seed() -> None:
+    axes = {"federation.tau": [1, 2], "client.lr": [0.1, 0.01]}
+    found = trials(sweep_of(axes=axes, seeds=(3, 4)))
+    assert [
+        (t.config.federation.tau, t.config.client.lr, t.config.seed, t.point) for t in found
+    ] == [
+        (tau, lr, seed, {"federation.tau": tau, "client.lr": lr})
+        for tau in (1, 2)
+        for lr in (0.1, 0.01)
+        for seed in (3, 4)
+    ]
+    assert found[0].label == "spire tau=1 lr=0.1 seed=3"
+
+
+def test_without_axes_a_sweep_is_its_seeds() -> None:
+    assert labels(sweep_of(seeds=(5, 1))) == ["spire seed=5", "spire seed=1"]
+
+
+def test_combinations_that_mean_the_same_are_one_trial() -> None:
+    axes = {"method": ["spire", "fedavg_ft", "shared_rep"], "model.d_emb": [4, 8, 16]}
+    assert labels(sweep_of(axes=axes)) == [
+        "spire d_emb=4 seed=0",
+        "spire d_emb=8 seed=0",
+        "spire d_emb=16 seed=0",
+        "fedavg_ft d_emb=4 seed=0",  # has no embedding
+        "shared_rep d_emb=4 seed=0",
+    ]
+    default = load_config("smoke", ["method=fedavg_ft"]).method.record.adapt_lr
+    twice = sweep_of(settings={"method": "fedavg_ft"}, axes={"adapt.lr": [None, default, 0.1]})
+    assert len(trials(twice)) == 2
+
+
+def test_settings_that_go_together_are_one_axis() -> None:
+    period = [{"federation.tau": 3}, {"federation.tau": 12, "client.batch_size": 8}]
+    found = trials(sweep_of(settings={"client.batch_size": 4}, axes={"period": period}))
+    assert [(t.config.federation.tau, t.config.client.batch_size) for t in found] == [
+        (3, 4),
+        (12, 8),
+    ]
+    assert found[1].point == {"federation.tau": 12, "client.batch_size": 8}
+
+
+def test_settings_may_be_nested_or_flat() -> None:
+    flat = sweep_of(settings={"data.name": "fashion_mnist", "federation.num_rounds": 3})
+    nested = sweep_of(settings={"data": {"name": "fashion_mnist"}, "federation": {"num_rounds": 3}})
+    [one], [other] = trials(flat), trials(nested)
+    assert one.trial_id == other.trial_id
+    assert one.config.data.name == "fashion_mnist"
+
+
+def test_a_trial_is_the_run_of_its_overrides() -> None:
+    axes = {"client.lr": [1e-5], "client.betas": [[0.5, 0.9]], "federation.local_epochs": [2]}
+    [trial] = trials(sweep_of(axes=axes, settings={"method": "shared_rep"}, seeds=(7,)))
+    config = load_config(trial.preset, trial.overrides)
+    assert config == trial.config
+    assert (config.client.lr, config.client.betas, config.seed) == (1e-5, (0.5, 0.9), 7)
+    assert (config.federation.tau, config.federation.local_epochs) == (None, 2)
+    assert trial.trial_id == config.fingerprint[:12]
+
+
+def test_where_a_trial_runs_and_is_tracked_is_no_part_of_its_id() -> None:
+    def ids(**settings: Any) -> list[str]:
+        return [t.trial_id for t in trials(sweep_of(settings=settings))]
+
+    assert ids() == ids(**{"resources.pool": "local", "tracking.root": "/x", "data.root": "/y"})
+    assert ids() != ids(**{"adapt.epochs": 1})
+
+
+def test_trials_that_wait_for_anothers_pretraining_come_last() -> None:
+    axes = {"method": ["fedavg_ft", "fedavg", "spire", "local"], "adapt.epochs": [1, 2]}
+    found = trials(sweep_of(axes=axes))
+    assert [(t.label, t.shares_pretraining) for t in found] == [
+        ("fedavg_ft epochs=1 seed=0", True),
+        ("spire epochs=1 seed=0", True),
+        ("local epochs=1 seed=0", False),  # has no pre-training
+        ("local epochs=2 seed=0", False),
+        ("fedavg_ft epochs=2 seed=0", True),
+        ("fedavg epochs=1 seed=0", True),  # adapts nothing: more epochs are the same
+        ("spire epochs=2 seed=0", True),
+    ]
+
+
+def test_more_values_or_seeds_make_no_other_sweep() -> None:
+    small = sweep_of(axes={"method": ["spire"]})
+    large = sweep_of(axes={"method": ["fedavg_ft", "spire"]}, seeds=(0, 1), max_failures=0)
+    assert small.key == large.key
+    assert small.key != sweep_of(settings={"adapt.epochs": 1}).key
+    assert {t.trial_id for t in trials(small)} < {t.trial_id for t in trials(large)}
+
+
+# --- drawn points ---------------------------------------------------------------------------------
+
+
+RANGES = {
+    "client.lr": {"min": 1e-4, "max": 1e-1, "log": True},
+    "adapt.epochs": {"min": 1, "max": 9, "integer": True},
+    "method": ["spire", "fedavg_ft"],
+}
+
+
+def test_random_search_keeps_its_first_points_when_more_are_drawn() -> None:
+    few = trials(sweep_of(axes=RANGES, search="random", num_trials=4))
+    many = trials(sweep_of(axes=RANGES, search="random", num_trials=24))
+    assert len(many) == 24
+    assert {t.trial_id for t in few} < {t.trial_id for t in many}
+    rates = sorted(t.config.client.lr for t in many)
+    assert 1e-4 <= rates[0] < 1e-3  # of a log range, a third lies below
+    assert 1e-2 < rates[-1] <= 1e-1
+    assert {t.config.adapt.epochs for t in many} == set(range(1, 10))
+    assert {t.config.method.name for t in many} == {"spire", "fedavg_ft"}
+
+
+def test_random_search_runs_a_point_that_it_draws_twice_once() -> None:
+    axes = {"method": ["spire", "fedavg_ft"]}
+    assert len(trials(sweep_of(axes=axes, search="random", num_trials=20))) == 2
+
+
+def test_a_drawn_point_is_read_back_as_values() -> None:
+    sweep = sweep_of(axes=RANGES, search="optuna", num_trials=2)
+    point = decoded(sweep, {"client.lr": 0.00123456, "adapt.epochs": 3.0, "method": 1})
+    assert point == {"client.lr": 0.001235, "adapt.epochs": 3, "method": "fedavg_ft"}
+    tried = [(t.config.client.lr, t.config.adapt.epochs) for t in probes(sweep)]
+    assert {1e-4, 1e-1} == {lr for lr, _ in tried}
+    assert {1, 9} == {epochs for _, epochs in tried}
+
+
+def test_other_axes_make_another_search_of_optuna() -> None:
+    one = sweep_of(axes={"method": ["spire", "fedavg"]}, search="optuna", num_trials=2)
+    other = sweep_of(axes={"method": ["fedavg", "spire"]}, search="optuna", num_trials=2)
+    assert one.key != other.key
+    assert one.key == sweep_of(axes=one.axes, search="optuna", num_trials=9).key
+
+
+# --- files and words ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sweep_names())
+def test_our_own_sweeps_are_valid(name: str) -> None:
+    sweep = load_sweep(name)
+    found = trials(sweep) if sweep.search != "optuna" else probes(sweep)
+    assert found
+    assert sweep.name == name
+
+
+def test_words_set_the_sweep_its_axes_and_all_its_trials(file: Path) -> None:
+    words = ["seeds=[1,2]", "adapt.epochs=3", "axes.method=[spire]", "axes.client.lr=[0.1,0.2]"]
+    sweep = load_sweep(str(file), [*words, "federation.num_rounds=5", "concurrency=1"])
+    assert (sweep.name, sweep.seeds, sweep.concurrency) == ("mine", (1, 2), 1)
+    assert sweep.axes == {"method": ["spire"], "model.d_emb": [4, 8], "client.lr": [0.1, 0.2]}
+    assert {t.config.adapt.epochs for t in trials(sweep)} == {3}
+    assert {t.config.federation.num_rounds for t in trials(sweep)} == {5}
+    assert len(trials(sweep)) == 8
+    assert load_sweep(str(file), ["name=other"]).name == "other"
+    assert load_sweep(str(file), ["axes={}"]).axes == {}
+
+
+def sentence(error: pytest.ExceptionInfo[ConfigError]) -> str:
+    text = str(error.value)
+    assert text.startswith("expected ")
+    assert len(text) < 600
+    return text
+
+
+MISTAKES = {
+    "serch=grid": "'serch': did you mean search?",
+    "settings.federation.taus=3": "'federation.taus': did you mean federation.tau?",
+    "axes.federation.taus=[1]": "'federation.taus': did you mean federation.tau?",
+    "axes.federation.tau=[1,x]": "federation.tau as int",
+    "axes.client.lr=[true]": "client.lr as float",
+    "axes.method=[spire,spyre]": "did you mean spire?",
+    "axes.federation.num_rounds=[0]": "at least 1",
+    "axes.federation.tau=[]": "axes.federation.tau as a list",
+    "axes.federation.tau=3": "axes.federation.tau as a list",
+    "axes.client.lr={min: 0.1, max: 1}": "axes.client.lr as a list",
+    "axes=[method]": "axes as dict",
+    "settings=3": "settings as dict",
+    "settings.adapt.lr=!!binary aGVsbG8=": "plain settings",
+    "preset=smok": "did you mean smoke?",
+    "metric=final/kid": "'final/kid': choose out of final/adapt_kid_after",
+    "mode=least": "mode as min or max",
+    "search=bayes": "search as grid or random or optuna",
+    "scheduler=hyperband": "scheduler as none or asha",
+    "num_trials=3": "num_trials with random and optuna search and not with grid",
+    "search=random": "say how many points to draw",
+    "seeds=[]": "seeds as different numbers",
+    "seeds=[1,1]": "seeds as different numbers",
+    "seeds=3": "seeds as tuple",
+    "seed=3": "seeds=[0, 1]",
+    "axes.seed=[1,2]": "seeds=[0, 1]",
+    "method=spire": "method among the settings or on an axis",
+    "concurrency=0": "concurrency of at least 1",
+    "max_failures=-1": "max_failures of at least 0",
+    "budget_s=0": "budget_s above 0",
+    "name=a/b": "name of letters",
+    "concurrency=many": "concurrency as int",
+    "scheduler=asha": "while rounds run",
+    "seeds": "key=value",
+}
+
+
+@pytest.mark.parametrize("word", MISTAKES)
+def test_a_mistake_is_one_sentence(word: str, file: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        trials(load_sweep(str(file), [word]))
+    assert MISTAKES[word] in sentence(error)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"search": "optuna", "num_trials": 2, "seeds": (0, 1)}, "one seed with optuna"),
+        ({"search": "random", "num_trials": 0}, "num_trials of at least 1"),
+        ({"axes": {"a": [{"client.lr": 1}], "client.lr": [1]}}, "one axis for client.lr, got two"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(values: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        sweep_of(**values)
+    assert told in sentence(error)
+
+
+@pytest.mark.parametrize(
+    "axis",
+    [
+        {"min": 1},
+        {"min": 2, "max": 1},
+        {"min": 0, "max": 1, "log": True},
+        {"min": 0, "max": 1, "step": 0.1},
+        {"min": 0.5, "max": 3.5, "integer": True},
+        {"min": "a", "max": "b"},
+    ],
+)
+def test_a_range_has_two_ends_in_order(axis: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"or a range \{min: A, max: B"):
+        sweep_of(axes={"client.lr": axis}, search="random", num_trials=2)
+
+
+def test_asha_needs_rounds_and_a_metric_of_rounds() -> None:
+    with pytest.raises(ConfigError, match="while rounds run"):
+        sweep_of(scheduler="asha")
+    metric = "pretrain/kid/mean"
+    sweep = sweep_of(scheduler="asha", metric=metric, axes={"method": ["spire", "local"]})
+    with pytest.raises(ConfigError, match="methods with rounds for scheduler=asha, got local"):
+        trials(sweep)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"- a\n- b\n", "KEY: VALUE settings"),
+        (b"just text", "a known key, got 'just text'"),
+        (b"1: 2", "KEY: VALUE settings"),
+        (b"[" + b"1," * 1_000 + b"1]", "KEY: VALUE settings"),
+        (b"axes: {method: [spire", "YAML settings"),
+        (b"a: 1\na: 2", "YAML settings"),
+        (b"axes: {client.lr: ${nope}}", "YAML settings"),
+        (b"[" * 5000, "YAML settings"),
+        (b"name: \xff\xfe", "no UTF-8 text"),
+        (b"\x00\x01", "YAML settings"),
+        (b"#" * 1_000_001, "1000001 bytes"),
+    ],
+)
+def test_a_file_that_is_no_sweep_is_one_sentence(content: bytes, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "odd.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as error:
+        load_sweep(str(path))
+    assert told in sentence(error)
+
+
+@pytest.mark.parametrize("name", ["nothing_here", "x" * 5000, "~nobody_at_all/x", "a\0b", ".", ""])
+def test_a_file_that_is_not_there_is_one_sentence(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"one of .*smoke") as error:
+        load_sweep(name)
+    sentence(error)
+
+
+def test_an_empty_file_is_one_trial_of_the_default(tmp_path: Path) -> None:
+    (tmp_path / "empty.yaml").write_text("")
+    [trial] = trials(load_sweep(str(tmp_path / "empty.yaml")))
+    assert isinstance(trial, Trial)
+    assert re.fullmatch(r"[0-9a-f]{12}", trial.trial_id)
