@@ -45,7 +45,7 @@ METHODS = {
     for method in (
         Method("spire", (CLIENT_EMB,), adapt_lr=0.02, has_embedding=True),
         Method("fedavg_ft", (BODY,), adapt_lr=3e-4),
-        Method("shared_rep", (LOCAL,), adapt_lr=1e-3, has_local_layers=True),
+        Method("shared_rep", (LOCAL,), adapt_lr=2e-3, has_local_layers=True),
         Method("fedavg", (), adapt_lr=0.0),
         Method("local", (BODY,), adapt_lr=2e-3, is_federated=False),
     )
