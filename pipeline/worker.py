@@ -25,7 +25,12 @@ from spire_core.client import (
     train_client,
 )
 from spire_core.evaluate import client_denoiser, draw, heldout_loss
-from spire_core.extractor import Extractor, cached_features, make_extractor
+from spire_core.extractor import (
+    Extractor,
+    cached_features,
+    is_classifier_of,
+    make_extractor,
+)
 from spire_core.flat import FlatModel, initial_weights, tensors_hash
 from spire_core.kid import kid
 from spire_core.methods import CLIENT_EMB
@@ -149,9 +154,9 @@ class ClientWorker:
             torch_generator(seed, "sample", client_id),
             config.eval.batch_size,
         )
-        predicted = self.extractor.class_predictions(images)
-        histogram = None
-        if predicted is not None:
+        predicted, histogram = self.extractor.class_predictions(images), None
+        # The classifier of another data set sees features, but none of these classes.
+        if predicted is not None and is_classifier_of(self.setup.extractor, config.data.name):
             histogram = class_histogram(predicted, self.setup.mixtures.shape[1])
         few = images[: config.eval.grid_images].numpy()
         return Drawn(client_id, self.extractor.features(images), histogram, few), images

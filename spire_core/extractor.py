@@ -111,6 +111,11 @@ def to_uint8_rgb(images: Tensor) -> Tensor:
     return as_bytes.expand(-1, 3, -1, -1).contiguous()
 
 
+def is_classifier_of(extractor: str, dataset: str) -> bool:
+    """Return whether an extractor, by its name, tells the classes of this data set."""
+    return extractor == dataset + CLASSIFIER_SUFFIX
+
+
 def cached_features(extractor: Extractor, images: Tensor, cache_dir: Path | None) -> Tensor:
     """Return `extractor.features(images)` (B, D), read from `cache_dir` if it was computed before.
 
