@@ -28,6 +28,7 @@ from spire_core.training import ClientConfig
 from spire_core.unet import ModelConfig
 
 NAMED_GROUPS = ("data", "partition", "method")
+ON_CLIENT_ERROR = ("retry", "drop", "fail")
 Built = TypeVar("Built")
 
 
@@ -36,7 +37,11 @@ class FederationConfig:
     """Who takes part and for how long; a round ends with one synchronization of the backbone.
 
     `tau`: optimizer steps between two synchronizations; `local_epochs`: the same span as passes
-    over the client's data. Exactly one of the two is given.
+    over the client's data. Exactly one of the two is given. `on_client_error`: what becomes of a
+    client that fails in a round or sends an update that cannot be used: "retry" its work, "drop" it
+    from this round's average, or "fail". `client_timeout_s`: seconds after which a client counts as
+    failed, None for never. `max_update_norm`: the most that a client may move the backbone in a
+    round, as an L2 norm.
     """
 
     num_clients: int = 24
@@ -45,8 +50,22 @@ class FederationConfig:
     num_rounds: int = 400
     tau: int | None = None
     local_epochs: int | None = None
+    on_client_error: str = "retry"
+    client_timeout_s: float | None = None
+    max_update_norm: float | None = None
 
     def __post_init__(self) -> None:
+        if self.on_client_error not in ON_CLIENT_ERROR:
+            raise ConfigError(
+                f"expected federation.on_client_error as {', '.join(ON_CLIENT_ERROR)}, got "
+                f"{self.on_client_error!r}: choose one of them"
+            )
+        for name in ("client_timeout_s", "max_update_norm"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(
+                    f"expected federation.{name} above 0, got {value}: null sets no limit"
+                )
         if self.num_clients < 1 or self.num_new_clients < 0 or self.num_rounds < 1:
             raise ConfigError(
                 "expected federation.num_clients and federation.num_rounds of at least 1, got "

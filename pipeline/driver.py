@@ -1,18 +1,23 @@
 """The driver: owns the server's state and runs the rounds of FedAvg over a client pool."""
 
+import logging
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from pipeline.config import FederationConfig
-from pipeline.pool import ClientPool
+from pipeline.pool import MAX_TRIES, ClientFailure, ClientPool
 from spire_core.client import ClientUpdate, RoundPlan
+from spire_core.errors import AggregationError
 from spire_core.methods import MethodConfig
 from spire_core.rng import torch_generator
-from spire_core.server import ServerConfig, ServerState, aggregate
+from spire_core.server import ServerConfig, ServerState, aggregate, fault_of
 from spire_core.training import ClientConfig
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,7 @@ class RoundStats:
     up_bytes: int
     down_bytes: int
     num_steps: int
+    num_dropped: int
     train_s: float
     aggregate_s: float
 
@@ -47,11 +53,15 @@ class Driver:
         method: MethodConfig,
         num_examples: list[int],
         seed: int,
+        shared_size: int,
     ) -> None:
-        """Take the state to go on from, and all that stays the same over the rounds."""
+        """Take the state to go on from, and all that stays the same over the rounds.
+
+        `shared_size`: length of the stretch of weights that is always shared.
+        """
         self.pool, self.federation = pool, federation
         self.client, self.server, self.method = client, server, method
-        self.num_examples, self.seed = num_examples, seed
+        self.num_examples, self.seed, self.shared_size = num_examples, seed, shared_size
         self.state = state
         self.stats: RoundStats | None = None
 
@@ -66,9 +76,7 @@ class Driver:
         broadcast = self.state.broadcast
         handle = self.pool.share(broadcast)
         # 3. Gather the updates.
-        updates: list[ClientUpdate] = self.pool.run(
-            "fit", cohort, handle, plan, costs=[self._cost(plan, c) for c in cohort]
-        )
+        updates, num_dropped = self._gather(cohort, handle, plan)
         gathered = time.monotonic()
         # 4. Aggregate.
         self.state = aggregate(self.state, updates, self.server)
@@ -79,10 +87,49 @@ class Driver:
             up_bytes=sum(u.num_bytes for u in updates),
             down_bytes=broadcast.num_bytes * len(cohort),
             num_steps=sum(u.num_steps for u in updates),
+            num_dropped=num_dropped,
             train_s=gathered - began,
             aggregate_s=time.monotonic() - gathered,
         )
         return self.stats
+
+    def _gather(
+        self, cohort: list[int], handle: Any, plan: RoundPlan
+    ) -> tuple[list[ClientUpdate], int]:
+        """Return the updates that can be used, and how many clients were dropped.
+
+        Raises ClusterError or AggregationError, as `federation.on_client_error` says.
+        """
+        policy, where = self.federation.on_client_error, f" in round {plan.round_idx}"
+        usable: list[ClientUpdate] = []
+        left, fault = list(cohort), ""
+        for _ in range(MAX_TRIES if policy == "retry" else 1):
+            costs = [self._cost(plan, client_id) for client_id in left]
+            results = self.pool.run(
+                "fit", left, handle, plan, costs=costs, on_error=policy, where=where
+            )
+            left = []
+            for update in results:
+                if isinstance(update, ClientFailure):
+                    left.append(update.client_id)
+                elif why := self._fault(update, plan):
+                    left.append(update.client_id)
+                    fault = f"{why} from client {update.client_id}{where}"
+                    logger.warning("refused %s", fault)
+                else:
+                    usable.append(update)
+            if not left or policy == "drop":
+                break
+        if fault and policy != "drop" and left:
+            raise AggregationError(
+                f"expected an update that can be averaged, got {fault}: lower client.lr, or set "
+                "federation.on_client_error=drop"
+            )
+        return sorted(usable, key=lambda update: update.client_id), len(left)
+
+    def _fault(self, update: ClientUpdate, plan: RoundPlan) -> str | None:
+        size = self.shared_size if not plan.shares_local else self.state.weights.size
+        return fault_of(update, self.state.weights[:size], self.federation.max_update_norm)
 
     def _plan(self, round_idx: int, kept_rounds: tuple[int, ...]) -> RoundPlan:
         federation = self.federation

@@ -187,6 +187,7 @@ def pretrain(
         config.method,
         [len(c.train) for c in setting.partition.train_clients],
         config.seed,
+        setting.model.layout.num_without_local,
     )
     watcher.stage(f"pre-training on {config.federation.num_clients} clients")
     run_rounds(result, pool, driver, state.round_idx, tracker, watcher)
@@ -266,6 +267,7 @@ def round_metrics(stats: RoundStats) -> dict[str, float]:
         "time/round_s": stats.train_s + stats.aggregate_s,
         "time/train_s": stats.train_s,
         "time/aggregate_s": stats.aggregate_s,
+        "pretrain/dropped": stats.num_dropped,
         "comm/up_bytes": stats.up_bytes,
         "comm/down_bytes": stats.down_bytes,
         "memory/rss_bytes": rss * (1 if sys.platform == "darwin" else 1024),

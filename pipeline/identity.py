@@ -18,6 +18,9 @@ def canonical(config: "Config") -> "Config":
     Two configurations with the same canonical form give the same result.
     """
     record, replace = config.method.record, dataclasses.replace
+    if config.federation.on_client_error != "drop":  # done again, a client's work is the same
+        unread = replace(config.federation, on_client_error="retry", client_timeout_s=None)
+        config = replace(config, federation=unread)
     if not record.has_embedding:
         config = replace(
             config,

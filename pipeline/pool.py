@@ -4,12 +4,27 @@ The driver and the experiment see this interface only; the numbers do not depend
 behind it.
 """
 
+import logging
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.worker import ClientWorker
-from spire_core.errors import SpireError
+from spire_core.errors import ClusterError, SpireError
+
+MAX_TRIES = 3
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ClientFailure:
+    """What a client gave instead of a result; `is_lost`: with the process that ran it."""
+
+    client_id: int
+    cause: str
+    is_lost: bool = False
 
 
 class ClientPool(ABC):
@@ -24,7 +39,6 @@ class ClientPool(ABC):
     def share(self, value: Any) -> Any:
         """Hand a large value over once; the answer may be passed to any number of tasks."""
 
-    @abstractmethod
     def run(
         self,
         task: str,
@@ -32,8 +46,46 @@ class ClientPool(ABC):
         *args: Any,
         per_client: Sequence[tuple] | None = None,
         costs: Sequence[float] | None = None,
+        on_error: str = "retry",
+        where: str = "",
     ) -> list[Any]:
-        """Return `task(client_id, *args, *per_client[i])` for each client; `costs` balance them."""
+        """Return `task(client_id, *args, *per_client[i])` for each client; `costs` balance them.
+
+        A client that fails is logged, with `where`. "retry" runs its task again, at most three
+        times in all: a task is a function of what it is given, so the result is what it would have
+        been. "drop" leaves a `ClientFailure` in its place. "fail" and a last try raise
+        ClusterError. A mistake of the user's (a SpireError) is raised at once.
+        """
+        extra, results = per_client or [()] * len(client_ids), [None] * len(client_ids)
+        costs, left = costs or [1.0] * len(client_ids), list(range(len(client_ids)))
+        for _ in range(MAX_TRIES if on_error == "retry" else 1):
+            ids, own = [client_ids[i] for i in left], [extra[i] for i in left]
+            got = self._attempt(task, args, ids, own, [costs[i] for i in left])
+            for i, result in zip(left, got, strict=True):
+                results[i] = result
+            left = [i for i in left if isinstance(results[i], ClientFailure)]
+            for i in left:
+                failure: Any = results[i]
+                logger.warning("client %d, %s%s: %s", client_ids[i], task, where, failure.cause)
+            if not left or on_error == "drop":
+                return results
+        failure = results[left[0]]
+        raise ClusterError(
+            f"expected {task} to end for client {failure.client_id}{where}, got {failure.cause}: "
+            "see the log above and under the Ray session folder; spire resume goes on from the "
+            "last checkpoint"
+        )
+
+    @abstractmethod
+    def _attempt(
+        self,
+        task: str,
+        args: tuple,
+        client_ids: list[int],
+        extra: list[tuple],
+        costs: list[float],
+    ) -> list[Any]:
+        """Run a task once for each client and return results, or failures in their place."""
 
     @abstractmethod
     def close(self) -> None:
@@ -53,16 +105,18 @@ def assign(costs: Sequence[float], num_workers: int) -> list[list[int]]:
 def run_chunk(
     worker: ClientWorker, task: str, client_ids: Sequence[int], args: tuple, extra: Sequence[tuple]
 ) -> list[Any]:
-    """Run one task for some clients on one worker; an error says which client it was."""
-    results = []
+    """Run one task for some clients on one worker; one client's error spares the others."""
+    results: list[Any] = []
     for client_id, own in zip(client_ids, extra, strict=True):
         try:
             results.append(getattr(worker, task)(client_id, *args, *own))
         except SpireError:
             raise
         except Exception as error:
-            error.add_note(f"while client {client_id} ran {task}")
-            raise
+            logger.debug("%s", traceback.format_exc())
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            cause = f"{error!r} at {at.filename.rpartition('/')[2]}:{at.lineno}"
+            results.append(ClientFailure(client_id, cause))
     return results
 
 
@@ -79,15 +133,15 @@ class LocalClientPool(ClientPool):
     def share(self, value: Any) -> Any:
         return value
 
-    def run(
+    def _attempt(
         self,
         task: str,
-        client_ids: Sequence[int],
-        *args: Any,
-        per_client: Sequence[tuple] | None = None,
-        costs: Sequence[float] | None = None,
+        args: tuple,
+        client_ids: list[int],
+        extra: list[tuple],
+        costs: list[float],
     ) -> list[Any]:
-        return run_chunk(self.worker, task, client_ids, args, per_client or [()] * len(client_ids))
+        return run_chunk(self.worker, task, client_ids, args, extra)
 
     def close(self) -> None:
         pass

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import signal
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,11 @@ from typing import Any
 import numpy as np
 import ray
 import torch
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError, RayTaskError
 
 from pipeline.driver import Driver, RoundStats
 from pipeline.messages import WorkerSetup
-from pipeline.pool import ClientPool, assign, run_chunk
+from pipeline.pool import ClientFailure, ClientPool, assign, run_chunk
 from pipeline.resources import ActorPlan, ResourcesConfig
 from pipeline.worker import ClientWorker
 from spire_core.errors import ClusterError
@@ -23,6 +24,7 @@ from spire_core.server import ServerState
 
 logger = logging.getLogger(__name__)
 WAIT_NOTICE_S = 30.0
+REVIVAL_S = 120.0  # for an actor to come back, perhaps on another node
 TOKEN_NOTICES = "ray._private.authentication.authentication_token_setup"
 
 
@@ -122,18 +124,20 @@ class ClientActor:
 class RayClientPool(ClientPool):
     """A fixed set of client actors. Handles travel with the pool, so a driver actor can use it."""
 
-    def __init__(self, actors: Sequence[Any]) -> None:
-        self.actors = list(actors)
+    def __init__(self, actors: Sequence[Any], client_timeout_s: float | None = None) -> None:
+        """Take actors that are ready; a client may take so many seconds, None for any number."""
+        self.actors, self.client_timeout_s = list(actors), client_timeout_s
 
     @classmethod
     def start(cls, setup: WorkerSetup, images: np.ndarray, plan: ActorPlan) -> "RayClientPool":
         """Start the actors and wait until all of them run; says what it waits for every 30 s."""
         shared, images_ref = ray.put(setup), ray.put(images)
         options = {"num_cpus": plan.num_cpus, "num_gpus": plan.num_gpus, "max_concurrency": 1}
+        options["max_restarts"] = -1  # a lost one comes back under the same handle, see `_revive`
         actor_class: Any = ClientActor  # made by `ray.remote`, which type checkers cannot follow
         start_one = actor_class.options(**options).remote
         actors = [start_one(shared, images_ref) for _ in range(plan.num_actors)]
-        pool = cls(actors)
+        pool = cls(actors, setup.config.federation.client_timeout_s)
         try:
             pool._wait_until_ready(plan, setup.folder)
         except BaseException:
@@ -160,30 +164,72 @@ class RayClientPool(ClientPool):
     def share(self, value: Any) -> Any:
         return ray.put(value)
 
-    def run(
+    def _attempt(
         self,
         task: str,
-        client_ids: Sequence[int],
-        *args: Any,
-        per_client: Sequence[tuple] | None = None,
-        costs: Sequence[float] | None = None,
+        args: tuple,
+        client_ids: list[int],
+        extra: list[tuple],
+        costs: list[float],
     ) -> list[Any]:
-        extra = per_client or [()] * len(client_ids)
-        positions = assign(costs or [1.0] * len(client_ids), len(self.actors))
+        positions = assign(costs, len(self.actors))
         busy = [(actor, at) for actor, at in zip(self.actors, positions, strict=True) if at]
+        began = time.monotonic()
         refs = [
             actor.run.remote(task, [client_ids[i] for i in at], [extra[i] for i in at], *args)
             for actor, at in busy
         ]
         results: list[Any] = [None] * len(client_ids)
-        for (_, at), chunk in zip(busy, _gather(refs), strict=True):
+        for (actor, at), ref in zip(busy, refs, strict=True):
+            chunk = self._chunk(actor, ref, [client_ids[i] for i in at], began)
             for i, result in zip(at, chunk, strict=True):
                 results[i] = result
+        for actor, at in busy:
+            if any(_is_lost(results[i]) for i in at):
+                _revive(actor)
         return results
+
+    def _chunk(self, actor: Any, ref: Any, client_ids: list[int], began: float) -> list[Any]:
+        """Return an actor's answer, or the loss of all its clients if it died or hangs."""
+        limit_s = None
+        if self.client_timeout_s is not None:
+            end = began + self.client_timeout_s * len(client_ids)
+            limit_s = max(0.0, end - time.monotonic())
+        try:
+            return ray.get(ref, timeout=limit_s)
+        except GetTimeoutError:
+            ray.kill(actor, no_restart=False)
+            cause = f"no answer in {self.client_timeout_s:g} s per client"
+        except RayTaskError as error:
+            if not isinstance(error.cause, RayError):
+                raise error.cause from error
+            cause = f"what it was given is lost ({str(error.cause).splitlines()[0]})"
+        except RayError as error:
+            cause = f"its actor was lost ({str(error).splitlines()[0]})"
+        return [ClientFailure(client_id, cause, is_lost=True) for client_id in client_ids]
 
     def close(self) -> None:
         for actor in self.actors:
             ray.kill(actor)
+
+
+def _is_lost(result: Any) -> bool:
+    return isinstance(result, ClientFailure) and result.is_lost
+
+
+def _revive(actor: Any) -> None:
+    """Wait until an actor runs again after a loss; ClusterError if that takes too long."""
+    end = time.monotonic() + REVIVAL_S
+    while True:
+        try:
+            ray.get(actor.ready.remote(), timeout=max(0.1, end - time.monotonic()))
+            return
+        except (ActorUnavailableError, GetTimeoutError) as error:
+            if time.monotonic() > end:
+                raise _lost(error) from error
+            time.sleep(0.1)
+        except RayError as error:
+            raise _lost(error) from error
 
 
 class RemoteDriver:

@@ -80,8 +80,31 @@ class ServerState:
         return Broadcast(self.weights, self.exp_avg, self.exp_avg_sq, self.steps)
 
 
-def _check(updates: Sequence[ClientUpdate]) -> None:
-    if not updates or sum(u.num_examples for u in updates) <= 0:
+def fault_of(update: ClientUpdate, before: np.ndarray, max_norm: float | None = None) -> str | None:
+    """Return what makes an update unfit to be averaged, or None.
+
+    `before` (S,) are the shared weights that it started from, `max_norm` the most that it may be
+    away from them.
+    """
+    moments = (update.exp_avg, update.exp_avg_sq)
+    if update.num_examples <= 0:
+        return f"{update.num_examples} examples"
+    if update.weights.shape != before.shape:
+        return f"{update.weights.size} numbers instead of {before.size}"
+    if any(m is not None and m.shape != before.shape for m in moments):
+        return "Adam moments of another size than the weights"
+    arrays = (update.weights, *moments, update.steps)
+    if not all(np.isfinite(array).all() for array in arrays if array is not None):
+        return "NaN or infinity"
+    if max_norm is not None:
+        norm = float(np.linalg.norm(update.weights.astype(np.float64) - before))
+        if norm > max_norm:
+            return f"a change of norm {norm:.3g}, above {max_norm:g},"
+    return None
+
+
+def _check(updates: Sequence[ClientUpdate], state: ServerState) -> None:
+    if not updates:
         raise AggregationError(
             "expected at least one update with examples, got none: there is nothing to average"
         )
@@ -91,20 +114,11 @@ def _check(updates: Sequence[ClientUpdate]) -> None:
             f"expected one update per client, got ids {sorted(ids)}: one is repeated"
         )
     for u in updates:
-        if u.weights.shape != updates[0].weights.shape:
+        fault = fault_of(u, state.weights[: updates[0].weights.size])
+        if fault is not None:
             raise AggregationError(
-                f"expected {updates[0].weights.size} numbers from every client, got "
-                f"{u.weights.size} from client {u.client_id}: its model differs"
-            )
-        if u.num_examples <= 0:
-            raise AggregationError(
-                f"expected a positive number of examples from client {u.client_id}, got "
-                f"{u.num_examples}: leave it out of the cohort"
-            )
-        if not np.isfinite(u.weights).all():
-            raise AggregationError(
-                f"expected finite weights from client {u.client_id}, got NaN or infinity: "
-                "lower client.lr"
+                f"expected an update that can be averaged, got {fault} from client {u.client_id}: "
+                "lower client.lr, or leave this client out"
             )
 
 
@@ -158,7 +172,7 @@ def aggregate(
 
     Raises AggregationError if there is nothing to average or an update does not fit.
     """
-    _check(updates)
+    _check(updates, state)
     updates = sorted(updates, key=lambda u: u.client_id)
     mean = _shared_mean(updates, "weights", state.weights)
     assert mean is not None

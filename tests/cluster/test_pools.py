@@ -4,17 +4,20 @@ Real MNIST, real Ray; the experiment is the whole of `run_experiment` without tr
 """
 
 import gc
+import os
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import ray
 import torch
 
 from pipeline.config import Config, load_config
-from pipeline.driver import Driver
+from pipeline.driver import Driver, RoundStats
 from pipeline.experiment import open_pool, run_experiment
 from pipeline.messages import WorkerSetup
 from pipeline.progress import Quiet
@@ -105,7 +108,14 @@ def make_driver_args(setting: Setting, pool: object) -> list:
     weights = initial_weights(config.model, config.method, 1, config.seed).numpy()
     sizes = [len(c.train) for c in setting.partition.train_clients]
     parts = (config.federation, config.client, config.server, config.method)
-    return [pool, ServerState.initial(weights), *parts, sizes, config.seed]
+    return [
+        pool,
+        ServerState.initial(weights),
+        *parts,
+        sizes,
+        config.seed,
+        setting.model.layout.num_without_local,
+    ]
 
 
 def test_the_drivers_process_never_holds_an_embedding(mnist_root: Path, tmp_path: Path) -> None:
@@ -136,21 +146,52 @@ def test_an_actors_error_keeps_its_type_and_sentence(mnist_root: Path, tmp_path:
         pool.run("masked_embedding", [0], [1, 2])
 
 
-def test_a_lost_actor_is_one_sentence(mnist_root: Path, tmp_path: Path) -> None:
-    setting = prepare(config_for(mnist_root, tmp_path, "resources.num_actors=2"))
-    with open_pool(setting, tmp_path) as (pool, _):
-        ray.kill(pool.actors[0])  # type: ignore[attr-defined]
-        with pytest.raises(ClusterError, match="stay alive"):
-            pool.run("real_features", setting.new_ids)
+class Troubled(Quiet):
+    """Does something to a run's client actors after some round."""
+
+    def __init__(self, trouble: Callable[[int], None], after_round: int) -> None:
+        self.trouble, self.after_round = trouble, after_round
+
+    def round_done(self, stats: RoundStats, num_rounds: int) -> None:
+        if stats.round_idx + 1 == self.after_round:
+            self.trouble(self.after_round)
 
 
-def test_a_node_that_does_not_see_the_runs_folder_is_one_sentence(
-    mnist_root: Path, tmp_path: Path
+def client_pids() -> list[int]:
+    return [
+        process.pid
+        for process in psutil.process_iter(["cmdline"])
+        if (process.info["cmdline"] or [""])[0].startswith("ray::ClientActor")
+    ]
+
+
+def test_killed_actors_come_back_and_nothing_changes(
+    mnist_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    setting = prepare(config_for(mnist_root, tmp_path, "resources.num_actors=1"))
-    refused = pytest.raises(ClusterError, match=r"/only_here on every node.*tracking\.root=FOLDER")
-    with refused, open_pool(setting, tmp_path / "only_here"):
-        pass
+    whole = run_experiment(config_for(mnist_root, tmp_path, "resources.pool=local"), None, Quiet())
+
+    def kill(after_round: int) -> None:
+        pids = client_pids()
+        assert len(pids) == 2
+        for pid in pids[:after_round]:
+            os.kill(pid, signal.SIGKILL)
+
+    for after_round in (1, 2):  # one of two actors, then both
+        config = config_for(mnist_root, tmp_path, "resources.num_actors=2")
+        result = run_experiment(config, None, Troubled(kill, after_round))
+        assert result.state_fingerprint == whole.state_fingerprint
+
+
+def test_a_hanging_actor_is_ended_and_its_work_done_again(mnist_root: Path, tmp_path: Path) -> None:
+    whole = run_experiment(config_for(mnist_root, tmp_path, "resources.pool=local"), None, Quiet())
+
+    def stop(after_round: int) -> None:
+        os.kill(client_pids()[0], signal.SIGSTOP)
+
+    limits = ("resources.num_actors=2", "federation.client_timeout_s=5.0")
+    config = config_for(mnist_root, tmp_path, *limits)
+    result = run_experiment(config, None, Troubled(stop, 1))
+    assert result.state_fingerprint == whole.state_fingerprint
 
 
 def test_more_than_the_cluster_has_is_refused_at_once() -> None:
