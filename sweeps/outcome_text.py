@@ -70,9 +70,9 @@ def outcome_json(outcome: Outcome) -> dict[str, Any]:
     return {
         "name": outcome.sweep.name,
         "parent_run_id": outcome.parent_run_id,
-        "num_trials": len(trials),
+        "num_trials": len(trials) + outcome.num_undrawn,
         **{f"num_{status}": count for status, count in counts.items()},
-        "num_unfinished": len(outcome.with_status("unfinished")),
+        "num_unfinished": len(outcome.with_status("unfinished")) + outcome.num_undrawn,
         "num_skipped": outcome.num_skipped,
         "metric": outcome.sweep.metric,
         "best_trial_id": None if best is None else best.trial_id,

@@ -41,6 +41,7 @@ class Outcome:
     entries: dict[str, Entry]
     ledger: Ledger
     num_skipped: int
+    num_undrawn: int  # points that a search has still to draw
 
     @property
     def parent_run_id(self) -> str | None:
@@ -69,9 +70,7 @@ def run_sweep(sweep: SweepConfig, say: Say, retry_failed: bool = False) -> Outco
     known = known_trials(sweep, ledger)
     before = ledger.entries(trial.trial_id for trial in known)
     left = [t for t in known if _is_left(before.get(t.trial_id), retry_failed)]
-    to_draw = 0
-    if sweep.search == "optuna":
-        to_draw = max(0, (sweep.num_trials or 0) - len(ledger.draws()))
+    to_draw = undrawn(sweep, ledger)
     if left or to_draw:
         probed = left + (probes(sweep) if to_draw else [])
         check_data(probed, say)
@@ -89,7 +88,7 @@ def run_sweep(sweep: SweepConfig, say: Say, retry_failed: bool = False) -> Outco
         known = known if sweep.search != "optuna" else known_trials(sweep, ledger)
     entries = ledger.entries(trial.trial_id for trial in known)
     num_skipped = sum(entry.status == "finished" for entry in before.values())
-    return Outcome(sweep, tracking, known, entries, ledger, num_skipped)
+    return Outcome(sweep, tracking, known, entries, ledger, num_skipped, undrawn(sweep, ledger))
 
 
 def _is_left(entry: Entry | None, retry_failed: bool) -> bool:
@@ -128,6 +127,12 @@ def known_trials(sweep: SweepConfig, ledger: Ledger) -> list[Trial]:
     return trials(sweep, [decoded(sweep, point) for point in ledger.draws()])
 
 
+def undrawn(sweep: SweepConfig, ledger: Ledger) -> int:
+    """Return how many points Optuna has still to draw; a point drawn twice is one trial."""
+    to_draw = sweep.num_trials if sweep.search == "optuna" else None
+    return max(0, (to_draw or 0) - len(ledger.draws()))
+
+
 def check_data(planned: Sequence[Trial], say: Say) -> None:
     """Fetch missing data, and raise what is wrong with any trial's partition or extractor."""
     seen = set()
@@ -161,7 +166,7 @@ def parent_run(
         known = known_trials(sweep, ledger)
         entries = ledger.entries(trial.trial_id for trial in known)
         statuses = {entry.status for entry in entries.values()}
-        if "running" in statuses or len(entries) < len(known):
+        if "running" in statuses or len(entries) < len(known) + undrawn(sweep, ledger):
             tracker.finish("KILLED")
         elif "failed" in statuses:
             tracker.finish("FAILED")

@@ -5,6 +5,7 @@ is known from the ledger alone, so that nothing depends on Tune's own experiment
 """
 
 import contextlib
+import logging
 import os
 import signal
 import threading
@@ -144,7 +145,8 @@ def run_trials(
 
 
 def _be_quiet() -> None:
-    """Keep Tune from printing tables, and from asking every report for every metric."""
+    """Keep Tune from tables, from advice on resuming, and from asking for every metric."""
+    logging.getLogger("ray.tune.tune").setLevel(logging.ERROR)
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
     os.environ.setdefault("TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S", "1000000")
@@ -178,8 +180,9 @@ def optuna_of(
     try:
         from ray.tune.search.optuna import OptunaSearch
 
+        logging.getLogger("optuna").setLevel(logging.WARNING)
         search = OptunaSearch(
-            {name: _domain(axis) for name, axis in sweep.axes.items()},
+            OptunaSearch.convert_search_space({n: _domain(a) for n, a in sweep.axes.items()}),
             metric=sweep.metric,
             mode=sweep.mode,
             points_to_evaluate=list(begun) or None,
