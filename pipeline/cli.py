@@ -259,6 +259,8 @@ class _Parser(argparse.ArgumentParser):
 
 def _parse(argv: Sequence[str] | None, more_verbs: Sequence[AddVerb]) -> argparse.Namespace:
     """Return the parsed arguments; unlike argparse alone, words may also come after options."""
+    from pipeline.sync import add_sync
+
     parser = _Parser(prog="spire", description="Federated personalised diffusion models.")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for add in (
@@ -268,6 +270,7 @@ def _parse(argv: Sequence[str] | None, more_verbs: Sequence[AddVerb]) -> argpars
         _add_sample,
         _add_data,
         _add_doctor,
+        add_sync,
         *more_verbs,
     ):
         add(verbs)
