@@ -53,8 +53,6 @@ class Courier:
             if self._count == done:
                 break
             self._count, self._offset = self._count + 1, self._offset + len(line)
-        if self._count < done:  # the newest lines were lost with the power
-            write_done(run_dir, self._count)
 
     def deliver_next(self) -> bool:
         """Deliver the next entries; False if there are none. Raises what time may mend."""

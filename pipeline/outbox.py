@@ -39,8 +39,13 @@ class Outbox:
         self._lock = threading.Lock()
         if _is_cut(self.path):
             self._write("\n")
-        for entry in read_entries(run_dir):
-            self._note(entry)
+        done, num_lines = read_done(run_dir), 0
+        for line in lines(run_dir):
+            num_lines += 1
+            if (entry := parsed(line)) is not None:
+                self._note(entry)
+        if done > num_lines:  # the newest lines were lost with the power: others will follow
+            write_done(run_dir, num_lines)
 
     def add(self, kind: str, **said: Any) -> None:
         """Add one entry, of this moment."""
