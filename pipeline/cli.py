@@ -266,10 +266,12 @@ class _Parser(argparse.ArgumentParser):
 
 def _parse(argv: Sequence[str] | None, more_verbs: Sequence[AddVerb]) -> argparse.Namespace:
     """Return the parsed arguments; unlike argparse alone, words may also come after options."""
+    from pipeline.sync import add_sync
+
     parser = _Parser(prog="spire", description="Federated personalised diffusion models.")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    own = (_add_run, _add_resume, _add_adapt, _add_sample, _add_data, add_theory, _add_doctor)
-    for add in (*own, *more_verbs):
+    own = (_add_run, _add_resume, _add_adapt, _add_sample, _add_data)
+    for add in (*own, add_theory, _add_doctor, add_sync, *more_verbs):
         add(verbs)
     args, rest = parser.parse_known_args(argv)
     if [word for word in rest if word.startswith("-") or "words" not in args]:

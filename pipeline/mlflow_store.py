@@ -1,4 +1,4 @@
-"""What `tracking.py` asks of MLflow in several steps: a first contact, an experiment, a model.
+"""The beginning with an MLflow store: a first contact, an experiment, a run that is there.
 
 Here too, mlflow is imported only inside functions.
 """
@@ -7,29 +7,25 @@ import contextlib
 import logging
 import os
 import sqlite3
-import tempfile
-import warnings
-from collections.abc import Iterator, Mapping
-from importlib import metadata
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from pipeline.runs import TrackingConfig, mask, sqlite_path, tracking_root
-from spire_core.errors import ClusterError, ConfigError
+from spire_core.errors import ClusterError, ConfigError, RunError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import LoggedModel
 
-PACKAGE = Path(__file__).resolve().parent
-MODEL_NEEDS = ("mlflow", "numpy", "omegaconf", "pillow", "pyyaml", "safetensors", "torch", "tqdm")
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # A request that gets no answer is given up soon: `delivery.py` knows better when to try again.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
 }
+FIRST_CONTACT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
 
 
 @contextlib.contextmanager
@@ -43,9 +39,8 @@ def first_contact(config: TrackingConfig, uri: str) -> "Iterator[MlflowClient]":
     if path is not None:
         _check_database(path)
     lock = contextlib.nullcontext() if path is None else _creation_lock(path)
-    patience = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
     try:
-        with lock, _environment_defaults(patience):
+        with lock, _first_contact_settings():
             yield MlflowClient(uri)
     except MlflowException as error:
         reason = mask(str(error)).splitlines()[0]
@@ -64,18 +59,19 @@ def _quiet_mlflow() -> None:
     for name in ("mlflow", "alembic"):
         logger = logging.getLogger(name)
         logger.setLevel(max(logger.level, logging.WARNING))
+    # It logs the traceback of each error of a database that it raises as well.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 @contextlib.contextmanager
-def _environment_defaults(values: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables that are not set, for the length of the block."""
-    new = {key: value for key, value in values.items() if key not in os.environ}
-    os.environ.update(new)
+def _first_contact_settings() -> Iterator[None]:
+    """Replace our own patience, not a user's, by that of a first contact while the block lasts."""
+    ours = {key: value for key, value in FIRST_CONTACT.items() if os.environ[key] == QUIET[key]}
+    os.environ.update(ours)
     try:
         yield
     finally:
-        for key in new:
-            os.environ.pop(key, None)
+        os.environ.update({key: QUIET[key] for key in ours})
 
 
 def _check_database(path: Path) -> None:
@@ -101,6 +97,28 @@ def _creation_lock(path: Path) -> Iterator[None]:
         yield
 
 
+def stage_of(client: "MlflowClient", run_id: str) -> str:
+    """Return active or deleted, or none if the store does not know the run."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(run_id).info.lifecycle_stage
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return "none"
+
+
+def check_run(client: "MlflowClient", run_id: str, uri: str) -> None:
+    """Raise RunError if the store does not know the run, or has deleted it."""
+    stage = stage_of(client, run_id)
+    if stage != "active":
+        raise RunError(
+            f"expected run {run_id} in the store {mask(uri)}, got {stage}: name its store with "
+            "tracking.uri=URI"
+        )
+
+
 def experiment_id(client: "MlflowClient", config: TrackingConfig, uri: str) -> str:
     """Return the experiment's id, creating it if it is new; a server places artifacts itself."""
     from mlflow.exceptions import MlflowException
@@ -122,61 +140,3 @@ def experiment_id(client: "MlflowClient", config: TrackingConfig, uri: str) -> s
             "tracking.experiment=OTHER"
         )
     return experiment.experiment_id
-
-
-def log_model(
-    client: "MlflowClient",
-    run_id: str,
-    folder: Path,
-    image_shape: tuple[int, int, int],
-    guidance: float,
-) -> str:
-    """Record a saved run as a model of run `run_id` and return its URI; see `Tracker.log_model`."""
-    from mlflow.entities import LoggedModelOutput
-
-    run = client.get_run(run_id)
-    model = client.create_logged_model(
-        run.info.experiment_id, "generator", source_run_id=run_id, params=run.data.params
-    )
-    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
-        # MLflow warns of one of its own type hints, and that there is no input example.
-        warnings.filterwarnings("ignore", category=UserWarning, module=r"mlflow\.")
-        try:
-            _save_model(Path(scratch, "model"), folder, model, image_shape, guidance)
-            client.log_model_artifacts(model.model_id, str(Path(scratch, "model")))
-        except BaseException:
-            client.finalize_logged_model(model.model_id, "FAILED")
-            raise
-    client.finalize_logged_model(model.model_id, "READY")
-    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
-    return f"models:/{model.model_id}"
-
-
-def _save_model(
-    path: Path, run: Path, model: "LoggedModel", image_shape: tuple[int, int, int], guidance: float
-) -> None:
-    """Write the model's files to `path`; log_model would need a process-wide run and URI."""
-    import mlflow.pyfunc
-    from mlflow.models import Model, ModelSignature
-    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
-
-    params = [ParamSpec("seed", "long", 0), ParamSpec("num_images", "long", 1)]
-    params += [ParamSpec("guidance", "double", float(guidance))]
-    mlflow.pyfunc.save_model(
-        path=str(path),
-        python_model=str(PACKAGE / "generator_model.py"),
-        artifacts={"run": str(run)},
-        code_paths=[str(PACKAGE.parent / "spire_core"), str(PACKAGE)],
-        pip_requirements=[f"{n}=={metadata.version(n).split('+')[0]}" for n in MODEL_NEEDS],
-        signature=ModelSignature(
-            inputs=Schema([ColSpec("long", "client_id")]),
-            outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, *image_shape))]),
-            params=ParamSchema(params),
-        ),
-        mlflow_model=Model(
-            artifact_path=model.artifact_location,
-            run_id=model.source_run_id,
-            model_uuid=model.model_id,
-            model_id=model.model_id,
-        ),
-    )

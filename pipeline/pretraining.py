@@ -6,7 +6,7 @@ from pathlib import Path
 from pipeline.checkpoint import checkpoints, kept_rounds, newest_checkpoint, save_checkpoint
 from pipeline.client_store import ClientStore
 from pipeline.config import Config
-from pipeline.run_files import Points, read_points
+from pipeline.outbox import Points, read_points
 from spire_core.errors import RunError
 from spire_core.server import ServerState
 

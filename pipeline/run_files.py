@@ -1,4 +1,4 @@
-"""What a run's folder holds beside its record: how it began, its numbers so far, and its result."""
+"""What a run's folder holds beside its record and its outbox: how it began, and its result."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Config, config_from_dict, overridden
-from pipeline.runs import read_record
+from pipeline.runs import stored_uri
 from spire_core.errors import RunError
 
-START, POINTS, RESULT = "config.json", "metrics.jsonl", "result.json"
-Points = Sequence[tuple[int, Mapping[str, float]]]  # (step, numbers by name)
+START, RESULT = "config.json", "result.json"
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -42,37 +41,14 @@ def load_start(
     try:
         stored = json.loads((run_dir / START).read_text())
         config = overridden(config_from_dict(stored["config"]), overrides)
-        known = read_record(run_dir)["uri"]
+        uri = uri or stored_uri(run_dir)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
             f"expected a run's configuration in {run_dir / START}, got {error}: start a new run"
         ) from error
-    usable = known if known and "***" not in known else None  # else the environment's
     root = str(run_dir.parent.parent)
-    tracking = replace(config.tracking, uri=uri or usable, root=root)
+    tracking = replace(config.tracking, uri=uri, root=root)
     return replace(config, tracking=tracking), stored["preset"]
-
-
-def append_points(run_dir: Path, points: Points) -> None:
-    """Add numbers to the run's own record of them."""
-    with (run_dir / POINTS).open("a") as file:
-        file.writelines(json.dumps([step, dict(metrics)]) + "\n" for step, metrics in points)
-
-
-def read_points(run_dir: Path) -> list[tuple[int, dict[str, float]]]:
-    """Return the run's numbers in the order of their steps; of what was logged twice, the last."""
-    found: dict[tuple[int, str], float] = {}
-    if (run_dir / POINTS).is_file():
-        for line in (run_dir / POINTS).read_text().splitlines():
-            try:
-                step, metrics = json.loads(line)
-            except ValueError:
-                continue  # cut off by a crash: its round was done again
-            found |= {(step, key): value for key, value in metrics.items()}
-    by_step: dict[int, dict[str, float]] = {}
-    for (step, key), value in found.items():
-        by_step.setdefault(step, {})[key] = value
-    return sorted(by_step.items())
 
 
 def save_result(run_dir: Path, told: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -123,6 +124,15 @@ def read_record(run_dir: Path) -> dict[str, Any]:
     return json.loads((run_dir / RECORD).read_text())
 
 
+def stored_uri(run_dir: Path) -> str | None:
+    """Return the address of a run's store, or None if a password, which is not kept, belongs to it.
+
+    Then the environment's is meant.
+    """
+    uri = read_record(run_dir)["uri"]
+    return uri if uri and "***" not in uri else None
+
+
 def _records(runs: Path) -> list[dict[str, Any]]:
     """Return the records of all runs of a folder, oldest first."""
     folders = [path.parent for path in runs.glob(f"*/{RECORD}")]
@@ -130,13 +140,18 @@ def _records(runs: Path) -> list[dict[str, Any]]:
     return sorted(found, key=lambda record: record["started_ms"])
 
 
-def find_run(run: str, config: TrackingConfig) -> Path:
+def run_folders(config: TrackingConfig) -> list[Path]:
+    """Return the folders of all runs and sweeps under the root, oldest first."""
+    return [record["folder"] for record in _records(tracking_root(config) / "runs")]
+
+
+def find_run(run: str, config: TrackingConfig, kinds: Sequence[Kind] = ("run",)) -> Path:
     """Return the folder of a run, given as "last", a name, an id or the head of one, or a path.
 
     RunError if there is none, or if the name or the head of an id fits several.
     """
     runs = tracking_root(config) / "runs"
-    records = [r for r in _records(runs) if r.get("kind") != "sweep"]
+    records = [r for r in _records(runs) if r.get("kind", "run") in kinds]
     if run == "last" and records:
         return records[-1]["folder"]
     fits = [r for r in records if r["run_name"] == run]

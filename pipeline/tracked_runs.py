@@ -52,7 +52,7 @@ def sweep_runs(
     RunError if there is no such run or a name fits several; ClusterError if the store does not
     answer.
     """
-    uri = _readable_uri(config)
+    uri = readable_uri(config)
     with first_contact(config, uri) as client:
         store = _Store(client, _experiments(client))
         found = [store.expand(word) for word in words]
@@ -68,7 +68,7 @@ def histories(
 
     Of a step that was logged twice the later value counts; values that are not finite are left out.
     """
-    with first_contact(config, _readable_uri(config)) as client:
+    with first_contact(config, readable_uri(config)) as client:
         logged = {key: client.get_metric_history(run_id, key) for key in keys}
     found = {}
     for key, metrics in logged.items():
@@ -89,7 +89,7 @@ def attach(config: TrackingConfig, run_id: str, folder: Path, files: Iterable[Pa
     """
     from mlflow.exceptions import MlflowException
 
-    uri = _readable_uri(config)
+    uri = readable_uri(config)
     try:
         with first_contact(config, uri) as client:
             for file in files:
@@ -102,7 +102,7 @@ def attach(config: TrackingConfig, run_id: str, folder: Path, files: Iterable[Pa
         ) from error
 
 
-def _readable_uri(config: TrackingConfig) -> str:
+def readable_uri(config: TrackingConfig) -> str:
     """Return the store's URI; RunError if it is a database that does not exist."""
     uri = tracking_uri(config)
     path = sqlite_path(uri)

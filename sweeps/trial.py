@@ -11,9 +11,10 @@ from pipeline.config import Config
 from pipeline.driver import RoundStats
 from pipeline.evaluation import Evaluation
 from pipeline.experiment import Result, resume_experiment, run_experiment
+from pipeline.outbox import read_points
 from pipeline.progress import Quiet
 from pipeline.report_text import result_json, save_grid
-from pipeline.run_files import POINTS, save_result
+from pipeline.run_files import save_result
 from pipeline.runs import RECORD, tracking_root
 from pipeline.summary import ROUND_METRICS, final_name
 from spire_core.errors import ClusterError, SpireError
@@ -127,7 +128,7 @@ def _experiment(
     pretrained = None if shared is None else shared.acquire()
     entry = ledger.read(task.trial_id)
     begun = Path(entry.run_dir) if entry is not None and entry.run_dir else None
-    if begun is not None and (begun / RECORD).is_file() and (begun / POINTS).is_file():
+    if begun is not None and (begun / RECORD).is_file() and read_points(begun):
         taken = None if pretrained == begun else pretrained
         return resume_experiment(begun, task.config, watcher, taken)
     return run_experiment(

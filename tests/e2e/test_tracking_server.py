@@ -152,8 +152,9 @@ def test_the_logged_model_loads_where_the_project_is_not_installed(
     save_run(tmp_path / "model", config, model, weights.numpy(), more)
     save_client(tmp_path / "model", 0, {"client_emb": torch.ones(4)})
     with Tracker.start(TrackingConfig(uri=server, root=str(tmp_path)), "model", {}) as tracker:
-        uri = tracker.log_model(tmp_path / "model", (1, 8, 8))
-    assert uri is not None
+        tracker.log_model(tmp_path / "model", (1, 8, 8))
+    (output,) = MlflowClient(server).get_run(tracker.run_id).outputs.model_outputs
+    uri = f"models:/{output.model_id}"
 
     command = [sys.executable, "-c", LOAD, uri, str(tmp_path / "images.npy")]
     environment = os.environ | {"MLFLOW_TRACKING_URI": server}

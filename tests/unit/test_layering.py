@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[2]
 LAYERS = ("spire_core", "pipeline", "sweeps")  # each may import itself and those before it
 HOMES = {  # the longest matching name counts; a home is a module or a package
     "mlflow": {
-        "pipeline.tracking",
+        "pipeline.mlflow_delivery",
+        "pipeline.mlflow_model",
         "pipeline.mlflow_store",
         "pipeline.tracked_runs",
         "pipeline.generator_model",

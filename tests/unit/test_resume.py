@@ -1,6 +1,5 @@
 """An interrupted run goes on to the same result; so does one that takes over pre-training."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,9 @@ from pipeline.checkpoint import checkpoints, kept_rounds
 from pipeline.config import Config, load_config, overridden
 from pipeline.driver import RoundStats
 from pipeline.experiment import Result, resume_experiment, run_experiment
+from pipeline.outbox import read_points
 from pipeline.progress import Quiet
-from pipeline.run_files import load_start, read_points
+from pipeline.run_files import load_start
 from spire_core.errors import RunError
 
 NUM_ROUNDS = 6
@@ -139,9 +139,3 @@ def test_unfinished_pretraining_is_not_taken_over(mnist_root: Path, tmp_path: Pa
         run_experiment(config, None, crasher)
     with pytest.raises(RunError, match="got 4"):
         run_experiment(config, None, Quiet(), pretrained=crasher.run_dir)
-
-
-def test_a_cut_line_of_the_metrics_is_left_out(tmp_path: Path) -> None:
-    lines = [json.dumps([1, {"a": 1.0}]), json.dumps([2, {"a": 2.0}]), '[3, {"a":']
-    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
-    assert read_points(tmp_path) == [(1, {"a": 1.0}), (2, {"a": 2.0})]

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +16,10 @@ import torch
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
 
 from pipeline.config import load_config
 from pipeline.mlflow_store import QUIET
+from pipeline.outbox import REFUSED, read_points
 from pipeline.runs import TrackingConfig, find_run, git_revision, mask, tracking_uri, ui_command
 from pipeline.saved_run import SavedRun, save_client, save_run
 from pipeline.tracking import NullTracker, Tracker
@@ -54,6 +55,10 @@ def read_run(config: TrackingConfig, tracker: Tracker) -> Run:
 
 def read_text(config: TrackingConfig, tracker: Tracker, path: str, to: Path) -> str:
     return Path(client_of(config).download_artifacts(tracker.run_id, path, str(to))).read_text()
+
+
+def refused(tracker: Tracker) -> list[dict[str, Any]]:
+    return [json.loads(x) for x in (tracker.run_dir / REFUSED).read_text().splitlines()]
 
 
 def test_the_first_run_prints_nothing(first_run: tuple[TrackingConfig, str]) -> None:
@@ -238,6 +243,7 @@ def test_a_resumed_run_repeats_nothing(
         tracker.log_image("samples/all", image, 1)
         tracker.finish("KILLED")
     with Tracker.resume(store, tracker.run_dir) as resumed:
+        assert resumed.flush()
         assert read_run(store, tracker).info.status == "RUNNING"
         resumed.log_metrics({"a": 1.5, "b": 1.0}, 1)
         resumed.log_metrics({"a": 2.0, "b": 2.0}, 2)
@@ -284,8 +290,10 @@ def test_without_tracking_there_is_a_folder_and_nothing_else(tmp_path: Path) -> 
         tracker.log_params({"a": 1})
         tracker.log_metrics({"a": 1.0}, 0)
         tracker.log_dict({}, "a.json")
-        assert tracker.log_model(tmp_path, (1, 8, 8)) is None
+        tracker.log_model(tmp_path, (1, 8, 8))
     assert isinstance(tracker, NullTracker)
+    assert read_points(tracker.run_dir) == [(0, {"a": 1.0})]
+    assert not (tracker.run_dir / "artifacts").exists()
     assert tracker.uri is None
     assert len(tracker.run_id) == 32
     assert [p.name for p in tmp_path.iterdir()] == ["runs"]
@@ -335,16 +343,14 @@ def test_the_logged_model_draws_what_the_saved_run_draws(
     path_before = list(sys.path)
     with Tracker.start(store, "model", {}) as tracker:
         tracker.log_params({"model.d_emb": 4})
-        uri = tracker.log_model(tmp_path / "model", saved.image_shape, guidance=1.5)
+        tracker.log_model(tmp_path / "model", saved.image_shape, guidance=1.5)
     assert capfd.readouterr() == ("", "")
-    assert uri is not None
     assert sys.path == path_before
     client = client_of(store)
-    logged = client.get_logged_model(uri.removeprefix("models:/"))
+    (output,) = read_run(store, tracker).outputs.model_outputs
+    logged = client.get_logged_model(output.model_id)
     assert (str(logged.status), logged.source_run_id) == ("READY", tracker.run_id)
     assert logged.params == {"model.d_emb": "4"}
-    (output,) = read_run(store, tracker).outputs.model_outputs
-    assert output.model_id == logged.model_id
 
     import mlflow.pyfunc
     import pandas as pd
@@ -365,20 +371,24 @@ def test_the_logged_model_draws_what_the_saved_run_draws(
 
 def test_no_model_is_logged_where_none_is_wanted(store: TrackingConfig, tmp_path: Path) -> None:
     with Tracker.start(TrackingConfig(root=store.root, log_model=False), "none", {}) as tracker:
-        assert tracker.log_model(tmp_path, (1, 8, 8)) is None
+        tracker.log_model(tmp_path, (1, 8, 8))
     assert not read_run(store, tracker).outputs.model_outputs
 
 
-def test_a_model_that_cannot_be_saved_is_marked_as_failed(
+def test_a_model_that_cannot_be_saved_is_marked_as_failed_and_refused(
     store: TrackingConfig, tmp_path: Path
 ) -> None:
-    tracker = Tracker.start(store, "no model", {})
-    with tracker, pytest.raises(MlflowException, match="nothing_here"):
+    with Tracker.start(store, "no model", {}) as tracker:
         tracker.log_model(tmp_path / "nothing_here", (1, 8, 8))
-    experiment_id = read_run(store, tracker).info.experiment_id
-    models = client_of(store).search_logged_models([experiment_id])
+        tracker.log_model(tmp_path, (1, 8, 8), guidance="no number")  # type: ignore[arg-type]
+    assert [r["reason"].partition(":")[0].partition(" in ")[0] for r in refused(tracker)] == [
+        "expected a saved run",
+        "the model cannot be saved",
+    ]
+    run = read_run(store, tracker)
+    models = client_of(store).search_logged_models([run.info.experiment_id])
     (model,) = [m for m in models if m.source_run_id == tracker.run_id]
-    assert str(model.status) == "FAILED"
+    assert (str(model.status), run.info.status) == ("FAILED", "FINISHED")
 
 
 # --------------------------------------------------------------------------- stores that are wrong
@@ -396,7 +406,8 @@ def test_a_server_that_does_not_answer_is_one_sentence_and_soon(tmp_path: Path) 
     assert "secret" not in message
     assert "\n" not in message
     assert raised.value.__cause__ is None
-    assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
+    patience = ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT")
+    assert [os.environ[key] for key in patience] == [QUIET[key] for key in patience]
 
 
 def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
