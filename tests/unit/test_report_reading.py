@@ -93,14 +93,6 @@ def test_a_run_name_that_fits_several_is_refused(store: TrackingConfig) -> None:
         sweep_runs(store, ["same"])
 
 
-def test_an_unknown_experiment_says_which_there_are(store: TrackingConfig) -> None:
-    config = TrackingConfig(root=store.root, uri=store.uri, experiment="other")
-    with pytest.raises(
-        RunError, match=r"experiment 'other' in .*, got only spire, Default: choose"
-    ):
-        sweep_runs(config, ["last"])
-
-
 def test_a_database_that_is_not_there_is_named_and_not_created(tmp_path: Path) -> None:
     config = TrackingConfig(root=str(tmp_path), uri=f"sqlite:///{tmp_path}/mlflow.db")
     with pytest.raises(RunError, match=r"expected runs in the store .*, got no such file: "):
