@@ -46,10 +46,12 @@ class Head:
     env: dict[str, str]
     client: JobSubmissionClient
 
-    def submit(self, *words: str, env_vars: dict[str, str] | None = None) -> str:
+    def submit(
+        self, *words: str, entrypoint: str = ENTRYPOINT, env_vars: dict[str, str] | None = None
+    ) -> str:
         runtime_env = {"working_dir": str(ROOT), "env_vars": env_vars or {}}
         return self.client.submit_job(
-            entrypoint=f"{ENTRYPOINT} {' '.join(words)}", runtime_env=runtime_env
+            entrypoint=f"{entrypoint} {' '.join(words)}", runtime_env=runtime_env
         )
 
     def wait(self, job: str, timeout_s: float = 120.0) -> JobStatus:
@@ -165,6 +167,25 @@ def test_a_job_gives_what_the_same_run_gives_here(head: Head, tmp_path: Path) ->
     told = json.loads(line)
     assert told["state_fingerprint"] == here.state_fingerprint
     assert {path.name for path in run_folders(tmp_path)} == {told["run_id"], here.run_id}
+
+
+def test_a_sweep_as_a_job_passes_its_exit_code_on(head: Head, tmp_path: Path) -> None:
+    words = [*SMALL, "axes.method=[fedavg]", "concurrency=1"]
+    outcomes = {"good": ([], 0, "FINISHED"), "bad": (["client.lr=1.0e30"], 1, "FAILED")}
+    jobs = {}
+    for name, (more, _, _) in outcomes.items():
+        place = f"tracking.root={tmp_path / name}"
+        jobs[name] = head.submit(*words, *more, place, entrypoint="python -m sweeps")
+    for name, (_, code, status) in outcomes.items():
+        done = head.wait(jobs[name])
+        logs = head.client.get_job_logs(jobs[name])
+        assert (head.exit_code(jobs[name]), done == JobStatus.FAILED) == (code, code != 0), logs
+        client = MlflowClient(f"sqlite:///{tmp_path / name}/mlflow.db")
+        experiment = client.get_experiment_by_name("smoke")
+        assert experiment is not None
+        runs = client.search_runs([experiment.experiment_id])
+        assert [run.info.status for run in runs] == [status] * 2  # the sweep's and the trial's
+        assert "Traceback" not in logs
 
 
 def test_a_mistake_fails_the_job_with_its_sentence_and_its_code(head: Head) -> None:
