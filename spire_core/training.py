@@ -5,14 +5,14 @@ rates and the moments that they pass. B: batch size; D_emb: numbers of an embedd
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from spire_core.errors import ConfigError
-from spire_core.flat import FlatModel
+from spire_core.flat import FlatModel, FlatWeights, train_only
 from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL
 from spire_core.rng import derive_seed
 from spire_core.schedule import DiffusionConfig, NoiseSchedule, denoising_loss, sample_timesteps
@@ -151,6 +151,17 @@ def seeded_dropout(model: FlatModel, seed: int, *counters: int) -> Iterator[None
         yield
 
 
+def trained_leaves(
+    model: FlatWeights, client_emb: nn.Parameter | None, parts: Collection[str]
+) -> dict[str, nn.Parameter]:
+    """Return what an optimizer steps for these parts, with room for the embedding's gradient."""
+    leaves = {part: model.leaves[part] for part in parts if part in model.leaves}
+    if client_emb is not None and CLIENT_EMB in parts:
+        leaves[CLIENT_EMB] = client_emb
+        client_emb.grad = torch.zeros_like(client_emb)
+    return leaves
+
+
 def make_optimizer(
     leaves: Mapping[str, nn.Parameter],
     rates: Mapping[str, float],
@@ -180,6 +191,21 @@ def read_moments(
     }
 
 
+def draw_noise(
+    shape: torch.Size, has_embedding: bool, recipe: Recipe, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what a step draws for a batch of this shape: timesteps (B,), noise (B, C, H, W), and
+    kept (B, 1), which says of each example whether it is shown with its embedding.
+    """
+    diffusion = recipe.diffusion
+    t = sample_timesteps(shape[0], diffusion.num_timesteps, diffusion.t_power, generator)
+    eps = torch.randn(shape, generator=generator)
+    kept = torch.ones(shape[0], 1, dtype=torch.bool)
+    if has_embedding and recipe.emb_dropout > 0:
+        kept = torch.rand(shape[0], 1, generator=generator) >= recipe.emb_dropout
+    return t, eps, kept
+
+
 def training_step(
     model: FlatModel,
     client_emb: Tensor | None,
@@ -189,18 +215,13 @@ def training_step(
 ) -> Tensor:
     """Return the mean denoising loss of a batch x0 (B, C, H, W); its gradients are added."""
     device = model.weights.device
-    diffusion = recipe.diffusion
-    t = sample_timesteps(x0.shape[0], diffusion.num_timesteps, diffusion.t_power, generator)
-    eps = torch.randn(x0.shape, generator=generator)
+    t, eps, kept = draw_noise(x0.shape, client_emb is not None, recipe, generator)
     condition = None
     if client_emb is not None:
-        condition = client_emb.expand(x0.shape[0], -1)  # (B, D_emb)
-        if recipe.emb_dropout > 0:
-            kept = torch.rand(x0.shape[0], 1, generator=generator) >= recipe.emb_dropout
-            condition = condition * kept.to(device)
+        condition = client_emb * kept.to(device)  # (B, D_emb)
     losses = denoising_loss(
         recipe.schedule,
-        diffusion.prediction,
+        recipe.diffusion.prediction,
         lambda xt, steps: model.net(xt, steps, condition),
         x0,
         t.to(device),
@@ -226,11 +247,8 @@ def fit(
     Changes the model's weights and the embedding in place; returns the mean loss and the parts' new
     moments.
     """
-    leaves = {part: model.leaves[part] for part in rates if part in model.leaves}
-    if client_emb is not None and CLIENT_EMB in rates:
-        leaves[CLIENT_EMB] = client_emb
-        client_emb.grad = torch.zeros_like(client_emb)
-    model.train_only(list(leaves))
+    leaves = trained_leaves(model, client_emb, rates)
+    train_only(model.net, model.layout, leaves)
     model.net.train()
     optimizer = make_optimizer(leaves, rates, moments, recipe.betas)
     total, count = torch.zeros((), device=model.weights.device), 0
