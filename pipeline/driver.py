@@ -65,9 +65,10 @@ class Driver:
         broadcast = self.state.broadcast
         handle = self.pool.share(broadcast)
         # 3. Gather the updates.
-        updates: list[ClientUpdate] = self.pool.run(
-            "fit", cohort, handle, plan, costs=[self._cost(plan, c) for c in cohort]
-        )
+        groups = self.client.groups(cohort)
+        costs = [sum(self._cost(plan, c) for c in group) for group in groups]
+        results = self.pool.run("fit_group", groups, handle, plan, costs=costs)
+        updates: list[ClientUpdate] = [update for result in results for update in result]
         gathered = time.monotonic()
         # 4. Aggregate.
         self.state = aggregate(self.state, updates, self.server)

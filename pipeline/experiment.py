@@ -5,6 +5,7 @@ Read `run_experiment` first; the names that it uses, in order, are the data flow
 
 import contextlib
 import hashlib
+import logging
 import resource
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,10 +36,12 @@ from pipeline.tracking import Tracker
 from pipeline.worker import ClientWorker
 from spire_core.adapt import AdaptConfig
 from spire_core.flat import initial_weights, tensors_hash
+from spire_core.grouped import can_group
 from spire_core.kid import kid
 from spire_core.secure_sum import unmask_sum
 from spire_core.server import ServerState
 
+logger = logging.getLogger(__name__)
 POOLED_IMAGES = 1000  # of the pre-training population, for forgetting
 
 
@@ -182,6 +185,8 @@ def pretrain(
         [len(c.train) for c in setting.partition.train_clients],
         config.seed,
     )
+    if config.client.engine == "grouped" and not can_group(config.model):
+        logger.warning("client.engine=grouped is computed as loop: this U-Net has model.dropout")
     floor = result.real.floor_mean(setting.eval_ids)
     num_rounds = config.federation.num_rounds
     due = evaluation_rounds(num_rounds, config.eval.every)

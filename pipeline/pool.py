@@ -11,9 +11,12 @@ from typing import Any
 from pipeline.worker import ClientWorker
 from spire_core.errors import SpireError
 
+Unit = int | tuple[int, ...]
+"""What a task is given at once: a client, or a group of clients that are computed together."""
+
 
 class ClientPool(ABC):
-    """Tasks are methods of `ClientWorker` that take a client's id first."""
+    """Tasks are methods of `ClientWorker` that take a client's id first, or a group's ids."""
 
     @property
     @abstractmethod
@@ -28,12 +31,12 @@ class ClientPool(ABC):
     def run(
         self,
         task: str,
-        client_ids: Sequence[int],
+        units: Sequence[Unit],
         *args: Any,
-        per_client: Sequence[tuple] | None = None,
+        per_unit: Sequence[tuple] | None = None,
         costs: Sequence[float] | None = None,
     ) -> list[Any]:
-        """Return `task(client_id, *args, *per_client[i])` for each client; `costs` balance them."""
+        """Return `task(unit, *args, *per_unit[i])` for each unit; `costs` balance them."""
 
     @abstractmethod
     def close(self) -> None:
@@ -51,17 +54,19 @@ def assign(costs: Sequence[float], num_workers: int) -> list[list[int]]:
 
 
 def run_chunk(
-    worker: ClientWorker, task: str, client_ids: Sequence[int], args: tuple, extra: Sequence[tuple]
+    worker: ClientWorker, task: str, units: Sequence[Unit], args: tuple, extra: Sequence[tuple]
 ) -> list[Any]:
-    """Run one task for some clients on one worker; an error says which client it was."""
+    """Run one task for some units on one worker; an error says whose it was."""
     results = []
-    for client_id, own in zip(client_ids, extra, strict=True):
+    for unit, own in zip(units, extra, strict=True):
         try:
-            results.append(getattr(worker, task)(client_id, *args, *own))
+            results.append(getattr(worker, task)(unit, *args, *own))
         except SpireError:
             raise
         except Exception as error:
-            error.add_note(f"while client {client_id} ran {task}")
+            ids = (unit,) if isinstance(unit, int) else unit
+            names = ", ".join(str(client_id) for client_id in ids)
+            error.add_note(f"while client{'s' * (len(ids) > 1)} {names} ran {task}")
             raise
     return results
 
@@ -82,12 +87,12 @@ class LocalClientPool(ClientPool):
     def run(
         self,
         task: str,
-        client_ids: Sequence[int],
+        units: Sequence[Unit],
         *args: Any,
-        per_client: Sequence[tuple] | None = None,
+        per_unit: Sequence[tuple] | None = None,
         costs: Sequence[float] | None = None,
     ) -> list[Any]:
-        return run_chunk(self.worker, task, client_ids, args, per_client or [()] * len(client_ids))
+        return run_chunk(self.worker, task, units, args, per_unit or [()] * len(units))
 
     def close(self) -> None:
         pass

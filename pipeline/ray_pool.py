@@ -13,7 +13,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from pipeline.driver import Driver, RoundStats
 from pipeline.messages import WorkerSetup
-from pipeline.pool import ClientPool, assign, run_chunk
+from pipeline.pool import ClientPool, Unit, assign, run_chunk
 from pipeline.resources import ActorPlan
 from pipeline.worker import ClientWorker
 from spire_core.errors import ClusterError
@@ -78,9 +78,9 @@ class ClientActor:
         self.worker = ClientWorker(setup, images, device)
 
     def run(
-        self, task: str, client_ids: Sequence[int], extra: Sequence[tuple], *args: Any
+        self, task: str, units: Sequence[Unit], extra: Sequence[tuple], *args: Any
     ) -> list[Any]:
-        return run_chunk(self.worker, task, client_ids, args, extra)
+        return run_chunk(self.worker, task, units, args, extra)
 
     def ready(self) -> bool:
         """Return whether this node sees the folder of the run, which clients' states go to."""
@@ -132,19 +132,19 @@ class RayClientPool(ClientPool):
     def run(
         self,
         task: str,
-        client_ids: Sequence[int],
+        units: Sequence[Unit],
         *args: Any,
-        per_client: Sequence[tuple] | None = None,
+        per_unit: Sequence[tuple] | None = None,
         costs: Sequence[float] | None = None,
     ) -> list[Any]:
-        extra = per_client or [()] * len(client_ids)
-        positions = assign(costs or [1.0] * len(client_ids), len(self.actors))
+        extra = per_unit or [()] * len(units)
+        positions = assign(costs or [1.0] * len(units), len(self.actors))
         busy = [(actor, at) for actor, at in zip(self.actors, positions, strict=True) if at]
         refs = [
-            actor.run.remote(task, [client_ids[i] for i in at], [extra[i] for i in at], *args)
+            actor.run.remote(task, [units[i] for i in at], [extra[i] for i in at], *args)
             for actor, at in busy
         ]
-        results: list[Any] = [None] * len(client_ids)
+        results: list[Any] = [None] * len(units)
         for (_, at), chunk in zip(busy, _gather(refs), strict=True):
             for i, result in zip(at, chunk, strict=True):
                 results[i] = result

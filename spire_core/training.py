@@ -5,7 +5,7 @@ rates and the moments that they pass. B: batch size; D_emb: numbers of an embedd
 """
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +28,11 @@ class ClientConfig:
     like the weights). `emb_dropout` is the chance that an example is shown without its embedding
     (classifier-free guidance, Ho & Salimans 2022); it also makes zero a meaningful start for a new
     client.
+
+    `engine` says how a cohort is computed: "loop" trains one client after the other, "grouped"
+    several as one computation (`grouped`), at most `group_size` of them. The cohort, in the order
+    of client ids, is cut into groups of that size; as float sums differ in their last bits from one
+    size to another, both settings belong to what determines a result.
     """
 
     batch_size: int = 16
@@ -40,8 +45,18 @@ class ClientConfig:
     lr_schedule: str = "cosine"
     warmup_rounds: int = 10
     betas: tuple[float, float] = (0.9, 0.999)
+    engine: str = "loop"
+    group_size: int = 5
 
     def __post_init__(self) -> None:
+        if self.engine not in ("loop", "grouped"):
+            raise ConfigError(
+                f"expected client.engine as loop or grouped, got {self.engine!r}: choose one"
+            )
+        if self.group_size < 1:
+            raise ConfigError(
+                f"expected client.group_size of at least 1, got {self.group_size}: raise it"
+            )
         if self.batch_size < 1:
             raise ConfigError(
                 f"expected client.batch_size of at least 1, got {self.batch_size}: raise it"
@@ -65,6 +80,11 @@ class ClientConfig:
                 raise ConfigError(
                     f"expected client.{name} of at least 0, got {getattr(self, name)}: raise it"
                 )
+
+    def groups(self, client_ids: Sequence[int]) -> list[tuple[int, ...]]:
+        """Return a cohort cut into the groups that are computed together."""
+        size = self.group_size if self.engine == "grouped" else 1
+        return [tuple(client_ids[i : i + size]) for i in range(0, len(client_ids), size)]
 
     def rates(self, scale: float) -> dict[str, float]:
         """Return the learning rate of each part; `scale` is the round's factor on all of them."""
