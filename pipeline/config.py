@@ -141,7 +141,8 @@ def _load_preset(name: str) -> DictConfig:
 
 
 def _hint(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    meant = name.replace("learning_rate", "lr")  # no match by letters
+    near = difflib.get_close_matches(meant, known, n=1, cutoff=0.5)
     return f"did you mean {near[0]}?" if near else "choose one of them"
 
 

@@ -76,7 +76,7 @@ class Driver:
         broadcast = self.state.broadcast
         handle = self.pool.share(broadcast)
         # 3. Gather the updates.
-        updates, num_dropped = self._gather(cohort, handle, plan)
+        updates, num_dropped = self._gather(self.client.groups(cohort), handle, plan)
         gathered = time.monotonic()
         # 4. Aggregate.
         self.state = aggregate(self.state, updates, self.server)
@@ -94,38 +94,41 @@ class Driver:
         return self.stats
 
     def _gather(
-        self, cohort: list[int], handle: Any, plan: RoundPlan
+        self, groups: list[tuple[int, ...]], handle: Any, plan: RoundPlan
     ) -> tuple[list[ClientUpdate], int]:
-        """Return the updates that can be used, and how many clients were dropped.
+        """Return the updates that can be used, by client id, and how many clients were dropped.
 
         Raises ClusterError or AggregationError, as `federation.on_client_error` says.
         """
         policy, where = self.federation.on_client_error, f" in round {plan.round_idx}"
         usable: list[ClientUpdate] = []
-        left, fault = list(cohort), ""
+        left, fault = list(groups), ""
         for _ in range(MAX_TRIES if policy == "retry" else 1):
-            costs = [self._cost(plan, client_id) for client_id in left]
+            costs = [sum(self._cost(plan, client_id) for client_id in group) for group in left]
             results = self.pool.run(
-                "fit", left, handle, plan, costs=costs, on_error=policy, where=where
+                "fit_group", left, handle, plan, costs=costs, on_error=policy, where=where
             )
-            left = []
-            for update in results:
-                if isinstance(update, ClientFailure):
-                    left.append(update.client_id)
-                elif why := self._fault(update, plan):
-                    left.append(update.client_id)
-                    fault = f"{why} from client {update.client_id}{where}"
+            again = []
+            for group, result in zip(left, results, strict=True):
+                updates = [] if isinstance(result, ClientFailure) else result
+                faults = {u.client_id: why for u in updates if (why := self._fault(u, plan))}
+                for client_id, why in faults.items():
+                    fault = f"{why} from client {client_id}{where}"
                     logger.warning("refused %s", fault)
+                if faults and policy != "drop":  # the numbers of a group belong together
+                    again.append(group)
                 else:
-                    usable.append(update)
-            if not left or policy == "drop":
+                    usable += [u for u in updates if u.client_id not in faults]
+            left = again
+            if not left:
                 break
-        if fault and policy != "drop" and left:
+        if left:
             raise AggregationError(
                 f"expected an update that can be averaged, got {fault}: lower client.lr, or set "
                 "federation.on_client_error=drop"
             )
-        return sorted(usable, key=lambda update: update.client_id), len(left)
+        num_clients = sum(len(group) for group in groups)
+        return sorted(usable, key=lambda u: u.client_id), num_clients - len(usable)
 
     def _fault(self, update: ClientUpdate, plan: RoundPlan) -> str | None:
         size = self.shared_size if not plan.shares_local else self.state.weights.size

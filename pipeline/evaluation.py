@@ -125,7 +125,7 @@ def evaluate_pretraining(
     handle = pool.share(weights)
     drawn = _draw_all(pool, handle, client_ids, method)
     swaps = [(client_ids[(i + 1) % len(client_ids)],) for i in range(len(client_ids))]
-    losses = pool.run("losses", client_ids, handle, per_client=swaps)
+    losses = pool.run("losses", client_ids, handle, per_unit=swaps)
     sizes = (config.kid_subset_size, config.kid_num_subsets, seed)
     scores = [
         kid(real.features[c], d.features, *sizes) for c, d in zip(client_ids, drawn, strict=True)

@@ -5,6 +5,7 @@ Read `run_experiment` first; the names that it uses, in order, are the data flow
 
 import contextlib
 import hashlib
+import logging
 import resource
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,10 +42,12 @@ from pipeline.tracking import Tracker
 from pipeline.worker import ClientWorker
 from spire_core.adapt import AdaptConfig
 from spire_core.flat import initial_weights, tensors_hash
+from spire_core.grouped import can_group
 from spire_core.kid import kid
 from spire_core.secure_sum import unmask_sum
 from spire_core.server import ServerState
 
+logger = logging.getLogger(__name__)
 POOLED_IMAGES = 1000  # of the pre-training population, for forgetting
 
 
@@ -189,6 +192,8 @@ def pretrain(
         config.seed,
         setting.model.layout.num_without_local,
     )
+    if config.client.engine == "grouped" and not can_group(config.model):
+        logger.warning("client.engine=grouped is computed as loop: this U-Net has model.dropout")
     watcher.stage(f"pre-training on {config.federation.num_clients} clients")
     run_rounds(result, pool, driver, state.round_idx, tracker, watcher)
     weights = driver.model_weights()

@@ -5,6 +5,8 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
+from spire_core.grouped import can_group
+
 if TYPE_CHECKING:
     from pipeline.config import Config
 
@@ -38,6 +40,10 @@ def canonical(config: "Config") -> "Config":
             client=replace(type(config.client)(), betas=config.client.betas),
             server=type(config.server)(),
         )
+    if config.client.engine == "grouped" and not can_group(config.model):
+        config = replace(config, client=replace(config.client, engine="loop"))
+    if config.client.engine == "loop":
+        config = replace(config, client=_reset(config.client, "group_size"))
     adapt = replace(config.adapt, lr=config.adapt.lr or record.adapt_lr or None)
     if not record.adapt_parts:
         adapt = replace(type(adapt)(), num_images=adapt.num_images)

@@ -18,17 +18,29 @@ MAX_TRIES = 3
 logger = logging.getLogger(__name__)
 
 
+Unit = int | tuple[int, ...]
+"""What a task is given at once: a client, or a group of clients that are computed together."""
+
+
 @dataclass(frozen=True)
 class ClientFailure:
-    """What a client gave instead of a result; `is_lost`: with the process that ran it."""
+    """What a unit gave instead of a result; `is_lost`: with the process that ran it."""
 
-    client_id: int
+    unit: Unit
     cause: str
     is_lost: bool = False
 
+    @property
+    def names(self) -> str:
+        """Whose work it was, for a sentence."""
+        if isinstance(self.unit, int):
+            return f"client {self.unit}"
+        many = "s" if len(self.unit) > 1 else ""
+        return f"client{many} {', '.join(map(str, self.unit))}"
+
 
 class ClientPool(ABC):
-    """Tasks are methods of `ClientWorker` that take a client's id first."""
+    """Tasks are methods of `ClientWorker` that take a client's id first, or a group's ids."""
 
     @property
     @abstractmethod
@@ -42,38 +54,37 @@ class ClientPool(ABC):
     def run(
         self,
         task: str,
-        client_ids: Sequence[int],
+        units: Sequence[Unit],
         *args: Any,
-        per_client: Sequence[tuple] | None = None,
+        per_unit: Sequence[tuple] | None = None,
         costs: Sequence[float] | None = None,
         on_error: str = "retry",
         where: str = "",
     ) -> list[Any]:
-        """Return `task(client_id, *args, *per_client[i])` for each client; `costs` balance them.
+        """Return `task(unit, *args, *per_unit[i])` for each unit; `costs` balance them.
 
-        A client that fails is logged, with `where`. "retry" runs its task again, at most three
-        times in all: a task is a function of what it is given, so the result is what it would have
-        been. "drop" leaves a `ClientFailure` in its place. "fail" and a last try raise
-        ClusterError. A mistake of the user's (a SpireError) is raised at once.
+        A unit that fails is logged, with `where`. "retry" runs its task again, at most three times
+        in all: a task is a function of what it is given, so the result is what it would have been.
+        "drop" leaves a `ClientFailure` in its place. "fail" and a last try raise ClusterError. A
+        mistake of the user's (a SpireError) is raised at once.
         """
-        extra, results = per_client or [()] * len(client_ids), [None] * len(client_ids)
-        costs, left = costs or [1.0] * len(client_ids), list(range(len(client_ids)))
+        extra, results = per_unit or [()] * len(units), [None] * len(units)
+        costs, left = costs or [1.0] * len(units), list(range(len(units)))
         for _ in range(MAX_TRIES if on_error == "retry" else 1):
-            ids, own = [client_ids[i] for i in left], [extra[i] for i in left]
-            got = self._attempt(task, args, ids, own, [costs[i] for i in left])
+            some, own = [units[i] for i in left], [extra[i] for i in left]
+            got = self._attempt(task, args, some, own, [costs[i] for i in left])
             for i, result in zip(left, got, strict=True):
                 results[i] = result
             left = [i for i in left if isinstance(results[i], ClientFailure)]
             for i in left:
                 failure: Any = results[i]
-                logger.warning("client %d, %s%s: %s", client_ids[i], task, where, failure.cause)
+                logger.warning("%s, %s%s: %s", failure.names, task, where, failure.cause)
             if not left or on_error == "drop":
                 return results
         failure = results[left[0]]
         raise ClusterError(
-            f"expected {task} to end for client {failure.client_id}{where}, got {failure.cause}: "
-            "see the log above and under the Ray session folder; spire resume goes on from the "
-            "last checkpoint"
+            f"expected {task} to end for {failure.names}{where}, got {failure.cause}: see the log "
+            "above and under the Ray session folder; spire resume goes on from the last checkpoint"
         )
 
     @abstractmethod
@@ -81,11 +92,11 @@ class ClientPool(ABC):
         self,
         task: str,
         args: tuple,
-        client_ids: list[int],
+        units: list[Unit],
         extra: list[tuple],
         costs: list[float],
     ) -> list[Any]:
-        """Run a task once for each client and return results, or failures in their place."""
+        """Run a task once for each unit and return results, or failures in their place."""
 
     @abstractmethod
     def close(self) -> None:
@@ -103,20 +114,20 @@ def assign(costs: Sequence[float], num_workers: int) -> list[list[int]]:
 
 
 def run_chunk(
-    worker: ClientWorker, task: str, client_ids: Sequence[int], args: tuple, extra: Sequence[tuple]
+    worker: ClientWorker, task: str, units: Sequence[Unit], args: tuple, extra: Sequence[tuple]
 ) -> list[Any]:
-    """Run one task for some clients on one worker; one client's error spares the others."""
+    """Run one task for some units on one worker; one unit's error spares the others."""
     results: list[Any] = []
-    for client_id, own in zip(client_ids, extra, strict=True):
+    for unit, own in zip(units, extra, strict=True):
         try:
-            results.append(getattr(worker, task)(client_id, *args, *own))
+            results.append(getattr(worker, task)(unit, *args, *own))
         except SpireError:
             raise
         except Exception as error:
             logger.debug("%s", traceback.format_exc())
             at = traceback.extract_tb(error.__traceback__)[-1]
             cause = f"{error!r} at {at.filename.rpartition('/')[2]}:{at.lineno}"
-            results.append(ClientFailure(client_id, cause))
+            results.append(ClientFailure(unit, cause))
     return results
 
 
@@ -137,11 +148,11 @@ class LocalClientPool(ClientPool):
         self,
         task: str,
         args: tuple,
-        client_ids: list[int],
+        units: list[Unit],
         extra: list[tuple],
         costs: list[float],
     ) -> list[Any]:
-        return run_chunk(self.worker, task, client_ids, args, extra)
+        return run_chunk(self.worker, task, units, args, extra)
 
     def close(self) -> None:
         pass

@@ -16,7 +16,7 @@ from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError, Ray
 
 from pipeline.driver import Driver, RoundStats
 from pipeline.messages import WorkerSetup
-from pipeline.pool import ClientFailure, ClientPool, assign, run_chunk
+from pipeline.pool import ClientFailure, ClientPool, Unit, assign, run_chunk
 from pipeline.resources import ActorPlan, ResourcesConfig
 from pipeline.worker import ClientWorker
 from spire_core.errors import ClusterError
@@ -103,41 +103,44 @@ class ClientActor:
 
     worker: ClientWorker
 
-    def __init__(self, setup: WorkerSetup, images: np.ndarray) -> None:
-        self.setup, self.images = setup, images
-
     def run(
-        self, task: str, client_ids: Sequence[int], extra: Sequence[tuple], *args: Any
+        self, task: str, units: Sequence[Unit], extra: Sequence[tuple], *args: Any
     ) -> list[Any]:
-        return run_chunk(self.worker, task, client_ids, args, extra)
+        return run_chunk(self.worker, task, units, args, extra)
 
-    def ready(self) -> bool:
-        """Begin; return whether this node sees the folder of the run, where clients' states go.
+    def begin(self, setup: WorkerSetup, images: np.ndarray) -> bool:
+        """Begin, also after a restart; return whether this node sees the folder of the run.
 
-        What goes wrong here keeps its type, which an error in `__init__` would lose.
+        The setup does not come through `__init__`: an error there would lose its type, and Ray
+        warns of restarts that need what lies in its object store.
         """
-        device = choose_device(self.setup.config.resources, bool(ray.get_gpu_ids()))
-        self.worker = ClientWorker(self.setup, self.images, device)
-        return self.setup.folder.is_dir()
+        device = choose_device(setup.config.resources, bool(ray.get_gpu_ids()))
+        self.worker = ClientWorker(setup, images, device)
+        return setup.folder.is_dir()
 
 
 class RayClientPool(ClientPool):
     """A fixed set of client actors. Handles travel with the pool, so a driver actor can use it."""
 
-    def __init__(self, actors: Sequence[Any], client_timeout_s: float | None = None) -> None:
-        """Take actors that are ready; a client may take so many seconds, None for any number."""
-        self.actors, self.client_timeout_s = list(actors), client_timeout_s
+    def __init__(
+        self, actors: Sequence[Any], shared: tuple[Any, Any], client_timeout_s: float | None = None
+    ) -> None:
+        """Take actors and references to what they begin with: the setup and all images.
+
+        A client may take so many seconds, None for any number.
+        """
+        self.actors, self.shared, self.client_timeout_s = list(actors), shared, client_timeout_s
 
     @classmethod
     def start(cls, setup: WorkerSetup, images: np.ndarray, plan: ActorPlan) -> "RayClientPool":
         """Start the actors and wait until all of them run; says what it waits for every 30 s."""
-        shared, images_ref = ray.put(setup), ray.put(images)
+        shared = (ray.put(setup), ray.put(images))
         options = {"num_cpus": plan.num_cpus, "num_gpus": plan.num_gpus, "max_concurrency": 1}
         options["max_restarts"] = -1  # a lost one comes back under the same handle, see `_revive`
         actor_class: Any = ClientActor  # made by `ray.remote`, which type checkers cannot follow
         start_one = actor_class.options(**options).remote
-        actors = [start_one(shared, images_ref) for _ in range(plan.num_actors)]
-        pool = cls(actors, setup.config.federation.client_timeout_s)
+        actors = [start_one() for _ in range(plan.num_actors)]
+        pool = cls(actors, shared, setup.config.federation.client_timeout_s)
         try:
             pool._wait_until_ready(plan, setup.folder)
         except BaseException:
@@ -146,7 +149,7 @@ class RayClientPool(ClientPool):
         return pool
 
     def _wait_until_ready(self, plan: ActorPlan, folder: Path) -> None:
-        pending = [actor.ready.remote() for actor in self.actors]
+        pending = [actor.begin.remote(*self.shared) for actor in self.actors]
         while pending:
             done, pending = ray.wait(pending, num_returns=len(pending), timeout=WAIT_NOTICE_S)
             if not all(_gather(done)):
@@ -168,7 +171,7 @@ class RayClientPool(ClientPool):
         self,
         task: str,
         args: tuple,
-        client_ids: list[int],
+        units: list[Unit],
         extra: list[tuple],
         costs: list[float],
     ) -> list[Any]:
@@ -176,24 +179,25 @@ class RayClientPool(ClientPool):
         busy = [(actor, at) for actor, at in zip(self.actors, positions, strict=True) if at]
         began = time.monotonic()
         refs = [
-            actor.run.remote(task, [client_ids[i] for i in at], [extra[i] for i in at], *args)
+            actor.run.remote(task, [units[i] for i in at], [extra[i] for i in at], *args)
             for actor, at in busy
         ]
-        results: list[Any] = [None] * len(client_ids)
+        results: list[Any] = [None] * len(units)
         for (actor, at), ref in zip(busy, refs, strict=True):
-            chunk = self._chunk(actor, ref, [client_ids[i] for i in at], began)
+            chunk = self._chunk(actor, ref, [units[i] for i in at], began)
             for i, result in zip(at, chunk, strict=True):
                 results[i] = result
         for actor, at in busy:
             if any(_is_lost(results[i]) for i in at):
-                _revive(actor)
+                self._revive(actor)
         return results
 
-    def _chunk(self, actor: Any, ref: Any, client_ids: list[int], began: float) -> list[Any]:
-        """Return an actor's answer, or the loss of all its clients if it died or hangs."""
+    def _chunk(self, actor: Any, ref: Any, units: list[Unit], began: float) -> list[Any]:
+        """Return an actor's answer, or the loss of all its units if it died or hangs."""
         limit_s = None
         if self.client_timeout_s is not None:
-            end = began + self.client_timeout_s * len(client_ids)
+            num_clients = sum(1 if isinstance(unit, int) else len(unit) for unit in units)
+            end = began + self.client_timeout_s * num_clients
             limit_s = max(0.0, end - time.monotonic())
         try:
             return ray.get(ref, timeout=limit_s)
@@ -206,7 +210,21 @@ class RayClientPool(ClientPool):
             cause = f"what it was given is lost ({str(error.cause).splitlines()[0]})"
         except RayError as error:
             cause = f"its actor was lost ({str(error).splitlines()[0]})"
-        return [ClientFailure(client_id, cause, is_lost=True) for client_id in client_ids]
+        return [ClientFailure(unit, cause, is_lost=True) for unit in units]
+
+    def _revive(self, actor: Any) -> None:
+        """Wait until an actor runs again after a loss; ClusterError if that takes too long."""
+        end = time.monotonic() + REVIVAL_S
+        while True:
+            try:
+                ray.get(actor.begin.remote(*self.shared), timeout=max(0.1, end - time.monotonic()))
+                return
+            except (ActorUnavailableError, GetTimeoutError) as error:
+                if time.monotonic() > end:
+                    raise _lost(error) from error
+                time.sleep(0.1)
+            except RayError as error:
+                raise _lost(error) from error
 
     def close(self) -> None:
         for actor in self.actors:
@@ -215,21 +233,6 @@ class RayClientPool(ClientPool):
 
 def _is_lost(result: Any) -> bool:
     return isinstance(result, ClientFailure) and result.is_lost
-
-
-def _revive(actor: Any) -> None:
-    """Wait until an actor runs again after a loss; ClusterError if that takes too long."""
-    end = time.monotonic() + REVIVAL_S
-    while True:
-        try:
-            ray.get(actor.ready.remote(), timeout=max(0.1, end - time.monotonic()))
-            return
-        except (ActorUnavailableError, GetTimeoutError) as error:
-            if time.monotonic() > end:
-                raise _lost(error) from error
-            time.sleep(0.1)
-        except RayError as error:
-            raise _lost(error) from error
 
 
 class RemoteDriver:

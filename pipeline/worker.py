@@ -4,7 +4,9 @@ A worker is the same class in this process and inside a Ray actor. Images and pr
 here; what it returns are updates of the shared weights and measurements.
 """
 
+import functools
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,8 @@ from spire_core.extractor import (
     make_extractor,
 )
 from spire_core.flat import FlatModel, initial_weights, tensors_hash
+from spire_core.group_training import train_group
+from spire_core.grouped import FlatGroup, can_group
 from spire_core.kid import kid
 from spire_core.methods import CLIENT_EMB
 from spire_core.metrics import class_histogram, nearest_neighbour_distance, total_variation
@@ -65,6 +69,18 @@ class ClientWorker:
     def _new_model(self) -> FlatModel:
         config = self.config
         return FlatModel(config.model, config.method, self.images.shape[1], self.device)
+
+    @functools.cached_property
+    def group(self) -> FlatGroup:
+        """As many networks as are computed together, made when first needed."""
+        config = self.config
+        return FlatGroup(
+            config.model,
+            config.method,
+            self.images.shape[1],
+            min(config.client.group_size, config.federation.cohort_size),
+            self.device,
+        )
 
     @property
     def extractor(self) -> Extractor:
@@ -109,9 +125,34 @@ class ClientWorker:
             config.seed,
             client_id,
         )
+        self._keep(client_id, state, plan)
+        return update
+
+    def fit_group(
+        self, client_ids: Sequence[int], broadcast: Broadcast, plan: RoundPlan
+    ) -> list[ClientUpdate]:
+        """Return the updates of clients that are computed together, as `fit` does for one."""
+        if self.config.client.engine == "loop" or not can_group(self.config.model):
+            return [self.fit(client_id, broadcast, plan) for client_id in client_ids]
+        config = self.config
+        finished = train_group(
+            self.group,
+            broadcast,
+            [self.private_state(client_id, plan.round_idx) for client_id in client_ids],
+            [self.train_images(client_id) for client_id in client_ids],
+            config.client,
+            self.recipe(config.client.emb_dropout),
+            plan,
+            config.seed,
+            client_ids,
+        )
+        for update, state in finished:
+            self._keep(update.client_id, state, plan)
+        return [update for update, _ in finished]
+
+    def _keep(self, client_id: int, state: PrivateState, plan: RoundPlan) -> None:
         if state:
             self.store.save(client_id, plan.round_idx + 1, state, plan.kept_rounds)
-        return update
 
     def export(self, client_id: int, folder: Path) -> str:
         """Write a client's own parts into a finished run's folder; return their SHA-256."""

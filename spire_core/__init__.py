@@ -5,6 +5,7 @@ Read in this order:
     unet, flat  the network, and the flat vector that its weights live in
     schedule, samplers   the diffusion process: noising, loss, generation
     training    gradient steps of one client; client: one client's round; server: the weighted mean
+    grouped, group_training   several clients' separate networks computed as one
     adapt       a new client fits its own part
     evaluate    images drawn as a client, and the loss on images it never saw
     kid, extractor, classifier, metrics, selftest   scores, the features compared, and their check
@@ -18,6 +19,8 @@ from spire_core.client import Broadcast, ClientUpdate, RoundPlan, train_client
 from spire_core.errors import SpireError
 from spire_core.evaluate import EvalConfig, client_denoiser, draw, heldout_loss
 from spire_core.flat import FlatModel, initial_weights
+from spire_core.group_training import train_group
+from spire_core.grouped import FlatGroup
 from spire_core.kid import KidScore, kid, kid_floor
 from spire_core.methods import METHODS, Method, MethodConfig
 from spire_core.partition import Partition, PartitionConfig, make_partition
@@ -34,6 +37,7 @@ __all__ = [
     "ClientUpdate",
     "DiffusionConfig",
     "EvalConfig",
+    "FlatGroup",
     "FlatModel",
     "KidScore",
     "Method",
@@ -57,4 +61,5 @@ __all__ = [
     "make_partition",
     "make_schedule",
     "train_client",
+    "train_group",
 ]

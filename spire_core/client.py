@@ -5,7 +5,8 @@ moments and, where the client keeps them, the backbone's) is a `PrivateState`; w
 a `ClientUpdate`. P: length of the flat weight vector; S <= P: length of its shared stretch.
 """
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spire_core.flat import FlatModel
+from spire_core.flat import FlatModel, FlatWeights
 from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL, NETWORK_PARTS
 from spire_core.rng import torch_generator
 from spire_core.training import (
@@ -95,7 +96,7 @@ class RoundPlan:
 
 
 def new_private_state(
-    model: FlatModel, config: ClientConfig, d_emb: int, seed: int, client_id: int
+    model: FlatWeights, config: ClientConfig, d_emb: int, seed: int, client_id: int
 ) -> PrivateState:
     """Return what a pre-training client holds at first: its embedding drawn from N(0, std^2)."""
     if not model.method.record.has_embedding:
@@ -122,7 +123,7 @@ def get_moments(state: Mapping[str, Tensor], part: str, device: torch.device) ->
     )
 
 
-def personalise(model: FlatModel, weights: Tensor, state: Mapping[str, Tensor]) -> Tensor | None:
+def personalise(model: FlatWeights, weights: Tensor, state: Mapping[str, Tensor]) -> Tensor | None:
     """Load the backbone and a client's own parts into the model; return its embedding, if any."""
     model.load(weights)
     for part in NETWORK_PARTS:
@@ -132,7 +133,7 @@ def personalise(model: FlatModel, weights: Tensor, state: Mapping[str, Tensor]) 
     return None if emb is None else emb.to(model.weights.device)
 
 
-def _shared_moments(model: FlatModel, broadcast: Broadcast) -> dict[str, Moments]:
+def _shared_moments(model: FlatWeights, broadcast: Broadcast) -> dict[str, Moments]:
     if broadcast.exp_avg is None or broadcast.exp_avg_sq is None or broadcast.steps is None:
         return {}
     device = model.weights.device
@@ -146,7 +147,7 @@ def _shared_moments(model: FlatModel, broadcast: Broadcast) -> dict[str, Moments
     }
 
 
-def _phases(model: FlatModel, num_steps: int) -> list[tuple[tuple[str, ...], int]]:
+def phases(model: FlatWeights, num_steps: int) -> list[tuple[tuple[str, ...], int]]:
     """Return which parts train for how many steps, in order."""
     shared = (BODY, EMB_PROJ, CLIENT_EMB)
     if model.method.record.has_local_layers and model.method.phases == "alternate":
@@ -167,6 +168,51 @@ def train_client(
     client_id: int,
 ) -> tuple[ClientUpdate, PrivateState]:
     """Run local steps on a client's uint8 images (N, C, H, W); return its update and new state."""
+    run = start_client(model, broadcast, state, images, config, plan, seed, client_id)
+    rates = config.rates(plan.lr_scale)
+    with seeded_dropout(model, seed, client_id, plan.round_idx):
+        for parts, count in phases(model, run.num_steps):
+            loss, trained = fit(
+                model,
+                run.client_emb,
+                images,
+                itertools.islice(run.order, count),
+                {part: rates[part] for part in parts},
+                run.moments,
+                recipe,
+                run.noise,
+            )
+            run.moments |= trained
+            run.total_loss += loss * count
+    return finish_client(run, config, plan)
+
+
+@dataclass
+class ClientRun:
+    """A client between the beginning and the end of its round: what it trains, and its streams."""
+
+    client_id: int
+    model: FlatWeights
+    client_emb: nn.Parameter | None
+    moments: dict[str, Moments]
+    images: Tensor
+    num_steps: int
+    order: Iterator[Tensor]
+    noise: torch.Generator
+    total_loss: float = 0.0
+
+
+def start_client(
+    model: FlatWeights,
+    broadcast: Broadcast,
+    state: PrivateState,
+    images: Tensor,
+    config: ClientConfig,
+    plan: RoundPlan,
+    seed: int,
+    client_id: int,
+) -> ClientRun:
+    """Load a client's weights into the model; return its embedding, Adam moments and streams."""
     device = model.weights.device
     emb = personalise(model, torch.tensor(broadcast.weights, device=device), state)
     client_emb = None if emb is None else nn.Parameter(emb.clone())
@@ -183,31 +229,18 @@ def train_client(
         torch_generator(seed, "batch", client_id, plan.round_idx),
     )
     noise = torch_generator(seed, "noise", client_id, plan.round_idx)
-    rates, total = config.rates(plan.lr_scale), 0.0
-    with seeded_dropout(model, seed, client_id, plan.round_idx):
-        for parts, count in _phases(model, num_steps):
-            chosen = {part: rates[part] for part in parts}
-            some = (index for index, _ in zip(order, range(count), strict=False))
-            loss, trained = fit(model, client_emb, images, some, chosen, moments, recipe, noise)
-            moments |= trained
-            total += loss * count
-    update = _update(
-        model, moments, config, plan, client_id, len(images), num_steps, total / max(1, num_steps)
-    )
-    return update, _private(model, client_emb, moments, config, plan)
+    return ClientRun(client_id, model, client_emb, moments, images, num_steps, order, noise)
 
 
-def _update(
-    model: FlatModel,
-    moments: Mapping[str, Moments],
-    config: ClientConfig,
-    plan: RoundPlan,
-    client_id: int,
-    num_examples: int,
-    num_steps: int,
-    loss: float,
-) -> ClientUpdate:
-    layout = model.layout
+def finish_client(
+    run: ClientRun, config: ClientConfig, plan: RoundPlan
+) -> tuple[ClientUpdate, PrivateState]:
+    """Return the update and the new private state of a client that has taken all its steps."""
+    return _update(run, config, plan), _private(run, config, plan)
+
+
+def _update(run: ClientRun, config: ClientConfig, plan: RoundPlan) -> ClientUpdate:
+    model, moments, layout = run.model, run.moments, run.model.layout
     shared = slice(0, layout.size if plan.shares_local else layout.num_without_local)
     arrays: dict[str, Any] = {}
     if config.opt_state == "average":
@@ -218,16 +251,12 @@ def _update(
             "steps": np.array([float(m.step) for m in full], dtype=np.float32),
         }
     weights = model.weights[shared].cpu().numpy().copy()
-    return ClientUpdate(client_id, num_examples, num_steps, loss, weights, **arrays)
+    loss = run.total_loss / max(1, run.num_steps)
+    return ClientUpdate(run.client_id, len(run.images), run.num_steps, loss, weights, **arrays)
 
 
-def _private(
-    model: FlatModel,
-    client_emb: Tensor | None,
-    moments: Mapping[str, Moments],
-    config: ClientConfig,
-    plan: RoundPlan,
-) -> PrivateState:
+def _private(run: ClientRun, config: ClientConfig, plan: RoundPlan) -> PrivateState:
+    model, client_emb, moments = run.model, run.client_emb, run.moments
     state: PrivateState = {}
     kept: set[str] = set(NETWORK_PARTS) if config.opt_state == "keep" else set()
     if client_emb is not None:

@@ -5,7 +5,7 @@ fused Adam step per part). P: number of the network's parameters.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -37,54 +37,18 @@ class Layout:
         return self.parts[part].stop - self.parts[part].start
 
 
-class FlatModel:
-    """A U-Net over one flat weight vector `weights` (P,) with gradients in `grads` (P,).
+class FlatWeights:
+    """One network's numbers: `weights` (P,) and gradients in `grads` (P,).
 
     `leaves[part]` is an `nn.Parameter` over that part's stretch, for an optimizer to step. Writing
-    into `weights` changes the network and nothing else does.
+    into `weights` changes the network that uses them and nothing else does.
     """
 
     def __init__(
-        self,
-        model: ModelConfig,
-        method: MethodConfig,
-        image_channels: int,
-        device: torch.device | str = "cpu",
+        self, weights: Tensor, grads: Tensor, layout: Layout, method: MethodConfig
     ) -> None:
-        self.net = UNet(model, image_channels, method.record.has_embedding).to(device)
-        self.method = method
-        ordered = self._order()
-        size = sum(p.numel() for _, _, p in ordered)
-        self.weights = torch.zeros(size, device=device)
-        self.grads = torch.zeros(size, device=device)
-        self.layout = self._lay_out(ordered)
-        self.leaves = {part: self._leaf(at) for part, at in self.layout.parts.items()}
-
-    def _order(self) -> list[tuple[str, str, nn.Parameter]]:
-        last_up = len(self.net.up) - 1
-        named = [
-            (self.method.part_of(name, last_up), name, p) for name, p in self.net.named_parameters()
-        ]
-        if self.method.record.has_local_layers and not any(part == LOCAL for part, _, _ in named):
-            raise ConfigError(
-                f"expected method.local_layers to name layers of the U-Net, got "
-                f"{self.method.local_layers}: such as up.last, norm_out, conv_out"
-            )
-        return sorted(named, key=lambda item: NETWORK_PARTS.index(item[0]))
-
-    def _lay_out(self, ordered: list[tuple[str, str, nn.Parameter]]) -> Layout:
-        start, names, ends = 0, [], {}
-        for part, name, p in ordered:
-            stop = start + p.numel()
-            p.data = self.weights[start:stop].view(p.shape)
-            p.grad = self.grads[start:stop].view(p.shape)
-            names.append((name, start, p.shape))
-            ends[part], start = stop, stop
-        parts, begin = {}, 0
-        for part in NETWORK_PARTS:
-            end = ends.get(part, begin)
-            parts[part], begin = slice(begin, end), end
-        return Layout(parts, tuple(names))
+        self.weights, self.grads, self.layout, self.method = weights, grads, layout, method
+        self.leaves = {part: self._leaf(at) for part, at in layout.parts.items()}
 
     def _leaf(self, at: slice) -> nn.Parameter:
         leaf = nn.Parameter(self.weights[at])
@@ -95,21 +59,68 @@ class FlatModel:
         """Copy a flat vector, or its leading stretch, into the network."""
         self.weights[: weights.numel()].copy_(weights)
 
-    def train_only(self, parts: Sequence[str]) -> None:
-        """Compute gradients for these parts alone; the rest of the network is frozen."""
-        ranges = [self.layout.parts[part] for part in parts if part in self.layout.parts]
-        parameters = dict(self.net.named_parameters())
-        for name, start, _ in self.layout.names:
-            trained = any(at.start <= start < at.stop for at in ranges)
-            parameters[name].requires_grad_(trained)
+
+class FlatModel(FlatWeights):
+    """A U-Net over one flat weight vector."""
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        method: MethodConfig,
+        image_channels: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.net = UNet(model, image_channels, method.record.has_embedding).to(device)
+        layout = lay_out(self.net, method)
+        weights, grads = torch.zeros(2, layout.size, device=device)
+        for name, view in views(layout, weights).items():
+            self.net.get_parameter(name).data = view
+        for name, view in views(layout, grads).items():
+            self.net.get_parameter(name).grad = view
+        super().__init__(weights, grads, layout, method)
 
     def named_tensors(self, weights: Tensor) -> dict[str, Tensor]:
         """Return a flat vector (P,) as the network's named tensors (views), for files."""
-        return {n: weights[s : s + shape.numel()].view(shape) for n, s, shape in self.layout.names}
+        return views(self.layout, weights)
 
     def flatten(self, tensors: dict[str, Tensor]) -> Tensor:
         """Return named tensors as a flat vector (P,); the inverse of `named_tensors`."""
         return torch.cat([tensors[name].reshape(-1) for name, _, _ in self.layout.names])
+
+
+def lay_out(net: UNet, method: MethodConfig) -> Layout:
+    """Return where each parameter of a network lies in its flat vector, sorted by part."""
+    last_up = len(net.up) - 1
+    named = [(method.part_of(name, last_up), name, p) for name, p in net.named_parameters()]
+    if method.record.has_local_layers and not any(part == LOCAL for part, _, _ in named):
+        raise ConfigError(
+            f"expected method.local_layers to name layers of the U-Net, got "
+            f"{method.local_layers}: such as up.last, norm_out, conv_out"
+        )
+    start, names, ends = 0, [], {}
+    for part, name, p in sorted(named, key=lambda item: NETWORK_PARTS.index(item[0])):
+        names.append((name, start, p.shape))
+        start += p.numel()
+        ends[part] = start
+    parts, begin = {}, 0
+    for part in NETWORK_PARTS:
+        end = ends.get(part, begin)
+        parts[part], begin = slice(begin, end), end
+    return Layout(parts, tuple(names))
+
+
+def views(layout: Layout, weights: Tensor) -> dict[str, Tensor]:
+    """Return flat vectors (..., P) as a network's named tensors (..., *shape)."""
+    stretches = [(name, slice(s, s + shape.numel()), shape) for name, s, shape in layout.names]
+    return {name: weights[..., at].unflatten(-1, shape) for name, at, shape in stretches}
+
+
+def train_only(net: nn.Module, layout: Layout, parts: Collection[str]) -> None:
+    """Compute gradients for these parts alone; the rest of the network is frozen."""
+    ranges = [layout.parts[part] for part in parts if part in layout.parts]
+    parameters = dict(net.named_parameters())
+    for name, start, _ in layout.names:
+        parameters[name].requires_grad_(any(at.start <= start < at.stop for at in ranges))
 
 
 def initial_weights(

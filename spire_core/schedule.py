@@ -89,7 +89,7 @@ class NoiseSchedule:
 
     def signal_and_noise(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return sqrt(alpha_bar[t]) and sqrt(1 - alpha_bar[t]), both (B, 1, 1, 1)."""
-        alpha_bar = self.alpha_bar[t][:, None, None, None]
+        alpha_bar = self.alpha_bar[t][..., None, None, None]
         return alpha_bar.sqrt(), (1.0 - alpha_bar).sqrt()
 
 
@@ -185,8 +185,9 @@ def denoising_loss(
 ) -> Tensor:
     """Return each example's squared error (B,), a mean over C, H, W (Ho et al. 2020, eq. 14).
 
-    The error is `denoiser(xt, t)` minus the training target; x0 and eps are (B, C, H, W).
+    The error is `denoiser(xt, t)` minus the training target; x0 and eps are (B, C, H, W). Further
+    dimensions may stand between B and the rest, in all arguments and in what is returned.
     """
     output = denoiser(q_sample(schedule, x0, t, eps), t)
     target = training_target(schedule, prediction, x0, eps, t)
-    return (output - target).square().flatten(1).mean(dim=1)
+    return (output - target).square().flatten(-3).mean(dim=-1)

@@ -5,14 +5,14 @@ rates and the moments that they pass. B: batch size; D_emb: numbers of an embedd
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from spire_core.errors import ConfigError
-from spire_core.flat import FlatModel
+from spire_core.flat import FlatModel, FlatWeights, train_only
 from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL
 from spire_core.rng import derive_seed
 from spire_core.schedule import DiffusionConfig, NoiseSchedule, denoising_loss, sample_timesteps
@@ -28,6 +28,11 @@ class ClientConfig:
     like the weights). `emb_dropout` is the chance that an example is shown without its embedding
     (classifier-free guidance, Ho & Salimans 2022); it also makes zero a meaningful start for a new
     client.
+
+    `engine` says how a cohort is computed: "loop" trains one client after the other, "grouped"
+    several as one computation (`grouped`), at most `group_size` of them. The cohort, in the order
+    of client ids, is cut into groups of that size; as float sums differ in their last bits from one
+    size to another, both settings belong to what determines a result.
     """
 
     batch_size: int = 16
@@ -40,8 +45,18 @@ class ClientConfig:
     lr_schedule: str = "cosine"
     warmup_rounds: int = 10
     betas: tuple[float, float] = (0.9, 0.999)
+    engine: str = "loop"
+    group_size: int = 5
 
     def __post_init__(self) -> None:
+        if self.engine not in ("loop", "grouped"):
+            raise ConfigError(
+                f"expected client.engine as loop or grouped, got {self.engine!r}: choose one"
+            )
+        if self.group_size < 1:
+            raise ConfigError(
+                f"expected client.group_size of at least 1, got {self.group_size}: raise it"
+            )
         if self.batch_size < 1:
             raise ConfigError(
                 f"expected client.batch_size of at least 1, got {self.batch_size}: raise it"
@@ -65,6 +80,11 @@ class ClientConfig:
                 raise ConfigError(
                     f"expected client.{name} of at least 0, got {getattr(self, name)}: raise it"
                 )
+
+    def groups(self, client_ids: Sequence[int]) -> list[tuple[int, ...]]:
+        """Return a cohort cut into the groups that are computed together."""
+        size = self.group_size if self.engine == "grouped" else 1
+        return [tuple(client_ids[i : i + size]) for i in range(0, len(client_ids), size)]
 
     def rates(self, scale: float) -> dict[str, float]:
         """Return the learning rate of each part; `scale` is the round's factor on all of them."""
@@ -151,6 +171,17 @@ def seeded_dropout(model: FlatModel, seed: int, *counters: int) -> Iterator[None
         yield
 
 
+def trained_leaves(
+    model: FlatWeights, client_emb: nn.Parameter | None, parts: Collection[str]
+) -> dict[str, nn.Parameter]:
+    """Return what an optimizer steps for these parts, with room for the embedding's gradient."""
+    leaves = {part: model.leaves[part] for part in parts if part in model.leaves}
+    if client_emb is not None and CLIENT_EMB in parts:
+        leaves[CLIENT_EMB] = client_emb
+        client_emb.grad = torch.zeros_like(client_emb)
+    return leaves
+
+
 def make_optimizer(
     leaves: Mapping[str, nn.Parameter],
     rates: Mapping[str, float],
@@ -180,6 +211,21 @@ def read_moments(
     }
 
 
+def draw_noise(
+    shape: torch.Size, has_embedding: bool, recipe: Recipe, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what a step draws for a batch of this shape: timesteps (B,), noise (B, C, H, W), and
+    kept (B, 1), which says of each example whether it is shown with its embedding.
+    """
+    diffusion = recipe.diffusion
+    t = sample_timesteps(shape[0], diffusion.num_timesteps, diffusion.t_power, generator)
+    eps = torch.randn(shape, generator=generator)
+    kept = torch.ones(shape[0], 1, dtype=torch.bool)
+    if has_embedding and recipe.emb_dropout > 0:
+        kept = torch.rand(shape[0], 1, generator=generator) >= recipe.emb_dropout
+    return t, eps, kept
+
+
 def training_step(
     model: FlatModel,
     client_emb: Tensor | None,
@@ -189,18 +235,13 @@ def training_step(
 ) -> Tensor:
     """Return the mean denoising loss of a batch x0 (B, C, H, W); its gradients are added."""
     device = model.weights.device
-    diffusion = recipe.diffusion
-    t = sample_timesteps(x0.shape[0], diffusion.num_timesteps, diffusion.t_power, generator)
-    eps = torch.randn(x0.shape, generator=generator)
+    t, eps, kept = draw_noise(x0.shape, client_emb is not None, recipe, generator)
     condition = None
     if client_emb is not None:
-        condition = client_emb.expand(x0.shape[0], -1)  # (B, D_emb)
-        if recipe.emb_dropout > 0:
-            kept = torch.rand(x0.shape[0], 1, generator=generator) >= recipe.emb_dropout
-            condition = condition * kept.to(device)
+        condition = client_emb * kept.to(device)  # (B, D_emb)
     losses = denoising_loss(
         recipe.schedule,
-        diffusion.prediction,
+        recipe.diffusion.prediction,
         lambda xt, steps: model.net(xt, steps, condition),
         x0,
         t.to(device),
@@ -226,11 +267,8 @@ def fit(
     Changes the model's weights and the embedding in place; returns the mean loss and the parts' new
     moments.
     """
-    leaves = {part: model.leaves[part] for part in rates if part in model.leaves}
-    if client_emb is not None and CLIENT_EMB in rates:
-        leaves[CLIENT_EMB] = client_emb
-        client_emb.grad = torch.zeros_like(client_emb)
-    model.train_only(list(leaves))
+    leaves = trained_leaves(model, client_emb, rates)
+    train_only(model.net, model.layout, leaves)
     model.net.train()
     optimizer = make_optimizer(leaves, rates, moments, recipe.betas)
     total, count = torch.zeros((), device=model.weights.device), 0

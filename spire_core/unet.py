@@ -1,8 +1,9 @@
 """The U-Net: DDPM's network with scale/shift conditioning and an entrance for the client embedding.
 
 Shapes: B batch, C image channels, H and W image sides, D_emb numbers of a client embedding, V width
-of the conditioning vector. Sources: Ho et al. 2020 (appendix B); Dhariwal & Nichol 2021
-(scale/shift GroupNorm).
+of the conditioning vector. The code counts dimensions from the end, so that B may as well be (B, K)
+where the layers hold the weights of K clients (`grouped`). Sources: Ho et al. 2020 (appendix B);
+Dhariwal & Nichol 2021 (scale/shift GroupNorm).
 """
 
 import math
@@ -83,8 +84,14 @@ def timestep_features(t: Tensor, dim: int) -> Tensor:
     """Return sinusoids (B, dim) of integer timesteps t (B,) (Vaswani 2017; Ho 2020)."""
     half = dim // 2
     frequencies = torch.exp(-math.log(10000.0) * torch.arange(half, device=t.device) / half)
-    angles = t.float()[:, None] * frequencies[None]
-    return torch.cat([angles.sin(), angles.cos()], dim=1)
+    angles = t.float()[..., None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+def _doubled(x: Tensor) -> Tensor:
+    """Return images (B, C, H, W) at twice the side, every pixel four times."""
+    flat = F.interpolate(x.flatten(0, -4), scale_factor=2.0, mode="nearest")
+    return flat.unflatten(0, x.shape[:-3])
 
 
 class ResBlock(nn.Module):
@@ -102,7 +109,7 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))  # (B, c_out, H, W)
-        scale, shift = self.cond(cond)[:, :, None, None].chunk(2, dim=1)
+        scale, shift = self.cond(cond)[..., None, None].chunk(2, dim=-3)
         h = torch.addcmul(shift, self.norm2(h), 1 + scale)
         return self.skip(x) + self.conv2(self.dropout(F.silu(h)))
 
@@ -117,9 +124,9 @@ class Attention(nn.Module):
         self.out = _zeroed(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        qkv = self.qkv(self.norm(x)).flatten(2).transpose(1, 2)  # (B, H*W, 3c)
-        h = F.scaled_dot_product_attention(*qkv.chunk(3, dim=2))  # (B, H*W, c)
-        return x + self.out(h.transpose(1, 2).reshape(x.shape))
+        qkv = self.qkv(self.norm(x)).flatten(-2).transpose(-1, -2)  # (B, H*W, 3c)
+        h = F.scaled_dot_product_attention(*qkv.chunk(3, dim=-1))  # (B, H*W, c)
+        return x + self.out(h.transpose(-1, -2).reshape(x.shape))
 
 
 class Level(nn.Module):
@@ -225,8 +232,8 @@ class UNet(nn.Module):
             h = block(h, cond)
         for level, blocks in enumerate(self.up):
             for block in blocks:  # type: ignore[union-attr]
-                h = block(torch.cat([h, skips.pop()], dim=1), cond)
+                h = block(torch.cat([h, skips.pop()], dim=-3), cond)
             if level < len(self.upsample):
-                h = self.upsample[level](F.interpolate(h, scale_factor=2.0, mode="nearest"))
+                h = self.upsample[level](_doubled(h))
         h = self.conv_out(F.silu(self.norm_out(h)))
         return F.pixel_shuffle(h, fold) if fold > 1 else h

@@ -52,9 +52,18 @@ def config_for(mnist_root: Path, folder: Path, *overrides: str) -> Config:
     )
 
 
-@pytest.mark.parametrize("method", ["spire", "shared_rep", "fedavg_ft"])
+@pytest.mark.parametrize(
+    ("method", "engine"),
+    [
+        ("spire", ()),
+        ("shared_rep", ()),
+        ("fedavg_ft", ()),
+        ("spire", ("client.engine=grouped", "client.group_size=2")),  # a cohort of 2 and 1
+        ("shared_rep", ("client.engine=grouped", "client.group_size=2", "client.opt_state=keep")),
+    ],
+)
 def test_ray_pool_equals_local_pool_for_any_number_of_actors(
-    method: str, mnist_root: Path, tmp_path: Path
+    method: str, engine: tuple[str, ...], mnist_root: Path, tmp_path: Path
 ) -> None:
     found = {}
     for name, overrides in {
@@ -62,7 +71,7 @@ def test_ray_pool_equals_local_pool_for_any_number_of_actors(
         "one actor": ["resources.num_actors=1"],
         "two actors": ["resources.num_actors=2"],
     }.items():
-        config = config_for(mnist_root, tmp_path, f"method={method}", *overrides)
+        config = config_for(mnist_root, tmp_path, f"method={method}", *engine, *overrides)
         result = run_experiment(config, "smoke", Quiet())
         found[name] = (result.state_fingerprint, result.metrics["final/adapt_kid_after"])
     assert found["local"] == found["one actor"] == found["two actors"]

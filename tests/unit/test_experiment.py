@@ -1,8 +1,10 @@
 """What a whole experiment says about its new clients, in one process on real MNIST."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from pipeline.config import load_config
@@ -83,3 +85,41 @@ def test_a_folder_of_images_runs_to_the_end_with_another_data_sets_features(
     assert row["tv_after"] is None  # that classifier knows none of these classes
     assert np.isfinite(row["kid_after"])
     assert "final/adapt_tv_after" not in summary_metrics(result)
+
+
+def two_rounds(mnist_root: Path, root: Path, *overrides: str) -> Result:
+    config = load_config(
+        "smoke",
+        [
+            f"data.root={mnist_root}",
+            f"tracking.root={root}",
+            "tracking.enabled=false",
+            "resources.pool=local",
+            "federation.num_rounds=2",
+            "eval.every=0",
+            "eval.num_images=8",
+            "adapt.epochs=1",
+            *overrides,
+        ],
+    )
+    return run_experiment(config, None, Quiet())
+
+
+def test_a_network_with_dropout_trains_as_a_loop_and_says_so(
+    mnist_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop = two_rounds(mnist_root, tmp_path, "model.dropout=0.1")
+    assert not caplog.records
+    with caplog.at_level(logging.WARNING):
+        grouped = two_rounds(mnist_root, tmp_path, "model.dropout=0.1", "client.engine=grouped")
+    assert len([r for r in caplog.records if "computed as loop" in r.message]) == 1
+    assert grouped.state_fingerprint == loop.state_fingerprint
+
+
+def test_groups_learn_what_the_loop_learns(mnist_root: Path, tmp_path: Path) -> None:
+    """A whole experiment: not the same bits, but the same losses to four digits."""
+    loop = two_rounds(mnist_root, tmp_path)
+    grouped = two_rounds(mnist_root, tmp_path, "client.engine=grouped", "client.group_size=3")
+    assert grouped.state_fingerprint != loop.state_fingerprint
+    name = "final/adapt_heldout_after"
+    assert grouped.metrics[name] == pytest.approx(loop.metrics[name], rel=1e-4)

@@ -27,7 +27,12 @@ class FakeWorker:
     def __init__(self, fault: Fault) -> None:
         self.fault, self.asked = fault, dict.fromkeys(range(NUM_CLIENTS), 0)
 
-    def fit(self, client_id: int, broadcast: Broadcast, plan: RoundPlan) -> ClientUpdate:
+    def fit_group(
+        self, client_ids: tuple[int, ...], broadcast: Broadcast, plan: RoundPlan
+    ) -> list[ClientUpdate]:
+        return [self.fit(client_id, broadcast) for client_id in client_ids]
+
+    def fit(self, client_id: int, broadcast: Broadcast) -> ClientUpdate:
         self.asked[client_id] += 1
         weights = broadcast.weights + client_id + 1
         update = ClientUpdate(client_id, 10 * (client_id + 1), 1, 0.5, weights)
@@ -40,7 +45,7 @@ def driver_with(fault: Fault, **federation: Any) -> Driver:
     )
     worker: Any = FakeWorker(fault)
     state = ServerState.initial(np.zeros(SIZE, dtype=np.float32))
-    parts = (settings, ClientConfig(), ServerConfig(ema=0.0), MethodConfig())
+    parts = (settings, ClientConfig(engine="loop"), ServerConfig(ema=0.0), MethodConfig())
     return Driver(LocalClientPool(worker), state, *parts, [10] * NUM_CLIENTS, 0, SIZE)
 
 

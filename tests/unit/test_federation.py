@@ -213,6 +213,24 @@ def test_alternate_phases_train_one_part_at_a_time() -> None:
     assert not torch.equal(private[LOCAL], torch.from_numpy(weights[shared:]))
 
 
+def test_alternate_phases_share_a_clients_steps_among_them() -> None:
+    """Of three steps the local part takes two and the shared part one, which moves it."""
+    chosen = MethodConfig(name="shared_rep", phases="alternate")
+    model = FlatModel(MODEL, chosen, 1)
+    weights = initial_weights(MODEL, chosen, 1, SEED).numpy()
+    config = ClientConfig(batch_size=8)
+    plan = RoundPlan(0, 1.0, shares_local=True, tau=3)
+    broadcast = ServerState.initial(weights).broadcast
+    sent, _ = train_client(
+        model, broadcast, {}, client_images(0), config, recipe(config), plan, SEED, 0
+    )
+    assert sent.steps is not None
+    np.testing.assert_array_equal(sent.steps, [1, 0, 2])  # body, emb_proj (none), local
+    assert not np.array_equal(
+        sent.weights[model.layout.parts[BODY]], weights[: -model.layout.part_size(LOCAL)]
+    )
+
+
 def test_backbone_and_embedding_both_train_with_spire() -> None:
     config = ClientConfig(batch_size=8)
     model, state, private = run_rounds("spire", config, [0, 1], 2)

@@ -1,0 +1,130 @@
+"""Several clients' separate networks computed as one: K clients are channel groups of one network.
+
+Each layer holds the weights of K clients and gives client k's images client k's weights: grouped
+convolutions, batched matrix products, K times as many normalisation groups. The network around the
+layers is the U-Net itself, whose layers are replaced. A group costs fewer and larger operations
+than K networks one after the other; the numbers are the same up to the order of float sums.
+
+Shapes: B batch, K clients, C channels of one client, H and W image sides, P parameters of a client.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spire_core.flat import FlatWeights, lay_out, views
+from spire_core.methods import MethodConfig
+from spire_core.unet import ModelConfig, UNet
+
+
+def can_group(model: ModelConfig) -> bool:
+    """Return whether clients of this network can be computed as a group.
+
+    Dropout keeps them apart: it draws from torch's one stream, which a group would share.
+    """
+    return model.dropout == 0.0
+
+
+class GroupedLayer(nn.Module):
+    """A layer with the weights (K, ...) of K clients; the first of them serve when fewer come."""
+
+    def __init__(self, plain: nn.Module, num_clients: int) -> None:
+        super().__init__()
+        for name, p in plain.named_parameters():
+            self.register_parameter(name, nn.Parameter(p.detach().expand(num_clients, *p.shape)))
+
+    def of_clients(self, num_clients: int) -> list[Tensor]:
+        """Return weight and, if there is one, bias of the first `num_clients` clients."""
+        return [p if len(p) == num_clients else p[:num_clients] for p in self.parameters()]
+
+
+class GroupedConv2d(GroupedLayer):
+    """K convolutions as the channel groups of one."""
+
+    def __init__(self, plain: nn.Conv2d, num_clients: int) -> None:
+        super().__init__(plain, num_clients)
+        self.stride, self.padding = plain.stride, plain.padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, K, C_out, H, W) of x (B, K, C_in, H, W)."""
+        k = x.shape[1]
+        weight, bias = (p.flatten(0, 1) for p in self.of_clients(k))
+        out = F.conv2d(x.flatten(1, 2), weight, bias, self.stride, self.padding, groups=k)
+        return out.unflatten(1, (k, -1))
+
+
+class GroupedLinear(GroupedLayer):
+    """K linear maps as one batched matrix product."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, K, D_out) of x (B, K, D_in)."""
+        weight, *bias = self.of_clients(x.shape[1])
+        x, weight = x.transpose(0, 1), weight.transpose(1, 2)  # (K, B, D_in), (K, D_in, D_out)
+        out = torch.baddbmm(bias[0][:, None], x, weight) if bias else torch.bmm(x, weight)
+        return out.transpose(0, 1)
+
+
+class GroupedGroupNorm(GroupedLayer):
+    """K group normalisations as one over K times as many groups."""
+
+    def __init__(self, plain: nn.GroupNorm, num_clients: int) -> None:
+        super().__init__(plain, num_clients)
+        self.num_groups, self.eps = plain.num_groups, plain.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x (B, K, C, H, W), normalised."""
+        k = x.shape[1]
+        weight, bias = (p.flatten() for p in self.of_clients(k))
+        out = F.group_norm(x.flatten(1, 2), k * self.num_groups, weight, bias, self.eps)
+        return out.unflatten(1, (k, -1))
+
+
+GROUPED = {nn.Conv2d: GroupedConv2d, nn.Linear: GroupedLinear, nn.GroupNorm: GroupedGroupNorm}
+
+
+def group_layers(net: nn.Module, num_clients: int) -> None:
+    """Replace every layer of a network that has weights by its grouped counterpart."""
+    for name, child in net.named_children():
+        if type(child) in GROUPED:
+            setattr(net, name, GROUPED[type(child)](child, num_clients))
+        else:
+            group_layers(child, num_clients)
+
+
+class FlatGroup:
+    """K U-Nets as one network, over weights (K, P); `clients[k]` are client k's own numbers.
+
+    The network takes (B, K, ...) where a U-Net takes (B, ...), and K may be smaller than the
+    group's: the first clients then take part and the others rest.
+    """
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        method: MethodConfig,
+        image_channels: int,
+        num_clients: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.net = UNet(model, image_channels, method.record.has_embedding).to(device)
+        self.layout = lay_out(self.net, method)
+        group_layers(self.net, num_clients)
+        self.weights, self.grads = torch.zeros(2, num_clients, self.layout.size, device=device)
+        for name, view in views(self.layout, self.weights).items():
+            self.net.get_parameter(name).data = view
+        self._grad_views = views(self.layout, self.grads)
+        self.clients = [
+            FlatWeights(*numbers, self.layout, method)
+            for numbers in zip(self.weights, self.grads, strict=True)
+        ]
+
+    def backward(self, loss: Tensor) -> None:
+        """Put the gradients of a loss into `grads`; those of frozen parameters stay as they were.
+
+        They are moved there afterwards, because autograd adds into contiguous tensors only.
+        """
+        loss.backward()
+        for name, p in self.net.named_parameters():
+            if p.grad is not None:
+                self._grad_views[name].copy_(p.grad)
+                p.grad = None

@@ -1,0 +1,37 @@
+"""What a pool says of a unit of work, and how it shares units among workers."""
+
+from typing import Any
+
+import pytest
+
+from pipeline.pool import LocalClientPool, Unit, assign
+from spire_core.training import ClientConfig
+
+
+class Failing:
+    """Stands in for a worker whose task meets a fault."""
+
+    def fit_group(self, unit: Unit) -> list[int]:
+        raise ZeroDivisionError("no steps")
+
+
+@pytest.mark.parametrize(
+    ("unit", "who"), [(7, "client 7"), ((7,), "client 7"), ((2, 5), "clients 2, 5")]
+)
+def test_an_error_names_the_clients(unit: Unit, who: str) -> None:
+    worker: Any = Failing()
+    with pytest.raises(ZeroDivisionError) as caught:
+        LocalClientPool(worker).run("fit_group", [unit])
+    assert caught.value.__notes__ == [f"while {who} ran fit_group"]
+
+
+def test_a_cohort_is_cut_in_its_own_order() -> None:
+    cohort = [1, 4, 5, 8, 9]
+    assert ClientConfig(engine="loop").groups(cohort) == [(1,), (4,), (5,), (8,), (9,)]
+    two = ClientConfig(engine="grouped", group_size=2)
+    assert two.groups(cohort) == [(1, 4), (5, 8), (9,)]
+    assert ClientConfig(engine="grouped", group_size=9).groups(cohort) == [(1, 4, 5, 8, 9)]
+
+
+def test_the_costliest_units_go_first_to_the_least_loaded() -> None:
+    assert assign([1.0, 6.0, 2.0, 3.0], num_workers=2) == [[1], [0, 2, 3]]
