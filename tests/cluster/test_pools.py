@@ -167,10 +167,11 @@ class Troubled(Quiet):
 
 
 def client_pids() -> list[int]:
+    """The client actors of this process's own Ray."""
     return [
         process.pid
-        for process in psutil.process_iter(["cmdline"])
-        if (process.info["cmdline"] or [""])[0].startswith("ray::ClientActor")
+        for process in psutil.Process().children(recursive=True)
+        if "".join(process.cmdline()[:1]).startswith("ray::ClientActor")
     ]
 
 
