@@ -101,6 +101,7 @@ def _row(outcome: Outcome, trial: Trial) -> dict[str, Any]:
         "error": entry.error,
         "state_fingerprint": result.get("state_fingerprint"),
         "metrics": metrics,
+        "samples": result.get("artifacts", {}).get("samples"),
     }
 
 
@@ -129,6 +130,12 @@ def outcome_text(told: Mapping[str, Any]) -> str:
         + (f" ({told['num_skipped']} of them before)" if told["num_skipped"] else ""),
         aligned(header, rows) + (f"\n* best by {told['metric']}" if told["best_trial_id"] else ""),
     ]
+    pictures = [f"{row['samples']}  {row['label']}" for row in told["trials"] if row["samples"]]
+    if pictures:
+        first = (
+            "each new client's own images beside what was drawn for it before and after adaptation"
+        )
+        parts.append("\n".join([first, *pictures]))
     failed = [row for row in told["trials"] if row["status"] == "failed"]
     parts += [f"{row['label']} failed: {row['error']}" for row in failed]
     if failed:
