@@ -6,7 +6,7 @@ Read in this order:
     schedule, samplers   the diffusion process: noising, loss, generation
     training    gradient steps of one client; client: one client's round; server: the weighted mean
     grouped, group_training   several clients' separate networks computed as one
-    adapt       a new client fits its own part
+    adapt       a new client fits its own part; adapt_together: many at once, embeddings alone
     evaluate    images drawn as a client, and the loss on images it never saw
     kid, extractor, classifier, metrics, selftest   scores, the features compared, and their check
     partition, partition_schemes   who holds which images
@@ -15,6 +15,7 @@ Read in this order:
 """
 
 from spire_core.adapt import AdaptConfig, adapt_client
+from spire_core.adapt_together import adapt_embeddings
 from spire_core.client import Broadcast, ClientUpdate, RoundPlan, train_client
 from spire_core.errors import SpireError
 from spire_core.evaluate import EvalConfig, client_denoiser, draw, heldout_loss
@@ -51,6 +52,7 @@ __all__ = [
     "SpireError",
     "UNet",
     "adapt_client",
+    "adapt_embeddings",
     "aggregate",
     "client_denoiser",
     "draw",

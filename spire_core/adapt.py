@@ -4,7 +4,7 @@ For SPIRE that is the embedding alone (the paper's personalisation step): the ba
 not even differentiated. The other methods run the same loop on other parts.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -124,6 +124,48 @@ def _own_parts(model: FlatModel, client_emb: Tensor | None) -> PrivateState:
     return state
 
 
+class Course:
+    """How one new client's adaptation goes: its curve, its best own parts, and when it stops."""
+
+    def __init__(
+        self,
+        model: FlatModel,
+        client_emb: nn.Parameter | None,
+        val: Tensor | None,
+        config: AdaptConfig,
+        recipe: Recipe,
+        seed: int,
+        client_id: int,
+        observe: Observe,
+    ) -> None:
+        """Observe the client before adaptation; `val` are images (N, C, H, W) set aside, if any."""
+        self.model, self.client_emb, self.val = model, client_emb, val
+        self.config, self.recipe, self.seed, self.client_id = config, recipe, seed, client_id
+        self.observe, self.best_loss = observe, float("inf")
+        self.best, self.best_epoch = _own_parts(model, client_emb), 0
+        self.curve = [AdaptPoint(0, None, None, observe(0, model, client_emb))]
+
+    def epoch_done(self, epoch: int, train_loss: float) -> bool:
+        """Take note of an epoch; return whether it was the last."""
+        val_loss = None
+        if self.val is not None:
+            val_loss = heldout_loss(
+                self.model, self.client_emb, self.val, self.recipe, self.seed, self.client_id
+            )
+        if val_loss is None or val_loss < self.best_loss:
+            self.best, self.best_epoch = _own_parts(self.model, self.client_emb), epoch
+            self.best_loss = self.best_loss if val_loss is None else val_loss
+        config = self.config
+        stops = epoch == config.epochs or epoch - self.best_epoch >= config.patience
+        looks = stops or epoch % config.eval_every == 0
+        observed = self.observe(epoch, self.model, self.client_emb) if looks else None
+        self.curve.append(AdaptPoint(epoch, train_loss, val_loss, observed))
+        return stops
+
+    def result(self) -> Adapted:
+        return Adapted(self.best, tuple(self.curve), self.best_epoch)
+
+
 def adapt_client(
     model: FlatModel,
     weights: Tensor,
@@ -146,26 +188,26 @@ def adapt_client(
     val = None
     if config.early_stopping:
         images, val = split_validation(images, config.val_fraction, seed, client_id)
-    best, best_epoch, best_loss = _own_parts(model, client_emb), 0, float("inf")
-    curve, moments = [AdaptPoint(0, None, None, observe(0, model, client_emb))], {}
+    course = Course(model, client_emb, val, config, recipe, seed, client_id, observe)
+    moments: dict[str, Moments] = {}
     rates = dict.fromkeys(record.adapt_parts, config.lr or record.adapt_lr)
     for epoch in range(1, config.epochs + 1) if rates else ():
         loss, moments = _epoch(
             model, client_emb, images, config, recipe, rates, moments, seed, client_id, epoch
         )
-        val_loss = None
-        if val is not None:
-            val_loss = heldout_loss(model, client_emb, val, recipe, seed, client_id)
-        if val_loss is None or val_loss < best_loss:
-            best, best_epoch = _own_parts(model, client_emb), epoch
-            best_loss = best_loss if val_loss is None else val_loss
-        stops = epoch == config.epochs or epoch - best_epoch >= config.patience
-        looks = stops or epoch % config.eval_every == 0
-        observed = observe(epoch, model, client_emb) if looks else None
-        curve.append(AdaptPoint(epoch, loss, val_loss, observed))
-        if stops:
+        if course.epoch_done(epoch, loss):
             break
-    return Adapted(best, tuple(curve), best_epoch)
+    return course.result()
+
+
+def epoch_streams(
+    num_images: int, batch_size: int, seed: int, client_id: int, epoch: int
+) -> tuple[Iterator[Tensor], torch.Generator]:
+    """Return a new client's index batches of one epoch, and the stream of its noise."""
+    num_steps = steps_per_epoch(num_images, batch_size)
+    shuffle = torch_generator(seed, "adapt_batch", client_id, epoch)
+    noise = torch_generator(seed, "adapt_noise", client_id, epoch)
+    return batches(num_images, batch_size, num_steps, shuffle), noise
 
 
 def _epoch(
@@ -180,13 +222,6 @@ def _epoch(
     client_id: int,
     epoch: int,
 ) -> tuple[float, dict[str, Moments]]:
-    num_steps = steps_per_epoch(len(images), config.batch_size)
-    order = batches(
-        len(images),
-        config.batch_size,
-        num_steps,
-        torch_generator(seed, "adapt_batch", client_id, epoch),
-    )
-    noise = torch_generator(seed, "adapt_noise", client_id, epoch)
+    order, noise = epoch_streams(len(images), config.batch_size, seed, client_id, epoch)
     with seeded_dropout(model, seed, client_id, epoch):
         return fit(model, client_emb, images, order, rates, moments, recipe, noise)

@@ -1,0 +1,99 @@
+"""Embeddings of many new clients fitted in one batch: the numbers of separate fits."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+
+from spire_core.adapt import AdaptConfig, Adapted, adapt_client
+from spire_core.adapt_together import adapt_embeddings
+from spire_core.errors import ConfigError
+from spire_core.flat import FlatModel, initial_weights
+from spire_core.methods import MethodConfig
+from spire_core.rng import torch_generator
+from spire_core.schedule import DiffusionConfig, make_schedule
+from spire_core.training import Recipe
+from spire_core.unet import ModelConfig
+
+MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(1,), cond_dim=16)
+SIZES = {7: 20, 3: 9, 12: 30}  # images of each new client: unequal batches and epochs
+
+
+@pytest.fixture
+def float64():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def fit_all(together: bool, **settings: Any) -> tuple[list[Adapted], list[list[int]]]:
+    """All clients' results, and the epochs at which each was observed."""
+    method = MethodConfig(name="spire")
+    model = FlatModel(MODEL, method, 1)
+    weights = initial_weights(MODEL, method, 1, seed=1)
+    weights += 0.05 * torch.randn(weights.shape, generator=torch_generator(1, "perturb"))
+    recipe = Recipe(DiffusionConfig(), make_schedule("cosine", 1000), (0.9, 0.999), 0.1)
+    config = AdaptConfig(**{"epochs": 4, "batch_size": 8, "eval_every": 2, **settings})
+    ids = list(SIZES)
+    starts = [{"client_emb": torch.randn(5, generator=torch_generator(2, "e", c))} for c in ids]
+    images = [
+        torch.randint(0, 256, (SIZES[c], 1, 8, 8), generator=torch_generator(2, "images", c)).byte()
+        for c in ids
+    ]
+    seen: list[list[int]] = [[] for _ in ids]
+    observers = [
+        lambda epoch, _, emb, own=own: own.append(epoch) or {"sum": float(emb.detach().sum())}
+        for own in seen
+    ]
+    if together:
+        more = (config, recipe, 2, ids, observers)
+        return adapt_embeddings(model, weights, starts, images, *more), seen
+    found = [
+        adapt_client(model, weights, starts[i], images[i], config, recipe, 2, c, observers[i])
+        for i, c in enumerate(ids)
+    ]
+    return found, seen
+
+
+def assert_close(found: list[Adapted], expected: list[Adapted], tolerance: float) -> None:
+    for one, other in zip(found, expected, strict=True):
+        assert one.kept_epoch == other.kept_epoch
+        assert one.state.keys() == other.state.keys() == {"client_emb"}
+        mine, theirs = one.state["client_emb"], other.state["client_emb"]
+        torch.testing.assert_close(mine, theirs, rtol=tolerance, atol=tolerance)
+        for point, wanted in zip(one.curve, other.curve, strict=True):
+            mine, theirs = dataclasses.asdict(point), dataclasses.asdict(wanted)
+            for name, value in theirs.items():
+                close = value if value is None else pytest.approx(value, rel=10 * tolerance)
+                assert mine[name] == close, name
+
+
+@pytest.mark.parametrize("settings", [{}, {"early_stopping": True, "lr": 0.5, "patience": 1}])
+@pytest.mark.usefixtures("float64")
+def test_together_is_one_by_one(settings: dict[str, Any]) -> None:
+    found, seen = fit_all(True, **settings)
+    expected, seen_alone = fit_all(False, **settings)
+    assert_close(found, expected, 1e-10)
+    assert seen == seen_alone
+
+
+@pytest.mark.usefixtures("float64")
+def test_who_has_stopped_leaves_the_others_alone() -> None:
+    """The clients stop after different numbers of epochs."""
+    settings = {"epochs": 12, "early_stopping": True, "lr": 0.3, "patience": 2}
+    found, _ = fit_all(True, **settings)
+    assert len({len(one.curve) for one in found}) > 1
+    assert_close(found, fit_all(False, **settings)[0], 1e-9)
+
+
+def test_in_single_precision_they_are_close() -> None:
+    assert_close(fit_all(True)[0], fit_all(False)[0], 1e-4)
+
+
+@pytest.mark.parametrize(("method", "dropout"), [("fedavg_ft", 0.0), ("spire", 0.1)])
+def test_what_cannot_be_fitted_together_is_refused(method: str, dropout: float) -> None:
+    model = FlatModel(ModelConfig(width=8, dropout=dropout), MethodConfig(name=method), 1)
+    recipe = Recipe(DiffusionConfig(), make_schedule("cosine", 1000), (0.9, 0.999))
+    with pytest.raises(ConfigError, match="one by one"):
+        adapt_embeddings(model, model.weights, [], [], AdaptConfig(), recipe, 0, [], [])
