@@ -1,0 +1,170 @@
+"""The tracking server stops, or dies, in the middle of `spire run`, which neither slows nor fails.
+
+What it has missed it gets when it is back: by itself while the run goes on, else by `spire sync`.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+from mlflow import MlflowClient
+
+from pipeline.outbox import REFUSED, num_waiting, read_done, read_entries, read_points
+from pipeline.runs import RECORD
+
+NUM_ROUNDS = 60
+SMALL = ["adapt.epochs=1", "eval.num_images=8", "eval.num_loss_images=8", "eval.num_clients=2"]
+
+
+class Server(Protocol):
+    address: str
+    process: Any
+
+    def start(self) -> None: ...
+
+    def send(self, number: signal.Signals) -> None: ...
+
+    def end(self, number: signal.Signals) -> None: ...
+
+
+class Spire:
+    """`spire run smoke` as a process, whose stderr goes into a file."""
+
+    def __init__(self, root: Path, address: str, mnist_root: Path) -> None:
+        self.root, self.err = root, root / "stderr"
+        self.env = os.environ | {"MLFLOW_TRACKING_URI": address, "OMP_NUM_THREADS": "1"}
+        self.settings = [f"tracking.root={root}"]
+        root.mkdir()
+        words = [*self.settings, f"data.root={mnist_root}", f"federation.num_rounds={NUM_ROUNDS}"]
+        words += ["federation.cohort_size=2", "eval.every=20", "resources.pool=local", *SMALL]
+        with self.err.open("w") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "pipeline", "run", "smoke", "--json", *words],
+                env=self.env,
+                stdout=subprocess.PIPE,
+                stderr=err,
+                text=True,
+            )
+
+    @property
+    def run_dir(self) -> Path:
+        return next(self.root.glob(f"runs/*/{RECORD}")).parent
+
+    @property
+    def num_rounds(self) -> int:
+        """Rounds that have been recorded so far."""
+        if not list(self.root.glob(f"runs/*/{RECORD}")):
+            return 0
+        return sum("pretrain/loss" in metrics for _, metrics in read_points(self.run_dir))
+
+    def wait_until(self, is_true: Callable[[], bool]) -> None:
+        for _ in range(12000):
+            if is_true():
+                return
+            assert self.process.poll() in (None, 0), self.err.read_text()
+            time.sleep(0.05)
+        pytest.fail(self.err.read_text())
+
+    def end(self) -> dict[str, Any]:
+        out, _ = self.process.communicate(timeout=600)
+        assert self.process.returncode == 0, self.err.read_text()
+        return json.loads(out)
+
+    def sync(self) -> tuple[int, dict[str, Any]]:
+        command = [sys.executable, "-m", "pipeline", "sync", "--json", *self.settings]
+        done = subprocess.run(command, env=self.env, capture_output=True, text=True, check=False)
+        return done.returncode, json.loads(done.stdout)
+
+
+@pytest.fixture
+def spire(frail_server: Server, tmp_path: Path, mnist_root: Path) -> Iterator[Spire]:
+    spire = Spire(tmp_path / "root", frail_server.address, mnist_root)
+    yield spire
+    spire.process.kill()
+    spire.process.wait()
+
+
+def assert_all_is_there_once(address: str, run_dir: Path) -> None:
+    client, entries = MlflowClient(address), list(read_entries(run_dir))
+    run = client.get_run(run_dir.name)
+    told: dict[str, list[tuple[int, int, float]]] = {}
+    for entry in entries:
+        for key, value in entry.get("metrics", {}).items():
+            told.setdefault(key, []).append((entry["time_ms"], entry["step"], value))
+    assert run.data.metrics.keys() == told.keys()
+    for key, points in told.items():
+        history = client.get_metric_history(run_dir.name, key)
+        assert [(m.timestamp, m.step, m.value) for m in history] == points, key
+    losses = [step for _, step, _ in told["pretrain/loss"]]
+    assert losses == list(range(1, NUM_ROUNDS + 1))
+    files = [entry["file"] for entry in entries if "file" in entry]
+    folders = {str(Path(file).parent) for file in files}
+    there = {a.path for folder in folders for a in client.list_artifacts(run_dir.name, folder)}
+    assert {path for path in there if not path.endswith(".webp")} == set(files)
+    assert len(run.outputs.model_outputs) == len(run.inputs.dataset_inputs) == 1
+    (model,) = client.search_logged_models([run.info.experiment_id])
+    assert str(model.status) == "READY"
+    assert run.info.status == "FINISHED"
+    assert num_waiting(run_dir) == 0
+    assert not (run_dir / REFUSED).exists()
+
+
+def test_a_server_that_hangs_for_a_while_gets_everything_by_itself(
+    frail_server: Server, spire: Spire
+) -> None:
+    spire.wait_until(lambda: spire.num_rounds >= 5)
+    frail_server.send(signal.SIGSTOP)
+    before = spire.num_rounds
+    spire.wait_until(lambda: spire.num_rounds >= before + 25)
+    assert spire.process.poll() is None
+    assert num_waiting(spire.run_dir) >= 20
+    done = read_done(spire.run_dir)
+    frail_server.send(signal.SIGCONT)
+    spire.wait_until(lambda: read_done(spire.run_dir) > done + 20)
+    assert spire.end()["run_id"] == spire.run_dir.name
+    assert spire.sync()[0] == 0  # on a slow machine, something may be left
+    assert_all_is_there_once(frail_server.address, spire.run_dir)
+
+
+def test_a_server_that_dies_gets_the_rest_of_a_finished_run_by_sync(
+    frail_server: Server, spire: Spire
+) -> None:
+    spire.wait_until(lambda: spire.num_rounds >= 5)
+    frail_server.end(signal.SIGKILL)
+    assert spire.num_rounds < NUM_ROUNDS
+    assert spire.end()["metrics"]
+    assert spire.num_rounds == NUM_ROUNDS
+    said = spire.err.read_text()
+    assert said.count("its store does not answer") == 1
+    waiting = num_waiting(spire.run_dir)
+    assert f"{waiting} entries of run {spire.run_dir.name} wait for its store" in said
+    code, told = spire.sync()
+    assert (code, told["num_waiting"]) == (1, waiting)
+    assert "expected an MLflow store at" in told["runs"][0]["problem"]
+
+    frail_server.start()
+    code, told = spire.sync()
+    assert (code, told["num_waiting"]) == (0, 0)
+    assert told["runs"][0]["num_delivered"] == waiting
+    assert_all_is_there_once(frail_server.address, spire.run_dir)
+    assert spire.sync()[1]["runs"][0]["num_delivered"] == 0
+
+
+def test_a_server_that_is_started_again_meanwhile_is_found_again(
+    frail_server: Server, spire: Spire
+) -> None:
+    spire.wait_until(lambda: spire.num_rounds >= 5)
+    frail_server.end(signal.SIGKILL)
+    before = spire.num_rounds
+    spire.wait_until(lambda: spire.num_rounds >= before + 10)
+    frail_server.start()
+    spire.end()
+    assert spire.sync()[0] == 0
+    assert_all_is_there_once(frail_server.address, spire.run_dir)
