@@ -383,8 +383,10 @@ def test_a_killed_process_leaves_its_work_to_one_that_waits(
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of a server on this machine for the files in `tmp_path`."""
+    # The first opener of a process keeps the proxies that were set then, maybe by another test.
+    monkeypatch.setattr("urllib.request._opener", None)
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, format: str, *args: object) -> None:
