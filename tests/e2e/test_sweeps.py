@@ -61,7 +61,7 @@ class Desk:
     def end(self, process: subprocess.Popen[str], expect: int) -> dict[str, Any]:
         """Return the one object that a command prints; empty if it printed nothing."""
         try:
-            out, _ = process.communicate(timeout=240)
+            out, _ = process.communicate(timeout=500)
         finally:
             process.kill()
         assert process.returncode == expect, self.said()[-3000:]
@@ -78,7 +78,7 @@ class Desk:
         return [json.loads(file.read_text()) for file in files]
 
     def wait_until(self, is_so: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 300
         while not is_so():
             assert process.poll() is None, self.said()[-3000:]
             assert time.monotonic() < deadline, self.said()[-3000:]

@@ -3,8 +3,10 @@
 from itertools import chain
 
 import pytest
+import torch
 
 from pipeline.pool import assign
+from pipeline.ray_pool import choose_device
 from pipeline.resources import ActorPlan, ResourcesConfig, plan_actors
 from spire_core.errors import ClusterError, ConfigError
 
@@ -35,6 +37,17 @@ def test_what_can_never_fit_is_refused() -> None:
 def test_wrong_resources_are_refused(settings: dict) -> None:
     with pytest.raises(ConfigError, match="expected"):
         ResourcesConfig(**settings)
+
+
+def test_an_actor_computes_on_a_gpu_only_if_torch_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device(ResourcesConfig(), has_gpu=False) == "cpu"
+    assert choose_device(ResourcesConfig(num_gpus=0.5, device="cpu"), has_gpu=True) == "cpu"
+    with pytest.raises(ClusterError, match=r"torch .* without one: .*resources\.device=cpu"):
+        choose_device(ResourcesConfig(), has_gpu=True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_device(ResourcesConfig(), has_gpu=True) == "cuda"
+    assert choose_device(ResourcesConfig(), has_gpu=False) == "cpu"
 
 
 def test_work_is_balanced_longest_first() -> None:

@@ -1,0 +1,148 @@
+"""A sweep on two nodes with logical GPUs: where its actors land, and what the loss of a node does.
+
+The cluster lives in a process of its own, which this file is the script of, so that it stays away
+from the Ray that the other tests share.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+
+SETTINGS = {
+    "federation": {"num_rounds": 40, "cohort_size": 2, "num_clients": 4, "num_new_clients": 1},
+    "model.width": 8,
+    "adapt.epochs": 1,
+    "eval": {"every": 0, "num_images": 8, "num_loss_images": 8},
+    "diffusion.sample_steps": 2,
+    "tracking": {"checkpoint_every": 1, "log_model": False},
+}
+SHARES = {"resources": {"num_actors": 2, "num_gpus": 0.5, "device": "cpu"}}
+NODE = {"num_cpus": 3, "num_gpus": 1, "object_store_memory": 150_000_000}
+
+
+def sweep_of(settings: Mapping[str, Any]) -> Any:
+    from sweeps.space import SweepConfig
+
+    return SweepConfig("study", "smoke", dict(settings), {"method": ["spire", "fedavg_ft"]})
+
+
+# --- the process that has the cluster -------------------------------------------------------------
+
+
+def groups() -> dict[str, dict[str, Any]]:
+    """Return, of each placement group: its bundles, their nodes, its GPUs, those nobody has."""
+    import ray
+    from ray.util import placement_group_table
+
+    have, free, found = ray.cluster_resources(), ray.available_resources(), {}
+    for pg_id, row in placement_group_table().items():
+        if row["state"] == "CREATED":
+            names = [f"GPU_group_{i}_{pg_id}" for i in range(len(row["bundles"]))]
+            found[pg_id] = {
+                "bundles": [row["bundles"][i] for i in sorted(row["bundles"])],
+                "nodes": [row["bundles_to_node_id"][i] for i in sorted(row["bundles"])],
+                "gpus": sum(have.get(name, 0.0) for name in names),
+                "free_gpus": sum(free.get(name, 0.0) for name in names),
+            }
+    return found
+
+
+def is_in_the_middle(folder: Path) -> bool:
+    """Return whether both trials have taken a checkpoint."""
+    return len({path.parents[1] for path in folder.glob("runs/*/checkpoints/0*")}) == 2
+
+
+def main(folder: Path) -> None:
+    """Run the sweep, remove a node in the middle, and print what was seen."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    from sweeps.outcome_text import outcome_json
+    from sweeps.sweep import run_sweep
+
+    cluster = Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})
+    worker = cluster.add_node(**NODE)
+    ray.init(address=cluster.address, log_to_driver=False)
+    seen: dict[str, Any] = {"worker": worker.node_id}
+
+    def lose_a_node() -> None:
+        while not is_in_the_middle(folder):
+            time.sleep(0.05)
+        seen["groups"] = list(groups().values())
+        seen["free"] = {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}
+        cluster.remove_node(worker, allow_graceful=False)
+        seen["rounds"] = [int(p.name) for p in folder.glob("runs/*/checkpoints/0*")]
+
+    threading.Thread(target=lose_a_node, daemon=True).start()
+    said: list[str] = []
+    try:
+        outcome = run_sweep(sweep_of(SETTINGS | SHARES), said.append)
+        is_initialized = ray.is_initialized()
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    more = {"seen": seen, "said": said, "is_initialized": is_initialized}
+    print(json.dumps(outcome_json(outcome) | more), flush=True)
+
+
+# --- the test -------------------------------------------------------------------------------------
+
+
+def test_actors_land_as_planned_and_a_lost_node_changes_nothing(
+    mnist_root: Path, tmp_path: Path
+) -> None:
+    from pipeline.config import overridden
+    from pipeline.experiment import run_experiment
+    from pipeline.progress import Quiet
+    from sweeps.space import trials
+
+    left_out = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")
+    env = {k: v for k, v in os.environ.items() if k not in left_out}
+    env |= {"SPIRE_ROOT": str(tmp_path), "SPIRE_DATA": str(mnist_root)}
+    env |= {"PYTHONPATH": str(Path(__file__).parents[2]), "RAY_AUTH_MODE": "disabled"}
+    command = [sys.executable, __file__, str(tmp_path)]
+    done = subprocess.run(
+        command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=500
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    seen = told["seen"]
+
+    assert len(seen["groups"]) == 2
+    for group in seen["groups"]:  # two actors with half a GPU each, and nothing left of it
+        shares = [bundle for bundle in group["bundles"] if bundle]
+        assert shares == [{"CPU": 1.0, "GPU": 0.5}] * 2
+        assert (group["gpus"], group["free_gpus"]) == (1.0, 0.0)
+    nodes = [{node for node in group["nodes"] if node} for group in seen["groups"]]
+    assert [len(names) for names in nodes] == [1, 1]  # each trial's actors on one GPU
+    assert nodes[0] != nodes[1]
+    assert seen["free"] == {"CPU": 2.0}
+
+    assert told["is_initialized"]  # the sweep ends no Ray that it has not started
+    assert (told["num_finished"], told["num_failed"]) == (2, 0)
+    assert max(seen["rounds"]) < SETTINGS["federation"]["num_rounds"]
+    assert any("lost 1 times" in text for text in told["said"])
+    for trial, row in zip(trials(sweep_of(SETTINGS)), told["trials"], strict=True):
+        assert row["trial_id"] == trial.trial_id
+        words = ["resources.pool=local", "tracking.enabled=false", f"data.root={mnist_root}"]
+        config = overridden(trial.config, [*words, f"tracking.root={tmp_path / 'alone'}"])
+        alone = run_experiment(config, "smoke", Quiet())
+        assert row["state_fingerprint"] == alone.state_fingerprint
+        assert row["metrics"].items() <= alone.metrics.items()
+
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    [experiment] = [e for e in client.search_experiments() if e.name == "study"]
+    runs = client.search_runs([experiment.experiment_id])
+    assert [run.info.status for run in runs] == ["FINISHED"] * 3
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
