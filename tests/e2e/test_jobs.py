@@ -155,7 +155,10 @@ def test_the_command_line_submits_this_checkout_as_it_is(head: Head) -> None:
     assert {path.name for path in ROOT.iterdir()} - before <= {"__pycache__"}
 
 
-def test_a_job_gives_what_the_same_run_gives_here(head: Head, tmp_path: Path) -> None:
+def test_a_job_gives_what_the_same_run_gives_here(
+    head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPIRE_DATA", head.env["SPIRE_DATA"])
     words = [*SMALL, f"tracking.root={tmp_path}", "tracking.enabled=false"]
     job = head.submit(*words, ONE_ACTOR, "--json")
     here = run_experiment(
