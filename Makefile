@@ -3,6 +3,8 @@ PYTHON ?= python3.11
 VENV := .venv
 SPIRE := $(VENV)/bin/spire
 STAMP := $(VENV)/.installed
+TESTS_AT_ONCE ?= 2
+PYTEST := $(VENV)/bin/python -m pytest -q -n $(TESTS_AT_ONCE) --dist loadfile
 
 .PHONY: help run lint check test bench ui clean
 
@@ -18,7 +20,7 @@ run: $(STAMP)  ## set everything up and run the main job: the methods compared o
 	$(SPIRE) sweep compare
 
 test: $(STAMP)  ## set everything up and run all tests
-	$(VENV)/bin/python -m pytest -q
+	$(PYTEST)
 
 lint: $(STAMP)  ## linter, formatting and types
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test,dev]'
@@ -26,7 +28,7 @@ lint: $(STAMP)  ## linter, formatting and types
 	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
 
 check: lint  ## the linters, layering and unit tests
-	$(VENV)/bin/python -m pytest -q tests/unit
+	$(PYTEST) tests/unit
 
 bench: $(STAMP)  ## the five methods on the same seeds and budget, as in docs/results.md
 	$(VENV)/bin/python benchmarks/compare_methods.py
