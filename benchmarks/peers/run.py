@@ -8,6 +8,7 @@ from outside, in the same way for all. Results: benchmarks/results/peers.json.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -79,14 +80,12 @@ class Watched:
 
     def _sample(self) -> None:
         while self.process.poll() is None:
-            if time.time() - self.began > LIMIT_S:
-                self.process.kill()
-            total = 0
+            is_late, total = time.time() - self.began > LIMIT_S, 0
             for process in self._tree():
-                try:
+                with contextlib.suppress(psutil.NoSuchProcess):
                     total += process.memory_info().rss
-                except psutil.NoSuchProcess:
-                    continue
+                    if is_late:
+                        process.kill()
             self.peak_bytes = max(self.peak_bytes, total)
             time.sleep(SAMPLE_S)
 
@@ -94,11 +93,9 @@ class Watched:
         """Return user and system seconds of all processes, those that have ended included."""
         total = 0.0
         for process in self._tree():
-            try:
+            with contextlib.suppress(psutil.NoSuchProcess):
                 times = process.cpu_times()
-            except psutil.NoSuchProcess:
-                continue
-            total += times.user + times.system + times.children_user + times.children_system
+                total += times.user + times.system + times.children_user + times.children_system
         return total
 
 
@@ -124,7 +121,7 @@ def measure(system: str, work: str, num_rounds: int) -> dict[str, Any]:
         "num_rounds": num_rounds,
         "round_s": statistics.median(np.diff(ends).tolist()),
         "first_round_end_s": ends[0] - watched.began,
-        "cpu_s_per_round": (cpu_s[-1] - cpu_s[0]) / (num_rounds - 1),
+        "cpu_s_per_round": statistics.median(np.diff(cpu_s).tolist()),
         "peak_rss_bytes": watched.peak_bytes,
         "losses": [r["loss"] for r in rounds],
         "load_before": load_before,
@@ -220,6 +217,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
+    if args.rounds < 2:
+        parser.error(f"expected --rounds of at least 2, got {args.rounds}: the first is left out")
     prepare_data()
     results: dict[str, Any] = circumstances(args.systems) | {"records": []}
     for repeat in range(args.repeats):
