@@ -6,10 +6,12 @@ STAMP := $(VENV)/.installed
 TESTS_AT_ONCE ?= 2
 PYTEST := $(VENV)/bin/python -m pytest -q -n $(TESTS_AT_ONCE) --dist loadfile
 
-.PHONY: help run lint check test bench ui clean
+PEERS := build/peers
+
+.PHONY: help run lint check test bench bench-peers ui clean
 
 help:  ## say what each target does
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -32,6 +34,14 @@ check: lint  ## the linters, layering and unit tests
 
 bench: $(STAMP)  ## the five methods on the same seeds and budget, as in docs/results.md
 	$(VENV)/bin/python benchmarks/compare_methods.py
+
+$(PEERS)/%/.installed: benchmarks/peers/%.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
+bench-peers: $(STAMP) $(PEERS)/flower/.installed $(PEERS)/pfl/.installed  ## seconds per round beside plain PyTorch, Flower and pfl
+	$(VENV)/bin/python -m benchmarks.peers.run
 
 ui: $(STAMP)  ## look at all runs in the browser
 	$(VENV)/bin/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --host 127.0.0.1 --port 5000
