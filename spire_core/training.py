@@ -269,7 +269,7 @@ def fit(
     """
     leaves = trained_leaves(model, client_emb, rates)
     train_only(model.net, model.layout, leaves)
-    model.net.train()
+    model.train(True)
     optimizer = make_optimizer(leaves, rates, moments, recipe.betas)
     total, count = torch.zeros((), device=model.weights.device), 0
     for index in index_batches:
@@ -278,5 +278,5 @@ def fit(
         total += training_step(model, client_emb, x0, recipe, generator)
         optimizer.step()
         count += 1
-    model.net.eval()
+    model.train(False)
     return float(total) / max(1, count), read_moments(optimizer, leaves)
