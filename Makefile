@@ -4,7 +4,7 @@ VENV := .venv
 SPIRE := $(VENV)/bin/spire
 STAMP := $(VENV)/.installed
 
-.PHONY: help run lint check test bench ui clean
+.PHONY: help run lint check test bench compare ui clean
 
 help:  ## say what each target does
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -28,7 +28,10 @@ lint: $(STAMP)  ## linter, formatting and types
 check: lint  ## the linters, layering and unit tests
 	$(VENV)/bin/python -m pytest -q tests/unit
 
-bench: $(STAMP)  ## the five methods on the same seeds and budget, as in docs/results.md
+bench: $(STAMP)  ## speed beside a plain PyTorch loop, as in docs/performance.md
+	$(VENV)/bin/python benchmarks/engine.py
+
+compare: $(STAMP)  ## the five methods on the same seeds and budget, as in docs/results.md
 	$(VENV)/bin/python benchmarks/compare_methods.py
 
 ui: $(STAMP)  ## look at all runs in the browser

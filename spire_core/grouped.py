@@ -16,6 +16,8 @@ from spire_core.flat import FlatWeights, lay_out, views
 from spire_core.methods import MethodConfig
 from spire_core.unet import ModelConfig, UNet
 
+WIDE = 64  # channels of the finest level
+
 
 def can_group(model: ModelConfig) -> bool:
     """Return whether clients of this network can be computed as a group.
@@ -23,6 +25,20 @@ def can_group(model: ModelConfig) -> bool:
     Dropout keeps them apart: it draws from torch's one stream, which a group would share.
     """
     return model.dropout == 0.0
+
+
+def choose_engine(engine: str, model: ModelConfig) -> str:
+    """Return what computes a cohort: "loop" or "grouped".
+
+    It depends on the configuration alone, never on the machine: the same seed gives the same result
+    everywhere. "auto" groups narrow networks; from a width of `WIDE` on, one client's operations
+    are large enough by themselves (docs/performance.md).
+    """
+    if not can_group(model):
+        return "loop"
+    if engine == "auto":
+        return "grouped" if model.width < WIDE else "loop"
+    return engine
 
 
 class GroupedLayer(nn.Module):
@@ -35,7 +51,11 @@ class GroupedLayer(nn.Module):
 
     def of_clients(self, num_clients: int) -> list[Tensor]:
         """Return weight and, if there is one, bias of the first `num_clients` clients."""
-        return [p if len(p) == num_clients else p[:num_clients] for p in self._parameters.values() if p is not None]
+        return [
+            p if len(p) == num_clients else p[:num_clients]
+            for p in self._parameters.values()
+            if p is not None
+        ]
 
 
 class GroupedConv2d(GroupedLayer):
