@@ -8,7 +8,7 @@ PYTEST := $(VENV)/bin/python -m pytest -q -n $(TESTS_AT_ONCE) --dist loadfile
 
 PEERS := build/peers
 
-.PHONY: help run lint check test bench bench-peers ui clean
+.PHONY: help run lint check test bench bench-peers compare ui clean
 
 help:  ## say what each target does
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -32,7 +32,10 @@ lint: $(STAMP)  ## linter, formatting and types
 check: lint  ## the linters, layering and unit tests
 	$(PYTEST) tests/unit
 
-bench: $(STAMP)  ## the five methods on the same seeds and budget, as in docs/results.md
+bench: $(STAMP)  ## speed beside a plain PyTorch loop, as in docs/performance.md
+	$(VENV)/bin/python benchmarks/engine.py
+
+compare: $(STAMP)  ## the five methods on the same seeds and budget, as in docs/results.md
 	$(VENV)/bin/python benchmarks/compare_methods.py
 
 $(PEERS)/%/.installed: benchmarks/peers/%.txt

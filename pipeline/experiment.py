@@ -9,7 +9,7 @@ import logging
 import resource
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -42,7 +42,7 @@ from pipeline.tracking import Tracker
 from pipeline.worker import ClientWorker
 from spire_core.adapt import AdaptConfig
 from spire_core.flat import initial_weights, tensors_hash
-from spire_core.grouped import can_group
+from spire_core.grouped import choose_engine
 from spire_core.kid import kid
 from spire_core.secure_sum import unmask_sum
 from spire_core.server import ServerState
@@ -187,14 +187,14 @@ def pretrain(
         pool,
         state,
         config.federation,
-        config.client,
+        replace(config.client, engine=choose_engine(config.client.engine, config.model)),
         config.server,
         config.method,
         [len(c.train) for c in setting.partition.train_clients],
         config.seed,
         setting.model.layout.num_without_local,
     )
-    if config.client.engine == "grouped" and not can_group(config.model):
+    if config.client.engine == "grouped" and choose_engine("grouped", config.model) == "loop":
         logger.warning("client.engine=grouped is computed as loop: this U-Net has model.dropout")
     watcher.stage(f"pre-training on {config.federation.num_clients} clients")
     run_rounds(result, pool, driver, state.round_idx, tracker, watcher)

@@ -5,7 +5,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from spire_core.grouped import can_group
+from spire_core.grouped import choose_engine
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -40,8 +40,8 @@ def canonical(config: "Config") -> "Config":
             client=replace(type(config.client)(), betas=config.client.betas),
             server=type(config.server)(),
         )
-    if config.client.engine == "grouped" and not can_group(config.model):
-        config = replace(config, client=replace(config.client, engine="loop"))
+    chosen = choose_engine(config.client.engine, config.model)
+    config = replace(config, client=replace(config.client, engine=chosen))
     if config.client.engine == "loop":
         config = replace(config, client=_reset(config.client, "group_size"))
     adapt = replace(config.adapt, lr=config.adapt.lr or record.adapt_lr or None)

@@ -35,7 +35,7 @@ from spire_core.extractor import (
 )
 from spire_core.flat import FlatModel, initial_weights, tensors_hash
 from spire_core.group_training import train_group
-from spire_core.grouped import FlatGroup, can_group
+from spire_core.grouped import FlatGroup
 from spire_core.kid import kid
 from spire_core.methods import CLIENT_EMB
 from spire_core.metrics import class_histogram, nearest_neighbour_distance, total_variation
@@ -132,7 +132,7 @@ class ClientWorker:
         self, client_ids: Sequence[int], broadcast: Broadcast, plan: RoundPlan
     ) -> list[ClientUpdate]:
         """Return the updates of clients that are computed together, as `fit` does for one."""
-        if self.config.client.engine == "loop" or not can_group(self.config.model):
+        if len(client_ids) == 1:  # as `choose_engine` and `ClientConfig.groups` have it
             return [self.fit(client_id, broadcast, plan) for client_id in client_ids]
         config = self.config
         finished = train_group(

@@ -55,9 +55,9 @@ def config_for(mnist_root: Path, folder: Path, *overrides: str) -> Config:
 @pytest.mark.parametrize(
     ("method", "engine"),
     [
-        ("spire", ()),
-        ("shared_rep", ()),
-        ("fedavg_ft", ()),
+        ("spire", ("client.engine=loop",)),
+        ("shared_rep", ("client.engine=loop",)),
+        ("fedavg_ft", ("client.engine=grouped", "client.group_size=3")),  # one of two has none
         ("spire", ("client.engine=grouped", "client.group_size=2")),  # a cohort of 2 and 1
         ("shared_rep", ("client.engine=grouped", "client.group_size=2", "client.opt_state=keep")),
     ],

@@ -118,7 +118,7 @@ def test_a_network_with_dropout_trains_as_a_loop_and_says_so(
 
 def test_groups_learn_what_the_loop_learns(mnist_root: Path, tmp_path: Path) -> None:
     """A whole experiment: not the same bits, but the same losses to four digits."""
-    loop = two_rounds(mnist_root, tmp_path)
+    loop = two_rounds(mnist_root, tmp_path, "client.engine=loop")
     grouped = two_rounds(mnist_root, tmp_path, "client.engine=grouped", "client.group_size=3")
     assert grouped.state_fingerprint != loop.state_fingerprint
     name = "final/adapt_heldout_after"

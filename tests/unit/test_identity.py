@@ -19,7 +19,7 @@ def fingerprints(*overrides: str) -> tuple[str, str]:
         ("shared_rep", "client.emb_dropout=0.5"),
         ("spire", "method.share_until=0.1"),
         ("spire", "adapt.patience=9"),
-        ("spire", "client.group_size=3"),  # of engine=grouped alone
+        ("spire", "client.engine=grouped"),  # what auto takes for a network of this width
         ("spire", "resources.num_actors=1"),
         ("spire", "tracking.checkpoint_every=1"),
         ("spire", "data.root=elsewhere"),
@@ -41,7 +41,8 @@ def test_what_a_method_never_reads_makes_no_difference(method: str, unread: str)
         ("local", "client.betas=[0.8,0.9]"),
         ("local", "adapt.epochs=99"),
         ("spire", "seed=1"),
-        ("spire", "client.engine=grouped"),
+        ("spire", "client.engine=loop"),
+        ("spire", "client.group_size=3"),
     ],
 )
 def test_what_a_method_reads_makes_another_experiment(method: str, read: str) -> None:
@@ -54,8 +55,11 @@ def test_early_stopping_reads_its_settings() -> None:
 
 
 def test_the_size_of_groups_belongs_to_a_grouped_experiment() -> None:
-    grouped = "client.engine=grouped"
+    loop, grouped = "client.engine=loop", "client.engine=grouped"
+    assert fingerprints(loop) == fingerprints(loop, "client.group_size=3")
     assert fingerprints(grouped)[1] != fingerprints(grouped, "client.group_size=3")[1]
+    wide = "model.width=64"  # which auto computes one after the other
+    assert fingerprints(wide) == fingerprints(wide, loop) != fingerprints(wide, grouped)
     dropout = "model.dropout=0.1"  # which is computed by the loop in any case
     assert fingerprints(dropout) == fingerprints(dropout, grouped, "client.group_size=3")
 
