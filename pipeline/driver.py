@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.config import FederationConfig
 from pipeline.pool import MAX_TRIES, ClientFailure, ClientPool
 from spire_core.client import ClientUpdate, RoundPlan
-from spire_core.errors import AggregationError
+from spire_core.errors import AggregationError, SpireError
 from spire_core.faults import fault_of
 from spire_core.methods import MethodConfig
 from spire_core.participation import answering, choose_cohort, stragglers
@@ -103,36 +103,53 @@ class Driver:
 
         Raises ClusterError or AggregationError, as `federation.on_client_error` says.
         """
-        policy, where = self.federation.on_client_error, f" in round {plan.round_idx}"
+        policy = self.federation.on_client_error
         usable: dict[int, ClientUpdate] = {}
-        left, fault = list(groups), ""
+        left, errors = list(groups), []
         for _ in range(MAX_TRIES if policy == "retry" else 1):
-            costs = [sum(self._cost(plan, client_id) for client_id in group) for group in left]
             results = self.pool.run(
-                "fit_group", left, handle, plan, costs=costs, on_error=policy, where=where
+                "fit_group",
+                left,
+                handle,
+                plan,
+                costs=[sum(self._cost(plan, client_id) for client_id in group) for group in left],
+                on_error="drop",  # what to do about it is said here, once for all kinds of faults
+                where=f" in round {plan.round_idx}",
             )
-            again = []
+            again, errors = [], []
             for group, result in zip(left, results, strict=True):
-                if isinstance(result, ClientFailure):
-                    continue  # to be dropped: told by the pool
-                faults = self._faults(group, result, plan)
-                for client_id, why in faults.items():
-                    fault = f"{why} from client {client_id}{where}"
-                    logger.warning("refused %s", fault)
-                if faults and policy != "drop":  # the numbers of a group belong together
+                updates, error = self._sift(group, result, plan)
+                if error is None or policy == "drop":
+                    usable |= updates
+                else:  # the numbers of a group belong together
                     again.append(group)
-                else:
-                    sent = {update.client_id: update for update in result}
-                    usable |= {c: sent[c] for c in group if c not in faults}
+                    errors.append(error)
             left = again
             if not left:
                 break
-        if left:
-            raise AggregationError(
-                f"expected an update that can be averaged, got {fault}: lower client.lr, or set "
-                "federation.on_client_error=drop"
-            )
+        if errors:
+            raise errors[-1]
         return self._without_dropped([c for group in groups for c in group], usable, plan)
+
+    def _sift(
+        self, group: tuple[int, ...], result: list[ClientUpdate] | ClientFailure, plan: RoundPlan
+    ) -> tuple[dict[int, ClientUpdate], SpireError | None]:
+        """Return the updates of a group that can be used, and what is wrong with the others."""
+        where = f" in round {plan.round_idx}"
+        if isinstance(result, ClientFailure):
+            return {}, result.error("fit_group", where)
+        faults, fault = self._faults(group, result, plan), ""
+        for client_id, why in faults.items():
+            fault = f"{why} from client {client_id}{where}"
+            logger.warning("refused %s", fault)
+        sent = {update.client_id: update for update in result}
+        updates = {c: sent[c] for c in group if c not in faults}
+        if not faults:
+            return updates, None
+        return updates, AggregationError(
+            f"expected an update that can be averaged, got {fault}: lower client.lr, or set "
+            "federation.on_client_error=drop"
+        )
 
     def _faults(
         self, group: tuple[int, ...], updates: list[ClientUpdate], plan: RoundPlan

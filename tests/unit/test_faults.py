@@ -196,3 +196,16 @@ def test_an_answer_for_another_client_is_refused() -> None:
     assert driver.run_round().num_dropped == 1
     # Clients 0, 2, 3 moved by 1, 3, 4 and count 10, 30, 40: 260 / 80.
     assert driver.model_weights().tolist() == pytest.approx([260 / 80] * SIZE, rel=1e-6)
+
+
+def test_three_tries_are_three_whatever_goes_wrong_in_them() -> None:
+    """Client 1 crashes and sends NaN in turns."""
+
+    def fault(update: ClientUpdate, asked: int) -> ClientUpdate:
+        kinds = (crash(1, 99), spoil(1, 99, **POISONS["nan"]))
+        return kinds[asked % 2](update, asked)
+
+    driver = driver_with(fault)
+    with pytest.raises(AggregationError, match="NaN or infinity in weights from client 1"):
+        driver.run_round()
+    assert driver.pool.worker.asked == {0: 1, 1: 3, 2: 1, 3: 1}
