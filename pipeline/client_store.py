@@ -61,9 +61,10 @@ class ClientStore:
             if path not in kept:
                 path.unlink(missing_ok=True)
 
-    def rewind(self, num_rounds_done: int) -> None:
-        """Drop the states of all clients that have seen more rounds than this."""
-        for path in self.folder.glob("*/*.safetensors"):
+    def rewind(self, num_rounds_done: int, client_id: int | None = None) -> None:
+        """Drop the states that have seen more rounds than this, of one client or of all."""
+        whose = "*" if client_id is None else f"{client_id:07d}"
+        for path in self.folder.glob(f"{whose}/*.safetensors"):
             if int(path.stem) > num_rounds_done:
                 path.unlink(missing_ok=True)
 

@@ -275,6 +275,8 @@ def round_metrics(stats: RoundStats) -> dict[str, float]:
         "time/train_s": stats.train_s,
         "time/aggregate_s": stats.aggregate_s,
         "pretrain/dropped": stats.num_dropped,
+        "pretrain/absent": stats.num_absent,
+        "pretrain/stragglers": stats.num_stragglers,
         "comm/up_bytes": stats.up_bytes,
         "comm/down_bytes": stats.down_bytes,
         "memory/rss_bytes": rss * (1 if sys.platform == "darwin" else 1024),

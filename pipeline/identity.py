@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 OF_EMBEDDINGS = ("emb_lr", "emb_proj_lr_factor", "emb_init_std", "emb_dropout")
 ROUNDS = {"num_rounds": 1, "cohort_size": 1, "tau": 1, "local_epochs": None}
+ROUNDS |= {"drop_rate": 0.0, "straggler_rate": 0.0}
 
 
 def canonical(config: "Config") -> "Config":
@@ -40,6 +41,11 @@ def canonical(config: "Config") -> "Config":
             client=replace(type(config.client)(), betas=config.client.betas),
             server=type(config.server)(),
         )
+    if config.federation.straggler_rate == 0.0:
+        default = type(config.federation).straggler_work
+        config = replace(config, federation=replace(config.federation, straggler_work=default))
+    if config.server.aggregation != "trimmed_mean":
+        config = replace(config, server=_reset(config.server, "trim_fraction"))
     chosen = choose_engine(config.client.engine, config.model)
     config = replace(config, client=replace(config.client, engine=chosen))
     if config.client.engine == "loop":

@@ -154,6 +154,10 @@ class ClientWorker:
         if state:
             self.store.save(client_id, plan.round_idx + 1, state, plan.kept_rounds)
 
+    def undo_round(self, client_id: int, round_idx: int) -> None:
+        """Forget what a client learnt in a round whose update was not used."""
+        self.store.rewind(round_idx, client_id)
+
     def export(self, client_id: int, folder: Path) -> str:
         """Write a client's own parts into a finished run's folder; return their SHA-256."""
         state = self.private_state(client_id)

@@ -53,17 +53,34 @@ def config_for(mnist_root: Path, folder: Path, *overrides: str) -> Config:
 
 
 @pytest.mark.parametrize(
-    ("method", "engine"),
+    ("method", "settings"),
     [
         ("spire", ("client.engine=loop",)),
         ("shared_rep", ("client.engine=loop",)),
-        ("fedavg_ft", ("client.engine=grouped", "client.group_size=3")),  # one of two has none
+        (
+            "fedavg_ft",
+            (
+                "client.engine=grouped",
+                "client.group_size=3",  # one of two actors has none
+                "federation.drop_rate=0.6",
+                "server.aggregation=median",
+            ),
+        ),
         ("spire", ("client.engine=grouped", "client.group_size=2")),  # a cohort of 2 and 1
-        ("shared_rep", ("client.engine=grouped", "client.group_size=2", "client.opt_state=keep")),
+        (
+            "shared_rep",
+            (
+                "client.engine=grouped",
+                "client.group_size=2",
+                "client.opt_state=keep",
+                "federation.drop_rate=0.6",
+                "federation.straggler_rate=0.5",
+            ),
+        ),
     ],
 )
 def test_ray_pool_equals_local_pool_for_any_number_of_actors(
-    method: str, engine: tuple[str, ...], mnist_root: Path, tmp_path: Path
+    method: str, settings: tuple[str, ...], mnist_root: Path, tmp_path: Path
 ) -> None:
     found = {}
     for name, overrides in {
@@ -71,7 +88,7 @@ def test_ray_pool_equals_local_pool_for_any_number_of_actors(
         "one actor": ["resources.num_actors=1"],
         "two actors": ["resources.num_actors=2"],
     }.items():
-        config = config_for(mnist_root, tmp_path, f"method={method}", *engine, *overrides)
+        config = config_for(mnist_root, tmp_path, f"method={method}", *settings, *overrides)
         result = run_experiment(config, "smoke", Quiet())
         found[name] = (result.state_fingerprint, result.metrics["final/adapt_kid_after"])
     assert found["local"] == found["one actor"] == found["two actors"]

@@ -20,12 +20,16 @@ def fingerprints(*overrides: str) -> tuple[str, str]:
         ("spire", "method.share_until=0.1"),
         ("spire", "adapt.patience=9"),
         ("spire", "client.engine=grouped"),  # what auto takes for a network of this width
+        ("spire", "federation.straggler_work=0.1"),  # of stragglers, and there are none
+        ("spire", "server.trim_fraction=0.1"),  # of aggregation=trimmed_mean alone
         ("spire", "resources.num_actors=1"),
         ("spire", "tracking.checkpoint_every=1"),
         ("spire", "data.root=elsewhere"),
         ("fedavg", "adapt.epochs=99"),
         ("local", "federation.num_rounds=99"),
         ("local", "client.lr=9.0"),
+        ("local", "federation.drop_rate=0.5"),
+        ("local", "server.aggregation=median"),
     ],
 )
 def test_what_a_method_never_reads_makes_no_difference(method: str, unread: str) -> None:
@@ -43,6 +47,9 @@ def test_what_a_method_never_reads_makes_no_difference(method: str, unread: str)
         ("spire", "seed=1"),
         ("spire", "client.engine=loop"),
         ("spire", "client.group_size=3"),
+        ("spire", "federation.drop_rate=0.5"),
+        ("spire", "federation.straggler_rate=0.5"),
+        ("spire", "server.aggregation=median"),
     ],
 )
 def test_what_a_method_reads_makes_another_experiment(method: str, read: str) -> None:
@@ -52,6 +59,14 @@ def test_what_a_method_reads_makes_another_experiment(method: str, read: str) ->
 def test_early_stopping_reads_its_settings() -> None:
     stops = "adapt.early_stopping=true"
     assert fingerprints(stops)[0] != fingerprints(stops, "adapt.patience=9")[0]
+
+
+def test_chances_and_trimming_read_their_settings() -> None:
+    slow, trimmed = "federation.straggler_rate=0.5", "server.aggregation=trimmed_mean"
+    assert fingerprints(slow)[1] != fingerprints(slow, "federation.straggler_work=0.1")[1]
+    assert fingerprints(trimmed)[1] != fingerprints(trimmed, "server.trim_fraction=0.1")[1]
+    unread = ("method=local", slow, "federation.straggler_work=0.1")
+    assert fingerprints("method=local") == fingerprints(*unread)
 
 
 def test_the_size_of_groups_belongs_to_a_grouped_experiment() -> None:
