@@ -189,6 +189,8 @@ def pretrain(
     if not config.method.record.is_federated:
         return initial
     state = go_back(run_dir, config) or ServerState.initial(initial)
+    if 0 < state.round_idx < config.federation.num_rounds:
+        tracker.log_tags({"spire.resumed_after_round": str(state.round_idx)})
     result.evaluations = load_evaluations(run_dir, state.round_idx)
     driver = make_driver(
         pool,

@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -107,6 +108,7 @@ def run_trials(
 
     def trainable(point: Point) -> None:
         torch.set_num_threads(1)
+        sys.unraisablehook = _unraisable
         run_trial(make_task(point), tune.report, reports_rounds)
 
     def resources(point: Point) -> tune.PlacementGroupFactory:
@@ -142,6 +144,16 @@ def run_trials(
         for result in results
         if result.error is not None
     }
+
+
+def _unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Print what Python cannot raise, but for the end that Ray gives to a trial's process.
+
+    Ray's SIGTERM handler raises SystemExit wherever the process happens to be, such as in the
+    callback of a weak reference.
+    """
+    if not isinstance(unraisable.exc_value, SystemExit):
+        sys.__unraisablehook__(unraisable)
 
 
 def _be_quiet() -> None:
