@@ -1,54 +1,113 @@
-"""A run's checkpoints: the server's state after some rounds, whole on disk or not there at all.
+"""A run's checkpoints: the state after some rounds, whole on disk or not there at all.
 
-A checkpoint is a folder `checkpoints/<rounds done>/` with `server.safetensors` and, written last,
-`manifest.json` with the SHA-256 of that file. The clients' states lie beside it on the clients'
-side, round by round (`client_store.py`): those that a kept checkpoint needs are kept there.
-Nothing in a checkpoint runs code when it is read.
+A checkpoint is a folder `checkpoints/<rounds done>/` with the server's `server.safetensors` and,
+written last, `manifest.json`: the SHA-256 of that file and of the manifest itself, and which files
+beside the folder belong to it, each of which carries a hash of its own. Those are the clients'
+states, which lie on the clients' side (`client_store.py`), and the evaluations so far
+(`evaluation_store.py`). A checkpoint is good if all of it is. Nothing in it runs code when read.
 """
 
 import dataclasses
 import hashlib
 import json
 import logging
-import os
 import shutil
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, save
 
+from pipeline.client_store import CLIENTS, ClientStore
+from pipeline.disk import room_for, sync, write_whole
+from pipeline.evaluation_store import evaluated_rounds, evaluation_faults, evaluation_path
 from spire_core.errors import RunError
 from spire_core.server import ServerState
 
-STATE, MANIFEST = "server.safetensors", "manifest.json"
+CHECKPOINTS, STATE, MANIFEST = "checkpoints", "server.safetensors", "manifest.json"
+DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError)
+KINDS = {"round_idx": int, "pretrain_fingerprint": str, "clients": dict, "evaluations": list}
+KINDS |= {"sha256": dict}
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What belongs to a checkpoint after `round_idx` rounds.
+
+    `clients`: how many rounds the state of each client has seen that has seen any; `evaluations`:
+    after how many rounds there are some, before this one; `sha256` of the checkpoint's own files.
+    """
+
+    round_idx: int
+    pretrain_fingerprint: str
+    clients: dict[int, int]
+    evaluations: list[int]
+    sha256: dict[str, str]
+
+    def files(self, run_dir: Path) -> list[Path]:
+        """Return the files that belong to it: clients' states, evaluations, and its own but one.
+
+        The manifest itself is left out.
+        """
+        store = ClientStore(run_dir / CLIENTS)
+        beside = [store.path(client_id, done) for client_id, done in self.clients.items()]
+        beside += [evaluation_path(run_dir, done) for done in self.evaluations]
+        return beside + [folder_of(run_dir, self.round_idx) / name for name in self.sha256]
+
+    def text(self) -> str:
+        """Return it as JSON, with a hash of itself."""
+        told = dataclasses.asdict(self)
+        told["clients"] = {str(client_id): done for client_id, done in self.clients.items()}
+        return json.dumps(told | {"manifest_sha256": _sha256_of(told)}, indent=1) + "\n"
+
+    @staticmethod
+    def parse(text: str) -> "Manifest":
+        """Return what `text` was made of; ValueError or its like if it is anything else."""
+        told: dict[str, Any] = json.loads(text)
+        if told.pop("manifest_sha256") != _sha256_of(told):
+            raise ValueError("other content than was written")
+        if {name: type(value) for name, value in told.items()} != KINDS:
+            raise ValueError("values of other types")
+        clients = {int(client_id): int(done) for client_id, done in told["clients"].items()}
+        evaluations = [int(done) for done in told["evaluations"]]
+        return Manifest(**told | {"clients": clients, "evaluations": evaluations})
+
+
+def folder_of(run_dir: Path, num_rounds_done: int) -> Path:
+    """Return where the checkpoint after so many rounds lies."""
+    return run_dir / CHECKPOINTS / f"{num_rounds_done:07d}"
 
 
 def save_checkpoint(run_dir: Path, state: ServerState, fingerprint: str, keep: int) -> None:
     """Write the state after `state.round_idx` rounds, and drop all but the newest `keep`.
 
-    `fingerprint` is that of the pre-training's settings, which a reader compares.
+    `fingerprint` is that of the pre-training's settings, which a reader compares. The clients'
+    states and evaluations that belong to it reach the disk first. RunError if there is no room:
+    older checkpoints stay as they are.
     """
-    folder = run_dir / "checkpoints"
+    folder = run_dir / CHECKPOINTS
     part = folder / f".{uuid.uuid4().hex}.part"
-    part.mkdir(parents=True)
+    with room_for(folder):
+        part.mkdir(parents=True)
     try:
-        arrays = {
-            f.name: value
-            for f in dataclasses.fields(state)
-            if f.name != "round_idx" and (value := getattr(state, f.name)) is not None
-        }
-        save_file(arrays, part / STATE)
-        _sync(part / STATE)
-        manifest = {"round_idx": state.round_idx, "pretrain_fingerprint": fingerprint}
-        manifest |= {"sha256": {STATE: _sha256(part / STATE)}}
-        (part / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-        _sync(part / MANIFEST)
-        target = folder / f"{state.round_idx:07d}"
+        content = save(_arrays(state))
+        write_whole(part / STATE, content, is_lasting=True)
+        manifest = Manifest(
+            round_idx=state.round_idx,
+            pretrain_fingerprint=fingerprint,
+            clients=ClientStore(run_dir / CLIENTS).rounds_seen(state.round_idx),
+            evaluations=[done for done in evaluated_rounds(run_dir) if done < state.round_idx],
+            sha256={STATE: hashlib.sha256(content).hexdigest()},
+        )
+        _sync_beside(run_dir, manifest)
+        write_whole(part / MANIFEST, manifest.text().encode(), is_lasting=True)
+        target = folder_of(run_dir, state.round_idx)
         shutil.rmtree(target, ignore_errors=True)  # a damaged one, written before a crash
         part.rename(target)
-        _sync(folder)
+        sync(folder)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
@@ -56,9 +115,28 @@ def save_checkpoint(run_dir: Path, state: ServerState, fingerprint: str, keep: i
         shutil.rmtree(old)
 
 
+def _arrays(state: ServerState) -> dict[str, Any]:
+    named = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+    return {k: v for k, v in named.items() if k != "round_idx" and v is not None}
+
+
+def _sync_beside(run_dir: Path, manifest: Manifest) -> None:
+    """Bring to the disk what belongs to a checkpoint and is new since the one before it."""
+    before: set[Path] = set()
+    for path in reversed(checkpoints(run_dir)):
+        try:
+            before = set(read_manifest(path).files(run_dir))
+            break
+        except ValueError:
+            continue
+    new = {path for path in manifest.files(run_dir) if path.name != STATE} - before
+    for path in new | {path.parent for path in new}:
+        sync(path)
+
+
 def checkpoints(run_dir: Path) -> list[Path]:
     """Return the folders of a run's checkpoints, oldest first."""
-    return sorted(p for p in (run_dir / "checkpoints").glob("*") if p.name.isdecimal())
+    return sorted(p for p in (run_dir / CHECKPOINTS).glob("*") if p.name.isdecimal())
 
 
 def kept_rounds(run_dir: Path) -> tuple[int, ...]:
@@ -67,45 +145,63 @@ def kept_rounds(run_dir: Path) -> tuple[int, ...]:
 
 
 def newest_checkpoint(run_dir: Path, fingerprint: str) -> ServerState | None:
-    """Return the newest complete state, or None; a damaged one is named and the one before taken.
+    """Return the newest server's state with which all that belongs to it is whole, or None.
 
-    RunError if the checkpoint belongs to other settings.
+    Each damaged file of newer ones is named in a warning. RunError if the checkpoint belongs to
+    other settings.
     """
+    named: set[str] = set()
     for path in reversed(checkpoints(run_dir)):
+        faults: list[str] = []
         try:
-            state, stored = _read(path)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            _log.warning(
-                "the checkpoint %s is damaged (%s): the one before it is used", path, error
-            )
-            continue
-        if stored != fingerprint:
-            raise RunError(
-                f"expected a checkpoint of these settings in {path}, got one of others: "
-                "start a new run instead"
-            )
-        return state
+            manifest = read_manifest(path)
+            if manifest.pretrain_fingerprint != fingerprint:
+                raise RunError(
+                    f"expected a checkpoint of these settings in {path}, got one of others: "
+                    "start a new run instead"
+                )
+            faults = _faults_beside(run_dir, manifest)
+            state = _read_state(path, manifest)
+        except RunError:
+            raise
+        except ValueError as error:
+            faults.append(f"expected a whole checkpoint in {path}, got {error}")
+        else:
+            if not faults:
+                return state
+        for fault in [fault for fault in faults if fault not in named]:
+            _log.warning("damaged: %s", fault)
+        named.update(faults)
+        _log.warning("the checkpoint %s cannot be used: the one before it is tried", path)
     return None
 
 
-def _read(path: Path) -> tuple[ServerState, str]:
-    manifest = json.loads((path / MANIFEST).read_text())
-    for name, expected in manifest["sha256"].items():
-        if _sha256(path / name) != expected:
-            raise ValueError(f"{name} is not what was written")
-    state = ServerState(round_idx=manifest["round_idx"], **load_file(path / STATE))
-    return state, manifest["pretrain_fingerprint"]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Make a file or a folder's entries survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
+def read_manifest(path: Path) -> Manifest:
+    """Return the manifest in a checkpoint's folder; ValueError if it is not whole."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        manifest = Manifest.parse((path / MANIFEST).read_text())
+        if manifest.round_idx != int(path.name):
+            raise ValueError(f"that of round {manifest.round_idx}")
+    except DAMAGE as error:
+        raise ValueError(f"{MANIFEST}: {error}") from error
+    return manifest
+
+
+def _read_state(path: Path, manifest: Manifest) -> ServerState:
+    try:
+        content = (path / STATE).read_bytes()
+        if hashlib.sha256(content).hexdigest() != manifest.sha256[STATE]:
+            raise ValueError("other content than was written")
+        return ServerState(round_idx=manifest.round_idx, **load(content))
+    except DAMAGE as error:
+        raise ValueError(f"{STATE}: {error}") from error
+
+
+def _faults_beside(run_dir: Path, manifest: Manifest) -> list[str]:
+    store = ClientStore(run_dir / CLIENTS)
+    faults = store.faults(manifest.clients, manifest.round_idx)
+    return faults + evaluation_faults(run_dir, manifest.evaluations)
+
+
+def _sha256_of(told: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

@@ -207,11 +207,13 @@ def doctor(args: argparse.Namespace) -> Answer:
 
 def _finished(result: "Result", preset: str | None) -> Answer:
     from pipeline import report_text
+    from pipeline.disk import room_for
     from pipeline.run_files import save_result
 
-    report_text.save_grid(result)
-    told = report_text.result_json(result, preset)
-    save_result(result.run_dir, told)
+    with room_for(result.run_dir):
+        report_text.save_grid(result)
+        told = report_text.result_json(result, preset)
+        save_result(result.run_dir, told)
     return Answer(report_text.result_table(result), told)
 
 

@@ -5,19 +5,20 @@ state before a round is kept beside the one after it, so that a round can be don
 the states that a checkpoint needs. Each file carries the hash of its tensors.
 """
 
-import os
-import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
+from pipeline.disk import write_whole
 from spire_core.client import PrivateState
 from spire_core.errors import RunError
 from spire_core.flat import tensors_hash
 
 KEPT_VERSIONS = 2
+CLIENTS = "clients"  # the folder of a run
+MEND = ": resume the run, which goes back to a checkpoint whose files are whole"
 
 
 class ClientStore:
@@ -26,16 +27,25 @@ class ClientStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    def path(self, client_id: int, num_rounds_done: int) -> Path:
+        """Return where the state of a client that has seen so many rounds lies."""
+        return self.folder / f"{client_id:07d}" / f"{num_rounds_done:07d}.safetensors"
+
     def versions(self, client_id: int) -> list[Path]:
         """Return the files of one client, oldest first."""
         return sorted((self.folder / f"{client_id:07d}").glob("*.safetensors"))
 
-    def load(self, client_id: int, num_rounds_done: int | None = None) -> PrivateState | None:
-        """Return the newest state that has seen at most so many rounds, or None without one."""
+    def newest(self, client_id: int, num_rounds_done: int | None = None) -> Path | None:
+        """Return the file of the newest state that has seen at most so many rounds, or None."""
         for path in reversed(self.versions(client_id)):
             if num_rounds_done is None or int(path.stem) <= num_rounds_done:
-                return _read(path)
+                return path
         return None
+
+    def load(self, client_id: int, num_rounds_done: int | None = None) -> PrivateState | None:
+        """Return the newest state that has seen at most so many rounds, or None without one."""
+        path = self.newest(client_id, num_rounds_done)
+        return None if path is None else _read(path)
 
     def save(
         self,
@@ -46,13 +56,12 @@ class ClientStore:
     ) -> None:
         """Write a state atomically; drop those that neither a redone round nor a checkpoint needs.
 
-        `kept_rounds`: after how many rounds the kept checkpoints were taken.
+        `kept_rounds`: after how many rounds the kept checkpoints were taken. RunError if there is
+        no room for it.
         """
-        folder = self.folder / f"{client_id:07d}"
-        folder.mkdir(parents=True, exist_ok=True)
-        part = folder / f"{uuid.uuid4().hex}.part"
-        save_file(state, part, metadata={"sha256": tensors_hash(state)})
-        os.replace(part, folder / f"{num_rounds_done:07d}.safetensors")
+        path = self.path(client_id, num_rounds_done)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, save(state, metadata={"sha256": tensors_hash(state)}))
         paths = self.versions(client_id)
         kept = set(paths[-KEPT_VERSIONS:])
         for done in kept_rounds:
@@ -61,11 +70,35 @@ class ClientStore:
             if path not in kept:
                 path.unlink(missing_ok=True)
 
+    def rounds_seen(self, num_rounds_done: int) -> dict[int, int]:
+        """Return how many rounds, of the first so many, each client's newest state has seen.
+
+        Clients that have seen none are left out.
+        """
+        ids = sorted(int(folder.name) for folder in self.folder.glob("*"))
+        found = {client_id: self.newest(client_id, num_rounds_done) for client_id in ids}
+        seen = {client_id: int(path.stem) for client_id, path in found.items() if path is not None}
+        return {client_id: done for client_id, done in seen.items() if done > 0}
+
+    def faults(self, rounds_seen: Mapping[int, int], num_rounds_done: int) -> list[str]:
+        """Return what is wrong with the clients' states after so many rounds, file by file.
+
+        `rounds_seen`: what was returned under that name when they were whole.
+        """
+        there, found = self.rounds_seen(num_rounds_done), []
+        for client_id in sorted({*rounds_seen, *there}):
+            done = max(rounds_seen.get(client_id, 0), there.get(client_id, 0))
+            try:
+                _read(self.path(client_id, done))
+            except RunError as error:
+                found.append(str(error).removesuffix(MEND))
+        return found
+
     def rewind(self, num_rounds_done: int, client_id: int | None = None) -> None:
-        """Drop the states that have seen more rounds than this, of one client or of all."""
+        """Drop states that have seen more rounds, of one client or of all, and half written ones."""
         whose = "*" if client_id is None else f"{client_id:07d}"
-        for path in self.folder.glob(f"{whose}/*.safetensors"):
-            if int(path.stem) > num_rounds_done:
+        for path in self.folder.glob(f"{whose}/*"):
+            if path.suffix == ".part" or int(path.stem) > num_rounds_done:
                 path.unlink(missing_ok=True)
 
 
@@ -74,14 +107,8 @@ def _read(path: Path) -> PrivateState:
         with safe_open(path, framework="pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             expected = (file.metadata() or {}).get("sha256")
-    except (OSError, SafetensorError) as error:
-        raise RunError(
-            f"expected a client's state in {path}, got {error}: put back a copy of this file, or "
-            "start a new run"
-        ) from error
-    if tensors_hash(state) != expected:
-        raise RunError(
-            f"expected the client's state that was written to {path}, got other numbers: put back "
-            "a copy of this file, or start a new run"
-        )
+        if tensors_hash(state) != expected:
+            raise ValueError("other numbers than were written")
+    except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
+        raise RunError(f"expected a client's state in {path}, got {error}{MEND}") from error
     return state

@@ -1,24 +1,30 @@
 """Evaluations of pre-training on disk, one file each, so that a resumed run need not repeat them.
 
 `evaluations/<rounds done>.safetensors` holds features, class histograms and images; the scores are
-JSON in its header. D: features, K: classes.
+JSON in its header, beside the SHA-256 of all of it. D: features, K: classes.
 """
 
 import dataclasses
+import hashlib
 import json
-import uuid
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
+from pipeline.disk import write_whole
 from pipeline.evaluation import Evaluation
 from pipeline.messages import Drawn, Losses
 from spire_core.errors import RunError
+from spire_core.flat import tensors_hash
 from spire_core.kid import KidScore
+
+EVALUATIONS = "evaluations"
+MEND = ": resume the run, which goes back to a checkpoint whose files are whole"
 
 
 def save_evaluation(run_dir: Path, evaluation: Evaluation) -> None:
@@ -36,24 +42,67 @@ def save_evaluation(run_dir: Path, evaluation: Evaluation) -> None:
         "tv": evaluation.tv,
         "losses": [dataclasses.asdict(loss) for loss in evaluation.losses],
     }
-    folder = run_dir / "evaluations"
-    folder.mkdir(exist_ok=True)
-    part = folder / f"{uuid.uuid4().hex}.part"
-    save_file(tensors, part, metadata={"evaluation": json.dumps(told)})
-    part.replace(folder / f"{evaluation.round_idx:07d}.safetensors")
+    text = json.dumps(told)
+    header = {"evaluation": text, "sha256": _sha256(tensors, text)}
+    path = evaluation_path(run_dir, evaluation.round_idx)
+    path.parent.mkdir(exist_ok=True)
+    write_whole(path, save(tensors, metadata=header))
+
+
+def evaluation_path(run_dir: Path, num_rounds_done: int) -> Path:
+    """Return where the evaluation after so many rounds lies."""
+    return run_dir / EVALUATIONS / f"{num_rounds_done:07d}.safetensors"
+
+
+def evaluated_rounds(run_dir: Path) -> list[int]:
+    """Return after how many rounds there is an evaluation, in order."""
+    return sorted(int(path.stem) for path in (run_dir / EVALUATIONS).glob("*.safetensors"))
+
+
+def evaluation_faults(run_dir: Path, rounds: Collection[int]) -> list[str]:
+    """Return what is wrong with the evaluations after these rounds, file by file."""
+    found = []
+    for done in rounds:
+        try:
+            _load(evaluation_path(run_dir, done))
+        except RunError as error:
+            found.append(str(error).removesuffix(MEND))
+    return found
 
 
 def load_evaluations(run_dir: Path, num_rounds_done: int) -> list[Evaluation]:
     """Return the evaluations after at most so many rounds, in order; RunError if one is damaged."""
-    paths = sorted((run_dir / "evaluations").glob("*.safetensors"))
-    return [_load(path) for path in paths if int(path.stem) <= num_rounds_done]
+    rounds = [done for done in evaluated_rounds(run_dir) if done <= num_rounds_done]
+    return [_load(evaluation_path(run_dir, done)) for done in rounds]
+
+
+def rewind_evaluations(run_dir: Path, num_rounds_done: int) -> list[str]:
+    """Drop the evaluations after more rounds, and a damaged one after as many: it is done again.
+
+    Returns what is wrong with that one.
+    """
+    rounds = evaluated_rounds(run_dir)
+    faults = evaluation_faults(run_dir, [done for done in rounds if done == num_rounds_done])
+    for done in rounds:
+        if done > num_rounds_done or (faults and done == num_rounds_done):
+            evaluation_path(run_dir, done).unlink(missing_ok=True)
+    for part in (run_dir / EVALUATIONS).glob("*.part"):
+        part.unlink(missing_ok=True)
+    return faults
+
+
+def _sha256(tensors: dict[str, Tensor], text: str) -> str:
+    return hashlib.sha256(f"{tensors_hash(tensors)} {text}".encode()).hexdigest()
 
 
 def _load(path: Path) -> Evaluation:
     try:
         with safe_open(path, framework="pt") as file:
-            told = json.loads(file.metadata()["evaluation"])
+            header = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if header["sha256"] != _sha256(tensors, header["evaluation"]):
+            raise ValueError("other content than was written")
+        told = json.loads(header["evaluation"])
         ids = tuple(told["client_ids"])
         return Evaluation(
             told["round_idx"],
@@ -65,8 +114,7 @@ def _load(path: Path) -> Evaluation:
         )
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise RunError(
-            f"expected an evaluation in {path}, got {type(error).__name__} ({error}): delete this "
-            "file and resume, and it is done again"
+            f"expected an evaluation in {path}, got {type(error).__name__} ({error}){MEND}"
         ) from error
 
 

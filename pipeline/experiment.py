@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.checkpoint import kept_rounds
 from pipeline.config import Config
+from pipeline.disk import room_for
 from pipeline.driver import Driver, RoundStats
 from pipeline.evaluation import Evaluation, RealData, cross_client_matrix, evaluate_pretraining
 from pipeline.evaluation_store import load_evaluations, save_evaluation
@@ -26,16 +26,17 @@ from pipeline.forgetting import ForgettingCurve, forgetting_curve
 from pipeline.messages import AdaptReport, WorkerSetup
 from pipeline.pool import ClientPool, LocalClientPool
 from pipeline.pretraining import (
+    Checkpointer,
     copy_pretraining,
     go_back,
     is_checkpoint_due,
     pretraining_points,
-    take_checkpoint,
 )
 from pipeline.ray_pool import RayClientPool, RemoteDriver, cluster, is_in_actor
 from pipeline.record import log_adaptation, log_evaluation, log_setting, log_summary, run_tags
 from pipeline.resources import most_useful_actors, plan_actors
-from pipeline.run_files import save_start
+from pipeline.run_files import held, save_start
+from pipeline.runs import tracking_root
 from pipeline.saved_run import save_run
 from pipeline.setting import Setting, prepare
 from pipeline.tracking import Tracker
@@ -114,7 +115,11 @@ def run_experiment(
     """
     setting = prepare(config)
     tags = run_tags(setting, preset) | dict(more_tags or {})
-    with Tracker.start(config.tracking, run_name(config), tags, parent_run_id) as tracker:
+    with (
+        room_for(tracking_root(config.tracking)),
+        Tracker.start(config.tracking, run_name(config), tags, parent_run_id) as tracker,
+        held(tracker.run_dir),
+    ):
         save_start(tracker.run_dir, config, preset)
         watcher.started(tracker.run_dir)
         log_setting(tracker, setting)
@@ -124,11 +129,15 @@ def run_experiment(
 def resume_experiment(
     run_dir: Path, config: Config, watcher: Watcher, pretrained: Path | None = None
 ) -> Result:
-    """Go on with an interrupted run from its newest checkpoint, to the same result."""
-    setting = prepare(config)
-    with Tracker.resume(config.tracking, run_dir) as tracker:
-        watcher.started(run_dir)
-        return _run(setting, tracker, watcher, pretrained)
+    """Go on with an interrupted run from its newest good checkpoint, to the same result.
+
+    RunError if another process is at it.
+    """
+    with room_for(run_dir), held(run_dir):
+        setting = prepare(config)
+        with Tracker.resume(config.tracking, run_dir) as tracker:
+            watcher.started(run_dir)
+            return _run(setting, tracker, watcher, pretrained)
 
 
 def _run(setting: Setting, tracker: Tracker, watcher: Watcher, pretrained: Path | None) -> Result:
@@ -212,27 +221,28 @@ def run_rounds(
     watcher: Watcher,
 ) -> None:
     """Run the rounds from `first` on, with evaluations and checkpoints when they are due."""
-    config, run_dir, num_logged = result.setting.config, result.run_dir, first
+    config, num_logged = result.setting.config, first
     num_rounds = config.federation.num_rounds
     due = evaluation_rounds(num_rounds, config.eval.every)
     due -= {e.round_idx for e in result.evaluations}
-    try:
-        for done in range(first, num_rounds + 1):
-            if done in due:
-                evaluate(result, pool, driver.model_weights(), done, tracker, watcher)
-            if done < num_rounds:
-                stats = driver.run_round(kept_rounds(run_dir))
-                tracker.log_metrics(round_metrics(stats), step=done + 1)
-                num_logged = done + 1
-                if is_checkpoint_due(num_logged, config):
-                    take_checkpoint(run_dir, driver.server_state(), config)
-                watcher.round_done(stats, num_rounds)
-    except (KeyboardInterrupt, SystemExit):  # a warning before the end: nothing needs to be lost
-        last = driver.last_stats()
-        if last is not None and last.round_idx >= num_logged:  # it ended, and nobody was told
-            tracker.log_metrics(round_metrics(last), step=last.round_idx + 1)
-        take_checkpoint(run_dir, driver.server_state(), config)
-        raise
+    with Checkpointer(result.run_dir, config) as checkpointer:
+        try:
+            for done in range(first, num_rounds + 1):
+                if done in due:
+                    evaluate(result, pool, driver.model_weights(), done, tracker, watcher)
+                if done < num_rounds:
+                    stats = driver.run_round(checkpointer.kept_rounds)
+                    tracker.log_metrics(round_metrics(stats), step=done + 1)
+                    num_logged = done + 1
+                    if is_checkpoint_due(num_logged, config):
+                        checkpointer.take(driver.server_state())
+                    watcher.round_done(stats, num_rounds)
+        except (KeyboardInterrupt, SystemExit):  # a warning before the end: nothing is to be lost
+            last = driver.last_stats()
+            if last is not None and last.round_idx >= num_logged:  # it ended, and nobody was told
+                tracker.log_metrics(round_metrics(last), step=last.round_idx + 1)
+            checkpointer.take(driver.server_state())
+            raise
 
 
 def evaluate(

@@ -18,6 +18,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.disk import room_for
+
 OUTBOX, DONE, REFUSED = "outbox.jsonl", "outbox.done", "outbox.refused.jsonl"
 ARTIFACTS = "artifacts"
 ENDED = ("FINISHED", "FAILED", "KILLED")
@@ -71,7 +73,7 @@ class Outbox:
                 self._note(entry)
 
     def _write(self, text: str) -> None:
-        with self.path.open("a") as file:
+        with room_for(self.path), self.path.open("a") as file:
             file.write(text)
 
     def _note(self, entry: Entry) -> None:

@@ -1,22 +1,49 @@
 """Pre-training on disk: going back to a checkpoint after a crash, and taking over another run's."""
 
+import logging
 import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
-from pipeline.checkpoint import checkpoints, kept_rounds, newest_checkpoint, save_checkpoint
-from pipeline.client_store import ClientStore
+from pipeline.checkpoint import (
+    CHECKPOINTS,
+    checkpoints,
+    folder_of,
+    kept_rounds,
+    newest_checkpoint,
+    save_checkpoint,
+)
+from pipeline.client_store import CLIENTS, ClientStore
 from pipeline.config import Config
+from pipeline.evaluation_store import rewind_evaluations
 from pipeline.outbox import Points, read_points
 from spire_core.errors import RunError
 from spire_core.server import ServerState
 
 RECORDED = ("pretrain/", "time/", "comm/", "memory/")  # names of what rounds and evaluations log
+_log = logging.getLogger(__name__)
 
 
 def go_back(run_dir: Path, config: Config) -> ServerState | None:
-    """Return the state of a run's newest checkpoint, or None, and drop what lies after it."""
+    """Return the state of a run's newest good checkpoint, or None, and drop what lies after it.
+
+    None means the state before the first round, from which the same result comes, only later.
+    """
+    there = kept_rounds(run_dir)
     state = newest_checkpoint(run_dir, config.pretrain_fingerprint)
-    ClientStore(run_dir / "clients").rewind(0 if state is None else state.round_idx)
+    done = 0 if state is None else state.round_idx
+    if there and state is None:
+        _log.warning("no checkpoint in %s can be used: round 0 is next", run_dir / CHECKPOINTS)
+    for later in there:
+        if later > done:
+            shutil.rmtree(folder_of(run_dir, later))
+    for part in (run_dir / CHECKPOINTS).glob(".*.part"):
+        shutil.rmtree(part)
+    ClientStore(run_dir / CLIENTS).rewind(done)
+    for fault in rewind_evaluations(run_dir, done):
+        _log.warning("damaged: %s: it is done again", fault)
     return state
 
 
@@ -27,11 +54,56 @@ def is_checkpoint_due(num_rounds_done: int, config: Config) -> bool:
     return is_last or bool(every and num_rounds_done % every == 0)
 
 
-def take_checkpoint(run_dir: Path, state: ServerState, config: Config) -> None:
-    """Write a checkpoint of the server's state, unless there is one of that round."""
-    if state.round_idx not in kept_rounds(run_dir):
-        keep = config.tracking.keep_checkpoints
-        save_checkpoint(run_dir, state, config.pretrain_fingerprint, keep)
+class Checkpointer:
+    """Takes a run's checkpoints while the next round is on its way, one at a time."""
+
+    def __init__(self, run_dir: Path, config: Config) -> None:
+        self.run_dir, self.config = run_dir, config
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: tuple[int, Future[None]] | None = None
+
+    @property
+    def kept_rounds(self) -> tuple[int, ...]:
+        """After how many rounds checkpoints were taken, of which clients keep their states."""
+        pending = set() if self._pending is None else {self._pending[0]}
+        return tuple(sorted({*kept_rounds(self.run_dir), *pending}))
+
+    def take(self, state: ServerState) -> None:
+        """Begin a checkpoint of the server's state, unless there is one of that round.
+
+        Raises what became of the one before, such as RunError without room for it.
+        """
+        self.wait()
+        if state.round_idx not in kept_rounds(self.run_dir):
+            self._pending = state.round_idx, self._thread.submit(self._save, state)
+
+    def _save(self, state: ServerState) -> None:
+        keep = self.config.tracking.keep_checkpoints
+        save_checkpoint(self.run_dir, state, self.config.pretrain_fingerprint, keep)
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is whole; raises what `take` does."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending[1].result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self.wait()
+        except RunError as lost:
+            if error is None:
+                raise
+            _log.warning("%s", lost)  # the error that ended the run matters more than this one
+        finally:
+            self._thread.shutdown()
 
 
 def copy_pretraining(source: Path, run_dir: Path, config: Config, train_ids: list[int]) -> None:
@@ -45,7 +117,7 @@ def copy_pretraining(source: Path, run_dir: Path, config: Config, train_ids: lis
             f"expected a finished pre-training of {config.federation.num_rounds} rounds in "
             f"{source}, got {'none' if state is None else state.round_idx}: resume that run first"
         )
-    store = ClientStore(source / "clients")
+    store = ClientStore(source / CLIENTS)
     files = [file for client in train_ids for file in store.versions(client)[-1:]]
     files += sorted((source / "evaluations").glob("*.safetensors"))
     files += sorted(checkpoints(source)[-1].glob("*"))

@@ -1,7 +1,14 @@
-"""What a run's folder holds beside its record and its outbox: how it began, and its result."""
+"""What a run's folder holds beside its record and its outbox: how it began, and its result.
 
+`run.lock` is locked by the process that is at the run, and ends with it.
+"""
+
+import contextlib
+import fcntl
 import json
-from collections.abc import Mapping, Sequence
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +17,28 @@ from pipeline.config import Config, config_from_dict, overridden
 from pipeline.runs import stored_uri
 from spire_core.errors import RunError
 
-START, RESULT = "config.json", "result.json"
+START, RESULT, LOCK = "config.json", "result.json", "run.lock"
+
+
+@contextlib.contextmanager
+def held(run_dir: Path) -> Iterator[None]:
+    """Keep every other process from a run until the end of a block, or of this process.
+
+    RunError if another one, or another block, is at it.
+    """
+    with (run_dir / LOCK).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise RunError(
+                f"expected nobody at work on the run in {run_dir}, got {file.read().strip()}: wait "
+                "until it ends, or end it"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        yield
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

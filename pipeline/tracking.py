@@ -28,7 +28,7 @@ from pipeline.runs import (
     read_record,
     tracking_uri,
 )
-from spire_core.errors import ClusterError
+from spire_core.errors import ClusterError, RunError
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -182,7 +182,10 @@ class Tracker(RunLog):
         stopped = issubclass(kind, KeyboardInterrupt | SystemExit)
         try:
             self.finish("KILLED" if stopped else "FAILED")
-        except OSError as lost:  # the error that ended the run matters more than this one
+        except (
+            OSError,
+            RunError,
+        ) as lost:  # what ended the run matters more
             _log.warning("the end of run %s is not recorded: %s", self.run_id, lost)
 
 

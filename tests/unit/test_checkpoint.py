@@ -1,5 +1,7 @@
 """Checkpoints on disk: whole or not there, damaged ones named, and clients' states beside them."""
 
+import hashlib
+import json
 import logging
 from pathlib import Path
 
@@ -46,26 +48,99 @@ def test_the_newest_are_kept_and_nothing_half_written(tmp_path: Path) -> None:
     assert same(newest_checkpoint(tmp_path, "f"), state_after(8))
 
 
-@pytest.mark.parametrize("file", ["server.safetensors", "manifest.json"])
-@pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
-def test_a_damaged_one_is_named_and_the_one_before_used(
-    file: str, damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    for rounds in (2, 4):
-        save_checkpoint(tmp_path, state_after(rounds), "f", keep=2)
-    path = checkpoints(tmp_path)[-1] / file
-    if damage == "gone":
+def two_checkpoints(run_dir: Path) -> ClientStore:
+    """Checkpoints after rounds 2 and 4; client 0 trained in rounds 2 and 4, client 1 in 1 and 3."""
+    store, kept = ClientStore(run_dir / "clients"), ()
+    for done in (1, 2, 3, 4):
+        store.save(done % 2, done, {"client_emb": torch.full((8,), float(done))}, kept)
+        if done % 2 == 0:
+            save_checkpoint(run_dir, state_after(done), "f", keep=2)
+            kept = kept_rounds(run_dir)
+    return store
+
+
+def flip(path: Path, bit: int) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(raw)
+
+
+def harm(path: Path, damage: str) -> None:
+    raw = path.read_bytes()
+    if damage == "flipped":
+        flip(path, 8 * (len(raw) // 2))
+    elif damage == "gone":
         path.unlink()
     else:
-        raw = bytearray(path.read_bytes())
-        raw[len(raw) // 2] ^= 1
-        path.write_bytes(raw if damage == "flip" else raw[: len(raw) // 2])
+        path.write_bytes({"cut": raw[: len(raw) // 2], "empty": b""}.get(damage, damage.encode()))
+
+
+MANIFESTS = ["[]", "null", "3", "{}", '{"manifest_sha256": [], "clients": 1}', '"sha256"']
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        (file, damage)
+        for file in ("checkpoints/0000004/server.safetensors", "clients/*/0000004.safetensors")
+        for damage in ("flipped", "cut", "empty", "gone")
+    ]
+    + [
+        ("checkpoints/0000004/manifest.json", damage)
+        for damage in ("flipped", "cut", "empty", "gone", *MANIFESTS)
+    ],
+)
+def test_whatever_is_damaged_is_named_and_the_checkpoint_before_is_used(
+    file: str, damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    two_checkpoints(tmp_path)
+    path = next(tmp_path.glob(file))
+    harm(path, damage)
     with caplog.at_level(logging.WARNING):
         found = newest_checkpoint(tmp_path, "f")
-    if (file, damage) == ("manifest.json", "flip"):
-        assert found is not None  # a flipped bit of the hash is seen as well as one of the state
     assert same(found, state_after(2))
-    assert str(checkpoints(tmp_path)[-1]) in caplog.text
+    assert str(path.parent) in caplog.text
+    assert path.name in caplog.text
+
+
+def test_a_manifest_with_the_right_hash_and_wrong_types_is_damaged(tmp_path: Path) -> None:
+    two_checkpoints(tmp_path)
+    path = checkpoints(tmp_path)[-1] / "manifest.json"
+    whole = json.loads(path.read_text())
+    del whole["manifest_sha256"]
+    for name, value in {
+        "round_idx": "4",
+        "clients": {"one": 4},
+        "evaluations": [None],
+        "sha256": [],
+        "pretrain_fingerprint": None,
+        "more": 1,
+    }.items():
+        told = whole | {name: value}
+        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+        path.write_text(json.dumps(told | {"manifest_sha256": digest}))
+        assert same(newest_checkpoint(tmp_path, "f"), state_after(2)), name
+
+
+def test_without_any_good_checkpoint_there_is_none(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = two_checkpoints(tmp_path)
+    needed = [store.path(0, 4), store.path(0, 2)]
+    for path in needed:
+        harm(path, "flipped")
+    with caplog.at_level(logging.WARNING):
+        assert newest_checkpoint(tmp_path, "f") is None
+    assert [sum(str(path) in r.message for r in caplog.records) for path in needed] == [1, 1]
+
+
+def test_what_no_checkpoint_needs_may_be_damaged(tmp_path: Path) -> None:
+    store = two_checkpoints(tmp_path)
+    store.save(0, 5, {"client_emb": torch.ones(8)}, kept_rounds(tmp_path))
+    store.save(7, 0, {"client_emb": torch.ones(8)})  # of a new client, which is adapted again
+    harm(store.path(0, 5), "flipped")
+    harm(store.path(7, 0), "cut")
+    assert same(newest_checkpoint(tmp_path, "f"), state_after(4))
 
 
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
@@ -92,15 +167,31 @@ def test_clients_keep_the_states_that_checkpoints_need(tmp_path: Path) -> None:
     assert store.load(0, 3) is None
 
 
-def test_a_changed_client_state_is_refused(tmp_path: Path) -> None:
+def test_a_flipped_bit_of_a_client_state_is_seen_in_any_byte(tmp_path: Path) -> None:
     store = ClientStore(tmp_path)
-    store.save(0, 1, {"client_emb": torch.ones(8)})
+    state = {"client_emb": torch.ones(4), "adam.steps": torch.ones(1, dtype=torch.int64)}
+    store.save(0, 1, state)
+    path, num_harmless = store.versions(0)[0], 0
+    for byte in range(path.stat().st_size):
+        flip(path, 8 * byte + byte % 8)
+        if store.faults({0: 1}, 1):
+            with pytest.raises(RunError, match=str(path)):
+                store.load(0)
+        else:  # white space in the header, which says nothing
+            num_harmless += 1
+            found = store.load(0)
+            assert found is not None
+            assert torch.equal(found["client_emb"], state["client_emb"])
+        flip(path, 8 * byte + byte % 8)
+    assert num_harmless < 10
+
+
+def test_a_cut_client_state_is_refused_wherever_it_is_cut(tmp_path: Path) -> None:
+    store = ClientStore(tmp_path)
+    store.save(0, 1, {"client_emb": torch.ones(4)})
     path = store.versions(0)[0]
-    raw = bytearray(path.read_bytes())
-    raw[-1] ^= 1
-    path.write_bytes(raw)
-    with pytest.raises(RunError, match="other numbers"):
-        store.load(0)
-    path.write_bytes(raw[:20])
-    with pytest.raises(RunError, match="client's state"):
-        store.load(0)
+    whole = path.read_bytes()
+    for size in range(len(whole)):
+        path.write_bytes(whole[:size])
+        with pytest.raises(RunError, match="client's state"):
+            store.load(0)

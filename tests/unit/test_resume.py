@@ -1,11 +1,16 @@
 """An interrupted run goes on to the same result; so does one that takes over pre-training."""
 
+import logging
+import resource
+import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.checkpoint import checkpoints, kept_rounds
+from pipeline.cli import main
 from pipeline.config import Config, load_config, overridden
 from pipeline.driver import RoundStats
 from pipeline.experiment import Result, resume_experiment, run_experiment
@@ -38,6 +43,16 @@ class Crasher(Quiet):
     def pretrained(self, run_dir: Path) -> None:
         if self.after_round > NUM_ROUNDS:
             raise Crash
+
+
+class Rounds(Quiet):
+    """Keeps which rounds were computed."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def round_done(self, stats: RoundStats, num_rounds: int) -> None:
+        self.seen.append(stats.round_idx)
 
 
 def config_for(mnist_root: Path, root: Path, *overrides: str) -> Config:
@@ -117,6 +132,124 @@ def test_two_crashes_and_a_damaged_checkpoint_change_nothing(
     with pytest.raises(Crash):
         resume_experiment(first.run_dir, config, Crasher(3))
     assert comparable(resume_experiment(first.run_dir, config, Quiet())) == comparable(expected)
+
+
+DAMAGED = {  # what, and after how many rounds the checkpoint was taken that is gone back to
+    "clients' newest states": ("clients/*/0000004.safetensors", 2),
+    "clients' states of both": ("clients/*/000000[1-4].safetensors", 0),
+    "the newest manifest": ("checkpoints/0000004/manifest.json", 2),
+    "an evaluation after round 3": ("evaluations/0000003.safetensors", 2),
+    "an evaluation that all need": ("evaluations/0000000.safetensors", 0),
+}
+
+
+@pytest.fixture(scope="module")
+def crashed(whole: tuple[Config, Result]) -> Path:
+    """The folder of a run that has ended in round 5; checkpoints were taken after 2 and 4."""
+    crasher = Crasher(5)
+    with pytest.raises(Crash):
+        run_experiment(whole[0], "smoke", crasher)
+    return crasher.run_dir
+
+
+@pytest.mark.parametrize("whole", ["spire"], indirect=True)
+@pytest.mark.parametrize("what", DAMAGED)
+def test_a_run_goes_back_to_the_newest_checkpoint_that_is_whole(
+    what: str,
+    whole: tuple[Config, Result],
+    crashed: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    config, expected = whole
+    pattern, back_to = DAMAGED[what]
+    run_dir = Path(shutil.copytree(crashed, tmp_path / "runs" / crashed.name))
+    paths = sorted(run_dir.glob(pattern))
+    for path in paths:
+        raw = bytearray(path.read_bytes())
+        raw[-5] ^= 4
+        path.write_bytes(raw if "client" not in what else raw[: len(raw) // 2])
+    rounds = Rounds()
+    with caplog.at_level(logging.WARNING):
+        result = resume_experiment(run_dir, config, rounds)
+    assert rounds.seen == list(range(back_to, NUM_ROUNDS))
+    assert paths[-1].name in caplog.text
+    assert str(paths[-1].parent) in caplog.text
+    assert comparable(result) == comparable(expected)
+    assert points(run_dir) == points(expected.run_dir)
+
+
+class FullDisk(Quiet):
+    """From some round on no file may grow beyond some size, until `free`."""
+
+    def __init__(self, after_round: int, num_bytes: int) -> None:
+        self.after_round, self.num_bytes, self.run_dir = after_round, num_bytes, Path()
+        self.limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def started(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+
+    def round_done(self, stats: RoundStats, num_rounds: int) -> None:
+        if stats.round_idx + 1 == self.after_round:
+            until = time.monotonic() + 120  # the last checkpoint is written beside the round
+            while kept_rounds(self.run_dir) != (2,) and time.monotonic() < until:
+                time.sleep(0.01)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.num_bytes, self.limits[1]))
+
+    def free(self) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, self.limits)
+
+
+@pytest.mark.parametrize(
+    ("whole", "num_bytes", "file"),
+    [
+        ("spire", 100, "outbox.jsonl"),
+        ("spire", 100_000, "server.safetensors"),
+        ("shared_rep", 30_000, "clients/.*.safetensors"),
+    ],
+    indirect=["whole"],
+)
+def test_a_run_on_a_full_disk_ends_with_one_sentence_and_goes_on_when_there_is_room(
+    whole: tuple[Config, Result], num_bytes: int, file: str
+) -> None:
+    config, expected = whole
+    disk = FullDisk(3, num_bytes)
+    try:
+        with pytest.raises(RunError, match=f"expected room for .*{file}.*, got .*: free some"):
+            run_experiment(config, "smoke", disk)
+    finally:
+        disk.free()
+    assert kept_rounds(disk.run_dir) == (2,)
+    assert not list(disk.run_dir.glob("**/*.part"))
+    assert comparable(resume_experiment(disk.run_dir, config, Quiet())) == comparable(expected)
+    assert points(disk.run_dir) == points(expected.run_dir)
+
+
+class Intruder(Quiet):
+    """Tries to resume a run that goes on, as a second `spire resume` would."""
+
+    def __init__(self) -> None:
+        self.run_dir, self.exit_codes = Path(), []
+
+    def started(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+
+    def round_done(self, stats: RoundStats, num_rounds: int) -> None:
+        if stats.round_idx == 1:
+            self.exit_codes.append(main(["resume", str(self.run_dir)]))
+
+
+@pytest.mark.parametrize("whole", ["spire"], indirect=True)
+def test_a_run_that_goes_on_is_not_resumed(
+    whole: tuple[Config, Result], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, expected = whole
+    intruder = Intruder()
+    result = run_experiment(config, "smoke", intruder)
+    assert intruder.exit_codes == [2]
+    said = capsys.readouterr().err.strip().splitlines()
+    assert said[-1].startswith("spire resume: expected nobody at work on the run in")
+    assert comparable(result) == comparable(expected)
 
 
 def test_pretraining_is_taken_over_by_a_run_that_shares_it(

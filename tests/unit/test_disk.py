@@ -1,0 +1,61 @@
+"""A disk without room, here a limit on the size of files: what is good stays, and it is said."""
+
+import contextlib
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.checkpoint import kept_rounds, newest_checkpoint, save_checkpoint
+from pipeline.client_store import ClientStore
+from pipeline.disk import write_whole
+from spire_core.errors import RunError
+from spire_core.server import ServerState
+
+
+@contextlib.contextmanager
+def files_up_to(num_bytes: int) -> Iterator[None]:
+    """The system lets no file of this process grow further meanwhile."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in folder.glob("**/*") if p.is_file()}
+
+
+def test_a_file_that_does_not_fit_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "a file"
+    write_whole(path, b"old")
+    with files_up_to(1000), pytest.raises(RunError, match=rf"expected room for {path}, got .*free"):
+        write_whole(path, b"new" * 1000, is_lasting=True)
+    assert everything(tmp_path) == {str(path): b"old"}
+
+
+def test_a_checkpoint_that_does_not_fit_leaves_those_before(tmp_path: Path) -> None:
+    weights = np.ones(1000, dtype=np.float32)
+    save_checkpoint(tmp_path, ServerState(1, weights, weights), "f", keep=1)
+    before = everything(tmp_path)
+    with files_up_to(4000), pytest.raises(RunError, match=r"room for .*server.safetensors"):
+        save_checkpoint(tmp_path, ServerState(2, weights, weights), "f", keep=1)
+    assert everything(tmp_path) == before
+    assert kept_rounds(tmp_path) == (1,)
+    state = newest_checkpoint(tmp_path, "f")
+    assert state is not None
+    assert np.array_equal(state.ema, weights)
+
+
+def test_a_clients_state_that_does_not_fit_leaves_those_before(tmp_path: Path) -> None:
+    store = ClientStore(tmp_path)
+    store.save(0, 1, {"client_emb": torch.ones(8)})
+    before = everything(tmp_path)
+    with files_up_to(4000), pytest.raises(RunError, match=r"room for .*0000002.safetensors"):
+        store.save(0, 2, {"client_emb": torch.ones(4000)})
+    assert everything(tmp_path) == before
