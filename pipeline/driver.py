@@ -127,8 +127,10 @@ class Driver:
                 f"expected an update that can be averaged, got {fault}: lower client.lr, or set "
                 "federation.on_client_error=drop"
             )
-        num_clients = sum(len(group) for group in groups)
-        return sorted(usable, key=lambda u: u.client_id), num_clients - len(usable)
+        dropped = sorted({c for group in groups for c in group} - {u.client_id for u in usable})
+        if dropped:  # what they have kept may be as unusable as what they sent
+            self.pool.run("forget", dropped, plan.round_idx, where=where)
+        return sorted(usable, key=lambda u: u.client_id), len(dropped)
 
     def _fault(self, update: ClientUpdate, plan: RoundPlan) -> str | None:
         size = self.shared_size if not plan.shares_local else self.state.weights.size

@@ -154,6 +154,12 @@ class ClientWorker:
         if state:
             self.store.save(client_id, plan.round_idx + 1, state, plan.kept_rounds)
 
+    def forget(self, client_id: int, num_rounds_done: int) -> None:
+        """Go back to a pre-training client's state after so many rounds, dropping what is newer."""
+        for path in self.store.versions(client_id):
+            if int(path.stem) > num_rounds_done:
+                path.unlink(missing_ok=True)
+
     def export(self, client_id: int, folder: Path) -> str:
         """Write a client's own parts into a finished run's folder; return their SHA-256."""
         state = self.private_state(client_id)
