@@ -4,7 +4,7 @@ VENV := .venv
 SPIRE := $(VENV)/bin/spire
 STAMP := $(VENV)/.installed
 
-.PHONY: help run lint check test bench ui clean
+.PHONY: help run lint check test bench chaos ui clean
 
 help:  ## say what each target does
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -30,6 +30,9 @@ check: lint  ## the linters, layering and unit tests
 
 bench: $(STAMP)  ## the five methods on the same seeds and budget, as in docs/results.md
 	$(VENV)/bin/python benchmarks/compare_methods.py
+
+chaos: $(STAMP)  ## disturb 20 small runs, each in another way, as in docs/failures.md
+	$(VENV)/bin/python benchmarks/chaos.py --runs 20 --seed 0
 
 ui: $(STAMP)  ## look at all runs in the browser
 	$(VENV)/bin/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --host 127.0.0.1 --port 5000
