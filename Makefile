@@ -8,7 +8,7 @@ PYTEST := $(VENV)/bin/python -m pytest -q -n $(TESTS_AT_ONCE) --dist loadfile
 
 PEERS := build/peers
 
-.PHONY: help run lint check test bench bench-peers compare ui clean
+.PHONY: help run lint check test bench bench-peers compare chaos ui clean
 
 help:  ## say what each target does
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -45,6 +45,9 @@ $(PEERS)/%/.installed: benchmarks/peers/%.txt
 
 bench-peers: $(STAMP) $(PEERS)/flower/.installed $(PEERS)/pfl/.installed  ## seconds per round beside plain PyTorch, Flower and pfl
 	$(VENV)/bin/python -m benchmarks.peers.run
+
+chaos: $(STAMP)  ## disturb 20 small runs, each in another way, as in docs/failures.md
+	$(VENV)/bin/python benchmarks/chaos.py --runs 20 --seed 0
 
 ui: $(STAMP)  ## look at all runs in the browser
 	$(VENV)/bin/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --host 127.0.0.1 --port 5000

@@ -95,7 +95,7 @@ class ClientStore:
         return found
 
     def rewind(self, num_rounds_done: int, client_id: int | None = None) -> None:
-        """Drop states that have seen more rounds, of one client or of all, and half written ones."""
+        """Drop states that have seen more rounds, and half written ones: a client's, or all."""
         whose = "*" if client_id is None else f"{client_id:07d}"
         for path in self.folder.glob(f"{whose}/*"):
             if path.suffix == ".part" or int(path.stem) > num_rounds_done:

@@ -3,15 +3,18 @@
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from pipeline.config import FederationConfig
-from pipeline.driver import Driver
+from pipeline.config import FederationConfig, load_config
+from pipeline.driver import Driver, choose_cohort
+from pipeline.experiment import run_experiment
 from pipeline.pool import LocalClientPool
-from spire_core.client import Broadcast, ClientUpdate, RoundPlan
+from pipeline.progress import Quiet
+from spire_core.client import Broadcast, ClientUpdate, PrivateState, RoundPlan, train_client
 from spire_core.errors import AggregationError, ClusterError
 from spire_core.methods import MethodConfig
 from spire_core.participation import answering, stragglers
@@ -127,6 +130,37 @@ def test_dropped_clients_are_counted_and_the_rest_is_renormalised(fault: Fault) 
     assert driver.pool.worker.undone == [(3, 0)]
     # Clients 0, 1, 2 moved by 1, 2, 3 and count 10, 20, 30: 140 / 60.
     assert driver.model_weights().tolist() == pytest.approx([140 / 60] * SIZE, rel=1e-6)
+
+
+def test_a_dropped_client_ends_as_if_it_had_not_been_in_that_round(
+    mnist_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that diverges for a round spoils neither the backbone nor what it keeps itself."""
+    round_idx, client_id = 1, 2
+
+    def spoilt(*args: Any) -> tuple[ClientUpdate, PrivateState]:
+        update, state = train_client(*args)
+        if (args[-1], args[-3].round_idx) != (client_id, round_idx):
+            return update, state
+        nan = {name: tensor * float("nan") for name, tensor in state.items()}
+        return replace(update, weights=update.weights * np.nan), nan
+
+    def smaller(*args: Any) -> list[int]:
+        cohort = choose_cohort(*args)
+        return [c for c in cohort if (c, args[-1]) != (client_id, round_idx)]
+
+    settings = ["federation.num_rounds=3", "federation.num_clients=3", "federation.cohort_size=3"]
+    settings += ["resources.pool=local", "tracking.enabled=false", f"tracking.root={tmp_path}"]
+    settings += [f"data.root={mnist_root}", "eval.num_images=8", "eval.num_loss_images=8"]
+    settings += ["adapt.epochs=1", "diffusion.sample_steps=2", "federation.on_client_error=drop"]
+    settings += ["client.engine=loop"]
+    changes = {"pipeline.worker.train_client": spoilt, "pipeline.driver.choose_cohort": smaller}
+    found = {}
+    for target, function in changes.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(target, function)
+            found[target] = run_experiment(load_config("smoke", settings), None, Quiet())
+    assert len({result.state_fingerprint for result in found.values()}) == 1
 
 
 def test_a_round_that_drops_everybody_is_an_error() -> None:
