@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pipeline.messages import Drawn, Losses
-from pipeline.pool import ClientPool
+from pipeline.pool import ClientPool, in_groups
 from spire_core.evaluate import EvalConfig
 from spire_core.kid import KidScore, kid, kid_floor, kid_matrix
 from spire_core.methods import Method
@@ -123,7 +123,7 @@ def evaluate_pretraining(
 ) -> Evaluation:
     """Return the evaluation of these pre-training clients with the backbone weights (P,)."""
     handle = pool.share(weights)
-    drawn = _draw_all(pool, handle, client_ids, method)
+    drawn = _draw_all(pool, handle, client_ids, method, config.clients_per_batch)
     swaps = [(client_ids[(i + 1) % len(client_ids)],) for i in range(len(client_ids))]
     losses = pool.run("losses", client_ids, handle, per_unit=swaps)
     sizes = (config.kid_subset_size, config.kid_num_subsets, seed)
@@ -146,15 +146,17 @@ def evaluate_pretraining(
 
 
 def _draw_all(
-    pool: ClientPool, weights: Any, client_ids: Sequence[int], method: Method
+    pool: ClientPool, weights: Any, client_ids: Sequence[int], method: Method, group_size: int
 ) -> list[Drawn]:
-    """Return each client's samples.
+    """Return each client's samples; who shares a batch depends on the list of clients alone.
 
     An impersonal model's few draws are pooled and stand for every client.
     """
+    chosen = client_ids if method.is_personal else client_ids[:NUM_POPULATION_DRAWS]
+    groups = pool.run("draw", in_groups(chosen, group_size), weights)
+    some: list[Drawn] = [drawn for group in groups for drawn in group]
     if method.is_personal:
-        return pool.run("draw", client_ids, weights)
-    some = pool.run("draw", client_ids[:NUM_POPULATION_DRAWS], weights)
+        return some
     features = torch.cat([d.features for d in some])
     histograms = [d.histogram for d in some if d.histogram is not None]
     mixture = np.mean(histograms, axis=0) if histograms else None

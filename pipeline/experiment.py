@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.adaptation import adapt_clients
 from pipeline.checkpoint import kept_rounds
 from pipeline.config import Config
 from pipeline.driver import Driver, RoundStats
@@ -289,8 +290,9 @@ def adapt(
     if method.has_embedding and settings.init == "mean":
         mean_emb = mean_embedding(pool, setting.train_ids)
     pooled = result.real.pooled(setting.train_ids, POOLED_IMAGES, seed)
-    handle = pool.share(weights)
-    result.reports = pool.run("adapt", setting.new_ids, handle, settings, mean_emb, pooled)
+    result.reports = adapt_clients(
+        pool, setting.new_ids, weights, settings, mean_emb, pooled, config
+    )
     before = None
     if result.evaluations:
         drawn = population_features(result.evaluations[-1], method.is_personal)
