@@ -122,10 +122,9 @@ def _worker(
     """Return a worker that simulates this one client, as it would have in the run."""
     if mixture is None:
         mixture = np.full(len(run.class_names), np.nan)
-    by_client = np.broadcast_to(mixture, (split.client_id + 1, len(mixture)))
     name = auto_extractor(run.config.data.name, run.config.eval.extractor)
     partition = Partition((), (split,))
-    setup = WorkerSetup(run.config, by_client, partition, name, folder)
+    setup = WorkerSetup(run.config, {split.client_id: mixture}, partition, name, folder)
     return ClientWorker(setup, images, "cuda" if torch.cuda.is_available() else "cpu")
 
 

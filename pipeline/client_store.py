@@ -30,6 +30,10 @@ class ClientStore:
         """Return the files of one client, oldest first."""
         return sorted((self.folder / f"{client_id:07d}").glob("*.safetensors"))
 
+    def client_ids(self) -> list[int]:
+        """Return the clients that have ever stored a state, in ascending order."""
+        return sorted(int(path.name) for path in self.folder.glob("*"))
+
     def load(self, client_id: int, num_rounds_done: int | None = None) -> PrivateState | None:
         """Return the newest state that has seen at most so many rounds, or None without one."""
         for path in reversed(self.versions(client_id)):

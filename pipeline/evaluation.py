@@ -26,11 +26,11 @@ NUM_POPULATION_DRAWS = 4  # an impersonal model draws alike for every client: po
 class RealData:
     """What samples are held against, client by client.
 
-    `features` (n, D) of its test images, `mixtures` (num clients, K) of classes, and the floor.
+    `features` (n, D) of its test images, `mixtures` (K,) of classes, and the floor.
     """
 
     features: Mapping[int, Tensor]
-    mixtures: np.ndarray
+    mixtures: Mapping[int, np.ndarray]
     floors: Mapping[int, KidScore]
 
     @classmethod
@@ -38,29 +38,31 @@ class RealData:
         cls,
         pool: ClientPool,
         client_ids: Sequence[int],
-        mixtures: np.ndarray,
+        mixtures: Mapping[int, np.ndarray],
         config: EvalConfig,
         seed: int,
     ) -> "RealData":
-        """Return features of every client's held-out images, and its real-against-real floor.
+        """Return features of these clients' held-out images, and real-against-real floors.
 
         The floor is taken over as many images as are generated, where a client has them twice.
         """
-        features = dict(zip(client_ids, pool.run("real_features", client_ids), strict=True))
+        found: list[Tensor] = pool.run("real_features", client_ids)
+        features = dict(zip(client_ids, found, strict=True))
         sizes = (config.kid_subset_size, config.kid_num_subsets, seed)
         floors = {
             c: kid_floor(f, *sizes, max_images=config.num_images) for c, f in features.items()
         }
         return cls(features, mixtures, floors)
 
-    def pooled(self, client_ids: Sequence[int], limit: int, seed: int) -> Tensor:
-        """Return features (n, D) of all these clients' test images together, at most `limit`."""
-        everything = torch.cat([self.features[c] for c in client_ids])
-        order = np.random.default_rng(seed).permutation(len(everything))[:limit]
-        return everything[np.sort(order)]
-
     def floor_mean(self, client_ids: Sequence[int]) -> float:
         return float(np.mean([self.floors[c].mean for c in client_ids]))
+
+
+def pooled_features(pool: ClientPool, client_ids: Sequence[int], limit: int, seed: int) -> Tensor:
+    """Return features (n, D) of all these clients' test images together, at most `limit`."""
+    everything = torch.cat(pool.run("real_features", client_ids))
+    order = np.random.default_rng(seed).permutation(len(everything))[:limit]
+    return everything[np.sort(order)]
 
 
 @dataclass(frozen=True)

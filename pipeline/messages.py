@@ -4,6 +4,7 @@ Updates of the shared weights are `spire_core.client`'s.
 n, m: numbers of images, D: features, K: classes.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ class WorkerSetup:
     """What a worker is given once beside all clients' images: the experiment, who holds which."""
 
     config: Config
-    mixtures: np.ndarray  # (num clients, K) true class mixture of each client
+    mixtures: Mapping[int, np.ndarray]  # true class mixture (K,) of each client that is measured
     partition: Partition
     extractor: str
     folder: Path

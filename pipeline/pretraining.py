@@ -1,6 +1,7 @@
 """Pre-training on disk: going back to a checkpoint after a crash, and taking over another run's."""
 
 import shutil
+from collections.abc import Container
 from pathlib import Path
 
 from pipeline.checkpoint import checkpoints, kept_rounds, newest_checkpoint, save_checkpoint
@@ -34,7 +35,9 @@ def take_checkpoint(run_dir: Path, state: ServerState, config: Config) -> None:
         save_checkpoint(run_dir, state, config.pretrain_fingerprint, keep)
 
 
-def copy_pretraining(source: Path, run_dir: Path, config: Config, train_ids: list[int]) -> None:
+def copy_pretraining(
+    source: Path, run_dir: Path, config: Config, train_ids: Container[int]
+) -> None:
     """Copy the last checkpoint, the evaluations and the clients' states of a finished pre-training.
 
     RunError if it has not finished, or was done with other settings.
@@ -46,7 +49,8 @@ def copy_pretraining(source: Path, run_dir: Path, config: Config, train_ids: lis
             f"{source}, got {'none' if state is None else state.round_idx}: resume that run first"
         )
     store = ClientStore(source / "clients")
-    files = [file for client in train_ids for file in store.versions(client)[-1:]]
+    trained = [client_id for client_id in store.client_ids() if client_id in train_ids]
+    files = [file for client_id in trained for file in store.versions(client_id)[-1:]]
     files += sorted((source / "evaluations").glob("*.safetensors"))
     files += sorted(checkpoints(source)[-1].glob("*"))
     for file in files:

@@ -40,7 +40,6 @@ from spire_core.grouped import FlatGroup, can_group
 from spire_core.kid import kid
 from spire_core.methods import CLIENT_EMB
 from spire_core.metrics import class_histogram, nearest_neighbour_distance, total_variation
-from spire_core.partition import ClientSplit
 from spire_core.rng import torch_generator
 from spire_core.schedule import make_schedule
 from spire_core.secure_sum import masked
@@ -62,10 +61,6 @@ class ClientWorker:
         self.store = ClientStore(setup.folder / "clients")
         self.model = self._new_model()
         self._extractor: Extractor | None = None
-        self._splits: dict[int, ClientSplit] = {
-            split.client_id: split
-            for split in (*setup.partition.train_clients, *setup.partition.new_clients)
-        }
 
     def _new_model(self) -> FlatModel:
         config = self.config
@@ -97,10 +92,10 @@ class ClientWorker:
         return Recipe(config.diffusion, self.schedule, config.client.betas, emb_dropout)
 
     def train_images(self, client_id: int) -> Tensor:
-        return torch.from_numpy(self.images[self._splits[client_id].train])
+        return torch.from_numpy(self.images[self.setup.partition.split(client_id).train])
 
     def test_images(self, client_id: int, limit: int | None = None) -> Tensor:
-        return torch.from_numpy(self.images[self._splits[client_id].test[:limit]])
+        return torch.from_numpy(self.images[self.setup.partition.split(client_id).test[:limit]])
 
     # --- pre-training -----------------------------------------------------------------------------
 
@@ -218,7 +213,7 @@ class ClientWorker:
         predicted, histogram = self.extractor.class_predictions(images), None
         # The classifier of another data set sees features, but none of these classes.
         if predicted is not None and is_classifier_of(self.setup.extractor, config.data.name):
-            histogram = class_histogram(predicted, self.setup.mixtures.shape[1])
+            histogram = class_histogram(predicted, len(self.setup.mixtures[client_id]))
         few = images[: config.eval.grid_images].numpy()
         return Drawn(client_id, self.extractor.features(images), histogram, few)
 

@@ -26,7 +26,9 @@ class EvalConfig:
 
     `extractor` "auto" takes the small classifier of the data set, or Inception where there is none.
     `num_images`: images drawn for each client. `every`: rounds between two evaluations of
-    pre-training, 0 for the first and the last alone. `guidance` scales the difference between the
+    pre-training, 0 for the first and the last alone. `num_clients`: how many pre-training clients
+    are looked at, None for all of them (for 100, where there are more than 1000); in a population
+    of more than 1000 they are the first to take part. `guidance` scales the difference between the
     personal and the impersonal prediction (1 = off).
     """
 
