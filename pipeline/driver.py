@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +52,7 @@ class Driver:
         client: ClientConfig,
         server: ServerConfig,
         method: MethodConfig,
-        num_examples: list[int],
+        num_examples: Sequence[int],
         seed: int,
         shared_size: int,
     ) -> None:

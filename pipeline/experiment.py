@@ -17,10 +17,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.adaptation import adapt_clients
+from pipeline.client_store import ClientStore
 from pipeline.config import Config
 from pipeline.disk import room_for
 from pipeline.driver import Driver, RoundStats
-from pipeline.evaluation import Evaluation, RealData, cross_client_matrix, evaluate_pretraining
+from pipeline.evaluation import (
+    Evaluation,
+    RealData,
+    cross_client_matrix,
+    evaluate_pretraining,
+    pooled_features,
+)
 from pipeline.evaluation_store import load_evaluations, save_evaluation
 from pipeline.forgetting import ForgettingCurve, forgetting_curve
 from pipeline.messages import AdaptReport, WorkerSetup
@@ -38,7 +46,7 @@ from pipeline.resources import most_useful_actors, plan_actors
 from pipeline.run_files import held, save_start
 from pipeline.runs import tracking_root
 from pipeline.saved_run import save_run
-from pipeline.setting import Setting, prepare
+from pipeline.setting import MANY_CLIENTS, Setting, prepare
 from pipeline.tracking import Tracker
 from pipeline.worker import ClientWorker
 from spire_core.adapt import AdaptConfig
@@ -144,8 +152,8 @@ def _run(setting: Setting, tracker: Tracker, watcher: Watcher, pretrained: Path 
     config = setting.config
     watcher.stage("starting the clients")
     with open_pool(setting, tracker.run_dir) as (pool, make_driver):
-        everyone = setting.train_ids + setting.new_ids
-        real = RealData.gather(pool, everyone, setting.mixtures, config.eval, config.seed)
+        measured = setting.eval_ids + setting.new_ids
+        real = RealData.gather(pool, measured, setting.mixtures, config.eval, config.seed)
         result = Result(tracker.run_id, tracker.run_dir, setting, real)
 
         if pretrained is not None:
@@ -199,7 +207,7 @@ def pretrain(
         replace(config.client, engine=choose_engine(config.client.engine, config.model)),
         config.server,
         config.method,
-        [len(c.train) for c in setting.partition.train_clients],
+        setting.partition.train_sizes,
         config.seed,
         setting.model.layout.num_without_local,
     )
@@ -301,10 +309,11 @@ def adapt(
     method, seed, settings = config.method.record, config.seed, settings or config.adapt
     mean_emb = None
     if method.has_embedding and settings.init == "mean":
-        mean_emb = mean_embedding(pool, setting.train_ids)
-    pooled = result.real.pooled(setting.train_ids, POOLED_IMAGES, seed)
-    handle = pool.share(weights)
-    result.reports = pool.run("adapt", setting.new_ids, handle, settings, mean_emb, pooled)
+        mean_emb = mean_embedding(pool, setting.known_ids)
+    pooled = pooled_features(pool, setting.known_ids, POOLED_IMAGES, seed)
+    result.reports = adapt_clients(
+        pool, setting.new_ids, weights, settings, mean_emb, pooled, config
+    )
     before = None
     if result.evaluations:
         drawn = population_features(result.evaluations[-1], method.is_personal)
@@ -330,6 +339,16 @@ def population_features(evaluation: Evaluation, is_personal: bool) -> Tensor:
     return torch.cat([d.features for d in drawn])
 
 
+def exported_ids(setting: Setting, run_dir: Path) -> Sequence[int]:
+    """Return the pre-training clients whose own parts are written: all that may hold any.
+
+    In a large population those that took part: the others are a function of the seed.
+    """
+    if len(setting.train_ids) <= MANY_CLIENTS:
+        return setting.train_ids
+    return [c for c in ClientStore(run_dir / "clients").client_ids() if c in setting.train_ids]
+
+
 def save(result: Result, pool: ClientPool, weights: np.ndarray) -> None:
     """Write backbone and clients' own parts to the run's folder; fingerprint all of it together."""
     setting, folder = result.setting, result.run_dir / "model"
@@ -339,7 +358,7 @@ def save(result: Result, pool: ClientPool, weights: np.ndarray) -> None:
         "partition_hash": setting.partition.hash,
     }
     save_run(folder, setting.config, setting.model, weights, more)
-    ids: Sequence[int] = setting.train_ids + setting.new_ids
+    ids = [*exported_ids(setting, result.run_dir), *setting.new_ids]
     hashes = pool.run("export", ids, folder)
     digest = hashlib.sha256(tensors_hash({"backbone": torch.tensor(weights)}).encode())
     for client_id, own in zip(ids, hashes, strict=True):

@@ -5,6 +5,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
+from spire_core.adapt_together import can_adapt_together
 from spire_core.grouped import choose_engine
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ def canonical(config: "Config") -> "Config":
     adapt = replace(config.adapt, lr=config.adapt.lr or record.adapt_lr or None)
     if not record.adapt_parts:
         adapt = replace(type(adapt)(), num_images=adapt.num_images)
+    if not can_adapt_together(record, config.model):
+        adapt = _reset(adapt, "group_size")
     if not adapt.early_stopping:
         adapt = _reset(adapt, "val_fraction", "patience")
     return replace(config, adapt=adapt)

@@ -46,6 +46,11 @@ class ClientFailure:
         )
 
 
+def in_groups(client_ids: Sequence[Any], size: int) -> list[tuple[Any, ...]]:
+    """Return clients, in their order, cut into groups of at most `size`."""
+    return [tuple(client_ids[i : i + size]) for i in range(0, len(client_ids), size)]
+
+
 class ClientPool(ABC):
     """Tasks are methods of `ClientWorker` that take a client's id first, or a group's ids."""
 

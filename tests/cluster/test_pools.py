@@ -32,6 +32,8 @@ ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # actors cannot
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 D_EMB = 37  # a size that nothing else has
+POPULATION = ("partition=independent", "partition.client_size=40", "federation.num_clients=10000")
+POPULATION += ("federation.cohort_size=4", "eval.num_clients=4")
 
 
 def config_for(mnist_root: Path, folder: Path, *overrides: str) -> Config:
@@ -77,6 +79,7 @@ def config_for(mnist_root: Path, folder: Path, *overrides: str) -> Config:
                 "federation.straggler_rate=0.5",
             ),
         ),
+        ("spire", POPULATION),
     ],
 )
 def test_ray_pool_equals_local_pool_for_any_number_of_actors(

@@ -25,6 +25,7 @@ def fingerprints(*overrides: str) -> tuple[str, str]:
         ("spire", "resources.num_actors=1"),
         ("spire", "tracking.checkpoint_every=1"),
         ("spire", "data.root=elsewhere"),
+        ("fedavg_ft", "adapt.group_size=3"),  # only embeddings are fitted together
         ("fedavg", "adapt.epochs=99"),
         ("local", "federation.num_rounds=99"),
         ("local", "client.lr=9.0"),
@@ -42,6 +43,7 @@ def test_what_a_method_never_reads_makes_no_difference(method: str, unread: str)
         ("spire", "model.d_emb=7"),
         ("shared_rep", "method.share_until=0.1"),
         ("fedavg", "adapt.num_images=5"),
+        ("spire", "adapt.group_size=3"),
         ("local", "client.betas=[0.8,0.9]"),
         ("local", "adapt.epochs=99"),
         ("spire", "seed=1"),
