@@ -284,6 +284,6 @@ def _gather(refs: Sequence[Any]) -> list[Any]:
 def _lost(error: RayError) -> ClusterError:
     return ClusterError(
         "expected every actor to stay alive, got the loss of one "
-        f"({str(error).splitlines()[0]}): "
-        "look at its log under the Ray session folder; spire resume goes on from the last checkpoint"
+        f"({str(error).splitlines()[0]}): look at its log under the Ray session folder; "
+        "spire resume goes on from the last checkpoint"
     )
