@@ -149,16 +149,27 @@ class RayClientPool(ClientPool):
         return pool
 
     def _wait_until_ready(self, plan: ActorPlan, folder: Path) -> None:
-        pending = [actor.begin.remote(*self.shared) for actor in self.actors]
+        pending = {actor.begin.remote(*self.shared): actor for actor in self.actors}
         while pending:
-            done, pending = ray.wait(pending, num_returns=len(pending), timeout=WAIT_NOTICE_S)
-            if not all(_gather(done)):
-                raise ClusterError(
-                    f"expected the run's folder {folder} on every node, got a node without it: "
-                    "name a folder that all nodes share with tracking.root=FOLDER or SPIRE_ROOT"
-                )
+            done, _ = ray.wait(list(pending), num_returns=len(pending), timeout=WAIT_NOTICE_S)
+            for ref in done:
+                if not self._begun(ref, pending.pop(ref)):
+                    raise ClusterError(
+                        f"expected the run's folder {folder} on every node, got a node without it: "
+                        "name a folder that all nodes share with tracking.root=FOLDER or SPIRE_ROOT"
+                    )
             if pending:
                 logger.warning("waiting for %s; free now: %s", plan.describe(), free_resources())
+
+    def _begun(self, ref: Any, actor: Any) -> bool:
+        """Return what `begin` answers; an actor that was lost meanwhile begins again."""
+        try:
+            return ray.get(ref)
+        except RayTaskError:
+            return _gather([ref])[0]
+        except RayError as error:
+            logger.warning("a client actor was lost as it began (%s)", str(error).splitlines()[0])
+            return self._revive(actor)
 
     @property
     def num_workers(self) -> int:
@@ -212,13 +223,13 @@ class RayClientPool(ClientPool):
             cause = f"its actor was lost ({str(error).splitlines()[0]})"
         return [ClientFailure(unit, cause, is_lost=True) for unit in units]
 
-    def _revive(self, actor: Any) -> None:
-        """Wait until an actor runs again after a loss; ClusterError if that takes too long."""
+    def _revive(self, actor: Any) -> bool:
+        """Let an actor begin again after a loss; ClusterError if that takes too long."""
         end = time.monotonic() + REVIVAL_S
         while True:
             try:
-                ray.get(actor.begin.remote(*self.shared), timeout=max(0.1, end - time.monotonic()))
-                return
+                again = actor.begin.remote(*self.shared)
+                return ray.get(again, timeout=max(0.1, end - time.monotonic()))
             except (ActorUnavailableError, GetTimeoutError) as error:
                 if time.monotonic() > end:
                     raise _lost(error) from error
@@ -273,6 +284,6 @@ def _gather(refs: Sequence[Any]) -> list[Any]:
 def _lost(error: RayError) -> ClusterError:
     return ClusterError(
         "expected every actor to stay alive, got the loss of one "
-        f"({str(error).splitlines()[0]}): "
-        "look at its log under the Ray session folder and start the run again"
+        f"({str(error).splitlines()[0]}): look at its log under the Ray session folder; "
+        "spire resume goes on from the last checkpoint"
     )

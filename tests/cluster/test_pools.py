@@ -3,10 +3,12 @@
 Real MNIST, real Ray; the experiment is the whole of `run_experiment` without tracking.
 """
 
+import contextlib
 import gc
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -210,6 +212,44 @@ def test_killed_actors_come_back_and_nothing_changes(
         config = config_for(mnist_root, tmp_path, "resources.num_actors=2")
         result = run_experiment(config, None, Troubled(kill, after_round))
         assert result.state_fingerprint == whole.state_fingerprint
+
+
+class BeginningKiller:
+    """Kills the first client actor that is seen to begin."""
+
+    def __init__(self) -> None:
+        self.killed: int | None = None
+        self._is_over = False
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        while self.killed is None and not self._is_over:
+            for process in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if process.cmdline()[:1] == ["ray::ClientActor.begin"]:
+                        process.kill()
+                        self.killed = process.pid
+                        break
+
+    def __enter__(self) -> "BeginningKiller":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self._is_over = True
+        self._thread.join()
+
+
+def test_an_actor_that_dies_as_it_begins_comes_back(
+    mnist_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    setting = prepare(config_for(mnist_root, tmp_path, "resources.num_actors=1"))
+    for _ in range(20):  # a beginning can be too short to be seen
+        with BeginningKiller() as killer, open_pool(setting, tmp_path) as (pool, _):
+            assert "client_emb" in pool.run("private_state", [0])[0]
+        if killer.killed is not None and "was lost as it began" in caplog.text:
+            return
+    pytest.fail("no actor could be killed as it began")
 
 
 def test_a_hanging_actor_is_ended_and_its_work_done_again(mnist_root: Path, tmp_path: Path) -> None:
