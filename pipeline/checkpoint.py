@@ -15,9 +15,9 @@ import shutil
 import uuid
 from pathlib import Path
 
-from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from pipeline.reading import DAMAGE, read_object
 from spire_core.errors import RunError
 from spire_core.server import ServerState
 
@@ -74,7 +74,7 @@ def newest_checkpoint(run_dir: Path, fingerprint: str) -> ServerState | None:
     for path in reversed(checkpoints(run_dir)):
         try:
             state, stored = _read(path)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except DAMAGE as error:
             _log.warning(
                 "the checkpoint %s is damaged (%s): the one before it is used", path, error
             )
@@ -89,10 +89,11 @@ def newest_checkpoint(run_dir: Path, fingerprint: str) -> ServerState | None:
 
 
 def _read(path: Path) -> tuple[ServerState, str]:
-    manifest = json.loads((path / MANIFEST).read_text())
-    for name, expected in manifest["sha256"].items():
-        if _sha256(path / name) != expected:
-            raise ValueError(f"{name} is not what was written")
+    manifest = read_object(path / MANIFEST)
+    if _sha256(path / STATE) != manifest["sha256"][STATE]:
+        raise ValueError(f"{STATE} is not what was written")
+    if manifest["round_idx"] != int(path.name):
+        raise ValueError(f"it is of round {manifest['round_idx']}")
     state = ServerState(round_idx=manifest["round_idx"], **load_file(path / STATE))
     return state, manifest["pretrain_fingerprint"]
 

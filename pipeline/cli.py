@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 AddVerb = Callable[[Any], None]  # adds a verb to the subparsers of `spire`
 DEFAULT_PRESET = "mnist-cpu"
 USER_ERROR, INTERRUPTED = 2, 130
+HALF_LINE = 500  # characters that are kept of each half of a message
 GOES_ON = dict.fromkeys(("run", "resume"), ": spire resume goes on from its last round")
 
 
@@ -54,7 +55,14 @@ def main(argv: Sequence[str] | None = None, more_verbs: Sequence[AddVerb] = ()) 
         with contextlib.redirect_stdout(sys.stderr):
             answer: Answer = args.act(args)
     except SpireError as error:
-        say(f"spire {args.verb}: {' '.join(str(error).split())}")
+        say(f"spire {args.verb}: {one_line(str(error))}")
+        return USER_ERROR
+    except (OSError, MemoryError) as error:  # the machine's own: no right, no space, no memory
+        told = one_line(str(error)) or "too little memory"
+        say(
+            f"spire {args.verb}: expected files that can be used and memory enough, got {told}: "
+            "free some, or name another place"
+        )
         return USER_ERROR
     except KeyboardInterrupt:
         say(f"spire {args.verb}: interrupted{GOES_ON.get(args.verb, '')}")
@@ -68,6 +76,16 @@ def _print(text: str) -> None:
         print(text, flush=True)
     except BrokenPipeError:  # whoever reads has seen enough, such as `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def one_line(text: str) -> str:
+    """Return a message as one line that no terminal obeys, with the middle of a long one left out.
+
+    It may quote what a stranger has written: control characters are shown as their codes.
+    """
+    line = " ".join(text.split())
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    return shown if len(shown) <= 2 * HALF_LINE else f"{shown[:HALF_LINE]}...{shown[-HALF_LINE:]}"
 
 
 def say(text: str) -> None:

@@ -10,9 +10,10 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 
+from pipeline.reading import reading
 from spire_core.client import PrivateState
 from spire_core.errors import RunError
 from spire_core.flat import tensors_hash
@@ -69,16 +70,12 @@ class ClientStore:
 
 
 def _read(path: Path) -> PrivateState:
-    try:
-        with safe_open(path, framework="pt") as file:
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            expected = (file.metadata() or {}).get("sha256")
-    except (OSError, SafetensorError) as error:
-        raise RunError(
-            f"expected a client's state in {path}, got {error}: put back a copy of this file, or "
-            "start a new run"
-        ) from error
-    if tensors_hash(state) != expected:
+    advice = "put back a copy of this file, or start a new run"
+    with reading("a client's state", path, advice), safe_open(path, framework="pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        expected = (file.metadata() or {}).get("sha256")
+        got = tensors_hash(state)
+    if got != expected:
         raise RunError(
             f"expected the client's state that was written to {path}, got other numbers: put back "
             "a copy of this file, or start a new run"

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.evaluation import Evaluation
 from pipeline.messages import Drawn, Losses
-from spire_core.errors import RunError
+from pipeline.reading import reading
 from spire_core.kid import KidScore
 
 
@@ -50,7 +50,7 @@ def load_evaluations(run_dir: Path, num_rounds_done: int) -> list[Evaluation]:
 
 
 def _load(path: Path) -> Evaluation:
-    try:
+    with reading("an evaluation", path, "delete this file and resume, and it is done again"):
         with safe_open(path, framework="pt") as file:
             told = json.loads(file.metadata()["evaluation"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -63,11 +63,6 @@ def _load(path: Path) -> Evaluation:
             tuple(Losses(**loss) for loss in told["losses"]),
             tuple(_drawn(tensors, i, client_id) for i, client_id in enumerate(ids)),
         )
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            f"expected an evaluation in {path}, got {type(error).__name__} ({error}): delete this "
-            "file and resume, and it is done again"
-        ) from error
 
 
 def _drawn(tensors: dict[str, Tensor], i: int, client_id: int) -> Drawn:
