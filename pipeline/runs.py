@@ -170,6 +170,8 @@ def find_run(run: str, config: TrackingConfig, kinds: Sequence[Kind] = ("run",))
     RunError if there is none, or if the name or the head of an id fits several.
     """
     runs = tracking_root(config) / "runs"
+    if run and (runs / run / RECORD).is_file():
+        read_record(runs / run)  # a damaged one is named, and not passed over
     records = [r for r in _records(runs) if r.get("kind", "run") in kinds]
     if run == "last" and records:
         return records[-1]["folder"]
