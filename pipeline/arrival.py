@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from pipeline.datasets import load_stored, store_root
+from pipeline.image_folder import opened_image
 from pipeline.image_grids import image_grid
 from pipeline.known_datasets import SPECS
 from pipeline.messages import WorkerSetup
@@ -185,7 +186,8 @@ def _dataset_images(
 def _folder_images(
     run: SavedRun, folder: Path, classes: Sequence[str]
 ) -> tuple[np.ndarray, list[str]]:
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    found = (p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    files = sorted(p for p in found if p.is_file())
     names = ["" if p.parent == folder else p.parent.name for p in files]
     chosen = _chosen(names, sorted({name for name in names if name}), classes)
     if not chosen:
@@ -208,17 +210,10 @@ def _chosen(names: Sequence[str], known: Sequence[str], classes: Sequence[str]) 
 def _decode(file: Path, run: SavedRun) -> np.ndarray:
     """Return an image file's central square as (C, H, W) uint8, scaled as the run's own images."""
     channels, _, size = run.image_shape
-    try:
-        with Image.open(file) as image:
-            if image.mode[0] in "IF":
-                raise DataError(
-                    f"expected 8 bits per channel, got another image in {file}: convert it"
-                )
-            plain = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
-            side = size if run.config.data.name == "folder" else min(plain.size)
-            square = ImageOps.fit(plain, (side, side), Image.Resampling.BILINEAR)
-    except (OSError, Image.DecompressionBombError) as error:
-        raise DataError(f"expected an image, got {file} ({error}): remove or mend it") from error
+    with opened_image(file) as image:
+        plain = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
+        side = size if run.config.data.name == "folder" else min(plain.size)
+        square = ImageOps.fit(plain, (side, side), Image.Resampling.BILINEAR)
     pixels = np.asarray(square).reshape(side, side, channels).transpose(2, 0, 1)
     return resized(pixels[None], size)[0]
 

@@ -17,17 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from pipeline.client_store import CLIENTS, ClientStore
 from pipeline.disk import room_for, sync, write_whole
 from pipeline.evaluation_store import evaluated_rounds, evaluation_faults, evaluation_path
+from pipeline.reading import DAMAGE
 from spire_core.errors import RunError
 from spire_core.server import ServerState
 
 CHECKPOINTS, STATE, MANIFEST = "checkpoints", "server.safetensors", "manifest.json"
-DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError)
 KINDS = {"round_idx": int, "pretrain_fingerprint": str, "clients": dict, "evaluations": list}
 KINDS |= {"sha256": dict}
 _log = logging.getLogger(__name__)

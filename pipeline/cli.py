@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 AddVerb = Callable[[Any], None]  # adds a verb to the subparsers of `spire`
 DEFAULT_PRESET = "mnist-cpu"
 USER_ERROR, INTERRUPTED = 2, 130
+MAX_DRAWN = 100_000  # images at once
+HALF_LINE = 500  # characters that are kept of each half of a message
 GOES_ON = dict.fromkeys(("run", "resume"), ": spire resume goes on from its last round")
 
 
@@ -54,7 +56,14 @@ def main(argv: Sequence[str] | None = None, more_verbs: Sequence[AddVerb] = ()) 
         with contextlib.redirect_stdout(sys.stderr):
             answer: Answer = args.act(args)
     except SpireError as error:
-        say(f"spire {args.verb}: {' '.join(str(error).split())}")
+        say(f"spire {args.verb}: {one_line(str(error))}")
+        return USER_ERROR
+    except (OSError, MemoryError) as error:  # the machine's own: no right, no space, no memory
+        told = one_line(str(error)) or "too little memory"
+        say(
+            f"spire {args.verb}: expected files that can be used and memory enough, got {told}: "
+            "free some, or name another place"
+        )
         return USER_ERROR
     except KeyboardInterrupt:
         say(f"spire {args.verb}: interrupted{GOES_ON.get(args.verb, '')}")
@@ -68,6 +77,16 @@ def _print(text: str) -> None:
         print(text, flush=True)
     except BrokenPipeError:  # whoever reads has seen enough, such as `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def one_line(text: str) -> str:
+    """Return a message as one line that no terminal obeys, with the middle of a long one left out.
+
+    It may quote what a stranger has written: control characters are shown as their codes.
+    """
+    line = " ".join(text.split())
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    return shown if len(shown) <= 2 * HALF_LINE else f"{shown[:HALF_LINE]}...{shown[-HALF_LINE:]}"
 
 
 def say(text: str) -> None:
@@ -150,6 +169,7 @@ def sample(args: argparse.Namespace) -> Answer:
     from pipeline.image_grids import image_grid
     from pipeline.report_text import writable_png
 
+    saved.client_state(args.client)  # a client that cannot be drawn leaves no empty folder
     who = "population" if args.client is None else f"client_{args.client}"
     png = writable_png(args.out or saved.folder.parent / "samples" / f"{who}_seed{args.seed}.png")
     guidance = saved.config.eval.guidance if args.guidance is None else args.guidance
@@ -265,7 +285,7 @@ def allowed(overrides: Sequence[str], prefixes: tuple[str, ...]) -> Sequence[str
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(USER_ERROR, f"{self.prog}: {message}: see {self.prog} --help\n")
+        self.exit(USER_ERROR, f"{self.prog}: {one_line(message)}: see {self.prog} --help\n")
 
 
 def _parse(argv: Sequence[str] | None, more_verbs: Sequence[AddVerb]) -> argparse.Namespace:
@@ -335,9 +355,13 @@ def _add_adapt(verbs: Any) -> None:
 def _add_sample(verbs: Any) -> None:
     parser = add_verb(verbs, "sample", sample, "draw images as a client, or as the population")
     _add_saved_run(parser, "tracking.*")
-    parser.add_argument("--num", type=_count(1), default=64, metavar="N", help="images (64)")
+    parser.add_argument(
+        "--num", type=_count(1, MAX_DRAWN), default=64, metavar="N", help="images (64)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the noise (0)")
-    parser.add_argument("--guidance", type=float, help="1 turns it off (default: the run's own)")
+    parser.add_argument(
+        "--guidance", type=_guidance, help="1 turns it off (default: the run's own)"
+    )
     parser.add_argument("--out", metavar="PATH", help="the PNG; a .npz is written beside it")
 
 
@@ -361,13 +385,22 @@ def _add_doctor(verbs: Any) -> None:
     parser.add_argument("--metrics", action="store_true", help=text)
 
 
-def _count(least: int) -> Any:
+def _count(least: int, most: int = 10**9) -> Any:
     def count(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"expected a number of at least {least}, got {text!r}")
+        fits = text.isdecimal() and len(text) <= len(str(most))
+        if not fits or not least <= int(text) <= most:
+            at = f"at least {least}" if not fits or int(text) < least else f"at most {most}"
+            raise argparse.ArgumentTypeError(f"expected a number of {at}, got {text!r}")
         return int(text)
 
     return count
+
+
+def _guidance(text: str) -> float:
+    value = float(text)
+    if not 0.0 <= value <= 1000.0:
+        raise argparse.ArgumentTypeError(f"expected a number in 0..1000, got {text!r}")
+    return value
 
 
 def _comma_list(text: str) -> list[str]:

@@ -8,17 +8,17 @@ the states that a checkpoint needs. Each file carries the hash of its tensors.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 
 from pipeline.disk import write_whole
+from pipeline.reading import GO_BACK, reading
 from spire_core.client import PrivateState
 from spire_core.errors import RunError
 from spire_core.flat import tensors_hash
 
 KEPT_VERSIONS = 2
 CLIENTS = "clients"  # the folder of a run
-MEND = ": resume the run, which goes back to a checkpoint whose files are whole"
 
 
 class ClientStore:
@@ -94,7 +94,7 @@ class ClientStore:
             try:
                 _read(self.path(client_id, done))
             except RunError as error:
-                found.append(str(error).removesuffix(MEND))
+                found.append(str(error).removesuffix(f": {GO_BACK}"))
         return found
 
     def rewind(self, num_rounds_done: int, client_id: int | None = None) -> None:
@@ -106,12 +106,10 @@ class ClientStore:
 
 
 def _read(path: Path) -> PrivateState:
-    try:
+    with reading("a client's state", path, GO_BACK):
         with safe_open(path, framework="pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             expected = (file.metadata() or {}).get("sha256")
         if tensors_hash(state) != expected:
             raise ValueError("other numbers than were written")
-    except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
-        raise RunError(f"expected a client's state in {path}, got {error}{MEND}") from error
     return state

@@ -15,6 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.datasets import DataConfig
 from pipeline.identity import fingerprint, pretrain_fingerprint
+from pipeline.limits import EXPERIMENT, check_ranges
+from pipeline.plain_yaml import check_plain
 from pipeline.resources import ResourcesConfig
 from pipeline.runs import TrackingConfig
 from spire_core.adapt import AdaptConfig
@@ -28,6 +30,7 @@ from spire_core.training import ClientConfig
 from spire_core.unet import ModelConfig
 
 NAMED_GROUPS = ("data", "partition", "method")
+MAX_KEY = 200  # characters
 ON_CLIENT_ERROR = ("retry", "drop", "fail")
 Built = TypeVar("Built")
 
@@ -124,6 +127,7 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def __post_init__(self) -> None:
+        check_ranges(self, EXPERIMENT)
         if self.server.aggregation != "mean" and self.federation.cohort_size < 3:
             raise ConfigError(
                 "expected federation.cohort_size of at least 3 with server.aggregation="
@@ -180,10 +184,11 @@ def _known_keys(prefix: str, node: dict[str, Any]) -> list[str]:
 
 def _parse_override(text: str) -> DictConfig:
     key, sep, value = text.partition("=")
-    if not sep or not key.strip():
+    if not sep or not key.strip() or len(key) > MAX_KEY:
         raise ConfigError(
             f"expected an override as key=value, got {text!r}: such as client.lr=0.001"
         )
+    check_plain(value, key)
     if key in NAMED_GROUPS:
         key = f"{key}.name"
     try:
@@ -267,16 +272,23 @@ def _layered(base: Config, layers: list[DictConfig], overrides: Sequence[str]) -
 
 def read_settings(text: str, source: str) -> dict[str, Any]:
     """Return the settings of a YAML text as plain values; ConfigError if it holds no settings."""
+    check_plain(text, source)
     try:
         loaded = OmegaConf.to_container(OmegaConf.create(text), resolve=True)
     except Exception as error:  # YAML and OmegaConf each have their own family of errors
         told = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(f"expected YAML settings in {source}, got {told}: correct it") from error
-    if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
+    if not isinstance(loaded, dict) or not _has_text_keys(loaded):
         raise ConfigError(
             f"expected KEY: VALUE settings in {source}, got {loaded!r:.200}: correct it"
         )
     return loaded  # type: ignore[return-value]
+
+
+def _has_text_keys(values: Any) -> bool:
+    if isinstance(values, dict):
+        return all(isinstance(k, str) and _has_text_keys(v) for k, v in values.items())
+    return not isinstance(values, list) or all(map(_has_text_keys, values))
 
 
 def split_override(text: str) -> tuple[str, Any]:
@@ -288,7 +300,7 @@ def split_override(text: str) -> tuple[str, Any]:
 
 
 def merge_settings(
-    kind: type[Built], base: dict[str, Any], text: str, overrides: Sequence[str]
+    kind: type[Built], base: dict[str, Any], text: str, source: str, overrides: Sequence[str]
 ) -> Built:
     """Return a dataclass with the values of `base`, of a YAML text and of overrides, in order.
 
@@ -296,11 +308,7 @@ def merge_settings(
     """
     merged = OmegaConf.create(base)
     known = _known_keys("", base)
-    try:
-        layers = [OmegaConf.create(text)]
-    except Exception as error:  # YAML and OmegaConf each have their own family of errors
-        told = f"expected settings in YAML, got: {error}".splitlines()[0]
-        raise ConfigError(told) from error
+    layers = [OmegaConf.create(read_settings(text, source))]
     if overrides:
         layers.append(_parse_overrides(overrides))
     for layer in layers:
@@ -340,6 +348,7 @@ def _typed(kind: Any, value: Any, key: str) -> Any:
 
 
 _REFUSED = object()
+MAX_NUMBER = 2**63  # what arrays, files and databases take
 
 
 def _convert(kind: Any, value: Any) -> Any:
@@ -353,6 +362,10 @@ def _convert(kind: Any, value: Any) -> Any:
         items = [_convert(k, v) for k, v in zip(inner, value, strict=False)]
         same = len(inner) == len(value)
         return _REFUSED if not same or any(i is _REFUSED for i in items) else tuple(items)
+    if isinstance(value, int | float) and not -MAX_NUMBER < value < MAX_NUMBER:
+        return _REFUSED  # nor NaN
+    if isinstance(value, str) and "${" in value:
+        return _REFUSED  # OmegaConf would look up what it names, such as environment variables
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     if kind is int and isinstance(value, bool):

@@ -17,6 +17,7 @@ import numpy as np
 from pipeline.image_folder import load_folder
 from pipeline.known_datasets import SPECS, DatasetSpec
 from pipeline.ray_job import base_folder, lasting
+from pipeline.reading import DAMAGE
 from spire_core.errors import ConfigError, DataError
 
 SPLITS = ("train", "test")
@@ -145,7 +146,7 @@ def _stored_array(spec: DatasetSpec, root: Path, array_name: str) -> np.ndarray:
         if not any(wrong):
             return array
         problem = next(filter(None, wrong))
-    except (OSError, ValueError, EOFError) as error:
+    except DAMAGE as error:
         problem = f"it cannot be read ({error})"
     raise DataError(
         f"the stored file {path} is damaged: {problem}: run `spire data fetch {spec.name}`"

@@ -12,19 +12,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from pipeline.disk import write_whole
 from pipeline.evaluation import Evaluation
 from pipeline.messages import Drawn, Losses
+from pipeline.reading import GO_BACK, reading
 from spire_core.errors import RunError
 from spire_core.flat import tensors_hash
 from spire_core.kid import KidScore
 
 EVALUATIONS = "evaluations"
-MEND = ": resume the run, which goes back to a checkpoint whose files are whole"
 
 
 def save_evaluation(run_dir: Path, evaluation: Evaluation) -> None:
@@ -66,7 +66,7 @@ def evaluation_faults(run_dir: Path, rounds: Collection[int]) -> list[str]:
         try:
             _load(evaluation_path(run_dir, done))
         except RunError as error:
-            found.append(str(error).removesuffix(MEND))
+            found.append(str(error).removesuffix(f": {GO_BACK}"))
     return found
 
 
@@ -96,7 +96,7 @@ def _sha256(tensors: dict[str, Tensor], text: str) -> str:
 
 
 def _load(path: Path) -> Evaluation:
-    try:
+    with reading("an evaluation", path, GO_BACK):
         with safe_open(path, framework="pt") as file:
             header = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -112,10 +112,6 @@ def _load(path: Path) -> Evaluation:
             tuple(Losses(**loss) for loss in told["losses"]),
             tuple(_drawn(tensors, i, client_id) for i, client_id in enumerate(ids)),
         )
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            f"expected an evaluation in {path}, got {type(error).__name__} ({error}){MEND}"
-        ) from error
 
 
 def _drawn(tensors: dict[str, Tensor], i: int, client_id: int) -> Drawn:

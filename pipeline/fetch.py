@@ -8,7 +8,6 @@ import contextlib
 import fcntl
 import shutil
 import tarfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -16,10 +15,11 @@ import numpy as np
 
 from pipeline.datasets import SPLITS, dataset_spec, load_stored, mismatch, store_root
 from pipeline.known_datasets import DatasetSpec
+from pipeline.reading import DAMAGE
 from pipeline.sources import IDX_FILES, Decoded, Source, default_sources
 from spire_core.errors import ConfigError, DataError
 
-FAILURES = (OSError, RuntimeError, ValueError, ImportError, EOFError, zlib.error, tarfile.TarError)
+FAILURES = (*DAMAGE, RuntimeError, ImportError, tarfile.TarError)
 
 
 def fetch(

@@ -1,14 +1,21 @@
 """Reads the user's own images: a folder with one subfolder per class."""
 
+import contextlib
 import hashlib
 import itertools
 import math
+import os
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from spire_core.errors import DataError
+
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # others start programs, as EPS does
+MAX_PIXELS = 64_000_000
 
 
 def load_folder(
@@ -41,6 +48,7 @@ def _image_files(folder: Path) -> tuple[list[str], list[tuple[Path, int]]]:
     """Class names, and the files with their class numbers."""
     from torchvision.datasets import ImageFolder  # takes seconds to import
 
+    _refuse_loops(folder)
     try:
         found = ImageFolder(str(folder))
     except OSError as error:
@@ -49,6 +57,17 @@ def _image_files(folder: Path) -> tuple[list[str], list[tuple[Path, int]]]:
             f"expected a folder with one subfolder of images per class, got {folder}: {reason}"
         ) from error
     return found.classes, [(Path(file), label) for file, label in found.samples]
+
+
+def _refuse_loops(folder: Path) -> None:
+    """Raise DataError if a link inside leads to a folder above it: a walk would never end."""
+    for at, names, _ in os.walk(folder):
+        for path in (Path(at, name) for name in names):
+            if path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve()):
+                raise DataError(
+                    f"expected folders of images, got {path}, a link to a folder around it: "
+                    "remove it"
+                )
 
 
 def _own_split(base: Path, samples: list[tuple[Path, int]], split: str) -> list[tuple[Path, int]]:
@@ -67,12 +86,28 @@ def _own_split(base: Path, samples: list[tuple[Path, int]], split: str) -> list[
 
 def _decode(file: Path, size: int) -> np.ndarray:
     """The image as (3, size, size) uint8: its central square, as RGB."""
-    try:
-        with Image.open(file) as image:
-            if image.mode[0] in "IF":
-                raise DataError(f"expected an image of 8 bits per channel, got {file}")
-            rgb = ImageOps.exif_transpose(image).convert("RGB")
-            square = ImageOps.fit(rgb, (size, size), Image.Resampling.BILINEAR)
-    except (OSError, Image.DecompressionBombError) as error:
-        raise DataError(f"expected an image, got {file} ({error}): remove or mend it") from error
+    with opened_image(file) as image:
+        rgb = ImageOps.exif_transpose(image).convert("RGB")
+        square = ImageOps.fit(rgb, (size, size), Image.Resampling.BILINEAR)
     return np.asarray(square).transpose(2, 0, 1)
+
+
+@contextlib.contextmanager
+def opened_image(file: Path) -> Iterator[Image.Image]:
+    """Yield an image of 8 bits per channel; DataError if the file is none, or cannot be decoded."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is odd about a file is an error or no matter
+            with Image.open(file, formats=FORMATS) as image:
+                if image.mode[0] in "IF":
+                    raise DataError(f"expected 8 bits per channel, got more in {file}: convert it")
+                if image.width * image.height > MAX_PIXELS:
+                    raise DataError(
+                        f"expected an image of at most {MAX_PIXELS} pixels, got {image.width} x "
+                        f"{image.height} in {file}: make it smaller"
+                    )
+                yield image
+    except DataError:
+        raise
+    except Exception as error:  # a wrong file can raise anything
+        raise DataError(f"expected an image, got {file} ({error}): remove or mend it") from error

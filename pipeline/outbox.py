@@ -23,6 +23,12 @@ from pipeline.disk import room_for
 OUTBOX, DONE, REFUSED = "outbox.jsonl", "outbox.done", "outbox.refused.jsonl"
 ARTIFACTS = "artifacts"
 ENDED = ("FINISHED", "FAILED", "KILLED")
+SAYS = {  # what is read of an entry here, by its kind
+    "metrics": {"step": int, "metrics": dict},
+    "image": {"step": int, "key": str},
+    "params": {"params": dict},
+    "status": {"status": str},
+}
 Entry = dict[str, Any]  # kind, time_ms, and what that kind says
 Points = Sequence[tuple[int, Mapping[str, float]]]  # (step, numbers by name)
 
@@ -113,11 +119,16 @@ def lines(run_dir: Path, offset: int = 0) -> Iterator[bytes]:
 
 
 def parsed(line: bytes) -> Entry | None:
-    """Return a line's entry, or None if a crash has cut the line off."""
+    """Return a line's entry, or None if a crash has cut the line off, or it says something else."""
     try:
-        return json.loads(line)
-    except ValueError:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
         return None
+    kind = entry.get("kind") if isinstance(entry, dict) else None
+    if not isinstance(kind, str):
+        return None
+    fits = all(isinstance(entry.get(key), type_) for key, type_ in SAYS.get(kind, {}).items())
+    return entry if fits else None
 
 
 def read_entries(run_dir: Path) -> Iterator[Entry]:

@@ -159,11 +159,14 @@ def _trained(trained: int, total: int) -> str:
 
 def writable_png(path: str | Path) -> Path:
     """Return where to write a PNG, its folder made; ConfigError if it cannot be written."""
-    png = lasting(path, "--out").with_suffix(".png")
+    png = Path(path)
     try:
+        png = lasting(path, "--out").with_suffix(".png")
         png.parent.mkdir(parents=True, exist_ok=True)
         problem = None if os.access(png.parent, os.W_OK) else "its folder is read-only"
-    except OSError as error:
+    except ConfigError:
+        raise
+    except (OSError, RuntimeError, ValueError) as error:  # also of a home, no name, or a NUL in it
         problem = str(error)
     if problem or png.is_dir():
         problem = problem or "it is a folder"

@@ -57,6 +57,11 @@ class ResourcesConfig:
                 "expected resources.num_cpus above 0 and resources.num_gpus of at least 0, got "
                 f"{shares}: raise them"
             )
+        if 0 < shares[1] < 1e-4:
+            raise ConfigError(
+                f"expected resources.num_gpus of 0 or at least 0.0001, got {shares[1]}: Ray counts "
+                "in ten-thousandths"
+            )
         if shares[1] > 1 and shares[1] % 1:
             raise ConfigError(
                 f"expected resources.num_gpus as a share of one GPU or a whole number, got "

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Config, config_from_dict, overridden
-from pipeline.runs import stored_uri
+from pipeline.reading import read_object, reading
+from pipeline.runs import read_record, stored_uri
 from spire_core.errors import RunError
 
 START, RESULT, LOCK = "config.json", "result.json", "run.lock"
@@ -66,17 +67,14 @@ def load_start(
     It is tracked where it was, unless `uri` is given. RunError if the folder does not say how the
     run began.
     """
-    try:
-        stored = json.loads((run_dir / START).read_text())
-        config = overridden(config_from_dict(stored["config"]), overrides)
+    with reading("a run's configuration", run_dir / START, "start a new run"):
+        stored = read_object(run_dir / START)
+        config, preset = config_from_dict(stored["config"]), stored["preset"]
         uri = uri or stored_uri(run_dir)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            f"expected a run's configuration in {run_dir / START}, got {error}: start a new run"
-        ) from error
+    config = overridden(config, overrides)
     root = str(run_dir.parent.parent)
     tracking = replace(config.tracking, uri=uri, root=root)
-    return replace(config, tracking=tracking), stored["preset"]
+    return replace(config, tracking=tracking), preset
 
 
 def save_result(run_dir: Path, told: Mapping[str, Any]) -> None:
@@ -87,4 +85,7 @@ def save_result(run_dir: Path, told: Mapping[str, Any]) -> None:
 def load_result(run_dir: Path) -> dict[str, Any] | None:
     """Return the object that a finished run printed, or None if it has not finished."""
     path = run_dir / RESULT
-    return json.loads(path.read_text()) if path.is_file() else None
+    if not path.is_file():
+        return None
+    with reading("what a run found", path, "delete this file and resume the run"):
+        return read_object(path) | {"run_id": read_record(run_dir)["run_id"]}

@@ -5,6 +5,7 @@ Under a root lie `mlflow.db`, unless another store is named, and `runs/<run id>/
 """
 
 import json
+import logging
 import os
 import re
 import shlex
@@ -16,11 +17,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.ray_job import base_folder, lasting
+from pipeline.reading import read_object, reading
 from spire_core.errors import ConfigError, RunError
 
 RECORD = "tracking.json"
+RECORD_TYPES = {"run_id": str, "run_name": str, "started_ms": int}
+RECORD_TYPES |= {"kind": str, "tracked": bool, "uri": str}
 Kind = Literal["run", "sweep"]
-_PASSWORD = re.compile(r"(://)[^/\s\"']+@")
+_log = logging.getLogger(__name__)
+_PASSWORD = re.compile(
+    r"(://)(?:[^/\s\"']+|[^/:\s\"']*:(?!\d+/)[^\s\"']*)@"  # a database takes / in a password
+    r"|([?&;](?:password|passwd|pwd|token|secret)=)[^\s\"'&;]+",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -65,8 +74,8 @@ def _check_uri(uri: str) -> None:
 
 
 def mask(text: str) -> str:
-    """Return a text with the `user:password@` of every URI in it replaced by `***@`."""
-    return _PASSWORD.sub(r"\1***@", text)
+    """Return a text with the `user:password@` and `?password=` of its URIs replaced by `***`."""
+    return _PASSWORD.sub(lambda m: f"{m[1]}***@" if m[1] else f"{m[2]}***", text)
 
 
 def tracking_root(config: TrackingConfig) -> Path:
@@ -120,8 +129,14 @@ def git_revision(source: Path = Path(__file__)) -> str | None:
 
 
 def read_record(run_dir: Path) -> dict[str, Any]:
-    """Return the record of a run, as `make_run_dir` wrote it."""
-    return json.loads((run_dir / RECORD).read_text())
+    """Return the record of a run, as `make_run_dir` wrote it; RunError if it is damaged."""
+    path = run_dir / RECORD
+    with reading("a run's record", path, "put back a copy of it, or start a new run"):
+        record = {"kind": "run", "tracked": False, "uri": ""} | read_object(path)
+        for key, kind in RECORD_TYPES.items():
+            if not isinstance(record[key], kind):
+                raise TypeError(f"{record[key]!r:.50} as {key}")
+        return record
 
 
 def stored_uri(run_dir: Path) -> str | None:
@@ -135,8 +150,12 @@ def stored_uri(run_dir: Path) -> str | None:
 
 def _records(runs: Path) -> list[dict[str, Any]]:
     """Return the records of all runs of a folder, oldest first."""
-    folders = [path.parent for path in runs.glob(f"*/{RECORD}")]
-    found = [read_record(folder) | {"folder": folder} for folder in folders]
+    found = []
+    for path in runs.glob(f"*/{RECORD}"):
+        try:
+            found.append(read_record(path.parent) | {"folder": path.parent})
+        except RunError as error:  # the other runs can be used all the same
+            _log.warning("a run is passed over: %s", error)
     return sorted(found, key=lambda record: record["started_ms"])
 
 
@@ -151,6 +170,8 @@ def find_run(run: str, config: TrackingConfig, kinds: Sequence[Kind] = ("run",))
     RunError if there is none, or if the name or the head of an id fits several.
     """
     runs = tracking_root(config) / "runs"
+    if run and (runs / run / RECORD).is_file():
+        read_record(runs / run)  # a damaged one is named, and not passed over
     records = [r for r in _records(runs) if r.get("kind", "run") in kinds]
     if run == "last" and records:
         return records[-1]["folder"]

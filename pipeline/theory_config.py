@@ -4,10 +4,11 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from pipeline.config import merge_settings
+from pipeline.limits import THEORY, check_ranges
+from pipeline.plain_yaml import read_settings_file
 from pipeline.runs import TrackingConfig
 from spire_core.errors import ConfigError
 from spire_core.gmm import check_separation, check_weight, signal_and_noise
@@ -151,7 +152,7 @@ class BackboneConfig:
         _check_counts(1, n=self.n, clients=self.clients)
         _check_counts(2, d=self.d, client_n=self.client_n)
         _check_counts(2, replicates=self.replicates, learned=self.learned)
-        if self.skew <= 0.0 or min(self.sizes) < 0.0:
+        if self.skew <= 0.0 or min(self.sizes, default=-1.0) < 0.0:
             raise ConfigError("expected backbone.skew above 0 and sizes of at least 0: raise them")
 
 
@@ -186,6 +187,7 @@ class TheoryConfig:
     tracking: TrackingConfig = field(default_factory=lambda: TrackingConfig(experiment="theory"))
 
     def __post_init__(self) -> None:
+        check_ranges(self, THEORY)
         _check_counts(2, replicates=self.replicates)
         if check_weight(self.w) in (0.0, 1.0):
             raise ConfigError(
@@ -213,12 +215,10 @@ def theory_names() -> list[str]:
 def load_theory(file_or_name: str, overrides: Sequence[str] = ()) -> TheoryConfig:
     """Return a preset's or a YAML file's settings with overrides; ConfigError if they are wrong."""
     if file_or_name in theory_names():
-        file = resources.files("pipeline") / "theory_presets" / f"{file_or_name}.yaml"
-    elif (file := Path(file_or_name).expanduser()).is_file():
-        pass
+        path = resources.files("pipeline") / "theory_presets" / f"{file_or_name}.yaml"
+        text = path.read_text()
     else:
-        raise ConfigError(
-            f"expected a YAML file or one of {', '.join(theory_names())}, got {file_or_name!r}: "
-            "name one that exists"
-        )
-    return merge_settings(TheoryConfig, TheoryConfig().as_dict(), file.read_text(), overrides)
+        known = f"a YAML file or one of {', '.join(theory_names())}"
+        text = read_settings_file(file_or_name, known)
+    base = TheoryConfig().as_dict()
+    return merge_settings(TheoryConfig, base, text, file_or_name, overrides)

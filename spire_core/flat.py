@@ -16,6 +16,8 @@ from spire_core.methods import LOCAL, NETWORK_PARTS, MethodConfig
 from spire_core.rng import derive_seed
 from spire_core.unet import ModelConfig, UNet
 
+MAX_PARAMETERS = 2_000_000_000
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -70,6 +72,7 @@ class FlatModel(FlatWeights):
         image_channels: int,
         device: torch.device | str = "cpu",
     ) -> None:
+        check_num_parameters(model, image_channels)
         self.net = UNet(model, image_channels, method.record.has_embedding).to(device).eval()
         layout = lay_out(self.net, method)
         weights, grads = torch.zeros(2, layout.size, device=device)
@@ -91,6 +94,18 @@ class FlatModel(FlatWeights):
     def flatten(self, tensors: dict[str, Tensor]) -> Tensor:
         """Return named tensors as a flat vector (P,); the inverse of `named_tensors`."""
         return torch.cat([tensors[name].reshape(-1) for name, _, _ in self.layout.names])
+
+
+def check_num_parameters(model: ModelConfig, image_channels: int) -> None:
+    """Raise ConfigError for a U-Net that is too large for any machine; allocates nothing."""
+    with torch.device("meta"):
+        net = UNet(model, image_channels, has_embedding=True)
+    num_parameters = sum(p.numel() for p in net.parameters())
+    if num_parameters > MAX_PARAMETERS:
+        raise ConfigError(
+            f"expected a U-Net of at most {MAX_PARAMETERS:,} parameters, got {num_parameters:,}: "
+            "lower model.width, model.multipliers or model.num_blocks"
+        )
 
 
 def lay_out(net: UNet, method: MethodConfig) -> Layout:

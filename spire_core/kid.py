@@ -4,6 +4,7 @@ The only file that imports torch_fidelity, and only inside functions: the import
 Letters: N real and M fake features, each of D numbers.
 """
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -159,16 +160,19 @@ def inception(weights_path: Path | None) -> nn.Module:
 
     path = None if weights_path is None else str(weights_path)
     try:
-        if path is not None:
-            # torch-fidelity unpickles anything: first make sure that there are only tensors.
-            torch.load(path, weights_only=True)
-        return create_feature_extractor(
-            INCEPTION,
-            [str(INCEPTION_FEATURES)],
-            cuda=False,
-            feature_extractor_weights_path=path,
-            verbose=False,
-        )
+        with tempfile.TemporaryDirectory(prefix="spire-") as folder:
+            copy = None
+            if path is not None:
+                # torch-fidelity unpickles anything: it gets the tensors alone, in a file of ours.
+                copy = str(Path(folder, "tensors.pth"))
+                torch.save(torch.load(path, weights_only=True), copy)
+            return create_feature_extractor(
+                INCEPTION,
+                [str(INCEPTION_FEATURES)],
+                cuda=False,
+                feature_extractor_weights_path=copy,
+                verbose=False,
+            )
     except Exception as error:  # a wrong file can raise anything
         source = "be downloaded" if path is None else f"be loaded from {path}"
         raise WeightsError(

@@ -108,6 +108,11 @@ def _pathological(labels: np.ndarray, config: "PartitionConfig", num: int, rng: 
 def _shard(labels: np.ndarray, config: "PartitionConfig", num: int, rng: Rng) -> Held:
     """Sort by label, cut into equal shards and deal `shards_per_client` to each client at random
     (McMahan et al. 2017, section 3)."""
+    if num * config.shards_per_client > len(labels):
+        raise ConfigError(
+            f"expected at most {len(labels)} shards in all, got {num} clients with "
+            f"{config.shards_per_client} each: lower partition.shards_per_client"
+        )
     shards = np.array_split(np.concatenate(_pools(labels, rng)), num * config.shards_per_client)
     deal = rng.permutation(len(shards)).reshape(num, config.shards_per_client)
     return [np.concatenate([shards[s] for s in of_client]) for of_client in deal]

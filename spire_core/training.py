@@ -76,6 +76,10 @@ class ClientConfig:
             raise ConfigError(
                 f"expected client.emb_dropout in [0, 1), got {self.emb_dropout}: 0 turns it off"
             )
+        if not all(0.0 <= beta < 1.0 for beta in self.betas):
+            raise ConfigError(
+                f"expected client.betas in [0, 1), got {self.betas}: 0.9 and 0.999 are usual"
+            )
         for name in ("lr", "emb_lr", "emb_proj_lr_factor", "emb_init_std"):
             if getattr(self, name) < 0:
                 raise ConfigError(

@@ -16,6 +16,8 @@ from torch.nn import functional as F
 
 from spire_core.errors import ConfigError
 
+MAX_LEVELS = 10  # of resolution: images of 1024 pixels
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -46,10 +48,15 @@ class ModelConfig:
                 f"expected model.width as a multiple of 8, got {self.width}: "
                 "channels are normalised in groups"
             )
-        if not self.multipliers or min(self.multipliers) < 1 or self.num_blocks < 1:
+        if not 1 <= len(self.multipliers) <= MAX_LEVELS or min(self.multipliers) < 1:
             raise ConfigError(
-                f"expected model.multipliers of at least 1 and model.num_blocks of at least 1, got "
-                f"{self.multipliers} and {self.num_blocks}: see the presets for sizes that work"
+                f"expected 1..{MAX_LEVELS} model.multipliers of at least 1, got "
+                f"{self.multipliers}: see the presets for sizes that work"
+            )
+        if min(self.num_blocks, self.cond_dim, self.space_to_depth) < 1:
+            raise ConfigError(
+                "expected model.num_blocks, model.cond_dim and model.space_to_depth of at least 1, "
+                f"got {self.num_blocks}, {self.cond_dim} and {self.space_to_depth}: raise them"
             )
         if any(level not in range(len(self.multipliers)) for level in self.attention):
             raise ConfigError(

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,14 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Config, build, load_config, read_settings, split_override
+from pipeline.plain_yaml import read_settings_file
 from pipeline.summary import FINAL_METRICS, ROUND_METRICS
 from spire_core.errors import ConfigError
 from spire_core.rng import numpy_generator
 
 SEARCHES, SCHEDULERS, MODES = ("grid", "random", "optuna"), ("none", "asha"), ("min", "max")
 RANGE_KEYS = {"min", "max", "log", "integer"}
-NAME = re.compile(r"[\w.-]+")
-MAX_FILE_BYTES = 1_000_000
+NAME = re.compile(r"[\w.-]{1,100}")
+MAX_TRIALS = 10_000
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,13 @@ class SweepConfig:
         for name, axis in self.axes.items():
             _check_axis(name, axis, drawn)
         self._check_keys()
+        sizes = [len(axis) for axis in self.axes.values() if isinstance(axis, list)]
+        points = self.num_trials or math.prod(sizes)
+        if points * len(self.seeds) > MAX_TRIALS:
+            raise ConfigError(
+                f"expected at most {MAX_TRIALS} trials, got {points} points with "
+                f"{len(self.seeds)} seeds: split the sweep"
+            )
 
     def _check_metric(self) -> None:
         known = ROUND_METRICS if self.scheduler == "asha" else (*FINAL_METRICS, *ROUND_METRICS)
@@ -197,7 +206,8 @@ def load_sweep(file: str, words: Sequence[str] = ()) -> SweepConfig:
     if file in sweep_names():
         text, name = (resources.files("sweeps") / "conf" / f"{file}.yaml").read_text(), file
     else:
-        text, name = _text_of(file), Path(file).stem
+        known = f"a YAML file or one of {', '.join(sweep_names())}"
+        text, name = read_settings_file(file, known), Path(file).stem
     values: dict[str, Any] = {"name": name} | read_settings(text, file)
     groups = {f.name for f in dataclasses.fields(Config)}
     for word in words:
@@ -211,26 +221,6 @@ def load_sweep(file: str, words: Sequence[str] = ()) -> SweepConfig:
         else:
             values[key] = value
     return build(SweepConfig, values)
-
-
-def _text_of(file: str) -> str:
-    known = f"a YAML file or one of {', '.join(sweep_names())}"
-    try:
-        path = Path(file).expanduser()
-        if (size := path.stat().st_size) > MAX_FILE_BYTES:
-            raise ConfigError(f"expected {known}, got {file} of {size} bytes: name another file")
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"expected {known}, got {file}, which is no UTF-8 text: save it as UTF-8"
-        ) from error
-    except (OSError, RuntimeError, ValueError) as error:  # also of a home or a NUL in its name
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(
-            f"expected {known}, got {file[:200]!r} ({getattr(error, 'strerror', None) or error}): "
-            "name one that exists"
-        ) from error
 
 
 def trials(sweep: SweepConfig, points: Sequence[Mapping[str, Any]] | None = None) -> list[Trial]:

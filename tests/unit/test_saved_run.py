@@ -153,7 +153,7 @@ def test_what_a_new_client_of_any_method_owns_comes_back(tmp_path: Path, method:
     run = saved(tmp_path, method)
     layout, state = run.model.layout, {}
     for part in run.config.method.record.adapt_parts:
-        state[part] = torch.arange(4.0 if part == "client_emb" else layout.part_size(part))
+        state[part] = torch.arange(float(4 if part == "client_emb" else layout.part_size(part)))
     save_client(run.folder, 9, state)
     found = run.client_state(9)
     assert found.keys() == state.keys()

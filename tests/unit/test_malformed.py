@@ -1,0 +1,461 @@
+"""What a stranger hands over: each input is one sentence and exit code 2, or a run that is right.
+
+Nothing may end in a traceback, leave files behind when it is refused, or run code.
+"""
+
+import contextlib
+import io
+import itertools
+import json
+import os
+import pickle
+import shutil
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+
+from pipeline.cli import one_line
+from pipeline.config import load_config
+from pipeline.outbox import Outbox, parsed, read_points
+from spire_core.errors import ConfigError
+from sweeps import cli
+
+FIXED = settings(
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+TINY = ["tracking.enabled=false", "resources.pool=local", "partition=iid"]
+TINY += ["partition.client_size=40", "federation.num_clients=2", "federation.num_new_clients=1"]
+TINY += ["federation.cohort_size=2", "federation.num_rounds=2", "federation.tau=1"]
+TINY += ["adapt.epochs=1", "adapt.num_images=4", "diffusion.sample_steps=1", "eval.every=0"]
+TINY += ["eval.num_images=4", "eval.num_loss_images=4", "eval.kid_num_subsets=1"]
+TINY += ["tracking.checkpoint_every=1"]
+DRY = ["run", "--dry-run", "smoke", "resources.pool=local"]
+
+
+def files_below(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def judge(*argv: str) -> int:
+    """Run the command here; its exit code, after a check that it is 0, or 2 with one sentence."""
+    before, out, err = files_below(Path.cwd()), io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = cli.main(argv)
+        except SystemExit as stopped:  # argparse's own way out
+            code = stopped.code
+    told = err.getvalue()
+    assert code in (0, 2), told
+    if code == 2:
+        assert out.getvalue() == ""
+        assert told.startswith(f"spire {argv[0]}"), told
+        assert told.count("\n") == 1, told
+        assert len(told) < 1200
+        assert all(c.isprintable() for c in told[:-1]), told
+        assert argv[0] == "resume" or files_below(Path.cwd()) == before
+    return int(code)
+
+
+@pytest.fixture(autouse=True)
+def here(mnist_root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("SPIRE_DATA", str(mnist_root))
+    monkeypatch.setenv("STRANGE_SECRET", "hunter2")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+class Evil:
+    """Unpickled, it leaves a file behind."""
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (Path("unpickled"),)
+
+
+# --- overrides ----------------------------------------------------------------------------------
+
+KEYS = ["seed", "federation.num_rounds", "client.lr", "data.image_size", "model.multipliers"]
+KEYS += ["adapt.init", "tracking.uri", "client.betas", "federation", "method.local_layers"]
+ODD_VALUES = ["1e308", "1" + "0" * 30, ".nan", "-.inf", "true", "[[1]]", "{a: 1}", "a\0b"]
+ODD_VALUES += ["[", "{", "'", "&a 1", "*a", "!!python/object/apply:os.system ['id']", "!!set {a}"]
+ODD_VALUES += ["${oc.env:STRANGE_SECRET}", "${seed}", "${", "???", "0x" + "f" * 5000, "9" * 5000]
+ODD_VALUES += ["[" * 3000, "x" * 200_000, "---\n1\n---\n2", "{[1]: 2}", "\u202eabc", "-1e400"]
+
+ODD_WORDS = ["=", "==", "a=", "=a", ".=1", "a..b=1", ".seed=1", "seed.=1", "client..lr=1", "[=1"]
+ODD_WORDS += ["client[0]=1", "client.lr.x=1", "a]=1", "🙂=1", "\u202eseed=1", "se\0ed=1", " seed=1"]
+ODD_WORDS += ["${seed}=1", "*=1", "client={lrr: 1}", "client=[]", "data=[mnist]", "__class__=1"]
+ODD_WORDS += ["client.__class__=1", "a." * 2000 + "b=1", "a" * 100_000 + "=1", "seed.x=1"]
+ODD_WORDS += ["federation.tau=null", "tracking.experiment=''", "\x1b[31m=1"]
+
+TOO_LARGE = ["model.width=1000000000", "model.d_emb=1000000000000", "model.multipliers=[1000000]"]
+TOO_LARGE += ["model.multipliers=[" + "1," * 5000 + "1]", "model.num_blocks=1000000000"]
+TOO_LARGE += ["model.cond_dim=1000000000000", "model.cond_dim=0", "model.cond_dim=-5"]
+TOO_LARGE += ["model.space_to_depth=0", "model.space_to_depth=-2", "model.space_to_depth=1000"]
+TOO_LARGE += ["federation.num_clients=1000000000", "federation.num_new_clients=1000000000"]
+TOO_LARGE += ["federation.num_clients=-1", "federation.cohort_size=1000000000"]
+TOO_LARGE += ["federation.num_rounds=1000000000000", "federation.tau=1000000000000"]
+TOO_LARGE += ["federation.client_timeout_s=1e18", "adapt.epochs=1000000000000", "adapt.lr=1e18"]
+TOO_LARGE += [
+    "data.image_size=1000000",
+    "data.image_size=-1",
+    "diffusion.num_timesteps=10000000000",
+]
+TOO_LARGE += ["eval.num_images=1000000000000", "eval.kid_num_subsets=1000000000000"]
+TOO_LARGE += ["eval.num_clients=-1", "eval.num_clients=0", "eval.guidance=1e18", "eval.every=-1"]
+TOO_LARGE += ["resources.num_actors=1000000000000", "resources.num_cpus=1e18"]
+TOO_LARGE += ["resources.num_cpus=1e-320", "resources.num_gpus=1e18", "resources.num_gpus=1e-300"]
+TOO_LARGE += ["client.batch_size=1000000000000", "client.warmup_rounds=-5", "client.lr=1e18"]
+TOO_LARGE += ["client.betas=[2,3]", "client.betas=[-1,0.5]", "client.betas=[0.9,1.0]"]
+TOO_LARGE += ["partition.max_retries=1000000000000", "partition.alpha=.inf", "seed=9" + "0" * 40]
+TOO_LARGE += ["partition={name: shard, shards_per_client: 1000000000}", "server.lr=1e18"]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_value_that_is_none_is_refused(key: str) -> None:
+    for value in ODD_VALUES:
+        if value != "[[1]]" or key != "method.local_layers":
+            assert judge(*DRY, f"{key}={value}") == 2, value[:50]
+
+
+@pytest.mark.parametrize("words", [ODD_WORDS, TOO_LARGE], ids=["odd", "too_large"])
+def test_an_override_that_is_none_or_absurd_is_refused(words: list[str]) -> None:
+    for word in words:
+        assert judge(*DRY, word) == 2, word[:50]
+
+
+@settings(FIXED, max_examples=25)
+@given(
+    st.sampled_from([*KEYS, "data.path", "tracking.root", "eval.extractor_weights"]),
+    st.text(max_size=30) | st.integers().map(str) | st.floats().map(str),
+)
+def test_whatever_is_typed_is_refused_or_taken(key: str, value: str) -> None:
+    judge("resume", "nobody", f"{key}={value}")
+    judge("data", "show", "nopreset", f"{key}={value}")
+    with contextlib.suppress(ConfigError):
+        config = load_config("smoke", [f"{key}={value}"])
+        assert load_config("smoke", [f"{key}={value}"]).fingerprint == config.fingerprint
+
+
+# --- YAML files of sweeps and theory ------------------------------------------------------------
+
+
+def bomb() -> str:
+    rows = [f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]" for a, b in itertools.pairwise("abcdefghi")]
+    return "\n".join(["a: &a [x,x,x,x,x,x,x,x,x]", *rows])
+
+
+YAML = {
+    "nul": b"\0",
+    "bomb": bomb().encode(),
+    "deep": b"[" * 100_000,
+    "deep_map": "".join(" " * i + "a:\n" for i in range(300)).encode(),
+    "garbage": bytes(range(256)) * 4000,
+    "a_megabyte": b"a: b\n" * 200_000,
+    "utf16": "preset: smoke".encode("utf-16"),
+    "list": b"- a",
+    "number": b"5",
+    "text": b"hello",
+    "tag": b"preset: !!python/object/apply:os.system ['touch pwned']",
+    "environment": b"settings: {tracking.run_name: '${oc.env:STRANGE_SECRET}'}",
+    "keys_of_two_kinds": b"settings: {1: 2, a: 3}",
+    "many_documents": b"---\na: 1\n---\nb: 2",
+    "twice": b"name: a\nname: b",
+    "merge": b"a: {x: 1}\n<<: {b: 1}",
+    "unknown": b"nmae: x",
+}
+SWEEPS = ["preset: [1]", "preset: null", "seeds: [true]", "seeds: []", "seeds: [1, 1]"]
+SWEEPS += [f"seeds: [1{'0' * 30}]", "axes: 5", "axes: {client.lr: []}", "axes: {client.lr: [[1]]}"]
+SWEEPS += ["axes: {client.lr: [.nan]}", "axes: {client.lr: {min: 1, max: 2}}", "axes: {'': [1]}"]
+SWEEPS += ["search: optuna\nnum_trials: 3\naxes: {client.lr: {min: 1, max: .inf}}"]
+SWEEPS += ["search: random\nnum_trials: 3\naxes: {client.lr: {min: .nan, max: 2}}"]
+SWEEPS += ["search: random\nnum_trials: 1000000000000\naxes: {client.lr: [1]}"]
+SWEEPS += ["search: random\nnum_trials: -1\naxes: {client.lr: [1]}", "name: ../../x", "name: ''"]
+SWEEPS += ["axes:\n" + "\n".join(f"  axis{i}: [{','.join('0123456789')}]" for i in range(9))]
+SWEEPS += [f"name: {'x' * 2000}", "name: 🙂", "budget_s: .nan", "metric: [1]", "settings: [1]"]
+SWEEPS += ["settings: {a: {b: {c: 1}}}", "settings: {client.lr: {x: 1}}", "settings: {'': 1}"]
+SWEEPS += ["max_failures: 1.5", "report: maybe", "axes: {model.width: [1000000000]}", "seed: 1"]
+THEORY = ["seed=1e400", "w=2", "w=.nan", "c=0", "c=1e308", "replicates=1000000000000"]
+THEORY += ["scaling.d=1000000000000", "scaling.nums=[]", "scaling.nums=[0]", "scaling.nums=5"]
+THEORY += ["scaling.dims=[1.5]", "experiments=[x]", "experiments=scaling", "scaling=5", "a=1"]
+THEORY += ["components.shapes=[general-1000000000]", "components.shapes=[general-0]"]
+THEORY += ["components.means=[[1],[2,3]]", "components.means=[[.nan]]", "components.means=5"]
+THEORY += ["components.concentration=1e-320", "components.signal=1", "backbone.skew=1e-320"]
+THEORY += ["backbone.sizes=[]", "backbone.sizes=[-1]", "backbone.clients=[]", "failure.times=[]"]
+THEORY += ["failure.dims=[]", "optimiser.weights=[2]", "bridge.separations=[1e308]"]
+THEORY += ["tracking.root=${oc.env:STRANGE_SECRET}", "scaling.steps=0", "scaling.averaged=0"]
+
+
+@pytest.mark.parametrize("name", YAML)
+def test_a_file_that_holds_no_settings_is_refused(name: str) -> None:
+    Path("a.yaml").write_bytes(YAML[name])
+    assert judge("sweep", "--dry-run", "a.yaml") == 2
+    assert judge("theory", "--dry-run", "a.yaml") == 2
+
+
+def test_sweeps_and_theories_that_make_no_sense_are_refused() -> None:
+    for text in SWEEPS:
+        Path("a.yaml").write_text(text)
+        assert judge("sweep", "--dry-run", "a.yaml") == 2, text
+    for word in THEORY:
+        assert judge("theory", "--dry-run", "all", word) == 2, word
+
+
+def test_files_that_are_none_are_refused() -> None:
+    Path("folder.yaml").mkdir()
+    Path("loop.yaml").symlink_to("loop.yaml")
+    os.mkfifo("pipe.yaml")
+    names = [
+        "folder.yaml",
+        "loop.yaml",
+        "pipe.yaml",
+        "a\0b",
+        "x" * 5000,
+        "~nobody/x",
+        "",
+        "/dev/zero",
+    ]
+    for name in names:
+        assert judge("sweep", "--dry-run", name) == 2, name[:50]
+        assert judge("theory", "--dry-run", name) == 2, name[:50]
+
+
+@pytest.mark.parametrize("text", [b"", b"null", b"preset: smoke\r\n", b"\xef\xbb\xbfpreset: smoke"])
+def test_empty_files_and_those_of_other_systems_are_taken(text: bytes) -> None:
+    Path("a.yaml").write_bytes(text)
+    assert judge("sweep", "--dry-run", "a.yaml", "resources.pool=local") == 0
+
+
+# --- a saved run --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pristine(mnist_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with one finished run, `r`, of two rounds and two clients and a new one."""
+    folder = tmp_path_factory.mktemp("pristine")
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
+        patch.setenv("SPIRE_DATA", str(mnist_root))
+        patch.chdir(folder)
+        assert cli.main(["run", "smoke", "--quiet", *TINY]) == 0
+    run = next(folder.glob("runs/*/tracking.json")).parent
+    record = json.loads((run / "tracking.json").read_text())
+    (run / "tracking.json").write_text(json.dumps(record | {"run_id": "r"}))
+    run.rename(folder / "runs" / "r")
+    return folder
+
+
+def damages(data: bytes) -> list[bytes]:
+    """What may have become of a file: cut off, bits flipped, another file in its place."""
+    found = [data[: int(len(data) * share)] for share in (0, 0.01, 0.3, 0.9, 0.99)]
+    for at in (0, 3, 7, 8, 9, len(data) // 3):
+        flipped = bytearray(data)
+        flipped[at % len(data)] ^= 1 << at % 8
+        found.append(bytes(flipped))
+    found += [pickle.dumps(Evil()), struct.pack("<Q", 2**62) + data[8:], bytes(range(256)) * 20]
+    found += [b"[]", b"{}", b"null", b"[" * 100_000, b"\xff\xfe{\0}\0", b'{"a": 1e999}']
+    return found
+
+
+def wrong_values(data: bytes) -> list[bytes]:
+    """A JSON object's text with each value missing or of another kind."""
+    told, found = json.loads(data), []
+    for key in told:
+        rest = {k: v for k, v in told.items() if k != key}
+        odd = [None, [], {}, -1, "\u202e", 10**30, True]
+        found += [json.dumps(rest), *(json.dumps(rest | {key: value}) for value in odd)]
+    return [text.encode() for text in found]
+
+
+def fresh(pristine: Path, is_finished: bool = True) -> Path:
+    """Put a copy of the run here, and return its folder."""
+    shutil.rmtree("runs", ignore_errors=True)
+    shutil.copytree(pristine / "runs", "runs")
+    run = Path("runs", "r")
+    if not is_finished:
+        (run / "result.json").unlink()
+        shutil.rmtree(run / "model")
+    return run
+
+
+SAMPLE = ("sample", "r", "--client", "2", "--num", "2")
+
+
+@pytest.mark.parametrize(
+    ("name", "argv", "is_finished"),
+    [
+        ("model/config.json", SAMPLE, True),
+        ("model/backbone.safetensors", SAMPLE, True),
+        ("model/clients/client_2.safetensors", SAMPLE, True),
+        ("tracking.json", ("sample", "r", "--num", "1"), True),
+        ("result.json", ("resume", "r"), True),
+        ("config.json", ("resume", "r", "--quiet"), False),
+        ("clients/0000000/0000002.safetensors", ("resume", "r", "--quiet"), False),
+        ("evaluations/0000002.safetensors", ("resume", "r", "--quiet"), False),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_named(
+    pristine: Path, name: str, argv: tuple[str, ...], is_finished: bool
+) -> None:
+    run = fresh(pristine, is_finished)
+    data = (run / name).read_bytes()
+    inputs = damages(data) + (wrong_values(data) if name.endswith(".json") else [])
+    inputs = inputs[:: 1 if is_finished else 3]  # to resume takes longer
+    codes = []
+    for content in inputs:
+        if 0 in codes[-1:]:  # it ran, and has left what it drew
+            run = fresh(pristine, is_finished)
+        (run / name).write_bytes(content)
+        codes.append(judge(*argv))
+    assert codes.count(2) > len(inputs) // 2  # a flipped bit may make another number
+    assert not Path("unpickled").exists()
+
+
+def test_a_damaged_checkpoint_is_passed_over_or_named(pristine: Path) -> None:
+    for name, contents in (
+        ("manifest.json", (b"[]", b'{"sha256": []}')),
+        ("server.safetensors", (b"", pickle.dumps(Evil()))),
+    ):
+        for content in contents:
+            run = fresh(pristine, is_finished=False)
+            (run / "checkpoints" / "0000002" / name).write_bytes(content)
+            assert code_of("resume", "r", "--quiet") == 0
+    assert not Path("unpickled").exists()
+
+
+def code_of(*argv: str) -> int:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        return cli.main(argv)
+
+
+@pytest.mark.parametrize("change", ["nan", "float64", "shape", "extra", "missing"])
+def test_tensors_that_do_not_fit_are_refused(pristine: Path, change: str) -> None:
+    for name in ("backbone", "clients/client_2"):
+        path = fresh(pristine) / "model" / f"{name}.safetensors"
+        tensors = load_file(path)
+        first = min(tensors)
+        value = tensors[first].copy()
+        if change == "nan":
+            value.flat[0] = np.nan
+        tensors[first] = {"float64": value.astype(float), "shape": value.ravel()[:-1]}.get(
+            change, value
+        )
+        if change == "extra":
+            tensors["more"] = value
+        if change == "missing":
+            del tensors[first]
+        save_file(tensors, path)
+        assert judge(*SAMPLE) == 2
+
+
+def test_a_damaged_run_stops_no_other(pristine: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shutil.copytree(fresh(pristine), "runs/damaged")
+    Path("runs", "damaged", "tracking.json").write_text("{")
+    assert code_of("sample", "last", "--num", "1") == 0
+    assert "damaged" in caplog.text
+    assert code_of("sync") == 0
+
+
+@settings(FIXED, max_examples=40)
+@given(st.binary(max_size=60) | st.recursive(st.none() | st.text(max_size=5), st.lists).map(str))
+def test_a_damaged_outbox_says_nothing(line: bytes | str) -> None:
+    text = line if isinstance(line, bytes) else line.encode()
+    Path("outbox.jsonl").write_bytes(
+        text + b'\n{"kind": "metrics", "step": "x", "metrics": []}\n{"kind": ["status"]}\n5\n'
+        b'{"kind": "metrics", "time_ms": 0, "step": 3, "metrics": {"a": 1.0}}\n'
+    )
+    assert read_points(Path.cwd())[-1] == (3, {"a": 1.0})
+    assert Outbox(Path.cwd()).has("metrics", "a", 3)
+    assert parsed(b"[" * 100_000) is None
+
+
+# --- data ---------------------------------------------------------------------------------------
+
+
+def save_png(path: Path, size: tuple[int, int] = (8, 8)) -> bytes:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", size).save(path)
+    return path.read_bytes()
+
+
+FOLDER = ["data=folder", "data.path=images", "data.image_size=16", "eval.extractor=mnist-cnn"]
+
+
+def test_folders_that_hold_no_images_are_refused(pristine: Path) -> None:
+    fresh(pristine)
+    good = save_png(Path("images", "a", "0.png"))
+    bad = Path("images", "a", "1.png")
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(pwned) (w) file\n"
+    header = good[:16] + struct.pack(">II", 60_000, 60_000) + good[24:]
+    for content in [b"", b"text", good[:40], good[:45], eps, header, pickle.dumps(Evil())]:
+        bad.write_bytes(content)
+        assert judge("data", "show", "smoke", *FOLDER) == 2
+        assert judge("adapt", "r", "--data", "images") == 2
+    bad.unlink()
+    assert judge("data", "show", "smoke", *FOLDER) == 2  # one class, of one image
+    for path in ("nowhere", "images/a", "images/a/0.png", "a\0b", ""):
+        assert judge("data", "show", "smoke", *FOLDER, f"data.path='{path}'") == 2
+        if path not in ("images/a", ""):  # too few images, which is found out after a first message
+            assert judge("adapt", "r", "--data", path) == 2
+    for name in ("b", "c"):
+        Path("images", "a", name).symlink_to(Path("images").absolute())
+    assert judge("data", "show", "smoke", *FOLDER) == 2
+    assert not Path("unpickled").exists()
+
+
+def npy(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=True)
+    return file.getvalue()
+
+
+def test_a_damaged_data_set_is_named(mnist_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(mnist_root / "mnist", "data/mnist")
+    monkeypatch.setenv("SPIRE_DATA", str(Path("data").absolute()))
+    path = Path("data", "mnist", "train_labels.npy")
+    data = path.read_bytes()
+    archive = io.BytesIO()
+    np.savez(archive, a=np.zeros(3))
+    huge = data[:10] + data[10:128].replace(b"60000,", b"9" * 15 + b",")[:118] + data[128:]
+    inputs = [*damages(data), npy(np.array([Evil()], dtype=object)), npy(np.array(1))]
+    inputs += [archive.getvalue(), huge, npy(np.zeros(60_000)), npy(np.zeros((3, 0)))]
+    for content in inputs:
+        path.write_bytes(content)
+        assert judge("data", "show", "smoke") == 2
+    assert not Path("unpickled").exists()
+
+
+# --- what the shell hands over ------------------------------------------------------------------
+
+WORDS = [["sample", "r", "--num", "0"], ["sample", "r", "--num", "9" * 5000], ["sample", ""]]
+WORDS += [["sample", "r", "--num", "1000000000000"], ["sample", "r", "--client", "9" * 30]]
+WORDS += [["sample", "r", "--seed", "x"], ["sample", "r", "--guidance", "nan"]]
+WORDS += [["sample", "r", "--guidance", "inf"], ["sample", "r", "--out", "/dev/null/x.png"]]
+WORDS += [
+    ["sample", "r", "--num", "1", "--out", "a\0b"],
+    ["sample", "a\0b"],
+    ["sample", "x" * 5000],
+]
+WORDS += [["sample", "../../../etc"], ["sample", "\x1b[31mred"], ["resume", "\u202e"]]
+WORDS += [["adapt", "r", "--data", "mnist", "--classes", "\u0663\u0663\u0663"]]
+WORDS += [["adapt", "r", "--data", "mnist", "--num-images", "-1"], ["report", "'\" OR 1=1"]]
+WORDS += [["adapt", "r", "--data", "mnist", "adapt.epochs=1000000000000"], ["report", "a\0b"]]
+WORDS += [["sync", "nobody"], ["sync", "a", "b"], ["sync", "tracking.root=a\0b"], ["rum\0"]]
+
+
+def test_words_that_make_no_sense_are_refused(pristine: Path) -> None:
+    fresh(pristine)
+    for argv in WORDS[:-1]:
+        assert judge(*argv) == 2, argv
+
+
+def test_a_message_is_one_line_that_no_terminal_obeys() -> None:
+    assert one_line("a\nb \x1b[2J\u202e🙂") == "a b \\x1b[2J\\u202e🙂"
+    assert len(one_line("x" * 100_000)) < 1100
