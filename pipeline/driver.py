@@ -14,16 +14,21 @@ from pipeline.pool import MAX_TRIES, ClientFailure, ClientPool
 from spire_core.client import ClientUpdate, RoundPlan
 from spire_core.errors import AggregationError
 from spire_core.methods import MethodConfig
-from spire_core.rng import torch_generator
+from spire_core.rng import numpy_generator, torch_generator
 from spire_core.server import ServerConfig, ServerState, aggregate, fault_of
 from spire_core.training import ClientConfig
 
+SPARSE_FROM = 100_000  # clients
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class RoundStats:
-    """What one round did: mean loss weighted by examples, bytes on the wire, seconds by step."""
+    """What one round did: mean loss weighted by examples, bytes on the wire, seconds by step.
+
+    `dispatch_s` is the part of `train_s` before any client is asked to train; `idle_fraction` the
+    share of `train_s` in which a worker has nothing to do, mean over workers.
+    """
 
     round_idx: int
     loss: float
@@ -33,10 +38,18 @@ class RoundStats:
     num_dropped: int
     train_s: float
     aggregate_s: float
+    dispatch_s: float
+    idle_fraction: float
 
 
 def choose_cohort(num_clients: int, cohort_size: int, seed: int, round_idx: int) -> list[int]:
-    """Return this round's clients in ascending order, drawn without replacement."""
+    """Return this round's clients in ascending order, drawn without replacement.
+
+    From `SPARSE_FROM` clients on in time that depends on the cohort alone.
+    """
+    if num_clients >= SPARSE_FROM:
+        rng = numpy_generator(seed, "cohort", round_idx)
+        return sorted(rng.choice(num_clients, cohort_size, replace=False).tolist())
     generator = torch_generator(seed, "cohort", round_idx)
     return sorted(torch.randperm(num_clients, generator=generator)[:cohort_size].tolist())
 
@@ -76,9 +89,10 @@ class Driver:
         # 2. Hand out the backbone.
         broadcast = self.state.broadcast
         handle = self.pool.share(broadcast)
+        dispatched, busy_s = time.monotonic(), self.pool.busy_s
         # 3. Gather the updates.
         updates, num_dropped = self._gather(self.client.groups(cohort), handle, plan)
-        gathered = time.monotonic()
+        gathered, busy_s = time.monotonic(), self.pool.busy_s - busy_s
         # 4. Aggregate.
         self.state = aggregate(self.state, updates, self.server)
         examples = sum(u.num_examples for u in updates)
@@ -91,6 +105,8 @@ class Driver:
             num_dropped=num_dropped,
             train_s=gathered - began,
             aggregate_s=time.monotonic() - gathered,
+            dispatch_s=dispatched - began,
+            idle_fraction=max(0.0, 1 - busy_s / self.pool.num_workers / (gathered - began)),
         )
         return self.stats
 
