@@ -44,42 +44,42 @@ class Enough(Exception):
 
 
 class Stopwatch(Quiet):
-    """Notes when each round ended, and the memory of all processes of the run at the end."""
+    """Notes of each round when it ended, and what the run's processes had used by then."""
 
     def __init__(self) -> None:
-        self.began, self.ended_s = time.monotonic(), list[float]()
-        self.memory_mb: dict[str, float] = {}
+        self.began = time.monotonic()
+        self.ended_s, self.cpu_s, self.memory_mb = list[float](), list[float](), 0.0
 
     def round_done(self, stats: RoundStats, num_rounds: int) -> None:
         self.ended_s.append(time.monotonic() - self.began)
-        if stats.round_idx + 1 < num_rounds:
-            return
-        self._note("driver process", psutil.Process())
-        for process in psutil.Process().children(recursive=True):
-            name = "".join(process.cmdline()[:1])
-            if name.startswith(("ray::ClientActor", "ray::Driver")):
-                self._note(name, process)
-        raise Enough
+        used = [process.cpu_times() for process in _processes()]
+        self.cpu_s.append(sum(times.user + times.system for times in used))
+        if stats.round_idx + 1 == num_rounds:
+            self.memory_mb = sum(p.memory_info().rss for p in _processes()) / 2**20
+            raise Enough
 
-    def _note(self, name: str, process: psutil.Process) -> None:
-        self.memory_mb[f"{name} {process.pid}"] = process.memory_info().rss / 2**20
+
+def _processes() -> list[psutil.Process]:
+    """Return this process, its client actors and their driver."""
+    this = psutil.Process()
+    actors = ("ray::ClientActor", "ray::Driver")
+    children = this.children(recursive=True)
+    return [this, *(p for p in children if "".join(p.cmdline()[:1]).startswith(actors))]
 
 
 def measure_one(size: int, num_rounds: int, overrides: list[str]) -> dict[str, float]:
-    """Return what one run took: seconds to the end of round 1, seconds of a later round, MiB."""
+    """Return what one run took: to the end of round 1, in a later round, and its memory in MiB."""
     watch = Stopwatch()
     with tempfile.TemporaryDirectory() as root:
         rounds = (f"federation.num_clients={size}", f"federation.num_rounds={num_rounds}")
         config = load_config("smoke", [*SETTINGS, f"tracking.root={root}", *rounds, *overrides])
         with contextlib.suppress(Enough):
             run_experiment(config, "smoke", watch)
-    ends = watch.ended_s
-    return {
-        "num_clients": size,
-        "first_round_ended_s": ends[0],
-        "round_s": statistics.median(b - a for a, b in itertools.pairwise(ends)),
-        "memory_mb": sum(watch.memory_mb.values()),
-    }
+    found = {"num_clients": size, "memory_mb": watch.memory_mb}
+    for name, noted in {"s": watch.ended_s, "cpu_s": watch.cpu_s}.items():
+        found[f"first_round_ended_{name}"] = noted[0]
+        found[f"round_{name}"] = statistics.median(b - a for a, b in itertools.pairwise(noted))
+    return found
 
 
 def in_a_process(size: int, num_rounds: int, overrides: list[str]) -> dict[str, float]:

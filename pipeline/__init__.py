@@ -7,6 +7,7 @@ Read `experiment` first. Nothing is imported here, so that `spire --help` answer
     pool, ray_pool, resources   many clients on few processes
     setting     what is fixed before the first round
     driver      the rounds of FedAvg
+    adaptation  new clients, fitted together and looked at
     evaluation, forgetting   scores of pre-training and of adaptation
     checkpoint, pretraining, evaluation_store   what an interrupted run goes on from
     identity    when two configurations mean the same

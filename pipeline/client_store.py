@@ -37,7 +37,7 @@ class ClientStore:
 
     def client_ids(self) -> list[int]:
         """Return the clients that have ever stored a state, in ascending order."""
-        return sorted(int(path.name) for path in self.folder.glob("*"))
+        return sorted(int(p.name) for p in self.folder.glob("*") if p.name.isdecimal())
 
     def newest(self, client_id: int, num_rounds_done: int | None = None) -> Path | None:
         """Return the file of the newest state that has seen at most so many rounds, or None."""

@@ -27,6 +27,8 @@ class RoundStats:
 
     `num_dropped` clients of the cohort are in no average. Of these `num_absent` stayed away by
     chance, and the others failed or were refused; `num_stragglers` that answered fell behind.
+    `dispatch_s` is the part of `train_s` before any client is asked to train; `idle_fraction` the
+    share of `train_s` in which a worker has nothing to do, mean over workers.
     """
 
     round_idx: int
@@ -39,6 +41,8 @@ class RoundStats:
     num_stragglers: int
     train_s: float
     aggregate_s: float
+    dispatch_s: float
+    idle_fraction: float
 
 
 class Driver:
@@ -77,9 +81,10 @@ class Driver:
         # 2. Hand out the backbone.
         broadcast = self.state.broadcast
         handle = self.pool.share(broadcast)
+        dispatched, busy_s = time.monotonic(), self.pool.busy_s
         # 3. Gather the updates.
         updates = self._gather(self.client.groups(present), handle, plan)
-        gathered = time.monotonic()
+        gathered, busy_s = time.monotonic(), self.pool.busy_s - busy_s
         # 4. Aggregate.
         self.state = aggregate(self.state, updates, self.server)
         examples = sum(u.num_examples for u in updates)
@@ -94,6 +99,8 @@ class Driver:
             num_stragglers=sum(u.client_id in plan.stragglers for u in updates),
             train_s=gathered - began,
             aggregate_s=time.monotonic() - gathered,
+            dispatch_s=dispatched - began,
+            idle_fraction=max(0.0, 1 - busy_s / self.pool.num_workers / (gathered - began)),
         )
         return self.stats
 

@@ -8,6 +8,7 @@ import hashlib
 import logging
 import resource
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -230,6 +231,7 @@ def run_rounds(
 ) -> None:
     """Run the rounds from `first` on, with evaluations and checkpoints when they are due."""
     config, num_logged = result.setting.config, first
+    track_s = 0.0  # is known when a round has been recorded, hence told with the next one
     num_rounds = config.federation.num_rounds
     due = evaluation_rounds(num_rounds, config.eval.every)
     due -= {e.round_idx for e in result.evaluations}
@@ -240,15 +242,16 @@ def run_rounds(
                     evaluate(result, pool, driver.model_weights(), done, tracker, watcher)
                 if done < num_rounds:
                     stats = driver.run_round(checkpointer.kept_rounds)
-                    tracker.log_metrics(round_metrics(stats), step=done + 1)
-                    num_logged = done + 1
+                    began = time.monotonic()
+                    tracker.log_metrics(round_metrics(stats, track_s), step=done + 1)
+                    track_s, num_logged = time.monotonic() - began, done + 1
                     if is_checkpoint_due(num_logged, config):
                         checkpointer.take(driver.server_state())
                     watcher.round_done(stats, num_rounds)
         except (KeyboardInterrupt, SystemExit):  # a warning before the end: nothing is to be lost
             last = driver.last_stats()
             if last is not None and last.round_idx >= num_logged:  # it ended, and nobody was told
-                tracker.log_metrics(round_metrics(last), step=last.round_idx + 1)
+                tracker.log_metrics(round_metrics(last, track_s), step=last.round_idx + 1)
             checkpointer.take(driver.server_state())
             raise
 
@@ -263,6 +266,7 @@ def evaluate(
 ) -> None:
     """Evaluate the pre-training clients with the backbone (P,) and record what comes out."""
     setting, config, real = result.setting, result.setting.config, result.real
+    began = time.monotonic()
     evaluation = evaluate_pretraining(
         pool,
         weights,
@@ -274,7 +278,7 @@ def evaluate(
         config.seed,
     )
     result.evaluations.append(evaluation)
-    log_evaluation(tracker, evaluation, real)
+    log_evaluation(tracker, evaluation, real, {"time/evaluate_s": time.monotonic() - began})
     save_evaluation(result.run_dir, evaluation)
     watcher.evaluated(evaluation, real.floor_mean(setting.eval_ids))
 
@@ -284,14 +288,17 @@ def evaluation_rounds(num_rounds: int, every: int) -> set[int]:
     return {0, num_rounds, *(range(0, num_rounds, every) if every else ())}
 
 
-def round_metrics(stats: RoundStats) -> dict[str, float]:
-    """Return the tracked numbers of one round."""
+def round_metrics(stats: RoundStats, track_s: float) -> dict[str, float]:
+    """Return the tracked numbers of a round; `track_s`: how long recording the last one took."""
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "pretrain/loss": stats.loss,
         "time/round_s": stats.train_s + stats.aggregate_s,
         "time/train_s": stats.train_s,
         "time/aggregate_s": stats.aggregate_s,
+        "time/dispatch_s": stats.dispatch_s,
+        "time/idle_fraction": stats.idle_fraction,
+        "time/track_s": track_s,
         "pretrain/dropped": stats.num_dropped,
         "pretrain/absent": stats.num_absent,
         "pretrain/stragglers": stats.num_stragglers,

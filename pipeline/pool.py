@@ -5,6 +5,7 @@ behind it.
 """
 
 import logging
+import time
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -52,7 +53,12 @@ def in_groups(client_ids: Sequence[Any], size: int) -> list[tuple[Any, ...]]:
 
 
 class ClientPool(ABC):
-    """Tasks are methods of `ClientWorker` that take a client's id first, or a group's ids."""
+    """Tasks are methods of `ClientWorker` that take a client's id first, or a group's ids.
+
+    `busy_s`: seconds that the workers have spent on tasks, all of them together.
+    """
+
+    busy_s: float = 0.0
 
     @property
     @abstractmethod
@@ -161,7 +167,10 @@ class LocalClientPool(ClientPool):
         extra: list[tuple],
         costs: list[float],
     ) -> list[Any]:
-        return run_chunk(self.worker, task, units, args, extra)
+        began = time.monotonic()
+        results = run_chunk(self.worker, task, units, args, extra)
+        self.busy_s += time.monotonic() - began
+        return results
 
     def close(self) -> None:
         pass

@@ -105,8 +105,10 @@ class ClientActor:
 
     def run(
         self, task: str, units: Sequence[Unit], extra: Sequence[tuple], *args: Any
-    ) -> list[Any]:
-        return run_chunk(self.worker, task, units, args, extra)
+    ) -> tuple[list[Any], float]:
+        """Return what `run_chunk` returns, and how many seconds it took."""
+        began = time.monotonic()
+        return run_chunk(self.worker, task, units, args, extra), time.monotonic() - began
 
     def begin(self, setup: WorkerSetup, images: np.ndarray) -> bool:
         """Begin, also after a restart; return whether this node sees the folder of the run.
@@ -211,7 +213,9 @@ class RayClientPool(ClientPool):
             end = began + self.client_timeout_s * num_clients
             limit_s = max(0.0, end - time.monotonic())
         try:
-            return ray.get(ref, timeout=limit_s)
+            results, busy_s = ray.get(ref, timeout=limit_s)
+            self.busy_s += busy_s
+            return results
         except GetTimeoutError:
             ray.kill(actor, no_restart=False)
             cause = f"no answer in {self.client_timeout_s:g} s per client"

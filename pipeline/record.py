@@ -3,6 +3,7 @@
 Per-client values go into tables; the metrics stay few, and are the same for every method.
 """
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -74,10 +75,19 @@ def _flat_params(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return {k: v for k, v in flat.items() if not k.startswith(NO_PARAMS)}
 
 
-def log_evaluation(tracker: Tracker, evaluation: Evaluation, real: RealData) -> None:
-    """Write one evaluation of the pre-training clients: few metrics, one table, one image grid."""
+def log_evaluation(
+    tracker: Tracker,
+    evaluation: Evaluation,
+    real: RealData,
+    more: Mapping[str, float] | None = None,
+) -> None:
+    """Write one evaluation of the pre-training clients: few metrics, one table, one image grid.
+
+    `more` metrics go beside its own.
+    """
     floor = {"pretrain/kid/floor": real.floor_mean(evaluation.client_ids)}
-    tracker.log_metrics(evaluation.metrics() | floor, step=evaluation.round_idx)
+    metrics = evaluation.metrics() | floor | dict(more or {})
+    tracker.log_metrics(metrics, step=evaluation.round_idx)
     tracker.log_table(f"tables/pretrain_round_{evaluation.round_idx}.json", evaluation.table(real))
     images = np.concatenate([d.images[:8] for d in evaluation.drawn[:8]])
     tracker.log_image("samples/pretrain", image_grids.image_grid(images, 8), evaluation.round_idx)

@@ -12,11 +12,11 @@ import numpy as np
 
 from pipeline.config import Config
 from pipeline.datasets import ImageData, load
-from pipeline.driver import choose_cohort
 from pipeline.resize import resized
 from spire_core.errors import DataError
 from spire_core.extractor import auto_extractor, make_extractor
 from spire_core.flat import FlatModel
+from spire_core.participation import choose_cohort
 from spire_core.partition import Partition, class_mixture, make_partition
 
 MANY_CLIENTS = 1000

@@ -10,9 +10,17 @@ import torch
 
 from spire_core.rng import numpy_generator, torch_generator
 
+SPARSE_FROM = 100_000  # clients
+
 
 def choose_cohort(num_clients: int, cohort_size: int, seed: int, round_idx: int) -> list[int]:
-    """Return this round's clients in ascending order, drawn without replacement."""
+    """Return this round's clients in ascending order, drawn without replacement.
+
+    From `SPARSE_FROM` clients on in time that depends on the cohort alone.
+    """
+    if num_clients >= SPARSE_FROM:
+        rng = numpy_generator(seed, "cohort", round_idx)
+        return sorted(rng.choice(num_clients, cohort_size, replace=False).tolist())
     generator = torch_generator(seed, "cohort", round_idx)
     return sorted(torch.randperm(num_clients, generator=generator)[:cohort_size].tolist())
 

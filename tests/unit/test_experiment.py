@@ -12,8 +12,10 @@ from safetensors.torch import load_file
 
 from pipeline.config import Config, load_config
 from pipeline.datasets import load_stored
+from pipeline.driver import RoundStats
 from pipeline.experiment import Result, run_experiment
 from pipeline.messages import WorkerSetup
+from pipeline.outbox import read_points
 from pipeline.progress import Quiet
 from pipeline.saved_run import client_path
 from pipeline.setting import prepare
@@ -132,9 +134,42 @@ def test_a_network_with_dropout_trains_as_a_loop_and_says_so(
     assert grouped.state_fingerprint == loop.state_fingerprint
 
 
-def test_groups_learn_what_the_loop_learns(mnist_root: Path, tmp_path: Path) -> None:
+class Stats(Quiet):
+    """Keeps what each round did."""
+
+    def __init__(self) -> None:
+        self.rounds: list[RoundStats] = []
+
+    def round_done(self, stats: RoundStats, num_rounds: int) -> None:
+        self.rounds.append(stats)
+
+
+@pytest.fixture(scope="module")
+def plain(
+    mnist_root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Result, list[RoundStats]]:
+    watcher = Stats()
+    config = two_rounds_config(mnist_root, tmp_path_factory.mktemp("plain"), "client.engine=loop")
+    return run_experiment(config, None, watcher), watcher.rounds
+
+
+def test_the_time_of_a_round_is_accounted_for(plain: tuple[Result, list[RoundStats]]) -> None:
+    result, rounds = plain
+    for stats in rounds:  # one worker in this process: it is idle while work is handed out
+        assert 0 < stats.dispatch_s < stats.train_s
+        assert 0 < stats.idle_fraction < 1
+        assert stats.idle_fraction >= 0.99 * stats.dispatch_s / stats.train_s
+    told = [metrics for _, metrics in read_points(result.run_dir)]
+    assert sum("time/evaluate_s" in metrics for metrics in told) == 2
+    tracked = [metrics["time/track_s"] for metrics in told if "time/track_s" in metrics]
+    assert tracked[0] == 0.0 < tracked[1]
+
+
+def test_groups_learn_what_the_loop_learns(
+    plain: tuple[Result, list[RoundStats]], mnist_root: Path, tmp_path: Path
+) -> None:
     """A whole experiment: not the same bits, but the same losses to four digits."""
-    loop = two_rounds(mnist_root, tmp_path, "client.engine=loop")
+    loop, _ = plain
     grouped = two_rounds(mnist_root, tmp_path, "client.engine=grouped", "client.group_size=3")
     assert grouped.state_fingerprint != loop.state_fingerprint
     name = "final/adapt_heldout_after"

@@ -7,12 +7,12 @@ import pytest
 
 from pipeline.client_store import ClientStore
 from pipeline.config import Config, load_config
-from pipeline.driver import choose_cohort
 from pipeline.experiment import resume_experiment, run_experiment
 from pipeline.progress import Quiet
 from pipeline.saved_run import SavedRun
 from pipeline.setting import partitioned
 from spire_core.errors import ConfigError, DataError
+from spire_core.participation import choose_cohort
 from spire_core.partition import DrawnClients, PartitionConfig, class_mixture, make_partition
 
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 300))
@@ -91,6 +91,20 @@ def test_what_cannot_be_drawn_is_refused() -> None:
         PartitionConfig("independent")
     with pytest.raises(DataError, match=r"client_size \(301\) images of each class, got 300"):
         population(config=PartitionConfig("independent", client_size=301))
+
+
+def test_a_cohort_of_any_population_is_drawn_without_replacement() -> None:
+    for num_clients, size in ((MILLION, 100), (100_000, 1), (100_000, 60_000), (50, 50)):
+        cohort = choose_cohort(num_clients, size, 0, 7)
+        assert cohort == sorted(set(cohort)) == choose_cohort(num_clients, size, 0, 7)
+        assert len(cohort) == size
+        assert cohort[0] >= 0
+        assert cohort[-1] < num_clients
+    # 20,000 draws out of a million: each tenth is drawn as often as another, within five standard
+    # deviations of 42.
+    drawn = [c for round_idx in range(200) for c in choose_cohort(MILLION, 100, 0, round_idx)]
+    tenths = np.bincount(np.array(drawn) // 100_000, minlength=10)
+    assert np.abs(tenths - 2000).max() < 5 * 42.4
 
 
 def config_for(mnist_root: Path, root: Path, *overrides: str) -> Config:
