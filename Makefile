@@ -3,11 +3,15 @@ PYTHON ?= python3.11
 VENV := .venv
 SPIRE := $(VENV)/bin/spire
 STAMP := $(VENV)/.installed
+TESTS_AT_ONCE ?= 2
+PYTEST := $(VENV)/bin/python -m pytest -q -n $(TESTS_AT_ONCE) --dist loadfile
 
-.PHONY: help run lint check test bench ui clean
+PEERS := build/peers
+
+.PHONY: help run lint check test bench bench-peers compare chaos ui clean
 
 help:  ## say what each target does
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -18,7 +22,7 @@ run: $(STAMP)  ## set everything up and run the main job: the methods compared o
 	$(SPIRE) sweep compare
 
 test: $(STAMP)  ## set everything up and run all tests
-	$(VENV)/bin/python -m pytest -q
+	$(PYTEST)
 
 lint: $(STAMP)  ## linter, formatting and types
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test,dev]'
@@ -26,10 +30,24 @@ lint: $(STAMP)  ## linter, formatting and types
 	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
 
 check: lint  ## the linters, layering and unit tests
-	$(VENV)/bin/python -m pytest -q tests/unit
+	$(PYTEST) tests/unit
 
-bench: $(STAMP)  ## the five methods on the same seeds and budget, as in docs/results.md
+bench: $(STAMP)  ## speed beside a plain PyTorch loop, as in docs/performance.md
+	$(VENV)/bin/python benchmarks/engine.py
+
+compare: $(STAMP)  ## the five methods on the same seeds and budget, as in docs/results.md
 	$(VENV)/bin/python benchmarks/compare_methods.py
+
+$(PEERS)/%/.installed: benchmarks/peers/%.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
+bench-peers: $(STAMP) $(PEERS)/flower/.installed $(PEERS)/pfl/.installed  ## seconds per round beside plain PyTorch, Flower and pfl
+	$(VENV)/bin/python -m benchmarks.peers.run
+
+chaos: $(STAMP)  ## disturb 20 small runs, each in another way, as in docs/failures.md
+	$(VENV)/bin/python benchmarks/chaos.py --runs 20 --seed 0
 
 ui: $(STAMP)  ## look at all runs in the browser
 	$(VENV)/bin/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --host 127.0.0.1 --port 5000

@@ -13,6 +13,7 @@ import platform
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from pipeline.ray_pool import RemoteDriver
 from pipeline.runs import git_revision
 from pipeline.setting import prepare
 from spire_core.flat import initial_weights
+from spire_core.grouped import choose_engine
 from spire_core.server import ServerState
 
 OUT = Path(__file__).parent / "results" / "checkpoint_cost.json"
@@ -54,10 +56,10 @@ def measure(config: Config, run_dir: Path, num_blocks: int, num_rounds: int) -> 
             pool,
             ServerState.initial(initial.numpy()),
             config.federation,
-            config.client,
+            replace(config.client, engine=choose_engine(config.client.engine, config.model)),
             config.server,
             config.method,
-            [len(client.train) for client in setting.partition.train_clients],
+            setting.partition.train_sizes,
             config.seed,
             setting.model.layout.num_without_local,
         )

@@ -63,9 +63,9 @@ def measure(method: str, seed: int, overrides: list[str]) -> list[dict[str, Any]
 
 def _measure(config: Config, tracker: Tracker) -> list[dict[str, Any]]:
     setting = prepare(config)
-    everyone = setting.train_ids + setting.new_ids
+    measured = setting.eval_ids + setting.new_ids
     with open_pool(setting, tracker.run_dir) as (pool, _):
-        real = RealData.gather(pool, everyone, setting.mixtures, config.eval, config.seed)
+        real = RealData.gather(pool, measured, setting.mixtures, config.eval, config.seed)
         result = Result(tracker.run_id, tracker.run_dir, setting, real)
         began = time.process_time()
         weights = pretrain(result, pool, Driver, tracker, Quiet())

@@ -72,15 +72,16 @@ def adapt_arrival(
         weights, mean_emb = run.weights.numpy(), _mean_emb(run, config)
         own = worker.real_features(client_id)  # for want of the population's, see `_own`
         report = worker.adapt(client_id, weights, config, mean_emb, own)
-    path = save_client(run.folder, client_id, report.adapted.state)
+        own_parts = worker.private_state(client_id)
+    path = save_client(run.folder, client_id, own_parts)
     grid = Image.fromarray(image_grid(report.after.images, 8))
     grid.save(path.with_suffix(".png"))
     return Arrival(
         client_id,
-        tuple(_own(point) for point in report.adapted.curve),
+        tuple(_own(point) for point in report.curve),
         path,
         path.with_suffix(".png"),
-        report.adapted.kept_epoch,
+        report.kept_epoch,
         len(split.train),
         len(split.test),
         report.num_trained,
@@ -121,10 +122,9 @@ def _worker(
     """Return a worker that simulates this one client, as it would have in the run."""
     if mixture is None:
         mixture = np.full(len(run.class_names), np.nan)
-    by_client = np.broadcast_to(mixture, (split.client_id + 1, len(mixture)))
     name = auto_extractor(run.config.data.name, run.config.eval.extractor)
     partition = Partition((), (split,))
-    setup = WorkerSetup(run.config, by_client, partition, name, folder)
+    setup = WorkerSetup(run.config, {split.client_id: mixture}, partition, name, folder)
     return ClientWorker(setup, images, "cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -192,9 +192,11 @@ def data_show(args: argparse.Namespace) -> Answer:
     told = report_text.partition_json(partition, labels, names)
     text = report_text.partition_text(told)
     if args.out:
-        counts = partition.class_counts(labels, len(names))
+        shown = partition.shown
+        counts = shown.class_counts(labels, len(names))
         path = report_text.writable_png(args.out)
-        partition_figure(counts, names, len(partition.train_clients)).savefig(path)
+        figure = partition_figure(counts, names, len(shown.train_clients), shown.client_ids)
+        figure.savefig(path)
         told["artifacts"] = {"png": str(path)}
         text += f"\ndrawn in {path}"
     return Answer(text, told)

@@ -35,6 +35,10 @@ class ClientStore:
         """Return the files of one client, oldest first."""
         return sorted((self.folder / f"{client_id:07d}").glob("*.safetensors"))
 
+    def client_ids(self) -> list[int]:
+        """Return the clients that have ever stored a state, in ascending order."""
+        return sorted(int(path.name) for path in self.folder.glob("*"))
+
     def newest(self, client_id: int, num_rounds_done: int | None = None) -> Path | None:
         """Return the file of the newest state that has seen at most so many rounds, or None."""
         for path in reversed(self.versions(client_id)):
@@ -75,8 +79,7 @@ class ClientStore:
 
         Clients that have seen none are left out.
         """
-        ids = sorted(int(folder.name) for folder in self.folder.glob("*"))
-        found = {client_id: self.newest(client_id, num_rounds_done) for client_id in ids}
+        found = {c: self.newest(c, num_rounds_done) for c in self.client_ids()}
         seen = {client_id: int(path.stem) for client_id, path in found.items() if path is not None}
         return {client_id: done for client_id, done in seen.items() if done > 0}
 
@@ -94,9 +97,10 @@ class ClientStore:
                 found.append(str(error).removesuffix(MEND))
         return found
 
-    def rewind(self, num_rounds_done: int) -> None:
-        """Drop the states of all clients that have seen more rounds, and what is half written."""
-        for path in self.folder.glob("*/*"):
+    def rewind(self, num_rounds_done: int, client_id: int | None = None) -> None:
+        """Drop states that have seen more rounds, and half written ones: a client's, or all."""
+        whose = "*" if client_id is None else f"{client_id:07d}"
+        for path in self.folder.glob(f"{whose}/*"):
             if path.suffix == ".part" or int(path.stem) > num_rounds_done:
                 path.unlink(missing_ok=True)
 

@@ -42,6 +42,10 @@ class FederationConfig:
     from this round's average, or "fail". `client_timeout_s`: seconds after which a client counts as
     failed, None for never. `max_update_norm`: the most that a client may move the backbone in a
     round, as an L2 norm.
+
+    A scenario of pre-training, drawn from the seed: `drop_rate` is the chance that a client of a
+    cohort never answers in a round, `straggler_rate` the chance that it completes only the share
+    `straggler_work` of its local steps (rounded, at least one; Li et al. 2020, FedProx).
     """
 
     num_clients: int = 24
@@ -53,6 +57,9 @@ class FederationConfig:
     on_client_error: str = "retry"
     client_timeout_s: float | None = None
     max_update_norm: float | None = None
+    drop_rate: float = 0.0
+    straggler_rate: float = 0.0
+    straggler_work: float = 0.5
 
     def __post_init__(self) -> None:
         if self.on_client_error not in ON_CLIENT_ERROR:
@@ -66,6 +73,16 @@ class FederationConfig:
                 raise ConfigError(
                     f"expected federation.{name} above 0, got {value}: null sets no limit"
                 )
+        if not 0.0 <= self.drop_rate < 1.0:
+            raise ConfigError(
+                f"expected federation.drop_rate in [0, 1), got {self.drop_rate}: somebody has to "
+                "answer"
+            )
+        if not 0.0 <= self.straggler_rate <= 1.0 or not 0.0 < self.straggler_work <= 1.0:
+            raise ConfigError(
+                "expected federation.straggler_rate in [0, 1] and federation.straggler_work above "
+                f"0 and at most 1, got {self.straggler_rate} and {self.straggler_work}: change them"
+            )
         if self.num_clients < 1 or self.num_new_clients < 0 or self.num_rounds < 1:
             raise ConfigError(
                 "expected federation.num_clients and federation.num_rounds of at least 1, got "
@@ -105,6 +122,14 @@ class Config:
     eval: EvalConfig = field(default_factory=EvalConfig)
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    def __post_init__(self) -> None:
+        if self.server.aggregation != "mean" and self.federation.cohort_size < 3:
+            raise ConfigError(
+                "expected federation.cohort_size of at least 3 with server.aggregation="
+                f"{self.server.aggregation}, got {self.federation.cohort_size}: of two updates "
+                "nobody can tell which one is wrong"
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """Return the resolved configuration as plain nested dictionaries."""

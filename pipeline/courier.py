@@ -121,9 +121,14 @@ def try_lock(run_dir: Path) -> Iterator[bool]:
 
 
 def deliver_all(run_dir: Path, store: Store) -> tuple[int, str | None]:
-    """Deliver what waits; return how many entries arrived, and what stopped it before the end."""
-    until = time.monotonic() + LOCK_WAIT_S
+    """Deliver what waits; return how many entries arrived, and what stopped it before the end.
+
+    Waits for another process that delivers them, as long as that makes progress.
+    """
+    done, until = -1, 0.0
     while True:
+        if (now_done := read_done(run_dir)) != done:  # whoever is at it gets on
+            done, until = now_done, time.monotonic() + LOCK_WAIT_S
         with try_lock(run_dir) as is_ours:
             if is_ours:
                 courier = Courier(run_dir, store)

@@ -2,19 +2,20 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from pipeline.config import FederationConfig
 from pipeline.pool import MAX_TRIES, ClientFailure, ClientPool
 from spire_core.client import ClientUpdate, RoundPlan
-from spire_core.errors import AggregationError
+from spire_core.errors import AggregationError, SpireError
+from spire_core.faults import fault_of
 from spire_core.methods import MethodConfig
-from spire_core.rng import torch_generator
-from spire_core.server import ServerConfig, ServerState, aggregate, fault_of
+from spire_core.participation import answering, choose_cohort, stragglers
+from spire_core.server import ServerConfig, ServerState, aggregate
 from spire_core.training import ClientConfig
 
 logger = logging.getLogger(__name__)
@@ -22,7 +23,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RoundStats:
-    """What one round did: mean loss weighted by examples, bytes on the wire, seconds by step."""
+    """What one round did: mean loss weighted by examples, bytes on the wire, seconds by step.
+
+    `num_dropped` clients of the cohort are in no average. Of these `num_absent` stayed away by
+    chance, and the others failed or were refused; `num_stragglers` that answered fell behind.
+    """
 
     round_idx: int
     loss: float
@@ -30,14 +35,10 @@ class RoundStats:
     down_bytes: int
     num_steps: int
     num_dropped: int
+    num_absent: int
+    num_stragglers: int
     train_s: float
     aggregate_s: float
-
-
-def choose_cohort(num_clients: int, cohort_size: int, seed: int, round_idx: int) -> list[int]:
-    """Return this round's clients in ascending order, drawn without replacement."""
-    generator = torch_generator(seed, "cohort", round_idx)
-    return sorted(torch.randperm(num_clients, generator=generator)[:cohort_size].tolist())
 
 
 class Driver:
@@ -51,7 +52,7 @@ class Driver:
         client: ClientConfig,
         server: ServerConfig,
         method: MethodConfig,
-        num_examples: list[int],
+        num_examples: Sequence[int],
         seed: int,
         shared_size: int,
     ) -> None:
@@ -69,14 +70,15 @@ class Driver:
         """Run the next round and return what it did; `kept_rounds` as in `RoundPlan`."""
         round_idx, federation = self.state.round_idx, self.federation
         began = time.monotonic()
-        # 1. Choose the cohort.
+        # 1. Choose the cohort, and who of it will answer.
         cohort = choose_cohort(federation.num_clients, federation.cohort_size, self.seed, round_idx)
-        plan = self._plan(round_idx, kept_rounds)
+        present = answering(cohort, federation.drop_rate, self.seed, round_idx)
+        plan = self._plan(round_idx, kept_rounds, present)
         # 2. Hand out the backbone.
         broadcast = self.state.broadcast
         handle = self.pool.share(broadcast)
         # 3. Gather the updates.
-        updates, num_dropped = self._gather(self.client.groups(cohort), handle, plan)
+        updates = self._gather(self.client.groups(present), handle, plan)
         gathered = time.monotonic()
         # 4. Aggregate.
         self.state = aggregate(self.state, updates, self.server)
@@ -87,7 +89,9 @@ class Driver:
             up_bytes=sum(u.num_bytes for u in updates),
             down_bytes=broadcast.num_bytes * len(cohort),
             num_steps=sum(u.num_steps for u in updates),
-            num_dropped=num_dropped,
+            num_dropped=len(cohort) - len(updates),
+            num_absent=len(cohort) - len(present),
+            num_stragglers=sum(u.client_id in plan.stragglers for u in updates),
             train_s=gathered - began,
             aggregate_s=time.monotonic() - gathered,
         )
@@ -95,46 +99,91 @@ class Driver:
 
     def _gather(
         self, groups: list[tuple[int, ...]], handle: Any, plan: RoundPlan
-    ) -> tuple[list[ClientUpdate], int]:
-        """Return the updates that can be used, by client id, and how many clients were dropped.
+    ) -> list[ClientUpdate]:
+        """Return the updates that can be used, by client id.
 
         Raises ClusterError or AggregationError, as `federation.on_client_error` says.
         """
-        policy, where = self.federation.on_client_error, f" in round {plan.round_idx}"
-        usable: list[ClientUpdate] = []
-        left, fault = list(groups), ""
+        policy = self.federation.on_client_error
+        usable: dict[int, ClientUpdate] = {}
+        left, errors = list(groups), []
         for _ in range(MAX_TRIES if policy == "retry" else 1):
-            costs = [sum(self._cost(plan, client_id) for client_id in group) for group in left]
             results = self.pool.run(
-                "fit_group", left, handle, plan, costs=costs, on_error=policy, where=where
+                "fit_group",
+                left,
+                handle,
+                plan,
+                costs=[sum(self._cost(plan, client_id) for client_id in group) for group in left],
+                on_error="drop",  # what to do about it is said here, once for all kinds of faults
+                where=f" in round {plan.round_idx}",
             )
-            again = []
+            again, errors = [], []
             for group, result in zip(left, results, strict=True):
-                updates = [] if isinstance(result, ClientFailure) else result
-                faults = {u.client_id: why for u in updates if (why := self._fault(u, plan))}
-                for client_id, why in faults.items():
-                    fault = f"{why} from client {client_id}{where}"
-                    logger.warning("refused %s", fault)
-                if faults and policy != "drop":  # the numbers of a group belong together
+                updates, error = self._sift(group, result, plan)
+                if error is None or policy == "drop":
+                    usable |= updates
+                else:  # the numbers of a group belong together
                     again.append(group)
-                else:
-                    usable += [u for u in updates if u.client_id not in faults]
+                    errors.append(error)
             left = again
             if not left:
                 break
-        if left:
-            raise AggregationError(
-                f"expected an update that can be averaged, got {fault}: lower client.lr, or set "
-                "federation.on_client_error=drop"
-            )
-        num_clients = sum(len(group) for group in groups)
-        return sorted(usable, key=lambda u: u.client_id), num_clients - len(usable)
+        if errors:
+            raise errors[-1]
+        return self._without_dropped([c for group in groups for c in group], usable, plan)
 
-    def _fault(self, update: ClientUpdate, plan: RoundPlan) -> str | None:
+    def _sift(
+        self, group: tuple[int, ...], result: list[ClientUpdate] | ClientFailure, plan: RoundPlan
+    ) -> tuple[dict[int, ClientUpdate], SpireError | None]:
+        """Return the updates of a group that can be used, and what is wrong with the others."""
+        where = f" in round {plan.round_idx}"
+        if isinstance(result, ClientFailure):
+            return {}, result.error("fit_group", where)
+        faults, fault = self._faults(group, result, plan), ""
+        for client_id, why in faults.items():
+            fault = f"{why} from client {client_id}{where}"
+            logger.warning("refused %s", fault)
+        sent = {update.client_id: update for update in result}
+        updates = {c: sent[c] for c in group if c not in faults}
+        if not faults:
+            return updates, None
+        return updates, AggregationError(
+            f"expected an update that can be averaged, got {fault}: lower client.lr, or set "
+            "federation.on_client_error=drop"
+        )
+
+    def _faults(
+        self, group: tuple[int, ...], updates: list[ClientUpdate], plan: RoundPlan
+    ) -> dict[int, str]:
+        """Return what is wrong with the updates of a group, by client id."""
+        ids = [update.client_id for update in updates]
+        if ids != list(group):
+            return dict.fromkeys(group, f"updates of clients {ids} instead of {list(group)}")
         size = self.shared_size if not plan.shares_local else self.state.weights.size
-        return fault_of(update, self.state.weights[:size], self.federation.max_update_norm)
+        has_moments = self.client.opt_state == "average"
+        limits = (self.state.weights[:size], has_moments, self.federation.max_update_norm)
+        return {u.client_id: why for u in updates if (why := fault_of(u, *limits))}
 
-    def _plan(self, round_idx: int, kept_rounds: tuple[int, ...]) -> RoundPlan:
+    def _without_dropped(
+        self, client_ids: list[int], usable: dict[int, ClientUpdate], plan: RoundPlan
+    ) -> list[ClientUpdate]:
+        """Return the usable updates by client id; for the other clients the round did not happen.
+
+        AggregationError if there is none.
+        """
+        dropped = [client_id for client_id in client_ids if client_id not in usable]
+        if not usable:
+            raise AggregationError(
+                f"expected at least one update that can be averaged in round {plan.round_idx}, got "
+                f"none of {len(client_ids)}: see the log above; lower client.lr if they are refused"
+            )
+        if dropped:  # what broke an update may also have spoiled what the client keeps
+            self.pool.run("undo_round", dropped, plan.round_idx)
+        return [usable[client_id] for client_id in sorted(usable)]
+
+    def _plan(
+        self, round_idx: int, kept_rounds: tuple[int, ...], client_ids: list[int]
+    ) -> RoundPlan:
         federation = self.federation
         return RoundPlan(
             round_idx=round_idx,
@@ -143,10 +192,13 @@ class Driver:
             tau=federation.tau,
             local_epochs=federation.local_epochs,
             kept_rounds=kept_rounds,
+            stragglers=stragglers(client_ids, federation.straggler_rate, self.seed, round_idx),
+            straggler_work=federation.straggler_work,
         )
 
     def _cost(self, plan: RoundPlan, client_id: int) -> float:
-        return float(plan.num_steps(self.num_examples[client_id], self.client.batch_size))
+        num_examples = self.num_examples[client_id]
+        return float(plan.num_steps(client_id, num_examples, self.client.batch_size))
 
     def model_weights(self) -> np.ndarray:
         """Return the weights (P,) that clients are given to use: the moving average."""

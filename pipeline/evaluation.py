@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pipeline.messages import Drawn, Losses
-from pipeline.pool import ClientPool
+from pipeline.pool import ClientPool, in_groups
 from spire_core.evaluate import EvalConfig
 from spire_core.kid import KidScore, kid, kid_floor, kid_matrix
 from spire_core.methods import Method
@@ -26,11 +26,11 @@ NUM_POPULATION_DRAWS = 4  # an impersonal model draws alike for every client: po
 class RealData:
     """What samples are held against, client by client.
 
-    `features` (n, D) of its test images, `mixtures` (num clients, K) of classes, and the floor.
+    `features` (n, D) of its test images, `mixtures` (K,) of classes, and the floor.
     """
 
     features: Mapping[int, Tensor]
-    mixtures: np.ndarray
+    mixtures: Mapping[int, np.ndarray]
     floors: Mapping[int, KidScore]
 
     @classmethod
@@ -38,29 +38,31 @@ class RealData:
         cls,
         pool: ClientPool,
         client_ids: Sequence[int],
-        mixtures: np.ndarray,
+        mixtures: Mapping[int, np.ndarray],
         config: EvalConfig,
         seed: int,
     ) -> "RealData":
-        """Return features of every client's held-out images, and its real-against-real floor.
+        """Return features of these clients' held-out images, and real-against-real floors.
 
         The floor is taken over as many images as are generated, where a client has them twice.
         """
-        features = dict(zip(client_ids, pool.run("real_features", client_ids), strict=True))
+        found: list[Tensor] = pool.run("real_features", client_ids)
+        features = dict(zip(client_ids, found, strict=True))
         sizes = (config.kid_subset_size, config.kid_num_subsets, seed)
         floors = {
             c: kid_floor(f, *sizes, max_images=config.num_images) for c, f in features.items()
         }
         return cls(features, mixtures, floors)
 
-    def pooled(self, client_ids: Sequence[int], limit: int, seed: int) -> Tensor:
-        """Return features (n, D) of all these clients' test images together, at most `limit`."""
-        everything = torch.cat([self.features[c] for c in client_ids])
-        order = np.random.default_rng(seed).permutation(len(everything))[:limit]
-        return everything[np.sort(order)]
-
     def floor_mean(self, client_ids: Sequence[int]) -> float:
         return float(np.mean([self.floors[c].mean for c in client_ids]))
+
+
+def pooled_features(pool: ClientPool, client_ids: Sequence[int], limit: int, seed: int) -> Tensor:
+    """Return features (n, D) of all these clients' test images together, at most `limit`."""
+    everything = torch.cat(pool.run("real_features", client_ids))
+    order = np.random.default_rng(seed).permutation(len(everything))[:limit]
+    return everything[np.sort(order)]
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def evaluate_pretraining(
 ) -> Evaluation:
     """Return the evaluation of these pre-training clients with the backbone weights (P,)."""
     handle = pool.share(weights)
-    drawn = _draw_all(pool, handle, client_ids, method)
+    drawn = _draw_all(pool, handle, client_ids, method, config.clients_per_batch)
     swaps = [(client_ids[(i + 1) % len(client_ids)],) for i in range(len(client_ids))]
     losses = pool.run("losses", client_ids, handle, per_unit=swaps)
     sizes = (config.kid_subset_size, config.kid_num_subsets, seed)
@@ -146,15 +148,17 @@ def evaluate_pretraining(
 
 
 def _draw_all(
-    pool: ClientPool, weights: Any, client_ids: Sequence[int], method: Method
+    pool: ClientPool, weights: Any, client_ids: Sequence[int], method: Method, group_size: int
 ) -> list[Drawn]:
-    """Return each client's samples.
+    """Return each client's samples; who shares a batch depends on the list of clients alone.
 
     An impersonal model's few draws are pooled and stand for every client.
     """
+    chosen = client_ids if method.is_personal else client_ids[:NUM_POPULATION_DRAWS]
+    groups = pool.run("draw", in_groups(chosen, group_size), weights)
+    some: list[Drawn] = [drawn for group in groups for drawn in group]
     if method.is_personal:
-        return pool.run("draw", client_ids, weights)
-    some = pool.run("draw", client_ids[:NUM_POPULATION_DRAWS], weights)
+        return some
     features = torch.cat([d.features for d in some])
     histograms = [d.histogram for d in some if d.histogram is not None]
     mixture = np.mean(histograms, axis=0) if histograms else None

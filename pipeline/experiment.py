@@ -9,7 +9,7 @@ import logging
 import resource
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -17,10 +17,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.adaptation import adapt_clients
+from pipeline.client_store import ClientStore
 from pipeline.config import Config
 from pipeline.disk import room_for
 from pipeline.driver import Driver, RoundStats
-from pipeline.evaluation import Evaluation, RealData, cross_client_matrix, evaluate_pretraining
+from pipeline.evaluation import (
+    Evaluation,
+    RealData,
+    cross_client_matrix,
+    evaluate_pretraining,
+    pooled_features,
+)
 from pipeline.evaluation_store import load_evaluations, save_evaluation
 from pipeline.forgetting import ForgettingCurve, forgetting_curve
 from pipeline.messages import AdaptReport, WorkerSetup
@@ -38,13 +46,13 @@ from pipeline.resources import most_useful_actors, plan_actors
 from pipeline.run_files import held, save_start
 from pipeline.runs import tracking_root
 from pipeline.saved_run import save_run
-from pipeline.setting import Setting, prepare
+from pipeline.setting import MANY_CLIENTS, Setting, prepare
 from pipeline.storage import check_storage, mirror_of
 from pipeline.tracking import Tracker
 from pipeline.worker import ClientWorker
 from spire_core.adapt import AdaptConfig
 from spire_core.flat import initial_weights, tensors_hash
-from spire_core.grouped import can_group
+from spire_core.grouped import choose_engine
 from spire_core.kid import kid
 from spire_core.secure_sum import unmask_sum
 from spire_core.server import ServerState
@@ -147,8 +155,8 @@ def _run(setting: Setting, tracker: Tracker, watcher: Watcher, pretrained: Path 
     config = setting.config
     watcher.stage("starting the clients")
     with open_pool(setting, tracker.run_dir) as (pool, make_driver):
-        everyone = setting.train_ids + setting.new_ids
-        real = RealData.gather(pool, everyone, setting.mixtures, config.eval, config.seed)
+        measured = setting.eval_ids + setting.new_ids
+        real = RealData.gather(pool, measured, setting.mixtures, config.eval, config.seed)
         result = Result(tracker.run_id, tracker.run_dir, setting, real)
 
         if pretrained is not None:
@@ -199,14 +207,14 @@ def pretrain(
         pool,
         state,
         config.federation,
-        config.client,
+        replace(config.client, engine=choose_engine(config.client.engine, config.model)),
         config.server,
         config.method,
-        [len(c.train) for c in setting.partition.train_clients],
+        setting.partition.train_sizes,
         config.seed,
         setting.model.layout.num_without_local,
     )
-    if config.client.engine == "grouped" and not can_group(config.model):
+    if config.client.engine == "grouped" and choose_engine("grouped", config.model) == "loop":
         logger.warning("client.engine=grouped is computed as loop: this U-Net has model.dropout")
     watcher.stage(f"pre-training on {config.federation.num_clients} clients")
     run_rounds(result, pool, driver, state.round_idx, tracker, watcher)
@@ -291,6 +299,8 @@ def round_metrics(stats: RoundStats) -> dict[str, float]:
         "time/train_s": stats.train_s,
         "time/aggregate_s": stats.aggregate_s,
         "pretrain/dropped": stats.num_dropped,
+        "pretrain/absent": stats.num_absent,
+        "pretrain/stragglers": stats.num_stragglers,
         "comm/up_bytes": stats.up_bytes,
         "comm/down_bytes": stats.down_bytes,
         "memory/rss_bytes": rss * (1 if sys.platform == "darwin" else 1024),
@@ -305,10 +315,11 @@ def adapt(
     method, seed, settings = config.method.record, config.seed, settings or config.adapt
     mean_emb = None
     if method.has_embedding and settings.init == "mean":
-        mean_emb = mean_embedding(pool, setting.train_ids)
-    pooled = result.real.pooled(setting.train_ids, POOLED_IMAGES, seed)
-    handle = pool.share(weights)
-    result.reports = pool.run("adapt", setting.new_ids, handle, settings, mean_emb, pooled)
+        mean_emb = mean_embedding(pool, setting.known_ids)
+    pooled = pooled_features(pool, setting.known_ids, POOLED_IMAGES, seed)
+    result.reports = adapt_clients(
+        pool, setting.new_ids, weights, settings, mean_emb, pooled, config
+    )
     before = None
     if result.evaluations:
         drawn = population_features(result.evaluations[-1], method.is_personal)
@@ -334,6 +345,16 @@ def population_features(evaluation: Evaluation, is_personal: bool) -> Tensor:
     return torch.cat([d.features for d in drawn])
 
 
+def exported_ids(setting: Setting, run_dir: Path) -> Sequence[int]:
+    """Return the pre-training clients whose own parts are written: all that may hold any.
+
+    In a large population those that took part: the others are a function of the seed.
+    """
+    if len(setting.train_ids) <= MANY_CLIENTS:
+        return setting.train_ids
+    return [c for c in ClientStore(run_dir / "clients").client_ids() if c in setting.train_ids]
+
+
 def save(result: Result, pool: ClientPool, weights: np.ndarray) -> None:
     """Write backbone and clients' own parts to the run's folder; fingerprint all of it together."""
     setting, folder = result.setting, result.run_dir / "model"
@@ -343,7 +364,7 @@ def save(result: Result, pool: ClientPool, weights: np.ndarray) -> None:
         "partition_hash": setting.partition.hash,
     }
     save_run(folder, setting.config, setting.model, weights, more)
-    ids: Sequence[int] = setting.train_ids + setting.new_ids
+    ids = [*exported_ids(setting, result.run_dir), *setting.new_ids]
     hashes = pool.run("export", ids, folder)
     digest = hashlib.sha256(tensors_hash({"backbone": torch.tensor(weights)}).encode())
     for client_id, own in zip(ids, hashes, strict=True):

@@ -23,17 +23,22 @@ Points = Sequence[tuple[float, float]]
 
 
 def partition_figure(
-    counts: np.ndarray, class_names: Sequence[str], num_train_clients: int
+    counts: np.ndarray,
+    class_names: Sequence[str],
+    num_train_clients: int,
+    client_ids: Sequence[int] | None = None,
 ) -> Figure:
     """Return a heat map of who holds what: images of each class at each client, (M, K) int.
 
-    Rows from `num_train_clients` on are the new clients: below a line and named as such.
+    Rows from `num_train_clients` on are the new clients: below a line and named as such. Clients
+    are named by `client_ids`, or counted from 0.
     """
     num, num_classes = counts.shape
     figure = blank_figure(max(4.0, 1.8 + 0.55 * num_classes), 1.4 + 0.24 * min(num, MAX_NAMED))
     axes = figure.subplots()
     _heat_map(axes, counts, "images", "d", is_numbered=num <= MAX_NAMED and num_classes <= 20)
-    names = [f"new {i}" if i >= num_train_clients else str(i) for i in range(num)]
+    ids = client_ids or range(num)
+    names = [f"new {c}" if i >= num_train_clients else str(c) for i, c in enumerate(ids)]
     _name_ticks(axes, class_names, names)
     axes.set(xlabel="class", ylabel="client", title="Images of each class at each client")
     if num_train_clients < num:

@@ -31,7 +31,7 @@ def forgetting_curve(
     report: AdaptReport, method: Method, population_before: float | None
 ) -> ForgettingCurve:
     """Return a new client's curves; `population_before`: the population's KID before adaptation."""
-    points = [p for p in report.adapted.curve if p.observed is not None]
+    points = [p for p in report.curve if p.observed is not None]
     own = np.array([p.observed["own_kid"] for p in points if p.observed])
     above_best = own - np.minimum.accumulate(own)
     replaced = lost = None

@@ -5,13 +5,15 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from spire_core.grouped import can_group
+from spire_core.adapt_together import can_adapt_together
+from spire_core.grouped import choose_engine
 
 if TYPE_CHECKING:
     from pipeline.config import Config
 
 OF_EMBEDDINGS = ("emb_lr", "emb_proj_lr_factor", "emb_init_std", "emb_dropout")
 ROUNDS = {"num_rounds": 1, "cohort_size": 1, "tau": 1, "local_epochs": None}
+ROUNDS |= {"drop_rate": 0.0, "straggler_rate": 0.0}
 
 
 def canonical(config: "Config") -> "Config":
@@ -40,13 +42,20 @@ def canonical(config: "Config") -> "Config":
             client=replace(type(config.client)(), betas=config.client.betas),
             server=type(config.server)(),
         )
-    if config.client.engine == "grouped" and not can_group(config.model):
-        config = replace(config, client=replace(config.client, engine="loop"))
+    if config.federation.straggler_rate == 0.0:
+        default = type(config.federation).straggler_work
+        config = replace(config, federation=replace(config.federation, straggler_work=default))
+    if config.server.aggregation != "trimmed_mean":
+        config = replace(config, server=_reset(config.server, "trim_fraction"))
+    chosen = choose_engine(config.client.engine, config.model)
+    config = replace(config, client=replace(config.client, engine=chosen))
     if config.client.engine == "loop":
         config = replace(config, client=_reset(config.client, "group_size"))
     adapt = replace(config.adapt, lr=config.adapt.lr or record.adapt_lr or None)
     if not record.adapt_parts:
         adapt = replace(type(adapt)(), num_images=adapt.num_images)
+    if not can_adapt_together(record, config.model):
+        adapt = _reset(adapt, "group_size")
     if not adapt.early_stopping:
         adapt = _reset(adapt, "val_fraction", "patience")
     return replace(config, adapt=adapt)

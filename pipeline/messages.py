@@ -4,6 +4,7 @@ Updates of the shared weights are `spire_core.client`'s.
 n, m: numbers of images, D: features, K: classes.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from pipeline.config import Config
-from spire_core.adapt import Adapted
+from spire_core.adapt import AdaptPoint
 from spire_core.partition import Partition
 
 
@@ -20,7 +21,7 @@ class WorkerSetup:
     """What a worker is given once beside all clients' images: the experiment, who holds which."""
 
     config: Config
-    mixtures: np.ndarray  # (num clients, K) true class mixture of each client
+    mixtures: Mapping[int, np.ndarray]  # true class mixture (K,) of each client that is measured
     partition: Partition
     extractor: str
     folder: Path
@@ -47,11 +48,38 @@ class Losses:
 
 
 @dataclass(frozen=True)
-class AdaptReport:
-    """What a new client tells about its adaptation; the embedding itself stays in its file."""
+class Fitted:
+    """What a new client tells about its training; its parts stay in its file.
+
+    `looks`: the epochs after which it is to be looked at, the kept one among them.
+    """
 
     client_id: int
-    adapted: Adapted
+    curve: tuple[AdaptPoint, ...]
+    kept_epoch: int
+    looks: tuple[int, ...]
+    num_trained: int
+    duration_s: float
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a new client draws and scores after some epoch; `drawn` only where it was asked for."""
+
+    drawn: Drawn | None
+    scores: dict[str, float]
+    nn_train: float
+    nn_test: float
+    duration_s: float
+
+
+@dataclass(frozen=True)
+class AdaptReport:
+    """What a new client tells about its adaptation; its own parts stay in its file."""
+
+    client_id: int
+    curve: tuple[AdaptPoint, ...]
+    kept_epoch: int
     before: Drawn
     after: Drawn
     scores_after: dict[str, float]  # of the kept state, by the names of the curve's observations

@@ -38,6 +38,18 @@ class ClientFailure:
         many = "s" if len(self.unit) > 1 else ""
         return f"client{many} {', '.join(map(str, self.unit))}"
 
+    def error(self, task: str, where: str) -> ClusterError:
+        """Return what ends a run that cannot do without this unit's work."""
+        return ClusterError(
+            f"expected {task} to end for {self.names}{where}, got {self.cause}: see the log "
+            "above and under the Ray session folder; spire resume goes on from the last checkpoint"
+        )
+
+
+def in_groups(client_ids: Sequence[Any], size: int) -> list[tuple[Any, ...]]:
+    """Return clients, in their order, cut into groups of at most `size`."""
+    return [tuple(client_ids[i : i + size]) for i in range(0, len(client_ids), size)]
+
 
 class ClientPool(ABC):
     """Tasks are methods of `ClientWorker` that take a client's id first, or a group's ids."""
@@ -82,10 +94,7 @@ class ClientPool(ABC):
             if not left or on_error == "drop":
                 return results
         failure = results[left[0]]
-        raise ClusterError(
-            f"expected {task} to end for {failure.names}{where}, got {failure.cause}: see the log "
-            "above and under the Ray session folder; spire resume goes on from the last checkpoint"
-        )
+        raise failure.error(task, where)
 
     @abstractmethod
     def _attempt(

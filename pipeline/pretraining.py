@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from collections.abc import Container
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -117,7 +118,9 @@ class Checkpointer:
                 self.mirror.close()
 
 
-def copy_pretraining(source: Path, run_dir: Path, config: Config, train_ids: list[int]) -> None:
+def copy_pretraining(
+    source: Path, run_dir: Path, config: Config, train_ids: Container[int]
+) -> None:
     """Copy the last checkpoint, the evaluations and the clients' states of a finished pre-training.
 
     RunError if it has not finished, or was done with other settings.
@@ -129,7 +132,8 @@ def copy_pretraining(source: Path, run_dir: Path, config: Config, train_ids: lis
             f"{source}, got {'none' if state is None else state.round_idx}: resume that run first"
         )
     store = ClientStore(source / CLIENTS)
-    files = [file for client in train_ids for file in store.versions(client)[-1:]]
+    trained = [client_id for client_id in store.client_ids() if client_id in train_ids]
+    files = [file for client_id in trained for file in store.versions(client_id)[-1:]]
     files += sorted((source / "evaluations").glob("*.safetensors"))
     files += sorted(checkpoints(source)[-1].glob("*"))
     for file in files:

@@ -45,8 +45,8 @@ class Progress:
         ):
             left_s = (time.monotonic() - self._began) * (num_rounds - done) / done
             self._say(
-                f"round {done}/{num_rounds}  loss {stats.loss:.4f}  {round_s:.2f} s/round  "
-                f"{tqdm.format_interval(left_s)} left"
+                f"round {done}/{num_rounds}  loss {stats.loss:.4f}{left_out(stats)}  "
+                f"{round_s:.2f} s/round  {tqdm.format_interval(left_s)} left"
             )
 
     def evaluated(self, evaluation: Evaluation, floor: float) -> None:
@@ -68,7 +68,9 @@ class Progress:
                 file=self._stream,
                 dynamic_ncols=True,
             )
-        self._bar.set_postfix_str(f"loss {stats.loss:.4f}, {round_s:.2f} s", refresh=False)
+        self._bar.set_postfix_str(
+            f"loss {stats.loss:.4f}{left_out(stats)}, {round_s:.2f} s", refresh=False
+        )
         self._bar.update()
 
     def _say(self, text: str) -> None:
@@ -96,6 +98,13 @@ class Quiet:
 
     def close(self) -> None:
         """Do nothing."""
+
+
+def left_out(stats: RoundStats) -> str:
+    """Return who was missing in a round, or fell behind, in a few words; empty if nobody was."""
+    told = [(stats.num_dropped, "dropped"), (stats.num_stragglers, "behind")]
+    said = ", ".join(f"{count} {what}" for count, what in told if count)
+    return f" ({said})" if said else ""
 
 
 def evaluation_line(evaluation: Evaluation, floor: float) -> str:

@@ -51,8 +51,11 @@ def log_setting(tracker: Tracker, setting: "Setting") -> None:
     tracker.log_dataset(
         data.images, data.labels, data.name, data.sha256, "pre-training and adaptation"
     )
-    counts = setting.partition.class_counts(data.labels, len(data.class_names))
-    picture = figures.partition_figure(counts, data.class_names, len(setting.train_ids))
+    shown = setting.partition.shown
+    counts = shown.class_counts(data.labels, len(data.class_names))
+    picture = figures.partition_figure(
+        counts, data.class_names, len(shown.train_clients), shown.client_ids
+    )
     tracker.log_figure(picture, "plots/partition.png")
 
 

@@ -58,9 +58,10 @@ def aligned(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def partition_json(
     partition: Partition, labels: np.ndarray, class_names: Sequence[str]
 ) -> dict[str, Any]:
-    """Return who holds which data, client by client."""
-    counts = partition.class_counts(labels, len(class_names))
-    num_old = len(partition.train_clients)
+    """Return who holds which data, client by client; of a population without end, the first."""
+    shown = partition.shown
+    counts = shown.class_counts(labels, len(class_names))
+    num_old, num_clients = len(shown.train_clients), len(partition.train_clients)
     clients = [
         {
             "client_id": split.client_id,
@@ -69,9 +70,14 @@ def partition_json(
             "num_test": len(split.test),
             "class_counts": counts[i].tolist(),
         }
-        for i, split in enumerate((*partition.train_clients, *partition.new_clients))
+        for i, split in enumerate((*shown.train_clients, *shown.new_clients))
     ]
-    return {"hash": partition.hash, "class_names": list(class_names), "clients": clients}
+    return {
+        "hash": partition.hash,
+        "class_names": list(class_names),
+        "clients": clients,
+        "num_left_out": num_clients + len(partition.new_clients) - len(clients),
+    }
 
 
 def partition_text(told: dict[str, Any]) -> str:
@@ -84,7 +90,7 @@ def partition_text(told: dict[str, Any]) -> str:
         "test",
         *(["largest classes"] if is_wide else [n[:6] for n in names]),
     ]
-    shown, left_out = [], 0
+    shown, left_out = [], told["num_left_out"]
     for is_new in (False, True):
         of_kind = [c for c in clients if c["is_new"] == is_new]
         shown += of_kind[:MAX_ROWS]

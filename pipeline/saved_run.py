@@ -27,6 +27,7 @@ from spire_core.methods import CLIENT_EMB
 from spire_core.rng import torch_generator
 from spire_core.schedule import make_schedule
 
+MAX_NAMED = 40  # clients in a sentence
 CLIENT_FILE = re.compile(r"client_(\d+)\.safetensors")
 
 
@@ -126,7 +127,9 @@ class SavedRun:
         if client_id is None:
             return {}
         if client_id not in self.client_ids:
-            known = ", ".join(map(str, self.client_ids)) or "none: this method has no personal part"
+            ids = self.client_ids
+            known = ", ".join(map(str, ids[:MAX_NAMED])) + (", ..." if ids[MAX_NAMED:] else "")
+            known = known or "none: this method has no personal part"
             raise RunError(f"expected a client out of {known}, got {client_id}: name one of them")
         layout, d_emb = self.model.layout, self.config.model.d_emb
         parts = self.config.method.record.adapt_parts  # with every method, all that a client owns

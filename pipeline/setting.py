@@ -1,16 +1,26 @@
-"""What is fixed before the first round: the data, who holds which of it, and the model."""
+"""What is fixed before the first round: the data, who holds which of it, and the model.
 
+Of a population of more than `MANY_CLIENTS`, nothing here or later goes through every client.
+"""
+
+import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from pipeline.config import Config
 from pipeline.datasets import ImageData, load
+from pipeline.driver import choose_cohort
 from pipeline.resize import resized
 from spire_core.errors import DataError
 from spire_core.extractor import auto_extractor, make_extractor
 from spire_core.flat import FlatModel
 from spire_core.partition import Partition, class_mixture, make_partition
+
+MANY_CLIENTS = 1000
+NUM_KNOWN = 100  # clients that stand for a larger population
 
 
 @dataclass(frozen=True)
@@ -21,22 +31,49 @@ class Setting:
     data: ImageData
     images: np.ndarray  # (N, C, H, W) uint8 at the experiment's size
     partition: Partition
-    mixtures: np.ndarray  # (num clients, K)
     extractor: str
     model: FlatModel
 
     @property
-    def train_ids(self) -> list[int]:
-        return [c.client_id for c in self.partition.train_clients]
+    def train_ids(self) -> range:
+        return range(self.config.federation.num_clients)
 
     @property
     def new_ids(self) -> list[int]:
-        return [c.client_id for c in self.partition.new_clients]
+        first = self.config.federation.num_clients
+        return list(range(first, first + self.config.federation.num_new_clients))
+
+    @cached_property
+    def known_ids(self) -> list[int]:
+        """The pre-training clients that stand for all: everyone, or some of a large population.
+
+        These are the first that take part, at least `NUM_KNOWN` if the rounds bring so many.
+        """
+        if len(self.train_ids) <= MANY_CLIENTS:
+            return list(self.train_ids)
+        federation, found = self.config.federation, dict[int, None]()
+        wanted = max(NUM_KNOWN, self.config.eval.num_clients or 0)
+        for round_idx in range(federation.num_rounds):
+            if len(found) >= wanted:
+                break
+            sizes = (federation.num_clients, federation.cohort_size)
+            found |= dict.fromkeys(choose_cohort(*sizes, self.config.seed, round_idx))
+        return list(itertools.islice(found, wanted))
 
     @property
     def eval_ids(self) -> list[int]:
         """The pre-training clients that evaluations look at."""
-        return self.train_ids[: self.config.eval.num_clients]
+        return self.known_ids[: self.config.eval.num_clients]
+
+    @cached_property
+    def mixtures(self) -> Mapping[int, np.ndarray]:
+        """Class mixture (K,) of each client that is measured: by evaluations, and all new ones."""
+        splits = map(self.partition.split, self.eval_ids + self.new_ids)
+        labels, num_classes = self.data.labels, len(self.data.class_names)
+        return {
+            s.client_id: class_mixture(labels, np.concatenate([s.train, s.test]), num_classes)
+            for s in splits
+        }
 
 
 def partitioned(config: Config) -> tuple[ImageData, Partition]:
@@ -51,7 +88,8 @@ def partitioned(config: Config) -> tuple[ImageData, Partition]:
         config.seed,
         config.adapt.num_images,
     )
-    if min(len(c.test) for c in (*partition.train_clients, *partition.new_clients)) < 2:
+    shown = partition.shown  # if these are not all clients, all hold as many images
+    if min(len(c.test) for c in (*shown.train_clients, *shown.new_clients)) < 2:
         raise DataError(
             "expected at least 2 test images per client, got fewer: raise partition.min_size or "
             "partition.test_fraction"
@@ -67,7 +105,4 @@ def prepare(config: Config) -> Setting:
     images = resized(data.images, config.data.image_size)
     config.model.check_image_size(images.shape[-1])
     model = FlatModel(config.model, config.method, images.shape[1])
-    clients = (*partition.train_clients, *partition.new_clients)
-    held = [np.concatenate([c.train, c.test]) for c in clients]
-    mixtures = np.stack([class_mixture(data.labels, h, len(data.class_names)) for h in held])
-    return Setting(config, data, images, partition, mixtures, name, model)
+    return Setting(config, data, images, partition, name, model)

@@ -81,7 +81,7 @@ def adaptation_metrics(result: "Result") -> dict[int, dict[str, float]]:
         "population_kid": "adapt/kid/population",
     }
     for report in result.reports:
-        for point in report.adapted.curve:
+        for point in report.curve:
             row = by_epoch.setdefault(point.epoch, {})
             for key, value in (point.observed or {}).items():
                 if key in names:
@@ -111,7 +111,7 @@ def new_clients_table(result: "Result") -> dict[str, list[Any]]:
 def new_client_row(result: "Result", index: int) -> dict[str, Any]:
     """Return what is known of one new client, before its adaptation and as it was kept."""
     report, curve = result.reports[index], result.curves[index]
-    first, kept = report.adapted.curve[0].observed or {}, report.scores_after
+    first, kept = report.curve[0].observed or {}, report.scores_after
     floor = result.real.floors[report.client_id]
     mixture = result.real.mixtures[report.client_id]
     return {
@@ -132,7 +132,7 @@ def new_client_row(result: "Result", index: int) -> dict[str, Any]:
         "nn_train": report.nn_train,
         "nn_test": report.nn_test,
         "num_trained": report.num_trained,
-        "kept_epoch": report.adapted.kept_epoch,
+        "kept_epoch": report.kept_epoch,
         "forgetting_own": curve.own[-1],
         "forgetting_global": None if curve.lost is None else curve.lost[-1],
         "forgetting_replaced": None if curve.replaced is None else curve.replaced[-1],

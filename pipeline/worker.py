@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from pipeline.client_store import ClientStore
-from pipeline.messages import AdaptReport, Drawn, Losses, WorkerSetup
+from pipeline.messages import AdaptReport, Drawn, Fitted, Look, Losses, WorkerSetup
 from pipeline.saved_run import save_client
 from spire_core.adapt import AdaptConfig, adapt_client, num_trained
+from spire_core.adapt_together import adapt_embeddings
 from spire_core.client import (
     Broadcast,
     ClientUpdate,
@@ -26,7 +27,7 @@ from spire_core.client import (
     personalise,
     train_client,
 )
-from spire_core.evaluate import client_denoiser, draw, heldout_loss
+from spire_core.evaluate import client_denoiser, draw, draw_together, heldout_loss
 from spire_core.extractor import (
     Extractor,
     cached_features,
@@ -35,11 +36,10 @@ from spire_core.extractor import (
 )
 from spire_core.flat import FlatModel, initial_weights, tensors_hash
 from spire_core.group_training import train_group
-from spire_core.grouped import FlatGroup, can_group
+from spire_core.grouped import FlatGroup
 from spire_core.kid import kid
 from spire_core.methods import CLIENT_EMB
 from spire_core.metrics import class_histogram, nearest_neighbour_distance, total_variation
-from spire_core.partition import ClientSplit
 from spire_core.rng import torch_generator
 from spire_core.schedule import make_schedule
 from spire_core.secure_sum import masked
@@ -61,14 +61,12 @@ class ClientWorker:
         self.store = ClientStore(setup.folder / "clients")
         self.model = self._new_model()
         self._extractor: Extractor | None = None
-        self._splits: dict[int, ClientSplit] = {
-            split.client_id: split
-            for split in (*setup.partition.train_clients, *setup.partition.new_clients)
-        }
 
     def _new_model(self) -> FlatModel:
         config = self.config
-        return FlatModel(config.model, config.method, self.images.shape[1], self.device)
+        model = FlatModel(config.model, config.method, self.images.shape[1], self.device)
+        model.net.eval()  # training turns dropout on, and off again at its end
+        return model
 
     @functools.cached_property
     def group(self) -> FlatGroup:
@@ -94,10 +92,10 @@ class ClientWorker:
         return Recipe(config.diffusion, self.schedule, config.client.betas, emb_dropout)
 
     def train_images(self, client_id: int) -> Tensor:
-        return torch.from_numpy(self.images[self._splits[client_id].train])
+        return torch.from_numpy(self.images[self.setup.partition.split(client_id).train])
 
     def test_images(self, client_id: int, limit: int | None = None) -> Tensor:
-        return torch.from_numpy(self.images[self._splits[client_id].test[:limit]])
+        return torch.from_numpy(self.images[self.setup.partition.split(client_id).test[:limit]])
 
     # --- pre-training -----------------------------------------------------------------------------
 
@@ -132,7 +130,7 @@ class ClientWorker:
         self, client_ids: Sequence[int], broadcast: Broadcast, plan: RoundPlan
     ) -> list[ClientUpdate]:
         """Return the updates of clients that are computed together, as `fit` does for one."""
-        if self.config.client.engine == "loop" or not can_group(self.config.model):
+        if len(client_ids) == 1:  # as `choose_engine` and `ClientConfig.groups` have it
             return [self.fit(client_id, broadcast, plan) for client_id in client_ids]
         config = self.config
         finished = train_group(
@@ -154,10 +152,14 @@ class ClientWorker:
         if state:
             self.store.save(client_id, plan.round_idx + 1, state, plan.kept_rounds)
 
+    def undo_round(self, client_id: int, round_idx: int) -> None:
+        """Forget what a client learnt in a round whose update was not used."""
+        self.store.rewind(round_idx, client_id)
+
     def export(self, client_id: int, folder: Path) -> str:
         """Write a client's own parts into a finished run's folder; return their SHA-256."""
         state = self.private_state(client_id)
-        own = {name: tensor for name, tensor in state.items() if "." not in name}
+        own = _own(state)
         if own:
             save_client(folder, client_id, own)
         return tensors_hash(own)
@@ -177,36 +179,64 @@ class ClientWorker:
         images = to_float(self.test_images(client_id))
         return cached_features(self.extractor, images, self.setup.folder.parent / "cache")
 
-    def _drawn(
+    def _images(
         self,
         client_id: int,
         model: FlatModel,
         emb: Tensor | None,
-        reference: FlatModel | None,
-        seed: int,
-    ) -> tuple[Drawn, Tensor]:
+        reference: FlatModel | None = None,
+    ) -> Tensor:
+        """Return images (n, C, H, W) drawn as a client with whatever the model holds."""
         config = self.config
-        images = draw(
+        return draw(
             client_denoiser(model, emb, config.eval.guidance, reference),
             config.diffusion,
             self.schedule,
             self.images.shape[1:],  # type: ignore[arg-type]
             config.eval.num_images,
-            torch_generator(seed, "sample", client_id),
+            torch_generator(config.seed, "sample", client_id),
             config.eval.batch_size,
         )
+
+    def _images_together(self, client_ids: Sequence[int], embs: Sequence[Tensor]) -> list[Tensor]:
+        """Return for each client what `_images` returns, drawn as one batch."""
+        config, rows = self.config, torch.stack(list(embs)).to(self.device)
+        return draw_together(
+            lambda who: client_denoiser(self.model, rows[who], config.eval.guidance),
+            config.diffusion,
+            self.schedule,
+            self.images.shape[1:],  # type: ignore[arg-type]
+            config.eval.num_images,
+            [torch_generator(config.seed, "sample", client_id) for client_id in client_ids],
+            config.eval.batch_size,
+        )
+
+    def _drawn(self, client_id: int, images: Tensor) -> Drawn:
+        """Return what the evaluation needs of a client's generated images (n, C, H, W)."""
+        config = self.config
         predicted, histogram = self.extractor.class_predictions(images), None
         # The classifier of another data set sees features, but none of these classes.
         if predicted is not None and is_classifier_of(self.setup.extractor, config.data.name):
-            histogram = class_histogram(predicted, self.setup.mixtures.shape[1])
+            histogram = class_histogram(predicted, len(self.setup.mixtures[client_id]))
         few = images[: config.eval.grid_images].numpy()
-        return Drawn(client_id, self.extractor.features(images), histogram, few), images
+        return Drawn(client_id, self.extractor.features(images), histogram, few)
 
-    def draw(self, client_id: int, weights: np.ndarray) -> Drawn:
-        """Return images drawn as a pre-training client with these backbone weights (P,)."""
-        state = self.private_state(client_id)
-        emb = personalise(self.model, torch.tensor(weights, device=self.device), state)
-        return self._drawn(client_id, self.model, emb, None, self.config.seed)[0]
+    def draw(self, client_ids: Sequence[int], weights: np.ndarray) -> list[Drawn]:
+        """Return images drawn as pre-training clients with these backbone weights (P,).
+
+        Clients that differ by their embeddings alone are drawn as one batch.
+        """
+        backbone = torch.tensor(weights, device=self.device)
+        states = [self.private_state(client_id) for client_id in client_ids]
+        if all(state.keys() and set(_own(state)) == {CLIENT_EMB} for state in states):
+            self.model.load(backbone)
+            images = self._images_together(client_ids, [state[CLIENT_EMB] for state in states])
+        else:
+            images = [
+                self._images(client_id, self.model, personalise(self.model, backbone, state))
+                for client_id, state in zip(client_ids, states, strict=True)
+            ]
+        return [self._drawn(c, drawn) for c, drawn in zip(client_ids, images, strict=True)]
 
     def losses(self, client_id: int, weights: np.ndarray, swap_with: int) -> Losses:
         """Return a client's held-out losses; `swap_with`: whose embedding is tried on."""
@@ -238,6 +268,95 @@ class ClientWorker:
                 self.model, config.client, config.model.d_emb, config.seed, client_id
             )
         return {CLIENT_EMB: torch.zeros(config.model.d_emb)}
+
+    def fit_embeddings(
+        self,
+        client_ids: Sequence[int],
+        weights: np.ndarray,
+        settings: AdaptConfig,
+        mean_emb: Tensor | None,
+    ) -> list[Fitted]:
+        """Fit new clients' embeddings on the backbone (P,) in one batch; keep them here.
+
+        Beside the result each keeps its embedding after every epoch that is to be looked at.
+        """
+        began, config = time.monotonic(), self.config
+        states: list[PrivateState] = [{} for _ in client_ids]
+        adapted = adapt_embeddings(
+            self.model,
+            torch.tensor(weights, device=self.device),
+            [self.start_state(client_id, settings.init, mean_emb) for client_id in client_ids],
+            [self.train_images(client_id) for client_id in client_ids],
+            settings,
+            self.recipe(),
+            config.seed,
+            client_ids,
+            [functools.partial(_remember, state) for state in states],
+        )
+        duration_s = (time.monotonic() - began) / len(client_ids)
+        fitted = []
+        for client_id, result, state in zip(client_ids, adapted, states, strict=True):
+            state[_after(result.kept_epoch)] = result.state[CLIENT_EMB].clone()
+            self.store.save(client_id, 0, state | result.state)
+            looks = {p.epoch for p in result.curve if p.observed is not None} | {result.kept_epoch}
+            trained = num_trained(self.model, config.model.d_emb)
+            told = (result.curve, result.kept_epoch, tuple(sorted(looks)), trained, duration_s)
+            fitted.append(Fitted(client_id, *told))
+        return fitted
+
+    def look(
+        self,
+        client_ids: Sequence[int],
+        weights: np.ndarray,
+        pooled_features: Tensor,
+        epochs: Sequence[int],
+        is_whole: Sequence[bool],
+    ) -> list[Look]:
+        """Return what new clients draw on the backbone (P,) after some epochs, as one batch.
+
+        `epochs` and `is_whole` (whether the images' features are asked for) go with `client_ids`,
+        where a client may stand several times.
+        """
+        began, looks = time.monotonic(), []
+        self.model.load(torch.tensor(weights, device=self.device))
+        states = [self.private_state(client_id) for client_id in client_ids]
+        embs = [state[_after(epoch)] for state, epoch in zip(states, epochs, strict=True)]
+        images = self._images_together(client_ids, embs)
+        drawn_s = (time.monotonic() - began) / len(client_ids)
+        for client_id, emb, own, whole in zip(client_ids, embs, images, is_whole, strict=True):
+            began = time.monotonic()
+            drawn = self._drawn(client_id, own)
+            scores = self._scores(drawn, emb.to(self.device), pooled_features)
+            nn_train, nn_test = self._distances(client_id, own)
+            duration_s = drawn_s + time.monotonic() - began
+            looks.append(Look(drawn if whole else None, scores, nn_train, nn_test, duration_s))
+        return looks
+
+    def _scores(
+        self, drawn: Drawn, emb: Tensor | None, pooled_features: Tensor
+    ) -> dict[str, float]:
+        """Return KID against the client's and the population's data, TV, and held-out loss."""
+        config, client_id = self.config, drawn.client_id
+        sizes = (config.eval.kid_subset_size, config.eval.kid_num_subsets, config.seed)
+        own = kid(self.real_features(client_id), drawn.features, *sizes)
+        observed = {
+            "own_kid": own.mean,
+            "own_kid_std": own.std,
+            "population_kid": kid(pooled_features, drawn.features, *sizes).mean,
+            "heldout_loss": self._heldout(client_id, emb),
+        }
+        if drawn.histogram is not None:
+            observed["tv"] = total_variation(drawn.histogram, self.setup.mixtures[client_id])
+        return observed
+
+    def _distances(self, client_id: int, images: Tensor) -> tuple[float, float]:
+        """Return how far images are from as many training and held-out images of a client."""
+        train, test = self.train_images(client_id), self.test_images(client_id)
+        count = min(len(train), len(test))
+        return (
+            nearest_neighbour_distance(images, to_float(train[:count])),
+            nearest_neighbour_distance(images, to_float(test[:count])),
+        )
 
     def adapt(
         self,
@@ -276,19 +395,36 @@ class ClientWorker:
         self.store.save(client_id, 0, adapted.state)
         emb = personalise(self.model, start, adapted.state)
         after, images, scores = observer.look(self.model, emb)
-        train, test = self.train_images(client_id), self.test_images(client_id)
-        count = min(len(train), len(test))
         return AdaptReport(
             client_id,
-            adapted,
+            adapted.curve,
+            adapted.kept_epoch,
             observer.first,
             after,
             scores,
-            nearest_neighbour_distance(images, to_float(train[:count])),
-            nearest_neighbour_distance(images, to_float(test[:count])),
+            *self._distances(client_id, images),
             num_trained(self.model, config.model.d_emb),
             time.monotonic() - began,
         )
+
+
+def _own(state: PrivateState) -> PrivateState:
+    """Return a client's own parts out of its state: no moments, nothing of the way there."""
+    return {name: tensor for name, tensor in state.items() if "." not in name}
+
+
+def _after(epoch: int) -> str:
+    """Return the name under which a new client keeps its embedding after an epoch."""
+    return f"{CLIENT_EMB}.{epoch}"
+
+
+def _remember(
+    state: PrivateState, epoch: int, model: FlatModel, emb: Tensor | None
+) -> dict[str, float]:
+    """Keep a new client's embedding after an epoch; what it is worth is looked at later."""
+    assert emb is not None
+    state[_after(epoch)] = emb.detach().cpu().clone()
+    return {}
 
 
 class _Observer:
@@ -303,7 +439,6 @@ class _Observer:
     ) -> None:
         self.worker, self.client_id = worker, client_id
         self.reference, self.pooled_features = reference, pooled_features
-        self.real = worker.real_features(client_id)
         self.first: Drawn
 
     def __call__(self, epoch: int, model: FlatModel, emb: Tensor | None) -> dict[str, float]:
@@ -314,21 +449,7 @@ class _Observer:
         return scores
 
     def look(self, model: FlatModel, emb: Tensor | None) -> tuple[Drawn, Tensor, dict[str, float]]:
-        """Return what the client draws, its images (n, C, H, W), and their scores.
-
-        Scores are KID against the client's and the population's data, TV, and held-out loss.
-        """
-        worker, config = self.worker, self.worker.config
-        drawn, images = worker._drawn(self.client_id, model, emb, self.reference, config.seed)
-        sizes = (config.eval.kid_subset_size, config.eval.kid_num_subsets, config.seed)
-        own = kid(self.real, drawn.features, *sizes)
-        observed = {
-            "own_kid": own.mean,
-            "own_kid_std": own.std,
-            "population_kid": kid(self.pooled_features, drawn.features, *sizes).mean,
-            "heldout_loss": worker._heldout(self.client_id, emb),
-        }
-        if drawn.histogram is not None:
-            mixture = worker.setup.mixtures[self.client_id]
-            observed["tv"] = total_variation(drawn.histogram, mixture)
-        return drawn, images, observed
+        """Return what the client draws, its images (n, C, H, W), and their scores."""
+        images = self.worker._images(self.client_id, model, emb, self.reference)
+        drawn = self.worker._drawn(self.client_id, images)
+        return drawn, images, self.worker._scores(drawn, emb, self.pooled_features)

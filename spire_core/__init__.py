@@ -4,7 +4,8 @@ Read in this order:
     methods     what distinguishes SPIRE from the methods it is compared with, as records
     unet, flat  the network, and the flat vector that its weights live in
     schedule, samplers   the diffusion process: noising, loss, generation
-    training    gradient steps of one client; client: one client's round; server: the weighted mean
+    training    gradient steps of one client; client: one client's round
+    participation, faults, means, server   who answers, which updates are fit, how they become one
     grouped, group_training   several clients' separate networks computed as one
     adapt       a new client fits its own part; adapt_together: many at once, embeddings alone
     evaluate    images drawn as a client, and the loss on images it never saw

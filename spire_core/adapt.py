@@ -28,7 +28,9 @@ class AdaptConfig:
     "random" (from the distribution they started from). With `early_stopping`, `val_fraction` of its
     images are set aside, and the epoch with the lowest denoising loss on them is kept once
     `patience` epochs brought nothing better. `eval_every`: epochs between two points of the
-    forgetting curves.
+    forgetting curves. `group_size`: new clients that are fitted in one batch, where each trains an
+    embedding alone (`adapt_together`); they are taken in the order of their ids. As float sums
+    differ in their last bits from one size to another, it belongs to what determines a result.
     """
 
     epochs: int = 30
@@ -40,6 +42,7 @@ class AdaptConfig:
     val_fraction: float = 0.2
     patience: int = 5
     eval_every: int = 1
+    group_size: int = 8
 
     def __post_init__(self) -> None:
         if self.num_images is not None and self.num_images < 1:
@@ -52,6 +55,10 @@ class AdaptConfig:
                 "expected adapt.epochs, adapt.batch_size, adapt.eval_every and adapt.patience of "
                 f"at least 1, got {self.epochs}, {self.batch_size}, {self.eval_every} and "
                 f"{self.patience}: raise them"
+            )
+        if self.group_size < 1:
+            raise ConfigError(
+                f"expected adapt.group_size of at least 1, got {self.group_size}: raise it"
             )
         if self.lr is not None and self.lr <= 0:
             raise ConfigError(

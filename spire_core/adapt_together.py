@@ -22,9 +22,18 @@ from spire_core.adapt import (
 from spire_core.client import PrivateState
 from spire_core.errors import ConfigError
 from spire_core.flat import FlatModel, train_only
-from spire_core.methods import CLIENT_EMB
+from spire_core.methods import CLIENT_EMB, Method
 from spire_core.schedule import denoising_loss
 from spire_core.training import Recipe, draw_noise, make_optimizer, to_float
+from spire_core.unet import ModelConfig
+
+
+def can_adapt_together(method: Method, model: ModelConfig) -> bool:
+    """Return whether new clients can be fitted in one batch.
+
+    They train an embedding alone, and no dropout draws from a stream that they would share.
+    """
+    return method.adapt_parts == (CLIENT_EMB,) and model.dropout == 0.0
 
 
 @dataclass
@@ -57,7 +66,7 @@ def adapt_embeddings(
     dropout, whose one stream they would share.
     """
     record = model.method.record
-    if record.adapt_parts != (CLIENT_EMB,) or model.net.config.dropout > 0:
+    if not can_adapt_together(record, model.net.config):
         raise ConfigError(
             f"expected a method whose new clients train an embedding alone and a U-Net without "
             f"dropout, got {record.name} and {model.net.config.dropout}: adapt them one by one"

@@ -78,7 +78,8 @@ class RoundPlan:
     """What every client of a round is told: which round, how long, how fast, and what is shared.
 
     `kept_rounds`: after how many rounds the kept checkpoints were taken; a client keeps its states
-    of then.
+    of then. `stragglers` are the clients that fall behind, `straggler_work` the share of its steps
+    that such a client completes.
     """
 
     round_idx: int
@@ -87,12 +88,17 @@ class RoundPlan:
     tau: int | None = None
     local_epochs: int | None = None
     kept_rounds: tuple[int, ...] = ()
+    stragglers: tuple[int, ...] = ()
+    straggler_work: float = 1.0
 
-    def num_steps(self, num_examples: int, batch_size: int) -> int:
-        """Return the optimizer steps that a client with so many examples takes."""
-        if self.tau is not None:
-            return self.tau
-        return (self.local_epochs or 0) * steps_per_epoch(num_examples, batch_size)
+    def num_steps(self, client_id: int, num_examples: int, batch_size: int) -> int:
+        """Return the optimizer steps that a client with so many examples takes.
+
+        A straggler does part of the work (Li et al. 2020, FedProx): its share, rounded, and at
+        least one step.
+        """
+        full = self.tau or (self.local_epochs or 0) * steps_per_epoch(num_examples, batch_size)
+        return max(1, round(full * self.straggler_work)) if client_id in self.stragglers else full
 
 
 def new_private_state(
@@ -221,7 +227,7 @@ def start_client(
         kept = get_moments(state, part, device)
         if kept is not None:
             moments[part] = kept
-    num_steps = plan.num_steps(len(images), config.batch_size)
+    num_steps = plan.num_steps(client_id, len(images), config.batch_size)
     order = batches(
         len(images),
         config.batch_size,

@@ -4,7 +4,7 @@ Draws depend on the seed and the client alone, so that methods, rounds and epoch
 the same noise. B, C, H, W as usual; D_emb: numbers of an embedding.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +26,9 @@ class EvalConfig:
 
     `extractor` "auto" takes the small classifier of the data set, or Inception where there is none.
     `num_images`: images drawn for each client. `every`: rounds between two evaluations of
-    pre-training, 0 for the first and the last alone. `guidance` scales the difference between the
+    pre-training, 0 for the first and the last alone. `num_clients`: how many pre-training clients
+    are looked at, None for all of them (for 100, where there are more than 1000); in a population
+    of more than 1000 they are the first to take part. `guidance` scales the difference between the
     personal and the impersonal prediction (1 = off).
     """
 
@@ -60,6 +62,11 @@ class EvalConfig:
                 f"expected eval.guidance of at least 0, got {self.guidance}: 1 turns it off"
             )
 
+    @property
+    def clients_per_batch(self) -> int:
+        """How many clients' images are drawn as one batch."""
+        return max(1, self.batch_size // self.num_images)
+
 
 def client_denoiser(
     model: FlatModel,
@@ -71,7 +78,7 @@ def client_denoiser(
 
     out = ref + guidance (own - ref), Ho & Salimans 2022 eq. 6 with guidance = 1 + w. `ref` is the
     same network at the zero embedding or, for methods without an embedding, the network before
-    adaptation (`reference`).
+    adaptation (`reference`). With embeddings (B, D_emb), row i is predicted as the i-th client.
     """
 
     def own(xt: Tensor, t: Tensor) -> Tensor:
@@ -97,13 +104,39 @@ def draw(
     batch_size: int = 128,
 ) -> Tensor:
     """Return generated images (num_images, C, H, W) as float32 in [-1, 1], on the CPU."""
-    noise = torch.randn(num_images, *shape, generator=generator)
-    device = schedule.alpha_bar.device
-    parts = [
-        sample(diffusion, schedule, denoise, xT.to(device), generator).cpu()
-        for xT in noise.split(batch_size)
-    ]
-    return torch.cat(parts).clamp(-1, 1)
+    more = (diffusion, schedule, shape, num_images, [generator], batch_size)
+    return draw_together(lambda _: denoise, *more)[0]
+
+
+@torch.inference_mode()
+def draw_together(
+    denoise_as: Callable[[Tensor], Denoise],
+    diffusion: DiffusionConfig,
+    schedule: NoiseSchedule,
+    shape: tuple[int, int, int],
+    num_images: int,
+    generators: Sequence[torch.Generator],
+    batch_size: int = 128,
+) -> list[Tensor]:
+    """Return each client's images as `draw` does, drawn in batches of rows of several clients.
+
+    `denoise_as(who)` is the prediction for a batch whose row i belongs to client `who[i]`, counted
+    from 0. Each client has a generator, which draws what it would draw alone: the others in a batch
+    change a client's images by the rounding of float sums at most.
+    """
+    noise = [torch.randn(num_images, *shape, generator=g) for g in generators]
+    device, drawn = schedule.alpha_bar.device, torch.empty(len(noise), num_images, *shape)
+    for start in range(0, num_images, batch_size):
+        size = min(batch_size, num_images - start)
+        num_clients = batch_size // size
+        for first in range(0, len(noise), num_clients):
+            clients = range(first, min(first + num_clients, len(noise)))
+            who = torch.tensor(clients, device=device).repeat_interleave(size)
+            xT = torch.cat([noise[c][start : start + size] for c in clients]).to(device)
+            streams = [generators[c] for c in clients]
+            images = sample(diffusion, schedule, denoise_as(who), xT, *streams).cpu()
+            drawn[first : clients.stop, start : start + size] = images.unflatten(0, (-1, size))
+    return list(drawn.clamp(-1, 1))
 
 
 @torch.inference_mode()

@@ -70,7 +70,7 @@ class FlatModel(FlatWeights):
         image_channels: int,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.net = UNet(model, image_channels, method.record.has_embedding).to(device)
+        self.net = UNet(model, image_channels, method.record.has_embedding).to(device).eval()
         layout = lay_out(self.net, method)
         weights, grads = torch.zeros(2, layout.size, device=device)
         for name, view in views(layout, weights).items():
@@ -78,6 +78,11 @@ class FlatModel(FlatWeights):
         for name, view in views(layout, grads).items():
             self.net.get_parameter(name).grad = view
         super().__init__(weights, grads, layout, method)
+
+    def train(self, mode: bool) -> None:
+        """Turn dropout on or off: the one thing in this network that training switches."""
+        if self.net.config.dropout > 0:
+            self.net.train(mode)
 
     def named_tensors(self, weights: Tensor) -> dict[str, Tensor]:
         """Return a flat vector (P,) as the network's named tensors (views), for files."""
@@ -115,12 +120,11 @@ def views(layout: Layout, weights: Tensor) -> dict[str, Tensor]:
     return {name: weights[..., at].unflatten(-1, shape) for name, at, shape in stretches}
 
 
-def train_only(net: nn.Module, layout: Layout, parts: Collection[str]) -> None:
+def train_only(net: UNet, layout: Layout, parts: Collection[str]) -> None:
     """Compute gradients for these parts alone; the rest of the network is frozen."""
     ranges = [layout.parts[part] for part in parts if part in layout.parts]
-    parameters = dict(net.named_parameters())
     for name, start, _ in layout.names:
-        parameters[name].requires_grad_(any(at.start <= start < at.stop for at in ranges))
+        net.by_name[name].requires_grad_(any(at.start <= start < at.stop for at in ranges))
 
 
 def initial_weights(

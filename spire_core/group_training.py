@@ -47,7 +47,10 @@ def train_group(
     client_ids: Sequence[int],
 ) -> list[tuple[ClientUpdate, PrivateState]]:
     """Return for each client what `train_client` returns, up to the rounding of float sums."""
-    steps = [plan.num_steps(len(own), config.batch_size) for own in images]
+    steps = [
+        plan.num_steps(client_id, len(own), config.batch_size)
+        for client_id, own in zip(client_ids, images, strict=True)
+    ]
     longest_first = sorted(range(len(steps)), key=lambda i: -steps[i])
     runs = [
         start_client(model, broadcast, states[i], images[i], config, plan, seed, client_ids[i])

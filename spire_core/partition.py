@@ -2,18 +2,26 @@
 
 The schemes carry the names and meanings of Flower Datasets' partitioners. Pre-training clients
 and new clients are drawn alike, in one split, so that a new client has a class mixture of its own
-and no image of anybody else's. Shapes: N images, K classes, M clients (old and new together).
+and no image of anybody else's. `independent` is for populations that no data set is large enough
+for: each client draws its images by itself, so two clients may hold the same image, and a client's
+are drawn when they are asked for. Shapes: N images, K classes, M clients (old and new together).
 """
 
 import hashlib
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import overload
 
 import numpy as np
 
 from spire_core.errors import ConfigError, DataError
-from spire_core.partition_schemes import SCHEMES, Held
+from spire_core.partition_schemes import SCHEMES, Held, independent_images, of_each_class
 from spire_core.rng import numpy_generator
+
+INDEPENDENT = "independent"
+NUM_SHOWN = 100  # clients of an independent partition that are hashed and shown
 
 
 def _require(is_met: bool, expected: str, got: object, advice: str) -> None:
@@ -25,18 +33,23 @@ def _require(is_met: bool, expected: str, got: object, advice: str) -> None:
 class PartitionConfig:
     """How images are split over clients; `alpha` and the `*_per_client` serve the schemes named."""
 
-    name: str = "inner_dirichlet"  # iid, dirichlet, inner_dirichlet, pathological or shard
-    alpha: float = 0.1  # dirichlet, inner_dirichlet: below 1 concentrated, far above 1 uniform
+    name: str = "inner_dirichlet"  # or iid, dirichlet, pathological, shard, independent
+    alpha: float = 0.1  # dirichlets, independent: below 1 concentrated, far above 1 uniform
     classes_per_client: int = 2  # pathological
     shards_per_client: int = 2  # shard
-    client_size: int | None = None  # iid, inner_dirichlet: images per client; None = equal share
+    client_size: int | None = None  # iid, inner_dirichlet: images per client; None = equal share;
+    # independent: the same, which has to be given
     min_size: int = 20  # the fewest images a client may hold (train and test together)
     max_retries: int = 20  # fresh draws after a first one that left a client below min_size
     test_fraction: float = 0.25  # of each client's images
 
     def __post_init__(self) -> None:
-        names = ", ".join(SCHEMES)
-        _require(self.name in SCHEMES, f"partition.name among {names}", self.name, "choose one")
+        known = (*SCHEMES, INDEPENDENT)
+        expected = f"partition.name among {', '.join(known)}"
+        _require(self.name in known, expected, self.name, "choose one")
+        is_sized = self.name != INDEPENDENT or self.client_size is not None
+        expected = f"partition.client_size with {INDEPENDENT}"
+        _require(is_sized, expected, self.client_size, "name a number of images, 64, say")
         is_positive = 0 < self.alpha < float("inf")
         _require(is_positive, "partition.alpha above 0 and finite", self.alpha, "use 0.1, say")
         is_inside = 0 < self.test_fraction < 1
@@ -48,7 +61,7 @@ class PartitionConfig:
             _require(value >= floor, f"partition.{key} of at least {floor}", value, "raise it")
         if self.client_size is not None:
             expected = f"no partition.client_size with {self.name}"
-            takes_size = self.name in ("iid", "inner_dirichlet")
+            takes_size = self.name in ("iid", "inner_dirichlet", INDEPENDENT)
             _require(takes_size, expected, self.client_size, "use null, the scheme sets the sizes")
             expected = f"partition.client_size of at least partition.min_size ({self.min_size})"
             is_enough = self.client_size >= self.min_size
@@ -66,22 +79,54 @@ class ClientSplit:
 
 @dataclass(frozen=True, eq=False)
 class Partition:
-    """Who holds what: ids count from 0 over `train_clients` and go on over `new_clients`."""
+    """Who holds what: ids count from 0 over `train_clients` and go on over `new_clients`.
 
-    train_clients: tuple[ClientSplit, ...]
-    new_clients: tuple[ClientSplit, ...]
+    With a `rule`, the clients' images are drawn when asked for and follow from it: it is hashed
+    with the first of them, and only these are shown.
+    """
+
+    train_clients: Sequence[ClientSplit]
+    new_clients: Sequence[ClientSplit]
+    rule: str = ""
+
+    def split(self, client_id: int) -> ClientSplit:
+        """Return one client's images by its id."""
+        if client_id < len(self.train_clients):
+            return self.train_clients[client_id]
+        return self.new_clients[client_id - self.new_clients[0].client_id]
+
+    @property
+    def train_sizes(self) -> Sequence[int]:
+        """How many images each pre-training client trains on."""
+        if self.rule:
+            return [len(self.train_clients[0].train)] * len(self.train_clients)
+        return [len(client.train) for client in self.train_clients]
+
+    @property
+    def client_ids(self) -> list[int]:
+        """The ids of all clients, in order."""
+        return [client.client_id for client in (*self.train_clients, *self.new_clients)]
+
+    @property
+    def shown(self) -> "Partition":
+        """The clients that people are shown: all, or the first where the rest follow a rule."""
+        limit = NUM_SHOWN if self.rule else None
+        return Partition(self.train_clients[:limit], self.new_clients[:limit])
 
     def class_counts(self, labels: np.ndarray, num_classes: int) -> np.ndarray:
         """Return how many images (train and test) of each class a client has, (M, K) int64."""
-        clients = self.train_clients + self.new_clients
+        clients = (*self.train_clients, *self.new_clients)
         held = [labels[np.concatenate([c.train, c.test])] for c in clients]
         return np.stack([np.bincount(h, minlength=num_classes) for h in held]).astype(np.int64)
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 (hex) over all roles, ids and indices in order; the same on every platform."""
-        digest = hashlib.sha256()
-        for is_new, clients in enumerate((self.train_clients, self.new_clients)):
+        """SHA-256 (hex) over all roles, ids and indices in order; the same on every platform.
+
+        Where all clients follow from a rule, it is over that and those that are shown.
+        """
+        digest, shown = hashlib.sha256(self.rule.encode()), self.shown
+        for is_new, clients in enumerate((shown.train_clients, shown.new_clients)):
             for client in clients:
                 header = [is_new, client.client_id, len(client.train), len(client.test)]
                 for part in (header, client.train, client.test):
@@ -108,21 +153,89 @@ def make_partition(
     """Return a disjoint split of the images with labels (N,) over the clients and the new clients.
 
     A function of its arguments alone. Every image is dealt out, except with `client_size` (the rest
-    stays unused) and where the pathological clients are too few to hold every class. A new client
-    trains on `new_num_images` of its train part (None = all; all as well if it holds fewer), and
-    nothing else depends on that number. ConfigError: settings out of range; DataError: labels that
-    are no class indices, too few images, or `max_retries` draws with a client below `min_size`.
+    stays unused) and where the pathological clients are too few to hold every class; with the
+    scheme `independent` only a client's own images are disjoint. A new client trains on
+    `new_num_images` of its train part (None = all; all as well if it holds fewer), and nothing else
+    depends on that number. ConfigError: settings out of range; DataError: labels that are no class
+    indices, too few images, or `max_retries` draws with a client below `min_size`.
     """
     _require(num_clients >= 1, "at least 1 client", num_clients, "raise it")
     _require(num_new_clients >= 0, "at least 0 new clients", num_new_clients, "raise it")
     if new_num_images is not None:
         _require(new_num_images >= 1, "at least 1 image per new client", new_num_images, "use null")
     labels = _checked_labels(labels, num_classes)
+    if config.name == INDEPENDENT:
+        return _independent(labels, config, num_clients, num_new_clients, seed, new_num_images)
     held = _draw_until_large_enough(labels, config, num_clients + num_new_clients, seed)
     splits = tuple(_split(i, h, config.test_fraction, seed) for i, h in enumerate(held))
     new = splits[num_clients:]
     cut = tuple(ClientSplit(s.client_id, s.train[:new_num_images], s.test) for s in new)
     return Partition(splits[:num_clients], cut)
+
+
+class DrawnClients(Sequence[ClientSplit]):
+    """Clients that draw their images by themselves, each time that they are asked for.
+
+    A client's images are a function of the seed and its id. `ids` are the clients', `num_images`
+    the most that one trains on (None = all).
+    """
+
+    def __init__(
+        self,
+        ids: range,
+        pools: Held,
+        config: PartitionConfig,
+        seed: int,
+        num_images: int | None = None,
+    ) -> None:
+        self.ids, self.pools, self.config = ids, pools, config
+        self.seed, self.num_images = seed, num_images
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @overload
+    def __getitem__(self, index: int) -> ClientSplit: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[ClientSplit]: ...
+
+    def __getitem__(self, index: int | slice) -> ClientSplit | Sequence[ClientSplit]:
+        ids = self.ids[index]
+        return self.draw(ids) if isinstance(ids, int) else tuple(map(self.draw, ids))
+
+    def draw(self, client_id: int) -> ClientSplit:
+        """Return one client's images."""
+        rng, config = numpy_generator(self.seed, "independent", client_id), self.config
+        held = independent_images(self.pools, config.client_size or 0, config.alpha, rng)
+        split = _split(client_id, held, config.test_fraction, self.seed)
+        return ClientSplit(client_id, split.train[: self.num_images], split.test)
+
+
+def _independent(
+    labels: np.ndarray,
+    config: PartitionConfig,
+    num_clients: int,
+    num_new_clients: int,
+    seed: int,
+    new_num_images: int | None,
+) -> Partition:
+    pools, size = of_each_class(labels), config.client_size or 0
+    smallest = min(len(pool) for pool in pools)
+    if smallest < size:
+        raise DataError(
+            f"expected at least partition.client_size ({size}) images of each class, got "
+            f"{smallest}: lower it"
+        )
+    all_ids = range(num_clients + num_new_clients)
+    old, new = all_ids[:num_clients], all_ids[num_clients:]
+    settings = [config.name, config.alpha, size, config.test_fraction, seed, len(old), len(new)]
+    digest = hashlib.sha256(labels.astype("<i8").tobytes()).hexdigest()
+    return Partition(
+        DrawnClients(old, pools, config, seed),
+        DrawnClients(new, pools, config, seed, new_num_images),
+        json.dumps([*settings, new_num_images, digest]),
+    )
 
 
 def _checked_labels(labels: np.ndarray, num_classes: int) -> np.ndarray:

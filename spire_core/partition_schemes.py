@@ -1,7 +1,8 @@
 """How each scheme draws the images of M clients: five functions `(labels, config, M, rng) -> Held`.
 
-The schemes carry the names and meanings of Flower Datasets' partitioners. Shapes: N images with
-labels (N,), K classes, M clients (old and new together).
+The schemes carry the names and meanings of Flower Datasets' partitioners. Beside them, one client's
+images drawn without regard to the others. Shapes: N images with labels (N,), K classes, M clients
+(old and new together).
 """
 
 from typing import TYPE_CHECKING
@@ -35,9 +36,14 @@ def _iid(labels: np.ndarray, config: "PartitionConfig", num: int, rng: Rng) -> H
     return np.split(rng.permutation(len(labels)), bounds)[:num]
 
 
+def of_each_class(labels: np.ndarray) -> Held:
+    """Return the image indices of each class that occurs."""
+    return [np.flatnonzero(labels == k) for k in np.unique(labels)]
+
+
 def _pools(labels: np.ndarray, rng: Rng) -> Held:
     """Return the image indices of each class that occurs, in random order."""
-    return [rng.permutation(np.flatnonzero(labels == k)) for k in np.unique(labels)]
+    return [rng.permutation(pool) for pool in of_each_class(labels)]
 
 
 def _dirichlet(labels: np.ndarray, config: "PartitionConfig", num: int, rng: Rng) -> Held:
@@ -105,6 +111,16 @@ def _shard(labels: np.ndarray, config: "PartitionConfig", num: int, rng: Rng) ->
     shards = np.array_split(np.concatenate(_pools(labels, rng)), num * config.shards_per_client)
     deal = rng.permutation(len(shards)).reshape(num, config.shards_per_client)
     return [np.concatenate([shards[s] for s in of_client]) for of_client in deal]
+
+
+def independent_images(pools: Held, size: int, alpha: float, rng: Rng) -> np.ndarray:
+    """Return `size` different images of one client, drawn by itself from pools of each class.
+
+    Its class prior is drawn from Dirichlet(alpha), then how many images of each class it holds.
+    """
+    counts = rng.multinomial(size, rng.dirichlet(np.full(len(pools), alpha)))
+    held = [rng.choice(p, n, replace=False) for p, n in zip(pools, counts, strict=True) if n]
+    return np.concatenate(held)
 
 
 SCHEMES = {

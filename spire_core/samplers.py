@@ -96,13 +96,18 @@ def timestep_grid(
     return ascending[::-1]
 
 
-def _draw_noise(xt: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Return standard normal noise like xt, drawn on the CPU so that every device gets the same."""
-    if generator is None:
+def _draw_noise(xt: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """Return standard normal noise like xt, drawn on the CPU so that every device gets the same.
+
+    Each generator draws for an equal part of the batch.
+    """
+    if not generators:
         raise ConfigError(
             "expected a generator for a sampler that adds noise, got None: pass one or set eta=0"
         )
-    return torch.randn(xt.shape, generator=generator, dtype=torch.float32).to(xt)
+    shape = (len(xt) // len(generators), *xt.shape[1:])
+    parts = [torch.randn(shape, generator=g, dtype=torch.float32) for g in generators]
+    return torch.cat(parts).to(xt)
 
 
 @torch.no_grad()
@@ -113,7 +118,7 @@ def _denoise(
     denoiser: Denoiser,
     xT: Tensor,
     timesteps: Sequence[int],
-    generator: torch.Generator | None,
+    generators: Sequence[torch.Generator],
     clip_x0: bool,
 ) -> Tensor:
     """Return the images (B, C, H, W) at the end of the loop that all samplers share."""
@@ -127,7 +132,7 @@ def _denoise(
         w = rule(alpha_bars, k)
         xt = w.xt * xt + w.x0 * x0 + w.x0_last * x0_last
         if w.noise > 0.0:
-            xt = xt + w.noise * _draw_noise(xt, generator)
+            xt = xt + w.noise * _draw_noise(xt, generators)
         x0_last = x0
     return xt
 
@@ -148,7 +153,7 @@ def sample_ddpm(
     [-1, 1].
     """
     rule = SAMPLERS["ddpm"]
-    return _denoise(rule, schedule, prediction, denoiser, xT, timesteps, generator, clip_x0)
+    return _denoise(rule, schedule, prediction, denoiser, xT, timesteps, [generator], clip_x0)
 
 
 def sample_ddim(
@@ -166,8 +171,8 @@ def sample_ddim(
     eta in [0, 1] is how much of DDPM's noise is added; above 0 a generator is needed. `clip_x0`
     clamps x0 to [-1, 1] (diffusers' `clip_sample` with `use_clipped_model_output`).
     """
-    rule = partial(ddim_weights, eta=eta)
-    return _denoise(rule, schedule, prediction, denoiser, xT, timesteps, generator, clip_x0)
+    rule, streams = partial(ddim_weights, eta=eta), [generator] if generator else []
+    return _denoise(rule, schedule, prediction, denoiser, xT, timesteps, streams, clip_x0)
 
 
 def sample_dpmpp(
@@ -183,7 +188,7 @@ def sample_dpmpp(
     `clip_x0` clamps x0 to [-1, 1] (diffusers' `thresholding` with `sample_max_value` 1).
     """
     rule = SAMPLERS["dpmpp"]
-    return _denoise(rule, schedule, prediction, denoiser, xT, timesteps, None, clip_x0)
+    return _denoise(rule, schedule, prediction, denoiser, xT, timesteps, [], clip_x0)
 
 
 def sample(
@@ -191,9 +196,12 @@ def sample(
     schedule: NoiseSchedule,
     denoiser: Denoiser,
     xT: Tensor,
-    generator: torch.Generator,
+    *generators: torch.Generator,
 ) -> Tensor:
-    """Return images (B, C, H, W) in [-1, 1] from noise xT, by a config's sampler and steps."""
+    """Return images (B, C, H, W) in [-1, 1] from noise xT, by a config's sampler and steps.
+
+    What noise the sampler adds is drawn by each of the generators for an equal part of the batch.
+    """
     timesteps = timestep_grid(schedule.num_timesteps, config.sample_steps, power=config.grid_power)
     rule = SAMPLERS[config.sampler]
-    return _denoise(rule, schedule, config.prediction, denoiser, xT, timesteps, generator, True)
+    return _denoise(rule, schedule, config.prediction, denoiser, xT, timesteps, generators, True)

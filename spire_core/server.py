@@ -1,4 +1,4 @@
-"""The server's side of a round: weighted mean of updates, server optimizer, the backbone's EMA.
+"""The server's side of a round: mean of updates, server optimizer, the backbone's EMA.
 
 Sums are taken in float64 in the order of client ids, so the result depends neither on who answered
 first nor on how many processes there were. P: length of the flat weight vector; S <= P: length of
@@ -12,16 +12,22 @@ import numpy as np
 
 from spire_core.client import Broadcast, ClientUpdate
 from spire_core.errors import AggregationError, ConfigError
+from spire_core.faults import fault_of
+from spire_core.means import AGGREGATIONS, combine
 
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """The server optimizer (Reddi et al. 2021) and the decay of the backbone's moving average.
+    """How updates become one, the server optimizer and the decay of the backbone's moving average.
 
-    "fedavg" takes the mean of the clients' weights at lr 1 and a part of the way to it below;
-    "fedavgm" adds momentum (Hsu et al. 2019); "fedadam" treats the mean's distance as a gradient.
-    `ema` is the decay per round, less in the first rounds so that the random start is forgotten; 0
-    keeps no average.
+    `aggregation`: "mean" weighted by examples, or, robust against a few wrong updates, coordinate
+    by coordinate "median" or "trimmed_mean" (Yin et al. 2018; `means`), in which all clients count
+    the same. `trim_fraction`: the share of clients that a trimmed mean leaves out at each end.
+
+    `optimizer` (Reddi et al. 2021): "fedavg" takes the mean of the clients' weights at lr 1 and a
+    part of the way to it below; "fedavgm" adds momentum (Hsu et al. 2019); "fedadam" treats the
+    mean's distance as a gradient. `ema` is the decay per round, less in the first rounds so that
+    the random start is forgotten; 0 keeps no average.
     """
 
     optimizer: str = "fedavg"
@@ -30,8 +36,20 @@ class ServerConfig:
     beta2: float = 0.99
     adaptivity: float = 1e-3
     ema: float = 0.95
+    aggregation: str = "mean"
+    trim_fraction: float = 0.2
 
     def __post_init__(self) -> None:
+        if self.aggregation not in AGGREGATIONS:
+            raise ConfigError(
+                f"expected server.aggregation as {', '.join(AGGREGATIONS)}, got "
+                f"{self.aggregation!r}: choose one"
+            )
+        if not 0.0 < self.trim_fraction < 0.5:
+            raise ConfigError(
+                "expected server.trim_fraction above 0 and below 0.5, got "
+                f"{self.trim_fraction}: it is left out at both ends, and something has to be left"
+            )
         if self.optimizer not in ("fedavg", "fedavgm", "fedadam"):
             raise ConfigError(
                 f"expected server.optimizer as fedavg, fedavgm or fedadam, got {self.optimizer!r}: "
@@ -80,29 +98,6 @@ class ServerState:
         return Broadcast(self.weights, self.exp_avg, self.exp_avg_sq, self.steps)
 
 
-def fault_of(update: ClientUpdate, before: np.ndarray, max_norm: float | None = None) -> str | None:
-    """Return what makes an update unfit to be averaged, or None.
-
-    `before` (S,) are the shared weights that it started from, `max_norm` the most that it may be
-    away from them.
-    """
-    moments = (update.exp_avg, update.exp_avg_sq)
-    if update.num_examples <= 0:
-        return f"{update.num_examples} examples"
-    if update.weights.shape != before.shape:
-        return f"{update.weights.size} numbers instead of {before.size}"
-    if any(m is not None and m.shape != before.shape for m in moments):
-        return "Adam moments of another size than the weights"
-    arrays = (update.weights, *moments, update.steps)
-    if not all(np.isfinite(array).all() for array in arrays if array is not None):
-        return "NaN or infinity"
-    if max_norm is not None:
-        norm = float(np.linalg.norm(update.weights.astype(np.float64) - before))
-        if norm > max_norm:
-            return f"a change of norm {norm:.3g}, above {max_norm:g},"
-    return None
-
-
 def _check(updates: Sequence[ClientUpdate], state: ServerState) -> None:
     if not updates:
         raise AggregationError(
@@ -113,8 +108,9 @@ def _check(updates: Sequence[ClientUpdate], state: ServerState) -> None:
         raise AggregationError(
             f"expected one update per client, got ids {sorted(ids)}: one is repeated"
         )
+    size = np.size(updates[0].weights)
     for u in updates:
-        fault = fault_of(u, state.weights[: updates[0].weights.size])
+        fault = fault_of(u, state.weights[:size], updates[0].exp_avg is not None)
         if fault is not None:
             raise AggregationError(
                 f"expected an update that can be averaged, got {fault} from client {u.client_id}: "
@@ -122,24 +118,19 @@ def _check(updates: Sequence[ClientUpdate], state: ServerState) -> None:
             )
 
 
-def weighted_mean(arrays: Sequence[np.ndarray], weights: Sequence[int]) -> np.ndarray:
-    """Return sum_k n_k a_k / sum_k n_k as float32 (McMahan et al. 2017).
-
-    It is summed in float64 in the given order.
-    """
-    total = np.zeros(arrays[0].shape, dtype=np.float64)
-    for array, weight in zip(arrays, weights, strict=True):
-        total += weight * array.astype(np.float64)
-    return (total / sum(weights)).astype(np.float32)
-
-
 def _shared_mean(
-    updates: Sequence[ClientUpdate], field: str, previous: np.ndarray | None
+    updates: Sequence[ClientUpdate], field: str, previous: np.ndarray | None, config: ServerConfig
 ) -> np.ndarray | None:
-    """Return the mean of one field over clients; what lies beyond the shared stretch stays."""
+    """Return one field combined over clients; what lies beyond the shared stretch stays.
+
+    Adam's moments are combined like the weights: a client that is wrong in both would otherwise
+    spoil the next round's steps. However it is done, second moments stay non-negative, and a bound
+    m^2 <= c v that holds for each client's moments holds for the result, so steps stay bounded.
+    """
     if getattr(updates[0], field) is None:
         return previous
-    mean = weighted_mean([getattr(u, field) for u in updates], [u.num_examples for u in updates])
+    arrays, num_examples = [getattr(u, field) for u in updates], [u.num_examples for u in updates]
+    mean = combine(arrays, num_examples, config.aggregation, config.trim_fraction)
     if previous is None or previous.size == mean.size:
         return mean
     return np.concatenate([mean, previous[mean.size :]])
@@ -168,13 +159,13 @@ def _server_step(
 def aggregate(
     state: ServerState, updates: Sequence[ClientUpdate], config: ServerConfig
 ) -> ServerState:
-    """Return the server's state after a round: weighted mean, server step, EMA.
+    """Return the server's state after a round: mean of updates, server step, EMA.
 
     Raises AggregationError if there is nothing to average or an update does not fit.
     """
     _check(updates, state)
     updates = sorted(updates, key=lambda u: u.client_id)
-    mean = _shared_mean(updates, "weights", state.weights)
+    mean = _shared_mean(updates, "weights", state.weights, config)
     assert mean is not None
     weights, velocity, second = _server_step(state, mean, config)
     decay = config.ema_decay(state.round_idx)
@@ -184,9 +175,9 @@ def aggregate(
         round_idx=state.round_idx + 1,
         weights=weights,
         ema=ema,
-        exp_avg=_shared_mean(updates, "exp_avg", state.exp_avg),
-        exp_avg_sq=_shared_mean(updates, "exp_avg_sq", state.exp_avg_sq),
-        steps=_shared_mean(updates, "steps", state.steps),
+        exp_avg=_shared_mean(updates, "exp_avg", state.exp_avg, config),
+        exp_avg_sq=_shared_mean(updates, "exp_avg_sq", state.exp_avg_sq, config),
+        steps=_shared_mean(updates, "steps", state.steps, config),
         velocity=velocity,
         second=second,
     )

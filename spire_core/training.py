@@ -30,9 +30,10 @@ class ClientConfig:
     client.
 
     `engine` says how a cohort is computed: "loop" trains one client after the other, "grouped"
-    several as one computation (`grouped`), at most `group_size` of them. The cohort, in the order
-    of client ids, is cut into groups of that size; as float sums differ in their last bits from one
-    size to another, both settings belong to what determines a result.
+    several as one computation (`grouped`), at most `group_size` of them, and "auto" takes the one
+    that suits the network (`choose_engine`). The cohort, in the order of client ids, is cut into
+    groups of that size; as float sums differ in their last bits from one size to another, both
+    settings belong to what determines a result.
     """
 
     batch_size: int = 16
@@ -45,13 +46,13 @@ class ClientConfig:
     lr_schedule: str = "cosine"
     warmup_rounds: int = 10
     betas: tuple[float, float] = (0.9, 0.999)
-    engine: str = "loop"
+    engine: str = "auto"
     group_size: int = 5
 
     def __post_init__(self) -> None:
-        if self.engine not in ("loop", "grouped"):
+        if self.engine not in ("auto", "loop", "grouped"):
             raise ConfigError(
-                f"expected client.engine as loop or grouped, got {self.engine!r}: choose one"
+                f"expected client.engine as auto, loop or grouped, got {self.engine!r}: choose one"
             )
         if self.group_size < 1:
             raise ConfigError(
@@ -82,7 +83,10 @@ class ClientConfig:
                 )
 
     def groups(self, client_ids: Sequence[int]) -> list[tuple[int, ...]]:
-        """Return a cohort cut into the groups that are computed together."""
+        """Return a cohort cut into the groups that are computed together.
+
+        The engine must be chosen: "auto" depends on the network (`choose_engine`).
+        """
         size = self.group_size if self.engine == "grouped" else 1
         return [tuple(client_ids[i : i + size]) for i in range(0, len(client_ids), size)]
 
@@ -269,7 +273,7 @@ def fit(
     """
     leaves = trained_leaves(model, client_emb, rates)
     train_only(model.net, model.layout, leaves)
-    model.net.train()
+    model.train(True)
     optimizer = make_optimizer(leaves, rates, moments, recipe.betas)
     total, count = torch.zeros((), device=model.weights.device), 0
     for index in index_batches:
@@ -278,5 +282,5 @@ def fit(
         total += training_step(model, client_emb, x0, recipe, generator)
         optimizer.step()
         count += 1
-    model.net.eval()
+    model.train(False)
     return float(total) / max(1, count), read_moments(optimizer, leaves)

@@ -6,6 +6,7 @@ where the layers hold the weights of K clients (`grouped`). Sources: Ho et al. 2
 Dhariwal & Nichol 2021 (scale/shift GroupNorm).
 """
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -124,8 +125,10 @@ class Attention(nn.Module):
         self.out = _zeroed(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        qkv = self.qkv(self.norm(x)).flatten(-2).transpose(-1, -2)  # (B, H*W, 3c)
-        h = F.scaled_dot_product_attention(*qkv.chunk(3, dim=-1))  # (B, H*W, c)
+        qkv = self.qkv(self.norm(x)).flatten(0, -4).flatten(-2)  # (B, 3c, H*W)
+        # torch's fused attention takes one shape only: a dimension of heads, and numbers together.
+        qkv = qkv.transpose(-1, -2).contiguous()[:, None]  # (B, 1, H*W, 3c)
+        h = F.scaled_dot_product_attention(*qkv.chunk(3, dim=-1))  # (B, 1, H*W, c)
         return x + self.out(h.transpose(-1, -2).reshape(x.shape))
 
 
@@ -173,6 +176,11 @@ class UNet(nn.Module):
         self._build_up(widths, channels)
         self.norm_out = nn.GroupNorm(_groups(widths[0]), widths[0])
         self.conv_out = _zeroed(nn.Conv2d(widths[0], folded, 3, padding=1))
+
+    @functools.cached_property
+    def by_name(self) -> dict[str, nn.Parameter]:
+        """All parameters by name; to be read when no layer is replaced any more."""
+        return dict(self.named_parameters())
 
     def _build_down(self, widths: list[int]) -> list[int]:
         """Build the descending half and return the channels of every skip connection."""

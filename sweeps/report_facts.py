@@ -26,7 +26,8 @@ def facts_of(runs: Sequence[TrackedRun], used: Sequence[TrackedRun]) -> dict[str
         values = (parameters(run).get(key, UNSET) for run in used)
         return " / ".join(dict.fromkeys(v for v in values if v != UNSET)) or "-"
 
-    length = [f"{key} {told(f'federation.{key}')}" for key in ("tau", "local_epochs")]
+    keys = ("tau", "local_epochs", "drop_rate", "straggler_rate")
+    length = [f"{key} {told(f'federation.{key}')}" for key in keys]
     facts = {
         "Runs": runs_sentence(runs, used),
         "Scores": f"KID in the feature space of {told(EXTRACTOR)}, {told('eval.num_images')} "
@@ -39,7 +40,7 @@ def facts_of(runs: Sequence[TrackedRun], used: Sequence[TrackedRun]) -> dict[str
         "Federation": f"{told('federation.num_clients')} clients and "
         f"{told('federation.num_new_clients')} new ones, cohorts of "
         f"{told('federation.cohort_size')}, {told('federation.num_rounds')} rounds, "
-        + ", ".join(text for text in length if not text.endswith("-")),
+        + ", ".join(text for text in length if not text.endswith((" -", " 0.0"))),
     }
     revisions = dict.fromkeys(run.tags.get("git_revision", "unknown") for run in used)
     return facts | {"Code": f"revision {' / '.join(revisions)}"}

@@ -32,6 +32,8 @@ ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # actors cannot
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 D_EMB = 37  # a size that nothing else has
+POPULATION = ("partition=independent", "partition.client_size=40", "federation.num_clients=10000")
+POPULATION += ("federation.cohort_size=4", "eval.num_clients=4")
 
 
 def config_for(mnist_root: Path, folder: Path, *overrides: str) -> Config:
@@ -53,17 +55,35 @@ def config_for(mnist_root: Path, folder: Path, *overrides: str) -> Config:
 
 
 @pytest.mark.parametrize(
-    ("method", "engine"),
+    ("method", "settings"),
     [
-        ("spire", ()),
-        ("shared_rep", ()),
-        ("fedavg_ft", ()),
+        ("spire", ("client.engine=loop",)),
+        ("shared_rep", ("client.engine=loop",)),
+        (
+            "fedavg_ft",
+            (
+                "client.engine=grouped",
+                "client.group_size=3",  # one of two actors has none
+                "federation.drop_rate=0.6",
+                "server.aggregation=median",
+            ),
+        ),
         ("spire", ("client.engine=grouped", "client.group_size=2")),  # a cohort of 2 and 1
-        ("shared_rep", ("client.engine=grouped", "client.group_size=2", "client.opt_state=keep")),
+        (
+            "shared_rep",
+            (
+                "client.engine=grouped",
+                "client.group_size=2",
+                "client.opt_state=keep",
+                "federation.drop_rate=0.6",
+                "federation.straggler_rate=0.5",
+            ),
+        ),
+        ("spire", POPULATION),
     ],
 )
 def test_ray_pool_equals_local_pool_for_any_number_of_actors(
-    method: str, engine: tuple[str, ...], mnist_root: Path, tmp_path: Path
+    method: str, settings: tuple[str, ...], mnist_root: Path, tmp_path: Path
 ) -> None:
     found = {}
     for name, overrides in {
@@ -71,7 +91,7 @@ def test_ray_pool_equals_local_pool_for_any_number_of_actors(
         "one actor": ["resources.num_actors=1"],
         "two actors": ["resources.num_actors=2"],
     }.items():
-        config = config_for(mnist_root, tmp_path, f"method={method}", *engine, *overrides)
+        config = config_for(mnist_root, tmp_path, f"method={method}", *settings, *overrides)
         result = run_experiment(config, "smoke", Quiet())
         found[name] = (result.state_fingerprint, result.metrics["final/adapt_kid_after"])
     assert found["local"] == found["one actor"] == found["two actors"]

@@ -1,20 +1,27 @@
 """What a whole experiment says about its new clients, in one process on real MNIST."""
 
+import hashlib
 import logging
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
-from pipeline.config import load_config
+from pipeline.config import Config, load_config
 from pipeline.datasets import load_stored
 from pipeline.experiment import Result, run_experiment
+from pipeline.messages import WorkerSetup
 from pipeline.progress import Quiet
+from pipeline.saved_run import client_path
+from pipeline.setting import prepare
 from pipeline.summary import new_client_row, summary_metrics
+from pipeline.worker import ClientWorker
 
 
-def stopped_early(mnist_root: Path, root: Path, eval_every: int) -> Result:
+def stopped_early(mnist_root: Path, root: Path, eval_every: int, *overrides: str) -> Result:
     config = load_config(
         "smoke",
         [
@@ -26,31 +33,37 @@ def stopped_early(mnist_root: Path, root: Path, eval_every: int) -> Result:
             "eval.every=0",
             "eval.num_images=8",
             "adapt.epochs=6",
-            "method=fedavg_ft",
-            "adapt.lr=0.3",  # far too high: an early epoch is the best
             "adapt.early_stopping=true",
             "adapt.patience=3",
             f"adapt.eval_every={eval_every}",
+            *overrides,
         ],
     )
     return run_experiment(config, None, Quiet())
 
 
+@pytest.mark.parametrize(
+    "far_too_high",  # rates with which an early epoch is the best
+    [
+        ("method=fedavg_ft", "adapt.lr=0.3"),
+        ("method=spire", "adapt.lr=3", "client.lr=0.02", "client.warmup_rounds=1"),
+    ],
+)
 def test_a_new_clients_row_is_about_the_state_that_was_kept(
-    mnist_root: Path, tmp_path: Path
+    far_too_high: tuple[str, ...], mnist_root: Path, tmp_path: Path
 ) -> None:
-    seldom = stopped_early(mnist_root, tmp_path, eval_every=100)
-    always = stopped_early(mnist_root, tmp_path, eval_every=1)
+    seldom = stopped_early(mnist_root, tmp_path, 100, *far_too_high)
+    always = stopped_early(mnist_root, tmp_path, 1, *far_too_high)
     for i, report in enumerate(always.reports):
-        kept = report.adapted.kept_epoch
-        assert kept < report.adapted.curve[-1].epoch
-        observed = report.adapted.curve[kept].observed
+        kept = report.kept_epoch
+        assert kept < report.curve[-1].epoch
+        observed = report.curve[kept].observed
         assert observed is not None
         for result in (seldom, always):
             row = new_client_row(result, i)
-            assert row["kid_after"] == observed["own_kid"]
+            assert row["kid_after"] == pytest.approx(observed["own_kid"], rel=1e-4)
             assert row["tv_after"] == observed["tv"]
-            assert row["heldout_after"] == observed["heldout_loss"]
+            assert row["heldout_after"] == pytest.approx(observed["heldout_loss"], rel=1e-6)
 
 
 def test_a_folder_of_images_runs_to_the_end_with_another_data_sets_features(
@@ -87,8 +100,8 @@ def test_a_folder_of_images_runs_to_the_end_with_another_data_sets_features(
     assert "final/adapt_tv_after" not in summary_metrics(result)
 
 
-def two_rounds(mnist_root: Path, root: Path, *overrides: str) -> Result:
-    config = load_config(
+def two_rounds_config(mnist_root: Path, root: Path, *overrides: str) -> Config:
+    return load_config(
         "smoke",
         [
             f"data.root={mnist_root}",
@@ -102,7 +115,10 @@ def two_rounds(mnist_root: Path, root: Path, *overrides: str) -> Result:
             *overrides,
         ],
     )
-    return run_experiment(config, None, Quiet())
+
+
+def two_rounds(mnist_root: Path, root: Path, *overrides: str) -> Result:
+    return run_experiment(two_rounds_config(mnist_root, root, *overrides), None, Quiet())
 
 
 def test_a_network_with_dropout_trains_as_a_loop_and_says_so(
@@ -118,8 +134,67 @@ def test_a_network_with_dropout_trains_as_a_loop_and_says_so(
 
 def test_groups_learn_what_the_loop_learns(mnist_root: Path, tmp_path: Path) -> None:
     """A whole experiment: not the same bits, but the same losses to four digits."""
-    loop = two_rounds(mnist_root, tmp_path)
+    loop = two_rounds(mnist_root, tmp_path, "client.engine=loop")
     grouped = two_rounds(mnist_root, tmp_path, "client.engine=grouped", "client.group_size=3")
     assert grouped.state_fingerprint != loop.state_fingerprint
     name = "final/adapt_heldout_after"
     assert grouped.metrics[name] == pytest.approx(loop.metrics[name], rel=1e-4)
+
+
+class Fingerprinting(Quiet):
+    """Takes the hash of every file of a run's clients and checkpoints when pre-training ends."""
+
+    def pretrained(self, run_dir: Path) -> None:
+        self.hashes = file_hashes(run_dir)
+
+
+def file_hashes(run_dir: Path) -> dict[Path, str]:
+    files = [*run_dir.glob("clients/*/*"), *run_dir.glob("checkpoints/*/*")]
+    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_new_clients_of_spire_are_fitted_together_and_change_nothing_else(
+    mnist_root: Path, tmp_path: Path
+) -> None:
+    found = []
+    for group_size in (1, 8):
+        size, watcher = f"adapt.group_size={group_size}", Fingerprinting()
+        more = ("adapt.epochs=3", "adapt.eval_every=2", size, "federation.num_new_clients=3")
+        config = two_rounds_config(mnist_root, tmp_path, *more)
+        result = run_experiment(config, None, watcher)
+        found.append(result)
+        after = file_hashes(result.run_dir)
+        assert watcher.hashes.items() <= after.items()
+        added = {path.parent.name for path in after.keys() - watcher.hashes.keys()}
+        assert added == {f"{client_id:07d}" for client_id in result.setting.new_ids}
+        final = load_file(result.run_dir / "model" / "backbone.safetensors")
+        [state] = result.run_dir.glob("checkpoints/*/server.safetensors")
+        assert torch.equal(result.setting.model.flatten(final), load_file(state)["ema"])
+        for report in result.reports:
+            assert [p.epoch for p in report.curve if p.observed] == [0, 2, 3]
+            own = load_file(client_path(result.run_dir / "model", report.client_id))
+            assert own.keys() == {"client_emb"}
+            assert own["client_emb"].abs().max() > 0
+    one_by_one, together = found
+    for mine, theirs in zip(together.reports, one_by_one.reports, strict=True):
+        assert mine.scores_after == pytest.approx(theirs.scores_after, rel=1e-3, abs=1e-3)
+        np.testing.assert_allclose(mine.after.images, theirs.after.images, atol=1e-3)
+        paths = [
+            result.run_dir / "clients" / f"{mine.client_id:07d}" / "0000000.safetensors"
+            for result in found
+        ]
+        kept, kept_alone = map(load_file, paths)
+        assert kept.keys() == {"client_emb", *(f"client_emb.{epoch}" for epoch in (0, 2, 3))}
+        for name, emb in kept.items():
+            torch.testing.assert_close(emb, kept_alone[name], rtol=1e-3, atol=1e-4)
+
+
+def test_dropout_is_off_where_a_new_worker_draws(mnist_root: Path, tmp_path: Path) -> None:
+    config = two_rounds_config(mnist_root, tmp_path, "model.dropout=0.5")
+    setting = prepare(config)
+    parts = (setting.mixtures, setting.partition, setting.extractor, tmp_path)
+    drawn = [
+        ClientWorker(WorkerSetup(config, *parts), setting.images).losses(0, weights, 1)
+        for weights in [np.full(setting.model.layout.size, 0.05, np.float32)] * 2
+    ]
+    assert drawn[0] == drawn[1]

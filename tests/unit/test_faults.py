@@ -3,21 +3,25 @@
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from pipeline.config import FederationConfig
-from pipeline.driver import Driver
+from pipeline.config import FederationConfig, load_config
+from pipeline.driver import Driver, choose_cohort
+from pipeline.experiment import run_experiment
 from pipeline.pool import LocalClientPool
-from spire_core.client import Broadcast, ClientUpdate, RoundPlan
+from pipeline.progress import Quiet
+from spire_core.client import Broadcast, ClientUpdate, PrivateState, RoundPlan, train_client
 from spire_core.errors import AggregationError, ClusterError
 from spire_core.methods import MethodConfig
+from spire_core.participation import answering, stragglers
 from spire_core.server import ServerConfig, ServerState
 from spire_core.training import ClientConfig
 
-NUM_CLIENTS, SIZE = 4, 6
+NUM_CLIENTS, SIZE, TAU = 4, 6, 4
 Fault = Callable[[ClientUpdate, int], ClientUpdate]
 
 
@@ -26,26 +30,36 @@ class FakeWorker:
 
     def __init__(self, fault: Fault) -> None:
         self.fault, self.asked = fault, dict.fromkeys(range(NUM_CLIENTS), 0)
+        self.undone: list[tuple[int, int]] = []
+
+    def undo_round(self, client_id: int, round_idx: int) -> None:
+        self.undone.append((client_id, round_idx))
 
     def fit_group(
         self, client_ids: tuple[int, ...], broadcast: Broadcast, plan: RoundPlan
     ) -> list[ClientUpdate]:
-        return [self.fit(client_id, broadcast) for client_id in client_ids]
+        return [self.fit(client_id, broadcast, plan) for client_id in client_ids]
 
-    def fit(self, client_id: int, broadcast: Broadcast) -> ClientUpdate:
+    def fit(self, client_id: int, broadcast: Broadcast, plan: RoundPlan) -> ClientUpdate:
         self.asked[client_id] += 1
-        weights = broadcast.weights + client_id + 1
-        update = ClientUpdate(client_id, 10 * (client_id + 1), 1, 0.5, weights)
+        weights, num_examples = broadcast.weights + client_id + 1, 10 * (client_id + 1)
+        num_steps = plan.num_steps(client_id, num_examples, 10)
+        update = ClientUpdate(client_id, num_examples, num_steps, 0.5, weights)
         return self.fault(update, self.asked[client_id])
 
 
 def driver_with(fault: Fault, **federation: Any) -> Driver:
     settings = FederationConfig(
-        num_clients=NUM_CLIENTS, cohort_size=NUM_CLIENTS, num_rounds=5, tau=1, **federation
+        num_clients=NUM_CLIENTS, cohort_size=NUM_CLIENTS, num_rounds=5, tau=TAU, **federation
     )
     worker: Any = FakeWorker(fault)
     state = ServerState.initial(np.zeros(SIZE, dtype=np.float32))
-    parts = (settings, ClientConfig(engine="loop"), ServerConfig(ema=0.0), MethodConfig())
+    parts = (
+        settings,
+        ClientConfig(engine="loop", opt_state="reset"),
+        ServerConfig(ema=0.0),
+        MethodConfig(),
+    )
     return Driver(LocalClientPool(worker), state, *parts, [10] * NUM_CLIENTS, 0, SIZE)
 
 
@@ -76,7 +90,7 @@ POISONS = {
     "infinity": {"weights": lambda u: np.full_like(u.weights, np.inf)},
     "shape": {"weights": lambda u: u.weights[:-1]},
     "no examples": {"num_examples": lambda u: 0},
-    "moments": {"exp_avg": lambda u: np.full(SIZE, np.nan, dtype=np.float32)},
+    "unasked moments": {"exp_avg": lambda u: np.full(SIZE, np.nan, dtype=np.float32)},
 }
 
 
@@ -112,15 +126,47 @@ def test_a_client_that_always_crashes_is_named_with_its_cause() -> None:
 def test_dropped_clients_are_counted_and_the_rest_is_renormalised(fault: Fault) -> None:
     driver = driver_with(fault, on_client_error="drop")
     stats = driver.run_round()
-    assert (stats.num_dropped, stats.num_steps) == (1, 3)
+    assert (stats.num_dropped, stats.num_absent, stats.num_steps) == (1, 0, 3 * TAU)
+    assert driver.pool.worker.undone == [(3, 0)]
     # Clients 0, 1, 2 moved by 1, 2, 3 and count 10, 20, 30: 140 / 60.
     assert driver.model_weights().tolist() == pytest.approx([140 / 60] * SIZE, rel=1e-6)
+
+
+def test_a_dropped_client_ends_as_if_it_had_not_been_in_that_round(
+    mnist_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that diverges for a round spoils neither the backbone nor what it keeps itself."""
+    round_idx, client_id = 1, 2
+
+    def spoilt(*args: Any) -> tuple[ClientUpdate, PrivateState]:
+        update, state = train_client(*args)
+        if (args[-1], args[-3].round_idx) != (client_id, round_idx):
+            return update, state
+        nan = {name: tensor * float("nan") for name, tensor in state.items()}
+        return replace(update, weights=update.weights * np.nan), nan
+
+    def smaller(*args: Any) -> list[int]:
+        cohort = choose_cohort(*args)
+        return [c for c in cohort if (c, args[-1]) != (client_id, round_idx)]
+
+    settings = ["federation.num_rounds=3", "federation.num_clients=3", "federation.cohort_size=3"]
+    settings += ["resources.pool=local", "tracking.enabled=false", f"tracking.root={tmp_path}"]
+    settings += [f"data.root={mnist_root}", "eval.num_images=8", "eval.num_loss_images=8"]
+    settings += ["adapt.epochs=1", "diffusion.sample_steps=2", "federation.on_client_error=drop"]
+    settings += ["client.engine=loop"]
+    changes = {"pipeline.worker.train_client": spoilt, "pipeline.driver.choose_cohort": smaller}
+    found = {}
+    for target, function in changes.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(target, function)
+            found[target] = run_experiment(load_config("smoke", settings), None, Quiet())
+    assert len({result.state_fingerprint for result in found.values()}) == 1
 
 
 def test_a_round_that_drops_everybody_is_an_error() -> None:
     driver = driver_with(spoil(0, 99), on_client_error="drop")
     driver.pool.worker.fault = lambda update, asked: crash(update.client_id, 99)(update, asked)
-    with pytest.raises(AggregationError, match="at least one update"):
+    with pytest.raises(AggregationError, match=r"at least one update.*round 0, got none of 4"):
         driver.run_round()
 
 
@@ -137,3 +183,63 @@ def test_a_change_beyond_the_limit_is_refused() -> None:
     assert driver.run_round().num_dropped == 1
     with pytest.raises(AggregationError, match=r"norm 9\.8, above 8\.57321, from client 3"):
         driver_with(fine, max_update_norm=limit).run_round()
+
+
+def test_absent_clients_and_stragglers_are_counted_and_the_rest_is_renormalised() -> None:
+    """Seed 0, round 1: who answers is drawn, the mean is over these alone."""
+    scenario = {"drop_rate": 0.5, "straggler_rate": 0.5, "straggler_work": 0.5}
+    driver = driver_with(fine, **scenario)
+    seen = set()
+    for round_idx in range(8):
+        there = answering(range(NUM_CLIENTS), 0.5, 0, round_idx)
+        behind = stragglers(there, 0.5, 0, round_idx)
+        before = driver.model_weights()[0]
+        asked = dict(driver.pool.worker.asked)
+        stats = driver.run_round()
+        absent = NUM_CLIENTS - len(there)
+        assert (stats.num_dropped, stats.num_absent) == (absent, absent)
+        assert stats.num_stragglers == len(behind)
+        assert stats.num_steps == TAU * len(there) - TAU // 2 * len(behind)
+        assert [c for c, n in driver.pool.worker.asked.items() if n > asked[c]] == there
+        moved = sum((c + 1) ** 2 for c in there) / sum(c + 1 for c in there)
+        assert driver.model_weights()[0] == pytest.approx(before + moved, rel=1e-6)
+        seen.add((absent, len(behind)))
+    assert len(seen) > 2
+    assert driver.pool.worker.undone == []  # who stays away has learnt nothing
+
+
+def test_failures_add_to_those_who_stay_away() -> None:
+    """Nobody is counted twice: client 3 fails in the rounds in which it answers."""
+    driver = driver_with(crash(3, 99), on_client_error="drop", drop_rate=0.4)
+    for round_idx in range(4):
+        there = answering(range(NUM_CLIENTS), 0.4, 0, round_idx)
+        stats = driver.run_round()
+        assert stats.num_absent == NUM_CLIENTS - len(there)
+        assert stats.num_dropped == stats.num_absent + (3 in there)
+
+
+def test_an_answer_for_another_client_is_refused() -> None:
+    """Client 1 answers in the name of client 2: neither counted as 2 nor lost in silence."""
+
+    def named(update: ClientUpdate, asked: int) -> ClientUpdate:
+        return replace(update, client_id=2) if update.client_id == 1 else update
+
+    with pytest.raises(AggregationError, match=r"\[2\] instead of \[1\] from client 1 in round 0"):
+        driver_with(named).run_round()
+    driver = driver_with(named, on_client_error="drop")
+    assert driver.run_round().num_dropped == 1
+    # Clients 0, 2, 3 moved by 1, 3, 4 and count 10, 30, 40: 260 / 80.
+    assert driver.model_weights().tolist() == pytest.approx([260 / 80] * SIZE, rel=1e-6)
+
+
+def test_three_tries_are_three_whatever_goes_wrong_in_them() -> None:
+    """Client 1 crashes and sends NaN in turns."""
+
+    def fault(update: ClientUpdate, asked: int) -> ClientUpdate:
+        kinds = (crash(1, 99), spoil(1, 99, **POISONS["nan"]))
+        return kinds[asked % 2](update, asked)
+
+    driver = driver_with(fault)
+    with pytest.raises(AggregationError, match="NaN or infinity in weights from client 1"):
+        driver.run_round()
+    assert driver.pool.worker.asked == {0: 1, 1: 3, 2: 1, 3: 1}

@@ -7,10 +7,11 @@ import torch
 from spire_core.client import ClientUpdate, RoundPlan, new_private_state, train_client
 from spire_core.errors import AggregationError
 from spire_core.flat import FlatModel, initial_weights
+from spire_core.means import weighted_mean
 from spire_core.methods import BODY, EMB_PROJ, LOCAL, MethodConfig
 from spire_core.rng import torch_generator
 from spire_core.schedule import DiffusionConfig, denoising_loss, make_schedule, sample_timesteps
-from spire_core.server import ServerConfig, ServerState, aggregate, weighted_mean
+from spire_core.server import ServerConfig, ServerState, aggregate
 from spire_core.training import ClientConfig, Recipe, to_float
 from spire_core.unet import ModelConfig, UNet
 

@@ -55,7 +55,7 @@ def start(method: MethodConfig) -> np.ndarray:
 
 
 @functools.cache
-def two_rounds(method: MethodConfig, opt_state: str, group_size: int, **plan: int) -> Finished:
+def two_rounds(method: MethodConfig, opt_state: str, group_size: int, **plan: Any) -> Finished:
     """Two rounds of all clients, with the plain mean between them; group_size 0 is the loop."""
     config = ClientConfig(batch_size=8, opt_state=opt_state, emb_dropout=0.2)
     recipe = Recipe(DiffusionConfig(), make_schedule("cosine", 1000), config.betas, 0.2)
@@ -107,9 +107,9 @@ def assert_close(found: Finished, expected: Finished, tolerance: float) -> None:
                 assert np.linalg.norm(np.asarray(mine[name]) - np.asarray(value)) <= allowed, name
 
 
-def case(method: str, phases: str = "joint", **plan: int) -> Any:
+def case(method: str, phases: str = "joint", **plan: Any) -> Any:
     chosen = MethodConfig(name=method, phases=phases)
-    return pytest.param(chosen, plan, id=f"{method}-{phases}-{next(iter(plan))}")
+    return pytest.param(chosen, plan, id="-".join((method, phases, *plan)))
 
 
 CASES = [
@@ -125,7 +125,7 @@ CASES = [
 @pytest.mark.parametrize("opt_state", ["reset", "keep", "average"])
 @pytest.mark.usefixtures("float64")
 def test_groups_are_their_clients_one_after_the_other(
-    method: MethodConfig, plan: dict[str, int], opt_state: str
+    method: MethodConfig, plan: dict[str, Any], opt_state: str
 ) -> None:
     """Batches and numbers of steps differ within groups: equal to 1e-10 in double precision."""
     loop = two_rounds(method, opt_state, 0, **plan)
@@ -136,10 +136,18 @@ def test_groups_are_their_clients_one_after_the_other(
 @pytest.mark.parametrize("group_size", [1, 5])
 @pytest.mark.usefixtures("float64")
 def test_groups_of_one_and_of_all(
-    method: MethodConfig, plan: dict[str, int], group_size: int
+    method: MethodConfig, plan: dict[str, Any], group_size: int
 ) -> None:
     loop = two_rounds(method, "keep", 0, **plan)
     assert_close(two_rounds(method, "keep", group_size, **plan), loop, 1e-10)
+
+
+@pytest.mark.usefixtures("float64")
+def test_stragglers_of_a_group_take_their_own_steps() -> None:
+    plan = {"tau": 3, "stragglers": (0, 3), "straggler_work": 0.4}
+    loop = two_rounds(MethodConfig(name="spire"), "average", 0, **plan)
+    assert [update.num_steps for update, _ in loop] == [1, 3, 3, 1, 3]
+    assert_close(two_rounds(MethodConfig(name="spire"), "average", 5, **plan), loop, 1e-9)
 
 
 @pytest.mark.parametrize("group_size", [1, 2, 5])

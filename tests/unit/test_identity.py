@@ -19,13 +19,18 @@ def fingerprints(*overrides: str) -> tuple[str, str]:
         ("shared_rep", "client.emb_dropout=0.5"),
         ("spire", "method.share_until=0.1"),
         ("spire", "adapt.patience=9"),
-        ("spire", "client.group_size=3"),  # of engine=grouped alone
+        ("spire", "client.engine=grouped"),  # what auto takes for a network of this width
+        ("spire", "federation.straggler_work=0.1"),  # of stragglers, and there are none
+        ("spire", "server.trim_fraction=0.1"),  # of aggregation=trimmed_mean alone
         ("spire", "resources.num_actors=1"),
         ("spire", "tracking.checkpoint_every=1"),
         ("spire", "data.root=elsewhere"),
+        ("fedavg_ft", "adapt.group_size=3"),  # only embeddings are fitted together
         ("fedavg", "adapt.epochs=99"),
         ("local", "federation.num_rounds=99"),
         ("local", "client.lr=9.0"),
+        ("local", "federation.drop_rate=0.5"),
+        ("local", "server.aggregation=median"),
     ],
 )
 def test_what_a_method_never_reads_makes_no_difference(method: str, unread: str) -> None:
@@ -38,10 +43,15 @@ def test_what_a_method_never_reads_makes_no_difference(method: str, unread: str)
         ("spire", "model.d_emb=7"),
         ("shared_rep", "method.share_until=0.1"),
         ("fedavg", "adapt.num_images=5"),
+        ("spire", "adapt.group_size=3"),
         ("local", "client.betas=[0.8,0.9]"),
         ("local", "adapt.epochs=99"),
         ("spire", "seed=1"),
-        ("spire", "client.engine=grouped"),
+        ("spire", "client.engine=loop"),
+        ("spire", "client.group_size=3"),
+        ("spire", "federation.drop_rate=0.5"),
+        ("spire", "federation.straggler_rate=0.5"),
+        ("spire", "server.aggregation=median"),
     ],
 )
 def test_what_a_method_reads_makes_another_experiment(method: str, read: str) -> None:
@@ -53,9 +63,20 @@ def test_early_stopping_reads_its_settings() -> None:
     assert fingerprints(stops)[0] != fingerprints(stops, "adapt.patience=9")[0]
 
 
+def test_chances_and_trimming_read_their_settings() -> None:
+    slow, trimmed = "federation.straggler_rate=0.5", "server.aggregation=trimmed_mean"
+    assert fingerprints(slow)[1] != fingerprints(slow, "federation.straggler_work=0.1")[1]
+    assert fingerprints(trimmed)[1] != fingerprints(trimmed, "server.trim_fraction=0.1")[1]
+    unread = ("method=local", slow, "federation.straggler_work=0.1")
+    assert fingerprints("method=local") == fingerprints(*unread)
+
+
 def test_the_size_of_groups_belongs_to_a_grouped_experiment() -> None:
-    grouped = "client.engine=grouped"
+    loop, grouped = "client.engine=loop", "client.engine=grouped"
+    assert fingerprints(loop) == fingerprints(loop, "client.group_size=3")
     assert fingerprints(grouped)[1] != fingerprints(grouped, "client.group_size=3")[1]
+    wide = "model.width=64"  # which auto computes one after the other
+    assert fingerprints(wide) == fingerprints(wide, loop) != fingerprints(wide, grouped)
     dropout = "model.dropout=0.1"  # which is computed by the loop in any case
     assert fingerprints(dropout) == fingerprints(dropout, grouped, "client.group_size=3")
 

@@ -100,7 +100,8 @@ def whole(
 ) -> tuple[Config, Result]:
     root = tmp_path_factory.mktemp("whole")
     method = [f"method={request.param}", "method.share_until=0.4", "server.optimizer=fedadam"]
-    config = config_for(mnist_root, root, *method, "server.lr=0.01")
+    chances = ["federation.drop_rate=0.4", "federation.straggler_rate=0.5"]
+    config = config_for(mnist_root, root, *method, "server.lr=0.01", *chances)
     return config, run_experiment(config, "smoke", Quiet())
 
 

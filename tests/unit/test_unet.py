@@ -128,3 +128,15 @@ def test_wrong_sizes_are_refused(settings: dict) -> None:
 def test_image_size_must_halve() -> None:
     with pytest.raises(ConfigError, match="divisible by 4"):
         MODEL.check_image_size(18)
+
+
+def test_dropout_is_off_unless_a_network_trains() -> None:
+    """Also before it has ever trained, as in a process that only draws images."""
+    config = ModelConfig(width=8, attention=(), dropout=0.5)
+    model = FlatModel(config, MethodConfig(), 1)
+    model.weights.normal_(std=0.1)
+    x, t = torch.randn(2, 1, 8, 8), torch.tensor([1, 500])
+    with torch.no_grad():
+        torch.testing.assert_close(model.net(x, t), model.net(x, t), rtol=0, atol=0)
+        model.train(True)
+        assert not torch.equal(model.net(x, t), model.net(x, t))

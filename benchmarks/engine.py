@@ -1,0 +1,389 @@
+"""How fast local training is, beside a plain PyTorch loop (`plain_loop.py`), and what surrounds it.
+
+    python benchmarks/engine.py --out benchmarks/results/engine.json
+
+Systems are timed alternately in one run, so that all of them meet the same machine; medians are
+reported, of wall time and of CPU time of all processes that belong to a system. On a machine that
+does other work, only the CPU seconds and their ratios mean something.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import datetime
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import psutil
+import torch
+from plain_loop import PlainLoop, PlainUNet, Work
+
+from pipeline.config import Config, FederationConfig, load_config
+from pipeline.driver import Driver
+from pipeline.messages import WorkerSetup
+from pipeline.pool import ClientPool, LocalClientPool
+from pipeline.ray_pool import RayClientPool, cluster
+from pipeline.resources import ActorPlan
+from pipeline.worker import ClientWorker
+from spire_core.adapt import AdaptConfig, adapt_client
+from spire_core.adapt_together import adapt_embeddings
+from spire_core.client import ClientUpdate
+from spire_core.evaluate import client_denoiser, draw
+from spire_core.flat import FlatModel, initial_weights
+from spire_core.grouped import choose_engine
+from spire_core.kid import kid
+from spire_core.methods import CLIENT_EMB, MethodConfig
+from spire_core.partition import ClientSplit, Partition
+from spire_core.rng import torch_generator
+from spire_core.schedule import make_schedule
+from spire_core.server import ServerState, aggregate
+from spire_core.training import Recipe
+
+IMAGES = 100  # of a client
+WORKS = {
+    "tiny, 20 clients x 4 steps": Work(width=8, num_clients=20, steps=4),
+    "small, 20 clients x 4 steps": Work(width=16, num_clients=20, steps=4),
+    "tiny, 200 clients x 1 step": Work(width=8, num_clients=200, steps=1),
+}
+MOST_CLIENTS = max(work.num_clients for work in WORKS.values())
+Cost = tuple[float, float]  # wall and CPU seconds
+
+
+def config_for(width: int, engine: str) -> Config:
+    """The acceptance's network and training: 16 x 16 x 1 as it is, fresh Adam, batches of 32."""
+    return load_config(
+        None,
+        [
+            "method=fedavg",
+            f"model.width={width}",
+            f"model.cond_dim={4 * width}",
+            "model.multipliers=[1,2,2]",
+            "model.attention=[1]",
+            "model.space_to_depth=1",
+            f"federation.num_clients={MOST_CLIENTS}",
+            f"federation.cohort_size={MOST_CLIENTS}",
+            "client.batch_size=32",
+            "client.opt_state=reset",
+            f"client.engine={engine}",
+        ],
+    )
+
+
+def check_same_network(width: int) -> None:
+    """Raise AssertionError unless the plain U-Net and ours compute the same."""
+    config, plain = config_for(width, "loop"), PlainUNet(width)
+    ours = FlatModel(config.model, config.method, 1)
+    for p in plain.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    ours.load(ours.flatten(plain.state_dict()))
+    x, t = torch.randn(2, 1, 16, 16), torch.tensor([3, 700])
+    torch.testing.assert_close(ours.net(x, t), plain(x, t), rtol=1e-3, atol=1e-3)
+
+
+def setup_for(config: Config, folder: Path) -> tuple[WorkerSetup, np.ndarray]:
+    """Random images of the acceptance's shape, `IMAGES` to a client."""
+    images = np.random.default_rng(0).integers(0, 256, (MOST_CLIENTS * IMAGES, 1, 16, 16), np.uint8)
+    held = np.arange(len(images)).reshape(MOST_CLIENTS, IMAGES)
+    clients = tuple(ClientSplit(i, own, own) for i, own in enumerate(held))
+    mixtures = np.full((MOST_CLIENTS, 10), 0.1)
+    return WorkerSetup(config, mixtures, Partition(clients, ()), "", folder), images
+
+
+def driver_for(pool: ClientPool, config: Config, work: Work) -> Driver:
+    weights = initial_weights(config.model, config.method, 1, 0).numpy()
+    federation = FederationConfig(
+        num_clients=work.num_clients, cohort_size=work.num_clients, num_rounds=1000, tau=work.steps
+    )
+    return Driver(
+        pool,
+        ServerState.initial(weights),
+        federation,
+        dataclasses.replace(
+            config.client, engine=choose_engine(config.client.engine, config.model)
+        ),
+        config.server,
+        config.method,
+        [IMAGES] * work.num_clients,
+        0,
+        weights.size,
+    )
+
+
+def cpu_s(others: Sequence[int] = ()) -> float:
+    """CPU seconds of this process and its descendants without those named."""
+    total = 0.0
+    for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
+        with contextlib.suppress(psutil.Error):
+            if process.pid not in others:
+                times = process.cpu_times()
+                total += times.user + times.system
+    return total
+
+
+def measured(call: Callable[[], Any], others: Sequence[int] = ()) -> Cost:
+    wall, cpu = time.perf_counter(), cpu_s(others)
+    call()
+    return time.perf_counter() - wall, cpu_s(others) - cpu
+
+
+def alternately(
+    systems: dict[str, tuple[Callable[[], Any], Sequence[int]]], repeats: int
+) -> dict[str, dict[str, Any]]:
+    """Return medians and all values of each system's wall and CPU seconds, after one warm-up."""
+    costs: dict[str, list[Cost]] = {name: [] for name in systems}
+    for repeat in range(repeats + 1):
+        for name, (call, others) in systems.items():
+            cost = measured(call, others)
+            if repeat > 0:
+                costs[name].append(cost)
+    return {
+        name: {
+            "wall_s": statistics.median(wall for wall, _ in own),
+            "cpu_s": statistics.median(cpu for _, cpu in own),
+            "all": own,
+        }
+        for name, own in costs.items()
+    }
+
+
+@contextlib.contextmanager
+def ray_pools(folder: Path, engines: Sequence[str]) -> Iterator[dict[tuple[int, str], Any]]:
+    """Yield a pool of two actors for each width and engine, with its configuration."""
+    with cluster(num_cpus=16) as _, contextlib.ExitStack() as stack:
+        pools = {}
+        for width in sorted({work.width for work in WORKS.values()}):
+            for engine in engines:
+                config = config_for(width, engine)
+                setup, images = setup_for(config, folder)
+                pool = RayClientPool.start(setup, images, ActorPlan(2, 1.0, 0.0))
+                stack.callback(pool.close)
+                pools[width, engine] = pool, config
+        yield pools
+
+
+def time_rounds(folder: Path, repeats: int) -> dict[str, Any]:
+    """Whole rounds: hand-out, local training of all clients, average."""
+    plain = PlainLoop(MOST_CLIENTS)
+    found: dict[str, Any] = {}
+    with contextlib.closing(plain), ray_pools(folder, ("loop", "auto")) as pools:
+        for name, work in WORKS.items():
+            start = dict(PlainUNet(work.width).state_dict())
+            actors = {p.pid for p in psutil.Process().children(recursive=True)} - {*plain.pids}
+            systems: dict[str, Any] = {
+                "plain loop": (lambda w=work, s=start: plain.run_round(w, s), actors),
+                "plain loop, fused Adam": (
+                    lambda w=work, s=start: plain.run_round(w, s, True),
+                    actors,
+                ),
+            }
+            for engine in ("loop", "auto"):
+                driver = driver_for(*pools[work.width, engine], work)
+                systems[f"ray, engine={engine}"] = driver.run_round, plain.pids
+            found[name] = _ratios(alternately(systems, repeats))
+    return found
+
+
+def _ratios(timed: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    reference = timed["plain loop"]
+    for own in timed.values():
+        own["wall_ratio"] = own["wall_s"] / reference["wall_s"]
+        own["cpu_ratio"] = own["cpu_s"] / reference["cpu_s"]
+    return timed
+
+
+def first_round(pool: str) -> None:
+    """Start a pool, run one round of the tiny work, end."""
+    config, work = config_for(8, "auto"), WORKS["tiny, 20 clients x 4 steps"]
+    with tempfile.TemporaryDirectory() as name:
+        setup, images = setup_for(config, Path(name))
+        if pool == "local":
+            driver_for(LocalClientPool(ClientWorker(setup, images)), config, work).run_round()
+            return
+        with cluster(num_cpus=2):
+            actors = RayClientPool.start(setup, images, ActorPlan(2, 1.0, 0.0))
+            driver_for(actors, config, work).run_round()
+
+
+def time_startup(repeats: int) -> dict[str, Any]:
+    """From the start of the interpreter to its end after one round of the tiny work."""
+    here = Path(__file__).parent
+    commands = {
+        "plain loop": [here / "plain_loop.py"],
+        "local": [__file__, "--first-round", "local"],
+        "ray": [__file__, "--first-round", "ray"],
+    }
+    calls: dict[str, Any] = {
+        name: (lambda c=command: subprocess.run([sys.executable, *map(str, c)], check=True), ())
+        for name, command in commands.items()
+    }
+    timed = alternately(calls, repeats)
+    # What ended is no descendant any more: only wall time is known.
+    return {name: {"wall_s": own["wall_s"]} for name, own in timed.items()}
+
+
+def time_aggregation(repeats: int) -> dict[str, Any]:
+    """The weighted mean of 20 updates of the small network."""
+    config, rng = config_for(16, "loop"), np.random.default_rng(0)
+    weights = initial_weights(config.model, config.method, 1, 0).numpy()
+    updates = [
+        ClientUpdate(i, IMAGES, 4, 0.0, rng.standard_normal(weights.size, np.float32))
+        for i in range(20)
+    ]
+    state = ServerState.initial(weights)
+    call = {"20 updates": (lambda: aggregate(state, updates, config.server), ())}
+    return alternately(call, repeats)
+
+
+def time_adaptation(repeats: int) -> dict[str, Any]:
+    """One pass over 64 images in batches of 16, in the preset's network; seconds per client."""
+    config = load_config("mnist-cpu")
+    diffusion = config.diffusion
+    schedule = make_schedule(diffusion.schedule, diffusion.num_timesteps)
+    recipe, settings = Recipe(diffusion, schedule, config.client.betas), AdaptConfig(epochs=1)
+    images = torch.randint(0, 256, (64, 64, 1, 16, 16), dtype=torch.uint8)
+
+    def one_by_one(method: MethodConfig, start: dict[str, torch.Tensor]) -> Callable[[], None]:
+        model = FlatModel(config.model, method, 1)
+        weights = initial_weights(config.model, method, 1, 0)
+
+        def call() -> None:
+            for i in range(8):
+                adapt_client(
+                    model, weights, start, images[i], settings, recipe, 0, i, lambda *_: {}
+                )
+
+        return call
+
+    spire, zero = MethodConfig(name="spire"), {CLIENT_EMB: torch.zeros(config.model.d_emb)}
+    model = FlatModel(config.model, spire, 1)
+    weights = initial_weights(config.model, spire, 1, 0)
+
+    def together(count: int) -> Callable[[], list]:
+        ids, observers = range(count), [lambda *_: {}] * count
+        return lambda: adapt_embeddings(
+            model, weights, [zero] * count, images[:count], settings, recipe, 0, ids, observers
+        )
+
+    calls: dict[str, tuple[Callable[[], Any], int]] = {
+        "full fine-tuning, one by one": (one_by_one(MethodConfig(name="fedavg_ft"), {}), 8),
+        "embedding, one by one": (one_by_one(spire, zero), 8),
+        **{f"embedding, {n} in one batch": (together(n), n) for n in (1, 8, 64)},
+    }
+    timed = alternately({name: (call, ()) for name, (call, _) in calls.items()}, repeats)
+    for name, (_, count) in calls.items():
+        timed[name]["cpu_s_per_client"] = timed[name]["cpu_s"] / count
+    return timed
+
+
+def time_sampling(repeats: int) -> dict[str, Any]:
+    """16 images for each of 8 clients, in the preset's network; and KID of 128 and 1000 images."""
+    config = load_config("mnist-cpu")
+    diffusion, model = config.diffusion, FlatModel(config.model, config.method, 1)
+    model.load(initial_weights(config.model, config.method, 1, 0))
+    schedule = make_schedule(diffusion.schedule, diffusion.num_timesteps)
+    embs = torch.randn(8, config.model.d_emb)
+
+    def images(denoise: Callable, count: int) -> torch.Tensor:
+        generator = torch_generator(0, "sample")
+        return draw(denoise, diffusion, schedule, (1, 16, 16), count, generator)
+
+    def one_by_one() -> None:
+        for emb in embs:
+            images(client_denoiser(model, emb), 16)
+
+    def together() -> None:
+        rows = embs.repeat_interleave(16, dim=0)
+        images(lambda xt, t: model.net(xt, t, rows), 128)
+
+    real, fake = torch.randn(2, 1000, 64)
+    return alternately(
+        {
+            "8 clients one by one": (one_by_one, ()),
+            "8 clients in one batch": (together, ()),
+            "KID, 128 images": (lambda: kid(real[:128], fake[:128]), ()),
+            "KID, 1000 images": (lambda: kid(real, fake, 500), ()),
+        },
+        repeats,
+    )
+
+
+def where() -> dict[str, Any]:
+    """Commit, machine and load."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+    changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True)
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = {line.partition(":")[2].strip() for line in lines if line.startswith("model name")}
+    return {
+        "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": commit.stdout.strip(),
+        "has_uncommitted_changes": bool(changed.stdout.strip()),
+        "cpu": sorted(names) or platform.processor(),
+        "num_cpus": os.cpu_count(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "load_average_at_start": os.getloadavg(),
+        "default_client": dataclasses.asdict(config_for(8, "auto").client),
+    }
+
+
+def table(results: dict[str, Any]) -> str:
+    """Return the rounds as Markdown."""
+    lines = [
+        "| work | system | wall s | CPU s | wall ratio | CPU ratio |",
+        "|---|---|--:|--:|--:|--:|",
+    ]
+    for work, timed in results["rounds"].items():
+        for system, t in timed.items():
+            lines.append(
+                f"| {work} | {system} | {t['wall_s']:.2f} | {t['cpu_s']:.2f} "
+                f"| {t['wall_ratio']:.2f} | {t['cpu_ratio']:.2f} |"
+            )
+    lines += ["", "| what | wall s | CPU s |", "|---|--:|--:|"]
+    for group in ("startup", "aggregation", "adaptation", "sampling"):
+        for name, t in results[group].items():
+            cpu = f"{t['cpu_s']:.3f}" if "cpu_s" in t else "-"
+            lines.append(f"| {group}: {name} | {t['wall_s']:.3f} | {cpu} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/engine.json"))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--first-round", choices=("ray", "local"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if args.first_round:
+        first_round(args.first_round)
+        return
+    for work in WORKS.values():
+        check_same_network(work.width)
+    results: dict[str, Any] = {"where": where()}
+    with tempfile.TemporaryDirectory() as folder:
+        results["rounds"] = time_rounds(Path(folder), args.repeats)
+    results["startup"] = time_startup(min(3, args.repeats))
+    results["aggregation"] = time_aggregation(args.repeats)
+    results["adaptation"] = time_adaptation(min(3, args.repeats))
+    results["sampling"] = time_sampling(args.repeats)
+    results["where"]["load_average_at_end"] = os.getloadavg()
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(results, indent=1) + "\n")
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()

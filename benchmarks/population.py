@@ -1,0 +1,137 @@
+"""What a large population costs: start-up, a round and memory at the same cohort, in real runs.
+
+Every run is a process of its own with two client actors; the sizes take turns. Writes one JSON.
+
+    python benchmarks/population.py --out benchmarks/results/population.json
+"""
+
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from pipeline.config import load_config
+from pipeline.driver import RoundStats
+from pipeline.experiment import run_experiment
+from pipeline.progress import Quiet
+from pipeline.runs import git_revision
+
+SIZES = (1_000, 100_000, 1_000_000)
+SETTINGS = (
+    "partition=independent",
+    "partition.client_size=64",
+    "federation.cohort_size=100",
+    "federation.num_new_clients=1",
+    "eval.every=0",
+    "eval.num_clients=8",
+    "tracking.enabled=false",
+    "resources.num_actors=2",
+)
+
+
+class Enough(Exception):
+    """Ends a run when its rounds are over."""
+
+
+class Stopwatch(Quiet):
+    """Notes when each round ended, and the memory of all processes of the run at the end."""
+
+    def __init__(self) -> None:
+        self.began, self.ended_s = time.monotonic(), list[float]()
+        self.memory_mb: dict[str, float] = {}
+
+    def round_done(self, stats: RoundStats, num_rounds: int) -> None:
+        self.ended_s.append(time.monotonic() - self.began)
+        if stats.round_idx + 1 < num_rounds:
+            return
+        self._note("driver process", psutil.Process())
+        for process in psutil.Process().children(recursive=True):
+            name = "".join(process.cmdline()[:1])
+            if name.startswith(("ray::ClientActor", "ray::Driver")):
+                self._note(name, process)
+        raise Enough
+
+    def _note(self, name: str, process: psutil.Process) -> None:
+        self.memory_mb[f"{name} {process.pid}"] = process.memory_info().rss / 2**20
+
+
+def measure_one(size: int, num_rounds: int, overrides: list[str]) -> dict[str, float]:
+    """Return what one run took: seconds to the end of round 1, seconds of a later round, MiB."""
+    watch = Stopwatch()
+    with tempfile.TemporaryDirectory() as root:
+        rounds = (f"federation.num_clients={size}", f"federation.num_rounds={num_rounds}")
+        config = load_config("smoke", [*SETTINGS, f"tracking.root={root}", *rounds, *overrides])
+        with contextlib.suppress(Enough):
+            run_experiment(config, "smoke", watch)
+    ends = watch.ended_s
+    return {
+        "num_clients": size,
+        "first_round_ended_s": ends[0],
+        "round_s": statistics.median(b - a for a, b in itertools.pairwise(ends)),
+        "memory_mb": sum(watch.memory_mb.values()),
+    }
+
+
+def in_a_process(size: int, num_rounds: int, overrides: list[str]) -> dict[str, float]:
+    """Return what `measure_one` returns in a fresh process."""
+    command = [sys.executable, __file__, "--one", str(size), "--rounds", str(num_rounds)]
+    done = subprocess.run([*command, *overrides], check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def summary(runs: list[dict[str, float]]) -> list[dict[str, float]]:
+    """Return the median of each number for each size, and how it compares with the smallest."""
+    rows = []
+    for size in sorted({run["num_clients"] for run in runs}):
+        same = [run for run in runs if run["num_clients"] == size]
+        row = {key: statistics.median(run[key] for run in same) for key in same[0]}
+        first = rows[0] if rows else row
+        row["round_ratio"] = row["round_s"] / first["round_s"]
+        row["more_start_s"] = row["first_round_ended_s"] - first["first_round_ended_s"]
+        row["more_memory_mb"] = row["memory_mb"] - first["memory_mb"]
+        rows.append(row)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--sizes", nargs="+", type=int, default=list(SIZES))
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/population.json"))
+    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    args = parser.parse_intermixed_args()
+    if args.one is not None:
+        print(json.dumps(measure_one(args.one, args.rounds, args.overrides)))
+        return
+    runs = []
+    for _ in range(args.repeats):
+        for size in args.sizes:
+            runs.append(in_a_process(size, args.rounds, args.overrides))
+            print(json.dumps(runs[-1]), flush=True)
+    told = {
+        "command": " ".join(["python", "benchmarks/population.py", *sys.argv[1:]]),
+        "commit": git_revision(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
+        "settings": [*SETTINGS, *args.overrides],
+        "summary": summary(runs),
+        "runs": runs,
+    }
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(told, indent=1) + "\n")
+    print(json.dumps(told["summary"], indent=1))
+
+
+if __name__ == "__main__":
+    main()

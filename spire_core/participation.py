@@ -1,0 +1,41 @@
+"""Who takes part in a round: the cohort, and by chance those of it who drop out or fall behind.
+
+The chances are a scenario of the simulation; clients that really fail are another matter. Every
+draw is a function of the seed, the client and the round.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from spire_core.rng import numpy_generator, torch_generator
+
+
+def choose_cohort(num_clients: int, cohort_size: int, seed: int, round_idx: int) -> list[int]:
+    """Return this round's clients in ascending order, drawn without replacement."""
+    generator = torch_generator(seed, "cohort", round_idx)
+    return sorted(torch.randperm(num_clients, generator=generator)[:cohort_size].tolist())
+
+
+def answering(cohort: Sequence[int], drop_rate: float, seed: int, round_idx: int) -> list[int]:
+    """Return the clients of a cohort that answer; each stays away at a chance of `drop_rate`.
+
+    Where all would stay away, the one that drew closest to answering does answer. Who stays away at
+    a low rate also does at a higher one.
+    """
+    drawn = _drawn("drop_out", cohort, seed, round_idx)
+    there = [client_id for client_id in cohort if drawn[client_id] >= drop_rate]
+    return there or [max(cohort, key=drawn.__getitem__)]
+
+
+def stragglers(
+    cohort: Sequence[int], straggler_rate: float, seed: int, round_idx: int
+) -> tuple[int, ...]:
+    """Return the clients of a cohort that fall behind; each does at a chance of the rate."""
+    drawn = _drawn("straggler", cohort, seed, round_idx)
+    return tuple(client_id for client_id in cohort if drawn[client_id] < straggler_rate)
+
+
+def _drawn(purpose: str, cohort: Sequence[int], seed: int, round_idx: int) -> dict[int, float]:
+    """Return a number in [0, 1) for each client."""
+    return {c: numpy_generator(seed, purpose, c, round_idx).random() for c in cohort}

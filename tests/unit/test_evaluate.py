@@ -1,0 +1,72 @@
+"""Images of several clients drawn as one batch are those that each client draws alone."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from spire_core.evaluate import EvalConfig, client_denoiser, draw, draw_together
+from spire_core.flat import FlatModel, initial_weights
+from spire_core.methods import MethodConfig
+from spire_core.rng import torch_generator
+from spire_core.schedule import DiffusionConfig, make_schedule
+from spire_core.unet import ModelConfig
+
+MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(1,), cond_dim=16)
+SHAPE, NUM_IMAGES = (1, 8, 8), 7
+SCHEDULE = make_schedule("cosine", 1000)
+
+
+def trained_model() -> FlatModel:
+    """Weights whose zero-initialised layers are not zero, so that an embedding makes a change."""
+    method = MethodConfig(name="spire")
+    model = FlatModel(MODEL, method, 1)
+    weights = initial_weights(MODEL, method, 1, seed=1)
+    model.load(weights + 0.05 * torch.randn(weights.shape, generator=torch_generator(1, "more")))
+    model.net.eval()
+    return model
+
+
+def embeddings(count: int) -> Tensor:
+    return torch.randn(count, MODEL.d_emb, generator=torch_generator(1, "embeddings"))
+
+
+def together(embs: Tensor, sampler: str, batch_size: int, guidance: float = 1.0) -> list[Tensor]:
+    model = trained_model()
+    return draw_together(
+        lambda who: client_denoiser(model, embs[who], guidance),
+        DiffusionConfig(sampler=sampler, sample_steps=4),
+        SCHEDULE,
+        SHAPE,
+        NUM_IMAGES,
+        [torch_generator(2, "sample", client) for client in range(len(embs))],
+        batch_size,
+    )
+
+
+def alone(embs: Tensor, client: int, sampler: str, batch_size: int, guidance: float) -> Tensor:
+    denoise = client_denoiser(trained_model(), embs[client], guidance)
+    diffusion = DiffusionConfig(sampler=sampler, sample_steps=4)
+    stream = torch_generator(2, "sample", client)
+    return draw(denoise, diffusion, SCHEDULE, SHAPE, NUM_IMAGES, stream, batch_size)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 1.5])
+@pytest.mark.parametrize("batch_size", [3, 7, 20, 100])  # pieces of a client, or several clients
+@pytest.mark.parametrize("sampler", ["dpmpp", "ddpm"])  # without and with noise on the way
+def test_who_shares_a_batch_changes_no_clients_images(
+    sampler: str, batch_size: int, guidance: float
+) -> None:
+    embs = embeddings(4)
+    drawn = together(embs, sampler, batch_size, guidance)
+    for client, images in enumerate(drawn):
+        expected = alone(embs, client, sampler, batch_size, guidance)
+        torch.testing.assert_close(images, expected, rtol=0, atol=2e-5)
+    assert (drawn[0] - drawn[1]).abs().max() > 0.1
+    swapped = together(embs[[1, 0, 2, 3]], sampler, batch_size, guidance)
+    assert (drawn[0] - swapped[0]).abs().max() > 1e-3  # same noise, another embedding
+
+
+def test_as_many_clients_share_a_batch_as_fit() -> None:
+    assert EvalConfig(num_images=128, batch_size=128).clients_per_batch == 1
+    assert EvalConfig(num_images=50, batch_size=128).clients_per_batch == 2
+    assert EvalConfig(num_images=500, batch_size=128).clients_per_batch == 1

@@ -1,0 +1,91 @@
+"""Who drops out of a round and who falls behind: draws by client and round, and the work done."""
+
+import pytest
+
+from pipeline.config import load_config
+from spire_core.client import RoundPlan
+from spire_core.errors import ConfigError
+from spire_core.participation import answering, choose_cohort, stragglers
+
+COHORT = [1, 4, 5, 8, 9, 12]
+
+
+def test_at_a_chance_of_zero_everybody_answers_in_time() -> None:
+    assert answering(COHORT, 0.0, seed=0, round_idx=3) == COHORT
+    assert stragglers(COHORT, 0.0, seed=0, round_idx=3) == ()
+    assert stragglers(COHORT, 1.0, seed=0, round_idx=3) == tuple(COHORT)
+
+
+def test_a_draw_is_a_function_of_seed_client_and_round_alone() -> None:
+    """The rest of the cohort makes no difference; seed, round and purpose do."""
+    for round_idx in range(20):
+        there = answering(COHORT, 0.5, 0, round_idx)
+        behind = stragglers(COHORT, 0.5, 0, round_idx)
+        others = [2, 4, 5, 9, 20]
+        assert {4, 5, 9} & {*there} == {4, 5, 9} & {*answering(others, 0.5, 0, round_idx)}
+        assert {4, 5, 9} & {*behind} == {4, 5, 9} & {*stragglers(others, 0.5, 0, round_idx)}
+
+    def pattern(seed: int, first: int) -> list[list[int]]:
+        return [answering(COHORT, 0.5, seed, r) for r in range(first, first + 10)]
+
+    assert pattern(0, 0) != pattern(1, 0)
+    assert pattern(0, 0) != pattern(0, 10)
+    fell_behind = [stragglers(COHORT, 0.5, 0, r) for r in range(10)]
+    assert pattern(0, 0) != [[c for c in COHORT if c not in late] for late in fell_behind]
+
+
+def test_as_many_drop_out_and_fall_behind_as_the_chance_says() -> None:
+    """Of 6000 draws at 0.3, within five standard deviations (0.03)."""
+    rounds, cohort = range(100), list(range(60))
+    away = 1 - sum(len(answering(cohort, 0.3, 0, r)) for r in rounds) / 6000
+    behind = sum(len(stragglers(cohort, 0.3, 0, r)) for r in rounds) / 6000
+    assert (away, behind) == (pytest.approx(0.3, abs=0.03), pytest.approx(0.3, abs=0.03))
+
+
+def test_who_stays_away_at_a_low_rate_does_at_a_higher_one() -> None:
+    for round_idx in range(50):
+        there = [{*answering(COHORT, rate, 0, round_idx)} for rate in (0.1, 0.5, 0.9, 0.999)]
+        assert there[3] <= there[2] <= there[1] <= there[0]
+
+
+def test_a_cohort_is_never_empty() -> None:
+    for round_idx in range(50):
+        assert len(answering([3], 0.99, 0, round_idx)) == 1
+        assert answering(COHORT, 0.99, 0, round_idx)
+
+
+def test_the_cohort_itself_does_not_depend_on_the_scenario() -> None:
+    cohort = choose_cohort(20, 6, seed=0, round_idx=1)
+    assert {*answering(cohort, 0.5, 0, 1)} < {*cohort}
+
+
+@pytest.mark.parametrize(
+    ("plan", "work", "steps"),
+    [
+        ({"tau": 10}, 0.3, 3),
+        ({"tau": 3}, 0.1, 1),  # at least one
+        ({"tau": 1}, 0.5, 1),
+        ({"tau": 5}, 1.0, 5),
+        ({"local_epochs": 2}, 0.5, 3),  # of 2 passes over 20 examples in batches of 8
+    ],
+)
+def test_a_straggler_does_part_of_the_work(plan: dict[str, int], work: float, steps: int) -> None:
+    told = RoundPlan(0, 1.0, True, stragglers=(7,), straggler_work=work, **plan)
+    assert told.num_steps(7, num_examples=20, batch_size=8) == steps
+    full = RoundPlan(0, 1.0, True, **plan)
+    assert told.num_steps(6, 20, 8) == full.num_steps(7, 20, 8) == plan.get("tau", 6)
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("federation.drop_rate=1.0", r"drop_rate in \[0, 1\), got 1.0: somebody has to answer"),
+        ("federation.drop_rate=-0.1", r"drop_rate in \[0, 1\), got -0.1"),
+        ("federation.straggler_rate=1.1", r"straggler_rate in \[0, 1\].*got 1.1 and 0.5"),
+        ("federation.straggler_work=0.0", "straggler_work above 0 and at most 1, got 0.0 and 0.0"),
+        ("federation.drop_rate=.nan", r"drop_rate in \[0, 1\), got nan"),
+    ],
+)
+def test_wrong_chances_are_one_sentence(override: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        load_config("smoke", [override])

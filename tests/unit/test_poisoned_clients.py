@@ -1,0 +1,207 @@
+"""A client whose work goes wrong in every way there is, through real workers on real MNIST.
+
+What becomes of it is compared with runs in which nothing went wrong, or the client crashed.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.config import load_config
+from pipeline.driver import Driver
+from pipeline.messages import WorkerSetup
+from pipeline.pool import LocalClientPool
+from pipeline.setting import Setting, prepare
+from pipeline.worker import ClientWorker
+from spire_core.client import Broadcast, ClientUpdate, PrivateState, RoundPlan
+from spire_core.errors import AggregationError, ClusterError
+from spire_core.faults import fault_of
+from spire_core.flat import initial_weights
+from spire_core.methods import CLIENT_EMB
+from spire_core.server import ServerState
+
+POISONED = 1  # of clients 0 and 1
+Poison = Callable[[ClientUpdate], ClientUpdate]
+
+
+def crash(update: ClientUpdate) -> ClientUpdate:
+    raise OSError("the disk is gone")
+
+
+def changed(**changes: Callable[[Any], Any]) -> Poison:
+    return lambda u: replace(u, **{name: f(getattr(u, name)) for name, f in changes.items()})
+
+
+POISONS: dict[str, tuple[Poison, str]] = {
+    "NaN": (changed(weights=lambda w: w * np.float32(np.nan)), "NaN or infinity in weights"),
+    "infinity": (changed(weights=lambda w: w + np.float32(np.inf)), "NaN or infinity in weights"),
+    "size": (changed(weights=lambda w: w[:-1]), "weights of shape"),
+    "shape": (changed(weights=lambda w: w[None]), "weights of shape"),
+    "float64": (changed(weights=lambda w: w.astype(np.float64)), "weights as float64"),
+    "complex": (changed(weights=lambda w: w + 1j), "weights as complex64"),
+    "integers": (changed(weights=lambda w: w.astype(np.int32)), "weights as int32"),
+    "objects": (changed(weights=lambda w: w.astype(object)), "weights as object"),
+    "a list": (changed(weights=lambda w: w.tolist()), "weights as list"),
+    "no examples": (changed(num_examples=lambda n: 0), "0 examples"),
+    "NaN examples": (changed(num_examples=lambda n: float("nan")), "nan examples"),
+    "a loss of NaN": (changed(loss=lambda x: float("nan")), "a loss of nan"),
+    "no moments": (changed(exp_avg=lambda m: None), "no exp_avg"),
+    "NaN moments": (changed(exp_avg=lambda m: m * np.float32(np.nan)), "infinity in exp_avg"),
+    "negative moments": (changed(exp_avg_sq=lambda v: -v - 1), "negative exp_avg_sq"),
+    "one step count": (changed(steps=lambda s: s[:1]), r"steps of shape \(1,\)"),
+    "negative steps": (changed(steps=lambda s: -s), "negative steps"),
+    "too far": (changed(weights=lambda w: w + 1), "norm .*, above 50,"),
+}
+
+
+class PoisonedWorker(ClientWorker):
+    """A real worker; in round r one client falls to `poisons[r]`, in its first `times` tries."""
+
+    poisons: Sequence[Poison] = ()
+    times = 99
+    tries = 0
+    breaks_memory = False
+
+    def fit_group(
+        self, client_ids: Sequence[int], broadcast: Broadcast, plan: RoundPlan
+    ) -> list[ClientUpdate]:
+        updates = super().fit_group(client_ids, broadcast, plan)
+        if POISONED not in client_ids or plan.round_idx >= len(self.poisons):
+            return updates
+        self.tries = self.tries + 1
+        if self.tries > self.times:
+            self.tries = 0
+            return updates
+        poison = self.poisons[plan.round_idx]
+        return [poison(u) if u.client_id == POISONED else u for u in updates]
+
+    def private_state(self, client_id: int, num_rounds_done: int | None = None) -> PrivateState:
+        state = super().private_state(client_id, num_rounds_done)
+        if self.breaks_memory and client_id == POISONED and num_rounds_done == 1:
+            return state | {CLIENT_EMB: torch.full_like(state[CLIENT_EMB], torch.nan)}
+        return state
+
+
+@pytest.fixture(scope="module")
+def setting(mnist_root: Path) -> Setting:
+    overrides = ["federation.num_clients=2", "federation.cohort_size=2", "federation.tau=1"]
+    small = ["model.width=8", "model.d_emb=4", "client.batch_size=4", "client.warmup_rounds=0"]
+    return prepare(load_config("smoke", [f"data.root={mnist_root}", *overrides, *small]))
+
+
+def driver_for(
+    setting: Setting, folder: Path, policy: str, poisons: Sequence[Poison] = (), **worker: Any
+) -> Driver:
+    config = setting.config
+    limits = {"on_client_error": policy, "max_update_norm": 50.0}
+    config = replace(
+        config,
+        federation=replace(config.federation, **limits),
+        client=replace(config.client, **worker.pop("client", {})),
+    )
+    parts = (setting.mixtures, setting.partition, setting.extractor, folder)
+    poisoned = PoisonedWorker(WorkerSetup(config, *parts), setting.images)
+    poisoned.poisons = poisons
+    for name, value in worker.items():
+        setattr(poisoned, name, value)
+    weights = initial_weights(config.model, config.method, 1, config.seed).numpy()
+    return Driver(
+        LocalClientPool(poisoned),
+        ServerState.initial(weights),
+        config.federation,
+        config.client,
+        config.server,
+        config.method,
+        [len(c.train) for c in setting.partition.train_clients],
+        config.seed,
+        setting.model.layout.num_without_local,
+    )
+
+
+def state_after(driver: Driver, num_rounds: int) -> dict[str, np.ndarray]:
+    """All numbers that a run leaves behind: the server's, and what the clients keep."""
+    for _ in range(num_rounds):
+        driver.run_round()
+    state, pool = driver.server_state(), driver.pool
+    assert isinstance(pool, LocalClientPool)
+    found = {n: getattr(state, n) for n in ("weights", "ema", "exp_avg", "exp_avg_sq", "steps")}
+    for client_id in range(2):
+        kept = pool.worker.private_state(client_id)
+        found |= {f"{client_id}.{name}": tensor.numpy() for name, tensor in kept.items()}
+    return found
+
+
+def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert found.keys() == expected.keys()
+    for name, numbers in expected.items():
+        np.testing.assert_array_equal(found[name], numbers, err_msg=name)
+        assert np.isfinite(numbers).all()
+
+
+def test_a_dropped_round_never_happened_for_the_client(setting: Setting, tmp_path: Path) -> None:
+    """Whatever was wrong with an update, server and clients end as if its client had crashed."""
+    poisons = [poison for poison, _ in POISONS.values()]
+    num_rounds = len(poisons) + 1  # in the last one it is well again
+    driver = driver_for(setting, tmp_path / "poisoned", "drop", poisons)
+    found = state_after(driver, num_rounds)
+    stats = driver.last_stats()
+    assert stats is not None
+    assert stats.num_dropped == 0
+    crashed = driver_for(setting, tmp_path / "crashed", "drop", [crash] * len(poisons))
+    assert_same(found, state_after(crashed, num_rounds))
+    assert float(found[f"{POISONED}.{CLIENT_EMB}.step"]) == 1  # it has learnt in the last alone
+
+
+def test_what_is_done_again_is_as_if_nothing_had_happened(setting: Setting, tmp_path: Path) -> None:
+    poisons = [crash, *(POISONS[name][0] for name in ("NaN", "negative moments"))]
+    again = driver_for(setting, tmp_path / "again", "retry", poisons, times=2)
+    plain = driver_for(setting, tmp_path / "plain", "retry")
+    assert_same(state_after(again, 3), state_after(plain, 3))
+
+
+@pytest.mark.parametrize("policy", ["retry", "fail"])
+def test_what_stays_wrong_ends_the_run_in_one_sentence(
+    policy: str, setting: Setting, tmp_path: Path
+) -> None:
+    """It names client, round and cause, and leaves the server's state alone."""
+    driver = driver_for(setting, tmp_path, policy, [crash])
+    worker: Any = driver.pool.worker  # type: ignore[attr-defined]
+    with pytest.raises(ClusterError, match=f"client {POISONED} in round 0, got OSError"):
+        driver.run_round()
+    assert worker.tries == (3 if policy == "retry" else 1)
+    worker.poisons, worker.tries = [POISONS["NaN"][0]], 0
+    with pytest.raises(AggregationError, match=f"in weights from client {POISONED} in round 0"):
+        driver.run_round()
+    assert worker.tries == (3 if policy == "retry" else 1)
+    assert driver.server_state().round_idx == 0
+
+
+def test_every_fault_is_told_in_words(setting: Setting, tmp_path: Path) -> None:
+    driver = driver_for(setting, tmp_path, "fail")
+    worker: Any = driver.pool.worker  # type: ignore[attr-defined]
+    before, plan = driver.server_state(), RoundPlan(0, 1.0, shares_local=True, tau=1)
+    (update,) = worker.fit_group([POISONED], before.broadcast, plan)
+    told = (before.weights, True, 50.0)
+    assert fault_of(update, *told) is None
+    for poison, words in POISONS.values():
+        assert re.search(words, fault_of(poison(update), *told) or "")
+    assert fault_of(update, before.weights, has_moments=False) == "unasked exp_avg"
+
+
+@pytest.mark.parametrize("engine", ["loop", "grouped"])
+def test_a_client_that_breaks_spoils_neither_its_group_nor_itself(
+    engine: str, setting: Setting, tmp_path: Path
+) -> None:
+    """What it remembers turns to NaN in round 1, and with it all that it computes in that round."""
+    client = {"engine": engine, "group_size": 2}
+    broken = driver_for(setting, tmp_path / "a", "drop", client=client, breaks_memory=True)
+    refused = driver_for(
+        setting, tmp_path / "b", "drop", [lambda u: u, POISONS["size"][0]], client=client
+    )
+    assert_same(state_after(broken, 3), state_after(refused, 3))

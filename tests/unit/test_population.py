@@ -1,0 +1,171 @@
+"""A population of a million: clients' data follow a rule, and a run touches who takes part."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.client_store import ClientStore
+from pipeline.config import Config, load_config
+from pipeline.driver import choose_cohort
+from pipeline.experiment import resume_experiment, run_experiment
+from pipeline.progress import Quiet
+from pipeline.saved_run import SavedRun
+from pipeline.setting import partitioned
+from spire_core.errors import ConfigError, DataError
+from spire_core.partition import DrawnClients, PartitionConfig, class_mixture, make_partition
+
+LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 300))
+MILLION = 1_000_000
+INDEPENDENT = PartitionConfig("independent", client_size=64, alpha=0.1)
+POPULATION = (
+    "partition=independent",
+    "partition.client_size=40",
+    f"federation.num_clients={MILLION}",
+    "federation.cohort_size=3",
+    "federation.num_rounds=3",
+    "federation.num_new_clients=1",
+)
+
+
+def population(seed: int = 0, num: int = MILLION, config: PartitionConfig = INDEPENDENT):
+    return make_partition(LABELS, 10, config, num, 2, seed, 16)
+
+
+def test_a_clients_images_depend_on_the_seed_and_its_id_alone() -> None:
+    ids = [MILLION - 1, 0, 512, 77, 0, 512]
+    forward, backward = population(), population()
+    found = {c: forward.split(c) for c in ids}
+    for client_id in reversed(ids):
+        again = backward.split(client_id)
+        assert again.client_id == client_id
+        np.testing.assert_array_equal(again.train, found[client_id].train)
+        np.testing.assert_array_equal(again.test, found[client_id].test)
+    small = population(num=1000).split(512)  # nor on how many others there are
+    np.testing.assert_array_equal(small.train, found[512].train)
+    assert not np.array_equal(found[0].train, found[77].train)
+    assert not np.array_equal(population(seed=1).split(0).train, found[0].train)
+
+
+def test_a_client_holds_different_images_and_a_new_one_as_few_as_asked() -> None:
+    partition = population()
+    for client_id in range(50):
+        split = partition.split(client_id)
+        held = np.concatenate([split.train, split.test])
+        assert (len(split.train), len(split.test), len(np.unique(held))) == (48, 16, 64)
+    new = partition.split(MILLION + 1)
+    assert (new.client_id, len(new.train), len(new.test)) == (MILLION + 1, 16, 16)
+    assert partition.train_sizes[0] == partition.train_sizes[MILLION - 1] == 48
+
+
+def test_priors_follow_alpha() -> None:
+    def largest_share(alpha: float) -> float:
+        partition = population(config=PartitionConfig("independent", alpha=alpha, client_size=100))
+        shown = partition.shown.train_clients
+        return float(np.mean([class_mixture(LABELS, c.train, 10).max() for c in shown]))
+
+    # By hand: the largest share of Dirichlet(alpha) over 10 classes goes from 1 to 0.1; 75 draws at
+    # an even prior add about 1.5 standard deviations of 0.035.
+    assert largest_share(0.01) > 0.9
+    assert 0.9 > largest_share(0.1) > largest_share(1.0) > 0.25
+    assert 0.13 < largest_share(1e4) < 0.2
+
+
+def test_the_hash_is_of_the_rule_and_the_first_clients() -> None:
+    base = population().hash
+    assert base == population().hash
+    others = [
+        population(seed=1),
+        population(num=MILLION - 1),
+        population(config=PartitionConfig("independent", client_size=65, alpha=0.1)),
+        population(config=PartitionConfig("independent", client_size=64, alpha=0.2)),
+        make_partition(LABELS[::-1], 10, INDEPENDENT, MILLION, 2, 0, 16),
+        make_partition(LABELS, 10, INDEPENDENT, MILLION, 2, 0, 15),
+        make_partition(LABELS, 10, INDEPENDENT, MILLION, 3, 0, 16),
+    ]
+    assert len({base, *(p.hash for p in others)}) == len(others) + 1
+
+
+def test_what_cannot_be_drawn_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"partition\.client_size with independent, got None"):
+        PartitionConfig("independent")
+    with pytest.raises(DataError, match=r"client_size \(301\) images of each class, got 300"):
+        population(config=PartitionConfig("independent", client_size=301))
+
+
+def config_for(mnist_root: Path, root: Path, *overrides: str) -> Config:
+    return load_config(
+        "smoke",
+        [
+            f"data.root={mnist_root}",
+            f"tracking.root={root}",
+            "tracking.enabled=false",
+            "resources.pool=local",
+            "adapt.epochs=1",
+            "adapt.num_images=16",
+            "eval.every=0",
+            "eval.num_images=8",
+            "eval.num_loss_images=8",
+            "eval.num_clients=4",
+            "diffusion.sample_steps=2",
+            *POPULATION,
+            *overrides,
+        ],
+    )
+
+
+def test_a_run_touches_those_who_take_part(
+    mnist_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    draw = DrawnClients.draw
+
+    def noted(self: DrawnClients, client_id: int):
+        asked.append(client_id)
+        return draw(self, client_id)
+
+    monkeypatch.setattr(DrawnClients, "draw", noted)
+    config = config_for(mnist_root, tmp_path)
+    partitioned(config)
+    assert len(set(asked)) <= 101  # the first, which stand for all, and the new one
+    asked.clear()
+    result = run_experiment(config, None, Quiet())
+    cohorts = {c for r in range(3) for c in choose_cohort(MILLION, 3, config.seed, r)}
+    first, new = set(range(100)), {MILLION}
+    assert set(asked) == cohorts | first | new
+    assert set(ClientStore(result.run_dir / "clients").client_ids()) == cohorts | new
+    assert set(SavedRun.load(result.run_dir).client_ids) == cohorts | new
+    assert len(cohorts) == 9
+    assert set(result.setting.eval_ids) < cohorts  # a sample of those who have trained
+    assert len(result.setting.eval_ids) == 4
+
+
+class Crash(Exception):
+    """What a test ends a run with."""
+
+
+class Crasher(Quiet):
+    """Ends a run after its second round."""
+
+    def started(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+
+    def round_done(self, stats, num_rounds: int) -> None:
+        if stats.round_idx == 1:
+            raise Crash
+
+
+def test_a_resumed_run_of_a_large_population_ends_in_the_same_state(
+    mnist_root: Path, tmp_path: Path
+) -> None:
+    more = ("adapt.init=mean", "tracking.checkpoint_every=1")  # a mean of those who took part
+    config, crasher = config_for(mnist_root, tmp_path, *more), Crasher()
+    whole = run_experiment(config, None, Quiet())
+    with pytest.raises(Crash):
+        run_experiment(config, None, crasher)
+    resumed = resume_experiment(crasher.run_dir, config, Quiet())
+    assert resumed.state_fingerprint == whole.state_fingerprint
+    taken_over = run_experiment(config, None, Quiet(), pretrained=whole.run_dir)
+    assert taken_over.state_fingerprint == whole.state_fingerprint
+    zero = run_experiment(config_for(mnist_root, tmp_path), None, Quiet())
+    assert zero.state_fingerprint != whole.state_fingerprint
