@@ -13,6 +13,7 @@ import json
 import logging
 import shutil
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,8 +81,14 @@ def folder_of(run_dir: Path, num_rounds_done: int) -> Path:
     return run_dir / CHECKPOINTS / f"{num_rounds_done:07d}"
 
 
-def save_checkpoint(run_dir: Path, state: ServerState, fingerprint: str, keep: int) -> None:
-    """Write the state after `state.round_idx` rounds, and drop all but the newest `keep`.
+def save_checkpoint(
+    run_dir: Path,
+    state: ServerState,
+    fingerprint: str,
+    keep: int,
+    pinned_rounds: Collection[int] = (),
+) -> None:
+    """Write the state after `state.round_idx` rounds; drop all but the newest `keep` and pinned.
 
     `fingerprint` is that of the pre-training's settings, which a reader compares. The clients'
     states and evaluations that belong to it reach the disk first. RunError if there is no room:
@@ -111,7 +118,8 @@ def save_checkpoint(run_dir: Path, state: ServerState, fingerprint: str, keep: i
         shutil.rmtree(part, ignore_errors=True)
         raise
     for old in checkpoints(run_dir)[:-keep]:
-        shutil.rmtree(old)
+        if int(old.name) not in pinned_rounds:
+            shutil.rmtree(old)
 
 
 def _arrays(state: ServerState) -> dict[str, Any]:

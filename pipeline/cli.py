@@ -125,15 +125,21 @@ def resume(args: argparse.Namespace) -> Answer:
     from pipeline.run_files import load_result, load_start
     from pipeline.runs import find_run
 
-    overrides = allowed(args.words, ("tracking.", "resources."))
+    overrides = allowed(args.words, ("tracking.", "resources.", "data.root="))
     given = load_config(None, overrides).tracking
-    run_dir = find_run(args.run, given)
+    if "://" in args.run:
+        from pipeline.storage import restore
+
+        run_dir = restore(args.run, given, say)
+    else:
+        run_dir = find_run(args.run, given)
     if (told := load_result(run_dir)) is not None:
         return Answer(f"run {told['run_id']} has finished: spire sample {told['run_id']}", told)
     from pipeline.experiment import resume_experiment
     from pipeline.progress import Progress, Quiet
 
     config, preset = load_start(run_dir, given.uri, overrides)
+    _fetch_if_missing(config.data.name, config.data.root, config.data.path)
     with contextlib.closing(Quiet() if args.quiet else Progress()) as watcher:
         return _finished(resume_experiment(run_dir, config, watcher), preset)
 
@@ -324,8 +330,9 @@ def _add_run(verbs: Any) -> None:
 
 def _add_resume(verbs: Any) -> None:
     parser = add_verb(verbs, "resume", resume, "go on with an interrupted run")
-    parser.add_argument("run", metavar="RUN", help="a run's id, name or folder, or last")
-    text = "settings of tracking.* and resources.*"
+    text = "a run's id, name or folder, or last; or its copy, as <tracking.storage>/<run id>"
+    parser.add_argument("run", metavar="RUN", help=text)
+    text = "settings of tracking.*, resources.* and data.root"
     parser.add_argument("words", nargs="*", metavar="key=value", help=text)
     parser.add_argument("--quiet", action="store_true", help="show no progress")
 

@@ -48,6 +48,7 @@ from pipeline.run_files import held, save_start
 from pipeline.runs import tracking_root
 from pipeline.saved_run import save_run
 from pipeline.setting import MANY_CLIENTS, Setting, prepare
+from pipeline.storage import check_storage, mirror_of
 from pipeline.tracking import Tracker
 from pipeline.worker import ClientWorker
 from spire_core.adapt import AdaptConfig
@@ -122,6 +123,7 @@ def run_experiment(
     `pretrained`: the folder of a run whose finished pre-training is taken over instead of doing the
     same once more; RunError if that was done with other settings.
     """
+    check_storage(config.tracking)
     setting = prepare(config)
     tags = run_tags(setting, preset) | dict(more_tags or {})
     with (
@@ -143,6 +145,7 @@ def resume_experiment(
     RunError if another process is at it.
     """
     with room_for(run_dir), held(run_dir):
+        check_storage(config.tracking)
         setting = prepare(config)
         with Tracker.resume(config.tracking, run_dir) as tracker:
             watcher.started(run_dir)
@@ -235,7 +238,8 @@ def run_rounds(
     num_rounds = config.federation.num_rounds
     due = evaluation_rounds(num_rounds, config.eval.every)
     due -= {e.round_idx for e in result.evaluations}
-    with Checkpointer(result.run_dir, config) as checkpointer:
+    mirror = mirror_of(result.run_dir, config.tracking)
+    with Checkpointer(result.run_dir, config, mirror) as checkpointer:
         try:
             for done in range(first, num_rounds + 1):
                 if done in due:
@@ -254,6 +258,8 @@ def run_rounds(
                 tracker.log_metrics(round_metrics(last, track_s), step=last.round_idx + 1)
             checkpointer.take(driver.server_state())
             raise
+    if mirror is not None:
+        tracker.log_metrics({"storage/failed_uploads": mirror.num_failed}, step=num_rounds)
 
 
 def evaluate(

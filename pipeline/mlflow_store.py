@@ -115,7 +115,7 @@ def check_run(client: "MlflowClient", run_id: str, uri: str) -> None:
     if stage != "active":
         raise RunError(
             f"expected run {run_id} in the store {mask(uri)}, got {stage}: name its store with "
-            "tracking.uri=URI"
+            "tracking.uri=URI, or go on without it with tracking.enabled=false"
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Container
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from pipeline.checkpoint import (
     CHECKPOINTS,
@@ -22,6 +22,9 @@ from pipeline.evaluation_store import rewind_evaluations
 from pipeline.outbox import Points, read_points
 from spire_core.errors import RunError
 from spire_core.server import ServerState
+
+if TYPE_CHECKING:
+    from pipeline.storage import Mirror
 
 RECORDED = ("pretrain/", "time/", "comm/", "memory/")  # names of what rounds and evaluations log
 _log = logging.getLogger(__name__)
@@ -56,10 +59,13 @@ def is_checkpoint_due(num_rounds_done: int, config: Config) -> bool:
 
 
 class Checkpointer:
-    """Takes a run's checkpoints while the next round is on its way, one at a time."""
+    """Takes a run's checkpoints while the next round is on its way, one at a time.
 
-    def __init__(self, run_dir: Path, config: Config) -> None:
-        self.run_dir, self.config = run_dir, config
+    `mirror` takes them to a storage.
+    """
+
+    def __init__(self, run_dir: Path, config: Config, mirror: "Mirror | None" = None) -> None:
+        self.run_dir, self.config, self.mirror = run_dir, config, mirror
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: tuple[int, Future[None]] | None = None
 
@@ -80,7 +86,10 @@ class Checkpointer:
 
     def _save(self, state: ServerState) -> None:
         keep = self.config.tracking.keep_checkpoints
-        save_checkpoint(self.run_dir, state, self.config.pretrain_fingerprint, keep)
+        pinned = () if self.mirror is None else self.mirror.pinned_rounds
+        save_checkpoint(self.run_dir, state, self.config.pretrain_fingerprint, keep, pinned)
+        if self.mirror is not None:
+            self.mirror.begin(state.round_idx)
 
     def wait(self) -> None:
         """Wait until the last checkpoint is whole; raises what `take` does."""
@@ -105,6 +114,8 @@ class Checkpointer:
             _log.warning("%s", lost)  # the error that ended the run matters more than this one
         finally:
             self._thread.shutdown()
+            if self.mirror is not None:
+                self.mirror.close()
 
 
 def copy_pretraining(

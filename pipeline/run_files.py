@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.config import Config, config_from_dict, overridden
 from pipeline.reading import read_object, reading
-from pipeline.runs import read_record, stored_uri
+from pipeline.runs import mask, read_record, stored_uri
 from spire_core.errors import RunError
 
 START, RESULT, LOCK = "config.json", "result.json", "run.lock"
@@ -50,8 +50,10 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def storable(config: Config) -> dict[str, Any]:
-    """Return the configuration without `tracking.uri`, which may hold a password."""
-    return replace(config, tracking=replace(config.tracking, uri=None)).as_dict()
+    """Return the configuration without what may hold a password: `tracking.uri` and `.storage`."""
+    storage = config.tracking.storage
+    kept = storage if storage is None or mask(storage) == storage else None
+    return replace(config, tracking=replace(config.tracking, uri=None, storage=kept)).as_dict()
 
 
 def save_start(run_dir: Path, config: Config, preset: str | None) -> None:

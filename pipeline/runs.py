@@ -40,7 +40,8 @@ class TrackingConfig:
     database `<root>/mlflow.db`. `root`: the folder of that database and of `runs/`, which holds
     the local files of each run; None means `ray_job.base_folder()`: $SPIRE_ROOT, else the current
     directory, but ~/spire in a Ray job. `checkpoint_every`: rounds between two checkpoints, of
-    which the newest `keep_checkpoints` are kept; 0 for one after the last round alone.
+    which the newest `keep_checkpoints` are kept; 0 for one after the last round alone. `storage`: a
+    URI such as s3://BUCKET/FOLDER, where checkpoints are kept as well, in a folder for each run.
     """
 
     enabled: bool = True
@@ -51,6 +52,7 @@ class TrackingConfig:
     log_model: bool = True
     checkpoint_every: int = 50
     keep_checkpoints: int = 2
+    storage: str | None = None
 
     def __post_init__(self) -> None:
         if self.checkpoint_every < 0 or self.keep_checkpoints < 1:
@@ -62,6 +64,11 @@ class TrackingConfig:
             raise ConfigError("expected tracking.experiment to be a name, got '': such as spire")
         if self.uri is not None:
             _check_uri(self.uri)
+        if self.storage is not None and not re.match(r"[a-z0-9+.-]+://.", self.storage):
+            raise ConfigError(
+                "expected tracking.storage as a URI, got "
+                f"{self.storage!r}: such as s3://BUCKET/FOLDER or file:///FOLDER"
+            )
 
 
 def _check_uri(uri: str) -> None:

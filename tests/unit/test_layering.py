@@ -19,6 +19,7 @@ HOMES = {  # the longest matching name counts; a home is a module or a package
         "pipeline.generator_model",
     },
     "omegaconf": {"pipeline.config"},
+    "pyarrow": {"pipeline.storage"},
     "ray": {"pipeline.ray_pool"},
     "ray._private": {"pipeline.working_dir"},
     "ray.tune": {"sweeps"},

@@ -1,5 +1,6 @@
 """An interrupted run goes on to the same result; so does one that takes over pre-training."""
 
+import json
 import logging
 import resource
 import shutil
@@ -223,6 +224,30 @@ def test_a_run_on_a_full_disk_ends_with_one_sentence_and_goes_on_when_there_is_r
     assert not list(disk.run_dir.glob("**/*.part"))
     assert comparable(resume_experiment(disk.run_dir, config, Quiet())) == comparable(expected)
     assert points(disk.run_dir) == points(expected.run_dir)
+
+
+@pytest.mark.parametrize("whole", ["spire"], indirect=True)
+def test_a_run_whose_machine_is_gone_goes_on_from_its_copy_on_another(
+    whole: tuple[Config, Result], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected, storage = whole[1], tmp_path / "storage"
+    more = [f"tracking.storage=file://{storage}", f"tracking.root={tmp_path}/gone"]
+    crasher = Crasher(5)
+    with pytest.raises(Crash):
+        run_experiment(overridden(whole[0], more), "smoke", crasher)
+    shutil.rmtree(tmp_path / "gone")
+    copy = storage / crasher.run_dir.name
+    assert kept_rounds(copy) == (2, 4)
+    (checkpoints(copy)[-1] / "manifest.json").unlink()  # as if it had been sent in part
+    words = ["resume", f"file://{copy}", f"tracking.root={tmp_path}/new", "--json", "--quiet"]
+    assert main(words) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["state_fingerprint"] == expected.state_fingerprint
+    run_dir = tmp_path / "new" / "runs" / crasher.run_dir.name
+    again = [(s, {k: v for k, v in m.items() if "storage" not in k}) for s, m in points(run_dir)]
+    assert again == points(expected.run_dir)
+    assert read_points(run_dir)[-1][1]["storage/failed_uploads"] == 0
+    assert kept_rounds(copy) == (4, 6)
 
 
 class Intruder(Quiet):

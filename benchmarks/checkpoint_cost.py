@@ -1,0 +1,109 @@
+"""What a checkpoint after every round costs, as a share of a round at the size of mnist-cpu.
+
+    python benchmarks/checkpoint_cost.py [--blocks 12] [--rounds 10] [key=value ...]
+
+Blocks of rounds with a checkpoint each and blocks without take turns on the same clients. Writes
+results/checkpoint_cost.json: the median seconds of a round of each kind, block by block.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.checkpoint import checkpoints
+from pipeline.config import Config, load_config
+from pipeline.driver import Driver
+from pipeline.experiment import open_pool
+from pipeline.pretraining import Checkpointer
+from pipeline.ray_pool import RemoteDriver
+from pipeline.runs import git_revision
+from pipeline.setting import prepare
+from spire_core.flat import initial_weights
+from spire_core.grouped import choose_engine
+from spire_core.server import ServerState
+
+OUT = Path(__file__).parent / "results" / "checkpoint_cost.json"
+WARM_UP = 5  # rounds that are not counted
+
+
+def block_s(
+    driver: Driver | RemoteDriver, run_dir: Path, config: Config, num_rounds: int, takes: bool
+) -> float:
+    """Return the seconds of a round in a block of rounds, checkpoints included to the last."""
+    began = time.perf_counter()
+    with Checkpointer(run_dir, config) as checkpointer:
+        for _ in range(num_rounds):
+            driver.run_round(checkpointer.kept_rounds)
+            if takes:
+                checkpointer.take(driver.server_state())
+    return (time.perf_counter() - began) / num_rounds
+
+
+def measure(config: Config, run_dir: Path, num_blocks: int, num_rounds: int) -> dict[str, Any]:
+    """Return the times of blocks with and without checkpoints, and what follows from them."""
+    setting = prepare(config)
+    times: dict[bool, list[float]] = {False: [], True: []}
+    with open_pool(setting, run_dir) as (pool, make_driver):
+        initial = initial_weights(config.model, config.method, setting.images.shape[1], config.seed)
+        driver = make_driver(
+            pool,
+            ServerState.initial(initial.numpy()),
+            config.federation,
+            replace(config.client, engine=choose_engine(config.client.engine, config.model)),
+            config.server,
+            config.method,
+            setting.partition.train_sizes,
+            config.seed,
+            setting.model.layout.num_without_local,
+        )
+        block_s(driver, run_dir, config, WARM_UP, takes=True)
+        for block in range(num_blocks):
+            for takes in (block % 2 == 0, block % 2 == 1):
+                times[takes].append(block_s(driver, run_dir, config, num_rounds, takes))
+        driver.close()
+    without, with_ = statistics.median(times[False]), statistics.median(times[True])
+    shares = [w / wo - 1 for wo, w in zip(times[False], times[True], strict=True)]
+    return {
+        "round_s": without,
+        "round_with_checkpoint_s": with_,
+        "share": with_ / without - 1,
+        "share_by_pair_median": statistics.median(shares),
+        "rounds_by_block_s": {"without": times[False], "with": times[True]},
+        "checkpoint_bytes": sum(p.stat().st_size for p in checkpoints(run_dir)[-1].glob("*")),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--blocks", type=int, default=12, help="of each kind")
+    parser.add_argument("--rounds", type=int, default=10, help="in a block")
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("words", nargs="*", metavar="key=value")
+    args = parser.parse_args()
+    config = load_config("mnist-cpu", args.words)
+    with tempfile.TemporaryDirectory(dir=".") as folder:  # a disk as runs have it, not memory
+        told = measure(config, Path(folder).resolve(), args.blocks, args.rounds)
+    told |= {
+        "command": f"benchmarks/checkpoint_cost.py --blocks {args.blocks} --rounds {args.rounds}",
+        "overrides": args.words,
+        "commit": git_revision(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "keep_checkpoints": config.tracking.keep_checkpoints,
+    }
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(told, indent=1) + "\n")
+    print(
+        f"a round: {told['round_s']:.4f} s; with a checkpoint: "
+        f"{told['round_with_checkpoint_s']:.4f} s ({told['share']:+.1%})"
+    )
+
+
+if __name__ == "__main__":
+    main()

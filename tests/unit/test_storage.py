@@ -1,0 +1,172 @@
+"""Checkpoints at another storage: what is sent, what is dropped, what fails, what is refused."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pyarrow.fs import FileInfo, FileType, LocalFileSystem, SubTreeFileSystem
+
+from pipeline.checkpoint import kept_rounds, newest_checkpoint, save_checkpoint
+from pipeline.client_store import ClientStore
+from pipeline.outbox import Outbox
+from pipeline.runs import TrackingConfig, make_run_dir
+from pipeline.storage import Mirror, mirror_of, names_at, open_storage, restore
+from spire_core.errors import ConfigError, RunError
+from spire_core.server import ServerState
+
+RUN_ID = "0123456789abcdef" * 2
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    config = TrackingConfig(root=str(tmp_path / "here"))
+    (tmp_path / "here" / "runs").mkdir(parents=True)
+    return make_run_dir(config, RUN_ID, "name", None)
+
+
+def storage_in(folder: Path) -> SubTreeFileSystem:
+    folder.mkdir(exist_ok=True)
+    return SubTreeFileSystem(str(folder), LocalFileSystem())
+
+
+def state_after(done: int) -> ServerState:
+    weights = np.full(50, done, dtype=np.float32)
+    return ServerState(done, weights, weights)
+
+
+def checkpoint(run_dir: Path, done: int) -> None:
+    """Clients 0 and 1 take turns; whoever has trained keeps what the checkpoints need."""
+    state = {"client_emb": torch.full((8,), float(done))}
+    ClientStore(run_dir / "clients").save(done % 2, done, state, kept_rounds(run_dir))
+    Outbox(run_dir).add_points([(done, {"pretrain/loss": 1.0})])
+    save_checkpoint(run_dir, state_after(done), "f", keep=2)
+
+
+def test_what_a_resume_needs_is_there_and_nothing_more(run_dir: Path, tmp_path: Path) -> None:
+    mirror = Mirror(run_dir, storage_in(tmp_path / "there"), RUN_ID)
+    (run_dir / "artifacts" / "images").mkdir(parents=True)
+    (run_dir / "artifacts" / "images" / "one.png").write_bytes(b"png")
+    for done in (1, 2, 3, 4, 5):
+        checkpoint(run_dir, done)
+        mirror.upload(done)
+    there = names_at(mirror.storage, RUN_ID)
+    assert there == [
+        "artifacts/images/one.png",
+        "checkpoints/0000004/manifest.json",
+        "checkpoints/0000004/server.safetensors",
+        "checkpoints/0000005/manifest.json",
+        "checkpoints/0000005/server.safetensors",
+        "clients/0000000/0000004.safetensors",
+        "clients/0000001/0000003.safetensors",
+        "clients/0000001/0000005.safetensors",
+        "outbox.jsonl",
+        "tracking.json",
+    ]
+    for name in there:
+        assert (tmp_path / "there" / RUN_ID / name).read_bytes() == (run_dir / name).read_bytes()
+
+
+def test_what_has_not_changed_is_not_sent_again(run_dir: Path, tmp_path: Path) -> None:
+    mirror = Mirror(run_dir, storage_in(tmp_path / "there"), RUN_ID)
+
+    def times() -> dict[str, int]:
+        files = (p for p in (tmp_path / "there").glob("**/*") if p.is_file())
+        return {p.relative_to(tmp_path / "there").as_posix(): p.stat().st_mtime_ns for p in files}
+
+    checkpoint(run_dir, 1)
+    mirror.upload(1)
+    before = times()
+    checkpoint(run_dir, 2)
+    mirror.upload(2)
+    after = times()
+    assert {name for name in before if before[name] != after[name]} == {f"{RUN_ID}/outbox.jsonl"}
+
+
+def test_a_run_comes_back_from_its_copy(run_dir: Path, tmp_path: Path) -> None:
+    config = TrackingConfig(root=str(tmp_path / "here"), storage=f"file://{tmp_path}/there")
+    mirror = mirror_of(run_dir, config)
+    assert mirror is not None
+    checkpoint(run_dir, 1)
+    mirror.begin(1)
+    mirror.close()
+    assert (mirror.num_failed, mirror.last_done) == (0, 1)
+    said: list[str] = []
+    uri, elsewhere = f"{config.storage}/{RUN_ID}", TrackingConfig(root=str(tmp_path / "elsewhere"))
+    found = restore(uri, elsewhere, said.append)
+    assert found == tmp_path / "elsewhere" / "runs" / RUN_ID
+    state = newest_checkpoint(found, "f")
+    assert state is not None
+    assert np.array_equal(state.weights, state_after(1).weights)
+    assert restore(uri, elsewhere, said.append) == found
+    assert ["brought" in said[0], "here already" in said[1]] == [True, True]
+    assert not list(found.parent.glob("*.part"))
+
+
+def test_an_upload_that_fails_is_counted_and_tried_again(
+    run_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mirror = Mirror(run_dir, storage_in(tmp_path / "there"), RUN_ID)
+    obstacle = tmp_path / "there" / RUN_ID
+    obstacle.write_text("a file where a folder is to be")
+    checkpoint(run_dir, 1)
+    with caplog.at_level(logging.WARNING):
+        mirror.begin(1)
+        while mirror.pinned_rounds:
+            pass
+    assert (mirror.num_failed, mirror.last_done) == (1, None)
+    assert f"the checkpoint after round 1 is not at {RUN_ID}" in caplog.text
+    obstacle.unlink()
+    checkpoint(run_dir, 2)
+    mirror.close()
+    assert (mirror.num_failed, mirror.last_done) == (1, 2)
+
+
+class Hostile:
+    """A storage, as far as `names_at` asks, with a name that no folder could hold."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def get_file_info(self, selector: Any) -> list[FileInfo]:
+        return [FileInfo(f"{selector.base_dir}/{self.name}", FileType.File)]
+
+
+@pytest.mark.parametrize(
+    "name", ["clients/../../../evil", "../evil", "/etc/evil", "clients\\evil", "a//b", "a/./b"]
+)
+def test_a_name_that_leads_out_of_the_folder_is_refused(name: str) -> None:
+    with pytest.raises(RunError, match="leads out of its folder"):
+        names_at(Hostile(name), "folder")  # type: ignore[arg-type]
+
+
+def test_only_a_runs_files_are_brought(run_dir: Path, tmp_path: Path) -> None:
+    checkpoint(run_dir, 1)
+    Mirror(run_dir, LocalFileSystem(), str(tmp_path / "there" / RUN_ID)).upload(1)
+    (tmp_path / "there" / RUN_ID / "evil.pkl").write_bytes(b"code")
+    (tmp_path / "there" / RUN_ID / "result.json").write_text("{}")
+    elsewhere = TrackingConfig(root=str(tmp_path / "elsewhere"))
+    found = restore(f"file://{tmp_path}/there/{RUN_ID}", elsewhere, print)
+    names = {p.name for p in found.glob("*")}
+    assert names == {"tracking.json", "outbox.jsonl", "clients", "checkpoints"}
+
+
+@pytest.mark.parametrize("uri", ["nowhere://a/b", "file://host/a", "s3:/"])
+def test_what_is_no_storage_is_refused(uri: str) -> None:
+    with pytest.raises(ConfigError, match="such as s3://BUCKET"):
+        open_storage(uri)
+
+
+@pytest.mark.parametrize("uri", ["folder", "/folder", "://x", ""])
+def test_what_is_no_uri_is_refused_at_once(uri: str) -> None:
+    with pytest.raises(ConfigError, match=r"expected tracking\.storage as a URI"):
+        TrackingConfig(storage=uri)
+
+
+def test_where_there_is_no_run_it_is_said(tmp_path: Path) -> None:
+    (tmp_path / RUN_ID).mkdir()
+    for uri in (f"file://{tmp_path}", f"file://{tmp_path}/{RUN_ID}", f"file://{tmp_path}/gone"):
+        with pytest.raises(RunError, match="expected a run at file://"):
+            restore(uri, TrackingConfig(root=str(tmp_path)), print)
