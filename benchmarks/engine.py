@@ -3,8 +3,9 @@
     python benchmarks/engine.py --out benchmarks/results/engine.json
 
 Systems are timed alternately in one run, so that all of them meet the same machine; medians are
-reported, of wall time and of CPU time of all processes that belong to a system. On a machine that
-does other work, only the CPU seconds and their ratios mean something.
+reported, of wall time and of CPU time of the processes that do a system's work (this one and its
+two workers; Ray's own daemons show in the wall time alone). On a machine that does other work, only
+the CPU seconds and their ratios mean something.
 """
 
 import argparse
@@ -121,21 +122,25 @@ def driver_for(pool: ClientPool, config: Config, work: Work) -> Driver:
     )
 
 
-def cpu_s(others: Sequence[int] = ()) -> float:
-    """CPU seconds of this process and its descendants without those named."""
-    total = 0.0
-    for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
-        with contextlib.suppress(psutil.Error):
-            if process.pid not in others:
-                times = process.cpu_times()
-                total += times.user + times.system
-    return total
+def cpu_s(pids: Sequence[int]) -> float:
+    """CPU seconds of this process and of those named, so far."""
+    times = [psutil.Process(pid).cpu_times() for pid in (os.getpid(), *pids)]
+    return sum(t.user + t.system for t in times)
 
 
-def measured(call: Callable[[], Any], others: Sequence[int] = ()) -> Cost:
-    wall, cpu = time.perf_counter(), cpu_s(others)
+def measured(call: Callable[[], Any], pids: Sequence[int]) -> Cost:
+    wall, cpu = time.perf_counter(), cpu_s(pids)
     call()
-    return time.perf_counter() - wall, cpu_s(others) - cpu
+    return time.perf_counter() - wall, cpu_s(pids) - cpu
+
+
+def actor_pids() -> set[int]:
+    """The client actors of this process's own Ray."""
+    return {
+        process.pid
+        for process in psutil.Process().children(recursive=True)
+        if "".join(process.cmdline()[:1]).startswith("ray::ClientActor")
+    }
 
 
 def alternately(
@@ -144,8 +149,8 @@ def alternately(
     """Return medians and all values of each system's wall and CPU seconds, after one warm-up."""
     costs: dict[str, list[Cost]] = {name: [] for name in systems}
     for repeat in range(repeats + 1):
-        for name, (call, others) in systems.items():
-            cost = measured(call, others)
+        for name, (call, pids) in systems.items():
+            cost = measured(call, pids)
             if repeat > 0:
                 costs[name].append(cost)
     return {
@@ -160,16 +165,17 @@ def alternately(
 
 @contextlib.contextmanager
 def ray_pools(folder: Path, engines: Sequence[str]) -> Iterator[dict[tuple[int, str], Any]]:
-    """Yield a pool of two actors for each width and engine, with its configuration."""
+    """Yield a pool of two actors for each width and engine, its configuration, and its pids."""
     with cluster(num_cpus=16) as _, contextlib.ExitStack() as stack:
         pools = {}
         for width in sorted({work.width for work in WORKS.values()}):
             for engine in engines:
                 config = config_for(width, engine)
                 setup, images = setup_for(config, folder)
+                before = actor_pids()
                 pool = RayClientPool.start(setup, images, ActorPlan(2, 1.0, 0.0))
                 stack.callback(pool.close)
-                pools[width, engine] = pool, config
+                pools[width, engine] = pool, config, sorted(actor_pids() - before)
         yield pools
 
 
@@ -180,17 +186,17 @@ def time_rounds(folder: Path, repeats: int) -> dict[str, Any]:
     with contextlib.closing(plain), ray_pools(folder, ("loop", "auto")) as pools:
         for name, work in WORKS.items():
             start = dict(PlainUNet(work.width).state_dict())
-            actors = {p.pid for p in psutil.Process().children(recursive=True)} - {*plain.pids}
             systems: dict[str, Any] = {
-                "plain loop": (lambda w=work, s=start: plain.run_round(w, s), actors),
+                "plain loop": (lambda w=work, s=start: plain.run_round(w, s), plain.pids),
                 "plain loop, fused Adam": (
                     lambda w=work, s=start: plain.run_round(w, s, True),
-                    actors,
+                    plain.pids,
                 ),
             }
             for engine in ("loop", "auto"):
-                driver = driver_for(*pools[work.width, engine], work)
-                systems[f"ray, engine={engine}"] = driver.run_round, plain.pids
+                pool, config, pids = pools[work.width, engine]
+                driver = driver_for(pool, config, work)
+                systems[f"ray, engine={engine}"] = driver.run_round, pids
             found[name] = _ratios(alternately(systems, repeats))
     return found
 
