@@ -4,7 +4,7 @@ VENV := .venv
 SPIRE := $(VENV)/bin/spire
 STAMP := $(VENV)/.installed
 TESTS_AT_ONCE ?= 2
-PYTEST := $(VENV)/bin/python -m pytest -q -n $(TESTS_AT_ONCE) --dist loadfile
+PYTEST := $(VENV)/bin/python -m pytest -q -n $(TESTS_AT_ONCE) --dist loadfile --no-loadscope-reorder
 
 PEERS := build/peers
 

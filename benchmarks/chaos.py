@@ -36,6 +36,7 @@ UNREPEATABLE = ("time/", "memory/", "final/adapt_duration_s")
 SETTINGS = [
     f"federation.num_rounds={NUM_ROUNDS}",
     "federation.tau=6",
+    "client.engine=loop",  # whose training of a client is what faults/sitecustomize.py spoils
     "resources.num_actors=2",
     "tracking.log_model=false",
     "eval.every=4",

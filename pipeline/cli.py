@@ -125,7 +125,8 @@ def resume(args: argparse.Namespace) -> Answer:
     from pipeline.run_files import load_result, load_start
     from pipeline.runs import find_run
 
-    overrides = allowed(args.words, ("tracking.", "resources.", "data.root="))
+    changeable = ("tracking.", "resources.", "federation.client_timeout_s=", "data.root=")
+    overrides = allowed(args.words, changeable)
     given = load_config(None, overrides).tracking
     if "://" in args.run:
         from pipeline.storage import restore

@@ -33,7 +33,8 @@ class ClientStore:
 
     def versions(self, client_id: int) -> list[Path]:
         """Return the files of one client, oldest first."""
-        return sorted((self.folder / f"{client_id:07d}").glob("*.safetensors"))
+        files = (self.folder / f"{client_id:07d}").glob("*.safetensors")
+        return sorted(path for path in files if path.stem.isdecimal())
 
     def client_ids(self) -> list[int]:
         """Return the clients that have ever stored a state, in ascending order."""
@@ -90,9 +91,11 @@ class ClientStore:
         """
         there, found = self.rounds_seen(num_rounds_done), []
         for client_id in sorted({*rounds_seen, *there}):
-            done = max(rounds_seen.get(client_id, 0), there.get(client_id, 0))
+            done, newest = rounds_seen.get(client_id, 0), there.get(client_id, 0)
             try:
-                _read(self.path(client_id, done))
+                _read(self.path(client_id, max(done, newest)))
+                if newest > done:
+                    found.append(f"{self.path(client_id, newest)} is of another course of the run")
             except RunError as error:
                 found.append(str(error).removesuffix(f": {GO_BACK}"))
         return found
@@ -101,7 +104,8 @@ class ClientStore:
         """Drop states that have seen more rounds, and half written ones: a client's, or all."""
         whose = "*" if client_id is None else f"{client_id:07d}"
         for path in self.folder.glob(f"{whose}/*"):
-            if path.suffix == ".part" or int(path.stem) > num_rounds_done:
+            is_newer = path.stem.isdecimal() and int(path.stem) > num_rounds_done
+            if path.suffix == ".part" or is_newer:
                 path.unlink(missing_ok=True)
 
 

@@ -344,6 +344,8 @@ def _typed(kind: Any, value: Any, key: str) -> Any:
         if converted is not _REFUSED:
             return converted
     name = getattr(kind, "__name__", str(kind)).replace("None", "null")
+    if isinstance(value, int | float) and not -MAX_NUMBER < value < MAX_NUMBER:
+        name += " below 2^63"
     raise ConfigError(f"expected {key} as {name}, got {value!r}: change its value")
 
 

@@ -92,7 +92,7 @@ class Driver:
             round_idx=round_idx,
             loss=sum(u.loss * u.num_examples for u in updates) / examples,
             up_bytes=sum(u.num_bytes for u in updates),
-            down_bytes=broadcast.num_bytes * len(cohort),
+            down_bytes=broadcast.num_bytes * len(present),
             num_steps=sum(u.num_steps for u in updates),
             num_dropped=len(cohort) - len(updates),
             num_absent=len(cohort) - len(present),
@@ -115,15 +115,9 @@ class Driver:
         usable: dict[int, ClientUpdate] = {}
         left, errors = list(groups), []
         for _ in range(MAX_TRIES if policy == "retry" else 1):
-            results = self.pool.run(
-                "fit_group",
-                left,
-                handle,
-                plan,
-                costs=[sum(self._cost(plan, client_id) for client_id in group) for group in left],
-                on_error="drop",  # what to do about it is said here, once for all kinds of faults
-                where=f" in round {plan.round_idx}",
-            )
+            results = self._fit(left, handle, plan)
+            if policy == "drop":
+                left, results = self._one_by_one(left, results, handle, plan)
             again, errors = [], []
             for group, result in zip(left, results, strict=True):
                 updates, error = self._sift(group, result, plan)
@@ -138,6 +132,40 @@ class Driver:
         if errors:
             raise errors[-1]
         return self._without_dropped([c for group in groups for c in group], usable, plan)
+
+    def _fit(
+        self, groups: list[tuple[int, ...]], handle: Any, plan: RoundPlan
+    ) -> list[list[ClientUpdate] | ClientFailure]:
+        """Return what each group gives when asked once; what a failure means is not said here."""
+        costs = [sum(self._cost(plan, client_id) for client_id in group) for group in groups]
+        where = f" in round {plan.round_idx}"
+        return self.pool.run(
+            "fit_group", groups, handle, plan, costs=costs, on_error="drop", where=where
+        )
+
+    def _one_by_one(
+        self,
+        groups: list[tuple[int, ...]],
+        results: list[list[ClientUpdate] | ClientFailure],
+        handle: Any,
+        plan: RoundPlan,
+    ) -> tuple[list[tuple[int, ...]], list[list[ClientUpdate] | ClientFailure]]:
+        """Return groups and results where those that failed as a whole were asked client by client.
+
+        One client's fault must not drop those that were computed with it.
+        """
+        given = dict(zip(groups, results, strict=True))
+        failed = [
+            group
+            for group, result in given.items()
+            if isinstance(result, ClientFailure) and not result.is_lost and len(group) > 1
+        ]
+        if failed:
+            alone = [(client_id,) for group in failed for client_id in group]
+            given |= dict(zip(alone, self._fit(alone, handle, plan), strict=True))
+            for group in failed:
+                del given[group]
+        return list(given), list(given.values())
 
     def _sift(
         self, group: tuple[int, ...], result: list[ClientUpdate] | ClientFailure, plan: RoundPlan

@@ -56,7 +56,8 @@ def evaluation_path(run_dir: Path, num_rounds_done: int) -> Path:
 
 def evaluated_rounds(run_dir: Path) -> list[int]:
     """Return after how many rounds there is an evaluation, in order."""
-    return sorted(int(path.stem) for path in (run_dir / EVALUATIONS).glob("*.safetensors"))
+    stems = [path.stem for path in (run_dir / EVALUATIONS).glob("*.safetensors")]
+    return sorted(int(stem) for stem in stems if stem.isdecimal())
 
 
 def evaluation_faults(run_dir: Path, rounds: Collection[int]) -> list[str]:

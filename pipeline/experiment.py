@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from pipeline.adaptation import adapt_clients
-from pipeline.client_store import ClientStore
+from pipeline.client_store import CLIENTS, ClientStore
 from pipeline.config import Config
 from pipeline.disk import room_for
 from pipeline.driver import Driver, RoundStats
@@ -30,7 +30,7 @@ from pipeline.evaluation import (
     evaluate_pretraining,
     pooled_features,
 )
-from pipeline.evaluation_store import load_evaluations, save_evaluation
+from pipeline.evaluation_store import load_evaluations, rewind_evaluations, save_evaluation
 from pipeline.forgetting import ForgettingCurve, forgetting_curve
 from pipeline.messages import AdaptReport, WorkerSetup
 from pipeline.pool import ClientPool, LocalClientPool
@@ -184,6 +184,7 @@ def take_over(result: Result, tracker: Tracker, source: Path) -> None:
     config = result.setting.config
     copy_pretraining(source, result.run_dir, config, result.setting.train_ids)
     tracker.log_points(pretraining_points(source))
+    rewind_evaluations(result.run_dir, config.federation.num_rounds)  # a damaged one is done again
     for evaluation in load_evaluations(result.run_dir, config.federation.num_rounds):
         log_evaluation(tracker, evaluation, result.real)
 
@@ -359,7 +360,8 @@ def exported_ids(setting: Setting, run_dir: Path) -> Sequence[int]:
     """
     if len(setting.train_ids) <= MANY_CLIENTS:
         return setting.train_ids
-    return [c for c in ClientStore(run_dir / "clients").client_ids() if c in setting.train_ids]
+    seen = ClientStore(run_dir / CLIENTS).rounds_seen(setting.config.federation.num_rounds)
+    return [client_id for client_id in seen if client_id in setting.train_ids]
 
 
 def save(result: Result, pool: ClientPool, weights: np.ndarray) -> None:

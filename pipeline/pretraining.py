@@ -118,6 +118,12 @@ class Checkpointer:
                 self.mirror.close()
 
 
+def has_pretraining(run_dir: Path, config: Config) -> bool:
+    """Return whether a run holds a finished pre-training of these settings, every file whole."""
+    state = newest_checkpoint(run_dir, config.pretrain_fingerprint)
+    return state is not None and state.round_idx == config.federation.num_rounds
+
+
 def copy_pretraining(
     source: Path, run_dir: Path, config: Config, train_ids: Container[int]
 ) -> None:
@@ -136,6 +142,7 @@ def copy_pretraining(
     files = [file for client_id in trained for file in store.versions(client_id)[-1:]]
     files += sorted((source / "evaluations").glob("*.safetensors"))
     files += sorted(checkpoints(source)[-1].glob("*"))
+    shutil.rmtree(run_dir / CLIENTS, ignore_errors=True)  # of an attempt of its own
     for file in files:
         target = run_dir / file.relative_to(source)
         target.parent.mkdir(parents=True, exist_ok=True)

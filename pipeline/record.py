@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # What makes no difference to a result is in config/resolved.yaml alone.
 NO_PARAMS = ("tracking.", "resources.", "data.root", "data.path", "eval.extractor_weights")
-NO_PARAMS += ("eval.batch_size", "eval.grid_images")
+NO_PARAMS += ("eval.grid_images",)
 
 
 def run_tags(setting: "Setting", preset: str | None) -> dict[str, str]:

@@ -16,7 +16,7 @@ from pipeline.resize import resized
 from spire_core.errors import DataError
 from spire_core.extractor import auto_extractor, make_extractor
 from spire_core.flat import FlatModel
-from spire_core.participation import choose_cohort
+from spire_core.participation import answering, choose_cohort
 from spire_core.partition import Partition, class_mixture, make_partition
 
 MANY_CLIENTS = 1000
@@ -57,7 +57,9 @@ class Setting:
             if len(found) >= wanted:
                 break
             sizes = (federation.num_clients, federation.cohort_size)
-            found |= dict.fromkeys(choose_cohort(*sizes, self.config.seed, round_idx))
+            cohort = choose_cohort(*sizes, self.config.seed, round_idx)
+            there = answering(cohort, federation.drop_rate, self.config.seed, round_idx)
+            found |= dict.fromkeys(there)
         return list(itertools.islice(found, wanted))
 
     @property

@@ -203,7 +203,7 @@ def restore(uri: str, config: TrackingConfig, say: Callable[[str], None]) -> Pat
         for name in sorted(names, key=lambda name: name == RECORD):  # by which it is known as one
             if name in SINGLE or (name.split("/")[0] in FOLDERS and not name.endswith(".part")):
                 target = part / name
-                with room_for(target), _readable(uri):
+                with _readable(uri), room_for(target):
                     target.parent.mkdir(parents=True, exist_ok=True)
                     source = storage.open_input_stream(f"{path.rstrip('/')}/{name}")
                     with source, target.open("wb") as file:

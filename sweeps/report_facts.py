@@ -27,7 +27,8 @@ def facts_of(runs: Sequence[TrackedRun], used: Sequence[TrackedRun]) -> dict[str
         return " / ".join(dict.fromkeys(v for v in values if v != UNSET)) or "-"
 
     keys = ("tau", "local_epochs", "drop_rate", "straggler_rate")
-    length = [f"{key} {told(f'federation.{key}')}" for key in keys]
+    said = {key: told(f"federation.{key}") for key in keys}
+    length = [f"{key} {value}" for key, value in said.items() if value not in ("-", "0.0")]
     facts = {
         "Runs": runs_sentence(runs, used),
         "Scores": f"KID in the feature space of {told(EXTRACTOR)}, {told('eval.num_images')} "
@@ -40,7 +41,7 @@ def facts_of(runs: Sequence[TrackedRun], used: Sequence[TrackedRun]) -> dict[str
         "Federation": f"{told('federation.num_clients')} clients and "
         f"{told('federation.num_new_clients')} new ones, cohorts of "
         f"{told('federation.cohort_size')}, {told('federation.num_rounds')} rounds, "
-        + ", ".join(text for text in length if not text.endswith((" -", " 0.0"))),
+        + ", ".join(length),
     }
     revisions = dict.fromkeys(run.tags.get("git_revision", "unknown") for run in used)
     return facts | {"Code": f"revision {' / '.join(revisions)}"}

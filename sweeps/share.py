@@ -7,6 +7,7 @@ ends with its process, makes the others wait meanwhile.
 import fcntl
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -18,7 +19,11 @@ POLL_S = 0.5
 class SharedPretraining:
     """One pre-training, by its fingerprint: `acquire`, then `publish` it or `release`."""
 
-    def __init__(self, folder: Path, fingerprint: str) -> None:
+    def __init__(
+        self, folder: Path, fingerprint: str, is_whole: Callable[[Path], bool] = Path.is_dir
+    ) -> None:
+        """`is_whole` says of a run's folder whether it can be taken; if not, it is done again."""
+        self.is_whole = is_whole
         self.record = folder / f"{fingerprint}.json"
         self._lock: IO[str] | None = None
 
@@ -48,7 +53,7 @@ class SharedPretraining:
         if not self.record.is_file():
             return None
         run_dir = Path(json.loads(self.record.read_text())["run_dir"])
-        return run_dir if run_dir.is_dir() else None
+        return run_dir if self.is_whole(run_dir) else None
 
     def publish(self, run_dir: Path) -> None:
         """Say that this run has finished it; nothing happens without the lock."""

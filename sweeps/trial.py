@@ -1,6 +1,7 @@
 """One trial: an experiment, begun or gone on with, whose outcome is written into the ledger."""
 
 import contextlib
+import functools
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pipeline.driver import RoundStats
 from pipeline.evaluation import Evaluation
 from pipeline.experiment import Result, resume_experiment, run_experiment
 from pipeline.outbox import read_points
+from pipeline.pretraining import has_pretraining
 from pipeline.progress import Quiet
 from pipeline.report_text import result_json, save_grid
 from pipeline.run_files import save_result
@@ -115,7 +117,8 @@ def _shared(task: TrialTask) -> Iterator[SharedPretraining | None]:
         yield None
         return
     folder = tracking_root(task.config.tracking) / "pretrained"
-    shared = SharedPretraining(folder, task.config.pretrain_fingerprint)
+    is_whole = functools.partial(has_pretraining, config=task.config)
+    shared = SharedPretraining(folder, task.config.pretrain_fingerprint, is_whole)
     try:
         yield shared
     finally:

@@ -174,7 +174,10 @@ def test_a_job_gives_what_the_same_run_gives_here(
 
 def test_a_sweep_as_a_job_passes_its_exit_code_on(head: Head, tmp_path: Path) -> None:
     words = [*SMALL, "axes.method=[fedavg]", "concurrency=1"]
-    outcomes = {"good": ([], 0, "FINISHED"), "bad": (["client.lr=1.0e30"], 1, "FAILED")}
+    outcomes = {
+        "good": ([], 0, "FINISHED"),
+        "bad": (["federation.max_update_norm=1.0e-9"], 1, "FAILED"),
+    }
     jobs = {}
     for name, (more, _, _) in outcomes.items():
         place = f"tracking.root={tmp_path / name}"

@@ -283,7 +283,7 @@ def test_progress_without_a_terminal_is_a_line_each_tenth() -> None:
     stream = io.StringIO()
     progress = Progress(stream)
     for i in range(45):
-        progress.round_done(RoundStats(i, 0.5, 0, 0, 1, 0, 0.2, 0.1, 0.0, 0.0), 45)
+        progress.round_done(RoundStats(i, 0.5, 0, 0, 1, 0, 0, 0, 0.2, 0.1, 0.0, 0.0), 45)
     lines = stream.getvalue().splitlines()
     assert len(lines) == 10
     assert lines[-1].startswith("round 45/45  loss 0.5000  0.30 s/round  00:00 left")
@@ -297,7 +297,7 @@ def test_progress_in_a_terminal_is_one_bar() -> None:
     stream = Terminal()
     progress = Progress(stream)
     for i in range(5):
-        progress.round_done(RoundStats(i, 0.5, 0, 0, 1, 0, 0.2, 0.1, 0.0, 0.0), 5)
+        progress.round_done(RoundStats(i, 0.5, 0, 0, 1, 0, 0, 0, 0.2, 0.1, 0.0, 0.0), 5)
     progress.close()
     assert stream.getvalue().count("\n") == 1
     assert "5/5" in stream.getvalue()

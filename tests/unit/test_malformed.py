@@ -314,7 +314,10 @@ def test_a_damaged_file_of_a_run_is_named(
             run = fresh(pristine, is_finished)
         (run / name).write_bytes(content)
         codes.append(judge(*argv))
-    assert codes.count(2) > len(inputs) // 2  # a flipped bit may make another number
+    if is_finished and name != "result.json":  # a flipped bit may make another number
+        assert codes.count(2) > len(inputs) // 2
+    elif not name.endswith(".json"):  # it goes back to files that are whole
+        assert set(codes) == {0}
     assert not Path("unpickled").exists()
 
 

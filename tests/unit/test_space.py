@@ -208,7 +208,7 @@ MISTAKES = {
     "axes.client.lr={min: 0.1, max: 1}": "axes.client.lr as a list",
     "axes=[method]": "axes as dict",
     "settings=3": "settings as dict",
-    "settings.adapt.lr=!!binary aGVsbG8=": "plain settings",
+    "settings.adapt.lr=!!binary aGVsbG8=": "plain values",
     "preset=smok": "did you mean smoke?",
     "metric=final/kid": "'final/kid': choose out of final/adapt_kid_after",
     "mode=least": "mode as min or max",
@@ -291,7 +291,7 @@ def test_asha_needs_rounds_and_a_metric_of_rounds() -> None:
         (b"[" * 5000, "YAML settings"),
         (b"name: \xff\xfe", "no UTF-8 text"),
         (b"\x00\x01", "YAML settings"),
-        (b"#" * 1_000_001, "1000001 bytes"),
+        (b"#" * 1_000_001, "no file of at most 100000 characters"),
     ],
 )
 def test_a_file_that_is_no_sweep_is_one_sentence(content: bytes, told: str, tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ MISTAKES = [
     (["theorem", "scaling.m_t=-1"], "above 0, got -1.0"),
     (["theorem", "scaling.m_t=3"], "m_t between 0 and ||mu|| = 1.414, got 3.0"),
     (["theorem", "scaling.averaged=99"], "averaged in 1..32"),
-    (["theorem", "replicates=1"], "replicates of at least 2"),
+    (["theorem", "replicates=1"], "replicates in 2.."),
     (["theorem", "replicats=9"], "did you mean replicates?"),
     (["theorem", "scaling=3"], "settings under scaling"),
     (["theorem", "experiments=[scalling]"], "got 'scalling'"),
