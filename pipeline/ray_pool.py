@@ -15,6 +15,7 @@ import torch
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError, RayTaskError
 
 from pipeline.driver import Driver, RoundStats
+from pipeline.footprint import Footprint, footprint, kept_positions, resident_bytes
 from pipeline.messages import WorkerSetup
 from pipeline.pool import ClientFailure, ClientPool, Unit, assign, run_chunk
 from pipeline.resources import ActorPlan, ResourcesConfig
@@ -120,6 +121,13 @@ class ClientActor:
         self.worker = ClientWorker(setup, images, device)
         return setup.folder.is_dir()
 
+    def footprint(self, rehearses: bool) -> Footprint:
+        """Return the memory that there is and, for one that rehearses, that a round takes."""
+        before = resident_bytes()
+        if rehearses:
+            self.worker.rehearse()
+        return footprint(ray.get_runtime_context().get_node_id(), before, self.worker.device)
+
 
 class RayClientPool(ClientPool):
     """A fixed set of client actors. Handles travel with the pool, so a driver actor can use it."""
@@ -145,6 +153,7 @@ class RayClientPool(ClientPool):
         pool = cls(actors, shared, setup.config.federation.client_timeout_s)
         try:
             pool._wait_until_ready(plan, setup.folder)
+            pool._keep_what_fits(may_shrink=setup.config.resources.num_actors == "auto")
         except BaseException:
             pool.close()
             raise
@@ -172,6 +181,29 @@ class RayClientPool(ClientPool):
         except RayError as error:
             logger.warning("a client actor was lost as it began (%s)", str(error).splitlines()[0])
             return self._revive(actor)
+
+    def _keep_what_fits(self, may_shrink: bool) -> None:
+        """End actors that their node has no memory for, as one of them has measured it.
+
+        ClusterError if none is left, or if the number of actors is not ours to choose.
+        """
+        refs = [a.footprint.remote(i == 0) for i, a in enumerate(self.actors)]
+        found: list[Footprint] = _gather(refs)
+        kept = kept_positions(found, found[0].need_bytes)
+        if len(kept) == len(found):
+            return
+        least = min(one.free_bytes for one in found)
+        told = f"{found[0].need_bytes / 2**20:.0f} MiB for what a round takes, {least / 2**20:.0f}"
+        if not (kept and may_shrink):
+            raise ClusterError(
+                f"expected memory for {len(found)} client actors, got {told} MiB free: lower "
+                "resources.num_actors, client.group_size, client.batch_size or model.width"
+            )
+        logger.warning("%d of %d client actors go on: %s MiB free", len(kept), len(found), told)
+        for position, actor in enumerate(self.actors):
+            if position not in kept:
+                ray.kill(actor)
+        self.actors = [self.actors[position] for position in kept]
 
     @property
     def num_workers(self) -> int:

@@ -7,6 +7,7 @@ here; what it returns are updates of the shared weights and measurements.
 import functools
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ from spire_core.extractor import (
 )
 from spire_core.flat import FlatModel, initial_weights, tensors_hash
 from spire_core.group_training import train_group
-from spire_core.grouped import FlatGroup
+from spire_core.grouped import FlatGroup, choose_engine
 from spire_core.kid import kid
 from spire_core.methods import CLIENT_EMB
 from spire_core.metrics import class_histogram, nearest_neighbour_distance, total_variation
@@ -109,31 +110,45 @@ class ClientWorker:
             self.model, config.client, config.model.d_emb, config.seed, client_id
         )
 
-    def fit(self, client_id: int, broadcast: Broadcast, plan: RoundPlan) -> ClientUpdate:
-        """Return one client's update of this round, and keep its new private state here."""
-        config = self.config
-        update, state = train_client(
-            self.model,
-            broadcast,
-            self.private_state(client_id, plan.round_idx),
-            self.train_images(client_id),
-            config.client,
-            self.recipe(config.client.emb_dropout),
-            plan,
-            config.seed,
-            client_id,
-        )
-        self._keep(client_id, state, plan)
-        return update
-
     def fit_group(
         self, client_ids: Sequence[int], broadcast: Broadcast, plan: RoundPlan
     ) -> list[ClientUpdate]:
-        """Return the updates of clients that are computed together, as `fit` does for one."""
-        if len(client_ids) == 1:  # as `choose_engine` and `ClientConfig.groups` have it
-            return [self.fit(client_id, broadcast, plan) for client_id in client_ids]
+        """Return the updates of clients that are computed together; their new states stay here."""
+        finished = self._trained(client_ids, broadcast, plan)
+        for update, state in finished:
+            if state:
+                client_id, done = update.client_id, plan.round_idx + 1
+                self.store.save(client_id, done, state, plan.kept_rounds)
+        return [update for update, _ in finished]
+
+    def rehearse(self) -> None:
+        """Take one optimizer step as in a round, and keep nothing of it: its memory is measured."""
         config = self.config
-        finished = train_group(
+        engine = choose_engine(config.client.engine, config.model)
+        client = replace(config.client, engine=engine)
+        group = client.groups(range(config.federation.cohort_size))[0]
+        nobody = Broadcast(self.model.weights.cpu().numpy().copy())
+        self._trained(group, nobody, RoundPlan(0, lr_scale=0.0, shares_local=True, tau=1))
+
+    def _trained(
+        self, client_ids: Sequence[int], broadcast: Broadcast, plan: RoundPlan
+    ) -> list[tuple[ClientUpdate, PrivateState]]:
+        config = self.config
+        if len(client_ids) == 1:
+            [client_id] = client_ids
+            trained = train_client(
+                self.model,
+                broadcast,
+                self.private_state(client_id, plan.round_idx),
+                self.train_images(client_id),
+                config.client,
+                self.recipe(config.client.emb_dropout),
+                plan,
+                config.seed,
+                client_id,
+            )
+            return [trained]
+        return train_group(
             self.group,
             broadcast,
             [self.private_state(client_id, plan.round_idx) for client_id in client_ids],
@@ -144,13 +159,6 @@ class ClientWorker:
             config.seed,
             client_ids,
         )
-        for update, state in finished:
-            self._keep(update.client_id, state, plan)
-        return [update for update, _ in finished]
-
-    def _keep(self, client_id: int, state: PrivateState, plan: RoundPlan) -> None:
-        if state:
-            self.store.save(client_id, plan.round_idx + 1, state, plan.kept_rounds)
 
     def undo_round(self, client_id: int, round_idx: int) -> None:
         """Forget what a client learnt in a round whose update was not used."""

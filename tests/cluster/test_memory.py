@@ -16,21 +16,30 @@ ACTORS = ("ray::ClientActor", "ray::Driver")
 
 
 class Weighing(Quiet):
-    """Notes the resident memory of each process of a run, after two of its rounds."""
+    """Notes the resident memory of each process of a run, after two of its rounds.
+
+    Pages that it shares are left out: Ray's object store is mapped into all of them, and which part
+    of it a process has touched says nothing about what the process keeps.
+    """
 
     def __init__(self) -> None:
         self.rss: dict[int, dict[str, int]] = {}
 
     def round_done(self, stats: RoundStats, num_rounds: int) -> None:
         if stats.round_idx + 1 in (EARLY, LATE):
-            self.rss[stats.round_idx + 1] = {name: p.memory_info().rss for name, p in processes()}
+            self.rss[stats.round_idx + 1] = {name: own(p) for name, p in processes()}
+
+
+def own(process: psutil.Process) -> int:
+    memory = process.memory_info()
+    return memory.rss - memory.shared
 
 
 def processes() -> list[tuple[str, psutil.Process]]:
     """This process and its actors, by name and id; an actor at work says so in its name."""
-    own = psutil.Process()
-    found = [("run", own)]
-    for child in own.children(recursive=True):
+    this = psutil.Process()
+    found = [("run", this)]
+    for child in this.children(recursive=True):
         name = "".join(child.cmdline()[:1]).partition(".")[0]
         if name.startswith(ACTORS):
             found.append((f"{name} {child.pid}", child))

@@ -60,7 +60,6 @@ def config_for(mnist_root: Path, folder: Path, *overrides: str) -> Config:
     ("method", "settings"),
     [
         ("spire", ("client.engine=loop",)),
-        ("shared_rep", ("client.engine=loop",)),
         (
             "fedavg_ft",
             (

@@ -17,7 +17,7 @@ from typing import Any
 from mlflow import MlflowClient
 
 SETTINGS = {
-    "federation": {"num_rounds": 40, "cohort_size": 2, "num_clients": 4, "num_new_clients": 1},
+    "federation": {"num_rounds": 30, "cohort_size": 2, "num_clients": 4, "num_new_clients": 1},
     "model.width": 8,
     "adapt.epochs": 1,
     "eval": {"every": 0, "num_images": 8, "num_loss_images": 8},

@@ -1,0 +1,61 @@
+"""How much memory the work of a client takes, measured, and how many actors a node has room for."""
+
+import resource
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What one actor's process needs beside what it holds when idle, and what there is for it.
+
+    `node` names the place that actors share: the node's memory or, on a GPU, that of the GPU.
+    """
+
+    node: str
+    need_bytes: int
+    free_bytes: int
+
+
+def resident_bytes() -> int:
+    """Return the memory that this process holds now."""
+    return psutil.Process().memory_info().rss
+
+
+def peak_bytes() -> int:
+    """Return the most memory that this process has ever held."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024)
+
+
+def footprint(node: str, before_bytes: int, device: torch.device) -> Footprint:
+    """Return what work has taken that this process has just done for the first time.
+
+    `before_bytes`: what it held before that work.
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        name = f"{node} GPU {torch.cuda.get_device_properties(device).uuid}"
+        return Footprint(name, torch.cuda.max_memory_reserved(device), free)
+    need = max(0, peak_bytes() - before_bytes)
+    return Footprint(node, need, psutil.virtual_memory().available)
+
+
+def kept_positions(found: Sequence[Footprint], need_bytes: int) -> list[int]:
+    """Return the positions of the actors that have room to work at once, the first on each node.
+
+    `need_bytes` is what one of them needs; a node's free memory is the least that was seen there.
+    """
+    free: dict[str, int] = {}
+    for one in found:
+        free[one.node] = min(one.free_bytes, free.get(one.node, one.free_bytes))
+    kept = []
+    for position, one in enumerate(found):
+        if free[one.node] >= need_bytes:
+            free[one.node] -= need_bytes
+            kept.append(position)
+    return kept
