@@ -6,8 +6,6 @@ Read `run_experiment` first; the names that it uses, in order, are the data flow
 import contextlib
 import hashlib
 import logging
-import resource
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +18,7 @@ from torch import Tensor
 
 from pipeline.adaptation import adapt_clients
 from pipeline.client_store import CLIENTS, ClientStore
-from pipeline.config import Config
+from pipeline.config import Config, FederationConfig
 from pipeline.disk import room_for
 from pipeline.driver import Driver, RoundStats
 from pipeline.evaluation import (
@@ -31,6 +29,7 @@ from pipeline.evaluation import (
     pooled_features,
 )
 from pipeline.evaluation_store import load_evaluations, rewind_evaluations, save_evaluation
+from pipeline.footprint import peak_bytes
 from pipeline.forgetting import ForgettingCurve, forgetting_curve
 from pipeline.messages import AdaptReport, WorkerSetup
 from pipeline.pool import ClientPool, LocalClientPool
@@ -248,7 +247,9 @@ def run_rounds(
                 if done < num_rounds:
                     stats = driver.run_round(checkpointer.kept_rounds)
                     began = time.monotonic()
-                    tracker.log_metrics(round_metrics(stats, track_s), step=done + 1)
+                    tracker.log_metrics(
+                        round_metrics(stats, track_s, config.federation), step=done + 1
+                    )
                     track_s, num_logged = time.monotonic() - began, done + 1
                     if is_checkpoint_due(num_logged, config):
                         checkpointer.take(driver.server_state())
@@ -256,7 +257,9 @@ def run_rounds(
         except (KeyboardInterrupt, SystemExit):  # a warning before the end: nothing is to be lost
             last = driver.last_stats()
             if last is not None and last.round_idx >= num_logged:  # it ended, and nobody was told
-                tracker.log_metrics(round_metrics(last, track_s), step=last.round_idx + 1)
+                tracker.log_metrics(
+                    round_metrics(last, track_s, config.federation), step=last.round_idx + 1
+                )
             checkpointer.take(driver.server_state())
             raise
     if mirror is not None:
@@ -295,23 +298,30 @@ def evaluation_rounds(num_rounds: int, every: int) -> set[int]:
     return {0, num_rounds, *(range(0, num_rounds, every) if every else ())}
 
 
-def round_metrics(stats: RoundStats, track_s: float) -> dict[str, float]:
-    """Return the tracked numbers of a round; `track_s`: how long recording the last one took."""
-    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {
+def round_metrics(
+    stats: RoundStats, track_s: float, federation: FederationConfig
+) -> dict[str, float]:
+    """Return the tracked numbers of a round; `track_s`: how long recording the last one took.
+
+    Those of the simulated failures are among them where `federation` asks for some.
+    """
+    scenario = {}
+    if federation.drop_rate > 0:
+        scenario["pretrain/absent"] = stats.num_absent
+    if federation.straggler_rate > 0:
+        scenario["pretrain/stragglers"] = stats.num_stragglers
+    return scenario | {
         "pretrain/loss": stats.loss,
+        "pretrain/dropped": stats.num_dropped,
         "time/round_s": stats.train_s + stats.aggregate_s,
         "time/train_s": stats.train_s,
         "time/aggregate_s": stats.aggregate_s,
         "time/dispatch_s": stats.dispatch_s,
         "time/idle_fraction": stats.idle_fraction,
         "time/track_s": track_s,
-        "pretrain/dropped": stats.num_dropped,
-        "pretrain/absent": stats.num_absent,
-        "pretrain/stragglers": stats.num_stragglers,
         "comm/up_bytes": stats.up_bytes,
         "comm/down_bytes": stats.down_bytes,
-        "memory/rss_bytes": rss * (1 if sys.platform == "darwin" else 1024),
+        "memory/rss_bytes": peak_bytes(),
     }
 
 
