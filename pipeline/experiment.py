@@ -32,6 +32,7 @@ from pipeline.evaluation_store import load_evaluations, rewind_evaluations, save
 from pipeline.footprint import peak_bytes
 from pipeline.forgetting import ForgettingCurve, forgetting_curve
 from pipeline.messages import AdaptReport, WorkerSetup
+from pipeline.outbox import read_points
 from pipeline.pool import ClientPool, LocalClientPool
 from pipeline.pretraining import (
     Checkpointer,
@@ -148,6 +149,8 @@ def resume_experiment(
         setting = prepare(config)
         with Tracker.resume(config.tracking, run_dir) as tracker:
             watcher.started(run_dir)
+            if not read_points(run_dir):  # it may have ended before it told its settings
+                log_setting(tracker, setting)
             return _run(setting, tracker, watcher, pretrained)
 
 

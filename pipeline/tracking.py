@@ -7,6 +7,7 @@ anything of it. Only these two calls and `check_store` need a store that answers
 """
 
 import logging
+import shutil
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,6 +27,7 @@ from pipeline.runs import (
     make_runs_folder,
     mask,
     read_record,
+    tracking_root,
     tracking_uri,
 )
 from spire_core.errors import ClusterError, RunError
@@ -59,6 +61,21 @@ def end_run(run_dir: Path, config: TrackingConfig, status: Status) -> None:
         except ClusterError as error:
             _log.warning("the end of run %s is not delivered: %s", record["run_id"], error)
         _warn_of_waiting(run_dir, num_waiting(run_dir))
+
+
+def drop_runs(config: TrackingConfig, tags: Mapping[str, str]) -> None:
+    """Delete the runs that have all of these tags, in the store and on the disk.
+
+    For what a process left that was killed before its run could be gone on with.
+    """
+    if not config.enabled:
+        return
+    uri = tracking_uri(config)
+    wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+    with first_contact(config, uri) as client:
+        for run in client.search_runs([experiment_id(client, config, uri)], wanted):
+            client.delete_run(run.info.run_id)
+            shutil.rmtree(tracking_root(config) / "runs" / run.info.run_id, ignore_errors=True)
 
 
 def _warn_of_waiting(run_dir: Path, num_entries: int) -> None:

@@ -12,13 +12,13 @@ from pipeline.config import Config
 from pipeline.driver import RoundStats
 from pipeline.evaluation import Evaluation
 from pipeline.experiment import Result, resume_experiment, run_experiment
-from pipeline.outbox import read_points
 from pipeline.pretraining import has_pretraining
 from pipeline.progress import Quiet
 from pipeline.report_text import result_json, save_grid
 from pipeline.run_files import save_result
 from pipeline.runs import RECORD, tracking_root
 from pipeline.summary import ROUND_METRICS, final_name
+from pipeline.tracking import drop_runs
 from spire_core.errors import ClusterError, SpireError
 from sweeps.ledger import Entry, Ledger
 from sweeps.share import SharedPretraining
@@ -131,9 +131,12 @@ def _experiment(
     pretrained = None if shared is None else shared.acquire()
     entry = ledger.read(task.trial_id)
     begun = Path(entry.run_dir) if entry is not None and entry.run_dir else None
-    if begun is not None and (begun / RECORD).is_file() and read_points(begun):
+    if begun is not None and (begun / RECORD).is_file():
         taken = None if pretrained == begun else pretrained
         return resume_experiment(begun, task.config, watcher, taken)
+    if task.parent_run_id is not None:  # who began it before was killed ere there was anything
+        ours = {"mlflow.parentRunId": task.parent_run_id, "spire.trial_id": task.trial_id}
+        drop_runs(task.config.tracking, ours)
     return run_experiment(
         task.config, task.preset, watcher, task.parent_run_id, pretrained, task.tags
     )

@@ -22,7 +22,7 @@ from pipeline.mlflow_store import QUIET
 from pipeline.outbox import REFUSED, read_points
 from pipeline.runs import TrackingConfig, find_run, git_revision, mask, tracking_uri, ui_command
 from pipeline.saved_run import SavedRun, save_client, save_run
-from pipeline.tracking import NullTracker, Tracker
+from pipeline.tracking import NullTracker, Tracker, drop_runs
 from spire_core.errors import ClusterError, ConfigError, RunError
 from spire_core.flat import FlatModel
 
@@ -528,3 +528,22 @@ def test_the_revision_is_that_of_a_checkout_that_tracks_the_file(tmp_path: Path)
     assert git_revision(source) == f"{short}-dirty"
     (tmp_path / "installed.py").write_text("1")
     assert git_revision(tmp_path / "installed.py") is None
+
+
+def test_runs_that_nobody_knows_are_dropped_and_no_others(tmp_path: Path) -> None:
+    store = TrackingConfig(root=str(tmp_path), uri=f"sqlite:///{tmp_path}/mlflow.db")
+    sweep = Tracker.start(store, "sweep", {"spire.trial_id": "none"}, kind="sweep")
+    trials = {
+        name: Tracker.start(store, name, {"spire.trial_id": name}, sweep.run_id)
+        for name in ("killed", "other")
+    }
+    alone = Tracker.start(store, "alone", {"spire.trial_id": "killed"})
+    for tracker in (sweep, *trials.values(), alone):
+        tracker.finish("KILLED")
+    drop_runs(store, {"mlflow.parentRunId": sweep.run_id, "spire.trial_id": "killed"})
+    client = MlflowClient(store.uri)
+    [experiment] = [e for e in client.search_experiments() if e.name == store.experiment]
+    left = {run.info.run_name for run in client.search_runs([experiment.experiment_id])}
+    assert left == {"sweep", "other", "alone"}
+    assert not trials["killed"].run_dir.exists()
+    assert trials["other"].run_dir.is_dir()
