@@ -128,7 +128,7 @@ def disturb(event: str, rng: random.Random, root: Path, expected: Expected) -> O
     """Do one run with one event and return what became of it; Missed if it was over before."""
     words = [*SETTINGS, f"tracking.checkpoint_every={rng.choice((1, 2))}"]
     with contextlib.ExitStack() as stack:
-        desk, more, outcome = Desk(root), (), Outcome(event)
+        desk, more, outcome, policy = Desk(root), (), Outcome(event), ""
         if event == "server-down":
             server = Server(root.with_name(f"{root.name}-server"))
             server.start()
@@ -149,7 +149,7 @@ def disturb(event: str, rng: random.Random, root: Path, expected: Expected) -> O
         stack.callback(desk.kill)
         desk.type("run", "smoke", *words)
         outcome.detail, outcome.moment = EVENTS[event](desk, NUM_ROUNDS, rng, *more)
-        if event in FAULT_KINDS:
+        if policy:
             outcome.detail += f", {policy}"
         finish(desk, outcome, expected)
     return outcome
@@ -215,7 +215,7 @@ def line(idx: int, outcome: Outcome) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--runs", type=int, default=20, help="how many (20)")
     parser.add_argument("--seed", type=int, default=0, help="of events and moments (0)")
     text = "choose among these only"

@@ -81,7 +81,7 @@ def measure(config: Config, run_dir: Path, num_blocks: int, num_rounds: int) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--blocks", type=int, default=12, help="of each kind")
     parser.add_argument("--rounds", type=int, default=10, help="in a block")
     parser.add_argument("--out", type=Path, default=OUT)

@@ -98,7 +98,7 @@ def setup_for(config: Config, folder: Path) -> tuple[WorkerSetup, np.ndarray]:
     images = np.random.default_rng(0).integers(0, 256, (MOST_CLIENTS * IMAGES, 1, 16, 16), np.uint8)
     held = np.arange(len(images)).reshape(MOST_CLIENTS, IMAGES)
     clients = tuple(ClientSplit(i, own, own) for i, own in enumerate(held))
-    mixtures = np.full((MOST_CLIENTS, 10), 0.1)
+    mixtures = {i: np.full(10, 0.1) for i in range(MOST_CLIENTS)}
     return WorkerSetup(config, mixtures, Partition(clients, ()), "", folder), images
 
 
@@ -248,8 +248,9 @@ def time_aggregation(repeats: int) -> dict[str, Any]:
         for i in range(20)
     ]
     state = ServerState.initial(weights)
-    call = {"20 updates": (lambda: aggregate(state, updates, config.server), ())}
-    return alternately(call, repeats)
+    return alternately(
+        {"20 updates": (lambda: aggregate(state, updates, config.server), ())}, repeats
+    )
 
 
 def time_adaptation(repeats: int) -> dict[str, Any]:
@@ -279,7 +280,7 @@ def time_adaptation(repeats: int) -> dict[str, Any]:
     def together(count: int) -> Callable[[], list]:
         ids, observers = range(count), [lambda *_: {}] * count
         return lambda: adapt_embeddings(
-            model, weights, [zero] * count, images[:count], settings, recipe, 0, ids, observers
+            model, weights, [zero] * count, list(images[:count]), settings, recipe, 0, ids, observers
         )
 
     calls: dict[str, tuple[Callable[[], Any], int]] = {

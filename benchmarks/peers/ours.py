@@ -69,7 +69,6 @@ def make_setting(work: Work, config: Config) -> Setting:
         data,
         flat,
         Partition(clients, ()),
-        np.ones((len(clients), 1)),
         "mnist",
         FlatModel(config.model, config.method, flat.shape[1]),
     )
@@ -89,7 +88,7 @@ def main() -> None:
             config.client,
             config.server,
             config.method,
-            [len(c.train) for c in setting.partition.train_clients],
+            setting.partition.train_sizes,
             config.seed,
             setting.model.layout.num_without_local,
         )
