@@ -278,9 +278,9 @@ def time_adaptation(repeats: int) -> dict[str, Any]:
     weights = initial_weights(config.model, spire, 1, 0)
 
     def together(count: int) -> Callable[[], list]:
-        ids, observers = range(count), [lambda *_: {}] * count
+        given, ids, observers = list(images[:count]), range(count), [lambda *_: {}] * count
         return lambda: adapt_embeddings(
-            model, weights, [zero] * count, list(images[:count]), settings, recipe, 0, ids, observers
+            model, weights, [zero] * count, given, settings, recipe, 0, ids, observers
         )
 
     calls: dict[str, tuple[Callable[[], Any], int]] = {
