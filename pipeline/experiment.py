@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -59,6 +59,7 @@ from spire_core.secure_sum import unmask_sum
 from spire_core.server import ServerState
 
 logger = logging.getLogger(__name__)
+MakeDriver = Callable[..., Driver | RemoteDriver]
 POOLED_IMAGES = 1000  # of the pre-training population, for forgetting
 
 
@@ -93,18 +94,19 @@ class Result:
 
 
 @contextlib.contextmanager
-def open_pool(setting: Setting, folder: Path) -> Iterator[tuple[ClientPool, type]]:
-    """Yield the client pool that the configuration asks for, and the driver that goes with it."""
+def open_pool(setting: Setting, folder: Path) -> Iterator[tuple[ClientPool, MakeDriver]]:
+    """Yield the client pool that the configuration asks for, and what makes a driver for it."""
     config = setting.config
     setup = WorkerSetup(config, setting.mixtures, setting.partition, setting.extractor, folder)
     if config.resources.pool == "local":
         yield LocalClientPool(ClientWorker(setup, setting.images)), Driver
         return
     with cluster() as available:
+        make_driver = Driver if is_in_actor() else RemoteDriver().begin
         plan = plan_actors(config.resources, available, most_useful_actors(config))
         pool = RayClientPool.start(setup, setting.images, plan)
         try:
-            yield pool, Driver if is_in_actor() else RemoteDriver
+            yield pool, make_driver
         finally:
             pool.close()
 
@@ -192,7 +194,7 @@ def take_over(result: Result, tracker: Tracker, source: Path) -> None:
 
 
 def pretrain(
-    result: Result, pool: ClientPool, make_driver: type, tracker: Tracker, watcher: Watcher
+    result: Result, pool: ClientPool, make_driver: MakeDriver, tracker: Tracker, watcher: Watcher
 ) -> np.ndarray:
     """Run the rounds, with evaluations now and then; return the backbone (P,) that clients get.
 

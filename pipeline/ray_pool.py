@@ -282,12 +282,29 @@ def _is_lost(result: Any) -> bool:
     return isinstance(result, ClientFailure) and result.is_lost
 
 
-class RemoteDriver:
-    """A `Driver` in an actor of its own, with the same methods."""
+@ray.remote
+class DriverActor(Driver):
+    """A driver whose process starts before there is a pool to drive."""
 
-    def __init__(self, *args: Any) -> None:
-        remote: Any = ray.remote(Driver)
-        self.actor: Any = remote.options(num_cpus=0).remote(*args)
+    def __init__(self) -> None:
+        pass
+
+    def begin(self, *args: Any) -> None:
+        super().__init__(*args)
+
+
+class RemoteDriver:
+    """A `Driver` in an actor of its own, with the same methods once it has begun."""
+
+    def __init__(self) -> None:
+        """Start the process, which takes seconds, beside those of the clients."""
+        actor_class: Any = DriverActor
+        self.actor: Any = actor_class.options(num_cpus=0).remote()
+
+    def begin(self, *args: Any) -> "RemoteDriver":
+        """Take what a `Driver` is made with."""
+        _gather([self.actor.begin.remote(*args)])
+        return self
 
     def run_round(self, kept_rounds: tuple[int, ...] = ()) -> RoundStats:
         return _gather([self.actor.run_round.remote(kept_rounds)])[0]

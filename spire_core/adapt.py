@@ -10,13 +10,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from spire_core.adam import Moments
 from spire_core.client import PrivateState, personalise
 from spire_core.errors import ConfigError, DataError
 from spire_core.evaluate import heldout_loss
 from spire_core.flat import FlatModel
 from spire_core.methods import CLIENT_EMB, NETWORK_PARTS
 from spire_core.rng import torch_generator
-from spire_core.training import Moments, Recipe, batches, fit, seeded_dropout, steps_per_epoch
+from spire_core.training import Recipe, batches, fit, seeded_dropout, steps_per_epoch
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from spire_core.adam import Adam
 from spire_core.adapt import (
     AdaptConfig,
     Adapted,
@@ -24,7 +25,7 @@ from spire_core.errors import ConfigError
 from spire_core.flat import FlatModel, train_only
 from spire_core.methods import CLIENT_EMB, Method
 from spire_core.schedule import denoising_loss
-from spire_core.training import Recipe, draw_noise, make_optimizer, to_float
+from spire_core.training import Recipe, draw_noise, to_float
 from spire_core.unet import ModelConfig
 
 
@@ -42,7 +43,7 @@ class _NewClient:
 
     client_id: int
     client_emb: nn.Parameter
-    optimizer: torch.optim.Adam
+    optimizer: Adam
     images: Tensor
     course: Course
     losses: list[Tensor] = field(default_factory=list)  # of the running epoch
@@ -81,7 +82,7 @@ def adapt_embeddings(
             own, val = split_validation(own, config.val_fraction, seed, client_id)
         emb = nn.Parameter(start[CLIENT_EMB].to(weights.device).clone())
         rates = {CLIENT_EMB: config.lr or record.adapt_lr}
-        optimizer = make_optimizer({CLIENT_EMB: emb}, rates, {}, recipe.betas)
+        optimizer = Adam({CLIENT_EMB: emb}, rates, {}, recipe.betas)
         course = Course(model, emb, val, config, recipe, seed, client_id, observe)
         clients.append(_NewClient(client_id, emb, optimizer, own, course))
     active = clients

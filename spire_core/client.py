@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from spire_core.adam import Moments
 from spire_core.flat import FlatModel, FlatWeights
 from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL, NETWORK_PARTS
 from spire_core.rng import torch_generator
 from spire_core.training import (
     ClientConfig,
-    Moments,
     Recipe,
     batches,
     fit,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from spire_core.adam import Adam
 from spire_core.client import (
     Broadcast,
     ClientRun,
@@ -28,8 +29,6 @@ from spire_core.training import (
     ClientConfig,
     Recipe,
     draw_noise,
-    make_optimizer,
-    read_moments,
     to_float,
     trained_leaves,
 )
@@ -78,8 +77,7 @@ def fit_group(
     leaves = [trained_leaves(run.model, run.client_emb, rates) for run in runs]
     train_only(group.net, group.layout, rates)
     optimizers = [
-        make_optimizer(own, rates, run.moments, recipe.betas)
-        for own, run in zip(leaves, runs, strict=True)
+        Adam(own, rates, run.moments, recipe.betas) for own, run in zip(leaves, runs, strict=True)
     ]
     totals = torch.zeros(len(runs), device=group.weights.device)
     for step in range(counts[0]):
@@ -87,8 +85,8 @@ def fit_group(
         totals[:num_active] += group_step(group, runs[:num_active], recipe)
         for optimizer in optimizers[:num_active]:
             optimizer.step()
-    for run, optimizer, own, total in zip(runs, optimizers, leaves, totals.tolist(), strict=True):
-        run.moments |= read_moments(optimizer, own)
+    for run, optimizer, total in zip(runs, optimizers, totals.tolist(), strict=True):
+        run.moments |= optimizer.moments
         run.total_loss += total
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from spire_core.adam import Adam, Moments
 from spire_core.errors import ConfigError
 from spire_core.flat import FlatModel, FlatWeights, train_only
 from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL
@@ -114,27 +115,6 @@ class ClientConfig:
 
 
 @dataclass(frozen=True)
-class Moments:
-    """Adam's running state of one part: first and second moment (n,) and the steps taken."""
-
-    exp_avg: Tensor
-    exp_avg_sq: Tensor
-    step: Tensor
-
-    @classmethod
-    def fresh(cls, like: Tensor) -> "Moments":
-        return cls(torch.zeros_like(like), torch.zeros_like(like), torch.zeros(()))
-
-    def as_adam_state(self) -> dict[str, Tensor]:
-        """Return copies in the form that `torch.optim.Adam` keeps."""
-        return {
-            "step": self.step.clone().to(self.exp_avg.device),
-            "exp_avg": self.exp_avg.clone(),
-            "exp_avg_sq": self.exp_avg_sq.clone(),
-        }
-
-
-@dataclass(frozen=True)
 class Recipe:
     """The diffusion objective as training needs it."""
 
@@ -188,35 +168,6 @@ def trained_leaves(
         leaves[CLIENT_EMB] = client_emb
         client_emb.grad = torch.zeros_like(client_emb)
     return leaves
-
-
-def make_optimizer(
-    leaves: Mapping[str, nn.Parameter],
-    rates: Mapping[str, float],
-    moments: Mapping[str, Moments],
-    betas: tuple[float, float],
-) -> torch.optim.Adam:
-    """Return Adam over the given parts, continuing from the given moments."""
-    groups = [
-        {"params": [leaf], "lr": rates[part]} for part, leaf in leaves.items() if leaf.numel()
-    ]
-    optimizer = torch.optim.Adam(groups, betas=betas, fused=True)
-    for part, leaf in leaves.items():
-        if part in moments and leaf.numel():
-            optimizer.state[leaf] = moments[part].as_adam_state()
-    return optimizer
-
-
-def read_moments(
-    optimizer: torch.optim.Adam, leaves: Mapping[str, nn.Parameter]
-) -> dict[str, Moments]:
-    """Return Adam's state of each part after training (the optimizer's own tensors, not copies)."""
-    keys = ("exp_avg", "exp_avg_sq", "step")
-    return {
-        part: Moments(**{key: optimizer.state[leaf][key] for key in keys})
-        for part, leaf in leaves.items()
-        if leaf in optimizer.state
-    }
 
 
 def draw_noise(
@@ -278,13 +229,13 @@ def fit(
     leaves = trained_leaves(model, client_emb, rates)
     train_only(model.net, model.layout, leaves)
     model.train(True)
-    optimizer = make_optimizer(leaves, rates, moments, recipe.betas)
+    optimizer = Adam(leaves, rates, moments, recipe.betas)
     total, count = torch.zeros((), device=model.weights.device), 0
     for index in index_batches:
-        optimizer.zero_grad(set_to_none=False)
+        optimizer.zero_grad()
         x0 = to_float(images[index].to(model.weights.device))
         total += training_step(model, client_emb, x0, recipe, generator)
         optimizer.step()
         count += 1
     model.train(False)
-    return float(total) / max(1, count), read_moments(optimizer, leaves)
+    return float(total) / max(1, count), optimizer.moments
