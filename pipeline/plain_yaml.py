@@ -21,7 +21,7 @@ def read_settings_file(file: str, known: str) -> str:
         path = Path(file).expanduser()
         if path.stat().st_size > 4 * MAX_CHARS or not path.is_file():
             raise ConfigError(
-                f"expected {known}, got {file[:200]!r}, which is no file of at most {MAX_CHARS} "
+                f"expected {known}, got {file[:100]!r}, which is no file of at most {MAX_CHARS} "
                 "characters: name another"
             )
         return path.read_text(encoding="utf-8")
@@ -33,7 +33,7 @@ def read_settings_file(file: str, known: str) -> str:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(
-            f"expected {known}, got {file[:200]!r} ({getattr(error, 'strerror', None) or error}): "
+            f"expected {known}, got {file[:100]!r} ({getattr(error, 'strerror', None) or error}): "
             "name one that exists"
         ) from error
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.report_text import aligned, change, number
+from sweeps.estimate import sweep_seconds
 from sweeps.ledger import Entry
 from sweeps.plan import TrialPlan, concurrency, plan_trial
 from sweeps.space import SweepConfig, Trial
@@ -19,7 +20,7 @@ def plan_json(
     at_once = concurrency(sweep, trials, cluster)
     plans = [plan_trial(t.config, cluster, at_once, sweep.autoscaling) for t in trials]
     rows = [_planned(trial, plan) for trial, plan in zip(trials, plans, strict=True)]
-    drawn = sweep.num_trials if sweep.search == "optuna" else len(trials)
+    drawn = (sweep.num_trials or 0) if sweep.search == "optuna" else len(trials)
     return {
         "name": sweep.name,
         "preset": sweep.preset,
@@ -27,6 +28,7 @@ def plan_json(
         "num_trials": drawn,
         "concurrency": at_once,
         "cluster": {name: cluster[name] for name in ("CPU", "GPU") if name in cluster},
+        "estimate_s": drawn / len(trials) * sweep_seconds(trials, plans, at_once),
         "trials": rows,
     }
 
@@ -58,8 +60,17 @@ def plan_text(told: Mapping[str, Any]) -> str:
     kind = "trials" if told["search"] != "optuna" else "trials to draw; those at the axes' ends"
     return (
         f"sweep {told['name']} on {told['preset']}: {told['num_trials']} {kind}, "
-        f"{told['concurrency']} at once on {have}\n{aligned(header, rows)}"
+        f"{told['concurrency']} at once on {have}\n{aligned(header, rows)}\n"
+        f"about {duration(told['estimate_s'])} on CPUs such as this machine's, by a few timed steps"
     )
+
+
+def duration(seconds: float) -> str:
+    """Return a span of time in its natural unit, to two digits or so."""
+    for unit, size in (("days", 86_400.0), ("h", 3_600.0), ("min", 60.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.{0 if seconds >= 10 * size else 1}f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def outcome_json(outcome: Outcome) -> dict[str, Any]:

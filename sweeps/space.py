@@ -25,6 +25,7 @@ from spire_core.errors import ConfigError
 from spire_core.rng import numpy_generator
 
 SEARCHES, SCHEDULERS, MODES = ("grid", "random", "optuna"), ("none", "asha"), ("min", "max")
+SHARED_IN = ("sweep", "root")
 RANGE_KEYS = {"min", "max", "log", "integer"}
 NAME = re.compile(r"[\w.-]{1,100}")
 MAX_TRIALS = 10_000
@@ -39,7 +40,8 @@ class SweepConfig:
     best. `concurrency`: trials at once, None for as many as fit. `budget_s`: seconds after which no
     trial goes on. `max_failures`: how often a trial is begun again after its process, an actor or a
     node was lost. `autoscaling`: the cluster grows on demand, so what does not fit now may fit
-    later.
+    later. `share_pretraining`: trials with the same pre-training do it once in this "sweep", or
+    once for all sweeps under one tracking "root" that say so.
     """
 
     name: str = ""
@@ -57,6 +59,7 @@ class SweepConfig:
     max_failures: int = 2
     autoscaling: bool = False
     report: bool = True
+    share_pretraining: str = "sweep"
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
@@ -64,7 +67,8 @@ class SweepConfig:
                 f"expected a sweep's name of letters, digits, dots and dashes, got {self.name!r}: "
                 "change name"
             )
-        for key, known in (("search", SEARCHES), ("scheduler", SCHEDULERS), ("mode", MODES)):
+        choices = {"search": SEARCHES, "scheduler": SCHEDULERS, "mode": MODES}
+        for key, known in (choices | {"share_pretraining": SHARED_IN}).items():
             if getattr(self, key) not in known:
                 raise ConfigError(
                     f"expected {key} as {' or '.join(known)}, got {getattr(self, key)!r}: "
@@ -165,7 +169,7 @@ class Trial:
     """One experiment of a sweep: `spire run PRESET OVERRIDES` would be the same.
 
     `point`: what it has on the axes, by key of the configuration. `shares_pretraining`: whether
-    another trial has the same pre-training.
+    another trial, of this sweep or another, may have the same pre-training.
     """
 
     config: Config
@@ -244,11 +248,17 @@ def trials(sweep: SweepConfig, points: Sequence[Mapping[str, Any]] | None = None
         record = trial.config.method.record
         common = trial.config.pretrain_fingerprint if record.is_federated else trial.trial_id
         by_pretraining.setdefault(common, []).append(trial)
+    with_others = sweep.share_pretraining == "root"
     groups = [
-        [dataclasses.replace(trial, shares_pretraining=len(group) > 1) for trial in group]
+        [_sharing(trial, with_others or len(group) > 1) for trial in group]
         for group in by_pretraining.values()
     ]
     return [group[0] for group in groups] + [t for group in groups for t in group[1:]]
+
+
+def _sharing(trial: Trial, shares: bool) -> Trial:
+    shares &= trial.config.method.record.is_federated
+    return dataclasses.replace(trial, shares_pretraining=shares)
 
 
 def make_trial(sweep: SweepConfig, point: Mapping[str, Any], seed: int) -> Trial:

@@ -143,7 +143,9 @@ def test_a_dry_run_tells_all_of_it() -> None:
     assert (told["num_trials"], told["concurrency"]) == (2, 2)
     assert told["cluster"] == {"CPU": 4.0, "GPU": 1.0}
     assert [row["resources"] for row in told["trials"]] == [[{}, {"CPU": 1.0, "GPU": 0.5}]] * 2
+    assert told["estimate_s"] > 0
     assert "2 trials, 2 at once on 4 CPU, 1 GPU" in plan_text(told)
+    assert "on CPUs such as this machine's" in plan_text(told)
 
 
 @pytest.mark.parametrize("share", [{"num_gpus": 1.5}, {"num_gpus": -1.0}, {"device": "cuda"}])

@@ -100,6 +100,18 @@ def test_where_a_trial_runs_and_is_tracked_is_no_part_of_its_id() -> None:
     assert ids() != ids(**{"adapt.epochs": 1})
 
 
+def test_a_pretraining_may_be_shared_with_other_sweeps() -> None:
+    axes = {"method": ["spire", "local"]}
+    alone, with_others = (
+        [t.shares_pretraining for t in trials(sweep_of(axes=axes, share_pretraining=where))]
+        for where in ("sweep", "root")
+    )
+    assert alone == [False, False]
+    assert with_others == [True, False]  # local has none
+    with pytest.raises(ConfigError, match="share_pretraining as sweep or root"):
+        sweep_of(share_pretraining="always")
+
+
 def test_trials_that_wait_for_anothers_pretraining_come_last() -> None:
     axes = {"method": ["fedavg_ft", "fedavg", "spire", "local"], "adapt.epochs": [1, 2]}
     found = trials(sweep_of(axes=axes))

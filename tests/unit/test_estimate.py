@@ -1,0 +1,59 @@
+"""The time that a sweep would take: images are counted by hand, and a step is really timed."""
+
+import math
+
+import pytest
+
+from pipeline.config import load_config
+from sweeps.estimate import START_S, Costs, adaptation_s, pretraining_s, sweep_seconds
+from sweeps.outcome_text import duration
+from sweeps.plan import TrialPlan
+from sweeps.space import SweepConfig, trials
+
+COSTS = Costs(train_s=1.0, look_s=1e-3)
+ROUNDS = ("federation.num_rounds=10", "federation.tau=2", "client.batch_size=5", "eval.every=4")
+DRAWS = ("eval.num_images=100", "diffusion.sample_steps=10")  # 1 s for one client
+ONE_EPOCH = ("federation.tau=null", "federation.local_epochs=1")
+SIZES = ("federation.num_clients=6", "federation.cohort_size=3", "federation.num_new_clients=2")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ((), 300.0 + 4 * 6),  # evaluations after rounds 0, 4, 8 and 10
+        (("eval.every=0",), 300.0 + 2 * 6),
+        (("eval.num_clients=2",), 300.0 + 4 * 2),
+        (("method=fedavg",), 300.0 + 4 * 4),  # a few draws stand for everybody
+        (("method=local",), 0.0),
+        ((*ONE_EPOCH, "partition.client_size=40"), 10 * 3 * 30.0 + 4 * 6),
+    ],
+)
+def test_rounds_and_their_evaluations_are_counted(words: tuple[str, ...], expected: float) -> None:
+    config = load_config(None, [*ROUNDS, *DRAWS, *SIZES, *words])
+    assert pretraining_s(config, COSTS) == pytest.approx(expected)
+
+
+def test_epochs_of_new_clients_are_counted() -> None:
+    words = ("adapt.epochs=7", "adapt.eval_every=3", "adapt.num_images=8")
+    config = load_config(None, [*DRAWS, *SIZES, *words])
+    assert adaptation_s(config, COSTS) == pytest.approx(2 * (7 * 8 + 4))
+    nobody_trains = load_config(None, [*DRAWS, *SIZES, *words, "method=fedavg"])
+    assert adaptation_s(nobody_trains, COSTS) == pytest.approx(2 * 1)
+
+
+def test_a_pretraining_that_trials_share_counts_once() -> None:
+    def seconds(epochs: list[int]) -> float:
+        sweep = SweepConfig(name="a", preset="smoke", axes={"adapt.epochs": epochs})
+        found = trials(sweep)
+        return sweep_seconds(found, [TrialPlan(None)] * len(found), at_once=1)
+
+    one, three = seconds([2]), seconds([2, 3, 4])
+    assert START_S < one < math.inf
+    assert three - 3 * START_S < 2 * (one - START_S)  # timed: 1.2 times
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(40, "40 s"), (150, "2.5 min"), (1800, "30 min"), (4e4, "11 h")]
+)
+def test_spans_are_told_in_their_unit(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
