@@ -1,0 +1,162 @@
+"""Scores over two settings at once: where a method passes SPIRE, and rates against epochs.
+
+A plane is spanned by two numbers that were both varied, such as pre-training clients and rounds.
+In each cell stands a method minus SPIRE, paired on seeds, each at its best remaining settings.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from pipeline.grid_figures import Grid, grids_figure
+from sweeps.report_figures import AXES, Picture
+from sweeps.report_groups import Group, as_number, best, by_method, label, tasks_of
+from sweeps.report_pairs import REFERENCE
+from sweeps.report_series import Histories, curves, setting_of
+from sweeps.report_stats import Estimate, paired, verdict
+from sweeps.report_tables import Cell, Table
+
+KID_EPOCHS = "adapt/kid/mean"
+RATE = "adapt.lr"
+OWN = ("method.", RATE)  # settings of a method, which choose its best and span no plane
+PLANE = (
+    "Each method minus SPIRE on new clients' final KID, paired on seeds, mean and 95 % interval; "
+    "above zero SPIRE is ahead. Each is at its best remaining settings."
+)
+Place = tuple[float, ...]
+
+
+def places(groups: Sequence[Group], metric: str) -> tuple[list[str], dict[str, dict[Place, Group]]]:
+    """Return the numbers that span the groups, and each method's best group at each place.
+
+    Only numbers that SPIRE and another method were both run at two values of.
+    """
+    told = [dict(group.task) | dict(group.setting) for group in groups]
+    keys = [k for k in dict.fromkeys(k for t in told for k in t) if not k.startswith(OWN)]
+    spanning = [key for key in keys if _is_varied(groups, told, key)]
+    found: dict[str, dict[Place, list[Group]]] = {}
+    for group, values in zip(groups, told, strict=True):
+        numbers = [as_number(values[key]) for key in spanning]
+        place = tuple(number for number in numbers if number is not None)
+        if len(place) == len(spanning) and group.values(metric):
+            found.setdefault(group.method, {}).setdefault(place, []).append(group)
+    return spanning, {
+        method: {place: best(several, metric) for place, several in at.items()}
+        for method, at in found.items()
+    }
+
+
+def _is_varied(groups: Sequence[Group], told: Sequence[Mapping[str, str]], key: str) -> bool:
+    values: dict[str, set[float]] = {}
+    for group, own in zip(groups, told, strict=True):
+        if (number := as_number(own[key])) is not None:
+            values.setdefault(group.method, set()).add(number)
+    ours = values.pop(REFERENCE, set())
+    return any(len(ours & theirs) > 1 for theirs in values.values())
+
+
+def differences(
+    groups: Sequence[Group], metric: str
+) -> tuple[list[str], dict[str, dict[Place, Estimate]]]:
+    """Return the two numbers that span a plane, and each method minus SPIRE at its places.
+
+    Nothing at all where other than two numbers were varied.
+    """
+    spanning, found = places(groups, metric)
+    if len(spanning) != 2 or REFERENCE not in found:
+        return [], {}
+    ours = found.pop(REFERENCE)
+    told: dict[str, dict[Place, Estimate]] = {}
+    for method, theirs in found.items():
+        for place in sorted(theirs.keys() & ours.keys()):
+            difference = paired(theirs[place].values(metric), ours[place].values(metric))
+            if difference is not None:
+                told.setdefault(method, {})[place] = difference
+    return spanning, told
+
+
+def plane_table(groups: Sequence[Group], metric: str) -> Table | None:
+    """Return the differences against SPIRE place by place; None without a plane."""
+    keys, told = differences(groups, metric)
+    rows: list[tuple[Cell, ...]] = [
+        (method, *(f"{number:g}" for number in place), found, found.num, verdict(found))
+        for method, at in told.items()
+        for place, found in at.items()
+    ]
+    columns = ("method", *keys, "minus SPIRE", "pairs", "verdict")
+    return (
+        Table("plane", "Differences over the plane", PLANE, columns, tuple(rows)) if rows else None
+    )
+
+
+def plane_picture(groups: Sequence[Group], metric: str) -> Picture | None:
+    """Return the differences against SPIRE as heat maps, one for each method."""
+    keys, told = differences(groups, metric)
+    if not told:
+        return None
+    grids = [_plane(method, at) for method, at in told.items()]
+    ylabels = [keys[0]] + [""] * (len(grids) - 1)
+    number = "new clients' KID minus SPIRE's"
+    figure = grids_figure(grids, keys[1], ylabels, number, is_signed=True)
+    text = PLANE + " A star marks an interval that excludes zero."
+    return Picture("plane", "Where SPIRE is passed", text, figure)
+
+
+def _plane(method: str, at: Mapping[Place, Estimate]) -> Grid:
+    rows, columns = (sorted({place[axis] for place in at}) for axis in (0, 1))
+    values = np.full((len(rows), len(columns)), np.nan)
+    texts = [[""] * len(columns) for _ in rows]
+    for (row, column), found in at.items():
+        i, j = rows.index(row), columns.index(column)
+        values[i, j] = found.mean
+        star = "*" if verdict(found) != "cannot tell" else ""
+        texts[i][j] = f"{found.mean:+.2g}{star}"
+    return Grid(
+        f"{method} minus SPIRE",
+        tuple(f"{row:g}" for row in rows),
+        tuple(f"{column:g}" for column in columns),
+        values,
+        tuple(map(tuple, texts)),
+    )
+
+
+def rate_pictures(groups: Sequence[Group], histories: Histories) -> list[Picture]:
+    """Return, for each task with several rates, KID over rates and epochs, a map per method."""
+    tasks, found = tasks_of(groups), []
+    for number, task in enumerate(tasks, 1):
+        here = [group for group in groups if group.task == task]
+        grids = [grid for own in by_method(here).values() if (grid := _rates(own, histories))]
+        if not grids:
+            continue
+        ylabels = [AXES[RATE][0]] + [""] * (len(grids) - 1)
+        figure = grids_figure(grids, "epochs of adaptation", ylabels, "KID of new clients")
+        suffix, told = (f"_{number}", f" ({label(task)})") if len(tasks) > 1 else ("", "")
+        text = "KID of new clients, mean over clients and seeds, at each rate after each epoch."
+        found.append(Picture(f"rates_epochs{suffix}", f"KID by rate and epoch{told}", text, figure))
+    return found
+
+
+def _rates(groups: Sequence[Group], histories: Histories) -> Grid | None:
+    """Return a method's KID (rates, epochs), where several rates differ in nothing else."""
+    at: dict[float, list[Group]] = {}
+    for group in groups:
+        if RATE in dict(group.setting) and (rate := setting_of(group, RATE)) is not None:
+            at.setdefault(rate, []).append(group)
+    if len(at) < 2 or any(len(several) > 1 for several in at.values()):
+        return None
+    lines = {
+        r: line for r, own in sorted(at.items()) for line in curves(own, KID_EPOCHS, histories)
+    }
+    if len(lines) < 2:
+        return None
+    epochs = sorted(set(itertools.chain(*([p[0] for p in line.points] for line in lines.values()))))
+    values = np.full((len(lines), len(epochs)), np.nan)
+    for i, line in enumerate(lines.values()):
+        for epoch, mean, *_ in line.points:
+            values[i, epochs.index(epoch)] = mean
+    texts = tuple(tuple("" if np.isnan(v) else f"{v:.2g}" for v in row) for row in values)
+    method = groups[0].method
+    return Grid(
+        method, tuple(f"{r:g}" for r in lines), tuple(f"{e:g}" for e in epochs), values, texts
+    )
