@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.profiler import profile, record_function
 
 from pipeline.client_store import ClientStore
 from pipeline.messages import AdaptReport, Drawn, Fitted, Look, Losses, WorkerSetup
+from pipeline.profiling import save_profile, start_profile
 from pipeline.saved_run import save_client
 from spire_core.adapt import AdaptConfig, adapt_client, num_trained
 from spire_core.adapt_together import adapt_embeddings
@@ -62,6 +64,7 @@ class ClientWorker:
         self.store = ClientStore(setup.folder / "clients")
         self.model = self._new_model()
         self._extractor: Extractor | None = None
+        self._profile: profile | None = None
 
     def _new_model(self) -> FlatModel:
         config = self.config
@@ -114,11 +117,12 @@ class ClientWorker:
         self, client_ids: Sequence[int], broadcast: Broadcast, plan: RoundPlan
     ) -> list[ClientUpdate]:
         """Return the updates of clients that are computed together; their new states stay here."""
-        finished = self._trained(client_ids, broadcast, plan)
+        done = plan.round_idx + 1
+        with record_function(f"round {done}, clients {', '.join(map(str, client_ids))}"):
+            finished = self._trained(client_ids, broadcast, plan)
         for update, state in finished:
             if state:
-                client_id, done = update.client_id, plan.round_idx + 1
-                self.store.save(client_id, done, state, plan.kept_rounds)
+                self.store.save(update.client_id, done, state, plan.kept_rounds)
         return [update for update, _ in finished]
 
     def rehearse(self) -> None:
@@ -159,6 +163,18 @@ class ClientWorker:
             config.seed,
             client_ids,
         )
+
+    def start_profile(self) -> None:
+        """Have torch watch what this worker computes from now on."""
+        self._profile = start_profile(self.device)
+
+    def save_profile(self, folder: Path, name: str) -> bool:
+        """Write what was seen since `start_profile`; False if this worker began after that."""
+        if self._profile is None:
+            return False
+        save_profile(self._profile, self.device, folder, name)
+        self._profile = None
+        return True
 
     def undo_round(self, client_id: int, round_idx: int) -> None:
         """Forget what a client learnt in a round whose update was not used."""

@@ -24,6 +24,7 @@ def fingerprints(*overrides: str) -> tuple[str, str]:
         ("spire", "server.trim_fraction=0.1"),  # of aggregation=trimmed_mean alone
         ("spire", "resources.num_actors=1"),
         ("spire", "tracking.checkpoint_every=1"),
+        ("spire", "tracking.profile=true"),
         ("spire", "data.root=elsewhere"),
         ("fedavg_ft", "adapt.group_size=3"),  # only embeddings are fitted together
         ("fedavg", "adapt.epochs=99"),
