@@ -71,13 +71,17 @@ def config_for(mnist_root: Path, folder: Path, *overrides: str) -> Config:
                 "server.aggregation=median",
             ),
         ),
-        ("spire", ("client.engine=grouped", "client.group_size=2")),  # a cohort of 2 and 1
+        (
+            "spire",
+            ("client.engine=grouped", "client.group_size=2", "client.compression=int8"),  # 2 and 1
+        ),
         (
             "shared_rep",
             (
                 "client.engine=grouped",
                 "client.group_size=2",
                 "client.opt_state=keep",
+                "client.compression=top_k",
                 "federation.drop_rate=0.6",
                 "federation.straggler_rate=0.5",
             ),
