@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.config import load_config
 from spire_core.client import Broadcast, ClientUpdate
 from spire_core.compression import (
     BLOCK,
@@ -20,6 +21,7 @@ from spire_core.compression import (
     decompress,
     encode,
 )
+from spire_core.errors import ConfigError
 from spire_core.faults import fault_of
 from spire_core.training import ClientConfig
 
@@ -198,3 +200,19 @@ def test_without_compression_the_update_itself_travels() -> None:
     assert sent is plain
     assert kept == {}
     assert decompress(sent, numbers(0).numpy(), config_for("none")) is plain
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (["client.compression=zip"], "as none, bf16, int8, top_k, got 'zip': choose one"),
+        (["client.top_k_fraction=0"], "above 0 and at most 1, got 0.0"),
+        (
+            ["client.compression=top_k", "server.aggregation=median"],
+            "server.aggregation=mean with client.compression=top_k, got median",
+        ),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(settings: list[str], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        load_config("smoke", settings)

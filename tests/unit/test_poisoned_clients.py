@@ -240,6 +240,18 @@ def test_a_compressed_update_that_is_refused_leaves_what_its_client_owed(
     assert stats.up_bytes == 2 * (each[form] + 2 * 2 * size + 3 * 4)
 
 
+def test_a_round_that_is_done_again_sends_what_was_owed_once(
+    setting: Setting, tmp_path: Path
+) -> None:
+    client, spoilt = {"compression": "top_k"}, of_arrays(lambda values: values[:-1])
+    poisons = [lambda u: u, crash, changed(change=spoilt)]
+    again = driver_for(setting, tmp_path / "again", "retry", poisons, times=2, client=client)
+    plain = driver_for(setting, tmp_path / "plain", "retry", client=client)
+    found = state_after(again, 4)
+    assert_same(found, state_after(plain, 4))
+    assert np.abs(found[f"{POISONED}.{RESIDUAL}"]).max() > 0
+
+
 def test_numbers_that_turn_to_nan_are_refused_however_they_travel(
     setting: Setting, tmp_path: Path
 ) -> None:

@@ -34,8 +34,8 @@ def test_a_run_that_is_watched_is_the_same_run(
     mnist_root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     words = [f"data.root={mnist_root}", f"tracking.root={tmp_path}", "tracking.enabled=false"]
-    words += ["resources.pool=local", "federation.num_rounds=2", "federation.num_new_clients=1"]
-    words += ["eval.every=0", "eval.num_images=8", "adapt.epochs=1", "model.width=8"]
+    words += ["resources.pool=local", "federation.num_rounds=2", "federation.num_new_clients=0"]
+    words += ["eval.every=0", "eval.num_images=8", "eval.num_clients=2", "model.width=8"]
     words += [
         "federation.cohort_size=2",
         "federation.tau=1",
