@@ -216,10 +216,13 @@ def test_killed_actors_come_back_and_nothing_changes(
         for pid in pids[:after_round]:
             os.kill(pid, signal.SIGKILL)
 
-    for after_round in (1, 2):  # one of two actors, then both
-        config = config_for(mnist_root, tmp_path, "resources.num_actors=2")
+    for after_round in (1, 2):  # one of two actors, then both, of which one is being profiled
+        watches = f"tracking.profile={after_round == 2}"
+        config = config_for(mnist_root, tmp_path, "resources.num_actors=2", watches)
         result = run_experiment(config, None, Troubled(kill, after_round))
         assert result.state_fingerprint == whole.state_fingerprint
+    assert "no profile: the client actor that was watched has been lost" in caplog.text
+    assert trace_path(result.run_dir) is None
 
 
 class BeginningKiller:

@@ -36,10 +36,7 @@ def test_a_run_that_is_watched_is_the_same_run(
     words = [f"data.root={mnist_root}", f"tracking.root={tmp_path}", "tracking.enabled=false"]
     words += ["resources.pool=local", "federation.num_rounds=2", "federation.num_new_clients=0"]
     words += ["eval.every=0", "eval.num_images=8", "eval.num_clients=2", "model.width=8"]
-    words += [
-        "federation.cohort_size=2",
-        "federation.tau=1",
-    ]  # torch takes its time with each event
+    words += ["federation.cohort_size=2", "federation.tau=1"]  # torch is slow with events
     said, heard = [], []
     for option in ([], ["--profile"]):
         assert main(["run", "smoke", *words, *option, "--quiet"]) == 0
