@@ -100,9 +100,15 @@ def say(text: str) -> None:
 def run(args: argparse.Namespace) -> Answer:
     """Run one experiment, or with `--dry-run` say what it would be."""
     from pipeline.config import load_config
+    from spire_core.errors import ConfigError
 
     preset, overrides = _preset_and_overrides(args.words)
-    config = load_config(preset, overrides)
+    config = load_config(preset, [*overrides, *(["tracking.profile=true"] * args.profile)])
+    if args.profile and not config.method.record.is_federated:
+        raise ConfigError(
+            f"expected a method with rounds to profile, got {config.method.name}: leave out "
+            "--profile"
+        )
     _fetch_if_missing(config.data.name, config.data.root, config.data.path)
     from pipeline import report_text
     from pipeline.experiment import run_experiment
@@ -326,6 +332,8 @@ def _add_run(verbs: Any) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="print config, partition and resources, and stop"
     )
+    text = "write a torch.profiler trace of a few rounds into the run's folder"
+    parser.add_argument("--profile", action="store_true", help=text)
     parser.add_argument("--quiet", action="store_true", help="show no progress")
 
 

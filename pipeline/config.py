@@ -134,6 +134,12 @@ class Config:
                 f"{self.server.aggregation}, got {self.federation.cohort_size}: of two updates "
                 "nobody can tell which one is wrong"
             )
+        if self.server.aggregation != "mean" and self.client.compression == "top_k":
+            raise ConfigError(
+                "expected server.aggregation=mean with client.compression=top_k, got "
+                f"{self.server.aggregation}: most clients leave a coordinate out, so the middle "
+                "one never moves it"
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """Return the resolved configuration as plain nested dictionaries."""

@@ -11,6 +11,7 @@ import numpy as np
 from pipeline.config import FederationConfig
 from pipeline.pool import MAX_TRIES, ClientFailure, ClientPool
 from spire_core.client import ClientUpdate, RoundPlan
+from spire_core.compression import CompressedUpdate, decompress
 from spire_core.errors import AggregationError, SpireError
 from spire_core.faults import fault_of
 from spire_core.methods import MethodConfig
@@ -19,6 +20,8 @@ from spire_core.server import ServerConfig, ServerState, aggregate
 from spire_core.training import ClientConfig
 
 logger = logging.getLogger(__name__)
+Sent = ClientUpdate | CompressedUpdate
+Received = tuple[dict[int, ClientUpdate], dict[int, str]]  # each by client id
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ class Driver:
 
     def _fit(
         self, groups: list[tuple[int, ...]], handle: Any, plan: RoundPlan
-    ) -> list[list[ClientUpdate] | ClientFailure]:
+    ) -> list[list[Sent] | ClientFailure]:
         """Return what each group gives when asked once; what a failure means is not said here."""
         costs = [sum(self._cost(plan, client_id) for client_id in group) for group in groups]
         where = f" in round {plan.round_idx}"
@@ -146,10 +149,10 @@ class Driver:
     def _one_by_one(
         self,
         groups: list[tuple[int, ...]],
-        results: list[list[ClientUpdate] | ClientFailure],
+        results: list[list[Sent] | ClientFailure],
         handle: Any,
         plan: RoundPlan,
-    ) -> tuple[list[tuple[int, ...]], list[list[ClientUpdate] | ClientFailure]]:
+    ) -> tuple[list[tuple[int, ...]], list[list[Sent] | ClientFailure]]:
         """Return groups and results where those that failed as a whole were asked client by client.
 
         One client's fault must not drop those that were computed with it.
@@ -168,18 +171,17 @@ class Driver:
         return list(given), list(given.values())
 
     def _sift(
-        self, group: tuple[int, ...], result: list[ClientUpdate] | ClientFailure, plan: RoundPlan
+        self, group: tuple[int, ...], result: list[Sent] | ClientFailure, plan: RoundPlan
     ) -> tuple[dict[int, ClientUpdate], SpireError | None]:
         """Return the updates of a group that can be used, and what is wrong with the others."""
         where = f" in round {plan.round_idx}"
         if isinstance(result, ClientFailure):
             return {}, result.error("fit_group", where)
-        faults, fault = self._faults(group, result, plan), ""
+        updates, faults = self._received(group, result, plan)
+        fault = ""
         for client_id, why in faults.items():
             fault = f"{why} from client {client_id}{where}"
             logger.warning("refused %s", fault)
-        sent = {update.client_id: update for update in result}
-        updates = {c: sent[c] for c in group if c not in faults}
         if not faults:
             return updates, None
         return updates, AggregationError(
@@ -187,17 +189,27 @@ class Driver:
             "federation.on_client_error=drop"
         )
 
-    def _faults(
-        self, group: tuple[int, ...], updates: list[ClientUpdate], plan: RoundPlan
-    ) -> dict[int, str]:
-        """Return what is wrong with the updates of a group, by client id."""
-        ids = [update.client_id for update in updates]
+    def _received(self, group: tuple[int, ...], sent: list[Sent], plan: RoundPlan) -> Received:
+        """Return the updates of a group that can be used, and what is wrong with the others."""
+        ids = [one.client_id for one in sent]
         if ids != list(group):
-            return dict.fromkeys(group, f"updates of clients {ids} instead of {list(group)}")
+            return {}, dict.fromkeys(group, f"updates of clients {ids} instead of {list(group)}")
         size = self.shared_size if not plan.shares_local else self.state.weights.size
         has_moments = self.client.opt_state == "average"
         limits = (self.state.weights[:size], has_moments, self.federation.max_update_norm)
-        return {u.client_id: why for u in updates if (why := fault_of(u, *limits))}
+        updates, faults = {}, {}
+        for one in sent:
+            try:
+                update = decompress(one, self.state.weights, self.client)
+            except ValueError as error:
+                faults[one.client_id] = str(error)
+                continue
+            fault = fault_of(update, *limits)
+            if fault is None:
+                updates[one.client_id] = update
+            else:
+                faults[one.client_id] = fault
+        return updates, faults
 
     def _without_dropped(
         self, client_ids: list[int], usable: dict[int, ClientUpdate], plan: RoundPlan

@@ -41,8 +41,16 @@ from pipeline.pretraining import (
     is_checkpoint_due,
     pretraining_points,
 )
+from pipeline.profiling import profiled_rounds, watched
 from pipeline.ray_pool import RayClientPool, RemoteDriver, cluster, is_in_actor
-from pipeline.record import log_adaptation, log_evaluation, log_setting, log_summary, run_tags
+from pipeline.record import (
+    log_adaptation,
+    log_evaluation,
+    log_profile,
+    log_setting,
+    log_summary,
+    run_tags,
+)
 from pipeline.resources import most_useful_actors, plan_actors
 from pipeline.run_files import held, save_start
 from pipeline.runs import tracking_root
@@ -224,6 +232,7 @@ def pretrain(
         logger.warning("client.engine=grouped is computed as loop: this U-Net has model.dropout")
     watcher.stage(f"pre-training on {config.federation.num_clients} clients")
     run_rounds(result, pool, driver, state.round_idx, tracker, watcher)
+    log_profile(tracker, run_dir)
     weights = driver.model_weights()
     driver.close()
     return weights
@@ -243,6 +252,7 @@ def run_rounds(
     num_rounds = config.federation.num_rounds
     due = evaluation_rounds(num_rounds, config.eval.every)
     due -= {e.round_idx for e in result.evaluations}
+    profiled = profiled_rounds(first, num_rounds, due) if config.tracking.profile else range(0)
     mirror = mirror_of(result.run_dir, config.tracking)
     with Checkpointer(result.run_dir, config, mirror) as checkpointer:
         try:
@@ -250,7 +260,8 @@ def run_rounds(
                 if done in due:
                     evaluate(result, pool, driver.model_weights(), done, tracker, watcher)
                 if done < num_rounds:
-                    stats = driver.run_round(checkpointer.kept_rounds)
+                    with watched(pool, result.run_dir, profiled, done):
+                        stats = driver.run_round(checkpointer.kept_rounds)
                     began = time.monotonic()
                     tracker.log_metrics(
                         round_metrics(stats, track_s, config.federation), step=done + 1

@@ -49,6 +49,8 @@ def canonical(config: "Config") -> "Config":
         config = replace(config, server=_reset(config.server, "trim_fraction"))
     chosen = choose_engine(config.client.engine, config.model)
     config = replace(config, client=replace(config.client, engine=chosen))
+    if config.client.compression != "top_k":
+        config = replace(config, client=_reset(config.client, "top_k_fraction"))
     if config.client.engine == "loop":
         config = replace(config, client=_reset(config.client, "group_size"))
     adapt = replace(config.adapt, lr=config.adapt.lr or record.adapt_lr or None)
@@ -90,6 +92,8 @@ def _determining(config: "Config") -> dict[str, Any]:
     told["data"].pop("root")
     if config.data.name != "folder":  # of a user's own images the folder is all that is known
         told["data"].pop("path")
+    if told["client"]["compression"] == "none":  # as it was before there was a choice
+        del told["client"]["compression"], told["client"]["top_k_fraction"]
     told["eval"].pop("extractor_weights")
     return told
 

@@ -66,6 +66,10 @@ class ClientPool(ABC):
         """How many clients can be worked on at once."""
 
     @abstractmethod
+    def ask_first(self, method: str, *args: Any) -> Any:
+        """Return what a method of the first worker gives, or None if that worker is lost."""
+
+    @abstractmethod
     def share(self, value: Any) -> Any:
         """Hand a large value over once; the answer may be passed to any number of tasks."""
 
@@ -155,6 +159,9 @@ class LocalClientPool(ClientPool):
     @property
     def num_workers(self) -> int:
         return 1
+
+    def ask_first(self, method: str, *args: Any) -> Any:
+        return getattr(self.worker, method)(*args)
 
     def share(self, value: Any) -> Any:
         return value

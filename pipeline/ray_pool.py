@@ -111,6 +111,10 @@ class ClientActor:
         began = time.monotonic()
         return run_chunk(self.worker, task, units, args, extra), time.monotonic() - began
 
+    def ask(self, method: str, *args: Any) -> Any:
+        """Return what a method of the worker returns."""
+        return getattr(self.worker, method)(*args)
+
     def begin(self, setup: WorkerSetup, images: np.ndarray) -> bool:
         """Begin, also after a restart; return whether this node sees the folder of the run.
 
@@ -208,6 +212,13 @@ class RayClientPool(ClientPool):
     @property
     def num_workers(self) -> int:
         return len(self.actors)
+
+    def ask_first(self, method: str, *args: Any) -> Any:
+        try:
+            return _gather([self.actors[0].ask.remote(method, *args)])[0]
+        except ClusterError as error:
+            logger.warning("%s of a client actor: %s", method, error)
+            return None
 
     def share(self, value: Any) -> Any:
         return ray.put(value)

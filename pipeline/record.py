@@ -4,12 +4,14 @@ Per-client values go into tables; the metrics stay few, and are the same for eve
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline import figures, image_grids
 from pipeline.evaluation import Evaluation, RealData
+from pipeline.profiling import FOLDER as PROFILE
 from pipeline.record_figures import log_adaptation_figures
 from pipeline.runs import git_revision
 from pipeline.summary import adaptation_metrics, new_clients_table, summary_metrics
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 # What makes no difference to a result is in config/resolved.yaml alone.
 NO_PARAMS = ("tracking.", "resources.", "data.root", "data.path", "eval.extractor_weights")
 NO_PARAMS += ("eval.grid_images",)
+MAX_PROFILE_BYTES = 20_000_000  # of a file that is sent to the store
 
 
 def run_tags(setting: "Setting", preset: str | None) -> dict[str, str]:
@@ -91,6 +94,13 @@ def log_evaluation(
     tracker.log_table(f"tables/pretrain_round_{evaluation.round_idx}.json", evaluation.table(real))
     images = np.concatenate([d.images[:8] for d in evaluation.drawn[:8]])
     tracker.log_image("samples/pretrain", image_grids.image_grid(images, 8), evaluation.round_idx)
+
+
+def log_profile(tracker: Tracker, run_dir: Path) -> None:
+    """Write the profile of a run that was watched, as far as its files are small."""
+    for path in sorted((run_dir / PROFILE).glob("*")):
+        if path.stat().st_size <= MAX_PROFILE_BYTES:
+            tracker.log_file(path, f"{PROFILE}/{path.name}")
 
 
 def log_adaptation(tracker: Tracker, result: "Result") -> None:

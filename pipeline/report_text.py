@@ -15,6 +15,7 @@ from pipeline.arrival import Arrival
 from pipeline.evaluation import Evaluation
 from pipeline.experiment import Result
 from pipeline.image_grids import image_grid
+from pipeline.profiling import FOLDER, TABLE, trace_path
 from pipeline.ray_job import lasting
 from pipeline.record_figures import client_rows
 from pipeline.resources import ActorPlan
@@ -204,6 +205,7 @@ def result_json(result: Result, preset: str | None) -> dict[str, Any]:
     """Return a finished experiment as plain values; a number that is not finite becomes None."""
     config = result.setting.config
     total, trained = params_counts(result.setting)
+    trace = trace_path(result.run_dir)
     return {
         "run_id": result.run_id,
         "method": config.method.name,
@@ -219,6 +221,7 @@ def result_json(result: Result, preset: str | None) -> dict[str, Any]:
             "run_dir": str(result.run_dir),
             "model": str(result.run_dir / "model"),
             "samples": str(grid_path(result)),
+            **({"profile": str(trace)} if trace else {}),
         },
         "ui_command": ui_command(config.tracking) if config.tracking.enabled else None,
     }
@@ -298,6 +301,10 @@ def _where(result: Result) -> str:
     lines = [f"run folder  {result.run_dir}", f"samples     {grid_path(result)}"]
     if tracking.enabled:
         lines.append(f"compare     {ui_command(tracking)}")
+    if (trace := trace_path(result.run_dir)) is not None:
+        table = result.run_dir / FOLDER / TABLE
+        how = "open it at https://ui.perfetto.dev or in chrome://tracing"
+        lines.append(f"profile     {trace}: {how}; the operators that took longest are in {table}")
     return "\n".join(lines)
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,6 +93,10 @@ class RunLog:
     def log_figure(self, figure: "Figure", path: str) -> None:
         """Record a matplotlib figure as the artifact `path`, such as `figures/kid.png`."""
         self._tell_file("file", path, figure.savefig)
+
+    def log_file(self, source: Path, path: str) -> None:
+        """Record a copy of a file as the artifact `path`."""
+        self._tell_file("file", path, lambda p: shutil.copyfile(source, p))
 
     def log_table(self, path: str, columns: Mapping[str, Sequence[Any]]) -> None:
         """Record columns of one length as the table `path` (.json, as MLflow's), replacing it.

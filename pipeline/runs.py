@@ -42,6 +42,7 @@ class TrackingConfig:
     directory, but ~/spire in a Ray job. `checkpoint_every`: rounds between two checkpoints, of
     which the newest `keep_checkpoints` are kept; 0 for one after the last round alone. `storage`: a
     URI such as s3://BUCKET/FOLDER, where checkpoints are kept as well, in a folder for each run.
+    `profile`: write a torch.profiler trace of a few rounds into the run's folder (`profiling`).
     """
 
     enabled: bool = True
@@ -53,6 +54,7 @@ class TrackingConfig:
     checkpoint_every: int = 50
     keep_checkpoints: int = 2
     storage: str | None = None
+    profile: bool = False
 
     def __post_init__(self) -> None:
         if self.checkpoint_every < 0 or self.keep_checkpoints < 1:

@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.profiler import profile, record_function
 
 from pipeline.client_store import ClientStore
 from pipeline.messages import AdaptReport, Drawn, Fitted, Look, Losses, WorkerSetup
+from pipeline.profiling import save_profile, start_profile
 from pipeline.saved_run import save_client
 from spire_core.adapt import AdaptConfig, adapt_client, num_trained
 from spire_core.adapt_together import adapt_embeddings
@@ -28,6 +30,7 @@ from spire_core.client import (
     personalise,
     train_client,
 )
+from spire_core.compression import CompressedUpdate, compress
 from spire_core.evaluate import client_denoiser, draw, draw_together, heldout_loss
 from spire_core.extractor import (
     Extractor,
@@ -62,6 +65,7 @@ class ClientWorker:
         self.store = ClientStore(setup.folder / "clients")
         self.model = self._new_model()
         self._extractor: Extractor | None = None
+        self._profile: profile | None = None
 
     def _new_model(self) -> FlatModel:
         config = self.config
@@ -112,14 +116,21 @@ class ClientWorker:
 
     def fit_group(
         self, client_ids: Sequence[int], broadcast: Broadcast, plan: RoundPlan
-    ) -> list[ClientUpdate]:
-        """Return the updates of clients that are computed together; their new states stay here."""
-        finished = self._trained(client_ids, broadcast, plan)
-        for update, state in finished:
-            if state:
-                client_id, done = update.client_id, plan.round_idx + 1
-                self.store.save(client_id, done, state, plan.kept_rounds)
-        return [update for update, _ in finished]
+    ) -> list[ClientUpdate | CompressedUpdate]:
+        """Return the updates of clients that are computed together, as they travel.
+
+        Their new states stay here.
+        """
+        done, sent = plan.round_idx + 1, []
+        before = [self.private_state(client_id, plan.round_idx) for client_id in client_ids]
+        with record_function(f"round {done}, clients {', '.join(map(str, client_ids))}"):
+            finished = self._trained(client_ids, before, broadcast, plan)
+        for own, (update, trained) in zip(before, finished, strict=True):
+            message, kept = compress(update, broadcast, own, self.config.client)
+            if state := trained | kept:
+                self.store.save(update.client_id, done, state, plan.kept_rounds)
+            sent.append(message)
+        return sent
 
     def rehearse(self) -> None:
         """Take one optimizer step as in a round, and keep nothing of it: its memory is measured."""
@@ -128,10 +139,15 @@ class ClientWorker:
         client = replace(config.client, engine=engine)
         group = client.groups(range(config.federation.cohort_size))[0]
         nobody = Broadcast(self.model.weights.cpu().numpy().copy())
-        self._trained(group, nobody, RoundPlan(0, lr_scale=0.0, shares_local=True, tau=1))
+        states = [self.private_state(client_id, 0) for client_id in group]
+        self._trained(group, states, nobody, RoundPlan(0, lr_scale=0.0, shares_local=True, tau=1))
 
     def _trained(
-        self, client_ids: Sequence[int], broadcast: Broadcast, plan: RoundPlan
+        self,
+        client_ids: Sequence[int],
+        states: Sequence[PrivateState],
+        broadcast: Broadcast,
+        plan: RoundPlan,
     ) -> list[tuple[ClientUpdate, PrivateState]]:
         config = self.config
         if len(client_ids) == 1:
@@ -139,7 +155,7 @@ class ClientWorker:
             trained = train_client(
                 self.model,
                 broadcast,
-                self.private_state(client_id, plan.round_idx),
+                states[0],
                 self.train_images(client_id),
                 config.client,
                 self.recipe(config.client.emb_dropout),
@@ -151,7 +167,7 @@ class ClientWorker:
         return train_group(
             self.group,
             broadcast,
-            [self.private_state(client_id, plan.round_idx) for client_id in client_ids],
+            states,
             [self.train_images(client_id) for client_id in client_ids],
             config.client,
             self.recipe(config.client.emb_dropout),
@@ -159,6 +175,18 @@ class ClientWorker:
             config.seed,
             client_ids,
         )
+
+    def start_profile(self) -> None:
+        """Have torch watch what this worker computes from now on."""
+        self._profile = start_profile(self.device)
+
+    def save_profile(self, folder: Path, name: str) -> bool:
+        """Write what was seen since `start_profile`; False if this worker began after that."""
+        if self._profile is None:
+            return False
+        save_profile(self._profile, self.device, folder, name)
+        self._profile = None
+        return True
 
     def undo_round(self, client_id: int, round_idx: int) -> None:
         """Forget what a client learnt in a round whose update was not used."""

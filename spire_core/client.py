@@ -61,11 +61,12 @@ class ClientUpdate:
     exp_avg: np.ndarray | None = None
     exp_avg_sq: np.ndarray | None = None
     steps: np.ndarray | None = None
+    sent_bytes: int | None = None  # of what it was decoded from, if it travelled compressed
 
     @property
     def num_bytes(self) -> int:
         """Bytes that this update puts on the wire."""
-        return _num_bytes(self)
+        return _num_bytes(self) if self.sent_bytes is None else self.sent_bytes
 
 
 def _num_bytes(message: Broadcast | ClientUpdate) -> int:

@@ -18,6 +18,8 @@ from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL
 from spire_core.rng import derive_seed
 from spire_core.schedule import DiffusionConfig, NoiseSchedule, denoising_loss, sample_timesteps
 
+COMPRESSIONS = ("none", "bf16", "int8", "top_k")
+
 
 @dataclass(frozen=True)
 class ClientConfig:
@@ -35,6 +37,9 @@ class ClientConfig:
     that suits the network (`choose_engine`). The cohort, in the order of client ids, is cut into
     groups of that size; as float sums differ in their last bits from one size to another, both
     settings belong to what determines a result.
+
+    `compression` is the form in which a client sends its change of the weights (`compression`);
+    of "top_k" the share `top_k_fraction` of its coordinates.
     """
 
     batch_size: int = 16
@@ -49,8 +54,20 @@ class ClientConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     engine: str = "auto"
     group_size: int = 5
+    compression: str = "none"
+    top_k_fraction: float = 0.05
 
     def __post_init__(self) -> None:
+        if self.compression not in COMPRESSIONS:
+            raise ConfigError(
+                f"expected client.compression as {', '.join(COMPRESSIONS)}, got "
+                f"{self.compression!r}: choose one"
+            )
+        if not 0.0 < self.top_k_fraction <= 1.0:
+            raise ConfigError(
+                "expected client.top_k_fraction above 0 and at most 1, got "
+                f"{self.top_k_fraction}: 0.05 sends one coordinate of twenty"
+            )
         if self.engine not in ("auto", "loop", "grouped"):
             raise ConfigError(
                 f"expected client.engine as auto, loop or grouped, got {self.engine!r}: choose one"

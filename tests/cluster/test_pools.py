@@ -5,6 +5,7 @@ Real MNIST, real Ray; the experiment is the whole of `run_experiment` without tr
 
 import contextlib
 import gc
+import gzip
 import os
 import signal
 import sys
@@ -22,6 +23,7 @@ from pipeline.config import Config, load_config
 from pipeline.driver import Driver, RoundStats
 from pipeline.experiment import open_pool, run_experiment
 from pipeline.messages import WorkerSetup
+from pipeline.profiling import trace_path
 from pipeline.progress import Quiet
 from pipeline.resources import ResourcesConfig, plan_actors
 from pipeline.setting import Setting, prepare
@@ -69,13 +71,17 @@ def config_for(mnist_root: Path, folder: Path, *overrides: str) -> Config:
                 "server.aggregation=median",
             ),
         ),
-        ("spire", ("client.engine=grouped", "client.group_size=2")),  # a cohort of 2 and 1
+        (
+            "spire",
+            ("client.engine=grouped", "client.group_size=2", "client.compression=int8"),  # 2 and 1
+        ),
         (
             "shared_rep",
             (
                 "client.engine=grouped",
                 "client.group_size=2",
                 "client.opt_state=keep",
+                "client.compression=top_k",
                 "federation.drop_rate=0.6",
                 "federation.straggler_rate=0.5",
             ),
@@ -86,15 +92,18 @@ def config_for(mnist_root: Path, folder: Path, *overrides: str) -> Config:
 def test_ray_pool_equals_local_pool_for_any_number_of_actors(
     method: str, settings: tuple[str, ...], mnist_root: Path, tmp_path: Path
 ) -> None:
-    found = {}
+    found, watches = {}, method == "fedavg_ft"  # a client actor, with torch's profiler
     for name, overrides in {
         "local": ["resources.pool=local"],
         "one actor": ["resources.num_actors=1"],
-        "two actors": ["resources.num_actors=2"],
+        "two actors": ["resources.num_actors=2", f"tracking.profile={watches}"],
     }.items():
         config = config_for(mnist_root, tmp_path, f"method={method}", *settings, *overrides)
         result = run_experiment(config, "smoke", Quiet())
         found[name] = (result.state_fingerprint, result.metrics["final/adapt_kid_after"])
+        trace = trace_path(result.run_dir)
+        assert (trace is not None) == config.tracking.profile
+        assert trace is None or b"round 3, client" in gzip.decompress(trace.read_bytes())
     assert found["local"] == found["one actor"] == found["two actors"]
     other = config_for(mnist_root, tmp_path, f"method={method}", "resources.pool=local", "seed=1")
     assert run_experiment(other, "smoke", Quiet()).state_fingerprint != found["local"][0]
@@ -207,10 +216,13 @@ def test_killed_actors_come_back_and_nothing_changes(
         for pid in pids[:after_round]:
             os.kill(pid, signal.SIGKILL)
 
-    for after_round in (1, 2):  # one of two actors, then both
-        config = config_for(mnist_root, tmp_path, "resources.num_actors=2")
+    for after_round in (1, 2):  # one of two actors, then both, of which one is being profiled
+        watches = f"tracking.profile={after_round == 2}"
+        config = config_for(mnist_root, tmp_path, "resources.num_actors=2", watches)
         result = run_experiment(config, None, Troubled(kill, after_round))
         assert result.state_fingerprint == whole.state_fingerprint
+    assert "no profile: the client actor that was watched has been lost" in caplog.text
+    assert trace_path(result.run_dir) is None
 
 
 class BeginningKiller:

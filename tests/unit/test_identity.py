@@ -22,8 +22,10 @@ def fingerprints(*overrides: str) -> tuple[str, str]:
         ("spire", "client.engine=grouped"),  # what auto takes for a network of this width
         ("spire", "federation.straggler_work=0.1"),  # of stragglers, and there are none
         ("spire", "server.trim_fraction=0.1"),  # of aggregation=trimmed_mean alone
+        ("spire", "client.top_k_fraction=0.5"),  # of compression=top_k alone
         ("spire", "resources.num_actors=1"),
         ("spire", "tracking.checkpoint_every=1"),
+        ("spire", "tracking.profile=true"),
         ("spire", "data.root=elsewhere"),
         ("fedavg_ft", "adapt.group_size=3"),  # only embeddings are fitted together
         ("fedavg", "adapt.epochs=99"),
@@ -31,6 +33,7 @@ def fingerprints(*overrides: str) -> tuple[str, str]:
         ("local", "client.lr=9.0"),
         ("local", "federation.drop_rate=0.5"),
         ("local", "server.aggregation=median"),
+        ("local", "client.compression=int8"),
     ],
 )
 def test_what_a_method_never_reads_makes_no_difference(method: str, unread: str) -> None:
@@ -52,6 +55,7 @@ def test_what_a_method_never_reads_makes_no_difference(method: str, unread: str)
         ("spire", "federation.drop_rate=0.5"),
         ("spire", "federation.straggler_rate=0.5"),
         ("spire", "server.aggregation=median"),
+        ("spire", "client.compression=bf16"),
     ],
 )
 def test_what_a_method_reads_makes_another_experiment(method: str, read: str) -> None:
@@ -67,6 +71,8 @@ def test_chances_and_trimming_read_their_settings() -> None:
     slow, trimmed = "federation.straggler_rate=0.5", "server.aggregation=trimmed_mean"
     assert fingerprints(slow)[1] != fingerprints(slow, "federation.straggler_work=0.1")[1]
     assert fingerprints(trimmed)[1] != fingerprints(trimmed, "server.trim_fraction=0.1")[1]
+    thin = "client.compression=top_k"
+    assert fingerprints(thin)[1] != fingerprints(thin, "client.top_k_fraction=0.5")[1]
     unread = ("method=local", slow, "federation.straggler_work=0.1")
     assert fingerprints("method=local") == fingerprints(*unread)
 

@@ -20,6 +20,7 @@ from pipeline.pool import LocalClientPool
 from pipeline.setting import Setting, prepare
 from pipeline.worker import ClientWorker
 from spire_core.client import Broadcast, ClientUpdate, PrivateState, RoundPlan
+from spire_core.compression import RESIDUAL, WITH_FEEDBACK, Encoded
 from spire_core.errors import AggregationError, ClusterError
 from spire_core.faults import fault_of
 from spire_core.flat import initial_weights
@@ -205,3 +206,59 @@ def test_a_client_that_breaks_spoils_neither_its_group_nor_itself(
         setting, tmp_path / "b", "drop", [lambda u: u, POISONS["size"][0]], client=client
     )
     assert_same(state_after(broken, 3), state_after(refused, 3))
+
+
+def of_arrays(spoil: Callable[[np.ndarray], np.ndarray]) -> Callable[[Encoded], Encoded]:
+    return lambda e: replace(e, arrays=(spoil(e.arrays[0]), *e.arrays[1:]))
+
+
+@pytest.mark.parametrize("form", ["bf16", "int8", "top_k"])
+def test_a_compressed_update_that_is_refused_leaves_what_its_client_owed(
+    form: str, setting: Setting, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its residual, too, is what it was before the round; bytes are counted as they travelled."""
+    client = {"compression": form, "top_k_fraction": 0.01}
+    poisons = [
+        lambda u: u,
+        changed(change=of_arrays(lambda values: values[:-1])),
+        changed(exp_avg=of_arrays(lambda values: values | np.int16(0x7F80))),  # NaN, infinity
+        changed(exp_avg=lambda m: None),
+        changed(num_examples=lambda n: 0),
+    ]
+    driver = driver_for(setting, tmp_path / "poisoned", "drop", poisons, client=client)
+    found = state_after(driver, len(poisons) + 1)
+    crashes = [poisons[0], *[crash] * (len(poisons) - 1)]
+    crashed = driver_for(setting, tmp_path / "crashed", "drop", crashes, client=client)
+    assert_same(found, state_after(crashed, len(poisons) + 1))
+    assert (f"{POISONED}.{RESIDUAL}" in found) == (form in WITH_FEEDBACK)
+    for words in ("change as", "infinity in exp_avg", "no exp_avg", "0 examples"):
+        assert words in caplog.text
+
+    stats, size = driver.last_stats(), found["weights"].size
+    assert stats is not None
+    each = {"bf16": 2 * size, "int8": size + 4 * -(-size // 256), "top_k": 8 * round(size / 100)}
+    assert stats.up_bytes == 2 * (each[form] + 2 * 2 * size + 3 * 4)
+
+
+def test_a_round_that_is_done_again_sends_what_was_owed_once(
+    setting: Setting, tmp_path: Path
+) -> None:
+    client, spoilt = {"compression": "top_k"}, of_arrays(lambda values: values[:-1])
+    poisons = [lambda u: u, crash, changed(change=spoilt)]
+    again = driver_for(setting, tmp_path / "again", "retry", poisons, times=2, client=client)
+    plain = driver_for(setting, tmp_path / "plain", "retry", client=client)
+    found = state_after(again, 4)
+    assert_same(found, state_after(plain, 4))
+    assert np.abs(found[f"{POISONED}.{RESIDUAL}"]).max() > 0
+
+
+def test_numbers_that_turn_to_nan_are_refused_however_they_travel(
+    setting: Setting, tmp_path: Path
+) -> None:
+    for form in ("int8", "top_k"):
+        client = {"compression": form}
+        broken = driver_for(setting, tmp_path / form, "drop", client=client, breaks_memory=True)
+        refused = driver_for(
+            setting, tmp_path / f"{form} b", "drop", [lambda u: u, crash], client=client
+        )
+        assert_same(state_after(broken, 3), state_after(refused, 3))

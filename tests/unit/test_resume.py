@@ -101,7 +101,8 @@ def whole(
     root = tmp_path_factory.mktemp("whole")
     method = [f"method={request.param}", "method.share_until=0.4", "server.optimizer=fedadam"]
     chances = ["federation.drop_rate=0.4", "federation.straggler_rate=0.5"]
-    config = config_for(mnist_root, root, *method, "server.lr=0.01", *chances)
+    thin = {"spire": [], "shared_rep": ["client.compression=top_k"]}[request.param]
+    config = config_for(mnist_root, root, *method, "server.lr=0.01", *chances, *thin)
     return config, run_experiment(config, "smoke", Quiet())
 
 

@@ -1,0 +1,80 @@
+"""A torch.profiler trace of a few rounds, as one worker computes them (`tracking.profile`).
+
+Written into a run's folder: `profile/rounds_<first>-<last>.pt.trace.json.gz`, for Perfetto,
+chrome://tracing or TensorBoard, and `profile/operators.txt`, the operators that took longest.
+Watching draws no random number and changes no result.
+"""
+
+import contextlib
+import logging
+import os
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from pipeline.disk import room_for
+
+if TYPE_CHECKING:
+    from pipeline.pool import ClientPool
+
+FOLDER, TABLE, SUFFIX = "profile", "operators.txt", ".pt.trace.json.gz"
+NUM_ROUNDS, NUM_OPERATORS = 3, 25
+_log = logging.getLogger(__name__)
+
+
+def profiled_rounds(first: int, num_rounds: int, evaluated: Collection[int]) -> range:
+    """Return which of the rounds from `first` on are watched: the three after a first one.
+
+    In that one memory is allocated and kernels are chosen. There are fewer where the run ends, or
+    where an evaluation comes in between; `evaluated`: after how many rounds there is one.
+    """
+    start = max(first, min(first + 1, num_rounds - 1))
+    stop = min(start + NUM_ROUNDS, num_rounds)
+    return range(start, min([stop, *(done for done in evaluated if done > start)]))
+
+
+@contextlib.contextmanager
+def watched(pool: "ClientPool", run_dir: Path, rounds: range, round_idx: int) -> Iterator[None]:
+    """Have a worker watched while a block computes a round, if that is one of `rounds`.
+
+    With the last of them the files are written. A loss of that worker costs the profile alone.
+    """
+    if round_idx in rounds[:1]:
+        pool.ask_first("start_profile")
+    yield
+    if round_idx in rounds[-1:]:
+        name = f"rounds_{rounds[0] + 1}-{rounds[-1] + 1}"  # as metrics count them
+        if not pool.ask_first("save_profile", run_dir / FOLDER, name):
+            _log.warning("no profile: the client actor that was watched has been lost")
+
+
+def start_profile(device: torch.device) -> profile:
+    """Return a profiler that watches this process, and the GPU if that is its device."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # no lines of its own on stderr
+    activities = [ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(ProfilerActivity.CUDA)
+    watching = profile(activities=activities, acc_events=True)
+    watching.start()
+    return watching
+
+
+def save_profile(watching: profile, device: torch.device, folder: Path, name: str) -> None:
+    """Stop a profiler and write what it saw."""
+    watching.stop()
+    with room_for(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        watching.export_chrome_trace(str(folder / f"{name}{SUFFIX}"))
+        order = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
+        found = watching.key_averages()
+        table = found.table(sort_by=order, row_limit=NUM_OPERATORS, max_name_column_width=60)
+        (folder / TABLE).write_text(f"{name}, sorted by {order}\n{table}")
+
+
+def trace_path(run_dir: Path) -> Path | None:
+    """Return the trace of a run that was watched, the newest if there are several."""
+    found = sorted((run_dir / FOLDER).glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime)
+    return found[-1] if found else None

@@ -1,0 +1,83 @@
+"""A run that is watched leaves a trace of some rounds, and is the run that it would have been."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli import main
+from pipeline.profiling import profiled_rounds
+from pipeline.tracking import Tracker
+
+
+@pytest.mark.parametrize(
+    ("first", "num_rounds", "evaluated", "expected"),
+    [
+        (0, 400, {0, 100, 400}, [1, 2, 3]),
+        (0, 3, {0, 3}, [1, 2]),  # the run ends
+        (0, 1, {0, 1}, [0]),
+        (0, 9, {0, 2, 4, 9}, [1]),  # an evaluation comes in between
+        (0, 9, {0, 1, 9}, [1, 2, 3]),
+        (50, 60, {60}, [51, 52, 53]),  # goes on after 50 rounds
+        (59, 60, {60}, [59]),
+        (60, 60, {60}, []),  # nothing is left to do
+    ],
+)
+def test_which_rounds_are_watched(
+    first: int, num_rounds: int, evaluated: set[int], expected: list[int]
+) -> None:
+    assert list(profiled_rounds(first, num_rounds, evaluated)) == expected
+
+
+def test_a_run_that_is_watched_is_the_same_run(
+    mnist_root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"data.root={mnist_root}", f"tracking.root={tmp_path}", "tracking.enabled=false"]
+    words += ["resources.pool=local", "federation.num_rounds=2", "federation.num_new_clients=0"]
+    words += ["eval.every=0", "eval.num_images=8", "eval.num_clients=2", "model.width=8"]
+    words += ["federation.cohort_size=2", "federation.tau=1"]  # torch is slow with events
+    said, heard = [], []
+    for option in ([], ["--profile"]):
+        assert main(["run", "smoke", *words, *option, "--quiet"]) == 0
+        printed = capfd.readouterr()
+        said.append(printed.out)
+        heard.append(printed.err)
+    [trace] = tmp_path.glob("runs/*/profile/*.gz")
+    run_dir = trace.parent.parent
+    results = {path.parent: path for path in tmp_path.glob("runs/*/result.json")}
+    watched = json.loads(results.pop(run_dir).read_text())
+    [plain] = [json.loads(path.read_text()) for path in results.values()]
+    for name in ("state_fingerprint", "config_fingerprint"):
+        assert plain[name] == watched[name]
+    assert watched["artifacts"]["profile"] == str(trace)
+    assert "profile" not in plain["artifacts"]
+    assert f"{trace}: open it at https://ui.perfetto.dev" in said[1]
+    assert "perfetto" not in said[0]
+    assert heard[1] == heard[0]
+
+    assert trace.name == "rounds_2-2.pt.trace.json.gz"  # as metrics count them
+    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    names = [event["name"] for event in events if event.get("cat") == "user_annotation"]
+    assert {name.partition(",")[0] for name in names if "client" in name} == {"round 2"}
+    table = (run_dir / "profile" / "operators.txt").read_text()
+    assert table.startswith("rounds_2-2, sorted by self_cpu_time_total")
+    assert "aten::" in table
+
+
+def test_a_method_without_rounds_is_not_watched(
+    mnist_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"data.root={mnist_root}", f"tracking.root={tmp_path}", "method=local"]
+    assert main(["run", "smoke", *words, "--profile"]) == 2
+    assert "expected a method with rounds to profile, got local" in capsys.readouterr().err
+
+
+def test_a_file_is_recorded_as_a_copy(tmp_path: Path) -> None:
+    source = tmp_path / "table.txt"
+    source.write_text("numbers")
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    Tracker("0" * 32, run_dir).log_file(source, "profile/table.txt")
+    assert (run_dir / "artifacts" / "profile" / "table.txt").read_text() == "numbers"
+    assert '"profile/table.txt"' in (run_dir / "outbox.jsonl").read_text()
