@@ -19,11 +19,13 @@ from torch import Tensor
 from pipeline.adaptation import adapt_clients
 from pipeline.client_store import CLIENTS, ClientStore
 from pipeline.config import Config, FederationConfig
+from pipeline.diagnosis import Diagnosis, diagnose
 from pipeline.disk import room_for
 from pipeline.driver import Driver, RoundStats
 from pipeline.evaluation import (
     Evaluation,
     RealData,
+    cross_client_losses,
     cross_client_matrix,
     evaluate_pretraining,
     pooled_features,
@@ -42,7 +44,14 @@ from pipeline.pretraining import (
     pretraining_points,
 )
 from pipeline.ray_pool import RayClientPool, RemoteDriver, cluster, is_in_actor
-from pipeline.record import log_adaptation, log_evaluation, log_setting, log_summary, run_tags
+from pipeline.record import (
+    log_adaptation,
+    log_diagnoses,
+    log_evaluation,
+    log_setting,
+    log_summary,
+    run_tags,
+)
 from pipeline.resources import most_useful_actors, plan_actors
 from pipeline.run_files import held, save_start
 from pipeline.runs import tracking_root
@@ -60,6 +69,7 @@ from spire_core.server import ServerState
 
 logger = logging.getLogger(__name__)
 POOLED_IMAGES = 1000  # of the pre-training population, for forgetting
+CROSS_CLIENTS = 8  # that try on each other's parts
 
 
 class Watcher(Protocol):
@@ -88,6 +98,9 @@ class Result:
     reports: list[AdaptReport] = field(default_factory=list)
     curves: list[ForgettingCurve] = field(default_factory=list)
     matrix: np.ndarray | None = None
+    cross_ids: list[int] = field(default_factory=list)
+    cross_losses: np.ndarray | None = None  # of these clients, `cross_client_losses`
+    diagnoses: list[Diagnosis] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
     state_fingerprint: str = ""
 
@@ -166,12 +179,15 @@ def _run(setting: Setting, tracker: Tracker, watcher: Watcher, pretrained: Path 
             take_over(result, tracker, pretrained)
         weights = pretrain(result, pool, make_driver, tracker, watcher)
         watcher.pretrained(tracker.run_dir)
+        try_on(result, pool, weights)
 
         watcher.stage(f"adapting {len(setting.new_ids)} new clients")
         adapt(result, pool, weights)
         log_adaptation(tracker, result)
 
         save(result, pool, weights)
+    result.diagnoses = diagnose(result)
+    log_diagnoses(tracker, result)
     log_summary(tracker, result)
     return result
 
@@ -326,6 +342,16 @@ def round_metrics(
         "comm/down_bytes": stats.down_bytes,
         "memory/rss_bytes": peak_bytes(),
     }
+
+
+def try_on(result: Result, pool: ClientPool, weights: np.ndarray) -> None:
+    """Work out what a few clients that have trained lose with each other's parts on (P,)."""
+    setting, federation = result.setting, result.setting.config.federation
+    if setting.config.method.record.is_personal:
+        seen = ClientStore(result.run_dir / CLIENTS).rounds_seen(federation.num_rounds)
+        result.cross_ids = [c for c in setting.eval_ids if c in seen][:CROSS_CLIENTS]
+    if result.cross_ids:
+        result.cross_losses = cross_client_losses(pool, weights, result.cross_ids)
 
 
 def adapt(

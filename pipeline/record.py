@@ -3,14 +3,16 @@
 Per-client values go into tables; the metrics stay few, and are the same for every method.
 """
 
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline import figures, image_grids
+from pipeline.diagnosis import DIAGNOSIS, NONE, own_is_best
 from pipeline.evaluation import Evaluation, RealData
-from pipeline.record_figures import log_adaptation_figures
+from pipeline.record_figures import log_adaptation_figures, log_cross_losses
 from pipeline.runs import git_revision
 from pipeline.summary import adaptation_metrics, new_clients_table, summary_metrics
 from pipeline.tracking import Tracker
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 # What makes no difference to a result is in config/resolved.yaml alone.
 NO_PARAMS = ("tracking.", "resources.", "data.root", "data.path", "eval.extractor_weights")
 NO_PARAMS += ("eval.grid_images",)
+_log = logging.getLogger(__name__)
 
 
 def run_tags(setting: "Setting", preset: str | None) -> dict[str, str]:
@@ -99,6 +102,24 @@ def log_adaptation(tracker: Tracker, result: "Result") -> None:
         tracker.log_metrics(metrics, step=epoch)
     tracker.log_table("tables/new_clients.json", new_clients_table(result))
     log_adaptation_figures(tracker, result)
+
+
+def log_diagnoses(tracker: Tracker, result: "Result") -> None:
+    """Name the known failures of a run in a tag, in a file and in the log, and what they rest on.
+
+    The cross-client losses are a table and a figure; a tag says how many clients' own part is best.
+    """
+    told = result.diagnoses
+    for diagnosis in told:
+        text = "%s: %s. Try %s (docs/diagnoses.md)"
+        _log.warning(text, diagnosis.name, diagnosis.evidence, diagnosis.advice)
+    tags = {DIAGNOSIS: ",".join(diagnosis.name for diagnosis in told) or NONE}
+    if result.cross_losses is not None:
+        best = own_is_best(result.cross_losses)
+        tags["spire.own_is_best"] = f"{best.sum()}/{len(best)}"
+        log_cross_losses(tracker, result.cross_losses, result.cross_ids)
+    tracker.log_tags(tags)
+    tracker.log_dict({"diagnoses": [d.as_dict() for d in told]}, "diagnoses.json")
 
 
 def log_summary(tracker: Tracker, result: "Result") -> None:
