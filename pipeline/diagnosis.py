@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pipeline.messages import AdaptReport
 from pipeline.outbox import read_points
+from spire_core.errors import AggregationError
 from spire_core.metrics import total_variation
 from spire_core.training import steps_per_epoch
 
@@ -27,8 +28,8 @@ INCONSISTENT, IGNORED = "clients_inconsistent", "embedding_ignored"
 ADVICE = {
     NOT_LEARNING: "more federation.num_rounds or a higher client.lr; a lower one if the loss is "
     "far above its start",
-    DIVERGING: "a lower client.lr, a longer client.warmup_rounds, server.lr=1 and "
-    "client.opt_state=average; fewer rounds if only the KID rises",
+    DIVERGING: "a lower client.lr, with fedavgm or fedadam a lower server.lr (0.01), a longer "
+    "client.warmup_rounds; fewer rounds if only the KID rises",
     OVERFITTING: "adapt.early_stopping=true, which keeps the best epoch; or fewer adapt.epochs, a "
     "lower adapt.lr, more images",
     INCONSISTENT: "more rounds or a larger federation.cohort_size if clients took part a few times "
@@ -44,7 +45,7 @@ PART_ROUNDS, MAX_PARTS = 5, 10  # the training loss is compared between parts of
 NUM_ERRORS = 3  # standard errors that a rise has to exceed as well
 MIN_POINTS = 4  # of a new client's curve, below which it is not judged
 MIN_LOSS_RISE = 0.02  # of a new client's held-out loss, as a share of it
-MIN_STEPS = 60  # of a client's own part in pre-training, below which it is not judged
+MIN_STEPS = 100  # of a client's own part in pre-training, below which it is not judged
 SAME_LOSS = 0.005  # losses that differ by a smaller share say the same
 NO_CHANGE = 0.002  # the same, of a difference that is there for certain
 MAX_OFF = 0.25  # of clients whom another's part suits better than their own
@@ -91,6 +92,11 @@ def backbone_diagnosis(
             text = f"{name} went from {first:.3g} to {last:.3g} in {len(losses)} rounds"
             return Diagnosis(NOT_LEARNING, f"the pre-training clients' {text}")
     return None
+
+
+def divergence(error: AggregationError) -> Diagnosis:
+    """Return the diagnosis of a run that ends because no update can be averaged."""
+    return Diagnosis(DIVERGING, f"no update could be averaged ({error})")
 
 
 def _loss_rise(losses: Sequence[float]) -> str | None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from pipeline.adaptation import adapt_clients
 from pipeline.client_store import CLIENTS, ClientStore
 from pipeline.config import Config, FederationConfig
-from pipeline.diagnosis import Diagnosis, diagnose
+from pipeline.diagnosis import Diagnosis, diagnose, divergence
 from pipeline.disk import room_for
 from pipeline.driver import Driver, RoundStats
 from pipeline.evaluation import (
@@ -46,6 +46,7 @@ from pipeline.pretraining import (
 from pipeline.ray_pool import RayClientPool, RemoteDriver, cluster, is_in_actor
 from pipeline.record import (
     log_adaptation,
+    log_cross_losses,
     log_diagnoses,
     log_evaluation,
     log_setting,
@@ -61,6 +62,7 @@ from pipeline.storage import check_storage, mirror_of
 from pipeline.tracking import Tracker
 from pipeline.worker import ClientWorker
 from spire_core.adapt import AdaptConfig
+from spire_core.errors import AggregationError
 from spire_core.flat import initial_weights, tensors_hash
 from spire_core.grouped import choose_engine
 from spire_core.kid import kid
@@ -177,9 +179,14 @@ def _run(setting: Setting, tracker: Tracker, watcher: Watcher, pretrained: Path 
 
         if pretrained is not None:
             take_over(result, tracker, pretrained)
-        weights = pretrain(result, pool, make_driver, tracker, watcher)
+        try:
+            weights = pretrain(result, pool, make_driver, tracker, watcher)
+        except AggregationError as error:
+            log_diagnoses(tracker, [divergence(error)])
+            raise
         watcher.pretrained(tracker.run_dir)
         try_on(result, pool, weights)
+        log_cross_losses(tracker, result)
 
         watcher.stage(f"adapting {len(setting.new_ids)} new clients")
         adapt(result, pool, weights)
@@ -187,7 +194,7 @@ def _run(setting: Setting, tracker: Tracker, watcher: Watcher, pretrained: Path 
 
         save(result, pool, weights)
     result.diagnoses = diagnose(result)
-    log_diagnoses(tracker, result)
+    log_diagnoses(tracker, result.diagnoses)
     log_summary(tracker, result)
     return result
 

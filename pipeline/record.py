@@ -4,15 +4,15 @@ Per-client values go into tables; the metrics stay few, and are the same for eve
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline import figures, image_grids
-from pipeline.diagnosis import DIAGNOSIS, NONE, own_is_best
+from pipeline.diagnosis import DIAGNOSIS, NONE, Diagnosis, own_is_best
 from pipeline.evaluation import Evaluation, RealData
-from pipeline.record_figures import log_adaptation_figures, log_cross_losses
+from pipeline.record_figures import draw_cross_losses, log_adaptation_figures
 from pipeline.runs import git_revision
 from pipeline.summary import adaptation_metrics, new_clients_table, summary_metrics
 from pipeline.tracking import Tracker
@@ -104,22 +104,21 @@ def log_adaptation(tracker: Tracker, result: "Result") -> None:
     log_adaptation_figures(tracker, result)
 
 
-def log_diagnoses(tracker: Tracker, result: "Result") -> None:
-    """Name the known failures of a run in a tag, in a file and in the log, and what they rest on.
-
-    The cross-client losses are a table and a figure; a tag says how many clients' own part is best.
-    """
-    told = result.diagnoses
-    for diagnosis in told:
+def log_diagnoses(tracker: Tracker, diagnoses: Sequence[Diagnosis]) -> None:
+    """Name the known failures of a run in a tag, in a file and in the log."""
+    for diagnosis in diagnoses:
         text = "%s: %s. Try %s (docs/diagnoses.md)"
         _log.warning(text, diagnosis.name, diagnosis.evidence, diagnosis.advice)
-    tags = {DIAGNOSIS: ",".join(diagnosis.name for diagnosis in told) or NONE}
+    tracker.log_tags({DIAGNOSIS: ",".join(diagnosis.name for diagnosis in diagnoses) or NONE})
+    tracker.log_dict({"diagnoses": [d.as_dict() for d in diagnoses]}, "diagnoses.json")
+
+
+def log_cross_losses(tracker: Tracker, result: "Result") -> None:
+    """Write the cross-client losses, and in a tag how many of the clients' own parts are best."""
     if result.cross_losses is not None:
         best = own_is_best(result.cross_losses)
-        tags["spire.own_is_best"] = f"{best.sum()}/{len(best)}"
-        log_cross_losses(tracker, result.cross_losses, result.cross_ids)
-    tracker.log_tags(tags)
-    tracker.log_dict({"diagnoses": [d.as_dict() for d in told]}, "diagnoses.json")
+        tracker.log_tags({"spire.own_is_best": f"{best.sum()}/{len(best)}"})
+        draw_cross_losses(tracker, result.cross_losses, result.cross_ids)
 
 
 def log_summary(tracker: Tracker, result: "Result") -> None:

@@ -53,7 +53,7 @@ def log_adaptation_figures(tracker: Tracker, result: "Result") -> None:
         tracker.log_figure(picture, "plots/pretrain_kid.png")
 
 
-def log_cross_losses(tracker: Tracker, losses: np.ndarray, client_ids: Sequence[int]) -> None:
+def draw_cross_losses(tracker: Tracker, losses: np.ndarray, client_ids: Sequence[int]) -> None:
     """Write held-out losses (m, m) of clients' data with each other's own parts."""
     names = [f"{c}" for c in client_ids]
     columns = {"data_of": names}
