@@ -62,6 +62,7 @@ def _report(fitted: Fitted, looks: Mapping[int, Look]) -> AdaptReport:
         _drawn(looks[0]),
         _drawn(kept),
         kept.scores,
+        {epoch: look.heldout for epoch, look in looks.items()},
         kept.nn_train,
         kept.nn_test,
         fitted.num_trained,

@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from pipeline.datasets import load_stored, store_root
+from pipeline.diagnosis import Diagnosis, adaptation_diagnosis
 from pipeline.image_folder import opened_image
 from pipeline.image_grids import image_grid
 from pipeline.known_datasets import SPECS
@@ -45,6 +46,7 @@ class Arrival:
     num_train: int
     num_test: int
     num_trained: int
+    diagnosis: Diagnosis | None
 
 
 def adapt_arrival(
@@ -86,6 +88,7 @@ def adapt_arrival(
         len(split.train),
         len(split.test),
         report.num_trained,
+        adaptation_diagnosis([report]),
     )
 
 

@@ -172,3 +172,13 @@ def cross_client_matrix(
     fakes = [d.features for d in drawn]
     reals = [real.features[c] for c in client_ids]
     return kid_matrix(fakes, reals, config.kid_subset_size, config.kid_num_subsets, seed)
+
+
+def cross_client_losses(
+    pool: ClientPool, weights: np.ndarray, client_ids: Sequence[int]
+) -> np.ndarray:
+    """Return held-out losses (m, m) of client i's data (row) with client j's own part (column).
+
+    All entries of a row are taken at the same noise; the diagonal is `Losses.own`.
+    """
+    return np.array(pool.run("losses_as", client_ids, pool.share(weights), tuple(client_ids)))

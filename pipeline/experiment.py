@@ -19,11 +19,13 @@ from torch import Tensor
 from pipeline.adaptation import adapt_clients
 from pipeline.client_store import CLIENTS, ClientStore
 from pipeline.config import Config, FederationConfig
+from pipeline.diagnosis import Diagnosis, diagnose, divergence
 from pipeline.disk import room_for
 from pipeline.driver import Driver, RoundStats
 from pipeline.evaluation import (
     Evaluation,
     RealData,
+    cross_client_losses,
     cross_client_matrix,
     evaluate_pretraining,
     pooled_features,
@@ -45,6 +47,8 @@ from pipeline.profiling import profiled_rounds, watched
 from pipeline.ray_pool import RayClientPool, RemoteDriver, cluster, is_in_actor
 from pipeline.record import (
     log_adaptation,
+    log_cross_losses,
+    log_diagnoses,
     log_evaluation,
     log_profile,
     log_setting,
@@ -60,6 +64,7 @@ from pipeline.storage import check_storage, mirror_of
 from pipeline.tracking import Tracker
 from pipeline.worker import ClientWorker
 from spire_core.adapt import AdaptConfig
+from spire_core.errors import AggregationError
 from spire_core.flat import initial_weights, tensors_hash
 from spire_core.grouped import choose_engine
 from spire_core.kid import kid
@@ -69,6 +74,7 @@ from spire_core.server import ServerState
 logger = logging.getLogger(__name__)
 MakeDriver = Callable[..., Driver | RemoteDriver]
 POOLED_IMAGES = 1000  # of the pre-training population, for forgetting
+CROSS_CLIENTS = 8  # that try on each other's parts
 
 
 class Watcher(Protocol):
@@ -97,6 +103,9 @@ class Result:
     reports: list[AdaptReport] = field(default_factory=list)
     curves: list[ForgettingCurve] = field(default_factory=list)
     matrix: np.ndarray | None = None
+    cross_ids: list[int] = field(default_factory=list)
+    cross_losses: np.ndarray | None = None  # of these clients, `cross_client_losses`
+    diagnoses: list[Diagnosis] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
     state_fingerprint: str = ""
 
@@ -174,14 +183,22 @@ def _run(setting: Setting, tracker: Tracker, watcher: Watcher, pretrained: Path 
 
         if pretrained is not None:
             take_over(result, tracker, pretrained)
-        weights = pretrain(result, pool, make_driver, tracker, watcher)
+        try:
+            weights = pretrain(result, pool, make_driver, tracker, watcher)
+        except AggregationError as error:
+            log_diagnoses(tracker, [divergence(error)])
+            raise
         watcher.pretrained(tracker.run_dir)
+        try_on(result, pool, weights)
+        log_cross_losses(tracker, result)
 
         watcher.stage(f"adapting {len(setting.new_ids)} new clients")
         adapt(result, pool, weights)
         log_adaptation(tracker, result)
 
         save(result, pool, weights)
+    result.diagnoses = diagnose(result)
+    log_diagnoses(tracker, result.diagnoses)
     log_summary(tracker, result)
     return result
 
@@ -339,6 +356,16 @@ def round_metrics(
         "comm/down_bytes": stats.down_bytes,
         "memory/rss_bytes": peak_bytes(),
     }
+
+
+def try_on(result: Result, pool: ClientPool, weights: np.ndarray) -> None:
+    """Work out what a few clients that have trained lose with each other's parts on (P,)."""
+    setting, federation = result.setting, result.setting.config.federation
+    if setting.config.method.record.is_personal:
+        seen = ClientStore(result.run_dir / CLIENTS).rounds_seen(federation.num_rounds)
+        result.cross_ids = [c for c in setting.eval_ids if c in seen][:CROSS_CLIENTS]
+    if result.cross_ids:
+        result.cross_losses = cross_client_losses(pool, weights, result.cross_ids)
 
 
 def adapt(

@@ -101,19 +101,23 @@ def matrix_figure(
     col_names: Sequence[str],
     title: str,
     label: str = "KID",
+    xlabel: str = "data of client",
+    ylabel: str = "samples of client",
+    spec: str = ".2g",
 ) -> Figure:
     """Return a cross-client heat map: row i = samples of client i, column j = data of client j.
 
-    `label` names the quantity. The numbers stand in the cells of up to 12 x 12 clients.
+    `label` names the quantity, `ylabel` and `xlabel` what else rows and columns are. The numbers
+    stand in the cells of up to 12 x 12 clients, as `spec` says.
     """
     is_small = max(matrix.shape) <= MAX_NUMBERED
     cell = 0.5 if is_small else 0.25
     height, width = (cell * min(size, MAX_NAMED) for size in matrix.shape)
     figure = blank_figure(max(3.6, 2.2 + width), 1.4 + height)
     axes = figure.subplots()
-    _heat_map(axes, matrix, label, ".2g", is_numbered=is_small)
+    _heat_map(axes, matrix, label, spec, is_numbered=is_small)
     _name_ticks(axes, col_names, row_names)
-    axes.set(xlabel="data of client", ylabel="samples of client", title=title)
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
     return figure
 
 

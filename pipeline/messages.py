@@ -68,6 +68,7 @@ class Look:
 
     drawn: Drawn | None
     scores: dict[str, float]
+    heldout: Tensor  # (n,) loss on each held-out image
     nn_train: float
     nn_test: float
     duration_s: float
@@ -83,6 +84,9 @@ class AdaptReport:
     before: Drawn
     after: Drawn
     scores_after: dict[str, float]  # of the kept state, by the names of the curve's observations
+    heldout: Mapping[
+        int, Tensor
+    ]  # by epoch, where it was looked at: (n,) loss on each held-out image
     nn_train: float  # mean distance of generated images to the nearest training image
     nn_test: float  # the same to the nearest held-out image, over as many of them
     num_trained: int

@@ -3,16 +3,18 @@
 Per-client values go into tables; the metrics stay few, and are the same for every method.
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline import figures, image_grids
+from pipeline.diagnosis import DIAGNOSIS, NONE, Diagnosis, own_is_best
 from pipeline.evaluation import Evaluation, RealData
 from pipeline.profiling import FOLDER as PROFILE
-from pipeline.record_figures import log_adaptation_figures
+from pipeline.record_figures import draw_cross_losses, log_adaptation_figures
 from pipeline.runs import git_revision
 from pipeline.summary import adaptation_metrics, new_clients_table, summary_metrics
 from pipeline.tracking import Tracker
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 NO_PARAMS = ("tracking.", "resources.", "data.root", "data.path", "eval.extractor_weights")
 NO_PARAMS += ("eval.grid_images",)
 MAX_PROFILE_BYTES = 20_000_000  # of a file that is sent to the store
+_log = logging.getLogger(__name__)
 
 
 def run_tags(setting: "Setting", preset: str | None) -> dict[str, str]:
@@ -109,6 +112,23 @@ def log_adaptation(tracker: Tracker, result: "Result") -> None:
         tracker.log_metrics(metrics, step=epoch)
     tracker.log_table("tables/new_clients.json", new_clients_table(result))
     log_adaptation_figures(tracker, result)
+
+
+def log_diagnoses(tracker: Tracker, diagnoses: Sequence[Diagnosis]) -> None:
+    """Name the known failures of a run in a tag, in a file and in the log."""
+    for diagnosis in diagnoses:
+        text = "%s: %s. Try %s (docs/diagnoses.md)"
+        _log.warning(text, diagnosis.name, diagnosis.evidence, diagnosis.advice)
+    tracker.log_tags({DIAGNOSIS: ",".join(diagnosis.name for diagnosis in diagnoses) or NONE})
+    tracker.log_dict({"diagnoses": [d.as_dict() for d in diagnoses]}, "diagnoses.json")
+
+
+def log_cross_losses(tracker: Tracker, result: "Result") -> None:
+    """Write the cross-client losses, and in a tag how many of the clients' own parts are best."""
+    if result.cross_losses is not None:
+        best = own_is_best(result.cross_losses)
+        tracker.log_tags({"spire.own_is_best": f"{best.sum()}/{len(best)}"})
+        draw_cross_losses(tracker, result.cross_losses, result.cross_ids)
 
 
 def log_summary(tracker: Tracker, result: "Result") -> None:

@@ -1,5 +1,6 @@
 """The pictures of an experiment in its tracking run: grids, histograms, curves."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,6 +51,20 @@ def log_adaptation_figures(tracker: Tracker, result: "Result") -> None:
         floor = result.real.floor_mean(setting.eval_ids)
         picture = figures.curve_figure(series, "round", "KID", "Pre-training clients", floor)
         tracker.log_figure(picture, "plots/pretrain_kid.png")
+
+
+def draw_cross_losses(tracker: Tracker, losses: np.ndarray, client_ids: Sequence[int]) -> None:
+    """Write held-out losses (m, m) of clients' data with each other's own parts."""
+    names = [f"{c}" for c in client_ids]
+    columns = {"data_of": names}
+    columns |= {f"with_part_of_{n}": losses[:, j].tolist() for j, n in enumerate(names)}
+    tracker.log_table("tables/cross_losses.json", columns)
+    title, axes = (
+        "Held-out loss with another client's part",
+        ("own part of client", "data of client"),
+    )
+    picture = figures.matrix_figure(losses, names, names, title, "held-out loss", *axes, ".3g")
+    tracker.log_figure(picture, "plots/cross_losses.png")
 
 
 def client_rows(result: "Result", client_id: int) -> list[tuple[str, np.ndarray]]:

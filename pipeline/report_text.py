@@ -12,6 +12,7 @@ import yaml
 from PIL import Image
 
 from pipeline.arrival import Arrival
+from pipeline.diagnosis import Diagnosis
 from pipeline.evaluation import Evaluation
 from pipeline.experiment import Result
 from pipeline.image_grids import image_grid
@@ -212,6 +213,7 @@ def result_json(result: Result, preset: str | None) -> dict[str, Any]:
         "preset": preset,
         "seed": config.seed,
         "metrics": finite(result.metrics),
+        "diagnoses": [diagnosis.as_dict() for diagnosis in result.diagnoses],
         "params_total": total,
         "params_trainable_new_client": trained,
         "config_fingerprint": config.fingerprint,
@@ -239,8 +241,17 @@ def result_table(result: Result) -> str:
         f"{config.method.name} on {config.data.name}, seed {config.seed}: "
         f"{federation.num_clients} clients, {federation.num_rounds} rounds"
     )
-    parts = [title, _pretraining_table(result), _new_clients_table(result), _where(result)]
+    tables = [_pretraining_table(result), _new_clients_table(result)]
+    parts = [title, *tables, diagnoses_text(result.diagnoses), _where(result)]
     return "\n\n".join(part for part in parts if part)
+
+
+def diagnoses_text(diagnoses: Sequence[Diagnosis]) -> str:
+    """Return recognised failures with what to try, or that there are none."""
+    if not diagnoses:
+        return "no known failure recognised"
+    said = [f"{d.name}: {d.evidence}\n  try {d.advice}" for d in diagnoses]
+    return "\n".join(["Diagnoses (docs/diagnoses.md)", *said])
 
 
 def _pretraining_table(result: Result) -> str:
@@ -329,6 +340,7 @@ def arrival_json(arrival: Arrival) -> dict[str, Any]:
         "num_trained": arrival.num_trained,
         "kept_epoch": arrival.kept_epoch,
         "curve": curve,
+        "diagnoses": [] if arrival.diagnosis is None else [arrival.diagnosis.as_dict()],
         "artifacts": {"client": str(arrival.path), "samples": str(arrival.grid_path)},
     }
 
@@ -342,6 +354,7 @@ def arrival_table(arrival: Arrival) -> str:
         f"{arrival.num_train} images, measured on {arrival.num_test} others\n"
         f"{aligned(header, rows)}\n"
         f"kept epoch {arrival.kept_epoch}\n\n"
+        f"{diagnoses_text([arrival.diagnosis] if arrival.diagnosis else [])}\n\n"
         f"own part  {arrival.path}\nsamples   {arrival.grid_path}"
     )
 

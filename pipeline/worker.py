@@ -31,7 +31,7 @@ from spire_core.client import (
     train_client,
 )
 from spire_core.compression import CompressedUpdate, compress
-from spire_core.evaluate import client_denoiser, draw, draw_together, heldout_loss
+from spire_core.evaluate import client_denoiser, draw, draw_together, heldout_losses
 from spire_core.extractor import (
     Extractor,
     cached_features,
@@ -286,9 +286,22 @@ class ClientWorker:
             None if other is None else self._heldout(client_id, other.to(self.device)),
         )
 
+    def losses_as(self, client_id: int, weights: np.ndarray, others: Sequence[int]) -> list[float]:
+        """Return a client's held-out loss with each of these clients' own parts, at one noise."""
+        backbone = torch.tensor(weights, device=self.device)
+        return [
+            self._heldout(client_id, personalise(self.model, backbone, self.private_state(other)))
+            for other in others
+        ]
+
     def _heldout(self, client_id: int, emb: Tensor | None) -> float:
+        return float(self._heldout_each(client_id, emb).mean())
+
+    def _heldout_each(self, client_id: int, emb: Tensor | None) -> Tensor:
+        """Return the loss (n,) on each of a client's held-out images."""
         images = self.test_images(client_id, self.config.eval.num_loss_images)
-        return heldout_loss(self.model, emb, images, self.recipe(), self.config.seed, client_id)
+        more = (self.recipe(), self.config.seed, client_id)
+        return heldout_losses(self.model, emb, images, *more).cpu()
 
     # --- new clients ------------------------------------------------------------------------------
 
@@ -362,16 +375,19 @@ class ClientWorker:
         for client_id, emb, own, whole in zip(client_ids, embs, images, is_whole, strict=True):
             began = time.monotonic()
             drawn = self._drawn(client_id, own)
-            scores = self._scores(drawn, emb.to(self.device), pooled_features)
+            heldout = self._heldout_each(client_id, emb.to(self.device))
+            scores = self._scores(drawn, heldout, pooled_features)
             nn_train, nn_test = self._distances(client_id, own)
             duration_s = drawn_s + time.monotonic() - began
-            looks.append(Look(drawn if whole else None, scores, nn_train, nn_test, duration_s))
+            shown = drawn if whole else None
+            looks.append(Look(shown, scores, heldout, nn_train, nn_test, duration_s))
         return looks
 
-    def _scores(
-        self, drawn: Drawn, emb: Tensor | None, pooled_features: Tensor
-    ) -> dict[str, float]:
-        """Return KID against the client's and the population's data, TV, and held-out loss."""
+    def _scores(self, drawn: Drawn, heldout: Tensor, pooled_features: Tensor) -> dict[str, float]:
+        """Return KID against the client's and the population's data, TV, and held-out loss.
+
+        `heldout` (n,) is what `_heldout_each` returned.
+        """
         config, client_id = self.config, drawn.client_id
         sizes = (config.eval.kid_subset_size, config.eval.kid_num_subsets, config.seed)
         own = kid(self.real_features(client_id), drawn.features, *sizes)
@@ -379,7 +395,7 @@ class ClientWorker:
             "own_kid": own.mean,
             "own_kid_std": own.std,
             "population_kid": kid(pooled_features, drawn.features, *sizes).mean,
-            "heldout_loss": self._heldout(client_id, emb),
+            "heldout_loss": float(heldout.mean()),
         }
         if drawn.histogram is not None:
             observed["tv"] = total_variation(drawn.histogram, self.setup.mixtures[client_id])
@@ -430,7 +446,7 @@ class ClientWorker:
         )
         self.store.save(client_id, 0, adapted.state)
         emb = personalise(self.model, start, adapted.state)
-        after, images, scores = observer.look(self.model, emb)
+        after, images, scores, heldout = observer.look(self.model, emb)
         return AdaptReport(
             client_id,
             adapted.curve,
@@ -438,6 +454,7 @@ class ClientWorker:
             observer.first,
             after,
             scores,
+            observer.heldout | {adapted.kept_epoch: heldout},
             *self._distances(client_id, images),
             num_trained(self.model, config.model.d_emb),
             time.monotonic() - began,
@@ -476,16 +493,21 @@ class _Observer:
         self.worker, self.client_id = worker, client_id
         self.reference, self.pooled_features = reference, pooled_features
         self.first: Drawn
+        self.heldout: dict[int, Tensor] = {}
 
     def __call__(self, epoch: int, model: FlatModel, emb: Tensor | None) -> dict[str, float]:
-        """Return what `look` scores; remember what was drawn before adaptation."""
-        drawn, _, scores = self.look(model, None if emb is None else emb.detach())
+        """Return what `look` scores; remember the losses, and what was drawn before adaptation."""
+        look = self.look(model, None if emb is None else emb.detach())
+        drawn, _, scores, self.heldout[epoch] = look
         if epoch == 0:
             self.first = drawn
         return scores
 
-    def look(self, model: FlatModel, emb: Tensor | None) -> tuple[Drawn, Tensor, dict[str, float]]:
-        """Return what the client draws, its images (n, C, H, W), and their scores."""
+    def look(
+        self, model: FlatModel, emb: Tensor | None
+    ) -> tuple[Drawn, Tensor, dict[str, float], Tensor]:
+        """Return what the client draws, its images, their scores, and its held-out losses."""
         images = self.worker._images(self.client_id, model, emb, self.reference)
         drawn = self.worker._drawn(self.client_id, images)
-        return drawn, images, self.worker._scores(drawn, emb, self.pooled_features)
+        heldout = self.worker._heldout_each(self.client_id, emb)
+        return drawn, images, self.worker._scores(drawn, heldout, self.pooled_features), heldout

@@ -139,7 +139,6 @@ def draw_together(
     return list(drawn.clamp(-1, 1))
 
 
-@torch.inference_mode()
 def heldout_loss(
     model: FlatModel,
     client_emb: Tensor | None,
@@ -148,9 +147,22 @@ def heldout_loss(
     seed: int,
     client_id: int,
 ) -> float:
-    """Return the mean denoising loss on uint8 images (N, C, H, W), at fixed noise.
+    """Return the mean of `heldout_losses`."""
+    return float(heldout_losses(model, client_emb, images, recipe, seed, client_id).mean())
 
-    Timesteps are spread evenly.
+
+@torch.inference_mode()
+def heldout_losses(
+    model: FlatModel,
+    client_emb: Tensor | None,
+    images: Tensor,
+    recipe: Recipe,
+    seed: int,
+    client_id: int,
+) -> Tensor:
+    """Return the denoising loss (N,) float64 on each of uint8 images (N, C, H, W).
+
+    It is taken at fixed noise; timesteps are spread evenly.
     """
     generator = torch_generator(seed, "heldout", client_id)
     diffusion, device = recipe.diffusion, model.weights.device
@@ -165,4 +177,4 @@ def heldout_loss(
         t.to(device),
         eps.to(device),
     )
-    return float(losses.double().mean())
+    return losses.double()

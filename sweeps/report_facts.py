@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from pipeline.diagnosis import ADVICE, DIAGNOSIS, NONE
 from pipeline.tracked_runs import TrackedRun, is_known
 from sweeps.report_groups import (
     EXTRACTOR,
@@ -89,7 +90,20 @@ def notes_of(groups: Sequence[Group], chosen: Sequence[Group], metric: str) -> l
         notes.append("Tasks differ in their data or in how they are measured: compare within one.")
     if REFERENCE not in by_method(groups):
         notes.append(f"There is no finished run of {REFERENCE}: no differences against it.")
-    return notes + _uneven_seeds(groups) + _unknown_values(groups)
+    return notes + _uneven_seeds(groups) + _unknown_values(groups) + _diagnoses(groups)
+
+
+def _diagnoses(groups: Sequence[Group]) -> list[str]:
+    """Return a note of each known failure that runs show, with what to try."""
+    shown: dict[str, list[str]] = {}
+    for run in (run for group in groups for run in group.runs):
+        for name in run.tags.get(DIAGNOSIS, NONE).split(","):
+            shown.setdefault(name, []).append(f"{run.name} ({run.run_id[:8]})")
+    return [
+        f"{name}, seen in {_several(runs)}: try {ADVICE[name]}."
+        for name, runs in shown.items()
+        if name in ADVICE
+    ]
 
 
 def _uneven_seeds(groups: Sequence[Group]) -> list[str]:

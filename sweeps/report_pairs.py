@@ -8,6 +8,7 @@ interval is over seeds alone). Settings of `method.*` belong to a method and nee
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
+from pipeline.diagnosis import DIAGNOSIS
 from pipeline.tracked_runs import TrackedRun
 from sweeps.report_groups import (
     Group,
@@ -104,12 +105,14 @@ def runs_table(runs: Sequence[TrackedRun]) -> Table:
             method_of(run),
             run.params.get("seed", run.tags.get("seed")),
             run.tags.get("state_fingerprint", "-")[:8],
+            run.tags.get(DIAGNOSIS),
             run.tags.get("git_revision"),
         )
         for run in runs
     ]
-    columns = ("run", "id", "status", "method", "seed", "state", "revision")
+    columns = ("run", "id", "status", "method", "seed", "state", "diagnosis", "revision")
     text = (
-        "State: the head of the fingerprint of all weights at the end; equal ones are equal runs."
+        "State: the head of the fingerprint of all weights at the end; equal ones are equal runs. "
+        "Diagnosis: known failures that the run shows (docs/diagnoses.md)."
     )
     return Table("runs", "Runs", text, columns, tuple(rows))

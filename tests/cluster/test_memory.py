@@ -18,8 +18,8 @@ ACTORS = ("ray::ClientActor", "ray::Driver")
 class Weighing(Quiet):
     """Notes the resident memory of each process of a run, after two of its rounds.
 
-    Pages that it shares are left out: Ray's object store, of fixed size, is mapped into all of them,
-    and which part of it a process has touched says nothing about what the process keeps.
+    Pages that it shares are left out: Ray's object store, of fixed size, is mapped into all of
+    them, and which part of it a process has touched says nothing about what the process keeps.
     """
 
     def __init__(self) -> None:

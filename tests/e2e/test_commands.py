@@ -119,6 +119,9 @@ def test_what_lies_in_the_tracking_store(
     assert {"config", "images", "plots", "samples", "tables"} <= folders
     plots = {a.path for a in client.list_artifacts(told["run_id"], "plots")}
     assert {"plots/forgetting.png", "plots/partition.png", "plots/cross_client.png"} <= plots
+    assert "plots/cross_losses.png" in plots
+    assert run.data.tags["spire.diagnosis"] == "none"  # so short a run is hardly judged
+    assert told["diagnoses"] == []
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.chdir(desk.folder)
     models = client.search_logged_models([run.info.experiment_id])

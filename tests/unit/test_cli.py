@@ -210,6 +210,7 @@ def test_a_client_arrives_is_fitted_and_can_be_drawn(spire, finished_run: Path) 
     assert (told["client_id"], told["num_train"], told["num_trained"]) == (8, 8, 16)
     assert told["num_test"] == round(0.25 * (1010 + 1028))  # of the test split's threes and sevens
     assert [point["epoch"] for point in told["curve"]] == [0, 1]
+    assert told["diagnoses"] == []
     assert set(told["curve"][1]) >= {"own_kid", "tv", "heldout_loss"}
     assert "population_kid" not in told["curve"][1]
     assert (finished_run / "model" / "backbone.safetensors").read_bytes() == backbone

@@ -17,6 +17,8 @@ from spire_core.errors import ClusterError, ConfigError, RunError
 from sweeps.report import Report, make_report, report_json, report_text
 
 AFTER = {"spire": (1.0, 2.0, 3.0), "fedavg_ft": (1.5, 2.5, 3.8), "local": (9.0, 9.0, 9.0)}
+DIAGNOSES = {("spire", 1): "embedding_ignored,adaptation_overfitting"}
+DIAGNOSES |= {("fedavg_ft", 2): "adaptation_overfitting"}
 TRAINED = {"spire": 4, "fedavg_ft": 1000, "local": 1000}
 
 
@@ -46,6 +48,7 @@ def log_experiment(config: TrackingConfig, parent: str, method: str, seed: int) 
     if method != "local":
         finals |= {"final/pretrain_kid_mean": 2.0, "best/kid_mean": 1.0, "best/round": 2.0}
     with log_run(config, parent, method, seed, finals) as tracker:
+        tracker.log_tags({"spire.diagnosis": DIAGNOSES.get((method, seed), "none")})
         for epoch in (0, 1):
             tracker.log_metrics({"forgetting/own": 0.1 * epoch}, epoch)
         if method != "local":
@@ -133,6 +136,17 @@ def test_runs_that_are_left_out_are_counted_and_listed(report: Report) -> None:
     assert len(listed) == 13
     assert sorted({r["status"] for r in listed}) == ["FAILED", "FINISHED", "KILLED", "RUNNING"]
     assert listed[1]["state"] == "0abcdef0"
+
+
+def test_known_failures_stand_beside_their_runs_with_what_to_try(report: Report) -> None:
+    found = {(r["method"], r["seed"]): r["diagnosis"] for r in rows(report, "runs")[1:-3]}
+    said = {key: DIAGNOSES.get((key[0], int(key[1])), "none") for key in found}
+    assert found == said
+    [ignored] = [note for note in report.notes if note.startswith("embedding_ignored")]
+    assert re.match(r"embedding_ignored, seen in spire-s1 \(\w{8}\): try .*emb_lr", ignored)
+    [overfitting] = [note for note in report.notes if note.startswith("adaptation_overfitting")]
+    assert re.search(r"seen in spire-s1 \(\w{8}\), fedavg_ft-s2 \(\w{8}\): try", overfitting)
+    assert f"note      {ignored}" in report_text(report)
 
 
 def test_it_says_what_scores_were_computed_with(report: Report) -> None:
