@@ -109,89 +109,6 @@ def test_ray_pool_equals_local_pool_for_any_number_of_actors(
         assert found("resources.pool=local", "seed=1")[0] != local[0]
 
 
-LEAVES = (torch.Tensor, np.ndarray, bytes, bytearray)
-INVERTED = bytes(255 - i for i in range(256))
-
-
-class Confessing(Driver):
-    """A driver that tells whether its process holds some numbers: in tensors, arrays or bytes.
-
-    The needles arrive inverted, so that the search does not find its own question.
-    """
-
-    def holds(self, inverted_needles: list[bytes]) -> list[bool]:
-        found = [False] * len(inverted_needles)
-        everything = list(_all_memory())  # first: what the search itself makes is not looked at
-        for raw in everything:
-            inverted = raw.translate(INVERTED)
-            found = [f or n in inverted for f, n in zip(found, inverted_needles, strict=True)]
-        return found
-
-
-def _all_memory() -> Iterator[bytes]:
-    """Yield the bytes of every tensor, array and byte string that this process refers to."""
-    seen: set[int] = set()
-    for thing in gc.get_objects():
-        for held in (thing, *gc.get_referents(thing)):
-            kind = type(held)  # isinstance would wake deprecated lazy objects of torch
-            if id(held) in seen or not issubclass(kind, LEAVES):
-                continue
-            seen.add(id(held))
-            if issubclass(kind, torch.Tensor):
-                held = held.detach().cpu().contiguous().numpy()
-            yield held.tobytes() if isinstance(held, np.ndarray) else bytes(held)
-
-
-def make_driver_args(setting: Setting, pool: object) -> list:
-    config = setting.config
-    weights = initial_weights(config.model, config.method, 1, config.seed).numpy()
-    sizes = [len(c.train) for c in setting.partition.train_clients]
-    parts = (config.federation, config.client, config.server, config.method)
-    return [
-        pool,
-        ServerState.initial(weights),
-        *parts,
-        sizes,
-        config.seed,
-        setting.model.layout.num_without_local,
-    ]
-
-
-Opened = tuple[Setting, ClientPool]
-
-
-@pytest.fixture(scope="module")
-def opened(mnist_root: Path, folder: Path, ray_cluster: None) -> Iterator[Opened]:
-    setting = prepare(config_for(mnist_root, folder, "resources.num_actors=1"))
-    with open_pool(setting, folder) as (pool, _):
-        yield setting, pool
-
-
-def test_the_drivers_process_never_holds_an_embedding(opened: Opened, folder: Path) -> None:
-    setting, pool = opened
-    driver = ray.remote(Confessing).remote(*make_driver_args(setting, pool))
-    for _ in range(4):
-        ray.get(driver.run_round.remote())  # type: ignore[attr-defined]
-    setup = WorkerSetup(
-        setting.config, setting.mixtures, setting.partition, setting.extractor, folder
-    )
-    worker = ClientWorker(setup, setting.images)
-    states = [worker.private_state(c) for c in setting.train_ids]
-    needles = [s["client_emb"].numpy().tobytes() for s in states]
-    assert all(len(n) == 4 * D_EMB for n in needles)
-    assert sum("client_emb.step" in s for s in states) >= 3  # some have trained
-    backbone = ray.get(driver.model_weights.remote())  # type: ignore[attr-defined]
-    control = backbone[100 : 100 + D_EMB].tobytes()  # what it does hold is found
-    inverted = [n.translate(INVERTED) for n in [*needles, control]]
-    held = ray.get(driver.holds.remote(inverted))  # type: ignore[attr-defined]
-    assert held == [False] * len(needles) + [True]
-
-
-def test_an_actors_error_keeps_its_type_and_sentence(opened: Opened) -> None:
-    with pytest.raises(SpireError, match="two or more different clients"):
-        opened[1].run("masked_embedding", [0], [1, 2])
-
-
 class Troubled(Quiet):
     """Does something to a run's client actors after each of some rounds."""
 
@@ -275,12 +192,96 @@ def test_a_hanging_actor_is_ended_and_its_work_done_again(
     whole: str, mnist_root: Path, folder: Path
 ) -> None:
     def stop(after_round: int) -> None:
-        os.kill(client_pids()[0], signal.SIGSTOP)
+        [pid] = client_pids()
+        os.kill(pid, signal.SIGSTOP)
 
     limits = ("resources.num_actors=1", "federation.client_timeout_s=5.0")
     config = config_for(mnist_root, folder, *limits)
     result = run_experiment(config, None, Troubled(stop, 1))
     assert result.state_fingerprint == whole
+
+
+LEAVES = (torch.Tensor, np.ndarray, bytes, bytearray)
+INVERTED = bytes(255 - i for i in range(256))
+
+
+class Confessing(Driver):
+    """A driver that tells whether its process holds some numbers: in tensors, arrays or bytes.
+
+    The needles arrive inverted, so that the search does not find its own question.
+    """
+
+    def holds(self, inverted_needles: list[bytes]) -> list[bool]:
+        found = [False] * len(inverted_needles)
+        everything = list(_all_memory())  # first: what the search itself makes is not looked at
+        for raw in everything:
+            inverted = raw.translate(INVERTED)
+            found = [f or n in inverted for f, n in zip(found, inverted_needles, strict=True)]
+        return found
+
+
+def _all_memory() -> Iterator[bytes]:
+    """Yield the bytes of every tensor, array and byte string that this process refers to."""
+    seen: set[int] = set()
+    for thing in gc.get_objects():
+        for held in (thing, *gc.get_referents(thing)):
+            kind = type(held)  # isinstance would wake deprecated lazy objects of torch
+            if id(held) in seen or not issubclass(kind, LEAVES):
+                continue
+            seen.add(id(held))
+            if issubclass(kind, torch.Tensor):
+                held = held.detach().cpu().contiguous().numpy()
+            yield held.tobytes() if isinstance(held, np.ndarray) else bytes(held)
+
+
+def make_driver_args(setting: Setting, pool: object) -> list:
+    config = setting.config
+    weights = initial_weights(config.model, config.method, 1, config.seed).numpy()
+    sizes = [len(c.train) for c in setting.partition.train_clients]
+    parts = (config.federation, config.client, config.server, config.method)
+    return [
+        pool,
+        ServerState.initial(weights),
+        *parts,
+        sizes,
+        config.seed,
+        setting.model.layout.num_without_local,
+    ]
+
+
+Opened = tuple[Setting, ClientPool]
+
+
+@pytest.fixture(scope="module")
+def opened(mnist_root: Path, folder: Path, ray_cluster: None) -> Iterator[Opened]:
+    setting = prepare(config_for(mnist_root, folder, "resources.num_actors=1"))
+    with open_pool(setting, folder) as (pool, _):
+        yield setting, pool
+
+
+def test_the_drivers_process_never_holds_an_embedding(opened: Opened, folder: Path) -> None:
+    setting, pool = opened
+    driver = ray.remote(Confessing).remote(*make_driver_args(setting, pool))
+    for _ in range(4):
+        ray.get(driver.run_round.remote())  # type: ignore[attr-defined]
+    setup = WorkerSetup(
+        setting.config, setting.mixtures, setting.partition, setting.extractor, folder
+    )
+    worker = ClientWorker(setup, setting.images)
+    states = [worker.private_state(c) for c in setting.train_ids]
+    needles = [s["client_emb"].numpy().tobytes() for s in states]
+    assert all(len(n) == 4 * D_EMB for n in needles)
+    assert sum("client_emb.step" in s for s in states) >= 3  # some have trained
+    backbone = ray.get(driver.model_weights.remote())  # type: ignore[attr-defined]
+    control = backbone[100 : 100 + D_EMB].tobytes()  # what it does hold is found
+    inverted = [n.translate(INVERTED) for n in [*needles, control]]
+    held = ray.get(driver.holds.remote(inverted))  # type: ignore[attr-defined]
+    assert held == [False] * len(needles) + [True]
+
+
+def test_an_actors_error_keeps_its_type_and_sentence(opened: Opened) -> None:
+    with pytest.raises(SpireError, match="two or more different clients"):
+        opened[1].run("masked_embedding", [0], [1, 2])
 
 
 def test_more_than_the_cluster_has_is_refused_at_once() -> None:

@@ -78,7 +78,9 @@ def desk(
 
 
 def test_one_that_fails_does_not_stop_another(desk: Desk) -> None:
-    text = "axes: {federation.max_update_norm: [1.0e-9, 1.0e+3]}\n"  # no update passes the first
+    text = (  # no update passes the first
+        "concurrency: 1\naxes: {federation.max_update_norm: [1.0e-9, 1.0e+3]}\n"
+    )
     code, told, said = desk.sweep(text)
     assert code == 1
     failed, other = told["trials"]
