@@ -20,6 +20,7 @@ from pipeline.cli import main
 SETTINGS = ["tracking.checkpoint_every=3", "resources.num_actors=2", "federation.num_rounds=30"]
 SETTINGS += ["eval.every=0", "eval.num_images=16", "eval.num_loss_images=8", "eval.num_clients=2"]
 SETTINGS += ["adapt.epochs=1", "tracking.log_model=false"]
+NOT_INHERITED = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "SPIRE_ROOT")
 
 
 def command(*words: str) -> list[str]:
@@ -28,8 +29,7 @@ def command(*words: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def env(mnist_root: Path) -> dict[str, str]:
-    dropped = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "SPIRE_ROOT")
-    kept = {k: v for k, v in os.environ.items() if k not in dropped}
+    kept = {k: v for k, v in os.environ.items() if k not in NOT_INHERITED}
     return kept | {"SPIRE_DATA": str(mnist_root)}
 
 
@@ -37,7 +37,8 @@ def answer(folder: Path, env: dict[str, str], *words: str) -> dict[str, Any]:
     """Type a command in this process; return the object that it prints."""
     out = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder):
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        for name in NOT_INHERITED:
+            patch.delenv(name, raising=False)
         patch.setenv("SPIRE_DATA", env["SPIRE_DATA"])
         with contextlib.redirect_stdout(out):
             assert main([*words, "--json"]) == 0

@@ -3,6 +3,8 @@
 What it has missed it gets when it is back: by itself while the run goes on, else by `spire sync`.
 """
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -16,6 +18,7 @@ from typing import Any, Protocol
 import pytest
 from mlflow import MlflowClient
 
+from pipeline.cli import main
 from pipeline.outbox import REFUSED, num_waiting, read_done, read_entries, read_points
 from pipeline.runs import RECORD
 
@@ -78,9 +81,12 @@ class Spire:
         return json.loads(out)
 
     def sync(self) -> tuple[int, dict[str, Any]]:
-        command = [sys.executable, "-m", "pipeline", "sync", "--json", *self.settings]
-        done = subprocess.run(command, env=self.env, capture_output=True, text=True, check=False)
-        return done.returncode, json.loads(done.stdout)
+        """Type `spire sync` in this process; return its exit code and what it prints."""
+        out = io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
+            patch.setenv("MLFLOW_TRACKING_URI", self.env["MLFLOW_TRACKING_URI"])
+            code = main(["sync", "--json", *self.settings])
+        return code, json.loads(out.getvalue())
 
 
 @pytest.fixture
@@ -109,8 +115,8 @@ def assert_all_is_there_once(address: str, run_dir: Path) -> None:
     there = {a.path for folder in folders for a in client.list_artifacts(run_dir.name, folder)}
     assert {path for path in there if not path.endswith(".webp")} == set(files)
     assert len(run.outputs.model_outputs) == len(run.inputs.dataset_inputs) == 1
-    (model,) = client.search_logged_models([run.info.experiment_id])
-    assert str(model.status) == "READY"
+    models = client.search_logged_models([run.info.experiment_id])
+    assert [str(m.status) for m in models if m.source_run_id == run_dir.name] == ["READY"]
     assert run.info.status == "FINISHED"
     assert num_waiting(run_dir) == 0
     assert not (run_dir / REFUSED).exists()
