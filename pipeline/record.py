@@ -52,6 +52,8 @@ def run_tags(setting: "Setting", preset: str | None) -> dict[str, str]:
 
 def log_setting(tracker: Tracker, setting: "Setting") -> None:
     """Write what is known before the first round: parameters, configuration, data, partition."""
+    if not tracker.keeps_files:
+        return
     config, data = setting.config, setting.data
     tracker.log_params(_flat_params(config.as_dict()) | {"adapt.lr": adapt_rate(config)})
     tracker.log_dict(config.as_dict(), "config/resolved.yaml")
@@ -111,7 +113,8 @@ def log_adaptation(tracker: Tracker, result: "Result") -> None:
     for epoch, metrics in adaptation_metrics(result).items():
         tracker.log_metrics(metrics, step=epoch)
     tracker.log_table("tables/new_clients.json", new_clients_table(result))
-    log_adaptation_figures(tracker, result)
+    if tracker.keeps_files:
+        log_adaptation_figures(tracker, result)
 
 
 def log_diagnoses(tracker: Tracker, diagnoses: Sequence[Diagnosis]) -> None:

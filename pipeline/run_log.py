@@ -24,7 +24,10 @@ class RunLog:
     """Writes what a run tells into its outbox; passwords inside URIs are masked.
 
     What the store refuses later on is logged as an error, and kept in the run's folder.
+    `keeps_files`: whether anything but numbers is kept, so that pictures are worth drawing.
     """
+
+    keeps_files = True
 
     def __init__(self, run_dir: Path, keeps_model: bool) -> None:
         self.run_dir, self._keeps_model = run_dir, keeps_model

@@ -209,6 +209,8 @@ class Tracker(RunLog):
 class NullTracker(Tracker):
     """Keeps the numbers of a run in its folder, and nothing else."""
 
+    keeps_files = False
+
     def _tell(self, kind: str, **said: Any) -> None:
         """Keep nothing."""
 

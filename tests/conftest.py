@@ -1,4 +1,4 @@
-"""What all tests share: one torch thread, and real MNIST."""
+"""What all tests share: one torch thread, real MNIST, and one new database of MLflow."""
 
 import os
 from pathlib import Path
@@ -8,8 +8,16 @@ import torch
 
 from pipeline.datasets import describe
 from pipeline.fetch import fetch
+from pipeline.runs import TrackingConfig
+from pipeline.tracking import check_store
 
 torch.set_num_threads(1)
+
+
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of this session, which processes that test side by side have in common."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 @pytest.fixture(scope="session")
@@ -21,8 +29,14 @@ def mnist_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stored = describe("mnist")
     if stored["ok"]:
         return Path(stored["path"]).parent
-    is_one_of_many = "PYTEST_XDIST_WORKER" in os.environ
-    base = tmp_path_factory.getbasetemp()
-    root = (base.parent if is_one_of_many else base) / "spire_data"
+    root = shared_folder(tmp_path_factory) / "spire_data"
     fetch("mnist", root)
     return root
+
+
+@pytest.fixture(scope="session")
+def new_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database of MLflow that holds no runs, to be copied: making one takes it seconds."""
+    path = shared_folder(tmp_path_factory) / "new_database" / "mlflow.db"
+    check_store(TrackingConfig(uri=f"sqlite:///{path}"))
+    return path

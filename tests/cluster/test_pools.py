@@ -23,6 +23,7 @@ from pipeline.config import Config, load_config
 from pipeline.driver import Driver, RoundStats
 from pipeline.experiment import open_pool, run_experiment
 from pipeline.messages import WorkerSetup
+from pipeline.pool import ClientPool
 from pipeline.profiling import trace_path
 from pipeline.progress import Quiet
 from pipeline.resources import ResourcesConfig, plan_actors
@@ -37,7 +38,13 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 D_EMB = 37  # a size that nothing else has
 POPULATION = ("partition=independent", "partition.client_size=40", "federation.num_clients=10000")
-POPULATION += ("federation.cohort_size=4", "eval.num_clients=4")
+POPULATION += ("federation.cohort_size=4", "eval.num_clients=4")  # in groups, of 3 and 1
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of all runs, which so have what does not change between them in common."""
+    return tmp_path_factory.mktemp("pools")
 
 
 def config_for(mnist_root: Path, folder: Path, *overrides: str) -> Config:
@@ -59,9 +66,9 @@ def config_for(mnist_root: Path, folder: Path, *overrides: str) -> Config:
 
 
 @pytest.mark.parametrize(
-    ("method", "settings"),
+    ("method", "settings", "actors"),
     [
-        ("spire", ("client.engine=loop",)),
+        ("spire", ("client.engine=loop",), (1, 2, 4)),
         (
             "fedavg_ft",
             (
@@ -70,10 +77,7 @@ def config_for(mnist_root: Path, folder: Path, *overrides: str) -> Config:
                 "federation.drop_rate=0.6",
                 "server.aggregation=median",
             ),
-        ),
-        (
-            "spire",
-            ("client.engine=grouped", "client.group_size=2", "client.compression=int8"),  # 2 and 1
+            (2,),
         ),
         (
             "shared_rep",
@@ -85,28 +89,133 @@ def config_for(mnist_root: Path, folder: Path, *overrides: str) -> Config:
                 "federation.drop_rate=0.6",
                 "federation.straggler_rate=0.5",
             ),
+            (2,),
         ),
-        ("spire", POPULATION),
+        (
+            "spire",
+            (
+                *POPULATION,
+                "client.engine=grouped",
+                "client.group_size=3",
+                "client.compression=int8",
+            ),
+            (2,),
+        ),
     ],
 )
 def test_ray_pool_equals_local_pool_for_any_number_of_actors(
-    method: str, settings: tuple[str, ...], mnist_root: Path, tmp_path: Path
+    method: str,
+    settings: tuple[str, ...],
+    actors: tuple[int, ...],
+    mnist_root: Path,
+    folder: Path,
 ) -> None:
-    found, watches = {}, method == "fedavg_ft"  # a client actor, with torch's profiler
-    for name, overrides in {
-        "local": ["resources.pool=local"],
-        "one actor": ["resources.num_actors=1"],
-        "two actors": ["resources.num_actors=2", f"tracking.profile={watches}"],
-    }.items():
-        config = config_for(mnist_root, tmp_path, f"method={method}", *settings, *overrides)
+    def found(*overrides: str) -> tuple[str, float]:
+        config = config_for(mnist_root, folder, f"method={method}", *settings, *overrides)
         result = run_experiment(config, "smoke", Quiet())
-        found[name] = (result.state_fingerprint, result.metrics["final/adapt_kid_after"])
         trace = trace_path(result.run_dir)
         assert (trace is not None) == config.tracking.profile
         assert trace is None or b"round 3, client" in gzip.decompress(trace.read_bytes())
-    assert found["local"] == found["one actor"] == found["two actors"]
-    other = config_for(mnist_root, tmp_path, f"method={method}", "resources.pool=local", "seed=1")
-    assert run_experiment(other, "smoke", Quiet()).state_fingerprint != found["local"][0]
+        return result.state_fingerprint, result.metrics["final/adapt_kid_after"]
+
+    local = found("resources.pool=local")
+    watched = f"tracking.profile={method == 'fedavg_ft'}"  # a client actor, by torch's profiler
+    told = {n: found(f"resources.num_actors={n}", watched) for n in actors}
+    assert told == dict.fromkeys(actors, local)
+    if 4 in actors:
+        assert found("resources.pool=local", "seed=1")[0] != local[0]
+
+
+class Troubled(Quiet):
+    """Does something to a run's client actors after each of some rounds."""
+
+    def __init__(self, trouble: Callable[[int], None], *after_rounds: int) -> None:
+        self.trouble, self.after_rounds = trouble, after_rounds
+
+    def round_done(self, stats: RoundStats, num_rounds: int) -> None:
+        if stats.round_idx + 1 in self.after_rounds:
+            self.trouble(stats.round_idx + 1)
+
+
+@pytest.fixture(scope="module")
+def whole(mnist_root: Path, folder: Path) -> str:
+    """The state of a run that nothing happens to."""
+    config = config_for(mnist_root, folder, "resources.pool=local")
+    return run_experiment(config, None, Quiet()).state_fingerprint
+
+
+def client_pids() -> list[int]:
+    """The client actors of this process's own Ray."""
+    return [
+        process.pid
+        for process in psutil.Process().children(recursive=True)
+        if "".join(process.cmdline()[:1]).startswith("ray::ClientActor")
+    ]
+
+
+def test_killed_actors_come_back_and_nothing_changes(
+    whole: str, mnist_root: Path, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def kill(after_round: int) -> None:  # one of two actors, then both
+        pids = client_pids()
+        assert len(pids) == 2
+        for pid in pids[:after_round]:
+            os.kill(pid, signal.SIGKILL)
+
+    config = config_for(mnist_root, folder, "resources.num_actors=2")
+    result = run_experiment(config, None, Troubled(kill, 1, 2))
+    assert result.state_fingerprint == whole
+
+
+class BeginningKiller:
+    """Kills the first client actor that is seen to begin."""
+
+    def __init__(self) -> None:
+        self.killed: int | None = None
+        self._is_over = False
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        while self.killed is None and not self._is_over:
+            for process in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if process.cmdline()[:1] == ["ray::ClientActor.begin"]:
+                        process.kill()
+                        self.killed = process.pid
+                        break
+
+    def __enter__(self) -> "BeginningKiller":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self._is_over = True
+        self._thread.join()
+
+
+def test_an_actor_that_dies_as_it_begins_comes_back(
+    mnist_root: Path, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    setting = prepare(config_for(mnist_root, folder, "resources.num_actors=1"))
+    for _ in range(20):  # a beginning can be too short to be seen
+        with BeginningKiller() as killer, open_pool(setting, folder) as (pool, _):
+            assert "client_emb" in pool.run("private_state", [0])[0]
+        if killer.killed is not None and "was lost as it began" in caplog.text:
+            return
+    pytest.fail("no actor could be killed as it began")
+
+
+def test_a_hanging_actor_is_ended_and_its_work_done_again(
+    whole: str, mnist_root: Path, folder: Path
+) -> None:
+    def stop(after_round: int) -> None:
+        [pid] = client_pids()
+        os.kill(pid, signal.SIGSTOP)
+
+    limits = ("resources.num_actors=1", "federation.client_timeout_s=5.0")
+    config = config_for(mnist_root, folder, *limits)
+    result = run_experiment(config, None, Troubled(stop, 1))
+    assert result.state_fingerprint == whole
 
 
 LEAVES = (torch.Tensor, np.ndarray, bytes, bytearray)
@@ -157,122 +266,39 @@ def make_driver_args(setting: Setting, pool: object) -> list:
     ]
 
 
-def test_the_drivers_process_never_holds_an_embedding(mnist_root: Path, tmp_path: Path) -> None:
-    setting = prepare(config_for(mnist_root, tmp_path))
-    with open_pool(setting, tmp_path) as (pool, _):
-        driver = ray.remote(Confessing).remote(*make_driver_args(setting, pool))
-        for _ in range(4):
-            ray.get(driver.run_round.remote())  # type: ignore[attr-defined]
-        setup = WorkerSetup(
-            setting.config, setting.mixtures, setting.partition, setting.extractor, tmp_path
-        )
-        worker = ClientWorker(setup, setting.images)
-        states = [worker.private_state(c) for c in setting.train_ids]
-        needles = [s["client_emb"].numpy().tobytes() for s in states]
-        assert all(len(n) == 4 * D_EMB for n in needles)
-        assert sum("client_emb.step" in s for s in states) >= 3  # some have trained
-        backbone = ray.get(driver.model_weights.remote())  # type: ignore[attr-defined]
-        control = backbone[100 : 100 + D_EMB].tobytes()  # what it does hold is found
-        inverted = [n.translate(INVERTED) for n in [*needles, control]]
-        held = ray.get(driver.holds.remote(inverted))  # type: ignore[attr-defined]
-        assert held == [False] * len(needles) + [True]
+Opened = tuple[Setting, ClientPool]
 
 
-def test_an_actors_error_keeps_its_type_and_sentence(mnist_root: Path, tmp_path: Path) -> None:
-    setting = prepare(config_for(mnist_root, tmp_path))
-    refused = pytest.raises(SpireError, match="two or more different clients")
-    with open_pool(setting, tmp_path) as (pool, _), refused:
-        pool.run("masked_embedding", [0], [1, 2])
+@pytest.fixture(scope="module")
+def opened(mnist_root: Path, folder: Path, ray_cluster: None) -> Iterator[Opened]:
+    setting = prepare(config_for(mnist_root, folder, "resources.num_actors=1"))
+    with open_pool(setting, folder) as (pool, _):
+        yield setting, pool
 
 
-class Troubled(Quiet):
-    """Does something to a run's client actors after some round."""
-
-    def __init__(self, trouble: Callable[[int], None], after_round: int) -> None:
-        self.trouble, self.after_round = trouble, after_round
-
-    def round_done(self, stats: RoundStats, num_rounds: int) -> None:
-        if stats.round_idx + 1 == self.after_round:
-            self.trouble(self.after_round)
-
-
-def client_pids() -> list[int]:
-    """The client actors of this process's own Ray."""
-    return [
-        process.pid
-        for process in psutil.Process().children(recursive=True)
-        if "".join(process.cmdline()[:1]).startswith("ray::ClientActor")
-    ]
-
-
-def test_killed_actors_come_back_and_nothing_changes(
-    mnist_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    whole = run_experiment(config_for(mnist_root, tmp_path, "resources.pool=local"), None, Quiet())
-
-    def kill(after_round: int) -> None:
-        pids = client_pids()
-        assert len(pids) == 2
-        for pid in pids[:after_round]:
-            os.kill(pid, signal.SIGKILL)
-
-    for after_round in (1, 2):  # one of two actors, then both, of which one is being profiled
-        watches = f"tracking.profile={after_round == 2}"
-        config = config_for(mnist_root, tmp_path, "resources.num_actors=2", watches)
-        result = run_experiment(config, None, Troubled(kill, after_round))
-        assert result.state_fingerprint == whole.state_fingerprint
-    assert "no profile: the client actor that was watched has been lost" in caplog.text
-    assert trace_path(result.run_dir) is None
+def test_the_drivers_process_never_holds_an_embedding(opened: Opened, folder: Path) -> None:
+    setting, pool = opened
+    driver = ray.remote(Confessing).remote(*make_driver_args(setting, pool))
+    for _ in range(4):
+        ray.get(driver.run_round.remote())  # type: ignore[attr-defined]
+    setup = WorkerSetup(
+        setting.config, setting.mixtures, setting.partition, setting.extractor, folder
+    )
+    worker = ClientWorker(setup, setting.images)
+    states = [worker.private_state(c) for c in setting.train_ids]
+    needles = [s["client_emb"].numpy().tobytes() for s in states]
+    assert all(len(n) == 4 * D_EMB for n in needles)
+    assert sum("client_emb.step" in s for s in states) >= 3  # some have trained
+    backbone = ray.get(driver.model_weights.remote())  # type: ignore[attr-defined]
+    control = backbone[100 : 100 + D_EMB].tobytes()  # what it does hold is found
+    inverted = [n.translate(INVERTED) for n in [*needles, control]]
+    held = ray.get(driver.holds.remote(inverted))  # type: ignore[attr-defined]
+    assert held == [False] * len(needles) + [True]
 
 
-class BeginningKiller:
-    """Kills the first client actor that is seen to begin."""
-
-    def __init__(self) -> None:
-        self.killed: int | None = None
-        self._is_over = False
-        self._thread = threading.Thread(target=self._run)
-
-    def _run(self) -> None:
-        while self.killed is None and not self._is_over:
-            for process in psutil.Process().children(recursive=True):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    if process.cmdline()[:1] == ["ray::ClientActor.begin"]:
-                        process.kill()
-                        self.killed = process.pid
-                        break
-
-    def __enter__(self) -> "BeginningKiller":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        self._is_over = True
-        self._thread.join()
-
-
-def test_an_actor_that_dies_as_it_begins_comes_back(
-    mnist_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    setting = prepare(config_for(mnist_root, tmp_path, "resources.num_actors=1"))
-    for _ in range(20):  # a beginning can be too short to be seen
-        with BeginningKiller() as killer, open_pool(setting, tmp_path) as (pool, _):
-            assert "client_emb" in pool.run("private_state", [0])[0]
-        if killer.killed is not None and "was lost as it began" in caplog.text:
-            return
-    pytest.fail("no actor could be killed as it began")
-
-
-def test_a_hanging_actor_is_ended_and_its_work_done_again(mnist_root: Path, tmp_path: Path) -> None:
-    whole = run_experiment(config_for(mnist_root, tmp_path, "resources.pool=local"), None, Quiet())
-
-    def stop(after_round: int) -> None:
-        os.kill(client_pids()[0], signal.SIGSTOP)
-
-    limits = ("resources.num_actors=2", "federation.client_timeout_s=5.0")
-    config = config_for(mnist_root, tmp_path, *limits)
-    result = run_experiment(config, None, Troubled(stop, 1))
-    assert result.state_fingerprint == whole.state_fingerprint
+def test_an_actors_error_keeps_its_type_and_sentence(opened: Opened) -> None:
+    with pytest.raises(SpireError, match="two or more different clients"):
+        opened[1].run("masked_embedding", [0], [1, 2])
 
 
 def test_more_than_the_cluster_has_is_refused_at_once() -> None:

@@ -6,6 +6,7 @@ from the Ray that the other tests share.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -97,13 +98,14 @@ def main(folder: Path) -> None:
 
 
 def test_actors_land_as_planned_and_a_lost_node_changes_nothing(
-    mnist_root: Path, tmp_path: Path
+    mnist_root: Path, tmp_path: Path, new_database: Path
 ) -> None:
     from pipeline.config import overridden
     from pipeline.experiment import run_experiment
     from pipeline.progress import Quiet
     from sweeps.space import trials
 
+    shutil.copy(new_database, tmp_path)
     left_out = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")
     env = {k: v for k, v in os.environ.items() if k not in left_out}
     env |= {"SPIRE_ROOT": str(tmp_path), "SPIRE_DATA": str(mnist_root)}

@@ -1,7 +1,7 @@
-"""Sweeps on a Ray that is there already: failures and early stopping."""
+"""Sweeps on a Ray that is there already: failures, early stopping, and what cannot start."""
 
 import json
-from collections import Counter
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,21 @@ class Desk:
 
     def sweep(self, text: str, *words: str) -> tuple[int, dict[str, Any], str]:
         """Return the exit code, the object on stdout, and what was said."""
+        code, out, said = self._type(text, *words)
+        return code, json.loads(out), said
+
+    def refused(self, text: str, *words: str) -> str:
+        """Return what was said of a sweep that does not begin."""
+        code, out, said = self._type(text, *words)
+        assert (code, out) == (2, "")
+        return said
+
+    def _type(self, text: str, *words: str) -> tuple[int, str, str]:
         file = self.folder / "study.yaml"
         file.write_text(SETTINGS + text)
         code = main(["sweep", str(file), "--json", *words])
-        out, said = self.capsys.readouterr()
         assert ray.is_initialized()  # it is not the sweep's to end
-        return code, json.loads(out), said
+        return code, *self.capsys.readouterr()
 
     def runs(self) -> tuple[str, dict[str, str]]:
         """Return the status of the sweep's run, and those of its trials by id of the trial."""
@@ -57,43 +66,41 @@ class Desk:
 def desk(
     tmp_path: Path,
     mnist_root: Path,
+    new_database: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Desk:
     monkeypatch.setenv("SPIRE_ROOT", str(tmp_path))
     monkeypatch.setenv("SPIRE_DATA", str(mnist_root))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(new_database, tmp_path)
     return Desk(tmp_path, capsys)
 
 
-def test_one_that_fails_does_not_stop_the_others(desk: Desk) -> None:
-    text = (
-        "axes: {federation.max_update_norm: [1.0e-9, 1.0e+3, 1.0e+4]}\n"  # no update passes the 1st
+def test_one_that_fails_does_not_stop_another(desk: Desk) -> None:
+    text = (  # no update passes the first
+        "concurrency: 1\naxes: {federation.max_update_norm: [1.0e-9, 1.0e+3]}\n"
     )
     code, told, said = desk.sweep(text)
     assert code == 1
-    failed, *others = told["trials"]
-    assert [failed["status"], *(row["status"] for row in others)] == [
-        "failed",
-        "finished",
-        "finished",
-    ]
+    failed, other = told["trials"]
+    assert (failed["status"], other["status"]) == ("failed", "finished")
     assert failed["error"].startswith("expected ")
     assert "above 1e-09" in failed["error"]
     parent, statuses = desk.runs()
-    assert (parent, statuses[failed["trial_id"]]) == ("FAILED", "FAILED")
-    assert Counter(statuses.values()) == {"FAILED": 1, "FINISHED": 2}
+    assert parent == "FAILED"
+    assert statuses == {failed["trial_id"]: "FAILED", other["trial_id"]: "FINISHED"}
     [traceback] = desk.folder.glob("studies/*/trials/*.traceback.txt")
     assert "AggregationError" in traceback.read_text()
 
     code, again, said = desk.sweep(text)
     assert (code, said) == (1, "")  # it is listed, and not tried again
-    assert again == told | {"num_skipped": 2}
+    assert again == told | {"num_skipped": 1}
 
     code, retried, said = desk.sweep(text, "--retry-failed")
     assert code == 1
-    assert said.startswith("1 of 3 trials to run\n")
-    assert retried == told | {"num_skipped": 2}
+    assert said.startswith("1 of 2 trials to run\n")
+    assert retried == told | {"num_skipped": 1}
     assert desk.runs() == (parent, statuses)
 
 
@@ -118,3 +125,26 @@ def test_a_bad_trial_is_stopped_early(desk: Desk) -> None:
     code, again, said = desk.sweep(text)
     assert (code, said) == (0, "")  # stopped is an end as well
     assert again == told | {"num_skipped": 1}
+
+
+GRID = "axes: {method: [spire, fedavg_ft]}\n"
+
+
+def test_a_store_that_does_not_answer_is_found_before_anything_starts(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    before = {*desk.folder.iterdir()}
+    [sentence] = desk.refused(GRID).splitlines()
+    assert "expected an MLflow store at http://127.0.0.1:9" in sentence
+    assert {*desk.folder.iterdir()} - before == {desk.folder / "study.yaml"}
+
+
+def test_what_can_never_fit_is_refused_before_anything_starts(desk: Desk) -> None:
+    words = ("resources={pool: ray, num_gpus: 0.5, num_actors: 3}",)
+    sentence = desk.refused(GRID, *words).splitlines()[-1]
+    assert sentence.startswith("spire sweep: expected client actors that fit")
+    assert not list(desk.folder.glob("runs/*"))
+    assert not list(desk.folder.glob("studies/*"))
+    client = MlflowClient(f"sqlite:///{desk.folder}/mlflow.db")
+    assert client.get_experiment_by_name("study") is None

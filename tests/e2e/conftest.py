@@ -1,6 +1,7 @@
 """A real MLflow server on this machine, which tests may stop, kill and start again."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -62,20 +63,19 @@ class Server:
 
 
 @pytest.fixture(scope="session")
-def lasting_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a server that all tests share."""
+def any_server(tmp_path_factory: pytest.TempPathFactory, new_database: Path) -> Iterator[Server]:
+    """A server that all tests share, which one of them may have ended."""
     server = Server(tmp_path_factory.mktemp("server"))
-    server.start()
-    yield server.address
-    server.end()
-
-
-@pytest.fixture
-def frail_server(tmp_path: Path) -> Iterator[Server]:
-    """A server of the test's own."""
-    (tmp_path / "server").mkdir()
-    server = Server(tmp_path / "server")
-    server.start()
+    shutil.copy(new_database, server.folder / "server.db")
     yield server
     if server.process is not None:
         server.end(signal.SIGKILL)
+
+
+@pytest.fixture
+def server(any_server: Server) -> Server:
+    """The same, which is up and awake."""
+    if any_server.process is None:
+        any_server.start()
+    any_server.send(signal.SIGCONT)
+    return any_server

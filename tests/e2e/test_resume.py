@@ -1,7 +1,10 @@
 """Runs that end too early, by SIGTERM and by SIGKILL, and go on to the same result."""
 
+import contextlib
+import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,9 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
+
+from pipeline.cli import main
 
 SETTINGS = ["tracking.checkpoint_every=3", "resources.num_actors=2", "federation.num_rounds=30"]
-SETTINGS += ["eval.every=0", "eval.num_images=16", "adapt.epochs=1", "tracking.log_model=false"]
+SETTINGS += ["eval.every=0", "eval.num_images=16", "eval.num_loss_images=8", "eval.num_clients=2"]
+SETTINGS += ["adapt.epochs=1", "tracking.log_model=false"]
+NOT_INHERITED = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "SPIRE_ROOT")
 
 
 def command(*words: str) -> list[str]:
@@ -21,17 +29,20 @@ def command(*words: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def env(mnist_root: Path) -> dict[str, str]:
-    dropped = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "SPIRE_ROOT")
-    kept = {k: v for k, v in os.environ.items() if k not in dropped}
+    kept = {k: v for k, v in os.environ.items() if k not in NOT_INHERITED}
     return kept | {"SPIRE_DATA": str(mnist_root)}
 
 
 def answer(folder: Path, env: dict[str, str], *words: str) -> dict[str, Any]:
-    done = subprocess.run(
-        command(*words, "--json"), cwd=folder, env=env, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout)
+    """Type a command in this process; return the object that it prints."""
+    out = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder):
+        for name in NOT_INHERITED:
+            patch.delenv(name, raising=False)
+        patch.setenv("SPIRE_DATA", env["SPIRE_DATA"])
+        with contextlib.redirect_stdout(out):
+            assert main([*words, "--json"]) == 0
+    return json.loads(out.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -46,37 +57,43 @@ def checkpoints(folder: Path) -> list[int]:
     return sorted(int(p.parent.name) for p in found if p.parent.name.isdecimal())
 
 
-@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGKILL])
-def test_a_run_that_was_ended_early_goes_on(
-    kind: signal.Signals, expected: str, env: dict[str, str], tmp_path: Path
-) -> None:
-    with (tmp_path / "stderr").open("w") as stderr:
+def end_early(
+    kind: signal.Signals, folder: Path, env: dict[str, str], *words: str
+) -> tuple[int, str]:
+    """End a command after its next checkpoint; return its exit code and what it said."""
+    before = checkpoints(folder)
+    with (folder / "stderr").open("w") as stderr:
         run = subprocess.Popen(
-            command("run", "smoke", *SETTINGS),
-            cwd=tmp_path,
+            command(*words),
+            cwd=folder,
             env=env,
             stdout=subprocess.DEVNULL,
             stderr=stderr,
             start_new_session=True,
         )
     deadline = time.monotonic() + 120
-    while not checkpoints(tmp_path) and time.monotonic() < deadline:
-        assert run.poll() is None, (tmp_path / "stderr").read_text()
+    while checkpoints(folder)[-1:] == before[-1:] and time.monotonic() < deadline:
+        assert run.poll() is None, (folder / "stderr").read_text()
         time.sleep(0.05)
     os.killpg(run.pid, kind) if kind == signal.SIGKILL else run.send_signal(kind)
-    run.wait(timeout=30)
-    said = (tmp_path / "stderr").read_text()
-    assert checkpoints(tmp_path)[-1] < 30, "the run was too quick to be ended"
-    if kind == signal.SIGTERM:
-        assert run.returncode == 130
-        assert "spire resume" in said
-        assert "Traceback" not in said
+    code = run.wait(timeout=30)
+    assert checkpoints(folder)[-1] < 30, "the run was too quick to be ended"
+    return code, (folder / "stderr").read_text()
+
+
+def test_a_run_that_was_ended_early_and_then_killed_goes_on(
+    expected: str, env: dict[str, str], tmp_path: Path, new_database: Path
+) -> None:
+    shutil.copy(new_database, tmp_path)
+    code, said = end_early(signal.SIGTERM, tmp_path, env, "run", "smoke", *SETTINGS)
+    assert code == 130
+    assert "spire resume" in said
+    assert "Traceback" not in said
+    code, said = end_early(signal.SIGKILL, tmp_path, env, "resume", "last")
+    assert code == -signal.SIGKILL
     told = answer(tmp_path, env, "resume", "last", "resources.pool=local")  # any pool will do
     assert told["state_fingerprint"] == expected
     assert answer(tmp_path, env, "resume", "last")["run_id"] == told["run_id"]  # it has finished
-
-    from mlflow import MlflowClient
-
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     assert client.get_run(told["run_id"]).info.status == "FINISHED"
     steps = [m.step for m in client.get_metric_history(told["run_id"], "pretrain/loss")]

@@ -1,7 +1,11 @@
-"""`spire sweep` as it is typed: once, again, killed, interrupted, and when it cannot start."""
+"""`spire sweep` as it is typed: interrupted, killed, gone on with, and once more when all is done.
+
+What needs no process of its own is in tests/cluster/test_sweeps_here.py.
+"""
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,25 +20,26 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from pipeline.experiment import evaluation_rounds
+from pipeline.config import load_config
+from pipeline.experiment import evaluation_rounds, run_experiment
+from pipeline.progress import Quiet
 
-NUM_ROUNDS = 10
-SETTINGS = f"""
+NUM_ROUNDS = 100  # a trial is to take longer than Tune's grace of 5 s
+SEARCH = f"""
 preset: smoke
 report: false
 settings:
   federation: {{num_rounds: {NUM_ROUNDS}, cohort_size: 2, num_clients: 3, num_new_clients: 1}}
   model.width: 8
   adapt.epochs: 1
-  eval: {{every: 5, num_images: 16, num_loss_images: 16}}
+  eval: {{every: 0, num_images: 16, num_loss_images: 16}}
   diffusion.sample_steps: 2
   tracking: {{checkpoint_every: 1, log_model: false}}
+axes: {{client.lr: {{min: 1.0e-4, max: 1.0e-2, log: true}}, method: [spire, fedavg_ft]}}
+search: optuna
+num_trials: 2
+concurrency: 1
 """
-GRID = SETTINGS + "axes: {method: [spire, fedavg_ft]}\n"
-SEARCH = SETTINGS + (
-    "axes: {client.lr: {min: 1.0e-4, max: 1.0e-2, log: true}, method: [spire, fedavg_ft]}\n"
-    "search: optuna\nnum_trials: 3\n"
-)
 HERE = "resources.pool=local"  # a trial is one process
 
 
@@ -84,10 +89,20 @@ class Desk:
             assert time.monotonic() < deadline, self.said()[-3000:]
             time.sleep(0.02)
 
-    def is_in_the_middle(self) -> bool:
-        """Return whether a trial is running and has taken a checkpoint."""
+    def newest(self) -> dict[str, int]:
+        """Return after which round each running trial has taken its newest checkpoint."""
         running = [e["run_dir"] for e in self.entries() if e["status"] == "running"]
-        return any(list(Path(run_dir, "checkpoints").glob("0*")) for run_dir in running if run_dir)
+        found = {r: [int(p.name) for p in Path(r, "checkpoints").glob("0*")] for r in running if r}
+        return {run_dir: max(rounds) for run_dir, rounds in found.items() if rounds}
+
+    def start_and_stop(self, number: signal.Signals, expect: int) -> dict[str, Any]:
+        """Send a signal to a sweep as soon as some trial has got further."""
+        before, process = self.newest(), self.start(HERE)
+        self.wait_until(
+            lambda: any(n > before.get(r, 0) for r, n in self.newest().items()), process
+        )
+        os.killpg(process.pid, number)
+        return self.end(process, expect)
 
     def client(self) -> MlflowClient:
         return MlflowClient(f"sqlite:///{self.folder}/mlflow.db")
@@ -104,35 +119,13 @@ class Desk:
         return parent, children
 
 
-MakeDesk = Callable[[str], Desk]
-
-
-@pytest.fixture(scope="module")
-def make_desk(tmp_path_factory: pytest.TempPathFactory, mnist_root: Path) -> MakeDesk:
-    def make(text: str) -> Desk:
-        folder = tmp_path_factory.mktemp("sweep")
-        (folder / "study.yaml").write_text(text)
-        left_out = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "SPIRE_ROOT")
-        env = {k: v for k, v in os.environ.items() if k not in left_out}
-        return Desk(folder, env | {"SPIRE_DATA": str(mnist_root)})
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def desk(make_desk: MakeDesk) -> Desk:
-    return make_desk(GRID)
-
-
-@pytest.fixture(scope="module")
-def whole(desk: Desk) -> dict[str, Any]:
-    """What a sweep that nothing interrupts comes to."""
-    return desk.sweep(HERE)
-
-
-def comparable(told: dict[str, Any]) -> list[dict[str, Any]]:
-    keys = ("trial_id", "label", "status", "state_fingerprint", "metrics")
-    return [{key: row[key] for key in keys} for row in told["trials"]]
+@pytest.fixture
+def desk(tmp_path: Path, mnist_root: Path, new_database: Path) -> Desk:
+    (tmp_path / "study.yaml").write_text(SEARCH)
+    shutil.copy(new_database, tmp_path)
+    left_out = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "SPIRE_ROOT")
+    env = {k: v for k, v in os.environ.items() if k not in left_out}
+    return Desk(tmp_path, env | {"SPIRE_DATA": str(mnist_root)})
 
 
 def steps(client: MlflowClient, run: Run, key: str) -> list[int]:
@@ -159,70 +152,10 @@ def check_tree(desk: Desk, told: dict[str, Any]) -> None:
         assert steps(desk.client(), run, "pretrain/kid/mean") == evaluated
 
 
-def test_each_trial_is_a_run_below_the_sweeps(whole: dict[str, Any], desk: Desk) -> None:
-    counts = ("num_trials", "num_finished", "num_failed", "num_unfinished", "num_skipped")
-    assert [whole[count] for count in counts] == [2, 2, 0, 0, 0]
-    assert [row["label"] for row in whole["trials"]] == ["spire seed=0", "fedavg_ft seed=0"]
-    best = min(whole["trials"], key=lambda row: row["metrics"]["final/adapt_kid_after"])
-    assert whole["best_trial_id"] == best["trial_id"]
-    check_tree(desk, whole)
-
-
-def test_the_same_command_again_skips_every_trial(whole: dict[str, Any], desk: Desk) -> None:
-    before = sorted(desk.folder.rglob("*"))
-    began = time.monotonic()
-    again = desk.sweep(HERE)
-    assert time.monotonic() - began < 20  # four seconds on an idle machine
-    assert again == whole | {"num_skipped": 2}
-    assert desk.said() == ""  # no trial is counted, no Ray is started
-    assert sorted(desk.folder.rglob("*")) == before
-
-
-def test_a_trial_run_alone_ends_in_the_same_state(whole: dict[str, Any], desk: Desk) -> None:
-    row = whole["trials"][0]
-    command = [sys.executable, "-m", "pipeline", "run", "smoke", "--quiet", "--json"]
-    command += [*row["overrides"], "tracking.enabled=false"]
-    done = subprocess.run(
-        command, cwd=desk.folder, env=desk.env, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["state_fingerprint"] == row["state_fingerprint"]
-    assert told["config_fingerprint"].startswith(row["trial_id"])
-    assert row["metrics"].items() <= told["metrics"].items()
-
-
-def test_a_killed_sweep_goes_on_to_the_same_outcome(
-    whole: dict[str, Any], make_desk: MakeDesk
+def test_a_search_that_is_interrupted_and_then_killed_goes_on_to_the_number_of_trials(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, mnist_root: Path, tmp_path: Path
 ) -> None:
-    desk = make_desk(GRID)  # with client actors, which change nothing
-    process = desk.start()
-    desk.wait_until(desk.is_in_the_middle, process)
-    os.killpg(process.pid, signal.SIGKILL)
-    desk.end(process, -signal.SIGKILL)
-    begun = {entry["trial_id"]: entry["run_dir"] for entry in desk.entries()}
-    assert "finished" not in {entry["status"] for entry in desk.entries()}
-
-    told = desk.sweep()
-    assert comparable(told) == comparable(whole)
-    check_tree(desk, told)
-    run_ids = {row["trial_id"]: row["run_id"] for row in told["trials"]}
-    assert {id_: Path(run_dir).name for id_, run_dir in begun.items() if run_dir}.items() <= (
-        run_ids.items()
-    )
-    tag = "spire.resumed_after_round"
-    resumed = [run.data.tags[tag] for run in desk.tree()[1] if tag in run.data.tags]
-    assert resumed  # some trial went on from a checkpoint
-    assert all(0 < int(round_idx) < NUM_ROUNDS for round_idx in resumed)
-
-
-def test_an_interrupted_search_goes_on_to_the_number_of_trials(make_desk: MakeDesk) -> None:
-    desk = make_desk(SEARCH)
-    words = [HERE, "federation.num_rounds=100", "eval.every=0"]  # longer than Tune's grace of 5 s
-    process = desk.start(*words)
-    desk.wait_until(desk.is_in_the_middle, process)
-    os.killpg(process.pid, signal.SIGINT)
-    told = desk.end(process, 130)
+    told = desk.start_and_stop(signal.SIGINT, 130)
     assert told["num_unfinished"] >= 1
     assert (told["num_failed"], told["num_stopped"]) == (0, 0)
     parent, children = desk.tree()
@@ -230,37 +163,33 @@ def test_an_interrupted_search_goes_on_to_the_number_of_trials(make_desk: MakeDe
     ended = {run.info.run_id: run.info.status for run in children}
     statuses = {"unfinished": "KILLED", "finished": "FINISHED"}  # one may end within Tune's grace
     assert ended == {row["run_id"]: statuses[row["status"]] for row in told["trials"]}
-    begun = {row["trial_id"] for row in told["trials"]}
+    begun = {row["trial_id"]: row["run_id"] for row in told["trials"]}
 
-    told = desk.sweep(*words)
-    assert (told["num_trials"], told["num_finished"]) == (3, 3)
-    assert begun <= {row["trial_id"] for row in told["trials"]}
+    assert desk.start_and_stop(signal.SIGKILL, -signal.SIGKILL) == {}
+    begun |= {e["trial_id"]: Path(e["run_dir"]).name for e in desk.entries() if e["run_dir"]}
+
+    told = desk.sweep(HERE)
+    assert (told["num_trials"], told["num_finished"]) == (2, 2)
     check_tree(desk, told)
+    rows = {row["run_id"]: row for row in told["trials"]}
+    assert begun.items() <= {row["trial_id"]: run_id for run_id, row in rows.items()}.items()
+    tag = "spire.resumed_after_round"
+    resumed = {
+        run.info.run_id: int(run.data.tags[tag]) for run in desk.tree()[1] if tag in run.data.tags
+    }
+    assert resumed  # some trial went on from a checkpoint
+    assert all(0 < round_idx < NUM_ROUNDS for round_idx in resumed.values())
 
-    assert desk.sweep(*words)["num_skipped"] == 3
-    assert desk.said() == ""
+    row = rows[min(resumed)]  # it ends as if it had been run alone
+    monkeypatch.setenv("SPIRE_DATA", str(mnist_root))
+    words = [*row["overrides"], "tracking.enabled=false", f"tracking.root={tmp_path / 'alone'}"]
+    config = load_config("smoke", words)
+    alone = run_experiment(config, "smoke", Quiet())
+    assert alone.state_fingerprint == row["state_fingerprint"]
+    assert config.fingerprint.startswith(row["trial_id"])
+    assert row["metrics"].items() <= alone.metrics.items()
 
-
-def test_a_store_that_does_not_answer_is_found_before_anything_starts(
-    make_desk: MakeDesk,
-) -> None:
-    desk = make_desk(GRID)
-    desk.env["MLFLOW_TRACKING_URI"] = "http://127.0.0.1:9"
-    began = time.monotonic()
-    desk.sweep(expect=2)
-    assert time.monotonic() - began < 30
-    [sentence] = desk.said().splitlines()
-    assert "expected an MLflow store at http://127.0.0.1:9" in sentence
-    assert {path.name for path in desk.folder.iterdir()} == {"study.yaml", "stderr.txt"}
-
-
-def test_what_can_never_fit_is_refused_before_anything_starts(make_desk: MakeDesk) -> None:
-    desk = make_desk(GRID)
-    desk.sweep("resources.num_gpus=0.5", "resources.num_actors=3", expect=2)
-    sentence = desk.said().splitlines()[-1]
-    assert sentence.startswith("spire sweep: expected client actors that fit")
-    assert "Traceback" not in desk.said()
-    assert not list(desk.folder.glob("runs/*"))
-    assert not list(desk.folder.glob("studies/*"))
-    client = desk.client()
-    assert client.get_experiment_by_name("study") is None
+    before = sorted(desk.folder.rglob("*"))
+    assert desk.sweep(HERE) == told | {"num_skipped": 2}
+    assert desk.said() == ""  # no trial is counted, no Ray is started
+    assert sorted(desk.folder.rglob("*")) == before

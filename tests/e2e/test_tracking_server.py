@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,25 +13,17 @@ from mlflow import MlflowClient
 from pipeline.runs import TrackingConfig, ui_command
 from pipeline.tracking import Tracker
 
-START = """
-import sys
-from pipeline.runs import TrackingConfig
-from pipeline.tracking import Tracker
-with Tracker.start(TrackingConfig(root=sys.argv[1]), sys.argv[2], {}) as tracker:
-    tracker.log_metrics({"a": 1.0}, 0)
-"""
-
 
 @pytest.fixture
-def server(lasting_server: str) -> str:
+def address(server: Any) -> str:
     """The address of a real tracking server."""
-    return lasting_server
+    return server.address
 
 
 def test_the_environment_names_a_server_that_gets_everything(
-    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     config = TrackingConfig(root=str(tmp_path / "root"))
     with Tracker.start(config, "remote", {"method": "spire"}) as tracker:
         tracker.log_params({f"key{i}": i for i in range(150)})
@@ -38,10 +31,10 @@ def test_the_environment_names_a_server_that_gets_everything(
         tracker.log_image("samples/all", np.zeros((4, 5, 3), np.uint8), 3)
         tracker.log_table("tables/kid.json", {"client_id": [0, 1]})
         tracker.log_dataset(np.zeros((2, 1, 4, 4)), np.arange(2), "mnist", "ab" * 32, "pretrain")
-    assert tracker.uri == ui_command(config) == server
+    assert tracker.uri == ui_command(config) == address
     assert [p.name for p in (tmp_path / "root").iterdir()] == ["runs"]
 
-    client = MlflowClient(server)
+    client = MlflowClient(address)
     run = client.get_run(tracker.run_id)
     assert (run.info.status, len(run.data.params)) == ("FINISHED", 150)
     assert run.data.metrics["a/b"] == 0.5
@@ -56,31 +49,6 @@ def test_the_environment_names_a_server_that_gets_everything(
         resumed.log_metrics({"a/b": 0.25}, 4)
     history = client.get_metric_history(tracker.run_id, "a/b")
     assert [(m.step, m.value) for m in history] == [(3, 0.5), (4, 0.25)]
-
-
-def test_processes_that_create_one_database_at_once_all_get_their_run(tmp_path: Path) -> None:
-    environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", START, str(tmp_path), name],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for name in ("a", "b")
-    ]
-    outputs = [process.communicate(timeout=120) for process in started]
-    assert [process.returncode for process in started] == [0, 0], outputs
-    assert outputs == [("", "")] * 2
-    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    experiment = client.get_experiment_by_name("spire")
-    assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id])
-    assert sorted((r.info.run_name, r.info.status) for r in runs) == [
-        ("a", "FINISHED"),
-        ("b", "FINISHED"),
-    ]
 
 
 LOAD = """
@@ -102,7 +70,7 @@ numpy.save(sys.argv[2], images)
 
 
 def test_the_logged_model_loads_where_the_project_is_not_installed(
-    server: str, tmp_path: Path
+    address: str, tmp_path: Path
 ) -> None:
     import torch
 
@@ -117,13 +85,13 @@ def test_the_logged_model_loads_where_the_project_is_not_installed(
     more = {"image_shape": [1, 8, 8], "class_names": ["a", "b"]}
     save_run(tmp_path / "model", config, model, weights.numpy(), more)
     save_client(tmp_path / "model", 0, {"client_emb": torch.ones(4)})
-    with Tracker.start(TrackingConfig(uri=server, root=str(tmp_path)), "model", {}) as tracker:
+    with Tracker.start(TrackingConfig(uri=address, root=str(tmp_path)), "model", {}) as tracker:
         tracker.log_model(tmp_path / "model", (1, 8, 8))
-    (output,) = MlflowClient(server).get_run(tracker.run_id).outputs.model_outputs
+    (output,) = MlflowClient(address).get_run(tracker.run_id).outputs.model_outputs
     uri = f"models:/{output.model_id}"
 
     command = [sys.executable, "-c", LOAD, uri, str(tmp_path / "images.npy")]
-    environment = os.environ | {"MLFLOW_TRACKING_URI": server}
+    environment = os.environ | {"MLFLOW_TRACKING_URI": address}
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )

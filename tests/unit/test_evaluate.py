@@ -50,9 +50,17 @@ def alone(embs: Tensor, client: int, sampler: str, batch_size: int, guidance: fl
     return draw(denoise, diffusion, SCHEDULE, SHAPE, NUM_IMAGES, stream, batch_size)
 
 
-@pytest.mark.parametrize("guidance", [1.0, 1.5])
-@pytest.mark.parametrize("batch_size", [3, 7, 20, 100])  # pieces of a client, or several clients
-@pytest.mark.parametrize("sampler", ["dpmpp", "ddpm"])  # without and with noise on the way
+@pytest.mark.parametrize(
+    ("sampler", "batch_size", "guidance"),  # without and with noise on the way
+    [
+        ("dpmpp", 3, 1.5),  # pieces of a client
+        ("ddpm", 3, 1.0),
+        ("ddpm", 7, 1.5),  # one client
+        ("dpmpp", 20, 1.0),  # several clients
+        ("ddpm", 20, 1.5),
+        ("dpmpp", 100, 1.5),  # all of them
+    ],
+)
 def test_who_shares_a_batch_changes_no_clients_images(
     sampler: str, batch_size: int, guidance: float
 ) -> None:

@@ -3,6 +3,7 @@
 import json
 import logging
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -40,8 +41,9 @@ from spire_core.errors import RunError
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> TrackingConfig:
+def store(tmp_path_factory: pytest.TempPathFactory, new_database: Path) -> TrackingConfig:
     root = tmp_path_factory.mktemp("outbox")
+    shutil.copy(new_database, root)
     return TrackingConfig(root=str(root), uri=f"sqlite:///{root}/mlflow.db")
 
 
@@ -415,9 +417,13 @@ def test_a_run_beside_a_sync_waits_for_its_end(store: TrackingConfig) -> None:
 
 
 def test_a_locked_database_delays_the_record_and_not_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    new_database: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(tracking, "FINISH_WAIT_S", 0.5)
+    shutil.copy(new_database, tmp_path)
     config = TrackingConfig(root=str(tmp_path), uri=f"sqlite:///{tmp_path}/mlflow.db")
     tracker = Tracker.start(config, "locked", {})
     with sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None) as other:
@@ -438,7 +444,7 @@ def test_a_locked_database_delays_the_record_and_not_the_run(
 
 
 def test_a_store_that_is_gone_or_does_not_know_the_run_keeps_its_entries_waiting(
-    store: TrackingConfig, tmp_path: Path
+    store: TrackingConfig, tmp_path: Path, new_database: Path
 ) -> None:
     config = TrackingConfig(root=str(tmp_path), uri=store.uri)
     with Tracker.start(config, "moved", {}) as tracker:
@@ -449,6 +455,7 @@ def test_a_store_that_is_gone_or_does_not_know_the_run_keeps_its_entries_waiting
     assert (synced.num_waiting, synced.num_delivered) == (1, 0)
     assert "no such file" in (synced.problem or "")
     assert not (tmp_path / "gone.db").exists()
+    shutil.copy(new_database, tmp_path / "gone.db")
     Tracker.start(gone, "another", {}).finish()
     (synced,) = sync_runs(gone, [tracker.run_dir])
     assert (synced.num_waiting, synced.num_refused) == (1, 0)

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
@@ -59,8 +60,9 @@ def log_experiment(config: TrackingConfig, parent: str, method: str, seed: int) 
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> TrackingConfig:
+def store(tmp_path_factory: pytest.TempPathFactory, new_database: Path) -> TrackingConfig:
     root = tmp_path_factory.mktemp("report")
+    shutil.copy(new_database, root)
     return TrackingConfig(root=str(root), uri=f"sqlite:///{root}/mlflow.db")
 
 

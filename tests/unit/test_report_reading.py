@@ -1,6 +1,7 @@
 """Sweeps and runs are found in a real MLflow store by every name, page after page."""
 
 import re
+import shutil
 import time
 from pathlib import Path
 
@@ -15,9 +16,10 @@ from spire_core.errors import ClusterError, RunError
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> TrackingConfig:
+def store(tmp_path_factory: pytest.TempPathFactory, new_database: Path) -> TrackingConfig:
     """Two sweeps called `twice`, one of 5 runs; an empty sweep; and three runs of no sweep."""
     root = tmp_path_factory.mktemp("reading")
+    shutil.copy(new_database, root)
     config = TrackingConfig(root=str(root), uri=f"sqlite:///{root}/mlflow.db")
     start(config, "a", {"method": "spire"}).finish()
     start(config, "it's", {}).finish()

@@ -2,6 +2,7 @@ import io
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -530,7 +531,10 @@ def test_the_revision_is_that_of_a_checkout_that_tracks_the_file(tmp_path: Path)
     assert git_revision(tmp_path / "installed.py") is None
 
 
-def test_runs_that_nobody_knows_are_dropped_and_no_others(tmp_path: Path) -> None:
+def test_runs_that_nobody_knows_are_dropped_and_no_others(
+    tmp_path: Path, new_database: Path
+) -> None:
+    shutil.copy(new_database, tmp_path)
     store = TrackingConfig(root=str(tmp_path), uri=f"sqlite:///{tmp_path}/mlflow.db")
     sweep = Tracker.start(store, "sweep", {"spire.trial_id": "none"}, kind="sweep")
     trials = {
