@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.allocation import keep_freed_memory
 from pipeline.client_store import ClientStore
 from pipeline.messages import AdaptReport, Drawn, Fitted, Look, Losses, WorkerSetup
 from pipeline.saved_run import save_client
@@ -53,6 +54,7 @@ class ClientWorker:
     def __init__(self, setup: WorkerSetup, images: np.ndarray, device: str = "cpu") -> None:
         """Take the setup and all clients' uint8 images (N, C, H, W), maybe in shared memory."""
         torch.set_num_threads(1)
+        keep_freed_memory()
         self.setup, self.config, self.images = setup, setup.config, images
         self.device = torch.device(device)
         config = setup.config
