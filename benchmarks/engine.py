@@ -281,7 +281,7 @@ def time_adaptation(repeats: int) -> dict[str, Any]:
         def call() -> None:
             for ids in torch.arange(count).split(size):
                 starts, observers = [zero] * len(ids), [lambda *_: {}] * len(ids)
-                own, whose = images[ids], ids.tolist()
+                own, whose = list(images[ids]), ids.tolist()
                 adapt_embeddings(model, weights, starts, own, settings, recipe, 0, whose, observers)
 
         return call
