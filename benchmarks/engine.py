@@ -31,6 +31,7 @@ import psutil
 import torch
 from plain_loop import PlainLoop, PlainUNet, Work
 
+from pipeline.allocation import keep_freed_memory
 from pipeline.config import Config, FederationConfig, load_config
 from pipeline.driver import Driver
 from pipeline.messages import WorkerSetup
@@ -277,16 +278,20 @@ def time_adaptation(repeats: int) -> dict[str, Any]:
     model = FlatModel(config.model, spire, 1)
     weights = initial_weights(config.model, spire, 1, 0)
 
-    def together(count: int) -> Callable[[], list]:
-        given, ids, observers = list(images[:count]), range(count), [lambda *_: {}] * count
-        return lambda: adapt_embeddings(
-            model, weights, [zero] * count, given, settings, recipe, 0, ids, observers
-        )
+    def together(count: int, size: int) -> Callable[[], None]:
+        def call() -> None:
+            for ids in torch.arange(count).split(size):
+                starts, observers = [zero] * len(ids), [lambda *_: {}] * len(ids)
+                own, whose = list(images[ids]), ids.tolist()
+                adapt_embeddings(model, weights, starts, own, settings, recipe, 0, whose, observers)
+
+        return call
 
     calls: dict[str, tuple[Callable[[], Any], int]] = {
         "full fine-tuning, one by one": (one_by_one(MethodConfig(name="fedavg_ft"), {}), 8),
         "embedding, one by one": (one_by_one(spire, zero), 8),
-        **{f"embedding, {n} in one batch": (together(n), n) for n in (1, 8, 64)},
+        **{f"embedding, {n} in one batch": (together(n, n), n) for n in (1, 8, 64)},
+        **{f"embedding, 64 in batches of {n}": (together(64, n), 64) for n in (8, 16, 32)},
     }
     timed = alternately({name: (call, ()) for name, (call, _) in calls.items()}, repeats)
     for name, (_, count) in calls.items():
@@ -374,6 +379,7 @@ def main() -> None:
     parser.add_argument("--first-round", choices=("ray", "local"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()  # as a `ClientWorker` does; the plain loop's processes are on their own
     if args.first_round:
         first_round(args.first_round)
         return

@@ -5,6 +5,7 @@ Read `experiment` first. Nothing is imported here, so that `spire --help` answer
     datasets, known_datasets, image_folder, resize, fetch, sources   images, checked by hash
     worker, client_store   the clients' side; messages   what travels from and to it
     pool, ray_pool, resources   many clients on few processes
+    allocation  what such a process does with freed memory
     setting     what is fixed before the first round
     driver      the rounds of FedAvg
     adaptation  new clients, fitted together and looked at

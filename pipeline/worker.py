@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.profiler import profile, record_function
 
+from pipeline.allocation import keep_freed_memory
 from pipeline.client_store import ClientStore
 from pipeline.messages import AdaptReport, Drawn, Fitted, Look, Losses, WorkerSetup
 from pipeline.profiling import save_profile, start_profile
@@ -56,6 +57,7 @@ class ClientWorker:
     def __init__(self, setup: WorkerSetup, images: np.ndarray, device: str = "cpu") -> None:
         """Take the setup and all clients' uint8 images (N, C, H, W), maybe in shared memory."""
         torch.set_num_threads(1)
+        keep_freed_memory()
         self.setup, self.config, self.images = setup, setup.config, images
         self.device = torch.device(device)
         config = setup.config
