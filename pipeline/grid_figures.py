@@ -34,29 +34,26 @@ def grids_figure(
     `is_signed`: zero is white, and equal distances from it have equal strength. Otherwise the scale
     is logarithmic where all values allow it.
     """
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import LogNorm, Normalize
-
     found = np.concatenate([grid.values[np.isfinite(grid.values)] for grid in grids])
     if is_signed:
         most = float(np.abs(found).max()) or 1.0
-        norm, colours = Normalize(-most, most), "PuOr"
+        look = {"norm": "linear", "vmin": -most, "vmax": most, "cmap": "PuOr"}
     else:
         low, high = float(found.min()), float(found.max())
-        norm = LogNorm(low, high) if 0 < low < high else Normalize(low, high)
-        colours = "viridis_r"
+        scale = "log" if 0 < low < high else "linear"
+        look = {"norm": scale, "vmin": low, "vmax": high, "cmap": "viridis_r"}
     width = sum(0.9 + 0.75 * len(grid.columns) for grid in grids)
     height = 1.6 + 0.42 * max(len(grid.rows) for grid in grids)
     figure = blank_figure(max(4.0, 0.9 + width), height)
     row = figure.subplots(1, len(grids), squeeze=False)[0]
     for axes, grid, ylabel in zip(row, grids, ylabels, strict=True):
-        axes.imshow(grid.values, norm=norm, cmap=colours, aspect="auto")
+        image = axes.imshow(grid.values, aspect="auto", **look)
         axes.set_xticks(range(len(grid.columns)), grid.columns)
         axes.set_yticks(range(len(grid.rows)), grid.rows)
         axes.set(xlabel=xlabel, ylabel=ylabel)
         axes.set_title(grid.title, fontsize=10)
         for at in zip(*np.nonzero(np.isfinite(grid.values)), strict=True):
-            strength = float(norm(grid.values[at]))
+            strength = float(image.norm(grid.values[at]))
             is_dark = abs(strength - 0.5) > 0.35 if is_signed else strength > 0.5
             axes.text(
                 at[1],
@@ -67,5 +64,5 @@ def grids_figure(
                 fontsize=8,
                 color="white" if is_dark else "black",
             )
-    figure.colorbar(ScalarMappable(norm, colours), ax=list(row), label=number, shrink=0.9)
+    figure.colorbar(row[0].images[0], ax=list(row), label=number, shrink=0.9)
     return figure
