@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pipeline.messages import AdaptReport
 from pipeline.outbox import read_points
-from spire_core.errors import AggregationError
+from spire_core.errors import DivergenceError
 from spire_core.metrics import total_variation
 from spire_core.training import steps_per_epoch
 
@@ -30,8 +30,8 @@ ADVICE = {
     "far above its start",
     DIVERGING: "a lower client.lr, with fedavgm or fedadam a lower server.lr (0.01), a longer "
     "client.warmup_rounds; fewer rounds if only the KID rises",
-    OVERFITTING: "adapt.early_stopping=true, which keeps the best epoch; or fewer adapt.epochs, a "
-    "lower adapt.lr, more images",
+    OVERFITTING: "adapt.early_stopping=true, which keeps the best epoch on images set aside; if it "
+    "is on, fewer adapt.epochs, a lower adapt.lr, more images",
     INCONSISTENT: "more rounds or a larger federation.cohort_size if clients took part a few times "
     "only, else a smaller federation.tau; check that every client gets its own state back",
     IGNORED: "a much higher client.emb_lr than client.lr (0.05 to 0.002), client.emb_init_std=1, a "
@@ -94,9 +94,9 @@ def backbone_diagnosis(
     return None
 
 
-def divergence(error: AggregationError) -> Diagnosis:
-    """Return the diagnosis of a run that ends because no update can be averaged."""
-    return Diagnosis(DIVERGING, f"no update could be averaged ({error})")
+def divergence(error: DivergenceError) -> Diagnosis:
+    """Return the diagnosis of a run that ends because updates are out of all bounds."""
+    return Diagnosis(DIVERGING, f"updates could not be averaged ({error})")
 
 
 def _loss_rise(losses: Sequence[float]) -> str | None:
@@ -282,14 +282,15 @@ def _of_own_parts(result: "Result") -> Diagnosis | None:
 
 
 def _have_trained(result: "Result") -> bool:
-    """Return whether an evaluated client has taken `MIN_STEPS` in pre-training, on average."""
+    """Return whether an evaluated client has trained its own part for `MIN_STEPS`, on average."""
     config, partition = result.setting.config, result.setting.partition
     federation, batch_size = config.federation, config.client.batch_size
     sizes = [len(partition.split(c).train) for c in result.evaluations[-1].client_ids]
     epoch = float(np.mean([steps_per_epoch(size, batch_size) for size in sizes]))
     steps = federation.tau or (federation.local_epochs or 0) * epoch
     share = federation.cohort_size / federation.num_clients
-    return federation.num_rounds * share * steps >= MIN_STEPS
+    rounds = federation.num_rounds - config.method.first_own_round(federation.num_rounds)
+    return rounds * share * steps >= MIN_STEPS
 
 
 def _differ(result: "Result") -> bool:

@@ -12,8 +12,8 @@ from pipeline.config import FederationConfig
 from pipeline.pool import MAX_TRIES, ClientFailure, ClientPool
 from spire_core.client import ClientUpdate, RoundPlan
 from spire_core.compression import CompressedUpdate, decompress
-from spire_core.errors import AggregationError, SpireError
-from spire_core.faults import fault_of
+from spire_core.errors import AggregationError, DivergenceError, SpireError
+from spire_core.faults import fault_of, is_divergence
 from spire_core.methods import MethodConfig
 from spire_core.participation import answering, choose_cohort, stragglers
 from spire_core.server import ServerConfig, ServerState, aggregate
@@ -112,11 +112,12 @@ class Driver:
     ) -> list[ClientUpdate]:
         """Return the updates that can be used, by client id.
 
-        Raises ClusterError or AggregationError, as `federation.on_client_error` says.
+        Raises ClusterError or AggregationError, as `federation.on_client_error` says, and
+        DivergenceError where numbers were driven out of all bounds.
         """
         policy = self.federation.on_client_error
         usable: dict[int, ClientUpdate] = {}
-        left, errors = list(groups), []
+        left, errors, refused = list(groups), [], []
         for _ in range(MAX_TRIES if policy == "retry" else 1):
             results = self._fit(left, handle, plan)
             if policy == "drop":
@@ -126,6 +127,7 @@ class Driver:
                 updates, error = self._sift(group, result, plan)
                 if error is None or policy == "drop":
                     usable |= updates
+                    refused.append(error)
                 else:  # the numbers of a group belong together
                     again.append(group)
                     errors.append(error)
@@ -134,6 +136,12 @@ class Driver:
                 break
         if errors:
             raise errors[-1]
+        if not usable:
+            diverged = any(isinstance(error, DivergenceError) for error in refused)
+            raise (DivergenceError if diverged else AggregationError)(
+                f"expected at least one update that can be averaged in round {plan.round_idx}, got "
+                "none: see the log above; lower client.lr if they are refused"
+            )
         return self._without_dropped([c for group in groups for c in group], usable, plan)
 
     def _fit(
@@ -184,7 +192,8 @@ class Driver:
             logger.warning("refused %s", fault)
         if not faults:
             return updates, None
-        return updates, AggregationError(
+        diverged = any(map(is_divergence, faults.values()))
+        return updates, (DivergenceError if diverged else AggregationError)(
             f"expected an update that can be averaged, got {fault}: lower client.lr, or set "
             "federation.on_client_error=drop"
         )
@@ -214,16 +223,8 @@ class Driver:
     def _without_dropped(
         self, client_ids: list[int], usable: dict[int, ClientUpdate], plan: RoundPlan
     ) -> list[ClientUpdate]:
-        """Return the usable updates by client id; for the other clients the round did not happen.
-
-        AggregationError if there is none.
-        """
+        """Return the usable updates by client id; for the others the round did not happen."""
         dropped = [client_id for client_id in client_ids if client_id not in usable]
-        if not usable:
-            raise AggregationError(
-                f"expected at least one update that can be averaged in round {plan.round_idx}, got "
-                f"none of {len(client_ids)}: see the log above; lower client.lr if they are refused"
-            )
         if dropped:  # what broke an update may also have spoiled what the client keeps
             self.pool.run("undo_round", dropped, plan.round_idx)
         return [usable[client_id] for client_id in sorted(usable)]

@@ -5,6 +5,7 @@ Read `run_experiment` first; the names that it uses, in order, are the data flow
 
 import contextlib
 import hashlib
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -64,7 +65,7 @@ from pipeline.storage import check_storage, mirror_of
 from pipeline.tracking import Tracker
 from pipeline.worker import ClientWorker
 from spire_core.adapt import AdaptConfig
-from spire_core.errors import AggregationError
+from spire_core.errors import DivergenceError
 from spire_core.flat import initial_weights, tensors_hash
 from spire_core.grouped import choose_engine
 from spire_core.kid import kid
@@ -119,13 +120,16 @@ def open_pool(setting: Setting, folder: Path) -> Iterator[tuple[ClientPool, Make
         yield LocalClientPool(ClientWorker(setup, setting.images)), Driver
         return
     with cluster() as available:
-        make_driver = Driver if is_in_actor() else RemoteDriver().begin
         plan = plan_actors(config.resources, available, most_useful_actors(config))
-        pool = RayClientPool.start(setup, setting.images, plan)
-        try:
+        with contextlib.ExitStack() as stack:
+            make_driver: MakeDriver = Driver
+            if config.method.record.is_federated and not is_in_actor():
+                remote = RemoteDriver()  # its process starts beside those of the clients
+                stack.callback(remote.close)
+                make_driver = remote.begin
+            pool = RayClientPool.start(setup, setting.images, plan)
+            stack.callback(pool.close)
             yield pool, make_driver
-        finally:
-            pool.close()
 
 
 def run_experiment(
@@ -185,7 +189,7 @@ def _run(setting: Setting, tracker: Tracker, watcher: Watcher, pretrained: Path 
             take_over(result, tracker, pretrained)
         try:
             weights = pretrain(result, pool, make_driver, tracker, watcher)
-        except AggregationError as error:
+        except DivergenceError as error:
             log_diagnoses(tracker, [divergence(error)])
             raise
         watcher.pretrained(tracker.run_dir)
@@ -360,10 +364,13 @@ def round_metrics(
 
 def try_on(result: Result, pool: ClientPool, weights: np.ndarray) -> None:
     """Work out what a few clients that have trained lose with each other's parts on (P,)."""
-    setting, federation = result.setting, result.setting.config.federation
-    if setting.config.method.record.is_personal:
-        seen = ClientStore(result.run_dir / CLIENTS).rounds_seen(federation.num_rounds)
-        result.cross_ids = [c for c in setting.eval_ids if c in seen][:CROSS_CLIENTS]
+    setting, method = result.setting, result.setting.config.method
+    num_rounds, store = setting.config.federation.num_rounds, ClientStore(result.run_dir / CLIENTS)
+    if method.record.is_personal:
+        first = method.first_own_round(num_rounds)
+        newest = ((c, store.newest(c, num_rounds)) for c in setting.eval_ids)
+        trained = (c for c, path in newest if path is not None and int(path.stem) > first)
+        result.cross_ids = list(itertools.islice(trained, CROSS_CLIENTS))
     if result.cross_ids:
         result.cross_losses = cross_client_losses(pool, weights, result.cross_ids)
 

@@ -39,7 +39,11 @@ def canonical(config: "Config") -> "Config":
         config = replace(
             config,
             federation=replace(config.federation, **ROUNDS),
-            client=replace(type(config.client)(), betas=config.client.betas),
+            client=replace(
+                type(config.client)(),
+                betas=config.client.betas,
+                precision=config.client.precision,
+            ),
             server=type(config.server)(),
         )
     if config.federation.straggler_rate == 0.0:
@@ -94,6 +98,8 @@ def _determining(config: "Config") -> dict[str, Any]:
         told["data"].pop("path")
     if told["client"]["compression"] == "none":  # as it was before there was a choice
         del told["client"]["compression"], told["client"]["top_k_fraction"]
+    if told["client"]["precision"] == "float32":  # likewise
+        del told["client"]["precision"]
     told["eval"].pop("extractor_weights")
     return told
 

@@ -84,9 +84,8 @@ class AdaptReport:
     before: Drawn
     after: Drawn
     scores_after: dict[str, float]  # of the kept state, by the names of the curve's observations
-    heldout: Mapping[
-        int, Tensor
-    ]  # by epoch, where it was looked at: (n,) loss on each held-out image
+    # By epoch, where it was looked at: loss (n,) on each held-out image.
+    heldout: Mapping[int, Tensor]
     nn_train: float  # mean distance of generated images to the nearest training image
     nn_test: float  # the same to the nearest held-out image, over as many of them
     num_trained: int

@@ -44,7 +44,11 @@ def watched(pool: "ClientPool", run_dir: Path, rounds: range, round_idx: int) ->
     """
     if round_idx in rounds[:1]:
         pool.ask_first("start_profile")
-    yield
+    try:
+        yield
+    except BaseException:
+        pool.ask_first("stop_profile")
+        raise
     if round_idx in rounds[-1:]:
         name = f"rounds_{rounds[0] + 1}-{rounds[-1] + 1}"  # as metrics count them
         if not pool.ask_first("save_profile", run_dir / FOLDER, name):

@@ -102,18 +102,20 @@ def choose_device(config: ResourcesConfig, has_gpu: bool) -> str:
 class ClientActor:
     """One long-lived process that simulates clients on its share of the machine."""
 
-    worker: ClientWorker
+    worker: ClientWorker | None = None  # of a process that came back, until it begins
 
     def run(
         self, task: str, units: Sequence[Unit], extra: Sequence[tuple], *args: Any
     ) -> tuple[list[Any], float]:
         """Return what `run_chunk` returns, and how many seconds it took."""
         began = time.monotonic()
+        if self.worker is None:
+            return [ClientFailure(unit, "its actor was lost", is_lost=True) for unit in units], 0.0
         return run_chunk(self.worker, task, units, args, extra), time.monotonic() - began
 
     def ask(self, method: str, *args: Any) -> Any:
-        """Return what a method of the worker returns."""
-        return getattr(self.worker, method)(*args)
+        """Return what a method of the worker returns, None without a worker."""
+        return None if self.worker is None else getattr(self.worker, method)(*args)
 
     def begin(self, setup: WorkerSetup, images: np.ndarray) -> bool:
         """Begin, also after a restart; return whether this node sees the folder of the run.
@@ -128,9 +130,11 @@ class ClientActor:
     def footprint(self, rehearses: bool) -> Footprint:
         """Return the memory that there is and, for one that rehearses, that a round takes."""
         before = resident_bytes()
+        worker = self.worker
+        assert worker is not None  # `begin` comes before
         if rehearses:
-            self.worker.rehearse()
-        return footprint(ray.get_runtime_context().get_node_id(), before, self.worker.device)
+            worker.rehearse()
+        return footprint(ray.get_runtime_context().get_node_id(), before, worker.device)
 
 
 class RayClientPool(ClientPool):

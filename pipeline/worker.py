@@ -96,7 +96,8 @@ class ClientWorker:
 
     def recipe(self, emb_dropout: float = 0.0) -> Recipe:
         config = self.config
-        return Recipe(config.diffusion, self.schedule, config.client.betas, emb_dropout)
+        client = config.client
+        return Recipe(config.diffusion, self.schedule, client.betas, emb_dropout, client.precision)
 
     def train_images(self, client_id: int) -> Tensor:
         return torch.from_numpy(self.images[self.setup.partition.split(client_id).train])
@@ -189,6 +190,12 @@ class ClientWorker:
         save_profile(self._profile, self.device, folder, name)
         self._profile = None
         return True
+
+    def stop_profile(self) -> None:
+        """Watch no longer, and keep nothing of what was seen."""
+        if self._profile is not None:
+            self._profile.stop()
+            self._profile = None
 
     def undo_round(self, client_id: int, round_idx: int) -> None:
         """Forget what a client learnt in a round whose update was not used."""

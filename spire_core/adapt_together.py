@@ -148,7 +148,7 @@ def _step(
     losses = denoising_loss(
         recipe.schedule,
         recipe.diffusion.prediction,
-        lambda xt, steps: model.net(xt, steps, condition),
+        recipe.predict(model.net, condition),
         torch.cat(x0s),
         t,
         eps,

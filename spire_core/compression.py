@@ -155,6 +155,8 @@ def decompress(
         return sent
     if not isinstance(sent, CompressedUpdate):
         raise ValueError(f"an update that is not compressed as {config.compression}")
+    if not isinstance(sent.steps, np.ndarray | None):
+        raise ValueError(f"steps as {type(sent.steps).__name__} instead of an array")
     change = _checked("change", sent.change, weights.size, config)
     moments = {
         name: None if encoded is None else _checked(name, encoded, weights.size).numpy()
@@ -171,6 +173,8 @@ def _checked(name: str, encoded: Encoded, most: int, config: ClientConfig | None
     ValueError if it cannot be decoded.
     """
     form = "bf16" if config is None else config.compression
+    if not isinstance(encoded, Encoded) or not isinstance(encoded.arrays, tuple):
+        raise ValueError(f"{name} as {type(encoded).__name__} instead of arrays in {form}")
     size, arrays = encoded.size, encoded.arrays
     if encoded.form != form:
         raise ValueError(f"{name} as {encoded.form} instead of {form}")
@@ -187,6 +191,7 @@ def _checked(name: str, encoded: Encoded, most: int, config: ClientConfig | None
         raise ValueError(f"{name} as {found} instead of {kinds}")
     if form == "top_k":
         indices = arrays[1]
-        if indices[0] < 0 or indices[-1] >= size or (np.diff(indices) <= 0).any():
+        is_inside = indices[0] >= 0 and indices[-1] < size
+        if not is_inside or (indices[1:] <= indices[:-1]).any():
             raise ValueError(f"indices of {name} that do not ascend within 0..{size - 1}")
     return decode(encoded)

@@ -25,6 +25,10 @@ class AggregationError(SpireError, ValueError):
     """Client updates cannot be averaged: no weight, differing sizes, or values not finite."""
 
 
+class DivergenceError(AggregationError):
+    """Updates cannot be averaged because training has driven their numbers out of all bounds."""
+
+
 class ClusterError(SpireError, RuntimeError):
     """The machines at hand cannot run what was asked for, or an actor was lost."""
 

@@ -37,6 +37,11 @@ def fault_of(
     return None
 
 
+def is_divergence(fault: str) -> bool:
+    """Return whether a fault is of numbers that training itself has driven away."""
+    return fault.startswith(("a loss of", "NaN or infinity in", "a change of norm"))
+
+
 def _array_fault(name: str, array: object, shape: tuple[int, ...] | None) -> str | None:
     """Return what is wrong with one array of an update; shape None: it should not be there."""
     if array is None or shape is None:

@@ -111,7 +111,7 @@ def group_step(group: FlatGroup, runs: Sequence[ClientRun], recipe: Recipe) -> T
     losses = denoising_loss(
         recipe.schedule,
         recipe.diffusion.prediction,
-        lambda xt, steps: group.net(xt, steps, condition),
+        recipe.predict(group.net, condition),
         x0,
         t,
         eps,

@@ -100,6 +100,10 @@ class MethodConfig:
             return LOCAL
         return BODY
 
+    def first_own_round(self, num_rounds: int) -> int:
+        """Return the round from which on a pre-training client has a part of its own."""
+        return 0 if self.record.has_embedding else self.num_shared_rounds(num_rounds)
+
     def num_shared_rounds(self, num_rounds: int) -> int:
         """Return the round from which on the local layers stay with their clients."""
         return round(self.share_until * num_rounds) if self.record.has_local_layers else num_rounds

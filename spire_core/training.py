@@ -16,9 +16,16 @@ from spire_core.errors import ConfigError
 from spire_core.flat import FlatModel, FlatWeights, train_only
 from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL
 from spire_core.rng import derive_seed
-from spire_core.schedule import DiffusionConfig, NoiseSchedule, denoising_loss, sample_timesteps
+from spire_core.schedule import (
+    Denoiser,
+    DiffusionConfig,
+    NoiseSchedule,
+    denoising_loss,
+    sample_timesteps,
+)
 
 COMPRESSIONS = ("none", "bf16", "int8", "top_k")
+PRECISIONS = ("float32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,10 @@ class ClientConfig:
 
     `compression` is the form in which a client sends its change of the weights (`compression`);
     of "top_k" the share `top_k_fraction` of its coordinates.
+
+    `precision` is that of the network as it trains, in rounds and for a new client: with "bf16"
+    convolutions and matrix products run in bfloat16 (`torch.autocast`), while weights, gradients,
+    Adam and all evaluation stay float32.
     """
 
     batch_size: int = 16
@@ -56,6 +67,7 @@ class ClientConfig:
     group_size: int = 5
     compression: str = "none"
     top_k_fraction: float = 0.05
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         if self.compression not in COMPRESSIONS:
@@ -67,6 +79,11 @@ class ClientConfig:
             raise ConfigError(
                 "expected client.top_k_fraction above 0 and at most 1, got "
                 f"{self.top_k_fraction}: 0.05 sends one coordinate of twenty"
+            )
+        if self.precision not in PRECISIONS:
+            raise ConfigError(
+                f"expected client.precision as {' or '.join(PRECISIONS)}, got {self.precision!r}: "
+                "choose one"
             )
         if self.engine not in ("auto", "loop", "grouped"):
             raise ConfigError(
@@ -139,6 +156,18 @@ class Recipe:
     schedule: NoiseSchedule
     betas: tuple[float, float]
     emb_dropout: float = 0.0
+    precision: str = "float32"
+
+    def predict(self, net: nn.Module, condition: Tensor | None) -> Denoiser:
+        """Return the network's prediction under a condition, computed in this precision."""
+
+        def predict(xt: Tensor, t: Tensor) -> Tensor:
+            if self.precision == "float32":
+                return net(xt, t, condition)
+            with torch.autocast(xt.device.type, torch.bfloat16):
+                return net(xt, t, condition).to(xt.dtype)
+
+        return predict
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -218,7 +247,7 @@ def training_step(
     losses = denoising_loss(
         recipe.schedule,
         recipe.diffusion.prediction,
-        lambda xt, steps: model.net(xt, steps, condition),
+        recipe.predict(model.net, condition),
         x0,
         t.to(device),
         eps.to(device),

@@ -5,6 +5,7 @@ counting images. GPUs, waiting and other users of the machine are not foreseen.
 """
 
 import functools
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from pipeline.config import Config, FederationConfig
 from pipeline.datasets import dataset_spec, load
 from pipeline.evaluation import NUM_POPULATION_DRAWS
 from pipeline.messages import WorkerSetup
-from pipeline.setting import MANY_CLIENTS
+from pipeline.setting import MANY_CLIENTS, NUM_KNOWN
 from pipeline.worker import ClientWorker
 from spire_core.grouped import choose_engine
 from spire_core.partition import ClientSplit, Partition
@@ -41,7 +42,8 @@ class Costs:
 def sweep_seconds(trials: Sequence[Trial], plans: Sequence[TrialPlan], at_once: int) -> float:
     """Return about how long these trials take, so many at once.
 
-    A pre-training that several have in common counts once. DataError if an image folder is missing.
+    A pre-training that several have in common counts once; what other sweeps have done already, or
+    this one, is counted again. DataError if an image folder is missing.
     """
     measured = functools.cache(measure)
     begun, total = set[str](), 0.0
@@ -66,7 +68,8 @@ def pretraining_s(config: Config, costs: Costs) -> float:
         per_epoch = steps_per_epoch(_images_per_client(config), config.client.batch_size)
         num_steps = federation.local_epochs * per_epoch
     per_round = federation.cohort_size * num_steps * config.client.batch_size
-    num_looked_at = min(config.eval.num_clients or MANY_CLIENTS, federation.num_clients)
+    most = federation.num_clients if federation.num_clients <= MANY_CLIENTS else NUM_KNOWN
+    num_looked_at = min(config.eval.num_clients or most, federation.num_clients)
     if not method.is_personal:
         num_looked_at = min(num_looked_at, NUM_POPULATION_DRAWS)
     num_evaluations = 2
@@ -95,7 +98,8 @@ def measure(config: Config) -> Costs:
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     held = np.arange(len(images)).reshape(num_clients, MOST_IMAGES)
     clients = tuple(ClientSplit(i, own, own) for i, own in enumerate(held))
-    worker = ClientWorker(WorkerSetup(config, {}, Partition(clients, ()), "", Path()), images)
+    nowhere = Path(os.devnull)  # there are no clients' files
+    worker = ClientWorker(WorkerSetup(config, {}, Partition(clients, ()), "", nowhere), images)
     x, t, emb = to_float(worker.train_images(0)), torch.zeros(MOST_IMAGES, dtype=torch.long), None
     if config.method.record.has_embedding:
         emb = torch.zeros(MOST_IMAGES, config.model.d_emb)
@@ -133,7 +137,8 @@ def _kind(config: Config) -> Config:
 
 def _drawing_s(config: Config, costs: Costs) -> float:
     """Return the seconds of drawing what one client is scored by."""
-    return config.eval.num_images * config.diffusion.sample_steps * costs.look_s
+    num_looks = config.diffusion.sample_steps * (1 if config.eval.guidance == 1 else 2)
+    return config.eval.num_images * num_looks * costs.look_s
 
 
 def _images_per_client(config: Config) -> int:

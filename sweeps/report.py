@@ -18,7 +18,7 @@ from sweeps.report_figures import FORGETTING, KID_ROUNDS, draw_all
 from sweeps.report_files import Report, make_folder, report_json, write_report
 from sweeps.report_groups import best_groups, choosing_metric, group_runs, method_of
 from sweeps.report_pairs import differences_table, runs_table
-from sweeps.report_planes import KID_EPOCHS, plane_picture, plane_table, rate_pictures
+from sweeps.report_planes import KID_EPOCHS, RATE, plane_picture, plane_table, rate_pictures
 from sweeps.report_tables import Table, cell_text, method_tables, settings_table
 
 __all__ = ["Report", "make_report", "report_json", "report_text"]
@@ -54,7 +54,8 @@ def make_report(config: TrackingConfig, words: Sequence[str], out: Path | None =
     tables += [settings_table(groups) if len(groups) > len(chosen) else None, runs_table(runs)]
     # 4. Figures.
     keys = (KID_ROUNDS, KID_EPOCHS, *FORGETTING)
-    shown = [run for group in groups for run in group.runs]
+    has_rates = any(RATE in dict(group.setting) for group in groups)
+    shown = [run for group in (groups if has_rates else chosen) for run in group.runs]
     curves = {run.run_id: histories(config, run.run_id, keys) for run in shown}
     pictures = draw_all(groups, metric, curves) + rate_pictures(groups, curves)
     if (plane := plane_picture(groups, metric)) is not None:

@@ -61,10 +61,11 @@ def differences(
 ) -> tuple[list[str], dict[str, dict[Place, Estimate]]]:
     """Return the two numbers that span a plane, and each method minus SPIRE at its places.
 
-    Nothing at all where other than two numbers were varied.
+    Nothing at all where other than two numbers were varied, or anything else of the task.
     """
     spanning, found = places(groups, metric)
-    if len(spanning) != 2 or REFERENCE not in found:
+    tasks = {tuple(v for v in group.task if v[0] not in spanning) for group in groups}
+    if len(spanning) != 2 or REFERENCE not in found or len(tasks) > 1:
         return [], {}
     ours = found.pop(REFERENCE)
     told: dict[str, dict[Place, Estimate]] = {}

@@ -1,6 +1,7 @@
 """Pre-training that several trials have in common: done by the first of them, taken by the others.
 
-`<root>/pretrained/<fingerprint>.json` names the run that has finished it. A lock beside it, which
+`<fingerprint>.json`, in the sweep's folder or for all sweeps in `<root>/pretrained/`, names the run
+that has finished it. A lock beside it, which
 ends with its process, makes the others wait meanwhile.
 """
 

@@ -94,6 +94,11 @@ class SweepConfig:
                 raise ConfigError(f"expected {key} of at least {least}, got {value}: raise it")
         if self.budget_s is not None and self.budget_s <= 0:
             raise ConfigError(f"expected budget_s above 0, got {self.budget_s}: raise it")
+        if self.share_pretraining == "root" and (what := self._unnamed()) is not None:
+            raise ConfigError(
+                f"expected share_pretraining=sweep with {what}, whose files may change from one "
+                "sweep to another, got root: leave it out"
+            )
         self._check_metric()
         for name, axis in self.axes.items():
             _check_axis(name, axis, drawn)
@@ -105,6 +110,14 @@ class SweepConfig:
                 f"expected at most {MAX_TRIALS} trials, got {points} points with "
                 f"{len(self.seeds)} seeds: split the sweep"
             )
+
+    def _unnamed(self) -> str | None:
+        """Return what of the settings says where files are, but not what is in them."""
+        mentioned = set(_flat(self.settings))
+        for name, axis in self.axes.items():
+            for value in axis if isinstance(axis, list) else ():
+                mentioned |= set(_settings_of(name, value))
+        return next((k for k in ("data.path", "eval.extractor_weights") if k in mentioned), None)
 
     def _check_metric(self) -> None:
         known = ROUND_METRICS if self.scheduler == "asha" else (*FINAL_METRICS, *ROUND_METRICS)

@@ -258,9 +258,16 @@ class Job:
             dict(point),
             str(self.folder),
             self.parent_run_id,
-            trial.shares_pretraining,
+            self._pretrained(trial),
             tags | varying,
         )
+
+    def _pretrained(self, trial: Trial) -> str | None:
+        """Return the folder of pre-trainings that a trial shares with others, if it does."""
+        if not trial.shares_pretraining:
+            return None
+        in_root = self.sweep.share_pretraining == "root"
+        return str((tracking_root(self.base.tracking) if in_root else self.folder) / "pretrained")
 
     def _optuna(self, ledger: Ledger, drawn: Mapping[str, Point], again: Sequence[Point]) -> Any:
         found = []

@@ -16,7 +16,7 @@ from pipeline.pretraining import has_pretraining
 from pipeline.progress import Quiet
 from pipeline.report_text import result_json, save_grid
 from pipeline.run_files import save_result
-from pipeline.runs import RECORD, tracking_root
+from pipeline.runs import RECORD
 from pipeline.summary import ROUND_METRICS, final_name
 from pipeline.tracking import drop_runs
 from spire_core.errors import ClusterError, SpireError
@@ -36,7 +36,7 @@ class TrialTask:
     point: dict[str, Any]
     folder: str  # of the ledger
     parent_run_id: str | None
-    shares_pretraining: bool
+    pretrained: str | None  # the folder of pre-trainings that it shares with others
     tags: dict[str, str]
 
 
@@ -113,12 +113,11 @@ def _ignore(metrics: dict[str, float]) -> None:
 
 @contextlib.contextmanager
 def _shared(task: TrialTask) -> Iterator[SharedPretraining | None]:
-    if not task.shares_pretraining:
+    if task.pretrained is None:
         yield None
         return
-    folder = tracking_root(task.config.tracking) / "pretrained"
     is_whole = functools.partial(has_pretraining, config=task.config)
-    shared = SharedPretraining(folder, task.config.pretrain_fingerprint, is_whole)
+    shared = SharedPretraining(Path(task.pretrained), task.config.pretrain_fingerprint, is_whole)
     try:
         yield shared
     finally:

@@ -29,6 +29,7 @@ from pipeline.progress import Quiet
 from pipeline.resources import ResourcesConfig, plan_actors
 from pipeline.setting import Setting, prepare
 from pipeline.worker import ClientWorker
+from spire_core.compression import RESIDUAL
 from spire_core.errors import ClusterError, SpireError
 from spire_core.flat import initial_weights
 from spire_core.server import ServerState
@@ -162,9 +163,11 @@ def test_killed_actors_come_back_and_nothing_changes(
         for pid in pids[:after_round]:
             os.kill(pid, signal.SIGKILL)
 
-    config = config_for(mnist_root, folder, "resources.num_actors=2")
+    config = config_for(mnist_root, folder, "resources.num_actors=2", "tracking.profile=true")
     result = run_experiment(config, None, Troubled(kill, 1, 2))
     assert result.state_fingerprint == whole
+    assert "no profile: the client actor that was watched has been lost" in caplog.text
+    assert trace_path(result.run_dir) is None
 
 
 class BeginningKiller:
@@ -271,12 +274,13 @@ Opened = tuple[Setting, ClientPool]
 
 @pytest.fixture(scope="module")
 def opened(mnist_root: Path, folder: Path, ray_cluster: None) -> Iterator[Opened]:
-    setting = prepare(config_for(mnist_root, folder, "resources.num_actors=1"))
+    words = ("resources.num_actors=1", "client.compression=top_k")
+    setting = prepare(config_for(mnist_root, folder, *words))
     with open_pool(setting, folder) as (pool, _):
         yield setting, pool
 
 
-def test_the_drivers_process_never_holds_an_embedding(opened: Opened, folder: Path) -> None:
+def test_the_driver_never_holds_what_is_a_clients_own(opened: Opened, folder: Path) -> None:
     setting, pool = opened
     driver = ray.remote(Confessing).remote(*make_driver_args(setting, pool))
     for _ in range(4):
@@ -289,11 +293,18 @@ def test_the_drivers_process_never_holds_an_embedding(opened: Opened, folder: Pa
     needles = [s["client_emb"].numpy().tobytes() for s in states]
     assert all(len(n) == 4 * D_EMB for n in needles)
     assert sum("client_emb.step" in s for s in states) >= 3  # some have trained
+    needles += [_unsent(s[RESIDUAL]) for s in states if RESIDUAL in s]
     backbone = ray.get(driver.model_weights.remote())  # type: ignore[attr-defined]
     control = backbone[100 : 100 + D_EMB].tobytes()  # what it does hold is found
     inverted = [n.translate(INVERTED) for n in [*needles, control]]
     held = ray.get(driver.holds.remote(inverted))  # type: ignore[attr-defined]
     assert held == [False] * len(needles) + [True]
+
+
+def _unsent(residual: torch.Tensor) -> bytes:
+    """As many numbers as an embedding has, next to each other, of what a client has not sent."""
+    windows = residual.unfold(0, D_EMB, 1)
+    return windows[(windows != 0).all(dim=1)][0].numpy().tobytes()
 
 
 def test_an_actors_error_keeps_its_type_and_sentence(opened: Opened) -> None:

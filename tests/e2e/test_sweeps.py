@@ -172,6 +172,8 @@ def test_a_search_that_is_interrupted_and_then_killed_goes_on_to_the_number_of_t
     assert (told["num_trials"], told["num_finished"]) == (2, 2)
     check_tree(desk, told)
     rows = {row["run_id"]: row for row in told["trials"]}
+    best = min(told["trials"], key=lambda row: row["metrics"]["final/adapt_kid_after"])
+    assert told["best_trial_id"] == best["trial_id"]
     assert begun.items() <= {row["trial_id"]: run_id for run_id, row in rows.items()}.items()
     tag = "spire.resumed_after_round"
     resumed = {

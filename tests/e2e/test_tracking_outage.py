@@ -112,7 +112,8 @@ def assert_all_is_there_once(address: str, run_dir: Path) -> None:
     assert losses == list(range(1, NUM_ROUNDS + 1))
     files = [entry["file"] for entry in entries if "file" in entry]
     folders = {str(Path(file).parent) for file in files}
-    there = {a.path for folder in folders for a in client.list_artifacts(run_dir.name, folder)}
+    listed = [a for folder in folders for a in client.list_artifacts(run_dir.name, folder)]
+    there = {a.path for a in listed if not a.is_dir}
     assert {path for path in there if not path.endswith(".webp")} == set(files)
     assert len(run.outputs.model_outputs) == len(run.inputs.dataset_inputs) == 1
     models = client.search_logged_models([run.info.experiment_id])
@@ -135,6 +136,9 @@ def test_a_server_that_hangs_and_one_that_is_started_again_get_everything_by_the
     server.send(signal.SIGCONT)
     spire.wait_until(lambda: read_done(spire.run_dir) > done + 20)
     server.end(signal.SIGKILL)
+    before = spire.num_rounds
+    assert before < NUM_ROUNDS
+    spire.wait_until(lambda: spire.num_rounds >= min(before + 5, NUM_ROUNDS))
     server.start()
     assert spire.end()["run_id"] == spire.run_dir.name
     assert spire.sync()[0] == 0  # on a slow machine, something may be left

@@ -171,6 +171,13 @@ MALFORMED: dict[str, tuple[str, Callable[[Encoded], Any], str]] = {
     "another share": ("top_k", arrays_of(lambda a: (a[0][:-1], a[1][:-1])), "29"),
     "beyond": ("top_k", arrays_of(lambda a: (a[0], a[1] + np.int32(600))), "not ascend within"),
     "below": ("top_k", arrays_of(lambda a: (a[0], a[1] - np.int32(600))), "not ascend within"),
+    "wrapping": (
+        "top_k",
+        arrays_of(lambda a: (a[0], np.array([0, 2**31 - 1, -2, *a[1][3:]], np.int32))),
+        "not ascend within",
+    ),
+    "nothing": ("top_k", lambda e: None, "change as NoneType"),
+    "no arrays": ("int8", lambda e: replace(e, arrays=None), "instead of arrays"),
     "twice": ("top_k", arrays_of(lambda a: (a[0], a[1] * 0)), "not ascend within"),
 }
 
@@ -183,6 +190,15 @@ def test_what_cannot_be_decoded_is_refused_in_words(name: str) -> None:
     assert isinstance(message, CompressedUpdate)
     with pytest.raises(ValueError, match=words):
         decompress(replace(message, change=spoil(message.change)), before, config_for(form))
+
+
+def test_steps_that_are_no_array_are_refused_in_words() -> None:
+    before = numbers(0).numpy()
+    message, _ = compress(update_of(numbers(1)), Broadcast(before), {}, config_for("bf16"))
+    spoilt: Any = [1.0, 2.0]
+    assert isinstance(message, CompressedUpdate)
+    with pytest.raises(ValueError, match="steps as list"):
+        decompress(replace(message, steps=spoilt), before, config_for("bf16"))
 
 
 def test_an_update_in_a_form_that_nobody_asked_for_is_refused() -> None:

@@ -79,7 +79,13 @@ def test_there_is_no_plane_of_one_or_three_settings_or_without_spire(groups: lis
         for r in group.runs
         for width in (8, 16)
     ]
-    for several in (one, without, group_runs(third)):
+    other = [
+        TrackedRun(**vars(r) | {"params": {**r.params, "data.name": name}})
+        for group in groups
+        for r in group.runs
+        for name in ("mnist", "fashion_mnist")
+    ]
+    for several in (one, without, group_runs(third), group_runs(other)):
         assert plane_table(several, KID) is None
         assert plane_picture(several, KID) is None
 

@@ -110,6 +110,8 @@ def test_a_pretraining_may_be_shared_with_other_sweeps() -> None:
     assert with_others == [True, False]  # local has none
     with pytest.raises(ConfigError, match="share_pretraining as sweep or root"):
         sweep_of(share_pretraining="always")
+    with pytest.raises(ConfigError, match=r"share_pretraining=sweep with data\.path"):
+        sweep_of(share_pretraining="root", settings={"data": {"name": "folder", "path": "a"}})
 
 
 def test_trials_that_wait_for_anothers_pretraining_come_last() -> None:

@@ -1,0 +1,95 @@
+"""client.precision=bf16: products in bfloat16, and all that is kept in float32."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.config import Config, load_config
+from pipeline.messages import WorkerSetup
+from pipeline.worker import ClientWorker
+from spire_core.adapt import AdaptConfig
+from spire_core.client import Broadcast, ClientUpdate, RoundPlan
+from spire_core.compression import CompressedUpdate
+from spire_core.flat import initial_weights
+from spire_core.partition import ClientSplit, Partition
+
+NUM_IMAGES = 24
+WORDS = ("model.width=8", "model.d_emb=4", "client.batch_size=8", "client.group_size=2")
+
+
+def config_of(precision: str, engine: str) -> Config:
+    words = (f"client.precision={precision}", f"client.engine={engine}")
+    return load_config("smoke", [*WORDS, *words])
+
+
+def worker_of(config: Config, folder: Path) -> ClientWorker:
+    images = np.random.default_rng(0).integers(0, 256, (3 * NUM_IMAGES, 1, 16, 16), np.uint8)
+    held = np.arange(len(images)).reshape(3, NUM_IMAGES)
+    splits = [ClientSplit(i, own, own) for i, own in enumerate(held)]
+    partition = Partition(tuple(splits[:2]), tuple(splits[2:]))
+    return ClientWorker(WorkerSetup(config, {}, partition, "", folder), images)
+
+
+def trained(precision: str, engine: str, folder: Path) -> list[ClientUpdate | CompressedUpdate]:
+    config = config_of(precision, engine)
+    worker = worker_of(config, folder / f"{precision}-{engine}")
+    start = Broadcast(initial_weights(config.model, config.method, 1, 0).numpy())
+    plan = RoundPlan(0, lr_scale=0.1, shares_local=True, tau=4)
+    units = [(0, 1)] if engine == "grouped" else [(0,), (1,)]
+    return [update for unit in units for update in worker.fit_group(unit, start, plan)]
+
+
+@pytest.mark.parametrize("engine", ["loop", "grouped"])
+def test_bf16_rounds_little_and_keeps_nothing_in_bfloat16(engine: str, tmp_path: Path) -> None:
+    exact, rounded, again = (
+        trained(precision, engine, tmp_path / name)
+        for precision, name in (("float32", "a"), ("bf16", "b"), ("bf16", "c"))
+    )
+    for one, other, same in zip(exact, rounded, again, strict=True):
+        assert isinstance(one, ClientUpdate)
+        assert isinstance(other, ClientUpdate)
+        assert isinstance(same, ClientUpdate)
+        assert other.weights.dtype == np.float32
+        assert np.array_equal(other.weights, same.weights)
+        assert other.loss == pytest.approx(one.loss, rel=0.02)
+        assert other.loss != one.loss
+        moved = np.linalg.norm(one.weights - initial())
+        assert 0 < np.linalg.norm(other.weights - one.weights) < 0.3 * moved
+
+
+def initial() -> np.ndarray:
+    config = config_of("float32", "loop")
+    return initial_weights(config.model, config.method, 1, 0).numpy()
+
+
+def test_new_clients_train_in_the_same_precision(tmp_path: Path) -> None:
+    found = []
+    for precision in ("float32", "bf16"):
+        worker = worker_of(config_of(precision, "loop"), tmp_path / precision)
+        settings = AdaptConfig(epochs=2, batch_size=8, eval_every=2)
+        (fitted,) = worker.fit_embeddings([2], initial_with_projection(), settings, None)
+        found.append(fitted.curve[-1].train_loss)
+    assert found[1] == pytest.approx(found[0], rel=0.02)
+    assert found[1] != found[0]
+
+
+def initial_with_projection() -> np.ndarray:
+    """Weights none of which is zero, so that an embedding has a gradient."""
+    weights = initial()
+    return weights + 0.02 * np.random.default_rng(1).standard_normal(len(weights), np.float32)
+
+
+def test_precision_is_part_of_what_determines_a_result() -> None:
+    base, other = config_of("float32", "loop"), config_of("bf16", "loop")
+    assert base.fingerprint != other.fingerprint
+    assert base.pretrain_fingerprint != other.pretrain_fingerprint
+    alone = [replace(c, method=replace(c.method, name="local")) for c in (base, other)]
+    assert alone[0].fingerprint != alone[1].fingerprint
+
+
+def test_autocast_ends_with_the_step(tmp_path: Path) -> None:
+    trained("bf16", "loop", tmp_path)
+    assert not torch.is_autocast_enabled("cpu")
