@@ -91,7 +91,7 @@ def test_one_that_fails_does_not_stop_another(desk: Desk) -> None:
     assert parent == "FAILED"
     assert statuses == {failed["trial_id"]: "FAILED", other["trial_id"]: "FINISHED"}
     [traceback] = desk.folder.glob("studies/*/trials/*.traceback.txt")
-    assert "AggregationError" in traceback.read_text()
+    assert "DivergenceError" in traceback.read_text()
 
     code, again, said = desk.sweep(text)
     assert (code, said) == (1, "")  # it is listed, and not tried again

@@ -111,7 +111,7 @@ def assert_all_is_there_once(address: str, run_dir: Path) -> None:
     losses = [step for _, step, _ in told["pretrain/loss"]]
     assert losses == list(range(1, NUM_ROUNDS + 1))
     files = [entry["file"] for entry in entries if "file" in entry]
-    folders = {str(Path(file).parent) for file in files}
+    folders = {str(Path(file).parent).removeprefix(".") for file in files}  # "" is the root
     listed = [a for folder in folders for a in client.list_artifacts(run_dir.name, folder)]
     there = {a.path for a in listed if not a.is_dir}
     assert {path for path in there if not path.endswith(".webp")} == set(files)
