@@ -7,6 +7,10 @@ TESTS_AT_ONCE ?= 2
 PYTEST := $(VENV)/bin/python -m pytest -q -n $(TESTS_AT_ONCE) --dist loadfile --no-loadscope-reorder
 
 PEERS := build/peers
+# Two thirds of an installation is compiling modules that nothing here imports: Python compiles the
+# others as it first imports them, and has to keep what it compiled, whatever the environment says.
+PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help run lint check test bench bench-peers compare chaos ui clean
 
@@ -15,7 +19,7 @@ help:  ## say what each target does
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	$(PIP_INSTALL) -e '.[test]'
 	touch $(STAMP)
 
 run: $(STAMP)  ## set everything up and run the main job: the methods compared on real MNIST
@@ -25,7 +29,7 @@ test: $(STAMP)  ## set everything up and run all tests
 	$(PYTEST)
 
 lint: $(STAMP)  ## linter, formatting and types
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test,dev]'
+	$(PIP_INSTALL) -e '.[test,dev]'
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
 
