@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import resources
 from typing import Any, TypeVar
 
@@ -258,21 +259,22 @@ def _merge(base: DictConfig, layer: DictConfig, known: Sequence[str]) -> DictCon
 
 def load_config(preset: str | None, overrides: Sequence[str] = ()) -> Config:
     """Return a preset with overrides `key=value` applied in order; ConfigError if it is wrong."""
-    return _layered(Config(), [] if preset is None else [_load_preset(preset)], overrides)
+    return overridden(Config() if preset is None else _preset_config(preset), overrides)
+
+
+@cache
+def _preset_config(preset: str) -> Config:
+    return _layered(Config(), _load_preset(preset))
 
 
 def overridden(config: Config, overrides: Sequence[str]) -> Config:
     """Return a configuration with overrides `key=value`; ConfigError if one is wrong."""
-    return _layered(config, [], overrides)
+    return _layered(config, _parse_overrides(overrides)) if overrides else config
 
 
-def _layered(base: Config, layers: list[DictConfig], overrides: Sequence[str]) -> Config:
-    merged = OmegaConf.create(base.as_dict())
-    known = _known_keys("", OmegaConf.to_container(merged))  # type: ignore[arg-type]
-    if overrides:
-        layers.append(_parse_overrides(overrides))
-    for layer in layers:
-        merged = _merge(merged, layer, known)
+def _layered(base: Config, layer: DictConfig) -> Config:
+    values = base.as_dict()
+    merged = _merge(OmegaConf.create(values), layer, _known_keys("", values))
     return config_from_dict(OmegaConf.to_container(merged, resolve=True))  # type: ignore[arg-type]
 
 

@@ -140,7 +140,8 @@ class Driver:
             diverged = any(isinstance(error, DivergenceError) for error in refused)
             raise (DivergenceError if diverged else AggregationError)(
                 f"expected at least one update that can be averaged in round {plan.round_idx}, got "
-                "none: see the log above; lower client.lr if they are refused"
+                f"none of {sum(map(len, groups))}: see the log above; lower client.lr if they are "
+                "refused"
             )
         return self._without_dropped([c for group in groups for c in group], usable, plan)
 
