@@ -1,8 +1,10 @@
 """What a checkpoint after every round costs, as a share of a round at the size of mnist-cpu.
 
-    python benchmarks/checkpoint_cost.py [--blocks 12] [--rounds 10] [key=value ...]
+    python benchmarks/checkpoint_cost.py [--blocks 30] [--rounds 10] [key=value ...]
 
-Blocks of rounds with a checkpoint each and blocks without take turns on the same clients. Writes
+Blocks of rounds with a checkpoint each and blocks without take turns on the same clients. Each
+begins with a round more, in which nothing is counted: as in the middle of a run, a block has what
+is left to do of the checkpoint before it, and leaves as much of its last one to the next. Writes
 results/checkpoint_cost.json: the median seconds of a round of each kind, block by block.
 """
 
@@ -34,15 +36,17 @@ WARM_UP = 5  # rounds that are not counted
 
 
 def block_s(
-    driver: Driver | RemoteDriver, run_dir: Path, config: Config, num_rounds: int, takes: bool
+    driver: Driver | RemoteDriver, checkpointer: Checkpointer, num_rounds: int, takes: bool
 ) -> float:
-    """Return the seconds of a round in a block of rounds, checkpoints included to the last."""
-    began = time.perf_counter()
-    with Checkpointer(run_dir, config) as checkpointer:
-        for _ in range(num_rounds):
-            driver.run_round(checkpointer.kept_rounds)
-            if takes:
-                checkpointer.take(driver.server_state())
+    """Return the seconds of a round in a block of rounds, with a checkpoint after each or none."""
+    checkpointer.wait()
+    began = 0.0
+    for counted in range(num_rounds + 1):
+        if counted == 1:
+            began = time.perf_counter()
+        stats = driver.run_round(checkpointer.kept_rounds)
+        if takes:
+            checkpointer.take(driver, stats.round_idx + 1)
     return (time.perf_counter() - began) / num_rounds
 
 
@@ -63,10 +67,11 @@ def measure(config: Config, run_dir: Path, num_blocks: int, num_rounds: int) -> 
             config.seed,
             setting.model.layout.num_without_local,
         )
-        block_s(driver, run_dir, config, WARM_UP, takes=True)
-        for block in range(num_blocks):
-            for takes in (block % 2 == 0, block % 2 == 1):
-                times[takes].append(block_s(driver, run_dir, config, num_rounds, takes))
+        with Checkpointer(run_dir, config) as checkpointer:
+            block_s(driver, checkpointer, WARM_UP, takes=True)
+            for block in range(num_blocks):
+                for takes in (block % 2 == 0, block % 2 == 1):
+                    times[takes].append(block_s(driver, checkpointer, num_rounds, takes))
         driver.close()
     without, with_ = statistics.median(times[False]), statistics.median(times[True])
     shares = [w / wo - 1 for wo, w in zip(times[False], times[True], strict=True)]
@@ -82,7 +87,7 @@ def measure(config: Config, run_dir: Path, num_blocks: int, num_rounds: int) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--blocks", type=int, default=12, help="of each kind")
+    parser.add_argument("--blocks", type=int, default=30, help="of each kind")
     parser.add_argument("--rounds", type=int, default=10, help="in a block")
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("words", nargs="*", metavar="key=value")

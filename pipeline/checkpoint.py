@@ -5,6 +5,9 @@ written last, `manifest.json`: the SHA-256 of that file and of the manifest itse
 beside the folder belong to it, each of which carries a hash of its own. Those are the clients'
 states, which lie on the clients' side (`client_store.py`), and the evaluations so far
 (`evaluation_store.py`). A checkpoint is good if all of it is. Nothing in it runs code when read.
+
+It gets its name when it is whole; until then it is `checkpoints/.next.part`. The folder of the last
+checkpoint that nobody needs becomes the next one's, so that its file is written over.
 """
 
 import dataclasses
@@ -12,22 +15,21 @@ import hashlib
 import json
 import logging
 import shutil
-import uuid
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from safetensors.numpy import load, save
 
 from pipeline.client_store import CLIENTS, ClientStore
 from pipeline.disk import room_for, sync, write_whole
 from pipeline.evaluation_store import evaluated_rounds, evaluation_faults, evaluation_path
 from pipeline.reading import DAMAGE
+from pipeline.server_file import file_sha256, read_state
 from spire_core.errors import RunError
 from spire_core.server import ServerState
 
 CHECKPOINTS, STATE, MANIFEST = "checkpoints", "server.safetensors", "manifest.json"
+NEXT = ".next.part"
 KINDS = {"round_idx": int, "pretrain_fingerprint": str, "clients": dict, "evaluations": list}
 KINDS |= {"sha256": dict}
 _log = logging.getLogger(__name__)
@@ -81,63 +83,77 @@ def folder_of(run_dir: Path, num_rounds_done: int) -> Path:
     return run_dir / CHECKPOINTS / f"{num_rounds_done:07d}"
 
 
+def next_state_file(run_dir: Path) -> Path:
+    """Return where the server's state of the next checkpoint is to be written, in a folder for it.
+
+    RunError if there is no room.
+    """
+    path = run_dir / CHECKPOINTS / NEXT / STATE
+    with room_for(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
 def save_checkpoint(
     run_dir: Path,
-    state: ServerState,
+    written: Callable[[], int],
     fingerprint: str,
     keep: int,
     pinned_rounds: Collection[int] = (),
 ) -> None:
-    """Write the state after `state.round_idx` rounds; drop all but the newest `keep` and pinned.
+    """Make a checkpoint of what is in `next_state_file`; drop all but the newest `keep` and pinned.
 
-    `fingerprint` is that of the pre-training's settings, which a reader compares. The clients'
-    states and evaluations that belong to it reach the disk first. RunError if there is no room:
-    older checkpoints stay as they are.
+    `written` returns after how many rounds that is, once it is there. `fingerprint` is that of the
+    pre-training's settings, which a reader compares. The clients' states and evaluations that
+    belong to it reach the disk first. RunError if there is no room: older checkpoints stay as they
+    are.
     """
-    folder = run_dir / CHECKPOINTS
-    part = folder / f".{uuid.uuid4().hex}.part"
-    with room_for(folder):
-        part.mkdir(parents=True)
+    part = run_dir / CHECKPOINTS / NEXT
     try:
-        content = save(_arrays(state))
-        write_whole(part / STATE, content, is_lasting=True)
+        round_idx = written()
         manifest = Manifest(
-            round_idx=state.round_idx,
+            round_idx=round_idx,
             pretrain_fingerprint=fingerprint,
-            clients=ClientStore(run_dir / CLIENTS).rounds_seen(state.round_idx),
-            evaluations=[done for done in evaluated_rounds(run_dir) if done < state.round_idx],
-            sha256={STATE: hashlib.sha256(content).hexdigest()},
+            clients=ClientStore(run_dir / CLIENTS).rounds_seen(round_idx),
+            evaluations=[done for done in evaluated_rounds(run_dir) if done < round_idx],
+            sha256={STATE: file_sha256(part / STATE)},
         )
+        sync(part / STATE)
         _sync_beside(run_dir, manifest)
         write_whole(part / MANIFEST, manifest.text().encode(), is_lasting=True)
-        target = folder_of(run_dir, state.round_idx)
+        target = folder_of(run_dir, round_idx)
         shutil.rmtree(target, ignore_errors=True)  # a damaged one, written before a crash
         part.rename(target)
-        sync(folder)
+        sync(part.parent)
     except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
+        drop_next(run_dir)
         raise
     for old in checkpoints(run_dir)[:-keep]:
-        if int(old.name) not in pinned_rounds:
+        if int(old.name) in pinned_rounds:
+            continue
+        if part.exists():
             shutil.rmtree(old)
+        else:
+            old.rename(part)
 
 
-def _arrays(state: ServerState) -> dict[str, Any]:
-    named = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
-    return {k: v for k, v in named.items() if k != "round_idx" and v is not None}
+def drop_next(run_dir: Path) -> None:
+    """Drop what is there of a checkpoint that is not to be."""
+    shutil.rmtree(run_dir / CHECKPOINTS / NEXT, ignore_errors=True)
 
 
 def _sync_beside(run_dir: Path, manifest: Manifest) -> None:
     """Bring to the disk what belongs to a checkpoint and is new since the one before it."""
-    before: set[Path] = set()
+    clients, evaluations = manifest.clients.items(), set(manifest.evaluations)
     for path in reversed(checkpoints(run_dir)):
         try:
-            before = set(read_manifest(path).files(run_dir))
-            break
+            before = read_manifest(path)
         except ValueError:
             continue
-    new = {path for path in manifest.files(run_dir) if path.name != STATE} - before
-    for path in new | {path.parent for path in new}:
+        clients, evaluations = clients - before.clients.items(), evaluations - {*before.evaluations}
+        break
+    new = Manifest(manifest.round_idx, "", dict(clients), sorted(evaluations), {}).files(run_dir)
+    for path in (*new, *{path.parent for path in new}):
         sync(path)
 
 
@@ -196,10 +212,7 @@ def read_manifest(path: Path) -> Manifest:
 
 def _read_state(path: Path, manifest: Manifest) -> ServerState:
     try:
-        content = (path / STATE).read_bytes()
-        if hashlib.sha256(content).hexdigest() != manifest.sha256[STATE]:
-            raise ValueError("other content than was written")
-        return ServerState(round_idx=manifest.round_idx, **load(content))
+        return read_state(path / STATE, manifest.round_idx, manifest.sha256[STATE])
     except DAMAGE as error:
         raise ValueError(f"{STATE}: {error}") from error
 

@@ -5,6 +5,7 @@ state before a round is kept beside the one after it, so that a round can be don
 the states that a checkpoint needs. Each file carries the hash of its tensors.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from spire_core.flat import tensors_hash
 
 KEPT_VERSIONS = 2
 CLIENTS = "clients"  # the folder of a run
+SUFFIX = ".safetensors"
 
 
 class ClientStore:
@@ -29,12 +31,20 @@ class ClientStore:
 
     def path(self, client_id: int, num_rounds_done: int) -> Path:
         """Return where the state of a client that has seen so many rounds lies."""
-        return self.folder / f"{client_id:07d}" / f"{num_rounds_done:07d}.safetensors"
+        return self.folder / f"{client_id:07d}" / f"{num_rounds_done:07d}{SUFFIX}"
 
     def versions(self, client_id: int) -> list[Path]:
         """Return the files of one client, oldest first."""
-        files = (self.folder / f"{client_id:07d}").glob("*.safetensors")
-        return sorted(path for path in files if path.stem.isdecimal())
+        return [self.path(client_id, done) for done in self._kept(client_id)]
+
+    def _kept(self, client_id: int) -> list[int]:
+        """Return how many rounds the states of a client that are kept have seen, in order."""
+        try:
+            names = os.listdir(self.folder / f"{client_id:07d}")
+        except FileNotFoundError:
+            return []
+        stems = [name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX)]
+        return sorted(int(stem) for stem in stems if stem.isdecimal())
 
     def client_ids(self) -> list[int]:
         """Return the clients that have ever stored a state, in ascending order."""
@@ -80,8 +90,8 @@ class ClientStore:
 
         Clients that have seen none are left out.
         """
-        found = {c: self.newest(c, num_rounds_done) for c in self.client_ids()}
-        seen = {client_id: int(path.stem) for client_id, path in found.items() if path is not None}
+        kept = {client_id: self._kept(client_id) for client_id in self.client_ids()}
+        seen = {c: max((d for d in kept[c] if d <= num_rounds_done), default=0) for c in kept}
         return {client_id: done for client_id, done in seen.items() if done > 0}
 
     def faults(self, rounds_seen: Mapping[int, int], num_rounds_done: int) -> list[str]:

@@ -1,15 +1,18 @@
 """The driver: owns the server's state and runs the rounds of FedAvg over a client pool."""
 
+import functools
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.config import FederationConfig
 from pipeline.pool import MAX_TRIES, ClientFailure, ClientPool
+from pipeline.server_file import write_state
 from spire_core.client import ClientUpdate, RoundPlan
 from spire_core.compression import CompressedUpdate, decompress
 from spire_core.errors import AggregationError, DivergenceError, SpireError
@@ -253,9 +256,9 @@ class Driver:
         """Return the weights (P,) that clients are given to use: the moving average."""
         return self.state.ema if self.server.ema > 0 else self.state.weights
 
-    def server_state(self) -> ServerState:
-        """Return all that the server holds."""
-        return self.state
+    def save_state(self, path: Path) -> Callable[[], int]:
+        """Return what writes all that the server holds now, and returns after how many rounds."""
+        return functools.partial(write_state, path, self.state)
 
     def last_stats(self) -> RoundStats | None:
         """Return what the last round of this driver did, or None before its first one."""

@@ -289,7 +289,7 @@ def run_rounds(
                     )
                     track_s, num_logged = time.monotonic() - began, done + 1
                     if is_checkpoint_due(num_logged, config):
-                        checkpointer.take(driver.server_state())
+                        checkpointer.take(driver, num_logged)
                     watcher.round_done(stats, num_rounds)
         except (KeyboardInterrupt, SystemExit):  # a warning before the end: nothing is to be lost
             last = driver.last_stats()
@@ -297,7 +297,7 @@ def run_rounds(
                 tracker.log_metrics(
                     round_metrics(last, track_s, config.federation), step=last.round_idx + 1
                 )
-            checkpointer.take(driver.server_state())
+            checkpointer.take(driver, first if last is None else last.round_idx + 1)
             raise
     if mirror is not None:
         tracker.log_metrics({"storage/failed_uploads": mirror.num_failed}, step=num_rounds)

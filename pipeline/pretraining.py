@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Container
+from collections.abc import Callable, Container
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -11,19 +11,23 @@ from typing import TYPE_CHECKING, Self
 from pipeline.checkpoint import (
     CHECKPOINTS,
     checkpoints,
+    drop_next,
     folder_of,
     kept_rounds,
     newest_checkpoint,
+    next_state_file,
     save_checkpoint,
 )
 from pipeline.client_store import CLIENTS, ClientStore
 from pipeline.config import Config
 from pipeline.evaluation_store import rewind_evaluations
 from pipeline.outbox import Points, read_points
-from spire_core.errors import RunError
+from spire_core.errors import RunError, SpireError
 from spire_core.server import ServerState
 
 if TYPE_CHECKING:
+    from pipeline.driver import Driver
+    from pipeline.ray_pool import RemoteDriver
     from pipeline.storage import Mirror
 
 RECORDED = ("pretrain/", "time/", "comm/", "memory/")  # names of what rounds and evaluations log
@@ -75,21 +79,22 @@ class Checkpointer:
         pending = set() if self._pending is None else {self._pending[0]}
         return tuple(sorted({*kept_rounds(self.run_dir), *pending}))
 
-    def take(self, state: ServerState) -> None:
-        """Begin a checkpoint of the server's state, unless there is one of that round.
+    def take(self, driver: "Driver | RemoteDriver", num_rounds_done: int) -> None:
+        """Begin a checkpoint of what a driver holds now, unless there is one of that round.
 
         Raises what became of the one before, such as RunError without room for it.
         """
         self.wait()
-        if state.round_idx not in kept_rounds(self.run_dir):
-            self._pending = state.round_idx, self._thread.submit(self._save, state)
+        if num_rounds_done not in kept_rounds(self.run_dir):
+            written = driver.save_state(next_state_file(self.run_dir))
+            self._pending = num_rounds_done, self._thread.submit(self._save, written)
 
-    def _save(self, state: ServerState) -> None:
+    def _save(self, written: Callable[[], int]) -> None:
         keep = self.config.tracking.keep_checkpoints
         pinned = () if self.mirror is None else self.mirror.pinned_rounds
-        save_checkpoint(self.run_dir, state, self.config.pretrain_fingerprint, keep, pinned)
+        save_checkpoint(self.run_dir, written, self.config.pretrain_fingerprint, keep, pinned)
         if self.mirror is not None:
-            self.mirror.begin(state.round_idx)
+            self.mirror.begin(kept_rounds(self.run_dir)[-1])
 
     def wait(self) -> None:
         """Wait until the last checkpoint is whole; raises what `take` does."""
@@ -108,12 +113,13 @@ class Checkpointer:
     ) -> None:
         try:
             self.wait()
-        except RunError as lost:
+        except SpireError as lost:
             if error is None:
                 raise
             _log.warning("%s", lost)  # the error that ended the run matters more than this one
         finally:
             self._thread.shutdown()
+            drop_next(self.run_dir)
             if self.mirror is not None:
                 self.mirror.close()
 

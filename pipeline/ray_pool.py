@@ -5,7 +5,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from pipeline.pool import ClientFailure, ClientPool, Unit, assign, run_chunk
 from pipeline.resources import ActorPlan, ResourcesConfig
 from pipeline.worker import ClientWorker
 from spire_core.errors import ClusterError
-from spire_core.server import ServerState
 
 logger = logging.getLogger(__name__)
 WAIT_NOTICE_S = 30.0
@@ -307,6 +306,10 @@ class DriverActor(Driver):
     def begin(self, *args: Any) -> None:
         super().__init__(*args)
 
+    def write_state(self, path: Path) -> int:
+        """Write what the server holds, which takes less than to hand it to another process."""
+        return self.save_state(path)()
+
 
 class RemoteDriver:
     """A `Driver` in an actor of its own, with the same methods once it has begun."""
@@ -327,8 +330,10 @@ class RemoteDriver:
     def model_weights(self) -> np.ndarray:
         return _gather([self.actor.model_weights.remote()])[0]
 
-    def server_state(self) -> ServerState:
-        return _gather([self.actor.server_state.remote()])[0]
+    def save_state(self, path: Path) -> Callable[[], int]:
+        """Begin to write it; the next round begins afterwards. What is returned waits for that."""
+        ref = self.actor.write_state.remote(path)
+        return lambda: _gather([ref])[0]
 
     def last_stats(self) -> RoundStats | None:
         return _gather([self.actor.last_stats.remote()])[0]

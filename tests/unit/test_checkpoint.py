@@ -3,14 +3,22 @@
 import hashlib
 import json
 import logging
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from pipeline.checkpoint import checkpoints, kept_rounds, newest_checkpoint, save_checkpoint
+from pipeline.checkpoint import (
+    checkpoints,
+    kept_rounds,
+    newest_checkpoint,
+    next_state_file,
+    save_checkpoint,
+)
 from pipeline.client_store import ClientStore
+from pipeline.server_file import write_state
 from spire_core.errors import RunError
 from spire_core.server import ServerState
 
@@ -21,6 +29,11 @@ def state_after(rounds: int) -> ServerState:
     return ServerState(
         rounds, weights, weights + 1, steps=weights[:3], velocity=rng.normal(size=50)
     )
+
+
+def checkpoint(run_dir: Path, state: ServerState, keep: int) -> None:
+    written = partial(write_state, next_state_file(run_dir), state)
+    save_checkpoint(run_dir, written, "f", keep)
 
 
 def same(one: ServerState | None, other: ServerState) -> bool:
@@ -34,17 +47,17 @@ def same(one: ServerState | None, other: ServerState) -> bool:
 
 def test_what_was_saved_comes_back_bit_for_bit(tmp_path: Path) -> None:
     assert newest_checkpoint(tmp_path, "f") is None
-    save_checkpoint(tmp_path, state_after(3), "f", keep=2)
+    checkpoint(tmp_path, state_after(3), keep=2)
     assert same(newest_checkpoint(tmp_path, "f"), state_after(3))
 
 
 def test_the_newest_are_kept_and_nothing_half_written(tmp_path: Path) -> None:
     for rounds in (2, 4, 6, 8):
-        save_checkpoint(tmp_path, state_after(rounds), "f", keep=3)
+        checkpoint(tmp_path, state_after(rounds), keep=3)
     assert kept_rounds(tmp_path) == (4, 6, 8)
     (tmp_path / "checkpoints" / ".abc.part").mkdir()  # a crash in the middle of writing
     assert kept_rounds(tmp_path) == (4, 6, 8)
-    save_checkpoint(tmp_path, state_after(8), "f", keep=3)  # the same round again
+    checkpoint(tmp_path, state_after(8), keep=3)  # the same round again
     assert same(newest_checkpoint(tmp_path, "f"), state_after(8))
 
 
@@ -54,7 +67,7 @@ def two_checkpoints(run_dir: Path) -> ClientStore:
     for done in (1, 2, 3, 4):
         store.save(done % 2, done, {"client_emb": torch.full((8,), float(done))}, kept)
         if done % 2 == 0:
-            save_checkpoint(run_dir, state_after(done), "f", keep=2)
+            checkpoint(run_dir, state_after(done), keep=2)
             kept = kept_rounds(run_dir)
     return store
 
@@ -144,7 +157,7 @@ def test_what_no_checkpoint_needs_may_be_damaged(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path, state_after(2), "f", keep=2)
+    checkpoint(tmp_path, state_after(2), keep=2)
     with pytest.raises(RunError, match="start a new run"):
         newest_checkpoint(tmp_path, "g")
 

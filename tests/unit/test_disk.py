@@ -3,15 +3,22 @@
 import contextlib
 import resource
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from pipeline.checkpoint import kept_rounds, newest_checkpoint, save_checkpoint
+from pipeline.checkpoint import (
+    kept_rounds,
+    newest_checkpoint,
+    next_state_file,
+    save_checkpoint,
+)
 from pipeline.client_store import ClientStore
 from pipeline.disk import write_whole
+from pipeline.server_file import write_state
 from spire_core.errors import RunError
 from spire_core.server import ServerState
 
@@ -31,6 +38,11 @@ def everything(folder: Path) -> dict[str, bytes]:
     return {str(p): p.read_bytes() for p in folder.glob("**/*") if p.is_file()}
 
 
+def checkpoint(run_dir: Path, state: ServerState) -> None:
+    written = partial(write_state, next_state_file(run_dir), state)
+    save_checkpoint(run_dir, written, "f", keep=1)
+
+
 def test_a_file_that_does_not_fit_leaves_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "a file"
     write_whole(path, b"old")
@@ -41,10 +53,10 @@ def test_a_file_that_does_not_fit_leaves_the_old_one(tmp_path: Path) -> None:
 
 def test_a_checkpoint_that_does_not_fit_leaves_those_before(tmp_path: Path) -> None:
     weights = np.ones(1000, dtype=np.float32)
-    save_checkpoint(tmp_path, ServerState(1, weights, weights), "f", keep=1)
+    checkpoint(tmp_path, ServerState(1, weights, weights))
     before = everything(tmp_path)
     with files_up_to(4000), pytest.raises(RunError, match=r"room for .*server.safetensors"):
-        save_checkpoint(tmp_path, ServerState(2, weights, weights), "f", keep=1)
+        checkpoint(tmp_path, ServerState(2, weights, weights))
     assert everything(tmp_path) == before
     assert kept_rounds(tmp_path) == (1,)
     state = newest_checkpoint(tmp_path, "f")

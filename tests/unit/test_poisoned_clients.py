@@ -129,7 +129,7 @@ def state_after(driver: Driver, num_rounds: int) -> dict[str, np.ndarray]:
     """All numbers that a run leaves behind: the server's, and what the clients keep."""
     for _ in range(num_rounds):
         driver.run_round()
-    state, pool = driver.server_state(), driver.pool
+    state, pool = driver.state, driver.pool
     assert isinstance(pool, LocalClientPool)
     found = {n: getattr(state, n) for n in ("weights", "ema", "exp_avg", "exp_avg_sq", "steps")}
     for client_id in range(2):
@@ -180,13 +180,13 @@ def test_what_stays_wrong_ends_the_run_in_one_sentence(
     with pytest.raises(AggregationError, match=f"in weights from client {POISONED} in round 0"):
         driver.run_round()
     assert worker.tries == (3 if policy == "retry" else 1)
-    assert driver.server_state().round_idx == 0
+    assert driver.state.round_idx == 0
 
 
 def test_every_fault_is_told_in_words(setting: Setting, tmp_path: Path) -> None:
     driver = driver_for(setting, tmp_path, "fail")
     worker: Any = driver.pool.worker  # type: ignore[attr-defined]
-    before, plan = driver.server_state(), RoundPlan(0, 1.0, shares_local=True, tau=1)
+    before, plan = driver.state, RoundPlan(0, 1.0, shares_local=True, tau=1)
     (update,) = worker.fit_group([POISONED], before.broadcast, plan)
     told = (before.weights, True, 50.0)
     assert fault_of(update, *told) is None

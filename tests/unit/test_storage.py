@@ -1,6 +1,7 @@
 """Checkpoints at another storage: what is sent, what is dropped, what fails, what is refused."""
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,16 @@ import pytest
 import torch
 from pyarrow.fs import FileInfo, FileType, LocalFileSystem, SubTreeFileSystem
 
-from pipeline.checkpoint import kept_rounds, newest_checkpoint, save_checkpoint
+from pipeline.checkpoint import (
+    kept_rounds,
+    newest_checkpoint,
+    next_state_file,
+    save_checkpoint,
+)
 from pipeline.client_store import ClientStore
 from pipeline.outbox import Outbox
 from pipeline.runs import TrackingConfig, make_run_dir
+from pipeline.server_file import write_state
 from pipeline.storage import Mirror, mirror_of, names_at, open_storage, restore
 from spire_core.errors import ConfigError, RunError
 from spire_core.server import ServerState
@@ -42,7 +49,8 @@ def checkpoint(run_dir: Path, done: int) -> None:
     state = {"client_emb": torch.full((8,), float(done))}
     ClientStore(run_dir / "clients").save(done % 2, done, state, kept_rounds(run_dir))
     Outbox(run_dir).add_points([(done, {"pretrain/loss": 1.0})])
-    save_checkpoint(run_dir, state_after(done), "f", keep=2)
+    written = partial(write_state, next_state_file(run_dir), state_after(done))
+    save_checkpoint(run_dir, written, "f", keep=2)
 
 
 def test_what_a_resume_needs_is_there_and_nothing_more(run_dir: Path, tmp_path: Path) -> None:
