@@ -6,8 +6,8 @@ beside the folder belong to it, each of which carries a hash of its own. Those a
 states, which lie on the clients' side (`client_store.py`), and the evaluations so far
 (`evaluation_store.py`). A checkpoint is good if all of it is. Nothing in it runs code when read.
 
-It gets its name when it is whole; until then it is `checkpoints/.next.part`. The folder of the last
-checkpoint that nobody needs becomes the next one's, so that its file is written over.
+It gets its name when it is whole; until then it is `checkpoints/.<rounds done>.part`. The folder of
+the last checkpoint that nobody needs becomes the next one's, so that its file is written over.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from spire_core.errors import RunError
 from spire_core.server import ServerState
 
 CHECKPOINTS, STATE, MANIFEST = "checkpoints", "server.safetensors", "manifest.json"
-NEXT = ".next.part"
+SPARE = ".spare.part"
 KINDS = {"round_idx": int, "pretrain_fingerprint": str, "clients": dict, "evaluations": list}
 KINDS |= {"sha256": dict}
 _log = logging.getLogger(__name__)
@@ -83,32 +83,41 @@ def folder_of(run_dir: Path, num_rounds_done: int) -> Path:
     return run_dir / CHECKPOINTS / f"{num_rounds_done:07d}"
 
 
-def next_state_file(run_dir: Path) -> Path:
-    """Return where the server's state of the next checkpoint is to be written, in a folder for it.
+def new_state_file(run_dir: Path, num_rounds_done: int) -> Path:
+    """Return where the server's state of a new checkpoint is to be written, in a folder for it.
 
     RunError if there is no room.
     """
-    path = run_dir / CHECKPOINTS / NEXT / STATE
-    with room_for(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+    part = _part(run_dir, num_rounds_done)
+    try:
+        part.with_name(SPARE).rename(part)
+    except FileNotFoundError:
+        with room_for(part):
+            part.mkdir(parents=True, exist_ok=True)
+    return part / STATE
+
+
+def _part(run_dir: Path, num_rounds_done: int) -> Path:
+    return run_dir / CHECKPOINTS / f".{num_rounds_done:07d}.part"
 
 
 def save_checkpoint(
     run_dir: Path,
+    num_rounds_done: int,
     written: Callable[[], int],
     fingerprint: str,
     keep: int,
     pinned_rounds: Collection[int] = (),
 ) -> None:
-    """Make a checkpoint of what is in `next_state_file`; drop all but the newest `keep` and pinned.
+    """Make a checkpoint of what is in `new_state_file`; drop all but the newest `keep` and pinned.
 
     `written` returns after how many rounds that is, once it is there. `fingerprint` is that of the
     pre-training's settings, which a reader compares. The clients' states and evaluations that
     belong to it reach the disk first. RunError if there is no room: older checkpoints stay as they
     are.
     """
-    part = run_dir / CHECKPOINTS / NEXT
+    part = _part(run_dir, num_rounds_done)
+    spare = part.with_name(SPARE)
     try:
         round_idx = written()
         manifest = Manifest(
@@ -126,20 +135,21 @@ def save_checkpoint(
         part.rename(target)
         sync(part.parent)
     except BaseException:
-        drop_next(run_dir)
+        shutil.rmtree(part, ignore_errors=True)
         raise
     for old in checkpoints(run_dir)[:-keep]:
         if int(old.name) in pinned_rounds:
             continue
-        if part.exists():
+        if spare.exists():
             shutil.rmtree(old)
         else:
-            old.rename(part)
+            old.rename(spare)
 
 
-def drop_next(run_dir: Path) -> None:
-    """Drop what is there of a checkpoint that is not to be."""
-    shutil.rmtree(run_dir / CHECKPOINTS / NEXT, ignore_errors=True)
+def drop_unfinished(run_dir: Path) -> None:
+    """Drop what is there of checkpoints that are not to be."""
+    for part in (run_dir / CHECKPOINTS).glob(".*.part"):
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _sync_beside(run_dir: Path, manifest: Manifest) -> None:

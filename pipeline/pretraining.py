@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Self
 from pipeline.checkpoint import (
     CHECKPOINTS,
     checkpoints,
-    drop_next,
+    drop_unfinished,
     folder_of,
     kept_rounds,
+    new_state_file,
     newest_checkpoint,
-    next_state_file,
     save_checkpoint,
 )
 from pipeline.client_store import CLIENTS, ClientStore
@@ -47,8 +47,7 @@ def go_back(run_dir: Path, config: Config) -> ServerState | None:
     for later in there:
         if later > done:
             shutil.rmtree(folder_of(run_dir, later))
-    for part in (run_dir / CHECKPOINTS).glob(".*.part"):
-        shutil.rmtree(part)
+    drop_unfinished(run_dir)
     ClientStore(run_dir / CLIENTS).rewind(done)
     for fault in rewind_evaluations(run_dir, done):
         _log.warning("damaged: %s: it is done again", fault)
@@ -63,44 +62,54 @@ def is_checkpoint_due(num_rounds_done: int, config: Config) -> bool:
 
 
 class Checkpointer:
-    """Takes a run's checkpoints while the next round is on its way, one at a time.
+    """Takes a run's checkpoints while the next rounds are on their way, one after the other.
 
-    `mirror` takes them to a storage.
+    The server's state is in a file before the next round begins. The rest waits, a second at most,
+    until a core is free (`RemoteDriver.save_state`), and is over before a second checkpoint more is
+    taken. `mirror` takes them to a storage.
     """
 
     def __init__(self, run_dir: Path, config: Config, mirror: "Mirror | None" = None) -> None:
         self.run_dir, self.config, self.mirror = run_dir, config, mirror
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._pending: tuple[int, Future[None]] | None = None
+        self._pending: dict[int, Future[None]] = {}  # by rounds done, oldest first
+        self._driver: Driver | RemoteDriver | None = None
 
     @property
     def kept_rounds(self) -> tuple[int, ...]:
         """After how many rounds checkpoints were taken, of which clients keep their states."""
-        pending = set() if self._pending is None else {self._pending[0]}
-        return tuple(sorted({*kept_rounds(self.run_dir), *pending}))
+        return tuple(sorted({*kept_rounds(self.run_dir), *self._pending}))
 
     def take(self, driver: "Driver | RemoteDriver", num_rounds_done: int) -> None:
         """Begin a checkpoint of what a driver holds now, unless there is one of that round.
 
-        Raises what became of the one before, such as RunError without room for it.
+        Raises what became of those before, such as RunError without room for one.
         """
-        self.wait()
-        if num_rounds_done not in kept_rounds(self.run_dir):
-            written = driver.save_state(next_state_file(self.run_dir))
-            self._pending = num_rounds_done, self._thread.submit(self._save, written)
+        self._wait_for_all_but(1)
+        if num_rounds_done not in self.kept_rounds:
+            self._driver = driver
+            written = driver.save_state(new_state_file(self.run_dir, num_rounds_done))
+            saved = self._thread.submit(self._save, num_rounds_done, written)
+            self._pending[num_rounds_done] = saved
 
-    def _save(self, written: Callable[[], int]) -> None:
-        keep = self.config.tracking.keep_checkpoints
+    def _save(self, num_rounds_done: int, written: Callable[[], int]) -> None:
+        keep, fingerprint = self.config.tracking.keep_checkpoints, self.config.pretrain_fingerprint
         pinned = () if self.mirror is None else self.mirror.pinned_rounds
-        save_checkpoint(self.run_dir, written, self.config.pretrain_fingerprint, keep, pinned)
+        save_checkpoint(self.run_dir, num_rounds_done, written, fingerprint, keep, pinned)
         if self.mirror is not None:
-            self.mirror.begin(kept_rounds(self.run_dir)[-1])
+            self.mirror.begin(num_rounds_done)
+
+    def _wait_for_all_but(self, num_left: int) -> None:
+        for done, saved in list(self._pending.items()):
+            if saved.done() or len(self._pending) > num_left:
+                del self._pending[done]
+                saved.result()
 
     def wait(self) -> None:
         """Wait until the last checkpoint is whole; raises what `take` does."""
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending[1].result()
+        if self._driver is not None:
+            self._driver.hurry()
+        self._wait_for_all_but(0)
 
     def __enter__(self) -> Self:
         return self
@@ -119,7 +128,7 @@ class Checkpointer:
             _log.warning("%s", lost)  # the error that ended the run matters more than this one
         finally:
             self._thread.shutdown()
-            drop_next(self.run_dir)
+            drop_unfinished(self.run_dir)
             if self.mirror is not None:
                 self.mirror.close()
 

@@ -25,6 +25,7 @@ from spire_core.errors import ClusterError
 logger = logging.getLogger(__name__)
 WAIT_NOTICE_S = 30.0
 REVIVAL_S = 120.0  # for an actor to come back, perhaps on another node
+ANSWERS_S = 1.0  # that what can be done beside the clients' work waits for its end
 TOKEN_NOTICES = "ray._private.authentication.authentication_token_setup"
 
 
@@ -296,7 +297,7 @@ def _is_lost(result: Any) -> bool:
     return isinstance(result, ClientFailure) and result.is_lost
 
 
-@ray.remote
+@ray.remote(concurrency_groups={"beside": 1})  # type: ignore[call-overload]
 class DriverActor(Driver):
     """A driver whose process starts before there is a pool to drive."""
 
@@ -308,7 +309,13 @@ class DriverActor(Driver):
 
     def write_state(self, path: Path) -> int:
         """Write what the server holds, which takes less than to hand it to another process."""
+        self.has_answers.clear()
         return self.save_state(path)()
+
+    @ray.method(concurrency_group="beside")
+    def wait_for_answers(self, limit_s: float) -> None:
+        """Return when the clients of the round after `write_state` have answered, or in time."""
+        self.has_answers.wait(limit_s)
 
 
 class RemoteDriver:
@@ -331,9 +338,22 @@ class RemoteDriver:
         return _gather([self.actor.model_weights.remote()])[0]
 
     def save_state(self, path: Path) -> Callable[[], int]:
-        """Begin to write it; the next round begins afterwards. What is returned waits for that."""
+        """Begin to write it; the next round begins afterwards.
+
+        What is returned waits for that, and then, but not long, until that round's clients have
+        answered: while the driver works out the mean of their updates other cores are free.
+        """
         ref = self.actor.write_state.remote(path)
-        return lambda: _gather([ref])[0]
+
+        def written() -> int:
+            done = _gather([ref])[0]
+            _gather([self.actor.wait_for_answers.remote(ANSWERS_S)])
+            return done
+
+        return written
+
+    def hurry(self) -> None:
+        self.actor.hurry.remote()
 
     def last_stats(self) -> RoundStats | None:
         return _gather([self.actor.last_stats.remote()])[0]

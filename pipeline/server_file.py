@@ -29,7 +29,7 @@ def write_state(path: Path, state: ServerState) -> int:
     with room_for(path), path.open("r+b" if path.exists() else "wb") as file:
         file.write(_header(arrays))
         for array in arrays.values():
-            file.write(memoryview(array).cast("B"))
+            file.write(array.data.cast("B"))
         file.truncate()
     return state.round_idx
 

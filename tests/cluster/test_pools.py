@@ -154,6 +154,25 @@ def client_pids() -> list[int]:
     ]
 
 
+def test_checkpoints_hold_the_round_they_are_named_after(mnist_root: Path, folder: Path) -> None:
+    """Whole while later rounds are on their way, they are what a local pool's are, to the byte."""
+
+    def files(pool: str) -> dict[str, bytes]:
+        often = ("tracking.checkpoint_every=1", "tracking.keep_checkpoints=5")
+        config = config_for(
+            mnist_root, folder, *often, f"resources.pool={pool}", "federation.num_rounds=4"
+        )
+        run_dir = run_experiment(config, "smoke", Quiet()).run_dir
+        paths = (run_dir / "checkpoints").glob("**/*")
+        return {
+            str(path.relative_to(run_dir)): path.read_bytes() for path in paths if path.is_file()
+        }
+
+    expected = files("local")
+    assert len(expected) == 2 * 4
+    assert files("ray") == expected
+
+
 def test_killed_actors_come_back_and_nothing_changes(
     whole: str, mnist_root: Path, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -12,14 +12,15 @@ import torch
 
 from pipeline.checkpoint import (
     checkpoints,
+    drop_unfinished,
     kept_rounds,
+    new_state_file,
     newest_checkpoint,
-    next_state_file,
     save_checkpoint,
 )
 from pipeline.client_store import ClientStore
 from pipeline.server_file import write_state
-from spire_core.errors import RunError
+from spire_core.errors import ClusterError, RunError
 from spire_core.server import ServerState
 
 
@@ -32,8 +33,8 @@ def state_after(rounds: int) -> ServerState:
 
 
 def checkpoint(run_dir: Path, state: ServerState, keep: int) -> None:
-    written = partial(write_state, next_state_file(run_dir), state)
-    save_checkpoint(run_dir, written, "f", keep)
+    written = partial(write_state, new_state_file(run_dir, state.round_idx), state)
+    save_checkpoint(run_dir, state.round_idx, written, "f", keep)
 
 
 def same(one: ServerState | None, other: ServerState) -> bool:
@@ -59,6 +60,37 @@ def test_the_newest_are_kept_and_nothing_half_written(tmp_path: Path) -> None:
     assert kept_rounds(tmp_path) == (4, 6, 8)
     checkpoint(tmp_path, state_after(8), keep=3)  # the same round again
     assert same(newest_checkpoint(tmp_path, "f"), state_after(8))
+
+
+def test_the_file_of_one_that_nobody_needs_is_written_over(tmp_path: Path) -> None:
+    """The newest are whole whenever a new one is being written, and no other file is touched."""
+    inodes = []
+    for rounds in range(1, 7):
+        path = new_state_file(tmp_path, rounds)
+        write_state(path, state_after(rounds))
+        inodes.append(path.stat().st_ino)
+        if rounds > 1:  # a crash here
+            assert same(newest_checkpoint(tmp_path, "f"), state_after(rounds - 1))
+            assert len(kept_rounds(tmp_path)) == min(2, rounds - 1)
+        save_checkpoint(tmp_path, rounds, lambda: rounds, "f", keep=2)  # noqa: B023
+    assert inodes[:3] == inodes[3:]
+    assert len(set(inodes)) == 3
+    drop_unfinished(tmp_path)
+    for name in ("0000006", "0000005"):
+        assert same(newest_checkpoint(tmp_path, "f"), state_after(int(name)))
+        harm(tmp_path / "checkpoints" / name / "manifest.json", "gone")
+
+
+def test_a_checkpoint_whose_state_does_not_come_leaves_nothing(tmp_path: Path) -> None:
+    checkpoint(tmp_path, state_after(1), keep=1)
+
+    def lost() -> int:
+        raise ClusterError("the driver is lost")
+
+    write_state(new_state_file(tmp_path, 2), state_after(2))
+    with pytest.raises(ClusterError, match="lost"):
+        save_checkpoint(tmp_path, 2, lost, "f", keep=1)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["0000001"]
 
 
 def two_checkpoints(run_dir: Path) -> ClientStore:

@@ -12,8 +12,8 @@ import torch
 
 from pipeline.checkpoint import (
     kept_rounds,
+    new_state_file,
     newest_checkpoint,
-    next_state_file,
     save_checkpoint,
 )
 from pipeline.client_store import ClientStore
@@ -39,8 +39,8 @@ def everything(folder: Path) -> dict[str, bytes]:
 
 
 def checkpoint(run_dir: Path, state: ServerState) -> None:
-    written = partial(write_state, next_state_file(run_dir), state)
-    save_checkpoint(run_dir, written, "f", keep=1)
+    written = partial(write_state, new_state_file(run_dir, state.round_idx), state)
+    save_checkpoint(run_dir, state.round_idx, written, "f", keep=1)
 
 
 def test_a_file_that_does_not_fit_leaves_the_old_one(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from pyarrow.fs import FileInfo, FileType, LocalFileSystem, SubTreeFileSystem
 
 from pipeline.checkpoint import (
     kept_rounds,
+    new_state_file,
     newest_checkpoint,
-    next_state_file,
     save_checkpoint,
 )
 from pipeline.client_store import ClientStore
@@ -49,8 +49,8 @@ def checkpoint(run_dir: Path, done: int) -> None:
     state = {"client_emb": torch.full((8,), float(done))}
     ClientStore(run_dir / "clients").save(done % 2, done, state, kept_rounds(run_dir))
     Outbox(run_dir).add_points([(done, {"pretrain/loss": 1.0})])
-    written = partial(write_state, next_state_file(run_dir), state_after(done))
-    save_checkpoint(run_dir, written, "f", keep=2)
+    written = partial(write_state, new_state_file(run_dir, done), state_after(done))
+    save_checkpoint(run_dir, done, written, "f", keep=2)
 
 
 def test_what_a_resume_needs_is_there_and_nothing_more(run_dir: Path, tmp_path: Path) -> None:

@@ -1,0 +1,100 @@
+"""Checkpoints beside the rounds: what is on its way is kept, bounded, hurried and told of."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.checkpoint import kept_rounds
+from pipeline.config import load_config
+from pipeline.pretraining import Checkpointer
+from pipeline.server_file import write_state
+from spire_core.errors import ClusterError, RunError
+from spire_core.server import ServerState
+
+
+class SlowDriver:
+    """Writes its state at once and answers when it is told to, or `hurry` is called."""
+
+    def __init__(self) -> None:
+        self.may_answer, self.num_hurries = threading.Event(), 0
+        self.fault: Exception | None = None
+
+    def save_state(self, path: Path) -> Callable[[], int]:
+        num_rounds_done = int(path.parent.name.strip(".part"))
+        weights = np.full(5, num_rounds_done, dtype=np.float32)
+        write_state(path, ServerState(num_rounds_done, weights, weights))
+
+        def written() -> int:
+            assert self.may_answer.wait(60)
+            if self.fault is not None:
+                raise self.fault
+            return num_rounds_done
+
+        return written
+
+    def hurry(self) -> None:
+        self.num_hurries += 1
+        self.may_answer.set()
+
+
+def checkpointer(run_dir: Path) -> Checkpointer:
+    return Checkpointer(run_dir, load_config("smoke", ["tracking.keep_checkpoints=2"]))
+
+
+def test_what_is_on_its_way_counts_as_kept_and_is_whole_in_the_end(tmp_path: Path) -> None:
+    driver: Any = SlowDriver()
+    with checkpointer(tmp_path) as taker:
+        for done in (1, 1, 2):  # one for each round
+            taker.take(driver, done)
+        assert taker.kept_rounds == (1, 2)  # so clients keep their states of both
+        assert kept_rounds(tmp_path) == ()
+    assert driver.num_hurries == 1
+    assert kept_rounds(tmp_path) == (1, 2)
+    assert [p.name for p in (tmp_path / "checkpoints").glob(".*")] == []
+
+
+def test_a_third_waits_for_the_first(tmp_path: Path) -> None:
+    driver: Any = SlowDriver()
+    with checkpointer(tmp_path) as taker:
+        taker.take(driver, 1)
+        taker.take(driver, 2)
+        third = threading.Thread(target=taker.take, args=(driver, 3))
+        third.start()
+        third.join(0.2)
+        assert third.is_alive()
+        driver.may_answer.set()
+        third.join(60)
+        assert kept_rounds(tmp_path)[0] == 1
+    assert kept_rounds(tmp_path) == (2, 3)
+
+
+def take(taker: Checkpointer, driver: Any, *rounds: int, error: BaseException | None) -> None:
+    with taker:
+        for done in rounds:
+            taker.take(driver, done)
+        if error is not None:
+            raise error
+
+
+@pytest.mark.parametrize("rounds", [(1,), (1, 2), (1, 2, 3)])
+def test_what_became_of_one_is_raised_later(rounds: tuple[int, ...], tmp_path: Path) -> None:
+    driver = SlowDriver()
+    driver.may_answer.set()
+    driver.fault = RunError("expected room, got none")
+    with pytest.raises(RunError, match="expected room"):
+        take(checkpointer(tmp_path), driver, *rounds, error=None)
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_what_ended_the_run_matters_more_than_a_lost_checkpoint(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    driver = SlowDriver()
+    driver.fault = ClusterError("the driver is lost")
+    with pytest.raises(KeyboardInterrupt):
+        take(checkpointer(tmp_path), driver, 1, error=KeyboardInterrupt())
+    assert "the driver is lost" in caplog.text
