@@ -10,7 +10,8 @@ Read `experiment` first. Nothing is imported here, so that `spire --help` answer
     driver      the rounds of FedAvg
     adaptation  new clients, fitted together and looked at
     evaluation, forgetting   scores of pre-training and of adaptation
-    checkpoint, server_file, pretraining, evaluation_store, disk   what an interrupted run goes on from
+    checkpoint, server_file, evaluation_store, disk   what an interrupted run goes on from
+    pretraining   checkpoints beside the rounds, and the way back to one
     storage     the same at S3 or elsewhere
     identity    when two configurations mean the same
     runs, run_files, ray_job   where runs lie, what is in their folders, and how one is found

@@ -65,8 +65,8 @@ class Checkpointer:
     """Takes a run's checkpoints while the next rounds are on their way, one after the other.
 
     The server's state is in a file before the next round begins. The rest waits, a second at most,
-    until a core is free (`RemoteDriver.save_state`), and is over before a second checkpoint more is
-    taken. `mirror` takes them to a storage.
+    until a core is free (`RemoteDriver.save_state`). Two at most are on their way: a third waits
+    for the first. `mirror` takes them to a storage.
     """
 
     def __init__(self, run_dir: Path, config: Config, mirror: "Mirror | None" = None) -> None:
