@@ -30,6 +30,7 @@ FINAL_CODES = {  # of MLflow's answers, those that no time changes
     "RESOURCE_DOES_NOT_EXIST",
 }
 BUSY = "QueuePool limit"  # a busy database, which MLflow calls a bad request
+RACED = ("IntegrityError", "INSERT INTO datasets")  # one that another run has just written as well
 FINAL_STATUSES = {400, 404, 405, 409, 411, 413, 414, 415, 422}  # of a server that takes files
 
 
@@ -69,7 +70,9 @@ class MlflowStore:
         from requests.exceptions import HTTPError
 
         if isinstance(error, MlflowException):
-            return error.error_code not in FINAL_CODES or BUSY in str(error)
+            told = str(error)
+            passes = BUSY in told or all(word in told for word in RACED)
+            return passes or error.error_code not in FINAL_CODES
         if isinstance(error, HTTPError) and error.response is not None:
             return error.response.status_code not in FINAL_STATUSES
         return isinstance(error, OSError)

@@ -50,6 +50,8 @@ from spire_core.schedule import make_schedule
 from spire_core.secure_sum import masked
 from spire_core.training import Recipe, to_float
 
+Seen = tuple[Drawn, Tensor, dict[str, float], Tensor]  # see `_Observer.look`
+
 
 class ClientWorker:
     """Simulates clients on one device with one thread; see the module's docstring."""
@@ -454,8 +456,11 @@ class ClientWorker:
             observer,
         )
         self.store.save(client_id, 0, adapted.state)
-        emb = personalise(self.model, start, adapted.state)
-        after, images, scores, heldout = observer.look(self.model, emb)
+        if observer.last_epoch == adapted.kept_epoch:  # as always without early stopping
+            look = observer.last
+        else:
+            look = observer.look(self.model, personalise(self.model, start, adapted.state))
+        after, images, scores, heldout = look
         return AdaptReport(
             client_id,
             adapted.curve,
@@ -502,19 +507,19 @@ class _Observer:
         self.worker, self.client_id = worker, client_id
         self.reference, self.pooled_features = reference, pooled_features
         self.first: Drawn
+        self.last: Seen
+        self.last_epoch = -1
         self.heldout: dict[int, Tensor] = {}
 
     def __call__(self, epoch: int, model: FlatModel, emb: Tensor | None) -> dict[str, float]:
-        """Return what `look` scores; remember the losses, and what was drawn before adaptation."""
-        look = self.look(model, None if emb is None else emb.detach())
-        drawn, _, scores, self.heldout[epoch] = look
+        """Return what `look` scores; remember it, and what was drawn before adaptation."""
+        self.last, self.last_epoch = self.look(model, None if emb is None else emb.detach()), epoch
+        drawn, _, scores, self.heldout[epoch] = self.last
         if epoch == 0:
             self.first = drawn
         return scores
 
-    def look(
-        self, model: FlatModel, emb: Tensor | None
-    ) -> tuple[Drawn, Tensor, dict[str, float], Tensor]:
+    def look(self, model: FlatModel, emb: Tensor | None) -> Seen:
         """Return what the client draws, its images, their scores, and its held-out losses."""
         images = self.worker._images(self.client_id, model, emb, self.reference)
         drawn = self.worker._drawn(self.client_id, images)

@@ -1,11 +1,12 @@
-"""Kernel Inception Distance between sets of features, as torch-fidelity computes it.
+"""Kernel Inception Distance between sets of features, bit for bit as torch-fidelity computes it.
 
-The only file that imports torch_fidelity, and only inside functions: the import takes two seconds.
-Letters: N real and M fake features, each of D numbers.
+The only file that imports torch_fidelity, for Inception alone and inside a function: the import
+takes two seconds. Letters: N real and M fake features, each of D numbers; n features in a subset.
 """
 
+import itertools
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,7 @@ from spire_core.rng import numpy_generator
 
 INCEPTION = "inception-v3-compat"
 INCEPTION_FEATURES = 2048
+Subset = tuple[np.ndarray, np.ndarray]  # positions of real and of fake features, n of each
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,38 @@ def _numpy_blas() -> ThreadpoolController:
     return ThreadpoolController().select(internal_api="openblas")
 
 
+def _kernel(products: np.ndarray, num_features: int) -> np.ndarray:
+    """Return the kernel for products x.y of features of D numbers."""
+    return (products * (1.0 / num_features) + 1) ** 3
+
+
+def _kernels(x: np.ndarray, y: np.ndarray, subsets: Sequence[Subset]) -> Iterator[np.ndarray]:
+    """Yield the kernel (n, n) between a subset of x (N, D) and one of y (M, D), for each pair.
+
+    Small sets have most of their pairs in several subsets: these are raised to the third power
+    once, which takes longer than all else.
+    """
+    shared = None
+    if len(x) * len(y) <= sum(len(at_x) * len(at_y) for at_x, at_y in subsets):
+        products = np.matmul(x, y.T)
+        shared = products, _kernel(products, x.shape[1])
+    for at_x, at_y in subsets:
+        rows = x[at_x]
+        # BLAS takes another way for a matrix times itself, as torch-fidelity does.
+        own = np.matmul(rows, (rows if at_y is at_x else y[at_y]).T)
+        # It may also round a product otherwise in a matrix of another size: then it counts.
+        if shared is not None and np.array_equal(own, shared[0][at_x].take(at_y, axis=1)):
+            yield shared[1][at_x].take(at_y, axis=1)
+        else:
+            yield _kernel(own, x.shape[1])
+
+
+def _sums_within(x: np.ndarray, chosen: Sequence[np.ndarray]) -> list[np.floating]:
+    """Return for each subset of x (N, D) the kernel's sum over pairs of different rows."""
+    kernels = _kernels(x, x, [(at, at) for at in chosen])
+    return [(kernel.sum(axis=1) - np.diagonal(kernel)).sum() for kernel in kernels]
+
+
 def kid(
     real: Tensor, fake: Tensor, subset_size: int = 1000, num_subsets: int = 20, seed: int = 0
 ) -> KidScore:
@@ -76,25 +110,58 @@ def kid(
     `calculate_metrics(kid=True, rng_seed=seed)`. Raises `DataError` for fewer than 2 features,
     differing D, or values that are not finite.
     """
-    from torch_fidelity import metric_kid
+    return _kids([fake], [real], subset_size, num_subsets, seed)[0][0]
 
-    _check(real, fake)
-    size = min(subset_size, len(real), len(fake))
-    if size < 2:
-        raise DataError(f"KID expected a subset size of at least 2, got {size}: raise it")
-    rounds = 1 if size == len(real) == len(fake) else num_subsets
+
+def _kids(
+    fakes: Sequence[Tensor],
+    reals: Sequence[Tensor],
+    subset_size: int,
+    num_subsets: int,
+    seed: int,
+) -> list[list[KidScore]]:
+    """Return the score of every fake set (rows) against every real one (columns).
+
+    The subsets depend on the seed and the sizes of the two sets, so that what lies within one set
+    is summed once for all that it is compared with.
+    """
+    for fake, real in itertools.product(fakes, reals):
+        _check(real, fake)
+    xs, ys = ([f.float().cpu().numpy() for f in some] for some in (reals, fakes))
+
+    @cache
+    def subsets(num_real: int, num_fake: int) -> list[Subset]:
+        size = min(subset_size, num_real, num_fake)
+        if size < 2:
+            raise DataError(f"KID expected a subset size of at least 2, got {size}: raise it")
+        rounds = 1 if size == num_real == num_fake else num_subsets
+        rng, sizes = np.random.RandomState(seed % 2**32), (num_real, num_fake)
+        draws = [[rng.choice(n, size, replace=False) for n in sizes] for _ in range(rounds)]
+        return [(at_real, at_fake) for at_real, at_fake in draws]
+
+    @cache
+    def within_real(j: int, num_fake: int) -> list[np.floating]:
+        return _sums_within(xs[j], [at for at, _ in subsets(len(xs[j]), num_fake)])
+
+    @cache
+    def within_fake(i: int, num_real: int) -> list[np.floating]:
+        return _sums_within(ys[i], [at for _, at in subsets(num_real, len(ys[i]))])
+
+    def score(i: int, j: int) -> KidScore:
+        x, y = xs[j], ys[i]
+        chosen, size = subsets(len(x), len(y)), min(subset_size, len(x), len(y))
+        within = zip(within_real(j, len(y)), within_fake(i, len(x)), strict=True)
+        mmds = np.zeros(len(chosen))
+        for k, ((in_x, in_y), kernel) in enumerate(
+            zip(within, _kernels(x, y, chosen), strict=True)
+        ):
+            across = kernel.sum(axis=0).sum()
+            mmds[k] = (in_x + in_y) / (size * (size - 1)) - 2 * across / (size * size)
+        mean, std = float(np.mean(mmds)), float(np.std(mmds))
+        return KidScore(mean, std, size, len(chosen), len(x), len(y))
+
     with _numpy_blas().limit(limits=1):
-        scores = metric_kid.kid_features_to_metric(
-            real.float(),
-            fake.float(),
-            kid_subsets=rounds,
-            kid_subset_size=size,
-            rng_seed=seed % 2**32,
-            verbose=False,
-        )
-    mean = scores[metric_kid.KEY_METRIC_KID_MEAN]
-    std = scores[metric_kid.KEY_METRIC_KID_STD]
-    return KidScore(mean, std, size, rounds, len(real), len(fake))
+        return [[score(i, j) for j in range(len(xs))] for i in range(len(ys))]
 
 
 def kid_floor(
@@ -141,13 +208,9 @@ def kid_matrix(
     Entry (i, j) is `kid(reals[j], fakes[i], ...).mean`; a row whose least entry is off the diagonal
     is a client that is drawn as another.
     """
-    return np.array(
-        [
-            [kid(real, fake, subset_size, num_subsets, seed).mean for real in reals]
-            for fake in fakes
-        ],
-        dtype=np.float64,
-    ).reshape(len(fakes), len(reals))
+    scores = _kids(fakes, reals, subset_size, num_subsets, seed)
+    means = [[score.mean for score in row] for row in scores]
+    return np.array(means, dtype=np.float64).reshape(len(fakes), len(reals))
 
 
 def inception(weights_path: Path | None) -> nn.Module:

@@ -19,22 +19,26 @@ Resources = Mapping[str, float]
 
 @dataclass(frozen=True)
 class TrialPlan:
-    """The client actors of a trial; None: its own process does all, on `num_cpus`."""
+    """The client actors of a trial; None: its own process does all, on `num_cpus`.
+
+    `is_alone`: so it does instead of its only client actor, whose process need not start then.
+    """
 
     actors: ActorPlan | None
     num_cpus: float = 1.0
+    is_alone: bool = False
 
     @property
     def bundles(self) -> list[dict[str, float]]:
         """What the trial's placement group holds: its own process first, then the actors."""
-        if self.actors is None:
+        if self.actors is None or self.is_alone:
             return [{"CPU": self.num_cpus}]
         share = {"CPU": self.actors.num_cpus, "GPU": self.actors.num_gpus}
         actor = {name: amount for name, amount in share.items() if amount > 0}
         return [{}] + [dict(actor) for _ in range(self.actors.num_actors)]
 
     def describe(self) -> str:
-        if self.actors is None:
+        if self.actors is None or self.is_alone:
             return f"1 process ({self.num_cpus:g} CPU)"
         return self.actors.describe()
 
@@ -82,8 +86,12 @@ def plan_trial(
         num_gpus = gpu_share(cluster.get("GPU", 0.0), num_actors * at_once)
     if is_growing:
         return TrialPlan(ActorPlan(num_actors, asked.num_cpus, num_gpus))
-    asked = replace(asked, num_actors=num_actors, num_gpus=num_gpus)
-    return TrialPlan(plan_actors(asked, cluster, most))
+    plan = plan_actors(replace(asked, num_actors=num_actors, num_gpus=num_gpus), cluster, most)
+    federation = config.federation  # only an actor can be given up on or lost without the trial
+    outlives = federation.client_timeout_s is not None or federation.on_client_error == "drop"
+    needs_actor = plan.num_gpus > 0 or outlives
+    is_alone = asked.num_actors == "auto" and plan.num_actors == 1 and not needs_actor
+    return TrialPlan(plan, plan.num_cpus, is_alone)
 
 
 def check_nodes(plan: TrialPlan, nodes: Sequence[Resources]) -> None:

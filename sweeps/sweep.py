@@ -248,7 +248,9 @@ class Job:
         tags = {"spire.kind": "trial", "spire.sweep": sweep.name, "spire.trial_id": trial.trial_id}
         config, plan = located(trial.config, self.base), self.plan(trial)
         config = replace(config, tracking=replace(config.tracking, run_name=trial.label))
-        if plan.actors is not None:  # its group holds these and no more
+        if plan.is_alone:
+            config = replace(config, resources=replace(config.resources, pool="local"))
+        elif plan.actors is not None:  # its group holds these and no more
             told = {"num_actors": plan.actors.num_actors, "num_gpus": plan.actors.num_gpus}
             config = replace(config, resources=replace(config.resources, **told))
         return TrialTask(

@@ -21,6 +21,7 @@ from pipeline.saved_run import client_path
 from pipeline.setting import prepare
 from pipeline.summary import new_client_row, summary_metrics
 from pipeline.worker import ClientWorker
+from spire_core.client import personalise
 
 
 def stopped_early(mnist_root: Path, root: Path, eval_every: int, *overrides: str) -> Result:
@@ -233,3 +234,25 @@ def test_dropout_is_off_where_a_new_worker_draws(mnist_root: Path, tmp_path: Pat
         for weights in [np.full(setting.model.layout.size, 0.05, np.float32)] * 2
     ]
     assert drawn[0] == drawn[1]
+
+
+@pytest.mark.parametrize("method", ["fedavg_ft", "shared_rep", "fedavg"])
+def test_what_a_new_client_ends_with_is_what_its_own_parts_draw(
+    method: str, mnist_root: Path, tmp_path: Path
+) -> None:
+    config = two_rounds_config(mnist_root, tmp_path, f"method={method}", "adapt.epochs=2")
+    setting = prepare(config)
+    parts = (setting.mixtures, setting.partition, setting.extractor, tmp_path / "run")
+    worker = ClientWorker(WorkerSetup(config, *parts), setting.images)
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(setting.model.layout.size, generator=generator) * 0.05
+    client_id, pooled = setting.new_ids[0], worker.real_features(0)
+    report = worker.adapt(client_id, weights.numpy(), config.adapt, None, pooled)
+    assert report.kept_epoch == (0 if method == "fedavg" else 2)
+
+    emb = personalise(worker.model, weights, worker.private_state(client_id))
+    images = worker._images(client_id, worker.model, emb)
+    assert torch.equal(report.after.features, worker._drawn(client_id, images).features)
+    heldout = worker._heldout_each(client_id, emb)
+    assert report.scores_after == worker._scores(report.after, heldout, pooled)
+    assert torch.equal(report.heldout[report.kept_epoch], heldout)

@@ -63,6 +63,23 @@ def test_equals_torch_fidelity_on_features() -> None:
     assert score.std == expected["kernel_inception_distance_std"]
 
 
+@pytest.mark.parametrize(
+    ("num_real", "num_fake", "size"),
+    [(160, 128, 128), (90, 64, 64), (33, 20, 20), (64, 64, 64), (400, 700, 50), (900, 30, 20)],
+)
+def test_equals_torch_fidelity_where_subsets_share_much_and_little(
+    num_real: int, num_fake: int, size: int
+) -> None:
+    real, fake = gaussian(num_real, 0, 0.5, 64), gaussian(num_fake, 1, 0.4, 64)
+    rounds = 1 if num_real == num_fake == size else 4
+    expected = kid_features_to_metric(
+        real, fake, kid_subsets=rounds, kid_subset_size=size, rng_seed=5, verbose=False
+    )
+    score = kid(real, fake, subset_size=size, num_subsets=4, seed=5)
+    assert score.mean == expected["kernel_inception_distance_mean"]
+    assert score.std == expected["kernel_inception_distance_std"]
+
+
 class Pixels(FeatureExtractorBase):
     """Scaled pixel values as features, for torch-fidelity's own pipeline."""
 

@@ -87,6 +87,20 @@ def test_a_local_pool_is_one_process() -> None:
         check_nodes(plan, [TWO, TWO])
 
 
+def test_a_trial_with_one_actor_of_its_own_choice_is_one_process() -> None:
+    at_once, plan = planned(sweep_of({"num_cpus": 0.6}), TWO)
+    assert (at_once, plan.is_alone, plan.bundles) == (3, True, [{"CPU": 0.6}])
+    assert plan.describe() == "1 process (0.6 CPU)"
+    assert not planned(sweep_of({}), {"CPU": 2.0, "GPU": 1.0})[1].is_alone
+    assert not planned(sweep_of({"num_actors": 1}), TWO)[1].is_alone
+    assert not planned(sweep_of({}), {"CPU": 64.0})[1].is_alone
+    for key, value in {"client_timeout_s": 9.0, "on_client_error": "drop"}.items():
+        sweep = SweepConfig(
+            name="test", preset="smoke", settings={f"federation.{key}": value}, seeds=(0, 1)
+        )
+        assert not planned(sweep, TWO)[1].is_alone
+
+
 @pytest.mark.parametrize(
     "resources",
     [{"num_actors": 3}, {"num_cpus": 3}, {"num_gpus": 0.5}, {"num_gpus": 2.0}],

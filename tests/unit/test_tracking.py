@@ -17,8 +17,11 @@ import torch
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import BAD_REQUEST
 
 from pipeline.config import load_config
+from pipeline.mlflow_delivery import MlflowStore
 from pipeline.mlflow_store import QUIET
 from pipeline.outbox import REFUSED, read_points
 from pipeline.runs import TrackingConfig, find_run, git_revision, mask, tracking_uri, ui_command
@@ -551,3 +554,16 @@ def test_runs_that_nobody_knows_are_dropped_and_no_others(
     assert left == {"sweep", "other", "alone"}
     assert not trials["killed"].run_dir.exists()
     assert trials["other"].run_dir.is_dir()
+
+
+def test_a_data_set_that_two_runs_write_at_once_is_sent_again(
+    new_database: Path, tmp_path: Path
+) -> None:
+    store = MlflowStore(MlflowClient(f"sqlite:///{new_database}"), "0" * 32, tmp_path)
+    told = "(sqlite3.IntegrityError) UNIQUE constraint failed: {0}.digest [SQL: INSERT INTO {0} ("
+    raced, other = (
+        MlflowException(told.format(table), error_code=BAD_REQUEST)
+        for table in ("datasets", "tags")
+    )
+    assert store.may_mend(raced)
+    assert not store.may_mend(other)
