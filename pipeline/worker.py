@@ -85,7 +85,7 @@ class ClientWorker:
             config.model,
             config.method,
             self.images.shape[1],
-            min(config.client.group_size, config.federation.cohort_size),
+            config.client.largest_group(config.federation.cohort_size),
             self.device,
         )
 

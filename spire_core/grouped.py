@@ -14,7 +14,14 @@ from torch.nn import functional as F
 
 from spire_core.flat import FlatWeights, lay_out, views
 from spire_core.methods import MethodConfig
-from spire_core.unet import ModelConfig, UNet
+from spire_core.unet import (
+    DoublingConv2d,
+    ModelConfig,
+    ModulatedGroupNorm,
+    UNet,
+    doubled_conv,
+    modulated_norm,
+)
 
 WIDE = 64  # channels of the finest level
 
@@ -118,7 +125,32 @@ class GroupedGroupNorm(GroupedLayer):
         return out.unflatten(1, (k, -1))
 
 
-GROUPED = {nn.Conv2d: GroupedConv2d, nn.Linear: GroupedLinear, nn.GroupNorm: GroupedGroupNorm}
+class GroupedModulatedGroupNorm(GroupedGroupNorm):
+    """K group normalisations that are scaled and shifted image by image, as one."""
+
+    def forward(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:  # type: ignore[override]
+        """Return norm(x) * (1 + scale) + shift of x (B, K, C, H, W), scale and shift (B, K, C)."""
+        weight, bias = self.of_clients(x.shape[1])
+        gain = 1 + scale
+        return modulated_norm(x, self.num_groups, weight * gain, shift + bias * gain, self.eps)
+
+
+class GroupedDoublingConv2d(GroupedLayer):
+    """K convolutions at twice the side as the channel groups of one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, K, C, 2H, 2W) of x (B, K, C, H, W)."""
+        weight, bias = self.of_clients(x.shape[1])
+        return doubled_conv(x.flatten(1, 2), weight, bias.flatten()).unflatten(1, x.shape[1:3])
+
+
+GROUPED = {
+    nn.Conv2d: GroupedConv2d,
+    nn.Linear: GroupedLinear,
+    nn.GroupNorm: GroupedGroupNorm,
+    ModulatedGroupNorm: GroupedModulatedGroupNorm,
+    DoublingConv2d: GroupedDoublingConv2d,
+}
 
 
 def group_layers(net: nn.Module, num_clients: int) -> None:

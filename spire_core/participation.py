@@ -31,6 +31,8 @@ def answering(cohort: Sequence[int], drop_rate: float, seed: int, round_idx: int
     Where all would stay away, the one that drew closest to answering does answer. Who stays away at
     a low rate also does at a higher one.
     """
+    if drop_rate == 0.0:
+        return list(cohort)
     drawn = _drawn("drop_out", cohort, seed, round_idx)
     there = [client_id for client_id in cohort if drawn[client_id] >= drop_rate]
     return there or [max(cohort, key=drawn.__getitem__)]
@@ -40,6 +42,8 @@ def stragglers(
     cohort: Sequence[int], straggler_rate: float, seed: int, round_idx: int
 ) -> tuple[int, ...]:
     """Return the clients of a cohort that fall behind; each does at a chance of the rate."""
+    if straggler_rate == 0.0:
+        return ()
     drawn = _drawn("straggler", cohort, seed, round_idx)
     return tuple(client_id for client_id in cohort if drawn[client_id] < straggler_rate)
 

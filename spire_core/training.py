@@ -42,8 +42,8 @@ class ClientConfig:
     `engine` says how a cohort is computed: "loop" trains one client after the other, "grouped"
     several as one computation (`grouped`), at most `group_size` of them, and "auto" takes the one
     that suits the network (`choose_engine`). The cohort, in the order of client ids, is cut into
-    groups of that size; as float sums differ in their last bits from one size to another, both
-    settings belong to what determines a result.
+    groups of that size, None standing for `largest_group`; as float sums differ in their last bits
+    from one size to another, both settings belong to what determines a result.
 
     `compression` is the form in which a client sends its change of the weights (`compression`);
     of "top_k" the share `top_k_fraction` of its coordinates.
@@ -64,7 +64,7 @@ class ClientConfig:
     warmup_rounds: int = 10
     betas: tuple[float, float] = (0.9, 0.999)
     engine: str = "auto"
-    group_size: int = 5
+    group_size: int | None = None
     compression: str = "none"
     top_k_fraction: float = 0.05
     precision: str = "float32"
@@ -89,7 +89,7 @@ class ClientConfig:
             raise ConfigError(
                 f"expected client.engine as auto, loop or grouped, got {self.engine!r}: choose one"
             )
-        if self.group_size < 1:
+        if self.group_size is not None and self.group_size < 1:
             raise ConfigError(
                 f"expected client.group_size of at least 1, got {self.group_size}: raise it"
             )
@@ -126,8 +126,17 @@ class ClientConfig:
 
         The engine must be chosen: "auto" depends on the network (`choose_engine`).
         """
-        size = self.group_size if self.engine == "grouped" else 1
+        size = self.largest_group(len(client_ids)) if self.engine == "grouped" else 1
         return [tuple(client_ids[i : i + size]) for i in range(0, len(client_ids), size)]
+
+    def largest_group(self, num_clients: int) -> int:
+        """Return how many of a round's clients are computed together at most.
+
+        Where it is not set, 5, and more of a large cohort as long as that gives 20 groups or more,
+        so that a few actors still have equal shares; 10 at most (docs/performance.md).
+        """
+        size = min(10, max(5, num_clients // 20)) if self.group_size is None else self.group_size
+        return min(size, num_clients)
 
     def rates(self, scale: float) -> dict[str, float]:
         """Return the learning rate of each part; `scale` is the round's factor on all of them."""

@@ -96,10 +96,50 @@ def timestep_features(t: Tensor, dim: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
-def _doubled(x: Tensor) -> Tensor:
-    """Return images (B, C, H, W) at twice the side, every pixel four times."""
-    flat = F.interpolate(x.flatten(0, -4), scale_factor=2.0, mode="nearest")
-    return flat.unflatten(0, x.shape[:-3])
+def modulated_norm(x: Tensor, num_groups: int, gain: Tensor, offset: Tensor, eps: float) -> Tensor:
+    """Return x (B, C, H, W), normalised in groups of channels, times gain, plus offset (B, C).
+
+    Every image is taken for channels of a single one, so that gain and offset, which differ from
+    image to image, are that one's weights: the kernel applies them, and finds their gradients.
+    """
+    groups = x.shape[:-3].numel() * num_groups
+    whole = x.flatten(0, -3)[None]  # (1, B*C, H, W)
+    return F.group_norm(whole, groups, gain.flatten(), offset.flatten(), eps).view(x.shape)
+
+
+class ModulatedGroupNorm(nn.GroupNorm):
+    """A group normalisation that is scaled and shifted image by image (Dhariwal & Nichol 2021)."""
+
+    def forward(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:  # type: ignore[override]
+        """Return norm(x) * (1 + scale) + shift of x (B, C, H, W); scale and shift are (B, C)."""
+        gain = 1 + scale
+        offset = shift + self.bias * gain
+        return modulated_norm(x, self.num_groups, self.weight * gain, offset, self.eps)
+
+
+def doubled_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return convolutions of images (B, K*C_in, H, W) at twice the side, every pixel four times.
+
+    `weight` (K, C_out, C_in, 3, 3), one for each group of channels, `bias` (K*C_out,). Of the nine
+    pixels that an output sees, several are the same pixel of x, whose weights are summed first: it
+    is a transposed convolution of 4 products instead of 9.
+    """
+    weight = weight.flip(-1, -2).transpose(1, 2)
+    wide = F.pad(weight, (0, 1)) + F.pad(weight, (1, 0))
+    tall = F.pad(wide, (0, 0, 0, 1)) + F.pad(wide, (0, 0, 1, 0))  # (K, C_in, C_out, 4, 4)
+    return F.conv_transpose2d(x, tall.flatten(0, 1), bias, 2, 1, groups=len(weight))
+
+
+class DoublingConv2d(nn.Conv2d):
+    """A 3 x 3 convolution at twice the side; see `doubled_conv`."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, padding=1)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return (B, C, 2H, 2W) of an input (B, C, H, W)."""
+        assert self.bias is not None
+        return doubled_conv(input, self.weight[None], self.bias)
 
 
 class ResBlock(nn.Module):
@@ -110,15 +150,15 @@ class ResBlock(nn.Module):
         self.norm1 = nn.GroupNorm(_groups(c_in), c_in)
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
         self.cond = nn.Linear(cond_dim, 2 * c_out)
-        self.norm2 = nn.GroupNorm(_groups(c_out), c_out)
+        self.norm2 = ModulatedGroupNorm(_groups(c_out), c_out)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = _zeroed(nn.Conv2d(c_out, c_out, 3, padding=1))
         self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
 
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))  # (B, c_out, H, W)
-        scale, shift = self.cond(cond)[..., None, None].chunk(2, dim=-3)
-        h = torch.addcmul(shift, self.norm2(h), 1 + scale)
+        scale, shift = self.cond(cond).chunk(2, dim=-1)
+        h = self.norm2(h, scale, shift)
         return self.skip(x) + self.conv2(self.dropout(F.silu(h)))
 
 
@@ -216,7 +256,7 @@ class UNet(nn.Module):
                 c_in = c_out
             self.up.append(blocks)
             if level > 0:
-                self.upsample.append(nn.Conv2d(c_out, c_out, 3, padding=1))
+                self.upsample.append(DoublingConv2d(c_out))
 
     def condition(self, t: Tensor, client_emb: Tensor | None) -> Tensor:
         """Return the conditioning vector (B, V) of timesteps t (B,) and embeddings (B, D_emb)."""
@@ -249,6 +289,6 @@ class UNet(nn.Module):
             for block in blocks:  # type: ignore[union-attr]
                 h = block(torch.cat([h, skips.pop()], dim=-3), cond)
             if level < len(self.upsample):
-                h = self.upsample[level](_doubled(h))
+                h = self.upsample[level](h)
         h = self.conv_out(F.silu(self.norm_out(h)))
         return F.pixel_shuffle(h, fold) if fold > 1 else h

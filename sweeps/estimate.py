@@ -107,7 +107,7 @@ def measure(config: Config) -> Costs:
         emb = torch.zeros(MOST_IMAGES, config.model.d_emb)
     with torch.inference_mode():
         look_s = _second_of_two(lambda: worker.model.net(x, t, emb))
-    num_rehearsed = min(num_clients, config.client.group_size)
+    num_rehearsed = config.client.largest_group(num_clients)
     if choose_engine(config.client.engine, config.model) == "loop":
         num_rehearsed = 1
     step_s = _second_of_two(worker.rehearse)
@@ -123,7 +123,7 @@ def _second_of_two(call: Callable[[], object]) -> float:
 
 def _kind(config: Config) -> Config:
     """Return what the costs depend on: trials that differ in other settings are timed once."""
-    num_clients = min(config.federation.cohort_size, config.client.group_size)
+    num_clients = config.client.largest_group(config.federation.cohort_size)
     return Config(
         data=config.data,
         model=config.model,
@@ -131,7 +131,7 @@ def _kind(config: Config) -> Config:
         client=ClientConfig(
             batch_size=MOST_IMAGES,
             engine=config.client.engine,
-            group_size=config.client.group_size,
+            group_size=num_clients,
         ),
         federation=FederationConfig(num_clients=num_clients, cohort_size=num_clients, tau=1),
     )

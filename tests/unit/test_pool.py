@@ -33,5 +33,14 @@ def test_a_cohort_is_cut_in_its_own_order() -> None:
     assert ClientConfig(engine="grouped", group_size=9).groups(cohort) == [(1, 4, 5, 8, 9)]
 
 
+def test_groups_grow_with_the_cohort_where_their_size_is_not_set() -> None:
+    def sizes(num_clients: int) -> list[int]:
+        return [len(group) for group in ClientConfig(engine="grouped").groups(range(num_clients))]
+
+    assert [sizes(n) for n in (1, 4, 12)] == [[1], [4], [5, 5, 2]]
+    assert [sizes(n) for n in (119, 140)] == [[5] * 23 + [4], [7] * 20]
+    assert [sizes(n) for n in (200, 1005)] == [[10] * 20, [10] * 100 + [5]]
+
+
 def test_the_costliest_units_go_first_to_the_least_loaded() -> None:
     assert assign([1.0, 6.0, 2.0, 3.0], num_workers=2) == [[1], [0, 2, 3]]

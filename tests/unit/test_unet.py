@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from spire_core.errors import ConfigError
 from spire_core.evaluate import client_denoiser
 from spire_core.flat import FlatModel, initial_weights, tensors_hash
 from spire_core.methods import MethodConfig
 from spire_core.rng import torch_generator
-from spire_core.unet import ModelConfig, UNet
+from spire_core.unet import DoublingConv2d, ModelConfig, ModulatedGroupNorm, UNet
 
 MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(1,), cond_dim=16)
 
@@ -140,3 +141,30 @@ def test_dropout_is_off_unless_a_network_trains() -> None:
         torch.testing.assert_close(model.net(x, t), model.net(x, t), rtol=0, atol=0)
         model.train(True)
         assert not torch.equal(model.net(x, t), model.net(x, t))
+
+
+def test_a_doubling_convolution_sees_every_pixel_four_times() -> None:
+    """Also at the border, and so do its gradients."""
+    layer = DoublingConv2d(4).double()
+    x = torch.randn(3, 4, 6, 6, dtype=torch.float64, requires_grad=True)
+    larger = F.interpolate(x, scale_factor=2.0, mode="nearest")
+    expected = F.conv2d(larger, layer.weight, layer.bias, padding=1)
+    torch.testing.assert_close(layer(x), expected)
+    inputs = (x, *layer.parameters())
+    down = torch.randn_like(expected)
+    found = torch.autograd.grad((layer(x) * down).sum(), inputs)
+    torch.testing.assert_close(found, torch.autograd.grad((expected * down).sum(), inputs))
+
+
+def test_a_modulated_norm_scales_and_shifts_each_image() -> None:
+    layer = ModulatedGroupNorm(2, 4).double()
+    for p in layer.parameters():
+        torch.nn.init.normal_(p)
+    x, down = torch.randn(2, 3, 4, 5, 5, dtype=torch.float64).unbind()
+    scale, shift = torch.randn(2, 3, 4, dtype=torch.float64).unbind()
+    inputs = tuple(p.requires_grad_() for p in (x, scale, shift, *layer.parameters()))
+    expected = F.group_norm(x, 2, layer.weight, layer.bias, layer.eps)
+    expected = expected * (1 + scale[..., None, None]) + shift[..., None, None]
+    torch.testing.assert_close(layer(x, scale, shift), expected)
+    found = torch.autograd.grad((layer(x, scale, shift) * down).sum(), inputs)
+    torch.testing.assert_close(found, torch.autograd.grad((expected * down).sum(), inputs))
