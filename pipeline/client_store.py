@@ -41,7 +41,7 @@ class ClientStore:
         """Return how many rounds the states of a client that are kept have seen, in order."""
         try:
             names = os.listdir(self.folder / f"{client_id:07d}")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         stems = [name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX)]
         return sorted(int(stem) for stem in stems if stem.isdecimal())

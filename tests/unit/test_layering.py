@@ -27,7 +27,7 @@ HOMES = {  # the longest matching name counts; a home is a module or a package
     "matplotlib": {"pipeline.figures", "pipeline.image_grids"},
 }
 NOT_IN_CORE = {"ray", "mlflow", "omegaconf", "matplotlib", "random"}
-OWN_STREAMS = {"Generator", "default_rng"}  # of numpy.random
+OWN_STREAMS = {"Generator", "RandomState", "default_rng"}  # of numpy.random
 FORKING = {"spire_core.flat", "spire_core.training"}  # may seed torch inside `fork_rng`
 SEEDING = {"manual_seed", "seed", "set_rng_state", "manual_seed_all"}
 DRAWING = {"bernoulli", "multinomial", "normal", "rand", "randint", "randn", "randperm"}
