@@ -3,7 +3,8 @@ PYTHON ?= python3.11
 VENV := .venv
 SPIRE := $(VENV)/bin/spire
 STAMP := $(VENV)/.installed
-TESTS_AT_ONCE ?= 3  # many tests wait for servers, time limits and processes that start
+# Three fill two cores: many tests wait for servers, time limits and processes that start.
+TESTS_AT_ONCE ?= 3
 PYTEST := $(VENV)/bin/python -m pytest -q -n $(TESTS_AT_ONCE) --dist loadfile --no-loadscope-reorder
 
 PEERS := build/peers
