@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -76,7 +75,6 @@ class Driver:
         self.num_examples, self.seed, self.shared_size = num_examples, seed, shared_size
         self.state = state
         self.stats: RoundStats | None = None
-        self.has_answers = threading.Event()  # of a round: its clients have nothing to do
 
     def run_round(self, kept_rounds: tuple[int, ...] = ()) -> RoundStats:
         """Run the next round and return what it did; `kept_rounds` as in `RoundPlan`."""
@@ -92,7 +90,6 @@ class Driver:
         dispatched, busy_s = time.monotonic(), self.pool.busy_s
         # 3. Gather the updates.
         updates = self._gather(self.client.groups(present), handle, plan)
-        self.has_answers.set()
         gathered, busy_s = time.monotonic(), self.pool.busy_s - busy_s
         # 4. Aggregate.
         self.state = aggregate(self.state, updates, self.server)
@@ -264,8 +261,7 @@ class Driver:
         return functools.partial(write_state, path, self.state)
 
     def hurry(self) -> None:
-        """Have what `save_state` returned wait for nothing but its writing."""
-        self.has_answers.set()
+        """Have what `save_state` returned wait for nothing but its writing, as it does here."""
 
     def last_stats(self) -> RoundStats | None:
         """Return what the last round of this driver did, or None before its first one."""

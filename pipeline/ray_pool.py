@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from pipeline.messages import WorkerSetup
 from pipeline.pool import ClientFailure, ClientPool, Unit, assign, run_chunk
 from pipeline.resources import ActorPlan, ResourcesConfig
 from pipeline.worker import ClientWorker
+from spire_core.client import ClientUpdate, RoundPlan
 from spire_core.errors import ClusterError
 
 logger = logging.getLogger(__name__)
@@ -302,15 +304,25 @@ class DriverActor(Driver):
     """A driver whose process starts before there is a pool to drive."""
 
     def __init__(self) -> None:
-        pass
+        self.has_answers = threading.Event()  # of a round: its clients have nothing to do
 
     def begin(self, *args: Any) -> None:
         super().__init__(*args)
+
+    def _gather(
+        self, groups: list[tuple[int, ...]], handle: Any, plan: RoundPlan
+    ) -> list[ClientUpdate]:
+        updates = super()._gather(groups, handle, plan)
+        self.has_answers.set()
+        return updates
 
     def write_state(self, path: Path) -> int:
         """Write what the server holds, which takes less than to hand it to another process."""
         self.has_answers.clear()
         return self.save_state(path)()
+
+    def hurry(self) -> None:
+        self.has_answers.set()
 
     @ray.method(concurrency_group="beside")
     def wait_for_answers(self, limit_s: float) -> None:

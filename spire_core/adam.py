@@ -53,12 +53,14 @@ class Adam:
         }
 
     def zero_grad(self) -> None:
+        """Set the gradients of all parts to zero, in place."""
         for leaf in self.leaves.values():
             if leaf.grad is not None:
                 leaf.grad.zero_()
 
     @torch.no_grad()
     def step(self) -> None:
+        """Take one step of Adam (Kingma & Ba 2015) in every part that has a gradient."""
         for part, leaf in self.leaves.items():
             if leaf.grad is None:
                 continue

@@ -48,15 +48,13 @@ def sweep_seconds(trials: Sequence[Trial], plans: Sequence[TrialPlan], at_once: 
     measured = functools.cache(measure)
     begun, total = set[str](), 0.0
     for trial, plan in zip(trials, plans, strict=True):
-        config, num_workers, share = trial.config, 1, plan.num_cpus
-        if plan.actors is not None:
-            num_workers, share = plan.actors.num_actors, plan.actors.num_cpus
+        config, workers = trial.config, plan.workers
         costs, shared = measured(_kind(config)), config.pretrain_fingerprint
         work = adaptation_s(config, costs)
         if not (trial.shares_pretraining and shared in begun):
             work += pretraining_s(config, costs)
         begun.add(shared)
-        total += START_S + work / (num_workers * min(1.0, share))
+        total += START_S + work / (workers.num_actors * min(1.0, workers.num_cpus))
     return total / min(at_once, len(trials))
 
 

@@ -19,26 +19,27 @@ Resources = Mapping[str, float]
 
 @dataclass(frozen=True)
 class TrialPlan:
-    """The client actors of a trial; None: its own process does all, on `num_cpus`.
-
-    `is_alone`: so it does instead of its only client actor, whose process need not start then.
-    """
+    """The client actors of a trial; None: its own process does all, on `num_cpus`."""
 
     actors: ActorPlan | None
     num_cpus: float = 1.0
-    is_alone: bool = False
+
+    @property
+    def workers(self) -> ActorPlan:
+        """What does the clients' work: the actors, or the trial's own process as if it were one."""
+        return self.actors or ActorPlan(1, self.num_cpus, 0.0)
 
     @property
     def bundles(self) -> list[dict[str, float]]:
         """What the trial's placement group holds: its own process first, then the actors."""
-        if self.actors is None or self.is_alone:
+        if self.actors is None:
             return [{"CPU": self.num_cpus}]
         share = {"CPU": self.actors.num_cpus, "GPU": self.actors.num_gpus}
         actor = {name: amount for name, amount in share.items() if amount > 0}
         return [{}] + [dict(actor) for _ in range(self.actors.num_actors)]
 
     def describe(self) -> str:
-        if self.actors is None or self.is_alone:
+        if self.actors is None:
             return f"1 process ({self.num_cpus:g} CPU)"
         return self.actors.describe()
 
@@ -89,16 +90,17 @@ def plan_trial(
     plan = plan_actors(replace(asked, num_actors=num_actors, num_gpus=num_gpus), cluster, most)
     federation = config.federation  # only an actor can be given up on or lost without the trial
     outlives = federation.client_timeout_s is not None or federation.on_client_error == "drop"
-    needs_actor = plan.num_gpus > 0 or outlives
-    is_alone = asked.num_actors == "auto" and plan.num_actors == 1 and not needs_actor
-    return TrialPlan(plan, plan.num_cpus, is_alone)
+    needs_actor = asked.num_actors != "auto" or plan.num_gpus > 0 or outlives
+    if plan.num_actors == 1 and not needs_actor:  # whose process need not start, then
+        return TrialPlan(None, plan.num_cpus)
+    return TrialPlan(plan)
 
 
 def check_nodes(plan: TrialPlan, nodes: Sequence[Resources]) -> None:
     """Raise ClusterError if the nodes, however empty, have no room: a trial would wait for ever."""
-    actors = plan.actors or ActorPlan(1, plan.num_cpus, 0.0)
-    fits = sum(num_fitting(node, actors.num_cpus, actors.num_gpus) for node in nodes)
-    if fits < actors.num_actors:
+    workers = plan.workers
+    fits = sum(num_fitting(node, workers.num_cpus, workers.num_gpus) for node in nodes)
+    if fits < workers.num_actors:
         have = [", ".join(f"{n[k]:g} {k}" for k in ("CPU", "GPU") if n.get(k)) for n in nodes]
         raise ClusterError(
             f"expected nodes with room for {plan.describe()}, got nodes with "

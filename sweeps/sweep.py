@@ -248,11 +248,12 @@ class Job:
         tags = {"spire.kind": "trial", "spire.sweep": sweep.name, "spire.trial_id": trial.trial_id}
         config, plan = located(trial.config, self.base), self.plan(trial)
         config = replace(config, tracking=replace(config.tracking, run_name=trial.label))
-        if plan.is_alone:
-            config = replace(config, resources=replace(config.resources, pool="local"))
-        elif plan.actors is not None:  # its group holds these and no more
-            told = {"num_actors": plan.actors.num_actors, "num_gpus": plan.actors.num_gpus}
-            config = replace(config, resources=replace(config.resources, **told))
+        if plan.actors is None:
+            resources = replace(config.resources, pool="local")
+        else:  # its group holds these and no more
+            held = {"num_actors": plan.actors.num_actors, "num_gpus": plan.actors.num_gpus}
+            resources = replace(config.resources, **held)
+        config = replace(config, resources=resources)
         return TrialTask(
             trial.trial_id,
             config,

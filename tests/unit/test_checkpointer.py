@@ -24,7 +24,7 @@ class SlowDriver:
         self.fault: Exception | None = None
 
     def save_state(self, path: Path) -> Callable[[], int]:
-        num_rounds_done = int(path.parent.name.strip(".part"))
+        num_rounds_done = int(path.parent.name.removeprefix(".").removesuffix(".part"))
         weights = np.full(5, num_rounds_done, dtype=np.float32)
         write_state(path, ServerState(num_rounds_done, weights, weights))
 

@@ -29,8 +29,8 @@ def planned(sweep: SweepConfig, cluster: dict[str, float]) -> tuple[int, TrialPl
 
 def plan_of(resources: dict[str, Any], cluster: dict[str, float], **more: Any) -> Any:
     at_once, plan = planned(sweep_of(resources, **more), cluster)
-    assert plan.actors is not None
-    return at_once, plan.actors.num_actors, plan.actors.num_cpus, plan.actors.num_gpus
+    workers = plan.workers
+    return at_once, workers.num_actors, workers.num_cpus, workers.num_gpus
 
 
 def test_trials_at_once_share_the_cluster() -> None:
@@ -89,16 +89,16 @@ def test_a_local_pool_is_one_process() -> None:
 
 def test_a_trial_with_one_actor_of_its_own_choice_is_one_process() -> None:
     at_once, plan = planned(sweep_of({"num_cpus": 0.6}), TWO)
-    assert (at_once, plan.is_alone, plan.bundles) == (3, True, [{"CPU": 0.6}])
+    assert (at_once, plan.actors, plan.bundles) == (3, None, [{"CPU": 0.6}])
     assert plan.describe() == "1 process (0.6 CPU)"
-    assert not planned(sweep_of({}), {"CPU": 2.0, "GPU": 1.0})[1].is_alone
-    assert not planned(sweep_of({"num_actors": 1}), TWO)[1].is_alone
-    assert not planned(sweep_of({}), {"CPU": 64.0})[1].is_alone
+    assert planned(sweep_of({}), {"CPU": 2.0, "GPU": 1.0})[1].actors is not None
+    assert planned(sweep_of({"num_actors": 1}), TWO)[1].actors is not None
+    assert planned(sweep_of({}), {"CPU": 64.0})[1].actors is not None
     for key, value in {"client_timeout_s": 9.0, "on_client_error": "drop"}.items():
         sweep = SweepConfig(
             name="test", preset="smoke", settings={f"federation.{key}": value}, seeds=(0, 1)
         )
-        assert not planned(sweep, TWO)[1].is_alone
+        assert planned(sweep, TWO)[1].actors is not None
 
 
 @pytest.mark.parametrize(
