@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.checkpoint import checkpoints
-from pipeline.config import Config, load_config
+from pipeline.config import load_config
 from pipeline.driver import Driver
 from pipeline.experiment import open_pool
 from pipeline.pretraining import Checkpointer
 from pipeline.ray_pool import RemoteDriver
 from pipeline.runs import git_revision
+from pipeline.schema import Config
 from pipeline.setting import prepare
 from spire_core.flat import initial_weights
 from spire_core.grouped import choose_engine

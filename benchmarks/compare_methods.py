@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config import Config, load_config
+from pipeline.config import load_config
 from pipeline.driver import Driver
 from pipeline.evaluation import RealData
 from pipeline.experiment import Result, adapt, open_pool, pretrain
 from pipeline.progress import Quiet
+from pipeline.schema import Config
 from pipeline.setting import prepare
 from pipeline.summary import adaptation_metrics, new_clients_table, params_counts
 from pipeline.tracking import Tracker

@@ -32,12 +32,13 @@ import torch
 from plain_loop import PlainLoop, PlainUNet, Work
 
 from pipeline.allocation import keep_freed_memory
-from pipeline.config import Config, FederationConfig, load_config
+from pipeline.config import load_config
 from pipeline.driver import Driver
 from pipeline.messages import WorkerSetup
 from pipeline.pool import ClientPool, LocalClientPool
 from pipeline.ray_pool import RayClientPool, cluster
 from pipeline.resources import ActorPlan
+from pipeline.schema import Config, FederationConfig
 from pipeline.worker import ClientWorker
 from spire_core.adapt import AdaptConfig, adapt_client
 from spire_core.adapt_together import adapt_embeddings

@@ -11,9 +11,9 @@ from dataclasses import replace
 import numpy as np
 from torch import Tensor
 
-from pipeline.config import Config
 from pipeline.messages import AdaptReport, Drawn, Fitted, Look
 from pipeline.pool import ClientPool, in_groups
+from pipeline.schema import Config
 from spire_core.adapt import AdaptConfig
 from spire_core.adapt_together import can_adapt_together
 

@@ -128,8 +128,9 @@ def run(args: argparse.Namespace) -> Answer:
 def resume(args: argparse.Namespace) -> Answer:
     """Go on with an interrupted run; of a finished one, say again what it found."""
     from pipeline.config import load_config
-    from pipeline.run_files import load_result, load_start
+    from pipeline.run_files import load_result
     from pipeline.runs import find_run
+    from pipeline.start_file import load_start
 
     changeable = ("tracking.", "resources.", "federation.client_timeout_s=", "data.root=")
     overrides = allowed(args.words, changeable)

@@ -13,11 +13,11 @@ from typing import Any
 import psutil
 import torch
 
-from pipeline.config import Config
 from pipeline.datasets import describe, load_stored, store_root
 from pipeline.known_datasets import SPECS
 from pipeline.resources import ActorPlan, most_useful_actors, plan_actors
 from pipeline.runs import TrackingConfig, mask, tracking_uri, ui_command
+from pipeline.schema import Config
 from pipeline.working_dir import IGNORE_FILE, measure_upload
 from spire_core.errors import DataError, WeightsError
 from spire_core.extractor import CLASSIFIER_SUFFIX, EXTRACTORS, INCEPTION, make_extractor

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config import FederationConfig
 from pipeline.pool import MAX_TRIES, ClientFailure, ClientPool
+from pipeline.schema import FederationConfig
 from pipeline.server_file import write_state
 from spire_core.client import ClientUpdate, RoundPlan
 from spire_core.compression import CompressedUpdate, decompress

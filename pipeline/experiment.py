@@ -19,7 +19,6 @@ from torch import Tensor
 
 from pipeline.adaptation import adapt_clients
 from pipeline.client_store import CLIENTS, ClientStore
-from pipeline.config import Config, FederationConfig
 from pipeline.diagnosis import Diagnosis, diagnose, divergence
 from pipeline.disk import room_for
 from pipeline.driver import Driver, RoundStats
@@ -57,10 +56,12 @@ from pipeline.record import (
     run_tags,
 )
 from pipeline.resources import most_useful_actors, plan_actors
-from pipeline.run_files import held, save_start
+from pipeline.run_files import held
 from pipeline.runs import tracking_root
 from pipeline.saved_run import save_run
+from pipeline.schema import Config, FederationConfig
 from pipeline.setting import MANY_CLIENTS, Setting, prepare
+from pipeline.start_file import save_start
 from pipeline.storage import check_storage, mirror_of
 from pipeline.tracking import Tracker
 from pipeline.worker import ClientWorker

@@ -9,7 +9,7 @@ from spire_core.adapt_together import can_adapt_together
 from spire_core.grouped import choose_engine
 
 if TYPE_CHECKING:
-    from pipeline.config import Config
+    from pipeline.schema import Config
 
 OF_EMBEDDINGS = ("emb_lr", "emb_proj_lr_factor", "emb_init_std", "emb_dropout")
 ROUNDS = {"num_rounds": 1, "cohort_size": 1, "tau": 1, "local_epochs": None}

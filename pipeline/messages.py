@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from pipeline.config import Config
+from pipeline.schema import Config
 from spire_core.adapt import AdaptPoint
 from spire_core.partition import Partition
 

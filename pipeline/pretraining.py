@@ -19,9 +19,9 @@ from pipeline.checkpoint import (
     save_checkpoint,
 )
 from pipeline.client_store import CLIENTS, ClientStore
-from pipeline.config import Config
 from pipeline.evaluation_store import rewind_evaluations
 from pipeline.outbox import Points, read_points
+from pipeline.schema import Config
 from spire_core.errors import RunError, SpireError
 from spire_core.server import ServerState
 

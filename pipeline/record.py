@@ -21,8 +21,8 @@ from pipeline.tracking import Tracker
 from spire_core.extractor import make_extractor
 
 if TYPE_CHECKING:
-    from pipeline.config import Config
     from pipeline.experiment import Result
+    from pipeline.schema import Config
     from pipeline.setting import Setting
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from spire_core.errors import ClusterError, ConfigError
 
 if TYPE_CHECKING:
-    from pipeline.config import Config
+    from pipeline.schema import Config
 
 
 @dataclass(frozen=True)

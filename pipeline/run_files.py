@@ -1,4 +1,4 @@
-"""What a run's folder holds beside its record and its outbox: how it began, and its result.
+"""What a run's folder holds beside its record and its outbox: its result, and who is at it.
 
 `run.lock` is locked by the process that is at the run, and ends with it.
 """
@@ -8,17 +8,17 @@ import fcntl
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Config, config_from_dict, overridden
 from pipeline.reading import read_object, reading
-from pipeline.runs import mask, read_record, stored_uri
+from pipeline.runs import mask, read_record
+from pipeline.schema import Config
 from spire_core.errors import RunError
 
-START, RESULT, LOCK = "config.json", "result.json", "run.lock"
+RESULT, LOCK = "result.json", "run.lock"
 
 
 @contextlib.contextmanager
@@ -54,29 +54,6 @@ def storable(config: Config) -> dict[str, Any]:
     storage = config.tracking.storage
     kept = storage if storage is None or mask(storage) == storage else None
     return replace(config, tracking=replace(config.tracking, uri=None, storage=kept)).as_dict()
-
-
-def save_start(run_dir: Path, config: Config, preset: str | None) -> None:
-    """Write what `load_start` needs to go on with a run."""
-    write_json(run_dir / START, {"preset": preset, "config": storable(config)})
-
-
-def load_start(
-    run_dir: Path, uri: str | None = None, overrides: Sequence[str] = ()
-) -> tuple[Config, str | None]:
-    """Return a run's configuration, with overrides, and its preset.
-
-    It is tracked where it was, unless `uri` is given. RunError if the folder does not say how the
-    run began.
-    """
-    with reading("a run's configuration", run_dir / START, "start a new run"):
-        stored = read_object(run_dir / START)
-        config, preset = config_from_dict(stored["config"]), stored["preset"]
-        uri = uri or stored_uri(run_dir)
-    config = overridden(config, overrides)
-    root = str(run_dir.parent.parent)
-    tracking = replace(config.tracking, uri=uri, root=root)
-    return replace(config, tracking=tracking), preset
 
 
 def save_result(run_dir: Path, told: Mapping[str, Any]) -> None:

@@ -15,10 +15,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline.config import Config, config_from_dict
 from pipeline.limits import MAX_IMAGE_SIZE
 from pipeline.reading import read_object, reading
 from pipeline.run_files import storable, write_json
+from pipeline.schema import Config
+from pipeline.typed import config_from_dict
 from spire_core.client import PrivateState, personalise
 from spire_core.errors import RunError
 from spire_core.evaluate import client_denoiser, draw

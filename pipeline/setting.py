@@ -10,9 +10,9 @@ from functools import cached_property
 
 import numpy as np
 
-from pipeline.config import Config
 from pipeline.datasets import ImageData, load
 from pipeline.resize import resized
+from pipeline.schema import Config
 from spire_core.errors import DataError
 from spire_core.extractor import auto_extractor, make_extractor
 from spire_core.flat import FlatModel

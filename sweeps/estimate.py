@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.config import Config, FederationConfig
 from pipeline.datasets import dataset_spec, load
 from pipeline.evaluation import NUM_POPULATION_DRAWS
 from pipeline.messages import WorkerSetup
+from pipeline.schema import Config, FederationConfig
 from pipeline.setting import MANY_CLIENTS, NUM_KNOWN
 from pipeline.worker import ClientWorker
 from spire_core.grouped import choose_engine

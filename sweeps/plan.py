@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pipeline.config import Config
 from pipeline.resources import (
     ActorPlan,
     gpu_share,
@@ -11,6 +10,7 @@ from pipeline.resources import (
     num_fitting,
     plan_actors,
 )
+from pipeline.schema import Config
 from spire_core.errors import ClusterError
 from sweeps.space import SweepConfig, Trial
 

@@ -18,9 +18,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Config, build, load_config, read_settings, split_override
+from pipeline.config import load_config, read_settings, split_override
 from pipeline.plain_yaml import read_settings_file
+from pipeline.schema import Config
 from pipeline.summary import FINAL_METRICS, ROUND_METRICS
+from pipeline.typed import build
 from spire_core.errors import ConfigError
 from spire_core.rng import numpy_generator
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Config
 from pipeline.datasets import store_root
 from pipeline.fetch import fetch_if_missing
 from pipeline.ray_job import lasting
 from pipeline.ray_pool import cluster, cluster_nodes
 from pipeline.runs import TrackingConfig, tracking_root, tracking_uri
+from pipeline.schema import Config
 from pipeline.setting import partitioned
 from pipeline.summary import final_name
 from pipeline.tracking import Tracker, check_store, end_run

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Config
 from pipeline.driver import RoundStats
 from pipeline.evaluation import Evaluation
 from pipeline.experiment import Result, resume_experiment, run_experiment
@@ -17,6 +16,7 @@ from pipeline.progress import Quiet
 from pipeline.report_text import result_json, save_grid
 from pipeline.run_files import save_result
 from pipeline.runs import RECORD
+from pipeline.schema import Config
 from pipeline.summary import ROUND_METRICS, final_name
 from pipeline.tracking import drop_runs
 from spire_core.errors import ClusterError, SpireError

@@ -22,10 +22,10 @@ from benchmarks.peers.work import (
     first_weights,
     report,
 )
-from pipeline.config import Config, FederationConfig
 from pipeline.datasets import ImageData
 from pipeline.experiment import open_pool
 from pipeline.resources import ResourcesConfig
+from pipeline.schema import Config, FederationConfig
 from pipeline.setting import Setting
 from spire_core.flat import FlatModel
 from spire_core.partition import ClientSplit, Partition

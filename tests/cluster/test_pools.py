@@ -19,7 +19,7 @@ import pytest
 import ray
 import torch
 
-from pipeline.config import Config, load_config
+from pipeline.config import load_config
 from pipeline.driver import Driver, RoundStats
 from pipeline.experiment import open_pool, run_experiment
 from pipeline.messages import WorkerSetup
@@ -27,6 +27,7 @@ from pipeline.pool import ClientPool
 from pipeline.profiling import trace_path
 from pipeline.progress import Quiet
 from pipeline.resources import ResourcesConfig, plan_actors
+from pipeline.schema import Config
 from pipeline.setting import Setting, prepare
 from pipeline.worker import ClientWorker
 from spire_core.compression import RESIDUAL

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from pipeline.config import Config, load_config
+from pipeline.config import load_config
 from pipeline.datasets import load_stored
 from pipeline.driver import RoundStats
 from pipeline.experiment import Result, run_experiment
@@ -18,6 +18,7 @@ from pipeline.messages import WorkerSetup
 from pipeline.outbox import read_points
 from pipeline.progress import Quiet
 from pipeline.saved_run import client_path
+from pipeline.schema import Config
 from pipeline.setting import prepare
 from pipeline.summary import new_client_row, summary_metrics
 from pipeline.worker import ClientWorker

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.config import FederationConfig, load_config
+from pipeline.config import load_config
 from pipeline.driver import Driver, choose_cohort
 from pipeline.experiment import run_experiment
 from pipeline.pool import LocalClientPool
 from pipeline.progress import Quiet
+from pipeline.schema import FederationConfig
 from spire_core.client import Broadcast, ClientUpdate, PrivateState, RoundPlan, train_client
 from spire_core.errors import AggregationError, ClusterError
 from spire_core.methods import MethodConfig

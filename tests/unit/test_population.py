@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from pipeline.client_store import ClientStore
-from pipeline.config import Config, load_config
+from pipeline.config import load_config
 from pipeline.experiment import resume_experiment, run_experiment
 from pipeline.progress import Quiet
 from pipeline.saved_run import SavedRun
+from pipeline.schema import Config
 from pipeline.setting import partitioned
 from spire_core.errors import ConfigError, DataError
 from spire_core.participation import choose_cohort

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.config import Config, load_config
+from pipeline.config import load_config
 from pipeline.messages import WorkerSetup
+from pipeline.schema import Config
 from pipeline.worker import ClientWorker
 from spire_core.adapt import AdaptConfig
 from spire_core.client import Broadcast, ClientUpdate, RoundPlan

@@ -12,12 +12,13 @@ import pytest
 
 from pipeline.checkpoint import checkpoints, kept_rounds
 from pipeline.cli import main
-from pipeline.config import Config, load_config, overridden
+from pipeline.config import load_config, overridden
 from pipeline.driver import RoundStats
 from pipeline.experiment import Result, resume_experiment, run_experiment
 from pipeline.outbox import read_points
 from pipeline.progress import Quiet
-from pipeline.run_files import load_start
+from pipeline.schema import Config
+from pipeline.start_file import load_start
 from spire_core.errors import RunError
 
 NUM_ROUNDS = 6

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.config import Config
 from pipeline.runs import TrackingConfig
 from pipeline.saved_run import SavedRun, client_path, save_client, save_run
+from pipeline.schema import Config
 from spire_core.errors import RunError
 from spire_core.evaluate import EvalConfig
 from spire_core.flat import FlatModel
