@@ -37,9 +37,7 @@ class Group:
     def values(self, key: str) -> dict[Pair, float]:
         """Return a metric's final value by seed, of the runs that have it."""
         known = [run for run in self.runs if is_known(run.finals.get(key))]
-        return {
-            (seed_of(run), run.tags.get("partition_hash", "")): run.finals[key] for run in known
-        }
+        return {pair_of(run): run.finals[key] for run in known}
 
     def estimate(self, key: str) -> Estimate | None:
         """Return a metric's mean over seeds; None if no run has it."""
@@ -55,6 +53,11 @@ def method_of(run: TrackedRun) -> str | None:
 def seed_of(run: TrackedRun) -> int:
     """Return a run's seed."""
     return int(run.params.get("seed", run.tags.get("seed", "0")))
+
+
+def pair_of(run: TrackedRun) -> Pair:
+    """Return what two runs have to share to be compared as a pair."""
+    return (seed_of(run), run.tags.get("partition_hash", ""))
 
 
 def parameters(run: TrackedRun) -> dict[str, str]:

@@ -1,24 +1,21 @@
-"""Scores over two settings at once: where a method passes SPIRE, and rates against epochs.
+"""Scores over two settings at once: where a method passes SPIRE.
 
 A plane is spanned by two numbers that were both varied, such as pre-training clients and rounds.
 In each cell stands a method minus SPIRE, paired on seeds, each at its best remaining settings.
 """
 
-import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from pipeline.grid_figures import Grid, grids_figure
-from sweeps.report_figures import AXES, Picture
-from sweeps.report_groups import Group, as_number, best, by_method, label, tasks_of
+from sweeps.report_epochs import RATE
+from sweeps.report_figures import Picture
+from sweeps.report_groups import Group, as_number, best
 from sweeps.report_pairs import REFERENCE
-from sweeps.report_series import Histories, curves, setting_of
 from sweeps.report_stats import Estimate, paired, verdict
 from sweeps.report_tables import Cell, Table
 
-KID_EPOCHS = "adapt/kid/mean"
-RATE = "adapt.lr"
 OWN = ("method.", RATE)  # settings of a method, which choose its best and span no plane
 PLANE = (
     "Each method minus SPIRE on new clients' final KID, paired on seeds, mean and 95 % interval; "
@@ -119,45 +116,4 @@ def _plane(method: str, at: Mapping[Place, Estimate]) -> Grid:
         tuple(f"{column:g}" for column in columns),
         values,
         tuple(map(tuple, texts)),
-    )
-
-
-def rate_pictures(groups: Sequence[Group], histories: Histories) -> list[Picture]:
-    """Return, for each task with several rates, KID over rates and epochs, a map per method."""
-    tasks, found = tasks_of(groups), []
-    for number, task in enumerate(tasks, 1):
-        here = [group for group in groups if group.task == task]
-        grids = [grid for own in by_method(here).values() if (grid := _rates(own, histories))]
-        if not grids:
-            continue
-        ylabels = [AXES[RATE][0]] + [""] * (len(grids) - 1)
-        figure = grids_figure(grids, "epochs of adaptation", ylabels, "KID of new clients")
-        suffix, told = (f"_{number}", f" ({label(task)})") if len(tasks) > 1 else ("", "")
-        text = "KID of new clients, mean over clients and seeds, at each rate after each epoch."
-        found.append(Picture(f"rates_epochs{suffix}", f"KID by rate and epoch{told}", text, figure))
-    return found
-
-
-def _rates(groups: Sequence[Group], histories: Histories) -> Grid | None:
-    """Return a method's KID (rates, epochs), where several rates differ in nothing else."""
-    at: dict[float, list[Group]] = {}
-    for group in groups:
-        if RATE in dict(group.setting) and (rate := setting_of(group, RATE)) is not None:
-            at.setdefault(rate, []).append(group)
-    if len(at) < 2 or any(len(several) > 1 for several in at.values()):
-        return None
-    lines = {
-        r: line for r, own in sorted(at.items()) for line in curves(own, KID_EPOCHS, histories)
-    }
-    if len(lines) < 2:
-        return None
-    epochs = sorted(set(itertools.chain(*([p[0] for p in line.points] for line in lines.values()))))
-    values = np.full((len(lines), len(epochs)), np.nan)
-    for i, line in enumerate(lines.values()):
-        for epoch, mean, *_ in line.points:
-            values[i, epochs.index(epoch)] = mean
-    texts = tuple(tuple("" if np.isnan(v) else f"{v:.2g}" for v in row) for row in values)
-    method = groups[0].method
-    return Grid(
-        method, tuple(f"{r:g}" for r in lines), tuple(f"{e:g}" for e in epochs), values, texts
     )

@@ -8,13 +8,7 @@ import pytest
 from pipeline.grid_figures import Grid, grids_figure
 from pipeline.tracked_runs import TrackedRun
 from sweeps.report_groups import Group, group_runs
-from sweeps.report_planes import (
-    KID_EPOCHS,
-    differences,
-    plane_picture,
-    plane_table,
-    rate_pictures,
-)
+from sweeps.report_planes import differences, plane_picture, plane_table
 
 KID = "final/adapt_kid_after"
 
@@ -88,26 +82,6 @@ def test_there_is_no_plane_of_one_or_three_settings_or_without_spire(groups: lis
     for several in (one, without, group_runs(third), group_runs(other)):
         assert plane_table(several, KID) is None
         assert plane_picture(several, KID) is None
-
-
-def test_rates_stand_against_epochs_for_each_method() -> None:
-    runs = [
-        run(method, seed, 1.0, adapt__lr=rate)
-        for method, rates in {"spire": (0.02, 0.1), "fedavg_ft": (1e-4, 1e-3)}.items()
-        for rate in rates
-        for seed in (0, 1)
-    ]
-    histories = {
-        r.run_id: {KID_EPOCHS: [(0, 2.0), (8, float(r.params["adapt.lr"]) + int(r.params["seed"]))]}
-        for r in runs
-    }
-    (picture,) = rate_pictures(group_runs(runs), histories)
-    assert [axes.get_title() for axes in picture.figure.axes[:2]] == ["spire", "fedavg_ft"]
-    spire = picture.figure.axes[0]
-    assert [t.get_text() for t in spire.get_yticklabels()] == ["0.02", "0.1"]
-    assert [t.get_text() for t in spire.texts] == ["2", "0.52", "2", "0.6"]
-    alone = [r for r in runs if r.params["adapt.lr"] in ("0.02", "0.0001")]
-    assert rate_pictures(group_runs(alone), histories) == []
 
 
 def test_cells_without_a_value_stay_empty(tmp_path: Path) -> None:
