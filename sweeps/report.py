@@ -13,12 +13,12 @@ from pipeline.runs import TrackingConfig, tracking_root
 from pipeline.tracked_runs import TrackedRun, attach, histories, sweep_runs
 from spire_core.errors import RunError
 from spire_core.methods import METHODS
-from sweeps.report_epochs import KID_EPOCHS, RATE, epochs_table, rate_pictures
+from sweeps.report_epochs import KID_EPOCHS, epochs_table, rate_pictures
 from sweeps.report_facts import facts_of, left_out, notes_of
 from sweeps.report_figures import FORGETTING, KID_ROUNDS, draw_all
 from sweeps.report_files import Report, make_folder, report_json, write_report
-from sweeps.report_groups import best_groups, choosing_metric, group_runs, method_of
-from sweeps.report_pairs import differences_table, runs_table
+from sweeps.report_groups import RATE, best_groups, choosing_metric, group_runs, method_of
+from sweeps.report_pairs import differences_table, runs_table, setting_differences_table
 from sweeps.report_planes import plane_picture, plane_table
 from sweeps.report_tables import Table, cell_text, method_tables, settings_table
 
@@ -56,12 +56,13 @@ def make_report(config: TrackingConfig, words: Sequence[str], out: Path | None =
     curves = {run.run_id: histories(config, run.run_id, keys) for run in shown}
     # 3. Tables.
     tables = [*method_tables(chosen), differences_table(groups, metric)]
-    tables += [plane_table(groups, metric), epochs_table(with_curves, curves)]
+    plane = plane_table(groups, metric)
+    tables += [plane or setting_differences_table(groups, metric)]
+    tables += [epochs_table(with_curves, curves)]
     tables += [settings_table(groups) if len(groups) > len(chosen) else None, runs_table(runs)]
     # 4. Figures.
     pictures = draw_all(groups, metric, curves) + rate_pictures(groups, curves)
-    if (plane := plane_picture(groups, metric)) is not None:
-        pictures.append(plane)
+    pictures += [] if (drawn := plane_picture(groups, metric)) is None else [drawn]
     # 5. Write and attach.
     report = Report(
         name,

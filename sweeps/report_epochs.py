@@ -11,14 +11,13 @@ import numpy as np
 
 from pipeline.grid_figures import Grid, grids_figure
 from sweeps.report_figures import AXES, Picture
-from sweeps.report_groups import Group, Pair, by_method, label, pair_of, tasks_of
+from sweeps.report_groups import RATE, Group, Pair, by_method, label, pair_of, tasks_of
 from sweeps.report_pairs import REFERENCE
 from sweeps.report_series import Histories, curves, setting_of
 from sweeps.report_stats import estimate, paired, verdict
 from sweeps.report_tables import Cell, Table
 
 KID_EPOCHS = "adapt/kid/mean"
-RATE = "adapt.lr"
 ALONG_EPOCHS = (
     "KID of new clients after so many epochs, each method at the setting that is best for that "
     "many (chosen on the seeds that are shown), and minus SPIRE's on the same seeds: mean over "

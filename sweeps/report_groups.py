@@ -19,6 +19,8 @@ IGNORED += ("eval.extractor_weights", "eval.batch_size", "eval.grid_images")
 TASK = ("data.", "partition.", "federation.num_clients", "federation.num_new_clients")
 TASK += ("adapt.num_images", "eval.num_images", "eval.num_clients", "eval.kid_")
 EXTRACTOR = "extractor"  # stands among a task's parameters, though it is logged as tags
+RATE = "adapt.lr"
+OWN = ("method.", RATE)  # settings of a method: they choose its best, and others need not agree
 CHOSEN_BY = ("final/adapt_kid_after", "final/pretrain_kid_mean")  # the first that any run has
 
 Values = tuple[tuple[str, str], ...]  # parameters that vary, with one choice of their values
@@ -96,7 +98,7 @@ def _chosen(run: TrackedRun, keys: Iterable[str]) -> Values:
 
 
 def _order(group: Group) -> tuple:
-    return (_sortable(group.task), method_order(group.method), _sortable(group.setting))
+    return (sortable(group.task), method_order(group.method), sortable(group.setting))
 
 
 def method_order(method: str) -> tuple[int, str]:
@@ -105,7 +107,7 @@ def method_order(method: str) -> tuple[int, str]:
     return (known.index(method) if method in known else len(known), method)
 
 
-def _sortable(values: Values) -> list[tuple[float, str]]:
+def sortable(values: Values) -> list[tuple[float, str]]:
     """Return a key by which what is not given comes first, and 8 before 16."""
     numbers = {text: as_number(text) for _, text in values}
     return [(-math.inf if (n := numbers[text]) is None else n, text) for _, text in values]

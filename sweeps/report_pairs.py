@@ -11,13 +11,16 @@ from statistics import fmean
 from pipeline.diagnosis import DIAGNOSIS
 from pipeline.tracked_runs import TrackedRun
 from sweeps.report_groups import (
+    OWN,
     Group,
     Pair,
     Values,
+    best,
     best_groups,
     by_method,
     label,
     method_of,
+    sortable,
     tasks_of,
 )
 from sweeps.report_stats import Estimate, estimate, paired, verdict
@@ -35,6 +38,11 @@ CAPTION = (
     "Each method minus SPIRE on the same seeds, mean over pairs and 95 % interval; below zero the "
     "method's score is lower, which is better for all of these. Lower or higher: only where the "
     "interval excludes zero. Several comparisons at once: one in twenty intervals misses by chance."
+)
+BY_SETTING = (
+    "Each method minus SPIRE on new clients' final KID at each of SPIRE's settings, paired on "
+    "seeds, each at its best rate of adaptation. A method that was not varied in a setting stands "
+    "as it is."
 )
 
 
@@ -61,6 +69,46 @@ def differences_table(groups: Sequence[Group], chosen_by: str) -> Table | None:
     columns += ["minus SPIRE", "pairs", "verdict"]
     title = "Differences against SPIRE"
     return Table("differences", title, CAPTION, tuple(columns), tuple(rows)) if rows else None
+
+
+def setting_differences_table(groups: Sequence[Group], metric: str) -> Table | None:
+    """Return each method minus SPIRE at each of SPIRE's settings, both at their best rates.
+
+    A method stands there with what it shares of the setting, out of what it was varied in. None
+    where SPIRE had one setting, or was alone.
+    """
+    has_task = any(group.task for group in groups)
+    rows: list[tuple[Cell, ...]] = []
+    for task in tasks_of(groups):
+        here = dict(by_method([group for group in groups if group.task == task]))
+        ours: dict[Values, list[Group]] = {}
+        for group in here.pop(REFERENCE, []):
+            ours.setdefault(_shared(group), []).append(group)
+        if len(ours) == 1:
+            continue
+        for place in sorted(ours, key=sortable):
+            reference = best(ours[place], metric).values(metric)
+            for method, theirs in here.items():
+                rivals = [group for group in theirs if _agrees(group, place, theirs)]
+                found = paired(best(rivals, metric).values(metric), reference) if rivals else None
+                if found is not None:
+                    told = ([label(task)] if has_task else []) + [label(place), method]
+                    rows.append((*told, found, found.num, verdict(found)))
+    columns = (*["task"] * has_task, "setting", "method", "minus SPIRE", "pairs", "verdict")
+    title = "Differences setting by setting"
+    return Table("by_setting", title, BY_SETTING, columns, tuple(rows)) if rows else None
+
+
+def _shared(group: Group) -> Values:
+    """Return the settings in which another method could agree."""
+    return tuple(v for v in group.setting if not v[0].startswith(OWN))
+
+
+def _agrees(group: Group, place: Values, rivals: Sequence[Group]) -> bool:
+    """Return whether a group stands at a place, as far as it and its rivals differ there."""
+    varied = {key for key, _ in place if len({dict(g.setting)[key] for g in rivals}) > 1}
+    own = dict(group.setting)
+    return all(own[key] == value for key, value in place if key in varied)
 
 
 def own_best_difference(

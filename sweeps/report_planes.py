@@ -9,14 +9,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from pipeline.grid_figures import Grid, grids_figure
-from sweeps.report_epochs import RATE
 from sweeps.report_figures import Picture
-from sweeps.report_groups import Group, as_number, best
+from sweeps.report_groups import OWN, Group, as_number, best
 from sweeps.report_pairs import REFERENCE
 from sweeps.report_stats import Estimate, paired, verdict
 from sweeps.report_tables import Cell, Table
 
-OWN = ("method.", RATE)  # settings of a method, which choose its best and span no plane
 PLANE = (
     "Each method minus SPIRE on new clients' final KID, paired on seeds, mean and 95 % interval; "
     "above zero SPIRE is ahead. Each is at its best remaining settings."

@@ -5,7 +5,7 @@ from statistics import fmean
 
 from pipeline.seed_figures import Point, Series
 from spire_core.methods import METHODS
-from sweeps.report_groups import UNSET, Group, as_number, best, by_method, method_order
+from sweeps.report_groups import RATE, UNSET, Group, as_number, best, by_method, method_order
 
 Histories = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]  # by run, by metric
 
@@ -13,7 +13,7 @@ Histories = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]  # by run, b
 def setting_of(group: Group, key: str) -> float | None:
     """Return where a group stands on the axis of one setting; None if it has no number there."""
     value = dict(group.setting)[key]
-    if key == "adapt.lr" and value == UNSET and group.method in METHODS:
+    if key == RATE and value == UNSET and group.method in METHODS:
         return METHODS[group.method].adapt_lr or None  # the method's own rate
     return as_number(value)
 

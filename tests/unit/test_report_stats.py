@@ -6,7 +6,12 @@ import pytest
 
 from pipeline.tracked_runs import TrackedRun
 from sweeps.report_groups import best_groups, choosing_metric, group_runs, label, varying
-from sweeps.report_pairs import differences_table, own_best_difference, same_setting_difference
+from sweeps.report_pairs import (
+    differences_table,
+    own_best_difference,
+    same_setting_difference,
+    setting_differences_table,
+)
 from sweeps.report_stats import Estimate, estimate, paired, t_probability, t_quantile, verdict
 from sweeps.report_tables import cell_text, settings_table
 
@@ -197,6 +202,25 @@ def test_settings_of_a_method_need_not_agree() -> None:
     found = same_setting_difference(group_runs(runs), "shared_rep", KID)
     assert found is not None
     assert found.mean == 1.0
+
+
+def test_setting_by_setting_a_method_stands_with_what_it_was_varied_in() -> None:
+    """SPIRE has two sizes of the embedding and two guidances, fine-tuning the guidances alone."""
+    runs = [run("spire", 0, 5.0, model__d_emb=64, eval__guidance=1, adapt__lr=0.02)]
+    runs += [run("spire", 0, 1.0, model__d_emb=64, eval__guidance=1, adapt__lr=0.1)]
+    runs += [run("spire", 0, 2.0, model__d_emb=16, eval__guidance=1, adapt__lr=0.1)]
+    runs += [run("spire", 0, 3.0, model__d_emb=64, eval__guidance=2, adapt__lr=0.1)]
+    runs += [run("fedavg_ft", 0, 10.0, model__d_emb=64, eval__guidance=1, adapt__lr=0.001)]
+    runs += [run("fedavg_ft", 0, 30.0, model__d_emb=64, eval__guidance=2, adapt__lr=0.001)]
+    table = setting_differences_table(group_runs(runs), KID)
+    assert table is not None
+    assert [(row[0], row[1], cell_text(row[2])) for row in table.rows] == [
+        ("eval.guidance=1, model.d_emb=16", "fedavg_ft", "8"),
+        ("eval.guidance=1, model.d_emb=64", "fedavg_ft", "9"),
+        ("eval.guidance=2, model.d_emb=64", "fedavg_ft", "27"),
+    ]
+    assert setting_differences_table(group_runs(runs[:2] + runs[4:5]), KID) is None  # one setting
+    assert setting_differences_table(group_runs(runs[:4]), KID) is None  # nobody else
 
 
 def test_another_partition_of_the_same_seed_is_no_pair() -> None:
