@@ -1,7 +1,7 @@
 """One experiment, end to end: configuration, data, the federation on Ray, tracking, command line.
 
 Read `experiment` first. Nothing is imported here, so that `spire --help` answers at once.
-    config, presets/   what an experiment is told
+    schema      what an experiment is told; config, typed, presets/   how that is read
     datasets, known_datasets, image_folder, resize, fetch, sources   images, checked by hash
     worker, client_store   the clients' side; messages   what travels from and to it
     pool, ray_pool, resources   many clients on few processes
@@ -14,7 +14,7 @@ Read `experiment` first. Nothing is imported here, so that `spire --help` answer
     pretraining   checkpoints beside the rounds, and the way back to one
     storage     the same at S3 or elsewhere
     identity    when two configurations mean the same
-    runs, run_files, ray_job   where runs lie, what is in their folders, and how one is found
+    runs, run_files, start_file   where runs lie, what is in their folders; ray_job   paths in a job
     tracking, mlflow_store, generator_model   what MLflow keeps
     tracked_runs   what is read back from it
     record, summary, record_figures, figures, image_grids   what is written there

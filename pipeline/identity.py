@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from spire_core.adapt_together import can_adapt_together
 from spire_core.grouped import choose_engine
+from spire_core.methods import Method
 
 if TYPE_CHECKING:
     from pipeline.schema import Config
 
-OF_EMBEDDINGS = ("emb_lr", "emb_proj_lr_factor", "emb_init_std", "emb_dropout")
+OF_EMBEDDINGS = ("model.d_emb", "client.emb_lr", "client.emb_proj_lr_factor")
+OF_EMBEDDINGS += ("client.emb_init_std", "client.emb_dropout", "adapt.init")
+OF_LOCAL_LAYERS = ("method.local_layers", "method.phases", "method.share_until")
+ALWAYS_READ = ("client.betas", "client.precision", "adapt.num_images")
 ROUNDS = {"num_rounds": 1, "cohort_size": 1, "tau": 1, "local_epochs": None}
 ROUNDS |= {"drop_rate": 0.0, "straggler_rate": 0.0}
 
@@ -25,16 +29,10 @@ def canonical(config: "Config") -> "Config":
     if config.federation.on_client_error != "drop":  # done again, a client's work is the same
         unread = replace(config.federation, on_client_error="retry", client_timeout_s=None)
         config = replace(config, federation=unread)
-    if not record.has_embedding:
-        config = replace(
-            config,
-            model=_reset(config.model, "d_emb"),
-            client=_reset(config.client, *OF_EMBEDDINGS),
-            adapt=_reset(config.adapt, "init"),
-        )
-    if not record.has_local_layers:
-        unread = _reset(config.method, "local_layers", "phases", "share_until")
-        config = replace(config, method=unread)
+    for key in (*OF_EMBEDDINGS, *OF_LOCAL_LAYERS):
+        if not reads(record, key):
+            group, _, name = key.partition(".")
+            config = replace(config, **{group: _reset(getattr(config, group), name)})
     if not record.is_federated:
         config = replace(
             config,
@@ -65,6 +63,18 @@ def canonical(config: "Config") -> "Config":
     if not adapt.early_stopping:
         adapt = _reset(adapt, "val_fraction", "patience")
     return replace(config, adapt=adapt)
+
+
+def reads(method: Method, key: str) -> bool:
+    """Return whether a setting, by its whole key, can make a difference to a method."""
+    if key in OF_EMBEDDINGS and not method.has_embedding:
+        return False
+    if key in OF_LOCAL_LAYERS and not method.has_local_layers:
+        return False
+    of_rounds = ("client.", "server.", *(f"federation.{name}" for name in ROUNDS))
+    is_unread = not method.is_federated and key.startswith(of_rounds)
+    is_unread |= not method.adapt_parts and key.startswith("adapt.")
+    return key in ALWAYS_READ or not is_unread
 
 
 def _reset(group: Any, *names: str) -> Any:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 MODEL_TAG = "spire.logged_ms"  # by which a model is known when its entry is sent again
 PACKAGE = Path(__file__).resolve().parent
-MODEL_NEEDS = ("mlflow", "numpy", "omegaconf", "pillow", "pyyaml", "safetensors", "torch", "tqdm")
+MODEL_NEEDS = ("mlflow", "numpy", "pillow", "safetensors", "torch")
 
 
 def log_model(

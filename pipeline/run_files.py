@@ -18,7 +18,7 @@ from pipeline.runs import mask, read_record
 from pipeline.schema import Config
 from spire_core.errors import RunError
 
-RESULT, LOCK = "result.json", "run.lock"
+START, RESULT, LOCK = "config.json", "result.json", "run.lock"
 
 
 @contextlib.contextmanager

@@ -6,12 +6,10 @@ from pathlib import Path
 
 from pipeline.config import overridden
 from pipeline.reading import read_object, reading
-from pipeline.run_files import storable, write_json
+from pipeline.run_files import START, storable, write_json
 from pipeline.runs import stored_uri
 from pipeline.schema import Config
 from pipeline.typed import config_from_dict
-
-START = "config.json"
 
 
 def save_start(run_dir: Path, config: Config, preset: str | None) -> None:

@@ -21,8 +21,8 @@ from pipeline.client_store import CLIENTS
 from pipeline.disk import room_for
 from pipeline.evaluation_store import EVALUATIONS
 from pipeline.outbox import ARTIFACTS, DONE, OUTBOX, REFUSED
+from pipeline.run_files import START
 from pipeline.runs import RECORD, TrackingConfig, mask, tracking_root
-from pipeline.start_file import START
 from spire_core.errors import ConfigError, RunError
 
 if TYPE_CHECKING:

@@ -9,6 +9,6 @@ cli, outcome_text   what a user types and sees
 report      `spire report`, from the tracking store to the pages; read it first
 report_groups, report_stats   runs by method, setting and seed; means, intervals, pairs
 report_tables, report_pairs, report_facts   what is said
-report_figures, report_series   what is drawn
+report_figures, report_series   what is drawn; report_planes, report_epochs   both
 report_files, report_page   what is written
 """

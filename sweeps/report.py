@@ -17,7 +17,7 @@ from sweeps.report_epochs import KID_EPOCHS, epochs_table, rate_pictures
 from sweeps.report_facts import facts_of, left_out, notes_of
 from sweeps.report_figures import FORGETTING, KID_ROUNDS, draw_all
 from sweeps.report_files import Report, make_folder, report_json, write_report
-from sweeps.report_groups import RATE, best_groups, choosing_metric, group_runs, method_of
+from sweeps.report_groups import Group, best_groups, choosing_metric, group_runs, method_of
 from sweeps.report_pairs import differences_table, runs_table, setting_differences_table
 from sweeps.report_planes import plane_picture, plane_table
 from sweeps.report_tables import Table, cell_text, method_tables, settings_table
@@ -45,20 +45,16 @@ def make_report(config: TrackingConfig, words: Sequence[str], out: Path | None =
         )
     name = parent.name if parent else finished[0].run_id[:8]
     folder = make_folder(out or tracking_root(config) / "reports" / _file_name(name))
-    # 2. Group.
+    # 2. Group, and read the curves.
     groups = group_runs([_with_costs(config, run) for run in finished])
     metric = choosing_metric(groups)
     chosen = best_groups(groups, metric)
-    keys = (KID_ROUNDS, KID_EPOCHS, *FORGETTING)
-    has_rates = any(RATE in dict(group.setting) for group in groups)
-    with_curves = groups if has_rates else chosen
-    shown = [run for group in with_curves for run in group.runs]
-    curves = {run.run_id: histories(config, run.run_id, keys) for run in shown}
+    curves = _curves(config, groups, chosen)
     # 3. Tables.
     tables = [*method_tables(chosen), differences_table(groups, metric)]
     plane = plane_table(groups, metric)
     tables += [plane or setting_differences_table(groups, metric)]
-    tables += [epochs_table(with_curves, curves)]
+    tables += [epochs_table(groups, curves)]
     tables += [settings_table(groups) if len(groups) > len(chosen) else None, runs_table(runs)]
     # 4. Figures.
     pictures = draw_all(groups, metric, curves) + rate_pictures(groups, curves)
@@ -77,6 +73,22 @@ def make_report(config: TrackingConfig, words: Sequence[str], out: Path | None =
     if parent:
         attach(config, parent.run_id, folder, files)
     return report
+
+
+def _curves(
+    config: TrackingConfig, groups: Sequence[Group], chosen: Sequence[Group]
+) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """Return KID along the epochs of all runs; of the chosen groups' runs, all that is drawn."""
+    more = {run.run_id for group in chosen for run in group.runs}
+    return {
+        run.run_id: histories(
+            config,
+            run.run_id,
+            (KID_EPOCHS, KID_ROUNDS, *FORGETTING) if run.run_id in more else (KID_EPOCHS,),
+        )
+        for group in groups
+        for run in group.runs
+    }
 
 
 def _file_name(name: str) -> str:

@@ -4,18 +4,18 @@ Every run has its curve, the KID of its new clients after so many epochs, in the
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
-from statistics import fmean
+from collections.abc import Sequence
 
 import numpy as np
 
 from pipeline.grid_figures import Grid, grids_figure
+from pipeline.tracked_runs import TrackedRun
 from sweeps.report_figures import AXES, Picture
-from sweeps.report_groups import RATE, Group, Pair, by_method, label, pair_of, tasks_of
+from sweeps.report_groups import RATE, Group, Scores, by_method, label, lowest, pair_of, tasks_of
 from sweeps.report_pairs import REFERENCE
 from sweeps.report_series import Histories, curves, setting_of
-from sweeps.report_stats import estimate, paired, verdict
-from sweeps.report_tables import Cell, Table
+from sweeps.report_stats import Estimate, estimate, paired
+from sweeps.report_tables import COMPARED, Cell, Table, compared, head, head_columns
 
 KID_EPOCHS = "adapt/kid/mean"
 ALONG_EPOCHS = (
@@ -23,7 +23,6 @@ ALONG_EPOCHS = (
     "many (chosen on the seeds that are shown), and minus SPIRE's on the same seeds: mean over "
     "pairs and 95 % interval."
 )
-Scores = Mapping[Pair, float]
 
 
 def epochs_table(groups: Sequence[Group], histories: Histories) -> Table | None:
@@ -31,48 +30,47 @@ def epochs_table(groups: Sequence[Group], histories: Histories) -> Table | None:
 
     None where SPIRE, other methods or a second number of epochs are missing.
     """
-    has_task, has_setting = (any(getattr(g, at) for g in groups) for at in ("task", "setting"))
+    shown = head_columns(groups)
     rows: list[tuple[Cell, ...]] = []
     for task in tasks_of(groups):
         here = by_method([group for group in groups if group.task == task])
-        found = {method: best_at_epochs(own, histories) for method, own in here.items()}
-        ours = found.get(REFERENCE, {})
-        if len(found) < 2 or len(ours) < 2:
+        others = {method: best_at_epochs(own, histories) for method, own in here.items()}
+        ours = others.pop(REFERENCE, {})
+        if len(ours) < 2 or not any(others.values()):
             continue
-        for epoch, (method, best_at) in itertools.product(sorted(ours), found.items()):
-            if epoch not in best_at:
-                continue
-            group, scores = best_at[epoch]
-            less = None if method == REFERENCE else paired(scores, ours[epoch][1])
-            told = ([label(task)] if has_task else []) + [f"{epoch:g}", method]
-            told += [label(group.setting)] if has_setting else []
-            compared = (less.num, verdict(less)) if less else (None, None)
-            rows.append((*told, estimate(list(scores.values())), less, *compared))
-    columns = ["task"] * has_task + ["epochs", "method"] + ["setting"] * has_setting
-    columns += ["KID", "minus SPIRE", "pairs", "verdict"]
+        for epoch in sorted(ours):
+            reference = ours[epoch][1]
+            for at in (ours, *others.values()):
+                if epoch in at:
+                    group, scores = at[epoch]
+                    less = None if at is ours else paired(scores, reference)
+                    told = (*head(group, shown), f"{epoch:g}", _mean(group, scores))
+                    rows.append((*told, *compared(less)))
+    columns = (*shown, "epochs", "KID", *COMPARED)
     title = "New clients along their epochs"
-    return Table("epochs", title, ALONG_EPOCHS, tuple(columns), tuple(rows)) if rows else None
+    return Table("epochs", title, ALONG_EPOCHS, columns, tuple(rows)) if rows else None
+
+
+def _mean(group: Group, scores: Scores) -> Estimate | None:
+    return estimate(list(scores.values()), missing=len(group.runs) - len(scores))
 
 
 def best_at_epochs(
     groups: Sequence[Group], histories: Histories
 ) -> dict[float, tuple[Group, Scores]]:
-    """Return, after each number of epochs, the group with the lowest mean KID and its scores.
+    """Return, after each number of epochs, the best group and its KID by seed."""
 
-    Out of those that were scored on the most seeds.
-    """
-    rivals: dict[float, list[tuple[Group, dict[Pair, float]]]] = {}
-    for group in groups:
-        scores: dict[float, dict[Pair, float]] = {}
-        for run in group.runs:
-            for epoch, value in histories.get(run.run_id, {}).get(KID_EPOCHS, ()):
-                if epoch > 0:
-                    scores.setdefault(epoch, {})[pair_of(run)] = value
-        for epoch, own in scores.items():
-            rivals.setdefault(epoch, []).append((group, own))
+    def curve(run: TrackedRun) -> dict[float, float]:
+        return dict(histories.get(run.run_id, {}).get(KID_EPOCHS, ()))
+
+    own = [(group, {pair_of(run): curve(run) for run in group.runs}) for group in groups]
+    epochs = {epoch for _, by_pair in own for line in by_pair.values() for epoch in line if epoch}
     return {
-        epoch: min(several, key=lambda one: (-len(one[1]), fmean(one[1].values())))
-        for epoch, several in rivals.items()
+        epoch: lowest(
+            (group, {pair: line[epoch] for pair, line in by_pair.items() if epoch in line})
+            for group, by_pair in own
+        )
+        for epoch in epochs
     }
 
 

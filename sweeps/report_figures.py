@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from pipeline.seed_figures import LOG_RATIO, Scale, panels_figure, rounds_figure, settings_figure
-from sweeps.report_groups import CHOSEN_BY, Group, best_groups, label, tasks_of
+from sweeps.report_groups import SCORES, Group, best_groups, label, tasks_of
 from sweeps.report_series import Histories, against, cost_of, curves, setting_of
 
 if TYPE_CHECKING:
@@ -143,12 +143,11 @@ def _axes(groups: Sequence[Group]) -> list[str]:
 
 
 def _ylabel(metric: str) -> str:
-    clients = "new" if metric == CHOSEN_BY[0] else "pre-training"
-    return f"final KID, mean over {clients} clients"
+    return f"{SCORES[metric]}, mean"
 
 
 def _score_floor(groups: Sequence[Group], metric: str) -> float | None:
-    stage = "adapt" if metric == CHOSEN_BY[0] else "pretrain"
+    stage = metric.removeprefix("final/").partition("_")[0]
     return _floor(groups, f"final/{stage}_kid_floor")
 
 

@@ -8,6 +8,7 @@ any other parameter is a setting that a method may choose.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from pipeline.tracked_runs import TrackedRun, is_known
 from spire_core.methods import METHODS
@@ -21,10 +22,14 @@ TASK += ("adapt.num_images", "eval.num_images", "eval.num_clients", "eval.kid_")
 EXTRACTOR = "extractor"  # stands among a task's parameters, though it is logged as tags
 RATE = "adapt.lr"
 OWN = ("method.", RATE)  # settings of a method: they choose its best, and others need not agree
-CHOSEN_BY = ("final/adapt_kid_after", "final/pretrain_kid_mean")  # the first that any run has
+SCORES = {  # by which a best setting is chosen: the first that any run has
+    "final/adapt_kid_after": "new clients' final KID",
+    "final/pretrain_kid_mean": "pre-training clients' KID after the last round",
+}
 
 Values = tuple[tuple[str, str], ...]  # parameters that vary, with one choice of their values
 Pair = tuple[int, str]  # a seed, and the hash of the partition that it gave
+Scores = Mapping[Pair, float]
 
 
 @dataclass(frozen=True)
@@ -130,18 +135,23 @@ def label(values: Values) -> str:
 
 def choosing_metric(groups: Sequence[Group]) -> str:
     """Return the metric by which a method's best setting is chosen."""
-    known = [key for key in CHOSEN_BY if any(group.values(key) for group in groups)]
-    return known[0] if known else CHOSEN_BY[0]
+    known = (key for key in SCORES if any(group.values(key) for group in groups))
+    return next(known, next(iter(SCORES)))
 
 
 def best(groups: Iterable[Group], metric: str) -> Group:
     """Return the setting with the lowest mean, out of those that were scored on the most seeds."""
+    return lowest((group, group.values(metric)) for group in groups)[0]
 
-    def rank(group: Group) -> tuple[int, float]:
-        found = group.estimate(metric)
-        return (-found.num, found.mean) if found else (0, math.inf)
 
-    return min(groups, key=rank)
+def lowest(scored: Iterable[tuple[Group, Scores]]) -> tuple[Group, Scores]:
+    """Return the group with the lowest mean, out of those with the most scores, and its scores."""
+
+    def rank(one: tuple[Group, Scores]) -> tuple[int, float]:
+        scores = one[1].values()
+        return (-len(scores), fmean(scores) if scores else math.inf)
+
+    return min(scored, key=rank)
 
 
 def best_groups(groups: Sequence[Group], metric: str) -> list[Group]:

@@ -1,17 +1,21 @@
-"""Differences against SPIRE on the same seeds, and the list of runs: two more of the tables.
+"""Differences against SPIRE on the same seeds, and the list of runs.
 
-A pair is two runs on one seed and one partition. They are compared twice: each method at its own
-best setting, and both at the same setting (the mean over shared settings of each seed, so that the
-interval is over seeds alone). Settings of `method.*` belong to a method and need not agree.
+A pair is two runs on one seed and one partition. Methods are compared each at its own best setting;
+at the same settings (the mean over them of each seed, so that the interval is over seeds alone);
+and at these one by one. Settings are the same if they agree in all that the method reads; those of
+`method.*` and the rate of adaptation belong to a method and need not agree.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean
 
 from pipeline.diagnosis import DIAGNOSIS
+from pipeline.identity import reads
 from pipeline.tracked_runs import TrackedRun
+from spire_core.methods import METHODS
 from sweeps.report_groups import (
     OWN,
+    SCORES,
     Group,
     Pair,
     Values,
@@ -23,12 +27,12 @@ from sweeps.report_groups import (
     sortable,
     tasks_of,
 )
-from sweeps.report_stats import Estimate, estimate, paired, verdict
-from sweeps.report_tables import Cell, Table
+from sweeps.report_stats import Estimate, estimate, paired
+from sweeps.report_tables import COMPARED, Cell, Table, compared
 
 REFERENCE = "spire"
 OWN_BEST, SAME = "own best settings", "same settings"
-COMPARED = (
+METRICS = (
     ("new clients: KID after", "final/adapt_kid_after"),
     ("new clients: TV after", "final/adapt_tv_after"),
     ("new clients: held-out after", "final/adapt_heldout_after"),
@@ -40,9 +44,9 @@ CAPTION = (
     "interval excludes zero. Several comparisons at once: one in twenty intervals misses by chance."
 )
 BY_SETTING = (
-    "Each method minus SPIRE on new clients' final KID at each of SPIRE's settings, paired on "
-    "seeds, each at its best rate of adaptation. A method that was not varied in a setting stands "
-    "as it is."
+    "Each method minus SPIRE on {score} at each of SPIRE's settings, paired on seeds, each at its "
+    "best rate of adaptation. A method stands there if it was run at that setting, apart from what "
+    "it does not read, such as the size of an embedding that it has not got."
 )
 
 
@@ -55,92 +59,100 @@ def differences_table(groups: Sequence[Group], chosen_by: str) -> Table | None:
         for method in by_method(here):
             if method == REFERENCE:
                 continue
-            for metric, key in COMPARED:
-                found = {OWN_BEST: own_best_difference(here, method, key, chosen_by)}
-                same = same_setting_difference(here, method, key)
+            for name, metric in METRICS:
+                found = {OWN_BEST: own_best_difference(here, method, metric, chosen_by)}
+                same = same_setting_difference(here, method, metric, chosen_by)
                 if has_settings and same != found[OWN_BEST]:
                     found[SAME] = same
                 for how, difference in found.items():
                     if difference is not None:
-                        head = ([label(task)] if has_task else []) + [method, metric]
+                        head = ([label(task)] if has_task else []) + [method, name]
                         head += [how] if has_settings else []
-                        rows.append((*head, difference, difference.num, verdict(difference)))
+                        rows.append((*head, *compared(difference)))
     columns = ["task"] * has_task + ["method", "score"] + ["compared at"] * has_settings
-    columns += ["minus SPIRE", "pairs", "verdict"]
     title = "Differences against SPIRE"
-    return Table("differences", title, CAPTION, tuple(columns), tuple(rows)) if rows else None
-
-
-def setting_differences_table(groups: Sequence[Group], metric: str) -> Table | None:
-    """Return each method minus SPIRE at each of SPIRE's settings, both at their best rates.
-
-    A method stands there with what it shares of the setting, out of what it was varied in. None
-    where SPIRE had one setting, or was alone.
-    """
-    has_task = any(group.task for group in groups)
-    rows: list[tuple[Cell, ...]] = []
-    for task in tasks_of(groups):
-        here = dict(by_method([group for group in groups if group.task == task]))
-        ours: dict[Values, list[Group]] = {}
-        for group in here.pop(REFERENCE, []):
-            ours.setdefault(_shared(group), []).append(group)
-        if len(ours) == 1:
-            continue
-        for place in sorted(ours, key=sortable):
-            reference = best(ours[place], metric).values(metric)
-            for method, theirs in here.items():
-                rivals = [group for group in theirs if _agrees(group, place, theirs)]
-                found = paired(best(rivals, metric).values(metric), reference) if rivals else None
-                if found is not None:
-                    told = ([label(task)] if has_task else []) + [label(place), method]
-                    rows.append((*told, found, found.num, verdict(found)))
-    columns = (*["task"] * has_task, "setting", "method", "minus SPIRE", "pairs", "verdict")
-    title = "Differences setting by setting"
-    return Table("by_setting", title, BY_SETTING, columns, tuple(rows)) if rows else None
-
-
-def _shared(group: Group) -> Values:
-    """Return the settings in which another method could agree."""
-    return tuple(v for v in group.setting if not v[0].startswith(OWN))
-
-
-def _agrees(group: Group, place: Values, rivals: Sequence[Group]) -> bool:
-    """Return whether a group stands at a place, as far as it and its rivals differ there."""
-    varied = {key for key, _ in place if len({dict(g.setting)[key] for g in rivals}) > 1}
-    own = dict(group.setting)
-    return all(own[key] == value for key, value in place if key in varied)
+    return (
+        Table("differences", title, CAPTION, (*columns, *COMPARED), tuple(rows)) if rows else None
+    )
 
 
 def own_best_difference(
-    groups: Sequence[Group], method: str, key: str, chosen_by: str
+    groups: Sequence[Group], method: str, metric: str, chosen_by: str
 ) -> Estimate | None:
     """Return a method minus SPIRE, each at its own best setting."""
     chosen = {group.method: group for group in best_groups(groups, chosen_by)}
     if REFERENCE not in chosen:
         return None
-    return paired(chosen[method].values(key), chosen[REFERENCE].values(key))
+    return paired(chosen[method].values(metric), chosen[REFERENCE].values(metric))
 
 
-def same_setting_difference(groups: Sequence[Group], method: str, key: str) -> Estimate | None:
+def same_setting_difference(
+    groups: Sequence[Group], method: str, metric: str, chosen_by: str
+) -> Estimate | None:
     """Return a method minus SPIRE at the settings that both have, mean over them for each seed."""
-    theirs, ours = (_by_setting(groups, name, key) for name in (method, REFERENCE))
     differences: dict[Pair, list[float]] = {}
-    for place in theirs.keys() & ours.keys():
-        differences.setdefault(place[1], []).append(fmean(theirs[place]) - fmean(ours[place]))
+    for theirs, ours in at_same_settings(groups, method, chosen_by).values():
+        scores, reference = theirs.values(metric), ours.values(metric)
+        for pair in scores.keys() & reference.keys():
+            differences.setdefault(pair, []).append(scores[pair] - reference[pair])
     return estimate([fmean(several) for _, several in sorted(differences.items())])
 
 
-def _by_setting(
-    groups: Sequence[Group], method: str, key: str
-) -> Mapping[tuple[Values, Pair], list[float]]:
-    """Return a method's values at each setting that it could share with another, by pair."""
-    found: dict[tuple[Values, Pair], list[float]] = {}
-    for group in groups:
-        if group.method == method:
-            shared = tuple(v for v in group.setting if not v[0].startswith("method."))
-            for pair, value in group.values(key).items():
-                found.setdefault((shared, pair), []).append(value)
+def setting_differences_table(groups: Sequence[Group], metric: str) -> Table | None:
+    """Return each method minus SPIRE at each of SPIRE's settings, each at its best rate.
+
+    None where SPIRE had one setting, or was alone.
+    """
+    has_task = any(group.task for group in groups)
+    rows: list[tuple[Cell, ...]] = []
+    for task in tasks_of(groups):
+        here = [group for group in groups if group.task == task]
+        several = {shared(group) for group in here if group.method == REFERENCE}
+        if len(several) < 2:
+            continue
+        found = {
+            method: at_same_settings(here, method, metric)
+            for method in by_method(here)
+            if method != REFERENCE
+        }
+        for place in sorted(several, key=sortable):
+            for method, at in found.items():
+                if place not in at:
+                    continue
+                theirs, ours = at[place]
+                difference = paired(theirs.values(metric), ours.values(metric))
+                if difference is not None:
+                    told = ([label(task)] if has_task else []) + [label(place), method]
+                    rows.append((*told, *compared(difference)))
+    columns = (*["task"] * has_task, "setting", "method", *COMPARED)
+    title, text = "Differences setting by setting", BY_SETTING.format(score=SCORES[metric])
+    return Table("by_setting", title, text, columns, tuple(rows)) if rows else None
+
+
+def at_same_settings(
+    groups: Sequence[Group], method: str, chosen_by: str
+) -> dict[Values, tuple[Group, Group]]:
+    """Return a method's best group and SPIRE's at each of SPIRE's settings that both have."""
+    ours: dict[Values, list[Group]] = {}
+    for group in by_method(groups).get(REFERENCE, []):
+        ours.setdefault(shared(group), []).append(group)
+    theirs = by_method(groups).get(method, [])
+    found = {}
+    for place, several in ours.items():
+        if rivals := [group for group in theirs if _is_at(group, place)]:
+            found[place] = best(rivals, chosen_by), best(several, chosen_by)
     return found
+
+
+def shared(group: Group) -> Values:
+    """Return the settings in which other methods can agree with a group."""
+    return tuple(choice for choice in group.setting if not choice[0].startswith(OWN))
+
+
+def _is_at(group: Group, place: Values) -> bool:
+    """Return whether a group agrees with a setting in all that its method reads."""
+    record, own = METHODS.get(group.method), dict(group.setting)
+    return all(own[key] == value for key, value in place if record is None or reads(record, key))
 
 
 def runs_table(runs: Sequence[TrackedRun]) -> Table:

@@ -10,14 +10,14 @@ import numpy as np
 
 from pipeline.grid_figures import Grid, grids_figure
 from sweeps.report_figures import Picture
-from sweeps.report_groups import OWN, Group, as_number, best
+from sweeps.report_groups import OWN, SCORES, Group, as_number, best
 from sweeps.report_pairs import REFERENCE
 from sweeps.report_stats import Estimate, paired, verdict
-from sweeps.report_tables import Cell, Table
+from sweeps.report_tables import COMPARED, Cell, Table, compared
 
 PLANE = (
-    "Each method minus SPIRE on new clients' final KID, paired on seeds, mean and 95 % interval; "
-    "above zero SPIRE is ahead. Each is at its best remaining settings."
+    "Each method minus SPIRE on {score}, paired on seeds, mean and 95 % interval; above zero SPIRE "
+    "is ahead. Each is at its best remaining settings."
 )
 Place = tuple[float, ...]
 
@@ -76,13 +76,13 @@ def plane_table(groups: Sequence[Group], metric: str) -> Table | None:
     """Return the differences against SPIRE place by place; None without a plane."""
     keys, told = differences(groups, metric)
     rows: list[tuple[Cell, ...]] = [
-        (method, *(f"{number:g}" for number in place), found, found.num, verdict(found))
+        (method, *(f"{number:g}" for number in place), *compared(found))
         for method, at in told.items()
         for place, found in at.items()
     ]
-    columns = ("method", *keys, "minus SPIRE", "pairs", "verdict")
+    columns, text = ("method", *keys, *COMPARED), PLANE.format(score=SCORES[metric])
     return (
-        Table("plane", "Differences over the plane", PLANE, columns, tuple(rows)) if rows else None
+        Table("plane", "Differences over the plane", text, columns, tuple(rows)) if rows else None
     )
 
 
@@ -93,9 +93,9 @@ def plane_picture(groups: Sequence[Group], metric: str) -> Picture | None:
         return None
     grids = [_plane(method, at) for method, at in told.items()]
     ylabels = [keys[0]] + [""] * (len(grids) - 1)
-    number = "new clients' KID minus SPIRE's"
+    number = f"{SCORES[metric]} minus SPIRE's"
     figure = grids_figure(grids, keys[1], ylabels, number, is_signed=True)
-    text = PLANE + " A star marks an interval that excludes zero."
+    text = PLANE.format(score=SCORES[metric]) + " A star marks an interval that excludes zero."
     return Picture("plane", "Where SPIRE is passed", text, figure)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sweeps.report_groups import Group, label
-from sweeps.report_stats import Estimate
+from sweeps.report_stats import Estimate, verdict
 
 Cell = str | int | Estimate | None
 Metric = tuple[str, str]  # a column's title, and the metric in it
@@ -63,6 +63,14 @@ class Table:
     caption: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
+
+
+COMPARED = ("minus SPIRE", "pairs", "verdict")
+
+
+def compared(difference: Estimate | None) -> tuple[Cell, Cell, Cell]:
+    """Return the cells of a difference against SPIRE, under the titles of `COMPARED`."""
+    return (difference, difference.num, verdict(difference)) if difference else (None, None, None)
 
 
 def cell_text(cell: Cell) -> str:

@@ -31,6 +31,7 @@ SHARED_IN = ("sweep", "root")
 RANGE_KEYS = {"min", "max", "log", "integer"}
 NAME = re.compile(r"[\w.-]{1,100}")
 MAX_TRIALS = 10_000
+PAPER = "paper-"  # what the names of the paper's experiments begin with
 
 
 @dataclass(frozen=True)
@@ -225,7 +226,8 @@ def load_sweep(file: str, words: Sequence[str] = ()) -> SweepConfig:
     if file in sweep_names():
         text, name = (resources.files("sweeps") / "conf" / f"{file}.yaml").read_text(), file
     else:
-        known = f"a YAML file or one of {', '.join(sweep_names())}"
+        ours = ", ".join(name for name in sweep_names() if not name.startswith(PAPER))
+        known = f"a YAML file or one of {ours}, {PAPER}... (docs/sweeps.md)"
         text, name = read_settings_file(file, known), Path(file).stem
     values: dict[str, Any] = {"name": name} | read_settings(text, file)
     groups = {f.name for f in dataclasses.fields(Config)}

@@ -2,11 +2,14 @@
 
 import ast
 import graphlib
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+from pipeline.mlflow_model import MODEL_NEEDS
 
 ROOT = Path(__file__).parents[2]
 LAYERS = ("spire_core", "pipeline", "sweeps")  # each may import itself and those before it
@@ -84,16 +87,39 @@ def upward_imports(sources: Mapping[str, str]) -> list[str]:
     return found
 
 
-def import_cycle(sources: Mapping[str, str]) -> list[str]:
-    """The modules of one cycle of imports that run as a module is loaded, or none."""
+def import_graph(sources: Mapping[str, str]) -> dict[str, set[str]]:
+    """By module, those of our modules that run as it is loaded."""
     graph: dict[str, set[str]] = {module: set() for module in sources}
     for module, source in sources.items():
         for target, is_deferred, is_type_only in imports(module, source):
             if not is_deferred and not is_type_only:
                 parents = (target, target.rpartition(".")[0])  # the name of a module, or in one
                 graph[module].update([name for name in parents if name in sources][:1])
+    return graph
+
+
+def reached(graph: Mapping[str, set[str]], *first: str) -> set[str]:
+    """These modules and all that they import, directly or not."""
+    found, left = set(), list(first)
+    while left:
+        module = left.pop()
+        if module not in found:
+            found.add(module)
+            left += graph[module]
+    return found
+
+
+def outside(modules: Iterable[str]) -> set[str]:
+    """The outside packages that run as these modules are loaded."""
+    told = (i for m in modules for i in imports(m, SOURCES[m]))
+    names = {i.target.split(".")[0] for i in told if not i.is_deferred and not i.is_type_only}
+    return names - set(LAYERS) - sys.stdlib_module_names
+
+
+def import_cycle(sources: Mapping[str, str]) -> list[str]:
+    """The modules of one cycle of imports that run as a module is loaded, or none."""
     try:
-        graphlib.TopologicalSorter(graph).prepare()
+        graphlib.TopologicalSorter(import_graph(sources)).prepare()
     except graphlib.CycleError as error:
         return error.args[1]
     return []
@@ -168,6 +194,21 @@ def test_modules_import_each_other_in_no_circle() -> None:
 
 def test_an_outside_package_has_one_home() -> None:
     assert strays(SOURCES) == []
+
+
+def test_what_starts_in_every_actor_imports_no_more_than_it_needs() -> None:
+    """Seconds of every process: neither MLflow nor OmegaConf, nor what Inception comes with."""
+    actors = reached(import_graph(SOURCES), "pipeline.ray_pool")
+    assert "pipeline.worker" in actors
+    assert not actors & {"pipeline.config", "pipeline.tracking", "pipeline.figures"}
+    assert "omegaconf" in outside(["pipeline.config"])
+    assert "omegaconf" not in outside(actors)
+
+
+def test_a_logged_model_asks_for_what_it_imports() -> None:
+    own = outside(reached(import_graph(SOURCES), "pipeline.generator_model", "pipeline.saved_run"))
+    with_mlflow = {"pandas"}
+    assert {"pillow" if name == "PIL" else name for name in own - with_mlflow} == set(MODEL_NEEDS)
 
 
 @pytest.mark.parametrize("module", [m for m in SOURCES if m.split(".")[0] == "spire_core"])

@@ -286,6 +286,10 @@ def test_settings_that_vary_have_a_table_a_figure_and_a_best(store: TrackingConf
         "model.d_emb=64",
     ]
     assert len(rows(report, "settings")) == 4
+    assert [(r["setting"], r["method"], r["pairs"]) for r in rows(report, "by_setting")] == [
+        ("model.d_emb=4", "local", "1"),  # it has no embedding
+        ("model.d_emb=64", "local", "1"),
+    ]
     assert any("its own best setting" in note for note in report.notes)
     assert [p.name for p in report.pictures] == [
         "kid_against_model_d_emb",
@@ -300,6 +304,27 @@ def test_settings_that_vary_have_a_table_a_figure_and_a_best(store: TrackingConf
     rates = report.pictures[1].figure.axes[0]
     local = {str(c.get_label()): c for c in rates.containers}["local"]
     assert local[0].get_xdata().tolist() == [0.002, 0.1]  # the method's own rate, and the given one
+
+
+def test_methods_are_compared_along_their_epochs(store: TrackingConfig) -> None:
+    lines = {"spire": (1.0, 2.0), "fedavg_ft": (4.0, 1.0)}
+    with Tracker.start(store, "epochs", {"spire.kind": "sweep"}) as tracker:
+        for method, line in lines.items():
+            for seed in (3, 4):
+                finals = {"final/adapt_kid_after": line[-1]}
+                with log_run(store, tracker.run_id, method, seed, finals) as run:
+                    for epoch, kid in zip((0, 8, 16), (9.0, *line), strict=True):
+                        run.log_metrics({"adapt/kid/mean": kid + seed - 3}, epoch)
+    report = make_report(store, ["epochs"])
+    assert [
+        (r["epochs"], r["method"], r["KID"], r["minus SPIRE"], r["verdict"])
+        for r in rows(report, "epochs")
+    ] == [
+        ("8", "spire", "1.5", "", ""),
+        ("8", "fedavg_ft", "4.5", "3.0", "higher"),
+        ("16", "spire", "2.5", "", ""),
+        ("16", "fedavg_ft", "1.5", "-1.0", "lower"),
+    ]
 
 
 def test_each_task_has_figures_of_its_own(store: TrackingConfig) -> None:

@@ -4,6 +4,7 @@ from pipeline.tracked_runs import TrackedRun
 from sweeps.report_epochs import KID_EPOCHS, epochs_table, rate_pictures
 from sweeps.report_groups import group_runs
 from sweeps.report_stats import Estimate
+from sweeps.report_tables import cell_text
 
 CURVES = {  # KID after 8 and 16 epochs, on seeds 0 and 1
     ("spire", "0.02"): [(0.9, 0.5), (1.1, 0.7)],
@@ -33,7 +34,7 @@ def test_each_method_stands_at_its_best_rate_for_that_many_epochs() -> None:
     assert table is not None
     found = [
         (epochs, method, setting, kid.mean, less and round(less.mean, 9), told)
-        for epochs, method, setting, kid, less, _, told in table.rows
+        for method, setting, epochs, kid, less, _, told in table.rows
         if isinstance(kid, Estimate) and (less is None or isinstance(less, Estimate))
     ]
     assert found == [
@@ -51,7 +52,21 @@ def test_a_setting_that_lacks_a_seed_is_not_the_best() -> None:
     histories["spire-0.1-0"] = curve((8, 0.1), (16, 0.1))
     table = epochs_table(group_runs(runs), histories)
     assert table is not None
-    assert [row[2] for row in table.rows if row[1] == "spire"] == ["adapt.lr=0.02"] * 2
+    assert [row[1] for row in table.rows if row[0] == "spire"] == ["adapt.lr=0.02"] * 2
+
+
+def test_a_seed_whose_curve_ends_early_shows() -> None:
+    runs = [run(method, seed, "0.1") for method in ("spire", "local") for seed in (0, 1)]
+    histories = {r.run_id: curve((8, 1.0), (16, 1.0)) for r in runs}
+    histories["local-0.1-1"] = curve((8, 1.0))
+    table = epochs_table(group_runs(runs), histories)
+    assert table is not None
+    assert [(*row[:2], cell_text(row[2]), row[4]) for row in table.rows] == [
+        ("spire", "8", "1", None),
+        ("local", "8", "1", 2),
+        ("spire", "16", "1", None),
+        ("local", "16", "1 (n=1)", 1),
+    ]
 
 
 def test_there_is_nothing_to_compare_without_spire_or_a_second_number_of_epochs() -> None:
@@ -62,6 +77,7 @@ def test_there_is_nothing_to_compare_without_spire_or_a_second_number_of_epochs(
     assert epochs_table(group_runs(both[:1]), twice) is None
     assert epochs_table(group_runs(both[1:]), twice) is None
     assert epochs_table(group_runs(both), twice) is not None
+    assert epochs_table(group_runs(both), twice | {both[1].run_id: {}}) is None  # has no curve
 
 
 def test_rates_stand_against_epochs_for_each_method() -> None:

@@ -176,7 +176,7 @@ def test_methods_are_compared_at_their_own_best_settings_on_the_same_seeds() -> 
         pytest.approx(0.6),
         pytest.approx(0.430265, abs=1e-6),
     )
-    assert same_setting_difference(groups, "local", KID) is None
+    assert same_setting_difference(groups, "local", KID, KID) == found  # a rate is a method's own
     table = differences_table(groups, KID)
     assert table is not None
     assert [(row[0], row[2], *row[4:]) for row in table.rows] == [
@@ -188,9 +188,9 @@ def test_at_the_same_settings_each_seed_counts_once() -> None:
     """Seed 0: 2 - 1 and 6 - 4, mean 1.5; seed 1: 5 - 1. The setting that only one has is unused."""
     runs = [run("spire", 0, 1.0, federation__tau=1), run("spire", 0, 4.0, federation__tau=3)]
     runs += [run("spire", 1, 1.0, federation__tau=1), run("spire", 0, 0.0, federation__tau=9)]
-    runs += [run("local", 0, 2.0, federation__tau=1), run("local", 0, 6.0, federation__tau=3)]
-    runs += [run("local", 1, 5.0, federation__tau=1)]
-    found = same_setting_difference(group_runs(runs), "local", KID)
+    runs += [run("fedavg", 0, 2.0, federation__tau=1), run("fedavg", 0, 6.0, federation__tau=3)]
+    runs += [run("fedavg", 1, 5.0, federation__tau=1)]
+    found = same_setting_difference(group_runs(runs), "fedavg", KID, KID)
     assert found is not None
     assert (found.mean, found.num, found.low, found.high) == (2.75, 2, 1.5, 4.0)
 
@@ -199,19 +199,20 @@ def test_settings_of_a_method_need_not_agree() -> None:
     runs = [run("spire", 0, 1.0, method__phases="joint", federation__tau=1)]
     runs += [run("shared_rep", 0, 2.0, method__phases="alternate", federation__tau=1)]
     runs += [run("spire", 0, 9.0, method__phases="joint", federation__tau=3)]
-    found = same_setting_difference(group_runs(runs), "shared_rep", KID)
+    found = same_setting_difference(group_runs(runs), "shared_rep", KID, KID)
     assert found is not None
     assert found.mean == 1.0
 
 
-def test_setting_by_setting_a_method_stands_with_what_it_was_varied_in() -> None:
-    """SPIRE has two sizes of the embedding and two guidances, fine-tuning the guidances alone."""
+def test_setting_by_setting_a_method_stands_with_all_that_it_reads() -> None:
+    """Fine-tuning has no embedding: it stands beside every size of SPIRE's, at its best rate."""
     runs = [run("spire", 0, 5.0, model__d_emb=64, eval__guidance=1, adapt__lr=0.02)]
     runs += [run("spire", 0, 1.0, model__d_emb=64, eval__guidance=1, adapt__lr=0.1)]
     runs += [run("spire", 0, 2.0, model__d_emb=16, eval__guidance=1, adapt__lr=0.1)]
     runs += [run("spire", 0, 3.0, model__d_emb=64, eval__guidance=2, adapt__lr=0.1)]
+    runs += [run("fedavg_ft", 0, 99.0, model__d_emb=64, eval__guidance=1, adapt__lr=0.01)]
     runs += [run("fedavg_ft", 0, 10.0, model__d_emb=64, eval__guidance=1, adapt__lr=0.001)]
-    runs += [run("fedavg_ft", 0, 30.0, model__d_emb=64, eval__guidance=2, adapt__lr=0.001)]
+    runs += [run("fedavg_ft", 0, 30.0, model__d_emb=32, eval__guidance=2, adapt__lr=0.001)]
     table = setting_differences_table(group_runs(runs), KID)
     assert table is not None
     assert [(row[0], row[1], cell_text(row[2])) for row in table.rows] == [
@@ -219,8 +220,22 @@ def test_setting_by_setting_a_method_stands_with_what_it_was_varied_in() -> None
         ("eval.guidance=1, model.d_emb=64", "fedavg_ft", "9"),
         ("eval.guidance=2, model.d_emb=64", "fedavg_ft", "27"),
     ]
-    assert setting_differences_table(group_runs(runs[:2] + runs[4:5]), KID) is None  # one setting
+    assert setting_differences_table(group_runs(runs[:2] + runs[4:6]), KID) is None  # one setting
     assert setting_differences_table(group_runs(runs[:4]), KID) is None  # nobody else
+
+
+def test_what_is_not_finished_is_compared_with_nothing() -> None:
+    runs = [run("spire", s, 1.0 + s, federation__tau=tau) for tau in (1, 4, 16) for s in (0, 1)]
+    runs += [run("fedavg_ft", s, 2.0 + 2 * s, federation__tau=1) for s in (0, 1)]
+    runs += [run("local", s, 9.0, federation__tau=1) for s in (0, 1)]  # has no rounds
+    table = setting_differences_table(group_runs(runs), KID)
+    assert table is not None
+    assert [(row[0], row[1], row[3], row[4]) for row in table.rows] == [
+        ("tau=1", "fedavg_ft", 2, "cannot tell"),  # 1 and 2, whose interval is wide
+        ("tau=1", "local", 2, "higher"),
+        ("tau=4", "local", 2, "higher"),
+        ("tau=16", "local", 2, "higher"),
+    ]
 
 
 def test_another_partition_of_the_same_seed_is_no_pair() -> None:

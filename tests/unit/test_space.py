@@ -4,10 +4,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipeline.config import load_config
 from spire_core.errors import ConfigError
+from spire_core.partition import make_partition
+from spire_core.training import steps_per_epoch
 from sweeps.space import SweepConfig, Trial, decoded, load_sweep, probes, sweep_names, trials
 
 
@@ -188,6 +191,19 @@ def test_our_own_sweeps_are_valid(name: str) -> None:
     found = trials(sweep) if sweep.search != "optuna" else probes(sweep)
     assert found
     assert sweep.name == name
+
+
+def test_every_period_of_the_sweep_of_tau_takes_the_same_steps() -> None:
+    labels = np.arange(60_000) % 10
+    steps = set()
+    for trial in trials(load_sweep("paper-tau-cpu")):
+        config, federation = trial.config, trial.config.federation
+        held = make_partition(labels, 10, config.partition, 2, 1, 0).train_clients[0].train
+        span = federation.tau or (federation.local_epochs or 0) * steps_per_epoch(
+            len(held), config.client.batch_size
+        )
+        steps.add(span * federation.num_rounds)
+    assert steps == {1536}
 
 
 def test_words_set_the_sweep_its_axes_and_all_its_trials(file: Path) -> None:
