@@ -60,14 +60,19 @@ def rounds_figure(
 
 
 def panels_figure(
-    panels: Mapping[str, Sequence[Series]], xlabel: str, ylabels: Sequence[str], title: str = ""
+    panels: Mapping[str, Sequence[Series]],
+    xlabel: str,
+    ylabels: Sequence[str],
+    title: str = "",
+    has_zero: bool = True,
 ) -> "Figure":
     """Return one panel of lines with bands for each text, side by side, with one legend."""
     figure = blank_figure(0.6 + 3.3 * len(panels), 3.9)
     row = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (text, series), ylabel in zip(row, panels.items(), ylabels, strict=True):
         _bands(axes, series)
-        axes.axhline(0, color=GREY, linewidth=0.8, zorder=0)
+        if has_zero:
+            axes.axhline(0, color=GREY, linewidth=0.8, zorder=0)
         axes.set(xlabel=xlabel, ylabel=ylabel)
         axes.set_title(text, fontsize=10)
     figure.suptitle(title)

@@ -13,9 +13,9 @@ from pipeline.runs import TrackingConfig, tracking_root
 from pipeline.tracked_runs import TrackedRun, attach, histories, sweep_runs
 from spire_core.errors import RunError
 from spire_core.methods import METHODS
-from sweeps.report_epochs import KID_EPOCHS, epochs_table, rate_pictures
+from sweeps.report_epochs import epochs_table, rate_pictures
 from sweeps.report_facts import facts_of, left_out, notes_of
-from sweeps.report_figures import FORGETTING, KID_ROUNDS, draw_all
+from sweeps.report_figures import FORGETTING, KID_ROUNDS, OVERFITTING, draw_all
 from sweeps.report_files import Report, make_folder, report_json, write_report
 from sweeps.report_groups import Group, best_groups, choosing_metric, group_runs, method_of
 from sweeps.report_pairs import differences_table, runs_table, setting_differences_table
@@ -78,13 +78,13 @@ def make_report(config: TrackingConfig, words: Sequence[str], out: Path | None =
 def _curves(
     config: TrackingConfig, groups: Sequence[Group], chosen: Sequence[Group]
 ) -> dict[str, dict[str, list[tuple[int, float]]]]:
-    """Return KID along the epochs of all runs; of the chosen groups' runs, all that is drawn."""
+    """Return all runs' curves of adaptation; of the chosen groups' runs, all that is drawn."""
     more = {run.run_id for group in chosen for run in group.runs}
     return {
         run.run_id: histories(
             config,
             run.run_id,
-            (KID_EPOCHS, KID_ROUNDS, *FORGETTING) if run.run_id in more else (KID_EPOCHS,),
+            (*OVERFITTING, KID_ROUNDS, *FORGETTING) if run.run_id in more else OVERFITTING,
         )
         for group in groups
         for run in group.runs

@@ -34,6 +34,12 @@ FORGETTING = {
     "forgetting/global": ("global: existing clients", "KID above its start"),
     "forgetting/replaced": ("replaced: the new client alone", "KID above the population's"),
 }
+OVERFITTING = {
+    "adapt/train_loss": ("on training images", "denoising loss"),
+    "adapt/heldout/mean": ("on held-out images", "denoising loss"),
+    "adapt/kid/mean": ("what is drawn", "KID of new clients"),
+}
+MAX_LINES = 8
 AT_BEST = "each method at its own best setting"
 SPREAD = "lines: mean over seeds; shaded or barred: from the lowest to the highest seed"
 
@@ -71,6 +77,8 @@ def _draw_task(
     pictures = [rounds_picture(chosen, histories, task)]
     pictures += [axis_picture(groups, key, metric, task) for key in _axes(groups)]
     pictures.append(forgetting_picture(chosen, histories, task))
+    is_alone = len({group.method for group in groups}) == 1 and len(groups) <= MAX_LINES
+    pictures.append(overfitting_picture(groups if is_alone else chosen, histories, task))
     pictures += [cost_picture(groups, key, metric, task) for key in COSTS]
     return [picture for picture in pictures if picture is not None]
 
@@ -103,6 +111,20 @@ def forgetting_picture(groups: Sequence[Group], histories: Histories, task: str)
         "is kept. Lines at 0 lie on each other."
     )
     return Picture("forgetting", "Forgetting during adaptation", text, figure)
+
+
+def overfitting_picture(groups: Sequence[Group], histories: Histories, task: str) -> Picture | None:
+    """Return new clients' losses and KID over the epochs, one line for each of these groups."""
+    panels = {text: curves(groups, key, histories) for key, (text, _) in OVERFITTING.items()}
+    if not all(panels.values()):
+        return None
+    ylabels = [ylabel for _, ylabel in OVERFITTING.values()]
+    figure = panels_figure(panels, "epochs of adaptation", ylabels, task, has_zero=False)
+    text = (
+        f"New clients over their epochs; {SPREAD}. A training loss that falls while the other one "
+        "rises is over-fitting; so is a KID that rises again."
+    )
+    return Picture("overfitting", "Over-fitting during adaptation", text, figure)
 
 
 def axis_picture(groups: Sequence[Group], key: str, metric: str, task: str) -> Picture | None:

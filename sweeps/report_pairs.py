@@ -11,7 +11,7 @@ from statistics import fmean
 
 from pipeline.diagnosis import DIAGNOSIS
 from pipeline.identity import reads
-from pipeline.tracked_runs import TrackedRun
+from pipeline.tracked_runs import TrackedRun, is_known
 from spire_core.methods import METHODS
 from sweeps.report_groups import (
     OWN,
@@ -167,12 +167,15 @@ def runs_table(runs: Sequence[TrackedRun]) -> Table:
             run.tags.get("state_fingerprint", "-")[:8],
             run.tags.get(DIAGNOSIS),
             run.tags.get("git_revision"),
+            *(None if not is_known(n := run.finals.get(key)) else f"{n:.5g}" for _, key in METRICS),
         )
         for run in runs
     ]
     columns = ("run", "id", "status", "method", "seed", "state", "diagnosis", "revision")
+    columns += tuple(name for name, _ in METRICS)
     text = (
         "State: the head of the fingerprint of all weights at the end; equal ones are equal runs. "
-        "Diagnosis: known failures that the run shows (docs/diagnoses.md)."
+        "Diagnosis: known failures that the run shows (docs/diagnoses.md). Differences are worked "
+        "out of the scores."
     )
     return Table("runs", "Runs", text, columns, tuple(rows))

@@ -5,7 +5,7 @@ from statistics import fmean
 
 from pipeline.seed_figures import Point, Series
 from spire_core.methods import METHODS
-from sweeps.report_groups import RATE, UNSET, Group, as_number, best, by_method, method_order
+from sweeps.report_groups import RATE, UNSET, Group, as_number, best, by_method, label, method_order
 
 Histories = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]  # by run, by metric
 
@@ -42,15 +42,21 @@ def against(
 
 
 def curves(groups: Sequence[Group], key: str, histories: Histories) -> list[Series]:
-    """Return a metric's line for each group, at the steps that all its seeds reached."""
+    """Return a metric's line for each group, at the steps that all its seeds reached.
+
+    A line has its method's name and look, or those of its setting where there is one method alone.
+    """
+    is_alone = len(groups) > 1 and len({group.method for group in groups}) == 1
     lines = []
-    for group in groups:
+    for number, group in enumerate(groups):
         found = [dict(histories.get(run.run_id, {}).get(key, ())) for run in group.runs]
         found = [curve for curve in found if curve]
         steps = sorted(set.intersection(*map(set, found))) if found else []
         points = tuple(_point(step, [curve[step] for curve in found]) for step in steps)
         if points:
-            lines.append(Series(group.method, method_order(group.method)[0], points))
+            style = number if is_alone else method_order(group.method)[0]
+            name = label(group.setting) if is_alone else group.method
+            lines.append(Series(name, style, points))
     return lines
 
 

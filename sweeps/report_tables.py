@@ -33,6 +33,7 @@ FORGETTING_AND_COST: tuple[Metric, ...] = (
     ("global", "final/adapt_forgetting_global"),
     ("replaced", "final/adapt_forgetting_replaced"),
     ("trained parameters", "params/trainable_new_client"),
+    ("seconds per new client", "final/adapt_duration_s"),
     ("kB up per client and round", "comm/up_kb_per_client_round"),
     ("MB sent in total", "comm/total_mb"),
 )
@@ -49,6 +50,7 @@ CAPTIONS = {
     "images in feature space; training images that are clearly nearer speak for memorisation.",
     "forgetting_and_cost": "KID at the last epoch of adaptation: own = above its lowest so far; "
     "global = lost for existing clients; replaced = lost if only the adapted client is left. "
+    "Seconds: to fit a new client and to look at it, on one worker. "
     "Bytes: those of pre-training; the total counts all clients and rounds, up and down.",
     "settings": "Every method at every setting that was run.",
 }

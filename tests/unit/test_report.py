@@ -314,8 +314,18 @@ def test_methods_are_compared_along_their_epochs(store: TrackingConfig) -> None:
                 finals = {"final/adapt_kid_after": line[-1]}
                 with log_run(store, tracker.run_id, method, seed, finals) as run:
                     for epoch, kid in zip((0, 8, 16), (9.0, *line), strict=True):
-                        run.log_metrics({"adapt/kid/mean": kid + seed - 3}, epoch)
+                        told = {"adapt/train_loss": kid / 10, "adapt/heldout/mean": kid / 5}
+                        run.log_metrics({"adapt/kid/mean": kid + seed - 3} | told, epoch)
     report = make_report(store, ["epochs"])
+    (picture,) = (p for p in report.pictures if p.name == "overfitting")
+    assert [axes.get_title() for axes in picture.figure.axes] == [
+        "on training images",
+        "on held-out images",
+        "what is drawn",
+    ]
+    training = {str(line.get_label()): line for line in picture.figure.axes[0].get_lines()}
+    assert training["spire"].get_xydata().tolist() == [[0.0, 0.9], [8.0, 0.1], [16.0, 0.2]]
+    assert {r["new clients: KID after"] for r in rows(report, "runs")} == {"2", "1"}
     assert [
         (r["epochs"], r["method"], r["KID"], r["minus SPIRE"], r["verdict"])
         for r in rows(report, "epochs")

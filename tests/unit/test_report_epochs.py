@@ -3,6 +3,7 @@
 from pipeline.tracked_runs import TrackedRun
 from sweeps.report_epochs import KID_EPOCHS, epochs_table, rate_pictures
 from sweeps.report_groups import group_runs
+from sweeps.report_series import curves
 from sweeps.report_stats import Estimate
 from sweeps.report_tables import cell_text
 
@@ -98,3 +99,19 @@ def test_rates_stand_against_epochs_for_each_method() -> None:
     assert [t.get_text() for t in spire.texts] == ["2", "0.52", "2", "0.6"]
     alone = [r for r in runs if r.params["adapt.lr"] in ("0.02", "0.0001")]
     assert rate_pictures(group_runs(alone), histories) == []
+
+
+def test_one_method_alone_has_a_line_for_each_of_its_settings() -> None:
+    runs = [run("spire", seed, rate) for rate in ("0.02", "0.1") for seed in (0, 1)]
+    histories = {r.run_id: curve((0, 2.0), (8, 1.0 + int(r.params["seed"]))) for r in runs}
+    alone = curves(group_runs(runs), KID_EPOCHS, histories)
+    assert [(line.name, line.style) for line in alone] == [
+        ("adapt.lr=0.02", 0),
+        ("adapt.lr=0.1", 1),
+    ]
+    assert alone[0].points == ((0, 2.0, 2.0, 2.0), (8, 1.5, 1.0, 2.0))
+    other = run("fedavg_ft", 0, "0.1")
+    both = curves(
+        group_runs([runs[0], other]), KID_EPOCHS, histories | {other.run_id: curve((0, 1.0))}
+    )
+    assert [line.name for line in both] == ["spire", "fedavg_ft"]
