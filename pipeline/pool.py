@@ -5,6 +5,7 @@ behind it.
 """
 
 import logging
+import statistics
 import time
 import traceback
 from abc import ABC, abstractmethod
@@ -16,6 +17,7 @@ from pipeline.worker import ClientWorker
 from spire_core.errors import ClusterError, SpireError
 
 MAX_TRIES = 3
+NEWEST = 0.3  # the weight of the last measurement in a worker's pace
 logger = logging.getLogger(__name__)
 
 
@@ -122,12 +124,35 @@ class ClientPool(ABC):
         """End the workers."""
 
 
-def assign(costs: Sequence[float], num_workers: int) -> list[list[int]]:
-    """Return the positions that each worker takes: the costliest first, to the least loaded."""
-    loads, taken = [0.0] * num_workers, [[] for _ in range(num_workers)]
+class Paces:
+    """What each worker takes for a unit of a task's cost, in seconds, as it was measured.
+
+    Workers on other machines may be slower. Who computes what does not change any result.
+    """
+
+    def __init__(self) -> None:
+        self._measured: dict[str, dict[int, float]] = {}  # by task and worker
+
+    def of(self, task: str, num_workers: int) -> list[float]:
+        """Return each worker's pace; one that has not been measured is like the others."""
+        known = self._measured.get(task, {})
+        usual = statistics.median(known.values()) if known else 1.0
+        return [known.get(worker, usual) for worker in range(num_workers)]
+
+    def learn(self, task: str, worker: int, cost: float, seconds: float) -> None:
+        """Take note of a worker's time for so much cost; single measurements are smoothed."""
+        known, found = self._measured.setdefault(task, {}), seconds / cost
+        before = known.get(worker, found)
+        known[worker] = before + NEWEST * (found - before)
+
+
+def assign(costs: Sequence[float], paces: Sequence[float]) -> list[list[int]]:
+    """Return the positions that each worker takes: the costliest first, to who ends it first."""
+    ends, taken = [0.0] * len(paces), [[] for _ in paces]
     for position in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
-        worker = loads.index(min(loads))
-        loads[worker] += costs[position]
+        then = [end + costs[position] * pace for end, pace in zip(ends, paces, strict=True)]
+        worker = then.index(min(then))
+        ends[worker] = then[worker]
         taken[worker].append(position)
     return [sorted(positions) for positions in taken]
 

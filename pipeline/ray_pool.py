@@ -18,7 +18,7 @@ from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError, Ray
 from pipeline.driver import Driver, RoundStats
 from pipeline.footprint import Footprint, footprint, kept_positions, resident_bytes
 from pipeline.messages import WorkerSetup
-from pipeline.pool import ClientFailure, ClientPool, Unit, assign, run_chunk
+from pipeline.pool import ClientFailure, ClientPool, Paces, Unit, assign, run_chunk
 from pipeline.resources import ActorPlan, ResourcesConfig
 from pipeline.worker import ClientWorker
 from spire_core.client import ClientUpdate, RoundPlan
@@ -150,6 +150,7 @@ class RayClientPool(ClientPool):
         A client may take so many seconds, None for any number.
         """
         self.actors, self.shared, self.client_timeout_s = list(actors), shared, client_timeout_s
+        self.paces = Paces()
 
     @classmethod
     def start(cls, setup: WorkerSetup, images: np.ndarray, plan: ActorPlan) -> "RayClientPool":
@@ -237,7 +238,7 @@ class RayClientPool(ClientPool):
         extra: list[tuple],
         costs: list[float],
     ) -> list[Any]:
-        positions = assign(costs, len(self.actors))
+        positions = assign(costs, self.paces.of(task, len(self.actors)))
         busy = [(actor, at) for actor, at in zip(self.actors, positions, strict=True) if at]
         began = time.monotonic()
         refs = [
@@ -246,7 +247,11 @@ class RayClientPool(ClientPool):
         ]
         results: list[Any] = [None] * len(units)
         for (actor, at), ref in zip(busy, refs, strict=True):
-            chunk = self._chunk(actor, ref, [units[i] for i in at], began)
+            chunk, busy_s = self._chunk(actor, ref, [units[i] for i in at], began)
+            self.busy_s += busy_s
+            if busy_s > 0 and not any(isinstance(result, ClientFailure) for result in chunk):
+                worker, cost = self.actors.index(actor), sum(costs[i] for i in at)
+                self.paces.learn(task, worker, cost, busy_s)
             for i, result in zip(at, chunk, strict=True):
                 results[i] = result
         for actor, at in busy:
@@ -254,17 +259,20 @@ class RayClientPool(ClientPool):
                 self._revive(actor)
         return results
 
-    def _chunk(self, actor: Any, ref: Any, units: list[Unit], began: float) -> list[Any]:
-        """Return an actor's answer, or the loss of all its units if it died or hangs."""
+    def _chunk(
+        self, actor: Any, ref: Any, units: list[Unit], began: float
+    ) -> tuple[list[Any], float]:
+        """Return an actor's answer and the seconds that it took.
+
+        If it died or hangs: the loss of all its units, and no time.
+        """
         limit_s = None
         if self.client_timeout_s is not None:
             num_clients = sum(1 if isinstance(unit, int) else len(unit) for unit in units)
             end = began + self.client_timeout_s * num_clients
             limit_s = max(0.0, end - time.monotonic())
         try:
-            results, busy_s = ray.get(ref, timeout=limit_s)
-            self.busy_s += busy_s
-            return results
+            return ray.get(ref, timeout=limit_s)
         except GetTimeoutError:
             ray.kill(actor, no_restart=False)
             cause = f"no answer in {self.client_timeout_s:g} s per client"
@@ -274,7 +282,7 @@ class RayClientPool(ClientPool):
             cause = f"what it was given is lost ({str(error.cause).splitlines()[0]})"
         except RayError as error:
             cause = f"its actor was lost ({str(error).splitlines()[0]})"
-        return [ClientFailure(unit, cause, is_lost=True) for unit in units]
+        return [ClientFailure(unit, cause, is_lost=True) for unit in units], 0.0
 
     def _revive(self, actor: Any) -> bool:
         """Let an actor begin again after a loss; ClusterError if that takes too long."""

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from pipeline.messages import WorkerSetup
 from pipeline.pool import ClientPool
 from pipeline.profiling import trace_path
 from pipeline.progress import Quiet
+from pipeline.ray_pool import RayClientPool
 from pipeline.resources import ResourcesConfig, plan_actors
 from pipeline.schema import Config
 from pipeline.setting import Setting, prepare
@@ -330,6 +332,15 @@ def _unsent(residual: torch.Tensor) -> bytes:
 def test_an_actors_error_keeps_its_type_and_sentence(opened: Opened) -> None:
     with pytest.raises(SpireError, match="two or more different clients"):
         opened[1].run("masked_embedding", [0], [1, 2])
+
+
+def test_an_actors_pace_is_what_its_work_took(opened: Opened) -> None:
+    pool = opened[1]
+    assert isinstance(pool, RayClientPool)
+    began = time.monotonic()
+    pool.run("real_features", [0, 1, 2], costs=[2.0, 1.0, 1.0])
+    [pace] = pool.paces.of("real_features", pool.num_workers)
+    assert 0 < pace <= (time.monotonic() - began) / 4
 
 
 def test_more_than_the_cluster_has_is_refused_at_once() -> None:

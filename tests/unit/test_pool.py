@@ -1,10 +1,11 @@
 """What a pool says of a unit of work, and how it shares units among workers."""
 
+import itertools
 from typing import Any
 
 import pytest
 
-from pipeline.pool import LocalClientPool, Unit, assign
+from pipeline.pool import LocalClientPool, Paces, Unit, assign
 from spire_core.errors import ClusterError
 from spire_core.training import ClientConfig
 
@@ -42,5 +43,21 @@ def test_groups_grow_with_the_cohort_where_their_size_is_not_set() -> None:
     assert [sizes(n) for n in (200, 1005)] == [[10] * 20, [10] * 100 + [5]]
 
 
-def test_the_costliest_units_go_first_to_the_least_loaded() -> None:
-    assert assign([1.0, 6.0, 2.0, 3.0], num_workers=2) == [[1], [0, 2, 3]]
+def test_the_costliest_units_go_first_to_who_ends_them_first() -> None:
+    assert assign([1.0, 6.0, 2.0, 3.0], [1.0, 1.0]) == [[1], [0, 2, 3]]
+    assert assign([5.0, 1.0, 4.0, 2.0], [0.2, 0.2]) == [[0, 1], [2, 3]]
+    assert assign([1.0], [1.0] * 3) == [[0], [], []]
+    assert assign([1.0] * 4, [3.0, 1.0]) == [[2], [0, 1, 3]]  # three times as fast
+    everything = assign([float(i % 7) for i in range(50)], [1.0, 1.1, 1.2, 5.0])
+    assert sorted(itertools.chain.from_iterable(everything)) == list(range(50))
+
+
+def test_a_workers_pace_is_measured_for_each_task() -> None:
+    paces = Paces()
+    assert paces.of("fit_group", 3) == [1.0, 1.0, 1.0]
+    paces.learn("fit_group", 0, cost=4.0, seconds=2.0)
+    paces.learn("fit_group", 1, cost=4.0, seconds=6.0)
+    assert paces.of("fit_group", 3) == [0.5, 1.5, 1.0]  # nothing is known of the third
+    assert paces.of("draw", 2) == [1.0, 1.0]
+    paces.learn("fit_group", 0, cost=1.0, seconds=1.5)  # one slow round moves it a little
+    assert paces.of("fit_group", 1) == [pytest.approx(0.8)]

@@ -1,11 +1,8 @@
 """How many actors run with which share of CPUs and GPUs, and how their work is dealt out."""
 
-from itertools import chain
-
 import pytest
 import torch
 
-from pipeline.pool import assign
 from pipeline.ray_pool import choose_device
 from pipeline.resources import ActorPlan, ResourcesConfig, plan_actors
 from spire_core.errors import ClusterError, ConfigError
@@ -48,10 +45,3 @@ def test_an_actor_computes_on_a_gpu_only_if_torch_can(monkeypatch: pytest.Monkey
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert choose_device(ResourcesConfig(), has_gpu=True) == "cuda"
     assert choose_device(ResourcesConfig(), has_gpu=False) == "cpu"
-
-
-def test_work_is_balanced_longest_first() -> None:
-    assert assign([5.0, 1.0, 4.0, 2.0], 2) == [[0, 1], [2, 3]]
-    assert assign([1.0], 3) == [[0], [], []]
-    everything = assign([float(i % 7) for i in range(50)], 4)
-    assert sorted(chain.from_iterable(everything)) == list(range(50))
