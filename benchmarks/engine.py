@@ -1,10 +1,11 @@
-"""How fast local training is, beside a plain PyTorch loop (`plain_loop.py`), and what surrounds it.
+"""How fast this package is, part by part, each beside what plain PyTorch does for the same.
 
     python benchmarks/engine.py --out benchmarks/results/engine.json
 
-Systems are timed alternately in one run, so that all of them meet the same machine; medians are
+The systems of a part are timed alternately, so that all of them meet the same machine; medians are
 reported, of wall time and of CPU time of the processes that do a system's work (this one and its
-two workers; Ray's own daemons show in the wall time alone). On a machine that does other work, only
+two workers; Ray's own daemons show in the wall time alone). The first of each part is the plain one
+that the ratios are taken to, for equal work. On a machine that does other work, only
 the CPU seconds and their ratios mean something.
 """
 
@@ -12,6 +13,7 @@ import argparse
 import contextlib
 import dataclasses
 import datetime
+import itertools
 import json
 import os
 import platform
@@ -29,7 +31,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import psutil
 import torch
-from plain_loop import PlainLoop, PlainUNet, Work
+from plain_loop import PlainLoop, PlainUNet, Work, train_clients
 
 from pipeline.allocation import keep_freed_memory
 from pipeline.config import load_config
@@ -46,13 +48,13 @@ from spire_core.client import ClientUpdate
 from spire_core.evaluate import client_denoiser, draw
 from spire_core.flat import FlatModel, initial_weights
 from spire_core.grouped import choose_engine
-from spire_core.kid import kid
+from spire_core.kid import kid, kid_matrix
 from spire_core.methods import CLIENT_EMB, MethodConfig
 from spire_core.partition import ClientSplit, Partition
 from spire_core.rng import torch_generator
-from spire_core.schedule import make_schedule
+from spire_core.schedule import denoising_loss, make_schedule
 from spire_core.server import ServerState, aggregate
-from spire_core.training import Recipe
+from spire_core.training import Recipe, to_float
 
 IMAGES = 100  # of a client
 WORKS = {
@@ -60,8 +62,11 @@ WORKS = {
     "small, 20 clients x 4 steps": Work(width=16, num_clients=20, steps=4),
     "tiny, 200 clients x 1 step": Work(width=8, num_clients=200, steps=1),
 }
+STEP = Work(width=8, num_clients=5, steps=4)
 MOST_CLIENTS = max(work.num_clients for work in WORKS.values())
 Cost = tuple[float, float]  # wall and CPU seconds
+Call = Callable[[], Any]
+Systems = dict[str, tuple[Call, Sequence[int], int]]  # a call, its workers' pids, its units of work
 
 
 def config_for(width: int, engine: str) -> Config:
@@ -130,7 +135,7 @@ def cpu_s(pids: Sequence[int]) -> float:
     return sum(t.user + t.system for t in times)
 
 
-def measured(call: Callable[[], Any], pids: Sequence[int]) -> Cost:
+def measured(call: Call, pids: Sequence[int]) -> Cost:
     wall, cpu = time.perf_counter(), cpu_s(pids)
     call()
     return time.perf_counter() - wall, cpu_s(pids) - cpu
@@ -145,24 +150,28 @@ def actor_pids() -> set[int]:
     }
 
 
-def alternately(
-    systems: dict[str, tuple[Callable[[], Any], Sequence[int]]], repeats: int
-) -> dict[str, dict[str, Any]]:
-    """Return medians and all values of each system's wall and CPU seconds, after one warm-up."""
+def alternately(systems: Systems, repeats: int) -> dict[str, dict[str, Any]]:
+    """Return medians and all values of each system's wall and CPU seconds, after one warm-up.
+
+    Ratios are those of the seconds per unit of work, to the first system.
+    """
     costs: dict[str, list[Cost]] = {name: [] for name in systems}
     for repeat in range(repeats + 1):
-        for name, (call, pids) in systems.items():
+        for name, (call, pids, _) in systems.items():
             cost = measured(call, pids)
             if repeat > 0:
                 costs[name].append(cost)
-    return {
-        name: {
-            "wall_s": statistics.median(wall for wall, _ in own),
-            "cpu_s": statistics.median(cpu for _, cpu in own),
-            "all": own,
-        }
-        for name, own in costs.items()
-    }
+    found: dict[str, dict[str, Any]] = {}
+    for name, (_, _, units) in systems.items():
+        wall_s, cpu_s = (statistics.median(several) for several in zip(*costs[name], strict=True))
+        found[name] = {"units": units, "wall_s": wall_s, "cpu_s": cpu_s, "all": costs[name]}
+    reference = next(iter(found.values()))
+    for own in found.values():
+        for clock in ("wall", "cpu"):
+            per_unit = own[f"{clock}_s"] / own["units"]
+            plain = reference[f"{clock}_s"] / reference["units"]
+            own[f"{clock}_ratio"] = per_unit / plain if plain else None
+    return found
 
 
 @contextlib.contextmanager
@@ -188,27 +197,39 @@ def time_rounds(folder: Path, repeats: int) -> dict[str, Any]:
     with contextlib.closing(plain), ray_pools(folder, ("loop", "auto")) as pools:
         for name, work in WORKS.items():
             start = dict(PlainUNet(work.width).state_dict())
-            systems: dict[str, Any] = {
-                "plain loop": (lambda w=work, s=start: plain.run_round(w, s), plain.pids),
-                "plain loop, fused Adam": (
-                    lambda w=work, s=start: plain.run_round(w, s, True),
+            systems: Systems = {
+                f"plain loop{told}": (
+                    lambda w=work, s=start, f=fused: plain.run_round(w, s, f),
                     plain.pids,
-                ),
+                    1,
+                )
+                for told, fused in (("", False), (", fused Adam", True))
             }
             for engine in ("loop", "auto"):
                 pool, config, pids = pools[work.width, engine]
                 driver = driver_for(pool, config, work)
-                systems[f"ray, engine={engine}"] = driver.run_round, pids
-            found[name] = _ratios(alternately(systems, repeats))
+                systems[f"ray, engine={engine}"] = driver.run_round, pids, 1
+            found[f"round: {name}"] = alternately(systems, repeats)
     return found
 
 
-def _ratios(timed: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    reference = timed["plain loop"]
-    for own in timed.values():
-        own["wall_ratio"] = own["wall_s"] / reference["wall_s"]
-        own["cpu_ratio"] = own["cpu_s"] / reference["cpu_s"]
-    return timed
+def time_step(folder: Path, repeats: int) -> dict[str, Any]:
+    """Local steps of five clients in this process, with their hand-out and average."""
+    images = torch.randint(0, 256, (STEP.num_clients, IMAGES, 1, 16, 16), dtype=torch.uint8)
+    start = {k: p.detach() for k, p in PlainUNet(STEP.width).state_dict().items()}
+    units = STEP.num_clients * STEP.steps
+    systems: Systems = {
+        "plain loop": (
+            lambda: train_clients(STEP, list(range(STEP.num_clients)), images, start, False),
+            (),
+            units,
+        )
+    }
+    for engine in ("loop", "auto"):
+        config = config_for(STEP.width, engine)
+        pool = LocalClientPool(ClientWorker(*setup_for(config, folder)))
+        systems[f"engine={engine}"] = driver_for(pool, config, STEP).run_round, (), units
+    return {"step, tiny, batch 32, one process": alternately(systems, repeats)}
 
 
 def first_round(pool: str) -> None:
@@ -232,13 +253,14 @@ def time_startup(repeats: int) -> dict[str, Any]:
         "local": [__file__, "--first-round", "local"],
         "ray": [__file__, "--first-round", "ray"],
     }
-    calls: dict[str, Any] = {
-        name: (lambda c=command: subprocess.run([sys.executable, *map(str, c)], check=True), ())
+    systems: Systems = {
+        name: (lambda c=command: subprocess.run([sys.executable, *map(str, c)], check=True), (), 1)
         for name, command in commands.items()
     }
-    timed = alternately(calls, repeats)
-    # What ended is no descendant any more: only wall time is known.
-    return {name: {"wall_s": own["wall_s"]} for name, own in timed.items()}
+    timed = alternately(systems, repeats)
+    for own in timed.values():  # what ended is no descendant any more: only wall time is known
+        own |= {"cpu_s": None, "cpu_ratio": None}
+    return {"start-up to the end of round 1, tiny": timed}
 
 
 def time_aggregation(repeats: int) -> dict[str, Any]:
@@ -250,20 +272,33 @@ def time_aggregation(repeats: int) -> dict[str, Any]:
         for i in range(20)
     ]
     state = ServerState.initial(weights)
-    return alternately(
-        {"20 updates": (lambda: aggregate(state, updates, config.server), ())}, repeats
-    )
+
+    def plain() -> np.ndarray:
+        total = np.zeros_like(weights)
+        for update in updates:
+            total += update.num_examples * update.weights
+        return total / sum(update.num_examples for update in updates)
+
+    systems: Systems = {
+        "plain sum in float32": (plain, (), 1),
+        "ours, in float64": (
+            lambda: aggregate(state, updates, config.server),
+            (),
+            1,
+        ),
+    }
+    return {"average of 20 updates, small": alternately(systems, repeats)}
 
 
 def time_adaptation(repeats: int) -> dict[str, Any]:
-    """One pass over 64 images in batches of 16, in the preset's network; seconds per client."""
+    """One pass over 64 images in batches of 16, in the preset's network; a unit is a client."""
     config = load_config("mnist-cpu")
     diffusion = config.diffusion
     schedule = make_schedule(diffusion.schedule, diffusion.num_timesteps)
     recipe, settings = Recipe(diffusion, schedule, config.client.betas), AdaptConfig(epochs=1)
     images = torch.randint(0, 256, (64, 64, 1, 16, 16), dtype=torch.uint8)
 
-    def one_by_one(method: MethodConfig, start: dict[str, torch.Tensor]) -> Callable[[], None]:
+    def one_by_one(method: MethodConfig, start: dict[str, torch.Tensor]) -> Call:
         model = FlatModel(config.model, method, 1)
         weights = initial_weights(config.model, method, 1, 0)
 
@@ -279,7 +314,30 @@ def time_adaptation(repeats: int) -> dict[str, Any]:
     model = FlatModel(config.model, spire, 1)
     weights = initial_weights(config.model, spire, 1, 0)
 
-    def together(count: int, size: int) -> Callable[[], None]:
+    def plain() -> None:
+        """As one would write it: the network frozen, torch's Adam, a client after the other."""
+        model.load(weights)
+        net = model.net.requires_grad_(False)
+        for i in range(8):
+            emb = torch.nn.Parameter(zero[CLIENT_EMB].clone())
+            optimizer = torch.optim.Adam([emb], lr=spire.record.adapt_lr)
+            for batch in torch.randperm(64).split(16):
+                x0 = to_float(images[i][batch])
+                t, eps = torch.randint(0, diffusion.num_timesteps, (16,)), torch.randn(x0.shape)
+                condition = emb.expand(16, -1)
+                loss = denoising_loss(
+                    schedule,
+                    diffusion.prediction,
+                    lambda xt, at, c=condition: net(xt, at, c),
+                    x0,
+                    t,
+                    eps,
+                ).mean()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+
+    def together(count: int, size: int) -> Call:
         def call() -> None:
             for ids in torch.arange(count).split(size):
                 starts, observers = [zero] * len(ids), [lambda *_: {}] * len(ids)
@@ -288,20 +346,19 @@ def time_adaptation(repeats: int) -> dict[str, Any]:
 
         return call
 
-    calls: dict[str, tuple[Callable[[], Any], int]] = {
-        "full fine-tuning, one by one": (one_by_one(MethodConfig(name="fedavg_ft"), {}), 8),
-        "embedding, one by one": (one_by_one(spire, zero), 8),
-        **{f"embedding, {n} in one batch": (together(n, n), n) for n in (1, 8, 64)},
-        **{f"embedding, 64 in batches of {n}": (together(64, n), 64) for n in (8, 16, 32)},
+    fine_tuning = one_by_one(MethodConfig(name="fedavg_ft"), {})
+    systems: Systems = {
+        "plain loop, embedding": (plain, (), 8),
+        "full fine-tuning, one by one": (fine_tuning, (), 8),
+        "embedding, one by one": (one_by_one(spire, zero), (), 8),
+        **{f"embedding, {n} in one batch": (together(n, n), (), n) for n in (1, 8, 64)},
+        **{f"embedding, 64 in batches of {n}": (together(64, n), (), 64) for n in (8, 16, 32)},
     }
-    timed = alternately({name: (call, ()) for name, (call, _) in calls.items()}, repeats)
-    for name, (_, count) in calls.items():
-        timed[name]["cpu_s_per_client"] = timed[name]["cpu_s"] / count
-    return timed
+    return {"adaptation, an epoch of 64 images": alternately(systems, repeats)}
 
 
 def time_sampling(repeats: int) -> dict[str, Any]:
-    """16 images for each of 8 clients, in the preset's network; and KID of 128 and 1000 images."""
+    """16 images for each of 8 clients, in the preset's network."""
     config = load_config("mnist-cpu")
     diffusion, model = config.diffusion, FlatModel(config.model, config.method, 1)
     model.load(initial_weights(config.model, config.method, 1, 0))
@@ -320,16 +377,40 @@ def time_sampling(repeats: int) -> dict[str, Any]:
         rows = embs.repeat_interleave(16, dim=0)
         images(lambda xt, t: model.net(xt, t, rows), 128)
 
+    systems: Systems = {
+        "8 clients one by one": (one_by_one, (), 8),
+        "8 clients in one batch": (together, (), 8),
+    }
+    return {"sampling, 16 images": alternately(systems, repeats)}
+
+
+def time_kid(repeats: int) -> dict[str, Any]:
+    """20 subsets, beside torch-fidelity on the same features: one score, and a matrix of them."""
+    from torch_fidelity.metric_kid import kid_features_to_metric
+
+    def theirs(real: torch.Tensor, fake: torch.Tensor, size: int) -> None:
+        more = {"kid_subsets": 20, "kid_subset_size": size, "rng_seed": 0, "verbose": False}
+        kid_features_to_metric(real, fake, **more)
+
     real, fake = torch.randn(2, 1000, 64)
-    return alternately(
-        {
-            "8 clients one by one": (one_by_one, ()),
-            "8 clients in one batch": (together, ()),
-            "KID, 128 images": (lambda: kid(real[:128], fake[:128]), ()),
-            "KID, 1000 images": (lambda: kid(real, fake, 500), ()),
-        },
-        repeats,
-    )
+    sets = [torch.randn(200, 64) for _ in range(8)], [torch.randn(128, 64) for _ in range(8)]
+
+    def matrix() -> None:
+        for one, other in itertools.product(*sets):
+            theirs(one, other, 128)
+
+    one: Systems = {
+        "torch-fidelity": (lambda: theirs(real, fake, 500), (), 1),
+        "kid": (lambda: kid(real, fake, 500), (), 1),
+    }
+    many: Systems = {
+        "torch-fidelity": (matrix, (), 64),
+        "kid_matrix": (lambda: kid_matrix(sets[1], sets[0], 128), (), 64),
+    }
+    return {
+        "KID of 1000 images": alternately(one, repeats),
+        "KID of 8 x 8 clients, 200 and 128 images": alternately(many, min(3, repeats)),
+    }
 
 
 def where() -> dict[str, Any]:
@@ -353,23 +434,24 @@ def where() -> dict[str, Any]:
     }
 
 
-def table(results: dict[str, Any]) -> str:
-    """Return the rounds as Markdown."""
+def table(parts: dict[str, dict[str, Any]]) -> str:
+    """Return all parts as one Markdown table; milliseconds are those of a unit of work."""
     lines = [
-        "| work | system | wall s | CPU s | wall ratio | CPU ratio |",
+        "| part | system | ms | CPU ms | ratio | CPU ratio |",
         "|---|---|--:|--:|--:|--:|",
     ]
-    for work, timed in results["rounds"].items():
-        for system, t in timed.items():
-            lines.append(
-                f"| {work} | {system} | {t['wall_s']:.2f} | {t['cpu_s']:.2f} "
-                f"| {t['wall_ratio']:.2f} | {t['cpu_ratio']:.2f} |"
+    for part, timed in parts.items():
+        for system, own in timed.items():
+            wall, cpu = (
+                "-"
+                if own[f"{clock}_s"] is None
+                else f"{1000 * own[f'{clock}_s'] / own['units']:.4g}"
+                for clock in ("wall", "cpu")
             )
-    lines += ["", "| what | wall s | CPU s |", "|---|--:|--:|"]
-    for group in ("startup", "aggregation", "adaptation", "sampling"):
-        for name, t in results[group].items():
-            cpu = f"{t['cpu_s']:.3f}" if "cpu_s" in t else "-"
-            lines.append(f"| {group}: {name} | {t['wall_s']:.3f} | {cpu} |")
+            ratios = (
+                "-" if own[k] is None else f"{own[k]:.2f}" for k in ("wall_ratio", "cpu_ratio")
+            )
+            lines.append(f"| {part} | {system} | {wall} | {cpu} | {' | '.join(ratios)} |")
     return "\n".join(lines)
 
 
@@ -386,17 +468,16 @@ def main() -> None:
         return
     for work in WORKS.values():
         check_same_network(work.width)
-    results: dict[str, Any] = {"where": where()}
+    told, parts, few = where(), {}, min(3, args.repeats)
     with tempfile.TemporaryDirectory() as folder:
-        results["rounds"] = time_rounds(Path(folder), args.repeats)
-    results["startup"] = time_startup(min(3, args.repeats))
-    results["aggregation"] = time_aggregation(args.repeats)
-    results["adaptation"] = time_adaptation(min(3, args.repeats))
-    results["sampling"] = time_sampling(args.repeats)
-    results["where"]["load_average_at_end"] = os.getloadavg()
+        parts |= time_step(Path(folder), args.repeats)
+        parts |= time_rounds(Path(folder), args.repeats)
+    parts |= time_startup(few) | time_aggregation(args.repeats) | time_adaptation(few)
+    parts |= time_sampling(args.repeats) | time_kid(args.repeats)
+    told["load_average_at_end"] = os.getloadavg()
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(results, indent=1) + "\n")
-    print(table(results))
+    args.out.write_text(json.dumps({"where": told, "parts": parts}, indent=1) + "\n")
+    print(table(parts))
 
 
 if __name__ == "__main__":
