@@ -110,6 +110,8 @@ def _determining(config: "Config") -> dict[str, Any]:
         del told["client"]["compression"], told["client"]["top_k_fraction"]
     if told["client"]["precision"] == "float32":  # likewise
         del told["client"]["precision"]
+    if told["partition"]["num_train_classes"] is None:  # likewise
+        del told["partition"]["num_train_classes"]
     told["eval"].pop("extractor_weights")
     return told
 

@@ -31,7 +31,11 @@ def _require(is_met: bool, expected: str, got: object, advice: str) -> None:
 
 @dataclass(frozen=True)
 class PartitionConfig:
-    """How images are split over clients; `alpha` and the `*_per_client` serve the schemes named."""
+    """How images are split over clients; `alpha` and the `*_per_client` serve the schemes named.
+
+    With `num_train_classes` the pre-training clients hold images of the first so many classes
+    alone, and new clients the same as without it: of classes, too, that the backbone never saw.
+    """
 
     name: str = "inner_dirichlet"  # or iid, dirichlet, pathological, shard, independent
     alpha: float = 0.1  # dirichlets, independent: below 1 concentrated, far above 1 uniform
@@ -39,6 +43,7 @@ class PartitionConfig:
     shards_per_client: int = 2  # shard
     client_size: int | None = None  # iid, inner_dirichlet: images per client; None = equal share;
     # independent: the same, which has to be given
+    num_train_classes: int | None = None  # not with independent; None = all
     min_size: int = 20  # the fewest images a client may hold (train and test together)
     max_retries: int = 20  # fresh draws after a first one that left a client below min_size
     test_fraction: float = 0.25  # of each client's images
@@ -55,6 +60,12 @@ class PartitionConfig:
         is_inside = 0 < self.test_fraction < 1
         expected = "partition.test_fraction between 0 and 1"
         _require(is_inside, expected, self.test_fraction, "use 0.25, say")
+        is_dealt = self.name != INDEPENDENT or self.num_train_classes is None
+        expected = f"no partition.num_train_classes with {INDEPENDENT}"
+        _require(is_dealt, expected, self.num_train_classes, "use null, or another partition.name")
+        if self.num_train_classes is not None:
+            expected = "partition.num_train_classes of at least 1"
+            _require(self.num_train_classes >= 1, expected, self.num_train_classes, "raise it")
         floors = {"classes_per_client": 1, "shards_per_client": 1, "min_size": 2, "max_retries": 0}
         for key, floor in floors.items():
             value = getattr(self, key)
@@ -167,6 +178,17 @@ def make_partition(
     if config.name == INDEPENDENT:
         return _independent(labels, config, num_clients, num_new_clients, seed, new_num_images)
     held = _draw_until_large_enough(labels, config, num_clients + num_new_clients, seed)
+    if config.num_train_classes is not None:
+        left = labels < config.num_train_classes
+        left[np.concatenate([*held[num_clients:], np.empty(0, np.int64)])] = False
+        positions = np.flatnonzero(left)
+        if len(positions) == 0:
+            raise DataError(
+                f"expected images of {config.num_train_classes} classes for pre-training, got none "
+                "that new clients leave: raise partition.num_train_classes"
+            )
+        few = _draw_until_large_enough(labels[positions], config, num_clients, seed)
+        held = [*(positions[own] for own in few), *held[num_clients:]]
     splits = tuple(_split(i, h, config.test_fraction, seed) for i, h in enumerate(held))
     new = splits[num_clients:]
     cut = tuple(ClientSplit(s.client_id, s.train[:new_num_images], s.test) for s in new)

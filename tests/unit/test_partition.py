@@ -161,6 +161,23 @@ def one_client(train: list[int], test: list[int], client_id: int = 0) -> ClientS
     return ClientSplit(client_id, np.array(train, np.int64), np.array(test, np.int64))
 
 
+@pytest.mark.parametrize("name", SCHEMES)
+def test_pre_training_may_cover_some_classes_and_new_clients_stay_the_same(name: str) -> None:
+    config = PartitionConfig(name, alpha=0.5)
+    whole, narrow = split(config), split(replace(config, num_train_classes=4))
+    assert [c.train.tolist() for c in narrow.new_clients] == [
+        c.train.tolist() for c in whole.new_clients
+    ]
+    assert [c.client_id for c in narrow.train_clients] == list(range(8))
+    old = np.concatenate([np.concatenate([c.train, c.test]) for c in narrow.train_clients])
+    new = np.concatenate([np.concatenate([c.train, c.test]) for c in narrow.new_clients])
+    assert set(LABELS[old]) == {0, 1, 2, 3}
+    assert max(LABELS[new]) > 3
+    assert len(set(old)) == len(old)
+    assert not set(old) & set(new)
+    assert split(replace(config, num_train_classes=4)).hash == narrow.hash != whole.hash
+
+
 def test_the_hash_covers_every_index_id_and_boundary() -> None:
     base = Partition((one_client([1, 2], [3]),), (one_client([4], [5], 1),))
     others = [
@@ -203,6 +220,11 @@ def test_a_class_mixture_by_hand() -> None:
         ({"test_fraction": 1.0}, "test_fraction between 0 and 1"),
         ({"client_size": 19}, "at least partition.min_size"),
         ({"name": "shard", "client_size": 50}, "no partition.client_size with shard"),
+        ({"num_train_classes": 0}, "num_train_classes of at least 1, got 0"),
+        (
+            {"name": "independent", "client_size": 50, "num_train_classes": 3},
+            "no partition.num_train_classes with independent",
+        ),
     ],
 )
 def test_settings_out_of_range_are_named(settings: dict, message: str) -> None:
