@@ -239,24 +239,26 @@ class RayClientPool(ClientPool):
         costs: list[float],
     ) -> list[Any]:
         positions = assign(costs, self.paces.of(task, len(self.actors)))
-        busy = [(actor, at) for actor, at in zip(self.actors, positions, strict=True) if at]
+        busy = [(worker, at) for worker, at in enumerate(positions) if at]
         began = time.monotonic()
         refs = [
-            actor.run.remote(task, [units[i] for i in at], [extra[i] for i in at], *args)
-            for actor, at in busy
+            self.actors[worker].run.remote(
+                task, [units[i] for i in at], [extra[i] for i in at], *args
+            )
+            for worker, at in busy
         ]
         results: list[Any] = [None] * len(units)
-        for (actor, at), ref in zip(busy, refs, strict=True):
-            chunk, busy_s = self._chunk(actor, ref, [units[i] for i in at], began)
+        for (worker, at), ref in zip(busy, refs, strict=True):
+            asked = [units[i] for i in at]
+            chunk, busy_s = self._chunk(self.actors[worker], ref, asked, began)
             self.busy_s += busy_s
             if busy_s > 0 and not any(isinstance(result, ClientFailure) for result in chunk):
-                worker, cost = self.actors.index(actor), sum(costs[i] for i in at)
-                self.paces.learn(task, worker, cost, busy_s)
+                self.paces.learn(task, worker, sum(costs[i] for i in at), busy_s)
             for i, result in zip(at, chunk, strict=True):
                 results[i] = result
-        for actor, at in busy:
+        for worker, at in busy:
             if any(_is_lost(results[i]) for i in at):
-                self._revive(actor)
+                self._revive(self.actors[worker])
         return results
 
     def _chunk(

@@ -6,7 +6,7 @@ takes two seconds. Letters: N real and M fake features, each of D numbers; n fea
 
 import itertools
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -65,35 +65,14 @@ def _numpy_blas() -> ThreadpoolController:
     return ThreadpoolController().select(internal_api="openblas")
 
 
-def _kernel(products: np.ndarray, num_features: int) -> np.ndarray:
-    """Return the kernel for products x.y of features of D numbers."""
-    return (products * (1.0 / num_features) + 1) ** 3
-
-
-def _kernels(x: np.ndarray, y: np.ndarray, subsets: Sequence[Subset]) -> Iterator[np.ndarray]:
-    """Yield the kernel (n, n) between a subset of x (N, D) and one of y (M, D), for each pair.
-
-    Small sets have most of their pairs in several subsets: these are raised to the third power
-    once, which takes longer than all else.
-    """
-    shared = None
-    if len(x) * len(y) <= sum(len(at_x) * len(at_y) for at_x, at_y in subsets):
-        products = np.matmul(x, y.T)
-        shared = products, _kernel(products, x.shape[1])
-    for at_x, at_y in subsets:
-        rows = x[at_x]
-        # BLAS takes another way for a matrix times itself, as torch-fidelity does.
-        own = np.matmul(rows, (rows if at_y is at_x else y[at_y]).T)
-        # It may also round a product otherwise in a matrix of another size: then it counts.
-        if shared is not None and np.array_equal(own, shared[0][at_x].take(at_y, axis=1)):
-            yield shared[1][at_x].take(at_y, axis=1)
-        else:
-            yield _kernel(own, x.shape[1])
+def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return the kernel (x.y / D + 1)^3, (n, n), between features x and y, each (n, D)."""
+    return (np.matmul(x, y.T) * (1.0 / x.shape[1]) + 1) ** 3
 
 
 def _sums_within(x: np.ndarray, chosen: Sequence[np.ndarray]) -> list[np.floating]:
     """Return for each subset of x (N, D) the kernel's sum over pairs of different rows."""
-    kernels = _kernels(x, x, [(at, at) for at in chosen])
+    kernels = (_kernel(rows, rows) for rows in (x[at] for at in chosen))
     return [(kernel.sum(axis=1) - np.diagonal(kernel)).sum() for kernel in kernels]
 
 
@@ -152,10 +131,8 @@ def _kids(
         chosen, size = subsets(len(x), len(y)), min(subset_size, len(x), len(y))
         within = zip(within_real(j, len(y)), within_fake(i, len(x)), strict=True)
         mmds = np.zeros(len(chosen))
-        for k, ((in_x, in_y), kernel) in enumerate(
-            zip(within, _kernels(x, y, chosen), strict=True)
-        ):
-            across = kernel.sum(axis=0).sum()
+        for k, ((in_x, in_y), (at_x, at_y)) in enumerate(zip(within, chosen, strict=True)):
+            across = _kernel(x[at_x], y[at_y]).sum(axis=0).sum()
             mmds[k] = (in_x + in_y) / (size * (size - 1)) - 2 * across / (size * size)
         mean, std = float(np.mean(mmds)), float(np.std(mmds))
         return KidScore(mean, std, size, len(chosen), len(x), len(y))

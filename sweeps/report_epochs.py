@@ -10,14 +10,13 @@ import numpy as np
 
 from pipeline.grid_figures import Grid, grids_figure
 from pipeline.tracked_runs import TrackedRun
-from sweeps.report_figures import AXES, Picture
+from sweeps.report_figures import AXES, KID_EPOCHS, Picture
 from sweeps.report_groups import RATE, Group, Scores, by_method, label, lowest, pair_of, tasks_of
 from sweeps.report_pairs import REFERENCE
 from sweeps.report_series import Histories, curves, setting_of
 from sweeps.report_stats import Estimate, estimate, paired
 from sweeps.report_tables import COMPARED, Cell, Table, compared, head, head_columns
 
-KID_EPOCHS = "adapt/kid/mean"
 ALONG_EPOCHS = (
     "KID of new clients after so many epochs, each method at the setting that is best for that "
     "many (chosen on the seeds that are shown), and minus SPIRE's on the same seeds: mean over "

@@ -34,10 +34,11 @@ FORGETTING = {
     "forgetting/global": ("global: existing clients", "KID above its start"),
     "forgetting/replaced": ("replaced: the new client alone", "KID above the population's"),
 }
+KID_EPOCHS = "adapt/kid/mean"
 OVERFITTING = {
     "adapt/train_loss": ("on training images", "denoising loss"),
     "adapt/heldout/mean": ("on held-out images", "denoising loss"),
-    "adapt/kid/mean": ("what is drawn", "KID of new clients"),
+    KID_EPOCHS: ("what is drawn", "KID of new clients"),
 }
 MAX_LINES = 8
 AT_BEST = "each method at its own best setting"

@@ -3,6 +3,8 @@
 import pytest
 
 from pipeline.config import load_config
+from pipeline.identity import reads
+from spire_core.methods import METHODS
 
 
 def fingerprints(*overrides: str) -> tuple[str, str]:
@@ -38,6 +40,25 @@ def fingerprints(*overrides: str) -> tuple[str, str]:
 )
 def test_what_a_method_never_reads_makes_no_difference(method: str, unread: str) -> None:
     assert fingerprints(f"method={method}") == fingerprints(f"method={method}", unread)
+
+
+@pytest.mark.parametrize(
+    ("method", "key", "is_read"),
+    [
+        ("fedavg_ft", "model.d_emb", False),
+        ("spire", "model.d_emb", True),
+        ("spire", "method.share_until", False),
+        ("shared_rep", "method.share_until", True),
+        ("fedavg", "adapt.epochs", False),
+        ("fedavg", "adapt.num_images", True),
+        ("local", "client.lr", False),
+        ("local", "federation.tau", False),
+        ("local", "client.betas", True),
+        ("local", "adapt.epochs", True),
+    ],
+)
+def test_what_a_method_reads_can_be_asked(method: str, key: str, is_read: bool) -> None:
+    assert reads(METHODS[method], key) == is_read
 
 
 @pytest.mark.parametrize(

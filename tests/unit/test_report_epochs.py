@@ -1,7 +1,8 @@
 """New clients along their epochs: differences by hand, and what is drawn of rates and epochs."""
 
 from pipeline.tracked_runs import TrackedRun
-from sweeps.report_epochs import KID_EPOCHS, epochs_table, rate_pictures
+from sweeps.report_epochs import epochs_table, rate_pictures
+from sweeps.report_figures import KID_EPOCHS
 from sweeps.report_groups import group_runs
 from sweeps.report_series import curves
 from sweeps.report_stats import Estimate
