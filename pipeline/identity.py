@@ -16,6 +16,7 @@ OF_EMBEDDINGS = ("model.d_emb", "client.emb_lr", "client.emb_proj_lr_factor")
 OF_EMBEDDINGS += ("client.emb_init_std", "client.emb_dropout", "adapt.init")
 OF_LOCAL_LAYERS = ("method.local_layers", "method.phases", "method.share_until")
 ALWAYS_READ = ("client.betas", "client.precision", "adapt.num_images")
+OF_PLACES = ("resources.", "tracking.", "data.root", "eval.extractor_weights")
 ROUNDS = {"num_rounds": 1, "cohort_size": 1, "tau": 1, "local_epochs": None}
 ROUNDS |= {"drop_rate": 0.0, "straggler_rate": 0.0}
 
@@ -77,6 +78,14 @@ def reads(method: Method, key: str) -> bool:
     return key in ALWAYS_READ or not is_unread
 
 
+def determines(key: str) -> bool:
+    """Return whether a setting, by its whole key, can make a difference to any result.
+
+    The others say where things run and are kept.
+    """
+    return not key.startswith(OF_PLACES)
+
+
 def _reset(group: Any, *names: str) -> Any:
     """Return a group of settings with some of them at their defaults."""
     fresh = type(group)()
@@ -100,10 +109,13 @@ def pretrain_fingerprint(config: "Config") -> str:
 
 
 def _determining(config: "Config") -> dict[str, Any]:
-    told = canonical(config).as_dict()
-    for group in ("resources", "tracking"):
-        told.pop(group)
-    told["data"].pop("root")
+    told = {
+        group: {name: value for name, value in values.items() if determines(f"{group}.{name}")}
+        if isinstance(values, dict)
+        else values
+        for group, values in canonical(config).as_dict().items()
+        if determines(f"{group}.")
+    }
     if config.data.name != "folder":  # of a user's own images the folder is all that is known
         told["data"].pop("path")
     if told["client"]["compression"] == "none":  # as it was before there was a choice
@@ -112,7 +124,6 @@ def _determining(config: "Config") -> dict[str, Any]:
         del told["client"]["precision"]
     if told["partition"]["num_train_classes"] is None:  # likewise
         del told["partition"]["num_train_classes"]
-    told["eval"].pop("extractor_weights")
     return told
 
 

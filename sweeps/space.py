@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import load_config, read_settings, split_override
+from pipeline.identity import determines
 from pipeline.plain_yaml import read_settings_file
 from pipeline.schema import Config
 from pipeline.summary import FINAL_METRICS, ROUND_METRICS
@@ -159,9 +160,11 @@ class SweepConfig:
     def key(self) -> str:
         """Hash of what all trials have in common: more values or seeds make no other sweep.
 
-        But they make another search of Optuna's, whose points are kept as positions on its axes.
+        Nor do other places to run in. But values and seeds make another search of Optuna's, whose
+        points are kept as positions on its axes.
         """
-        common = [self.name, self.preset, self.settings, self.search, self.scheduler, self.metric]
+        settings = {k: v for k, v in _flat(self.settings).items() if determines(k)}
+        common = [self.name, self.preset, settings, self.search, self.scheduler, self.metric]
         if self.search == "optuna":
             common += [self.axes, self.seeds]
         return hashlib.sha256(json.dumps(common, sort_keys=True).encode()).hexdigest()[:8]

@@ -41,6 +41,7 @@ num_trials: 2
 concurrency: 1
 """
 HERE = "resources.pool=local"  # a trial is one process
+ON_ACTORS = "resources.num_actors=1"  # a trial is a process, and an actor for its clients
 
 
 @dataclass
@@ -95,9 +96,9 @@ class Desk:
         found = {r: [int(p.name) for p in Path(r, "checkpoints").glob("0*")] for r in running if r}
         return {run_dir: max(rounds) for run_dir, rounds in found.items() if rounds}
 
-    def start_and_stop(self, number: signal.Signals, expect: int) -> dict[str, Any]:
+    def start_and_stop(self, where: str, number: signal.Signals, expect: int) -> dict[str, Any]:
         """Send a signal to a sweep as soon as some trial has got further."""
-        before, process = self.newest(), self.start(HERE)
+        before, process = self.newest(), self.start(where)
         self.wait_until(
             lambda: any(n > before.get(r, 0) for r, n in self.newest().items()), process
         )
@@ -155,7 +156,7 @@ def check_tree(desk: Desk, told: dict[str, Any]) -> None:
 def test_a_search_that_is_interrupted_and_then_killed_goes_on_to_the_number_of_trials(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, mnist_root: Path, tmp_path: Path
 ) -> None:
-    told = desk.start_and_stop(signal.SIGINT, 130)
+    told = desk.start_and_stop(HERE, signal.SIGINT, 130)
     assert told["num_unfinished"] >= 1
     assert (told["num_failed"], told["num_stopped"]) == (0, 0)
     parent, children = desk.tree()
@@ -165,7 +166,7 @@ def test_a_search_that_is_interrupted_and_then_killed_goes_on_to_the_number_of_t
     assert ended == {row["run_id"]: statuses[row["status"]] for row in told["trials"]}
     begun = {row["trial_id"]: row["run_id"] for row in told["trials"]}
 
-    assert desk.start_and_stop(signal.SIGKILL, -signal.SIGKILL) == {}
+    assert desk.start_and_stop(ON_ACTORS, signal.SIGKILL, -signal.SIGKILL) == {}
     begun |= {e["trial_id"]: Path(e["run_dir"]).name for e in desk.entries() if e["run_dir"]}
 
     told = desk.sweep(HERE)

@@ -139,6 +139,13 @@ def test_more_values_or_seeds_make_no_other_sweep() -> None:
     assert {t.trial_id for t in trials(small)} < {t.trial_id for t in trials(large)}
 
 
+def test_other_places_to_run_in_make_no_other_sweep() -> None:
+    here = sweep_of(settings={"adapt": {"epochs": 1}})
+    elsewhere = sweep_of(settings={"adapt.epochs": 1, "resources.num_actors": 8})
+    assert here.key == elsewhere.key
+    assert [t.trial_id for t in trials(here)] == [t.trial_id for t in trials(elsewhere)]
+
+
 # --- drawn points ---------------------------------------------------------------------------------
 
 
