@@ -51,15 +51,18 @@ def _dry_run(settings: Any) -> Answer:
 
     from pipeline.doctor import machine_resources
     from pipeline.ray_pool import cluster
+    from sweeps.ledger import Ledger
     from sweeps.outcome_text import plan_json, plan_text
     from sweeps.space import probes, trials
+    from sweeps.sweep import base_config
 
+    ledger = Ledger.of(settings, base_config(settings).tracking)
     planned = probes(settings) if settings.search == "optuna" else trials(settings)
     if os.environ.get("RAY_ADDRESS"):
         with cluster() as available:
-            told = plan_json(settings, planned, available)
+            told = plan_json(settings, planned, available, ledger)
     else:
-        told = plan_json(settings, planned, machine_resources())
+        told = plan_json(settings, planned, machine_resources(), ledger)
     return Answer(plan_text(told), told)
 
 

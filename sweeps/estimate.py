@@ -39,15 +39,18 @@ class Costs:
     look_s: float
 
 
-def sweep_seconds(trials: Sequence[Trial], plans: Sequence[TrialPlan], at_once: int) -> float:
-    """Return about how long these trials take, so many at once.
+def sweep_seconds(
+    planned: Sequence[tuple[Trial, TrialPlan]], at_once: int, done: Sequence[Trial] = ()
+) -> float:
+    """Return about how long these trials take, so many at once, after others of the sweep.
 
-    A pre-training that several have in common counts once; what other sweeps have done already, or
-    this one, is counted again. DataError if an image folder is missing.
+    A pre-training that several have in common counts once; what other sweeps have done already is
+    counted again. DataError if an image folder is missing.
     """
     measured = functools.cache(measure)
-    begun, total = set[str](), 0.0
-    for trial, plan in zip(trials, plans, strict=True):
+    begun = {trial.config.pretrain_fingerprint for trial in done if trial.shares_pretraining}
+    total = 0.0
+    for trial, plan in planned:
         config, workers = trial.config, plan.workers
         costs, shared = measured(_kind(config)), config.pretrain_fingerprint
         work = adaptation_s(config, costs)
@@ -55,7 +58,7 @@ def sweep_seconds(trials: Sequence[Trial], plans: Sequence[TrialPlan], at_once: 
             work += pretraining_s(config, costs)
         begun.add(shared)
         total += START_S + work / (workers.num_actors * min(1.0, workers.num_cpus))
-    return total / min(at_once, len(trials))
+    return total / max(1, min(at_once, len(planned)))
 
 
 def pretraining_s(config: Config, costs: Costs) -> float:

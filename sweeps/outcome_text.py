@@ -5,38 +5,55 @@ from typing import Any
 
 from pipeline.report_text import aligned, change, number
 from sweeps.estimate import sweep_seconds
-from sweeps.ledger import Entry
+from sweeps.ledger import Entry, Ledger
 from sweeps.plan import TrialPlan, concurrency, plan_trial
 from sweeps.space import SweepConfig, Trial
-from sweeps.sweep import Outcome, metric_of
+from sweeps.sweep import Outcome, is_left, metric_of, undrawn
 
 CLOCKED = ("duration", "time/", "memory/")  # parts of names of numbers that no seed determines
 
 
 def plan_json(
-    sweep: SweepConfig, trials: Sequence[Trial], cluster: Mapping[str, float]
+    sweep: SweepConfig, trials: Sequence[Trial], cluster: Mapping[str, float], ledger: Ledger
 ) -> dict[str, Any]:
-    """Return what would run: each trial with what it asks of the cluster."""
+    """Return what would run: each trial with what it asks of the cluster, and how far it is.
+
+    The estimate is of what is left. Of a search of Optuna's, `trials` are those at the axes' ends.
+    """
     at_once = concurrency(sweep, trials, cluster)
     plans = [plan_trial(t.config, cluster, at_once, sweep.autoscaling) for t in trials]
-    rows = [_planned(trial, plan) for trial, plan in zip(trials, plans, strict=True)]
-    drawn = (sweep.num_trials or 0) if sweep.search == "optuna" else len(trials)
+    if sweep.search == "optuna":
+        num_trials, num_left = sweep.num_trials or 0, undrawn(sweep, ledger)
+        entries, share = {}, num_left / len(trials)
+    else:
+        entries, share = ledger.entries(trial.trial_id for trial in trials), 1.0
+        num_trials, num_left = len(trials), sum(is_left(entries.get(t.trial_id)) for t in trials)
+    to_run = [
+        (t, p) for t, p in zip(trials, plans, strict=True) if is_left(entries.get(t.trial_id))
+    ]
+    done = [trial for trial in trials if not is_left(entries.get(trial.trial_id))]
     return {
         "name": sweep.name,
         "preset": sweep.preset,
         "search": sweep.search,
-        "num_trials": drawn,
+        "num_trials": num_trials,
+        "num_to_run": num_left,
         "concurrency": at_once,
         "cluster": {name: cluster[name] for name in ("CPU", "GPU") if name in cluster},
-        "estimate_s": drawn / len(trials) * sweep_seconds(trials, plans, at_once),
-        "trials": rows,
+        "estimate_s": share * sweep_seconds(to_run, at_once, done),
+        "trials": [
+            _planned(trial, plan, entries.get(trial.trial_id))
+            for trial, plan in zip(trials, plans, strict=True)
+        ],
     }
 
 
-def _planned(trial: Trial, plan: TrialPlan) -> dict[str, Any]:
+def _planned(trial: Trial, plan: TrialPlan, entry: Entry | None) -> dict[str, Any]:
+    status = "new" if entry is None else entry.status
     return {
         "trial_id": trial.trial_id,
         "label": trial.label,
+        "status": "unfinished" if status == "running" else status,
         "overrides": list(trial.overrides),
         "resources": plan.bundles,
         "needs": plan.describe(),
@@ -46,11 +63,12 @@ def _planned(trial: Trial, plan: TrialPlan) -> dict[str, Any]:
 
 def plan_text(told: Mapping[str, Any]) -> str:
     """Return what `plan_json` tells, as a table."""
-    header = ["trial", "what", "needs", "pre-training"]
+    header = ["trial", "what", "status", "needs", "pre-training"]
     rows = [
         [
             row["trial_id"],
             row["label"],
+            row["status"],
             row["needs"],
             "shared" if row["shares_pretraining"] else "own",
         ]
@@ -58,8 +76,11 @@ def plan_text(told: Mapping[str, Any]) -> str:
     ]
     have = ", ".join(f"{amount:g} {name}" for name, amount in told["cluster"].items())
     kind = "trials" if told["search"] != "optuna" else "trials to draw; those at the axes' ends"
+    left = (
+        "" if told["num_to_run"] == told["num_trials"] else f", {told['num_to_run']} of them left"
+    )
     return (
-        f"sweep {told['name']} on {told['preset']}: {told['num_trials']} {kind}, "
+        f"sweep {told['name']} on {told['preset']}: {told['num_trials']} {kind}{left}, "
         f"{told['concurrency']} at once on {have}\n{aligned(header, rows)}\n"
         f"about {duration(told['estimate_s'])} on CPUs such as this machine's, by a few timed steps"
     )

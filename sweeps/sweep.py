@@ -69,7 +69,7 @@ def run_sweep(sweep: SweepConfig, say: Say, retry_failed: bool = False) -> Outco
     tracking, ledger = base.tracking, Ledger.of(sweep, base.tracking)
     known = known_trials(sweep, ledger)
     before = ledger.entries(trial.trial_id for trial in known)
-    left = [t for t in known if _is_left(before.get(t.trial_id), retry_failed)]
+    left = [t for t in known if is_left(before.get(t.trial_id), retry_failed)]
     to_draw = undrawn(sweep, ledger)
     if left or to_draw:
         probed = left + (probes(sweep) if to_draw else [])
@@ -91,7 +91,8 @@ def run_sweep(sweep: SweepConfig, say: Say, retry_failed: bool = False) -> Outco
     return Outcome(sweep, tracking, known, entries, ledger, num_skipped, undrawn(sweep, ledger))
 
 
-def _is_left(entry: Entry | None, retry_failed: bool) -> bool:
+def is_left(entry: Entry | None, retry_failed: bool = False) -> bool:
+    """Return whether a trial of which this is known is still to run."""
     return entry is None or entry.status == "running" or (entry.status == "failed" and retry_failed)
 
 

@@ -42,14 +42,17 @@ def test_epochs_of_new_clients_are_counted() -> None:
 
 
 def test_a_pretraining_that_trials_share_counts_once() -> None:
-    def seconds(epochs: list[int]) -> float:
+    def seconds(epochs: list[int], num_done: int = 0) -> float:
         sweep = SweepConfig(name="a", preset="smoke", axes={"adapt.epochs": epochs})
         found = trials(sweep)
-        return sweep_seconds(found, [TrialPlan(None)] * len(found), at_once=1)
+        left = [(trial, TrialPlan(None)) for trial in found[num_done:]]
+        return sweep_seconds(left, at_once=1, done=found[:num_done])
 
-    one, three = seconds([2]), seconds([2, 3, 4])
+    one, three, last = seconds([2]), seconds([2, 3, 4]), seconds([3, 2], num_done=1)
     assert START_S < one < math.inf
     assert three - 3 * START_S < 2 * (one - START_S)  # timed: 1.2 times
+    assert last - START_S < (one - START_S) / 2  # the pre-training is there already
+    assert seconds([2], num_done=1) == 0
 
 
 @pytest.mark.parametrize(

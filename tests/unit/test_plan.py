@@ -1,5 +1,6 @@
 """What trials ask of a cluster, and what is refused because it could never be had."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from pipeline.config import load_config
 from pipeline.resources import ActorPlan, ResourcesConfig, num_fitting, plan_actors
 from spire_core.errors import ClusterError, ConfigError
+from sweeps.ledger import Entry, Ledger
 from sweeps.outcome_text import plan_json, plan_text
 from sweeps.plan import TrialPlan, check_nodes, concurrency, plan_trial
 from sweeps.space import SweepConfig, trials
@@ -151,15 +153,26 @@ def test_a_cluster_that_grows_is_asked_for_what_it_does_not_have_yet() -> None:
     assert plan.bundles == [{}, {"CPU": 1.0, "GPU": 1.0}]
 
 
-def test_a_dry_run_tells_all_of_it() -> None:
-    sweep = sweep_of({"num_gpus": 0.5}, num_trials=2)
-    told = plan_json(sweep, trials(sweep), {"CPU": 4.0, "GPU": 1.0, "memory": 1e9})
+def test_a_dry_run_tells_all_of_it(tmp_path: Path) -> None:
+    sweep, ledger = sweep_of({"num_gpus": 0.5}, num_trials=2), Ledger(tmp_path)
+    told = plan_json(sweep, trials(sweep), {"CPU": 4.0, "GPU": 1.0, "memory": 1e9}, ledger)
     assert (told["num_trials"], told["concurrency"]) == (2, 2)
     assert told["cluster"] == {"CPU": 4.0, "GPU": 1.0}
     assert [row["resources"] for row in told["trials"]] == [[{}, {"CPU": 1.0, "GPU": 0.5}]] * 2
     assert told["estimate_s"] > 0
     assert "2 trials, 2 at once on 4 CPU, 1 GPU" in plan_text(told)
     assert "on CPUs such as this machine's" in plan_text(told)
+
+
+def test_a_dry_run_in_between_tells_what_is_left(tmp_path: Path) -> None:
+    sweep, ledger = sweep_of({"pool": "local"}, num_trials=3), Ledger(tmp_path)
+    first, second, _ = trials(sweep)
+    ledger.write(Entry(first.trial_id, "finished"))
+    ledger.write(Entry(second.trial_id, "running"))
+    told = plan_json(sweep, trials(sweep), {"CPU": 4.0}, ledger)
+    assert [row["status"] for row in told["trials"]] == ["finished", "unfinished", "new"]
+    assert (told["num_trials"], told["num_to_run"]) == (3, 2)
+    assert "3 trials, 2 of them left" in plan_text(told)
 
 
 @pytest.mark.parametrize("share", [{"num_gpus": 1.5}, {"num_gpus": -1.0}, {"device": "cuda"}])
