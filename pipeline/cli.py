@@ -342,7 +342,7 @@ def _add_resume(verbs: Any) -> None:
     parser = add_verb(verbs, "resume", resume, "go on with an interrupted run")
     text = "a run's id, name or folder, or last; or its copy, as <tracking.storage>/<run id>"
     parser.add_argument("run", metavar="RUN", help=text)
-    text = "settings of tracking.*, resources.* and data.root"
+    text = "settings of tracking.*, resources.*, data.root and federation.client_timeout_s"
     parser.add_argument("words", nargs="*", metavar="key=value", help=text)
     parser.add_argument("--quiet", action="store_true", help="show no progress")
 

@@ -27,7 +27,8 @@ SPLITS = ("train", "test")
 class DataConfig:
     """Which images the clients hold.
 
-    root: where fetched data sets lie; None means $SPIRE_DATA, or else data in the folder of runs.
+    root: where fetched data sets lie; None means $SPIRE_DATA, or else `data` in
+        `ray_job.base_folder()`.
     path: the image folder when `name` is "folder"; for the other names a folder with the original
         files to fetch from.
     image_size: side in pixels; None means the original size, 28 padded to 32.

@@ -1,6 +1,7 @@
 """What is fixed before the first round: the data, who holds which of it, and the model.
 
-Of a population of more than `MANY_CLIENTS`, nothing here or later goes through every client.
+Of a population of more than `MANY_CLIENTS`, nothing later goes through every client, and nothing
+here either where the partition is independent.
 """
 
 import itertools

@@ -1,4 +1,6 @@
-"""The algorithm, with torch and numpy alone: no Ray, MLflow, configuration files or printing.
+"""The algorithm: torch, numpy, and one library each for KID, weights and the threads of BLAS.
+
+No Ray, MLflow, configuration files or printing.
 
 Read in this order:
     methods     what distinguishes SPIRE from the methods it is compared with, as records

@@ -188,7 +188,8 @@ def adapt_client(
     """Fit one new client on its uint8 images (N, C, H, W), from the backbone `weights` (P,).
 
     `start` is the private state that it begins with. `observe(epoch, model, client_emb)` is called
-    before adaptation and every `eval_every` epochs; it must leave the model as it found it.
+    before adaptation, every `eval_every` epochs and after the last; it must leave the model as it
+    found it.
     """
     record = model.method.record
     emb = personalise(model, weights, start)

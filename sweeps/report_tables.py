@@ -46,8 +46,9 @@ CAPTIONS = {
     "against real ones. TV: distance between the classes drawn and the client's own mixture. "
     "Held-out: denoising loss on unseen images.",
     "new_clients": "Before and after adaptation, mean over new clients. Held-out: denoising "
-    "loss on its unseen images. NN: distance of generated images to the nearest training and test "
-    "images in feature space; training images that are clearly nearer speak for memorisation.",
+    "loss on its unseen images. NN: distance of generated images, pixel by pixel, to the nearest "
+    "training image and to the nearest of as many test images; training images that are clearly "
+    "nearer speak for memorisation.",
     "forgetting_and_cost": "KID at the last epoch of adaptation: own = above its lowest so far; "
     "global = lost for existing clients; replaced = lost if only the adapted client is left. "
     "Seconds: to fit a new client and to look at it, on one worker. "

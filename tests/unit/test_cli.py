@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import runpy
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -131,6 +132,19 @@ def test_help_imports_nothing_heavy() -> None:
         f"except SystemExit: pass\nsys.exit(len({heavy}))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "verb"),
+    [(["--help"], "sweep"), (["sweep", "-h"], "sweep"), (["report", "-h"], "report")],
+)
+def test_sweeps_as_a_module_has_both_of_its_verbs(
+    words: list[str], verb: str, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["sweeps", *words])
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_module("sweeps", run_name="__main__")
+    assert capsys.readouterr().out.startswith(f"usage: spire {verb}")
 
 
 def test_dry_run_is_one_object(spire) -> None:
