@@ -107,7 +107,8 @@ def _plane(method: str, at: Mapping[Place, Estimate]) -> Grid:
         i, j = rows.index(row), columns.index(column)
         values[i, j] = found.mean
         star = "*" if verdict(found) != "cannot tell" else ""
-        texts[i][j] = f"{found.mean:+.2g}{star}"
+        interval = "" if found.half_width is None else f"\n± {found.half_width:.2g}"
+        texts[i][j] = f"{found.mean:+.2g}{star}{interval}"
     return Grid(
         f"{method} minus SPIRE",
         tuple(f"{row:g}" for row in rows),
