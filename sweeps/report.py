@@ -18,7 +18,12 @@ from sweeps.report_facts import facts_of, left_out, notes_of
 from sweeps.report_figures import FORGETTING, KID_ROUNDS, OVERFITTING, draw_all
 from sweeps.report_files import Report, make_folder, report_json, write_report
 from sweeps.report_groups import Group, best_groups, choosing_metric, group_runs, method_of
-from sweeps.report_pairs import differences_table, runs_table, setting_differences_table
+from sweeps.report_pairs import (
+    differences_table,
+    runs_table,
+    setting_differences_table,
+    within_methods_table,
+)
 from sweeps.report_planes import plane_picture, plane_table
 from sweeps.report_tables import Table, cell_text, method_tables, settings_table
 
@@ -54,6 +59,7 @@ def make_report(config: TrackingConfig, words: Sequence[str], out: Path | None =
     tables = [*method_tables(chosen), differences_table(groups, metric)]
     plane = plane_table(groups, metric)
     tables += [plane or setting_differences_table(groups, metric)]
+    tables += [within_methods_table(groups, metric)]
     tables += [epochs_table(groups, curves)]
     tables += [settings_table(groups) if len(groups) > len(chosen) else None, runs_table(runs)]
     # 4. Figures.

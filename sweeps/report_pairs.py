@@ -49,6 +49,11 @@ BY_SETTING = (
     "it does not read, such as the size of an embedding that it has not got."
 )
 
+WITHIN = (
+    "Each setting of a method minus its best one on {score}, paired on seeds, each at its best "
+    "rate of adaptation. The best one was chosen on the seeds that are shown."
+)
+
 
 def differences_table(groups: Sequence[Group], chosen_by: str) -> Table | None:
     """Return the paired differences; None without SPIRE or without any other method."""
@@ -127,6 +132,29 @@ def setting_differences_table(groups: Sequence[Group], metric: str) -> Table | N
     columns = (*["task"] * has_task, "setting", "method", *COMPARED)
     title, text = "Differences setting by setting", BY_SETTING.format(score=SCORES[metric])
     return Table("by_setting", title, text, columns, tuple(rows)) if rows else None
+
+
+def within_methods_table(groups: Sequence[Group], metric: str) -> Table | None:
+    """Return each setting of a method minus the method's best one; None without two settings."""
+    has_task = any(group.task for group in groups)
+    rows: list[tuple[Cell, ...]] = []
+    for task in tasks_of(groups):
+        here = [group for group in groups if group.task == task]
+        for method, own in by_method(here).items():
+            at: dict[Values, list[Group]] = {}
+            for group in own:
+                at.setdefault(shared(group), []).append(group)
+            chosen = {place: best(several, metric) for place, several in at.items()}
+            reference = best(chosen.values(), metric)
+            for place in sorted(chosen, key=sortable) if len(chosen) > 1 else ():
+                group, difference = chosen[place], None
+                if group is not reference:
+                    difference = paired(group.values(metric), reference.values(metric))
+                told = ([label(task)] if has_task else []) + [method, label(place)]
+                rows.append((*told, group.estimate(metric), *compared(difference)))
+    columns = (*["task"] * has_task, "method", "setting", "score", "minus its best", *COMPARED[1:])
+    title, text = "Settings of a method", WITHIN.format(score=SCORES[metric])
+    return Table("within_methods", title, text, columns, tuple(rows)) if rows else None
 
 
 def at_same_settings(

@@ -290,6 +290,8 @@ def test_settings_that_vary_have_a_table_a_figure_and_a_best(store: TrackingConf
         ("model.d_emb=4", "local", "1"),  # it has no embedding
         ("model.d_emb=64", "local", "1"),
     ]
+    within = [(r["method"], r["setting"], r["verdict"]) for r in rows(report, "within_methods")]
+    assert within == [("spire", "model.d_emb=4", "higher"), ("spire", "model.d_emb=64", "")]
     assert any("its own best setting" in note for note in report.notes)
     assert [p.name for p in report.pictures] == [
         "kid_against_model_d_emb",

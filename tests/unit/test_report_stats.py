@@ -11,6 +11,7 @@ from sweeps.report_pairs import (
     own_best_difference,
     same_setting_difference,
     setting_differences_table,
+    within_methods_table,
 )
 from sweeps.report_stats import Estimate, estimate, paired, t_probability, t_quantile, verdict
 from sweeps.report_tables import cell_text, settings_table
@@ -236,6 +237,23 @@ def test_what_is_not_finished_is_compared_with_nothing() -> None:
         ("tau=4", "local", 2, "higher"),
         ("tau=16", "local", 2, "higher"),
     ]
+
+
+def test_settings_of_a_method_are_held_against_its_best_one_each_at_its_best_rate() -> None:
+    runs = [run("spire", s, 1.0 + s, model__d_emb=64, adapt__lr=0.1) for s in (0, 1, 2)]
+    runs += [run("spire", s, 0.5 + s, model__d_emb=64, adapt__lr=0.02) for s in (0, 1, 2)]
+    runs += [run("spire", s, 2.0 + 1.1 * s, model__d_emb=16, adapt__lr=0.02) for s in (0, 1, 2)]
+    runs += [run("spire", s, 0.6 + s**2, model__d_emb=256, adapt__lr=0.02) for s in (0, 1, 2)]
+    runs += [run("fedavg", 0, 9.0, model__d_emb=64)]  # at one setting alone
+    table = within_methods_table(group_runs(runs), KID)
+    assert table is not None
+    assert [(*row[:2], cell_text(row[3]), *row[4:]) for row in table.rows] == [
+        ("spire", "model.d_emb=16", "1.60 ± 0.25", 3, "higher"),
+        ("spire", "model.d_emb=64", "-", None, None),
+        ("spire", "model.d_emb=256", "0.8 ± 2.9", 3, "cannot tell"),
+    ]
+    assert cell_text(table.rows[1][2]) == "1.5 ± 2.5"
+    assert within_methods_table(group_runs(runs[:6] + runs[-1:]), KID) is None
 
 
 def test_another_partition_of_the_same_seed_is_no_pair() -> None:
