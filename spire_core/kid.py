@@ -127,6 +127,7 @@ def _kids(
         return _sums_within(ys[i], [at for _, at in subsets(num_real, len(ys[i]))])
 
     def score(i: int, j: int) -> KidScore:
+        """Return the KID of fake set i against real set j."""
         x, y = xs[j], ys[i]
         chosen, size = subsets(len(x), len(y)), min(subset_size, len(x), len(y))
         within = zip(within_real(j, len(y)), within_fake(i, len(x)), strict=True)

@@ -19,7 +19,7 @@ def sweep(args: argparse.Namespace) -> Answer:
 
     settings = load_sweep(args.file, args.words)
     if args.dry_run:
-        return _dry_run(settings)
+        return _dry_run(settings, args.retry_failed)
     from sweeps.outcome_text import outcome_json, outcome_text
     from sweeps.sweep import run_sweep
 
@@ -46,7 +46,7 @@ def _reported(outcome: Any, told: dict[str, Any]) -> str:
     return f"\n\n{report_text(made)}\nlook at it all  {ui_command(outcome.tracking)}"
 
 
-def _dry_run(settings: Any) -> Answer:
+def _dry_run(settings: Any, retry_failed: bool) -> Answer:
     import os
 
     from pipeline.doctor import machine_resources
@@ -60,9 +60,9 @@ def _dry_run(settings: Any) -> Answer:
     planned = probes(settings) if settings.search == "optuna" else trials(settings)
     if os.environ.get("RAY_ADDRESS"):
         with cluster() as available:
-            told = plan_json(settings, planned, available, ledger)
+            told = plan_json(settings, planned, available, ledger, retry_failed)
     else:
-        told = plan_json(settings, planned, machine_resources(), ledger)
+        told = plan_json(settings, planned, machine_resources(), ledger, retry_failed)
     return Answer(plan_text(told), told)
 
 

@@ -14,7 +14,11 @@ CLOCKED = ("duration", "time/", "memory/")  # parts of names of numbers that no 
 
 
 def plan_json(
-    sweep: SweepConfig, trials: Sequence[Trial], cluster: Mapping[str, float], ledger: Ledger
+    sweep: SweepConfig,
+    trials: Sequence[Trial],
+    cluster: Mapping[str, float],
+    ledger: Ledger,
+    retry_failed: bool = False,
 ) -> dict[str, Any]:
     """Return what would run: each trial with what it asks of the cluster, and how far it is.
 
@@ -22,29 +26,23 @@ def plan_json(
     """
     at_once = concurrency(sweep, trials, cluster)
     plans = [plan_trial(t.config, cluster, at_once, sweep.autoscaling) for t in trials]
-    if sweep.search == "optuna":
-        num_trials, num_left = sweep.num_trials or 0, undrawn(sweep, ledger)
-        entries, share = {}, num_left / len(trials)
-    else:
-        entries, share = ledger.entries(trial.trial_id for trial in trials), 1.0
-        num_trials, num_left = len(trials), sum(is_left(entries.get(t.trial_id)) for t in trials)
-    to_run = [
-        (t, p) for t, p in zip(trials, plans, strict=True) if is_left(entries.get(t.trial_id))
-    ]
-    done = [trial for trial in trials if not is_left(entries.get(trial.trial_id))]
+    is_drawn = sweep.search == "optuna"
+    entries = {} if is_drawn else ledger.entries(trial.trial_id for trial in trials)
+    found = [(t, p, entries.get(t.trial_id)) for t, p in zip(trials, plans, strict=True)]
+    to_run = [(trial, plan) for trial, plan, entry in found if is_left(entry, retry_failed)]
+    done = [trial for trial, _, entry in found if entry and entry.status == "finished"]
+    num_left = undrawn(sweep, ledger) if is_drawn else len(to_run)
+    estimate_s = num_left / max(1, len(to_run)) * sweep_seconds(to_run, at_once, done)
     return {
         "name": sweep.name,
         "preset": sweep.preset,
         "search": sweep.search,
-        "num_trials": num_trials,
+        "num_trials": (sweep.num_trials or 0) if is_drawn else len(trials),
         "num_to_run": num_left,
         "concurrency": at_once,
         "cluster": {name: cluster[name] for name in ("CPU", "GPU") if name in cluster},
-        "estimate_s": share * sweep_seconds(to_run, at_once, done),
-        "trials": [
-            _planned(trial, plan, entries.get(trial.trial_id))
-            for trial, plan in zip(trials, plans, strict=True)
-        ],
+        "estimate_s": estimate_s,
+        "trials": [_planned(trial, plan, entry) for trial, plan, entry in found],
     }
 
 

@@ -29,6 +29,7 @@ from spire_core.rng import numpy_generator
 
 SEARCHES, SCHEDULERS, MODES = ("grid", "random", "optuna"), ("none", "asha"), ("min", "max")
 SHARED_IN = ("sweep", "root")
+RECORDED = ("tracking.enabled", "tracking.uri", "tracking.experiment")
 RANGE_KEYS = {"min", "max", "log", "integer"}
 NAME = re.compile(r"[\w.-]{1,100}")
 MAX_TRIALS = 10_000
@@ -160,10 +161,11 @@ class SweepConfig:
     def key(self) -> str:
         """Hash of what all trials have in common: more values or seeds make no other sweep.
 
-        Nor do other places to run in. But values and seeds make another search of Optuna's, whose
-        points are kept as positions on its axes.
+        Nor do other places to run in; but to be recorded elsewhere, trials have to run again. And
+        values and seeds make another search of Optuna's, whose points are positions on its axes.
         """
-        settings = {k: v for k, v in _flat(self.settings).items() if determines(k)}
+        flat = _flat(self.settings)
+        settings = {k: v for k, v in flat.items() if determines(k) or k in RECORDED}
         common = [self.name, self.preset, settings, self.search, self.scheduler, self.metric]
         if self.search == "optuna":
             common += [self.axes, self.seeds]

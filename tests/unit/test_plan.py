@@ -165,14 +165,18 @@ def test_a_dry_run_tells_all_of_it(tmp_path: Path) -> None:
 
 
 def test_a_dry_run_in_between_tells_what_is_left(tmp_path: Path) -> None:
-    sweep, ledger = sweep_of({"pool": "local"}, num_trials=3), Ledger(tmp_path)
-    first, second, _ = trials(sweep)
+    sweep, ledger = sweep_of({"pool": "local"}, num_trials=4), Ledger(tmp_path)
+    first, second, third, _ = trials(sweep)
     ledger.write(Entry(first.trial_id, "finished"))
     ledger.write(Entry(second.trial_id, "running"))
+    ledger.write(Entry(third.trial_id, "failed"))
     told = plan_json(sweep, trials(sweep), {"CPU": 4.0}, ledger)
-    assert [row["status"] for row in told["trials"]] == ["finished", "unfinished", "new"]
-    assert (told["num_trials"], told["num_to_run"]) == (3, 2)
-    assert "3 trials, 2 of them left" in plan_text(told)
+    statuses = ["finished", "unfinished", "failed", "new"]
+    assert [row["status"] for row in told["trials"]] == statuses
+    assert (told["num_trials"], told["num_to_run"]) == (4, 2)
+    assert "4 trials, 2 of them left" in plan_text(told)
+    told = plan_json(sweep, trials(sweep), {"CPU": 4.0}, ledger, retry_failed=True)
+    assert told["num_to_run"] == 3
 
 
 @pytest.mark.parametrize("share", [{"num_gpus": 1.5}, {"num_gpus": -1.0}, {"device": "cuda"}])

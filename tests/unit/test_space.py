@@ -143,6 +143,7 @@ def test_other_places_to_run_in_make_no_other_sweep() -> None:
     here = sweep_of(settings={"adapt": {"epochs": 1}})
     elsewhere = sweep_of(settings={"adapt.epochs": 1, "resources.num_actors": 8})
     assert here.key == elsewhere.key
+    assert here.key != sweep_of(settings={"adapt.epochs": 1, "tracking.enabled": False}).key
     assert [t.trial_id for t in trials(here)] == [t.trial_id for t in trials(elsewhere)]
 
 
