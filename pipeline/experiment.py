@@ -3,15 +3,14 @@
 Read `run_experiment` first; the names that it uses, in order, are the data flow.
 """
 
-import contextlib
 import hashlib
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -33,9 +32,10 @@ from pipeline.evaluation import (
 from pipeline.evaluation_store import load_evaluations, rewind_evaluations, save_evaluation
 from pipeline.footprint import peak_bytes
 from pipeline.forgetting import ForgettingCurve, forgetting_curve
-from pipeline.messages import AdaptReport, WorkerSetup
+from pipeline.messages import AdaptReport
 from pipeline.outbox import read_points
-from pipeline.pool import ClientPool, LocalClientPool
+from pipeline.pool import ClientPool
+from pipeline.pools import MakeDriver, open_pool
 from pipeline.pretraining import (
     Checkpointer,
     copy_pretraining,
@@ -44,7 +44,6 @@ from pipeline.pretraining import (
     pretraining_points,
 )
 from pipeline.profiling import profiled_rounds, watched
-from pipeline.ray_pool import RayClientPool, RemoteDriver, cluster, is_in_actor
 from pipeline.record import (
     log_adaptation,
     log_cross_losses,
@@ -55,7 +54,6 @@ from pipeline.record import (
     log_summary,
     run_tags,
 )
-from pipeline.resources import most_useful_actors, plan_actors
 from pipeline.run_files import held
 from pipeline.runs import tracking_root
 from pipeline.saved_run import save_run
@@ -64,7 +62,6 @@ from pipeline.setting import MANY_CLIENTS, Setting, prepare
 from pipeline.start_file import save_start
 from pipeline.storage import check_storage, mirror_of
 from pipeline.tracking import Tracker
-from pipeline.worker import ClientWorker
 from spire_core.adapt import AdaptConfig
 from spire_core.errors import DivergenceError
 from spire_core.flat import initial_weights, tensors_hash
@@ -73,8 +70,10 @@ from spire_core.kid import kid
 from spire_core.secure_sum import unmask_sum
 from spire_core.server import ServerState
 
+if TYPE_CHECKING:
+    from pipeline.ray_pool import RemoteDriver
+
 logger = logging.getLogger(__name__)
-MakeDriver = Callable[..., Driver | RemoteDriver]
 POOLED_IMAGES = 1000  # of the pre-training population, for forgetting
 CROSS_CLIENTS = 8  # that try on each other's parts
 
@@ -110,27 +109,6 @@ class Result:
     diagnoses: list[Diagnosis] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
     state_fingerprint: str = ""
-
-
-@contextlib.contextmanager
-def open_pool(setting: Setting, folder: Path) -> Iterator[tuple[ClientPool, MakeDriver]]:
-    """Yield the client pool that the configuration asks for, and what makes a driver for it."""
-    config = setting.config
-    setup = WorkerSetup(config, setting.mixtures, setting.partition, setting.extractor, folder)
-    if config.resources.pool == "local":
-        yield LocalClientPool(ClientWorker(setup, setting.images)), Driver
-        return
-    with cluster() as available:
-        plan = plan_actors(config.resources, available, most_useful_actors(config))
-        with contextlib.ExitStack() as stack:
-            make_driver: MakeDriver = Driver
-            if config.method.record.is_federated and not is_in_actor():
-                remote = RemoteDriver()  # its process starts beside those of the clients
-                stack.callback(remote.close)
-                make_driver = remote.begin
-            pool = RayClientPool.start(setup, setting.images, plan)
-            stack.callback(pool.close)
-            yield pool, make_driver
 
 
 def run_experiment(
@@ -263,7 +241,7 @@ def pretrain(
 def run_rounds(
     result: Result,
     pool: ClientPool,
-    driver: Driver | RemoteDriver,
+    driver: "Driver | RemoteDriver",
     first: int,
     tracker: Tracker,
     watcher: Watcher,

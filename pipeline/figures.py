@@ -7,12 +7,13 @@ readers tell apart. Shapes: M clients, K classes, N images of C channels.
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "<", ">")
@@ -27,7 +28,7 @@ def partition_figure(
     class_names: Sequence[str],
     num_train_clients: int,
     client_ids: Sequence[int] | None = None,
-) -> Figure:
+) -> "Figure":
     """Return a heat map of who holds what: images of each class at each client, (M, K) int.
 
     Rows from `num_train_clients` on are the new clients: below a line and named as such. Clients
@@ -48,7 +49,7 @@ def partition_figure(
 
 def curve_figure(
     series: Mapping[str, Points], xlabel: str, ylabel: str, title: str, floor: float | None = None
-) -> Figure:
+) -> "Figure":
     """Return one line with markers for each name's (x, y) points, for example KID over rounds.
 
     `floor` draws a dashed horizontal line: the score of real images against real ones.
@@ -64,7 +65,9 @@ def curve_figure(
     return figure
 
 
-def forgetting_figure(own: Mapping[str, Points], lost: Mapping[str, Points], title: str) -> Figure:
+def forgetting_figure(
+    own: Mapping[str, Points], lost: Mapping[str, Points], title: str
+) -> "Figure":
     """Return the forgetting curves, (epoch, KID difference) points by method, in two panels.
 
     `own`: KID on the new client's held-out data above its lowest value so far. `lost`: KID on the
@@ -104,7 +107,7 @@ def matrix_figure(
     xlabel: str = "data of client",
     ylabel: str = "samples of client",
     spec: str = ".2g",
-) -> Figure:
+) -> "Figure":
     """Return a cross-client heat map: row i = samples of client i, column j = data of client j.
 
     `label` names the quantity, `ylabel` and `xlabel` what else rows and columns are. The numbers
@@ -123,7 +126,7 @@ def matrix_figure(
 
 def histogram_figure(
     rows: Mapping[str, Sequence[float]], class_names: Sequence[str], title: str
-) -> Figure:
+) -> "Figure":
     """Return grouped bars of class mixtures, K shares by name: true, generated before and after."""
     figure = blank_figure(max(4.5, 1.2 + 0.65 * len(class_names)), 3.4)
     axes = figure.subplots()
@@ -139,14 +142,17 @@ def histogram_figure(
     return figure
 
 
-def blank_figure(width: float, height: float) -> Figure:
+def blank_figure(width: float, height: float) -> "Figure":
     """Return an empty figure of `width` x `height` inches, made without pyplot."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure  # takes a third of a second, and many processes never draw
+
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _lines(axes: Axes, series: Mapping[str, Points], names: Sequence[str] = ()) -> None:
+def _lines(axes: "Axes", series: Mapping[str, Points], names: Sequence[str] = ()) -> None:
     """Draw the series; a name's colour and marker follow its place in `names`."""
     order = list(names or series)
     for name, points in series.items():
@@ -155,12 +161,12 @@ def _lines(axes: Axes, series: Mapping[str, Points], names: Sequence[str] = ()) 
         x, y = zip(*points, strict=True) if points else ((), ())
         style = ("-", "--", ":")[i // len(OKABE_ITO) % 3]
         axes.plot(x, y, style, color=colour, marker=marker, markersize=4.5, label=name)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, steps=[1, 2, 5, 10]))
+    axes.locator_params(axis="x", nbins=8, integer=True, steps=[1, 2, 5, 10])
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _heat_map(axes: Axes, values: np.ndarray, label: str, spec: str, is_numbered: bool) -> None:
+def _heat_map(axes: "Axes", values: np.ndarray, label: str, spec: str, is_numbered: bool) -> None:
     """Draw values (rows, columns) in viridis with a colour bar, and the numbers as `spec` says."""
     image = axes.imshow(values, cmap="viridis", aspect="auto", interpolation="nearest")
     axes.figure.colorbar(image, ax=axes, label=label, pad=0.02)
@@ -172,7 +178,7 @@ def _heat_map(axes: Axes, values: np.ndarray, label: str, spec: str, is_numbered
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7)
 
 
-def _name_ticks(axes: Axes, columns: Sequence[str], rows: Sequence[str] = ()) -> None:
+def _name_ticks(axes: "Axes", columns: Sequence[str], rows: Sequence[str] = ()) -> None:
     """Name columns (aslant where the names are long) and rows, at most `MAX_NAMED` of each."""
     is_long = max(map(len, columns)) > 4
     slant = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if is_long else {}

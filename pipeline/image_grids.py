@@ -1,12 +1,15 @@
 """Pictures made of images: many images as one array, and such grids stacked under their titles."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from pipeline.figures import blank_figure
 from spire_core.errors import DataError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def image_grid(images: np.ndarray, columns: int, pad: int = 2, scale: int = 2) -> np.ndarray:
@@ -35,7 +38,7 @@ def image_grid(images: np.ndarray, columns: int, pad: int = 2, scale: int = 2) -
 
 def labelled_grids(
     rows: Sequence[tuple[str, np.ndarray]], columns: int, title: str = "", width: float = 6.5
-) -> Figure:
+) -> "Figure":
     """Return stacked image grids, each below its own title, in a figure `width` inches wide.
 
     `rows` holds (title, images as `image_grid` takes them), for example "client 24: real".

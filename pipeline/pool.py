@@ -127,10 +127,12 @@ class ClientPool(ABC):
 class Paces:
     """What each worker takes for a unit of a task's cost, in seconds, as it was measured.
 
-    Workers on other machines may be slower. Who computes what does not change any result.
+    Workers on other machines may be slower. Who computes what does not change any result. A
+    worker's first time for a task does not count: it holds what a process does once.
     """
 
     def __init__(self) -> None:
+        self._begun: set[tuple[str, int]] = set()
         self._measured: dict[str, dict[int, float]] = {}  # by task and worker
 
     def of(self, task: str, num_workers: int) -> list[float]:
@@ -141,6 +143,9 @@ class Paces:
 
     def learn(self, task: str, worker: int, cost: float, seconds: float) -> None:
         """Take note of a worker's time for so much cost; single measurements are smoothed."""
+        if (task, worker) not in self._begun:
+            self._begun.add((task, worker))
+            return
         known, found = self._measured.setdefault(task, {}), seconds / cost
         before = known.get(worker, found)
         known[worker] = before + NEWEST * (found - before)

@@ -22,9 +22,10 @@ import torch
 
 from pipeline.config import load_config
 from pipeline.driver import Driver, RoundStats
-from pipeline.experiment import open_pool, run_experiment
+from pipeline.experiment import run_experiment
 from pipeline.messages import WorkerSetup
 from pipeline.pool import ClientPool
+from pipeline.pools import open_pool
 from pipeline.profiling import trace_path
 from pipeline.progress import Quiet
 from pipeline.ray_pool import RayClientPool

@@ -134,6 +134,14 @@ def test_help_imports_nothing_heavy() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
+def test_an_experiment_imports_neither_ray_nor_matplotlib_before_it_needs_them() -> None:
+    code = (
+        "import sys, pipeline.experiment; print({'ray', 'matplotlib', 'mlflow'} & {*sys.modules})"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert said.stdout == "set()\n"
+
+
 @pytest.mark.parametrize(
     ("words", "verb"),
     [(["--help"], "sweep"), (["sweep", "-h"], "sweep"), (["report", "-h"], "report")],

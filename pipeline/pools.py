@@ -1,0 +1,45 @@
+"""The client pool of a run, and what makes its driver: in this process, or as Ray actors.
+
+Ray is imported where it is used, so that a run with resources.pool=local starts without it.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.driver import Driver
+from pipeline.messages import WorkerSetup
+from pipeline.pool import ClientPool, LocalClientPool
+from pipeline.resources import most_useful_actors, plan_actors
+from pipeline.setting import Setting
+from pipeline.worker import ClientWorker
+
+if TYPE_CHECKING:
+    from pipeline.ray_pool import RemoteDriver
+
+MakeDriver = Callable[..., "Driver | RemoteDriver"]
+
+
+@contextlib.contextmanager
+def open_pool(setting: Setting, folder: Path) -> Iterator[tuple[ClientPool, MakeDriver]]:
+    """Yield the client pool that the configuration asks for, and what makes a driver for it."""
+    config = setting.config
+    setup = WorkerSetup(config, setting.mixtures, setting.partition, setting.extractor, folder)
+    if config.resources.pool == "local":
+        yield LocalClientPool(ClientWorker(setup, setting.images)), Driver
+        return
+
+    from pipeline.ray_pool import RayClientPool, RemoteDriver, cluster, is_in_actor
+
+    with cluster() as available:
+        plan = plan_actors(config.resources, available, most_useful_actors(config))
+        with contextlib.ExitStack() as stack:
+            make_driver: MakeDriver = Driver
+            if config.method.record.is_federated and not is_in_actor():
+                remote = RemoteDriver()  # its process starts beside those of the clients
+                stack.callback(remote.close)
+                make_driver = remote.begin
+            pool = RayClientPool.start(setup, setting.images, plan)
+            stack.callback(pool.close)
+            yield pool, make_driver
