@@ -6,13 +6,12 @@ a method without a metric is missing from its figure, and a figure without any l
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from statistics import fmean
 from typing import TYPE_CHECKING
 
 from pipeline.seed_figures import LOG_RATIO, Scale, panels_figure, rounds_figure, settings_figure
 from sweeps.report_groups import SCORES, Group, best_groups, label, tasks_of
-from sweeps.report_series import Histories, against, cost_of, curves, setting_of
+from sweeps.report_series import Histories, against_cost, against_setting, curves
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -130,7 +129,7 @@ def overfitting_picture(groups: Sequence[Group], histories: Histories, task: str
 
 def axis_picture(groups: Sequence[Group], key: str, metric: str, task: str) -> Picture | None:
     """Return the final score against one setting; None if no method was run at two places of it."""
-    series = against(groups, partial(setting_of, key=key), metric)
+    series = against_setting(groups, key, metric)
     places = [point[0] for line in series for point in line.points]
     if max((len(line.points) for line in series), default=0) < 2:
         return None
@@ -141,7 +140,8 @@ def axis_picture(groups: Sequence[Group], key: str, metric: str, task: str) -> P
         series, name, _ylabel(metric), scale, task, _score_floor(groups, metric)
     )
     text = (
-        f"Final score against {key}; at each place the best of the other settings; {SPREAD}. "
+        f"Final score against {key}; at each place the best of the other settings, of those that "
+        f"were run at the most places; {SPREAD}. "
         "A dotted line continues a method that was run at one place only."
     )
     return Picture(f"kid_against_{key.replace('.', '_')}", f"KID against {key}", text, figure)
@@ -149,7 +149,7 @@ def axis_picture(groups: Sequence[Group], key: str, metric: str, task: str) -> P
 
 def cost_picture(groups: Sequence[Group], key: str, metric: str, task: str) -> Picture | None:
     """Return the final score against a cost, such as the bytes sent."""
-    series = against(groups, partial(cost_of, key=key), metric)
+    series = against_cost(groups, key, metric)
     if not series:
         return None
     xlabel, name = COSTS[key]

@@ -1,11 +1,23 @@
 """Lines of the report's figures: a mean over seeds, and their range, at each place of an axis."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from statistics import fmean
 
 from pipeline.seed_figures import Point, Series
 from spire_core.methods import METHODS
-from sweeps.report_groups import RATE, UNSET, Group, as_number, best, by_method, label, method_order
+from sweeps.report_groups import (
+    RATE,
+    UNSET,
+    Group,
+    Values,
+    as_number,
+    best,
+    by_method,
+    label,
+    method_order,
+)
 
 Histories = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]  # by run, by metric
 
@@ -24,21 +36,50 @@ def cost_of(group: Group, key: str) -> float | None:
     return None if found is None else float(f"{found.mean:.9g}")
 
 
-def against(
-    groups: Sequence[Group], place_of: Callable[[Group], float | None], metric: str
-) -> list[Series]:
-    """Return a line for each method: its score at each place, at the best of the other settings."""
+def against_setting(groups: Sequence[Group], key: str, metric: str) -> list[Series]:
+    """Return a line for each method: its score at each place of a setting's axis.
+
+    The other settings are alike along a line: only those count that were run at the most of its
+    places, and at each place the best of them is shown.
+    """
+
+    def others(group: Group) -> Values:
+        return tuple(chosen for chosen in group.setting if chosen[0] != key)
+
     lines = []
     for method, own in by_method(groups).items():
-        at: dict[float, list[Group]] = {}
-        for group in own:
-            if (place := place_of(group)) is not None and group.values(metric):
-                at.setdefault(place, []).append(group)
-        found = {place: best(at[place], metric).estimate(metric) for place in sorted(at)}
-        points = tuple((place, e.mean, e.low, e.high) for place, e in found.items() if e)
-        if points:
-            lines.append(Series(method, method_order(method)[0], points))
+        at = _places(own, partial(setting_of, key=key), metric)
+        count = Counter(others(group) for here in at.values() for group in here)
+        most = max(count.values(), default=0)
+        alike = {place: [g for g in here if count[others(g)] == most] for place, here in at.items()}
+        lines += _line(method, {place: here for place, here in alike.items() if here}, metric)
     return lines
+
+
+def against_cost(groups: Sequence[Group], key: str, metric: str) -> list[Series]:
+    """Return a line for each method: its score at each cost, at the best setting that costs it."""
+    lines = []
+    for method, own in by_method(groups).items():
+        lines += _line(method, _places(own, partial(cost_of, key=key), metric), metric)
+    return lines
+
+
+def _places(
+    groups: Sequence[Group], place_of: Callable[[Group], float | None], metric: str
+) -> dict[float, list[Group]]:
+    """Return the groups that were scored, by their place on an axis, in its order."""
+    at: dict[float, list[Group]] = {}
+    for group in groups:
+        if (place := place_of(group)) is not None and group.values(metric):
+            at.setdefault(place, []).append(group)
+    return dict(sorted(at.items()))
+
+
+def _line(method: str, at: Mapping[float, Sequence[Group]], metric: str) -> list[Series]:
+    """Return a method's line through the best group at each place, if there is any."""
+    found = {place: best(here, metric).estimate(metric) for place, here in at.items()}
+    points = tuple((place, e.mean, e.low, e.high) for place, e in found.items() if e)
+    return [Series(method, method_order(method)[0], points)] if points else []
 
 
 def curves(groups: Sequence[Group], key: str, histories: Histories) -> list[Series]:
