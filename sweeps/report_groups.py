@@ -22,6 +22,8 @@ TASK += ("adapt.num_images", "eval.num_images", "eval.num_clients", "eval.kid_")
 EXTRACTOR = "extractor"  # stands among a task's parameters, though it is logged as tags
 RATE = "adapt.lr"
 OWN = ("method.", RATE)  # settings of a method: they choose its best, and others need not agree
+NN_GAP = "final/adapt_nn_gap"  # worked out here: each run's distance to training minus test images
+NN_GAP_OF = ("final/adapt_nn_train", "final/adapt_nn_test")
 SCORES = {  # by which a best setting is chosen: the first that any run has
     "final/adapt_kid_after": "new clients' final KID",
     "final/pretrain_kid_mean": "pre-training clients' KID after the last round",
@@ -43,6 +45,9 @@ class Group:
 
     def values(self, key: str) -> dict[Pair, float]:
         """Return a metric's final value by seed, of the runs that have it."""
+        if key == NN_GAP:
+            train, test = (self.values(own) for own in NN_GAP_OF)
+            return {pair: train[pair] - test[pair] for pair in train if pair in test}
         known = [run for run in self.runs if is_known(run.finals.get(key))]
         return {pair_of(run): run.finals[key] for run in known}
 

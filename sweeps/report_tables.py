@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sweeps.report_groups import Group, label
+from sweeps.report_groups import NN_GAP, Group, label
 from sweeps.report_stats import Estimate, verdict
 
 Cell = str | int | Estimate | None
@@ -27,6 +27,7 @@ NEW_CLIENTS: tuple[Metric, ...] = (
     ("held-out after", "final/adapt_heldout_after"),
     ("NN train", "final/adapt_nn_train"),
     ("NN test", "final/adapt_nn_test"),
+    ("NN train - test", NN_GAP),
 )
 FORGETTING_AND_COST: tuple[Metric, ...] = (
     ("own", "final/adapt_forgetting_own"),
@@ -47,8 +48,8 @@ CAPTIONS = {
     "Held-out: denoising loss on unseen images.",
     "new_clients": "Before and after adaptation, mean over new clients. Held-out: denoising "
     "loss on its unseen images. NN: distance of generated images, pixel by pixel, to the nearest "
-    "training image and to the nearest of as many test images; training images that are clearly "
-    "nearer speak for memorisation.",
+    "training image and to the nearest of as many test images, and the first minus the second: "
+    "clearly below zero speaks for memorisation.",
     "forgetting_and_cost": "KID at the last epoch of adaptation: own = above its lowest so far; "
     "global = lost for existing clients; replaced = lost if only the adapted client is left. "
     "Seconds: to fit a new client and to look at it, on one worker. "

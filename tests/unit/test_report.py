@@ -47,6 +47,9 @@ def log_experiment(config: TrackingConfig, parent: str, method: str, seed: int) 
     finals |= {"params/trainable_new_client": float(TRAINED[method])}
     finals |= {"final/adapt_kid_floor": -0.001, "final/adapt_forgetting_own": 0.0}
     if method != "local":
+        near = 0.5 if method == "fedavg_ft" else 0.1
+        finals |= {"final/adapt_nn_train": 5.0 - near * seed, "final/adapt_nn_test": 6.0}
+    if method != "local":
         finals |= {"final/pretrain_kid_mean": 2.0, "best/kid_mean": 1.0, "best/round": 2.0}
     with log_run(config, parent, method, seed, finals) as tracker:
         tracker.log_tags({"spire.diagnosis": DIAGNOSES.get((method, seed), "none")})
@@ -127,6 +130,18 @@ def test_differences_are_paired_by_seed(report: Report) -> None:
     equal = found["fedavg_ft", "pre-training: KID, last round"]
     assert (equal["minus SPIRE"], equal["verdict"]) == ("0.0", "cannot tell")
     assert ("local", "pre-training: KID, last round") not in found
+
+
+def test_nearness_to_training_images_is_compared_within_each_run(report: Report) -> None:
+    """Distances to training minus test images are -1, -1.1, -1.2 and -1, -1.5, -2."""
+    spire, fedavg_ft, local = rows(report, "new_clients")
+    assert float(spire["NN train - test"]) == pytest.approx(-1.1)
+    assert float(spire["NN train - test: half interval"]) == pytest.approx(0.248414, abs=1e-6)
+    assert float(fedavg_ft["NN train - test"]) == pytest.approx(-1.5)
+    assert local["NN train - test"] == ""
+    found = {(r["method"], r["score"]): r for r in rows(report, "differences")}
+    gap = found["fedavg_ft", "new clients: NN train - test"]
+    assert (float(gap["minus SPIRE"]), gap["verdict"]) == (pytest.approx(-0.4), "cannot tell")
 
 
 def test_runs_that_are_left_out_are_counted_and_listed(report: Report) -> None:
@@ -217,7 +232,7 @@ def test_markdown_links_to_figures_that_exist_and_shows_names_as_they_are(report
     assert all((report.folder / link).is_file() for link in links)
     assert text.startswith("# a &lt;b&gt;bold&lt;/b&gt; \\| sweep\n")
     table = [line for line in text.splitlines() if line.startswith("| spire | 3 |")]
-    assert [line.count("|") for line in table] == [6, 6, 7]
+    assert [line.count("|") for line in table] == [6, 9, 7]
 
 
 def test_everything_is_attached_to_the_sweep(
