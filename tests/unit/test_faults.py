@@ -155,7 +155,10 @@ def test_a_dropped_client_ends_as_if_it_had_not_been_in_that_round(
     settings += [f"data.root={mnist_root}", "eval.num_images=8", "eval.num_loss_images=8"]
     settings += ["adapt.epochs=1", "diffusion.sample_steps=2", "federation.on_client_error=drop"]
     settings += ["client.engine=loop"]
-    changes = {"pipeline.worker.train_client": spoilt, "pipeline.driver.choose_cohort": smaller}
+    changes = {
+        "pipeline.worker_rounds.train_client": spoilt,
+        "pipeline.driver.choose_cohort": smaller,
+    }
     found = {}
     for target, function in changes.items():
         with monkeypatch.context() as patch:
