@@ -22,7 +22,7 @@ from typing import Any
 from pipeline.checkpoint import checkpoints
 from pipeline.config import load_config
 from pipeline.driver import Driver
-from pipeline.pools import open_pool
+from pipeline.open_pool import open_pool
 from pipeline.pretraining import Checkpointer
 from pipeline.ray_pool import RemoteDriver
 from pipeline.runs import git_revision

@@ -23,7 +23,7 @@ from pipeline.config import load_config
 from pipeline.driver import Driver
 from pipeline.evaluation import RealData
 from pipeline.experiment import Result, adapt, pretrain
-from pipeline.pools import open_pool
+from pipeline.open_pool import open_pool
 from pipeline.progress import Quiet
 from pipeline.schema import Config
 from pipeline.setting import prepare

@@ -3,8 +3,8 @@
 Read `experiment` first. Nothing is imported here, so that `spire --help` answers at once.
     schema      what an experiment is told; config, typed, presets/   how that is read
     datasets, known_datasets, image_folder, resize, fetch, sources   images, checked by hash
-    worker, client_store   the clients' side; messages   what travels from and to it
-    pool, ray_pool, resources   many clients on few processes
+    worker, worker_*, client_store   the clients' side; messages   what travels from and to it
+    pool, ray_pool, open_pool, resources   many clients on few processes
     allocation  what such a process does with freed memory
     setting     what is fixed before the first round
     driver      the rounds of FedAvg

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pipeline.messages import Drawn, Losses
 from pipeline.pool import ClientPool, in_groups
+from spire_core.adapt import AdaptConfig
 from spire_core.evaluate import EvalConfig
 from spire_core.kid import KidScore, kid, kid_floor, kid_matrix
 from spire_core.methods import Method
@@ -128,6 +129,40 @@ def evaluate_pretraining(
     drawn = _draw_all(pool, handle, client_ids, method, config.clients_per_batch)
     swaps = [(client_ids[(i + 1) % len(client_ids)],) for i in range(len(client_ids))]
     losses = pool.run("losses", client_ids, handle, per_unit=swaps)
+    return _scored(round_idx, client_ids, drawn, losses, real, config, seed)
+
+
+def evaluate_tuned(
+    pool: ClientPool,
+    weights: np.ndarray,
+    client_ids: Sequence[int],
+    num_images: Sequence[int],
+    settings: AdaptConfig,
+    real: RealData,
+    config: EvalConfig,
+    round_idx: int,
+    seed: int,
+) -> Evaluation:
+    """Return the evaluation of pre-training clients that each fine-tune the backbone (P,) first.
+
+    `num_images`: how many each trains on.
+    """
+    costs = [float(num) for num in num_images]
+    found = pool.run("draw_tuned", client_ids, pool.share(weights), settings, costs=costs)
+    drawn, losses = zip(*found, strict=True)
+    return _scored(round_idx, client_ids, drawn, losses, real, config, seed)
+
+
+def _scored(
+    round_idx: int,
+    client_ids: Sequence[int],
+    drawn: Sequence[Drawn],
+    losses: Sequence[Losses],
+    real: RealData,
+    config: EvalConfig,
+    seed: int,
+) -> Evaluation:
+    """Return an evaluation out of what clients drew and lost."""
     sizes = (config.kid_subset_size, config.kid_num_subsets, seed)
     scores = [
         kid(real.features[c], d.features, *sizes) for c, d in zip(client_ids, drawn, strict=True)

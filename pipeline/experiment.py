@@ -27,15 +27,16 @@ from pipeline.evaluation import (
     cross_client_losses,
     cross_client_matrix,
     evaluate_pretraining,
+    evaluate_tuned,
     pooled_features,
 )
 from pipeline.evaluation_store import load_evaluations, rewind_evaluations, save_evaluation
 from pipeline.footprint import peak_bytes
 from pipeline.forgetting import ForgettingCurve, forgetting_curve
 from pipeline.messages import AdaptReport
+from pipeline.open_pool import MakeDriver, open_pool
 from pipeline.outbox import read_points
 from pipeline.pool import ClientPool
-from pipeline.pools import MakeDriver, open_pool
 from pipeline.pretraining import (
     Checkpointer,
     copy_pretraining,
@@ -52,6 +53,7 @@ from pipeline.record import (
     log_profile,
     log_setting,
     log_summary,
+    log_tuned,
     run_tags,
 )
 from pipeline.run_files import held
@@ -106,6 +108,7 @@ class Result:
     matrix: np.ndarray | None = None
     cross_ids: list[int] = field(default_factory=list)
     cross_losses: np.ndarray | None = None  # of these clients, `cross_client_losses`
+    tuned: Evaluation | None = None  # of pre-training clients after fine-tuning, see `tune`
     diagnoses: list[Diagnosis] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
     state_fingerprint: str = ""
@@ -174,6 +177,10 @@ def _run(setting: Setting, tracker: Tracker, watcher: Watcher, pretrained: Path 
         watcher.pretrained(tracker.run_dir)
         try_on(result, pool, weights)
         log_cross_losses(tracker, result)
+        if config.method.record.can_tune and config.adapt.tune_epochs:
+            watcher.stage(f"fine-tuning {len(setting.eval_ids)} pre-training clients")
+            tune(result, pool, weights)
+            log_tuned(tracker, result)
 
         watcher.stage(f"adapting {len(setting.new_ids)} new clients")
         adapt(result, pool, weights)
@@ -352,6 +359,22 @@ def try_on(result: Result, pool: ClientPool, weights: np.ndarray) -> None:
         result.cross_ids = list(itertools.islice(trained, CROSS_CLIENTS))
     if result.cross_ids:
         result.cross_losses = cross_client_losses(pool, weights, result.cross_ids)
+
+
+def tune(result: Result, pool: ClientPool, weights: np.ndarray) -> None:
+    """Score the pre-training clients after each has fine-tuned the backbone (P,) by itself."""
+    setting, config = result.setting, result.setting.config
+    result.tuned = evaluate_tuned(
+        pool,
+        weights,
+        setting.eval_ids,
+        [len(setting.partition.split(client_id).train) for client_id in setting.eval_ids],
+        config.adapt,
+        result.real,
+        config.eval,
+        config.federation.num_rounds,
+        config.seed,
+    )
 
 
 def adapt(

@@ -61,6 +61,8 @@ def canonical(config: "Config") -> "Config":
         adapt = replace(type(adapt)(), num_images=adapt.num_images)
     if not can_adapt_together(record, config.model):
         adapt = _reset(adapt, "group_size")
+    if not record.can_tune:
+        adapt = _reset(adapt, "tune_epochs")
     if not adapt.early_stopping:
         adapt = _reset(adapt, "val_fraction", "patience")
     return replace(config, adapt=adapt)
@@ -75,6 +77,7 @@ def reads(method: Method, key: str) -> bool:
     of_rounds = ("client.", "server.", *(f"federation.{name}" for name in ROUNDS))
     is_unread = not method.is_federated and key.startswith(of_rounds)
     is_unread |= not method.adapt_parts and key.startswith("adapt.")
+    is_unread |= not method.can_tune and key == "adapt.tune_epochs"
     return key in ALWAYS_READ or not is_unread
 
 
@@ -122,6 +125,8 @@ def _determining(config: "Config") -> dict[str, Any]:
         del told["client"]["compression"], told["client"]["top_k_fraction"]
     if told["client"]["precision"] == "float32":  # likewise
         del told["client"]["precision"]
+    if told["adapt"]["tune_epochs"] == 0:  # likewise
+        del told["adapt"]["tune_epochs"]
     if told["partition"]["num_train_classes"] is None:  # likewise
         del told["partition"]["num_train_classes"]
     return told

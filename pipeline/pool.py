@@ -128,7 +128,7 @@ class Paces:
     """What each worker takes for a unit of a task's cost, in seconds, as it was measured.
 
     Workers on other machines may be slower. Who computes what does not change any result. A
-    worker's first time for a task does not count: it holds what a process does once.
+    process's first time for a task does not count: it holds what a process does once.
     """
 
     def __init__(self) -> None:
@@ -140,6 +140,10 @@ class Paces:
         known = self._measured.get(task, {})
         usual = statistics.median(known.values()) if known else 1.0
         return [known.get(worker, usual) for worker in range(num_workers)]
+
+    def renew(self, worker: int) -> None:
+        """Take note that a worker is a new process, whose first times do not count."""
+        self._begun = {(task, old) for task, old in self._begun if old != worker}
 
     def learn(self, task: str, worker: int, cost: float, seconds: float) -> None:
         """Take note of a worker's time for so much cost; single measurements are smoothed."""

@@ -259,6 +259,7 @@ class RayClientPool(ClientPool):
         for worker, at in busy:
             if any(_is_lost(results[i]) for i in at):
                 self._revive(self.actors[worker])
+                self.paces.renew(worker)
         return results
 
     def _chunk(

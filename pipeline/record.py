@@ -101,6 +101,12 @@ def log_evaluation(
     tracker.log_image("samples/pretrain", image_grids.image_grid(images, 8), evaluation.round_idx)
 
 
+def log_tuned(tracker: Tracker, result: "Result") -> None:
+    """Write one row per pre-training client that has fine-tuned the backbone for its score."""
+    if result.tuned is not None:
+        tracker.log_table("tables/pretrain_tuned.json", result.tuned.table(result.real))
+
+
 def log_profile(tracker: Tracker, run_dir: Path) -> None:
     """Write the profile of a run that was watched, as far as its files are small."""
     for path in sorted((run_dir / PROFILE).glob("*")):

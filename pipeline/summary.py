@@ -53,6 +53,9 @@ def summary_metrics(result: "Result") -> dict[str, float]:
             found[final_name(name)] = value
         found |= {"best/kid_mean": best.kid_mean, "best/round": float(best.round_idx)}
         found["final/pretrain_kid_floor"] = result.real.floor_mean(result.setting.eval_ids)
+    if result.tuned is not None:
+        for name, value in result.tuned.metrics().items():
+            found[final_name(name.replace("pretrain/", "pretrain/tuned/"))] = value
     table = new_clients_table(result)
     for key, values in table.items():
         known = [v for v in values if isinstance(v, int | float)]

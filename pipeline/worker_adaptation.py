@@ -3,12 +3,13 @@
 import functools
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.messages import AdaptReport, Drawn, Fitted, Look
+from pipeline.messages import AdaptReport, Drawn, Fitted, Look, Losses
 from pipeline.worker_evaluation import EvaluationTasks
 from spire_core.adapt import AdaptConfig, adapt_client, num_trained
 from spire_core.adapt_together import adapt_embeddings
@@ -148,11 +149,7 @@ class AdaptationTasks(EvaluationTasks):
             start = initial_weights(
                 config.model, config.method, self.images.shape[1], config.seed, client_id
             ).to(self.device)
-        reference = None
-        if config.eval.guidance != 1.0 and not config.method.record.has_embedding:
-            reference = self._new_model()
-            reference.load(start)
-        observer = _Observer(self, client_id, reference, pooled_features)
+        observer = _Observer(self, client_id, self._reference(start), pooled_features)
         adapted = adapt_client(
             self.model,
             start,
@@ -183,6 +180,31 @@ class AdaptationTasks(EvaluationTasks):
             time.monotonic() - began,
         )
 
+    def draw_tuned(
+        self, client_id: int, weights: np.ndarray, settings: AdaptConfig
+    ) -> tuple[Drawn, Losses]:
+        """Return what a pre-training client draws once it has fine-tuned the backbone (P,).
+
+        It takes `tune_epochs` passes over all its images; beside what it draws stands its held-out
+        loss. Nothing is kept.
+        """
+        start = torch.tensor(weights, device=self.device)
+        epochs = replace(settings, epochs=settings.tune_epochs, early_stopping=False)
+        more = (epochs, self.recipe(), self.config.seed, client_id, _look_away)
+        adapt_client(self.model, start, {}, self.train_images(client_id), *more)
+        images = self._images(client_id, self.model, None, self._reference(start))
+        losses = Losses(client_id, self._heldout(client_id, None), None, None)
+        return self._drawn(client_id, images), losses
+
+    def _reference(self, start: Tensor) -> FlatModel | None:
+        """Return the network from which guidance leads away, where there is no embedding for it."""
+        config = self.config
+        if config.eval.guidance == 1.0 or config.method.record.has_embedding:
+            return None
+        reference = self._new_model()
+        reference.load(start)
+        return reference
+
 
 def _after(epoch: int) -> str:
     """Return the name under which a new client keeps its embedding after an epoch."""
@@ -195,6 +217,11 @@ def _remember(
     """Keep a new client's embedding after an epoch; what it is worth is looked at later."""
     assert emb is not None
     state[_after(epoch)] = emb.detach().cpu().clone()
+    return {}
+
+
+def _look_away(epoch: int, model: FlatModel, emb: Tensor | None) -> dict[str, float]:
+    """Observe nothing of a client that fine-tunes."""
     return {}
 
 

@@ -19,7 +19,7 @@ from spire_core.training import to_float
 
 
 class EvaluationTasks(WorkerBase):
-    """Tasks of an evaluation of clients that have trained."""
+    """Tasks of an evaluation of pre-training clients, whether they have trained or not."""
 
     def real_features(self, client_id: int) -> Tensor:
         """Return features (n, D) of a client's test images."""

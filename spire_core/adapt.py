@@ -32,6 +32,9 @@ class AdaptConfig:
     forgetting curves. `group_size`: new clients that are fitted in one batch, where each trains an
     embedding alone (`adapt_together`); they are taken in the order of their ids. As float sums
     differ in their last bits from one size to another, it belongs to what determines a result.
+
+    `tune_epochs`: passes of a pre-training client over all its own images, with which FedAvg +
+    fine-tuning is scored once more at the end of pre-training; nothing of them is kept.
     """
 
     epochs: int = 30
@@ -44,6 +47,7 @@ class AdaptConfig:
     patience: int = 5
     eval_every: int = 1
     group_size: int = 8
+    tune_epochs: int = 0
 
     def __post_init__(self) -> None:
         if self.num_images is not None and self.num_images < 1:
@@ -60,6 +64,10 @@ class AdaptConfig:
         if self.group_size < 1:
             raise ConfigError(
                 f"expected adapt.group_size of at least 1, got {self.group_size}: raise it"
+            )
+        if self.tune_epochs < 0:
+            raise ConfigError(
+                f"expected adapt.tune_epochs of at least 0, got {self.tune_epochs}: 0 turns it off"
             )
         if self.lr is not None and self.lr <= 0:
             raise ConfigError(

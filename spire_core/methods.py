@@ -35,6 +35,11 @@ class Method:
         return self.has_embedding or self.has_local_layers
 
     @property
+    def can_tune(self) -> bool:
+        """Whether pre-training clients own nothing, but could fine-tune what new clients train."""
+        return self.is_federated and not self.is_personal and bool(self.adapt_parts)
+
+    @property
     def keeps_backbone(self) -> bool:
         """Whether adapting a new client leaves untouched all that existing clients use."""
         return not {BODY, EMB_PROJ} & set(self.adapt_parts)

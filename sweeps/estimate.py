@@ -71,8 +71,7 @@ def pretraining_s(config: Config, costs: Costs) -> float:
         per_epoch = steps_per_epoch(_images_per_client(config), config.client.batch_size)
         num_steps = federation.local_epochs * per_epoch
     per_round = federation.cohort_size * num_steps * config.client.batch_size
-    most = federation.num_clients if federation.num_clients <= MANY_CLIENTS else NUM_KNOWN
-    num_looked_at = min(config.eval.num_clients or most, federation.num_clients)
+    num_looked_at = _num_looked_at(config)
     if not method.is_personal:
         num_looked_at = min(num_looked_at, NUM_POPULATION_DRAWS)
     num_evaluations = 2
@@ -91,7 +90,15 @@ def adaptation_s(config: Config, costs: Costs) -> float:
         num_looks += -(-settings.epochs // settings.eval_every)
         num_images = settings.epochs * (settings.num_images or _images_per_client(config))
     one = num_images * costs.train_s + num_looks * _drawing_s(config, costs)
-    return config.federation.num_new_clients * one
+    return config.federation.num_new_clients * one + _tuning_s(config, costs)
+
+
+def _tuning_s(config: Config, costs: Costs) -> float:
+    """Return about how long pre-training clients take to fine-tune for a score, where they do."""
+    if not (config.method.record.can_tune and config.adapt.tune_epochs):
+        return 0.0
+    num_images = config.adapt.tune_epochs * _images_per_client(config)
+    return _num_looked_at(config) * (num_images * costs.train_s + _drawing_s(config, costs))
 
 
 def measure(config: Config) -> Costs:
@@ -142,6 +149,13 @@ def _drawing_s(config: Config, costs: Costs) -> float:
     """Return the seconds of drawing what one client is scored by."""
     num_looks = config.diffusion.sample_steps * (1 if config.eval.guidance == 1 else 2)
     return config.eval.num_images * num_looks * costs.look_s
+
+
+def _num_looked_at(config: Config) -> int:
+    """Return how many pre-training clients are scored."""
+    num_clients = config.federation.num_clients
+    most = num_clients if num_clients <= MANY_CLIENTS else NUM_KNOWN
+    return min(config.eval.num_clients or most, num_clients)
 
 
 def _images_per_client(config: Config) -> int:

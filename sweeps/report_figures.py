@@ -140,9 +140,9 @@ def axis_picture(groups: Sequence[Group], key: str, metric: str, task: str) -> P
         series, name, _ylabel(metric), scale, task, _score_floor(groups, metric)
     )
     text = (
-        f"Final score against {key}; at each place the best of the other settings, of those that "
-        f"were run at the most places; {SPREAD}. "
-        "A dotted line continues a method that was run at one place only."
+        f"Final score against {key}, each method at its best rate of adaptation; {SPREAD}. A line "
+        "is at the best of a method's other settings, or at the one that it is named by. A dotted "
+        "line continues a method that was run at one place only."
     )
     return Picture(f"kid_against_{key.replace('.', '_')}", f"KID against {key}", text, figure)
 

@@ -21,9 +21,15 @@ TASK = ("data.", "partition.", "federation.num_clients", "federation.num_new_cli
 TASK += ("adapt.num_images", "eval.num_images", "eval.num_clients", "eval.kid_")
 EXTRACTOR = "extractor"  # stands among a task's parameters, though it is logged as tags
 RATE = "adapt.lr"
-OWN = ("method.", RATE)  # settings of a method: they choose its best, and others need not agree
+OWN = (
+    "method.",
+    RATE,
+    "adapt.tune_epochs",
+)  # settings of a method: they choose its best, and others need not agree
 NN_GAP = "final/adapt_nn_gap"  # worked out here: each run's distance to training minus test images
 NN_GAP_OF = ("final/adapt_nn_train", "final/adapt_nn_test")
+TUNED_KID = "final/pretrain_tuned_kid_mean"
+OWN_KID = "final/pretrain_own_kid"  # likewise: that of fine-tuned models, where clients have tuned
 SCORES = {  # by which a best setting is chosen: the first that any run has
     "final/adapt_kid_after": "new clients' final KID",
     "final/pretrain_kid_mean": "pre-training clients' KID after the last round",
@@ -48,6 +54,8 @@ class Group:
         if key == NN_GAP:
             train, test = (self.values(own) for own in NN_GAP_OF)
             return {pair: train[pair] - test[pair] for pair in train if pair in test}
+        if key == OWN_KID:
+            return self.values("final/pretrain_kid_mean") | self.values(TUNED_KID)
         known = [run for run in self.runs if is_known(run.finals.get(key))]
         return {pair_of(run): run.finals[key] for run in known}
 
@@ -136,6 +144,11 @@ def label(values: Values) -> str:
     """Return the choices in words, such as `tau=3, adapt.lr=0.02`, without those not given."""
     told = [f"{key.removeprefix('federation.')}={value}" for key, value in values if value != UNSET]
     return ", ".join(told) or ("defaults" if values else "")
+
+
+def shared(group: Group) -> Values:
+    """Return the settings in which other methods can agree with a group."""
+    return tuple(choice for choice in group.setting if not choice[0].startswith(OWN))
 
 
 def choosing_metric(groups: Sequence[Group]) -> str:

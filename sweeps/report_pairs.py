@@ -15,8 +15,9 @@ from pipeline.tracked_runs import TrackedRun, is_known
 from spire_core.methods import METHODS
 from sweeps.report_groups import (
     NN_GAP,
-    OWN,
+    OWN_KID,
     SCORES,
+    TUNED_KID,
     Group,
     Pair,
     Values,
@@ -25,6 +26,7 @@ from sweeps.report_groups import (
     by_method,
     label,
     method_of,
+    shared,
     sortable,
     tasks_of,
 )
@@ -40,11 +42,12 @@ METRICS = (
     ("pre-training: KID, last round", "final/pretrain_kid_mean"),
 )
 DIFFERENCES = (*METRICS, ("new clients: NN train - test", NN_GAP))
+OWN_MODELS = ("pre-training: KID, own or fine-tuned models", OWN_KID)
 CAPTION = (
     "Each method minus SPIRE on the same seeds, mean over pairs and 95 % interval; below zero the "
-    "method's score is lower, which is better for all of these but NN, where it is nearer to the "
-    "training images. Lower or higher: only where the interval excludes zero. Several comparisons "
-    "at once: one in twenty intervals misses by chance."
+    "method's score is lower, which is better for all of these but NN, where its images are nearer "
+    "to training than to test images by more than SPIRE's. Lower or higher: only where the "
+    "interval excludes zero. Several comparisons at once: one in twenty intervals misses by chance."
 )
 BY_SETTING = (
     "Each method minus SPIRE on {score} at each of SPIRE's settings, paired on seeds, each at its "
@@ -67,9 +70,11 @@ def differences_table(groups: Sequence[Group], chosen_by: str) -> Table | None:
         for method in by_method(here):
             if method == REFERENCE:
                 continue
-            for name, metric in DIFFERENCES:
-                found = {OWN_BEST: own_best_difference(here, method, metric, chosen_by)}
-                same = same_setting_difference(here, method, metric, chosen_by)
+            has_tuned = any(group.values(TUNED_KID) for group in here if group.method == method)
+            for name, metric in (*DIFFERENCES, *[OWN_MODELS] * has_tuned):
+                by = metric if metric == OWN_KID else chosen_by
+                found = {OWN_BEST: own_best_difference(here, method, metric, by)}
+                same = same_setting_difference(here, method, metric, by)
                 if has_settings and same != found[OWN_BEST]:
                     found[SAME] = same
                 for how, difference in found.items():
@@ -175,11 +180,6 @@ def at_same_settings(
     return found
 
 
-def shared(group: Group) -> Values:
-    """Return the settings in which other methods can agree with a group."""
-    return tuple(choice for choice in group.setting if not choice[0].startswith(OWN))
-
-
 def _is_at(group: Group, place: Values) -> bool:
     """Return whether a group agrees with a setting in all that its method reads."""
     record, own = METHODS.get(group.method), dict(group.setting)
@@ -206,7 +206,7 @@ def runs_table(runs: Sequence[TrackedRun]) -> Table:
     columns += tuple(name for name, _ in METRICS)
     text = (
         "State: the head of the fingerprint of all weights at the end; equal ones are equal runs. "
-        "Diagnosis: known failures that the run shows (docs/diagnoses.md). Differences are worked "
-        "out of the scores."
+        "Diagnosis: known failures that the run shows (docs/diagnoses.md). Differences in these "
+        "scores are worked out of them."
     )
     return Table("runs", "Runs", text, columns, tuple(rows))

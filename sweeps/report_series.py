@@ -1,6 +1,5 @@
 """Lines of the report's figures: a mean over seeds, and their range, at each place of an axis."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from statistics import fmean
@@ -17,6 +16,7 @@ from sweeps.report_groups import (
     by_method,
     label,
     method_order,
+    shared,
 )
 
 Histories = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]  # by run, by metric
@@ -37,22 +37,29 @@ def cost_of(group: Group, key: str) -> float | None:
 
 
 def against_setting(groups: Sequence[Group], key: str, metric: str) -> list[Series]:
-    """Return a line for each method: its score at each place of a setting's axis.
+    """Return lines of the score over a setting's axis, each method at its best rate.
 
-    The other settings are alike along a line: only those count that were run at the most of its
-    places, and at each place the best of them is shown.
+    A method has one line, through the best of its other settings at each place, where each of them
+    was run at every place, or where all vary together. Otherwise it has one for each of the other
+    settings that was run at several places, named by it, so that a line compares like with like.
     """
-
-    def others(group: Group) -> Values:
-        return tuple(chosen for chosen in group.setting if chosen[0] != key)
-
-    lines = []
+    lines: list[Series] = []
     for method, own in by_method(groups).items():
         at = _places(own, partial(setting_of, key=key), metric)
-        count = Counter(others(group) for here in at.values() for group in here)
-        most = max(count.values(), default=0)
-        alike = {place: [g for g in here if count[others(g)] == most] for place, here in at.items()}
-        lines += _line(method, {place: here for place, here in alike.items() if here}, metric)
+        alike: dict[Values, dict[float, list[Group]]] = {}
+        for place, here in at.items():
+            for group in here:
+                others = tuple(chosen for chosen in shared(group) if chosen[0] != key)
+                alike.setdefault(others, {}).setdefault(place, []).append(group)
+        counts = {len(places) for places in alike.values()}
+        style = method_order(method)[0]
+        if counts in ({len(at)}, {1}):
+            lines += _line(method, style, at, metric)
+            continue
+        for others, places in alike.items():
+            if len(places) > 1:
+                name = f"{method}, {label(others)}"
+                lines += _line(name, style + len(lines), places, metric)
     return lines
 
 
@@ -60,7 +67,8 @@ def against_cost(groups: Sequence[Group], key: str, metric: str) -> list[Series]
     """Return a line for each method: its score at each cost, at the best setting that costs it."""
     lines = []
     for method, own in by_method(groups).items():
-        lines += _line(method, _places(own, partial(cost_of, key=key), metric), metric)
+        at = _places(own, partial(cost_of, key=key), metric)
+        lines += _line(method, method_order(method)[0], at, metric)
     return lines
 
 
@@ -75,11 +83,11 @@ def _places(
     return dict(sorted(at.items()))
 
 
-def _line(method: str, at: Mapping[float, Sequence[Group]], metric: str) -> list[Series]:
-    """Return a method's line through the best group at each place, if there is any."""
+def _line(name: str, style: int, at: Mapping[float, Sequence[Group]], metric: str) -> list[Series]:
+    """Return a line through the best group at each place, if there is any."""
     found = {place: best(here, metric).estimate(metric) for place, here in at.items()}
     points = tuple((place, e.mean, e.low, e.high) for place, e in found.items() if e)
-    return [Series(method, method_order(method)[0], points)] if points else []
+    return [Series(name, style, points)] if points else []
 
 
 def curves(groups: Sequence[Group], key: str, histories: Histories) -> list[Series]:

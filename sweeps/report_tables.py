@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sweeps.report_groups import NN_GAP, Group, label
+from sweeps.report_groups import NN_GAP, TUNED_KID, Group, label
 from sweeps.report_stats import Estimate, verdict
 
 Cell = str | int | Estimate | None
@@ -16,6 +16,9 @@ PRETRAINING: tuple[Metric, ...] = (
     ("KID floor", "final/pretrain_kid_floor"),
     ("TV", "final/pretrain_tv_mean"),
     ("held-out", "final/pretrain_heldout_own"),
+    ("KID, fine-tuned", TUNED_KID),
+    ("TV, fine-tuned", "final/pretrain_tuned_tv_mean"),
+    ("held-out, fine-tuned", "final/pretrain_tuned_heldout_own"),
 )
 NEW_CLIENTS: tuple[Metric, ...] = (
     ("KID before", "final/adapt_kid_before"),
@@ -38,14 +41,15 @@ FORGETTING_AND_COST: tuple[Metric, ...] = (
     ("kB up per client and round", "comm/up_kb_per_client_round"),
     ("MB sent in total", "comm/total_mb"),
 )
-ALL_SETTINGS = (*PRETRAINING[:2], *NEW_CLIENTS[:3], NEW_CLIENTS[4], NEW_CLIENTS[6])
+ALL_SETTINGS = (*PRETRAINING[:2], PRETRAINING[6], *NEW_CLIENTS[:3], NEW_CLIENTS[4], NEW_CLIENTS[6])
 ALL_SETTINGS += FORGETTING_AND_COST[:4]
 
 CAPTIONS = {
     "pretraining": "KID of each client's samples against its own held-out images, mean over "
     "clients: after the last round, and at the round where it was lowest. Floor: real images "
     "against real ones. TV: distance between the classes drawn and the client's own mixture. "
-    "Held-out: denoising loss on unseen images.",
+    "Held-out: denoising loss on unseen images. Fine-tuned: after each client has trained the "
+    "backbone on its own images.",
     "new_clients": "Before and after adaptation, mean over new clients. Held-out: denoising "
     "loss on its unseen images. NN: distance of generated images, pixel by pixel, to the nearest "
     "training image and to the nearest of as many test images, and the first minus the second: "

@@ -23,7 +23,7 @@ from benchmarks.peers.work import (
     report,
 )
 from pipeline.datasets import ImageData
-from pipeline.pools import open_pool
+from pipeline.open_pool import open_pool
 from pipeline.resources import ResourcesConfig
 from pipeline.schema import Config, FederationConfig
 from pipeline.setting import Setting

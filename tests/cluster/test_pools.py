@@ -24,8 +24,8 @@ from pipeline.config import load_config
 from pipeline.driver import Driver, RoundStats
 from pipeline.experiment import run_experiment
 from pipeline.messages import WorkerSetup
+from pipeline.open_pool import open_pool
 from pipeline.pool import ClientPool
-from pipeline.pools import open_pool
 from pipeline.profiling import trace_path
 from pipeline.progress import Quiet
 from pipeline.ray_pool import RayClientPool
@@ -338,9 +338,11 @@ def test_an_actors_error_keeps_its_type_and_sentence(opened: Opened) -> None:
 def test_an_actors_pace_is_what_its_work_took(opened: Opened) -> None:
     pool = opened[1]
     assert isinstance(pool, RayClientPool)
-    began = time.monotonic()
-    pool.run("real_features", [0, 1, 2], costs=[2.0, 1.0, 1.0])
-    [pace] = pool.paces.of("real_features", pool.num_workers)
+    for _ in range(2):  # a process's first time does not count
+        assert pool.paces.of("test_images", pool.num_workers) == [1.0]
+        began = time.monotonic()
+        pool.run("test_images", [0, 1, 2], costs=[2.0, 1.0, 1.0])
+    [pace] = pool.paces.of("test_images", pool.num_workers)
     assert 0 < pace <= (time.monotonic() - began) / 4
 
 

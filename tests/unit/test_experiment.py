@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,12 @@ from pipeline.experiment import Result, run_experiment
 from pipeline.messages import WorkerSetup
 from pipeline.outbox import read_points
 from pipeline.progress import Quiet
-from pipeline.saved_run import client_path
+from pipeline.saved_run import SavedRun, client_path
 from pipeline.schema import Config
 from pipeline.setting import prepare
 from pipeline.summary import new_client_row, summary_metrics
 from pipeline.worker import ClientWorker
+from spire_core.adapt import AdaptConfig, adapt_client
 from spire_core.client import personalise
 
 
@@ -224,6 +226,46 @@ def test_new_clients_of_spire_are_fitted_together_and_change_nothing_else(
         assert kept.keys() == {"client_emb", *(f"client_emb.{epoch}" for epoch in (0, 2, 3))}
         for name, emb in kept.items():
             torch.testing.assert_close(emb, kept_alone[name], rtol=1e-3, atol=1e-4)
+
+
+def test_pretraining_clients_fine_tune_for_a_score_of_their_own(
+    mnist_root: Path, tmp_path: Path
+) -> None:
+    config = two_rounds_config(
+        mnist_root, tmp_path, "method=fedavg_ft", "adapt.lr=0.01", "adapt.tune_epochs=2"
+    )
+    result, without = (
+        run_experiment(one, None, Quiet())
+        for one in (config, replace(config, adapt=replace(config.adapt, tune_epochs=0)))
+    )
+    assert result.tuned is not None
+    assert without.tuned is None
+    assert result.state_fingerprint == without.state_fingerprint  # nothing of it is kept
+    summary = summary_metrics(result)
+    assert summary["final/pretrain_tuned_kid_mean"] == result.tuned.kid_mean
+    assert result.tuned.kid_mean != summary["final/pretrain_kid_mean"]
+    others = {k: v for k, v in summary.items() if "tuned" not in k and "duration" not in k}
+    assert others.items() <= summary_metrics(without).items()
+
+    setting, client_id = result.setting, result.setting.eval_ids[1]
+    parts = (setting.mixtures, setting.partition, setting.extractor, result.run_dir)
+    worker = ClientWorker(WorkerSetup(config, *parts), setting.images)
+    weights = SavedRun.load(result.run_dir).weights
+    tuned = adapt_client(
+        worker.model,
+        weights,
+        {},
+        worker.train_images(client_id),
+        AdaptConfig(epochs=2, lr=0.01, batch_size=config.adapt.batch_size),
+        worker.recipe(),
+        config.seed,
+        client_id,
+        lambda *_: {},
+    )
+    personalise(worker.model, weights, tuned.state)
+    drawn = worker._drawn(client_id, worker._images(client_id, worker.model, None))
+    assert torch.equal(result.tuned.drawn[1].features, drawn.features)
+    assert result.tuned.losses[1].own == worker._heldout(client_id, None)
 
 
 def test_dropout_is_off_where_a_new_worker_draws(mnist_root: Path, tmp_path: Path) -> None:

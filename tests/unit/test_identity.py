@@ -31,6 +31,8 @@ def fingerprints(*overrides: str) -> tuple[str, str]:
         ("spire", "data.root=elsewhere"),
         ("fedavg_ft", "adapt.group_size=3"),  # only embeddings are fitted together
         ("fedavg", "adapt.epochs=99"),
+        ("spire", "adapt.tune_epochs=2"),  # its pre-training clients have embeddings
+        ("fedavg", "adapt.tune_epochs=2"),
         ("local", "federation.num_rounds=99"),
         ("local", "client.lr=9.0"),
         ("local", "federation.drop_rate=0.5"),

@@ -63,3 +63,8 @@ def test_a_workers_pace_is_measured_for_each_task() -> None:
     assert paces.of("draw", 2) == [1.0, 1.0]
     paces.learn("fit_group", 0, cost=1.0, seconds=1.5)  # one slow round moves it a little
     assert paces.of("fit_group", 1) == [pytest.approx(0.8)]
+    paces.renew(0)  # it was lost, and its first time as a new process does not count
+    paces.learn("fit_group", 0, cost=1.0, seconds=90.0)
+    assert paces.of("fit_group", 1) == [pytest.approx(0.8)]
+    paces.learn("fit_group", 0, cost=1.0, seconds=0.8)
+    assert paces.of("fit_group", 1) == [pytest.approx(0.8)]

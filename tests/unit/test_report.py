@@ -49,7 +49,6 @@ def log_experiment(config: TrackingConfig, parent: str, method: str, seed: int) 
     if method != "local":
         near = 0.5 if method == "fedavg_ft" else 0.1
         finals |= {"final/adapt_nn_train": 5.0 - near * seed, "final/adapt_nn_test": 6.0}
-    if method != "local":
         finals |= {"final/pretrain_kid_mean": 2.0, "best/kid_mean": 1.0, "best/round": 2.0}
     with log_run(config, parent, method, seed, finals) as tracker:
         tracker.log_tags({"spire.diagnosis": DIAGNOSES.get((method, seed), "none")})
@@ -142,6 +141,33 @@ def test_nearness_to_training_images_is_compared_within_each_run(report: Report)
     found = {(r["method"], r["score"]): r for r in rows(report, "differences")}
     gap = found["fedavg_ft", "new clients: NN train - test"]
     assert (float(gap["minus SPIRE"]), gap["verdict"]) == (pytest.approx(-0.4), "cannot tell")
+
+
+def test_fine_tuned_pretraining_clients_are_held_against_spires_own(store: TrackingConfig) -> None:
+    kid, tuned = "final/pretrain_kid_mean", "final/pretrain_tuned_kid_mean"
+    with Tracker.start(store, "tuned", {"spire.kind": "sweep"}) as tracker:
+        for seed in (5, 6):
+            for epochs, scores in (
+                (0, {kid: 1.0}),  # SPIRE's
+                (1, {kid: 3.0, tuned: 1.5 + 0.1 * (seed - 5)}),
+                (4, {kid: 3.0, tuned: 0.5 + 0.1 * (seed - 5)}),
+            ):
+                method = "fedavg_ft" if epochs else "spire"
+                finals = scores | {"final/adapt_kid_after": 2.0}
+                settings = {"adapt.tune_epochs": epochs}
+                with log_run(store, tracker.run_id, method, seed, finals, settings):
+                    pass
+    report = make_report(store, ["tuned"])
+    found = {(r["method"], r["score"]): r for r in rows(report, "differences")}
+    own = found["fedavg_ft", "pre-training: KID, own or fine-tuned models"]
+    assert float(own["minus SPIRE"]) == pytest.approx(-0.45)  # of the better length
+    assert float(found["fedavg_ft", "pre-training: KID, last round"]["minus SPIRE"]) == 2.0
+    shown = {r["setting"]: r["KID, fine-tuned"] for r in rows(report, "settings")}
+    assert shown.pop("adapt.tune_epochs=0") == ""
+    assert {k: float(v) for k, v in shown.items()} == {
+        "adapt.tune_epochs=1": pytest.approx(1.55),
+        "adapt.tune_epochs=4": pytest.approx(0.55),
+    }
 
 
 def test_runs_that_are_left_out_are_counted_and_listed(report: Report) -> None:
