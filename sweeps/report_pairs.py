@@ -35,10 +35,11 @@ from sweeps.report_tables import COMPARED, Cell, Table, compared
 
 REFERENCE = "spire"
 OWN_BEST, SAME = "own best settings", "same settings"
+HELDOUT = "final/adapt_heldout_after"
 METRICS = (
     ("new clients: KID after", "final/adapt_kid_after"),
     ("new clients: TV after", "final/adapt_tv_after"),
-    ("new clients: held-out after", "final/adapt_heldout_after"),
+    ("new clients: held-out after", HELDOUT),
     ("pre-training: KID, last round", "final/pretrain_kid_mean"),
 )
 DIFFERENCES = (*METRICS, ("new clients: NN train - test", NN_GAP))
@@ -57,7 +58,8 @@ BY_SETTING = (
 
 WITHIN = (
     "Each setting of a method minus its best one on {score}, paired on seeds, each at its best "
-    "rate of adaptation. The best one was chosen on the seeds that are shown."
+    "rate of adaptation, and the held-out loss at the same. The best one was chosen on the seeds "
+    "that are shown."
 )
 
 
@@ -143,8 +145,12 @@ def setting_differences_table(groups: Sequence[Group], metric: str) -> Table | N
 
 
 def within_methods_table(groups: Sequence[Group], metric: str) -> Table | None:
-    """Return each setting of a method minus the method's best one; None without two settings."""
+    """Return each setting of a method minus the method's best one; None without two settings.
+
+    Beside the score by which it is the best stands new clients' held-out loss, if any run has it.
+    """
     has_task = any(group.task for group in groups)
+    metrics = [metric, *[HELDOUT] * any(group.values(HELDOUT) for group in groups)]
     rows: list[tuple[Cell, ...]] = []
     for task in tasks_of(groups):
         here = [group for group in groups if group.task == task]
@@ -155,14 +161,23 @@ def within_methods_table(groups: Sequence[Group], metric: str) -> Table | None:
             chosen = {place: best(several, metric) for place, several in at.items()}
             reference = best(chosen.values(), metric)
             for place in sorted(chosen, key=sortable) if len(chosen) > 1 else ():
-                group, difference = chosen[place], None
-                if group is not reference:
-                    difference = paired(group.values(metric), reference.values(metric))
+                group = chosen[place]
                 told = ([label(task)] if has_task else []) + [method, label(place)]
-                rows.append((*told, group.estimate(metric), *compared(difference)))
-    columns = (*["task"] * has_task, "method", "setting", "score", "minus its best", *COMPARED[1:])
+                told += [cell for key in metrics for cell in _against(group, reference, key)]
+                rows.append(tuple(told))
+    columns = ["task"] * has_task + ["method", "setting", "score", "minus its best", *COMPARED[1:]]
+    if HELDOUT in metrics:
+        columns += ["held-out", "held-out minus its best", "held-out pairs", "held-out verdict"]
     title, text = "Settings of a method", WITHIN.format(score=SCORES[metric])
-    return Table("within_methods", title, text, columns, tuple(rows)) if rows else None
+    return Table("within_methods", title, text, tuple(columns), tuple(rows)) if rows else None
+
+
+def _against(group: Group, reference: Group, metric: str) -> tuple[Cell, ...]:
+    """Return a group's score and the cells of its difference from another one's, if it is one."""
+    difference = None
+    if group is not reference:
+        difference = paired(group.values(metric), reference.values(metric))
+    return (group.estimate(metric), *compared(difference))
 
 
 def at_same_settings(

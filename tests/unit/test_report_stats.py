@@ -255,6 +255,18 @@ def test_settings_of_a_method_are_held_against_its_best_one_each_at_its_best_rat
     assert cell_text(table.rows[1][2]) == "1.5 ± 2.5"
     assert within_methods_table(group_runs(runs[:6] + runs[-1:]), KID) is None
 
+    heldout = {"16": 0.25, "64": 0.5, "256": 0.5}  # that of the best score is not the best one
+    for one in runs:
+        loss = heldout[one.params["model.d_emb"]] + 0.125 * int(one.params["seed"])
+        one.finals["final/adapt_heldout_after"] = loss
+    table = within_methods_table(group_runs(runs), KID)
+    assert table is not None
+    assert [(row[1], cell_text(row[6]), cell_text(row[7]), row[9]) for row in table.rows] == [
+        ("model.d_emb=16", "0.38 ± 0.31", "-0.25", "lower"),
+        ("model.d_emb=64", "0.62 ± 0.31", "-", None),
+        ("model.d_emb=256", "0.62 ± 0.31", "0", "cannot tell"),
+    ]
+
 
 def test_another_partition_of_the_same_seed_is_no_pair() -> None:
     other = run("local", 0, 5.0)
