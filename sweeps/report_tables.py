@@ -42,7 +42,7 @@ FORGETTING_AND_COST: tuple[Metric, ...] = (
     ("MB sent in total", "comm/total_mb"),
 )
 ALL_SETTINGS = (*PRETRAINING[:2], PRETRAINING[6], *NEW_CLIENTS[:3], NEW_CLIENTS[4], NEW_CLIENTS[6])
-ALL_SETTINGS += FORGETTING_AND_COST[:4]
+ALL_SETTINGS += FORGETTING_AND_COST[:5]
 
 CAPTIONS = {
     "pretraining": "KID of each client's samples against its own held-out images, mean over "
