@@ -31,8 +31,8 @@ def happens(client_id: int, round_idx: int) -> bool:
     return True
 
 
-def spoil_training(worker: ModuleType) -> None:
-    train_client = worker.train_client
+def spoil_training(rounds: ModuleType) -> None:
+    train_client = rounds.train_client
 
     def spoilt(*args: Any) -> Any:
         plan, _, client_id = args[-3:]
@@ -44,7 +44,7 @@ def spoil_training(worker: ModuleType) -> None:
         object.__setattr__(update, "weights", update.weights * float("nan"))
         return update, {name: tensor * float("nan") for name, tensor in state.items()}
 
-    worker.train_client = spoilt  # type: ignore[attr-defined]
+    rounds.train_client = spoilt  # type: ignore[attr-defined]
 
 
 def leave_out(driver: ModuleType) -> None:
@@ -79,5 +79,5 @@ class Patching:
 
 if FAULT is not None:
     is_absent = FAULT["kind"] == "absent"
-    name, patch = ("driver", leave_out) if is_absent else ("worker", spoil_training)
+    name, patch = ("driver", leave_out) if is_absent else ("worker_rounds", spoil_training)
     sys.meta_path.insert(0, Patching(f"pipeline.{name}", patch))  # type: ignore[arg-type]
