@@ -21,11 +21,8 @@ TASK = ("data.", "partition.", "federation.num_clients", "federation.num_new_cli
 TASK += ("adapt.num_images", "eval.num_images", "eval.num_clients", "eval.kid_")
 EXTRACTOR = "extractor"  # stands among a task's parameters, though it is logged as tags
 RATE = "adapt.lr"
-OWN = (
-    "method.",
-    RATE,
-    "adapt.tune_epochs",
-)  # settings of a method: they choose its best, and others need not agree
+# Settings of a method: they choose its best, and others need not agree.
+OWN = ("method.", RATE, "adapt.tune_epochs")
 NN_GAP = "final/adapt_nn_gap"  # worked out here: each run's distance to training minus test images
 NN_GAP_OF = ("final/adapt_nn_train", "final/adapt_nn_test")
 TUNED_KID = "final/pretrain_tuned_kid_mean"

@@ -39,6 +39,11 @@ def test_epochs_of_new_clients_are_counted() -> None:
     assert adaptation_s(config, COSTS) == pytest.approx(2 * (7 * 8 + 4))
     nobody_trains = load_config(None, [*DRAWS, *SIZES, *words, "method=fedavg"])
     assert adaptation_s(nobody_trains, COSTS) == pytest.approx(2 * 1)
+    tuned = (*words, "partition.client_size=40", "adapt.tune_epochs=2", "method=fedavg_ft")
+    config = load_config(None, [*DRAWS, *SIZES, *tuned])
+    assert adaptation_s(config, COSTS) == pytest.approx(2 * (7 * 8 + 4) + 6 * (2 * 30 + 1))
+    config = load_config(None, [*DRAWS, *SIZES, *tuned, "method=spire"])  # has embeddings
+    assert adaptation_s(config, COSTS) == pytest.approx(2 * (7 * 8 + 4))
 
 
 def test_a_pretraining_that_trials_share_counts_once() -> None:

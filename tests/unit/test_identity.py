@@ -79,6 +79,7 @@ def test_what_a_method_reads_can_be_asked(method: str, key: str, is_read: bool) 
         ("spire", "federation.straggler_rate=0.5"),
         ("spire", "server.aggregation=median"),
         ("spire", "client.compression=bf16"),
+        ("fedavg_ft", "adapt.tune_epochs=2"),
     ],
 )
 def test_what_a_method_reads_makes_another_experiment(method: str, read: str) -> None:
@@ -113,6 +114,7 @@ def test_the_size_of_groups_belongs_to_a_grouped_experiment() -> None:
 def test_pretraining_is_common_to_what_differs_in_adaptation_only() -> None:
     common = fingerprints("method=fedavg")[1]
     assert common == fingerprints("method=fedavg_ft", "adapt.epochs=7", "adapt.lr=0.1")[1]
+    assert common == fingerprints("method=fedavg_ft", "adapt.tune_epochs=2")[1]
     assert common != fingerprints("method=spire")[1]
     assert common != fingerprints("method=fedavg", "federation.num_rounds=7")[1]
     assert fingerprints("adapt.lr=0.1")[0] != fingerprints("adapt.lr=0.2")[0]
