@@ -155,18 +155,23 @@ def choosing_metric(groups: Sequence[Group]) -> str:
 
 
 def best(groups: Iterable[Group], metric: str) -> Group:
-    """Return the setting with the lowest mean, out of those that were scored on the most seeds."""
-    return lowest((group, group.values(metric)) for group in groups)[0]
+    """Return the setting with the lowest mean, out of those that were scored on the most seeds.
+
+    Of equals, the one whose pre-training clients draw best: their fine-tuning leaves new clients'
+    scores as they were.
+    """
+    return min(
+        groups, key=lambda group: (_rank(group.values(metric)), _rank(group.values(OWN_KID)))
+    )
 
 
 def lowest(scored: Iterable[tuple[Group, Scores]]) -> tuple[Group, Scores]:
     """Return the group with the lowest mean, out of those with the most scores, and its scores."""
+    return min(scored, key=lambda one: _rank(one[1]))
 
-    def rank(one: tuple[Group, Scores]) -> tuple[int, float]:
-        scores = one[1].values()
-        return (-len(scores), fmean(scores) if scores else math.inf)
 
-    return min(scored, key=rank)
+def _rank(scores: Scores) -> tuple[int, float]:
+    return (-len(scores), fmean(scores.values()) if scores else math.inf)
 
 
 def best_groups(groups: Sequence[Group], metric: str) -> list[Group]:

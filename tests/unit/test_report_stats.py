@@ -1,6 +1,7 @@
 """Intervals, pairs and groups, against numbers worked out by hand."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -146,6 +147,17 @@ def test_the_best_setting_has_the_lowest_mean_among_those_with_most_seeds() -> N
     runs += [run("spire", s, kid, model__d_emb=32) for s, kid in ((0, 0.1), (1, math.nan))]
     (chosen,) = best_groups(group_runs(runs), KID)
     assert chosen.setting == (("model.d_emb", "8"),)
+
+
+def test_of_settings_with_equal_new_clients_the_best_has_the_best_pretraining_clients() -> None:
+    tuned = {1: 0.4, 4: 0.2, 8: 0.3}  # epochs of their fine-tuning: the KID that it ends with
+    runs = []
+    for epochs, own_kid in tuned.items():
+        one = run("fedavg_ft", 0, 1.0, adapt__tune_epochs=epochs)
+        finals = one.finals | {"final/pretrain_tuned_kid_mean": own_kid}
+        runs.append(replace(one, finals=finals))
+    (chosen,) = best_groups(group_runs(runs), KID)
+    assert chosen.setting == (("adapt.tune_epochs", "4"),)
 
 
 def test_a_value_that_is_no_number_is_in_no_mean_and_shows() -> None:
