@@ -56,7 +56,7 @@ def make_report(config: TrackingConfig, words: Sequence[str], out: Path | None =
     chosen = best_groups(groups, metric)
     curves = _curves(config, groups, chosen)
     # 3. Tables.
-    tables = [*method_tables(chosen), differences_table(groups, metric)]
+    tables: list[Table | None] = [*method_tables(chosen), differences_table(groups, metric)]
     plane = plane_table(groups, metric)
     tables += [plane or setting_differences_table(groups, metric)]
     tables += [within_methods_table(groups, metric)]
@@ -72,7 +72,7 @@ def make_report(config: TrackingConfig, words: Sequence[str], out: Path | None =
         parent.run_id if parent else None,
         facts_of(runs, [run for group in groups for run in group.runs]),
         notes_of(groups, chosen, metric),
-        [table for table in tables if table is not None and table.rows],
+        [table for table in tables if table is not None],
         pictures,
     )
     files = write_report(report)

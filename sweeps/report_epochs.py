@@ -11,11 +11,11 @@ import numpy as np
 from pipeline.grid_figures import Grid, grids_figure
 from pipeline.tracked_runs import TrackedRun
 from sweeps.report_figures import AXES, KID_EPOCHS, Picture
-from sweeps.report_groups import RATE, Group, Scores, by_method, label, lowest, pair_of, tasks_of
+from sweeps.report_groups import RATE, Group, Scores, by_method, by_task, label, lowest, pair_of
 from sweeps.report_pairs import REFERENCE
 from sweeps.report_series import Histories, curves, setting_of
 from sweeps.report_stats import Estimate, estimate, paired
-from sweeps.report_tables import COMPARED, Cell, Table, compared, head, head_columns
+from sweeps.report_tables import COMPARED, HEAD, Cell, Table, compared, head, made_table
 
 ALONG_EPOCHS = (
     "KID of new clients after so many epochs, each method at the setting that is best for that "
@@ -29,11 +29,9 @@ def epochs_table(groups: Sequence[Group], histories: Histories) -> Table | None:
 
     None where SPIRE, other methods or a second number of epochs are missing.
     """
-    shown = head_columns(groups)
     rows: list[tuple[Cell, ...]] = []
-    for task in tasks_of(groups):
-        here = by_method([group for group in groups if group.task == task])
-        others = {method: best_at_epochs(own, histories) for method, own in here.items()}
+    for here in by_task(groups).values():
+        others = {method: best_at_epochs(own, histories) for method, own in by_method(here).items()}
         ours = others.pop(REFERENCE, {})
         if len(ours) < 2 or not any(others.values()):
             continue
@@ -43,11 +41,10 @@ def epochs_table(groups: Sequence[Group], histories: Histories) -> Table | None:
                 if epoch in at:
                     group, scores = at[epoch]
                     less = None if at is ours else paired(scores, reference)
-                    told = (*head(group, shown), f"{epoch:g}", _mean(group, scores))
+                    told = (*head(group), f"{epoch:g}", _mean(group, scores))
                     rows.append((*told, *compared(less)))
-    columns = (*shown, "epochs", "KID", *COMPARED)
-    title = "New clients along their epochs"
-    return Table("epochs", title, ALONG_EPOCHS, columns, tuple(rows)) if rows else None
+    columns = (*HEAD, "epochs", "KID", *COMPARED)
+    return made_table("epochs", "New clients along their epochs", ALONG_EPOCHS, columns, rows)
 
 
 def _mean(group: Group, scores: Scores) -> Estimate | None:
@@ -75,9 +72,8 @@ def best_at_epochs(
 
 def rate_pictures(groups: Sequence[Group], histories: Histories) -> list[Picture]:
     """Return, for each task with several rates, KID over rates and epochs, a map per method."""
-    tasks, found = tasks_of(groups), []
-    for number, task in enumerate(tasks, 1):
-        here = [group for group in groups if group.task == task]
+    tasks, found = by_task(groups), []
+    for number, (task, here) in enumerate(tasks.items(), 1):
         grids = [grid for own in by_method(here).values() if (grid := _rates(own, histories))]
         if not grids:
             continue

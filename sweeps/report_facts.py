@@ -10,10 +10,10 @@ from sweeps.report_groups import (
     UNSET,
     Group,
     by_method,
+    by_task,
     method_of,
     parameters,
     seed_of,
-    tasks_of,
 )
 from sweeps.report_pairs import REFERENCE
 
@@ -86,7 +86,7 @@ def notes_of(groups: Sequence[Group], chosen: Sequence[Group], metric: str) -> l
             "seeds, among its settings with the most seeds. It was chosen on the seeds that are "
             "shown, which favours methods with more settings."
         )
-    if len(tasks_of(groups)) > 1:
+    if len(by_task(groups)) > 1:
         notes.append("Tasks differ in their data or in how they are measured: compare within one.")
     if REFERENCE not in by_method(groups):
         notes.append(f"There is no finished run of {REFERENCE}: no differences against it.")

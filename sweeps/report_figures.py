@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from pipeline.seed_figures import LOG_RATIO, Scale, panels_figure, rounds_figure, settings_figure
-from sweeps.report_groups import SCORES, Group, best_groups, label, tasks_of
+from sweeps.report_groups import SCORES, Group, best_groups, by_task, label
 from sweeps.report_series import Histories, against_cost, against_setting, curves
 
 if TYPE_CHECKING:
@@ -56,10 +56,8 @@ class Picture:
 
 def draw_all(groups: Sequence[Group], metric: str, histories: Histories) -> list[Picture]:
     """Return all figures of all tasks; `histories` are needed of each method's best setting."""
-    tasks = tasks_of(groups)
-    found = []
-    for number, task in enumerate(tasks, 1):
-        here = [group for group in groups if group.task == task]
+    tasks, found = by_task(groups), []
+    for number, (task, here) in enumerate(tasks.items(), 1):
         pictures = _draw_task(here, metric, histories, label(task))
         if len(tasks) > 1:
             pictures = [

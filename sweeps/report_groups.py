@@ -6,9 +6,10 @@ any other parameter is a setting that a method may choose.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import TypeVar
 
 from pipeline.tracked_runs import TrackedRun, is_known
 from spire_core.methods import METHODS
@@ -35,6 +36,7 @@ SCORES = {  # by which a best setting is chosen: the first that any run has
 Values = tuple[tuple[str, str], ...]  # parameters that vary, with one choice of their values
 Pair = tuple[int, str]  # a seed, and the hash of the partition that it gave
 Scores = Mapping[Pair, float]
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -176,20 +178,23 @@ def _rank(scores: Scores) -> tuple[int, float]:
 
 def best_groups(groups: Sequence[Group], metric: str) -> list[Group]:
     """Return each method's best setting of each task, in the order of the groups."""
-    rivals: dict[tuple[Values, str], list[Group]] = {}
-    for group in groups:
-        rivals.setdefault((group.task, group.method), []).append(group)
+    rivals = gathered(groups, lambda group: (group.task, group.method))
     return [best(several, metric) for several in rivals.values()]
 
 
-def tasks_of(groups: Iterable[Group]) -> list[Values]:
-    """Return the tasks, in the order of the groups."""
-    return list(dict.fromkeys(group.task for group in groups))
+def by_task(groups: Iterable[Group]) -> dict[Values, list[Group]]:
+    """Return the groups of each task, in their order."""
+    return gathered(groups, lambda group: group.task)
 
 
-def by_method(groups: Iterable[Group]) -> Mapping[str, list[Group]]:
-    """Return the groups of each method, in the methods' order."""
-    found: dict[str, list[Group]] = {}
+def by_method(groups: Iterable[Group]) -> dict[str, list[Group]]:
+    """Return the groups of each method, in their order."""
+    return gathered(groups, lambda group: group.method)
+
+
+def gathered(groups: Iterable[Group], key: Callable[[Group], Key]) -> dict[Key, list[Group]]:
+    """Return the groups by what `key` says of each, in their order."""
+    found: dict[Key, list[Group]] = {}
     for group in groups:
-        found.setdefault(group.method, []).append(group)
+        found.setdefault(key(group), []).append(group)
     return found

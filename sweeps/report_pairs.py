@@ -24,14 +24,15 @@ from sweeps.report_groups import (
     best,
     best_groups,
     by_method,
+    by_task,
+    gathered,
     label,
     method_of,
     shared,
     sortable,
-    tasks_of,
 )
 from sweeps.report_stats import Estimate, estimate, paired
-from sweeps.report_tables import COMPARED, Cell, Table, compared
+from sweeps.report_tables import COMPARED, Cell, Table, compared, made_table
 
 REFERENCE = "spire"
 OWN_BEST, SAME = "own best settings", "same settings"
@@ -66,13 +67,12 @@ WITHIN = (
 def differences_table(groups: Sequence[Group], chosen_by: str) -> Table | None:
     """Return the paired differences; None without SPIRE or without any other method."""
     rows: list[tuple[Cell, ...]] = []
-    has_settings, has_task = (any(getattr(g, at) for g in groups) for at in ("setting", "task"))
-    for task in tasks_of(groups):
-        here = [group for group in groups if group.task == task]
-        for method in by_method(here):
+    has_settings = any(group.setting for group in groups)
+    for task, here in by_task(groups).items():
+        for method, own in by_method(here).items():
             if method == REFERENCE:
                 continue
-            has_tuned = any(group.values(TUNED_KID) for group in here if group.method == method)
+            has_tuned = any(group.values(TUNED_KID) for group in own)
             for name, metric in (*DIFFERENCES, *[OWN_MODELS] * has_tuned):
                 by = metric if metric == OWN_KID else chosen_by
                 found = {OWN_BEST: own_best_difference(here, method, metric, by)}
@@ -81,14 +81,10 @@ def differences_table(groups: Sequence[Group], chosen_by: str) -> Table | None:
                     found[SAME] = same
                 for how, difference in found.items():
                     if difference is not None:
-                        head = ([label(task)] if has_task else []) + [method, name]
-                        head += [how] if has_settings else []
-                        rows.append((*head, *compared(difference)))
-    columns = ["task"] * has_task + ["method", "score"] + ["compared at"] * has_settings
-    title = "Differences against SPIRE"
-    return (
-        Table("differences", title, CAPTION, (*columns, *COMPARED), tuple(rows)) if rows else None
-    )
+                        told = (label(task), method, name, how if has_settings else "")
+                        rows.append((*told, *compared(difference)))
+    columns = ("task", "method", "score", "compared at", *COMPARED)
+    return made_table("differences", "Differences against SPIRE", CAPTION, columns, rows)
 
 
 def own_best_difference(
@@ -118,10 +114,8 @@ def setting_differences_table(groups: Sequence[Group], metric: str) -> Table | N
 
     None where SPIRE had one setting, or was alone.
     """
-    has_task = any(group.task for group in groups)
     rows: list[tuple[Cell, ...]] = []
-    for task in tasks_of(groups):
-        here = [group for group in groups if group.task == task]
+    for task, here in by_task(groups).items():
         several = {shared(group) for group in here if group.method == REFERENCE}
         if len(several) < 2:
             continue
@@ -137,11 +131,10 @@ def setting_differences_table(groups: Sequence[Group], metric: str) -> Table | N
                 theirs, ours = at[place]
                 difference = paired(theirs.values(metric), ours.values(metric))
                 if difference is not None:
-                    told = ([label(task)] if has_task else []) + [label(place), method]
-                    rows.append((*told, *compared(difference)))
-    columns = (*["task"] * has_task, "setting", "method", *COMPARED)
+                    rows.append((label(task), label(place), method, *compared(difference)))
+    columns = ("task", "setting", "method", *COMPARED)
     title, text = "Differences setting by setting", BY_SETTING.format(score=SCORES[metric])
-    return Table("by_setting", title, text, columns, tuple(rows)) if rows else None
+    return made_table("by_setting", title, text, columns, rows)
 
 
 def within_methods_table(groups: Sequence[Group], metric: str) -> Table | None:
@@ -149,27 +142,26 @@ def within_methods_table(groups: Sequence[Group], metric: str) -> Table | None:
 
     Beside the score by which it is the best stands new clients' held-out loss, if any run has it.
     """
-    has_task = any(group.task for group in groups)
-    metrics = [metric, *[HELDOUT] * any(group.values(HELDOUT) for group in groups)]
     rows: list[tuple[Cell, ...]] = []
-    for task in tasks_of(groups):
-        here = [group for group in groups if group.task == task]
+    for task, here in by_task(groups).items():
         for method, own in by_method(here).items():
-            at: dict[Values, list[Group]] = {}
-            for group in own:
-                at.setdefault(shared(group), []).append(group)
+            at = gathered(own, shared)
             chosen = {place: best(several, metric) for place, several in at.items()}
             reference = best(chosen.values(), metric)
             for place in sorted(chosen, key=sortable) if len(chosen) > 1 else ():
                 group = chosen[place]
-                told = ([label(task)] if has_task else []) + [method, label(place)]
-                told += [cell for key in metrics for cell in _against(group, reference, key)]
-                rows.append(tuple(told))
-    columns = ["task"] * has_task + ["method", "setting", "score", "minus its best", *COMPARED[1:]]
-    if HELDOUT in metrics:
-        columns += ["held-out", "held-out minus its best", "held-out pairs", "held-out verdict"]
+                told = (label(task), method, label(place))
+                rows.append(
+                    (
+                        *told,
+                        *_against(group, reference, metric),
+                        *_against(group, reference, HELDOUT),
+                    )
+                )
+    columns = ("task", "method", "setting", "score", "minus its best", *COMPARED[1:])
+    columns += ("held-out", "held-out minus its best", "held-out pairs", "held-out verdict")
     title, text = "Settings of a method", WITHIN.format(score=SCORES[metric])
-    return Table("within_methods", title, text, tuple(columns), tuple(rows)) if rows else None
+    return made_table("within_methods", title, text, columns, rows)
 
 
 def _against(group: Group, reference: Group, metric: str) -> tuple[Cell, ...]:
@@ -184,9 +176,7 @@ def at_same_settings(
     groups: Sequence[Group], method: str, chosen_by: str
 ) -> dict[Values, tuple[Group, Group]]:
     """Return a method's best group and SPIRE's at each of SPIRE's settings that both have."""
-    ours: dict[Values, list[Group]] = {}
-    for group in by_method(groups).get(REFERENCE, []):
-        ours.setdefault(shared(group), []).append(group)
+    ours = gathered(by_method(groups).get(REFERENCE, []), shared)
     theirs = by_method(groups).get(method, [])
     found = {}
     for place, several in ours.items():

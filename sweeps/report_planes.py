@@ -13,7 +13,7 @@ from sweeps.report_figures import Picture
 from sweeps.report_groups import OWN, SCORES, Group, as_number, best
 from sweeps.report_pairs import REFERENCE
 from sweeps.report_stats import Estimate, paired, verdict
-from sweeps.report_tables import COMPARED, Cell, Table, compared
+from sweeps.report_tables import COMPARED, Cell, Table, compared, made_table
 
 PLANE = (
     "Each method minus SPIRE on {score}, paired on seeds, mean and 95 % interval; above zero SPIRE "
@@ -81,9 +81,7 @@ def plane_table(groups: Sequence[Group], metric: str) -> Table | None:
         for place, found in at.items()
     ]
     columns, text = ("method", *keys, *COMPARED), PLANE.format(score=SCORES[metric])
-    return (
-        Table("plane", "Differences over the plane", text, columns, tuple(rows)) if rows else None
-    )
+    return made_table("plane", "Differences over the plane", text, columns, rows)
 
 
 def plane_picture(groups: Sequence[Group], metric: str) -> Picture | None:

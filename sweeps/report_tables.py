@@ -73,7 +73,19 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
 
 
+HEAD = ("task", "method", "setting")
 COMPARED = ("minus SPIRE", "pairs", "verdict")
+
+
+def made_table(
+    name: str, title: str, caption: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]
+) -> Table | None:
+    """Return a table without the columns that are empty in every row; None without rows."""
+    if not rows:
+        return None
+    shown = [i for i in range(len(columns)) if any(row[i] not in ("", None) for row in rows)]
+    kept = tuple(tuple(row[i] for i in shown) for row in rows)
+    return Table(name, title, caption, tuple(columns[i] for i in shown), kept)
 
 
 def compared(difference: Estimate | None) -> tuple[Cell, Cell, Cell]:
@@ -104,7 +116,7 @@ def plain(value: float) -> str:
     return f"{value:.0f}" if is_whole else f"{value:.4g}"
 
 
-def method_tables(groups: Sequence[Group]) -> list[Table]:
+def method_tables(groups: Sequence[Group]) -> list[Table | None]:
     """Return the three tables of methods, one row for each of these groups."""
     told = (("pretraining", "Pre-training clients", PRETRAINING),)
     told += (("new_clients", "New clients", NEW_CLIENTS),)
@@ -112,29 +124,20 @@ def method_tables(groups: Sequence[Group]) -> list[Table]:
     return [groups_table(name, title, groups, metrics) for name, title, metrics in told]
 
 
-def settings_table(groups: Sequence[Group]) -> Table:
+def settings_table(groups: Sequence[Group]) -> Table | None:
     """Return every method at every setting that was run."""
     return groups_table("settings", "All settings", groups, ALL_SETTINGS)
 
 
 def groups_table(
     name: str, title: str, groups: Sequence[Group], metrics: Sequence[Metric]
-) -> Table:
+) -> Table | None:
     """Return a row for each group, with those of the metrics that any group has."""
-    known = [(text, key) for text, key in metrics if any(g.values(key) for g in groups)]
-    shown = head_columns(groups)
-    rows = [(*head(g, shown), len(g.runs), *(g.estimate(key) for _, key in known)) for g in groups]
-    columns = (*shown, "n", *(text for text, _ in known))
-    return Table(name, title, CAPTIONS[name], columns, tuple(rows))
+    rows = [(*head(g), len(g.runs), *(g.estimate(key) for _, key in metrics)) for g in groups]
+    columns = (*HEAD, "n", *(text for text, _ in metrics))
+    return made_table(name, title, CAPTIONS[name], columns, rows)
 
 
-def head_columns(groups: Sequence[Group]) -> list[str]:
-    """Return which of task, method and setting stand before a row's numbers: those that vary."""
-    has_task, has_setting = (any(getattr(g, at) for g in groups) for at in ("task", "setting"))
-    return [*(["task"] if has_task else []), "method", *(["setting"] if has_setting else [])]
-
-
-def head(group: Group, columns: Sequence[str]) -> list[str]:
-    """Return the texts in these columns."""
-    texts = {"task": label(group.task), "method": group.method, "setting": label(group.setting)}
-    return [texts[column] for column in columns]
+def head(group: Group) -> tuple[str, str, str]:
+    """Return the cells that say which group a row is about, under the titles of `HEAD`."""
+    return (label(group.task), group.method, label(group.setting))

@@ -166,7 +166,9 @@ def test_a_value_that_is_no_number_is_in_no_mean_and_shows() -> None:
         run("spire", 1, math.nan),
         run("spire", 2, 1.7976931348623157e308),
     ]
-    (row,) = settings_table(group_runs(runs)).rows
+    table = settings_table(group_runs(runs))
+    assert table is not None
+    (row,) = table.rows
     assert [cell_text(cell) for cell in row] == ["spire", "3", "1 (n=1)"]
 
 
