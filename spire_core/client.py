@@ -141,6 +141,7 @@ def personalise(model: FlatWeights, weights: Tensor, state: Mapping[str, Tensor]
 
 
 def _shared_moments(model: FlatWeights, broadcast: Broadcast) -> dict[str, Moments]:
+    """Return the moments that the server has averaged; of a part that was never shared, none."""
     if broadcast.exp_avg is None or broadcast.exp_avg_sq is None or broadcast.steps is None:
         return {}
     device = model.weights.device
@@ -151,6 +152,7 @@ def _shared_moments(model: FlatWeights, broadcast: Broadcast) -> dict[str, Momen
             torch.tensor(broadcast.steps[i]),
         )
         for i, (part, at) in enumerate(model.layout.parts.items())
+        if at.stop <= broadcast.exp_avg.size
     }
 
 

@@ -137,9 +137,12 @@ def _shared_mean(
 
 
 def _server_step(
-    state: ServerState, mean: np.ndarray, config: ServerConfig
+    state: ServerState, mean: np.ndarray, shared_size: int, config: ServerConfig
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-    """Return new weights, velocity and second moment; the pseudo-gradient is mean minus weights."""
+    """Return new weights, velocity and second moment; the pseudo-gradient is mean minus weights.
+
+    What lies beyond the shared stretch loses its velocity, so that it stays where it is.
+    """
     if config.optimizer == "fedavg" and config.lr == 1.0:
         return mean, None, None
     delta = mean.astype(np.float64) - state.weights
@@ -148,8 +151,10 @@ def _server_step(
     previous = np.zeros_like(delta) if state.velocity is None else state.velocity
     if config.optimizer == "fedavgm":
         velocity = config.momentum * previous + delta
+        velocity[shared_size:] = 0.0
         return (state.weights + config.lr * velocity).astype(np.float32), velocity, None
     velocity = config.momentum * previous + (1 - config.momentum) * delta
+    velocity[shared_size:] = 0.0
     second = np.zeros_like(delta) if state.second is None else state.second
     second = config.beta2 * second + (1 - config.beta2) * delta**2
     step = config.lr * velocity / (np.sqrt(second) + config.adaptivity)
@@ -167,7 +172,7 @@ def aggregate(
     updates = sorted(updates, key=lambda u: u.client_id)
     mean = _shared_mean(updates, "weights", state.weights, config)
     assert mean is not None
-    weights, velocity, second = _server_step(state, mean, config)
+    weights, velocity, second = _server_step(state, mean, updates[0].weights.size, config)
     decay = config.ema_decay(state.round_idx)
     ema = (decay * state.ema.astype(np.float64) + (1 - decay) * weights).astype(np.float32)
     return replace(

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from spire_core.client import ClientUpdate, RoundPlan, new_private_state, train_client
+from spire_core.client import (
+    ClientUpdate,
+    RoundPlan,
+    new_private_state,
+    start_client,
+    train_client,
+)
 from spire_core.errors import AggregationError
 from spire_core.flat import FlatModel, initial_weights
 from spire_core.means import weighted_mean
@@ -196,6 +202,44 @@ def test_local_layers_stay_with_their_clients() -> None:
         model, state.broadcast, private[0], client_images(0), config, recipe(config), plan, SEED, 0
     )
     assert sent.weights.size == model.layout.num_without_local
+
+
+def test_layers_that_are_local_from_the_first_round_on_start_without_moments() -> None:
+    """A client that joins later has none of its own, and the server never had any."""
+    config = ClientConfig(batch_size=8)
+    model, state, _ = run_rounds("shared_rep", config, [0, 1], 1, share_until=0.0)
+    assert state.exp_avg is not None
+    assert state.exp_avg.size == model.layout.num_without_local < state.weights.size
+    fresh = new_private_state(model, config, MODEL.d_emb, SEED, 2)
+    run = start_client(
+        model,
+        state.broadcast,
+        fresh,
+        client_images(2),
+        config,
+        RoundPlan(1, 1.0, False, 3),
+        SEED,
+        2,
+    )
+    assert set(run.moments) == {BODY, EMB_PROJ}
+    assert all(m.exp_avg.numel() == model.layout.part_size(part) for part, m in run.moments.items())
+    _, later, _ = run_rounds("shared_rep", config, [0, 1], 3, share_until=0.0)
+    assert np.isfinite(later.weights).all()
+
+
+@pytest.mark.parametrize("optimizer", ["fedavgm", "fedadam"])
+def test_what_is_no_longer_shared_stays_whatever_the_servers_momentum(optimizer: str) -> None:
+    config = ServerConfig(optimizer=optimizer)
+    state = ServerState.initial(np.zeros(4, dtype=np.float32))
+    state = aggregate(state, [ClientUpdate(0, 1, 1, 0.0, np.ones(4, dtype=np.float32))], config)
+    kept = state.weights[2:].copy()
+    assert (kept > 0).all()
+    for _ in range(3):
+        half = [ClientUpdate(0, 1, 1, 0.0, state.weights[:2] + 1)]
+        moved = aggregate(state, half, config)
+        assert (moved.weights[:2] > state.weights[:2]).all()
+        np.testing.assert_array_equal(moved.weights[2:], kept)
+        state = moved
 
 
 def test_alternate_phases_train_one_part_at_a_time() -> None:
