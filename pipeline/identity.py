@@ -18,7 +18,13 @@ OF_LOCAL_LAYERS = ("method.local_layers", "method.phases", "method.share_until")
 ALWAYS_READ = ("client.betas", "client.precision", "adapt.num_images")
 OF_PLACES = ("resources.", "tracking.", "data.root", "eval.extractor_weights")
 ROUNDS = {"num_rounds": 1, "cohort_size": 1, "tau": 1, "local_epochs": None}
-ROUNDS |= {"drop_rate": 0.0, "straggler_rate": 0.0}
+ROUNDS |= {"drop_rate": 0.0, "straggler_rate": 0.0, "max_update_norm": None}
+LATER = {  # settings that came when there were runs already, and what those had done
+    "client.compression": "none",
+    "client.precision": "float32",
+    "adapt.tune_epochs": 0,
+    "partition.num_train_classes": None,
+}
 
 
 def canonical(config: "Config") -> "Config":
@@ -121,14 +127,12 @@ def _determining(config: "Config") -> dict[str, Any]:
     }
     if config.data.name != "folder":  # of a user's own images the folder is all that is known
         told["data"].pop("path")
-    if told["client"]["compression"] == "none":  # as it was before there was a choice
-        del told["client"]["compression"], told["client"]["top_k_fraction"]
-    if told["client"]["precision"] == "float32":  # likewise
-        del told["client"]["precision"]
-    if told["adapt"]["tune_epochs"] == 0:  # likewise
-        del told["adapt"]["tune_epochs"]
-    if told["partition"]["num_train_classes"] is None:  # likewise
-        del told["partition"]["num_train_classes"]
+    if told["client"]["compression"] == LATER["client.compression"]:
+        del told["client"]["top_k_fraction"]
+    for key, before in LATER.items():
+        group, _, name = key.partition(".")
+        if told[group][name] == before:
+            del told[group][name]
     return told
 
 

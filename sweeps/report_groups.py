@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TypeVar
 
+from pipeline.identity import LATER, reads
 from pipeline.tracked_runs import TrackedRun, is_known
 from spire_core.methods import METHODS
 from sweeps.report_stats import Estimate, estimate
@@ -80,8 +81,17 @@ def pair_of(run: TrackedRun) -> Pair:
 
 
 def parameters(run: TrackedRun) -> dict[str, str]:
-    """Return what may set a run apart from others: its parameters, and what scored its images."""
-    told = {k: v for k, v in run.params.items() if not k.startswith(IGNORED)}
+    """Return what may set a run apart: parameters that its method reads, and what scored it.
+
+    Where an older revision did not log a parameter yet, it stands at what that revision did.
+    """
+    method = METHODS.get(method_of(run) or "")
+    told = {**{key: str(before) for key, before in LATER.items()}, **run.params}
+    told = {
+        key: value
+        for key, value in told.items()
+        if not key.startswith(IGNORED) and (method is None or reads(method, key))
+    }
     if EXTRACTOR in run.tags:
         told[EXTRACTOR] = f"{run.tags[EXTRACTOR]} {run.tags.get('extractor_hash', '')[:8]}".strip()
     return told

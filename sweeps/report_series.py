@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from statistics import fmean
 
+from pipeline.identity import reads
 from pipeline.seed_figures import Point, Series
 from spire_core.methods import METHODS
 from sweeps.report_groups import (
@@ -42,10 +43,14 @@ def against_setting(groups: Sequence[Group], key: str, metric: str) -> list[Seri
     A method has one line, through the best of its other settings at each place, where each of them
     was run at every place, or where all vary together. Otherwise it has one for each of the other
     settings that was run at several places, named by it, so that a line compares like with like.
+    A method that does not read the setting stands at its lowest value alone.
     """
     lines: list[Series] = []
+    first = min((at for g in groups if (at := setting_of(g, key)) is not None), default=None)
     for method, own in by_method(groups).items():
-        at = _places(own, partial(setting_of, key=key), metric)
+        has_place = key == RATE or method not in METHODS or reads(METHODS[method], key)
+        place_of = partial(setting_of, key=key) if has_place else lambda _: first
+        at = _places(own, place_of, metric)
         alike: dict[Values, dict[float, list[Group]]] = {}
         for place, here in at.items():
             for group in here:

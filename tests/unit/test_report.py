@@ -163,7 +163,7 @@ def test_fine_tuned_pretraining_clients_are_held_against_spires_own(store: Track
     assert float(own["minus SPIRE"]) == pytest.approx(-0.45)  # of the better length
     assert float(found["fedavg_ft", "pre-training: KID, last round"]["minus SPIRE"]) == 2.0
     shown = {r["setting"]: r["KID, fine-tuned"] for r in rows(report, "settings")}
-    assert shown.pop("adapt.tune_epochs=0") == ""
+    assert shown.pop("defaults") == ""  # SPIRE does not read it
     assert {k: float(v) for k, v in shown.items()} == {
         "adapt.tune_epochs=1": pytest.approx(1.55),
         "adapt.tune_epochs=4": pytest.approx(0.55),
@@ -324,7 +324,7 @@ def test_settings_that_vary_have_a_table_a_figure_and_a_best(store: TrackingConf
     report = make_report(store, ["axes"])
     assert [r["setting"] for r in rows(report, "new_clients")] == [
         "model.d_emb=64",
-        "model.d_emb=64",
+        "defaults",  # no embedding to size, and its own rate
     ]
     assert len(rows(report, "settings")) == 4
     assert [(r["setting"], r["method"], r["pairs"]) for r in rows(report, "by_setting")] == [

@@ -68,9 +68,9 @@ def test_other_settings_that_share_no_place_are_lines_of_their_own() -> None:
 
 
 def test_a_method_without_the_score_has_no_line() -> None:
-    theirs = [(2.0, emb(d_emb, 0.1) | {"method.name": "shared_rep"}) for d_emb in (4, 8)]
-    found = groups((3.0, emb(4, 0.1)), (1.0, emb(8, 0.1)), *theirs)
+    theirs = (2.0, emb(8, 0.1) | {"method.name": "shared_rep"})
+    found = groups((3.0, emb(4, 0.1)), (1.0, emb(8, 0.1)), theirs)
     for group in found:
         if group.method == "spire":
             group.runs[0].finals.clear()
-    assert lines(found, "model.d_emb") == {"shared_rep": [(4, 2.0), (8, 2.0)]}
+    assert lines(found, "model.d_emb") == {"shared_rep": [(4, 2.0)]}  # it has no embedding to size

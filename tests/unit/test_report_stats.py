@@ -108,11 +108,30 @@ def test_cells_show_two_digits_of_their_interval(cell: Estimate | None, text: st
 
 
 def test_what_varies_is_found_without_seeds_resources_and_absent_parameters() -> None:
-    runs = [run("spire", 0, model__d_emb=4, new=1), run("local", 1, model__d_emb=8)]
+    runs = [run("spire", 0, model__d_emb=4, new=1), run("spire", 1, model__d_emb=8)]
     assert varying(runs) == ["model.d_emb"]
-    (first, second) = group_runs(runs)
-    assert first.setting == (("model.d_emb", "4"),)
-    assert (first.method, second.method) == ("spire", "local")
+    assert [group.setting for group in group_runs(runs)] == [
+        (("model.d_emb", "4"),),
+        (("model.d_emb", "8"),),
+    ]
+
+
+def test_what_a_method_does_not_read_does_not_part_its_seeds() -> None:
+    """As when a sweep gets more values and seeds: its old trials logged the first value."""
+    runs = [run("spire", 0, model__d_emb=d_emb) for d_emb in (4, 8)]
+    runs += [run("fedavg_ft", 0, model__d_emb=8), run("fedavg_ft", 1, model__d_emb=4)]
+    *spire, theirs = group_runs(runs)
+    assert [group.setting for group in spire] == [(("model.d_emb", "4"),), (("model.d_emb", "8"),)]
+    assert (theirs.method, len(theirs.runs)) == ("fedavg_ft", 2)
+
+
+def test_runs_from_before_a_setting_existed_are_those_that_leave_it_alone() -> None:
+    runs = [run("fedavg_ft", 0), run("fedavg_ft", 1, adapt__tune_epochs=0)]
+    runs += [run("fedavg_ft", 0, adapt__tune_epochs=4)]
+    assert [(label(g.setting), len(g.runs)) for g in group_runs(runs)] == [
+        ("adapt.tune_epochs=0", 2),
+        ("adapt.tune_epochs=4", 1),
+    ]
 
 
 def test_groups_hold_seeds_in_order_and_the_later_of_two_equal_runs() -> None:
