@@ -52,6 +52,7 @@ def adapt_clients(
 
 def _report(fitted: Fitted, looks: Mapping[int, Look]) -> AdaptReport:
     kept = looks[fitted.kept_epoch]
+    assert kept.distances is not None  # they were asked for
     return AdaptReport(
         fitted.client_id,
         tuple(
@@ -63,8 +64,7 @@ def _report(fitted: Fitted, looks: Mapping[int, Look]) -> AdaptReport:
         _drawn(kept),
         kept.scores,
         {epoch: look.heldout for epoch, look in looks.items()},
-        kept.nn_train,
-        kept.nn_test,
+        *kept.distances,
         fitted.num_trained,
         fitted.duration_s + sum(look.duration_s for look in looks.values()),
     )

@@ -4,10 +4,14 @@ Its images come from a data set's test split, which no run trains on, or from a 
 N images of C channels, K classes of the run.
 """
 
+import contextlib
+import fcntl
+import itertools
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -21,7 +25,7 @@ from pipeline.image_grids import image_grid
 from pipeline.known_datasets import SPECS
 from pipeline.messages import WorkerSetup
 from pipeline.resize import resized
-from pipeline.saved_run import SavedRun, save_client
+from pipeline.saved_run import SavedRun, client_path, save_client
 from pipeline.worker import ClientWorker
 from spire_core.adapt import AdaptConfig, AdaptPoint
 from spire_core.errors import ConfigError, DataError, RunError
@@ -68,17 +72,18 @@ def adapt_arrival(
             f"expected a method with a personal part, got {run.config.method.name}: "
             "name a run of spire, fedavg_ft or shared_rep"
         )
-    client_id = free_id(run, client_id)
-    split = _split(len(images), run, config.num_images, client_id)
-    with tempfile.TemporaryDirectory(prefix="spire-") as scratch:
+    with (
+        reserved_id(run, client_id) as client_id,
+        tempfile.TemporaryDirectory(prefix="spire-") as scratch,
+    ):
+        split = _split(len(images), run, config.num_images, client_id)
         worker = _worker(run, images, split, mixture, Path(scratch) / "run")
         weights, mean_emb = run.weights.numpy(), _mean_emb(run, config)
         own = worker.real_features(client_id)  # for want of the population's, see `_own`
         report = worker.adapt(client_id, weights, config, mean_emb, own)
-        own_parts = worker.private_state(client_id)
-    path = save_client(run.folder, client_id, own_parts)
-    grid = Image.fromarray(image_grid(report.after.images, 8))
-    grid.save(path.with_suffix(".png"))
+        path = save_client(run.folder, client_id, worker.private_state(client_id))
+        grid = Image.fromarray(image_grid(report.after.images, 8))
+        grid.save(path.with_suffix(".png"))
     return Arrival(
         client_id,
         tuple(_own(point) for point in report.curve),
@@ -92,16 +97,36 @@ def adapt_arrival(
     )
 
 
-def free_id(run: SavedRun, client_id: int | None = None) -> int:
-    """Return the given id, or the next free one; RunError if the given one is taken."""
+@contextlib.contextmanager
+def reserved_id(run: SavedRun, client_id: int | None = None) -> Iterator[int]:
+    """Yield the given id, or the next free one, which no other process gets until the end.
+
+    RunError if the given one is taken.
+    """
     federation = run.config.federation
     first = federation.num_clients + federation.num_new_clients
     next_id = max([first - 1, *run.client_ids]) + 1
-    if client_id is None:
-        return next_id
-    if client_id < first or client_id in run.client_ids:
-        raise RunError(f"expected a client id that is free, got {client_id}: {next_id} is the next")
-    return client_id
+    for wanted in itertools.count(next_id) if client_id is None else (client_id,):
+        path = client_path(run.folder, wanted)
+        if wanted < first or path.exists():
+            continue
+        path.parent.mkdir(exist_ok=True)
+        with path.with_suffix(".lock").open("w") as lock:
+            if _is_ours(lock) and not path.exists():
+                yield wanted
+                path.with_suffix(".lock").unlink()
+                return
+    next_id = max(next_id, (client_id or 0) + 1)
+    raise RunError(f"expected a client id that is free, got {client_id}: {next_id} is the next")
+
+
+def _is_ours(lock: IO[str]) -> bool:
+    """Return whether a file is now locked by this process; another one may have it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _split(num_images: int, run: SavedRun, limit: int | None, client_id: int) -> ClientSplit:
@@ -129,7 +154,8 @@ def _worker(
     name = auto_extractor(run.config.data.name, run.config.eval.extractor)
     partition = Partition((), (split,))
     setup = WorkerSetup(run.config, {split.client_id: mixture}, partition, name, folder)
-    return ClientWorker(setup, images, "cuda" if torch.cuda.is_available() else "cpu")
+    has_gpu = run.config.resources.device != "cpu" and torch.cuda.is_available()
+    return ClientWorker(setup, images, "cuda" if has_gpu else "cpu")
 
 
 def _mean_emb(run: SavedRun, config: AdaptConfig) -> Tensor | None:

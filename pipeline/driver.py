@@ -173,7 +173,7 @@ class Driver:
         failed = [
             group
             for group, result in given.items()
-            if isinstance(result, ClientFailure) and not result.is_lost and len(group) > 1
+            if isinstance(result, ClientFailure) and len(group) > 1
         ]
         if failed:
             alone = [(client_id,) for group in failed for client_id in group]

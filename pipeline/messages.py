@@ -64,13 +64,15 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Look:
-    """What a new client draws and scores after some epoch; `drawn` only where it was asked for."""
+    """What a new client draws and scores after some epoch.
+
+    `drawn` and `distances`, to its training and its held-out images, only where asked for.
+    """
 
     drawn: Drawn | None
     scores: dict[str, float]
     heldout: Tensor  # (n,) loss on each held-out image
-    nn_train: float
-    nn_test: float
+    distances: tuple[float, float] | None
     duration_s: float
 
 

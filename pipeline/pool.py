@@ -27,11 +27,15 @@ Unit = int | tuple[int, ...]
 
 @dataclass(frozen=True)
 class ClientFailure:
-    """What a unit gave instead of a result; `is_lost`: with the process that ran it."""
+    """What a unit gave instead of a result.
+
+    `num_lost`: how many units were lost together with the process that ran them, this one among
+    them; 0 if it failed by itself.
+    """
 
     unit: Unit
     cause: str
-    is_lost: bool = False
+    num_lost: int = 0
 
     @property
     def names(self) -> str:
@@ -89,24 +93,35 @@ class ClientPool(ABC):
 
         A unit that fails is logged, with `where`. "retry" runs its task again, at most three times
         in all: a task is a function of what it is given, so the result is what it would have been.
-        "drop" leaves a `ClientFailure` in its place. "fail" and a last try raise ClusterError. A
-        mistake of the user's (a SpireError) is raised at once.
+        "drop" leaves a `ClientFailure` in its place, after one more try alone for each of several
+        units that were lost together: one of them may have taken the others with it. "fail" and a
+        last try raise ClusterError. A mistake of the user's (a SpireError) is raised at once.
         """
-        extra, results = per_unit or [()] * len(units), [None] * len(units)
-        costs, left = costs or [1.0] * len(units), list(range(len(units)))
-        for _ in range(MAX_TRIES if on_error == "retry" else 1):
-            some, own = [units[i] for i in left], [extra[i] for i in left]
-            got = self._attempt(task, args, some, own, [costs[i] for i in left])
-            for i, result in zip(left, got, strict=True):
+        extra, costs = per_unit or [()] * len(units), costs or [1.0] * len(units)
+        failures: dict[int, ClientFailure] = {}
+        results: list[Any] = [None] * len(units)
+
+        def attempt(positions: list[int]) -> None:
+            some, own = [units[i] for i in positions], [extra[i] for i in positions]
+            got = self._attempt(task, args, some, own, [costs[i] for i in positions])
+            for i, result in zip(positions, got, strict=True):
                 results[i] = result
-            left = [i for i in left if isinstance(results[i], ClientFailure)]
-            for i in left:
-                failure: Any = results[i]
-                logger.warning("%s, %s%s: %s", failure.names, task, where, failure.cause)
-            if not left or on_error == "drop":
-                return results
-        failure = results[left[0]]
-        raise failure.error(task, where)
+                failures.pop(i, None)
+                if isinstance(result, ClientFailure):
+                    failures[i] = result
+                    logger.warning("%s, %s%s: %s", result.names, task, where, result.cause)
+
+        attempt(list(range(len(units))))
+        if on_error == "drop":
+            for i in [i for i, failure in failures.items() if failure.num_lost > 1]:
+                attempt([i])
+            return results
+        for _ in range(MAX_TRIES - 1 if on_error == "retry" else 0):
+            if failures:
+                attempt(list(failures))
+        for failure in failures.values():
+            raise failure.error(task, where)
+        return results
 
     @abstractmethod
     def _attempt(

@@ -112,7 +112,7 @@ class ClientActor:
         """Return what `run_chunk` returns, and how many seconds it took."""
         began = time.monotonic()
         if self.worker is None:
-            return [ClientFailure(unit, "its actor was lost", is_lost=True) for unit in units], 0.0
+            return _lost_together(units, "its actor was lost"), 0.0
         return run_chunk(self.worker, task, units, args, extra), time.monotonic() - began
 
     def ask(self, method: str, *args: Any) -> Any:
@@ -257,7 +257,7 @@ class RayClientPool(ClientPool):
             for i, result in zip(at, chunk, strict=True):
                 results[i] = result
         for worker, at in busy:
-            if any(_is_lost(results[i]) for i in at):
+            if any(isinstance(results[i], ClientFailure) and results[i].num_lost for i in at):
                 self._revive(self.actors[worker])
                 self.paces.renew(worker)
         return results
@@ -274,18 +274,22 @@ class RayClientPool(ClientPool):
             num_clients = sum(1 if isinstance(unit, int) else len(unit) for unit in units)
             end = began + self.client_timeout_s * num_clients
             limit_s = max(0.0, end - time.monotonic())
-        try:
-            return ray.get(ref, timeout=limit_s)
-        except GetTimeoutError:
+        # An answer that is there in time may still have to come here from another node.
+        done, _ = ray.wait([ref], timeout=limit_s, fetch_local=False)
+        if not done:
             ray.kill(actor, no_restart=False)
-            cause = f"no answer in {self.client_timeout_s:g} s per client"
+            return _lost_together(
+                units, f"no answer in {self.client_timeout_s:g} s per client"
+            ), 0.0
+        try:
+            return ray.get(ref)
         except RayTaskError as error:
             if not isinstance(error.cause, RayError):
                 raise error.cause from error
             cause = f"what it was given is lost ({str(error.cause).splitlines()[0]})"
         except RayError as error:
             cause = f"its actor was lost ({str(error).splitlines()[0]})"
-        return [ClientFailure(unit, cause, is_lost=True) for unit in units], 0.0
+        return _lost_together(units, cause), 0.0
 
     def _revive(self, actor: Any) -> bool:
         """Let an actor begin again after a loss; ClusterError if that takes too long."""
@@ -306,8 +310,8 @@ class RayClientPool(ClientPool):
             ray.kill(actor)
 
 
-def _is_lost(result: Any) -> bool:
-    return isinstance(result, ClientFailure) and result.is_lost
+def _lost_together(units: Sequence[Unit], cause: str) -> list[Any]:
+    return [ClientFailure(unit, cause, num_lost=len(units)) for unit in units]
 
 
 @ray.remote(concurrency_groups={"beside": 1})  # type: ignore[call-overload]

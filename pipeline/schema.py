@@ -121,6 +121,12 @@ class Config:
                 f"{self.server.aggregation}, got {self.federation.cohort_size}: of two updates "
                 "nobody can tell which one is wrong"
             )
+        asks_for_mean = self.method.record.has_embedding and self.adapt.init == "mean"
+        if asks_for_mean and self.federation.num_clients < 2:
+            raise ConfigError(
+                "expected federation.num_clients of at least 2 with adapt.init=mean, got 1: the "
+                "mean would be that client's embedding, which never leaves it"
+            )
         if self.server.aggregation != "mean" and self.client.compression == "top_k":
             raise ConfigError(
                 "expected server.aggregation=mean with client.compression=top_k, got "

@@ -97,6 +97,12 @@ def partitioned(config: Config) -> tuple[ImageData, Partition]:
             "expected at least 2 test images per client, got fewer: raise partition.min_size or "
             "partition.test_fraction"
         )
+    stops_early = config.adapt.early_stopping and config.method.record.adapt_parts
+    if stops_early and any(len(client.train) < 2 for client in partition.new_clients):
+        raise DataError(
+            "expected at least 2 training images of each new client with adapt.early_stopping, "
+            "got fewer: raise adapt.num_images or the partition's sizes"
+        )
     return data, partition
 
 

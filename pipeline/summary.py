@@ -75,7 +75,11 @@ def summary_metrics(result: "Result") -> dict[str, float]:
 
 
 def adaptation_metrics(result: "Result") -> dict[int, dict[str, float]]:
-    """Return, for each epoch of adaptation, the mean over new clients of every tracked number."""
+    """Return, for each epoch of adaptation, the mean over new clients of every tracked number.
+
+    Only epochs that all of them reached: clients may stop early, and a mean over those that are
+    left would move without any of them moving.
+    """
     by_epoch: dict[int, dict[str, list[float]]] = {}
     names = {
         "own_kid": "adapt/kid/mean",
@@ -99,10 +103,15 @@ def adaptation_metrics(result: "Result") -> dict[int, dict[str, float]]:
         for name, key in (("own", "own"), ("lost", "global"), ("replaced", "replaced")):
             for epoch, value in zip(curve.epochs, getattr(curve, name) or (), strict=False):
                 by_epoch[epoch].setdefault(f"forgetting/{key}", []).append(value)
-    return {
-        epoch: {k: float(max(v) if k.endswith("worst") else np.mean(v)) for k, v in row.items()}
+    found = {
+        epoch: {
+            key: float(max(values) if key.endswith("worst") else np.mean(values))
+            for key, values in row.items()
+            if len(values) == len(result.reports)
+        }
         for epoch, row in sorted(by_epoch.items())
     }
+    return {epoch: row for epoch, row in found.items() if row}
 
 
 def new_clients_table(result: "Result") -> dict[str, list[Any]]:
@@ -126,7 +135,11 @@ def new_client_row(result: "Result", index: int) -> dict[str, Any]:
         "kid_floor_std": floor.std,
         "num_generated": len(report.after.features),
         "num_real": len(result.real.features[report.client_id]),
-        "subset_size": min(len(report.after.features), len(result.real.features[report.client_id])),
+        "subset_size": min(
+            result.setting.config.eval.kid_subset_size,
+            len(report.after.features),
+            len(result.real.features[report.client_id]),
+        ),
         "tv_before": first.get("tv"),
         "tv_after": kept.get("tv"),
         "tv_floor": _tv_floor(mixture, len(report.after.features), report.client_id),

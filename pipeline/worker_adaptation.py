@@ -84,8 +84,8 @@ class AdaptationTasks(EvaluationTasks):
     ) -> list[Look]:
         """Return what new clients draw on the backbone (P,) after some epochs, as one batch.
 
-        `epochs` and `is_whole` (whether the images' features are asked for) go with `client_ids`,
-        where a client may stand several times.
+        `epochs` and `is_whole` (whether the images' features and distances are asked for) go with
+        `client_ids`, where a client may stand several times.
         """
         began, looks = time.monotonic(), []
         self.model.load(torch.tensor(weights, device=self.device))
@@ -98,10 +98,9 @@ class AdaptationTasks(EvaluationTasks):
             drawn = self._drawn(client_id, own)
             heldout = self._heldout_each(client_id, emb.to(self.device))
             scores = self._scores(drawn, heldout, pooled_features)
-            nn_train, nn_test = self._distances(client_id, own)
+            distances = self._distances(client_id, own) if whole else None
             duration_s = drawn_s + time.monotonic() - began
-            shown = drawn if whole else None
-            looks.append(Look(shown, scores, heldout, nn_train, nn_test, duration_s))
+            looks.append(Look(drawn if whole else None, scores, heldout, distances, duration_s))
         return looks
 
     def _scores(self, drawn: Drawn, heldout: Tensor, pooled_features: Tensor) -> dict[str, float]:
@@ -195,15 +194,6 @@ class AdaptationTasks(EvaluationTasks):
         images = self._images(client_id, self.model, None, self._reference(start))
         losses = Losses(client_id, self._heldout(client_id, None), None, None)
         return self._drawn(client_id, images), losses
-
-    def _reference(self, start: Tensor) -> FlatModel | None:
-        """Return the network from which guidance leads away, where there is no embedding for it."""
-        config = self.config
-        if config.eval.guidance == 1.0 or config.method.record.has_embedding:
-            return None
-        reference = self._new_model()
-        reference.load(start)
-        return reference
 
 
 def _after(epoch: int) -> str:

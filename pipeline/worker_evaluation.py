@@ -45,6 +45,15 @@ class EvaluationTasks(WorkerBase):
             config.eval.batch_size,
         )
 
+    def _reference(self, backbone: Tensor) -> FlatModel | None:
+        """Return the network from which guidance leads away, where there is no embedding for it."""
+        config = self.config
+        if config.eval.guidance == 1.0 or config.method.record.has_embedding:
+            return None
+        reference = self._new_model()
+        reference.load(backbone)
+        return reference
+
     def _images_together(self, client_ids: Sequence[int], embs: Sequence[Tensor]) -> list[Tensor]:
         """Return for each client what `_images` returns, drawn as one batch."""
         config, rows = self.config, torch.stack(list(embs)).to(self.device)
@@ -79,10 +88,11 @@ class EvaluationTasks(WorkerBase):
             self.model.load(backbone)
             images = self._images_together(client_ids, [state[CLIENT_EMB] for state in states])
         else:
-            images = [
-                self._images(client_id, self.model, personalise(self.model, backbone, state))
-                for client_id, state in zip(client_ids, states, strict=True)
-            ]
+            reference = self._reference(backbone)
+            images = []
+            for client_id, state in zip(client_ids, states, strict=True):
+                emb = personalise(self.model, backbone, state)
+                images.append(self._images(client_id, self.model, emb, reference))
         return [self._drawn(c, drawn) for c, drawn in zip(client_ids, images, strict=True)]
 
     def losses(self, client_id: int, weights: np.ndarray, swap_with: int) -> Losses:

@@ -100,13 +100,18 @@ def own_best_difference(
 def same_setting_difference(
     groups: Sequence[Group], method: str, metric: str, chosen_by: str
 ) -> Estimate | None:
-    """Return a method minus SPIRE at the settings that both have, mean over them for each seed."""
+    """Return a method minus SPIRE at the settings that both have, mean over them for each seed.
+
+    Only seeds that have them all: otherwise what differs between settings would be in the interval.
+    """
     differences: dict[Pair, list[float]] = {}
-    for theirs, ours in at_same_settings(groups, method, chosen_by).values():
+    at = at_same_settings(groups, method, chosen_by)
+    for theirs, ours in at.values():
         scores, reference = theirs.values(metric), ours.values(metric)
         for pair in scores.keys() & reference.keys():
             differences.setdefault(pair, []).append(scores[pair] - reference[pair])
-    return estimate([fmean(several) for _, several in sorted(differences.items())])
+    whole = [own for _, own in sorted(differences.items()) if len(own) == len(at)]
+    return estimate([fmean(own) for own in whole])
 
 
 def setting_differences_table(groups: Sequence[Group], metric: str) -> Table | None:

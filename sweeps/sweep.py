@@ -234,7 +234,9 @@ class Job:
                 folder=self.folder,
             )
             for trial_id, error in lost.items():
-                ledger.update(trial_id, status="failed", error=error)
+                entry = ledger.read(trial_id)
+                if entry is None or entry.result is None:  # else it was lost after it had finished
+                    ledger.update(trial_id, status="failed", error=error)
         finally:
             self._settle(ledger, {trial_of(point).trial_id for point in narrator.ended})
 

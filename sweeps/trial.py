@@ -75,8 +75,10 @@ def run_trial(task: TrialTask, report: Report, reports_rounds: bool = True) -> N
     with ledger.held(task.trial_id):
         entry = ledger.read(task.trial_id)
         finished = None if entry is None else entry.result
-        if finished is None:
+        if entry is None or finished is None:
             finished = _outcome(task, ledger, report if reports_rounds else _ignore)
+        elif entry.status != "finished":
+            ledger.update(task.trial_id, status="finished", error=None)
     if finished is not None:
         report({"round": task.config.federation.num_rounds + 1, **_reported(finished["metrics"])})
 

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -25,7 +26,7 @@ from pipeline.driver import Driver, RoundStats
 from pipeline.experiment import run_experiment
 from pipeline.messages import WorkerSetup
 from pipeline.open_pool import open_pool
-from pipeline.pool import ClientPool
+from pipeline.pool import ClientFailure, ClientPool
 from pipeline.profiling import trace_path
 from pipeline.progress import Quiet
 from pipeline.ray_pool import RayClientPool
@@ -242,6 +243,25 @@ def test_a_hanging_actor_is_ended_and_its_work_done_again(
     config = config_for(mnist_root, folder, *limits)
     result = run_experiment(config, None, Troubled(stop, 1))
     assert result.state_fingerprint == whole
+
+
+class Bomb:
+    """Ends the process that it is sent to."""
+
+    def __reduce__(self) -> tuple[Any, tuple[int]]:
+        return os._exit, (1,)
+
+
+def test_a_client_that_always_ends_its_actor_is_dropped_alone(
+    mnist_root: Path, folder: Path
+) -> None:
+    setting = prepare(config_for(mnist_root, folder, "resources.num_actors=1"))
+    limits = [(2,), (2,), (Bomb(),), (2,)]
+    with open_pool(setting, folder) as (pool, _):
+        found = pool.run("test_images", [0, 1, 2, 3], per_unit=limits, on_error="drop")
+    assert [len(found[client_id]) for client_id in (0, 1, 3)] == [2, 2, 2]
+    assert isinstance(found[2], ClientFailure)
+    assert found[2].num_lost == 1
 
 
 LEAVES = (torch.Tensor, np.ndarray, bytes, bytearray)

@@ -1,5 +1,6 @@
 """The command line: each mistake is one sentence and exit code 2, and `--json` is one object."""
 
+import contextlib
 import io
 import json
 import os
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.arrival import load_arrival
+from pipeline.arrival import load_arrival, reserved_id
 from pipeline.config import load_config
 from pipeline.driver import RoundStats
 from pipeline.progress import Progress
@@ -252,6 +253,14 @@ def test_arrivals_take_the_next_free_id_and_no_taken_one(spire, finished_run: Pa
     assert "client 21: 16 numbers trained on 4 images" in spire(*adapt).out
     assert "expected a client id that is free, got 20: 22" in spire(*adapt, "--client", "20").err
     assert "expected a client id that is free, got 0: 22" in spire(*adapt, "--client", "0").err
+    run = SavedRun.load(finished_run)
+    with reserved_id(run) as first, reserved_id(run) as second:  # as two processes would
+        assert (first, second) == (22, 23)
+        assert "a client id that is free, got 22: 23" in spire(*adapt, "--client", "22").err
+    with contextlib.suppress(ZeroDivisionError), reserved_id(run):
+        raise ZeroDivisionError
+    with reserved_id(run) as again:
+        assert again == 22  # it has never been saved
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ import hashlib
 import logging
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,10 +23,11 @@ from pipeline.progress import Quiet
 from pipeline.saved_run import SavedRun, client_path
 from pipeline.schema import Config
 from pipeline.setting import prepare
-from pipeline.summary import new_client_row, summary_metrics
+from pipeline.summary import adaptation_metrics, new_client_row, summary_metrics
 from pipeline.worker import ClientWorker
-from spire_core.adapt import AdaptConfig, adapt_client
+from spire_core.adapt import AdaptConfig, AdaptPoint, adapt_client
 from spire_core.client import personalise
+from spire_core.errors import ConfigError, DataError, SpireError
 
 
 def stopped_early(mnist_root: Path, root: Path, eval_every: int, *overrides: str) -> Result:
@@ -38,6 +41,7 @@ def stopped_early(mnist_root: Path, root: Path, eval_every: int, *overrides: str
             "federation.num_rounds=2",
             "eval.every=0",
             "eval.num_images=8",
+            "eval.kid_subset_size=6",
             "adapt.epochs=6",
             "adapt.early_stopping=true",
             "adapt.patience=3",
@@ -67,9 +71,52 @@ def test_a_new_clients_row_is_about_the_state_that_was_kept(
         assert observed is not None
         for result in (seldom, always):
             row = new_client_row(result, i)
+            assert row["subset_size"] == 6
             assert row["kid_after"] == pytest.approx(observed["own_kid"], rel=1e-4)
             assert row["tv_after"] == observed["tv"]
             assert row["heldout_after"] == pytest.approx(observed["heldout_loss"], rel=1e-6)
+
+
+def test_a_mean_over_new_clients_is_over_all_of_them() -> None:
+    """One stops after its first epoch; the other's scores would otherwise look like a fall."""
+
+    def report(kid: float, num_epochs: int) -> SimpleNamespace:
+        points = [AdaptPoint(e, 1.0 if e else None, None, {"own_kid": kid}) for e in range(4)]
+        return SimpleNamespace(curve=points[: num_epochs + 1])
+
+    result: Any = SimpleNamespace(reports=[report(1.0, 1), report(0.2, 3)], curves=[])
+    scores = {"adapt/kid/mean": 0.6, "adapt/kid/worst": 1.0}
+    assert adaptation_metrics(result) == {0: scores, 1: scores | {"adapt/train_loss": 1.0}}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error"),
+    [
+        (["federation.num_clients=1", "federation.cohort_size=1", "adapt.init=mean"], ConfigError),
+        (["adapt.early_stopping=true", "adapt.num_images=1"], DataError),
+    ],
+)
+def test_what_adaptation_could_not_do_comes_out_before_pretraining(
+    overrides: list[str], error: type[SpireError], mnist_root: Path
+) -> None:
+    with pytest.raises(error, match=r"at least 2 .*with adapt"):
+        prepare(load_config("smoke", [f"data.root={mnist_root}", *overrides]))
+
+
+@pytest.mark.parametrize("method", ["spire", "shared_rep"])
+def test_pretraining_clients_are_scored_on_what_the_saved_run_draws(
+    method: str, mnist_root: Path, tmp_path: Path
+) -> None:
+    """With guidance as well, whatever it leads away from."""
+    more = (f"method={method}", "eval.guidance=2.0", "adapt.early_stopping=false")
+    more += ("federation.num_clients=4", "adapt.epochs=1")
+    result = stopped_early(mnist_root, tmp_path, 1, *more)
+    run = SavedRun.load(result.run_dir)
+    for drawn in result.evaluations[-1].drawn:
+        again = run.draw(drawn.client_id, 8, seed=0, guidance=2.0)
+        np.testing.assert_allclose(drawn.images, again[: len(drawn.images)], atol=1e-5)
+        plain = run.draw(drawn.client_id, 8, seed=0)
+        assert np.abs(drawn.images - plain[: len(drawn.images)]).max() > 0.01
 
 
 def test_a_folder_of_images_runs_to_the_end_with_another_data_sets_features(

@@ -12,7 +12,7 @@ import pytest
 from pipeline.config import load_config
 from pipeline.driver import Driver, choose_cohort
 from pipeline.experiment import run_experiment
-from pipeline.pool import LocalClientPool
+from pipeline.pool import ClientFailure, LocalClientPool
 from pipeline.progress import Quiet
 from pipeline.schema import FederationConfig
 from spire_core.client import Broadcast, ClientUpdate, PrivateState, RoundPlan, train_client
@@ -23,6 +23,7 @@ from spire_core.server import ServerConfig, ServerState
 from spire_core.training import ClientConfig
 
 NUM_CLIENTS, SIZE, TAU = 4, 6, 4
+BREAKER = 3
 Fault = Callable[[ClientUpdate, int], ClientUpdate]
 
 
@@ -159,12 +160,34 @@ def test_a_dropped_client_ends_as_if_it_had_not_been_in_that_round(
         "pipeline.worker_rounds.train_client": spoilt,
         "pipeline.driver.choose_cohort": smaller,
     }
-    found = {}
+    found = [run_experiment(load_config("smoke", settings), None, Quiet()).state_fingerprint]
     for target, function in changes.items():
         with monkeypatch.context() as patch:
             patch.setattr(target, function)
-            found[target] = run_experiment(load_config("smoke", settings), None, Quiet())
-    assert len({result.state_fingerprint for result in found.values()}) == 1
+            result = run_experiment(load_config("smoke", settings), None, Quiet())
+            found.append(result.state_fingerprint)
+    undisturbed, dropped, absent = found
+    assert dropped == absent != undisturbed
+
+
+class OneProcess(LocalClientPool):
+    """Stands in for one actor: a client that breaks it takes with it all that was asked at once."""
+
+    def _attempt(self, task: str, args: tuple, units: list[Any], *more: Any) -> list[Any]:
+        if task == "fit_group" and any(BREAKER in unit for unit in units):
+            return [ClientFailure(unit, "gone", num_lost=len(units)) for unit in units]
+        return super()._attempt(task, args, units, *more)
+
+
+@pytest.mark.parametrize("engine", ["loop", "grouped"])
+def test_a_client_that_breaks_its_process_drops_nobody_else(engine: str) -> None:
+    driver = driver_with(fine, on_client_error="drop")
+    driver.client = replace(driver.client, engine=engine, group_size=2)
+    driver.pool = OneProcess(driver.pool.worker)
+    assert driver.run_round().num_dropped == 1
+    # Clients 0, 1, 2 moved by 1, 2, 3 and count 10, 20, 30: 140 / 60.
+    assert driver.model_weights().tolist() == pytest.approx([140 / 60] * SIZE, rel=1e-6)
+    assert driver.pool.worker.undone == [(BREAKER, 0)]
 
 
 def test_a_round_that_drops_everybody_is_an_error() -> None:

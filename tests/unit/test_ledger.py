@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.config import load_config
 from pipeline.runs import RECORD, TrackingConfig
 from sweeps.ledger import Entry, Ledger
 from sweeps.space import SweepConfig
+from sweeps.trial import TrialTask, run_trial
 
 HOLD = """
 import sys, time
@@ -74,6 +76,18 @@ def test_the_sweeps_own_run_is_known_until_it_is_deleted(ledger: Ledger, tmp_pat
     assert ledger.parent_run_dir == run_dir
     (run_dir / RECORD).unlink()
     assert ledger.parent_run_dir is None
+
+
+def test_a_trial_that_was_lost_after_it_had_finished_is_finished(ledger: Ledger) -> None:
+    result = {"metrics": {"final/adapt_kid_after": 1.5}}
+    ledger.write(Entry("t", "failed", result=result, error="its process was lost"))
+    config = load_config("smoke", [])
+    reports: list[dict[str, float]] = []
+    run_trial(
+        TrialTask("t", config, "smoke", {}, str(ledger.folder), None, None, {}), reports.append
+    )
+    assert ledger.read("t") == Entry("t", "finished", result=result)
+    assert [report["final/adapt_kid_after"] for report in reports] == [1.5]
 
 
 def test_a_trial_belongs_to_one_process_until_that_ends(ledger: Ledger) -> None:

@@ -200,6 +200,19 @@ def test_the_choosing_metric_is_one_that_there_is() -> None:
 # ----------------------------------------------------------------------------------------- pairs
 
 
+def test_seeds_that_lack_a_setting_are_in_no_mean_over_settings() -> None:
+    """At tau=1 a method is 0.1 behind and at tau=12 0.5, on every seed that was run there."""
+    runs = []
+    for seed, taus in ((0, (1, 12)), (1, (1, 12)), (2, (12,)), (3, (12,))):
+        for tau in taus:
+            behind = 0.1 if tau == 1 else 0.5
+            runs.append(run("spire", seed, 1.0 + seed, federation__tau=tau))
+            runs.append(run("shared_rep", seed, 1.0 + seed + behind, federation__tau=tau))
+    found = same_setting_difference(group_runs(runs), "shared_rep", KID, KID)
+    assert found is not None
+    assert (found.mean, found.num) == (pytest.approx(0.3), 2)
+
+
 def test_methods_are_compared_at_their_own_best_settings_on_the_same_seeds() -> None:
     runs = [run("spire", s, k, adapt__lr=0.02) for s, k in ((0, 1.0), (1, 2.0), (2, 3.0))]
     runs += [run("local", s, k, adapt__lr=0.1) for s, k in ((0, 1.5), (1, 2.5), (2, 3.8))]
@@ -219,11 +232,12 @@ def test_methods_are_compared_at_their_own_best_settings_on_the_same_seeds() -> 
 
 
 def test_at_the_same_settings_each_seed_counts_once() -> None:
-    """Seed 0: 2 - 1 and 6 - 4, mean 1.5; seed 1: 5 - 1. The setting that only one has is unused."""
+    """Seed 0: 2 - 1 and 6 - 4, mean 1.5; seed 1: 4 and 4. What only one has is unused."""
     runs = [run("spire", 0, 1.0, federation__tau=1), run("spire", 0, 4.0, federation__tau=3)]
     runs += [run("spire", 1, 1.0, federation__tau=1), run("spire", 0, 0.0, federation__tau=9)]
     runs += [run("fedavg", 0, 2.0, federation__tau=1), run("fedavg", 0, 6.0, federation__tau=3)]
-    runs += [run("fedavg", 1, 5.0, federation__tau=1)]
+    runs += [run("fedavg", 1, 5.0, federation__tau=1), run("fedavg", 1, 6.0, federation__tau=3)]
+    runs += [run("spire", 1, 2.0, federation__tau=3)]
     found = same_setting_difference(group_runs(runs), "fedavg", KID, KID)
     assert found is not None
     assert (found.mean, found.num, found.low, found.high) == (2.75, 2, 1.5, 4.0)
