@@ -1,0 +1,71 @@
+"""docs/tracking.md names all that runs record, and no metric that none of them does."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from pipeline.config import load_config
+from pipeline.experiment import run_experiment
+from pipeline.progress import Quiet
+
+PAGE = (Path(__file__).parents[2] / "docs" / "tracking.md").read_text()
+NAMED = set(re.findall(r"`([^`\n]+)`", PAGE))
+FAMILIES = [
+    re.compile(".+".join(re.escape(fixed) for fixed in re.split(r"<[^>]+>", name)))
+    for name in NAMED
+    if "<" in name and not name.startswith("<")
+]
+STAGES = ("pretrain", "adapt", "forgetting", "time", "comm", "memory", "params", "final", "best")
+EVERYTHING = (  # what only some runs record
+    ("method=spire", "adapt.early_stopping=true"),
+    ("method=fedavg_ft", "adapt.tune_epochs=1", "adapt.lr=1e-4"),
+    ("method=shared_rep", "federation.drop_rate=0.3", "federation.straggler_rate=0.3"),
+)
+
+
+@pytest.fixture(scope="module")
+def store(
+    mnist_root: Path, new_database: Path, tmp_path_factory: pytest.TempPathFactory
+) -> MlflowClient:
+    """The tracking store after these runs."""
+    root = tmp_path_factory.mktemp("tracked")
+    shutil.copy(new_database, root)
+    tiny = ["resources.pool=local", "federation.num_rounds=2", "eval.every=0", "adapt.epochs=2"]
+    tiny += ["eval.num_images=8", "eval.num_loss_images=8", "diffusion.sample_steps=2"]
+    tiny += ["tracking.log_model=false", f"tracking.root={root}", f"data.root={mnist_root}"]
+    for more in EVERYTHING:
+        run_experiment(load_config("smoke", [*tiny, *more]), "smoke", Quiet())
+    return MlflowClient(f"sqlite:///{root}/mlflow.db")
+
+
+def files(store: MlflowClient, run_id: str, folder: str | None = None) -> Iterator[str]:
+    for file in store.list_artifacts(run_id, folder):
+        if file.is_dir:
+            yield from files(store, run_id, file.path)
+        else:
+            yield file.path
+
+
+def unnamed(names: set[str]) -> list[str]:
+    return sorted(
+        name for name in names - NAMED if not any(family.fullmatch(name) for family in FAMILIES)
+    )
+
+
+def test_all_that_runs_record_is_on_the_page_and_no_metric_that_they_do_not(
+    store: MlflowClient,
+) -> None:
+    experiment = store.get_experiment_by_name("spire")
+    assert experiment is not None
+    runs = store.search_runs([experiment.experiment_id])
+    assert len(runs) == len(EVERYTHING)
+    metrics = {name for run in runs for name in run.data.metrics}
+    assert unnamed(metrics) == []
+    assert unnamed({name for run in runs for name in run.data.tags}) == []
+    assert unnamed({path for run in runs for path in files(store, run.info.run_id)}) == []
+    told = {name for name in NAMED if re.fullmatch(rf"({'|'.join(STAGES)})/[\w/]+", name)}
+    assert sorted(told - metrics) == []
