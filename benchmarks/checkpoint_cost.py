@@ -15,13 +15,12 @@ import platform
 import statistics
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.checkpoint import checkpoints
 from pipeline.config import load_config
-from pipeline.driver import Driver
+from pipeline.driver import Driver, Rounds
 from pipeline.open_pool import open_pool
 from pipeline.pretraining import Checkpointer
 from pipeline.ray_pool import RemoteDriver
@@ -29,7 +28,6 @@ from pipeline.runs import git_revision
 from pipeline.schema import Config
 from pipeline.setting import prepare
 from spire_core.flat import initial_weights
-from spire_core.grouped import choose_engine
 from spire_core.server import ServerState
 
 OUT = Path(__file__).parent / "results" / "checkpoint_cost.json"
@@ -57,17 +55,8 @@ def measure(config: Config, run_dir: Path, num_blocks: int, num_rounds: int) -> 
     times: dict[bool, list[float]] = {False: [], True: []}
     with open_pool(setting, run_dir) as (pool, make_driver):
         initial = initial_weights(config.model, config.method, setting.images.shape[1], config.seed)
-        driver = make_driver(
-            pool,
-            ServerState.initial(initial.numpy()),
-            config.federation,
-            replace(config.client, engine=choose_engine(config.client.engine, config.model)),
-            config.server,
-            config.method,
-            setting.partition.train_sizes,
-            config.seed,
-            setting.model.layout.num_without_local,
-        )
+        rounds = Rounds.of(config, setting.partition.train_sizes, setting.model.layout)
+        driver = make_driver(pool, ServerState.initial(initial.numpy()), rounds)
         with Checkpointer(run_dir, config) as checkpointer:
             block_s(driver, checkpointer, WARM_UP, takes=True)
             for block in range(num_blocks):

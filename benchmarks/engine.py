@@ -35,7 +35,7 @@ from plain_loop import PlainLoop, PlainUNet, Work, train_clients
 
 from pipeline.allocation import keep_freed_memory
 from pipeline.config import load_config
-from pipeline.driver import Driver
+from pipeline.driver import Driver, Rounds
 from pipeline.messages import WorkerSetup
 from pipeline.pool import ClientPool, LocalClientPool
 from pipeline.ray_pool import RayClientPool, cluster
@@ -47,7 +47,6 @@ from spire_core.adapt_together import adapt_embeddings
 from spire_core.client import ClientUpdate
 from spire_core.evaluate import client_denoiser, draw
 from spire_core.flat import FlatModel, initial_weights
-from spire_core.grouped import choose_engine
 from spire_core.kid import kid, kid_matrix
 from spire_core.methods import CLIENT_EMB, MethodConfig
 from spire_core.partition import ClientSplit, Partition
@@ -114,19 +113,10 @@ def driver_for(pool: ClientPool, config: Config, work: Work) -> Driver:
     federation = FederationConfig(
         num_clients=work.num_clients, cohort_size=work.num_clients, num_rounds=1000, tau=work.steps
     )
-    return Driver(
-        pool,
-        ServerState.initial(weights),
-        federation,
-        dataclasses.replace(
-            config.client, engine=choose_engine(config.client.engine, config.model)
-        ),
-        config.server,
-        config.method,
-        [IMAGES] * work.num_clients,
-        0,
-        weights.size,
-    )
+    config = dataclasses.replace(config, federation=federation, seed=0)
+    layout = FlatModel(config.model, config.method, 1).layout
+    rounds = Rounds.of(config, [IMAGES] * work.num_clients, layout)
+    return Driver(pool, ServerState.initial(weights), rounds)
 
 
 def cpu_s(pids: Sequence[int]) -> float:

@@ -4,19 +4,21 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.pool import MAX_TRIES, ClientFailure, ClientPool
-from pipeline.schema import FederationConfig
+from pipeline.schema import Config, FederationConfig
 from pipeline.server_file import write_state
 from spire_core.client import ClientUpdate, RoundPlan
 from spire_core.compression import CompressedUpdate, decompress
 from spire_core.errors import AggregationError, DivergenceError, SpireError
-from spire_core.faults import fault_of, is_divergence
+from spire_core.faults import Fault, fault_of
+from spire_core.flat import Layout
+from spire_core.grouped import choose_engine
 from spire_core.methods import MethodConfig
 from spire_core.participation import answering, choose_cohort, stragglers
 from spire_core.server import ServerConfig, ServerState, aggregate
@@ -24,7 +26,7 @@ from spire_core.training import ClientConfig
 
 logger = logging.getLogger(__name__)
 Sent = ClientUpdate | CompressedUpdate
-Received = tuple[dict[int, ClientUpdate], dict[int, str]]  # each by client id
+Received = tuple[dict[int, ClientUpdate], dict[int, Fault]]  # each by client id
 
 
 @dataclass(frozen=True)
@@ -51,48 +53,61 @@ class RoundStats:
     idle_fraction: float
 
 
+@dataclass(frozen=True)
+class Rounds:
+    """What stays the same over all rounds of a run.
+
+    `num_examples` of each client by its id; `shared_size`: length of the stretch of weights that is
+    always shared.
+    """
+
+    federation: FederationConfig
+    client: ClientConfig
+    server: ServerConfig
+    method: MethodConfig
+    seed: int
+    num_examples: Sequence[int]
+    shared_size: int
+
+    @classmethod
+    def of(cls, config: Config, num_examples: Sequence[int], layout: Layout) -> "Rounds":
+        """Return those of an experiment, with the engine that suits its network."""
+        return cls(
+            config.federation,
+            replace(config.client, engine=choose_engine(config.client.engine, config.model)),
+            config.server,
+            config.method,
+            config.seed,
+            num_examples,
+            layout.num_without_local,
+        )
+
+
 class Driver:
     """Runs rounds one at a time. It holds no embedding ever: clients return shared weights only."""
 
-    def __init__(
-        self,
-        pool: ClientPool,
-        state: ServerState,
-        federation: FederationConfig,
-        client: ClientConfig,
-        server: ServerConfig,
-        method: MethodConfig,
-        num_examples: Sequence[int],
-        seed: int,
-        shared_size: int,
-    ) -> None:
-        """Take the state to go on from, and all that stays the same over the rounds.
-
-        `shared_size`: length of the stretch of weights that is always shared.
-        """
-        self.pool, self.federation = pool, federation
-        self.client, self.server, self.method = client, server, method
-        self.num_examples, self.seed, self.shared_size = num_examples, seed, shared_size
-        self.state = state
+    def __init__(self, pool: ClientPool, state: ServerState, rounds: Rounds) -> None:
+        """Take the state to go on from."""
+        self.pool, self.state, self.rounds = pool, state, rounds
         self.stats: RoundStats | None = None
 
     def run_round(self, kept_rounds: tuple[int, ...] = ()) -> RoundStats:
         """Run the next round and return what it did; `kept_rounds` as in `RoundPlan`."""
-        round_idx, federation = self.state.round_idx, self.federation
+        round_idx, federation, seed = self.state.round_idx, self.rounds.federation, self.rounds.seed
         began = time.monotonic()
         # 1. Choose the cohort, and who of it will answer.
-        cohort = choose_cohort(federation.num_clients, federation.cohort_size, self.seed, round_idx)
-        present = answering(cohort, federation.drop_rate, self.seed, round_idx)
+        cohort = choose_cohort(federation.num_clients, federation.cohort_size, seed, round_idx)
+        present = answering(cohort, federation.drop_rate, seed, round_idx)
         plan = self._plan(round_idx, kept_rounds, present)
         # 2. Hand out the backbone.
         broadcast = self.state.broadcast
         handle = self.pool.share(broadcast)
         dispatched, busy_s = time.monotonic(), self.pool.busy_s
         # 3. Gather the updates.
-        updates = self._gather(self.client.groups(present), handle, plan)
+        updates = self._gather(self.rounds.client.groups(present), handle, plan)
         gathered, busy_s = time.monotonic(), self.pool.busy_s - busy_s
         # 4. Aggregate.
-        self.state = aggregate(self.state, updates, self.server)
+        self.state = aggregate(self.state, updates, self.rounds.server)
         examples = sum(u.num_examples for u in updates)
         self.stats = RoundStats(
             round_idx=round_idx,
@@ -118,7 +133,7 @@ class Driver:
         Raises ClusterError or AggregationError, as `federation.on_client_error` says, and
         DivergenceError where numbers were driven out of all bounds.
         """
-        policy = self.federation.on_client_error
+        policy = self.rounds.federation.on_client_error
         usable: dict[int, ClientUpdate] = {}
         left, errors, refused = list(groups), [], []
         for _ in range(MAX_TRIES if policy == "retry" else 1):
@@ -196,7 +211,7 @@ class Driver:
             logger.warning("refused %s", fault)
         if not faults:
             return updates, None
-        diverged = any(map(is_divergence, faults.values()))
+        diverged = any(fault.is_divergence for fault in faults.values())
         return updates, (DivergenceError if diverged else AggregationError)(
             f"expected an update that can be averaged, got {fault}: lower client.lr, or set "
             "federation.on_client_error=drop"
@@ -206,16 +221,18 @@ class Driver:
         """Return the updates of a group that can be used, and what is wrong with the others."""
         ids = [one.client_id for one in sent]
         if ids != list(group):
-            return {}, dict.fromkeys(group, f"updates of clients {ids} instead of {list(group)}")
-        size = self.shared_size if not plan.shares_local else self.state.weights.size
-        has_moments = self.client.opt_state == "average"
-        limits = (self.state.weights[:size], has_moments, self.federation.max_update_norm)
+            fault = Fault(f"updates of clients {ids} instead of {list(group)}")
+            return {}, dict.fromkeys(group, fault)
+        rounds = self.rounds
+        size = rounds.shared_size if not plan.shares_local else self.state.weights.size
+        has_moments = rounds.client.opt_state == "average"
+        limits = (self.state.weights[:size], has_moments, rounds.federation.max_update_norm)
         updates, faults = {}, {}
         for one in sent:
             try:
-                update = decompress(one, self.state.weights, self.client)
+                update = decompress(one, self.state.weights, rounds.client)
             except ValueError as error:
-                faults[one.client_id] = str(error)
+                faults[one.client_id] = Fault(str(error))
                 continue
             fault = fault_of(update, *limits)
             if fault is None:
@@ -236,25 +253,25 @@ class Driver:
     def _plan(
         self, round_idx: int, kept_rounds: tuple[int, ...], client_ids: list[int]
     ) -> RoundPlan:
-        federation = self.federation
+        rounds, federation = self.rounds, self.rounds.federation
         return RoundPlan(
             round_idx=round_idx,
-            lr_scale=self.client.lr_scale(round_idx, federation.num_rounds),
-            shares_local=round_idx < self.method.num_shared_rounds(federation.num_rounds),
+            lr_scale=rounds.client.lr_scale(round_idx, federation.num_rounds),
+            shares_local=round_idx < rounds.method.num_shared_rounds(federation.num_rounds),
             tau=federation.tau,
             local_epochs=federation.local_epochs,
             kept_rounds=kept_rounds,
-            stragglers=stragglers(client_ids, federation.straggler_rate, self.seed, round_idx),
+            stragglers=stragglers(client_ids, federation.straggler_rate, rounds.seed, round_idx),
             straggler_work=federation.straggler_work,
         )
 
     def _cost(self, plan: RoundPlan, client_id: int) -> float:
-        num_examples = self.num_examples[client_id]
-        return float(plan.num_steps(client_id, num_examples, self.client.batch_size))
+        num_examples = self.rounds.num_examples[client_id]
+        return float(plan.num_steps(client_id, num_examples, self.rounds.client.batch_size))
 
     def model_weights(self) -> np.ndarray:
         """Return the weights (P,) that clients are given to use: the moving average."""
-        return self.state.ema if self.server.ema > 0 else self.state.weights
+        return self.state.ema if self.rounds.server.ema > 0 else self.state.weights
 
     def save_state(self, path: Path) -> Callable[[], int]:
         """Return what writes all that the server holds now, and returns after how many rounds."""

@@ -8,7 +8,7 @@ import itertools
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,7 +20,7 @@ from pipeline.adaptation import adapt_clients
 from pipeline.client_store import CLIENTS, ClientStore
 from pipeline.diagnosis import Diagnosis, diagnose, divergence
 from pipeline.disk import room_for
-from pipeline.driver import Driver, RoundStats
+from pipeline.driver import Driver, Rounds, RoundStats
 from pipeline.evaluation import (
     Evaluation,
     RealData,
@@ -67,7 +67,7 @@ from pipeline.tracking import Tracker
 from spire_core.adapt import AdaptConfig
 from spire_core.errors import DivergenceError
 from spire_core.flat import initial_weights, tensors_hash
-from spire_core.grouped import choose_engine
+from spire_core.grouped import can_group
 from spire_core.kid import kid
 from spire_core.secure_sum import unmask_sum
 from spire_core.server import ServerState
@@ -224,18 +224,9 @@ def pretrain(
     if 0 < state.round_idx < config.federation.num_rounds:
         tracker.log_tags({"spire.resumed_after_round": str(state.round_idx)})
     result.evaluations = load_evaluations(run_dir, state.round_idx)
-    driver = make_driver(
-        pool,
-        state,
-        config.federation,
-        replace(config.client, engine=choose_engine(config.client.engine, config.model)),
-        config.server,
-        config.method,
-        setting.partition.train_sizes,
-        config.seed,
-        setting.model.layout.num_without_local,
-    )
-    if config.client.engine == "grouped" and choose_engine("grouped", config.model) == "loop":
+    rounds = Rounds.of(config, setting.partition.train_sizes, setting.model.layout)
+    driver = make_driver(pool, state, rounds)
+    if config.client.engine == "grouped" and not can_group(config.model):
         logger.warning("client.engine=grouped is computed as loop: this U-Net has model.dropout")
     watcher.stage(f"pre-training on {config.federation.num_clients} clients")
     run_rounds(result, pool, driver, state.round_idx, tracker, watcher)

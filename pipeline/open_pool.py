@@ -8,17 +8,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.driver import Driver
+from pipeline.driver import Driver, Rounds
 from pipeline.messages import WorkerSetup
 from pipeline.pool import ClientPool, LocalClientPool
 from pipeline.resources import most_useful_actors, plan_actors
 from pipeline.setting import Setting
 from pipeline.worker import ClientWorker
+from spire_core.server import ServerState
 
 if TYPE_CHECKING:
     from pipeline.ray_pool import RemoteDriver
 
-MakeDriver = Callable[..., "Driver | RemoteDriver"]
+MakeDriver = Callable[[ClientPool, ServerState, Rounds], "Driver | RemoteDriver"]
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import ray
 import torch
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError, RayTaskError
 
-from pipeline.driver import Driver, RoundStats
+from pipeline.driver import Driver, Rounds, RoundStats
 from pipeline.footprint import Footprint, footprint, kept_positions, resident_bytes
 from pipeline.messages import WorkerSetup
 from pipeline.pool import ClientFailure, ClientPool, Paces, Unit, assign, run_chunk
@@ -23,6 +23,7 @@ from pipeline.resources import ActorPlan, ResourcesConfig
 from pipeline.worker import ClientWorker
 from spire_core.client import ClientUpdate, RoundPlan
 from spire_core.errors import ClusterError
+from spire_core.server import ServerState
 
 logger = logging.getLogger(__name__)
 WAIT_NOTICE_S = 30.0
@@ -321,8 +322,8 @@ class DriverActor(Driver):
     def __init__(self) -> None:
         self.has_answers = threading.Event()  # of a round: its clients have nothing to do
 
-    def begin(self, *args: Any) -> None:
-        super().__init__(*args)
+    def begin(self, pool: ClientPool, state: ServerState, rounds: Rounds) -> None:
+        super().__init__(pool, state, rounds)
 
     def _gather(
         self, groups: list[tuple[int, ...]], handle: Any, plan: RoundPlan
@@ -353,9 +354,9 @@ class RemoteDriver:
         actor_class: Any = DriverActor
         self.actor: Any = actor_class.options(num_cpus=0).remote()
 
-    def begin(self, *args: Any) -> "RemoteDriver":
+    def begin(self, pool: ClientPool, state: ServerState, rounds: Rounds) -> "RemoteDriver":
         """Take what a `Driver` is made with."""
-        _gather([self.actor.begin.remote(*args)])
+        _gather([self.actor.begin.remote(pool, state, rounds)])
         return self
 
     def run_round(self, kept_rounds: tuple[int, ...] = ()) -> RoundStats:

@@ -124,8 +124,12 @@ class ClientConfig:
     def groups(self, client_ids: Sequence[int]) -> list[tuple[int, ...]]:
         """Return a cohort cut into the groups that are computed together.
 
-        The engine must be chosen: "auto" depends on the network (`choose_engine`).
+        ConfigError if the engine is not chosen: "auto" depends on the network (`choose_engine`).
         """
+        if self.engine == "auto":
+            raise ConfigError(
+                "expected client.engine as grouped or loop, got auto: choose it first"
+            )
         size = self.largest_group(len(client_ids)) if self.engine == "grouped" else 1
         return [tuple(client_ids[i : i + size]) for i in range(0, len(client_ids), size)]
 

@@ -23,6 +23,7 @@ from benchmarks.peers.work import (
     report,
 )
 from pipeline.datasets import ImageData
+from pipeline.driver import Rounds
 from pipeline.open_pool import open_pool
 from pipeline.resources import ResourcesConfig
 from pipeline.schema import Config, FederationConfig
@@ -81,17 +82,9 @@ def main() -> None:
     setting = make_setting(work, config)
     with tempfile.TemporaryDirectory() as folder, open_pool(setting, Path(folder)) as opened:
         pool, make_driver = opened
-        driver = make_driver(
-            pool,
-            ServerState.initial(first_weights(work).numpy()),
-            config.federation,
-            config.client,
-            config.server,
-            config.method,
-            setting.partition.train_sizes,
-            config.seed,
-            setting.model.layout.num_without_local,
-        )
+        state = ServerState.initial(first_weights(work).numpy())
+        rounds = Rounds.of(config, setting.partition.train_sizes, setting.model.layout)
+        driver = make_driver(pool, state, rounds)
         for _ in range(args.num_rounds):
             stats = driver.run_round()
             report(stats.round_idx, stats.loss)

@@ -22,7 +22,7 @@ import ray
 import torch
 
 from pipeline.config import load_config
-from pipeline.driver import Driver, RoundStats
+from pipeline.driver import Driver, Rounds, RoundStats
 from pipeline.experiment import run_experiment
 from pipeline.messages import WorkerSetup
 from pipeline.open_pool import open_pool
@@ -297,21 +297,6 @@ def _all_memory() -> Iterator[bytes]:
             yield held.tobytes() if isinstance(held, np.ndarray) else bytes(held)
 
 
-def make_driver_args(setting: Setting, pool: object) -> list:
-    config = setting.config
-    weights = initial_weights(config.model, config.method, 1, config.seed).numpy()
-    sizes = [len(c.train) for c in setting.partition.train_clients]
-    parts = (config.federation, config.client, config.server, config.method)
-    return [
-        pool,
-        ServerState.initial(weights),
-        *parts,
-        sizes,
-        config.seed,
-        setting.model.layout.num_without_local,
-    ]
-
-
 Opened = tuple[Setting, ClientPool]
 
 
@@ -325,7 +310,10 @@ def opened(mnist_root: Path, folder: Path, ray_cluster: None) -> Iterator[Opened
 
 def test_the_driver_never_holds_what_is_a_clients_own(opened: Opened, folder: Path) -> None:
     setting, pool = opened
-    driver = ray.remote(Confessing).remote(*make_driver_args(setting, pool))
+    config = setting.config
+    weights = initial_weights(config.model, config.method, 1, config.seed).numpy()
+    rounds = Rounds.of(config, setting.partition.train_sizes, setting.model.layout)
+    driver = ray.remote(Confessing).remote(pool, ServerState.initial(weights), rounds)
     for _ in range(4):
         ray.get(driver.run_round.remote())  # type: ignore[attr-defined]
     setup = WorkerSetup(

@@ -22,7 +22,7 @@ from spire_core.compression import (
     encode,
 )
 from spire_core.errors import ConfigError
-from spire_core.faults import fault_of
+from spire_core.faults import Fault, fault_of
 from spire_core.training import ClientConfig
 
 SIZE = 600  # two blocks and a part of one
@@ -153,7 +153,8 @@ def test_one_number_that_is_not_finite_is_refused(form: str, bad: float) -> None
     after[SIZE // 2] = bad
     message, _ = compress(update_of(after), Broadcast(before.numpy()), {}, config_for(form))
     got = decompress(message, before.numpy(), config_for(form))
-    assert fault_of(got, before.numpy(), has_moments=False) == "NaN or infinity in weights"
+    fault = fault_of(got, before.numpy(), has_moments=False)
+    assert fault == Fault("NaN or infinity in weights", is_divergence=True)
 
 
 def arrays_of(change: Callable[[tuple[np.ndarray, ...]], Any]) -> Callable[[Encoded], Encoded]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.config import load_config
-from pipeline.driver import Driver, choose_cohort
+from pipeline.driver import Driver, Rounds, choose_cohort
 from pipeline.experiment import run_experiment
 from pipeline.pool import ClientFailure, LocalClientPool
 from pipeline.progress import Quiet
@@ -56,13 +56,10 @@ def driver_with(fault: Fault, **federation: Any) -> Driver:
     )
     worker: Any = FakeWorker(fault)
     state = ServerState.initial(np.zeros(SIZE, dtype=np.float32))
-    parts = (
-        settings,
-        ClientConfig(engine="loop", opt_state="reset"),
-        ServerConfig(ema=0.0),
-        MethodConfig(),
-    )
-    return Driver(LocalClientPool(worker), state, *parts, [10] * NUM_CLIENTS, 0, SIZE)
+    client = ClientConfig(engine="loop", opt_state="reset")
+    parts = (settings, client, ServerConfig(ema=0.0), MethodConfig())
+    rounds = Rounds(*parts, seed=0, num_examples=[10] * NUM_CLIENTS, shared_size=SIZE)
+    return Driver(LocalClientPool(worker), state, rounds)
 
 
 def fine(update: ClientUpdate, asked: int) -> ClientUpdate:
@@ -182,7 +179,8 @@ class OneProcess(LocalClientPool):
 @pytest.mark.parametrize("engine", ["loop", "grouped"])
 def test_a_client_that_breaks_its_process_drops_nobody_else(engine: str) -> None:
     driver = driver_with(fine, on_client_error="drop")
-    driver.client = replace(driver.client, engine=engine, group_size=2)
+    client = replace(driver.rounds.client, engine=engine, group_size=2)
+    driver.rounds = replace(driver.rounds, client=client)
     driver.pool = OneProcess(driver.pool.worker)
     assert driver.run_round().num_dropped == 1
     # Clients 0, 1, 2 moved by 1, 2, 3 and count 10, 20, 30: 140 / 60.
