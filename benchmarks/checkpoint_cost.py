@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.checkpoint import checkpoints
+from pipeline.checkpointer import Checkpointer
 from pipeline.config import load_config
 from pipeline.driver import Driver, Rounds
 from pipeline.open_pool import open_pool
-from pipeline.pretraining import Checkpointer
 from pipeline.ray_pool import RemoteDriver
 from pipeline.runs import git_revision
 from pipeline.schema import Config

@@ -19,12 +19,14 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.adaptation import adapt
 from pipeline.config import load_config
 from pipeline.driver import Driver
 from pipeline.evaluation import RealData
-from pipeline.experiment import Result, adapt, pretrain
 from pipeline.open_pool import open_pool
-from pipeline.progress import Quiet
+from pipeline.pretraining import pretrain
+from pipeline.progress import Watcher
+from pipeline.result import Result
 from pipeline.schema import Config
 from pipeline.setting import prepare
 from pipeline.summary import adaptation_metrics, new_clients_table, params_counts
@@ -70,7 +72,7 @@ def _measure(config: Config, tracker: Tracker) -> list[dict[str, Any]]:
         real = RealData.gather(pool, measured, setting.mixtures, config.eval, config.seed)
         result = Result(tracker.run_id, tracker.run_dir, setting, real)
         began = time.process_time()
-        weights = pretrain(result, pool, Driver, tracker, Quiet())
+        weights = pretrain(result, pool, Driver, tracker, Watcher())
         pretrain_s = time.process_time() - began
     records = []
     for name in SHARES_PRETRAINING.get(config.method.name, (config.method.name,)):

@@ -23,7 +23,7 @@ import psutil
 from pipeline.config import load_config
 from pipeline.driver import RoundStats
 from pipeline.experiment import run_experiment
-from pipeline.progress import Quiet
+from pipeline.progress import Watcher
 from pipeline.runs import git_revision
 
 SIZES = (1_000, 100_000, 1_000_000)
@@ -43,7 +43,7 @@ class Enough(Exception):
     """Ends a run when its rounds are over."""
 
 
-class Stopwatch(Quiet):
+class Stopwatch(Watcher):
     """Notes of each round when it ended, and what the run's processes had used by then."""
 
     def __init__(self) -> None:

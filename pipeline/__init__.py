@@ -7,17 +7,17 @@ Read `experiment` first. Nothing is imported here, so that `spire --help` answer
     pool, ray_pool, open_pool, resources   many clients on few processes
     allocation  what such a process does with freed memory
     setting     what is fixed before the first round
-    driver      the rounds of FedAvg
+    pretraining, driver   the rounds of FedAvg, with evaluations and checkpoints
     adaptation  new clients, fitted together and looked at
     evaluation, forgetting   scores of pre-training and of adaptation
     checkpoint, server_file, evaluation_store, disk   what an interrupted run goes on from
-    pretraining   checkpoints beside the rounds, and the way back to one
+    checkpointer   checkpoints beside the rounds, and the way back to one
     storage     the same at S3 or elsewhere
     identity    when two configurations mean the same
     runs, run_files, start_file   where runs lie, what is in their folders; ray_job   paths in a job
     tracking, mlflow_store, generator_model   what MLflow keeps
     tracked_runs   what is read back from it
-    record, summary, record_figures, figures, image_grids   what is written there
+    result, record, summary, record_figures, figures, image_grids   what is written there
     seed_figures   pictures of several runs
     saved_run, arrival   a finished run: draw from it, or add a client to it
     theory*     the Gaussian-mixture experiments

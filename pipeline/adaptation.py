@@ -1,4 +1,4 @@
-"""New clients over a client pool: fitted in groups where that is possible, and looked at.
+"""Adaptation over a client pool: new clients are fitted, in groups where possible, and looked at.
 
 Where a new client trains an embedding alone, a group of them is fitted in one batch and nobody
 looks on: their embeddings after each epoch that a curve needs are kept on the clients' side. What
@@ -9,13 +9,75 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from pipeline.evaluation import Evaluation, cross_client_matrix, evaluate_tuned, pooled_features
+from pipeline.forgetting import forgetting_curve
 from pipeline.messages import AdaptReport, Drawn, Fitted, Look
 from pipeline.pool import ClientPool, in_groups
+from pipeline.result import Result
 from pipeline.schema import Config
 from spire_core.adapt import AdaptConfig
 from spire_core.adapt_together import can_adapt_together
+from spire_core.kid import kid
+from spire_core.secure_sum import unmask_sum
+
+POOLED_IMAGES = 1000  # of the pre-training population, for forgetting
+
+
+def tune(result: Result, pool: ClientPool, weights: np.ndarray) -> None:
+    """Score the pre-training clients after each has fine-tuned the backbone (P,) by itself."""
+    setting, config = result.setting, result.setting.config
+    result.tuned = evaluate_tuned(
+        pool,
+        weights,
+        setting.eval_ids,
+        [len(setting.partition.split(client_id).train) for client_id in setting.eval_ids],
+        config.adapt,
+        result.real,
+        config.eval,
+        config.federation.num_rounds,
+        config.seed,
+    )
+
+
+def adapt(
+    result: Result, pool: ClientPool, weights: np.ndarray, settings: AdaptConfig | None = None
+) -> None:
+    """Fit every new client, and work out forgetting curves and the cross-client matrix."""
+    setting, config = result.setting, result.setting.config
+    method, seed, settings = config.method.record, config.seed, settings or config.adapt
+    mean_emb = None
+    if method.has_embedding and settings.init == "mean":
+        mean_emb = mean_embedding(pool, setting.known_ids)
+    pooled = pooled_features(pool, setting.known_ids, POOLED_IMAGES, seed)
+    result.reports = adapt_clients(
+        pool, setting.new_ids, weights, settings, mean_emb, pooled, config
+    )
+    before = None
+    if result.evaluations:
+        drawn = population_features(result.evaluations[-1], method.is_personal)
+        sizes = (config.eval.kid_subset_size, config.eval.kid_num_subsets, seed)
+        before = kid(pooled, drawn, *sizes).mean
+    result.curves = [forgetting_curve(r, method, before) for r in result.reports]
+    drawn = [*(result.evaluations[-1].drawn if result.evaluations else ())]
+    drawn += [r.after for r in result.reports]
+    ids = [d.client_id for d in drawn]
+    if drawn:
+        result.matrix = cross_client_matrix(drawn, result.real, ids, config.eval, seed)
+
+
+def mean_embedding(pool: ClientPool, client_ids: list[int]) -> Tensor:
+    """Return the mean embedding (D_emb,) of these clients out of masked ones: nobody sees them."""
+    total = unmask_sum(pool.run("masked_embedding", client_ids, client_ids))
+    return (total / len(client_ids)).float()
+
+
+def population_features(evaluation: Evaluation, is_personal: bool) -> Tensor:
+    """Return features (n, D) of the population's samples: all clients', or the shared model's."""
+    drawn = evaluation.drawn if is_personal else evaluation.drawn[:1]
+    return torch.cat([d.features for d in drawn])
 
 
 def adapt_clients(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pipeline.theory_cli import add_theory
 
 if TYPE_CHECKING:
-    from pipeline.experiment import Result
+    from pipeline.result import Result
     from pipeline.saved_run import SavedRun
 
 AddVerb = Callable[[Any], None]  # adds a verb to the subparsers of `spire`
@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> Answer:
     _fetch_if_missing(config.data.name, config.data.root, config.data.path)
     from pipeline import report_text
     from pipeline.experiment import run_experiment
-    from pipeline.progress import Progress, Quiet
+    from pipeline.progress import Progress, Watcher
     from pipeline.setting import prepare
 
     if args.dry_run:
@@ -121,7 +121,7 @@ def run(args: argparse.Namespace) -> Answer:
         plan, setting = plan_here(config), prepare(config)
         told = report_text.setting_json(setting, preset, plan)
         return Answer(report_text.setting_text(told, plan), told)
-    with contextlib.closing(Quiet() if args.quiet else Progress()) as watcher:
+    with contextlib.closing(Watcher() if args.quiet else Progress()) as watcher:
         return _finished(run_experiment(config, preset, watcher), preset)
 
 
@@ -144,11 +144,11 @@ def resume(args: argparse.Namespace) -> Answer:
     if (told := load_result(run_dir)) is not None:
         return Answer(f"run {told['run_id']} has finished: spire sample {told['run_id']}", told)
     from pipeline.experiment import resume_experiment
-    from pipeline.progress import Progress, Quiet
+    from pipeline.progress import Progress, Watcher
 
     config, preset = load_start(run_dir, given.uri, overrides)
     _fetch_if_missing(config.data.name, config.data.root, config.data.path)
-    with contextlib.closing(Quiet() if args.quiet else Progress()) as watcher:
+    with contextlib.closing(Watcher() if args.quiet else Progress()) as watcher:
         return _finished(resume_experiment(run_dir, config, watcher), preset)
 
 

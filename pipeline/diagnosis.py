@@ -19,7 +19,7 @@ from spire_core.metrics import total_variation
 from spire_core.training import steps_per_epoch
 
 if TYPE_CHECKING:
-    from pipeline.experiment import Result
+    from pipeline.result import Result
 
 DIAGNOSIS, NONE = "spire.diagnosis", "none"  # a run's tag, and its value without a known failure
 NOT_LEARNING, DIVERGING = "backbone_not_learning", "backbone_diverging"

@@ -1,173 +1,166 @@
-"""Pre-training on disk: going back to a checkpoint after a crash, and taking over another run's."""
+"""Pre-training: rounds of the driver, with evaluations and checkpoints when they are due."""
 
+import itertools
 import logging
-import shutil
-from collections.abc import Callable, Container
-from concurrent.futures import Future, ThreadPoolExecutor
+import time
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
-from pipeline.checkpoint import (
-    CHECKPOINTS,
-    checkpoints,
-    drop_unfinished,
-    folder_of,
-    kept_rounds,
-    new_state_file,
-    newest_checkpoint,
-    save_checkpoint,
+import numpy as np
+
+from pipeline.checkpointer import (
+    Checkpointer,
+    copy_pretraining,
+    go_back,
+    is_checkpoint_due,
+    pretraining_points,
 )
 from pipeline.client_store import CLIENTS, ClientStore
-from pipeline.evaluation_store import rewind_evaluations
-from pipeline.outbox import Points, read_points
-from pipeline.schema import Config
-from spire_core.errors import RunError, SpireError
+from pipeline.driver import Driver, Rounds
+from pipeline.evaluation import cross_client_losses, evaluate_pretraining
+from pipeline.evaluation_store import load_evaluations, rewind_evaluations, save_evaluation
+from pipeline.open_pool import MakeDriver
+from pipeline.pool import ClientPool
+from pipeline.profiling import profiled_rounds, watched
+from pipeline.progress import Watcher
+from pipeline.record import log_evaluation, log_profile
+from pipeline.result import Result
+from pipeline.storage import mirror_of
+from pipeline.summary import round_metrics
+from pipeline.tracking import Tracker
+from spire_core.flat import initial_weights
+from spire_core.grouped import can_group
 from spire_core.server import ServerState
 
 if TYPE_CHECKING:
-    from pipeline.driver import Driver
     from pipeline.ray_pool import RemoteDriver
-    from pipeline.storage import Mirror
 
-RECORDED = ("pretrain/", "time/", "comm/", "memory/")  # names of what rounds and evaluations log
-_log = logging.getLogger(__name__)
+CROSS_CLIENTS = 8  # that try on each other's parts
+logger = logging.getLogger(__name__)
 
 
-def go_back(run_dir: Path, config: Config) -> ServerState | None:
-    """Return the state of a run's newest good checkpoint, or None, and drop what lies after it.
+def take_over(result: Result, tracker: Tracker, source: Path) -> None:
+    """Copy another run's finished pre-training into this one, with its record."""
+    config = result.setting.config
+    copy_pretraining(source, result.run_dir, config, result.setting.train_ids)
+    tracker.log_points(pretraining_points(source))
+    rewind_evaluations(result.run_dir, config.federation.num_rounds)  # a damaged one is done again
+    for evaluation in load_evaluations(result.run_dir, config.federation.num_rounds):
+        log_evaluation(tracker, evaluation, result.real)
 
-    None means the state before the first round, from which the same result comes, only later.
+
+def pretrain(
+    result: Result, pool: ClientPool, make_driver: MakeDriver, tracker: Tracker, watcher: Watcher
+) -> np.ndarray:
+    """Run the rounds, with evaluations now and then; return the backbone (P,) that clients get.
+
+    Goes on from the run's newest checkpoint, if there is one.
     """
-    there = kept_rounds(run_dir)
-    state = newest_checkpoint(run_dir, config.pretrain_fingerprint)
-    done = 0 if state is None else state.round_idx
-    if there and state is None:
-        _log.warning("no checkpoint in %s can be used: round 0 is next", run_dir / CHECKPOINTS)
-    for later in there:
-        if later > done:
-            shutil.rmtree(folder_of(run_dir, later))
-    drop_unfinished(run_dir)
-    ClientStore(run_dir / CLIENTS).rewind(done)
-    for fault in rewind_evaluations(run_dir, done):
-        _log.warning("damaged: %s: it is done again", fault)
-    return state
+    setting, config, run_dir = result.setting, result.setting.config, result.run_dir
+    shape = setting.images.shape
+    initial = initial_weights(config.model, config.method, shape[1], config.seed).numpy()
+    if not config.method.record.is_federated:
+        return initial
+    state = go_back(run_dir, config) or ServerState.initial(initial)
+    if 0 < state.round_idx < config.federation.num_rounds:
+        tracker.log_tags({"spire.resumed_after_round": str(state.round_idx)})
+    result.evaluations = load_evaluations(run_dir, state.round_idx)
+    rounds = Rounds.of(config, setting.partition.train_sizes, setting.model.layout)
+    driver = make_driver(pool, state, rounds)
+    if config.client.engine == "grouped" and not can_group(config.model):
+        logger.warning("client.engine=grouped is computed as loop: this U-Net has model.dropout")
+    watcher.stage(f"pre-training on {config.federation.num_clients} clients")
+    run_rounds(result, pool, driver, state.round_idx, tracker, watcher)
+    log_profile(tracker, run_dir)
+    weights = driver.model_weights()
+    driver.close()
+    return weights
 
 
-def is_checkpoint_due(num_rounds_done: int, config: Config) -> bool:
-    """Return whether a checkpoint is taken after so many rounds; after the last one always."""
-    every = config.tracking.checkpoint_every
-    is_last = num_rounds_done == config.federation.num_rounds
-    return is_last or bool(every and num_rounds_done % every == 0)
-
-
-class Checkpointer:
-    """Takes a run's checkpoints while the next rounds are on their way, one after the other.
-
-    The server's state is in a file before the next round begins. The rest waits, a second at most,
-    until a core is free (`RemoteDriver.save_state`). Two at most are on their way: a third waits
-    for the first. `mirror` takes them to a storage.
-    """
-
-    def __init__(self, run_dir: Path, config: Config, mirror: "Mirror | None" = None) -> None:
-        self.run_dir, self.config, self.mirror = run_dir, config, mirror
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._pending: dict[int, Future[None]] = {}  # by rounds done, oldest first
-        self._driver: Driver | RemoteDriver | None = None
-
-    @property
-    def kept_rounds(self) -> tuple[int, ...]:
-        """After how many rounds checkpoints were taken, of which clients keep their states."""
-        return tuple(sorted({*kept_rounds(self.run_dir), *self._pending}))
-
-    def take(self, driver: "Driver | RemoteDriver", num_rounds_done: int) -> None:
-        """Begin a checkpoint of what a driver holds now, unless there is one of that round.
-
-        Raises what became of those before, such as RunError without room for one.
-        """
-        self._wait_for_all_but(1)
-        if num_rounds_done not in self.kept_rounds:
-            self._driver = driver
-            written = driver.save_state(new_state_file(self.run_dir, num_rounds_done))
-            saved = self._thread.submit(self._save, num_rounds_done, written)
-            self._pending[num_rounds_done] = saved
-
-    def _save(self, num_rounds_done: int, written: Callable[[], int]) -> None:
-        keep, fingerprint = self.config.tracking.keep_checkpoints, self.config.pretrain_fingerprint
-        pinned = () if self.mirror is None else self.mirror.pinned_rounds
-        save_checkpoint(self.run_dir, num_rounds_done, written, fingerprint, keep, pinned)
-        if self.mirror is not None:
-            self.mirror.begin(num_rounds_done)
-
-    def _wait_for_all_but(self, num_left: int) -> None:
-        for done, saved in list(self._pending.items()):
-            if saved.done() or len(self._pending) > num_left:
-                del self._pending[done]
-                saved.result()
-
-    def wait(self) -> None:
-        """Wait until the last checkpoint is whole; raises what `take` does."""
-        if self._driver is not None:
-            self._driver.hurry()
-        self._wait_for_all_but(0)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        try:
-            self.wait()
-        except SpireError as lost:
-            if error is None:
-                raise
-            _log.warning("%s", lost)  # the error that ended the run matters more than this one
-        finally:
-            self._thread.shutdown()
-            drop_unfinished(self.run_dir)
-            if self.mirror is not None:
-                self.mirror.close()
-
-
-def has_pretraining(run_dir: Path, config: Config) -> bool:
-    """Return whether a run holds a finished pre-training of these settings, every file whole."""
-    state = newest_checkpoint(run_dir, config.pretrain_fingerprint)
-    return state is not None and state.round_idx == config.federation.num_rounds
-
-
-def copy_pretraining(
-    source: Path, run_dir: Path, config: Config, train_ids: Container[int]
+def run_rounds(
+    result: Result,
+    pool: ClientPool,
+    driver: "Driver | RemoteDriver",
+    first: int,
+    tracker: Tracker,
+    watcher: Watcher,
 ) -> None:
-    """Copy the last checkpoint, the evaluations and the clients' states of a finished pre-training.
+    """Run the rounds from `first` on, with evaluations and checkpoints when they are due."""
+    config, num_logged = result.setting.config, first
+    track_s = 0.0  # is known when a round has been recorded, hence told with the next one
+    num_rounds = config.federation.num_rounds
+    due = evaluation_rounds(num_rounds, config.eval.every)
+    due -= {e.round_idx for e in result.evaluations}
+    profiled = profiled_rounds(first, num_rounds, due) if config.tracking.profile else range(0)
+    mirror = mirror_of(result.run_dir, config.tracking)
+    with Checkpointer(result.run_dir, config, mirror) as checkpointer:
+        try:
+            for done in range(first, num_rounds + 1):
+                if done in due:
+                    evaluate(result, pool, driver.model_weights(), done, tracker, watcher)
+                if done < num_rounds:
+                    with watched(pool, result.run_dir, profiled, done):
+                        stats = driver.run_round(checkpointer.kept_rounds)
+                    began = time.monotonic()
+                    tracker.log_metrics(
+                        round_metrics(stats, track_s, config.federation), step=done + 1
+                    )
+                    track_s, num_logged = time.monotonic() - began, done + 1
+                    if is_checkpoint_due(num_logged, config):
+                        checkpointer.take(driver, num_logged)
+                    watcher.round_done(stats, num_rounds)
+        except (KeyboardInterrupt, SystemExit):  # a warning before the end: nothing is to be lost
+            last = driver.last_stats()
+            if last is not None and last.round_idx >= num_logged:  # it ended, and nobody was told
+                tracker.log_metrics(
+                    round_metrics(last, track_s, config.federation), step=last.round_idx + 1
+                )
+            checkpointer.take(driver, first if last is None else last.round_idx + 1)
+            raise
+    if mirror is not None:
+        tracker.log_metrics({"storage/failed_uploads": mirror.num_failed}, step=num_rounds)
 
-    RunError if it has not finished, or was done with other settings.
-    """
-    state = newest_checkpoint(source, config.pretrain_fingerprint)
-    if state is None or state.round_idx != config.federation.num_rounds:
-        raise RunError(
-            f"expected a finished pre-training of {config.federation.num_rounds} rounds in "
-            f"{source}, got {'none' if state is None else state.round_idx}: resume that run first"
-        )
-    store = ClientStore(source / CLIENTS)
-    trained = [client_id for client_id in store.client_ids() if client_id in train_ids]
-    files = [file for client_id in trained for file in store.versions(client_id)[-1:]]
-    files += sorted((source / "evaluations").glob("*.safetensors"))
-    files += sorted(checkpoints(source)[-1].glob("*"))
-    shutil.rmtree(run_dir / CLIENTS, ignore_errors=True)  # of an attempt of its own
-    for file in files:
-        target = run_dir / file.relative_to(source)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(file, target)
+
+def evaluate(
+    result: Result,
+    pool: ClientPool,
+    weights: np.ndarray,
+    num_rounds_done: int,
+    tracker: Tracker,
+    watcher: Watcher,
+) -> None:
+    """Evaluate the pre-training clients with the backbone (P,) and record what comes out."""
+    setting, config, real = result.setting, result.setting.config, result.real
+    began = time.monotonic()
+    evaluation = evaluate_pretraining(
+        pool,
+        weights,
+        setting.eval_ids,
+        real,
+        config.method.record,
+        config.eval,
+        num_rounds_done,
+        config.seed,
+    )
+    result.evaluations.append(evaluation)
+    log_evaluation(tracker, evaluation, real, {"time/evaluate_s": time.monotonic() - began})
+    save_evaluation(result.run_dir, evaluation)
+    watcher.evaluated(evaluation, real.floor_mean(setting.eval_ids))
 
 
-def pretraining_points(source: Path) -> Points:
-    """Return the numbers that a run recorded in pre-training, in the order of their rounds."""
-    points = [
-        (step, {key: value for key, value in metrics.items() if key.startswith(RECORDED)})
-        for step, metrics in read_points(source)
-    ]
-    return [(step, metrics) for step, metrics in points if metrics]
+def evaluation_rounds(num_rounds: int, every: int) -> set[int]:
+    """Return after how many rounds to evaluate: before the first, after the last, some between."""
+    return {0, num_rounds, *(range(0, num_rounds, every) if every else ())}
+
+
+def try_on(result: Result, pool: ClientPool, weights: np.ndarray) -> None:
+    """Work out what a few clients that have trained lose with each other's parts on (P,)."""
+    setting, method = result.setting, result.setting.config.method
+    num_rounds, store = setting.config.federation.num_rounds, ClientStore(result.run_dir / CLIENTS)
+    if method.record.is_personal:
+        first = method.first_own_round(num_rounds)
+        newest = ((c, store.newest(c, num_rounds)) for c in setting.eval_ids)
+        trained = (c for c, path in newest if path is not None and int(path.stem) > first)
+        result.cross_ids = list(itertools.islice(trained, CROSS_CLIENTS))
+    if result.cross_ids:
+        result.cross_losses = cross_client_losses(pool, weights, result.cross_ids)

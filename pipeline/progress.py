@@ -13,7 +13,29 @@ from pipeline.evaluation import Evaluation
 NUM_LINES = 10  # for the rounds of a run whose stderr is not a terminal
 
 
-class Progress:
+class Watcher:
+    """Is told what happens, as it happens; this one shows nothing."""
+
+    def started(self, run_dir: Path) -> None:
+        """A run has begun, or goes on."""
+
+    def stage(self, text: str) -> None:
+        """What happens next."""
+
+    def round_done(self, stats: RoundStats, num_rounds: int) -> None:
+        """A round has ended."""
+
+    def evaluated(self, evaluation: Evaluation, floor: float) -> None:
+        """The pre-training clients have been evaluated; `floor` is that of KID."""
+
+    def pretrained(self, run_dir: Path) -> None:
+        """The last checkpoint of pre-training has been written."""
+
+    def close(self) -> None:
+        """Nothing more will come."""
+
+
+class Progress(Watcher):
     """Shows stages, rounds (loss, seconds per round, time left) and one line per evaluation."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -24,9 +46,6 @@ class Progress:
     def started(self, run_dir: Path) -> None:
         """Say which run this is, so that it can be resumed by its id."""
         self._say(f"run {run_dir.name} in {run_dir}")
-
-    def pretrained(self, run_dir: Path) -> None:
-        """Nothing to show: the next stage says so."""
 
     def stage(self, text: str) -> None:
         """Say what begins now."""
@@ -76,28 +95,6 @@ class Progress:
     def _say(self, text: str) -> None:
         tqdm.write(text, file=self._stream)
         self._stream.flush()
-
-
-class Quiet:
-    """Shows nothing."""
-
-    def started(self, run_dir: Path) -> None:
-        """Ignore the start."""
-
-    def pretrained(self, run_dir: Path) -> None:
-        """Ignore the end of pre-training."""
-
-    def stage(self, text: str) -> None:
-        """Ignore a stage."""
-
-    def round_done(self, stats: RoundStats, num_rounds: int) -> None:
-        """Ignore a round."""
-
-    def evaluated(self, evaluation: Evaluation, floor: float) -> None:
-        """Ignore an evaluation."""
-
-    def close(self) -> None:
-        """Do nothing."""
 
 
 def left_out(stats: RoundStats) -> str:

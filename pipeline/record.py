@@ -21,7 +21,7 @@ from pipeline.tracking import Tracker
 from spire_core.extractor import make_extractor
 
 if TYPE_CHECKING:
-    from pipeline.experiment import Result
+    from pipeline.result import Result
     from pipeline.schema import Config
     from pipeline.setting import Setting
 

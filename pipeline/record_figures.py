@@ -10,7 +10,7 @@ from pipeline.forgetting import mean_over_clients
 from pipeline.tracking import Tracker
 
 if TYPE_CHECKING:
-    from pipeline.experiment import Result
+    from pipeline.result import Result
 
 GRID_CLIENTS = 4
 

@@ -14,12 +14,12 @@ from PIL import Image
 from pipeline.arrival import Arrival
 from pipeline.diagnosis import Diagnosis
 from pipeline.evaluation import Evaluation
-from pipeline.experiment import Result
 from pipeline.image_grids import image_grid
 from pipeline.profiling import FOLDER, TABLE, trace_path
 from pipeline.ray_job import lasting
 from pipeline.record_figures import client_rows
 from pipeline.resources import ActorPlan
+from pipeline.result import Result
 from pipeline.runs import ui_command
 from pipeline.setting import Setting
 from pipeline.summary import new_client_row, params_counts

@@ -139,6 +139,11 @@ class Config:
         return dataclasses.asdict(self)
 
     @property
+    def scores_tuned(self) -> bool:
+        """Whether pre-training clients are scored after fine-tuning as well."""
+        return self.method.record.can_tune and self.adapt.tune_epochs > 0
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of all that determines the result: not where it runs, is tracked or is stored."""
         return fingerprint(self)

@@ -1,14 +1,17 @@
-"""The numbers that an experiment comes to: a row per new client, curves, and the final metrics."""
+"""The numbers that an experiment comes to: of rounds and epochs, of each new client, at the end."""
 
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.driver import RoundStats
+from pipeline.footprint import peak_bytes
+from pipeline.schema import FederationConfig
 from spire_core.adapt import num_trained
 from spire_core.metrics import total_variation
 
 if TYPE_CHECKING:
-    from pipeline.experiment import Result
+    from pipeline.result import Result
     from pipeline.setting import Setting
 
 
@@ -42,6 +45,33 @@ def params_counts(setting: "Setting") -> tuple[int, int]:
     """Return how many numbers a client's whole model has, and how many a new client trains."""
     d_emb = setting.config.model.d_emb if setting.config.method.record.has_embedding else 0
     return setting.model.layout.size + d_emb, num_trained(setting.model, d_emb)
+
+
+def round_metrics(
+    stats: RoundStats, track_s: float, federation: FederationConfig
+) -> dict[str, float]:
+    """Return the tracked numbers of a round; `track_s`: how long recording the last one took.
+
+    Those of the simulated failures are among them where `federation` asks for some.
+    """
+    scenario = {}
+    if federation.drop_rate > 0:
+        scenario["pretrain/absent"] = stats.num_absent
+    if federation.straggler_rate > 0:
+        scenario["pretrain/stragglers"] = stats.num_stragglers
+    return scenario | {
+        "pretrain/loss": stats.loss,
+        "pretrain/dropped": stats.num_dropped,
+        "time/round_s": stats.train_s + stats.aggregate_s,
+        "time/train_s": stats.train_s,
+        "time/aggregate_s": stats.aggregate_s,
+        "time/dispatch_s": stats.dispatch_s,
+        "time/idle_fraction": stats.idle_fraction,
+        "time/track_s": track_s,
+        "comm/up_bytes": stats.up_bytes,
+        "comm/down_bytes": stats.down_bytes,
+        "memory/rss_bytes": peak_bytes(),
+    }
 
 
 def summary_metrics(result: "Result") -> dict[str, float]:

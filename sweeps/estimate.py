@@ -95,7 +95,7 @@ def adaptation_s(config: Config, costs: Costs) -> float:
 
 def _tuning_s(config: Config, costs: Costs) -> float:
     """Return about how long pre-training clients take to fine-tune for a score, where they do."""
-    if not (config.method.record.can_tune and config.adapt.tune_epochs):
+    if not config.scores_tuned:
         return 0.0
     num_images = config.adapt.tune_epochs * _images_per_client(config)
     return _num_looked_at(config) * (num_images * costs.train_s + _drawing_s(config, costs))

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.driver import RoundStats
+from pipeline.checkpointer import has_pretraining
 from pipeline.evaluation import Evaluation
-from pipeline.experiment import Result, resume_experiment, run_experiment
-from pipeline.pretraining import has_pretraining
-from pipeline.progress import Quiet
+from pipeline.experiment import resume_experiment, run_experiment
+from pipeline.progress import Watcher
 from pipeline.report_text import result_json, save_grid
+from pipeline.result import Result
 from pipeline.run_files import save_result
 from pipeline.runs import RECORD
 from pipeline.schema import Config
@@ -40,7 +40,7 @@ class TrialTask:
     tags: dict[str, str]
 
 
-class _Watcher(Quiet):
+class _Watcher(Watcher):
     """Writes into the ledger which run this is, and reports every evaluation."""
 
     def __init__(
@@ -59,9 +59,6 @@ class _Watcher(Quiet):
     def pretrained(self, run_dir: Path) -> None:
         if self.shared is not None:
             self.shared.publish(run_dir)
-
-    def round_done(self, stats: RoundStats, num_rounds: int) -> None:
-        """Nothing: evaluations tell enough."""
 
 
 def run_trial(task: TrialTask, report: Report, reports_rounds: bool = True) -> None:

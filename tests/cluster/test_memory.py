@@ -8,14 +8,14 @@ import pytest
 from pipeline.config import load_config
 from pipeline.driver import RoundStats
 from pipeline.experiment import run_experiment
-from pipeline.progress import Quiet
+from pipeline.progress import Watcher
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 EARLY, LATE = 10, 50
 ACTORS = ("ray::ClientActor", "ray::Driver")
 
 
-class Weighing(Quiet):
+class Weighing(Watcher):
     """Notes the resident memory of each process of a run, after two of its rounds.
 
     Pages that it shares are left out: Ray's object store, of fixed size, is mapped into all of

@@ -28,7 +28,7 @@ from pipeline.messages import WorkerSetup
 from pipeline.open_pool import open_pool
 from pipeline.pool import ClientFailure, ClientPool
 from pipeline.profiling import trace_path
-from pipeline.progress import Quiet
+from pipeline.progress import Watcher
 from pipeline.ray_pool import RayClientPool
 from pipeline.resources import ResourcesConfig, plan_actors
 from pipeline.schema import Config
@@ -118,7 +118,7 @@ def test_ray_pool_equals_local_pool_for_any_number_of_actors(
 ) -> None:
     def found(*overrides: str) -> tuple[str, float]:
         config = config_for(mnist_root, folder, f"method={method}", *settings, *overrides)
-        result = run_experiment(config, "smoke", Quiet())
+        result = run_experiment(config, "smoke", Watcher())
         trace = trace_path(result.run_dir)
         assert (trace is not None) == config.tracking.profile
         assert trace is None or b"round 3, client" in gzip.decompress(trace.read_bytes())
@@ -132,7 +132,7 @@ def test_ray_pool_equals_local_pool_for_any_number_of_actors(
         assert found("resources.pool=local", "seed=1")[0] != local[0]
 
 
-class Troubled(Quiet):
+class Troubled(Watcher):
     """Does something to a run's client actors after each of some rounds."""
 
     def __init__(self, trouble: Callable[[int], None], *after_rounds: int) -> None:
@@ -147,7 +147,7 @@ class Troubled(Quiet):
 def whole(mnist_root: Path, folder: Path) -> str:
     """The state of a run that nothing happens to."""
     config = config_for(mnist_root, folder, "resources.pool=local")
-    return run_experiment(config, None, Quiet()).state_fingerprint
+    return run_experiment(config, None, Watcher()).state_fingerprint
 
 
 def client_pids() -> list[int]:
@@ -167,7 +167,7 @@ def test_checkpoints_hold_the_round_they_are_named_after(mnist_root: Path, folde
         config = config_for(
             mnist_root, folder, *often, f"resources.pool={pool}", "federation.num_rounds=4"
         )
-        run_dir = run_experiment(config, "smoke", Quiet()).run_dir
+        run_dir = run_experiment(config, "smoke", Watcher()).run_dir
         paths = (run_dir / "checkpoints").glob("**/*")
         return {
             str(path.relative_to(run_dir)): path.read_bytes() for path in paths if path.is_file()

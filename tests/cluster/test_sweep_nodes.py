@@ -102,7 +102,7 @@ def test_actors_land_as_planned_and_a_lost_node_changes_nothing(
 ) -> None:
     from pipeline.config import overridden
     from pipeline.experiment import run_experiment
-    from pipeline.progress import Quiet
+    from pipeline.progress import Watcher
     from sweeps.space import trials
 
     shutil.copy(new_database, tmp_path)
@@ -136,7 +136,7 @@ def test_actors_land_as_planned_and_a_lost_node_changes_nothing(
         assert row["trial_id"] == trial.trial_id
         words = ["resources.pool=local", "tracking.enabled=false", f"data.root={mnist_root}"]
         config = overridden(trial.config, [*words, f"tracking.root={tmp_path / 'alone'}"])
-        alone = run_experiment(config, "smoke", Quiet())
+        alone = run_experiment(config, "smoke", Watcher())
         assert row["state_fingerprint"] == alone.state_fingerprint
         assert row["metrics"].items() <= alone.metrics.items()
 

@@ -26,7 +26,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from pipeline.config import load_config
 from pipeline.experiment import run_experiment
-from pipeline.progress import Quiet
+from pipeline.progress import Watcher
 
 ROOT = Path(__file__).parents[2]
 ENTRYPOINT = "python -m pipeline run"
@@ -159,7 +159,9 @@ def test_the_command_line_submits_this_checkout_and_gets_what_the_same_run_gives
 
     monkeypatch.setenv("SPIRE_DATA", head.env["SPIRE_DATA"])
     words = [*SMALL[1:], f"tracking.root={tmp_path}", "tracking.enabled=false"]
-    here = run_experiment(load_config("smoke", [*words, "resources.pool=local"]), "smoke", Quiet())
+    here = run_experiment(
+        load_config("smoke", [*words, "resources.pool=local"]), "smoke", Watcher()
+    )
     assert run.data.tags["state_fingerprint"] == here.state_fingerprint
 
 

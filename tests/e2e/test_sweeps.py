@@ -21,8 +21,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from pipeline.config import load_config
-from pipeline.experiment import evaluation_rounds, run_experiment
-from pipeline.progress import Quiet
+from pipeline.experiment import run_experiment
+from pipeline.pretraining import evaluation_rounds
+from pipeline.progress import Watcher
 
 NUM_ROUNDS = 100  # a trial is to take longer than Tune's grace of 5 s
 SEARCH = f"""
@@ -187,7 +188,7 @@ def test_a_search_that_is_interrupted_and_then_killed_goes_on_to_the_number_of_t
     monkeypatch.setenv("SPIRE_DATA", str(mnist_root))
     words = [*row["overrides"], "tracking.enabled=false", f"tracking.root={tmp_path / 'alone'}"]
     config = load_config("smoke", words)
-    alone = run_experiment(config, "smoke", Quiet())
+    alone = run_experiment(config, "smoke", Watcher())
     assert alone.state_fingerprint == row["state_fingerprint"]
     assert config.fingerprint.startswith(row["trial_id"])
     assert row["metrics"].items() <= alone.metrics.items()

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from pipeline.checkpoint import kept_rounds
+from pipeline.checkpointer import Checkpointer
 from pipeline.config import load_config
-from pipeline.pretraining import Checkpointer
 from pipeline.server_file import write_state
 from spire_core.errors import ClusterError, RunError
 from spire_core.server import ServerState

@@ -28,9 +28,10 @@ from pipeline.diagnosis import (
     kid_rise,
     own_is_best,
 )
-from pipeline.experiment import Result, run_experiment
-from pipeline.progress import Quiet
+from pipeline.experiment import run_experiment
+from pipeline.progress import Watcher
 from pipeline.report_text import result_json, result_table
+from pipeline.result import Result
 from pipeline.runs import TrackingConfig, tracking_uri
 from spire_core.errors import AggregationError
 from spire_core.methods import CLIENT_EMB
@@ -173,7 +174,7 @@ def run(
         "adapt.epochs=1",
         *overrides,
     ]
-    return run_experiment(load_config("smoke", settings), "smoke", Quiet(), pretrained=pretrained)
+    return run_experiment(load_config("smoke", settings), "smoke", Watcher(), pretrained=pretrained)
 
 
 def names(result: Result) -> list[str]:

@@ -16,10 +16,11 @@ from safetensors.torch import load_file
 from pipeline.config import load_config
 from pipeline.datasets import load_stored
 from pipeline.driver import RoundStats
-from pipeline.experiment import Result, run_experiment
+from pipeline.experiment import run_experiment
 from pipeline.messages import WorkerSetup
 from pipeline.outbox import read_points
-from pipeline.progress import Quiet
+from pipeline.progress import Watcher
+from pipeline.result import Result
 from pipeline.saved_run import SavedRun, client_path
 from pipeline.schema import Config
 from pipeline.setting import prepare
@@ -49,7 +50,7 @@ def stopped_early(mnist_root: Path, root: Path, eval_every: int, *overrides: str
             *overrides,
         ],
     )
-    return run_experiment(config, None, Quiet())
+    return run_experiment(config, None, Watcher())
 
 
 @pytest.mark.parametrize(
@@ -146,7 +147,7 @@ def test_a_folder_of_images_runs_to_the_end_with_another_data_sets_features(
             "resources.pool=local",
         ],
     )
-    result = run_experiment(config, None, Quiet())
+    result = run_experiment(config, None, Watcher())
     row = new_client_row(result, 0)
     assert row["tv_after"] is None  # that classifier knows none of these classes
     assert np.isfinite(row["kid_after"])
@@ -171,7 +172,7 @@ def two_rounds_config(mnist_root: Path, root: Path, *overrides: str) -> Config:
 
 
 def two_rounds(mnist_root: Path, root: Path, *overrides: str) -> Result:
-    return run_experiment(two_rounds_config(mnist_root, root, *overrides), None, Quiet())
+    return run_experiment(two_rounds_config(mnist_root, root, *overrides), None, Watcher())
 
 
 def test_a_network_with_dropout_trains_as_a_loop_and_says_so(
@@ -185,7 +186,7 @@ def test_a_network_with_dropout_trains_as_a_loop_and_says_so(
     assert grouped.state_fingerprint == loop.state_fingerprint
 
 
-class Stats(Quiet):
+class Stats(Watcher):
     """Keeps what each round did."""
 
     def __init__(self) -> None:
@@ -227,7 +228,7 @@ def test_groups_learn_what_the_loop_learns(
     assert grouped.metrics[name] == pytest.approx(loop.metrics[name], rel=1e-4)
 
 
-class Fingerprinting(Quiet):
+class Fingerprinting(Watcher):
     """Takes the hash of every file of a run's clients and checkpoints when pre-training ends."""
 
     def pretrained(self, run_dir: Path) -> None:
@@ -282,7 +283,7 @@ def test_pretraining_clients_fine_tune_for_a_score_of_their_own(
         mnist_root, tmp_path, "method=fedavg_ft", "adapt.lr=0.01", "adapt.tune_epochs=2"
     )
     result, without = (
-        run_experiment(one, None, Quiet())
+        run_experiment(one, None, Watcher())
         for one in (config, replace(config, adapt=replace(config.adapt, tune_epochs=0)))
     )
     assert result.tuned is not None

@@ -13,7 +13,7 @@ from pipeline.config import load_config
 from pipeline.driver import Driver, Rounds, choose_cohort
 from pipeline.experiment import run_experiment
 from pipeline.pool import ClientFailure, LocalClientPool
-from pipeline.progress import Quiet
+from pipeline.progress import Watcher
 from pipeline.schema import FederationConfig
 from spire_core.client import Broadcast, ClientUpdate, PrivateState, RoundPlan, train_client
 from spire_core.errors import AggregationError, ClusterError
@@ -157,11 +157,11 @@ def test_a_dropped_client_ends_as_if_it_had_not_been_in_that_round(
         "pipeline.worker_rounds.train_client": spoilt,
         "pipeline.driver.choose_cohort": smaller,
     }
-    found = [run_experiment(load_config("smoke", settings), None, Quiet()).state_fingerprint]
+    found = [run_experiment(load_config("smoke", settings), None, Watcher()).state_fingerprint]
     for target, function in changes.items():
         with monkeypatch.context() as patch:
             patch.setattr(target, function)
-            result = run_experiment(load_config("smoke", settings), None, Quiet())
+            result = run_experiment(load_config("smoke", settings), None, Watcher())
             found.append(result.state_fingerprint)
     undisturbed, dropped, absent = found
     assert dropped == absent != undisturbed

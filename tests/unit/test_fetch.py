@@ -388,11 +388,11 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     # The first opener of a process keeps the proxies that were set then, maybe by another test.
     monkeypatch.setattr("urllib.request._opener", None)
 
-    class Quiet(http.server.SimpleHTTPRequestHandler):
+    class Watcher(http.server.SimpleHTTPRequestHandler):
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    handler = functools.partial(Quiet, directory=str(tmp_path))
+    handler = functools.partial(Watcher, directory=str(tmp_path))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
         threading.Thread(target=httpd.serve_forever, args=(0.02,), daemon=True).start()
         yield f"http://127.0.0.1:{httpd.server_port}"

@@ -8,7 +8,7 @@ import pytest
 from pipeline.client_store import ClientStore
 from pipeline.config import load_config
 from pipeline.experiment import resume_experiment, run_experiment
-from pipeline.progress import Quiet
+from pipeline.progress import Watcher
 from pipeline.saved_run import SavedRun
 from pipeline.schema import Config
 from pipeline.setting import partitioned
@@ -144,7 +144,7 @@ def test_a_run_touches_those_who_take_part(
     partitioned(config)
     assert len(set(asked)) <= 101  # the first, which stand for all, and the new one
     asked.clear()
-    result = run_experiment(config, None, Quiet())
+    result = run_experiment(config, None, Watcher())
     cohorts = {c for r in range(3) for c in choose_cohort(MILLION, 3, config.seed, r)}
     first, new = set(range(100)), {MILLION}
     assert set(asked) == cohorts | first | new
@@ -159,7 +159,7 @@ class Crash(Exception):
     """What a test ends a run with."""
 
 
-class Crasher(Quiet):
+class Crasher(Watcher):
     """Ends a run after its second round."""
 
     def started(self, run_dir: Path) -> None:
@@ -175,12 +175,12 @@ def test_a_resumed_run_of_a_large_population_ends_in_the_same_state(
 ) -> None:
     more = ("adapt.init=mean", "tracking.checkpoint_every=1")  # a mean of those who took part
     config, crasher = config_for(mnist_root, tmp_path, *more), Crasher()
-    whole = run_experiment(config, None, Quiet())
+    whole = run_experiment(config, None, Watcher())
     with pytest.raises(Crash):
         run_experiment(config, None, crasher)
-    resumed = resume_experiment(crasher.run_dir, config, Quiet())
+    resumed = resume_experiment(crasher.run_dir, config, Watcher())
     assert resumed.state_fingerprint == whole.state_fingerprint
-    taken_over = run_experiment(config, None, Quiet(), pretrained=whole.run_dir)
+    taken_over = run_experiment(config, None, Watcher(), pretrained=whole.run_dir)
     assert taken_over.state_fingerprint == whole.state_fingerprint
-    zero = run_experiment(config_for(mnist_root, tmp_path), None, Quiet())
+    zero = run_experiment(config_for(mnist_root, tmp_path), None, Watcher())
     assert zero.state_fingerprint != whole.state_fingerprint

@@ -14,9 +14,10 @@ from pipeline.checkpoint import checkpoints, kept_rounds
 from pipeline.cli import main
 from pipeline.config import load_config, overridden
 from pipeline.driver import RoundStats
-from pipeline.experiment import Result, resume_experiment, run_experiment
+from pipeline.experiment import resume_experiment, run_experiment
 from pipeline.outbox import read_points
-from pipeline.progress import Quiet
+from pipeline.progress import Watcher
+from pipeline.result import Result
 from pipeline.schema import Config
 from pipeline.start_file import load_start
 from spire_core.errors import RunError
@@ -29,7 +30,7 @@ class Crash(Exception):
     """What a test ends a run with."""
 
 
-class Crasher(Quiet):
+class Crasher(Watcher):
     """Ends a run after some round, or when pre-training is over."""
 
     def __init__(self, after_round: int) -> None:
@@ -47,7 +48,7 @@ class Crasher(Quiet):
             raise Crash
 
 
-class Rounds(Quiet):
+class Rounds(Watcher):
     """Keeps which rounds were computed."""
 
     def __init__(self) -> None:
@@ -104,7 +105,7 @@ def whole(
     chances = ["federation.drop_rate=0.4", "federation.straggler_rate=0.5"]
     thin = {"spire": [], "shared_rep": ["client.compression=top_k"]}[request.param]
     config = config_for(mnist_root, root, *method, "server.lr=0.01", *chances, *thin)
-    return config, run_experiment(config, "smoke", Quiet())
+    return config, run_experiment(config, "smoke", Watcher())
 
 
 def test_a_run_that_ends_after_every_round_and_goes_on_ends_in_the_same_state(
@@ -120,7 +121,7 @@ def test_a_run_that_ends_after_every_round_and_goes_on_ends_in_the_same_state(
         assert (stored.fingerprint, preset) == (config.fingerprint, "smoke")
         with pytest.raises(Crash):
             resume_experiment(crasher.run_dir, stored, Crasher(after))
-    result = resume_experiment(crasher.run_dir, config, Quiet())
+    result = resume_experiment(crasher.run_dir, config, Watcher())
     assert comparable(result) == comparable(expected)
     assert points(crasher.run_dir) == points(expected.run_dir)
 
@@ -136,7 +137,7 @@ def test_two_crashes_and_a_damaged_checkpoint_change_nothing(
     newest.write_bytes(newest.read_bytes()[:100])
     with pytest.raises(Crash):
         resume_experiment(first.run_dir, config, Crasher(3))
-    assert comparable(resume_experiment(first.run_dir, config, Quiet())) == comparable(expected)
+    assert comparable(resume_experiment(first.run_dir, config, Watcher())) == comparable(expected)
 
 
 DAMAGED = {  # what, and after how many rounds the checkpoint was taken that is gone back to
@@ -184,7 +185,7 @@ def test_a_run_goes_back_to_the_newest_checkpoint_that_is_whole(
     assert points(run_dir) == points(expected.run_dir)
 
 
-class FullDisk(Quiet):
+class FullDisk(Watcher):
     """From some round on no file may grow beyond some size, until `free`."""
 
     def __init__(self, after_round: int, num_bytes: int) -> None:
@@ -226,7 +227,7 @@ def test_a_run_on_a_full_disk_ends_with_one_sentence_and_goes_on_when_there_is_r
         disk.free()
     assert kept_rounds(disk.run_dir) == (2,)
     assert not list(disk.run_dir.glob("**/*.part"))
-    assert comparable(resume_experiment(disk.run_dir, config, Quiet())) == comparable(expected)
+    assert comparable(resume_experiment(disk.run_dir, config, Watcher())) == comparable(expected)
     assert points(disk.run_dir) == points(expected.run_dir)
 
 
@@ -254,7 +255,7 @@ def test_a_run_whose_machine_is_gone_goes_on_from_its_copy_on_another(
     assert kept_rounds(copy) == (4, 6)
 
 
-class Intruder(Quiet):
+class Intruder(Watcher):
     """Tries to resume a run that goes on, as a second `spire resume` would."""
 
     def __init__(self) -> None:
@@ -286,14 +287,14 @@ def test_pretraining_is_taken_over_by_a_run_that_shares_it(
 ) -> None:
     config, leader = whole
     follower = overridden(config, ["adapt.epochs=3"])
-    alone = run_experiment(follower, None, Quiet())
+    alone = run_experiment(follower, None, Watcher())
     crasher = Crasher(1)  # a round would be seen: there is none
     taken = run_experiment(follower, None, crasher, pretrained=leader.run_dir)
     assert comparable(taken) == comparable(alone)
     assert points(taken.run_dir) == points(alone.run_dir)
     other = overridden(follower, ["federation.tau=1"])
     with pytest.raises(RunError, match="these settings"):
-        run_experiment(other, None, Quiet(), pretrained=leader.run_dir)
+        run_experiment(other, None, Watcher(), pretrained=leader.run_dir)
 
 
 def test_unfinished_pretraining_is_not_taken_over(mnist_root: Path, tmp_path: Path) -> None:
@@ -301,4 +302,4 @@ def test_unfinished_pretraining_is_not_taken_over(mnist_root: Path, tmp_path: Pa
     with pytest.raises(Crash):
         run_experiment(config, None, crasher)
     with pytest.raises(RunError, match="got 4"):
-        run_experiment(config, None, Quiet(), pretrained=crasher.run_dir)
+        run_experiment(config, None, Watcher(), pretrained=crasher.run_dir)

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 
 from pipeline.config import load_config
 from pipeline.experiment import run_experiment
-from pipeline.progress import Quiet
+from pipeline.progress import Watcher
 
 PAGE = (Path(__file__).parents[2] / "docs" / "tracking.md").read_text()
 NAMED = set(re.findall(r"`([^`\n]+)`", PAGE))
@@ -38,7 +38,7 @@ def store(
     tiny += ["eval.num_images=8", "eval.num_loss_images=8", "diffusion.sample_steps=2"]
     tiny += ["tracking.log_model=false", f"tracking.root={root}", f"data.root={mnist_root}"]
     for more in EVERYTHING:
-        run_experiment(load_config("smoke", [*tiny, *more]), "smoke", Quiet())
+        run_experiment(load_config("smoke", [*tiny, *more]), "smoke", Watcher())
     return MlflowClient(f"sqlite:///{root}/mlflow.db")
 
 
