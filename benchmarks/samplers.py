@@ -20,10 +20,10 @@ import numpy as np
 import torch
 
 from pipeline.config import load_config, overridden
-from pipeline.report_text import aligned
 from pipeline.runs import find_run, git_revision
 from pipeline.saved_run import SavedRun
 from pipeline.setting import Setting, prepare
+from pipeline.text_table import aligned
 from spire_core.errors import RunError
 from spire_core.extractor import make_extractor
 from spire_core.kid import kid, kid_floor

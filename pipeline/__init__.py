@@ -21,5 +21,6 @@ Read `experiment` first. Nothing is imported here, so that `spire --help` answer
     seed_figures   pictures of several runs
     saved_run, arrival   a finished run: draw from it, or add a client to it
     theory*     the Gaussian-mixture experiments
-    cli, progress, report_text, doctor, working_dir   what a user types and sees
+    cli, command, sync, theory_cli, doctor, working_dir   what a user types
+    progress, *_text, text_table   and sees
 """

@@ -1,97 +1,40 @@
-"""The command `spire`: parses what was typed, lets the package do it, and prints one answer.
+"""The verbs of the command `spire`: each lets the package do its work, and answers.
 
 Torch, Ray, MLflow and matplotlib are imported inside the verbs, so that `spire --help` answers at
-once. Stdout gets the answer alone; progress and messages go to stderr.
+once.
 """
 
 import argparse
 import contextlib
 import json
-import os
-import signal
-import sys
-import threading
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
+from pipeline.command import (
+    AddVerb,
+    Answer,
+    add_verb,
+    allowed,
+    run_command,
+    say,
+    split_words,
+)
+from pipeline.sync import add_sync
 from pipeline.theory_cli import add_theory
 
 if TYPE_CHECKING:
     from pipeline.result import Result
     from pipeline.saved_run import SavedRun
 
-AddVerb = Callable[[Any], None]  # adds a verb to the subparsers of `spire`
 DEFAULT_PRESET = "mnist-cpu"
-USER_ERROR, INTERRUPTED = 2, 130
 MAX_DRAWN = 100_000  # images at once
-HALF_LINE = 500  # characters that are kept of each half of a message
-GOES_ON = dict.fromkeys(("run", "resume"), ": spire resume goes on from its last round")
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a verb has to say: for people, for programs (`--json`), and to the shell."""
-
-    text: str
-    values: dict[str, Any]
-    exit_code: int = 0
 
 
 def main(argv: Sequence[str] | None = None, more_verbs: Sequence[AddVerb] = ()) -> int:
-    """Run `spire` with these arguments (None: the process's own) and return its exit code.
-
-    `more_verbs` are those of packages that build on this one. 0 on success, 1 if a self-test or a
-    trial failed, 2 for a mistake of the user's, 130 if interrupted.
-    """
-    args = _parse(argv, more_verbs)
-    from pipeline.ray_job import hear_interrupts
-    from spire_core.errors import SpireError
-
-    hear_interrupts()
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: see `except` below
-    try:
-        # What libraries print is no part of the answer.
-        with contextlib.redirect_stdout(sys.stderr):
-            answer: Answer = args.act(args)
-    except SpireError as error:
-        say(f"spire {args.verb}: {one_line(str(error))}")
-        return USER_ERROR
-    except (OSError, MemoryError) as error:  # the machine's own: no right, no space, no memory
-        told = one_line(str(error)) or "too little memory"
-        say(
-            f"spire {args.verb}: expected files that can be used and memory enough, got {told}: "
-            "free some, or name another place"
-        )
-        return USER_ERROR
-    except KeyboardInterrupt:
-        say(f"spire {args.verb}: interrupted{GOES_ON.get(args.verb, '')}")
-        return INTERRUPTED
-    _print(json.dumps(answer.values, allow_nan=False) if args.json else answer.text)
-    return answer.exit_code
-
-
-def _print(text: str) -> None:
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:  # whoever reads has seen enough, such as `head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def one_line(text: str) -> str:
-    """Return a message as one line that no terminal obeys, with the middle of a long one left out.
-
-    It may quote what a stranger has written: control characters are shown as their codes.
-    """
-    line = " ".join(text.split())
-    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
-    return shown if len(shown) <= 2 * HALF_LINE else f"{shown[:HALF_LINE]}...{shown[-HALF_LINE:]}"
-
-
-def say(text: str) -> None:
-    """Print a message to stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """Run `spire` as `run_command` does; `more_verbs` are of packages that build on this one."""
+    own = (_add_run, _add_resume, _add_adapt, _add_sample, _add_data)
+    return run_command(argv, (*own, add_theory, _add_doctor, add_sync, *more_verbs))
 
 
 # --- the verbs ----------------------------------------------------------------------------------
@@ -102,7 +45,7 @@ def run(args: argparse.Namespace) -> Answer:
     from pipeline.config import load_config
     from spire_core.errors import ConfigError
 
-    preset, overrides = _preset_and_overrides(args.words)
+    preset, overrides = _preset_and_settings(args.words)
     config = load_config(preset, [*overrides, *(["tracking.profile=true"] * args.profile)])
     if args.profile and not config.method.record.is_federated:
         raise ConfigError(
@@ -110,17 +53,17 @@ def run(args: argparse.Namespace) -> Answer:
             "--profile"
         )
     _fetch_if_missing(config.data.name, config.data.root, config.data.path)
-    from pipeline import report_text
     from pipeline.experiment import run_experiment
     from pipeline.progress import Progress, Watcher
     from pipeline.setting import prepare
 
     if args.dry_run:
         from pipeline.doctor import plan_here
+        from pipeline.setting_text import setting_json, setting_text
 
         plan, setting = plan_here(config), prepare(config)
-        told = report_text.setting_json(setting, preset, plan)
-        return Answer(report_text.setting_text(told, plan), told)
+        told = setting_json(setting, preset, plan)
+        return Answer(setting_text(told, plan), told)
     with contextlib.closing(Watcher() if args.quiet else Progress()) as watcher:
         return _finished(run_experiment(config, preset, watcher), preset)
 
@@ -163,8 +106,8 @@ def adapt(args: argparse.Namespace) -> Answer:
     config = load_config(None, [*stored, *overrides])
     root = config.data.root or saved.config.data.root
     from pipeline.arrival import adapt_arrival, load_arrival
+    from pipeline.arrival_text import arrival_json, arrival_table
     from pipeline.known_datasets import SPECS
-    from pipeline.report_text import arrival_json, arrival_table
 
     if args.data in SPECS:
         _fetch_if_missing(args.data, root, None)
@@ -180,8 +123,8 @@ def sample(args: argparse.Namespace) -> Answer:
     import numpy as np
     from PIL import Image
 
+    from pipeline.disk import writable_png
     from pipeline.image_grids import image_grid
-    from pipeline.report_text import writable_png
 
     saved.client_state(args.client)  # a client that cannot be drawn leaves no empty folder
     who = "population" if args.client is None else f"client_{args.client}"
@@ -208,21 +151,22 @@ def data_show(args: argparse.Namespace) -> Answer:
     """Say, and draw with `--out`, which client holds how many images of each class."""
     from pipeline.config import load_config
 
-    preset, overrides = _preset_and_overrides(args.words)
+    preset, overrides = _preset_and_settings(args.words)
     config = load_config(preset, overrides)
     _fetch_if_missing(config.data.name, config.data.root, config.data.path)
-    from pipeline import report_text
+    from pipeline.disk import writable_png
     from pipeline.figures import partition_figure
     from pipeline.setting import partitioned
+    from pipeline.setting_text import partition_json, partition_text
 
     data, partition = partitioned(config)
     labels, names = data.labels, data.class_names
-    told = report_text.partition_json(partition, labels, names)
-    text = report_text.partition_text(told)
+    told = partition_json(partition, labels, names)
+    text = partition_text(told)
     if args.out:
         shown = partition.shown
         counts = shown.class_counts(labels, len(names))
-        path = report_text.writable_png(args.out)
+        path = writable_png(args.out)
         figure = partition_figure(counts, names, len(shown.train_clients), shown.client_ids)
         figure.savefig(path)
         told["artifacts"] = {"png": str(path)}
@@ -242,27 +186,10 @@ def doctor(args: argparse.Namespace) -> Answer:
 
 
 def _finished(result: "Result", preset: str | None) -> Answer:
-    from pipeline import report_text
-    from pipeline.disk import room_for
-    from pipeline.run_files import save_result
+    from pipeline.result_text import result_table, write_result
 
-    with room_for(result.run_dir):
-        report_text.save_grid(result)
-        told = report_text.result_json(result, preset)
-        save_result(result.run_dir, told)
-    return Answer(report_text.result_table(result), told)
-
-
-def _preset_and_overrides(words: Sequence[str]) -> tuple[str, list[str]]:
-    from spire_core.errors import ConfigError
-
-    presets = [word for word in words if "=" not in word]
-    if len(presets) > 1:
-        raise ConfigError(
-            f"expected one preset and key=value overrides, got {' and '.join(presets)}: "
-            "write a setting as key=value, such as client.lr=0.001"
-        )
-    return presets[0] if presets else DEFAULT_PRESET, [word for word in words if "=" in word]
+    told = write_result(result, preset)
+    return Answer(result_table(result), told)
 
 
 def _fetch_if_missing(name: str, root: str | None, source_dir: str | None) -> None:
@@ -281,50 +208,12 @@ def _saved_run(run: str, overrides: Sequence[str], prefixes: tuple[str, ...]) ->
     return SavedRun.load(find_run(run, load_config(None, overrides).tracking))
 
 
-def allowed(overrides: Sequence[str], prefixes: tuple[str, ...]) -> Sequence[str]:
-    """Return the overrides; ConfigError for one that begins with none of the prefixes."""
-    from spire_core.errors import ConfigError
-
-    for word in overrides:
-        if not word.startswith(prefixes):
-            raise ConfigError(
-                f"expected settings of {', '.join(a.rstrip('.=') for a in prefixes)} only, got "
-                f"{word!r}: everything else was fixed by the run"
-            )
-    return overrides
+def _preset_and_settings(words: Sequence[str]) -> tuple[str, list[str]]:
+    names, settings = split_words(words, "preset")
+    return (names or [DEFAULT_PRESET])[0], settings
 
 
 # --- what can be typed --------------------------------------------------------------------------
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(USER_ERROR, f"{self.prog}: {one_line(message)}: see {self.prog} --help\n")
-
-
-def _parse(argv: Sequence[str] | None, more_verbs: Sequence[AddVerb]) -> argparse.Namespace:
-    """Return the parsed arguments; unlike argparse alone, words may also come after options."""
-    from pipeline.sync import add_sync
-
-    parser = _Parser(prog="spire", description="Federated personalised diffusion models.")
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    own = (_add_run, _add_resume, _add_adapt, _add_sample, _add_data)
-    for add in (*own, add_theory, _add_doctor, add_sync, *more_verbs):
-        add(verbs)
-    args, rest = parser.parse_known_args(argv)
-    if [word for word in rest if word.startswith("-") or "words" not in args]:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if rest:
-        args.words = [*args.words, *rest]
-    return args
-
-
-def add_verb(verbs: Any, name: str, act: Any, text: str) -> argparse.ArgumentParser:
-    """Return the parser of a new verb that answers with `act(args)`, as text or as JSON."""
-    parser = verbs.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-    parser.set_defaults(act=act)
-    parser.add_argument("--json", action="store_true", help="print one JSON object to stdout")
-    return parser
 
 
 def _add_run(verbs: Any) -> None:
@@ -352,15 +241,16 @@ def _add_preset(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("words", nargs="*", metavar="PRESET | key=value", help=text)
 
 
-def _add_saved_run(parser: argparse.ArgumentParser, settings: str) -> None:
+def _add_saved_run(parser: argparse.ArgumentParser, settings: str, client: str) -> None:
     parser.add_argument("run", metavar="RUN", help="a run's id, name or folder, or last")
     parser.add_argument("words", nargs="*", metavar="key=value", help=f"settings of {settings}")
-    parser.add_argument("--client", type=_count(0), metavar="ID", help="the client's id")
+    parser.add_argument("--client", type=_count(0), metavar="ID", help=client)
 
 
 def _add_adapt(verbs: Any) -> None:
     parser = add_verb(verbs, "adapt", adapt, "fit a client that arrives after a run has ended")
-    _add_saved_run(parser, "adapt.*, tracking.* and data.root")
+    text = "an id that is free (the next one unless given)"
+    _add_saved_run(parser, "adapt.*, tracking.* and data.root", text)
     text = "its images: a data set (its test split), or a folder, flat or with class subfolders"
     parser.add_argument("--data", required=True, metavar="DIR_OR_DATASET", help=text)
     text = "only these classes, by name or number, such as 3,7"
@@ -371,7 +261,10 @@ def _add_adapt(verbs: Any) -> None:
 
 def _add_sample(verbs: Any) -> None:
     parser = add_verb(verbs, "sample", sample, "draw images as a client, or as the population")
-    _add_saved_run(parser, "tracking.*")
+    text = (
+        "whom to draw as (the population unless given); new clients have the ids after the others"
+    )
+    _add_saved_run(parser, "tracking.*", text)
     parser.add_argument(
         "--num", type=_count(1, MAX_DRAWN), default=64, metavar="N", help="images (64)"
     )
@@ -390,7 +283,8 @@ def _add_data(verbs: Any) -> None:
     parser.add_argument("name", metavar="NAME", help="mnist, fashion_mnist or cifar10")
     text = "a folder that holds the original files"
     parser.add_argument("--from", dest="source", metavar="DIR", help=text)
-    parser.add_argument("--root", help="where data sets are kept ($SPIRE_DATA, or ./data)")
+    text = "where data sets are kept ($SPIRE_DATA, or data in $SPIRE_ROOT or here, unless given)"
+    parser.add_argument("--root", help=text)
     parser = add_verb(data_verbs, "show", data_show, "show which client holds which classes")
     _add_preset(parser)
     parser.add_argument("--out", metavar="PNG", help="draw it as well")

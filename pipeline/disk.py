@@ -7,7 +7,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from spire_core.errors import RunError
+from pipeline.ray_job import lasting
+from spire_core.errors import ConfigError, RunError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -52,3 +53,22 @@ def room_for(path: Path) -> Iterator[None]:
             f"expected room for {error.filename or path}, got {error.strerror!r}: free some and "
             "resume the run, which goes on from its last checkpoint"
         ) from error
+
+
+def writable_png(path: str | Path) -> Path:
+    """Return where to write a PNG, its folder made; ConfigError if it cannot be written."""
+    png = Path(path)
+    try:
+        png = lasting(path, "--out").with_suffix(".png")
+        png.parent.mkdir(parents=True, exist_ok=True)
+        problem = None if os.access(png.parent, os.W_OK) else "its folder is read-only"
+    except ConfigError:
+        raise
+    except (OSError, RuntimeError, ValueError) as error:  # also of a home, no name, or a NUL in it
+        problem = str(error)
+    if problem or png.is_dir():
+        problem = problem or "it is a folder"
+        raise ConfigError(
+            f"expected a file that can be written, got {png} ({problem}): name another"
+        )
+    return png

@@ -1,6 +1,6 @@
 """The verb `spire sync`: what runs have told their stores in vain is delivered now.
 
-As in `cli.py`, what is heavy is imported inside functions.
+As in `cli`, what is heavy is imported inside functions.
 """
 
 import argparse
@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.cli import Answer, add_verb, allowed
+from pipeline.command import Answer, add_verb, allowed, split_words
 
 if TYPE_CHECKING:
     from pipeline.runs import TrackingConfig
@@ -39,15 +39,9 @@ def sync(args: argparse.Namespace) -> Answer:
     """Deliver what waits in the outbox of a run, or of all runs under the root."""
     from pipeline.config import load_config
     from pipeline.runs import find_run, run_folders
-    from spire_core.errors import ConfigError
 
-    runs = [word for word in args.words if "=" not in word]
-    if len(runs) > 1:
-        raise ConfigError(
-            f"expected one run or none, got {' and '.join(runs)}: none means all runs"
-        )
-    overrides = allowed([word for word in args.words if "=" in word], ("tracking.",))
-    config = load_config(None, overrides).tracking
+    runs, settings = split_words(args.words, "run, or none for all,")
+    config = load_config(None, allowed(settings, ("tracking.",))).tracking
     folders = [find_run(runs[0], config, ("run", "sweep"))] if runs else run_folders(config)
     synced = sync_runs(config, folders)
     told = [s for s in synced if s.num_delivered or s.num_waiting or s.num_refused]

@@ -7,38 +7,35 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.command import Answer, add_verb, split_words
+
 if TYPE_CHECKING:
-    from pipeline.cli import Answer
     from pipeline.theory import TheoryResult
     from pipeline.theory_outcome import Outcome
-
-HELP = "run the Gaussian-mixture experiments of docs/theory.md"
 
 
 def add_theory(verbs: Any) -> None:
     """Add the verb to the parser's verbs."""
-    parser = verbs.add_parser("theory", help=HELP, description=f"{HELP[0].upper()}{HELP[1:]}.")
-    parser.set_defaults(act=theory)
+    text = "run the Gaussian-mixture experiments of docs/theory.md"
+    parser = add_verb(verbs, "theory", theory, text)
     text = "a YAML file, or theorem, optimiser, components, backbone, bridge or all; and settings"
     parser.add_argument("words", nargs="+", metavar="FILE_OR_NAME | key=value", help=text)
-    parser.add_argument("--json", action="store_true", help="print one JSON object to stdout")
     parser.add_argument("--dry-run", action="store_true", help="print the settings and stop")
     parser.add_argument("--out", metavar="DIR", help="where figures and text go (the run's folder)")
 
 
-def theory(args: argparse.Namespace) -> "Answer":
+def theory(args: argparse.Namespace) -> Answer:
     """Run a preset or a file of theory experiments, or with `--dry-run` say what it would be."""
-    from pipeline.cli import Answer
     from pipeline.theory_config import load_theory
     from spire_core.errors import ConfigError
 
-    names = [word for word in args.words if "=" not in word]
-    if len(names) != 1:
+    names, overrides = split_words(args.words, "file or name")
+    if not names:
         raise ConfigError(
-            f"expected one file or name and key=value settings, got {len(names)} names: such as "
-            "theorem replicates=100"
+            f"expected one file or name, got {' '.join(overrides)} alone: such as theorem "
+            "replicates=100"
         )
-    config = load_theory(names[0], [word for word in args.words if "=" in word])
+    config = load_theory(names[0], overrides)
     settings = json.loads(json.dumps(config.as_dict()))
     from pipeline.theory import check_theory, run_theory
 
@@ -86,7 +83,7 @@ def _text(outcome: "Outcome") -> str:
 
 def _table(columns: Mapping[str, Sequence[Any]]) -> str:
     """Return columns with their errors beside the values, on its side if it is a wide one."""
-    from pipeline.report_text import aligned
+    from pipeline.text_table import aligned
 
     shown: dict[str, list[str]] = {}
     for name, values in columns.items():

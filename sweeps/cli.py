@@ -1,11 +1,12 @@
 """The command `spire` with the verbs of this package: `sweep` and `report`."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.cli import INTERRUPTED, Answer, add_verb, allowed, say
 from pipeline.cli import main as pipeline_main
+from pipeline.command import INTERRUPTED, Answer, add_verb, allowed, say, split_words
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,10 +74,9 @@ def report(args: argparse.Namespace) -> Answer:
     from pipeline.config import load_config
     from sweeps.report import make_report, report_json, report_text
 
-    overrides = allowed([word for word in args.words if "=" in word], ("tracking.",))
-    words = [word for word in args.words if "=" not in word] or ["last"]
-    tracking = load_config(None, overrides).tracking
-    made = make_report(tracking, words, None if args.out is None else Path(args.out))
+    names, settings = split_words(args.words, "sweep", most=sys.maxsize)
+    tracking = load_config(None, allowed(settings, ("tracking.",))).tracking
+    made = make_report(tracking, names or ["last"], None if args.out is None else Path(args.out))
     return Answer(report_text(made), report_json(made))
 
 
@@ -96,7 +96,8 @@ def _add_sweep(verbs: Any) -> None:
 def _add_report(verbs: Any) -> None:
     text = "write tables and figures of a sweep, out of the tracking store"
     parser = add_verb(verbs, "report", report, text)
-    parser.add_argument("words", nargs="*", metavar="SWEEP | RUN ...", help="names or ids, or last")
+    text = "a sweep, or one or several runs, by name or id (the last sweep unless given)"
+    parser.add_argument("words", nargs="*", metavar="SWEEP | RUN", help=text)
     parser.add_argument(
         "--out", metavar="DIR", help="the folder (<root>/reports/NAME unless given)"
     )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.report_text import aligned, change, number
+from pipeline.text_table import aligned, change, number
 from sweeps.estimate import sweep_seconds
 from sweeps.ledger import Entry, Ledger
 from sweeps.plan import TrialPlan, concurrency, plan_trial

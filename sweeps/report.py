@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.report_text import aligned
 from pipeline.runs import TrackingConfig, tracking_root
+from pipeline.text_table import aligned
 from pipeline.tracked_runs import TrackedRun, attach, histories, sweep_runs
 from spire_core.errors import RunError
 from spire_core.methods import METHODS

@@ -12,9 +12,8 @@ from pipeline.checkpointer import has_pretraining
 from pipeline.evaluation import Evaluation
 from pipeline.experiment import resume_experiment, run_experiment
 from pipeline.progress import Watcher
-from pipeline.report_text import result_json, save_grid
 from pipeline.result import Result
-from pipeline.run_files import save_result
+from pipeline.result_text import write_result
 from pipeline.runs import RECORD
 from pipeline.schema import Config
 from pipeline.summary import ROUND_METRICS, final_name
@@ -92,9 +91,7 @@ def _outcome(task: TrialTask, ledger: Ledger, report: Report) -> dict[str, Any] 
         with _shared(task) as shared:
             watcher = _Watcher(task, ledger, report, shared)
             result = _experiment(task, ledger, watcher, shared)
-            save_grid(result)
-            told = result_json(result, task.preset)
-            save_result(result.run_dir, told)
+            told = write_result(result, task.preset)
     except ClusterError:
         raise
     except Exception as error:

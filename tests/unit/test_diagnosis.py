@@ -30,8 +30,8 @@ from pipeline.diagnosis import (
 )
 from pipeline.experiment import run_experiment
 from pipeline.progress import Watcher
-from pipeline.report_text import result_json, result_table
 from pipeline.result import Result
+from pipeline.result_text import result_json, result_table
 from pipeline.runs import TrackingConfig, tracking_uri
 from spire_core.errors import AggregationError
 from spire_core.methods import CLIENT_EMB

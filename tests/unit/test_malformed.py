@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from pipeline.cli import one_line
+from pipeline.command import one_line
 from pipeline.config import load_config
 from pipeline.outbox import Outbox, parsed, read_points
 from spire_core.errors import ConfigError

@@ -10,8 +10,8 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.datasets import store_root
+from pipeline.disk import writable_png
 from pipeline.ray_job import JOB_MARK, base_folder, lasting
-from pipeline.report_text import writable_png
 from pipeline.runs import TrackingConfig, tracking_root, tracking_uri
 from spire_core.errors import ConfigError
 

@@ -1,0 +1,26 @@
+"""Numbers and tables as a terminal shows them."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+
+def number(value: float | None) -> str:
+    """Return a number in three digits, or "-" for what is not known."""
+    if value is None or not math.isfinite(value):
+        return "-"
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def change(before: float | None, after: float | None) -> str:
+    """Return two numbers with an arrow between them."""
+    return f"{number(before)} -> {number(after)}"
+
+
+def aligned(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table with right-aligned columns."""
+    lines = [list(header), *(list(row) for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    return "\n".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
