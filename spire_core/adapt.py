@@ -209,9 +209,9 @@ def adapt_client(
     moments: dict[str, Moments] = {}
     rates = dict.fromkeys(record.adapt_parts, config.lr or record.adapt_lr)
     for epoch in range(1, config.epochs + 1) if rates else ():
-        loss, moments = _epoch(
-            model, client_emb, images, config, recipe, rates, moments, seed, client_id, epoch
-        )
+        order, noise = epoch_streams(len(images), config.batch_size, seed, client_id, epoch)
+        with seeded_dropout(model, seed, client_id, epoch):
+            loss, moments = fit(model, client_emb, images, order, rates, moments, recipe, noise)
         if course.epoch_done(epoch, loss):
             break
     return course.result()
@@ -225,20 +225,3 @@ def epoch_streams(
     shuffle = torch_generator(seed, "adapt_batch", client_id, epoch)
     noise = torch_generator(seed, "adapt_noise", client_id, epoch)
     return batches(num_images, batch_size, num_steps, shuffle), noise
-
-
-def _epoch(
-    model: FlatModel,
-    client_emb: nn.Parameter | None,
-    images: Tensor,
-    config: AdaptConfig,
-    recipe: Recipe,
-    rates: dict[str, float],
-    moments: dict[str, Moments],
-    seed: int,
-    client_id: int,
-    epoch: int,
-) -> tuple[float, dict[str, Moments]]:
-    order, noise = epoch_streams(len(images), config.batch_size, seed, client_id, epoch)
-    with seeded_dropout(model, seed, client_id, epoch):
-        return fit(model, client_emb, images, order, rates, moments, recipe, noise)
