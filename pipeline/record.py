@@ -6,7 +6,7 @@ Per-client values go into tables; the metrics stay few, and are the same for eve
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from pipeline.record_figures import draw_cross_losses, log_adaptation_figures
 from pipeline.runs import git_revision
 from pipeline.summary import adaptation_metrics, new_clients_table, summary_metrics
 from pipeline.tracking import Tracker
+from pipeline.typed import flattened
 from spire_core.extractor import make_extractor
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ def log_setting(tracker: Tracker, setting: "Setting") -> None:
     if not tracker.keeps_files:
         return
     config, data = setting.config, setting.data
-    tracker.log_params(_flat_params(config.as_dict()) | {"adapt.lr": adapt_rate(config)})
+    settings = flattened(config.as_dict()) | {"adapt.lr": adapt_rate(config)}
+    tracker.log_params({k: v for k, v in settings.items() if not k.startswith(NO_PARAMS)})
     tracker.log_dict(config.as_dict(), "config/resolved.yaml")
     tracker.log_dataset(
         data.images, data.labels, data.name, data.sha256, "pre-training and adaptation"
@@ -71,16 +73,6 @@ def log_setting(tracker: Tracker, setting: "Setting") -> None:
 def adapt_rate(config: "Config") -> float | None:
     """Return the rate that new clients train with: the configuration's, or the method's own."""
     return config.adapt.lr or config.method.record.adapt_lr or None
-
-
-def _flat_params(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat_params(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return {k: v for k, v in flat.items() if not k.startswith(NO_PARAMS)}
 
 
 def log_evaluation(

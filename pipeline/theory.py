@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline.runs import git_revision
 from pipeline.theory_backbone import run_backbone
@@ -22,6 +21,7 @@ from pipeline.theory_optimiser import run_optimiser
 from pipeline.theory_outcome import Outcome
 from pipeline.theory_scaling import check_scaling, run_scaling
 from pipeline.tracking import Tracker
+from pipeline.typed import flattened
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ def run_theory(config: TheoryConfig, name: str, out: Path | None = None) -> Theo
     outcomes, cpu_s, paths = [], [], []
     tags = {"preset": name, "seed": str(config.seed), "git_revision": git_revision() or "unknown"}
     with Tracker.start(config.tracking, f"theory-{name}", tags) as tracker:
-        tracker.log_params(_flat(config.as_dict()))
+        settings = flattened(config.as_dict())
+        tracker.log_params({k: v for k, v in settings.items() if not k.startswith("tracking.")})
         tracker.log_dict(config.as_dict(), "config/resolved.yaml")
         folder = out or tracker.run_dir / "figures"
         folder.mkdir(parents=True, exist_ok=True)
@@ -97,12 +98,3 @@ def _record(tracker: Tracker, outcome: Outcome, cpu_s: float, folder: Path) -> P
     tracker.log_figure(figure, f"plots/{outcome.name}.png")
     figure.savefig(folder / f"{outcome.name}.png", dpi=90)
     return folder / f"{outcome.name}.png"
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= (
-            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return {k: v for k, v in flat.items() if not k.startswith("tracking.")}

@@ -2,7 +2,7 @@
 
 import dataclasses
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from pipeline.schema import Config
@@ -16,6 +16,17 @@ _REFUSED = object()
 def config_from_dict(values: dict[str, Any]) -> Config:
     """Return the configuration that `Config.as_dict` came from, every value checked by its type."""
     return build(Config, values, "")
+
+
+def flattened(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return settings by their whole key, such as federation.tau, however they are nested."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            found |= flattened(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
 
 
 def build(kind: type[Built], values: Any, prefix: str = "") -> Built:

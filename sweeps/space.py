@@ -23,7 +23,7 @@ from pipeline.identity import determines
 from pipeline.plain_yaml import read_settings_file
 from pipeline.schema import Config
 from pipeline.summary import FINAL_METRICS, ROUND_METRICS
-from pipeline.typed import build
+from pipeline.typed import build, flattened
 from spire_core.errors import ConfigError
 from spire_core.rng import numpy_generator
 
@@ -118,7 +118,7 @@ class SweepConfig:
 
     def _unnamed(self) -> str | None:
         """Return what of the settings says where files are, but not what is in them."""
-        mentioned = set(_flat(self.settings))
+        mentioned = set(flattened(self.settings))
         for name, axis in self.axes.items():
             for value in axis if isinstance(axis, list) else ():
                 mentioned |= set(_settings_of(name, value))
@@ -148,13 +148,13 @@ class SweepConfig:
             if twice := mentioned & overruled:
                 raise ConfigError(f"expected one axis for {min(twice)}, got two: leave one out")
             overruled |= mentioned.intersection(*points)
-        if both := overruled & _flat(self.settings).keys():
+        if both := overruled & flattened(self.settings).keys():
             key = min(both)
             raise ConfigError(
                 f"expected {key} among the settings or on an axis, got both: to choose some of the "
                 f"axis's values, set axes.KEY=[...]"
             )
-        if "seed" in overruled | _flat(self.settings).keys():
+        if "seed" in overruled | flattened(self.settings).keys():
             raise ConfigError("expected seeds to say which seeds to run, got seed: seeds=[0, 1]")
 
     @property
@@ -162,13 +162,13 @@ class SweepConfig:
         """Hash of what all trials have in common: more values or seeds make no other sweep.
 
         Nor do other places to run in; but to be recorded elsewhere, trials have to run again. And
-        values and seeds make another search of Optuna's, whose points are positions on its axes.
+        values, seeds and mode make another search of Optuna's: its points are positions on axes.
         """
-        flat = _flat(self.settings)
+        flat = flattened(self.settings)
         settings = {k: v for k, v in flat.items() if determines(k) or k in RECORDED}
         common = [self.name, self.preset, settings, self.search, self.scheduler, self.metric]
         if self.search == "optuna":
-            common += [self.axes, self.seeds]
+            common += [self.axes, self.seeds, self.mode]
         return hashlib.sha256(json.dumps(common, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -286,7 +286,7 @@ def _sharing(trial: Trial, shares: bool) -> Trial:
 def make_trial(sweep: SweepConfig, point: Mapping[str, Any], seed: int) -> Trial:
     """Return the trial at one point of the axes; ConfigError if its configuration is wrong."""
     flat = {k: v for name, value in point.items() for k, v in _settings_of(name, value).items()}
-    fixed = {**_flat(sweep.settings), **flat, "seed": seed}
+    fixed = {**flattened(sweep.settings), **flat, "seed": seed}
     overrides = tuple(f"{key}={json.dumps(value)}" for key, value in fixed.items())
     config = load_config(sweep.preset, overrides)
     if sweep.scheduler == "asha" and not config.method.record.is_federated:
@@ -299,18 +299,7 @@ def make_trial(sweep: SweepConfig, point: Mapping[str, Any], seed: int) -> Trial
 
 def _settings_of(name: str, value: Any) -> dict[str, Any]:
     """Return the settings that a value on an axis stands for, by key of the configuration."""
-    return _flat(value if isinstance(value, dict) else {name: value})
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return settings by their whole key, such as federation.tau, however they are nested."""
-    found: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found
+    return flattened(value if isinstance(value, dict) else {name: value})
 
 
 def decoded(sweep: SweepConfig, point: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from pipeline.schema import Config
 from pipeline.setting import partitioned
 from pipeline.summary import final_name
 from pipeline.tracking import Tracker, check_store, end_run
+from pipeline.typed import flattened
 from spire_core.extractor import auto_extractor, make_extractor
 from sweeps.ledger import Entry, Ledger
 from sweeps.plan import TrialPlan, check_nodes, concurrency, plan_trial
@@ -102,7 +103,7 @@ def base_config(sweep: SweepConfig) -> Config:
     Its paths and addresses are absolute: a trial runs in another directory, maybe elsewhere.
     """
     config = make_trial(sweep, first_point(sweep), sweep.seeds[0]).config
-    tracking, named = config.tracking, "tracking.experiment" in sweep.settings
+    tracking, named = config.tracking, "tracking.experiment" in flattened(sweep.settings)
     tracking = replace(
         tracking,
         root=str(tracking_root(tracking)),
@@ -141,7 +142,8 @@ def check_data(planned: Sequence[Trial], say: Say) -> None:
         config = trial.config
         fetch_if_missing(config.data.name, config.data.root, config.data.path, say)
         part = (config.partition, config.federation.num_clients, config.federation.num_new_clients)
-        key = (config.data, config.seed, config.adapt.num_images, *part)
+        stops_early = config.adapt.early_stopping and config.method.record.adapt_parts != ()
+        key = (config.data, config.seed, config.adapt.num_images, stops_early, *part)
         if key not in seen:
             seen.add(key)
             partitioned(config)

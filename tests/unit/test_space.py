@@ -12,6 +12,7 @@ from spire_core.errors import ConfigError
 from spire_core.partition import make_partition
 from spire_core.training import steps_per_epoch
 from sweeps.space import SweepConfig, Trial, decoded, load_sweep, probes, sweep_names, trials
+from sweeps.sweep import base_config
 
 
 def sweep_of(**values: Any) -> SweepConfig:
@@ -183,11 +184,18 @@ def test_a_drawn_point_is_read_back_as_values() -> None:
     assert {1, 9} == {epochs for _, epochs in tried}
 
 
-def test_other_axes_make_another_search_of_optuna() -> None:
+def test_other_axes_and_the_other_mode_make_another_search_of_optuna() -> None:
     one = sweep_of(axes={"method": ["spire", "fedavg"]}, search="optuna", num_trials=2)
     other = sweep_of(axes={"method": ["fedavg", "spire"]}, search="optuna", num_trials=2)
     assert one.key != other.key
     assert one.key == sweep_of(axes=one.axes, search="optuna", num_trials=9).key
+    assert one.key != sweep_of(axes=one.axes, search="optuna", num_trials=2, mode="max").key
+
+
+def test_settings_may_name_another_experiment_nested_or_flat() -> None:
+    for settings in ({"tracking.experiment": "mine"}, {"tracking": {"experiment": "mine"}}):
+        assert base_config(sweep_of(settings=settings)).tracking.experiment == "mine"
+    assert base_config(sweep_of()).tracking.experiment == sweep_of().name
 
 
 # --- files and words ------------------------------------------------------------------------------
