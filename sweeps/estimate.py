@@ -17,6 +17,7 @@ import torch
 from pipeline.datasets import dataset_spec, load
 from pipeline.evaluation import NUM_POPULATION_DRAWS
 from pipeline.messages import WorkerSetup
+from pipeline.pretraining import evaluation_rounds
 from pipeline.schema import Config, FederationConfig
 from pipeline.setting import MANY_CLIENTS, NUM_KNOWN
 from pipeline.worker import ClientWorker
@@ -74,9 +75,7 @@ def pretraining_s(config: Config, costs: Costs) -> float:
     num_looked_at = _num_looked_at(config)
     if not method.is_personal:
         num_looked_at = min(num_looked_at, NUM_POPULATION_DRAWS)
-    num_evaluations = 2
-    if config.eval.every:
-        num_evaluations = 1 + -(-federation.num_rounds // config.eval.every)
+    num_evaluations = len(evaluation_rounds(federation.num_rounds, config.eval.every))
     training_s = federation.num_rounds * per_round * costs.train_s
     return training_s + num_evaluations * num_looked_at * _drawing_s(config, costs)
 
