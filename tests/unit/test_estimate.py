@@ -5,10 +5,17 @@ import math
 import pytest
 
 from pipeline.config import load_config
-from sweeps.estimate import START_S, Costs, adaptation_s, pretraining_s, sweep_seconds
+from sweeps.estimate import (
+    START_S,
+    Costs,
+    adaptation_s,
+    measure,
+    pretraining_s,
+    sweep_seconds,
+)
 from sweeps.outcome_text import duration
 from sweeps.plan import TrialPlan
-from sweeps.space import SweepConfig, trials
+from sweeps.space import SweepConfig, Trial, trials
 
 COSTS = Costs(train_s=1.0, look_s=1e-3)
 ROUNDS = ("federation.num_rounds=10", "federation.tau=2", "client.batch_size=5", "eval.every=4")
@@ -46,18 +53,30 @@ def test_epochs_of_new_clients_are_counted() -> None:
     assert adaptation_s(config, COSTS) == pytest.approx(2 * (7 * 8 + 4))
 
 
-def test_a_pretraining_that_trials_share_counts_once() -> None:
+def test_a_pretraining_that_trials_share_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sweeps.estimate.measure", lambda config: COSTS)
+
+    def trials_of(epochs: list[int]) -> list[Trial]:
+        return trials(SweepConfig(name="a", preset="smoke", axes={"adapt.epochs": epochs}))
+
     def seconds(epochs: list[int], num_done: int = 0) -> float:
-        sweep = SweepConfig(name="a", preset="smoke", axes={"adapt.epochs": epochs})
-        found = trials(sweep)
+        found = trials_of(epochs)
         left = [(trial, TrialPlan(None)) for trial in found[num_done:]]
         return sweep_seconds(left, at_once=1, done=found[:num_done])
 
-    one, three, last = seconds([2]), seconds([2, 3, 4]), seconds([3, 2], num_done=1)
-    assert START_S < one < math.inf
-    assert three - 3 * START_S < 2 * (one - START_S)  # timed: 1.2 times
-    assert last - START_S < (one - START_S) / 2  # the pre-training is there already
+    configs = [trial.config for trial in trials_of([2, 3, 4])]
+    first, *more = [adaptation_s(config, COSTS) for config in configs]
+    one = START_S + pretraining_s(configs[0], COSTS) + first
+    assert seconds([2]) == pytest.approx(one)
+    assert seconds([2, 3, 4]) == pytest.approx(one + sum(START_S + s for s in more))
+    assert seconds([3, 2], num_done=1) == pytest.approx(START_S + first)
     assert seconds([2], num_done=1) == 0
+
+
+def test_steps_and_looks_are_timed() -> None:
+    costs = measure(load_config("smoke", []))
+    assert 0 < costs.look_s < math.inf
+    assert 0 < costs.train_s < math.inf
 
 
 @pytest.mark.parametrize(
