@@ -180,11 +180,15 @@ def ray_pools(folder: Path, engines: Sequence[str]) -> Iterator[dict[tuple[int, 
         yield pools
 
 
-def time_rounds(folder: Path, repeats: int) -> dict[str, Any]:
+def time_rounds(repeats: int) -> dict[str, Any]:
     """Whole rounds: hand-out, local training of all clients, average."""
     plain = PlainLoop(MOST_CLIENTS)
     found: dict[str, Any] = {}
-    with contextlib.closing(plain), ray_pools(folder, ("loop", "auto")) as pools:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.closing(plain),
+        ray_pools(Path(folder), ("loop", "auto")) as pools,
+    ):
         for name, work in WORKS.items():
             start = dict(PlainUNet(work.width).state_dict())
             systems: Systems = {
@@ -203,7 +207,7 @@ def time_rounds(folder: Path, repeats: int) -> dict[str, Any]:
     return found
 
 
-def time_step(folder: Path, repeats: int) -> dict[str, Any]:
+def time_step(repeats: int) -> dict[str, Any]:
     """Local steps of five clients in this process, with their hand-out and average."""
     images = torch.randint(0, 256, (STEP.num_clients, IMAGES, 1, 16, 16), dtype=torch.uint8)
     start = {k: p.detach() for k, p in PlainUNet(STEP.width).state_dict().items()}
@@ -215,11 +219,12 @@ def time_step(folder: Path, repeats: int) -> dict[str, Any]:
             units,
         )
     }
-    for engine in ("loop", "auto"):
-        config = config_for(STEP.width, engine)
-        pool = LocalClientPool(ClientWorker(*setup_for(config, folder)))
-        systems[f"engine={engine}"] = driver_for(pool, config, STEP).run_round, (), units
-    return {"step, tiny, batch 32, one process": alternately(systems, repeats)}
+    with tempfile.TemporaryDirectory() as folder:
+        for engine in ("loop", "auto"):
+            config = config_for(STEP.width, engine)
+            pool = LocalClientPool(ClientWorker(*setup_for(config, Path(folder))))
+            systems[f"engine={engine}"] = driver_for(pool, config, STEP).run_round, (), units
+        return {"step, tiny, batch 32, one process": alternately(systems, repeats)}
 
 
 def first_round(pool: str) -> None:
@@ -247,7 +252,7 @@ def time_startup(repeats: int) -> dict[str, Any]:
         name: (lambda c=command: subprocess.run([sys.executable, *map(str, c)], check=True), (), 1)
         for name, command in commands.items()
     }
-    timed = alternately(systems, repeats)
+    timed = alternately(systems, min(3, repeats))
     for own in timed.values():  # what ended is no descendant any more: only wall time is known
         own |= {"cpu_s": None, "cpu_ratio": None}
     return {"start-up to the end of round 1, tiny": timed}
@@ -281,8 +286,18 @@ def time_aggregation(repeats: int) -> dict[str, Any]:
 
 
 def time_adaptation(repeats: int) -> dict[str, Any]:
-    """One pass over 64 images in batches of 16, in the preset's network; a unit is a client."""
-    config = load_config("mnist-cpu")
+    """One pass over 64 images in batches of 16, in three networks; a unit is a client."""
+    preset, part = load_config("mnist-cpu"), "adaptation, an epoch of 64 images"
+    repeats = min(3, repeats)
+    found = {part: alternately(adaptation_systems(preset), repeats)}
+    for name, width in (("tiny", 8), ("small", 16)):
+        config = dataclasses.replace(preset, model=config_for(width, "auto").model)
+        found[f"{part}, {name}"] = alternately(adaptation_systems(config), repeats)
+    return found
+
+
+def adaptation_systems(config: Config) -> Systems:
+    """What fits new clients in a configuration's network: one by one, together, and entirely."""
     diffusion = config.diffusion
     schedule = make_schedule(diffusion.schedule, diffusion.num_timesteps)
     recipe, settings = Recipe(diffusion, schedule, config.client.betas), AdaptConfig(epochs=1)
@@ -337,14 +352,13 @@ def time_adaptation(repeats: int) -> dict[str, Any]:
         return call
 
     fine_tuning = one_by_one(MethodConfig(name="fedavg_ft"), {})
-    systems: Systems = {
+    return {
         "plain loop, embedding": (plain, (), 8),
         "full fine-tuning, one by one": (fine_tuning, (), 8),
         "embedding, one by one": (one_by_one(spire, zero), (), 8),
         **{f"embedding, {n} in one batch": (together(n, n), (), n) for n in (1, 8, 64)},
         **{f"embedding, 64 in batches of {n}": (together(64, n), (), 64) for n in (8, 16, 32)},
     }
-    return {"adaptation, an epoch of 64 images": alternately(systems, repeats)}
 
 
 def time_sampling(repeats: int) -> dict[str, Any]:
@@ -403,6 +417,17 @@ def time_kid(repeats: int) -> dict[str, Any]:
     }
 
 
+PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
+    "step": time_step,
+    "rounds": time_rounds,
+    "startup": time_startup,
+    "aggregation": time_aggregation,
+    "adaptation": time_adaptation,
+    "sampling": time_sampling,
+    "kid": time_kid,
+}
+
+
 def where() -> dict[str, Any]:
     """Commit, machine and load."""
     git = ["git", "-C", str(Path(__file__).parent)]
@@ -449,6 +474,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/engine.json"))
     parser.add_argument("--repeats", type=int, default=5)
+    text = "time this alone; name another --out to keep the other parts"
+    parser.add_argument("--only", choices=PARTS, help=text)
     parser.add_argument("--first-round", choices=("ray", "local"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -458,12 +485,9 @@ def main() -> None:
         return
     for work in WORKS.values():
         check_same_network(work.width)
-    told, parts, few = where(), {}, min(3, args.repeats)
-    with tempfile.TemporaryDirectory() as folder:
-        parts |= time_step(Path(folder), args.repeats)
-        parts |= time_rounds(Path(folder), args.repeats)
-    parts |= time_startup(few) | time_aggregation(args.repeats) | time_adaptation(few)
-    parts |= time_sampling(args.repeats) | time_kid(args.repeats)
+    told, parts = where(), {}
+    for name in [args.only] if args.only else PARTS:
+        parts |= PARTS[name](args.repeats)
     told["load_average_at_end"] = os.getloadavg()
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps({"where": told, "parts": parts}, indent=1) + "\n")
