@@ -5,13 +5,11 @@ N images of C channels, K classes of the run.
 """
 
 import contextlib
-import fcntl
 import itertools
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
@@ -20,6 +18,7 @@ from torch import Tensor
 
 from pipeline.datasets import load_stored, store_root
 from pipeline.diagnosis import Diagnosis, adaptation_diagnosis
+from pipeline.disk import try_lock
 from pipeline.image_folder import opened_image
 from pipeline.image_grids import image_grid
 from pipeline.known_datasets import SPECS
@@ -112,21 +111,12 @@ def reserved_id(run: SavedRun, client_id: int | None = None) -> Iterator[int]:
             continue
         path.parent.mkdir(exist_ok=True)
         with path.with_suffix(".lock").open("w") as lock:
-            if _is_ours(lock) and not path.exists():
+            if try_lock(lock) and not path.exists():
                 yield wanted
                 path.with_suffix(".lock").unlink()
                 return
     next_id = max(next_id, (client_id or 0) + 1)
     raise RunError(f"expected a client id that is free, got {client_id}: {next_id} is the next")
-
-
-def _is_ours(lock: IO[str]) -> bool:
-    """Return whether a file is now locked by this process; another one may have it."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _split(num_images: int, run: SavedRun, limit: int | None, client_id: int) -> ClientSplit:

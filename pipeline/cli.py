@@ -18,7 +18,7 @@ from pipeline.command import (
     allowed,
     run_command,
     say,
-    split_words,
+    split_one,
 )
 from pipeline.sync import add_sync
 from pipeline.theory_cli import add_theory
@@ -209,8 +209,8 @@ def _saved_run(run: str, overrides: Sequence[str], prefixes: tuple[str, ...]) ->
 
 
 def _preset_and_settings(words: Sequence[str]) -> tuple[str, list[str]]:
-    names, settings = split_words(words, "preset")
-    return (names or [DEFAULT_PRESET])[0], settings
+    preset, settings = split_one(words, "preset")
+    return preset or DEFAULT_PRESET, settings
 
 
 # --- what can be typed --------------------------------------------------------------------------

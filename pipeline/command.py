@@ -113,17 +113,26 @@ def add_verb(verbs: Any, name: str, act: Any, text: str) -> argparse.ArgumentPar
     return parser
 
 
-def split_words(words: Sequence[str], what: str, most: int = 1) -> tuple[list[str], list[str]]:
-    """Return names and key=value settings; ConfigError for more than `most` names of `what`."""
+def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return what was typed as names and as key=value settings."""
+    names = [word for word in words if "=" not in word]
+    return names, [word for word in words if "=" in word]
+
+
+def split_one(words: Sequence[str], what: str) -> tuple[str | None, list[str]]:
+    """Return the one name of `what`, if there is any, and the key=value settings.
+
+    ConfigError for several names.
+    """
     from spire_core.errors import ConfigError
 
-    names = [word for word in words if "=" not in word]
-    if len(names) > most:
+    names, settings = split_words(words)
+    if len(names) > 1:
         raise ConfigError(
             f"expected one {what} and key=value settings, got {' and '.join(names)}: write a "
             "setting as key=value, such as client.lr=0.001"
         )
-    return names, [word for word in words if "=" in word]
+    return (names or [None])[0], settings
 
 
 def allowed(overrides: Sequence[str], prefixes: tuple[str, ...]) -> Sequence[str]:

@@ -5,7 +5,6 @@ again, to a `Store` in which that changes nothing.
 """
 
 import contextlib
-import fcntl
 import json
 import logging
 import time
@@ -13,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from pipeline.disk import try_lock
 from pipeline.outbox import REFUSED, Entry, lines, parsed, read_done, write_done
 from pipeline.runs import mask
 
@@ -109,15 +109,10 @@ def reason_of(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def try_lock(run_dir: Path) -> Iterator[bool]:
+def sole_courier(run_dir: Path) -> Iterator[bool]:
     """Yield whether this process is now the one that delivers."""
     with (run_dir / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+        yield try_lock(file)
 
 
 def deliver_all(run_dir: Path, store: Store) -> tuple[int, str | None]:
@@ -129,7 +124,7 @@ def deliver_all(run_dir: Path, store: Store) -> tuple[int, str | None]:
     while True:
         if (now_done := read_done(run_dir)) != done:  # whoever is at it gets on
             done, until = now_done, time.monotonic() + LOCK_WAIT_S
-        with try_lock(run_dir) as is_ours:
+        with sole_courier(run_dir) as is_ours:
             if is_ours:
                 courier = Courier(run_dir, store)
                 try:

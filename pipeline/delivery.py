@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.courier import LOCK_PAUSE_S, Courier, Store, reason_of, try_lock
+from pipeline.courier import LOCK_PAUSE_S, Courier, Store, reason_of, sole_courier
 from pipeline.outbox import num_waiting
 
 LINGER_S = 1.0  # between two looks into the outbox, so that rounds travel together
@@ -50,7 +50,7 @@ class Delivery:
 
     def _run(self) -> None:
         while not self._is_closed:
-            with try_lock(self.run_dir) as is_ours:
+            with sole_courier(self.run_dir) as is_ours:
                 if is_ours:
                     self._deliver()
             self._pause(lambda: self._is_closed, LOCK_PAUSE_S)

@@ -2,10 +2,12 @@
 
 import contextlib
 import errno
+import fcntl
 import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from pipeline.ray_job import lasting
 from spire_core.errors import ConfigError, RunError
@@ -39,6 +41,15 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def try_lock(file: IO[str]) -> bool:
+    """Return whether an open file is now locked by this process alone, until it is closed."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

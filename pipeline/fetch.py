@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.datasets import SPLITS, dataset_spec, load_stored, mismatch, store_root
+from pipeline.disk import try_lock
 from pipeline.known_datasets import DatasetSpec
 from pipeline.reading import DAMAGE
 from pipeline.sources import IDX_FILES, Decoded, Source, default_sources
@@ -66,9 +67,7 @@ def fetch(
 def _locked(root: Path, name: str, log: Callable[[str], object]) -> Iterator[None]:
     root.mkdir(parents=True, exist_ok=True)
     with open(root / f".{name}.lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(lock):
             log(f"{name}: waiting for another process that fetches it into {root}")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -4,7 +4,6 @@
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import platform
@@ -13,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.disk import try_lock
 from pipeline.reading import read_object, reading
 from pipeline.runs import mask, read_record
 from pipeline.schema import Config
@@ -28,14 +28,12 @@ def held(run_dir: Path) -> Iterator[None]:
     RunError if another one, or another block, is at it.
     """
     with (run_dir / LOCK).open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(file):
             file.seek(0)
             raise RunError(
                 f"expected nobody at work on the run in {run_dir}, got {file.read().strip()}: wait "
                 "until it ends, or end it"
-            ) from None
+            )
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}\n")
         file.flush()

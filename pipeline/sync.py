@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.command import Answer, add_verb, allowed, split_words
+from pipeline.command import Answer, add_verb, allowed, split_one
 
 if TYPE_CHECKING:
     from pipeline.runs import TrackingConfig
@@ -40,9 +40,9 @@ def sync(args: argparse.Namespace) -> Answer:
     from pipeline.config import load_config
     from pipeline.runs import find_run, run_folders
 
-    runs, settings = split_words(args.words, "run, or none for all,")
+    run, settings = split_one(args.words, "run, or none for all,")
     config = load_config(None, allowed(settings, ("tracking.",))).tracking
-    folders = [find_run(runs[0], config, ("run", "sweep"))] if runs else run_folders(config)
+    folders = [find_run(run, config, ("run", "sweep"))] if run else run_folders(config)
     synced = sync_runs(config, folders)
     told = [s for s in synced if s.num_delivered or s.num_waiting or s.num_refused]
     waiting = sum(s.num_waiting for s in synced)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.command import Answer, add_verb, split_words
+from pipeline.command import Answer, add_verb, split_one
 
 if TYPE_CHECKING:
     from pipeline.theory import TheoryResult
@@ -29,13 +29,13 @@ def theory(args: argparse.Namespace) -> Answer:
     from pipeline.theory_config import load_theory
     from spire_core.errors import ConfigError
 
-    names, overrides = split_words(args.words, "file or name")
-    if not names:
+    name, overrides = split_one(args.words, "file or name")
+    if name is None:
         raise ConfigError(
             f"expected one file or name, got {' '.join(overrides)} alone: such as theorem "
             "replicates=100"
         )
-    config = load_theory(names[0], overrides)
+    config = load_theory(name, overrides)
     settings = json.loads(json.dumps(config.as_dict()))
     from pipeline.theory import check_theory, run_theory
 
@@ -48,7 +48,7 @@ def theory(args: argparse.Namespace) -> Answer:
     from pipeline.runs import ui_command
 
     folder = _folder(args.out)
-    result = run_theory(config, Path(names[0]).stem, folder)
+    result = run_theory(config, Path(name).stem, folder)
     ui = ui_command(config.tracking) if config.tracking.enabled else None
     parts = [_text(outcome) for outcome in result.outcomes]
     if folder is not None:

@@ -1,7 +1,6 @@
 """The command `spire` with the verbs of this package: `sweep` and `report`."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -74,7 +73,7 @@ def report(args: argparse.Namespace) -> Answer:
     from pipeline.config import load_config
     from sweeps.report import make_report, report_json, report_text
 
-    names, settings = split_words(args.words, "sweep", most=sys.maxsize)
+    names, settings = split_words(args.words)
     tracking = load_config(None, allowed(settings, ("tracking.",))).tracking
     made = make_report(tracking, names or ["last"], None if args.out is None else Path(args.out))
     return Answer(report_text(made), report_json(made))

@@ -1,17 +1,17 @@
 """Pre-training that several trials have in common: done by the first of them, taken by the others.
 
 `<fingerprint>.json`, in the sweep's folder or for all sweeps in `<root>/pretrained/`, names the run
-that has finished it. A lock beside it, which
-ends with its process, makes the others wait meanwhile.
+that has finished it. A lock beside it, which ends with its process, makes the others wait
+meanwhile.
 """
 
-import fcntl
 import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
+from pipeline.disk import try_lock
 from pipeline.run_files import write_json
 
 POLL_S = 0.5
@@ -39,9 +39,7 @@ class SharedPretraining:
             if (source := self._source()) is not None:
                 lock.close()
                 return source
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not try_lock(lock):
                 time.sleep(POLL_S)
                 continue
             if (source := self._source()) is None:

@@ -20,7 +20,7 @@ from mlflow import MlflowClient
 
 from pipeline import courier, delivery, tracking
 from pipeline.cli import main
-from pipeline.courier import LOCK, Refusal, deliver_all, try_lock
+from pipeline.courier import LOCK, Refusal, deliver_all, sole_courier
 from pipeline.delivery import Delivery
 from pipeline.outbox import (
     DONE,
@@ -407,7 +407,7 @@ def test_a_sync_beside_a_run_leaves_the_entries_to_it(
 def test_a_run_beside_a_sync_waits_for_its_end(store: TrackingConfig) -> None:
     with Tracker.start(store, "begins", {}) as tracker:
         tracker.log_metrics({"a": 0.0}, 0)
-    with try_lock(tracker.run_dir) as is_ours:
+    with sole_courier(tracker.run_dir) as is_ours:
         assert is_ours
         resumed = Tracker.resume(store, tracker.run_dir)
         resumed.log_metrics({"a": 1.0}, 1)
