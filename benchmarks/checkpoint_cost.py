@@ -23,7 +23,7 @@ from pipeline.checkpointer import Checkpointer
 from pipeline.config import load_config
 from pipeline.driver import Driver, Rounds
 from pipeline.open_pool import open_pool
-from pipeline.ray_pool import RemoteDriver
+from pipeline.ray_driver import RemoteDriver
 from pipeline.runs import git_revision
 from pipeline.schema import Config
 from pipeline.setting import prepare

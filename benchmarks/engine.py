@@ -38,7 +38,8 @@ from pipeline.config import load_config
 from pipeline.driver import Driver, Rounds
 from pipeline.messages import WorkerSetup
 from pipeline.pool import ClientPool, LocalClientPool
-from pipeline.ray_pool import RayClientPool, cluster
+from pipeline.ray_cluster import cluster
+from pipeline.ray_pool import RayClientPool
 from pipeline.resources import ActorPlan
 from pipeline.schema import Config, FederationConfig
 from pipeline.worker import ClientWorker

@@ -4,10 +4,10 @@ Read `experiment` first. Nothing is imported here, so that `spire --help` answer
     schema      what an experiment is told; config, typed, presets/   how that is read
     datasets, known_datasets, image_folder, resize, fetch, sources   images, checked by hash
     worker, worker_*, client_store   the clients' side; messages   what travels from and to it
-    pool, ray_pool, open_pool, resources   many clients on few processes
+    pool, ray_pool, ray_cluster, open_pool, resources   many clients on few processes
     allocation  what such a process does with freed memory
     setting     what is fixed before the first round
-    pretraining, driver   the rounds of FedAvg, with evaluations and checkpoints
+    pretraining, driver, ray_driver   the rounds of FedAvg, with evaluations and checkpoints
     adaptation  new clients, fitted together and looked at
     evaluation, forgetting   scores of pre-training and of adaptation
     checkpoint, server_file, evaluation_store, disk   what an interrupted run goes on from

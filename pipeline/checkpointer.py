@@ -27,7 +27,7 @@ from spire_core.server import ServerState
 
 if TYPE_CHECKING:
     from pipeline.driver import Driver
-    from pipeline.ray_pool import RemoteDriver
+    from pipeline.ray_driver import RemoteDriver
     from pipeline.storage import Mirror
 
 RECORDED = ("pretrain/", "time/", "comm/", "memory/")  # names of what rounds and evaluations log

@@ -17,7 +17,7 @@ from pipeline.worker import ClientWorker
 from spire_core.server import ServerState
 
 if TYPE_CHECKING:
-    from pipeline.ray_pool import RemoteDriver
+    from pipeline.ray_driver import RemoteDriver
 
 MakeDriver = Callable[[ClientPool, ServerState, Rounds], "Driver | RemoteDriver"]
 
@@ -31,7 +31,9 @@ def open_pool(setting: Setting, folder: Path) -> Iterator[tuple[ClientPool, Make
         yield LocalClientPool(ClientWorker(setup, setting.images)), Driver
         return
 
-    from pipeline.ray_pool import RayClientPool, RemoteDriver, cluster, is_in_actor
+    from pipeline.ray_cluster import cluster, is_in_actor
+    from pipeline.ray_driver import RemoteDriver
+    from pipeline.ray_pool import RayClientPool
 
     with cluster() as available:
         plan = plan_actors(config.resources, available, most_useful_actors(config))

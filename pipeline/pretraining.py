@@ -33,7 +33,7 @@ from spire_core.grouped import can_group
 from spire_core.server import ServerState
 
 if TYPE_CHECKING:
-    from pipeline.ray_pool import RemoteDriver
+    from pipeline.ray_driver import RemoteDriver
 
 CROSS_CLIENTS = 8  # that try on each other's parts
 logger = logging.getLogger(__name__)

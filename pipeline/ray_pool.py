@@ -1,12 +1,8 @@
-"""The client pool and the driver as Ray actors; the only file of the pipeline that imports Ray."""
+"""The client pool as Ray actors."""
 
-import contextlib
 import logging
-import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,74 +11,17 @@ import ray
 import torch
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError, RayTaskError
 
-from pipeline.driver import Driver, Rounds, RoundStats
 from pipeline.footprint import Footprint, footprint, kept_positions, resident_bytes
 from pipeline.messages import WorkerSetup
 from pipeline.pool import ClientFailure, ClientPool, Paces, Unit, assign, run_chunk
+from pipeline.ray_cluster import answer_of, free_resources, lost
 from pipeline.resources import ActorPlan, ResourcesConfig
 from pipeline.worker import ClientWorker
-from spire_core.client import ClientUpdate, RoundPlan
 from spire_core.errors import ClusterError
-from spire_core.server import ServerState
 
 logger = logging.getLogger(__name__)
 WAIT_NOTICE_S = 30.0
 REVIVAL_S = 120.0  # for an actor to come back, perhaps on another node
-ANSWERS_S = 1.0  # that what can be done beside the clients' work waits for its end
-TOKEN_NOTICES = "ray._private.authentication.authentication_token_setup"
-
-
-@contextlib.contextmanager
-def cluster(num_cpus: int | None = None) -> Iterator[Mapping[str, float]]:
-    """Yield the resources of a Ray cluster.
-
-    It is the one around this process, the one at RAY_ADDRESS, or a new local one. A local cluster
-    that was started here is shut down at the end.
-    """
-    if ray.is_initialized():
-        yield ray.cluster_resources()
-        return
-    address = os.environ.get("RAY_ADDRESS")
-    os.environ.setdefault("RAY_worker_niceness", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    local = {} if address else {"include_dashboard": False, "num_cpus": num_cpus}
-    logging.getLogger(TOKEN_NOTICES).setLevel(logging.ERROR)
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        ray.init(
-            address=address or "local",
-            log_to_driver=True,
-            logging_level=logging.WARNING,
-            configure_logging=False,
-            **local,
-        )
-    except (RayError, RuntimeError, OSError, ValueError) as error:
-        ray.shutdown()
-        raise ClusterError(
-            f"expected a Ray cluster at {address or 'this machine'}, got {type(error).__name__} "
-            f"({str(error).splitlines()[0]}): check RAY_ADDRESS and RAY_AUTH_MODE, or start again"
-        ) from error
-    if callable(before):  # Ray's own handler would end the actors before a last checkpoint
-        signal.signal(signal.SIGTERM, before)
-    try:
-        yield ray.cluster_resources()
-    finally:
-        ray.shutdown()
-
-
-def cluster_nodes() -> list[Mapping[str, float]]:
-    """Return the resources of each living node of the cluster."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-def free_resources() -> dict[str, float]:
-    """Return the CPUs and GPUs of the cluster that nothing has taken."""
-    return {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}
-
-
-def is_in_actor() -> bool:
-    """Return whether this process is a Ray actor itself, such as a trial of a sweep."""
-    return ray.is_initialized() and ray.get_runtime_context().get_actor_id() is not None
 
 
 def choose_device(config: ResourcesConfig, has_gpu: bool) -> str:
@@ -189,7 +128,7 @@ class RayClientPool(ClientPool):
         try:
             return ray.get(ref)
         except RayTaskError:
-            return _gather([ref])[0]
+            return answer_of(ref)
         except RayError as error:
             logger.warning("a client actor was lost as it began (%s)", str(error).splitlines()[0])
             return self._revive(actor)
@@ -200,7 +139,7 @@ class RayClientPool(ClientPool):
         ClusterError if none is left, or if the number of actors is not ours to choose.
         """
         refs = [a.footprint.remote(i == 0) for i, a in enumerate(self.actors)]
-        found: list[Footprint] = _gather(refs)
+        found: list[Footprint] = answer_of(refs)
         kept = kept_positions(found, found[0].need_bytes)
         if len(kept) == len(found):
             return
@@ -223,7 +162,7 @@ class RayClientPool(ClientPool):
 
     def ask_first(self, method: str, *args: Any) -> Any:
         try:
-            return _gather([self.actors[0].ask.remote(method, *args)])[0]
+            return answer_of(self.actors[0].ask.remote(method, *args))
         except ClusterError as error:
             logger.warning("%s of a client actor: %s", method, error)
             return None
@@ -301,10 +240,10 @@ class RayClientPool(ClientPool):
                 return ray.get(again, timeout=max(0.1, end - time.monotonic()))
             except (ActorUnavailableError, GetTimeoutError) as error:
                 if time.monotonic() > end:
-                    raise _lost(error) from error
+                    raise lost(error) from error
                 time.sleep(0.1)
             except RayError as error:
-                raise _lost(error) from error
+                raise lost(error) from error
 
     def close(self) -> None:
         for actor in self.actors:
@@ -313,99 +252,3 @@ class RayClientPool(ClientPool):
 
 def _lost_together(units: Sequence[Unit], cause: str) -> list[Any]:
     return [ClientFailure(unit, cause, num_lost=len(units)) for unit in units]
-
-
-@ray.remote(concurrency_groups={"beside": 1})  # type: ignore[call-overload]
-class DriverActor(Driver):
-    """A driver whose process starts before there is a pool to drive."""
-
-    def __init__(self) -> None:
-        self.has_answers = threading.Event()  # of a round: its clients have nothing to do
-
-    def begin(self, pool: ClientPool, state: ServerState, rounds: Rounds) -> None:
-        super().__init__(pool, state, rounds)
-
-    def _gather(
-        self, groups: list[tuple[int, ...]], handle: Any, plan: RoundPlan
-    ) -> list[ClientUpdate]:
-        updates = super()._gather(groups, handle, plan)
-        self.has_answers.set()
-        return updates
-
-    def write_state(self, path: Path) -> int:
-        """Write what the server holds, which takes less than to hand it to another process."""
-        self.has_answers.clear()
-        return self.save_state(path)()
-
-    def hurry(self) -> None:
-        self.has_answers.set()
-
-    @ray.method(concurrency_group="beside")
-    def wait_for_answers(self, limit_s: float) -> None:
-        """Return when the clients of the round after `write_state` have answered, or in time."""
-        self.has_answers.wait(limit_s)
-
-
-class RemoteDriver:
-    """A `Driver` in an actor of its own, with the same methods once it has begun."""
-
-    def __init__(self) -> None:
-        """Start the process, which takes seconds, beside those of the clients."""
-        actor_class: Any = DriverActor
-        self.actor: Any = actor_class.options(num_cpus=0).remote()
-
-    def begin(self, pool: ClientPool, state: ServerState, rounds: Rounds) -> "RemoteDriver":
-        """Take what a `Driver` is made with."""
-        _gather([self.actor.begin.remote(pool, state, rounds)])
-        return self
-
-    def run_round(self, kept_rounds: tuple[int, ...] = ()) -> RoundStats:
-        return _gather([self.actor.run_round.remote(kept_rounds)])[0]
-
-    def model_weights(self) -> np.ndarray:
-        return _gather([self.actor.model_weights.remote()])[0]
-
-    def save_state(self, path: Path) -> Callable[[], int]:
-        """Begin to write it; the next round begins afterwards.
-
-        What is returned waits for that, and then, but not long, until that round's clients have
-        answered: while the driver works out the mean of their updates other cores are free.
-        """
-        ref = self.actor.write_state.remote(path)
-
-        def written() -> int:
-            done = _gather([ref])[0]
-            with contextlib.suppress(ClusterError):  # a lost driver's last state is in the file
-                _gather([self.actor.wait_for_answers.remote(ANSWERS_S)])
-            return done
-
-        return written
-
-    def hurry(self) -> None:
-        self.actor.hurry.remote()
-
-    def last_stats(self) -> RoundStats | None:
-        return _gather([self.actor.last_stats.remote()])[0]
-
-    def close(self) -> None:
-        ray.kill(self.actor)
-
-
-def _gather(refs: Sequence[Any]) -> list[Any]:
-    """Return the values of all references; an error comes out as what it was when raised."""
-    try:
-        return ray.get(list(refs))
-    except RayTaskError as error:
-        if isinstance(error.cause, RayError):  # what it was given is lost
-            raise _lost(error.cause) from error
-        raise error.cause from error
-    except RayError as error:  # the actor, or with its node what it had returned
-        raise _lost(error) from error
-
-
-def _lost(error: RayError) -> ClusterError:
-    return ClusterError(
-        "expected every actor to stay alive, got the loss of one "
-        f"({str(error).splitlines()[0]}): look at its log under the Ray session folder; "
-        "spire resume goes on from the last checkpoint"
-    )

@@ -50,7 +50,7 @@ def _dry_run(settings: Any, retry_failed: bool) -> Answer:
     import os
 
     from pipeline.doctor import machine_resources
-    from pipeline.ray_pool import cluster
+    from pipeline.ray_cluster import cluster
     from sweeps.ledger import Ledger
     from sweeps.outcome_text import plan_json, plan_text
     from sweeps.space import probes, trials

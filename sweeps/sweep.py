@@ -13,8 +13,8 @@ from typing import Any
 
 from pipeline.datasets import store_root
 from pipeline.fetch import fetch_if_missing
+from pipeline.ray_cluster import cluster, cluster_nodes
 from pipeline.ray_job import lasting
-from pipeline.ray_pool import cluster, cluster_nodes
 from pipeline.runs import TrackingConfig, tracking_root, tracking_uri
 from pipeline.schema import Config
 from pipeline.setting import partitioned

@@ -20,7 +20,7 @@ from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler
 
-from pipeline.ray_pool import free_resources
+from pipeline.ray_cluster import free_resources
 from spire_core.errors import ConfigError
 from sweeps.plan import TrialPlan
 from sweeps.space import SweepConfig
