@@ -13,7 +13,7 @@ PEERS := build/peers
 PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help run lint check test bench bench-peers compare chaos ui clean
+.PHONY: help run lint check test bench bench-peers chaos ui clean
 
 help:  ## say what each target does
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -39,9 +39,6 @@ check: lint  ## the linters, layering and unit tests
 
 bench: $(STAMP)  ## speed beside a plain PyTorch loop, as in docs/performance.md
 	$(VENV)/bin/python benchmarks/engine.py
-
-compare: $(STAMP)  ## the five methods on the same seeds and budget, as in docs/results.md
-	$(VENV)/bin/python benchmarks/compare_methods.py
 
 $(PEERS)/%/.installed: benchmarks/peers/%.txt
 	$(PYTHON) -m venv $(@D)

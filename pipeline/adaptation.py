@@ -18,7 +18,6 @@ from pipeline.messages import AdaptReport, Drawn, Fitted, Look
 from pipeline.pool import ClientPool, in_groups
 from pipeline.result import Result
 from pipeline.schema import Config
-from spire_core.adapt import AdaptConfig
 from spire_core.adapt_together import can_adapt_together
 from spire_core.kid import kid
 from spire_core.secure_sum import unmask_sum
@@ -42,19 +41,15 @@ def tune(result: Result, pool: ClientPool, weights: np.ndarray) -> None:
     )
 
 
-def adapt(
-    result: Result, pool: ClientPool, weights: np.ndarray, settings: AdaptConfig | None = None
-) -> None:
+def adapt(result: Result, pool: ClientPool, weights: np.ndarray) -> None:
     """Fit every new client, and work out forgetting curves and the cross-client matrix."""
     setting, config = result.setting, result.setting.config
-    method, seed, settings = config.method.record, config.seed, settings or config.adapt
+    method, seed = config.method.record, config.seed
     mean_emb = None
-    if method.has_embedding and settings.init == "mean":
+    if method.has_embedding and config.adapt.init == "mean":
         mean_emb = mean_embedding(pool, setting.known_ids)
     pooled = pooled_features(pool, setting.known_ids, POOLED_IMAGES, seed)
-    result.reports = adapt_clients(
-        pool, setting.new_ids, weights, settings, mean_emb, pooled, config
-    )
+    result.reports = adapt_clients(pool, setting.new_ids, weights, mean_emb, pooled, config)
     before = None
     if result.evaluations:
         drawn = population_features(result.evaluations[-1], method.is_personal)
@@ -84,7 +79,6 @@ def adapt_clients(
     pool: ClientPool,
     client_ids: list[int],
     weights: np.ndarray,
-    settings: AdaptConfig,
     mean_emb: Tensor | None,
     pooled_features: Tensor,
     config: Config,
@@ -93,7 +87,7 @@ def adapt_clients(
 
     `pooled_features` (n, D) are features of the pre-training population's held-out images.
     """
-    handle = pool.share(weights)
+    handle, settings = pool.share(weights), config.adapt
     if not can_adapt_together(config.method.record, config.model):
         return pool.run("adapt", client_ids, handle, settings, mean_emb, pooled_features)
     groups = in_groups(client_ids, settings.group_size)

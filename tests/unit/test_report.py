@@ -50,6 +50,9 @@ def log_experiment(config: TrackingConfig, parent: str, method: str, seed: int) 
         near = 0.5 if method == "fedavg_ft" else 0.1
         finals |= {"final/adapt_nn_train": 5.0 - near * seed, "final/adapt_nn_test": 6.0}
         finals |= {"final/pretrain_kid_mean": 2.0, "best/kid_mean": 1.0, "best/round": 2.0}
+        finals |= {"final/pretrain_heldout_own": 0.125}
+    if method == "spire":
+        finals |= {"final/pretrain_heldout_zero": 0.25, "final/pretrain_heldout_swapped": 0.5}
     with log_run(config, parent, method, seed, finals) as tracker:
         tracker.log_tags({"spire.diagnosis": DIAGNOSES.get((method, seed), "none")})
         for epoch in (0, 1):
@@ -141,6 +144,13 @@ def test_nearness_to_training_images_is_compared_within_each_run(report: Report)
     found = {(r["method"], r["score"]): r for r in rows(report, "differences")}
     gap = found["fedavg_ft", "new clients: NN train - test"]
     assert (float(gap["minus SPIRE"]), gap["verdict"]) == (pytest.approx(-0.4), "cannot tell")
+
+
+def test_what_an_embedding_is_used_for_stands_beside_the_held_out_loss(report: Report) -> None:
+    found = {r["method"]: r for r in rows(report, "pretraining")}
+    losses = ("held-out", "held-out, zero", "held-out, swapped")
+    assert [found["spire"][name] for name in losses] == ["0.125", "0.25", "0.5"]
+    assert [found["fedavg_ft"][name] for name in losses] == ["0.125", "", ""]
 
 
 def test_fine_tuned_pretraining_clients_are_held_against_spires_own(store: TrackingConfig) -> None:
@@ -258,7 +268,7 @@ def test_markdown_links_to_figures_that_exist_and_shows_names_as_they_are(report
     assert all((report.folder / link).is_file() for link in links)
     assert text.startswith("# a &lt;b&gt;bold&lt;/b&gt; \\| sweep\n")
     table = [line for line in text.splitlines() if line.startswith("| spire | 3 |")]
-    assert [line.count("|") for line in table] == [6, 9, 7]
+    assert [line.count("|") for line in table] == [9, 9, 7]
 
 
 def test_everything_is_attached_to_the_sweep(
