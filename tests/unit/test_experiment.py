@@ -13,12 +13,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from pipeline.adaptation import mean_embedding
 from pipeline.config import load_config
 from pipeline.datasets import load_stored
 from pipeline.driver import RoundStats
 from pipeline.experiment import run_experiment
 from pipeline.messages import WorkerSetup
 from pipeline.outbox import read_points
+from pipeline.pool import LocalClientPool
 from pipeline.progress import Watcher
 from pipeline.result import Result
 from pipeline.saved_run import SavedRun, client_path
@@ -29,6 +31,7 @@ from pipeline.worker import ClientWorker
 from spire_core.adapt import AdaptConfig, AdaptPoint, adapt_client
 from spire_core.client import personalise
 from spire_core.errors import ConfigError, DataError, SpireError
+from spire_core.training import to_float
 
 
 def stopped_early(mnist_root: Path, root: Path, eval_every: int, *overrides: str) -> Result:
@@ -347,3 +350,59 @@ def test_what_a_new_client_ends_with_is_what_its_own_parts_draw(
     heldout = worker._heldout_each(client_id, emb)
     assert report.scores_after == worker._scores(report.after, heldout, pooled)
     assert torch.equal(report.heldout[report.kept_epoch], heldout)
+
+
+def test_what_a_client_draws_is_held_against_its_own_images(
+    mnist_root: Path, tmp_path: Path
+) -> None:
+    config = two_rounds_config(mnist_root, tmp_path)
+    setting = prepare(config)
+    parts = (setting.mixtures, setting.partition, setting.extractor, tmp_path / "run")
+    worker = ClientWorker(WorkerSetup(config, *parts), setting.images)
+    client_id = setting.new_ids[0]
+    train, test = worker.train_images(client_id), worker.test_images(client_id)
+    count = min(len(train), len(test))
+    copied, unseen = worker._distances(client_id, to_float(train[:count]))
+    assert copied == pytest.approx(0.0, abs=1e-5)
+    assert unseen > 1.0
+    assert worker._distances(client_id, to_float(test[:count]))[1] == pytest.approx(0.0, abs=1e-5)
+
+
+def test_held_out_losses_are_with_ones_own_no_and_another_clients_embedding(
+    mnist_root: Path, tmp_path: Path
+) -> None:
+    config = two_rounds_config(mnist_root, tmp_path)
+    setting = prepare(config)
+    parts = (setting.mixtures, setting.partition, setting.extractor, tmp_path / "run")
+    worker = ClientWorker(WorkerSetup(config, *parts), setting.images)
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(setting.model.layout.size, generator=generator) * 0.05
+    losses = worker.losses(0, weights.numpy(), 1)
+    own, other = (worker.private_state(i)["client_emb"] for i in (0, 1))
+    worker.model.load(weights)
+    expected = [worker._heldout(0, emb) for emb in (own, torch.zeros_like(own), other)]
+    assert [losses.own, losses.zero, losses.swapped] == expected
+    assert len(set(expected)) == 3
+
+
+def test_a_new_embedding_starts_at_zero_at_the_mean_or_at_random(
+    mnist_root: Path, tmp_path: Path
+) -> None:
+    config = two_rounds_config(mnist_root, tmp_path)
+    setting = prepare(config)
+    parts = (setting.mixtures, setting.partition, setting.extractor, tmp_path / "run")
+    worker = ClientWorker(WorkerSetup(config, *parts), setting.images)
+    new = setting.new_ids[0]
+    states = torch.stack([worker.private_state(i)["client_emb"] for i in setting.known_ids])
+    mean = mean_embedding(LocalClientPool(worker), setting.known_ids)
+    torch.testing.assert_close(mean, states.mean(0), rtol=0, atol=1e-6)
+    starts = {
+        init: worker.start_state(new, init, mean)["client_emb"]
+        for init in ("zero", "mean", "random")
+    }
+    assert not starts["zero"].any()
+    assert torch.equal(starts["mean"], mean)
+    assert 0.3 < starts["random"].std() / config.client.emb_init_std < 2.0
+    assert not torch.equal(
+        starts["random"], worker.start_state(new + 1, "random", None)["client_emb"]
+    )

@@ -1,0 +1,142 @@
+"""What an experiment comes to, by hand: forgetting curves, scores of rounds and of new clients."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.config import load_config
+from pipeline.evaluation import Evaluation, RealData
+from pipeline.forgetting import ForgettingCurve, forgetting_curve, mean_over_clients
+from pipeline.messages import AdaptReport, Drawn, Losses
+from pipeline.result import Result
+from pipeline.setting import prepare
+from pipeline.summary import summary_metrics
+from spire_core.adapt import AdaptPoint
+from spire_core.kid import KidScore
+from spire_core.methods import METHODS
+
+OWN, POPULATION = (3.0, 1.0, 2.0, 0.5), (5.0, 6.0, 8.0, 4.0)
+
+
+def score(mean: float) -> KidScore:
+    return KidScore(mean, 0.0, 6, 2, 8, 8)
+
+
+def drawn(client_id: int) -> Drawn:
+    return Drawn(client_id, torch.zeros(8, 2), None, np.zeros((1, 1, 16, 16), np.float32))
+
+
+def report(client_id: int, own: tuple[float, ...] = OWN, seen_every: int = 1) -> AdaptReport:
+    curve = tuple(
+        AdaptPoint(
+            epoch,
+            1.0 if epoch else None,
+            None,
+            {"own_kid": o, "population_kid": p, "heldout_loss": 0.25, "own_kid_std": 0.0}
+            if epoch % seen_every == 0
+            else None,
+        )
+        for epoch, (o, p) in enumerate(zip(own, POPULATION, strict=True))
+    )
+    scores = {"own_kid": own[-1], "own_kid_std": 0.0, "heldout_loss": 0.125}
+    before, after = drawn(client_id), drawn(client_id)
+    return AdaptReport(client_id, curve, 3, before, after, scores, {}, 4.0, 5.0, 64, 1.5)
+
+
+def test_a_client_forgets_itself_where_its_kid_is_above_its_lowest() -> None:
+    curve = forgetting_curve(report(7), METHODS["fedavg_ft"], None)
+    assert curve == ForgettingCurve(7, (0, 1, 2, 3), (0.0, 0.0, 1.0, 0.0), None, None)
+
+
+def test_existing_clients_lose_what_the_adapted_backbone_draws_worse() -> None:
+    """Against the adapted model before its first step; none where the backbone stays."""
+    whole = forgetting_curve(report(7), METHODS["fedavg_ft"], 4.5)
+    assert whole.lost == (0.0, 1.0, 3.0, -1.0)
+    assert whole.replaced == (0.5, 1.5, 3.5, -0.5)
+    for name in ("spire", "shared_rep"):
+        kept = forgetting_curve(report(7), METHODS[name], 4.5)
+        assert (kept.lost, kept.replaced) == ((0.0,) * 4, whole.replaced)
+
+
+def test_only_epochs_that_were_looked_at_are_in_a_curve() -> None:
+    curve = forgetting_curve(report(7, seen_every=2), METHODS["fedavg_ft"], 4.5)
+    assert (curve.epochs, curve.own, curve.lost) == ((0, 2), (0.0, 0.0), (0.0, 3.0))
+
+
+def test_a_mean_of_curves_is_over_epochs_that_all_clients_reached() -> None:
+    curves = [
+        ForgettingCurve(1, (0, 1, 3), (0.0, 2.0, 9.0), None, None),
+        ForgettingCurve(2, (0, 1, 2), (0.0, 4.0, 9.0), None, None),
+    ]
+    assert mean_over_clients(curves, "own") == [(0, 0.0), (1, 3.0)]
+    assert mean_over_clients(curves, "lost") == []
+    assert mean_over_clients([], "own") == []
+
+
+def evaluation(round_idx: int, kids: tuple[float, float]) -> Evaluation:
+    losses = (Losses(0, 0.1, 0.2, 0.4), Losses(1, 0.3, 0.4, 0.8))
+    return Evaluation(round_idx, (0, 1), (score(kids[0]), score(kids[1])), (0.25, 0.75), losses, ())
+
+
+def test_an_evaluations_numbers_are_over_its_clients() -> None:
+    found = evaluation(3, (1.0, 4.0)).metrics()
+    assert found == pytest.approx(
+        {
+            "pretrain/kid/mean": 2.5,
+            "pretrain/kid/worst": 4.0,
+            "pretrain/kid/std": 1.5,
+            "pretrain/tv/mean": 0.5,
+            "pretrain/heldout/own": 0.2,
+            "pretrain/heldout/zero": 0.3,
+            "pretrain/heldout/swapped": 0.6,
+        }
+    )
+
+
+def test_the_end_is_the_last_round_and_the_best_the_lowest(
+    mnist_root: Path, tmp_path: Path
+) -> None:
+    setting = prepare(load_config("smoke", [f"data.root={mnist_root}"]))
+    new = setting.new_ids[0]
+    ids = (0, 1, new, new + 1)
+    mixture = np.eye(10)[3]  # one class alone, of which any draw is an exact image
+    real = RealData(
+        {i: torch.zeros(8, 2) for i in ids},
+        dict.fromkeys(ids, mixture),
+        {i: score(0.01 * i) for i in (*setting.eval_ids, *ids)},
+    )
+    reports = [report(new), report(new + 1, (4.0, 3.0, 2.0, 1.0))]
+    result = Result("id", tmp_path, setting, real, reports=reports)
+    result.evaluations = [
+        evaluation(n, kids) for n, kids in ((1, (3, 3)), (2, (1, 2)), (3, (2, 2)))
+    ]
+    result.curves = [forgetting_curve(r, METHODS["fedavg_ft"], 4.5) for r in reports]
+    found = summary_metrics(result)
+    expected = {
+        "best/kid_mean": 1.5,
+        "best/round": 2.0,
+        "final/pretrain_kid_mean": 2.0,
+        "final/pretrain_heldout_zero": 0.3,
+        "final/pretrain_kid_floor": np.mean([0.01 * i for i in setting.eval_ids]),
+        "final/adapt_kid_before": 3.5,
+        "final/adapt_kid_after": 0.75,
+        "final/adapt_kid_ratio": 0.75 / 3.5,
+        "final/adapt_kid_worst": 1.0,
+        "final/adapt_heldout_before": 0.25,
+        "final/adapt_heldout_after": 0.125,
+        "final/adapt_nn_train": 4.0,
+        "final/adapt_nn_test": 5.0,
+        "final/adapt_tv_floor": 0.0,
+        "final/adapt_forgetting_own": 0.0,
+        "final/adapt_forgetting_global": -1.0,
+        "final/adapt_forgetting_replaced": -0.5,
+        "final/adapt_duration_s": 1.5,
+    }
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+
+    even = np.full(10, 0.1)  # eight images of ten classes cannot show a tenth of each
+    result.real = replace(real, mixtures=dict.fromkeys(ids, even))
+    assert 0.2 < summary_metrics(result)["final/adapt_tv_floor"] < 0.6
