@@ -30,7 +30,9 @@ class Work:
 
 
 def norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(min(32, channels & -channels), channels)
+    """Normalise in groups of 3 channels at least, 32 groups at most."""
+    groups = [2**i for i in range(6) if channels % 2**i == 0 and channels >= 3 * 2**i]
+    return nn.GroupNorm(groups[-1], channels)
 
 
 class ResBlock(nn.Module):

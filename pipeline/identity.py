@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from spire_core.adapt_together import can_adapt_together
 from spire_core.grouped import choose_engine
 from spire_core.methods import Method
+from spire_core.unet import num_norm_groups
 
 if TYPE_CHECKING:
     from pipeline.schema import Config
@@ -125,6 +126,8 @@ def _determining(config: "Config") -> dict[str, Any]:
         for group, values in canonical(config).as_dict().items()
         if determines(f"{group}.")
     }
+    if 64 % config.model.width == 0:  # networks of these widths were once normalised otherwise
+        told["model"]["num_norm_groups"] = num_norm_groups(config.model.width)
     if config.data.name != "folder":  # of a user's own images the folder is all that is known
         told["data"].pop("path")
     if told["client"]["compression"] == LATER["client.compression"]:

@@ -14,7 +14,7 @@ from spire_core.errors import ConfigError
 from spire_core.evaluate import EvalConfig
 from spire_core.methods import MethodConfig
 from spire_core.partition import PartitionConfig
-from spire_core.schedule import DiffusionConfig
+from spire_core.schedule import DiffusionConfig, make_schedule
 from spire_core.server import ServerConfig
 from spire_core.training import ClientConfig
 from spire_core.unet import ModelConfig
@@ -115,6 +115,13 @@ class Config:
 
     def __post_init__(self) -> None:
         check_ranges(self, EXPERIMENT)
+        make_schedule(self.diffusion.schedule, self.diffusion.num_timesteps)  # or ConfigError
+        alternates = self.method.record.has_local_layers and self.method.phases == "alternate"
+        if alternates and self.federation.tau == 1:
+            raise ConfigError(
+                "expected federation.tau of at least 2 with method.phases=alternate, got 1: the "
+                "local layers take the first half of a client's steps, and the shared ones need one"
+            )
         if self.server.aggregation != "mean" and self.federation.cohort_size < 3:
             raise ConfigError(
                 "expected federation.cohort_size of at least 3 with server.aggregation="

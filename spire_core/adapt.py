@@ -27,11 +27,11 @@ class AdaptConfig:
     `lr` None takes the method's own rate. `num_images` limits the training images of a new client.
     `init` is where its embedding starts: "zero", the "mean" of the pre-training embeddings, or
     "random" (from the distribution they started from). With `early_stopping`, `val_fraction` of its
-    images are set aside, and the epoch with the lowest denoising loss on them is kept once
-    `patience` epochs brought nothing better. `eval_every`: epochs between two points of the
-    forgetting curves. `group_size`: new clients that are fitted in one batch, where each trains an
-    embedding alone (`adapt_together`); they are taken in the order of their ids. As float sums
-    differ in their last bits from one size to another, it belongs to what determines a result.
+    images are set aside, and the epoch with the lowest denoising loss on them, 0 being the start,
+    is kept once `patience` epochs brought nothing better. `eval_every`: epochs between two points
+    of the forgetting curves. `group_size`: new clients that are fitted in one batch, where each
+    trains an embedding alone (`adapt_together`); they are taken in the order of their ids. As float
+    sums differ in their last bits from one size to another, it belongs to what determines a result.
 
     `tune_epochs`: passes of a pre-training client over all its own images, with which FedAvg +
     fine-tuning is scored once more at the end of pre-training; nothing of them is kept.
@@ -157,20 +157,23 @@ class Course:
         """Observe the client before adaptation; `val` are images (N, C, H, W) set aside, if any."""
         self.model, self.client_emb, self.val = model, client_emb, val
         self.config, self.recipe, self.seed, self.client_id = config, recipe, seed, client_id
-        self.observe, self.best_loss = observe, float("inf")
+        self.observe, self.best_loss = observe, self._val_loss()
         self.best, self.best_epoch = _own_parts(model, client_emb), 0
-        self.curve = [AdaptPoint(0, None, None, observe(0, model, client_emb))]
+        self.curve = [AdaptPoint(0, None, self.best_loss, observe(0, model, client_emb))]
+
+    def _val_loss(self) -> float | None:
+        """Return the loss on the images set aside, at a noise that no other score sees."""
+        if self.val is None:
+            return None
+        more = (self.recipe, self.seed, self.client_id, "validation_noise")
+        return heldout_loss(self.model, self.client_emb, self.val, *more)
 
     def epoch_done(self, epoch: int, train_loss: float) -> bool:
         """Take note of an epoch; return whether it was the last."""
-        val_loss = None
-        if self.val is not None:
-            val_loss = heldout_loss(
-                self.model, self.client_emb, self.val, self.recipe, self.seed, self.client_id
-            )
-        if val_loss is None or val_loss < self.best_loss:
+        val_loss = self._val_loss()
+        if val_loss is None or self.best_loss is None or val_loss < self.best_loss:
             self.best, self.best_epoch = _own_parts(self.model, self.client_emb), epoch
-            self.best_loss = self.best_loss if val_loss is None else val_loss
+            self.best_loss = val_loss
         config = self.config
         stops = epoch == config.epochs or epoch - self.best_epoch >= config.patience
         looks = stops or epoch % config.eval_every == 0

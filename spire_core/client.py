@@ -208,6 +208,7 @@ class ClientRun:
     num_steps: int
     order: Iterator[Tensor]
     noise: torch.Generator
+    server_steps: np.ndarray | None  # of the averaged moments, by part
     total_loss: float = 0.0
 
 
@@ -238,7 +239,8 @@ def start_client(
         torch_generator(seed, "batch", client_id, plan.round_idx),
     )
     noise = torch_generator(seed, "noise", client_id, plan.round_idx)
-    return ClientRun(client_id, model, client_emb, moments, images, num_steps, order, noise)
+    streams = (num_steps, order, noise)
+    return ClientRun(client_id, model, client_emb, moments, images, *streams, broadcast.steps)
 
 
 def finish_client(
@@ -254,10 +256,14 @@ def _update(run: ClientRun, config: ClientConfig, plan: RoundPlan) -> ClientUpda
     arrays: dict[str, Any] = {}
     if config.opt_state == "average":
         full = [moments.get(p) or Moments.fresh(model.leaves[p].detach()) for p in NETWORK_PARTS]
+        steps = np.array([float(m.step) for m in full], dtype=np.float32)
+        if not plan.shares_local:  # how far a private part has come stays private
+            at = NETWORK_PARTS.index(LOCAL)
+            steps[at] = 0.0 if run.server_steps is None else run.server_steps[at]
         arrays = {
             "exp_avg": torch.cat([m.exp_avg for m in full])[shared].cpu().numpy(),
             "exp_avg_sq": torch.cat([m.exp_avg_sq for m in full])[shared].cpu().numpy(),
-            "steps": np.array([float(m.step) for m in full], dtype=np.float32),
+            "steps": steps,
         }
     weights = model.weights[shared].cpu().numpy().copy()
     loss = run.total_loss / max(1, run.num_steps)

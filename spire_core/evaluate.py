@@ -146,9 +146,10 @@ def heldout_loss(
     recipe: Recipe,
     seed: int,
     client_id: int,
+    purpose: str = "heldout",
 ) -> float:
     """Return the mean of `heldout_losses`."""
-    return float(heldout_losses(model, client_emb, images, recipe, seed, client_id).mean())
+    return float(heldout_losses(model, client_emb, images, recipe, seed, client_id, purpose).mean())
 
 
 @torch.inference_mode()
@@ -159,12 +160,13 @@ def heldout_losses(
     recipe: Recipe,
     seed: int,
     client_id: int,
+    purpose: str = "heldout",
 ) -> Tensor:
     """Return the denoising loss (N,) float64 on each of uint8 images (N, C, H, W).
 
-    It is taken at fixed noise; timesteps are spread evenly.
+    It is taken at fixed noise, that of `purpose`; timesteps are spread evenly.
     """
-    generator = torch_generator(seed, "heldout", client_id)
+    generator = torch_generator(seed, purpose, client_id)
     diffusion, device = recipe.diffusion, model.weights.device
     t = sample_timesteps(len(images), diffusion.num_timesteps, 1.0, generator)
     eps = torch.randn(images.shape, generator=generator)

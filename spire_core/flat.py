@@ -4,8 +4,9 @@ One vector is what travels (one message), what is averaged (one sum) and what is
 fused Adam step per part). P: number of the network's parameters.
 """
 
+import contextlib
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -82,10 +83,15 @@ class FlatModel(FlatWeights):
             self.net.get_parameter(name).grad = view
         super().__init__(weights, grads, layout, method)
 
-    def train(self, mode: bool) -> None:
-        """Turn dropout on or off: the one thing in this network that training switches."""
-        if self.net.config.dropout > 0:
-            self.net.train(mode)
+    @contextlib.contextmanager
+    def training(self) -> Iterator[None]:
+        """Turn dropout on, the one thing that training switches in this network, and off again."""
+        has_dropout = self.net.config.dropout > 0
+        try:
+            self.net.train(has_dropout)
+            yield
+        finally:
+            self.net.train(False)
 
     def named_tensors(self, weights: Tensor) -> dict[str, Tensor]:
         """Return a flat vector (P,) as the network's named tensors (views), for files."""

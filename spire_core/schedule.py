@@ -118,7 +118,13 @@ def make_schedule(schedule: str, num_timesteps: int) -> NoiseSchedule:
     The product is taken in float32, which gives the values that diffusers' schedulers hold.
     """
     _check_choice("schedule", schedule, SCHEDULES)
-    return NoiseSchedule(torch.cumprod(1.0 - _BETAS[schedule](num_timesteps), dim=0))
+    alpha_bar = torch.cumprod(1.0 - _BETAS[schedule](num_timesteps), dim=0)
+    if alpha_bar[-1] <= torch.finfo(alpha_bar.dtype).tiny:
+        raise ConfigError(
+            f"expected a schedule that leaves something of the image at its last timestep, got "
+            f"{schedule} with diffusion.num_timesteps={num_timesteps}: choose fewer, or cosine"
+        )
+    return NoiseSchedule(alpha_bar)
 
 
 def q_sample(schedule: NoiseSchedule, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:

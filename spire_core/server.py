@@ -155,7 +155,9 @@ def _server_step(
         return (state.weights + config.lr * velocity).astype(np.float32), velocity, None
     velocity = config.momentum * previous + (1 - config.momentum) * delta
     velocity[shared_size:] = 0.0
-    second = np.zeros_like(delta) if state.second is None else state.second
+    second = state.second
+    if second is None:  # at least adaptivity^2, as in algorithm 2 of Reddi et al.
+        second = np.full_like(delta, config.adaptivity**2)
     second = config.beta2 * second + (1 - config.beta2) * delta**2
     step = config.lr * velocity / (np.sqrt(second) + config.adaptivity)
     return (state.weights + step).astype(np.float32), velocity, second

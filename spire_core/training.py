@@ -287,14 +287,13 @@ def fit(
     """
     leaves = trained_leaves(model, client_emb, rates)
     train_only(model.net, model.layout, leaves)
-    model.train(True)
     optimizer = Adam(leaves, rates, moments, recipe.betas)
     total, count = torch.zeros((), device=model.weights.device), 0
-    for index in index_batches:
-        optimizer.zero_grad()
-        x0 = to_float(images[index].to(model.weights.device))
-        total += training_step(model, client_emb, x0, recipe, generator)
-        optimizer.step()
-        count += 1
-    model.train(False)
+    with model.training():
+        for index in index_batches:
+            optimizer.zero_grad()
+            x0 = to_float(images[index].to(model.weights.device))
+            total += training_step(model, client_emb, x0, recipe, generator)
+            optimizer.step()
+            count += 1
     return float(total) / max(1, count), optimizer.moments

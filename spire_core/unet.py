@@ -78,8 +78,16 @@ class ModelConfig:
             )
 
 
-def _groups(channels: int) -> int:
-    return math.gcd(32, channels)
+def num_norm_groups(channels: int) -> int:
+    """Return into how many groups channels are normalised: 32 or a half, a quarter ... of that.
+
+    A group is of 3 channels at least, or of all: one alone would lose its mean and its scale, and
+    with them the brightness and the contrast of an image.
+    """
+    groups = math.gcd(32, channels)
+    while groups > 1 and channels < 3 * groups:
+        groups //= 2
+    return groups
 
 
 def _zeroed(layer: nn.Conv2d) -> nn.Conv2d:
@@ -147,10 +155,10 @@ class ResBlock(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, cond_dim: int, dropout: float) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(_groups(c_in), c_in)
+        self.norm1 = nn.GroupNorm(num_norm_groups(c_in), c_in)
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
         self.cond = nn.Linear(cond_dim, 2 * c_out)
-        self.norm2 = ModulatedGroupNorm(_groups(c_out), c_out)
+        self.norm2 = ModulatedGroupNorm(num_norm_groups(c_out), c_out)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = _zeroed(nn.Conv2d(c_out, c_out, 3, padding=1))
         self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
@@ -167,7 +175,7 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(_groups(channels), channels)
+        self.norm = nn.GroupNorm(num_norm_groups(channels), channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = _zeroed(nn.Conv2d(channels, channels, 1))
 
@@ -221,7 +229,7 @@ class UNet(nn.Module):
             ]
         )
         self._build_up(widths, channels)
-        self.norm_out = nn.GroupNorm(_groups(widths[0]), widths[0])
+        self.norm_out = nn.GroupNorm(num_norm_groups(widths[0]), widths[0])
         self.conv_out = _zeroed(nn.Conv2d(widths[0], folded, 3, padding=1))
 
     @functools.cached_property

@@ -79,11 +79,24 @@ def test_observed_before_every_so_often_and_last() -> None:
 
 
 def test_early_stopping_keeps_the_best_epoch() -> None:
-    """A rate far too high makes things worse at once: an early epoch is kept, the rest not run."""
-    _, result, seen = adapt("fedavg_ft", epochs=30, lr=0.3, early_stopping=True, patience=3)
+    _, result, seen = adapt("fedavg_ft", epochs=30, lr=0.01, early_stopping=True, patience=3)
     losses = {p.epoch: p.val_loss for p in result.curve if p.val_loss is not None}
-    assert result.kept_epoch == min(losses, key=lambda e: losses[e])
+    assert result.kept_epoch == min(losses, key=lambda e: losses[e]) > 0
     assert seen[-1] == result.kept_epoch + 3 < 30
+
+
+@pytest.mark.parametrize("method", ["spire", "fedavg_ft"])
+def test_early_stopping_keeps_the_start_where_every_epoch_is_worse(method: str) -> None:
+    _, result, _ = adapt(method, epochs=30, lr=100.0, early_stopping=True, patience=2)
+    losses = [p.val_loss for p in result.curve if p.val_loss is not None]
+    assert len(losses) == 3
+    assert losses[0] == min(losses)
+    assert result.kept_epoch == 0
+    weights = trained_weights(method)
+    parts = FlatModel(MODEL, MethodConfig(name=method), 1).layout.parts
+    for part, value in result.state.items():
+        start = torch.zeros(MODEL.d_emb) if part == "client_emb" else weights[parts[part]]
+        assert torch.equal(value, start)
 
 
 def test_validation_split_is_disjoint_and_needs_two_images() -> None:

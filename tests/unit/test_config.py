@@ -141,3 +141,24 @@ def test_an_unknown_preset_names_the_nearest() -> None:
 def test_a_value_of_another_shape_is_refused_by_name(override: str, key: str) -> None:
     with pytest.raises(ConfigError, match=key.replace(".", r"\.")):
         load_config("smoke", [override])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (
+            ["diffusion.schedule=linear", "diffusion.num_timesteps=20000"],
+            "leaves something of the image .* got linear with diffusion.num_timesteps=20000",
+        ),
+        (
+            ["method=shared_rep", "method.phases=alternate", "federation.tau=1"],
+            "federation.tau of at least 2 with method.phases=alternate, got 1",
+        ),
+    ],
+)
+def test_settings_that_could_not_train_or_draw_are_refused(
+    overrides: list[str], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        load_config("smoke", overrides)
+    load_config("smoke", overrides[:-1])  # each is fine without the last

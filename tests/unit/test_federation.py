@@ -14,7 +14,7 @@ from spire_core.client import (
 from spire_core.errors import AggregationError
 from spire_core.flat import FlatModel, initial_weights
 from spire_core.means import weighted_mean
-from spire_core.methods import BODY, EMB_PROJ, LOCAL, MethodConfig
+from spire_core.methods import BODY, EMB_PROJ, LOCAL, NETWORK_PARTS, MethodConfig
 from spire_core.rng import torch_generator
 from spire_core.schedule import DiffusionConfig, denoising_loss, make_schedule, sample_timesteps
 from spire_core.server import ServerConfig, ServerState, aggregate
@@ -155,11 +155,11 @@ def test_server_momentum_by_hand() -> None:
 
 
 def test_server_adam_by_hand() -> None:
-    """One step of FedAdam: 0.1 delta / (sqrt(0.01 delta^2) + adaptivity) with delta = 2."""
-    config = ServerConfig(optimizer="fedadam", lr=0.5, momentum=0.9, beta2=0.99, adaptivity=1e-3)
+    """One step: 0.1 delta / (sqrt(0.99 adaptivity^2 + 0.01 delta^2) + adaptivity), delta = 2."""
+    config = ServerConfig(optimizer="fedadam", lr=0.5, momentum=0.9, beta2=0.99, adaptivity=0.1)
     state = ServerState.initial(np.zeros(1, dtype=np.float32))
     after = aggregate(state, [update(0, 7, [2.0])], config)
-    assert after.weights == pytest.approx(0.5 * 0.2 / (0.2 + 1e-3), rel=1e-6)
+    assert after.weights == pytest.approx(0.5 * 0.2 / (np.sqrt(0.99 * 0.01 + 0.04) + 0.1), rel=1e-6)
 
 
 def test_ema_by_hand() -> None:
@@ -204,6 +204,18 @@ def test_local_layers_stay_with_their_clients() -> None:
         model, state.broadcast, private[0], client_images(0), config, recipe(config), plan, SEED, 0
     )
     assert sent.weights.size == model.layout.num_without_local
+
+
+def test_how_far_private_layers_have_come_stays_private() -> None:
+    """Beside the last moments that were averaged the server keeps the step count of these."""
+    config, part = ClientConfig(batch_size=8), NETWORK_PARTS.index(LOCAL)
+    _, halfway, _ = run_rounds("shared_rep", config, [0, 1], 2, share_until=0.99)
+    _, state, private = run_rounds("shared_rep", config, [0, 1], 4, share_until=0.5)
+    assert halfway.steps is not None
+    assert state.steps is not None
+    assert state.steps[part] == halfway.steps[part]
+    assert (np.delete(state.steps, part) > np.delete(halfway.steps, part)).any()
+    assert private[0][f"{LOCAL}.step"] > halfway.steps[part]
 
 
 def test_layers_that_are_local_from_the_first_round_on_start_without_moments() -> None:

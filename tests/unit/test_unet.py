@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from spire_core.errors import ConfigError
@@ -9,7 +10,7 @@ from spire_core.evaluate import client_denoiser
 from spire_core.flat import FlatModel, initial_weights, tensors_hash
 from spire_core.methods import MethodConfig
 from spire_core.rng import torch_generator
-from spire_core.unet import DoublingConv2d, ModelConfig, ModulatedGroupNorm, UNet
+from spire_core.unet import DoublingConv2d, ModelConfig, ModulatedGroupNorm, UNet, num_norm_groups
 
 MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(1,), cond_dim=16)
 
@@ -139,8 +140,11 @@ def test_dropout_is_off_unless_a_network_trains() -> None:
     x, t = torch.randn(2, 1, 8, 8), torch.tensor([1, 500])
     with torch.no_grad():
         torch.testing.assert_close(model.net(x, t), model.net(x, t), rtol=0, atol=0)
-        model.train(True)
-        assert not torch.equal(model.net(x, t), model.net(x, t))
+        with model.training():
+            assert not torch.equal(model.net(x, t), model.net(x, t))
+        with pytest.raises(IndexError), model.training():
+            _ = [][0]
+        assert torch.equal(model.net(x, t), model.net(x, t))
 
 
 def test_a_doubling_convolution_sees_every_pixel_four_times() -> None:
@@ -168,3 +172,19 @@ def test_a_modulated_norm_scales_and_shifts_each_image() -> None:
     torch.testing.assert_close(layer(x, scale, shift), expected)
     found = torch.autograd.grad((layer(x, scale, shift) * down).sum(), inputs)
     torch.testing.assert_close(found, torch.autograd.grad((expected * down).sum(), inputs))
+
+
+def test_channels_are_normalised_in_groups_that_keep_what_an_image_is_like() -> None:
+    """Alone, a channel would lose the brightness of the image;"""
+    sizes = {8: 2, 16: 4, 24: 8, 32: 8, 40: 8, 48: 16, 64: 16, 72: 8, 96: 32, 128: 32, 1024: 32}
+    assert {channels: num_norm_groups(channels) for channels in sizes} == sizes
+    net = UNet(ModelConfig(width=8, multipliers=(1, 1), attention=()), 1, has_embedding=False)
+    norms = [layer for layer in net.modules() if isinstance(layer, nn.GroupNorm)]
+    assert min(layer.num_channels / layer.num_groups for layer in norms) == 4
+    with torch.no_grad():
+        x, t = torch.randn(2, 1, 8, 8), torch.tensor([1, 500])
+        seen = []
+        net.conv_out.register_forward_pre_hook(lambda _, args: seen.append(args[0].mean((-1, -2))))
+        net(x, t)
+        net(x + 2.0, t)
+    assert (seen[0] - seen[1]).abs().max() > 0.02
