@@ -4,7 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from sweeps.ledger import Ledger
+print("ready", flush=True)
 with Ledger(Path(sys.argv[1])).held("abc"):
     print("held", flush=True)
     time.sleep(float(sys.argv[2]))
@@ -97,13 +97,16 @@ def test_a_trial_belongs_to_one_process_until_that_ends(ledger: Ledger) -> None:
     second = None
     try:
         assert first.stdout is not None
-        assert first.stdout.readline() == "held\n"
+        assert [first.stdout.readline() for _ in range(2)] == ["ready\n", "held\n"]
         second = subprocess.Popen([*command, "0"], stdout=pipe, text=True)
-        time.sleep(1.0)
-        assert second.poll() is None  # waits
+        assert second.stdout is not None
+        assert second.stdout.readline() == "ready\n"
+        with pytest.raises(subprocess.TimeoutExpired) as waits:
+            second.communicate(timeout=0.5)
+        assert waits.value.output is None
         with ledger.held("another"):
             first.send_signal(signal.SIGKILL)
-        out, _ = second.communicate(timeout=10)
+        out, _ = second.communicate(timeout=60)
         assert (out, second.returncode) == ("held\n", 0)
     finally:
         for process in filter(None, (first, second)):

@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from pathlib import Path
 from sweeps.share import SharedPretraining
 folder, name, hold_s = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
 shared = SharedPretraining(folder, "abc")
+print("ready", flush=True)
 source = shared.acquire()
 if source is None:
     print("mine", flush=True)
@@ -33,7 +33,7 @@ def start(folder: Path, name: str, hold_s: float) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def first_line(process: subprocess.Popen[str]) -> str:
+def next_line(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     return process.stdout.readline().strip()
 
@@ -41,7 +41,8 @@ def first_line(process: subprocess.Popen[str]) -> str:
 def test_of_processes_that_begin_at_once_one_does_the_work(tmp_path: Path) -> None:
     names = ("a", "b", "c")
     processes = {name: start(tmp_path, name, 1.0) for name in names}
-    said = {name: process.communicate(timeout=30)[0].strip() for name, process in processes.items()}
+    outputs = {name: process.communicate(timeout=60)[0] for name, process in processes.items()}
+    said = {name: output.removeprefix("ready\n").strip() for name, output in outputs.items()}
     [worker] = [name for name, text in said.items() if text == "mine"]
     assert [text for text in said.values() if text != "mine"] == [worker, worker]
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == [worker]
@@ -51,12 +52,14 @@ def test_one_that_is_killed_blocks_nobody(tmp_path: Path) -> None:
     first = start(tmp_path, "first", 60.0)
     second = None
     try:
-        assert first_line(first) == "mine"
+        assert [next_line(first) for _ in range(2)] == ["ready", "mine"]
         second = start(tmp_path, "second", 0.0)
-        time.sleep(1.0)
-        assert second.poll() is None
+        assert next_line(second) == "ready"
+        with pytest.raises(subprocess.TimeoutExpired) as waits:
+            second.communicate(timeout=0.5)
+        assert waits.value.output is None
         first.send_signal(signal.SIGKILL)
-        assert second.communicate(timeout=10)[0] == "mine\n"
+        assert second.communicate(timeout=60)[0] == "mine\n"
         assert (tmp_path / "second").is_dir()
     finally:
         for process in filter(None, (first, second)):
@@ -70,6 +73,8 @@ def test_what_is_released_is_done_by_the_next(tmp_path: Path) -> None:
     found: list[Path | None] = []
     waiting = threading.Thread(target=lambda: found.append(next_one.acquire()), daemon=True)
     waiting.start()
+    waiting.join(timeout=0.2)
+    assert waiting.is_alive()
     failing.release()
     waiting.join(timeout=10)
     assert found == [None]
