@@ -21,9 +21,10 @@ import pytest
 import ray
 import torch
 
+from pipeline.checkpoint import kept_rounds
 from pipeline.config import load_config
 from pipeline.driver import Driver, Rounds, RoundStats
-from pipeline.experiment import run_experiment
+from pipeline.experiment import resume_experiment, run_experiment
 from pipeline.messages import WorkerSetup
 from pipeline.open_pool import open_pool
 from pipeline.pool import ClientFailure, ClientPool
@@ -133,10 +134,13 @@ def test_ray_pool_equals_local_pool_for_any_number_of_actors(
 
 
 class Troubled(Watcher):
-    """Does something to a run's client actors after each of some rounds."""
+    """Does something to a run's actors after each of some rounds."""
 
     def __init__(self, trouble: Callable[[int], None], *after_rounds: int) -> None:
         self.trouble, self.after_rounds = trouble, after_rounds
+
+    def started(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
 
     def round_done(self, stats: RoundStats, num_rounds: int) -> None:
         if stats.round_idx + 1 in self.after_rounds:
@@ -150,13 +154,14 @@ def whole(mnist_root: Path, folder: Path) -> str:
     return run_experiment(config, None, Watcher()).state_fingerprint
 
 
-def client_pids() -> list[int]:
-    """The client actors of this process's own Ray."""
-    return [
-        process.pid
-        for process in psutil.Process().children(recursive=True)
-        if "".join(process.cmdline()[:1]).startswith("ray::ClientActor")
-    ]
+def pids_of(actor: str) -> list[int]:
+    """The actors of a class in this process's own Ray."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+            if "".join(process.cmdline()[:1]).startswith(f"ray::{actor}"):
+                found.append(process.pid)
+    return found
 
 
 def test_checkpoints_hold_the_round_they_are_named_after(mnist_root: Path, folder: Path) -> None:
@@ -182,7 +187,7 @@ def test_killed_actors_come_back_and_nothing_changes(
     whole: str, mnist_root: Path, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def kill(after_round: int) -> None:  # one of two actors, then both
-        pids = client_pids()
+        pids = pids_of("ClientActor")
         assert len(pids) == 2
         for pid in pids[:after_round]:
             os.kill(pid, signal.SIGKILL)
@@ -192,6 +197,23 @@ def test_killed_actors_come_back_and_nothing_changes(
     assert result.state_fingerprint == whole
     assert "no profile: the client actor that was watched has been lost" in caplog.text
     assert trace_path(result.run_dir) is None
+
+
+def test_a_run_whose_driver_is_killed_resumes_to_the_same_state(
+    whole: str, mnist_root: Path, folder: Path
+) -> None:
+    def kill(after_round: int) -> None:
+        [pid] = pids_of("DriverActor")
+        os.kill(pid, signal.SIGKILL)
+
+    config = config_for(mnist_root, folder, "tracking.checkpoint_every=1")
+    watcher = Troubled(kill, 2)
+    with pytest.raises(ClusterError, match="expected every actor to stay alive") as lost:
+        run_experiment(config, None, watcher)
+    assert "\n" not in str(lost.value)
+    assert 1 in kept_rounds(watcher.run_dir)  # whole before the round that was the last
+    result = resume_experiment(watcher.run_dir, config, Watcher())
+    assert result.state_fingerprint == whole
 
 
 class BeginningKiller:
@@ -236,7 +258,7 @@ def test_a_hanging_actor_is_ended_and_its_work_done_again(
     whole: str, mnist_root: Path, folder: Path
 ) -> None:
     def stop(after_round: int) -> None:
-        [pid] = client_pids()
+        [pid] = pids_of("ClientActor")
         os.kill(pid, signal.SIGSTOP)
 
     limits = ("resources.num_actors=1", "federation.client_timeout_s=5.0")
