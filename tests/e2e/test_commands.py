@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -147,4 +147,18 @@ def test_what_lies_in_the_tracking_store(
 
 def test_doctor_checks_the_metrics(desk: Desk) -> None:
     said = json.loads(desk.spire("doctor", "--metrics", "--json")[0])
-    assert "mnist" in json.dumps(said)
+    [test] = [test for test in said["selftests"] if test["name"] == "mnist"]
+    assert (test["ok"], test["problem"]) == (True, None)
+    limit = test["floor"] + 5 * test["floor_std"]
+    assert test["real_kid"] < limit < min(test["wrong_class_kid"], test["noise_kid"])
+    assert 0.95 < test["accuracy"] <= 1
+
+
+def test_doctor_says_that_a_selftest_failed(desk: Desk, mnist_root: Path, tmp_path: Path) -> None:
+    shutil.copytree(mnist_root / "mnist", tmp_path / "mnist")
+    labels = np.load(tmp_path / "mnist" / "test_labels.npy")
+    np.save(tmp_path / "mnist" / "test_labels.npy", (labels + 1) % 10)
+    beside = replace(desk, env=desk.env | {"SPIRE_DATA": str(tmp_path)})
+    said = beside.spire("doctor", "--metrics", expect=1)[0]
+    assert f"mnist: FAILED, the stored file {tmp_path}/mnist/test_labels.npy is damaged" in said
+    assert "mnist damaged" in beside.spire("doctor")[0]
