@@ -20,7 +20,8 @@ class SlowDriver:
     """Writes its state at once and answers when it is told to, or `hurry` is called."""
 
     def __init__(self) -> None:
-        self.may_answer, self.num_hurries = threading.Event(), 0
+        self.may_answer = {done: threading.Event() for done in (1, 2, 3)}
+        self.num_hurries = 0
         self.fault: Exception | None = None
 
     def save_state(self, path: Path) -> Callable[[], int]:
@@ -29,7 +30,7 @@ class SlowDriver:
         write_state(path, ServerState(num_rounds_done, weights, weights))
 
         def written() -> int:
-            assert self.may_answer.wait(60)
+            assert self.may_answer[num_rounds_done].wait(60)
             if self.fault is not None:
                 raise self.fault
             return num_rounds_done
@@ -38,7 +39,8 @@ class SlowDriver:
 
     def hurry(self) -> None:
         self.num_hurries += 1
-        self.may_answer.set()
+        for may_answer in self.may_answer.values():
+            may_answer.set()
 
 
 def checkpointer(run_dir: Path) -> Checkpointer:
@@ -66,9 +68,10 @@ def test_a_third_waits_for_the_first(tmp_path: Path) -> None:
         third.start()
         third.join(0.2)
         assert third.is_alive()
-        driver.may_answer.set()
+        driver.may_answer[1].set()
         third.join(60)
-        assert kept_rounds(tmp_path)[0] == 1
+        assert not third.is_alive()
+        assert kept_rounds(tmp_path) == (1,)  # the second has not been answered
     assert kept_rounds(tmp_path) == (2, 3)
 
 
@@ -83,7 +86,7 @@ def take(taker: Checkpointer, driver: Any, *rounds: int, error: BaseException | 
 @pytest.mark.parametrize("rounds", [(1,), (1, 2), (1, 2, 3)])
 def test_what_became_of_one_is_raised_later(rounds: tuple[int, ...], tmp_path: Path) -> None:
     driver = SlowDriver()
-    driver.may_answer.set()
+    driver.hurry()
     driver.fault = RunError("expected room, got none")
     with pytest.raises(RunError, match="expected room"):
         take(checkpointer(tmp_path), driver, *rounds, error=None)
