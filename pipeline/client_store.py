@@ -72,10 +72,12 @@ class ClientStore:
         """Write a state atomically; drop those that neither a redone round nor a checkpoint needs.
 
         `kept_rounds`: after how many rounds the kept checkpoints were taken. RunError if there is
-        no room for it.
+        no room for it; FileNotFoundError if the run's folder is gone, which is not for a client to
+        make: on another node it would be an empty one.
         """
         path = self.path(client_id, num_rounds_done)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(exist_ok=True)
+        path.parent.mkdir(exist_ok=True)
         write_whole(path, save(state, metadata={"sha256": tensors_hash(state)}))
         paths = self.versions(client_id)
         kept = set(paths[-KEPT_VERSIONS:])

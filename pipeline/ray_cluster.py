@@ -73,11 +73,17 @@ def answer_of(refs: Any) -> Any:
     try:
         return ray.get(refs)
     except RayTaskError as error:
-        if isinstance(error.cause, RayError):  # what it was given is lost
-            raise lost(error.cause) from error
-        raise error.cause from error
+        raise raised(error) from error
     except RayError as error:  # the actor, or with its node what it had returned
         raise lost(error) from error
+
+
+def raised(error: RayTaskError) -> Exception:
+    """Return what a task raised; what the user can do about is a sentence."""
+    cause = error.cause
+    if isinstance(cause, RayError):  # what it was given is lost
+        return lost(cause)
+    return cause
 
 
 def lost(error: RayError) -> ClusterError:

@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError, Ray
 from pipeline.footprint import Footprint, footprint, kept_positions, resident_bytes
 from pipeline.messages import WorkerSetup
 from pipeline.pool import ClientFailure, ClientPool, Paces, Unit, assign, run_chunk
-from pipeline.ray_cluster import answer_of, free_resources, lost
+from pipeline.ray_cluster import answer_of, free_resources, lost, raised
 from pipeline.resources import ActorPlan, ResourcesConfig
 from pipeline.worker import ClientWorker
 from spire_core.errors import ClusterError
@@ -59,15 +58,19 @@ class ClientActor:
         """Return what a method of the worker returns, None without a worker."""
         return None if self.worker is None else getattr(self.worker, method)(*args)
 
-    def begin(self, setup: WorkerSetup, images: np.ndarray) -> bool:
-        """Begin, also after a restart; return whether this node sees the folder of the run.
+    def begin(self, setup: WorkerSetup, images: np.ndarray) -> None:
+        """Begin, also after a restart; ClusterError if this node does not see the run's folder.
 
         The setup does not come through `__init__`: an error there would lose its type, and Ray
         warns of restarts that need what lies in its object store.
         """
+        if not setup.folder.is_dir():
+            raise ClusterError(
+                f"expected the run's folder {setup.folder} on every node, got a node without it: "
+                "name a folder that all nodes share with tracking.root=FOLDER or SPIRE_ROOT"
+            )
         device = choose_device(setup.config.resources, bool(ray.get_gpu_ids()))
         self.worker = ClientWorker(setup, images, device)
-        return setup.folder.is_dir()
 
     def footprint(self, rehearses: bool) -> Footprint:
         """Return the memory that there is and, for one that rehearses, that a round takes."""
@@ -103,35 +106,31 @@ class RayClientPool(ClientPool):
         actors = [start_one() for _ in range(plan.num_actors)]
         pool = cls(actors, shared, setup.config.federation.client_timeout_s)
         try:
-            pool._wait_until_ready(plan, setup.folder)
+            pool._wait_until_ready(plan)
             pool._keep_what_fits(may_shrink=setup.config.resources.num_actors == "auto")
         except BaseException:
             pool.close()
             raise
         return pool
 
-    def _wait_until_ready(self, plan: ActorPlan, folder: Path) -> None:
+    def _wait_until_ready(self, plan: ActorPlan) -> None:
         pending = {actor.begin.remote(*self.shared): actor for actor in self.actors}
         while pending:
             done, _ = ray.wait(list(pending), num_returns=len(pending), timeout=WAIT_NOTICE_S)
             for ref in done:
-                if not self._begun(ref, pending.pop(ref)):
-                    raise ClusterError(
-                        f"expected the run's folder {folder} on every node, got a node without it: "
-                        "name a folder that all nodes share with tracking.root=FOLDER or SPIRE_ROOT"
-                    )
+                self._finish_beginning(ref, pending.pop(ref))
             if pending:
                 logger.warning("waiting for %s; free now: %s", plan.describe(), free_resources())
 
-    def _begun(self, ref: Any, actor: Any) -> bool:
-        """Return what `begin` answers; an actor that was lost meanwhile begins again."""
+    def _finish_beginning(self, ref: Any, actor: Any) -> None:
+        """Take the answer of `begin`; an actor that was lost meanwhile begins again."""
         try:
-            return ray.get(ref)
-        except RayTaskError:
-            return answer_of(ref)
+            ray.get(ref)
+        except RayTaskError as error:
+            raise raised(error) from error
         except RayError as error:
             logger.warning("a client actor was lost as it began (%s)", str(error).splitlines()[0])
-            return self._revive(actor)
+            self._revive(actor)
 
     def _keep_what_fits(self, may_shrink: bool) -> None:
         """End actors that their node has no memory for, as one of them has measured it.
@@ -231,17 +230,20 @@ class RayClientPool(ClientPool):
             cause = f"its actor was lost ({str(error).splitlines()[0]})"
         return _lost_together(units, cause), 0.0
 
-    def _revive(self, actor: Any) -> bool:
-        """Let an actor begin again after a loss; ClusterError if that takes too long."""
+    def _revive(self, actor: Any) -> None:
+        """Let an actor begin again after a loss; ClusterError if it cannot, or takes too long."""
         end = time.monotonic() + REVIVAL_S
         while True:
             try:
                 again = actor.begin.remote(*self.shared)
-                return ray.get(again, timeout=max(0.1, end - time.monotonic()))
+                ray.get(again, timeout=max(0.1, end - time.monotonic()))
+                return
             except (ActorUnavailableError, GetTimeoutError) as error:
                 if time.monotonic() > end:
                     raise lost(error) from error
                 time.sleep(0.1)
+            except RayTaskError as error:
+                raise raised(error) from error
             except RayError as error:
                 raise lost(error) from error
 

@@ -254,6 +254,21 @@ def test_an_actor_that_dies_as_it_begins_comes_back(
     pytest.fail("no actor could be killed as it began")
 
 
+def test_an_actor_that_comes_back_without_the_runs_folder_ends_the_run(
+    mnist_root: Path, folder: Path
+) -> None:
+    """As on a node that does not share it: its clients would start from nothing again."""
+    setting = prepare(config_for(mnist_root, folder, "resources.num_actors=1"))
+    run_dir = folder / "of one node"
+    run_dir.mkdir()
+    with open_pool(setting, run_dir) as (pool, _):
+        run_dir.rmdir()
+        [pid] = client_pids()
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(ClusterError, match="a node without it: name a folder"):
+            pool.run("private_state", [0])
+
+
 def test_a_hanging_actor_is_ended_and_its_work_done_again(
     whole: str, mnist_root: Path, folder: Path
 ) -> None:

@@ -212,6 +212,12 @@ def test_clients_keep_the_states_that_checkpoints_need(tmp_path: Path) -> None:
     assert store.load(0, 3) is None
 
 
+def test_a_clients_state_is_not_written_where_there_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        ClientStore(tmp_path / "run" / "clients").save(0, 1, {"client_emb": torch.ones(4)})
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_flipped_bit_of_a_client_state_is_seen_in_any_byte(tmp_path: Path) -> None:
     store = ClientStore(tmp_path)
     state = {"client_emb": torch.ones(4), "adam.steps": torch.ones(1, dtype=torch.int64)}
