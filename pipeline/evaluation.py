@@ -62,7 +62,7 @@ class RealData:
 def pooled_features(pool: ClientPool, client_ids: Sequence[int], limit: int, seed: int) -> Tensor:
     """Return features (n, D) of all these clients' test images together, at most `limit`."""
     everything = torch.cat(pool.run("real_features", client_ids))
-    order = np.random.default_rng(seed).permutation(len(everything))[:limit]
+    order = np.random.default_rng(seed % 2**64).permutation(len(everything))[:limit]
     return everything[np.sort(order)]
 
 

@@ -208,6 +208,13 @@ def plain(
     return run_experiment(config, None, watcher), watcher.rounds
 
 
+def test_a_seed_may_be_any_whole_number(
+    plain: tuple[Result, list[RoundStats]], mnist_root: Path, tmp_path: Path
+) -> None:
+    result = two_rounds(mnist_root, tmp_path, "seed=-1")
+    assert result.state_fingerprint != plain[0].state_fingerprint
+
+
 def test_the_time_of_a_round_is_accounted_for(plain: tuple[Result, list[RoundStats]]) -> None:
     result, rounds = plain
     for stats in rounds:  # one worker in this process: it is idle while work is handed out
