@@ -74,13 +74,19 @@ class Outbox:
 
     def _add(self, entries: Sequence[Entry]) -> None:
         with self._lock:
-            self._write("".join(json.dumps(entry) + "\n" for entry in entries))
             for entry in entries:
+                self._write(json.dumps(entry) + "\n")
                 self._note(entry)
 
-    def _write(self, text: str) -> None:
-        with room_for(self.path), self.path.open("a") as file:
-            file.write(text)
+    def _write(self, line: str) -> None:
+        with room_for(self.path), self.path.open("ab", buffering=0) as file:
+            end, left = file.tell(), line.encode()
+            try:
+                while left:
+                    left = left[file.write(left) :]
+            except OSError:
+                file.truncate(end)  # the next entry would be lost in what is there of this one
+                raise
 
     def _note(self, entry: Entry) -> None:
         if entry["kind"] == "metrics":

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
+from pipeline.disk import write_whole
 from pipeline.limits import MAX_IMAGE_SIZE
 from pipeline.reading import read_object, reading
 from pipeline.run_files import storable, write_json
@@ -38,13 +39,14 @@ def client_path(folder: Path, client_id: int) -> Path:
 
 
 def save_client(folder: Path, client_id: int, state: Mapping[str, Tensor]) -> Path:
-    """Write a client's own parts (no optimizer state) and return the file."""
+    """Write a client's own parts (no optimizer state) and return the file.
+
+    RunError if there is no room for it.
+    """
     path = client_path(folder, client_id)
     path.parent.mkdir(parents=True, exist_ok=True)
     own = {name: tensor.contiguous() for name, tensor in state.items() if "." not in name}
-    part = path.with_suffix(".part")
-    save_file(own, part, metadata={"client_id": str(client_id)})
-    part.replace(path)
+    write_whole(path, save(own, metadata={"client_id": str(client_id)}))
     return path
 
 
@@ -53,11 +55,12 @@ def save_run(
 ) -> None:
     """Write configuration and backbone weights (P,) of a finished run.
 
-    `more` is stored beside the configuration.
+    `more` is stored beside the configuration. RunError if there is no room.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = model.named_tensors(torch.tensor(weights))
-    save_file({k: t.contiguous() for k, t in tensors.items()}, folder / "backbone.safetensors")
+    content = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+    write_whole(folder / "backbone.safetensors", content)
     write_json(folder / "config.json", {"config": storable(config), **more})
 
 

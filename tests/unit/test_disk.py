@@ -17,9 +17,13 @@ from pipeline.checkpoint import (
     save_checkpoint,
 )
 from pipeline.client_store import ClientStore
+from pipeline.config import load_config
 from pipeline.disk import write_whole
+from pipeline.outbox import Outbox, read_entries
+from pipeline.saved_run import save_client, save_run
 from pipeline.server_file import write_state
 from spire_core.errors import RunError
+from spire_core.flat import FlatModel
 from spire_core.server import ServerState
 
 
@@ -71,3 +75,28 @@ def test_a_clients_state_that_does_not_fit_leaves_those_before(tmp_path: Path) -
     with files_up_to(4000), pytest.raises(RunError, match=r"room for .*0000002.safetensors"):
         store.save(0, 2, {"client_emb": torch.ones(4000)})
     assert everything(tmp_path) == before
+
+
+def test_a_finished_clients_file_that_does_not_fit_leaves_the_old_one(tmp_path: Path) -> None:
+    save_client(tmp_path, 0, {"client_emb": torch.ones(8)})
+    before = everything(tmp_path)
+    with files_up_to(4000), pytest.raises(RunError, match=r"room for .*client_0.safetensors"):
+        save_client(tmp_path, 0, {"client_emb": torch.ones(4000)})
+    assert everything(tmp_path) == before
+
+
+def test_a_backbone_that_does_not_fit_is_said(tmp_path: Path) -> None:
+    config = load_config("smoke")
+    model = FlatModel(config.model, config.method, 1)
+    weights = np.zeros(model.layout.size, np.float32)
+    with files_up_to(4000), pytest.raises(RunError, match=r"room for .*backbone.safetensors"):
+        save_run(tmp_path, config, model, weights, {})
+    assert everything(tmp_path) == {}
+
+
+def test_an_entry_that_does_not_fit_takes_no_other_with_it(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    with files_up_to(200), pytest.raises(RunError, match=r"room for .*outbox.jsonl"):
+        outbox.add_points([(step, {"a": 1.0}) for step in range(10)])
+    outbox.add_points([(10, {"a": 1.0})])
+    assert [entry["step"] for entry in read_entries(tmp_path)] == [0, 1, 10]
