@@ -23,7 +23,7 @@ from typing import Any
 from pipeline.client_store import CLIENTS, ClientStore
 from pipeline.disk import room_for, sync, write_whole
 from pipeline.evaluation_store import evaluated_rounds, evaluation_faults, evaluation_path
-from pipeline.reading import DAMAGE
+from pipeline.reading import DAMAGE, unreadable
 from pipeline.server_file import file_sha256, read_state
 from spire_core.errors import RunError
 from spire_core.server import ServerState
@@ -181,7 +181,7 @@ def newest_checkpoint(run_dir: Path, fingerprint: str) -> ServerState | None:
     """Return the newest server's state with which all that belongs to it is whole, or None.
 
     Each damaged file of newer ones is named in a warning. RunError if the checkpoint belongs to
-    other settings.
+    other settings, or if a file cannot be read now: it may be whole.
     """
     named: set[str] = set()
     for path in reversed(checkpoints(run_dir)):
@@ -199,6 +199,8 @@ def newest_checkpoint(run_dir: Path, fingerprint: str) -> ServerState | None:
             raise
         except ValueError as error:
             faults.append(f"expected a whole checkpoint in {path}, got {error}")
+        except (OSError, MemoryError) as error:
+            raise unreadable("a checkpoint", path, error) from error
         else:
             if not faults:
                 return state

@@ -13,9 +13,8 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from pipeline.disk import write_whole
-from pipeline.reading import GO_BACK, reading
+from pipeline.reading import GO_BACK, DamagedError, reading
 from spire_core.client import PrivateState
-from spire_core.errors import RunError
 from spire_core.flat import tensors_hash
 
 KEPT_VERSIONS = 2
@@ -108,7 +107,7 @@ class ClientStore:
                 _read(self.path(client_id, max(done, newest)))
                 if newest > done:
                     found.append(f"{self.path(client_id, newest)} is of another course of the run")
-            except RunError as error:
+            except DamagedError as error:
                 found.append(str(error).removesuffix(f": {GO_BACK}"))
         return found
 
@@ -123,7 +122,8 @@ class ClientStore:
 
 def _read(path: Path) -> PrivateState:
     with reading("a client's state", path, GO_BACK):
-        with safe_open(path, framework="pt") as file:
+        # To `safe_open` alone any file that cannot be opened is a missing one.
+        with path.open("rb"), safe_open(path, framework="pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             expected = (file.metadata() or {}).get("sha256")
         if tensors_hash(state) != expected:

@@ -147,7 +147,7 @@ def _stored_array(spec: DatasetSpec, root: Path, array_name: str) -> np.ndarray:
         if not any(wrong):
             return array
         problem = next(filter(None, wrong))
-    except DAMAGE as error:
+    except (*DAMAGE, OSError, MemoryError) as error:
         problem = f"it cannot be read ({error})"
     raise DataError(
         f"the stored file {path} is damaged: {problem}: run `spire data fetch {spec.name}`"

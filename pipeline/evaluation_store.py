@@ -19,8 +19,7 @@ from torch import Tensor
 from pipeline.disk import write_whole
 from pipeline.evaluation import Evaluation
 from pipeline.messages import Drawn, Losses
-from pipeline.reading import GO_BACK, reading
-from spire_core.errors import RunError
+from pipeline.reading import GO_BACK, DamagedError, reading
 from spire_core.flat import tensors_hash
 from spire_core.kid import KidScore
 
@@ -66,7 +65,7 @@ def evaluation_faults(run_dir: Path, rounds: Collection[int]) -> list[str]:
     for done in rounds:
         try:
             _load(evaluation_path(run_dir, done))
-        except RunError as error:
+        except DamagedError as error:
             found.append(str(error).removesuffix(f": {GO_BACK}"))
     return found
 
@@ -98,7 +97,7 @@ def _sha256(tensors: dict[str, Tensor], text: str) -> str:
 
 def _load(path: Path) -> Evaluation:
     with reading("an evaluation", path, GO_BACK):
-        with safe_open(path, framework="pt") as file:
+        with path.open("rb"), safe_open(path, framework="pt") as file:  # as in `client_store`
             header = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if header["sha256"] != _sha256(tensors, header["evaluation"]):

@@ -20,7 +20,7 @@ from pipeline.reading import DAMAGE
 from pipeline.sources import IDX_FILES, Decoded, Source, default_sources
 from spire_core.errors import ConfigError, DataError
 
-FAILURES = (*DAMAGE, RuntimeError, ImportError, tarfile.TarError)
+FAILURES = (*DAMAGE, OSError, MemoryError, RuntimeError, ImportError, tarfile.TarError)
 
 
 def fetch(

@@ -188,6 +188,24 @@ def test_what_no_checkpoint_needs_may_be_damaged(tmp_path: Path) -> None:
     assert same(newest_checkpoint(tmp_path, "f"), state_after(4))
 
 
+@pytest.mark.parametrize(
+    ("file", "why"),
+    [
+        ("checkpoints/0000004/server.safetensors", "Input/output error"),
+        ("checkpoints/0000004/manifest.json", "Input/output error"),
+        ("clients/*/0000004.safetensors", "Too many levels of symbolic links"),
+    ],
+)
+def test_what_cannot_be_read_now_is_not_given_up(file: str, why: str, tmp_path: Path) -> None:
+    """A share that does not answer must not cost the checkpoints that lie on it."""
+    two_checkpoints(tmp_path)
+    path = next(tmp_path.glob(file))
+    path.unlink()
+    path.symlink_to("/proc/self/mem" if why.startswith("Input") else path)
+    with pytest.raises(RunError, match=f"{why}.*: try again when it can be read"):
+        newest_checkpoint(tmp_path, "f")
+
+
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
     checkpoint(tmp_path, state_after(2), keep=2)
     with pytest.raises(RunError, match="start a new run"):
