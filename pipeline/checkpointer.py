@@ -1,5 +1,6 @@
 """Pre-training on disk: going back to a checkpoint after a crash, and taking over another run's."""
 
+import functools
 import logging
 import shutil
 from collections.abc import Callable, Container
@@ -22,6 +23,7 @@ from pipeline.client_store import CLIENTS, ClientStore
 from pipeline.evaluation_store import rewind_evaluations
 from pipeline.outbox import Points, read_points
 from pipeline.schema import Config
+from pipeline.server_file import write_state
 from spire_core.errors import RunError, SpireError
 from spire_core.server import ServerState
 
@@ -85,10 +87,17 @@ class Checkpointer:
 
         Raises what became of those before, such as RunError without room for one.
         """
+        self._driver = driver
+        self._begin(num_rounds_done, driver.save_state)
+
+    def take_state(self, state: ServerState) -> None:
+        """Begin a checkpoint as `take` does, of a state at hand: its driver may be in a round."""
+        self._begin(state.round_idx, lambda path: functools.partial(write_state, path, state))
+
+    def _begin(self, num_rounds_done: int, save_state: Callable[[Path], Callable[[], int]]) -> None:
         self._wait_for_all_but(1)
         if num_rounds_done not in self.kept_rounds:
-            self._driver = driver
-            written = driver.save_state(new_state_file(self.run_dir, num_rounds_done))
+            written = save_state(new_state_file(self.run_dir, num_rounds_done))
             saved = self._thread.submit(self._save, num_rounds_done, written)
             self._pending[num_rounds_done] = saved
 

@@ -88,8 +88,13 @@ class Driver:
 
     def __init__(self, pool: ClientPool, state: ServerState, rounds: Rounds) -> None:
         """Take the state to go on from."""
-        self.pool, self.state, self.rounds = pool, state, rounds
-        self.stats: RoundStats | None = None
+        self.pool, self.rounds = pool, rounds
+        self._last: tuple[ServerState, RoundStats | None] = (state, None)  # replaced at once
+
+    @property
+    def state(self) -> ServerState:
+        """What the last finished round left."""
+        return self._last[0]
 
     def run_round(self, kept_rounds: tuple[int, ...] = ()) -> RoundStats:
         """Run the next round and return what it did; `kept_rounds` as in `RoundPlan`."""
@@ -107,9 +112,9 @@ class Driver:
         updates = self._gather(self.rounds.client.groups(present), handle, plan)
         gathered, busy_s = time.monotonic(), self.pool.busy_s - busy_s
         # 4. Aggregate.
-        self.state = aggregate(self.state, updates, self.rounds.server)
+        state = aggregate(self.state, updates, self.rounds.server)
         examples = sum(u.num_examples for u in updates)
-        self.stats = RoundStats(
+        stats = RoundStats(
             round_idx=round_idx,
             loss=sum(u.loss * u.num_examples for u in updates) / examples,
             up_bytes=sum(u.num_bytes for u in updates),
@@ -123,7 +128,8 @@ class Driver:
             dispatch_s=dispatched - began,
             idle_fraction=max(0.0, 1 - busy_s / self.pool.num_workers / (gathered - began)),
         )
-        return self.stats
+        self._last = (state, stats)
+        return stats
 
     def _gather(
         self, groups: list[tuple[int, ...]], handle: Any, plan: RoundPlan
@@ -280,9 +286,9 @@ class Driver:
     def hurry(self) -> None:
         """Have what `save_state` returned wait for nothing but its writing, as it does here."""
 
-    def last_stats(self) -> RoundStats | None:
-        """Return what the last round of this driver did, or None before its first one."""
-        return self.stats
+    def last(self) -> tuple[ServerState, RoundStats | None]:
+        """Return what the last finished round left and did, None before this driver's first one."""
+        return self._last
 
     def close(self) -> None:
         """Nothing to release here; a driver in an actor of its own ends it."""

@@ -72,8 +72,11 @@ class ClientPool(ABC):
         """How many clients can be worked on at once."""
 
     @abstractmethod
-    def ask_first(self, method: str, *args: Any) -> Any:
-        """Return what a method of the first worker gives, or None if that worker is lost."""
+    def ask_first(self, method: str, *args: Any, limit_s: float | None = None) -> Any:
+        """Return what a method of the first worker gives, or None if that worker is lost.
+
+        A worker in a process of its own counts as lost after `limit_s` seconds.
+        """
 
     @abstractmethod
     def share(self, value: Any) -> Any:
@@ -209,7 +212,7 @@ class LocalClientPool(ClientPool):
     def num_workers(self) -> int:
         return 1
 
-    def ask_first(self, method: str, *args: Any) -> Any:
+    def ask_first(self, method: str, *args: Any, limit_s: float | None = None) -> Any:
         return getattr(self.worker, method)(*args)
 
     def share(self, value: Any) -> Any:

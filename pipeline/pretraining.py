@@ -110,12 +110,12 @@ def run_rounds(
                         checkpointer.take(driver, num_logged)
                     watcher.round_done(stats, num_rounds)
         except (KeyboardInterrupt, SystemExit):  # a warning before the end: nothing is to be lost
-            last = driver.last_stats()
+            state, last = driver.last()
             if last is not None and last.round_idx >= num_logged:  # it ended, and nobody was told
                 tracker.log_metrics(
                     round_metrics(last, track_s, config.federation), step=last.round_idx + 1
                 )
-            checkpointer.take(driver, first if last is None else last.round_idx + 1)
+            checkpointer.take_state(state)
             raise
     if mirror is not None:
         tracker.log_metrics({"storage/failed_uploads": mirror.num_failed}, step=num_rounds)

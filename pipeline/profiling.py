@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 FOLDER, TABLE, SUFFIX = "profile", "operators.txt", ".pt.trace.json.gz"
 NUM_ROUNDS, NUM_OPERATORS = 3, 25
+STOP_S = 2.0
 _log = logging.getLogger(__name__)
 
 
@@ -47,7 +48,8 @@ def watched(pool: "ClientPool", run_dir: Path, rounds: range, round_idx: int) ->
     try:
         yield
     except BaseException:
-        pool.ask_first("stop_profile")
+        if round_idx in rounds:
+            pool.ask_first("stop_profile", limit_s=STOP_S)  # it may be what hangs
         raise
     if round_idx in rounds[-1:]:
         name = f"rounds_{rounds[0] + 1}-{rounds[-1] + 1}"  # as metrics count them

@@ -68,10 +68,13 @@ def is_in_actor() -> bool:
     return ray.is_initialized() and ray.get_runtime_context().get_actor_id() is not None
 
 
-def answer_of(refs: Any) -> Any:
-    """Return what `ray.get` returns; an error comes out as what it was when raised."""
+def answer_of(refs: Any, limit_s: float | None = None) -> Any:
+    """Return what `ray.get` returns; an error comes out as what it was when raised.
+
+    After so many seconds without an answer, its actor counts as lost.
+    """
     try:
-        return ray.get(refs)
+        return ray.get(refs, timeout=limit_s)
     except RayTaskError as error:
         raise raised(error) from error
     except RayError as error:  # the actor, or with its node what it had returned

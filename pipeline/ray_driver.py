@@ -19,7 +19,7 @@ from spire_core.server import ServerState
 ANSWERS_S = 1.0  # that what can be done beside the clients' work waits for its end
 
 
-@ray.remote(concurrency_groups={"beside": 1})  # type: ignore[call-overload]
+@ray.remote(concurrency_groups={"beside": 2})  # type: ignore[call-overload]
 class DriverActor(Driver):
     """A driver whose process starts before there is a pool to drive."""
 
@@ -41,7 +41,13 @@ class DriverActor(Driver):
         self.has_answers.clear()
         return self.save_state(path)()
 
-    def hurry(self) -> None:
+    @ray.method(concurrency_group="beside")
+    def last_beside(self) -> tuple[ServerState, RoundStats | None]:
+        """Return what `last` does in the middle of a round, whose clients may hang."""
+        return self.last()
+
+    @ray.method(concurrency_group="beside")
+    def wait_no_longer(self) -> None:
         self.has_answers.set()
 
     @ray.method(concurrency_group="beside")
@@ -86,10 +92,10 @@ class RemoteDriver:
         return written
 
     def hurry(self) -> None:
-        self.actor.hurry.remote()
+        self.actor.wait_no_longer.remote()
 
-    def last_stats(self) -> RoundStats | None:
-        return answer_of(self.actor.last_stats.remote())
+    def last(self) -> tuple[ServerState, RoundStats | None]:
+        return answer_of(self.actor.last_beside.remote())
 
     def close(self) -> None:
         ray.kill(self.actor)

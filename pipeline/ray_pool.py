@@ -159,9 +159,9 @@ class RayClientPool(ClientPool):
     def num_workers(self) -> int:
         return len(self.actors)
 
-    def ask_first(self, method: str, *args: Any) -> Any:
+    def ask_first(self, method: str, *args: Any, limit_s: float | None = None) -> Any:
         try:
-            return answer_of(self.actors[0].ask.remote(method, *args))
+            return answer_of(self.actors[0].ask.remote(method, *args), limit_s)
         except ClusterError as error:
             logger.warning("%s of a client actor: %s", method, error)
             return None

@@ -27,6 +27,7 @@ from pipeline.driver import Driver, Rounds, RoundStats
 from pipeline.experiment import resume_experiment, run_experiment
 from pipeline.messages import WorkerSetup
 from pipeline.open_pool import open_pool
+from pipeline.outbox import read_points
 from pipeline.pool import ClientFailure, ClientPool
 from pipeline.profiling import trace_path
 from pipeline.progress import Watcher
@@ -263,7 +264,7 @@ def test_an_actor_that_comes_back_without_the_runs_folder_ends_the_run(
     run_dir.mkdir()
     with open_pool(setting, run_dir) as (pool, _):
         run_dir.rmdir()
-        [pid] = client_pids()
+        [pid] = pids_of("ClientActor")
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(ClusterError, match="a node without it: name a folder"):
             pool.run("private_state", [0])
@@ -280,6 +281,49 @@ def test_a_hanging_actor_is_ended_and_its_work_done_again(
     config = config_for(mnist_root, folder, *limits)
     result = run_experiment(config, None, Troubled(stop, 1))
     assert result.state_fingerprint == whole
+
+
+class Interrupter(Watcher):
+    """Stops the client actors after a round, and interrupts this process in the next one."""
+
+    def __init__(self, after_round: int) -> None:
+        self.after_round, self.run_dir = after_round, Path()
+        self.has_ended, self.was_helped = threading.Event(), False
+
+    def started(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+
+    def round_done(self, stats: RoundStats, num_rounds: int) -> None:
+        if stats.round_idx + 1 == self.after_round:
+            pids = pids_of("ClientActor")
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+            threading.Thread(target=self._run, args=(pids,)).start()
+
+    def _run(self, pids: list[int]) -> None:
+        while not pids_of("DriverActor.run_round"):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+        if not self.has_ended.wait(60):
+            self.was_helped = True
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+
+
+def test_an_interrupted_run_keeps_its_last_round_though_a_client_hangs(
+    mnist_root: Path, folder: Path
+) -> None:
+    words = ("resources.num_actors=1", "tracking.profile=true")
+    watcher = Interrupter(after_round=2)
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(config_for(mnist_root, folder, *words), None, watcher)
+    assert not watcher.was_helped
+    watcher.has_ended.set()
+    assert kept_rounds(watcher.run_dir) == (2,)
+    assert [step for step, found in read_points(watcher.run_dir) if "pretrain/loss" in found] == [
+        1,
+        2,
+    ]
 
 
 class Bomb:

@@ -144,7 +144,7 @@ def test_a_dropped_round_never_happened_for_the_client(setting: Setting, tmp_pat
     num_rounds = len(poisons) + 1  # in the last one it is well again
     driver = driver_for(setting, tmp_path / "poisoned", "drop", poisons)
     found = state_after(driver, num_rounds)
-    stats = driver.last_stats()
+    _, stats = driver.last()
     assert stats is not None
     assert stats.num_dropped == 0
     crashed = driver_for(setting, tmp_path / "crashed", "drop", [crash] * len(poisons))
@@ -227,7 +227,7 @@ def test_a_compressed_update_that_is_refused_leaves_what_its_client_owed(
     for words in ("change as", "infinity in exp_avg", "no exp_avg", "0 examples"):
         assert words in caplog.text
 
-    stats, size = driver.last_stats(), found["weights"].size
+    stats, size = driver.last()[1], found["weights"].size
     assert stats is not None
     each = {"bf16": 2 * size, "int8": size + 4 * -(-size // 256), "top_k": 8 * round(size / 100)}
     assert stats.up_bytes == 2 * (each[form] + 2 * 2 * size + 3 * 4)
