@@ -7,8 +7,8 @@ from pipeline.text_table import aligned, change, number
 from sweeps.estimate import sweep_seconds
 from sweeps.ledger import Entry, Ledger
 from sweeps.plan import TrialPlan, concurrency, plan_trial
-from sweeps.space import SweepConfig, Trial
-from sweeps.sweep import Outcome, is_left, metric_of, undrawn
+from sweeps.space import SweepConfig, Trial, likely
+from sweeps.sweep import Outcome, is_left, known_trials, metric_of, undrawn
 
 CLOCKED = ("duration", "time/", "memory/")  # parts of names of numbers that no seed determines
 
@@ -22,27 +22,29 @@ def plan_json(
 ) -> dict[str, Any]:
     """Return what would run: each trial with what it asks of the cluster, and how far it is.
 
-    The estimate is of what is left. Of a search of Optuna's, `trials` are those at the axes' ends.
+    The estimate is of what is left. Of a search of Optuna's, `trials` are those at the axes' ends,
+    and what is still to be drawn is estimated at random points.
     """
-    at_once = concurrency(sweep, trials, cluster)
-    plans = [plan_trial(t.config, cluster, at_once, sweep.autoscaling) for t in trials]
-    is_drawn = sweep.search == "optuna"
-    entries = {} if is_drawn else ledger.entries(trial.trial_id for trial in trials)
-    found = [(t, p, entries.get(t.trial_id)) for t, p in zip(trials, plans, strict=True)]
-    to_run = [(trial, plan) for trial, plan, entry in found if is_left(entry, retry_failed)]
-    done = [trial for trial, _, entry in found if entry and entry.status == "finished"]
-    num_left = undrawn(sweep, ledger) if is_drawn else len(to_run)
-    estimate_s = num_left / max(1, len(to_run)) * sweep_seconds(to_run, at_once, done)
+    known, num_undrawn = known_trials(sweep, ledger), undrawn(sweep, ledger)
+    entries = ledger.entries(trial.trial_id for trial in known)
+    left = [trial for trial in known if is_left(entries.get(trial.trial_id), retry_failed)]
+    done = [t for t in known if t.trial_id in entries and entries[t.trial_id].status == "finished"]
+    to_run = left + likely(sweep, num_undrawn)
+    at_once = concurrency(sweep, to_run or trials, cluster)
+
+    def plan(trial: Trial) -> TrialPlan:
+        return plan_trial(trial.config, cluster, at_once, sweep.autoscaling)
+
     return {
         "name": sweep.name,
         "preset": sweep.preset,
         "search": sweep.search,
-        "num_trials": (sweep.num_trials or 0) if is_drawn else len(trials),
-        "num_to_run": num_left,
+        "num_trials": len(known) + num_undrawn,
+        "num_to_run": len(left) + num_undrawn,
         "concurrency": at_once,
         "cluster": {name: cluster[name] for name in ("CPU", "GPU") if name in cluster},
-        "estimate_s": estimate_s,
-        "trials": [_planned(trial, plan, entry) for trial, plan, entry in found],
+        "estimate_s": sweep_seconds([(t, plan(t)) for t in to_run], at_once, done),
+        "trials": [_planned(t, plan(t), entries.get(t.trial_id)) for t in trials],
     }
 
 

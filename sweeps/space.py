@@ -253,8 +253,9 @@ def trials(sweep: SweepConfig, points: Sequence[Mapping[str, Any]] | None = None
     """Return the sweep's trials, each once; trials that mean the same are one.
 
     `points` are those of the axes, unless they are the sweep's own. Trials that share their
-    pre-training with one before them come last, so that it is done when they begin. Raises
-    ConfigError if a trial's configuration is wrong.
+    pre-training with one before them come last, so that it is done when they begin; what a search
+    draws may share it with what it draws later. Raises ConfigError if a trial's configuration is
+    wrong.
     """
     if points is None:
         points = _grid(sweep) if sweep.search == "grid" else _random(sweep)
@@ -270,7 +271,7 @@ def trials(sweep: SweepConfig, points: Sequence[Mapping[str, Any]] | None = None
         record = trial.config.method.record
         common = trial.config.pretrain_fingerprint if record.is_federated else trial.trial_id
         by_pretraining.setdefault(common, []).append(trial)
-    with_others = sweep.share_pretraining == "root"
+    with_others = sweep.share_pretraining == "root" or sweep.search == "optuna"
     groups = [
         [_sharing(trial, with_others or len(group) > 1) for trial in group]
         for group in by_pretraining.values()
@@ -318,6 +319,11 @@ def probes(sweep: SweepConfig) -> list[Trial]:
     base = first_point(sweep)
     points = [{**base, n: value} for n, axis in sweep.axes.items() for value in _ends(axis)]
     return trials(sweep, points or [base])
+
+
+def likely(sweep: SweepConfig, num_points: int) -> list[Trial]:
+    """Return trials at so many random points: what a search that has learned nothing would try."""
+    return trials(sweep, _random(sweep)[:num_points])
 
 
 def first_point(sweep: SweepConfig) -> dict[str, Any]:

@@ -199,7 +199,8 @@ class Job:
         def trial_of(point: Point) -> Trial:
             if "trial_id" in point:
                 return by_id[point["trial_id"]]
-            return make_trial(sweep, decoded(sweep, point), sweep.seeds[0])
+            [trial] = trials(sweep, [decoded(sweep, point)])
+            return trial
 
         def task_of(point: Point) -> TrialTask:
             if "trial_id" in point:

@@ -127,6 +127,19 @@ def test_a_bad_trial_is_stopped_early(desk: Desk) -> None:
     assert again == told | {"num_skipped": 1}
 
 
+def test_a_search_pretrains_once_for_all_that_it_draws(desk: Desk) -> None:
+    text = "search: optuna\nnum_trials: 3\naxes: {adapt.lr: {min: 1.0e-3, max: 1.0, log: true}}\n"
+    code, told, _ = desk.sweep(text)
+    assert (code, told["num_finished"]) == (0, 3)
+    assert len({row["trial_id"] for row in told["trials"]}) == 3
+    [shared] = desk.folder.glob("studies/*/pretrained/*.json")
+    source = Path(json.loads(shared.read_text())["run_dir"])
+    others = [desk.folder / "runs" / row["run_id"] for row in told["trials"]]
+    others.remove(source)
+    assert len(list(source.glob("checkpoints/0*"))) == 2  # of its rounds
+    assert [len(list(run.glob("checkpoints/0*"))) for run in others] == [1, 1]  # taken from it
+
+
 GRID = "axes: {method: [spire, fedavg_ft]}\n"
 
 

@@ -1,6 +1,7 @@
 """The time that a sweep would take: images are counted by hand, and a step is really timed."""
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -13,9 +14,10 @@ from sweeps.estimate import (
     pretraining_s,
     sweep_seconds,
 )
-from sweeps.outcome_text import duration
+from sweeps.ledger import Entry, Ledger
+from sweeps.outcome_text import duration, plan_json
 from sweeps.plan import TrialPlan
-from sweeps.space import SweepConfig, Trial, trials
+from sweeps.space import SweepConfig, Trial, decoded, probes, trials
 
 COSTS = Costs(train_s=1.0, look_s=1e-3)
 ROUNDS = ("federation.num_rounds=10", "federation.tau=2", "client.batch_size=5", "eval.every=4")
@@ -71,6 +73,29 @@ def test_a_pretraining_that_trials_share_counts_once(monkeypatch: pytest.MonkeyP
     assert seconds([2, 3, 4]) == pytest.approx(one + sum(START_S + s for s in more))
     assert seconds([3, 2], num_done=1) == pytest.approx(START_S + first)
     assert seconds([2], num_done=1) == 0
+
+
+def test_what_a_search_draws_shares_its_pretraining(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("sweeps.estimate.measure", lambda config: COSTS)
+    rate = {"min": 1e-3, "max": 1.0, "log": True}
+    settings, axes = {"resources.pool": "local"}, {"adapt.lr": rate}
+    sweep = SweepConfig("a", "smoke", settings, axes, search="optuna", num_trials=5)
+    ledger = Ledger(tmp_path)
+
+    def seconds() -> float:
+        told = plan_json(sweep, probes(sweep), {"CPU": 1.0}, ledger)
+        assert (told["num_trials"], told["num_to_run"]) == (5, 5 - len(ledger.draws()))
+        return told["estimate_s"]
+
+    config = load_config("smoke", [])
+    own = START_S + adaptation_s(config, COSTS)
+    assert seconds() == pytest.approx(pretraining_s(config, COSTS) + 5 * own)
+    ledger.add_draw({"adapt.lr": 0.01})
+    [drawn] = trials(sweep, [decoded(sweep, {"adapt.lr": 0.01})])
+    ledger.write(Entry(drawn.trial_id, "finished"))
+    assert seconds() == pytest.approx(4 * own)
 
 
 def test_steps_and_looks_are_timed() -> None:

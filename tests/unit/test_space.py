@@ -118,6 +118,15 @@ def test_a_pretraining_may_be_shared_with_other_sweeps() -> None:
         sweep_of(share_pretraining="root", settings={"data": {"name": "folder", "path": "a"}})
 
 
+def test_what_a_search_draws_shares_its_pretraining_with_what_it_draws_later() -> None:
+    sweep = sweep_of(axes=RANGES, search="optuna", num_trials=2)
+    for method in (0, 1):
+        point = {"client.lr": 0.01, "adapt.epochs": 3, "method": method}
+        [trial] = trials(sweep, [decoded(sweep, point)])
+        assert trial.shares_pretraining
+    assert all(trial.shares_pretraining for trial in probes(sweep))
+
+
 def test_trials_that_wait_for_anothers_pretraining_come_last() -> None:
     axes = {"method": ["fedavg_ft", "fedavg", "spire", "local"], "adapt.epochs": [1, 2]}
     found = trials(sweep_of(axes=axes))
