@@ -21,6 +21,7 @@ from typing import Any
 from pipeline.config import load_config, read_settings, split_override
 from pipeline.identity import determines
 from pipeline.plain_yaml import read_settings_file
+from pipeline.ray_job import lasting
 from pipeline.schema import Config
 from pipeline.summary import FINAL_METRICS, ROUND_METRICS
 from pipeline.typed import build, flattened
@@ -164,7 +165,7 @@ class SweepConfig:
         Nor do other places to run in; but to be recorded elsewhere, trials have to run again. And
         values, seeds and mode make another search of Optuna's: its points are positions on axes.
         """
-        flat = flattened(self.settings)
+        flat = _placed(flattened(self.settings))
         settings = {k: v for k, v in flat.items() if determines(k) or k in RECORDED}
         common = [self.name, self.preset, settings, self.search, self.scheduler, self.metric]
         if self.search == "optuna":
@@ -287,7 +288,7 @@ def _sharing(trial: Trial, shares: bool) -> Trial:
 def make_trial(sweep: SweepConfig, point: Mapping[str, Any], seed: int) -> Trial:
     """Return the trial at one point of the axes; ConfigError if its configuration is wrong."""
     flat = {k: v for name, value in point.items() for k, v in _settings_of(name, value).items()}
-    fixed = {**flattened(sweep.settings), **flat, "seed": seed}
+    fixed = _placed({**flattened(sweep.settings), **flat, "seed": seed})
     overrides = tuple(f"{key}={json.dumps(value)}" for key, value in fixed.items())
     config = load_config(sweep.preset, overrides)
     if sweep.scheduler == "asha" and not config.method.record.is_federated:
@@ -296,6 +297,14 @@ def make_trial(sweep: SweepConfig, point: Mapping[str, Any], seed: int) -> Trial
             "trials by what they report after rounds; set scheduler=none"
         )
     return Trial(config, sweep.preset, overrides, flat)
+
+
+def _placed(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return settings with an absolute `data.path`: in another directory it means other images."""
+    path = settings.get("data.path")
+    if not path or not isinstance(path, str):
+        return settings
+    return {**settings, "data.path": str(lasting(path, "data.path"))}
 
 
 def _settings_of(name: str, value: Any) -> dict[str, Any]:

@@ -116,8 +116,8 @@ def base_config(sweep: SweepConfig) -> Config:
 
 def located(config: Config, base: Config) -> Config:
     """Return a trial's configuration with absolute paths and the base's tracking."""
-    path, weights = config.data.path, config.eval.extractor_weights
-    data = replace(config.data, root=base.data.root, path=path and str(lasting(path)))
+    weights = config.eval.extractor_weights
+    data = replace(config.data, root=base.data.root)
     evaluation = replace(config.eval, extractor_weights=weights and str(lasting(weights)))
     return replace(config, data=data, eval=evaluation, tracking=base.tracking)
 

@@ -157,6 +157,24 @@ def test_other_places_to_run_in_make_no_other_sweep() -> None:
     assert [t.trial_id for t in trials(here)] == [t.trial_id for t in trials(elsewhere)]
 
 
+def test_a_folder_of_images_is_another_one_in_another_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def identity(path: str) -> tuple[str, str]:
+        settings = {"data": {"name": "folder", "path": path, "image_size": 16}}
+        sweep = sweep_of(settings=settings)
+        [trial] = trials(sweep)
+        return sweep.key, trial.trial_id
+
+    found = {}
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        found[name] = identity("photos")
+    assert not set(found["here"]) & set(found["there"])
+    assert {n: identity(str(tmp_path / n / "photos")) for n in found} == found
+
+
 # --- drawn points ---------------------------------------------------------------------------------
 
 
