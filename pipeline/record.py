@@ -41,6 +41,7 @@ def run_tags(setting: "Setting", preset: str | None) -> dict[str, str]:
     return {
         "method": config.method.name,
         "dataset": config.data.name,
+        "data_hash": setting.data.sha256,
         "preset": preset or "none",
         "seed": str(config.seed),
         "partition_hash": setting.partition.hash,

@@ -21,7 +21,8 @@ IGNORED = ("seed", "method.name", "resources.", "tracking.", "data.root", "data.
 IGNORED += ("eval.extractor_weights", "eval.batch_size", "eval.grid_images")
 TASK = ("data.", "partition.", "federation.num_clients", "federation.num_new_clients")
 TASK += ("adapt.num_images", "eval.num_images", "eval.num_clients", "eval.kid_")
-EXTRACTOR = "extractor"  # stands among a task's parameters, though it is logged as tags
+# They stand among a task's parameters, though they are logged as tags.
+EXTRACTOR, IMAGES = "extractor", "images"
 RATE = "adapt.lr"
 # Settings of a method: they choose its best, and others need not agree.
 OWN = ("method.", RATE, "adapt.tune_epochs")
@@ -81,7 +82,7 @@ def pair_of(run: TrackedRun) -> Pair:
 
 
 def parameters(run: TrackedRun) -> dict[str, str]:
-    """Return what may set a run apart: parameters that its method reads, and what scored it.
+    """Return what may set a run apart: parameters that its method reads, its images and extractor.
 
     Where an older revision did not log a parameter yet, it stands at what that revision did.
     """
@@ -94,6 +95,8 @@ def parameters(run: TrackedRun) -> dict[str, str]:
     }
     if EXTRACTOR in run.tags:
         told[EXTRACTOR] = f"{run.tags[EXTRACTOR]} {run.tags.get('extractor_hash', '')[:8]}".strip()
+    if told.get("data.name") == "folder" and "data_hash" in run.tags:  # others' names say all
+        told[IMAGES] = run.tags["data_hash"][:8]
     return told
 
 
@@ -109,7 +112,7 @@ def varying(runs: Sequence[TrackedRun]) -> list[str]:
 def group_runs(runs: Sequence[TrackedRun]) -> list[Group]:
     """Return experiments in groups; of one that was run twice on the same seed, the later run."""
     keys = varying(runs)
-    task_keys = [key for key in keys if key.startswith((*TASK, EXTRACTOR))]
+    task_keys = [key for key in keys if key.startswith((*TASK, EXTRACTOR, IMAGES))]
     setting_keys = [key for key in keys if key not in task_keys]
     found: dict[tuple[Values, str, Values], dict[int, TrackedRun]] = {}
     for run in sorted(runs, key=lambda run: run.started_ms):

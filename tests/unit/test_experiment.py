@@ -15,13 +15,14 @@ from safetensors.torch import load_file
 
 from pipeline.adaptation import mean_embedding
 from pipeline.config import load_config
-from pipeline.datasets import load_stored
+from pipeline.datasets import load, load_stored
 from pipeline.driver import RoundStats
 from pipeline.experiment import run_experiment
 from pipeline.messages import WorkerSetup
 from pipeline.outbox import read_points
 from pipeline.pool import LocalClientPool
 from pipeline.progress import Watcher
+from pipeline.record import run_tags
 from pipeline.result import Result
 from pipeline.saved_run import SavedRun, client_path
 from pipeline.schema import Config
@@ -155,6 +156,7 @@ def test_a_folder_of_images_runs_to_the_end_with_another_data_sets_features(
     assert row["tv_after"] is None  # that classifier knows none of these classes
     assert np.isfinite(row["kid_after"])
     assert "final/adapt_tv_after" not in summary_metrics(result)
+    assert run_tags(result.setting, None)["data_hash"] == load(config.data, "train").sha256
 
 
 def two_rounds_config(mnist_root: Path, root: Path, *overrides: str) -> Config:

@@ -159,6 +159,19 @@ def test_other_data_is_another_task_and_so_is_another_extractor() -> None:
     assert tasks == ["extractor=cnn 01234567", "extractor=inception"]
 
 
+def test_other_images_in_a_folder_are_another_task() -> None:
+    def tasks(name: str, *hashes: str | None) -> list[str]:
+        runs = [run("spire", 0, data__name=name, number=i) for i in range(len(hashes))]
+        tags = [{} if sha256 is None else {"data_hash": sha256} for sha256 in hashes]
+        found = [TrackedRun(**{**vars(r), "tags": t}) for r, t in zip(runs, tags, strict=True)]
+        return sorted({label(group.task) for group in group_runs(found)})
+
+    assert tasks("folder", "a" * 64, "b" * 64) == ["images=aaaaaaaa", "images=bbbbbbbb"]
+    assert tasks("folder", "a" * 64, "a" * 64) == [""]
+    assert tasks("folder", None, "a" * 64) == [""]  # nobody wrote down which images those were
+    assert tasks("mnist", "a" * 64, "b" * 64) == [""]  # such a name says which images
+
+
 def test_the_best_setting_has_the_lowest_mean_among_those_with_most_seeds() -> None:
     runs = [run("spire", s, kid, model__d_emb=4) for s, kid in ((0, 3.0), (1, 5.0))]
     runs += [run("spire", s, kid, model__d_emb=8) for s, kid in ((0, 4.0), (1, 3.0))]
