@@ -216,7 +216,7 @@ def make_run_dir(
 ) -> Path:
     """Create a run's folder and its record, and return the folder."""
     run_dir = tracking_root(config) / "runs" / run_id
-    run_dir.mkdir()
+    run_dir.mkdir(exist_ok=True)
     record = {"run_id": run_id, "run_name": run_name, "started_ms": time.time_ns() // 1_000_000}
     record |= {
         "kind": kind,

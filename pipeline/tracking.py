@@ -17,10 +17,11 @@ from typing import Any, Literal, Self
 from pipeline.courier import Store, deliver_all
 from pipeline.delivery import Delivery
 from pipeline.mlflow_delivery import MlflowStore
-from pipeline.mlflow_store import check_run, experiment_id, first_contact
+from pipeline.mlflow_store import check_run, experiment_id, first_contact, stage_of
 from pipeline.outbox import ENDED, Outbox, num_waiting
 from pipeline.run_log import RunLog
 from pipeline.runs import (
+    RECORD,
     Kind,
     TrackingConfig,
     make_run_dir,
@@ -43,6 +44,18 @@ def check_store(config: TrackingConfig) -> None:
     if config.enabled:
         with first_contact(config, tracking_uri(config)) as client:
             client.search_experiments(max_results=1)
+
+
+def is_deleted(run_dir: Path, config: TrackingConfig) -> bool:
+    """Return whether a run was deleted: in its store or, of one that no store knows, its folder.
+
+    Raises as `check_store` does.
+    """
+    stage = "none"
+    if config.enabled:
+        with first_contact(config, tracking_uri(config)) as client:
+            stage = stage_of(client, run_dir.name)
+    return stage == "deleted" or (stage == "none" and not (run_dir / RECORD).is_file())
 
 
 def end_run(run_dir: Path, config: TrackingConfig, status: Status) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.run_files import write_json
-from pipeline.runs import RECORD, TrackingConfig, tracking_root
+from pipeline.runs import TrackingConfig, tracking_root
 from sweeps.space import SweepConfig
 
 Status = Literal["running", "finished", "failed", "stopped"]
@@ -73,9 +73,12 @@ class Ledger:
         self._path(trial_id).with_suffix(".traceback.txt").write_text(text)
 
     @contextlib.contextmanager
-    def held(self, trial_id: str) -> Iterator[None]:
-        """Keep every other process from a trial; waits while one is at it, dead ones excepted."""
-        path = self._path(trial_id).with_suffix(".lock")
+    def held(self, what: str) -> Iterator[None]:
+        """Keep every other process from a trial; waits while one is at it, dead ones excepted.
+
+        `what`: the id of a trial, or `parent` for the sweep's own run.
+        """
+        path = self._path(what).with_suffix(".lock")
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -102,10 +105,12 @@ class Ledger:
 
     @property
     def parent_run_dir(self) -> Path | None:
-        """The folder of the sweep's own run, once it has begun and unless it was deleted."""
+        """The folder of the sweep's own run, which has its id as its name, once that has begun.
+
+        Somebody may have deleted it; the run is in the store all the same.
+        """
         path = self.folder / "sweep.json"
-        run_dir = Path(json.loads(path.read_text())["run_dir"]) if path.is_file() else None
-        return run_dir if run_dir is not None and (run_dir / RECORD).is_file() else None
+        return Path(json.loads(path.read_text())["run_dir"]) if path.is_file() else None
 
     def remember_parent(self, run_dir: Path) -> None:
         """Keep where the sweep's own run is."""

@@ -5,6 +5,7 @@ space -> plan -> trials on Ray Tune, each of them `run_experiment` -> ledger -> 
 
 import contextlib
 import dataclasses
+import logging
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,12 +16,20 @@ from pipeline.datasets import store_root
 from pipeline.fetch import fetch_if_missing
 from pipeline.ray_cluster import cluster, cluster_nodes
 from pipeline.ray_job import lasting
-from pipeline.runs import TrackingConfig, tracking_root, tracking_uri
+from pipeline.runs import (
+    RECORD,
+    TrackingConfig,
+    make_run_dir,
+    make_runs_folder,
+    tracking_root,
+    tracking_uri,
+)
 from pipeline.schema import Config
 from pipeline.setting import partitioned
 from pipeline.summary import final_name
-from pipeline.tracking import Tracker, check_store, end_run
+from pipeline.tracking import Tracker, check_store, end_run, is_deleted
 from pipeline.typed import flattened
+from spire_core.errors import SpireError
 from spire_core.extractor import auto_extractor, make_extractor
 from sweeps.ledger import Entry, Ledger
 from sweeps.plan import TrialPlan, check_nodes, concurrency, plan_trial
@@ -30,6 +39,7 @@ from sweeps.tuning import Narrator, grid_of, optuna_of, run_trials
 
 Say = Callable[[str], None]
 Point = Mapping[str, Any]
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -157,13 +167,8 @@ def parent_run(
 ) -> Iterator[str | None]:
     """Keep the sweep's own tracking run open; it ends as its trials did."""
     tracking = replace(tracking, log_model=False, run_name=None)
-    if (run_dir := ledger.parent_run_dir) is not None:
-        tracker = Tracker.resume(tracking, run_dir)
-    else:
-        tags = {"spire.kind": "sweep", "spire.sweep": sweep.name, "preset": sweep.preset}
-        tracker = Tracker.start(tracking, sweep.name, tags, kind="sweep")
-        ledger.remember_parent(tracker.run_dir)
-        tracker.log_dict(dataclasses.asdict(sweep), "config/sweep.yaml")
+    with ledger.held("parent"):  # of two commands that begin together one begins it
+        tracker = _parent_tracker(sweep, ledger, tracking)
     with tracker:
         yield tracker.run_id if tracker.uri is not None else None
         known = known_trials(sweep, ledger)
@@ -173,6 +178,23 @@ def parent_run(
             tracker.finish("KILLED")
         elif "failed" in statuses:
             tracker.finish("FAILED")
+
+
+def _parent_tracker(sweep: SweepConfig, ledger: Ledger, tracking: TrackingConfig) -> Tracker:
+    """Return the tracker of the sweep's own run, or of a new one if that was deleted."""
+    run_dir = ledger.parent_run_dir
+    if run_dir is None or is_deleted(run_dir, tracking):
+        tags = {"spire.kind": "sweep", "spire.sweep": sweep.name, "preset": sweep.preset}
+        tracker = Tracker.start(tracking, sweep.name, tags, kind="sweep")
+        ledger.remember_parent(tracker.run_dir)
+        tracker.log_dict(dataclasses.asdict(sweep), "config/sweep.yaml")
+        return tracker
+    if not (run_dir / RECORD).is_file():  # its folder was deleted, and it is in the store
+        make_runs_folder(tracking)
+        uri = tracking_uri(tracking)
+        run_dir = make_run_dir(tracking, run_dir.name, sweep.name, uri, "sweep")
+        ledger.remember_parent(run_dir)
+    return Tracker.resume(tracking, run_dir)
 
 
 @dataclass(frozen=True)
@@ -291,13 +313,17 @@ class Job:
 
         `ended`: the ids of trials that were not interrupted.
         """
-        known = known_trials(self.sweep, ledger)
+        known, tracking = known_trials(self.sweep, ledger), self.base.tracking
         for trial_id, entry in ledger.entries(trial.trial_id for trial in known).items():
             if entry.status == "running" and trial_id in ended:
                 entry = ledger.update(trial_id, status="stopped")
-            if entry.status != "finished" and entry.run_dir is not None:
-                status = "FAILED" if entry.status == "failed" else "KILLED"
-                end_run(Path(entry.run_dir), self.base.tracking, status)
+            run_dir = None if entry.run_dir is None else Path(entry.run_dir)
+            if entry.status == "finished" or run_dir is None or not (run_dir / RECORD).is_file():
+                continue
+            try:
+                end_run(run_dir, tracking, "FAILED" if entry.status == "failed" else "KILLED")
+            except SpireError as error:  # the others are given an end all the same
+                _log.warning("the end of run %s is not recorded: %s", run_dir.name, error)
 
 
 def metric_of(sweep: SweepConfig, metrics: Mapping[str, float]) -> float | None:

@@ -17,7 +17,7 @@ from pipeline.result_text import write_result
 from pipeline.runs import RECORD
 from pipeline.schema import Config
 from pipeline.summary import ROUND_METRICS, final_name
-from pipeline.tracking import drop_runs
+from pipeline.tracking import drop_runs, is_deleted
 from spire_core.errors import ClusterError, SpireError
 from sweeps.ledger import Entry, Ledger
 from sweeps.share import SharedPretraining
@@ -126,12 +126,13 @@ def _experiment(
     pretrained = None if shared is None else shared.acquire()
     entry = ledger.read(task.trial_id)
     begun = Path(entry.run_dir) if entry is not None and entry.run_dir else None
-    if begun is not None and (begun / RECORD).is_file():
+    tracking = task.config.tracking
+    if begun and (begun / RECORD).is_file() and not is_deleted(begun, tracking):
         taken = None if pretrained == begun else pretrained
         return resume_experiment(begun, task.config, watcher, taken)
     if task.parent_run_id is not None:  # who began it before was killed ere there was anything
         ours = {"mlflow.parentRunId": task.parent_run_id, "spire.trial_id": task.trial_id}
-        drop_runs(task.config.tracking, ours)
+        drop_runs(tracking, ours)
     return run_experiment(
         task.config, task.preset, watcher, task.parent_run_id, pretrained, task.tags
     )

@@ -104,6 +104,26 @@ def test_one_that_fails_does_not_stop_another(desk: Desk) -> None:
     assert desk.runs() == (parent, statuses)
 
 
+def test_a_sweep_goes_on_when_the_folders_of_its_runs_were_deleted(desk: Desk) -> None:
+    def sweep(norms: str) -> tuple[int, dict[str, Any], str]:
+        axes = f"axes: {{federation.max_update_norm: [{norms}]}}\n"
+        return desk.sweep(f"concurrency: 1\n{axes}", "report=true")
+
+    code, told, _ = sweep("1.0e-9, 1.0e+3")
+    assert (code, told["num_finished"], told["num_failed"]) == (1, 1, 1)
+    shutil.rmtree(desk.folder / "runs")
+    code, again, said = sweep("1.0e-9, 1.0e+3")
+    assert (code, said) == (1, "")
+    assert again["parent_run_id"] == told["parent_run_id"]
+    assert again["artifacts"] == told["artifacts"]
+    code, more, _ = sweep("1.0e-9, 1.0e+3, 1.0e+4")
+    assert (code, more["num_finished"], more["num_failed"]) == (1, 2, 1)
+    assert more["parent_run_id"] == told["parent_run_id"]
+    page = Path(more["artifacts"]["report"]).read_text()
+    assert all(row["run_id"][:8] in page for row in more["trials"])
+    assert len(desk.runs()[1]) == 3
+
+
 def test_a_bad_trial_is_stopped_early(desk: Desk) -> None:
     text = (
         "scheduler: asha\nmetric: pretrain/heldout/own\nconcurrency: 1\n"

@@ -1,6 +1,5 @@
 """What is known of a sweep's trials between one command and the next."""
 
-import json
 import signal
 import subprocess
 import sys
@@ -9,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import load_config
-from pipeline.runs import RECORD, TrackingConfig
+from pipeline.runs import TrackingConfig
 from sweeps.ledger import Entry, Ledger
 from sweeps.space import SweepConfig
 from sweeps.trial import TrialTask, run_trial
@@ -67,15 +66,12 @@ def test_a_line_that_was_cut_off_is_no_point(ledger: Ledger) -> None:
     assert ledger.draws() == [{"a": 1}, {"a": 2}]
 
 
-def test_the_sweeps_own_run_is_known_until_it_is_deleted(ledger: Ledger, tmp_path: Path) -> None:
+def test_the_sweeps_own_run_is_known_also_when_its_folder_was_deleted(
+    ledger: Ledger, tmp_path: Path
+) -> None:
     assert ledger.parent_run_dir is None
-    run_dir = tmp_path / "runs" / "17"
-    run_dir.mkdir(parents=True)
-    (run_dir / RECORD).write_text(json.dumps({}))
-    ledger.remember_parent(run_dir)
-    assert ledger.parent_run_dir == run_dir
-    (run_dir / RECORD).unlink()
-    assert ledger.parent_run_dir is None
+    ledger.remember_parent(tmp_path / "runs" / "17")
+    assert ledger.parent_run_dir == tmp_path / "runs" / "17"
 
 
 def test_a_trial_that_was_lost_after_it_had_finished_is_finished(ledger: Ledger) -> None:

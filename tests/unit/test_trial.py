@@ -1,0 +1,46 @@
+"""What becomes of a trial whose tracking run was deleted."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from pipeline.config import load_config
+from sweeps.ledger import Ledger
+from sweeps.trial import TrialTask, run_trial
+
+SMALL = ("resources.pool=local", "federation.num_rounds=2", "eval.every=1", "adapt.epochs=1")
+SMALL += ("eval.num_images=8", "eval.num_loss_images=8", "diffusion.sample_steps=2")
+SMALL += ("model.width=8", "tracking.log_model=false")
+
+
+def task_of(folder: Path, mnist_root: Path, uri: str) -> TrialTask:
+    places = (f"data.root={mnist_root}", f"tracking.root={folder}", f"tracking.uri={uri}")
+    config = load_config("smoke", [*SMALL, *places])
+    return TrialTask("t", config, "smoke", {}, str(folder / "study"), None, None, {})
+
+
+def interrupt(metrics: dict[str, float]) -> None:
+    raise KeyboardInterrupt
+
+
+def test_one_whose_run_was_deleted_in_the_store_begins_anew(
+    tmp_path: Path, mnist_root: Path, new_database: Path
+) -> None:
+    shutil.copy(new_database, tmp_path)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    task, ledger = task_of(tmp_path, mnist_root, uri), Ledger(tmp_path / "study")
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(task, interrupt)
+    begun = ledger.read("t")
+    assert begun is not None
+    assert begun.run_id is not None
+    MlflowClient(uri).delete_run(begun.run_id)
+    reports: list[dict[str, float]] = []
+    run_trial(task, reports.append)
+    again = ledger.read("t")
+    assert again is not None
+    assert (again.status, again.error) == ("finished", None)
+    assert again.run_id != begun.run_id
+    assert MlflowClient(uri).get_run(again.run_id or "").info.status == "FINISHED"
