@@ -76,7 +76,7 @@ def adapt_arrival(
         tempfile.TemporaryDirectory(prefix="spire-") as scratch,
     ):
         split = _split(len(images), run, config.num_images, client_id)
-        worker = _worker(run, images, split, mixture, Path(scratch) / "run")
+        worker = _worker(run, images, split, mixture, Path(scratch))
         weights, mean_emb = run.weights.numpy(), _mean_emb(run, config)
         own = worker.real_features(client_id)  # for want of the population's, see `_own`
         report = worker.adapt(client_id, weights, config, mean_emb, own)

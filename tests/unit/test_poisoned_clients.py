@@ -108,6 +108,7 @@ def driver_for(
         federation=replace(config.federation, **limits),
         client=replace(config.client, **worker.pop("client", {})),
     )
+    folder.mkdir(exist_ok=True)
     parts = (setting.mixtures, setting.partition, setting.extractor, folder)
     poisoned = PoisonedWorker(WorkerSetup(config, *parts), setting.images)
     poisoned.poisons = poisons

@@ -31,6 +31,7 @@ def worker_of(config: Config, folder: Path) -> ClientWorker:
     held = np.arange(len(images)).reshape(3, NUM_IMAGES)
     splits = [ClientSplit(i, own, own) for i, own in enumerate(held)]
     partition = Partition(tuple(splits[:2]), tuple(splits[2:]))
+    folder.mkdir(parents=True, exist_ok=True)
     return ClientWorker(WorkerSetup(config, {}, partition, "", folder), images)
 
 
