@@ -25,7 +25,7 @@ HOMES = {  # the longest matching name counts; a home is a module or a package
     "pyarrow": {"pipeline.storage"},
     "ray": {"pipeline.ray_cluster", "pipeline.ray_driver", "pipeline.ray_pool"},
     "ray._private": {"pipeline.working_dir"},
-    "ray.tune": {"sweeps"},
+    "ray.tune": {"sweeps.tuning"},
     "torch_fidelity": {"spire_core.kid"},
     "matplotlib": {"pipeline.figures", "pipeline.image_grids"},
 }
@@ -251,13 +251,15 @@ def test_strays_are_found() -> None:
     sources = {
         "pipeline.ray_pool": "import ray.util\nfrom ray import tune",
         "pipeline.driver": f"def f():\n    from ray import get\n{typing}\nimport rayon, torch",
-        "sweeps.search": "from ray.tune import Tuner\nimport ray",
+        "sweeps.tuning": "from ray.tune import Tuner\nimport ray",
+        "sweeps.search": "from ray import tune",
         "spire_core.kid": f"import torch_fidelity\n{typing}",
     }
     assert strays(sources) == [
         "pipeline.ray_pool: ray.tune",
         "pipeline.driver: ray.get",
-        "sweeps.search: ray",
+        "sweeps.tuning: ray",
+        "sweeps.search: ray.tune",
         "spire_core.kid: matplotlib.figure.Figure",
     ]
 
