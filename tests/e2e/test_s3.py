@@ -1,4 +1,4 @@
-"""A run's copy on S3, here a server on this machine: `pip install 'moto[server]'`."""
+"""A run's copy on S3, here a server on this machine: `pip install 'moto[s3]'`."""
 
 import json
 import shutil
@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.cli import main
 
-moto_server = pytest.importorskip("moto.server", reason="no S3 here: pip install 'moto[server]'")
+moto_server = pytest.importorskip("moto.server", reason="no S3 here: pip install 'moto[s3]'")
 
 SETTINGS = ["resources.pool=local", "tracking.enabled=false", "federation.num_rounds=6"]
 SETTINGS += ["eval.every=0", "eval.num_images=16", "adapt.epochs=1", "tracking.checkpoint_every=2"]
