@@ -10,6 +10,7 @@ from pipeline.run_files import START, storable, write_json
 from pipeline.runs import stored_uri
 from pipeline.schema import Config
 from pipeline.typed import config_from_dict
+from spire_core.errors import ConfigError
 
 
 def save_start(run_dir: Path, config: Config, preset: str | None) -> None:
@@ -23,13 +24,19 @@ def load_start(
     """Return a run's configuration, with overrides, and its preset.
 
     It is tracked where it was, unless `uri` is given. RunError if the folder does not say how the
-    run began.
+    run began; ConfigError for an override that changes its result.
     """
     with reading("a run's configuration", run_dir / START, "start a new run"):
         stored = read_object(run_dir / START)
         config, preset = config_from_dict(stored["config"]), stored["preset"]
         uri = uri or stored_uri(run_dir)
-    config = overridden(config, overrides)
+    began, config = config, overridden(config, overrides)
+    if config.fingerprint != began.fingerprint:
+        raise ConfigError(
+            f"expected federation.client_timeout_s={began.federation.client_timeout_s}, with which "
+            "the run began, since it decides whom federation.on_client_error=drop leaves out, got "
+            f"{config.federation.client_timeout_s}: leave it as it is, or start a new run"
+        )
     root = str(run_dir.parent.parent)
     tracking = replace(config.tracking, uri=uri, root=root)
     return replace(config, tracking=tracking), preset

@@ -18,9 +18,10 @@ from pipeline.experiment import resume_experiment, run_experiment
 from pipeline.outbox import read_points
 from pipeline.progress import Watcher
 from pipeline.result import Result
+from pipeline.runs import TrackingConfig, make_run_dir, make_runs_folder
 from pipeline.schema import Config
-from pipeline.start_file import load_start
-from spire_core.errors import RunError
+from pipeline.start_file import load_start, save_start
+from spire_core.errors import ConfigError, RunError
 
 NUM_ROUNDS = 6
 TIMED = ("time/", "memory/")
@@ -138,6 +139,22 @@ def test_two_crashes_and_a_damaged_checkpoint_change_nothing(
     with pytest.raises(Crash):
         resume_experiment(first.run_dir, config, Crasher(3))
     assert comparable(resume_experiment(first.run_dir, config, Watcher())) == comparable(expected)
+
+
+def test_a_time_limit_that_decides_who_is_dropped_stays_as_it_was(tmp_path: Path) -> None:
+    words = ["federation.on_client_error=drop", "federation.client_timeout_s=60"]
+    make_runs_folder(tracking := TrackingConfig(root=str(tmp_path), enabled=False))
+    for name, config in {
+        "drops": load_config("smoke", words),
+        "retries": load_config("smoke", words[1:]),
+    }.items():
+        save_start(make_run_dir(tracking, name, name, None), config, "smoke")
+    longer = ["federation.client_timeout_s=90"]
+    config, _ = load_start(tmp_path / "runs" / "retries", None, longer)
+    assert config.federation.client_timeout_s == 90
+    load_start(tmp_path / "runs" / "drops", None, words[1:])
+    with pytest.raises(ConfigError, match=r"timeout_s=60.0, with which .* got 90.0: leave it"):
+        load_start(tmp_path / "runs" / "drops", None, longer)
 
 
 DAMAGED = {  # what, and after how many rounds the checkpoint was taken that is gone back to
