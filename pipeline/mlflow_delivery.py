@@ -32,6 +32,7 @@ FINAL_CODES = {  # of MLflow's answers, those that no time changes
 BUSY = "QueuePool limit"  # a busy database, which MLflow calls a bad request
 RACED = ("IntegrityError", "INSERT INTO datasets")  # one that another run has just written as well
 FINAL_STATUSES = {400, 404, 405, 409, 411, 413, 414, 415, 422}  # of a server that takes files
+SPOILT = (Refusal, KeyError, TypeError, AttributeError, ValueError)  # of an entry
 
 
 class MlflowStore:
@@ -62,9 +63,10 @@ class MlflowStore:
         self._is_known = False
 
     def may_mend(self, error: Exception) -> bool:
-        """Return whether time may mend an error: a connection, a server or a database that fails.
+        """Return whether time may mend an error: whatever is not known to be final.
 
-        So may a password or a right that is missing, and a full disk.
+        That is a connection, a server or a database that fails, also with what the client of an
+        artifact store raises, a password or a right that is missing, and a full disk.
         """
         from mlflow.exceptions import MlflowException
         from requests.exceptions import HTTPError
@@ -75,7 +77,7 @@ class MlflowStore:
             return passes or error.error_code not in FINAL_CODES
         if isinstance(error, HTTPError) and error.response is not None:
             return error.response.status_code not in FINAL_STATUSES
-        return isinstance(error, OSError)
+        return isinstance(error, OSError) or not isinstance(error, SPOILT)
 
     def _ask(self) -> None:
         """Note which numbers and images MLflow has."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import requests
 import torch
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
@@ -21,6 +22,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST
 
 from pipeline.config import load_config
+from pipeline.courier import Refusal
 from pipeline.mlflow_delivery import MlflowStore
 from pipeline.mlflow_store import QUIET
 from pipeline.outbox import REFUSED, read_points
@@ -567,3 +569,18 @@ def test_a_data_set_that_two_runs_write_at_once_is_sent_again(
     )
     assert store.may_mend(raced)
     assert not store.may_mend(other)
+
+
+class ForeignError(Exception):
+    """As those of an artifact store's own client, such as botocore's, whose base is Exception."""
+
+
+def test_an_error_of_an_artifact_stores_client_may_mend(new_database: Path, tmp_path: Path) -> None:
+    store = MlflowStore(MlflowClient(f"sqlite:///{new_database}"), "0" * 32, tmp_path)
+    answer = requests.Response()
+    answer.status_code = 502
+    passing = [ForeignError("SlowDown"), OSError("reset"), requests.HTTPError(response=answer)]
+    passing += [requests.exceptions.JSONDecodeError("a gateway's page", "<html>", 0)]
+    assert all(map(store.may_mend, passing))
+    final = [Refusal("no such file"), KeyError("file"), TypeError(), ValueError(), AttributeError()]
+    assert not any(map(store.may_mend, final))
