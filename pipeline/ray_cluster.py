@@ -8,10 +8,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ray
+import torch
 from ray.exceptions import RayError, RayTaskError
 
 from spire_core.errors import ClusterError
 
+LESS_MEMORY = "lower resources.num_actors, client.group_size, client.batch_size or model.width"
 TOKEN_NOTICES = "ray._private.authentication.authentication_token_setup"
 
 
@@ -86,6 +88,11 @@ def raised(error: RayTaskError) -> Exception:
     cause = error.cause
     if isinstance(cause, RayError):  # what it was given is lost
         return lost(cause)
+    if isinstance(cause, torch.OutOfMemoryError):
+        return ClusterError(
+            f"expected memory of a GPU for every client actor, got {str(cause).splitlines()[0]!r}: "
+            f"end what else uses the GPU, or {LESS_MEMORY}"
+        )
     return cause
 
 

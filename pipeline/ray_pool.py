@@ -13,7 +13,7 @@ from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError, Ray
 from pipeline.footprint import Footprint, footprint, kept_positions, resident_bytes
 from pipeline.messages import WorkerSetup
 from pipeline.pool import ClientFailure, ClientPool, Paces, Unit, assign, run_chunk
-from pipeline.ray_cluster import answer_of, free_resources, lost, raised
+from pipeline.ray_cluster import LESS_MEMORY, answer_of, free_resources, lost, raised
 from pipeline.resources import ActorPlan, ResourcesConfig
 from pipeline.worker import ClientWorker
 from spire_core.errors import ClusterError
@@ -146,8 +146,8 @@ class RayClientPool(ClientPool):
         told = f"{found[0].need_bytes / 2**20:.0f} MiB for what a round takes, {least / 2**20:.0f}"
         if not (kept and may_shrink):
             raise ClusterError(
-                f"expected memory for {len(found)} client actors, got {told} MiB free: lower "
-                "resources.num_actors, client.group_size, client.batch_size or model.width"
+                f"expected memory for {len(found)} client actors, got {told} MiB free: "
+                f"{LESS_MEMORY}"
             )
         logger.warning("%d of %d client actors go on: %s MiB free", len(kept), len(found), told)
         for position, actor in enumerate(self.actors):

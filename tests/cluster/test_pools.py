@@ -31,6 +31,7 @@ from pipeline.outbox import read_points
 from pipeline.pool import ClientFailure, ClientPool
 from pipeline.profiling import trace_path
 from pipeline.progress import Watcher
+from pipeline.ray_cluster import answer_of
 from pipeline.ray_pool import RayClientPool
 from pipeline.resources import ResourcesConfig, plan_actors
 from pipeline.schema import Config
@@ -434,6 +435,15 @@ def _unsent(residual: torch.Tensor) -> bytes:
 def test_an_actors_error_keeps_its_type_and_sentence(opened: Opened) -> None:
     with pytest.raises(SpireError, match="two or more different clients"):
         opened[1].run("masked_embedding", [0], [1, 2])
+
+
+def test_a_gpu_without_room_is_one_sentence(ray_cluster: None) -> None:
+    @ray.remote(num_cpus=0)
+    def begin() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee more")
+
+    with pytest.raises(ClusterError, match=r"Tried to allocate 2.00 GiB.': end .* or lower resou"):
+        answer_of(begin.remote())
 
 
 def test_an_actors_pace_is_what_its_work_took(opened: Opened) -> None:
