@@ -5,6 +5,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import platform
 from collections.abc import Iterator, Mapping
@@ -12,13 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.disk import try_lock
+from pipeline.disk import try_lock, write_whole
 from pipeline.reading import read_object, reading
 from pipeline.runs import mask, read_record
 from pipeline.schema import Config
 from spire_core.errors import RunError
 
 START, RESULT, LOCK = "config.json", "result.json", "run.lock"
+_log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -41,10 +43,19 @@ def held(run_dir: Path) -> Iterator[None]:
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write values atomically."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(values, indent=1) + "\n")
-    part.replace(path)
+    """Write values atomically and lastingly."""
+    write_whole(path, (json.dumps(values, indent=1) + "\n").encode(), is_lasting=True)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return what `write_json` wrote, or None if nothing is there; a damaged file is as if gone."""
+    try:
+        return read_object(path)
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        _log.warning("damaged: %s is passed over: %s", path, error)
+        return None
 
 
 def storable(config: Config) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.run_files import write_json
+from pipeline.run_files import read_json, write_json
 from pipeline.runs import TrackingConfig, tracking_root
 from sweeps.space import SweepConfig
 
@@ -53,9 +53,9 @@ class Ledger:
         return self.folder / "trials" / f"{trial_id}.json"
 
     def read(self, trial_id: str) -> Entry | None:
-        """Return what is known of a trial, or None if it has never begun."""
-        path = self._path(trial_id)
-        return Entry(**json.loads(path.read_text())) if path.is_file() else None
+        """Return what is known of a trial, or None if it has never begun or that is damaged."""
+        values = read_json(self._path(trial_id))
+        return None if values is None else Entry(**values)
 
     def write(self, entry: Entry) -> None:
         """Replace what is known of a trial."""
@@ -109,8 +109,8 @@ class Ledger:
 
         Somebody may have deleted it; the run is in the store all the same.
         """
-        path = self.folder / "sweep.json"
-        return Path(json.loads(path.read_text())["run_dir"]) if path.is_file() else None
+        values = read_json(self.folder / "sweep.json")
+        return None if values is None else Path(values["run_dir"])
 
     def remember_parent(self, run_dir: Path) -> None:
         """Keep where the sweep's own run is."""

@@ -5,14 +5,13 @@ that has finished it. A lock beside it, which ends with its process, makes the o
 meanwhile.
 """
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
 from pipeline.disk import try_lock
-from pipeline.run_files import write_json
+from pipeline.run_files import read_json, write_json
 
 POLL_S = 0.5
 
@@ -49,9 +48,9 @@ class SharedPretraining:
             return source
 
     def _source(self) -> Path | None:
-        if not self.record.is_file():
+        if (values := read_json(self.record)) is None:
             return None
-        run_dir = Path(json.loads(self.record.read_text())["run_dir"])
+        run_dir = Path(values["run_dir"])
         return run_dir if self.is_whole(run_dir) else None
 
     def publish(self, run_dir: Path) -> None:

@@ -74,6 +74,17 @@ def test_the_sweeps_own_run_is_known_also_when_its_folder_was_deleted(
     assert ledger.parent_run_dir == tmp_path / "runs" / "17"
 
 
+def test_what_a_power_cut_has_emptied_has_never_begun(ledger: Ledger, tmp_path: Path) -> None:
+    ledger.write(Entry("abc", "finished"))
+    ledger.write(Entry("other", "finished"))
+    ledger.remember_parent(tmp_path / "runs" / "17")
+    for file in ("trials/abc.json", "sweep.json"):
+        (ledger.folder / file).write_text("")
+    assert ledger.entries(["abc", "other"]) == {"other": Entry("other", "finished")}
+    assert ledger.parent_run_dir is None
+    assert ledger.update("abc", status="failed") == Entry("abc", "failed")
+
+
 def test_a_trial_that_was_lost_after_it_had_finished_is_finished(ledger: Ledger) -> None:
     result = {"metrics": {"final/adapt_kid_after": 1.5}}
     ledger.write(Entry("t", "failed", result=result, error="its process was lost"))

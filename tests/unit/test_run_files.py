@@ -1,12 +1,13 @@
 """A run's folder belongs to one process at a time, and to nobody once that has died."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from pipeline.run_files import held
+from pipeline.run_files import held, read_json, write_json
 from spire_core.errors import RunError
 
 HOLDER = """
@@ -41,3 +42,21 @@ def test_two_runs_of_one_root_do_not_meet(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     with held(tmp_path / "a"), held(tmp_path / "b"):
         pass
+
+
+def test_values_are_on_the_disk_before_they_have_their_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, synced = tmp_path / "values.json", list[bool]()
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(path.exists()))
+    write_json(path, {"a": [1]})
+    assert synced == [False]
+    assert read_json(path) == {"a": [1]}
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 40, b'{"a": ', b"[1]", b"\xff"])
+def test_a_damaged_file_is_as_if_it_were_not_there(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "values.json"
+    assert read_json(path) is None
+    path.write_bytes(content)
+    assert read_json(path) is None

@@ -103,3 +103,11 @@ def test_a_run_that_was_deleted_is_done_again(is_there: bool, tmp_path: Path) ->
     again = SharedPretraining(tmp_path, "abc")
     assert again.acquire() == (run_dir if is_there else None)
     again.release()
+
+
+def test_a_damaged_record_is_none(tmp_path: Path) -> None:
+    shared = SharedPretraining(tmp_path, "abc")
+    shared.record.write_text("")
+    assert shared.acquire() is None
+    shared.publish(tmp_path)
+    assert SharedPretraining(tmp_path, "abc").acquire() == tmp_path
