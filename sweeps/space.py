@@ -162,14 +162,17 @@ class SweepConfig:
     def key(self) -> str:
         """Hash of what all trials have in common: more values or seeds make no other sweep.
 
-        Nor do other places to run in; but to be recorded elsewhere, trials have to run again. And
-        values, seeds and mode make another search of Optuna's: its points are positions on axes.
+        Nor do other places to run in; but to be recorded elsewhere, trials have to run again.
+        Values, seeds and mode make another search of Optuna's: its points are positions on axes.
+        And with the other mode ASHA would have stopped other trials.
         """
         flat = _placed(flattened(self.settings))
         settings = {k: v for k, v in flat.items() if determines(k) or k in RECORDED}
         common = [self.name, self.preset, settings, self.search, self.scheduler, self.metric]
         if self.search == "optuna":
             common += [self.axes, self.seeds, self.mode]
+        elif self.scheduler == "asha" and self.mode != "min":  # without this, min had the same key
+            common.append(self.mode)
         return hashlib.sha256(json.dumps(common, sort_keys=True).encode()).hexdigest()[:8]
 
 

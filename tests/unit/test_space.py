@@ -219,6 +219,15 @@ def test_other_axes_and_the_other_mode_make_another_search_of_optuna() -> None:
     assert one.key != sweep_of(axes=one.axes, search="optuna", num_trials=2, mode="max").key
 
 
+def test_the_other_mode_makes_another_sweep_where_it_stops_other_trials() -> None:
+    def keys(**values: Any) -> list[str]:
+        return [sweep_of(mode=m, metric="pretrain/kid/mean", **values).key for m in ("min", "max")]
+
+    lowest, highest = keys(scheduler="asha")
+    assert lowest != highest
+    assert len(set(keys())) == 1  # it only says which trial is the best
+
+
 def test_settings_may_name_another_experiment_nested_or_flat() -> None:
     for settings in ({"tracking.experiment": "mine"}, {"tracking": {"experiment": "mine"}}):
         assert base_config(sweep_of(settings=settings)).tracking.experiment == "mine"
