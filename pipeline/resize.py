@@ -11,6 +11,11 @@ from spire_core.errors import ConfigError, DataError
 _CHUNK_VALUES = 2**23  # resized at a time
 
 
+def side(width: int, image_size: int | None) -> int:
+    """The side of images of this width once they are `resized`."""
+    return image_size if image_size is not None else (32 if width == 28 else width)
+
+
 def resized(images: np.ndarray, image_size: int | None) -> np.ndarray:
     """The images (N, C, H, H) uint8 as (N, C, S, S) uint8, where S is `image_size`.
 
@@ -22,7 +27,7 @@ def resized(images: np.ndarray, image_size: int | None) -> np.ndarray:
     num, channels, height, width = images.shape
     if height != width:
         raise DataError(f"expected square images, got {height} x {width}")
-    size = image_size if image_size is not None else (32 if width == 28 else width)
+    size = side(width, image_size)
     if size < 1:
         raise ConfigError(f"expected data.image_size of at least 1, got {size}")
     if size == width:

@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.datasets import store_root
+from pipeline.datasets import DataConfig, store_root
 from pipeline.fetch import fetch_if_missing
 from pipeline.ray_cluster import cluster, cluster_nodes
 from pipeline.ray_job import lasting
+from pipeline.resize import side
 from pipeline.runs import (
     RECORD,
     TrackingConfig,
@@ -146,8 +147,8 @@ def undrawn(sweep: SweepConfig, ledger: Ledger) -> int:
 
 
 def check_data(planned: Sequence[Trial], say: Say) -> None:
-    """Fetch missing data, and raise what is wrong with any trial's partition or extractor."""
-    seen = set()
+    """Fetch missing data, and raise what is wrong with a trial's partition, images or extractor."""
+    seen, widths = set(), dict[DataConfig, int]()
     for trial in planned:
         config = trial.config
         fetch_if_missing(config.data.name, config.data.root, config.data.path, say)
@@ -156,9 +157,13 @@ def check_data(planned: Sequence[Trial], say: Say) -> None:
         key = (config.data, config.seed, config.adapt.num_images, stops_early, *part)
         if key not in seen:
             seen.add(key)
-            partitioned(config)
-            name = auto_extractor(config.data.name, config.eval.extractor)
-            make_extractor(name, config.eval.extractor_weights)
+            widths[config.data] = partitioned(config)[0].images.shape[-1]
+        config.model.check_image_size(side(widths[config.data], config.data.image_size))
+        name, weights = config.eval.extractor, config.eval.extractor_weights
+        scorer = (auto_extractor(config.data.name, name), weights)
+        if scorer not in seen:
+            seen.add(scorer)
+            make_extractor(*scorer)
 
 
 @contextlib.contextmanager

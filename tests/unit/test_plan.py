@@ -7,11 +7,12 @@ import pytest
 
 from pipeline.config import load_config
 from pipeline.resources import ActorPlan, ResourcesConfig, num_fitting, plan_actors
-from spire_core.errors import ClusterError, ConfigError
+from spire_core.errors import ClusterError, ConfigError, SpireError
 from sweeps.ledger import Entry, Ledger
 from sweeps.outcome_text import plan_json, plan_text
 from sweeps.plan import TrialPlan, check_nodes, concurrency, plan_trial
 from sweeps.space import SweepConfig, trials
+from sweeps.sweep import check_data
 
 TWO = {"CPU": 2.0}
 NODE = {"CPU": 8.0, "GPU": 1.0}
@@ -151,6 +152,24 @@ def test_a_cluster_that_grows_is_asked_for_what_it_does_not_have_yet() -> None:
         assert plan.bundles == [{}, {"CPU": 4.0, "GPU": 0.5}, {"CPU": 4.0, "GPU": 0.5}]
     at_once, plan = planned(sweep_of({"num_gpus": 1.0}, autoscaling=True), {"CPU": 2.0})
     assert plan.bundles == [{}, {"CPU": 1.0, "GPU": 1.0}]
+
+
+@pytest.mark.parametrize(
+    ("axes", "told"),
+    [
+        ({"data.image_size": [28, 30]}, "expected data.image_size divisible by 4 .* got 30"),
+        ({"model.space_to_depth": [2, 16]}, "expected data.image_size divisible by 32"),
+        ({"eval.extractor": ["auto", "resnet"]}, "expected an extractor among .* got 'resnet'"),
+    ],
+)
+def test_mistakes_of_any_trial_are_found_before_it_starts(
+    axes: dict[str, Any], told: str, mnist_root: Path
+) -> None:
+    sweep = SweepConfig("a", "smoke", {"data.root": str(mnist_root)}, axes)
+    first, _ = found = trials(sweep)
+    check_data([first], print)
+    with pytest.raises(SpireError, match=told):
+        check_data(found, print)
 
 
 def test_a_dry_run_tells_all_of_it(tmp_path: Path) -> None:
