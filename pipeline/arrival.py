@@ -23,6 +23,7 @@ from pipeline.image_folder import opened_image
 from pipeline.image_grids import image_grid
 from pipeline.known_datasets import SPECS
 from pipeline.messages import WorkerSetup
+from pipeline.ray_job import expanded
 from pipeline.resize import resized
 from pipeline.saved_run import SavedRun, client_path, save_client
 from pipeline.worker import ClientWorker
@@ -178,8 +179,8 @@ def load_arrival(
     """
     if data in SPECS:
         images, names = _dataset_images(run, data, classes, root)
-    elif Path(data).expanduser().is_dir():
-        images, names = _folder_images(run, Path(data).expanduser(), classes)
+    elif (folder := expanded(data, "--data")).is_dir():
+        images, names = _folder_images(run, folder, classes)
     else:
         raise ConfigError(
             f"expected a data set out of {', '.join(SPECS)} or a folder of images, got {data!r}: "

@@ -6,6 +6,7 @@ Each missing thing comes with the way to get it. Nothing is started and nothing 
 import os
 import platform
 import urllib.request
+from http.client import HTTPException
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,7 @@ def _tracking() -> dict[str, Any]:
     if uri.startswith(("http://", "https://")):
         try:
             urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5).close()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, HTTPException) as error:
             problem = (
                 f"no answer ({mask(str(error))}): start the server, or unset MLFLOW_TRACKING_URI"
             )

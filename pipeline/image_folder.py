@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import itertools
+import logging
 import math
 import os
 import warnings
@@ -12,10 +13,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from pipeline.ray_job import expanded
 from spire_core.errors import DataError
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # others start programs, as EPS does
 MAX_PIXELS = 64_000_000
+_log = logging.getLogger(__name__)
 
 
 def load_folder(
@@ -29,7 +32,7 @@ def load_folder(
     so the split is the same everywhere. Raises DataError for a missing folder, no classes, an
     empty split, or a file that is no image.
     """
-    base = Path(path).expanduser().resolve()
+    base = expanded(path, "data.path").resolve()
     if (base / "train").is_dir() and (base / "test").is_dir():
         classes, samples = _image_files(base / split)
         if classes != _image_files(base / "train")[0]:
@@ -56,6 +59,9 @@ def _image_files(folder: Path) -> tuple[list[str], list[tuple[Path, int]]]:
         raise DataError(
             f"expected a folder with one subfolder of images per class, got {folder}: {reason}"
         ) from error
+    num_gifs = sum(path.suffix.lower() == ".gif" for path in folder.rglob("*"))
+    if num_gifs:
+        _log.warning("%d .gif files in %s are left out: save them as .png", num_gifs, folder)
     return found.classes, [(Path(file), label) for file, label in found.samples]
 
 
@@ -74,7 +80,7 @@ def _own_split(base: Path, samples: list[tuple[Path, int]], split: str) -> list[
     """The files that belong to `split`, in a folder that has no splits of its own."""
 
     def hashed_name(sample: tuple[Path, int]) -> bytes:
-        return hashlib.sha256(sample[0].relative_to(base).as_posix().encode()).digest()
+        return hashlib.sha256(os.fsencode(sample[0].relative_to(base).as_posix())).digest()
 
     chosen = []
     for _, of_class in itertools.groupby(samples, key=lambda sample: sample[1]):

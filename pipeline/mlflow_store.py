@@ -34,6 +34,7 @@ def first_contact(config: TrackingConfig, uri: str) -> "Iterator[MlflowClient]":
     _quiet_mlflow()
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError  # of an address that it cannot read
 
     path = sqlite_path(uri)
     if path is not None:
@@ -42,7 +43,7 @@ def first_contact(config: TrackingConfig, uri: str) -> "Iterator[MlflowClient]":
     try:
         with lock, _first_contact_settings():
             yield MlflowClient(uri)
-    except MlflowException as error:
+    except (MlflowException, SQLAlchemyError, ImportError) as error:  # also without its driver
         reason = mask(str(error)).splitlines()[0]
         raise ClusterError(
             f"expected an MLflow store at {mask(uri)}, got {reason!r}: start its server, or choose "

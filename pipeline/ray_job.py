@@ -26,13 +26,23 @@ def base_folder() -> Path:
 
 def lasting(path: str | Path, name: str = "the folder") -> Path:
     """Return a path as absolute; ConfigError where `name` is relative to a job's temporary copy."""
-    expanded = Path(path).expanduser()
-    if is_ray_job() and not expanded.is_absolute():
+    found = expanded(path, name)
+    if is_ray_job() and not found.is_absolute():
         raise ConfigError(
             f"expected {name} as an absolute path in a Ray job, got {str(path)!r}: the job's "
             "working directory is a copy that Ray deletes, so name a folder that lasts"
         )
-    return expanded.resolve()
+    return found.resolve()
+
+
+def expanded(path: str | Path, name: str = "the path") -> Path:
+    """Return a path with its ~ or ~user replaced; ConfigError if `name` is of nobody's home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"expected {name} below a home that exists, got {str(path)!r}: write it in full"
+        ) from error
 
 
 def hear_interrupts() -> None:

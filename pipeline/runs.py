@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.ray_job import base_folder, lasting
+from pipeline.ray_job import base_folder, expanded, lasting
 from pipeline.reading import read_object, reading
 from spire_core.errors import ConfigError, RunError
 
@@ -188,7 +188,7 @@ def find_run(run: str, config: TrackingConfig, kinds: Sequence[Kind] = ("run",))
     fits = fits or [r for r in records if run and r["run_id"].startswith(run)]
     if len(fits) == 1:
         return fits[0]["folder"]
-    folder = Path(run).expanduser()
+    folder = expanded(run, "the run")
     if not fits and (folder / RECORD).is_file():
         return folder.resolve()
     what = f"which fits {len(fits)} of them" if fits else f"which is none of those in {runs}"

@@ -128,6 +128,11 @@ class Config:
                 f"{self.server.aggregation}, got {self.federation.cohort_size}: of two updates "
                 "nobody can tell which one is wrong"
             )
+        if not self.method.record.is_federated and self.federation.num_new_clients == 0:
+            raise ConfigError(
+                f"expected federation.num_new_clients of at least 1 with method={self.method.name},"
+                " got 0: nobody would train"
+            )
         asks_for_mean = self.method.record.has_embedding and self.adapt.init == "mean"
         if asks_for_mean and self.federation.num_clients < 2:
             raise ConfigError(

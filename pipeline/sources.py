@@ -25,6 +25,7 @@ from PIL import Image
 
 from pipeline.datasets import SPLITS
 from pipeline.known_datasets import DatasetSpec
+from pipeline.ray_job import expanded
 from spire_core.errors import DataError
 
 
@@ -61,11 +62,7 @@ PACKAGES = {
 
 def default_sources(source_dir: str | Path | None = None) -> dict[str, Source]:
     """The places to look in, in order, by the name that messages use for them."""
-    own = (
-        {}
-        if source_dir is None
-        else {f"folder {source_dir}": from_folder(Path(source_dir).expanduser())}
-    )
+    own = {} if source_dir is None else {f"folder {source_dir}": from_folder(expanded(source_dir))}
     return {**own, "torchvision": from_torchvision, "package": from_package}
 
 

@@ -61,11 +61,12 @@ def theory(args: argparse.Namespace) -> Answer:
 
 
 def _folder(out: str | None) -> Path | None:
+    from pipeline.ray_job import expanded
     from spire_core.errors import ConfigError
 
     if out is None:
         return None
-    folder = Path(out).expanduser()
+    folder = expanded(out, "--out")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

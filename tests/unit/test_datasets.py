@@ -1,6 +1,7 @@
 """Data sets: settings, the store's verification, folders of images, resizing."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -206,6 +207,21 @@ def test_folder_without_splits_is_split_by_name(tmp_path: Path) -> None:
     assert test.images[:2, 0, 0, 0].tolist() == first_two
     elsewhere = tmp_path.rename(tmp_path.with_name("moved"))
     assert folder(elsewhere, "test", 4).sha256 == test.sha256
+
+
+def test_a_name_that_is_no_text_is_split_by_its_bytes(tmp_path: Path) -> None:
+    for name in (b"\xff.png", b"1.png", b"2.png"):
+        save_image(tmp_path / "a" / os.fsdecode(name), np.zeros((4, 4), np.uint8))
+    assert [len(folder(tmp_path, split, 4).images) for split in ("train", "test")] == [2, 1]
+
+
+def test_images_that_are_left_out_are_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("1.png", "2.png", "3.GIF"):
+        save_image(tmp_path / "a" / name, np.zeros((4, 4), np.uint8))
+    assert len(folder(tmp_path, "train", 4).images) == 1
+    assert "1 .gif files in" in caplog.text
 
 
 def test_folder_errors_are_one_sentence(tmp_path: Path) -> None:

@@ -119,6 +119,29 @@ TOO_LARGE += ["partition.max_retries=1000000000000", "partition.alpha=.inf", "se
 TOO_LARGE += ["partition={name: shard, shards_per_client: 1000000000}", "server.lr=1e18"]
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["resume", "last", "tracking.root=~nosuchuser/x"],
+        [*DRY, "data.root=~nosuchuser/x"],
+        [*DRY, "data=folder", "data.image_size=16", "data.path=~nosuchuser/x"],
+        [*DRY, "method=local", "federation.num_new_clients=0"],
+        ["resume", "~nosuchuser/x"],
+        ["theory", "theorem", "--out", "~nosuchuser/x"],
+    ],
+)
+def test_a_place_or_a_run_that_cannot_be_is_refused(words: list[str]) -> None:
+    assert judge(*words) == 2
+
+
+def test_doctor_says_that_an_address_is_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:port")
+    assert cli.main(["doctor"]) == 0
+    assert "http://host:port: no answer" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("key", KEYS)
 def test_a_value_that_is_none_is_refused(key: str) -> None:
     for value in ODD_VALUES:

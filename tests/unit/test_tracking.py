@@ -2,6 +2,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from pipeline.mlflow_store import QUIET
 from pipeline.outbox import REFUSED, read_points
 from pipeline.runs import TrackingConfig, find_run, git_revision, mask, tracking_uri, ui_command
 from pipeline.saved_run import SavedRun, save_client, save_run
-from pipeline.tracking import NullTracker, Tracker, drop_runs
+from pipeline.tracking import NullTracker, Tracker, check_store, drop_runs
 from spire_core.errors import ClusterError, ConfigError, RunError
 from spire_core.flat import FlatModel
 
@@ -569,6 +570,14 @@ def test_a_data_set_that_two_runs_write_at_once_is_sent_again(
     )
     assert store.may_mend(raced)
     assert not store.may_mend(other)
+
+
+@pytest.mark.parametrize(
+    "uri", ["sqlite://mlflow.db", "postgresql+nosuch://host/name", "mssql+pyodbc://host/name"]
+)
+def test_an_address_without_a_store_or_its_driver_is_one_sentence(uri: str, tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match=f"expected an MLflow store at {re.escape(uri)}, got"):
+        check_store(TrackingConfig(uri=uri, root=str(tmp_path)))
 
 
 class ForeignError(Exception):
