@@ -95,7 +95,7 @@ def _decode(file: Path, size: int) -> np.ndarray:
     with opened_image(file) as image:
         rgb = ImageOps.exif_transpose(image).convert("RGB")
         square = ImageOps.fit(rgb, (size, size), Image.Resampling.BILINEAR)
-    return np.asarray(square).transpose(2, 0, 1)
+    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
 
 
 @contextlib.contextmanager

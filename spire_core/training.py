@@ -184,8 +184,12 @@ class Recipe:
 
 
 def to_float(images: Tensor) -> Tensor:
-    """Return uint8 images (B, C, H, W) as float32 in [-1, 1]."""
-    return images.float() / 127.5 - 1.0
+    """Return uint8 images (B, C, H, W) as float32 in [-1, 1], contiguous.
+
+    Torch 2.13 ends the process (SIGSEGV) in the gradient of a group normalisation with trained
+    weights whose input has its channels last in memory, as images of files do, and no gradient.
+    """
+    return images.contiguous().float() / 127.5 - 1.0
 
 
 def batches(

@@ -61,6 +61,18 @@ def test_other_methods_change_their_own_parts_alone(method: str) -> None:
     assert set(result.state) == set(METHODS[method].adapt_parts)
 
 
+def test_images_with_their_channels_last_in_memory_are_fitted_alike() -> None:
+    """Torch's normalisation would end the process where the layers before it are frozen."""
+    images = torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8)
+    model = FlatModel(ModelConfig(width=32), MethodConfig(name="shared_rep"), 3)
+    weights = torch.randn(model.layout.size, generator=torch_generator(0, "weights")) / 50
+    config, losses = AdaptConfig(epochs=1), []
+    for own in (images, images.contiguous(memory_format=torch.channels_last)):
+        result = adapt_client(model, weights, {}, own, config, RECIPE, 0, 1, lambda *_: {})
+        losses.append(result.curve[-1].train_loss)
+    assert losses[0] == losses[1]
+
+
 def test_fedavg_does_not_adapt() -> None:
     model, result, seen = adapt("fedavg")
     assert torch.equal(model.weights, trained_weights("fedavg"))
