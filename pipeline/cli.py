@@ -92,7 +92,7 @@ def resume(args: argparse.Namespace) -> Answer:
     config, preset = load_start(run_dir, given.uri, overrides)
     _fetch_if_missing(config.data.name, config.data.root, config.data.path)
     with contextlib.closing(Watcher() if args.quiet else Progress()) as watcher:
-        return _finished(resume_experiment(run_dir, config, watcher), preset)
+        return _finished(resume_experiment(run_dir, config, watcher, preset=preset), preset)
 
 
 def adapt(args: argparse.Namespace) -> Answer:
@@ -186,10 +186,9 @@ def doctor(args: argparse.Namespace) -> Answer:
 
 
 def _finished(result: "Result", preset: str | None) -> Answer:
-    from pipeline.result_text import result_table, write_result
+    from pipeline.result_text import result_json, result_table
 
-    told = write_result(result, preset)
-    return Answer(result_table(result), told)
+    return Answer(result_table(result), result_json(result, preset))
 
 
 def _fetch_if_missing(name: str, root: str | None, source_dir: str | None) -> None:

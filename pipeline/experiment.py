@@ -30,6 +30,7 @@ from pipeline.record import (
     run_tags,
 )
 from pipeline.result import Result
+from pipeline.result_text import write_result
 from pipeline.run_files import held
 from pipeline.runs import tracking_root
 from pipeline.saved_run import save_run
@@ -67,11 +68,17 @@ def run_experiment(
         save_start(tracker.run_dir, config, preset)
         watcher.started(tracker.run_dir)
         log_setting(tracker, setting)
-        return _run(setting, tracker, watcher, pretrained)
+        result = _run(setting, tracker, watcher, pretrained)
+        write_result(result, preset)  # before the store is told that the run has finished
+        return result
 
 
 def resume_experiment(
-    run_dir: Path, config: Config, watcher: Watcher, pretrained: Path | None = None
+    run_dir: Path,
+    config: Config,
+    watcher: Watcher,
+    pretrained: Path | None = None,
+    preset: str | None = None,
 ) -> Result:
     """Go on with an interrupted run from its newest good checkpoint, to the same result.
 
@@ -84,7 +91,9 @@ def resume_experiment(
             watcher.started(run_dir)
             if not read_points(run_dir):  # it may have ended before it told its settings
                 log_setting(tracker, setting)
-            return _run(setting, tracker, watcher, pretrained)
+            result = _run(setting, tracker, watcher, pretrained)
+            write_result(result, preset)
+            return result
 
 
 def _run(setting: Setting, tracker: Tracker, watcher: Watcher, pretrained: Path | None) -> Result:

@@ -28,6 +28,7 @@ SAYS = {  # what is read of an entry here, by its kind
     "image": {"step": int, "key": str},
     "params": {"params": dict},
     "status": {"status": str},
+    "model": {"folder": str},
 }
 Entry = dict[str, Any]  # kind, time_ms, and what that kind says
 Points = Sequence[tuple[int, Mapping[str, float]]]  # (step, numbers by name)
@@ -69,7 +70,10 @@ class Outbox:
         self._add(new)
 
     def has(self, kind: str, name: str, step: int) -> bool:
-        """Return whether a number (kind `metrics`) or an image (`image`) of a step was told."""
+        """Return whether a number (kind `metrics`) or an image (`image`) of a step was told.
+
+        So was a `model`, by its folder, at step 0.
+        """
         return (kind, name, step) in self._told
 
     def _add(self, entries: Sequence[Entry]) -> None:
@@ -93,6 +97,8 @@ class Outbox:
             self._told |= {("metrics", key, entry["step"]) for key in entry["metrics"]}
         elif entry["kind"] == "image":
             self._told.add(("image", entry["key"], entry["step"]))
+        elif entry["kind"] == "model":
+            self._told.add(("model", entry["folder"], 0))
         elif entry["kind"] == "params":
             self.params |= entry["params"]
         elif entry["kind"] == "status":

@@ -331,6 +331,16 @@ def test_rounds_lost_with_the_power_and_computed_again_are_there_once(
     assert after["files"] == before["files"]
 
 
+def test_a_run_that_goes_on_has_one_model(store: TrackingConfig, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    tracker = Tracker.start(store, "one model", {})
+    tracker.log_model(tmp_path, (1, 8, 8))
+    tracker.finish("KILLED")
+    with Tracker.resume(store, tracker.run_dir) as resumed:
+        resumed.log_model(tmp_path, (1, 8, 8))
+    assert len(contents(store, tracker.run_dir)["models"]) == 1  # type: ignore[arg-type]
+
+
 LOG = """
 import sys
 from pipeline.runs import TrackingConfig

@@ -18,9 +18,11 @@ from pipeline.experiment import resume_experiment, run_experiment
 from pipeline.outbox import read_points
 from pipeline.progress import Watcher
 from pipeline.result import Result
+from pipeline.run_files import load_result
 from pipeline.runs import TrackingConfig, make_run_dir, make_runs_folder
 from pipeline.schema import Config
 from pipeline.start_file import load_start, save_start
+from pipeline.tracking import Status, Tracker
 from spire_core.errors import ConfigError, RunError
 
 NUM_ROUNDS = 6
@@ -139,6 +141,24 @@ def test_two_crashes_and_a_damaged_checkpoint_change_nothing(
     with pytest.raises(Crash):
         resume_experiment(first.run_dir, config, Crasher(3))
     assert comparable(resume_experiment(first.run_dir, config, Watcher())) == comparable(expected)
+
+
+def test_what_a_run_found_is_written_before_it_is_told_to_have_finished(
+    whole: tuple[Config, Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill while the store is waited for leaves a run that has finished everywhere."""
+    found, finish = [], Tracker.finish
+
+    def spy(tracker: Tracker, status: Status = "FINISHED") -> None:
+        found.append((status, load_result(tracker.run_dir) is not None))
+        finish(tracker, status)
+
+    monkeypatch.setattr(Tracker, "finish", spy)
+    crasher = Crasher(NUM_ROUNDS + 1)
+    with pytest.raises(Crash):
+        run_experiment(whole[0], "smoke", crasher)
+    resume_experiment(crasher.run_dir, whole[0], Watcher())
+    assert found == [("FAILED", False), ("FINISHED", True)]
 
 
 def test_a_time_limit_that_decides_who_is_dropped_stays_as_it_was(tmp_path: Path) -> None:
