@@ -36,7 +36,7 @@ from pipeline.runs import tracking_root
 from pipeline.saved_run import save_run
 from pipeline.schema import Config
 from pipeline.setting import MANY_CLIENTS, Setting, prepare
-from pipeline.start_file import save_start
+from pipeline.start_file import check_hashes, located, save_start
 from pipeline.storage import check_storage
 from pipeline.tracking import Tracker
 from spire_core.errors import DivergenceError
@@ -58,6 +58,7 @@ def run_experiment(
     same once more; RunError if that was done with other settings.
     """
     check_storage(config.tracking)
+    config = located(config)
     setting = prepare(config)
     tags = run_tags(setting, preset) | dict(more_tags or {})
     with (
@@ -65,7 +66,7 @@ def run_experiment(
         Tracker.start(config.tracking, run_name(config), tags, parent_run_id) as tracker,
         held(tracker.run_dir),
     ):
-        save_start(tracker.run_dir, config, preset)
+        save_start(tracker.run_dir, config, preset, setting.hashes)
         watcher.started(tracker.run_dir)
         log_setting(tracker, setting)
         result = _run(setting, tracker, watcher, pretrained)
@@ -82,11 +83,12 @@ def resume_experiment(
 ) -> Result:
     """Go on with an interrupted run from its newest good checkpoint, to the same result.
 
-    RunError if another process is at it.
+    RunError if another process is at it, or if its images are not those with which it began.
     """
     with room_for(run_dir), held(run_dir):
         check_storage(config.tracking)
         setting = prepare(config)
+        check_hashes(run_dir, setting.hashes)
         with Tracker.resume(config.tracking, run_dir) as tracker:
             watcher.started(run_dir)
             if not read_points(run_dir):  # it may have ended before it told its settings

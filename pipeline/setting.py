@@ -36,6 +36,11 @@ class Setting:
     model: FlatModel
 
     @property
+    def hashes(self) -> dict[str, str]:
+        """What tells these data, and who holds which of them, from others."""
+        return {"data_sha256": self.data.sha256, "partition_hash": self.partition.hash}
+
+    @property
     def train_ids(self) -> range:
         return range(self.config.federation.num_clients)
 

@@ -1,21 +1,53 @@
 """How a run began, in its folder: `config.json`, from which it goes on after a crash."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from pipeline.config import overridden
+from pipeline.ray_job import expanded
 from pipeline.reading import read_object, reading
 from pipeline.run_files import START, storable, write_json
 from pipeline.runs import stored_uri
 from pipeline.schema import Config
 from pipeline.typed import config_from_dict
-from spire_core.errors import ConfigError
+from spire_core.errors import ConfigError, RunError
 
 
-def save_start(run_dir: Path, config: Config, preset: str | None) -> None:
-    """Write what `load_start` needs to go on with a run."""
-    write_json(run_dir / START, {"preset": preset, "config": storable(config)})
+def save_start(
+    run_dir: Path, config: Config, preset: str | None, hashes: Mapping[str, str]
+) -> None:
+    """Write what `load_start` and `check_hashes` need to go on with a run."""
+    write_json(run_dir / START, {"preset": preset, "config": storable(config), **hashes})
+
+
+def check_hashes(run_dir: Path, hashes: Mapping[str, str]) -> None:
+    """Raise RunError if a run began with other data, or another split, than have these hashes.
+
+    One that began before they were kept is not asked.
+    """
+    if not (run_dir / START).is_file():  # killed before it was written, and so before it read any
+        return
+    with reading("a run's configuration", run_dir / START, "start a new run"):
+        began = read_object(run_dir / START)
+    wrong = [name for name, value in hashes.items() if began.get(name, value) != value]
+    if wrong:
+        raise RunError(
+            f"expected the images with which the run in {run_dir} began, got others (by their "
+            f"{wrong[0]}): put them back, or start a new run"
+        )
+
+
+def located(config: Config) -> Config:
+    """Return a configuration whose paths mean the same in every directory."""
+    path, weights = config.data.path, config.eval.extractor_weights
+    data = replace(config.data, path=path and _absolute(path))
+    evaluation = replace(config.eval, extractor_weights=weights and _absolute(weights))
+    return replace(config, data=data, eval=evaluation)
+
+
+def _absolute(path: str) -> str:
+    return path if expanded(path).is_absolute() else str(Path(path).resolve())
 
 
 def load_start(

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ from pipeline.adaptation import mean_embedding
 from pipeline.config import load_config
 from pipeline.datasets import load, load_stored
 from pipeline.driver import RoundStats
-from pipeline.experiment import run_experiment
+from pipeline.experiment import resume_experiment, run_experiment
 from pipeline.messages import WorkerSetup
 from pipeline.outbox import read_points
 from pipeline.pool import LocalClientPool
@@ -27,11 +28,12 @@ from pipeline.result import Result
 from pipeline.saved_run import SavedRun, client_path
 from pipeline.schema import Config
 from pipeline.setting import prepare
+from pipeline.start_file import load_start
 from pipeline.summary import adaptation_metrics, new_client_row, summary_metrics
 from pipeline.worker import ClientWorker
 from spire_core.adapt import AdaptConfig, AdaptPoint, adapt_client
 from spire_core.client import personalise
-from spire_core.errors import ConfigError, DataError, SpireError
+from spire_core.errors import ConfigError, DataError, RunError, SpireError
 from spire_core.training import to_float
 
 
@@ -124,20 +126,21 @@ def test_pretraining_clients_are_scored_on_what_the_saved_run_draws(
         assert np.abs(drawn.images - plain[: len(drawn.images)]).max() > 1e-4
 
 
-def test_a_folder_of_images_runs_to_the_end_with_another_data_sets_features(
-    mnist_root: Path, tmp_path: Path
-) -> None:
+def save_photos(mnist_root: Path, root: Path) -> None:
     stored = load_stored("mnist", mnist_root, "test")
     for label, name in enumerate(("zero", "one", "two", "three")):
-        (tmp_path / "photos" / name).mkdir(parents=True)
+        (root / "photos" / name).mkdir(parents=True)
         for i in np.flatnonzero(stored.labels == label)[:60]:
             image = Image.fromarray(stored.images[i, 0]).convert("RGB")
-            image.save(tmp_path / "photos" / name / f"{i}.png")
-    config = load_config(
+            image.save(root / "photos" / name / f"{i}.png")
+
+
+def folder_config(root: Path, path: str) -> Config:
+    return load_config(
         "smoke",
         [
             "data=folder",
-            f"data.path={tmp_path / 'photos'}",
+            f"data.path={path}",
             "eval.extractor=cifar10-cnn",
             "eval.num_images=8",
             "eval.every=0",
@@ -146,17 +149,39 @@ def test_a_folder_of_images_runs_to_the_end_with_another_data_sets_features(
             "federation.cohort_size=2",
             "federation.num_rounds=2",
             "adapt.epochs=1",
-            f"tracking.root={tmp_path}",
+            f"tracking.root={root}",
             "tracking.enabled=false",
             "resources.pool=local",
         ],
     )
+
+
+def test_a_folder_of_images_runs_to_the_end_with_another_data_sets_features(
+    mnist_root: Path, tmp_path: Path
+) -> None:
+    save_photos(mnist_root, tmp_path)
+    config = folder_config(tmp_path, str(tmp_path / "photos"))
     result = run_experiment(config, None, Watcher())
     row = new_client_row(result, 0)
     assert row["tv_after"] is None  # that classifier knows none of these classes
     assert np.isfinite(row["kid_after"])
     assert "final/adapt_tv_after" not in summary_metrics(result)
     assert run_tags(result.setting, None)["data_hash"] == load(config.data, "train").sha256
+
+
+def test_a_run_goes_on_from_anywhere_with_the_same_images_alone(
+    mnist_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_photos(mnist_root, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    run_dir = run_experiment(folder_config(tmp_path, "photos"), None, Watcher()).run_dir
+    monkeypatch.chdir(run_dir)
+    stored, _ = load_start(run_dir)
+    resume_experiment(run_dir, stored, Watcher())
+    changed = next((tmp_path / "photos" / "zero").iterdir())
+    shutil.copyfile(next((tmp_path / "photos" / "one").iterdir()), changed)
+    with pytest.raises(RunError, match=r"expected the images .* \(by their data_sha256\)"):
+        resume_experiment(run_dir, stored, Watcher())
 
 
 def two_rounds_config(mnist_root: Path, root: Path, *overrides: str) -> Config:

@@ -168,7 +168,7 @@ def test_a_time_limit_that_decides_who_is_dropped_stays_as_it_was(tmp_path: Path
         "drops": load_config("smoke", words),
         "retries": load_config("smoke", words[1:]),
     }.items():
-        save_start(make_run_dir(tracking, name, name, None), config, "smoke")
+        save_start(make_run_dir(tracking, name, name, None), config, "smoke", {})
     longer = ["federation.client_timeout_s=90"]
     config, _ = load_start(tmp_path / "runs" / "retries", None, longer)
     assert config.federation.client_timeout_s == 90
