@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.runs import TrackingConfig, mask, sqlite_path, tracking_root
-from spire_core.errors import ClusterError, ConfigError, RunError
+from spire_core.errors import ConfigError, RunError, StoreError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -45,7 +45,7 @@ def first_contact(config: TrackingConfig, uri: str) -> "Iterator[MlflowClient]":
             yield MlflowClient(uri)
     except (MlflowException, SQLAlchemyError, ImportError) as error:  # also without its driver
         reason = mask(str(error)).splitlines()[0]
-        raise ClusterError(
+        raise StoreError(
             f"expected an MLflow store at {mask(uri)}, got {reason!r}: start its server, or choose "
             "another with tracking.uri=URI or MLFLOW_TRACKING_URI, or set tracking.enabled=false"
         ) from None

@@ -33,5 +33,9 @@ class ClusterError(SpireError, RuntimeError):
     """The machines at hand cannot run what was asked for, or an actor was lost."""
 
 
+class StoreError(ClusterError):
+    """The store of the runs does not answer, or refuses: time may mend it."""
+
+
 class RunError(SpireError, ValueError):
     """A finished run cannot be found or cannot be used in the way that was asked for."""

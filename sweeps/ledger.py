@@ -23,7 +23,8 @@ Status = Literal["running", "finished", "failed", "stopped"]
 class Entry:
     """What is known of a trial that has begun.
 
-    `result` is the object that `spire run --json` prints, `error` one sentence.
+    `result` is the object that `spire run --json` prints; `error` says in one sentence why it
+    failed or, of one that is running, why it could not begin.
     """
 
     trial_id: str

@@ -172,6 +172,8 @@ def outcome_text(told: Mapping[str, Any]) -> str:
     parts += [f"{row['label']} failed: {row['error']}" for row in failed]
     if failed:
         parts.append("the same command with --retry-failed tries them again")
+    left = [row for row in told["trials"] if row["status"] == "unfinished" and row["error"]]
+    parts += [f"{row['label']} could not begin: {row['error']}" for row in left]
     if told["num_unfinished"]:
         parts.append("the same command goes on with what is unfinished")
     return "\n\n".join(parts)

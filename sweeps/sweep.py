@@ -218,9 +218,9 @@ class Job:
         sweep, ledger = self.sweep, Ledger(self.folder)
         by_id = {trial.trial_id: trial for trial in left}
         tasks = {t.trial_id: self.task(t, {"trial_id": t.trial_id}) for t in left}
-        for trial in left:  # a failed one is begun anew
+        for trial in left:  # one that failed, or could not begin, is begun anew
             entry = ledger.read(trial.trial_id)
-            if entry is not None and entry.status == "failed":
+            if entry is not None and entry.error is not None:
                 ledger.update(trial.trial_id, status="running", error=None)
 
         def trial_of(point: Point) -> Trial:
@@ -265,7 +265,9 @@ class Job:
             )
             for trial_id, error in lost.items():
                 entry = ledger.read(trial_id)
-                if entry is None or entry.result is None:  # else it was lost after it had finished
+                # With a result it was lost after it had finished; with an error, which its own
+                # process wrote, only the store kept it from beginning.
+                if entry is None or (entry.result is None and entry.error is None):
                     ledger.update(trial_id, status="failed", error=error)
         finally:
             self._settle(ledger, {trial_of(point).trial_id for point in narrator.ended})

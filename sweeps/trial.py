@@ -18,7 +18,7 @@ from pipeline.runs import RECORD
 from pipeline.schema import Config
 from pipeline.summary import ROUND_METRICS, final_name
 from pipeline.tracking import drop_runs, is_deleted
-from spire_core.errors import ClusterError, SpireError
+from spire_core.errors import ClusterError, SpireError, StoreError
 from sweeps.ledger import Entry, Ledger
 from sweeps.share import SharedPretraining
 
@@ -92,6 +92,9 @@ def _outcome(task: TrialTask, ledger: Ledger, report: Report) -> dict[str, Any] 
             watcher = _Watcher(task, ledger, report, shared)
             result = _experiment(task, ledger, watcher, shared)
             told = write_result(result, task.preset)
+    except StoreError as error:
+        ledger.update(task.trial_id, status="running", error=str(error))
+        raise
     except ClusterError:
         raise
     except Exception as error:

@@ -165,3 +165,42 @@ def test_a_server_that_dies_gets_the_rest_of_a_finished_run_by_sync(
     assert told["runs"][0]["num_delivered"] == waiting
     assert_all_is_there_once(server.address, spire.run_dir)
     assert spire.sync()[1]["runs"][0]["num_delivered"] == 0
+
+
+def test_a_trial_that_cannot_begin_meanwhile_is_run_by_the_same_command(
+    server: Server, tmp_path: Path, mnist_root: Path
+) -> None:
+    env = os.environ | {"MLFLOW_TRACKING_URI": server.address, "OMP_NUM_THREADS": "1"}
+    env |= {"SPIRE_ROOT": str(tmp_path), "SPIRE_DATA": str(mnist_root)}
+    words = ["preset=smoke", "seeds=[0,1]", "concurrency=1", "max_failures=0", "report=false"]
+    words += ["federation.num_rounds=20", "eval.every=0", "resources.pool=local", *SMALL]
+    (tmp_path / "study.yaml").write_text("{}")
+
+    def start() -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "sweeps", "study.yaml", "--json", *words]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, cwd=tmp_path, env=env, stdout=pipe, stderr=pipe, text=True)
+
+    process = start()
+    try:
+        while not list(tmp_path.glob("studies/*/trials/*.json")):  # the first has begun
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        server.end(signal.SIGKILL)
+        out, err = process.communicate(timeout=600)
+    finally:
+        process.kill()
+    assert process.returncode == 130, err
+    told = json.loads(out)
+    assert (told["num_finished"], told["num_failed"], told["num_unfinished"]) == (1, 0, 1)
+    first, second = told["trials"]
+    assert (first["status"], second["status"]) == ("finished", "unfinished")
+    assert second["error"].startswith(f"expected an MLflow store at {server.address}")
+
+    server.start()
+    process = start()
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err
+    again = json.loads(out)
+    assert (again["num_finished"], again["num_skipped"]) == (2, 1)
+    assert again["parent_run_id"] == told["parent_run_id"]

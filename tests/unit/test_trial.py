@@ -1,4 +1,4 @@
-"""What becomes of a trial whose tracking run was deleted."""
+"""What becomes of a trial whose tracking run was deleted, or whose store does not answer."""
 
 import shutil
 from pathlib import Path
@@ -7,6 +7,7 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline.config import load_config
+from spire_core.errors import StoreError
 from sweeps.ledger import Ledger
 from sweeps.trial import TrialTask, run_trial
 
@@ -44,3 +45,15 @@ def test_one_whose_run_was_deleted_in_the_store_begins_anew(
     assert (again.status, again.error) == ("finished", None)
     assert again.run_id != begun.run_id
     assert MlflowClient(uri).get_run(again.run_id or "").info.status == "FINISHED"
+
+
+def test_one_that_only_its_store_keeps_from_beginning_is_unfinished(
+    tmp_path: Path, mnist_root: Path
+) -> None:
+    task, ledger = task_of(tmp_path, mnist_root, "http://127.0.0.1:9"), Ledger(tmp_path / "study")
+    with pytest.raises(StoreError, match=r"expected an MLflow store at http://127\.0\.0\.1:9"):
+        run_trial(task, interrupt)
+    entry = ledger.read("t")
+    assert entry is not None
+    assert (entry.status, entry.run_dir) == ("running", None)
+    assert (entry.error or "").startswith("expected an MLflow store at http://127.0.0.1:9")
