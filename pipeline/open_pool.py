@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pipeline.driver import Driver, Rounds
 from pipeline.messages import WorkerSetup
 from pipeline.pool import ClientPool, LocalClientPool
-from pipeline.resources import most_useful_actors, plan_actors
+from pipeline.resources import most_useful_actors, plan_on_nodes
 from pipeline.setting import Setting
 from pipeline.worker import ClientWorker
 from spire_core.server import ServerState
@@ -31,12 +31,12 @@ def open_pool(setting: Setting, folder: Path) -> Iterator[tuple[ClientPool, Make
         yield LocalClientPool(ClientWorker(setup, setting.images)), Driver
         return
 
-    from pipeline.ray_cluster import cluster, is_in_actor
+    from pipeline.ray_cluster import cluster, cluster_nodes, is_in_actor
     from pipeline.ray_driver import RemoteDriver
     from pipeline.ray_pool import RayClientPool
 
-    with cluster() as available:
-        plan = plan_actors(config.resources, available, most_useful_actors(config))
+    with cluster():
+        plan = plan_on_nodes(config.resources, cluster_nodes(), most_useful_actors(config))
         with contextlib.ExitStack() as stack:
             make_driver: MakeDriver = Driver
             if config.method.record.is_federated and not is_in_actor():

@@ -1,7 +1,7 @@
 """What the client actors of one experiment need, worked out once and compared with the cluster."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,6 +9,8 @@ from spire_core.errors import ClusterError, ConfigError
 
 if TYPE_CHECKING:
     from pipeline.schema import Config
+
+LEAST_GPU = 1e-4  # Ray counts in ten-thousandths
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class ResourcesConfig:
                 "expected resources.num_cpus above 0 and resources.num_gpus of at least 0, got "
                 f"{shares}: raise them"
             )
-        if 0 < shares[1] < 1e-4:
+        if 0 < shares[1] < LEAST_GPU:
             raise ConfigError(
                 f"expected resources.num_gpus of 0 or at least 0.0001, got {shares[1]}: Ray counts "
                 "in ten-thousandths"
@@ -84,23 +86,38 @@ class ActorPlan:
 def plan_actors(
     config: ResourcesConfig, available: Mapping[str, float], max_useful: int
 ) -> ActorPlan:
-    """Return the actors to start on a cluster with these resources; ClusterError if none can fit.
+    """Return what `plan_on_nodes` does, as if a cluster with these resources were one node."""
+    return plan_on_nodes(config, [available], max_useful)
 
+
+def plan_on_nodes(
+    config: ResourcesConfig, nodes: Sequence[Mapping[str, float]], max_useful: int
+) -> ActorPlan:
+    """Return the actors to start on nodes with these resources; ClusterError if they do not fit.
+
+    A share of the GPUs that is on auto leaves out nodes without one, where others have some.
     `max_useful`: the most actors that could ever work at once, the cohort or the number of clients.
     """
+
+    def fitting(num_gpus: float) -> int:
+        return sum(num_fitting(node, config.num_cpus, num_gpus) for node in nodes)
+
     num_actors, num_gpus = config.num_actors, config.num_gpus
+    have = {name: sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU")}
+    least = LEAST_GPU if have["GPU"] >= 1 else 0.0
     if isinstance(num_actors, str):
-        least_gpus = 0.0 if isinstance(num_gpus, str) else num_gpus
-        num_actors = max(1, min(num_fitting(available, config.num_cpus, least_gpus), max_useful))
+        most = fitting(least if isinstance(num_gpus, str) else num_gpus)
+        num_actors = max(1, min(most, max_useful))
     if isinstance(num_gpus, str):
-        num_gpus = gpu_share(available.get("GPU", 0.0), num_actors)
-    plan = ActorPlan(num_actors, config.num_cpus, num_gpus)
-    fits = num_fitting(available, plan.num_cpus, plan.num_gpus)
+        num_gpus = gpu_share(have["GPU"], num_actors)
+        while num_gpus > least and fitting(num_gpus) < num_actors:  # nodes are not alike
+            num_gpus = gpu_share(1, _floor(1 / num_gpus) + 1)
+    plan, fits = ActorPlan(num_actors, config.num_cpus, num_gpus), fitting(num_gpus)
     if fits < num_actors:
         raise ClusterError(
-            f"expected client actors that fit {available.get('CPU', 0.0):g} CPUs and "
-            f"{available.get('GPU', 0.0):g} GPUs, got {plan.describe()}, of which {fits} fit: "
-            "lower resources.num_actors or the share per actor, or leave both on auto"
+            f"expected client actors that fit {have['CPU']:g} CPUs and {have['GPU']:g} GPUs on "
+            f"{len(nodes)} node{'s' if len(nodes) > 1 else ''}, got {plan.describe()}, of which "
+            f"{fits} fit: lower resources.num_actors or the share per actor, or leave both on auto"
         )
     return plan
 

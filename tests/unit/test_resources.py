@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipeline.ray_pool import choose_device
-from pipeline.resources import ActorPlan, ResourcesConfig, plan_actors
+from pipeline.resources import ActorPlan, ResourcesConfig, plan_actors, plan_on_nodes
 from spire_core.errors import ClusterError, ConfigError
 
 
@@ -19,6 +19,19 @@ def test_gpus_are_shared_in_fractions() -> None:
     assert plan_actors(ResourcesConfig(num_gpus=0.5), have, 8) == ActorPlan(4, 1.0, 0.5)
     three = plan_actors(ResourcesConfig(num_actors=3), {"CPU": 4.0, "GPU": 1.0}, 8)
     assert three.num_gpus == 0.3333  # three of these fit one GPU
+
+
+def test_actors_are_planned_where_they_can_be() -> None:
+    """An actor lies on one node: what is left of several is no place for one."""
+    mixed = [{"CPU": 4.0}, {"CPU": 8.0, "GPU": 1.0}]
+    assert plan_on_nodes(ResourcesConfig(), mixed, 64) == ActorPlan(8, 1.0, 0.125)
+    assert plan_on_nodes(ResourcesConfig(num_gpus=0.0), mixed, 64) == ActorPlan(12, 1.0, 0.0)
+    uneven = [{"CPU": 8.0, "GPU": 1.0}, {"CPU": 2.0, "GPU": 1.0}]
+    assert plan_on_nodes(ResourcesConfig(), uneven, 64) == ActorPlan(10, 1.0, 0.125)
+    three = [{"CPU": 3.0}, {"CPU": 3.0}]
+    assert plan_on_nodes(ResourcesConfig(num_cpus=2.0), three, 64) == ActorPlan(2, 2.0, 0.0)
+    with pytest.raises(ClusterError, match="12 CPUs and 1 GPUs on 2 nodes, got 12 client"):
+        plan_on_nodes(ResourcesConfig(num_actors=12), mixed, 64)
 
 
 def test_what_can_never_fit_is_refused() -> None:
