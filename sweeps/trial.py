@@ -13,7 +13,7 @@ from pipeline.evaluation import Evaluation
 from pipeline.experiment import resume_experiment, run_experiment
 from pipeline.progress import Watcher
 from pipeline.result import Result
-from pipeline.result_text import write_result
+from pipeline.result_text import result_json
 from pipeline.runs import RECORD
 from pipeline.schema import Config
 from pipeline.summary import ROUND_METRICS, final_name
@@ -91,7 +91,7 @@ def _outcome(task: TrialTask, ledger: Ledger, report: Report) -> dict[str, Any] 
         with _shared(task) as shared:
             watcher = _Watcher(task, ledger, report, shared)
             result = _experiment(task, ledger, watcher, shared)
-            told = write_result(result, task.preset)
+            told = result_json(result, task.preset)
     except StoreError as error:
         ledger.update(task.trial_id, status="running", error=str(error))
         raise
