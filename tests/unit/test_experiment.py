@@ -370,7 +370,7 @@ def test_what_a_new_client_ends_with_is_what_its_own_parts_draw(
 ) -> None:
     config = two_rounds_config(mnist_root, tmp_path, f"method={method}", "adapt.epochs=2")
     setting = prepare(config)
-    parts = (setting.mixtures, setting.partition, setting.extractor, tmp_path / "run")
+    parts = (setting.mixtures, setting.partition, setting.extractor, tmp_path)
     worker = ClientWorker(WorkerSetup(config, *parts), setting.images)
     generator = torch.Generator().manual_seed(0)
     weights = torch.randn(setting.model.layout.size, generator=generator) * 0.05
@@ -391,7 +391,7 @@ def test_what_a_client_draws_is_held_against_its_own_images(
 ) -> None:
     config = two_rounds_config(mnist_root, tmp_path)
     setting = prepare(config)
-    parts = (setting.mixtures, setting.partition, setting.extractor, tmp_path / "run")
+    parts = (setting.mixtures, setting.partition, setting.extractor, tmp_path)
     worker = ClientWorker(WorkerSetup(config, *parts), setting.images)
     client_id = setting.new_ids[0]
     train, test = worker.train_images(client_id), worker.test_images(client_id)
@@ -407,7 +407,7 @@ def test_held_out_losses_are_with_ones_own_no_and_another_clients_embedding(
 ) -> None:
     config = two_rounds_config(mnist_root, tmp_path)
     setting = prepare(config)
-    parts = (setting.mixtures, setting.partition, setting.extractor, tmp_path / "run")
+    parts = (setting.mixtures, setting.partition, setting.extractor, tmp_path)
     worker = ClientWorker(WorkerSetup(config, *parts), setting.images)
     generator = torch.Generator().manual_seed(0)
     weights = torch.randn(setting.model.layout.size, generator=generator) * 0.05
@@ -424,7 +424,7 @@ def test_a_new_embedding_starts_at_zero_at_the_mean_or_at_random(
 ) -> None:
     config = two_rounds_config(mnist_root, tmp_path)
     setting = prepare(config)
-    parts = (setting.mixtures, setting.partition, setting.extractor, tmp_path / "run")
+    parts = (setting.mixtures, setting.partition, setting.extractor, tmp_path)
     worker = ClientWorker(WorkerSetup(config, *parts), setting.images)
     new = setting.new_ids[0]
     states = torch.stack([worker.private_state(i)["client_emb"] for i in setting.known_ids])
