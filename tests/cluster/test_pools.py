@@ -311,6 +311,15 @@ class Interrupter(Watcher):
                 os.kill(pid, signal.SIGCONT)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt here, also in a worker of pytest-xdist, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_run_keeps_its_last_round_though_a_client_hangs(
     mnist_root: Path, folder: Path
 ) -> None:
