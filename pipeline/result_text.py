@@ -24,13 +24,11 @@ from pipeline.text_table import aligned, change, number
 GRID_CLIENTS, GRID_COLUMNS = 4, 16
 
 
-def write_result(result: Result, preset: str | None) -> dict[str, Any]:
-    """Write a finished run's picture and object into its folder; return the object."""
+def write_result(result: Result, preset: str | None) -> None:
+    """Write a finished run's picture and object into its folder."""
     with room_for(result.run_dir):
         save_grid(result)
-        told = result_json(result, preset)
-        save_result(result.run_dir, told)
-    return told
+        save_result(result.run_dir, result_json(result, preset))
 
 
 def grid_path(result: Result) -> Path:

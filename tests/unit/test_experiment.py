@@ -27,7 +27,7 @@ from pipeline.record import run_tags
 from pipeline.result import Result
 from pipeline.saved_run import SavedRun, client_path
 from pipeline.schema import Config
-from pipeline.setting import prepare
+from pipeline.setting import Setting, prepare
 from pipeline.start_file import load_start
 from pipeline.summary import adaptation_metrics, new_client_row, summary_metrics
 from pipeline.worker import ClientWorker
@@ -353,6 +353,13 @@ def test_pretraining_clients_fine_tune_for_a_score_of_their_own(
     assert result.tuned.losses[1].own == worker._heldout(client_id, None)
 
 
+def worker_in(folder: Path, config: Config) -> tuple[Setting, ClientWorker]:
+    """An experiment's setting, and a worker of it that keeps clients' states in a folder."""
+    setting = prepare(config)
+    parts = (setting.mixtures, setting.partition, setting.extractor, folder)
+    return setting, ClientWorker(WorkerSetup(config, *parts), setting.images)
+
+
 def test_dropout_is_off_where_a_new_worker_draws(mnist_root: Path, tmp_path: Path) -> None:
     config = two_rounds_config(mnist_root, tmp_path, "model.dropout=0.5")
     setting = prepare(config)
@@ -369,9 +376,7 @@ def test_what_a_new_client_ends_with_is_what_its_own_parts_draw(
     method: str, mnist_root: Path, tmp_path: Path
 ) -> None:
     config = two_rounds_config(mnist_root, tmp_path, f"method={method}", "adapt.epochs=2")
-    setting = prepare(config)
-    parts = (setting.mixtures, setting.partition, setting.extractor, tmp_path)
-    worker = ClientWorker(WorkerSetup(config, *parts), setting.images)
+    setting, worker = worker_in(tmp_path, config)
     generator = torch.Generator().manual_seed(0)
     weights = torch.randn(setting.model.layout.size, generator=generator) * 0.05
     client_id, pooled = setting.new_ids[0], worker.real_features(0)
@@ -390,9 +395,7 @@ def test_what_a_client_draws_is_held_against_its_own_images(
     mnist_root: Path, tmp_path: Path
 ) -> None:
     config = two_rounds_config(mnist_root, tmp_path)
-    setting = prepare(config)
-    parts = (setting.mixtures, setting.partition, setting.extractor, tmp_path)
-    worker = ClientWorker(WorkerSetup(config, *parts), setting.images)
+    setting, worker = worker_in(tmp_path, config)
     client_id = setting.new_ids[0]
     train, test = worker.train_images(client_id), worker.test_images(client_id)
     count = min(len(train), len(test))
@@ -406,9 +409,7 @@ def test_held_out_losses_are_with_ones_own_no_and_another_clients_embedding(
     mnist_root: Path, tmp_path: Path
 ) -> None:
     config = two_rounds_config(mnist_root, tmp_path)
-    setting = prepare(config)
-    parts = (setting.mixtures, setting.partition, setting.extractor, tmp_path)
-    worker = ClientWorker(WorkerSetup(config, *parts), setting.images)
+    setting, worker = worker_in(tmp_path, config)
     generator = torch.Generator().manual_seed(0)
     weights = torch.randn(setting.model.layout.size, generator=generator) * 0.05
     losses = worker.losses(0, weights.numpy(), 1)
@@ -423,9 +424,7 @@ def test_a_new_embedding_starts_at_zero_at_the_mean_or_at_random(
     mnist_root: Path, tmp_path: Path
 ) -> None:
     config = two_rounds_config(mnist_root, tmp_path)
-    setting = prepare(config)
-    parts = (setting.mixtures, setting.partition, setting.extractor, tmp_path)
-    worker = ClientWorker(WorkerSetup(config, *parts), setting.images)
+    setting, worker = worker_in(tmp_path, config)
     new = setting.new_ids[0]
     states = torch.stack([worker.private_state(i)["client_emb"] for i in setting.known_ids])
     mean = mean_embedding(LocalClientPool(worker), setting.known_ids)
