@@ -58,11 +58,12 @@ class ClientActor:
         """Return what a method of the worker returns, None without a worker."""
         return None if self.worker is None else getattr(self.worker, method)(*args)
 
-    def begin(self, setup: WorkerSetup, images: np.ndarray) -> None:
+    def begin(self, setup: WorkerSetup, images: np.ndarray, rehearses: bool = False) -> Footprint:
         """Begin, also after a restart; ClusterError if this node does not see the run's folder.
 
-        The setup does not come through `__init__`: an error there would lose its type, and Ray
-        warns of restarts that need what lies in its object store.
+        Returns the memory that there is and, if it rehearses, that a round takes. The setup does
+        not come through `__init__`: an error there would lose its type, and Ray warns of restarts
+        that need what lies in its object store.
         """
         if not setup.folder.is_dir():
             raise ClusterError(
@@ -71,15 +72,10 @@ class ClientActor:
             )
         device = choose_device(setup.config.resources, bool(ray.get_gpu_ids()))
         self.worker = ClientWorker(setup, images, device)
-
-    def footprint(self, rehearses: bool) -> Footprint:
-        """Return the memory that there is and, for one that rehearses, that a round takes."""
         before = resident_bytes()
-        worker = self.worker
-        assert worker is not None  # `begin` comes before
         if rehearses:
-            worker.rehearse()
-        return footprint(ray.get_runtime_context().get_node_id(), before, worker.device)
+            self.worker.rehearse()
+        return footprint(ray.get_runtime_context().get_node_id(), before, self.worker.device)
 
 
 class RayClientPool(ClientPool):
@@ -106,39 +102,40 @@ class RayClientPool(ClientPool):
         actors = [start_one() for _ in range(plan.num_actors)]
         pool = cls(actors, shared, setup.config.federation.client_timeout_s)
         try:
-            pool._wait_until_ready(plan)
-            pool._keep_what_fits(may_shrink=setup.config.resources.num_actors == "auto")
+            found = pool._begin(plan)
+            pool._keep_what_fits(found, may_shrink=setup.config.resources.num_actors == "auto")
         except BaseException:
             pool.close()
             raise
         return pool
 
-    def _wait_until_ready(self, plan: ActorPlan) -> None:
-        pending = {actor.begin.remote(*self.shared): actor for actor in self.actors}
+    def _begin(self, plan: ActorPlan) -> list[Footprint]:
+        """Let all actors begin, and the first of them rehearse while others still start."""
+        begun = {a.begin.remote(*self.shared, i == 0): i for i, a in enumerate(self.actors)}
+        found: dict[int, Footprint] = {}
+        pending = list(begun)
         while pending:
-            done, _ = ray.wait(list(pending), num_returns=len(pending), timeout=WAIT_NOTICE_S)
-            for ref in done:
-                self._finish_beginning(ref, pending.pop(ref))
+            done, pending = ray.wait(pending, num_returns=len(pending), timeout=WAIT_NOTICE_S)
+            found |= {begun[ref]: self._begun(begun[ref], ref) for ref in done}
             if pending:
                 logger.warning("waiting for %s; free now: %s", plan.describe(), free_resources())
+        return [found[position] for position in range(len(self.actors))]
 
-    def _finish_beginning(self, ref: Any, actor: Any) -> None:
-        """Take the answer of `begin`; an actor that was lost meanwhile begins again."""
+    def _begun(self, position: int, ref: Any) -> Footprint:
+        """Return what `begin` gave; an actor that was lost meanwhile begins again."""
         try:
-            ray.get(ref)
+            return ray.get(ref)
         except RayTaskError as error:
             raise raised(error) from error
         except RayError as error:
             logger.warning("a client actor was lost as it began (%s)", str(error).splitlines()[0])
-            self._revive(actor)
+            return self._revive(self.actors[position], rehearses=position == 0)
 
-    def _keep_what_fits(self, may_shrink: bool) -> None:
-        """End actors that their node has no memory for, as one of them has measured it.
+    def _keep_what_fits(self, found: Sequence[Footprint], may_shrink: bool) -> None:
+        """End actors that their node has no memory for, as the first of them has measured it.
 
         ClusterError if none is left, or if the number of actors is not ours to choose.
         """
-        refs = [a.footprint.remote(i == 0) for i, a in enumerate(self.actors)]
-        found: list[Footprint] = answer_of(refs)
         kept = kept_positions(found, found[0].need_bytes)
         if len(kept) == len(found):
             return
@@ -230,14 +227,13 @@ class RayClientPool(ClientPool):
             cause = f"its actor was lost ({str(error).splitlines()[0]})"
         return _lost_together(units, cause), 0.0
 
-    def _revive(self, actor: Any) -> None:
+    def _revive(self, actor: Any, rehearses: bool = False) -> Footprint:
         """Let an actor begin again after a loss; ClusterError if it cannot, or takes too long."""
         end = time.monotonic() + REVIVAL_S
         while True:
             try:
-                again = actor.begin.remote(*self.shared)
-                ray.get(again, timeout=max(0.1, end - time.monotonic()))
-                return
+                again = actor.begin.remote(*self.shared, rehearses)
+                return ray.get(again, timeout=max(0.1, end - time.monotonic()))
             except (ActorUnavailableError, GetTimeoutError) as error:
                 if time.monotonic() > end:
                     raise lost(error) from error
