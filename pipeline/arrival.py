@@ -77,7 +77,9 @@ def adapt_arrival(
         tempfile.TemporaryDirectory(prefix="spire-") as scratch,
     ):
         split = _split(len(images), run, config.num_images, client_id)
-        worker = _worker(run, images, split, mixture, Path(scratch))
+        folder = Path(scratch, "run")  # beside it lie features of the client's images
+        folder.mkdir()
+        worker = _worker(run, images, split, mixture, folder)
         weights, mean_emb = run.weights.numpy(), _mean_emb(run, config)
         own = worker.real_features(client_id)  # for want of the population's, see `_own`
         report = worker.adapt(client_id, weights, config, mean_emb, own)

@@ -7,6 +7,7 @@ import os
 import runpy
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -245,6 +246,16 @@ def test_a_client_arrives_is_fitted_and_can_be_drawn(spire, finished_run: Path) 
     assert np.array_equal(images, SavedRun.load(finished_run).draw(8, 3))
     with Image.open(drawn["artifacts"]["png"]) as picture:
         assert picture.mode == "RGB"
+
+
+def test_an_arrival_leaves_nothing_beside_the_run(
+    spire, finished_run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    assert spire("adapt", "tiny", "--data", "mnist", "--num-images", "4").code == 0
+    assert list(scratch.iterdir()) == []
 
 
 def test_arrivals_take_the_next_free_id_and_no_taken_one(spire, finished_run: Path) -> None:
