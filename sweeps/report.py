@@ -29,7 +29,7 @@ from sweeps.report_tables import Table, cell_text, method_tables, settings_table
 
 __all__ = ["Report", "make_report", "report_json", "report_text"]
 
-UP, DOWN = "comm/up_bytes", "comm/down_bytes"
+UP, DOWN, DROPPED = "comm/up_bytes", "comm/down_bytes", "pretrain/dropped"
 TERMINAL = ("KID, last round", "KID before", "KID after", "TV after", "held-out after")
 
 
@@ -105,18 +105,19 @@ def _file_name(name: str) -> str:
 def _with_costs(config: TrackingConfig, run: TrackedRun) -> TrackedRun:
     """Return a run with what it sent among its final numbers: kB per client and round, MB in all.
 
-    A method without pre-training sends nothing.
+    A client that is in no average counts in no round. A method without pre-training sends nothing.
     """
     method = METHODS.get(method_of(run) or "")
     if method is not None and not method.is_federated:
         return replace(run, finals={**run.finals, "comm/total_mb": 0.0})
-    sent = {key: [v for _, v in h] for key, h in histories(config, run.run_id, (UP, DOWN)).items()}
+    found = histories(config, run.run_id, (UP, DOWN, DROPPED))
+    sent = {key: [value for _, value in history] for key, history in found.items()}
     cohort = int(run.params.get("federation.cohort_size", 0))
     costs = {}
     if sent[UP]:
         costs["comm/total_mb"] = (sum(sent[UP]) + sum(sent[DOWN])) / 1e6
-        if cohort:
-            costs["comm/up_kb_per_client_round"] = sum(sent[UP]) / len(sent[UP]) / cohort / 1e3
+        if (num_sent := cohort * len(sent[UP]) - sum(sent[DROPPED])) > 0:
+            costs["comm/up_kb_per_client_round"] = sum(sent[UP]) / num_sent / 1e3
     return replace(run, finals={**run.finals, **costs})
 
 

@@ -25,7 +25,8 @@ TASK += ("adapt.num_images", "eval.num_images", "eval.num_clients", "eval.kid_")
 EXTRACTOR, IMAGES = "extractor", "images"
 RATE = "adapt.lr"
 # Settings of a method: they choose its best, and others need not agree.
-OWN = ("method.", RATE, "adapt.tune_epochs")
+OF_ADAPTATION = (RATE, "adapt.tune_epochs")
+OWN = ("method.", *OF_ADAPTATION)
 NN_GAP = "final/adapt_nn_gap"  # worked out here: each run's distance to training minus test images
 NN_GAP_OF = ("final/adapt_nn_train", "final/adapt_nn_test")
 TUNED_KID = "final/pretrain_tuned_kid_mean"
@@ -158,9 +159,14 @@ def label(values: Values) -> str:
     return ", ".join(told) or ("defaults" if values else "")
 
 
+def without(group: Group, prefixes: tuple[str, ...]) -> Values:
+    """Return a group's settings without those whose names begin with one of the prefixes."""
+    return tuple(choice for choice in group.setting if not choice[0].startswith(prefixes))
+
+
 def shared(group: Group) -> Values:
     """Return the settings in which other methods can agree with a group."""
-    return tuple(choice for choice in group.setting if not choice[0].startswith(OWN))
+    return without(group, OWN)
 
 
 def choosing_metric(groups: Sequence[Group]) -> str:

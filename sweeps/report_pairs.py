@@ -15,6 +15,7 @@ from pipeline.tracked_runs import TrackedRun, is_known
 from spire_core.methods import METHODS
 from sweeps.report_groups import (
     NN_GAP,
+    OF_ADAPTATION,
     OWN_KID,
     SCORES,
     TUNED_KID,
@@ -30,6 +31,7 @@ from sweeps.report_groups import (
     method_of,
     shared,
     sortable,
+    without,
 )
 from sweeps.report_stats import Estimate, estimate, paired
 from sweeps.report_tables import COMPARED, Cell, Table, compared, made_table
@@ -150,7 +152,7 @@ def within_methods_table(groups: Sequence[Group], metric: str) -> Table | None:
     rows: list[tuple[Cell, ...]] = []
     for task, here in by_task(groups).items():
         for method, own in by_method(here).items():
-            at = gathered(own, shared)
+            at = gathered(own, lambda group: without(group, OF_ADAPTATION))
             chosen = {place: best(several, metric) for place, several in at.items()}
             reference = best(chosen.values(), metric)
             for place in sorted(chosen, key=sortable) if len(chosen) > 1 else ():

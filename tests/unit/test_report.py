@@ -61,6 +61,7 @@ def log_experiment(config: TrackingConfig, parent: str, method: str, seed: int) 
             for step in (1, 2, 3):
                 kid = 10.0 / step + seed
                 sent = {"comm/up_bytes": 3000.0 * step, "comm/down_bytes": 1000.0}
+                sent["pretrain/dropped"] = 1.0 if method == "fedavg_ft" and step == 1 else 0.0
                 tracker.log_metrics(sent | {"pretrain/kid/mean": kid}, step)
 
 
@@ -117,8 +118,11 @@ def test_a_metric_that_a_method_lacks_is_left_blank(report: Report) -> None:
 
 def test_bytes_are_those_of_all_rounds(report: Report) -> None:
     """Up 3000 + 6000 + 9000 of cohorts of 2 in 3 rounds: 3 kB each; with 3000 down, 21 kB."""
-    spire, _, local = rows(report, "forgetting_and_cost")
+    spire, fedavg_ft, local = rows(report, "forgetting_and_cost")
     assert float(spire["kB up per client and round"]) == 3.0
+    assert (
+        float(fedavg_ft["kB up per client and round"]) == 3.6
+    )  # one client of the six stayed away
     assert float(spire["MB sent in total"]) == 0.021
     assert (local["kB up per client and round"], local["MB sent in total"]) == ("", "0.0")
 
