@@ -154,8 +154,8 @@ class SavedRun:
         With None they are the population's. RunError as `client_state` says.
         """
         emb = personalise(self.model, self.weights, self.client_state(client_id))
-        reference = None
-        if guidance != 1.0 and emb is None and client_id is not None:
+        reference, is_federated = None, self.config.method.record.is_federated
+        if guidance != 1.0 and emb is None and client_id is not None and is_federated:
             reference = FlatModel(self.config.model, self.config.method, self.image_shape[0])
             reference.load(self.weights)
         self.model.net.eval()

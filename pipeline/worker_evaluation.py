@@ -46,9 +46,13 @@ class EvaluationTasks(WorkerBase):
         )
 
     def _reference(self, backbone: Tensor) -> FlatModel | None:
-        """Return the network from which guidance leads away, where there is no embedding for it."""
-        config = self.config
-        if config.eval.guidance == 1.0 or config.method.record.has_embedding:
+        """Return the network from which guidance leads away, where there is no embedding for it.
+
+        A method without pre-training has none: its first network predicts nothing, and leading away
+        from that would only multiply what the trained one predicts.
+        """
+        method = self.config.method.record
+        if self.config.eval.guidance == 1.0 or method.has_embedding or not method.is_federated:
             return None
         reference = self._new_model()
         reference.load(backbone)

@@ -126,6 +126,31 @@ def test_pretraining_clients_are_scored_on_what_the_saved_run_draws(
         assert np.abs(drawn.images - plain[: len(drawn.images)]).max() > 1e-4
 
 
+def test_an_impersonal_model_is_scored_draw_by_draw(mnist_root: Path, tmp_path: Path) -> None:
+    """Its draws are pooled for KID; a mixture of all of them would be nearer to any client's."""
+    more = ("method=fedavg", "federation.num_clients=4", "adapt.epochs=1")
+    evaluation = stopped_early(mnist_root, tmp_path, 1, *more).evaluations[-1]
+    for drawn in evaluation.drawn:
+        assert len(drawn.features) == 4 * 8
+        assert drawn.histogram is not None
+        assert drawn.histogram.shape == (4, 10)
+        assert set(np.unique(drawn.histogram * 8 % 1)) == {0.0}
+
+
+def test_guidance_leaves_a_method_without_pretraining_alone(
+    mnist_root: Path, tmp_path: Path
+) -> None:
+    """Its first network predicts nothing: to lead away from that would double what it predicts."""
+    more = ("method=local", "adapt.early_stopping=false", "adapt.epochs=1")
+    plain = stopped_early(mnist_root, tmp_path / "plain", 1, *more)
+    guided = stopped_early(mnist_root, tmp_path / "guided", 1, *more, "eval.guidance=2.0")
+    for before, after in zip(plain.reports, guided.reports, strict=True):
+        assert torch.equal(before.after.features, after.after.features)
+    client_id = plain.reports[0].client_id
+    run = SavedRun.load(plain.run_dir)
+    assert np.array_equal(run.draw(client_id, 4), run.draw(client_id, 4, guidance=2.0))
+
+
 def save_photos(mnist_root: Path, root: Path) -> None:
     stored = load_stored("mnist", mnist_root, "test")
     for label, name in enumerate(("zero", "one", "two", "three")):
