@@ -12,7 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.evaluation import Evaluation, cross_client_matrix, evaluate_tuned, pooled_features
+from pipeline.evaluation import (
+    Evaluation,
+    RealData,
+    cross_client_matrix,
+    evaluate_tuned,
+    pooled_features,
+)
 from pipeline.forgetting import forgetting_curve
 from pipeline.messages import AdaptReport, Drawn, Fitted, Look
 from pipeline.pool import ClientPool, in_groups
@@ -48,13 +54,11 @@ def adapt(result: Result, pool: ClientPool, weights: np.ndarray) -> None:
     mean_emb = None
     if method.has_embedding and config.adapt.init == "mean":
         mean_emb = mean_embedding(pool, setting.known_ids)
-    pooled = pooled_features(pool, setting.known_ids, POOLED_IMAGES, seed)
+    pooled = pooled_features(pool.run("real_features", setting.known_ids), POOLED_IMAGES, seed)
     result.reports = adapt_clients(pool, setting.new_ids, weights, mean_emb, pooled, config)
     before = None
     if result.evaluations:
-        drawn = population_features(result.evaluations[-1], method.is_personal)
-        sizes = (config.eval.kid_subset_size, config.eval.kid_num_subsets, seed)
-        before = kid(pooled, drawn, *sizes).mean
+        before = population_kid(result.evaluations[-1], result.real, pooled, config)
     result.curves = [forgetting_curve(r, method, before) for r in result.reports]
     drawn = [*(result.evaluations[-1].drawn if result.evaluations else ())]
     drawn += [r.after for r in result.reports]
@@ -69,10 +73,20 @@ def mean_embedding(pool: ClientPool, client_ids: list[int]) -> Tensor:
     return (total / len(client_ids)).float()
 
 
-def population_features(evaluation: Evaluation, is_personal: bool) -> Tensor:
-    """Return features (n, D) of the population's samples: all clients', or the shared model's."""
-    drawn = evaluation.drawn if is_personal else evaluation.drawn[:1]
-    return torch.cat([d.features for d in drawn])
+def population_kid(evaluation: Evaluation, real: RealData, pooled: Tensor, config: Config) -> float:
+    """Return the population's own KID: of the shared model's samples against `pooled` (n, D).
+
+    Of a personal method it is that of the evaluated clients' samples against their own data, since
+    a few clients cannot draw what the others hold.
+    """
+    if config.method.record.is_personal:
+        own = [real.features[client_id] for client_id in evaluation.client_ids]
+        pooled = pooled_features(own, POOLED_IMAGES, config.seed)
+        drawn = torch.cat([d.features for d in evaluation.drawn])
+    else:
+        drawn = evaluation.drawn[0].features
+    sizes = (config.eval.kid_subset_size, config.eval.kid_num_subsets, config.seed)
+    return kid(pooled, drawn, *sizes).mean
 
 
 def adapt_clients(

@@ -59,9 +59,9 @@ class RealData:
         return float(np.mean([self.floors[c].mean for c in client_ids]))
 
 
-def pooled_features(pool: ClientPool, client_ids: Sequence[int], limit: int, seed: int) -> Tensor:
-    """Return features (n, D) of all these clients' test images together, at most `limit`."""
-    everything = torch.cat(pool.run("real_features", client_ids))
+def pooled_features(features: Sequence[Tensor], limit: int, seed: int) -> Tensor:
+    """Return all these clients' features (n, D) together, at most `limit` rows."""
+    everything = torch.cat(list(features))
     order = np.random.default_rng(seed % 2**64).permutation(len(everything))[:limit]
     return everything[np.sort(order)]
 
@@ -187,7 +187,8 @@ def _draw_all(
 ) -> list[Drawn]:
     """Return each client's samples; who shares a batch depends on the list of clients alone.
 
-    An impersonal model's few draws are pooled and stand for every client.
+    An impersonal model's few draws stand for every client: their features are pooled, since KID has
+    no bias, and their histograms are not, since TV is lower with more images.
     """
     chosen = client_ids if method.is_personal else client_ids[:NUM_POPULATION_DRAWS]
     groups = pool.run("draw", in_groups(chosen, group_size), weights)
@@ -196,8 +197,8 @@ def _draw_all(
         return some
     features = torch.cat([d.features for d in some])
     histograms = [d.histogram for d in some if d.histogram is not None]
-    mixture = np.mean(histograms, axis=0) if histograms else None
-    return [Drawn(c, features, mixture, some[0].images) for c in client_ids]
+    each = np.stack(histograms) if histograms else None
+    return [Drawn(c, features, each, some[0].images) for c in client_ids]
 
 
 def cross_client_matrix(

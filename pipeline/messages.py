@@ -33,7 +33,7 @@ class Drawn:
 
     client_id: int
     features: Tensor  # (n, D)
-    histogram: np.ndarray | None  # (K,)
+    histogram: np.ndarray | None  # (K,), or (m, K) of as many draws
     images: np.ndarray  # (m, C, H, W) float32, the first few
 
 

@@ -28,11 +28,11 @@ def class_histogram(predictions: Tensor, num_classes: int) -> np.ndarray:
 def total_variation(p: np.ndarray, q: np.ndarray) -> float:
     """Return 1/2 sum |p_k - q_k| of two histograms (K,): 0 if they are equal, 1 if disjoint.
 
-    Raises `DataError` if their sizes differ.
+    Of several, p (M, K), it is their mean. Raises `DataError` if the numbers of classes differ.
     """
-    if p.shape != q.shape:
+    if p.shape[-1:] != q.shape:
         raise DataError(f"expected two histograms of one size, got {p.shape} and {q.shape}")
-    return float(np.abs(p - q).sum() / 2)
+    return float(np.abs(p - q).sum(-1).mean() / 2)
 
 
 def nearest_neighbour_distance(samples: Tensor, references: Tensor) -> float:

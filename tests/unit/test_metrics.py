@@ -24,6 +24,7 @@ def test_total_variation_by_hand() -> None:
     assert total_variation(p, q) == 0.5
     assert total_variation(p, p) == 0
     assert total_variation(np.array([1.0, 0.0]), np.array([0.0, 1.0])) == 1
+    assert total_variation(np.stack([p, q]), q) == 0.25  # the mean of two draws: 0.5 and 0
     with pytest.raises(DataError):
         total_variation(p, np.array([1.0]))
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.adaptation import population_kid
 from pipeline.config import load_config
 from pipeline.evaluation import Evaluation, RealData
 from pipeline.forgetting import ForgettingCurve, forgetting_curve, mean_over_clients
@@ -15,7 +16,7 @@ from pipeline.result import Result
 from pipeline.setting import prepare
 from pipeline.summary import summary_metrics
 from spire_core.adapt import AdaptPoint
-from spire_core.kid import KidScore
+from spire_core.kid import KidScore, kid
 from spire_core.methods import METHODS
 
 OWN, POPULATION = (3.0, 1.0, 2.0, 0.5), (5.0, 6.0, 8.0, 4.0)
@@ -140,3 +141,24 @@ def test_the_end_is_the_last_round_and_the_best_the_lowest(
     even = np.full(10, 0.1)  # eight images of ten classes cannot show a tenth of each
     result.real = replace(real, mixtures=dict.fromkeys(ids, even))
     assert 0.2 < summary_metrics(result)["final/adapt_tv_floor"] < 0.6
+
+
+def test_a_few_personal_clients_are_held_against_their_own_data() -> None:
+    """They cannot draw what the others hold, and a perfect model loses nothing before it adapts."""
+    generator = torch.Generator().manual_seed(0)
+    real = {c: torch.randn(64, 4, generator=generator) + 3.0 * c for c in range(4)}
+    again = {c: torch.randn(64, 4, generator=generator) + 3.0 * c for c in range(4)}
+    pooled = torch.cat(list(real.values()))
+    data = RealData(real, {}, {})
+
+    def kid_of(method: str, client_ids: tuple[int, ...], features: list[torch.Tensor]) -> float:
+        config = load_config(None, [f"method={method}", "eval.kid_subset_size=50"])
+        drew = [replace(drawn(c), features=f) for c, f in zip(client_ids, features, strict=True)]
+        evaluation = Evaluation(0, client_ids, (), None, (), tuple(drew))
+        return population_kid(evaluation, data, pooled, config)
+
+    everybody = kid_of("spire", (0, 1, 2, 3), list(again.values()))
+    some = kid_of("spire", (0, 1), [again[0], again[1]])
+    shared = kid_of("fedavg_ft", (0, 1), [torch.cat(list(again.values()))] * 2)
+    others = kid(pooled, torch.cat([again[0], again[1]]), 50, 100, 0).mean
+    assert max(abs(everybody), abs(some), abs(shared)) < 0.1 * others
