@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.config import overridden
-from pipeline.ray_job import expanded
+from pipeline.ray_job import lasting
 from pipeline.reading import read_object, reading
 from pipeline.run_files import START, storable, write_json
 from pipeline.runs import stored_uri
@@ -39,15 +39,17 @@ def check_hashes(run_dir: Path, hashes: Mapping[str, str]) -> None:
 
 
 def located(config: Config) -> Config:
-    """Return a configuration whose paths mean the same in every directory."""
-    path, weights = config.data.path, config.eval.extractor_weights
-    data = replace(config.data, path=path and _absolute(path))
-    evaluation = replace(config.eval, extractor_weights=weights and _absolute(weights))
+    """Return a configuration whose paths mean the same in every directory.
+
+    ConfigError where one is relative to the temporary copy in which a Ray job runs.
+    """
+    data, evaluation = config.data, config.eval
+    if data.path:
+        data = replace(data, path=str(lasting(data.path, "data.path")))
+    if weights := evaluation.extractor_weights:
+        weights = str(lasting(weights, "eval.extractor_weights"))
+        evaluation = replace(evaluation, extractor_weights=weights)
     return replace(config, data=data, eval=evaluation)
-
-
-def _absolute(path: str) -> str:
-    return path if expanded(path).is_absolute() else str(Path(path).resolve())
 
 
 def load_start(

@@ -15,7 +15,6 @@ from typing import Any
 from pipeline.datasets import DataConfig, store_root
 from pipeline.fetch import fetch_if_missing
 from pipeline.ray_cluster import cluster, cluster_nodes
-from pipeline.ray_job import lasting
 from pipeline.resize import side
 from pipeline.runs import (
     RECORD,
@@ -27,6 +26,7 @@ from pipeline.runs import (
 )
 from pipeline.schema import Config
 from pipeline.setting import partitioned
+from pipeline.start_file import located
 from pipeline.summary import final_name
 from pipeline.tracking import Tracker, check_store, end_run, is_deleted
 from pipeline.typed import flattened
@@ -121,16 +121,14 @@ def base_config(sweep: SweepConfig) -> Config:
         uri=tracking_uri(tracking) if tracking.enabled else None,
         experiment=tracking.experiment if named else sweep.name,
     )
-    data = replace(config.data, root=str(store_root(config.data.root).resolve()))
+    data = replace(config.data, root=str(store_root(config.data.root)))
     return replace(config, tracking=tracking, data=data)
 
 
-def located(config: Config, base: Config) -> Config:
-    """Return a trial's configuration with absolute paths and the base's tracking."""
-    weights = config.eval.extractor_weights
-    data = replace(config.data, root=base.data.root)
-    evaluation = replace(config.eval, extractor_weights=weights and str(lasting(weights)))
-    return replace(config, data=data, eval=evaluation, tracking=base.tracking)
+def placed(config: Config, base: Config) -> Config:
+    """Return a trial's configuration with absolute paths, the base's data and its tracking."""
+    config = located(config)
+    return replace(config, data=replace(config.data, root=base.data.root), tracking=base.tracking)
 
 
 def known_trials(sweep: SweepConfig, ledger: Ledger) -> list[Trial]:
@@ -281,7 +279,7 @@ class Job:
         sweep = self.sweep
         varying = {f"axis.{key}": str(value) for key, value in trial.point.items()}
         tags = {"spire.kind": "trial", "spire.sweep": sweep.name, "spire.trial_id": trial.trial_id}
-        config, plan = located(trial.config, self.base), self.plan(trial)
+        config, plan = placed(trial.config, self.base), self.plan(trial)
         config = replace(config, tracking=replace(config.tracking, run_name=trial.label))
         if plan.actors is None:
             resources = replace(config.resources, pool="local")

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import main
+from pipeline.config import load_config
 from pipeline.datasets import store_root
 from pipeline.disk import writable_png
 from pipeline.ray_job import JOB_MARK, base_folder, lasting
 from pipeline.runs import TrackingConfig, tracking_root, tracking_uri
+from pipeline.start_file import located
 from spire_core.errors import ConfigError
 
 
@@ -25,6 +27,13 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "copy").mkdir()
     monkeypatch.chdir(tmp_path / "copy")
     return tmp_path / "home"
+
+
+def test_a_runs_paths_mean_the_same_in_every_directory(home: Path) -> None:
+    words = ["data.path=~/photos", "eval.extractor_weights=w.pth"]
+    config = located(load_config("smoke", words))
+    assert config.data.path == str(home / "photos")
+    assert config.eval.extractor_weights == str(Path.cwd() / "w.pth")
 
 
 @pytest.fixture
@@ -72,6 +81,9 @@ def test_a_relative_path_is_refused_in_a_job(in_job: None, monkeypatch: pytest.M
     monkeypatch.setenv("SPIRE_ROOT", "out")
     with pytest.raises(ConfigError, match="SPIRE_ROOT as an absolute path"):
         base_folder()
+    for setting in ("data.path=photos", "eval.extractor_weights=w.pth"):
+        with pytest.raises(ConfigError, match=f"{setting.partition('=')[0]} as an absolute path"):
+            located(load_config("smoke", [setting]))
     assert lasting("/somewhere") == Path("/somewhere")
     assert list(Path.cwd().iterdir()) == []
 
