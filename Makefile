@@ -51,7 +51,7 @@ bench-peers: $(STAMP) $(PEERS)/flower/.installed $(PEERS)/pfl/.installed  ## sec
 chaos: $(STAMP)  ## disturb 20 small runs, each in another way, as in docs/failures.md
 	$(VENV)/bin/python benchmarks/chaos.py --runs 20 --seed 0
 
-ui: $(STAMP)  ## look at all runs in the browser
+ui: $(STAMP)  ## look at the runs in mlflow.db, here, in the browser
 	$(VENV)/bin/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --host 127.0.0.1 --port 5000
 
 clean:  ## remove the virtual environment and caches; runs and data stay

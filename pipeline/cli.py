@@ -231,18 +231,20 @@ def _add_resume(verbs: Any) -> None:
     text = "a run's id, name or folder, or last; or its copy, as <tracking.storage>/<run id>"
     parser.add_argument("run", metavar="RUN", help=text)
     text = "settings of tracking.*, resources.*, data.root and federation.client_timeout_s"
-    parser.add_argument("words", nargs="*", metavar="key=value", help=text)
+    parser.add_argument("words", nargs="*", default=[], metavar="key=value", help=text)
     parser.add_argument("--quiet", action="store_true", help="show no progress")
 
 
 def _add_preset(parser: argparse.ArgumentParser) -> None:
     text = f"a preset ({DEFAULT_PRESET} unless given) and settings such as client.lr=0.001"
-    parser.add_argument("words", nargs="*", metavar="PRESET | key=value", help=text)
+    parser.add_argument("words", nargs="*", default=[], metavar="PRESET | key=value", help=text)
 
 
 def _add_saved_run(parser: argparse.ArgumentParser, settings: str, client: str) -> None:
     parser.add_argument("run", metavar="RUN", help="a run's id, name or folder, or last")
-    parser.add_argument("words", nargs="*", metavar="key=value", help=f"settings of {settings}")
+    parser.add_argument(
+        "words", nargs="*", default=[], metavar="key=value", help=f"settings of {settings}"
+    )
     parser.add_argument("--client", type=_count(0), metavar="ID", help=client)
 
 

@@ -83,7 +83,7 @@ def _add_sweep(verbs: Any) -> None:
     parser = add_verb(verbs, "sweep", sweep, "run a sweep; the same command again goes on with it")
     parser.add_argument("file", metavar="FILE_OR_NAME", help="a YAML file, or one of ours by name")
     text = "settings of the sweep, such as seeds=[0,1], or of every trial, such as client.lr=0.001"
-    parser.add_argument("words", nargs="*", metavar="key=value", help=text)
+    parser.add_argument("words", nargs="*", default=[], metavar="key=value", help=text)
     parser.add_argument(
         "--dry-run", action="store_true", help="print the trials and what they need, and stop"
     )
@@ -96,7 +96,7 @@ def _add_report(verbs: Any) -> None:
     text = "write tables and figures of a sweep, out of the tracking store"
     parser = add_verb(verbs, "report", report, text)
     text = "a sweep, or one or several runs, by name or id (the last sweep unless given)"
-    parser.add_argument("words", nargs="*", metavar="SWEEP | RUN", help=text)
+    parser.add_argument("words", nargs="*", default=[], metavar="SWEEP | RUN", help=text)
     parser.add_argument(
         "--out", metavar="DIR", help="the folder (<root>/reports/NAME unless given)"
     )
