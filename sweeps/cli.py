@@ -53,7 +53,7 @@ def _dry_run(settings: Any, retry_failed: bool) -> Answer:
     from pipeline.ray_cluster import cluster
     from sweeps.ledger import Ledger
     from sweeps.outcome_text import plan_json, plan_text
-    from sweeps.space import probes, trials
+    from sweeps.points import probes, trials
     from sweeps.sweep import base_config
 
     ledger = Ledger.of(settings, base_config(settings).tracking)

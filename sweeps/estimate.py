@@ -25,7 +25,7 @@ from spire_core.grouped import choose_engine
 from spire_core.partition import ClientSplit, Partition
 from spire_core.training import ClientConfig, steps_per_epoch, to_float
 from sweeps.plan import TrialPlan
-from sweeps.space import Trial
+from sweeps.points import Trial
 
 START_S = 10.0  # a trial's process, its tracking run, its first features of real images
 PADDED = 32  # the side of images at their original size

@@ -12,7 +12,8 @@ from pipeline.resources import (
 )
 from pipeline.schema import Config
 from spire_core.errors import ClusterError
-from sweeps.space import SweepConfig, Trial
+from sweeps.points import Trial
+from sweeps.space import SweepConfig
 
 Resources = Mapping[str, float]
 

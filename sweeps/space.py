@@ -1,4 +1,4 @@
-"""What a sweep is: its YAML file, its settings, and the trials that they come to.
+"""What a sweep is: its YAML file and its settings. `points` has the trials that they come to.
 
 An axis names a key of the configuration and lists its values (`model.d_emb: [16, 64]`), or it has
 any name and lists settings that go together (`period: [{federation.tau: 3}, {federation.tau: 12,
@@ -8,7 +8,6 @@ max: 1.0e-1, log: true}`.
 
 import dataclasses
 import hashlib
-import itertools
 import json
 import math
 import re
@@ -18,7 +17,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import load_config, read_settings, split_override
+from pipeline.config import read_settings, split_override
 from pipeline.identity import determines
 from pipeline.plain_yaml import read_settings_file
 from pipeline.ray_job import lasting
@@ -26,7 +25,6 @@ from pipeline.schema import Config
 from pipeline.summary import FINAL_METRICS, ROUND_METRICS
 from pipeline.typed import build, flattened
 from spire_core.errors import ConfigError
-from spire_core.rng import numpy_generator
 
 SEARCHES, SCHEDULERS, MODES = ("grid", "random", "optuna"), ("none", "asha"), ("min", "max")
 SHARED_IN = ("sweep", "root")
@@ -122,7 +120,7 @@ class SweepConfig:
         mentioned = set(flattened(self.settings))
         for name, axis in self.axes.items():
             for value in axis if isinstance(axis, list) else ():
-                mentioned |= set(_settings_of(name, value))
+                mentioned |= set(settings_of(name, value))
         return next((k for k in ("data.path", "eval.extractor_weights") if k in mentioned), None)
 
     def _check_metric(self) -> None:
@@ -144,7 +142,7 @@ class SweepConfig:
             ) from error
         overruled = set[str]()  # by an axis, in every trial
         for name, axis in self.axes.items():
-            points = [_settings_of(name, value) for value in axis] if isinstance(axis, list) else []
+            points = [settings_of(name, value) for value in axis] if isinstance(axis, list) else []
             mentioned = set[str]().union(*points) or {name}
             if twice := mentioned & overruled:
                 raise ConfigError(f"expected one axis for {min(twice)}, got two: leave one out")
@@ -166,7 +164,7 @@ class SweepConfig:
         Values, seeds and mode make another search of Optuna's: its points are positions on axes.
         And with the other mode ASHA would have stopped other trials.
         """
-        flat = _placed(flattened(self.settings))
+        flat = with_absolute_path(flattened(self.settings))
         settings = {k: v for k, v in flat.items() if determines(k) or k in RECORDED}
         common = [self.name, self.preset, settings, self.search, self.scheduler, self.metric]
         if self.search == "optuna":
@@ -187,37 +185,6 @@ def _check_axis(name: str, axis: Any, is_drawn: bool) -> None:
         return
     kinds = "a list of values or a range {min: A, max: B, log: true}" if is_drawn else "a list"
     raise ConfigError(f"expected axes.{name} as {kinds}, got {axis!r}: such as {name}: [1, 2]")
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One experiment of a sweep: `spire run PRESET OVERRIDES` would be the same.
-
-    `point`: what it has on the axes, by key of the configuration. `shares_pretraining`: whether
-    another trial, of this sweep or another, may have the same pre-training.
-    """
-
-    config: Config
-    preset: str
-    overrides: tuple[str, ...]
-    point: dict[str, Any]
-    shares_pretraining: bool = False
-
-    @property
-    def trial_id(self) -> str:
-        """Hash of the resolved configuration: what means the same is the same trial."""
-        return self.config.fingerprint[:12]
-
-    @property
-    def label(self) -> str:
-        """What tells this trial from others, for people."""
-        parts = [self.config.method.name]
-        parts += [f"{k.split('.')[-1]}={_short(v)}" for k, v in self.point.items() if k != "method"]
-        return " ".join([*parts, f"seed={self.config.seed}"])
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def sweep_names() -> list[str]:
@@ -253,56 +220,7 @@ def load_sweep(file: str, words: Sequence[str] = ()) -> SweepConfig:
     return build(SweepConfig, values)
 
 
-def trials(sweep: SweepConfig, points: Sequence[Mapping[str, Any]] | None = None) -> list[Trial]:
-    """Return the sweep's trials, each once; trials that mean the same are one.
-
-    `points` are those of the axes, unless they are the sweep's own. Trials that share their
-    pre-training with one before them come last, so that it is done when they begin; what a search
-    draws may share it with what it draws later. Raises ConfigError if a trial's configuration is
-    wrong.
-    """
-    if points is None:
-        points = _grid(sweep) if sweep.search == "grid" else _random(sweep)
-    unique: dict[str, Trial] = {}
-    for point, seed in itertools.product(points, sweep.seeds):
-        trial = make_trial(sweep, point, seed)
-        known = unique.setdefault(trial.trial_id, trial)
-        # What two combinations of the same meaning have on an axis means nothing to them.
-        both = {k: v for k, v in known.point.items() if trial.point.get(k) == v}
-        unique[trial.trial_id] = dataclasses.replace(known, point=both)
-    by_pretraining: dict[str, list[Trial]] = {}
-    for trial in unique.values():
-        record = trial.config.method.record
-        common = trial.config.pretrain_fingerprint if record.is_federated else trial.trial_id
-        by_pretraining.setdefault(common, []).append(trial)
-    with_others = sweep.share_pretraining == "root" or sweep.search == "optuna"
-    groups = [
-        [_sharing(trial, with_others or len(group) > 1) for trial in group]
-        for group in by_pretraining.values()
-    ]
-    return [group[0] for group in groups] + [t for group in groups for t in group[1:]]
-
-
-def _sharing(trial: Trial, shares: bool) -> Trial:
-    shares &= trial.config.method.record.is_federated
-    return dataclasses.replace(trial, shares_pretraining=shares)
-
-
-def make_trial(sweep: SweepConfig, point: Mapping[str, Any], seed: int) -> Trial:
-    """Return the trial at one point of the axes; ConfigError if its configuration is wrong."""
-    flat = {k: v for name, value in point.items() for k, v in _settings_of(name, value).items()}
-    fixed = _placed({**flattened(sweep.settings), **flat, "seed": seed})
-    overrides = tuple(f"{key}={json.dumps(value)}" for key, value in fixed.items())
-    config = load_config(sweep.preset, overrides)
-    if sweep.scheduler == "asha" and not config.method.record.is_federated:
-        raise ConfigError(
-            f"expected methods with rounds for scheduler=asha, got {config.method.name}: it stops "
-            "trials by what they report after rounds; set scheduler=none"
-        )
-    return Trial(config, sweep.preset, overrides, flat)
-
-
-def _placed(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+def with_absolute_path(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return settings with an absolute `data.path`: in another directory it means other images."""
     path = settings.get("data.path")
     if not path or not isinstance(path, str):
@@ -310,65 +228,6 @@ def _placed(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**settings, "data.path": str(lasting(path, "data.path"))}
 
 
-def _settings_of(name: str, value: Any) -> dict[str, Any]:
+def settings_of(name: str, value: Any) -> dict[str, Any]:
     """Return the settings that a value on an axis stands for, by key of the configuration."""
     return flattened(value if isinstance(value, dict) else {name: value})
-
-
-def decoded(sweep: SweepConfig, point: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a point of the axes out of one in which lists are given by the position in them."""
-    return {
-        name: axis[point[name]] if isinstance(axis, list) else _rounded(axis, point[name])
-        for name, axis in sweep.axes.items()
-    }
-
-
-def probes(sweep: SweepConfig) -> list[Trial]:
-    """Return trials that have, together, every value of a list and both ends of every range.
-
-    They show before a search starts what would be wrong with a point that it draws.
-    """
-    base = first_point(sweep)
-    points = [{**base, n: value} for n, axis in sweep.axes.items() for value in _ends(axis)]
-    return trials(sweep, points or [base])
-
-
-def likely(sweep: SweepConfig, num_points: int) -> list[Trial]:
-    """Return trials at so many random points: what a search that has learned nothing would try."""
-    return trials(sweep, _random(sweep)[:num_points])
-
-
-def first_point(sweep: SweepConfig) -> dict[str, Any]:
-    """Return the point with each axis's first value."""
-    return {name: _ends(axis)[0] for name, axis in sweep.axes.items()}
-
-
-def _ends(axis: Any) -> list[Any]:
-    return axis if isinstance(axis, list) else [axis["min"], axis["max"]]
-
-
-def _grid(sweep: SweepConfig) -> list[dict[str, Any]]:
-    combinations = itertools.product(*sweep.axes.values())
-    return [dict(zip(sweep.axes, values, strict=True)) for values in combinations]
-
-
-def _random(sweep: SweepConfig) -> list[dict[str, Any]]:
-    """Return points drawn independently; the first n are the same whatever `num_trials` is."""
-    found = []
-    for i in range(sweep.num_trials or 0):
-        rng = numpy_generator(0, "random_search", i)
-        found.append({name: _draw(axis, rng.random()) for name, axis in sweep.axes.items()})
-    return found
-
-
-def _draw(axis: Any, u: float) -> Any:
-    """Return the value of an axis at a fraction u in [0, 1) of its range or list."""
-    if isinstance(axis, list):
-        return axis[int(u * len(axis))]
-    low, high = axis["min"], axis["max"]
-    value = low * (high / low) ** u if axis.get("log") else low + (high - low) * u
-    return _rounded(axis, value)
-
-
-def _rounded(axis: Mapping[str, Any], value: float) -> float:
-    return round(value) if axis.get("integer") else float(f"{value:.4g}")

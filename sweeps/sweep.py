@@ -1,6 +1,6 @@
 """A sweep from its settings to its outcome. Read `run_sweep` first.
 
-space -> plan -> trials on Ray Tune, each of them `run_experiment` -> ledger -> outcome
+space -> points -> plan -> trials on Ray Tune, each of them `run_experiment` -> ledger -> outcome
 """
 
 import contextlib
@@ -34,7 +34,8 @@ from spire_core.errors import SpireError
 from spire_core.extractor import auto_extractor, make_extractor
 from sweeps.ledger import Entry, Ledger
 from sweeps.plan import TrialPlan, check_nodes, concurrency, plan_trial
-from sweeps.space import SweepConfig, Trial, decoded, first_point, make_trial, probes, trials
+from sweeps.points import Trial, decoded, first_point, make_trial, probes, trials
+from sweeps.space import SweepConfig
 from sweeps.trial import TrialTask
 from sweeps.tuning import Narrator, grid_of, optuna_of, run_trials
 

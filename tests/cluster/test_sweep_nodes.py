@@ -103,7 +103,7 @@ def test_actors_land_as_planned_and_a_lost_node_changes_nothing(
     from pipeline.config import overridden
     from pipeline.experiment import run_experiment
     from pipeline.progress import Watcher
-    from sweeps.space import trials
+    from sweeps.points import trials
 
     shutil.copy(new_database, tmp_path)
     left_out = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")

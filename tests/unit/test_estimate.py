@@ -17,7 +17,8 @@ from sweeps.estimate import (
 from sweeps.ledger import Entry, Ledger
 from sweeps.outcome_text import duration, plan_json
 from sweeps.plan import TrialPlan
-from sweeps.space import SweepConfig, Trial, decoded, probes, trials
+from sweeps.points import Trial, decoded, probes, trials
+from sweeps.space import SweepConfig
 
 COSTS = Costs(train_s=1.0, look_s=1e-3)
 ROUNDS = ("federation.num_rounds=10", "federation.tau=2", "client.batch_size=5", "eval.every=4")

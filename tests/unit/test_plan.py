@@ -11,7 +11,8 @@ from spire_core.errors import ClusterError, ConfigError, SpireError
 from sweeps.ledger import Entry, Ledger
 from sweeps.outcome_text import plan_json, plan_text
 from sweeps.plan import TrialPlan, check_nodes, concurrency, plan_trial
-from sweeps.space import SweepConfig, trials
+from sweeps.points import trials
+from sweeps.space import SweepConfig
 from sweeps.sweep import check_data
 
 TWO = {"CPU": 2.0}

@@ -11,7 +11,8 @@ from pipeline.config import load_config
 from spire_core.errors import ConfigError
 from spire_core.partition import make_partition
 from spire_core.training import steps_per_epoch
-from sweeps.space import SweepConfig, Trial, decoded, load_sweep, probes, sweep_names, trials
+from sweeps.points import Trial, decoded, probes, trials
+from sweeps.space import SweepConfig, load_sweep, sweep_names
 from sweeps.sweep import base_config
 
 
