@@ -8,7 +8,7 @@ import functools
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -134,7 +134,7 @@ def _kind(config: Config) -> Config:
     return Config(
         data=config.data,
         model=config.model,
-        method=config.method,
+        method=replace(config.method, phases="joint"),  # alternate ones need two steps, not one
         client=ClientConfig(
             batch_size=MOST_IMAGES,
             engine=config.client.engine,

@@ -106,8 +106,10 @@ def decoded(sweep: SweepConfig, point: Mapping[str, Any]) -> dict[str, Any]:
 def probes(sweep: SweepConfig) -> list[Trial]:
     """Return trials that have, together, every value of a list and both ends of every range.
 
-    They show before a search starts what would be wrong with a point that it draws.
+    They show before a search starts what would be wrong with a point that it draws. ConfigError
+    also for what lies between the ends, such as 8.5 for a whole number.
     """
+    trials(sweep, _random(sweep))
     base = first_point(sweep)
     points = [{**base, n: value} for n, axis in sweep.axes.items() for value in _ends(axis)]
     return trials(sweep, points or [base])

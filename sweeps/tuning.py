@@ -35,7 +35,8 @@ class Narrator(tune.Callback):
     """Says in one line when a trial starts, is evaluated or is lost, and what others wait for.
 
     `on_draw` is told each point as its trial starts for the first time; `ended` has the points of
-    trials that came to an end by themselves or by the scheduler, not by an interruption.
+    trials that came to an end by themselves or by the scheduler, not by an interruption; `lost`
+    those of trials that were lost for good, by Tune's id.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Narrator(tune.Callback):
     ) -> None:
         self.say, self.label, self.needs, self.on_draw = say, label, needs, on_draw
         self.ended: list[Point] = []
+        self.lost: dict[str, Point] = {}
         self.idle_since = time.monotonic()
 
     def on_trial_start(
@@ -76,6 +78,7 @@ class Narrator(tune.Callback):
     def on_trial_error(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
     ) -> None:
+        self.lost[trial.trial_id] = trial.config
         self.say(f"{self.label(trial.config)}: lost for good")
 
     def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
@@ -139,10 +142,12 @@ def run_trials(
     )
     with _sigterm_is_sigint():
         results = tuner.fit()
+    errors = {(r.metrics or {}).get("trial_id"): r.error for r in results if r.error is not None}
     return {
-        make_task(result.config or {}).trial_id: str(result.error).strip().splitlines()[-1]
-        for result in results
-        if result.error is not None
+        make_task(point).trial_id: str(errors.get(tune_id) or "its process was lost")
+        .strip()
+        .splitlines()[-1]
+        for tune_id, point in narrator.lost.items()
     }
 
 
@@ -193,7 +198,15 @@ def optuna_of(
         from ray.tune.search.optuna import OptunaSearch
 
         logging.getLogger("optuna").setLevel(logging.WARNING)
-        search = OptunaSearch(
+
+        class Search(OptunaSearch):
+            """Learns nothing from results without the metric, as of a method without rounds."""
+
+            def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+                if result.get(sweep.metric) is not None:
+                    super().on_trial_result(trial_id, result)
+
+        search = Search(
             OptunaSearch.convert_search_space({n: _domain(a) for n, a in sweep.axes.items()}),
             metric=sweep.metric,
             mode=sweep.mode,

@@ -1,6 +1,7 @@
 """Sweeps on a Ray that is there already: failures, early stopping, and what cannot start."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,24 @@ def test_one_that_fails_does_not_stop_another(desk: Desk) -> None:
     assert said.startswith("1 of 2 trials to run\n")
     assert retried == told | {"num_skipped": 1}
     assert desk.runs() == (parent, statuses)
+
+
+class NeverThere:
+    """Ends every process but this one as it arrives there."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return eval, (f"__import__('os').getpid() == {os.getpid()} or __import__('os')._exit(1)",)
+
+
+def test_one_whose_process_never_came_up_is_listed(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweeps.tuning.run_trial", NeverThere())
+    code, told, said = desk.sweep("concurrency: 1\naxes: {adapt.lr: [0.1]}\n", "max_failures=0")
+    assert "lost for good" in said
+    [row] = told["trials"]
+    assert (code, row["status"]) == (1, "failed")
+    assert row["error"]
 
 
 def test_a_sweep_goes_on_when_the_folders_of_its_runs_were_deleted(desk: Desk) -> None:

@@ -105,6 +105,12 @@ def test_steps_and_looks_are_timed() -> None:
     assert 0 < costs.train_s < math.inf
 
 
+def test_alternate_phases_can_be_estimated() -> None:
+    words = ("method=shared_rep", "method.phases=alternate", "federation.tau=4")
+    trial = Trial(load_config("smoke", words), "smoke", words, {})
+    assert sweep_seconds([(trial, TrialPlan(None))], 1) > START_S
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(40, "40 s"), (150, "2.5 min"), (1800, "30 min"), (4e4, "11 h")]
 )

@@ -14,6 +14,7 @@ from spire_core.training import steps_per_epoch
 from sweeps.points import Trial, decoded, probes, trials
 from sweeps.space import SweepConfig, load_sweep, sweep_names
 from sweeps.sweep import base_config
+from sweeps.tuning import optuna_of
 
 
 def sweep_of(**values: Any) -> SweepConfig:
@@ -210,6 +211,32 @@ def test_a_drawn_point_is_read_back_as_values() -> None:
     tried = [(t.config.client.lr, t.config.adapt.epochs) for t in probes(sweep)]
     assert {1e-4, 1e-1} == {lr for lr, _ in tried}
     assert {1, 9} == {epochs for _, epochs in tried}
+
+
+@pytest.mark.parametrize(
+    ("axis", "wrong"),
+    [
+        ({"model.d_emb": {"min": 8, "max": 64}}, "expected model.d_emb as int"),
+        ({"model.width": {"min": 16, "max": 64, "integer": True}}, "model.width as a multiple of"),
+    ],
+)
+def test_what_lies_between_the_ends_of_a_range_is_looked_at_before_a_search(
+    axis: dict[str, Any], wrong: str
+) -> None:
+    with pytest.raises(ConfigError, match=wrong):
+        probes(sweep_of(axes=axis, search="optuna", num_trials=9))
+
+
+def test_a_search_learns_nothing_from_a_result_without_its_metric() -> None:
+    """A method without rounds reports none of theirs; the others' trials go on."""
+    axes = {"method": ["spire", "local"]}
+    metric = "pretrain/kid/mean"
+    sweep = sweep_of(axes=axes, search="optuna", num_trials=2, metric=metric)
+    search = optuna_of(sweep, [], [])
+    for tune_id, found in (("a", {}), ("b", {metric: None}), ("c", {metric: 1.0})):
+        assert set(search.suggest(tune_id)) == {"method"}
+        search.on_trial_result(tune_id, {"training_iteration": 1} | found)
+        search.on_trial_complete(tune_id, found)
 
 
 def test_other_axes_and_the_other_mode_make_another_search_of_optuna() -> None:
