@@ -109,7 +109,13 @@ class NeverThere:
     """Ends every process but this one as it arrives there."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return eval, (f"__import__('os').getpid() == {os.getpid()} or __import__('os')._exit(1)",)
+        return arrive, (os.getpid(),)
+
+
+def arrive(home: int) -> NeverThere:
+    if os.getpid() != home:
+        os._exit(1)
+    return NeverThere()
 
 
 def test_one_whose_process_never_came_up_is_listed(
