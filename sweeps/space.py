@@ -11,13 +11,13 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import read_settings, split_override
+from pipeline.config import NAMED_GROUPS, read_settings, split_override
 from pipeline.identity import determines
 from pipeline.plain_yaml import read_settings_file
 from pipeline.ray_job import lasting
@@ -142,18 +142,20 @@ class SweepConfig:
             ) from error
         overruled = set[str]()  # by an axis, in every trial
         for name, axis in self.axes.items():
-            points = [settings_of(name, value) for value in axis] if isinstance(axis, list) else []
-            mentioned = set[str]().union(*points) or {name}
+            values = axis if isinstance(axis, list) else []
+            points = [_meant(settings_of(name, value)) for value in values]
+            mentioned = set[str]().union(*points) or _meant([name])
             if twice := mentioned & overruled:
                 raise ConfigError(f"expected one axis for {min(twice)}, got two: leave one out")
             overruled |= mentioned.intersection(*points)
-        if both := overruled & flattened(self.settings).keys():
+        settings = _meant(flattened(self.settings))
+        if both := overruled & settings:
             key = min(both)
             raise ConfigError(
                 f"expected {key} among the settings or on an axis, got both: to choose some of the "
                 f"axis's values, set axes.KEY=[...]"
             )
-        if "seed" in overruled | flattened(self.settings).keys():
+        if "seed" in overruled | settings:
             raise ConfigError("expected seeds to say which seeds to run, got seed: seeds=[0, 1]")
 
     @property
@@ -172,6 +174,12 @@ class SweepConfig:
         elif self.scheduler == "asha" and self.mode != "min":  # without this, min had the same key
             common.append(self.mode)
         return hashlib.sha256(json.dumps(common, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _meant(keys: Iterable[str]) -> set[str]:
+    """Return keys of the configuration, each of them by one name: `method.name` is `method`."""
+    groups = {f"{group}.name": group for group in NAMED_GROUPS}
+    return {groups.get(key, key) for key in keys}
 
 
 def _check_axis(name: str, axis: Any, is_drawn: bool) -> None:

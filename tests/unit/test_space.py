@@ -332,6 +332,8 @@ MISTAKES = {
     "seed=3": "seeds=[0, 1]",
     "axes.seed=[1,2]": "seeds=[0, 1]",
     "method=spire": "method among the settings or on an axis",
+    "method.name=spire": "method among the settings or on an axis",
+    "axes.method.name=[spire]": "one axis for method, got two",
     "concurrency=0": "concurrency of at least 1",
     "max_failures=-1": "max_failures of at least 0",
     "budget_s=0": "budget_s above 0",
