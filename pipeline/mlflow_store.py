@@ -7,9 +7,9 @@ import contextlib
 import logging
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.runs import TrackingConfig, mask, sqlite_path, tracking_root
 from spire_core.errors import ConfigError, RunError, StoreError
@@ -110,14 +110,16 @@ def stage_of(client: "MlflowClient", run_id: str) -> str:
         return "none"
 
 
-def check_run(client: "MlflowClient", run_id: str, uri: str) -> None:
-    """Raise RunError if the store does not know the run, or has deleted it."""
+def check_run(client: "MlflowClient", record: Mapping[str, Any], uri: str) -> None:
+    """Raise RunError if the store does not know the run of a record, or has deleted it."""
+    run_id = record["run_id"]
     stage = stage_of(client, run_id)
     if stage != "active":
-        raise RunError(
-            f"expected run {run_id} in the store {mask(uri)}, got {stage}: name its store with "
-            "tracking.uri=URI, or go on without it with tracking.enabled=false"
-        )
+        advice = "name its store with tracking.uri=URI, or go on without it with "
+        advice += "tracking.enabled=false"
+        if record["kind"] == "sweep":  # with either of these it would be another sweep
+            advice = f"set MLFLOW_TRACKING_URI to where the sweep began, {record['uri']}"
+        raise RunError(f"expected run {run_id} in the store {mask(uri)}, got {stage}: {advice}")
 
 
 def experiment_id(client: "MlflowClient", config: TrackingConfig, uri: str) -> str:

@@ -170,7 +170,7 @@ class Tracker(RunLog):
             return NullTracker(run_id, run_dir)
         uri = tracking_uri(config)
         with first_contact(config, uri) as client:
-            check_run(client, run_id, uri)
+            check_run(client, record, uri)
         store = MlflowStore(client, run_id, run_dir)
         tracker = Tracker(run_id, run_dir, uri, store, config.log_model)
         tracker._tell("status", status="RUNNING")

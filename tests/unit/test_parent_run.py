@@ -64,7 +64,11 @@ def test_a_store_that_does_not_know_it_is_the_wrong_one_unless_its_folder_is_gon
 ) -> None:
     run_id = begin(tracking)
     shutil.copy(new_database, tmp_path)
-    with pytest.raises(RunError, match=f"expected run {run_id} in the store"):
+    with pytest.raises(RunError, match=f"expected run {run_id} in the store") as error:
         begin(tracking)
+    # With tracking.uri it would be another sweep.
+    assert str(error.value).endswith(
+        f"got none: set MLFLOW_TRACKING_URI to where the sweep began, {tracking.uri}"
+    )
     shutil.rmtree(tmp_path / "runs")
     assert begin(tracking) != run_id
