@@ -58,6 +58,11 @@ def is_deleted(run_dir: Path, config: TrackingConfig) -> bool:
     return stage == "deleted" or (stage == "none" and not (run_dir / RECORD).is_file())
 
 
+def has_ended(run_dir: Path) -> bool:
+    """Return whether a run was given its last status."""
+    return Outbox(run_dir).status in ENDED
+
+
 def end_run(run_dir: Path, config: TrackingConfig, status: Status) -> None:
     """Give a run whose process is gone its last status, unless it has one, and deliver its rest."""
     record = read_record(run_dir)
@@ -193,8 +198,12 @@ class Tracker(RunLog):
             return
         self._finished = True
         self._tell("status", status=status)
+        self.leave(KILLED_WAIT_S if status == "KILLED" else FINISH_WAIT_S)
+
+    def leave(self, wait_s: float = KILLED_WAIT_S) -> None:
+        """Deliver for so long, and let the run go on without this process."""
+        self._finished = True
         if self._delivery is not None:
-            wait_s = KILLED_WAIT_S if status == "KILLED" else FINISH_WAIT_S
             _warn_of_waiting(self.run_dir, self._delivery.close(wait_s))
 
     def __enter__(self) -> Self:

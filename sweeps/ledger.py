@@ -7,11 +7,12 @@ holds the lock beside it meanwhile. `draws.jsonl` has the points that Optuna has
 import contextlib
 import fcntl
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.disk import try_lock
 from pipeline.run_files import read_json, write_json
 from pipeline.runs import TrackingConfig, tracking_root
 from sweeps.space import SweepConfig
@@ -84,6 +85,18 @@ class Ledger:
         with path.open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+    @contextlib.contextmanager
+    def joined(self) -> Iterator[Callable[[], bool]]:
+        """Be one of the commands at this sweep; yields what tells whether it is the last of them.
+
+        If so, any that comes now waits until the block ends. Dead ones do not count.
+        """
+        path = self._path("commands").with_suffix(".lock")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            yield lambda: try_lock(file)
 
     def draws(self) -> list[dict[str, Any]]:
         """Return the points that a search has drawn, in order."""

@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from pipeline.schema import Config
 from pipeline.setting import partitioned
 from pipeline.start_file import located
 from pipeline.summary import final_name
-from pipeline.tracking import Tracker, check_store, end_run, is_deleted
+from pipeline.tracking import Status, Tracker, check_store, end_run, has_ended, is_deleted
 from pipeline.typed import flattened
 from spire_core.errors import SpireError
 from spire_core.extractor import auto_extractor, make_extractor
@@ -99,6 +99,9 @@ def run_sweep(sweep: SweepConfig, say: Say, retry_failed: bool = False) -> Outco
                 job = Job(sweep, base, ledger.folder, parent_run_id, dict(available), at_once)
                 job.run(left, to_draw, max(t.config.federation.num_rounds for t in probed), say)
         known = known if sweep.search != "optuna" else known_trials(sweep, ledger)
+    elif tracking.enabled and _is_open(ledger.parent_run_dir):  # it was killed at its very end
+        with parent_run(sweep, ledger, tracking):
+            pass
     entries = ledger.entries(trial.trial_id for trial in known)
     num_skipped = sum(entry.status == "finished" for entry in before.values())
     return Outcome(sweep, tracking, known, entries, ledger, num_skipped, undrawn(sweep, ledger))
@@ -169,19 +172,52 @@ def check_data(planned: Sequence[Trial], say: Say) -> None:
 def parent_run(
     sweep: SweepConfig, ledger: Ledger, tracking: TrackingConfig
 ) -> Iterator[str | None]:
-    """Keep the sweep's own tracking run open; it ends as its trials did."""
+    """Keep the sweep's own tracking run open; it ends as its trials did.
+
+    What runs no more is given its end before. While another command is at the same sweep, both are
+    left to that one.
+    """
     tracking = replace(tracking, log_model=False, run_name=None)
-    with ledger.held("parent"):  # of two commands that begin together one begins it
-        tracker = _parent_tracker(sweep, ledger, tracking)
-    with tracker:
-        yield tracker.run_id if tracker.uri is not None else None
-        known = known_trials(sweep, ledger)
-        entries = ledger.entries(trial.trial_id for trial in known)
-        statuses = {entry.status for entry in entries.values()}
-        if "running" in statuses or len(entries) < len(known) + undrawn(sweep, ledger):
-            tracker.finish("KILLED")
-        elif "failed" in statuses:
-            tracker.finish("FAILED")
+    with ledger.joined() as is_last:
+        with ledger.held("parent"):  # of two commands that begin together one begins it
+            tracker = _parent_tracker(sweep, ledger, tracking)
+        with tracker:
+            try:
+                yield tracker.run_id if tracker.uri is not None else None
+            finally:
+                if is_last():
+                    _end_trials(sweep, ledger, tracking)
+                else:
+                    tracker.leave()
+            tracker.finish(_last_status(sweep, ledger))
+
+
+def _is_open(run_dir: Path | None) -> bool:
+    """Return whether a run, of which something is on the disk, has not been given its end."""
+    return run_dir is not None and (run_dir / RECORD).is_file() and not has_ended(run_dir)
+
+
+def _end_trials(sweep: SweepConfig, ledger: Ledger, tracking: TrackingConfig) -> None:
+    """Give an end to the runs of trials that failed, were stopped, or were interrupted."""
+    known = known_trials(sweep, ledger)
+    for entry in ledger.entries(trial.trial_id for trial in known).values():
+        run_dir = None if entry.run_dir is None else Path(entry.run_dir)
+        if entry.status == "finished" or run_dir is None or not (run_dir / RECORD).is_file():
+            continue
+        try:
+            end_run(run_dir, tracking, "FAILED" if entry.status == "failed" else "KILLED")
+        except SpireError as error:  # the others are given an end all the same
+            _log.warning("the end of run %s is not recorded: %s", run_dir.name, error)
+
+
+def _last_status(sweep: SweepConfig, ledger: Ledger) -> Status:
+    """Return the status with which a sweep's own run ends."""
+    known = known_trials(sweep, ledger)
+    entries = ledger.entries(trial.trial_id for trial in known)
+    statuses = {entry.status for entry in entries.values()}
+    if "running" in statuses or len(entries) < len(known) + undrawn(sweep, ledger):
+        return "KILLED"
+    return "FAILED" if "failed" in statuses else "FINISHED"
 
 
 def _parent_tracker(sweep: SweepConfig, ledger: Ledger, tracking: TrackingConfig) -> Tracker:
@@ -269,7 +305,10 @@ class Job:
                 if entry is None or (entry.result is None and entry.error is None):
                     ledger.update(trial_id, status="failed", error=error)
         finally:
-            self._settle(ledger, {trial_of(point).trial_id for point in narrator.ended})
+            for trial_id in {trial_of(point).trial_id for point in narrator.ended}:
+                entry = ledger.read(trial_id)
+                if entry is not None and entry.status == "running":  # the scheduler stopped it
+                    ledger.update(trial_id, status="stopped")
 
     def plan(self, trial: Trial) -> TrialPlan:
         """Return what a trial asks of the cluster."""
@@ -313,23 +352,6 @@ class Job:
             if value is not None and math.isfinite(value):
                 found.append((dict(drawn[trial_id]), value))
         return optuna_of(self.sweep, found, [dict(point) for point in again])
-
-    def _settle(self, ledger: Ledger, ended: Collection[str]) -> None:
-        """Give an end to what runs no more: stopped by the scheduler, failed, or interrupted.
-
-        `ended`: the ids of trials that were not interrupted.
-        """
-        known, tracking = known_trials(self.sweep, ledger), self.base.tracking
-        for trial_id, entry in ledger.entries(trial.trial_id for trial in known).items():
-            if entry.status == "running" and trial_id in ended:
-                entry = ledger.update(trial_id, status="stopped")
-            run_dir = None if entry.run_dir is None else Path(entry.run_dir)
-            if entry.status == "finished" or run_dir is None or not (run_dir / RECORD).is_file():
-                continue
-            try:
-                end_run(run_dir, tracking, "FAILED" if entry.status == "failed" else "KILLED")
-            except SpireError as error:  # the others are given an end all the same
-                _log.warning("the end of run %s is not recorded: %s", run_dir.name, error)
 
 
 def metric_of(sweep: SweepConfig, metrics: Mapping[str, float]) -> float | None:

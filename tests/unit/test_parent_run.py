@@ -9,12 +9,15 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline.runs import RECORD, TrackingConfig
+from pipeline.tracking import Tracker
 from spire_core.errors import RunError
-from sweeps.ledger import Ledger
+from sweeps.cli import main
+from sweeps.ledger import Entry, Ledger
+from sweeps.points import trials
 from sweeps.space import SweepConfig
 from sweeps.sweep import parent_run
 
-SWEEP = SweepConfig(name="study")
+SWEEP = SweepConfig(name="study", preset="smoke", seeds=(0, 1))
 
 
 @pytest.fixture
@@ -72,3 +75,68 @@ def test_a_store_that_does_not_know_it_is_the_wrong_one_unless_its_folder_is_gon
     )
     shutil.rmtree(tmp_path / "runs")
     assert begin(tracking) != run_id
+
+
+class Desk:
+    """Types `spire sweep` for a sweep that has no trial left: the second of its two has failed."""
+
+    def __init__(
+        self, tracking: TrackingConfig, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        self.tracking, self.folder, self.capsys = tracking, folder, capsys
+        self.ledger, self.failed = Ledger.of(SWEEP, tracking), begun(tracking)
+        finished, failed = (trial.trial_id for trial in trials(SWEEP))
+        self.ledger.write(Entry(finished, "finished", result={"metrics": {}}))
+        self.ledger.write(Entry(failed, "failed", str(self.failed), error="its process was lost"))
+        (folder / "study.yaml").write_text("preset: smoke\nseeds: [0, 1]\n")
+
+    def sweep(self) -> str:
+        """Return what it says at its end."""
+        assert main(["sweep", str(self.folder / "study.yaml")]) == 1
+        return self.capsys.readouterr().out
+
+
+@pytest.fixture
+def desk(
+    tracking: TrackingConfig,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Desk:
+    monkeypatch.setenv("SPIRE_ROOT", str(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return Desk(tracking, tmp_path, capsys)
+
+
+def begun(tracking: TrackingConfig) -> Path:
+    """Return the folder of a run whose process is gone without giving it an end."""
+    tracker = Tracker.start(tracking, "begun", {"spire.kind": "sweep"})
+    tracker.leave()
+    return tracker.run_dir
+
+
+def status(tracking: TrackingConfig, run_dir: Path) -> str:
+    return MlflowClient(tracking.uri).get_run(run_dir.name).info.status
+
+
+def test_one_that_was_killed_after_its_last_trial_is_ended_by_the_same_command(desk: Desk) -> None:
+    parent = begun(desk.tracking)
+    desk.ledger.remember_parent(parent)
+    assert status(desk.tracking, parent) == status(desk.tracking, desk.failed) == "RUNNING"
+    desk.sweep()
+    assert status(desk.tracking, parent) == status(desk.tracking, desk.failed) == "FAILED"
+    ended = MlflowClient(desk.tracking.uri).get_run(parent.name).info.end_time
+    desk.sweep()
+    assert MlflowClient(desk.tracking.uri).get_run(parent.name).info.end_time == ended
+
+
+def test_of_two_commands_the_last_ends_it_and_its_trials(tracking: TrackingConfig) -> None:
+    ledger, trial = Ledger.of(SWEEP, tracking), begun(tracking)
+    with parent_run(SWEEP, ledger, tracking):
+        parent = ledger.parent_run_dir
+        assert parent is not None
+        ledger.write(Entry(trials(SWEEP)[0].trial_id, "running", str(trial)))
+        with pytest.raises(KeyboardInterrupt), parent_run(SWEEP, ledger, tracking):
+            raise KeyboardInterrupt
+        assert status(tracking, parent) == status(tracking, trial) == "RUNNING"
+    assert status(tracking, parent) == status(tracking, trial) == "KILLED"
