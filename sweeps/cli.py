@@ -38,8 +38,9 @@ def _reported(outcome: Any, told: dict[str, Any]) -> str:
 
     if not (outcome.sweep.report and outcome.tracking.enabled and told["num_finished"]):
         return ""
+    sweep = told["parent_run_id"] or told["name"]  # its folder may have been deleted meanwhile
     try:
-        made = make_report(outcome.tracking, [told["parent_run_id"]], None)
+        made = make_report(outcome.tracking, [sweep], None)
     except SpireError as error:  # the trials and their runs are there all the same
         return f"\n\nno report: {error}"
     told["artifacts"] = {"report": str(made.html)}

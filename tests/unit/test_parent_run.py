@@ -130,6 +130,10 @@ def test_one_that_was_killed_after_its_last_trial_is_ended_by_the_same_command(d
     assert MlflowClient(desk.tracking.uri).get_run(parent.name).info.end_time == ended
 
 
+def test_the_report_of_one_that_nobody_remembers_is_by_name(desk: Desk) -> None:
+    assert "no report: expected a sweep's name or id" in desk.sweep()
+
+
 def test_of_two_commands_the_last_ends_it_and_its_trials(tracking: TrackingConfig) -> None:
     ledger, trial = Ledger.of(SWEEP, tracking), begun(tracking)
     with parent_run(SWEEP, ledger, tracking):
