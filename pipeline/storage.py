@@ -8,6 +8,7 @@ no code.
 
 import contextlib
 import logging
+import os
 import re
 import shutil
 import uuid
@@ -151,8 +152,10 @@ def names_at(storage: "FileSystem", folder: str) -> list[str]:
     from pyarrow.fs import FileSelector, FileType
 
     found = storage.get_file_info(FileSelector(folder, recursive=True, allow_not_found=True))
-    names = [info.path for info in found if info.type == FileType.File]
-    return sorted(_safe(name.removeprefix(f"{folder.rstrip('/')}/")) for name in names)
+    paths = [info.path for info in found if info.type == FileType.File]
+    if storage.type_name == "local":  # which lists what a link leads to as if it were there
+        folder, paths = os.path.realpath(folder), [os.path.realpath(path) for path in paths]
+    return sorted(_safe(path.removeprefix(f"{folder.rstrip('/')}/")) for path in paths)
 
 
 def _safe(name: str) -> str:

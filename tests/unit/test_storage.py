@@ -135,6 +135,8 @@ def test_an_upload_that_fails_is_counted_and_tried_again(
 class Hostile:
     """A storage, as far as `names_at` asks, with a name that no folder could hold."""
 
+    type_name = "s3"
+
     def __init__(self, name: str) -> None:
         self.name = name
 
@@ -148,6 +150,25 @@ class Hostile:
 def test_a_name_that_leads_out_of_the_folder_is_refused(name: str) -> None:
     with pytest.raises(RunError, match="leads out of its folder"):
         names_at(Hostile(name), "folder")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("link", ["artifacts/key", "artifacts"])
+def test_a_link_that_leads_out_of_the_folder_is_refused(
+    run_dir: Path, tmp_path: Path, link: str
+) -> None:
+    checkpoint(run_dir, 1)
+    copy, mine = tmp_path / "there" / RUN_ID, tmp_path / "mine"
+    Mirror(run_dir, LocalFileSystem(), str(copy)).upload(1)
+    mine.mkdir()
+    (mine / "key").write_text("mine")
+    (copy / link).parent.mkdir(exist_ok=True)
+    (copy / link).symlink_to(mine if link == "artifacts" else mine / "key")
+    (tmp_path / "way").symlink_to(tmp_path / "there")  # to the copy itself one may lead
+    elsewhere = TrackingConfig(root=str(tmp_path / "elsewhere"))
+    with pytest.raises(RunError, match="mine/key', which leads out of its folder"):
+        restore(f"file://{tmp_path}/way/{RUN_ID}", elsewhere, print)
+    (copy / link).unlink()
+    assert restore(f"file://{tmp_path}/way/{RUN_ID}", elsewhere, print).name == RUN_ID
 
 
 def test_only_a_runs_files_are_brought(run_dir: Path, tmp_path: Path) -> None:
