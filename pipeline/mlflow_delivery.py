@@ -5,7 +5,9 @@ known by the moment of its entry. Here too, mlflow is imported only inside funct
 """
 
 import json
+import os
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -157,17 +159,29 @@ class MlflowStore:
         self._client.log_inputs(self._run_id, [DatasetInput(dataset, [tag])])
 
     def _send_model(self, entry: Entry) -> None:
-        folder = self._run_dir / entry["folder"]
+        folder = self._own(entry["folder"])
         if not folder.is_dir():
             raise Refusal(f"expected a saved run in {folder}, got no such folder")
         shape, name = tuple(entry["image_shape"]), str(entry["time_ms"])
         log_model(self._client, self._run_id, folder, shape, entry["guidance"], name)
 
     def _upload(self, file: str) -> None:
-        path, place = self._run_dir / ARTIFACTS / file, str(PurePosixPath(file).parent)
+        path, place = self._own(file, ARTIFACTS), str(PurePosixPath(file).parent)
         if not path.is_file():
             raise Refusal(f"expected a file at {path}, got none")
         self._client.log_artifact(self._run_id, str(path), None if place == "." else place)
+
+    def _own(self, name: str, below: str = "") -> Path:
+        """Return a path of the run's folder; Refusal if it, or what it holds, leads out of there.
+
+        An outbox that came from a stranger may name any file of whoever delivers it, or a link.
+        """
+        folder = self._run_dir.resolve() / below
+        path = folder / name
+        for found in chain([path], path.rglob("*")):
+            if not Path(os.path.realpath(found)).is_relative_to(folder):
+                raise Refusal(f"expected a path inside {folder}, got {found}: nothing was read")
+        return path
 
 
 def _chunks(items: list[Any], size: int) -> list[list[Any]]:

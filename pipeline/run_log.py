@@ -136,15 +136,14 @@ class RunLog:
     ) -> None:
         """Record the run as a model that draws images as a client, if `config.log_model` says so.
 
-        `folder` is what `SavedRun.load` reads, and is uploaded as it is when the store takes it;
-        `image_shape` is (C, H, W); `guidance` is the default of the model's parameter. The model
-        carries this project's code, and loads where that is not installed. It is found by the
-        run's outputs: `models:/` and the id that stands there. A folder is recorded once.
+        `folder`, inside the run's own, is what `SavedRun.load` reads, and is uploaded as it is when
+        the store takes it; `image_shape` is (C, H, W); `guidance` is the default of the model's
+        parameter. The model carries this project's code, and loads where that is not installed. It
+        is found by the run's outputs: `models:/` and the id that stands there. A folder is recorded
+        once.
         """
         if self._keeps_model:
-            folder = folder.resolve()
-            inside = folder.is_relative_to(self.run_dir.resolve())
-            place = str(folder.relative_to(self.run_dir.resolve()) if inside else folder)
+            place = str(folder.resolve().relative_to(self.run_dir.resolve()))
             shape = list(image_shape)
             if not self._outbox.has("model", place, 0):  # by a process that ended soon afterwards
                 self._tell("model", folder=place, image_shape=shape, guidance=guidance)

@@ -83,10 +83,11 @@ def test_the_logged_model_loads_where_the_project_is_not_installed(
     model = FlatModel(config.model, config.method, 1)
     weights = torch.randn(model.layout.size, generator=torch.Generator().manual_seed(0)) / 10
     more = {"image_shape": [1, 8, 8], "class_names": ["a", "b"]}
-    save_run(tmp_path / "model", config, model, weights.numpy(), more)
-    save_client(tmp_path / "model", 0, {"client_emb": torch.ones(4)})
     with Tracker.start(TrackingConfig(uri=address, root=str(tmp_path)), "model", {}) as tracker:
-        tracker.log_model(tmp_path / "model", (1, 8, 8))
+        folder = tracker.run_dir / "model"
+        save_run(folder, config, model, weights.numpy(), more)
+        save_client(folder, 0, {"client_emb": torch.ones(4)})
+        tracker.log_model(folder, (1, 8, 8))
     (output,) = MlflowClient(address).get_run(tracker.run_id).outputs.model_outputs
     uri = f"models:/{output.model_id}"
 
@@ -96,5 +97,5 @@ def test_the_logged_model_loads_where_the_project_is_not_installed(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    expected = SavedRun.load(tmp_path / "model").draw(0, 2)
+    expected = SavedRun.load(folder).draw(0, 2)
     np.testing.assert_allclose(np.load(tmp_path / "images.npy"), expected, atol=1e-5)

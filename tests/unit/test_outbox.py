@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import random
 import shutil
 import signal
@@ -236,6 +237,35 @@ def test_a_wrong_name_is_refused_and_the_rest_arrives(
     assert ["metrics what?! of step 2" in r.getMessage() for r in caplog.records] == [True]
 
 
+def test_a_strangers_outbox_sends_nothing_from_outside_its_run(
+    store: TrackingConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "key").write_text("mine")
+    tracker = Tracker.start(store, "stranger", {})
+    tracker.log_dict({}, "its/own.json")
+    tracker.finish()
+    for name in ("artifacts", "model"):
+        (tracker.run_dir / name).mkdir(exist_ok=True)
+        (tracker.run_dir / name / "link").symlink_to(tmp_path / "key")
+    outbox, up = Outbox(tracker.run_dir), os.path.relpath(tmp_path, tracker.run_dir)
+    files = [str(tmp_path / "key"), f"../{up}/key", "link", "../tracking.json"]
+    for file in files:
+        outbox.add("file", file=file)
+        outbox.add("table", file=file)
+        outbox.add("image", file=file, key="a", step=0)
+    for folder in ("/", str(tmp_path), up, "model"):  # in which there is a link
+        outbox.add("model", folder=folder, image_shape=[1, 8, 8], guidance=1.0)
+    sync_runs(store, [tracker.run_dir])
+    lines = (tracker.run_dir / REFUSED).read_text().splitlines()
+    reasons = [json.loads(line)["reason"] for line in lines]
+    assert len(reasons) == 3 * len(files) + 4
+    assert {reason.partition(f" {tracker.run_dir}")[0] for reason in reasons} == {
+        "expected a path inside"
+    }
+    found = contents(store, tracker.run_dir)
+    assert (found["files"], found["models"]) == (["its"], [])
+
+
 def test_a_run_that_is_deleted_meanwhile_refuses_all(store: TrackingConfig) -> None:
     with Tracker.start(store, "deleted", {}) as tracker:
         tracker.log_metrics({"a": 1.0}, 0)
@@ -255,7 +285,14 @@ def test_a_run_that_is_deleted_meanwhile_refuses_all(store: TrackingConfig) -> N
         Tracker.resume(store, tracker.run_dir)
 
 
-def everything(tracker: Tracker, model: Path) -> None:
+def log_model(tracker: Tracker) -> None:
+    model = tracker.run_dir / "model"
+    model.mkdir(exist_ok=True)
+    (model / "config.json").write_text("{}")
+    tracker.log_model(model, (1, 8, 8))
+
+
+def everything(tracker: Tracker) -> None:
     """Log one entry of each kind."""
     image = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
     tracker.log_params({"p": 1})
@@ -265,7 +302,7 @@ def everything(tracker: Tracker, model: Path) -> None:
     tracker.log_dict({"x": 1}, "config/x.yaml")
     tracker.log_table("tables/kid.json", {"client_id": [0, 1]})
     tracker.log_dataset(np.zeros((2, 1, 4, 4)), np.arange(2), "mnist", "ab" * 32, "pretrain")
-    tracker.log_model(model, (1, 8, 8))
+    log_model(tracker)
 
 
 def contents(config: TrackingConfig, run_dir: Path) -> dict[str, object]:
@@ -287,12 +324,9 @@ def contents(config: TrackingConfig, run_dir: Path) -> dict[str, object]:
     }
 
 
-def test_entries_that_arrived_uncounted_are_recognised(
-    store: TrackingConfig, tmp_path: Path
-) -> None:
-    (tmp_path / "config.json").write_text("{}")
+def test_entries_that_arrived_uncounted_are_recognised(store: TrackingConfig) -> None:
     with Tracker.start(store, "uncounted", {}) as tracker:
-        everything(tracker, tmp_path)
+        everything(tracker)
     before, total = contents(store, tracker.run_dir), len(list(read_entries(tracker.run_dir)))
     assert len(before["files"]) == 7  # type: ignore[arg-type]  # with their folders
     for count in range(total):
@@ -331,13 +365,12 @@ def test_rounds_lost_with_the_power_and_computed_again_are_there_once(
     assert after["files"] == before["files"]
 
 
-def test_a_run_that_goes_on_has_one_model(store: TrackingConfig, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
+def test_a_run_that_goes_on_has_one_model(store: TrackingConfig) -> None:
     tracker = Tracker.start(store, "one model", {})
-    tracker.log_model(tmp_path, (1, 8, 8))
+    log_model(tracker)
     tracker.finish("KILLED")
     with Tracker.resume(store, tracker.run_dir) as resumed:
-        resumed.log_model(tmp_path, (1, 8, 8))
+        log_model(resumed)
     assert len(contents(store, tracker.run_dir)["models"]) == 1  # type: ignore[arg-type]
 
 

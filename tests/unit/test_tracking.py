@@ -344,13 +344,13 @@ def tiny_run(folder: Path) -> SavedRun:
 
 @pytest.mark.usefixtures("one_thread")
 def test_the_logged_model_draws_what_the_saved_run_draws(
-    store: TrackingConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    store: TrackingConfig, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    saved = tiny_run(tmp_path / "model")
     path_before = list(sys.path)
     with Tracker.start(store, "model", {}) as tracker:
+        saved = tiny_run(tracker.run_dir / "model")
         tracker.log_params({"model.d_emb": 4})
-        tracker.log_model(tmp_path / "model", saved.image_shape, guidance=1.5)
+        tracker.log_model(saved.folder, saved.image_shape, guidance=1.5)
     assert capfd.readouterr() == ("", "")
     assert sys.path == path_before
     client = client_of(store)
@@ -383,11 +383,13 @@ def test_no_model_is_logged_where_none_is_wanted(store: TrackingConfig, tmp_path
 
 
 def test_a_model_that_cannot_be_saved_is_marked_as_failed_and_refused(
-    store: TrackingConfig, tmp_path: Path
+    store: TrackingConfig,
 ) -> None:
     with Tracker.start(store, "no model", {}) as tracker:
-        tracker.log_model(tmp_path / "nothing_here", (1, 8, 8))
-        tracker.log_model(tmp_path, (1, 8, 8), guidance="no number")  # type: ignore[arg-type]
+        tracker.log_model(tracker.run_dir / "nothing_here", (1, 8, 8))
+        folder = tracker.run_dir / "model"
+        folder.mkdir()
+        tracker.log_model(folder, (1, 8, 8), guidance="no number")  # type: ignore[arg-type]
     assert [r["reason"].partition(":")[0].partition(" in ")[0] for r in refused(tracker)] == [
         "expected a saved run",
         "the model cannot be saved",
