@@ -1,7 +1,7 @@
 """What all verbs of the command `spire` share: how they are parsed, answer, fail and are stopped.
 
-Stdout gets the answer alone; progress and messages go to stderr. What is heavy, torch for one, is
-imported inside functions.
+Stdout gets the answer alone; progress and messages go to stderr; both without passwords in URIs.
+What is heavy, torch for one, is imported inside functions.
 """
 
 import argparse
@@ -65,8 +65,10 @@ def run_command(argv: Sequence[str] | None, verbs: Sequence[AddVerb]) -> int:
 
 
 def _print(text: str) -> None:
+    from pipeline.runs import mask
+
     try:
-        print(text, flush=True)
+        print(mask(text), flush=True)
     except BrokenPipeError:  # whoever reads has seen enough, such as `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -83,7 +85,9 @@ def one_line(text: str) -> str:
 
 def say(text: str) -> None:
     """Print a message to stderr."""
-    print(text, file=sys.stderr, flush=True)
+    from pipeline.runs import mask
+
+    print(mask(text), file=sys.stderr, flush=True)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -181,6 +181,21 @@ def test_dry_run_text_says_who_what_and_where(spire) -> None:
     assert sum(line.strip().startswith("new ") for line in said.out.splitlines()) == 2
 
 
+@pytest.mark.parametrize("form", [[], ["--json"]])
+@pytest.mark.parametrize("verb", ["run", "sweep"])
+def test_a_dry_run_shows_no_password(spire, verb: str, form: list[str]) -> None:
+    words = ["tracking.uri=http://me:hunter2@127.0.0.1:9", "tracking.enabled=false"]
+    said = spire(verb, "--dry-run", "smoke", *words, *form)
+    assert said.code == 0
+    assert "hunter2" not in said.out + said.err
+    assert ("http://***@127.0.0.1:9" in said.out) == (verb == "run" or form == ["--json"])
+
+
+def test_a_mistake_shows_no_password(spire) -> None:
+    said = spire("run", "smoke", "seed=http://me:hunter2@127.0.0.1:9")
+    assert_one_sentence(said, "seed", "http://***@127.0.0.1:9")
+
+
 def test_run_without_a_preset_takes_the_one_for_newcomers(spire) -> None:
     told = json.loads(spire("run", "--dry-run", "--json").out)
     assert told["preset"] == "mnist-cpu"
