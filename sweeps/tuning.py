@@ -47,6 +47,10 @@ class Narrator(tune.Callback):
         self.lost: dict[str, Point] = {}
         self.idle_since = time.monotonic()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return nothing: Tune copies it to `tuner.pkl`, and its functions may hold a password."""
+        return {}
+
     def on_trial_start(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
     ) -> None:

@@ -185,6 +185,19 @@ def test_a_search_pretrains_once_for_all_that_it_draws(desk: Desk) -> None:
     assert [len(list(run.glob("checkpoints/0*"))) for run in others] == [1, 1]  # taken from it
 
 
+def test_a_password_is_neither_written_nor_said(desk: Desk) -> None:
+    word = "tracking.uri=http://me:hunter2@127.0.0.1:9"
+    text = "axes: {federation.max_update_norm: [1.0e-9]}\n"  # a trial that ends at once
+    for more in ((), ("--dry-run",)):
+        code, told, said = desk.sweep(text, word, "tracking.enabled=false", *more)
+        assert code == (0 if more else 1)
+        assert "hunter2" not in json.dumps(told) + said
+        assert any("***@127.0.0.1" in setting for setting in told["trials"][0]["overrides"])
+    files = [path for path in desk.folder.rglob("*") if path.is_file()]
+    assert any(path.name == "tuner.pkl" for path in files)
+    assert [path for path in files if b"hunter2" in path.read_bytes()] == []
+
+
 GRID = "axes: {method: [spire, fedavg_ft]}\n"
 
 
