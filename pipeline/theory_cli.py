@@ -61,12 +61,12 @@ def theory(args: argparse.Namespace) -> Answer:
 
 
 def _folder(out: str | None) -> Path | None:
-    from pipeline.ray_job import expanded
+    from pipeline.ray_job import lasting
     from spire_core.errors import ConfigError
 
     if out is None:
         return None
-    folder = expanded(out, "--out")
+    folder = lasting(out, "--out")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from pipeline.ray_job import lasting
 from spire_core.errors import ConfigError
 from sweeps.report_figures import Picture
 from sweeps.report_page import html_page, markdown_page
@@ -47,9 +48,9 @@ class Report:
 def make_folder(folder: Path) -> Path:
     """Return the report's absolute folder with its subfolders, without an older report's files.
 
-    ConfigError if it cannot be written.
+    ConfigError if it cannot be written, or does not last.
     """
-    folder = folder.expanduser().resolve()
+    folder = lasting(folder, "--out")
     try:
         for name, ending in (("figures", "png"), ("tables", "csv")):
             (folder / name).mkdir(parents=True, exist_ok=True)

@@ -88,12 +88,19 @@ def test_a_relative_path_is_refused_in_a_job(in_job: None, monkeypatch: pytest.M
     assert list(Path.cwd().iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["run", "smoke", "data.root=sets"], "data.root as an absolute path in a Ray job"),
+        (["theory", "bridge", "--out", "sets"], "--out as an absolute path in a Ray job"),
+    ],
+)
 def test_the_command_refuses_it_in_one_sentence(
-    in_job: None, capsys: pytest.CaptureFixture[str]
+    in_job: None, capsys: pytest.CaptureFixture[str], words: list[str], told: str
 ) -> None:
-    assert main(["run", "smoke", "data.root=sets"]) == 2
+    assert main(words) == 2
     said = capsys.readouterr().err
-    assert "expected data.root as an absolute path in a Ray job, got 'sets'" in said
+    assert f"expected {told}, got 'sets'" in said
     assert said.count("\n") == 1
 
 

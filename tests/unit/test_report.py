@@ -12,6 +12,7 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
+from pipeline.ray_job import JOB_MARK
 from pipeline.runs import TrackingConfig, tracking_uri
 from pipeline.tracking import Tracker
 from spire_core.errors import ClusterError, ConfigError, RunError
@@ -440,6 +441,18 @@ def test_a_folder_that_cannot_be_written_is_refused(
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="expected a folder that can be written"):
         make_report(store, [parent], tmp_path / "file")
+    with pytest.raises(ConfigError, match="expected --out below a home that exists"):
+        make_report(store, [parent], Path("~nobody-here/x"))
+
+
+def test_a_folder_that_ray_deletes_is_refused(
+    store: TrackingConfig, parent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(JOB_MARK, "{}")
+    with pytest.raises(ConfigError, match="--out as an absolute path in a Ray job"):
+        make_report(store, [parent], Path("out"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_report_that_cannot_be_attached_is_complete(
