@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.config import overridden
+from pipeline.datasets import DataConfig
 from pipeline.ray_job import lasting
 from pipeline.reading import read_object, reading
 from pipeline.run_files import START, storable, write_json
@@ -43,13 +44,18 @@ def located(config: Config) -> Config:
 
     ConfigError where one is relative to the temporary copy in which a Ray job runs.
     """
-    data, evaluation = config.data, config.eval
+    data, evaluation = _rooted(config.data), config.eval
     if data.path:
         data = replace(data, path=str(lasting(data.path, "data.path")))
     if weights := evaluation.extractor_weights:
         weights = str(lasting(weights, "eval.extractor_weights"))
         evaluation = replace(evaluation, extractor_weights=weights)
     return replace(config, data=data, eval=evaluation)
+
+
+def _rooted(data: DataConfig) -> DataConfig:
+    """Return settings with an absolute root; None, the store of any machine, stays."""
+    return replace(data, root=str(lasting(data.root, "data.root"))) if data.root else data
 
 
 def load_start(
@@ -73,4 +79,4 @@ def load_start(
         )
     root = str(run_dir.parent.parent)
     tracking = replace(config.tracking, uri=uri, root=root)
-    return replace(config, tracking=tracking), preset
+    return replace(config, data=_rooted(config.data), tracking=tracking), preset

@@ -13,8 +13,8 @@ from pipeline.config import load_config
 from pipeline.datasets import store_root
 from pipeline.disk import writable_png
 from pipeline.ray_job import JOB_MARK, base_folder, lasting
-from pipeline.runs import TrackingConfig, tracking_root, tracking_uri
-from pipeline.start_file import located
+from pipeline.runs import TrackingConfig, make_run_dir, tracking_root, tracking_uri
+from pipeline.start_file import load_start, located, save_start
 from spire_core.errors import ConfigError
 
 
@@ -30,10 +30,22 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_runs_paths_mean_the_same_in_every_directory(home: Path) -> None:
-    words = ["data.path=~/photos", "eval.extractor_weights=w.pth"]
+    words = ["data.path=~/photos", "eval.extractor_weights=w.pth", "data.root=sets"]
     config = located(load_config("smoke", words))
     assert config.data.path == str(home / "photos")
+    assert config.data.root == str(Path.cwd() / "sets")
+    assert located(load_config("smoke")).data.root is None  # each machine's own store
     assert config.eval.extractor_weights == str(Path.cwd() / "w.pth")
+
+
+def test_a_run_that_goes_on_keeps_its_store_in_every_directory(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    run_dir = make_run_dir(TrackingConfig(root=str(tmp_path)), "0" * 32, "name", None)
+    save_start(run_dir, load_config("smoke"), "smoke", {})
+    assert load_start(run_dir)[0].data.root is None
+    assert load_start(run_dir, overrides=["data.root=sets"])[0].data.root == str(
+        Path.cwd() / "sets"
+    )
 
 
 @pytest.fixture
@@ -81,7 +93,7 @@ def test_a_relative_path_is_refused_in_a_job(in_job: None, monkeypatch: pytest.M
     monkeypatch.setenv("SPIRE_ROOT", "out")
     with pytest.raises(ConfigError, match="SPIRE_ROOT as an absolute path"):
         base_folder()
-    for setting in ("data.path=photos", "eval.extractor_weights=w.pth"):
+    for setting in ("data.path=photos", "data.root=sets", "eval.extractor_weights=w.pth"):
         with pytest.raises(ConfigError, match=f"{setting.partition('=')[0]} as an absolute path"):
             located(load_config("smoke", [setting]))
     assert lasting("/somewhere") == Path("/somewhere")
@@ -102,6 +114,7 @@ def test_the_command_refuses_it_in_one_sentence(
     said = capsys.readouterr().err
     assert f"expected {told}, got 'sets'" in said
     assert said.count("\n") == 1
+    assert list(Path.cwd().iterdir()) == []
 
 
 WAITING = """
