@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from spire_core.adapt import AdaptConfig, adapt_client, num_trained, split_validation
+from spire_core.adapt import (
+    AdaptConfig,
+    adapt_client,
+    epoch_streams,
+    num_trained,
+    split_validation,
+)
 from spire_core.client import personalise
 from spire_core.errors import DataError
 from spire_core.flat import FlatModel, initial_weights
@@ -129,3 +135,15 @@ def test_number_of_trained_parameters() -> None:
     assert counts["fedavg_ft"] == counts["local"] == total
     assert counts["fedavg"] == 0
     assert 0 < counts["shared_rep"] < total
+
+
+@pytest.mark.parametrize(("client_id", "epoch"), [(5, 2), (6, 1)])
+def test_every_epoch_of_every_client_has_an_order_and_noise_of_its_own(
+    client_id: int, epoch: int
+) -> None:
+    def streams(client_id: int, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
+        order, noise = epoch_streams(20, 8, 0, client_id, epoch)
+        return torch.cat(list(order)), torch.randn(4, generator=noise)
+
+    for first, other in zip(streams(5, 1), streams(client_id, epoch), strict=True):
+        assert not torch.equal(first, other)

@@ -4,12 +4,25 @@ import numpy as np
 import pytest
 import torch
 
-from spire_core.client import Broadcast, RoundPlan, new_private_state, train_client
+from spire_core.client import (
+    Broadcast,
+    RoundPlan,
+    new_private_state,
+    start_client,
+    train_client,
+)
 from spire_core.flat import FlatModel
 from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL, MethodConfig
 from spire_core.rng import torch_generator
 from spire_core.schedule import DiffusionConfig, make_schedule
-from spire_core.training import ClientConfig, Recipe, draw_noise, to_float, training_step
+from spire_core.training import (
+    ClientConfig,
+    Recipe,
+    batches,
+    draw_noise,
+    to_float,
+    training_step,
+)
 from spire_core.unet import ModelConfig
 
 MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(1,), cond_dim=16)
@@ -96,3 +109,45 @@ def test_an_example_without_its_embedding_trains_the_unconditional_network() -> 
     assert torch.equal(dropped, loss(torch.zeros(MODEL.d_emb), emb_dropout=0.0))
     assert not torch.equal(dropped, loss(own, emb_dropout=0.0))
     assert own.grad.any()
+
+
+def test_every_pass_over_the_images_is_shuffled_anew() -> None:
+    seen = torch.cat(list(batches(20, 8, 6, torch_generator(0, "b"))))  # two passes in threes
+    assert seen[:20].sort().values.tolist() == seen[20:].sort().values.tolist() == list(range(20))
+    assert seen[:20].tolist() != seen[20:].tolist()
+
+
+def test_bytes_become_numbers_from_minus_one_to_one() -> None:
+    pixels = torch.tensor([0, 51, 255], dtype=torch.uint8)
+    assert to_float(pixels).tolist() == pytest.approx([-1.0, -0.6, 1.0])
+
+
+def test_a_first_embedding_has_the_spread_that_was_asked_for() -> None:
+    model = model_of("spire")
+
+    def first(std: float) -> torch.Tensor:
+        config = ClientConfig(emb_init_std=std)
+        return new_private_state(model, config, 1000, 0, 3)[CLIENT_EMB]
+
+    assert float(first(1.0).std()) == pytest.approx(1.0, rel=0.1)
+    assert torch.equal(first(0.25), first(1.0) * 0.25)
+
+
+def test_a_client_goes_on_with_its_own_moments_of_its_local_layers() -> None:
+    """Where the body's moments are averaged, those of layers that stay with the client are not."""
+    model = model_of("shared_rep")
+    ones = np.ones(model.layout.size, np.float32)
+    averaged = Broadcast(0 * ones, ones, ones, np.full(3, 6.0, np.float32))
+    layers = torch.ones(model.layout.part_size(LOCAL))
+    own = {
+        LOCAL: layers,
+        f"{LOCAL}.exp_avg": 9 * layers,
+        f"{LOCAL}.exp_avg_sq": 9 * layers,
+        f"{LOCAL}.step": torch.tensor(11.0),
+    }
+    plan = RoundPlan(5, lr_scale=1.0, shares_local=False, tau=1)
+    config = ClientConfig(batch_size=8, opt_state="average")
+    run = start_client(model, averaged, own, images(), config, plan, 0, 1)
+    for part, step, moment in ((LOCAL, 11.0, 9.0), (BODY, 6.0, 1.0)):
+        assert float(run.moments[part].step) == step
+        assert (run.moments[part].exp_avg == moment).all()

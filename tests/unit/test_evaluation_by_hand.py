@@ -1,0 +1,149 @@
+"""Who is scored against what: every number of an evaluation under its own name."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.adaptation import _report
+from pipeline.evaluation import (
+    RealData,
+    cross_client_matrix,
+    evaluate_pretraining,
+    pooled_features,
+)
+from pipeline.forgetting import ForgettingCurve
+from pipeline.messages import Drawn, Fitted, Look, Losses
+from pipeline.summary import adaptation_metrics
+from spire_core.adapt import AdaptPoint
+from spire_core.evaluate import EvalConfig
+from spire_core.kid import kid, kid_floor
+from spire_core.methods import METHODS
+from spire_core.rng import torch_generator
+from sweeps.report_figures import FORGETTING
+from sweeps.report_tables import FORGETTING_AND_COST, NEW_CLIENTS
+
+EVAL = EvalConfig(num_images=20, kid_subset_size=10, kid_num_subsets=3)
+SEED, CLIENTS = 7, [0, 1, 2]
+
+
+def features(stream: str, client_id: int, num: int) -> Tensor:
+    """Features of a client's images, the farther from the origin the higher its id."""
+    return torch.randn(num, 4, generator=torch_generator(SEED, stream, client_id)) + client_id / 2
+
+
+def drawn(client_id: int) -> Drawn:
+    """20 images, all of them of the client's own class."""
+    images = np.zeros((1, 1, 8, 8))
+    return Drawn(client_id, features("drawn", client_id, 20), np.eye(4)[client_id], images)
+
+
+class AnsweringPool:
+    """Answers as workers would; `swap_partners` keeps whose embedding each client was lent."""
+
+    def __init__(self) -> None:
+        self.swap_partners: dict[int, int] = {}
+
+    def share(self, weights: np.ndarray) -> np.ndarray:
+        return weights
+
+    def run(self, task: str, units: list[Any], *args: Any, **more: Any) -> list[Any]:
+        if task == "real_features":
+            return [features("real", c, 90) for c in units]
+        if task == "draw":
+            return [[drawn(c) for c in group] for group in units]
+        assert task == "losses"
+        for client_id, (partner,) in zip(units, more["per_unit"], strict=True):
+            self.swap_partners[client_id] = partner
+        return [Losses(c, own=1.0 + c, zero=2.0 + c, swapped=3.0 + c) for c in units]
+
+
+def test_each_client_is_held_against_its_own_data() -> None:
+    pool: Any = AnsweringPool()
+    one = np.eye(4)
+    mixtures = {0: (one[0] + one[1]) / 2, 1: (one[1] + one[2]) / 2, 2: one[2]}
+    real = RealData.gather(pool, CLIENTS, mixtures, EVAL, SEED)
+    for c in CLIENTS:
+        assert real.floors[c] == kid_floor(features("real", c, 90), 10, 3, SEED, max_images=20)
+        assert real.floors[c].num_real == 20
+    found = evaluate_pretraining(pool, np.zeros(1), CLIENTS, real, METHODS["spire"], EVAL, 5, SEED)
+    assert pool.swap_partners == {0: 1, 1: 2, 2: 0}
+    for c, score in zip(CLIENTS, found.scores, strict=True):
+        assert score == kid(features("real", c, 90), drawn(c).features, 10, 3, SEED)
+    table = found.table(real)
+    assert table["tv"] == pytest.approx([0.5, 0.5, 0.0])
+    assert table["heldout_own"] == [1.0, 2.0, 3.0]
+    assert table["heldout_zero"] == [2.0, 3.0, 4.0]
+    assert table["heldout_swapped"] == [3.0, 4.0, 5.0]
+
+
+def test_the_matrix_has_generators_in_rows_and_real_data_in_columns() -> None:
+    pool: Any = AnsweringPool()
+    real = RealData.gather(pool, CLIENTS, {c: np.eye(4)[c] for c in CLIENTS}, EVAL, SEED)
+    matrix = cross_client_matrix([drawn(c) for c in CLIENTS], real, CLIENTS, EVAL, SEED)
+    for i in CLIENTS:
+        for j in CLIENTS:
+            score = kid(features("real", j, 90), drawn(i).features, 10, 3, SEED)
+            assert matrix[i, j] == score.mean
+
+
+def test_a_pool_of_features_is_a_sample_of_all_clients() -> None:
+    every = [torch.full((100, 1), float(c)) for c in range(10)]
+    some = pooled_features(every, 50, seed=0)
+    assert len(some) == 50
+    assert len(some.unique()) > 5
+    assert len(pooled_features(every, 5000, seed=0)) == 1000
+
+
+def test_an_adapted_client_is_reported_before_and_after() -> None:
+    def look(epoch: int) -> Look:
+        images = np.full((1, 1, 2, 2), epoch)
+        seen = Drawn(7, features("drawn", epoch, 20), None, images)
+        scores, nearest = {"own_kid": float(epoch)}, (epoch + 0.25, epoch + 0.5)
+        return Look(seen, scores, torch.full((3,), float(epoch)), nearest, duration_s=1.0)
+
+    looks = {epoch: look(epoch) for epoch in (0, 2, 3)}
+    curve = tuple(AdaptPoint(e, None, None, {} if e in looks else None) for e in range(4))
+    fitted = Fitted(7, curve, 2, tuple(looks), num_trained=5, duration_s=4.0)
+    report = _report(fitted, looks)
+    assert report.before.images is not None
+    assert report.after.images is not None
+    assert (report.before.images.max(), report.after.images.max()) == (0, 2)
+    assert report.scores_after == {"own_kid": 2.0}
+    assert (report.nn_train, report.nn_test) == (2.25, 2.5)
+    observed = [point.observed for point in report.curve]
+    assert observed == [{"own_kid": 0.0}, None, {"own_kid": 2.0}, {"own_kid": 3.0}]
+    assert (report.num_trained, report.duration_s) == (5, 7.0)
+
+
+def test_curves_of_adaptation_are_named_by_what_they_are() -> None:
+    seen = {"own_kid": 1.0, "population_kid": 7.0, "tv": 0.5, "heldout_loss": 0.25}
+    report = SimpleNamespace(curve=[AdaptPoint(0, None, 0.75, seen)])
+    curve = ForgettingCurve(1, epochs=(0,), own=(1.5,), lost=(2.0,), replaced=(3.0,))
+    result: Any = SimpleNamespace(reports=[report], curves=[curve])
+    assert adaptation_metrics(result) == {
+        0: {
+            "adapt/kid/mean": 1.0,
+            "adapt/kid/worst": 1.0,
+            "adapt/kid/population": 7.0,
+            "adapt/tv/mean": 0.5,
+            "adapt/heldout/mean": 0.25,
+            "adapt/val_loss": 0.75,
+            "forgetting/own": 1.5,
+            "forgetting/global": 2.0,
+            "forgetting/replaced": 3.0,
+        }
+    }
+
+
+def test_a_reports_columns_are_what_they_are_called() -> None:
+    assert dict(FORGETTING_AND_COST)["global"].endswith("forgetting_global")
+    assert dict(FORGETTING_AND_COST)["replaced"].endswith("forgetting_replaced")
+    assert dict(NEW_CLIENTS)["NN train"].endswith("nn_train")
+    assert dict(NEW_CLIENTS)["NN test"].endswith("nn_test")
+    assert dict(NEW_CLIENTS)["TV floor"].endswith("tv_floor")
+    for metric, (text, _) in FORGETTING.items():
+        assert text.startswith(metric.removeprefix("forgetting/"))
