@@ -39,7 +39,7 @@ STEP = Work(width=8, num_clients=5, steps=4)
 MOST_CLIENTS = max(work.num_clients for work in WORKS.values())
 
 
-def config_for(width: int, engine: str) -> Config:
+def config_for(width: int, engine: str, *more: str) -> Config:
     """The acceptance's network and training: 16 x 16 x 1 as it is, fresh Adam, batches of 32."""
     return load_config(
         None,
@@ -55,6 +55,7 @@ def config_for(width: int, engine: str) -> Config:
             "client.batch_size=32",
             "client.opt_state=reset",
             f"client.engine={engine}",
+            *more,
         ],
     )
 
@@ -155,10 +156,14 @@ def time_step(repeats: int) -> dict[str, Any]:
         )
     }
     with tempfile.TemporaryDirectory() as folder:
-        for engine in ("loop", "auto"):
-            config = config_for(STEP.width, engine)
+        for engine, told, more in (
+            ("loop", "", ()),
+            ("loop", ", compiled", ("client.compile=true",)),
+            ("auto", "", ()),
+        ):
+            config = config_for(STEP.width, engine, *more)
             pool = LocalClientPool(ClientWorker(*setup_for(config, Path(folder))))
-            systems[f"engine={engine}"] = driver_for(pool, config, STEP).run_round, (), units
+            systems[f"engine={engine}{told}"] = driver_for(pool, config, STEP).run_round, (), units
         return {"step, tiny, batch 32, one process": alternately(systems, repeats)}
 
 

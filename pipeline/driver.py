@@ -74,7 +74,7 @@ class Rounds:
         """Return those of an experiment, with the engine that suits its network."""
         return cls(
             config.federation,
-            replace(config.client, engine=choose_engine(config.client.engine, config.model)),
+            replace(config.client, engine=choose_engine(config.client, config.model)),
             config.server,
             config.method,
             config.seed,

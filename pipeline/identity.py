@@ -16,13 +16,15 @@ if TYPE_CHECKING:
 OF_EMBEDDINGS = ("model.d_emb", "client.emb_lr", "client.emb_proj_lr_factor")
 OF_EMBEDDINGS += ("client.emb_init_std", "client.emb_dropout", "adapt.init")
 OF_LOCAL_LAYERS = ("method.local_layers", "method.phases", "method.share_until")
-ALWAYS_READ = ("client.betas", "client.precision", "adapt.num_images")
+OF_ALL_TRAINING = ("betas", "precision", "compile")  # settings of clients, also of new ones
+ALWAYS_READ = (*(f"client.{name}" for name in OF_ALL_TRAINING), "adapt.num_images")
 OF_PLACES = ("resources.", "tracking.", "data.root", "eval.extractor_weights")
 ROUNDS = {"num_rounds": 1, "cohort_size": 1, "tau": 1, "local_epochs": None}
 ROUNDS |= {"drop_rate": 0.0, "straggler_rate": 0.0, "max_update_norm": None}
 LATER = {  # settings that came when there were runs already, and what those had done
     "client.compression": "none",
     "client.precision": "float32",
+    "client.compile": False,
     "adapt.tune_epochs": 0,
     "partition.num_train_classes": None,
 }
@@ -47,8 +49,7 @@ def canonical(config: "Config") -> "Config":
             federation=replace(config.federation, **ROUNDS),
             client=replace(
                 type(config.client)(),
-                betas=config.client.betas,
-                precision=config.client.precision,
+                **{name: getattr(config.client, name) for name in OF_ALL_TRAINING},
             ),
             server=type(config.server)(),
         )
@@ -57,7 +58,7 @@ def canonical(config: "Config") -> "Config":
         config = replace(config, federation=replace(config.federation, straggler_work=default))
     if config.server.aggregation != "trimmed_mean":
         config = replace(config, server=_reset(config.server, "trim_fraction"))
-    chosen = choose_engine(config.client.engine, config.model)
+    chosen = choose_engine(config.client, config.model)
     config = replace(config, client=replace(config.client, engine=chosen))
     if config.client.compression != "top_k":
         config = replace(config, client=_reset(config.client, "top_k_fraction"))

@@ -155,7 +155,7 @@ class AdaptationTasks(EvaluationTasks):
             self.start_state(client_id, settings.init, mean_emb),
             self.train_images(client_id),
             settings,
-            self.recipe(),
+            self.recipe(batch_size=settings.batch_size),
             config.seed,
             client_id,
             observer,
@@ -189,7 +189,8 @@ class AdaptationTasks(EvaluationTasks):
         """
         start = torch.tensor(weights, device=self.device)
         epochs = replace(settings, epochs=settings.tune_epochs, early_stopping=False)
-        more = (epochs, self.recipe(), self.config.seed, client_id, _look_away)
+        recipe = self.recipe(batch_size=settings.batch_size)
+        more = (epochs, recipe, self.config.seed, client_id, _look_away)
         adapt_client(self.model, start, {}, self.train_images(client_id), *more)
         images = self._images(client_id, self.model, None, self._reference(start))
         losses = Losses(client_id, self._heldout(client_id, None), None, None)

@@ -3,6 +3,9 @@
 The parts are pre-training rounds, evaluation and new clients; `worker.ClientWorker` is all of them.
 """
 
+import os
+import shutil
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,10 +14,11 @@ from pipeline.allocation import keep_freed_memory
 from pipeline.client_store import ClientStore
 from pipeline.messages import WorkerSetup
 from spire_core.client import PrivateState, new_private_state
+from spire_core.errors import ConfigError
 from spire_core.extractor import Extractor, make_extractor
 from spire_core.flat import FlatModel
 from spire_core.schedule import make_schedule
-from spire_core.training import Recipe
+from spire_core.training import ClientConfig, Recipe
 
 
 class WorkerBase:
@@ -22,11 +26,11 @@ class WorkerBase:
 
     def __init__(self, setup: WorkerSetup, images: np.ndarray, device: str = "cpu") -> None:
         """Take the setup and all clients' uint8 images (N, C, H, W), maybe in shared memory."""
-        torch.set_num_threads(1)
         keep_freed_memory()
         self.setup, self.config, self.images = setup, setup.config, images
         self.device = torch.device(device)
         config = setup.config
+        prepare_torch(config.client, self.device)
         self.schedule = make_schedule(config.diffusion.schedule, config.diffusion.num_timesteps).to(
             self.device
         )
@@ -47,10 +51,11 @@ class WorkerBase:
             self._extractor = make_extractor(self.setup.extractor, weights)
         return self._extractor
 
-    def recipe(self, emb_dropout: float = 0.0) -> Recipe:
-        config = self.config
-        client = config.client
-        return Recipe(config.diffusion, self.schedule, client.betas, emb_dropout, client.precision)
+    def recipe(self, emb_dropout: float = 0.0, batch_size: int | None = None) -> Recipe:
+        """Return the objective; for training, with the size of its batches."""
+        config, client = self.config, self.config.client
+        objective = (config.diffusion, self.schedule, client.betas, emb_dropout, client.precision)
+        return Recipe(*objective, compiled_batch=batch_size if client.compile else None)
 
     def train_images(self, client_id: int) -> Tensor:
         return torch.from_numpy(self.images[self.setup.partition.split(client_id).train])
@@ -66,6 +71,18 @@ class WorkerBase:
         config = self.config
         return new_private_state(
             self.model, config.client, config.model.d_emb, config.seed, client_id
+        )
+
+
+def prepare_torch(client: ClientConfig, device: torch.device) -> None:
+    """Set what a process has once for all; ConfigError if it cannot compile networks as asked."""
+    torch.set_num_threads(1)
+    torch.set_float32_matmul_precision("high" if client.precision == "tf32" else "highest")
+    compiler = os.environ.get("CXX", "g++")
+    if client.compile and device.type == "cpu" and shutil.which(compiler) is None:
+        raise ConfigError(
+            f"expected a C++ compiler for client.compile=true on a CPU, got no {compiler}: "
+            "install one, name another with CXX, or leave client.compile=false"
         )
 
 

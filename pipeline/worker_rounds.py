@@ -59,7 +59,7 @@ class RoundTasks(WorkerBase):
     def rehearse(self) -> None:
         """Take one optimizer step as in a round, and keep nothing of it: its memory is measured."""
         config = self.config
-        engine = choose_engine(config.client.engine, config.model)
+        engine = choose_engine(config.client, config.model)
         client = replace(config.client, engine=engine)
         group = client.groups(range(config.federation.cohort_size))[0]
         nobody = Broadcast(self.model.weights.cpu().numpy().copy())
@@ -82,7 +82,7 @@ class RoundTasks(WorkerBase):
                 states[0],
                 self.train_images(client_id),
                 config.client,
-                self.recipe(config.client.emb_dropout),
+                self.recipe(config.client.emb_dropout, config.client.batch_size),
                 plan,
                 config.seed,
                 client_id,

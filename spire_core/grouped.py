@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from spire_core.flat import FlatWeights, lay_out, views
 from spire_core.methods import MethodConfig
+from spire_core.training import ClientConfig
 from spire_core.unet import (
     DoublingConv2d,
     ModelConfig,
@@ -34,18 +35,18 @@ def can_group(model: ModelConfig) -> bool:
     return model.dropout == 0.0
 
 
-def choose_engine(engine: str, model: ModelConfig) -> str:
+def choose_engine(client: ClientConfig, model: ModelConfig) -> str:
     """Return what computes a cohort: "loop" or "grouped".
 
     It depends on the configuration alone, never on the machine: the same seed gives the same result
     everywhere. "auto" groups narrow networks; from a width of `WIDE` on, one client's operations
-    are large enough by themselves (docs/performance.md).
+    are large enough by themselves (docs/performance.md). A compiled network is one client's.
     """
-    if not can_group(model):
+    if not can_group(model) or client.compile:
         return "loop"
-    if engine == "auto":
+    if client.engine == "auto":
         return "grouped" if model.width < WIDE else "loop"
-    return engine
+    return client.engine
 
 
 class GroupedLayer(nn.Module):

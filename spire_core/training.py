@@ -5,7 +5,7 @@ rates and the moments that they pass. B: batch size; D_emb: numbers of an embedd
 """
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +25,7 @@ from spire_core.schedule import (
 )
 
 COMPRESSIONS = ("none", "bf16", "int8", "top_k")
-PRECISIONS = ("float32", "bf16")
+PRECISIONS = ("float32", "tf32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,12 @@ class ClientConfig:
 
     `precision` is that of the network as it trains, in rounds and for a new client: with "bf16"
     convolutions and matrix products run in bfloat16 (`torch.autocast`), while weights, gradients,
-    Adam and all evaluation stay float32.
+    Adam and all evaluation stay float32. "tf32" lets a GPU round the factors of its matrix products
+    to 10 bits, as torch lets it in convolutions anyway, also in evaluation; a CPU takes it for
+    float32.
+
+    `compile` has `torch.compile` translate the network that `fit` trains, on a GPU into CUDA
+    graphs. It is for the loop engine.
     """
 
     batch_size: int = 16
@@ -68,6 +73,7 @@ class ClientConfig:
     compression: str = "none"
     top_k_fraction: float = 0.05
     precision: str = "float32"
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if self.compression not in COMPRESSIONS:
@@ -84,6 +90,11 @@ class ClientConfig:
             raise ConfigError(
                 f"expected client.precision as {' or '.join(PRECISIONS)}, got {self.precision!r}: "
                 "choose one"
+            )
+        if self.compile and self.engine == "grouped":
+            raise ConfigError(
+                "expected client.engine as auto or loop with client.compile=true, got grouped: "
+                "groups are not compiled"
             )
         if self.engine not in ("auto", "loop", "grouped"):
             raise ConfigError(
@@ -163,19 +174,24 @@ class ClientConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The diffusion objective as training needs it."""
+    """The diffusion objective as training needs it.
+
+    `compiled_batch`: the rows that the compiled network takes at once; None where it is not
+    compiled.
+    """
 
     diffusion: DiffusionConfig
     schedule: NoiseSchedule
     betas: tuple[float, float]
     emb_dropout: float = 0.0
     precision: str = "float32"
+    compiled_batch: int | None = None
 
-    def predict(self, net: nn.Module, condition: Tensor | None) -> Denoiser:
+    def predict(self, net: Callable[..., Tensor], condition: Tensor | None) -> Denoiser:
         """Return the network's prediction under a condition, computed in this precision."""
 
         def predict(xt: Tensor, t: Tensor) -> Tensor:
-            if self.precision == "float32":
+            if self.precision != "bf16":
                 return net(xt, t, condition)
             with torch.autocast(xt.device.type, torch.bfloat16):
                 return net(xt, t, condition).to(xt.dtype)
@@ -248,6 +264,11 @@ def draw_noise(
     return t, eps, kept
 
 
+def filled(rows: Tensor, num_rows: int) -> Tensor:
+    """Return rows (n, ...) and zeros below them, `num_rows` in all."""
+    return torch.cat([rows, rows.new_zeros(num_rows - len(rows), *rows.shape[1:])])
+
+
 def training_step(
     model: FlatModel,
     client_emb: Tensor | None,
@@ -256,20 +277,15 @@ def training_step(
     generator: torch.Generator,
 ) -> Tensor:
     """Return the mean denoising loss of a batch x0 (B, C, H, W); its gradients are added."""
-    device = model.weights.device
-    t, eps, kept = draw_noise(x0.shape, client_emb is not None, recipe, generator)
-    condition = None
-    if client_emb is not None:
-        condition = client_emb * kept.to(device)  # (B, D_emb)
-    losses = denoising_loss(
-        recipe.schedule,
-        recipe.diffusion.prediction,
-        recipe.predict(model.net, condition),
-        x0,
-        t.to(device),
-        eps.to(device),
-    )
-    loss = losses.mean()
+    device, net, size = model.weights.device, model.net, len(x0)
+    rows = (x0, *draw_noise(x0.shape, client_emb is not None, recipe, generator))
+    if recipe.compiled_batch is not None:  # every other shape would be compiled by itself
+        net, rows = model.compiled, tuple(filled(r, recipe.compiled_batch) for r in rows)
+    x0, t, eps, kept = (r.to(device) for r in rows)
+    condition = None if client_emb is None else client_emb * kept  # (B, D_emb)
+    denoiser = recipe.predict(net, condition)
+    losses = denoising_loss(recipe.schedule, recipe.diffusion.prediction, denoiser, x0, t, eps)
+    loss = losses[:size].mean()
     loss.backward()
     return loss.detach()
 

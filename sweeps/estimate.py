@@ -115,7 +115,7 @@ def measure(config: Config) -> Costs:
     with torch.inference_mode():
         look_s = _second_of_two(lambda: worker.model.net(x, t, emb))
     num_rehearsed = config.client.largest_group(num_clients)
-    if choose_engine(config.client.engine, config.model) == "loop":
+    if choose_engine(config.client, config.model) == "loop":
         num_rehearsed = 1
     step_s = _second_of_two(worker.rehearse)
     return Costs(step_s / (num_rehearsed * MOST_IMAGES), look_s / MOST_IMAGES)

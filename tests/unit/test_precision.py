@@ -1,4 +1,4 @@
-"""client.precision=bf16: products in bfloat16, and all that is kept in float32."""
+"""client.precision: products in fewer bits, and all that is kept in float32."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -60,6 +60,19 @@ def test_bf16_rounds_little_and_keeps_nothing_in_bfloat16(engine: str, tmp_path:
         assert other.loss != one.loss
         moved = np.linalg.norm(one.weights - initial())
         assert 0 < np.linalg.norm(other.weights - one.weights) < 0.3 * moved
+
+
+def test_tf32_is_for_gpus(tmp_path: Path) -> None:
+    """torch is told of it as a worker begins; on a CPU every bit stays."""
+    asked, found = [], []
+    for precision in ("tf32", "float32"):
+        found.append(trained(precision, "loop", tmp_path))
+        asked.append(torch.get_float32_matmul_precision())
+    assert asked == ["high", "highest"]
+    for one, other in zip(*found, strict=True):
+        assert isinstance(one, ClientUpdate)
+        assert isinstance(other, ClientUpdate)
+        assert np.array_equal(one.weights, other.weights)
 
 
 def initial() -> np.ndarray:

@@ -1,0 +1,119 @@
+"""client.compile: a compiled network trains as the plain one does, to rounding."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.config import load_config
+from pipeline.messages import WorkerSetup
+from pipeline.schema import Config
+from pipeline.worker import ClientWorker
+from spire_core.adapt import AdaptConfig, adapt_client
+from spire_core.client import Broadcast, ClientUpdate, RoundPlan
+from spire_core.errors import ConfigError
+from spire_core.flat import initial_weights
+from spire_core.grouped import choose_engine
+from spire_core.partition import ClientSplit, Partition
+from spire_core.rng import torch_generator
+
+NUM_IMAGES = 20  # two batches of 8 and one of 4
+PLAN = RoundPlan(0, lr_scale=1.0, shares_local=True, tau=4)
+SETTINGS = AdaptConfig(epochs=2, batch_size=8, eval_every=2)
+needs_compiler = pytest.mark.skipif(
+    shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU"
+)
+
+
+def config_of(compiled: bool, *more: str) -> Config:
+    words = ["model.width=8", "model.d_emb=4", "model.multipliers=[1]", "model.attention=[]"]
+    words += ["client.batch_size=8", "client.engine=loop", f"client.compile={compiled}"]
+    return load_config("smoke", [*words, *more])
+
+
+def worker_of(config: Config, folder: Path) -> ClientWorker:
+    images = np.random.default_rng(0).integers(0, 256, (NUM_IMAGES, 1, 16, 16), np.uint8)
+    own = np.arange(NUM_IMAGES)
+    partition = Partition((ClientSplit(0, own, own),), ())
+    folder.mkdir()
+    return ClientWorker(WorkerSetup(config, {}, partition, "", folder), images)
+
+
+def weights_of(config: Config) -> Tensor:
+    """Weights none of which is zero, so that all of them have a gradient."""
+    weights = initial_weights(config.model, config.method, 1, 0)
+    return weights + 0.02 * torch.randn(weights.shape, generator=torch_generator(0, "more"))
+
+
+def trained(worker: ClientWorker) -> ClientUpdate:
+    (update,) = worker.fit_group((0,), Broadcast(weights_of(worker.config).numpy()), PLAN)
+    assert isinstance(update, ClientUpdate)
+    return update
+
+
+def adapted_loss(worker: ClientWorker) -> float:
+    """Return a new client's last training loss."""
+    recipe, images = worker.recipe(batch_size=SETTINGS.batch_size), worker.train_images(0)
+    more = (images, SETTINGS, recipe, 0, 1, lambda *_: {})
+    start = {"client_emb": torch.zeros(4)} if worker.config.method.record.has_embedding else {}
+    result = adapt_client(worker.model, weights_of(worker.config), start, *more)
+    loss = result.curve[-1].train_loss
+    assert loss is not None
+    return loss
+
+
+@pytest.mark.parametrize("method", ["spire", "fedavg_ft", "shared_rep"])
+def test_every_batch_has_the_one_shape_that_is_compiled(method: str, tmp_path: Path) -> None:
+    plain = worker_of(config_of(False, f"method={method}"), tmp_path / "plain")
+    filled = worker_of(config_of(True, f"method={method}"), tmp_path / "filled")
+    shapes = []
+
+    def net(xt: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+        shapes.append((len(xt), len(t), len(t) if condition is None else len(condition)))
+        return filled.model.net(xt, t, condition)
+
+    filled.model.compiled = net
+    one, other = trained(plain), trained(filled)
+    np.testing.assert_allclose(other.weights, one.weights, rtol=0, atol=2e-5)
+    assert other.loss == pytest.approx(one.loss, rel=1e-5)
+    assert adapted_loss(filled) == pytest.approx(adapted_loss(plain), rel=1e-5)
+    assert shapes == [(8, 8, 8)] * (4 + 2 * 3)  # steps of the round, and of two epochs
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("ignore:.*script_method. is deprecated", "ignore:The .grad attribute")
+def test_a_compiled_network_trains_as_the_plain_one(tmp_path: Path) -> None:
+    plain, compiled, again = (
+        trained(worker_of(config_of(is_compiled), tmp_path / name))
+        for is_compiled, name in ((False, "plain"), (True, "compiled"), (True, "again"))
+    )
+    assert compiled.loss == pytest.approx(plain.loss, rel=1e-5)
+    np.testing.assert_allclose(compiled.weights, plain.weights, rtol=0, atol=1e-4)
+    assert np.array_equal(compiled.weights, again.weights)
+    assert not np.array_equal(compiled.weights, plain.weights)  # other kernels computed it
+
+
+def test_without_a_compiler_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    worker_of(config_of(False), tmp_path / "plain")
+    with pytest.raises(ConfigError, match="no no-such-compiler: install one"):
+        worker_of(config_of(True), tmp_path / "compiled")
+
+
+def test_groups_are_not_compiled() -> None:
+    with pytest.raises(ConfigError, match=r"client\.compile=true, got grouped"):
+        config_of(True, "client.engine=grouped")
+    config = config_of(False, "client.engine=auto")
+    assert choose_engine(config.client, config.model) == "grouped"
+    assert choose_engine(replace(config.client, compile=True), config.model) == "loop"
+
+
+@pytest.mark.parametrize("method", ["spire", "local"])
+def test_it_is_part_of_what_determines_a_result(method: str) -> None:
+    plain, compiled = (config_of(is_compiled, f"method={method}") for is_compiled in (False, True))
+    assert plain.fingerprint != compiled.fingerprint
+    assert plain.pretrain_fingerprint != compiled.pretrain_fingerprint
