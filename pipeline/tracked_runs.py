@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.mlflow_store import first_contact
+from pipeline.mlflow_store import first_contact, stage_of
 from pipeline.runs import TrackingConfig, mask, sqlite_path, tracking_uri
 from spire_core.errors import ClusterError, RunError
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 KIND, SWEEP = "spire.kind", "sweep"  # the tag by which a sweep's parent run is known, and its value
+PARENT = "mlflow.parentRunId"  # the tag by which MLflow shows a run below another
 PAGE_SIZE = 200  # runs in one answer of the store
 MIN_ID_CHARS = 6
 NUM_NAMED = 8  # what exists, in the message about what does not
@@ -102,6 +103,14 @@ def attach(config: TrackingConfig, run_id: str, folder: Path, files: Iterable[Pa
         ) from error
 
 
+def adopt(config: TrackingConfig, run_ids: Iterable[str], parent_run_id: str) -> None:
+    """Put those runs that the store still has below a sweep's run; raises as `check_store` does."""
+    with first_contact(config, tracking_uri(config)) as client:
+        for run_id in run_ids:
+            if stage_of(client, run_id) == "active":
+                client.set_tag(run_id, PARENT, parent_run_id)
+
+
 def readable_uri(config: TrackingConfig) -> str:
     """Return the store's URI; RunError if it is a database that does not exist."""
     uri = tracking_uri(config)
@@ -152,7 +161,7 @@ class _Store:
     def expand(self, word: str) -> tuple[TrackedRun | None, list[TrackedRun]]:
         """Return a sweep and its children, or None and the one run, that a word names."""
         run = self.find(word)
-        children = self.search(f"tags.`mlflow.parentRunId` = '{run.run_id}'")
+        children = self.search(f"tags.`{PARENT}` = '{run.run_id}'")
         return (run, children) if children or run.is_sweep else (None, [run])
 
     def find(self, word: str) -> TrackedRun:

@@ -28,6 +28,7 @@ from pipeline.schema import Config
 from pipeline.setting import partitioned
 from pipeline.start_file import located
 from pipeline.summary import final_name
+from pipeline.tracked_runs import adopt
 from pipeline.tracking import Status, Tracker, check_store, end_run, has_ended, is_deleted
 from pipeline.typed import flattened
 from spire_core.errors import SpireError
@@ -221,11 +222,17 @@ def _last_status(sweep: SweepConfig, ledger: Ledger) -> Status:
 
 
 def _parent_tracker(sweep: SweepConfig, ledger: Ledger, tracking: TrackingConfig) -> Tracker:
-    """Return the tracker of the sweep's own run, or of a new one if that was deleted."""
+    """Return the tracker of the sweep's own run, or of a new one if that was deleted.
+
+    The new one has the trials that have begun below it.
+    """
     run_dir = ledger.parent_run_dir
     if run_dir is None or is_deleted(run_dir, tracking):
         tags = {"spire.kind": "sweep", "spire.sweep": sweep.name, "preset": sweep.preset}
         tracker = Tracker.start(tracking, sweep.name, tags, kind="sweep")
+        entries = ledger.entries(trial.trial_id for trial in known_trials(sweep, ledger)).values()
+        if tracker.uri is not None:
+            adopt(tracking, [e.run_id for e in entries if e.run_id is not None], tracker.run_id)
         ledger.remember_parent(tracker.run_dir)
         tracker.log_dict(dataclasses.asdict(sweep), "config/sweep.yaml")
         return tracker

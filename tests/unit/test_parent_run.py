@@ -9,6 +9,7 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline.runs import RECORD, TrackingConfig
+from pipeline.tracked_runs import sweep_runs
 from pipeline.tracking import Tracker
 from spire_core.errors import RunError
 from sweeps.cli import main
@@ -60,6 +61,20 @@ def test_one_that_was_deleted_in_the_store_is_begun_anew(tracking: TrackingConfi
     other = begin(tracking)
     assert other != run_id
     assert begin(tracking) == other
+
+
+def test_the_new_one_has_the_trials_below_it(tracking: TrackingConfig) -> None:
+    client, ledger = MlflowClient(tracking.uri), Ledger.of(SWEEP, tracking)
+    client.delete_run(begin(tracking))
+    kept, deleted = begun(tracking), begun(tracking)
+    client.delete_run(deleted.name)
+    for trial, run_dir in zip(trials(SWEEP), (kept, deleted), strict=True):
+        ledger.write(Entry(trial.trial_id, "finished", str(run_dir)))
+    other = begin(tracking)
+    parent, runs = sweep_runs(tracking, ["study"])
+    assert parent is not None
+    assert parent.run_id == other
+    assert [run.run_id for run in runs] == [kept.name]
 
 
 def test_a_store_that_does_not_know_it_is_the_wrong_one_unless_its_folder_is_gone_too(
