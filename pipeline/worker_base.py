@@ -3,9 +3,6 @@
 The parts are pre-training rounds, evaluation and new clients; `worker.ClientWorker` is all of them.
 """
 
-import os
-import shutil
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,7 +11,6 @@ from pipeline.allocation import keep_freed_memory
 from pipeline.client_store import ClientStore
 from pipeline.messages import WorkerSetup
 from spire_core.client import PrivateState, new_private_state
-from spire_core.errors import ConfigError
 from spire_core.extractor import Extractor, make_extractor
 from spire_core.flat import FlatModel
 from spire_core.schedule import make_schedule
@@ -75,15 +71,10 @@ class WorkerBase:
 
 
 def prepare_torch(client: ClientConfig, device: torch.device) -> None:
-    """Set what a process has once for all; ConfigError if it cannot compile networks as asked."""
+    """Set what a process has once for all: one thread, and the precision of its GPU's products."""
     torch.set_num_threads(1)
-    torch.set_float32_matmul_precision("high" if client.precision == "tf32" else "highest")
-    compiler = os.environ.get("CXX", "g++")
-    if client.compile and device.type == "cpu" and shutil.which(compiler) is None:
-        raise ConfigError(
-            f"expected a C++ compiler for client.compile=true on a CPU, got no {compiler}: "
-            "install one, name another with CXX, or leave client.compile=false"
-        )
+    rounds_factors = client.precision == "tf32" and device.type == "cuda"
+    torch.set_float32_matmul_precision("high" if rounds_factors else "highest")
 
 
 def own_parts(state: PrivateState) -> PrivateState:

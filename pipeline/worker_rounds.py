@@ -57,14 +57,18 @@ class RoundTasks(WorkerBase):
         return sent
 
     def rehearse(self) -> None:
-        """Take one optimizer step as in a round, and keep nothing of it: its memory is measured."""
+        """Take one optimizer step as in a round, and keep nothing of it: its memory is measured.
+
+        A compiled network takes three: the second records CUDA graphs, the third replays them.
+        """
         config = self.config
         engine = choose_engine(config.client, config.model)
         client = replace(config.client, engine=engine)
         group = client.groups(range(config.federation.cohort_size))[0]
         nobody = Broadcast(self.model.weights.cpu().numpy().copy())
         states = [self.private_state(client_id, 0) for client_id in group]
-        self._trained(group, states, nobody, RoundPlan(0, lr_scale=0.0, shares_local=True, tau=1))
+        tau = 3 if client.compile else 1
+        self._trained(group, states, nobody, RoundPlan(0, lr_scale=0.0, shares_local=True, tau=tau))
 
     def _trained(
         self,

@@ -67,8 +67,8 @@ class FlatWeights:
 class FlatModel(FlatWeights):
     """A U-Net over one flat weight vector.
 
-    `compiled` computes the same with what torch's compiler makes of it, for one shape of batch at a
-    time; the first call takes a minute or so. On a GPU these are CUDA graphs.
+    `compiled` computes the same, but for the masks of dropout, with what torch's compiler makes of
+    it: for every shape of batch anew, which takes a minute or so. On a GPU these are CUDA graphs.
     """
 
     def __init__(

@@ -51,8 +51,7 @@ class ClientConfig:
     `precision` is that of the network as it trains, in rounds and for a new client: with "bf16"
     convolutions and matrix products run in bfloat16 (`torch.autocast`), while weights, gradients,
     Adam and all evaluation stay float32. "tf32" lets a GPU round the factors of its matrix products
-    to 10 bits, as torch lets it in convolutions anyway, also in evaluation; a CPU takes it for
-    float32.
+    to 10 bits, as torch lets it in convolutions anyway, also in evaluation; on a CPU it is float32.
 
     `compile` has `torch.compile` translate the network that `fit` trains, on a GPU into CUDA
     graphs. It is for the loop engine.
@@ -269,6 +268,21 @@ def filled(rows: Tensor, num_rows: int) -> Tensor:
     return torch.cat([rows, rows.new_zeros(num_rows - len(rows), *rows.shape[1:])])
 
 
+@contextlib.contextmanager
+def compiling() -> Iterator[None]:
+    """Raise ConfigError where torch's compiler fails, which it may in forward or backward."""
+    from torch._dynamo.exc import TorchDynamoException  # torch's compiler comes with it: 1.5 s
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        raise ConfigError(
+            f"expected a network that torch.compile can compile, got "
+            f"{str(error).splitlines()[0]!r}: install a C++ compiler and Python's headers, or "
+            "leave client.compile=false"
+        ) from error
+
+
 def training_step(
     model: FlatModel,
     client_emb: Tensor | None,
@@ -284,9 +298,10 @@ def training_step(
     x0, t, eps, kept = (r.to(device) for r in rows)
     condition = None if client_emb is None else client_emb * kept  # (B, D_emb)
     denoiser = recipe.predict(net, condition)
-    losses = denoising_loss(recipe.schedule, recipe.diffusion.prediction, denoiser, x0, t, eps)
-    loss = losses[:size].mean()
-    loss.backward()
+    with contextlib.nullcontext() if recipe.compiled_batch is None else compiling():
+        losses = denoising_loss(recipe.schedule, recipe.diffusion.prediction, denoiser, x0, t, eps)
+        loss = losses[:size].mean()
+        loss.backward()
     return loss.detach()
 
 

@@ -182,6 +182,8 @@ def parent_run(
     with ledger.joined() as is_last:
         with ledger.held("parent"):  # of two commands that begin together one begins it
             tracker = _parent_tracker(sweep, ledger, tracking)
+        if tracker.uri is not None:
+            _adopt_trials(sweep, ledger, tracking, tracker.run_id)
         with tracker:
             try:
                 yield tracker.run_id if tracker.uri is not None else None
@@ -191,6 +193,21 @@ def parent_run(
                 else:
                     tracker.leave()
             tracker.finish(_last_status(sweep, ledger))
+
+
+def _adopt_trials(
+    sweep: SweepConfig, ledger: Ledger, tracking: TrackingConfig, parent_run_id: str
+) -> None:
+    """Have the runs of all trials that have begun below the sweep's own run.
+
+    They are not if that was lost, and this is another one.
+    """
+    known = known_trials(sweep, ledger)
+    entries = ledger.entries(trial.trial_id for trial in known).values()
+    try:
+        adopt(tracking, [e.run_id for e in entries if e.run_id is not None], parent_run_id)
+    except SpireError as error:  # the next command tries it again
+        _log.warning("earlier trials may not be below run %s: %s", parent_run_id, error)
 
 
 def _is_open(run_dir: Path | None) -> bool:
@@ -222,17 +239,11 @@ def _last_status(sweep: SweepConfig, ledger: Ledger) -> Status:
 
 
 def _parent_tracker(sweep: SweepConfig, ledger: Ledger, tracking: TrackingConfig) -> Tracker:
-    """Return the tracker of the sweep's own run, or of a new one if that was deleted.
-
-    The new one has the trials that have begun below it.
-    """
+    """Return the tracker of the sweep's own run, or of a new one if that was deleted."""
     run_dir = ledger.parent_run_dir
     if run_dir is None or is_deleted(run_dir, tracking):
         tags = {"spire.kind": "sweep", "spire.sweep": sweep.name, "preset": sweep.preset}
         tracker = Tracker.start(tracking, sweep.name, tags, kind="sweep")
-        entries = ledger.entries(trial.trial_id for trial in known_trials(sweep, ledger)).values()
-        if tracker.uri is not None:
-            adopt(tracking, [e.run_id for e in entries if e.run_id is not None], tracker.run_id)
         ledger.remember_parent(tracker.run_dir)
         tracker.log_dict(dataclasses.asdict(sweep), "config/sweep.yaml")
         return tracker

@@ -13,7 +13,7 @@ from pipeline.config import load_config
 from pipeline.messages import WorkerSetup
 from pipeline.schema import Config
 from pipeline.worker import ClientWorker
-from spire_core.adapt import AdaptConfig, adapt_client
+from spire_core.adapt import AdaptConfig
 from spire_core.client import Broadcast, ClientUpdate, RoundPlan
 from spire_core.errors import ConfigError
 from spire_core.flat import initial_weights
@@ -40,7 +40,8 @@ def worker_of(config: Config, folder: Path) -> ClientWorker:
     own = np.arange(NUM_IMAGES)
     partition = Partition((ClientSplit(0, own, own),), ())
     folder.mkdir()
-    return ClientWorker(WorkerSetup(config, {}, partition, "", folder), images)
+    mixtures = {0: np.full(10, 0.1)}
+    return ClientWorker(WorkerSetup(config, mixtures, partition, "mnist-cnn", folder), images)
 
 
 def weights_of(config: Config) -> Tensor:
@@ -55,15 +56,16 @@ def trained(worker: ClientWorker) -> ClientUpdate:
     return update
 
 
-def adapted_loss(worker: ClientWorker) -> float:
-    """Return a new client's last training loss."""
-    recipe, images = worker.recipe(batch_size=SETTINGS.batch_size), worker.train_images(0)
-    more = (images, SETTINGS, recipe, 0, 1, lambda *_: {})
-    start = {"client_emb": torch.zeros(4)} if worker.config.method.record.has_embedding else {}
-    result = adapt_client(worker.model, weights_of(worker.config), start, *more)
-    loss = result.curve[-1].train_loss
+def adapted_losses(worker: ClientWorker) -> list[float]:
+    """Return the loss of a new client's last epoch, and that of a tuned client on unseen images."""
+    weights, features = weights_of(worker.config).numpy(), worker.extractor.num_features
+    report = worker.adapt(0, weights, SETTINGS, None, torch.randn(30, features))
+    loss = report.curve[-1].train_loss
     assert loss is not None
-    return loss
+    if not worker.config.method.record.can_tune:
+        return [loss]
+    _, tuned = worker.draw_tuned(0, weights, replace(SETTINGS, tune_epochs=1))
+    return [loss, tuned.own]
 
 
 @pytest.mark.parametrize("method", ["spire", "fedavg_ft", "shared_rep"])
@@ -80,8 +82,10 @@ def test_every_batch_has_the_one_shape_that_is_compiled(method: str, tmp_path: P
     one, other = trained(plain), trained(filled)
     np.testing.assert_allclose(other.weights, one.weights, rtol=0, atol=2e-5)
     assert other.loss == pytest.approx(one.loss, rel=1e-5)
-    assert adapted_loss(filled) == pytest.approx(adapted_loss(plain), rel=1e-5)
-    assert shapes == [(8, 8, 8)] * (4 + 2 * 3)  # steps of the round, and of two epochs
+    losses = adapted_losses(plain)
+    assert adapted_losses(filled) == pytest.approx(losses, rel=1e-5)
+    epochs = SETTINGS.epochs + len(losses) - 1
+    assert shapes == [(8, 8, 8)] * (4 + 3 * epochs)  # steps of the round, and of each epoch
 
 
 @needs_compiler
@@ -97,11 +101,15 @@ def test_a_compiled_network_trains_as_the_plain_one(tmp_path: Path) -> None:
     assert not np.array_equal(compiled.weights, plain.weights)  # other kernels computed it
 
 
+@pytest.mark.filterwarnings("ignore:.*script_method. is deprecated", "ignore:The .grad attribute")
 def test_without_a_compiler_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As soon as a network is compiled, and no sooner."""
+    monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("CXX", "no-such-compiler")
-    worker_of(config_of(False), tmp_path / "plain")
-    with pytest.raises(ConfigError, match="no no-such-compiler: install one"):
-        worker_of(config_of(True), tmp_path / "compiled")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    worker = worker_of(config_of(True, "model.d_emb=5"), tmp_path / "compiled")
+    with pytest.raises(ConfigError, match=r"torch\.compile can compile, got .*: install a C"):
+        trained(worker)
 
 
 def test_groups_are_not_compiled() -> None:

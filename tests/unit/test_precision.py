@@ -11,11 +11,13 @@ from pipeline.config import load_config
 from pipeline.messages import WorkerSetup
 from pipeline.schema import Config
 from pipeline.worker import ClientWorker
+from pipeline.worker_base import prepare_torch
 from spire_core.adapt import AdaptConfig
 from spire_core.client import Broadcast, ClientUpdate, RoundPlan
 from spire_core.compression import CompressedUpdate
 from spire_core.flat import initial_weights
 from spire_core.partition import ClientSplit, Partition
+from spire_core.training import ClientConfig
 
 NUM_IMAGES = 24
 WORDS = ("model.width=8", "model.d_emb=4", "client.batch_size=8", "client.group_size=2")
@@ -62,17 +64,22 @@ def test_bf16_rounds_little_and_keeps_nothing_in_bfloat16(engine: str, tmp_path:
         assert 0 < np.linalg.norm(other.weights - one.weights) < 0.3 * moved
 
 
-def test_tf32_is_for_gpus(tmp_path: Path) -> None:
-    """torch is told of it as a worker begins; on a CPU every bit stays."""
-    asked, found = [], []
-    for precision in ("tf32", "float32"):
-        found.append(trained(precision, "loop", tmp_path))
-        asked.append(torch.get_float32_matmul_precision())
-    assert asked == ["high", "highest"]
-    for one, other in zip(*found, strict=True):
-        assert isinstance(one, ClientUpdate)
-        assert isinstance(other, ClientUpdate)
-        assert np.array_equal(one.weights, other.weights)
+@pytest.mark.parametrize(
+    ("precision", "device", "asked"),
+    [
+        ("tf32", "cuda", "high"),
+        ("tf32", "cpu", "highest"),
+        ("float32", "cuda", "highest"),
+        ("bf16", "cuda", "highest"),
+    ],
+)
+def test_tf32_is_for_the_products_of_gpus(precision: str, device: str, asked: str) -> None:
+    before = torch.get_float32_matmul_precision()
+    try:
+        prepare_torch(ClientConfig(precision=precision), torch.device(device))
+        assert torch.get_float32_matmul_precision() == asked
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def initial() -> np.ndarray:
