@@ -74,8 +74,7 @@ class MlflowStore:
         from requests.exceptions import HTTPError
 
         if isinstance(error, MlflowException):
-            told = str(error)
-            passes = BUSY in told or all(word in told for word in RACED)
+            passes = BUSY in str(error) or _has_raced(error)
             return passes or error.error_code not in FINAL_CODES
         if isinstance(error, HTTPError) and error.response is not None:
             return error.response.status_code not in FINAL_STATUSES
@@ -146,6 +145,7 @@ class MlflowStore:
 
     def _send_dataset(self, entry: Entry) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.exceptions import MlflowException
 
         dataset = Dataset(
             name=entry["name"],
@@ -156,7 +156,13 @@ class MlflowStore:
             profile=json.dumps(entry["profile"]),
         )
         tag = InputTag("mlflow.data.context", entry["context"])
-        self._client.log_inputs(self._run_id, [DatasetInput(dataset, [tag])])
+        inputs = [DatasetInput(dataset, [tag])]
+        try:
+            self._client.log_inputs(self._run_id, inputs)
+        except MlflowException as error:
+            if not _has_raced(error):
+                raise
+            self._client.log_inputs(self._run_id, inputs)  # now that the other run's is there
 
     def _send_model(self, entry: Entry) -> None:
         folder = self._own(entry["folder"])
@@ -182,6 +188,11 @@ class MlflowStore:
             if not Path(os.path.realpath(found)).is_relative_to(folder):
                 raise Refusal(f"expected a path inside {folder}, got {found}: nothing was read")
         return path
+
+
+def _has_raced(error: Exception) -> bool:
+    """Return whether two runs have written the same dataset at once, and this is the second."""
+    return all(word in str(error) for word in RACED)
 
 
 def _chunks(items: list[Any], size: int) -> list[list[Any]]:

@@ -561,17 +561,42 @@ def test_runs_that_nobody_knows_are_dropped_and_no_others(
     assert trials["other"].run_dir.is_dir()
 
 
+class RacingClient(MlflowClient):
+    """Another run writes into a table just before this one's first data set."""
+
+    def __init__(self, uri: str, table: str) -> None:
+        super().__init__(uri)
+        self.table, self.num_calls = table, 0
+
+    def log_inputs(self, *args: Any, **more: Any) -> None:
+        self.num_calls += 1
+        if self.num_calls == 1:
+            told = (
+                "(sqlite3.IntegrityError) UNIQUE constraint failed: {0}.x [SQL: INSERT INTO {0} ("
+            )
+            raise MlflowException(told.format(self.table), error_code=BAD_REQUEST)
+        super().log_inputs(*args, **more)
+
+
 def test_a_data_set_that_two_runs_write_at_once_is_sent_again(
     new_database: Path, tmp_path: Path
 ) -> None:
-    store = MlflowStore(MlflowClient(f"sqlite:///{new_database}"), "0" * 32, tmp_path)
-    told = "(sqlite3.IntegrityError) UNIQUE constraint failed: {0}.digest [SQL: INSERT INTO {0} ("
-    raced, other = (
-        MlflowException(told.format(table), error_code=BAD_REQUEST)
-        for table in ("datasets", "tags")
-    )
+    shutil.copy(new_database, tmp_path)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    run_id = MlflowClient(uri).create_run("0").info.run_id
+    entry = {"kind": "dataset", "name": "mnist", "digest": "0" * 36, "context": "pretrain"}
+    entry |= {"arrays": [("uint8", (1, 16, 16)), ("int64", ())], "profile": {"num_examples": 9}}
+    client = RacingClient(uri, "datasets")
+    MlflowStore(client, run_id, tmp_path, is_new=True).send([entry])
+    assert client.num_calls == 2
+    [used] = client.get_run(run_id).inputs.dataset_inputs
+    assert used.dataset.name == "mnist"
+    store = MlflowStore(RacingClient(uri, "tags"), run_id, tmp_path, is_new=True)
+    with pytest.raises(MlflowException) as other:
+        store.send([entry])
+    assert not store.may_mend(other.value)
+    raced = MlflowException(str(other.value).replace("tags", "datasets"), error_code=BAD_REQUEST)
     assert store.may_mend(raced)
-    assert not store.may_mend(other)
 
 
 @pytest.mark.parametrize(
