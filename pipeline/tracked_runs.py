@@ -106,8 +106,9 @@ def attach(config: TrackingConfig, run_id: str, folder: Path, files: Iterable[Pa
 def adopt(config: TrackingConfig, run_ids: Iterable[str], parent_run_id: str) -> None:
     """Put those runs that the store still has below a sweep's run; raises as `check_store` does."""
     with first_contact(config, tracking_uri(config)) as client:
+        there = {run.run_id for run in _Store(client, _experiments(client)).below(parent_run_id)}
         for run_id in run_ids:
-            if stage_of(client, run_id) == "active":
+            if run_id not in there and stage_of(client, run_id) == "active":
                 client.set_tag(run_id, PARENT, parent_run_id)
 
 
@@ -158,10 +159,14 @@ class _Store:
             if not token or (limit is not None and len(found) >= limit):
                 return found
 
+    def below(self, parent_run_id: str) -> list[TrackedRun]:
+        """Return a sweep's children."""
+        return self.search(f"tags.`{PARENT}` = '{parent_run_id}'")
+
     def expand(self, word: str) -> tuple[TrackedRun | None, list[TrackedRun]]:
         """Return a sweep and its children, or None and the one run, that a word names."""
         run = self.find(word)
-        children = self.search(f"tags.`{PARENT}` = '{run.run_id}'")
+        children = self.below(run.run_id)
         return (run, children) if children or run.is_sweep else (None, [run])
 
     def find(self, word: str) -> TrackedRun:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pipeline.disk import try_lock
 from pipeline.run_files import read_json, write_json
 from pipeline.runs import TrackingConfig, tracking_root
+from sweeps.points import Trial, decoded, trials
 from sweeps.space import SweepConfig
 
 Status = Literal["running", "finished", "failed", "stopped"]
@@ -130,3 +131,16 @@ class Ledger:
         """Keep where the sweep's own run is."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / "sweep.json", {"run_dir": str(run_dir)})
+
+
+def known_trials(sweep: SweepConfig, ledger: Ledger) -> list[Trial]:
+    """Return the trials that can be named: all of a grid, and what Optuna has drawn so far."""
+    if sweep.search != "optuna":
+        return trials(sweep)
+    return trials(sweep, [decoded(sweep, point) for point in ledger.draws()])
+
+
+def undrawn(sweep: SweepConfig, ledger: Ledger) -> int:
+    """Return how many points Optuna has still to draw; a point drawn twice is one trial."""
+    to_draw = sweep.num_trials if sweep.search == "optuna" else None
+    return max(0, (to_draw or 0) - len(ledger.draws()))

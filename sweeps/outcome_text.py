@@ -5,11 +5,11 @@ from typing import Any
 
 from pipeline.text_table import aligned, change, number
 from sweeps.estimate import sweep_seconds
-from sweeps.ledger import Entry, Ledger
+from sweeps.ledger import Entry, Ledger, known_trials, undrawn
 from sweeps.plan import TrialPlan, concurrency, plan_trial
 from sweeps.points import Trial, likely
 from sweeps.space import SweepConfig
-from sweeps.sweep import Outcome, is_left, known_trials, metric_of, undrawn
+from sweeps.sweep import Outcome, is_left, metric_of
 
 CLOCKED = ("duration", "time/", "memory/")  # parts of names of numbers that no seed determines
 

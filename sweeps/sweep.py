@@ -3,11 +3,8 @@
 space -> points -> plan -> trials on Ray Tune, each of them `run_experiment` -> ledger -> outcome
 """
 
-import contextlib
-import dataclasses
-import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +14,7 @@ from pipeline.fetch import fetch_if_missing
 from pipeline.ray_cluster import cluster, cluster_nodes
 from pipeline.resize import side
 from pipeline.runs import (
-    RECORD,
     TrackingConfig,
-    make_run_dir,
-    make_runs_folder,
     tracking_root,
     tracking_uri,
 )
@@ -28,12 +22,11 @@ from pipeline.schema import Config
 from pipeline.setting import partitioned
 from pipeline.start_file import located
 from pipeline.summary import final_name
-from pipeline.tracked_runs import adopt
-from pipeline.tracking import Status, Tracker, check_store, end_run, has_ended, is_deleted
+from pipeline.tracking import check_store
 from pipeline.typed import flattened
-from spire_core.errors import SpireError
 from spire_core.extractor import auto_extractor, make_extractor
-from sweeps.ledger import Entry, Ledger
+from sweeps.ledger import Entry, Ledger, known_trials, undrawn
+from sweeps.parent_run import is_open, parent_run
 from sweeps.plan import TrialPlan, check_nodes, concurrency, plan_trial
 from sweeps.points import Trial, decoded, first_point, make_trial, probes, trials
 from sweeps.space import SweepConfig
@@ -42,7 +35,6 @@ from sweeps.tuning import Narrator, grid_of, optuna_of, run_trials
 
 Say = Callable[[str], None]
 Point = Mapping[str, Any]
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -100,7 +92,7 @@ def run_sweep(sweep: SweepConfig, say: Say, retry_failed: bool = False) -> Outco
                 job = Job(sweep, base, ledger.folder, parent_run_id, dict(available), at_once)
                 job.run(left, to_draw, max(t.config.federation.num_rounds for t in probed), say)
         known = known if sweep.search != "optuna" else known_trials(sweep, ledger)
-    elif tracking.enabled and _is_open(ledger.parent_run_dir):  # it was killed at its very end
+    elif tracking.enabled and is_open(ledger.parent_run_dir):  # it was killed at its very end
         with parent_run(sweep, ledger, tracking):
             pass
     entries = ledger.entries(trial.trial_id for trial in known)
@@ -136,19 +128,6 @@ def placed(config: Config, base: Config) -> Config:
     return replace(config, data=replace(config.data, root=base.data.root), tracking=base.tracking)
 
 
-def known_trials(sweep: SweepConfig, ledger: Ledger) -> list[Trial]:
-    """Return the trials that can be named: all of a grid, and what Optuna has drawn so far."""
-    if sweep.search != "optuna":
-        return trials(sweep)
-    return trials(sweep, [decoded(sweep, point) for point in ledger.draws()])
-
-
-def undrawn(sweep: SweepConfig, ledger: Ledger) -> int:
-    """Return how many points Optuna has still to draw; a point drawn twice is one trial."""
-    to_draw = sweep.num_trials if sweep.search == "optuna" else None
-    return max(0, (to_draw or 0) - len(ledger.draws()))
-
-
 def check_data(planned: Sequence[Trial], say: Say) -> None:
     """Fetch missing data, and raise what is wrong with a trial's partition, images or extractor."""
     seen, widths = set(), dict[DataConfig, int]()
@@ -167,92 +146,6 @@ def check_data(planned: Sequence[Trial], say: Say) -> None:
         if scorer not in seen:
             seen.add(scorer)
             make_extractor(*scorer)
-
-
-@contextlib.contextmanager
-def parent_run(
-    sweep: SweepConfig, ledger: Ledger, tracking: TrackingConfig
-) -> Iterator[str | None]:
-    """Keep the sweep's own tracking run open; it ends as its trials did.
-
-    What runs no more is given its end before. While another command is at the same sweep, both are
-    left to that one.
-    """
-    tracking = replace(tracking, log_model=False, run_name=None)
-    with ledger.joined() as is_last:
-        with ledger.held("parent"):  # of two commands that begin together one begins it
-            tracker = _parent_tracker(sweep, ledger, tracking)
-        if tracker.uri is not None:
-            _adopt_trials(sweep, ledger, tracking, tracker.run_id)
-        with tracker:
-            try:
-                yield tracker.run_id if tracker.uri is not None else None
-            finally:
-                if is_last():
-                    _end_trials(sweep, ledger, tracking)
-                else:
-                    tracker.leave()
-            tracker.finish(_last_status(sweep, ledger))
-
-
-def _adopt_trials(
-    sweep: SweepConfig, ledger: Ledger, tracking: TrackingConfig, parent_run_id: str
-) -> None:
-    """Have the runs of all trials that have begun below the sweep's own run.
-
-    They are not if that was lost, and this is another one.
-    """
-    known = known_trials(sweep, ledger)
-    entries = ledger.entries(trial.trial_id for trial in known).values()
-    try:
-        adopt(tracking, [e.run_id for e in entries if e.run_id is not None], parent_run_id)
-    except SpireError as error:  # the next command tries it again
-        _log.warning("earlier trials may not be below run %s: %s", parent_run_id, error)
-
-
-def _is_open(run_dir: Path | None) -> bool:
-    """Return whether a run, of which something is on the disk, has not been given its end."""
-    return run_dir is not None and (run_dir / RECORD).is_file() and not has_ended(run_dir)
-
-
-def _end_trials(sweep: SweepConfig, ledger: Ledger, tracking: TrackingConfig) -> None:
-    """Give an end to the runs of trials that failed, were stopped, or were interrupted."""
-    known = known_trials(sweep, ledger)
-    for entry in ledger.entries(trial.trial_id for trial in known).values():
-        run_dir = None if entry.run_dir is None else Path(entry.run_dir)
-        if entry.status == "finished" or run_dir is None or not (run_dir / RECORD).is_file():
-            continue
-        try:
-            end_run(run_dir, tracking, "FAILED" if entry.status == "failed" else "KILLED")
-        except SpireError as error:  # the others are given an end all the same
-            _log.warning("the end of run %s is not recorded: %s", run_dir.name, error)
-
-
-def _last_status(sweep: SweepConfig, ledger: Ledger) -> Status:
-    """Return the status with which a sweep's own run ends."""
-    known = known_trials(sweep, ledger)
-    entries = ledger.entries(trial.trial_id for trial in known)
-    statuses = {entry.status for entry in entries.values()}
-    if "running" in statuses or len(entries) < len(known) + undrawn(sweep, ledger):
-        return "KILLED"
-    return "FAILED" if "failed" in statuses else "FINISHED"
-
-
-def _parent_tracker(sweep: SweepConfig, ledger: Ledger, tracking: TrackingConfig) -> Tracker:
-    """Return the tracker of the sweep's own run, or of a new one if that was deleted."""
-    run_dir = ledger.parent_run_dir
-    if run_dir is None or is_deleted(run_dir, tracking):
-        tags = {"spire.kind": "sweep", "spire.sweep": sweep.name, "preset": sweep.preset}
-        tracker = Tracker.start(tracking, sweep.name, tags, kind="sweep")
-        ledger.remember_parent(tracker.run_dir)
-        tracker.log_dict(dataclasses.asdict(sweep), "config/sweep.yaml")
-        return tracker
-    if not (run_dir / RECORD).is_file():  # its folder was deleted, and it is in the store
-        make_runs_folder(tracking)
-        uri = tracking_uri(tracking)
-        run_dir = make_run_dir(tracking, run_dir.name, sweep.name, uri, "sweep")
-        ledger.remember_parent(run_dir)
-    return Tracker.resume(tracking, run_dir)
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from pipeline.tracking import Tracker
 from spire_core.errors import RunError
 from sweeps.cli import main
 from sweeps.ledger import Entry, Ledger
+from sweeps.parent_run import parent_run
 from sweeps.points import trials
 from sweeps.space import SweepConfig
-from sweeps.sweep import parent_run
 
 SWEEP = SweepConfig(name="study", preset="smoke", seeds=(0, 1))
 
