@@ -10,7 +10,7 @@ from timing import Call, Systems, alternately
 
 from pipeline.config import load_config
 from pipeline.schema import Config
-from spire_core.adapt import AdaptConfig, adapt_client
+from spire_core.adapt import adapt_client
 from spire_core.adapt_together import adapt_embeddings
 from spire_core.evaluate import client_denoiser, draw
 from spire_core.flat import FlatModel, initial_weights
@@ -18,6 +18,7 @@ from spire_core.methods import CLIENT_EMB, MethodConfig
 from spire_core.rng import torch_generator
 from spire_core.schedule import denoising_loss, make_schedule
 from spire_core.training import Recipe, to_float
+from spire_core.training_config import AdaptConfig
 
 
 def time_adaptation(repeats: int) -> dict[str, Any]:

@@ -17,7 +17,8 @@ Read `experiment` first. Nothing is imported here, so that `spire --help` answer
     runs, run_files, start_file   where runs lie, what is in their folders; ray_job   paths in a job
     tracking, mlflow_store, generator_model   what MLflow keeps
     tracked_runs   what is read back from it
-    result, record, summary, record_figures, figures, image_grids   what is written there
+    metric_names, result, record, summary   what is written there
+    record_figures, figures, image_grids   and drawn
     seed_figures   pictures of several runs
     saved_run, arrival   a finished run: draw from it, or add a client to it
     theory*     the Gaussian-mixture experiments

@@ -24,9 +24,9 @@ from pipeline.messages import AdaptReport, Drawn, Fitted, Look
 from pipeline.pool import ClientPool, in_groups
 from pipeline.result import Result
 from pipeline.schema import Config
-from spire_core.adapt_together import can_adapt_together
 from spire_core.kid import kid
 from spire_core.secure_sum import unmask_sum
+from spire_core.training_config import can_adapt_together
 
 POOLED_IMAGES = 1000  # of the pre-training population, for forgetting
 

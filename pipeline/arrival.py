@@ -27,12 +27,13 @@ from pipeline.ray_job import expanded
 from pipeline.resize import resized
 from pipeline.saved_run import SavedRun, client_path, save_client
 from pipeline.worker import ClientWorker
-from spire_core.adapt import AdaptConfig, AdaptPoint
+from spire_core.adapt import AdaptPoint
 from spire_core.errors import ConfigError, DataError, RunError
 from spire_core.extractor import auto_extractor
 from spire_core.methods import CLIENT_EMB
 from spire_core.partition import ClientSplit, Partition
 from spire_core.rng import numpy_generator
+from spire_core.training_config import AdaptConfig
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 MIN_IMAGES = 3  # one to learn from, two to measure on

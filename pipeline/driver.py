@@ -18,11 +18,10 @@ from spire_core.compression import CompressedUpdate, decompress
 from spire_core.errors import AggregationError, DivergenceError, SpireError
 from spire_core.faults import Fault, fault_of
 from spire_core.flat import Layout
-from spire_core.grouped import choose_engine
 from spire_core.methods import MethodConfig
 from spire_core.participation import answering, choose_cohort, stragglers
-from spire_core.server import ServerConfig, ServerState, aggregate
-from spire_core.training import ClientConfig
+from spire_core.server import ServerState, aggregate
+from spire_core.training_config import ClientConfig, ServerConfig, choose_engine
 
 logger = logging.getLogger(__name__)
 Sent = ClientUpdate | CompressedUpdate

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from pipeline.messages import Drawn, Losses
 from pipeline.pool import ClientPool, in_groups
-from spire_core.adapt import AdaptConfig
-from spire_core.evaluate import EvalConfig
 from spire_core.kid import KidScore, kid, kid_floor, kid_matrix
 from spire_core.methods import Method
 from spire_core.metrics import total_variation
+from spire_core.model_config import EvalConfig
+from spire_core.training_config import AdaptConfig
 
 NUM_POPULATION_DRAWS = 4  # an impersonal model draws alike for every client: pool a few draws once
 

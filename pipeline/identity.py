@@ -5,10 +5,9 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from spire_core.adapt_together import can_adapt_together
-from spire_core.grouped import choose_engine
 from spire_core.methods import Method
-from spire_core.unet import num_norm_groups
+from spire_core.model_config import num_norm_groups
+from spire_core.training_config import can_adapt_together, choose_engine
 
 if TYPE_CHECKING:
     from pipeline.schema import Config

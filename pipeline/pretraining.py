@@ -29,8 +29,8 @@ from pipeline.storage import mirror_of
 from pipeline.summary import round_metrics
 from pipeline.tracking import Tracker
 from spire_core.flat import initial_weights
-from spire_core.grouped import can_group
 from spire_core.server import ServerState
+from spire_core.training_config import can_group
 
 if TYPE_CHECKING:
     from pipeline.ray_driver import RemoteDriver

@@ -9,15 +9,11 @@ from pipeline.identity import fingerprint, pretrain_fingerprint
 from pipeline.limits import EXPERIMENT, check_ranges
 from pipeline.resources import ResourcesConfig
 from pipeline.runs import TrackingConfig
-from spire_core.adapt import AdaptConfig
 from spire_core.errors import ConfigError
-from spire_core.evaluate import EvalConfig
 from spire_core.methods import MethodConfig
+from spire_core.model_config import DiffusionConfig, EvalConfig, ModelConfig
 from spire_core.partition import PartitionConfig
-from spire_core.schedule import DiffusionConfig, make_schedule
-from spire_core.server import ServerConfig
-from spire_core.training import ClientConfig
-from spire_core.unet import ModelConfig
+from spire_core.training_config import AdaptConfig, ClientConfig, ServerConfig
 
 ON_CLIENT_ERROR = ("retry", "drop", "fail")
 
@@ -115,7 +111,6 @@ class Config:
 
     def __post_init__(self) -> None:
         check_ranges(self, EXPERIMENT)
-        make_schedule(self.diffusion.schedule, self.diffusion.num_timesteps)  # or ConfigError
         alternates = self.method.record.has_local_layers and self.method.phases == "alternate"
         if alternates and self.federation.tau == 1:
             raise ConfigError(

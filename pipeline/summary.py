@@ -6,6 +6,7 @@ import numpy as np
 
 from pipeline.driver import RoundStats
 from pipeline.footprint import peak_bytes
+from pipeline.metric_names import final_name
 from pipeline.schema import FederationConfig
 from spire_core.adapt import num_trained
 from spire_core.metrics import total_variation
@@ -15,30 +16,8 @@ if TYPE_CHECKING:
     from pipeline.setting import Setting
 
 
-ROUND_METRICS = (  # seen while pre-training runs
-    "pretrain/kid/mean",
-    "pretrain/kid/worst",
-    "pretrain/kid/std",
-    "pretrain/tv/mean",
-    "pretrain/heldout/own",
-)
-FINAL_METRICS = (  # of new clients, which every method has
-    "final/adapt_kid_after",
-    "final/adapt_kid_ratio",
-    "final/adapt_kid_worst",
-    "final/adapt_tv_after",
-    "final/adapt_heldout_after",
-    "final/adapt_forgetting_own",
-)
-
-
 IN_THE_TABLE_ALONE = {"client_id", "num_generated", "num_real", "subset_size", "num_trained"}
 IN_THE_TABLE_ALONE |= {"kid_after_std", "kid_floor_std"}
-
-
-def final_name(round_metric: str) -> str:
-    """Return the name under which a run keeps a round's metric after the last round."""
-    return f"final/{round_metric.replace('/', '_')}"
 
 
 def params_counts(setting: "Setting") -> tuple[int, int]:

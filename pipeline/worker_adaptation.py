@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.messages import AdaptReport, Drawn, Fitted, Look, Losses
 from pipeline.worker_evaluation import EvaluationTasks
-from spire_core.adapt import AdaptConfig, adapt_client, num_trained
+from spire_core.adapt import adapt_client, num_trained
 from spire_core.adapt_together import adapt_embeddings
 from spire_core.client import PrivateState, new_private_state, personalise
 from spire_core.flat import FlatModel, initial_weights
@@ -19,6 +19,7 @@ from spire_core.kid import kid
 from spire_core.methods import CLIENT_EMB
 from spire_core.metrics import nearest_neighbour_distance, total_variation
 from spire_core.training import to_float
+from spire_core.training_config import AdaptConfig
 
 Seen = tuple[Drawn, Tensor, dict[str, float], Tensor]  # see `_Observer.look`
 

@@ -14,7 +14,8 @@ from spire_core.client import PrivateState, new_private_state
 from spire_core.extractor import Extractor, make_extractor
 from spire_core.flat import FlatModel
 from spire_core.schedule import make_schedule
-from spire_core.training import ClientConfig, Recipe
+from spire_core.training import Recipe
+from spire_core.training_config import ClientConfig
 
 
 class WorkerBase:

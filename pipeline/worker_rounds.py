@@ -18,7 +18,8 @@ from spire_core.client import (
 )
 from spire_core.compression import CompressedUpdate, compress
 from spire_core.group_training import train_group
-from spire_core.grouped import FlatGroup, choose_engine
+from spire_core.grouped import FlatGroup
+from spire_core.training_config import choose_engine
 
 
 class RoundTasks(WorkerBase):

@@ -2,8 +2,9 @@
 
 No Ray, MLflow, configuration files or printing.
 
-Read in this order:
+Nothing is imported here, and a module imports torch only if it computes. Read in this order:
     methods     what distinguishes SPIRE from the methods it is compared with, as records
+    model_config, training_config   what can be set, its ranges, and what follows from it alone
     unet, flat  the network, and the flat vector that its weights live in
     schedule, samplers   the diffusion process: noising, loss, generation
     training    gradient steps of one client; client: one client's round
@@ -16,55 +17,3 @@ Read in this order:
     gmm, gmm_*  Gaussian mixtures, where all of this can be solved exactly (docs/theory.md)
     secure_sum  a mean that nobody sees the parts of; rng: every draw by its purpose; errors
 """
-
-from spire_core.adapt import AdaptConfig, adapt_client
-from spire_core.adapt_together import adapt_embeddings
-from spire_core.client import Broadcast, ClientUpdate, RoundPlan, train_client
-from spire_core.errors import SpireError
-from spire_core.evaluate import EvalConfig, client_denoiser, draw, heldout_loss
-from spire_core.flat import FlatModel, initial_weights
-from spire_core.group_training import train_group
-from spire_core.grouped import FlatGroup
-from spire_core.kid import KidScore, kid, kid_floor
-from spire_core.methods import METHODS, Method, MethodConfig
-from spire_core.partition import Partition, PartitionConfig, make_partition
-from spire_core.schedule import DiffusionConfig, make_schedule
-from spire_core.server import ServerConfig, ServerState, aggregate
-from spire_core.training import ClientConfig
-from spire_core.unet import ModelConfig, UNet
-
-__all__ = [
-    "METHODS",
-    "AdaptConfig",
-    "Broadcast",
-    "ClientConfig",
-    "ClientUpdate",
-    "DiffusionConfig",
-    "EvalConfig",
-    "FlatGroup",
-    "FlatModel",
-    "KidScore",
-    "Method",
-    "MethodConfig",
-    "ModelConfig",
-    "Partition",
-    "PartitionConfig",
-    "RoundPlan",
-    "ServerConfig",
-    "ServerState",
-    "SpireError",
-    "UNet",
-    "adapt_client",
-    "adapt_embeddings",
-    "aggregate",
-    "client_denoiser",
-    "draw",
-    "heldout_loss",
-    "initial_weights",
-    "kid",
-    "kid_floor",
-    "make_partition",
-    "make_schedule",
-    "train_client",
-    "train_group",
-]

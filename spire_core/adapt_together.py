@@ -12,29 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from spire_core.adam import Adam
-from spire_core.adapt import (
-    AdaptConfig,
-    Adapted,
-    Course,
-    Observe,
-    epoch_streams,
-    split_validation,
-)
+from spire_core.adapt import Adapted, Course, Observe, epoch_streams, split_validation
 from spire_core.client import PrivateState
 from spire_core.errors import ConfigError
 from spire_core.flat import FlatModel, train_only
-from spire_core.methods import CLIENT_EMB, Method
+from spire_core.methods import CLIENT_EMB
 from spire_core.schedule import denoising_loss
 from spire_core.training import Recipe, draw_noise, to_float
-from spire_core.unet import ModelConfig
-
-
-def can_adapt_together(method: Method, model: ModelConfig) -> bool:
-    """Return whether new clients can be fitted in one batch.
-
-    They train an embedding alone, and no dropout draws from a stream that they would share.
-    """
-    return method.adapt_parts == (CLIENT_EMB,) and model.dropout == 0.0
+from spire_core.training_config import AdaptConfig, can_adapt_together
 
 
 @dataclass

@@ -18,14 +18,8 @@ from spire_core.adam import Moments
 from spire_core.flat import FlatModel, FlatWeights
 from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL, NETWORK_PARTS
 from spire_core.rng import torch_generator
-from spire_core.training import (
-    ClientConfig,
-    Recipe,
-    batches,
-    fit,
-    seeded_dropout,
-    steps_per_epoch,
-)
+from spire_core.training import Recipe, batches, fit, seeded_dropout, steps_per_epoch
+from spire_core.training_config import ClientConfig
 
 PrivateState = dict[str, Tensor]  # flat names, so that it is a safetensors file as it stands
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from spire_core.client import Broadcast, ClientUpdate, PrivateState
-from spire_core.training import ClientConfig
+from spire_core.training_config import ClientConfig
 
 WITH_FEEDBACK = ("int8", "top_k")
 RESIDUAL = "shared.residual"  # in a client's private state: what it has not sent yet (S,)

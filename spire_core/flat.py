@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from spire_core.errors import ConfigError
 from spire_core.methods import LOCAL, NETWORK_PARTS, MethodConfig
+from spire_core.model_config import ModelConfig
 from spire_core.rng import derive_seed
-from spire_core.unet import ModelConfig, UNet
+from spire_core.unet import UNet
 
 MAX_PARAMETERS = 2_000_000_000
 

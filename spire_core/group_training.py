@@ -25,13 +25,8 @@ from spire_core.client import (
 from spire_core.flat import train_only
 from spire_core.grouped import FlatGroup
 from spire_core.schedule import denoising_loss
-from spire_core.training import (
-    ClientConfig,
-    Recipe,
-    draw_noise,
-    to_float,
-    trained_leaves,
-)
+from spire_core.training import Recipe, draw_noise, to_float, trained_leaves
+from spire_core.training_config import ClientConfig
 
 
 def train_group(

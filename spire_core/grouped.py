@@ -14,39 +14,8 @@ from torch.nn import functional as F
 
 from spire_core.flat import FlatWeights, lay_out, views
 from spire_core.methods import MethodConfig
-from spire_core.training import ClientConfig
-from spire_core.unet import (
-    DoublingConv2d,
-    ModelConfig,
-    ModulatedGroupNorm,
-    UNet,
-    doubled_conv,
-    modulated_norm,
-)
-
-WIDE = 64  # channels of the finest level
-
-
-def can_group(model: ModelConfig) -> bool:
-    """Return whether clients of this network can be computed as a group.
-
-    Dropout keeps them apart: it draws from torch's one stream, which a group would share.
-    """
-    return model.dropout == 0.0
-
-
-def choose_engine(client: ClientConfig, model: ModelConfig) -> str:
-    """Return what computes a cohort: "loop" or "grouped".
-
-    It depends on the configuration alone, never on the machine: the same seed gives the same result
-    everywhere. "auto" groups narrow networks; from a width of `WIDE` on, one client's operations
-    are large enough by themselves (docs/performance.md). A compiled network is one client's.
-    """
-    if not can_group(model) or client.compile:
-        return "loop"
-    if client.engine == "auto":
-        return "grouped" if model.width < WIDE else "loop"
-    return client.engine
+from spire_core.model_config import ModelConfig
+from spire_core.unet import DoublingConv2d, ModulatedGroupNorm, UNet, doubled_conv, modulated_norm
 
 
 class GroupedLayer(nn.Module):

@@ -6,9 +6,12 @@ integers such as the client's id and the round.
 """
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 def derive_seed(seed: int, purpose: str, *counters: int) -> int:
@@ -17,11 +20,13 @@ def derive_seed(seed: int, purpose: str, *counters: int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def torch_generator(seed: int, purpose: str, *counters: int) -> torch.Generator:
+def torch_generator(seed: int, purpose: str, *counters: int) -> "torch.Generator":
     """Return a CPU `torch.Generator` for one purpose; equal arguments give equal streams.
 
     Torch's CPU generator keeps 32 bits of a seed: of N streams about N^2 / 2^33 pairs are equal.
     """
+    import torch
+
     return torch.Generator().manual_seed(derive_seed(seed, purpose, *counters))
 
 

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from spire_core.errors import ConfigError
-from spire_core.schedule import Denoiser, DiffusionConfig, NoiseSchedule, predict_x0_eps
+from spire_core.model_config import DiffusionConfig
+from spire_core.schedule import Denoiser, NoiseSchedule, predict_x0_eps
 
 
 class StepWeights(NamedTuple):

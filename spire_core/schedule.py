@@ -13,63 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spire_core.errors import ConfigError
+from spire_core.model_config import PREDICTIONS, SCHEDULES, check_choice, check_timesteps
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 """The network seen from here: its output (B, C, H, W), eps or v, for xt (B, C, H, W) and t (B,)."""
-
-SCHEDULES = ("linear", "cosine")
-PREDICTIONS = ("eps", "v")
-SAMPLER_NAMES = ("ddpm", "ddim", "dpmpp")
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(
-            f"expected {name} to be one of {', '.join(choices)}, got {value!r}: choose one"
-        )
-
-
-@dataclass(frozen=True)
-class DiffusionConfig:
-    """The diffusion process, the timesteps it is trained on, and how images are drawn from it.
-
-    Training draws t = floor(u ** t_power * num_timesteps) with u uniform in [0, 1): `t_power` 1 is
-    uniform, below 1 prefers noisy images. `grid_power` spaces the sampling steps (`timestep_grid`).
-    """
-
-    schedule: str = "cosine"
-    num_timesteps: int = 1000
-    prediction: str = "v"
-    t_power: float = 1.0
-    sampler: str = "dpmpp"
-    sample_steps: int = 12
-    grid_power: float = 1.5
-
-    def __post_init__(self) -> None:
-        _check_choice("diffusion.schedule", self.schedule, SCHEDULES)
-        _check_choice("diffusion.prediction", self.prediction, PREDICTIONS)
-        _check_choice("diffusion.sampler", self.sampler, SAMPLER_NAMES)
-        if self.num_timesteps < 2:
-            raise ConfigError(
-                f"expected diffusion.num_timesteps of at least 2, got {self.num_timesteps}: "
-                "1000 is the usual number"
-            )
-        if not 0.0 < self.t_power < math.inf:
-            raise ConfigError(
-                f"expected diffusion.t_power above 0, got {self.t_power}: "
-                "1 trains on all timesteps alike"
-            )
-        if not 1.0 <= self.grid_power <= 3.0:
-            raise ConfigError(
-                f"expected diffusion.grid_power in 1..3, got {self.grid_power}: "
-                "1 spaces the sampling steps evenly"
-            )
-        if not 1 <= self.sample_steps <= self.num_timesteps:
-            raise ConfigError(
-                f"expected diffusion.sample_steps in 1..{self.num_timesteps}, got "
-                f"{self.sample_steps}: there is one step per diffusion.num_timesteps at most"
-            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,14 +64,9 @@ def make_schedule(schedule: str, num_timesteps: int) -> NoiseSchedule:
     (Nichol & Dhariwal 2021, eq. 17).
     The product is taken in float32, which gives the values that diffusers' schedulers hold.
     """
-    _check_choice("schedule", schedule, SCHEDULES)
-    alpha_bar = torch.cumprod(1.0 - _BETAS[schedule](num_timesteps), dim=0)
-    if alpha_bar[-1] <= torch.finfo(alpha_bar.dtype).tiny:
-        raise ConfigError(
-            f"expected a schedule that leaves something of the image at its last timestep, got "
-            f"{schedule} with diffusion.num_timesteps={num_timesteps}: choose fewer, or cosine"
-        )
-    return NoiseSchedule(alpha_bar)
+    check_choice("schedule", schedule, SCHEDULES)
+    check_timesteps(schedule, num_timesteps)
+    return NoiseSchedule(torch.cumprod(1.0 - _BETAS[schedule](num_timesteps), dim=0))
 
 
 def q_sample(schedule: NoiseSchedule, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
@@ -144,7 +86,7 @@ def training_target(
     `eps` itself (Ho et al. 2020, eq. 14), or
     `v` = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x0 (Salimans & Ho 2022, sec. 4).
     """
-    _check_choice("prediction", prediction, PREDICTIONS)
+    check_choice("prediction", prediction, PREDICTIONS)
     if prediction == "eps":
         return eps
     signal, noise = schedule.signal_and_noise(t)
@@ -160,7 +102,7 @@ def predict_x0_eps(
     `v`: x0 = sqrt(alpha_bar) xt - sqrt(1 - alpha_bar) v and
     eps = sqrt(1 - alpha_bar) xt + sqrt(alpha_bar) v (Salimans & Ho 2022, app. D).
     """
-    _check_choice("prediction", prediction, PREDICTIONS)
+    check_choice("prediction", prediction, PREDICTIONS)
     signal, noise = schedule.signal_and_noise(t)
     if prediction == "eps":
         return (xt - noise * output) / signal, output

@@ -19,10 +19,10 @@ from typing import Any
 
 from pipeline.config import NAMED_GROUPS, read_settings, split_override
 from pipeline.identity import determines
+from pipeline.metric_names import FINAL_METRICS, ROUND_METRICS
 from pipeline.plain_yaml import read_settings_file
 from pipeline.ray_job import lasting
 from pipeline.schema import Config
-from pipeline.summary import FINAL_METRICS, ROUND_METRICS
 from pipeline.typed import build, flattened
 from spire_core.errors import ConfigError
 

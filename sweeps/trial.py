@@ -11,12 +11,12 @@ from typing import Any
 from pipeline.checkpointer import has_pretraining
 from pipeline.evaluation import Evaluation
 from pipeline.experiment import resume_experiment, run_experiment
+from pipeline.metric_names import ROUND_METRICS, final_name
 from pipeline.progress import Watcher
 from pipeline.result import Result
 from pipeline.result_text import result_json
 from pipeline.runs import RECORD
 from pipeline.schema import Config
-from pipeline.summary import ROUND_METRICS, final_name
 from pipeline.tracking import drop_runs, is_deleted
 from spire_core.errors import ClusterError, SpireError, StoreError
 from sweeps.ledger import Entry, Ledger

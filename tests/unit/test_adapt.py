@@ -3,21 +3,16 @@
 import pytest
 import torch
 
-from spire_core.adapt import (
-    AdaptConfig,
-    adapt_client,
-    epoch_streams,
-    num_trained,
-    split_validation,
-)
+from spire_core.adapt import adapt_client, epoch_streams, num_trained, split_validation
 from spire_core.client import personalise
 from spire_core.errors import DataError
 from spire_core.flat import FlatModel, initial_weights
 from spire_core.methods import METHODS, MethodConfig
+from spire_core.model_config import DiffusionConfig, ModelConfig
 from spire_core.rng import torch_generator
-from spire_core.schedule import DiffusionConfig, make_schedule
+from spire_core.schedule import make_schedule
 from spire_core.training import Recipe
-from spire_core.unet import ModelConfig
+from spire_core.training_config import AdaptConfig
 
 MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(), cond_dim=16)
 RECIPE = Recipe(DiffusionConfig(), make_schedule("cosine", 1000), (0.9, 0.999))

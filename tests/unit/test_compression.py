@@ -23,7 +23,7 @@ from spire_core.compression import (
 )
 from spire_core.errors import ConfigError
 from spire_core.faults import Fault, fault_of
-from spire_core.training import ClientConfig
+from spire_core.training_config import ClientConfig
 
 SIZE = 600  # two blocks and a part of one
 FORMS = ("bf16", "int8", "top_k")

@@ -19,9 +19,9 @@ from pipeline.forgetting import ForgettingCurve
 from pipeline.messages import Drawn, Fitted, Look, Losses
 from pipeline.summary import adaptation_metrics
 from spire_core.adapt import AdaptPoint
-from spire_core.evaluate import EvalConfig
 from spire_core.kid import kid, kid_floor
 from spire_core.methods import METHODS
+from spire_core.model_config import EvalConfig
 from spire_core.rng import torch_generator
 from sweeps.report_figures import FORGETTING
 from sweeps.report_tables import FORGETTING_AND_COST, NEW_CLIENTS

@@ -31,10 +31,11 @@ from pipeline.setting import Setting, prepare
 from pipeline.start_file import load_start
 from pipeline.summary import adaptation_metrics, new_client_row, summary_metrics
 from pipeline.worker import ClientWorker
-from spire_core.adapt import AdaptConfig, AdaptPoint, adapt_client
+from spire_core.adapt import AdaptPoint, adapt_client
 from spire_core.client import personalise
 from spire_core.errors import ConfigError, DataError, RunError, SpireError
 from spire_core.training import to_float
+from spire_core.training_config import AdaptConfig
 
 
 def stopped_early(mnist_root: Path, root: Path, eval_every: int, *overrides: str) -> Result:

@@ -19,8 +19,8 @@ from spire_core.client import Broadcast, ClientUpdate, PrivateState, RoundPlan, 
 from spire_core.errors import AggregationError, ClusterError
 from spire_core.methods import MethodConfig
 from spire_core.participation import answering, stragglers
-from spire_core.server import ServerConfig, ServerState
-from spire_core.training import ClientConfig
+from spire_core.server import ServerState
+from spire_core.training_config import ClientConfig, ServerConfig
 
 NUM_CLIENTS, SIZE, TAU = 4, 6, 4
 BREAKER = 3

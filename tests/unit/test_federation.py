@@ -15,11 +15,13 @@ from spire_core.errors import AggregationError
 from spire_core.flat import FlatModel, initial_weights
 from spire_core.means import weighted_mean
 from spire_core.methods import BODY, EMB_PROJ, LOCAL, NETWORK_PARTS, MethodConfig
+from spire_core.model_config import DiffusionConfig, ModelConfig
 from spire_core.rng import torch_generator
-from spire_core.schedule import DiffusionConfig, denoising_loss, make_schedule, sample_timesteps
-from spire_core.server import ServerConfig, ServerState, aggregate
-from spire_core.training import ClientConfig, Recipe, to_float
-from spire_core.unet import ModelConfig, UNet
+from spire_core.schedule import denoising_loss, make_schedule, sample_timesteps
+from spire_core.server import ServerState, aggregate
+from spire_core.training import Recipe, to_float
+from spire_core.training_config import ClientConfig, ServerConfig
+from spire_core.unet import UNet
 
 MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(1,), cond_dim=16)
 DIFFUSION = DiffusionConfig(t_power=0.6)

@@ -20,10 +20,11 @@ from spire_core.flat import FlatModel, initial_weights
 from spire_core.group_training import train_group
 from spire_core.grouped import FlatGroup
 from spire_core.methods import MethodConfig
+from spire_core.model_config import DiffusionConfig, ModelConfig
 from spire_core.rng import torch_generator
-from spire_core.schedule import DiffusionConfig, make_schedule
-from spire_core.training import ClientConfig, Recipe
-from spire_core.unet import ModelConfig
+from spire_core.schedule import make_schedule
+from spire_core.training import Recipe
+from spire_core.training_config import ClientConfig
 
 MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(1,), cond_dim=16)
 SEED = 3

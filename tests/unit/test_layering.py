@@ -205,6 +205,14 @@ def test_what_starts_in_every_actor_imports_no_more_than_it_needs() -> None:
     assert "omegaconf" not in outside(actors)
 
 
+@pytest.mark.parametrize("module", ["pipeline.config", "pipeline.fetch", "sweeps.space"])
+def test_what_is_typed_is_read_and_checked_without_torch(module: str) -> None:
+    """A mistake is told at once, and Ray can start while torch is imported."""
+    needed = reached(import_graph(SOURCES), module, *(f"{m}.cli" for m in LAYERS[1:]))
+    assert "pipeline.command" in needed
+    assert not outside(needed) & {"torch", "torchvision", "ray", "mlflow", "matplotlib"}
+
+
 def test_a_logged_model_asks_for_what_it_imports() -> None:
     own = outside(reached(import_graph(SOURCES), "pipeline.generator_model", "pipeline.saved_run"))
     with_mlflow = {"pandas"}

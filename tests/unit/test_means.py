@@ -11,7 +11,8 @@ from spire_core.client import ClientUpdate
 from spire_core.errors import ConfigError
 from spire_core.means import BLOCK, combine, num_trimmed, trimmed_mean
 from spire_core.rng import numpy_generator
-from spire_core.server import ServerConfig, ServerState, aggregate
+from spire_core.server import ServerState, aggregate
+from spire_core.training_config import ServerConfig
 
 ROBUST = ("median", "trimmed_mean")
 

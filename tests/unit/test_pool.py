@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.pool import LocalClientPool, Paces, Unit, assign
 from spire_core.errors import ClusterError
-from spire_core.training import ClientConfig
+from spire_core.training_config import ClientConfig
 
 
 class Failing:

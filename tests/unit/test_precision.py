@@ -12,12 +12,11 @@ from pipeline.messages import WorkerSetup
 from pipeline.schema import Config
 from pipeline.worker import ClientWorker
 from pipeline.worker_base import prepare_torch
-from spire_core.adapt import AdaptConfig
 from spire_core.client import Broadcast, ClientUpdate, RoundPlan
 from spire_core.compression import CompressedUpdate
 from spire_core.flat import initial_weights
 from spire_core.partition import ClientSplit, Partition
-from spire_core.training import ClientConfig
+from spire_core.training_config import AdaptConfig, ClientConfig
 
 NUM_IMAGES = 24
 WORDS = ("model.width=8", "model.d_emb=4", "client.batch_size=8", "client.group_size=2")

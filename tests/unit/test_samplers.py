@@ -6,6 +6,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor
 
 from spire_core.errors import ConfigError
+from spire_core.model_config import PREDICTIONS, SAMPLER_NAMES, SCHEDULES, DiffusionConfig
 from spire_core.samplers import (
     SAMPLERS,
     sample,
@@ -14,14 +15,7 @@ from spire_core.samplers import (
     sample_dpmpp,
     timestep_grid,
 )
-from spire_core.schedule import (
-    PREDICTIONS,
-    SAMPLER_NAMES,
-    SCHEDULES,
-    Denoiser,
-    DiffusionConfig,
-    make_schedule,
-)
+from spire_core.schedule import Denoiser, make_schedule
 
 DIFFUSERS_NAMES = {
     "linear": "linear",

@@ -13,11 +13,9 @@ from pipeline.runs import TrackingConfig
 from pipeline.saved_run import SavedRun, client_path, save_client, save_run
 from pipeline.schema import Config
 from spire_core.errors import RunError
-from spire_core.evaluate import EvalConfig
 from spire_core.flat import FlatModel
 from spire_core.methods import METHODS, MethodConfig
-from spire_core.schedule import DiffusionConfig
-from spire_core.unet import ModelConfig
+from spire_core.model_config import DiffusionConfig, EvalConfig, ModelConfig
 
 TINY = ModelConfig(d_emb=4, width=8, multipliers=(1,), attention=(), cond_dim=8)
 STEPS = DiffusionConfig(num_timesteps=10, sample_steps=2)

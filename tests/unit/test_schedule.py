@@ -8,10 +8,8 @@ import torch
 from diffusers import DDPMScheduler
 
 from spire_core.errors import ConfigError
+from spire_core.model_config import PREDICTIONS, SCHEDULES, DiffusionConfig
 from spire_core.schedule import (
-    PREDICTIONS,
-    SCHEDULES,
-    DiffusionConfig,
     denoising_loss,
     make_schedule,
     predict_x0_eps,

@@ -8,7 +8,8 @@ import pytest
 
 from spire_core.client import ClientUpdate
 from spire_core.participation import choose_cohort
-from spire_core.server import ServerConfig, ServerState, aggregate
+from spire_core.server import ServerState, aggregate
+from spire_core.training_config import ServerConfig
 
 
 def update(client_id: int, num_examples: int, values: list[float], **more: Any) -> ClientUpdate:

@@ -18,8 +18,8 @@ from spire_core.flat import initial_weights
 from spire_core.methods import MethodConfig
 from spire_core.partition import ClientSplit, Partition
 from spire_core.rng import torch_generator
-from spire_core.server import ServerConfig, ServerState
-from spire_core.training import ClientConfig
+from spire_core.server import ServerState
+from spire_core.training_config import ClientConfig, ServerConfig
 
 
 class ListeningWorker:

@@ -13,17 +13,11 @@ from spire_core.client import (
 )
 from spire_core.flat import FlatModel
 from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL, MethodConfig
+from spire_core.model_config import DiffusionConfig, ModelConfig
 from spire_core.rng import torch_generator
-from spire_core.schedule import DiffusionConfig, make_schedule
-from spire_core.training import (
-    ClientConfig,
-    Recipe,
-    batches,
-    draw_noise,
-    to_float,
-    training_step,
-)
-from spire_core.unet import ModelConfig
+from spire_core.schedule import make_schedule
+from spire_core.training import Recipe, batches, draw_noise, to_float, training_step
+from spire_core.training_config import ClientConfig
 
 MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(1,), cond_dim=16)
 ROOT = 0.5**0.5  # the cosine of an eighth of a turn

@@ -9,8 +9,9 @@ from spire_core.errors import ConfigError
 from spire_core.evaluate import client_denoiser
 from spire_core.flat import FlatModel, initial_weights, tensors_hash
 from spire_core.methods import MethodConfig
+from spire_core.model_config import ModelConfig, num_norm_groups
 from spire_core.rng import torch_generator
-from spire_core.unet import DoublingConv2d, ModelConfig, ModulatedGroupNorm, UNet, num_norm_groups
+from spire_core.unet import DoublingConv2d, ModulatedGroupNorm, UNet
 
 MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(1,), cond_dim=16)
 
