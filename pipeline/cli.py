@@ -26,6 +26,7 @@ from pipeline.theory_cli import add_theory
 if TYPE_CHECKING:
     from pipeline.result import Result
     from pipeline.saved_run import SavedRun
+    from pipeline.schema import Config
 
 DEFAULT_PRESET = "mnist-cpu"
 MAX_DRAWN = 100_000  # images at once
@@ -53,19 +54,14 @@ def run(args: argparse.Namespace) -> Answer:
             "--profile"
         )
     _fetch_if_missing(config.data.name, config.data.root, config.data.path)
-    from pipeline.experiment import run_experiment
-    from pipeline.progress import Progress, Watcher
-    from pipeline.setting import prepare
-
     if args.dry_run:
-        from pipeline.doctor import plan_here
-        from pipeline.setting_text import setting_json, setting_text
+        return _dry_run(config, preset)
+    with _starting_cluster(config):
+        from pipeline.experiment import run_experiment
+        from pipeline.progress import Progress, Watcher
 
-        plan, setting = plan_here(config), prepare(config)
-        told = setting_json(setting, preset, plan)
-        return Answer(setting_text(told, plan), told)
-    with contextlib.closing(Watcher() if args.quiet else Progress()) as watcher:
-        return _finished(run_experiment(config, preset, watcher), preset)
+        with contextlib.closing(Watcher() if args.quiet else Progress()) as watcher:
+            return _finished(run_experiment(config, preset, watcher), preset)
 
 
 def resume(args: argparse.Namespace) -> Answer:
@@ -86,13 +82,14 @@ def resume(args: argparse.Namespace) -> Answer:
         run_dir = find_run(args.run, given)
     if (told := load_result(run_dir)) is not None:
         return Answer(f"run {told['run_id']} has finished: spire sample {told['run_id']}", told)
-    from pipeline.experiment import resume_experiment
-    from pipeline.progress import Progress, Watcher
-
     config, preset = load_start(run_dir, given.uri, overrides)
     _fetch_if_missing(config.data.name, config.data.root, config.data.path)
-    with contextlib.closing(Watcher() if args.quiet else Progress()) as watcher:
-        return _finished(resume_experiment(run_dir, config, watcher, preset=preset), preset)
+    with _starting_cluster(config):
+        from pipeline.experiment import resume_experiment
+        from pipeline.progress import Progress, Watcher
+
+        with contextlib.closing(Watcher() if args.quiet else Progress()) as watcher:
+            return _finished(resume_experiment(run_dir, config, watcher, preset=preset), preset)
 
 
 def adapt(args: argparse.Namespace) -> Answer:
@@ -183,6 +180,28 @@ def doctor(args: argparse.Namespace) -> Answer:
 
 
 # --- what they share ----------------------------------------------------------------------------
+
+
+def _dry_run(config: "Config", preset: str) -> Answer:
+    from pipeline.doctor import plan_here
+    from pipeline.setting import prepare
+    from pipeline.setting_text import setting_json, setting_text
+
+    plan, setting = plan_here(config), prepare(config)
+    told = setting_json(setting, preset, plan)
+    return Answer(setting_text(told, plan), told)
+
+
+def _starting_cluster(config: "Config") -> contextlib.AbstractContextManager[Any]:
+    """Let Ray, if it is asked for, start beside what comes before the clients: seconds of imports.
+
+    Everything that the settings alone can have wrong has been found before.
+    """
+    if config.resources.pool == "local":
+        return contextlib.nullcontext()
+    from pipeline.ray_cluster import starting_cluster
+
+    return starting_cluster()
 
 
 def _finished(result: "Result", preset: str | None) -> Answer:

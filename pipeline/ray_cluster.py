@@ -3,36 +3,93 @@
 import contextlib
 import logging
 import os
-import signal
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from typing import Any
 
 import ray
-import torch
 from ray.exceptions import RayError, RayTaskError
 
 from spire_core.errors import ClusterError
 
 LESS_MEMORY = "lower resources.num_actors, client.group_size, client.batch_size or model.width"
 TOKEN_NOTICES = "ray._private.authentication.authentication_token_setup"
+NO_HANDLER = "SIGTERM handler is not set"  # and none is wanted: Ray's would exit in mid-sentence
+ENDING_S = 10.0  # that a start which nobody waits for any more has to end by itself
+Ready = Callable[[], Mapping[str, float]]
+
+
+class _Cluster(threading.Thread):
+    """Ray in a thread that lasts as long: Linux ends Ray's processes with the thread behind them.
+
+    It is the cluster at RAY_ADDRESS, or else a local one. One at a time, as Ray has it.
+    """
+
+    current: "_Cluster | None" = None
+
+    def __init__(self, num_cpus: int | None) -> None:
+        super().__init__(name="ray", daemon=True)
+        self.num_cpus = num_cpus
+        self.running, self.is_unused = Future[None](), threading.Event()
+
+    def run(self) -> None:
+        try:
+            _connect(self.num_cpus)
+            self.running.set_result(None)
+            self.is_unused.wait()
+        except BaseException as error:
+            self.running.set_exception(error)
+        finally:
+            ray.shutdown()
+
+    def ready(self) -> Mapping[str, float]:
+        """Wait until it runs and return its resources; ClusterError if it cannot."""
+        self.running.result()
+        return ray.cluster_resources()
+
+    def end(self) -> None:
+        self.is_unused.set()
+        self.join(ENDING_S)
+
+
+@contextlib.contextmanager
+def starting_cluster(num_cpus: int | None = None) -> Iterator[Ready]:
+    """Start a Ray cluster beside what this process does meanwhile; yield what waits for it.
+
+    It is the one around this process, or one that starts already; otherwise the one at RAY_ADDRESS,
+    or a new local one, which is shut down at the end.
+    """
+    if _Cluster.current is not None:
+        yield _Cluster.current.ready
+        return
+    if ray.is_initialized():
+        yield ray.cluster_resources
+        return
+    _Cluster.current = started = _Cluster(num_cpus)
+    started.start()
+    try:
+        yield started.ready
+    finally:
+        _Cluster.current = None
+        started.end()
 
 
 @contextlib.contextmanager
 def cluster(num_cpus: int | None = None) -> Iterator[Mapping[str, float]]:
-    """Yield the resources of a Ray cluster.
+    """Yield the resources of the cluster of `starting_cluster`, once it runs."""
+    with starting_cluster(num_cpus) as ready:
+        yield ready()
 
-    It is the one around this process, the one at RAY_ADDRESS, or a new local one. A local cluster
-    that was started here is shut down at the end.
-    """
-    if ray.is_initialized():
-        yield ray.cluster_resources()
-        return
+
+def _connect(num_cpus: int | None) -> None:
+    """Start or find the cluster, without what Ray says of itself; ClusterError if it cannot."""
     address = os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     local = {} if address else {"include_dashboard": False, "num_cpus": num_cpus}
     logging.getLogger(TOKEN_NOTICES).setLevel(logging.ERROR)
-    before = signal.getsignal(signal.SIGTERM)
+    logging.getLogger("ray._private.worker").addFilter(_is_news)
     try:
         ray.init(
             address=address or "local",
@@ -42,17 +99,14 @@ def cluster(num_cpus: int | None = None) -> Iterator[Mapping[str, float]]:
             **local,
         )
     except (RayError, RuntimeError, OSError, ValueError) as error:
-        ray.shutdown()
         raise ClusterError(
             f"expected a Ray cluster at {address or 'this machine'}, got {type(error).__name__} "
             f"({str(error).splitlines()[0]}): check RAY_ADDRESS and RAY_AUTH_MODE, or start again"
         ) from error
-    if callable(before):  # Ray's own handler would end the actors before a last checkpoint
-        signal.signal(signal.SIGTERM, before)
-    try:
-        yield ray.cluster_resources()
-    finally:
-        ray.shutdown()
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return NO_HANDLER not in record.getMessage()
 
 
 def cluster_nodes() -> list[Mapping[str, float]]:
@@ -88,6 +142,8 @@ def raised(error: RayTaskError) -> Exception:
     cause = error.cause
     if isinstance(cause, RayError):  # what it was given is lost
         return lost(cause)
+    import torch  # which is there where tasks have anything to raise
+
     if isinstance(cause, torch.OutOfMemoryError):
         return ClusterError(
             f"expected memory of a GPU for every client actor, got {str(cause).splitlines()[0]!r}: "

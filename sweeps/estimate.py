@@ -21,9 +21,9 @@ from pipeline.pretraining import evaluation_rounds
 from pipeline.schema import Config, FederationConfig
 from pipeline.setting import MANY_CLIENTS, NUM_KNOWN
 from pipeline.worker import ClientWorker
-from spire_core.grouped import choose_engine
 from spire_core.partition import ClientSplit, Partition
-from spire_core.training import ClientConfig, steps_per_epoch, to_float
+from spire_core.training import steps_per_epoch, to_float
+from spire_core.training_config import ClientConfig, choose_engine
 from sweeps.plan import TrialPlan
 from sweeps.points import Trial
 

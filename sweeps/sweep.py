@@ -11,7 +11,8 @@ from typing import Any
 
 from pipeline.datasets import DataConfig, store_root
 from pipeline.fetch import fetch_if_missing
-from pipeline.ray_cluster import cluster, cluster_nodes
+from pipeline.metric_names import final_name
+from pipeline.ray_cluster import cluster_nodes, starting_cluster
 from pipeline.resize import side
 from pipeline.runs import (
     TrackingConfig,
@@ -21,7 +22,6 @@ from pipeline.runs import (
 from pipeline.schema import Config
 from pipeline.setting import partitioned
 from pipeline.start_file import located
-from pipeline.summary import final_name
 from pipeline.tracking import check_store
 from pipeline.typed import flattened
 from spire_core.extractor import auto_extractor, make_extractor
@@ -79,10 +79,11 @@ def run_sweep(sweep: SweepConfig, say: Say, retry_failed: bool = False) -> Outco
     to_draw = undrawn(sweep, ledger)
     if left or to_draw:
         probed = left + (probes(sweep) if to_draw else [])
-        check_data(probed, say)
-        check_store(tracking)
-        say(f"{len(left) + to_draw} of {len(known) + to_draw} trials to run")
-        with cluster() as available:
+        with starting_cluster() as ready:  # meanwhile:
+            check_data(probed, say)
+            check_store(tracking)
+            say(f"{len(left) + to_draw} of {len(known) + to_draw} trials to run")
+            available = ready()
             at_once = concurrency(sweep, left + [probed[0]] * to_draw, available)
             for trial in probed:
                 plan = plan_trial(trial.config, available, at_once, sweep.autoscaling)

@@ -1,94 +1,21 @@
-"""The work on SPIRE's own driver and client pools.
+"""The work on SPIRE, which starts as `spire run` does: Ray first, and beside it what needs torch.
 
 python -m benchmarks.peers.ours tiny 5 --pool=ray --engine=grouped
 """
 
-import tempfile
-from pathlib import Path
-
-import numpy as np
-
-from benchmarks.peers.work import (
-    BATCH_SIZE,
-    DIFFUSION,
-    LR,
-    METHOD,
-    NUM_PROCESSES,
-    SEED,
-    WORKS,
-    Work,
-    arguments,
-    client_images,
-    first_weights,
-    report,
-)
-from pipeline.datasets import ImageData
-from pipeline.driver import Rounds
-from pipeline.open_pool import open_pool
-from pipeline.resources import ResourcesConfig
-from pipeline.schema import Config, FederationConfig
-from pipeline.setting import Setting
-from spire_core.flat import FlatModel
-from spire_core.partition import ClientSplit, Partition
-from spire_core.server import ServerState
-from spire_core.training import ClientConfig
-
-
-def make_config(work: Work, num_rounds: int, pool: str, engine: str) -> Config:
-    return Config(
-        seed=SEED,
-        model=work.model,
-        diffusion=DIFFUSION,
-        method=METHOD,
-        federation=FederationConfig(
-            num_clients=work.num_clients,
-            num_new_clients=0,
-            cohort_size=work.num_clients,
-            num_rounds=num_rounds,
-            tau=work.num_steps,
-        ),
-        client=ClientConfig(
-            batch_size=BATCH_SIZE,
-            lr=LR,
-            opt_state="reset",
-            lr_schedule="constant",
-            warmup_rounds=0,
-            engine=engine,
-        ),
-        resources=ResourcesConfig(pool=pool, num_actors=NUM_PROCESSES),
-    )
-
-
-def make_setting(work: Work, config: Config) -> Setting:
-    images = client_images(work.num_clients)
-    held = np.arange(images.shape[0] * images.shape[1]).reshape(images.shape[:2])
-    clients = tuple(ClientSplit(i, own, own[:0]) for i, own in enumerate(held))
-    flat = images.reshape(-1, *images.shape[2:])
-    data = ImageData("mnist", flat, np.zeros(len(flat), dtype=np.int64), ("any",), "", "train")
-    return Setting(
-        config,
-        data,
-        flat,
-        Partition(clients, ()),
-        "mnist",
-        FlatModel(config.model, config.method, flat.shape[1]),
-    )
+import contextlib
+import sys
 
 
 def main() -> None:
-    args = arguments("--pool", "--engine")
-    work = WORKS[args.work]
-    config = make_config(work, args.num_rounds, args.pool, args.engine)
-    setting = make_setting(work, config)
-    with tempfile.TemporaryDirectory() as folder, open_pool(setting, Path(folder)) as opened:
-        pool, make_driver = opened
-        state = ServerState.initial(first_weights(work).numpy())
-        rounds = Rounds.of(config, setting.partition.train_sizes, setting.model.layout)
-        driver = make_driver(pool, state, rounds)
-        for _ in range(args.num_rounds):
-            stats = driver.run_round()
-            report(stats.round_idx, stats.loss)
-        driver.close()
+    with contextlib.ExitStack() as stack:
+        if "--pool=ray" in sys.argv:
+            from pipeline.ray_cluster import starting_cluster
+
+            stack.enter_context(starting_cluster())
+        from benchmarks.peers.ours_rounds import run_rounds
+
+        run_rounds()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,127 @@
+"""A Ray cluster that starts beside other work, in processes of their own: its use and its end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+MARK = "SPIRE_TEST_OF_CLUSTER_START"
+NOT_INHERITED = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "SPIRE_ROOT")
+SEES = "import json, psutil, ray, sys, time\nfrom pipeline.ray_cluster import *\n"
+LEFT = "print(json.dumps([ray.is_initialized(), len(psutil.Process().children(recursive=True))]))"
+BESIDE = """
+with starting_cluster(num_cpus=2) as ready:
+    early = ray.is_initialized()
+    cpus = ready()["CPU"]
+    with cluster(num_cpus=7) as inner, starting_cluster(num_cpus=7) as again:
+        same = [inner["CPU"], again()["CPU"]]
+    time.sleep(2)  # its processes outlive the start
+    answer = ray.get(ray.remote(num_cpus=1)(lambda: 6 * 7).remote(), timeout=60)
+print(json.dumps([early, cpus, same, answer]))
+"""
+MISTAKE = """
+try:
+    with starting_cluster():
+        raise ValueError("found meanwhile")
+except ValueError as error:
+    print(json.dumps(str(error)))
+"""
+NOBODY = """
+from spire_core.errors import ClusterError
+try:
+    with starting_cluster() as ready:
+        ready()
+except ClusterError as error:
+    print(json.dumps(str(error)))
+"""
+
+
+def begun(folder: Path, *words: str, **env: str) -> subprocess.Popen[str]:
+    """Begin a process here, marked so that what it leaves behind can be found."""
+    inherited = {k: v for k, v in os.environ.items() if k not in NOT_INHERITED}
+    env = inherited | {MARK: str(folder)} | env
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, *words], cwd=folder, env=env, **pipes)
+
+
+def typed(folder: Path, *words: str, **env: str) -> tuple[int, str, str]:
+    """Run such a process; return its exit code, what it prints and what it says."""
+    process = begun(folder, *words, **env)
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def left_behind(folder: Path) -> list[str]:
+    """The processes that `typed` began and that still run."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == str(folder):
+                found.append(" ".join(process.cmdline())[:80])
+        except psutil.Error:
+            continue
+    return found
+
+
+def lines_of(folder: Path, script: str, **env: str) -> list[Any]:
+    code, out, err = typed(folder, "-c", f"{SEES}{script}{LEFT}", **env)
+    assert (code, err) == (0, "")  # Ray has nothing to say that a user should read
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def test_it_starts_beside_other_work_and_serves_what_asks_for_a_cluster(tmp_path: Path) -> None:
+    assert lines_of(tmp_path, BESIDE) == [[False, 2, [2, 2], 42], [False, 0]]
+    assert left_behind(tmp_path) == []
+
+
+def test_a_mistake_that_is_found_meanwhile_leaves_nothing_running(tmp_path: Path) -> None:
+    assert lines_of(tmp_path, MISTAKE) == ["found meanwhile", [False, 0]]
+    assert left_behind(tmp_path) == []
+
+
+def test_an_address_that_is_none_is_one_sentence(tmp_path: Path) -> None:
+    told, left = lines_of(tmp_path, NOBODY, RAY_ADDRESS="nowhere")
+    assert told.startswith("expected a Ray cluster at nowhere, got ValueError (")
+    assert "\n" not in told
+    assert left == [False, 0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (("data.image_size=14",), "expected data.image_size divisible by 4"),
+        (
+            ("adapt.early_stopping=true", "adapt.num_images=1"),
+            "expected at least 2 training images of each new client",
+        ),
+    ],
+)
+def test_a_wrong_run_ends_with_its_sentence_and_leaves_nothing(
+    tmp_path: Path, mnist_root: Path, settings: tuple[str, ...], told: str
+) -> None:
+    code, _, err = typed(
+        tmp_path, "-m", "pipeline", "run", "smoke", *settings, SPIRE_DATA=str(mnist_root)
+    )
+    assert code == 2
+    assert told in err
+    assert len(err.strip().splitlines()) == 1
+    assert left_behind(tmp_path) == []
+
+
+def test_an_interrupt_while_it_starts_leaves_nothing(tmp_path: Path, mnist_root: Path) -> None:
+    process = begun(tmp_path, "-m", "pipeline", "run", "smoke", SPIRE_DATA=str(mnist_root))
+    while not any("gcs_server" in command for command in left_behind(tmp_path)):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "interrupted" in err.splitlines()[-1]
+    assert left_behind(tmp_path) == []
