@@ -36,10 +36,13 @@ def adaptation_systems(config: Config) -> Systems:
     """What fits new clients in a configuration's network: one by one, together, and entirely."""
     diffusion = config.diffusion
     schedule = make_schedule(diffusion.schedule, diffusion.num_timesteps)
-    recipe, settings = Recipe(diffusion, schedule, config.client.betas), AdaptConfig(epochs=1)
+    float32, settings = Recipe(diffusion, schedule, config.client.betas), AdaptConfig(epochs=1)
+    bf16 = dataclasses.replace(float32, precision="bf16")
     images = torch.randint(0, 256, (64, 64, 1, 16, 16), dtype=torch.uint8)
 
-    def one_by_one(method: MethodConfig, start: dict[str, torch.Tensor]) -> Call:
+    def one_by_one(
+        method: MethodConfig, start: dict[str, torch.Tensor], recipe: Recipe = float32
+    ) -> Call:
         model = FlatModel(config.model, method, 1)
         weights = initial_weights(config.model, method, 1, 0)
 
@@ -78,7 +81,7 @@ def adaptation_systems(config: Config) -> Systems:
                 loss.backward()
                 optimizer.step()
 
-    def together(count: int, size: int) -> Call:
+    def together(count: int, size: int, recipe: Recipe = float32) -> Call:
         def call() -> None:
             for ids in torch.arange(count).split(size):
                 starts, observers = [zero] * len(ids), [lambda *_: {}] * len(ids)
@@ -94,6 +97,16 @@ def adaptation_systems(config: Config) -> Systems:
         "embedding, one by one": (one_by_one(spire, zero), (), 8),
         **{f"embedding, {n} in one batch": (together(n, n), (), n) for n in (1, 8, 64)},
         **{f"embedding, 64 in batches of {n}": (together(64, n), (), 64) for n in (8, 16, 32)},
+        "full fine-tuning, one by one, bf16": (
+            one_by_one(MethodConfig(name="fedavg_ft"), {}, bf16),
+            (),
+            8,
+        ),
+        "embedding, one by one, bf16": (one_by_one(spire, zero, bf16), (), 8),
+        **{
+            f"embedding, 64 in batches of {n}, bf16": (together(64, n, bf16), (), 64)
+            for n in (8, 16, 32)
+        },
     }
 
 

@@ -15,7 +15,14 @@ from torch.nn import functional as F
 from spire_core.flat import FlatWeights, lay_out, views
 from spire_core.methods import MethodConfig
 from spire_core.model_config import ModelConfig
-from spire_core.unet import DoublingConv2d, ModulatedGroupNorm, UNet, doubled_conv, modulated_norm
+from spire_core.unet import (
+    DoublingConv2d,
+    ModulatedGroupNorm,
+    PointwiseConv2d,
+    UNet,
+    doubled_conv,
+    modulated_norm,
+)
 
 
 class GroupedLayer(nn.Module):
@@ -116,6 +123,7 @@ class GroupedDoublingConv2d(GroupedLayer):
 
 GROUPED = {
     nn.Conv2d: GroupedConv2d,
+    PointwiseConv2d: GroupedConv2d,
     nn.Linear: GroupedLinear,
     nn.GroupNorm: GroupedGroupNorm,
     ModulatedGroupNorm: GroupedModulatedGroupNorm,

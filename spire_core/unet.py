@@ -77,6 +77,22 @@ class DoublingConv2d(nn.Conv2d):
         return doubled_conv(input, self.weight[None], self.bias)
 
 
+class PointwiseConv2d(nn.Conv2d):
+    """A 1 x 1 convolution, on a CPU as the matrix product that it is: several times as fast."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__(c_in, c_out, 1)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return (B, C_out, H, W) of an input (B, C_in, H, W)."""
+        if input.device.type != "cpu":
+            return super().forward(input)
+        assert self.bias is not None
+        weight = self.weight.flatten(1).expand(len(input), -1, -1)  # (B, C_out, C_in)
+        out = torch.baddbmm(self.bias[:, None], weight, input.flatten(2))
+        return out.unflatten(-1, input.shape[-2:])
+
+
 class ResBlock(nn.Module):
     """Two convolutions; the conditioning vector scales and shifts the second normalisation."""
 
@@ -88,7 +104,7 @@ class ResBlock(nn.Module):
         self.norm2 = ModulatedGroupNorm(num_norm_groups(c_out), c_out)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = _zeroed(nn.Conv2d(c_out, c_out, 3, padding=1))
-        self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+        self.skip = PointwiseConv2d(c_in, c_out) if c_in != c_out else nn.Identity()
 
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))  # (B, c_out, H, W)
@@ -103,8 +119,8 @@ class Attention(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(num_norm_groups(channels), channels)
-        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.out = _zeroed(nn.Conv2d(channels, channels, 1))
+        self.qkv = PointwiseConv2d(channels, 3 * channels)
+        self.out = _zeroed(PointwiseConv2d(channels, channels))
 
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.qkv(self.norm(x)).flatten(0, -4).flatten(-2)  # (B, 3c, H*W)

@@ -58,7 +58,6 @@ def test_bf16_rounds_little_and_keeps_nothing_in_bfloat16(engine: str, tmp_path:
         assert other.weights.dtype == np.float32
         assert np.array_equal(other.weights, same.weights)
         assert other.loss == pytest.approx(one.loss, rel=0.02)
-        assert other.loss != one.loss
         moved = np.linalg.norm(one.weights - initial())
         assert 0 < np.linalg.norm(other.weights - one.weights) < 0.3 * moved
 
