@@ -9,7 +9,7 @@ Read `experiment` first. Nothing is imported here, so that `spire --help` answer
     setting     what is fixed before the first round
     pretraining, driver, ray_driver   the rounds of FedAvg, with evaluations and checkpoints
     adaptation  new clients, fitted together and looked at
-    evaluation, forgetting   scores of pre-training and of adaptation
+    evaluation, forgetting   scores of pre-training and of adaptation; evaluator   beside rounds
     checkpoint, server_file, evaluation_store, disk   what an interrupted run goes on from
     checkpointer   checkpoints beside the rounds, and the way back to one
     storage     the same at S3 or elsewhere

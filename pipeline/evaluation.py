@@ -4,8 +4,9 @@ Generation and features run where the clients are; what arrives here are feature
 numbers of images and clients, D: features, K: classes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -114,7 +115,7 @@ class Evaluation:
         }
 
 
-def evaluate_pretraining(
+def draw_pretraining(
     pool: ClientPool,
     weights: np.ndarray,
     client_ids: Sequence[int],
@@ -123,13 +124,16 @@ def evaluate_pretraining(
     config: EvalConfig,
     round_idx: int,
     seed: int,
-) -> Evaluation:
-    """Return the evaluation of these pre-training clients with the backbone weights (P,)."""
+) -> Callable[[], Evaluation]:
+    """Have these pre-training clients draw with the backbone weights (P,); return what scores them.
+
+    That needs no client any more.
+    """
     handle = pool.share(weights)
     drawn = _draw_all(pool, handle, client_ids, method, config.clients_per_batch)
     swaps = [(client_ids[(i + 1) % len(client_ids)],) for i in range(len(client_ids))]
     losses = pool.run("losses", client_ids, handle, per_unit=swaps)
-    return _scored(round_idx, client_ids, drawn, losses, real, config, seed)
+    return partial(_scored, round_idx, client_ids, drawn, losses, real, config, seed)
 
 
 def evaluate_tuned(

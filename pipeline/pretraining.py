@@ -17,8 +17,9 @@ from pipeline.checkpointer import (
 )
 from pipeline.client_store import CLIENTS, ClientStore
 from pipeline.driver import Driver, Rounds
-from pipeline.evaluation import cross_client_losses, evaluate_pretraining
-from pipeline.evaluation_store import load_evaluations, rewind_evaluations, save_evaluation
+from pipeline.evaluation import cross_client_losses
+from pipeline.evaluation_store import load_evaluations, rewind_evaluations
+from pipeline.evaluator import Evaluator
 from pipeline.open_pool import MakeDriver
 from pipeline.pool import ClientPool
 from pipeline.profiling import profiled_rounds, watched
@@ -93,23 +94,29 @@ def run_rounds(
     due -= {e.round_idx for e in result.evaluations}
     profiled = profiled_rounds(first, num_rounds, due) if config.tracking.profile else range(0)
     mirror = mirror_of(result.run_dir, config.tracking)
-    with Checkpointer(result.run_dir, config, mirror) as checkpointer:
+    with (
+        Checkpointer(result.run_dir, config, mirror) as checkpointer,
+        Evaluator(result, pool, tracker, watcher) as evaluator,
+    ):
         try:
-            for done in range(first, num_rounds + 1):
+            for done in range(first, num_rounds):
                 if done in due:
-                    evaluate(result, pool, driver.model_weights(), done, tracker, watcher)
-                if done < num_rounds:
-                    with watched(pool, result.run_dir, profiled, done):
-                        stats = driver.run_round(checkpointer.kept_rounds)
-                    began = time.monotonic()
-                    tracker.log_metrics(
-                        round_metrics(stats, track_s, config.federation), step=done + 1
-                    )
-                    track_s, num_logged = time.monotonic() - began, done + 1
-                    if is_checkpoint_due(num_logged, config):
-                        checkpointer.take(driver, num_logged)
-                    watcher.round_done(stats, num_rounds)
+                    evaluator.begin(driver.model_weights(), done)
+                with watched(pool, result.run_dir, profiled, done):
+                    stats = driver.run_round(checkpointer.kept_rounds)
+                is_due = is_checkpoint_due(done + 1, config)
+                evaluator.finish(waits=is_due or done + 1 in due)
+                began = time.monotonic()
+                tracker.log_metrics(round_metrics(stats, track_s, config.federation), step=done + 1)
+                track_s, num_logged = time.monotonic() - began, done + 1
+                if is_due:
+                    checkpointer.take(driver, num_logged)
+                watcher.round_done(stats, num_rounds)
+            if num_rounds in due:
+                evaluator.begin(driver.model_weights(), num_rounds)
+            evaluator.finish()
         except (KeyboardInterrupt, SystemExit):  # a warning before the end: nothing is to be lost
+            evaluator.finish()
             state, last = driver.last()
             if last is not None and last.round_idx >= num_logged:  # it ended, and nobody was told
                 tracker.log_metrics(
@@ -119,33 +126,6 @@ def run_rounds(
             raise
     if mirror is not None:
         tracker.log_metrics({"storage/failed_uploads": mirror.num_failed}, step=num_rounds)
-
-
-def evaluate(
-    result: Result,
-    pool: ClientPool,
-    weights: np.ndarray,
-    num_rounds_done: int,
-    tracker: Tracker,
-    watcher: Watcher,
-) -> None:
-    """Evaluate the pre-training clients with the backbone (P,) and record what comes out."""
-    setting, config, real = result.setting, result.setting.config, result.real
-    began = time.monotonic()
-    evaluation = evaluate_pretraining(
-        pool,
-        weights,
-        setting.eval_ids,
-        real,
-        config.method.record,
-        config.eval,
-        num_rounds_done,
-        config.seed,
-    )
-    result.evaluations.append(evaluation)
-    log_evaluation(tracker, evaluation, real, {"time/evaluate_s": time.monotonic() - began})
-    save_evaluation(result.run_dir, evaluation)
-    watcher.evaluated(evaluation, real.floor_mean(setting.eval_ids))
 
 
 def evaluation_rounds(num_rounds: int, every: int) -> set[int]:

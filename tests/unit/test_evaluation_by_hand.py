@@ -12,7 +12,7 @@ from pipeline.adaptation import _report
 from pipeline.evaluation import (
     RealData,
     cross_client_matrix,
-    evaluate_pretraining,
+    draw_pretraining,
     pooled_features,
 )
 from pipeline.forgetting import ForgettingCurve
@@ -69,7 +69,7 @@ def test_each_client_is_held_against_its_own_data() -> None:
     for c in CLIENTS:
         assert real.floors[c] == kid_floor(features("real", c, 90), 10, 3, SEED, max_images=20)
         assert real.floors[c].num_real == 20
-    found = evaluate_pretraining(pool, np.zeros(1), CLIENTS, real, METHODS["spire"], EVAL, 5, SEED)
+    found = draw_pretraining(pool, np.zeros(1), CLIENTS, real, METHODS["spire"], EVAL, 5, SEED)()
     assert pool.swap_partners == {0: 1, 1: 2, 2: 0}
     for c, score in zip(CLIENTS, found.scores, strict=True):
         assert score == kid(features("real", c, 90), drawn(c).features, 10, 3, SEED)

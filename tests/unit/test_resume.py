@@ -246,7 +246,7 @@ class FullDisk(Watcher):
 @pytest.mark.parametrize(
     ("whole", "num_bytes", "file"),
     [
-        ("spire", 100, "outbox.jsonl"),
+        ("spire", 2_000, "outbox.jsonl"),
         ("spire", 100_000, "server.safetensors"),
         ("shared_rep", 30_000, "clients/.*.safetensors"),
     ],
