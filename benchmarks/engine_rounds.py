@@ -24,9 +24,9 @@ from pipeline.ray_pool import RayClientPool
 from pipeline.resources import ActorPlan
 from pipeline.schema import Config, FederationConfig
 from pipeline.worker import ClientWorker
-from spire_core.client import ClientUpdate
 from spire_core.flat import FlatModel, initial_weights
 from spire_core.partition import ClientSplit, Partition
+from spire_core.rounds import ClientUpdate
 from spire_core.server import ServerState, aggregate
 
 IMAGES = 100  # of a client

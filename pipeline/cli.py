@@ -195,7 +195,7 @@ def _dry_run(config: "Config", preset: str) -> Answer:
 def _starting_cluster(config: "Config") -> contextlib.AbstractContextManager[Any]:
     """Let Ray, if it is asked for, start beside what comes before the clients: seconds of imports.
 
-    Everything that the settings alone can have wrong has been found before.
+    What is wrong with settings or data that are looked at meanwhile ends it again.
     """
     if config.resources.pool == "local":
         return contextlib.nullcontext()

@@ -16,7 +16,7 @@ from pipeline.messages import AdaptReport
 from pipeline.outbox import read_points
 from spire_core.errors import DivergenceError
 from spire_core.metrics import total_variation
-from spire_core.training import steps_per_epoch
+from spire_core.rounds import steps_per_epoch
 
 if TYPE_CHECKING:
     from pipeline.result import Result

@@ -1,4 +1,7 @@
-"""The driver: owns the server's state and runs the rounds of FedAvg over a client pool."""
+"""The driver: owns the server's state and runs the rounds of FedAvg over a client pool.
+
+Its process, an actor of its own, imports no torch: what it sums are numpy's arrays.
+"""
 
 import functools
 import logging
@@ -6,22 +9,23 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline.pool import MAX_TRIES, ClientFailure, ClientPool
 from pipeline.schema import Config, FederationConfig
 from pipeline.server_file import write_state
-from spire_core.client import ClientUpdate, RoundPlan
-from spire_core.compression import CompressedUpdate, decompress
 from spire_core.errors import AggregationError, DivergenceError, SpireError
 from spire_core.faults import Fault, fault_of
-from spire_core.flat import Layout
 from spire_core.methods import MethodConfig
 from spire_core.participation import answering, choose_cohort, stragglers
+from spire_core.rounds import ClientUpdate, CompressedUpdate, RoundPlan
 from spire_core.server import ServerState, aggregate
 from spire_core.training_config import ClientConfig, ServerConfig, choose_engine
+
+if TYPE_CHECKING:
+    from spire_core.flat import Layout
 
 logger = logging.getLogger(__name__)
 Sent = ClientUpdate | CompressedUpdate
@@ -69,7 +73,7 @@ class Rounds:
     shared_size: int
 
     @classmethod
-    def of(cls, config: Config, num_examples: Sequence[int], layout: Layout) -> "Rounds":
+    def of(cls, config: Config, num_examples: Sequence[int], layout: "Layout") -> "Rounds":
         """Return those of an experiment, with the engine that suits its network."""
         return cls(
             config.federation,
@@ -235,7 +239,7 @@ class Driver:
         updates, faults = {}, {}
         for one in sent:
             try:
-                update = decompress(one, self.state.weights, rounds.client)
+                update = self._decoded(one)
             except ValueError as error:
                 faults[one.client_id] = Fault(str(error))
                 continue
@@ -245,6 +249,18 @@ class Driver:
             else:
                 faults[one.client_id] = fault
         return updates, faults
+
+    def _decoded(self, sent: Sent) -> ClientUpdate:
+        """Return the update that was sent; ValueError, in words, for what was not asked for.
+
+        The driver needs torch for compressed updates alone, and its process starts without.
+        """
+        config = self.rounds.client
+        if config.compression == "none" and isinstance(sent, ClientUpdate):
+            return sent
+        from spire_core.compression import decompress
+
+        return decompress(sent, self.state.weights, config)
 
     def _without_dropped(
         self, client_ids: list[int], usable: dict[int, ClientUpdate], plan: RoundPlan

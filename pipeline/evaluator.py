@@ -1,13 +1,12 @@
 """Evaluations between rounds: clients draw, and their scores are worked out beside the next rounds.
 
-Drawing needs the clients, as rounds do. Scoring does not, and takes long where features are long
-and many: with Inception's it would leave all GPUs idle for minutes.
+Drawing needs the clients, as rounds do. Scoring needs this process alone (docs/performance.md).
 """
 
 import logging
+import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Self
 
@@ -20,8 +19,8 @@ from pipeline.progress import Watcher
 from pipeline.record import log_evaluation
 from pipeline.result import Result
 from pipeline.tracking import Tracker
-from spire_core.errors import SpireError
 
+ENDING_S = 10.0  # that a run which ends before its time waits for scores
 _log = logging.getLogger(__name__)
 
 
@@ -32,12 +31,13 @@ class Evaluator:
         self, result: Result, pool: ClientPool, tracker: Tracker, watcher: Watcher
     ) -> None:
         self.result, self.pool, self.tracker, self.watcher = result, pool, tracker, watcher
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="scores")
         self._scores: Future[tuple[Evaluation, float]] | None = None
         self._drawing_s = 0.0
+        self._raised: BaseException | None = None  # by `finish`, so that it is told once
 
     def begin(self, weights: np.ndarray, num_rounds_done: int) -> None:
         """Have the clients draw with the backbone (P,), and begin to score what they drew."""
+        self.finish()
         began = time.monotonic()
         setting, config = self.result.setting, self.result.setting.config
         score = draw_pretraining(
@@ -51,23 +51,54 @@ class Evaluator:
             config.seed,
         )
         self._drawing_s = time.monotonic() - began
-        self._scores = self._thread.submit(_timed, score)
+        scores = self._scores = Future[tuple[Evaluation, float]]()
 
-    def finish(self, waits: bool = True) -> None:
-        """Record the scores that were begun, if there are any; without waiting, if they are done.
+        def work_out() -> None:
+            try:
+                began = time.monotonic()
+                scores.set_result((score(), time.monotonic() - began))
+            except BaseException as error:
+                scores.set_exception(error)
 
-        Returns with everything recorded, or lets the scores' own error out.
+        threading.Thread(target=work_out, name="scores", daemon=True).start()
+
+    def finish(self, limit_s: float | None = None) -> bool:
+        """Wait for scores that were begun, at most so long, and record them.
+
+        Returns whether there is nothing to wait for any more; lets the scores' own error out.
         """
-        if self._scores is None or not (waits or self._scores.done()):
-            return
-        evaluation, scoring_s = self._scores.result()
-        self._scores = None
+        if self._scores is None:
+            return True
+        try:
+            evaluation, scoring_s = self._scores.result(limit_s)
+            self._record(evaluation, scoring_s)
+        except TimeoutError:
+            return False
+        except BaseException as error:
+            self._raised = error
+            raise
+        return True
+
+    def _record(self, evaluation: Evaluation, scoring_s: float) -> None:
         real, setting = self.result.real, self.result.setting
-        self.result.evaluations.append(evaluation)
         seconds = {"time/evaluate_s": self._drawing_s + scoring_s}
         log_evaluation(self.tracker, evaluation, real, seconds)
         save_evaluation(self.result.run_dir, evaluation)
+        self._scores = None  # not before: an interrupted record is done again
+        self.result.evaluations.append(evaluation)
         self.watcher.evaluated(evaluation, real.floor_mean(setting.eval_ids))
+
+    def end(self) -> bool:
+        """Do as `finish`, for a run that ends before its time: say what is lost, and how."""
+        try:
+            if self.finish(ENDING_S):
+                return True
+            lost = f"still being worked out after {ENDING_S:g} s"
+        except Exception as error:
+            lost = str(error)
+        _log.warning("scores of the last evaluation are lost: %s", lost)
+        self._scores = None
+        return False
 
     def __enter__(self) -> Self:
         return self
@@ -78,16 +109,7 @@ class Evaluator:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        try:
+        if error is None:
             self.finish()
-        except SpireError as lost:
-            if error is None:
-                raise
-            _log.warning("%s", lost)  # the error that ended the run matters more than this one
-        finally:
-            self._thread.shutdown()
-
-
-def _timed(score: Callable[[], Evaluation]) -> tuple[Evaluation, float]:
-    began = time.monotonic()
-    return score(), time.monotonic() - began
+        elif error is not self._raised:
+            self.end()

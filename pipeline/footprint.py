@@ -4,9 +4,12 @@ import resource
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import psutil
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,14 @@ def peak_bytes() -> int:
     return peak * (1 if sys.platform == "darwin" else 1024)
 
 
-def footprint(node: str, before_bytes: int, device: torch.device) -> Footprint:
+def footprint(node: str, before_bytes: int, device: "torch.device") -> Footprint:
     """Return what work has taken that this process has just done for the first time.
 
     `before_bytes`: what it held before that work.
     """
     if device.type == "cuda":
+        import torch
+
         free, _ = torch.cuda.mem_get_info(device)
         name = f"{node} GPU {torch.cuda.get_device_properties(device).uuid}"
         return Footprint(name, torch.cuda.max_memory_reserved(device), free)

@@ -1,19 +1,23 @@
 """What travels between the clients' side and the experiment: the setup there, and reports back.
 
-Updates of the shared weights are `spire_core.client`'s.
+Updates of the shared weights are `spire_core.rounds`'s.
 n, m: numbers of images, D: features, K: classes.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
 
 from pipeline.schema import Config
-from spire_core.adapt import AdaptPoint
 from spire_core.partition import Partition
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from spire_core.adapt import AdaptPoint
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class Drawn:
     """Images generated as one client, as the evaluation needs them."""
 
     client_id: int
-    features: Tensor  # (n, D)
+    features: "Tensor"  # (n, D)
     histogram: np.ndarray | None  # (K,), or (m, K) of as many draws
     images: np.ndarray  # (m, C, H, W) float32, the first few
 
@@ -55,7 +59,7 @@ class Fitted:
     """
 
     client_id: int
-    curve: tuple[AdaptPoint, ...]
+    curve: "tuple[AdaptPoint, ...]"
     kept_epoch: int
     looks: tuple[int, ...]
     num_trained: int
@@ -71,7 +75,7 @@ class Look:
 
     drawn: Drawn | None
     scores: dict[str, float]
-    heldout: Tensor  # (n,) loss on each held-out image
+    heldout: "Tensor"  # (n,) loss on each held-out image
     distances: tuple[float, float] | None
     duration_s: float
 
@@ -81,13 +85,13 @@ class AdaptReport:
     """What a new client tells about its adaptation; its own parts stay in its file."""
 
     client_id: int
-    curve: tuple[AdaptPoint, ...]
+    curve: "tuple[AdaptPoint, ...]"
     kept_epoch: int
     before: Drawn
     after: Drawn
     scores_after: dict[str, float]  # of the kept state, by the names of the curve's observations
     # By epoch, where it was looked at: loss (n,) on each held-out image.
-    heldout: Mapping[int, Tensor]
+    heldout: "Mapping[int, Tensor]"
     nn_train: float  # mean distance of generated images to the nearest training image
     nn_test: float  # the same to the nearest held-out image, over as many of them
     num_trained: int

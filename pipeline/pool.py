@@ -11,10 +11,12 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pipeline.worker import ClientWorker
 from spire_core.errors import ClusterError, SpireError
+
+if TYPE_CHECKING:
+    from pipeline.worker import ClientWorker
 
 MAX_TRIES = 3
 NEWEST = 0.3  # the weight of the last measurement in a worker's pace
@@ -185,7 +187,7 @@ def assign(costs: Sequence[float], paces: Sequence[float]) -> list[list[int]]:
 
 
 def run_chunk(
-    worker: ClientWorker, task: str, units: Sequence[Unit], args: tuple, extra: Sequence[tuple]
+    worker: "ClientWorker", task: str, units: Sequence[Unit], args: tuple, extra: Sequence[tuple]
 ) -> list[Any]:
     """Run one task for some units on one worker; one unit's error spares the others."""
     results: list[Any] = []
@@ -205,7 +207,7 @@ def run_chunk(
 class LocalClientPool(ClientPool):
     """All clients in this process, one after the other: the plain reference."""
 
-    def __init__(self, worker: ClientWorker) -> None:
+    def __init__(self, worker: "ClientWorker") -> None:
         self.worker = worker
 
     @property

@@ -105,7 +105,7 @@ def run_rounds(
                 with watched(pool, result.run_dir, profiled, done):
                     stats = driver.run_round(checkpointer.kept_rounds)
                 is_due = is_checkpoint_due(done + 1, config)
-                evaluator.finish(waits=is_due or done + 1 in due)
+                evaluator.finish(None if is_due or done + 1 in due else 0.0)
                 began = time.monotonic()
                 tracker.log_metrics(round_metrics(stats, track_s, config.federation), step=done + 1)
                 track_s, num_logged = time.monotonic() - began, done + 1
@@ -116,13 +116,14 @@ def run_rounds(
                 evaluator.begin(driver.model_weights(), num_rounds)
             evaluator.finish()
         except (KeyboardInterrupt, SystemExit):  # a warning before the end: nothing is to be lost
-            evaluator.finish()
+            has_scores = evaluator.end()
             state, last = driver.last()
             if last is not None and last.round_idx >= num_logged:  # it ended, and nobody was told
                 tracker.log_metrics(
                     round_metrics(last, track_s, config.federation), step=last.round_idx + 1
                 )
-            checkpointer.take_state(state)
+            if has_scores:  # what a checkpoint is beyond is never evaluated again
+                checkpointer.take_state(state)
             raise
     if mirror is not None:
         tracker.log_metrics({"storage/failed_uploads": mirror.num_failed}, step=num_rounds)

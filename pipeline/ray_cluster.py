@@ -17,6 +17,7 @@ LESS_MEMORY = "lower resources.num_actors, client.group_size, client.batch_size 
 TOKEN_NOTICES = "ray._private.authentication.authentication_token_setup"
 NO_HANDLER = "SIGTERM handler is not set"  # and none is wanted: Ray's would exit in mid-sentence
 ENDING_S = 10.0  # that a start which nobody waits for any more has to end by itself
+_log = logging.getLogger(__name__)
 Ready = Callable[[], Mapping[str, float]]
 
 
@@ -50,7 +51,10 @@ class _Cluster(threading.Thread):
 
     def end(self) -> None:
         self.is_unused.set()
-        self.join(ENDING_S)
+        if self.ident is not None:
+            self.join(ENDING_S)
+        if self.is_alive():
+            _log.warning("Ray is still starting, or ending, after %g s: it ends later", ENDING_S)
 
 
 @contextlib.contextmanager
@@ -66,9 +70,10 @@ def starting_cluster(num_cpus: int | None = None) -> Iterator[Ready]:
     if ray.is_initialized():
         yield ray.cluster_resources
         return
-    _Cluster.current = started = _Cluster(num_cpus)
-    started.start()
+    started = _Cluster(num_cpus)
     try:
+        _Cluster.current = started
+        started.start()
         yield started.ready
     finally:
         _Cluster.current = None

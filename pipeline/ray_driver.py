@@ -12,8 +12,8 @@ import ray
 from pipeline.driver import Driver, Rounds, RoundStats
 from pipeline.pool import ClientPool
 from pipeline.ray_cluster import answer_of
-from spire_core.client import ClientUpdate, RoundPlan
 from spire_core.errors import ClusterError
+from spire_core.rounds import ClientUpdate, RoundPlan
 from spire_core.server import ServerState
 
 ANSWERS_S = 1.0  # that what can be done beside the clients' work waits for its end

@@ -3,11 +3,10 @@
 import logging
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
-import torch
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError, RayTaskError
 
 from pipeline.footprint import Footprint, footprint, kept_positions, resident_bytes
@@ -15,8 +14,10 @@ from pipeline.messages import WorkerSetup
 from pipeline.pool import ClientFailure, ClientPool, Paces, Unit, assign, run_chunk
 from pipeline.ray_cluster import LESS_MEMORY, answer_of, free_resources, lost, raised
 from pipeline.resources import ActorPlan, ResourcesConfig
-from pipeline.worker import ClientWorker
 from spire_core.errors import ClusterError
+
+if TYPE_CHECKING:
+    from pipeline.worker import ClientWorker
 
 logger = logging.getLogger(__name__)
 WAIT_NOTICE_S = 30.0
@@ -30,6 +31,8 @@ def choose_device(config: ResourcesConfig, has_gpu: bool) -> str:
     """
     if not has_gpu or config.device == "cpu":
         return "cpu"
+    import torch
+
     if not torch.cuda.is_available():
         raise ClusterError(
             "expected a torch that can use the GPU that Ray gave to a client actor, got "
@@ -43,7 +46,7 @@ def choose_device(config: ResourcesConfig, has_gpu: bool) -> str:
 class ClientActor:
     """One long-lived process that simulates clients on its share of the machine."""
 
-    worker: ClientWorker | None = None  # of a process that came back, until it begins
+    worker: "ClientWorker | None" = None  # of a process that came back, until it begins
 
     def run(
         self, task: str, units: Sequence[Unit], extra: Sequence[tuple], *args: Any
@@ -70,6 +73,8 @@ class ClientActor:
                 f"expected the run's folder {setup.folder} on every node, got a node without it: "
                 "name a folder that all nodes share with tracking.root=FOLDER or SPIRE_ROOT"
             )
+        from pipeline.worker import ClientWorker
+
         device = choose_device(setup.config.resources, bool(ray.get_gpu_ids()))
         self.worker = ClientWorker(setup, images, device)
         before = resident_bytes()

@@ -9,16 +9,11 @@ from torch.profiler import profile, record_function
 
 from pipeline.profiling import save_profile, start_profile
 from pipeline.worker_base import WorkerBase
-from spire_core.client import (
-    Broadcast,
-    ClientUpdate,
-    PrivateState,
-    RoundPlan,
-    train_client,
-)
-from spire_core.compression import CompressedUpdate, compress
+from spire_core.client import PrivateState, train_client
+from spire_core.compression import compress
 from spire_core.group_training import train_group
 from spire_core.grouped import FlatGroup
+from spire_core.rounds import Broadcast, ClientUpdate, CompressedUpdate, RoundPlan
 from spire_core.training_config import choose_engine
 
 

@@ -8,6 +8,7 @@ Nothing is imported here, and a module imports torch only if it computes. Read i
     unet, flat  the network, and the flat vector that its weights live in
     schedule, samplers   the diffusion process: noising, loss, generation
     training    gradient steps of one client; client: one client's round
+    rounds      what passes between server and clients; compression: in fewer bytes
     participation, faults, means, server   who answers, which updates are fit, how they become one
     grouped, group_training   several clients' separate networks computed as one
     adapt       a new client fits its own part; adapt_together: many at once, embeddings alone

@@ -17,7 +17,8 @@ from spire_core.evaluate import heldout_loss
 from spire_core.flat import FlatModel
 from spire_core.methods import CLIENT_EMB, NETWORK_PARTS
 from spire_core.rng import torch_generator
-from spire_core.training import Recipe, batches, fit, seeded_dropout, steps_per_epoch
+from spire_core.rounds import steps_per_epoch
+from spire_core.training import Recipe, batches, fit, seeded_dropout
 from spire_core.training_config import AdaptConfig
 
 

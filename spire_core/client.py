@@ -18,82 +18,11 @@ from spire_core.adam import Moments
 from spire_core.flat import FlatModel, FlatWeights
 from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL, NETWORK_PARTS
 from spire_core.rng import torch_generator
-from spire_core.training import Recipe, batches, fit, seeded_dropout, steps_per_epoch
+from spire_core.rounds import Broadcast, ClientUpdate, RoundPlan
+from spire_core.training import Recipe, batches, fit, seeded_dropout
 from spire_core.training_config import ClientConfig
 
 PrivateState = dict[str, Tensor]  # flat names, so that it is a safetensors file as it stands
-
-
-@dataclass(frozen=True)
-class Broadcast:
-    """What the server hands out: weights (P,) and, where averaged, Adam's moments, steps (3,)."""
-
-    weights: np.ndarray
-    exp_avg: np.ndarray | None = None
-    exp_avg_sq: np.ndarray | None = None
-    steps: np.ndarray | None = None
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes that each client of the round receives."""
-        return _num_bytes(self)
-
-
-@dataclass(frozen=True)
-class ClientUpdate:
-    """What a client returns: its shared weights (S,) after training, and its weight in the average.
-
-    Weights travel, not differences: a float32 difference would lose the last bits, and with one
-    client the average has to equal its weights exactly.
-    """
-
-    client_id: int
-    num_examples: int
-    num_steps: int
-    loss: float
-    weights: np.ndarray
-    exp_avg: np.ndarray | None = None
-    exp_avg_sq: np.ndarray | None = None
-    steps: np.ndarray | None = None
-    sent_bytes: int | None = None  # of what it was decoded from, if it travelled compressed
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes that this update puts on the wire."""
-        return _num_bytes(self) if self.sent_bytes is None else self.sent_bytes
-
-
-def _num_bytes(message: Broadcast | ClientUpdate) -> int:
-    arrays = (message.weights, message.exp_avg, message.exp_avg_sq, message.steps)
-    return sum(a.nbytes for a in arrays if a is not None)
-
-
-@dataclass(frozen=True)
-class RoundPlan:
-    """What every client of a round is told: which round, how long, how fast, and what is shared.
-
-    `kept_rounds`: after how many rounds the kept checkpoints were taken; a client keeps its states
-    of then. `stragglers` are the clients that fall behind, `straggler_work` the share of its steps
-    that such a client completes.
-    """
-
-    round_idx: int
-    lr_scale: float
-    shares_local: bool
-    tau: int | None = None
-    local_epochs: int | None = None
-    kept_rounds: tuple[int, ...] = ()
-    stragglers: tuple[int, ...] = ()
-    straggler_work: float = 1.0
-
-    def num_steps(self, client_id: int, num_examples: int, batch_size: int) -> int:
-        """Return the optimizer steps that a client with so many examples takes.
-
-        A straggler does part of the work (Li et al. 2020, FedProx): its share, rounded, and at
-        least one step.
-        """
-        full = self.tau or (self.local_epochs or 0) * steps_per_epoch(num_examples, batch_size)
-        return max(1, round(full * self.straggler_work)) if client_id in self.stragglers else full
 
 
 def new_private_state(

@@ -18,52 +18,19 @@ S: length of the shared stretch; n: numbers of any array.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from spire_core.client import Broadcast, ClientUpdate, PrivateState
+from spire_core.client import PrivateState
+from spire_core.rounds import Broadcast, ClientUpdate, CompressedUpdate, Encoded
 from spire_core.training_config import ClientConfig
 
 WITH_FEEDBACK = ("int8", "top_k")
 RESIDUAL = "shared.residual"  # in a client's private state: what it has not sent yet (S,)
 BLOCK = 256  # numbers that share a scale
 MAX_INT8 = 127
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """An array (n,) as it travels: its form and the arrays that this form consists of."""
-
-    form: str
-    size: int
-    arrays: tuple[np.ndarray, ...]
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(array.nbytes for array in self.arrays)
-
-
-@dataclass(frozen=True)
-class CompressedUpdate:
-    """A `ClientUpdate` on the wire; `change` (S,) stands for its weights."""
-
-    client_id: int
-    num_examples: int
-    num_steps: int
-    loss: float
-    change: Encoded
-    exp_avg: Encoded | None = None
-    exp_avg_sq: Encoded | None = None
-    steps: np.ndarray | None = None
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes that this update puts on the wire: indices and scales are counted."""
-        parts = [p for p in (self.change, self.exp_avg, self.exp_avg_sq) if p is not None]
-        return sum(p.num_bytes for p in parts) + (0 if self.steps is None else self.steps.nbytes)
 
 
 def num_kept(size: int, fraction: float) -> int:

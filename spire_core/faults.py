@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spire_core.client import ClientUpdate
 from spire_core.methods import NETWORK_PARTS
+from spire_core.rounds import ClientUpdate
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "steps")
 

@@ -12,18 +12,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from spire_core.adam import Adam
-from spire_core.client import (
-    Broadcast,
-    ClientRun,
-    ClientUpdate,
-    PrivateState,
-    RoundPlan,
-    finish_client,
-    phases,
-    start_client,
-)
+from spire_core.client import ClientRun, PrivateState, finish_client, phases, start_client
 from spire_core.flat import train_only
 from spire_core.grouped import FlatGroup
+from spire_core.rounds import Broadcast, ClientUpdate, RoundPlan
 from spire_core.schedule import denoising_loss
 from spire_core.training import Recipe, draw_noise, to_float, trained_leaves
 from spire_core.training_config import ClientConfig

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from spire_core.client import Broadcast, ClientUpdate
 from spire_core.errors import AggregationError
 from spire_core.faults import fault_of
 from spire_core.means import combine
+from spire_core.rounds import Broadcast, ClientUpdate
 from spire_core.training_config import ServerConfig
 
 

@@ -69,11 +69,6 @@ def batches(
             yield chunk
 
 
-def steps_per_epoch(num_examples: int, batch_size: int) -> int:
-    """Return the number of batches in one pass over the data."""
-    return -(-num_examples // batch_size)
-
-
 @contextlib.contextmanager
 def seeded_dropout(model: FlatModel, seed: int, *counters: int) -> Iterator[None]:
     """Make the network's dropout a function of seed and counters; torch's own stream stays."""

@@ -3,6 +3,7 @@
 Nothing here imports torch: a command reads and checks its settings in a fraction of the time.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -155,10 +156,8 @@ class ClientConfig:
             return (round_idx + 1) / self.warmup_rounds
         if self.lr_schedule == "constant":
             return 1.0
-        import torch  # whose cosine may differ from Python's in the last bit
-
         done = (round_idx - self.warmup_rounds) / max(1, num_rounds - self.warmup_rounds)
-        return 0.5 * (1 + float(torch.cos(torch.tensor(done * torch.pi, dtype=torch.float64))))
+        return 0.5 * (1 + math.cos(done * math.pi))
 
 
 @dataclass(frozen=True)

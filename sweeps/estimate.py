@@ -22,7 +22,8 @@ from pipeline.schema import Config, FederationConfig
 from pipeline.setting import MANY_CLIENTS, NUM_KNOWN
 from pipeline.worker import ClientWorker
 from spire_core.partition import ClientSplit, Partition
-from spire_core.training import steps_per_epoch, to_float
+from spire_core.rounds import steps_per_epoch
+from spire_core.training import to_float
 from spire_core.training_config import ClientConfig, choose_engine
 from sweeps.plan import TrialPlan
 from sweeps.points import Trial

@@ -68,7 +68,7 @@ class Outcome:
 def run_sweep(sweep: SweepConfig, say: Say, retry_failed: bool = False) -> Outcome:
     """Run what is left of a sweep: finished trials are skipped, interrupted ones go on.
 
-    Failed ones are tried again with `retry_failed` only. Every mistake is found before anything
+    Failed ones are tried again with `retry_failed` only. Every mistake is found before any trial
     starts: a wrong trial, a store that does not answer, a trial that could never fit.
     """
     base = base_config(sweep)

@@ -13,11 +13,11 @@ from pipeline.config import load_config
 from pipeline.messages import WorkerSetup
 from pipeline.schema import Config
 from pipeline.worker import ClientWorker
-from spire_core.client import Broadcast, ClientUpdate, RoundPlan
 from spire_core.errors import ConfigError
 from spire_core.flat import initial_weights
 from spire_core.partition import ClientSplit, Partition
 from spire_core.rng import torch_generator
+from spire_core.rounds import Broadcast, ClientUpdate, RoundPlan
 from spire_core.training_config import AdaptConfig, choose_engine
 
 NUM_IMAGES = 20  # two batches of 8 and one of 4

@@ -10,19 +10,10 @@ import torch
 from torch import Tensor
 
 from pipeline.config import load_config
-from spire_core.client import Broadcast, ClientUpdate
-from spire_core.compression import (
-    BLOCK,
-    RESIDUAL,
-    CompressedUpdate,
-    Encoded,
-    compress,
-    decode,
-    decompress,
-    encode,
-)
+from spire_core.compression import BLOCK, RESIDUAL, compress, decode, decompress, encode
 from spire_core.errors import ConfigError
 from spire_core.faults import Fault, fault_of
+from spire_core.rounds import Broadcast, ClientUpdate, CompressedUpdate, Encoded
 from spire_core.training_config import ClientConfig
 
 SIZE = 600  # two blocks and a part of one

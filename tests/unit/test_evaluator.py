@@ -7,19 +7,18 @@ from typing import Any
 
 import pytest
 
-from pipeline import evaluation
+from pipeline import evaluation, evaluator
 from pipeline.checkpoint import kept_rounds
-from pipeline.config import load_config
+from pipeline.config import load_config, overridden
 from pipeline.driver import RoundStats
 from pipeline.evaluation import Evaluation
-from pipeline.evaluation_store import load_evaluations
+from pipeline.evaluation_store import load_evaluations, save_evaluation
 from pipeline.experiment import resume_experiment, run_experiment
 from pipeline.progress import Watcher
 from pipeline.schema import Config
 from spire_core.errors import DataError
 from spire_core.kid import KidScore, kid
 
-SLOW_S = 1.0  # as long as many of these rounds
 EVALUATED = [0, 4, 6]
 
 
@@ -33,15 +32,15 @@ class Witness(Watcher):
     def __init__(self, error: BaseException | None = None) -> None:
         self.error, self.run_dir = error, Path()
         self.told: list[tuple[str, int]] = []
-        self.evaluations: list[list[int]] = []  # that were on disk as each round ended
-        self.two_rounds = threading.Event()
+        self.one_round, self.two_rounds = threading.Event(), threading.Event()
 
     def started(self, run_dir: Path) -> None:
         self.run_dir = run_dir
 
     def round_done(self, stats: RoundStats, num_rounds: int) -> None:
         self.told.append(("round", stats.round_idx + 1))
-        self.evaluations.append(on_disk(self.run_dir))
+        if stats.round_idx == 0:
+            self.one_round.set()
         if stats.round_idx == 1:
             self.two_rounds.set()
         if self.error is not None:
@@ -64,43 +63,52 @@ def config(mnist_root: Path, tmp_path: Path) -> Config:
     return load_config("smoke", [*small, *rounds, *where, *more, "diffusion.sample_steps=2"])
 
 
-def slow(*args: Any) -> KidScore:
-    time.sleep(SLOW_S)
-    return kid(*args)
+def held_until(event: threading.Event, then_s: float = 0.0) -> Any:
+    """A `kid` that waits for an event, and then a little."""
+
+    def late(*args: Any) -> KidScore:
+        assert event.wait(60.0)
+        time.sleep(then_s)
+        return kid(*args)
+
+    return late
 
 
 def test_rounds_go_on_while_scores_are_worked_out(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = [e.metrics() for e in run_experiment(config, None, Watcher()).evaluations]
-    witness, waited = Witness(), []
-
-    def patient(*args: Any) -> KidScore:
-        waited.append(witness.two_rounds.wait(60.0))
-        return kid(*args)
-
-    monkeypatch.setattr(evaluation, "kid", patient)
+    witness = Witness()
+    monkeypatch.setattr(evaluation, "kid", held_until(witness.two_rounds))
     result = run_experiment(config, None, witness)
-    assert waited
-    assert all(waited)  # two rounds ended before the first evaluation did
     assert witness.told.index(("evaluation", 0)) >= 2
     assert [e.round_idx for e in result.evaluations] == EVALUATED
     assert [e.metrics() for e in result.evaluations] == expected
 
 
+@pytest.mark.parametrize(
+    ("every", "checkpoint_every", "first_after"), [(99, 3, 3), (3, 99, 3), (2, 0, 2)]
+)
 def test_a_checkpoint_and_the_next_evaluation_wait_for_scores(
-    config: Config, monkeypatch: pytest.MonkeyPatch
+    config: Config,
+    monkeypatch: pytest.MonkeyPatch,
+    every: int,
+    checkpoint_every: int,
+    first_after: int,
 ) -> None:
-    monkeypatch.setattr(evaluation, "kid", slow)
+    words = [f"eval.every={every}", f"tracking.checkpoint_every={checkpoint_every}"]
     witness = Witness()
-    run_experiment(config, None, witness)
-    assert witness.evaluations[:4] == [[], [], [], [0]]
-    assert witness.told[-1] == ("evaluation", 6)
+    late = held_until(witness.two_rounds if first_after > 2 else witness.one_round, then_s=0.5)
+    monkeypatch.setattr(evaluation, "kid", late)
+    result = run_experiment(overridden(config, words), None, witness)
+    until = [told for told in witness.told if told[0] == "round" or told[1] == 0]
+    assert until.index(("evaluation", 0)) == first_after - 1  # when that round has ended
+    assert [e.round_idx for e in result.evaluations] == sorted({0, 6, *range(0, 6, every)})
 
 
 def test_an_interrupt_loses_no_scores(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "kid", slow)
     interrupted = Witness(KeyboardInterrupt())
+    monkeypatch.setattr(evaluation, "kid", held_until(interrupted.one_round))
     with pytest.raises(KeyboardInterrupt):
         run_experiment(config, None, interrupted)
     assert interrupted.told == [("round", 1), ("evaluation", 0)]
@@ -114,18 +122,58 @@ def test_an_interrupt_loses_no_scores(config: Config, monkeypatch: pytest.Monkey
     assert later.told[0] == ("round", 2)
 
 
+def test_an_interrupted_record_of_scores_is_made_again(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = []
+
+    def interrupted(run_dir: Path, made: Evaluation) -> None:
+        saved.append(made.round_idx)
+        if saved == [0]:
+            raise KeyboardInterrupt
+        save_evaluation(run_dir, made)
+
+    monkeypatch.setattr(evaluator, "save_evaluation", interrupted)
+    witness = Witness()
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(config, None, witness)
+    assert saved == [0, 0]
+    result = resume_experiment(witness.run_dir, config, Watcher())
+    assert [e.round_idx for e in result.evaluations] == EVALUATED
+
+
+def test_an_interrupt_does_not_wait_long_for_scores(
+    config: Config, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It goes back to a checkpoint that is not beyond the evaluation."""
+    expected = [e.metrics() for e in run_experiment(config, None, Watcher()).evaluations]
+    never = threading.Event()
+    interrupted = Witness(KeyboardInterrupt())
+    monkeypatch.setattr(evaluator, "ENDING_S", 0.2)
+    monkeypatch.setattr(evaluation, "kid", held_until(never))
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(config, None, interrupted)
+    assert caplog.text.count("are lost: still being worked out after 0.2 s") == 1
+    assert on_disk(interrupted.run_dir) == []
+    assert kept_rounds(interrupted.run_dir) == ()
+    monkeypatch.undo()
+    never.set()
+    result = resume_experiment(interrupted.run_dir, config, Watcher())
+    assert [e.metrics() for e in result.evaluations] == expected
+
+
 def test_the_end_of_a_run_by_an_error_loses_no_scores(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation, "kid", slow)
     crashed = Witness(Crash())
+    monkeypatch.setattr(evaluation, "kid", held_until(crashed.one_round))
     with pytest.raises(Crash):
         run_experiment(config, None, crashed)
     assert on_disk(crashed.run_dir) == [0]
 
 
 def test_what_is_wrong_with_scores_ends_the_run(
-    config: Config, monkeypatch: pytest.MonkeyPatch
+    config: Config, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def wrong(*args: Any) -> KidScore:
         raise DataError("KID expected finite features, got others")
@@ -133,3 +181,4 @@ def test_what_is_wrong_with_scores_ends_the_run(
     monkeypatch.setattr(evaluation, "kid", wrong)
     with pytest.raises(DataError, match="got others"):
         run_experiment(config, None, Watcher())
+    assert caplog.text == ""  # it is told once

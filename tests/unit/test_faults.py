@@ -15,10 +15,11 @@ from pipeline.experiment import run_experiment
 from pipeline.pool import ClientFailure, LocalClientPool
 from pipeline.progress import Watcher
 from pipeline.schema import FederationConfig
-from spire_core.client import Broadcast, ClientUpdate, PrivateState, RoundPlan, train_client
+from spire_core.client import PrivateState, train_client
 from spire_core.errors import AggregationError, ClusterError
 from spire_core.methods import MethodConfig
 from spire_core.participation import answering, stragglers
+from spire_core.rounds import Broadcast, ClientUpdate, RoundPlan
 from spire_core.server import ServerState
 from spire_core.training_config import ClientConfig, ServerConfig
 

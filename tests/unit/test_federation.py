@@ -4,19 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from spire_core.client import (
-    ClientUpdate,
-    RoundPlan,
-    new_private_state,
-    start_client,
-    train_client,
-)
+from spire_core.client import new_private_state, start_client, train_client
 from spire_core.errors import AggregationError
 from spire_core.flat import FlatModel, initial_weights
 from spire_core.means import weighted_mean
 from spire_core.methods import BODY, EMB_PROJ, LOCAL, NETWORK_PARTS, MethodConfig
 from spire_core.model_config import DiffusionConfig, ModelConfig
 from spire_core.rng import torch_generator
+from spire_core.rounds import ClientUpdate, RoundPlan
 from spire_core.schedule import denoising_loss, make_schedule, sample_timesteps
 from spire_core.server import ServerState, aggregate
 from spire_core.training import Recipe, to_float

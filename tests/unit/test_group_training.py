@@ -8,20 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from spire_core.client import (
-    Broadcast,
-    ClientUpdate,
-    PrivateState,
-    RoundPlan,
-    new_private_state,
-    train_client,
-)
+from spire_core.client import PrivateState, new_private_state, train_client
 from spire_core.flat import FlatModel, initial_weights
 from spire_core.group_training import train_group
 from spire_core.grouped import FlatGroup
 from spire_core.methods import MethodConfig
 from spire_core.model_config import DiffusionConfig, ModelConfig
 from spire_core.rng import torch_generator
+from spire_core.rounds import Broadcast, ClientUpdate, RoundPlan
 from spire_core.schedule import make_schedule
 from spire_core.training import Recipe
 from spire_core.training_config import ClientConfig

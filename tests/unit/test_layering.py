@@ -198,8 +198,8 @@ def test_an_outside_package_has_one_home() -> None:
 
 def test_what_starts_in_every_actor_imports_no_more_than_it_needs() -> None:
     """Seconds of every process: neither MLflow nor OmegaConf, nor what Inception comes with."""
-    actors = reached(import_graph(SOURCES), "pipeline.ray_pool", "pipeline.ray_driver")
-    assert "pipeline.worker" in actors
+    actors = reached(import_graph(SOURCES), "pipeline.ray_pool", "pipeline.worker")
+    assert "pipeline.driver" not in actors
     assert not actors & {"pipeline.config", "pipeline.tracking", "pipeline.figures"}
     assert "omegaconf" in outside(["pipeline.config"])
     assert "omegaconf" not in outside(actors)
@@ -211,6 +211,14 @@ def test_what_is_typed_is_read_and_checked_without_torch(module: str) -> None:
     needed = reached(import_graph(SOURCES), module, *(f"{m}.cli" for m in LAYERS[1:]))
     assert "pipeline.command" in needed
     assert not outside(needed) & {"torch", "torchvision", "ray", "mlflow", "matplotlib"}
+
+
+def test_the_driver_starts_without_torch() -> None:
+    """Its process would import it beside those of the clients, which wait for their cores."""
+    driver = reached(import_graph(SOURCES), "pipeline.ray_driver", "pipeline.ray_pool")
+    assert {"pipeline.driver", "spire_core.server"} <= driver
+    assert "torch" in outside(reached(import_graph(SOURCES), "pipeline.worker"))
+    assert "torch" not in outside(driver)
 
 
 def test_a_logged_model_asks_for_what_it_imports() -> None:

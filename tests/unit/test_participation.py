@@ -1,13 +1,25 @@
 """Who drops out of a round and who falls behind: draws by client and round, and the work done."""
 
 import pytest
+import torch
 
 from pipeline.config import load_config
-from spire_core.client import RoundPlan
 from spire_core.errors import ConfigError
 from spire_core.participation import answering, choose_cohort, stragglers
+from spire_core.rng import torch_generator
+from spire_core.rounds import RoundPlan
 
 COHORT = [1, 4, 5, 8, 9, 12]
+
+
+@pytest.mark.parametrize("num_clients", [1, 2, 24, 1000, 99_999])
+def test_a_cohort_is_the_head_of_a_permutation_of_torch(num_clients: int) -> None:
+    for cohort_size in {1, min(4, num_clients), min(1000, num_clients)}:
+        for seed, round_idx in ((0, 0), (0, 7), (5, 0), (2**40, 3)):
+            generator = torch_generator(seed, "cohort", round_idx)
+            head = torch.randperm(num_clients, generator=generator)[:cohort_size]
+            chosen = choose_cohort(num_clients, cohort_size, seed, round_idx)
+            assert chosen == sorted(head.tolist())
 
 
 def test_at_a_chance_of_zero_everybody_answers_in_time() -> None:

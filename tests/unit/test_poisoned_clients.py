@@ -19,12 +19,13 @@ from pipeline.messages import WorkerSetup
 from pipeline.pool import LocalClientPool
 from pipeline.setting import Setting, prepare
 from pipeline.worker import ClientWorker
-from spire_core.client import Broadcast, ClientUpdate, PrivateState, RoundPlan
-from spire_core.compression import RESIDUAL, WITH_FEEDBACK, Encoded
+from spire_core.client import PrivateState
+from spire_core.compression import RESIDUAL, WITH_FEEDBACK
 from spire_core.errors import AggregationError, ClusterError
 from spire_core.faults import Fault, fault_of
 from spire_core.flat import initial_weights
 from spire_core.methods import CLIENT_EMB
+from spire_core.rounds import Broadcast, ClientUpdate, Encoded, RoundPlan
 from spire_core.server import ServerState
 
 POISONED = 1  # of clients 0 and 1

@@ -12,10 +12,9 @@ from pipeline.messages import WorkerSetup
 from pipeline.schema import Config
 from pipeline.worker import ClientWorker
 from pipeline.worker_base import prepare_torch
-from spire_core.client import Broadcast, ClientUpdate, RoundPlan
-from spire_core.compression import CompressedUpdate
 from spire_core.flat import initial_weights
 from spire_core.partition import ClientSplit, Partition
+from spire_core.rounds import Broadcast, ClientUpdate, CompressedUpdate, RoundPlan
 from spire_core.training_config import AdaptConfig, ClientConfig
 
 NUM_IMAGES = 24

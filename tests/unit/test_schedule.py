@@ -8,7 +8,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from spire_core.errors import ConfigError
-from spire_core.model_config import PREDICTIONS, SCHEDULES, DiffusionConfig
+from spire_core.model_config import MAX_LINEAR_TIMESTEPS, PREDICTIONS, SCHEDULES, DiffusionConfig
 from spire_core.schedule import (
     denoising_loss,
     make_schedule,
@@ -169,3 +169,14 @@ def test_unknown_names_raise_outside_of_a_config_too():
         training_target(schedule, "x0", x, x, t)
     with pytest.raises(ConfigError, match="prediction"):
         predict_x0_eps(schedule, "x0", x, t, x)
+
+
+def test_the_longest_linear_schedule_ends_in_a_normal_number() -> None:
+    alpha_bar = make_schedule("linear", MAX_LINEAR_TIMESTEPS).alpha_bar
+    smallest = torch.finfo(torch.float32).tiny
+    assert alpha_bar[-1] > smallest
+    betas = torch.linspace(1e-4, 0.02, MAX_LINEAR_TIMESTEPS + 1)
+    assert torch.cumprod(1.0 - betas, dim=0)[-1] <= smallest
+    for refuse in (make_schedule, DiffusionConfig):
+        with pytest.raises(ConfigError, match="choose at most 8632, or cosine"):
+            refuse("linear", MAX_LINEAR_TIMESTEPS + 1)

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spire_core.client import ClientUpdate
 from spire_core.participation import choose_cohort
+from spire_core.rounds import ClientUpdate
 from spire_core.server import ServerState, aggregate
 from spire_core.training_config import ServerConfig
 

@@ -10,7 +10,7 @@ import pytest
 from pipeline.config import load_config
 from spire_core.errors import ConfigError
 from spire_core.partition import make_partition
-from spire_core.training import steps_per_epoch
+from spire_core.rounds import steps_per_epoch
 from sweeps.points import Trial, decoded, probes, trials
 from sweeps.space import SweepConfig, load_sweep, sweep_names
 from sweeps.sweep import base_config

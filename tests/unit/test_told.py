@@ -13,11 +13,11 @@ from pipeline.messages import WorkerSetup
 from pipeline.pool import LocalClientPool
 from pipeline.schema import FederationConfig
 from pipeline.worker import ClientWorker
-from spire_core.client import Broadcast, ClientUpdate, RoundPlan
 from spire_core.flat import initial_weights
 from spire_core.methods import MethodConfig
 from spire_core.partition import ClientSplit, Partition
 from spire_core.rng import torch_generator
+from spire_core.rounds import Broadcast, ClientUpdate, RoundPlan
 from spire_core.server import ServerState
 from spire_core.training_config import ClientConfig, ServerConfig
 

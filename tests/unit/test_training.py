@@ -4,17 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from spire_core.client import (
-    Broadcast,
-    RoundPlan,
-    new_private_state,
-    start_client,
-    train_client,
-)
+from spire_core.client import new_private_state, start_client, train_client
 from spire_core.flat import FlatModel
 from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL, MethodConfig
 from spire_core.model_config import DiffusionConfig, ModelConfig
 from spire_core.rng import torch_generator
+from spire_core.rounds import Broadcast, RoundPlan
 from spire_core.schedule import make_schedule
 from spire_core.training import Recipe, batches, draw_noise, to_float, training_step
 from spire_core.training_config import ClientConfig

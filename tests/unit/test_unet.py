@@ -11,7 +11,7 @@ from spire_core.flat import FlatModel, initial_weights, tensors_hash
 from spire_core.methods import MethodConfig
 from spire_core.model_config import ModelConfig, num_norm_groups
 from spire_core.rng import torch_generator
-from spire_core.unet import DoublingConv2d, ModulatedGroupNorm, PointwiseConv2d, UNet
+from spire_core.unet import NARROW, DoublingConv2d, ModulatedGroupNorm, PointwiseConv2d, UNet
 
 MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(1,), cond_dim=16)
 
@@ -161,11 +161,11 @@ def test_a_doubling_convolution_sees_every_pixel_four_times() -> None:
     torch.testing.assert_close(found, torch.autograd.grad((expected * down).sum(), inputs))
 
 
-@pytest.mark.parametrize("side", [1, 6])
-def test_a_pointwise_convolution_is_a_product_of_matrices(side: int) -> None:
-    """Of each pixel's channels, and so are its gradients."""
-    layer = PointwiseConv2d(4, 3).double()
-    x = torch.randn(5, 4, side, side, dtype=torch.float64, requires_grad=True)
+@pytest.mark.parametrize(("channels", "side"), [(4, 1), (4, 6), (NARROW // 3 + 1, 2)])
+def test_a_pointwise_convolution_is_a_product_of_matrices(channels: int, side: int) -> None:
+    """Of each pixel's channels, and so are its gradients; also where it is convolved."""
+    layer = PointwiseConv2d(channels, 3).double()
+    x = torch.randn(5, channels, side, side, dtype=torch.float64, requires_grad=True)
     expected = torch.einsum("oc,bchw->bohw", layer.weight[..., 0, 0], x)
     assert layer.bias is not None
     expected = expected + layer.bias[:, None, None]
