@@ -61,6 +61,8 @@ class Evaluator:
                 scores.set_exception(error)
 
         threading.Thread(target=work_out, name="scores", daemon=True).start()
+        if self.watcher.may_stop:
+            self.finish()
 
     def finish(self, limit_s: float | None = None) -> bool:
         """Wait for scores that were begun, at most so long, and record them.

@@ -14,7 +14,12 @@ NUM_LINES = 10  # for the rounds of a run whose stderr is not a terminal
 
 
 class Watcher:
-    """Is told what happens, as it happens; this one shows nothing."""
+    """Is told what happens, as it happens; this one shows nothing.
+
+    `may_stop`: whether `evaluated` may end the run, so that no round is to begin before it is told.
+    """
+
+    may_stop = False
 
     def started(self, run_dir: Path) -> None:
         """A run has begun, or goes on."""

@@ -16,7 +16,8 @@ from spire_core.errors import ClusterError
 LESS_MEMORY = "lower resources.num_actors, client.group_size, client.batch_size or model.width"
 TOKEN_NOTICES = "ray._private.authentication.authentication_token_setup"
 NO_HANDLER = "SIGTERM handler is not set"  # and none is wanted: Ray's would exit in mid-sentence
-ENDING_S = 10.0  # that a start which nobody waits for any more has to end by itself
+ENDING_S = 60.0  # that a local start which nobody waits for any more has to end by itself
+GIVING_UP_S = 5.0  # the same where a cluster may not answer: there is nothing here to end
 _log = logging.getLogger(__name__)
 Ready = Callable[[], Mapping[str, float]]
 
@@ -52,9 +53,11 @@ class _Cluster(threading.Thread):
     def end(self) -> None:
         self.is_unused.set()
         if self.ident is not None:
-            self.join(ENDING_S)
+            self.join(GIVING_UP_S if os.environ.get("RAY_ADDRESS") else ENDING_S)
         if self.is_alive():
-            _log.warning("Ray is still starting, or ending, after %g s: it ends later", ENDING_S)
+            _log.warning(
+                "Ray is still starting or ending, and ends with this process at the latest"
+            )
 
 
 @contextlib.contextmanager

@@ -248,6 +248,7 @@ class Job:
             self.parent_run_id,
             self._pretrained(trial),
             tags | varying,
+            sweep.scheduler == "asha",
         )
 
     def _pretrained(self, trial: Trial) -> str | None:

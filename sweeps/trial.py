@@ -37,6 +37,7 @@ class TrialTask:
     parent_run_id: str | None
     pretrained: str | None  # the folder of pre-trainings that it shares with others
     tags: dict[str, str]
+    may_stop: bool = False  # by its scores, as a scheduler decides
 
 
 class _Watcher(Watcher):
@@ -46,6 +47,7 @@ class _Watcher(Watcher):
         self, task: TrialTask, ledger: Ledger, report: Report, shared: SharedPretraining | None
     ) -> None:
         self.task, self.ledger, self.report, self.shared = task, ledger, report, shared
+        self.may_stop = task.may_stop
 
     def started(self, run_dir: Path) -> None:
         task = self.task

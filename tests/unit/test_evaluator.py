@@ -86,6 +86,17 @@ def test_rounds_go_on_while_scores_are_worked_out(
     assert [e.metrics() for e in result.evaluations] == expected
 
 
+def test_no_round_begins_before_scores_that_may_stop_the_run(config: Config) -> None:
+    witness = Witness()
+    witness.may_stop = True
+    run_experiment(config, None, witness)
+    rounds = [("round", r) for r in range(1, 7)]
+    evaluations = {0: ("evaluation", 0), 5: ("evaluation", 4), 8: ("evaluation", 6)}
+    for position, told in evaluations.items():
+        rounds.insert(position, told)
+    assert witness.told == rounds
+
+
 @pytest.mark.parametrize(
     ("every", "checkpoint_every", "first_after"), [(99, 3, 3), (3, 99, 3), (2, 0, 2)]
 )
