@@ -6,7 +6,7 @@ Drawing needs the clients, as rounds do. Scoring needs this process alone (docs/
 import logging
 import threading
 import time
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from types import TracebackType
 from typing import Self
 
@@ -72,10 +72,9 @@ class Evaluator:
         if self._scores is None:
             return True
         try:
-            evaluation, scoring_s = self._scores.result(limit_s)
-            self._record(evaluation, scoring_s)
-        except TimeoutError:
-            return False
+            if self._scores not in wait([self._scores], limit_s).done:
+                return False
+            self._record(*self._scores.result())
         except BaseException as error:
             self._raised = error
             raise

@@ -38,12 +38,12 @@ class _Cluster(threading.Thread):
     def run(self) -> None:
         try:
             _connect(self.num_cpus)
-            self.running.set_result(None)
-            self.is_unused.wait()
         except BaseException as error:
             self.running.set_exception(error)
-        finally:
-            ray.shutdown()
+        else:
+            self.running.set_result(None)
+            self.is_unused.wait()
+        ray.shutdown()
 
     def ready(self) -> Mapping[str, float]:
         """Wait until it runs and return its resources; ClusterError if it cannot."""
