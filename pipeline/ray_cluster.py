@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
@@ -48,6 +49,9 @@ class _Cluster(threading.Thread):
     def ready(self) -> Mapping[str, float]:
         """Wait until it runs and return its resources; ClusterError if it cannot."""
         self.running.result()
+        handler = signal.getsignal(signal.SIGTERM)
+        if callable(handler) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # Ray's library has put its own in the way
         return ray.cluster_resources()
 
     def end(self) -> None:
