@@ -1,6 +1,7 @@
 """The Ray cluster around this process: its start, its resources and what its actors answer."""
 
 import contextlib
+import ctypes
 import logging
 import os
 import signal
@@ -19,6 +20,9 @@ TOKEN_NOTICES = "ray._private.authentication.authentication_token_setup"
 NO_HANDLER = "SIGTERM handler is not set"  # and none is wanted: Ray's would exit in mid-sentence
 ENDING_S = 60.0  # that a local start which nobody waits for any more has to end by itself
 GIVING_UP_S = 5.0  # the same where a cluster may not answer: there is nothing here to end
+_PYTHON = ctypes.PyDLL(None)  # a signal's handler as the system has it, from any thread
+_PYTHON.PyOS_getsig.restype = ctypes.c_void_p
+_PYTHON.PyOS_setsig.argtypes = [ctypes.c_int, ctypes.c_void_p]
 _log = logging.getLogger(__name__)
 Ready = Callable[[], Mapping[str, float]]
 
@@ -49,9 +53,6 @@ class _Cluster(threading.Thread):
     def ready(self) -> Mapping[str, float]:
         """Wait until it runs and return its resources; ClusterError if it cannot."""
         self.running.result()
-        handler = signal.getsignal(signal.SIGTERM)
-        if callable(handler) and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)  # Ray's library has put its own in the way
         return ray.cluster_resources()
 
     def end(self) -> None:
@@ -102,6 +103,7 @@ def _connect(num_cpus: int | None) -> None:
     local = {} if address else {"include_dashboard": False, "num_cpus": num_cpus}
     logging.getLogger(TOKEN_NOTICES).setLevel(logging.ERROR)
     logging.getLogger("ray._private.worker").addFilter(_is_news)
+    handler = _PYTHON.PyOS_getsig(signal.SIGTERM)
     try:
         ray.init(
             address=address or "local",
@@ -115,6 +117,8 @@ def _connect(num_cpus: int | None) -> None:
             f"expected a Ray cluster at {address or 'this machine'}, got {type(error).__name__} "
             f"({str(error).splitlines()[0]}): check RAY_ADDRESS and RAY_AUTH_MODE, or start again"
         ) from error
+    finally:  # Ray's library has put its own in the way, which aborts the process
+        _PYTHON.PyOS_setsig(signal.SIGTERM, handler)
 
 
 def _is_news(record: logging.LogRecord) -> bool:

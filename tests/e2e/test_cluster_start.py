@@ -26,6 +26,18 @@ with starting_cluster(num_cpus=2) as ready:
     answer = ray.get(ray.remote(num_cpus=1)(lambda: 6 * 7).remote(), timeout=60)
 print(json.dumps([early, cpus, same, answer]))
 """
+TERMINATED = """
+import os, signal
+from pipeline.ray_cluster import _Cluster
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+try:
+    with starting_cluster():
+        _Cluster.current.running.result()  # it runs, and nobody has asked for it yet
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+except KeyboardInterrupt:
+    print(json.dumps("heard"))
+"""
 MISTAKE = """
 try:
     with starting_cluster():
@@ -86,6 +98,12 @@ def lines_of(folder: Path, script: str, **env: str) -> list[Any]:
 
 def test_it_starts_beside_other_work_and_serves_what_asks_for_a_cluster(tmp_path: Path) -> None:
     assert lines_of(tmp_path, BESIDE) == [[False, 2, [2, 2], 42], False]
+    assert left_behind(tmp_path) == []
+
+
+def test_a_signal_is_heard_as_before_once_ray_has_started(tmp_path: Path) -> None:
+    """Ray's library takes SIGTERM for itself, and would abort the process."""
+    assert lines_of(tmp_path, TERMINATED) == ["heard", False]
     assert left_behind(tmp_path) == []
 
 
