@@ -15,8 +15,9 @@ from spire_core.adapt_together import adapt_embeddings
 from spire_core.evaluate import client_denoiser, draw
 from spire_core.flat import FlatModel, initial_weights
 from spire_core.methods import CLIENT_EMB, MethodConfig
+from spire_core.model_config import DiffusionConfig
 from spire_core.rng import torch_generator
-from spire_core.schedule import denoising_loss, make_schedule
+from spire_core.schedule import NoiseSchedule, denoising_loss, make_schedule
 from spire_core.training import Recipe, to_float
 from spire_core.training_config import AdaptConfig
 
@@ -34,54 +35,27 @@ def time_adaptation(repeats: int) -> dict[str, Any]:
 
 def adaptation_systems(config: Config) -> Systems:
     """What fits new clients in a configuration's network: one by one, together, and entirely."""
-    diffusion = config.diffusion
+    diffusion, settings = config.diffusion, AdaptConfig(epochs=1)
     schedule = make_schedule(diffusion.schedule, diffusion.num_timesteps)
-    float32, settings = Recipe(diffusion, schedule, config.client.betas), AdaptConfig(epochs=1)
-    bf16 = dataclasses.replace(float32, precision="bf16")
     images = torch.randint(0, 256, (64, 64, 1, 16, 16), dtype=torch.uint8)
+    spire, fine_tuning = MethodConfig(name="spire"), MethodConfig(name="fedavg_ft")
+    zero = {CLIENT_EMB: torch.zeros(config.model.d_emb)}
 
-    def one_by_one(
-        method: MethodConfig, start: dict[str, torch.Tensor], recipe: Recipe = float32
-    ) -> Call:
+    def one_by_one(method: MethodConfig, start: dict[str, torch.Tensor], recipe: Recipe) -> Call:
         model = FlatModel(config.model, method, 1)
         weights = initial_weights(config.model, method, 1, 0)
+        more = (settings, recipe, 0)
 
         def call() -> None:
             for i in range(8):
-                adapt_client(
-                    model, weights, start, images[i], settings, recipe, 0, i, lambda *_: {}
-                )
+                adapt_client(model, weights, start, images[i], *more, i, lambda *_: {})
 
         return call
 
-    spire, zero = MethodConfig(name="spire"), {CLIENT_EMB: torch.zeros(config.model.d_emb)}
     model = FlatModel(config.model, spire, 1)
     weights = initial_weights(config.model, spire, 1, 0)
 
-    def plain() -> None:
-        """As one would write it: the network frozen, torch's Adam, a client after the other."""
-        model.load(weights)
-        net = model.net.requires_grad_(False)
-        for i in range(8):
-            emb = torch.nn.Parameter(zero[CLIENT_EMB].clone())
-            optimizer = torch.optim.Adam([emb], lr=spire.record.adapt_lr)
-            for batch in torch.randperm(64).split(16):
-                x0 = to_float(images[i][batch])
-                t, eps = torch.randint(0, diffusion.num_timesteps, (16,)), torch.randn(x0.shape)
-                condition = emb.expand(16, -1)
-                loss = denoising_loss(
-                    schedule,
-                    diffusion.prediction,
-                    lambda xt, at, c=condition: net(xt, at, c),
-                    x0,
-                    t,
-                    eps,
-                ).mean()
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-
-    def together(count: int, size: int, recipe: Recipe = float32) -> Call:
+    def together(count: int, size: int, recipe: Recipe) -> Call:
         def call() -> None:
             for ids in torch.arange(count).split(size):
                 starts, observers = [zero] * len(ids), [lambda *_: {}] * len(ids)
@@ -90,24 +64,47 @@ def adaptation_systems(config: Config) -> Systems:
 
         return call
 
-    fine_tuning = one_by_one(MethodConfig(name="fedavg_ft"), {})
-    return {
-        "plain loop, embedding": (plain, (), 8),
-        "full fine-tuning, one by one": (fine_tuning, (), 8),
-        "embedding, one by one": (one_by_one(spire, zero), (), 8),
-        **{f"embedding, {n} in one batch": (together(n, n), (), n) for n in (1, 8, 64)},
-        **{f"embedding, 64 in batches of {n}": (together(64, n), (), 64) for n in (8, 16, 32)},
-        "full fine-tuning, one by one, bf16": (
-            one_by_one(MethodConfig(name="fedavg_ft"), {}, bf16),
-            (),
-            8,
-        ),
-        "embedding, one by one, bf16": (one_by_one(spire, zero, bf16), (), 8),
-        **{
-            f"embedding, 64 in batches of {n}, bf16": (together(64, n, bf16), (), 64)
-            for n in (8, 16, 32)
-        },
-    }
+    def plain() -> None:
+        model.load(weights)
+        for own in images[:8]:
+            fit_plainly(model, own, config.model.d_emb, diffusion, schedule)
+
+    recipe = Recipe(diffusion, schedule, config.client.betas)
+    systems: Systems = {"plain loop, embedding": (plain, (), 8)}
+    for n in (1, 8, 64):
+        systems[f"embedding, {n} in one batch"] = together(n, n, recipe), (), n
+    for told, precision in (("", "float32"), (", bf16", "bf16")):
+        recipe = dataclasses.replace(recipe, precision=precision)
+        entirely = one_by_one(fine_tuning, {}, recipe)
+        systems[f"full fine-tuning, one by one{told}"] = entirely, (), 8
+        systems[f"embedding, one by one{told}"] = one_by_one(spire, zero, recipe), (), 8
+        for n in (8, 16, 32):
+            name = f"embedding, 64 in batches of {n}{told}"
+            systems[name] = together(64, n, recipe), (), 64
+    return systems
+
+
+def fit_plainly(
+    model: FlatModel,
+    images: torch.Tensor,
+    d_emb: int,
+    diffusion: DiffusionConfig,
+    schedule: NoiseSchedule,
+) -> None:
+    """Fit an embedding as one would write it: the network frozen, torch's Adam."""
+    net, emb = model.net.requires_grad_(False), torch.nn.Parameter(torch.zeros(d_emb))
+    optimizer = torch.optim.Adam([emb], lr=model.method.record.adapt_lr)
+    for batch in torch.randperm(64).split(16):
+        x0 = to_float(images[batch])
+        t, eps = torch.randint(0, diffusion.num_timesteps, (16,)), torch.randn(x0.shape)
+
+        def denoiser(xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            return net(xt, t, emb.expand(16, -1))
+
+        loss = denoising_loss(schedule, diffusion.prediction, denoiser, x0, t, eps).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
 
 
 def time_sampling(repeats: int) -> dict[str, Any]:

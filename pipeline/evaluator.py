@@ -60,6 +60,7 @@ class Evaluator:
             except BaseException as error:
                 scores.set_exception(error)
 
+        # A process that ends does not wait for it, as it would for a pool's thread.
         threading.Thread(target=work_out, name="scores", daemon=True).start()
         if self.watcher.may_stop:
             self.finish()
