@@ -342,9 +342,9 @@ def test_new_clients_of_spire_are_fitted_together_and_change_nothing_else(
 def test_pretraining_clients_fine_tune_for_a_score_of_their_own(
     mnist_root: Path, tmp_path: Path
 ) -> None:
-    config = two_rounds_config(
-        mnist_root, tmp_path, "method=fedavg_ft", "adapt.lr=0.01", "adapt.tune_epochs=2"
-    )
+    few = ("federation.num_clients=96", "eval.num_clients=2")  # with few images each
+    settings = ("method=fedavg_ft", "adapt.lr=0.01", "adapt.tune_epochs=2", *few)
+    config = two_rounds_config(mnist_root, tmp_path, *settings)
     result, without = (
         run_experiment(one, None, Watcher())
         for one in (config, replace(config, adapt=replace(config.adapt, tune_epochs=0)))
