@@ -36,6 +36,7 @@ def store(
     shutil.copy(new_database, root)
     tiny = ["resources.pool=local", "federation.num_rounds=2", "eval.every=0", "adapt.epochs=2"]
     tiny += ["eval.num_images=8", "eval.num_loss_images=8", "diffusion.sample_steps=2"]
+    tiny += ["federation.num_clients=96", "eval.num_clients=2"]  # with few images each
     tiny += ["tracking.log_model=false", f"tracking.root={root}", f"data.root={mnist_root}"]
     for more in EVERYTHING:
         run_experiment(load_config("smoke", [*tiny, *more]), "smoke", Watcher())
