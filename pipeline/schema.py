@@ -111,8 +111,6 @@ class Config:
 
     def __post_init__(self) -> None:
         check_ranges(self, EXPERIMENT)
-        if self.data.image_size is not None:
-            self.model.check_image_size(self.data.image_size)
         alternates = self.method.record.has_local_layers and self.method.phases == "alternate"
         if alternates and self.federation.tau == 1:
             raise ConfigError(

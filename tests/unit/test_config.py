@@ -62,12 +62,6 @@ def test_both_lengths_of_a_round_in_one_layer_contradict() -> None:
         FederationConfig()
 
 
-def test_a_side_that_cannot_be_halved_is_told_before_anything_starts() -> None:
-    with pytest.raises(ConfigError, match=r"divisible by 4 .* got 14"):
-        load_config("smoke", ["data.image_size=14"])
-    load_config("smoke", ["data.image_size=14", "model.multipliers=[1]"])
-
-
 @pytest.mark.parametrize(
     "where", ["resources.num_actors=1", "tracking.root=/x", "data.root=/x", "tracking.run_name=a"]
 )
