@@ -158,15 +158,15 @@ def test_a_cluster_that_grows_is_asked_for_what_it_does_not_have_yet() -> None:
 @pytest.mark.parametrize(
     ("axes", "told"),
     [
-        ({"model.space_to_depth": [2, 5]}, "expected data.image_size divisible by 10 .* got 32"),
+        ({"data.image_size": [28, 30]}, "expected data.image_size divisible by 4 .* got 30"),
+        ({"model.space_to_depth": [2, 16]}, "expected data.image_size divisible by 32"),
         ({"eval.extractor": ["auto", "resnet"]}, "expected an extractor among .* got 'resnet'"),
     ],
 )
 def test_mistakes_of_any_trial_are_found_before_it_starts(
     axes: dict[str, Any], told: str, mnist_root: Path
 ) -> None:
-    settings = {"data.root": str(mnist_root), "data.image_size": None}
-    sweep = SweepConfig("a", "smoke", settings, axes)
+    sweep = SweepConfig("a", "smoke", {"data.root": str(mnist_root)}, axes)
     first, _ = found = trials(sweep)
     check_data([first], print)
     with pytest.raises(SpireError, match=told):
