@@ -1,6 +1,7 @@
 """The driver: owns the server's state and runs the rounds of FedAvg over a client pool.
 
-Its process, an actor of its own, imports no torch: what it sums are numpy's arrays.
+Its process, an actor of its own, imports torch for compressed updates alone: what it sums are
+numpy's arrays.
 """
 
 import functools
@@ -93,6 +94,8 @@ class Driver:
         """Take the state to go on from."""
         self.pool, self.rounds = pool, rounds
         self._last: tuple[ServerState, RoundStats | None] = (state, None)  # replaced at once
+        if rounds.client.compression != "none":  # now, rather than while clients wait for a round
+            import spire_core.compression  # noqa: F401
 
     @property
     def state(self) -> ServerState:
@@ -251,10 +254,7 @@ class Driver:
         return updates, faults
 
     def _decoded(self, sent: Sent) -> ClientUpdate:
-        """Return the update that was sent; ValueError, in words, for what was not asked for.
-
-        The driver needs torch for compressed updates alone, and its process starts without.
-        """
+        """Return the update that was sent; ValueError, in words, for what was not asked for."""
         config = self.rounds.client
         if config.compression == "none" and isinstance(sent, ClientUpdate):
             return sent

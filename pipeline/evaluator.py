@@ -20,7 +20,7 @@ from pipeline.record import log_evaluation
 from pipeline.result import Result
 from pipeline.tracking import Tracker
 
-ENDING_S = 10.0  # that a run which ends before its time waits for scores
+ENDING_S = 3.0  # that a run which ends before its time waits for scores
 _log = logging.getLogger(__name__)
 
 
@@ -32,7 +32,7 @@ class Evaluator:
     ) -> None:
         self.result, self.pool, self.tracker, self.watcher = result, pool, tracker, watcher
         self._scores: Future[tuple[Evaluation, float]] | None = None
-        self._drawing_s = 0.0
+        self._num_rounds_done, self._drawing_s = 0, 0.0  # of these scores
         self._raised: BaseException | None = None  # by `finish`, so that it is told once
 
     def begin(self, weights: np.ndarray, num_rounds_done: int) -> None:
@@ -50,8 +50,7 @@ class Evaluator:
             num_rounds_done,
             config.seed,
         )
-        self._drawing_s = time.monotonic() - began
-        scores = self._scores = Future[tuple[Evaluation, float]]()
+        scores = Future[tuple[Evaluation, float]]()
 
         def work_out() -> None:
             try:
@@ -62,6 +61,8 @@ class Evaluator:
 
         # A process that ends does not wait for it, as it would for a pool's thread.
         threading.Thread(target=work_out, name="scores", daemon=True).start()
+        self._num_rounds_done, self._drawing_s = num_rounds_done, time.monotonic() - began
+        self._scores = scores
         if self.watcher.may_stop:
             self.finish()
 
@@ -89,6 +90,13 @@ class Evaluator:
         self._scores = None  # not before: an interrupted record is done again
         self.result.evaluations.append(evaluation)
         self.watcher.evaluated(evaluation, real.floor_mean(setting.eval_ids))
+
+    def lacks_scores_before(self, num_rounds_done: int) -> bool:
+        """Return whether scores of an earlier state than that after so many rounds are not there.
+
+        A run that went on from that state would never evaluate the earlier one again.
+        """
+        return self._scores is not None and self._num_rounds_done < num_rounds_done
 
     def end(self) -> bool:
         """Do as `finish`, for a run that ends before its time: say what is lost, and how."""

@@ -116,13 +116,12 @@ def run_rounds(
                 evaluator.begin(driver.model_weights(), num_rounds)
             evaluator.finish()
         except (KeyboardInterrupt, SystemExit):  # a warning before the end: nothing is to be lost
-            has_scores = evaluator.end()
             state, last = driver.last()
             if last is not None and last.round_idx >= num_logged:  # it ended, and nobody was told
                 tracker.log_metrics(
                     round_metrics(last, track_s, config.federation), step=last.round_idx + 1
                 )
-            if has_scores:  # what a checkpoint is beyond is never evaluated again
+            if not evaluator.lacks_scores_before(state.round_idx) or evaluator.end():
                 checkpointer.take_state(state)
             raise
     if mirror is not None:

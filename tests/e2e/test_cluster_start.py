@@ -150,7 +150,7 @@ def test_an_interrupt_while_it_starts_leaves_nothing(tmp_path: Path, mnist_root:
             assert time.monotonic() < until
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     assert "interrupted" in err.splitlines()[-1]
     assert left_behind(tmp_path) == []

@@ -1,7 +1,6 @@
 """Scores of pre-training are worked out beside the next rounds, and nothing of them is lost."""
 
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +9,16 @@ import pytest
 from pipeline import evaluation, evaluator
 from pipeline.checkpoint import kept_rounds
 from pipeline.config import load_config, overridden
-from pipeline.driver import RoundStats
+from pipeline.driver import Driver, RoundStats
 from pipeline.evaluation import Evaluation
 from pipeline.evaluation_store import load_evaluations, save_evaluation
+from pipeline.evaluator import Evaluator
 from pipeline.experiment import resume_experiment, run_experiment
 from pipeline.progress import Watcher
 from pipeline.schema import Config
 from spire_core.errors import DataError
 from spire_core.kid import KidScore, kid
+from spire_core.rounds import RoundPlan
 
 EVALUATED = [0, 4, 6]
 
@@ -63,12 +64,11 @@ def config(mnist_root: Path, tmp_path: Path) -> Config:
     return load_config("smoke", [*small, *rounds, *where, *more, "diffusion.sample_steps=2"])
 
 
-def held_until(event: threading.Event, then_s: float = 0.0) -> Any:
-    """A `kid` that waits for an event, and then a little."""
+def held_until(event: threading.Event) -> Any:
+    """A `kid` that waits for an event."""
 
     def late(*args: Any) -> KidScore:
         assert event.wait(60.0)
-        time.sleep(then_s)
         return kid(*args)
 
     return late
@@ -108,9 +108,15 @@ def test_a_checkpoint_and_the_next_evaluation_wait_for_scores(
     first_after: int,
 ) -> None:
     words = [f"eval.every={every}", f"tracking.checkpoint_every={checkpoint_every}"]
-    witness = Witness()
-    late = held_until(witness.two_rounds if first_after > 2 else witness.one_round, then_s=0.5)
-    monkeypatch.setattr(evaluation, "kid", late)
+    witness, is_waited_for, finish = Witness(), threading.Event(), Evaluator.finish
+
+    def noticed(self: Evaluator, limit_s: float | None = None) -> bool:
+        if limit_s is None and witness.told:
+            is_waited_for.set()
+        return finish(self, limit_s)
+
+    monkeypatch.setattr(Evaluator, "finish", noticed)
+    monkeypatch.setattr(evaluation, "kid", held_until(is_waited_for))
     result = run_experiment(overridden(config, words), None, witness)
     until = [told for told in witness.told if told[0] == "round" or told[1] == 0]
     assert until.index(("evaluation", 0)) == first_after - 1  # when that round has ended
@@ -170,6 +176,37 @@ def test_an_interrupt_does_not_wait_long_for_scores(
     monkeypatch.undo()
     never.set()
     result = resume_experiment(interrupted.run_dir, config, Watcher())
+    assert [e.metrics() for e in result.evaluations] == expected
+
+
+def test_an_interrupt_in_the_round_after_an_evaluation_needs_no_scores(
+    config: Config, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its checkpoint is of the evaluated state, which the resumed run evaluates."""
+    config = overridden(config, ["eval.every=2", "tracking.checkpoint_every=0"])
+    expected = [e.metrics() for e in run_experiment(config, None, Watcher()).evaluations]
+    witness, never, gather = Witness(), threading.Event(), Driver._gather
+
+    def slow(*args: Any) -> KidScore:
+        assert ("evaluation", 0) not in witness.told or never.wait(60.0)
+        return kid(*args)
+
+    def interrupted(self: Driver, groups: Any, handle: Any, plan: RoundPlan) -> Any:
+        if plan.round_idx == 2:
+            raise KeyboardInterrupt
+        return gather(self, groups, handle, plan)
+
+    monkeypatch.setattr(evaluator, "ENDING_S", 0.2)
+    monkeypatch.setattr(evaluation, "kid", slow)
+    monkeypatch.setattr(Driver, "_gather", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(config, None, witness)
+    assert caplog.text.count("are lost: still being worked out after 0.2 s") == 1
+    assert on_disk(witness.run_dir) == [0]
+    assert kept_rounds(witness.run_dir) == (2,)
+    monkeypatch.undo()
+    never.set()
+    result = resume_experiment(witness.run_dir, config, Watcher())
     assert [e.metrics() for e in result.evaluations] == expected
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -31,6 +32,14 @@ HOMES = {  # the longest matching name counts; a home is a module or a package
 }
 NOT_IN_CORE = {"ray", "mlflow", "omegaconf", "matplotlib", "random"}
 OWN_STREAMS = {"Generator", "RandomState", "default_rng"}  # of numpy.random
+MAKES_A_DRIVER = """
+import sys
+from pipeline.config import load_config
+from pipeline.driver import Driver, Rounds
+c = load_config("smoke", sys.argv[1:])
+Driver(None, None, Rounds(c.federation, c.client, c.server, c.method, 0, [], 0))
+print("torch" in sys.modules)
+"""
 FORKING = {"spire_core.flat", "spire_core.training"}  # may seed torch inside `fork_rng`
 SEEDING = {"manual_seed", "seed", "set_rng_state", "manual_seed_all"}
 DRAWING = {"bernoulli", "multinomial", "normal", "rand", "randint", "randn", "randperm"}
@@ -219,6 +228,15 @@ def test_the_driver_starts_without_torch() -> None:
     assert {"pipeline.driver", "spire_core.server"} <= driver
     assert "torch" in outside(reached(import_graph(SOURCES), "pipeline.worker"))
     assert "torch" not in outside(driver)
+
+
+@pytest.mark.parametrize(("compression", "has_torch"), [("none", False), ("int8", True)])
+def test_torch_is_there_before_the_first_round_where_updates_need_it(
+    compression: str, has_torch: bool
+) -> None:
+    command = [sys.executable, "-c", MAKES_A_DRIVER, f"client.compression={compression}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{has_torch}\n"
 
 
 def test_a_logged_model_asks_for_what_it_imports() -> None:

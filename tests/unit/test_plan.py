@@ -13,7 +13,8 @@ from sweeps.outcome_text import plan_json, plan_text
 from sweeps.plan import TrialPlan, check_nodes, concurrency, plan_trial
 from sweeps.points import trials
 from sweeps.space import SweepConfig
-from sweeps.sweep import check_data
+from sweeps.sweep import Job, check_data
+from sweeps.trial import _Watcher
 
 TWO = {"CPU": 2.0}
 NODE = {"CPU": 8.0, "GPU": 1.0}
@@ -171,6 +172,17 @@ def test_mistakes_of_any_trial_are_found_before_it_starts(
     check_data([first], print)
     with pytest.raises(SpireError, match=told):
         check_data(found, print)
+
+
+@pytest.mark.parametrize(("scheduler", "may_stop"), [("asha", True), ("none", False)])
+def test_a_trial_that_a_scheduler_may_stop_waits_for_its_scores(
+    tmp_path: Path, scheduler: str, may_stop: bool
+) -> None:
+    sweep = SweepConfig("a", "smoke", scheduler=scheduler, metric="pretrain/kid/mean")
+    [trial] = trials(sweep)
+    task = Job(sweep, trial.config, tmp_path, None, TWO, 1).task(trial, {})
+    watcher = _Watcher(task, Ledger(tmp_path), lambda _: None, None)
+    assert watcher.may_stop == may_stop
 
 
 def test_a_dry_run_tells_all_of_it(tmp_path: Path) -> None:
