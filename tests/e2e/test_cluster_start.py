@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -138,6 +139,18 @@ def test_a_wrong_run_ends_with_its_sentence_and_leaves_nothing(
     assert code == 2
     assert told in err
     assert len(err.strip().splitlines()) == 1
+    assert left_behind(tmp_path) == []
+
+
+def test_a_wrong_run_ends_though_its_cluster_never_answers(
+    tmp_path: Path, mnist_root: Path
+) -> None:
+    words = ("-m", "pipeline", "run", "smoke", "data.image_size=14")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        where = f"127.0.0.1:{silent.getsockname()[1]}"
+        code, _, err = typed(tmp_path, *words, RAY_ADDRESS=where, SPIRE_DATA=str(mnist_root))
+    assert code == 2
+    assert "expected data.image_size divisible by 4" in err.splitlines()[-1]
     assert left_behind(tmp_path) == []
 
 
