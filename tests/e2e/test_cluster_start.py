@@ -150,7 +150,7 @@ def test_a_wrong_run_ends_though_its_cluster_never_answers(
         where = f"127.0.0.1:{silent.getsockname()[1]}"
         code, _, err = typed(tmp_path, *words, RAY_ADDRESS=where, SPIRE_DATA=str(mnist_root))
     assert code == 2
-    assert "expected data.image_size divisible by 4" in err.splitlines()[-1]
+    assert "expected data.image_size divisible by 4" in err  # beside what Ray's library says
     assert left_behind(tmp_path) == []
 
 
