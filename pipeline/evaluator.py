@@ -33,7 +33,7 @@ class Evaluator:
         self.result, self.pool, self.tracker, self.watcher = result, pool, tracker, watcher
         self._scores: Future[tuple[Evaluation, float]] | None = None
         self._num_rounds_done, self._drawing_s = 0, 0.0  # of these scores
-        self._raised: BaseException | None = None  # by `finish`, so that it is told once
+        self._raised: Exception | None = None  # by `finish`, so that it is told once
 
     def begin(self, weights: np.ndarray, num_rounds_done: int) -> None:
         """Have the clients draw with the backbone (P,), and begin to score what they drew."""
@@ -77,7 +77,7 @@ class Evaluator:
             if self._scores not in wait([self._scores], limit_s).done:
                 return False
             self._record(*self._scores.result())
-        except BaseException as error:
+        except Exception as error:
             self._raised = error
             raise
         return True
