@@ -38,7 +38,7 @@ check: lint  ## the linters, layering and unit tests
 	$(PYTEST) tests/unit
 
 bench: $(STAMP)  ## speed beside a plain PyTorch loop, as in docs/performance.md
-	$(VENV)/bin/python benchmarks/engine.py
+	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(VENV)/bin/python benchmarks/engine.py
 
 $(PEERS)/%/.installed: benchmarks/peers/%.txt
 	$(PYTHON) -m venv $(@D)

@@ -1,7 +1,8 @@
 """How fast this package is, part by part, each beside what plain PyTorch does for the same.
 
-    python benchmarks/engine.py --out benchmarks/results/engine.json
+    GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python benchmarks/engine.py --out X.json
 
+So that this process and the plain ones have their memory as client actors do: in huge pages.
 The systems of a part are timed alternately, so that all of them meet the same machine; medians are
 reported, of wall time and of CPU time of the processes that do a system's work (this one and its
 two workers; Ray's own daemons show in the wall time alone). The first of each part is the plain one
@@ -65,6 +66,7 @@ def where() -> dict[str, Any]:
         "num_cpus": os.cpu_count(),
         "torch": torch.__version__,
         "python": platform.python_version(),
+        "glibc_tunables": os.environ.get("GLIBC_TUNABLES"),
         "load_average_at_start": os.getloadavg(),
         "default_client": dataclasses.asdict(config_for(8, "auto").client),
     }

@@ -20,6 +20,11 @@ TOKEN_NOTICES = "ray._private.authentication.authentication_token_setup"
 NO_HANDLER = "SIGTERM handler is not set"  # and none is wanted: Ray's would exit in mid-sentence
 ENDING_S = 60.0  # that a local start which nobody waits for any more has to end by itself
 GIVING_UP_S = 5.0  # the same where a cluster may not answer: there is nothing here to end
+ENVIRONMENT = {  # of a cluster that starts here, where nothing else is set (docs/performance.md)
+    "RAY_worker_niceness": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # the memory of its processes in huge pages
+}
 _PYTHON = ctypes.PyDLL(None)  # a signal's handler as the system has it, from any thread
 _PYTHON.PyOS_getsig.restype = ctypes.c_void_p
 _PYTHON.PyOS_setsig.argtypes = [ctypes.c_int, ctypes.c_void_p]
@@ -98,8 +103,8 @@ def cluster(num_cpus: int | None = None) -> Iterator[Mapping[str, float]]:
 def _connect(num_cpus: int | None) -> None:
     """Start or find the cluster, without what Ray says of itself; ClusterError if it cannot."""
     address = os.environ.get("RAY_ADDRESS")
-    os.environ.setdefault("RAY_worker_niceness", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     local = {} if address else {"include_dashboard": False, "num_cpus": num_cpus}
     logging.getLogger(TOKEN_NOTICES).setLevel(logging.ERROR)
     logging.getLogger("ray._private.worker").addFilter(_is_news)

@@ -466,6 +466,23 @@ def test_an_actors_pace_is_what_its_work_took(opened: Opened) -> None:
     assert 0 < pace <= (time.monotonic() - began) / 4
 
 
+def offers_huge_pages() -> bool:
+    """Whether the system gives huge pages to those who ask, and not to all."""
+    offer = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    return offer.exists() and "[madvise]" in offer.read_text()
+
+
+@pytest.mark.skipif(not offers_huge_pages(), reason="none, or nobody has to ask")
+@pytest.mark.usefixtures("opened")
+def test_client_actors_compute_in_huge_pages() -> None:
+    actors = pids_of("ClientActor")
+    assert actors
+    for actor in actors:
+        memory = Path(f"/proc/{actor}/smaps_rollup").read_text().splitlines()
+        [held] = [line for line in memory if line.startswith("AnonHugePages")]
+        assert int(held.split()[1]) >= 2**14  # KiB
+
+
 def test_more_than_the_cluster_has_is_refused_at_once() -> None:
     with pytest.raises(ClusterError, match=r"lower resources\.num_actors"):
         plan_actors(ResourcesConfig(num_actors=64), ray.cluster_resources(), max_useful=4)
