@@ -24,7 +24,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
-from engine_clients import time_adaptation, time_sampling
+from engine_clients import time_adaptation, time_batches, time_sampling
 from engine_kid import time_kid
 from engine_rounds import (
     WORKS,
@@ -45,6 +45,7 @@ PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
     "startup": time_startup,
     "aggregation": time_aggregation,
     "adaptation": time_adaptation,
+    "batches": time_batches,
     "sampling": time_sampling,
     "kid": time_kid,
 }

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from engine_rounds import config_for
-from timing import Call, Systems, alternately
+from timing import System, Systems, alternately
 
 from pipeline.config import load_config
 from pipeline.schema import Config
@@ -21,67 +21,111 @@ from spire_core.schedule import NoiseSchedule, denoising_loss, make_schedule
 from spire_core.training import Recipe, to_float
 from spire_core.training_config import AdaptConfig
 
+ADAPTATION = "adaptation, an epoch of 64 images"
+DEFAULT = "embedding, 64 in batches of 8"
+
 
 def time_adaptation(repeats: int) -> dict[str, Any]:
     """One pass over 64 images in batches of 16, in three networks; a unit is a client."""
-    preset, part = load_config("mnist-cpu"), "adaptation, an epoch of 64 images"
-    repeats = min(3, repeats)
-    found = {part: alternately(adaptation_systems(preset), repeats)}
+    return {
+        f"{ADAPTATION}{name}": alternately(adaptation_systems(config), repeats)
+        for name, config in adapting_networks().items()
+    }
+
+
+def time_batches(repeats: int) -> dict[str, Any]:
+    """The same with other numbers of clients in a batch, and in bfloat16."""
+    return {
+        f"{ADAPTATION}, other batches{name}": alternately(other_batches(config), min(3, repeats))
+        for name, config in adapting_networks().items()
+    }
+
+
+def adapting_networks() -> dict[str, Config]:
+    """The CPU preset's network, and the two of the rounds."""
+    found = {"": load_config("mnist-cpu")}
     for name, width in (("tiny", 8), ("small", 16)):
-        config = dataclasses.replace(preset, model=config_for(width, "auto").model)
-        found[f"{part}, {name}"] = alternately(adaptation_systems(config), repeats)
+        model = config_for(width, "auto").model
+        found[f", {name}"] = dataclasses.replace(found[""], model=model)
     return found
 
 
-def adaptation_systems(config: Config) -> Systems:
-    """What fits new clients in a configuration's network: one by one, together, and entirely."""
-    diffusion, settings = config.diffusion, AdaptConfig(epochs=1)
-    schedule = make_schedule(diffusion.schedule, diffusion.num_timesteps)
-    images = torch.randint(0, 256, (64, 64, 1, 16, 16), dtype=torch.uint8)
-    spire, fine_tuning = MethodConfig(name="spire"), MethodConfig(name="fedavg_ft")
-    zero = {CLIENT_EMB: torch.zeros(config.model.d_emb)}
+class Fits:
+    """What fits new clients in a configuration's network, each on 64 images of its own."""
 
-    def one_by_one(method: MethodConfig, start: dict[str, torch.Tensor], recipe: Recipe) -> Call:
-        model = FlatModel(config.model, method, 1)
-        weights = initial_weights(config.model, method, 1, 0)
-        more = (settings, recipe, 0)
+    def __init__(self, config: Config, precision: str = "float32") -> None:
+        self.config, self.settings = config, AdaptConfig(epochs=1)
+        diffusion = config.diffusion
+        schedule = make_schedule(diffusion.schedule, diffusion.num_timesteps)
+        self.recipe = Recipe(diffusion, schedule, config.client.betas, precision=precision)
+        self.images = torch.randint(0, 256, (64, 64, 1, 16, 16), dtype=torch.uint8)
+
+    def model_for(self, method: MethodConfig) -> tuple[FlatModel, torch.Tensor]:
+        network = self.config.model, method, 1
+        return FlatModel(*network), initial_weights(*network, 0)
+
+    def one_by_one(self, method: str) -> System:
+        """Eight clients, each with what the method's new clients train."""
+        model, weights = self.model_for(MethodConfig(name=method))
+        zero = {CLIENT_EMB: torch.zeros(self.config.model.d_emb)}
+        start = zero if method == "spire" else {}
 
         def call() -> None:
             for i in range(8):
-                adapt_client(model, weights, start, images[i], *more, i, lambda *_: {})
+                more = self.settings, self.recipe, 0, i, lambda *_: {}
+                adapt_client(model, weights, start, self.images[i], *more)
 
-        return call
+        return call, (), 8
 
-    model = FlatModel(config.model, spire, 1)
-    weights = initial_weights(config.model, spire, 1, 0)
+    def together(self, count: int, size: int) -> System:
+        """The embeddings of many clients, so many in one batch."""
+        model, weights = self.model_for(MethodConfig(name="spire"))
+        zero = {CLIENT_EMB: torch.zeros(self.config.model.d_emb)}
 
-    def together(count: int, size: int, recipe: Recipe) -> Call:
         def call() -> None:
             for ids in torch.arange(count).split(size):
                 starts, observers = [zero] * len(ids), [lambda *_: {}] * len(ids)
-                own, whose = list(images[ids]), ids.tolist()
-                adapt_embeddings(model, weights, starts, own, settings, recipe, 0, whose, observers)
+                own, more = list(self.images[ids]), (self.settings, self.recipe, 0, ids.tolist())
+                adapt_embeddings(model, weights, starts, own, *more, observers)
 
-        return call
+        return call, (), count
 
-    def plain() -> None:
-        model.load(weights)
-        for own in images[:8]:
-            fit_plainly(model, own, config.model.d_emb, diffusion, schedule)
+    def plain(self) -> System:
+        """The embeddings of eight clients, as one would write it."""
+        model, weights = self.model_for(MethodConfig(name="spire"))
 
-    recipe = Recipe(diffusion, schedule, config.client.betas)
-    systems: Systems = {"plain loop, embedding": (plain, (), 8)}
-    for n in (1, 8, 64):
-        systems[f"embedding, {n} in one batch"] = together(n, n, recipe), (), n
-    for told, precision in (("", "float32"), (", bf16", "bf16")):
-        recipe = dataclasses.replace(recipe, precision=precision)
-        entirely = one_by_one(fine_tuning, {}, recipe)
-        systems[f"full fine-tuning, one by one{told}"] = entirely, (), 8
-        systems[f"embedding, one by one{told}"] = one_by_one(spire, zero, recipe), (), 8
-        for n in (8, 16, 32):
-            name = f"embedding, 64 in batches of {n}{told}"
-            systems[name] = together(64, n, recipe), (), 64
-    return systems
+        def call() -> None:
+            model.load(weights)
+            for own in self.images[:8]:
+                more = self.config.diffusion, self.recipe.schedule
+                fit_plainly(model, own, self.config.model.d_emb, *more)
+
+        return call, (), 8
+
+
+def adaptation_systems(config: Config) -> Systems:
+    """New clients fitted one by one, together, and entirely."""
+    fits = Fits(config)
+    return {
+        "plain loop, embedding": fits.plain(),
+        "full fine-tuning, one by one": fits.one_by_one("fedavg_ft"),
+        "embedding, one by one": fits.one_by_one("spire"),
+        DEFAULT: fits.together(64, 8),
+    }
+
+
+def other_batches(config: Config) -> Systems:
+    fits, bf16 = Fits(config), Fits(config, "bf16")
+    systems: Systems = {DEFAULT: fits.together(64, 8)}
+    for n in (1, 8):
+        systems[f"embedding, {n} in one batch"] = fits.together(n, n)
+    for n in (16, 32, 64):
+        systems[f"embedding, 64 in batches of {n}"] = fits.together(64, n)
+    return systems | {
+        "full fine-tuning, one by one, bf16": bf16.one_by_one("fedavg_ft"),
+        "embedding, one by one, bf16": bf16.one_by_one("spire"),
+        f"{DEFAULT}, bf16": bf16.together(64, 8),
+    }
 
 
 def fit_plainly(

@@ -10,7 +10,8 @@ import psutil
 
 Cost = tuple[float, float]  # wall and CPU seconds
 Call = Callable[[], Any]
-Systems = dict[str, tuple[Call, Sequence[int], int]]  # a call, its workers' pids, its units of work
+System = tuple[Call, Sequence[int], int]  # a call, its workers' pids, its units of work
+Systems = dict[str, System]
 
 
 def cpu_s(pids: Sequence[int]) -> float:
