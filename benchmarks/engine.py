@@ -5,9 +5,9 @@
 So that this process and the plain ones have their memory as client actors do: in huge pages.
 The systems of a part are timed alternately, so that all of them meet the same machine; medians are
 reported, of wall time and of CPU time of the processes that do a system's work (this one and its
-two workers; Ray's own daemons show in the wall time alone). The first of each part is the plain one
-that the ratios are taken to, for equal work. On a machine that does other work, only
-the CPU seconds and their ratios mean something.
+two workers; Ray's own daemons show in the wall time alone). Ratios are taken to the first of each
+part, the plain one except in `batches`, for equal work. On a machine that does other work, only the
+CPU seconds and their ratios mean something.
 """
 
 import argparse

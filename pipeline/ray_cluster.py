@@ -20,7 +20,7 @@ TOKEN_NOTICES = "ray._private.authentication.authentication_token_setup"
 NO_HANDLER = "SIGTERM handler is not set"  # and none is wanted: Ray's would exit in mid-sentence
 ENDING_S = 60.0  # that a local start which nobody waits for any more has to end by itself
 GIVING_UP_S = 5.0  # the same where a cluster may not answer: there is nothing here to end
-ENVIRONMENT = {  # of a cluster that starts here, where nothing else is set (docs/performance.md)
+ENVIRONMENT = {  # of a cluster that starts here, where it says nothing else (docs/performance.md)
     "RAY_worker_niceness": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # the memory of its processes in huge pages

@@ -7,6 +7,7 @@ import contextlib
 import gc
 import gzip
 import os
+import platform
 import signal
 import sys
 import threading
@@ -31,7 +32,7 @@ from pipeline.outbox import read_points
 from pipeline.pool import ClientFailure, ClientPool
 from pipeline.profiling import trace_path
 from pipeline.progress import Watcher
-from pipeline.ray_cluster import answer_of
+from pipeline.ray_cluster import ENVIRONMENT, answer_of
 from pipeline.ray_pool import RayClientPool
 from pipeline.resources import ResourcesConfig, plan_actors
 from pipeline.schema import Config
@@ -466,21 +467,30 @@ def test_an_actors_pace_is_what_its_work_took(opened: Opened) -> None:
     assert 0 < pace <= (time.monotonic() - began) / 4
 
 
-def offers_huge_pages() -> bool:
-    """Whether the system gives huge pages to those who ask, and not to all."""
+def asks_for_huge_pages() -> bool:
+    """Whether this system gives huge pages to those who ask, and its C library can ask."""
+    library, version = platform.libc_ver()
+    if library != "glibc" or tuple(map(int, version.split("."))) < (2, 35):
+        return False
     offer = Path("/sys/kernel/mm/transparent_hugepage/enabled")
     return offer.exists() and "[madvise]" in offer.read_text()
 
 
-@pytest.mark.skipif(not offers_huge_pages(), reason="none, or nobody has to ask")
-@pytest.mark.usefixtures("opened")
-def test_client_actors_compute_in_huge_pages() -> None:
-    actors = pids_of("ClientActor")
-    assert actors
-    for actor in actors:
-        memory = Path(f"/proc/{actor}/smaps_rollup").read_text().splitlines()
-        [held] = [line for line in memory if line.startswith("AnonHugePages")]
-        assert int(held.split()[1]) > 0  # KiB
+@pytest.mark.skipif(not asks_for_huge_pages(), reason="no huge pages, or nobody has to ask")
+def test_the_arrays_of_rays_processes_lie_in_huge_pages(ray_cluster: None) -> None:
+    @ray.remote(num_cpus=0)
+    def grown() -> int:
+        def huge_kib() -> int:
+            memory = Path("/proc/self/smaps_rollup").read_text().splitlines()
+            return next(int(line.split()[1]) for line in memory if "AnonHuge" in line)
+
+        before = huge_kib()
+        array = torch.ones(2**24)  # 64 MiB
+        return huge_kib() - before if len(array) else 0
+
+    if os.environ["GLIBC_TUNABLES"] != ENVIRONMENT["GLIBC_TUNABLES"]:
+        pytest.skip("GLIBC_TUNABLES is the user's own")
+    assert answer_of(grown.remote()) >= 2**15
 
 
 def test_more_than_the_cluster_has_is_refused_at_once() -> None:

@@ -95,6 +95,7 @@ def head(mnist_root: Path) -> Iterator[Head]:
     env = {k: v for k, v in os.environ.items() if k not in NOT_INHERITED}
     env |= {"PATH": f"{Path(sys.executable).parent}:{env['PATH']}", "HOME": str(home)}
     env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_worker_niceness": "0"}
+    env |= {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
     env |= {"SPIRE_DATA": str(mnist_root)}
     command, address = head_command(ports, f"{folder}/ray"), f"http://127.0.0.1:{ports[1]}"
     with open(f"{folder}/log", "w") as log:
