@@ -115,6 +115,7 @@ def adaptation_systems(config: Config) -> Systems:
 
 
 def other_batches(config: Config) -> Systems:
+    """New clients fitted in other numbers, and in bfloat16."""
     fits, bf16 = Fits(config), Fits(config, "bf16")
     systems: Systems = {DEFAULT: fits.together(64, 8)}
     for n in (1, 8):

@@ -112,7 +112,7 @@ def test_actors_land_as_planned_and_a_lost_node_changes_nothing(
     env |= {"PYTHONPATH": str(Path(__file__).parents[2]), "RAY_AUTH_MODE": "disabled"}
     command = [sys.executable, __file__, str(tmp_path)]
     done = subprocess.run(
-        command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=800
+        command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=500
     )
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads(done.stdout.splitlines()[-1])

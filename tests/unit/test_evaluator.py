@@ -147,7 +147,7 @@ def test_an_interrupted_record_of_scores_is_made_again(
 
     def interrupted(run_dir: Path, made: Evaluation) -> None:
         saved.append(made.round_idx)
-        if saved[-1:] == [at] and saved.count(at) == 1:
+        if made.round_idx == at and saved.count(at) == 1:
             raise KeyboardInterrupt
         save_evaluation(run_dir, made)
 
