@@ -16,9 +16,9 @@ from typing import Any
 
 import psutil
 
-from pipeline.datasets import store_root
-from pipeline.outbox import read_points
-from pipeline.runs import RECORD
+from pipeline.data.datasets import store_root
+from pipeline.runs.record import RECORD
+from pipeline.tracking.outbox import read_points
 
 COMMAND_S = 900.0  # for one command, however busy the machine is
 DISK_BYTES = 64 * 2**20

@@ -17,8 +17,8 @@ from pathlib import Path
 import psutil
 from chaos_desk import COMMAND_S, DISK_BYTES, Desk, Missed, Server
 
-from pipeline.driver import choose_cohort
-from pipeline.schema import Config
+from pipeline.config.schema import Config
+from pipeline.federation.driver import choose_cohort
 
 HANG_LIMIT_S = 15  # federation.client_timeout_s, where an actor is stopped
 MAX_DELAY_S = 5.0

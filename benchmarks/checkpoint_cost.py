@@ -18,17 +18,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipeline.checkpoint import checkpoints
-from pipeline.checkpointer import Checkpointer
-from pipeline.config import load_config
-from pipeline.driver import Driver, Rounds
-from pipeline.open_pool import open_pool
-from pipeline.ray_driver import RemoteDriver
-from pipeline.runs import git_revision
-from pipeline.schema import Config
-from pipeline.setting import prepare
-from spire_core.flat import initial_weights
-from spire_core.server import ServerState
+from pipeline.checkpoint.checkpointer import Checkpointer
+from pipeline.checkpoint.snapshots import checkpoints
+from pipeline.cluster.driver_actor import RemoteDriver
+from pipeline.config.load import load_config
+from pipeline.config.schema import Config
+from pipeline.experiment.pools import open_pool
+from pipeline.federation.driver import Driver, Rounds
+from pipeline.federation.setup import prepare
+from pipeline.files.revision import git_revision
+from spire_core.federated.server import ServerState
+from spire_core.network.flat_model import initial_weights
 
 OUT = Path(__file__).parent / "results" / "checkpoint_cost.json"
 WARM_UP = 5  # rounds that are not counted

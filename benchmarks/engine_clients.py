@@ -8,18 +8,19 @@ import torch
 from engine_rounds import config_for
 from timing import System, Systems, alternately
 
-from pipeline.config import load_config
-from pipeline.schema import Config
-from spire_core.adapt import adapt_client
-from spire_core.adapt_together import adapt_embeddings
-from spire_core.evaluate import client_denoiser, draw
-from spire_core.flat import FlatModel, initial_weights
-from spire_core.methods import CLIENT_EMB, MethodConfig
-from spire_core.model_config import DiffusionConfig
+from pipeline.config.load import load_config
+from pipeline.config.schema import Config
+from spire_core.adaptation.adapt import adapt_client
+from spire_core.adaptation.adapt_together import adapt_embeddings
+from spire_core.config.adapt import AdaptConfig
+from spire_core.config.diffusion import DiffusionConfig
+from spire_core.config.method import MethodConfig
+from spire_core.diffusion.generation import client_denoiser, draw
+from spire_core.diffusion.process import NoiseSchedule, denoising_loss, make_schedule
+from spire_core.methods import CLIENT_EMB
+from spire_core.network.flat_model import FlatModel, initial_weights
 from spire_core.rng import torch_generator
-from spire_core.schedule import NoiseSchedule, denoising_loss, make_schedule
-from spire_core.training import Recipe, to_float
-from spire_core.training_config import AdaptConfig
+from spire_core.training.fit import Recipe, to_float
 
 ADAPTATION = "adaptation, an epoch of 64 images"
 DEFAULT = "embedding, 64 in batches of 8"

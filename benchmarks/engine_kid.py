@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from timing import Systems, alternately
 
-from spire_core.kid import kid, kid_matrix
+from spire_core.evaluation.kid import kid, kid_matrix
 
 
 def time_kid(repeats: int) -> dict[str, Any]:

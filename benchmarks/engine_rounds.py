@@ -15,19 +15,20 @@ import torch
 from plain_loop import PlainLoop, PlainUNet, Work, train_clients
 from timing import Systems, alternately
 
-from pipeline.config import load_config
-from pipeline.driver import Driver, Rounds
-from pipeline.messages import WorkerSetup
-from pipeline.pool import ClientPool, LocalClientPool
-from pipeline.ray_cluster import cluster
-from pipeline.ray_pool import RayClientPool
-from pipeline.resources import ActorPlan
-from pipeline.schema import Config, FederationConfig
-from pipeline.worker import ClientWorker
-from spire_core.flat import FlatModel, initial_weights
-from spire_core.partition import ClientSplit, Partition
-from spire_core.rounds import ClientUpdate
-from spire_core.server import ServerState, aggregate
+from pipeline.clients.worker import ClientWorker
+from pipeline.cluster.actor_plan import ActorPlan
+from pipeline.cluster.client_actors import RayClientPool
+from pipeline.cluster.session import cluster
+from pipeline.config.federation import FederationConfig
+from pipeline.config.load import load_config
+from pipeline.config.schema import Config
+from pipeline.federation.driver import Driver, Rounds
+from pipeline.federation.messages import WorkerSetup
+from pipeline.federation.pool import ClientPool, LocalClientPool
+from spire_core.federated.messages import ClientUpdate
+from spire_core.federated.server import ServerState, aggregate
+from spire_core.network.flat_model import FlatModel, initial_weights
+from spire_core.partition.split import ClientSplit, Partition
 
 IMAGES = 100  # of a client
 WORKS = {

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from pipeline.datasets import SPLITS, load_stored, store_root
+from pipeline.data.datasets import SPLITS, load_stored, store_root
 
 
 def write_folder(name: str, folder: Path) -> None:

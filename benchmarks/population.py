@@ -20,11 +20,11 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.config import load_config
-from pipeline.driver import RoundStats
-from pipeline.experiment import run_experiment
-from pipeline.progress import Watcher
-from pipeline.runs import git_revision
+from pipeline.config.load import load_config
+from pipeline.experiment.run import run_experiment
+from pipeline.experiment.watcher import Watcher
+from pipeline.federation.driver import RoundStats
+from pipeline.files.revision import git_revision
 
 SIZES = (1_000, 100_000, 1_000_000)
 SETTINGS = (

@@ -19,15 +19,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.config import load_config, overridden
-from pipeline.runs import find_run, git_revision
-from pipeline.saved_run import SavedRun
-from pipeline.setting import Setting, prepare
-from pipeline.text_table import aligned
+from pipeline.cli.tables import aligned
+from pipeline.config.load import load_config, overridden
+from pipeline.federation.setup import Setting, prepare
+from pipeline.files.revision import git_revision
+from pipeline.inference.saved_run import SavedRun
+from pipeline.runs.record import find_run
 from spire_core.errors import RunError
-from spire_core.extractor import make_extractor
-from spire_core.kid import kid, kid_floor
-from spire_core.training import to_float
+from spire_core.evaluation.extractors import make_extractor
+from spire_core.evaluation.kid import kid, kid_floor
+from spire_core.training.fit import to_float
 
 REFERENCE = "ddpm"
 

@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.datasets import DataConfig, load
-from pipeline.resize import resized
-from spire_core.classifier import (
+from pipeline.config.data import DataConfig
+from pipeline.data.datasets import load
+from pipeline.data.resize import resized
+from spire_core.evaluation.classifier import (
     CLASSIFIERS,
     WEIGHTS_DIR,
     Classifier,

@@ -4,8 +4,8 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.cli import main as pipeline_main
-from pipeline.command import INTERRUPTED, Answer, add_verb, allowed, say, split_words
+from pipeline.cli.command import INTERRUPTED, Answer, add_verb, allowed, say, split_words
+from pipeline.cli.main import main as pipeline_main
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def sweep(args: argparse.Namespace) -> Answer:
     """Run what is left of a sweep, or with `--dry-run` say what it would be."""
-    from sweeps.space import load_sweep
+    from sweeps.design.config import load_sweep
 
     settings = load_sweep(args.file, args.words)
     if args.dry_run:
@@ -32,9 +32,9 @@ def sweep(args: argparse.Namespace) -> Answer:
 
 def _reported(outcome: Any, told: dict[str, Any]) -> str:
     """Return what the report of a sweep says, once something has finished; what it lacks, else."""
-    from pipeline.runs import ui_command
+    from pipeline.config.tracking import ui_command
     from spire_core.errors import SpireError
-    from sweeps.report import make_report, report_text
+    from sweeps.report.make import make_report, report_text
 
     if not (outcome.sweep.report and outcome.tracking.enabled and told["num_finished"]):
         return ""
@@ -50,11 +50,11 @@ def _reported(outcome: Any, told: dict[str, Any]) -> str:
 def _dry_run(settings: Any, retry_failed: bool) -> Answer:
     import os
 
-    from pipeline.doctor import machine_resources
-    from pipeline.ray_cluster import cluster
-    from sweeps.ledger import Ledger
+    from pipeline.cluster.actor_plan import machine_resources
+    from pipeline.cluster.session import cluster
+    from sweeps.design.points import probes, trials
+    from sweeps.execution.ledger import Ledger
     from sweeps.outcome_text import plan_json, plan_text
-    from sweeps.points import probes, trials
     from sweeps.sweep import base_config
 
     ledger = Ledger.of(settings, base_config(settings).tracking)
@@ -71,8 +71,8 @@ def report(args: argparse.Namespace) -> Answer:
     """Write tables and figures of a sweep, or of some runs, out of the tracking store."""
     from pathlib import Path
 
-    from pipeline.config import load_config
-    from sweeps.report import make_report, report_json, report_text
+    from pipeline.config.load import load_config
+    from sweeps.report.make import make_report, report_json, report_text
 
     names, settings = split_words(args.words)
     tracking = load_config(None, allowed(settings, ("tracking.",))).tracking

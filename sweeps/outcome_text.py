@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.text_table import aligned, change, number
-from sweeps.estimate import sweep_seconds
-from sweeps.ledger import Entry, Ledger, known_trials, undrawn
-from sweeps.plan import TrialPlan, concurrency, plan_trial
-from sweeps.points import Trial, likely
-from sweeps.space import SweepConfig
-from sweeps.sweep import Outcome, is_left, metric_of
+from pipeline.cli.tables import aligned, change, number
+from sweeps.design.config import SweepConfig
+from sweeps.design.estimate import sweep_seconds
+from sweeps.design.points import Trial, likely
+from sweeps.design.trial_plan import TrialPlan, concurrency, plan_trial
+from sweeps.execution.job import metric_of
+from sweeps.execution.ledger import Entry, Ledger, known_trials, undrawn
+from sweeps.sweep import Outcome, is_left
 
 CLOCKED = ("duration", "time/", "memory/")  # parts of names of numbers that no seed determines
 

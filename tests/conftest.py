@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.datasets import describe
-from pipeline.fetch import fetch
-from pipeline.runs import TrackingConfig
-from pipeline.tracking import check_store
+from pipeline.config.tracking import TrackingConfig
+from pipeline.data.datasets import describe
+from pipeline.data.fetch import fetch
+from pipeline.tracking.tracker import check_store
 
 torch.set_num_threads(1)
 

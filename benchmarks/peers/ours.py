@@ -10,7 +10,7 @@ import sys
 def main() -> None:
     with contextlib.ExitStack() as stack:
         if "--pool=ray" in sys.argv:
-            from pipeline.ray_cluster import starting_cluster
+            from pipeline.cluster.session import starting_cluster
 
             stack.enter_context(starting_cluster())
         from benchmarks.peers.ours_rounds import run_rounds

@@ -19,16 +19,17 @@ from benchmarks.peers.work import (
     first_weights,
     report,
 )
-from pipeline.datasets import ImageData
-from pipeline.driver import Rounds
-from pipeline.open_pool import open_pool
-from pipeline.resources import ResourcesConfig
-from pipeline.schema import Config, FederationConfig
-from pipeline.setting import Setting
-from spire_core.flat import FlatModel
-from spire_core.partition import ClientSplit, Partition
-from spire_core.server import ServerState
-from spire_core.training_config import ClientConfig
+from pipeline.config.federation import FederationConfig
+from pipeline.config.resources import ResourcesConfig
+from pipeline.config.schema import Config
+from pipeline.data.datasets import ImageData
+from pipeline.experiment.pools import open_pool
+from pipeline.federation.driver import Rounds
+from pipeline.federation.setup import Setting
+from spire_core.config.client import ClientConfig
+from spire_core.federated.server import ServerState
+from spire_core.network.flat_model import FlatModel
+from spire_core.partition.split import ClientSplit, Partition
 
 
 def make_config(work: Work, num_rounds: int, pool: str, engine: str) -> Config:

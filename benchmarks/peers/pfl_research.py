@@ -38,7 +38,7 @@ from benchmarks.peers.work import (
     order,
     report,
 )
-from spire_core.unet import UNet
+from spire_core.network.unet import UNet
 
 LOSS = StringMetricName("training loss")
 

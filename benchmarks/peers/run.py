@@ -26,8 +26,9 @@ import numpy as np
 import psutil
 
 from benchmarks.peers.work import DATA, NUM_PROCESSES, WORKS
-from pipeline.datasets import DataConfig, load
-from pipeline.resize import resized
+from pipeline.config.data import DataConfig
+from pipeline.data.datasets import load
+from pipeline.data.resize import resized
 from spire_core.rng import numpy_generator
 
 RESULTS = Path("benchmarks/results/peers.json")

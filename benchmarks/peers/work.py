@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spire_core.flat import initial_weights
-from spire_core.methods import MethodConfig
-from spire_core.model_config import DiffusionConfig, ModelConfig
+from spire_core.config.diffusion import DiffusionConfig
+from spire_core.config.method import MethodConfig
+from spire_core.config.model import ModelConfig
+from spire_core.diffusion.process import denoising_loss, make_schedule, sample_timesteps
+from spire_core.network.flat_model import initial_weights
+from spire_core.network.unet import UNet
 from spire_core.rng import torch_generator
-from spire_core.schedule import denoising_loss, make_schedule, sample_timesteps
-from spire_core.training import batches, to_float
-from spire_core.unet import UNet
+from spire_core.training.fit import batches, to_float
 
 DATA = Path("build/peers/clients.npy")  # (200, 100, 1, 16, 16) uint8
 NUM_PROCESSES, BATCH_SIZE, LR, SEED = 2, 32, 1e-3, 0

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.ray_cluster import cluster
+from pipeline.cluster.session import cluster
 
 
 @pytest.fixture(scope="session")

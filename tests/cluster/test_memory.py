@@ -5,10 +5,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.config import load_config
-from pipeline.driver import RoundStats
-from pipeline.experiment import run_experiment
-from pipeline.progress import Watcher
+from pipeline.config.load import load_config
+from pipeline.experiment.run import run_experiment
+from pipeline.experiment.watcher import Watcher
+from pipeline.federation.driver import RoundStats
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 EARLY, LATE = 10, 50

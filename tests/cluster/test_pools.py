@@ -22,26 +22,27 @@ import pytest
 import ray
 import torch
 
-from pipeline.checkpoint import kept_rounds
-from pipeline.config import load_config
-from pipeline.driver import Driver, Rounds, RoundStats
-from pipeline.experiment import resume_experiment, run_experiment
-from pipeline.messages import WorkerSetup
-from pipeline.open_pool import open_pool
-from pipeline.outbox import read_points
-from pipeline.pool import ClientFailure, ClientPool
-from pipeline.profiling import trace_path
-from pipeline.progress import Watcher
-from pipeline.ray_cluster import ENVIRONMENT, answer_of
-from pipeline.ray_pool import RayClientPool
-from pipeline.resources import ResourcesConfig, plan_actors
-from pipeline.schema import Config
-from pipeline.setting import Setting, prepare
-from pipeline.worker import ClientWorker
-from spire_core.compression import RESIDUAL
+from pipeline.checkpoint.snapshots import kept_rounds
+from pipeline.clients.worker import ClientWorker
+from pipeline.cluster.actor_plan import plan_actors
+from pipeline.cluster.client_actors import RayClientPool
+from pipeline.cluster.session import ENVIRONMENT, answer_of
+from pipeline.config.load import load_config
+from pipeline.config.resources import ResourcesConfig
+from pipeline.config.schema import Config
+from pipeline.experiment.pools import open_pool
+from pipeline.experiment.profiling import trace_path
+from pipeline.experiment.run import resume_experiment, run_experiment
+from pipeline.experiment.watcher import Watcher
+from pipeline.federation.driver import Driver, Rounds, RoundStats
+from pipeline.federation.messages import WorkerSetup
+from pipeline.federation.pool import ClientFailure, ClientPool
+from pipeline.federation.setup import Setting, prepare
+from pipeline.tracking.outbox import read_points
 from spire_core.errors import ClusterError, SpireError
-from spire_core.flat import initial_weights
-from spire_core.server import ServerState
+from spire_core.federated.compression import RESIDUAL
+from spire_core.federated.server import ServerState
+from spire_core.network.flat_model import initial_weights
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # actors cannot import a test file
 pytestmark = pytest.mark.usefixtures("ray_cluster")

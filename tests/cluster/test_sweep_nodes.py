@@ -30,7 +30,7 @@ NODE = {"num_cpus": 3, "num_gpus": 1, "object_store_memory": 150_000_000}
 
 
 def sweep_of(settings: Mapping[str, Any]) -> Any:
-    from sweeps.space import SweepConfig
+    from sweeps.design.config import SweepConfig
 
     return SweepConfig("study", "smoke", dict(settings), {"method": ["spire", "fedavg_ft"]})
 
@@ -100,10 +100,10 @@ def main(folder: Path) -> None:
 def test_actors_land_as_planned_and_a_lost_node_changes_nothing(
     mnist_root: Path, tmp_path: Path, new_database: Path
 ) -> None:
-    from pipeline.config import overridden
-    from pipeline.experiment import run_experiment
-    from pipeline.progress import Watcher
-    from sweeps.points import trials
+    from pipeline.config.load import overridden
+    from pipeline.experiment.run import run_experiment
+    from pipeline.experiment.watcher import Watcher
+    from sweeps.design.points import trials
 
     shutil.copy(new_database, tmp_path)
     left_out = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")

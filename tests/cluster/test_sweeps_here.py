@@ -121,7 +121,7 @@ def arrive(home: int) -> NeverThere:
 def test_one_whose_process_never_came_up_is_listed(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sweeps.tuning.run_trial", NeverThere())
+    monkeypatch.setattr("sweeps.execution.tune.run_trial", NeverThere())
     code, told, said = desk.sweep("concurrency: 1\naxes: {adapt.lr: [0.1]}\n", "max_failures=0")
     assert "lost for good" in said
     [row] = told["trials"]

@@ -15,7 +15,7 @@ import pytest
 
 MARK = "SPIRE_TEST_OF_CLUSTER_START"
 NOT_INHERITED = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "SPIRE_ROOT")
-SEES = "import json, ray, sys, time\nfrom pipeline.ray_cluster import *\n"
+SEES = "import json, ray, sys, time\nfrom pipeline.cluster.session import *\n"
 LEFT = "print(json.dumps(ray.is_initialized()))"
 BESIDE = """
 with starting_cluster(num_cpus=2) as ready:

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from pipeline.cli import main
+from pipeline.cli.main import main
 
 NOT_INHERITED = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "SPIRE_ROOT")
 

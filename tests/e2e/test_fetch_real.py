@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.datasets import DataConfig, load
-from pipeline.fetch import fetch
-from pipeline.resize import resized
+from pipeline.config.data import DataConfig
+from pipeline.data.datasets import load
+from pipeline.data.fetch import fetch
+from pipeline.data.resize import resized
 
 
 def test_mnist_is_the_real_one(tmp_path: Path) -> None:

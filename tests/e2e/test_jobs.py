@@ -24,9 +24,9 @@ import pytest
 from mlflow import MlflowClient
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from pipeline.config import load_config
-from pipeline.experiment import run_experiment
-from pipeline.progress import Watcher
+from pipeline.config.load import load_config
+from pipeline.experiment.run import run_experiment
+from pipeline.experiment.watcher import Watcher
 
 ROOT = Path(__file__).parents[2]
 ENTRYPOINT = "python -m pipeline run"

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from pipeline.cli import main
+from pipeline.cli.main import main
 
 SETTINGS = ["tracking.checkpoint_every=3", "resources.num_actors=2", "federation.num_rounds=30"]
 SETTINGS += ["eval.every=0", "eval.num_images=16", "eval.num_loss_images=8", "eval.num_clients=2"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli import main
+from pipeline.cli.main import main
 
 moto_server = pytest.importorskip("moto.server", reason="no S3 here: pip install 'moto[s3]'")
 

@@ -20,10 +20,10 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from pipeline.config import load_config
-from pipeline.experiment import run_experiment
-from pipeline.pretraining import evaluation_rounds
-from pipeline.progress import Watcher
+from pipeline.config.load import load_config
+from pipeline.experiment.pretraining import evaluation_rounds
+from pipeline.experiment.run import run_experiment
+from pipeline.experiment.watcher import Watcher
 
 NUM_ROUNDS = 100  # a trial is to take longer than Tune's grace of 5 s
 SEARCH = f"""

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from pipeline.runs import TrackingConfig, ui_command
-from pipeline.tracking import Tracker
+from pipeline.config.tracking import TrackingConfig, ui_command
+from pipeline.tracking.tracker import Tracker
 
 
 @pytest.fixture
@@ -74,9 +74,10 @@ def test_the_logged_model_loads_where_the_project_is_not_installed(
 ) -> None:
     import torch
 
-    from pipeline.config import load_config
-    from pipeline.saved_run import SavedRun, save_client, save_run
-    from spire_core.flat import FlatModel
+    from pipeline.config.load import load_config
+    from pipeline.inference.saved_run import SavedRun
+    from pipeline.runs.model_files import save_client, save_run
+    from spire_core.network.flat_model import FlatModel
 
     small = ["model.d_emb=4", "model.width=8", "model.multipliers=[1]", "model.attention=[]"]
     config = load_config(None, [*small, "model.cond_dim=8", "diffusion.sample_steps=2"])

@@ -3,16 +3,18 @@
 import pytest
 import torch
 
-from spire_core.adapt import adapt_client, epoch_streams, num_trained, split_validation
-from spire_core.client import personalise
+from spire_core.adaptation.adapt import adapt_client, epoch_streams, num_trained, split_validation
+from spire_core.config.adapt import AdaptConfig
+from spire_core.config.diffusion import DiffusionConfig
+from spire_core.config.method import MethodConfig
+from spire_core.config.model import ModelConfig
+from spire_core.diffusion.process import make_schedule
 from spire_core.errors import DataError
-from spire_core.flat import FlatModel, initial_weights
-from spire_core.methods import METHODS, MethodConfig
-from spire_core.model_config import DiffusionConfig, ModelConfig
+from spire_core.federated.private_state import personalise
+from spire_core.methods import METHODS
+from spire_core.network.flat_model import FlatModel, initial_weights
 from spire_core.rng import torch_generator
-from spire_core.schedule import make_schedule
-from spire_core.training import Recipe
-from spire_core.training_config import AdaptConfig
+from spire_core.training.fit import Recipe
 
 MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(), cond_dim=16)
 RECIPE = Recipe(DiffusionConfig(), make_schedule("cosine", 1000), (0.9, 0.999))

@@ -6,16 +6,17 @@ from typing import Any
 import pytest
 import torch
 
-from spire_core.adapt import Adapted, adapt_client
-from spire_core.adapt_together import adapt_embeddings
+from spire_core.adaptation.adapt import Adapted, adapt_client
+from spire_core.adaptation.adapt_together import adapt_embeddings
+from spire_core.config.adapt import AdaptConfig
+from spire_core.config.diffusion import DiffusionConfig
+from spire_core.config.method import MethodConfig
+from spire_core.config.model import ModelConfig
+from spire_core.diffusion.process import make_schedule
 from spire_core.errors import ConfigError
-from spire_core.flat import FlatModel, initial_weights
-from spire_core.methods import MethodConfig
-from spire_core.model_config import DiffusionConfig, ModelConfig
+from spire_core.network.flat_model import FlatModel, initial_weights
 from spire_core.rng import torch_generator
-from spire_core.schedule import make_schedule
-from spire_core.training import Recipe
-from spire_core.training_config import AdaptConfig
+from spire_core.training.fit import Recipe
 
 MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(1,), cond_dim=16)
 SIZES = {7: 20, 3: 9, 12: 30}  # images of each new client: unequal batches and epochs

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.checkpoint import (
+from pipeline.checkpoint.snapshots import (
     checkpoints,
     drop_unfinished,
     kept_rounds,
@@ -18,10 +18,10 @@ from pipeline.checkpoint import (
     newest_checkpoint,
     save_checkpoint,
 )
-from pipeline.client_store import ClientStore
-from pipeline.server_file import write_state
+from pipeline.clients.store import ClientStore
+from pipeline.runs.server_state import write_state
 from spire_core.errors import ClusterError, RunError
-from spire_core.server import ServerState
+from spire_core.federated.server import ServerState
 
 
 def state_after(rounds: int) -> ServerState:

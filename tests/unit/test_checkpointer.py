@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.checkpoint import kept_rounds
-from pipeline.checkpointer import Checkpointer
-from pipeline.config import load_config
-from pipeline.server_file import write_state
+from pipeline.checkpoint.checkpointer import Checkpointer
+from pipeline.checkpoint.snapshots import kept_rounds
+from pipeline.config.load import load_config
+from pipeline.runs.server_state import write_state
 from spire_core.errors import ClusterError, RunError
-from spire_core.server import ServerState
+from spire_core.federated.server import ServerState
 
 
 class SlowDriver:

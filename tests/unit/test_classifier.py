@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from spire_core.classifier import (
+from spire_core.errors import WeightsError
+from spire_core.evaluation.classifier import (
     CLASSIFIERS,
     WEIGHTS_DIR,
     Classifier,
@@ -14,7 +15,6 @@ from spire_core.classifier import (
     save_classifier,
     to_network_size,
 )
-from spire_core.errors import WeightsError
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "classifiers.json"
 NAMES = list(CLASSIFIERS)

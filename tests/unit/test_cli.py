@@ -15,12 +15,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.arrival import load_arrival, reserved_id
-from pipeline.config import load_config
-from pipeline.driver import RoundStats
-from pipeline.progress import Progress
-from pipeline.saved_run import SavedRun, save_run
-from spire_core.flat import FlatModel
+from pipeline.cli.progress import Progress
+from pipeline.config.load import load_config
+from pipeline.federation.driver import RoundStats
+from pipeline.inference.arrival import reserved_id
+from pipeline.inference.arrival_images import load_arrival
+from pipeline.inference.saved_run import SavedRun
+from pipeline.runs.model_files import save_run
+from spire_core.network.flat_model import FlatModel
 from spire_core.rng import numpy_generator
 from sweeps import cli
 
@@ -137,9 +139,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_an_experiment_imports_neither_ray_nor_matplotlib_before_it_needs_them() -> None:
-    code = (
-        "import sys, pipeline.experiment; print({'ray', 'matplotlib', 'mlflow'} & {*sys.modules})"
-    )
+    code = "import sys, pipeline.experiment.run; print({'ray', 'matplotlib', 'mlflow'} & {*sys.modules})"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert said.stdout == "set()\n"
 
@@ -219,7 +219,7 @@ def test_an_interrupt_is_no_traceback(spire, monkeypatch: pytest.MonkeyPatch) ->
     def interrupt(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipeline.config.load_config", interrupt)
+    monkeypatch.setattr("pipeline.config.load.load_config", interrupt)
     said = spire("run")
     assert (said.code, said.out, said.err) == (
         130,
@@ -233,7 +233,7 @@ def test_stdout_of_libraries_goes_to_stderr(spire, monkeypatch: pytest.MonkeyPat
         print("a library talks")
         return Path("somewhere")
 
-    monkeypatch.setattr("pipeline.fetch.fetch", noisy)
+    monkeypatch.setattr("pipeline.data.fetch.fetch", noisy)
     said = spire("data", "fetch", "mnist", "--json")
     assert json.loads(said.out) == {"name": "mnist", "path": "somewhere"}
     assert said.err == "a library talks\n"

@@ -14,7 +14,7 @@ import yaml
 from ray.autoscaler._private import resource_demand_scheduler, util
 from ray.autoscaler._private.node_provider_availability_tracker import NodeAvailabilitySummary
 
-from pipeline.config import load_config, preset_names
+from pipeline.config.load import load_config, preset_names
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = yaml.safe_load((ROOT / "ray_cluster.yaml").read_text())

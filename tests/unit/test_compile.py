@@ -9,16 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.config import load_config
-from pipeline.messages import WorkerSetup
-from pipeline.schema import Config
-from pipeline.worker import ClientWorker
+from pipeline.clients.worker import ClientWorker
+from pipeline.config.load import load_config
+from pipeline.config.schema import Config
+from pipeline.federation.messages import WorkerSetup
+from spire_core.config.adapt import AdaptConfig
+from spire_core.config.client import choose_engine
 from spire_core.errors import ConfigError
-from spire_core.flat import initial_weights
-from spire_core.partition import ClientSplit, Partition
+from spire_core.federated.messages import Broadcast, ClientUpdate, RoundPlan
+from spire_core.network.flat_model import initial_weights
+from spire_core.partition.split import ClientSplit, Partition
 from spire_core.rng import torch_generator
-from spire_core.rounds import Broadcast, ClientUpdate, RoundPlan
-from spire_core.training_config import AdaptConfig, choose_engine
 
 NUM_IMAGES = 20  # two batches of 8 and one of 4
 PLAN = RoundPlan(0, lr_scale=1.0, shares_local=True, tau=4)

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.config import load_config
-from spire_core.compression import BLOCK, RESIDUAL, compress, decode, decompress, encode
+from pipeline.config.load import load_config
+from spire_core.config.client import ClientConfig
 from spire_core.errors import ConfigError
-from spire_core.faults import Fault, fault_of
-from spire_core.rounds import Broadcast, ClientUpdate, CompressedUpdate, Encoded
-from spire_core.training_config import ClientConfig
+from spire_core.federated.compression import BLOCK, RESIDUAL, compress, decode, decompress, encode
+from spire_core.federated.messages import Broadcast, ClientUpdate, CompressedUpdate, Encoded
+from spire_core.federated.update_checks import Fault, fault_of
 
 SIZE = 600  # two blocks and a part of one
 FORMS = ("bf16", "int8", "top_k")

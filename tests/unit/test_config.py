@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from pipeline.config import load_config, preset_names
-from pipeline.schema import Config, FederationConfig
-from pipeline.typed import config_from_dict
+from pipeline.config.federation import FederationConfig
+from pipeline.config.load import load_config, preset_names
+from pipeline.config.schema import Config, config_from_dict
 from spire_core.errors import ConfigError
 
 

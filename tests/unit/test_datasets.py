@@ -8,17 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.datasets import (
-    DataConfig,
-    ImageData,
-    describe,
-    load,
-    load_stored,
-    sha256_of,
-    store_root,
-)
-from pipeline.known_datasets import DatasetSpec
-from pipeline.resize import resized
+from pipeline.config.data import DataConfig
+from pipeline.data.catalog import DatasetSpec
+from pipeline.data.datasets import ImageData, describe, load, load_stored, sha256_of, store_root
+from pipeline.data.resize import resized
 from spire_core.errors import ConfigError, DataError
 
 
@@ -156,7 +149,7 @@ def test_resizing_to_the_same_size_is_the_identity() -> None:
 def test_chunks_do_not_show(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     images = np.random.default_rng(0).integers(0, 256, (7, 3, 16, 16), dtype=np.uint8)
     whole = resized(images, size)
-    monkeypatch.setattr("pipeline.resize._CHUNK_VALUES", 2 * 3 * 20 * 20)
+    monkeypatch.setattr("pipeline.data.resize._CHUNK_VALUES", 2 * 3 * 20 * 20)
     np.testing.assert_array_equal(resized(images, size), whole)
 
 

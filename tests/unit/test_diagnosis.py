@@ -11,9 +11,11 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from pipeline.client_store import CLIENTS, ClientStore
-from pipeline.config import load_config
-from pipeline.diagnosis import (
+from pipeline.cli.result_text import result_table
+from pipeline.clients.store import CLIENTS, ClientStore
+from pipeline.config.load import load_config
+from pipeline.config.tracking import TrackingConfig, tracking_uri
+from pipeline.evaluation.diagnosis import (
     DIVERGING,
     IGNORED,
     INCONSISTENT,
@@ -21,21 +23,20 @@ from pipeline.diagnosis import (
     OVERFITTING,
     backbone_diagnosis,
     consistency_diagnosis,
-    diagnose,
     embedding_diagnosis,
     heldout_rise,
     jitter,
     kid_rise,
     own_is_best,
 )
-from pipeline.experiment import run_experiment
-from pipeline.progress import Watcher
-from pipeline.result import Result
-from pipeline.result_text import result_json, result_table
-from pipeline.runs import TrackingConfig, tracking_uri
+from pipeline.experiment.run import run_experiment
+from pipeline.experiment.watcher import Watcher
+from pipeline.results.diagnose import diagnose
+from pipeline.results.files import result_json
+from pipeline.results.result import Result
 from spire_core.errors import AggregationError
 from spire_core.methods import CLIENT_EMB
-from sweeps.report import make_report
+from sweeps.report.make import make_report
 
 # --- rules, by hand -------------------------------------------------------------------------------
 

@@ -10,21 +10,21 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.checkpoint import (
+from pipeline.checkpoint.snapshots import (
     kept_rounds,
     new_state_file,
     newest_checkpoint,
     save_checkpoint,
 )
-from pipeline.client_store import ClientStore
-from pipeline.config import load_config
-from pipeline.disk import write_whole
-from pipeline.outbox import Outbox, read_entries
-from pipeline.saved_run import save_client, save_run
-from pipeline.server_file import write_state
+from pipeline.clients.store import ClientStore
+from pipeline.config.load import load_config
+from pipeline.files.atomic import write_whole
+from pipeline.runs.model_files import save_client, save_run
+from pipeline.runs.server_state import write_state
+from pipeline.tracking.outbox import Outbox, read_entries
 from spire_core.errors import RunError
-from spire_core.flat import FlatModel
-from spire_core.server import ServerState
+from spire_core.federated.server import ServerState
+from spire_core.network.flat_model import FlatModel
 
 
 @contextlib.contextmanager

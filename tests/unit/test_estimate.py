@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import load_config
-from sweeps.estimate import (
+from pipeline.config.load import load_config
+from sweeps.design.config import SweepConfig
+from sweeps.design.estimate import (
     START_S,
     Costs,
     adaptation_s,
@@ -14,11 +15,10 @@ from sweeps.estimate import (
     pretraining_s,
     sweep_seconds,
 )
-from sweeps.ledger import Entry, Ledger
+from sweeps.design.points import Trial, decoded, probes, trials
+from sweeps.design.trial_plan import TrialPlan
+from sweeps.execution.ledger import Entry, Ledger
 from sweeps.outcome_text import duration, plan_json
-from sweeps.plan import TrialPlan
-from sweeps.points import Trial, decoded, probes, trials
-from sweeps.space import SweepConfig
 
 COSTS = Costs(train_s=1.0, look_s=1e-3)
 ROUNDS = ("federation.num_rounds=10", "federation.tau=2", "client.batch_size=5", "eval.every=4")
@@ -57,7 +57,7 @@ def test_epochs_of_new_clients_are_counted() -> None:
 
 
 def test_a_pretraining_that_trials_share_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sweeps.estimate.measure", lambda config: COSTS)
+    monkeypatch.setattr("sweeps.design.estimate.measure", lambda config: COSTS)
 
     def trials_of(epochs: list[int]) -> list[Trial]:
         return trials(SweepConfig(name="a", preset="smoke", axes={"adapt.epochs": epochs}))
@@ -79,7 +79,7 @@ def test_a_pretraining_that_trials_share_counts_once(monkeypatch: pytest.MonkeyP
 def test_what_a_search_draws_shares_its_pretraining(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("sweeps.estimate.measure", lambda config: COSTS)
+    monkeypatch.setattr("sweeps.design.estimate.measure", lambda config: COSTS)
     rate = {"min": 1e-3, "max": 1.0, "log": True}
     settings, axes = {"resources.pool": "local"}, {"adapt.lr": rate}
     sweep = SweepConfig("a", "smoke", settings, axes, search="optuna", num_trials=5)

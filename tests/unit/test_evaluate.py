@@ -4,12 +4,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from spire_core.evaluate import client_denoiser, draw, draw_together
-from spire_core.flat import FlatModel, initial_weights
-from spire_core.methods import MethodConfig
-from spire_core.model_config import DiffusionConfig, EvalConfig, ModelConfig
+from spire_core.config.diffusion import DiffusionConfig
+from spire_core.config.eval import EvalConfig
+from spire_core.config.method import MethodConfig
+from spire_core.config.model import ModelConfig
+from spire_core.diffusion.generation import client_denoiser, draw, draw_together
+from spire_core.diffusion.process import make_schedule
+from spire_core.network.flat_model import FlatModel, initial_weights
 from spire_core.rng import torch_generator
-from spire_core.schedule import make_schedule
 
 MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(1,), cond_dim=16)
 SHAPE, NUM_IMAGES = (1, 8, 8), 7

@@ -8,23 +8,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.adaptation import _report
-from pipeline.evaluation import (
+from pipeline.evaluation.forgetting import ForgettingCurve
+from pipeline.evaluation.scores import (
     RealData,
     cross_client_matrix,
     draw_pretraining,
     pooled_features,
 )
-from pipeline.forgetting import ForgettingCurve
-from pipeline.messages import Drawn, Fitted, Look, Losses
-from pipeline.summary import adaptation_metrics
-from spire_core.adapt import AdaptPoint
-from spire_core.kid import kid, kid_floor
+from pipeline.experiment.adaptation import _report
+from pipeline.federation.messages import Drawn, Fitted, Look, Losses
+from pipeline.results.metrics import adaptation_metrics
+from spire_core.adaptation.adapt import AdaptPoint
+from spire_core.config.eval import EvalConfig
+from spire_core.evaluation.kid import kid, kid_floor
 from spire_core.methods import METHODS
-from spire_core.model_config import EvalConfig
 from spire_core.rng import torch_generator
-from sweeps.report_figures import FORGETTING
-from sweeps.report_tables import FORGETTING_AND_COST, NEW_CLIENTS
+from sweeps.report.figures import FORGETTING
+from sweeps.report.tables import FORGETTING_AND_COST, NEW_CLIENTS
 
 EVAL = EvalConfig(num_images=20, kid_subset_size=10, kid_num_subsets=3)
 SEED, CLIENTS = 7, [0, 1, 2]

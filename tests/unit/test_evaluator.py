@@ -6,19 +6,20 @@ from typing import Any
 
 import pytest
 
-from pipeline import evaluation, evaluator
-from pipeline.checkpoint import kept_rounds
-from pipeline.config import load_config, overridden
-from pipeline.driver import Driver, RoundStats
-from pipeline.evaluation import Evaluation
-from pipeline.evaluation_store import load_evaluations, save_evaluation
-from pipeline.evaluator import Evaluator
-from pipeline.experiment import resume_experiment, run_experiment
-from pipeline.progress import Watcher
-from pipeline.schema import Config
+from pipeline.checkpoint.evaluation_store import load_evaluations, save_evaluation
+from pipeline.checkpoint.snapshots import kept_rounds
+from pipeline.config.load import load_config, overridden
+from pipeline.config.schema import Config
+from pipeline.evaluation import scores as evaluation
+from pipeline.evaluation.scores import Evaluation
+from pipeline.experiment import evaluator
+from pipeline.experiment.evaluator import Evaluator
+from pipeline.experiment.run import resume_experiment, run_experiment
+from pipeline.experiment.watcher import Watcher
+from pipeline.federation.driver import Driver, RoundStats
 from spire_core.errors import DataError
-from spire_core.kid import KidScore, kid
-from spire_core.rounds import RoundPlan
+from spire_core.evaluation.kid import KidScore, kid
+from spire_core.federated.messages import RoundPlan
 
 EVALUATED = [0, 4, 6]
 

@@ -14,28 +14,29 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from pipeline.adaptation import mean_embedding
-from pipeline.config import load_config
-from pipeline.datasets import load, load_stored
-from pipeline.driver import RoundStats
-from pipeline.experiment import resume_experiment, run_experiment
-from pipeline.messages import WorkerSetup
-from pipeline.outbox import read_points
-from pipeline.pool import LocalClientPool
-from pipeline.progress import Watcher
-from pipeline.record import run_tags
-from pipeline.result import Result
-from pipeline.saved_run import SavedRun, client_path
-from pipeline.schema import Config
-from pipeline.setting import Setting, prepare
-from pipeline.start_file import load_start
-from pipeline.summary import adaptation_metrics, new_client_row, summary_metrics
-from pipeline.worker import ClientWorker
-from spire_core.adapt import AdaptPoint, adapt_client
-from spire_core.client import personalise
+from pipeline.clients.worker import ClientWorker
+from pipeline.config.load import load_config
+from pipeline.config.schema import Config
+from pipeline.data.datasets import load, load_stored
+from pipeline.experiment.adaptation import mean_embedding
+from pipeline.experiment.run import resume_experiment, run_experiment
+from pipeline.experiment.watcher import Watcher
+from pipeline.federation.driver import RoundStats
+from pipeline.federation.messages import WorkerSetup
+from pipeline.federation.pool import LocalClientPool
+from pipeline.federation.setup import Setting, prepare
+from pipeline.inference.saved_run import SavedRun
+from pipeline.results.metrics import adaptation_metrics, new_client_row, summary_metrics
+from pipeline.results.recording import run_tags
+from pipeline.results.result import Result
+from pipeline.runs.model_files import client_path
+from pipeline.runs.start import load_start
+from pipeline.tracking.outbox import read_points
+from spire_core.adaptation.adapt import AdaptPoint, adapt_client
+from spire_core.config.adapt import AdaptConfig
 from spire_core.errors import ConfigError, DataError, RunError, SpireError
-from spire_core.training import to_float
-from spire_core.training_config import AdaptConfig
+from spire_core.federated.private_state import personalise
+from spire_core.training.fit import to_float
 
 
 def stopped_early(mnist_root: Path, root: Path, eval_every: int, *overrides: str) -> Result:

@@ -6,15 +6,10 @@ import torch
 from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from spire_core.classifier import WEIGHTS_DIR, load_classifier
 from spire_core.errors import DataError, WeightsError
-from spire_core.extractor import (
-    Extractor,
-    auto_extractor,
-    cached_features,
-    make_extractor,
-    to_uint8_rgb,
-)
+from spire_core.evaluation.classifier import WEIGHTS_DIR, load_classifier
+from spire_core.evaluation.extractors import Extractor, auto_extractor, make_extractor, to_uint8_rgb
+from spire_core.evaluation.feature_cache import cached_features
 
 
 class Counting:

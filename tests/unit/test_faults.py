@@ -9,19 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.config import load_config
-from pipeline.driver import Driver, Rounds, choose_cohort
-from pipeline.experiment import run_experiment
-from pipeline.pool import ClientFailure, LocalClientPool
-from pipeline.progress import Watcher
-from pipeline.schema import FederationConfig
-from spire_core.client import PrivateState, train_client
+from pipeline.config.federation import FederationConfig
+from pipeline.config.load import load_config
+from pipeline.experiment.run import run_experiment
+from pipeline.experiment.watcher import Watcher
+from pipeline.federation.driver import Driver, Rounds, choose_cohort
+from pipeline.federation.pool import ClientFailure, LocalClientPool
+from spire_core.config.client import ClientConfig
+from spire_core.config.method import MethodConfig
+from spire_core.config.server import ServerConfig
 from spire_core.errors import AggregationError, ClusterError
-from spire_core.methods import MethodConfig
-from spire_core.participation import answering, stragglers
-from spire_core.rounds import Broadcast, ClientUpdate, RoundPlan
-from spire_core.server import ServerState
-from spire_core.training_config import ClientConfig, ServerConfig
+from spire_core.federated.client import train_client
+from spire_core.federated.messages import Broadcast, ClientUpdate, RoundPlan
+from spire_core.federated.participation import answering, stragglers
+from spire_core.federated.private_state import PrivateState
+from spire_core.federated.server import ServerState
 
 NUM_CLIENTS, SIZE, TAU = 4, 6, 4
 BREAKER = 3
@@ -155,8 +157,8 @@ def test_a_dropped_client_ends_as_if_it_had_not_been_in_that_round(
     settings += ["adapt.epochs=1", "diffusion.sample_steps=2", "federation.on_client_error=drop"]
     settings += ["client.engine=loop"]
     changes = {
-        "pipeline.worker_rounds.train_client": spoilt,
-        "pipeline.driver.choose_cohort": smaller,
+        "pipeline.clients.rounds.train_client": spoilt,
+        "pipeline.federation.driver.choose_cohort": smaller,
     }
     found = [run_experiment(load_config("smoke", settings), None, Watcher()).state_fingerprint]
     for target, function in changes.items():

@@ -4,19 +4,23 @@ import numpy as np
 import pytest
 import torch
 
-from spire_core.client import new_private_state, start_client, train_client
+from spire_core.config.client import ClientConfig
+from spire_core.config.diffusion import DiffusionConfig
+from spire_core.config.method import MethodConfig
+from spire_core.config.model import ModelConfig
+from spire_core.config.server import ServerConfig
+from spire_core.diffusion.process import denoising_loss, make_schedule, sample_timesteps
 from spire_core.errors import AggregationError
-from spire_core.flat import FlatModel, initial_weights
-from spire_core.means import weighted_mean
-from spire_core.methods import BODY, EMB_PROJ, LOCAL, NETWORK_PARTS, MethodConfig
-from spire_core.model_config import DiffusionConfig, ModelConfig
+from spire_core.federated.aggregation import weighted_mean
+from spire_core.federated.client import start_client, train_client
+from spire_core.federated.messages import ClientUpdate, RoundPlan
+from spire_core.federated.private_state import new_private_state
+from spire_core.federated.server import ServerState, aggregate
+from spire_core.methods import BODY, EMB_PROJ, LOCAL, NETWORK_PARTS
+from spire_core.network.flat_model import FlatModel, initial_weights
+from spire_core.network.unet import UNet
 from spire_core.rng import torch_generator
-from spire_core.rounds import ClientUpdate, RoundPlan
-from spire_core.schedule import denoising_loss, make_schedule, sample_timesteps
-from spire_core.server import ServerState, aggregate
-from spire_core.training import Recipe, to_float
-from spire_core.training_config import ClientConfig, ServerConfig
-from spire_core.unet import UNet
+from spire_core.training.fit import Recipe, to_float
 
 MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(1,), cond_dim=16)
 DIFFUSION = DiffusionConfig(t_power=0.6)

@@ -23,20 +23,11 @@ import pytest
 from PIL import Image
 from torchvision.datasets import CIFAR10, MNIST
 
-from pipeline.datasets import load_stored, sha256_of
-from pipeline.fetch import fetch
-from pipeline.known_datasets import DatasetSpec
-from pipeline.sources import (
-    CIFAR_BATCHES,
-    IDX_FILES,
-    Decoded,
-    Part,
-    decode_idx,
-    default_sources,
-    from_folder,
-    from_torchvision,
-    read_archive,
-)
+from pipeline.data.catalog import DatasetSpec
+from pipeline.data.datasets import load_stored, sha256_of
+from pipeline.data.fetch import fetch
+from pipeline.data.formats import CIFAR_BATCHES, IDX_FILES, Decoded, Part, decode_idx
+from pipeline.data.sources import default_sources, from_folder, from_torchvision, read_archive
 from spire_core.errors import ConfigError, DataError
 
 
@@ -449,7 +440,7 @@ def test_torchvision_gives_up_fast_and_restores_the_time_out(
         raise OSError("never reached")
 
     monkeypatch.setattr(urllib.request, "urlopen", silent)
-    monkeypatch.setattr("pipeline.sources.CONNECT_S", 0.2)
+    monkeypatch.setattr("pipeline.data.sources.CONNECT_S", 0.2)
     before, start = socket.getdefaulttimeout(), time.monotonic()
     with pytest.raises(DataError, match=r"no answer in 0\.2 s"):
         from_torchvision(DIGITS_SPEC, tmp_path)

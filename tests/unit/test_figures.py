@@ -7,15 +7,15 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.figures import (
-    OKABE_ITO,
+from pipeline.figures.image_grids import image_grid, labelled_grids
+from pipeline.figures.plots import (
     curve_figure,
     forgetting_figure,
     histogram_figure,
     matrix_figure,
     partition_figure,
 )
-from pipeline.image_grids import image_grid, labelled_grids
+from pipeline.figures.style import OKABE_ITO
 from spire_core.errors import DataError
 
 

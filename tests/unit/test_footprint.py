@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.allocation import KEPT_BYTES
-from pipeline.config import load_config
-from pipeline.footprint import Footprint, footprint, kept_positions, peak_bytes, resident_bytes
-from pipeline.messages import WorkerSetup
-from pipeline.setting import prepare
-from pipeline.worker import ClientWorker
+from pipeline.clients.memory import Footprint, footprint, kept_positions, peak_bytes, resident_bytes
+from pipeline.clients.process import KEPT_BYTES
+from pipeline.clients.worker import ClientWorker
+from pipeline.config.load import load_config
+from pipeline.federation.messages import WorkerSetup
+from pipeline.federation.setup import prepare
 
 MIB = 2**20
 

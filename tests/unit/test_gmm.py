@@ -6,7 +6,18 @@ import pytest
 import torch
 
 from spire_core.errors import ConfigError
-from spire_core.gmm import (
+from spire_core.mixture.bridge import denoising_gradient, likelihood_gradient
+from spire_core.mixture.descent import all_t_gradient
+from spire_core.mixture.estimators import maximum_likelihood, moment, one_step
+from spire_core.mixture.exact_errors import (
+    cramer_rao,
+    fixed_t_error,
+    information,
+    moment_error,
+    one_step_error,
+    published_bound,
+)
+from spire_core.mixture.two_components import (
     ddpm_loss,
     draw_projected,
     grad_h,
@@ -17,17 +28,6 @@ from spire_core.gmm import (
     signal_and_noise,
     time_of,
     weight,
-)
-from spire_core.gmm_bridge import denoising_gradient, likelihood_gradient
-from spire_core.gmm_descent import all_t_gradient
-from spire_core.gmm_estimators import maximum_likelihood, moment, one_step
-from spire_core.gmm_reference import (
-    cramer_rao,
-    fixed_t_error,
-    information,
-    moment_error,
-    one_step_error,
-    published_bound,
 )
 from spire_core.rng import numpy_generator, torch_generator
 

@@ -6,16 +6,16 @@ import pytest
 import torch
 
 from spire_core.errors import ConfigError
-from spire_core.gmm import normals
-from spire_core.gmm_backbone import (
+from spire_core.mixture.estimators import maximum_likelihood
+from spire_core.mixture.exact_errors import cramer_rao
+from spire_core.mixture.inexact_means import (
     believed_error,
     draw_on_line,
     learn_means,
     line_of,
     perturbed,
 )
-from spire_core.gmm_estimators import maximum_likelihood
-from spire_core.gmm_reference import cramer_rao
+from spire_core.mixture.two_components import normals
 from spire_core.rng import numpy_generator
 
 W, N = 0.3, 200

@@ -8,22 +8,22 @@ import pytest
 import torch
 
 from spire_core.errors import ConfigError
-from spire_core.gmm import draw_projected, time_of
-from spire_core.gmm_descent import (
+from spire_core.mixture.descent import (
     DescentConfig,
     descend_all_t,
     descend_fixed_t,
     fixed_t_gradient,
     iterates,
 )
-from spire_core.gmm_estimators import maximum_likelihood
-from spire_core.gmm_reference import (
+from spire_core.mixture.estimators import maximum_likelihood
+from spire_core.mixture.exact_errors import (
     cramer_rao,
     expected_path,
     fixed_t_error,
     linear_factor,
     published_bound,
 )
+from spire_core.mixture.two_components import draw_projected, time_of
 from spire_core.rng import numpy_generator
 
 W = 0.3

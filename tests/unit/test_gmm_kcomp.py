@@ -6,21 +6,21 @@ import pytest
 import torch
 
 from spire_core.errors import ConfigError
-from spire_core.gmm import ddpm_loss, grad_h, normals, signal_and_noise
-from spire_core.gmm_kcomp import (
+from spire_core.mixture.exact_errors import cramer_rao
+from spire_core.mixture.k_component_references import (
+    affine_error,
+    affine_weights,
+    likelihood_weights,
+    simplex_cramer_rao,
+)
+from spire_core.mixture.k_components import (
     descend_logits_all_t,
     descend_logits_fixed_t,
     draw_components,
     logit_gradient,
     reduced_means,
 )
-from spire_core.gmm_kcomp_reference import (
-    affine_error,
-    affine_weights,
-    likelihood_weights,
-    simplex_cramer_rao,
-)
-from spire_core.gmm_reference import cramer_rao
+from spire_core.mixture.two_components import ddpm_loss, grad_h, normals, signal_and_noise
 from spire_core.rng import numpy_generator
 
 

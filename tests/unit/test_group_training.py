@@ -8,17 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from spire_core.client import PrivateState, new_private_state, train_client
-from spire_core.flat import FlatModel, initial_weights
-from spire_core.group_training import train_group
-from spire_core.grouped import FlatGroup
-from spire_core.methods import MethodConfig
-from spire_core.model_config import DiffusionConfig, ModelConfig
+from spire_core.config.client import ClientConfig
+from spire_core.config.diffusion import DiffusionConfig
+from spire_core.config.method import MethodConfig
+from spire_core.config.model import ModelConfig
+from spire_core.diffusion.process import make_schedule
+from spire_core.federated.client import train_client
+from spire_core.federated.client_group import train_group
+from spire_core.federated.messages import Broadcast, ClientUpdate, RoundPlan
+from spire_core.federated.private_state import PrivateState, new_private_state
+from spire_core.network.flat_model import FlatModel, initial_weights
+from spire_core.network.grouped_layers import FlatGroup
 from spire_core.rng import torch_generator
-from spire_core.rounds import Broadcast, ClientUpdate, RoundPlan
-from spire_core.schedule import make_schedule
-from spire_core.training import Recipe
-from spire_core.training_config import ClientConfig
+from spire_core.training.fit import Recipe
 
 MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(1,), cond_dim=16)
 SEED = 3

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.config import load_config
-from pipeline.identity import _determining, reads
+from pipeline.config.equivalence import _determining, reads
+from pipeline.config.load import load_config
 from spire_core.methods import METHODS
 
 

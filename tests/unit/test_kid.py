@@ -8,7 +8,7 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
 from spire_core.errors import DataError
-from spire_core.kid import KidScore, kid, kid_floor, kid_matrix
+from spire_core.evaluation.kid import KidScore, kid, kid_floor, kid_matrix
 
 
 def gaussian(num: int, seed: int, shift: float = 0.0, num_features: int = 16) -> Tensor:

@@ -10,25 +10,29 @@ from typing import NamedTuple
 
 import pytest
 
-from pipeline.mlflow_model import MODEL_NEEDS
+from pipeline.tracking.mlflow_model import MODEL_NEEDS
 
 ROOT = Path(__file__).parents[2]
 LAYERS = ("spire_core", "pipeline", "sweeps")  # each may import itself and those before it
 HOMES = {  # the longest matching name counts; a home is a module or a package
     "mlflow": {
-        "pipeline.mlflow_delivery",
-        "pipeline.mlflow_model",
-        "pipeline.mlflow_store",
-        "pipeline.tracked_runs",
-        "pipeline.generator_model",
+        "pipeline.tracking.mlflow_sink",
+        "pipeline.tracking.mlflow_model",
+        "pipeline.tracking.mlflow_session",
+        "pipeline.tracking.mlflow_queries",
+        "pipeline.inference.mlflow_generator",
     },
-    "omegaconf": {"pipeline.config"},
-    "pyarrow": {"pipeline.storage"},
-    "ray": {"pipeline.ray_cluster", "pipeline.ray_driver", "pipeline.ray_pool"},
-    "ray._private": {"pipeline.working_dir"},
-    "ray.tune": {"sweeps.tuning"},
-    "torch_fidelity": {"spire_core.kid"},
-    "matplotlib": {"pipeline.figures", "pipeline.image_grids"},
+    "omegaconf": {"pipeline.config.load"},
+    "pyarrow": {"pipeline.checkpoint.remote"},
+    "ray": {
+        "pipeline.cluster.session",
+        "pipeline.cluster.driver_actor",
+        "pipeline.cluster.client_actors",
+    },
+    "ray._private": {"pipeline.cluster.job_upload"},
+    "ray.tune": {"sweeps.execution.tune"},
+    "torch_fidelity": {"spire_core.evaluation.kid"},
+    "matplotlib": {"pipeline.figures.plots", "pipeline.figures.image_grids"},
 }
 NOT_IN_CORE = {"ray", "mlflow", "omegaconf", "matplotlib", "random"}
 OWN_STREAMS = {"Generator", "RandomState", "default_rng"}  # of numpy.random
@@ -40,14 +44,17 @@ c = load_config("smoke", sys.argv[1:])
 Driver(None, None, Rounds(c.federation, c.client, c.server, c.method, 0, [], 0))
 print("torch" in sys.modules)
 """
-FORKING = {"spire_core.flat", "spire_core.training"}  # may seed torch inside `fork_rng`
+FORKING = {
+    "spire_core.network.flat_model",
+    "spire_core.training.fit",
+}  # may seed torch inside `fork_rng`
 SEEDING = {"manual_seed", "seed", "set_rng_state", "manual_seed_all"}
 DRAWING = {"bernoulli", "multinomial", "normal", "rand", "randint", "randn", "randperm"}
 DRAWING |= {"rand_like", "randint_like", "randn_like"}
 
 
 class Import(NamedTuple):
-    """One imported name in full, such as pipeline.datasets.load, and when it is imported."""
+    """One imported name in full, such as pipeline.data.datasets.load, and when it is imported."""
 
     target: str
     is_deferred: bool  # inside a function
@@ -185,11 +192,11 @@ SOURCES = read_sources()
 
 
 def test_the_sources_are_there() -> None:
-    assert {"spire_core", "pipeline", "sweeps", "pipeline.experiment", "spire_core.rng"} <= {
+    assert {"spire_core", "pipeline", "sweeps", "pipeline.experiment.run", "spire_core.rng"} <= {
         *SOURCES
     }
     assert "spire_core.errors.ConfigError" in [
-        i.target for i in imports("pipeline.config", SOURCES["pipeline.config"])
+        i.target for i in imports("pipeline.config.load", SOURCES["pipeline.config.load"])
     ]
 
 
@@ -207,26 +214,36 @@ def test_an_outside_package_has_one_home() -> None:
 
 def test_what_starts_in_every_actor_imports_no_more_than_it_needs() -> None:
     """Seconds of every process: neither MLflow nor OmegaConf, nor what Inception comes with."""
-    actors = reached(import_graph(SOURCES), "pipeline.ray_pool", "pipeline.worker")
-    assert "pipeline.driver" not in actors
-    assert not actors & {"pipeline.config", "pipeline.tracking", "pipeline.figures"}
-    assert "omegaconf" in outside(["pipeline.config"])
+    actors = reached(
+        import_graph(SOURCES), "pipeline.cluster.client_actors", "pipeline.clients.worker"
+    )
+    assert "pipeline.federation.driver" not in actors
+    assert not actors & {
+        "pipeline.config.load",
+        "pipeline.tracking.tracker",
+        "pipeline.figures.plots",
+    }
+    assert "omegaconf" in outside(["pipeline.config.load"])
     assert "omegaconf" not in outside(actors)
 
 
-@pytest.mark.parametrize("module", ["pipeline.config", "pipeline.fetch", "sweeps.space"])
+@pytest.mark.parametrize(
+    "module", ["pipeline.config.load", "pipeline.data.fetch", "sweeps.design.config"]
+)
 def test_what_is_typed_is_read_and_checked_without_torch(module: str) -> None:
     """A mistake is told at once, and Ray can start while torch is imported."""
     needed = reached(import_graph(SOURCES), module, *(f"{m}.cli" for m in LAYERS[1:]))
-    assert "pipeline.command" in needed
+    assert "pipeline.cli.command" in needed
     assert not outside(needed) & {"torch", "torchvision", "ray", "mlflow", "matplotlib"}
 
 
 def test_the_driver_starts_without_torch() -> None:
     """Its process would import it beside those of the clients, which wait for their cores."""
-    driver = reached(import_graph(SOURCES), "pipeline.ray_driver", "pipeline.ray_pool")
-    assert {"pipeline.driver", "spire_core.server"} <= driver
-    assert "torch" in outside(reached(import_graph(SOURCES), "pipeline.worker"))
+    driver = reached(
+        import_graph(SOURCES), "pipeline.cluster.driver_actor", "pipeline.cluster.client_actors"
+    )
+    assert {"pipeline.federation.driver", "spire_core.federated.server"} <= driver
+    assert "torch" in outside(reached(import_graph(SOURCES), "pipeline.clients.worker"))
     assert "torch" not in outside(driver)
 
 
@@ -240,7 +257,13 @@ def test_torch_is_there_before_the_first_round_where_updates_need_it(
 
 
 def test_a_logged_model_asks_for_what_it_imports() -> None:
-    own = outside(reached(import_graph(SOURCES), "pipeline.generator_model", "pipeline.saved_run"))
+    own = outside(
+        reached(
+            import_graph(SOURCES),
+            "pipeline.inference.mlflow_generator",
+            "pipeline.inference.saved_run",
+        )
+    )
     with_mlflow = {"pandas"}
     assert {"pillow" if name == "PIL" else name for name in own - with_mlflow} == set(MODEL_NEEDS)
 
@@ -254,10 +277,13 @@ def test_the_core_neither_prints_nor_draws_from_global_generators(module: str) -
 
 
 def test_an_upward_import_is_found_even_where_it_is_hidden() -> None:
-    hidden = "def f():\n    import pipeline.fetch as f"
+    hidden = "def f():\n    import pipeline.data.fetch as f"
     typing = "if TYPE_CHECKING:\n    from sweeps import search"
     sources = {"spire_core.a": hidden, "pipeline.b": typing, "sweeps.c": "import spire_core.a"}
-    assert upward_imports(sources) == ["spire_core.a: pipeline.fetch", "pipeline.b: sweeps.search"]
+    assert upward_imports(sources) == [
+        "spire_core.a: pipeline.data.fetch",
+        "pipeline.b: sweeps.search",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -283,18 +309,18 @@ def test_a_cycle_is_found_unless_it_is_deferred(back: str, is_cycle: bool) -> No
 def test_strays_are_found() -> None:
     typing = "if TYPE_CHECKING:\n    from matplotlib.figure import Figure"
     sources = {
-        "pipeline.ray_pool": "import ray.util\nfrom ray import tune",
-        "pipeline.driver": f"def f():\n    from ray import get\n{typing}\nimport rayon, torch",
-        "sweeps.tuning": "from ray.tune import Tuner\nimport ray",
+        "pipeline.cluster.client_actors": "import ray.util\nfrom ray import tune",
+        "pipeline.federation.driver": f"def f():\n    from ray import get\n{typing}\nimport rayon, torch",
+        "sweeps.execution.tune": "from ray.tune import Tuner\nimport ray",
         "sweeps.search": "from ray import tune",
-        "spire_core.kid": f"import torch_fidelity\n{typing}",
+        "spire_core.evaluation.kid": f"import torch_fidelity\n{typing}",
     }
     assert strays(sources) == [
-        "pipeline.ray_pool: ray.tune",
-        "pipeline.driver: ray.get",
-        "sweeps.tuning: ray",
+        "pipeline.cluster.client_actors: ray.tune",
+        "pipeline.federation.driver: ray.get",
+        "sweeps.execution.tune: ray",
         "sweeps.search: ray.tune",
-        "spire_core.kid: matplotlib.figure.Figure",
+        "spire_core.evaluation.kid: matplotlib.figure.Figure",
     ]
 
 
@@ -315,7 +341,10 @@ torch.manual_seed(0)
 
 @pytest.mark.parametrize(
     ("module", "lines"),
-    [("spire_core.flat", [6, 8, 11, 12]), ("spire_core.client", [6, 8, 10, 11, 12])],
+    [
+        ("spire_core.network.flat_model", [6, 8, 11, 12]),
+        ("spire_core.federated.client", [6, 8, 10, 11, 12]),
+    ],
 )
 def test_global_state_is_found(module: str, lines: list[int]) -> None:
     assert [int(use.split(":")[1]) for use in global_state_uses(module, SAMPLE)] == lines

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import load_config
-from pipeline.runs import TrackingConfig
-from sweeps.ledger import Entry, Ledger
-from sweeps.space import SweepConfig
-from sweeps.trial import TrialTask, run_trial
+from pipeline.config.load import load_config
+from pipeline.config.tracking import TrackingConfig
+from sweeps.design.config import SweepConfig
+from sweeps.execution.ledger import Entry, Ledger
+from sweeps.execution.trial import TrialTask, run_trial
 
 HOLD = """
 import sys, time

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from pipeline.command import one_line
-from pipeline.config import load_config
-from pipeline.outbox import Outbox, parsed, read_points
+from pipeline.cli.command import one_line
+from pipeline.config.load import load_config
+from pipeline.tracking.outbox import Outbox, parsed, read_points
 from spire_core.errors import ConfigError
 from sweeps import cli
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from scipy.stats import trim_mean
 
-from pipeline.config import load_config
+from pipeline.config.load import load_config
+from spire_core.config.server import ServerConfig
 from spire_core.errors import ConfigError
-from spire_core.means import BLOCK, combine, num_trimmed, trimmed_mean
+from spire_core.federated.aggregation import BLOCK, combine, num_trimmed, trimmed_mean
+from spire_core.federated.messages import ClientUpdate
+from spire_core.federated.server import ServerState, aggregate
 from spire_core.rng import numpy_generator
-from spire_core.rounds import ClientUpdate
-from spire_core.server import ServerState, aggregate
-from spire_core.training_config import ServerConfig
 
 ROBUST = ("median", "trimmed_mean")
 

@@ -3,9 +3,13 @@ import pytest
 import torch
 
 from spire_core.errors import DataError
-from spire_core.extractor import Extractor
-from spire_core.metrics import class_histogram, nearest_neighbour_distance, total_variation
-from spire_core.selftest import metric_selftest
+from spire_core.evaluation.extractors import Extractor
+from spire_core.evaluation.image_metrics import (
+    class_histogram,
+    nearest_neighbour_distance,
+    total_variation,
+)
+from spire_core.evaluation.selftest import metric_selftest
 
 
 def test_histogram_counts_by_hand() -> None:

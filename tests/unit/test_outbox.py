@@ -19,11 +19,13 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from pipeline import courier, delivery, tracking
-from pipeline.cli import main
-from pipeline.courier import LOCK, Refusal, deliver_all, sole_courier
-from pipeline.delivery import Delivery
-from pipeline.outbox import (
+from pipeline.cli.main import main
+from pipeline.cli.sync import sync_runs
+from pipeline.config.tracking import TrackingConfig, tracking_uri
+from pipeline.tracking import relay as courier
+from pipeline.tracking import relay as delivery
+from pipeline.tracking import tracker as tracking
+from pipeline.tracking.outbox import (
     DONE,
     OUTBOX,
     REFUSED,
@@ -35,9 +37,8 @@ from pipeline.outbox import (
     read_entries,
     read_points,
 )
-from pipeline.runs import TrackingConfig, tracking_uri
-from pipeline.sync import sync_runs
-from pipeline.tracking import Tracker, end_run
+from pipeline.tracking.relay import LOCK, Delivery, Refusal, deliver_all, sole_courier
+from pipeline.tracking.tracker import Tracker, end_run
 from spire_core.errors import RunError
 
 

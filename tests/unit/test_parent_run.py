@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from pipeline.runs import RECORD, TrackingConfig
-from pipeline.tracked_runs import sweep_runs
-from pipeline.tracking import Tracker
+from pipeline.config.tracking import TrackingConfig
+from pipeline.runs.record import RECORD
+from pipeline.tracking.mlflow_queries import sweep_runs
+from pipeline.tracking.tracker import Tracker
 from spire_core.errors import RunError
 from sweeps.cli import main
-from sweeps.ledger import Entry, Ledger
-from sweeps.parent_run import parent_run
-from sweeps.points import trials
-from sweeps.space import SweepConfig
+from sweeps.design.config import SweepConfig
+from sweeps.design.points import trials
+from sweeps.execution.ledger import Entry, Ledger
+from sweeps.execution.parent_run import parent_run
 
 SWEEP = SweepConfig(name="study", preset="smoke", seeds=(0, 1))
 

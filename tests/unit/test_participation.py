@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from pipeline.config import load_config
+from pipeline.config.load import load_config
 from spire_core.errors import ConfigError
-from spire_core.participation import answering, choose_cohort, stragglers
+from spire_core.federated.messages import RoundPlan
+from spire_core.federated.participation import answering, choose_cohort, stragglers
 from spire_core.rng import torch_generator
-from spire_core.rounds import RoundPlan
 
 COHORT = [1, 4, 5, 8, 9, 12]
 

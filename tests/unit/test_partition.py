@@ -6,14 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from spire_core.config.partition import PartitionConfig
 from spire_core.errors import ConfigError, DataError
-from spire_core.partition import (
-    ClientSplit,
-    Partition,
-    PartitionConfig,
-    class_mixture,
-    make_partition,
-)
+from spire_core.partition.split import ClientSplit, Partition, class_mixture, make_partition
 
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 300))
 SCHEMES = ["iid", "dirichlet", "inner_dirichlet", "pathological", "shard"]

@@ -5,16 +5,18 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import load_config
-from pipeline.resources import ActorPlan, ResourcesConfig, num_fitting, plan_actors
+from pipeline.cluster.actor_plan import ActorPlan, num_fitting, plan_actors
+from pipeline.config.load import load_config
+from pipeline.config.resources import ResourcesConfig
 from spire_core.errors import ClusterError, ConfigError, SpireError
-from sweeps.ledger import Entry, Ledger
+from sweeps.design.config import SweepConfig
+from sweeps.design.points import trials
+from sweeps.design.trial_plan import TrialPlan, check_nodes, concurrency, plan_trial
+from sweeps.execution.job import Job
+from sweeps.execution.ledger import Entry, Ledger
+from sweeps.execution.trial import _Watcher
 from sweeps.outcome_text import plan_json, plan_text
-from sweeps.plan import TrialPlan, check_nodes, concurrency, plan_trial
-from sweeps.points import trials
-from sweeps.space import SweepConfig
-from sweeps.sweep import Job, check_data
-from sweeps.trial import _Watcher
+from sweeps.sweep import check_data
 
 TWO = {"CPU": 2.0}
 NODE = {"CPU": 8.0, "GPU": 1.0}

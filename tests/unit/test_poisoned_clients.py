@@ -13,20 +13,20 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.config import load_config
-from pipeline.driver import Driver, Rounds
-from pipeline.messages import WorkerSetup
-from pipeline.pool import LocalClientPool
-from pipeline.setting import Setting, prepare
-from pipeline.worker import ClientWorker
-from spire_core.client import PrivateState
-from spire_core.compression import RESIDUAL, WITH_FEEDBACK
+from pipeline.clients.worker import ClientWorker
+from pipeline.config.load import load_config
+from pipeline.federation.driver import Driver, Rounds
+from pipeline.federation.messages import WorkerSetup
+from pipeline.federation.pool import LocalClientPool
+from pipeline.federation.setup import Setting, prepare
 from spire_core.errors import AggregationError, ClusterError
-from spire_core.faults import Fault, fault_of
-from spire_core.flat import initial_weights
+from spire_core.federated.compression import RESIDUAL, WITH_FEEDBACK
+from spire_core.federated.messages import Broadcast, ClientUpdate, Encoded, RoundPlan
+from spire_core.federated.private_state import PrivateState
+from spire_core.federated.server import ServerState
+from spire_core.federated.update_checks import Fault, fault_of
 from spire_core.methods import CLIENT_EMB
-from spire_core.rounds import Broadcast, ClientUpdate, Encoded, RoundPlan
-from spire_core.server import ServerState
+from spire_core.network.flat_model import initial_weights
 
 POISONED = 1  # of clients 0 and 1
 Poison = Callable[[ClientUpdate], ClientUpdate]

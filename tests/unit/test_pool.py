@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.pool import LocalClientPool, Paces, Unit, assign
+from pipeline.federation.pool import LocalClientPool, Unit
+from pipeline.federation.scheduling import Paces, assign
+from spire_core.config.client import ClientConfig
 from spire_core.errors import ClusterError
-from spire_core.training_config import ClientConfig
 
 
 class Failing:

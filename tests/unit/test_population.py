@@ -5,16 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.client_store import ClientStore
-from pipeline.config import load_config
-from pipeline.experiment import resume_experiment, run_experiment
-from pipeline.progress import Watcher
-from pipeline.saved_run import SavedRun
-from pipeline.schema import Config
-from pipeline.setting import partitioned
+from pipeline.clients.store import ClientStore
+from pipeline.config.load import load_config
+from pipeline.config.schema import Config
+from pipeline.experiment.run import resume_experiment, run_experiment
+from pipeline.experiment.watcher import Watcher
+from pipeline.federation.setup import partitioned
+from pipeline.inference.saved_run import SavedRun
+from spire_core.config.partition import PartitionConfig
 from spire_core.errors import ConfigError, DataError
-from spire_core.participation import choose_cohort
-from spire_core.partition import DrawnClients, PartitionConfig, class_mixture, make_partition
+from spire_core.federated.participation import choose_cohort
+from spire_core.partition.split import DrawnClients, class_mixture, make_partition
 
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 300))
 MILLION = 1_000_000

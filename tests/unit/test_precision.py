@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.config import load_config
-from pipeline.messages import WorkerSetup
-from pipeline.schema import Config
-from pipeline.worker import ClientWorker
-from pipeline.worker_base import prepare_torch
-from spire_core.flat import initial_weights
-from spire_core.partition import ClientSplit, Partition
-from spire_core.rounds import Broadcast, ClientUpdate, CompressedUpdate, RoundPlan
-from spire_core.training_config import AdaptConfig, ClientConfig
+from pipeline.clients.process import prepare_torch
+from pipeline.clients.worker import ClientWorker
+from pipeline.config.load import load_config
+from pipeline.config.schema import Config
+from pipeline.federation.messages import WorkerSetup
+from spire_core.config.adapt import AdaptConfig
+from spire_core.config.client import ClientConfig
+from spire_core.federated.messages import Broadcast, ClientUpdate, CompressedUpdate, RoundPlan
+from spire_core.network.flat_model import initial_weights
+from spire_core.partition.split import ClientSplit, Partition
 
 NUM_IMAGES = 24
 WORDS = ("model.width=8", "model.d_emb=4", "client.batch_size=8", "client.group_size=2")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli import main
-from pipeline.profiling import profiled_rounds
-from pipeline.tracking import Tracker
+from pipeline.cli.main import main
+from pipeline.experiment.profiling import profiled_rounds
+from pipeline.tracking.tracker import Tracker
 
 
 @pytest.mark.parametrize(

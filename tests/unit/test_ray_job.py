@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli import main
-from pipeline.config import load_config
-from pipeline.datasets import store_root
-from pipeline.disk import writable_png
-from pipeline.ray_job import JOB_MARK, base_folder, lasting
-from pipeline.runs import TrackingConfig, make_run_dir, tracking_root, tracking_uri
-from pipeline.start_file import load_start, located, save_start
+from pipeline.cli.command import writable_png
+from pipeline.cli.main import main
+from pipeline.config.load import load_config
+from pipeline.config.tracking import TrackingConfig, tracking_root, tracking_uri
+from pipeline.data.datasets import store_root
+from pipeline.files.paths import JOB_MARK, base_folder, lasting
+from pipeline.runs.record import make_run_dir
+from pipeline.runs.start import load_start, located, save_start
 from spire_core.errors import ConfigError
 
 

@@ -12,11 +12,11 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from pipeline.ray_job import JOB_MARK
-from pipeline.runs import TrackingConfig, tracking_uri
-from pipeline.tracking import Tracker
+from pipeline.config.tracking import TrackingConfig, tracking_uri
+from pipeline.files.paths import JOB_MARK
+from pipeline.tracking.tracker import Tracker
 from spire_core.errors import ClusterError, ConfigError, RunError
-from sweeps.report import Report, make_report, report_json, report_text
+from sweeps.report.make import Report, make_report, report_json, report_text
 
 AFTER = {"spire": (1.0, 2.0, 3.0), "fedavg_ft": (1.5, 2.5, 3.8), "local": (9.0, 9.0, 9.0)}
 DIAGNOSES = {("spire", 1): "embedding_ignored,adaptation_overfitting"}

@@ -1,12 +1,12 @@
 """New clients along their epochs: differences by hand, and what is drawn of rates and epochs."""
 
-from pipeline.tracked_runs import TrackedRun
-from sweeps.report_epochs import epochs_table, rate_pictures
-from sweeps.report_figures import KID_EPOCHS
-from sweeps.report_groups import group_runs
-from sweeps.report_series import curves
-from sweeps.report_stats import Estimate
-from sweeps.report_tables import cell_text
+from pipeline.tracking.mlflow_queries import TrackedRun
+from sweeps.report.epochs import epochs_table, rate_pictures
+from sweeps.report.figures import KID_EPOCHS
+from sweeps.report.groups import group_runs
+from sweeps.report.series import curves
+from sweeps.report.stats import Estimate
+from sweeps.report.tables import cell_text
 
 CURVES = {  # KID after 8 and 16 epochs, on seeds 0 and 1
     ("spire", "0.02"): [(0.9, 0.5), (1.1, 0.7)],

@@ -6,8 +6,8 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from pipeline.figures import OKABE_ITO
-from pipeline.seed_figures import Series, panels_figure, rounds_figure, settings_figure
+from pipeline.figures.style import OKABE_ITO
+from sweeps.report.seed_plots import Series, panels_figure, rounds_figure, settings_figure
 
 SPIRE = Series("spire", 0, ((4.0, 1.0, 0.5, 1.5), (64.0, 0.8, 0.7, 1.0)))
 LOCAL = Series("local", 4, ((64.0, 30.0, 20.0, 40.0),))

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.grid_figures import Grid, grids_figure
-from pipeline.tracked_runs import TrackedRun
-from sweeps.report_groups import Group, group_runs
-from sweeps.report_planes import differences, plane_picture, plane_table
+from pipeline.tracking.mlflow_queries import TrackedRun
+from sweeps.report.groups import Group, group_runs
+from sweeps.report.heat_maps import Grid, grids_figure
+from sweeps.report.planes import differences, plane_picture, plane_table
 
 KID = "final/adapt_kid_after"
 

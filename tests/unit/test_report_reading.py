@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from pipeline import tracked_runs
-from pipeline.runs import TrackingConfig, tracking_uri
-from pipeline.tracked_runs import TrackedRun, attach, histories, sweep_runs
-from pipeline.tracking import Tracker
+from pipeline.config.tracking import TrackingConfig, tracking_uri
+from pipeline.tracking import mlflow_queries as tracked_runs
+from pipeline.tracking.mlflow_queries import TrackedRun, attach, histories, sweep_runs
+from pipeline.tracking.tracker import Tracker
 from spire_core.errors import ClusterError, RunError
 
 

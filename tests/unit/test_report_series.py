@@ -1,8 +1,8 @@
 """Lines over a setting's axis compare like with like."""
 
-from pipeline.tracked_runs import TrackedRun
-from sweeps.report_groups import Group, group_runs
-from sweeps.report_series import against_setting
+from pipeline.tracking.mlflow_queries import TrackedRun
+from sweeps.report.groups import Group, group_runs
+from sweeps.report.series import against_setting
 
 KID = "final/adapt_kid_after"
 

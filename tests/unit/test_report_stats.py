@@ -5,17 +5,17 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.tracked_runs import TrackedRun
-from sweeps.report_groups import best_groups, choosing_metric, group_runs, label, varying
-from sweeps.report_pairs import (
+from pipeline.tracking.mlflow_queries import TrackedRun
+from sweeps.report.differences import (
     differences_table,
     own_best_difference,
     same_setting_difference,
     setting_differences_table,
     within_methods_table,
 )
-from sweeps.report_stats import Estimate, estimate, paired, t_probability, t_quantile, verdict
-from sweeps.report_tables import cell_text, settings_table
+from sweeps.report.groups import best_groups, choosing_metric, group_runs, label, varying
+from sweeps.report.stats import Estimate, estimate, paired, t_probability, t_quantile, verdict
+from sweeps.report.tables import cell_text, settings_table
 
 KID = "final/adapt_kid_after"
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from pipeline.ray_pool import choose_device
-from pipeline.resources import ActorPlan, ResourcesConfig, plan_actors, plan_on_nodes
+from pipeline.cluster.actor_plan import ActorPlan, plan_actors, plan_on_nodes
+from pipeline.cluster.client_actors import choose_device
+from pipeline.config.resources import ResourcesConfig
 from spire_core.errors import ClusterError, ConfigError
 
 

@@ -10,19 +10,20 @@ from typing import Any
 
 import pytest
 
-from pipeline.checkpoint import checkpoints, kept_rounds
-from pipeline.cli import main
-from pipeline.config import load_config, overridden
-from pipeline.driver import RoundStats
-from pipeline.experiment import resume_experiment, run_experiment
-from pipeline.outbox import read_points
-from pipeline.progress import Watcher
-from pipeline.result import Result
-from pipeline.run_files import load_result
-from pipeline.runs import TrackingConfig, make_run_dir, make_runs_folder
-from pipeline.schema import Config
-from pipeline.start_file import load_start, save_start
-from pipeline.tracking import Status, Tracker
+from pipeline.checkpoint.snapshots import checkpoints, kept_rounds
+from pipeline.cli.main import main
+from pipeline.config.load import load_config, overridden
+from pipeline.config.schema import Config
+from pipeline.config.tracking import TrackingConfig
+from pipeline.experiment.run import resume_experiment, run_experiment
+from pipeline.experiment.watcher import Watcher
+from pipeline.federation.driver import RoundStats
+from pipeline.results.result import Result
+from pipeline.runs.folder import load_result
+from pipeline.runs.record import make_run_dir, make_runs_folder
+from pipeline.runs.start import load_start, save_start
+from pipeline.tracking.outbox import read_points
+from pipeline.tracking.tracker import Status, Tracker
 from spire_core.errors import ConfigError, RunError
 
 NUM_ROUNDS = 6

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.run_files import held, read_json, write_json
+from pipeline.files.json_files import read_json, write_json
+from pipeline.runs.folder import held
 from spire_core.errors import RunError
 
 HOLDER = """

@@ -5,9 +5,9 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor
 
-from spire_core.errors import ConfigError
-from spire_core.model_config import PREDICTIONS, SAMPLER_NAMES, SCHEDULES, DiffusionConfig
-from spire_core.samplers import (
+from spire_core.config.diffusion import PREDICTIONS, SAMPLER_NAMES, SCHEDULES, DiffusionConfig
+from spire_core.diffusion.process import Denoiser, make_schedule
+from spire_core.diffusion.samplers import (
     SAMPLERS,
     sample,
     sample_ddim,
@@ -15,7 +15,7 @@ from spire_core.samplers import (
     sample_dpmpp,
     timestep_grid,
 )
-from spire_core.schedule import Denoiser, make_schedule
+from spire_core.errors import ConfigError
 
 DIFFUSERS_NAMES = {
     "linear": "linear",

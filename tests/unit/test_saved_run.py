@@ -9,13 +9,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.runs import TrackingConfig
-from pipeline.saved_run import SavedRun, client_path, save_client, save_run
-from pipeline.schema import Config
+from pipeline.config.schema import Config
+from pipeline.config.tracking import TrackingConfig
+from pipeline.inference.saved_run import SavedRun
+from pipeline.runs.model_files import client_path, save_client, save_run
+from spire_core.config.diffusion import DiffusionConfig
+from spire_core.config.eval import EvalConfig
+from spire_core.config.method import MethodConfig
+from spire_core.config.model import ModelConfig
 from spire_core.errors import RunError
-from spire_core.flat import FlatModel
-from spire_core.methods import METHODS, MethodConfig
-from spire_core.model_config import DiffusionConfig, EvalConfig, ModelConfig
+from spire_core.methods import METHODS
+from spire_core.network.flat_model import FlatModel
 
 TINY = ModelConfig(d_emb=4, width=8, multipliers=(1,), attention=(), cond_dim=8)
 STEPS = DiffusionConfig(num_timesteps=10, sample_steps=2)

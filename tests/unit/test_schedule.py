@@ -7,9 +7,13 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from spire_core.errors import ConfigError
-from spire_core.model_config import MAX_LINEAR_TIMESTEPS, PREDICTIONS, SCHEDULES, DiffusionConfig
-from spire_core.schedule import (
+from spire_core.config.diffusion import (
+    MAX_LINEAR_TIMESTEPS,
+    PREDICTIONS,
+    SCHEDULES,
+    DiffusionConfig,
+)
+from spire_core.diffusion.process import (
     denoising_loss,
     make_schedule,
     predict_x0_eps,
@@ -17,6 +21,7 @@ from spire_core.schedule import (
     sample_timesteps,
     training_target,
 )
+from spire_core.errors import ConfigError
 
 DIFFUSERS_NAMES = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from spire_core.errors import AggregationError
-from spire_core.secure_sum import masked, unmask_sum
+from spire_core.federated.secure_aggregation import masked, unmask_sum
 
 COHORT = [3, 0, 11, 7]
 STEP = 2.0**-32

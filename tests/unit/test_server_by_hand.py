@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spire_core.participation import choose_cohort
-from spire_core.rounds import ClientUpdate
-from spire_core.server import ServerState, aggregate
-from spire_core.training_config import ServerConfig
+from spire_core.config.server import ServerConfig
+from spire_core.federated.messages import ClientUpdate
+from spire_core.federated.participation import choose_cohort
+from spire_core.federated.server import ServerState, aggregate
 
 
 def update(client_id: int, num_examples: int, values: list[float], **more: Any) -> ClientUpdate:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from pipeline.server_file import file_sha256, read_state, write_state
-from spire_core.server import ServerState
+from pipeline.runs.server_state import file_sha256, read_state, write_state
+from spire_core.federated.server import ServerState
 
 
 def some_state(size: int, with_all: bool) -> ServerState:

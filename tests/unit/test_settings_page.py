@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from pipeline.config import load_config, preset_names
+from pipeline.config.load import load_config, preset_names
 from spire_core.methods import METHODS
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"

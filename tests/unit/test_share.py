@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.share import SharedPretraining
+from sweeps.execution.shared_pretraining import SharedPretraining
 
 TAKE_PART = """
 import sys, time

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.config import load_config
+from pipeline.config.load import load_config
 from spire_core.errors import ConfigError
-from spire_core.partition import make_partition
-from spire_core.rounds import steps_per_epoch
-from sweeps.points import Trial, decoded, probes, trials
-from sweeps.space import SweepConfig, load_sweep, sweep_names
+from spire_core.federated.messages import steps_per_epoch
+from spire_core.partition.split import make_partition
+from sweeps.design.config import SweepConfig, load_sweep, sweep_names
+from sweeps.design.points import Trial, decoded, probes, trials
+from sweeps.execution.tune import optuna_of
 from sweeps.sweep import base_config
-from sweeps.tuning import optuna_of
 
 
 def sweep_of(**values: Any) -> SweepConfig:

@@ -10,19 +10,20 @@ import pytest
 import torch
 from pyarrow.fs import FileInfo, FileType, LocalFileSystem, SubTreeFileSystem
 
-from pipeline.checkpoint import (
+from pipeline.checkpoint.remote import Mirror, mirror_of, names_at, open_storage, restore
+from pipeline.checkpoint.snapshots import (
     kept_rounds,
     new_state_file,
     newest_checkpoint,
     save_checkpoint,
 )
-from pipeline.client_store import ClientStore
-from pipeline.outbox import Outbox
-from pipeline.runs import TrackingConfig, make_run_dir
-from pipeline.server_file import write_state
-from pipeline.storage import Mirror, mirror_of, names_at, open_storage, restore
+from pipeline.clients.store import ClientStore
+from pipeline.config.tracking import TrackingConfig
+from pipeline.runs.record import make_run_dir
+from pipeline.runs.server_state import write_state
+from pipeline.tracking.outbox import Outbox
 from spire_core.errors import ConfigError, RunError
-from spire_core.server import ServerState
+from spire_core.federated.server import ServerState
 
 RUN_ID = "0123456789abcdef" * 2
 

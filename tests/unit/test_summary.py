@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.adaptation import population_kid
-from pipeline.config import load_config
-from pipeline.evaluation import Evaluation, RealData
-from pipeline.forgetting import ForgettingCurve, forgetting_curve, mean_over_clients
-from pipeline.messages import AdaptReport, Drawn, Losses
-from pipeline.result import Result
-from pipeline.setting import prepare
-from pipeline.summary import summary_metrics
-from spire_core.adapt import AdaptPoint
-from spire_core.kid import KidScore, kid
+from pipeline.config.load import load_config
+from pipeline.evaluation.forgetting import ForgettingCurve, forgetting_curve, mean_over_clients
+from pipeline.evaluation.scores import Evaluation, RealData
+from pipeline.experiment.adaptation import population_kid
+from pipeline.federation.messages import AdaptReport, Drawn, Losses
+from pipeline.federation.setup import prepare
+from pipeline.results.metrics import summary_metrics
+from pipeline.results.result import Result
+from spire_core.adaptation.adapt import AdaptPoint
+from spire_core.evaluation.kid import KidScore, kid
 from spire_core.methods import METHODS
 
 OWN, POPULATION = (3.0, 1.0, 2.0, 0.5), (5.0, 6.0, 8.0, 4.0)

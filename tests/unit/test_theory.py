@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import cli
-from pipeline.theory import RUN, run_theory
-from pipeline.theory_config import EXPERIMENTS, TheoryConfig, load_theory, theory_names
-from pipeline.theory_outcome import Score, over_replicates, score, slope
+from pipeline.cli import main as cli
+from pipeline.theory.config import EXPERIMENTS, TheoryConfig, load_theory, theory_names
+from pipeline.theory.outcome import Score, over_replicates, score, slope
+from pipeline.theory.run import RUN, run_theory
 from spire_core.errors import ConfigError
-from spire_core.gmm import normals
+from spire_core.mixture.two_components import normals
 
 SMALL = (
     "replicates=6",

@@ -7,19 +7,20 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.config import load_config
-from pipeline.driver import Driver, Rounds
-from pipeline.messages import WorkerSetup
-from pipeline.pool import LocalClientPool
-from pipeline.schema import FederationConfig
-from pipeline.worker import ClientWorker
-from spire_core.flat import initial_weights
-from spire_core.methods import MethodConfig
-from spire_core.partition import ClientSplit, Partition
+from pipeline.clients.worker import ClientWorker
+from pipeline.config.federation import FederationConfig
+from pipeline.config.load import load_config
+from pipeline.federation.driver import Driver, Rounds
+from pipeline.federation.messages import WorkerSetup
+from pipeline.federation.pool import LocalClientPool
+from spire_core.config.client import ClientConfig
+from spire_core.config.method import MethodConfig
+from spire_core.config.server import ServerConfig
+from spire_core.federated.messages import Broadcast, ClientUpdate, RoundPlan
+from spire_core.federated.server import ServerState
+from spire_core.network.flat_model import initial_weights
+from spire_core.partition.split import ClientSplit, Partition
 from spire_core.rng import torch_generator
-from spire_core.rounds import Broadcast, ClientUpdate, RoundPlan
-from spire_core.server import ServerState
-from spire_core.training_config import ClientConfig, ServerConfig
 
 
 class ListeningWorker:

@@ -22,16 +22,20 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST
 
-from pipeline.config import load_config
-from pipeline.courier import Refusal
-from pipeline.mlflow_delivery import MlflowStore
-from pipeline.mlflow_store import QUIET
-from pipeline.outbox import REFUSED, read_points
-from pipeline.runs import TrackingConfig, find_run, git_revision, mask, tracking_uri, ui_command
-from pipeline.saved_run import SavedRun, save_client, save_run
-from pipeline.tracking import NullTracker, Tracker, check_store, drop_runs
+from pipeline.config.load import load_config
+from pipeline.config.tracking import TrackingConfig, tracking_uri, ui_command
+from pipeline.files.masking import mask
+from pipeline.files.revision import git_revision
+from pipeline.inference.saved_run import SavedRun
+from pipeline.runs.model_files import save_client, save_run
+from pipeline.runs.record import find_run
+from pipeline.tracking.mlflow_session import QUIET
+from pipeline.tracking.mlflow_sink import MlflowStore
+from pipeline.tracking.outbox import REFUSED, read_points
+from pipeline.tracking.relay import Refusal
+from pipeline.tracking.tracker import NullTracker, Tracker, check_store, drop_runs
 from spire_core.errors import ClusterError, ConfigError, RunError
-from spire_core.flat import FlatModel
+from spire_core.network.flat_model import FlatModel
 
 
 @pytest.fixture(scope="module")

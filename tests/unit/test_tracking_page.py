@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from pipeline.config import load_config
-from pipeline.experiment import run_experiment
-from pipeline.progress import Watcher
+from pipeline.config.load import load_config
+from pipeline.experiment.run import run_experiment
+from pipeline.experiment.watcher import Watcher
 
 PAGE = (Path(__file__).parents[2] / "docs" / "tracking.md").read_text()
 NAMED = set(re.findall(r"`([^`\n]+)`", PAGE))

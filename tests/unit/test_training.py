@@ -4,15 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from spire_core.client import new_private_state, start_client, train_client
-from spire_core.flat import FlatModel
-from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL, MethodConfig
-from spire_core.model_config import DiffusionConfig, ModelConfig
+from spire_core.config.client import ClientConfig
+from spire_core.config.diffusion import DiffusionConfig
+from spire_core.config.method import MethodConfig
+from spire_core.config.model import ModelConfig
+from spire_core.diffusion.process import make_schedule
+from spire_core.federated.client import start_client, train_client
+from spire_core.federated.messages import Broadcast, RoundPlan
+from spire_core.federated.private_state import new_private_state
+from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL
+from spire_core.network.flat_model import FlatModel
 from spire_core.rng import torch_generator
-from spire_core.rounds import Broadcast, RoundPlan
-from spire_core.schedule import make_schedule
-from spire_core.training import Recipe, batches, draw_noise, to_float, training_step
-from spire_core.training_config import ClientConfig
+from spire_core.training.fit import Recipe, batches, draw_noise, to_float, training_step
 
 MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(1,), cond_dim=16)
 ROOT = 0.5**0.5  # the cosine of an eighth of a turn

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from pipeline.config import load_config
+from pipeline.config.load import load_config
 from spire_core.errors import StoreError
-from sweeps.ledger import Ledger
-from sweeps.trial import TrialTask, run_trial
+from sweeps.execution.ledger import Ledger
+from sweeps.execution.trial import TrialTask, run_trial
 
 SMALL = ("resources.pool=local", "federation.num_rounds=2", "eval.every=1", "adapt.epochs=1")
 SMALL += ("eval.num_images=8", "eval.num_loss_images=8", "diffusion.sample_steps=2")

@@ -5,13 +5,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from spire_core.config.method import MethodConfig
+from spire_core.config.model import ModelConfig, num_norm_groups
+from spire_core.diffusion.generation import client_denoiser
 from spire_core.errors import ConfigError
-from spire_core.evaluate import client_denoiser
-from spire_core.flat import FlatModel, initial_weights, tensors_hash
-from spire_core.methods import MethodConfig
-from spire_core.model_config import ModelConfig, num_norm_groups
+from spire_core.network.flat_model import FlatModel, initial_weights, tensors_hash
+from spire_core.network.layers import NARROW, DoublingConv2d, ModulatedGroupNorm, PointwiseConv2d
+from spire_core.network.unet import UNet
 from spire_core.rng import torch_generator
-from spire_core.unet import NARROW, DoublingConv2d, ModulatedGroupNorm, PointwiseConv2d, UNet
 
 MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(1,), cond_dim=16)
 

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from spire_core.model_config import ModelConfig, num_norm_groups
+from spire_core.config.model import ModelConfig, num_norm_groups
+from spire_core.network.unet import UNet
 from spire_core.rng import torch_generator
-from spire_core.unet import UNet
 
 CONFIG = ModelConfig(
     d_emb=5, width=16, multipliers=(1, 2), num_blocks=2, attention=(1,), cond_dim=12

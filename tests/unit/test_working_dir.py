@@ -9,8 +9,8 @@ import pytest
 from ray._private import ray_constants
 from ray._private.runtime_env.packaging import create_package
 
-from pipeline.doctor import examine
-from pipeline.working_dir import IGNORE_FILE, MAX_UPLOAD_BYTES, Upload, measure_upload
+from pipeline.cli.doctor import examine
+from pipeline.cluster.job_upload import IGNORE_FILE, MAX_UPLOAD_BYTES, Upload, measure_upload
 
 ROOT = Path(__file__).parents[2]
 LEFTOVERS = [
@@ -66,7 +66,7 @@ def test_a_fresh_checkout_is_small_and_whole(checkout: Path) -> None:
     upload = measure_upload(checkout)
     assert upload.num_bytes < 15 * 2**20
     assert upload.fits
-    needed = {"pipeline/cli.py", "pipeline/presets/smoke.yaml", "pyproject.toml"}
+    needed = {"pipeline/cli/main.py", "pipeline/presets/smoke.yaml", "pyproject.toml"}
     needed |= {"sweeps/__init__.py", "spire_core/weights/mnist.safetensors"}
     assert needed <= upload.num_bytes_of.keys()
     modules = {p.relative_to(ROOT) for p in ROOT.glob("spire_core/*.py")}

@@ -1,0 +1,245 @@
+"""A copy of what a run goes on from, on a storage that survives this machine: S3, GCS, a share.
+
+The only file that imports pyarrow, which knows the storages that Ray Tune knows. Below
+`<tracking.storage>/<run id>/` lie the files of the run's folder under the same names, of a
+checkpoint the manifest last. They hold hashes of their own, which a resume checks. To restore runs
+no code.
+"""
+
+import contextlib
+import logging
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from pipeline.checkpoint.evaluation_store import EVALUATIONS
+from pipeline.checkpoint.snapshots import (
+    CHECKPOINTS,
+    MANIFEST,
+    folder_of,
+    kept_rounds,
+    read_manifest,
+)
+from pipeline.clients.store import CLIENTS
+from pipeline.config.tracking import TrackingConfig, tracking_root
+from pipeline.files.atomic import room_for
+from pipeline.files.masking import mask
+from pipeline.runs.folder import START
+from pipeline.runs.record import RECORD
+from pipeline.tracking.outbox import ARTIFACTS, DONE, OUTBOX, REFUSED
+from spire_core.errors import ConfigError, RunError
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+
+
+SINGLE = (RECORD, START, DONE, REFUSED, OUTBOX)  # files of a run that are replaced as they grow
+
+FOLDERS = (ARTIFACTS, CLIENTS, EVALUATIONS, CHECKPOINTS)
+
+WITHOUT_FOLDERS = ("s3", "gcs", "abfs")  # storages where a file appears once it is whole
+
+CHUNK_BYTES = 1 << 24
+
+_log = logging.getLogger(__name__)
+
+
+def open_storage(uri: str) -> tuple["FileSystem", str]:
+    """Return a storage and the path in it that a URI means; ConfigError if it means none."""
+    import pyarrow
+    from pyarrow.fs import FileSystem
+
+    try:
+        return FileSystem.from_uri(uri)
+    except (pyarrow.ArrowException, ValueError, OSError) as error:
+        raise ConfigError(
+            f"expected a storage such as s3://BUCKET/FOLDER or file:///FOLDER, got {mask(uri)!r} "
+            f"({_reason(error)}): correct it"
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    return mask(" ".join(str(error).split()) or repr(error))[:300]
+
+
+class Mirror:
+    """Keeps a run's newest checkpoints at a storage, beside the rounds: one upload at a time.
+
+    What fails is logged, counted in `num_failed`, and tried again with the next checkpoint.
+    """
+
+    def __init__(self, run_dir: Path, storage: "FileSystem", folder: str) -> None:
+        """Take the run's folder, and the folder of the same content at a storage."""
+        self.run_dir, self.storage, self.folder = run_dir, storage, folder.rstrip("/")
+        self.num_failed = 0
+        self.last_done: int | None = None  # after how many rounds the newest one there was taken
+        self._sent: dict[str, tuple[int, int]] = {}  # size and time of change by name
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="mirror")
+        self._pending: tuple[int, Future[None]] | None = None
+
+    @property
+    def pinned_rounds(self) -> tuple[int, ...]:
+        """Which checkpoints have to stay as they are, since they are being uploaded."""
+        pending = self._pending
+        return () if pending is None or pending[1].done() else (pending[0],)
+
+    def begin(self, num_rounds_done: int) -> None:
+        """Begin to upload a checkpoint, unless one is on its way: then the next one's turn."""
+        if not self.pinned_rounds:
+            self._pending = num_rounds_done, self._thread.submit(self._try, num_rounds_done)
+
+    def close(self) -> None:
+        """Wait for what is on its way, and upload the newest checkpoint if that was not it."""
+        if self._pending is not None:
+            self._pending[1].result()
+        newest = max(kept_rounds(self.run_dir), default=None)
+        if newest is not None and newest != self.last_done:
+            self._try(newest)
+        self._thread.shutdown()
+
+    def _try(self, num_rounds_done: int) -> None:
+        import pyarrow
+
+        try:
+            self.upload(num_rounds_done)
+        except (OSError, ValueError, pyarrow.ArrowException) as error:
+            self.num_failed += 1
+            text = "the checkpoint after round %d is not at %s (%s): tried again at the next one"
+            _log.warning(text, num_rounds_done, mask(self.folder), _reason(error))
+
+    def upload(self, num_rounds_done: int) -> None:
+        """Upload a checkpoint and all that a resume from it needs, and drop what nothing needs.
+
+        Files that are there as they are here are not sent again. Raises what the storage raises.
+        """
+        manifest = folder_of(self.run_dir, num_rounds_done) / MANIFEST
+        needed = read_manifest(manifest.parent).files(self.run_dir)
+        told = [self.run_dir / name for name in SINGLE]
+        extra = sorted(p for p in (self.run_dir / ARTIFACTS).glob("**/*") if p.is_file())
+        for path in (*needed, *extra, *told, manifest):
+            if path in needed or path.is_file():
+                self._send(path)
+        self.last_done = num_rounds_done
+        self._prune()
+
+    def _send(self, path: Path) -> None:
+        name, stat = path.relative_to(self.run_dir).as_posix(), path.stat()
+        if self._sent.get(name) == (stat.st_size, stat.st_mtime_ns):
+            return
+        target, is_object = f"{self.folder}/{name}", self.storage.type_name in WITHOUT_FOLDERS
+        if not is_object:
+            self.storage.create_dir(target.rpartition("/")[0], recursive=True)
+        part = target if is_object else f"{target}.part"
+        with path.open("rb") as file, self.storage.open_output_stream(part) as stream:
+            shutil.copyfileobj(file, stream, CHUNK_BYTES)
+        if not is_object:
+            self.storage.move(part, target)
+        self._sent[name] = (stat.st_size, stat.st_mtime_ns)
+
+    def _prune(self) -> None:
+        """Drop what no checkpoint that is kept here needs, manifests first."""
+        needed: set[Path] = set()
+        for done in kept_rounds(self.run_dir):
+            with contextlib.suppress(ValueError):
+                needed |= set(read_manifest(folder_of(self.run_dir, done)).files(self.run_dir))
+                needed.add(folder_of(self.run_dir, done) / MANIFEST)
+        names = {path.relative_to(self.run_dir).as_posix() for path in needed}
+        folders = (CLIENTS, EVALUATIONS, CHECKPOINTS)
+        there = [n for n in names_at(self.storage, self.folder) if n.split("/")[0] in folders]
+        dropped = sorted(set(there) - names, key=lambda n: not n.endswith(MANIFEST))
+        for name in dropped:
+            self.storage.delete_file(f"{self.folder}/{name}")
+            self._sent.pop(name, None)
+        if self.storage.type_name not in WITHOUT_FOLDERS:
+            for folder in {n.rpartition("/")[0] for n in dropped if n.startswith(CHECKPOINTS)}:
+                self.storage.delete_dir(f"{self.folder}/{folder}")
+
+
+def names_at(storage: "FileSystem", folder: str) -> list[str]:
+    """Return the names of all files below a folder; RunError if one leads out of it."""
+    from pyarrow.fs import FileSelector, FileType
+
+    found = storage.get_file_info(FileSelector(folder, recursive=True, allow_not_found=True))
+    paths = [info.path for info in found if info.type == FileType.File]
+    if storage.type_name == "local":  # which lists what a link leads to as if it were there
+        folder, paths = os.path.realpath(folder), [os.path.realpath(path) for path in paths]
+    return sorted(_safe(path.removeprefix(f"{folder.rstrip('/')}/")) for path in paths)
+
+
+def _safe(name: str) -> str:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or name != str(path):
+        raise RunError(
+            f"expected names of a run's files at a storage, got {name!r}, which leads out of its "
+            "folder: do not use that copy"
+        )
+    return name
+
+
+def check_storage(config: TrackingConfig) -> None:
+    """Raise ConfigError unless `tracking.storage`, if it is set, means a storage."""
+    if config.storage is not None:
+        open_storage(config.storage)
+
+
+def mirror_of(run_dir: Path, config: TrackingConfig) -> Mirror | None:
+    """Return the mirror that a configuration asks for, or None; ConfigError if it cannot be."""
+    if config.storage is None:
+        return None
+    storage, path = open_storage(config.storage)
+    return Mirror(run_dir, storage, f"{path.rstrip('/')}/{run_dir.name}")
+
+
+def restore(uri: str, config: TrackingConfig, say: Callable[[str], None]) -> Path:
+    """Bring a run from `<storage>/<run id>` to this machine and return its folder.
+
+    One that is here already is used as it is. ConfigError if the URI cannot be opened, RunError if
+    there is no run at it.
+    """
+    storage, path = open_storage(uri)
+    with _readable(uri):
+        names = names_at(storage, path)
+    run_id = path.rstrip("/").rpartition("/")[2]
+    if RECORD not in names or not re.fullmatch("[0-9a-f]{32}", run_id):
+        raise RunError(
+            f"expected a run at {mask(uri)}, got {len(names)} files and no {RECORD}: name it as "
+            "<tracking.storage>/<run id>"
+        )
+    run_dir = tracking_root(config) / "runs" / run_id
+    if (run_dir / RECORD).is_file():
+        say(f"run {run_id} is here already, in {run_dir}: it goes on from there")
+        return run_dir
+    part = run_dir.with_name(f".{uuid.uuid4().hex}.part")
+    try:
+        for name in sorted(names, key=lambda name: name == RECORD):  # by which it is known as one
+            if name in SINGLE or (name.split("/")[0] in FOLDERS and not name.endswith(".part")):
+                target = part / name
+                with _readable(uri), room_for(target):
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    source = storage.open_input_stream(f"{path.rstrip('/')}/{name}")
+                    with source, target.open("wb") as file:
+                        shutil.copyfileobj(source, file, CHUNK_BYTES)
+        part.rename(run_dir)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    say(f"run {run_id} was brought from {mask(uri)} to {run_dir}")
+    return run_dir
+
+
+@contextlib.contextmanager
+def _readable(uri: str) -> Iterator[Any]:
+    import pyarrow
+
+    try:
+        yield
+    except (OSError, pyarrow.ArrowException) as error:
+        raise RunError(
+            f"expected to read the run at {mask(uri)}, got {_reason(error)}: check the address "
+            "and who may read it"
+        ) from error

@@ -1,0 +1,56 @@
+"""What the command line says of a client that arrived later: text and JSON."""
+
+from typing import Any
+
+from pipeline.cli.result_text import diagnoses_text
+from pipeline.cli.tables import aligned, number
+from pipeline.inference.arrival import Arrival
+from pipeline.results.files import finite
+from spire_core.adaptation.adapt import AdaptPoint
+
+
+def arrival_json(arrival: Arrival) -> dict[str, Any]:
+    """Return what an arrived client's adaptation found, as plain values."""
+    curve = [
+        {
+            "epoch": point.epoch,
+            "train_loss": point.train_loss,
+            "val_loss": point.val_loss,
+            **finite(point.observed or {}),
+        }
+        for point in arrival.curve
+    ]
+    return {
+        "client_id": arrival.client_id,
+        "num_train": arrival.num_train,
+        "num_test": arrival.num_test,
+        "num_trained": arrival.num_trained,
+        "kept_epoch": arrival.kept_epoch,
+        "curve": curve,
+        "diagnoses": [] if arrival.diagnosis is None else [arrival.diagnosis.as_dict()],
+        "artifacts": {"client": str(arrival.path), "samples": str(arrival.grid_path)},
+    }
+
+
+def arrival_table(arrival: Arrival) -> str:
+    """Return an arrived client's curve over epochs and where its part lies."""
+    header = ["epoch", "train loss", "held-out loss", "KID", "TV"]
+    rows = [_arrival_row(point) for point in arrival.curve if point.observed is not None]
+    return (
+        f"client {arrival.client_id}: {arrival.num_trained:,} numbers trained on "
+        f"{arrival.num_train} images, measured on {arrival.num_test} others\n"
+        f"{aligned(header, rows)}\n"
+        f"kept epoch {arrival.kept_epoch}\n\n"
+        f"{diagnoses_text([arrival.diagnosis] if arrival.diagnosis else [])}\n\n"
+        f"own part  {arrival.path}\nsamples   {arrival.grid_path}"
+    )
+
+
+def _arrival_row(point: AdaptPoint) -> list[str]:
+    observed = point.observed or {}
+    keys = ("heldout_loss", "own_kid", "tv")
+    return [
+        str(point.epoch),
+        number(point.train_loss),
+        *(number(observed.get(key)) for key in keys),
+    ]

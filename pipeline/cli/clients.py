@@ -1,0 +1,129 @@
+"""The verbs `spire adapt` and `spire sample`: clients of a finished run."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from pipeline.cli.command import Answer, add_verb, allowed, say
+
+if TYPE_CHECKING:
+    from pipeline.inference.saved_run import SavedRun
+
+from pipeline.cli.presets import fetch_if_missing
+
+MAX_DRAWN = 100_000  # images at once
+
+
+def adapt(args: argparse.Namespace) -> Answer:
+    """Fit the part of a client that arrives after a run has ended."""
+    from pipeline.config.load import load_config
+
+    limit = [] if args.num_images is None else [f"adapt.num_images={args.num_images}"]
+    overrides = [*args.words, *limit]
+    saved = _saved_run(args.run, overrides, ("adapt.", "tracking.", "data.root="))
+    stored = [f"adapt.{k}={json.dumps(v)}" for k, v in asdict(saved.config.adapt).items()]
+    config = load_config(None, [*stored, *overrides])
+    root = config.data.root or saved.config.data.root
+    from pipeline.cli.arrival_text import arrival_json, arrival_table
+    from pipeline.data.catalog import SPECS
+    from pipeline.inference.arrival import adapt_arrival
+    from pipeline.inference.arrival_images import load_arrival
+
+    if args.data in SPECS:
+        fetch_if_missing(args.data, root, None)
+    images, mixture = load_arrival(saved, args.data, args.classes, root)
+    say(f"fitting a new client for up to {config.adapt.epochs} epochs")
+    arrival = adapt_arrival(saved, images, config.adapt, args.client, mixture)
+    return Answer(arrival_table(arrival), arrival_json(arrival))
+
+
+def sample(args: argparse.Namespace) -> Answer:
+    """Draw images as a client of a finished run, or as its population."""
+    saved = _saved_run(args.run, args.words, ("tracking.",))
+    import numpy as np
+    from PIL import Image
+
+    from pipeline.cli.command import writable_png
+    from pipeline.figures.image_grids import image_grid
+
+    saved.client_state(args.client)  # a client that cannot be drawn leaves no empty folder
+    who = "population" if args.client is None else f"client_{args.client}"
+    png = writable_png(args.out or saved.folder.parent / "samples" / f"{who}_seed{args.seed}.png")
+    guidance = saved.config.eval.guidance if args.guidance is None else args.guidance
+    images = saved.draw(args.client, args.num, args.seed, guidance)
+    npz = png.with_suffix(".npz")
+    np.savez_compressed(npz, images=images)
+    Image.fromarray(image_grid(images, 8)).save(png)
+    values = {"client_id": args.client, "num_images": args.num, "seed": args.seed}
+    values |= {"guidance": guidance, "artifacts": {"png": str(png), "npz": str(npz)}}
+    return Answer(f"{args.num} images: {png} and {npz}", values)
+
+
+def _saved_run(run: str, overrides: Sequence[str], prefixes: tuple[str, ...]) -> "SavedRun":
+    """Return a finished run; ConfigError for an override of what that run has already fixed."""
+    from pipeline.config.load import load_config
+    from pipeline.inference.saved_run import SavedRun
+    from pipeline.runs.record import find_run
+
+    overrides = allowed(overrides, prefixes)
+    return SavedRun.load(find_run(run, load_config(None, overrides).tracking))
+
+
+def _add_saved_run(parser: argparse.ArgumentParser, settings: str, client: str) -> None:
+    parser.add_argument("run", metavar="RUN", help="a run's id, name or folder, or last")
+    parser.add_argument(
+        "words", nargs="*", default=[], metavar="key=value", help=f"settings of {settings}"
+    )
+    parser.add_argument("--client", type=_count(0), metavar="ID", help=client)
+
+
+def add_adapt(verbs: Any) -> None:
+    parser = add_verb(verbs, "adapt", adapt, "fit a client that arrives after a run has ended")
+    text = "an id that is free (the next one unless given)"
+    _add_saved_run(parser, "adapt.*, tracking.* and data.root", text)
+    text = "its images: a data set (its test split), or a folder, flat or with class subfolders"
+    parser.add_argument("--data", required=True, metavar="DIR_OR_DATASET", help=text)
+    text = "only these classes, by name or number, such as 3,7"
+    parser.add_argument("--classes", type=_comma_list, default=[], metavar="LIST", help=text)
+    text = "how many images it learns from"
+    parser.add_argument("--num-images", type=_count(1), metavar="N", help=text)
+
+
+def add_sample(verbs: Any) -> None:
+    parser = add_verb(verbs, "sample", sample, "draw images as a client, or as the population")
+    text = (
+        "whom to draw as (the population unless given); new clients have the ids after the others"
+    )
+    _add_saved_run(parser, "tracking.*", text)
+    parser.add_argument(
+        "--num", type=_count(1, MAX_DRAWN), default=64, metavar="N", help="images (64)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the noise (0)")
+    parser.add_argument(
+        "--guidance", type=_guidance, help="1 turns it off (default: the run's own)"
+    )
+    parser.add_argument("--out", metavar="PATH", help="the PNG; a .npz is written beside it")
+
+
+def _count(least: int, most: int = 10**9) -> Any:
+    def count(text: str) -> int:
+        fits = text.isdecimal() and len(text) <= len(str(most))
+        if not fits or not least <= int(text) <= most:
+            at = f"at least {least}" if not fits or int(text) < least else f"at most {most}"
+            raise argparse.ArgumentTypeError(f"expected a number of {at}, got {text!r}")
+        return int(text)
+
+    return count
+
+
+def _guidance(text: str) -> float:
+    value = float(text)
+    if not 0.0 <= value <= 1000.0:
+        raise argparse.ArgumentTypeError(f"expected a number in 0..1000, got {text!r}")
+    return value
+
+
+def _comma_list(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]

@@ -1,0 +1,187 @@
+"""What all verbs of the command `spire` share: how they are parsed, answer, fail and are stopped.
+
+Stdout gets the answer alone; progress and messages go to stderr; both without passwords in URIs.
+What is heavy, torch for one, is imported inside functions.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pipeline.files.paths import is_ray_job, lasting
+from spire_core.errors import ConfigError
+
+AddVerb = Callable[[Any], None]  # adds a verb to the subparsers of `spire`
+
+USER_ERROR, INTERRUPTED = 2, 130
+
+HALF_LINE = 500  # characters that are kept of each half of a message
+
+GOES_ON = dict.fromkeys(("run", "resume"), ": spire resume goes on from its last round")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a verb has to say: for people, for programs (`--json`), and to the shell."""
+
+    text: str
+    values: dict[str, Any]
+    exit_code: int = 0
+
+
+def run_command(argv: Sequence[str] | None, verbs: Sequence[AddVerb]) -> int:
+    """Run `spire` with these arguments (None: the process's own) and return its exit code.
+
+    0 on success, 1 if a self-test or a trial failed or something still waits to be delivered, 2 for
+    an error that is told in one sentence, such as a mistake of the user's, 130 if interrupted.
+    """
+    args = _parse(argv, verbs)
+    from spire_core.errors import SpireError
+
+    hear_interrupts()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: see `except` below
+    try:
+        # What libraries print is no part of the answer.
+        with contextlib.redirect_stdout(sys.stderr):
+            answer: Answer = args.act(args)
+    except SpireError as error:
+        say(f"spire {args.verb}: {one_line(str(error))}")
+        return USER_ERROR
+    except (OSError, MemoryError) as error:  # the machine's own: no right, no space, no memory
+        told = one_line(str(error)) or "too little memory"
+        say(
+            f"spire {args.verb}: expected files that can be used and memory enough, got {told}: "
+            "free some, or name another place"
+        )
+        return USER_ERROR
+    except KeyboardInterrupt:
+        say(f"spire {args.verb}: interrupted{GOES_ON.get(args.verb, '')}")
+        return INTERRUPTED
+    _print(json.dumps(answer.values, allow_nan=False) if args.json else answer.text)
+    return answer.exit_code
+
+
+def _print(text: str) -> None:
+    from pipeline.files.masking import mask
+
+    try:
+        print(mask(text), flush=True)
+    except BrokenPipeError:  # whoever reads has seen enough, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def one_line(text: str) -> str:
+    """Return a message as one line that no terminal obeys, with the middle of a long one left out.
+
+    It may quote what a stranger has written: control characters are shown as their codes.
+    """
+    line = " ".join(text.split())
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    return shown if len(shown) <= 2 * HALF_LINE else f"{shown[:HALF_LINE]}...{shown[-HALF_LINE:]}"
+
+
+def say(text: str) -> None:
+    """Print a message to stderr."""
+    from pipeline.files.masking import mask
+
+    print(mask(text), file=sys.stderr, flush=True)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(USER_ERROR, f"{self.prog}: {one_line(message)}: see {self.prog} --help\n")
+
+
+def _parse(argv: Sequence[str] | None, add_verbs: Sequence[AddVerb]) -> argparse.Namespace:
+    """Return the parsed arguments; unlike argparse alone, words may also come after options."""
+    parser = _Parser(prog="spire", description="Federated personalised diffusion models.")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for add in add_verbs:
+        add(verbs)
+    args, rest = parser.parse_known_args(argv)
+    if [word for word in rest if word.startswith("-") or "words" not in args]:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.words = [*args.words, *rest]
+    return args
+
+
+def add_verb(verbs: Any, name: str, act: Any, text: str) -> argparse.ArgumentParser:
+    """Return the parser of a new verb that answers with `act(args)`, as text or as JSON."""
+    parser = verbs.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    parser.set_defaults(act=act)
+    parser.add_argument("--json", action="store_true", help="print one JSON object to stdout")
+    return parser
+
+
+def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return what was typed as names and as key=value settings."""
+    names = [word for word in words if "=" not in word]
+    return names, [word for word in words if "=" in word]
+
+
+def split_one(words: Sequence[str], what: str) -> tuple[str | None, list[str]]:
+    """Return the one name of `what`, if there is any, and the key=value settings.
+
+    ConfigError for several names.
+    """
+    from spire_core.errors import ConfigError
+
+    names, settings = split_words(words)
+    if len(names) > 1:
+        raise ConfigError(
+            f"expected one {what} and key=value settings, got {' and '.join(names)}: write a "
+            "setting as key=value, such as client.lr=0.001"
+        )
+    return (names or [None])[0], settings
+
+
+def allowed(overrides: Sequence[str], prefixes: tuple[str, ...]) -> Sequence[str]:
+    """Return the overrides; ConfigError for one that begins with none of the prefixes."""
+    from spire_core.errors import ConfigError
+
+    for word in overrides:
+        if not word.startswith(prefixes):
+            raise ConfigError(
+                f"expected settings of {', '.join(a.rstrip('.=') for a in prefixes)} only, got "
+                f"{word!r}: everything else was fixed by the run"
+            )
+    return overrides
+
+
+def writable_png(path: str | Path) -> Path:
+    """Return where to write a PNG, its folder made; ConfigError if it cannot be written."""
+    png = Path(path)
+    try:
+        png = lasting(path, "--out").with_suffix(".png")
+        png.parent.mkdir(parents=True, exist_ok=True)
+        problem = None if os.access(png.parent, os.W_OK) else "its folder is read-only"
+    except ConfigError:
+        raise
+    except (OSError, RuntimeError, ValueError) as error:  # also of a home, no name, or a NUL in it
+        problem = str(error)
+    if problem or png.is_dir():
+        problem = problem or "it is a folder"
+        raise ConfigError(
+            f"expected a file that can be written, got {png} ({problem}): name another"
+        )
+    return png
+
+
+def hear_interrupts() -> None:
+    """In a job, let SIGINT raise KeyboardInterrupt even if the head was started in a background.
+
+    A shell lets its background processes ignore SIGINT; a job inherits that from its head, and
+    `ray job stop` would wait in vain and then kill it.
+    """
+    if is_ray_job() and signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

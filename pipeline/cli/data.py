@@ -1,0 +1,57 @@
+"""The verbs `spire data fetch` and `spire data show`."""
+
+import argparse
+from typing import Any
+
+from pipeline.cli.command import Answer, add_verb, say
+from pipeline.cli.presets import add_preset, fetch_if_missing, preset_and_settings
+
+
+def data_fetch(args: argparse.Namespace) -> Answer:
+    """Get a data set, unless it is there and intact."""
+    from pipeline.data.fetch import fetch
+
+    path = fetch(args.name, args.root, args.source, log=say)
+    return Answer(str(path), {"name": args.name, "path": str(path)})
+
+
+def data_show(args: argparse.Namespace) -> Answer:
+    """Say, and draw with `--out`, which client holds how many images of each class."""
+    from pipeline.config.load import load_config
+
+    preset, overrides = preset_and_settings(args.words)
+    config = load_config(preset, overrides)
+    fetch_if_missing(config.data.name, config.data.root, config.data.path)
+    from pipeline.cli.command import writable_png
+    from pipeline.cli.setup_text import partition_json, partition_text
+    from pipeline.federation.setup import partitioned
+    from pipeline.figures.plots import partition_figure
+
+    data, partition = partitioned(config)
+    labels, names = data.labels, data.class_names
+    told = partition_json(partition, labels, names)
+    text = partition_text(told)
+    if args.out:
+        shown = partition.shown
+        counts = shown.class_counts(labels, len(names))
+        path = writable_png(args.out)
+        figure = partition_figure(counts, names, len(shown.train_clients), shown.client_ids)
+        figure.savefig(path)
+        told["artifacts"] = {"png": str(path)}
+        text += f"\ndrawn in {path}"
+    return Answer(text, told)
+
+
+def add_data(verbs: Any) -> None:
+    text = "get a data set, or show who holds which images"
+    data = verbs.add_parser("data", help=text, description=f"{text.capitalize()}.")
+    data_verbs = data.add_subparsers(dest="data_verb", metavar="VERB", required=True)
+    parser = add_verb(data_verbs, "fetch", data_fetch, "get a data set and check its hashes")
+    parser.add_argument("name", metavar="NAME", help="mnist, fashion_mnist or cifar10")
+    text = "a folder that holds the original files"
+    parser.add_argument("--from", dest="source", metavar="DIR", help=text)
+    text = "where data sets are kept ($SPIRE_DATA, or data in $SPIRE_ROOT or here, unless given)"
+    parser.add_argument("--root", help=text)
+    parser = add_verb(data_verbs, "show", data_show, "show which client holds which classes")
+    add_preset(parser)
+    parser.add_argument("--out", metavar="PNG", help="draw it as well")

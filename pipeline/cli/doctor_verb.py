@@ -1,0 +1,20 @@
+"""The verb `spire doctor`."""
+
+import argparse
+from typing import Any
+
+from pipeline.cli.command import Answer, add_verb
+
+
+def doctor(args: argparse.Namespace) -> Answer:
+    """Say what would run where, what is missing, and how to get it."""
+    from pipeline.cli.doctor import doctor_text, examine
+
+    found = examine(args.metrics)
+    return Answer(doctor_text(found), found, 0 if found["ok"] else 1)
+
+
+def add_doctor(verbs: Any) -> None:
+    parser = add_verb(verbs, "doctor", doctor, "say what would run where and what is missing")
+    text = "check KID and the extractors on the data sets that are here; exit code 1 if that fails"
+    parser.add_argument("--metrics", action="store_true", help=text)

@@ -1,0 +1,21 @@
+"""The verbs of the command `spire`: each lets the package do its work, and answers.
+
+Torch, Ray, MLflow and matplotlib are imported inside the verbs, so that `spire --help` answers at
+once.
+"""
+
+from collections.abc import Sequence
+
+from pipeline.cli.clients import add_adapt, add_sample
+from pipeline.cli.command import AddVerb, run_command
+from pipeline.cli.data import add_data
+from pipeline.cli.doctor_verb import add_doctor
+from pipeline.cli.run import add_resume, add_run
+from pipeline.cli.sync import add_sync
+from pipeline.cli.theory import add_theory
+
+
+def main(argv: Sequence[str] | None = None, more_verbs: Sequence[AddVerb] = ()) -> int:
+    """Run `spire` as `run_command` does; `more_verbs` are of packages that build on this one."""
+    own = (add_run, add_resume, add_adapt, add_sample, add_data)
+    return run_command(argv, (*own, add_theory, add_doctor, add_sync, *more_verbs))

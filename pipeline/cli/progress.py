@@ -1,0 +1,99 @@
+"""What a running experiment shows on stderr: a bar in a terminal, a few lines elsewhere."""
+
+import sys
+import time
+from pathlib import Path
+from typing import TextIO
+
+from tqdm import tqdm
+
+from pipeline.evaluation.scores import Evaluation
+from pipeline.experiment.watcher import Watcher
+from pipeline.federation.driver import RoundStats
+
+NUM_LINES = 10  # for the rounds of a run whose stderr is not a terminal
+
+
+class Progress(Watcher):
+    """Shows stages, rounds (loss, seconds per round, time left) and one line per evaluation."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._bar: tqdm | None = None
+        self._began = time.monotonic()
+
+    def started(self, run_dir: Path) -> None:
+        """Say which run this is, so that it can be resumed by its id."""
+        self._say(f"run {run_dir.name} in {run_dir}")
+
+    def stage(self, text: str) -> None:
+        """Say what begins now."""
+        self.close()
+        self._began = time.monotonic()
+        self._say(text)
+
+    def round_done(self, stats: RoundStats, num_rounds: int) -> None:
+        """Show that a round has ended."""
+        done, round_s = stats.round_idx + 1, stats.train_s + stats.aggregate_s
+        if self._stream.isatty():
+            self._advance_bar(stats, num_rounds, round_s)
+        elif (
+            done == num_rounds
+            or done * NUM_LINES // num_rounds > stats.round_idx * NUM_LINES // num_rounds
+        ):
+            left_s = (time.monotonic() - self._began) * (num_rounds - done) / done
+            self._say(
+                f"round {done}/{num_rounds}  loss {stats.loss:.4f}{left_out(stats)}  "
+                f"{round_s:.2f} s/round  {tqdm.format_interval(left_s)} left"
+            )
+
+    def evaluated(self, evaluation: Evaluation, floor: float) -> None:
+        """Show the means of one evaluation in a line."""
+        self._say(evaluation_line(evaluation, floor))
+
+    def close(self) -> None:
+        """End the bar, if there is one, so that what is printed next has a line of its own."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _advance_bar(self, stats: RoundStats, num_rounds: int, round_s: float) -> None:
+        if self._bar is None:
+            self._bar = tqdm(
+                total=num_rounds,
+                initial=stats.round_idx,
+                unit="round",
+                file=self._stream,
+                dynamic_ncols=True,
+            )
+        self._bar.set_postfix_str(
+            f"loss {stats.loss:.4f}{left_out(stats)}, {round_s:.2f} s", refresh=False
+        )
+        self._bar.update()
+
+    def _say(self, text: str) -> None:
+        tqdm.write(text, file=self._stream)
+        self._stream.flush()
+
+
+def left_out(stats: RoundStats) -> str:
+    """Return who was missing in a round, or fell behind, in a few words; empty if nobody was."""
+    told = [(stats.num_dropped, "dropped"), (stats.num_stragglers, "behind")]
+    said = ", ".join(f"{count} {what}" for count, what in told if count)
+    return f" ({said})" if said else ""
+
+
+def evaluation_line(evaluation: Evaluation, floor: float) -> str:
+    """Return one evaluation's means: KID beside its floor, class distance, and held-out losses."""
+    found = evaluation.metrics()
+    parts = [
+        f"round {evaluation.round_idx}: KID {found['pretrain/kid/mean']:.4g} (floor {floor:.3g})"
+    ]
+    if "pretrain/tv/mean" in found:
+        parts.append(f"TV {found['pretrain/tv/mean']:.3f}")
+    losses = [
+        f"{name} {found[key]:.4f}"
+        for name in ("own", "zero", "swapped")
+        if (key := f"pretrain/heldout/{name}") in found
+    ]
+    return ", ".join([*parts, "held-out loss " + " / ".join(losses)])

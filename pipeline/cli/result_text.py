@@ -1,0 +1,99 @@
+"""What a finished experiment leaves for people and programs: a table, an object and a picture."""
+
+from collections.abc import Sequence
+
+from pipeline.cli.setup_text import trained_text
+from pipeline.cli.tables import aligned, change, number
+from pipeline.clients.profiler import FOLDER, TABLE
+from pipeline.config.tracking import ui_command
+from pipeline.evaluation.diagnosis import Diagnosis
+from pipeline.evaluation.scores import Evaluation
+from pipeline.experiment.profiling import trace_path
+from pipeline.results.files import grid_path
+from pipeline.results.metrics import new_client_row, params_counts
+from pipeline.results.result import Result
+
+
+def result_table(result: Result) -> str:
+    """Return what is printed at the end of a run: scores, floors, and where everything lies."""
+    config, federation = result.setting.config, result.setting.config.federation
+    title = (
+        f"{config.method.name} on {config.data.name}, seed {config.seed}: "
+        f"{federation.num_clients} clients, {federation.num_rounds} rounds"
+    )
+    tables = [_pretraining_table(result), _new_clients_table(result)]
+    parts = [title, *tables, diagnoses_text(result.diagnoses), _where(result)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def diagnoses_text(diagnoses: Sequence[Diagnosis]) -> str:
+    """Return recognised failures with what to try, or that there are none."""
+    if not diagnoses:
+        return "no known failure recognised"
+    said = [f"{d.name}: {d.evidence}\n  try {d.advice}" for d in diagnoses]
+    return "\n".join(["Diagnoses (docs/diagnoses.md)", *said])
+
+
+def _pretraining_table(result: Result) -> str:
+    if not result.evaluations:
+        return "no pre-training: this method's clients train alone"
+    floor = result.real.floor_mean(result.setting.eval_ids)
+    header = ["round", "KID", "worst", "TV", "held-out own", "zero", "swapped"]
+    rows = [_pretraining_row(evaluation) for evaluation in result.evaluations]
+    first = f"Pre-training clients (KID floor, real against real: {number(floor)})"
+    return f"{first}\n{aligned(header, rows)}"
+
+
+def _pretraining_row(evaluation: Evaluation) -> list[str]:
+    found = evaluation.metrics()
+    keys = ("kid/mean", "kid/worst", "tv/mean", "heldout/own", "heldout/zero", "heldout/swapped")
+    return [str(evaluation.round_idx), *(number(found.get(f"pretrain/{key}")) for key in keys)]
+
+
+def _new_clients_table(result: Result) -> str:
+    if not result.reports:
+        return ""
+    rows = [new_client_row(result, i) for i in range(len(result.reports))]
+    header = ["client", "KID", "floor", "kept epoch", "TV", "held-out loss", "NN train", "NN test"]
+    cells = [
+        [
+            str(row["client_id"]),
+            change(row["kid_before"], row["kid_after"]),
+            number(row["kid_floor"]),
+            str(row["kept_epoch"]),
+            change(row["tv_before"], row["tv_after"]),
+            change(row["heldout_before"], row["heldout_after"]),
+            number(row["nn_train"]),
+            number(row["nn_test"]),
+        ]
+        for row in rows
+    ]
+    total, trained = params_counts(result.setting)
+    forgetting = ", ".join(
+        f"{name} {_mean([row[f'forgetting_{name}'] for row in rows])}"
+        for name in ("own", "global", "replaced")
+    )
+    return (
+        "New clients, before -> after adaptation "
+        "(NN: distance of samples to the client's nearest image)\n"
+        f"{aligned(header, cells)}\n"
+        f"each {trained_text(trained, total).removeprefix('a ')}\n"
+        f"forgetting at the end (KID): {forgetting}"
+    )
+
+
+def _mean(values: Sequence[float | None]) -> str:
+    known = [v for v in values if v is not None]
+    return number(sum(known) / len(known)) if known else "-"
+
+
+def _where(result: Result) -> str:
+    tracking = result.setting.config.tracking
+    lines = [f"run folder  {result.run_dir}", f"samples     {grid_path(result)}"]
+    if tracking.enabled:
+        lines.append(f"compare     {ui_command(tracking)}")
+    if (trace := trace_path(result.run_dir)) is not None:
+        table = result.run_dir / FOLDER / TABLE
+        how = "open it at https://ui.perfetto.dev or in chrome://tracing"
+        lines.append(f"profile     {trace}: {how}; the operators that took longest are in {table}")
+    return "\n".join(lines)

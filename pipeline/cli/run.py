@@ -1,0 +1,123 @@
+"""The verbs `spire run` and `spire resume`."""
+
+import argparse
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from pipeline.cli.command import Answer, add_verb, allowed, say
+
+if TYPE_CHECKING:
+    from pipeline.config.schema import Config
+    from pipeline.results.result import Result
+
+from pipeline.cli.presets import add_preset, fetch_if_missing, preset_and_settings
+
+# --- the verbs ----------------------------------------------------------------------------------
+
+
+def run(args: argparse.Namespace) -> Answer:
+    """Run one experiment, or with `--dry-run` say what it would be."""
+    from pipeline.config.load import load_config
+    from spire_core.errors import ConfigError
+
+    preset, overrides = preset_and_settings(args.words)
+    config = load_config(preset, [*overrides, *(["tracking.profile=true"] * args.profile)])
+    if args.profile and not config.method.record.is_federated:
+        raise ConfigError(
+            f"expected a method with rounds to profile, got {config.method.name}: leave out "
+            "--profile"
+        )
+    fetch_if_missing(config.data.name, config.data.root, config.data.path)
+    if args.dry_run:
+        return _dry_run(config, preset)
+    with _starting_cluster(config):
+        from pipeline.cli.progress import Progress
+        from pipeline.experiment.run import run_experiment
+        from pipeline.experiment.watcher import Watcher
+
+        with contextlib.closing(Watcher() if args.quiet else Progress()) as watcher:
+            return _finished(run_experiment(config, preset, watcher), preset)
+
+
+def resume(args: argparse.Namespace) -> Answer:
+    """Go on with an interrupted run; of a finished one, say again what it found."""
+    from pipeline.config.load import load_config
+    from pipeline.runs.folder import load_result
+    from pipeline.runs.record import find_run
+    from pipeline.runs.start import load_start
+
+    changeable = ("tracking.", "resources.", "federation.client_timeout_s=", "data.root=")
+    overrides = allowed(args.words, changeable)
+    given = load_config(None, overrides).tracking
+    if "://" in args.run:
+        from pipeline.checkpoint.remote import restore
+
+        run_dir = restore(args.run, given, say)
+    else:
+        run_dir = find_run(args.run, given)
+    if (told := load_result(run_dir)) is not None:
+        return Answer(f"run {told['run_id']} has finished: spire sample {told['run_id']}", told)
+    config, preset = load_start(run_dir, given.uri, overrides)
+    fetch_if_missing(config.data.name, config.data.root, config.data.path)
+    with _starting_cluster(config):
+        from pipeline.cli.progress import Progress
+        from pipeline.experiment.run import resume_experiment
+        from pipeline.experiment.watcher import Watcher
+
+        with contextlib.closing(Watcher() if args.quiet else Progress()) as watcher:
+            return _finished(resume_experiment(run_dir, config, watcher, preset=preset), preset)
+
+
+# --- what they share ----------------------------------------------------------------------------
+
+
+def _dry_run(config: "Config", preset: str) -> Answer:
+    from pipeline.cli.setup_text import setting_json, setting_text
+    from pipeline.cluster.actor_plan import plan_here
+    from pipeline.federation.setup import prepare
+
+    plan, setting = plan_here(config), prepare(config)
+    told = setting_json(setting, preset, plan)
+    return Answer(setting_text(told, plan), told)
+
+
+def _starting_cluster(config: "Config") -> contextlib.AbstractContextManager[Any]:
+    """Let Ray, if it is asked for, start beside what comes before the clients: seconds of imports.
+
+    What is wrong with settings or data that are looked at meanwhile ends it again.
+    """
+    if config.resources.pool == "local":
+        return contextlib.nullcontext()
+    from pipeline.cluster.session import starting_cluster
+
+    return starting_cluster()
+
+
+def _finished(result: "Result", preset: str | None) -> Answer:
+    from pipeline.cli.result_text import result_table
+    from pipeline.results.files import result_json
+
+    return Answer(result_table(result), result_json(result, preset))
+
+
+# --- what can be typed --------------------------------------------------------------------------
+
+
+def add_run(verbs: Any) -> None:
+    parser = add_verb(verbs, "run", run, "run one experiment end to end")
+    add_preset(parser)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print config, partition and resources, and stop"
+    )
+    text = "write a torch.profiler trace of a few rounds into the run's folder"
+    parser.add_argument("--profile", action="store_true", help=text)
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
+
+
+def add_resume(verbs: Any) -> None:
+    parser = add_verb(verbs, "resume", resume, "go on with an interrupted run")
+    text = "a run's id, name or folder, or last; or its copy, as <tracking.storage>/<run id>"
+    parser.add_argument("run", metavar="RUN", help=text)
+    text = "settings of tracking.*, resources.*, data.root and federation.client_timeout_s"
+    parser.add_argument("words", nargs="*", default=[], metavar="key=value", help=text)
+    parser.add_argument("--quiet", action="store_true", help="show no progress")

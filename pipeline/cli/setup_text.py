@@ -1,0 +1,118 @@
+"""What the command line says of an experiment before it runs: text and JSON."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import yaml
+
+from pipeline.cli.tables import aligned
+from pipeline.cluster.actor_plan import ActorPlan
+from pipeline.federation.setup import Setting
+from pipeline.results.metrics import params_counts
+from spire_core.partition.split import Partition
+
+MAX_COLUMNS = 12  # classes; with more of them a client's largest are named
+
+MAX_ROWS = 40  # clients of one kind
+
+
+def partition_json(
+    partition: Partition, labels: np.ndarray, class_names: Sequence[str]
+) -> dict[str, Any]:
+    """Return who holds which data, client by client; of a population without end, the first."""
+    shown = partition.shown
+    counts = shown.class_counts(labels, len(class_names))
+    num_old, num_clients = len(shown.train_clients), len(partition.train_clients)
+    clients = [
+        {
+            "client_id": split.client_id,
+            "is_new": i >= num_old,
+            "num_train": len(split.train),
+            "num_test": len(split.test),
+            "class_counts": counts[i].tolist(),
+        }
+        for i, split in enumerate((*shown.train_clients, *shown.new_clients))
+    ]
+    return {
+        "hash": partition.hash,
+        "class_names": list(class_names),
+        "clients": clients,
+        "num_left_out": num_clients + len(partition.new_clients) - len(clients),
+    }
+
+
+def partition_text(told: dict[str, Any]) -> str:
+    """Return what `partition_json` tells, as a table of images per client and class."""
+    names, clients = told["class_names"], told["clients"]
+    is_wide = len(names) > MAX_COLUMNS
+    header = [
+        "client",
+        "train",
+        "test",
+        *(["largest classes"] if is_wide else [n[:6] for n in names]),
+    ]
+    shown, left_out = [], told["num_left_out"]
+    for is_new in (False, True):
+        of_kind = [c for c in clients if c["is_new"] == is_new]
+        shown += of_kind[:MAX_ROWS]
+        left_out += len(of_kind[MAX_ROWS:])
+    table = aligned(header, [_partition_row(c, names, is_wide) for c in shown])
+    more = f"\n(and {left_out} more clients)" if left_out else ""
+    return f"{table}{more}\npartition {told['hash']}"
+
+
+def _partition_row(client: dict[str, Any], names: Sequence[str], is_wide: bool) -> list[str]:
+    name = f"new {client['client_id']}" if client["is_new"] else str(client["client_id"])
+    counts = client["class_counts"]
+    cells = [str(n) if n else "." for n in counts]
+    if is_wide:
+        largest = sorted(range(len(counts)), key=lambda k: -counts[k])[:4]
+        cells = [" ".join(f"{names[k][:10]}:{counts[k]}" for k in largest if counts[k])]
+    return [name, str(client["num_train"]), str(client["num_test"]), *cells]
+
+
+def setting_json(setting: Setting, preset: str, plan: ActorPlan | None) -> dict[str, Any]:
+    """Return what is fixed before the first round; `plan` is None where one process does all."""
+    total, trained = params_counts(setting)
+    data, config = setting.data, setting.config
+    actors = None
+    if plan is not None:
+        actors = {
+            "num_actors": plan.num_actors,
+            "num_cpus": plan.num_cpus,
+            "num_gpus": plan.num_gpus,
+        }
+    return {
+        "preset": preset,
+        "config": json.loads(json.dumps(config.as_dict())),  # lists for tuples, as YAML wants them
+        "config_fingerprint": config.fingerprint,
+        "partition": partition_json(setting.partition, data.labels, data.class_names),
+        "extractor": setting.extractor,
+        "params_total": total,
+        "params_trainable_new_client": trained,
+        "params_trainable_fraction": trained / total,
+        "resources": {"pool": config.resources.pool, "actors": actors},
+    }
+
+
+def setting_text(told: dict[str, Any], plan: ActorPlan | None) -> str:
+    """Return what `setting_json` tells, for reading."""
+    total, trained = told["params_total"], told["params_trainable_new_client"]
+    where = f"resources: {plan.describe()}" if plan else "resources: this process alone"
+    return "\n\n".join(
+        [
+            yaml.safe_dump(
+                told["config"], sort_keys=False, default_flow_style=None, width=100
+            ).strip(),
+            "images of each class at each client:\n" + partition_text(told["partition"]),
+            f"parameters: {trained_text(trained, total)}\n"
+            f"extractor: {told['extractor']}\n{where}\nconfig {told['config_fingerprint']}",
+        ]
+    )
+
+
+def trained_text(trained: int, total: int) -> str:
+    """Return how many numbers a new client trains, in words."""
+    return f"a new client trains {trained:,} of {total:,} numbers ({100 * trained / total:.3g} %)"

@@ -1,0 +1,250 @@
+"""A new client's side: it fits its own parts to a backbone, and is measured on the way."""
+
+import functools
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.clients.evaluation import EvaluationTasks
+from pipeline.federation.messages import AdaptReport, Drawn, Fitted, Look, Losses
+from spire_core.adaptation.adapt import adapt_client, num_trained
+from spire_core.adaptation.adapt_together import adapt_embeddings
+from spire_core.config.adapt import AdaptConfig
+from spire_core.evaluation.image_metrics import nearest_neighbour_distance, total_variation
+from spire_core.evaluation.kid import kid
+from spire_core.federated.private_state import PrivateState, new_private_state, personalise
+from spire_core.methods import CLIENT_EMB
+from spire_core.network.flat_model import FlatModel, initial_weights
+from spire_core.training.fit import to_float
+
+Seen = tuple[Drawn, Tensor, dict[str, float], Tensor]  # see `_Observer.look`
+
+
+class AdaptationTasks(EvaluationTasks):
+    """Tasks of new clients."""
+
+    def start_state(self, client_id: int, init: str, mean_emb: Tensor | None) -> PrivateState:
+        """Return what a new client starts from: the zero, mean or random embedding, or nothing."""
+        config = self.config
+        if not config.method.record.has_embedding:
+            return {}
+        if init == "mean" and mean_emb is not None:
+            return {CLIENT_EMB: mean_emb.clone()}
+        if init == "random":
+            return new_private_state(
+                self.model, config.client, config.model.d_emb, config.seed, client_id
+            )
+        return {CLIENT_EMB: torch.zeros(config.model.d_emb)}
+
+    def fit_embeddings(
+        self,
+        client_ids: Sequence[int],
+        weights: np.ndarray,
+        settings: AdaptConfig,
+        mean_emb: Tensor | None,
+    ) -> list[Fitted]:
+        """Fit new clients' embeddings on the backbone (P,) in one batch; keep them here.
+
+        Beside the result each keeps its embedding after every epoch that is to be looked at.
+        """
+        began, config = time.monotonic(), self.config
+        states: list[PrivateState] = [{} for _ in client_ids]
+        adapted = adapt_embeddings(
+            self.model,
+            torch.tensor(weights, device=self.device),
+            [self.start_state(client_id, settings.init, mean_emb) for client_id in client_ids],
+            [self.train_images(client_id) for client_id in client_ids],
+            settings,
+            self.recipe(),
+            config.seed,
+            client_ids,
+            [functools.partial(_remember, state) for state in states],
+        )
+        duration_s = (time.monotonic() - began) / len(client_ids)
+        fitted = []
+        for client_id, result, state in zip(client_ids, adapted, states, strict=True):
+            state[_after(result.kept_epoch)] = result.state[CLIENT_EMB].clone()
+            self.store.save(client_id, 0, state | result.state)
+            looks = {p.epoch for p in result.curve if p.observed is not None} | {result.kept_epoch}
+            trained = num_trained(self.model, config.model.d_emb)
+            told = (result.curve, result.kept_epoch, tuple(sorted(looks)), trained, duration_s)
+            fitted.append(Fitted(client_id, *told))
+        return fitted
+
+    def look(
+        self,
+        client_ids: Sequence[int],
+        weights: np.ndarray,
+        pooled_features: Tensor,
+        epochs: Sequence[int],
+        is_whole: Sequence[bool],
+    ) -> list[Look]:
+        """Return what new clients draw on the backbone (P,) after some epochs, as one batch.
+
+        `epochs` and `is_whole` (whether the images' features and distances are asked for) go with
+        `client_ids`, where a client may stand several times.
+        """
+        began, looks = time.monotonic(), []
+        self.model.load(torch.tensor(weights, device=self.device))
+        states = [self.private_state(client_id) for client_id in client_ids]
+        embs = [state[_after(epoch)] for state, epoch in zip(states, epochs, strict=True)]
+        images = self._images_together(client_ids, embs)
+        drawn_s = (time.monotonic() - began) / len(client_ids)
+        for client_id, emb, own, whole in zip(client_ids, embs, images, is_whole, strict=True):
+            began = time.monotonic()
+            drawn = self._drawn(client_id, own)
+            heldout = self._heldout_each(client_id, emb.to(self.device))
+            scores = self._scores(drawn, heldout, pooled_features)
+            distances = self._distances(client_id, own) if whole else None
+            duration_s = drawn_s + time.monotonic() - began
+            looks.append(Look(drawn if whole else None, scores, heldout, distances, duration_s))
+        return looks
+
+    def _scores(self, drawn: Drawn, heldout: Tensor, pooled_features: Tensor) -> dict[str, float]:
+        """Return KID against the client's and the population's data, TV, and held-out loss.
+
+        `heldout` (n,) is what `_heldout_each` returned.
+        """
+        config, client_id = self.config, drawn.client_id
+        sizes = (config.eval.kid_subset_size, config.eval.kid_num_subsets, config.seed)
+        own = kid(self.real_features(client_id), drawn.features, *sizes)
+        observed = {
+            "own_kid": own.mean,
+            "own_kid_std": own.std,
+            "population_kid": kid(pooled_features, drawn.features, *sizes).mean,
+            "heldout_loss": float(heldout.mean()),
+        }
+        if drawn.histogram is not None:
+            observed["tv"] = total_variation(drawn.histogram, self.setup.mixtures[client_id])
+        return observed
+
+    def _distances(self, client_id: int, images: Tensor) -> tuple[float, float]:
+        """Return how far images are from as many training and held-out images of a client."""
+        train, test = self.train_images(client_id), self.test_images(client_id)
+        count = min(len(train), len(test))
+        return (
+            nearest_neighbour_distance(images, to_float(train[:count])),
+            nearest_neighbour_distance(images, to_float(test[:count])),
+        )
+
+    def adapt(
+        self,
+        client_id: int,
+        weights: np.ndarray,
+        settings: AdaptConfig,
+        mean_emb: Tensor | None,
+        pooled_features: Tensor,
+    ) -> AdaptReport:
+        """Fit a new client on the backbone (P,), measure it on the way; keep its own parts here.
+
+        `pooled_features` (n, D) are features of the pre-training population's held-out images.
+        """
+        began, config = time.monotonic(), self.config
+        start = torch.tensor(weights, device=self.device)
+        if not config.method.record.is_federated:
+            start = initial_weights(
+                config.model, config.method, self.images.shape[1], config.seed, client_id
+            ).to(self.device)
+        observer = _Observer(self, client_id, self._reference(start), pooled_features)
+        adapted = adapt_client(
+            self.model,
+            start,
+            self.start_state(client_id, settings.init, mean_emb),
+            self.train_images(client_id),
+            settings,
+            self.recipe(batch_size=settings.batch_size),
+            config.seed,
+            client_id,
+            observer,
+        )
+        self.store.save(client_id, 0, adapted.state)
+        if observer.last_epoch == adapted.kept_epoch:  # as always without early stopping
+            look = observer.last
+        else:
+            look = observer.look(self.model, personalise(self.model, start, adapted.state))
+        after, images, scores, heldout = look
+        return AdaptReport(
+            client_id,
+            adapted.curve,
+            adapted.kept_epoch,
+            observer.first,
+            after,
+            scores,
+            observer.heldout | {adapted.kept_epoch: heldout},
+            *self._distances(client_id, images),
+            num_trained(self.model, config.model.d_emb),
+            time.monotonic() - began,
+        )
+
+    def draw_tuned(
+        self, client_id: int, weights: np.ndarray, settings: AdaptConfig
+    ) -> tuple[Drawn, Losses]:
+        """Return what a pre-training client draws once it has fine-tuned the backbone (P,).
+
+        It takes `tune_epochs` passes over all its images; beside what it draws stands its held-out
+        loss. Nothing is kept.
+        """
+        start = torch.tensor(weights, device=self.device)
+        epochs = replace(settings, epochs=settings.tune_epochs, early_stopping=False)
+        recipe = self.recipe(batch_size=settings.batch_size)
+        more = (epochs, recipe, self.config.seed, client_id, _look_away)
+        adapt_client(self.model, start, {}, self.train_images(client_id), *more)
+        images = self._images(client_id, self.model, None, self._reference(start))
+        losses = Losses(client_id, self._heldout(client_id, None), None, None)
+        return self._drawn(client_id, images), losses
+
+
+def _after(epoch: int) -> str:
+    """Return the name under which a new client keeps its embedding after an epoch."""
+    return f"{CLIENT_EMB}.{epoch}"
+
+
+def _remember(
+    state: PrivateState, epoch: int, model: FlatModel, emb: Tensor | None
+) -> dict[str, float]:
+    """Keep a new client's embedding after an epoch; what it is worth is looked at later."""
+    assert emb is not None
+    state[_after(epoch)] = emb.detach().cpu().clone()
+    return {}
+
+
+def _look_away(epoch: int, model: FlatModel, emb: Tensor | None) -> dict[str, float]:
+    """Observe nothing of a client that fine-tunes."""
+    return {}
+
+
+class _Observer:
+    """Looks at a new client between its epochs and keeps what it saw first (before adaptation)."""
+
+    def __init__(
+        self,
+        worker: AdaptationTasks,
+        client_id: int,
+        reference: FlatModel | None,
+        pooled_features: Tensor,
+    ) -> None:
+        self.worker, self.client_id = worker, client_id
+        self.reference, self.pooled_features = reference, pooled_features
+        self.first: Drawn
+        self.last: Seen
+        self.last_epoch = -1
+        self.heldout: dict[int, Tensor] = {}
+
+    def __call__(self, epoch: int, model: FlatModel, emb: Tensor | None) -> dict[str, float]:
+        """Return what `look` scores; remember it, and what was drawn before adaptation."""
+        self.last, self.last_epoch = self.look(model, None if emb is None else emb.detach()), epoch
+        drawn, _, scores, self.heldout[epoch] = self.last
+        if epoch == 0:
+            self.first = drawn
+        return scores
+
+    def look(self, model: FlatModel, emb: Tensor | None) -> Seen:
+        """Return what the client draws, its images, their scores, and its held-out losses."""
+        images = self.worker._images(self.client_id, model, emb, self.reference)
+        drawn = self.worker._drawn(self.client_id, images)
+        heldout = self.worker._heldout_each(self.client_id, emb)
+        return drawn, images, self.worker._scores(drawn, heldout, self.pooled_features), heldout

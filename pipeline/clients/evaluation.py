@@ -1,0 +1,131 @@
+"""A client's side of an evaluation: what it draws, and its held-out losses."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.clients.base import WorkerBase, own_parts
+from pipeline.federation.messages import Drawn, Losses
+from spire_core.diffusion.generation import client_denoiser, draw, draw_together
+from spire_core.evaluation.extractors import is_classifier_of
+from spire_core.evaluation.feature_cache import cached_features
+from spire_core.evaluation.image_metrics import class_histogram
+from spire_core.federated.private_state import personalise
+from spire_core.methods import CLIENT_EMB
+from spire_core.network.flat_model import FlatModel
+from spire_core.rng import torch_generator
+from spire_core.training.fit import to_float
+from spire_core.training.heldout import heldout_losses
+
+
+class EvaluationTasks(WorkerBase):
+    """Tasks of an evaluation of pre-training clients, whether they have trained or not."""
+
+    def real_features(self, client_id: int) -> Tensor:
+        """Return features (n, D) of a client's test images."""
+        images = to_float(self.test_images(client_id))
+        return cached_features(self.extractor, images, self.setup.folder.parent / "cache")
+
+    def _images(
+        self,
+        client_id: int,
+        model: FlatModel,
+        emb: Tensor | None,
+        reference: FlatModel | None = None,
+    ) -> Tensor:
+        """Return images (n, C, H, W) drawn as a client with whatever the model holds."""
+        config = self.config
+        return draw(
+            client_denoiser(model, emb, config.eval.guidance, reference),
+            config.diffusion,
+            self.schedule,
+            self.images.shape[1:],  # type: ignore[arg-type]
+            config.eval.num_images,
+            torch_generator(config.seed, "sample", client_id),
+            config.eval.batch_size,
+        )
+
+    def _reference(self, backbone: Tensor) -> FlatModel | None:
+        """Return the network from which guidance leads away, where there is no embedding for it.
+
+        A method without pre-training has none: its first network predicts nothing, and leading away
+        from that would only multiply what the trained one predicts.
+        """
+        method = self.config.method.record
+        if self.config.eval.guidance == 1.0 or method.has_embedding or not method.is_federated:
+            return None
+        reference = self._new_model()
+        reference.load(backbone)
+        return reference
+
+    def _images_together(self, client_ids: Sequence[int], embs: Sequence[Tensor]) -> list[Tensor]:
+        """Return for each client what `_images` returns, drawn as one batch."""
+        config, rows = self.config, torch.stack(list(embs)).to(self.device)
+        return draw_together(
+            lambda who: client_denoiser(self.model, rows[who], config.eval.guidance),
+            config.diffusion,
+            self.schedule,
+            self.images.shape[1:],  # type: ignore[arg-type]
+            config.eval.num_images,
+            [torch_generator(config.seed, "sample", client_id) for client_id in client_ids],
+            config.eval.batch_size,
+        )
+
+    def _drawn(self, client_id: int, images: Tensor) -> Drawn:
+        """Return what the evaluation needs of a client's generated images (n, C, H, W)."""
+        config = self.config
+        predicted, histogram = self.extractor.class_predictions(images), None
+        # The classifier of another data set sees features, but none of these classes.
+        if predicted is not None and is_classifier_of(self.setup.extractor, config.data.name):
+            histogram = class_histogram(predicted, len(self.setup.mixtures[client_id]))
+        few = images[: config.eval.grid_images].numpy()
+        return Drawn(client_id, self.extractor.features(images), histogram, few)
+
+    def draw(self, client_ids: Sequence[int], weights: np.ndarray) -> list[Drawn]:
+        """Return images drawn as pre-training clients with these backbone weights (P,).
+
+        Clients that differ by their embeddings alone are drawn as one batch.
+        """
+        backbone = torch.tensor(weights, device=self.device)
+        states = [self.private_state(client_id) for client_id in client_ids]
+        if all(state.keys() and set(own_parts(state)) == {CLIENT_EMB} for state in states):
+            self.model.load(backbone)
+            images = self._images_together(client_ids, [state[CLIENT_EMB] for state in states])
+        else:
+            reference = self._reference(backbone)
+            images = []
+            for client_id, state in zip(client_ids, states, strict=True):
+                emb = personalise(self.model, backbone, state)
+                images.append(self._images(client_id, self.model, emb, reference))
+        return [self._drawn(c, drawn) for c, drawn in zip(client_ids, images, strict=True)]
+
+    def losses(self, client_id: int, weights: np.ndarray, swap_with: int) -> Losses:
+        """Return a client's held-out losses; `swap_with`: whose embedding is tried on."""
+        state = self.private_state(client_id)
+        emb = personalise(self.model, torch.tensor(weights, device=self.device), state)
+        other = self.private_state(swap_with).get(CLIENT_EMB)
+        return Losses(
+            client_id,
+            self._heldout(client_id, emb),
+            None if emb is None else self._heldout(client_id, torch.zeros_like(emb)),
+            None if other is None else self._heldout(client_id, other.to(self.device)),
+        )
+
+    def losses_as(self, client_id: int, weights: np.ndarray, others: Sequence[int]) -> list[float]:
+        """Return a client's held-out loss with each of these clients' own parts, at one noise."""
+        backbone = torch.tensor(weights, device=self.device)
+        return [
+            self._heldout(client_id, personalise(self.model, backbone, self.private_state(other)))
+            for other in others
+        ]
+
+    def _heldout(self, client_id: int, emb: Tensor | None) -> float:
+        return float(self._heldout_each(client_id, emb).mean())
+
+    def _heldout_each(self, client_id: int, emb: Tensor | None) -> Tensor:
+        """Return the loss (n,) on each of a client's held-out images."""
+        images = self.test_images(client_id, self.config.eval.num_loss_images)
+        more = (self.recipe(), self.config.seed, client_id)
+        return heldout_losses(self.model, emb, images, *more).cpu()

@@ -1,0 +1,124 @@
+"""A client's side of a round: clients train alone or as a group, and keep their private states."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from torch.profiler import profile, record_function
+
+from pipeline.clients.base import WorkerBase
+from pipeline.clients.profiler import save_profile, start_profile
+from spire_core.config.client import choose_engine
+from spire_core.federated.client import train_client
+from spire_core.federated.client_group import train_group
+from spire_core.federated.compression import compress
+from spire_core.federated.messages import Broadcast, ClientUpdate, CompressedUpdate, RoundPlan
+from spire_core.federated.private_state import PrivateState
+from spire_core.network.grouped_layers import FlatGroup
+
+
+class RoundTasks(WorkerBase):
+    """Tasks of pre-training rounds; `torch.profiler` may watch them."""
+
+    _profile: profile | None = None
+
+    @functools.cached_property
+    def group(self) -> FlatGroup:
+        """As many networks as are computed together, made when first needed."""
+        config = self.config
+        return FlatGroup(
+            config.model,
+            config.method,
+            self.images.shape[1],
+            config.client.largest_group(config.federation.cohort_size),
+            self.device,
+        )
+
+    def fit_group(
+        self, client_ids: Sequence[int], broadcast: Broadcast, plan: RoundPlan
+    ) -> list[ClientUpdate | CompressedUpdate]:
+        """Return the updates of clients that are computed together, as they travel.
+
+        Their new states stay here.
+        """
+        done, sent = plan.round_idx + 1, []
+        before = [self.private_state(client_id, plan.round_idx) for client_id in client_ids]
+        with record_function(f"round {done}, clients {', '.join(map(str, client_ids))}"):
+            finished = self._trained(client_ids, before, broadcast, plan)
+        for own, (update, trained) in zip(before, finished, strict=True):
+            message, kept = compress(update, broadcast, own, self.config.client)
+            if state := trained | kept:
+                self.store.save(update.client_id, done, state, plan.kept_rounds)
+            sent.append(message)
+        return sent
+
+    def rehearse(self) -> None:
+        """Take one optimizer step as in a round, and keep nothing of it: its memory is measured.
+
+        A compiled network takes three: the second records CUDA graphs, the third replays them.
+        """
+        config = self.config
+        engine = choose_engine(config.client, config.model)
+        client = replace(config.client, engine=engine)
+        group = client.groups(range(config.federation.cohort_size))[0]
+        nobody = Broadcast(self.model.weights.cpu().numpy().copy())
+        states = [self.private_state(client_id, 0) for client_id in group]
+        tau = 3 if client.compile else 1
+        self._trained(group, states, nobody, RoundPlan(0, lr_scale=0.0, shares_local=True, tau=tau))
+
+    def _trained(
+        self,
+        client_ids: Sequence[int],
+        states: Sequence[PrivateState],
+        broadcast: Broadcast,
+        plan: RoundPlan,
+    ) -> list[tuple[ClientUpdate, PrivateState]]:
+        config = self.config
+        if len(client_ids) == 1:
+            [client_id] = client_ids
+            trained = train_client(
+                self.model,
+                broadcast,
+                states[0],
+                self.train_images(client_id),
+                config.client,
+                self.recipe(config.client.emb_dropout, config.client.batch_size),
+                plan,
+                config.seed,
+                client_id,
+            )
+            return [trained]
+        return train_group(
+            self.group,
+            broadcast,
+            states,
+            [self.train_images(client_id) for client_id in client_ids],
+            config.client,
+            self.recipe(config.client.emb_dropout),
+            plan,
+            config.seed,
+            client_ids,
+        )
+
+    def start_profile(self) -> None:
+        """Have torch watch what this worker computes from now on."""
+        self._profile = start_profile(self.device)
+
+    def save_profile(self, folder: Path, name: str) -> bool:
+        """Write what was seen since `start_profile`; False if this worker began after that."""
+        if self._profile is None:
+            return False
+        save_profile(self._profile, self.device, folder, name)
+        self._profile = None
+        return True
+
+    def stop_profile(self) -> None:
+        """Watch no longer, and keep nothing of what was seen."""
+        if self._profile is not None:
+            self._profile.stop()
+            self._profile = None
+
+    def undo_round(self, client_id: int, round_idx: int) -> None:
+        """Forget what a client learnt in a round whose update was not used."""
+        self.store.rewind(round_idx, client_id)

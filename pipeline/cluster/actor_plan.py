@@ -1,0 +1,107 @@
+"""What the client actors of one experiment need, worked out once and compared with the cluster."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from spire_core.errors import ClusterError
+
+if TYPE_CHECKING:
+    from pipeline.config.schema import Config
+
+import os
+
+import torch
+
+from pipeline.config.resources import LEAST_GPU, ResourcesConfig
+from pipeline.config.schema import Config
+
+
+@dataclass(frozen=True)
+class ActorPlan:
+    """So many client actors, each with this share of CPUs and GPUs."""
+
+    num_actors: int
+    num_cpus: float
+    num_gpus: float
+
+    def describe(self) -> str:
+        return f"{self.num_actors} client actors x ({self.num_cpus:g} CPU, {self.num_gpus:g} GPU)"
+
+
+def plan_actors(
+    config: ResourcesConfig, available: Mapping[str, float], max_useful: int
+) -> ActorPlan:
+    """Return what `plan_on_nodes` does, as if a cluster with these resources were one node."""
+    return plan_on_nodes(config, [available], max_useful)
+
+
+def plan_on_nodes(
+    config: ResourcesConfig, nodes: Sequence[Mapping[str, float]], max_useful: int
+) -> ActorPlan:
+    """Return the actors to start on nodes with these resources; ClusterError if they do not fit.
+
+    A share of the GPUs that is on auto leaves out nodes without one, where others have some.
+    `max_useful`: the most actors that could ever work at once, the cohort or the number of clients.
+    """
+
+    def fitting(num_gpus: float) -> int:
+        return sum(num_fitting(node, config.num_cpus, num_gpus) for node in nodes)
+
+    num_actors, num_gpus = config.num_actors, config.num_gpus
+    have = {name: sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU")}
+    least = LEAST_GPU if have["GPU"] >= 1 else 0.0
+    if isinstance(num_actors, str):
+        most = fitting(least if isinstance(num_gpus, str) else num_gpus)
+        num_actors = max(1, min(most, max_useful))
+    if isinstance(num_gpus, str):
+        num_gpus = gpu_share(have["GPU"], num_actors)
+        while num_gpus > least and fitting(num_gpus) < num_actors:  # nodes are not alike
+            num_gpus = gpu_share(1, _floor(1 / num_gpus) + 1)
+    plan, fits = ActorPlan(num_actors, config.num_cpus, num_gpus), fitting(num_gpus)
+    if fits < num_actors:
+        raise ClusterError(
+            f"expected client actors that fit {have['CPU']:g} CPUs and {have['GPU']:g} GPUs on "
+            f"{len(nodes)} node{'s' if len(nodes) > 1 else ''}, got {plan.describe()}, of which "
+            f"{fits} fit: lower resources.num_actors or the share per actor, or leave both on auto"
+        )
+    return plan
+
+
+def num_fitting(have: Mapping[str, float], num_cpus: float, num_gpus: float) -> int:
+    """Return how many actors with these shares fit; a share below 1 is of one and the same GPU."""
+    fits = _floor(have.get("CPU", 0.0) / num_cpus)
+    gpus = _floor(have.get("GPU", 0.0))
+    if num_gpus >= 1:
+        return min(fits, _floor(gpus / num_gpus))
+    return min(fits, gpus * _floor(1 / num_gpus)) if num_gpus > 0 else fits
+
+
+def gpu_share(num_gpus: float, num_actors: int) -> float:
+    """Return the largest share with which so many actors fit so many GPUs, at most a whole one."""
+    if num_gpus < 1:
+        return 0.0
+    return _floor(1e4 / math.ceil(num_actors / _floor(num_gpus))) / 1e4
+
+
+def _floor(value: float) -> int:
+    """Round down, but for the error of a sum of shares such as 10 x 0.1."""
+    return math.floor(value + 1e-6)
+
+
+def most_useful_actors(config: "Config") -> int:
+    """Return how many client actors could ever work at once in an experiment."""
+    return max(config.federation.cohort_size, config.federation.num_new_clients)
+
+
+def plan_here(config: Config) -> ActorPlan | None:
+    """Return the client actors that this machine would run; None where one process does all."""
+    if config.resources.pool == "local":
+        return None
+    return plan_actors(config.resources, machine_resources(), most_useful_actors(config))
+
+
+def machine_resources() -> dict[str, float]:
+    """Return what a Ray cluster on this machine alone would have."""
+    return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}

@@ -1,0 +1,192 @@
+"""The Ray cluster around this process: its start, its resources and what its actors answer."""
+
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from spire_core.errors import ClusterError
+
+LESS_MEMORY = "lower resources.num_actors, client.group_size, client.batch_size or model.width"
+
+TOKEN_NOTICES = "ray._private.authentication.authentication_token_setup"
+
+NO_HANDLER = "SIGTERM handler is not set"  # and none is wanted: Ray's would exit in mid-sentence
+
+ENDING_S = 60.0  # that a local start which nobody waits for any more has to end by itself
+
+GIVING_UP_S = 5.0  # the same where a cluster may not answer: there is nothing here to end
+
+ENVIRONMENT = {  # of a cluster that starts here, where it says nothing else (docs/performance.md)
+    "RAY_worker_niceness": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # the memory of its processes in huge pages
+}
+
+_PYTHON = ctypes.PyDLL(None)  # a signal's handler as the system has it, from any thread
+
+_PYTHON.PyOS_getsig.restype = ctypes.c_void_p
+
+_PYTHON.PyOS_setsig.argtypes = [ctypes.c_int, ctypes.c_void_p]
+
+_log = logging.getLogger(__name__)
+
+Ready = Callable[[], Mapping[str, float]]
+
+
+class _Cluster(threading.Thread):
+    """Ray in a thread that lasts as long: Linux ends Ray's processes with the thread behind them.
+
+    It is the cluster at RAY_ADDRESS, or else a local one. One at a time, as Ray has it.
+    """
+
+    current: "_Cluster | None" = None
+
+    def __init__(self, num_cpus: int | None) -> None:
+        super().__init__(name="ray", daemon=True)
+        self.num_cpus = num_cpus
+        self.running, self.is_unused = Future[None](), threading.Event()
+
+    def run(self) -> None:
+        try:
+            _connect(self.num_cpus)
+        except BaseException as error:
+            self.running.set_exception(error)
+        else:
+            self.running.set_result(None)
+            self.is_unused.wait()
+        ray.shutdown()
+
+    def ready(self) -> Mapping[str, float]:
+        """Wait until it runs and return its resources; ClusterError if it cannot."""
+        self.running.result()
+        return ray.cluster_resources()
+
+    def end(self) -> None:
+        self.is_unused.set()
+        if self.ident is not None:
+            self.join(GIVING_UP_S if os.environ.get("RAY_ADDRESS") else ENDING_S)
+        if self.is_alive():
+            _log.warning(
+                "Ray is still starting or ending, and ends with this process at the latest"
+            )
+
+
+@contextlib.contextmanager
+def starting_cluster(num_cpus: int | None = None) -> Iterator[Ready]:
+    """Start a Ray cluster beside what this process does meanwhile; yield what waits for it.
+
+    It is the one around this process, or one that starts already; otherwise the one at RAY_ADDRESS,
+    or a new local one, which is shut down at the end.
+    """
+    if _Cluster.current is not None:
+        yield _Cluster.current.ready
+        return
+    if ray.is_initialized():
+        yield ray.cluster_resources
+        return
+    started = _Cluster(num_cpus)
+    try:
+        _Cluster.current = started
+        started.start()
+        yield started.ready
+    finally:
+        _Cluster.current = None
+        started.end()
+
+
+@contextlib.contextmanager
+def cluster(num_cpus: int | None = None) -> Iterator[Mapping[str, float]]:
+    """Yield the resources of the cluster of `starting_cluster`, once it runs."""
+    with starting_cluster(num_cpus) as ready:
+        yield ready()
+
+
+def _connect(num_cpus: int | None) -> None:
+    """Start or find the cluster, without what Ray says of itself; ClusterError if it cannot."""
+    address = os.environ.get("RAY_ADDRESS")
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    local = {} if address else {"include_dashboard": False, "num_cpus": num_cpus}
+    logging.getLogger(TOKEN_NOTICES).setLevel(logging.ERROR)
+    logging.getLogger("ray._private.worker").addFilter(_is_news)
+    handler = _PYTHON.PyOS_getsig(signal.SIGTERM)
+    try:
+        ray.init(
+            address=address or "local",
+            log_to_driver=True,
+            logging_level=logging.WARNING,
+            configure_logging=False,
+            **local,
+        )
+    except (RayError, RuntimeError, OSError, ValueError) as error:
+        raise ClusterError(
+            f"expected a Ray cluster at {address or 'this machine'}, got {type(error).__name__} "
+            f"({str(error).splitlines()[0]}): check RAY_ADDRESS and RAY_AUTH_MODE, or start again"
+        ) from error
+    finally:  # Ray's library has put its own in the way, which aborts the process
+        _PYTHON.PyOS_setsig(signal.SIGTERM, handler)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return NO_HANDLER not in record.getMessage()
+
+
+def cluster_nodes() -> list[Mapping[str, float]]:
+    """Return the resources of each living node of the cluster."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def free_resources() -> dict[str, float]:
+    """Return the CPUs and GPUs of the cluster that nothing has taken."""
+    return {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}
+
+
+def is_in_actor() -> bool:
+    """Return whether this process is a Ray actor itself, such as a trial of a sweep."""
+    return ray.is_initialized() and ray.get_runtime_context().get_actor_id() is not None
+
+
+def answer_of(refs: Any, limit_s: float | None = None) -> Any:
+    """Return what `ray.get` returns; an error comes out as what it was when raised.
+
+    After so many seconds without an answer, its actor counts as lost.
+    """
+    try:
+        return ray.get(refs, timeout=limit_s)
+    except RayTaskError as error:
+        raise raised(error) from error
+    except RayError as error:  # the actor, or with its node what it had returned
+        raise lost(error) from error
+
+
+def raised(error: RayTaskError) -> Exception:
+    """Return what a task raised; what the user can do about is a sentence."""
+    cause = error.cause
+    if isinstance(cause, RayError):  # what it was given is lost
+        return lost(cause)
+    import torch  # which is there where tasks have anything to raise
+
+    if isinstance(cause, torch.OutOfMemoryError):
+        return ClusterError(
+            f"expected memory of a GPU for every client actor, got {str(cause).splitlines()[0]!r}: "
+            f"end what else uses the GPU, or {LESS_MEMORY}"
+        )
+    return cause
+
+
+def lost(error: RayError) -> ClusterError:
+    """Return what the loss of an actor, or of what it had returned, is to the user."""
+    return ClusterError(
+        "expected every actor to stay alive, got the loss of one "
+        f"({str(error).splitlines()[0]}): look at its log under the Ray session folder; "
+        "spire resume goes on from the last checkpoint"
+    )

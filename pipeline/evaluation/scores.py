@@ -1,0 +1,224 @@
+"""Evaluation of the pre-training clients: KID, class histograms and held-out losses per client.
+
+Generation and features run where the clients are; what arrives here are features and scores. n, m:
+numbers of images and clients, D: features, K: classes.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.federation.messages import Drawn, Losses
+from pipeline.federation.pool import ClientPool, in_groups
+from spire_core.config.adapt import AdaptConfig
+from spire_core.config.eval import EvalConfig
+from spire_core.evaluation.image_metrics import total_variation
+from spire_core.evaluation.kid import KidScore, kid, kid_floor, kid_matrix
+from spire_core.methods import Method
+
+NUM_POPULATION_DRAWS = 4  # an impersonal model draws alike for every client: pool a few draws once
+
+
+@dataclass(frozen=True)
+class RealData:
+    """What samples are held against, client by client.
+
+    `features` (n, D) of its test images, `mixtures` (K,) of classes, and the floor.
+    """
+
+    features: Mapping[int, Tensor]
+    mixtures: Mapping[int, np.ndarray]
+    floors: Mapping[int, KidScore]
+
+    @classmethod
+    def gather(
+        cls,
+        pool: ClientPool,
+        client_ids: Sequence[int],
+        mixtures: Mapping[int, np.ndarray],
+        config: EvalConfig,
+        seed: int,
+    ) -> "RealData":
+        """Return features of these clients' held-out images, and real-against-real floors.
+
+        The floor is taken over as many images as are generated, where a client has them twice.
+        """
+        found: list[Tensor] = pool.run("real_features", client_ids)
+        features = dict(zip(client_ids, found, strict=True))
+        sizes = (config.kid_subset_size, config.kid_num_subsets, seed)
+        floors = {
+            c: kid_floor(f, *sizes, max_images=config.num_images) for c, f in features.items()
+        }
+        return cls(features, mixtures, floors)
+
+    def floor_mean(self, client_ids: Sequence[int]) -> float:
+        return float(np.mean([self.floors[c].mean for c in client_ids]))
+
+
+def pooled_features(features: Sequence[Tensor], limit: int, seed: int) -> Tensor:
+    """Return all these clients' features (n, D) together, at most `limit` rows."""
+    everything = torch.cat(list(features))
+    order = np.random.default_rng(seed % 2**64).permutation(len(everything))[:limit]
+    return everything[np.sort(order)]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation of the pre-training clients, client by client."""
+
+    round_idx: int
+    client_ids: tuple[int, ...]
+    scores: tuple[KidScore, ...]
+    tv: tuple[float, ...] | None
+    losses: tuple[Losses, ...]
+    drawn: tuple[Drawn, ...]
+
+    @property
+    def kid_mean(self) -> float:
+        return float(np.mean([s.mean for s in self.scores]))
+
+    def metrics(self) -> dict[str, float]:
+        """Return the few numbers that are tracked over rounds."""
+        kids = [s.mean for s in self.scores]
+        found = {
+            "pretrain/kid/mean": self.kid_mean,
+            "pretrain/kid/worst": max(kids),
+            "pretrain/kid/std": float(np.std(kids)),
+        }
+        if self.tv is not None:
+            found["pretrain/tv/mean"] = float(np.mean(self.tv))
+        for name in ("own", "zero", "swapped"):
+            values = [v for loss in self.losses if (v := getattr(loss, name)) is not None]
+            if values:
+                found[f"pretrain/heldout/{name}"] = float(np.mean(values))
+        return found
+
+    def table(self, real: RealData) -> dict[str, list[Any]]:
+        """Return one row per client, as columns."""
+        return {
+            "client_id": list(self.client_ids),
+            "kid": [s.mean for s in self.scores],
+            "kid_std": [s.std for s in self.scores],
+            "kid_floor": [real.floors[c].mean for c in self.client_ids],
+            "num_real": [s.num_real for s in self.scores],
+            "num_generated": [s.num_fake for s in self.scores],
+            "subset_size": [s.subset_size for s in self.scores],
+            "tv": list(self.tv or [None] * len(self.scores)),
+            "heldout_own": [loss.own for loss in self.losses],
+            "heldout_zero": [loss.zero for loss in self.losses],
+            "heldout_swapped": [loss.swapped for loss in self.losses],
+        }
+
+
+def draw_pretraining(
+    pool: ClientPool,
+    weights: np.ndarray,
+    client_ids: Sequence[int],
+    real: RealData,
+    method: Method,
+    config: EvalConfig,
+    round_idx: int,
+    seed: int,
+) -> Callable[[], Evaluation]:
+    """Have these pre-training clients draw with the backbone weights (P,); return what scores them.
+
+    That needs no client any more.
+    """
+    handle = pool.share(weights)
+    drawn = _draw_all(pool, handle, client_ids, method, config.clients_per_batch)
+    swaps = [(client_ids[(i + 1) % len(client_ids)],) for i in range(len(client_ids))]
+    losses = pool.run("losses", client_ids, handle, per_unit=swaps)
+    return partial(_scored, round_idx, client_ids, drawn, losses, real, config, seed)
+
+
+def evaluate_tuned(
+    pool: ClientPool,
+    weights: np.ndarray,
+    client_ids: Sequence[int],
+    num_images: Sequence[int],
+    settings: AdaptConfig,
+    real: RealData,
+    config: EvalConfig,
+    round_idx: int,
+    seed: int,
+) -> Evaluation:
+    """Return the evaluation of pre-training clients that each fine-tune the backbone (P,) first.
+
+    `num_images`: how many each trains on.
+    """
+    costs = [float(num) for num in num_images]
+    found = pool.run("draw_tuned", client_ids, pool.share(weights), settings, costs=costs)
+    drawn, losses = zip(*found, strict=True)
+    return _scored(round_idx, client_ids, drawn, losses, real, config, seed)
+
+
+def _scored(
+    round_idx: int,
+    client_ids: Sequence[int],
+    drawn: Sequence[Drawn],
+    losses: Sequence[Losses],
+    real: RealData,
+    config: EvalConfig,
+    seed: int,
+) -> Evaluation:
+    """Return an evaluation out of what clients drew and lost."""
+    sizes = (config.kid_subset_size, config.kid_num_subsets, seed)
+    scores = [
+        kid(real.features[c], d.features, *sizes) for c, d in zip(client_ids, drawn, strict=True)
+    ]
+    tv = [
+        total_variation(d.histogram, real.mixtures[c])
+        for c, d in zip(client_ids, drawn, strict=True)
+        if d.histogram is not None
+    ]
+    return Evaluation(
+        round_idx,
+        tuple(client_ids),
+        tuple(scores),
+        tuple(tv) if tv else None,
+        tuple(losses),
+        tuple(drawn),
+    )
+
+
+def _draw_all(
+    pool: ClientPool, weights: Any, client_ids: Sequence[int], method: Method, group_size: int
+) -> list[Drawn]:
+    """Return each client's samples; who shares a batch depends on the list of clients alone.
+
+    An impersonal model's few draws stand for every client: their features are pooled, since KID has
+    no bias, and their histograms are not, since TV is lower with more images.
+    """
+    chosen = client_ids if method.is_personal else client_ids[:NUM_POPULATION_DRAWS]
+    groups = pool.run("draw", in_groups(chosen, group_size), weights)
+    some: list[Drawn] = [drawn for group in groups for drawn in group]
+    if method.is_personal:
+        return some
+    features = torch.cat([d.features for d in some])
+    histograms = [d.histogram for d in some if d.histogram is not None]
+    each = np.stack(histograms) if histograms else None
+    return [Drawn(c, features, each, some[0].images) for c in client_ids]
+
+
+def cross_client_matrix(
+    drawn: Sequence[Drawn], real: RealData, client_ids: Sequence[int], config: EvalConfig, seed: int
+) -> np.ndarray:
+    """Return KID (m, m) of samples of client i (row) against the data of client j (column)."""
+    fakes = [d.features for d in drawn]
+    reals = [real.features[c] for c in client_ids]
+    return kid_matrix(fakes, reals, config.kid_subset_size, config.kid_num_subsets, seed)
+
+
+def cross_client_losses(
+    pool: ClientPool, weights: np.ndarray, client_ids: Sequence[int]
+) -> np.ndarray:
+    """Return held-out losses (m, m) of client i's data (row) with client j's own part (column).
+
+    All entries of a row are taken at the same noise; the diagonal is `Losses.own`.
+    """
+    return np.array(pool.run("losses_as", client_ids, pool.share(weights), tuple(client_ids)))

@@ -1,0 +1,49 @@
+"""The client pool of a run, and what makes its driver: in this process, or as Ray actors.
+
+Ray is imported where it is used, so that a run with resources.pool=local starts without it.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.clients.worker import ClientWorker
+from pipeline.cluster.actor_plan import most_useful_actors, plan_on_nodes
+from pipeline.federation.driver import Driver, Rounds
+from pipeline.federation.messages import WorkerSetup
+from pipeline.federation.pool import ClientPool, LocalClientPool
+from pipeline.federation.setup import Setting
+from spire_core.federated.server import ServerState
+
+if TYPE_CHECKING:
+    from pipeline.cluster.driver_actor import RemoteDriver
+
+
+MakeDriver = Callable[[ClientPool, ServerState, Rounds], "Driver | RemoteDriver"]
+
+
+@contextlib.contextmanager
+def open_pool(setting: Setting, folder: Path) -> Iterator[tuple[ClientPool, MakeDriver]]:
+    """Yield the client pool that the configuration asks for, and what makes a driver for it."""
+    config = setting.config
+    setup = WorkerSetup(config, setting.mixtures, setting.partition, setting.extractor, folder)
+    if config.resources.pool == "local":
+        yield LocalClientPool(ClientWorker(setup, setting.images)), Driver
+        return
+
+    from pipeline.cluster.client_actors import RayClientPool
+    from pipeline.cluster.driver_actor import RemoteDriver
+    from pipeline.cluster.session import cluster, cluster_nodes, is_in_actor
+
+    with cluster():
+        plan = plan_on_nodes(config.resources, cluster_nodes(), most_useful_actors(config))
+        with contextlib.ExitStack() as stack:
+            make_driver: MakeDriver = Driver
+            if config.method.record.is_federated and not is_in_actor():
+                remote = RemoteDriver()  # its process starts beside those of the clients
+                stack.callback(remote.close)
+                make_driver = remote.begin
+            pool = RayClientPool.start(setup, setting.images, plan)
+            stack.callback(pool.close)
+            yield pool, make_driver

@@ -1,0 +1,66 @@
+"""A finished pre-training used by another run with the same settings for it."""
+
+import shutil
+from collections.abc import Container
+from pathlib import Path
+
+from pipeline.checkpoint.checkpointer import RECORDED
+from pipeline.checkpoint.evaluation_store import load_evaluations, rewind_evaluations
+from pipeline.checkpoint.snapshots import checkpoints, newest_checkpoint
+from pipeline.clients.store import CLIENTS, ClientStore
+from pipeline.config.schema import Config
+from pipeline.results.recording import log_evaluation
+from pipeline.results.result import Result
+from pipeline.tracking.outbox import Points, read_points
+from pipeline.tracking.tracker import Tracker
+from spire_core.errors import RunError
+
+
+def take_over(result: Result, tracker: Tracker, source: Path) -> None:
+    """Copy another run's finished pre-training into this one, with its record."""
+    config = result.setting.config
+    copy_pretraining(source, result.run_dir, config, result.setting.train_ids)
+    tracker.log_points(pretraining_points(source))
+    rewind_evaluations(result.run_dir, config.federation.num_rounds)  # a damaged one is done again
+    for evaluation in load_evaluations(result.run_dir, config.federation.num_rounds):
+        log_evaluation(tracker, evaluation, result.real)
+
+
+def has_pretraining(run_dir: Path, config: Config) -> bool:
+    """Return whether a run holds a finished pre-training of these settings, every file whole."""
+    state = newest_checkpoint(run_dir, config.pretrain_fingerprint)
+    return state is not None and state.round_idx == config.federation.num_rounds
+
+
+def copy_pretraining(
+    source: Path, run_dir: Path, config: Config, train_ids: Container[int]
+) -> None:
+    """Copy the last checkpoint, the evaluations and the clients' states of a finished pre-training.
+
+    RunError if it has not finished, or was done with other settings.
+    """
+    state = newest_checkpoint(source, config.pretrain_fingerprint)
+    if state is None or state.round_idx != config.federation.num_rounds:
+        raise RunError(
+            f"expected a finished pre-training of {config.federation.num_rounds} rounds in "
+            f"{source}, got {'none' if state is None else state.round_idx}: resume that run first"
+        )
+    store = ClientStore(source / CLIENTS)
+    trained = [client_id for client_id in store.client_ids() if client_id in train_ids]
+    files = [file for client_id in trained for file in store.versions(client_id)[-1:]]
+    files += sorted((source / "evaluations").glob("*.safetensors"))
+    files += sorted(checkpoints(source)[-1].glob("*"))
+    shutil.rmtree(run_dir / CLIENTS, ignore_errors=True)  # of an attempt of its own
+    for file in files:
+        target = run_dir / file.relative_to(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(file, target)
+
+
+def pretraining_points(source: Path) -> Points:
+    """Return the numbers that a run recorded in pre-training, in the order of their rounds."""
+    points = [
+        (step, {key: value for key, value in metrics.items() if key.startswith(RECORDED)})
+        for step, metrics in read_points(source)
+    ]
+    return [(step, metrics) for step, metrics in points if metrics]

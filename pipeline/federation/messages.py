@@ -1,0 +1,98 @@
+"""What travels between the clients' side and the experiment: the setup there, and reports back.
+
+Updates of the shared weights are `spire_core.federated.messages`'s.
+n, m: numbers of images, D: features, K: classes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.config.schema import Config
+from spire_core.partition.split import Partition
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from spire_core.adaptation.adapt import AdaptPoint
+
+
+@dataclass(frozen=True)
+class WorkerSetup:
+    """What a worker is given once beside all clients' images: the experiment, who holds which."""
+
+    config: Config
+    mixtures: Mapping[int, np.ndarray]  # true class mixture (K,) of each client that is measured
+    partition: Partition
+    extractor: str
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Images generated as one client, as the evaluation needs them."""
+
+    client_id: int
+    features: "Tensor"  # (n, D)
+    histogram: np.ndarray | None  # (K,), or (m, K) of as many draws
+    images: np.ndarray  # (m, C, H, W) float32, the first few
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Denoising loss on a client's test images: its own embedding, zero, and another client's."""
+
+    client_id: int
+    own: float
+    zero: float | None
+    swapped: float | None
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a new client tells about its training; its parts stay in its file.
+
+    `looks`: the epochs after which it is to be looked at, the kept one among them.
+    """
+
+    client_id: int
+    curve: "tuple[AdaptPoint, ...]"
+    kept_epoch: int
+    looks: tuple[int, ...]
+    num_trained: int
+    duration_s: float
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a new client draws and scores after some epoch.
+
+    `drawn` and `distances`, to its training and its held-out images, only where asked for.
+    """
+
+    drawn: Drawn | None
+    scores: dict[str, float]
+    heldout: "Tensor"  # (n,) loss on each held-out image
+    distances: tuple[float, float] | None
+    duration_s: float
+
+
+@dataclass(frozen=True)
+class AdaptReport:
+    """What a new client tells about its adaptation; its own parts stay in its file."""
+
+    client_id: int
+    curve: "tuple[AdaptPoint, ...]"
+    kept_epoch: int
+    before: Drawn
+    after: Drawn
+    scores_after: dict[str, float]  # of the kept state, by the names of the curve's observations
+    # By epoch, where it was looked at: loss (n,) on each held-out image.
+    heldout: "Mapping[int, Tensor]"
+    nn_train: float  # mean distance of generated images to the nearest training image
+    nn_test: float  # the same to the nearest held-out image, over as many of them
+    num_trained: int
+    duration_s: float

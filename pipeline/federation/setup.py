@@ -1,0 +1,123 @@
+"""What is fixed before the first round: the data, who holds which of it, and the model.
+
+Of a population of more than `MANY_CLIENTS`, nothing later goes through every client, and nothing
+here either where the partition is independent.
+"""
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from pipeline.config.schema import Config
+from pipeline.data.datasets import ImageData, load
+from pipeline.data.resize import resized
+from spire_core.errors import DataError
+from spire_core.evaluation.extractors import auto_extractor, make_extractor
+from spire_core.federated.participation import answering, choose_cohort
+from spire_core.network.flat_model import FlatModel
+from spire_core.partition.split import Partition, class_mixture, make_partition
+
+MANY_CLIENTS = 1000
+
+NUM_KNOWN = 100  # clients that stand for a larger population
+
+
+@dataclass(frozen=True)
+class Setting:
+    """All that is fixed before the first round."""
+
+    config: Config
+    data: ImageData
+    images: np.ndarray  # (N, C, H, W) uint8 at the experiment's size
+    partition: Partition
+    extractor: str
+    model: FlatModel
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """What tells these data, and who holds which of them, from others."""
+        return {"data_sha256": self.data.sha256, "partition_hash": self.partition.hash}
+
+    @property
+    def train_ids(self) -> range:
+        return range(self.config.federation.num_clients)
+
+    @property
+    def new_ids(self) -> list[int]:
+        first = self.config.federation.num_clients
+        return list(range(first, first + self.config.federation.num_new_clients))
+
+    @cached_property
+    def known_ids(self) -> list[int]:
+        """The pre-training clients that stand for all: everyone, or some of a large population.
+
+        These are the first that take part, at least `NUM_KNOWN` if the rounds bring so many.
+        """
+        if len(self.train_ids) <= MANY_CLIENTS:
+            return list(self.train_ids)
+        federation, found = self.config.federation, dict[int, None]()
+        wanted = max(NUM_KNOWN, self.config.eval.num_clients or 0)
+        for round_idx in range(federation.num_rounds):
+            if len(found) >= wanted:
+                break
+            sizes = (federation.num_clients, federation.cohort_size)
+            cohort = choose_cohort(*sizes, self.config.seed, round_idx)
+            there = answering(cohort, federation.drop_rate, self.config.seed, round_idx)
+            found |= dict.fromkeys(there)
+        return list(itertools.islice(found, wanted))
+
+    @property
+    def eval_ids(self) -> list[int]:
+        """The pre-training clients that evaluations look at."""
+        return self.known_ids[: self.config.eval.num_clients]
+
+    @cached_property
+    def mixtures(self) -> Mapping[int, np.ndarray]:
+        """Class mixture (K,) of each client that is measured: by evaluations, and all new ones."""
+        splits = map(self.partition.split, self.eval_ids + self.new_ids)
+        labels, num_classes = self.data.labels, len(self.data.class_names)
+        return {
+            s.client_id: class_mixture(labels, np.concatenate([s.train, s.test]), num_classes)
+            for s in splits
+        }
+
+
+def partitioned(config: Config) -> tuple[ImageData, Partition]:
+    """Return an experiment's data at their own size and who holds which; mistakes come out here."""
+    data = load(config.data, "train")
+    partition = make_partition(
+        data.labels,
+        len(data.class_names),
+        config.partition,
+        config.federation.num_clients,
+        config.federation.num_new_clients,
+        config.seed,
+        config.adapt.num_images,
+    )
+    shown = partition.shown  # if these are not all clients, all hold as many images
+    if min(len(c.test) for c in (*shown.train_clients, *shown.new_clients)) < 2:
+        raise DataError(
+            "expected at least 2 test images per client, got fewer: raise partition.min_size or "
+            "partition.test_fraction"
+        )
+    stops_early = config.adapt.early_stopping and config.method.record.adapt_parts
+    if stops_early and any(len(client.train) < 2 for client in partition.new_clients):
+        raise DataError(
+            "expected at least 2 training images of each new client with adapt.early_stopping, "
+            "got fewer: raise adapt.num_images or the partition's sizes"
+        )
+    return data, partition
+
+
+def prepare(config: Config) -> Setting:
+    """Return data, partition and model of an experiment; every mistake in them comes out here."""
+    data, partition = partitioned(config)
+    name = auto_extractor(config.data.name, config.eval.extractor)
+    make_extractor(name, config.eval.extractor_weights)  # missing weights come out now
+    images = resized(data.images, config.data.image_size)
+    config.model.check_image_size(images.shape[-1])
+    model = FlatModel(config.model, config.method, images.shape[1])
+    return Setting(config, data, images, partition, name, model)

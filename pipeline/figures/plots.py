@@ -1,0 +1,179 @@
+"""Every plot that a run draws: functions from plain numbers to a matplotlib `Figure`.
+
+Figures are made without pyplot, so nothing is global and no display is needed; save one with
+`figure.savefig(path)`. Colours are those of Okabe and Ito (2008) and viridis, which colour-blind
+readers tell apart. Shapes: M clients, K classes, N images of C channels.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+from pipeline.figures.style import GREY, MARKERS, OKABE_ITO, blank_figure
+
+MAX_NUMBERED = 12  # a cross-client matrix with more rows or columns shows colours only
+
+MAX_NAMED = 40  # a heat map with more rows names some of them, at even distances
+
+Points = Sequence[tuple[float, float]]
+
+
+def partition_figure(
+    counts: np.ndarray,
+    class_names: Sequence[str],
+    num_train_clients: int,
+    client_ids: Sequence[int] | None = None,
+) -> "Figure":
+    """Return a heat map of who holds what: images of each class at each client, (M, K) int.
+
+    Rows from `num_train_clients` on are the new clients: below a line and named as such. Clients
+    are named by `client_ids`, or counted from 0.
+    """
+    num, num_classes = counts.shape
+    figure = blank_figure(max(4.0, 1.8 + 0.55 * num_classes), 1.4 + 0.24 * min(num, MAX_NAMED))
+    axes = figure.subplots()
+    _heat_map(axes, counts, "images", "d", is_numbered=num <= MAX_NAMED and num_classes <= 20)
+    ids = client_ids or range(num)
+    names = [f"new {c}" if i >= num_train_clients else str(c) for i, c in enumerate(ids)]
+    _name_ticks(axes, class_names, names)
+    axes.set(xlabel="class", ylabel="client", title="Images of each class at each client")
+    if num_train_clients < num:
+        axes.axhline(num_train_clients - 0.5, color=OKABE_ITO[1], linewidth=2.5)
+    return figure
+
+
+def curve_figure(
+    series: Mapping[str, Points], xlabel: str, ylabel: str, title: str, floor: float | None = None
+) -> "Figure":
+    """Return one line with markers for each name's (x, y) points, for example KID over rounds.
+
+    `floor` draws a dashed horizontal line: the score of real images against real ones.
+    """
+    figure = blank_figure(5.4, 3.6)
+    axes = figure.subplots()
+    _lines(axes, series)
+    if floor is not None:
+        axes.axhline(floor, color=GREY, linestyle="--", label="floor (real against real)")
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def forgetting_figure(
+    own: Mapping[str, Points], lost: Mapping[str, Points], title: str
+) -> "Figure":
+    """Return the forgetting curves, (epoch, KID difference) points by method, in two panels.
+
+    `own`: KID on the new client's held-out data above its lowest value so far. `lost`: KID on the
+    pre-training population above its value before adaptation.
+    """
+    figure = blank_figure(7.2, 3.6)
+    panels = figure.subplots(1, 2)
+    texts = ("own: the new client", "global: the pre-training clients")
+    labels = ("KID above its lowest so far", "KID above its start")
+    for axes, curves, text, label in zip(panels, (own, lost), texts, labels, strict=True):
+        _lines(axes, curves, names=[*own, *(name for name in lost if name not in own)])
+        axes.axhline(0, color=GREY, linewidth=0.8, zorder=0)
+        axes.set(xlabel="epochs of adaptation", ylabel=label)
+        axes.set_title(text, fontsize=10)
+    found = [axes.get_legend_handles_labels() for axes in panels]
+    handles = {
+        name: line for lines, names in found for line, name in zip(lines, names, strict=True)
+    }
+    figure.suptitle(title)
+    if handles:
+        figure.legend(
+            list(handles.values()),
+            list(handles),
+            loc="outside lower center",
+            ncols=3,
+            frameon=False,
+        )
+    return figure
+
+
+def matrix_figure(
+    matrix: np.ndarray,
+    row_names: Sequence[str],
+    col_names: Sequence[str],
+    title: str,
+    label: str = "KID",
+    xlabel: str = "data of client",
+    ylabel: str = "samples of client",
+    spec: str = ".2g",
+) -> "Figure":
+    """Return a cross-client heat map: row i = samples of client i, column j = data of client j.
+
+    `label` names the quantity, `ylabel` and `xlabel` what else rows and columns are. The numbers
+    stand in the cells of up to 12 x 12 clients, as `spec` says.
+    """
+    is_small = max(matrix.shape) <= MAX_NUMBERED
+    cell = 0.5 if is_small else 0.25
+    height, width = (cell * min(size, MAX_NAMED) for size in matrix.shape)
+    figure = blank_figure(max(3.6, 2.2 + width), 1.4 + height)
+    axes = figure.subplots()
+    _heat_map(axes, matrix, label, spec, is_numbered=is_small)
+    _name_ticks(axes, col_names, row_names)
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    return figure
+
+
+def histogram_figure(
+    rows: Mapping[str, Sequence[float]], class_names: Sequence[str], title: str
+) -> "Figure":
+    """Return grouped bars of class mixtures, K shares by name: true, generated before and after."""
+    figure = blank_figure(max(4.5, 1.2 + 0.65 * len(class_names)), 3.4)
+    axes = figure.subplots()
+    width = 0.8 / max(len(rows), 1)
+    places = np.arange(len(class_names))
+    for i, ((name, shares), colour) in enumerate(zip(rows.items(), cycle(OKABE_ITO), strict=False)):
+        offset = (i - (len(rows) - 1) / 2) * width
+        axes.bar(places + offset, shares, width * 0.92, color=colour, label=name)
+    _name_ticks(axes, class_names)
+    axes.set(xlabel="class", ylabel="share of images", title=title)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    return figure
+
+
+def _lines(axes: "Axes", series: Mapping[str, Points], names: Sequence[str] = ()) -> None:
+    """Draw the series; a name's colour and marker follow its place in `names`."""
+    order = list(names or series)
+    for name, points in series.items():
+        i = order.index(name)
+        colour, marker = OKABE_ITO[i % len(OKABE_ITO)], MARKERS[i % len(MARKERS)]
+        x, y = zip(*points, strict=True) if points else ((), ())
+        style = ("-", "--", ":")[i // len(OKABE_ITO) % 3]
+        axes.plot(x, y, style, color=colour, marker=marker, markersize=4.5, label=name)
+    axes.locator_params(axis="x", nbins=8, integer=True, steps=[1, 2, 5, 10])
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _heat_map(axes: "Axes", values: np.ndarray, label: str, spec: str, is_numbered: bool) -> None:
+    """Draw values (rows, columns) in viridis with a colour bar, and the numbers as `spec` says."""
+    image = axes.imshow(values, cmap="viridis", aspect="auto", interpolation="nearest")
+    axes.figure.colorbar(image, ax=axes, label=label, pad=0.02)
+    axes.tick_params(labelsize=8, length=2)
+    if is_numbered:
+        for (row, column), level in np.ndenumerate(image.norm(values)):
+            text = format(values[row, column], spec)
+            colour = "black" if level > 0.6 else "white"
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7)
+
+
+def _name_ticks(axes: "Axes", columns: Sequence[str], rows: Sequence[str] = ()) -> None:
+    """Name columns (aslant where the names are long) and rows, at most `MAX_NAMED` of each."""
+    is_long = max(map(len, columns)) > 4
+    slant = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if is_long else {}
+    x, y = (range(0, len(names), -(-len(names) // MAX_NAMED) or 1) for names in (columns, rows))
+    axes.set_xticks(x, [columns[i] for i in x], fontsize=8, **slant)
+    if rows:
+        axes.set_yticks(y, [rows[i] for i in y], fontsize=8)

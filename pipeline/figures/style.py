@@ -1,0 +1,23 @@
+"""Colours, markers and the empty figure from which every other one starts."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+MARKERS = ("o", "s", "^", "D", "v", "<", ">")
+
+GREY = "#555555"
+
+
+def blank_figure(width: float, height: float) -> "Figure":
+    """Return an empty figure of `width` x `height` inches, made without pyplot."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure  # takes a third of a second, and many processes never draw
+
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure

@@ -1,0 +1,65 @@
+"""Files that are whole or not there, that survive a power cut where it matters, and a full disk."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from spire_core.errors import RunError
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def write_whole(path: Path, content: bytes, is_lasting: bool = False) -> None:
+    """Write a file atomically; `is_lasting`: its content is on the disk before it has its name.
+
+    RunError if there is no room for it; nothing is left behind then.
+    """
+    part = path.with_name(f"{uuid.uuid4().hex}.part")
+    with room_for(path):
+        try:
+            with part.open("wb") as file:
+                file.write(content)
+                file.flush()
+                if is_lasting:
+                    os.fsync(file.fileno())
+            part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+
+
+def sync(path: Path) -> None:
+    """Make a file's content, or a folder's entries, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def try_lock(file: IO[str]) -> bool:
+    """Return whether an open file is now locked by this process alone, until it is closed."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def room_for(path: Path) -> Iterator[None]:
+    """Turn what the system says of a full disk into a RunError that names the path."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise RunError(
+            f"expected room for {error.filename or path}, got {error.strerror!r}: free some and "
+            "resume the run, which goes on from its last checkpoint"
+        ) from error

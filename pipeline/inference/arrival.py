@@ -1,0 +1,162 @@
+"""A client that arrives after a run has ended: it fits its own part on the finished backbone.
+
+Its images come from a data set's test split, which no run trains on, or from a folder.
+N images of C channels, K classes of the run.
+"""
+
+import contextlib
+import itertools
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pipeline.clients.worker import ClientWorker
+from pipeline.evaluation.diagnosis import Diagnosis, adaptation_diagnosis
+from pipeline.federation.messages import WorkerSetup
+from pipeline.figures.image_grids import image_grid
+from pipeline.files.atomic import try_lock
+from pipeline.inference.saved_run import SavedRun
+from pipeline.runs.model_files import client_path, save_client
+from spire_core.adaptation.adapt import AdaptPoint
+from spire_core.config.adapt import AdaptConfig
+from spire_core.errors import DataError, RunError
+from spire_core.evaluation.extractors import auto_extractor
+from spire_core.methods import CLIENT_EMB
+from spire_core.partition.split import ClientSplit, Partition
+from spire_core.rng import numpy_generator
+
+MIN_IMAGES = 3  # one to learn from, two to measure on
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A client that has arrived: its id, its curve over epochs, and the files that were written."""
+
+    client_id: int
+    curve: tuple[AdaptPoint, ...]
+    path: Path
+    grid_path: Path
+    kept_epoch: int
+    num_train: int
+    num_test: int
+    num_trained: int
+    diagnosis: Diagnosis | None
+
+
+def adapt_arrival(
+    run: SavedRun,
+    images: np.ndarray,
+    config: AdaptConfig,
+    client_id: int | None = None,
+    mixture: np.ndarray | None = None,
+) -> Arrival:
+    """Fit a new client's part on its uint8 images (N, C, H, W) and save it with the run.
+
+    A share of the images, the run's `partition.test_fraction`, is held out to measure on. `mixture`
+    (K,) is the share of each class among the images, if that is known; `client_id` None takes the
+    next free id. Raises RunError if the id is taken or the method has no personal part, DataError
+    for too few images.
+    """
+    if not run.config.method.record.adapt_parts:
+        raise RunError(
+            f"expected a method with a personal part, got {run.config.method.name}: "
+            "name a run of spire, fedavg_ft or shared_rep"
+        )
+    with (
+        reserved_id(run, client_id) as client_id,
+        tempfile.TemporaryDirectory(prefix="spire-") as scratch,
+    ):
+        split = _split(len(images), run, config.num_images, client_id)
+        folder = Path(scratch, "run")  # beside it lie features of the client's images
+        folder.mkdir()
+        worker = _worker(run, images, split, mixture, folder)
+        weights, mean_emb = run.weights.numpy(), _mean_emb(run, config)
+        own = worker.real_features(client_id)  # for want of the population's, see `_own`
+        report = worker.adapt(client_id, weights, config, mean_emb, own)
+        path = save_client(run.folder, client_id, worker.private_state(client_id))
+        grid = Image.fromarray(image_grid(report.after.images, 8))
+        grid.save(path.with_suffix(".png"))
+    return Arrival(
+        client_id,
+        tuple(_own(point) for point in report.curve),
+        path,
+        path.with_suffix(".png"),
+        report.kept_epoch,
+        len(split.train),
+        len(split.test),
+        report.num_trained,
+        adaptation_diagnosis([report]),
+    )
+
+
+@contextlib.contextmanager
+def reserved_id(run: SavedRun, client_id: int | None = None) -> Iterator[int]:
+    """Yield the given id, or the next free one, which no other process gets until the end.
+
+    RunError if the given one is taken.
+    """
+    federation = run.config.federation
+    first = federation.num_clients + federation.num_new_clients
+    next_id = max([first - 1, *run.client_ids]) + 1
+    for wanted in itertools.count(next_id) if client_id is None else (client_id,):
+        path = client_path(run.folder, wanted)
+        if wanted < first or path.exists():
+            continue
+        path.parent.mkdir(exist_ok=True)
+        with path.with_suffix(".lock").open("w") as lock:
+            if try_lock(lock) and not path.exists():
+                yield wanted
+                path.with_suffix(".lock").unlink()
+                return
+    next_id = max(next_id, (client_id or 0) + 1)
+    raise RunError(f"expected a client id that is free, got {client_id}: {next_id} is the next")
+
+
+def _split(num_images: int, run: SavedRun, limit: int | None, client_id: int) -> ClientSplit:
+    """Return which images the client learns from (at most `limit`) and which it is measured on."""
+    if num_images < MIN_IMAGES:
+        raise DataError(
+            f"expected at least {MIN_IMAGES} images of the new client, got {num_images}: add some"
+        )
+    order = numpy_generator(run.config.seed, "arrival", client_id).permutation(num_images)
+    wanted = max(2, round(run.config.partition.test_fraction * num_images))
+    num_test = min(wanted, num_images - 1)
+    return ClientSplit(client_id, order[num_test:][:limit], order[:num_test])
+
+
+def _worker(
+    run: SavedRun,
+    images: np.ndarray,
+    split: ClientSplit,
+    mixture: np.ndarray | None,
+    folder: Path,
+) -> ClientWorker:
+    """Return a worker that simulates this one client, as it would have in the run."""
+    if mixture is None:
+        mixture = np.full(len(run.class_names), np.nan)
+    name = auto_extractor(run.config.data.name, run.config.eval.extractor)
+    partition = Partition((), (split,))
+    setup = WorkerSetup(run.config, {split.client_id: mixture}, partition, name, folder)
+    has_gpu = run.config.resources.device != "cpu" and torch.cuda.is_available()
+    return ClientWorker(setup, images, "cuda" if has_gpu else "cpu")
+
+
+def _mean_emb(run: SavedRun, config: AdaptConfig) -> Tensor | None:
+    if config.init != "mean" or not run.config.method.record.has_embedding:
+        return None
+    ids = [c for c in run.client_ids if c < run.config.federation.num_clients]
+    return torch.stack([run.client_state(c)[CLIENT_EMB] for c in ids]).mean(0)
+
+
+def _own(point: AdaptPoint) -> AdaptPoint:
+    """Return a point without what needs more than is at hand: the population, unknown classes."""
+    if point.observed is None:
+        return point
+    kept = {k: v for k, v in point.observed.items() if k != "population_kid" and not np.isnan(v)}
+    return replace(point, observed=kept)

@@ -1,0 +1,137 @@
+"""A finished run on disk: its configuration, its backbone, and each client's own parts.
+
+These are config.json, backbone.safetensors and clients/client_<id>.safetensors: files that run no
+code when they are read.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from pipeline.config.ranges import MAX_IMAGE_SIZE
+from pipeline.config.schema import Config, config_from_dict
+from pipeline.files.damage import read_object, reading
+from pipeline.runs.model_files import CLIENT_FILE, client_path
+from spire_core.diffusion.generation import client_denoiser, draw
+from spire_core.diffusion.process import make_schedule
+from spire_core.errors import RunError
+from spire_core.federated.private_state import PrivateState, personalise
+from spire_core.methods import CLIENT_EMB
+from spire_core.network.flat_model import FlatModel
+from spire_core.rng import torch_generator
+
+MAX_NAMED = 40  # clients in a sentence
+
+
+def _load_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Return the tensors of a file; RunError unless it holds exactly these names and shapes."""
+    with reading("a finished run's tensors", path, "wait for the run to end or name another"):
+        tensors = load_file(path)
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    wrong = sorted(n for n in found.keys() | shapes.keys() if found.get(n) != shapes.get(n))
+    if wrong:
+        name = wrong[0]
+        raise RunError(
+            f"expected {shapes.get(name, 'nothing')} as the shape of {name} in {path}, got "
+            f"{found.get(name, 'nothing')}: copy this run's files again or name another run"
+        )
+    for name, tensor in tensors.items():
+        if tensor.dtype != torch.float32 or not tensor.isfinite().all():
+            raise RunError(
+                f"expected finite float32 numbers as {name} in {path}, got others: copy this run's "
+                "files again or name another run"
+            )
+    return tensors
+
+
+def _image_shape(stored: Any) -> tuple[int, int, int]:
+    channels, height, width = map(int, stored)
+    if channels not in (1, 3) or height != width or not 1 <= width <= MAX_IMAGE_SIZE:
+        raise ValueError(f"{stored} as the shape of an image")
+    return channels, height, width
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """A finished run, loaded: draws images as any of its clients."""
+
+    folder: Path
+    config: Config
+    image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    model: FlatModel
+    weights: Tensor
+
+    @classmethod
+    def load(cls, path: str | Path) -> "SavedRun":
+        """Return the run in a run folder or in the `model` folder inside it.
+
+        RunError if it is not complete, or if its backbone is not that of its configuration.
+        """
+        folder = Path(path) / "model" if (Path(path) / "model").is_dir() else Path(path)
+        path = folder / "config.json"
+        with reading("a finished run", path, "wait for the run to end or name another"):
+            stored = read_object(path)
+            config = config_from_dict(stored["config"])
+            shape, names = _image_shape(stored["image_shape"]), tuple(stored["class_names"])
+            if not all(isinstance(name, str) for name in names):
+                raise TypeError(f"{names!r:.50} as class names")
+            config.model.check_image_size(shape[-1])
+            model = FlatModel(config.model, config.method, shape[0])
+        shapes = {name: tuple(at) for name, _, at in model.layout.names}
+        tensors = _load_tensors(folder / "backbone.safetensors", shapes)
+        return cls(folder, config, shape, names, model, model.flatten(tensors))
+
+    @property
+    def client_ids(self) -> list[int]:
+        """Clients whose own parts are stored here; with an impersonal method, none."""
+        found = [CLIENT_FILE.fullmatch(p.name) for p in (self.folder / "clients").glob("*")]
+        return sorted(int(m.group(1)) for m in found if m)
+
+    def client_state(self, client_id: int | None) -> PrivateState:
+        """Return a client's own parts; None is the population (the backbone without an embedding).
+
+        RunError if there is no such client, or if its file does not hold what its method keeps.
+        """
+        if client_id is None:
+            return {}
+        if client_id not in self.client_ids:
+            ids = self.client_ids
+            known = ", ".join(map(str, ids[:MAX_NAMED])) + (", ..." if ids[MAX_NAMED:] else "")
+            known = known or "none: this method has no personal part"
+            raise RunError(f"expected a client out of {known}, got {client_id}: name one of them")
+        layout, d_emb = self.model.layout, self.config.model.d_emb
+        parts = self.config.method.record.adapt_parts  # with every method, all that a client owns
+        shapes = {p: (d_emb if p == CLIENT_EMB else layout.part_size(p),) for p in parts}
+        return _load_tensors(client_path(self.folder, client_id), shapes)
+
+    def draw(
+        self, client_id: int | None, num_images: int, seed: int = 0, guidance: float = 1.0
+    ) -> np.ndarray:
+        """Return images (n, C, H, W) float32 in [-1, 1] drawn as a client.
+
+        With None they are the population's. RunError as `client_state` says.
+        """
+        emb = personalise(self.model, self.weights, self.client_state(client_id))
+        reference, is_federated = None, self.config.method.record.is_federated
+        if guidance != 1.0 and emb is None and client_id is not None and is_federated:
+            reference = FlatModel(self.config.model, self.config.method, self.image_shape[0])
+            reference.load(self.weights)
+        self.model.net.eval()
+        diffusion = self.config.diffusion
+        images = draw(
+            client_denoiser(self.model, emb, guidance, reference),
+            diffusion,
+            make_schedule(diffusion.schedule, diffusion.num_timesteps),
+            self.image_shape,
+            num_images,
+            torch_generator(seed, "sample", -1 if client_id is None else client_id),
+            self.config.eval.batch_size,
+        )
+        return images.numpy()

@@ -1,0 +1,82 @@
+"""What a finished run leaves in its folder: the object that it prints, and a grid of images."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pipeline.config.tracking import ui_command
+from pipeline.experiment.profiling import trace_path
+from pipeline.figures.image_grids import image_grid
+from pipeline.files.atomic import room_for
+from pipeline.results.metrics import params_counts
+from pipeline.results.recorded_figures import client_rows
+from pipeline.results.result import Result
+from pipeline.runs.folder import save_result
+
+GRID_CLIENTS, GRID_COLUMNS = 4, 16
+
+
+def write_result(result: Result, preset: str | None) -> None:
+    """Write a finished run's picture and object into its folder."""
+    with room_for(result.run_dir):
+        save_grid(result)
+        save_result(result.run_dir, result_json(result, preset))
+
+
+def grid_path(result: Result) -> Path:
+    """Return where `save_grid` writes."""
+    return result.run_dir / "samples.png"
+
+
+def save_grid(result: Result) -> Path:
+    """Write rows of images as a PNG and return it.
+
+    For each new client: its own, drawn before, and drawn after adaptation. Without new
+    clients: drawn as the first pre-training clients.
+    """
+    rows = [
+        images
+        for report in result.reports[:GRID_CLIENTS]
+        for _, images in client_rows(result, report.client_id)
+    ]
+    if not rows and result.evaluations:
+        rows = [drawn.images for drawn in result.evaluations[-1].drawn[:GRID_CLIENTS]]
+    width = min(GRID_COLUMNS, min(len(images) for images in rows))
+    stacked = np.concatenate([image_grid(images[:width], width) for images in rows])
+    Image.fromarray(stacked).save(grid_path(result))
+    return grid_path(result)
+
+
+def result_json(result: Result, preset: str | None) -> dict[str, Any]:
+    """Return a finished experiment as plain values; a number that is not finite becomes None."""
+    config = result.setting.config
+    total, trained = params_counts(result.setting)
+    trace = trace_path(result.run_dir)
+    return {
+        "run_id": result.run_id,
+        "method": config.method.name,
+        "preset": preset,
+        "seed": config.seed,
+        "metrics": finite(result.metrics),
+        "diagnoses": [diagnosis.as_dict() for diagnosis in result.diagnoses],
+        "params_total": total,
+        "params_trainable_new_client": trained,
+        "config_fingerprint": config.fingerprint,
+        "state_fingerprint": result.state_fingerprint,
+        "partition_hash": result.setting.partition.hash,
+        "artifacts": {
+            "run_dir": str(result.run_dir),
+            "model": str(result.run_dir / "model"),
+            "samples": str(grid_path(result)),
+            **({"profile": str(trace)} if trace else {}),
+        },
+        "ui_command": ui_command(config.tracking) if config.tracking.enabled else None,
+    }
+
+
+def finite(values: dict[str, float]) -> dict[str, float | None]:
+    """Return numbers as JSON can hold them: None for NaN and infinity."""
+    return {key: v if math.isfinite(v) else None for key, v in values.items()}

@@ -1,0 +1,146 @@
+"""What an experiment writes into its tracking run, step by step: tags, metrics and artifacts.
+
+Per-client values go into tables; the metrics stay few, and are the same for every method.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.clients.profiler import FOLDER as PROFILE
+from pipeline.config.build import flattened
+from pipeline.evaluation.diagnosis import DIAGNOSIS, NONE, Diagnosis, own_is_best
+from pipeline.evaluation.scores import Evaluation, RealData
+from pipeline.figures import image_grids
+from pipeline.figures import plots as figures
+from pipeline.files.revision import git_revision
+from pipeline.results.metrics import adaptation_metrics, new_clients_table, summary_metrics
+from pipeline.results.recorded_figures import draw_cross_losses, log_adaptation_figures
+from pipeline.tracking.tracker import Tracker
+from spire_core.evaluation.extractors import make_extractor
+
+if TYPE_CHECKING:
+    from pipeline.config.schema import Config
+    from pipeline.federation.setup import Setting
+    from pipeline.results.result import Result
+
+
+# What makes no difference to a result is in config/resolved.yaml alone.
+NO_PARAMS = ("tracking.", "resources.", "data.root", "data.path", "eval.extractor_weights")
+
+NO_PARAMS += ("eval.grid_images",)
+
+MAX_PROFILE_BYTES = 20_000_000  # of a file that is sent to the store
+
+_log = logging.getLogger(__name__)
+
+
+def run_tags(setting: "Setting", preset: str | None) -> dict[str, str]:
+    """Return the tags that a run is found and filtered by."""
+    config = setting.config
+    extractor = make_extractor(setting.extractor, config.eval.extractor_weights)
+    return {
+        "method": config.method.name,
+        "dataset": config.data.name,
+        "data_hash": setting.data.sha256,
+        "preset": preset or "none",
+        "seed": str(config.seed),
+        "partition_hash": setting.partition.hash,
+        "config_fingerprint": config.fingerprint,
+        "extractor": extractor.name,
+        "extractor_hash": extractor.weights_hash,
+        "git_revision": git_revision() or "unknown",
+    }
+
+
+def log_setting(tracker: Tracker, setting: "Setting") -> None:
+    """Write what is known before the first round: parameters, configuration, data, partition."""
+    if not tracker.keeps_files:
+        return
+    config, data = setting.config, setting.data
+    settings = flattened(config.as_dict()) | {"adapt.lr": adapt_rate(config)}
+    tracker.log_params({k: v for k, v in settings.items() if not k.startswith(NO_PARAMS)})
+    tracker.log_dict(config.as_dict(), "config/resolved.yaml")
+    tracker.log_dataset(
+        data.images, data.labels, data.name, data.sha256, "pre-training and adaptation"
+    )
+    shown = setting.partition.shown
+    counts = shown.class_counts(data.labels, len(data.class_names))
+    picture = figures.partition_figure(
+        counts, data.class_names, len(shown.train_clients), shown.client_ids
+    )
+    tracker.log_figure(picture, "plots/partition.png")
+
+
+def adapt_rate(config: "Config") -> float | None:
+    """Return the rate that new clients train with: the configuration's, or the method's own."""
+    return config.adapt.lr or config.method.record.adapt_lr or None
+
+
+def log_evaluation(
+    tracker: Tracker,
+    evaluation: Evaluation,
+    real: RealData,
+    more: Mapping[str, float] | None = None,
+) -> None:
+    """Write one evaluation of the pre-training clients: few metrics, one table, one image grid.
+
+    `more` metrics go beside its own.
+    """
+    floor = {"pretrain/kid/floor": real.floor_mean(evaluation.client_ids)}
+    metrics = evaluation.metrics() | floor | dict(more or {})
+    tracker.log_metrics(metrics, step=evaluation.round_idx)
+    tracker.log_table(f"tables/pretrain_round_{evaluation.round_idx}.json", evaluation.table(real))
+    images = np.concatenate([d.images[:8] for d in evaluation.drawn[:8]])
+    tracker.log_image("samples/pretrain", image_grids.image_grid(images, 8), evaluation.round_idx)
+
+
+def log_tuned(tracker: Tracker, result: "Result") -> None:
+    """Write one row per pre-training client that has fine-tuned the backbone for its score."""
+    if result.tuned is not None:
+        tracker.log_table("tables/pretrain_tuned.json", result.tuned.table(result.real))
+
+
+def log_profile(tracker: Tracker, run_dir: Path) -> None:
+    """Write the profile of a run that was watched, as far as its files are small."""
+    for path in sorted((run_dir / PROFILE).glob("*")):
+        if path.stat().st_size <= MAX_PROFILE_BYTES:
+            tracker.log_file(path, f"{PROFILE}/{path.name}")
+
+
+def log_adaptation(tracker: Tracker, result: "Result") -> None:
+    """Write what the new clients told: curves over epochs, forgetting, tables, sample grids."""
+    for epoch, metrics in adaptation_metrics(result).items():
+        tracker.log_metrics(metrics, step=epoch)
+    tracker.log_table("tables/new_clients.json", new_clients_table(result))
+    if tracker.keeps_files:
+        log_adaptation_figures(tracker, result)
+
+
+def log_diagnoses(tracker: Tracker, diagnoses: Sequence[Diagnosis]) -> None:
+    """Name the known failures of a run in a tag, in a file and in the log."""
+    for diagnosis in diagnoses:
+        text = "%s: %s. Try %s (docs/diagnoses.md)"
+        _log.warning(text, diagnosis.name, diagnosis.evidence, diagnosis.advice)
+    tracker.log_tags({DIAGNOSIS: ",".join(diagnosis.name for diagnosis in diagnoses) or NONE})
+    tracker.log_dict({"diagnoses": [d.as_dict() for d in diagnoses]}, "diagnoses.json")
+
+
+def log_cross_losses(tracker: Tracker, result: "Result") -> None:
+    """Write the cross-client losses, and in a tag how many of the clients' own parts are best."""
+    if result.cross_losses is not None:
+        best = own_is_best(result.cross_losses)
+        tracker.log_tags({"spire.own_is_best": f"{best.sum()}/{len(best)}"})
+        draw_cross_losses(tracker, result.cross_losses, result.cross_ids)
+
+
+def log_summary(tracker: Tracker, result: "Result") -> None:
+    """Write the final numbers, the fingerprint of the final state, and the model."""
+    result.metrics = summary_metrics(result)
+    tracker.log_metrics(result.metrics, step=result.setting.config.federation.num_rounds)
+    tracker.log_tags({"state_fingerprint": result.state_fingerprint})
+    shape = result.setting.images.shape[1:]
+    tracker.log_model(result.run_dir / "model", shape, result.setting.config.eval.guidance)

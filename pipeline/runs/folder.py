@@ -1,0 +1,65 @@
+"""What a run's folder holds beside its record and its outbox: its result, and who is at it.
+
+`run.lock` is locked by the process that is at the run, and ends with it.
+"""
+
+import contextlib
+import logging
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.schema import Config
+from pipeline.files.atomic import try_lock
+from pipeline.files.damage import read_object, reading
+from pipeline.files.json_files import write_json
+from pipeline.files.masking import mask
+from pipeline.runs.record import read_record
+from spire_core.errors import RunError
+
+START, RESULT, LOCK = "config.json", "result.json", "run.lock"
+
+_log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def held(run_dir: Path) -> Iterator[None]:
+    """Keep every other process from a run until the end of a block, or of this process.
+
+    RunError if another one, or another block, is at it.
+    """
+    with (run_dir / LOCK).open("a+") as file:
+        if not try_lock(file):
+            file.seek(0)
+            raise RunError(
+                f"expected nobody at work on the run in {run_dir}, got {file.read().strip()}: wait "
+                "until it ends, or end it"
+            )
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        yield
+
+
+def storable(config: Config) -> dict[str, Any]:
+    """Return the configuration without what may hold a password: `tracking.uri` and `.storage`."""
+    storage = config.tracking.storage
+    kept = storage if storage is None or mask(storage) == storage else None
+    return replace(config, tracking=replace(config.tracking, uri=None, storage=kept)).as_dict()
+
+
+def save_result(run_dir: Path, told: Mapping[str, Any]) -> None:
+    """Write the object that a finished run prints."""
+    write_json(run_dir / RESULT, told)
+
+
+def load_result(run_dir: Path) -> dict[str, Any] | None:
+    """Return the object that a finished run printed, or None if it has not finished."""
+    path = run_dir / RESULT
+    if not path.is_file():
+        return None
+    with reading("what a run found", path, "delete this file and resume the run"):
+        return read_object(path) | {"run_id": read_record(run_dir)["run_id"]}

@@ -1,0 +1,50 @@
+"""The files of a finished model: the backbone, and one file for each client's own parts."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from pipeline.config.schema import Config
+from pipeline.files.atomic import write_whole
+from pipeline.files.json_files import write_json
+from pipeline.runs.folder import storable
+from spire_core.network.flat_model import FlatModel
+
+CLIENT_FILE = re.compile(r"client_(\d+)\.safetensors")
+
+
+def client_path(folder: Path, client_id: int) -> Path:
+    """Return where a client's own parts lie."""
+    return folder / "clients" / f"client_{client_id}.safetensors"
+
+
+def save_client(folder: Path, client_id: int, state: Mapping[str, Tensor]) -> Path:
+    """Write a client's own parts (no optimizer state) and return the file.
+
+    RunError if there is no room for it.
+    """
+    path = client_path(folder, client_id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    own = {name: tensor.contiguous() for name, tensor in state.items() if "." not in name}
+    write_whole(path, save(own, metadata={"client_id": str(client_id)}))
+    return path
+
+
+def save_run(
+    folder: Path, config: Config, model: FlatModel, weights: np.ndarray, more: Mapping[str, Any]
+) -> None:
+    """Write configuration and backbone weights (P,) of a finished run.
+
+    `more` is stored beside the configuration. RunError if there is no room.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = model.named_tensors(torch.tensor(weights))
+    content = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+    write_whole(folder / "backbone.safetensors", content)
+    write_json(folder / "config.json", {"config": storable(config), **more})

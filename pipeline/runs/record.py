@@ -1,0 +1,121 @@
+"""Where runs are: their folders and records on this machine, the store's address, the revision.
+
+Under a root lie `mlflow.db`, unless another store is named, and `runs/<run id>/`, where
+`tracking.json` is the record that `find_run` and `Tracker.resume` read.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.config.tracking import TrackingConfig, tracking_root
+from pipeline.files.damage import read_object, reading
+from pipeline.files.masking import mask
+from pipeline.files.paths import expanded
+from spire_core.errors import ConfigError, RunError
+
+RECORD = "tracking.json"
+
+RECORD_TYPES = {"run_id": str, "run_name": str, "started_ms": int}
+
+RECORD_TYPES |= {"kind": str, "tracked": bool, "uri": str}
+
+Kind = Literal["run", "sweep"]
+
+_log = logging.getLogger(__name__)
+
+
+def read_record(run_dir: Path) -> dict[str, Any]:
+    """Return the record of a run, as `make_run_dir` wrote it; RunError if it is damaged."""
+    path = run_dir / RECORD
+    with reading("a run's record", path, "put back a copy of it, or start a new run"):
+        record = {"kind": "run", "tracked": False, "uri": ""} | read_object(path)
+        for key, kind in RECORD_TYPES.items():
+            if not isinstance(record[key], kind):
+                raise TypeError(f"{record[key]!r:.50} as {key}")
+        return record
+
+
+def stored_uri(run_dir: Path) -> str | None:
+    """Return the address of a run's store, or None if a password, which is not kept, belongs to it.
+
+    Then the environment's is meant.
+    """
+    uri = read_record(run_dir)["uri"]
+    return uri if uri and "***" not in uri else None
+
+
+def _records(runs: Path) -> list[dict[str, Any]]:
+    """Return the records of all runs of a folder, oldest first."""
+    found = []
+    for path in runs.glob(f"*/{RECORD}"):
+        try:
+            found.append(read_record(path.parent) | {"folder": path.parent})
+        except RunError as error:  # the other runs can be used all the same
+            _log.warning("a run is passed over: %s", error)
+    return sorted(found, key=lambda record: record["started_ms"])
+
+
+def run_folders(config: TrackingConfig) -> list[Path]:
+    """Return the folders of all runs and sweeps under the root, oldest first."""
+    return [record["folder"] for record in _records(tracking_root(config) / "runs")]
+
+
+def find_run(run: str, config: TrackingConfig, kinds: Sequence[Kind] = ("run",)) -> Path:
+    """Return the folder of a run, given as "last", a name, an id or the head of one, or a path.
+
+    RunError if there is none, or if the name or the head of an id fits several.
+    """
+    runs = tracking_root(config) / "runs"
+    if run and (runs / run / RECORD).is_file():
+        read_record(runs / run)  # a damaged one is named, and not passed over
+    records = [r for r in _records(runs) if r.get("kind", "run") in kinds]
+    if run == "last" and records:
+        return records[-1]["folder"]
+    fits = [r for r in records if r["run_name"] == run]
+    fits = fits or [r for r in records if run and r["run_id"].startswith(run)]
+    if len(fits) == 1:
+        return fits[0]["folder"]
+    folder = expanded(run, "the run")
+    if not fits and (folder / RECORD).is_file():
+        return folder.resolve()
+    what = f"which fits {len(fits)} of them" if fits else f"which is none of those in {runs}"
+    known = ", ".join(f"{r['run_id'][:8]} ({r['run_name']})" for r in (fits or records)[-8:])
+    raise RunError(
+        f"expected a run's id, name or folder, or last, got {run!r}, {what}: "
+        f"choose from {known or 'a folder that holds runs, with tracking.root=FOLDER'}"
+    )
+
+
+def make_runs_folder(config: TrackingConfig) -> None:
+    """Create the folder of all runs; ConfigError, before any run exists, if that cannot be done."""
+    runs = tracking_root(config) / "runs"
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"expected a folder for runs at {runs}, got {error}: choose another with "
+            "tracking.root=FOLDER"
+        ) from error
+
+
+def make_run_dir(
+    config: TrackingConfig, run_id: str, run_name: str, uri: str | None, kind: Kind = "run"
+) -> Path:
+    """Create a run's folder and its record, and return the folder."""
+    run_dir = tracking_root(config) / "runs" / run_id
+    run_dir.mkdir(exist_ok=True)
+    record = {"run_id": run_id, "run_name": run_name, "started_ms": time.time_ns() // 1_000_000}
+    record |= {
+        "kind": kind,
+        "experiment": config.experiment,
+        "tracked": uri is not None,
+        "uri": mask(uri or ""),
+    }
+    part = run_dir / f"{RECORD}.part"
+    part.write_text(json.dumps(record, indent=1) + "\n")
+    part.replace(run_dir / RECORD)
+    return run_dir

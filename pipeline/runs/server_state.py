@@ -1,0 +1,73 @@
+"""The server's state in a file: safetensors, out of and into memory with no copy in between.
+
+P: length of the flat weight vector.
+"""
+
+import dataclasses
+import hashlib
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load
+
+from pipeline.files.atomic import room_for
+from spire_core.federated.server import ServerState
+
+TYPES = {"float32": "F32", "float64": "F64"}  # what safetensors calls them
+
+
+def write_state(path: Path, state: ServerState) -> int:
+    """Write all arrays of a state, (P,) most of them; return after how many rounds it is.
+
+    The bytes are those of `safetensors.numpy.save`, which copies every array twice on the way: half
+    of what a checkpoint took. A file that is there is written over, since a new one's memory has to
+    be found and cleared first: nobody may need it any more. RunError if there is no room.
+    """
+    arrays = {name: np.ascontiguousarray(array) for name, array in _arrays(state).items()}
+    with room_for(path), path.open("r+b" if path.exists() else "wb") as file:
+        file.write(_header(arrays))
+        for array in arrays.values():
+            file.write(array.data.cast("B"))
+        file.truncate()
+    return state.round_idx
+
+
+def read_state(path: Path, round_idx: int, sha256: str) -> ServerState:
+    """Return the state after so many rounds; one of `reading.DAMAGE` if the file has another hash.
+
+    `sha256`: what `file_sha256` returned when it was whole.
+    """
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise ValueError("other content than was written")
+    return ServerState(round_idx=round_idx, **load(content))
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _arrays(state: ServerState) -> dict[str, np.ndarray]:
+    """Return what the file holds in its order, in which no number lies across a word's border."""
+    named = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+    arrays = {k: v for k, v in named.items() if k != "round_idx" and v is not None}
+    return dict(sorted(arrays.items(), key=lambda item: (-item[1].itemsize, item[0])))
+
+
+def _header(arrays: dict[str, np.ndarray]) -> bytes:
+    """Return what comes first in a file of safetensors: a length, and which bytes are what."""
+    told, begin = {}, 0
+    for name, array in arrays.items():
+        told[name] = {
+            "dtype": TYPES[array.dtype.name],
+            "shape": array.shape,
+            "data_offsets": (begin, begin + array.nbytes),
+        }
+        begin += array.nbytes
+    text = json.dumps(told, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text

@@ -1,0 +1,82 @@
+"""How a run began, in its folder: `config.json`, from which it goes on after a crash."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pipeline.config.data import DataConfig
+from pipeline.config.load import overridden
+from pipeline.config.schema import Config, config_from_dict
+from pipeline.files.damage import read_object, reading
+from pipeline.files.json_files import write_json
+from pipeline.files.paths import lasting
+from pipeline.runs.folder import START, storable
+from pipeline.runs.record import stored_uri
+from spire_core.errors import ConfigError, RunError
+
+
+def save_start(
+    run_dir: Path, config: Config, preset: str | None, hashes: Mapping[str, str]
+) -> None:
+    """Write what `load_start` and `check_hashes` need to go on with a run."""
+    write_json(run_dir / START, {"preset": preset, "config": storable(config), **hashes})
+
+
+def check_hashes(run_dir: Path, hashes: Mapping[str, str]) -> None:
+    """Raise RunError if a run began with other data, or another split, than have these hashes.
+
+    One that began before they were kept is not asked.
+    """
+    if not (run_dir / START).is_file():  # killed before it was written, and so before it read any
+        return
+    with reading("a run's configuration", run_dir / START, "start a new run"):
+        began = read_object(run_dir / START)
+    wrong = [name for name, value in hashes.items() if began.get(name, value) != value]
+    if wrong:
+        raise RunError(
+            f"expected the images with which the run in {run_dir} began, got others (by their "
+            f"{wrong[0]}): put them back, or start a new run"
+        )
+
+
+def located(config: Config) -> Config:
+    """Return a configuration whose paths mean the same in every directory.
+
+    ConfigError where one is relative to the temporary copy in which a Ray job runs.
+    """
+    data, evaluation = _rooted(config.data), config.eval
+    if data.path:
+        data = replace(data, path=str(lasting(data.path, "data.path")))
+    if weights := evaluation.extractor_weights:
+        weights = str(lasting(weights, "eval.extractor_weights"))
+        evaluation = replace(evaluation, extractor_weights=weights)
+    return replace(config, data=data, eval=evaluation)
+
+
+def _rooted(data: DataConfig) -> DataConfig:
+    """Return settings with an absolute root; None, the store of any machine, stays."""
+    return replace(data, root=str(lasting(data.root, "data.root"))) if data.root else data
+
+
+def load_start(
+    run_dir: Path, uri: str | None = None, overrides: Sequence[str] = ()
+) -> tuple[Config, str | None]:
+    """Return a run's configuration, with overrides, and its preset.
+
+    It is tracked where it was, unless `uri` is given. RunError if the folder does not say how the
+    run began; ConfigError for an override that changes its result.
+    """
+    with reading("a run's configuration", run_dir / START, "start a new run"):
+        stored = read_object(run_dir / START)
+        config, preset = config_from_dict(stored["config"]), stored["preset"]
+        uri = uri or stored_uri(run_dir)
+    began, config = config, overridden(config, overrides)
+    if config.fingerprint != began.fingerprint:
+        raise ConfigError(
+            f"expected federation.client_timeout_s={began.federation.client_timeout_s}, with which "
+            "the run began, since it decides whom federation.on_client_error=drop leaves out, got "
+            f"{config.federation.client_timeout_s}: leave it as it is, or start a new run"
+        )
+    root = str(run_dir.parent.parent)
+    tracking = replace(config.tracking, uri=uri, root=root)
+    return replace(config, data=_rooted(config.data), tracking=tracking), preset

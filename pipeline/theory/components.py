@@ -1,0 +1,154 @@
+"""Experiment D: the weights of K components, against Cramer-Rao and affine least squares."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.theory.config import TheoryConfig
+from pipeline.theory.outcome import NUM_ERRORS, Claim, Curve, Outcome, Panel, Score, over_replicates
+from spire_core.errors import ConfigError
+from spire_core.mixture.k_component_references import (
+    affine_error,
+    affine_weights,
+    likelihood_weights,
+    simplex_cramer_rao,
+)
+from spire_core.mixture.k_components import (
+    descend_logits_all_t,
+    descend_logits_fixed_t,
+    draw_components,
+    reduced_means,
+)
+from spire_core.mixture.two_components import normals
+from spire_core.rng import numpy_generator
+
+OVER_T, AT_T = "descent over all t", "descent at one t"
+
+LIKELIHOOD, AFFINE = "maximum likelihood", "affine least squares"
+
+CRAMER_RAO, FORM = "Cramer-Rao", f"{AFFINE}, form"
+
+ALLOWED = 1.2  # times Cramer-Rao
+
+
+def run_components(config: TheoryConfig) -> Outcome:
+    """Return n * MSE of the weights for each shape of means, and its ratio to Cramer-Rao."""
+    settings = component_settings(config)
+    rows = {
+        name: _point(config, means, weights, i) for i, (name, means, weights) in enumerate(settings)
+    }
+    columns: dict[str, list] = {"means": list(rows)}
+    for key in (CRAMER_RAO, LIKELIHOOD, OVER_T, AT_T, AFFINE, FORM):
+        columns[key] = [row[key].mean for row in rows.values()]
+        if key not in (CRAMER_RAO, FORM):
+            columns[f"{key} +-"] = [row[key].error for row in rows.values()]
+    ratios = {name: row[OVER_T].mean / row[CRAMER_RAO].mean for name, row in rows.items()}
+    return Outcome(
+        "components",
+        f"D: K components, n = {config.components.n}, {config.components.replicates} replicates",
+        [_claim(name, row, ratios[name]) for name, row in rows.items()],
+        {"n * MSE of the weights": columns},
+        [_panel(rows)],
+        {"worst_ratio": max(ratios.values())},
+    )
+
+
+def _point(config: TheoryConfig, means: Tensor, weights: Tensor, point: int) -> dict[str, Score]:
+    told, k = config.components, len(weights)
+    t, steps = -math.log(told.signal), (told.steps, told.averaged)
+
+    def measure(num: int, generator: np.random.Generator) -> dict[str, Tensor]:
+        x = draw_components(weights, means, (num, told.n), generator)
+        found = {
+            LIKELIHOOD: likelihood_weights(x, means),
+            OVER_T: descend_logits_all_t(x, means, *steps, generator),
+            AT_T: descend_logits_fixed_t(x, means, t, *steps, generator),
+        }
+        if means.shape[1] == k - 1:
+            found[AFFINE] = affine_weights(x, means)
+        return {
+            name: told.n * (pi - weights[:, None]).square().sum(0) for name, pi in found.items()
+        }
+
+    stream = (config.seed, "theory_components", point)
+    scores = over_replicates(told.replicates, told.n * k, stream, measure)
+    scores.setdefault(AFFINE, Score(math.nan, math.nan))
+    generator = numpy_generator(config.seed, "theory_information", point)
+    least = told.n * simplex_cramer_rao(weights, means, told.n, generator)
+    form = told.n * affine_error(weights, means, told.n)
+    return scores | {CRAMER_RAO: Score(least, 0.0), FORM: Score(form, 0.0)}
+
+
+def _claim(name: str, row: dict[str, Score], ratio: float) -> Claim:
+    found, least = row[OVER_T], row[CRAMER_RAO].mean
+    note = ""
+    if math.isnan(row[AFFINE].mean):
+        note = (
+            f"; the affine form gives {row[FORM].mean:.3f}, but a mean does not identify "
+            "these weights"
+        )
+    return Claim(
+        f"{name}: n * MSE {found.mean:.3f} +- {found.error:.3f}, {ratio:.2f} of Cramer-Rao{note}",
+        found.mean <= ALLOWED * least + NUM_ERRORS * found.error,
+    )
+
+
+def _panel(rows: dict[str, dict[str, Score]]) -> Panel:
+    curves = {}
+    for key in (OVER_T, AT_T, LIKELIHOOD, AFFINE, CRAMER_RAO, FORM):
+        points = [(i, row[key].mean) for i, row in enumerate(rows.values())]
+        errors = [row[key].error for row in rows.values()]
+        curves[key] = Curve(points, errors, key in (CRAMER_RAO, FORM))
+    return Panel("weights of K components", "", "n * MSE", curves, "logy", ticks=list(rows))
+
+
+def component_settings(config: TheoryConfig) -> list[tuple[str, Tensor, Tensor]]:
+    """Return name, reduced means (K, r) and true weights (K,) of each shape.
+
+    ConfigError if the means cannot be used, or if they leave the weights open: if even the
+    Cramer-Rao bound of the squared error is above 1, where guessing equal weights is wrong by less
+    than 1 - 1/K. Distinct means, also collinear ones, identify their weights in the limit of many
+    samples, because translates of a Gaussian are linearly independent.
+    """
+    told = config.components
+    found = [(shape, _shape_means(shape, config, i)) for i, shape in enumerate(told.shapes)]
+    if told.means:
+        if len({len(row) for row in told.means}) > 1:
+            raise ConfigError("expected components.means of one length each: they are points")
+        found = [("given", torch.tensor(told.means, dtype=torch.float64))]
+    settings = []
+    for point, (name, means) in enumerate(found):
+        generator = numpy_generator(config.seed, "theory_weights", point)
+        weights = torch.from_numpy(generator.dirichlet([told.concentration] * len(means)))
+        reduced = reduced_means(means)
+        least = simplex_cramer_rao(weights, reduced, told.n, generator)
+        if least > 1.0:
+            raise ConfigError(
+                f"expected means that identify the weights, got {name} (K = {len(means)}, rank "
+                f"{reduced.shape[1]}), where {told.n} samples leave a squared error of at least "
+                f"{least:.3g}: move the means apart or raise components.n"
+            )
+        settings.append((name, reduced, weights))
+    return settings
+
+
+def _shape_means(shape: str, config: TheoryConfig, point: int) -> Tensor:
+    """Return the means (K, d) of a shape such as `circle-8`; ConfigError if there is none such."""
+    told = config.components
+    kind, _, number = shape.rpartition("-")
+    if kind not in ("general", "orthogonal", "circle") or not number.isdecimal() or int(number) < 2:
+        raise ConfigError(
+            f"expected general-K, orthogonal-K or circle-K with K of at least 2, got {shape!r}: "
+            "one component has no weight to recover"
+        )
+    k = int(number)
+    if kind == "general":
+        generator = numpy_generator(config.seed, "theory_means", point)
+        return normals(generator, k, told.d) * (told.distance / math.sqrt(2.0 * told.d))
+    if kind == "orthogonal":
+        return torch.eye(k, dtype=torch.float64) * (told.distance / math.sqrt(2.0))
+    angle = 2.0 * math.pi / k * torch.arange(k, dtype=torch.float64)
+    radius = 0.5 * told.distance / math.sin(math.pi / k)
+    return radius * torch.stack([torch.cos(angle), torch.sin(angle)], 1)

@@ -1,0 +1,140 @@
+"""Experiment C: how fast descent converges, where it is stuck, and weights near 0 and 1."""
+
+import math
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.theory.config import TheoryConfig
+from pipeline.theory.outcome import Claim, Curve, Outcome, Panel, score
+from spire_core.mixture.descent import DescentConfig, fixed_t_gradient, iterates
+from spire_core.mixture.estimators import maximum_likelihood, moment
+from spire_core.mixture.exact_errors import expected_path, linear_factor
+from spire_core.mixture.two_components import draw_projected, time_of
+from spire_core.rng import numpy_generator
+
+LAST = 20  # iterates whose mean is the estimate and whose steps are the swing
+
+RATE_N, RATE_REPLICATES = 2000, 50
+
+VARIANTS = {
+    "odds": DescentConfig(),
+    "weight, damped": DescentConfig(parameter="weight"),
+    "weight, full step": DescentConfig(parameter="weight", is_damped=False),
+}
+
+
+def run_optimiser(config: TheoryConfig) -> Outcome:
+    """Return rates against m_t, and errors and swings of each parametrisation against w."""
+    rates = _rates(config)
+    ends, outside = _ends(config)
+    stuck = next(
+        (m for m, kept in zip(rates["m_t"], rates["gap left"], strict=True) if kept > 0.5), math.inf
+    )
+    off = max(abs(o) for o in rates["standard errors off"] if math.isfinite(o))
+    worst = {name: max(ends[f"swing, {name}"]) for name in VARIANTS}
+    damped, full = worst["weight, damped"], worst["weight, full step"]
+    claims = [
+        Claim(f"the factor per step on data is at most {off:.1f} standard errors off", off <= 4.0),
+        Claim(
+            f"from m_t = {stuck:g} on, {config.optimiser.steps} steps leave over half of the way",
+        ),
+        Claim(f"{outside} of the estimates at w from 0 to 1 are not inside [0, 1]", outside == 0),
+        Claim(
+            f"the full step in w swings by {full:.3f} a step at its worst w; damped, by "
+            f"{damped:.1e}",
+            damped < 0.1 * full,
+        ),
+    ]
+    return Outcome(
+        "optimiser",
+        f"C: convergence at w = {config.w:g}, and all w at m_t = {config.optimiser.m_t:g}",
+        claims,
+        {"rates": rates, "near the ends, as n * MSE": ends},
+        [_rate_panel(rates), _end_panel(ends)],
+        {"stuck_m_t": stuck},
+    )
+
+
+def _rates(config: TheoryConfig) -> dict[str, list[float]]:
+    """Return predicted and measured factors per step, and the gap that the steps leave."""
+    told, m = config.optimiser, config.c * math.sqrt(config.optimiser.d) * 4.0
+    names = ("m_t", "predicted factor", "on data", "on data +-", "standard errors off", "gap left")
+    rows = []
+    for point, m_t in enumerate(told.separations):
+        path = expected_path(config.w, m_t, told.steps)
+        gap = abs((path[-1] - config.w) / (path[0] - config.w))
+        predicted = linear_factor(config.w, m_t)
+        mean, error = _measured_factor(config, m, m_t, point)
+        rows.append((m_t, predicted, mean, error, (mean - predicted) / error, gap))
+    return {name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
+
+
+def _measured_factor(config: TheoryConfig, m: float, m_t: float, point: int) -> tuple[float, float]:
+    """Return the mean factor of w_k - w_inf per step with fixed draws, NaN where it is stuck."""
+    generator = numpy_generator(config.seed, "theory_rate", point)
+    y = draw_projected(config.w, m, (RATE_REPLICATES, RATE_N), generator)
+    gradient = fixed_t_gradient(y, m, time_of(m_t, m), False, generator)
+    path = iterates(gradient, 2.0 * m_t**2, len(y), DescentConfig(is_fresh=False))
+    w = torch.cat(list(islice(path, config.optimiser.steps)), 1)
+    left = (w - w[:, -1:]).abs()
+    near = (left[:, 1:] > 1e-9) & (left[:, :-1] < 1e-4)
+    if not bool(((left[:, -2] < 1e-9) & near.any(1)).all()):
+        return math.nan, math.nan
+    ratio = (left[:, 1:] / left[:, :-1].clamp(min=1e-300)).where(near, torch.nan)
+    return score(ratio.nanmean(1))
+
+
+def _ends(config: TheoryConfig) -> tuple[dict[str, list[float]], int]:
+    told, outside = config.optimiser, 0
+    columns: dict[str, list[float]] = {"w": list(told.weights)}
+    for point, w in enumerate(told.weights):
+        estimates, swings = _estimates(config, w, point)
+        outside += sum(int((~((e >= 0.0) & (e <= 1.0))).sum()) for e in estimates.values())
+        for name, e in estimates.items():
+            columns.setdefault(name, []).append(told.n * score((e - w) ** 2).mean)
+        for name, swing in swings.items():
+            columns.setdefault(f"swing, {name}", []).append(swing)
+    return columns, outside
+
+
+def _estimates(
+    config: TheoryConfig, w: float, point: int
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    told, m = config.optimiser, config.c * math.sqrt(config.optimiser.d)
+    generator = numpy_generator(config.seed, "theory_ends", point)
+    y = draw_projected(w, m, (told.replicates, told.n), generator)
+    found, swings = {}, {}
+    for name, how in VARIANTS.items():
+        gradient = fixed_t_gradient(y, m, time_of(told.m_t, m), False, generator)
+        path = iterates(gradient, 2.0 * told.m_t**2, len(y), how)
+        last = torch.cat(list(islice(path, told.steps - LAST, told.steps)), 1)
+        found[name] = last.mean(1)
+        swings[name] = float(last.diff(dim=1).abs().mean())
+    found["maximum likelihood"] = maximum_likelihood(y, m)
+    found["moment, clipped"] = moment(y, m).clamp(0.0, 1.0)
+    return found, swings
+
+
+def _rate_panel(rates: dict[str, list[float]]) -> Panel:
+    def rate(factors: list[float]) -> list[tuple[float, float]]:
+        pairs = zip(rates["m_t"], factors, strict=True)
+        return [(m_t, 1.0 - factor) for m_t, factor in pairs if np.isfinite(factor)]
+
+    curves = {
+        "on data": Curve(
+            rate(rates["on data"]), [e for e in rates["on data +-"] if np.isfinite(e)]
+        ),
+        "predicted": Curve(rate(rates["predicted factor"]), is_reference=True),
+    }
+    return Panel("convergence at one t", "m_t", "1 - factor per step", curves)
+
+
+def _end_panel(ends: dict[str, list[float]]) -> Panel:
+    curves = {}
+    for name in VARIANTS:
+        swings = [max(swing, 1e-9) for swing in ends[f"swing, {name}"]]  # rounding is no swing
+        curves[name] = Curve(list(zip(ends["w"], swings, strict=True)))
+    return Panel("fixed draws, last steps", "w", "mean |change| a step", curves, "logy")

@@ -1,0 +1,111 @@
+"""What a theory experiment returns: tables, panels to draw, and claims with their verdicts."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spire_core.rng import numpy_generator
+
+BLOCK = 2**15  # numbers at a time: what fits a core's cache, and is not returned to the system
+
+NUM_ERRORS = 4.0  # standard errors that a claim may be off by chance
+
+
+class Score(NamedTuple):
+    """A mean over replicates and its standard error."""
+
+    mean: float
+    error: float
+
+    def scaled(self, factor: float) -> "Score":
+        """Return both times a factor, such as n for n * MSE."""
+        return Score(self.mean * factor, self.error * factor)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Points (x, y) and their standard errors; a reference is a dashed line without markers."""
+
+    points: Sequence[tuple[float, float]]
+    errors: Sequence[float] = ()
+    is_reference: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One set of axes; `scale` is `loglog`, `logx`, `logy` or `linear`.
+
+    `ticks` name the places x = 0, 1, ... of categories, whose points are not joined.
+    """
+
+    title: str
+    xlabel: str
+    ylabel: str
+    curves: Mapping[str, Curve]
+    scale: str = "loglog"
+    ticks: Sequence[str] = ()
+    is_joined: bool = True
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence with its numbers in it, and whether they bear it out (None: an observation)."""
+
+    text: str
+    is_met: bool | None = None
+
+    def __str__(self) -> str:
+        """Return the sentence behind its verdict."""
+        return f"{'note' if self.is_met is None else 'ok  ' if self.is_met else 'FAIL'} {self.text}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All that one experiment has to say; `tables` are columns, `numbers` become metrics."""
+
+    name: str
+    title: str
+    claims: Sequence[Claim]
+    tables: Mapping[str, Mapping[str, Sequence[Any]]]
+    panels: Sequence[Panel]
+    numbers: Mapping[str, float] = field(default_factory=dict)
+
+
+def score(values: Tensor) -> Score:
+    """Return the mean of (R,) and its standard error."""
+    return Score(float(values.mean()), float(values.std()) / math.sqrt(len(values)))
+
+
+def over_replicates(
+    replicates: int,
+    size: int,
+    stream: tuple[int, str, int],
+    measure: Callable[[int, np.random.Generator], Mapping[str, Tensor]],
+) -> dict[str, Score]:
+    """Return the score of each quantity that `measure(num, generator)` names, (num,) values each.
+
+    `size` is how many numbers one replicate works on. Replicates go in blocks, each with a
+    generator of its own: of the seed, the purpose and the point that `stream` gives, and the block.
+    """
+    num = max(1, min(replicates, BLOCK // size))
+    found: dict[str, list[Tensor]] = {}
+    for block, start in enumerate(range(0, replicates, num)):
+        generator = numpy_generator(*stream, block)
+        for name, values in measure(min(num, replicates - start), generator).items():
+            found.setdefault(name, []).append(values)
+    return {name: score(torch.cat(parts)) for name, parts in found.items()}
+
+
+def slope(points: Sequence[tuple[float, Score]]) -> Score:
+    """Return the log-log slope of (x, score) points by weighted least squares, and its error."""
+    x = np.log([p for p, _ in points])
+    y = np.log([s.mean for _, s in points])
+    weights = np.array([(s.mean / s.error) ** 2 for _, s in points])
+    centred = x - (weights @ x) / weights.sum()
+    total = weights @ centred**2
+    return Score(float((weights * centred) @ y / total), float(1.0 / math.sqrt(total)))

@@ -1,0 +1,100 @@
+"""The theory experiments, end to end: what was asked for, run one by one, recorded and written.
+
+Each experiment is a function from the settings to an `Outcome`; this file knows all of them.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.config.build import flattened
+from pipeline.files.revision import git_revision
+from pipeline.theory.backbone import run_backbone
+from pipeline.theory.bridge import run_bridge
+from pipeline.theory.components import component_settings, run_components
+from pipeline.theory.config import TheoryConfig
+from pipeline.theory.failure import run_failure
+from pipeline.theory.figures import panels_figure
+from pipeline.theory.optimiser import run_optimiser
+from pipeline.theory.outcome import Outcome
+from pipeline.theory.scaling import check_scaling, run_scaling
+from pipeline.tracking.tracker import Tracker
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """How an experiment runs, and what finds mistakes in its settings that one value cannot."""
+
+    run: Callable[[TheoryConfig], Outcome]
+    check: Callable[[TheoryConfig], object] = lambda config: None
+
+
+RUN = {
+    "scaling": Experiment(run_scaling, check_scaling),
+    "failure": Experiment(run_failure),
+    "optimiser": Experiment(run_optimiser),
+    "components": Experiment(run_components, component_settings),
+    "backbone": Experiment(run_backbone),
+    "bridge": Experiment(run_bridge),
+}
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TheoryResult:
+    """What `run_theory` found, what each experiment cost, and where the figures lie."""
+
+    run_id: str
+    outcomes: tuple[Outcome, ...]
+    cpu_s: tuple[float, ...]
+    figures: tuple[Path, ...]
+
+
+def check_theory(config: TheoryConfig) -> None:
+    """Raise ConfigError for a mistake in the settings of any experiment that would run."""
+    for experiment in config.experiments:
+        RUN[experiment].check(config)
+
+
+def run_theory(config: TheoryConfig, name: str, out: Path | None = None) -> TheoryResult:
+    """Run the experiments of a configuration, in order, and record them as one MLflow run.
+
+    Figures are written to `out`, or else to the run's own folder. The same seed gives the same
+    numbers, whichever other experiments run beside.
+    """
+    check_theory(config)
+    outcomes, cpu_s, paths = [], [], []
+    tags = {"preset": name, "seed": str(config.seed), "git_revision": git_revision() or "unknown"}
+    with Tracker.start(config.tracking, f"theory-{name}", tags) as tracker:
+        settings = flattened(config.as_dict())
+        tracker.log_params({k: v for k, v in settings.items() if not k.startswith("tracking.")})
+        tracker.log_dict(config.as_dict(), "config/resolved.yaml")
+        folder = out or tracker.run_dir / "figures"
+        folder.mkdir(parents=True, exist_ok=True)
+        for experiment in config.experiments:
+            started = time.process_time()
+            outcome = RUN[experiment].run(config)
+            cpu_s.append(time.process_time() - started)
+            _log.info("%s: %.1f CPU seconds", experiment, cpu_s[-1])
+            outcomes.append(outcome)
+            paths.append(_record(tracker, outcome, cpu_s[-1], folder))
+    return TheoryResult(tracker.run_id, tuple(outcomes), tuple(cpu_s), tuple(paths))
+
+
+def _record(tracker: Tracker, outcome: Outcome, cpu_s: float, folder: Path) -> Path:
+    """Write one outcome into the run, and its figure to the folder as well."""
+    head = f"theory/{outcome.name}"
+    numbers = {f"{head}/{key}": value for key, value in outcome.numbers.items()}
+    failed = sum(claim.is_met is False for claim in outcome.claims)
+    tracker.log_metrics(numbers | {f"{head}/failed_claims": failed, f"{head}/cpu_s": cpu_s}, step=0)
+    for i, columns in enumerate(outcome.tables.values()):
+        tracker.log_table(f"tables/{outcome.name}_{i}.json", columns)
+    texts = {f"{i:02d}": str(claim) for i, claim in enumerate(outcome.claims)}
+    tracker.log_dict(texts, f"claims/{outcome.name}.yaml")
+    figure = panels_figure(outcome.panels, outcome.title)
+    tracker.log_figure(figure, f"plots/{outcome.name}.png")
+    figure.savefig(folder / f"{outcome.name}.png", dpi=90)
+    return folder / f"{outcome.name}.png"

@@ -1,0 +1,96 @@
+"""A saved run as a model in MLflow; here too, mlflow is imported only inside functions."""
+
+import tempfile
+import warnings
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.tracking.relay import Refusal
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel, Run
+
+
+MODEL_TAG = "spire.logged_ms"  # by which a model is known when its entry is sent again
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+MODEL_NEEDS = ("mlflow", "numpy", "pillow", "safetensors", "torch")
+
+
+def log_model(
+    client: "MlflowClient",
+    run_id: str,
+    folder: Path,
+    image_shape: tuple[int, ...],
+    guidance: float,
+    name: str,
+) -> None:
+    """Record a saved run as a model of run `run_id`; see `Tracker.log_model`.
+
+    The same `name` again goes on with what a broken connection has left of it.
+    """
+    from mlflow.entities import LoggedModelOutput
+
+    run = client.get_run(run_id)
+    model = _model_of(client, run, name)
+    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
+        # MLflow warns of one of its own type hints, and that there is no input example.
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"mlflow\.")
+        try:
+            _save_model(Path(scratch, "model"), folder, model, image_shape, guidance)
+        except OSError:
+            raise
+        except Exception as error:  # it touches local files alone: time will not mend it
+            client.finalize_logged_model(model.model_id, "FAILED")
+            raise Refusal(f"the model cannot be saved: {error}") from error
+        client.log_model_artifacts(model.model_id, str(Path(scratch, "model")))
+    client.finalize_logged_model(model.model_id, "READY")
+    known = run.outputs.model_outputs if run.outputs is not None else []
+    if model.model_id not in {output.model_id for output in known}:
+        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+
+
+def _model_of(client: "MlflowClient", run: "Run", name: str) -> "LoggedModel":
+    """Return the run's model of this name, created unless it is there."""
+    run_id, experiment = run.info.run_id, run.info.experiment_id
+    known = f"source_run_id = '{run_id}' AND tags.`{MODEL_TAG}` = '{name}'"
+    found = client.search_logged_models([experiment], known)
+    if found:
+        return found[0]
+    tags, params = {MODEL_TAG: name}, run.data.params
+    return client.create_logged_model(experiment, "generator", run_id, tags, params)
+
+
+def _save_model(
+    path: Path, run: Path, model: "LoggedModel", image_shape: tuple[int, ...], guidance: float
+) -> None:
+    """Write the model's files to `path`; log_model would need a process-wide run and URI."""
+    import mlflow.pyfunc
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
+
+    params = [ParamSpec("seed", "long", 0), ParamSpec("num_images", "long", 1)]
+    params += [ParamSpec("guidance", "double", float(guidance))]
+    mlflow.pyfunc.save_model(
+        path=str(path),
+        python_model=str(PACKAGE / "inference" / "mlflow_generator.py"),
+        artifacts={"run": str(run)},
+        code_paths=[str(PACKAGE.parent / "spire_core"), str(PACKAGE)],
+        pip_requirements=[f"{n}=={metadata.version(n).split('+')[0]}" for n in MODEL_NEEDS],
+        signature=ModelSignature(
+            inputs=Schema([ColSpec("long", "client_id")]),
+            outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, *image_shape))]),
+            params=ParamSchema(params),
+        ),
+        mlflow_model=Model(
+            artifact_path=model.artifact_location,
+            run_id=model.source_run_id,
+            model_uuid=model.model_id,
+            model_id=model.model_id,
+        ),
+    )

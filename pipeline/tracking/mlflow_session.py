@@ -1,0 +1,148 @@
+"""The beginning with an MLflow store: a first contact, an experiment, a run that is there.
+
+Here too, mlflow is imported only inside functions.
+"""
+
+import contextlib
+import logging
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.config.tracking import TrackingConfig, sqlite_path, tracking_root
+from pipeline.files.masking import mask
+from spire_core.errors import ConfigError, RunError, StoreError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # A request that gets no answer is given up soon: `delivery.py` knows better when to try again.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+}
+
+FIRST_CONTACT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+
+
+@contextlib.contextmanager
+def first_contact(config: TrackingConfig, uri: str) -> "Iterator[MlflowClient]":
+    """Yield a client; what the store refuses meanwhile is raised as one sentence, and soon."""
+    _quiet_mlflow()
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError  # of an address that it cannot read
+
+    path = sqlite_path(uri)
+    if path is not None:
+        _check_database(path)
+    lock = contextlib.nullcontext() if path is None else _creation_lock(path)
+    try:
+        with lock, _first_contact_settings():
+            yield MlflowClient(uri)
+    except (MlflowException, SQLAlchemyError, ImportError) as error:  # also without its driver
+        reason = mask(str(error)).splitlines()[0]
+        raise StoreError(
+            f"expected an MLflow store at {mask(uri)}, got {reason!r}: start its server, or choose "
+            "another with tracking.uri=URI or MLFLOW_TRACKING_URI, or set tracking.enabled=false"
+        ) from None
+
+
+def _quiet_mlflow() -> None:
+    """Import mlflow without telemetry and without messages about creating a database."""
+    for key, value in QUIET.items():
+        os.environ.setdefault(key, value)
+    import mlflow  # noqa: F401  (it sets its loggers' levels when it is imported)
+
+    for name in ("mlflow", "alembic"):
+        logger = logging.getLogger(name)
+        logger.setLevel(max(logger.level, logging.WARNING))
+    # It logs the traceback of each error of a database that it raises as well.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+
+
+@contextlib.contextmanager
+def _first_contact_settings() -> Iterator[None]:
+    """Replace our own patience, not a user's, by that of a first contact while the block lasts."""
+    ours = {key: value for key, value in FIRST_CONTACT.items() if os.environ[key] == QUIET[key]}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        os.environ.update({key: QUIET[key] for key in ours})
+
+
+def _check_database(path: Path) -> None:
+    """Raise ConfigError if sqlite cannot open a file, over which MLflow would try for a minute."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA schema_version").fetchone()
+    except (OSError, sqlite3.Error) as error:
+        raise ConfigError(
+            f"expected an sqlite database at {path}, got {error}: choose a folder that can be "
+            "written with tracking.root=FOLDER"
+        ) from error
+
+
+@contextlib.contextmanager
+def _creation_lock(path: Path) -> Iterator[None]:
+    """Let one process at a time open a database: two that create it at once break its tables."""
+    import fcntl
+
+    with path.with_name(f"{path.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def stage_of(client: "MlflowClient", run_id: str) -> str:
+    """Return active or deleted, or none if the store does not know the run."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(run_id).info.lifecycle_stage
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return "none"
+
+
+def check_run(client: "MlflowClient", record: Mapping[str, Any], uri: str) -> None:
+    """Raise RunError if the store does not know the run of a record, or has deleted it."""
+    run_id = record["run_id"]
+    stage = stage_of(client, run_id)
+    if stage != "active":
+        advice = "name its store with tracking.uri=URI, or go on without it with "
+        advice += "tracking.enabled=false"
+        if record["kind"] == "sweep":  # with either of these it would be another sweep
+            advice = f"set MLFLOW_TRACKING_URI to where the sweep began, {record['uri']}"
+        raise RunError(f"expected run {run_id} in the store {mask(uri)}, got {stage}: {advice}")
+
+
+def experiment_id(client: "MlflowClient", config: TrackingConfig, uri: str) -> str:
+    """Return the experiment's id, creating it if it is new; a server places artifacts itself."""
+    from mlflow.exceptions import MlflowException
+
+    experiment = client.get_experiment_by_name(config.experiment)
+    if experiment is None:
+        here = tracking_root(config) / "artifacts"
+        place = None if sqlite_path(uri) is None else here.as_uri()
+        try:
+            return client.create_experiment(config.experiment, artifact_location=place)
+        except MlflowException:  # another process was faster, or it cannot be created at all
+            experiment = client.get_experiment_by_name(config.experiment)
+            if experiment is None:
+                raise
+    if experiment.lifecycle_stage != "active":
+        raise ConfigError(
+            f"expected an active experiment, got {config.experiment!r}, which was deleted: run "
+            f"`mlflow experiments restore -x {experiment.experiment_id}`, or set "
+            "tracking.experiment=OTHER"
+        )
+    return experiment.experiment_id

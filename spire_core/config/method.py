@@ -1,0 +1,64 @@
+"""Settings of the method (`method.*`)."""
+
+import difflib
+from dataclasses import dataclass
+
+from spire_core.errors import ConfigError
+from spire_core.methods import BODY, EMB_PROJ, LOCAL, METHODS, Method
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """The method's name and, for `shared_rep`, what is local and how the two parts take turns.
+
+    `local_layers`: name prefixes of the layers that stay with the client; `up.last` is the last
+    up-level. `phases`: "joint" trains both parts at every step; "alternate" spends the first half
+    of a client's steps on the local part and the rest on the shared one (FedRep, Collins et al.
+    2021, algorithm 1). `share_until`: the fraction of rounds during which the local layers are
+    averaged like all others.
+    """
+
+    name: str = "spire"
+    local_layers: tuple[str, ...] = ("up.last", "norm_out", "conv_out")
+    phases: str = "joint"
+    share_until: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.name not in METHODS:
+            near = difflib.get_close_matches(self.name, METHODS, n=1)
+            hint = f"did you mean {near[0]}?" if near else "choose one of them"
+            raise ConfigError(
+                f"expected a method out of {', '.join(METHODS)}, got {self.name!r}: {hint}"
+            )
+        if self.phases not in ("joint", "alternate"):
+            raise ConfigError(
+                f"expected method.phases as joint or alternate, got {self.phases!r}: "
+                "choose one of them"
+            )
+        if not 0.0 <= self.share_until < 1.0:
+            raise ConfigError(
+                f"expected method.share_until in [0, 1), got {self.share_until}: "
+                "at 1 no layer would ever become local"
+            )
+
+    @property
+    def record(self) -> Method:
+        """The record that the loops read."""
+        return METHODS[self.name]
+
+    def part_of(self, parameter_name: str, last_up: int) -> str:
+        """Return the part that a parameter belongs to; `last_up` numbers the last up-level."""
+        if parameter_name.startswith("emb_proj."):
+            return EMB_PROJ
+        prefixes = tuple(p.replace("up.last", f"up.{last_up}") + "." for p in self.local_layers)
+        if self.record.has_local_layers and (parameter_name + ".").startswith(prefixes):
+            return LOCAL
+        return BODY
+
+    def first_own_round(self, num_rounds: int) -> int:
+        """Return the round from which on a pre-training client has a part of its own."""
+        return 0 if self.record.has_embedding else self.num_shared_rounds(num_rounds)
+
+    def num_shared_rounds(self, num_rounds: int) -> int:
+        """Return the round from which on the local layers stay with their clients."""
+        return round(self.share_until * num_rounds) if self.record.has_local_layers else num_rounds

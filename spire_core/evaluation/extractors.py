@@ -1,0 +1,114 @@
+"""Feature extractors for KID, and a cache on disk for the features of real images.
+
+Letters: B images, C channels, H x W pixels, D features.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from spire_core.errors import DataError, WeightsError
+from spire_core.evaluation.classifier import CLASSIFIERS, Classifier, load_classifier
+from spire_core.evaluation.inception import INCEPTION, INCEPTION_FEATURES, inception
+
+CLASSIFIER_SUFFIX = "-cnn"
+
+EXTRACTORS = (*(name + CLASSIFIER_SUFFIX for name in CLASSIFIERS), INCEPTION)
+
+_BATCH_SIZE = {INCEPTION: 32}
+
+
+@dataclass(frozen=True, eq=False)
+class Extractor:
+    """Maps images to the features that KID compares.
+
+    Scores are comparable where `name` and `weights_hash` agree. `compute` maps a batch of float
+    images (B, C, H, W) to features (B, D); `classify`, if there is one, to logits (B, K).
+    """
+
+    name: str
+    weights_hash: str
+    num_features: int
+    compute: Callable[[Tensor], Tensor] = field(repr=False)
+    classify: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return features (B, D) float32, on the CPU, of images (B, C, H, W) in [-1, 1].
+
+        Raises `DataError` for images that are not finite, as does `class_predictions`.
+        """
+        return self._in_batches(self.compute, images).float()
+
+    def class_predictions(self, images: Tensor) -> Tensor | None:
+        """Return the likeliest class (B,) int64 of each image (B, C, H, W) in [-1, 1].
+
+        None if the network knows no classes.
+        """
+        if self.classify is None:
+            return None
+        return self._in_batches(self.classify, images).argmax(1)
+
+    @torch.inference_mode()
+    def _in_batches(self, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        if not torch.isfinite(images).all():
+            raise DataError(
+                f"the extractor {self.name} expected finite images, got NaN or infinity: training "
+                "may have diverged, look at its loss"
+            )
+        batches = images.detach().cpu().float().split(_BATCH_SIZE.get(self.name, 256))
+        return torch.cat([network(batch) for batch in batches])
+
+
+def make_extractor(name: str, weights_path: str | Path | None = None) -> Extractor:
+    """Return an extractor by its name, one of `EXTRACTORS`.
+
+    `weights_path` replaces the shipped (classifiers) or downloaded (Inception) weights. Raises
+    `WeightsError` if the name is unknown, or if the weights are missing or are not that network's.
+    """
+    path = None if weights_path is None else Path(weights_path)
+    if name == INCEPTION:
+        return _inception_extractor(path)
+    if name not in EXTRACTORS:
+        raise WeightsError(f"expected an extractor among {', '.join(EXTRACTORS)}, got {name!r}")
+    classifier: Classifier = load_classifier(name.removesuffix(CLASSIFIER_SUFFIX), path)
+    return Extractor(
+        name,
+        classifier.weights_hash,
+        classifier.sizes.num_features,
+        compute=lambda images: classifier(images)[0],
+        classify=lambda images: classifier(images)[1],
+    )
+
+
+def auto_extractor(data_name: str, name: str = "auto") -> str:
+    """Return `name`; for "auto" the data set's classifier, or Inception where there is none."""
+    if name != "auto":
+        return name
+    return data_name + CLASSIFIER_SUFFIX if data_name in CLASSIFIERS else INCEPTION
+
+
+def _inception_extractor(path: Path | None) -> Extractor:
+    network = inception(path)
+    state = network.state_dict()
+    weights = b"".join(state[key].numpy().tobytes() for key in sorted(state))
+    return Extractor(
+        INCEPTION,
+        hashlib.sha256(weights).hexdigest()[:16],
+        INCEPTION_FEATURES,
+        compute=lambda images: network(to_uint8_rgb(images))[0],
+    )
+
+
+def to_uint8_rgb(images: Tensor) -> Tensor:
+    """Return images (B, C, H, W) in [-1, 1] as uint8 (B, 3, H, W), grey ones (C = 1) repeated."""
+    as_bytes = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return as_bytes.expand(-1, 3, -1, -1).contiguous()
+
+
+def is_classifier_of(extractor: str, dataset: str) -> bool:
+    """Return whether an extractor, by its name, tells the classes of this data set."""
+    return extractor == dataset + CLASSIFIER_SUFFIX

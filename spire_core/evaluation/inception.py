@@ -1,0 +1,44 @@
+"""Inception v3 as torch-fidelity has it: the features in which KID is usually given."""
+
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from spire_core.errors import WeightsError
+
+INCEPTION = "inception-v3-compat"
+
+INCEPTION_FEATURES = 2048
+
+
+def inception(weights_path: Path | None) -> nn.Module:
+    """Return torch-fidelity's InceptionV3: images (B, 3, H, W) uint8 -> (features (B, 2048),).
+
+    Without a path torch-fidelity finds the weights (91 MB) in torch's cache or downloads them.
+    Raises `WeightsError` if they can be had in neither way or if the file holds anything else.
+    """
+    from torch_fidelity.utils import create_feature_extractor
+
+    path = None if weights_path is None else str(weights_path)
+    try:
+        with tempfile.TemporaryDirectory(prefix="spire-") as folder:
+            copy = None
+            if path is not None:
+                # torch-fidelity unpickles anything: it gets the tensors alone, in a file of ours.
+                copy = str(Path(folder, "tensors.pth"))
+                torch.save(torch.load(path, weights_only=True), copy)
+            return create_feature_extractor(
+                INCEPTION,
+                [str(INCEPTION_FEATURES)],
+                cuda=False,
+                feature_extractor_weights_path=copy,
+                verbose=False,
+            )
+    except Exception as error:  # a wrong file can raise anything
+        source = "be downloaded" if path is None else f"be loaded from {path}"
+        raise WeightsError(
+            f"the weights of {INCEPTION} cannot {source} ({type(error).__name__}): pass "
+            "eval.extractor_weights=PATH, or use the data set's classifier with eval.extractor=auto"
+        ) from error

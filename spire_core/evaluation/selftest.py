@@ -1,0 +1,57 @@
+"""A check that an extractor and KID tell real images from what is not real, on a data set at hand.
+
+Letters: N images, C channels, H x W pixels, D features.
+"""
+
+import torch
+from torch import Tensor
+
+from spire_core.errors import DataError
+from spire_core.evaluation.extractors import Extractor
+from spire_core.evaluation.kid import kid, kid_floor
+from spire_core.rng import numpy_generator, torch_generator
+
+MIN_ACCURACY = 0.5  # of the extractor's classes on real images: chance is 0.1
+
+
+def metric_selftest(
+    extractor: Extractor, real_images: Tensor, labels: Tensor, seed: int = 0
+) -> dict[str, float | bool | None]:
+    """Return KIDs whose order is known in advance, and whether they are in that order.
+
+    One random half of the images (N, C, H, W) in [-1, 1] with labels (N,) is the reference for the
+    other half ("real_kid", about the floor), for uniform noise ("noise_kid") and, without one
+    class, for the images of that class alone ("wrong_class_kid"). The keys "real_ok", "noise_ok",
+    "wrong_class_ok" and "accuracy_ok" are the verdicts, "ok" all of them; "accuracy" is None for an
+    extractor without classes. Raises `DataError` if there are fewer than two classes or four
+    images.
+    """
+    if labels.unique().numel() < 2:
+        raise DataError("the self-test of the metrics expected images of at least two classes")
+    features = extractor.features(real_images)
+    first, second = _halves(len(features), seed)
+    noise = torch.rand(real_images[second].shape, generator=torch_generator(seed, "selftest_noise"))
+    wrong = int(labels.mode().values)
+    others, alone = first[labels[first] != wrong], second[labels[second] == wrong]
+    floor = kid_floor(features, seed=seed)
+    found = {
+        "real_kid": kid(features[first], features[second], seed=seed).mean,
+        "noise_kid": kid(features[first], extractor.features(2 * noise - 1), seed=seed).mean,
+        "wrong_class_kid": kid(features[others], features[alone], seed=seed).mean,
+    }
+    predicted = extractor.class_predictions(real_images)
+    accuracy = None if predicted is None else float((predicted == labels).double().mean())
+    limit = floor.mean + 5 * floor.std
+    verdicts = {
+        "real_ok": found["real_kid"] < limit,
+        "noise_ok": found["noise_kid"] > limit,
+        "wrong_class_ok": found["wrong_class_kid"] > limit,
+        "accuracy_ok": accuracy is None or accuracy > MIN_ACCURACY,
+    }
+    scores = {"floor": floor.mean, "floor_std": floor.std, **found, "accuracy": accuracy}
+    return {**scores, **verdicts, "ok": all(verdicts.values())}
+
+
+def _halves(num_images: int, seed: int) -> tuple[Tensor, Tensor]:
+    order = torch.from_numpy(numpy_generator(seed, "selftest").permutation(num_images))
+    return order[: num_images // 2], order[num_images // 2 :]

@@ -1,0 +1,170 @@
+"""One client's round: from the broadcast and its private state to its update and new state.
+
+Everything here is a function of its arguments. What is private (embedding, local layers, their Adam
+moments and, where the client keeps them, the backbone's) is a `PrivateState`; what is sent back is
+a `ClientUpdate`. P: length of the flat weight vector; S <= P: length of its shared stretch.
+"""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spire_core.config.client import ClientConfig
+from spire_core.federated.messages import Broadcast, ClientUpdate, RoundPlan
+from spire_core.federated.private_state import PrivateState, get_moments, personalise, put_moments
+from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL, NETWORK_PARTS
+from spire_core.network.flat_model import FlatModel, FlatWeights
+from spire_core.rng import torch_generator
+from spire_core.training.adam import Moments
+from spire_core.training.fit import Recipe, batches, fit, seeded_dropout
+
+
+def _shared_moments(model: FlatWeights, broadcast: Broadcast) -> dict[str, Moments]:
+    """Return the moments that the server has averaged; of a part that was never shared, none."""
+    if broadcast.exp_avg is None or broadcast.exp_avg_sq is None or broadcast.steps is None:
+        return {}
+    device = model.weights.device
+    return {
+        part: Moments(
+            torch.tensor(broadcast.exp_avg[at], device=device),
+            torch.tensor(broadcast.exp_avg_sq[at], device=device),
+            torch.tensor(broadcast.steps[i]),
+        )
+        for i, (part, at) in enumerate(model.layout.parts.items())
+        if at.stop <= broadcast.exp_avg.size
+    }
+
+
+def phases(model: FlatWeights, num_steps: int) -> list[tuple[tuple[str, ...], int]]:
+    """Return which parts train for how many steps, in order."""
+    shared = (BODY, EMB_PROJ, CLIENT_EMB)
+    if model.method.record.has_local_layers and model.method.phases == "alternate":
+        first = (num_steps + 1) // 2
+        return [((LOCAL,), first), (shared, num_steps - first)]
+    return [((*shared, LOCAL), num_steps)]
+
+
+def train_client(
+    model: FlatModel,
+    broadcast: Broadcast,
+    state: PrivateState,
+    images: Tensor,
+    config: ClientConfig,
+    recipe: Recipe,
+    plan: RoundPlan,
+    seed: int,
+    client_id: int,
+) -> tuple[ClientUpdate, PrivateState]:
+    """Run local steps on a client's uint8 images (N, C, H, W); return its update and new state."""
+    run = start_client(model, broadcast, state, images, config, plan, seed, client_id)
+    rates = config.rates(plan.lr_scale)
+    with seeded_dropout(model, seed, client_id, plan.round_idx):
+        for parts, count in phases(model, run.num_steps):
+            loss, trained = fit(
+                model,
+                run.client_emb,
+                images,
+                itertools.islice(run.order, count),
+                {part: rates[part] for part in parts},
+                run.moments,
+                recipe,
+                run.noise,
+            )
+            run.moments |= trained
+            run.total_loss += loss * count
+    return finish_client(run, config, plan)
+
+
+@dataclass
+class ClientRun:
+    """A client between the beginning and the end of its round: what it trains, and its streams."""
+
+    client_id: int
+    model: FlatWeights
+    client_emb: nn.Parameter | None
+    moments: dict[str, Moments]
+    images: Tensor
+    num_steps: int
+    order: Iterator[Tensor]
+    noise: torch.Generator
+    server_steps: np.ndarray | None  # of the averaged moments, by part
+    total_loss: float = 0.0
+
+
+def start_client(
+    model: FlatWeights,
+    broadcast: Broadcast,
+    state: PrivateState,
+    images: Tensor,
+    config: ClientConfig,
+    plan: RoundPlan,
+    seed: int,
+    client_id: int,
+) -> ClientRun:
+    """Load a client's weights into the model; return its embedding, Adam moments and streams."""
+    device = model.weights.device
+    emb = personalise(model, torch.tensor(broadcast.weights, device=device), state)
+    client_emb = None if emb is None else nn.Parameter(emb.clone())
+    moments = _shared_moments(model, broadcast)
+    for part in (*NETWORK_PARTS, CLIENT_EMB):
+        kept = get_moments(state, part, device)
+        if kept is not None:
+            moments[part] = kept
+    num_steps = plan.num_steps(client_id, len(images), config.batch_size)
+    order = batches(
+        len(images),
+        config.batch_size,
+        num_steps,
+        torch_generator(seed, "batch", client_id, plan.round_idx),
+    )
+    noise = torch_generator(seed, "noise", client_id, plan.round_idx)
+    streams = (num_steps, order, noise)
+    return ClientRun(client_id, model, client_emb, moments, images, *streams, broadcast.steps)
+
+
+def finish_client(
+    run: ClientRun, config: ClientConfig, plan: RoundPlan
+) -> tuple[ClientUpdate, PrivateState]:
+    """Return the update and the new private state of a client that has taken all its steps."""
+    return _update(run, config, plan), _private(run, config, plan)
+
+
+def _update(run: ClientRun, config: ClientConfig, plan: RoundPlan) -> ClientUpdate:
+    model, moments, layout = run.model, run.moments, run.model.layout
+    shared = slice(0, layout.size if plan.shares_local else layout.num_without_local)
+    arrays: dict[str, Any] = {}
+    if config.opt_state == "average":
+        full = [moments.get(p) or Moments.fresh(model.leaves[p].detach()) for p in NETWORK_PARTS]
+        steps = np.array([float(m.step) for m in full], dtype=np.float32)
+        if not plan.shares_local:  # how far a private part has come stays private
+            at = NETWORK_PARTS.index(LOCAL)
+            steps[at] = 0.0 if run.server_steps is None else run.server_steps[at]
+        arrays = {
+            "exp_avg": torch.cat([m.exp_avg for m in full])[shared].cpu().numpy(),
+            "exp_avg_sq": torch.cat([m.exp_avg_sq for m in full])[shared].cpu().numpy(),
+            "steps": steps,
+        }
+    weights = model.weights[shared].cpu().numpy().copy()
+    loss = run.total_loss / max(1, run.num_steps)
+    return ClientUpdate(run.client_id, len(run.images), run.num_steps, loss, weights, **arrays)
+
+
+def _private(run: ClientRun, config: ClientConfig, plan: RoundPlan) -> PrivateState:
+    model, client_emb, moments = run.model, run.client_emb, run.moments
+    state: PrivateState = {}
+    kept: set[str] = set(NETWORK_PARTS) if config.opt_state == "keep" else set()
+    if client_emb is not None:
+        state[CLIENT_EMB] = client_emb.detach()
+        kept.add(CLIENT_EMB)
+    if model.method.record.has_local_layers and not plan.shares_local:
+        state[LOCAL] = model.weights[model.layout.parts[LOCAL]].clone()
+        kept.add(LOCAL)
+    for part in kept:
+        if part in moments:
+            put_moments(state, part, moments[part])
+    return {name: tensor.cpu() for name, tensor in state.items()}

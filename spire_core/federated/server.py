@@ -1,0 +1,136 @@
+"""The server's side of a round: mean of updates, server optimizer, the backbone's EMA.
+
+Sums are taken in float64 in the order of client ids, so the result depends neither on who answered
+first nor on how many processes there were. P: length of the flat weight vector; S <= P: length of
+the stretch that is shared.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from spire_core.config.server import ServerConfig
+from spire_core.errors import AggregationError
+from spire_core.federated.aggregation import combine
+from spire_core.federated.messages import Broadcast, ClientUpdate
+from spire_core.federated.update_checks import fault_of
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """All that passes between rounds on the server: a checkpoint is this record.
+
+    `weights` and `ema` (P,); `exp_avg`, `exp_avg_sq` (P,) and `steps` (3,) when clients' Adam
+    moments are averaged; `velocity` and `second` (P,) of the server optimizer.
+    """
+
+    round_idx: int
+    weights: np.ndarray
+    ema: np.ndarray
+    exp_avg: np.ndarray | None = None
+    exp_avg_sq: np.ndarray | None = None
+    steps: np.ndarray | None = None
+    velocity: np.ndarray | None = None
+    second: np.ndarray | None = None
+
+    @classmethod
+    def initial(cls, weights: np.ndarray) -> "ServerState":
+        return cls(round_idx=0, weights=weights, ema=weights.copy())
+
+    @property
+    def broadcast(self) -> Broadcast:
+        """What a round hands out to its clients."""
+        return Broadcast(self.weights, self.exp_avg, self.exp_avg_sq, self.steps)
+
+
+def _check(updates: Sequence[ClientUpdate], state: ServerState) -> None:
+    if not updates:
+        raise AggregationError(
+            "expected at least one update with examples, got none: there is nothing to average"
+        )
+    ids = [u.client_id for u in updates]
+    if len(set(ids)) != len(ids):
+        raise AggregationError(
+            f"expected one update per client, got ids {sorted(ids)}: one is repeated"
+        )
+    size = np.size(updates[0].weights)
+    for u in updates:
+        fault = fault_of(u, state.weights[:size], updates[0].exp_avg is not None)
+        if fault is not None:
+            raise AggregationError(
+                f"expected an update that can be averaged, got {fault} from client {u.client_id}: "
+                "lower client.lr, or leave this client out"
+            )
+
+
+def _shared_mean(
+    updates: Sequence[ClientUpdate], field: str, previous: np.ndarray | None, config: ServerConfig
+) -> np.ndarray | None:
+    """Return one field combined over clients; what lies beyond the shared stretch stays.
+
+    Adam's moments are combined like the weights: a client that is wrong in both would otherwise
+    spoil the next round's steps. However it is done, second moments stay non-negative, and a bound
+    m^2 <= c v that holds for each client's moments holds for the result, so steps stay bounded.
+    """
+    if getattr(updates[0], field) is None:
+        return previous
+    arrays, num_examples = [getattr(u, field) for u in updates], [u.num_examples for u in updates]
+    mean = combine(arrays, num_examples, config.aggregation, config.trim_fraction)
+    if previous is None or previous.size == mean.size:
+        return mean
+    return np.concatenate([mean, previous[mean.size :]])
+
+
+def _server_step(
+    state: ServerState, mean: np.ndarray, shared_size: int, config: ServerConfig
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """Return new weights, velocity and second moment; the pseudo-gradient is mean minus weights.
+
+    What lies beyond the shared stretch loses its velocity, so that it stays where it is.
+    """
+    if config.optimizer == "fedavg" and config.lr == 1.0:
+        return mean, None, None
+    delta = mean.astype(np.float64) - state.weights
+    if config.optimizer == "fedavg":
+        return (state.weights + config.lr * delta).astype(np.float32), None, None
+    previous = np.zeros_like(delta) if state.velocity is None else state.velocity
+    if config.optimizer == "fedavgm":
+        velocity = config.momentum * previous + delta
+        velocity[shared_size:] = 0.0
+        return (state.weights + config.lr * velocity).astype(np.float32), velocity, None
+    velocity = config.momentum * previous + (1 - config.momentum) * delta
+    velocity[shared_size:] = 0.0
+    second = state.second
+    if second is None:  # at least adaptivity^2, as in algorithm 2 of Reddi et al.
+        second = np.full_like(delta, config.adaptivity**2)
+    second = config.beta2 * second + (1 - config.beta2) * delta**2
+    step = config.lr * velocity / (np.sqrt(second) + config.adaptivity)
+    return (state.weights + step).astype(np.float32), velocity, second
+
+
+def aggregate(
+    state: ServerState, updates: Sequence[ClientUpdate], config: ServerConfig
+) -> ServerState:
+    """Return the server's state after a round: mean of updates, server step, EMA.
+
+    Raises AggregationError if there is nothing to average or an update does not fit.
+    """
+    _check(updates, state)
+    updates = sorted(updates, key=lambda u: u.client_id)
+    mean = _shared_mean(updates, "weights", state.weights, config)
+    assert mean is not None
+    weights, velocity, second = _server_step(state, mean, updates[0].weights.size, config)
+    decay = config.ema_decay(state.round_idx)
+    ema = (decay * state.ema.astype(np.float64) + (1 - decay) * weights).astype(np.float32)
+    return replace(
+        state,
+        round_idx=state.round_idx + 1,
+        weights=weights,
+        ema=ema,
+        exp_avg=_shared_mean(updates, "exp_avg", state.exp_avg, config),
+        exp_avg_sq=_shared_mean(updates, "exp_avg_sq", state.exp_avg_sq, config),
+        steps=_shared_mean(updates, "steps", state.steps, config),
+        velocity=velocity,
+        second=second,
+    )

@@ -1,0 +1,120 @@
+"""A new client's weight on a backbone that is not exact: means perturbed, or learned by EM.
+
+The new client's data are truly w N(mu, I) + (1 - w) N(-mu, I); its estimate believes in the means
+`plus` and `minus`. All that matters lies on the line through these two, so that its data remain one
+number each. Shapes: R replicates, C pre-training clients, n samples, d dimensions.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spire_core.errors import ConfigError
+from spire_core.mixture.two_components import log_odds, normals
+
+BISECTIONS = 40
+
+
+class Line(NamedTuple):
+    """What a backbone makes of the truth, on its own line; each (R, 1).
+
+    It believes in means at `m` and -`m`, while the data's true means lie at `first` and `second`.
+    """
+
+    m: Tensor
+    first: Tensor
+    second: Tensor
+
+
+def line_of(plus: Tensor, minus: Tensor, mu: Tensor) -> Line:
+    """Return the line through believed means plus and minus (R, d), for true means +-mu (d,)."""
+    across, middle = 0.5 * (plus - minus), 0.5 * (plus + minus)
+    m = across.norm(dim=-1, keepdim=True)
+    axis = across / m
+    first = ((mu - middle) * axis).sum(-1, keepdim=True)
+    return Line(m, first, ((-mu - middle) * axis).sum(-1, keepdim=True))
+
+
+def draw_on_line(w: float, line: Line, n: int, generator: np.random.Generator) -> Tensor:
+    """Return a new client's data (R, n) in the coordinate of a backbone's line."""
+    shape = (len(line.m), n)
+    is_first = torch.from_numpy(generator.random(shape) < w)
+    return normals(generator, *shape) + torch.where(is_first, line.first, line.second)
+
+
+def believed_error(w: float, line: Line, n: int) -> Tensor:
+    """Return the asymptotic error (R,) of maximum likelihood with the backbone's means.
+
+    (w* - w)^2 + 1 / (n E g^2), where g = p / w* - (1 - p) / (1 - w*) has mean 0 at the limit w*
+    under the true density (White 1982; variance and curvature of a mixture in w are both E g^2).
+    """
+    z = torch.arange(-9.0, 9.0, 0.05, dtype=torch.float64)
+    share = torch.exp(-0.5 * z.square()) * 0.05 / math.sqrt(2.0 * math.pi)
+
+    def mean(limit: Tensor, power: int) -> Tensor:
+        h = log_odds(limit)
+        total = torch.zeros_like(limit)
+        for part, place in ((w, line.first), (1.0 - w, line.second)):
+            p = torch.sigmoid(2.0 * (line.m * (z + place) + h))
+            total += part * ((p / limit - (1.0 - p) / (1.0 - limit)) ** power @ share)[:, None]
+        return total
+
+    low, high = torch.full_like(line.m, 1e-9), torch.full_like(line.m, 1.0 - 1e-9)
+    for _ in range(BISECTIONS):
+        limit = 0.5 * (low + high)
+        is_below = mean(limit, 1) > 0  # log q is concave in w: its derivative falls
+        low, high = torch.where(is_below, limit, low), torch.where(is_below, high, limit)
+    limit = 0.5 * (low + high)
+    return ((limit - w) ** 2 + 1.0 / (n * mean(limit, 2))).squeeze(-1)
+
+
+def perturbed(
+    mu: Tensor, kind: str, size: float, num: int, generator: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return `num` pairs of believed means, (R, d) each, wrong by `size` = ||error of each mean||.
+
+    `isotropic`: each mean moves in a random direction of its own. `scale`: both move away from
+    their middle. `shift`: both move by the same vector along mu, the worst direction.
+    """
+    along = size * mu / mu.norm()
+    if kind == "isotropic":
+        moves = [normals(generator, num, len(mu)) for _ in range(2)]
+        plus, minus = (size * move / move.norm(dim=-1, keepdim=True) for move in moves)
+        return mu + plus, minus - mu
+    moves = {"scale": (along, -along), "shift": (along, along)}
+    if kind not in moves:
+        raise ConfigError(f"expected isotropic, scale or shift, got {kind!r}: choose one")
+    plus, minus = moves[kind]
+    return (mu + plus).expand(num, -1), (minus - mu).expand(num, -1)
+
+
+def learn_means(x: Tensor, mu: Tensor, steps: int = 50) -> tuple[Tensor, Tensor]:
+    """Return the two means (R, d) that EM learns from clients' data x (R, C, n, d).
+
+    The means are shared and each client has its own weight, as backbone and embeddings are. EM
+    starts on either side of the pooled mean along the first principal direction; mu only decides
+    which of the two is called first.
+    """
+    pooled = x.flatten(1, 2)
+    middle = pooled.mean(1)
+    centred = pooled - middle[:, None]
+    values, directions = torch.linalg.eigh(centred.transpose(1, 2) @ centred / pooled.shape[1])
+    spread = (values[:, -1:] - values[:, :-1].mean(-1, keepdim=True)).clamp(min=0.01).sqrt()
+    axis = directions[:, :, -1]
+    axis = axis * torch.sign(axis @ mu)[:, None]
+    plus, minus = middle + spread * axis, middle - spread * axis
+    w = torch.full((*x.shape[:2], 1), 0.5, dtype=x.dtype)
+    for _ in range(steps):
+        odds = x @ (plus - minus)[:, None, :, None]
+        level = 0.5 * (minus.square().sum(-1) - plus.square().sum(-1))
+        p = torch.sigmoid(odds[..., 0] + level[:, None, None] + torch.logit(w))
+        w = p.mean(-1, keepdim=True).clamp(1e-9, 1.0 - 1e-9)
+        of_plus = p.flatten(1)[:, None]
+        first = (of_plus @ pooled).squeeze(1)
+        total = of_plus.sum(-1)
+        plus = first / total
+        minus = (pooled.sum(1) - first) / (pooled.shape[1] - total)
+    return plus, minus

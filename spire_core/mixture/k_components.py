@@ -1,0 +1,141 @@
+"""K Gaussians with known means: what a client's softmax weights are recovered from, and how.
+
+X0 ~ sum_k pi_k N(mu_k, I), pi = softmax(logits); s(x, t) = sum_k r_k mu_k,t - x, where r_k is the
+chance that x is of component k and mu_k,t = e^-t mu_k. A rotation and a shift that all means share
+change neither the loss nor the likelihood, so the means are kept as K points of at most K - 1
+coordinates and d no longer occurs. Shapes: R replicates, n samples, r coordinates, K components;
+x, z (r, R, n) and logits, weights (K, R): components come first, which softmax is fastest along.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spire_core.errors import ConfigError
+from spire_core.mixture.descent import draw_times
+from spire_core.mixture.two_components import normals, signal_and_noise
+
+LogitGradient = Callable[[Tensor], Tensor]
+"""From logits (K, R) to the gradient (K, R), at the next draw of the noise."""
+
+
+def reduced_means(means: Tensor) -> Tensor:
+    """Return the means (K, d) in coordinates of their own, (K, r) with r <= min(d, K - 1).
+
+    ConfigError for fewer than two means, for values not finite, and for two that coincide.
+    """
+    if means.ndim != 2 or len(means) < 2:
+        raise ConfigError(
+            f"expected at least K = 2 means of one dimension, got shape {tuple(means.shape)}: "
+            "one component has no weight to recover"
+        )
+    if not bool(torch.isfinite(means).all()):
+        raise ConfigError("expected means that are finite, got nan or inf: change them")
+    distances = torch.cdist(means, means) + torch.diag(
+        torch.full((len(means),), math.inf, dtype=means.dtype)
+    )
+    if distances.min() <= 1e-9:
+        raise ConfigError(
+            f"expected distinct means, got two that coincide among {len(means)}: no data tell the "
+            "weights of equal components apart"
+        )
+    u, sizes, _ = torch.linalg.svd(means - means.mean(0), full_matrices=False)
+    kept = sizes > 1e-10 * sizes[0]
+    return (u * sizes)[:, kept]
+
+
+def draw_components(
+    weights: Tensor, means: Tensor, shape: tuple[int, int], generator: np.random.Generator
+) -> Tensor:
+    """Return samples (r, R, n) of the mixture with weights (K,) and reduced means (K, r)."""
+    places = torch.from_numpy(generator.random(shape))
+    chosen = torch.searchsorted(weights.cumsum(0), places).clamp(max=len(weights) - 1)
+    return normals(generator, means.shape[1], *shape) + means.T[:, chosen]
+
+
+def densities(x: Tensor, means: Tensor) -> Tensor:
+    """Return log N(x; mu_k, I) but for what all k share, (K, ...), for x (r, ...)."""
+    return apply(means, x) - _column(0.5 * means.square().sum(-1), x)
+
+
+def apply(matrix: Tensor, x: Tensor) -> Tensor:
+    """Return matrix (K, r) times x (r, ...), as (K, ...)."""
+    return (matrix @ x.flatten(1)).reshape(-1, *x.shape[1:])
+
+
+def _column(values: Tensor, x: Tensor) -> Tensor:
+    return values.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def logit_gradient(
+    x: Tensor, z: Tensor, logits: Tensor, means: Tensor, signal: Tensor, sigma: Tensor
+) -> Tensor:
+    """Return sigma e^t times each sample's gradient of || s(xt, t) + z / sigma ||^2, (K, R, n).
+
+    In logit j it is 2 r_j (mu_j - sum_k r_k mu_k).(sigma s + z). x, z (r, R, n); logits (K, R);
+    signal = e^-t and sigma broadcast to (R, n). The factor keeps both ends of t finite.
+    """
+    xt = signal * x + sigma * z
+    energy = signal * apply(means, xt)
+    energy -= signal.square() * _column(0.5 * means.square().sum(-1), x)
+    r = torch.softmax(logits[..., None] + energy, 0)
+    residual = sigma * (signal * apply(means.T, r) - xt) + z
+    along = apply(means, residual)
+    return 2.0 * r * (along - (r * along).sum(0))
+
+
+def descend_logits_fixed_t(
+    x: Tensor,
+    means: Tensor,
+    t: float,
+    steps: int,
+    averaged: int,
+    generator: np.random.Generator,
+) -> Tensor:
+    """Return weights (K, R) of descent on the loss at t, with fresh noise, from equal weights.
+
+    Steps are 1 / L, L = e^-2t / 2 times the largest eigenvalue of the Gram matrix of the centred
+    means: the Jacobian of softmax has norm 1/2 at most, on both sides of 2 e^-2t G.
+    """
+    signal, sigma = (torch.tensor(v, dtype=x.dtype) for v in signal_and_noise(t))
+    largest = 0.5 * signal.square() * torch.linalg.matrix_norm(means, 2).square()
+
+    def gradient(logits: Tensor) -> Tensor:
+        z = normals(generator, *x.shape)
+        return (signal / sigma) * logit_gradient(x, z, logits, means, signal, sigma).mean(-1)
+
+    return _descend(gradient, 1.0 / float(largest), x, means, steps, averaged)
+
+
+def descend_logits_all_t(
+    x: Tensor, means: Tensor, steps: int, averaged: int, generator: np.random.Generator
+) -> Tensor:
+    """Return weights (K, R) of descent on the loss integrated over t; its curvature is below 1/2.
+
+    Times are drawn as in `gmm_descent.draw_times`, for the mean that is farthest out.
+    """
+    reach = float(means.square().sum(-1).max().sqrt())
+
+    def gradient(logits: Tensor) -> Tensor:
+        signal, sigma, dv = draw_times(tuple(x.shape[1:]), reach, generator)
+        z = normals(generator, *x.shape)
+        return (dv * logit_gradient(x, z, logits, means, signal, sigma)).mean(-1)
+
+    return _descend(gradient, 2.0, x, means, steps, averaged)
+
+
+def _descend(
+    gradient: LogitGradient, lr: float, x: Tensor, means: Tensor, steps: int, averaged: int
+) -> Tensor:
+    if not 1 <= averaged <= steps:
+        raise ConfigError(f"expected averaged in 1..{steps}, got {averaged}: of the last steps")
+    logits = torch.zeros(len(means), x.shape[1], dtype=x.dtype)
+    total = torch.zeros_like(logits)
+    for step in range(steps):
+        logits = logits - lr * gradient(logits)
+        if step >= steps - averaged:
+            total += torch.softmax(logits, 0)
+    return total / averaged

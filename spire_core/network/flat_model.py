@@ -1,0 +1,188 @@
+"""A network whose parameters are views of one flat vector, ordered by part.
+
+One vector is what travels (one message), what is averaged (one sum) and what is optimised (one
+fused Adam step per part). P: number of the network's parameters.
+"""
+
+import contextlib
+import functools
+import hashlib
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from spire_core.config.method import MethodConfig
+from spire_core.config.model import ModelConfig
+from spire_core.errors import ConfigError
+from spire_core.methods import LOCAL, NETWORK_PARTS
+from spire_core.network.unet import UNet
+from spire_core.rng import derive_seed
+
+MAX_PARAMETERS = 2_000_000_000
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each part lies in the flat vector, and which parameter begins where."""
+
+    parts: dict[str, slice]
+    names: tuple[tuple[str, int, torch.Size], ...]
+
+    @property
+    def size(self) -> int:
+        return self.parts[LOCAL].stop
+
+    @property
+    def num_without_local(self) -> int:
+        """Length of the leading stretch that is always shared."""
+        return self.parts[LOCAL].start
+
+    def part_size(self, part: str) -> int:
+        return self.parts[part].stop - self.parts[part].start
+
+
+class FlatWeights:
+    """One network's numbers: `weights` (P,) and gradients in `grads` (P,).
+
+    `leaves[part]` is an `nn.Parameter` over that part's stretch, for an optimizer to step. Writing
+    into `weights` changes the network that uses them and nothing else does.
+    """
+
+    def __init__(
+        self, weights: Tensor, grads: Tensor, layout: Layout, method: MethodConfig
+    ) -> None:
+        self.weights, self.grads, self.layout, self.method = weights, grads, layout, method
+        self.leaves = {part: self._leaf(at) for part, at in layout.parts.items()}
+
+    def _leaf(self, at: slice) -> nn.Parameter:
+        leaf = nn.Parameter(self.weights[at])
+        leaf.grad = self.grads[at]
+        return leaf
+
+    def load(self, weights: Tensor) -> None:
+        """Copy a flat vector, or its leading stretch, into the network."""
+        self.weights[: weights.numel()].copy_(weights)
+
+
+class FlatModel(FlatWeights):
+    """A U-Net over one flat weight vector.
+
+    `compiled` computes the same, but for the masks of dropout, with what torch's compiler makes of
+    it: for every shape of batch anew, which takes a minute or so. On a GPU these are CUDA graphs.
+    """
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        method: MethodConfig,
+        image_channels: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        check_num_parameters(model, image_channels)
+        self.net = UNet(model, image_channels, method.record.has_embedding).to(device).eval()
+        layout = lay_out(self.net, method)
+        weights, grads = torch.zeros(2, layout.size, device=device)
+        for name, view in views(layout, weights).items():
+            self.net.get_parameter(name).data = view
+        for name, view in views(layout, grads).items():
+            self.net.get_parameter(name).grad = view
+        super().__init__(weights, grads, layout, method)
+
+    @functools.cached_property
+    def compiled(self) -> Callable[..., Tensor]:
+        mode = "reduce-overhead" if self.weights.device.type == "cuda" else "default"
+        return torch.compile(self.net, dynamic=False, mode=mode)
+
+    @contextlib.contextmanager
+    def training(self) -> Iterator[None]:
+        """Turn dropout on, the one thing that training switches in this network, and off again."""
+        has_dropout = self.net.config.dropout > 0
+        try:
+            self.net.train(has_dropout)
+            yield
+        finally:
+            self.net.train(False)
+
+    def named_tensors(self, weights: Tensor) -> dict[str, Tensor]:
+        """Return a flat vector (P,) as the network's named tensors (views), for files."""
+        return views(self.layout, weights)
+
+    def flatten(self, tensors: dict[str, Tensor]) -> Tensor:
+        """Return named tensors as a flat vector (P,); the inverse of `named_tensors`."""
+        return torch.cat([tensors[name].reshape(-1) for name, _, _ in self.layout.names])
+
+
+def check_num_parameters(model: ModelConfig, image_channels: int) -> None:
+    """Raise ConfigError for a U-Net that is too large for any machine; allocates nothing."""
+    with torch.device("meta"):
+        net = UNet(model, image_channels, has_embedding=True)
+    num_parameters = sum(p.numel() for p in net.parameters())
+    if num_parameters > MAX_PARAMETERS:
+        raise ConfigError(
+            f"expected a U-Net of at most {MAX_PARAMETERS:,} parameters, got {num_parameters:,}: "
+            "lower model.width, model.multipliers or model.num_blocks"
+        )
+
+
+def lay_out(net: UNet, method: MethodConfig) -> Layout:
+    """Return where each parameter of a network lies in its flat vector, sorted by part."""
+    last_up = len(net.up) - 1
+    named = [(method.part_of(name, last_up), name, p) for name, p in net.named_parameters()]
+    if method.record.has_local_layers and not any(part == LOCAL for part, _, _ in named):
+        raise ConfigError(
+            f"expected method.local_layers to name layers of the U-Net, got "
+            f"{method.local_layers}: such as up.last, norm_out, conv_out"
+        )
+    start, names, ends = 0, [], {}
+    for part, name, p in sorted(named, key=lambda item: NETWORK_PARTS.index(item[0])):
+        names.append((name, start, p.shape))
+        start += p.numel()
+        ends[part] = start
+    parts, begin = {}, 0
+    for part in NETWORK_PARTS:
+        end = ends.get(part, begin)
+        parts[part], begin = slice(begin, end), end
+    return Layout(parts, tuple(names))
+
+
+def views(layout: Layout, weights: Tensor) -> dict[str, Tensor]:
+    """Return flat vectors (..., P) as a network's named tensors (..., *shape)."""
+    stretches = [(name, slice(s, s + shape.numel()), shape) for name, s, shape in layout.names]
+    return {name: weights[..., at].unflatten(-1, shape) for name, at, shape in stretches}
+
+
+def train_only(net: UNet, layout: Layout, parts: Collection[str]) -> None:
+    """Compute gradients for these parts alone; the rest of the network is frozen."""
+    ranges = [layout.parts[part] for part in parts if part in layout.parts]
+    for name, start, _ in layout.names:
+        net.by_name[name].requires_grad_(any(at.start <= start < at.stop for at in ranges))
+
+
+def initial_weights(
+    model: ModelConfig, method: MethodConfig, image_channels: int, seed: int, *counters: int
+) -> Tensor:
+    """Return freshly drawn weights (P,) of a network: a function of the seed and counters alone.
+
+    Methods that differ only in what they share start from the same numbers, layer by layer.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "initial_weights", *counters))
+        drawn = UNet(model, image_channels, has_embedding=False).state_dict()
+        flat = FlatModel(model, method, image_channels)
+        torch.manual_seed(derive_seed(seed, "initial_emb_proj", *counters))
+        if flat.net.emb_proj is not None:
+            drawn["emb_proj.weight"] = torch.empty_like(flat.net.emb_proj.weight)
+            nn.init.normal_(drawn["emb_proj.weight"], std=model.d_emb**-0.5)
+    return flat.flatten(drawn)
+
+
+def tensors_hash(tensors: dict[str, Tensor]) -> str:
+    """Return the SHA-256 of named tensors: names, shapes, types and bytes, in order of names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()

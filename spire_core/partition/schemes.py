@@ -1,0 +1,139 @@
+"""How each scheme draws the images of M clients: five functions `(labels, config, M, rng) -> Held`.
+
+The schemes carry the names and meanings of Flower Datasets' partitioners. Beside them, one client's
+images drawn without regard to the others. Shapes: N images with labels (N,), K classes, M clients
+(old and new together).
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spire_core.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from spire_core.config.partition import PartitionConfig
+
+
+Held = list[np.ndarray]  # per client the indices of its images
+
+Rng = np.random.Generator
+
+
+def _sizes(num_images: int, config: "PartitionConfig", num: int) -> list[int]:
+    size = config.client_size
+    if size is None:
+        return [len(part) for part in np.array_split(np.empty(num_images), num)]
+    if size * num > num_images:
+        raise DataError(
+            f"expected at least {size * num} images for {num} clients with client_size {size}, "
+            f"got {num_images}: use fewer clients or a smaller partition.client_size"
+        )
+    return [size] * num
+
+
+def _iid(labels: np.ndarray, config: "PartitionConfig", num: int, rng: Rng) -> Held:
+    """Deal all images out at random, in equal parts."""
+    bounds = np.cumsum(_sizes(len(labels), config, num))
+    return np.split(rng.permutation(len(labels)), bounds)[:num]
+
+
+def of_each_class(labels: np.ndarray) -> Held:
+    """Return the image indices of each class that occurs."""
+    return [np.flatnonzero(labels == k) for k in np.unique(labels)]
+
+
+def _pools(labels: np.ndarray, rng: Rng) -> Held:
+    """Return the image indices of each class that occurs, in random order."""
+    return [rng.permutation(pool) for pool in of_each_class(labels)]
+
+
+def _dirichlet(labels: np.ndarray, config: "PartitionConfig", num: int, rng: Rng) -> Held:
+    """Cut each class by shares drawn from Dirichlet(alpha) over the clients (Yurochkin et al. 2019,
+    as in Flower with `self_balancing=False`)."""
+    parts = []
+    for pool in _pools(labels, rng):
+        shares = rng.dirichlet(np.full(num, config.alpha))
+        bounds = (np.cumsum(shares)[:-1] * len(pool)).astype(np.int64)
+        parts.append(np.split(pool, bounds))
+    return [np.concatenate(of_client) for of_client in zip(*parts, strict=True)]
+
+
+def _inner_dirichlet(labels: np.ndarray, config: "PartitionConfig", num: int, rng: Rng) -> Held:
+    """Draw each client's class prior from Dirichlet(alpha), then its images one by one from it.
+
+    Images leave their class pool as they are drawn, and clients take turns in random order (Acar et
+    al. 2021, as in Flower). When a pool runs dry, its class leaves every prior and the rest of the
+    prior is renormalised, as in Flower; a client whose whole prior ran dry goes on in proportion to
+    what is left (Flower divides by zero there). Without `client_size` all images are dealt, so the
+    last ones dealt follow the pools more than the priors.
+    """
+    pools = [list(pool) for pool in _pools(labels, rng)]
+    priors = rng.dirichlet(np.full(len(pools), config.alpha), size=num)
+    sizes = _sizes(len(labels), config, num)
+    turns = rng.permutation(np.repeat(np.arange(num), sizes))
+    held: list[list[int]] = [[] for _ in range(num)]
+    for client_id, point in zip(turns, rng.random(len(turns)), strict=True):
+        if not priors[client_id].any():
+            priors[client_id] = [len(pool) for pool in pools]
+        cumulative = np.cumsum(priors[client_id])
+        k = int(np.searchsorted(cumulative / cumulative[-1], point, side="right"))
+        held[client_id].append(pools[k].pop())
+        if not pools[k]:
+            priors[:, k] = 0
+    return [np.asarray(h, dtype=np.int64) for h in held]
+
+
+def _pathological(labels: np.ndarray, config: "PartitionConfig", num: int, rng: Rng) -> Held:
+    """Give a client `classes_per_client` distinct classes; cut each class equally over its holders.
+
+    Client after client takes the classes that the fewest clients hold so far, ties at random: all
+    classes are in use as soon as there are enough clients, and are held almost equally often.
+    """
+    pools = _pools(labels, rng)
+    k = config.classes_per_client
+    if k > len(pools):
+        raise ConfigError(
+            f"expected at most {len(pools)} partition.classes_per_client, got {k}: lower it"
+        )
+    is_holder = np.zeros((num, len(pools)), dtype=bool)
+    for row in is_holder:
+        row[np.lexsort((rng.random(len(pools)), is_holder.sum(axis=0)))[:k]] = True
+    held: list[Held] = [[] for _ in range(num)]
+    for pool, clients in zip(pools, map(np.flatnonzero, is_holder.T), strict=True):
+        if len(clients) > 0:
+            for client_id, part in zip(clients, np.array_split(pool, len(clients)), strict=True):
+                held[client_id].append(part)
+    return [np.concatenate(parts) for parts in held]
+
+
+def _shard(labels: np.ndarray, config: "PartitionConfig", num: int, rng: Rng) -> Held:
+    """Sort by label, cut into equal shards and deal `shards_per_client` to each client at random
+    (McMahan et al. 2017, section 3)."""
+    if num * config.shards_per_client > len(labels):
+        raise ConfigError(
+            f"expected at most {len(labels)} shards in all, got {num} clients with "
+            f"{config.shards_per_client} each: lower partition.shards_per_client"
+        )
+    shards = np.array_split(np.concatenate(_pools(labels, rng)), num * config.shards_per_client)
+    deal = rng.permutation(len(shards)).reshape(num, config.shards_per_client)
+    return [np.concatenate([shards[s] for s in of_client]) for of_client in deal]
+
+
+def independent_images(pools: Held, size: int, alpha: float, rng: Rng) -> np.ndarray:
+    """Return `size` different images of one client, drawn by itself from pools of each class.
+
+    Its class prior is drawn from Dirichlet(alpha), then how many images of each class it holds.
+    """
+    counts = rng.multinomial(size, rng.dirichlet(np.full(len(pools), alpha)))
+    held = [rng.choice(p, n, replace=False) for p, n in zip(pools, counts, strict=True) if n]
+    return np.concatenate(held)
+
+
+SCHEMES = {
+    "iid": _iid,
+    "dirichlet": _dirichlet,
+    "inner_dirichlet": _inner_dirichlet,
+    "pathological": _pathological,
+    "shard": _shard,
+}

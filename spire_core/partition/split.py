@@ -1,0 +1,240 @@
+"""Who holds which images: splits a labelled data set over clients, without overlap.
+
+The schemes carry the names and meanings of Flower Datasets' partitioners. Pre-training clients
+and new clients are drawn alike, in one split, so that a new client has a class mixture of its own
+and no image of anybody else's. `independent` is for populations that no data set is large enough
+for: each client draws its images by itself, so two clients may hold the same image, and a client's
+are drawn when they are asked for. Shapes: N images, K classes, M clients (old and new together).
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import overload
+
+import numpy as np
+
+from spire_core.config.checks import require
+from spire_core.config.partition import INDEPENDENT, PartitionConfig
+from spire_core.errors import DataError
+from spire_core.partition.schemes import SCHEMES, Held, independent_images, of_each_class
+from spire_core.rng import numpy_generator
+
+NUM_SHOWN = 100  # clients of an independent partition that are hashed and shown
+
+
+@dataclass(frozen=True, eq=False)
+class ClientSplit:
+    """One client's images as positions in the data set: two disjoint int64 arrays, random order."""
+
+    client_id: int
+    train: np.ndarray
+    test: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Partition:
+    """Who holds what: ids count from 0 over `train_clients` and go on over `new_clients`.
+
+    With a `rule`, the clients' images are drawn when asked for and follow from it: it is hashed
+    with the first of them, and only these are shown.
+    """
+
+    train_clients: Sequence[ClientSplit]
+    new_clients: Sequence[ClientSplit]
+    rule: str = ""
+
+    def split(self, client_id: int) -> ClientSplit:
+        """Return one client's images by its id."""
+        if client_id < len(self.train_clients):
+            return self.train_clients[client_id]
+        return self.new_clients[client_id - self.new_clients[0].client_id]
+
+    @property
+    def train_sizes(self) -> Sequence[int]:
+        """How many images each pre-training client trains on."""
+        if self.rule:
+            return [len(self.train_clients[0].train)] * len(self.train_clients)
+        return [len(client.train) for client in self.train_clients]
+
+    @property
+    def client_ids(self) -> list[int]:
+        """The ids of all clients, in order."""
+        return [client.client_id for client in (*self.train_clients, *self.new_clients)]
+
+    @property
+    def shown(self) -> "Partition":
+        """The clients that people are shown: all, or the first where the rest follow a rule."""
+        limit = NUM_SHOWN if self.rule else None
+        return Partition(self.train_clients[:limit], self.new_clients[:limit])
+
+    def class_counts(self, labels: np.ndarray, num_classes: int) -> np.ndarray:
+        """Return how many images (train and test) of each class a client has, (M, K) int64."""
+        clients = (*self.train_clients, *self.new_clients)
+        held = [labels[np.concatenate([c.train, c.test])] for c in clients]
+        return np.stack([np.bincount(h, minlength=num_classes) for h in held]).astype(np.int64)
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 (hex) over all roles, ids and indices in order; the same on every platform.
+
+        Where all clients follow from a rule, it is over that and those that are shown.
+        """
+        digest, shown = hashlib.sha256(self.rule.encode()), self.shown
+        for is_new, clients in enumerate((shown.train_clients, shown.new_clients)):
+            for client in clients:
+                header = [is_new, client.client_id, len(client.train), len(client.test)]
+                for part in (header, client.train, client.test):
+                    digest.update(np.asarray(part, dtype="<i8").tobytes())
+        return digest.hexdigest()
+
+
+def class_mixture(labels: np.ndarray, indices: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return the share of each class among `indices`, (K,) float64; DataError if there are none."""
+    if len(indices) == 0:
+        raise DataError("expected images to take a class mixture of, got none: pass some indices")
+    return np.bincount(labels[indices], minlength=num_classes) / len(indices)
+
+
+def make_partition(
+    labels: np.ndarray,
+    num_classes: int,
+    config: PartitionConfig,
+    num_clients: int,
+    num_new_clients: int,
+    seed: int,
+    new_num_images: int | None = None,
+) -> Partition:
+    """Return a disjoint split of the images with labels (N,) over the clients and the new clients.
+
+    A function of its arguments alone. Every image is dealt out, except with `client_size` (the rest
+    stays unused) and where the pathological clients are too few to hold every class; with the
+    scheme `independent` only a client's own images are disjoint. A new client trains on
+    `new_num_images` of its train part (None = all; all as well if it holds fewer), and nothing else
+    depends on that number. ConfigError: settings out of range; DataError: labels that are no class
+    indices, too few images, or `max_retries` draws with a client below `min_size`.
+    """
+    require(num_clients >= 1, "at least 1 client", num_clients, "raise it")
+    require(num_new_clients >= 0, "at least 0 new clients", num_new_clients, "raise it")
+    if new_num_images is not None:
+        require(new_num_images >= 1, "at least 1 image per new client", new_num_images, "use null")
+    labels = _checked_labels(labels, num_classes)
+    if config.name == INDEPENDENT:
+        return _independent(labels, config, num_clients, num_new_clients, seed, new_num_images)
+    held = _draw_until_large_enough(labels, config, num_clients + num_new_clients, seed)
+    if config.num_train_classes is not None:
+        left = labels < config.num_train_classes
+        left[np.concatenate([*held[num_clients:], np.empty(0, np.int64)])] = False
+        positions = np.flatnonzero(left)
+        if len(positions) == 0:
+            raise DataError(
+                f"expected images of {config.num_train_classes} classes for pre-training, got none "
+                "that new clients leave: raise partition.num_train_classes"
+            )
+        few = _draw_until_large_enough(labels[positions], config, num_clients, seed)
+        held = [*(positions[own] for own in few), *held[num_clients:]]
+    splits = tuple(_split(i, h, config.test_fraction, seed) for i, h in enumerate(held))
+    new = splits[num_clients:]
+    cut = tuple(ClientSplit(s.client_id, s.train[:new_num_images], s.test) for s in new)
+    return Partition(splits[:num_clients], cut)
+
+
+class DrawnClients(Sequence[ClientSplit]):
+    """Clients that draw their images by themselves, each time that they are asked for.
+
+    A client's images are a function of the seed and its id. `ids` are the clients', `num_images`
+    the most that one trains on (None = all).
+    """
+
+    def __init__(
+        self,
+        ids: range,
+        pools: Held,
+        config: PartitionConfig,
+        seed: int,
+        num_images: int | None = None,
+    ) -> None:
+        self.ids, self.pools, self.config = ids, pools, config
+        self.seed, self.num_images = seed, num_images
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @overload
+    def __getitem__(self, index: int) -> ClientSplit: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[ClientSplit]: ...
+
+    def __getitem__(self, index: int | slice) -> ClientSplit | Sequence[ClientSplit]:
+        ids = self.ids[index]
+        return self.draw(ids) if isinstance(ids, int) else tuple(map(self.draw, ids))
+
+    def draw(self, client_id: int) -> ClientSplit:
+        """Return one client's images."""
+        rng, config = numpy_generator(self.seed, "independent", client_id), self.config
+        held = independent_images(self.pools, config.client_size or 0, config.alpha, rng)
+        split = _split(client_id, held, config.test_fraction, self.seed)
+        return ClientSplit(client_id, split.train[: self.num_images], split.test)
+
+
+def _independent(
+    labels: np.ndarray,
+    config: PartitionConfig,
+    num_clients: int,
+    num_new_clients: int,
+    seed: int,
+    new_num_images: int | None,
+) -> Partition:
+    pools, size = of_each_class(labels), config.client_size or 0
+    smallest = min(len(pool) for pool in pools)
+    if smallest < size:
+        raise DataError(
+            f"expected at least partition.client_size ({size}) images of each class, got "
+            f"{smallest}: lower it"
+        )
+    all_ids = range(num_clients + num_new_clients)
+    old, new = all_ids[:num_clients], all_ids[num_clients:]
+    settings = [config.name, config.alpha, size, config.test_fraction, seed, len(old), len(new)]
+    digest = hashlib.sha256(labels.astype("<i8").tobytes()).hexdigest()
+    return Partition(
+        DrawnClients(old, pools, config, seed),
+        DrawnClients(new, pools, config, seed, new_num_images),
+        json.dumps([*settings, new_num_images, digest]),
+    )
+
+
+def _checked_labels(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or labels.size == 0 or labels.dtype.kind not in "iu":
+        got = f"{labels.dtype} of shape {labels.shape}"
+        raise DataError(f"expected integer labels (N,), got {got}: pass one class per image")
+    if labels.min() < 0 or labels.max() >= num_classes:
+        got = f"{labels.min()} to {labels.max()}"
+        raise DataError(f"expected labels from 0 to {num_classes - 1}, got {got}: correct them")
+    return labels.astype(np.int64)
+
+
+def _draw_until_large_enough(
+    labels: np.ndarray, config: PartitionConfig, num: int, seed: int
+) -> Held:
+    smallest = 0
+    for attempt in range(config.max_retries + 1):
+        rng = numpy_generator(seed, "partition", attempt)
+        held = SCHEMES[config.name](labels, config, num, rng)
+        smallest = max(smallest, min(len(h) for h in held))
+        if smallest >= config.min_size:
+            return held
+    raise DataError(
+        f"expected at least {config.min_size} images for each of {num} clients, got {smallest} at "
+        f"best in {config.max_retries + 1} draws: use fewer clients, a larger partition.alpha or a "
+        "smaller partition.min_size"
+    )
+
+
+def _split(client_id: int, held: np.ndarray, test_fraction: float, seed: int) -> ClientSplit:
+    shuffled = numpy_generator(seed, "split", client_id).permutation(np.sort(held))
+    num_test = min(max(round(test_fraction * len(held)), 1), len(held) - 1)
+    return ClientSplit(client_id, shuffled[num_test:], shuffled[:num_test])

@@ -1,0 +1,247 @@
+"""What a sweep is: its YAML file and its settings. `points` has the trials that they come to.
+
+An axis names a key of the configuration and lists its values (`model.d_emb: [16, 64]`), or it has
+any name and lists settings that go together (`period: [{federation.tau: 3}, {federation.tau: 12,
+client.batch_size: 8}]`). For random and Optuna search an axis may also be a range, `{min: 1.0e-4,
+max: 1.0e-1, log: true}`.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.build import build, flattened
+from pipeline.config.equivalence import determines
+from pipeline.config.load import NAMED_GROUPS, read_settings, split_override
+from pipeline.config.safe_yaml import read_settings_file
+from pipeline.config.schema import Config
+from pipeline.files.paths import lasting
+from pipeline.results.metric_names import FINAL_METRICS, ROUND_METRICS
+from spire_core.errors import ConfigError
+
+SEARCHES, SCHEDULERS, MODES = ("grid", "random", "optuna"), ("none", "asha"), ("min", "max")
+
+SHARED_IN = ("sweep", "root")
+
+RECORDED = ("tracking.enabled", "tracking.uri", "tracking.experiment")
+
+RANGE_KEYS = {"min", "max", "log", "integer"}
+
+NAME = re.compile(r"[\w.-]{1,100}")
+
+MAX_TRIALS = 10_000
+
+PAPER = "paper-"  # what the names of the paper's experiments begin with
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """A sweep, as its file says.
+
+    `settings` hold for every trial, `axes` vary, each combination with each of `seeds`.
+    `num_trials`: how many points random and Optuna search draw. `metric` and `mode` say what is
+    best. `concurrency`: trials at once, None for as many as fit. `budget_s`: seconds after which no
+    trial goes on. `max_failures`: how often a trial is begun again after its process, an actor or a
+    node was lost. `autoscaling`: the cluster grows on demand, so what does not fit now may fit
+    later. `share_pretraining`: trials with the same pre-training do it once in this "sweep", or
+    once for all sweeps under one tracking "root" that say so.
+    """
+
+    name: str = ""
+    preset: str = "mnist-cpu"
+    settings: dict = field(default_factory=dict)
+    axes: dict = field(default_factory=dict)
+    seeds: tuple[int, ...] = (0,)
+    search: str = "grid"
+    num_trials: int | None = None
+    scheduler: str = "none"
+    metric: str = "final/adapt_kid_after"
+    mode: str = "min"
+    concurrency: int | None = None
+    budget_s: float | None = None
+    max_failures: int = 2
+    autoscaling: bool = False
+    report: bool = True
+    share_pretraining: str = "sweep"
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.name):
+            raise ConfigError(
+                f"expected a sweep's name of letters, digits, dots and dashes, got {self.name!r}: "
+                "change name"
+            )
+        choices = {"search": SEARCHES, "scheduler": SCHEDULERS, "mode": MODES}
+        for key, known in (choices | {"share_pretraining": SHARED_IN}).items():
+            if getattr(self, key) not in known:
+                raise ConfigError(
+                    f"expected {key} as {' or '.join(known)}, got {getattr(self, key)!r}: "
+                    "choose one of them"
+                )
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ConfigError(f"expected seeds as different numbers, got {list(self.seeds)}")
+        drawn = self.search != "grid"
+        if drawn != (self.num_trials is not None):
+            raise ConfigError(
+                f"expected num_trials with random and optuna search and not with grid, got "
+                f"{self.num_trials} with {self.search}: "
+                f"{'say how many points to draw' if drawn else 'leave it out'}"
+            )
+        if self.search == "optuna" and len(self.seeds) > 1:
+            raise ConfigError(
+                f"expected one seed with optuna search, got {list(self.seeds)}: it learns from "
+                "single results; run the best points on more seeds with a grid afterwards"
+            )
+        for key, least in (("num_trials", 1), ("concurrency", 1), ("max_failures", 0)):
+            value = getattr(self, key)
+            if value is not None and value < least:
+                raise ConfigError(f"expected {key} of at least {least}, got {value}: raise it")
+        if self.budget_s is not None and self.budget_s <= 0:
+            raise ConfigError(f"expected budget_s above 0, got {self.budget_s}: raise it")
+        if self.share_pretraining == "root" and (what := self._unnamed()) is not None:
+            raise ConfigError(
+                f"expected share_pretraining=sweep with {what}, whose files may change from one "
+                "sweep to another, got root: leave it out"
+            )
+        self._check_metric()
+        for name, axis in self.axes.items():
+            _check_axis(name, axis, drawn)
+        self._check_keys()
+        sizes = [len(axis) for axis in self.axes.values() if isinstance(axis, list)]
+        points = self.num_trials or math.prod(sizes)
+        if points * len(self.seeds) > MAX_TRIALS:
+            raise ConfigError(
+                f"expected at most {MAX_TRIALS} trials, got {points} points with "
+                f"{len(self.seeds)} seeds: split the sweep"
+            )
+
+    def _unnamed(self) -> str | None:
+        """Return what of the settings says where files are, but not what is in them."""
+        mentioned = set(flattened(self.settings))
+        for name, axis in self.axes.items():
+            for value in axis if isinstance(axis, list) else ():
+                mentioned |= set(settings_of(name, value))
+        return next((k for k in ("data.path", "eval.extractor_weights") if k in mentioned), None)
+
+    def _check_metric(self) -> None:
+        known = ROUND_METRICS if self.scheduler == "asha" else (*FINAL_METRICS, *ROUND_METRICS)
+        if self.metric not in known:
+            why = "which asha has to see while rounds run" if self.scheduler == "asha" else ""
+            raise ConfigError(
+                f"expected a metric that every trial reports{', ' if why else ''}{why}, got "
+                f"{self.metric!r}: choose out of {', '.join(known)}"
+            )
+
+    def _check_keys(self) -> None:
+        """Raise ConfigError for a setting that some other part of the sweep would overrule."""
+        try:
+            json.dumps([self.settings, self.axes])
+        except TypeError as error:
+            raise ConfigError(
+                f"expected plain settings and axes, got {error}: use numbers, texts and lists"
+            ) from error
+        overruled = set[str]()  # by an axis, in every trial
+        for name, axis in self.axes.items():
+            values = axis if isinstance(axis, list) else []
+            points = [_meant(settings_of(name, value)) for value in values]
+            mentioned = set[str]().union(*points) or _meant([name])
+            if twice := mentioned & overruled:
+                raise ConfigError(f"expected one axis for {min(twice)}, got two: leave one out")
+            overruled |= mentioned.intersection(*points)
+        settings = _meant(flattened(self.settings))
+        if both := overruled & settings:
+            key = min(both)
+            raise ConfigError(
+                f"expected {key} among the settings or on an axis, got both: to choose some of the "
+                f"axis's values, set axes.KEY=[...]"
+            )
+        if "seed" in overruled | settings:
+            raise ConfigError("expected seeds to say which seeds to run, got seed: seeds=[0, 1]")
+
+    @property
+    def key(self) -> str:
+        """Hash of what all trials have in common: more values or seeds make no other sweep.
+
+        Nor do other places to run in; but to be recorded elsewhere, trials have to run again.
+        Values, seeds and mode make another search of Optuna's: its points are positions on axes.
+        And with the other mode ASHA would have stopped other trials.
+        """
+        flat = with_absolute_path(flattened(self.settings))
+        settings = {k: v for k, v in flat.items() if determines(k) or k in RECORDED}
+        common = [self.name, self.preset, settings, self.search, self.scheduler, self.metric]
+        if self.search == "optuna":
+            common += [self.axes, self.seeds, self.mode]
+        elif self.scheduler == "asha" and self.mode != "min":  # without this, min had the same key
+            common.append(self.mode)
+        return hashlib.sha256(json.dumps(common, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _meant(keys: Iterable[str]) -> set[str]:
+    """Return keys of the configuration, each of them by one name: `method.name` is `method`."""
+    groups = {f"{group}.name": group for group in NAMED_GROUPS}
+    return {groups.get(key, key) for key in keys}
+
+
+def _check_axis(name: str, axis: Any, is_drawn: bool) -> None:
+    if isinstance(axis, dict) and is_drawn:
+        ends = [v for v in (axis.get("min"), axis.get("max")) if isinstance(v, int | float)]
+        fits = len(ends) == 2 and ends[0] < ends[1] and (ends[0] > 0 or not axis.get("log"))
+        fits &= not axis.get("integer") or all(isinstance(end, int) for end in ends)
+        if fits and set(axis) <= RANGE_KEYS:
+            return
+    elif isinstance(axis, list) and axis:
+        return
+    kinds = "a list of values or a range {min: A, max: B, log: true}" if is_drawn else "a list"
+    raise ConfigError(f"expected axes.{name} as {kinds}, got {axis!r}: such as {name}: [1, 2]")
+
+
+def sweep_names() -> list[str]:
+    """Return the names of the sweeps that ship with the package."""
+    folder = resources.files("sweeps") / "conf"
+    return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name[-5:] == ".yaml")
+
+
+def load_sweep(file: str, words: Sequence[str] = ()) -> SweepConfig:
+    """Return a sweep's settings from a file, or from one of ours by name, with overrides.
+
+    A word `key=value` sets a key of the sweep (`seeds=[0,1]`) or, for every trial, one of the
+    configuration (`federation.num_rounds=10`). Raises ConfigError if anything is wrong.
+    """
+    if file in sweep_names():
+        text, name = (resources.files("sweeps") / "conf" / f"{file}.yaml").read_text(), file
+    else:
+        ours = ", ".join(name for name in sweep_names() if not name.startswith(PAPER))
+        known = f"a YAML file or one of {ours}, {PAPER}... (docs/sweeps.md)"
+        text, name = read_settings_file(file, known), Path(file).stem
+    values: dict[str, Any] = {"name": name} | read_settings(text, file)
+    groups = {f.name for f in dataclasses.fields(Config)}
+    for word in words:
+        key, value = split_override(word)
+        root, _, rest = key.partition(".")
+        if root in groups:
+            root, rest = "settings", key
+        inside = values.get(root)
+        if rest and root in ("axes", "settings") and isinstance(inside, dict | None):
+            values[root] = {**(inside or {}), rest: value}
+        else:
+            values[key] = value
+    return build(SweepConfig, values)
+
+
+def with_absolute_path(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return settings with an absolute `data.path`: in another directory it means other images."""
+    path = settings.get("data.path")
+    if not path or not isinstance(path, str):
+        return settings
+    return {**settings, "data.path": str(lasting(path, "data.path"))}
+
+
+def settings_of(name: str, value: Any) -> dict[str, Any]:
+    """Return the settings that a value on an axis stands for, by key of the configuration."""
+    return flattened(value if isinstance(value, dict) else {name: value})

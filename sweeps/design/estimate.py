@@ -1,0 +1,179 @@
+"""How long a sweep would take on this machine's CPUs, from a few seconds of measured arithmetic.
+
+One optimizer step and one network evaluation are timed for every kind of network; the rest is
+counting images. GPUs, waiting and other users of the machine are not foreseen.
+"""
+
+import functools
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline.clients.worker import ClientWorker
+from pipeline.config.federation import FederationConfig
+from pipeline.config.schema import Config
+from pipeline.data.catalog import dataset_spec
+from pipeline.data.datasets import load
+from pipeline.evaluation.scores import NUM_POPULATION_DRAWS
+from pipeline.experiment.pretraining import evaluation_rounds
+from pipeline.federation.messages import WorkerSetup
+from pipeline.federation.setup import MANY_CLIENTS, NUM_KNOWN
+from spire_core.config.client import ClientConfig, choose_engine
+from spire_core.federated.messages import steps_per_epoch
+from spire_core.partition.split import ClientSplit, Partition
+from spire_core.training.fit import to_float
+from sweeps.design.points import Trial
+from sweeps.design.trial_plan import TrialPlan
+
+START_S = 10.0  # a trial's process, its tracking run, its first features of real images
+
+PADDED = 32  # the side of images at their original size
+
+MOST_IMAGES = 8  # in a timed batch: networks of GPU size take seconds for these on a CPU
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds per image on one CPU: of an optimizer step, and of one look by the network."""
+
+    train_s: float
+    look_s: float
+
+
+def sweep_seconds(
+    planned: Sequence[tuple[Trial, TrialPlan]], at_once: int, done: Sequence[Trial] = ()
+) -> float:
+    """Return about how long these trials take, so many at once, after others of the sweep.
+
+    A pre-training that several have in common counts once; what other sweeps have done already is
+    counted again. DataError if an image folder is missing.
+    """
+    measured = functools.cache(measure)
+    begun = {trial.config.pretrain_fingerprint for trial in done if trial.shares_pretraining}
+    total = 0.0
+    for trial, plan in planned:
+        config, workers = trial.config, plan.workers
+        costs, shared = measured(_kind(config)), config.pretrain_fingerprint
+        work = adaptation_s(config, costs)
+        if not (trial.shares_pretraining and shared in begun):
+            work += pretraining_s(config, costs)
+        begun.add(shared)
+        total += START_S + work / (workers.num_actors * min(1.0, workers.num_cpus))
+    return total / max(1, min(at_once, len(planned)))
+
+
+def pretraining_s(config: Config, costs: Costs) -> float:
+    """Return about how long the rounds and their evaluations take on one CPU."""
+    federation, method = config.federation, config.method.record
+    if not method.is_federated:
+        return 0.0
+    num_steps = federation.tau or 0
+    if federation.local_epochs is not None:
+        per_epoch = steps_per_epoch(_images_per_client(config), config.client.batch_size)
+        num_steps = federation.local_epochs * per_epoch
+    per_round = federation.cohort_size * num_steps * config.client.batch_size
+    num_looked_at = _num_looked_at(config)
+    if not method.is_personal:
+        num_looked_at = min(num_looked_at, NUM_POPULATION_DRAWS)
+    num_evaluations = len(evaluation_rounds(federation.num_rounds, config.eval.every))
+    training_s = federation.num_rounds * per_round * costs.train_s
+    return training_s + num_evaluations * num_looked_at * _drawing_s(config, costs)
+
+
+def adaptation_s(config: Config, costs: Costs) -> float:
+    """Return about how long the new clients take on one CPU, with what is looked at meanwhile."""
+    settings, method = config.adapt, config.method.record
+    num_looks = 1
+    num_images = 0
+    if method.adapt_parts:
+        num_looks += -(-settings.epochs // settings.eval_every)
+        num_images = settings.epochs * (settings.num_images or _images_per_client(config))
+    one = num_images * costs.train_s + num_looks * _drawing_s(config, costs)
+    return config.federation.num_new_clients * one + _tuning_s(config, costs)
+
+
+def _tuning_s(config: Config, costs: Costs) -> float:
+    """Return about how long pre-training clients take to fine-tune for a score, where they do."""
+    if not config.scores_tuned:
+        return 0.0
+    num_images = config.adapt.tune_epochs * _images_per_client(config)
+    return _num_looked_at(config) * (num_images * costs.train_s + _drawing_s(config, costs))
+
+
+def measure(config: Config) -> Costs:
+    """Return what a step and a look cost here, on random images; the second of two counts."""
+    size, num_clients = config.data.image_size or PADDED, config.federation.cohort_size
+    shape = (num_clients * MOST_IMAGES, _known(config)[0], size, size)
+    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    held = np.arange(len(images)).reshape(num_clients, MOST_IMAGES)
+    clients = tuple(ClientSplit(i, own, own) for i, own in enumerate(held))
+    nowhere = Path(os.devnull)  # there are no clients' files
+    worker = ClientWorker(WorkerSetup(config, {}, Partition(clients, ()), "", nowhere), images)
+    x, t, emb = to_float(worker.train_images(0)), torch.zeros(MOST_IMAGES, dtype=torch.long), None
+    if config.method.record.has_embedding:
+        emb = torch.zeros(MOST_IMAGES, config.model.d_emb)
+    with torch.inference_mode():
+        look_s = _second_of_two(lambda: worker.model.net(x, t, emb))
+    num_rehearsed = config.client.largest_group(num_clients)
+    if choose_engine(config.client, config.model) == "loop":
+        num_rehearsed = 1
+    step_s = _second_of_two(worker.rehearse)
+    return Costs(step_s / (num_rehearsed * MOST_IMAGES), look_s / MOST_IMAGES)
+
+
+def _second_of_two(call: Callable[[], object]) -> float:
+    call()
+    began = time.process_time()
+    call()
+    return time.process_time() - began
+
+
+def _kind(config: Config) -> Config:
+    """Return what the costs depend on: trials that differ in other settings are timed once."""
+    num_clients = config.client.largest_group(config.federation.cohort_size)
+    return Config(
+        data=config.data,
+        model=config.model,
+        method=replace(config.method, phases="joint"),  # alternate ones need two steps, not one
+        client=ClientConfig(
+            batch_size=MOST_IMAGES,
+            engine=config.client.engine,
+            group_size=num_clients,
+        ),
+        federation=FederationConfig(num_clients=num_clients, cohort_size=num_clients, tau=1),
+    )
+
+
+def _drawing_s(config: Config, costs: Costs) -> float:
+    """Return the seconds of drawing what one client is scored by."""
+    num_looks = config.diffusion.sample_steps * (1 if config.eval.guidance == 1 else 2)
+    return config.eval.num_images * num_looks * costs.look_s
+
+
+def _num_looked_at(config: Config) -> int:
+    """Return how many pre-training clients are scored."""
+    num_clients = config.federation.num_clients
+    most = num_clients if num_clients <= MANY_CLIENTS else NUM_KNOWN
+    return min(config.eval.num_clients or most, num_clients)
+
+
+def _images_per_client(config: Config) -> int:
+    """Return about how many images a client trains on."""
+    federation, partition = config.federation, config.partition
+    num_clients = federation.num_clients + federation.num_new_clients
+    held = partition.client_size or _known(config)[1] // num_clients
+    return max(1, round(held * (1 - partition.test_fraction)))
+
+
+def _known(config: Config) -> tuple[int, int]:
+    """Return the channels and the number of training images of the data."""
+    if config.data.name == "folder":
+        images = load(config.data, "train").images
+        return images.shape[1], len(images)
+    spec = dataset_spec(config.data.name)
+    return spec.image_shape[0], spec.counts["train"]

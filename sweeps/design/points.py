@@ -1,0 +1,156 @@
+"""The points of a sweep's axes, and the trial at each of them."""
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.config.build import flattened
+from pipeline.config.load import load_config
+from pipeline.config.schema import Config
+from spire_core.errors import ConfigError
+from spire_core.rng import numpy_generator
+from sweeps.design.config import SweepConfig, settings_of, with_absolute_path
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One experiment of a sweep: `spire run PRESET OVERRIDES` would be the same.
+
+    `point`: what it has on the axes, by key of the configuration. `shares_pretraining`: whether
+    another trial, of this sweep or another, may have the same pre-training.
+    """
+
+    config: Config
+    preset: str
+    overrides: tuple[str, ...]
+    point: dict[str, Any]
+    shares_pretraining: bool = False
+
+    @property
+    def trial_id(self) -> str:
+        """Hash of the resolved configuration: what means the same is the same trial."""
+        return self.config.fingerprint[:12]
+
+    @property
+    def label(self) -> str:
+        """What tells this trial from others, for people."""
+        parts = [self.config.method.name]
+        parts += [f"{k.split('.')[-1]}={_short(v)}" for k, v in self.point.items() if k != "method"]
+        return " ".join([*parts, f"seed={self.config.seed}"])
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def trials(sweep: SweepConfig, points: Sequence[Mapping[str, Any]] | None = None) -> list[Trial]:
+    """Return the sweep's trials, each once; trials that mean the same are one.
+
+    `points` are those of the axes, unless they are the sweep's own. Trials that share their
+    pre-training with one before them come last, so that it is done when they begin; what a search
+    draws may share it with what it draws later. Raises ConfigError if a trial's configuration is
+    wrong.
+    """
+    if points is None:
+        points = _grid(sweep) if sweep.search == "grid" else _random(sweep)
+    unique: dict[str, Trial] = {}
+    for point, seed in itertools.product(points, sweep.seeds):
+        trial = make_trial(sweep, point, seed)
+        known = unique.setdefault(trial.trial_id, trial)
+        # What two combinations of the same meaning have on an axis means nothing to them.
+        both = {k: v for k, v in known.point.items() if trial.point.get(k) == v}
+        unique[trial.trial_id] = dataclasses.replace(known, point=both)
+    by_pretraining: dict[str, list[Trial]] = {}
+    for trial in unique.values():
+        record = trial.config.method.record
+        common = trial.config.pretrain_fingerprint if record.is_federated else trial.trial_id
+        by_pretraining.setdefault(common, []).append(trial)
+    with_others = sweep.share_pretraining == "root" or sweep.search == "optuna"
+    groups = [
+        [_sharing(trial, with_others or len(group) > 1) for trial in group]
+        for group in by_pretraining.values()
+    ]
+    return [group[0] for group in groups] + [t for group in groups for t in group[1:]]
+
+
+def _sharing(trial: Trial, shares: bool) -> Trial:
+    shares &= trial.config.method.record.is_federated
+    return dataclasses.replace(trial, shares_pretraining=shares)
+
+
+def make_trial(sweep: SweepConfig, point: Mapping[str, Any], seed: int) -> Trial:
+    """Return the trial at one point of the axes; ConfigError if its configuration is wrong."""
+    flat = {k: v for name, value in point.items() for k, v in settings_of(name, value).items()}
+    fixed = with_absolute_path({**flattened(sweep.settings), **flat, "seed": seed})
+    overrides = tuple(f"{key}={json.dumps(value)}" for key, value in fixed.items())
+    config = load_config(sweep.preset, overrides)
+    if sweep.scheduler == "asha" and not config.method.record.is_federated:
+        raise ConfigError(
+            f"expected methods with rounds for scheduler=asha, got {config.method.name}: it stops "
+            "trials by what they report after rounds; set scheduler=none"
+        )
+    return Trial(config, sweep.preset, overrides, flat)
+
+
+def decoded(sweep: SweepConfig, point: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a point of the axes out of one in which lists are given by the position in them."""
+    return {
+        name: axis[point[name]] if isinstance(axis, list) else _rounded(axis, point[name])
+        for name, axis in sweep.axes.items()
+    }
+
+
+def probes(sweep: SweepConfig) -> list[Trial]:
+    """Return trials that have, together, every value of a list and both ends of every range.
+
+    They show before a search starts what would be wrong with a point that it draws. ConfigError
+    also for what lies between the ends, such as 8.5 for a whole number.
+    """
+    trials(sweep, _random(sweep))
+    base = first_point(sweep)
+    points = [{**base, n: value} for n, axis in sweep.axes.items() for value in _ends(axis)]
+    return trials(sweep, points or [base])
+
+
+def likely(sweep: SweepConfig, num_points: int) -> list[Trial]:
+    """Return trials at so many random points: what a search that has learned nothing would try."""
+    return trials(sweep, _random(sweep)[:num_points])
+
+
+def first_point(sweep: SweepConfig) -> dict[str, Any]:
+    """Return the point with each axis's first value."""
+    return {name: _ends(axis)[0] for name, axis in sweep.axes.items()}
+
+
+def _ends(axis: Any) -> list[Any]:
+    return axis if isinstance(axis, list) else [axis["min"], axis["max"]]
+
+
+def _grid(sweep: SweepConfig) -> list[dict[str, Any]]:
+    combinations = itertools.product(*sweep.axes.values())
+    return [dict(zip(sweep.axes, values, strict=True)) for values in combinations]
+
+
+def _random(sweep: SweepConfig) -> list[dict[str, Any]]:
+    """Return points drawn independently; the first n are the same whatever `num_trials` is."""
+    found = []
+    for i in range(sweep.num_trials or 0):
+        rng = numpy_generator(0, "random_search", i)
+        found.append({name: _draw(axis, rng.random()) for name, axis in sweep.axes.items()})
+    return found
+
+
+def _draw(axis: Any, u: float) -> Any:
+    """Return the value of an axis at a fraction u in [0, 1) of its range or list."""
+    if isinstance(axis, list):
+        return axis[int(u * len(axis))]
+    low, high = axis["min"], axis["max"]
+    value = low * (high / low) ** u if axis.get("log") else low + (high - low) * u
+    return _rounded(axis, value)
+
+
+def _rounded(axis: Mapping[str, Any], value: float) -> float:
+    return round(value) if axis.get("integer") else float(f"{value:.4g}")

@@ -1,0 +1,231 @@
+"""Differences against SPIRE on the same seeds, and the list of runs.
+
+A pair is two runs on one seed and one partition. Methods are compared each at its own best setting;
+at the same settings (the mean over them of each seed, so that the interval is over seeds alone);
+and at these one by one. Settings are the same if they agree in all that the method reads; those of
+`method.*` and the rate of adaptation belong to a method and need not agree.
+"""
+
+from collections.abc import Sequence
+from statistics import fmean
+
+from pipeline.config.equivalence import reads
+from pipeline.evaluation.diagnosis import DIAGNOSIS
+from pipeline.tracking.mlflow_queries import TrackedRun, is_known
+from spire_core.methods import METHODS
+from sweeps.report.groups import (
+    NN_GAP,
+    OF_ADAPTATION,
+    OWN_KID,
+    SCORES,
+    TUNED_KID,
+    Group,
+    Pair,
+    Values,
+    best,
+    best_groups,
+    by_method,
+    by_task,
+    gathered,
+    label,
+    method_of,
+    shared,
+    sortable,
+    without,
+)
+from sweeps.report.stats import Estimate, estimate, paired
+from sweeps.report.tables import COMPARED, Cell, Table, compared, made_table
+
+REFERENCE = "spire"
+
+OWN_BEST, SAME = "own best settings", "same settings"
+
+HELDOUT = "final/adapt_heldout_after"
+
+METRICS = (
+    ("new clients: KID after", "final/adapt_kid_after"),
+    ("new clients: TV after", "final/adapt_tv_after"),
+    ("new clients: held-out after", HELDOUT),
+    ("pre-training: KID, last round", "final/pretrain_kid_mean"),
+)
+
+DIFFERENCES = (*METRICS, ("new clients: NN train - test", NN_GAP))
+
+OWN_MODELS = ("pre-training: KID, own or fine-tuned models", OWN_KID)
+
+CAPTION = (
+    "Each method minus SPIRE on the same seeds, mean over pairs and 95 % interval; below zero the "
+    "method's score is lower, which is better for all of these but NN, where its images are nearer "
+    "to training than to test images by more than SPIRE's. Lower or higher: only where the "
+    "interval excludes zero. Several comparisons at once: one in twenty intervals misses by chance."
+)
+
+BY_SETTING = (
+    "Each method minus SPIRE on {score} at each of SPIRE's settings, paired on seeds, each at its "
+    "best rate of adaptation. A method stands there if it was run at that setting, apart from what "
+    "it does not read, such as the size of an embedding that it has not got."
+)
+
+WITHIN = (
+    "Each setting of a method minus its best one on {score}, paired on seeds, each at its best "
+    "rate of adaptation, and the held-out loss at the same. The best one was chosen on the seeds "
+    "that are shown."
+)
+
+
+def differences_table(groups: Sequence[Group], chosen_by: str) -> Table | None:
+    """Return the paired differences; None without SPIRE or without any other method."""
+    rows: list[tuple[Cell, ...]] = []
+    has_settings = any(group.setting for group in groups)
+    for task, here in by_task(groups).items():
+        for method, own in by_method(here).items():
+            if method == REFERENCE:
+                continue
+            has_tuned = any(group.values(TUNED_KID) for group in own)
+            for name, metric in (*DIFFERENCES, *[OWN_MODELS] * has_tuned):
+                by = metric if metric == OWN_KID else chosen_by
+                found = {OWN_BEST: own_best_difference(here, method, metric, by)}
+                same = same_setting_difference(here, method, metric, by)
+                if has_settings and same != found[OWN_BEST]:
+                    found[SAME] = same
+                for how, difference in found.items():
+                    if difference is not None:
+                        told = (label(task), method, name, how if has_settings else "")
+                        rows.append((*told, *compared(difference)))
+    columns = ("task", "method", "score", "compared at", *COMPARED)
+    return made_table("differences", "Differences against SPIRE", CAPTION, columns, rows)
+
+
+def own_best_difference(
+    groups: Sequence[Group], method: str, metric: str, chosen_by: str
+) -> Estimate | None:
+    """Return a method minus SPIRE, each at its own best setting."""
+    chosen = {group.method: group for group in best_groups(groups, chosen_by)}
+    if REFERENCE not in chosen:
+        return None
+    return paired(chosen[method].values(metric), chosen[REFERENCE].values(metric))
+
+
+def same_setting_difference(
+    groups: Sequence[Group], method: str, metric: str, chosen_by: str
+) -> Estimate | None:
+    """Return a method minus SPIRE at the settings that both have, mean over them for each seed.
+
+    Only seeds that have them all: otherwise what differs between settings would be in the interval.
+    """
+    differences: dict[Pair, list[float]] = {}
+    at = at_same_settings(groups, method, chosen_by)
+    for theirs, ours in at.values():
+        scores, reference = theirs.values(metric), ours.values(metric)
+        for pair in scores.keys() & reference.keys():
+            differences.setdefault(pair, []).append(scores[pair] - reference[pair])
+    whole = [own for _, own in sorted(differences.items()) if len(own) == len(at)]
+    return estimate([fmean(own) for own in whole])
+
+
+def setting_differences_table(groups: Sequence[Group], metric: str) -> Table | None:
+    """Return each method minus SPIRE at each of SPIRE's settings, each at its best rate.
+
+    None where SPIRE had one setting, or was alone.
+    """
+    rows: list[tuple[Cell, ...]] = []
+    for task, here in by_task(groups).items():
+        several = {shared(group) for group in here if group.method == REFERENCE}
+        if len(several) < 2:
+            continue
+        found = {
+            method: at_same_settings(here, method, metric)
+            for method in by_method(here)
+            if method != REFERENCE
+        }
+        for place in sorted(several, key=sortable):
+            for method, at in found.items():
+                if place not in at:
+                    continue
+                theirs, ours = at[place]
+                difference = paired(theirs.values(metric), ours.values(metric))
+                if difference is not None:
+                    rows.append((label(task), label(place), method, *compared(difference)))
+    columns = ("task", "setting", "method", *COMPARED)
+    title, text = "Differences setting by setting", BY_SETTING.format(score=SCORES[metric])
+    return made_table("by_setting", title, text, columns, rows)
+
+
+def within_methods_table(groups: Sequence[Group], metric: str) -> Table | None:
+    """Return each setting of a method minus the method's best one; None without two settings.
+
+    Beside the score by which it is the best stands new clients' held-out loss, if any run has it.
+    """
+    rows: list[tuple[Cell, ...]] = []
+    for task, here in by_task(groups).items():
+        for method, own in by_method(here).items():
+            at = gathered(own, lambda group: without(group, OF_ADAPTATION))
+            chosen = {place: best(several, metric) for place, several in at.items()}
+            reference = best(chosen.values(), metric)
+            for place in sorted(chosen, key=sortable) if len(chosen) > 1 else ():
+                group = chosen[place]
+                told = (label(task), method, label(place))
+                rows.append(
+                    (
+                        *told,
+                        *_against(group, reference, metric),
+                        *_against(group, reference, HELDOUT),
+                    )
+                )
+    columns = ("task", "method", "setting", "score", "minus its best", *COMPARED[1:])
+    columns += ("held-out", "held-out minus its best", "held-out pairs", "held-out verdict")
+    title, text = "Settings of a method", WITHIN.format(score=SCORES[metric])
+    return made_table("within_methods", title, text, columns, rows)
+
+
+def _against(group: Group, reference: Group, metric: str) -> tuple[Cell, ...]:
+    """Return a group's score and the cells of its difference from another one's, if it is one."""
+    difference = None
+    if group is not reference:
+        difference = paired(group.values(metric), reference.values(metric))
+    return (group.estimate(metric), *compared(difference))
+
+
+def at_same_settings(
+    groups: Sequence[Group], method: str, chosen_by: str
+) -> dict[Values, tuple[Group, Group]]:
+    """Return a method's best group and SPIRE's at each of SPIRE's settings that both have."""
+    ours = gathered(by_method(groups).get(REFERENCE, []), shared)
+    theirs = by_method(groups).get(method, [])
+    found = {}
+    for place, several in ours.items():
+        if rivals := [group for group in theirs if _is_at(group, place)]:
+            found[place] = best(rivals, chosen_by), best(several, chosen_by)
+    return found
+
+
+def _is_at(group: Group, place: Values) -> bool:
+    """Return whether a group agrees with a setting in all that its method reads."""
+    record, own = METHODS.get(group.method), dict(group.setting)
+    return all(own[key] == value for key, value in place if record is None or reads(record, key))
+
+
+def runs_table(runs: Sequence[TrackedRun]) -> Table:
+    """Return every run that was asked for, also those that the other tables leave out."""
+    rows = [
+        (
+            run.name,
+            run.run_id[:8],
+            run.status,
+            method_of(run),
+            run.params.get("seed", run.tags.get("seed")),
+            run.tags.get("state_fingerprint", "-")[:8],
+            run.tags.get(DIAGNOSIS),
+            run.tags.get("git_revision"),
+            *(None if not is_known(n := run.finals.get(key)) else f"{n:.5g}" for _, key in METRICS),
+        )
+        for run in runs
+    ]
+    columns = ("run", "id", "status", "method", "seed", "state", "diagnosis", "revision")
+    columns += tuple(name for name, _ in METRICS)
+    text = (
+        "State: the head of the fingerprint of all weights at the end; equal ones are equal runs. "
+        "Diagnosis: known failures that the run shows (docs/diagnoses.md). Differences in these "
+        "scores are worked out of them."
+    )
+    return Table("runs", "Runs", text, columns, tuple(rows))

@@ -1,0 +1,129 @@
+"""What a report says in words: which runs it used, how scores were computed, what to beware of."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from pipeline.evaluation.diagnosis import ADVICE, DIAGNOSIS, NONE
+from pipeline.tracking.mlflow_queries import TrackedRun, is_known
+from sweeps.report.differences import REFERENCE
+from sweeps.report.groups import (
+    EXTRACTOR,
+    UNSET,
+    Group,
+    by_method,
+    by_task,
+    method_of,
+    parameters,
+    seed_of,
+)
+
+MAX_NAMED = 6
+
+
+def facts_of(runs: Sequence[TrackedRun], used: Sequence[TrackedRun]) -> dict[str, str]:
+    """Return what the report's numbers come from; `used` of all these runs are in its tables."""
+
+    def told(key: str) -> str:
+        values = (parameters(run).get(key, UNSET) for run in used)
+        return " / ".join(dict.fromkeys(v for v in values if v != UNSET)) or "-"
+
+    keys = ("tau", "local_epochs", "drop_rate", "straggler_rate")
+    said = {key: told(f"federation.{key}") for key in keys}
+    length = [f"{key} {value}" for key, value in said.items() if value not in ("-", "0.0")]
+    facts = {
+        "Runs": runs_sentence(runs, used),
+        "Scores": f"KID in the feature space of {told(EXTRACTOR)}, {told('eval.num_images')} "
+        f"images per client, {told('eval.kid_num_subsets')} subsets of at most "
+        f"{told('eval.kid_subset_size')}",
+        "Sampling": f"{told('diffusion.sampler')}, {told('diffusion.sample_steps')} steps, "
+        f"guidance {told('eval.guidance')}",
+        "Data": f"{told('data.name')} at {told('data.image_size')} pixels, partition "
+        f"{told('partition.name')}",
+        "Federation": f"{told('federation.num_clients')} clients and "
+        f"{told('federation.num_new_clients')} new ones, cohorts of "
+        f"{told('federation.cohort_size')}, {told('federation.num_rounds')} rounds, "
+        + ", ".join(length),
+    }
+    revisions = dict.fromkeys(run.tags.get("git_revision", "unknown") for run in used)
+    return facts | {"Code": f"revision {' / '.join(revisions)}"}
+
+
+def runs_sentence(runs: Sequence[TrackedRun], used: Sequence[TrackedRun]) -> str:
+    """Return how many runs are in the tables, and how many are not and why."""
+    seeds = sorted({seed_of(run) for run in used})
+    methods = len({method_of(run) for run in used})
+    text = f"{len(used)} finished (methods: {methods}; seeds: {_several(seeds)})"
+    out = left_out(runs, used)
+    return text + (f"; left out: {out}" if out else "; none left out")
+
+
+def left_out(runs: Sequence[TrackedRun], used: Sequence[TrackedRun]) -> str:
+    """Return how many of the runs are not among those used, by reason."""
+    ids = {run.run_id for run in used}
+    out = Counter(_why(run) for run in runs if run.run_id not in ids)
+    return ", ".join(f"{num} {why}" for why, num in sorted(out.items()))
+
+
+def _why(run: TrackedRun) -> str:
+    if run.status != "FINISHED":
+        return run.status.lower()
+    return "run again later" if method_of(run) else "that are no experiments"
+
+
+def _several(names: Sequence[object]) -> str:
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(map(str, names[:MAX_NAMED])) + more
+
+
+def notes_of(groups: Sequence[Group], chosen: Sequence[Group], metric: str) -> list[str]:
+    """Return what a reader must know to read the tables right."""
+    notes = ["mean ± half the 95 % interval (Student's t) over n seeds."]
+    if any(len(group.runs) == 1 for group in groups):
+        notes.append("Where n is 1 the value stands alone: nothing is known of its spread.")
+    if len(groups) > len(chosen):
+        notes.append(
+            f"Each method is shown at its own best setting: the lowest mean of {metric} over "
+            "seeds, among its settings with the most seeds. It was chosen on the seeds that are "
+            "shown, which favours methods with more settings."
+        )
+    if len(by_task(groups)) > 1:
+        notes.append("Tasks differ in their data or in how they are measured: compare within one.")
+    if REFERENCE not in by_method(groups):
+        notes.append(f"There is no finished run of {REFERENCE}: no differences against it.")
+    return notes + _uneven_seeds(groups) + _unknown_values(groups) + _diagnoses(groups)
+
+
+def _diagnoses(groups: Sequence[Group]) -> list[str]:
+    """Return a note of each known failure that runs show, with what to try."""
+    shown: dict[str, list[str]] = {}
+    for run in (run for group in groups for run in group.runs):
+        for name in run.tags.get(DIAGNOSIS, NONE).split(","):
+            shown.setdefault(name, []).append(f"{run.name} ({run.run_id[:8]})")
+    return [
+        f"{name}, seen in {_several(runs)}: try {ADVICE[name]}."
+        for name, runs in shown.items()
+        if name in ADVICE
+    ]
+
+
+def _uneven_seeds(groups: Sequence[Group]) -> list[str]:
+    """Return a note of the settings that lack seeds which their method has elsewhere."""
+    notes = []
+    for method, own in by_method(groups).items():
+        seeds = {seed_of(run) for group in own for run in group.runs}
+        short = [group for group in own if len(group.runs) < len(seeds)]
+        if short:
+            notes.append(f"{method}: {len(short)} of {len(own)} settings lack some of its seeds.")
+    return notes
+
+
+def _unknown_values(groups: Sequence[Group]) -> list[str]:
+    """Return a note of the values that are no numbers, which no mean contains."""
+    odd = [
+        f"{run.name} ({run.run_id[:8]}): {key}"
+        for group in groups
+        for run in group.runs
+        for key, value in run.finals.items()
+        if key.startswith(("final/", "best/")) and not is_known(value)
+    ]
+    return [f"Not a number, and in no mean: {_several(odd)}."] if odd else []

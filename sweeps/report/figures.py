@@ -1,0 +1,186 @@
+"""The report's figures: KID over rounds, against settings and against costs; forgetting curves.
+
+Points are means over seeds with the lowest and the highest seed. Only what the runs have is drawn:
+a method without a metric is missing from its figure, and a figure without any line is not made.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from sweeps.report.groups import SCORES, Group, best_groups, by_task, label
+from sweeps.report.seed_plots import LOG_RATIO, Scale, panels_figure, rounds_figure, settings_figure
+from sweeps.report.series import Histories, against_cost, against_setting, curves
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+AXES: dict[str, tuple[str, Scale]] = {
+    "model.d_emb": ("size of the client embedding, d_emb [numbers]", "log2"),
+    "federation.tau": ("steps between two synchronizations, tau [optimizer steps]", "log2"),
+    "federation.local_epochs": ("local epochs between two synchronizations [passes]", "log2"),
+    "adapt.lr": ("learning rate of adaptation", "log10"),
+    "adapt.epochs": ("length of adaptation [epochs]", "log2"),
+}
+
+COSTS = {
+    "params/trainable_new_client": ("parameters that a new client trains", "trained_parameters"),
+    "comm/total_mb": ("sent in pre-training, up and down, all clients [MB]", "sent_bytes"),
+}
+
+KID_ROUNDS = "pretrain/kid/mean"
+
+FORGETTING = {
+    "forgetting/own": ("own: the new client", "KID above its lowest so far"),
+    "forgetting/global": ("global: existing clients", "KID above its start"),
+    "forgetting/replaced": ("replaced: the new client alone", "KID above the population's"),
+}
+
+KID_EPOCHS = "adapt/kid/mean"
+
+OVERFITTING = {
+    "adapt/train_loss": ("on training images", "denoising loss"),
+    "adapt/heldout/mean": ("on held-out images", "denoising loss"),
+    KID_EPOCHS: ("what is drawn", "KID of new clients"),
+}
+
+MAX_LINES = 8
+
+AT_BEST = "each method at its own best setting"
+
+SPREAD = "lines: mean over seeds; shaded or barred: from the lowest to the highest seed"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure, its file's name, and what is said below it."""
+
+    name: str
+    title: str
+    caption: str
+    figure: "Figure"
+
+
+def draw_all(groups: Sequence[Group], metric: str, histories: Histories) -> list[Picture]:
+    """Return all figures of all tasks; `histories` are needed of each method's best setting."""
+    tasks, found = by_task(groups), []
+    for number, (task, here) in enumerate(tasks.items(), 1):
+        pictures = _draw_task(here, metric, histories, label(task))
+        if len(tasks) > 1:
+            pictures = [
+                replace(p, name=f"{p.name}_{number}", title=f"{p.title} ({label(task)})")
+                for p in pictures
+            ]
+        found += pictures
+    return found
+
+
+def _draw_task(
+    groups: Sequence[Group], metric: str, histories: Histories, task: str
+) -> list[Picture]:
+    chosen = best_groups(groups, metric)
+    pictures = [rounds_picture(chosen, histories, task)]
+    pictures += [axis_picture(groups, key, metric, task) for key in _axes(groups)]
+    pictures.append(forgetting_picture(chosen, histories, task))
+    is_alone = len({group.method for group in groups}) == 1 and len(groups) <= MAX_LINES
+    pictures.append(overfitting_picture(groups if is_alone else chosen, histories, task))
+    pictures += [cost_picture(groups, key, metric, task) for key in COSTS]
+    return [picture for picture in pictures if picture is not None]
+
+
+def rounds_picture(groups: Sequence[Group], histories: Histories, task: str) -> Picture | None:
+    """Return KID of the pre-training clients over rounds, one line for each of these groups."""
+    series = curves(groups, KID_ROUNDS, histories)
+    if not series:
+        return None
+    floor = _floor(groups, "final/pretrain_kid_floor")
+    labels = ("round (one synchronization)", "KID, mean over pre-training clients")
+    figure = rounds_figure(series, *labels, task, floor)
+    text = f"KID of the pre-training clients, {AT_BEST}; {SPREAD}. Lower is better."
+    return Picture("kid_rounds", "KID over rounds", text, figure)
+
+
+def forgetting_picture(groups: Sequence[Group], histories: Histories, task: str) -> Picture | None:
+    """Return the forgetting curves in one panel for each kind that any of these groups has."""
+    panels, ylabels = {}, []
+    for key, (text, ylabel) in FORGETTING.items():
+        if series := curves(groups, key, histories):
+            panels[text] = series
+            ylabels.append(ylabel)
+    if not panels:
+        return None
+    figure = panels_figure(panels, "epochs of adaptation", ylabels, task)
+    text = (
+        f"What adapting to a new client costs, {AT_BEST}; {SPREAD}. Own: above 0 is over-fitted. "
+        "Global: above 0 is lost for existing clients. Replaced: lost if only the adapted client "
+        "is kept. Lines at 0 lie on each other."
+    )
+    return Picture("forgetting", "Forgetting during adaptation", text, figure)
+
+
+def overfitting_picture(groups: Sequence[Group], histories: Histories, task: str) -> Picture | None:
+    """Return new clients' losses and KID over the epochs, one line for each of these groups."""
+    panels = {text: curves(groups, key, histories) for key, (text, _) in OVERFITTING.items()}
+    if not all(panels.values()):
+        return None
+    ylabels = [ylabel for _, ylabel in OVERFITTING.values()]
+    figure = panels_figure(panels, "epochs of adaptation", ylabels, task, has_zero=False)
+    text = (
+        f"New clients over their epochs; {SPREAD}. A training loss that falls while the other one "
+        "rises is over-fitting; so is a KID that rises again."
+    )
+    return Picture("overfitting", "Over-fitting during adaptation", text, figure)
+
+
+def axis_picture(groups: Sequence[Group], key: str, metric: str, task: str) -> Picture | None:
+    """Return the final score against one setting; None if no method was run at two places of it."""
+    series = against_setting(groups, key, metric)
+    places = [point[0] for line in series for point in line.points]
+    if max((len(line.points) for line in series), default=0) < 2:
+        return None
+    is_wide = min(places) > 0 and max(places) > LOG_RATIO * min(places)
+    name, scale = AXES.get(key, (key, "log10" if is_wide else "linear"))
+    scale = "linear" if min(places) <= 0 else scale
+    figure = settings_figure(
+        series, name, _ylabel(metric), scale, task, _score_floor(groups, metric)
+    )
+    text = (
+        f"Final score against {key}, each method at its best rate of adaptation; {SPREAD}. A line "
+        "is at the best of a method's other settings, or at the one that it is named by. A dotted "
+        "line continues a method that was run at one place only."
+    )
+    return Picture(f"kid_against_{key.replace('.', '_')}", f"KID against {key}", text, figure)
+
+
+def cost_picture(groups: Sequence[Group], key: str, metric: str, task: str) -> Picture | None:
+    """Return the final score against a cost, such as the bytes sent."""
+    series = against_cost(groups, key, metric)
+    if not series:
+        return None
+    xlabel, name = COSTS[key]
+    floor = _score_floor(groups, metric)
+    figure = settings_figure(series, xlabel, _ylabel(metric), "from 0", task, floor)
+    text = f"Final score against cost; at each cost the best setting; {SPREAD}."
+    return Picture(f"kid_against_{name}", f"KID against {name.replace('_', ' ')}", text, figure)
+
+
+def _axes(groups: Sequence[Group]) -> list[str]:
+    """Return the settings that vary, known ones first."""
+    keys = dict.fromkeys(key for group in groups for key, _ in group.setting)
+    return [key for key in AXES if key in keys] + [key for key in keys if key not in AXES]
+
+
+def _ylabel(metric: str) -> str:
+    return f"{SCORES[metric]}, mean"
+
+
+def _score_floor(groups: Sequence[Group], metric: str) -> float | None:
+    stage = metric.removeprefix("final/").partition("_")[0]
+    return _floor(groups, f"final/{stage}_kid_floor")
+
+
+def _floor(groups: Sequence[Group], key: str) -> float | None:
+    values = [value for group in groups for value in group.values(key).values()]
+    return fmean(values) if values else None

@@ -1,0 +1,235 @@
+"""Finished experiments of a sweep, grouped: by task, method and setting, with the seeds inside.
+
+What varies is found in the runs' own parameters. A parameter of the task (data, partition, how much
+is measured) makes scores that cannot be compared, so each task has tables and figures of its own;
+any other parameter is a setting that a method may choose.
+"""
+
+import math
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import TypeVar
+
+from pipeline.config.equivalence import LATER, reads
+from pipeline.tracking.mlflow_queries import TrackedRun, is_known
+from spire_core.methods import METHODS
+from sweeps.report.stats import Estimate, estimate
+
+UNSET = "None"  # how a setting that is not given is logged
+
+IGNORED = ("seed", "method.name", "resources.", "tracking.", "data.root", "data.path")
+
+IGNORED += ("eval.extractor_weights", "eval.batch_size", "eval.grid_images")
+
+TASK = ("data.", "partition.", "federation.num_clients", "federation.num_new_clients")
+
+TASK += ("adapt.num_images", "eval.num_images", "eval.num_clients", "eval.kid_")
+
+# They stand among a task's parameters, though they are logged as tags.
+EXTRACTOR, IMAGES = "extractor", "images"
+
+RATE = "adapt.lr"
+
+# Settings of a method: they choose its best, and others need not agree.
+OF_ADAPTATION = (RATE, "adapt.tune_epochs")
+
+OWN = ("method.", *OF_ADAPTATION)
+
+NN_GAP = "final/adapt_nn_gap"  # worked out here: each run's distance to training minus test images
+
+NN_GAP_OF = ("final/adapt_nn_train", "final/adapt_nn_test")
+
+TUNED_KID = "final/pretrain_tuned_kid_mean"
+
+OWN_KID = "final/pretrain_own_kid"  # likewise: that of fine-tuned models, where clients have tuned
+
+SCORES = {  # by which a best setting is chosen: the first that any run has
+    "final/adapt_kid_after": "new clients' final KID",
+    "final/pretrain_kid_mean": "pre-training clients' KID after the last round",
+}
+
+Values = tuple[tuple[str, str], ...]  # parameters that vary, with one choice of their values
+
+Pair = tuple[int, str]  # a seed, and the hash of the partition that it gave
+
+Scores = Mapping[Pair, float]
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class Group:
+    """One method at one setting of one task: a run for each seed, in the order of seeds."""
+
+    task: Values
+    method: str
+    setting: Values
+    runs: tuple[TrackedRun, ...]
+
+    def values(self, key: str) -> dict[Pair, float]:
+        """Return a metric's final value by seed, of the runs that have it."""
+        if key == NN_GAP:
+            train, test = (self.values(own) for own in NN_GAP_OF)
+            return {pair: train[pair] - test[pair] for pair in train if pair in test}
+        if key == OWN_KID:
+            return self.values("final/pretrain_kid_mean") | self.values(TUNED_KID)
+        known = [run for run in self.runs if is_known(run.finals.get(key))]
+        return {pair_of(run): run.finals[key] for run in known}
+
+    def estimate(self, key: str) -> Estimate | None:
+        """Return a metric's mean over seeds; None if no run has it."""
+        values = list(self.values(key).values())
+        return estimate(values, missing=len(self.runs) - len(values))
+
+
+def method_of(run: TrackedRun) -> str | None:
+    """Return a run's method; None for a run that is no experiment."""
+    return run.params.get("method.name", run.tags.get("method"))
+
+
+def seed_of(run: TrackedRun) -> int:
+    """Return a run's seed."""
+    return int(run.params.get("seed", run.tags.get("seed", "0")))
+
+
+def pair_of(run: TrackedRun) -> Pair:
+    """Return what two runs have to share to be compared as a pair."""
+    return (seed_of(run), run.tags.get("partition_hash", ""))
+
+
+def parameters(run: TrackedRun) -> dict[str, str]:
+    """Return what may set a run apart: parameters that its method reads, its images and extractor.
+
+    Where an older revision did not log a parameter yet, it stands at what that revision did.
+    """
+    method = METHODS.get(method_of(run) or "")
+    told = {**{key: str(before) for key, before in LATER.items()}, **run.params}
+    told = {
+        key: value
+        for key, value in told.items()
+        if not key.startswith(IGNORED) and (method is None or reads(method, key))
+    }
+    if EXTRACTOR in run.tags:
+        told[EXTRACTOR] = f"{run.tags[EXTRACTOR]} {run.tags.get('extractor_hash', '')[:8]}".strip()
+    if told.get("data.name") == "folder" and "data_hash" in run.tags:  # others' names say all
+        told[IMAGES] = run.tags["data_hash"][:8]
+    return told
+
+
+def varying(runs: Sequence[TrackedRun]) -> list[str]:
+    """Return the parameters that differ over the runs, of each those runs that logged it."""
+    seen: dict[str, set[str]] = {}
+    for run in runs:
+        for key, value in parameters(run).items():
+            seen.setdefault(key, set()).add(value)
+    return sorted(key for key, values in seen.items() if len(values) > 1)
+
+
+def group_runs(runs: Sequence[TrackedRun]) -> list[Group]:
+    """Return experiments in groups; of one that was run twice on the same seed, the later run."""
+    keys = varying(runs)
+    task_keys = [key for key in keys if key.startswith((*TASK, EXTRACTOR, IMAGES))]
+    setting_keys = [key for key in keys if key not in task_keys]
+    found: dict[tuple[Values, str, Values], dict[int, TrackedRun]] = {}
+    for run in sorted(runs, key=lambda run: run.started_ms):
+        place = (_chosen(run, task_keys), method_of(run) or "", _chosen(run, setting_keys))
+        found.setdefault(place, {})[seed_of(run)] = run
+    groups = [Group(*at, tuple(seeds[s] for s in sorted(seeds))) for at, seeds in found.items()]
+    return sorted(groups, key=_order)
+
+
+def _chosen(run: TrackedRun, keys: Iterable[str]) -> Values:
+    told = parameters(run)
+    return tuple((key, told.get(key, UNSET)) for key in keys)
+
+
+def _order(group: Group) -> tuple:
+    return (sortable(group.task), method_order(group.method), sortable(group.setting))
+
+
+def method_order(method: str) -> tuple[int, str]:
+    """Return a method's place among all: that of the records, and unknown ones after them."""
+    known = list(METHODS)
+    return (known.index(method) if method in known else len(known), method)
+
+
+def sortable(values: Values) -> list[tuple[float, str]]:
+    """Return a key by which what is not given comes first, and 8 before 16."""
+    numbers = {text: as_number(text) for _, text in values}
+    return [(-math.inf if (n := numbers[text]) is None else n, text) for _, text in values]
+
+
+def as_number(text: str) -> float | None:
+    """Return a parameter's text as a number; None if it is none."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if is_known(value) else None
+
+
+def label(values: Values) -> str:
+    """Return the choices in words, such as `tau=3, adapt.lr=0.02`, without those not given."""
+    told = [f"{key.removeprefix('federation.')}={value}" for key, value in values if value != UNSET]
+    return ", ".join(told) or ("defaults" if values else "")
+
+
+def without(group: Group, prefixes: tuple[str, ...]) -> Values:
+    """Return a group's settings without those whose names begin with one of the prefixes."""
+    return tuple(choice for choice in group.setting if not choice[0].startswith(prefixes))
+
+
+def shared(group: Group) -> Values:
+    """Return the settings in which other methods can agree with a group."""
+    return without(group, OWN)
+
+
+def choosing_metric(groups: Sequence[Group]) -> str:
+    """Return the metric by which a method's best setting is chosen."""
+    known = (key for key in SCORES if any(group.values(key) for group in groups))
+    return next(known, next(iter(SCORES)))
+
+
+def best(groups: Iterable[Group], metric: str) -> Group:
+    """Return the setting with the lowest mean, out of those that were scored on the most seeds.
+
+    Of equals, the one whose pre-training clients draw best: their fine-tuning leaves new clients'
+    scores as they were.
+    """
+    return min(
+        groups, key=lambda group: (_rank(group.values(metric)), _rank(group.values(OWN_KID)))
+    )
+
+
+def lowest(scored: Iterable[tuple[Group, Scores]]) -> tuple[Group, Scores]:
+    """Return the group with the lowest mean, out of those with the most scores, and its scores."""
+    return min(scored, key=lambda one: _rank(one[1]))
+
+
+def _rank(scores: Scores) -> tuple[int, float]:
+    return (-len(scores), fmean(scores.values()) if scores else math.inf)
+
+
+def best_groups(groups: Sequence[Group], metric: str) -> list[Group]:
+    """Return each method's best setting of each task, in the order of the groups."""
+    rivals = gathered(groups, lambda group: (group.task, group.method))
+    return [best(several, metric) for several in rivals.values()]
+
+
+def by_task(groups: Iterable[Group]) -> dict[Values, list[Group]]:
+    """Return the groups of each task, in their order."""
+    return gathered(groups, lambda group: group.task)
+
+
+def by_method(groups: Iterable[Group]) -> dict[str, list[Group]]:
+    """Return the groups of each method, in their order."""
+    return gathered(groups, lambda group: group.method)
+
+
+def gathered(groups: Iterable[Group], key: Callable[[Group], Key]) -> dict[Key, list[Group]]:
+    """Return the groups by what `key` says of each, in their order."""
+    found: dict[Key, list[Group]] = {}
+    for group in groups:
+        found.setdefault(key(group), []).append(group)
+    return found

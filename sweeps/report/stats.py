@@ -1,0 +1,79 @@
+"""Means over seeds with their 95 % intervals, and differences of pairs: pure functions of numbers.
+
+The interval is Student's: mean +- t s / sqrt(n), with s the standard deviation over n seeds and t
+the 97.5 % quantile at n - 1 degrees of freedom.
+"""
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from statistics import fmean, stdev
+from typing import TypeVar
+
+CONFIDENCE = 0.95
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds; `half_width` of its interval is None where there is one value only."""
+
+    mean: float
+    half_width: float | None
+    num: int
+    low: float  # the lowest and highest of the values
+    high: float
+    missing: int = 0  # seeds that have no such value
+
+
+def estimate(values: Sequence[float], missing: int = 0) -> Estimate | None:
+    """Return the mean of values over seeds and its interval; None without any value."""
+    if not values:
+        return None
+    num, half_width = len(values), None
+    if num > 1:
+        half_width = t_quantile(num - 1) * stdev(values) / math.sqrt(num)
+    return Estimate(fmean(values), half_width, num, min(values), max(values), missing)
+
+
+def paired(theirs: Mapping[Key, float], ours: Mapping[Key, float]) -> Estimate | None:
+    """Return the mean of `theirs` minus `ours` over the keys that both have."""
+    return estimate([theirs[key] - ours[key] for key in theirs if key in ours])
+
+
+def verdict(difference: Estimate) -> str:
+    """Return `lower` or `higher` where the interval excludes zero, else `cannot tell`."""
+    if difference.half_width is None or abs(difference.mean) <= difference.half_width:
+        return "cannot tell"
+    return "lower" if difference.mean < 0 else "higher"
+
+
+@lru_cache
+def t_quantile(freedom: int) -> float:
+    """Return t with P(|T| <= t) = 95 % for Student's T of `freedom` degrees, by bisection."""
+    low, high = 0.0, 1.0
+    while t_probability(high, freedom) < CONFIDENCE:
+        high *= 2
+    while high - low > 1e-12 * high:
+        middle = (low + high) / 2
+        low, high = (low, middle) if t_probability(middle, freedom) > CONFIDENCE else (middle, high)
+    return high
+
+
+def t_probability(t: float, freedom: int) -> float:
+    """Return P(|T| <= t) for Student's T (Abramowitz & Stegun 1964, 26.7.3 and 26.7.4), exactly.
+
+    Their finite sums need no table and no further dependency.
+    """
+    theta = math.atan2(t, math.sqrt(freedom))
+    cos, sin = math.cos(theta), math.sin(theta)
+    is_odd = freedom % 2
+    term, total = (cos, cos) if is_odd else (1.0, 1.0)
+    for k in range(2 + is_odd, freedom - 1, 2):
+        term *= cos * cos * (k - 1) / k
+        total += term
+    if is_odd:
+        return 2 / math.pi * (theta + (sin * total if freedom > 1 else 0.0))
+    return sin * total

@@ -1,0 +1,160 @@
+"""The report's tables of methods and settings: which columns there are, and rows of estimates."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sweeps.report.groups import NN_GAP, TUNED_KID, Group, label
+from sweeps.report.stats import Estimate, verdict
+
+Cell = str | int | Estimate | None
+
+Metric = tuple[str, str]  # a column's title, and the metric in it
+
+PRETRAINING: tuple[Metric, ...] = (
+    ("KID, last round", "final/pretrain_kid_mean"),
+    ("KID, best round", "best/kid_mean"),
+    ("best round", "best/round"),
+    ("KID floor", "final/pretrain_kid_floor"),
+    ("TV", "final/pretrain_tv_mean"),
+    ("held-out", "final/pretrain_heldout_own"),
+    ("held-out, zero", "final/pretrain_heldout_zero"),
+    ("held-out, swapped", "final/pretrain_heldout_swapped"),
+    ("KID, fine-tuned", TUNED_KID),
+    ("TV, fine-tuned", "final/pretrain_tuned_tv_mean"),
+    ("held-out, fine-tuned", "final/pretrain_tuned_heldout_own"),
+)
+
+NEW_CLIENTS: tuple[Metric, ...] = (
+    ("KID before", "final/adapt_kid_before"),
+    ("KID after", "final/adapt_kid_after"),
+    ("after / before", "final/adapt_kid_ratio"),
+    ("KID floor", "final/adapt_kid_floor"),
+    ("TV after", "final/adapt_tv_after"),
+    ("TV floor", "final/adapt_tv_floor"),
+    ("held-out after", "final/adapt_heldout_after"),
+    ("NN train", "final/adapt_nn_train"),
+    ("NN test", "final/adapt_nn_test"),
+    ("NN train - test", NN_GAP),
+)
+
+FORGETTING_AND_COST: tuple[Metric, ...] = (
+    ("own", "final/adapt_forgetting_own"),
+    ("global", "final/adapt_forgetting_global"),
+    ("replaced", "final/adapt_forgetting_replaced"),
+    ("trained parameters", "params/trainable_new_client"),
+    ("seconds per new client", "final/adapt_duration_s"),
+    ("kB up per client and round", "comm/up_kb_per_client_round"),
+    ("MB sent in total", "comm/total_mb"),
+)
+
+OF_EVERY_SETTING = {
+    *("KID, last round", "KID, best round", "KID, fine-tuned"),
+    *("KID before", "KID after", "after / before", "TV after", "held-out after"),
+    *("own", "global", "replaced", "trained parameters", "seconds per new client"),
+}
+
+ALL_SETTINGS = tuple(
+    metric
+    for metric in (*PRETRAINING, *NEW_CLIENTS, *FORGETTING_AND_COST)
+    if metric[0] in OF_EVERY_SETTING
+)
+
+CAPTIONS = {
+    "pretraining": "KID of each client's samples against its own held-out images, mean over "
+    "clients: after the last round, and at the round where it was lowest. Floor: real images "
+    "against real ones. TV: distance between the classes drawn and the client's own mixture. "
+    "Held-out: denoising loss on unseen images; with a zero embedding, and with another "
+    "client's, it is higher where embeddings are used. Fine-tuned: after each client has trained "
+    "the backbone on its own images.",
+    "new_clients": "Before and after adaptation, mean over new clients. Held-out: denoising "
+    "loss on its unseen images. NN: distance of generated images, pixel by pixel, to the nearest "
+    "training image and to the nearest of as many test images, and the first minus the second: "
+    "clearly below zero speaks for memorisation.",
+    "forgetting_and_cost": "KID at the last epoch of adaptation: own = above its lowest so far; "
+    "global = lost for existing clients; replaced = lost if only the adapted client is left. "
+    "Seconds: to fit a new client and to look at it, on one worker. "
+    "Bytes: those of pre-training; the total counts all clients and rounds, up and down.",
+    "settings": "Every method at every setting that was run.",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns by title, and rows of cells; `name` is that of its CSV file."""
+
+    name: str
+    title: str
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+HEAD = ("task", "method", "setting")
+
+COMPARED = ("minus SPIRE", "pairs", "verdict")
+
+
+def made_table(
+    name: str, title: str, caption: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]
+) -> Table | None:
+    """Return a table without the columns that are empty in every row; None without rows."""
+    if not rows:
+        return None
+    shown = [i for i in range(len(columns)) if any(row[i] not in ("", None) for row in rows)]
+    kept = tuple(tuple(row[i] for i in shown) for row in rows)
+    return Table(name, title, caption, tuple(columns[i] for i in shown), kept)
+
+
+def compared(difference: Estimate | None) -> tuple[Cell, Cell, Cell]:
+    """Return the cells of a difference against SPIRE, under the titles of `COMPARED`."""
+    return (difference, difference.num, verdict(difference)) if difference else (None, None, None)
+
+
+def cell_text(cell: Cell) -> str:
+    """Return a cell as people read it: `0.55 ± 0.02`, or `-` for what is not known.
+
+    The value stands alone where there is no interval; `(n=2)` follows where some seeds lack it.
+    """
+    if cell is None:
+        return "-"
+    if not isinstance(cell, Estimate):
+        return str(cell)
+    count = f" (n={cell.num})" if cell.missing else ""
+    if cell.half_width is None or cell.low == cell.high:
+        return plain(cell.mean) + count
+    exponent = int(f"{cell.half_width:e}".partition("e")[2])
+    decimals = min(max(1 - exponent, 0), 6)  # two digits of the interval
+    return f"{cell.mean:.{decimals}f} ± {cell.half_width:.{decimals}f}{count}"
+
+
+def plain(value: float) -> str:
+    """Return a number to four digits, or whole if it is or is large."""
+    is_whole = value == round(value) or abs(value) >= 1000
+    return f"{value:.0f}" if is_whole else f"{value:.4g}"
+
+
+def method_tables(groups: Sequence[Group]) -> list[Table | None]:
+    """Return the three tables of methods, one row for each of these groups."""
+    told = (("pretraining", "Pre-training clients", PRETRAINING),)
+    told += (("new_clients", "New clients", NEW_CLIENTS),)
+    told += (("forgetting_and_cost", "Forgetting and cost", FORGETTING_AND_COST),)
+    return [groups_table(name, title, groups, metrics) for name, title, metrics in told]
+
+
+def settings_table(groups: Sequence[Group]) -> Table | None:
+    """Return every method at every setting that was run."""
+    return groups_table("settings", "All settings", groups, ALL_SETTINGS)
+
+
+def groups_table(
+    name: str, title: str, groups: Sequence[Group], metrics: Sequence[Metric]
+) -> Table | None:
+    """Return a row for each group, with those of the metrics that any group has."""
+    rows = [(*head(g), len(g.runs), *(g.estimate(key) for _, key in metrics)) for g in groups]
+    columns = (*HEAD, "n", *(text for text, _ in metrics))
+    return made_table(name, title, CAPTIONS[name], columns, rows)
+
+
+def head(group: Group) -> tuple[str, str, str]:
+    """Return the cells that say which group a row is about, under the titles of `HEAD`."""
+    return (label(group.task), group.method, label(group.setting))
