@@ -29,7 +29,8 @@ from chaos_desk import Desk, Missed, Server, small_disk
 from chaos_events import EVENTS, FAULT_KINDS, HANG_LIMIT_S, fault_env, plan_fault
 
 from pipeline.config.load import load_config
-from pipeline.tracking.outbox import REFUSED, num_waiting
+from pipeline.runs.layout import REFUSED
+from pipeline.tracking.outbox import num_waiting
 
 NUM_ROUNDS, MAX_COMMANDS, MAX_TRIES = 8, 3, 3
 UNREPEATABLE = ("time/", "memory/", "final/adapt_duration_s")

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from pipeline.data.datasets import store_root
-from pipeline.runs.record import RECORD
+from pipeline.runs.layout import RECORD
 from pipeline.tracking.outbox import read_points
 
 COMMAND_S = 900.0  # for one command, however busy the machine is

@@ -167,7 +167,7 @@ def time_sampling(repeats: int) -> dict[str, Any]:
 
     def one_by_one() -> None:
         for emb in embs:
-            images(client_denoiser(model, emb), 16)
+            images(client_denoiser(model.net, emb), 16)
 
     def together() -> None:
         rows = embs.repeat_interleave(16, dim=0)

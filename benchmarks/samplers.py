@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from pipeline.cli.tables import aligned
+from pipeline.config.equivalence import fingerprint
 from pipeline.config.load import load_config, overridden
 from pipeline.federation.setup import Setting, prepare
 from pipeline.files.revision import git_revision
@@ -140,7 +141,7 @@ def main() -> None:
         "command": " ".join(["python", "benchmarks/samplers.py", *sys.argv[1:]]),
         "commit": git_revision(),
         "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}",
-        "config_fingerprint": saved.config.fingerprint,
+        "config_fingerprint": fingerprint(saved.config),
         "extractor": setting.extractor,
         "num_images": args.images,
         "summary": summary(measured, args.images),

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Self
 
 from pipeline.checkpoint.evaluation_store import rewind_evaluations
 from pipeline.checkpoint.snapshots import (
-    CHECKPOINTS,
     drop_unfinished,
     folder_of,
     kept_rounds,
@@ -19,16 +18,17 @@ from pipeline.checkpoint.snapshots import (
     newest_checkpoint,
     save_checkpoint,
 )
-from pipeline.clients.store import CLIENTS, ClientStore
+from pipeline.clients.store import ClientStore
+from pipeline.config.equivalence import pretrain_fingerprint
 from pipeline.config.schema import Config
+from pipeline.federation.driver import RoundDriver
+from pipeline.runs.layout import CHECKPOINTS, CLIENTS
 from pipeline.runs.server_state import write_state
 from spire_core.errors import SpireError
 from spire_core.federated.server import ServerState
 
 if TYPE_CHECKING:
     from pipeline.checkpoint.remote import Mirror
-    from pipeline.cluster.driver_actor import RemoteDriver
-    from pipeline.federation.driver import Driver
 
 
 RECORDED = ("pretrain/", "time/", "comm/", "memory/")  # names of what rounds and evaluations log
@@ -42,7 +42,7 @@ def go_back(run_dir: Path, config: Config) -> ServerState | None:
     None means the state before the first round, from which the same result comes, only later.
     """
     there = kept_rounds(run_dir)
-    state = newest_checkpoint(run_dir, config.pretrain_fingerprint)
+    state = newest_checkpoint(run_dir, pretrain_fingerprint(config))
     done = 0 if state is None else state.round_idx
     if there and state is None:
         _log.warning("no checkpoint in %s can be used: round 0 is next", run_dir / CHECKPOINTS)
@@ -67,7 +67,7 @@ class Checkpointer:
     """Takes a run's checkpoints while the next rounds are on their way, one after the other.
 
     The server's state is in a file before the next round begins. The rest waits, a second at most,
-    until a core is free (`RemoteDriver.save_state`). Two at most are on their way: a third waits
+    until a core is free (`RoundDriver.save_state`). Two at most are on their way: a third waits
     for the first. `mirror` takes them to a storage.
     """
 
@@ -75,14 +75,14 @@ class Checkpointer:
         self.run_dir, self.config, self.mirror = run_dir, config, mirror
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: dict[int, Future[None]] = {}  # by rounds done, oldest first
-        self._driver: Driver | RemoteDriver | None = None
+        self._driver: RoundDriver | None = None
 
     @property
     def kept_rounds(self) -> tuple[int, ...]:
         """After how many rounds checkpoints were taken, of which clients keep their states."""
         return tuple(sorted({*kept_rounds(self.run_dir), *self._pending}))
 
-    def take(self, driver: "Driver | RemoteDriver", num_rounds_done: int) -> None:
+    def take(self, driver: RoundDriver, num_rounds_done: int) -> None:
         """Begin a checkpoint of what a driver holds now, unless there is one of that round.
 
         Raises what became of those before, such as RunError without room for one.
@@ -102,7 +102,7 @@ class Checkpointer:
             self._pending[num_rounds_done] = saved
 
     def _save(self, num_rounds_done: int, written: Callable[[], int]) -> None:
-        keep, fingerprint = self.config.tracking.keep_checkpoints, self.config.pretrain_fingerprint
+        keep, fingerprint = self.config.tracking.keep_checkpoints, pretrain_fingerprint(self.config)
         pinned = () if self.mirror is None else self.mirror.pinned_rounds
         save_checkpoint(self.run_dir, num_rounds_done, written, fingerprint, keep, pinned)
         if self.mirror is not None:
@@ -117,7 +117,7 @@ class Checkpointer:
     def wait(self) -> None:
         """Wait until the last checkpoint is whole; raises what `take` does."""
         if self._driver is not None:
-            self._driver.hurry()
+            self._driver.flush()
         self._wait_for_all_but(0)
 
     def __enter__(self) -> Self:

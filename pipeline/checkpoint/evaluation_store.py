@@ -20,10 +20,9 @@ from pipeline.evaluation.scores import Evaluation
 from pipeline.federation.messages import Drawn, Losses
 from pipeline.files.atomic import write_whole
 from pipeline.files.damage import GO_BACK, DamagedError, reading
+from pipeline.runs.layout import EVALUATIONS
 from spire_core.evaluation.kid import KidScore
 from spire_core.network.flat_model import tensors_hash
-
-EVALUATIONS = "evaluations"
 
 
 def save_evaluation(run_dir: Path, evaluation: Evaluation) -> None:

@@ -17,21 +17,22 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from pipeline.checkpoint.evaluation_store import EVALUATIONS
-from pipeline.checkpoint.snapshots import (
-    CHECKPOINTS,
-    MANIFEST,
-    folder_of,
-    kept_rounds,
-    read_manifest,
-)
-from pipeline.clients.store import CLIENTS
+from pipeline.checkpoint.snapshots import folder_of, kept_rounds, read_manifest
 from pipeline.config.tracking import TrackingConfig, tracking_root
 from pipeline.files.atomic import room_for
 from pipeline.files.masking import mask
-from pipeline.runs.folder import START
-from pipeline.runs.record import RECORD
-from pipeline.tracking.outbox import ARTIFACTS, DONE, OUTBOX, REFUSED
+from pipeline.runs.layout import (
+    ARTIFACTS,
+    CHECKPOINTS,
+    CLIENTS,
+    DONE,
+    EVALUATIONS,
+    MANIFEST,
+    OUTBOX,
+    RECORD,
+    REFUSED,
+    START,
+)
 from spire_core.errors import ConfigError, RunError
 
 if TYPE_CHECKING:

@@ -25,14 +25,13 @@ from pipeline.checkpoint.evaluation_store import (
     evaluation_faults,
     evaluation_path,
 )
-from pipeline.clients.store import CLIENTS, ClientStore
+from pipeline.clients.store import ClientStore
 from pipeline.files.atomic import room_for, sync, write_whole
 from pipeline.files.damage import DAMAGE, unreadable
+from pipeline.runs.layout import CHECKPOINTS, CLIENTS, MANIFEST, STATE
 from pipeline.runs.server_state import file_sha256, read_state
 from spire_core.errors import RunError
 from spire_core.federated.server import ServerState
-
-CHECKPOINTS, STATE, MANIFEST = "checkpoints", "server.safetensors", "manifest.json"
 
 SPARE = ".spare.part"
 

@@ -47,10 +47,11 @@ def sample(args: argparse.Namespace) -> Answer:
 
     from pipeline.cli.command import writable_png
     from pipeline.figures.image_grids import image_grid
+    from pipeline.runs.layout import SAMPLES
 
     saved.client_state(args.client)  # a client that cannot be drawn leaves no empty folder
     who = "population" if args.client is None else f"client_{args.client}"
-    png = writable_png(args.out or saved.folder.parent / "samples" / f"{who}_seed{args.seed}.png")
+    png = writable_png(args.out or saved.folder.parent / SAMPLES / f"{who}_seed{args.seed}.png")
     guidance = saved.config.eval.guidance if args.guidance is None else args.guidance
     images = saved.draw(args.client, args.num, args.seed, guidance)
     npz = png.with_suffix(".npz")
@@ -80,6 +81,7 @@ def _add_saved_run(parser: argparse.ArgumentParser, settings: str, client: str) 
 
 
 def add_adapt(verbs: Any) -> None:
+    """Add the verb `adapt`."""
     parser = add_verb(verbs, "adapt", adapt, "fit a client that arrives after a run has ended")
     text = "an id that is free (the next one unless given)"
     _add_saved_run(parser, "adapt.*, tracking.* and data.root", text)
@@ -92,6 +94,7 @@ def add_adapt(verbs: Any) -> None:
 
 
 def add_sample(verbs: Any) -> None:
+    """Add the verb `sample`."""
     parser = add_verb(verbs, "sample", sample, "draw images as a client, or as the population")
     text = (
         "whom to draw as (the population unless given); new clients have the ids after the others"

@@ -43,6 +43,7 @@ def data_show(args: argparse.Namespace) -> Answer:
 
 
 def add_data(verbs: Any) -> None:
+    """Add the verbs `data fetch` and `data show`."""
     text = "get a data set, or show who holds which images"
     data = verbs.add_parser("data", help=text, description=f"{text.capitalize()}.")
     data_verbs = data.add_subparsers(dest="data_verb", metavar="VERB", required=True)

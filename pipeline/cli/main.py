@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pipeline.cli.clients import add_adapt, add_sample
 from pipeline.cli.command import AddVerb, run_command
 from pipeline.cli.data import add_data
-from pipeline.cli.doctor_verb import add_doctor
+from pipeline.cli.doctor import add_doctor
 from pipeline.cli.run import add_resume, add_run
 from pipeline.cli.sync import add_sync
 from pipeline.cli.theory import add_theory

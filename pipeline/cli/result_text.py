@@ -4,14 +4,13 @@ from collections.abc import Sequence
 
 from pipeline.cli.setup_text import trained_text
 from pipeline.cli.tables import aligned, change, number
-from pipeline.clients.profiler import FOLDER, TABLE
 from pipeline.config.tracking import ui_command
 from pipeline.evaluation.diagnosis import Diagnosis
 from pipeline.evaluation.scores import Evaluation
-from pipeline.experiment.profiling import trace_path
 from pipeline.results.files import grid_path
 from pipeline.results.metrics import new_client_row, params_counts
 from pipeline.results.result import Result
+from pipeline.runs.layout import PROFILE, PROFILE_TABLE, trace_path
 
 
 def result_table(result: Result) -> str:
@@ -93,7 +92,7 @@ def _where(result: Result) -> str:
     if tracking.enabled:
         lines.append(f"compare     {ui_command(tracking)}")
     if (trace := trace_path(result.run_dir)) is not None:
-        table = result.run_dir / FOLDER / TABLE
+        table = result.run_dir / PROFILE / PROFILE_TABLE
         how = "open it at https://ui.perfetto.dev or in chrome://tracing"
         lines.append(f"profile     {trace}: {how}; the operators that took longest are in {table}")
     return "\n".join(lines)

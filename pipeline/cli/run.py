@@ -104,6 +104,7 @@ def _finished(result: "Result", preset: str | None) -> Answer:
 
 
 def add_run(verbs: Any) -> None:
+    """Add the verb `run`."""
     parser = add_verb(verbs, "run", run, "run one experiment end to end")
     add_preset(parser)
     parser.add_argument(
@@ -115,6 +116,7 @@ def add_run(verbs: Any) -> None:
 
 
 def add_resume(verbs: Any) -> None:
+    """Add the verb `resume`."""
     parser = add_verb(verbs, "resume", resume, "go on with an interrupted run")
     text = "a run's id, name or folder, or last; or its copy, as <tracking.storage>/<run id>"
     parser.add_argument("run", metavar="RUN", help=text)

@@ -9,6 +9,7 @@ import yaml
 
 from pipeline.cli.tables import aligned
 from pipeline.cluster.actor_plan import ActorPlan
+from pipeline.config.equivalence import fingerprint
 from pipeline.federation.setup import Setting
 from pipeline.results.metrics import params_counts
 from spire_core.partition.split import Partition
@@ -87,7 +88,7 @@ def setting_json(setting: Setting, preset: str, plan: ActorPlan | None) -> dict[
     return {
         "preset": preset,
         "config": json.loads(json.dumps(config.as_dict())),  # lists for tuples, as YAML wants them
-        "config_fingerprint": config.fingerprint,
+        "config_fingerprint": fingerprint(config),
         "partition": partition_json(setting.partition, data.labels, data.class_names),
         "extractor": setting.extractor,
         "params_total": total,

@@ -10,6 +10,7 @@ from torch import Tensor
 from pipeline.clients.process import keep_freed_memory, prepare_torch
 from pipeline.clients.store import ClientStore
 from pipeline.federation.messages import WorkerSetup
+from pipeline.runs.layout import CLIENTS
 from spire_core.diffusion.process import make_schedule
 from spire_core.evaluation.extractors import Extractor, make_extractor
 from spire_core.federated.private_state import PrivateState, new_private_state
@@ -30,7 +31,7 @@ class WorkerBase:
         self.schedule = make_schedule(config.diffusion.schedule, config.diffusion.num_timesteps).to(
             self.device
         )
-        self.store = ClientStore(setup.folder / "clients")
+        self.store = ClientStore(setup.folder / CLIENTS)
         self.model = self._new_model()
         self._extractor: Extractor | None = None
 

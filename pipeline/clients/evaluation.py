@@ -38,7 +38,7 @@ class EvaluationTasks(WorkerBase):
         """Return images (n, C, H, W) drawn as a client with whatever the model holds."""
         config = self.config
         return draw(
-            client_denoiser(model, emb, config.eval.guidance, reference),
+            client_denoiser(model.net, emb, config.eval.guidance, reference and reference.net),
             config.diffusion,
             self.schedule,
             self.images.shape[1:],  # type: ignore[arg-type]
@@ -64,7 +64,7 @@ class EvaluationTasks(WorkerBase):
         """Return for each client what `_images` returns, drawn as one batch."""
         config, rows = self.config, torch.stack(list(embs)).to(self.device)
         return draw_together(
-            lambda who: client_denoiser(self.model, rows[who], config.eval.guidance),
+            lambda who: client_denoiser(self.model.net, rows[who], config.eval.guidance),
             config.diffusion,
             self.schedule,
             self.images.shape[1:],  # type: ignore[arg-type]

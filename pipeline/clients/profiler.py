@@ -7,8 +7,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from pipeline.files.atomic import room_for
-
-FOLDER, TABLE, SUFFIX = "profile", "operators.txt", ".pt.trace.json.gz"
+from pipeline.runs.layout import PROFILE_TABLE, TRACE_SUFFIX
 
 NUM_ROUNDS, NUM_OPERATORS = 3, 25
 
@@ -29,8 +28,8 @@ def save_profile(watching: profile, device: torch.device, folder: Path, name: st
     watching.stop()
     with room_for(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        watching.export_chrome_trace(str(folder / f"{name}{SUFFIX}"))
+        watching.export_chrome_trace(str(folder / f"{name}{TRACE_SUFFIX}"))
         order = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
         found = watching.key_averages()
         table = found.table(sort_by=order, row_limit=NUM_OPERATORS, max_name_column_width=60)
-        (folder / TABLE).write_text(f"{name}, sorted by {order}\n{table}")
+        (folder / PROFILE_TABLE).write_text(f"{name}, sorted by {order}\n{table}")

@@ -19,7 +19,6 @@ from spire_core.network.flat_model import tensors_hash
 
 KEPT_VERSIONS = 2
 
-CLIENTS = "clients"  # the folder of a run
 
 SUFFIX = ".safetensors"
 

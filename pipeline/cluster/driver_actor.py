@@ -12,6 +12,7 @@ import ray
 from pipeline.cluster.session import answer_of
 from pipeline.federation.driver import Driver, Rounds, RoundStats
 from pipeline.federation.pool import ClientPool
+from pipeline.runs.server_state import write_state
 from spire_core.errors import ClusterError
 from spire_core.federated.messages import ClientUpdate, RoundPlan
 from spire_core.federated.server import ServerState
@@ -39,7 +40,7 @@ class DriverActor(Driver):
     def write_state(self, path: Path) -> int:
         """Write what the server holds, which takes less than to hand it to another process."""
         self.has_answers.clear()
-        return self.save_state(path)()
+        return write_state(path, self.state)
 
     @ray.method(concurrency_group="beside")
     def last_beside(self) -> tuple[ServerState, RoundStats | None]:
@@ -91,7 +92,7 @@ class RemoteDriver:
 
         return written
 
-    def hurry(self) -> None:
+    def flush(self) -> None:
         self.actor.wait_no_longer.remote()
 
     def last(self) -> tuple[ServerState, RoundStats | None]:

@@ -1,9 +1,11 @@
 """Settings of the images (`data.*`)."""
 
+import difflib
 from dataclasses import dataclass
 
-from pipeline.data.catalog import dataset_spec
 from spire_core.errors import ConfigError
+
+DATASETS = ("mnist", "fashion_mnist", "cifar10")
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         if self.name != "folder":
-            dataset_spec(self.name)
+            check_dataset(self.name)
         elif not self.path or self.image_size is None:
             raise ConfigError(
                 "data.name=folder expects data.path (a folder with one subfolder of images per "
@@ -32,3 +34,12 @@ class DataConfig:
             )
         if self.image_size is not None and self.image_size < 1:
             raise ConfigError(f"expected data.image_size of at least 1, got {self.image_size}")
+
+
+def check_dataset(name: str) -> None:
+    """Raise ConfigError unless a data set of this name is known."""
+    if name not in DATASETS:
+        known = [*DATASETS, "folder"]
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f": did you mean {close[0]}?" if close else ""
+        raise ConfigError(f"expected a data set out of {', '.join(known)}, got {name!r}{hint}")

@@ -3,16 +3,13 @@
 import dataclasses
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from pipeline.config.schema import Config
 from spire_core.config.adapt import can_adapt_together
 from spire_core.config.client import choose_engine
 from spire_core.config.model import num_norm_groups
 from spire_core.methods import Method
-
-if TYPE_CHECKING:
-    from pipeline.config.schema import Config
-
 
 OF_EMBEDDINGS = ("model.d_emb", "client.emb_lr", "client.emb_proj_lr_factor")
 
@@ -39,7 +36,7 @@ LATER = {  # settings that came when there were runs already, and what those had
 }
 
 
-def canonical(config: "Config") -> "Config":
+def canonical(config: Config) -> Config:
     """Return the configuration with every setting at its default that its method never reads.
 
     Two configurations with the same canonical form give the same result.
@@ -112,12 +109,12 @@ def _reset(group: Any, *names: str) -> Any:
     return dataclasses.replace(group, **{name: getattr(fresh, name) for name in names})
 
 
-def fingerprint(config: "Config") -> str:
+def fingerprint(config: Config) -> str:
     """Return the SHA-256 of all that determines the result: not where it runs or is stored."""
     return _digest(_determining(config))
 
 
-def pretrain_fingerprint(config: "Config") -> str:
+def pretrain_fingerprint(config: Config) -> str:
     """Return the SHA-256 of all that determines the pre-training: adaptation is left out.
 
     Methods that differ only in what a new client trains have it in common.
@@ -128,7 +125,7 @@ def pretrain_fingerprint(config: "Config") -> str:
     return _digest(told)
 
 
-def _determining(config: "Config") -> dict[str, Any]:
+def _determining(config: Config) -> dict[str, Any]:
     told = {
         group: {name: value for name, value in values.items() if determines(f"{group}.{name}")}
         if isinstance(values, dict)

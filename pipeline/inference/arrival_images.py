@@ -1,4 +1,7 @@
-"""The images of a client that arrives: from a data set's test split, which no run trains on, or a folder."""
+"""The images of a client that arrives: from a folder or a data set's test split.
+
+No run trains on a test split.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path

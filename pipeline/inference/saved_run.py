@@ -17,6 +17,7 @@ from torch import Tensor
 from pipeline.config.ranges import MAX_IMAGE_SIZE
 from pipeline.config.schema import Config, config_from_dict
 from pipeline.files.damage import read_object, reading
+from pipeline.runs.layout import CLIENTS, MODEL
 from pipeline.runs.model_files import CLIENT_FILE, client_path
 from spire_core.diffusion.generation import client_denoiser, draw
 from spire_core.diffusion.process import make_schedule
@@ -74,7 +75,7 @@ class SavedRun:
 
         RunError if it is not complete, or if its backbone is not that of its configuration.
         """
-        folder = Path(path) / "model" if (Path(path) / "model").is_dir() else Path(path)
+        folder = Path(path) / MODEL if (Path(path) / MODEL).is_dir() else Path(path)
         path = folder / "config.json"
         with reading("a finished run", path, "wait for the run to end or name another"):
             stored = read_object(path)
@@ -91,7 +92,7 @@ class SavedRun:
     @property
     def client_ids(self) -> list[int]:
         """Clients whose own parts are stored here; with an impersonal method, none."""
-        found = [CLIENT_FILE.fullmatch(p.name) for p in (self.folder / "clients").glob("*")]
+        found = [CLIENT_FILE.fullmatch(p.name) for p in (self.folder / CLIENTS).glob("*")]
         return sorted(int(m.group(1)) for m in found if m)
 
     def client_state(self, client_id: int | None) -> PrivateState:
@@ -126,7 +127,7 @@ class SavedRun:
         self.model.net.eval()
         diffusion = self.config.diffusion
         images = draw(
-            client_denoiser(self.model, emb, guidance, reference),
+            client_denoiser(self.model.net, emb, guidance, reference and reference.net),
             diffusion,
             make_schedule(diffusion.schedule, diffusion.num_timesteps),
             self.image_shape,

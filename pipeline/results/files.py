@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pipeline.config.equivalence import fingerprint
 from pipeline.config.tracking import ui_command
-from pipeline.experiment.profiling import trace_path
 from pipeline.figures.image_grids import image_grid
 from pipeline.files.atomic import room_for
 from pipeline.results.metrics import params_counts
 from pipeline.results.recorded_figures import client_rows
 from pipeline.results.result import Result
 from pipeline.runs.folder import save_result
+from pipeline.runs.layout import GRID, MODEL, trace_path
 
 GRID_CLIENTS, GRID_COLUMNS = 4, 16
 
@@ -28,7 +29,7 @@ def write_result(result: Result, preset: str | None) -> None:
 
 def grid_path(result: Result) -> Path:
     """Return where `save_grid` writes."""
-    return result.run_dir / "samples.png"
+    return result.run_dir / GRID
 
 
 def save_grid(result: Result) -> Path:
@@ -64,12 +65,12 @@ def result_json(result: Result, preset: str | None) -> dict[str, Any]:
         "diagnoses": [diagnosis.as_dict() for diagnosis in result.diagnoses],
         "params_total": total,
         "params_trainable_new_client": trained,
-        "config_fingerprint": config.fingerprint,
+        "config_fingerprint": fingerprint(config),
         "state_fingerprint": result.state_fingerprint,
         "partition_hash": result.setting.partition.hash,
         "artifacts": {
             "run_dir": str(result.run_dir),
-            "model": str(result.run_dir / "model"),
+            "model": str(result.run_dir / MODEL),
             "samples": str(grid_path(result)),
             **({"profile": str(trace)} if trace else {}),
         },

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.clients.profiler import FOLDER as PROFILE
 from pipeline.config.build import flattened
+from pipeline.config.equivalence import fingerprint
 from pipeline.evaluation.diagnosis import DIAGNOSIS, NONE, Diagnosis, own_is_best
 from pipeline.evaluation.scores import Evaluation, RealData
 from pipeline.figures import image_grids
@@ -19,6 +19,7 @@ from pipeline.figures import plots as figures
 from pipeline.files.revision import git_revision
 from pipeline.results.metrics import adaptation_metrics, new_clients_table, summary_metrics
 from pipeline.results.recorded_figures import draw_cross_losses, log_adaptation_figures
+from pipeline.runs.layout import MODEL, PROFILE
 from pipeline.tracking.tracker import Tracker
 from spire_core.evaluation.extractors import make_extractor
 
@@ -49,7 +50,7 @@ def run_tags(setting: "Setting", preset: str | None) -> dict[str, str]:
         "preset": preset or "none",
         "seed": str(config.seed),
         "partition_hash": setting.partition.hash,
-        "config_fingerprint": config.fingerprint,
+        "config_fingerprint": fingerprint(config),
         "extractor": extractor.name,
         "extractor_hash": extractor.weights_hash,
         "git_revision": git_revision() or "unknown",
@@ -143,4 +144,4 @@ def log_summary(tracker: Tracker, result: "Result") -> None:
     tracker.log_metrics(result.metrics, step=result.setting.config.federation.num_rounds)
     tracker.log_tags({"state_fingerprint": result.state_fingerprint})
     shape = result.setting.images.shape[1:]
-    tracker.log_model(result.run_dir / "model", shape, result.setting.config.eval.guidance)
+    tracker.log_model(result.run_dir / MODEL, shape, result.setting.config.eval.guidance)

@@ -17,10 +17,9 @@ from pipeline.files.atomic import try_lock
 from pipeline.files.damage import read_object, reading
 from pipeline.files.json_files import write_json
 from pipeline.files.masking import mask
+from pipeline.runs.layout import LOCK, RESULT
 from pipeline.runs.record import read_record
 from spire_core.errors import RunError
-
-START, RESULT, LOCK = "config.json", "result.json", "run.lock"
 
 _log = logging.getLogger(__name__)
 

@@ -15,9 +15,8 @@ from pipeline.config.tracking import TrackingConfig, tracking_root
 from pipeline.files.damage import read_object, reading
 from pipeline.files.masking import mask
 from pipeline.files.paths import expanded
+from pipeline.runs.layout import RECORD
 from spire_core.errors import ConfigError, RunError
-
-RECORD = "tracking.json"
 
 RECORD_TYPES = {"run_id": str, "run_name": str, "started_ms": int}
 

@@ -5,12 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.config.data import DataConfig
+from pipeline.config.equivalence import fingerprint
 from pipeline.config.load import overridden
 from pipeline.config.schema import Config, config_from_dict
 from pipeline.files.damage import read_object, reading
 from pipeline.files.json_files import write_json
 from pipeline.files.paths import lasting
-from pipeline.runs.folder import START, storable
+from pipeline.runs.folder import storable
+from pipeline.runs.layout import START
 from pipeline.runs.record import stored_uri
 from spire_core.errors import ConfigError, RunError
 
@@ -71,7 +73,7 @@ def load_start(
         config, preset = config_from_dict(stored["config"]), stored["preset"]
         uri = uri or stored_uri(run_dir)
     began, config = config, overridden(config, overrides)
-    if config.fingerprint != began.fingerprint:
+    if fingerprint(config) != fingerprint(began):
         raise ConfigError(
             f"expected federation.client_timeout_s={began.federation.client_timeout_s}, with which "
             "the run began, since it decides whom federation.on_client_error=drop leaves out, got "

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.runs.layout import ARTIFACTS
 from pipeline.tracking.artifacts import preview_name
 from pipeline.tracking.mlflow_model import log_model
-from pipeline.tracking.outbox import ARTIFACTS, Entry
+from pipeline.tracking.outbox import Entry
 from pipeline.tracking.relay import MAX_METRICS, Refusal
 
 if TYPE_CHECKING:

@@ -19,10 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.files.atomic import room_for
-
-OUTBOX, DONE, REFUSED = "outbox.jsonl", "outbox.done", "outbox.refused.jsonl"
-
-ARTIFACTS = "artifacts"
+from pipeline.runs.layout import DONE, OUTBOX, REFUSED
 
 ENDED = ("FINISHED", "FAILED", "KILLED")
 

@@ -15,19 +15,11 @@ from typing import Protocol
 
 from pipeline.files.atomic import try_lock
 from pipeline.files.masking import mask
-from pipeline.tracking.outbox import (
-    REFUSED,
-    Entry,
-    lines,
-    num_waiting,
-    parsed,
-    read_done,
-    write_done,
-)
+from pipeline.runs.layout import OUTBOX_LOCK, REFUSED
+from pipeline.tracking.outbox import Entry, lines, num_waiting, parsed, read_done, write_done
 
 _log = logging.getLogger(__name__)
 
-LOCK = "outbox.lock"
 
 MAX_METRICS = 1000  # sent together; MLflow's limit
 
@@ -125,7 +117,7 @@ def reason_of(error: Exception) -> str:
 @contextlib.contextmanager
 def sole_courier(run_dir: Path) -> Iterator[bool]:
     """Yield whether this process is now the one that delivers."""
-    with (run_dir / LOCK).open("w") as file:
+    with (run_dir / OUTBOX_LOCK).open("w") as file:
         yield try_lock(file)
 
 

@@ -16,7 +16,8 @@ from typing import Any, Literal, Self
 
 from pipeline.config.tracking import TrackingConfig, tracking_root, tracking_uri
 from pipeline.files.masking import mask
-from pipeline.runs.record import RECORD, Kind, make_run_dir, make_runs_folder, read_record
+from pipeline.runs.layout import RECORD
+from pipeline.runs.record import Kind, make_run_dir, make_runs_folder, read_record
 from pipeline.tracking.mlflow_session import check_run, experiment_id, first_contact, stage_of
 from pipeline.tracking.mlflow_sink import MlflowStore
 from pipeline.tracking.outbox import ENDED, Outbox, num_waiting

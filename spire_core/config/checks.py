@@ -12,5 +12,6 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def require(is_met: bool, expected: str, got: object, advice: str) -> None:
+    """Raise ConfigError unless a condition is met."""
     if not is_met:
         raise ConfigError(f"expected {expected}, got {got}: {advice}")

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from spire_core.config.checks import require
-from spire_core.partition.schemes import SCHEMES
 
 INDEPENDENT = "independent"
+SCHEME_NAMES = ("iid", "dirichlet", "inner_dirichlet", "pathological", "shard", INDEPENDENT)
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,8 @@ class PartitionConfig:
     test_fraction: float = 0.25  # of each client's images
 
     def __post_init__(self) -> None:
-        known = (*SCHEMES, INDEPENDENT)
-        expected = f"partition.name among {', '.join(known)}"
-        require(self.name in known, expected, self.name, "choose one")
+        expected = f"partition.name among {', '.join(SCHEME_NAMES)}"
+        require(self.name in SCHEME_NAMES, expected, self.name, "choose one")
         is_sized = self.name != INDEPENDENT or self.client_size is not None
         expected = f"partition.client_size with {INDEPENDENT}"
         require(is_sized, expected, self.client_size, "name a number of images, 64, say")

@@ -10,19 +10,18 @@ import torch
 from torch import Tensor
 
 from spire_core.config.diffusion import DiffusionConfig
-from spire_core.diffusion.process import NoiseSchedule
+from spire_core.diffusion.process import Denoiser, NoiseSchedule
 from spire_core.diffusion.samplers import sample
-from spire_core.network.flat_model import FlatModel
 
-Denoise = Callable[[Tensor, Tensor], Tensor]
+Network = Callable[..., Tensor]  # (xt, t) or (xt, t, client_emb) -> the prediction
 
 
 def client_denoiser(
-    model: FlatModel,
+    net: Network,
     client_emb: Tensor | None,
     guidance: float = 1.0,
-    reference: FlatModel | None = None,
-) -> Denoise:
+    reference: Network | None = None,
+) -> Denoiser:
     """Return the network's prediction as one client, guided away from the impersonal one.
 
     out = ref + guidance (own - ref), Ho & Salimans 2022 eq. 6 with guidance = 1 + w. `ref` is the
@@ -32,10 +31,10 @@ def client_denoiser(
 
     def own(xt: Tensor, t: Tensor) -> Tensor:
         emb = None if client_emb is None else client_emb.expand(xt.shape[0], -1)
-        return model.net(xt, t, emb)
+        return net(xt, t, emb)
 
     def guided(xt: Tensor, t: Tensor) -> Tensor:
-        ref = (reference or model).net(xt, t)
+        ref = (reference or net)(xt, t)
         return ref + guidance * (own(xt, t) - ref)
 
     has_reference = client_emb is not None or reference is not None
@@ -44,7 +43,7 @@ def client_denoiser(
 
 @torch.inference_mode()
 def draw(
-    denoise: Denoise,
+    denoise: Denoiser,
     diffusion: DiffusionConfig,
     schedule: NoiseSchedule,
     shape: tuple[int, int, int],
@@ -59,7 +58,7 @@ def draw(
 
 @torch.inference_mode()
 def draw_together(
-    denoise_as: Callable[[Tensor], Denoise],
+    denoise_as: Callable[[Tensor], Denoiser],
     diffusion: DiffusionConfig,
     schedule: NoiseSchedule,
     shape: tuple[int, int, int],

@@ -5,22 +5,17 @@ images drawn without regard to the others. Shapes: N images with labels (N,), K 
 (old and new together).
 """
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
+from spire_core.config.partition import PartitionConfig
 from spire_core.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    from spire_core.config.partition import PartitionConfig
-
 
 Held = list[np.ndarray]  # per client the indices of its images
 
 Rng = np.random.Generator
 
 
-def _sizes(num_images: int, config: "PartitionConfig", num: int) -> list[int]:
+def _sizes(num_images: int, config: PartitionConfig, num: int) -> list[int]:
     size = config.client_size
     if size is None:
         return [len(part) for part in np.array_split(np.empty(num_images), num)]
@@ -32,7 +27,7 @@ def _sizes(num_images: int, config: "PartitionConfig", num: int) -> list[int]:
     return [size] * num
 
 
-def _iid(labels: np.ndarray, config: "PartitionConfig", num: int, rng: Rng) -> Held:
+def _iid(labels: np.ndarray, config: PartitionConfig, num: int, rng: Rng) -> Held:
     """Deal all images out at random, in equal parts."""
     bounds = np.cumsum(_sizes(len(labels), config, num))
     return np.split(rng.permutation(len(labels)), bounds)[:num]
@@ -48,7 +43,7 @@ def _pools(labels: np.ndarray, rng: Rng) -> Held:
     return [rng.permutation(pool) for pool in of_each_class(labels)]
 
 
-def _dirichlet(labels: np.ndarray, config: "PartitionConfig", num: int, rng: Rng) -> Held:
+def _dirichlet(labels: np.ndarray, config: PartitionConfig, num: int, rng: Rng) -> Held:
     """Cut each class by shares drawn from Dirichlet(alpha) over the clients (Yurochkin et al. 2019,
     as in Flower with `self_balancing=False`)."""
     parts = []
@@ -59,7 +54,7 @@ def _dirichlet(labels: np.ndarray, config: "PartitionConfig", num: int, rng: Rng
     return [np.concatenate(of_client) for of_client in zip(*parts, strict=True)]
 
 
-def _inner_dirichlet(labels: np.ndarray, config: "PartitionConfig", num: int, rng: Rng) -> Held:
+def _inner_dirichlet(labels: np.ndarray, config: PartitionConfig, num: int, rng: Rng) -> Held:
     """Draw each client's class prior from Dirichlet(alpha), then its images one by one from it.
 
     Images leave their class pool as they are drawn, and clients take turns in random order (Acar et
@@ -84,7 +79,7 @@ def _inner_dirichlet(labels: np.ndarray, config: "PartitionConfig", num: int, rn
     return [np.asarray(h, dtype=np.int64) for h in held]
 
 
-def _pathological(labels: np.ndarray, config: "PartitionConfig", num: int, rng: Rng) -> Held:
+def _pathological(labels: np.ndarray, config: PartitionConfig, num: int, rng: Rng) -> Held:
     """Give a client `classes_per_client` distinct classes; cut each class equally over its holders.
 
     Client after client takes the classes that the fewest clients hold so far, ties at random: all
@@ -107,7 +102,7 @@ def _pathological(labels: np.ndarray, config: "PartitionConfig", num: int, rng: 
     return [np.concatenate(parts) for parts in held]
 
 
-def _shard(labels: np.ndarray, config: "PartitionConfig", num: int, rng: Rng) -> Held:
+def _shard(labels: np.ndarray, config: PartitionConfig, num: int, rng: Rng) -> Held:
     """Sort by label, cut into equal shards and deal `shards_per_client` to each client at random
     (McMahan et al. 2017, section 3)."""
     if num * config.shards_per_client > len(labels):

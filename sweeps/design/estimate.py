@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from pipeline.clients.worker import ClientWorker
+from pipeline.config.equivalence import pretrain_fingerprint
 from pipeline.config.federation import FederationConfig
 from pipeline.config.schema import Config
 from pipeline.data.catalog import dataset_spec
@@ -54,11 +55,11 @@ def sweep_seconds(
     counted again. DataError if an image folder is missing.
     """
     measured = functools.cache(measure)
-    begun = {trial.config.pretrain_fingerprint for trial in done if trial.shares_pretraining}
+    begun = {pretrain_fingerprint(trial.config) for trial in done if trial.shares_pretraining}
     total = 0.0
     for trial, plan in planned:
         config, workers = trial.config, plan.workers
-        costs, shared = measured(_kind(config)), config.pretrain_fingerprint
+        costs, shared = measured(_kind(config)), pretrain_fingerprint(config)
         work = adaptation_s(config, costs)
         if not (trial.shares_pretraining and shared in begun):
             work += pretraining_s(config, costs)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.config.build import flattened
+from pipeline.config.equivalence import fingerprint, pretrain_fingerprint
 from pipeline.config.load import load_config
 from pipeline.config.schema import Config
 from spire_core.errors import ConfigError
@@ -32,7 +33,7 @@ class Trial:
     @property
     def trial_id(self) -> str:
         """Hash of the resolved configuration: what means the same is the same trial."""
-        return self.config.fingerprint[:12]
+        return fingerprint(self.config)[:12]
 
     @property
     def label(self) -> str:
@@ -66,7 +67,7 @@ def trials(sweep: SweepConfig, points: Sequence[Mapping[str, Any]] | None = None
     by_pretraining: dict[str, list[Trial]] = {}
     for trial in unique.values():
         record = trial.config.method.record
-        common = trial.config.pretrain_fingerprint if record.is_federated else trial.trial_id
+        common = pretrain_fingerprint(trial.config) if record.is_federated else trial.trial_id
         by_pretraining.setdefault(common, []).append(trial)
     with_others = sweep.share_pretraining == "root" or sweep.search == "optuna"
     groups = [

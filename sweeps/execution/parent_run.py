@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.config.tracking import TrackingConfig, tracking_uri
-from pipeline.runs.record import RECORD, make_run_dir, make_runs_folder
+from pipeline.runs.layout import RECORD
+from pipeline.runs.record import make_run_dir, make_runs_folder
 from pipeline.tracking.mlflow_queries import adopt
 from pipeline.tracking.tracker import Status, Tracker, end_run, has_ended, is_deleted
 from spire_core.errors import SpireError

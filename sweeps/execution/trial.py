@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.config.equivalence import pretrain_fingerprint
 from pipeline.config.schema import Config
 from pipeline.evaluation.scores import Evaluation
 from pipeline.experiment.reuse import has_pretraining
@@ -16,7 +17,7 @@ from pipeline.experiment.watcher import Watcher
 from pipeline.results.files import result_json
 from pipeline.results.metric_names import ROUND_METRICS, final_name
 from pipeline.results.result import Result
-from pipeline.runs.record import RECORD
+from pipeline.runs.layout import RECORD
 from pipeline.tracking.tracker import drop_runs, is_deleted
 from spire_core.errors import ClusterError, SpireError, StoreError
 from sweeps.execution.ledger import Entry, Ledger
@@ -118,7 +119,7 @@ def _shared(task: TrialTask) -> Iterator[SharedPretraining | None]:
         yield None
         return
     is_whole = functools.partial(has_pretraining, config=task.config)
-    shared = SharedPretraining(Path(task.pretrained), task.config.pretrain_fingerprint, is_whole)
+    shared = SharedPretraining(Path(task.pretrained), pretrain_fingerprint(task.config), is_whole)
     try:
         yield shared
     finally:

@@ -31,13 +31,13 @@ from pipeline.config.load import load_config
 from pipeline.config.resources import ResourcesConfig
 from pipeline.config.schema import Config
 from pipeline.experiment.pools import open_pool
-from pipeline.experiment.profiling import trace_path
 from pipeline.experiment.run import resume_experiment, run_experiment
 from pipeline.experiment.watcher import Watcher
 from pipeline.federation.driver import Driver, Rounds, RoundStats
 from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.pool import ClientFailure, ClientPool
 from pipeline.federation.setup import Setting, prepare
+from pipeline.runs.layout import trace_path
 from pipeline.tracking.outbox import read_points
 from spire_core.errors import ClusterError, SpireError
 from spire_core.federated.compression import RESIDUAL

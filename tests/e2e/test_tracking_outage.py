@@ -19,8 +19,8 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline.cli.main import main
-from pipeline.runs.record import RECORD
-from pipeline.tracking.outbox import REFUSED, num_waiting, read_done, read_entries, read_points
+from pipeline.runs.layout import RECORD, REFUSED
+from pipeline.tracking.outbox import num_waiting, read_done, read_entries, read_points
 
 NUM_ROUNDS = 60
 SMALL = ["adapt.epochs=1", "eval.num_images=8", "eval.num_loss_images=8", "eval.num_clients=2"]

@@ -17,7 +17,7 @@ from spire_core.federated.server import ServerState
 
 
 class SlowDriver:
-    """Writes its state at once and answers when it is told to, or `hurry` is called."""
+    """Writes its state at once and answers when it is told to, or `flush` is called."""
 
     def __init__(self) -> None:
         self.may_answer = {done: threading.Event() for done in (1, 2, 3)}
@@ -37,7 +37,7 @@ class SlowDriver:
 
         return written
 
-    def hurry(self) -> None:
+    def flush(self) -> None:
         self.num_hurries += 1
         for may_answer in self.may_answer.values():
             may_answer.set()
@@ -86,7 +86,7 @@ def take(taker: Checkpointer, driver: Any, *rounds: int, error: BaseException | 
 @pytest.mark.parametrize("rounds", [(1,), (1, 2), (1, 2, 3)])
 def test_what_became_of_one_is_raised_later(rounds: tuple[int, ...], tmp_path: Path) -> None:
     driver = SlowDriver()
-    driver.hurry()
+    driver.flush()
     driver.fault = RunError("expected room, got none")
     with pytest.raises(RunError, match="expected room"):
         take(checkpointer(tmp_path), driver, *rounds, error=None)

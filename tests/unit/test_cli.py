@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from pipeline.cli.progress import Progress
+from pipeline.config.equivalence import fingerprint
 from pipeline.config.load import load_config
 from pipeline.federation.driver import RoundStats
 from pipeline.inference.arrival import reserved_id
@@ -139,7 +140,8 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_an_experiment_imports_neither_ray_nor_matplotlib_before_it_needs_them() -> None:
-    code = "import sys, pipeline.experiment.run; print({'ray', 'matplotlib', 'mlflow'} & {*sys.modules})"
+    code = "import sys, pipeline.experiment.run; "
+    code += "print({'ray', 'matplotlib', 'mlflow'} & {*sys.modules})"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert said.stdout == "set()\n"
 
@@ -162,7 +164,7 @@ def test_dry_run_is_one_object(spire) -> None:
     told = json.loads(said.out)
     assert said.code == 0
     assert told["config"]["method"]["name"] == "spire"
-    assert told["config_fingerprint"] == load_config("smoke", ["seed=3"]).fingerprint
+    assert told["config_fingerprint"] == fingerprint(load_config("smoke", ["seed=3"]))
     assert told["params_trainable_new_client"] == 16
     clients = told["partition"]["clients"]
     assert [c["is_new"] for c in clients] == [False] * 6 + [True] * 2
@@ -175,7 +177,7 @@ def test_dry_run_text_says_who_what_and_where(spire) -> None:
     words = ["smoke", "resources.pool=local"]
     said = spire("run", "--dry-run", *words)
     assert said.code == 0
-    assert load_config("smoke", words[1:]).fingerprint in said.out
+    assert fingerprint(load_config("smoke", words[1:])) in said.out
     assert "a new client trains 16 of" in said.out
     assert "this process alone" in said.out
     assert sum(line.strip().startswith("new ") for line in said.out.splitlines()) == 2
@@ -199,7 +201,7 @@ def test_a_mistake_shows_no_password(spire) -> None:
 def test_run_without_a_preset_takes_the_one_for_newcomers(spire) -> None:
     told = json.loads(spire("run", "--dry-run", "--json").out)
     assert told["preset"] == "mnist-cpu"
-    assert told["config_fingerprint"] == load_config("mnist-cpu").fingerprint
+    assert told["config_fingerprint"] == fingerprint(load_config("mnist-cpu"))
 
 
 def test_data_show_tells_and_draws(spire, tmp_path: Path) -> None:

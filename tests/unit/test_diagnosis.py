@@ -12,7 +12,7 @@ import torch
 from mlflow import MlflowClient
 
 from pipeline.cli.result_text import result_table
-from pipeline.clients.store import CLIENTS, ClientStore
+from pipeline.clients.store import ClientStore
 from pipeline.config.load import load_config
 from pipeline.config.tracking import TrackingConfig, tracking_uri
 from pipeline.evaluation.diagnosis import (
@@ -34,6 +34,7 @@ from pipeline.experiment.watcher import Watcher
 from pipeline.results.diagnose import diagnose
 from pipeline.results.files import result_json
 from pipeline.results.result import Result
+from pipeline.runs.layout import CLIENTS
 from spire_core.errors import AggregationError
 from spire_core.methods import CLIENT_EMB
 from sweeps.report.make import make_report

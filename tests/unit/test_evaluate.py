@@ -35,7 +35,7 @@ def embeddings(count: int) -> Tensor:
 def together(embs: Tensor, sampler: str, batch_size: int, guidance: float = 1.0) -> list[Tensor]:
     model = trained_model()
     return draw_together(
-        lambda who: client_denoiser(model, embs[who], guidance),
+        lambda who: client_denoiser(model.net, embs[who], guidance),
         DiffusionConfig(sampler=sampler, sample_steps=4),
         SCHEDULE,
         SHAPE,
@@ -46,7 +46,7 @@ def together(embs: Tensor, sampler: str, batch_size: int, guidance: float = 1.0)
 
 
 def alone(embs: Tensor, client: int, sampler: str, batch_size: int, guidance: float) -> Tensor:
-    denoise = client_denoiser(trained_model(), embs[client], guidance)
+    denoise = client_denoiser(trained_model().net, embs[client], guidance)
     diffusion = DiffusionConfig(sampler=sampler, sample_steps=4)
     stream = torch_generator(2, "sample", client)
     return draw(denoise, diffusion, SCHEDULE, SHAPE, NUM_IMAGES, stream, batch_size)

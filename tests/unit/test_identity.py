@@ -2,14 +2,14 @@
 
 import pytest
 
-from pipeline.config.equivalence import _determining, reads
+from pipeline.config.equivalence import _determining, fingerprint, pretrain_fingerprint, reads
 from pipeline.config.load import load_config
 from spire_core.methods import METHODS
 
 
 def fingerprints(*overrides: str) -> tuple[str, str]:
     config = load_config("smoke", overrides)
-    return config.fingerprint, config.pretrain_fingerprint
+    return fingerprint(config), pretrain_fingerprint(config)
 
 
 @pytest.mark.parametrize(

@@ -310,7 +310,7 @@ def test_strays_are_found() -> None:
     typing = "if TYPE_CHECKING:\n    from matplotlib.figure import Figure"
     sources = {
         "pipeline.cluster.client_actors": "import ray.util\nfrom ray import tune",
-        "pipeline.federation.driver": f"def f():\n    from ray import get\n{typing}\nimport rayon, torch",
+        "pipeline.federation.driver": f"def f():\n from ray import get\n{typing}\nimport rayon",
         "sweeps.execution.tune": "from ray.tune import Tuner\nimport ray",
         "sweeps.search": "from ray import tune",
         "spire_core.evaluation.kid": f"import torch_fidelity\n{typing}",

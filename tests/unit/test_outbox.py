@@ -22,13 +22,11 @@ from mlflow import MlflowClient
 from pipeline.cli.main import main
 from pipeline.cli.sync import sync_runs
 from pipeline.config.tracking import TrackingConfig, tracking_uri
+from pipeline.runs.layout import DONE, OUTBOX, OUTBOX_LOCK, REFUSED
 from pipeline.tracking import relay as courier
 from pipeline.tracking import relay as delivery
 from pipeline.tracking import tracker as tracking
 from pipeline.tracking.outbox import (
-    DONE,
-    OUTBOX,
-    REFUSED,
     Entry,
     Outbox,
     num_refused,
@@ -37,7 +35,7 @@ from pipeline.tracking.outbox import (
     read_entries,
     read_points,
 )
-from pipeline.tracking.relay import LOCK, Delivery, Refusal, deliver_all, sole_courier
+from pipeline.tracking.relay import Delivery, Refusal, deliver_all, sole_courier
 from pipeline.tracking.tracker import Tracker, end_run
 from spire_core.errors import RunError
 
@@ -529,7 +527,7 @@ def test_a_run_without_tracking_is_nothing_to_sync(tmp_path: Path) -> None:
         tracker.log_metrics({"a": 1.0}, 0)
     assert sync_runs(config, [tracker.run_dir]) == []
     assert sorted(p.name for p in tracker.run_dir.iterdir()) == [OUTBOX, "tracking.json"]
-    assert not (tracker.run_dir / LOCK).exists()
+    assert not (tracker.run_dir / OUTBOX_LOCK).exists()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline.config.tracking import TrackingConfig
-from pipeline.runs.record import RECORD
+from pipeline.runs.layout import RECORD
 from pipeline.tracking.mlflow_queries import sweep_runs
 from pipeline.tracking.tracker import Tracker
 from spire_core.errors import RunError

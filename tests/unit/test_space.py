@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.config.equivalence import fingerprint
 from pipeline.config.load import load_config
 from spire_core.errors import ConfigError
 from spire_core.federated.messages import steps_per_epoch
@@ -95,7 +96,7 @@ def test_a_trial_is_the_run_of_its_overrides() -> None:
     assert config == trial.config
     assert (config.client.lr, config.client.betas, config.seed) == (1e-5, (0.5, 0.9), 7)
     assert (config.federation.tau, config.federation.local_epochs) == (None, 2)
-    assert trial.trial_id == config.fingerprint[:12]
+    assert trial.trial_id == fingerprint(config)[:12]
 
 
 def test_where_a_trial_runs_and_is_tracked_is_no_part_of_its_id() -> None:

@@ -27,11 +27,12 @@ from pipeline.config.tracking import TrackingConfig, tracking_uri, ui_command
 from pipeline.files.masking import mask
 from pipeline.files.revision import git_revision
 from pipeline.inference.saved_run import SavedRun
+from pipeline.runs.layout import REFUSED
 from pipeline.runs.model_files import save_client, save_run
 from pipeline.runs.record import find_run
 from pipeline.tracking.mlflow_session import QUIET
 from pipeline.tracking.mlflow_sink import MlflowStore
-from pipeline.tracking.outbox import REFUSED, read_points
+from pipeline.tracking.outbox import read_points
 from pipeline.tracking.relay import Refusal
 from pipeline.tracking.tracker import NullTracker, Tracker, check_store, drop_runs
 from spire_core.errors import ClusterError, ConfigError, RunError

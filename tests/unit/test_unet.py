@@ -66,10 +66,10 @@ def test_guidance_one_is_off_and_zero_is_the_reference() -> None:
     with torch.no_grad():
         own = model.net(xt, t, emb.expand(4, -1))
         ref = model.net(xt, t)
-        assert torch.equal(client_denoiser(model, emb, 1.0)(xt, t), own)
-        torch.testing.assert_close(client_denoiser(model, emb, 0.0)(xt, t), ref)
+        assert torch.equal(client_denoiser(model.net, emb, 1.0)(xt, t), own)
+        torch.testing.assert_close(client_denoiser(model.net, emb, 0.0)(xt, t), ref)
         expected = ref + 2.0 * (own - ref)
-        torch.testing.assert_close(client_denoiser(model, emb, 2.0)(xt, t), expected)
+        torch.testing.assert_close(client_denoiser(model.net, emb, 2.0)(xt, t), expected)
 
 
 @pytest.mark.parametrize("method", ["spire", "shared_rep", "fedavg"])

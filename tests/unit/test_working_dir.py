@@ -9,7 +9,7 @@ import pytest
 from ray._private import ray_constants
 from ray._private.runtime_env.packaging import create_package
 
-from pipeline.cli.doctor import examine
+from pipeline.cli.examine import examine
 from pipeline.cluster.job_upload import IGNORE_FILE, MAX_UPLOAD_BYTES, Upload, measure_upload
 
 ROOT = Path(__file__).parents[2]

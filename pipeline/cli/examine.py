@@ -1,0 +1,202 @@
+"""What would run where: versions, devices, memory, data sets, extractor weights, tracking store.
+
+Each missing thing comes with the way to get it. Nothing is started and nothing is downloaded.
+"""
+
+import os
+import platform
+import urllib.request
+from http.client import HTTPException
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from pipeline.cluster.job_upload import IGNORE_FILE, measure_upload
+from pipeline.config.tracking import TrackingConfig, tracking_uri, ui_command
+from pipeline.data.catalog import SPECS
+from pipeline.data.datasets import describe, load_stored, store_root
+from pipeline.files.masking import mask
+from spire_core.errors import DataError, WeightsError
+from spire_core.evaluation.extractors import (
+    CLASSIFIER_SUFFIX,
+    EXTRACTORS,
+    INCEPTION,
+    make_extractor,
+)
+from spire_core.evaluation.selftest import metric_selftest
+from spire_core.training.fit import to_float
+
+PACKAGES = ("torch", "torchvision", "ray", "mlflow", "torch-fidelity", "omegaconf", "numpy")
+
+INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
+
+INCEPTION_URL = (
+    f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"
+)
+
+SELFTEST_IMAGES = 4000  # of a test split: enough for KID's subsets of 1000, and seconds on one core
+
+
+def examine(with_metrics: bool = False) -> dict[str, Any]:
+    """Return the state of this machine as plain values; `with_metrics` tests the metrics as well.
+
+    `missing` lists what is not there and how to get it; `ok` is False if a self-test failed.
+    """
+    found: dict[str, Any] = {
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "num_cpus": os.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "memory_free_bytes": psutil.virtual_memory().available,
+        "gpus": _gpus(),
+        "ray_address": os.environ.get("RAY_ADDRESS"),
+        "data": [describe(name) for name in SPECS],
+        "extractors": [_extractor(name) for name in EXTRACTORS],
+        "tracking": _tracking(),
+        "job_upload": _job_upload(),
+    }
+    found["selftests"] = _selftests(found["data"]) if with_metrics else []
+    found["missing"] = _missing(found)
+    found["ok"] = all(test["ok"] for test in found["selftests"])
+    return found
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _gpus() -> list[dict[str, Any]]:
+    devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    return [{"name": d.name, "memory_bytes": d.total_memory} for d in devices]
+
+
+def _extractor(name: str) -> dict[str, Any]:
+    """Return whether an extractor's weights are here; Inception is only looked for, not loaded."""
+    if name == INCEPTION:
+        path = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
+        how = (
+            f"it is downloaded when it is first used; without a network, put {INCEPTION_URL} into "
+            f"{path.parent} or pass eval.extractor_weights=PATH"
+        )
+        return {"name": name, "ok": path.is_file(), "problem": None if path.is_file() else how}
+    try:
+        make_extractor(name)
+    except WeightsError as error:
+        return {"name": name, "ok": False, "problem": str(error)}
+    return {"name": name, "ok": True, "problem": None}
+
+
+def _tracking() -> dict[str, Any]:
+    config = TrackingConfig()
+    uri = tracking_uri(config)
+    told = {"uri": mask(uri), "ui": ui_command(config), "ok": True, "problem": None}
+    if uri.startswith(("http://", "https://")):
+        try:
+            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5).close()
+        except (OSError, ValueError, HTTPException) as error:
+            problem = (
+                f"no answer ({mask(str(error))}): start the server, or unset MLFLOW_TRACKING_URI"
+            )
+            told |= {"ok": False, "problem": problem}
+    return told
+
+
+def _job_upload() -> dict[str, Any] | None:
+    """Return what a job submitted from this checkout would upload; None elsewhere."""
+    if not Path(IGNORE_FILE).is_file():
+        return None
+    upload = measure_upload(".")
+    return {"num_bytes": upload.num_bytes, "ok": upload.fits, "told": upload.describe()}
+
+
+def _selftests(data: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [_selftest(entry["name"]) for entry in data if entry["present"]]
+
+
+def _selftest(name: str) -> dict[str, Any]:
+    """Return whether KID with the data set's own extractor tells its test split from the wrong."""
+    try:
+        stored = load_stored(name, store_root(), "test")
+        images = torch.from_numpy(stored.images[:SELFTEST_IMAGES].copy())
+        labels = torch.from_numpy(stored.labels[:SELFTEST_IMAGES].copy())
+        found = metric_selftest(make_extractor(name + CLASSIFIER_SUFFIX), to_float(images), labels)
+    except (DataError, WeightsError) as error:
+        return {"name": name, "ok": False, "problem": str(error)}
+    wrong = [key for key, value in found.items() if value is False and key != "ok"]
+    problem = f"not as expected: {', '.join(wrong)}" if wrong else None
+    return {"name": name, **found, "problem": problem}
+
+
+def _missing(found: dict[str, Any]) -> list[str]:
+    """Return a sentence for each thing that is not there."""
+    packages = [name for name, version in found["packages"].items() if version is None]
+    sentences = [f"{name}: run `pip install {name}`" for name in packages]
+    for entry in (*found["data"], *found["extractors"]):
+        if not entry["ok"]:
+            sentences.append(f"{entry['name']}: {entry['problem']}")
+    upload = found["job_upload"]
+    if upload and not upload["ok"]:
+        sentences.append(f"ray job submit --working-dir .: {upload['told']}")
+    if not found["tracking"]["ok"]:
+        sentences.append(f"{found['tracking']['uri']}: {found['tracking']['problem']}")
+    return sentences
+
+
+def doctor_text(found: dict[str, Any]) -> str:
+    """Return what `examine` found, for reading."""
+    versions = ", ".join(f"{k} {v or 'missing'}" for k, v in found["packages"].items())
+    gpus = ", ".join(f"{g['name']} ({_gib(g['memory_bytes'])})" for g in found["gpus"])
+    memory = f"{_gib(found['memory_bytes'])}, {_gib(found['memory_free_bytes'])} of it free"
+    device = "GPUs" if found["gpus"] else "CPUs"
+    lines = [
+        f"python      {found['python']}, {versions}",
+        f"machine     {found['num_cpus']} CPUs, {memory}, GPUs: {gpus or 'none'}",
+        f"clients     on {device}, in Ray actors on {found['ray_address'] or 'this machine'}",
+        f"data        {_states(found['data'])}",
+        f"extractors  {_states(found['extractors'])}",
+        f"tracking    {found['tracking']['uri']}",
+        f"            {found['tracking']['ui']}",
+    ]
+    if found["job_upload"]:
+        lines.append(f"job upload  {found['job_upload']['told']}")
+    lines += [_selftest_line(test) for test in found["selftests"]]
+    lines += ["", "missing:" if found["missing"] else "nothing is missing"]
+    return "\n".join(lines + [f"- {sentence}" for sentence in found["missing"]])
+
+
+def _gib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.1f} GiB"
+
+
+def _states(entries: list[dict[str, Any]]) -> str:
+    return ", ".join(f"{e['name']} {_state(e)}" for e in entries)
+
+
+def _state(entry: dict[str, Any]) -> str:
+    if entry["ok"]:
+        return "ok"
+    return "damaged" if entry.get("present") else "missing"
+
+
+def _selftest_line(test: dict[str, Any]) -> str:
+    verdict = "ok" if test["ok"] else "FAILED"
+    if "floor" not in test:
+        return f"self-test   {test['name']}: {verdict}, {test['problem']}"
+    scores = ", ".join(
+        f"{text} {test[key]:.3g}"
+        for key, text in (
+            ("floor", "floor"),
+            ("real_kid", "real"),
+            ("wrong_class_kid", "wrong class"),
+            ("noise_kid", "noise"),
+        )
+    )
+    accuracy = "" if test["accuracy"] is None else f", accuracy {test['accuracy']:.3f}"
+    problem = f", {test['problem']}" if test["problem"] else ""
+    return f"self-test   {test['name']}: {verdict}, KID {scores}{accuracy}{problem}"

@@ -1,0 +1,36 @@
+"""The names of every file and folder in a run's folder, `<root>/runs/<run id>/`.
+
+tracking.json                    the record by which the run is found (`record`)
+config.json                      how the run began (`start`)
+result.json, samples.png         what a finished run found
+run.lock                         locked by the process that works on the run (`folder`)
+outbox.jsonl, outbox.done,
+outbox.refused.jsonl             entries for the tracking store, and how far they got
+outbox.lock                      locked by the process that delivers them
+artifacts/                       files that entries of the outbox name
+checkpoints/<round>/             server.safetensors and manifest.json
+clients/<id>/<round>.safetensors private states of clients
+evaluations/<round>.safetensors  scores of pre-training clients
+model/                           the backbone, and clients' own parts below model/clients/
+profile/                         traces of torch.profiler
+samples/                         images that `spire sample` drew
+"""
+
+from pathlib import Path
+
+RUNS = "runs"  # the folder of all runs, below the root
+RECORD, START, RESULT, LOCK = "tracking.json", "config.json", "result.json", "run.lock"
+GRID, SAMPLES = "samples.png", "samples"
+OUTBOX, DONE, REFUSED = "outbox.jsonl", "outbox.done", "outbox.refused.jsonl"
+OUTBOX_LOCK, ARTIFACTS = "outbox.lock", "artifacts"
+CHECKPOINTS, STATE, MANIFEST = "checkpoints", "server.safetensors", "manifest.json"
+CLIENTS, EVALUATIONS, MODEL = "clients", "evaluations", "model"
+PROFILE, PROFILE_TABLE, TRACE_SUFFIX = "profile", "operators.txt", ".pt.trace.json.gz"
+
+
+def trace_path(run_dir: Path) -> Path | None:
+    """Return the newest torch.profiler trace of a run, or None if there is none."""
+    found = sorted(
+        (run_dir / PROFILE).glob(f"*{TRACE_SUFFIX}"), key=lambda path: path.stat().st_mtime
+    )
+    return found[-1] if found else None
