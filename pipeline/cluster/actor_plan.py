@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
 import os
 
-import torch
 
 from pipeline.config.resources import LEAST_GPU, ResourcesConfig
 from pipeline.config.schema import Config
@@ -104,4 +103,6 @@ def plan_here(config: Config) -> ActorPlan | None:
 
 def machine_resources() -> dict[str, float]:
     """Return what a Ray cluster on this machine alone would have."""
+    import torch  # which an actor of the driver does without
+
     return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}

@@ -19,7 +19,7 @@ MODEL_TAG = "spire.logged_ms"  # by which a model is known when its entry is sen
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
-MODEL_NEEDS = ("mlflow", "numpy", "pillow", "safetensors", "torch")
+MODEL_NEEDS = ("mlflow", "numpy", "safetensors", "torch")
 
 
 def log_model(

@@ -29,7 +29,7 @@ print(json.dumps([early, cpus, same, answer]))
 """
 TERMINATED = """
 import os, signal
-from pipeline.ray_cluster import _Cluster
+from pipeline.cluster.session import _Cluster
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 try:
     with starting_cluster():

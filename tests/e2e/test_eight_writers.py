@@ -12,8 +12,8 @@ WRITE = """
 import os, sys, traceback
 import mlflow, mlflow.store.tracking.sqlalchemy_store
 import numpy as np
-from pipeline.runs import TrackingConfig
-from pipeline.tracking import Tracker
+from pipeline.config.tracking import TrackingConfig
+from pipeline.tracking.tracker import Tracker
 
 def write(i):
     with Tracker.start(TrackingConfig(root=sys.argv[1]), f"trial {i}", {}) as tracker:

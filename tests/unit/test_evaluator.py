@@ -10,7 +10,7 @@ from pipeline.checkpoint.evaluation_store import load_evaluations, save_evaluati
 from pipeline.checkpoint.snapshots import kept_rounds
 from pipeline.config.load import load_config, overridden
 from pipeline.config.schema import Config
-from pipeline.evaluation import scores as evaluation
+from pipeline.evaluation import scores
 from pipeline.evaluation.scores import Evaluation
 from pipeline.experiment import evaluator
 from pipeline.experiment.evaluator import Evaluator
@@ -80,7 +80,7 @@ def test_rounds_go_on_while_scores_are_worked_out(
 ) -> None:
     expected = [e.metrics() for e in run_experiment(config, None, Watcher()).evaluations]
     witness = Witness()
-    monkeypatch.setattr(evaluation, "kid", held_until(witness.two_rounds))
+    monkeypatch.setattr(scores, "kid", held_until(witness.two_rounds))
     result = run_experiment(config, None, witness)
     assert witness.told.index(("evaluation", 0)) >= 2
     assert [e.round_idx for e in result.evaluations] == EVALUATED
@@ -117,7 +117,7 @@ def test_a_checkpoint_and_the_next_evaluation_wait_for_scores(
         return finish(self, limit_s)
 
     monkeypatch.setattr(Evaluator, "finish", noticed)
-    monkeypatch.setattr(evaluation, "kid", held_until(is_waited_for))
+    monkeypatch.setattr(scores, "kid", held_until(is_waited_for))
     result = run_experiment(overridden(config, words), None, witness)
     until = [told for told in witness.told if told[0] == "round" or told[1] == 0]
     assert until.index(("evaluation", 0)) == first_after - 1  # when that round has ended
@@ -126,7 +126,7 @@ def test_a_checkpoint_and_the_next_evaluation_wait_for_scores(
 
 def test_an_interrupt_loses_no_scores(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupted = Witness(KeyboardInterrupt())
-    monkeypatch.setattr(evaluation, "kid", held_until(interrupted.one_round))
+    monkeypatch.setattr(scores, "kid", held_until(interrupted.one_round))
     with pytest.raises(KeyboardInterrupt):
         run_experiment(config, None, interrupted)
     assert interrupted.told == [("round", 1), ("evaluation", 0)]
@@ -170,7 +170,7 @@ def test_an_interrupt_does_not_wait_long_for_scores(
     never = threading.Event()
     interrupted = Witness(KeyboardInterrupt())
     monkeypatch.setattr(evaluator, "ENDING_S", 0.2)
-    monkeypatch.setattr(evaluation, "kid", held_until(never))
+    monkeypatch.setattr(scores, "kid", held_until(never))
     with pytest.raises(KeyboardInterrupt):
         run_experiment(config, None, interrupted)
     assert caplog.text.count("are lost: still being worked out after 0.2 s") == 1
@@ -200,7 +200,7 @@ def test_an_interrupt_in_the_round_after_an_evaluation_needs_no_scores(
         return gather(self, groups, handle, plan)
 
     monkeypatch.setattr(evaluator, "ENDING_S", 0.2)
-    monkeypatch.setattr(evaluation, "kid", slow)
+    monkeypatch.setattr(scores, "kid", slow)
     monkeypatch.setattr(Driver, "_gather", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_experiment(config, None, witness)
@@ -217,7 +217,7 @@ def test_the_end_of_a_run_by_an_error_loses_no_scores(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     crashed = Witness(Crash())
-    monkeypatch.setattr(evaluation, "kid", held_until(crashed.one_round))
+    monkeypatch.setattr(scores, "kid", held_until(crashed.one_round))
     with pytest.raises(Crash):
         run_experiment(config, None, crashed)
     assert on_disk(crashed.run_dir) == [0]
@@ -229,7 +229,7 @@ def test_what_is_wrong_with_scores_ends_the_run(
     def wrong(*args: Any) -> KidScore:
         raise DataError("KID expected finite features, got others")
 
-    monkeypatch.setattr(evaluation, "kid", wrong)
+    monkeypatch.setattr(scores, "kid", wrong)
     with pytest.raises(DataError, match="got others"):
         run_experiment(config, None, Watcher())
     assert caplog.text == ""  # it is told once

@@ -247,8 +247,8 @@ FETCHING = """
 import sys, time, pickle
 from pathlib import Path
 import numpy as np
-from pipeline.fetch import fetch
-from pipeline.sources import Part
+from pipeline.data.fetch import fetch
+from pipeline.data.formats import Part
 
 root, stop_at = Path(sys.argv[1]), sys.argv[2]
 spec, arrays = pickle.load(open(sys.argv[3], "rb"))
@@ -301,8 +301,8 @@ def test_two_processes_at_once_both_succeed(tmp_path: Path) -> None:
 HALTING = """
 import pickle, sys
 from pathlib import Path
-from pipeline import fetch
-from pipeline.sources import from_folder
+from pipeline.data import fetch
+from pipeline.data.sources import from_folder
 
 root, mine = Path(sys.argv[1]), Path(sys.argv[2])
 spec = pickle.load(open(sys.argv[3], "rb"))

@@ -14,40 +14,69 @@ from pipeline.tracking.mlflow_model import MODEL_NEEDS
 
 ROOT = Path(__file__).parents[2]
 LAYERS = ("spire_core", "pipeline", "sweeps")  # each may import itself and those before it
+ROOMS = {  # by package, the floors from the top: a room imports what lies on lower floors alone
+    "sweeps": [
+        ("sweeps.__main__",),
+        ("sweeps.cli",),
+        ("sweeps.outcome_text",),
+        ("sweeps.sweep",),
+        ("sweeps.execution",),
+        ("sweeps.design", "sweeps.report"),
+    ],
+    "pipeline": [
+        ("pipeline.__main__",),
+        ("pipeline.cli",),
+        ("pipeline.experiment",),
+        ("pipeline.results", "pipeline.cluster", "pipeline.inference", "pipeline.checkpoint"),
+        ("pipeline.evaluation", "pipeline.theory", "pipeline.clients"),
+        ("pipeline.federation", "pipeline.tracking"),
+        ("pipeline.data", "pipeline.runs"),
+        ("pipeline.config",),
+        ("pipeline.files", "pipeline.figures"),
+    ],
+    "spire_core": [
+        ("spire_core.adaptation",),
+        ("spire_core.federated",),
+        ("spire_core.training",),
+        ("spire_core.diffusion", "spire_core.network", "spire_core.partition"),
+        ("spire_core.config", "spire_core.evaluation", "spire_core.mixture"),
+        ("spire_core.methods",),
+        ("spire_core.errors", "spire_core.rng"),
+    ],
+}
+FLOORS = {
+    room: floor for floors in ROOMS.values() for floor, rooms in enumerate(floors) for room in rooms
+}
+BARRED = {  # by room, the rooms that it must not reach, also over others, whatever their floor
+    "pipeline.federation": ("pipeline.clients", "pipeline.checkpoint", "pipeline.runs"),
+}
+BARRED["pipeline.federation"] += ("pipeline.tracking",)
+ONLY_FOR = {"pipeline.theory": {"pipeline.cli"}}  # rooms that these alone import
 HOMES = {  # the longest matching name counts; a home is a module or a package
-    "mlflow": {
-        "pipeline.tracking.mlflow_sink",
-        "pipeline.tracking.mlflow_model",
-        "pipeline.tracking.mlflow_session",
-        "pipeline.tracking.mlflow_queries",
-        "pipeline.inference.mlflow_generator",
-    },
+    "mlflow": {"pipeline.tracking", "pipeline.inference.mlflow_generator"},
     "omegaconf": {"pipeline.config.load"},
     "pyarrow": {"pipeline.checkpoint.remote"},
-    "ray": {
-        "pipeline.cluster.session",
-        "pipeline.cluster.driver_actor",
-        "pipeline.cluster.client_actors",
-    },
-    "ray._private": {"pipeline.cluster.job_upload"},
+    "ray": {"pipeline.cluster"},
     "ray.tune": {"sweeps.execution.tune"},
-    "torch_fidelity": {"spire_core.evaluation.kid"},
-    "matplotlib": {"pipeline.figures.plots", "pipeline.figures.image_grids"},
+    "torch_fidelity": {"spire_core.evaluation.kid", "spire_core.evaluation.inception"},
+    "matplotlib": {"pipeline.figures"},
 }
 NOT_IN_CORE = {"ray", "mlflow", "omegaconf", "matplotlib", "random"}
+NOT_IN_CONFIG = {"torch", "torchvision", "PIL"}
+FILE_WORK = {"open", "read_text", "read_bytes", "write_text", "write_bytes", "unlink", "mkdir"}
 OWN_STREAMS = {"Generator", "RandomState", "default_rng"}  # of numpy.random
 MAKES_A_DRIVER = """
 import sys
-from pipeline.config import load_config
-from pipeline.driver import Driver, Rounds
+from pipeline.config.load import load_config
+from pipeline.federation.driver import Driver, Rounds
 c = load_config("smoke", sys.argv[1:])
 Driver(None, None, Rounds(c.federation, c.client, c.server, c.method, 0, [], 0))
 print("torch" in sys.modules)
 """
-FORKING = {
+FORKING = {  # may seed torch inside `fork_rng`
     "spire_core.network.flat_model",
     "spire_core.training.fit",
-}  # may seed torch inside `fork_rng`
+}
 SEEDING = {"manual_seed", "seed", "set_rng_state", "manual_seed_all"}
 DRAWING = {"bernoulli", "multinomial", "normal", "rand", "randint", "randn", "randperm"}
 DRAWING |= {"rand_like", "randint_like", "randn_like"}
@@ -72,7 +101,7 @@ def read_sources() -> dict[str, str]:
 def targets(module: str, node: ast.Import | ast.ImportFrom) -> list[str]:
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
-    above = module.split(".")[0] if node.level else None  # the packages are flat
+    above = module.rsplit(".", node.level)[0] if node.level else None
     base = ".".join(filter(None, (above, node.module)))
     return [f"{base}.{alias.name}" for alias in node.names]
 
@@ -103,12 +132,12 @@ def upward_imports(sources: Mapping[str, str]) -> list[str]:
     return found
 
 
-def import_graph(sources: Mapping[str, str]) -> dict[str, set[str]]:
-    """By module, those of our modules that run as it is loaded."""
+def import_graph(sources: Mapping[str, str], are_all: bool = False) -> dict[str, set[str]]:
+    """By module, those of our modules that run as it is loaded, or all that it names."""
     graph: dict[str, set[str]] = {module: set() for module in sources}
     for module, source in sources.items():
         for target, is_deferred, is_type_only in imports(module, source):
-            if not is_deferred and not is_type_only:
+            if are_all or not (is_deferred or is_type_only):
                 parents = (target, target.rpartition(".")[0])  # the name of a module, or in one
                 graph[module].update([name for name in parents if name in sources][:1])
     return graph
@@ -133,26 +162,76 @@ def outside(modules: Iterable[str]) -> set[str]:
 
 
 def import_cycle(sources: Mapping[str, str]) -> list[str]:
-    """The modules of one cycle of imports that run as a module is loaded, or none."""
+    """The modules of one circle of imports, also of types and inside functions, or none."""
     try:
-        graphlib.TopologicalSorter(import_graph(sources)).prepare()
+        graphlib.TopologicalSorter(import_graph(sources, are_all=True)).prepare()
     except graphlib.CycleError as error:
         return error.args[1]
     return []
 
 
+def room_of(module: str) -> str:
+    """The package of packages that a module lies in, or the module itself above them."""
+    return ".".join(module.split(".")[:2])
+
+
+def wrong_ways(sources: Mapping[str, str]) -> list[str]:
+    """Imports, of any kind, that do not lead to a lower floor or do not keep out of a room."""
+    graph, found = import_graph(sources, are_all=True), []
+    for module in sorted(sources):
+        room = room_of(module)
+        for target in sorted(graph[module]):
+            other = room_of(target)
+            if other == room or other.count(".") == 0 or room.count(".") == 0:
+                continue
+            is_same_layer = room.split(".")[0] == other.split(".")[0]
+            is_up = is_same_layer and FLOORS[other] <= FLOORS[room]
+            is_strange = room not in ONLY_FOR.get(other, {room})
+            if is_up or is_strange:
+                found.append(f"{module}: {target}")
+    return found
+
+
+def barred_ways(sources: Mapping[str, str]) -> list[str]:
+    """Modules that a room reaches, directly or over others, though it must not."""
+    graph, found = import_graph(sources, are_all=True), []
+    for room, barred in BARRED.items():
+        own = [module for module in sources if room_of(module) == room]
+        for target in sorted(reached(graph, *own)):
+            if room_of(target) in barred:
+                found.append(f"{room}: {target}")
+    return found
+
+
 def strays(sources: Mapping[str, str]) -> list[str]:
-    """Imports of outside packages away from their homes, and any such in spire_core."""
+    """Imports of outside packages away from their homes, and any such in spire_core or config."""
     found = []
     for module, source in sources.items():
+        homes = {".".join(module.split(".")[:n]) for n in (1, 2, 3)}
         package = module.split(".")[0]
         for target, _, is_type_only in imports(module, source):
             keys = [key for key in HOMES if f"{target}.".startswith(f"{key}.")]
-            is_away = bool(keys) and not HOMES[max(keys, key=len)] & {module, package}
-            is_barred = package == "spire_core" and target.split(".")[0] in NOT_IN_CORE
+            is_away = bool(keys) and not HOMES[max(keys, key=len)] & homes
+            outside = target.split(".")[0]
+            is_barred = package == "spire_core" and outside in NOT_IN_CORE
+            is_barred |= room_of(module).endswith(".config") and outside in NOT_IN_CONFIG
             if is_barred or (is_away and not is_type_only):
                 found.append(f"{module}: {target}")
     return found
+
+
+def file_work(module: str, source: str) -> list[str]:
+    """Calls that read or write a file, or import what does."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    names = [(node.lineno, ast.unparse(node.func).rpartition(".")[2]) for node in calls]
+    found = [f"{module}:{line}: {name}" for line, name in names if name in FILE_WORK]
+    return found + [f"{module}: {t}" for t, *_ in imports(module, source) if ".files." in t]
+
+
+def more_than_a_docstring(source: str) -> bool:
+    """Whether the text of an `__init__` does anything."""
+    body = ast.parse(source).body
+    return not (len(body) == 1 and isinstance(body[0], ast.Expr))
 
 
 def global_state_uses(module: str, source: str) -> list[str]:
@@ -192,9 +271,8 @@ SOURCES = read_sources()
 
 
 def test_the_sources_are_there() -> None:
-    assert {"spire_core", "pipeline", "sweeps", "pipeline.experiment.run", "spire_core.rng"} <= {
-        *SOURCES
-    }
+    rooms = {room_of(module) for module in SOURCES} - set(LAYERS)
+    assert rooms == {*FLOORS}
     assert "spire_core.errors.ConfigError" in [
         i.target for i in imports("pipeline.config.load", SOURCES["pipeline.config.load"])
     ]
@@ -202,14 +280,32 @@ def test_the_sources_are_there() -> None:
 
 def test_imports_go_down_only() -> None:
     assert upward_imports(SOURCES) == []
+    assert wrong_ways(SOURCES) == []
 
 
 def test_modules_import_each_other_in_no_circle() -> None:
     assert import_cycle(SOURCES) == []
 
 
+def test_the_server_cannot_reach_a_file_of_a_client() -> None:
+    assert barred_ways(SOURCES) == []
+
+
 def test_an_outside_package_has_one_home() -> None:
     assert strays(SOURCES) == []
+
+
+def test_scores_are_worked_out_without_any_file() -> None:
+    rooms = [module for module in SOURCES if room_of(module) == "pipeline.evaluation"]
+    assert len(rooms) > 3
+    assert [use for module in rooms for use in file_work(module, SOURCES[module])] == []
+
+
+def test_a_package_does_nothing_as_it_is_imported() -> None:
+    packages = [file.parent for layer in LAYERS for file in (ROOT / layer).rglob("__init__.py")]
+    names = [".".join(folder.relative_to(ROOT).parts) for folder in packages]
+    assert len(names) > 25
+    assert [name for name in names if more_than_a_docstring(SOURCES[name])] == []
 
 
 def test_what_starts_in_every_actor_imports_no_more_than_it_needs() -> None:
@@ -265,7 +361,7 @@ def test_a_logged_model_asks_for_what_it_imports() -> None:
         )
     )
     with_mlflow = {"pandas"}
-    assert {"pillow" if name == "PIL" else name for name in own - with_mlflow} == set(MODEL_NEEDS)
+    assert own - with_mlflow == set(MODEL_NEEDS)
 
 
 @pytest.mark.parametrize("module", [m for m in SOURCES if m.split(".")[0] == "spire_core"])
@@ -287,23 +383,65 @@ def test_an_upward_import_is_found_even_where_it_is_hidden() -> None:
 
 
 @pytest.mark.parametrize(
-    ("back", "is_cycle"),
+    "back",
     [
-        ("from pipeline.a import f", True),
-        ("from . import a", True),
-        ("try:\n    import pipeline.a\nexcept ImportError: ...", True),
-        ("if TYPE_CHECKING: ...\nelse:\n    from pipeline import a", True),
-        ("if TYPE_CHECKING:\n    from pipeline import a", False),
-        ("def f():\n    from pipeline import a", False),
+        "from pipeline.config.a import f",
+        "from . import a",
+        "try:\n    import pipeline.config.a\nexcept ImportError: ...",
+        "if TYPE_CHECKING: ...\nelse:\n    from pipeline.config import a",
+        "if TYPE_CHECKING:\n    from pipeline.config import a",
+        "def f():\n    from ..config import a",
     ],
 )
-def test_a_cycle_is_found_unless_it_is_deferred(back: str, is_cycle: bool) -> None:
+def test_a_circle_is_found_also_where_it_is_hidden(back: str) -> None:
     sources = {
-        "pipeline.a": "import pipeline.b",
-        "pipeline.b": "from .c import x",
-        "pipeline.c": back,
+        "pipeline.config.a": "import pipeline.config.b",
+        "pipeline.config.b": "from .c import x",
+        "pipeline.config.c": back,
     }
-    assert set(import_cycle(sources)) == (set(sources) if is_cycle else set())
+    assert set(import_cycle(sources)) == set(sources)
+    assert import_cycle(sources | {"pipeline.config.c": "import pipeline.config.d"}) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "is_found"),
+    [
+        ("pipeline.config.a", "from pipeline.runs.b import c", True),  # up
+        ("pipeline.data.a", "def f():\n    from pipeline.runs import b", True),  # the same floor
+        ("pipeline.runs.a", "from pipeline.config.b import c", False),
+        ("pipeline.experiment.a", "import pipeline.theory.b", True),  # which is for the CLI alone
+        ("pipeline.cli.a", "import pipeline.theory.b", False),
+        ("spire_core.network.a", "from spire_core.federated.b import c", True),
+        ("sweeps.report.a", "from sweeps.design.b import c", True),
+        ("sweeps.sweep", "from sweeps.design.b import c", False),
+    ],
+)
+def test_a_way_up_is_found(module: str, source: str, is_found: bool) -> None:
+    rooms = ("pipeline.runs", "pipeline.config", "pipeline.theory")
+    rooms += ("spire_core.federated", "sweeps.design")
+    sources = {f"{room}.b": "" for room in rooms} | {module: source}
+    assert bool(wrong_ways(sources)) == is_found
+
+
+@pytest.mark.parametrize("over", ["pipeline.clients.store", "pipeline.config.a"])
+def test_a_way_from_the_server_to_a_client_is_found_also_over_others(over: str) -> None:
+    sources = {
+        "pipeline.federation.driver": f"def f():\n    import {over}",
+        "pipeline.config.a": "import pipeline.clients.store",
+        "pipeline.clients.store": "",
+    }
+    assert barred_ways(sources) == ["pipeline.federation: pipeline.clients.store"]
+
+
+def test_work_on_files_is_found() -> None:
+    source = "import json\ndef f(p):\n    return json.loads(p.read_text())"
+    assert file_work("pipeline.evaluation.a", source) == ["pipeline.evaluation.a:3: read_text"]
+    assert file_work("pipeline.evaluation.a", "from pipeline.files.atomic import sync") != []
+
+
+def test_a_package_that_does_something_is_found() -> None:
+    assert not more_than_a_docstring('"""A room."""')
+    assert more_than_a_docstring('"""A room."""\nfrom pipeline.config.load import load_config')
 
 
 def test_strays_are_found() -> None:
@@ -314,6 +452,9 @@ def test_strays_are_found() -> None:
         "sweeps.execution.tune": "from ray.tune import Tuner\nimport ray",
         "sweeps.search": "from ray import tune",
         "spire_core.evaluation.kid": f"import torch_fidelity\n{typing}",
+        "spire_core.config.client": "def f():\n    import torch",
+        "pipeline.config.data": "from PIL import Image",
+        "pipeline.results.files": "import mlflow",
     }
     assert strays(sources) == [
         "pipeline.cluster.client_actors: ray.tune",
@@ -321,6 +462,9 @@ def test_strays_are_found() -> None:
         "sweeps.execution.tune: ray",
         "sweeps.search: ray.tune",
         "spire_core.evaluation.kid: matplotlib.figure.Figure",
+        "spire_core.config.client: torch",
+        "pipeline.config.data: PIL.Image",
+        "pipeline.results.files: mlflow",
     ]
 
 

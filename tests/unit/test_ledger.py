@@ -16,7 +16,7 @@ from sweeps.execution.trial import TrialTask, run_trial
 HOLD = """
 import sys, time
 from pathlib import Path
-from sweeps.ledger import Ledger
+from sweeps.execution.ledger import Ledger
 print("ready", flush=True)
 with Ledger(Path(sys.argv[1])).held("abc"):
     print("held", flush=True)

@@ -23,9 +23,8 @@ from pipeline.cli.main import main
 from pipeline.cli.sync import sync_runs
 from pipeline.config.tracking import TrackingConfig, tracking_uri
 from pipeline.runs.layout import DONE, OUTBOX, OUTBOX_LOCK, REFUSED
-from pipeline.tracking import relay as courier
-from pipeline.tracking import relay as delivery
-from pipeline.tracking import tracker as tracking
+from pipeline.tracking import relay
+from pipeline.tracking import tracker as tracker_module
 from pipeline.tracking.outbox import (
     Entry,
     Outbox,
@@ -152,8 +151,8 @@ def test_metrics_travel_together_in_order_and_nothing_overtakes_them(tmp_path: P
 def test_entries_wait_for_a_store_that_is_away_and_the_log_says_so_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(delivery, "LINGER_S", 0.01)
-    monkeypatch.setattr(delivery, "DELAYS_S", (0.01, 0.02))
+    monkeypatch.setattr(relay, "LINGER_S", 0.01)
+    monkeypatch.setattr(relay, "DELAYS_S", (0.01, 0.02))
     caplog.set_level(logging.INFO, "pipeline")
     outbox, fake = Outbox(tmp_path), Fake()
     beside = Delivery(tmp_path, fake, "r")
@@ -375,8 +374,8 @@ def test_a_run_that_goes_on_has_one_model(store: TrackingConfig) -> None:
 
 LOG = """
 import sys
-from pipeline.runs import TrackingConfig
-from pipeline.tracking import Tracker
+from pipeline.config.tracking import TrackingConfig
+from pipeline.tracking.tracker import Tracker
 tracker = Tracker.start(TrackingConfig(root=sys.argv[1], uri=sys.argv[2]), "killed", {})
 print(tracker.run_dir, flush=True)
 for step in range(100000):
@@ -429,8 +428,8 @@ def test_two_syncs_at_once_deliver_each_entry_once(store: TrackingConfig) -> Non
 def test_a_sync_beside_a_run_leaves_the_entries_to_it(
     store: TrackingConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delivery, "LINGER_S", 60.0)
-    monkeypatch.setattr(courier, "LOCK_WAIT_S", 0.3)
+    monkeypatch.setattr(relay, "LINGER_S", 60.0)
+    monkeypatch.setattr(relay, "LOCK_WAIT_S", 0.3)
     with Tracker.start(store, "live", {}) as tracker:
         tracker.log_metrics({"a": 0.0}, 0)
         assert tracker.flush()
@@ -464,7 +463,7 @@ def test_a_locked_database_delays_the_record_and_not_the_run(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(tracking, "FINISH_WAIT_S", 0.5)
+    monkeypatch.setattr(tracker_module, "FINISH_WAIT_S", 0.5)
     shutil.copy(new_database, tmp_path)
     config = TrackingConfig(root=str(tmp_path), uri=f"sqlite:///{tmp_path}/mlflow.db")
     tracker = Tracker.start(config, "locked", {})

@@ -120,14 +120,14 @@ def test_the_command_refuses_it_in_one_sentence(
 
 WAITING = """
 import time
-from pipeline import cli, doctor
+from pipeline.cli import examine, main
 
 def wait(with_metrics):
     print("waiting", flush=True)
     time.sleep(60)
 
-doctor.examine = wait
-raise SystemExit(cli.main(["doctor"]))
+examine.examine = wait
+raise SystemExit(main.main(["doctor"]))
 """
 
 

@@ -14,7 +14,7 @@ from spire_core.errors import RunError
 HOLDER = """
 import sys, time
 from pathlib import Path
-from pipeline.run_files import held
+from pipeline.runs.folder import held
 with held(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)

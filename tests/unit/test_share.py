@@ -13,7 +13,7 @@ from sweeps.execution.shared_pretraining import SharedPretraining
 TAKE_PART = """
 import sys, time
 from pathlib import Path
-from sweeps.share import SharedPretraining
+from sweeps.execution.shared_pretraining import SharedPretraining
 folder, name, hold_s = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
 shared = SharedPretraining(folder, "abc")
 print("ready", flush=True)

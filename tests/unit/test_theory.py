@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.cli import main as cli
+from pipeline.cli.main import main
 from pipeline.theory.config import EXPERIMENTS, TheoryConfig, load_theory, theory_names
 from pipeline.theory.outcome import Score, over_replicates, score, slope
 from pipeline.theory.run import RUN, run_theory
@@ -44,7 +44,7 @@ def spire(monkeypatch: pytest.MonkeyPatch, capsys, tmp_path: Path):
 
     def call(*argv: str) -> tuple[int, str, str]:
         try:
-            code = cli.main(["theory", *argv])
+            code = main(["theory", *argv])
         except SystemExit as stopped:  # argparse's own way out
             code = int(stopped.code or 0)
         return code, *capsys.readouterr()

@@ -66,7 +66,7 @@ def test_a_fresh_checkout_is_small_and_whole(checkout: Path) -> None:
     upload = measure_upload(checkout)
     assert upload.num_bytes < 15 * 2**20
     assert upload.fits
-    needed = {"pipeline/cli/main.py", "pipeline/presets/smoke.yaml", "pyproject.toml"}
+    needed = {"pipeline/cli/main.py", "pipeline/config/presets/smoke.yaml", "pyproject.toml"}
     needed |= {"sweeps/__init__.py", "spire_core/weights/mnist.safetensors"}
     assert needed <= upload.num_bytes_of.keys()
     modules = {p.relative_to(ROOT) for p in ROOT.glob("spire_core/*.py")}
