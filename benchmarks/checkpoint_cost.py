@@ -24,7 +24,7 @@ from pipeline.cluster.driver_actor import RemoteDriver
 from pipeline.config.load import load_config
 from pipeline.config.schema import Config
 from pipeline.experiment.pools import open_pool
-from pipeline.federation.driver import Driver, Rounds
+from pipeline.federation.driver import RoundDriver, Rounds
 from pipeline.federation.setup import prepare
 from pipeline.files.revision import git_revision
 from spire_core.federated.server import ServerState
@@ -34,9 +34,7 @@ OUT = Path(__file__).parent / "results" / "checkpoint_cost.json"
 WARM_UP = 5  # rounds that are not counted
 
 
-def block_s(
-    driver: Driver | RemoteDriver, checkpointer: Checkpointer, num_rounds: int, takes: bool
-) -> float:
+def block_s(driver: RoundDriver, checkpointer: Checkpointer, num_rounds: int, takes: bool) -> float:
     """Return the seconds of a round in a block of rounds, with a checkpoint after each or none."""
     checkpointer.wait()
     began = 0.0

@@ -129,7 +129,9 @@ def test_a_run_on_a_disk_that_gets_full_goes_on_when_there_is_room(
             timeout=600,
         )
     except FileNotFoundError:
-        pytest.skip("this machine has no `unshare`: tests/unit/test_disk.py covers the rest")
+        pytest.skip(
+            "this machine has no `unshare`: tests/unit/run/files/test_atomic.py covers the rest"
+        )
     if not (tmp_path / "mounted").exists():
         pytest.skip(f"no disk of its own can be mounted here: {done.stderr.strip()}")
     said = (tmp_path / "said").read_text()

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from pipeline.config.load import load_config, preset_names
 from spire_core.methods import METHODS
 
-PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
+PAGE = Path(__file__).parents[4] / "docs" / "settings.md"
 ROW = re.compile(r"^\| `([\w.]+)` \| (.*?) \| (.+) \|$", re.MULTILINE)
 
 

@@ -12,7 +12,7 @@ from ray._private.runtime_env.packaging import create_package
 from pipeline.cli.examine import examine
 from pipeline.cluster.job_upload import IGNORE_FILE, MAX_UPLOAD_BYTES, Upload, measure_upload
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 LEFTOVERS = [
     ".venv/lib/torch.so",
     ".git/objects/ab/cd",
@@ -28,7 +28,7 @@ LEFTOVERS = [
     "images.npz",
     "docs/curve.png",
     "benchmarks/results/compare.json",
-    "tests/unit/test_kid.py",
+    "tests/unit/core/evaluation/test_kid.py",
     "pipeline/__pycache__/cli.cpython-311.pyc",
     "spire_diffusion.egg-info/PKG-INFO",
 ]

@@ -16,7 +16,7 @@ from spire_core.evaluation.classifier import (
     to_network_size,
 )
 
-RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "classifiers.json"
+RESULTS = Path(__file__).parents[4] / "benchmarks" / "results" / "classifiers.json"
 NAMES = list(CLASSIFIERS)
 
 

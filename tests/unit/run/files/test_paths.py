@@ -136,7 +136,7 @@ def test_a_job_hears_sigint_though_its_head_ignores_it(marked: bool) -> None:
     env = os.environ | ({JOB_MARK: "{}"} if marked else {})
     with subprocess.Popen(
         [sys.executable, "-c", WAITING],
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[4],
         env=env,
         stderr=subprocess.PIPE,
         text=True,

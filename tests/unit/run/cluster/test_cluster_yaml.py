@@ -16,7 +16,7 @@ from ray.autoscaler._private.node_provider_availability_tracker import NodeAvail
 
 from pipeline.config.load import load_config, preset_names
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 CLUSTER = yaml.safe_load((ROOT / "ray_cluster.yaml").read_text())
 RAYJOB = yaml.safe_load((ROOT / "docs" / "kuberay-rayjob.yaml").read_text())
 REQUIREMENTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]

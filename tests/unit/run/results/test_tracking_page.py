@@ -12,7 +12,7 @@ from pipeline.config.load import load_config
 from pipeline.experiment.run import run_experiment
 from pipeline.experiment.watcher import Watcher
 
-PAGE = (Path(__file__).parents[2] / "docs" / "tracking.md").read_text()
+PAGE = (Path(__file__).parents[4] / "docs" / "tracking.md").read_text()
 NAMED = set(re.findall(r"`([^`\n]+)`", PAGE))
 FAMILIES = [
     re.compile(".+".join(re.escape(fixed) for fixed in re.split(r"<[^>]+>", name)))
