@@ -215,7 +215,9 @@ def machine() -> dict[str, str]:
     """Return what the numbers depend on beside the code."""
     cpus = Path("/proc/cpuinfo")
     lines = cpus.read_text().splitlines() if cpus.exists() else []
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
+    model = next(
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), ""
+    )
     return {"cpu": model or platform.machine(), "torch": version("torch")}
 
 
