@@ -71,7 +71,12 @@ RUNS: dict[str, tuple[str, ...]] = {  # name: what is set on top of BASE
     "opt_state-reset": ("client.opt_state=reset",),
     "opt_state-keep": ("client.opt_state=keep",),
     "shared_rep-alternate": ("method=shared_rep", "method.phases=alternate"),
-    "adapt-early_stopping": ("adapt.early_stopping=true", "adapt.patience=1", "adapt.lr=0.3"),
+    "adapt-early_stopping": (  # a rate at which it stops
+        "adapt.early_stopping=true",
+        "adapt.epochs=8",
+        "adapt.patience=2",
+        "adapt.lr=10",
+    ),
     "adapt-init-mean": ("adapt.init=mean",),
     "server-fedavgm-ema": ("server.optimizer=fedavgm", "server.ema=0.8"),
     "server-fedadam-ema": ("server.optimizer=fedadam", "server.lr=0.001", "server.ema=0.8"),
