@@ -20,7 +20,6 @@ from typing import Any
 
 from pipeline.checkpoint.checkpointer import Checkpointer
 from pipeline.checkpoint.snapshots import checkpoints
-from pipeline.cluster.driver_actor import RemoteDriver
 from pipeline.config.load import load_config
 from pipeline.config.schema import Config
 from pipeline.experiment.pools import open_pool

@@ -8,7 +8,6 @@ outside of the network. No code elsewhere asks for a method's name; it reads the
 from dataclasses import dataclass
 
 BODY, EMB_PROJ, LOCAL, CLIENT_EMB = "body", "emb_proj", "local", "client_emb"
-
 NETWORK_PARTS = (BODY, EMB_PROJ, LOCAL)  # their order in the flat parameter vector
 
 

@@ -30,9 +30,7 @@ from spire_core.federated.server import ServerState
 if TYPE_CHECKING:
     from pipeline.checkpoint.remote import Mirror
 
-
 RECORDED = ("pretrain/", "time/", "comm/", "memory/")  # names of what rounds and evaluations log
-
 _log = logging.getLogger(__name__)
 
 

@@ -38,15 +38,10 @@ from spire_core.errors import ConfigError, RunError
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
-
 SINGLE = (RECORD, START, DONE, REFUSED, OUTBOX)  # files of a run that are replaced as they grow
-
 FOLDERS = (ARTIFACTS, CLIENTS, EVALUATIONS, CHECKPOINTS)
-
 WITHOUT_FOLDERS = ("s3", "gcs", "abfs")  # storages where a file appears once it is whole
-
 CHUNK_BYTES = 1 << 24
-
 _log = logging.getLogger(__name__)
 
 

@@ -34,11 +34,8 @@ from spire_core.errors import RunError
 from spire_core.federated.server import ServerState
 
 SPARE = ".spare.part"
-
 KINDS = {"round_idx": int, "pretrain_fingerprint": str, "clients": dict, "evaluations": list}
-
 KINDS |= {"sha256": dict}
-
 _log = logging.getLogger(__name__)
 
 

@@ -7,11 +7,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cli.command import Answer, add_verb, allowed, say
+from pipeline.cli.presets import fetch_if_missing
 
 if TYPE_CHECKING:
     from pipeline.inference.saved_run import SavedRun
 
-from pipeline.cli.presets import fetch_if_missing
 
 MAX_DRAWN = 100_000  # images at once
 

@@ -20,11 +20,8 @@ from pipeline.files.paths import is_ray_job, lasting
 from spire_core.errors import ConfigError
 
 AddVerb = Callable[[Any], None]  # adds a verb to the subparsers of `spire`
-
 USER_ERROR, INTERRUPTED = 2, 130
-
 HALF_LINE = 500  # characters that are kept of each half of a message
-
 GOES_ON = dict.fromkeys(("run", "resume"), ": spire resume goes on from its last round")
 
 

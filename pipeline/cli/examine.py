@@ -30,13 +30,10 @@ from spire_core.evaluation.selftest import metric_selftest
 from spire_core.training.fit import to_float
 
 PACKAGES = ("torch", "torchvision", "ray", "mlflow", "torch-fidelity", "omegaconf", "numpy")
-
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
-
 INCEPTION_URL = (
     f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"
 )
-
 SELFTEST_IMAGES = 4000  # of a test split: enough for KID's subsets of 1000, and seconds on one core
 
 

@@ -5,12 +5,11 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cli.command import Answer, add_verb, allowed, say
+from pipeline.cli.presets import add_preset, fetch_if_missing, preset_and_settings
 
 if TYPE_CHECKING:
     from pipeline.config.schema import Config
     from pipeline.results.result import Result
-
-from pipeline.cli.presets import add_preset, fetch_if_missing, preset_and_settings
 
 # --- the verbs ----------------------------------------------------------------------------------
 

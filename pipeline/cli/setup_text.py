@@ -15,7 +15,6 @@ from pipeline.results.metrics import params_counts
 from spire_core.partition.split import Partition
 
 MAX_COLUMNS = 12  # classes; with more of them a client's largest are named
-
 MAX_ROWS = 40  # clients of one kind
 
 

@@ -8,9 +8,7 @@ import torch
 from spire_core.config.client import ClientConfig
 
 KEPT_BYTES = 2**28  # 256 MiB
-
 LARGEST_BYTES = 2**25  # 32 MiB, the most that every glibc takes
-
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 

@@ -1,20 +1,13 @@
 """What the client actors of one experiment need, worked out once and compared with the cluster."""
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from spire_core.errors import ClusterError
-
-if TYPE_CHECKING:
-    from pipeline.config.schema import Config
-
-import os
-
 
 from pipeline.config.resources import LEAST_GPU, ResourcesConfig
 from pipeline.config.schema import Config
+from spire_core.errors import ClusterError
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,8 @@ from spire_core.errors import ClusterError
 if TYPE_CHECKING:
     from pipeline.clients.worker import ClientWorker
 
-
 logger = logging.getLogger(__name__)
-
 WAIT_NOTICE_S = 30.0
-
 REVIVAL_S = 120.0  # for an actor to come back, perhaps on another node
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 MAX_UPLOAD_BYTES = 100 * 2**20  # above this a job server answers with HTTP 413
-
 IGNORE_FILE = ".rayignore"
 
 

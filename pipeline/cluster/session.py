@@ -16,29 +16,19 @@ from ray.exceptions import RayError, RayTaskError
 from spire_core.errors import ClusterError
 
 LESS_MEMORY = "lower resources.num_actors, client.group_size, client.batch_size or model.width"
-
 TOKEN_NOTICES = "ray._private.authentication.authentication_token_setup"
-
 NO_HANDLER = "SIGTERM handler is not set"  # and none is wanted: Ray's would exit in mid-sentence
-
 ENDING_S = 60.0  # that a local start which nobody waits for any more has to end by itself
-
 GIVING_UP_S = 5.0  # the same where a cluster may not answer: there is nothing here to end
-
 ENVIRONMENT = {  # of a cluster that starts here, where it says nothing else (docs/performance.md)
     "RAY_worker_niceness": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # the memory of its processes in huge pages
 }
-
 _PYTHON = ctypes.PyDLL(None)  # a signal's handler as the system has it, from any thread
-
 _PYTHON.PyOS_getsig.restype = ctypes.c_void_p
-
 _PYTHON.PyOS_setsig.argtypes = [ctypes.c_int, ctypes.c_void_p]
-
 _log = logging.getLogger(__name__)
-
 Ready = Callable[[], Mapping[str, float]]
 
 

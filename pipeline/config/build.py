@@ -8,9 +8,7 @@ from typing import Any, TypeVar
 from spire_core.errors import ConfigError
 
 Built = TypeVar("Built")
-
 MAX_NUMBER = 2**63  # what arrays, files and databases take
-
 _REFUSED = object()
 
 

@@ -12,21 +12,13 @@ from spire_core.config.model import num_norm_groups
 from spire_core.methods import Method
 
 OF_EMBEDDINGS = ("model.d_emb", "client.emb_lr", "client.emb_proj_lr_factor")
-
 OF_EMBEDDINGS += ("client.emb_init_std", "client.emb_dropout", "adapt.init")
-
 OF_LOCAL_LAYERS = ("method.local_layers", "method.phases", "method.share_until")
-
 OF_ALL_TRAINING = ("betas", "precision", "compile")  # settings of clients, also of new ones
-
 ALWAYS_READ = (*(f"client.{name}" for name in OF_ALL_TRAINING), "adapt.num_images")
-
 OF_PLACES = ("resources.", "tracking.", "data.root", "eval.extractor_weights")
-
 ROUNDS = {"num_rounds": 1, "cohort_size": 1, "tau": 1, "local_epochs": None}
-
 ROUNDS |= {"drop_rate": 0.0, "straggler_rate": 0.0, "max_update_norm": None}
-
 LATER = {  # settings that came when there were runs already, and what those had done
     "client.compression": "none",
     "client.precision": "float32",

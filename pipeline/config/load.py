@@ -17,7 +17,6 @@ from pipeline.config.schema import Config, config_from_dict
 from spire_core.errors import ConfigError
 
 NAMED_GROUPS = ("data", "partition", "method")
-
 MAX_KEY = 200  # characters
 
 

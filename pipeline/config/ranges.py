@@ -9,7 +9,6 @@ from operator import attrgetter
 from spire_core.errors import ConfigError
 
 MAX_IMAGE_SIZE = 1024  # pixels of a side
-
 Ranges = Mapping[str, tuple[float, float]]
 
 EXPERIMENT: Ranges = {

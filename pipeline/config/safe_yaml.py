@@ -11,9 +11,7 @@ import yaml
 from spire_core.errors import ConfigError
 
 MAX_CHARS, MAX_DEPTH = 100_000, 20
-
 MAX_SCALAR = 3000  # characters of one value; also what Python converts to a number and back
-
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # not every machine has the quick one
 
 

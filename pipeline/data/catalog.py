@@ -33,7 +33,6 @@ _MNIST = DatasetSpec(
         "test_labels": ("2fd8de6bdb8d11780b4b96dc57847bcfe6953f7c32aa48bfcd8237c3b7847243",),
     },
 )
-
 _FASHION = DatasetSpec(
     "fashion_mnist",
     "idx",
@@ -58,7 +57,6 @@ _FASHION = DatasetSpec(
         "test_labels": ("d51d859896c55775b9e9e219b77ff03bcec1b6ac322f313544dc3f9e7bc94fae",),
     },
 )
-
 _CIFAR10 = DatasetSpec(
     "cifar10",
     "cifar",
@@ -84,7 +82,6 @@ _CIFAR10 = DatasetSpec(
         "test_labels": ("cbb7365de8ed11f05cc4c3a1e7f78144127c5e851efd83762fb18202461230bb",),
     },
 )
-
 SPECS: Mapping[str, DatasetSpec] = {spec.name: spec for spec in (_MNIST, _FASHION, _CIFAR10)}
 
 

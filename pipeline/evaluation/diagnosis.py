@@ -14,13 +14,9 @@ from pipeline.federation.messages import AdaptReport
 from spire_core.errors import DivergenceError
 
 DIAGNOSIS, NONE = "spire.diagnosis", "none"  # a run's tag, and its value without a known failure
-
 NOT_LEARNING, DIVERGING = "backbone_not_learning", "backbone_diverging"
-
 OVERFITTING = "adaptation_overfitting"
-
 INCONSISTENT, IGNORED = "clients_inconsistent", "embedding_ignored"
-
 ADVICE = {
     NOT_LEARNING: "more federation.num_rounds or a higher client.lr; a lower one if the loss is "
     "far above its start",
@@ -35,27 +31,16 @@ ADVICE = {
 }
 
 MIN_ROUNDS = 10  # a shorter pre-training is not judged
-
 MIN_FALL = 0.1  # of the held-out loss and of KID, as a share of their start
-
 MAX_RISE = 0.1  # of the training loss above its lowest, and of KID as a share of its fall
-
 PART_ROUNDS, MAX_PARTS = 5, 10  # the training loss is compared between parts of the rounds
-
 NUM_ERRORS = 3  # standard errors that a rise has to exceed as well
-
 MIN_POINTS = 4  # of a new client's curve, below which it is not judged
-
 MIN_LOSS_RISE = 0.02  # of a new client's held-out loss, as a share of it
-
 MIN_STEPS = 100  # of a client's own part in pre-training, below which it is not judged
-
 SAME_LOSS = 0.005  # losses that differ by a smaller share say the same
-
 NO_CHANGE = 0.002  # the same, of a difference that is there for certain
-
 MAX_OFF = 0.25  # of clients whom another's part suits better than their own
-
 MIN_TV = 0.2  # mean distance between clients' class mixtures, below which they are alike
 
 Kid = tuple[float, float]  # its mean and spread over subsets of images

@@ -21,7 +21,6 @@ from pipeline.results.result import Result
 from pipeline.tracking.tracker import Tracker
 
 ENDING_S = 3.0  # that a run which ends before its time waits for scores
-
 _log = logging.getLogger(__name__)
 
 

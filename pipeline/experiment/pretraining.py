@@ -27,7 +27,6 @@ from spire_core.federated.server import ServerState
 from spire_core.network.flat_model import initial_weights
 
 CROSS_CLIENTS = 8  # that try on each other's parts
-
 logger = logging.getLogger(__name__)
 
 

@@ -11,14 +11,14 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from pipeline.federation.pool import ClientPool
-
 from pipeline.clients.profiler import NUM_ROUNDS
 from pipeline.runs.layout import PROFILE
 
-STOP_S = 2.0
+if TYPE_CHECKING:
+    from pipeline.federation.pool import ClientPool
 
+
+STOP_S = 2.0
 _log = logging.getLogger(__name__)
 
 

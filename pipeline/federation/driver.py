@@ -28,11 +28,8 @@ from spire_core.federated.update_checks import Fault, fault_of
 if TYPE_CHECKING:
     from spire_core.network.flat_model import Layout
 
-
 logger = logging.getLogger(__name__)
-
 Sent = ClientUpdate | CompressedUpdate
-
 Received = tuple[dict[int, ClientUpdate], dict[int, Fault]]  # each by client id
 
 

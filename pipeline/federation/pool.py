@@ -18,7 +18,6 @@ MAX_TRIES = 3
 
 logger = logging.getLogger(__name__)
 
-
 Unit = int | tuple[int, ...]
 """What a task is given at once: a client, or a group of clients that are computed together."""
 

@@ -21,7 +21,6 @@ from spire_core.network.flat_model import FlatModel
 from spire_core.partition.split import Partition, class_mixture, make_partition
 
 MANY_CLIENTS = 1000
-
 NUM_KNOWN = 100  # clients that stand for a larger population
 
 

@@ -11,16 +11,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.figures.style import GREY, MARKERS, OKABE_ITO, blank_figure
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-from pipeline.figures.style import GREY, MARKERS, OKABE_ITO, blank_figure
-
 MAX_NUMBERED = 12  # a cross-client matrix with more rows or columns shows colours only
-
 MAX_NAMED = 40  # a heat map with more rows names some of them, at even distances
-
 Points = Sequence[tuple[float, float]]
 
 

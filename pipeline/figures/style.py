@@ -5,11 +5,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-
 MARKERS = ("o", "s", "^", "D", "v", "<", ">")
-
 GREY = "#555555"
 
 

@@ -18,12 +18,10 @@ from safetensors import SafetensorError
 from spire_core.errors import RunError
 
 GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
-
 DAMAGE = (
     *(*GONE, EOFError, RecursionError, SafetensorError, struct.error, zlib.error),
     *(ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, SyntaxError),
 )
-
 GO_BACK = "resume the run, which goes back to a checkpoint whose files are whole"
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from spire_core.errors import ConfigError
 
 JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for a job's entrypoint, and nowhere else
-
 JOB_BASE = "~/spire"
 
 

@@ -19,7 +19,6 @@ from spire_core.errors import ConfigError, DataError
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 
-
 # --- the images of a new client -----------------------------------------------------------------
 
 

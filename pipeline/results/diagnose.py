@@ -5,13 +5,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.tracking.outbox import read_points
-from spire_core.evaluation.image_metrics import total_variation
-from spire_core.federated.messages import steps_per_epoch
-
-if TYPE_CHECKING:
-    from pipeline.results.result import Result
-
 from pipeline.evaluation.diagnosis import (
     MIN_STEPS,
     MIN_TV,
@@ -21,6 +14,12 @@ from pipeline.evaluation.diagnosis import (
     consistency_diagnosis,
     embedding_diagnosis,
 )
+from pipeline.tracking.outbox import read_points
+from spire_core.evaluation.image_metrics import total_variation
+from spire_core.federated.messages import steps_per_epoch
+
+if TYPE_CHECKING:
+    from pipeline.results.result import Result
 
 # --- a whole experiment ---------------------------------------------------------------------------
 

@@ -7,7 +7,6 @@ ROUND_METRICS = (  # seen while pre-training runs
     "pretrain/tv/mean",
     "pretrain/heldout/own",
 )
-
 FINAL_METRICS = (  # of new clients, which every method has
     "final/adapt_kid_after",
     "final/adapt_kid_ratio",

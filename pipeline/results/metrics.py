@@ -15,9 +15,7 @@ if TYPE_CHECKING:
     from pipeline.federation.setup import Setting
     from pipeline.results.result import Result
 
-
 IN_THE_TABLE_ALONE = {"client_id", "num_generated", "num_real", "subset_size", "num_trained"}
-
 IN_THE_TABLE_ALONE |= {"kid_after_std", "kid_floor_std"}
 
 

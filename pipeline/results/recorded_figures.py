@@ -13,7 +13,6 @@ from pipeline.tracking.tracker import Tracker
 if TYPE_CHECKING:
     from pipeline.results.result import Result
 
-
 GRID_CLIENTS = 4
 
 

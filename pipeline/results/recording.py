@@ -28,14 +28,10 @@ if TYPE_CHECKING:
     from pipeline.federation.setup import Setting
     from pipeline.results.result import Result
 
-
 # What makes no difference to a result is in config/resolved.yaml alone.
 NO_PARAMS = ("tracking.", "resources.", "data.root", "data.path", "eval.extractor_weights")
-
 NO_PARAMS += ("eval.grid_images",)
-
 MAX_PROFILE_BYTES = 20_000_000  # of a file that is sent to the store
-
 _log = logging.getLogger(__name__)
 
 

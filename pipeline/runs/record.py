@@ -19,11 +19,8 @@ from pipeline.runs.layout import RECORD
 from spire_core.errors import ConfigError, RunError
 
 RECORD_TYPES = {"run_id": str, "run_name": str, "started_ms": int}
-
 RECORD_TYPES |= {"kind": str, "tracked": bool, "uri": str}
-
 Kind = Literal["run", "sweep"]
-
 _log = logging.getLogger(__name__)
 
 

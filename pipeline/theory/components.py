@@ -25,11 +25,8 @@ from spire_core.mixture.two_components import normals
 from spire_core.rng import numpy_generator
 
 OVER_T, AT_T = "descent over all t", "descent at one t"
-
 LIKELIHOOD, AFFINE = "maximum likelihood", "affine least squares"
-
 CRAMER_RAO, FORM = "Cramer-Rao", f"{AFFINE}, form"
-
 ALLOWED = 1.2  # times Cramer-Rao
 
 

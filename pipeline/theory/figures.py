@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
 DASHES = ("--", ":", "-.", (0, (1, 3)), (0, (5, 5)))
 
 

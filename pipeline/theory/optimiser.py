@@ -16,9 +16,7 @@ from spire_core.mixture.two_components import draw_projected, time_of
 from spire_core.rng import numpy_generator
 
 LAST = 20  # iterates whose mean is the estimate and whose steps are the swing
-
 RATE_N, RATE_REPLICATES = 2000, 50
-
 VARIANTS = {
     "odds": DescentConfig(),
     "weight, damped": DescentConfig(parameter="weight"),

@@ -12,7 +12,6 @@ from torch import Tensor
 from spire_core.rng import numpy_generator
 
 BLOCK = 2**15  # numbers at a time: what fits a core's cache, and is not returned to the system
-
 NUM_ERRORS = 4.0  # standard errors that a claim may be off by chance
 
 

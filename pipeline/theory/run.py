@@ -39,7 +39,6 @@ RUN = {
     "backbone": Experiment(run_backbone),
     "bridge": Experiment(run_bridge),
 }
-
 _log = logging.getLogger(__name__)
 
 

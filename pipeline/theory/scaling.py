@@ -23,9 +23,7 @@ from spire_core.mixture.descent import DescentConfig, descend_all_t, descend_fix
 from spire_core.mixture.two_components import draw_projected, normals, signal_and_noise, time_of
 
 AT_T, OVER_T, LIKELIHOOD = "descent at one t", "descent over all t", "maximum likelihood"
-
 MOMENT, ONE_AXIS, STEP = "moment, noised", "moment, noised, one axis", "one step from 1/2"
-
 BOUND, CRAMER_RAO, SANDWICH = "published bound", "Cramer-Rao", "sandwich at t"
 
 

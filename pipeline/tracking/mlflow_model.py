@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel, Run
 
-
 MODEL_TAG = "spire.logged_ms"  # by which a model is known when its entry is sent again
 
 PACKAGE = Path(__file__).resolve().parents[1]

@@ -19,17 +19,11 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-
 KIND, SWEEP = "spire.kind", "sweep"  # the tag by which a sweep's parent run is known, and its value
-
 PARENT = "mlflow.parentRunId"  # the tag by which MLflow shows a run below another
-
 PAGE_SIZE = 200  # runs in one answer of the store
-
 MIN_ID_CHARS = 6
-
 NUM_NAMED = 8  # what exists, in the message about what does not
-
 MLFLOWS_INFINITY = 1e300  # MLflow keeps an infinite value as the largest float
 
 

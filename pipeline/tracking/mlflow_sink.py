@@ -22,9 +22,7 @@ from pipeline.tracking.relay import MAX_METRICS, Refusal
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-
 MAX_PARAMS = 100  # MLflow's limit for one call
-
 FINAL_CODES = {  # of MLflow's answers, those that no time changes
     "ALREADY_EXISTS",
     "BAD_REQUEST",
@@ -34,13 +32,9 @@ FINAL_CODES = {  # of MLflow's answers, those that no time changes
     "RESOURCE_ALREADY_EXISTS",
     "RESOURCE_DOES_NOT_EXIST",
 }
-
 BUSY = "QueuePool limit"  # a busy database, which MLflow calls a bad request
-
 RACED = ("IntegrityError", "INSERT INTO datasets")  # one that another run has just written as well
-
 FINAL_STATUSES = {400, 404, 405, 409, 411, 413, 414, 415, 422}  # of a server that takes files
-
 SPOILT = (Refusal, KeyError, TypeError, AttributeError, ValueError)  # of an entry
 
 

@@ -22,7 +22,6 @@ from pipeline.files.atomic import room_for
 from pipeline.runs.layout import DONE, OUTBOX, REFUSED
 
 ENDED = ("FINISHED", "FAILED", "KILLED")
-
 SAYS = {  # what is read of an entry here, by its kind
     "metrics": {"step": int, "metrics": dict},
     "image": {"step": int, "key": str},
@@ -30,9 +29,7 @@ SAYS = {  # what is read of an entry here, by its kind
     "status": {"status": str},
     "model": {"folder": str},
 }
-
 Entry = dict[str, Any]  # kind, time_ms, and what that kind says
-
 Points = Sequence[tuple[int, Mapping[str, float]]]  # (step, numbers by name)
 
 

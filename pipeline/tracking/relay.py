@@ -20,11 +20,8 @@ from pipeline.tracking.outbox import Entry, lines, num_waiting, parsed, read_don
 
 _log = logging.getLogger(__name__)
 
-
 MAX_METRICS = 1000  # sent together; MLflow's limit
-
 LOCK_WAIT_S, LOCK_PAUSE_S = 5.0, 0.1
-
 _log = logging.getLogger(__name__)
 
 
@@ -145,7 +142,6 @@ def deliver_all(run_dir: Path, store: Store) -> tuple[int, str | None]:
 
 
 LINGER_S = 1.0  # between two looks into the outbox, so that rounds travel together
-
 DELAYS_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # before another try
 
 

@@ -17,9 +17,7 @@ from pipeline.tracking.outbox import Outbox, Points
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-
 MAX_DIGEST_CHARS = 36  # of MLflow's
-
 _log = logging.getLogger(__name__)
 
 

@@ -28,7 +28,6 @@ from spire_core.errors import ClusterError, RunError
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 FINISH_WAIT_S, KILLED_WAIT_S = 30.0, 5.0  # for what the store has not taken when a run ends
-
 _log = logging.getLogger(__name__)
 
 

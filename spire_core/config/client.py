@@ -9,9 +9,7 @@ from spire_core.errors import ConfigError
 from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL
 
 COMPRESSIONS = ("none", "bf16", "int8", "top_k")
-
 PRECISIONS = ("float32", "tf32", "bf16")
-
 WIDE = 64  # channels of the finest level
 
 

@@ -7,11 +7,8 @@ from spire_core.config.checks import check_choice
 from spire_core.errors import ConfigError
 
 SCHEDULES = ("linear", "cosine")
-
 PREDICTIONS = ("eps", "v")
-
 SAMPLER_NAMES = ("ddpm", "ddim", "dpmpp")
-
 MAX_LINEAR_TIMESTEPS = 8632  # one more, and alpha_bar ends below the normal numbers of float32
 
 

@@ -18,7 +18,6 @@ from spire_core.errors import WeightsError
 WEIGHTS_DIR = Path(__file__).parents[1] / "weights"
 
 NUM_CLASSES = 10
-
 IMAGE_SIZE = 32
 
 

@@ -16,9 +16,7 @@ from spire_core.evaluation.classifier import CLASSIFIERS, Classifier, load_class
 from spire_core.evaluation.inception import INCEPTION, INCEPTION_FEATURES, inception
 
 CLASSIFIER_SUFFIX = "-cnn"
-
 EXTRACTORS = (*(name + CLASSIFIER_SUFFIX for name in CLASSIFIERS), INCEPTION)
-
 _BATCH_SIZE = {INCEPTION: 32}
 
 

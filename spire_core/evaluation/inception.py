@@ -9,7 +9,6 @@ from torch import nn
 from spire_core.errors import WeightsError
 
 INCEPTION = "inception-v3-compat"
-
 INCEPTION_FEATURES = 2048
 
 

@@ -28,11 +28,8 @@ from spire_core.federated.messages import Broadcast, ClientUpdate, CompressedUpd
 from spire_core.federated.private_state import PrivateState
 
 WITH_FEEDBACK = ("int8", "top_k")
-
 RESIDUAL = "shared.residual"  # in a client's private state: what it has not sent yet (S,)
-
 BLOCK = 256  # numbers that share a scale
-
 MAX_INT8 = 127
 
 

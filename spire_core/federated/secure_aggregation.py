@@ -22,7 +22,6 @@ from spire_core.errors import AggregationError
 from spire_core.rng import numpy_generator
 
 SCALE = 2.0**32  # fixed point: a sum is exact up to half a step of 2**-32 for each summand
-
 MAX_ABS_SUM = 2.0**31  # what a signed 64-bit integer holds at that scale
 
 

@@ -27,9 +27,7 @@ from spire_core.mixture.two_components import (
 )
 
 NUM_TIMES = 256
-
 EDGE = 1e-12  # descent in w stays this far inside [0, 1], where log-odds are finite
-
 Gradient = Callable[[Tensor], tuple[Tensor, Tensor]]
 """From h to the gradient in h and a bound on its curvature, at the next draw of the noise."""
 

@@ -9,7 +9,6 @@ from torch import Tensor
 from spire_core.mixture.two_components import check_separation, grad_h, log_odds, signal_and_noise
 
 MAX_STEPS = 40
-
 EDGE = 1e-12
 
 

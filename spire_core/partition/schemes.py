@@ -11,7 +11,6 @@ from spire_core.config.partition import PartitionConfig
 from spire_core.errors import ConfigError, DataError
 
 Held = list[np.ndarray]  # per client the indices of its images
-
 Rng = np.random.Generator
 
 

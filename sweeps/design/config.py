@@ -27,17 +27,11 @@ from pipeline.results.metric_names import FINAL_METRICS, ROUND_METRICS
 from spire_core.errors import ConfigError
 
 SEARCHES, SCHEDULERS, MODES = ("grid", "random", "optuna"), ("none", "asha"), ("min", "max")
-
 SHARED_IN = ("sweep", "root")
-
 RECORDED = ("tracking.enabled", "tracking.uri", "tracking.experiment")
-
 RANGE_KEYS = {"min", "max", "log", "integer"}
-
 NAME = re.compile(r"[\w.-]{1,100}")
-
 MAX_TRIALS = 10_000
-
 PAPER = "paper-"  # what the names of the paper's experiments begin with
 
 

@@ -32,9 +32,7 @@ from sweeps.design.points import Trial
 from sweeps.design.trial_plan import TrialPlan
 
 START_S = 10.0  # a trial's process, its tracking run, its first features of real images
-
 PADDED = 32  # the side of images at their original size
-
 MOST_IMAGES = 8  # in a timed batch: networks of GPU size take seconds for these on a CPU
 
 

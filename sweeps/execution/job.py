@@ -18,7 +18,6 @@ from sweeps.execution.trial import TrialTask
 from sweeps.execution.tune import Narrator, grid_of, optuna_of, run_trials
 
 Say = Callable[[str], None]
-
 Point = Mapping[str, Any]
 
 

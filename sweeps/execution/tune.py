@@ -27,9 +27,7 @@ from sweeps.design.trial_plan import TrialPlan
 from sweeps.execution.trial import TrialTask, run_trial
 
 WAIT_NOTICE_S = 30.0
-
 Point = dict[str, Any]  # what Tune hands to a trial
-
 Say = Callable[[str], None]
 
 

@@ -37,29 +37,22 @@ from sweeps.report.stats import Estimate, estimate, paired
 from sweeps.report.tables import COMPARED, Cell, Table, compared, made_table
 
 REFERENCE = "spire"
-
 OWN_BEST, SAME = "own best settings", "same settings"
-
 HELDOUT = "final/adapt_heldout_after"
-
 METRICS = (
     ("new clients: KID after", "final/adapt_kid_after"),
     ("new clients: TV after", "final/adapt_tv_after"),
     ("new clients: held-out after", HELDOUT),
     ("pre-training: KID, last round", "final/pretrain_kid_mean"),
 )
-
 DIFFERENCES = (*METRICS, ("new clients: NN train - test", NN_GAP))
-
 OWN_MODELS = ("pre-training: KID, own or fine-tuned models", OWN_KID)
-
 CAPTION = (
     "Each method minus SPIRE on the same seeds, mean over pairs and 95 % interval; below zero the "
     "method's score is lower, which is better for all of these but NN, where its images are nearer "
     "to training than to test images by more than SPIRE's. Lower or higher: only where the "
     "interval excludes zero. Several comparisons at once: one in twenty intervals misses by chance."
 )
-
 BY_SETTING = (
     "Each method minus SPIRE on {score} at each of SPIRE's settings, paired on seeds, each at its "
     "best rate of adaptation. A method stands there if it was run at that setting, apart from what "

@@ -16,7 +16,6 @@ from sweeps.report.series import Histories, against_cost, against_setting, curve
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-
 AXES: dict[str, tuple[str, Scale]] = {
     "model.d_emb": ("size of the client embedding, d_emb [numbers]", "log2"),
     "federation.tau": ("steps between two synchronizations, tau [optimizer steps]", "log2"),
@@ -24,32 +23,24 @@ AXES: dict[str, tuple[str, Scale]] = {
     "adapt.lr": ("learning rate of adaptation", "log10"),
     "adapt.epochs": ("length of adaptation [epochs]", "log2"),
 }
-
 COSTS = {
     "params/trainable_new_client": ("parameters that a new client trains", "trained_parameters"),
     "comm/total_mb": ("sent in pre-training, up and down, all clients [MB]", "sent_bytes"),
 }
-
 KID_ROUNDS = "pretrain/kid/mean"
-
 FORGETTING = {
     "forgetting/own": ("own: the new client", "KID above its lowest so far"),
     "forgetting/global": ("global: existing clients", "KID above its start"),
     "forgetting/replaced": ("replaced: the new client alone", "KID above the population's"),
 }
-
 KID_EPOCHS = "adapt/kid/mean"
-
 OVERFITTING = {
     "adapt/train_loss": ("on training images", "denoising loss"),
     "adapt/heldout/mean": ("on held-out images", "denoising loss"),
     KID_EPOCHS: ("what is drawn", "KID of new clients"),
 }
-
 MAX_LINES = 8
-
 AT_BEST = "each method at its own best setting"
-
 SPREAD = "lines: mean over seeds; shaded or barred: from the lowest to the highest seed"
 
 

@@ -17,44 +17,28 @@ from spire_core.methods import METHODS
 from sweeps.report.stats import Estimate, estimate
 
 UNSET = "None"  # how a setting that is not given is logged
-
 IGNORED = ("seed", "method.name", "resources.", "tracking.", "data.root", "data.path")
-
 IGNORED += ("eval.extractor_weights", "eval.batch_size", "eval.grid_images")
-
 TASK = ("data.", "partition.", "federation.num_clients", "federation.num_new_clients")
-
 TASK += ("adapt.num_images", "eval.num_images", "eval.num_clients", "eval.kid_")
-
 # They stand among a task's parameters, though they are logged as tags.
 EXTRACTOR, IMAGES = "extractor", "images"
-
 RATE = "adapt.lr"
-
 # Settings of a method: they choose its best, and others need not agree.
 OF_ADAPTATION = (RATE, "adapt.tune_epochs")
-
 OWN = ("method.", *OF_ADAPTATION)
-
 NN_GAP = "final/adapt_nn_gap"  # worked out here: each run's distance to training minus test images
-
 NN_GAP_OF = ("final/adapt_nn_train", "final/adapt_nn_test")
-
 TUNED_KID = "final/pretrain_tuned_kid_mean"
-
 OWN_KID = "final/pretrain_own_kid"  # likewise: that of fine-tuned models, where clients have tuned
-
 SCORES = {  # by which a best setting is chosen: the first that any run has
     "final/adapt_kid_after": "new clients' final KID",
     "final/pretrain_kid_mean": "pre-training clients' KID after the last round",
 }
 
 Values = tuple[tuple[str, str], ...]  # parameters that vary, with one choice of their values
-
 Pair = tuple[int, str]  # a seed, and the hash of the partition that it gave
-
 Scores = Mapping[Pair, float]
-
 Key = TypeVar("Key", bound=Hashable)
 
 

@@ -30,7 +30,6 @@ from sweeps.report.tables import Table, cell_text, method_tables, settings_table
 __all__ = ["Report", "make_report", "report_json", "report_text"]
 
 UP, DOWN, DROPPED = "comm/up_bytes", "comm/down_bytes", "pretrain/dropped"
-
 TERMINAL = ("KID, last round", "KID before", "KID after", "TV after", "held-out after")
 
 

@@ -9,7 +9,6 @@ from sweeps.report.figures import Picture
 from sweeps.report.tables import Cell, Table, cell_text
 
 CSS_PIXELS = 110  # on the page for an inch of a figure
-
 CSS = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff;
   max-width: 78rem; margin: 2rem auto; padding: 0 1.5rem; }

@@ -19,7 +19,6 @@ PLANE = (
     "Each method minus SPIRE on {score}, paired on seeds, mean and 95 % interval; above zero SPIRE "
     "is ahead. Each is at its best remaining settings."
 )
-
 Place = tuple[float, ...]
 
 

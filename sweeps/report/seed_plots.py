@@ -15,17 +15,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
 Scale = Literal["linear", "log2", "log10", "from 0"]
-
 Point = tuple[float, float, float, float]  # x, mean, lowest, highest
-
 LOG_RATIO = 8  # what differs by more than this factor is drawn on a logarithmic axis
-
 FLOOR_RATIO = 10  # a floor further below all scores than this would squeeze a logarithmic axis
-
 FLOOR = "floor"  # the head of its label
-
 MAX_TICKS = 8  # up to so many places on a logarithmic axis are named one by one
 
 

@@ -12,7 +12,6 @@ from statistics import fmean, stdev
 from typing import TypeVar
 
 CONFIDENCE = 0.95
-
 Key = TypeVar("Key", bound=Hashable)
 
 

@@ -7,7 +7,6 @@ from sweeps.report.groups import NN_GAP, TUNED_KID, Group, label
 from sweeps.report.stats import Estimate, verdict
 
 Cell = str | int | Estimate | None
-
 Metric = tuple[str, str]  # a column's title, and the metric in it
 
 PRETRAINING: tuple[Metric, ...] = (
@@ -23,7 +22,6 @@ PRETRAINING: tuple[Metric, ...] = (
     ("TV, fine-tuned", "final/pretrain_tuned_tv_mean"),
     ("held-out, fine-tuned", "final/pretrain_tuned_heldout_own"),
 )
-
 NEW_CLIENTS: tuple[Metric, ...] = (
     ("KID before", "final/adapt_kid_before"),
     ("KID after", "final/adapt_kid_after"),
@@ -36,7 +34,6 @@ NEW_CLIENTS: tuple[Metric, ...] = (
     ("NN test", "final/adapt_nn_test"),
     ("NN train - test", NN_GAP),
 )
-
 FORGETTING_AND_COST: tuple[Metric, ...] = (
     ("own", "final/adapt_forgetting_own"),
     ("global", "final/adapt_forgetting_global"),
@@ -46,13 +43,11 @@ FORGETTING_AND_COST: tuple[Metric, ...] = (
     ("kB up per client and round", "comm/up_kb_per_client_round"),
     ("MB sent in total", "comm/total_mb"),
 )
-
 OF_EVERY_SETTING = {
     *("KID, last round", "KID, best round", "KID, fine-tuned"),
     *("KID before", "KID after", "after / before", "TV after", "held-out after"),
     *("own", "global", "replaced", "trained parameters", "seconds per new client"),
 }
-
 ALL_SETTINGS = tuple(
     metric
     for metric in (*PRETRAINING, *NEW_CLIENTS, *FORGETTING_AND_COST)
@@ -90,7 +85,6 @@ class Table:
 
 
 HEAD = ("task", "method", "setting")
-
 COMPARED = ("minus SPIRE", "pairs", "verdict")
 
 
