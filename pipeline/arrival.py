@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pipeline.datasets import load_stored, store_root
 from pipeline.diagnosis import Diagnosis, adaptation_diagnosis
-from pipeline.disk import try_lock
+from pipeline.disk import open_own, try_lock
 from pipeline.image_folder import opened_image
 from pipeline.image_grids import image_grid
 from pipeline.known_datasets import SPECS
@@ -114,7 +114,7 @@ def reserved_id(run: SavedRun, client_id: int | None = None) -> Iterator[int]:
         if wanted < first or path.exists():
             continue
         path.parent.mkdir(exist_ok=True)
-        with path.with_suffix(".lock").open("w") as lock:
+        with open_own(path.with_suffix(".lock"), "w") as lock:
             if try_lock(lock) and not path.exists():
                 yield wanted
                 path.with_suffix(".lock").unlink()

@@ -22,6 +22,7 @@ from pipeline.checkpoint import (
 from pipeline.client_store import CLIENTS, ClientStore
 from pipeline.evaluation_store import rewind_evaluations
 from pipeline.outbox import Points, read_points
+from pipeline.ownership import refuse_links
 from pipeline.schema import Config
 from pipeline.server_file import write_state
 from spire_core.errors import RunError, SpireError
@@ -153,8 +154,9 @@ def copy_pretraining(
 ) -> None:
     """Copy the last checkpoint, the evaluations and the clients' states of a finished pre-training.
 
-    RunError if it has not finished, or was done with other settings.
+    RunError if it has not finished, was done with other settings, or holds a link.
     """
+    refuse_links(source)
     state = newest_checkpoint(source, config.pretrain_fingerprint)
     if state is None or state.round_idx != config.federation.num_rounds:
         raise RunError(

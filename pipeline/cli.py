@@ -8,12 +8,13 @@ import argparse
 import contextlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.command import (
     AddVerb,
     Answer,
+    add_mine,
     add_verb,
     allowed,
     run_command,
@@ -67,22 +68,30 @@ def run(args: argparse.Namespace) -> Answer:
 def resume(args: argparse.Namespace) -> Answer:
     """Go on with an interrupted run; of a finished one, say again what it found."""
     from pipeline.config import load_config
+    from pipeline.ownership import READ, begun_here, refuse_links
     from pipeline.run_files import load_result
-    from pipeline.runs import find_run
+    from pipeline.runs import find_run, tracking_root
     from pipeline.start_file import load_start
 
     changeable = ("tracking.", "resources.", "federation.client_timeout_s=", "data.root=")
-    overrides = allowed(args.words, changeable)
+    overrides = allowed(args.words, (*changeable, *(f"{key}=" for key in READ)))
     given = load_config(None, overrides).tracking
     if "://" in args.run:
-        from pipeline.storage import restore
+        from pipeline.storage import restore, storage_of
 
         run_dir = restore(args.run, given, say)
+        if not any(word.startswith("tracking.storage=") for word in overrides):
+            given = replace(given, storage=storage_of(args.run))
     else:
         run_dir = find_run(args.run, given)
+    refuse_links(run_dir, begun_here(run_dir, tracking_root(given)) is not None)
+    if args.mine:
+        from pipeline.claim import claim
+
+        claim(run_dir, given, overrides)
     if (told := load_result(run_dir)) is not None:
         return Answer(f"run {told['run_id']} has finished: spire sample {told['run_id']}", told)
-    config, preset = load_start(run_dir, given.uri, overrides)
+    config, preset = load_start(run_dir, given, overrides)
     _fetch_if_missing(config.data.name, config.data.root, config.data.path)
     with _starting_cluster(config):
         from pipeline.experiment import resume_experiment
@@ -219,11 +228,14 @@ def _fetch_if_missing(name: str, root: str | None, source_dir: str | None) -> No
 def _saved_run(run: str, overrides: Sequence[str], prefixes: tuple[str, ...]) -> "SavedRun":
     """Return a finished run; ConfigError for an override of what that run has already fixed."""
     from pipeline.config import load_config
+    from pipeline.ownership import refuse_links
     from pipeline.runs import find_run
     from pipeline.saved_run import SavedRun
 
     overrides = allowed(overrides, prefixes)
-    return SavedRun.load(find_run(run, load_config(None, overrides).tracking))
+    run_dir = find_run(run, load_config(None, overrides).tracking)
+    refuse_links(run_dir)  # it is going to be written into
+    return SavedRun.load(run_dir)
 
 
 def _preset_and_settings(words: Sequence[str]) -> tuple[str, list[str]]:
@@ -249,8 +261,12 @@ def _add_resume(verbs: Any) -> None:
     parser = add_verb(verbs, "resume", resume, "go on with an interrupted run")
     text = "a run's id, name or folder, or last; or its copy, as <tracking.storage>/<run id>"
     parser.add_argument("run", metavar="RUN", help=text)
-    text = "settings of tracking.*, resources.*, data.root and federation.client_timeout_s"
+    text = (
+        "settings of tracking.*, resources.*, data.root and federation.client_timeout_s; of a run "
+    )
+    text += "that this root did not begin, data.path and eval.extractor_weights too"
     parser.add_argument("words", nargs="*", default=[], metavar="key=value", help=text)
+    add_mine(parser)
     parser.add_argument("--quiet", action="store_true", help="show no progress")
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from pipeline.disk import try_lock
+from pipeline.disk import open_own, try_lock
 from pipeline.outbox import REFUSED, Entry, lines, parsed, read_done, write_done
 from pipeline.runs import mask
 
@@ -94,7 +94,7 @@ class Courier:
 
     def _refuse(self, entry: Entry, error: Exception) -> None:
         reason = reason_of(error)
-        with (self.run_dir / REFUSED).open("a") as file:
+        with open_own(self.run_dir / REFUSED, "a") as file:
             file.write(json.dumps({"reason": reason, **entry}) + "\n")
         name = entry.get("file") or entry.get("key") or ", ".join(entry.get("metrics", ()))
         at = f" of step {entry['step']}" if "step" in entry else ""
@@ -111,7 +111,7 @@ def reason_of(error: Exception) -> str:
 @contextlib.contextmanager
 def sole_courier(run_dir: Path) -> Iterator[bool]:
     """Yield whether this process is now the one that delivers."""
-    with (run_dir / LOCK).open("w") as file:
+    with open_own(run_dir / LOCK, "w") as file:
         yield try_lock(file)
 
 

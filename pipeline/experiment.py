@@ -17,6 +17,7 @@ from pipeline.disk import room_for
 from pipeline.evaluation import RealData
 from pipeline.open_pool import open_pool
 from pipeline.outbox import read_points
+from pipeline.ownership import begun_here, refuse_links
 from pipeline.pool import ClientPool
 from pipeline.pretraining import pretrain, take_over, try_on
 from pipeline.progress import Watcher
@@ -83,8 +84,11 @@ def resume_experiment(
 ) -> Result:
     """Go on with an interrupted run from its newest good checkpoint, to the same result.
 
-    RunError if another process is at it, or if its images are not those with which it began.
+    RunError if another process is at it, if a link is in its folder, or if its images are not those
+    with which it began.
     """
+    is_own = begun_here(run_dir, tracking_root(config.tracking)) is not None
+    refuse_links(run_dir, is_own)
     with room_for(run_dir), held(run_dir):
         check_storage(config.tracking)
         setting = prepare(config)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.disk import try_lock, write_whole
+from pipeline.disk import open_own, try_lock, write_whole
 from pipeline.reading import read_object, reading
 from pipeline.runs import mask, read_record
 from pipeline.schema import Config
@@ -29,7 +29,7 @@ def held(run_dir: Path) -> Iterator[None]:
 
     RunError if another one, or another block, is at it.
     """
-    with (run_dir / LOCK).open("a+") as file:
+    with open_own(run_dir / LOCK, "a+") as file:
         if not try_lock(file):
             file.seek(0)
             raise RunError(

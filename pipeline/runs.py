@@ -102,7 +102,14 @@ def tracking_uri(config: TrackingConfig) -> str:
     uri = config.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root}/mlflow.db"
     _check_uri(uri)
     path = sqlite_path(uri)
-    return uri if path is None else f"sqlite:///{root / path}"  # workers run in other directories
+    if path is None:
+        return uri
+    if (root / path).resolve().is_relative_to((root / "runs").resolve()):
+        raise ConfigError(
+            f"expected a store outside of {root / 'runs'}, got {root / path}, which may have come "
+            "with a run: move it if it is yours"
+        )
+    return f"sqlite:///{root / path}"  # workers run in other directories
 
 
 def sqlite_path(uri: str) -> Path | None:
@@ -146,15 +153,6 @@ def read_record(run_dir: Path) -> dict[str, Any]:
             if not isinstance(record[key], kind):
                 raise TypeError(f"{record[key]!r:.50} as {key}")
         return record
-
-
-def stored_uri(run_dir: Path) -> str | None:
-    """Return the address of a run's store, or None if a password, which is not kept, belongs to it.
-
-    Then the environment's is meant.
-    """
-    uri = read_record(run_dir)["uri"]
-    return uri if uri and "***" not in uri else None
 
 
 def _records(runs: Path) -> list[dict[str, Any]]:

@@ -7,7 +7,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.runs import RECORD, TrackingConfig, make_run_dir, make_runs_folder, tracking_uri
+from pipeline.ownership import Begun, begun_here, note_begun
+from pipeline.runs import (
+    RECORD,
+    TrackingConfig,
+    make_run_dir,
+    make_runs_folder,
+    tracking_root,
+    tracking_uri,
+)
 from pipeline.tracked_runs import adopt
 from pipeline.tracking import Status, Tracker, end_run, has_ended, is_deleted
 from spire_core.errors import SpireError
@@ -101,5 +109,7 @@ def _parent_tracker(sweep: SweepConfig, ledger: Ledger, tracking: TrackingConfig
         make_runs_folder(tracking)
         uri = tracking_uri(tracking)
         run_dir = make_run_dir(tracking, run_dir.name, sweep.name, uri, "sweep")
+        if begun_here(run_dir, root := tracking_root(tracking)) is None:
+            note_begun(root, run_dir.name, Begun(uri))
         ledger.remember_parent(run_dir)
     return Tracker.resume(tracking, run_dir)
