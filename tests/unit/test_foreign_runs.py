@@ -317,12 +317,12 @@ def test_pictures_are_read_where_the_user_says_alone(how: str, copy: Copy, tmp_p
 
 
 @pytest.mark.parametrize("how", RESUMES)
-def test_an_extractor_is_read_where_the_user_says_alone(how: str, copy: Copy) -> None:
-    copy.set("eval", extractor_weights="/dev/zero")
+def test_an_extractor_is_read_where_the_user_says_alone(how: str, copy: Copy, victim: Path) -> None:
+    copy.set("eval", extractor_weights=str(victim / "notes.txt"))
     copy.set("data", root="/strangers")  # left out: the user's own data sets are meant
     ended = copy.use(how)
     assert ended.code == 2
-    assert "expected eval.extractor_weights=/dev/zero on the command line" in ended.err
+    assert f"expected eval.extractor_weights={victim}/notes.txt on the command line" in ended.err
 
 
 # --- links --------------------------------------------------------------------------------------
@@ -421,7 +421,7 @@ def test_another_record_in_the_folder_of_an_own_run_has_no_say(
     (own / "tracking.json").write_text(json.dumps(record | {"uri": server.address}))
     stored = json.loads((own / "config.json").read_text())
     stored["config"]["tracking"]["storage"] = f"file://{tmp_path}/evil"
-    stored["config"]["eval"]["extractor_weights"] = "/dev/zero"
+    stored["config"]["eval"]["extractor_weights"] = str(tmp_path / "gone")
     (own / "config.json").write_text(json.dumps(stored))
     add_number(own)
     assert spire("sync").code == 0

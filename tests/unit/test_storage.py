@@ -153,9 +153,7 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("link", ["artifacts/key", "artifacts"])
-def test_a_link_in_the_folder_is_refused(
-    run_dir: Path, tmp_path: Path, link: str
-) -> None:
+def test_a_link_in_the_folder_is_refused(run_dir: Path, tmp_path: Path, link: str) -> None:
     checkpoint(run_dir, 1)
     copy, mine = tmp_path / "there" / RUN_ID, tmp_path / "mine"
     Mirror(run_dir, LocalFileSystem(), str(copy)).upload(1)
