@@ -33,6 +33,7 @@ from pipeline.runs.layout import (
     REFUSED,
     START,
 )
+from pipeline.runs.ownership import refuse_links
 from spire_core.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
@@ -184,11 +185,27 @@ def check_storage(config: TrackingConfig) -> None:
 
 
 def mirror_of(run_dir: Path, config: TrackingConfig) -> Mirror | None:
-    """Return the mirror that a configuration asks for, or None; ConfigError if it cannot be."""
+    """Return the mirror that a configuration asks for, or None; ConfigError if it cannot be.
+
+    RunError if a link is in its folder.
+    """
     if config.storage is None:
         return None
     storage, path = open_storage(config.storage)
-    return Mirror(run_dir, storage, f"{path.rstrip('/')}/{run_dir.name}")
+    folder = f"{path.rstrip('/')}/{run_dir.name}"
+    _refuse_links_at(storage, folder)
+    return Mirror(run_dir, storage, folder)
+
+
+def _refuse_links_at(storage: "FileSystem", folder: str) -> None:
+    if storage.type_name == "local":
+        refuse_links(Path(folder))
+
+
+def storage_of(uri: str) -> str:
+    """Return the storage in which a URI `<storage>/<run id>` means a run."""
+    address, sep, query = uri.partition("?")
+    return address.rstrip("/").rpartition("/")[0] + sep + query
 
 
 def restore(uri: str, config: TrackingConfig, say: Callable[[str], None]) -> Path:
@@ -198,6 +215,7 @@ def restore(uri: str, config: TrackingConfig, say: Callable[[str], None]) -> Pat
     there is no run at it.
     """
     storage, path = open_storage(uri)
+    _refuse_links_at(storage, path)
     with _readable(uri):
         names = names_at(storage, path)
     run_id = path.rstrip("/").rpartition("/")[2]

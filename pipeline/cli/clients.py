@@ -66,10 +66,13 @@ def _saved_run(run: str, overrides: Sequence[str], prefixes: tuple[str, ...]) ->
     """Return a finished run; ConfigError for an override of what that run has already fixed."""
     from pipeline.config.load import load_config
     from pipeline.inference.saved_run import SavedRun
+    from pipeline.runs.ownership import refuse_links
     from pipeline.runs.record import find_run
 
     overrides = allowed(overrides, prefixes)
-    return SavedRun.load(find_run(run, load_config(None, overrides).tracking))
+    run_dir = find_run(run, load_config(None, overrides).tracking)
+    refuse_links(run_dir)  # it is going to be written into
+    return SavedRun.load(run_dir)
 
 
 def _add_saved_run(parser: argparse.ArgumentParser, settings: str, client: str) -> None:

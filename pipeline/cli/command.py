@@ -120,6 +120,12 @@ def add_verb(verbs: Any, name: str, act: Any, text: str) -> argparse.ArgumentPar
     return parser
 
 
+def add_mine(parser: argparse.ArgumentParser) -> None:
+    """Let the owner of a run say so."""
+    text = "the run is yours though this root did not begin it: trust the addresses in its record"
+    parser.add_argument("--mine", action="store_true", help=text)
+
+
 def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return what was typed as names and as key=value settings."""
     names = [word for word in words if "=" not in word]

@@ -3,7 +3,11 @@
 import argparse
 from typing import Any
 
-from pipeline.cli.command import Answer, add_verb, say
+from pipeline.cli.command import (
+    Answer,
+    add_verb,
+    say,
+)
 from pipeline.cli.presets import add_preset, fetch_if_missing, preset_and_settings
 
 

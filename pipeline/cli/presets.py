@@ -3,7 +3,10 @@
 import argparse
 from collections.abc import Sequence
 
-from pipeline.cli.command import say, split_one
+from pipeline.cli.command import (
+    say,
+    split_one,
+)
 
 DEFAULT_PRESET = "mnist-cpu"
 

@@ -2,9 +2,16 @@
 
 import argparse
 import contextlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline.cli.command import Answer, add_verb, allowed, say
+from pipeline.cli.command import (
+    Answer,
+    add_mine,
+    add_verb,
+    allowed,
+    say,
+)
 from pipeline.cli.presets import add_preset, fetch_if_missing, preset_and_settings
 
 if TYPE_CHECKING:
@@ -41,22 +48,31 @@ def run(args: argparse.Namespace) -> Answer:
 def resume(args: argparse.Namespace) -> Answer:
     """Go on with an interrupted run; of a finished one, say again what it found."""
     from pipeline.config.load import load_config
+    from pipeline.config.tracking import tracking_root
     from pipeline.runs.folder import load_result
+    from pipeline.runs.ownership import READ, begun_here, refuse_links
     from pipeline.runs.record import find_run
     from pipeline.runs.start import load_start
 
     changeable = ("tracking.", "resources.", "federation.client_timeout_s=", "data.root=")
-    overrides = allowed(args.words, changeable)
+    overrides = allowed(args.words, (*changeable, *(f"{key}=" for key in READ)))
     given = load_config(None, overrides).tracking
     if "://" in args.run:
-        from pipeline.checkpoint.remote import restore
+        from pipeline.checkpoint.remote import restore, storage_of
 
         run_dir = restore(args.run, given, say)
+        if not any(word.startswith("tracking.storage=") for word in overrides):
+            given = replace(given, storage=storage_of(args.run))
     else:
         run_dir = find_run(args.run, given)
+    refuse_links(run_dir, begun_here(run_dir, tracking_root(given)) is not None)
+    if args.mine:
+        from pipeline.tracking.claim import claim
+
+        claim(run_dir, given, overrides)
     if (told := load_result(run_dir)) is not None:
         return Answer(f"run {told['run_id']} has finished: spire sample {told['run_id']}", told)
-    config, preset = load_start(run_dir, given.uri, overrides)
+    config, preset = load_start(run_dir, given, overrides)
     fetch_if_missing(config.data.name, config.data.root, config.data.path)
     with _starting_cluster(config):
         from pipeline.cli.progress import Progress
@@ -119,6 +135,10 @@ def add_resume(verbs: Any) -> None:
     parser = add_verb(verbs, "resume", resume, "go on with an interrupted run")
     text = "a run's id, name or folder, or last; or its copy, as <tracking.storage>/<run id>"
     parser.add_argument("run", metavar="RUN", help=text)
-    text = "settings of tracking.*, resources.*, data.root and federation.client_timeout_s"
+    text = (
+        "settings of tracking.*, resources.*, data.root and federation.client_timeout_s; of a run "
+    )
+    text += "that this root did not begin, data.path and eval.extractor_weights too"
     parser.add_argument("words", nargs="*", default=[], metavar="key=value", help=text)
+    add_mine(parser)
     parser.add_argument("--quiet", action="store_true", help="show no progress")

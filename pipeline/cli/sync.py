@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.cli.command import Answer, add_verb, allowed, split_one
+from pipeline.cli.command import Answer, add_mine, add_verb, allowed, split_one
 
 if TYPE_CHECKING:
     from pipeline.config.tracking import TrackingConfig
+    from pipeline.runs.ownership import Begun
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,18 @@ def sync(args: argparse.Namespace) -> Answer:
     """Deliver what waits in the outbox of a run, or of all runs under the root."""
     from pipeline.config.load import load_config
     from pipeline.runs.record import find_run, run_folders
+    from spire_core.errors import ConfigError
 
     run, settings = split_one(args.words, "run, or none for all,")
     config = load_config(None, allowed(settings, ("tracking.",))).tracking
+    if args.mine and not run:
+        raise ConfigError("expected a run with --mine, got none: name each that is yours")
     folders = [find_run(run, config, ("run", "sweep"))] if run else run_folders(config)
-    synced = sync_runs(config, folders)
+    if args.mine:
+        from pipeline.tracking.claim import claim
+
+        claim(folders[0], config)
+    synced = sync_runs(config, folders, is_chosen=run is not None)
     told = [s for s in synced if s.num_delivered or s.num_waiting or s.num_refused]
     waiting = sum(s.num_waiting for s in synced)
     values: dict[str, Any] = {"num_waiting": waiting, "runs": [asdict(s) for s in synced]}
@@ -51,50 +59,84 @@ def sync(args: argparse.Namespace) -> Answer:
     return Answer(text, values, 1 if waiting else 0)
 
 
-def sync_runs(config: "TrackingConfig", run_dirs: Sequence[Path]) -> list[Synced]:
+def sync_runs(
+    config: "TrackingConfig", run_dirs: Sequence[Path], is_chosen: bool = False
+) -> list[Synced]:
     """Deliver what waits in these runs' outboxes; return what became of each tracked run's.
 
-    A run's store is that of `config.uri`, else the one that the run began with.
+    A run's store is that of `config.uri`, else the one that an own run began with. A foreign one is
+    left alone unless it is chosen, or unless its store is named, here or in the environment.
+    RunError if one that is chosen holds a link.
     """
+    from pipeline.config.tracking import tracking_root
+    from pipeline.runs.ownership import begun_here, is_named, refuse_links
     from pipeline.runs.record import read_record
     from pipeline.tracking.outbox import num_refused, num_waiting
+    from spire_core.errors import RunError
 
     synced, silent = [], {}
     for run_dir in run_dirs:
         record, delivered, problem = read_record(run_dir), 0, None
         if not record["tracked"]:
             continue
+        begun = begun_here(run_dir, tracking_root(config))
+        try:
+            refuse_links(run_dir, begun is not None)
+        except RunError as error:
+            if is_chosen:
+                raise
+            # How many wait is not read, since its outbox may be a link as well.
+            synced.append(Synced(record["run_id"], record["run_name"], 0, 1, 0, str(error)))
+            continue
         if num_waiting(run_dir):
-            delivered, problem = _deliver(config, run_dir, record["run_id"], silent)
+            if begun is not None or is_chosen or is_named(config):
+                delivered, problem = _deliver(config, run_dir, begun, silent)
+            else:
+                problem = "this root did not begin it: name its store with tracking.uri=URI, or, if"
+                problem += f" it is yours, type spire sync {record['run_id']} --mine"
         numbers = delivered, num_waiting(run_dir), num_refused(run_dir)
         synced.append(Synced(record["run_id"], record["run_name"], *numbers, problem))
     return synced
 
 
 def _deliver(
-    config: "TrackingConfig", run_dir: Path, run_id: str, silent: dict[str | None, str]
+    config: "TrackingConfig",
+    run_dir: Path,
+    begun: "Begun | None",
+    silent: dict[str | None, str],
 ) -> tuple[int, str | None]:
     """Deliver what one run has told; return how many entries arrived, and what stopped it.
 
     `silent`: what is wrong with each store that did not answer, so that it is asked once.
     """
-    from pipeline.runs.record import stored_uri
+    from pipeline.config.tracking import tracking_root
+    from pipeline.runs.ownership import check_addresses, name_address
+    from pipeline.runs.record import read_record
     from pipeline.tracking.mlflow_queries import readable_uri
-    from pipeline.tracking.mlflow_session import first_contact, stage_of
+    from pipeline.tracking.mlflow_session import artifact_addresses, first_contact, run_of
     from pipeline.tracking.mlflow_sink import MlflowStore
     from pipeline.tracking.relay import deliver_all
     from spire_core.errors import SpireError
 
-    uri = config.uri or stored_uri(run_dir)
+    uri = config.uri or (None if begun is None else begun.stored_uri)
     if uri in silent:
         return 0, silent[uri]
-    config = replace(config, uri=uri)
+    config, run_id = replace(config, uri=uri), read_record(run_dir)["run_id"]
     try:
-        with first_contact(config, readable_uri(config)) as client:
-            if stage_of(client, run_id) == "none":
+        address = readable_uri(config)
+        if begun is None:
+            name_address(run_dir, "its store is", address)
+        with first_contact(config, address) as client:
+            found = run_of(client, run_id)
+            if found is None:
                 return 0, "its store does not know it: name another with tracking.uri=URI"
+            addresses = artifact_addresses(client, found, begun is not None)
     except SpireError as error:
         silent[uri] = str(error)
+        return 0, str(error)
+    try:
+        check_addresses(addresses, begun, run_dir, tracking_root(config))
+    except SpireError as error:  # of this run, not of its store
         return 0, str(error)
     return deliver_all(run_dir, MlflowStore(client, run_id, run_dir))
 
@@ -104,3 +146,4 @@ def add_sync(verbs: Any) -> None:
     parser = add_verb(verbs, "sync", sync, "deliver what a run's tracking store has missed")
     text = "a run's id, name or folder, or last (all runs unless given); settings of tracking.*"
     parser.add_argument("words", nargs="*", metavar="RUN | key=value", help=text)
+    add_mine(parser)

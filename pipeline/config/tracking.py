@@ -76,7 +76,14 @@ def tracking_uri(config: TrackingConfig) -> str:
     uri = config.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root}/mlflow.db"
     _check_uri(uri)
     path = sqlite_path(uri)
-    return uri if path is None else f"sqlite:///{root / path}"  # workers run in other directories
+    if path is None:
+        return uri
+    if (root / path).resolve().is_relative_to((root / "runs").resolve()):
+        raise ConfigError(
+            f"expected a store outside of {root / 'runs'}, got {root / path}, which may have come "
+            "with a run: move it if it is yours"
+        )
+    return f"sqlite:///{root / path}"  # workers run in other directories
 
 
 def sqlite_path(uri: str) -> Path | None:

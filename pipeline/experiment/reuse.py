@@ -13,6 +13,7 @@ from pipeline.config.schema import Config
 from pipeline.results.recording import log_evaluation
 from pipeline.results.result import Result
 from pipeline.runs.layout import CLIENTS, EVALUATIONS
+from pipeline.runs.ownership import refuse_links
 from pipeline.tracking.outbox import Points, read_points
 from pipeline.tracking.tracker import Tracker
 from spire_core.errors import RunError
@@ -39,8 +40,9 @@ def copy_pretraining(
 ) -> None:
     """Copy the last checkpoint, the evaluations and the clients' states of a finished pre-training.
 
-    RunError if it has not finished, or was done with other settings.
+    RunError if it has not finished, was done with other settings, or holds a link.
     """
+    refuse_links(source)
     state = newest_checkpoint(source, pretrain_fingerprint(config))
     if state is None or state.round_idx != config.federation.num_rounds:
         raise RunError(

@@ -39,6 +39,7 @@ from pipeline.results.result import Result
 from pipeline.runs.folder import held
 from pipeline.runs.layout import CLIENTS, MODEL
 from pipeline.runs.model_files import save_run
+from pipeline.runs.ownership import begun_here, refuse_links
 from pipeline.runs.start import check_hashes, located, save_start
 from pipeline.tracking.outbox import read_points
 from pipeline.tracking.tracker import Tracker
@@ -86,8 +87,11 @@ def resume_experiment(
 ) -> Result:
     """Go on with an interrupted run from its newest good checkpoint, to the same result.
 
-    RunError if another process is at it, or if its images are not those with which it began.
+    RunError if another process is at it, if a link is in its folder, or if its images are not those
+    with which it began.
     """
+    is_own = begun_here(run_dir, tracking_root(config.tracking)) is not None
+    refuse_links(run_dir, is_own)
     with room_for(run_dir), held(run_dir):
         check_storage(config.tracking)
         setting = prepare(config)

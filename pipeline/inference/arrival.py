@@ -20,7 +20,7 @@ from pipeline.clients.worker import ClientWorker
 from pipeline.evaluation.diagnosis import Diagnosis, adaptation_diagnosis
 from pipeline.federation.messages import WorkerSetup
 from pipeline.figures.image_grids import image_grid
-from pipeline.files.atomic import try_lock
+from pipeline.files.atomic import open_own, try_lock
 from pipeline.inference.saved_run import SavedRun
 from pipeline.runs.model_files import client_path, save_client
 from spire_core.adaptation.adapt import AdaptPoint
@@ -109,7 +109,7 @@ def reserved_id(run: SavedRun, client_id: int | None = None) -> Iterator[int]:
         if wanted < first or path.exists():
             continue
         path.parent.mkdir(exist_ok=True)
-        with path.with_suffix(".lock").open("w") as lock:
+        with open_own(path.with_suffix(".lock"), "w") as lock:
             if try_lock(lock) and not path.exists():
                 yield wanted
                 path.with_suffix(".lock").unlink()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.schema import Config
-from pipeline.files.atomic import try_lock
+from pipeline.files.atomic import open_own, try_lock
 from pipeline.files.damage import read_object, reading
 from pipeline.files.json_files import write_json
 from pipeline.files.masking import mask
@@ -30,7 +30,7 @@ def held(run_dir: Path) -> Iterator[None]:
 
     RunError if another one, or another block, is at it.
     """
-    with (run_dir / LOCK).open("a+") as file:
+    with open_own(run_dir / LOCK, "a+") as file:
         if not try_lock(file):
             file.seek(0)
             raise RunError(

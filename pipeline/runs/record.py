@@ -35,15 +35,6 @@ def read_record(run_dir: Path) -> dict[str, Any]:
         return record
 
 
-def stored_uri(run_dir: Path) -> str | None:
-    """Return the address of a run's store, or None if a password, which is not kept, belongs to it.
-
-    Then the environment's is meant.
-    """
-    uri = read_record(run_dir)["uri"]
-    return uri if uri and "***" not in uri else None
-
-
 def _records(runs: Path) -> list[dict[str, Any]]:
     """Return the records of all runs of a folder, oldest first."""
     found = []

@@ -8,12 +8,13 @@ from pipeline.config.data import DataConfig
 from pipeline.config.equivalence import fingerprint
 from pipeline.config.load import overridden
 from pipeline.config.schema import Config, config_from_dict
+from pipeline.config.tracking import TrackingConfig, tracking_root
 from pipeline.files.damage import read_object, reading
 from pipeline.files.json_files import write_json
 from pipeline.files.paths import lasting
 from pipeline.runs.folder import storable
 from pipeline.runs.layout import START
-from pipeline.runs.record import stored_uri
+from pipeline.runs.ownership import begun_here, note_settings, places, settled
 from spire_core.errors import ConfigError, RunError
 
 
@@ -21,7 +22,9 @@ def save_start(
     run_dir: Path, config: Config, preset: str | None, hashes: Mapping[str, str]
 ) -> None:
     """Write what `load_start` and `check_hashes` need to go on with a run."""
-    write_json(run_dir / START, {"preset": preset, "config": storable(config), **hashes})
+    stored = storable(config)
+    note_settings(run_dir, config_from_dict(stored))
+    write_json(run_dir / START, {"preset": preset, "config": stored, **hashes})
 
 
 def check_hashes(run_dir: Path, hashes: Mapping[str, str]) -> None:
@@ -60,25 +63,54 @@ def _rooted(data: DataConfig) -> DataConfig:
     return replace(data, root=str(lasting(data.root, "data.root"))) if data.root else data
 
 
+def recorded_places(run_dir: Path, overrides: Sequence[str]) -> dict[str, str | None]:
+    """Return where a run's configuration, with overrides, says that it reads from and stores."""
+    return places(overridden(_stored(run_dir)[0], overrides))
+
+
+def _stored(run_dir: Path) -> tuple[Config, str | None]:
+    with reading("a run's configuration", run_dir / START, "start a new run"):
+        stored = read_object(run_dir / START)
+        return config_from_dict(stored["config"]), stored["preset"]
+
+
 def load_start(
-    run_dir: Path, uri: str | None = None, overrides: Sequence[str] = ()
+    run_dir: Path, given: TrackingConfig | None = None, overrides: Sequence[str] = ()
 ) -> tuple[Config, str | None]:
     """Return a run's configuration, with overrides, and its preset.
 
-    It is tracked where it was, unless `uri` is given. RunError if the folder does not say how the
-    run began; ConfigError for an override that changes its result.
+    `given`: the settings of whoever goes on with it; None takes the root that the folder lies in.
+    An own run is tracked where it began, unless `given.uri` says otherwise. A foreign one is
+    tracked where the user's other runs are, and its checkpoints go to `given.storage`. RunError if
+    the folder does not say how the run began; ConfigError for an override that changes its result.
     """
-    with reading("a run's configuration", run_dir / START, "start a new run"):
-        stored = read_object(run_dir / START)
-        config, preset = config_from_dict(stored["config"]), stored["preset"]
-        uri = uri or stored_uri(run_dir)
-    began, config = config, overridden(config, overrides)
-    if fingerprint(config) != fingerprint(began):
+    given = given or TrackingConfig(root=str(run_dir.parent.parent))
+    began, preset = _stored(run_dir)
+    config = overridden(began, overrides)
+    _check_unchanged(began, config)
+    root = tracking_root(given)
+    begun = begun_here(run_dir, root)
+    config = settled(config, begun, overrides, given.storage)
+    if (weights := config.eval.extractor_weights) is not None:
+        weights = str(lasting(weights, "eval.extractor_weights"))
+    evaluation = replace(config.eval, extractor_weights=weights)
+    uri = given.uri or (None if begun is None else begun.stored_uri)
+    tracking = replace(config.tracking, uri=uri, root=str(root))
+    data = _rooted(config.data)
+    return replace(config, data=data, eval=evaluation, tracking=tracking), preset
+
+
+def _check_unchanged(began: Config, config: Config) -> None:
+    """Raise ConfigError if overrides have changed the result of a run."""
+    if fingerprint(config) == fingerprint(began):
+        return
+    if config.data.path != began.data.path:
         raise ConfigError(
-            f"expected federation.client_timeout_s={began.federation.client_timeout_s}, with which "
-            "the run began, since it decides whom federation.on_client_error=drop leaves out, got "
-            f"{config.federation.client_timeout_s}: leave it as it is, or start a new run"
+            f"expected data.path={began.data.path}, with which the run began, since of own images "
+            f"the folder is a part of the settings, got {config.data.path}: put the images there"
         )
-    root = str(run_dir.parent.parent)
-    tracking = replace(config.tracking, uri=uri, root=root)
-    return replace(config, data=_rooted(config.data), tracking=tracking), preset
+    raise ConfigError(
+        f"expected federation.client_timeout_s={began.federation.client_timeout_s}, with which "
+        "the run began, since it decides whom federation.on_client_error=drop leaves out, got "
+        f"{config.federation.client_timeout_s}: leave it as it is, or start a new run"
+    )

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config.tracking import TrackingConfig, sqlite_path, tracking_root
+from pipeline.files.atomic import open_own
 from pipeline.files.masking import mask
 from spire_core.errors import ConfigError, RunError, StoreError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -94,33 +96,53 @@ def _creation_lock(path: Path) -> Iterator[None]:
     """Let one process at a time open a database: two that create it at once break its tables."""
     import fcntl
 
-    with path.with_name(f"{path.name}.lock").open("w") as file:
+    with open_own(path.with_name(f"{path.name}.lock"), "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def stage_of(client: "MlflowClient", run_id: str) -> str:
-    """Return active or deleted, or none if the store does not know the run."""
+def run_of(client: "MlflowClient", run_id: str) -> "Run | None":
+    """Return a run as the store has it, or None if the store does not know it."""
     from mlflow.exceptions import MlflowException
 
     try:
-        return client.get_run(run_id).info.lifecycle_stage
+        return client.get_run(run_id)
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        return "none"
+        return None
 
 
-def check_run(client: "MlflowClient", record: Mapping[str, Any], uri: str) -> None:
-    """Raise RunError if the store does not know the run of a record, or has deleted it."""
+def stage_of(client: "MlflowClient", run_id: str) -> str:
+    """Return active or deleted, or none if the store does not know the run."""
+    run = run_of(client, run_id)
+    return "none" if run is None else run.info.lifecycle_stage
+
+
+def artifact_addresses(client: "MlflowClient", run: "Run", is_own: bool) -> list[str]:
+    """Return where a store puts a run's artifacts; of a foreign one its experiment's place as well.
+
+    Below that its model goes.
+    """
+    found = [run.info.artifact_uri or ""]
+    if not is_own:
+        experiment = client.get_experiment(run.info.experiment_id)
+        found.append(experiment.artifact_location or "")
+    return list(dict.fromkeys(found))
+
+
+def check_run(client: "MlflowClient", record: Mapping[str, Any], uri: str) -> "Run":
+    """Return the run of a record; RunError if the store does not know it, or has deleted it."""
     run_id = record["run_id"]
-    stage = stage_of(client, run_id)
-    if stage != "active":
+    run = run_of(client, run_id)
+    stage = "none" if run is None else run.info.lifecycle_stage
+    if run is None or stage != "active":
         advice = "name its store with tracking.uri=URI, or go on without it with "
         advice += "tracking.enabled=false"
         if record["kind"] == "sweep":  # with either of these it would be another sweep
             advice = f"set MLFLOW_TRACKING_URI to where the sweep began, {record['uri']}"
         raise RunError(f"expected run {run_id} in the store {mask(uri)}, got {stage}: {advice}")
+    return run
 
 
 def experiment_id(client: "MlflowClient", config: TrackingConfig, uri: str) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.files.atomic import room_for
+from pipeline.files.atomic import open_own, room_for
 from pipeline.runs.layout import DONE, OUTBOX, REFUSED
 
 ENDED = ("FINISHED", "FAILED", "KILLED")
@@ -82,7 +82,7 @@ class Outbox:
                 self._note(entry)
 
     def _write(self, line: str) -> None:
-        with room_for(self.path), self.path.open("ab", buffering=0) as file:
+        with room_for(self.path), open_own(self.path, "ab", 0) as file:
             end, left = file.tell(), line.encode()
             try:
                 while left:
@@ -168,7 +168,8 @@ def read_done(run_dir: Path) -> int:
 def write_done(run_dir: Path, count: int) -> None:
     """Keep how many lines the store has taken, atomically."""
     part = run_dir / f"{DONE}.part"
-    part.write_text(f"{count}\n")
+    with open_own(part, "w") as file:
+        file.write(f"{count}\n")
     part.replace(run_dir / DONE)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from pipeline.files.atomic import try_lock
+from pipeline.files.atomic import open_own, try_lock
 from pipeline.files.masking import mask
 from pipeline.runs.layout import OUTBOX_LOCK, REFUSED
 from pipeline.tracking.outbox import Entry, lines, num_waiting, parsed, read_done, write_done
@@ -97,7 +97,7 @@ class Courier:
 
     def _refuse(self, entry: Entry, error: Exception) -> None:
         reason = reason_of(error)
-        with (self.run_dir / REFUSED).open("a") as file:
+        with open_own(self.run_dir / REFUSED, "a") as file:
             file.write(json.dumps({"reason": reason, **entry}) + "\n")
         name = entry.get("file") or entry.get("key") or ", ".join(entry.get("metrics", ()))
         at = f" of step {entry['step']}" if "step" in entry else ""
@@ -114,7 +114,7 @@ def reason_of(error: Exception) -> str:
 @contextlib.contextmanager
 def sole_courier(run_dir: Path) -> Iterator[bool]:
     """Yield whether this process is now the one that delivers."""
-    with (run_dir / OUTBOX_LOCK).open("w") as file:
+    with open_own(run_dir / OUTBOX_LOCK, "w") as file:
         yield try_lock(file)
 
 

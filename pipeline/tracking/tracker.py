@@ -17,8 +17,15 @@ from typing import Any, Literal, Self
 from pipeline.config.tracking import TrackingConfig, tracking_root, tracking_uri
 from pipeline.files.masking import mask
 from pipeline.runs.layout import RECORD
+from pipeline.runs.ownership import Begun, begun_here, check_addresses, name_address, note_begun
 from pipeline.runs.record import Kind, make_run_dir, make_runs_folder, read_record
-from pipeline.tracking.mlflow_session import check_run, experiment_id, first_contact, stage_of
+from pipeline.tracking.mlflow_session import (
+    artifact_addresses,
+    check_run,
+    experiment_id,
+    first_contact,
+    stage_of,
+)
 from pipeline.tracking.mlflow_sink import MlflowStore
 from pipeline.tracking.outbox import ENDED, Outbox, num_waiting
 from pipeline.tracking.relay import Delivery, Store, deliver_all
@@ -141,6 +148,7 @@ class Tracker(RunLog):
         make_runs_folder(config)
         if not config.enabled:
             run_id = uuid.uuid4().hex
+            note_begun(tracking_root(config), run_id, Begun())
             return NullTracker(run_id, make_run_dir(config, run_id, run_name, None, kind))
         uri = tracking_uri(config)
         with first_contact(config, uri) as client:
@@ -148,7 +156,9 @@ class Tracker(RunLog):
             if parent_run_id is not None:
                 given["mlflow.parentRunId"] = parent_run_id
             experiment = experiment_id(client, config, uri)
-            run_id = client.create_run(experiment, tags=given, run_name=run_name).info.run_id
+            info = client.create_run(experiment, tags=given, run_name=run_name).info
+        run_id, begun = info.run_id, Begun(uri, [info.artifact_uri or ""])
+        note_begun(tracking_root(config), run_id, begun)
         run_dir = make_run_dir(config, run_id, run_name, uri, kind)
         store = MlflowStore(client, run_id, run_dir, is_new=True)
         return Tracker(run_id, run_dir, uri, store, config.log_model)
@@ -159,15 +169,22 @@ class Tracker(RunLog):
 
         A metric's or image's step that the run already holds is not logged a second time, so that
         rounds that are computed again leave no zigzag. Raises as `start` does, and RunError if the
-        store does not know the run.
+        store does not know the run, or has its artifacts where they may not go. Each address that
+        something of a foreign run goes to is named before.
         """
-        record = read_record(run_dir)
-        run_id = record["run_id"]
+        record, root = read_record(run_dir), tracking_root(config)
+        run_id, begun = record["run_id"], begun_here(run_dir, root)
+        if begun is None and config.storage is not None:
+            name_address(run_dir, "its checkpoints go to", config.storage)
         if not record["tracked"] or not config.enabled:
             return NullTracker(run_id, run_dir)
         uri = tracking_uri(config)
+        if begun is None:
+            name_address(run_dir, "its store is", uri)
         with first_contact(config, uri) as client:
-            check_run(client, record, uri)
+            run = check_run(client, record, uri)
+            addresses = artifact_addresses(client, run, begun is not None)
+        check_addresses(addresses, begun, run_dir, root)
         store = MlflowStore(client, run_id, run_dir)
         tracker = Tracker(run_id, run_dir, uri, store, config.log_model)
         tracker._tell("status", status="RUNNING")

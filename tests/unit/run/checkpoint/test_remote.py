@@ -154,9 +154,7 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("link", ["artifacts/key", "artifacts"])
-def test_a_link_that_leads_out_of_the_folder_is_refused(
-    run_dir: Path, tmp_path: Path, link: str
-) -> None:
+def test_a_link_in_the_folder_is_refused(run_dir: Path, tmp_path: Path, link: str) -> None:
     checkpoint(run_dir, 1)
     copy, mine = tmp_path / "there" / RUN_ID, tmp_path / "mine"
     Mirror(run_dir, LocalFileSystem(), str(copy)).upload(1)
@@ -166,7 +164,7 @@ def test_a_link_that_leads_out_of_the_folder_is_refused(
     (copy / link).symlink_to(mine if link == "artifacts" else mine / "key")
     (tmp_path / "way").symlink_to(tmp_path / "there")  # to the copy itself one may lead
     elsewhere = TrackingConfig(root=str(tmp_path / "elsewhere"))
-    with pytest.raises(RunError, match="mine/key', which leads out of its folder"):
+    with pytest.raises(RunError, match=f"got the link .*/{RUN_ID}/{link}: delete it"):
         restore(f"file://{tmp_path}/way/{RUN_ID}", elsewhere, print)
     (copy / link).unlink()
     assert restore(f"file://{tmp_path}/way/{RUN_ID}", elsewhere, print).name == RUN_ID

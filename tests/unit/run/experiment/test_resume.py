@@ -172,11 +172,11 @@ def test_a_time_limit_that_decides_who_is_dropped_stays_as_it_was(tmp_path: Path
     }.items():
         save_start(make_run_dir(tracking, name, name, None), config, "smoke", {})
     longer = ["federation.client_timeout_s=90"]
-    config, _ = load_start(tmp_path / "runs" / "retries", None, longer)
+    config, _ = load_start(tmp_path / "runs" / "retries", overrides=longer)
     assert config.federation.client_timeout_s == 90
-    load_start(tmp_path / "runs" / "drops", None, words[1:])
+    load_start(tmp_path / "runs" / "drops", overrides=words[1:])
     with pytest.raises(ConfigError, match=r"timeout_s=60.0, with which .* got 90.0: leave it"):
-        load_start(tmp_path / "runs" / "drops", None, longer)
+        load_start(tmp_path / "runs" / "drops", overrides=longer)
 
 
 DAMAGED = {  # what, and after how many rounds the checkpoint was taken that is gone back to

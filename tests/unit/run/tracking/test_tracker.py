@@ -308,7 +308,7 @@ def test_without_tracking_there_is_a_folder_and_nothing_else(tmp_path: Path) -> 
     assert not (tracker.run_dir / "artifacts").exists()
     assert tracker.uri is None
     assert len(tracker.run_id) == 32
-    assert [p.name for p in tmp_path.iterdir()] == ["runs"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["begun", "runs"]
     assert find_run("quiet", config) == tracker.run_dir
     assert isinstance(Tracker.resume(config, tracker.run_dir), NullTracker)
 
