@@ -1,16 +1,16 @@
 """The algorithm: diffusion models whose backbone is shared and whose embeddings stay with clients.
 
-    methods      each method as a record: parts that are shared, private, trained on a new client
-    config/      settings of the algorithm, one file for each group
-    network/     the U-Net and the flat vector of its weights
-    diffusion/   noise, loss, samplers and generated images
-    partition/   the split of a data set over clients
-    training/    local gradient steps and the held-out loss
-    federated/   a round: client, messages, server
-    adaptation/  the fit of a new client
-    evaluation/  KID, feature extractors and other scores of images
-    mixture/     Gaussian mixtures with exact solutions, for the theory
-    weights/     weights of the classifiers behind KID
-    rng          random streams by seed, purpose and counters
-    errors       the errors raised on purpose
+methods      each method as a record: parts that are shared, private, trained on a new client
+config/      settings of the algorithm, one file for each group
+network/     the U-Net and the flat vector of its weights
+diffusion/   noise, loss, samplers and generated images
+partition/   the split of a data set over clients
+training/    local gradient steps and the held-out loss
+federated/   a round: client, messages, server
+adaptation/  the fit of a new client
+evaluation/  KID, feature extractors and other scores of images
+mixture/     Gaussian mixtures with exact solutions, for the theory
+weights/     weights of the classifiers behind KID
+rng          random streams by seed, purpose and counters
+errors       the errors raised on purpose
 """

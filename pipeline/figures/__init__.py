@@ -1,6 +1,6 @@
 """Figures: the only room that imports matplotlib.
 
-    plots        the plots of a run
-    image_grids  images as one picture
-    style        colours, markers and the empty figure
+plots        the plots of a run
+image_grids  images as one picture
+style        colours, markers and the empty figure
 """

@@ -91,7 +91,7 @@ def test_files_that_a_page_names_exist_and_define_what_it_says(page: str) -> Non
 def test_a_package_maps_all_its_files(package: str) -> None:
     folder = ROOT / package
     text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()), clean=False) or ""
-    mapped = re.findall(r"^    ([\w/]+)  +\S", text, re.MULTILINE)
+    mapped = re.findall(r"^([\w/]+)  +\S", text, re.MULTILINE)
     files = [path.stem for path in folder.glob("*.py") if path.name != "__init__.py"]
     rooms = [f"{path.parent.name}/" for path in folder.glob("*/__init__.py")]
     data = [name for name in mapped if name.endswith("/") and (folder / name).is_dir()]
