@@ -1,20 +1,16 @@
-"""The algorithm: torch, numpy, and one library each for KID, weights and the threads of BLAS.
+"""The algorithm: diffusion models whose backbone is shared and whose embeddings stay with clients.
 
-No Ray, MLflow, configuration files or printing.
-
-Nothing is imported here, and a module imports torch only if it computes. Read in this order:
-    methods     what distinguishes SPIRE from the methods it is compared with, as records
-    model_config, training_config   what can be set, its ranges, and what follows from it alone
-    unet, flat  the network, and the flat vector that its weights live in
-    schedule, samplers   the diffusion process: noising, loss, generation
-    training    gradient steps of one client; client: one client's round
-    rounds      what passes between server and clients; compression: in fewer bytes
-    participation, faults, means, server   who answers, which updates are fit, how they become one
-    grouped, group_training   several clients' separate networks computed as one
-    adapt       a new client fits its own part; adapt_together: many at once, embeddings alone
-    evaluate    images drawn as a client, and the loss on images it never saw
-    kid, extractor, classifier, metrics, selftest   scores, the features compared, and their check
-    partition, partition_schemes   who holds which images
-    gmm, gmm_*  Gaussian mixtures, where all of this can be solved exactly (docs/theory.md)
-    secure_sum  a mean that nobody sees the parts of; rng: every draw by its purpose; errors
+methods      each method as a record: parts that are shared, private, trained on a new client
+config/      settings of the algorithm, one file for each group
+network/     the U-Net and the flat vector of its weights
+diffusion/   noise, loss, samplers and generated images
+partition/   the split of a data set over clients
+training/    local gradient steps and the held-out loss
+federated/   a round: client, messages, server
+adaptation/  the fit of a new client
+evaluation/  KID, feature extractors and other scores of images
+mixture/     Gaussian mixtures with exact solutions, for the theory
+weights/     weights of the classifiers behind KID
+rng          random streams by seed, purpose and counters
+errors       the errors raised on purpose
 """

@@ -1,1 +1,8 @@
-"""The room cluster."""
+"""Ray: the only room that imports it.
+
+session        the cluster around this process: start, nodes, waiting
+actor_plan     actors, CPUs and GPUs of an experiment, compared with the cluster
+client_actors  the client pool as Ray actors
+driver_actor   the driver as a Ray actor
+job_upload     size of the upload of a Ray job
+"""

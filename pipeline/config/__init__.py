@@ -1,1 +1,14 @@
-"""The room config."""
+"""The configuration of one experiment: its groups, presets, and how it is read.
+
+schema       all groups as one record
+federation   `federation.*`: clients, cohorts and rounds
+data         `data.*`: the images
+resources    `resources.*`: actors, CPUs and GPUs
+tracking     `tracking.*`: records and their place
+load         presets, YAML and overrides, merged
+safe_yaml    YAML restricted to plain values
+build        records from plain values, checked by type
+ranges       allowed ranges of sizes
+equivalence  fingerprints: configurations with the same meaning
+presets/     named configurations
+"""

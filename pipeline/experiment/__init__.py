@@ -1,1 +1,11 @@
-"""The room experiment."""
+"""One run from start to end.
+
+run          `run_experiment`: the stages in order
+pools        the client pool and the driver, in this process or on Ray
+pretraining  the rounds of pre-training
+evaluator    evaluations between rounds, with scores computed beside the next rounds
+adaptation   the adaptation of new clients, and their measurements
+reuse        the finished pre-training of another run
+profiling    a torch.profiler trace of a few rounds
+watcher      the events of a run for a progress display or a scheduler
+"""

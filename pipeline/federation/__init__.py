@@ -1,1 +1,8 @@
-"""The room federation."""
+"""The server's side of an experiment; no file of a client can be reached from here.
+
+setup       data, partition and model, fixed before the first round
+messages    the records that travel to and from workers
+pool        the client pool: tasks for many clients, and the pool in this process
+scheduling  work balanced over workers of different speed
+driver      the server's state and the rounds
+"""

@@ -1,1 +1,7 @@
-"""The room inference."""
+"""Finished runs: images and new clients.
+
+saved_run         a finished run: configuration, backbone, clients' own parts
+arrival           a client that arrives after the end of a run
+arrival_images    the images of such a client
+mlflow_generator  the model in MLflow that generates images
+"""

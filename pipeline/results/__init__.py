@@ -1,1 +1,10 @@
-"""The room results."""
+"""The results of a run: metrics, records in the tracking run, files.
+
+result            the results of an experiment as a record
+metric_names      names of the metrics that sweeps ask for
+metrics           metrics of rounds, epochs, new clients and the end
+recording         tags, metrics and artifacts, written stage by stage
+recorded_figures  figures in the tracking run
+diagnose          diagnoses of a finished run
+files             the result file and a grid of images
+"""

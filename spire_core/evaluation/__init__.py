@@ -1,1 +1,10 @@
-"""The room evaluation."""
+"""Scores of generated images and the features behind them.
+
+kid            Kernel Inception Distance
+image_metrics  total variation between classes, nearest-neighbour distances
+extractors     feature extractors by name
+classifier     small classifiers of the known data sets, as extractors
+inception      Inception v3, as an extractor
+feature_cache  features of real images on disk
+selftest       a check that extractor and KID separate real images from others
+"""

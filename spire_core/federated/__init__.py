@@ -1,1 +1,13 @@
-"""The room federated."""
+"""A round of federated training: the client's side, the messages and the server's side.
+
+participation       the cohort of a round, its drop-outs and stragglers
+messages            the records that travel: plan, broadcast, update
+private_state       the part of a model that stays with its client
+client              a client's round, from the broadcast to its update
+client_group        the same for several clients as one computation
+compression         an update in fewer bytes, with error feedback
+update_checks       faults of an update, found before the average
+aggregation         weighted mean, median and trimmed mean
+server              the server's state and its step
+secure_aggregation  a sum whose summands stay hidden
+"""

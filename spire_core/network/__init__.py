@@ -1,1 +1,7 @@
-"""The room network."""
+"""The network: a U-Net, and all its weights as one vector.
+
+unet            the U-Net with scale/shift conditioning and the entrance of the client embedding
+layers          its layers in a form that computes faster than the textbook's
+flat_model      the network over one flat vector, ordered by part; initial weights
+grouped_layers  the networks of several clients computed as one
+"""

@@ -1,1 +1,5 @@
-"""The room partition."""
+"""The split of a labelled data set over clients.
+
+split    the partition: training and test images of each client, and its hash
+schemes  the rules by which clients draw images
+"""

@@ -1,1 +1,17 @@
-"""The room report."""
+"""The report of a sweep, from the runs in MLflow to pages.
+
+make         `spire report`, from top to bottom; the place to begin
+groups       runs by task, method and setting
+stats        means, intervals and paired differences
+tables       tables of methods and settings
+differences  differences to SPIRE on the same seeds
+planes       scores over two settings
+epochs       new clients along their epochs
+series       the lines of figures
+figures      figures of the report
+seed_plots   plots with a mean and a range over seeds
+heat_maps    heat maps over two settings
+facts        sentences of the report: runs, scores, warnings
+pages        HTML and Markdown
+files        the files of a report
+"""

@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -306,6 +307,19 @@ def test_a_package_does_nothing_as_it_is_imported() -> None:
     names = [".".join(folder.relative_to(ROOT).parts) for folder in packages]
     assert len(names) > 25
     assert [name for name in names if more_than_a_docstring(SOURCES[name])] == []
+
+
+def test_the_page_shows_each_room_on_its_floor() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| `([\w/]+?)(?:/|\.py)` \|", page, re.MULTILINE)
+    shown = {room.replace("/", "."): int(floor) for floor, room in rows}
+    assert len(shown) == len(rows)
+    assert shown == {
+        room: floor
+        for floors in ROOMS.values()
+        for floor, rooms in enumerate(reversed(floors), 1)
+        for room in rooms
+    }
 
 
 def test_what_starts_in_every_actor_imports_no_more_than_it_needs() -> None:
