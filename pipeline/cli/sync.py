@@ -114,8 +114,8 @@ def _deliver(
     from pipeline.runs.record import read_record
     from pipeline.tracking.mlflow_queries import readable_uri
     from pipeline.tracking.mlflow_session import artifact_addresses, first_contact, run_of
-    from pipeline.tracking.mlflow_sink import MlflowStore
-    from pipeline.tracking.relay import deliver_all
+    from pipeline.tracking.mlflow_sink import MlflowSink
+    from pipeline.tracking.relay import relay_all
     from spire_core.errors import SpireError
 
     uri = config.uri or (None if begun is None else begun.stored_uri)
@@ -138,7 +138,7 @@ def _deliver(
         check_addresses(addresses, begun, run_dir, tracking_root(config))
     except SpireError as error:  # of this run, not of its store
         return 0, str(error)
-    return deliver_all(run_dir, MlflowStore(client, run_id, run_dir))
+    return relay_all(run_dir, MlflowSink(client, run_id, run_dir))
 
 
 def add_sync(verbs: Any) -> None:

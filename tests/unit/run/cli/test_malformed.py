@@ -23,7 +23,7 @@ from safetensors.numpy import load_file, save_file
 from pipeline.cli.command import one_line
 from pipeline.config.equivalence import fingerprint
 from pipeline.config.load import load_config
-from pipeline.tracking.outbox import Outbox, parsed, read_points
+from pipeline.tracking.outbox import Outbox, parse_entry, read_points
 from spire_core.errors import ConfigError
 from sweeps import cli
 
@@ -400,7 +400,7 @@ def test_a_damaged_outbox_says_nothing(line: bytes | str) -> None:
     )
     assert read_points(Path.cwd())[-1] == (3, {"a": 1.0})
     assert Outbox(Path.cwd()).has("metrics", "a", 3)
-    assert parsed(b"[" * 100_000) is None
+    assert parse_entry(b"[" * 100_000) is None
 
 
 # --- data ---------------------------------------------------------------------------------------
