@@ -75,7 +75,7 @@ class Outbox:
         self._append(entries)
 
     def has(self, kind: str, name: str, step: int) -> bool:
-        """Return whether the outbox holds a step of a metric (kind `metrics`) or of an image (`image`).
+        """Return whether the outbox holds a step of a metric (`metrics`) or an image (`image`).
 
         A `model` is known by its folder, at step 0.
         """

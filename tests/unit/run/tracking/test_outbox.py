@@ -1,4 +1,4 @@
-"""A run's outbox and its delivery, mostly into a real sqlite store: nothing lost, nothing twice."""
+"""A run's outbox and its relay, mostly into a real sqlite store: nothing lost, nothing twice."""
 
 import json
 import logging
@@ -36,8 +36,8 @@ from pipeline.tracking.outbox import (
     read_points,
 )
 from pipeline.tracking.relay import Refusal, RelayThread, relay_all, sole_relay
-from pipeline.tracking.tracker import Tracker, end_run
-from spire_core.errors import RunError
+from pipeline.tracking.tracker import Tracker, check_store, end_run
+from spire_core.errors import ConfigError, RunError
 
 
 @pytest.fixture(scope="module")
@@ -478,6 +478,9 @@ def test_a_locked_database_delays_the_record_and_not_the_run(
                 tracker.log_metrics({"a": float(step)}, step)
             assert time.monotonic() - began < 5
         assert time.monotonic() - began < 10
+        with pytest.raises(ConfigError, match="wait until that ends") as refused:
+            check_store(config)
+        assert "tracking.root" not in str(refused.value)
         assert f"101 entries of run {tracker.run_id} wait for its store: `spire sync" in caplog.text
         other.execute("COMMIT")
     other.close()
