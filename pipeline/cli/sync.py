@@ -1,7 +1,4 @@
-"""The verb `spire sync`: what runs have told their stores in vain is delivered now.
-
-As in `cli`, what is heavy is imported inside functions.
-"""
+"""The verb `spire sync`: relays the waiting entries of runs to their tracking stores."""
 
 import argparse
 from collections.abc import Sequence
@@ -18,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Synced:
-    """What became of one run's entries; `problem`: why some of them still wait."""
+    """The outcome for one run's entries; `problem`: the reason why some of them still wait."""
 
     run_id: str
     run_name: str

@@ -483,6 +483,14 @@ def test_words_that_make_no_sense_are_refused(pristine: Path) -> None:
         assert judge(*argv) == 2, argv
 
 
+@pytest.mark.parametrize("key", ["data.path", "tracking.run_name", "tracking.experiment"])
+def test_settings_that_are_no_text_are_refused(key: str, pristine: Path) -> None:
+    fresh(pristine)
+    word = f"{key}=" + os.fsdecode(b"caf\xe9")
+    for argv in (["run", "smoke", word], ["data", "show", "smoke", word], ["resume", "r", word]):
+        assert judge(*argv) == 2
+
+
 def test_a_message_is_one_line_that_no_terminal_obeys() -> None:
     assert one_line("a\nb \x1b[2J\u202e🙂") == "a b \\x1b[2J\\u202e🙂"
     assert len(one_line("x" * 100_000)) < 1100
