@@ -1,28 +1,24 @@
 """Evaluations of pre-training on disk, one file each, so that a resumed run need not repeat them.
 
-`evaluations/<rounds done>.safetensors` holds features, class histograms and images; the scores are
-JSON in its header, beside the SHA-256 of all of it. D: features, K: classes.
+`evaluations/<rounds done>.safetensors` holds features, class histograms and images. Its header
+holds the scores as JSON, and the SHA-256 of everything.
 """
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from pipeline.evaluation.scores import Evaluation
 from pipeline.federation.messages import Drawn, Losses
-from pipeline.files.atomic import write_whole
 from pipeline.files.damage import GO_BACK, DamagedError, reading
+from pipeline.files.tensors import read_tensors, write_tensors
 from pipeline.runs.layout import EVALUATIONS
 from spire_core.evaluation.kid import KidScore
-from spire_core.network.flat_model import tensors_hash
 
 
 def save_evaluation(run_dir: Path, evaluation: Evaluation) -> None:
@@ -33,40 +29,38 @@ def save_evaluation(run_dir: Path, evaluation: Evaluation) -> None:
         tensors[f"{i}.images"] = torch.tensor(drawn.images)
         if drawn.histogram is not None:
             tensors[f"{i}.histogram"] = torch.tensor(drawn.histogram)
-    told = {
+    scores = {
         "round_idx": evaluation.round_idx,
         "client_ids": evaluation.client_ids,
         "scores": [dataclasses.asdict(score) for score in evaluation.scores],
         "tv": evaluation.tv,
         "losses": [dataclasses.asdict(loss) for loss in evaluation.losses],
     }
-    text = json.dumps(told)
-    header = {"evaluation": text, "sha256": _sha256(tensors, text)}
     path = evaluation_path(run_dir, evaluation.round_idx)
     path.parent.mkdir(exist_ok=True)
-    write_whole(path, save(tensors, metadata=header))
+    write_tensors(path, tensors, evaluation=json.dumps(scores))
 
 
 def evaluation_path(run_dir: Path, num_rounds_done: int) -> Path:
-    """Return where the evaluation after so many rounds lies."""
+    """Return the path of the evaluation after so many rounds."""
     return run_dir / EVALUATIONS / f"{num_rounds_done:07d}.safetensors"
 
 
 def evaluated_rounds(run_dir: Path) -> list[int]:
-    """Return after how many rounds there is an evaluation, in order."""
+    """Return after how many rounds evaluations were stored, in order."""
     stems = [path.stem for path in (run_dir / EVALUATIONS).glob("*.safetensors")]
     return sorted(int(stem) for stem in stems if stem.isdecimal())
 
 
 def evaluation_faults(run_dir: Path, rounds: Collection[int]) -> list[str]:
-    """Return what is wrong with the evaluations after these rounds, file by file."""
-    found = []
+    """Return a sentence for each damaged one of the evaluations after these rounds."""
+    faults = []
     for done in rounds:
         try:
             _load(evaluation_path(run_dir, done))
         except DamagedError as error:
-            found.append(str(error).removesuffix(f": {GO_BACK}"))
-    return found
+            faults.append(str(error).removesuffix(f": {GO_BACK}"))
+    return faults
 
 
 def load_evaluations(run_dir: Path, num_rounds_done: int) -> list[Evaluation]:
@@ -76,9 +70,9 @@ def load_evaluations(run_dir: Path, num_rounds_done: int) -> list[Evaluation]:
 
 
 def rewind_evaluations(run_dir: Path, num_rounds_done: int) -> list[str]:
-    """Drop the evaluations after more rounds, and a damaged one after as many: it is done again.
+    """Drop the evaluations after more rounds, and the one after as many if it is damaged.
 
-    Returns what is wrong with that one.
+    The latter is computed again. Returns a sentence for it.
     """
     rounds = evaluated_rounds(run_dir)
     faults = evaluation_faults(run_dir, [done for done in rounds if done == num_rounds_done])
@@ -90,25 +84,17 @@ def rewind_evaluations(run_dir: Path, num_rounds_done: int) -> list[str]:
     return faults
 
 
-def _sha256(tensors: dict[str, Tensor], text: str) -> str:
-    return hashlib.sha256(f"{tensors_hash(tensors)} {text}".encode()).hexdigest()
-
-
 def _load(path: Path) -> Evaluation:
     with reading("an evaluation", path, GO_BACK):
-        with path.open("rb"), safe_open(path, framework="pt") as file:  # as in `client_store`
-            header = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if header["sha256"] != _sha256(tensors, header["evaluation"]):
-            raise ValueError("other content than was written")
-        told = json.loads(header["evaluation"])
-        ids = tuple(told["client_ids"])
+        tensors, texts = read_tensors(path)
+        scores = json.loads(texts["evaluation"])
+        ids = tuple(scores["client_ids"])
         return Evaluation(
-            told["round_idx"],
+            scores["round_idx"],
             ids,
-            tuple(KidScore(**score) for score in told["scores"]),
-            None if told["tv"] is None else tuple(told["tv"]),
-            tuple(Losses(**loss) for loss in told["losses"]),
+            tuple(KidScore(**score) for score in scores["scores"]),
+            None if scores["tv"] is None else tuple(scores["tv"]),
+            tuple(Losses(**loss) for loss in scores["losses"]),
             tuple(_drawn(tensors, i, client_id) for i, client_id in enumerate(ids)),
         )
 

@@ -1,4 +1,4 @@
-"""What the command line says of a client that arrived later: text and JSON."""
+"""The answer of `spire adapt`: an arrived client as text and JSON."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from spire_core.adaptation.adapt import AdaptPoint
 
 
 def arrival_json(arrival: Arrival) -> dict[str, Any]:
-    """Return what an arrived client's adaptation found, as plain values."""
+    """Return the result of an arrived client's adaptation as plain values."""
     curve = [
         {
             "epoch": point.epoch,
@@ -33,7 +33,7 @@ def arrival_json(arrival: Arrival) -> dict[str, Any]:
 
 
 def arrival_table(arrival: Arrival) -> str:
-    """Return an arrived client's curve over epochs and where its part lies."""
+    """Return an arrived client's curve over epochs and the files of its result."""
     header = ["epoch", "train loss", "held-out loss", "KID", "TV"]
     rows = [_arrival_row(point) for point in arrival.curve if point.observed is not None]
     return (

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from pipeline.cli.command import Answer, add_verb, allowed, say
+from pipeline.cli.command import Answer, add_verb, allowed, say, writable_png
 from pipeline.cli.presets import fetch_if_missing
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ MAX_DRAWN = 100_000  # images at once
 
 
 def adapt(args: argparse.Namespace) -> Answer:
-    """Fit the part of a client that arrives after a run has ended."""
+    """Fit the own part of a client that arrives after a run has ended."""
     from pipeline.config.load import load_config
 
     limit = [] if args.num_images is None else [f"adapt.num_images={args.num_images}"]
@@ -45,11 +45,10 @@ def sample(args: argparse.Namespace) -> Answer:
     import numpy as np
     from PIL import Image
 
-    from pipeline.cli.command import writable_png
     from pipeline.figures.image_grids import image_grid
     from pipeline.runs.layout import SAMPLES
 
-    saved.client_state(args.client)  # a client that cannot be drawn leaves no empty folder
+    saved.client_state(args.client)  # raises before a folder is made
     who = "population" if args.client is None else f"client_{args.client}"
     png = writable_png(args.out or saved.folder.parent / SAMPLES / f"{who}_seed{args.seed}.png")
     guidance = saved.config.eval.guidance if args.guidance is None else args.guidance
@@ -63,7 +62,7 @@ def sample(args: argparse.Namespace) -> Answer:
 
 
 def _saved_run(run: str, overrides: Sequence[str], prefixes: tuple[str, ...]) -> "SavedRun":
-    """Return a finished run; ConfigError for an override of what that run has already fixed."""
+    """Return a finished run; ConfigError for an override of a setting that the run has fixed."""
     from pipeline.config.load import load_config
     from pipeline.inference.saved_run import SavedRun
     from pipeline.runs.ownership import refuse_links
@@ -113,12 +112,13 @@ def add_sample(verbs: Any) -> None:
     parser.add_argument("--out", metavar="PATH", help="the PNG; a .npz is written beside it")
 
 
-def _count(least: int, most: int = 10**9) -> Any:
+def _count(minimum: int, maximum: int = 10**9) -> Any:
     def count(text: str) -> int:
-        fits = text.isdecimal() and len(text) <= len(str(most))
-        if not fits or not least <= int(text) <= most:
-            at = f"at least {least}" if not fits or int(text) < least else f"at most {most}"
-            raise argparse.ArgumentTypeError(f"expected a number of {at}, got {text!r}")
+        fits = text.isdecimal() and len(text) <= len(str(maximum))
+        if not fits or not minimum <= int(text) <= maximum:
+            is_small = not fits or int(text) < minimum
+            limit = f"at least {minimum}" if is_small else f"at most {maximum}"
+            raise argparse.ArgumentTypeError(f"expected a number of {limit}, got {text!r}")
         return int(text)
 
     return count

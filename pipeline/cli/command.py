@@ -1,7 +1,7 @@
-"""What all verbs of the command `spire` share: how they are parsed, answer, fail and are stopped.
+"""The frame of all verbs of the command `spire`: parsing, answers, errors and interrupts.
 
 Stdout gets the answer alone; progress and messages go to stderr; both without passwords in URIs.
-What is heavy, torch for one, is imported inside functions.
+Heavy packages, such as torch, are imported inside functions.
 """
 
 import argparse
@@ -17,17 +17,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pipeline.files.paths import is_ray_job, lasting
-from spire_core.errors import ConfigError
+from spire_core.errors import ConfigError, SpireError
 
 AddVerb = Callable[[Any], None]  # adds a verb to the subparsers of `spire`
 USER_ERROR, INTERRUPTED = 2, 130
 HALF_LINE = 500  # characters that are kept of each half of a message
-GOES_ON = dict.fromkeys(("run", "resume"), ": spire resume goes on from its last round")
+RESUME_HINT = dict.fromkeys(("run", "resume"), ": spire resume goes on from its last round")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a verb has to say: for people, for programs (`--json`), and to the shell."""
+    """The answer of a verb: a text for people, values for programs (`--json`), an exit code."""
 
     text: str
     values: dict[str, Any]
@@ -37,31 +37,29 @@ class Answer:
 def run_command(argv: Sequence[str] | None, verbs: Sequence[AddVerb]) -> int:
     """Run `spire` with these arguments (None: the process's own) and return its exit code.
 
-    0 on success, 1 if a self-test or a trial failed or something still waits to be delivered, 2 for
-    an error that is told in one sentence, such as a mistake of the user's, 130 if interrupted.
+    0: success. 1: a self-test or a trial failed, or entries still wait for their store. 2: an error
+    with a message of one sentence, such as a wrong setting. 130: interrupted.
     """
     args = _parse(argv, verbs)
-    from spire_core.errors import SpireError
-
     hear_interrupts()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: see `except` below
     try:
-        # What libraries print is no part of the answer.
-        with contextlib.redirect_stdout(sys.stderr):
+        _check_words(getattr(args, "words", ()))
+        with contextlib.redirect_stdout(sys.stderr):  # for libraries that print
             answer: Answer = args.act(args)
     except SpireError as error:
         say(f"spire {args.verb}: {one_line(str(error))}")
         return USER_ERROR
-    except (OSError, MemoryError) as error:  # the machine's own: no right, no space, no memory
-        told = one_line(str(error)) or "too little memory"
+    except (OSError, MemoryError) as error:  # of the machine: no right, no space, no memory
+        reason = one_line(str(error)) or "too little memory"
         say(
-            f"spire {args.verb}: expected files that can be used and memory enough, got {told}: "
+            f"spire {args.verb}: expected files that can be used and memory enough, got {reason}: "
             "free some, or name another place"
         )
         return USER_ERROR
     except KeyboardInterrupt:
-        say(f"spire {args.verb}: interrupted{GOES_ON.get(args.verb, '')}")
+        say(f"spire {args.verb}: interrupted{RESUME_HINT.get(args.verb, '')}")
         return INTERRUPTED
     _print(json.dumps(answer.values, allow_nan=False) if args.json else answer.text)
     return answer.exit_code
@@ -72,14 +70,14 @@ def _print(text: str) -> None:
 
     try:
         print(mask(text), flush=True)
-    except BrokenPipeError:  # whoever reads has seen enough, such as `head`
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def one_line(text: str) -> str:
-    """Return a message as one line that no terminal obeys, with the middle of a long one left out.
+    """Return a message as one line without control characters; a long one loses its middle.
 
-    It may quote what a stranger has written: control characters are shown as their codes.
+    A message may quote a stranger's text, so that control characters are shown as their codes.
     """
     line = " ".join(text.split())
     shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
@@ -99,7 +97,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parse(argv: Sequence[str] | None, add_verbs: Sequence[AddVerb]) -> argparse.Namespace:
-    """Return the parsed arguments; unlike argparse alone, words may also come after options."""
+    """Return the parsed arguments; other than with argparse alone, words may follow options."""
     parser = _Parser(prog="spire", description="Federated personalised diffusion models.")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for add in add_verbs:
@@ -110,6 +108,17 @@ def _parse(argv: Sequence[str] | None, add_verbs: Sequence[AddVerb]) -> argparse
     if rest:
         args.words = [*args.words, *rest]
     return args
+
+
+def _check_words(words: Sequence[str]) -> None:
+    """Raise ConfigError for a word that is not UTF-8, which no record can hold."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError as error:
+            raise ConfigError(
+                f"expected names and settings in UTF-8, got {word!r}: rename it"
+            ) from error
 
 
 def add_verb(verbs: Any, name: str, act: Any, text: str) -> argparse.ArgumentParser:
@@ -127,18 +136,16 @@ def add_mine(parser: argparse.ArgumentParser) -> None:
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return what was typed as names and as key=value settings."""
+    """Return the names and the key=value settings among the words of the command line."""
     names = [word for word in words if "=" not in word]
     return names, [word for word in words if "=" in word]
 
 
 def split_one(words: Sequence[str], what: str) -> tuple[str | None, list[str]]:
-    """Return the one name of `what`, if there is any, and the key=value settings.
+    """Return the one name, or None, and the key=value settings; ConfigError for several names.
 
-    ConfigError for several names.
+    `what` describes the name in the message.
     """
-    from spire_core.errors import ConfigError
-
     names, settings = split_words(words)
     if len(names) > 1:
         raise ConfigError(
@@ -150,8 +157,6 @@ def split_one(words: Sequence[str], what: str) -> tuple[str | None, list[str]]:
 
 def allowed(overrides: Sequence[str], prefixes: tuple[str, ...]) -> Sequence[str]:
     """Return the overrides; ConfigError for one that begins with none of the prefixes."""
-    from spire_core.errors import ConfigError
-
     for word in overrides:
         if not word.startswith(prefixes):
             raise ConfigError(
@@ -162,7 +167,7 @@ def allowed(overrides: Sequence[str], prefixes: tuple[str, ...]) -> Sequence[str
 
 
 def writable_png(path: str | Path) -> Path:
-    """Return where to write a PNG, its folder made; ConfigError if it cannot be written."""
+    """Return the path of a PNG to write, and make its folder; ConfigError if that fails."""
     png = Path(path)
     try:
         png = lasting(path, "--out").with_suffix(".png")
@@ -170,7 +175,7 @@ def writable_png(path: str | Path) -> Path:
         problem = None if os.access(png.parent, os.W_OK) else "its folder is read-only"
     except ConfigError:
         raise
-    except (OSError, RuntimeError, ValueError) as error:  # also of a home, no name, or a NUL in it
+    except (OSError, RuntimeError, ValueError) as error:  # no home, no name, or a NUL in it
         problem = str(error)
     if problem or png.is_dir():
         problem = problem or "it is a folder"
@@ -181,9 +186,9 @@ def writable_png(path: str | Path) -> Path:
 
 
 def hear_interrupts() -> None:
-    """In a job, let SIGINT raise KeyboardInterrupt even if the head was started in a background.
+    """In a Ray job, let SIGINT raise KeyboardInterrupt even if the head runs in a background.
 
-    A shell lets its background processes ignore SIGINT; a job inherits that from its head, and
+    A shell makes its background processes ignore SIGINT. A job inherits that from its head, so that
     `ray job stop` would wait in vain and then kill it.
     """
     if is_ray_job() and signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

@@ -3,16 +3,12 @@
 import argparse
 from typing import Any
 
-from pipeline.cli.command import (
-    Answer,
-    add_verb,
-    say,
-)
+from pipeline.cli.command import Answer, add_verb, say, writable_png
 from pipeline.cli.presets import add_preset, fetch_if_missing, preset_and_settings
 
 
 def data_fetch(args: argparse.Namespace) -> Answer:
-    """Get a data set, unless it is there and intact."""
+    """Fetch a data set, unless an intact copy is stored."""
     from pipeline.data.fetch import fetch
 
     path = fetch(args.name, args.root, args.source, log=say)
@@ -20,30 +16,29 @@ def data_fetch(args: argparse.Namespace) -> Answer:
 
 
 def data_show(args: argparse.Namespace) -> Answer:
-    """Say, and draw with `--out`, which client holds how many images of each class."""
+    """Show, and draw with `--out`, how many images of each class each client holds."""
     from pipeline.config.load import load_config
 
     preset, overrides = preset_and_settings(args.words)
     config = load_config(preset, overrides)
     fetch_if_missing(config.data.name, config.data.root, config.data.path)
-    from pipeline.cli.command import writable_png
     from pipeline.cli.setup_text import partition_json, partition_text
     from pipeline.federation.setup import partitioned
     from pipeline.figures.plots import partition_figure
 
     data, partition = partitioned(config)
     labels, names = data.labels, data.class_names
-    told = partition_json(partition, labels, names)
-    text = partition_text(told)
+    values = partition_json(partition, labels, names)
+    text = partition_text(values)
     if args.out:
         shown = partition.shown
         counts = shown.class_counts(labels, len(names))
         path = writable_png(args.out)
         figure = partition_figure(counts, names, len(shown.train_clients), shown.client_ids)
         figure.savefig(path)
-        told["artifacts"] = {"png": str(path)}
+        values["artifacts"] = {"png": str(path)}
         text += f"\ndrawn in {path}"
-    return Answer(text, told)
+    return Answer(text, values)
 
 
 def add_data(verbs: Any) -> None:

@@ -7,11 +7,11 @@ from pipeline.cli.command import Answer, add_verb
 
 
 def doctor(args: argparse.Namespace) -> Answer:
-    """Say what would run where, what is missing, and how to get it."""
+    """Describe this machine: devices, packages and data, and how to get the missing ones."""
     from pipeline.cli.examine import doctor_text, examine
 
-    found = examine(args.metrics)
-    return Answer(doctor_text(found), found, 0 if found["ok"] else 1)
+    state = examine(args.metrics)
+    return Answer(doctor_text(state), state, 0 if state["ok"] else 1)
 
 
 def add_doctor(verbs: Any) -> None:

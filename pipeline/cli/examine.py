@@ -1,6 +1,6 @@
-"""What would run where: versions, devices, memory, data sets, extractor weights, tracking store.
+"""The state of this machine: versions, devices, memory, data sets, extractor weights, store.
 
-Each missing thing comes with the way to get it. Nothing is started and nothing is downloaded.
+Each missing part comes with the way to get it. Nothing is started and nothing is downloaded.
 """
 
 import os
@@ -40,9 +40,9 @@ SELFTEST_IMAGES = 4000  # of a test split: enough for KID's subsets of 1000, and
 def examine(with_metrics: bool = False) -> dict[str, Any]:
     """Return the state of this machine as plain values; `with_metrics` tests the metrics as well.
 
-    `missing` lists what is not there and how to get it; `ok` is False if a self-test failed.
+    `missing` has a sentence for each missing part; `ok` is False if a self-test failed.
     """
-    found: dict[str, Any] = {
+    state: dict[str, Any] = {
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "num_cpus": os.cpu_count(),
@@ -55,10 +55,10 @@ def examine(with_metrics: bool = False) -> dict[str, Any]:
         "tracking": _tracking(),
         "job_upload": _job_upload(),
     }
-    found["selftests"] = _selftests(found["data"]) if with_metrics else []
-    found["missing"] = _missing(found)
-    found["ok"] = all(test["ok"] for test in found["selftests"])
-    return found
+    state["selftests"] = _selftests(state["data"]) if with_metrics else []
+    state["missing"] = _missing(state)
+    state["ok"] = all(test["ok"] for test in state["selftests"])
+    return state
 
 
 def _version(package: str) -> str | None:
@@ -74,7 +74,7 @@ def _gpus() -> list[dict[str, Any]]:
 
 
 def _extractor(name: str) -> dict[str, Any]:
-    """Return whether an extractor's weights are here; Inception is only looked for, not loaded."""
+    """Return whether an extractor's weights are here; Inception's are not loaded."""
     if name == INCEPTION:
         path = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
         how = (
@@ -92,7 +92,7 @@ def _extractor(name: str) -> dict[str, Any]:
 def _tracking() -> dict[str, Any]:
     config = TrackingConfig()
     uri = tracking_uri(config)
-    told = {"uri": mask(uri), "ui": ui_command(config), "ok": True, "problem": None}
+    state = {"uri": mask(uri), "ui": ui_command(config), "ok": True, "problem": None}
     if uri.startswith(("http://", "https://")):
         try:
             urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5).close()
@@ -100,12 +100,12 @@ def _tracking() -> dict[str, Any]:
             problem = (
                 f"no answer ({mask(str(error))}): start the server, or unset MLFLOW_TRACKING_URI"
             )
-            told |= {"ok": False, "problem": problem}
-    return told
+            state |= {"ok": False, "problem": problem}
+    return state
 
 
 def _job_upload() -> dict[str, Any] | None:
-    """Return what a job submitted from this checkout would upload; None elsewhere."""
+    """Return the size of the upload of a job submitted from here; None outside a checkout."""
     if not Path(IGNORE_FILE).is_file():
         return None
     upload = measure_upload(".")
@@ -117,54 +117,54 @@ def _selftests(data: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _selftest(name: str) -> dict[str, Any]:
-    """Return whether KID with the data set's own extractor tells its test split from the wrong."""
+    """Return whether KID with the data set's own extractor separates real and wrong images."""
     try:
         stored = load_stored(name, store_root(), "test")
         images = torch.from_numpy(stored.images[:SELFTEST_IMAGES].copy())
         labels = torch.from_numpy(stored.labels[:SELFTEST_IMAGES].copy())
-        found = metric_selftest(make_extractor(name + CLASSIFIER_SUFFIX), to_float(images), labels)
+        scores = metric_selftest(make_extractor(name + CLASSIFIER_SUFFIX), to_float(images), labels)
     except (DataError, WeightsError) as error:
         return {"name": name, "ok": False, "problem": str(error)}
-    wrong = [key for key, value in found.items() if value is False and key != "ok"]
+    wrong = [key for key, value in scores.items() if value is False and key != "ok"]
     problem = f"not as expected: {', '.join(wrong)}" if wrong else None
-    return {"name": name, **found, "problem": problem}
+    return {"name": name, **scores, "problem": problem}
 
 
-def _missing(found: dict[str, Any]) -> list[str]:
-    """Return a sentence for each thing that is not there."""
-    packages = [name for name, version in found["packages"].items() if version is None]
+def _missing(state: dict[str, Any]) -> list[str]:
+    """Return a sentence for each missing part."""
+    packages = [name for name, version in state["packages"].items() if version is None]
     sentences = [f"{name}: run `pip install {name}`" for name in packages]
-    for entry in (*found["data"], *found["extractors"]):
+    for entry in (*state["data"], *state["extractors"]):
         if not entry["ok"]:
             sentences.append(f"{entry['name']}: {entry['problem']}")
-    upload = found["job_upload"]
+    upload = state["job_upload"]
     if upload and not upload["ok"]:
         sentences.append(f"ray job submit --working-dir .: {upload['told']}")
-    if not found["tracking"]["ok"]:
-        sentences.append(f"{found['tracking']['uri']}: {found['tracking']['problem']}")
+    if not state["tracking"]["ok"]:
+        sentences.append(f"{state['tracking']['uri']}: {state['tracking']['problem']}")
     return sentences
 
 
-def doctor_text(found: dict[str, Any]) -> str:
-    """Return what `examine` found, for reading."""
-    versions = ", ".join(f"{k} {v or 'missing'}" for k, v in found["packages"].items())
-    gpus = ", ".join(f"{g['name']} ({_gib(g['memory_bytes'])})" for g in found["gpus"])
-    memory = f"{_gib(found['memory_bytes'])}, {_gib(found['memory_free_bytes'])} of it free"
-    device = "GPUs" if found["gpus"] else "CPUs"
+def doctor_text(state: dict[str, Any]) -> str:
+    """Return the state of `examine` as text."""
+    versions = ", ".join(f"{k} {v or 'missing'}" for k, v in state["packages"].items())
+    gpus = ", ".join(f"{g['name']} ({_gib(g['memory_bytes'])})" for g in state["gpus"])
+    memory = f"{_gib(state['memory_bytes'])}, {_gib(state['memory_free_bytes'])} of it free"
+    device = "GPUs" if state["gpus"] else "CPUs"
     lines = [
-        f"python      {found['python']}, {versions}",
-        f"machine     {found['num_cpus']} CPUs, {memory}, GPUs: {gpus or 'none'}",
-        f"clients     on {device}, in Ray actors on {found['ray_address'] or 'this machine'}",
-        f"data        {_states(found['data'])}",
-        f"extractors  {_states(found['extractors'])}",
-        f"tracking    {found['tracking']['uri']}",
-        f"            {found['tracking']['ui']}",
+        f"python      {state['python']}, {versions}",
+        f"machine     {state['num_cpus']} CPUs, {memory}, GPUs: {gpus or 'none'}",
+        f"clients     on {device}, in Ray actors on {state['ray_address'] or 'this machine'}",
+        f"data        {_states(state['data'])}",
+        f"extractors  {_states(state['extractors'])}",
+        f"tracking    {state['tracking']['uri']}",
+        f"            {state['tracking']['ui']}",
     ]
-    if found["job_upload"]:
-        lines.append(f"job upload  {found['job_upload']['told']}")
-    lines += [_selftest_line(test) for test in found["selftests"]]
-    lines += ["", "missing:" if found["missing"] else "nothing is missing"]
-    return "\n".join(lines + [f"- {sentence}" for sentence in found["missing"]])
+    if state["job_upload"]:
+        lines.append(f"job upload  {state['job_upload']['told']}")
+    lines += [_selftest_line(test) for test in state["selftests"]]
+    lines += ["", "missing:" if state["missing"] else "nothing is missing"]
+    return "\n".join(lines + [f"- {sentence}" for sentence in state["missing"]])
 
 
 def _gib(num_bytes: int) -> str:

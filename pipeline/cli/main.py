@@ -1,7 +1,7 @@
-"""The verbs of the command `spire`: each lets the package do its work, and answers.
+"""The command `spire`: its list of verbs, each defined in a file of its own.
 
-Torch, Ray, MLflow and matplotlib are imported inside the verbs, so that `spire --help` answers at
-once.
+The verbs import torch, Ray, MLflow and matplotlib inside functions, so that `spire --help` answers
+at once.
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,6 @@ from pipeline.cli.theory import add_theory
 
 
 def main(argv: Sequence[str] | None = None, more_verbs: Sequence[AddVerb] = ()) -> int:
-    """Run `spire` as `run_command` does; `more_verbs` are of packages that build on this one."""
+    """Run `spire` as `run_command` does; `more_verbs` come from packages that build on this one."""
     own = (add_run, add_resume, add_adapt, add_sample, add_data)
     return run_command(argv, (*own, add_theory, add_doctor, add_sync, *more_verbs))

@@ -1,4 +1,4 @@
-"""What verbs that take a preset have in common."""
+"""Arguments of the verbs that take a preset: its name, settings, and the data that it needs."""
 
 import argparse
 from collections.abc import Sequence
@@ -12,19 +12,19 @@ DEFAULT_PRESET = "mnist-cpu"
 
 
 def fetch_if_missing(name: str, root: str | None, source_dir: str | None) -> None:
-    """Get a data set that is not on this machine, and say so."""
+    """Fetch a data set that is not stored on this machine, with a message."""
     from pipeline.data.fetch import fetch_if_missing
 
     fetch_if_missing(name, root, source_dir, say)
 
 
 def preset_and_settings(words: Sequence[str]) -> tuple[str, list[str]]:
-    """Return the preset among what was typed, or the usual one, and the settings."""
+    """Return the preset, or the default one, and the settings among the words."""
     preset, settings = split_one(words, "preset")
     return preset or DEFAULT_PRESET, settings
 
 
 def add_preset(parser: argparse.ArgumentParser) -> None:
-    """Add a preset and settings to what can be typed."""
+    """Add the arguments preset and settings."""
     text = f"a preset ({DEFAULT_PRESET} unless given) and settings such as client.lr=0.001"
     parser.add_argument("words", nargs="*", default=[], metavar="PRESET | key=value", help=text)

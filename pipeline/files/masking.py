@@ -1,9 +1,9 @@
-"""Passwords in addresses, replaced before anybody sees them."""
+"""Masks passwords in addresses before they are shown or stored."""
 
 import re
 
 _PASSWORD = re.compile(
-    r"(://)(?:[^/\s\"']+|[^/:\s\"']*:(?!\d+/)[^\s\"']*)@"  # a database takes / in a password
+    r"(://)(?:[^/\s\"']+|[^/:\s\"']*:(?!\d+/)[^\s\"']*)@"  # databases allow / in a password
     r"|([?&;](?:password|passwd|pwd|token|secret)=)[^\s\"'&;]+",
     re.IGNORECASE,
 )

@@ -1,4 +1,4 @@
-"""What is different in a submitted Ray job: where files go that are to last, and how it is stopped.
+"""Paths that outlive the process, also in a submitted Ray job.
 
 A job runs in a copy of the working directory that Ray deletes afterwards.
 """
@@ -8,12 +8,12 @@ from pathlib import Path
 
 from spire_core.errors import ConfigError
 
-JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for a job's entrypoint, and nowhere else
+JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the entrypoint of a job only
 JOB_BASE = "~/spire"
 
 
 def is_ray_job() -> bool:
-    """Return whether this process is the entrypoint of a submitted Ray job, or started by it."""
+    """Return whether this process belongs to the entrypoint of a submitted Ray job."""
     return JOB_MARK in os.environ
 
 
@@ -24,7 +24,7 @@ def base_folder() -> Path:
 
 
 def lasting(path: str | Path, name: str = "the folder") -> Path:
-    """Return a path as absolute; ConfigError where `name` is relative to a job's temporary copy."""
+    """Return an absolute path; ConfigError if it is relative in a job, whose folder is deleted."""
     found = expanded(path, name)
     if is_ray_job() and not found.is_absolute():
         raise ConfigError(
@@ -35,7 +35,7 @@ def lasting(path: str | Path, name: str = "the folder") -> Path:
 
 
 def expanded(path: str | Path, name: str = "the path") -> Path:
-    """Return a path with its ~ or ~user replaced; ConfigError if `name` is of nobody's home."""
+    """Return a path with its ~ or ~user replaced; ConfigError if there is no such home."""
     try:
         return Path(path).expanduser()
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""The commit of the code that runs."""
+"""The commit of the running code."""
 
 import subprocess
 from pathlib import Path

@@ -1,7 +1,4 @@
-"""What a run's folder holds beside its record and its outbox: its result, and who is at it.
-
-`run.lock` is locked by the process that is at the run, and ends with it.
-"""
+"""A run's folder: the lock of the process that works on the run, and the run's result."""
 
 import contextlib
 import logging
@@ -25,10 +22,10 @@ _log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def held(run_dir: Path) -> Iterator[None]:
-    """Keep every other process from a run until the end of a block, or of this process.
+def run_lock(run_dir: Path) -> Iterator[None]:
+    """Lock a run until the end of a block; the lock also ends with the process.
 
-    RunError if another one, or another block, is at it.
+    RunError if another process, or another block of this one, has locked the run.
     """
     with open_own(run_dir / LOCK, "a+") as file:
         if not try_lock(file):
@@ -44,15 +41,15 @@ def held(run_dir: Path) -> Iterator[None]:
 
 
 def storable(config: Config) -> dict[str, Any]:
-    """Return the configuration without what may hold a password: `tracking.uri` and `.storage`."""
+    """Return a configuration without possible passwords, in `tracking.uri` and `.storage`."""
     storage = config.tracking.storage
     kept = storage if storage is None or mask(storage) == storage else None
     return replace(config, tracking=replace(config.tracking, uri=None, storage=kept)).as_dict()
 
 
-def save_result(run_dir: Path, told: Mapping[str, Any]) -> None:
+def save_result(run_dir: Path, result: Mapping[str, Any]) -> None:
     """Write the object that a finished run prints."""
-    write_json(run_dir / RESULT, told)
+    write_json(run_dir / RESULT, result)
 
 
 def load_result(run_dir: Path) -> dict[str, Any] | None:

@@ -1,16 +1,16 @@
 """The names of every file and folder in a run's folder, `<root>/runs/<run id>/`.
 
-tracking.json                    the record by which the run is found (`record`)
-config.json                      how the run began (`start`)
-result.json, samples.png         what a finished run found
+tracking.json                    the run's record: id, name, kind, store (`record`)
+config.json                      its start: preset, configuration, hashes of its data (`start`)
+result.json, samples.png         the result of a finished run (`folder`)
 run.lock                         locked by the process that works on the run (`folder`)
 outbox.jsonl, outbox.done,
-outbox.refused.jsonl             entries for the tracking store, and how far they got
-outbox.lock                      locked by the process that delivers them
+outbox.refused.jsonl             entries for the tracking store, and the relay's position
+outbox.lock                      locked by the process that relays them
 artifacts/                       files that entries of the outbox name
 checkpoints/<round>/             server.safetensors and manifest.json
 clients/<id>/<round>.safetensors private states of clients
-evaluations/<round>.safetensors  scores of pre-training clients
+evaluations/<round>.safetensors  evaluations of pre-training clients
 model/                           the backbone, and clients' own parts below model/clients/
 profile/                         traces of torch.profiler
 samples/                         images that `spire sample` drew
@@ -30,7 +30,7 @@ PROFILE, PROFILE_TABLE, TRACE_SUFFIX = "profile", "operators.txt", ".pt.trace.js
 
 def trace_path(run_dir: Path) -> Path | None:
     """Return the newest torch.profiler trace of a run, or None if there is none."""
-    found = sorted(
+    traces = sorted(
         (run_dir / PROFILE).glob(f"*{TRACE_SUFFIX}"), key=lambda path: path.stat().st_mtime
     )
-    return found[-1] if found else None
+    return traces[-1] if traces else None

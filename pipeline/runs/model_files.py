@@ -20,7 +20,7 @@ CLIENT_FILE = re.compile(r"client_(\d+)\.safetensors")
 
 
 def client_path(folder: Path, client_id: int) -> Path:
-    """Return where a client's own parts lie."""
+    """Return the path of a client's own parts."""
     return folder / "clients" / f"client_{client_id}.safetensors"
 
 

@@ -1,7 +1,7 @@
-"""Where runs are: their folders and records on this machine, the store's address, the revision.
+"""The records of runs, by which they are found on this machine.
 
-Under a root lie `mlflow.db`, unless another store is named, and `runs/<run id>/`, where
-`tracking.json` is the record that `find_run` and `Tracker.resume` read.
+The record of a run is `tracking.json` in its folder `<root>/runs/<run id>/`: id, name, kind, start
+and the address of its tracking store.
 """
 
 import json
@@ -37,13 +37,13 @@ def read_record(run_dir: Path) -> dict[str, Any]:
 
 def _records(runs: Path) -> list[dict[str, Any]]:
     """Return the records of all runs of a folder, oldest first."""
-    found = []
+    records = []
     for path in runs.glob(f"*/{RECORD}"):
         try:
-            found.append(read_record(path.parent) | {"folder": path.parent})
-        except RunError as error:  # the other runs can be used all the same
+            records.append(read_record(path.parent) | {"folder": path.parent})
+        except RunError as error:  # one damaged record must not hide the others
             _log.warning("a run is passed over: %s", error)
-    return sorted(found, key=lambda record: record["started_ms"])
+    return sorted(records, key=lambda record: record["started_ms"])
 
 
 def run_folders(config: TrackingConfig) -> list[Path]:
@@ -52,13 +52,15 @@ def run_folders(config: TrackingConfig) -> list[Path]:
 
 
 def find_run(run: str, config: TrackingConfig, kinds: Sequence[Kind] = ("run",)) -> Path:
-    """Return the folder of a run, given as "last", a name, an id or the head of one, or a path.
+    """Return the folder of the run that a word names.
 
-    RunError if there is none, or if the name or the head of an id fits several.
+    The word is `last` (the newest run), a run's name, an id or the beginning of one, or the path of
+    a run's folder. A name counts before an id, and both before a path. RunError if the word names
+    no run, or several.
     """
     runs = tracking_root(config) / "runs"
     if run and (runs / run / RECORD).is_file():
-        read_record(runs / run)  # a damaged one is named, and not passed over
+        read_record(runs / run)  # raises if this very record is damaged
     records = [r for r in _records(runs) if r.get("kind", "run") in kinds]
     if run == "last" and records:
         return records[-1]["folder"]

@@ -1,4 +1,4 @@
-"""The server's state in a file: safetensors, out of and into memory with no copy in between.
+"""The server's state in a safetensors file, written without copies in memory.
 
 P: length of the flat weight vector.
 """
@@ -15,15 +15,16 @@ from safetensors.numpy import load
 from pipeline.files.atomic import room_for
 from spire_core.federated.server import ServerState
 
-TYPES = {"float32": "F32", "float64": "F64"}  # what safetensors calls them
+TYPES = {"float32": "F32", "float64": "F64"}  # numpy's name -> safetensors' name
 
 
 def write_state(path: Path, state: ServerState) -> int:
-    """Write all arrays of a state, (P,) most of them; return after how many rounds it is.
+    """Write all arrays of a state, most of them (P,); return its number of rounds.
 
-    The bytes are those of `safetensors.numpy.save`, which copies every array twice on the way: half
-    of what a checkpoint took. A file that is there is written over, since a new one's memory has to
-    be found and cleared first: nobody may need it any more. RunError if there is no room.
+    The bytes equal those of `safetensors.numpy.save`, which copies every array twice and so took
+    half the time of a checkpoint. An existing file, which must be obsolete, is overwritten in
+    place, because the system would first have to allocate and clear a new one. RunError if there is
+    no room.
     """
     arrays = {name: np.ascontiguousarray(array) for name, array in _arrays(state).items()}
     with room_for(path), path.open("r+b" if path.exists() else "wb") as file:
@@ -35,9 +36,9 @@ def write_state(path: Path, state: ServerState) -> int:
 
 
 def read_state(path: Path, round_idx: int, sha256: str) -> ServerState:
-    """Return the state after so many rounds; one of `reading.DAMAGE` if the file has another hash.
+    """Return the state after so many rounds; raises one of `damage.DAMAGE` if it is not intact.
 
-    `sha256`: what `file_sha256` returned when it was whole.
+    `sha256`: the answer of `file_sha256` when the state was written.
     """
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != sha256:
@@ -52,22 +53,22 @@ def file_sha256(path: Path) -> str:
 
 
 def _arrays(state: ServerState) -> dict[str, np.ndarray]:
-    """Return what the file holds in its order, in which no number lies across a word's border."""
+    """Return the arrays by name in the order of the file, which keeps every number aligned."""
     named = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
     arrays = {k: v for k, v in named.items() if k != "round_idx" and v is not None}
     return dict(sorted(arrays.items(), key=lambda item: (-item[1].itemsize, item[0])))
 
 
 def _header(arrays: dict[str, np.ndarray]) -> bytes:
-    """Return what comes first in a file of safetensors: a length, and which bytes are what."""
-    told, begin = {}, 0
+    """Return the header of a safetensors file: its length, and the place of each array."""
+    entries, begin = {}, 0
     for name, array in arrays.items():
-        told[name] = {
+        entries[name] = {
             "dtype": TYPES[array.dtype.name],
             "shape": array.shape,
             "data_offsets": (begin, begin + array.nbytes),
         }
         begin += array.nbytes
-    text = json.dumps(told, separators=(",", ":")).encode()
+    text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text

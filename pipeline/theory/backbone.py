@@ -26,15 +26,15 @@ KINDS = ("isotropic", "scale", "shift")
 
 def run_backbone(config: TheoryConfig) -> Outcome:
     """Return the new client's n * MSE against the size of an error, and against C."""
-    told = config.backbone
-    mu = torch.full((told.d,), told.m / math.sqrt(told.d), dtype=torch.float64)
-    floor = told.n * cramer_rao(config.w, told.m, told.n)
+    group = config.backbone
+    mu = torch.full((group.d,), group.m / math.sqrt(group.d), dtype=torch.float64)
+    floor = group.n * cramer_rao(config.w, group.m, group.n)
     wrong = {kind: _wrong(config, mu, kind, i) for i, kind in enumerate(KINDS)}
-    learned = [_learned(config, mu, c, i) for i, c in enumerate(told.clients)]
+    learned = [_learned(config, mu, c, i) for i, c in enumerate(group.clients)]
     off = max(
-        abs(found.mean - predicted.mean) / math.hypot(found.error, predicted.error)
+        abs(measured.mean - predicted.mean) / math.hypot(measured.error, predicted.error)
         for rows in wrong.values()
-        for found, predicted in rows
+        for measured, predicted in rows
     )
     medians = [row["median"] for row in learned]
     last = wrong["shift"][-1][0].mean, wrong["isotropic"][-1][0].mean, wrong["scale"][-1][0].mean
@@ -44,24 +44,24 @@ def run_backbone(config: TheoryConfig) -> Outcome:
             off <= NUM_ERRORS,
         ),
         Claim(
-            f"means off by {told.sizes[-1]:g} each: n * MSE {last[0]:.2f} if both shift along mu, "
+            f"means off by {group.sizes[-1]:g} each: n * MSE {last[0]:.2f} if both shift along mu, "
             f"{last[1]:.2f} in random directions, {last[2]:.2f} if too far apart (exact means: "
             f"{floor:.3f})",
         ),
         Claim(
-            f"learned from C = {told.clients[0]} .. {told.clients[-1]} clients of {told.client_n}: "
-            f"median n * MSE {medians[0]:.3f} .. {medians[-1]:.3f}",
+            f"learned from C = {group.clients[0]} .. {group.clients[-1]} clients of "
+            f"{group.client_n}: median n * MSE {medians[0]:.3f} .. {medians[-1]:.3f}",
             medians[-1] <= medians[0],
         ),
     ]
     tables = {"means that are wrong, as n * MSE": _wrong_columns(config, wrong, floor)}
-    tables["means learned from C clients, as n * MSE"] = _learned_columns(told.clients, learned)
+    tables["means learned from C clients, as n * MSE"] = _learned_columns(group.clients, learned)
     return Outcome(
         "backbone",
-        f"E: w = {config.w:g} on means that are not exact, d = {told.d}, ||mu|| = {told.m:g}",
+        f"E: w = {config.w:g} on means that are not exact, d = {group.d}, ||mu|| = {group.m:g}",
         claims,
         tables,
-        [_wrong_panel(config, wrong, floor), _learned_panel(told.clients, learned, floor)],
+        [_wrong_panel(config, wrong, floor), _learned_panel(group.clients, learned, floor)],
         {"floor": floor, "learned_last": medians[-1]},
     )
 
@@ -69,34 +69,34 @@ def run_backbone(config: TheoryConfig) -> Outcome:
 def _errors(
     config: TheoryConfig, line: Line, generator: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Return each replicate's n * squared error, and what theory expects it to be; (R,) each."""
-    told = config.backbone
-    y = draw_on_line(config.w, line, told.n, generator)
-    found = told.n * (maximum_likelihood(y, line.m) - config.w) ** 2
-    return found, told.n * believed_error(config.w, line, told.n)
+    """Return each replicate's n * squared error, measured and as theory predicts; (R,) each."""
+    group = config.backbone
+    y = draw_on_line(config.w, line, group.n, generator)
+    measured = group.n * (maximum_likelihood(y, line.m) - config.w) ** 2
+    return measured, group.n * believed_error(config.w, line, group.n)
 
 
 def _wrong(config: TheoryConfig, mu: Tensor, kind: str, point: int) -> list[tuple[Score, Score]]:
-    told, rows = config.backbone, []
-    for i, size in enumerate(told.sizes):
+    group, rows = config.backbone, []
+    for i, size in enumerate(group.sizes):
         generator = numpy_generator(config.seed, "theory_wrong", point, i)
-        plus, minus = perturbed(mu, kind, size, told.replicates, generator)
-        found, predicted = _errors(config, line_of(plus, minus, mu), generator)
-        rows.append((score(found), score(predicted)))
+        plus, minus = perturbed(mu, kind, size, group.replicates, generator)
+        measured, predicted = _errors(config, line_of(plus, minus, mu), generator)
+        rows.append((score(measured), score(predicted)))
     return rows
 
 
 def _learned(config: TheoryConfig, mu: Tensor, num_clients: int, point: int) -> dict[str, float]:
-    told = config.backbone
+    group = config.backbone
     generator = numpy_generator(config.seed, "theory_learned", point)
-    shape = (told.learned, num_clients, told.client_n)
-    w = torch.from_numpy(generator.beta(told.skew, told.skew, shape[:2]))
+    shape = (group.learned, num_clients, group.client_n)
+    w = torch.from_numpy(generator.beta(group.skew, group.skew, shape[:2]))
     is_first = torch.from_numpy(generator.random(shape)) < w[..., None]
-    x = normals(generator, *shape, told.d) + torch.where(is_first[..., None], mu, -mu)
+    x = normals(generator, *shape, group.d) + torch.where(is_first[..., None], mu, -mu)
     plus, minus = learn_means(x, mu)
-    found, predicted = _errors(config, line_of(plus, minus, mu), generator)
+    errors, predicted = _errors(config, line_of(plus, minus, mu), generator)
     off = torch.stack([(plus - mu).norm(dim=-1), (minus + mu).norm(dim=-1)])
-    measured = score(found)
+    measured = score(errors)
     return {
         "measured": measured.mean,
         "measured +-": measured.error,
@@ -109,8 +109,8 @@ def _learned(config: TheoryConfig, mu: Tensor, num_clients: int, point: int) -> 
 def _wrong_columns(config, wrong, floor: float) -> dict[str, list[float]]:
     columns = {"error of each mean": list(config.backbone.sizes)}
     for kind, rows in wrong.items():
-        columns[kind] = [found.mean for found, _ in rows]
-        columns[f"{kind} +-"] = [found.error for found, _ in rows]
+        columns[kind] = [measured.mean for measured, _ in rows]
+        columns[f"{kind} +-"] = [measured.error for measured, _ in rows]
         columns[f"{kind}, predicted"] = [predicted.mean for _, predicted in rows]
     return columns | {"Cramer-Rao": [floor] * len(config.backbone.sizes)}
 
@@ -122,8 +122,8 @@ def _learned_columns(clients, learned: list[dict[str, float]]) -> dict[str, list
 def _wrong_panel(config, wrong, floor: float) -> Panel:
     sizes, curves = config.backbone.sizes, {}
     for kind, rows in wrong.items():
-        points = [(x, found.mean) for x, (found, _) in zip(sizes, rows, strict=True)]
-        curves[kind] = Curve(points, [found.error for found, _ in rows])
+        points = [(x, measured.mean) for x, (measured, _) in zip(sizes, rows, strict=True)]
+        curves[kind] = Curve(points, [measured.error for measured, _ in rows])
     for kind, rows in wrong.items():
         points = [(x, predicted.mean) for x, (_, predicted) in zip(sizes, rows, strict=True)]
         curves[f"{kind}, predicted"] = Curve(points, is_reference=True)

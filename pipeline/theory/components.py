@@ -53,33 +53,34 @@ def run_components(config: TheoryConfig) -> Outcome:
 
 
 def _point(config: TheoryConfig, means: Tensor, weights: Tensor, point: int) -> dict[str, Score]:
-    told, k = config.components, len(weights)
-    t, steps = -math.log(told.signal), (told.steps, told.averaged)
+    group, k = config.components, len(weights)
+    t, steps = -math.log(group.signal), (group.steps, group.averaged)
 
     def measure(num: int, generator: np.random.Generator) -> dict[str, Tensor]:
-        x = draw_components(weights, means, (num, told.n), generator)
-        found = {
+        x = draw_components(weights, means, (num, group.n), generator)
+        estimates = {
             LIKELIHOOD: likelihood_weights(x, means),
             OVER_T: descend_logits_all_t(x, means, *steps, generator),
             AT_T: descend_logits_fixed_t(x, means, t, *steps, generator),
         }
         if means.shape[1] == k - 1:
-            found[AFFINE] = affine_weights(x, means)
+            estimates[AFFINE] = affine_weights(x, means)
         return {
-            name: told.n * (pi - weights[:, None]).square().sum(0) for name, pi in found.items()
+            name: group.n * (pi - weights[:, None]).square().sum(0)
+            for name, pi in estimates.items()
         }
 
     stream = (config.seed, "theory_components", point)
-    scores = over_replicates(told.replicates, told.n * k, stream, measure)
+    scores = over_replicates(group.replicates, group.n * k, stream, measure)
     scores.setdefault(AFFINE, Score(math.nan, math.nan))
     generator = numpy_generator(config.seed, "theory_information", point)
-    least = told.n * simplex_cramer_rao(weights, means, told.n, generator)
-    form = told.n * affine_error(weights, means, told.n)
-    return scores | {CRAMER_RAO: Score(least, 0.0), FORM: Score(form, 0.0)}
+    bound = group.n * simplex_cramer_rao(weights, means, group.n, generator)
+    form = group.n * affine_error(weights, means, group.n)
+    return scores | {CRAMER_RAO: Score(bound, 0.0), FORM: Score(form, 0.0)}
 
 
 def _claim(name: str, row: dict[str, Score], ratio: float) -> Claim:
-    found, least = row[OVER_T], row[CRAMER_RAO].mean
+    error, bound = row[OVER_T], row[CRAMER_RAO].mean
     note = ""
     if math.isnan(row[AFFINE].mean):
         note = (
@@ -87,8 +88,8 @@ def _claim(name: str, row: dict[str, Score], ratio: float) -> Claim:
             "these weights"
         )
     return Claim(
-        f"{name}: n * MSE {found.mean:.3f} +- {found.error:.3f}, {ratio:.2f} of Cramer-Rao{note}",
-        found.mean <= ALLOWED * least + NUM_ERRORS * found.error,
+        f"{name}: n * MSE {error.mean:.3f} +- {error.error:.3f}, {ratio:.2f} of Cramer-Rao{note}",
+        error.mean <= ALLOWED * bound + NUM_ERRORS * error.error,
     )
 
 
@@ -104,28 +105,28 @@ def _panel(rows: dict[str, dict[str, Score]]) -> Panel:
 def component_settings(config: TheoryConfig) -> list[tuple[str, Tensor, Tensor]]:
     """Return name, reduced means (K, r) and true weights (K,) of each shape.
 
-    ConfigError if the means cannot be used, or if they leave the weights open: if even the
-    Cramer-Rao bound of the squared error is above 1, where guessing equal weights is wrong by less
-    than 1 - 1/K. Distinct means, also collinear ones, identify their weights in the limit of many
-    samples, because translates of a Gaussian are linearly independent.
+    ConfigError if the means cannot be used, or if they leave the weights open. The criterion is a
+    Cramer-Rao bound of the squared error above 1, since even a guess of equal weights is off by
+    less than 1 - 1/K. Distinct means, also collinear ones, identify their weights in the limit of
+    many samples, because translates of a Gaussian are linearly independent.
     """
-    told = config.components
-    found = [(shape, _shape_means(shape, config, i)) for i, shape in enumerate(told.shapes)]
-    if told.means:
-        if len({len(row) for row in told.means}) > 1:
+    group = config.components
+    shapes = [(shape, _shape_means(shape, config, i)) for i, shape in enumerate(group.shapes)]
+    if group.means:
+        if len({len(row) for row in group.means}) > 1:
             raise ConfigError("expected components.means of one length each: they are points")
-        found = [("given", torch.tensor(told.means, dtype=torch.float64))]
+        shapes = [("given", torch.tensor(group.means, dtype=torch.float64))]
     settings = []
-    for point, (name, means) in enumerate(found):
+    for point, (name, means) in enumerate(shapes):
         generator = numpy_generator(config.seed, "theory_weights", point)
-        weights = torch.from_numpy(generator.dirichlet([told.concentration] * len(means)))
+        weights = torch.from_numpy(generator.dirichlet([group.concentration] * len(means)))
         reduced = reduced_means(means)
-        least = simplex_cramer_rao(weights, reduced, told.n, generator)
-        if least > 1.0:
+        bound = simplex_cramer_rao(weights, reduced, group.n, generator)
+        if bound > 1.0:
             raise ConfigError(
                 f"expected means that identify the weights, got {name} (K = {len(means)}, rank "
-                f"{reduced.shape[1]}), where {told.n} samples leave a squared error of at least "
-                f"{least:.3g}: move the means apart or raise components.n"
+                f"{reduced.shape[1]}), where {group.n} samples leave a squared error of at least "
+                f"{bound:.3g}: move the means apart or raise components.n"
             )
         settings.append((name, reduced, weights))
     return settings
@@ -133,7 +134,7 @@ def component_settings(config: TheoryConfig) -> list[tuple[str, Tensor, Tensor]]
 
 def _shape_means(shape: str, config: TheoryConfig, point: int) -> Tensor:
     """Return the means (K, d) of a shape such as `circle-8`; ConfigError if there is none such."""
-    told = config.components
+    group = config.components
     kind, _, number = shape.rpartition("-")
     if kind not in ("general", "orthogonal", "circle") or not number.isdecimal() or int(number) < 2:
         raise ConfigError(
@@ -143,9 +144,9 @@ def _shape_means(shape: str, config: TheoryConfig, point: int) -> Tensor:
     k = int(number)
     if kind == "general":
         generator = numpy_generator(config.seed, "theory_means", point)
-        return normals(generator, k, told.d) * (told.distance / math.sqrt(2.0 * told.d))
+        return normals(generator, k, group.d) * (group.distance / math.sqrt(2.0 * group.d))
     if kind == "orthogonal":
-        return torch.eye(k, dtype=torch.float64) * (told.distance / math.sqrt(2.0))
+        return torch.eye(k, dtype=torch.float64) * (group.distance / math.sqrt(2.0))
     angle = 2.0 * math.pi / k * torch.arange(k, dtype=torch.float64)
-    radius = 0.5 * told.distance / math.sin(math.pi / k)
+    radius = 0.5 * group.distance / math.sin(math.pi / k)
     return radius * torch.stack([torch.cos(angle), torch.sin(angle)], 1)

@@ -1,4 +1,4 @@
-"""What a theory experiment is told: its settings, its presets, and files of one's own."""
+"""The settings of the theory experiments, their presets and their YAML files."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from spire_core.mixture.two_components import check_separation, check_weight, si
 EXPERIMENTS = ("scaling", "failure", "optimiser", "components", "backbone", "bridge")
 
 
-def _check_counts(least: int, **counts: int | Sequence[int]) -> None:
+def _check_counts(minimum: int, **counts: int | Sequence[int]) -> None:
     for name, value in counts.items():
         values = [value] if isinstance(value, int) else value
-        if not values or min(values) < least:
-            raise ConfigError(f"expected {name} of at least {least}, got {value}: raise it")
+        if not values or min(values) < minimum:
+            raise ConfigError(f"expected {name} of at least {minimum}, got {value}: raise it")
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def _draw(axes: "Axes", panel: Panel) -> None:
         if not curve.is_reference:
             _draw_measured(axes, name, curve, measured.index(name), panel)
             continue
-        # What a reference belongs to stands in its name: "bound, d = 4" is drawn as "d = 4" is.
+        # The reference "bound, d = 4" has the colour of the curve "d = 4".
         own = [i for i, other in enumerate(measured) if other in name.split(", ")]
         colour, dashes = (OKABE_ITO[own[0]], "--") if own else (GREY, next(greys))
         joined = {"linestyle": dashes, "linewidth": 1.3}
@@ -41,7 +41,7 @@ def _draw(axes: "Axes", panel: Panel) -> None:
 
 def _draw_measured(axes: "Axes", name: str, curve: Curve, place: int, panel: Panel) -> None:
     x, y = _xy(curve)
-    if panel.ticks:  # side by side, as categories have no order to join
+    if panel.ticks:  # categories: markers side by side, without a line
         x = [value + 0.09 * (place - 1.5) for value in x]
     is_joined = panel.is_joined and not panel.ticks
     axes.errorbar(
@@ -64,7 +64,7 @@ def _style(axes: "Axes", panel: Panel) -> None:
     axes.tick_params(which="both", labelsize=8)
     for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
         if axis.get_scale() == "log":
-            if high < 1000.0 * low:  # powers of ten alone would leave one label, or none
+            if high < 1000.0 * low:  # with powers of ten alone there would be one label or none
                 axis.set_ticks(_round_numbers(low, high))
             axis.set_major_formatter("{x:g}")
             axis.set_minor_formatter("")

@@ -15,7 +15,7 @@ from spire_core.mixture.exact_errors import expected_path, linear_factor
 from spire_core.mixture.two_components import draw_projected, time_of
 from spire_core.rng import numpy_generator
 
-LAST = 20  # iterates whose mean is the estimate and whose steps are the swing
+LAST = 20  # iterates: their mean is the estimate, their steps are the swing
 RATE_N, RATE_REPLICATES = 2000, 50
 VARIANTS = {
     "odds": DescentConfig(),
@@ -58,11 +58,11 @@ def run_optimiser(config: TheoryConfig) -> Outcome:
 
 def _rates(config: TheoryConfig) -> dict[str, list[float]]:
     """Return predicted and measured factors per step, and the gap that the steps leave."""
-    told, m = config.optimiser, config.c * math.sqrt(config.optimiser.d) * 4.0
+    group, m = config.optimiser, config.c * math.sqrt(config.optimiser.d) * 4.0
     names = ("m_t", "predicted factor", "on data", "on data +-", "standard errors off", "gap left")
     rows = []
-    for point, m_t in enumerate(told.separations):
-        path = expected_path(config.w, m_t, told.steps)
+    for point, m_t in enumerate(group.separations):
+        path = expected_path(config.w, m_t, group.steps)
         gap = abs((path[-1] - config.w) / (path[0] - config.w))
         predicted = linear_factor(config.w, m_t)
         mean, error = _measured_factor(config, m, m_t, point)
@@ -86,13 +86,13 @@ def _measured_factor(config: TheoryConfig, m: float, m_t: float, point: int) -> 
 
 
 def _ends(config: TheoryConfig) -> tuple[dict[str, list[float]], int]:
-    told, outside = config.optimiser, 0
-    columns: dict[str, list[float]] = {"w": list(told.weights)}
-    for point, w in enumerate(told.weights):
+    group, outside = config.optimiser, 0
+    columns: dict[str, list[float]] = {"w": list(group.weights)}
+    for point, w in enumerate(group.weights):
         estimates, swings = _estimates(config, w, point)
         outside += sum(int((~((e >= 0.0) & (e <= 1.0))).sum()) for e in estimates.values())
         for name, e in estimates.items():
-            columns.setdefault(name, []).append(told.n * score((e - w) ** 2).mean)
+            columns.setdefault(name, []).append(group.n * score((e - w) ** 2).mean)
         for name, swing in swings.items():
             columns.setdefault(f"swing, {name}", []).append(swing)
     return columns, outside
@@ -101,19 +101,19 @@ def _ends(config: TheoryConfig) -> tuple[dict[str, list[float]], int]:
 def _estimates(
     config: TheoryConfig, w: float, point: int
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
-    told, m = config.optimiser, config.c * math.sqrt(config.optimiser.d)
+    group, m = config.optimiser, config.c * math.sqrt(config.optimiser.d)
     generator = numpy_generator(config.seed, "theory_ends", point)
-    y = draw_projected(w, m, (told.replicates, told.n), generator)
-    found, swings = {}, {}
+    y = draw_projected(w, m, (group.replicates, group.n), generator)
+    estimates, swings = {}, {}
     for name, how in VARIANTS.items():
-        gradient = fixed_t_gradient(y, m, time_of(told.m_t, m), False, generator)
-        path = iterates(gradient, 2.0 * told.m_t**2, len(y), how)
-        last = torch.cat(list(islice(path, told.steps - LAST, told.steps)), 1)
-        found[name] = last.mean(1)
+        gradient = fixed_t_gradient(y, m, time_of(group.m_t, m), False, generator)
+        path = iterates(gradient, 2.0 * group.m_t**2, len(y), how)
+        last = torch.cat(list(islice(path, group.steps - LAST, group.steps)), 1)
+        estimates[name] = last.mean(1)
         swings[name] = float(last.diff(dim=1).abs().mean())
-    found["maximum likelihood"] = maximum_likelihood(y, m)
-    found["moment, clipped"] = moment(y, m).clamp(0.0, 1.0)
-    return found, swings
+    estimates["maximum likelihood"] = maximum_likelihood(y, m)
+    estimates["moment, clipped"] = moment(y, m).clamp(0.0, 1.0)
+    return estimates, swings
 
 
 def _rate_panel(rates: dict[str, list[float]]) -> Panel:

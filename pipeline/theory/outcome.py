@@ -11,8 +11,8 @@ from torch import Tensor
 
 from spire_core.rng import numpy_generator
 
-BLOCK = 2**15  # numbers at a time: what fits a core's cache, and is not returned to the system
-NUM_ERRORS = 4.0  # standard errors that a claim may be off by chance
+BLOCK = 2**15  # numbers at a time: they fit a core's cache, and malloc keeps their memory
+NUM_ERRORS = 4.0  # standard errors by which chance may break a claim
 
 
 class Score(NamedTuple):
@@ -53,7 +53,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence with its numbers in it, and whether they bear it out (None: an observation)."""
+    """A sentence with its numbers, and whether they confirm it (None: an observation)."""
 
     text: str
     is_met: bool | None = None
@@ -65,7 +65,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Outcome:
-    """All that one experiment has to say; `tables` are columns, `numbers` become metrics."""
+    """The result of one experiment; `tables` are columns, `numbers` become metrics."""
 
     name: str
     title: str
@@ -88,16 +88,16 @@ def over_replicates(
 ) -> dict[str, Score]:
     """Return the score of each quantity that `measure(num, generator)` names, (num,) values each.
 
-    `size` is how many numbers one replicate works on. Replicates go in blocks, each with a
-    generator of its own: of the seed, the purpose and the point that `stream` gives, and the block.
+    `size`: how many numbers one replicate works on. Replicates are measured in blocks. The
+    generator of a block is a function of `stream` (seed, purpose, point) and the block's number.
     """
     num = max(1, min(replicates, BLOCK // size))
-    found: dict[str, list[Tensor]] = {}
+    blocks: dict[str, list[Tensor]] = {}
     for block, start in enumerate(range(0, replicates, num)):
         generator = numpy_generator(*stream, block)
         for name, values in measure(min(num, replicates - start), generator).items():
-            found.setdefault(name, []).append(values)
-    return {name: score(torch.cat(parts)) for name, parts in found.items()}
+            blocks.setdefault(name, []).append(values)
+    return {name: score(torch.cat(parts)) for name, parts in blocks.items()}
 
 
 def slope(points: Sequence[tuple[float, Score]]) -> Score:

@@ -1,6 +1,6 @@
-"""The theory experiments, end to end: what was asked for, run one by one, recorded and written.
+"""The theory experiments end to end: each is run, recorded in MLflow, and drawn.
 
-Each experiment is a function from the settings to an `Outcome`; this file knows all of them.
+An experiment is a function from the settings to an `Outcome`; `RUN` lists all of them.
 """
 
 import logging
@@ -25,7 +25,7 @@ from pipeline.tracking.tracker import Tracker
 
 @dataclass(frozen=True)
 class Experiment:
-    """How an experiment runs, and what finds mistakes in its settings that one value cannot."""
+    """A function that runs an experiment, and one that checks combinations of its settings."""
 
     run: Callable[[TheoryConfig], Outcome]
     check: Callable[[TheoryConfig], object] = lambda config: None
@@ -44,7 +44,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TheoryResult:
-    """What `run_theory` found, what each experiment cost, and where the figures lie."""
+    """The outcomes of `run_theory`, the CPU time of each experiment, and the figures' paths."""
 
     run_id: str
     outcomes: tuple[Outcome, ...]
@@ -61,8 +61,8 @@ def check_theory(config: TheoryConfig) -> None:
 def run_theory(config: TheoryConfig, name: str, out: Path | None = None) -> TheoryResult:
     """Run the experiments of a configuration, in order, and record them as one MLflow run.
 
-    Figures are written to `out`, or else to the run's own folder. The same seed gives the same
-    numbers, whichever other experiments run beside.
+    Figures are written to `out`, or else to the run's own folder. Equal seeds give equal numbers,
+    whichever other experiments are in the configuration.
     """
     check_theory(config)
     outcomes, cpu_s, paths = [], [], []

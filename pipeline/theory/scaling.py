@@ -34,27 +34,27 @@ def check_scaling(config: TheoryConfig) -> None:
 
 
 def run_scaling(config: TheoryConfig) -> Outcome:
-    """Return errors against n and d, their slopes, and how they compare with the references."""
-    told = config.scaling
-    by_n = [_point(config, told.d, n, i) for i, n in enumerate(told.nums)]
-    by_d = [_point(config, d, told.n, 100 + i) for i, d in enumerate(told.dims)]
+    """Return errors against n and d, their slopes, and comparisons with the references."""
+    group = config.scaling
+    by_n = [_point(config, group.d, n, i) for i, n in enumerate(group.nums)]
+    by_d = [_point(config, d, group.n, 100 + i) for i, d in enumerate(group.dims)]
     slopes = {
-        name: slope([(n, row[name]) for n, row in zip(told.nums, by_n, strict=True)])
+        name: slope([(n, row[name]) for n, row in zip(group.nums, by_n, strict=True)])
         for name in (AT_T, OVER_T, LIKELIHOOD, MOMENT)
     }
     panels = [
-        _panel(f"against n (d = {told.d})", "samples n", told.nums, by_n, None),
-        _panel(f"against d (n = {told.n})", "dimension d", told.dims, by_d, told.n),
+        _panel(f"against n (d = {group.d})", "samples n", group.nums, by_n, None),
+        _panel(f"against d (n = {group.n})", "dimension d", group.dims, by_d, group.n),
     ]
     numbers = {"slope_n": slopes[AT_T].mean, "slope_n_error": slopes[AT_T].error}
     return Outcome(
         "scaling",
-        f"A: the error of w_hat at w = {config.w:g}, m_t = {told.m_t:g}, over "
+        f"A: the error of w_hat at w = {config.w:g}, m_t = {group.m_t:g}, over "
         f"{config.replicates} replicates",
         [*_slope_claims(slopes), *_d_claims(config, by_d), *_bound_claims(config, by_d)],
         {
-            "against n, as n * MSE": _columns("n", told.nums, by_n, told.nums),
-            "against d, as n * MSE": _columns("d", told.dims, by_d, [told.n] * len(told.dims)),
+            "against n, as n * MSE": _columns("n", group.nums, by_n, group.nums),
+            "against d, as n * MSE": _columns("d", group.dims, by_d, [group.n] * len(group.dims)),
         },
         panels,
         numbers,
@@ -63,10 +63,10 @@ def run_scaling(config: TheoryConfig) -> Outcome:
 
 def _point(config: TheoryConfig, d: int, n: int, point: int) -> dict[str, Score]:
     """Return the error of every estimator, and every reference, at one (d, n)."""
-    told, m = config.scaling, config.c * math.sqrt(d)
-    t = time_of(told.m_t, m)
+    group, m = config.scaling, config.c * math.sqrt(d)
+    t = time_of(group.m_t, m)
     signal, sigma = signal_and_noise(t)
-    how = DescentConfig(steps=told.steps, averaged=told.averaged)
+    how = DescentConfig(steps=group.steps, averaged=group.averaged)
 
     def measure(size: int, generator: np.random.Generator) -> Mapping[str, Tensor]:
         y = draw_projected(config.w, m, (size, n), generator)
@@ -74,26 +74,26 @@ def _point(config: TheoryConfig, d: int, n: int, point: int) -> dict[str, Score]
         # One axis of mu = c (1, ..., 1): its share of the signal is c, and its noise is the same.
         one_axis = draw_projected(config.w, config.c, (size, n), generator)
         one_axis = signal * one_axis + sigma * normals(generator, size, n)
-        found = {
+        estimates = {
             AT_T: descend_fixed_t(y, m, t, how, generator),
             OVER_T: descend_all_t(y, m, how, generator),
             LIKELIHOOD: gmm_estimators.maximum_likelihood(y, m),
-            MOMENT: gmm_estimators.moment(signal * y + sigma * z, told.m_t),
+            MOMENT: gmm_estimators.moment(signal * y + sigma * z, group.m_t),
             ONE_AXIS: gmm_estimators.moment(one_axis, signal * config.c),
             STEP: gmm_estimators.one_step(y, z, m, t),
         }
-        return {name: (w_hat - config.w) ** 2 for name, w_hat in found.items()}
+        return {name: (w_hat - config.w) ** 2 for name, w_hat in estimates.items()}
 
     stream = (config.seed, "theory_scaling", point)
-    found = over_replicates(config.replicates, n, stream, measure)
+    scores = over_replicates(config.replicates, n, stream, measure)
     references = {
-        BOUND: gmm_reference.published_bound(config.w, told.m_t, d, n),
-        "moment, exact": gmm_reference.moment_error(config.w, told.m_t, n),
+        BOUND: gmm_reference.published_bound(config.w, group.m_t, d, n),
+        "moment, exact": gmm_reference.moment_error(config.w, group.m_t, n),
         "one step, exact": gmm_reference.one_step_error(config.w, m, t, n),
-        SANDWICH: gmm_reference.fixed_t_error(config.w, m, t, n, told.averaged),
+        SANDWICH: gmm_reference.fixed_t_error(config.w, m, t, n, group.averaged),
         CRAMER_RAO: gmm_reference.cramer_rao(config.w, m, n),
     }
-    return found | {name: Score(value, 0.0) for name, value in references.items()}
+    return scores | {name: Score(value, 0.0) for name, value in references.items()}
 
 
 def _columns(name: str, xs, rows, nums) -> dict[str, list[float]]:
@@ -127,9 +127,9 @@ def _slope_claims(slopes: Mapping[str, Score]) -> list[Claim]:
 
 
 def _d_claims(config: TheoryConfig, by_d: list[dict[str, Score]]) -> list[Claim]:
-    told = config.scaling
-    trend = slope([(d, row[AT_T]) for d, row in zip(told.dims, by_d, strict=True)])
-    scores = [row[AT_T].scaled(told.n) for row in by_d]
+    group = config.scaling
+    trend = slope([(d, row[AT_T]) for d, row in zip(group.dims, by_d, strict=True)])
+    scores = [row[AT_T].scaled(group.n) for row in by_d]
     off = max(abs(row[AT_T].mean - row[SANDWICH].mean) / row[AT_T].error for row in by_d)
     return [
         Claim(
@@ -143,12 +143,12 @@ def _d_claims(config: TheoryConfig, by_d: list[dict[str, Score]]) -> list[Claim]
 
 def _bound_claims(config: TheoryConfig, by_d: list[dict[str, Score]]) -> list[Claim]:
     """Compare the moment of one axis with the bound (equal), and that of the projection (1 / d)."""
-    told = config.scaling
+    group = config.scaling
     off = max(abs(r[ONE_AXIS].mean - r[BOUND].mean) / r[ONE_AXIS].error for r in by_d)
     exact = max(abs(r[MOMENT].mean - r["moment, exact"].mean) / r[MOMENT].error for r in by_d)
-    d, last = told.dims[-1], by_d[-1]
-    second = told.n * (last[MOMENT].mean - config.w * (1.0 - config.w) / told.n)
-    factor = d / (4.0 * told.m_t**2) / second
+    d, last = group.dims[-1], by_d[-1]
+    second = group.n * (last[MOMENT].mean - config.w * (1.0 - config.w) / group.n)
+    factor = d / (4.0 * group.m_t**2) / second
     return [
         Claim(
             f"the moment of one noised axis meets the bound with equality ({off:.1f} standard "

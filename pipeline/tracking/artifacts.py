@@ -1,4 +1,4 @@
-"""The files that a run's record consists of, as MLflow's UI expects them: images, tables, dicts."""
+"""The contents of artifacts, in the form that MLflow's UI expects: images, tables, dicts."""
 
 import json
 import math
@@ -26,18 +26,18 @@ def check_image(image: np.ndarray) -> None:
 
 
 def image_name(key: str, step: int) -> str:
-    """Return the path of one step of an image series, by which MLflow's UI finds key and step."""
+    """Return the path of one step of an image series; MLflow's UI reads key and step from it."""
     moment = f"timestamp+{now_ms()}+{uuid.uuid4()}"
     return f"images/{key.replace('/', '~')}+step+{step}+{moment}.png"
 
 
 def preview_name(name: str) -> str:
-    """Return the path of the small copy of an image that MLflow's UI shows first."""
+    """Return the path of the preview of an image, which MLflow's UI shows first."""
     return f"{name.removesuffix('.png')}+compressed.webp"
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
-    """Write an image (H, W, C) uint8, and its small copy beside it."""
+    """Write an image (H, W, C) uint8, and its preview beside it."""
     from PIL import Image
 
     picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel, Run
 
-MODEL_TAG = "spire.logged_ms"  # by which a model is known when its entry is sent again
+MODEL_TAG = "spire.logged_ms"  # identifies a model when its entry is sent again
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -31,7 +31,7 @@ def log_model(
 ) -> None:
     """Record a saved run as a model of run `run_id`; see `Tracker.log_model`.
 
-    The same `name` again goes on with what a broken connection has left of it.
+    A second call with the same `name` completes a model that a broken connection left unfinished.
     """
     from mlflow.entities import LoggedModelOutput
 
@@ -44,7 +44,7 @@ def log_model(
             _save_model(Path(scratch, "model"), folder, model, image_shape, guidance)
         except OSError:
             raise
-        except Exception as error:  # it touches local files alone: time will not mend it
+        except Exception as error:  # only local files are involved, so that it is final
             client.finalize_logged_model(model.model_id, "FAILED")
             raise Refusal(f"the model cannot be saved: {error}") from error
         client.log_model_artifacts(model.model_id, str(Path(scratch, "model")))
@@ -58,9 +58,9 @@ def _model_of(client: "MlflowClient", run: "Run", name: str) -> "LoggedModel":
     """Return the run's model of this name, created unless it is there."""
     run_id, experiment = run.info.run_id, run.info.experiment_id
     known = f"source_run_id = '{run_id}' AND tags.`{MODEL_TAG}` = '{name}'"
-    found = client.search_logged_models([experiment], known)
-    if found:
-        return found[0]
+    models = client.search_logged_models([experiment], known)
+    if models:
+        return models[0]
     tags, params = {MODEL_TAG: name}, run.data.params
     return client.create_logged_model(experiment, "generator", run_id, tags, params)
 
@@ -68,7 +68,7 @@ def _model_of(client: "MlflowClient", run: "Run", name: str) -> "LoggedModel":
 def _save_model(
     path: Path, run: Path, model: "LoggedModel", image_shape: tuple[int, ...], guidance: float
 ) -> None:
-    """Write the model's files to `path`; log_model would need a process-wide run and URI."""
+    """Write the model's files to `path`; MLflow's log_model needs a process-wide run and URI."""
     import mlflow.pyfunc
     from mlflow.models import Model, ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec

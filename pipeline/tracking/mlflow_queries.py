@@ -1,4 +1,4 @@
-"""The read side of tracking: a sweep's runs out of MLflow, their histories, and files for a sweep.
+"""Queries of MLflow: the runs of a sweep and their histories; and artifacts for a sweep.
 
 Here too, mlflow is imported only inside functions, and every call names its store.
 """
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-KIND, SWEEP = "spire.kind", "sweep"  # the tag by which a sweep's parent run is known, and its value
-PARENT = "mlflow.parentRunId"  # the tag by which MLflow shows a run below another
+KIND, SWEEP = "spire.kind", "sweep"  # tag and value of a sweep's parent run
+PARENT = "mlflow.parentRunId"  # the tag of a nested run
 PAGE_SIZE = 200  # runs in one answer of the store
 MIN_ID_CHARS = 6
-NUM_NAMED = 8  # what exists, in the message about what does not
-MLFLOWS_INFINITY = 1e300  # MLflow keeps an infinite value as the largest float
+NUM_NAMED = 8  # existing runs in the message about a missing one
+MLFLOWS_INFINITY = 1e300  # MLflow stores infinity as the largest float
 
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """One run as the store has it; `finals` holds the last value of each metric."""
+    """One run in the store; `finals` holds the last value of each metric."""
 
     run_id: str
     name: str
@@ -57,26 +57,26 @@ def sweep_runs(
     uri = readable_uri(config)
     with first_contact(config, uri) as client:
         store = _Store(client, _experiments(client))
-        found = [store.expand(word) for word in words]
-    runs = {run.run_id: run for _, several in found for run in several}
-    parent = found[0][0] if len(found) == 1 else None
+        matches = [store.expand(word) for word in words]
+    runs = {run.run_id: run for _, several in matches for run in several}
+    parent = matches[0][0] if len(matches) == 1 else None
     return parent, sorted(runs.values(), key=lambda run: (run.started_ms, run.run_id))
 
 
 def histories(
     config: TrackingConfig, run_id: str, keys: Iterable[str]
 ) -> dict[str, list[tuple[int, float]]]:
-    """Return each metric's (step, value) in the order of steps, empty where it was never logged.
+    """Return the (step, value) pairs of each metric in the order of steps, empty if it has none.
 
-    Of a step that was logged twice the later value counts; values that are not finite are left out.
+    If a step has several values the latest counts. Values that are not finite are left out.
     """
     with first_contact(config, readable_uri(config)) as client:
         logged = {key: client.get_metric_history(run_id, key) for key in keys}
-    found = {}
+    curves = {}
     for key, metrics in logged.items():
         steps = {m.step: m.value for m in sorted(metrics, key=lambda m: m.timestamp)}
-        found[key] = [(step, steps[step]) for step in sorted(steps) if is_known(steps[step])]
-    return found
+        curves[key] = [(step, steps[step]) for step in sorted(steps) if is_known(steps[step])]
+    return curves
 
 
 def is_known(value: float | None) -> bool:
@@ -87,7 +87,7 @@ def is_known(value: float | None) -> bool:
 def attach(config: TrackingConfig, run_id: str, folder: Path, files: Iterable[Path]) -> None:
     """Record these files of a folder as the run's artifacts below `report/`.
 
-    ClusterError, which says where the files lie, if the store does not take them.
+    Raises ClusterError, which names the folder, if the store does not take them.
     """
     from mlflow.exceptions import MlflowException
 
@@ -105,11 +105,11 @@ def attach(config: TrackingConfig, run_id: str, folder: Path, files: Iterable[Pa
 
 
 def adopt(config: TrackingConfig, run_ids: Iterable[str], parent_run_id: str) -> None:
-    """Put those runs that the store still has below a sweep's run; raises as `check_store` does."""
+    """Nest runs below a sweep's run, except deleted ones; raises as `check_store` does."""
     with first_contact(config, tracking_uri(config)) as client:
-        there = {run.run_id for run in _Store(client, _experiments(client)).below(parent_run_id)}
+        nested = {run.run_id for run in _Store(client, _experiments(client)).below(parent_run_id)}
         for run_id in run_ids:
-            if run_id not in there and stage_of(client, run_id) == "active":
+            if run_id not in nested and stage_of(client, run_id) == "active":
                 client.set_tag(run_id, PARENT, parent_run_id)
 
 
@@ -127,25 +127,25 @@ def readable_uri(config: TrackingConfig) -> str:
 
 def _experiments(client: "MlflowClient") -> list[str]:
     """Return the ids of all experiments: a sweep has one of its own."""
-    found, token = [], None
+    ids, token = [], None
     while True:
         page = client.search_experiments(page_token=token)
-        found += [experiment.experiment_id for experiment in page]
+        ids += [experiment.experiment_id for experiment in page]
         token = page.token
         if not token:
-            return found
+            return ids
 
 
 @dataclass(frozen=True)
 class _Store:
-    """A store's experiments, asked for runs."""
+    """Searches the runs of a store's experiments."""
 
     client: "MlflowClient"
     experiment_ids: list[str]
 
     def search(self, text: str = "", limit: int | None = None) -> list[TrackedRun]:
-        """Return the runs that fit a filter, latest first, asking for page after page."""
-        found: list[TrackedRun] = []
+        """Return the runs that fit a filter, latest first, from as many pages as needed."""
+        runs: list[TrackedRun] = []
         token = None
         while True:
             page = self.client.search_runs(
@@ -155,17 +155,17 @@ class _Store:
                 order_by=["attributes.start_time DESC"],
                 page_token=token,
             )
-            found += [_tracked(run) for run in page]
+            runs += [_tracked(run) for run in page]
             token = page.token
-            if not token or (limit is not None and len(found) >= limit):
-                return found
+            if not token or (limit is not None and len(runs) >= limit):
+                return runs
 
     def below(self, parent_run_id: str) -> list[TrackedRun]:
         """Return a sweep's children."""
         return self.search(f"tags.`{PARENT}` = '{parent_run_id}'")
 
     def expand(self, word: str) -> tuple[TrackedRun | None, list[TrackedRun]]:
-        """Return a sweep and its children, or None and the one run, that a word names."""
+        """Return the sweep that a word names and its children, or None and the single run."""
         run = self.find(word)
         children = self.below(run.run_id)
         return (run, children) if children or run.is_sweep else (None, [run])
@@ -192,11 +192,11 @@ class _Store:
 
     def _known(self, sweeps: Sequence[TrackedRun]) -> str:
         runs = self.search(limit=NUM_NAMED)
-        told = [
+        lists = [
             f"the sweeps {_listed(sweeps)}" if sweeps else "",
             f"the runs {_listed(runs)}" if runs else "",
         ]
-        return " and ".join(filter(None, told)) or "another store, with tracking.uri=URI"
+        return " and ".join(filter(None, lists)) or "another store, with tracking.uri=URI"
 
 
 def _listed(runs: Sequence[TrackedRun]) -> str:

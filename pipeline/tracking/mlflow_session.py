@@ -1,4 +1,4 @@
-"""The beginning with an MLflow store: a first contact, an experiment, a run that is there.
+"""The first contact with an MLflow store: whether it answers, its experiment, a known run.
 
 Here too, mlflow is imported only inside functions.
 """
@@ -24,20 +24,21 @@ QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    # A request that gets no answer is given up soon: `delivery.py` knows better when to try again.
+    # An unanswered request is given up soon: the relay knows better when to try again.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
 }
+LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 FIRST_CONTACT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
 
 
 @contextlib.contextmanager
 def first_contact(config: TrackingConfig, uri: str) -> "Iterator[MlflowClient]":
-    """Yield a client; what the store refuses meanwhile is raised as one sentence, and soon."""
+    """Yield a client; whatever the store raises meanwhile becomes one sentence, within seconds."""
     _quiet_mlflow()
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError  # of an address that it cannot read
+    from sqlalchemy.exc import SQLAlchemyError  # raised for an unreadable address
 
     path = sqlite_path(uri)
     if path is not None:
@@ -46,7 +47,11 @@ def first_contact(config: TrackingConfig, uri: str) -> "Iterator[MlflowClient]":
     try:
         with lock, _first_contact_settings():
             yield MlflowClient(uri)
-    except (MlflowException, SQLAlchemyError, ImportError) as error:  # also without its driver
+    except (
+        MlflowException,
+        SQLAlchemyError,
+        ImportError,
+    ) as error:  # or no driver
         reason = mask(str(error)).splitlines()[0]
         raise StoreError(
             f"expected an MLflow store at {mask(uri)}, got {reason!r}: start its server, or choose "
@@ -63,13 +68,13 @@ def _quiet_mlflow() -> None:
     for name in ("mlflow", "alembic"):
         logger = logging.getLogger(name)
         logger.setLevel(max(logger.level, logging.WARNING))
-    # It logs the traceback of each error of a database that it raises as well.
+    # This logger repeats, as a traceback, each database error that is raised as well.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 @contextlib.contextmanager
 def _first_contact_settings() -> Iterator[None]:
-    """Replace our own patience, not a user's, by that of a first contact while the block lasts."""
+    """Shorten the time-outs for a first contact, except those that the user has set."""
     ours = {key: value for key, value in FIRST_CONTACT.items() if os.environ[key] == QUIET[key]}
     os.environ.update(ours)
     try:
@@ -79,21 +84,23 @@ def _first_contact_settings() -> Iterator[None]:
 
 
 def _check_database(path: Path) -> None:
-    """Raise ConfigError if sqlite cannot open a file, over which MLflow would try for a minute."""
+    """Raise ConfigError if sqlite cannot open a file; MLflow would try for a minute first."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.closing(sqlite3.connect(path)) as connection:
             connection.execute("PRAGMA schema_version").fetchone()
     except (OSError, sqlite3.Error) as error:
+        advice = "choose a folder that can be written with tracking.root=FOLDER"
+        if getattr(error, "sqlite_errorcode", None) in LOCKED:
+            advice = "another process writes to it, so wait until that ends and try again"
         raise ConfigError(
-            f"expected an sqlite database at {path}, got {error}: choose a folder that can be "
-            "written with tracking.root=FOLDER"
+            f"expected an sqlite database at {path}, got {error}: {advice}"
         ) from error
 
 
 @contextlib.contextmanager
 def _creation_lock(path: Path) -> Iterator[None]:
-    """Let one process at a time open a database: two that create it at once break its tables."""
+    """Let one process at a time open a database, since two that create it at once break it."""
     import fcntl
 
     with open_own(path.with_name(f"{path.name}.lock"), "w") as file:

@@ -1,7 +1,8 @@
-"""What each kind of entry becomes in MLflow, so that sending one twice changes nothing.
+"""The idempotent sink of the outbox: it writes each kind of entry into MLflow.
 
-Metrics carry the time at which they were logged, files have names of their own, and a model is
-known by the moment of its entry. Here too, mlflow is imported only inside functions.
+To send an entry twice changes nothing. Metrics carry the time of their entry, files have unique
+names, and a model is known by the time of its entry. Here too, mlflow is imported only inside
+functions.
 """
 
 import json
@@ -33,65 +34,66 @@ FINAL_CODES = {  # of MLflow's answers, those that no time changes
     "RESOURCE_DOES_NOT_EXIST",
 }
 BUSY = "QueuePool limit"  # a busy database, which MLflow calls a bad request
-RACED = ("IntegrityError", "INSERT INTO datasets")  # one that another run has just written as well
+RACED = ("IntegrityError", "INSERT INTO datasets")  # another run has just written the same dataset
 FINAL_STATUSES = {400, 404, 405, 409, 411, 413, 414, 415, 422}  # of a server that takes files
-SPOILT = (Refusal, KeyError, TypeError, AttributeError, ValueError)  # of an entry
+MALFORMED = (Refusal, KeyError, TypeError, AttributeError, ValueError)  # the entry is at fault
 
 
-class MlflowStore:
+class MlflowSink:
     """Writes the entries of one run into MLflow.
 
-    `is_new`: the run has just been created, so that nothing of it can be there yet.
+    The position is what MLflow has of the run: it is read before the first entry, and again after
+    a failure. `is_new`: the run has just been created, so that MLflow has nothing of it yet.
     """
 
     def __init__(
         self, client: "MlflowClient", run_id: str, run_dir: Path, is_new: bool = False
     ) -> None:
         self._client, self._run_id, self._run_dir = client, run_id, run_dir
-        self._is_known = is_new
+        self._has_position = is_new
         self._points: set[tuple[str, int]] = set()  # (metric, step) that MLflow has
-        self._images: set[str] = set()  # paths of images that it has
+        self._images: set[str] = set()  # paths of images that MLflow has
 
     def send(self, entries: Sequence[Entry]) -> None:
         """Write one entry, or several of metrics; raises what MLflow raises, and Refusal."""
-        if not self._is_known:
-            self._ask()
+        if not self._has_position:
+            self._read_position()
         if entries[0]["kind"] == "metrics":
             self._send_metrics(entries)
         else:
             getattr(self, f"_send_{entries[0]['kind']}")(entries[0])
 
-    def doubt(self) -> None:
-        """Ask MLflow, before the next entry, what it has."""
-        self._is_known = False
+    def forget_position(self) -> None:
+        """Read the position again before the next entry."""
+        self._has_position = False
 
-    def may_mend(self, error: Exception) -> bool:
-        """Return whether time may mend an error: whatever is not known to be final.
+    def is_retryable(self, error: Exception) -> bool:
+        """Return whether an entry may succeed later; any error that is not known to be final.
 
-        That is a connection, a server or a database that fails, also with what the client of an
-        artifact store raises, a password or a right that is missing, and a full disk.
+        Retryable are a connection, a server, a database or an artifact store that fails, whatever
+        its client raises, a password or a right that is missing, and a full disk.
         """
         from mlflow.exceptions import MlflowException
         from requests.exceptions import HTTPError
 
         if isinstance(error, MlflowException):
-            passes = BUSY in str(error) or _has_raced(error)
-            return passes or error.error_code not in FINAL_CODES
+            is_passing = BUSY in str(error) or _has_raced(error)
+            return is_passing or error.error_code not in FINAL_CODES
         if isinstance(error, HTTPError) and error.response is not None:
             return error.response.status_code not in FINAL_STATUSES
-        return isinstance(error, OSError) or not isinstance(error, SPOILT)
+        return isinstance(error, OSError) or not isinstance(error, MALFORMED)
 
-    def _ask(self) -> None:
-        """Note which numbers and images MLflow has."""
+    def _read_position(self) -> None:
+        """Note which metrics and images MLflow has."""
         try:
             for key in self._client.get_run(self._run_id).data.metrics:
                 history = self._client.get_metric_history(self._run_id, key)
                 self._points |= {(key, metric.step) for metric in history}
             self._images = {a.path for a in self._client.list_artifacts(self._run_id, "images")}
-        except Exception as error:  # of a run that is gone: each of its entries will say so
-            if self.may_mend(error):
+        except Exception as error:  # a final one, of a deleted run, comes back with each entry
+            if self.is_retryable(error):
                 raise
-        self._is_known = True
+        self._has_position = True
 
     def _send_metrics(self, entries: Sequence[Entry]) -> None:
         from mlflow.entities import Metric
@@ -131,7 +133,7 @@ class MlflowStore:
         files = {entry["file"], preview_name(entry["file"])}
         head = entry["file"].partition("+timestamp+")[0] + "+timestamp+"
         if {path for path in self._images if path.startswith(head)} - files:
-            return  # the run has had another image of this step, which a power cut took from here
+            return  # MLflow has another image of this step, whose entry a power cut took
         for file in sorted(files):
             self._upload(file)
         self._client.set_tag(self._run_id, "mlflow.loggedImages", "True", synchronous=True)
@@ -163,7 +165,7 @@ class MlflowStore:
         except MlflowException as error:
             if not _has_raced(error):
                 raise
-            self._client.log_inputs(self._run_id, inputs)  # now that the other run's is there
+            self._client.log_inputs(self._run_id, inputs)  # the other run's row is there now
 
     def _send_model(self, entry: Entry) -> None:
         folder = self._own(entry["folder"])
@@ -179,9 +181,9 @@ class MlflowStore:
         self._client.log_artifact(self._run_id, str(path), None if place == "." else place)
 
     def _own(self, name: str, below: str = "") -> Path:
-        """Return a path of the run's folder; Refusal if it, or what it holds, leads out of there.
+        """Return a path inside the run's folder; Refusal if it, or a link below it, leads outside.
 
-        An outbox that came from a stranger may name any file of whoever delivers it, or a link.
+        An outbox that came from a stranger may name any file of the user who relays it.
         """
         folder = self._run_dir.resolve() / below
         path = folder / name
@@ -192,7 +194,7 @@ class MlflowStore:
 
 
 def _has_raced(error: Exception) -> bool:
-    """Return whether two runs have written the same dataset at once, and this is the second."""
+    """Return whether another run has written the same dataset at the same time, and won."""
     return all(word in str(error) for word in RACED)
 
 

@@ -1,14 +1,19 @@
-"""A run's outbox: all that it tells, one JSON entry a line, whether or not its store listens.
+"""A run's outbox: a durable queue of everything that the run logs, one JSON entry a line.
 
-In the run's folder lie
-    outbox.jsonl           the entries in order, each in the file before the call that told it ends
-    outbox.done            how many of them the store has taken or refused for good
-    outbox.refused.jsonl   those refused, each with the reason
-    outbox.lock            locked by the one process that delivers (`delivery.py`)
+This is the transactional outbox pattern. A run appends each entry to a file of its own folder, and
+goes on; one relay (`relay.py`) sends the entries to an idempotent sink (`mlflow_sink.py`). A store
+that is slow or away delays nothing and loses nothing. In the run's folder lie
+    outbox.jsonl           the entries in order; an entry is in the file when `append` returns
+    outbox.done            how many of them the sink has taken, or refused for good
+    outbox.refused.jsonl   the refused ones, each with the reason
+    outbox.lock            locked by the one process that relays
     artifacts/             the files that entries name
 
-A number or an image is told once: rounds that are computed again add nothing. A line that a crash
-has cut off says nothing, and is passed over.
+Appending is idempotent too: a metric or an image of a step is appended once, so that rounds which
+a resumed run computes again add nothing. A line that a crash has cut off is skipped.
+
+The outbox is also the run's own database, with or without a store. Whoever needs a run's curves
+reads them with `read_points`.
 """
 
 import json
@@ -22,64 +27,65 @@ from pipeline.files.atomic import open_own, room_for
 from pipeline.runs.layout import DONE, OUTBOX, REFUSED
 
 ENDED = ("FINISHED", "FAILED", "KILLED")
-SAYS = {  # what is read of an entry here, by its kind
+FIELDS = {  # of an entry's payload, by its kind: those that are read here, with their types
     "metrics": {"step": int, "metrics": dict},
     "image": {"step": int, "key": str},
     "params": {"params": dict},
     "status": {"status": str},
     "model": {"folder": str},
 }
-Entry = dict[str, Any]  # kind, time_ms, and what that kind says
-Points = Sequence[tuple[int, Mapping[str, float]]]  # (step, numbers by name)
+Entry = dict[str, Any]  # kind, time_ms, and the payload of that kind
+Points = Sequence[tuple[int, Mapping[str, float]]]  # (step, metrics by name)
 
 
 class Outbox:
-    """Adds entries to a run's outbox, and knows which numbers, images and settings it holds.
+    """Appends entries to a run's outbox, and knows which metrics, images and params it holds.
 
-    `params`: the settings told so far; `status`: the last one told, None at first.
+    `params`: the settings so far; `status`: the last one, None at first.
     """
 
     def __init__(self, run_dir: Path) -> None:
         self.path = run_dir / OUTBOX
         self.params: dict[str, str] = {}
         self.status: str | None = None
-        self._told: set[tuple[str, str, int]] = set()  # (kind, name, step)
+        self._keys: set[tuple[str, str, int]] = set()  # (kind, name, step)
         self._lock = threading.Lock()
         if _is_cut(self.path):
             self._write("\n")
         done, num_lines = read_done(run_dir), 0
         for line in lines(run_dir):
             num_lines += 1
-            if (entry := parsed(line)) is not None:
-                self._note(entry)
-        if done > num_lines:  # the newest lines were lost with the power: others will follow
+            if (entry := parse_entry(line)) is not None:
+                self._index(entry)
+        if done > num_lines:  # a power cut took the newest lines: others will follow
             write_done(run_dir, num_lines)
 
-    def add(self, kind: str, **said: Any) -> None:
-        """Add one entry, of this moment."""
-        self._add([{"kind": kind, "time_ms": now_ms(), **said}])
+    def append(self, kind: str, **payload: Any) -> None:
+        """Append one entry with the time of now."""
+        self._append([{"kind": kind, "time_ms": now_ms(), **payload}])
 
-    def add_points(self, points: Points) -> None:
-        """Add the numbers of each step as an entry, without those that were told before."""
-        new = []
+    def append_points(self, points: Points) -> None:
+        """Append the metrics of each step as an entry, without those that the outbox holds."""
+        entries = []
         for step, metrics in points:
-            left = {k: float(v) for k, v in metrics.items() if not self.has("metrics", k, step)}
-            if left:
-                new.append({"kind": "metrics", "time_ms": now_ms(), "step": step, "metrics": left})
-        self._add(new)
+            new = {k: float(v) for k, v in metrics.items() if not self.has("metrics", k, step)}
+            if new:
+                entry = {"kind": "metrics", "time_ms": now_ms(), "step": step, "metrics": new}
+                entries.append(entry)
+        self._append(entries)
 
     def has(self, kind: str, name: str, step: int) -> bool:
-        """Return whether a number (kind `metrics`) or an image (`image`) of a step was told.
+        """Return whether the outbox holds a step of a metric (`metrics`) or an image (`image`).
 
-        So was a `model`, by its folder, at step 0.
+        A `model` is known by its folder, at step 0.
         """
-        return (kind, name, step) in self._told
+        return (kind, name, step) in self._keys
 
-    def _add(self, entries: Sequence[Entry]) -> None:
+    def _append(self, entries: Sequence[Entry]) -> None:
         with self._lock:
             for entry in entries:
                 self._write(json.dumps(entry) + "\n")
-                self._note(entry)
+                self._index(entry)
 
     def _write(self, line: str) -> None:
         with room_for(self.path), open_own(self.path, "ab", 0) as file:
@@ -88,16 +94,16 @@ class Outbox:
                 while left:
                     left = left[file.write(left) :]
             except OSError:
-                file.truncate(end)  # the next entry would be lost in what is there of this one
+                file.truncate(end)  # otherwise the next entry would be part of this broken line
                 raise
 
-    def _note(self, entry: Entry) -> None:
+    def _index(self, entry: Entry) -> None:
         if entry["kind"] == "metrics":
-            self._told |= {("metrics", key, entry["step"]) for key in entry["metrics"]}
+            self._keys |= {("metrics", key, entry["step"]) for key in entry["metrics"]}
         elif entry["kind"] == "image":
-            self._told.add(("image", entry["key"], entry["step"]))
+            self._keys.add(("image", entry["key"], entry["step"]))
         elif entry["kind"] == "model":
-            self._told.add(("model", entry["folder"], 0))
+            self._keys.add(("model", entry["folder"], 0))
         elif entry["kind"] == "params":
             self.params |= entry["params"]
         elif entry["kind"] == "status":
@@ -118,7 +124,7 @@ def _is_cut(path: Path) -> bool:
 
 
 def lines(run_dir: Path, offset: int = 0) -> Iterator[bytes]:
-    """Yield the outbox's whole lines from a byte on; what is being written is left out."""
+    """Yield the outbox's whole lines from a byte on; a line that is being written is left out."""
     if not (run_dir / OUTBOX).is_file():
         return
     with (run_dir / OUTBOX).open("rb") as file:
@@ -129,8 +135,8 @@ def lines(run_dir: Path, offset: int = 0) -> Iterator[bytes]:
             yield line
 
 
-def parsed(line: bytes) -> Entry | None:
-    """Return a line's entry, or None if a crash has cut the line off, or it says something else."""
+def parse_entry(line: bytes) -> Entry | None:
+    """Return a line's entry, or None if the line is cut off or is no entry."""
     try:
         entry = json.loads(line)
     except (ValueError, RecursionError):
@@ -138,17 +144,20 @@ def parsed(line: bytes) -> Entry | None:
     kind = entry.get("kind") if isinstance(entry, dict) else None
     if not isinstance(kind, str):
         return None
-    fits = all(isinstance(entry.get(key), type_) for key, type_ in SAYS.get(kind, {}).items())
+    fits = all(isinstance(entry.get(key), type_) for key, type_ in FIELDS.get(kind, {}).items())
     return entry if fits else None
 
 
 def read_entries(run_dir: Path) -> Iterator[Entry]:
     """Yield a run's entries in order."""
-    return (entry for line in lines(run_dir) if (entry := parsed(line)) is not None)
+    return (entry for line in lines(run_dir) if (entry := parse_entry(line)) is not None)
 
 
 def read_points(run_dir: Path) -> list[tuple[int, dict[str, float]]]:
-    """Return the run's numbers in the order of their steps."""
+    """Return all metrics of a run as (step, metrics by name), in the order of steps.
+
+    This is the one reader of a run's curves. The first value of a step counts.
+    """
     by_step: dict[int, dict[str, float]] = {}
     for entry in read_entries(run_dir):
         if entry["kind"] == "metrics":
@@ -158,7 +167,10 @@ def read_points(run_dir: Path) -> list[tuple[int, dict[str, float]]]:
 
 
 def read_done(run_dir: Path) -> int:
-    """Return how many lines the store has taken: 0 if that is not known, since it is asked."""
+    """Return how many lines the sink has dealt with.
+
+    0 if the number is unreadable: the sink is idempotent, so that all may be sent again.
+    """
     try:
         return int((run_dir / DONE).read_text())
     except (FileNotFoundError, ValueError):
@@ -166,7 +178,7 @@ def read_done(run_dir: Path) -> int:
 
 
 def write_done(run_dir: Path, count: int) -> None:
-    """Keep how many lines the store has taken, atomically."""
+    """Store how many lines the sink has dealt with, atomically."""
     part = run_dir / f"{DONE}.part"
     with open_own(part, "w") as file:
         file.write(f"{count}\n")
@@ -174,11 +186,11 @@ def write_done(run_dir: Path, count: int) -> None:
 
 
 def num_waiting(run_dir: Path) -> int:
-    """Return how many entries the store has not taken yet."""
+    """Return how many entries wait for the sink."""
     return max(0, sum(1 for _ in lines(run_dir)) - read_done(run_dir))
 
 
 def num_refused(run_dir: Path) -> int:
-    """Return how many entries the store has refused for good."""
+    """Return how many entries the sink has refused for good."""
     path = run_dir / REFUSED
     return len(path.read_text().splitlines()) if path.is_file() else 0

@@ -1,9 +1,8 @@
-"""A run's record: its parameters, metrics, images, tables and model, told once and kept by MLflow.
+"""A run's record in MLflow: its parameters, metrics, images, tables and model.
 
-`Tracker.start` begins a run, `Tracker.resume` goes on with one. Everything that a run tells goes
-into its outbox (`outbox.py`), a file, and from there to MLflow by a thread (`delivery.py`,
-`mlflow_delivery.py`): a store that is slow or away for a while neither stops a run nor loses
-anything of it. Only these two calls and `check_store` need a store that answers.
+`Tracker.start` begins a run, `Tracker.resume` goes on with one. Every entry goes into the run's
+outbox (`outbox.py`), a file, and from there a relay (`relay.py`) sends it to MLflow. Only `start`,
+`resume` and `check_store` need a store that answers.
 """
 
 import logging
@@ -11,7 +10,6 @@ import shutil
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, Self
 
 from pipeline.config.tracking import TrackingConfig, tracking_root, tracking_uri
@@ -26,15 +24,15 @@ from pipeline.tracking.mlflow_session import (
     first_contact,
     stage_of,
 )
-from pipeline.tracking.mlflow_sink import MlflowStore
+from pipeline.tracking.mlflow_sink import MlflowSink
 from pipeline.tracking.outbox import ENDED, Outbox, num_waiting
-from pipeline.tracking.relay import Delivery, Store, deliver_all
+from pipeline.tracking.relay import RelayThread, Sink, relay_all
 from pipeline.tracking.run_log import RunLog
 from spire_core.errors import ClusterError, RunError
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
-FINISH_WAIT_S, KILLED_WAIT_S = 30.0, 5.0  # for what the store has not taken when a run ends
+FINISH_WAIT_S, KILLED_WAIT_S = 30.0, 5.0  # for the store, when a run ends
 _log = logging.getLogger(__name__)
 
 
@@ -63,18 +61,18 @@ def has_ended(run_dir: Path) -> bool:
 
 
 def end_run(run_dir: Path, config: TrackingConfig, status: Status) -> None:
-    """Give a run whose process is gone its last status, unless it has one, and deliver its rest."""
+    """Give a run whose process is gone its last status, unless it has one, and relay its rest."""
     record = read_record(run_dir)
     if not record["tracked"] or not config.enabled:
         return
     outbox = Outbox(run_dir)
     if outbox.status not in ENDED:
-        outbox.add("status", status=status)
+        outbox.append("status", status=status)
     if num_waiting(run_dir):
         try:
             with first_contact(config, tracking_uri(config)) as client:
-                store = MlflowStore(client, record["run_id"], run_dir)
-            deliver_all(run_dir, store)
+                sink = MlflowSink(client, record["run_id"], run_dir)
+            relay_all(run_dir, sink)
         except ClusterError as error:
             _log.warning("the end of run %s is not delivered: %s", record["run_id"], error)
         _warn_of_waiting(run_dir, num_waiting(run_dir))
@@ -83,7 +81,7 @@ def end_run(run_dir: Path, config: TrackingConfig, status: Status) -> None:
 def drop_runs(config: TrackingConfig, tags: Mapping[str, str]) -> None:
     """Delete the runs that have all of these tags, in the store and on the disk.
 
-    For what a process left that was killed before its run could be gone on with.
+    They are the remains of a process that was killed too early for its run to be resumed.
     """
     if not config.enabled:
         return
@@ -112,8 +110,8 @@ class Tracker(RunLog):
     `start` and `resume` return one, or a `NullTracker` if tracking is off.
 
     `run_id`: 32 hexadecimal digits; `run_dir`: the run's own folder on this machine, for
-    checkpoints and other files; `uri`: the store's without any password, None if nothing is
-    delivered.
+    checkpoints and other files; `uri`: the store's address without any password, None if there is
+    no store.
     """
 
     def __init__(
@@ -121,13 +119,13 @@ class Tracker(RunLog):
         run_id: str,
         run_dir: Path,
         uri: str | None = None,
-        store: Store | None = None,
+        sink: Sink | None = None,
         keeps_model: bool = False,
     ) -> None:
         super().__init__(run_dir, keeps_model)
         self.run_id, self.uri = run_id, None if uri is None else mask(uri)
         self._finished = False
-        self._delivery = None if store is None else Delivery(run_dir, store, run_id)
+        self._relay = None if sink is None else RelayThread(run_dir, sink, run_id)
 
     @staticmethod
     def start(
@@ -139,8 +137,8 @@ class Tracker(RunLog):
     ) -> "Tracker":
         """Create a run (and its store and experiment, if they are new) and return its tracker.
 
-        `config.run_name`, if set, replaces `run_name`; `parent_run_id` nests the run below another,
-        which is a "sweep" by its `kind`.
+        `config.run_name`, if set, replaces `run_name`. `parent_run_id` nests the run below a sweep,
+        a run of the kind "sweep".
         ConfigError if the settings cannot be used; ClusterError, within seconds, if the store
         does not answer or refuses.
         """
@@ -152,25 +150,25 @@ class Tracker(RunLog):
             return NullTracker(run_id, make_run_dir(config, run_id, run_name, None, kind))
         uri = tracking_uri(config)
         with first_contact(config, uri) as client:
-            given = {key: mask(value) for key, value in tags.items()}
+            masked = {key: mask(value) for key, value in tags.items()}
             if parent_run_id is not None:
-                given["mlflow.parentRunId"] = parent_run_id
+                masked["mlflow.parentRunId"] = parent_run_id
             experiment = experiment_id(client, config, uri)
-            info = client.create_run(experiment, tags=given, run_name=run_name).info
+            info = client.create_run(experiment, tags=masked, run_name=run_name).info
         run_id, begun = info.run_id, Begun(uri, [info.artifact_uri or ""])
         note_begun(tracking_root(config), run_id, begun)
         run_dir = make_run_dir(config, run_id, run_name, uri, kind)
-        store = MlflowStore(client, run_id, run_dir, is_new=True)
-        return Tracker(run_id, run_dir, uri, store, config.log_model)
+        sink = MlflowSink(client, run_id, run_dir, is_new=True)
+        return Tracker(run_id, run_dir, uri, sink, config.log_model)
 
     @staticmethod
     def resume(config: TrackingConfig, run_dir: Path) -> "Tracker":
-        """Return the tracker of an interrupted run, which goes on with its outbox.
+        """Return the tracker of an interrupted run, which continues its outbox.
 
-        A metric's or image's step that the run already holds is not logged a second time, so that
-        rounds that are computed again leave no zigzag. Raises as `start` does, and RunError if the
-        store does not know the run, or has its artifacts where they may not go. Each address that
-        something of a foreign run goes to is named before.
+        A step of a metric or image is logged once, so that rounds which are computed again leave no
+        zigzag. Raises as `start` does, and RunError if the store does not know the run, or keeps
+        its artifacts at a place that is not allowed. Of a foreign run each address is named before
+        anything is sent there.
         """
         record, root = read_record(run_dir), tracking_root(config)
         run_id, begun = record["run_id"], begun_here(run_dir, root)
@@ -185,67 +183,59 @@ class Tracker(RunLog):
             run = check_run(client, record, uri)
             addresses = artifact_addresses(client, run, begun is not None)
         check_addresses(addresses, begun, run_dir, root)
-        store = MlflowStore(client, run_id, run_dir)
-        tracker = Tracker(run_id, run_dir, uri, store, config.log_model)
-        tracker._tell("status", status="RUNNING")
+        sink = MlflowSink(client, run_id, run_dir)
+        tracker = Tracker(run_id, run_dir, uri, sink, config.log_model)
+        tracker._append("status", status="RUNNING")
         return tracker
 
-    def _told(self) -> None:
-        if self._delivery is not None:
-            self._delivery.wake()
+    def _notify(self) -> None:
+        if self._relay is not None:
+            self._relay.notify()
 
     def flush(self, timeout_s: float = FINISH_WAIT_S) -> bool:
-        """Wait until the store has all that was logged; False if that takes longer."""
-        return self._delivery is None or self._delivery.flush(timeout_s) == 0
+        """Wait until the store has all entries; False if that takes longer."""
+        return self._relay is None or self._relay.flush(timeout_s) == 0
 
     def finish(self, status: Status = "FINISHED") -> None:
         """End the run, and wait a little for the store; a second call does nothing.
 
-        What the store has not taken by then stays in the outbox, and a warning says so.
+        Entries that the store has not taken by then stay in the outbox, and a warning says so.
         """
         if self._finished:
             return
         self._finished = True
-        self._tell("status", status=status)
+        self._append("status", status=status)
         self.leave(KILLED_WAIT_S if status == "KILLED" else FINISH_WAIT_S)
 
     def leave(self, wait_s: float = KILLED_WAIT_S) -> None:
-        """Deliver for so long, and let the run go on without this process."""
+        """Stop relaying, after `wait_s` at most, without giving the run a last status."""
         self._finished = True
-        if self._delivery is not None:
-            _warn_of_waiting(self.run_dir, self._delivery.close(wait_s))
+        if self._relay is not None:
+            _warn_of_waiting(self.run_dir, self._relay.close(wait_s))
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.finish("FINISHED")
             return
-        stopped = issubclass(kind, KeyboardInterrupt | SystemExit)
+        is_stopped = issubclass(kind, KeyboardInterrupt | SystemExit)
         try:
-            self.finish("KILLED" if stopped else "FAILED")
-        except (
-            OSError,
-            RunError,
-        ) as lost:  # what ended the run matters more
-            _log.warning("the end of run %s is not recorded: %s", self.run_id, lost)
+            self.finish("KILLED" if is_stopped else "FAILED")
+        except (OSError, RunError) as error:  # must not hide the error that ended the run
+            _log.warning("the end of run %s is not recorded: %s", self.run_id, error)
 
 
 class NullTracker(Tracker):
-    """Keeps the numbers of a run in its folder, and nothing else."""
+    """Keeps the metrics of a run in its folder, and nothing else."""
 
     keeps_files = False
 
-    def _tell(self, kind: str, **said: Any) -> None:
+    def _append(self, kind: str, **payload: Any) -> None:
         """Keep nothing."""
 
-    def _tell_file(
-        self, kind: str, file: str, write: Callable[[Path], object], **said: Any
+    def _append_file(
+        self, kind: str, file: str, write: Callable[[Path], object], **payload: Any
     ) -> None:
         """Write nothing."""

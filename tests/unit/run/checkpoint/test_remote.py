@@ -49,7 +49,7 @@ def checkpoint(run_dir: Path, done: int) -> None:
     """Clients 0 and 1 take turns; whoever has trained keeps what the checkpoints need."""
     state = {"client_emb": torch.full((8,), float(done))}
     ClientStore(run_dir / "clients").save(done % 2, done, state, kept_rounds(run_dir))
-    Outbox(run_dir).add_points([(done, {"pretrain/loss": 1.0})])
+    Outbox(run_dir).append_points([(done, {"pretrain/loss": 1.0})])
     written = partial(write_state, new_state_file(run_dir, done), state_after(done))
     save_checkpoint(run_dir, done, written, "f", keep=2)
 

@@ -23,7 +23,7 @@ from safetensors.numpy import load_file, save_file
 from pipeline.cli.command import one_line
 from pipeline.config.equivalence import fingerprint
 from pipeline.config.load import load_config
-from pipeline.tracking.outbox import Outbox, parsed, read_points
+from pipeline.tracking.outbox import Outbox, parse_entry, read_points
 from spire_core.errors import ConfigError
 from sweeps import cli
 
@@ -400,7 +400,7 @@ def test_a_damaged_outbox_says_nothing(line: bytes | str) -> None:
     )
     assert read_points(Path.cwd())[-1] == (3, {"a": 1.0})
     assert Outbox(Path.cwd()).has("metrics", "a", 3)
-    assert parsed(b"[" * 100_000) is None
+    assert parse_entry(b"[" * 100_000) is None
 
 
 # --- data ---------------------------------------------------------------------------------------
@@ -481,6 +481,14 @@ def test_words_that_make_no_sense_are_refused(pristine: Path) -> None:
     fresh(pristine)
     for argv in WORDS[:-1]:
         assert judge(*argv) == 2, argv
+
+
+@pytest.mark.parametrize("key", ["data.path", "tracking.run_name", "tracking.experiment"])
+def test_settings_that_are_no_text_are_refused(key: str, pristine: Path) -> None:
+    fresh(pristine)
+    word = f"{key}=" + os.fsdecode(b"caf\xe9")
+    for argv in (["run", "smoke", word], ["data", "show", "smoke", word], ["resume", "r", word]):
+        assert judge(*argv) == 2
 
 
 def test_a_message_is_one_line_that_no_terminal_obeys() -> None:

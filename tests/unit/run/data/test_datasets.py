@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from PIL import Image
 from pipeline.config.data import DataConfig
 from pipeline.data.catalog import DatasetSpec
 from pipeline.data.datasets import ImageData, describe, load, load_stored, sha256_of, store_root
+from pipeline.data.image_folder import opened_image
 from pipeline.data.resize import resized
 from spire_core.errors import ConfigError, DataError
 
@@ -239,3 +242,87 @@ def test_folder_refuses_16_bits_and_other_classes_in_test(tmp_path: Path) -> Non
         folder(tmp_path, "train", 4)
     with pytest.raises(DataError, match="the same class folders"):
         folder(tmp_path, "test", 4)
+
+
+def png_of_16_bits(colour_type: int, channels: int) -> bytes:
+    """A PNG of one pixel with 16 bits per channel, which Pillow cannot write."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        checksum = zlib.crc32(name + content)
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", checksum)
+
+    header = struct.pack(">IIBBBBB", 1, 1, 16, colour_type, 0, 0, 0)
+    pixel = zlib.compress(b"\0" + b"\x12\x34" * channels)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        chunk(*part) for part in ((b"IHDR", header), (b"IDAT", pixel), (b"IEND", b""))
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("grey.png", png_of_16_bits(0, 1)),
+        ("rgb.png", png_of_16_bits(2, 3)),
+        ("grey_alpha.png", png_of_16_bits(4, 2)),
+        ("rgba.png", png_of_16_bits(6, 4)),
+        ("rgb.ppm", b"P6 1 1 65535\n" + b"\x12\x34" * 3),
+        ("plain.ppm", b"P3 1 1 1000\n999 1 2\n"),
+    ],
+)
+def test_an_image_of_16_bits_per_channel_is_refused(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    message = f"8 bits per channel, got more in .*{name}: convert it"
+    with pytest.raises(DataError, match=message), opened_image(tmp_path / name):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("rgb.ppm", b"P6 1 1 255\n" + b"\x12" * 3),
+        # A BMP of 16 bits per pixel has 5 per channel.
+        (
+            "small.bmp",
+            b"BM"
+            + struct.pack("<IIIIiiHHIIiiII", 58, 0, 54, 40, 1, 1, 1, 16, 0, 4, 0, 0, 0, 0)
+            + b"\x12\x34\0\0",
+        ),
+    ],
+)
+def test_an_image_of_at_most_8_bits_per_channel_is_taken(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with opened_image(tmp_path / name) as image:
+        assert image.convert("RGB").size == (1, 1)
+
+
+def test_a_named_pipe_among_the_images_is_refused(tmp_path: Path) -> None:
+    save_image(tmp_path / "a" / "1.png", np.zeros((4, 4), np.uint8))
+    os.mkfifo(tmp_path / "a" / "2.png")
+    os.mkfifo(tmp_path / "a" / "3.png")
+    with pytest.raises(DataError, match=r"a/[23]\.png, which is no regular file: remove it"):
+        folder(tmp_path, "train", 4)
+
+
+def test_links_that_lead_back_by_way_of_each_other_are_refused(tmp_path: Path) -> None:
+    for name in "ab":
+        save_image(tmp_path / name / "1.png", np.zeros((4, 4), np.uint8))
+        save_image(tmp_path / name / "2.png", np.ones((4, 4), np.uint8))
+    (tmp_path / "a" / "l").symlink_to(tmp_path / "b")
+    assert len(folder(tmp_path, "train", 4).labels) == 3 + 1  # a link to another class is no loop
+    (tmp_path / "b" / "m").symlink_to(tmp_path / "a")
+    with pytest.raises(DataError, match=r"a/l/m, a link to a folder around it: remove it"):
+        folder(tmp_path, "train", 4)
+
+
+def test_names_that_are_no_text_are_one_sentence(tmp_path: Path) -> None:
+    base = tmp_path / os.fsdecode(b"caf\xe9")
+    save_image(base / "a" / "1.png", np.zeros((4, 4), np.uint8))
+    with pytest.raises(DataError, match=r"data\.path in UTF-8, got b'.*caf.xe9': rename it"):
+        folder(base, "train", 4)
+    save_image(tmp_path / "whole" / os.fsdecode(b"caf\xe9") / "1.png", np.zeros((4, 4), np.uint8))
+    with pytest.raises(DataError, match=r"a class folder in UTF-8, got b'.*caf.xe9': rename it"):
+        folder(tmp_path / "whole", "train", 4)

@@ -1,5 +1,6 @@
 """Fetching: original files decode to the known arrays, or are named and never used."""
 
+import contextlib
 import functools
 import gzip
 import hashlib
@@ -432,7 +433,7 @@ def test_torchvision_cifar_equals_ours(
     assert_stored(tmp_path / "store", COLOURS_SPEC, COLOURS)
 
 
-def test_torchvision_gives_up_fast_and_restores_the_time_out(
+def test_a_silent_server_is_given_up_fast_without_a_time_out_for_the_whole_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def silent(*args: object, **kwargs: object) -> None:
@@ -461,3 +462,34 @@ def test_root_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(DataError, match=r"cannot store mnist in .*file"):
         fetch(DIGITS_SPEC, tmp_path / "file", sources={"memory": good})
+
+
+@pytest.mark.parametrize(("pause_s", "reason"), [(60.0, "timed out"), (0.05, r"took over 0\.5 s")])
+def test_a_server_that_stands_still_or_drips_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pause_s: float, reason: str
+) -> None:
+    is_over = threading.Event()
+
+    class Dripping(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while not is_over.wait(pause_s):
+                    self.wfile.write(b"x")
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    monkeypatch.setattr("urllib.request._opener", None)
+    monkeypatch.setattr("pipeline.data.sources.STALL_S", 0.5)
+    monkeypatch.setattr("pipeline.data.sources.DOWNLOAD_S", 0.5)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Dripping) as httpd:
+        threading.Thread(target=httpd.serve_forever, args=(0.02,), daemon=True).start()
+        monkeypatch.setattr(MNIST, "mirrors", [f"http://127.0.0.1:{httpd.server_port}/"])
+        start = time.monotonic()
+        with pytest.raises(DataError, match=reason):
+            from_torchvision(DIGITS_SPEC, tmp_path)
+        assert time.monotonic() - start < 5
+        is_over.set()
+        httpd.shutdown()

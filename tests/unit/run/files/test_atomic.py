@@ -97,6 +97,6 @@ def test_a_backbone_that_does_not_fit_is_said(tmp_path: Path) -> None:
 def test_an_entry_that_does_not_fit_takes_no_other_with_it(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path)
     with files_up_to(200), pytest.raises(RunError, match=r"room for .*outbox.jsonl"):
-        outbox.add_points([(step, {"a": 1.0}) for step in range(10)])
-    outbox.add_points([(10, {"a": 1.0})])
+        outbox.append_points([(step, {"a": 1.0}) for step in range(10)])
+    outbox.append_points([(10, {"a": 1.0})])
     assert [entry["step"] for entry in read_entries(tmp_path)] == [0, 1, 10]

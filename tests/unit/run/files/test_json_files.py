@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from pipeline.files.json_files import read_json, write_json
-from pipeline.runs.folder import held
+from pipeline.runs.folder import run_lock
 from spire_core.errors import RunError
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from pipeline.runs.folder import held
-with held(Path(sys.argv[1])):
+from pipeline.runs.folder import run_lock
+with run_lock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -28,20 +28,20 @@ def test_a_second_process_is_refused_until_the_first_is_dead(tmp_path: Path) -> 
         try:
             assert first.stdout.readline() == "held\n"
             told = f"nobody at work on the run in {tmp_path}, got process {first.pid} on .*: wait"
-            with pytest.raises(RunError, match=told), held(tmp_path):
+            with pytest.raises(RunError, match=told), run_lock(tmp_path):
                 pass
         finally:
             first.kill()
-    with held(tmp_path), pytest.raises(RunError, match="got process"), held(tmp_path):
+    with run_lock(tmp_path), pytest.raises(RunError, match="got process"), run_lock(tmp_path):
         pass
-    with held(tmp_path):
+    with run_lock(tmp_path):
         pass
 
 
 def test_two_runs_of_one_root_do_not_meet(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / name).mkdir()
-    with held(tmp_path / "a"), held(tmp_path / "b"):
+    with run_lock(tmp_path / "a"), run_lock(tmp_path / "b"):
         pass
 
 

@@ -367,9 +367,9 @@ def test_locks_are_opened_without_following(
     tmp_path: Path, victim: Path, new_database: Path, home: Path
 ) -> None:
     from pipeline.config.tracking import TrackingConfig
-    from pipeline.runs.folder import held
+    from pipeline.runs.folder import run_lock
     from pipeline.tracking.mlflow_session import first_contact
-    from pipeline.tracking.relay import sole_courier
+    from pipeline.tracking.relay import sole_relay
     from spire_core.errors import RunError
 
     before = contents(victim)
@@ -378,7 +378,7 @@ def test_locks_are_opened_without_following(
     Path("mlflow.db.lock").unlink(missing_ok=True)
     Path("mlflow.db.lock").symlink_to(victim / "notes.txt")
     uri = f"sqlite:///{home}/mlflow.db"
-    for opened in (held(home), sole_courier(home), first_contact(TrackingConfig(), uri)):
+    for opened in (run_lock(home), sole_relay(home), first_contact(TrackingConfig(), uri)):
         with pytest.raises(RunError, match="got a link: delete it"), opened:
             pass
     assert contents(victim) == before

@@ -1,4 +1,4 @@
-"""A run's outbox and its delivery, mostly into a real sqlite store: nothing lost, nothing twice."""
+"""A run's outbox and its relay, mostly into a real sqlite store: nothing lost, nothing twice."""
 
 import json
 import logging
@@ -25,7 +25,7 @@ from pipeline.config.tracking import TrackingConfig, tracking_uri
 from pipeline.runs.layout import DONE, OUTBOX, OUTBOX_LOCK, REFUSED
 from pipeline.tracking import relay
 from pipeline.tracking import tracker as tracker_module
-from pipeline.tracking.mlflow_sink import MlflowStore
+from pipeline.tracking.mlflow_sink import MlflowSink
 from pipeline.tracking.outbox import (
     Entry,
     Outbox,
@@ -35,9 +35,9 @@ from pipeline.tracking.outbox import (
     read_entries,
     read_points,
 )
-from pipeline.tracking.relay import Delivery, Refusal, deliver_all, sole_courier
-from pipeline.tracking.tracker import Tracker, end_run
-from spire_core.errors import RunError
+from pipeline.tracking.relay import Refusal, RelayThread, relay_all, sole_relay
+from pipeline.tracking.tracker import Tracker, check_store, end_run
+from spire_core.errors import ConfigError, RunError
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ class Fake:
     def __init__(self) -> None:
         self.batches: list[list[Entry]] = []
         self.error: Exception | None = None
-        self.num_doubts = 0
+        self.num_forgotten = 0
 
     def send(self, entries: Sequence[Entry]) -> None:
         if self.error is not None:
@@ -62,10 +62,10 @@ class Fake:
             raise Refusal("bad is no name")
         self.batches.append(list(entries))
 
-    def doubt(self) -> None:
-        self.num_doubts += 1
+    def forget_position(self) -> None:
+        self.num_forgotten += 1
 
-    def may_mend(self, error: Exception) -> bool:
+    def is_retryable(self, error: Exception) -> bool:
         return isinstance(error, ConnectionError)
 
     @property
@@ -96,8 +96,8 @@ def told(run_dir: Path) -> dict[str, list[tuple]]:
 
 def test_an_entry_is_in_the_file_when_the_call_returns(tmp_path: Path) -> None:
     outbox, before = Outbox(tmp_path), time.time_ns() // 1_000_000
-    outbox.add("tags", tags={"a": "1"})
-    outbox.add_points([(3, {"kid": 0.5}), (4, {"kid": float("nan")})])
+    outbox.append("tags", tags={"a": "1"})
+    outbox.append_points([(3, {"kid": 0.5}), (4, {"kid": float("nan")})])
     first, second, third = read_entries(tmp_path)
     assert first == {"kind": "tags", "time_ms": first["time_ms"], "tags": {"a": "1"}}
     assert second["metrics"] == {"kid": 0.5}
@@ -109,10 +109,10 @@ def test_an_entry_is_in_the_file_when_the_call_returns(tmp_path: Path) -> None:
 
 def test_a_number_is_told_once_also_by_a_process_that_goes_on(tmp_path: Path) -> None:
     first = Outbox(tmp_path)
-    first.add_points([(1, {"a": 1.0, "b": 1.0}), (2, {"a": 2.0})])
-    first.add_points([(2, {"a": 2.5})])
+    first.append_points([(1, {"a": 1.0, "b": 1.0}), (2, {"a": 2.0})])
+    first.append_points([(2, {"a": 2.5})])
     second = Outbox(tmp_path)
-    second.add_points([(2, {"a": 2.7, "b": 2.0}), (3, {"a": 3.0})])
+    second.append_points([(2, {"a": 2.7, "b": 2.0}), (3, {"a": 3.0})])
     assert read_points(tmp_path) == [
         (1, {"a": 1.0, "b": 1.0}),
         (2, {"a": 2.0, "b": 2.0}),
@@ -122,44 +122,44 @@ def test_a_number_is_told_once_also_by_a_process_that_goes_on(tmp_path: Path) ->
 
 
 def test_a_line_that_a_crash_has_cut_off_is_dropped(tmp_path: Path) -> None:
-    Outbox(tmp_path).add_points([(1, {"a": 1.0}), (2, {"a": 2.0})])
+    Outbox(tmp_path).append_points([(1, {"a": 1.0}), (2, {"a": 2.0})])
     with (tmp_path / OUTBOX).open("a") as file:
         file.write('{"kind": "metrics", "time_ms": 5, "st')
     assert read_points(tmp_path) == [(1, {"a": 1.0}), (2, {"a": 2.0})]
-    Outbox(tmp_path).add_points([(3, {"a": 3.0})])
+    Outbox(tmp_path).append_points([(3, {"a": 3.0})])
     assert read_points(tmp_path) == [(1, {"a": 1.0}), (2, {"a": 2.0}), (3, {"a": 3.0})]
     fake = Fake()
-    assert deliver_all(tmp_path, fake) == (3, None)
+    assert relay_all(tmp_path, fake) == (3, None)
     assert fake.steps == [1, 2, 3]
     assert (num_waiting(tmp_path), read_done(tmp_path)) == (0, 4)
 
 
-# ------------------------------------------------------------------------------------ the delivery
+# --------------------------------------------------------------------------------------- the relay
 
 
 def test_metrics_travel_together_in_order_and_nothing_overtakes_them(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path)
-    outbox.add("tags", tags={})
-    outbox.add_points([(step, {f"m{i}": 0.0 for i in range(7)}) for step in range(300)])
-    outbox.add("status", status="FINISHED")
+    outbox.append("tags", tags={})
+    outbox.append_points([(step, {f"m{i}": 0.0 for i in range(7)}) for step in range(300)])
+    outbox.append("status", status="FINISHED")
     fake = Fake()
-    assert deliver_all(tmp_path, fake) == (302, None)
+    assert relay_all(tmp_path, fake) == (302, None)
     assert [len(batch) for batch in fake.batches] == [1, 142, 142, 16, 1]
     assert [e for batch in fake.batches for e in batch] == list(read_entries(tmp_path))
-    assert deliver_all(tmp_path, fake) == (0, None)
+    assert relay_all(tmp_path, fake) == (0, None)
 
 
 def test_entries_wait_for_a_store_that_is_away_and_the_log_says_so_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(relay, "LINGER_S", 0.01)
-    monkeypatch.setattr(relay, "DELAYS_S", (0.01, 0.02))
+    monkeypatch.setattr(relay, "RETRY_DELAYS_S", (0.01, 0.02))
     caplog.set_level(logging.INFO, "pipeline")
     outbox, fake = Outbox(tmp_path), Fake()
-    beside = Delivery(tmp_path, fake, "r")
+    beside = RelayThread(tmp_path, fake, "r")
     for step in range(60):
-        outbox.add_points([(step, {"a": 0.0})])
-        beside.wake()
+        outbox.append_points([(step, {"a": 0.0})])
+        beside.notify()
         if step == 20:
             assert beside.flush(10) == 0
             fake.error = ConnectionError("http://me:secret@host is down")
@@ -168,7 +168,7 @@ def test_entries_wait_for_a_store_that_is_away_and_the_log_says_so_once(
     fake.error = None
     assert beside.flush(10) == 0
     assert fake.steps == list(range(60))
-    assert fake.num_doubts > 1
+    assert fake.num_forgotten > 1
     assert [(r.levelname, r.getMessage()) for r in caplog.records] == [
         (
             "WARNING",
@@ -185,8 +185,8 @@ def test_what_will_never_be_taken_is_put_aside_and_the_rest_goes_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     outbox, fake = Outbox(tmp_path), Fake()
-    outbox.add_points([(step, {"bad" if step in (3, 7) else "a": 0.0}) for step in range(10)])
-    assert deliver_all(tmp_path, fake) == (8, None)
+    outbox.append_points([(step, {"bad" if step in (3, 7) else "a": 0.0}) for step in range(10)])
+    assert relay_all(tmp_path, fake) == (8, None)
     assert fake.steps == [0, 1, 2, 4, 5, 6, 8, 9]
     lines = (tmp_path / REFUSED).read_text().splitlines()
     assert [(json.loads(x)["step"], json.loads(x)["reason"]) for x in lines] == [
@@ -204,10 +204,10 @@ def test_what_will_never_be_taken_is_put_aside_and_the_rest_goes_on(
 def test_a_count_beyond_the_file_does_not_hide_what_comes(tmp_path: Path) -> None:
     """Lines that were delivered are lost with the power; the rounds are computed again."""
     outbox, fake = Outbox(tmp_path), Fake()
-    outbox.add_points([(step, {"a": 0.0}) for step in range(5)])
+    outbox.append_points([(step, {"a": 0.0}) for step in range(5)])
     (tmp_path / DONE).write_text("9\n")
-    Outbox(tmp_path).add_points([(5, {"a": 0.0})])
-    assert deliver_all(tmp_path, fake) == (1, None)
+    Outbox(tmp_path).append_points([(5, {"a": 0.0})])
+    assert relay_all(tmp_path, fake) == (1, None)
     assert fake.steps == [5]
 
 
@@ -249,14 +249,14 @@ def test_a_strangers_outbox_sends_nothing_from_outside_its_run(
     outbox, up = Outbox(tracker.run_dir), os.path.relpath(tmp_path, tracker.run_dir)
     files = [str(tmp_path / "key"), f"../{up}/key", "link", "../tracking.json"]
     for file in files:
-        outbox.add("file", file=file)
-        outbox.add("table", file=file)
-        outbox.add("image", file=file, key="a", step=0)
+        outbox.append("file", file=file)
+        outbox.append("table", file=file)
+        outbox.append("image", file=file, key="a", step=0)
     for folder in ("/", str(tmp_path), up, "model"):  # in which there is a link
-        outbox.add("model", folder=folder, image_shape=[1, 8, 8], guidance=1.0)
+        outbox.append("model", folder=folder, image_shape=[1, 8, 8], guidance=1.0)
     # `sync_runs` refuses a folder with links as a whole: one may come after it has looked.
     client = MlflowClient(tracking_uri(store))
-    deliver_all(tracker.run_dir, MlflowStore(client, tracker.run_id, tracker.run_dir))
+    relay_all(tracker.run_dir, MlflowSink(client, tracker.run_id, tracker.run_dir))
     lines = (tracker.run_dir / REFUSED).read_text().splitlines()
     reasons = [json.loads(line)["reason"] for line in lines]
     assert len(reasons) == 3 * len(files) + 4
@@ -419,7 +419,7 @@ def test_two_syncs_at_once_deliver_each_entry_once(store: TrackingConfig) -> Non
     tracker = Tracker.start(store, "two syncs", {})
     tracker.finish("KILLED")
     outbox = Outbox(tracker.run_dir)
-    outbox.add_points([(step, {f"m{i}": 1.0 for i in range(400)}) for step in range(40)])
+    outbox.append_points([(step, {f"m{i}": 1.0 for i in range(400)}) for step in range(40)])
     with ThreadPoolExecutor(2) as pool:
         syncs = [pool.submit(sync_runs, store, [tracker.run_dir]) for _ in range(2)]
         synced = [sync.result()[0] for sync in syncs]
@@ -451,7 +451,7 @@ def test_a_sync_beside_a_run_leaves_the_entries_to_it(
 def test_a_run_beside_a_sync_waits_for_its_end(store: TrackingConfig) -> None:
     with Tracker.start(store, "begins", {}) as tracker:
         tracker.log_metrics({"a": 0.0}, 0)
-    with sole_courier(tracker.run_dir) as is_ours:
+    with sole_relay(tracker.run_dir) as is_ours:
         assert is_ours
         resumed = Tracker.resume(store, tracker.run_dir)
         resumed.log_metrics({"a": 1.0}, 1)
@@ -478,6 +478,9 @@ def test_a_locked_database_delays_the_record_and_not_the_run(
                 tracker.log_metrics({"a": float(step)}, step)
             assert time.monotonic() - began < 5
         assert time.monotonic() - began < 10
+        with pytest.raises(ConfigError, match="wait until that ends") as refused:
+            check_store(config)
+        assert "tracking.root" not in str(refused.value)
         assert f"101 entries of run {tracker.run_id} wait for its store: `spire sync" in caplog.text
         other.execute("COMMIT")
     other.close()
@@ -493,7 +496,7 @@ def test_a_store_that_is_gone_or_does_not_know_the_run_keeps_its_entries_waiting
     config = TrackingConfig(root=str(tmp_path), uri=store.uri)
     with Tracker.start(config, "moved", {}) as tracker:
         pass
-    Outbox(tracker.run_dir).add_points([(0, {"a": 1.0})])
+    Outbox(tracker.run_dir).append_points([(0, {"a": 1.0})])
     gone = TrackingConfig(root=str(tmp_path), uri=f"sqlite:///{tmp_path}/gone.db")
     (synced,) = sync_runs(gone, [tracker.run_dir])
     assert (synced.num_waiting, synced.num_delivered) == (1, 0)
@@ -516,7 +519,7 @@ def test_the_end_of_a_run_whose_process_is_gone(store: TrackingConfig) -> None:
     (tracker.run_dir / OUTBOX).write_text("".join(lines[:-1]))
     client = MlflowClient(tracking_uri(store))
     client.update_run(tracker.run_id, status="RUNNING")
-    Outbox(tracker.run_dir).add_points([(1, {"a": 1.0})])
+    Outbox(tracker.run_dir).append_points([(1, {"a": 1.0})])
     end_run(tracker.run_dir, store, "KILLED")
     end_run(tracker.run_dir, store, "FAILED")
     assert client.get_run(tracker.run_id).info.status == "KILLED"
@@ -556,7 +559,7 @@ def test_threads_that_log_at_once_keep_their_lines_whole(tmp_path: Path) -> None
 
     def log(name: str) -> None:
         for step in range(200):
-            outbox.add_points([(step, {name: 1.0})])
+            outbox.append_points([(step, {name: 1.0})])
 
     threads = [threading.Thread(target=log, args=(name,)) for name in "abc"]
     for thread in threads:

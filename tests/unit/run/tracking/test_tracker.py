@@ -31,7 +31,7 @@ from pipeline.runs.layout import REFUSED
 from pipeline.runs.model_files import save_client, save_run
 from pipeline.runs.record import find_run
 from pipeline.tracking.mlflow_session import QUIET
-from pipeline.tracking.mlflow_sink import MlflowStore
+from pipeline.tracking.mlflow_sink import MlflowSink
 from pipeline.tracking.outbox import read_points
 from pipeline.tracking.relay import Refusal
 from pipeline.tracking.tracker import NullTracker, Tracker, check_store, drop_runs
@@ -592,16 +592,16 @@ def test_a_data_set_that_two_runs_write_at_once_is_sent_again(
     entry = {"kind": "dataset", "name": "mnist", "digest": "0" * 36, "context": "pretrain"}
     entry |= {"arrays": [("uint8", (1, 16, 16)), ("int64", ())], "profile": {"num_examples": 9}}
     client = RacingClient(uri, "datasets")
-    MlflowStore(client, run_id, tmp_path, is_new=True).send([entry])
+    MlflowSink(client, run_id, tmp_path, is_new=True).send([entry])
     assert client.num_calls == 2
     [used] = client.get_run(run_id).inputs.dataset_inputs
     assert used.dataset.name == "mnist"
-    store = MlflowStore(RacingClient(uri, "tags"), run_id, tmp_path, is_new=True)
+    store = MlflowSink(RacingClient(uri, "tags"), run_id, tmp_path, is_new=True)
     with pytest.raises(MlflowException) as other:
         store.send([entry])
-    assert not store.may_mend(other.value)
+    assert not store.is_retryable(other.value)
     raced = MlflowException(str(other.value).replace("tags", "datasets"), error_code=BAD_REQUEST)
-    assert store.may_mend(raced)
+    assert store.is_retryable(raced)
 
 
 @pytest.mark.parametrize(
@@ -617,11 +617,11 @@ class ForeignError(Exception):
 
 
 def test_an_error_of_an_artifact_stores_client_may_mend(new_database: Path, tmp_path: Path) -> None:
-    store = MlflowStore(MlflowClient(f"sqlite:///{new_database}"), "0" * 32, tmp_path)
+    store = MlflowSink(MlflowClient(f"sqlite:///{new_database}"), "0" * 32, tmp_path)
     answer = requests.Response()
     answer.status_code = 502
     passing = [ForeignError("SlowDown"), OSError("reset"), requests.HTTPError(response=answer)]
     passing += [requests.exceptions.JSONDecodeError("a gateway's page", "<html>", 0)]
-    assert all(map(store.may_mend, passing))
+    assert all(map(store.is_retryable, passing))
     final = [Refusal("no such file"), KeyError("file"), TypeError(), ValueError(), AttributeError()]
-    assert not any(map(store.may_mend, final))
+    assert not any(map(store.is_retryable, final))
