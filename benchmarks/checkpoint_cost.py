@@ -23,7 +23,8 @@ from pipeline.checkpoint.snapshots import checkpoints
 from pipeline.config.load import load_config
 from pipeline.config.schema import Config
 from pipeline.experiment.pools import open_pool
-from pipeline.federation.driver import RoundDriver, Rounds
+from pipeline.federation.driver import RoundDriver
+from pipeline.federation.rounds import RoundSettings
 from pipeline.federation.setup import prepare
 from pipeline.files.revision import git_revision
 from spire_core.federated.server import ServerState
@@ -52,7 +53,7 @@ def measure(config: Config, run_dir: Path, num_blocks: int, num_rounds: int) -> 
     times: dict[bool, list[float]] = {False: [], True: []}
     with open_pool(setting, run_dir) as (pool, make_driver):
         initial = initial_weights(config.model, config.method, setting.images.shape[1], config.seed)
-        rounds = Rounds.of(config, setting.partition.train_sizes, setting.model.layout)
+        rounds = RoundSettings.of(config, setting.partition.train_sizes, setting.model.layout)
         driver = make_driver(pool, ServerState.initial(initial.numpy()), rounds)
         with Checkpointer(run_dir, config) as checkpointer:
             block_s(driver, checkpointer, WARM_UP, takes=True)

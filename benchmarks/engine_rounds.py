@@ -22,9 +22,10 @@ from pipeline.cluster.session import cluster
 from pipeline.config.federation import FederationConfig
 from pipeline.config.load import load_config
 from pipeline.config.schema import Config
-from pipeline.federation.driver import Driver, Rounds
+from pipeline.federation.driver import Driver
 from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.pool import ClientPool, LocalClientPool
+from pipeline.federation.rounds import RoundSettings
 from spire_core.federated.messages import ClientUpdate
 from spire_core.federated.server import ServerState, aggregate
 from spire_core.network.flat_model import FlatModel, initial_weights
@@ -88,7 +89,7 @@ def driver_for(pool: ClientPool, config: Config, work: Work) -> Driver:
     )
     config = dataclasses.replace(config, federation=federation, seed=0)
     layout = FlatModel(config.model, config.method, 1).layout
-    rounds = Rounds.of(config, [IMAGES] * work.num_clients, layout)
+    rounds = RoundSettings.of(config, [IMAGES] * work.num_clients, layout)
     return Driver(pool, ServerState.initial(weights), rounds)
 
 

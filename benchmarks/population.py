@@ -23,7 +23,7 @@ import psutil
 from pipeline.config.load import load_config
 from pipeline.experiment.run import run_experiment
 from pipeline.experiment.watcher import Watcher
-from pipeline.federation.driver import RoundStats
+from pipeline.federation.rounds import RoundStats
 from pipeline.files.revision import git_revision
 
 SIZES = (1_000, 100_000, 1_000_000)

@@ -24,7 +24,7 @@ from pipeline.config.resources import ResourcesConfig
 from pipeline.config.schema import Config
 from pipeline.data.datasets import ImageData
 from pipeline.experiment.pools import open_pool
-from pipeline.federation.driver import Rounds
+from pipeline.federation.rounds import RoundSettings
 from pipeline.federation.setup import Setting
 from spire_core.config.client import ClientConfig
 from spire_core.federated.server import ServerState
@@ -81,7 +81,7 @@ def run_rounds() -> None:
     with tempfile.TemporaryDirectory() as folder, open_pool(setting, Path(folder)) as opened:
         pool, make_driver = opened
         state = ServerState.initial(first_weights(work).numpy())
-        rounds = Rounds.of(config, setting.partition.train_sizes, setting.model.layout)
+        rounds = RoundSettings.of(config, setting.partition.train_sizes, setting.model.layout)
         driver = make_driver(pool, state, rounds)
         for _ in range(args.num_rounds):
             stats = driver.run_round()

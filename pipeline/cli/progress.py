@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from pipeline.evaluation.scores import Evaluation
 from pipeline.experiment.watcher import Watcher
-from pipeline.federation.driver import RoundStats
+from pipeline.federation.rounds import RoundStats
 
 NUM_LINES = 10  # for the rounds of a run whose stderr is not a terminal
 

@@ -2,14 +2,12 @@
 
 import functools
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from torch.profiler import profile, record_function
 
 from pipeline.clients.base import WorkerBase
 from pipeline.clients.profiler import save_profile, start_profile
-from spire_core.config.client import choose_engine
 from spire_core.federated.client import train_client
 from spire_core.federated.client_group import train_group
 from spire_core.federated.compression import compress
@@ -58,10 +56,8 @@ class RoundTasks(WorkerBase):
 
         A compiled network takes three: the second records CUDA graphs, the third replays them.
         """
-        config = self.config
-        engine = choose_engine(config.client, config.model)
-        client = replace(config.client, engine=engine)
-        group = client.groups(range(config.federation.cohort_size))[0]
+        client = self.config.resolved_client
+        group = client.groups(range(self.config.federation.cohort_size))[0]
         nobody = Broadcast(self.model.weights.cpu().numpy().copy())
         states = [self.private_state(client_id, 0) for client_id in group]
         tau = 3 if client.compile else 1

@@ -1,4 +1,4 @@
-"""What the client actors of one experiment need, worked out once and compared with the cluster."""
+"""The number of an experiment's client actors and their shares, compared with the cluster."""
 
 import math
 import os
@@ -12,7 +12,7 @@ from spire_core.errors import ClusterError
 
 @dataclass(frozen=True)
 class ActorPlan:
-    """So many client actors, each with this share of CPUs and GPUs."""
+    """A number of client actors, each with this share of CPUs and GPUs."""
 
     num_actors: int
     num_cpus: float
@@ -25,7 +25,7 @@ class ActorPlan:
 def plan_actors(
     config: ResourcesConfig, available: Mapping[str, float], max_useful: int
 ) -> ActorPlan:
-    """Return what `plan_on_nodes` does, as if a cluster with these resources were one node."""
+    """Do as `plan_on_nodes` for a single node with these resources."""
     return plan_on_nodes(config, [available], max_useful)
 
 
@@ -34,8 +34,8 @@ def plan_on_nodes(
 ) -> ActorPlan:
     """Return the actors to start on nodes with these resources; ClusterError if they do not fit.
 
-    A share of the GPUs that is on auto leaves out nodes without one, where others have some.
-    `max_useful`: the most actors that could ever work at once, the cohort or the number of clients.
+    With an automatic share of the GPUs, nodes without a GPU get no actor if others have one.
+    `max_useful`: the largest number of actors that can work at once (`most_useful_actors`).
     """
 
     def fitting(num_gpus: float) -> int:
@@ -62,7 +62,7 @@ def plan_on_nodes(
 
 
 def num_fitting(have: Mapping[str, float], num_cpus: float, num_gpus: float) -> int:
-    """Return how many actors with these shares fit; a share below 1 is of one and the same GPU."""
+    """Return how many actors with these shares fit; a share below 1 is part of one GPU."""
     fits = _floor(have.get("CPU", 0.0) / num_cpus)
     gpus = _floor(have.get("GPU", 0.0))
     if num_gpus >= 1:
@@ -71,31 +71,50 @@ def num_fitting(have: Mapping[str, float], num_cpus: float, num_gpus: float) -> 
 
 
 def gpu_share(num_gpus: float, num_actors: int) -> float:
-    """Return the largest share with which so many actors fit so many GPUs, at most a whole one."""
+    """Return the largest share of a GPU, at most 1, with which all actors fit."""
     if num_gpus < 1:
         return 0.0
     return _floor(1e4 / math.ceil(num_actors / _floor(num_gpus))) / 1e4
 
 
 def _floor(value: float) -> int:
-    """Round down, but for the error of a sum of shares such as 10 x 0.1."""
+    """Round down; a sum of shares such as 10 x 0.1 counts as whole."""
     return math.floor(value + 1e-6)
 
 
-def most_useful_actors(config: "Config") -> int:
-    """Return how many client actors could ever work at once in an experiment."""
+def most_useful_actors(config: Config) -> int:
+    """Return the largest number of client actors that can work at once in an experiment."""
     return max(config.federation.cohort_size, config.federation.num_new_clients)
 
 
 def plan_here(config: Config) -> ActorPlan | None:
-    """Return the client actors that this machine would run; None where one process does all."""
+    """Return the client actors for this machine; None if one process does all the work."""
     if config.resources.pool == "local":
         return None
     return plan_actors(config.resources, machine_resources(), most_useful_actors(config))
 
 
 def machine_resources() -> dict[str, float]:
-    """Return what a Ray cluster on this machine alone would have."""
-    import torch  # which an actor of the driver does without
+    """Return the resources of a Ray cluster on this machine alone."""
+    import torch  # imported late: the driver's actor does without
 
     return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
+
+
+def choose_device(config: ResourcesConfig, has_gpu: bool) -> str:
+    """Return the device of an actor: its share of a GPU, if it has one.
+
+    ClusterError if torch cannot use the GPU: on the CPU a run would silently take many times as
+    long.
+    """
+    if not has_gpu or config.device == "cpu":
+        return "cpu"
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ClusterError(
+            "expected a torch that can use the GPU that Ray gave to a client actor, got "
+            f"torch {torch.__version__} without one: install torch for CUDA on every node, or set "
+            "resources.num_gpus=0 or resources.device=cpu"
+        )
+    return "cuda"

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,12 +11,17 @@ import ray
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError, RayTaskError
 
 from pipeline.clients.memory import Footprint, footprint, kept_positions, resident_bytes
-from pipeline.cluster.actor_plan import ActorPlan
-from pipeline.cluster.session import LESS_MEMORY, answer_of, free_resources, lost, raised
-from pipeline.config.resources import ResourcesConfig
+from pipeline.cluster.actor_plan import ActorPlan, choose_device
+from pipeline.cluster.session import (
+    LESS_MEMORY,
+    free_resources,
+    loss_error,
+    result_of,
+    task_error,
+)
 from pipeline.federation.messages import WorkerSetup
-from pipeline.federation.pool import ClientFailure, ClientPool, Unit, run_chunk
-from pipeline.federation.scheduling import Paces, assign
+from pipeline.federation.pool import ClientFailure, ClientPool, Unit, Work, run_here
+from pipeline.federation.scheduling import WorkerSpeeds, balance
 from spire_core.errors import ClusterError
 
 if TYPE_CHECKING:
@@ -26,49 +32,32 @@ WAIT_NOTICE_S = 30.0
 REVIVAL_S = 120.0  # for an actor to come back, perhaps on another node
 
 
-def choose_device(config: ResourcesConfig, has_gpu: bool) -> str:
-    """Return where an actor computes: on its share of a GPU, if it has one.
-
-    ClusterError if torch cannot use it: on the CPU a run would take many times as long, unnoticed.
-    """
-    if not has_gpu or config.device == "cpu":
-        return "cpu"
-    import torch
-
-    if not torch.cuda.is_available():
-        raise ClusterError(
-            "expected a torch that can use the GPU that Ray gave to a client actor, got "
-            f"torch {torch.__version__} without one: install torch for CUDA on every node, or set "
-            "resources.num_gpus=0 or resources.device=cpu"
-        )
-    return "cuda"
-
-
 @ray.remote
 class ClientActor:
     """One long-lived process that simulates clients on its share of the machine."""
 
-    worker: "ClientWorker | None" = None  # of a process that came back, until it begins
+    worker: "ClientWorker | None" = None  # None in a restarted process, until it begins
 
-    def run(
-        self, task: str, units: Sequence[Unit], extra: Sequence[tuple], *args: Any
-    ) -> tuple[list[Any], float]:
-        """Return what `run_chunk` returns, and how many seconds it took."""
+    def run(self, work: Work, *args: Any) -> tuple[list[Any], float]:
+        """Return results as `run_here` does, and the seconds that they took.
+
+        The arguments travel beside the work, because Ray resolves handles at the top level only.
+        """
         began = time.monotonic()
         if self.worker is None:
-            return _lost_together(units, "its actor was lost"), 0.0
-        return run_chunk(self.worker, task, units, args, extra), time.monotonic() - began
+            return _lost_together(work.units, "its actor was lost"), 0.0
+        return run_here(self.worker, replace(work, args=args)), time.monotonic() - began
 
     def ask(self, method: str, *args: Any) -> Any:
-        """Return what a method of the worker returns, None without a worker."""
+        """Return the result of a method of the worker, None without a worker."""
         return None if self.worker is None else getattr(self.worker, method)(*args)
 
     def begin(self, setup: WorkerSetup, images: np.ndarray, rehearses: bool = False) -> Footprint:
         """Begin, also after a restart; ClusterError if this node does not see the run's folder.
 
-        Returns the memory that there is and, if it rehearses, that a round takes. The setup does
+        Returns the free memory and, with a rehearsal, the memory that a round takes. The setup does
         not come through `__init__`: an error there would lose its type, and Ray warns of restarts
-        that need what lies in its object store.
+        whose arguments lie in its object store.
         """
         if not setup.folder.is_dir():
             raise ClusterError(
@@ -91,16 +80,16 @@ class RayClientPool(ClientPool):
     def __init__(
         self, actors: Sequence[Any], shared: tuple[Any, Any], client_timeout_s: float | None = None
     ) -> None:
-        """Take actors and references to what they begin with: the setup and all images.
+        """Take actors and references to the arguments of `begin`: the setup and all images.
 
-        A client may take so many seconds, None for any number.
+        `client_timeout_s`: the seconds that a client may take, None for any number.
         """
         self.actors, self.shared, self.client_timeout_s = list(actors), shared, client_timeout_s
-        self.paces = Paces()
+        self.speeds = WorkerSpeeds()
 
     @classmethod
     def start(cls, setup: WorkerSetup, images: np.ndarray, plan: ActorPlan) -> "RayClientPool":
-        """Start the actors and wait until all of them run; says what it waits for every 30 s."""
+        """Start the actors and wait until all of them run; a log line every 30 s says so."""
         shared = (ray.put(setup), ray.put(images))
         options = {"num_cpus": plan.num_cpus, "num_gpus": plan.num_gpus, "max_concurrency": 1}
         options["max_restarts"] = -1  # a lost one comes back under the same handle, see `_revive`
@@ -109,8 +98,8 @@ class RayClientPool(ClientPool):
         actors = [start_one() for _ in range(plan.num_actors)]
         pool = cls(actors, shared, setup.config.federation.client_timeout_s)
         try:
-            found = pool._begin(plan)
-            pool._keep_what_fits(found, may_shrink=setup.config.resources.num_actors == "auto")
+            footprints = pool._begin(plan)
+            pool._keep_fitting(footprints, may_shrink=setup.config.resources.num_actors == "auto")
         except BaseException:
             pool.close()
             raise
@@ -119,41 +108,41 @@ class RayClientPool(ClientPool):
     def _begin(self, plan: ActorPlan) -> list[Footprint]:
         """Let all actors begin, and the first of them rehearse while others still start."""
         begun = {a.begin.remote(*self.shared, i == 0): i for i, a in enumerate(self.actors)}
-        found: dict[int, Footprint] = {}
+        footprints: dict[int, Footprint] = {}
         pending = list(begun)
         while pending:
             done, pending = ray.wait(pending, num_returns=len(pending), timeout=WAIT_NOTICE_S)
-            found |= {begun[ref]: self._begun(begun[ref], ref) for ref in done}
+            footprints |= {begun[ref]: self._footprint(begun[ref], ref) for ref in done}
             if pending:
                 logger.warning("waiting for %s; free now: %s", plan.describe(), free_resources())
-        return [found[position] for position in range(len(self.actors))]
+        return [footprints[position] for position in range(len(self.actors))]
 
-    def _begun(self, position: int, ref: Any) -> Footprint:
-        """Return what `begin` gave; an actor that was lost meanwhile begins again."""
+    def _footprint(self, position: int, ref: Any) -> Footprint:
+        """Return the result of `begin`; an actor that was lost meanwhile begins again."""
         try:
             return ray.get(ref)
         except RayTaskError as error:
-            raise raised(error) from error
+            raise task_error(error) from error
         except RayError as error:
             logger.warning("a client actor was lost as it began (%s)", str(error).splitlines()[0])
             return self._revive(self.actors[position], rehearses=position == 0)
 
-    def _keep_what_fits(self, found: Sequence[Footprint], may_shrink: bool) -> None:
-        """End actors that their node has no memory for, as the first of them has measured it.
+    def _keep_fitting(self, footprints: Sequence[Footprint], may_shrink: bool) -> None:
+        """End actors that their node has no memory for; the first actor has measured the need.
 
-        ClusterError if none is left, or if the number of actors is not ours to choose.
+        ClusterError if none is left, or if the user has set the number of actors.
         """
-        kept = kept_positions(found, found[0].need_bytes)
-        if len(kept) == len(found):
+        need_bytes, total = footprints[0].need_bytes, len(footprints)
+        kept = kept_positions(footprints, need_bytes)
+        if len(kept) == total:
             return
-        least = min(one.free_bytes for one in found)
-        told = f"{found[0].need_bytes / 2**20:.0f} MiB for what a round takes, {least / 2**20:.0f}"
+        least = min(one.free_bytes for one in footprints)
+        sizes = f"{need_bytes / 2**20:.0f} MiB for what a round takes, {least / 2**20:.0f} MiB free"
         if not (kept and may_shrink):
             raise ClusterError(
-                f"expected memory for {len(found)} client actors, got {told} MiB free: "
-                f"{LESS_MEMORY}"
+                f"expected memory for {total} client actors, got {sizes}: {LESS_MEMORY}"
             )
-        logger.warning("%d of %d client actors go on: %s MiB free", len(kept), len(found), told)
+        logger.warning("%d of %d client actors go on: %s", len(kept), total, sizes)
         for position, actor in enumerate(self.actors):
             if position not in kept:
                 ray.kill(actor)
@@ -165,7 +154,7 @@ class RayClientPool(ClientPool):
 
     def ask_first(self, method: str, *args: Any, limit_s: float | None = None) -> Any:
         try:
-            return answer_of(self.actors[0].ask.remote(method, *args), limit_s)
+            return result_of(self.actors[0].ask.remote(method, *args), limit_s)
         except ClusterError as error:
             logger.warning("%s of a client actor: %s", method, error)
             return None
@@ -173,57 +162,41 @@ class RayClientPool(ClientPool):
     def share(self, value: Any) -> Any:
         return ray.put(value)
 
-    def _attempt(
-        self,
-        task: str,
-        args: tuple,
-        units: list[Unit],
-        extra: list[tuple],
-        costs: list[float],
-    ) -> list[Any]:
-        positions = assign(costs, self.paces.of(task, len(self.actors)))
-        busy = [(worker, at) for worker, at in enumerate(positions) if at]
+    def attempt(self, work: Work) -> list[Any]:
+        shares = balance(work.costs, self.speeds.of(work.task, len(self.actors)))
+        busy = {worker: work.part(at) for worker, at in enumerate(shares) if at}
         began = time.monotonic()
-        refs = [
-            self.actors[worker].run.remote(
-                task, [units[i] for i in at], [extra[i] for i in at], *args
-            )
-            for worker, at in busy
-        ]
-        results: list[Any] = [None] * len(units)
-        for (worker, at), ref in zip(busy, refs, strict=True):
-            asked = [units[i] for i in at]
-            chunk, busy_s = self._chunk(self.actors[worker], ref, asked, began)
+        refs = {
+            worker: self.actors[worker].run.remote(replace(part, args=()), *part.args)
+            for worker, part in busy.items()
+        }
+        results: dict[int, Any] = {}
+        for worker, part in busy.items():
+            chunk, busy_s = self._chunk(self.actors[worker], refs[worker], part.units, began)
             self.busy_s += busy_s
             if busy_s > 0 and not any(isinstance(result, ClientFailure) for result in chunk):
-                self.paces.learn(task, worker, sum(costs[i] for i in at), busy_s)
-            for i, result in zip(at, chunk, strict=True):
-                results[i] = result
-        for worker, at in busy:
-            if any(isinstance(results[i], ClientFailure) and results[i].num_lost for i in at):
+                self.speeds.learn(work.task, worker, sum(part.costs), busy_s)
+            results |= zip(shares[worker], chunk, strict=True)
+        for worker in busy:
+            chunk = [results[i] for i in shares[worker]]
+            if any(isinstance(result, ClientFailure) and result.num_lost for result in chunk):
                 self._revive(self.actors[worker])
-                self.paces.renew(worker)
-        return results
+                self.speeds.renew(worker)
+        return [results[i] for i in range(len(work.units))]
 
     def _chunk(
-        self, actor: Any, ref: Any, units: list[Unit], began: float
+        self, actor: Any, ref: Any, units: Sequence[Unit], began: float
     ) -> tuple[list[Any], float]:
-        """Return an actor's answer and the seconds that it took.
+        """Return an actor's results and the seconds that they took.
 
-        If it died or hangs: the loss of all its units, and no time.
+        If the actor died or hangs: the loss of all its units, and no time.
         """
-        limit_s = None
-        if self.client_timeout_s is not None:
-            num_clients = sum(1 if isinstance(unit, int) else len(unit) for unit in units)
-            end = began + self.client_timeout_s * num_clients
-            limit_s = max(0.0, end - time.monotonic())
-        # An answer that is there in time may still have to come here from another node.
-        done, _ = ray.wait([ref], timeout=limit_s, fetch_local=False)
+        # A result that is ready in time may still have to come here from another node.
+        done, _ = ray.wait([ref], timeout=self._seconds_left(units, began), fetch_local=False)
         if not done:
             ray.kill(actor, no_restart=False)
-            return _lost_together(
-                units, f"no answer in {self.client_timeout_s:g} s per client"
-            ), 0.0
+            cause = f"no answer in {self.client_timeout_s:g} s per client"
+            return _lost_together(units, cause), 0.0
         try:
             return ray.get(ref)
         except RayTaskError as error:
@@ -234,6 +207,13 @@ class RayClientPool(ClientPool):
             cause = f"its actor was lost ({str(error).splitlines()[0]})"
         return _lost_together(units, cause), 0.0
 
+    def _seconds_left(self, units: Sequence[Unit], began: float) -> float | None:
+        """Return the time that an actor still has for these units, None without a limit."""
+        if self.client_timeout_s is None:
+            return None
+        num_clients = sum(1 if isinstance(unit, int) else len(unit) for unit in units)
+        return max(0.0, began + self.client_timeout_s * num_clients - time.monotonic())
+
     def _revive(self, actor: Any, rehearses: bool = False) -> Footprint:
         """Let an actor begin again after a loss; ClusterError if it cannot, or takes too long."""
         end = time.monotonic() + REVIVAL_S
@@ -243,12 +223,12 @@ class RayClientPool(ClientPool):
                 return ray.get(again, timeout=max(0.1, end - time.monotonic()))
             except (ActorUnavailableError, GetTimeoutError) as error:
                 if time.monotonic() > end:
-                    raise lost(error) from error
+                    raise loss_error(error) from error
                 time.sleep(0.1)
             except RayTaskError as error:
-                raise raised(error) from error
+                raise task_error(error) from error
             except RayError as error:
-                raise lost(error) from error
+                raise loss_error(error) from error
 
     def close(self) -> None:
         for actor in self.actors:

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import ray
 
-from pipeline.cluster.session import answer_of
-from pipeline.federation.driver import Driver, Rounds, RoundStats
+from pipeline.cluster.session import result_of
+from pipeline.federation.driver import Driver
 from pipeline.federation.pool import ClientPool
+from pipeline.federation.rounds import RoundSettings, RoundStats
 from pipeline.runs.server_state import write_state
 from spire_core.errors import ClusterError
-from spire_core.federated.messages import ClientUpdate, RoundPlan
 from spire_core.federated.server import ServerState
 
-ANSWERS_S = 1.0  # that what can be done beside the clients' work waits for its end
+ANSWERS_S = 1.0  # the longest that work in the background waits for the clients' results
 
 
 @ray.remote(concurrency_groups={"beside": 2})  # type: ignore[call-overload]
@@ -25,26 +25,19 @@ class DriverActor(Driver):
     """A driver whose process starts before there is a pool to drive."""
 
     def __init__(self) -> None:
-        self.has_answers = threading.Event()  # of a round: its clients have nothing to do
+        self.has_answers = threading.Event()  # the round's clients have nothing to do
 
-    def begin(self, pool: ClientPool, state: ServerState, rounds: Rounds) -> None:
-        super().__init__(pool, state, rounds)
-
-    def _gather(
-        self, groups: list[tuple[int, ...]], handle: Any, plan: RoundPlan
-    ) -> list[ClientUpdate]:
-        updates = super()._gather(groups, handle, plan)
-        self.has_answers.set()
-        return updates
+    def begin(self, pool: ClientPool, state: ServerState, settings: RoundSettings) -> None:
+        super().__init__(pool, state, settings, on_gathered=self.has_answers.set)
 
     def write_state(self, path: Path) -> int:
-        """Write what the server holds, which takes less than to hand it to another process."""
+        """Write the server's state here: to hand it to another process would take longer."""
         self.has_answers.clear()
         return write_state(path, self.state)
 
     @ray.method(concurrency_group="beside")
     def last_beside(self) -> tuple[ServerState, RoundStats | None]:
-        """Return what `last` does in the middle of a round, whose clients may hang."""
+        """Do as `last` in the middle of a round, whose clients may hang."""
         return self.last()
 
     @ray.method(concurrency_group="beside")
@@ -65,29 +58,32 @@ class RemoteDriver:
         actor_class: Any = DriverActor
         self.actor: Any = actor_class.options(num_cpus=0).remote()
 
-    def begin(self, pool: ClientPool, state: ServerState, rounds: Rounds) -> "RemoteDriver":
-        """Take what a `Driver` is made with."""
-        answer_of(self.actor.begin.remote(pool, state, rounds))
+    def begin(
+        self, pool: ClientPool, state: ServerState, settings: RoundSettings
+    ) -> "RemoteDriver":
+        """Take the arguments of a `Driver`."""
+        result_of(self.actor.begin.remote(pool, state, settings))
         return self
 
     def run_round(self, kept_rounds: tuple[int, ...] = ()) -> RoundStats:
-        return answer_of(self.actor.run_round.remote(kept_rounds))
+        return result_of(self.actor.run_round.remote(kept_rounds))
 
     def model_weights(self) -> np.ndarray:
-        return answer_of(self.actor.model_weights.remote())
+        return result_of(self.actor.model_weights.remote())
 
     def save_state(self, path: Path) -> Callable[[], int]:
-        """Begin to write it; the next round begins afterwards.
+        """Begin to write the state; the next round begins afterwards.
 
-        What is returned waits for that, and then, but not long, until that round's clients have
-        answered: while the driver works out the mean of their updates other cores are free.
+        The returned function waits for the end of the writing. It then waits, at most `ANSWERS_S`,
+        until the next round's clients are done: while the driver averages their updates, other
+        cores are free.
         """
         ref = self.actor.write_state.remote(path)
 
         def written() -> int:
-            done = answer_of(ref)
+            done = result_of(ref)
             with contextlib.suppress(ClusterError):  # a lost driver's last state is in the file
-                answer_of(self.actor.wait_for_answers.remote(ANSWERS_S))
+                result_of(self.actor.wait_for_answers.remote(ANSWERS_S))
             return done
 
         return written
@@ -96,7 +92,7 @@ class RemoteDriver:
         self.actor.wait_no_longer.remote()
 
     def last(self) -> tuple[ServerState, RoundStats | None]:
-        return answer_of(self.actor.last_beside.remote())
+        return result_of(self.actor.last_beside.remote())
 
     def close(self) -> None:
         ray.kill(self.actor)

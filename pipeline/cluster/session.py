@@ -1,4 +1,4 @@
-"""The Ray cluster around this process: its start, its resources and what its actors answer."""
+"""The Ray cluster around this process: its start, its resources and the results of its actors."""
 
 import contextlib
 import ctypes
@@ -17,10 +17,10 @@ from spire_core.errors import ClusterError
 
 LESS_MEMORY = "lower resources.num_actors, client.group_size, client.batch_size or model.width"
 TOKEN_NOTICES = "ray._private.authentication.authentication_token_setup"
-NO_HANDLER = "SIGTERM handler is not set"  # and none is wanted: Ray's would exit in mid-sentence
-ENDING_S = 60.0  # that a local start which nobody waits for any more has to end by itself
-GIVING_UP_S = 5.0  # the same where a cluster may not answer: there is nothing here to end
-ENVIRONMENT = {  # of a cluster that starts here, where it says nothing else (docs/performance.md)
+NO_HANDLER = "SIGTERM handler is not set"  # on purpose: Ray's would exit in mid-sentence
+ENDING_S = 60.0  # the wait for the end of a local cluster that is not needed any more
+GIVING_UP_S = 5.0  # the same for a cluster elsewhere, which may not answer and does not end
+ENVIRONMENT = {  # defaults for a cluster that starts here (docs/performance.md)
     "RAY_worker_niceness": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # the memory of its processes in huge pages
@@ -33,9 +33,10 @@ Ready = Callable[[], Mapping[str, float]]
 
 
 class _Cluster(threading.Thread):
-    """Ray in a thread that lasts as long: Linux ends Ray's processes with the thread behind them.
+    """Ray in a thread that lives as long as the cluster.
 
-    It is the cluster at RAY_ADDRESS, or else a local one. One at a time, as Ray has it.
+    Linux ends Ray's processes together with the thread that has started them. The cluster is the
+    one at RAY_ADDRESS, or else a local one. Ray allows one at a time.
     """
 
     current: "_Cluster | None" = None
@@ -72,10 +73,10 @@ class _Cluster(threading.Thread):
 
 @contextlib.contextmanager
 def starting_cluster(num_cpus: int | None = None) -> Iterator[Ready]:
-    """Start a Ray cluster beside what this process does meanwhile; yield what waits for it.
+    """Start a Ray cluster in the background; yield a function that waits for its resources.
 
-    It is the one around this process, or one that starts already; otherwise the one at RAY_ADDRESS,
-    or a new local one, which is shut down at the end.
+    A cluster that this process is part of, or that starts already, is used as it is. Otherwise it
+    is the one at RAY_ADDRESS, or a new local one, which is shut down at the end.
     """
     if _Cluster.current is not None:
         yield _Cluster.current.ready
@@ -101,7 +102,7 @@ def cluster(num_cpus: int | None = None) -> Iterator[Mapping[str, float]]:
 
 
 def _connect(num_cpus: int | None) -> None:
-    """Start or find the cluster, without what Ray says of itself; ClusterError if it cannot."""
+    """Start or find the cluster, without Ray's own messages; ClusterError if that fails."""
     address = os.environ.get("RAY_ADDRESS")
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -122,7 +123,7 @@ def _connect(num_cpus: int | None) -> None:
             f"expected a Ray cluster at {address or 'this machine'}, got {type(error).__name__} "
             f"({str(error).splitlines()[0]}): check RAY_ADDRESS and RAY_AUTH_MODE, or start again"
         ) from error
-    finally:  # Ray's library has put its own in the way, which aborts the process
+    finally:  # Ray's library has installed a handler that aborts the process
         _PYTHON.PyOS_setsig(signal.SIGTERM, handler)
 
 
@@ -136,7 +137,7 @@ def cluster_nodes() -> list[Mapping[str, float]]:
 
 
 def free_resources() -> dict[str, float]:
-    """Return the CPUs and GPUs of the cluster that nothing has taken."""
+    """Return the free CPUs and GPUs of the cluster."""
     return {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}
 
 
@@ -145,25 +146,25 @@ def is_in_actor() -> bool:
     return ray.is_initialized() and ray.get_runtime_context().get_actor_id() is not None
 
 
-def answer_of(refs: Any, limit_s: float | None = None) -> Any:
-    """Return what `ray.get` returns; an error comes out as what it was when raised.
+def result_of(refs: Any, limit_s: float | None = None) -> Any:
+    """Return the result of `ray.get`; an error has the type that it was raised with.
 
-    After so many seconds without an answer, its actor counts as lost.
+    After `limit_s` seconds without a result, the actor counts as lost.
     """
     try:
         return ray.get(refs, timeout=limit_s)
     except RayTaskError as error:
-        raise raised(error) from error
-    except RayError as error:  # the actor, or with its node what it had returned
-        raise lost(error) from error
+        raise task_error(error) from error
+    except RayError as error:  # the actor is lost, or its result with the node
+        raise loss_error(error) from error
 
 
-def raised(error: RayTaskError) -> Exception:
-    """Return what a task raised; what the user can do about is a sentence."""
+def task_error(error: RayTaskError) -> Exception:
+    """Return the error that a task raised; one with a remedy becomes a sentence for the user."""
     cause = error.cause
-    if isinstance(cause, RayError):  # what it was given is lost
-        return lost(cause)
-    import torch  # which is there where tasks have anything to raise
+    if isinstance(cause, RayError):  # an argument is lost
+        return loss_error(cause)
+    import torch  # imported late: a process that only waits does without
 
     if isinstance(cause, torch.OutOfMemoryError):
         return ClusterError(
@@ -173,8 +174,8 @@ def raised(error: RayTaskError) -> Exception:
     return cause
 
 
-def lost(error: RayError) -> ClusterError:
-    """Return what the loss of an actor, or of what it had returned, is to the user."""
+def loss_error(error: RayError) -> ClusterError:
+    """Return the sentence for the user about a lost actor or result."""
     return ClusterError(
         "expected every actor to stay alive, got the loss of one "
         f"({str(error).splitlines()[0]}): look at its log under the Ray session folder; "

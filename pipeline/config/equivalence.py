@@ -7,7 +7,6 @@ from typing import Any
 
 from pipeline.config.schema import Config
 from spire_core.config.adapt import can_adapt_together
-from spire_core.config.client import choose_engine
 from spire_core.config.model import num_norm_groups
 from spire_core.methods import Method
 
@@ -56,8 +55,7 @@ def canonical(config: Config) -> Config:
         config = replace(config, federation=replace(config.federation, straggler_work=default))
     if config.server.aggregation != "trimmed_mean":
         config = replace(config, server=_reset(config.server, "trim_fraction"))
-    chosen = choose_engine(config.client, config.model)
-    config = replace(config, client=replace(config.client, engine=chosen))
+    config = replace(config, client=config.resolved_client)
     if config.client.compression != "top_k":
         config = replace(config, client=_reset(config.client, "top_k_fraction"))
     if config.client.engine == "loop":

@@ -11,7 +11,7 @@ from pipeline.config.ranges import EXPERIMENT, check_ranges
 from pipeline.config.resources import ResourcesConfig
 from pipeline.config.tracking import TrackingConfig
 from spire_core.config.adapt import AdaptConfig
-from spire_core.config.client import ClientConfig
+from spire_core.config.client import ClientConfig, with_engine
 from spire_core.config.diffusion import DiffusionConfig
 from spire_core.config.eval import EvalConfig
 from spire_core.config.method import MethodConfig
@@ -74,6 +74,11 @@ class Config:
     def as_dict(self) -> dict[str, Any]:
         """Return the resolved configuration as plain nested dictionaries."""
         return dataclasses.asdict(self)
+
+    @property
+    def resolved_client(self) -> ClientConfig:
+        """The settings `client` with an engine that is never "auto"."""
+        return with_engine(self.client, self.model)
 
     @property
     def scores_tuned(self) -> bool:

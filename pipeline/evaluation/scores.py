@@ -48,7 +48,7 @@ class RealData:
 
         The floor is taken over as many images as are generated, where a client has them twice.
         """
-        found: list[Tensor] = pool.run("real_features", client_ids)
+        found: list[Tensor] = pool.run_all("real_features", client_ids)
         features = dict(zip(client_ids, found, strict=True))
         sizes = (config.kid_subset_size, config.kid_num_subsets, seed)
         floors = {
@@ -132,7 +132,7 @@ def draw_pretraining(
     handle = pool.share(weights)
     drawn = _draw_all(pool, handle, client_ids, method, config.clients_per_batch)
     swaps = [(client_ids[(i + 1) % len(client_ids)],) for i in range(len(client_ids))]
-    losses = pool.run("losses", client_ids, handle, per_unit=swaps)
+    losses = pool.run_all("losses", client_ids, handle, per_unit=swaps)
     return partial(_scored, round_idx, client_ids, drawn, losses, real, config, seed)
 
 
@@ -152,7 +152,7 @@ def evaluate_tuned(
     `num_images`: how many each trains on.
     """
     costs = [float(num) for num in num_images]
-    found = pool.run("draw_tuned", client_ids, pool.share(weights), settings, costs=costs)
+    found = pool.run_all("draw_tuned", client_ids, pool.share(weights), settings, costs=costs)
     drawn, losses = zip(*found, strict=True)
     return _scored(round_idx, client_ids, drawn, losses, real, config, seed)
 
@@ -195,7 +195,7 @@ def _draw_all(
     no bias, and their histograms are not, since TV is lower with more images.
     """
     chosen = client_ids if method.is_personal else client_ids[:NUM_POPULATION_DRAWS]
-    groups = pool.run("draw", in_groups(chosen, group_size), weights)
+    groups = pool.run_all("draw", in_groups(chosen, group_size), weights)
     some: list[Drawn] = [drawn for group in groups for drawn in group]
     if method.is_personal:
         return some
@@ -221,4 +221,4 @@ def cross_client_losses(
 
     All entries of a row are taken at the same noise; the diagonal is `Losses.own`.
     """
-    return np.array(pool.run("losses_as", client_ids, pool.share(weights), tuple(client_ids)))
+    return np.array(pool.run_all("losses_as", client_ids, pool.share(weights), tuple(client_ids)))

@@ -53,8 +53,10 @@ def adapt(result: Result, pool: ClientPool, weights: np.ndarray) -> None:
     method, seed = config.method.record, config.seed
     mean_emb = None
     if method.has_embedding and config.adapt.init == "mean":
-        mean_emb = mean_embedding(pool, setting.known_ids)
-    pooled = pooled_features(pool.run("real_features", setting.known_ids), POOLED_IMAGES, seed)
+        mean_emb = mean_embedding(pool, setting.representative_ids)
+    pooled = pooled_features(
+        pool.run_all("real_features", setting.representative_ids), POOLED_IMAGES, seed
+    )
     result.reports = adapt_clients(pool, setting.new_ids, weights, mean_emb, pooled, config)
     before = None
     if result.evaluations:
@@ -69,7 +71,7 @@ def adapt(result: Result, pool: ClientPool, weights: np.ndarray) -> None:
 
 def mean_embedding(pool: ClientPool, client_ids: list[int]) -> Tensor:
     """Return the mean embedding (D_emb,) of these clients out of masked ones: nobody sees them."""
-    total = unmask_sum(pool.run("masked_embedding", client_ids, client_ids))
+    total = unmask_sum(pool.run_all("masked_embedding", client_ids, client_ids))
     return (total / len(client_ids)).float()
 
 
@@ -103,13 +105,13 @@ def adapt_clients(
     """
     handle, settings = pool.share(weights), config.adapt
     if not can_adapt_together(config.method.record, config.model):
-        return pool.run("adapt", client_ids, handle, settings, mean_emb, pooled_features)
+        return pool.run_all("adapt", client_ids, handle, settings, mean_emb, pooled_features)
     groups = in_groups(client_ids, settings.group_size)
-    told = pool.run("fit_embeddings", groups, handle, settings, mean_emb)
+    told = pool.run_all("fit_embeddings", groups, handle, settings, mean_emb)
     fitted: list[Fitted] = [client for group in told for client in group]
     wanted = [(f.client_id, e, e in (0, f.kept_epoch)) for f in fitted for e in f.looks]
     batches = in_groups(wanted, config.eval.clients_per_batch)
-    looks = pool.run(
+    looks = pool.run_all(
         "look",
         [tuple(client_id for client_id, _, _ in batch) for batch in batches],
         handle,

@@ -10,14 +10,15 @@ from pathlib import Path
 
 from pipeline.clients.worker import ClientWorker
 from pipeline.cluster.actor_plan import most_useful_actors, plan_on_nodes
-from pipeline.federation.driver import Driver, RoundDriver, Rounds
+from pipeline.federation.driver import Driver, RoundDriver
 from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.pool import ClientPool, LocalClientPool
+from pipeline.federation.rounds import RoundSettings
 from pipeline.federation.setup import Setting
 from pipeline.runs.server_state import write_state
 from spire_core.federated.server import ServerState
 
-MakeDriver = Callable[[ClientPool, ServerState, Rounds], RoundDriver]
+MakeDriver = Callable[[ClientPool, ServerState, RoundSettings], RoundDriver]
 
 
 class LocalDriver(Driver):

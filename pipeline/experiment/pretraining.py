@@ -15,14 +15,14 @@ from pipeline.experiment.evaluator import Evaluator
 from pipeline.experiment.pools import MakeDriver
 from pipeline.experiment.profiling import profiled_rounds, watched
 from pipeline.experiment.watcher import Watcher
-from pipeline.federation.driver import RoundDriver, Rounds
+from pipeline.federation.driver import RoundDriver
 from pipeline.federation.pool import ClientPool
+from pipeline.federation.rounds import RoundSettings
 from pipeline.results.metrics import round_metrics
 from pipeline.results.recording import log_profile
 from pipeline.results.result import Result
 from pipeline.runs.layout import CLIENTS
 from pipeline.tracking.tracker import Tracker
-from spire_core.config.client import can_group
 from spire_core.federated.server import ServerState
 from spire_core.network.flat_model import initial_weights
 
@@ -46,9 +46,9 @@ def pretrain(
     if 0 < state.round_idx < config.federation.num_rounds:
         tracker.log_tags({"spire.resumed_after_round": str(state.round_idx)})
     result.evaluations = load_evaluations(run_dir, state.round_idx)
-    rounds = Rounds.of(config, setting.partition.train_sizes, setting.model.layout)
+    rounds = RoundSettings.of(config, setting.partition.train_sizes, setting.model.layout)
     driver = make_driver(pool, state, rounds)
-    if config.client.engine == "grouped" and not can_group(config.model):
+    if config.client.engine == "grouped" and config.resolved_client.engine == "loop":
         logger.warning("client.engine=grouped is computed as loop: this U-Net has model.dropout")
     watcher.stage(f"pre-training on {config.federation.num_clients} clients")
     run_rounds(result, pool, driver, state.round_idx, tracker, watcher)

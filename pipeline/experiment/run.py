@@ -165,7 +165,7 @@ def save(result: Result, pool: ClientPool, weights: np.ndarray) -> None:
     }
     save_run(folder, setting.config, setting.model, weights, more)
     ids = [*exported_ids(setting, result.run_dir), *setting.new_ids]
-    hashes = pool.run("export", ids, folder)
+    hashes = pool.run_all("export", ids, folder)
     digest = hashlib.sha256(tensors_hash({"backbone": torch.tensor(weights)}).encode())
     for client_id, own in zip(ids, hashes, strict=True):
         digest.update(f"{client_id}:{own}".encode())

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pipeline.evaluation.scores import Evaluation
-from pipeline.federation.driver import RoundStats
+from pipeline.federation.rounds import RoundStats
 
 
 class Watcher:

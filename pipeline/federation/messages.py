@@ -1,4 +1,4 @@
-"""What travels between the clients' side and the experiment: the setup there, and reports back.
+"""Messages between the experiment and the clients' side: the setup there, and reports back.
 
 Updates of the shared weights are `spire_core.federated.messages`'s.
 n, m: numbers of images, D: features, K: classes.
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WorkerSetup:
-    """What a worker is given once beside all clients' images: the experiment, who holds which."""
+    """The setup of a worker, beside all clients' images: the experiment and the partition."""
 
     config: Config
-    mixtures: Mapping[int, np.ndarray]  # true class mixture (K,) of each client that is measured
+    mixtures: Mapping[int, np.ndarray]  # true class mixture (K,) of each client with scores
     partition: Partition
     extractor: str
     folder: Path
@@ -53,9 +53,9 @@ class Losses:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a new client tells about its training; its parts stay in its file.
+    """A new client's report of its training; its parts stay in its file.
 
-    `looks`: the epochs after which it is to be looked at, the kept one among them.
+    `looks`: the epochs to evaluate, the kept one among them.
     """
 
     client_id: int
@@ -68,9 +68,9 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Look:
-    """What a new client draws and scores after some epoch.
+    """A new client's samples and scores after some epoch.
 
-    `drawn` and `distances`, to its training and its held-out images, only where asked for.
+    `drawn` and `distances`, to its training and its held-out images, only on request.
     """
 
     drawn: Drawn | None
@@ -82,7 +82,7 @@ class Look:
 
 @dataclass(frozen=True)
 class AdaptReport:
-    """What a new client tells about its adaptation; its own parts stay in its file."""
+    """A new client's report of its adaptation; its own parts stay in its file."""
 
     client_id: int
     curve: "tuple[AdaptPoint, ...]"
@@ -90,7 +90,7 @@ class AdaptReport:
     before: Drawn
     after: Drawn
     scores_after: dict[str, float]  # of the kept state, by the names of the curve's observations
-    # By epoch, where it was looked at: loss (n,) on each held-out image.
+    # By evaluated epoch: loss (n,) on each held-out image.
     heldout: "Mapping[int, Tensor]"
     nn_train: float  # mean distance of generated images to the nearest training image
     nn_test: float  # the same to the nearest held-out image, over as many of them

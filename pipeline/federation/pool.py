@@ -1,16 +1,20 @@
-"""A client pool runs a task for many clients and answers in the order in which they were named.
+"""A client pool runs a task for many clients and returns the results in the clients' order.
 
-The driver and the experiment see this interface only; the numbers do not depend on what is
-behind it.
+The driver and the experiment know this interface only. The numbers do not depend on the pool.
+
+Two rules say which work is repeated. `ClientPool.run` tries each unit once; after a loss of several
+units together each of them has its try alone. `repeat_errors` runs again what failed, up to
+`MAX_TRIES` times in all. A task is a function of its arguments, so a repetition gives the result of
+the first try.
 """
 
 import logging
 import time
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from spire_core.errors import ClusterError, SpireError
 
@@ -19,15 +23,37 @@ MAX_TRIES = 3
 logger = logging.getLogger(__name__)
 
 Unit = int | tuple[int, ...]
-"""What a task is given at once: a client, or a group of clients that are computed together."""
+"""The clients of one call of a task: a single one, or a group that is computed together."""
+U = TypeVar("U")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Work:
+    """The calls `task(unit, *args, *per_unit[i])`; `costs` are the times they take, in any unit."""
+
+    task: str
+    units: Sequence[Unit]
+    args: tuple
+    per_unit: Sequence[tuple]
+    costs: Sequence[float]
+
+    def part(self, positions: Sequence[int]) -> "Work":
+        """Return the calls at these positions."""
+        return replace(
+            self,
+            units=[self.units[i] for i in positions],
+            per_unit=[self.per_unit[i] for i in positions],
+            costs=[self.costs[i] for i in positions],
+        )
 
 
 @dataclass(frozen=True)
 class ClientFailure:
-    """What a unit gave instead of a result.
+    """Stands in the place of a unit's result.
 
-    `num_lost`: how many units were lost together with the process that ran them, this one among
-    them; 0 if it failed by itself.
+    `num_lost`: the number of units that were lost together with their process, this one included;
+    0 if the unit failed by itself.
     """
 
     unit: Unit
@@ -36,14 +62,14 @@ class ClientFailure:
 
     @property
     def names(self) -> str:
-        """Whose work it was, for a sentence."""
+        """The unit's clients, for a sentence."""
         if isinstance(self.unit, int):
             return f"client {self.unit}"
         many = "s" if len(self.unit) > 1 else ""
         return f"client{many} {', '.join(map(str, self.unit))}"
 
     def error(self, task: str, where: str) -> ClusterError:
-        """Return what ends a run that cannot do without this unit's work."""
+        """Return the error that ends a run which needs this unit's work."""
         return ClusterError(
             f"expected {task} to end for {self.names}{where}, got {self.cause}: see the log "
             "above and under the Ray session folder; spire resume goes on from the last checkpoint"
@@ -55,10 +81,36 @@ def in_groups(client_ids: Sequence[Any], size: int) -> list[tuple[Any, ...]]:
     return [tuple(client_ids[i : i + size]) for i in range(0, len(client_ids), size)]
 
 
-class ClientPool(ABC):
-    """Runs tasks: methods of a worker that take a client's id first, or a group's ids.
+def repeat_errors(
+    units: Sequence[U],
+    run: Callable[[list[U]], Sequence[R | SpireError]],
+    num_tries: int = MAX_TRIES,
+) -> list[R]:
+    """Return the results of `run(units)`; units that come to an error are run again.
 
-    `busy_s`: seconds that the workers have spent on tasks, all of them together.
+    Raises an error of the last try.
+    """
+    results: dict[int, R] = {}
+    errors: dict[int, SpireError] = {}
+    left = list(range(len(units)))
+    for _ in range(num_tries):
+        outcomes = run([units[i] for i in left])
+        errors = {}
+        for i, outcome in zip(left, outcomes, strict=True):
+            if isinstance(outcome, SpireError):
+                errors[i] = outcome
+            else:
+                results[i] = outcome
+        left = list(errors)
+        if not left:
+            return [results[i] for i in range(len(units))]
+    raise errors[left[0]]
+
+
+class ClientPool(ABC):
+    """Runs tasks: methods of a worker whose first argument is a client's id, or a group's ids.
+
+    `busy_s`: seconds of work on tasks, summed over the workers.
     """
 
     busy_s: float = 0.0
@@ -66,18 +118,18 @@ class ClientPool(ABC):
     @property
     @abstractmethod
     def num_workers(self) -> int:
-        """How many clients can be worked on at once."""
+        """The number of clients that can be computed at the same time."""
 
     @abstractmethod
     def ask_first(self, method: str, *args: Any, limit_s: float | None = None) -> Any:
-        """Return what a method of the first worker gives, or None if that worker is lost.
+        """Return the result of a method of the first worker, or None if that worker is lost.
 
         A worker in a process of its own counts as lost after `limit_s` seconds.
         """
 
     @abstractmethod
     def share(self, value: Any) -> Any:
-        """Hand a large value over once; the answer may be passed to any number of tasks."""
+        """Hand a large value over once; return a handle that any number of tasks may get."""
 
     def run(
         self,
@@ -86,75 +138,64 @@ class ClientPool(ABC):
         *args: Any,
         per_unit: Sequence[tuple] | None = None,
         costs: Sequence[float] | None = None,
-        on_error: str = "retry",
         where: str = "",
     ) -> list[Any]:
-        """Return `task(unit, *args, *per_unit[i])` for each unit; `costs` balance them.
+        """Return for each unit the result of `task(unit, *args, *per_unit[i])` or a ClientFailure.
 
-        A unit that fails is logged, with `where`. "retry" runs its task again, at most three times
-        in all: a task is a function of what it is given, so the result is what it would have been.
-        "drop" leaves a `ClientFailure` in its place, after one more try alone for each of several
-        units that were lost together: one of them may have taken the others with it. "fail" and a
-        last try raise ClusterError. A mistake of the user's (a SpireError) is raised at once.
+        `costs` balance the workers. Failures are logged, with `where`. If several units are lost
+        together, one of them may have taken the others with it, so each has a try alone. A mistake
+        of the user's (a SpireError) is raised at once.
         """
-        extra, costs = per_unit or [()] * len(units), costs or [1.0] * len(units)
-        failures: dict[int, ClientFailure] = {}
-        results: list[Any] = [None] * len(units)
+        return self._run_once(_work(task, units, args, per_unit, costs), where)
 
-        def attempt(positions: list[int]) -> None:
-            some, own = [units[i] for i in positions], [extra[i] for i in positions]
-            got = self._attempt(task, args, some, own, [costs[i] for i in positions])
-            for i, result in zip(positions, got, strict=True):
-                results[i] = result
-                failures.pop(i, None)
-                if isinstance(result, ClientFailure):
-                    failures[i] = result
-                    logger.warning("%s, %s%s: %s", result.names, task, where, result.cause)
+    def run_all(
+        self,
+        task: str,
+        units: Sequence[Unit],
+        *args: Any,
+        per_unit: Sequence[tuple] | None = None,
+        costs: Sequence[float] | None = None,
+    ) -> list[Any]:
+        """Return the results of all units; ClusterError if one fails `MAX_TRIES` times."""
+        work = _work(task, units, args, per_unit, costs)
 
-        attempt(list(range(len(units))))
-        if on_error == "drop":
-            for i in [i for i, failure in failures.items() if failure.num_lost > 1]:
-                attempt([i])
-            return results
-        for _ in range(MAX_TRIES - 1 if on_error == "retry" else 0):
-            if failures:
-                attempt(list(failures))
-        for failure in failures.values():
-            raise failure.error(task, where)
+        def run(positions: list[int]) -> list[Any]:
+            results = self._run_once(work.part(positions), "")
+            return [r.error(task, "") if isinstance(r, ClientFailure) else r for r in results]
+
+        return repeat_errors(range(len(units)), run)
+
+    def _run_once(self, work: Work, where: str) -> list[Any]:
+        results = self._logged(work, where)
+        for i, result in enumerate(results):
+            if isinstance(result, ClientFailure) and result.num_lost > 1:
+                [results[i]] = self._logged(work.part([i]), where)
+        return results
+
+    def _logged(self, work: Work, where: str) -> list[Any]:
+        results = self.attempt(work)
+        for result in results:
+            if isinstance(result, ClientFailure):
+                logger.warning("%s, %s%s: %s", result.names, work.task, where, result.cause)
         return results
 
     @abstractmethod
-    def _attempt(
-        self,
-        task: str,
-        args: tuple,
-        units: list[Unit],
-        extra: list[tuple],
-        costs: list[float],
-    ) -> list[Any]:
-        """Run a task once for each unit and return results, or failures in their place."""
+    def attempt(self, work: Work) -> list[Any]:
+        """Call the task once for each unit; return results, or failures in their place."""
 
     @abstractmethod
     def close(self) -> None:
         """End the workers."""
 
 
-def run_chunk(
-    worker: Any, task: str, units: Sequence[Unit], args: tuple, extra: Sequence[tuple]
-) -> list[Any]:
-    """Run one task for some units on one worker; one unit's error spares the others."""
-    results: list[Any] = []
-    for unit, own in zip(units, extra, strict=True):
-        try:
-            results.append(getattr(worker, task)(unit, *args, *own))
-        except SpireError:
-            raise
-        except Exception as error:
-            logger.debug("%s", traceback.format_exc())
-            at = traceback.extract_tb(error.__traceback__)[-1]
-            cause = f"{error!r} at {at.filename.rpartition('/')[2]}:{at.lineno}"
-            results.append(ClientFailure(unit, cause))
-    return results
+def _work(
+    task: str,
+    units: Sequence[Unit],
+    args: tuple,
+    per_unit: Sequence[tuple] | None,
+    costs: Sequence[float] | None,
+) -> Work:
+    return Work(task, units, args, per_unit or [()] * len(units), costs or [1.0] * len(units))
 
 
 class LocalClientPool(ClientPool):
@@ -173,18 +214,27 @@ class LocalClientPool(ClientPool):
     def share(self, value: Any) -> Any:
         return value
 
-    def _attempt(
-        self,
-        task: str,
-        args: tuple,
-        units: list[Unit],
-        extra: list[tuple],
-        costs: list[float],
-    ) -> list[Any]:
+    def attempt(self, work: Work) -> list[Any]:
         began = time.monotonic()
-        results = run_chunk(self.worker, task, units, args, extra)
+        results = run_here(self.worker, work)
         self.busy_s += time.monotonic() - began
         return results
 
     def close(self) -> None:
         pass
+
+
+def run_here(worker: Any, work: Work) -> list[Any]:
+    """Run a task for some units on one worker; one unit's error spares the others."""
+    results: list[Any] = []
+    for unit, extra in zip(work.units, work.per_unit, strict=True):
+        try:
+            results.append(getattr(worker, work.task)(unit, *work.args, *extra))
+        except SpireError:
+            raise
+        except Exception as error:
+            logger.debug("%s", traceback.format_exc())
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            cause = f"{error!r} at {at.filename.rpartition('/')[2]}:{at.lineno}"
+            results.append(ClientFailure(unit, cause))
+    return results

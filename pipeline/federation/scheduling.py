@@ -1,48 +1,51 @@
-"""Work shared out over workers of different speed."""
+"""Load balancing over workers of different speed."""
 
 import statistics
 from collections.abc import Sequence
 
-NEWEST = 0.3  # the weight of the last measurement in a worker's pace
+NEWEST = 0.3  # the weight of the last measurement in a worker's speed
 
 
-class Paces:
-    """What each worker takes for a unit of a task's cost, in seconds, as it was measured.
+class WorkerSpeeds:
+    """Measured seconds of each worker for a unit of a task's cost.
 
-    Workers on other machines may be slower. Who computes what does not change any result. A
-    process's first time for a task does not count: it holds what a process does once.
+    Workers on other machines may be slower. The distribution of work does not change any result. A
+    process's first time for a task does not count, because it includes start-up work.
     """
 
     def __init__(self) -> None:
-        self._begun: set[tuple[str, int]] = set()
+        self._started: set[tuple[str, int]] = set()  # task and worker
         self._measured: dict[str, dict[int, float]] = {}  # by task and worker
 
     def of(self, task: str, num_workers: int) -> list[float]:
-        """Return each worker's pace; one that has not been measured is like the others."""
+        """Return each worker's seconds per cost; an unmeasured worker has the others' median."""
         known = self._measured.get(task, {})
         usual = statistics.median(known.values()) if known else 1.0
         return [known.get(worker, usual) for worker in range(num_workers)]
 
     def renew(self, worker: int) -> None:
-        """Take note that a worker is a new process, whose first times do not count."""
-        self._begun = {(task, old) for task, old in self._begun if old != worker}
+        """Expect a worker to be a new process, whose first times do not count."""
+        self._started = {(task, old) for task, old in self._started if old != worker}
 
     def learn(self, task: str, worker: int, cost: float, seconds: float) -> None:
-        """Take note of a worker's time for so much cost; single measurements are smoothed."""
-        if (task, worker) not in self._begun:
-            self._begun.add((task, worker))
+        """Add a worker's time for work of this cost; single measurements are smoothed."""
+        if (task, worker) not in self._started:
+            self._started.add((task, worker))
             return
-        known, found = self._measured.setdefault(task, {}), seconds / cost
-        before = known.get(worker, found)
-        known[worker] = before + NEWEST * (found - before)
+        known, newest = self._measured.setdefault(task, {}), seconds / cost
+        before = known.get(worker, newest)
+        known[worker] = before + NEWEST * (newest - before)
 
 
-def assign(costs: Sequence[float], paces: Sequence[float]) -> list[list[int]]:
-    """Return the positions that each worker takes: the costliest first, to who ends it first."""
-    ends, taken = [0.0] * len(paces), [[] for _ in paces]
+def balance(costs: Sequence[float], speeds: Sequence[float]) -> list[list[int]]:
+    """Return the positions for each worker: the costliest first, to the worker that ends it first.
+
+    `speeds` are seconds per unit of cost.
+    """
+    ends, shares = [0.0] * len(speeds), [[] for _ in speeds]
     for position in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
-        then = [end + costs[position] * pace for end, pace in zip(ends, paces, strict=True)]
-        worker = then.index(min(then))
-        ends[worker] = then[worker]
-        taken[worker].append(position)
-    return [sorted(positions) for positions in taken]
+        next_ends = [end + costs[position] * s for end, s in zip(ends, speeds, strict=True)]
+        worker = next_ends.index(min(next_ends))
+        ends[worker] = next_ends[worker]
+        shares[worker].append(position)
+    return [sorted(positions) for positions in shares]

@@ -1,7 +1,7 @@
-"""What is fixed before the first round: the data, who holds which of it, and the model.
+"""The setup of a federation: the data, their partition over clients, and the model.
 
-Of a population of more than `MANY_CLIENTS`, nothing later goes through every client, and nothing
-here either where the partition is independent.
+In a population of more than `MANY_CLIENTS`, no later step goes through every client. With an
+independent partition no step here does either.
 """
 
 import itertools
@@ -16,17 +16,17 @@ from pipeline.data.datasets import ImageData, load
 from pipeline.data.resize import resized
 from spire_core.errors import DataError
 from spire_core.evaluation.extractors import auto_extractor, make_extractor
-from spire_core.federated.participation import answering, choose_cohort
+from spire_core.federated.participation import choose_cohort, responding_clients
 from spire_core.network.flat_model import FlatModel
 from spire_core.partition.split import Partition, class_mixture, make_partition
 
 MANY_CLIENTS = 1000
-NUM_KNOWN = 100  # clients that stand for a larger population
+NUM_REPRESENTATIVES = 100  # clients that stand for a larger population
 
 
 @dataclass(frozen=True)
 class Setting:
-    """All that is fixed before the first round."""
+    """The constants of an experiment, known before the first round."""
 
     config: Config
     data: ImageData
@@ -37,7 +37,7 @@ class Setting:
 
     @property
     def hashes(self) -> dict[str, str]:
-        """What tells these data, and who holds which of them, from others."""
+        """The hashes that identify the data and their partition."""
         return {"data_sha256": self.data.sha256, "partition_hash": self.partition.hash}
 
     @property
@@ -50,32 +50,35 @@ class Setting:
         return list(range(first, first + self.config.federation.num_new_clients))
 
     @cached_property
-    def known_ids(self) -> list[int]:
-        """The pre-training clients that stand for all: everyone, or some of a large population.
+    def representative_ids(self) -> list[int]:
+        """The pre-training clients that stand for all: every client, or some of a large population.
 
-        These are the first that take part, at least `NUM_KNOWN` if the rounds bring so many.
+        Those are the first clients that take part, at least `NUM_REPRESENTATIVES` if there are
+        enough rounds.
         """
         if len(self.train_ids) <= MANY_CLIENTS:
             return list(self.train_ids)
-        federation, found = self.config.federation, dict[int, None]()
-        wanted = max(NUM_KNOWN, self.config.eval.num_clients or 0)
+        federation, participants = self.config.federation, dict[int, None]()
+        wanted = max(NUM_REPRESENTATIVES, self.config.eval.num_clients or 0)
         for round_idx in range(federation.num_rounds):
-            if len(found) >= wanted:
+            if len(participants) >= wanted:
                 break
             sizes = (federation.num_clients, federation.cohort_size)
             cohort = choose_cohort(*sizes, self.config.seed, round_idx)
-            there = answering(cohort, federation.drop_rate, self.config.seed, round_idx)
-            found |= dict.fromkeys(there)
-        return list(itertools.islice(found, wanted))
+            responding = responding_clients(
+                cohort, federation.drop_rate, self.config.seed, round_idx
+            )
+            participants |= dict.fromkeys(responding)
+        return list(itertools.islice(participants, wanted))
 
     @property
     def eval_ids(self) -> list[int]:
-        """The pre-training clients that evaluations look at."""
-        return self.known_ids[: self.config.eval.num_clients]
+        """The pre-training clients of evaluations."""
+        return self.representative_ids[: self.config.eval.num_clients]
 
     @cached_property
     def mixtures(self) -> Mapping[int, np.ndarray]:
-        """Class mixture (K,) of each client that is measured: by evaluations, and all new ones."""
+        """Class mixture (K,) of the clients of evaluations and of all new clients."""
         splits = map(self.partition.split, self.eval_ids + self.new_ids)
         labels, num_classes = self.data.labels, len(self.data.class_names)
         return {
@@ -85,7 +88,10 @@ class Setting:
 
 
 def partitioned(config: Config) -> tuple[ImageData, Partition]:
-    """Return an experiment's data at their own size and who holds which; mistakes come out here."""
+    """Return an experiment's data at their own size, and their partition.
+
+    Raises DataError if a client would have too few images.
+    """
     data = load(config.data, "train")
     partition = make_partition(
         data.labels,
@@ -112,10 +118,10 @@ def partitioned(config: Config) -> tuple[ImageData, Partition]:
 
 
 def prepare(config: Config) -> Setting:
-    """Return data, partition and model of an experiment; every mistake in them comes out here."""
+    """Return data, partition and model of an experiment; every mistake in them is raised here."""
     data, partition = partitioned(config)
     name = auto_extractor(config.data.name, config.eval.extractor)
-    make_extractor(name, config.eval.extractor_weights)  # missing weights come out now
+    make_extractor(name, config.eval.extractor_weights)  # missing weights are raised now
     images = resized(data.images, config.data.image_size)
     config.model.check_image_size(images.shape[-1])
     model = FlatModel(config.model, config.method, images.shape[1])

@@ -6,7 +6,7 @@ import numpy as np
 
 from pipeline.clients.memory import peak_bytes
 from pipeline.config.federation import FederationConfig
-from pipeline.federation.driver import RoundStats
+from pipeline.federation.rounds import RoundStats
 from pipeline.results.metric_names import final_name
 from spire_core.adaptation.adapt import num_trained
 from spire_core.evaluation.image_metrics import total_variation

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from spire_core.config.model import ModelConfig
 from spire_core.errors import ConfigError
@@ -26,7 +26,7 @@ class ClientConfig:
 
     `engine` says how a cohort is computed: "loop" trains one client after the other, "grouped"
     several as one computation (`grouped`), at most `group_size` of them, and "auto" takes the one
-    that suits the network (`choose_engine`). The cohort, in the order of client ids, is cut into
+    that suits the network (`with_engine`). The cohort, in the order of client ids, is cut into
     groups of that size, None standing for `largest_group`; as float sums differ in their last bits
     from one size to another, both settings belong to what determines a result.
 
@@ -119,7 +119,7 @@ class ClientConfig:
     def groups(self, client_ids: Sequence[int]) -> list[tuple[int, ...]]:
         """Return a cohort cut into the groups that are computed together.
 
-        ConfigError if the engine is not chosen: "auto" depends on the network (`choose_engine`).
+        ConfigError if the engine is "auto": it depends on the network (`with_engine`).
         """
         if self.engine == "auto":
             raise ConfigError(
@@ -156,23 +156,16 @@ class ClientConfig:
         return 0.5 * (1 + math.cos(done * math.pi))
 
 
-def can_group(model: ModelConfig) -> bool:
-    """Return whether clients of this network can be computed as a group.
-
-    Dropout keeps them apart: it draws from torch's one stream, which a group would share.
-    """
-    return model.dropout == 0.0
-
-
-def choose_engine(client: ClientConfig, model: ModelConfig) -> str:
-    """Return what computes a cohort: "loop" or "grouped".
+def with_engine(client: ClientConfig, model: ModelConfig) -> ClientConfig:
+    """Return the settings with the engine that computes a cohort: "loop" or "grouped".
 
     It depends on the configuration alone, never on the machine: the same seed gives the same result
     everywhere. "auto" groups narrow networks; from a width of `WIDE` on, one client's operations
-    are large enough by themselves (docs/performance.md). A compiled network is one client's.
+    are large enough by themselves (docs/performance.md). A compiled network is one client's. So is
+    one with dropout, which draws from torch's one stream: a group would share it.
     """
-    if not can_group(model) or client.compile:
-        return "loop"
+    if model.dropout > 0.0 or client.compile:
+        return replace(client, engine="loop")
     if client.engine == "auto":
-        return "grouped" if model.width < WIDE else "loop"
-    return client.engine
+        return replace(client, engine="grouped" if model.width < WIDE else "loop")
+    return client

@@ -1,4 +1,4 @@
-"""Who takes part in a round: the cohort, and by chance those of it who drop out or fall behind.
+"""Participation in a round: the cohort, and by chance the clients that drop out or fall behind.
 
 The chances are a scenario of the simulation; clients that really fail are another matter. Every
 draw is a function of the seed, the client and the round.
@@ -32,29 +32,31 @@ def choose_cohort(num_clients: int, cohort_size: int, seed: int, round_idx: int)
     return sorted(order[:cohort_size])
 
 
-def answering(cohort: Sequence[int], drop_rate: float, seed: int, round_idx: int) -> list[int]:
-    """Return the clients of a cohort that answer; each stays away at a chance of `drop_rate`.
+def responding_clients(
+    cohort: Sequence[int], drop_rate: float, seed: int, round_idx: int
+) -> list[int]:
+    """Return the clients of a cohort that respond; each drops out with probability `drop_rate`.
 
-    Where all would stay away, the one that drew closest to answering does answer. Who stays away at
-    a low rate also does at a higher one.
+    If all clients would drop out, the one whose draw was closest to responding does respond. The
+    draws are nested: a client that drops out at rate p drops out at every higher rate.
     """
     if drop_rate == 0.0:
         return list(cohort)
-    drawn = _drawn("drop_out", cohort, seed, round_idx)
-    there = [client_id for client_id in cohort if drawn[client_id] >= drop_rate]
-    return there or [max(cohort, key=drawn.__getitem__)]
+    draws = _draws("drop_out", cohort, seed, round_idx)
+    responding = [client_id for client_id in cohort if draws[client_id] >= drop_rate]
+    return responding or [max(cohort, key=draws.__getitem__)]
 
 
 def stragglers(
     cohort: Sequence[int], straggler_rate: float, seed: int, round_idx: int
 ) -> tuple[int, ...]:
-    """Return the clients of a cohort that fall behind; each does at a chance of the rate."""
+    """Return the clients of a cohort that fall behind; each does with this probability."""
     if straggler_rate == 0.0:
         return ()
-    drawn = _drawn("straggler", cohort, seed, round_idx)
-    return tuple(client_id for client_id in cohort if drawn[client_id] < straggler_rate)
+    draws = _draws("straggler", cohort, seed, round_idx)
+    return tuple(client_id for client_id in cohort if draws[client_id] < straggler_rate)
 
 
-def _drawn(purpose: str, cohort: Sequence[int], seed: int, round_idx: int) -> dict[int, float]:
+def _draws(purpose: str, cohort: Sequence[int], seed: int, round_idx: int) -> dict[int, float]:
     """Return a number in [0, 1) for each client."""
     return {c: numpy_generator(seed, purpose, c, round_idx).random() for c in cohort}

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from spire_core.config.server import ServerConfig
-from spire_core.errors import AggregationError
+from spire_core.errors import AggregationError, DivergenceError
 from spire_core.federated.aggregation import combine
 from spire_core.federated.messages import Broadcast, ClientUpdate
-from spire_core.federated.update_checks import fault_of
+from spire_core.federated.update_checks import CheckedUpdate, fault_of
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,14 @@ class ServerState:
         return Broadcast(self.weights, self.exp_avg, self.exp_avg_sq, self.steps)
 
 
-def _check(updates: Sequence[ClientUpdate], state: ServerState) -> None:
+def _checked(
+    messages: Sequence[ClientUpdate | CheckedUpdate], state: ServerState
+) -> list[ClientUpdate]:
+    """Return updates that fit each other, by client id; AggregationError if they do not.
+
+    A `CheckedUpdate` of the common size is not scanned again.
+    """
+    updates = [m.update if isinstance(m, CheckedUpdate) else m for m in messages]
     if not updates:
         raise AggregationError(
             "expected at least one update with examples, got none: there is nothing to average"
@@ -54,14 +61,22 @@ def _check(updates: Sequence[ClientUpdate], state: ServerState) -> None:
         raise AggregationError(
             f"expected one update per client, got ids {sorted(ids)}: one is repeated"
         )
-    size = np.size(updates[0].weights)
-    for u in updates:
-        fault = fault_of(u, state.weights[:size], updates[0].exp_avg is not None)
+    before, has_moments = state.weights[: np.size(updates[0].weights)], _has_moments(updates[0])
+    for message, u in zip(messages, updates, strict=True):
+        is_scanned = isinstance(message, CheckedUpdate) and u.weights.shape == before.shape
+        if is_scanned and _has_moments(u) == has_moments:
+            continue
+        fault = fault_of(u, before, has_moments)
         if fault is not None:
             raise AggregationError(
                 f"expected an update that can be averaged, got {fault} from client {u.client_id}: "
                 "lower client.lr, or leave this client out"
             )
+    return sorted(updates, key=lambda u: u.client_id)
+
+
+def _has_moments(update: ClientUpdate) -> bool:
+    return update.exp_avg is not None
 
 
 def _shared_mean(
@@ -110,17 +125,24 @@ def _server_step(
 
 
 def aggregate(
-    state: ServerState, updates: Sequence[ClientUpdate], config: ServerConfig
+    state: ServerState, updates: Sequence[ClientUpdate | CheckedUpdate], config: ServerConfig
 ) -> ServerState:
     """Return the server's state after a round: mean of updates, server step, EMA.
 
-    Raises AggregationError if there is nothing to average or an update does not fit.
+    An update that is not a `CheckedUpdate` is checked here. Raises AggregationError if there is
+    nothing to average or an update does not fit, and DivergenceError if the server's step leads
+    out of float32.
     """
-    _check(updates, state)
-    updates = sorted(updates, key=lambda u: u.client_id)
+    updates = _checked(updates, state)
     mean = _shared_mean(updates, "weights", state.weights, config)
     assert mean is not None
-    weights, velocity, second = _server_step(state, mean, updates[0].weights.size, config)
+    with np.errstate(over="ignore"):  # the error below says it in words
+        weights, velocity, second = _server_step(state, mean, updates[0].weights.size, config)
+    if not np.isfinite(weights).all():
+        raise DivergenceError(
+            "expected finite weights after the server's step, got infinity or NaN in round "
+            f"{state.round_idx}: lower server.lr or server.momentum"
+        )
     decay = config.ema_decay(state.round_idx)
     ema = (decay * state.ema.astype(np.float64) + (1 - decay) * weights).astype(np.float32)
     return replace(

@@ -9,6 +9,7 @@ from spire_core.federated.messages import ClientUpdate
 from spire_core.methods import NETWORK_PARTS
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "steps")
+MAX_EXAMPLES = 2**53  # of one client: a float64 holds every number up to here
 
 
 @dataclass(frozen=True)
@@ -22,16 +23,43 @@ class Fault:
         return self.text
 
 
+@dataclass(frozen=True)
+class CheckedUpdate:
+    """An update that `check_update` has let through; `aggregate` does not scan it again."""
+
+    update: ClientUpdate
+
+
+def check_update(
+    update: ClientUpdate,
+    before: np.ndarray,
+    has_moments: bool,
+    max_norm: float | None = None,
+    num_examples: int | None = None,
+) -> CheckedUpdate | Fault:
+    """Return the update as one that can be averaged, or the fault that `fault_of` finds in it."""
+    fault = fault_of(update, before, has_moments, max_norm, num_examples)
+    return CheckedUpdate(update) if fault is None else fault
+
+
 def fault_of(
-    update: ClientUpdate, before: np.ndarray, has_moments: bool, max_norm: float | None = None
+    update: ClientUpdate,
+    before: np.ndarray,
+    has_moments: bool,
+    max_norm: float | None = None,
+    num_examples: int | None = None,
 ) -> Fault | None:
     """Return what makes an update unfit to be averaged, or None.
 
     `before` (S,) are the shared weights that it started from, `has_moments` says whether Adam's
-    moments travel with the weights, `max_norm` is the most that the weights may have moved.
+    moments travel with the weights, `max_norm` is the most that the weights may have moved,
+    `num_examples` the client's number of examples as the server knows it.
     """
-    if not 0 < update.num_examples < math.inf:
-        return Fault(f"{update.num_examples} examples")
+    fault = _count_fault(update.num_examples, num_examples)
+    if fault is not None:
+        return fault
+    if not isinstance(update.loss, float):
+        return Fault(f"a loss as {type(update.loss).__name__}")
     if not math.isfinite(update.loss):
         return Fault(f"a loss of {update.loss}", is_divergence=True)
     shapes = {"weights": before.shape}
@@ -46,6 +74,22 @@ def fault_of(
         norm = float(np.linalg.norm(update.weights.astype(np.float64) - before))
         if norm > max_norm:
             return Fault(f"a change of norm {norm:.3g}, above {max_norm:g},", is_divergence=True)
+    return None
+
+
+def _count_fault(claimed: object, known: int | None) -> Fault | None:
+    """Return the defect of the number of examples that a client claims.
+
+    The number is the client's weight in the mean: a large one would outvote all others.
+    """
+    if not isinstance(claimed, int | float | np.integer | np.floating):
+        return Fault(f"examples as {type(claimed).__name__}")
+    if isinstance(claimed, int) and abs(claimed) > MAX_EXAMPLES:  # maybe too long to print
+        return Fault("a number of examples beyond 2^53")
+    if not 0 < claimed <= MAX_EXAMPLES:
+        return Fault(f"{claimed} examples")
+    if known is not None and claimed != known:
+        return Fault(f"{claimed} examples instead of {known}")
     return None
 
 

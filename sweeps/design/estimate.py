@@ -23,8 +23,8 @@ from pipeline.data.datasets import load
 from pipeline.evaluation.scores import NUM_POPULATION_DRAWS
 from pipeline.experiment.pretraining import evaluation_rounds
 from pipeline.federation.messages import WorkerSetup
-from pipeline.federation.setup import MANY_CLIENTS, NUM_KNOWN
-from spire_core.config.client import ClientConfig, choose_engine
+from pipeline.federation.setup import MANY_CLIENTS, NUM_REPRESENTATIVES
+from spire_core.config.client import ClientConfig
 from spire_core.federated.messages import steps_per_epoch
 from spire_core.partition.split import ClientSplit, Partition
 from spire_core.training.fit import to_float
@@ -118,9 +118,7 @@ def measure(config: Config) -> Costs:
         emb = torch.zeros(MOST_IMAGES, config.model.d_emb)
     with torch.inference_mode():
         look_s = _second_of_two(lambda: worker.model.net(x, t, emb))
-    num_rehearsed = config.client.largest_group(num_clients)
-    if choose_engine(config.client, config.model) == "loop":
-        num_rehearsed = 1
+    num_rehearsed = len(config.resolved_client.groups(range(num_clients))[0])
     step_s = _second_of_two(worker.rehearse)
     return Costs(step_s / (num_rehearsed * MOST_IMAGES), look_s / MOST_IMAGES)
 
@@ -157,7 +155,7 @@ def _drawing_s(config: Config, costs: Costs) -> float:
 def _num_looked_at(config: Config) -> int:
     """Return how many pre-training clients are scored."""
     num_clients = config.federation.num_clients
-    most = num_clients if num_clients <= MANY_CLIENTS else NUM_KNOWN
+    most = num_clients if num_clients <= MANY_CLIENTS else NUM_REPRESENTATIVES
     return min(config.eval.num_clients or most, num_clients)
 
 

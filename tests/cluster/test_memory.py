@@ -8,7 +8,7 @@ import pytest
 from pipeline.config.load import load_config
 from pipeline.experiment.run import run_experiment
 from pipeline.experiment.watcher import Watcher
-from pipeline.federation.driver import RoundStats
+from pipeline.federation.rounds import RoundStats
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 EARLY, LATE = 10, 50

@@ -26,16 +26,17 @@ from pipeline.checkpoint.snapshots import kept_rounds
 from pipeline.clients.worker import ClientWorker
 from pipeline.cluster.actor_plan import plan_actors
 from pipeline.cluster.client_actors import RayClientPool
-from pipeline.cluster.session import ENVIRONMENT, answer_of
+from pipeline.cluster.session import ENVIRONMENT, result_of
 from pipeline.config.load import load_config
 from pipeline.config.resources import ResourcesConfig
 from pipeline.config.schema import Config
 from pipeline.experiment.pools import open_pool
 from pipeline.experiment.run import resume_experiment, run_experiment
 from pipeline.experiment.watcher import Watcher
-from pipeline.federation.driver import Driver, Rounds, RoundStats
+from pipeline.federation.driver import Driver
 from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.pool import ClientFailure, ClientPool
+from pipeline.federation.rounds import RoundSettings, RoundStats
 from pipeline.federation.setup import Setting, prepare
 from pipeline.runs.layout import trace_path
 from pipeline.tracking.outbox import read_points
@@ -252,7 +253,7 @@ def test_an_actor_that_dies_as_it_begins_comes_back(
     setting = prepare(config_for(mnist_root, folder, "resources.num_actors=1"))
     for _ in range(20):  # a beginning can be too short to be seen
         with BeginningKiller() as killer, open_pool(setting, folder) as (pool, _):
-            assert "client_emb" in pool.run("private_state", [0])[0]
+            assert "client_emb" in pool.run_all("private_state", [0])[0]
         if killer.killed is not None and "was lost as it began" in caplog.text:
             return
     pytest.fail("no actor could be killed as it began")
@@ -270,7 +271,7 @@ def test_an_actor_that_comes_back_without_the_runs_folder_ends_the_run(
         [pid] = pids_of("ClientActor")
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(ClusterError, match="a node without it: name a folder"):
-            pool.run("private_state", [0])
+            pool.run_all("private_state", [0])
 
 
 def test_a_hanging_actor_is_ended_and_its_work_done_again(
@@ -351,7 +352,7 @@ def test_a_client_that_always_ends_its_actor_is_dropped_alone(
     setting = prepare(config_for(mnist_root, folder, "resources.num_actors=1"))
     limits = [(2,), (2,), (Bomb(),), (2,)]
     with open_pool(setting, folder) as (pool, _):
-        found = pool.run("test_images", [0, 1, 2, 3], per_unit=limits, on_error="drop")
+        found = pool.run("test_images", [0, 1, 2, 3], per_unit=limits)
     assert [len(found[client_id]) for client_id in (0, 1, 3)] == [2, 2, 2]
     assert isinstance(found[2], ClientFailure)
     assert found[2].num_lost == 1
@@ -415,7 +416,7 @@ def test_the_driver_never_holds_what_is_a_clients_own(opened: Opened, folder: Pa
     setting, pool = opened
     config = setting.config
     weights = initial_weights(config.model, config.method, 1, config.seed).numpy()
-    rounds = Rounds.of(config, setting.partition.train_sizes, setting.model.layout)
+    rounds = RoundSettings.of(config, setting.partition.train_sizes, setting.model.layout)
     driver = ray.remote(Confessing).remote(pool, ServerState.initial(weights), rounds)
     for _ in range(4):
         ray.get(driver.run_round.remote())  # type: ignore[attr-defined]
@@ -445,7 +446,7 @@ def _unsent(residual: torch.Tensor) -> bytes:
 
 def test_an_actors_error_keeps_its_type_and_sentence(opened: Opened) -> None:
     with pytest.raises(SpireError, match="two or more different clients"):
-        opened[1].run("masked_embedding", [0], [1, 2])
+        opened[1].run_all("masked_embedding", [0], [1, 2])
 
 
 def test_a_gpu_without_room_is_one_sentence(ray_cluster: None) -> None:
@@ -454,18 +455,18 @@ def test_a_gpu_without_room_is_one_sentence(ray_cluster: None) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee more")
 
     with pytest.raises(ClusterError, match=r"Tried to allocate 2.00 GiB.': end .* or lower resou"):
-        answer_of(begin.remote())
+        result_of(begin.remote())
 
 
-def test_an_actors_pace_is_what_its_work_took(opened: Opened) -> None:
+def test_an_actors_speed_is_what_its_work_took(opened: Opened) -> None:
     pool = opened[1]
     assert isinstance(pool, RayClientPool)
     for _ in range(2):  # a process's first time does not count
-        assert pool.paces.of("test_images", pool.num_workers) == [1.0]
+        assert pool.speeds.of("test_images", pool.num_workers) == [1.0]
         began = time.monotonic()
-        pool.run("test_images", [0, 1, 2], costs=[2.0, 1.0, 1.0])
-    [pace] = pool.paces.of("test_images", pool.num_workers)
-    assert 0 < pace <= (time.monotonic() - began) / 4
+        pool.run_all("test_images", [0, 1, 2], costs=[2.0, 1.0, 1.0])
+    [speed] = pool.speeds.of("test_images", pool.num_workers)
+    assert 0 < speed <= (time.monotonic() - began) / 4
 
 
 def asks_for_huge_pages() -> bool:
@@ -491,7 +492,7 @@ def test_the_arrays_of_rays_processes_lie_in_huge_pages(ray_cluster: None) -> No
 
     if os.environ["GLIBC_TUNABLES"] != ENVIRONMENT["GLIBC_TUNABLES"]:
         pytest.skip("GLIBC_TUNABLES is the user's own")
-    assert answer_of(grown.remote()) >= 2**15
+    assert result_of(grown.remote()) >= 2**15
 
 
 def test_more_than_the_cluster_has_is_refused_at_once() -> None:

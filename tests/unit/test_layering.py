@@ -69,9 +69,10 @@ OWN_STREAMS = {"Generator", "RandomState", "default_rng"}  # of numpy.random
 MAKES_A_DRIVER = """
 import sys
 from pipeline.config.load import load_config
-from pipeline.federation.driver import Driver, Rounds
+from pipeline.federation.driver import Driver
+from pipeline.federation.rounds import RoundSettings
 c = load_config("smoke", sys.argv[1:])
-Driver(None, None, Rounds(c.federation, c.client, c.server, c.method, 0, [], 0))
+Driver(None, None, RoundSettings(c.federation, c.client, c.server, c.method, 0, [], 0))
 print("torch" in sys.modules)
 """
 FORKING = {  # may seed torch inside `fork_rng`

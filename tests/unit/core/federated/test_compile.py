@@ -15,7 +15,7 @@ from pipeline.config.load import load_config
 from pipeline.config.schema import Config
 from pipeline.federation.messages import WorkerSetup
 from spire_core.config.adapt import AdaptConfig
-from spire_core.config.client import choose_engine
+from spire_core.config.client import with_engine
 from spire_core.errors import ConfigError
 from spire_core.federated.messages import Broadcast, ClientUpdate, RoundPlan
 from spire_core.network.flat_model import initial_weights
@@ -117,8 +117,8 @@ def test_groups_are_not_compiled() -> None:
     with pytest.raises(ConfigError, match=r"client\.compile=true, got grouped"):
         config_of(True, "client.engine=grouped")
     config = config_of(False, "client.engine=auto")
-    assert choose_engine(config.client, config.model) == "grouped"
-    assert choose_engine(replace(config.client, compile=True), config.model) == "loop"
+    assert config.resolved_client.engine == "grouped"
+    assert with_engine(replace(config.client, compile=True), config.model).engine == "loop"
 
 
 @pytest.mark.parametrize("method", ["spire", "local"])

@@ -1,5 +1,7 @@
 """Exactness of local training and aggregation: special cases equal known things, bit by bit."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,12 +12,13 @@ from spire_core.config.method import MethodConfig
 from spire_core.config.model import ModelConfig
 from spire_core.config.server import ServerConfig
 from spire_core.diffusion.process import denoising_loss, make_schedule, sample_timesteps
-from spire_core.errors import AggregationError
+from spire_core.errors import AggregationError, DivergenceError
 from spire_core.federated.aggregation import weighted_mean
 from spire_core.federated.client import start_client, train_client
 from spire_core.federated.messages import ClientUpdate, RoundPlan
 from spire_core.federated.private_state import new_private_state
 from spire_core.federated.server import ServerState, aggregate
+from spire_core.federated.update_checks import CheckedUpdate, check_update
 from spire_core.methods import BODY, EMB_PROJ, LOCAL, NETWORK_PARTS
 from spire_core.network.flat_model import FlatModel, initial_weights
 from spire_core.network.unet import UNet
@@ -189,6 +192,47 @@ def test_updates_that_cannot_be_averaged_are_refused(
     state = ServerState.initial(np.zeros(1, dtype=np.float32))
     with pytest.raises(AggregationError, match=words):
         aggregate(state, updates, ServerConfig())
+
+
+@pytest.mark.parametrize(
+    "num_examples",
+    [1e308, 10**400, 10**5000, 2**53 + 1],
+    ids=["1e308", "10^400", "10^5000", "2^53 + 1"],
+)
+def test_a_number_of_examples_that_outvotes_all_others_is_refused(num_examples: Any) -> None:
+    state = ServerState.initial(np.zeros(1, dtype=np.float32))
+    updates = [update(0, 1, [1.0]), update(1, num_examples, [2.0])]
+    with pytest.raises(AggregationError, match=r"examples.* from client 1"):
+        aggregate(state, updates, ServerConfig())
+
+
+@pytest.mark.parametrize("optimizer", ["fedavg", "fedavgm", "fedadam"])
+def test_a_server_step_out_of_all_bounds_is_one_sentence(optimizer: str) -> None:
+    config = ServerConfig(optimizer=optimizer, lr=1e39)
+    state = ServerState.initial(np.zeros(2, dtype=np.float32))
+    with pytest.raises(DivergenceError, match=r"finite weights .* in round 0: lower server\.lr"):
+        aggregate(state, [update(0, 1, [1e3, 0.0])], config)
+
+
+def test_an_update_is_scanned_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checked one is taken as it is, as long as it has the others' form."""
+    state = ServerState.initial(np.zeros(2, dtype=np.float32))
+    checked = [check_update(update(c, 1, [1.0, 3.0 * c]), state.weights, False) for c in range(2)]
+    updates = [one for one in checked if isinstance(one, CheckedUpdate)]
+    assert len(updates) == 2
+    small = check_update(update(2, 1, [1.0]), state.weights[:1], False)
+    assert isinstance(small, CheckedUpdate)
+    with pytest.raises(AggregationError, match=r"shape \(1,\) .* from client 2"):
+        aggregate(state, [*updates, small], ServerConfig())
+    with pytest.raises(AggregationError, match="NaN or infinity in weights from client 3"):
+        aggregate(state, [*updates, update(3, 1, [float("nan"), 0.0])], ServerConfig())
+
+    def scan(*args: object) -> None:
+        raise AssertionError("scanned again")
+
+    monkeypatch.setattr("spire_core.federated.server.fault_of", scan)
+    after = aggregate(state, updates, ServerConfig())
+    assert after.weights.tolist() == [1.0, 1.5]
 
 
 def test_local_layers_stay_with_their_clients() -> None:

@@ -6,7 +6,7 @@ import torch
 from pipeline.config.load import load_config
 from spire_core.errors import ConfigError
 from spire_core.federated.messages import RoundPlan
-from spire_core.federated.participation import answering, choose_cohort, stragglers
+from spire_core.federated.participation import choose_cohort, responding_clients, stragglers
 from spire_core.rng import torch_generator
 
 COHORT = [1, 4, 5, 8, 9, 12]
@@ -23,7 +23,7 @@ def test_a_cohort_is_the_head_of_a_permutation_of_torch(num_clients: int) -> Non
 
 
 def test_at_a_chance_of_zero_everybody_answers_in_time() -> None:
-    assert answering(COHORT, 0.0, seed=0, round_idx=3) == COHORT
+    assert responding_clients(COHORT, 0.0, seed=0, round_idx=3) == COHORT
     assert stragglers(COHORT, 0.0, seed=0, round_idx=3) == ()
     assert stragglers(COHORT, 1.0, seed=0, round_idx=3) == tuple(COHORT)
 
@@ -31,14 +31,14 @@ def test_at_a_chance_of_zero_everybody_answers_in_time() -> None:
 def test_a_draw_is_a_function_of_seed_client_and_round_alone() -> None:
     """The rest of the cohort makes no difference; seed, round and purpose do."""
     for round_idx in range(20):
-        there = answering(COHORT, 0.5, 0, round_idx)
+        there = responding_clients(COHORT, 0.5, 0, round_idx)
         behind = stragglers(COHORT, 0.5, 0, round_idx)
         others = [2, 4, 5, 9, 20]
-        assert {4, 5, 9} & {*there} == {4, 5, 9} & {*answering(others, 0.5, 0, round_idx)}
+        assert {4, 5, 9} & {*there} == {4, 5, 9} & {*responding_clients(others, 0.5, 0, round_idx)}
         assert {4, 5, 9} & {*behind} == {4, 5, 9} & {*stragglers(others, 0.5, 0, round_idx)}
 
     def pattern(seed: int, first: int) -> list[list[int]]:
-        return [answering(COHORT, 0.5, seed, r) for r in range(first, first + 10)]
+        return [responding_clients(COHORT, 0.5, seed, r) for r in range(first, first + 10)]
 
     assert pattern(0, 0) != pattern(1, 0)
     assert pattern(0, 0) != pattern(0, 10)
@@ -49,26 +49,28 @@ def test_a_draw_is_a_function_of_seed_client_and_round_alone() -> None:
 def test_as_many_drop_out_and_fall_behind_as_the_chance_says() -> None:
     """Of 6000 draws at 0.3, within five standard deviations (0.03)."""
     rounds, cohort = range(100), list(range(60))
-    away = 1 - sum(len(answering(cohort, 0.3, 0, r)) for r in rounds) / 6000
+    away = 1 - sum(len(responding_clients(cohort, 0.3, 0, r)) for r in rounds) / 6000
     behind = sum(len(stragglers(cohort, 0.3, 0, r)) for r in rounds) / 6000
     assert (away, behind) == (pytest.approx(0.3, abs=0.03), pytest.approx(0.3, abs=0.03))
 
 
 def test_who_stays_away_at_a_low_rate_does_at_a_higher_one() -> None:
     for round_idx in range(50):
-        there = [{*answering(COHORT, rate, 0, round_idx)} for rate in (0.1, 0.5, 0.9, 0.999)]
+        there = [
+            {*responding_clients(COHORT, rate, 0, round_idx)} for rate in (0.1, 0.5, 0.9, 0.999)
+        ]
         assert there[3] <= there[2] <= there[1] <= there[0]
 
 
 def test_a_cohort_is_never_empty() -> None:
     for round_idx in range(50):
-        assert len(answering([3], 0.99, 0, round_idx)) == 1
-        assert answering(COHORT, 0.99, 0, round_idx)
+        assert len(responding_clients([3], 0.99, 0, round_idx)) == 1
+        assert responding_clients(COHORT, 0.99, 0, round_idx)
 
 
 def test_the_cohort_itself_does_not_depend_on_the_scenario() -> None:
     cohort = choose_cohort(20, 6, seed=0, round_idx=1)
-    assert {*answering(cohort, 0.5, 0, 1)} < {*cohort}
+    assert {*responding_clients(cohort, 0.5, 0, 1)} < {*cohort}
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,10 @@ import torch
 
 from pipeline.clients.worker import ClientWorker
 from pipeline.config.load import load_config
-from pipeline.federation.driver import Driver, Rounds
+from pipeline.federation.driver import Driver
 from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.pool import LocalClientPool
+from pipeline.federation.rounds import RoundSettings
 from pipeline.federation.setup import Setting, prepare
 from spire_core.errors import AggregationError, ClusterError
 from spire_core.federated.compression import RESIDUAL, WITH_FEEDBACK
@@ -52,6 +53,11 @@ POISONS: dict[str, tuple[Poison, str]] = {
     "a list": (changed(weights=lambda w: w.tolist()), "weights as list"),
     "no examples": (changed(num_examples=lambda n: 0), "0 examples"),
     "NaN examples": (changed(num_examples=lambda n: float("nan")), "nan examples"),
+    "more examples": (changed(num_examples=lambda n: n + 1), r"\d+ examples instead of \d+"),
+    "1e308 examples": (changed(num_examples=lambda n: 1e308), "1e.308 examples"),
+    "examples without end": (changed(num_examples=lambda n: 10**400), r"examples beyond 2\^53"),
+    "a word for examples": (changed(num_examples=lambda n: "many"), "examples as str"),
+    "a loss without end": (changed(loss=lambda x: 10**400), "a loss as int"),
     "a loss of NaN": (changed(loss=lambda x: float("nan")), "a loss of nan"),
     "no moments": (changed(exp_avg=lambda m: None), "no exp_avg"),
     "NaN moments": (changed(exp_avg=lambda m: m * np.float32(np.nan)), "infinity in exp_avg"),
@@ -116,7 +122,7 @@ def driver_for(
     for name, value in worker.items():
         setattr(poisoned, name, value)
     weights = initial_weights(config.model, config.method, 1, config.seed).numpy()
-    rounds = Rounds.of(config, setting.partition.train_sizes, setting.model.layout)
+    rounds = RoundSettings.of(config, setting.partition.train_sizes, setting.model.layout)
     return Driver(LocalClientPool(poisoned), ServerState.initial(weights), rounds)
 
 
@@ -183,7 +189,7 @@ def test_every_fault_is_told_in_words(setting: Setting, tmp_path: Path) -> None:
     worker: Any = driver.pool.worker  # type: ignore[attr-defined]
     before, plan = driver.state, RoundPlan(0, 1.0, shares_local=True, tau=1)
     (update,) = worker.fit_group([POISONED], before.broadcast, plan)
-    told = (before.weights, True, 50.0)
+    told = (before.weights, True, 50.0, update.num_examples)
     assert fault_of(update, *told) is None
     for poison, words in POISONS.values():
         assert re.search(words, str(fault_of(poison(update), *told)))

@@ -10,9 +10,10 @@ import torch
 from pipeline.clients.worker import ClientWorker
 from pipeline.config.federation import FederationConfig
 from pipeline.config.load import load_config
-from pipeline.federation.driver import Driver, Rounds
+from pipeline.federation.driver import Driver
 from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.pool import LocalClientPool
+from pipeline.federation.rounds import RoundSettings
 from spire_core.config.client import ClientConfig
 from spire_core.config.method import MethodConfig
 from spire_core.config.server import ServerConfig
@@ -40,7 +41,7 @@ def test_every_round_tells_its_rate_and_what_is_shared() -> None:
     federation = FederationConfig(num_clients=2, cohort_size=2, num_rounds=8, tau=1)
     client = ClientConfig(engine="loop", opt_state="reset", warmup_rounds=2)
     method = MethodConfig("shared_rep", share_until=0.5)
-    rounds = Rounds(federation, client, ServerConfig(ema=0.0), method, 0, [10, 20], 6)
+    rounds = RoundSettings(federation, client, ServerConfig(ema=0.0), method, 0, [10, 20], 6)
     worker: Any = ListeningWorker()
     start = ServerState.initial(np.zeros(6, np.float32))
     driver = Driver(LocalClientPool(worker), start, rounds)

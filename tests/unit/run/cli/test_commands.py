@@ -18,7 +18,7 @@ from PIL import Image
 from pipeline.cli.progress import Progress
 from pipeline.config.equivalence import fingerprint
 from pipeline.config.load import load_config
-from pipeline.federation.driver import RoundStats
+from pipeline.federation.rounds import RoundStats
 from pipeline.inference.arrival import reserved_id
 from pipeline.inference.arrival_images import load_arrival
 from pipeline.inference.saved_run import SavedRun

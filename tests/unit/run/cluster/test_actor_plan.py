@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from pipeline.cluster.actor_plan import ActorPlan, plan_actors, plan_on_nodes
-from pipeline.cluster.client_actors import choose_device
+from pipeline.cluster.actor_plan import ActorPlan, choose_device, plan_actors, plan_on_nodes
 from pipeline.config.resources import ResourcesConfig
 from spire_core.errors import ClusterError, ConfigError
 

@@ -16,7 +16,8 @@ from pipeline.experiment import evaluator
 from pipeline.experiment.evaluator import Evaluator
 from pipeline.experiment.run import resume_experiment, run_experiment
 from pipeline.experiment.watcher import Watcher
-from pipeline.federation.driver import Driver, RoundStats
+from pipeline.federation.driver import Driver
+from pipeline.federation.rounds import RoundStats
 from spire_core.errors import DataError
 from spire_core.evaluation.kid import KidScore, kid
 from spire_core.federated.messages import RoundPlan

@@ -21,9 +21,9 @@ from pipeline.data.datasets import load, load_stored
 from pipeline.experiment.adaptation import mean_embedding
 from pipeline.experiment.run import resume_experiment, run_experiment
 from pipeline.experiment.watcher import Watcher
-from pipeline.federation.driver import RoundStats
 from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.pool import LocalClientPool
+from pipeline.federation.rounds import RoundStats
 from pipeline.federation.setup import Setting, prepare
 from pipeline.inference.saved_run import SavedRun
 from pipeline.results.metrics import adaptation_metrics, new_client_row, summary_metrics
@@ -453,8 +453,10 @@ def test_a_new_embedding_starts_at_zero_at_the_mean_or_at_random(
     config = two_rounds_config(mnist_root, tmp_path)
     setting, worker = worker_in(tmp_path, config)
     new = setting.new_ids[0]
-    states = torch.stack([worker.private_state(i)["client_emb"] for i in setting.known_ids])
-    mean = mean_embedding(LocalClientPool(worker), setting.known_ids)
+    states = torch.stack(
+        [worker.private_state(i)["client_emb"] for i in setting.representative_ids]
+    )
+    mean = mean_embedding(LocalClientPool(worker), setting.representative_ids)
     torch.testing.assert_close(mean, states.mean(0), rtol=0, atol=1e-6)
     starts = {
         init: worker.start_state(new, init, mean)["client_emb"]

@@ -18,7 +18,7 @@ from pipeline.config.schema import Config
 from pipeline.config.tracking import TrackingConfig
 from pipeline.experiment.run import resume_experiment, run_experiment
 from pipeline.experiment.watcher import Watcher
-from pipeline.federation.driver import RoundStats
+from pipeline.federation.rounds import RoundStats
 from pipeline.results.result import Result
 from pipeline.runs.folder import load_result
 from pipeline.runs.record import make_run_dir, make_runs_folder

@@ -13,15 +13,16 @@ from pipeline.config.federation import FederationConfig
 from pipeline.config.load import load_config
 from pipeline.experiment.run import run_experiment
 from pipeline.experiment.watcher import Watcher
-from pipeline.federation.driver import Driver, Rounds, choose_cohort
-from pipeline.federation.pool import ClientFailure, LocalClientPool
+from pipeline.federation.driver import Driver, choose_cohort
+from pipeline.federation.pool import ClientFailure, LocalClientPool, Work
+from pipeline.federation.rounds import RoundSettings
 from spire_core.config.client import ClientConfig
 from spire_core.config.method import MethodConfig
 from spire_core.config.server import ServerConfig
 from spire_core.errors import AggregationError, ClusterError
 from spire_core.federated.client import train_client
 from spire_core.federated.messages import Broadcast, ClientUpdate, RoundPlan
-from spire_core.federated.participation import answering, stragglers
+from spire_core.federated.participation import responding_clients, stragglers
 from spire_core.federated.private_state import PrivateState
 from spire_core.federated.server import ServerState
 
@@ -53,15 +54,16 @@ class FakeWorker:
         return self.fault(update, self.asked[client_id])
 
 
-def driver_with(fault: Fault, **federation: Any) -> Driver:
+def driver_with(fault: Fault, client: dict[str, Any] | None = None, **federation: Any) -> Driver:
     settings = FederationConfig(
         num_clients=NUM_CLIENTS, cohort_size=NUM_CLIENTS, num_rounds=5, tau=TAU, **federation
     )
     worker: Any = FakeWorker(fault)
     state = ServerState.initial(np.zeros(SIZE, dtype=np.float32))
-    client = ClientConfig(engine="loop", opt_state="reset")
-    parts = (settings, client, ServerConfig(ema=0.0), MethodConfig())
-    rounds = Rounds(*parts, seed=0, num_examples=[10] * NUM_CLIENTS, shared_size=SIZE)
+    training = ClientConfig(**{"engine": "loop", "opt_state": "reset", **(client or {})})
+    parts = (settings, training, ServerConfig(ema=0.0), MethodConfig())
+    num_examples = [10 * (client_id + 1) for client_id in range(NUM_CLIENTS)]
+    rounds = RoundSettings(*parts, seed=0, num_examples=num_examples, shared_size=SIZE)
     return Driver(LocalClientPool(worker), state, rounds)
 
 
@@ -173,18 +175,17 @@ def test_a_dropped_client_ends_as_if_it_had_not_been_in_that_round(
 class OneProcess(LocalClientPool):
     """Stands in for one actor: a client that breaks it takes with it all that was asked at once."""
 
-    def _attempt(self, task: str, args: tuple, units: list[Any], *more: Any) -> list[Any]:
-        if task == "fit_group" and any(BREAKER in unit for unit in units):
-            return [ClientFailure(unit, "gone", num_lost=len(units)) for unit in units]
-        return super()._attempt(task, args, units, *more)
+    def attempt(self, work: Work) -> list[Any]:
+        groups = [unit for unit in work.units if not isinstance(unit, int)]
+        if any(BREAKER in group for group in groups):
+            return [ClientFailure(unit, "gone", num_lost=len(groups)) for unit in groups]
+        return super().attempt(work)
 
 
 @pytest.mark.parametrize("engine", ["loop", "grouped"])
 def test_a_client_that_breaks_its_process_drops_nobody_else(engine: str) -> None:
-    driver = driver_with(fine, on_client_error="drop")
-    client = replace(driver.rounds.client, engine=engine, group_size=2)
-    driver.rounds = replace(driver.rounds, client=client)
-    driver.pool = OneProcess(driver.pool.worker)
+    driver = driver_with(fine, {"engine": engine, "group_size": 2}, on_client_error="drop")
+    driver = Driver(OneProcess(driver.pool.worker), driver.state, driver.settings)
     assert driver.run_round().num_dropped == 1
     # Clients 0, 1, 2 moved by 1, 2, 3 and count 10, 20, 30: 140 / 60.
     assert driver.model_weights().tolist() == pytest.approx([140 / 60] * SIZE, rel=1e-6)
@@ -219,7 +220,7 @@ def test_absent_clients_and_stragglers_are_counted_and_the_rest_is_renormalised(
     driver = driver_with(fine, **scenario)
     seen = set()
     for round_idx in range(8):
-        there = answering(range(NUM_CLIENTS), 0.5, 0, round_idx)
+        there = responding_clients(range(NUM_CLIENTS), 0.5, 0, round_idx)
         behind = stragglers(there, 0.5, 0, round_idx)
         before = driver.model_weights()[0]
         asked = dict(driver.pool.worker.asked)
@@ -240,7 +241,7 @@ def test_failures_add_to_those_who_stay_away() -> None:
     """Nobody is counted twice: client 3 fails in the rounds in which it answers."""
     driver = driver_with(crash(3, 99), on_client_error="drop", drop_rate=0.4)
     for round_idx in range(4):
-        there = answering(range(NUM_CLIENTS), 0.4, 0, round_idx)
+        there = responding_clients(range(NUM_CLIENTS), 0.4, 0, round_idx)
         stats = driver.run_round()
         assert stats.num_absent == NUM_CLIENTS - len(there)
         assert stats.num_dropped == stats.num_absent + (3 in there)

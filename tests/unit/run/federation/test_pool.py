@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.federation.pool import LocalClientPool, Unit
-from pipeline.federation.scheduling import Paces, assign
+from pipeline.federation.pool import MAX_TRIES, ClientFailure, LocalClientPool, Unit, Work
+from pipeline.federation.scheduling import WorkerSpeeds, balance
 from spire_core.config.client import ClientConfig
 from spire_core.errors import ClusterError
 
@@ -24,7 +24,42 @@ class Failing:
 def test_an_error_names_the_clients(unit: Unit, who: str) -> None:
     worker: Any = Failing()
     with pytest.raises(ClusterError, match=f"for {who}, got ZeroDivisionError.*no steps"):
-        LocalClientPool(worker).run("fit_group", [unit])
+        LocalClientPool(worker).run_all("fit_group", [unit])
+
+
+class Fragile(LocalClientPool):
+    """Stands in for one actor: a client that breaks it takes with it all that was asked at once."""
+
+    def __init__(self, breaker: int, num_breaks: int) -> None:
+        super().__init__(None)
+        self.breaker, self.num_breaks = breaker, num_breaks
+        self.attempts: list[list[Unit]] = []
+
+    def attempt(self, work: Work) -> list[Any]:
+        self.attempts.append([*work.units])
+        if self.breaker in work.units and self.num_breaks > 0:
+            self.num_breaks -= 1
+            return [ClientFailure(unit, "gone", num_lost=len(work.units)) for unit in work.units]
+        pairs = zip(work.units, work.per_unit, work.costs, strict=True)
+        return [(work.task, unit, *work.args, *extra, cost) for unit, extra, cost in pairs]
+
+
+def test_those_who_are_lost_together_have_a_try_alone() -> None:
+    """Only the one that breaks its process again is a failure."""
+    pool, extra = Fragile(5, num_breaks=2), [("a",), ("b",), ("c",)]
+    results = pool.run("draw", [4, 5, 6], 0, per_unit=extra, costs=[1.0, 2.0, 3.0])
+    assert results[0::2] == [("draw", 4, 0, "a", 1.0), ("draw", 6, 0, "c", 3.0)]
+    assert results[1] == ClientFailure(5, "gone", num_lost=1)
+    assert pool.attempts == [[4, 5, 6], [4], [5], [6]]
+
+
+def test_who_needs_all_results_gets_them_in_three_tries() -> None:
+    pool = Fragile(5, num_breaks=1 + 2)  # a loss with others is nobody's failure
+    assert [client_id for _, client_id, _ in pool.run_all("draw", [4, 5])] == [4, 5]
+    assert pool.attempts == [[4, 5], [4], [5], [5], [5]]
+    pool = Fragile(5, num_breaks=1 + MAX_TRIES)
+    with pytest.raises(ClusterError, match="expected draw to end for client 5, got gone"):
+        pool.run_all("draw", [4, 5])
 
 
 def test_a_cohort_is_cut_in_its_own_order() -> None:
@@ -45,27 +80,27 @@ def test_groups_grow_with_the_cohort_where_their_size_is_not_set() -> None:
 
 
 def test_the_costliest_units_go_first_to_who_ends_them_first() -> None:
-    assert assign([1.0, 6.0, 2.0, 3.0], [1.0, 1.0]) == [[1], [0, 2, 3]]
-    assert assign([5.0, 1.0, 4.0, 2.0], [0.2, 0.2]) == [[0, 1], [2, 3]]
-    assert assign([1.0], [1.0] * 3) == [[0], [], []]
-    assert assign([1.0] * 4, [3.0, 1.0]) == [[2], [0, 1, 3]]  # three times as fast
-    everything = assign([float(i % 7) for i in range(50)], [1.0, 1.1, 1.2, 5.0])
+    assert balance([1.0, 6.0, 2.0, 3.0], [1.0, 1.0]) == [[1], [0, 2, 3]]
+    assert balance([5.0, 1.0, 4.0, 2.0], [0.2, 0.2]) == [[0, 1], [2, 3]]
+    assert balance([1.0], [1.0] * 3) == [[0], [], []]
+    assert balance([1.0] * 4, [3.0, 1.0]) == [[2], [0, 1, 3]]  # three times as fast
+    everything = balance([float(i % 7) for i in range(50)], [1.0, 1.1, 1.2, 5.0])
     assert sorted(itertools.chain.from_iterable(everything)) == list(range(50))
 
 
-def test_a_workers_pace_is_measured_for_each_task() -> None:
-    paces = Paces()
+def test_a_workers_speed_is_measured_for_each_task() -> None:
+    speeds = WorkerSpeeds()
     for worker in range(2):  # a process's first time is longer, by as much as it likes
-        paces.learn("fit_group", worker, cost=4.0, seconds=9.0 + worker)
-    assert paces.of("fit_group", 3) == [1.0, 1.0, 1.0]
-    paces.learn("fit_group", 0, cost=4.0, seconds=2.0)
-    paces.learn("fit_group", 1, cost=4.0, seconds=6.0)
-    assert paces.of("fit_group", 3) == [0.5, 1.5, 1.0]  # nothing is known of the third
-    assert paces.of("draw", 2) == [1.0, 1.0]
-    paces.learn("fit_group", 0, cost=1.0, seconds=1.5)  # one slow round moves it a little
-    assert paces.of("fit_group", 1) == [pytest.approx(0.8)]
-    paces.renew(0)  # it was lost, and its first time as a new process does not count
-    paces.learn("fit_group", 0, cost=1.0, seconds=90.0)
-    assert paces.of("fit_group", 1) == [pytest.approx(0.8)]
-    paces.learn("fit_group", 0, cost=1.0, seconds=0.8)
-    assert paces.of("fit_group", 1) == [pytest.approx(0.8)]
+        speeds.learn("fit_group", worker, cost=4.0, seconds=9.0 + worker)
+    assert speeds.of("fit_group", 3) == [1.0, 1.0, 1.0]
+    speeds.learn("fit_group", 0, cost=4.0, seconds=2.0)
+    speeds.learn("fit_group", 1, cost=4.0, seconds=6.0)
+    assert speeds.of("fit_group", 3) == [0.5, 1.5, 1.0]  # nothing is known of the third
+    assert speeds.of("draw", 2) == [1.0, 1.0]
+    speeds.learn("fit_group", 0, cost=1.0, seconds=1.5)  # one slow round moves it a little
+    assert speeds.of("fit_group", 1) == [pytest.approx(0.8)]
+    speeds.renew(0)  # it was lost, and its first time as a new process does not count
+    speeds.learn("fit_group", 0, cost=1.0, seconds=90.0)
+    assert speeds.of("fit_group", 1) == [pytest.approx(0.8)]
+    speeds.learn("fit_group", 0, cost=1.0, seconds=0.8)
+    assert speeds.of("fit_group", 1) == [pytest.approx(0.8)]

@@ -1,0 +1,135 @@
+"""The settings that all rounds of a run share, and the record of a single one."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.config.federation import FederationConfig
+from pipeline.config.schema import Config
+from pipeline.federation.pool import ClientPool
+from spire_core.config.client import ClientConfig
+from spire_core.config.method import MethodConfig
+from spire_core.config.server import ServerConfig
+from spire_core.federated.messages import ClientUpdate, RoundPlan
+from spire_core.federated.participation import stragglers
+
+if TYPE_CHECKING:
+    from spire_core.network.flat_model import Layout
+
+
+@dataclass(frozen=True)
+class RoundSettings:
+    """The constants of a run's rounds.
+
+    `num_examples` of each client by its id; `shared_size`: length of the stretch of weights that is
+    shared in every round.
+    """
+
+    federation: FederationConfig
+    client: ClientConfig
+    server: ServerConfig
+    method: MethodConfig
+    seed: int
+    num_examples: Sequence[int]
+    shared_size: int
+
+    @classmethod
+    def of(cls, config: Config, num_examples: Sequence[int], layout: "Layout") -> "RoundSettings":
+        """Return those of an experiment."""
+        return cls(
+            config.federation,
+            config.resolved_client,
+            config.server,
+            config.method,
+            config.seed,
+            num_examples,
+            layout.num_without_local,
+        )
+
+    def plan(
+        self, round_idx: int, kept_rounds: tuple[int, ...], client_ids: Sequence[int]
+    ) -> RoundPlan:
+        """Return the plan of a round for the clients that respond; `kept_rounds` as it has them."""
+        federation = self.federation
+        return RoundPlan(
+            round_idx=round_idx,
+            lr_scale=self.client.lr_scale(round_idx, federation.num_rounds),
+            shares_local=round_idx < self.method.num_shared_rounds(federation.num_rounds),
+            tau=federation.tau,
+            local_epochs=federation.local_epochs,
+            kept_rounds=kept_rounds,
+            stragglers=stragglers(client_ids, federation.straggler_rate, self.seed, round_idx),
+            straggler_work=federation.straggler_work,
+        )
+
+    def cost(self, plan: RoundPlan, client_ids: Sequence[int]) -> float:
+        """Return the optimizer steps of these clients in a round, all together."""
+        batch_size = self.client.batch_size
+        return float(sum(plan.num_steps(c, self.num_examples[c], batch_size) for c in client_ids))
+
+
+@dataclass(frozen=True)
+class RoundStats:
+    """A round in numbers: mean loss weighted by examples, bytes on the wire, seconds by step.
+
+    `num_dropped` clients of the cohort are in no average. Of these `num_absent` stayed away by
+    chance, and the others failed or were refused. `num_stragglers` clients responded but fell
+    behind. `dispatch_s` is the part of `train_s` before any client is asked to train.
+    `idle_fraction` is the share of `train_s` in which a worker has nothing to do, mean over
+    workers.
+    """
+
+    round_idx: int
+    loss: float
+    up_bytes: int
+    down_bytes: int
+    num_steps: int
+    num_dropped: int
+    num_absent: int
+    num_stragglers: int
+    train_s: float
+    aggregate_s: float
+    dispatch_s: float
+    idle_fraction: float
+
+
+class RoundTimer:
+    """Takes the times of one round, from its construction on."""
+
+    def __init__(self, pool: ClientPool) -> None:
+        self._pool, self._began = pool, time.monotonic()
+
+    def dispatched(self) -> None:
+        """Note that the backbone is handed out."""
+        self._dispatched, self._busy_s = time.monotonic(), self._pool.busy_s
+
+    def gathered(self) -> None:
+        """Note that all updates are there."""
+        self._gathered, self._busy_s = time.monotonic(), self._pool.busy_s - self._busy_s
+
+    def stats(
+        self,
+        plan: RoundPlan,
+        cohort: Sequence[int],
+        responding: Sequence[int],
+        updates: Sequence[ClientUpdate],
+        broadcast_bytes: int,
+    ) -> RoundStats:
+        """Return the record of the round, which ends now."""
+        train_s = self._gathered - self._began
+        num_examples = sum(u.num_examples for u in updates)
+        return RoundStats(
+            round_idx=plan.round_idx,
+            loss=sum(u.loss * u.num_examples for u in updates) / num_examples,
+            up_bytes=sum(u.num_bytes for u in updates),
+            down_bytes=broadcast_bytes * len(responding),
+            num_steps=sum(u.num_steps for u in updates),
+            num_dropped=len(cohort) - len(updates),
+            num_absent=len(cohort) - len(responding),
+            num_stragglers=sum(u.client_id in plan.stragglers for u in updates),
+            train_s=train_s,
+            aggregate_s=time.monotonic() - self._gathered,
+            dispatch_s=self._dispatched - self._began,
+            idle_fraction=max(0.0, 1 - self._busy_s / self._pool.num_workers / train_s),
+        )
