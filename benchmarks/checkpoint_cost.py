@@ -24,6 +24,7 @@ from pipeline.config.load import load_config
 from pipeline.config.schema import Config
 from pipeline.experiment.pools import open_pool
 from pipeline.federation.driver import RoundDriver
+from pipeline.federation.round_loop import ending
 from pipeline.federation.rounds import RoundSettings
 from pipeline.federation.setup import prepare
 from pipeline.files.revision import git_revision
@@ -41,7 +42,7 @@ def block_s(driver: RoundDriver, checkpointer: Checkpointer, num_rounds: int, ta
     for counted in range(num_rounds + 1):
         if counted == 1:
             began = time.perf_counter()
-        stats = driver.run_round(checkpointer.kept_rounds)
+        stats = driver.run_round(checkpointer.kept_rounds())
         if takes:
             checkpointer.take(driver, stats.round_idx + 1)
     return (time.perf_counter() - began) / num_rounds
@@ -55,7 +56,8 @@ def measure(config: Config, run_dir: Path, num_blocks: int, num_rounds: int) -> 
         initial = initial_weights(config.model, config.method, setting.images.shape[1], config.seed)
         rounds = RoundSettings.of(config, setting.partition.train_sizes, setting.model.layout)
         driver = make_driver(pool, ServerState.initial(initial.numpy()), rounds)
-        with Checkpointer(run_dir, config) as checkpointer:
+        checkpointer = Checkpointer(run_dir, config)
+        with ending([checkpointer]):
             block_s(driver, checkpointer, WARM_UP, takes=True)
             for block in range(num_blocks):
                 for takes in (block % 2 == 0, block % 2 == 1):

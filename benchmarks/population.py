@@ -23,6 +23,7 @@ import psutil
 from pipeline.config.load import load_config
 from pipeline.experiment.run import run_experiment
 from pipeline.experiment.watcher import Watcher
+from pipeline.federation.driver import RoundDriver
 from pipeline.federation.rounds import RoundStats
 from pipeline.files.revision import git_revision
 
@@ -49,12 +50,16 @@ class Stopwatch(Watcher):
     def __init__(self) -> None:
         self.began = time.monotonic()
         self.ended_s, self.cpu_s, self.memory_mb = list[float](), list[float](), 0.0
+        self.num_rounds = 0
 
-    def round_done(self, stats: RoundStats, num_rounds: int) -> None:
+    def begin_rounds(self, rounds: range) -> None:
+        self.num_rounds = rounds.stop
+
+    def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
         self.ended_s.append(time.monotonic() - self.began)
         used = [process.cpu_times() for process in _processes()]
         self.cpu_s.append(sum(times.user + times.system for times in used))
-        if stats.round_idx + 1 == num_rounds:
+        if stats.round_idx + 1 == self.num_rounds:
             self.memory_mb = sum(p.memory_info().rss for p in _processes()) / 2**20
             raise Enough
 

@@ -1,4 +1,4 @@
-"""Pre-training on disk: going back to a checkpoint after a crash, and taking over another run's."""
+"""Checkpoints of pre-training: taking them beside the rounds, and going back to one."""
 
 import functools
 import logging
@@ -6,8 +6,7 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from pipeline.checkpoint.evaluation_store import rewind_evaluations
 from pipeline.checkpoint.snapshots import (
@@ -22,6 +21,8 @@ from pipeline.clients.store import ClientStore
 from pipeline.config.equivalence import pretrain_fingerprint
 from pipeline.config.schema import Config
 from pipeline.federation.driver import RoundDriver
+from pipeline.federation.round_loop import RoundListener
+from pipeline.federation.rounds import RoundStats
 from pipeline.runs.layout import CHECKPOINTS, CLIENTS
 from pipeline.runs.server_state import write_state
 from spire_core.errors import SpireError
@@ -30,14 +31,14 @@ from spire_core.federated.server import ServerState
 if TYPE_CHECKING:
     from pipeline.checkpoint.remote import Mirror
 
-RECORDED = ("pretrain/", "time/", "comm/", "memory/")  # names of what rounds and evaluations log
 _log = logging.getLogger(__name__)
 
 
 def go_back(run_dir: Path, config: Config) -> ServerState | None:
-    """Return the state of a run's newest good checkpoint, or None, and drop what lies after it.
+    """Return the state of a run's newest good checkpoint, or None; later files are deleted.
 
-    None means the state before the first round, from which the same result comes, only later.
+    None stands for the state before the first round. The run then repeats all its rounds and ends
+    with the same result.
     """
     there = kept_rounds(run_dir)
     state = newest_checkpoint(run_dir, pretrain_fingerprint(config))
@@ -55,35 +56,65 @@ def go_back(run_dir: Path, config: Config) -> ServerState | None:
 
 
 def is_checkpoint_due(num_rounds_done: int, config: Config) -> bool:
-    """Return whether a checkpoint is taken after so many rounds; after the last one always."""
+    """Return whether a checkpoint is taken after so many rounds; the last round always has one."""
     every = config.tracking.checkpoint_every
     is_last = num_rounds_done == config.federation.num_rounds
     return is_last or bool(every and num_rounds_done % every == 0)
 
 
-class Checkpointer:
-    """Takes a run's checkpoints while the next rounds are on their way, one after the other.
+class Checkpointer(RoundListener):
+    """Writes a run's checkpoints one after the other, while the next rounds are computed.
 
     The server's state is in a file before the next round begins. The rest waits, a second at most,
-    until a core is free (`RoundDriver.save_state`). Two at most are on their way: a third waits
-    for the first. `mirror` takes them to a storage.
+    until a core is free (`RoundDriver.save_state`). At most two checkpoints are pending: a third
+    waits for the first. `mirror` copies them to a storage.
+
+    An interrupt's checkpoint is taken if `may_resume_after` is true for its number of rounds.
     """
 
-    def __init__(self, run_dir: Path, config: Config, mirror: "Mirror | None" = None) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        config: Config,
+        mirror: "Mirror | None" = None,
+        may_resume_after: Callable[[int], bool] = lambda num_rounds_done: True,
+    ) -> None:
         self.run_dir, self.config, self.mirror = run_dir, config, mirror
+        self.may_resume_after = may_resume_after
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: dict[int, Future[None]] = {}  # by rounds done, oldest first
         self._driver: RoundDriver | None = None
 
-    @property
     def kept_rounds(self) -> tuple[int, ...]:
-        """After how many rounds checkpoints were taken, of which clients keep their states."""
+        """Return the numbers of rounds with a checkpoint, of which clients keep their states."""
         return tuple(sorted({*kept_rounds(self.run_dir), *self._pending}))
 
-    def take(self, driver: RoundDriver, num_rounds_done: int) -> None:
-        """Begin a checkpoint of what a driver holds now, unless there is one of that round.
+    def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
+        if is_checkpoint_due(stats.round_idx + 1, self.config):
+            self.take(driver, stats.round_idx + 1)
 
-        Raises what became of those before, such as RunError without room for one.
+    def interrupted(self, state: ServerState, stats: RoundStats | None) -> None:
+        if self.may_resume_after(state.round_idx):
+            self.take_state(state)
+
+    def end_rounds(self, error: BaseException | None) -> None:
+        """Wait for the pending checkpoints; their loss is raised, or logged beside `error`."""
+        try:
+            self.wait()
+        except SpireError as lost:
+            if error is None:
+                raise
+            _log.warning("%s", lost)  # the error that ended the run matters more than this one
+        finally:
+            self._thread.shutdown()
+            drop_unfinished(self.run_dir)
+            if self.mirror is not None:
+                self.mirror.close()
+
+    def take(self, driver: RoundDriver, num_rounds_done: int) -> None:
+        """Begin a checkpoint of the driver's state, unless that round has one.
+
+        Raises the errors of earlier checkpoints, such as RunError if there was no room for one.
         """
         self._driver = driver
         self._begin(num_rounds_done, driver.save_state)
@@ -92,9 +123,15 @@ class Checkpointer:
         """Begin a checkpoint as `take` does, of a state at hand: its driver may be in a round."""
         self._begin(state.round_idx, lambda path: functools.partial(write_state, path, state))
 
+    def wait(self) -> None:
+        """Wait until the last checkpoint is whole; raises as `take` does."""
+        if self._driver is not None:
+            self._driver.flush()
+        self._wait_for_all_but(0)
+
     def _begin(self, num_rounds_done: int, save_state: Callable[[Path], Callable[[], int]]) -> None:
         self._wait_for_all_but(1)
-        if num_rounds_done not in self.kept_rounds:
+        if num_rounds_done not in self.kept_rounds():
             written = save_state(new_state_file(self.run_dir, num_rounds_done))
             saved = self._thread.submit(self._save, num_rounds_done, written)
             self._pending[num_rounds_done] = saved
@@ -111,30 +148,3 @@ class Checkpointer:
             if saved.done() or len(self._pending) > num_left:
                 del self._pending[done]
                 saved.result()
-
-    def wait(self) -> None:
-        """Wait until the last checkpoint is whole; raises what `take` does."""
-        if self._driver is not None:
-            self._driver.flush()
-        self._wait_for_all_but(0)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        try:
-            self.wait()
-        except SpireError as lost:
-            if error is None:
-                raise
-            _log.warning("%s", lost)  # the error that ended the run matters more than this one
-        finally:
-            self._thread.shutdown()
-            drop_unfinished(self.run_dir)
-            if self.mirror is not None:
-                self.mirror.close()

@@ -1,4 +1,4 @@
-"""What a running experiment shows on stderr: a bar in a terminal, a few lines elsewhere."""
+"""The progress of an experiment on stderr: a bar in a terminal, a few lines elsewhere."""
 
 import sys
 import time
@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from pipeline.evaluation.scores import Evaluation
 from pipeline.experiment.watcher import Watcher
+from pipeline.federation.driver import RoundDriver
 from pipeline.federation.rounds import RoundStats
 
 NUM_LINES = 10  # for the rounds of a run whose stderr is not a terminal
@@ -21,22 +22,27 @@ class Progress(Watcher):
         self._stream = stream or sys.stderr
         self._bar: tqdm | None = None
         self._began = time.monotonic()
+        self._num_rounds = 0
 
     def started(self, run_dir: Path) -> None:
-        """Say which run this is, so that it can be resumed by its id."""
+        """Show the run's id, with which it can be resumed."""
         self._say(f"run {run_dir.name} in {run_dir}")
 
     def stage(self, text: str) -> None:
-        """Say what begins now."""
+        """Show the stage that begins."""
         self.close()
         self._began = time.monotonic()
         self._say(text)
 
-    def round_done(self, stats: RoundStats, num_rounds: int) -> None:
-        """Show that a round has ended."""
+    def begin_rounds(self, rounds: range) -> None:
+        self._num_rounds = rounds.stop
+
+    def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
+        """Show the end of a round."""
+        num_rounds = self._num_rounds
         done, round_s = stats.round_idx + 1, stats.train_s + stats.aggregate_s
         if self._stream.isatty():
-            self._advance_bar(stats, num_rounds, round_s)
+            self._advance_bar(stats, round_s)
         elif (
             done == num_rounds
             or done * NUM_LINES // num_rounds > stats.round_idx * NUM_LINES // num_rounds
@@ -48,19 +54,19 @@ class Progress(Watcher):
             )
 
     def evaluated(self, evaluation: Evaluation, floor: float) -> None:
-        """Show the means of one evaluation in a line."""
+        """Show the means of one evaluation in one line."""
         self._say(evaluation_line(evaluation, floor))
 
     def close(self) -> None:
-        """End the bar, if there is one, so that what is printed next has a line of its own."""
+        """End the bar, if there is one; later output starts on a new line."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
-    def _advance_bar(self, stats: RoundStats, num_rounds: int, round_s: float) -> None:
+    def _advance_bar(self, stats: RoundStats, round_s: float) -> None:
         if self._bar is None:
             self._bar = tqdm(
-                total=num_rounds,
+                total=self._num_rounds,
                 initial=stats.round_idx,
                 unit="round",
                 file=self._stream,
@@ -77,23 +83,23 @@ class Progress(Watcher):
 
 
 def left_out(stats: RoundStats) -> str:
-    """Return who was missing in a round, or fell behind, in a few words; empty if nobody was."""
-    told = [(stats.num_dropped, "dropped"), (stats.num_stragglers, "behind")]
-    said = ", ".join(f"{count} {what}" for count, what in told if count)
-    return f" ({said})" if said else ""
+    """Return the numbers of dropped clients and stragglers of a round, or "" without any."""
+    counts = [(stats.num_dropped, "dropped"), (stats.num_stragglers, "behind")]
+    text = ", ".join(f"{count} {word}" for count, word in counts if count)
+    return f" ({text})" if text else ""
 
 
 def evaluation_line(evaluation: Evaluation, floor: float) -> str:
     """Return one evaluation's means: KID beside its floor, class distance, and held-out losses."""
-    found = evaluation.metrics()
+    metrics = evaluation.metrics()
     parts = [
-        f"round {evaluation.round_idx}: KID {found['pretrain/kid/mean']:.4g} (floor {floor:.3g})"
+        f"round {evaluation.round_idx}: KID {metrics['pretrain/kid/mean']:.4g} (floor {floor:.3g})"
     ]
-    if "pretrain/tv/mean" in found:
-        parts.append(f"TV {found['pretrain/tv/mean']:.3f}")
+    if "pretrain/tv/mean" in metrics:
+        parts.append(f"TV {metrics['pretrain/tv/mean']:.3f}")
     losses = [
-        f"{name} {found[key]:.4f}"
+        f"{name} {metrics[key]:.4f}"
         for name in ("own", "zero", "swapped")
-        if (key := f"pretrain/heldout/{name}") in found
+        if (key := f"pretrain/heldout/{name}") in metrics
     ]
     return ", ".join([*parts, "held-out loss " + " / ".join(losses)])

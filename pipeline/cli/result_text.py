@@ -1,4 +1,4 @@
-"""What a finished experiment leaves for people and programs: a table, an object and a picture."""
+"""The text at the end of an experiment."""
 
 from collections.abc import Sequence
 
@@ -8,13 +8,13 @@ from pipeline.config.tracking import ui_command
 from pipeline.evaluation.diagnosis import Diagnosis
 from pipeline.evaluation.scores import Evaluation
 from pipeline.results.files import grid_path
-from pipeline.results.metrics import new_client_row, params_counts
+from pipeline.results.metrics import new_client_rows, params_counts
 from pipeline.results.result import Result
 from pipeline.runs.layout import PROFILE, PROFILE_TABLE, trace_path
 
 
 def result_table(result: Result) -> str:
-    """Return what is printed at the end of a run: scores, floors, and where everything lies."""
+    """Return the text at the end of a run: scores, floors, diagnoses and file locations."""
     config, federation = result.setting.config, result.setting.config.federation
     title = (
         f"{config.method.name} on {config.data.name}, seed {config.seed}: "
@@ -26,33 +26,34 @@ def result_table(result: Result) -> str:
 
 
 def diagnoses_text(diagnoses: Sequence[Diagnosis]) -> str:
-    """Return recognised failures with what to try, or that there are none."""
+    """Return the known failures of a run with advice, or a sentence that there are none."""
     if not diagnoses:
         return "no known failure recognised"
-    said = [f"{d.name}: {d.evidence}\n  try {d.advice}" for d in diagnoses]
-    return "\n".join(["Diagnoses (docs/diagnoses.md)", *said])
+    lines = [f"{d.name}: {d.evidence}\n  try {d.advice}" for d in diagnoses]
+    return "\n".join(["Diagnoses (docs/diagnoses.md)", *lines])
 
 
 def _pretraining_table(result: Result) -> str:
-    if not result.evaluations:
+    if not result.pretraining.evaluations:
         return "no pre-training: this method's clients train alone"
     floor = result.real.floor_mean(result.setting.eval_ids)
     header = ["round", "KID", "worst", "TV", "held-out own", "zero", "swapped"]
-    rows = [_pretraining_row(evaluation) for evaluation in result.evaluations]
+    rows = [_pretraining_row(evaluation) for evaluation in result.pretraining.evaluations]
     first = f"Pre-training clients (KID floor, real against real: {number(floor)})"
     return f"{first}\n{aligned(header, rows)}"
 
 
 def _pretraining_row(evaluation: Evaluation) -> list[str]:
-    found = evaluation.metrics()
+    metrics = evaluation.metrics()
     keys = ("kid/mean", "kid/worst", "tv/mean", "heldout/own", "heldout/zero", "heldout/swapped")
-    return [str(evaluation.round_idx), *(number(found.get(f"pretrain/{key}")) for key in keys)]
+    return [str(evaluation.round_idx), *(number(metrics.get(f"pretrain/{key}")) for key in keys)]
 
 
 def _new_clients_table(result: Result) -> str:
-    if not result.reports:
+    kid_subset_size = result.setting.config.eval.kid_subset_size
+    rows = new_client_rows(result.adaptation, result.real, kid_subset_size)
+    if not rows:
         return ""
-    rows = [new_client_row(result, i) for i in range(len(result.reports))]
     header = ["client", "KID", "floor", "kept epoch", "TV", "held-out loss", "NN train", "NN test"]
     cells = [
         [

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def run(args: argparse.Namespace) -> Answer:
-    """Run one experiment, or with `--dry-run` say what it would be."""
+    """Run one experiment, or with `--dry-run` describe it."""
     from pipeline.config.load import load_config
     from spire_core.errors import ConfigError
 
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> Answer:
 
 
 def resume(args: argparse.Namespace) -> Answer:
-    """Go on with an interrupted run; of a finished one, say again what it found."""
+    """Resume an interrupted run; print the result of a finished one again."""
     from pipeline.config.load import load_config
     from pipeline.config.tracking import tracking_root
     from pipeline.runs.folder import load_result
@@ -70,8 +70,9 @@ def resume(args: argparse.Namespace) -> Answer:
         from pipeline.tracking.claim import claim
 
         claim(run_dir, given, overrides)
-    if (told := load_result(run_dir)) is not None:
-        return Answer(f"run {told['run_id']} has finished: spire sample {told['run_id']}", told)
+    if (result := load_result(run_dir)) is not None:
+        run_id = result["run_id"]
+        return Answer(f"run {run_id} has finished: spire sample {run_id}", result)
     config, preset = load_start(run_dir, given, overrides)
     fetch_if_missing(config.data.name, config.data.root, config.data.path)
     with _starting_cluster(config):
@@ -92,14 +93,14 @@ def _dry_run(config: "Config", preset: str) -> Answer:
     from pipeline.federation.setup import prepare
 
     plan, setting = plan_here(config), prepare(config)
-    told = setting_json(setting, preset, plan)
-    return Answer(setting_text(told, plan), told)
+    description = setting_json(setting, preset, plan)
+    return Answer(setting_text(description, plan), description)
 
 
 def _starting_cluster(config: "Config") -> contextlib.AbstractContextManager[Any]:
-    """Let Ray, if it is asked for, start beside what comes before the clients: seconds of imports.
+    """Start Ray, if the run uses it, beside the imports and checks that precede the clients.
 
-    What is wrong with settings or data that are looked at meanwhile ends it again.
+    An error in settings or data that they find stops Ray again.
     """
     if config.resources.pool == "local":
         return contextlib.nullcontext()

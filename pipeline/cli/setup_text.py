@@ -1,4 +1,4 @@
-"""What the command line says of an experiment before it runs: text and JSON."""
+"""The description of an experiment before it runs, as text and as JSON."""
 
 import json
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ MAX_ROWS = 40  # clients of one kind
 def partition_json(
     partition: Partition, labels: np.ndarray, class_names: Sequence[str]
 ) -> dict[str, Any]:
-    """Return who holds which data, client by client; of a population without end, the first."""
+    """Return the data of each client; of a very large population, those of its first clients."""
     shown = partition.shown
     counts = shown.class_counts(labels, len(class_names))
     num_old, num_clients = len(shown.train_clients), len(partition.train_clients)
@@ -43,9 +43,9 @@ def partition_json(
     }
 
 
-def partition_text(told: dict[str, Any]) -> str:
-    """Return what `partition_json` tells, as a table of images per client and class."""
-    names, clients = told["class_names"], told["clients"]
+def partition_text(partition: dict[str, Any]) -> str:
+    """Return `partition_json` as a table of images per client and class."""
+    names, clients = partition["class_names"], partition["clients"]
     is_wide = len(names) > MAX_COLUMNS
     header = [
         "client",
@@ -53,14 +53,14 @@ def partition_text(told: dict[str, Any]) -> str:
         "test",
         *(["largest classes"] if is_wide else [n[:6] for n in names]),
     ]
-    shown, left_out = [], told["num_left_out"]
+    shown, left_out = [], partition["num_left_out"]
     for is_new in (False, True):
         of_kind = [c for c in clients if c["is_new"] == is_new]
         shown += of_kind[:MAX_ROWS]
         left_out += len(of_kind[MAX_ROWS:])
     table = aligned(header, [_partition_row(c, names, is_wide) for c in shown])
-    more = f"\n(and {left_out} more clients)" if left_out else ""
-    return f"{table}{more}\npartition {told['hash']}"
+    rest = f"\n(and {left_out} more clients)" if left_out else ""
+    return f"{table}{rest}\npartition {partition['hash']}"
 
 
 def _partition_row(client: dict[str, Any], names: Sequence[str], is_wide: bool) -> list[str]:
@@ -74,7 +74,7 @@ def _partition_row(client: dict[str, Any], names: Sequence[str], is_wide: bool) 
 
 
 def setting_json(setting: Setting, preset: str, plan: ActorPlan | None) -> dict[str, Any]:
-    """Return what is fixed before the first round; `plan` is None where one process does all."""
+    """Return all that is fixed before the first round; `plan` is None without actors."""
     total, trained = params_counts(setting)
     data, config = setting.data, setting.config
     actors = None
@@ -97,22 +97,23 @@ def setting_json(setting: Setting, preset: str, plan: ActorPlan | None) -> dict[
     }
 
 
-def setting_text(told: dict[str, Any], plan: ActorPlan | None) -> str:
-    """Return what `setting_json` tells, for reading."""
-    total, trained = told["params_total"], told["params_trainable_new_client"]
+def setting_text(description: dict[str, Any], plan: ActorPlan | None) -> str:
+    """Return the description of `setting_json` for reading."""
+    total, trained = description["params_total"], description["params_trainable_new_client"]
     where = f"resources: {plan.describe()}" if plan else "resources: this process alone"
     return "\n\n".join(
         [
             yaml.safe_dump(
-                told["config"], sort_keys=False, default_flow_style=None, width=100
+                description["config"], sort_keys=False, default_flow_style=None, width=100
             ).strip(),
-            "images of each class at each client:\n" + partition_text(told["partition"]),
+            "images of each class at each client:\n" + partition_text(description["partition"]),
             f"parameters: {trained_text(trained, total)}\n"
-            f"extractor: {told['extractor']}\n{where}\nconfig {told['config_fingerprint']}",
+            f"extractor: {description['extractor']}\n{where}\n"
+            f"config {description['config_fingerprint']}",
         ]
     )
 
 
 def trained_text(trained: int, total: int) -> str:
-    """Return how many numbers a new client trains, in words."""
+    """Return the number of parameters that a new client trains, in words."""
     return f"a new client trains {trained:,} of {total:,} numbers ({100 * trained / total:.3g} %)"

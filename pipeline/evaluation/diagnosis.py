@@ -1,7 +1,8 @@
-"""Known failures of an experiment, recognised in what it measured, each with what to try.
+"""Rules that recognise known failures of an experiment, each with advice.
 
-Evidence in (losses, scores, a matrix), `Diagnosis` out; `docs/diagnoses.md` says why these signs
-and these thresholds. r: evaluations of pre-training, m: clients, n: held-out images of one client.
+Rules take evidence (losses, scores, a matrix) and return a `Diagnosis` or None;
+`docs/diagnoses.md` gives the reasons for signs and thresholds.
+r: evaluations of pre-training, m: clients, n: held-out images of one client.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,9 +39,9 @@ NUM_ERRORS = 3  # standard errors that a rise has to exceed as well
 MIN_POINTS = 4  # of a new client's curve, below which it is not judged
 MIN_LOSS_RISE = 0.02  # of a new client's held-out loss, as a share of it
 MIN_STEPS = 100  # of a client's own part in pre-training, below which it is not judged
-SAME_LOSS = 0.005  # losses that differ by a smaller share say the same
-NO_CHANGE = 0.002  # the same, of a difference that is there for certain
-MAX_OFF = 0.25  # of clients whom another's part suits better than their own
+SAME_LOSS = 0.005  # losses that differ by a smaller share count as equal
+NO_CHANGE = 0.002  # the same, for a difference beyond noise
+MAX_OFF = 0.25  # of clients with a lower loss with another's part than with their own
 MIN_TV = 0.2  # mean distance between clients' class mixtures, below which they are alike
 
 Kid = tuple[float, float]  # its mean and spread over subsets of images
@@ -48,14 +49,14 @@ Kid = tuple[float, float]  # its mean and spread over subsets of images
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """A failure by its short name, and the sentence that says what was seen."""
+    """A failure by its short name, and a sentence with the evidence."""
 
     name: str
     evidence: str
 
     @property
     def advice(self) -> str:
-        """What to try."""
+        """Settings to try."""
         return ADVICE[self.name]
 
     def as_dict(self) -> dict[str, str]:
@@ -68,10 +69,10 @@ class Diagnosis:
 def backbone_diagnosis(
     losses: Sequence[float], rounds: Sequence[int], heldout: np.ndarray, kids: np.ndarray
 ) -> Diagnosis | None:
-    """Return what is wrong with the backbone's course, or None.
+    """Return the failure of the backbone's training, or None.
 
-    `losses`: training loss of every round; `heldout` and `kids` (r, m) after these `rounds`, the
-    first before training.
+    `losses`: training loss of every round; `heldout` and `kids`: (r, m) after these `rounds`. The
+    first evaluation precedes training.
     """
     if len(losses) < MIN_ROUNDS:
         return None
@@ -87,7 +88,7 @@ def backbone_diagnosis(
 
 
 def divergence(error: DivergenceError) -> Diagnosis:
-    """Return the diagnosis of a run that ends because updates are out of all bounds."""
+    """Return the diagnosis of a run that ends because its updates are out of bounds."""
     return Diagnosis(DIVERGING, f"updates could not be averaged ({error})")
 
 
@@ -126,33 +127,33 @@ def _kid_rise(rounds: Sequence[int], kids: np.ndarray) -> str | None:
     )
 
 
-# --- what a client keeps for itself ---------------------------------------------------------------
+# --- clients' own parts ---------------------------------------------------------------------------
 
 
 def own_is_best(matrix: np.ndarray) -> np.ndarray:
-    """Return for which clients (m,) no other's own part gives a lower loss on their data.
+    """Return for which clients (m,) no other client's part gives a lower loss on their data.
 
-    `matrix` (m, m): loss of client i (row) with the part of client j (column). A loss that is
-    lower by less than `SAME_LOSS` is not.
+    `matrix` (m, m): loss of client i (row) with the part of client j (column). Losses that differ
+    by less than `SAME_LOSS` count as equal.
     """
     return np.diag(matrix) * (1 - SAME_LOSS) <= matrix.min(axis=1)
 
 
 def consistency_diagnosis(matrix: np.ndarray, client_ids: Sequence[int]) -> Diagnosis | None:
-    """Return whether the cross-client matrix of `own_is_best` lacks a dominant diagonal."""
+    """Return the failure if the cross-client matrix of `own_is_best` lacks a dominant diagonal."""
     off = ~own_is_best(matrix)
     if len(matrix) < 2 or off.mean() <= MAX_OFF:
         return None
-    named = ", ".join(str(c) for c, is_off in zip(client_ids, off, strict=True) if is_off)
+    names = ", ".join(str(c) for c, is_off in zip(client_ids, off, strict=True) if is_off)
     return Diagnosis(
         INCONSISTENT,
         f"{off.sum()} of {len(matrix)} clients have a lower held-out loss with another client's "
-        f"part than with their own ({named})",
+        f"part than with their own ({names})",
     )
 
 
 def embedding_diagnosis(own: np.ndarray, zero: np.ndarray, swapped: np.ndarray) -> Diagnosis | None:
-    """Return whether the embedding changes nothing: held-out losses (m,) with each of the three."""
+    """Return the failure if the held-out losses (m,) are equal with all three embeddings."""
     gains = (np.stack([zero, swapped]) - own) / own.mean()
     change = np.abs(gains).mean(axis=1).max()
     errors = gains.std(axis=1, ddof=1) / len(own) ** 0.5 if len(own) > 1 else np.zeros(2)
@@ -168,19 +169,20 @@ def embedding_diagnosis(own: np.ndarray, zero: np.ndarray, swapped: np.ndarray) 
 
 
 def jitter(values: Sequence[float]) -> float:
-    """Return the standard deviation of a smooth curve's noise, from its second differences.
+    """Return the standard deviation of the noise on a smooth curve, from its second differences.
 
-    For independent noise these have 6 times its variance; the median is not moved by a few jumps.
+    Second differences of independent noise have 6 times its variance. Their median is robust to a
+    few jumps.
     """
     second = np.abs(np.diff(np.asarray(values, np.float64), 2))
     return float(np.median(second)) / (0.6745 * 6**0.5) if len(second) else 0.0
 
 
 def heldout_rise(heldout: Mapping[int, Tensor], kept_epoch: int) -> str | None:
-    """Return how the loss of the kept epoch lies above the lowest, or None if it does not.
+    """Return in words how far the kept epoch's loss is above the lowest; None within noise.
 
-    `heldout`: loss (n,) on each held-out image, by epoch. The noise is that of the mean difference
-    image by image, and the curve's jitter.
+    `heldout`: loss (n,) on each held-out image, by epoch. The noise combines the standard error of
+    the differences image by image and the curve's jitter.
     """
     if len(heldout) < MIN_POINTS:
         return None
@@ -195,9 +197,9 @@ def heldout_rise(heldout: Mapping[int, Tensor], kept_epoch: int) -> str | None:
 
 
 def kid_rise(kids: Mapping[int, Kid], kept: Kid) -> str | None:
-    """Return how the KID `kept` lies above the lowest of a curve, by epoch, or None.
+    """Return in words how far the KID `kept` is above the lowest of `kids`, by epoch.
 
-    The noise is the spread of both, or the curve's jitter if that is more.
+    Returns None within noise: the spread of both scores, or the curve's jitter if that is larger.
     """
     if len(kids) < MIN_POINTS:
         return None
@@ -211,21 +213,21 @@ def kid_rise(kids: Mapping[int, Kid], kept: Kid) -> str | None:
 
 
 def adaptation_diagnosis(reports: Sequence[AdaptReport]) -> Diagnosis | None:
-    """Return which new clients were kept in a worse state than they had been in on the way."""
-    found: dict[int, str] = {}
+    """Return the failure if new clients are kept in a worse state than an earlier one."""
+    rises: dict[int, str] = {}
     for report in reports:
         kids = {p.epoch: _kid(p.observed) for p in report.curve if p.observed is not None}
         kept, kid = report.kept_epoch, _kid(report.scores_after)
         rise = heldout_rise(report.heldout, kept) or kid_rise(kids, kid)
         if rise:
-            found[report.client_id] = f"{rise} after epoch {kept}"
-    if not found:
+            rises[report.client_id] = f"{rise} after epoch {kept}"
+    if not rises:
         return None
-    first = next(iter(found))
+    first = next(iter(rises))
     return Diagnosis(
         OVERFITTING,
-        f"{len(found)} of {len(reports)} new clients got worse after their best epoch: client "
-        f"{first}'s {found[first]}",
+        f"{len(rises)} of {len(reports)} new clients got worse after their best epoch: client "
+        f"{first}'s {rises[first]}",
     )
 
 

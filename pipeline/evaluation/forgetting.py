@@ -1,10 +1,12 @@
-"""Forgetting curves: what adapting to a new client does to its own score and to everything else.
+"""Forgetting curves: the effect of adaptation on the new client's own score and on the population.
 
-own = KID as client j against j's held-out data, minus its lowest value so far (0: still improving).
-global = KID of the adapted model asked for the pre-training population, minus the same before
-adaptation; 0 by construction where adaptation leaves alone all that existing clients use.
-replaced = what is lost when only the adapted client is left: KID of its samples against the
-population, minus the population's own before adaptation.
+own = KID of new client j's samples against j's held-out data, minus its lowest value so far
+(0: still improving).
+global = KID of the adapted model's samples against the pre-training population, minus the same
+before adaptation. It is 0 by construction if adaptation keeps all weights that existing clients
+use.
+replaced = KID of the adapted client's samples against the population, minus the population's own
+KID before adaptation: the loss if the adapted client alone remains.
 """
 
 from collections.abc import Sequence
@@ -18,7 +20,7 @@ from spire_core.methods import Method
 
 @dataclass(frozen=True)
 class ForgettingCurve:
-    """One new client's curves over the epochs at which it was observed."""
+    """One new client's curves over its evaluated epochs."""
 
     client_id: int
     epochs: tuple[int, ...]

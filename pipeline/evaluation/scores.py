@@ -1,7 +1,7 @@
 """Evaluation of the pre-training clients: KID, class histograms and held-out losses per client.
 
-Generation and features run where the clients are; what arrives here are features and scores. n, m:
-numbers of images and clients, D: features, K: classes.
+Generation and feature extraction run at the clients; features and losses arrive here.
+n, m: numbers of images and clients, D: features, K: classes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,9 +26,9 @@ NUM_POPULATION_DRAWS = 4  # an impersonal model draws alike for every client: po
 
 @dataclass(frozen=True)
 class RealData:
-    """What samples are held against, client by client.
+    """The reference for samples, client by client.
 
-    `features` (n, D) of its test images, `mixtures` (K,) of classes, and the floor.
+    `features` (n, D) of its test images, its class mixture (K,), and its real-against-real floor.
     """
 
     features: Mapping[int, Tensor]
@@ -44,12 +44,12 @@ class RealData:
         config: EvalConfig,
         seed: int,
     ) -> "RealData":
-        """Return features of these clients' held-out images, and real-against-real floors.
+        """Return the reference of these clients, from their held-out images.
 
-        The floor is taken over as many images as are generated, where a client has them twice.
+        The floor uses as many images as are generated, if a client has twice as many.
         """
-        found: list[Tensor] = pool.run_all("real_features", client_ids)
-        features = dict(zip(client_ids, found, strict=True))
+        per_client: list[Tensor] = pool.run_all("real_features", client_ids)
+        features = dict(zip(client_ids, per_client, strict=True))
         sizes = (config.kid_subset_size, config.kid_num_subsets, seed)
         floors = {
             c: kid_floor(f, *sizes, max_images=config.num_images) for c, f in features.items()
@@ -60,8 +60,30 @@ class RealData:
         return float(np.mean([self.floors[c].mean for c in client_ids]))
 
 
+@dataclass(frozen=True)
+class Scoring:
+    """The reference, the settings and the seed of a score."""
+
+    real: RealData
+    config: EvalConfig
+    seed: int
+
+    @property
+    def kid_sizes(self) -> tuple[int, int, int]:
+        """The arguments of `kid` after the features."""
+        return self.config.kid_subset_size, self.config.kid_num_subsets, self.seed
+
+
+@dataclass(frozen=True)
+class CrossClientMatrix:
+    """Values (m, m) of each client (row) with each other's data or part (column)."""
+
+    client_ids: tuple[int, ...]
+    values: np.ndarray
+
+
 def pooled_features(features: Sequence[Tensor], limit: int, seed: int) -> Tensor:
-    """Return all these clients' features (n, D) together, at most `limit` rows."""
+    """Return all these clients' features (n, D) together, a random choice of `limit` at most."""
     everything = torch.cat(list(features))
     order = np.random.default_rng(seed % 2**64).permutation(len(everything))[:limit]
     return everything[np.sort(order)]
@@ -85,18 +107,18 @@ class Evaluation:
     def metrics(self) -> dict[str, float]:
         """Return the few numbers that are tracked over rounds."""
         kids = [s.mean for s in self.scores]
-        found = {
+        metrics = {
             "pretrain/kid/mean": self.kid_mean,
             "pretrain/kid/worst": max(kids),
             "pretrain/kid/std": float(np.std(kids)),
         }
         if self.tv is not None:
-            found["pretrain/tv/mean"] = float(np.mean(self.tv))
+            metrics["pretrain/tv/mean"] = float(np.mean(self.tv))
         for name in ("own", "zero", "swapped"):
             values = [v for loss in self.losses if (v := getattr(loss, name)) is not None]
             if values:
-                found[f"pretrain/heldout/{name}"] = float(np.mean(values))
-        return found
+                metrics[f"pretrain/heldout/{name}"] = float(np.mean(values))
+        return metrics
 
     def table(self, real: RealData) -> dict[str, list[Any]]:
         """Return one row per client, as columns."""
@@ -119,21 +141,19 @@ def draw_pretraining(
     pool: ClientPool,
     weights: np.ndarray,
     client_ids: Sequence[int],
-    real: RealData,
     method: Method,
-    config: EvalConfig,
     round_idx: int,
-    seed: int,
+    scoring: Scoring,
 ) -> Callable[[], Evaluation]:
-    """Have these pre-training clients draw with the backbone weights (P,); return what scores them.
+    """Let these pre-training clients draw with the backbone (P,); return a function that scores.
 
-    That needs no client any more.
+    That function needs no client.
     """
     handle = pool.share(weights)
-    drawn = _draw_all(pool, handle, client_ids, method, config.clients_per_batch)
+    drawn = _draw_all(pool, handle, client_ids, method, scoring.config.clients_per_batch)
     swaps = [(client_ids[(i + 1) % len(client_ids)],) for i in range(len(client_ids))]
     losses = pool.run_all("losses", client_ids, handle, per_unit=swaps)
-    return partial(_scored, round_idx, client_ids, drawn, losses, real, config, seed)
+    return partial(_score, round_idx, client_ids, drawn, losses, scoring)
 
 
 def evaluate_tuned(
@@ -142,32 +162,28 @@ def evaluate_tuned(
     client_ids: Sequence[int],
     num_images: Sequence[int],
     settings: AdaptConfig,
-    real: RealData,
-    config: EvalConfig,
     round_idx: int,
-    seed: int,
+    scoring: Scoring,
 ) -> Evaluation:
     """Return the evaluation of pre-training clients that each fine-tune the backbone (P,) first.
 
-    `num_images`: how many each trains on.
+    `num_images`: the number of each client's training images.
     """
     costs = [float(num) for num in num_images]
-    found = pool.run_all("draw_tuned", client_ids, pool.share(weights), settings, costs=costs)
-    drawn, losses = zip(*found, strict=True)
-    return _scored(round_idx, client_ids, drawn, losses, real, config, seed)
+    results = pool.run_all("draw_tuned", client_ids, pool.share(weights), settings, costs=costs)
+    drawn, losses = zip(*results, strict=True)
+    return _score(round_idx, client_ids, drawn, losses, scoring)
 
 
-def _scored(
+def _score(
     round_idx: int,
     client_ids: Sequence[int],
     drawn: Sequence[Drawn],
     losses: Sequence[Losses],
-    real: RealData,
-    config: EvalConfig,
-    seed: int,
+    scoring: Scoring,
 ) -> Evaluation:
-    """Return an evaluation out of what clients drew and lost."""
-    sizes = (config.kid_subset_size, config.kid_num_subsets, seed)
+    """Return the evaluation of clients' samples and held-out losses."""
+    real, sizes = scoring.real, scoring.kid_sizes
     scores = [
         kid(real.features[c], d.features, *sizes) for c, d in zip(client_ids, drawn, strict=True)
     ]
@@ -189,36 +205,25 @@ def _scored(
 def _draw_all(
     pool: ClientPool, weights: Any, client_ids: Sequence[int], method: Method, group_size: int
 ) -> list[Drawn]:
-    """Return each client's samples; who shares a batch depends on the list of clients alone.
+    """Return each client's samples. The batches depend on the list of clients alone.
 
-    An impersonal model's few draws stand for every client: their features are pooled, since KID has
-    no bias, and their histograms are not, since TV is lower with more images.
+    A few draws of an impersonal model stand for every client. Their features are pooled, since KID
+    is unbiased. Their histograms are not, since TV falls with the number of images.
     """
     chosen = client_ids if method.is_personal else client_ids[:NUM_POPULATION_DRAWS]
     groups = pool.run_all("draw", in_groups(chosen, group_size), weights)
-    some: list[Drawn] = [drawn for group in groups for drawn in group]
+    drawn: list[Drawn] = [one for group in groups for one in group]
     if method.is_personal:
-        return some
-    features = torch.cat([d.features for d in some])
-    histograms = [d.histogram for d in some if d.histogram is not None]
-    each = np.stack(histograms) if histograms else None
-    return [Drawn(c, features, each, some[0].images) for c in client_ids]
+        return drawn
+    features = torch.cat([d.features for d in drawn])
+    histograms = [d.histogram for d in drawn if d.histogram is not None]
+    stacked = np.stack(histograms) if histograms else None
+    return [Drawn(c, features, stacked, drawn[0].images) for c in client_ids]
 
 
-def cross_client_matrix(
-    drawn: Sequence[Drawn], real: RealData, client_ids: Sequence[int], config: EvalConfig, seed: int
-) -> np.ndarray:
-    """Return KID (m, m) of samples of client i (row) against the data of client j (column)."""
+def cross_client_kid(drawn: Sequence[Drawn], scoring: Scoring) -> CrossClientMatrix:
+    """Return KID of samples of client i (row) against the data of client j (column)."""
+    client_ids = tuple(d.client_id for d in drawn)
     fakes = [d.features for d in drawn]
-    reals = [real.features[c] for c in client_ids]
-    return kid_matrix(fakes, reals, config.kid_subset_size, config.kid_num_subsets, seed)
-
-
-def cross_client_losses(
-    pool: ClientPool, weights: np.ndarray, client_ids: Sequence[int]
-) -> np.ndarray:
-    """Return held-out losses (m, m) of client i's data (row) with client j's own part (column).
-
-    All entries of a row are taken at the same noise; the diagonal is `Losses.own`.
-    """
-    return np.array(pool.run_all("losses_as", client_ids, pool.share(weights), tuple(client_ids)))
+    reals = [scoring.real.features[c] for c in client_ids]
+    return CrossClientMatrix(client_ids, kid_matrix(fakes, reals, *scoring.kid_sizes))

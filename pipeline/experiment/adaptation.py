@@ -1,8 +1,8 @@
-"""Adaptation over a client pool: new clients are fitted, in groups where possible, and looked at.
+"""Adaptation of new clients over a client pool.
 
-Where a new client trains an embedding alone, a group of them is fitted in one batch and nobody
-looks on: their embeddings after each epoch that a curve needs are kept on the clients' side. What
-was learned is looked at afterwards, by all workers, as each look stands for itself.
+Where a new client trains its embedding alone, a group of clients is fitted in one batch. The
+clients' side keeps their embeddings after each epoch that a curve needs. All workers evaluate these
+afterwards, since evaluations of different epochs are independent.
 """
 
 from collections.abc import Mapping
@@ -17,13 +17,14 @@ from pipeline.evaluation.forgetting import forgetting_curve
 from pipeline.evaluation.scores import (
     Evaluation,
     RealData,
-    cross_client_matrix,
-    evaluate_tuned,
+    Scoring,
+    cross_client_kid,
     pooled_features,
 )
 from pipeline.federation.messages import AdaptReport, Drawn, Fitted, Look
 from pipeline.federation.pool import ClientPool, in_groups
-from pipeline.results.result import Result
+from pipeline.federation.setup import Setting
+from pipeline.results.result import Adaptation, Pretraining
 from spire_core.config.adapt import can_adapt_together
 from spire_core.evaluation.kid import kid
 from spire_core.federated.secure_aggregation import unmask_sum
@@ -31,25 +32,11 @@ from spire_core.federated.secure_aggregation import unmask_sum
 POOLED_IMAGES = 1000  # of the pre-training population, for forgetting
 
 
-def tune(result: Result, pool: ClientPool, weights: np.ndarray) -> None:
-    """Score the pre-training clients after each has fine-tuned the backbone (P,) by itself."""
-    setting, config = result.setting, result.setting.config
-    result.tuned = evaluate_tuned(
-        pool,
-        weights,
-        setting.eval_ids,
-        [len(setting.partition.split(client_id).train) for client_id in setting.eval_ids],
-        config.adapt,
-        result.real,
-        config.eval,
-        config.federation.num_rounds,
-        config.seed,
-    )
-
-
-def adapt(result: Result, pool: ClientPool, weights: np.ndarray) -> None:
-    """Fit every new client, and work out forgetting curves and the cross-client matrix."""
-    setting, config = result.setting, result.setting.config
+def adapt(
+    setting: Setting, real: RealData, pool: ClientPool, pretraining: Pretraining
+) -> Adaptation:
+    """Fit every new client; return reports, forgetting curves and the cross-client matrix."""
+    config = setting.config
     method, seed = config.method.record, config.seed
     mean_emb = None
     if method.has_embedding and config.adapt.init == "mean":
@@ -57,33 +44,32 @@ def adapt(result: Result, pool: ClientPool, weights: np.ndarray) -> None:
     pooled = pooled_features(
         pool.run_all("real_features", setting.representative_ids), POOLED_IMAGES, seed
     )
-    result.reports = adapt_clients(pool, setting.new_ids, weights, mean_emb, pooled, config)
-    before = None
-    if result.evaluations:
-        before = population_kid(result.evaluations[-1], result.real, pooled, config)
-    result.curves = [forgetting_curve(r, method, before) for r in result.reports]
-    drawn = [*(result.evaluations[-1].drawn if result.evaluations else ())]
-    drawn += [r.after for r in result.reports]
-    ids = [d.client_id for d in drawn]
-    if drawn:
-        result.matrix = cross_client_matrix(drawn, result.real, ids, config.eval, seed)
+    reports = adapt_clients(pool, setting.new_ids, pretraining.weights, mean_emb, pooled, config)
+    before, drawn = None, list[Drawn]()
+    if pretraining.evaluations:
+        last = pretraining.evaluations[-1]
+        before, drawn = population_kid(last, real, pooled, config), list(last.drawn)
+    curves = [forgetting_curve(report, method, before) for report in reports]
+    drawn += [report.after for report in reports]
+    cross_kid = cross_client_kid(drawn, Scoring(real, config.eval, seed)) if drawn else None
+    return Adaptation(tuple(reports), tuple(curves), cross_kid)
 
 
 def mean_embedding(pool: ClientPool, client_ids: list[int]) -> Tensor:
-    """Return the mean embedding (D_emb,) of these clients out of masked ones: nobody sees them."""
+    """Return the mean embedding (D_emb,) of these clients, from masked embeddings alone."""
     total = unmask_sum(pool.run_all("masked_embedding", client_ids, client_ids))
     return (total / len(client_ids)).float()
 
 
 def population_kid(evaluation: Evaluation, real: RealData, pooled: Tensor, config: Config) -> float:
-    """Return the population's own KID: of the shared model's samples against `pooled` (n, D).
+    """Return the population's own KID: the shared model's samples against `pooled` (n, D).
 
-    Of a personal method it is that of the evaluated clients' samples against their own data, since
-    a few clients cannot draw what the others hold.
+    For a personal method, the evaluated clients' samples against their own data: a few clients
+    cannot draw the data of the others.
     """
     if config.method.record.is_personal:
-        own = [real.features[client_id] for client_id in evaluation.client_ids]
-        pooled = pooled_features(own, POOLED_IMAGES, config.seed)
+        client_features = [real.features[client_id] for client_id in evaluation.client_ids]
+        pooled = pooled_features(client_features, POOLED_IMAGES, config.seed)
         drawn = torch.cat([d.features for d in evaluation.drawn])
     else:
         drawn = evaluation.drawn[0].features
@@ -99,27 +85,27 @@ def adapt_clients(
     pooled_features: Tensor,
     config: Config,
 ) -> list[AdaptReport]:
-    """Return what new clients tell about their adaptation on the backbone (P,), in their order.
+    """Return new clients' reports of their adaptation on the backbone (P,), in their order.
 
-    `pooled_features` (n, D) are features of the pre-training population's held-out images.
+    `pooled_features` (n, D): features of the pre-training population's held-out images.
     """
     handle, settings = pool.share(weights), config.adapt
     if not can_adapt_together(config.method.record, config.model):
         return pool.run_all("adapt", client_ids, handle, settings, mean_emb, pooled_features)
     groups = in_groups(client_ids, settings.group_size)
-    told = pool.run_all("fit_embeddings", groups, handle, settings, mean_emb)
-    fitted: list[Fitted] = [client for group in told for client in group]
-    wanted = [(f.client_id, e, e in (0, f.kept_epoch)) for f in fitted for e in f.looks]
-    batches = in_groups(wanted, config.eval.clients_per_batch)
-    looks = pool.run_all(
+    by_group = pool.run_all("fit_embeddings", groups, handle, settings, mean_emb)
+    fitted: list[Fitted] = [client for group in by_group for client in group]
+    looks = [(f.client_id, e, e in (0, f.kept_epoch)) for f in fitted for e in f.looks]
+    batches = in_groups(looks, config.eval.clients_per_batch)
+    by_batch = pool.run_all(
         "look",
         [tuple(client_id for client_id, _, _ in batch) for batch in batches],
         handle,
         pooled_features,
         per_unit=[([e for _, e, _ in batch], [w for _, _, w in batch]) for batch in batches],
     )
-    seen = iter([look for batch in looks for look in batch])
-    return [_report(f, {epoch: next(seen) for epoch in f.looks}) for f in fitted]
+    in_order = iter([look for batch in by_batch for look in batch])
+    return [_report(f, {epoch: next(in_order) for epoch in f.looks}) for f in fitted]
 
 
 def _report(fitted: Fitted, looks: Mapping[int, Look]) -> AdaptReport:

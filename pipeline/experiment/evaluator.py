@@ -1,4 +1,4 @@
-"""Evaluations between rounds: clients draw, and their scores are worked out beside the next rounds.
+"""Evaluations between rounds: clients draw, and a thread scores their samples beside later rounds.
 
 Drawing needs the clients, as rounds do. Scoring needs this process alone (docs/performance.md).
 """
@@ -6,120 +6,146 @@ Drawing needs the clients, as rounds do. Scoring needs this process alone (docs/
 import logging
 import threading
 import time
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, wait
-from types import TracebackType
-from typing import Self
+from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.checkpoint.checkpointer import is_checkpoint_due
 from pipeline.checkpoint.evaluation_store import save_evaluation
-from pipeline.evaluation.scores import Evaluation, draw_pretraining
+from pipeline.evaluation.scores import Evaluation, RealData, Scoring, draw_pretraining
 from pipeline.experiment.watcher import Watcher
+from pipeline.federation.driver import RoundDriver
 from pipeline.federation.pool import ClientPool
+from pipeline.federation.round_loop import RoundListener
+from pipeline.federation.rounds import RoundStats
+from pipeline.federation.setup import Setting
+from pipeline.results.metric_names import EVALUATE_S
 from pipeline.results.recording import log_evaluation
-from pipeline.results.result import Result
 from pipeline.tracking.tracker import Tracker
 
 ENDING_S = 3.0  # that a run which ends before its time waits for scores
 _log = logging.getLogger(__name__)
+Scores = tuple[Evaluation, float]  # and the seconds that scoring took
 
 
-class Evaluator:
-    """Evaluates the pre-training clients of a run, one evaluation at a time, and records each."""
+@dataclass(frozen=True)
+class PendingScores:
+    """Scores of the state after `done` rounds, which a thread computes."""
+
+    done: int
+    drawing_s: float
+    scores: Future[Scores]
+
+    def is_ready(self, wait_s: float | None) -> bool:
+        """Return whether there are scores, or their error, after `wait_s`; None: wait for them."""
+        return self.scores in wait([self.scores], wait_s).done
+
+
+def in_thread(score: Callable[[], Evaluation]) -> Future[Scores]:
+    """Compute scores in a thread. A process that ends does not wait for it, as for a pool's."""
+    scores = Future[Scores]()
+
+    def compute() -> None:
+        try:
+            began = time.monotonic()
+            scores.set_result((score(), time.monotonic() - began))
+        except BaseException as error:
+            scores.set_exception(error)
+
+    threading.Thread(target=compute, name="scores", daemon=True).start()
+    return scores
+
+
+class Evaluator(RoundListener):
+    """Evaluates the pre-training clients after the rounds `due`, one evaluation at a time.
+
+    Each is recorded and appended to `evaluations`. The next evaluation and the next checkpoint
+    wait for it.
+    """
 
     def __init__(
-        self, result: Result, pool: ClientPool, tracker: Tracker, watcher: Watcher
+        self,
+        setting: Setting,
+        real: RealData,
+        pool: ClientPool,
+        tracker: Tracker,
+        watcher: Watcher,
+        due: Collection[int],
     ) -> None:
-        self.result, self.pool, self.tracker, self.watcher = result, pool, tracker, watcher
-        self._scores: Future[tuple[Evaluation, float]] | None = None
-        self._num_rounds_done, self._drawing_s = 0, 0.0  # of these scores
-        self._raised: Exception | None = None  # by `finish`, so that it is told once
+        self.setting, self.real, self.pool = setting, real, pool
+        self.tracker, self.watcher, self.due = tracker, watcher, due
+        self.evaluations: list[Evaluation] = []
+        self._pending: PendingScores | None = None
 
-    def begin(self, weights: np.ndarray, num_rounds_done: int) -> None:
-        """Have the clients draw with the backbone (P,), and begin to score what they drew."""
-        self.finish()
-        began = time.monotonic()
-        setting, config = self.result.setting, self.result.setting.config
-        score = draw_pretraining(
-            self.pool,
-            weights,
-            setting.eval_ids,
-            self.result.real,
-            config.method.record,
-            config.eval,
-            num_rounds_done,
-            config.seed,
-        )
-        scores = Future[tuple[Evaluation, float]]()
+    def between_rounds(self, done: int, driver: RoundDriver) -> None:
+        if done in self.due:
+            self.start(driver.model_weights(), done)
+        if self.watcher.may_stop or done == self.setting.config.federation.num_rounds:
+            self.collect()
 
-        def work_out() -> None:
-            try:
-                began = time.monotonic()
-                scores.set_result((score(), time.monotonic() - began))
-            except BaseException as error:
-                scores.set_exception(error)
+    def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
+        done = stats.round_idx + 1
+        must_wait = done in self.due or is_checkpoint_due(done, self.setting.config)
+        self.collect(None if must_wait else 0.0)
 
-        # A process that ends does not wait for it, as it would for a pool's thread.
-        threading.Thread(target=work_out, name="scores", daemon=True).start()
-        self._num_rounds_done, self._drawing_s = num_rounds_done, time.monotonic() - began
-        self._scores = scores
-        if self.watcher.may_stop:
-            self.finish()
+    def end_rounds(self, error: BaseException | None) -> None:
+        self._salvage()
 
-    def finish(self, limit_s: float | None = None) -> bool:
-        """Wait for scores that were begun, at most so long, and record them.
+    def start(self, weights: np.ndarray, done: int) -> None:
+        """Let the clients draw with the backbone (P,) of `done` rounds, and start the scoring."""
+        self.collect()
+        began, setting, config = time.monotonic(), self.setting, self.setting.config
+        scoring = Scoring(self.real, config.eval, config.seed)
+        method = config.method.record
+        score = draw_pretraining(self.pool, weights, setting.eval_ids, method, done, scoring)
+        scores = in_thread(score)
+        self._pending = PendingScores(done, time.monotonic() - began, scores)
 
-        Returns whether there is nothing to wait for any more; lets the scores' own error out.
+    def collect(self, wait_s: float | None = None) -> Evaluation | None:
+        """Wait for the pending scores, at most `wait_s`; record and return them.
+
+        Returns None if there are none, or not yet. Raises the error of scoring or recording, once.
         """
-        if self._scores is None:
+        pending = self._pending
+        if pending is None or not pending.is_ready(wait_s):
+            return None
+        try:
+            evaluation = self._record(pending)
+        except Exception:
+            self._pending = None
+            raise
+        self._pending = None  # not before: a record that an interrupt cuts off is made again
+        self.evaluations.append(evaluation)
+        self.watcher.evaluated(evaluation, self.real.floor_mean(self.setting.eval_ids))
+        return evaluation
+
+    def _record(self, pending: PendingScores) -> Evaluation:
+        evaluation, scoring_s = pending.scores.result()
+        seconds = {EVALUATE_S: pending.drawing_s + scoring_s}
+        log_evaluation(self.tracker, evaluation, self.real, seconds)
+        save_evaluation(self.tracker.run_dir, evaluation)
+        return evaluation
+
+    def has_scores_before(self, num_rounds_done: int) -> bool:
+        """Wait shortly for pending scores of an earlier state; return whether none of them is lost.
+
+        A run that resumes after so many rounds never evaluates the earlier state again.
+        """
+        pending = self._pending
+        return pending is None or pending.done >= num_rounds_done or self._salvage()
+
+    def _salvage(self) -> bool:
+        """Wait shortly for pending scores and record them; warn and return False if that fails."""
+        if self._pending is None:
             return True
         try:
-            if self._scores not in wait([self._scores], limit_s).done:
-                return False
-            self._record(*self._scores.result())
-        except Exception as error:
-            self._raised = error
-            raise
-        return True
-
-    def _record(self, evaluation: Evaluation, scoring_s: float) -> None:
-        real, setting = self.result.real, self.result.setting
-        seconds = {"time/evaluate_s": self._drawing_s + scoring_s}
-        log_evaluation(self.tracker, evaluation, real, seconds)
-        save_evaluation(self.result.run_dir, evaluation)
-        self._scores = None  # not before: an interrupted record is done again
-        self.result.evaluations.append(evaluation)
-        self.watcher.evaluated(evaluation, real.floor_mean(setting.eval_ids))
-
-    def lacks_scores_before(self, num_rounds_done: int) -> bool:
-        """Return whether scores of an earlier state than that after so many rounds are not there.
-
-        A run that went on from that state would never evaluate the earlier one again.
-        """
-        return self._scores is not None and self._num_rounds_done < num_rounds_done
-
-    def end(self) -> bool:
-        """Do as `finish`, for a run that ends before its time: say what is lost, and how."""
-        try:
-            if self.finish(ENDING_S):
+            if self.collect(ENDING_S) is not None:
                 return True
-            lost = f"still being worked out after {ENDING_S:g} s"
+            reason = f"still being worked out after {ENDING_S:g} s"
         except Exception as error:
-            lost = str(error)
-        _log.warning("scores of the last evaluation are lost: %s", lost)
-        self._scores = None
+            reason = str(error)
+        self._pending = None
+        _log.warning("scores of the last evaluation are lost: %s", reason)
         return False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if error is None:
-            self.finish()
-        elif error is not self._raised:
-            self.end()

@@ -4,14 +4,15 @@ import shutil
 from collections.abc import Container
 from pathlib import Path
 
-from pipeline.checkpoint.checkpointer import RECORDED
 from pipeline.checkpoint.evaluation_store import load_evaluations, rewind_evaluations
 from pipeline.checkpoint.snapshots import checkpoints, newest_checkpoint
 from pipeline.clients.store import ClientStore
 from pipeline.config.equivalence import pretrain_fingerprint
 from pipeline.config.schema import Config
+from pipeline.evaluation.scores import RealData
+from pipeline.federation.setup import Setting
+from pipeline.results.metric_names import PRETRAINING
 from pipeline.results.recording import log_evaluation
-from pipeline.results.result import Result
 from pipeline.runs.layout import CLIENTS, EVALUATIONS
 from pipeline.runs.ownership import refuse_links
 from pipeline.tracking.outbox import Points, read_points
@@ -19,14 +20,14 @@ from pipeline.tracking.tracker import Tracker
 from spire_core.errors import RunError
 
 
-def take_over(result: Result, tracker: Tracker, source: Path) -> None:
-    """Copy another run's finished pre-training into this one, with its record."""
-    config = result.setting.config
-    copy_pretraining(source, result.run_dir, config, result.setting.train_ids)
+def reuse_pretraining(source: Path, setting: Setting, real: RealData, tracker: Tracker) -> None:
+    """Copy the finished pre-training of the run in `source` into this run, with its record."""
+    config, run_dir = setting.config, tracker.run_dir
+    copy_pretraining(source, run_dir, config, setting.train_ids)
     tracker.log_points(pretraining_points(source))
-    rewind_evaluations(result.run_dir, config.federation.num_rounds)  # a damaged one is done again
-    for evaluation in load_evaluations(result.run_dir, config.federation.num_rounds):
-        log_evaluation(tracker, evaluation, result.real)
+    rewind_evaluations(run_dir, config.federation.num_rounds)  # a damaged one is done again
+    for evaluation in load_evaluations(run_dir, config.federation.num_rounds):
+        log_evaluation(tracker, evaluation, real)
 
 
 def has_pretraining(run_dir: Path, config: Config) -> bool:
@@ -40,7 +41,7 @@ def copy_pretraining(
 ) -> None:
     """Copy the last checkpoint, the evaluations and the clients' states of a finished pre-training.
 
-    RunError if it has not finished, was done with other settings, or holds a link.
+    Raises RunError if it has not finished, has other settings, or holds a link.
     """
     refuse_links(source)
     state = newest_checkpoint(source, pretrain_fingerprint(config))
@@ -62,9 +63,9 @@ def copy_pretraining(
 
 
 def pretraining_points(source: Path) -> Points:
-    """Return the numbers that a run recorded in pre-training, in the order of their rounds."""
+    """Return the metrics that a run recorded in pre-training, in the order of their rounds."""
     points = [
-        (step, {key: value for key, value in metrics.items() if key.startswith(RECORDED)})
+        (step, {key: value for key, value in metrics.items() if key.startswith(PRETRAINING)})
         for step, metrics in read_points(source)
     ]
     return [(step, metrics) for step, metrics in points if metrics]

@@ -1,27 +1,24 @@
-"""What an experiment tells whoever watches it."""
+"""The interface of whoever watches an experiment."""
 
 from pathlib import Path
 
 from pipeline.evaluation.scores import Evaluation
-from pipeline.federation.rounds import RoundStats
+from pipeline.federation.round_loop import RoundListener
 
 
-class Watcher:
-    """Is told what happens, as it happens; this one shows nothing.
+class Watcher(RoundListener):
+    """Is called as a run proceeds; every method does nothing unless it is overridden.
 
-    `may_stop`: whether `evaluated` may end the run, so that no round is to begin before it is told.
+    `may_stop`: whether `evaluated` may end the run. No round begins before its call then.
     """
 
     may_stop = False
 
     def started(self, run_dir: Path) -> None:
-        """A run has begun, or goes on."""
+        """A run has begun, or is resumed."""
 
     def stage(self, text: str) -> None:
-        """What happens next."""
-
-    def round_done(self, stats: RoundStats, num_rounds: int) -> None:
-        """A round has ended."""
+        """The next stage begins."""
 
     def evaluated(self, evaluation: Evaluation, floor: float) -> None:
         """The pre-training clients have been evaluated; `floor` is that of KID."""
@@ -30,4 +27,4 @@ class Watcher:
         """The last checkpoint of pre-training has been written."""
 
     def close(self) -> None:
-        """Nothing more will come."""
+        """The run is over."""

@@ -1,7 +1,7 @@
-"""What went wrong in a run, as far as its own numbers tell."""
+"""Diagnosis of a whole experiment from the records of its stages."""
 
+from collections.abc import Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,58 +14,65 @@ from pipeline.evaluation.diagnosis import (
     consistency_diagnosis,
     embedding_diagnosis,
 )
-from pipeline.tracking.outbox import read_points
+from pipeline.evaluation.scores import CrossClientMatrix, Evaluation, RealData
+from pipeline.federation.messages import AdaptReport
+from pipeline.federation.setup import Setting
+from pipeline.results.result import Pretraining
 from spire_core.evaluation.image_metrics import total_variation
 from spire_core.federated.messages import steps_per_epoch
 
-if TYPE_CHECKING:
-    from pipeline.results.result import Result
-
-# --- a whole experiment ---------------------------------------------------------------------------
+EMBEDDINGS = ("own", "zero", "swapped")  # with which a client's held-out loss is taken
 
 
-def diagnose(result: "Result") -> list[Diagnosis]:
-    """Return the known failures of an experiment.
+def diagnose(
+    setting: Setting,
+    real: RealData,
+    pretraining: Pretraining,
+    cross_losses: CrossClientMatrix | None,
+    reports: Sequence[AdaptReport],
+) -> tuple[Diagnosis, ...]:
+    """Return the known failures of an experiment, root causes only.
 
-    What a failure explains is not named beside it: own parts are not asked about where the backbone
-    has learnt nothing, nor is a diagonal where the embedding is ignored.
+    Personal parts are checked if the backbone learned, and the matrix's diagonal if the embedding
+    is used.
     """
-    found = _of_backbone(result) or _of_own_parts(result)
-    overfitting = adaptation_diagnosis(result.reports)
-    return [diagnosis for diagnosis in (found, overfitting) if diagnosis is not None]
+    failure = None
+    if pretraining.evaluations:
+        last = pretraining.evaluations[-1]
+        failure = _of_backbone(pretraining) or _of_own_parts(setting, real, last, cross_losses)
+    overfitting = adaptation_diagnosis(reports)
+    return tuple(diagnosis for diagnosis in (failure, overfitting) if diagnosis is not None)
 
 
-def _of_backbone(result: "Result") -> Diagnosis | None:
-    evaluations = result.evaluations
-    if not evaluations:
-        return None
-    points = read_points(result.run_dir)
-    losses = [numbers["pretrain/loss"] for _, numbers in points if "pretrain/loss" in numbers]
+def _of_backbone(pretraining: Pretraining) -> Diagnosis | None:
+    evaluations = pretraining.evaluations
     heldout = np.array([[loss.own for loss in e.losses] for e in evaluations])
     kids = np.array([[score.mean for score in e.scores] for e in evaluations])
-    return backbone_diagnosis(losses, [e.round_idx for e in evaluations], heldout, kids)
+    rounds = [e.round_idx for e in evaluations]
+    return backbone_diagnosis(pretraining.losses, rounds, heldout, kids)
 
 
-def _of_own_parts(result: "Result") -> Diagnosis | None:
-    """Clients with the same kind of data have nothing of their own to learn, and are not asked."""
-    if not result.evaluations or not _have_trained(result) or not _differ(result):
+def _of_own_parts(
+    setting: Setting, real: RealData, last: Evaluation, cross_losses: CrossClientMatrix | None
+) -> Diagnosis | None:
+    """Clients with the same kind of data have nothing of their own to learn: no diagnosis."""
+    if not _have_trained(setting, last.client_ids) or not _differ(real, last.client_ids):
         return None
-    if result.setting.config.method.record.has_embedding:
-        losses = result.evaluations[-1].losses
-        named = ([getattr(loss, name) for loss in losses] for name in ("own", "zero", "swapped"))
+    if setting.config.method.record.has_embedding:
+        named = ([getattr(loss, name) for loss in last.losses] for name in EMBEDDINGS)
         ignored = embedding_diagnosis(*map(np.array, named))
         if ignored is not None:
             return ignored
-    if result.cross_losses is None:
+    if cross_losses is None:
         return None
-    return consistency_diagnosis(result.cross_losses, result.cross_ids)
+    return consistency_diagnosis(cross_losses.values, cross_losses.client_ids)
 
 
-def _have_trained(result: "Result") -> bool:
-    """Return whether an evaluated client has trained its own part for `MIN_STEPS`, on average."""
-    config, partition = result.setting.config, result.setting.partition
+def _have_trained(setting: Setting, client_ids: Sequence[int]) -> bool:
+    """Return whether a client has trained its own part for `MIN_STEPS`, on average over these."""
+    config, partition = setting.config, setting.partition
     federation, batch_size = config.federation, config.client.batch_size
-    sizes = [len(partition.split(c).train) for c in result.evaluations[-1].client_ids]
+    sizes = [len(partition.split(c).train) for c in client_ids]
     epoch = float(np.mean([steps_per_epoch(size, batch_size) for size in sizes]))
     steps = federation.tau or (federation.local_epochs or 0) * epoch
     share = federation.cohort_size / federation.num_clients
@@ -73,8 +80,9 @@ def _have_trained(result: "Result") -> bool:
     return rounds * share * steps >= MIN_STEPS
 
 
-def _differ(result: "Result") -> bool:
-    """Return whether the evaluated clients have different classes."""
-    mixtures = [result.real.mixtures[c] for c in result.evaluations[-1].client_ids]
-    pairs = [total_variation(p, q) for p, q in combinations(mixtures, 2)]
+def _differ(real: RealData, client_ids: Sequence[int]) -> bool:
+    """Return whether these clients have different classes."""
+    pairs = [
+        total_variation(p, q) for p, q in combinations([real.mixtures[c] for c in client_ids], 2)
+    ]
     return bool(pairs) and float(np.mean(pairs)) >= MIN_TV

@@ -1,6 +1,7 @@
-"""What a finished run leaves in its folder: the object that it prints, and a grid of images."""
+"""The files of a finished run: the JSON object that it prints, and a grid of images."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +22,31 @@ GRID_CLIENTS, GRID_COLUMNS = 4, 16
 
 
 def write_result(result: Result, preset: str | None) -> None:
-    """Write a finished run's picture and object into its folder."""
+    """Write a finished run's grid of images and JSON object into its folder."""
     with room_for(result.run_dir):
         save_grid(result)
         save_result(result.run_dir, result_json(result, preset))
 
 
 def grid_path(result: Result) -> Path:
-    """Return where `save_grid` writes."""
+    """Return the path of the grid of images."""
     return result.run_dir / GRID
 
 
 def save_grid(result: Result) -> Path:
-    """Write rows of images as a PNG and return it.
+    """Write rows of images as a PNG and return its path.
 
-    For each new client: its own, drawn before, and drawn after adaptation. Without new
-    clients: drawn as the first pre-training clients.
+    Three rows per new client: its own images, samples before and after adaptation. Without new
+    clients, one row of samples per pre-training client.
     """
     rows = [
         images
-        for report in result.reports[:GRID_CLIENTS]
-        for _, images in client_rows(result, report.client_id)
+        for report in result.adaptation.reports[:GRID_CLIENTS]
+        for _, images in client_rows(result.setting, report)
     ]
-    if not rows and result.evaluations:
-        rows = [drawn.images for drawn in result.evaluations[-1].drawn[:GRID_CLIENTS]]
+    evaluations = result.pretraining.evaluations
+    if not rows and evaluations:
+        rows = [drawn.images for drawn in evaluations[-1].drawn[:GRID_CLIENTS]]
     width = min(GRID_COLUMNS, min(len(images) for images in rows))
     stacked = np.concatenate([image_grid(images[:width], width) for images in rows])
     Image.fromarray(stacked).save(grid_path(result))
@@ -78,6 +80,6 @@ def result_json(result: Result, preset: str | None) -> dict[str, Any]:
     }
 
 
-def finite(values: dict[str, float]) -> dict[str, float | None]:
+def finite(values: Mapping[str, float]) -> dict[str, float | None]:
     """Return numbers as JSON can hold them: None for NaN and infinity."""
     return {key: v if math.isfinite(v) else None for key, v in values.items()}

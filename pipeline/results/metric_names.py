@@ -1,13 +1,23 @@
-"""The numbers that sweeps may ask for, by the names under which they are tracked."""
+"""The names of metrics that several files use.
 
-ROUND_METRICS = (  # seen while pre-training runs
+Numbers of an evaluation are named in `pipeline.evaluation.scores`, those of a round and of the end
+in `pipeline.results.metrics`.
+"""
+
+TRAIN_LOSS = "pretrain/loss"
+KID_FLOOR = "pretrain/kid/floor"
+EVALUATE_S = "time/evaluate_s"
+FAILED_UPLOADS = "storage/failed_uploads"
+PRETRAINING = ("pretrain/", "time/", "comm/", "memory/")  # prefixes in rounds and evaluations
+
+ROUND_METRICS = (  # that sweeps may ask for while pre-training runs
     "pretrain/kid/mean",
     "pretrain/kid/worst",
     "pretrain/kid/std",
     "pretrain/tv/mean",
     "pretrain/heldout/own",
 )
-FINAL_METRICS = (  # of new clients, which every method has
+FINAL_METRICS = (  # that sweeps may ask for at the end: of new clients, which every method has
     "final/adapt_kid_after",
     "final/adapt_kid_ratio",
     "final/adapt_kid_worst",
@@ -15,8 +25,22 @@ FINAL_METRICS = (  # of new clients, which every method has
     "final/adapt_heldout_after",
     "final/adapt_forgetting_own",
 )
+ADAPT_SCORES = {  # metrics of an epoch of adaptation, by the name of a client's score
+    "own_kid": "adapt/kid/mean",
+    "tv": "adapt/tv/mean",
+    "heldout_loss": "adapt/heldout/mean",
+    "population_kid": "adapt/kid/population",
+}
+ADAPT_KID_WORST = "adapt/kid/worst"
+ADAPT_TRAIN_LOSS, ADAPT_VAL_LOSS = "adapt/train_loss", "adapt/val_loss"
+FORGETTING = {"own": "own", "lost": "global", "replaced": "replaced"}  # by the curve's field
 
 
 def final_name(round_metric: str) -> str:
     """Return the name under which a run keeps a round's metric after the last round."""
     return f"final/{round_metric.replace('/', '_')}"
+
+
+def tuned_name(round_metric: str) -> str:
+    """Return the name of a round's metric for fine-tuned pre-training clients, at the end."""
+    return final_name(round_metric.replace("pretrain/", "pretrain/tuned/"))

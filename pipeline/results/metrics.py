@@ -1,26 +1,37 @@
-"""The numbers that an experiment comes to: of rounds and epochs, of each new client, at the end."""
+"""The metrics of an experiment: of rounds and epochs, of each new client, at the end."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from pipeline.clients.memory import peak_bytes
 from pipeline.config.federation import FederationConfig
+from pipeline.evaluation.forgetting import ForgettingCurve
+from pipeline.evaluation.scores import Evaluation, RealData
+from pipeline.federation.messages import AdaptReport
 from pipeline.federation.rounds import RoundStats
-from pipeline.results.metric_names import final_name
-from spire_core.adaptation.adapt import num_trained
+from pipeline.federation.setup import Setting
+from pipeline.results.metric_names import (
+    ADAPT_KID_WORST,
+    ADAPT_SCORES,
+    ADAPT_TRAIN_LOSS,
+    ADAPT_VAL_LOSS,
+    FORGETTING,
+    TRAIN_LOSS,
+    final_name,
+    tuned_name,
+)
+from pipeline.results.result import Adaptation
+from spire_core.adaptation.adapt import AdaptPoint, num_trained
 from spire_core.evaluation.image_metrics import total_variation
-
-if TYPE_CHECKING:
-    from pipeline.federation.setup import Setting
-    from pipeline.results.result import Result
 
 IN_THE_TABLE_ALONE = {"client_id", "num_generated", "num_real", "subset_size", "num_trained"}
 IN_THE_TABLE_ALONE |= {"kid_after_std", "kid_floor_std"}
 
 
-def params_counts(setting: "Setting") -> tuple[int, int]:
-    """Return how many numbers a client's whole model has, and how many a new client trains."""
+def params_counts(setting: Setting) -> tuple[int, int]:
+    """Return how many parameters a client's whole model has, and how many a new client trains."""
     d_emb = setting.config.model.d_emb if setting.config.method.record.has_embedding else 0
     return setting.model.layout.size + d_emb, num_trained(setting.model, d_emb)
 
@@ -28,9 +39,9 @@ def params_counts(setting: "Setting") -> tuple[int, int]:
 def round_metrics(
     stats: RoundStats, track_s: float, federation: FederationConfig
 ) -> dict[str, float]:
-    """Return the tracked numbers of a round; `track_s`: how long recording the last one took.
+    """Return the tracked metrics of a round; `track_s`: seconds that recording the last one took.
 
-    Those of the simulated failures are among them where `federation` asks for some.
+    Counts of simulated failures are included if `federation` simulates any.
     """
     scenario = {}
     if federation.drop_rate > 0:
@@ -38,7 +49,7 @@ def round_metrics(
     if federation.straggler_rate > 0:
         scenario["pretrain/stragglers"] = stats.num_stragglers
     return scenario | {
-        "pretrain/loss": stats.loss,
+        TRAIN_LOSS: stats.loss,
         "pretrain/dropped": stats.num_dropped,
         "time/round_s": stats.train_s + stats.aggregate_s,
         "time/train_s": stats.train_s,
@@ -52,88 +63,104 @@ def round_metrics(
     }
 
 
-def summary_metrics(result: "Result") -> dict[str, float]:
-    """Return the numbers that runs are compared by, taken at the end."""
-    found: dict[str, float] = {}
-    if result.evaluations:
-        best = min(result.evaluations, key=lambda e: e.kid_mean)
-        for name, value in result.evaluations[-1].metrics().items():
-            found[final_name(name)] = value
-        found |= {"best/kid_mean": best.kid_mean, "best/round": float(best.round_idx)}
-        found["final/pretrain_kid_floor"] = result.real.floor_mean(result.setting.eval_ids)
-    if result.tuned is not None:
-        for name, value in result.tuned.metrics().items():
-            found[final_name(name.replace("pretrain/", "pretrain/tuned/"))] = value
-    table = new_clients_table(result)
-    for key, values in table.items():
-        known = [v for v in values if isinstance(v, int | float)]
-        if known and key not in IN_THE_TABLE_ALONE:
-            found[f"final/adapt_{key}"] = float(np.mean(known))
-    if table:
-        before, after = found["final/adapt_kid_before"], found["final/adapt_kid_after"]
-        found["final/adapt_kid_ratio"] = after / before
-        found["final/adapt_kid_worst"] = max(table["kid_after"])
-    total, trained = params_counts(result.setting)
-    found |= {
+def summary_metrics(
+    setting: Setting,
+    real: RealData,
+    evaluations: Sequence[Evaluation],
+    tuned: Evaluation | None,
+    adaptation: Adaptation,
+) -> dict[str, float]:
+    """Return the final metrics, by which runs are compared."""
+    metrics: dict[str, float] = {}
+    if evaluations:
+        metrics |= {final_name(k): v for k, v in evaluations[-1].metrics().items()}
+        best = min(evaluations, key=lambda e: e.kid_mean)
+        metrics |= {"best/kid_mean": best.kid_mean, "best/round": float(best.round_idx)}
+        metrics["final/pretrain_kid_floor"] = real.floor_mean(setting.eval_ids)
+    if tuned is not None:
+        metrics |= {tuned_name(k): v for k, v in tuned.metrics().items()}
+    rows = new_client_rows(adaptation, real, setting.config.eval.kid_subset_size)
+    metrics |= _new_client_means(as_columns(rows))
+    total, trained = params_counts(setting)
+    return metrics | {
         "params/total": float(total),
         "params/trainable_new_client": float(trained),
         "params/trainable_fraction": trained / total,
     }
-    return found
 
 
-def adaptation_metrics(result: "Result") -> dict[int, dict[str, float]]:
+def _new_client_means(table: dict[str, list[Any]]) -> dict[str, float]:
+    if not table:
+        return {}
+    metrics = {}
+    for column, values in table.items():
+        known = [v for v in values if isinstance(v, int | float)]
+        if known and column not in IN_THE_TABLE_ALONE:
+            metrics[f"final/adapt_{column}"] = float(np.mean(known))
+    before, after = metrics["final/adapt_kid_before"], metrics["final/adapt_kid_after"]
+    metrics["final/adapt_kid_ratio"] = after / before
+    metrics["final/adapt_kid_worst"] = max(table["kid_after"])
+    return metrics
+
+
+def adaptation_metrics(adaptation: Adaptation) -> dict[int, dict[str, float]]:
     """Return, for each epoch of adaptation, the mean over new clients of every tracked number.
 
-    Only epochs that all of them reached: clients may stop early, and a mean over those that are
-    left would move without any of them moving.
+    Epochs that some client did not reach are left out: clients may stop early, and a mean over
+    the others would move although none of them does.
     """
     by_epoch: dict[int, dict[str, list[float]]] = {}
-    names = {
-        "own_kid": "adapt/kid/mean",
-        "tv": "adapt/tv/mean",
-        "heldout_loss": "adapt/heldout/mean",
-        "population_kid": "adapt/kid/population",
-    }
-    for report in result.reports:
+    for report in adaptation.reports:
         for point in report.curve:
             row = by_epoch.setdefault(point.epoch, {})
-            for key, value in (point.observed or {}).items():
-                if key in names:
-                    row.setdefault(names[key], []).append(value)
-                if key == "own_kid":
-                    row.setdefault("adapt/kid/worst", []).append(value)
-            if point.train_loss is not None:
-                row.setdefault("adapt/train_loss", []).append(point.train_loss)
-            if point.val_loss is not None:
-                row.setdefault("adapt/val_loss", []).append(point.val_loss)
-    for curve in result.curves:
-        for name, key in (("own", "own"), ("lost", "global"), ("replaced", "replaced")):
-            for epoch, value in zip(curve.epochs, getattr(curve, name) or (), strict=False):
-                by_epoch[epoch].setdefault(f"forgetting/{key}", []).append(value)
-    found = {
+            for name, value in _point_metrics(point).items():
+                row.setdefault(name, []).append(value)
+    for curve in adaptation.curves:
+        for field, name in FORGETTING.items():
+            for epoch, value in zip(curve.epochs, getattr(curve, field) or (), strict=False):
+                by_epoch[epoch].setdefault(f"forgetting/{name}", []).append(value)
+    means = {
         epoch: {
-            key: float(max(values) if key.endswith("worst") else np.mean(values))
-            for key, values in row.items()
-            if len(values) == len(result.reports)
+            name: float(max(values) if name == ADAPT_KID_WORST else np.mean(values))
+            for name, values in row.items()
+            if len(values) == len(adaptation.reports)
         }
         for epoch, row in sorted(by_epoch.items())
     }
-    return {epoch: row for epoch, row in found.items() if row}
+    return {epoch: row for epoch, row in means.items() if row}
 
 
-def new_clients_table(result: "Result") -> dict[str, list[Any]]:
-    """Return one row per new client, as columns."""
-    rows = [new_client_row(result, i) for i in range(len(result.reports))]
+def _point_metrics(point: AdaptPoint) -> dict[str, float]:
+    """Return one client's numbers after an epoch, by the names of the metrics."""
+    observed = point.observed or {}
+    metrics = {ADAPT_SCORES[key]: v for key, v in observed.items() if key in ADAPT_SCORES}
+    if "own_kid" in observed:
+        metrics[ADAPT_KID_WORST] = observed["own_kid"]
+    losses = {ADAPT_TRAIN_LOSS: point.train_loss, ADAPT_VAL_LOSS: point.val_loss}
+    return metrics | {name: loss for name, loss in losses.items() if loss is not None}
+
+
+def new_client_rows(
+    adaptation: Adaptation, real: RealData, kid_subset_size: int
+) -> list[dict[str, Any]]:
+    """Return one row per new client: its scores before adaptation and in the kept state."""
+    return [
+        _new_client_row(report, curve, real, kid_subset_size)
+        for report, curve in zip(adaptation.reports, adaptation.curves, strict=True)
+    ]
+
+
+def as_columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Return rows with the same keys as columns."""
     return {key: [row[key] for row in rows] for key in rows[0]} if rows else {}
 
 
-def new_client_row(result: "Result", index: int) -> dict[str, Any]:
-    """Return what is known of one new client, before its adaptation and as it was kept."""
-    report, curve = result.reports[index], result.curves[index]
+def _new_client_row(
+    report: AdaptReport, curve: ForgettingCurve, real: RealData, kid_subset_size: int
+) -> dict[str, Any]:
     first, kept = report.curve[0].observed or {}, report.scores_after
-    floor = result.real.floors[report.client_id]
-    mixture = result.real.mixtures[report.client_id]
+    floor, mixture = real.floors[report.client_id], real.mixtures[report.client_id]
+    num_generated, num_real = len(report.after.features), len(real.features[report.client_id])
     return {
         "client_id": report.client_id,
         "kid_before": first["own_kid"],
@@ -141,16 +168,12 @@ def new_client_row(result: "Result", index: int) -> dict[str, Any]:
         "kid_after_std": kept["own_kid_std"],
         "kid_floor": floor.mean,
         "kid_floor_std": floor.std,
-        "num_generated": len(report.after.features),
-        "num_real": len(result.real.features[report.client_id]),
-        "subset_size": min(
-            result.setting.config.eval.kid_subset_size,
-            len(report.after.features),
-            len(result.real.features[report.client_id]),
-        ),
+        "num_generated": num_generated,
+        "num_real": num_real,
+        "subset_size": min(kid_subset_size, num_generated, num_real),
         "tv_before": first.get("tv"),
         "tv_after": kept.get("tv"),
-        "tv_floor": _tv_floor(mixture, len(report.after.features), report.client_id),
+        "tv_floor": _tv_floor(mixture, num_generated, report.client_id),
         "heldout_before": first["heldout_loss"],
         "heldout_after": kept["heldout_loss"],
         "nn_train": report.nn_train,
@@ -165,6 +188,6 @@ def new_client_row(result: "Result", index: int) -> dict[str, Any]:
 
 
 def _tv_floor(mixture: np.ndarray, num_images: int, client_id: int) -> float:
-    """Return the distance that so many images drawn from the very mixture show, by chance alone."""
+    """Return the mean distance of `num_images` draws from this very mixture (K,) to it."""
     draws = np.random.default_rng(client_id).multinomial(num_images, mixture, size=100) / num_images
     return float(np.mean([total_variation(d, mixture) for d in draws]))

@@ -1,90 +1,100 @@
 """The pictures of an experiment in its tracking run: grids, histograms, curves."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.evaluation.forgetting import mean_over_clients
+from pipeline.evaluation.forgetting import ForgettingCurve, mean_over_clients
+from pipeline.evaluation.scores import CrossClientMatrix, Evaluation, RealData
+from pipeline.federation.messages import AdaptReport
+from pipeline.federation.setup import Setting
 from pipeline.figures import image_grids
 from pipeline.figures import plots as figures
+from pipeline.results.result import Adaptation
 from pipeline.tracking.tracker import Tracker
-
-if TYPE_CHECKING:
-    from pipeline.results.result import Result
 
 GRID_CLIENTS = 4
 
 
-def log_adaptation_figures(tracker: Tracker, result: "Result") -> None:
+def log_adaptation_figures(
+    tracker: Tracker, setting: Setting, real: RealData, adaptation: Adaptation
+) -> None:
     """Write sample grids, class histograms, forgetting curves and the cross-client matrix."""
-    setting, method = result.setting, result.setting.config.method.name
-    for report in result.reports[:GRID_CLIENTS]:
-        grid = image_grids.labelled_grids(client_rows(result, report.client_id), columns=16)
-        tracker.log_figure(grid, f"samples/client_{report.client_id}.png")
-        if report.after.histogram is not None and report.before.histogram is not None:
-            rows = {
-                "true mixture": result.real.mixtures[report.client_id].tolist(),
-                "generated before": report.before.histogram.tolist(),
-                "generated after": report.after.histogram.tolist(),
-            }
-            title = f"Client {report.client_id}: class mixture"
-            picture = figures.histogram_figure(rows, setting.data.class_names, title)
-            tracker.log_figure(picture, f"plots/mixture_client_{report.client_id}.png")
-        after = image_grids.image_grid(report.after.images, 8)
-        tracker.log_image(f"samples/new_client_{report.client_id}", after, step=0)
-    if result.curves:
-        own = {method: mean_over_clients(result.curves, "own")}
-        lost = {method: mean_over_clients(result.curves, "lost")}
-        replaced = mean_over_clients(result.curves, "replaced")
-        if replaced:
-            lost[f"{method}, adapted client alone"] = replaced
-        picture = figures.forgetting_figure(own, lost, "Forgetting during adaptation")
-        tracker.log_figure(picture, "plots/forgetting.png")
-    if result.matrix is not None:
-        ids = [f"{i}" for i in _matrix_ids(result)]
-        tracker.log_table("tables/cross_client.json", _matrix_columns(result.matrix, ids))
-        title = "KID of samples of one client against data of another"
-        picture = figures.matrix_figure(result.matrix, ids, ids, title)
-        tracker.log_figure(picture, "plots/cross_client.png")
-    if result.evaluations:
-        series = {method: [(e.round_idx, e.kid_mean) for e in result.evaluations]}
-        floor = result.real.floor_mean(setting.eval_ids)
+    for report in adaptation.reports[:GRID_CLIENTS]:
+        _log_client(tracker, setting, real, report)
+    if adaptation.curves:
+        _log_forgetting(tracker, setting.config.method.name, adaptation.curves)
+    if adaptation.cross_kid is not None:
+        _log_cross_kid(tracker, adaptation.cross_kid)
+
+
+def log_pretraining_figure(
+    tracker: Tracker, setting: Setting, real: RealData, evaluations: Sequence[Evaluation]
+) -> None:
+    """Write KID of the pre-training clients over the rounds."""
+    if evaluations:
+        series = {setting.config.method.name: [(e.round_idx, e.kid_mean) for e in evaluations]}
+        floor = real.floor_mean(setting.eval_ids)
         picture = figures.curve_figure(series, "round", "KID", "Pre-training clients", floor)
         tracker.log_figure(picture, "plots/pretrain_kid.png")
 
 
-def draw_cross_losses(tracker: Tracker, losses: np.ndarray, client_ids: Sequence[int]) -> None:
+def log_cross_losses_figure(tracker: Tracker, losses: CrossClientMatrix) -> None:
     """Write held-out losses (m, m) of clients' data with each other's own parts."""
-    names = [f"{c}" for c in client_ids]
+    names = [f"{c}" for c in losses.client_ids]
     columns = {"data_of": names}
-    columns |= {f"with_part_of_{n}": losses[:, j].tolist() for j, n in enumerate(names)}
+    columns |= {f"with_part_of_{n}": losses.values[:, j].tolist() for j, n in enumerate(names)}
     tracker.log_table("tables/cross_losses.json", columns)
-    title, axes = (
-        "Held-out loss with another client's part",
-        ("own part of client", "data of client"),
+    title = "Held-out loss with another client's part"
+    axes = ("own part of client", "data of client")
+    picture = figures.matrix_figure(
+        losses.values, names, names, title, "held-out loss", *axes, ".3g"
     )
-    picture = figures.matrix_figure(losses, names, names, title, "held-out loss", *axes, ".3g")
     tracker.log_figure(picture, "plots/cross_losses.png")
 
 
-def client_rows(result: "Result", client_id: int) -> list[tuple[str, np.ndarray]]:
+def client_rows(setting: Setting, report: AdaptReport) -> list[tuple[str, np.ndarray]]:
     """Return labelled rows of images: a client's own data, samples before and after adaptation."""
-    setting = result.setting
-    split = {c.client_id: c for c in setting.partition.new_clients}[client_id]
-    report = {r.client_id: r for r in result.reports}[client_id]
+    test = setting.partition.split(report.client_id).test
     return [
-        (f"client {client_id}: its own images", setting.images[split.test[:16]]),
+        (f"client {report.client_id}: its own images", setting.images[test[:16]]),
         ("drawn before adaptation", report.before.images[:16]),
         ("drawn after adaptation", report.after.images[:16]),
     ]
 
 
-def _matrix_ids(result: "Result") -> list[int]:
-    trained = result.evaluations[-1].client_ids if result.evaluations else ()
-    return [*trained, *(r.client_id for r in result.reports)]
+def _log_client(tracker: Tracker, setting: Setting, real: RealData, report: AdaptReport) -> None:
+    client_id, before, after = report.client_id, report.before, report.after
+    grid = image_grids.labelled_grids(client_rows(setting, report), columns=16)
+    tracker.log_figure(grid, f"samples/client_{client_id}.png")
+    if after.histogram is not None and before.histogram is not None:
+        rows = {
+            "true mixture": real.mixtures[client_id].tolist(),
+            "generated before": before.histogram.tolist(),
+            "generated after": after.histogram.tolist(),
+        }
+        title = f"Client {client_id}: class mixture"
+        picture = figures.histogram_figure(rows, setting.data.class_names, title)
+        tracker.log_figure(picture, f"plots/mixture_client_{client_id}.png")
+    image = image_grids.image_grid(after.images, 8)
+    tracker.log_image(f"samples/new_client_{client_id}", image, step=0)
 
 
-def _matrix_columns(matrix: np.ndarray, names: list[str]) -> dict[str, list[Any]]:
-    columns: dict[str, list[Any]] = {"samples_of": names}
-    return columns | {f"data_of_{n}": matrix[:, j].tolist() for j, n in enumerate(names)}
+def _log_forgetting(tracker: Tracker, method: str, curves: Sequence[ForgettingCurve]) -> None:
+    own = {method: mean_over_clients(curves, "own")}
+    lost = {method: mean_over_clients(curves, "lost")}
+    replaced = mean_over_clients(curves, "replaced")
+    if replaced:
+        lost[f"{method}, adapted client alone"] = replaced
+    picture = figures.forgetting_figure(own, lost, "Forgetting during adaptation")
+    tracker.log_figure(picture, "plots/forgetting.png")
+
+
+def _log_cross_kid(tracker: Tracker, kid: CrossClientMatrix) -> None:
+    names = [f"{c}" for c in kid.client_ids]
+    columns = {"samples_of": names}
+    columns |= {f"data_of_{n}": kid.values[:, j].tolist() for j, n in enumerate(names)}
+    tracker.log_table("tables/cross_client.json", columns)
+    title = "KID of samples of one client against data of another"
+    picture = figures.matrix_figure(kid.values, names, names, title)
+    tracker.log_figure(picture, "plots/cross_client.png")

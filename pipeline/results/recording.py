@@ -1,4 +1,4 @@
-"""What an experiment writes into its tracking run, step by step: tags, metrics and artifacts.
+"""The entries of an experiment in its tracking run: tags, metrics and artifacts of each stage.
 
 Per-client values go into tables; the metrics stay few, and are the same for every method.
 """
@@ -6,36 +6,38 @@ Per-client values go into tables; the metrics stay few, and are the same for eve
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.config.build import flattened
 from pipeline.config.equivalence import fingerprint
+from pipeline.config.schema import Config
 from pipeline.evaluation.diagnosis import DIAGNOSIS, NONE, Diagnosis, own_is_best
-from pipeline.evaluation.scores import Evaluation, RealData
+from pipeline.evaluation.scores import CrossClientMatrix, Evaluation, RealData
+from pipeline.federation.setup import Setting
 from pipeline.figures import image_grids
 from pipeline.figures import plots as figures
 from pipeline.files.revision import git_revision
-from pipeline.results.metrics import adaptation_metrics, new_clients_table, summary_metrics
-from pipeline.results.recorded_figures import draw_cross_losses, log_adaptation_figures
+from pipeline.results.metric_names import KID_FLOOR
+from pipeline.results.metrics import adaptation_metrics, as_columns, new_client_rows
+from pipeline.results.recorded_figures import (
+    log_adaptation_figures,
+    log_cross_losses_figure,
+    log_pretraining_figure,
+)
+from pipeline.results.result import Adaptation
 from pipeline.runs.layout import MODEL, PROFILE
 from pipeline.tracking.tracker import Tracker
 from spire_core.evaluation.extractors import make_extractor
 
-if TYPE_CHECKING:
-    from pipeline.config.schema import Config
-    from pipeline.federation.setup import Setting
-    from pipeline.results.result import Result
-
-# What makes no difference to a result is in config/resolved.yaml alone.
+# Settings that make no difference to a result are in config/resolved.yaml alone.
 NO_PARAMS = ("tracking.", "resources.", "data.root", "data.path", "eval.extractor_weights")
 NO_PARAMS += ("eval.grid_images",)
 MAX_PROFILE_BYTES = 20_000_000  # of a file that is sent to the store
 _log = logging.getLogger(__name__)
 
 
-def run_tags(setting: "Setting", preset: str | None) -> dict[str, str]:
+def run_tags(setting: Setting, preset: str | None) -> dict[str, str]:
     """Return the tags that a run is found and filtered by."""
     config = setting.config
     extractor = make_extractor(setting.extractor, config.eval.extractor_weights)
@@ -53,8 +55,8 @@ def run_tags(setting: "Setting", preset: str | None) -> dict[str, str]:
     }
 
 
-def log_setting(tracker: Tracker, setting: "Setting") -> None:
-    """Write what is known before the first round: parameters, configuration, data, partition."""
+def log_setting(tracker: Tracker, setting: Setting) -> None:
+    """Write parameters, configuration, data and partition, before the first round."""
     if not tracker.keeps_files:
         return
     config, data = setting.config, setting.data
@@ -72,7 +74,7 @@ def log_setting(tracker: Tracker, setting: "Setting") -> None:
     tracker.log_figure(picture, "plots/partition.png")
 
 
-def adapt_rate(config: "Config") -> float | None:
+def adapt_rate(config: Config) -> float | None:
     """Return the rate that new clients train with: the configuration's, or the method's own."""
     return config.adapt.lr or config.method.record.adapt_lr or None
 
@@ -81,44 +83,48 @@ def log_evaluation(
     tracker: Tracker,
     evaluation: Evaluation,
     real: RealData,
-    more: Mapping[str, float] | None = None,
+    extra_metrics: Mapping[str, float] | None = None,
 ) -> None:
-    """Write one evaluation of the pre-training clients: few metrics, one table, one image grid.
-
-    `more` metrics go beside its own.
-    """
-    floor = {"pretrain/kid/floor": real.floor_mean(evaluation.client_ids)}
-    metrics = evaluation.metrics() | floor | dict(more or {})
+    """Write one evaluation of the pre-training clients: few metrics, one table, one image grid."""
+    floor = {KID_FLOOR: real.floor_mean(evaluation.client_ids)}
+    metrics = evaluation.metrics() | floor | dict(extra_metrics or {})
     tracker.log_metrics(metrics, step=evaluation.round_idx)
     tracker.log_table(f"tables/pretrain_round_{evaluation.round_idx}.json", evaluation.table(real))
     images = np.concatenate([d.images[:8] for d in evaluation.drawn[:8]])
     tracker.log_image("samples/pretrain", image_grids.image_grid(images, 8), evaluation.round_idx)
 
 
-def log_tuned(tracker: Tracker, result: "Result") -> None:
+def log_tuned(tracker: Tracker, tuned: Evaluation, real: RealData) -> None:
     """Write one row per pre-training client that has fine-tuned the backbone for its score."""
-    if result.tuned is not None:
-        tracker.log_table("tables/pretrain_tuned.json", result.tuned.table(result.real))
+    tracker.log_table("tables/pretrain_tuned.json", tuned.table(real))
 
 
 def log_profile(tracker: Tracker, run_dir: Path) -> None:
-    """Write the profile of a run that was watched, as far as its files are small."""
+    """Write the profile of a run, if it has one; large files are left out."""
     for path in sorted((run_dir / PROFILE).glob("*")):
         if path.stat().st_size <= MAX_PROFILE_BYTES:
             tracker.log_file(path, f"{PROFILE}/{path.name}")
 
 
-def log_adaptation(tracker: Tracker, result: "Result") -> None:
-    """Write what the new clients told: curves over epochs, forgetting, tables, sample grids."""
-    for epoch, metrics in adaptation_metrics(result).items():
+def log_adaptation(
+    tracker: Tracker,
+    setting: Setting,
+    real: RealData,
+    evaluations: Sequence[Evaluation],
+    adaptation: Adaptation,
+) -> None:
+    """Write the new clients' curves over epochs, tables and figures, and the pre-training curve."""
+    for epoch, metrics in adaptation_metrics(adaptation).items():
         tracker.log_metrics(metrics, step=epoch)
-    tracker.log_table("tables/new_clients.json", new_clients_table(result))
+    rows = new_client_rows(adaptation, real, setting.config.eval.kid_subset_size)
+    tracker.log_table("tables/new_clients.json", as_columns(rows))
     if tracker.keeps_files:
-        log_adaptation_figures(tracker, result)
+        log_adaptation_figures(tracker, setting, real, adaptation)
+        log_pretraining_figure(tracker, setting, real, evaluations)
 
 
 def log_diagnoses(tracker: Tracker, diagnoses: Sequence[Diagnosis]) -> None:
-    """Name the known failures of a run in a tag, in a file and in the log."""
+    """Write the known failures of a run into a tag, a file and the log."""
     for diagnosis in diagnoses:
         text = "%s: %s. Try %s (docs/diagnoses.md)"
         _log.warning(text, diagnosis.name, diagnosis.evidence, diagnosis.advice)
@@ -126,18 +132,18 @@ def log_diagnoses(tracker: Tracker, diagnoses: Sequence[Diagnosis]) -> None:
     tracker.log_dict({"diagnoses": [d.as_dict() for d in diagnoses]}, "diagnoses.json")
 
 
-def log_cross_losses(tracker: Tracker, result: "Result") -> None:
-    """Write the cross-client losses, and in a tag how many of the clients' own parts are best."""
-    if result.cross_losses is not None:
-        best = own_is_best(result.cross_losses)
-        tracker.log_tags({"spire.own_is_best": f"{best.sum()}/{len(best)}"})
-        draw_cross_losses(tracker, result.cross_losses, result.cross_ids)
+def log_cross_losses(tracker: Tracker, losses: CrossClientMatrix) -> None:
+    """Write the cross-client losses, and in a tag the number of clients whose own part is best."""
+    best = own_is_best(losses.values)
+    tracker.log_tags({"spire.own_is_best": f"{best.sum()}/{len(best)}"})
+    log_cross_losses_figure(tracker, losses)
 
 
-def log_summary(tracker: Tracker, result: "Result") -> None:
-    """Write the final numbers, the fingerprint of the final state, and the model."""
-    result.metrics = summary_metrics(result)
-    tracker.log_metrics(result.metrics, step=result.setting.config.federation.num_rounds)
-    tracker.log_tags({"state_fingerprint": result.state_fingerprint})
-    shape = result.setting.images.shape[1:]
-    tracker.log_model(result.run_dir / MODEL, shape, result.setting.config.eval.guidance)
+def log_summary(
+    tracker: Tracker, setting: Setting, metrics: Mapping[str, float], state_fingerprint: str
+) -> None:
+    """Write the final metrics, the fingerprint of the final state, and the model."""
+    config, image_shape = setting.config, setting.images.shape[1:]
+    tracker.log_metrics(metrics, step=config.federation.num_rounds)
+    tracker.log_tags({"state_fingerprint": state_fingerprint})
+    tracker.log_model(tracker.run_dir / MODEL, image_shape, config.eval.guidance)

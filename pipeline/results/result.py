@@ -1,32 +1,56 @@
-"""What an experiment has found out so far; each stage of it adds its own."""
+"""The records that the stages of an experiment return, and the result that they make up."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.evaluation.diagnosis import Diagnosis
 from pipeline.evaluation.forgetting import ForgettingCurve
-from pipeline.evaluation.scores import Evaluation, RealData
+from pipeline.evaluation.scores import CrossClientMatrix, Evaluation, RealData
 from pipeline.federation.messages import AdaptReport
 from pipeline.federation.setup import Setting
 
 
-@dataclass
+@dataclass(frozen=True)
+class Pretraining:
+    """The backbone (P,) that clients are given to use, its evaluations, each round's loss."""
+
+    weights: np.ndarray
+    evaluations: tuple[Evaluation, ...] = ()
+    losses: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """Reports and forgetting curves of the new clients, in the same order.
+
+    `cross_kid`: KID of the samples of client i (row) against the data of client j (column), for
+    evaluated pre-training clients and new ones.
+    """
+
+    reports: tuple[AdaptReport, ...] = ()
+    curves: tuple[ForgettingCurve, ...] = ()
+    cross_kid: CrossClientMatrix | None = None
+
+
+@dataclass(frozen=True)
 class Result:
-    """What an experiment found out, and where it lies."""
+    """A finished experiment.
+
+    `cross_losses`: see `cross_client_losses`; `tuned`: see `finetune_clients`. Both are None where
+    the method has nothing of the kind.
+    """
 
     run_id: str
     run_dir: Path
     setting: Setting
     real: RealData
-    evaluations: list[Evaluation] = field(default_factory=list)
-    reports: list[AdaptReport] = field(default_factory=list)
-    curves: list[ForgettingCurve] = field(default_factory=list)
-    matrix: np.ndarray | None = None
-    cross_ids: list[int] = field(default_factory=list)
-    cross_losses: np.ndarray | None = None  # of these clients, `cross_client_losses`
-    tuned: Evaluation | None = None  # of pre-training clients after fine-tuning, see `tune`
-    diagnoses: list[Diagnosis] = field(default_factory=list)
-    metrics: dict[str, float] = field(default_factory=dict)
-    state_fingerprint: str = ""
+    pretraining: Pretraining
+    cross_losses: CrossClientMatrix | None
+    tuned: Evaluation | None
+    adaptation: Adaptation
+    diagnoses: tuple[Diagnosis, ...]
+    metrics: Mapping[str, float]
+    state_fingerprint: str

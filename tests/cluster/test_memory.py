@@ -8,6 +8,7 @@ import pytest
 from pipeline.config.load import load_config
 from pipeline.experiment.run import run_experiment
 from pipeline.experiment.watcher import Watcher
+from pipeline.federation.driver import RoundDriver
 from pipeline.federation.rounds import RoundStats
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -25,7 +26,7 @@ class Weighing(Watcher):
     def __init__(self) -> None:
         self.rss: dict[int, dict[str, int]] = {}
 
-    def round_done(self, stats: RoundStats, num_rounds: int) -> None:
+    def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
         if stats.round_idx + 1 in (EARLY, LATE):
             self.rss[stats.round_idx + 1] = {name: own(p) for name, p in processes()}
 

@@ -33,7 +33,7 @@ from pipeline.config.schema import Config
 from pipeline.experiment.pools import open_pool
 from pipeline.experiment.run import resume_experiment, run_experiment
 from pipeline.experiment.watcher import Watcher
-from pipeline.federation.driver import Driver
+from pipeline.federation.driver import Driver, RoundDriver
 from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.pool import ClientFailure, ClientPool
 from pipeline.federation.rounds import RoundSettings, RoundStats
@@ -147,7 +147,7 @@ class Troubled(Watcher):
     def started(self, run_dir: Path) -> None:
         self.run_dir = run_dir
 
-    def round_done(self, stats: RoundStats, num_rounds: int) -> None:
+    def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
         if stats.round_idx + 1 in self.after_rounds:
             self.trouble(stats.round_idx + 1)
 
@@ -291,14 +291,14 @@ class Interrupter(Watcher):
     """Stops the client actors after a round, and interrupts this process in the next one."""
 
     def __init__(self, after_round: int) -> None:
-        self.after_round, self.run_dir = after_round, Path()
+        self.at_round, self.run_dir = after_round, Path()
         self.has_ended, self.was_helped = threading.Event(), False
 
     def started(self, run_dir: Path) -> None:
         self.run_dir = run_dir
 
-    def round_done(self, stats: RoundStats, num_rounds: int) -> None:
-        if stats.round_idx + 1 == self.after_round:
+    def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
+        if stats.round_idx + 1 == self.at_round:
             pids = pids_of("ClientActor")
             for pid in pids:
                 os.kill(pid, signal.SIGSTOP)

@@ -11,6 +11,7 @@ import pytest
 from pipeline.checkpoint.checkpointer import Checkpointer
 from pipeline.checkpoint.snapshots import kept_rounds
 from pipeline.config.load import load_config
+from pipeline.federation.round_loop import ending
 from pipeline.runs.server_state import write_state
 from spire_core.errors import ClusterError, RunError
 from spire_core.federated.server import ServerState
@@ -49,10 +50,11 @@ def checkpointer(run_dir: Path) -> Checkpointer:
 
 def test_what_is_on_its_way_counts_as_kept_and_is_whole_in_the_end(tmp_path: Path) -> None:
     driver: Any = SlowDriver()
-    with checkpointer(tmp_path) as taker:
+    taker = checkpointer(tmp_path)
+    with ending([taker]):
         for done in (1, 1, 2):  # one for each round
             taker.take(driver, done)
-        assert taker.kept_rounds == (1, 2)  # so clients keep their states of both
+        assert taker.kept_rounds() == (1, 2)  # so clients keep their states of both
         assert kept_rounds(tmp_path) == ()
     assert driver.num_hurries == 1
     assert kept_rounds(tmp_path) == (1, 2)
@@ -61,7 +63,8 @@ def test_what_is_on_its_way_counts_as_kept_and_is_whole_in_the_end(tmp_path: Pat
 
 def test_a_third_waits_for_the_first(tmp_path: Path) -> None:
     driver: Any = SlowDriver()
-    with checkpointer(tmp_path) as taker:
+    taker = checkpointer(tmp_path)
+    with ending([taker]):
         taker.take(driver, 1)
         taker.take(driver, 2)
         third = threading.Thread(target=taker.take, args=(driver, 3))
@@ -76,7 +79,7 @@ def test_a_third_waits_for_the_first(tmp_path: Path) -> None:
 
 
 def take(taker: Checkpointer, driver: Any, *rounds: int, error: BaseException | None) -> None:
-    with taker:
+    with ending([taker]):
         for done in rounds:
             taker.take(driver, done)
         if error is not None:

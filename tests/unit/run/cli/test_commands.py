@@ -10,6 +10,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -342,8 +343,10 @@ def test_too_few_or_broken_images_are_named(spire, finished_run: Path, tmp_path:
 def test_progress_without_a_terminal_is_a_line_each_tenth() -> None:
     stream = io.StringIO()
     progress = Progress(stream)
+    driver: Any = None
+    progress.begin_rounds(range(45))
     for i in range(45):
-        progress.round_done(RoundStats(i, 0.5, 0, 0, 1, 0, 0, 0, 0.2, 0.1, 0.0, 0.0), 45)
+        progress.after_round(RoundStats(i, 0.5, 0, 0, 1, 0, 0, 0, 0.2, 0.1, 0.0, 0.0), driver)
     lines = stream.getvalue().splitlines()
     assert len(lines) == 10
     assert lines[-1].startswith("round 45/45  loss 0.5000  0.30 s/round  00:00 left")
@@ -356,8 +359,10 @@ def test_progress_in_a_terminal_is_one_bar() -> None:
 
     stream = Terminal()
     progress = Progress(stream)
+    driver: Any = None
+    progress.begin_rounds(range(5))
     for i in range(5):
-        progress.round_done(RoundStats(i, 0.5, 0, 0, 1, 0, 0, 0, 0.2, 0.1, 0.0, 0.0), 5)
+        progress.after_round(RoundStats(i, 0.5, 0, 0, 1, 0, 0, 0, 0.2, 0.1, 0.0, 0.0), driver)
     progress.close()
     assert stream.getvalue().count("\n") == 1
     assert "5/5" in stream.getvalue()

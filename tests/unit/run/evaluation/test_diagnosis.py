@@ -197,13 +197,13 @@ def test_a_healthy_run_has_no_diagnosis(healthy: Result) -> None:
 
 def test_the_losses_that_are_judged_are_those_that_are_recorded(healthy: Result) -> None:
     """Own losses on the diagonal and the next client's embedding beside it, bit for bit."""
-    matrix, losses = healthy.cross_losses, healthy.evaluations[-1].losses
-    assert matrix is not None
-    assert healthy.cross_ids == [0, 1, 2, 3, 4, 5]
+    assert healthy.cross_losses is not None
+    assert healthy.cross_losses.client_ids == (0, 1, 2, 3, 4, 5)
+    matrix, losses = healthy.cross_losses.values, healthy.pretraining.evaluations[-1].losses
     for i, loss in enumerate(losses):
         assert (matrix[i, i], matrix[i, (i + 1) % 6]) == (loss.own, loss.swapped)
     assert own_is_best(matrix).all()
-    [report] = healthy.reports
+    [report] = healthy.adaptation.reports
     assert sorted(report.heldout) == list(range(9))
     for point in report.curve:
         assert point.observed is not None
@@ -227,7 +227,8 @@ def test_clients_that_get_each_others_embeddings_are_inconsistent(
     assert names(result) == [INCONSISTENT]
     assert result.cross_losses is not None
     assert healthy.cross_losses is not None
-    np.testing.assert_array_equal(result.cross_losses, np.roll(healthy.cross_losses, -1, axis=1))
+    expected = np.roll(healthy.cross_losses.values, -1, axis=1)
+    np.testing.assert_array_equal(result.cross_losses.values, expected)
 
 
 def test_an_embedding_that_runs_away_from_four_images_is_over_fitted(
@@ -266,8 +267,9 @@ def test_an_embedding_that_does_not_train_is_ignored_unless_clients_are_alike(
     result = run(mnist_root, tmp_path, 11, *tiny)
     assert names(result) == [IGNORED]
     alike = dict.fromkeys(result.real.mixtures, np.full(10, 0.1))
-    result.real = replace(result.real, mixtures=alike)
-    assert diagnose(result) == []
+    records = (result.pretraining, result.cross_losses, result.adaptation.reports)
+    assert [d.name for d in diagnose(result.setting, result.real, *records)] == [IGNORED]
+    assert diagnose(result.setting, replace(result.real, mixtures=alike), *records) == ()
 
 
 def test_a_servers_rate_that_is_far_too_high_diverges(mnist_root: Path, tmp_path: Path) -> None:

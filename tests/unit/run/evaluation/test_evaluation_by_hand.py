@@ -11,7 +11,8 @@ from torch import Tensor
 from pipeline.evaluation.forgetting import ForgettingCurve
 from pipeline.evaluation.scores import (
     RealData,
-    cross_client_matrix,
+    Scoring,
+    cross_client_kid,
     draw_pretraining,
     pooled_features,
 )
@@ -69,7 +70,8 @@ def test_each_client_is_held_against_its_own_data() -> None:
     for c in CLIENTS:
         assert real.floors[c] == kid_floor(features("real", c, 90), 10, 3, SEED, max_images=20)
         assert real.floors[c].num_real == 20
-    found = draw_pretraining(pool, np.zeros(1), CLIENTS, real, METHODS["spire"], EVAL, 5, SEED)()
+    scoring = Scoring(real, EVAL, SEED)
+    found = draw_pretraining(pool, np.zeros(1), CLIENTS, METHODS["spire"], 5, scoring)()
     assert pool.swap_partners == {0: 1, 1: 2, 2: 0}
     for c, score in zip(CLIENTS, found.scores, strict=True):
         assert score == kid(features("real", c, 90), drawn(c).features, 10, 3, SEED)
@@ -83,11 +85,12 @@ def test_each_client_is_held_against_its_own_data() -> None:
 def test_the_matrix_has_generators_in_rows_and_real_data_in_columns() -> None:
     pool: Any = AnsweringPool()
     real = RealData.gather(pool, CLIENTS, {c: np.eye(4)[c] for c in CLIENTS}, EVAL, SEED)
-    matrix = cross_client_matrix([drawn(c) for c in CLIENTS], real, CLIENTS, EVAL, SEED)
+    matrix = cross_client_kid([drawn(c) for c in CLIENTS], Scoring(real, EVAL, SEED))
+    assert matrix.client_ids == tuple(CLIENTS)
     for i in CLIENTS:
         for j in CLIENTS:
             score = kid(features("real", j, 90), drawn(i).features, 10, 3, SEED)
-            assert matrix[i, j] == score.mean
+            assert matrix.values[i, j] == score.mean
 
 
 def test_a_pool_of_features_is_a_sample_of_all_clients() -> None:
@@ -123,8 +126,8 @@ def test_curves_of_adaptation_are_named_by_what_they_are() -> None:
     seen = {"own_kid": 1.0, "population_kid": 7.0, "tv": 0.5, "heldout_loss": 0.25}
     report = SimpleNamespace(curve=[AdaptPoint(0, None, 0.75, seen)])
     curve = ForgettingCurve(1, epochs=(0,), own=(1.5,), lost=(2.0,), replaced=(3.0,))
-    result: Any = SimpleNamespace(reports=[report], curves=[curve])
-    assert adaptation_metrics(result) == {
+    adaptation: Any = SimpleNamespace(reports=[report], curves=[curve])
+    assert adaptation_metrics(adaptation) == {
         0: {
             "adapt/kid/mean": 1.0,
             "adapt/kid/worst": 1.0,

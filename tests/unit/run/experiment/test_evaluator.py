@@ -16,8 +16,9 @@ from pipeline.experiment import evaluator
 from pipeline.experiment.evaluator import Evaluator
 from pipeline.experiment.run import resume_experiment, run_experiment
 from pipeline.experiment.watcher import Watcher
-from pipeline.federation.driver import Driver
+from pipeline.federation.driver import Driver, RoundDriver
 from pipeline.federation.rounds import RoundStats
+from pipeline.results.result import Result
 from spire_core.errors import DataError
 from spire_core.evaluation.kid import KidScore, kid
 from spire_core.federated.messages import RoundPlan
@@ -40,7 +41,7 @@ class Witness(Watcher):
     def started(self, run_dir: Path) -> None:
         self.run_dir = run_dir
 
-    def round_done(self, stats: RoundStats, num_rounds: int) -> None:
+    def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
         self.told.append(("round", stats.round_idx + 1))
         if stats.round_idx == 0:
             self.one_round.set()
@@ -51,6 +52,14 @@ class Witness(Watcher):
 
     def evaluated(self, evaluation: Evaluation, floor: float) -> None:
         self.told.append(("evaluation", evaluation.round_idx))
+
+
+def rounds_of(result: Result) -> list[int]:
+    return [e.round_idx for e in result.pretraining.evaluations]
+
+
+def metrics_of(result: Result) -> list[dict[str, float]]:
+    return [e.metrics() for e in result.pretraining.evaluations]
 
 
 def on_disk(run_dir: Path) -> list[int]:
@@ -79,13 +88,13 @@ def held_until(event: threading.Event) -> Any:
 def test_rounds_go_on_while_scores_are_worked_out(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = [e.metrics() for e in run_experiment(config, None, Watcher()).evaluations]
+    expected = metrics_of(run_experiment(config, None, Watcher()))
     witness = Witness()
     monkeypatch.setattr(scores, "kid", held_until(witness.two_rounds))
     result = run_experiment(config, None, witness)
     assert witness.told.index(("evaluation", 0)) >= 2
-    assert [e.round_idx for e in result.evaluations] == EVALUATED
-    assert [e.metrics() for e in result.evaluations] == expected
+    assert rounds_of(result) == EVALUATED
+    assert metrics_of(result) == expected
 
 
 def test_no_round_begins_before_scores_that_may_stop_the_run(config: Config) -> None:
@@ -110,19 +119,19 @@ def test_a_checkpoint_and_the_next_evaluation_wait_for_scores(
     first_after: int,
 ) -> None:
     words = [f"eval.every={every}", f"tracking.checkpoint_every={checkpoint_every}"]
-    witness, is_waited_for, finish = Witness(), threading.Event(), Evaluator.finish
+    witness, is_waited_for, collect = Witness(), threading.Event(), Evaluator.collect
 
-    def noticed(self: Evaluator, limit_s: float | None = None) -> bool:
-        if limit_s is None and witness.told:
+    def noticed(self: Evaluator, wait_s: float | None = None) -> Evaluation | None:
+        if wait_s is None and witness.told:
             is_waited_for.set()
-        return finish(self, limit_s)
+        return collect(self, wait_s)
 
-    monkeypatch.setattr(Evaluator, "finish", noticed)
+    monkeypatch.setattr(Evaluator, "collect", noticed)
     monkeypatch.setattr(scores, "kid", held_until(is_waited_for))
     result = run_experiment(overridden(config, words), None, witness)
     until = [told for told in witness.told if told[0] == "round" or told[1] == 0]
     assert until.index(("evaluation", 0)) == first_after - 1  # when that round has ended
-    assert [e.round_idx for e in result.evaluations] == sorted({0, 6, *range(0, 6, every)})
+    assert rounds_of(result) == sorted({0, 6, *range(0, 6, every)})
 
 
 def test_an_interrupt_loses_no_scores(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +145,7 @@ def test_an_interrupt_loses_no_scores(config: Config, monkeypatch: pytest.Monkey
     monkeypatch.undo()
     later = Witness()
     result = resume_experiment(interrupted.run_dir, config, later)
-    assert [e.round_idx for e in result.evaluations] == EVALUATED
+    assert rounds_of(result) == EVALUATED
     assert ("evaluation", 0) not in later.told
     assert later.told[0] == ("round", 2)
 
@@ -160,14 +169,14 @@ def test_an_interrupted_record_of_scores_is_made_again(
     assert saved[-2:] == [at, at]
     assert on_disk(witness.run_dir)[-1] == at
     result = resume_experiment(witness.run_dir, config, Watcher())
-    assert [e.round_idx for e in result.evaluations] == EVALUATED
+    assert rounds_of(result) == EVALUATED
 
 
 def test_an_interrupt_does_not_wait_long_for_scores(
     config: Config, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It goes back to a checkpoint that is not beyond the evaluation."""
-    expected = [e.metrics() for e in run_experiment(config, None, Watcher()).evaluations]
+    expected = metrics_of(run_experiment(config, None, Watcher()))
     never = threading.Event()
     interrupted = Witness(KeyboardInterrupt())
     monkeypatch.setattr(evaluator, "ENDING_S", 0.2)
@@ -180,7 +189,7 @@ def test_an_interrupt_does_not_wait_long_for_scores(
     monkeypatch.undo()
     never.set()
     result = resume_experiment(interrupted.run_dir, config, Watcher())
-    assert [e.metrics() for e in result.evaluations] == expected
+    assert metrics_of(result) == expected
 
 
 def test_an_interrupt_in_the_round_after_an_evaluation_needs_no_scores(
@@ -188,7 +197,7 @@ def test_an_interrupt_in_the_round_after_an_evaluation_needs_no_scores(
 ) -> None:
     """Its checkpoint is of the evaluated state, which the resumed run evaluates."""
     config = overridden(config, ["eval.every=2", "tracking.checkpoint_every=0"])
-    expected = [e.metrics() for e in run_experiment(config, None, Watcher()).evaluations]
+    expected = metrics_of(run_experiment(config, None, Watcher()))
     witness, never, gather = Witness(), threading.Event(), Driver._gather
 
     def slow(*args: Any) -> KidScore:
@@ -211,7 +220,7 @@ def test_an_interrupt_in_the_round_after_an_evaluation_needs_no_scores(
     monkeypatch.undo()
     never.set()
     result = resume_experiment(witness.run_dir, config, Watcher())
-    assert [e.metrics() for e in result.evaluations] == expected
+    assert metrics_of(result) == expected
 
 
 def test_the_end_of_a_run_by_an_error_loses_no_scores(

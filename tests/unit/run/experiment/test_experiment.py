@@ -21,12 +21,13 @@ from pipeline.data.datasets import load, load_stored
 from pipeline.experiment.adaptation import mean_embedding
 from pipeline.experiment.run import resume_experiment, run_experiment
 from pipeline.experiment.watcher import Watcher
+from pipeline.federation.driver import RoundDriver
 from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.pool import LocalClientPool
 from pipeline.federation.rounds import RoundStats
 from pipeline.federation.setup import Setting, prepare
 from pipeline.inference.saved_run import SavedRun
-from pipeline.results.metrics import adaptation_metrics, new_client_row, summary_metrics
+from pipeline.results.metrics import adaptation_metrics, new_client_rows
 from pipeline.results.recording import run_tags
 from pipeline.results.result import Result
 from pipeline.runs.model_files import client_path
@@ -61,6 +62,12 @@ def stopped_early(mnist_root: Path, root: Path, eval_every: int, *overrides: str
     return run_experiment(config, None, Watcher())
 
 
+def rows_of(result: Result) -> list[dict[str, Any]]:
+    """The row of each new client."""
+    subset_size = result.setting.config.eval.kid_subset_size
+    return new_client_rows(result.adaptation, result.real, subset_size)
+
+
 @pytest.mark.parametrize(
     "far_too_high",  # rates with which an early epoch is the best
     [
@@ -73,13 +80,13 @@ def test_a_new_clients_row_is_about_the_state_that_was_kept(
 ) -> None:
     seldom = stopped_early(mnist_root, tmp_path, 100, *far_too_high)
     always = stopped_early(mnist_root, tmp_path, 1, *far_too_high)
-    for i, report in enumerate(always.reports):
+    for i, report in enumerate(always.adaptation.reports):
         kept = report.kept_epoch
         assert kept < report.curve[-1].epoch
         observed = report.curve[kept].observed
         assert observed is not None
         for result in (seldom, always):
-            row = new_client_row(result, i)
+            row = rows_of(result)[i]
             assert row["subset_size"] == 6
             assert row["kid_after"] == pytest.approx(observed["own_kid"], rel=1e-4)
             assert row["tv_after"] == observed["tv"]
@@ -93,9 +100,9 @@ def test_a_mean_over_new_clients_is_over_all_of_them() -> None:
         points = [AdaptPoint(e, 1.0 if e else None, None, {"own_kid": kid}) for e in range(4)]
         return SimpleNamespace(curve=points[: num_epochs + 1])
 
-    result: Any = SimpleNamespace(reports=[report(1.0, 1), report(0.2, 3)], curves=[])
+    adaptation: Any = SimpleNamespace(reports=[report(1.0, 1), report(0.2, 3)], curves=[])
     scores = {"adapt/kid/mean": 0.6, "adapt/kid/worst": 1.0}
-    assert adaptation_metrics(result) == {0: scores, 1: scores | {"adapt/train_loss": 1.0}}
+    assert adaptation_metrics(adaptation) == {0: scores, 1: scores | {"adapt/train_loss": 1.0}}
 
 
 @pytest.mark.parametrize(
@@ -121,7 +128,7 @@ def test_pretraining_clients_are_scored_on_what_the_saved_run_draws(
     more += ("federation.num_clients=4", "adapt.epochs=1")
     result = stopped_early(mnist_root, tmp_path, 1, *more)
     run = SavedRun.load(result.run_dir)
-    for drawn in result.evaluations[-1].drawn:
+    for drawn in result.pretraining.evaluations[-1].drawn:
         again = run.draw(drawn.client_id, 8, seed=0, guidance=2.0)
         np.testing.assert_allclose(drawn.images, again[: len(drawn.images)], atol=1e-5)
         plain = run.draw(drawn.client_id, 8, seed=0)
@@ -131,7 +138,7 @@ def test_pretraining_clients_are_scored_on_what_the_saved_run_draws(
 def test_an_impersonal_model_is_scored_draw_by_draw(mnist_root: Path, tmp_path: Path) -> None:
     """Its draws are pooled for KID; a mixture of all of them would be nearer to any client's."""
     more = ("method=fedavg", "federation.num_clients=4", "adapt.epochs=1")
-    evaluation = stopped_early(mnist_root, tmp_path, 1, *more).evaluations[-1]
+    evaluation = stopped_early(mnist_root, tmp_path, 1, *more).pretraining.evaluations[-1]
     for drawn in evaluation.drawn:
         assert len(drawn.features) == 4 * 8
         assert drawn.histogram is not None
@@ -146,9 +153,9 @@ def test_guidance_leaves_a_method_without_pretraining_alone(
     more = ("method=local", "adapt.early_stopping=false", "adapt.epochs=1")
     plain = stopped_early(mnist_root, tmp_path / "plain", 1, *more)
     guided = stopped_early(mnist_root, tmp_path / "guided", 1, *more, "eval.guidance=2.0")
-    for before, after in zip(plain.reports, guided.reports, strict=True):
+    for before, after in zip(plain.adaptation.reports, guided.adaptation.reports, strict=True):
         assert torch.equal(before.after.features, after.after.features)
-    client_id = plain.reports[0].client_id
+    client_id = plain.adaptation.reports[0].client_id
     run = SavedRun.load(plain.run_dir)
     assert np.array_equal(run.draw(client_id, 4), run.draw(client_id, 4, guidance=2.0))
 
@@ -189,10 +196,10 @@ def test_a_folder_of_images_runs_to_the_end_with_another_data_sets_features(
     save_photos(mnist_root, tmp_path)
     config = folder_config(tmp_path, str(tmp_path / "photos"))
     result = run_experiment(config, None, Watcher())
-    row = new_client_row(result, 0)
+    [row] = rows_of(result)
     assert row["tv_after"] is None  # that classifier knows none of these classes
     assert np.isfinite(row["kid_after"])
-    assert "final/adapt_tv_after" not in summary_metrics(result)
+    assert "final/adapt_tv_after" not in result.metrics
     assert run_tags(result.setting, None)["data_hash"] == load(config.data, "train").sha256
 
 
@@ -249,7 +256,7 @@ class Stats(Watcher):
     def __init__(self) -> None:
         self.rounds: list[RoundStats] = []
 
-    def round_done(self, stats: RoundStats, num_rounds: int) -> None:
+    def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
         self.rounds.append(stats)
 
 
@@ -321,13 +328,14 @@ def test_new_clients_of_spire_are_fitted_together_and_change_nothing_else(
         final = load_file(result.run_dir / "model" / "backbone.safetensors")
         [state] = result.run_dir.glob("checkpoints/*/server.safetensors")
         assert torch.equal(result.setting.model.flatten(final), load_file(state)["ema"])
-        for report in result.reports:
+        for report in result.adaptation.reports:
             assert [p.epoch for p in report.curve if p.observed] == [0, 2, 3]
             own = load_file(client_path(result.run_dir / "model", report.client_id))
             assert own.keys() == {"client_emb"}
             assert own["client_emb"].abs().max() > 0
     one_by_one, together = found
-    for mine, theirs in zip(together.reports, one_by_one.reports, strict=True):
+    reports = [result.adaptation.reports for result in (together, one_by_one)]
+    for mine, theirs in zip(*reports, strict=True):
         assert mine.scores_after == pytest.approx(theirs.scores_after, rel=1e-3, abs=1e-3)
         np.testing.assert_allclose(mine.after.images, theirs.after.images, atol=1e-3)
         paths = [
@@ -353,11 +361,11 @@ def test_pretraining_clients_fine_tune_for_a_score_of_their_own(
     assert result.tuned is not None
     assert without.tuned is None
     assert result.state_fingerprint == without.state_fingerprint  # nothing of it is kept
-    summary = summary_metrics(result)
+    summary = result.metrics
     assert summary["final/pretrain_tuned_kid_mean"] == result.tuned.kid_mean
     assert result.tuned.kid_mean != summary["final/pretrain_kid_mean"]
     others = {k: v for k, v in summary.items() if "tuned" not in k and "duration" not in k}
-    assert others.items() <= summary_metrics(without).items()
+    assert others.items() <= without.metrics.items()
 
     setting, client_id = result.setting, result.setting.eval_ids[1]
     parts = (setting.mixtures, setting.partition, setting.extractor, result.run_dir)

@@ -166,7 +166,7 @@ class Crasher(Watcher):
     def started(self, run_dir: Path) -> None:
         self.run_dir = run_dir
 
-    def round_done(self, stats, num_rounds: int) -> None:
+    def after_round(self, stats, driver) -> None:
         if stats.round_idx == 1:
             raise Crash
 

@@ -18,6 +18,7 @@ from pipeline.config.schema import Config
 from pipeline.config.tracking import TrackingConfig
 from pipeline.experiment.run import resume_experiment, run_experiment
 from pipeline.experiment.watcher import Watcher
+from pipeline.federation.driver import RoundDriver
 from pipeline.federation.rounds import RoundStats
 from pipeline.results.result import Result
 from pipeline.runs.folder import load_result
@@ -39,17 +40,17 @@ class Crasher(Watcher):
     """Ends a run after some round, or when pre-training is over."""
 
     def __init__(self, after_round: int) -> None:
-        self.after_round, self.run_dir = after_round, Path()
+        self.at_round, self.run_dir = after_round, Path()
 
     def started(self, run_dir: Path) -> None:
         self.run_dir = run_dir
 
-    def round_done(self, stats: RoundStats, num_rounds: int) -> None:
-        if stats.round_idx + 1 == self.after_round:
+    def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
+        if stats.round_idx + 1 == self.at_round:
             raise Crash
 
     def pretrained(self, run_dir: Path) -> None:
-        if self.after_round > NUM_ROUNDS:
+        if self.at_round > NUM_ROUNDS:
             raise Crash
 
 
@@ -59,7 +60,7 @@ class Rounds(Watcher):
     def __init__(self) -> None:
         self.seen: list[int] = []
 
-    def round_done(self, stats: RoundStats, num_rounds: int) -> None:
+    def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
         self.seen.append(stats.round_idx)
 
 
@@ -89,7 +90,7 @@ def config_for(mnist_root: Path, root: Path, *overrides: str) -> Config:
 def comparable(result: Result) -> dict[str, Any]:
     """What a result says, without what depends on the clock."""
     metrics = {k: v for k, v in result.metrics.items() if "duration" not in k}
-    evaluations = [e.metrics() for e in result.evaluations]
+    evaluations = [e.metrics() for e in result.pretraining.evaluations]
     return {"state": result.state_fingerprint, "metrics": metrics, "evaluations": evaluations}
 
 
@@ -228,14 +229,14 @@ class FullDisk(Watcher):
     """From some round on no file may grow beyond some size, until `free`."""
 
     def __init__(self, after_round: int, num_bytes: int) -> None:
-        self.after_round, self.num_bytes, self.run_dir = after_round, num_bytes, Path()
+        self.at_round, self.num_bytes, self.run_dir = after_round, num_bytes, Path()
         self.limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def started(self, run_dir: Path) -> None:
         self.run_dir = run_dir
 
-    def round_done(self, stats: RoundStats, num_rounds: int) -> None:
-        if stats.round_idx + 1 == self.after_round:
+    def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
+        if stats.round_idx + 1 == self.at_round:
             until = time.monotonic() + 120  # the last checkpoint is written beside the round
             while kept_rounds(self.run_dir) != (2,) and time.monotonic() < until:
                 time.sleep(0.01)
@@ -303,7 +304,7 @@ class Intruder(Watcher):
     def started(self, run_dir: Path) -> None:
         self.run_dir = run_dir
 
-    def round_done(self, stats: RoundStats, num_rounds: int) -> None:
+    def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
         if stats.round_idx == 1:
             self.exit_codes.append(main(["resume", str(self.run_dir)]))
 

@@ -14,7 +14,7 @@ from pipeline.experiment.adaptation import population_kid
 from pipeline.federation.messages import AdaptReport, Drawn, Losses
 from pipeline.federation.setup import prepare
 from pipeline.results.metrics import summary_metrics
-from pipeline.results.result import Result
+from pipeline.results.result import Adaptation
 from spire_core.adaptation.adapt import AdaptPoint
 from spire_core.evaluation.kid import KidScore, kid
 from spire_core.methods import METHODS
@@ -97,9 +97,7 @@ def test_an_evaluations_numbers_are_over_its_clients() -> None:
     )
 
 
-def test_the_end_is_the_last_round_and_the_best_the_lowest(
-    mnist_root: Path, tmp_path: Path
-) -> None:
+def test_the_end_is_the_last_round_and_the_best_the_lowest(mnist_root: Path) -> None:
     setting = prepare(load_config("smoke", [f"data.root={mnist_root}"]))
     new = setting.new_ids[0]
     ids = (0, 1, new, new + 1)
@@ -110,12 +108,10 @@ def test_the_end_is_the_last_round_and_the_best_the_lowest(
         {i: score(0.01 * i) for i in (*setting.eval_ids, *ids)},
     )
     reports = [report(new), report(new + 1, (4.0, 3.0, 2.0, 1.0))]
-    result = Result("id", tmp_path, setting, real, reports=reports)
-    result.evaluations = [
-        evaluation(n, kids) for n, kids in ((1, (3, 3)), (2, (1, 2)), (3, (2, 2)))
-    ]
-    result.curves = [forgetting_curve(r, METHODS["fedavg_ft"], 4.5) for r in reports]
-    found = summary_metrics(result)
+    evaluations = [evaluation(n, kids) for n, kids in ((1, (3, 3)), (2, (1, 2)), (3, (2, 2)))]
+    curves = [forgetting_curve(r, METHODS["fedavg_ft"], 4.5) for r in reports]
+    adaptation = Adaptation(tuple(reports), tuple(curves))
+    found = summary_metrics(setting, real, evaluations, None, adaptation)
     expected = {
         "best/kid_mean": 1.5,
         "best/round": 2.0,
@@ -139,8 +135,9 @@ def test_the_end_is_the_last_round_and_the_best_the_lowest(
     assert {name: found[name] for name in expected} == pytest.approx(expected)
 
     even = np.full(10, 0.1)  # eight images of ten classes cannot show a tenth of each
-    result.real = replace(real, mixtures=dict.fromkeys(ids, even))
-    assert 0.2 < summary_metrics(result)["final/adapt_tv_floor"] < 0.6
+    real = replace(real, mixtures=dict.fromkeys(ids, even))
+    found = summary_metrics(setting, real, evaluations, None, adaptation)
+    assert 0.2 < found["final/adapt_tv_floor"] < 0.6
 
 
 def test_a_few_personal_clients_are_held_against_their_own_data() -> None:

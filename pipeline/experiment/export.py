@@ -1,0 +1,43 @@
+"""The export of a run's models: backbone and clients' own parts, with one fingerprint of all."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline.clients.store import ClientStore
+from pipeline.federation.pool import ClientPool
+from pipeline.federation.setup import MANY_CLIENTS, Setting
+from pipeline.runs.layout import CLIENTS, MODEL
+from pipeline.runs.model_files import save_run
+from spire_core.network.flat_model import tensors_hash
+
+
+def export_models(setting: Setting, pool: ClientPool, weights: np.ndarray, run_dir: Path) -> str:
+    """Write the backbone (P,) and clients' own parts to the run's folder; return a fingerprint."""
+    folder = run_dir / MODEL
+    extra = {
+        "image_shape": list(setting.images.shape[1:]),
+        "class_names": list(setting.data.class_names),
+        "partition_hash": setting.partition.hash,
+    }
+    save_run(folder, setting.config, setting.model, weights, extra)
+    client_ids = [*exported_ids(setting, run_dir), *setting.new_ids]
+    hashes = pool.run_all("export", client_ids, folder)
+    digest = hashlib.sha256(tensors_hash({"backbone": torch.tensor(weights)}).encode())
+    for client_id, client_hash in zip(client_ids, hashes, strict=True):
+        digest.update(f"{client_id}:{client_hash}".encode())
+    return digest.hexdigest()
+
+
+def exported_ids(setting: Setting, run_dir: Path) -> Sequence[int]:
+    """Return the pre-training clients whose own parts are exported: all that may hold any.
+
+    In a large population those that took part: the others are a function of the seed.
+    """
+    if len(setting.train_ids) <= MANY_CLIENTS:
+        return setting.train_ids
+    seen = ClientStore(run_dir / CLIENTS).rounds_seen(setting.config.federation.num_rounds)
+    return [client_id for client_id in seen if client_id in setting.train_ids]

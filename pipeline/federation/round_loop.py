@@ -1,0 +1,88 @@
+"""The round loop, and the interface of all that happens beside the rounds.
+
+The loop knows rounds and interrupts. Evaluation, tracking, checkpoints, profiling and progress are
+listeners, so that another concern is another listener.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Protocol
+
+from pipeline.federation.driver import RoundDriver
+from pipeline.federation.rounds import RoundStats
+from spire_core.federated.server import ServerState
+
+
+class RoundListener(Protocol):
+    """Reacts to the rounds of a run; every method does nothing unless it is overridden.
+
+    Listeners are called one after the other, in the order of their list.
+    """
+
+    def begin_rounds(self, rounds: range) -> None:
+        """The run computes these rounds; it does not start at 0 if it is resumed."""
+
+    def between_rounds(self, done: int, driver: RoundDriver) -> None:
+        """No round is running and `done` are over: called before each round and after the last."""
+
+    def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
+        """A round has ended."""
+
+    def interrupted(self, state: ServerState, stats: RoundStats | None) -> None:
+        """The run ends by an interrupt; `state` and `stats` as `RoundDriver.last` returns them.
+
+        The last round may have ended without a call of `after_round`.
+        """
+
+    def end_rounds(self, error: BaseException | None) -> None:
+        """Nothing follows: all rounds are over, or `error` ended them. Called in any case."""
+
+
+def run_rounds(
+    driver: RoundDriver,
+    rounds: range,
+    listeners: Sequence[RoundListener],
+    kept_rounds: Callable[[], tuple[int, ...]],
+) -> None:
+    """Run these rounds; `kept_rounds` returns the rounds of which clients keep their states."""
+    with ending(listeners):
+        for listener in listeners:
+            listener.begin_rounds(rounds)
+        try:
+            for done in rounds:
+                for listener in listeners:
+                    listener.between_rounds(done, driver)
+                stats = driver.run_round(kept_rounds())
+                for listener in listeners:
+                    listener.after_round(stats, driver)
+            for listener in listeners:
+                listener.between_rounds(rounds.stop, driver)
+        except (KeyboardInterrupt, SystemExit):  # there is time to keep the last round
+            state, last = driver.last()
+            for listener in listeners:
+                listener.interrupted(state, last)
+            raise
+
+
+@contextlib.contextmanager
+def ending(listeners: Sequence[RoundListener]) -> Iterator[None]:
+    """Call every listener's `end_rounds` after a block, with the error that ends it if one does.
+
+    An error of one listener's end is the error that the later ones get.
+    """
+    with contextlib.ExitStack() as stack:
+        for listener in reversed(listeners):  # the stack unwinds from its end
+            stack.push(_end_of(listener))
+        yield
+
+
+def _end_of(
+    listener: RoundListener,
+) -> Callable[[type[BaseException] | None, BaseException | None, TracebackType | None], None]:
+    def end(
+        _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None
+    ) -> None:
+        listener.end_rounds(error)
+
+    return end

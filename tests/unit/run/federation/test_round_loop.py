@@ -1,0 +1,117 @@
+"""The round loop calls its listeners in the order of their list, and at every end."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.federation.driver import RoundDriver
+from pipeline.federation.round_loop import RoundListener, run_rounds
+from pipeline.federation.rounds import RoundStats
+from spire_core.federated.server import ServerState
+
+
+class Rounds:
+    """A driver that raises an error in some round, or right after it."""
+
+    def __init__(self, error: BaseException | None = None, in_round: int = -1) -> None:
+        self.error, self.in_round = error, in_round
+        self.done, self.kept = 3, list[tuple[int, ...]]()
+
+    def run_round(self, kept_rounds: tuple[int, ...] = ()) -> RoundStats:
+        if self.done == self.in_round and self.error is not None:
+            raise self.error
+        self.kept.append(kept_rounds)
+        self.done += 1
+        return stats(self.done - 1)
+
+    def last(self) -> tuple[ServerState, RoundStats | None]:
+        weights = np.zeros(1, np.float32)
+        return ServerState(self.done, weights, weights), stats(self.done - 1)
+
+
+def stats(round_idx: int) -> RoundStats:
+    return RoundStats(round_idx, 0.5, 0, 0, 1, 0, 0, 0, 0.2, 0.1, 0.0, 0.0)
+
+
+class Noting(RoundListener):
+    """Notes its calls; raises an error in one of them."""
+
+    def __init__(self, name: str, calls: list[Any], error: BaseException | None = None) -> None:
+        self.name, self.calls, self.error = name, calls, error
+
+    def begin_rounds(self, rounds: range) -> None:
+        self.calls.append((self.name, "begin", rounds))
+
+    def between_rounds(self, done: int, driver: RoundDriver) -> None:
+        self.calls.append((self.name, "between", done))
+
+    def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
+        self.calls.append((self.name, "after", stats.round_idx))
+        if self.error is not None:
+            raise self.error
+
+    def interrupted(self, state: ServerState, stats: RoundStats | None) -> None:
+        assert stats is not None
+        self.calls.append((self.name, "interrupted", state.round_idx, stats.round_idx))
+
+    def end_rounds(self, error: BaseException | None) -> None:
+        self.calls.append((self.name, "end", error))
+
+
+def test_listeners_are_called_in_order_from_before_the_first_round_to_after_the_last() -> None:
+    calls, driver = list[Any](), Rounds()
+    given: Any = driver
+    run_rounds(given, range(3, 5), [Noting("a", calls), Noting("b", calls)], lambda: (driver.done,))
+    steps = [("begin", range(3, 5)), ("between", 3), ("after", 3), ("between", 4), ("after", 4)]
+    steps += [("between", 5), ("end", None)]
+    assert calls == [(name, *step) for step in steps for name in ("a", "b")]
+    assert driver.kept == [(3,), (4,)]
+
+
+def test_the_last_state_is_there_for_listeners_without_rounds() -> None:
+    calls: list[Any] = []
+    driver: Any = Rounds()
+    run_rounds(driver, range(3, 3), [Noting("a", calls)], tuple)
+    assert calls == [("a", "begin", range(3, 3)), ("a", "between", 3), ("a", "end", None)]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(143)])
+def test_an_interrupt_reaches_all_listeners_before_any_of_them_ends(error: BaseException) -> None:
+    calls: list[Any] = []
+    driver: Any = Rounds(error, in_round=4)
+    with pytest.raises(type(error)):
+        run_rounds(driver, range(3, 6), [Noting("a", calls), Noting("b", calls)], tuple)
+    ends = [("interrupted", 4, 3), ("end", error)]
+    assert calls[-4:] == [(name, *end) for end in ends for name in ("a", "b")]
+
+
+def test_an_interrupt_by_a_listener_comes_with_the_round_that_others_do_not_know() -> None:
+    calls: list[Any] = []
+    driver: Any = Rounds()
+    listeners = [Noting("a", calls, KeyboardInterrupt()), Noting("b", calls)]
+    with pytest.raises(KeyboardInterrupt):
+        run_rounds(driver, range(3, 6), listeners, tuple)
+    assert ("b", "after", 3) not in calls
+    assert ("b", "interrupted", 4, 3) in calls
+
+
+def test_another_error_is_no_interrupt_and_every_listener_ends_with_it() -> None:
+    calls, error = list[Any](), ValueError("wrong")
+    driver: Any = Rounds(error, in_round=3)
+    with pytest.raises(ValueError, match="wrong"):
+        run_rounds(driver, range(3, 6), [Noting("a", calls), Noting("b", calls)], tuple)
+    assert calls[-2:] == [("a", "end", error), ("b", "end", error)]
+    assert not any("interrupted" in call for call in calls)
+
+
+def test_an_error_at_the_end_of_one_listener_is_what_the_later_ones_get() -> None:
+    class Failing(RoundListener):
+        def end_rounds(self, error: BaseException | None) -> None:
+            raise failure
+
+    calls, failure = list[Any](), ValueError("no room")
+    driver: Any = Rounds()
+    with pytest.raises(ValueError, match="no room"):
+        run_rounds(driver, range(3, 4), [Failing(), Noting("b", calls)], tuple)
+    assert calls[-1] == ("b", "end", failure)
