@@ -8,14 +8,13 @@ a `ClientUpdate`. P: length of the flat weight vector; S <= P: length of its sha
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from spire_core.config.client import ClientConfig
-from spire_core.federated.messages import Broadcast, ClientUpdate, RoundPlan
+from spire_core.federated.messages import AdamMoments, Broadcast, ClientUpdate, RoundPlan
 from spire_core.federated.private_state import PrivateState, get_moments, personalise, put_moments
 from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL, NETWORK_PARTS
 from spire_core.network.flat_model import FlatModel, FlatWeights
@@ -25,18 +24,18 @@ from spire_core.training.fit import Recipe, batches, fit, seeded_dropout
 
 
 def _shared_moments(model: FlatWeights, broadcast: Broadcast) -> dict[str, Moments]:
-    """Return the moments that the server has averaged; of a part that was never shared, none."""
-    if broadcast.exp_avg is None or broadcast.exp_avg_sq is None or broadcast.steps is None:
+    """Return the moments that the server has averaged, but for parts that were never shared."""
+    averaged, device = broadcast.moments, model.weights.device
+    if averaged is None:
         return {}
-    device = model.weights.device
     return {
         part: Moments(
-            torch.tensor(broadcast.exp_avg[at], device=device),
-            torch.tensor(broadcast.exp_avg_sq[at], device=device),
-            torch.tensor(broadcast.steps[i]),
+            torch.tensor(averaged.exp_avg[at], device=device),
+            torch.tensor(averaged.exp_avg_sq[at], device=device),
+            torch.tensor(averaged.steps[i]),
         )
         for i, (part, at) in enumerate(model.layout.parts.items())
-        if at.stop <= broadcast.exp_avg.size
+        if at.stop <= averaged.exp_avg.size
     }
 
 
@@ -92,7 +91,7 @@ class ClientRun:
     num_steps: int
     order: Iterator[Tensor]
     noise: torch.Generator
-    server_steps: np.ndarray | None  # of the averaged moments, by part
+    averaged: AdamMoments | None  # the moments that the server handed out
     total_loss: float = 0.0
 
 
@@ -124,7 +123,7 @@ def start_client(
     )
     noise = torch_generator(seed, "noise", client_id, plan.round_idx)
     streams = (num_steps, order, noise)
-    return ClientRun(client_id, model, client_emb, moments, images, *streams, broadcast.steps)
+    return ClientRun(client_id, model, client_emb, moments, images, *streams, broadcast.moments)
 
 
 def finish_client(
@@ -135,23 +134,27 @@ def finish_client(
 
 
 def _update(run: ClientRun, config: ClientConfig, plan: RoundPlan) -> ClientUpdate:
-    model, moments, layout = run.model, run.moments, run.model.layout
+    model, layout = run.model, run.model.layout
     shared = slice(0, layout.size if plan.shares_local else layout.num_without_local)
-    arrays: dict[str, Any] = {}
-    if config.opt_state == "average":
-        full = [moments.get(p) or Moments.fresh(model.leaves[p].detach()) for p in NETWORK_PARTS]
-        steps = np.array([float(m.step) for m in full], dtype=np.float32)
-        if not plan.shares_local:  # how far a private part has come stays private
-            at = NETWORK_PARTS.index(LOCAL)
-            steps[at] = 0.0 if run.server_steps is None else run.server_steps[at]
-        arrays = {
-            "exp_avg": torch.cat([m.exp_avg for m in full])[shared].cpu().numpy(),
-            "exp_avg_sq": torch.cat([m.exp_avg_sq for m in full])[shared].cpu().numpy(),
-            "steps": steps,
-        }
+    moments = _sent_moments(run, shared, plan) if config.opt_state == "average" else None
     weights = model.weights[shared].cpu().numpy().copy()
     loss = run.total_loss / max(1, run.num_steps)
-    return ClientUpdate(run.client_id, len(run.images), run.num_steps, loss, weights, **arrays)
+    return ClientUpdate(run.client_id, len(run.images), run.num_steps, loss, weights, moments)
+
+
+def _sent_moments(run: ClientRun, shared: slice, plan: RoundPlan) -> AdamMoments:
+    """Return the moments of the shared stretch; the step count of a private part is not sent."""
+    leaves = run.model.leaves
+    full = [run.moments.get(p) or Moments.fresh(leaves[p].detach()) for p in NETWORK_PARTS]
+    steps = np.array([float(m.step) for m in full], dtype=np.float32)
+    if not plan.shares_local:
+        at = NETWORK_PARTS.index(LOCAL)
+        steps[at] = 0.0 if run.averaged is None else run.averaged.steps[at]
+    return AdamMoments(
+        torch.cat([m.exp_avg for m in full])[shared].cpu().numpy(),
+        torch.cat([m.exp_avg_sq for m in full])[shared].cpu().numpy(),
+        steps,
+    )
 
 
 def _private(run: ClientRun, config: ClientConfig, plan: RoundPlan) -> PrivateState:

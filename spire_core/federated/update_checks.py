@@ -1,20 +1,19 @@
-"""What makes a client's update unfit to be averaged; it is asked before anything is averaged."""
+"""Checks of a client's update, made before it enters any average."""
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from spire_core.federated.messages import ClientUpdate
+from spire_core.federated.messages import AdamMoments, ClientUpdate
 from spire_core.methods import NETWORK_PARTS
 
-MOMENTS = ("exp_avg", "exp_avg_sq", "steps")
 MAX_EXAMPLES = 2**53  # of one client: a float64 holds every number up to here
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong, in words; `is_divergence`: with numbers that training itself drove away."""
+    """A defect in words; `is_divergence` if training itself drove the numbers out of bounds."""
 
     text: str
     is_divergence: bool = False
@@ -49,11 +48,11 @@ def fault_of(
     max_norm: float | None = None,
     num_examples: int | None = None,
 ) -> Fault | None:
-    """Return what makes an update unfit to be averaged, or None.
+    """Return the first reason not to average an update, or None if there is none.
 
     `before` (S,) are the shared weights that it started from, `has_moments` says whether Adam's
-    moments travel with the weights, `max_norm` is the most that the weights may have moved,
-    `num_examples` the client's number of examples as the server knows it.
+    moments travel with the weights, `max_norm` limits the norm of the weights' change,
+    `num_examples` is the client's number of examples as the server knows it.
     """
     fault = _count_fault(update.num_examples, num_examples)
     if fault is not None:
@@ -62,19 +61,11 @@ def fault_of(
         return Fault(f"a loss as {type(update.loss).__name__}")
     if not math.isfinite(update.loss):
         return Fault(f"a loss of {update.loss}", is_divergence=True)
-    shapes = {"weights": before.shape}
-    if has_moments:
-        shapes |= {"exp_avg": before.shape, "exp_avg_sq": before.shape}
-        shapes["steps"] = (len(NETWORK_PARTS),)
-    for name in ("weights", *MOMENTS):
-        fault = _array_fault(name, getattr(update, name), shapes.get(name))
-        if fault is not None:
-            return fault
-    if max_norm is not None:
-        norm = float(np.linalg.norm(update.weights.astype(np.float64) - before))
-        if norm > max_norm:
-            return Fault(f"a change of norm {norm:.3g}, above {max_norm:g},", is_divergence=True)
-    return None
+    return (
+        _array_fault("weights", update.weights, before.shape)
+        or _moments_fault(update.moments, before.shape, has_moments)
+        or _norm_fault(update.weights, before, max_norm)
+    )
 
 
 def _count_fault(claimed: object, known: int | None) -> Fault | None:
@@ -93,12 +84,30 @@ def _count_fault(claimed: object, known: int | None) -> Fault | None:
     return None
 
 
-def _array_fault(name: str, array: object, shape: tuple[int, ...] | None) -> Fault | None:
-    """Return what is wrong with one array of an update; shape None: it should not be there."""
-    if array is None and shape is None:
+def _moments_fault(moments: object, shape: tuple[int, ...], has_moments: bool) -> Fault | None:
+    if not has_moments:
+        return None if moments is None else Fault("unasked moments")
+    if not isinstance(moments, AdamMoments):
+        found = "no moments" if moments is None else f"moments as {type(moments).__name__}"
+        return Fault(found)
+    return (
+        _array_fault("exp_avg", moments.exp_avg, shape)
+        or _array_fault("exp_avg_sq", moments.exp_avg_sq, shape)
+        or _array_fault("steps", moments.steps, (len(NETWORK_PARTS),))
+    )
+
+
+def _norm_fault(weights: np.ndarray, before: np.ndarray, max_norm: float | None) -> Fault | None:
+    if max_norm is None:
         return None
-    if array is None or shape is None:
-        return Fault(f"{'no' if array is None else 'unasked'} {name}")
+    norm = float(np.linalg.norm(weights.astype(np.float64) - before))
+    if norm <= max_norm:
+        return None
+    return Fault(f"a change of norm {norm:.3g}, above {max_norm:g},", is_divergence=True)
+
+
+def _array_fault(name: str, array: object, shape: tuple[int, ...]) -> Fault | None:
+    """Return the defect of one array of an update, or None if it is float32, finite and fits."""
     if not isinstance(array, np.ndarray) or array.dtype != np.float32:
         dtype = getattr(array, "dtype", type(array).__name__)
         return Fault(f"{name} as {dtype} instead of float32")

@@ -13,7 +13,13 @@ from pipeline.config.load import load_config
 from spire_core.config.client import ClientConfig
 from spire_core.errors import ConfigError
 from spire_core.federated.compression import BLOCK, RESIDUAL, compress, decode, decompress, encode
-from spire_core.federated.messages import Broadcast, ClientUpdate, CompressedUpdate, Encoded
+from spire_core.federated.messages import (
+    AdamMoments,
+    Broadcast,
+    ClientUpdate,
+    CompressedUpdate,
+    Encoded,
+)
 from spire_core.federated.update_checks import Fault, fault_of
 
 SIZE = 600  # two blocks and a part of one
@@ -85,8 +91,8 @@ def test_bytes_by_hand(form: str, num_bytes: int) -> None:
     sent, _ = compress(update_of(after), Broadcast(before.numpy()), {}, config_for(form))
     assert sent.num_bytes == num_bytes
     assert decompress(sent, before.numpy(), config_for(form)).num_bytes == num_bytes
-    moments = {"exp_avg": after.numpy(), "exp_avg_sq": after.square().numpy()}
-    full = update_of(after, **moments, steps=np.zeros(3, np.float32))
+    moments = AdamMoments(after.numpy(), after.square().numpy(), np.zeros(3, np.float32))
+    full = update_of(after, moments=moments)
     sent, _ = compress(full, Broadcast(before.numpy()), {}, config_for(form))
     assert sent.num_bytes == num_bytes + 2 * 600 * (4 if form == "none" else 2) + 3 * 4
 
@@ -124,17 +130,15 @@ def test_moments_stay_what_adam_can_use() -> None:
     """Rounded to bfloat16, also beside top_k: non-negative, and m^2 <= c v keeps its c."""
     second = numbers(1).square()
     first = (second.sqrt() * 0.99).numpy()
-    full = update_of(
-        numbers(0), exp_avg=first, exp_avg_sq=second.numpy(), steps=np.ones(3, np.float32)
-    )
+    moments = AdamMoments(first, second.numpy(), np.ones(3, np.float32))
+    full = update_of(numbers(0), moments=moments)
     before = numbers(2).numpy()
     message, _ = compress(full, Broadcast(before), {}, config_for("top_k"))
-    got = decompress(message, before, config_for("top_k"))
-    assert got.exp_avg is not None
-    assert got.exp_avg_sq is not None
+    got = decompress(message, before, config_for("top_k")).moments
+    assert got is not None
     np.testing.assert_array_less(got.exp_avg**2, got.exp_avg_sq * 1.02 + 1e-38)
     assert (got.exp_avg_sq[second.numpy() > 0] > 0).all()
-    np.testing.assert_array_equal(got.steps, full.steps)
+    np.testing.assert_array_equal(got.steps, moments.steps)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -186,11 +190,15 @@ def test_what_cannot_be_decoded_is_refused_in_words(name: str) -> None:
 
 def test_steps_that_are_no_array_are_refused_in_words() -> None:
     before = numbers(0).numpy()
-    message, _ = compress(update_of(numbers(1)), Broadcast(before), {}, config_for("bf16"))
+    moments = AdamMoments(before, before, np.ones(3, np.float32))
+    full = update_of(numbers(1), moments=moments)
+    message, _ = compress(full, Broadcast(before), {}, config_for("bf16"))
     spoilt: Any = [1.0, 2.0]
     assert isinstance(message, CompressedUpdate)
+    assert message.moments is not None
+    moments = replace(message.moments, steps=spoilt)
     with pytest.raises(ValueError, match="steps as list"):
-        decompress(replace(message, steps=spoilt), before, config_for("bf16"))
+        decompress(replace(message, moments=moments), before, config_for("bf16"))
 
 
 def test_an_update_in_a_form_that_nobody_asked_for_is_refused() -> None:

@@ -256,19 +256,20 @@ def test_how_far_private_layers_have_come_stays_private() -> None:
     config, part = ClientConfig(batch_size=8), NETWORK_PARTS.index(LOCAL)
     _, halfway, _ = run_rounds("shared_rep", config, [0, 1], 2, share_until=0.99)
     _, state, private = run_rounds("shared_rep", config, [0, 1], 4, share_until=0.5)
-    assert halfway.steps is not None
-    assert state.steps is not None
-    assert state.steps[part] == halfway.steps[part]
-    assert (np.delete(state.steps, part) > np.delete(halfway.steps, part)).any()
-    assert private[0][f"{LOCAL}.step"] > halfway.steps[part]
+    assert halfway.moments is not None
+    assert state.moments is not None
+    before, after = halfway.moments.steps, state.moments.steps
+    assert after[part] == before[part]
+    assert (np.delete(after, part) > np.delete(before, part)).any()
+    assert private[0][f"{LOCAL}.step"] > before[part]
 
 
 def test_layers_that_are_local_from_the_first_round_on_start_without_moments() -> None:
     """A client that joins later has none of its own, and the server never had any."""
     config = ClientConfig(batch_size=8)
     model, state, _ = run_rounds("shared_rep", config, [0, 1], 1, share_until=0.0)
-    assert state.exp_avg is not None
-    assert state.exp_avg.size == model.layout.num_without_local < state.weights.size
+    assert state.moments is not None
+    assert state.moments.exp_avg.size == model.layout.num_without_local < state.weights.size
     fresh = new_private_state(model, config, MODEL.d_emb, SEED, 2)
     run = start_client(
         model,
@@ -328,8 +329,8 @@ def test_alternate_phases_share_a_clients_steps_among_them() -> None:
     sent, _ = train_client(
         model, broadcast, {}, client_images(0), config, recipe(config), plan, SEED, 0
     )
-    assert sent.steps is not None
-    np.testing.assert_array_equal(sent.steps, [1, 0, 2])  # body, emb_proj (none), local
+    assert sent.moments is not None
+    np.testing.assert_array_equal(sent.moments.steps, [1, 0, 2])  # body, emb_proj (none), local
     assert not np.array_equal(
         sent.weights[model.layout.parts[BODY]], weights[: -model.layout.part_size(LOCAL)]
     )

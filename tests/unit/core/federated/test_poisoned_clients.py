@@ -41,6 +41,12 @@ def changed(**changes: Callable[[Any], Any]) -> Poison:
     return lambda u: replace(u, **{name: f(getattr(u, name)) for name, f in changes.items()})
 
 
+def moments(**changes: Callable[[Any], Any]) -> Poison:
+    """Poison the moments of an update, or of a compressed one."""
+    spoilt = changed(**changes)
+    return lambda u: replace(u, moments=spoilt(u.moments))  # type: ignore[arg-type]
+
+
 POISONS: dict[str, tuple[Poison, str]] = {
     "NaN": (changed(weights=lambda w: w * np.float32(np.nan)), "NaN or infinity in weights"),
     "infinity": (changed(weights=lambda w: w + np.float32(np.inf)), "NaN or infinity in weights"),
@@ -59,11 +65,12 @@ POISONS: dict[str, tuple[Poison, str]] = {
     "a word for examples": (changed(num_examples=lambda n: "many"), "examples as str"),
     "a loss without end": (changed(loss=lambda x: 10**400), "a loss as int"),
     "a loss of NaN": (changed(loss=lambda x: float("nan")), "a loss of nan"),
-    "no moments": (changed(exp_avg=lambda m: None), "no exp_avg"),
-    "NaN moments": (changed(exp_avg=lambda m: m * np.float32(np.nan)), "infinity in exp_avg"),
-    "negative moments": (changed(exp_avg_sq=lambda v: -v - 1), "negative exp_avg_sq"),
-    "one step count": (changed(steps=lambda s: s[:1]), r"steps of shape \(1,\)"),
-    "negative steps": (changed(steps=lambda s: -s), "negative steps"),
+    "an array missing": (moments(exp_avg=lambda m: None), "exp_avg as NoneType"),
+    "no moments": (changed(moments=lambda m: None), "no moments"),
+    "NaN moments": (moments(exp_avg=lambda m: m * np.float32(np.nan)), "infinity in exp_avg"),
+    "negative moments": (moments(exp_avg_sq=lambda v: -v - 1), "negative exp_avg_sq"),
+    "one step count": (moments(steps=lambda s: s[:1]), r"steps of shape \(1,\)"),
+    "negative steps": (moments(steps=lambda s: -s), "negative steps"),
     "too far": (changed(weights=lambda w: w + 1), "norm .*, above 50,"),
 }
 
@@ -132,7 +139,8 @@ def state_after(driver: Driver, num_rounds: int) -> dict[str, np.ndarray]:
         driver.run_round()
     state, pool = driver.state, driver.pool
     assert isinstance(pool, LocalClientPool)
-    found = {n: getattr(state, n) for n in ("weights", "ema", "exp_avg", "exp_avg_sq", "steps")}
+    assert state.moments is not None
+    found = {"weights": state.weights, "ema": state.ema, **vars(state.moments)}
     for client_id in range(2):
         kept = pool.worker.private_state(client_id)
         found |= {f"{client_id}.{name}": tensor.numpy() for name, tensor in kept.items()}
@@ -193,7 +201,7 @@ def test_every_fault_is_told_in_words(setting: Setting, tmp_path: Path) -> None:
     assert fault_of(update, *told) is None
     for poison, words in POISONS.values():
         assert re.search(words, str(fault_of(poison(update), *told)))
-    assert fault_of(update, before.weights, has_moments=False) == Fault("unasked exp_avg")
+    assert fault_of(update, before.weights, has_moments=False) == Fault("unasked moments")
 
 
 @pytest.mark.parametrize("engine", ["loop", "grouped"])
@@ -222,8 +230,10 @@ def test_a_compressed_update_that_is_refused_leaves_what_its_client_owed(
     poisons = [
         lambda u: u,
         changed(change=of_arrays(lambda values: values[:-1])),
-        changed(exp_avg=of_arrays(lambda values: values | np.int16(0x7F80))),  # NaN, infinity
-        changed(exp_avg=lambda m: None),
+        moments(exp_avg=of_arrays(lambda values: values | np.int16(0x7F80))),  # NaN, infinity
+        moments(exp_avg=lambda m: None),
+        moments(steps=lambda s: s.tolist()),
+        changed(moments=lambda m: None),
         changed(num_examples=lambda n: 0),
     ]
     driver = driver_for(setting, tmp_path / "poisoned", "drop", poisons, client=client)
@@ -232,7 +242,9 @@ def test_a_compressed_update_that_is_refused_leaves_what_its_client_owed(
     crashed = driver_for(setting, tmp_path / "crashed", "drop", crashes, client=client)
     assert_same(found, state_after(crashed, len(poisons) + 1))
     assert (f"{POISONED}.{RESIDUAL}" in found) == (form in WITH_FEEDBACK)
-    for words in ("change as", "infinity in exp_avg", "no exp_avg", "0 examples"):
+    for words in ("change as", "infinity in exp_avg", "no moments", "0 examples"):
+        assert words in caplog.text
+    for words in ("exp_avg as NoneType instead of arrays", "steps as list instead of an array"):
         assert words in caplog.text
 
     stats, size = driver.last()[1], found["weights"].size

@@ -10,7 +10,7 @@ from spire_core.config.method import MethodConfig
 from spire_core.config.model import ModelConfig
 from spire_core.diffusion.process import make_schedule
 from spire_core.federated.client import start_client, train_client
-from spire_core.federated.messages import Broadcast, RoundPlan
+from spire_core.federated.messages import AdamMoments, Broadcast, RoundPlan
 from spire_core.federated.private_state import new_private_state
 from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL
 from spire_core.network.flat_model import FlatModel
@@ -129,7 +129,8 @@ def test_a_client_goes_on_with_its_own_moments_of_its_local_layers() -> None:
     """Where the body's moments are averaged, those of layers that stay with the client are not."""
     model = model_of("shared_rep")
     ones = np.ones(model.layout.size, np.float32)
-    averaged = Broadcast(0 * ones, ones, ones, np.full(3, 6.0, np.float32))
+    moments = AdamMoments(ones, ones, np.full(3, 6.0, np.float32))
+    averaged = Broadcast(0 * ones, moments)
     layers = torch.ones(model.layout.part_size(LOCAL))
     own = {
         LOCAL: layers,
