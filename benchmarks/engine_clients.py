@@ -17,6 +17,7 @@ from spire_core.config.diffusion import DiffusionConfig
 from spire_core.config.method import MethodConfig
 from spire_core.diffusion.generation import client_denoiser, draw
 from spire_core.diffusion.process import NoiseSchedule, denoising_loss, make_schedule
+from spire_core.federated.private_state import PrivateState
 from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel, initial_weights
 from spire_core.rng import torch_generator
@@ -68,8 +69,8 @@ class Fits:
     def one_by_one(self, method: str) -> System:
         """Eight clients, each with what the method's new clients train."""
         model, weights = self.model_for(MethodConfig(name=method))
-        zero = {CLIENT_EMB: torch.zeros(self.config.model.d_emb)}
-        start = zero if method == "spire" else {}
+        zero = PrivateState({CLIENT_EMB: torch.zeros(self.config.model.d_emb)})
+        start = zero if method == "spire" else PrivateState()
 
         def call() -> None:
             for i in range(8):
@@ -81,7 +82,7 @@ class Fits:
     def together(self, count: int, size: int) -> System:
         """The embeddings of many clients, so many in one batch."""
         model, weights = self.model_for(MethodConfig(name="spire"))
-        zero = {CLIENT_EMB: torch.zeros(self.config.model.d_emb)}
+        zero = PrivateState({CLIENT_EMB: torch.zeros(self.config.model.d_emb)})
 
         def call() -> None:
             for ids in torch.arange(count).split(size):

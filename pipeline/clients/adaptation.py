@@ -16,7 +16,7 @@ from spire_core.adaptation.adapt_together import adapt_embeddings
 from spire_core.config.adapt import AdaptConfig
 from spire_core.evaluation.image_metrics import nearest_neighbour_distance, total_variation
 from spire_core.evaluation.kid import kid
-from spire_core.federated.private_state import PrivateState, new_private_state, personalise
+from spire_core.federated.private_state import PrivateState, load_client, new_private_state
 from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel, initial_weights
 from spire_core.training.fit import to_float
@@ -31,14 +31,14 @@ class AdaptationTasks(EvaluationTasks):
         """Return what a new client starts from: the zero, mean or random embedding, or nothing."""
         config = self.config
         if not config.method.record.has_embedding:
-            return {}
+            return PrivateState()
         if init == "mean" and mean_emb is not None:
-            return {CLIENT_EMB: mean_emb.clone()}
+            return PrivateState({CLIENT_EMB: mean_emb.clone()})
         if init == "random":
             return new_private_state(
                 self.model, config.client, config.model.d_emb, config.seed, client_id
             )
-        return {CLIENT_EMB: torch.zeros(config.model.d_emb)}
+        return PrivateState({CLIENT_EMB: torch.zeros(config.model.d_emb)})
 
     def fit_embeddings(
         self,
@@ -52,7 +52,7 @@ class AdaptationTasks(EvaluationTasks):
         Beside the result each keeps its embedding after every epoch that is to be looked at.
         """
         began, config = time.monotonic(), self.config
-        states: list[PrivateState] = [{} for _ in client_ids]
+        snapshots = [dict[int, Tensor]() for _ in client_ids]
         adapted = adapt_embeddings(
             self.model,
             torch.tensor(weights, device=self.device),
@@ -62,13 +62,13 @@ class AdaptationTasks(EvaluationTasks):
             self.recipe(),
             config.seed,
             client_ids,
-            [functools.partial(_remember, state) for state in states],
+            [functools.partial(_remember, kept) for kept in snapshots],
         )
         duration_s = (time.monotonic() - began) / len(client_ids)
         fitted = []
-        for client_id, result, state in zip(client_ids, adapted, states, strict=True):
-            state[_after(result.kept_epoch)] = result.state[CLIENT_EMB].clone()
-            self.store.save(client_id, 0, state | result.state)
+        for client_id, result, kept in zip(client_ids, adapted, snapshots, strict=True):
+            kept[result.kept_epoch] = result.state.parts[CLIENT_EMB].clone()
+            self.store.save(client_id, 0, replace(result.state, snapshots=kept))
             looks = {p.epoch for p in result.curve if p.observed is not None} | {result.kept_epoch}
             trained = num_trained(self.model, config.model.d_emb)
             told = (result.curve, result.kept_epoch, tuple(sorted(looks)), trained, duration_s)
@@ -91,7 +91,7 @@ class AdaptationTasks(EvaluationTasks):
         began, looks = time.monotonic(), []
         self.model.load(torch.tensor(weights, device=self.device))
         states = [self.private_state(client_id) for client_id in client_ids]
-        embs = [state[_after(epoch)] for state, epoch in zip(states, epochs, strict=True)]
+        embs = [state.snapshots[epoch] for state, epoch in zip(states, epochs, strict=True)]
         images = self._images_together(client_ids, embs)
         drawn_s = (time.monotonic() - began) / len(client_ids)
         for client_id, emb, own, whole in zip(client_ids, embs, images, is_whole, strict=True):
@@ -165,7 +165,7 @@ class AdaptationTasks(EvaluationTasks):
         if observer.last_epoch == adapted.kept_epoch:  # as always without early stopping
             look = observer.last
         else:
-            look = observer.look(self.model, personalise(self.model, start, adapted.state))
+            look = observer.look(self.model, load_client(self.model, start, adapted.state))
         after, images, scores, heldout = look
         return AdaptReport(
             client_id,
@@ -192,23 +192,18 @@ class AdaptationTasks(EvaluationTasks):
         epochs = replace(settings, epochs=settings.tune_epochs, early_stopping=False)
         recipe = self.recipe(batch_size=settings.batch_size)
         more = (epochs, recipe, self.config.seed, client_id, _look_away)
-        adapt_client(self.model, start, {}, self.train_images(client_id), *more)
+        adapt_client(self.model, start, PrivateState(), self.train_images(client_id), *more)
         images = self._images(client_id, self.model, None, self._reference(start))
         losses = Losses(client_id, self._heldout(client_id, None), None, None)
         return self._drawn(client_id, images), losses
 
 
-def _after(epoch: int) -> str:
-    """Return the name under which a new client keeps its embedding after an epoch."""
-    return f"{CLIENT_EMB}.{epoch}"
-
-
 def _remember(
-    state: PrivateState, epoch: int, model: FlatModel, emb: Tensor | None
+    snapshots: dict[int, Tensor], epoch: int, model: FlatModel, emb: Tensor | None
 ) -> dict[str, float]:
-    """Keep a new client's embedding after an epoch; what it is worth is looked at later."""
+    """Keep a new client's embedding after an epoch; it is scored later."""
     assert emb is not None
-    state[_after(epoch)] = emb.detach().cpu().clone()
+    snapshots[epoch] = emb.detach().cpu().clone()
     return {}
 
 

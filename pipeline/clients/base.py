@@ -69,8 +69,3 @@ class WorkerBase:
         return new_private_state(
             self.model, config.client, config.model.d_emb, config.seed, client_id
         )
-
-
-def own_parts(state: PrivateState) -> PrivateState:
-    """Return a client's own parts out of its state: no moments, nothing of the way there."""
-    return {name: tensor for name, tensor in state.items() if "." not in name}

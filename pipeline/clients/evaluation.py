@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.clients.base import WorkerBase, own_parts
+from pipeline.clients.base import WorkerBase
 from pipeline.federation.messages import Drawn, Losses
 from spire_core.diffusion.generation import client_denoiser, draw, draw_together
 from spire_core.evaluation.extractors import is_classifier_of
 from spire_core.evaluation.feature_cache import cached_features
 from spire_core.evaluation.image_metrics import class_histogram
-from spire_core.federated.private_state import personalise
+from spire_core.federated.private_state import load_client
 from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel
 from spire_core.rng import torch_generator
@@ -90,22 +90,24 @@ class EvaluationTasks(WorkerBase):
         """
         backbone = torch.tensor(weights, device=self.device)
         states = [self.private_state(client_id) for client_id in client_ids]
-        if all(state.keys() and set(own_parts(state)) == {CLIENT_EMB} for state in states):
+        if all(set(state.parts) == {CLIENT_EMB} for state in states):
             self.model.load(backbone)
-            images = self._images_together(client_ids, [state[CLIENT_EMB] for state in states])
+            images = self._images_together(
+                client_ids, [state.parts[CLIENT_EMB] for state in states]
+            )
         else:
             reference = self._reference(backbone)
             images = []
             for client_id, state in zip(client_ids, states, strict=True):
-                emb = personalise(self.model, backbone, state)
+                emb = load_client(self.model, backbone, state)
                 images.append(self._images(client_id, self.model, emb, reference))
         return [self._drawn(c, drawn) for c, drawn in zip(client_ids, images, strict=True)]
 
     def losses(self, client_id: int, weights: np.ndarray, swap_with: int) -> Losses:
         """Return a client's held-out losses; `swap_with`: whose embedding is tried on."""
         state = self.private_state(client_id)
-        emb = personalise(self.model, torch.tensor(weights, device=self.device), state)
-        other = self.private_state(swap_with).get(CLIENT_EMB)
+        emb = load_client(self.model, torch.tensor(weights, device=self.device), state)
+        other = self.private_state(swap_with).client_emb
         return Losses(
             client_id,
             self._heldout(client_id, emb),
@@ -117,7 +119,7 @@ class EvaluationTasks(WorkerBase):
         """Return a client's held-out loss with each of these clients' own parts, at one noise."""
         backbone = torch.tensor(weights, device=self.device)
         return [
-            self._heldout(client_id, personalise(self.model, backbone, self.private_state(other)))
+            self._heldout(client_id, load_client(self.model, backbone, self.private_state(other)))
             for other in others
         ]
 

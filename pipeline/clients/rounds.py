@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch.profiler import profile, record_function
@@ -45,8 +46,9 @@ class RoundTasks(WorkerBase):
         with record_function(f"round {done}, clients {', '.join(map(str, client_ids))}"):
             finished = self._trained(client_ids, before, broadcast, plan)
         for own, (update, trained) in zip(before, finished, strict=True):
-            message, kept = compress(update, broadcast, own, self.config.client)
-            if state := trained | kept:
+            message, residual = compress(update, broadcast, own.residual, self.config.client)
+            state = replace(trained, residual=residual)
+            if not state.is_empty:
                 self.store.save(update.client_id, done, state, plan.kept_rounds)
             sent.append(message)
         return sent

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from spire_core.config.adapt import AdaptConfig
 from spire_core.errors import DataError
 from spire_core.federated.messages import steps_per_epoch
-from spire_core.federated.private_state import PrivateState, personalise
+from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.methods import CLIENT_EMB, NETWORK_PARTS
 from spire_core.network.flat_model import FlatModel
 from spire_core.rng import torch_generator
-from spire_core.training.adam import Moments
+from spire_core.training.adam import PartMoments
 from spire_core.training.fit import Recipe, batches, fit, seeded_dropout
 from spire_core.training.heldout import heldout_loss
 
@@ -69,13 +69,13 @@ def split_validation(
 
 def _own_parts(model: FlatModel, client_emb: Tensor | None) -> PrivateState:
     """Return copies of the parts that this method's new clients own."""
-    state: PrivateState = {}
+    parts = dict[str, Tensor]()
     for part in model.method.record.adapt_parts:
         if part in NETWORK_PARTS:
-            state[part] = model.weights[model.layout.parts[part]].detach().cpu().clone()
+            parts[part] = model.weights[model.layout.parts[part]].detach().cpu().clone()
     if client_emb is not None:
-        state[CLIENT_EMB] = client_emb.detach().cpu().clone()
-    return state
+        parts[CLIENT_EMB] = client_emb.detach().cpu().clone()
+    return PrivateState(parts)
 
 
 class Course:
@@ -141,13 +141,13 @@ def adapt_client(
     found it.
     """
     record = model.method.record
-    emb = personalise(model, weights, start)
+    emb = load_client(model, weights, start)
     client_emb = None if emb is None else nn.Parameter(emb.clone())
     val = None
     if config.early_stopping:
         images, val = split_validation(images, config.val_fraction, seed, client_id)
     course = Course(model, client_emb, val, config, recipe, seed, client_id, observe)
-    moments: dict[str, Moments] = {}
+    moments: dict[str, PartMoments] = {}
     rates = dict.fromkeys(record.adapt_parts, config.lr or record.adapt_lr)
     for epoch in range(1, config.epochs + 1) if rates else ():
         order, noise = epoch_streams(len(images), config.batch_size, seed, client_id, epoch)

@@ -65,7 +65,7 @@ def adapt_embeddings(
         val = None
         if config.early_stopping:
             own, val = split_validation(own, config.val_fraction, seed, client_id)
-        emb = nn.Parameter(start[CLIENT_EMB].to(weights.device).clone())
+        emb = nn.Parameter(start.parts[CLIENT_EMB].to(weights.device).clone())
         rates = {CLIENT_EMB: config.lr or record.adapt_lr}
         optimizer = Adam({CLIENT_EMB: emb}, rates, {}, recipe.betas)
         course = Course(model, emb, val, config, recipe, seed, client_id, observe)

@@ -1,8 +1,10 @@
 """One client's round: from the broadcast and its private state to its update and new state.
 
-Everything here is a function of its arguments. What is private (embedding, local layers, their Adam
-moments and, where the client keeps them, the backbone's) is a `PrivateState`; what is sent back is
-a `ClientUpdate`. P: length of the flat weight vector; S <= P: length of its shared stretch.
+Everything here is a function of its arguments. A `PrivateState` holds the private numbers: the
+embedding, local layers, their Adam moments and, if the client keeps them, the backbone's. A
+`ClientUpdate` holds the numbers that are sent back.
+
+P: length of the flat weight vector; S <= P: length of its shared stretch.
 """
 
 import itertools
@@ -15,21 +17,21 @@ from torch import Tensor, nn
 
 from spire_core.config.client import ClientConfig
 from spire_core.federated.messages import AdamMoments, Broadcast, ClientUpdate, RoundPlan
-from spire_core.federated.private_state import PrivateState, get_moments, personalise, put_moments
+from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL, NETWORK_PARTS
 from spire_core.network.flat_model import FlatModel, FlatWeights
 from spire_core.rng import torch_generator
-from spire_core.training.adam import Moments
+from spire_core.training.adam import PartMoments
 from spire_core.training.fit import Recipe, batches, fit, seeded_dropout
 
 
-def _shared_moments(model: FlatWeights, broadcast: Broadcast) -> dict[str, Moments]:
+def _shared_moments(model: FlatWeights, broadcast: Broadcast) -> dict[str, PartMoments]:
     """Return the moments that the server has averaged, but for parts that were never shared."""
     averaged, device = broadcast.moments, model.weights.device
     if averaged is None:
         return {}
     return {
-        part: Moments(
+        part: PartMoments(
             torch.tensor(averaged.exp_avg[at], device=device),
             torch.tensor(averaged.exp_avg_sq[at], device=device),
             torch.tensor(averaged.steps[i]),
@@ -86,7 +88,7 @@ class ClientRun:
     client_id: int
     model: FlatWeights
     client_emb: nn.Parameter | None
-    moments: dict[str, Moments]
+    moments: dict[str, PartMoments]
     images: Tensor
     num_steps: int
     order: Iterator[Tensor]
@@ -107,13 +109,10 @@ def start_client(
 ) -> ClientRun:
     """Load a client's weights into the model; return its embedding, Adam moments and streams."""
     device = model.weights.device
-    emb = personalise(model, torch.tensor(broadcast.weights, device=device), state)
+    emb = load_client(model, torch.tensor(broadcast.weights, device=device), state)
     client_emb = None if emb is None else nn.Parameter(emb.clone())
     moments = _shared_moments(model, broadcast)
-    for part in (*NETWORK_PARTS, CLIENT_EMB):
-        kept = get_moments(state, part, device)
-        if kept is not None:
-            moments[part] = kept
+    moments |= {part: kept.to(device) for part, kept in state.moments.items()}
     num_steps = plan.num_steps(client_id, len(images), config.batch_size)
     order = batches(
         len(images),
@@ -145,7 +144,7 @@ def _update(run: ClientRun, config: ClientConfig, plan: RoundPlan) -> ClientUpda
 def _sent_moments(run: ClientRun, shared: slice, plan: RoundPlan) -> AdamMoments:
     """Return the moments of the shared stretch; the step count of a private part is not sent."""
     leaves = run.model.leaves
-    full = [run.moments.get(p) or Moments.fresh(leaves[p].detach()) for p in NETWORK_PARTS]
+    full = [run.moments.get(p) or PartMoments.fresh(leaves[p].detach()) for p in NETWORK_PARTS]
     steps = np.array([float(m.step) for m in full], dtype=np.float32)
     if not plan.shares_local:
         at = NETWORK_PARTS.index(LOCAL)
@@ -158,16 +157,11 @@ def _sent_moments(run: ClientRun, shared: slice, plan: RoundPlan) -> AdamMoments
 
 
 def _private(run: ClientRun, config: ClientConfig, plan: RoundPlan) -> PrivateState:
-    model, client_emb, moments = run.model, run.client_emb, run.moments
-    state: PrivateState = {}
-    kept: set[str] = set(NETWORK_PARTS) if config.opt_state == "keep" else set()
-    if client_emb is not None:
-        state[CLIENT_EMB] = client_emb.detach()
-        kept.add(CLIENT_EMB)
+    model, parts = run.model, dict[str, Tensor]()
+    if run.client_emb is not None:
+        parts[CLIENT_EMB] = run.client_emb.detach().cpu()
     if model.method.record.has_local_layers and not plan.shares_local:
-        state[LOCAL] = model.weights[model.layout.parts[LOCAL]].clone()
-        kept.add(LOCAL)
-    for part in kept:
-        if part in moments:
-            put_moments(state, part, moments[part])
-    return {name: tensor.cpu() for name, tensor in state.items()}
+        parts[LOCAL] = model.weights[model.layout.parts[LOCAL]].clone().cpu()
+    with_moments = {*parts, *(NETWORK_PARTS if config.opt_state == "keep" else ())}
+    moments = {part: m.to("cpu") for part, m in run.moments.items() if part in with_moments}
+    return PrivateState(parts, moments)

@@ -17,8 +17,6 @@ Encoding and decoding depend on one client's numbers alone.
 S: length of the shared stretch; n: numbers of any array.
 """
 
-from collections.abc import Mapping
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -32,10 +30,8 @@ from spire_core.federated.messages import (
     Encoded,
     EncodedMoments,
 )
-from spire_core.federated.private_state import PrivateState
 
 WITH_FEEDBACK = ("int8", "top_k")
-RESIDUAL = "shared.residual"  # in a client's private state: the change not sent yet (S,)
 BLOCK = 256  # numbers that share a scale
 MAX_INT8 = 127
 
@@ -91,22 +87,22 @@ def decode(encoded: Encoded) -> Tensor:
 
 
 def compress(
-    update: ClientUpdate, broadcast: Broadcast, before: Mapping[str, Tensor], config: ClientConfig
-) -> tuple[ClientUpdate | CompressedUpdate, PrivateState]:
-    """Return the message for an update, and the residual that its client keeps for the next one.
+    update: ClientUpdate, broadcast: Broadcast, residual: Tensor | None, config: ClientConfig
+) -> tuple[ClientUpdate | CompressedUpdate, Tensor | None]:
+    """Return the message for an update, and the residual (S,) that its client keeps for the next.
 
-    `before` is the client's private state before the round. Without compression the message is the
-    update itself, and there is no residual.
+    `residual` is the one that it kept before. Without compression the message is the update itself;
+    forms without feedback have no residual.
     """
     form = config.compression
     if form == "none":
-        return update, {}
+        return update, None
     size = update.weights.size
     accumulated = torch.from_numpy(update.weights) - torch.tensor(broadcast.weights[:size])
-    if RESIDUAL in before:  # it was longer while local layers were still shared
-        accumulated += before[RESIDUAL][:size]
+    if residual is not None:  # it was longer while local layers were still shared
+        accumulated += residual[:size]
     change = encode(accumulated, form, config.top_k_fraction)
-    kept = {RESIDUAL: accumulated - decode(change)} if form in WITH_FEEDBACK else {}
+    kept = accumulated - decode(change) if form in WITH_FEEDBACK else None
     moments = None if update.moments is None else _encoded_moments(update.moments)
     fields = (update.client_id, update.num_examples, update.num_steps, update.loss)
     return CompressedUpdate(*fields, change, moments), kept

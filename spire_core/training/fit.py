@@ -17,7 +17,7 @@ from spire_core.errors import ConfigError
 from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel, FlatWeights, train_only
 from spire_core.rng import derive_seed
-from spire_core.training.adam import Adam, Moments
+from spire_core.training.adam import Adam, PartMoments
 
 
 @dataclass(frozen=True)
@@ -155,10 +155,10 @@ def fit(
     images: Tensor,
     index_batches: Iterator[Tensor],
     rates: Mapping[str, float],
-    moments: Mapping[str, Moments],
+    moments: Mapping[str, PartMoments],
     recipe: Recipe,
     generator: torch.Generator,
-) -> tuple[float, dict[str, Moments]]:
+) -> tuple[float, dict[str, PartMoments]]:
     """Train the parts named in `rates` over the given batches of uint8 images (N, C, H, W).
 
     Changes the model's weights and the embedding in place; returns the mean loss and the parts' new

@@ -10,7 +10,7 @@ from spire_core.config.method import MethodConfig
 from spire_core.config.model import ModelConfig
 from spire_core.diffusion.process import make_schedule
 from spire_core.errors import DataError
-from spire_core.federated.private_state import personalise
+from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.methods import METHODS
 from spire_core.network.flat_model import FlatModel, initial_weights
 from spire_core.rng import torch_generator
@@ -31,12 +31,12 @@ def trained_weights(method: str) -> torch.Tensor:
 
 def adapt(method: str, **settings):
     model = FlatModel(MODEL, MethodConfig(name=method), 1)
-    start = {"client_emb": torch.zeros(MODEL.d_emb)} if METHODS[method].has_embedding else {}
+    parts = {"client_emb": torch.zeros(MODEL.d_emb)} if METHODS[method].has_embedding else {}
     seen = []
     result = adapt_client(
         model,
         trained_weights(method),
-        start,
+        PrivateState(parts),
         IMAGES,
         AdaptConfig(**{"epochs": 3, "batch_size": 8, **settings}),
         RECIPE,
@@ -50,8 +50,8 @@ def adapt(method: str, **settings):
 def test_spire_changes_nothing_but_the_new_embedding() -> None:
     model, result, _ = adapt("spire")
     assert torch.equal(model.weights, trained_weights("spire"))
-    assert set(result.state) == {"client_emb"}
-    assert result.state["client_emb"].abs().min() > 0
+    assert set(result.state.parts) == {"client_emb"}
+    assert result.state.parts["client_emb"].abs().min() > 0
 
 
 @pytest.mark.parametrize("method", ["fedavg_ft", "shared_rep", "local"])
@@ -61,7 +61,7 @@ def test_other_methods_change_their_own_parts_alone(method: str) -> None:
     for part, at in model.layout.parts.items():
         changed = not torch.equal(model.weights[at], before[at])
         assert changed == (part in METHODS[method].adapt_parts), part
-    assert set(result.state) == set(METHODS[method].adapt_parts)
+    assert set(result.state.parts) == set(METHODS[method].adapt_parts)
 
 
 def test_images_with_their_channels_last_in_memory_are_fitted_alike() -> None:
@@ -71,7 +71,9 @@ def test_images_with_their_channels_last_in_memory_are_fitted_alike() -> None:
     weights = torch.randn(model.layout.size, generator=torch_generator(0, "weights")) / 50
     config, losses = AdaptConfig(epochs=1), []
     for own in (images, images.contiguous(memory_format=torch.channels_last)):
-        result = adapt_client(model, weights, {}, own, config, RECIPE, 0, 1, lambda *_: {})
+        result = adapt_client(
+            model, weights, PrivateState(), own, config, RECIPE, 0, 1, lambda *_: {}
+        )
         losses.append(result.curve[-1].train_loss)
     assert losses[0] == losses[1]
 
@@ -79,13 +81,13 @@ def test_images_with_their_channels_last_in_memory_are_fitted_alike() -> None:
 def test_fedavg_does_not_adapt() -> None:
     model, result, seen = adapt("fedavg")
     assert torch.equal(model.weights, trained_weights("fedavg"))
-    assert (result.state, result.kept_epoch, seen) == ({}, 0, [0])
+    assert (result.state, result.kept_epoch, seen) == (PrivateState(), 0, [0])
 
 
 def test_adapted_state_is_the_model_that_was_trained() -> None:
     model, result, _ = adapt("fedavg_ft")
     after = model.weights.clone()
-    personalise(model, trained_weights("fedavg_ft"), result.state)
+    load_client(model, trained_weights("fedavg_ft"), result.state)
     assert torch.equal(model.weights, after)
 
 
@@ -109,7 +111,7 @@ def test_early_stopping_keeps_the_start_where_every_epoch_is_worse(method: str) 
     assert result.kept_epoch == 0
     weights = trained_weights(method)
     parts = FlatModel(MODEL, MethodConfig(name=method), 1).layout.parts
-    for part, value in result.state.items():
+    for part, value in result.state.parts.items():
         start = torch.zeros(MODEL.d_emb) if part == "client_emb" else weights[parts[part]]
         assert torch.equal(value, start)
 

@@ -14,6 +14,7 @@ from spire_core.config.method import MethodConfig
 from spire_core.config.model import ModelConfig
 from spire_core.diffusion.process import make_schedule
 from spire_core.errors import ConfigError
+from spire_core.federated.private_state import PrivateState
 from spire_core.network.flat_model import FlatModel, initial_weights
 from spire_core.rng import torch_generator
 from spire_core.training.fit import Recipe
@@ -38,7 +39,8 @@ def fit_all(together: bool, **settings: Any) -> tuple[list[Adapted], list[list[i
     recipe = Recipe(DiffusionConfig(), make_schedule("cosine", 1000), (0.9, 0.999), 0.1)
     config = AdaptConfig(**{"epochs": 4, "batch_size": 8, "eval_every": 2, **settings})
     ids = list(SIZES)
-    starts = [{"client_emb": torch.randn(5, generator=torch_generator(2, "e", c))} for c in ids]
+    embs = [torch.randn(5, generator=torch_generator(2, "e", c)) for c in ids]
+    starts = [PrivateState({"client_emb": emb}) for emb in embs]
     images = [
         torch.randint(0, 256, (SIZES[c], 1, 8, 8), generator=torch_generator(2, "images", c)).byte()
         for c in ids
@@ -61,8 +63,8 @@ def fit_all(together: bool, **settings: Any) -> tuple[list[Adapted], list[list[i
 def assert_close(found: list[Adapted], expected: list[Adapted], tolerance: float) -> None:
     for one, other in zip(found, expected, strict=True):
         assert one.kept_epoch == other.kept_epoch
-        assert one.state.keys() == other.state.keys() == {"client_emb"}
-        mine, theirs = one.state["client_emb"], other.state["client_emb"]
+        assert one.state.parts.keys() == other.state.parts.keys() == {"client_emb"}
+        mine, theirs = one.state.parts["client_emb"], other.state.parts["client_emb"]
         torch.testing.assert_close(mine, theirs, rtol=tolerance, atol=tolerance)
         for point, wanted in zip(one.curve, other.curve, strict=True):
             mine, theirs = dataclasses.asdict(point), dataclasses.asdict(wanted)

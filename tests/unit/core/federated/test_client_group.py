@@ -97,7 +97,8 @@ def assert_close(found: Finished, expected: Finished, tolerance: float) -> None:
         for name in ("client_id", "num_examples", "num_steps"):
             assert getattr(update, name) == getattr(other, name)
         assert update.loss == pytest.approx(other.loss, rel=tolerance)
-        mine, theirs = state | numbers(update), other_state | numbers(other)
+        mine = state.to_tensors() | numbers(update)
+        theirs = other_state.to_tensors() | numbers(other)
         assert mine.keys() == theirs.keys()
         for name, value in theirs.items():
             allowed = (1 if name == "weights" else 10) * tolerance * np.linalg.norm(value)

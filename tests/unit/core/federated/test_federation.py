@@ -16,7 +16,7 @@ from spire_core.errors import AggregationError, DivergenceError
 from spire_core.federated.aggregation import weighted_mean
 from spire_core.federated.client import start_client, train_client
 from spire_core.federated.messages import ClientUpdate, RoundPlan
-from spire_core.federated.private_state import new_private_state
+from spire_core.federated.private_state import PrivateState, new_private_state
 from spire_core.federated.server import ServerState, aggregate
 from spire_core.federated.update_checks import CheckedUpdate, check_update
 from spire_core.methods import BODY, EMB_PROJ, LOCAL, NETWORK_PARTS
@@ -119,8 +119,9 @@ def test_order_of_clients_changes_nothing(method: str, opt_state: str) -> None:
     np.testing.assert_array_equal(forward.weights, backward.weights)
     np.testing.assert_array_equal(forward.ema, backward.ema)
     for c in private:
-        assert private[c].keys() == private_backward[c].keys()
-        assert all(torch.equal(private[c][k], private_backward[c][k]) for k in private[c])
+        kept, kept_backward = private[c].to_tensors(), private_backward[c].to_tensors()
+        assert kept.keys() == kept_backward.keys()
+        assert all(torch.equal(kept[k], kept_backward[k]) for k in kept)
 
 
 def test_adam_state_choices_differ_and_reset_forgets() -> None:
@@ -239,7 +240,7 @@ def test_local_layers_stay_with_their_clients() -> None:
     config = ClientConfig(batch_size=8)
     model, state, private = run_rounds("shared_rep", config, [0, 1], 4, share_until=0.5)
     local = model.layout.parts[LOCAL]
-    assert not torch.equal(private[0][LOCAL], private[1][LOCAL])
+    assert not torch.equal(private[0].parts[LOCAL], private[1].parts[LOCAL])
     halfway = run_rounds("shared_rep", config, [0, 1], 2, share_until=0.99)[1]
     # From the middle on the server's copy of the local layers stands still, and updates do not
     # carry them.
@@ -261,7 +262,7 @@ def test_how_far_private_layers_have_come_stays_private() -> None:
     before, after = halfway.moments.steps, state.moments.steps
     assert after[part] == before[part]
     assert (np.delete(after, part) > np.delete(before, part)).any()
-    assert private[0][f"{LOCAL}.step"] > before[part]
+    assert private[0].moments[LOCAL].step > before[part]
 
 
 def test_layers_that_are_local_from_the_first_round_on_start_without_moments() -> None:
@@ -311,11 +312,11 @@ def test_alternate_phases_train_one_part_at_a_time() -> None:
     plan = RoundPlan(0, 1.0, shares_local=False, tau=1)
     broadcast = ServerState.initial(weights).broadcast
     sent, private = train_client(
-        model, broadcast, {}, client_images(0), config, recipe(config), plan, SEED, 0
+        model, broadcast, PrivateState(), client_images(0), config, recipe(config), plan, SEED, 0
     )
     shared = model.layout.num_without_local
     np.testing.assert_array_equal(sent.weights, weights[:shared])
-    assert not torch.equal(private[LOCAL], torch.from_numpy(weights[shared:]))
+    assert not torch.equal(private.parts[LOCAL], torch.from_numpy(weights[shared:]))
 
 
 def test_alternate_phases_share_a_clients_steps_among_them() -> None:
@@ -327,7 +328,7 @@ def test_alternate_phases_share_a_clients_steps_among_them() -> None:
     plan = RoundPlan(0, 1.0, shares_local=True, tau=3)
     broadcast = ServerState.initial(weights).broadcast
     sent, _ = train_client(
-        model, broadcast, {}, client_images(0), config, recipe(config), plan, SEED, 0
+        model, broadcast, PrivateState(), client_images(0), config, recipe(config), plan, SEED, 0
     )
     assert sent.moments is not None
     np.testing.assert_array_equal(sent.moments.steps, [1, 0, 2])  # body, emb_proj (none), local
@@ -340,7 +341,7 @@ def test_backbone_and_embedding_both_train_with_spire() -> None:
     config = ClientConfig(batch_size=8)
     model, state, private = run_rounds("spire", config, [0, 1], 2)
     before = new_private_state(model, config, MODEL.d_emb, SEED, 0)
-    assert not torch.equal(private[0]["client_emb"], before["client_emb"])
+    assert not torch.equal(private[0].parts["client_emb"], before.parts["client_emb"])
     weights = initial_weights(MODEL, MethodConfig(name="spire"), 1, SEED).numpy()
     for part in (BODY, EMB_PROJ):
         at = model.layout.parts[part]

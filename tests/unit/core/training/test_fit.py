@@ -11,10 +11,11 @@ from spire_core.config.model import ModelConfig
 from spire_core.diffusion.process import make_schedule
 from spire_core.federated.client import start_client, train_client
 from spire_core.federated.messages import AdamMoments, Broadcast, RoundPlan
-from spire_core.federated.private_state import new_private_state
+from spire_core.federated.private_state import PrivateState, new_private_state
 from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL
 from spire_core.network.flat_model import FlatModel
 from spire_core.rng import torch_generator
+from spire_core.training.adam import PartMoments
 from spire_core.training.fit import Recipe, batches, draw_noise, to_float, training_step
 
 MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(1,), cond_dim=16)
@@ -67,7 +68,7 @@ def test_a_first_step_is_as_long_as_the_rate_of_its_part(method: str, part: str)
     moved = np.abs(update.weights - broadcast.weights)
     lengths = {name: moved[at].max() for name, at in model.layout.parts.items() if moved[at].size}
     if method == "spire":
-        lengths[CLIENT_EMB] = float((after[CLIENT_EMB] - state[CLIENT_EMB]).abs().max())
+        lengths[CLIENT_EMB] = float((after.parts[CLIENT_EMB] - state.parts[CLIENT_EMB]).abs().max())
     by_hand = {BODY: 0.0025, EMB_PROJ: 0.0075, LOCAL: 0.0025, CLIENT_EMB: 0.05}
     assert part in lengths
     assert lengths == pytest.approx({name: by_hand[name] for name in lengths}, rel=1e-3)
@@ -119,7 +120,7 @@ def test_a_first_embedding_has_the_spread_that_was_asked_for() -> None:
 
     def first(std: float) -> torch.Tensor:
         config = ClientConfig(emb_init_std=std)
-        return new_private_state(model, config, 1000, 0, 3)[CLIENT_EMB]
+        return new_private_state(model, config, 1000, 0, 3).parts[CLIENT_EMB]
 
     assert float(first(1.0).std()) == pytest.approx(1.0, rel=0.1)
     assert torch.equal(first(0.25), first(1.0) * 0.25)
@@ -132,12 +133,8 @@ def test_a_client_goes_on_with_its_own_moments_of_its_local_layers() -> None:
     moments = AdamMoments(ones, ones, np.full(3, 6.0, np.float32))
     averaged = Broadcast(0 * ones, moments)
     layers = torch.ones(model.layout.part_size(LOCAL))
-    own = {
-        LOCAL: layers,
-        f"{LOCAL}.exp_avg": 9 * layers,
-        f"{LOCAL}.exp_avg_sq": 9 * layers,
-        f"{LOCAL}.step": torch.tensor(11.0),
-    }
+    moments = PartMoments(9 * layers, 9 * layers, torch.tensor(11.0))
+    own = PrivateState({LOCAL: layers}, {LOCAL: moments})
     plan = RoundPlan(5, lr_scale=1.0, shares_local=False, tau=1)
     config = ClientConfig(batch_size=8, opt_state="average")
     run = start_client(model, averaged, own, images(), config, plan, 0, 1)

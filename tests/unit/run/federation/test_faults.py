@@ -148,8 +148,9 @@ def test_a_dropped_client_ends_as_if_it_had_not_been_in_that_round(
         update, state = train_client(*args)
         if (args[-1], args[-3].round_idx) != (client_id, round_idx):
             return update, state
-        nan = {name: tensor * float("nan") for name, tensor in state.items()}
-        return replace(update, weights=update.weights * np.nan), nan
+        nan = {name: tensor * float("nan") for name, tensor in state.to_tensors().items()}
+        spoilt_state = PrivateState.from_tensors(nan)
+        return replace(update, weights=update.weights * np.nan), spoilt_state
 
     def smaller(*args: Any) -> list[int]:
         cohort = choose_cohort(*args)
