@@ -35,8 +35,8 @@ def spoil_training(rounds: ModuleType) -> None:
     train_client = rounds.train_client
 
     def spoilt(*args: Any) -> Any:
-        plan, _, client_id = args[-3:]
-        if not happens(client_id, plan.round_idx):
+        client, plan = args[2], args[-1]
+        if not happens(client.client_id, plan.round_idx):
             return train_client(*args)
         if FAULT["kind"] == "raise":
             raise OSError("a fault that was asked for")

@@ -56,12 +56,10 @@ class AdaptationTasks(EvaluationTasks):
         adapted = adapt_embeddings(
             self.model,
             torch.tensor(weights, device=self.device),
+            [self.training_context(client_id) for client_id in client_ids],
             [self.start_state(client_id, settings.init, mean_emb) for client_id in client_ids],
-            [self.train_images(client_id) for client_id in client_ids],
             settings,
-            self.recipe(),
-            config.seed,
-            client_ids,
+            self.objective(),
             [functools.partial(_remember, kept) for kept in snapshots],
         )
         duration_s = (time.monotonic() - began) / len(client_ids)
@@ -153,12 +151,10 @@ class AdaptationTasks(EvaluationTasks):
         adapted = adapt_client(
             self.model,
             start,
+            self.training_context(client_id),
             self.start_state(client_id, settings.init, mean_emb),
-            self.train_images(client_id),
             settings,
-            self.recipe(batch_size=settings.batch_size),
-            config.seed,
-            client_id,
+            self.objective(batch_size=settings.batch_size),
             observer,
         )
         self.store.save(client_id, 0, adapted.state)
@@ -190,9 +186,10 @@ class AdaptationTasks(EvaluationTasks):
         """
         start = torch.tensor(weights, device=self.device)
         epochs = replace(settings, epochs=settings.tune_epochs, early_stopping=False)
-        recipe = self.recipe(batch_size=settings.batch_size)
-        more = (epochs, recipe, self.config.seed, client_id, _look_away)
-        adapt_client(self.model, start, PrivateState(), self.train_images(client_id), *more)
+        objective = self.objective(batch_size=settings.batch_size)
+        client = self.training_context(client_id)
+        more = (PrivateState(), epochs, objective, _look_away)
+        adapt_client(self.model, start, client, *more)
         images = self._images(client_id, self.model, None, self._reference(start))
         losses = Losses(client_id, self._heldout(client_id, None), None, None)
         return self._drawn(client_id, images), losses

@@ -11,11 +11,12 @@ from pipeline.clients.process import keep_freed_memory, prepare_torch
 from pipeline.clients.store import ClientStore
 from pipeline.federation.messages import WorkerSetup
 from pipeline.runs.layout import CLIENTS
-from spire_core.diffusion.process import make_schedule
+from spire_core.diffusion.process import Diffusion
 from spire_core.evaluation.extractors import Extractor, make_extractor
 from spire_core.federated.private_state import PrivateState, new_private_state
 from spire_core.network.flat_model import FlatModel
-from spire_core.training.fit import Recipe
+from spire_core.training.context import ClientContext
+from spire_core.training.fit import TrainingObjective
 
 
 class WorkerBase:
@@ -28,9 +29,7 @@ class WorkerBase:
         self.device = torch.device(device)
         config = setup.config
         prepare_torch(config.client, self.device)
-        self.schedule = make_schedule(config.diffusion.schedule, config.diffusion.num_timesteps).to(
-            self.device
-        )
+        self.diffusion = Diffusion.of(config.diffusion, self.device)
         self.store = ClientStore(setup.folder / CLIENTS)
         self.model = self._new_model()
         self._extractor: Extractor | None = None
@@ -48,11 +47,18 @@ class WorkerBase:
             self._extractor = make_extractor(self.setup.extractor, weights)
         return self._extractor
 
-    def recipe(self, emb_dropout: float = 0.0, batch_size: int | None = None) -> Recipe:
-        """Return the objective; for training, with the size of its batches."""
-        config, client = self.config, self.config.client
-        objective = (config.diffusion, self.schedule, client.betas, emb_dropout, client.precision)
-        return Recipe(*objective, compiled_batch=batch_size if client.compile else None)
+    def objective(
+        self, emb_dropout: float = 0.0, batch_size: int | None = None
+    ) -> TrainingObjective:
+        """Return the training objective; `batch_size` is that of a network that may be compiled."""
+        client = self.config.client
+        compiled_batch = batch_size if client.compile else None
+        settings = (client.betas, emb_dropout, client.precision, compiled_batch)
+        return TrainingObjective(self.diffusion, *settings)
+
+    def training_context(self, client_id: int) -> ClientContext:
+        """Return a client with its training images."""
+        return ClientContext(client_id, self.config.seed, self.train_images(client_id))
 
     def train_images(self, client_id: int) -> Tensor:
         return torch.from_numpy(self.images[self.setup.partition.split(client_id).train])

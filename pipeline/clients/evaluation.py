@@ -16,6 +16,7 @@ from spire_core.federated.private_state import load_client
 from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel
 from spire_core.rng import torch_generator
+from spire_core.training.context import ClientContext
 from spire_core.training.fit import to_float
 from spire_core.training.heldout import heldout_losses
 
@@ -39,8 +40,7 @@ class EvaluationTasks(WorkerBase):
         config = self.config
         return draw(
             client_denoiser(model.net, emb, config.eval.guidance, reference and reference.net),
-            config.diffusion,
-            self.schedule,
+            self.diffusion,
             self.images.shape[1:],  # type: ignore[arg-type]
             config.eval.num_images,
             torch_generator(config.seed, "sample", client_id),
@@ -65,8 +65,7 @@ class EvaluationTasks(WorkerBase):
         config, rows = self.config, torch.stack(list(embs)).to(self.device)
         return draw_together(
             lambda who: client_denoiser(self.model.net, rows[who], config.eval.guidance),
-            config.diffusion,
-            self.schedule,
+            self.diffusion,
             self.images.shape[1:],  # type: ignore[arg-type]
             config.eval.num_images,
             [torch_generator(config.seed, "sample", client_id) for client_id in client_ids],
@@ -129,5 +128,5 @@ class EvaluationTasks(WorkerBase):
     def _heldout_each(self, client_id: int, emb: Tensor | None) -> Tensor:
         """Return the loss (n,) on each of a client's held-out images."""
         images = self.test_images(client_id, self.config.eval.num_loss_images)
-        more = (self.recipe(), self.config.seed, client_id)
-        return heldout_losses(self.model, emb, images, *more).cpu()
+        client = ClientContext(client_id, self.config.seed, images)
+        return heldout_losses(self.model, emb, client, self.diffusion).cpu()

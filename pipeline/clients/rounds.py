@@ -72,32 +72,14 @@ class RoundTasks(WorkerBase):
         broadcast: Broadcast,
         plan: RoundPlan,
     ) -> list[tuple[ClientUpdate, PrivateState]]:
-        config = self.config
-        if len(client_ids) == 1:
-            [client_id] = client_ids
-            trained = train_client(
-                self.model,
-                broadcast,
-                states[0],
-                self.train_images(client_id),
-                config.client,
-                self.recipe(config.client.emb_dropout, config.client.batch_size),
-                plan,
-                config.seed,
-                client_id,
-            )
-            return [trained]
-        return train_group(
-            self.group,
-            broadcast,
-            states,
-            [self.train_images(client_id) for client_id in client_ids],
-            config.client,
-            self.recipe(config.client.emb_dropout),
-            plan,
-            config.seed,
-            client_ids,
-        )
+        config = self.config.client
+        clients = [self.training_context(client_id) for client_id in client_ids]
+        if len(clients) == 1:
+            objective = self.objective(config.emb_dropout, config.batch_size)
+            settings = (config, objective, plan)
+            return [train_client(self.model, broadcast, clients[0], states[0], *settings)]
+        settings = (config, self.objective(config.emb_dropout), plan)
+        return train_group(self.group, broadcast, clients, states, *settings)
 
     def start_profile(self) -> None:
         """Have torch watch what this worker computes from now on."""

@@ -20,7 +20,7 @@ from pipeline.files.damage import read_object, reading
 from pipeline.runs.layout import CLIENTS, MODEL
 from pipeline.runs.model_files import CLIENT_FILE, client_path
 from spire_core.diffusion.generation import client_denoiser, draw
-from spire_core.diffusion.process import make_schedule
+from spire_core.diffusion.process import Diffusion
 from spire_core.errors import RunError
 from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.methods import CLIENT_EMB
@@ -125,11 +125,9 @@ class SavedRun:
             reference = FlatModel(self.config.model, self.config.method, self.image_shape[0])
             reference.load(self.weights)
         self.model.net.eval()
-        diffusion = self.config.diffusion
         images = draw(
             client_denoiser(self.model.net, emb, guidance, reference and reference.net),
-            diffusion,
-            make_schedule(diffusion.schedule, diffusion.num_timesteps),
+            Diffusion.of(self.config.diffusion),
             self.image_shape,
             num_images,
             torch_generator(seed, "sample", -1 if client_id is None else client_id),

@@ -20,9 +20,9 @@ from spire_core.federated.messages import AdamMoments, Broadcast, ClientUpdate, 
 from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL, NETWORK_PARTS
 from spire_core.network.flat_model import FlatModel, FlatWeights
-from spire_core.rng import torch_generator
 from spire_core.training.adam import PartMoments
-from spire_core.training.fit import Recipe, batches, fit, seeded_dropout
+from spire_core.training.context import ClientContext
+from spire_core.training.fit import TrainingObjective, batches, fit, seeded_dropout
 
 
 def _shared_moments(model: FlatWeights, broadcast: Broadcast) -> dict[str, PartMoments]:
@@ -42,7 +42,7 @@ def _shared_moments(model: FlatWeights, broadcast: Broadcast) -> dict[str, PartM
 
 
 def phases(model: FlatWeights, num_steps: int) -> list[tuple[tuple[str, ...], int]]:
-    """Return which parts train for how many steps, in order."""
+    """Return the phases of a round in order: the parts that train, and for how many steps."""
     shared = (BODY, EMB_PROJ, CLIENT_EMB)
     if model.method.record.has_local_layers and model.method.phases == "alternate":
         first = (num_steps + 1) // 2
@@ -53,27 +53,24 @@ def phases(model: FlatWeights, num_steps: int) -> list[tuple[tuple[str, ...], in
 def train_client(
     model: FlatModel,
     broadcast: Broadcast,
+    client: ClientContext,
     state: PrivateState,
-    images: Tensor,
     config: ClientConfig,
-    recipe: Recipe,
+    objective: TrainingObjective,
     plan: RoundPlan,
-    seed: int,
-    client_id: int,
 ) -> tuple[ClientUpdate, PrivateState]:
-    """Run local steps on a client's uint8 images (N, C, H, W); return its update and new state."""
-    run = start_client(model, broadcast, state, images, config, plan, seed, client_id)
+    """Take a client's local steps of a round; return its update and its new private state."""
+    run = start_client(model, broadcast, client, state, config, plan)
     rates = config.rates(plan.lr_scale)
-    with seeded_dropout(model, seed, client_id, plan.round_idx):
+    with seeded_dropout(model, client.seed, client.client_id, plan.round_idx):
         for parts, count in phases(model, run.num_steps):
             loss, trained = fit(
                 model,
                 run.client_emb,
-                images,
-                itertools.islice(run.order, count),
+                itertools.islice(run.batches, count),
                 {part: rates[part] for part in parts},
                 run.moments,
-                recipe,
+                objective,
                 run.noise,
             )
             run.moments |= trained
@@ -83,15 +80,14 @@ def train_client(
 
 @dataclass
 class ClientRun:
-    """A client between the beginning and the end of its round: what it trains, and its streams."""
+    """A client in the middle of its round: the tensors that it trains, and its random streams."""
 
-    client_id: int
+    client: ClientContext
     model: FlatWeights
     client_emb: nn.Parameter | None
     moments: dict[str, PartMoments]
-    images: Tensor
     num_steps: int
-    order: Iterator[Tensor]
+    batches: Iterator[Tensor]  # of uint8 images
     noise: torch.Generator
     averaged: AdamMoments | None  # the moments that the server handed out
     total_loss: float = 0.0
@@ -100,29 +96,29 @@ class ClientRun:
 def start_client(
     model: FlatWeights,
     broadcast: Broadcast,
+    client: ClientContext,
     state: PrivateState,
-    images: Tensor,
     config: ClientConfig,
     plan: RoundPlan,
-    seed: int,
-    client_id: int,
 ) -> ClientRun:
     """Load a client's weights into the model; return its embedding, Adam moments and streams."""
-    device = model.weights.device
+    device, images = model.weights.device, client.images
     emb = load_client(model, torch.tensor(broadcast.weights, device=device), state)
     client_emb = None if emb is None else nn.Parameter(emb.clone())
     moments = _shared_moments(model, broadcast)
     moments |= {part: kept.to(device) for part, kept in state.moments.items()}
-    num_steps = plan.num_steps(client_id, len(images), config.batch_size)
-    order = batches(
-        len(images),
-        config.batch_size,
+    num_steps = plan.num_steps(client.client_id, len(images), config.batch_size)
+    order = client.generator("batch", plan.round_idx)
+    return ClientRun(
+        client,
+        model,
+        client_emb,
+        moments,
         num_steps,
-        torch_generator(seed, "batch", client_id, plan.round_idx),
+        batches(images, config.batch_size, num_steps, order),
+        client.generator("noise", plan.round_idx),
+        broadcast.moments,
     )
-    noise = torch_generator(seed, "noise", client_id, plan.round_idx)
-    streams = (num_steps, order, noise)
-    return ClientRun(client_id, model, client_emb, moments, images, *streams, broadcast.moments)
 
 
 def finish_client(
@@ -138,7 +134,8 @@ def _update(run: ClientRun, config: ClientConfig, plan: RoundPlan) -> ClientUpda
     moments = _sent_moments(run, shared, plan) if config.opt_state == "average" else None
     weights = model.weights[shared].cpu().numpy().copy()
     loss = run.total_loss / max(1, run.num_steps)
-    return ClientUpdate(run.client_id, len(run.images), run.num_steps, loss, weights, moments)
+    client_id, num_examples = run.client.client_id, len(run.client.images)
+    return ClientUpdate(client_id, num_examples, run.num_steps, loss, weights, moments)
 
 
 def _sent_moments(run: ClientRun, shared: slice, plan: RoundPlan) -> AdamMoments:

@@ -8,16 +8,17 @@ from spire_core.config.adapt import AdaptConfig
 from spire_core.config.diffusion import DiffusionConfig
 from spire_core.config.method import MethodConfig
 from spire_core.config.model import ModelConfig
-from spire_core.diffusion.process import make_schedule
+from spire_core.diffusion.process import Diffusion
 from spire_core.errors import DataError
 from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.methods import METHODS
 from spire_core.network.flat_model import FlatModel, initial_weights
 from spire_core.rng import torch_generator
-from spire_core.training.fit import Recipe
+from spire_core.training.context import ClientContext
+from spire_core.training.fit import TrainingObjective
 
 MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(), cond_dim=16)
-RECIPE = Recipe(DiffusionConfig(), make_schedule("cosine", 1000), (0.9, 0.999))
+OBJECTIVE = TrainingObjective(Diffusion.of(DiffusionConfig()), (0.9, 0.999))
 IMAGES = torch.randint(
     0, 256, (20, 1, 8, 8), generator=torch_generator(0, "images"), dtype=torch.uint8
 )
@@ -36,12 +37,10 @@ def adapt(method: str, **settings):
     result = adapt_client(
         model,
         trained_weights(method),
+        ClientContext(7, 2, IMAGES),
         PrivateState(parts),
-        IMAGES,
         AdaptConfig(**{"epochs": 3, "batch_size": 8, **settings}),
-        RECIPE,
-        seed=2,
-        client_id=7,
+        OBJECTIVE,
         observe=lambda epoch, *_: seen.append(epoch) or {"own_kid": 0.0},
     )
     return model, result, seen
@@ -71,9 +70,9 @@ def test_images_with_their_channels_last_in_memory_are_fitted_alike() -> None:
     weights = torch.randn(model.layout.size, generator=torch_generator(0, "weights")) / 50
     config, losses = AdaptConfig(epochs=1), []
     for own in (images, images.contiguous(memory_format=torch.channels_last)):
-        result = adapt_client(
-            model, weights, PrivateState(), own, config, RECIPE, 0, 1, lambda *_: {}
-        )
+        client = ClientContext(1, 0, own)
+        more = (PrivateState(), config, OBJECTIVE, lambda *_: {})
+        result = adapt_client(model, weights, client, *more)
         losses.append(result.curve[-1].train_loss)
     assert losses[0] == losses[1]
 
@@ -117,11 +116,11 @@ def test_early_stopping_keeps_the_start_where_every_epoch_is_worse(method: str) 
 
 
 def test_validation_split_is_disjoint_and_needs_two_images() -> None:
-    train, val = split_validation(IMAGES, 0.2, seed=0, client_id=1)
-    assert (len(train), len(val)) == (16, 4)
-    assert not any(torch.equal(a, b) for a in train for b in val)
+    train, val = split_validation(ClientContext(1, 0, IMAGES), 0.2)
+    assert (len(train.images), len(val.images)) == (16, 4)
+    assert not any(torch.equal(a, b) for a in train.images for b in val.images)
     with pytest.raises(DataError, match="at least 2 images"):
-        split_validation(IMAGES[:1], 0.2, seed=0, client_id=1)
+        split_validation(ClientContext(1, 0, IMAGES[:1]), 0.2)
 
 
 def test_number_of_trained_parameters() -> None:
@@ -141,7 +140,8 @@ def test_every_epoch_of_every_client_has_an_order_and_noise_of_its_own(
     client_id: int, epoch: int
 ) -> None:
     def streams(client_id: int, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
-        order, noise = epoch_streams(20, 8, 0, client_id, epoch)
+        client = ClientContext(client_id, 0, torch.arange(20))
+        order, noise = epoch_streams(client, 8, epoch)
         return torch.cat(list(order)), torch.randn(4, generator=noise)
 
     for first, other in zip(streams(5, 1), streams(client_id, epoch), strict=True):

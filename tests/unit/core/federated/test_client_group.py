@@ -12,7 +12,7 @@ from spire_core.config.client import ClientConfig
 from spire_core.config.diffusion import DiffusionConfig
 from spire_core.config.method import MethodConfig
 from spire_core.config.model import ModelConfig
-from spire_core.diffusion.process import make_schedule
+from spire_core.diffusion.process import Diffusion
 from spire_core.federated.client import train_client
 from spire_core.federated.client_group import train_group
 from spire_core.federated.messages import AdamMoments, Broadcast, ClientUpdate, RoundPlan
@@ -20,7 +20,8 @@ from spire_core.federated.private_state import PrivateState, new_private_state
 from spire_core.network.flat_model import FlatModel, initial_weights
 from spire_core.network.grouped_layers import FlatGroup
 from spire_core.rng import torch_generator
-from spire_core.training.fit import Recipe
+from spire_core.training.context import ClientContext
+from spire_core.training.fit import TrainingObjective
 
 MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(1,), cond_dim=16)
 SEED = 3
@@ -53,23 +54,23 @@ def start(method: MethodConfig) -> np.ndarray:
 def two_rounds(method: MethodConfig, opt_state: str, group_size: int, **plan: Any) -> Finished:
     """Two rounds of all clients, with the plain mean between them; group_size 0 is the loop."""
     config = ClientConfig(batch_size=8, opt_state=opt_state, emb_dropout=0.2)
-    recipe = Recipe(DiffusionConfig(), make_schedule("cosine", 1000), config.betas, 0.2)
+    objective = TrainingObjective(Diffusion.of(DiffusionConfig()), config.betas, 0.2)
     ids = list(range(len(SIZES)))
     model, group = FlatModel(MODEL, method, 1), FlatGroup(MODEL, method, 1, group_size)
-    images = [client_images(c) for c in ids]
+    clients = [ClientContext(c, SEED, client_images(c)) for c in ids]
     states = [new_private_state(model, config, MODEL.d_emb, SEED, c) for c in ids]
     broadcast, finished = Broadcast(start(method)), []
     for round_idx in range(2):
         told = RoundPlan(round_idx, 0.5, shares_local=round_idx == 0, **plan)
-        more = (config, recipe, told, SEED)
+        more = (config, objective, told)
         if group_size == 0:
-            finished = [train_client(model, broadcast, states[c], images[c], *more, c) for c in ids]
+            finished = [train_client(model, broadcast, clients[c], states[c], *more) for c in ids]
         else:
             cuts = [slice(c, c + group_size) for c in ids[::group_size]]
             finished = [
                 result
                 for at in cuts
-                for result in train_group(group, broadcast, states[at], images[at], *more, ids[at])
+                for result in train_group(group, broadcast, clients[at], states[at], *more)
             ]
         states = [state for _, state in finished]
         broadcast = mean([update for update, _ in finished])
@@ -178,7 +179,7 @@ def test_a_grouped_network_is_the_networks_side_by_side() -> None:
 def test_a_client_does_not_depend_on_its_neighbours() -> None:
     """In a group of two, the other client's data may be anything."""
     method, config = MethodConfig(name="spire"), ClientConfig(batch_size=8)
-    recipe = Recipe(DiffusionConfig(), make_schedule("cosine", 1000), config.betas)
+    objective = TrainingObjective(Diffusion.of(DiffusionConfig()), config.betas)
     plan = RoundPlan(0, 1.0, shares_local=True, tau=2)
     sent = []
     for other in (1, 2):
@@ -186,8 +187,9 @@ def test_a_client_does_not_depend_on_its_neighbours() -> None:
         group = FlatGroup(MODEL, method, 1, 2)
         states = [new_private_state(group.clients[0], config, MODEL.d_emb, SEED, c) for c in ids]
         images = [client_images(0), client_images(other)[:8]]
+        clients = [ClientContext(c, SEED, own) for c, own in zip(ids, images, strict=True)]
         result = train_group(
-            group, Broadcast(start(method)), states, images, config, recipe, plan, SEED, ids
+            group, Broadcast(start(method)), clients, states, config, objective, plan
         )
         sent.append(result[0][0].weights)
     np.testing.assert_array_equal(sent[0], sent[1])

@@ -11,7 +11,7 @@ from spire_core.config.diffusion import DiffusionConfig
 from spire_core.config.method import MethodConfig
 from spire_core.config.model import ModelConfig
 from spire_core.config.server import ServerConfig
-from spire_core.diffusion.process import denoising_loss, make_schedule, sample_timesteps
+from spire_core.diffusion.process import Diffusion, sample_timesteps
 from spire_core.errors import AggregationError, DivergenceError
 from spire_core.federated.aggregation import weighted_mean
 from spire_core.federated.client import start_client, train_client
@@ -23,21 +23,25 @@ from spire_core.methods import BODY, EMB_PROJ, LOCAL, NETWORK_PARTS
 from spire_core.network.flat_model import FlatModel, initial_weights
 from spire_core.network.unet import UNet
 from spire_core.rng import torch_generator
-from spire_core.training.fit import Recipe, to_float
+from spire_core.training.context import ClientContext
+from spire_core.training.fit import TrainingObjective, to_float
 
 MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(1,), cond_dim=16)
-DIFFUSION = DiffusionConfig(t_power=0.6)
-SCHEDULE = make_schedule("cosine", 1000)
+DIFFUSION = Diffusion.of(DiffusionConfig(t_power=0.6))
 SEED = 3
 
 
-def recipe(config: ClientConfig) -> Recipe:
-    return Recipe(DIFFUSION, SCHEDULE, config.betas, config.emb_dropout)
+def objective(config: ClientConfig) -> TrainingObjective:
+    return TrainingObjective(DIFFUSION, config.betas, config.emb_dropout)
 
 
 def client_images(client_id: int, count: int = 20) -> torch.Tensor:
     generator = torch_generator(SEED, "test_images", client_id)
     return torch.randint(0, 256, (count, 1, 8, 8), generator=generator, dtype=torch.uint8)
+
+
+def client(client_id: int) -> ClientContext:
+    return ClientContext(client_id, SEED, client_images(client_id))
 
 
 def run_rounds(
@@ -58,15 +62,7 @@ def run_rounds(
         updates = []
         for c in clients[::order]:
             update, private[c] = train_client(
-                model,
-                state.broadcast,
-                private[c],
-                client_images(c),
-                config,
-                recipe(config),
-                plan,
-                SEED,
-                c,
+                model, state.broadcast, client(c), private[c], config, objective(config), plan
             )
             updates.append(update)
         state = aggregate(state, updates, ServerConfig())
@@ -92,10 +88,10 @@ def test_one_client_fedavg_is_plain_training(opt_state: str) -> None:
         noise = torch_generator(SEED, "noise", 0, round_idx)
         for batch in torch.randperm(20, generator=order).split(8):
             x0 = images[batch]
-            t = sample_timesteps(len(x0), 1000, DIFFUSION.t_power, noise)
+            t = sample_timesteps(len(x0), 1000, DIFFUSION.config.t_power, noise)
             eps = torch.randn(x0.shape, generator=noise)
             optimizer.zero_grad()
-            denoising_loss(SCHEDULE, "v", plain, x0, t, eps).mean().backward()
+            DIFFUSION.loss(plain, x0, t, eps).mean().backward()
             optimizer.step()
     trained = model.flatten(plain.state_dict())
     assert torch.equal(trained, torch.from_numpy(state.weights))
@@ -247,7 +243,7 @@ def test_local_layers_stay_with_their_clients() -> None:
     np.testing.assert_array_equal(state.weights[local], halfway.weights[local])
     plan = RoundPlan(9, 1.0, shares_local=False, tau=1)
     sent, _ = train_client(
-        model, state.broadcast, private[0], client_images(0), config, recipe(config), plan, SEED, 0
+        model, state.broadcast, client(0), private[0], config, objective(config), plan
     )
     assert sent.weights.size == model.layout.num_without_local
 
@@ -272,16 +268,8 @@ def test_layers_that_are_local_from_the_first_round_on_start_without_moments() -
     assert state.moments is not None
     assert state.moments.exp_avg.size == model.layout.num_without_local < state.weights.size
     fresh = new_private_state(model, config, MODEL.d_emb, SEED, 2)
-    run = start_client(
-        model,
-        state.broadcast,
-        fresh,
-        client_images(2),
-        config,
-        RoundPlan(1, 1.0, False, 3),
-        SEED,
-        2,
-    )
+    plan = RoundPlan(1, 1.0, False, 3)
+    run = start_client(model, state.broadcast, client(2), fresh, config, plan)
     assert set(run.moments) == {BODY, EMB_PROJ}
     assert all(m.exp_avg.numel() == model.layout.part_size(part) for part, m in run.moments.items())
     _, later, _ = run_rounds("shared_rep", config, [0, 1], 3, share_until=0.0)
@@ -312,7 +300,7 @@ def test_alternate_phases_train_one_part_at_a_time() -> None:
     plan = RoundPlan(0, 1.0, shares_local=False, tau=1)
     broadcast = ServerState.initial(weights).broadcast
     sent, private = train_client(
-        model, broadcast, PrivateState(), client_images(0), config, recipe(config), plan, SEED, 0
+        model, broadcast, client(0), PrivateState(), config, objective(config), plan
     )
     shared = model.layout.num_without_local
     np.testing.assert_array_equal(sent.weights, weights[:shared])
@@ -328,7 +316,7 @@ def test_alternate_phases_share_a_clients_steps_among_them() -> None:
     plan = RoundPlan(0, 1.0, shares_local=True, tau=3)
     broadcast = ServerState.initial(weights).broadcast
     sent, _ = train_client(
-        model, broadcast, PrivateState(), client_images(0), config, recipe(config), plan, SEED, 0
+        model, broadcast, client(0), PrivateState(), config, objective(config), plan
     )
     assert sent.moments is not None
     np.testing.assert_array_equal(sent.moments.steps, [1, 0, 2])  # body, emb_proj (none), local

@@ -366,12 +366,10 @@ def test_pretraining_clients_fine_tune_for_a_score_of_their_own(
     tuned = adapt_client(
         worker.model,
         weights,
+        worker.training_context(client_id),
         PrivateState(),
-        worker.train_images(client_id),
         AdaptConfig(epochs=2, lr=0.01, batch_size=config.adapt.batch_size),
-        worker.recipe(),
-        config.seed,
-        client_id,
+        worker.objective(),
         lambda *_: {},
     )
     load_client(worker.model, weights, tuned.state)

@@ -146,7 +146,7 @@ def test_a_dropped_client_ends_as_if_it_had_not_been_in_that_round(
 
     def spoilt(*args: Any) -> tuple[ClientUpdate, PrivateState]:
         update, state = train_client(*args)
-        if (args[-1], args[-3].round_idx) != (client_id, round_idx):
+        if (args[2].client_id, args[-1].round_idx) != (client_id, round_idx):
             return update, state
         nan = {name: tensor * float("nan") for name, tensor in state.to_tensors().items()}
         spoilt_state = PrivateState.from_tensors(nan)
