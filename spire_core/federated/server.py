@@ -1,8 +1,8 @@
 """The server's side of a round: mean of updates, server optimizer, the backbone's EMA.
 
-Sums are taken in float64 in the order of client ids, so the result depends neither on who answered
-first nor on how many processes there were. P: length of the flat weight vector; S <= P: length of
-the stretch that is shared.
+Sums are taken in float64 in the order of client ids, so the result depends neither on the order of
+the answers nor on the number of processes. P: length of the flat weight vector; S <= P: length of
+its shared stretch.
 """
 
 from collections.abc import Sequence
