@@ -1,6 +1,6 @@
-"""What every part of a client's side has: its data, its private states and a network.
+"""The base of a worker's tasks: the clients' data, their private states, and a network.
 
-The parts are pre-training rounds, evaluation and new clients; `worker.ClientWorker` is all of them.
+`worker.ClientWorker` combines the tasks of pre-training rounds, evaluations and new clients.
 """
 
 import numpy as np
@@ -20,10 +20,10 @@ from spire_core.training.fit import TrainingObjective
 
 
 class WorkerBase:
-    """Holds what the tasks of all parts need; nothing of a client stays in memory between them."""
+    """The data and the network of all tasks; no client stays in memory between tasks."""
 
     def __init__(self, setup: WorkerSetup, images: np.ndarray, device: str = "cpu") -> None:
-        """Take the setup and all clients' uint8 images (N, C, H, W), maybe in shared memory."""
+        """Take the setup and all clients' uint8 images (N, C, H, W), possibly in shared memory."""
         keep_freed_memory()
         self.setup, self.config, self.images = setup, setup.config, images
         self.device = torch.device(device)
@@ -67,7 +67,7 @@ class WorkerBase:
         return torch.from_numpy(self.images[self.setup.partition.split(client_id).test[:limit]])
 
     def private_state(self, client_id: int, num_rounds_done: int | None = None) -> PrivateState:
-        """Return a pre-training client's private state, drawn afresh if it has never trained."""
+        """Return a pre-training client's private state, a new one if it has never trained."""
         stored = self.store.load(client_id, num_rounds_done)
         if stored is not None:
             return stored

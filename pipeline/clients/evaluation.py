@@ -1,4 +1,4 @@
-"""A client's side of an evaluation: what it draws, and its held-out losses."""
+"""A client's side of an evaluation: generated samples and held-out losses."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.clients.base import WorkerBase
-from pipeline.federation.messages import Drawn, Losses
+from pipeline.federation.messages import GeneratedSamples, HeldoutLosses
 from spire_core.diffusion.generation import client_denoiser, draw, draw_together
 from spire_core.evaluation.extractors import is_classifier_of
 from spire_core.evaluation.feature_cache import cached_features
@@ -36,7 +36,7 @@ class EvaluationTasks(WorkerBase):
         emb: Tensor | None,
         reference: FlatModel | None = None,
     ) -> Tensor:
-        """Return images (n, C, H, W) drawn as a client with whatever the model holds."""
+        """Return images (n, C, H, W) drawn as a client, with the weights that the model holds."""
         config = self.config
         return draw(
             client_denoiser(model.net, emb, config.eval.guidance, reference and reference.net),
@@ -48,10 +48,10 @@ class EvaluationTasks(WorkerBase):
         )
 
     def _reference(self, backbone: Tensor) -> FlatModel | None:
-        """Return the network from which guidance leads away, where there is no embedding for it.
+        """Return the reference network of guidance for methods without an embedding.
 
-        A method without pre-training has none: its first network predicts nothing, and leading away
-        from that would only multiply what the trained one predicts.
+        A method without pre-training has no reference: its initial network predicts zero, and
+        guidance away from zero would only scale the prediction.
         """
         method = self.config.method.record
         if self.config.eval.guidance == 1.0 or method.has_embedding or not method.is_federated:
@@ -61,7 +61,7 @@ class EvaluationTasks(WorkerBase):
         return reference
 
     def _images_together(self, client_ids: Sequence[int], embs: Sequence[Tensor]) -> list[Tensor]:
-        """Return for each client what `_images` returns, drawn as one batch."""
+        """Return for each client the images of `_images`, drawn as one batch."""
         config, rows = self.config, torch.stack(list(embs)).to(self.device)
         return draw_together(
             lambda who: client_denoiser(self.model.net, rows[who], config.eval.guidance),
@@ -72,17 +72,17 @@ class EvaluationTasks(WorkerBase):
             config.eval.batch_size,
         )
 
-    def _drawn(self, client_id: int, images: Tensor) -> Drawn:
-        """Return what the evaluation needs of a client's generated images (n, C, H, W)."""
+    def _drawn(self, client_id: int, images: Tensor) -> GeneratedSamples:
+        """Return features, class histogram and first few of a client's images (n, C, H, W)."""
         config = self.config
         predicted, histogram = self.extractor.class_predictions(images), None
-        # The classifier of another data set sees features, but none of these classes.
+        # The classifier of another data set has features, but not these classes.
         if predicted is not None and is_classifier_of(self.setup.extractor, config.data.name):
             histogram = class_histogram(predicted, len(self.setup.mixtures[client_id]))
         few = images[: config.eval.grid_images].numpy()
-        return Drawn(client_id, self.extractor.features(images), histogram, few)
+        return GeneratedSamples(client_id, self.extractor.features(images), histogram, few)
 
-    def draw(self, client_ids: Sequence[int], weights: np.ndarray) -> list[Drawn]:
+    def draw(self, client_ids: Sequence[int], weights: np.ndarray) -> list[GeneratedSamples]:
         """Return images drawn as pre-training clients with these backbone weights (P,).
 
         Clients that differ by their embeddings alone are drawn as one batch.
@@ -102,12 +102,12 @@ class EvaluationTasks(WorkerBase):
                 images.append(self._images(client_id, self.model, emb, reference))
         return [self._drawn(c, drawn) for c, drawn in zip(client_ids, images, strict=True)]
 
-    def losses(self, client_id: int, weights: np.ndarray, swap_with: int) -> Losses:
-        """Return a client's held-out losses; `swap_with`: whose embedding is tried on."""
+    def losses(self, client_id: int, weights: np.ndarray, swap_with: int) -> HeldoutLosses:
+        """Return a client's held-out losses; `swap_with` is the client of the other embedding."""
         state = self.private_state(client_id)
         emb = load_client(self.model, torch.tensor(weights, device=self.device), state)
         other = self.private_state(swap_with).client_emb
-        return Losses(
+        return HeldoutLosses(
             client_id,
             self._heldout(client_id, emb),
             None if emb is None else self._heldout(client_id, torch.zeros_like(emb)),

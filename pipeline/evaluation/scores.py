@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.federation.messages import Drawn, Losses
+from pipeline.federation.messages import GeneratedSamples, HeldoutLosses
 from pipeline.federation.pool import ClientPool, in_groups
 from spire_core.config.adapt import AdaptConfig
 from spire_core.config.eval import EvalConfig
@@ -75,8 +75,8 @@ class Evaluation:
     client_ids: tuple[int, ...]
     scores: tuple[KidScore, ...]
     tv: tuple[float, ...] | None
-    losses: tuple[Losses, ...]
-    drawn: tuple[Drawn, ...]
+    losses: tuple[HeldoutLosses, ...]
+    drawn: tuple[GeneratedSamples, ...]
 
     @property
     def kid_mean(self) -> float:
@@ -160,8 +160,8 @@ def evaluate_tuned(
 def _scored(
     round_idx: int,
     client_ids: Sequence[int],
-    drawn: Sequence[Drawn],
-    losses: Sequence[Losses],
+    drawn: Sequence[GeneratedSamples],
+    losses: Sequence[HeldoutLosses],
     real: RealData,
     config: EvalConfig,
     seed: int,
@@ -188,7 +188,7 @@ def _scored(
 
 def _draw_all(
     pool: ClientPool, weights: Any, client_ids: Sequence[int], method: Method, group_size: int
-) -> list[Drawn]:
+) -> list[GeneratedSamples]:
     """Return each client's samples; who shares a batch depends on the list of clients alone.
 
     An impersonal model's few draws stand for every client: their features are pooled, since KID has
@@ -196,17 +196,21 @@ def _draw_all(
     """
     chosen = client_ids if method.is_personal else client_ids[:NUM_POPULATION_DRAWS]
     groups = pool.run_all("draw", in_groups(chosen, group_size), weights)
-    some: list[Drawn] = [drawn for group in groups for drawn in group]
+    some: list[GeneratedSamples] = [drawn for group in groups for drawn in group]
     if method.is_personal:
         return some
     features = torch.cat([d.features for d in some])
     histograms = [d.histogram for d in some if d.histogram is not None]
     each = np.stack(histograms) if histograms else None
-    return [Drawn(c, features, each, some[0].images) for c in client_ids]
+    return [GeneratedSamples(c, features, each, some[0].images) for c in client_ids]
 
 
 def cross_client_matrix(
-    drawn: Sequence[Drawn], real: RealData, client_ids: Sequence[int], config: EvalConfig, seed: int
+    drawn: Sequence[GeneratedSamples],
+    real: RealData,
+    client_ids: Sequence[int],
+    config: EvalConfig,
+    seed: int,
 ) -> np.ndarray:
     """Return KID (m, m) of samples of client i (row) against the data of client j (column)."""
     fakes = [d.features for d in drawn]
@@ -219,6 +223,6 @@ def cross_client_losses(
 ) -> np.ndarray:
     """Return held-out losses (m, m) of client i's data (row) with client j's own part (column).
 
-    All entries of a row are taken at the same noise; the diagonal is `Losses.own`.
+    All entries of a row are taken at the same noise; the diagonal is `HeldoutLosses.own`.
     """
     return np.array(pool.run_all("losses_as", client_ids, pool.share(weights), tuple(client_ids)))

@@ -21,7 +21,12 @@ from pipeline.evaluation.scores import (
     evaluate_tuned,
     pooled_features,
 )
-from pipeline.federation.messages import AdaptReport, Drawn, Fitted, Look
+from pipeline.federation.messages import (
+    AdaptReport,
+    EpochEvaluation,
+    FittedClient,
+    GeneratedSamples,
+)
 from pipeline.federation.pool import ClientPool, in_groups
 from pipeline.results.result import Result
 from spire_core.config.adapt import can_adapt_together
@@ -108,7 +113,7 @@ def adapt_clients(
         return pool.run_all("adapt", client_ids, handle, settings, mean_emb, pooled_features)
     groups = in_groups(client_ids, settings.group_size)
     told = pool.run_all("fit_embeddings", groups, handle, settings, mean_emb)
-    fitted: list[Fitted] = [client for group in told for client in group]
+    fitted: list[FittedClient] = [client for group in told for client in group]
     wanted = [(f.client_id, e, e in (0, f.kept_epoch)) for f in fitted for e in f.looks]
     batches = in_groups(wanted, config.eval.clients_per_batch)
     looks = pool.run_all(
@@ -122,7 +127,7 @@ def adapt_clients(
     return [_report(f, {epoch: next(seen) for epoch in f.looks}) for f in fitted]
 
 
-def _report(fitted: Fitted, looks: Mapping[int, Look]) -> AdaptReport:
+def _report(fitted: FittedClient, looks: Mapping[int, EpochEvaluation]) -> AdaptReport:
     kept = looks[fitted.kept_epoch]
     assert kept.distances is not None  # they were asked for
     return AdaptReport(
@@ -142,6 +147,6 @@ def _report(fitted: Fitted, looks: Mapping[int, Look]) -> AdaptReport:
     )
 
 
-def _drawn(look: Look) -> Drawn:
+def _drawn(look: EpochEvaluation) -> GeneratedSamples:
     assert look.drawn is not None  # it was asked for
     return look.drawn
