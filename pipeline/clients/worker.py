@@ -1,7 +1,7 @@
-"""The clients' side: one worker simulates many clients, one after the other, none kept in memory.
+"""The clients' side: one worker simulates many clients in turn and keeps none in memory.
 
 A worker is the same class in this process and inside a Ray actor. Images and private states stay
-here; what it returns are updates of the shared weights and measurements.
+here. A worker returns updates of the shared weights, and measurements.
 """
 
 from pathlib import Path

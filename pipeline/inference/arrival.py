@@ -155,7 +155,7 @@ def _mean_emb(run: SavedRun, config: AdaptConfig) -> Tensor | None:
 
 
 def _own(point: AdaptPoint) -> AdaptPoint:
-    """Return a point without what needs more than is at hand: the population, unknown classes."""
+    """Return a point without the scores that need the population or unknown classes."""
     if point.observed is None:
         return point
     kept = {k: v for k, v in point.observed.items() if k != "population_kid" and not np.isnan(v)}

@@ -12,8 +12,8 @@ MAX_EXAMPLES = 2**53  # of one client: a float64 holds every number up to here
 
 
 @dataclass(frozen=True)
-class Fault:
-    """A defect in words; `is_divergence` if training itself drove the numbers out of bounds."""
+class UpdateFault:
+    """A defect of an update, in words; `is_divergence` if training itself has diverged."""
 
     text: str
     is_divergence: bool = False
@@ -35,7 +35,7 @@ def check_update(
     has_moments: bool,
     max_norm: float | None = None,
     num_examples: int | None = None,
-) -> CheckedUpdate | Fault:
+) -> CheckedUpdate | UpdateFault:
     """Return the update as one that can be averaged, or the fault that `fault_of` finds in it."""
     fault = fault_of(update, before, has_moments, max_norm, num_examples)
     return CheckedUpdate(update) if fault is None else fault
@@ -47,7 +47,7 @@ def fault_of(
     has_moments: bool,
     max_norm: float | None = None,
     num_examples: int | None = None,
-) -> Fault | None:
+) -> UpdateFault | None:
     """Return the first reason not to average an update, or None if there is none.
 
     `before` (S,) are the shared weights that it started from, `has_moments` says whether Adam's
@@ -58,9 +58,9 @@ def fault_of(
     if fault is not None:
         return fault
     if not isinstance(update.loss, float):
-        return Fault(f"a loss as {type(update.loss).__name__}")
+        return UpdateFault(f"a loss as {type(update.loss).__name__}")
     if not math.isfinite(update.loss):
-        return Fault(f"a loss of {update.loss}", is_divergence=True)
+        return UpdateFault(f"a loss of {update.loss}", is_divergence=True)
     return (
         _array_fault("weights", update.weights, before.shape)
         or _moments_fault(update.moments, before.shape, has_moments)
@@ -68,28 +68,30 @@ def fault_of(
     )
 
 
-def _count_fault(claimed: object, known: int | None) -> Fault | None:
+def _count_fault(claimed: object, known: int | None) -> UpdateFault | None:
     """Return the defect of the number of examples that a client claims.
 
     The number is the client's weight in the mean: a large one would outvote all others.
     """
     if not isinstance(claimed, int | float | np.integer | np.floating):
-        return Fault(f"examples as {type(claimed).__name__}")
+        return UpdateFault(f"examples as {type(claimed).__name__}")
     if isinstance(claimed, int) and abs(claimed) > MAX_EXAMPLES:  # maybe too long to print
-        return Fault("a number of examples beyond 2^53")
+        return UpdateFault("a number of examples beyond 2^53")
     if not 0 < claimed <= MAX_EXAMPLES:
-        return Fault(f"{claimed} examples")
+        return UpdateFault(f"{claimed} examples")
     if known is not None and claimed != known:
-        return Fault(f"{claimed} examples instead of {known}")
+        return UpdateFault(f"{claimed} examples instead of {known}")
     return None
 
 
-def _moments_fault(moments: object, shape: tuple[int, ...], has_moments: bool) -> Fault | None:
+def _moments_fault(
+    moments: object, shape: tuple[int, ...], has_moments: bool
+) -> UpdateFault | None:
     if not has_moments:
-        return None if moments is None else Fault("unasked moments")
+        return None if moments is None else UpdateFault("unasked moments")
     if not isinstance(moments, AdamMoments):
         found = "no moments" if moments is None else f"moments as {type(moments).__name__}"
-        return Fault(found)
+        return UpdateFault(found)
     return (
         _array_fault("exp_avg", moments.exp_avg, shape)
         or _array_fault("exp_avg_sq", moments.exp_avg_sq, shape)
@@ -97,24 +99,26 @@ def _moments_fault(moments: object, shape: tuple[int, ...], has_moments: bool) -
     )
 
 
-def _norm_fault(weights: np.ndarray, before: np.ndarray, max_norm: float | None) -> Fault | None:
+def _norm_fault(
+    weights: np.ndarray, before: np.ndarray, max_norm: float | None
+) -> UpdateFault | None:
     if max_norm is None:
         return None
     norm = float(np.linalg.norm(weights.astype(np.float64) - before))
     if norm <= max_norm:
         return None
-    return Fault(f"a change of norm {norm:.3g}, above {max_norm:g},", is_divergence=True)
+    return UpdateFault(f"a change of norm {norm:.3g}, above {max_norm:g},", is_divergence=True)
 
 
-def _array_fault(name: str, array: object, shape: tuple[int, ...]) -> Fault | None:
+def _array_fault(name: str, array: object, shape: tuple[int, ...]) -> UpdateFault | None:
     """Return the defect of one array of an update, or None if it is float32, finite and fits."""
     if not isinstance(array, np.ndarray) or array.dtype != np.float32:
         dtype = getattr(array, "dtype", type(array).__name__)
-        return Fault(f"{name} as {dtype} instead of float32")
+        return UpdateFault(f"{name} as {dtype} instead of float32")
     if array.shape != shape:
-        return Fault(f"{name} of shape {array.shape} instead of {shape}")
+        return UpdateFault(f"{name} of shape {array.shape} instead of {shape}")
     if not np.isfinite(array).all():
-        return Fault(f"NaN or infinity in {name}", is_divergence=True)
+        return UpdateFault(f"NaN or infinity in {name}", is_divergence=True)
     if name in ("exp_avg_sq", "steps") and (array < 0).any():  # Adam takes its root
-        return Fault(f"negative {name}")
+        return UpdateFault(f"negative {name}")
     return None

@@ -20,7 +20,7 @@ from spire_core.federated.messages import (
     CompressedUpdate,
     Encoded,
 )
-from spire_core.federated.update_checks import Fault, fault_of
+from spire_core.federated.update_checks import UpdateFault, fault_of
 
 SIZE = 600  # two blocks and a part of one
 FORMS = ("bf16", "int8", "top_k")
@@ -149,7 +149,7 @@ def test_one_number_that_is_not_finite_is_refused(form: str, bad: float) -> None
     message, _ = compress(update_of(after), Broadcast(before.numpy()), None, config_for(form))
     got = decompress(message, before.numpy(), config_for(form))
     fault = fault_of(got, before.numpy(), has_moments=False)
-    assert fault == Fault("NaN or infinity in weights", is_divergence=True)
+    assert fault == UpdateFault("NaN or infinity in weights", is_divergence=True)
 
 
 def arrays_of(change: Callable[[tuple[np.ndarray, ...]], Any]) -> Callable[[Encoded], Encoded]:

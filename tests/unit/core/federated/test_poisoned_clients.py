@@ -25,7 +25,7 @@ from spire_core.federated.compression import WITH_FEEDBACK
 from spire_core.federated.messages import Broadcast, ClientUpdate, Encoded, RoundPlan
 from spire_core.federated.private_state import PrivateState
 from spire_core.federated.server import ServerState
-from spire_core.federated.update_checks import Fault, fault_of
+from spire_core.federated.update_checks import UpdateFault, fault_of
 from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import initial_weights
 
@@ -203,7 +203,7 @@ def test_every_fault_is_told_in_words(setting: Setting, tmp_path: Path) -> None:
     assert fault_of(update, *told) is None
     for poison, words in POISONS.values():
         assert re.search(words, str(fault_of(poison(update), *told)))
-    assert fault_of(update, before.weights, has_moments=False) == Fault("unasked moments")
+    assert fault_of(update, before.weights, has_moments=False) == UpdateFault("unasked moments")
 
 
 @pytest.mark.parametrize("engine", ["loop", "grouped"])
