@@ -13,14 +13,15 @@ from pipeline.config.schema import Config
 from spire_core.adaptation.adapt import adapt_client
 from spire_core.adaptation.adapt_together import adapt_embeddings
 from spire_core.config.adapt import AdaptConfig
-from spire_core.config.diffusion import DiffusionConfig
 from spire_core.config.method import MethodConfig
 from spire_core.diffusion.generation import client_denoiser, draw
-from spire_core.diffusion.process import NoiseSchedule, denoising_loss, make_schedule
+from spire_core.diffusion.process import Diffusion
+from spire_core.federated.private_state import PrivateState
 from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel, initial_weights
 from spire_core.rng import torch_generator
-from spire_core.training.fit import Recipe, to_float
+from spire_core.training.context import ClientContext
+from spire_core.training.fit import TrainingObjective, to_float
 
 ADAPTATION = "adaptation, an epoch of 64 images"
 DEFAULT = "embedding, 64 in batches of 8"
@@ -56,38 +57,41 @@ class Fits:
 
     def __init__(self, config: Config, precision: str = "float32") -> None:
         self.config, self.settings = config, AdaptConfig(epochs=1)
-        diffusion = config.diffusion
-        schedule = make_schedule(diffusion.schedule, diffusion.num_timesteps)
-        self.recipe = Recipe(diffusion, schedule, config.client.betas, precision=precision)
+        diffusion, betas = Diffusion.of(config.diffusion), config.client.betas
+        self.objective = TrainingObjective(diffusion, betas, precision=precision)
         self.images = torch.randint(0, 256, (64, 64, 1, 16, 16), dtype=torch.uint8)
 
     def model_for(self, method: MethodConfig) -> tuple[FlatModel, torch.Tensor]:
         network = self.config.model, method, 1
         return FlatModel(*network), initial_weights(*network, 0)
 
+    def client(self, i: int) -> ClientContext:
+        return ClientContext(i, 0, self.images[i])
+
     def one_by_one(self, method: str) -> System:
         """Eight clients, each with what the method's new clients train."""
         model, weights = self.model_for(MethodConfig(name=method))
-        zero = {CLIENT_EMB: torch.zeros(self.config.model.d_emb)}
-        start = zero if method == "spire" else {}
+        zero = PrivateState({CLIENT_EMB: torch.zeros(self.config.model.d_emb)})
+        start = zero if method == "spire" else PrivateState()
 
         def call() -> None:
             for i in range(8):
-                more = self.settings, self.recipe, 0, i, lambda *_: {}
-                adapt_client(model, weights, start, self.images[i], *more)
+                more = start, self.settings, self.objective, lambda *_: {}
+                adapt_client(model, weights, self.client(i), *more)
 
         return call, (), 8
 
     def together(self, count: int, size: int) -> System:
         """The embeddings of many clients, so many in one batch."""
         model, weights = self.model_for(MethodConfig(name="spire"))
-        zero = {CLIENT_EMB: torch.zeros(self.config.model.d_emb)}
+        zero = PrivateState({CLIENT_EMB: torch.zeros(self.config.model.d_emb)})
 
         def call() -> None:
             for ids in torch.arange(count).split(size):
                 starts, observers = [zero] * len(ids), [lambda *_: {}] * len(ids)
-                own, more = list(self.images[ids]), (self.settings, self.recipe, 0, ids.tolist())
-                adapt_embeddings(model, weights, starts, own, *more, observers)
+                clients = [self.client(i) for i in ids.tolist()]
+                more = starts, self.settings, self.objective, observers
+                adapt_embeddings(model, weights, clients, *more)
 
         return call, (), count
 
@@ -98,8 +102,7 @@ class Fits:
         def call() -> None:
             model.load(weights)
             for own in self.images[:8]:
-                more = self.config.diffusion, self.recipe.schedule
-                fit_plainly(model, own, self.config.model.d_emb, *more)
+                fit_plainly(model, own, self.config.model.d_emb, self.objective.diffusion)
 
         return call, (), 8
 
@@ -130,24 +133,18 @@ def other_batches(config: Config) -> Systems:
     }
 
 
-def fit_plainly(
-    model: FlatModel,
-    images: torch.Tensor,
-    d_emb: int,
-    diffusion: DiffusionConfig,
-    schedule: NoiseSchedule,
-) -> None:
+def fit_plainly(model: FlatModel, images: torch.Tensor, d_emb: int, diffusion: Diffusion) -> None:
     """Fit an embedding as one would write it: the network frozen, torch's Adam."""
     net, emb = model.net.requires_grad_(False), torch.nn.Parameter(torch.zeros(d_emb))
     optimizer = torch.optim.Adam([emb], lr=model.method.record.adapt_lr)
     for batch in torch.randperm(64).split(16):
         x0 = to_float(images[batch])
-        t, eps = torch.randint(0, diffusion.num_timesteps, (16,)), torch.randn(x0.shape)
+        t, eps = torch.randint(0, diffusion.config.num_timesteps, (16,)), torch.randn(x0.shape)
 
         def denoiser(xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
             return net(xt, t, emb.expand(16, -1))
 
-        loss = denoising_loss(schedule, diffusion.prediction, denoiser, x0, t, eps).mean()
+        loss = diffusion.loss(denoiser, x0, t, eps).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -156,14 +153,13 @@ def fit_plainly(
 def time_sampling(repeats: int) -> dict[str, Any]:
     """16 images for each of 8 clients, in the preset's network."""
     config = load_config("mnist-cpu")
-    diffusion, model = config.diffusion, FlatModel(config.model, config.method, 1)
+    diffusion, model = Diffusion.of(config.diffusion), FlatModel(config.model, config.method, 1)
     model.load(initial_weights(config.model, config.method, 1, 0))
-    schedule = make_schedule(diffusion.schedule, diffusion.num_timesteps)
     embs = torch.randn(8, config.model.d_emb)
 
     def images(denoise: Callable, count: int) -> torch.Tensor:
         generator = torch_generator(0, "sample")
-        return draw(denoise, diffusion, schedule, (1, 16, 16), count, generator)
+        return draw(denoise, diffusion, (1, 16, 16), count, generator)
 
     def one_by_one() -> None:
         for emb in embs:

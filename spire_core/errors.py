@@ -1,7 +1,7 @@
 """The errors that SPIRE raises on purpose.
 
-Each message is one sentence of the form "expected ..., got ...: what to do". All of them take one
-message argument and define no `__init__`, so that they keep their type when they cross a process.
+Each message is one sentence of the form "expected ..., got ...: what to do". All classes take one
+message argument and define no `__init__`, so that they keep their type between processes.
 """
 
 
@@ -18,7 +18,7 @@ class DataError(SpireError, ValueError):
 
 
 class WeightsError(SpireError, RuntimeError):
-    """The weights of a feature extractor are missing or are not what they should be."""
+    """The weights of a feature extractor are missing or wrong."""
 
 
 class AggregationError(SpireError, ValueError):
@@ -26,16 +26,16 @@ class AggregationError(SpireError, ValueError):
 
 
 class DivergenceError(AggregationError):
-    """Updates cannot be averaged because training has driven their numbers out of all bounds."""
+    """Updates cannot be averaged because training has diverged."""
 
 
 class ClusterError(SpireError, RuntimeError):
-    """The machines at hand cannot run what was asked for, or an actor was lost."""
+    """The available machines cannot run the task, or an actor was lost."""
 
 
 class StoreError(ClusterError):
-    """The store of the runs does not answer, or refuses: time may mend it."""
+    """The store of the runs does not answer or refuses; a later try may succeed."""
 
 
 class RunError(SpireError, ValueError):
-    """A finished run cannot be found or cannot be used in the way that was asked for."""
+    """A finished run cannot be found, or does not allow the requested use."""

@@ -1,8 +1,8 @@
-"""Personalisation methods as records: which part is shared, kept, and trained on a new client.
+"""Personalisation methods as records: the parts that are shared, private, and trained anew.
 
 A network's parameters fall into three parts: `body`, `emb_proj` (the embedding's entrance, also
 backbone) and `local` (layers that stay with each client). The client embedding is a fourth part,
-outside of the network. No code elsewhere asks for a method's name; it reads these records.
+outside the network. Other code reads these records and never tests a method's name.
 """
 
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ NETWORK_PARTS = (BODY, EMB_PROJ, LOCAL)  # their order in the flat parameter vec
 
 @dataclass(frozen=True)
 class Method:
-    """What distinguishes one method from another.
+    """The properties of one method.
 
-    `adapt_parts`: parts that a new client trains. `adapt_lr`: the rate it trains them with unless
-    the configuration says otherwise. `is_federated`: whether there is any pre-training.
+    `adapt_parts`: the parts that a new client trains. `adapt_lr`: their learning rate, unless the
+    configuration sets one. `is_federated`: whether the method has pre-training.
     """
 
     name: str
@@ -28,17 +28,17 @@ class Method:
 
     @property
     def is_personal(self) -> bool:
-        """Whether each pre-training client has a part of its own, so that its samples differ."""
+        """Whether each pre-training client has a part of its own, so that its samples are too."""
         return self.has_embedding or self.has_local_layers
 
     @property
     def can_tune(self) -> bool:
-        """Whether pre-training clients own nothing, but could fine-tune what new clients train."""
+        """Whether pre-training clients own no part, but could fine-tune `adapt_parts`."""
         return self.is_federated and not self.is_personal and bool(self.adapt_parts)
 
     @property
     def keeps_backbone(self) -> bool:
-        """Whether adapting a new client leaves untouched all that existing clients use."""
+        """Whether the adaptation of a new client changes no part that existing clients use."""
         return not {BODY, EMB_PROJ} & set(self.adapt_parts)
 
 

@@ -1,7 +1,7 @@
 """Counter-based randomness: each draw is a function of (seed, purpose, counters), not of history.
 
-What a client draws in a round therefore does not depend on which process computes it, nor on what
-that process drew before. `purpose` is a short word such as "batch" or "client_emb"; counters are
+A client's draws in a round therefore depend neither on the process that computes them nor on that
+process's earlier draws. `purpose` is a short word such as "batch" or "client_emb"; counters are
 integers such as the client's id and the round.
 """
 

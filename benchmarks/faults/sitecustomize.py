@@ -35,14 +35,15 @@ def spoil_training(rounds: ModuleType) -> None:
     train_client = rounds.train_client
 
     def spoilt(*args: Any) -> Any:
-        plan, _, client_id = args[-3:]
-        if not happens(client_id, plan.round_idx):
+        client, plan = args[2], args[-1]
+        if not happens(client.client_id, plan.round_idx):
             return train_client(*args)
         if FAULT["kind"] == "raise":
             raise OSError("a fault that was asked for")
         update, state = train_client(*args)
         object.__setattr__(update, "weights", update.weights * float("nan"))
-        return update, {name: tensor * float("nan") for name, tensor in state.items()}
+        nan = {name: tensor * float("nan") for name, tensor in state.to_tensors().items()}
+        return update, type(state).from_tensors(nan)
 
     rounds.train_client = spoilt  # type: ignore[attr-defined]
 
@@ -78,6 +79,6 @@ class Patching:
 
 
 if FAULT is not None:
-    is_absent = FAULT["kind"] == "absent"
-    name, patch = ("driver", leave_out) if is_absent else ("worker_rounds", spoil_training)
+    absence, spoiling = ("federation.driver", leave_out), ("clients.rounds", spoil_training)
+    name, patch = absence if FAULT["kind"] == "absent" else spoiling
     sys.meta_path.insert(0, Patching(f"pipeline.{name}", patch))  # type: ignore[arg-type]

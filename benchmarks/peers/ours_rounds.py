@@ -36,7 +36,7 @@ def make_config(work: Work, num_rounds: int, pool: str, engine: str) -> Config:
     return Config(
         seed=SEED,
         model=work.model,
-        diffusion=DIFFUSION,
+        diffusion=DIFFUSION.config,
         method=METHOD,
         federation=FederationConfig(
             num_clients=work.num_clients,

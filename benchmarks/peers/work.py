@@ -19,7 +19,7 @@ from torch import Tensor
 from spire_core.config.diffusion import DiffusionConfig
 from spire_core.config.method import MethodConfig
 from spire_core.config.model import ModelConfig
-from spire_core.diffusion.process import denoising_loss, make_schedule, sample_timesteps
+from spire_core.diffusion.process import Diffusion, sample_timesteps
 from spire_core.network.flat_model import initial_weights
 from spire_core.network.unet import UNet
 from spire_core.rng import torch_generator
@@ -28,8 +28,7 @@ from spire_core.training.fit import batches, to_float
 DATA = Path("build/peers/clients.npy")  # (200, 100, 1, 16, 16) uint8
 NUM_PROCESSES, BATCH_SIZE, LR, SEED = 2, 32, 1e-3, 0
 METHOD = MethodConfig("fedavg")
-DIFFUSION = DiffusionConfig()
-SCHEDULE = make_schedule(DIFFUSION.schedule, DIFFUSION.num_timesteps)
+DIFFUSION = Diffusion.of(DiffusionConfig())
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def kept(work: Work) -> tuple[UNet, Tensor]:
 def order(work: Work, num_examples: int, client_id: int, round_idx: int) -> Iterator[Tensor]:
     """Yield the index batches of a client's round."""
     generator = torch_generator(SEED, "batch", client_id, round_idx)
-    return batches(num_examples, BATCH_SIZE, work.num_steps, generator)
+    return batches(torch.arange(num_examples), BATCH_SIZE, work.num_steps, generator)
 
 
 def noise_stream(client_id: int, round_idx: int) -> torch.Generator:
@@ -100,9 +99,10 @@ def noise_stream(client_id: int, round_idx: int) -> torch.Generator:
 
 def batch_loss(net: UNet, x0: Tensor, noise: torch.Generator) -> Tensor:
     """Return the mean denoising loss of a batch of uint8 images (B, 1, 16, 16)."""
-    t = sample_timesteps(len(x0), DIFFUSION.num_timesteps, DIFFUSION.t_power, noise)
+    config = DIFFUSION.config
+    t = sample_timesteps(len(x0), config.num_timesteps, config.t_power, noise)
     eps = torch.randn(x0.shape, generator=noise)
-    return denoising_loss(SCHEDULE, DIFFUSION.prediction, net, to_float(x0), t, eps).mean()
+    return DIFFUSION.loss(net, to_float(x0), t, eps).mean()
 
 
 def train(net: UNet, images: Tensor, work: Work, client_id: int, round_idx: int) -> float:

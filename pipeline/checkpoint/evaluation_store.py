@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pipeline.evaluation.scores import Evaluation
-from pipeline.federation.messages import Drawn, Losses
+from pipeline.federation.messages import GeneratedSamples, HeldoutLosses
 from pipeline.files.damage import GO_BACK, DamagedError, reading
 from pipeline.files.tensors import read_tensors, write_tensors
 from pipeline.runs.layout import EVALUATIONS
@@ -94,14 +94,14 @@ def _load(path: Path) -> Evaluation:
             ids,
             tuple(KidScore(**score) for score in scores["scores"]),
             None if scores["tv"] is None else tuple(scores["tv"]),
-            tuple(Losses(**loss) for loss in scores["losses"]),
+            tuple(HeldoutLosses(**loss) for loss in scores["losses"]),
             tuple(_drawn(tensors, i, client_id) for i, client_id in enumerate(ids)),
         )
 
 
-def _drawn(tensors: dict[str, Tensor], i: int, client_id: int) -> Drawn:
+def _drawn(tensors: dict[str, Tensor], i: int, client_id: int) -> GeneratedSamples:
     histogram = tensors.get(f"{i}.histogram")
-    return Drawn(
+    return GeneratedSamples(
         client_id,
         tensors[f"{i}.features"],
         None if histogram is None else histogram.numpy(),

@@ -1,44 +1,58 @@
-"""A new client's side: it fits its own parts to a backbone, and is measured on the way."""
+"""A new client's side: it fits its own parts to a backbone and is scored between epochs."""
 
 import functools
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.clients.evaluation import EvaluationTasks
-from pipeline.federation.messages import AdaptReport, Drawn, Fitted, Look, Losses
+from pipeline.federation.messages import (
+    AdaptReport,
+    EpochEvaluation,
+    FittedClient,
+    GeneratedSamples,
+    HeldoutLosses,
+)
 from spire_core.adaptation.adapt import adapt_client, num_trained
 from spire_core.adaptation.adapt_together import adapt_embeddings
 from spire_core.config.adapt import AdaptConfig
 from spire_core.evaluation.image_metrics import nearest_neighbour_distance, total_variation
 from spire_core.evaluation.kid import kid
-from spire_core.federated.private_state import PrivateState, new_private_state, personalise
+from spire_core.federated.private_state import PrivateState, load_client, new_private_state
 from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel, initial_weights
 from spire_core.training.fit import to_float
 
-Seen = tuple[Drawn, Tensor, dict[str, float], Tensor]  # see `_Observer.look`
+
+@dataclass(frozen=True, eq=False)
+class _Observation:
+    """A new client's samples, all its images (m, C, H, W), its scores and held-out losses (n,)."""
+
+    samples: GeneratedSamples
+    images: Tensor
+    scores: dict[str, float]
+    heldout: Tensor
 
 
 class AdaptationTasks(EvaluationTasks):
     """Tasks of new clients."""
 
     def start_state(self, client_id: int, init: str, mean_emb: Tensor | None) -> PrivateState:
-        """Return what a new client starts from: the zero, mean or random embedding, or nothing."""
+        """Return a new client's first state: the zero, mean or random embedding, or no part."""
         config = self.config
         if not config.method.record.has_embedding:
-            return {}
+            return PrivateState()
         if init == "mean" and mean_emb is not None:
-            return {CLIENT_EMB: mean_emb.clone()}
+            return PrivateState({CLIENT_EMB: mean_emb.clone()})
         if init == "random":
             return new_private_state(
                 self.model, config.client, config.model.d_emb, config.seed, client_id
             )
-        return {CLIENT_EMB: torch.zeros(config.model.d_emb)}
+        return PrivateState({CLIENT_EMB: torch.zeros(config.model.d_emb)})
 
     def fit_embeddings(
         self,
@@ -46,33 +60,31 @@ class AdaptationTasks(EvaluationTasks):
         weights: np.ndarray,
         settings: AdaptConfig,
         mean_emb: Tensor | None,
-    ) -> list[Fitted]:
+    ) -> list[FittedClient]:
         """Fit new clients' embeddings on the backbone (P,) in one batch; keep them here.
 
-        Beside the result each keeps its embedding after every epoch that is to be looked at.
+        Each also keeps its embedding after every epoch to evaluate.
         """
         began, config = time.monotonic(), self.config
-        states: list[PrivateState] = [{} for _ in client_ids]
+        snapshots = [dict[int, Tensor]() for _ in client_ids]
         adapted = adapt_embeddings(
             self.model,
             torch.tensor(weights, device=self.device),
+            [self.training_context(client_id) for client_id in client_ids],
             [self.start_state(client_id, settings.init, mean_emb) for client_id in client_ids],
-            [self.train_images(client_id) for client_id in client_ids],
             settings,
-            self.recipe(),
-            config.seed,
-            client_ids,
-            [functools.partial(_remember, state) for state in states],
+            self.objective(),
+            [functools.partial(_remember, kept) for kept in snapshots],
         )
         duration_s = (time.monotonic() - began) / len(client_ids)
         fitted = []
-        for client_id, result, state in zip(client_ids, adapted, states, strict=True):
-            state[_after(result.kept_epoch)] = result.state[CLIENT_EMB].clone()
-            self.store.save(client_id, 0, state | result.state)
+        for client_id, result, kept in zip(client_ids, adapted, snapshots, strict=True):
+            kept[result.kept_epoch] = result.state.parts[CLIENT_EMB].clone()
+            self.store.save(client_id, 0, replace(result.state, snapshots=kept))
             looks = {p.epoch for p in result.curve if p.observed is not None} | {result.kept_epoch}
             trained = num_trained(self.model, config.model.d_emb)
-            told = (result.curve, result.kept_epoch, tuple(sorted(looks)), trained, duration_s)
-            fitted.append(Fitted(client_id, *told))
+            fields = (result.curve, result.kept_epoch, tuple(sorted(looks)), trained, duration_s)
+            fitted.append(FittedClient(client_id, *fields))
         return fitted
 
     def look(
@@ -82,16 +94,16 @@ class AdaptationTasks(EvaluationTasks):
         pooled_features: Tensor,
         epochs: Sequence[int],
         is_whole: Sequence[bool],
-    ) -> list[Look]:
-        """Return what new clients draw on the backbone (P,) after some epochs, as one batch.
+    ) -> list[EpochEvaluation]:
+        """Return new clients' samples and scores on the backbone (P,) after some epochs.
 
-        `epochs` and `is_whole` (whether the images' features and distances are asked for) go with
-        `client_ids`, where a client may stand several times.
+        Images are generated as one batch. `epochs` and `is_whole` (whether to return samples and
+        distances too) correspond to `client_ids`, which may repeat a client.
         """
         began, looks = time.monotonic(), []
         self.model.load(torch.tensor(weights, device=self.device))
         states = [self.private_state(client_id) for client_id in client_ids]
-        embs = [state[_after(epoch)] for state, epoch in zip(states, epochs, strict=True)]
+        embs = [state.snapshots[epoch] for state, epoch in zip(states, epochs, strict=True)]
         images = self._images_together(client_ids, embs)
         drawn_s = (time.monotonic() - began) / len(client_ids)
         for client_id, emb, own, whole in zip(client_ids, embs, images, is_whole, strict=True):
@@ -101,13 +113,17 @@ class AdaptationTasks(EvaluationTasks):
             scores = self._scores(drawn, heldout, pooled_features)
             distances = self._distances(client_id, own) if whole else None
             duration_s = drawn_s + time.monotonic() - began
-            looks.append(Look(drawn if whole else None, scores, heldout, distances, duration_s))
+            looks.append(
+                EpochEvaluation(drawn if whole else None, scores, heldout, distances, duration_s)
+            )
         return looks
 
-    def _scores(self, drawn: Drawn, heldout: Tensor, pooled_features: Tensor) -> dict[str, float]:
+    def _scores(
+        self, drawn: GeneratedSamples, heldout: Tensor, pooled_features: Tensor
+    ) -> dict[str, float]:
         """Return KID against the client's and the population's data, TV, and held-out loss.
 
-        `heldout` (n,) is what `_heldout_each` returned.
+        `heldout` (n,) are the losses of `_heldout_each`.
         """
         config, client_id = self.config, drawn.client_id
         sizes = (config.eval.kid_subset_size, config.eval.kid_num_subsets, config.seed)
@@ -123,7 +139,7 @@ class AdaptationTasks(EvaluationTasks):
         return observed
 
     def _distances(self, client_id: int, images: Tensor) -> tuple[float, float]:
-        """Return how far images are from as many training and held-out images of a client."""
+        """Return the distances of images to equally many training and held-out images."""
         train, test = self.train_images(client_id), self.test_images(client_id)
         count = min(len(train), len(test))
         return (
@@ -139,7 +155,7 @@ class AdaptationTasks(EvaluationTasks):
         mean_emb: Tensor | None,
         pooled_features: Tensor,
     ) -> AdaptReport:
-        """Fit a new client on the backbone (P,), measure it on the way; keep its own parts here.
+        """Fit a new client on the backbone (P,), scored between epochs; keep its own parts here.
 
         `pooled_features` (n, D) are features of the pre-training population's held-out images.
         """
@@ -153,72 +169,65 @@ class AdaptationTasks(EvaluationTasks):
         adapted = adapt_client(
             self.model,
             start,
+            self.training_context(client_id),
             self.start_state(client_id, settings.init, mean_emb),
-            self.train_images(client_id),
             settings,
-            self.recipe(batch_size=settings.batch_size),
-            config.seed,
-            client_id,
+            self.objective(batch_size=settings.batch_size),
             observer,
         )
         self.store.save(client_id, 0, adapted.state)
         if observer.last_epoch == adapted.kept_epoch:  # as always without early stopping
-            look = observer.last
+            kept = observer.last
         else:
-            look = observer.look(self.model, personalise(self.model, start, adapted.state))
-        after, images, scores, heldout = look
+            kept = observer.observe(self.model, load_client(self.model, start, adapted.state))
         return AdaptReport(
             client_id,
             adapted.curve,
             adapted.kept_epoch,
             observer.first,
-            after,
-            scores,
-            observer.heldout | {adapted.kept_epoch: heldout},
-            *self._distances(client_id, images),
+            kept.samples,
+            kept.scores,
+            observer.heldout | {adapted.kept_epoch: kept.heldout},
+            *self._distances(client_id, kept.images),
             num_trained(self.model, config.model.d_emb),
             time.monotonic() - began,
         )
 
     def draw_tuned(
         self, client_id: int, weights: np.ndarray, settings: AdaptConfig
-    ) -> tuple[Drawn, Losses]:
-        """Return what a pre-training client draws once it has fine-tuned the backbone (P,).
+    ) -> tuple[GeneratedSamples, HeldoutLosses]:
+        """Return samples and held-out loss of a pre-training client that fine-tunes the backbone.
 
-        It takes `tune_epochs` passes over all its images; beside what it draws stands its held-out
-        loss. Nothing is kept.
+        The client takes `tune_epochs` passes over all its images, from the backbone (P,). Nothing
+        is kept.
         """
         start = torch.tensor(weights, device=self.device)
         epochs = replace(settings, epochs=settings.tune_epochs, early_stopping=False)
-        recipe = self.recipe(batch_size=settings.batch_size)
-        more = (epochs, recipe, self.config.seed, client_id, _look_away)
-        adapt_client(self.model, start, {}, self.train_images(client_id), *more)
+        objective = self.objective(batch_size=settings.batch_size)
+        client = self.training_context(client_id)
+        more = (PrivateState(), epochs, objective, _observe_nothing)
+        adapt_client(self.model, start, client, *more)
         images = self._images(client_id, self.model, None, self._reference(start))
-        losses = Losses(client_id, self._heldout(client_id, None), None, None)
+        losses = HeldoutLosses(client_id, self._heldout(client_id, None), None, None)
         return self._drawn(client_id, images), losses
 
 
-def _after(epoch: int) -> str:
-    """Return the name under which a new client keeps its embedding after an epoch."""
-    return f"{CLIENT_EMB}.{epoch}"
-
-
 def _remember(
-    state: PrivateState, epoch: int, model: FlatModel, emb: Tensor | None
+    snapshots: dict[int, Tensor], epoch: int, model: FlatModel, emb: Tensor | None
 ) -> dict[str, float]:
-    """Keep a new client's embedding after an epoch; what it is worth is looked at later."""
+    """Keep a new client's embedding after an epoch; it is scored later."""
     assert emb is not None
-    state[_after(epoch)] = emb.detach().cpu().clone()
+    snapshots[epoch] = emb.detach().cpu().clone()
     return {}
 
 
-def _look_away(epoch: int, model: FlatModel, emb: Tensor | None) -> dict[str, float]:
+def _observe_nothing(epoch: int, model: FlatModel, emb: Tensor | None) -> dict[str, float]:
     """Observe nothing of a client that fine-tunes."""
     return {}
 
 
 class _Observer:
-    """Looks at a new client between its epochs and keeps what it saw first (before adaptation)."""
+    """Scores a new client between its epochs; keeps its first samples (before adaptation)."""
 
     def __init__(
         self,
@@ -229,22 +238,23 @@ class _Observer:
     ) -> None:
         self.worker, self.client_id = worker, client_id
         self.reference, self.pooled_features = reference, pooled_features
-        self.first: Drawn
-        self.last: Seen
+        self.first: GeneratedSamples
+        self.last: _Observation
         self.last_epoch = -1
         self.heldout: dict[int, Tensor] = {}
 
     def __call__(self, epoch: int, model: FlatModel, emb: Tensor | None) -> dict[str, float]:
-        """Return what `look` scores; remember it, and what was drawn before adaptation."""
-        self.last, self.last_epoch = self.look(model, None if emb is None else emb.detach()), epoch
-        drawn, _, scores, self.heldout[epoch] = self.last
+        """Observe an epoch and remember it; return its scores."""
+        seen = self.observe(model, None if emb is None else emb.detach())
+        self.last, self.last_epoch, self.heldout[epoch] = seen, epoch, seen.heldout
         if epoch == 0:
-            self.first = drawn
-        return scores
+            self.first = seen.samples
+        return seen.scores
 
-    def look(self, model: FlatModel, emb: Tensor | None) -> Seen:
-        """Return what the client draws, its images, their scores, and its held-out losses."""
+    def observe(self, model: FlatModel, emb: Tensor | None) -> _Observation:
+        """Generate images as the client, with the model as it is, and score them."""
         images = self.worker._images(self.client_id, model, emb, self.reference)
-        drawn = self.worker._drawn(self.client_id, images)
+        samples = self.worker._drawn(self.client_id, images)
         heldout = self.worker._heldout_each(self.client_id, emb)
-        return drawn, images, self.worker._scores(drawn, heldout, self.pooled_features), heldout
+        scores = self.worker._scores(samples, heldout, self.pooled_features)
+        return _Observation(samples, images, scores, heldout)

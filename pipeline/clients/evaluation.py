@@ -1,4 +1,4 @@
-"""A client's side of an evaluation: what it draws, and its held-out losses."""
+"""A client's side of an evaluation: generated samples and held-out losses."""
 
 from collections.abc import Sequence
 
@@ -6,16 +6,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.clients.base import WorkerBase, own_parts
-from pipeline.federation.messages import Drawn, Losses
+from pipeline.clients.base import WorkerBase
+from pipeline.federation.messages import GeneratedSamples, HeldoutLosses
 from spire_core.diffusion.generation import client_denoiser, draw, draw_together
 from spire_core.evaluation.extractors import is_classifier_of
 from spire_core.evaluation.feature_cache import cached_features
 from spire_core.evaluation.image_metrics import class_histogram
-from spire_core.federated.private_state import personalise
+from spire_core.federated.private_state import load_client
 from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel
 from spire_core.rng import torch_generator
+from spire_core.training.context import ClientContext
 from spire_core.training.fit import to_float
 from spire_core.training.heldout import heldout_losses
 
@@ -35,12 +36,11 @@ class EvaluationTasks(WorkerBase):
         emb: Tensor | None,
         reference: FlatModel | None = None,
     ) -> Tensor:
-        """Return images (n, C, H, W) drawn as a client with whatever the model holds."""
+        """Return images (n, C, H, W) drawn as a client, with the weights that the model holds."""
         config = self.config
         return draw(
             client_denoiser(model.net, emb, config.eval.guidance, reference and reference.net),
-            config.diffusion,
-            self.schedule,
+            self.diffusion,
             self.images.shape[1:],  # type: ignore[arg-type]
             config.eval.num_images,
             torch_generator(config.seed, "sample", client_id),
@@ -48,10 +48,10 @@ class EvaluationTasks(WorkerBase):
         )
 
     def _reference(self, backbone: Tensor) -> FlatModel | None:
-        """Return the network from which guidance leads away, where there is no embedding for it.
+        """Return the reference network of guidance for methods without an embedding.
 
-        A method without pre-training has none: its first network predicts nothing, and leading away
-        from that would only multiply what the trained one predicts.
+        A method without pre-training has no reference: its initial network predicts zero, and
+        guidance away from zero would only scale the prediction.
         """
         method = self.config.method.record
         if self.config.eval.guidance == 1.0 or method.has_embedding or not method.is_federated:
@@ -61,52 +61,53 @@ class EvaluationTasks(WorkerBase):
         return reference
 
     def _images_together(self, client_ids: Sequence[int], embs: Sequence[Tensor]) -> list[Tensor]:
-        """Return for each client what `_images` returns, drawn as one batch."""
+        """Return for each client the images of `_images`, drawn as one batch."""
         config, rows = self.config, torch.stack(list(embs)).to(self.device)
         return draw_together(
             lambda who: client_denoiser(self.model.net, rows[who], config.eval.guidance),
-            config.diffusion,
-            self.schedule,
+            self.diffusion,
             self.images.shape[1:],  # type: ignore[arg-type]
             config.eval.num_images,
             [torch_generator(config.seed, "sample", client_id) for client_id in client_ids],
             config.eval.batch_size,
         )
 
-    def _drawn(self, client_id: int, images: Tensor) -> Drawn:
-        """Return what the evaluation needs of a client's generated images (n, C, H, W)."""
+    def _drawn(self, client_id: int, images: Tensor) -> GeneratedSamples:
+        """Return features, class histogram and first few of a client's images (n, C, H, W)."""
         config = self.config
         predicted, histogram = self.extractor.class_predictions(images), None
-        # The classifier of another data set sees features, but none of these classes.
+        # The classifier of another data set has features, but not these classes.
         if predicted is not None and is_classifier_of(self.setup.extractor, config.data.name):
             histogram = class_histogram(predicted, len(self.setup.mixtures[client_id]))
         few = images[: config.eval.grid_images].numpy()
-        return Drawn(client_id, self.extractor.features(images), histogram, few)
+        return GeneratedSamples(client_id, self.extractor.features(images), histogram, few)
 
-    def draw(self, client_ids: Sequence[int], weights: np.ndarray) -> list[Drawn]:
+    def draw(self, client_ids: Sequence[int], weights: np.ndarray) -> list[GeneratedSamples]:
         """Return images drawn as pre-training clients with these backbone weights (P,).
 
         Clients that differ by their embeddings alone are drawn as one batch.
         """
         backbone = torch.tensor(weights, device=self.device)
         states = [self.private_state(client_id) for client_id in client_ids]
-        if all(state.keys() and set(own_parts(state)) == {CLIENT_EMB} for state in states):
+        if all(set(state.parts) == {CLIENT_EMB} for state in states):
             self.model.load(backbone)
-            images = self._images_together(client_ids, [state[CLIENT_EMB] for state in states])
+            images = self._images_together(
+                client_ids, [state.parts[CLIENT_EMB] for state in states]
+            )
         else:
             reference = self._reference(backbone)
             images = []
             for client_id, state in zip(client_ids, states, strict=True):
-                emb = personalise(self.model, backbone, state)
+                emb = load_client(self.model, backbone, state)
                 images.append(self._images(client_id, self.model, emb, reference))
         return [self._drawn(c, drawn) for c, drawn in zip(client_ids, images, strict=True)]
 
-    def losses(self, client_id: int, weights: np.ndarray, swap_with: int) -> Losses:
-        """Return a client's held-out losses; `swap_with`: whose embedding is tried on."""
+    def losses(self, client_id: int, weights: np.ndarray, swap_with: int) -> HeldoutLosses:
+        """Return a client's held-out losses; `swap_with` is the client of the other embedding."""
         state = self.private_state(client_id)
-        emb = personalise(self.model, torch.tensor(weights, device=self.device), state)
-        other = self.private_state(swap_with).get(CLIENT_EMB)
-        return Losses(
+        emb = load_client(self.model, torch.tensor(weights, device=self.device), state)
+        other = self.private_state(swap_with).client_emb
+        return HeldoutLosses(
             client_id,
             self._heldout(client_id, emb),
             None if emb is None else self._heldout(client_id, torch.zeros_like(emb)),
@@ -117,7 +118,7 @@ class EvaluationTasks(WorkerBase):
         """Return a client's held-out loss with each of these clients' own parts, at one noise."""
         backbone = torch.tensor(weights, device=self.device)
         return [
-            self._heldout(client_id, personalise(self.model, backbone, self.private_state(other)))
+            self._heldout(client_id, load_client(self.model, backbone, self.private_state(other)))
             for other in others
         ]
 
@@ -127,5 +128,5 @@ class EvaluationTasks(WorkerBase):
     def _heldout_each(self, client_id: int, emb: Tensor | None) -> Tensor:
         """Return the loss (n,) on each of a client's held-out images."""
         images = self.test_images(client_id, self.config.eval.num_loss_images)
-        more = (self.recipe(), self.config.seed, client_id)
-        return heldout_losses(self.model, emb, images, *more).cpu()
+        client = ClientContext(client_id, self.config.seed, images)
+        return heldout_losses(self.model, emb, client, self.diffusion).cpu()

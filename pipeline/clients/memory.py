@@ -1,4 +1,4 @@
-"""How much memory the work of a client takes, measured, and how many actors a node has room for."""
+"""The measured memory of a client's work, and the number of actors that fit on a node."""
 
 import resource
 import sys
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Footprint:
-    """What one actor's process needs beside what it holds when idle, and what there is for it.
+    """Memory that an actor's process needs beyond its idle state, and memory that is free.
 
     `node` names the place that actors share: the node's memory or, on a GPU, that of the GPU.
     """

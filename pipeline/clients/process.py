@@ -1,4 +1,4 @@
-"""What a process that computes tells the C library about freed memory."""
+"""Settings of a process that computes: the C library's memory, torch's threads and precision."""
 
 import ctypes
 import platform
@@ -13,11 +13,11 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep what it frees for its next step, instead of giving it back at once.
+    """Let this process keep freed memory for its next step, instead of returning it at once.
 
-    A step frees as much as it takes. By default glibc returns that to the system, which hands it
-    out again page by page, each page cleared: a sixth of a small network's training time
-    (docs/performance.md). Elsewhere than with glibc nothing is changed.
+    Each step frees all memory that it allocates. By default glibc returns that to the system, which
+    clears every page before it hands it out again: a sixth of a small network's training time
+    (docs/performance.md). Without glibc this function does nothing.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
@@ -26,7 +26,7 @@ def keep_freed_memory() -> None:
 
 
 def prepare_torch(client: ClientConfig, device: torch.device) -> None:
-    """Set what a process has once for all: one thread, and the precision of its GPU's products."""
+    """Set torch to one thread, and to the precision of matrix products on a GPU."""
     torch.set_num_threads(1)
     rounds_factors = client.precision == "tf32" and device.type == "cuda"
     torch.set_float32_matmul_precision("high" if rounds_factors else "highest")

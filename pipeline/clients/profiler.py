@@ -1,4 +1,4 @@
-"""A worker's side of `tracking.profile`: torch.profiler is started, and what it saw is written."""
+"""A worker's side of `tracking.profile`: the start of torch.profiler, and the trace's file."""
 
 import os
 from pathlib import Path
@@ -24,7 +24,7 @@ def start_profile(device: torch.device) -> profile:
 
 
 def save_profile(watching: profile, device: torch.device, folder: Path, name: str) -> None:
-    """Stop a profiler and write what it saw."""
+    """Stop a profiler and write its trace."""
     watching.stop()
     with room_for(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch.profiler import profile, record_function
@@ -23,7 +24,7 @@ class RoundTasks(WorkerBase):
 
     @functools.cached_property
     def group(self) -> FlatGroup:
-        """As many networks as are computed together, made when first needed."""
+        """The networks of the clients that are computed together, made on first use."""
         config = self.config
         return FlatGroup(
             config.model,
@@ -36,25 +37,27 @@ class RoundTasks(WorkerBase):
     def fit_group(
         self, client_ids: Sequence[int], broadcast: Broadcast, plan: RoundPlan
     ) -> list[ClientUpdate | CompressedUpdate]:
-        """Return the updates of clients that are computed together, as they travel.
+        """Train clients together and return the messages of their updates.
 
-        Their new states stay here.
+        The new private states stay here.
         """
         done, sent = plan.round_idx + 1, []
         before = [self.private_state(client_id, plan.round_idx) for client_id in client_ids]
         with record_function(f"round {done}, clients {', '.join(map(str, client_ids))}"):
             finished = self._trained(client_ids, before, broadcast, plan)
         for own, (update, trained) in zip(before, finished, strict=True):
-            message, kept = compress(update, broadcast, own, self.config.client)
-            if state := trained | kept:
+            message, residual = compress(update, broadcast, own.residual, self.config.client)
+            state = replace(trained, residual=residual)
+            if not state.is_empty:
                 self.store.save(update.client_id, done, state, plan.kept_rounds)
             sent.append(message)
         return sent
 
     def rehearse(self) -> None:
-        """Take one optimizer step as in a round, and keep nothing of it: its memory is measured.
+        """Take one optimizer step as in a round without keeping it, so that memory can be measured.
 
-        A compiled network takes three: the second records CUDA graphs, the third replays them.
+        A compiled network takes three steps: the second records CUDA graphs, the third replays
+        them.
         """
         client = self.config.resolved_client
         group = client.groups(range(self.config.federation.cohort_size))[0]
@@ -70,39 +73,21 @@ class RoundTasks(WorkerBase):
         broadcast: Broadcast,
         plan: RoundPlan,
     ) -> list[tuple[ClientUpdate, PrivateState]]:
-        config = self.config
-        if len(client_ids) == 1:
-            [client_id] = client_ids
-            trained = train_client(
-                self.model,
-                broadcast,
-                states[0],
-                self.train_images(client_id),
-                config.client,
-                self.recipe(config.client.emb_dropout, config.client.batch_size),
-                plan,
-                config.seed,
-                client_id,
-            )
-            return [trained]
-        return train_group(
-            self.group,
-            broadcast,
-            states,
-            [self.train_images(client_id) for client_id in client_ids],
-            config.client,
-            self.recipe(config.client.emb_dropout),
-            plan,
-            config.seed,
-            client_ids,
-        )
+        config = self.config.client
+        clients = [self.training_context(client_id) for client_id in client_ids]
+        if len(clients) == 1:
+            objective = self.objective(config.emb_dropout, config.batch_size)
+            settings = (config, objective, plan)
+            return [train_client(self.model, broadcast, clients[0], states[0], *settings)]
+        settings = (config, self.objective(config.emb_dropout), plan)
+        return train_group(self.group, broadcast, clients, states, *settings)
 
     def start_profile(self) -> None:
-        """Have torch watch what this worker computes from now on."""
+        """Start torch's profiler on this worker."""
         self._profile = start_profile(self.device)
 
     def save_profile(self, folder: Path, name: str) -> bool:
-        """Write what was seen since `start_profile`; False if this worker began after that."""
+        """Write the trace since `start_profile`; return False if this worker started later."""
         if self._profile is None:
             return False
         save_profile(self._profile, self.device, folder, name)
@@ -110,11 +95,11 @@ class RoundTasks(WorkerBase):
         return True
 
     def stop_profile(self) -> None:
-        """Watch no longer, and keep nothing of what was seen."""
+        """Stop the profiler and discard its trace."""
         if self._profile is not None:
             self._profile.stop()
             self._profile = None
 
     def undo_round(self, client_id: int, round_idx: int) -> None:
-        """Forget what a client learnt in a round whose update was not used."""
+        """Discard a client's private state after a round whose update was not used."""
         self.store.rewind(round_idx, client_id)

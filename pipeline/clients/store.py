@@ -76,7 +76,7 @@ class ClientStore:
         path = self.path(client_id, num_rounds_done)
         self.folder.mkdir(exist_ok=True)
         path.parent.mkdir(exist_ok=True)
-        write_tensors(path, state)
+        write_tensors(path, state.to_tensors())
         paths = self.versions(client_id)
         kept = set(paths[-KEPT_VERSIONS:])
         for done in kept_rounds:
@@ -121,4 +121,4 @@ class ClientStore:
 
 def _read(path: Path) -> PrivateState:
     with reading("a client's state", path, GO_BACK):
-        return read_tensors(path)[0]
+        return PrivateState.from_tensors(read_tensors(path)[0])

@@ -1,7 +1,7 @@
-"""The clients' side: one worker simulates many clients, one after the other, none kept in memory.
+"""The clients' side: one worker simulates many clients in turn and keeps none in memory.
 
 A worker is the same class in this process and inside a Ray actor. Images and private states stay
-here; what it returns are updates of the shared weights and measurements.
+here. A worker returns updates of the shared weights, and measurements.
 """
 
 from pathlib import Path
@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.clients.adaptation import AdaptationTasks
-from pipeline.clients.base import own_parts
 from pipeline.clients.rounds import RoundTasks
 from pipeline.runs.model_files import save_client
 from spire_core.federated.secure_aggregation import masked
@@ -22,16 +21,15 @@ class ClientWorker(RoundTasks, AdaptationTasks):
 
     def export(self, client_id: int, folder: Path) -> str:
         """Write a client's own parts into a finished run's folder; return their SHA-256."""
-        state = self.private_state(client_id)
-        own = own_parts(state)
-        if own:
-            save_client(folder, client_id, own)
-        return tensors_hash(own)
+        parts = dict(self.private_state(client_id).parts)
+        if parts:
+            save_client(folder, client_id, parts)
+        return tensors_hash(parts)
 
     def masked_embedding(self, client_id: int, cohort: list[int]) -> np.ndarray:
         """Return this client's embedding under masks that cancel in the cohort's sum.
 
         This is secure aggregation.
         """
-        emb = self.private_state(client_id)[CLIENT_EMB]
+        emb = self.private_state(client_id).parts[CLIENT_EMB]
         return masked(emb, client_id, cohort, self.config.seed)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.federation.messages import Drawn, Losses
+from pipeline.federation.messages import GeneratedSamples, HeldoutLosses
 from pipeline.federation.pool import ClientPool, in_groups
 from spire_core.config.adapt import AdaptConfig
 from spire_core.config.eval import EvalConfig
@@ -97,8 +97,8 @@ class Evaluation:
     client_ids: tuple[int, ...]
     scores: tuple[KidScore, ...]
     tv: tuple[float, ...] | None
-    losses: tuple[Losses, ...]
-    drawn: tuple[Drawn, ...]
+    losses: tuple[HeldoutLosses, ...]
+    drawn: tuple[GeneratedSamples, ...]
 
     @property
     def kid_mean(self) -> float:
@@ -178,8 +178,8 @@ def evaluate_tuned(
 def _score(
     round_idx: int,
     client_ids: Sequence[int],
-    drawn: Sequence[Drawn],
-    losses: Sequence[Losses],
+    drawn: Sequence[GeneratedSamples],
+    losses: Sequence[HeldoutLosses],
     scoring: Scoring,
 ) -> Evaluation:
     """Return the evaluation of clients' samples and held-out losses."""
@@ -204,7 +204,7 @@ def _score(
 
 def _draw_all(
     pool: ClientPool, weights: Any, client_ids: Sequence[int], method: Method, group_size: int
-) -> list[Drawn]:
+) -> list[GeneratedSamples]:
     """Return each client's samples. The batches depend on the list of clients alone.
 
     A few draws of an impersonal model stand for every client. Their features are pooled, since KID
@@ -212,16 +212,16 @@ def _draw_all(
     """
     chosen = client_ids if method.is_personal else client_ids[:NUM_POPULATION_DRAWS]
     groups = pool.run_all("draw", in_groups(chosen, group_size), weights)
-    drawn: list[Drawn] = [one for group in groups for one in group]
+    drawn: list[GeneratedSamples] = [one for group in groups for one in group]
     if method.is_personal:
         return drawn
     features = torch.cat([d.features for d in drawn])
     histograms = [d.histogram for d in drawn if d.histogram is not None]
     stacked = np.stack(histograms) if histograms else None
-    return [Drawn(c, features, stacked, drawn[0].images) for c in client_ids]
+    return [GeneratedSamples(c, features, stacked, drawn[0].images) for c in client_ids]
 
 
-def cross_client_kid(drawn: Sequence[Drawn], scoring: Scoring) -> CrossClientMatrix:
+def cross_client_kid(drawn: Sequence[GeneratedSamples], scoring: Scoring) -> CrossClientMatrix:
     """Return KID of samples of client i (row) against the data of client j (column)."""
     client_ids = tuple(d.client_id for d in drawn)
     fakes = [d.features for d in drawn]

@@ -21,7 +21,12 @@ from pipeline.evaluation.scores import (
     cross_client_kid,
     pooled_features,
 )
-from pipeline.federation.messages import AdaptReport, Drawn, Fitted, Look
+from pipeline.federation.messages import (
+    AdaptReport,
+    EpochEvaluation,
+    FittedClient,
+    GeneratedSamples,
+)
 from pipeline.federation.pool import ClientPool, in_groups
 from pipeline.federation.setup import Setting
 from pipeline.results.result import Adaptation, Pretraining
@@ -45,7 +50,7 @@ def adapt(
         pool.run_all("real_features", setting.representative_ids), POOLED_IMAGES, seed
     )
     reports = adapt_clients(pool, setting.new_ids, pretraining.weights, mean_emb, pooled, config)
-    before, drawn = None, list[Drawn]()
+    before, drawn = None, list[GeneratedSamples]()
     if pretraining.evaluations:
         last = pretraining.evaluations[-1]
         before, drawn = population_kid(last, real, pooled, config), list(last.drawn)
@@ -94,7 +99,7 @@ def adapt_clients(
         return pool.run_all("adapt", client_ids, handle, settings, mean_emb, pooled_features)
     groups = in_groups(client_ids, settings.group_size)
     by_group = pool.run_all("fit_embeddings", groups, handle, settings, mean_emb)
-    fitted: list[Fitted] = [client for group in by_group for client in group]
+    fitted: list[FittedClient] = [client for group in by_group for client in group]
     looks = [(f.client_id, e, e in (0, f.kept_epoch)) for f in fitted for e in f.looks]
     batches = in_groups(looks, config.eval.clients_per_batch)
     by_batch = pool.run_all(
@@ -108,7 +113,7 @@ def adapt_clients(
     return [_report(f, {epoch: next(in_order) for epoch in f.looks}) for f in fitted]
 
 
-def _report(fitted: Fitted, looks: Mapping[int, Look]) -> AdaptReport:
+def _report(fitted: FittedClient, looks: Mapping[int, EpochEvaluation]) -> AdaptReport:
     kept = looks[fitted.kept_epoch]
     assert kept.distances is not None  # they were asked for
     return AdaptReport(
@@ -128,6 +133,6 @@ def _report(fitted: Fitted, looks: Mapping[int, Look]) -> AdaptReport:
     )
 
 
-def _drawn(look: Look) -> Drawn:
+def _drawn(look: EpochEvaluation) -> GeneratedSamples:
     assert look.drawn is not None  # it was asked for
     return look.drawn

@@ -19,7 +19,7 @@ from pipeline.federation.rounds import RoundSettings
 from spire_core.errors import AggregationError, DivergenceError, SpireError
 from spire_core.federated.messages import ClientUpdate, CompressedUpdate, RoundPlan
 from spire_core.federated.server import ServerState
-from spire_core.federated.update_checks import CheckedUpdate, Fault, check_update
+from spire_core.federated.update_checks import CheckedUpdate, UpdateFault, check_update
 
 logger = logging.getLogger(__name__)
 TASK = "fit_group"
@@ -130,28 +130,28 @@ class Gatherer:
             return {}, result.error(TASK, round_.name)
         checked = self._check(group, result, round_)
         updates = {c: one for c, one in checked.items() if isinstance(one, CheckedUpdate)}
-        faults = {c: one for c, one in checked.items() if isinstance(one, Fault)}
+        faults = {c: one for c, one in checked.items() if isinstance(one, UpdateFault)}
         for client_id, fault in faults.items():
             logger.warning("refused %s from client %d%s", fault, client_id, round_.name)
         return updates, _refusal(faults, round_) if faults else None
 
     def _check(
         self, group: Group, messages: Sequence[Message], round_: OpenRound
-    ) -> dict[int, CheckedUpdate | Fault]:
+    ) -> dict[int, CheckedUpdate | UpdateFault]:
         """Return the update of each client of a group, or its fault."""
         ids = [message.client_id for message in messages]
         if ids != list(group):
-            fault = Fault(f"updates of clients {ids} instead of {list(group)}")
+            fault = UpdateFault(f"updates of clients {ids} instead of {list(group)}")
             return dict.fromkeys(group, fault)
         settings, weights = self.settings, round_.state.weights
         size = settings.shared_size if not round_.plan.shares_local else weights.size
         limits = (settings.client.opt_state == "average", settings.federation.max_update_norm)
-        checked: dict[int, CheckedUpdate | Fault] = {}
+        checked: dict[int, CheckedUpdate | UpdateFault] = {}
         for client_id, message in zip(group, messages, strict=True):
             try:
                 update = self._decode(message, round_)
             except ValueError as error:
-                checked[client_id] = Fault(str(error))
+                checked[client_id] = UpdateFault(str(error))
                 continue
             known = settings.num_examples[client_id]
             checked[client_id] = check_update(update, weights[:size], *limits, known)
@@ -167,7 +167,7 @@ class Gatherer:
         return decompress(message, round_.state.weights, config)
 
 
-def _refusal(faults: Mapping[int, Fault], round_: OpenRound) -> AggregationError:
+def _refusal(faults: Mapping[int, UpdateFault], round_: OpenRound) -> AggregationError:
     """Return the error that names the last of a group's faults."""
     client_id, fault = list(faults.items())[-1]
     diverged = any(fault.is_divergence for fault in faults.values())

@@ -32,8 +32,8 @@ class WorkerSetup:
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """Images generated as one client, as the evaluation needs them."""
+class GeneratedSamples:
+    """Images generated as one client, in the form that evaluations need."""
 
     client_id: int
     features: "Tensor"  # (n, D)
@@ -42,8 +42,8 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class Losses:
-    """Denoising loss on a client's test images: its own embedding, zero, and another client's."""
+class HeldoutLosses:
+    """Denoising loss on a client's test images, with its own, the zero, and another embedding."""
 
     client_id: int
     own: float
@@ -52,7 +52,7 @@ class Losses:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedClient:
     """A new client's report of its training; its parts stay in its file.
 
     `looks`: the epochs to evaluate, the kept one among them.
@@ -67,13 +67,13 @@ class Fitted:
 
 
 @dataclass(frozen=True)
-class Look:
+class EpochEvaluation:
     """A new client's samples and scores after some epoch.
 
     `drawn` and `distances`, to its training and its held-out images, only on request.
     """
 
-    drawn: Drawn | None
+    drawn: GeneratedSamples | None
     scores: dict[str, float]
     heldout: "Tensor"  # (n,) loss on each held-out image
     distances: tuple[float, float] | None
@@ -87,8 +87,8 @@ class AdaptReport:
     client_id: int
     curve: "tuple[AdaptPoint, ...]"
     kept_epoch: int
-    before: Drawn
-    after: Drawn
+    before: GeneratedSamples
+    after: GeneratedSamples
     scores_after: dict[str, float]  # of the kept state, by the names of the curve's observations
     # By evaluated epoch: loss (n,) on each held-out image.
     heldout: "Mapping[int, Tensor]"

@@ -79,7 +79,7 @@ def adapt_arrival(
         weights, mean_emb = run.weights.numpy(), _mean_emb(run, config)
         own = worker.real_features(client_id)  # for want of the population's, see `_own`
         report = worker.adapt(client_id, weights, config, mean_emb, own)
-        path = save_client(run.folder, client_id, worker.private_state(client_id))
+        path = save_client(run.folder, client_id, worker.private_state(client_id).parts)
         grid = Image.fromarray(image_grid(report.after.images, 8))
         grid.save(path.with_suffix(".png"))
     return Arrival(
@@ -151,11 +151,11 @@ def _mean_emb(run: SavedRun, config: AdaptConfig) -> Tensor | None:
     if config.init != "mean" or not run.config.method.record.has_embedding:
         return None
     ids = [c for c in run.client_ids if c < run.config.federation.num_clients]
-    return torch.stack([run.client_state(c)[CLIENT_EMB] for c in ids]).mean(0)
+    return torch.stack([run.client_state(c).parts[CLIENT_EMB] for c in ids]).mean(0)
 
 
 def _own(point: AdaptPoint) -> AdaptPoint:
-    """Return a point without what needs more than is at hand: the population, unknown classes."""
+    """Return a point without the scores that need the population or unknown classes."""
     if point.observed is None:
         return point
     kept = {k: v for k, v in point.observed.items() if k != "population_kid" and not np.isnan(v)}

@@ -20,9 +20,9 @@ from pipeline.files.damage import read_object, reading
 from pipeline.runs.layout import CLIENTS, MODEL
 from pipeline.runs.model_files import CLIENT_FILE, client_path
 from spire_core.diffusion.generation import client_denoiser, draw
-from spire_core.diffusion.process import make_schedule
+from spire_core.diffusion.process import Diffusion
 from spire_core.errors import RunError
-from spire_core.federated.private_state import PrivateState, personalise
+from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel
 from spire_core.rng import torch_generator
@@ -101,7 +101,7 @@ class SavedRun:
         RunError if there is no such client, or if its file does not hold what its method keeps.
         """
         if client_id is None:
-            return {}
+            return PrivateState()
         if client_id not in self.client_ids:
             ids = self.client_ids
             known = ", ".join(map(str, ids[:MAX_NAMED])) + (", ..." if ids[MAX_NAMED:] else "")
@@ -110,7 +110,7 @@ class SavedRun:
         layout, d_emb = self.model.layout, self.config.model.d_emb
         parts = self.config.method.record.adapt_parts  # with every method, all that a client owns
         shapes = {p: (d_emb if p == CLIENT_EMB else layout.part_size(p),) for p in parts}
-        return _load_tensors(client_path(self.folder, client_id), shapes)
+        return PrivateState(_load_tensors(client_path(self.folder, client_id), shapes))
 
     def draw(
         self, client_id: int | None, num_images: int, seed: int = 0, guidance: float = 1.0
@@ -119,17 +119,15 @@ class SavedRun:
 
         With None they are the population's. RunError as `client_state` says.
         """
-        emb = personalise(self.model, self.weights, self.client_state(client_id))
+        emb = load_client(self.model, self.weights, self.client_state(client_id))
         reference, is_federated = None, self.config.method.record.is_federated
         if guidance != 1.0 and emb is None and client_id is not None and is_federated:
             reference = FlatModel(self.config.model, self.config.method, self.image_shape[0])
             reference.load(self.weights)
         self.model.net.eval()
-        diffusion = self.config.diffusion
         images = draw(
             client_denoiser(self.model.net, emb, guidance, reference and reference.net),
-            diffusion,
-            make_schedule(diffusion.schedule, diffusion.num_timesteps),
+            Diffusion.of(self.config.diffusion),
             self.image_shape,
             num_images,
             torch_generator(seed, "sample", -1 if client_id is None else client_id),

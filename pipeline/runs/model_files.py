@@ -24,15 +24,15 @@ def client_path(folder: Path, client_id: int) -> Path:
     return folder / "clients" / f"client_{client_id}.safetensors"
 
 
-def save_client(folder: Path, client_id: int, state: Mapping[str, Tensor]) -> Path:
-    """Write a client's own parts (no optimizer state) and return the file.
+def save_client(folder: Path, client_id: int, parts: Mapping[str, Tensor]) -> Path:
+    """Write a client's own parts by name and return the file.
 
     RunError if there is no room for it.
     """
     path = client_path(folder, client_id)
     path.parent.mkdir(parents=True, exist_ok=True)
-    own = {name: tensor.contiguous() for name, tensor in state.items() if "." not in name}
-    write_whole(path, save(own, metadata={"client_id": str(client_id)}))
+    tensors = {name: tensor.contiguous() for name, tensor in parts.items()}
+    write_whole(path, save(tensors, metadata={"client_id": str(client_id)}))
     return path
 
 

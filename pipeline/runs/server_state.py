@@ -13,6 +13,7 @@ import numpy as np
 from safetensors.numpy import load
 
 from pipeline.files.atomic import room_for
+from spire_core.federated.messages import AdamMoments
 from spire_core.federated.server import ServerState
 
 TYPES = {"float32": "F32", "float64": "F64"}  # numpy's name -> safetensors' name
@@ -43,7 +44,10 @@ def read_state(path: Path, round_idx: int, sha256: str) -> ServerState:
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != sha256:
         raise ValueError("other content than was written")
-    return ServerState(round_idx=round_idx, **load(content))
+    arrays = load(content)
+    names = [field.name for field in dataclasses.fields(AdamMoments)]
+    moments = AdamMoments(*map(arrays.pop, names)) if names[0] in arrays else None
+    return ServerState(round_idx=round_idx, moments=moments, **arrays)
 
 
 def file_sha256(path: Path) -> str:
@@ -54,8 +58,8 @@ def file_sha256(path: Path) -> str:
 
 def _arrays(state: ServerState) -> dict[str, np.ndarray]:
     """Return the arrays by name in the order of the file, which keeps every number aligned."""
-    named = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
-    arrays = {k: v for k, v in named.items() if k != "round_idx" and v is not None}
+    named = vars(state) | (vars(state.moments) if state.moments is not None else {})
+    arrays = {name: value for name, value in named.items() if isinstance(value, np.ndarray)}
     return dict(sorted(arrays.items(), key=lambda item: (-item[1].itemsize, item[0])))
 
 

@@ -1,7 +1,7 @@
-"""Images drawn as one client or as several in one batch.
+"""Generation of images as one client, or as several clients in one batch.
 
-Draws depend on the seed and the client alone, so that methods, rounds and epochs are compared on
-the same noise. B, C, H, W as usual; D_emb: numbers of an embedding.
+The noise depends on the caller's generators alone: with one per client, methods, rounds and epochs
+are compared on the same noise. B, C, H, W as usual; D_emb: numbers of an embedding.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from spire_core.config.diffusion import DiffusionConfig
-from spire_core.diffusion.process import Denoiser, NoiseSchedule
+from spire_core.diffusion.process import Denoiser, Diffusion
 from spire_core.diffusion.samplers import sample
 
 Network = Callable[..., Tensor]  # (xt, t) or (xt, t, client_emb) -> the prediction
@@ -22,11 +21,11 @@ def client_denoiser(
     guidance: float = 1.0,
     reference: Network | None = None,
 ) -> Denoiser:
-    """Return the network's prediction as one client, guided away from the impersonal one.
+    """Return the network's prediction as one client, guided away from the impersonal prediction.
 
     out = ref + guidance (own - ref), Ho & Salimans 2022 eq. 6 with guidance = 1 + w. `ref` is the
-    same network at the zero embedding or, for methods without an embedding, the network before
-    adaptation (`reference`). With embeddings (B, D_emb), row i is predicted as the i-th client.
+    same network without an embedding or, for methods that have none, the network before adaptation
+    (`reference`). With embeddings (B, D_emb), row i is predicted as the i-th client.
     """
 
     def own(xt: Tensor, t: Tensor) -> Tensor:
@@ -44,36 +43,34 @@ def client_denoiser(
 @torch.inference_mode()
 def draw(
     denoise: Denoiser,
-    diffusion: DiffusionConfig,
-    schedule: NoiseSchedule,
+    diffusion: Diffusion,
     shape: tuple[int, int, int],
     num_images: int,
     generator: torch.Generator,
     batch_size: int = 128,
 ) -> Tensor:
     """Return generated images (num_images, C, H, W) as float32 in [-1, 1], on the CPU."""
-    more = (diffusion, schedule, shape, num_images, [generator], batch_size)
-    return draw_together(lambda _: denoise, *more)[0]
+    settings = (diffusion, shape, num_images, [generator], batch_size)
+    return draw_together(lambda _: denoise, *settings)[0]
 
 
 @torch.inference_mode()
 def draw_together(
     denoise_as: Callable[[Tensor], Denoiser],
-    diffusion: DiffusionConfig,
-    schedule: NoiseSchedule,
+    diffusion: Diffusion,
     shape: tuple[int, int, int],
     num_images: int,
     generators: Sequence[torch.Generator],
     batch_size: int = 128,
 ) -> list[Tensor]:
-    """Return each client's images as `draw` does, drawn in batches of rows of several clients.
+    """Return for each client the images of `draw`; rows of several clients share a batch.
 
-    `denoise_as(who)` is the prediction for a batch whose row i belongs to client `who[i]`, counted
-    from 0. Each client has a generator, which draws what it would draw alone: the others in a batch
-    change a client's images by the rounding of float sums at most.
+    `denoise_as(who)` predicts a batch whose row i belongs to client `who[i]`, counted from 0. Each
+    client has its own generator, whose draws do not depend on the other clients. Its images differ
+    from those of `draw` by the rounding of float sums at most.
     """
     noise = [torch.randn(num_images, *shape, generator=g) for g in generators]
-    device, drawn = schedule.alpha_bar.device, torch.empty(len(noise), num_images, *shape)
+    device, drawn = diffusion.schedule.alpha_bar.device, torch.empty(len(noise), num_images, *shape)
     for start in range(0, num_images, batch_size):
         size = min(batch_size, num_images - start)
         num_clients = batch_size // size
@@ -82,6 +79,6 @@ def draw_together(
             who = torch.tensor(clients, device=device).repeat_interleave(size)
             xT = torch.cat([noise[c][start : start + size] for c in clients]).to(device)
             streams = [generators[c] for c in clients]
-            images = sample(diffusion, schedule, denoise_as(who), xT, *streams).cpu()
+            images = sample(diffusion, denoise_as(who), xT, *streams).cpu()
             drawn[first : clients.stop, start : start + size] = images.unflatten(0, (-1, size))
     return list(drawn.clamp(-1, 1))

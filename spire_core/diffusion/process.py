@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from spire_core.config.checks import check_choice
-from spire_core.config.diffusion import PREDICTIONS, SCHEDULES, check_timesteps
+from spire_core.config.diffusion import SCHEDULES, DiffusionConfig, check_timesteps
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
-"""The network seen from here: its output (B, C, H, W), eps or v, for xt (B, C, H, W) and t (B,)."""
+"""A network under its condition: the output (B, C, H, W), eps or v, for xt (B, C, H, W), t (B,)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ def _linear_betas(num_timesteps: int) -> Tensor:
 
 
 def _cosine_betas(num_timesteps: int) -> Tensor:
-    # The ratio is taken in double precision, where neighbouring values still differ.
+    # In float32 neighbouring values would be equal, and their ratio 1.
     steps = torch.arange(num_timesteps + 1, dtype=torch.float64) / num_timesteps
     alpha_bar = torch.cos((steps + 0.008) / 1.008 * math.pi / 2) ** 2
     return (1.0 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999).float()
@@ -58,56 +58,69 @@ _BETAS = {"linear": _linear_betas, "cosine": _cosine_betas}
 def make_schedule(schedule: str, num_timesteps: int) -> NoiseSchedule:
     """Return the schedule alpha_bar[t] = prod_{s <= t} (1 - beta[s]) of a name in `SCHEDULES`.
 
-    `linear`: beta from 1e-4 to 0.02, evenly spaced (Ho et al. 2020, sec. 4). As in diffusers the
-    ends do not depend on T, so that a T well below 1000 leaves much of the image visible at the
-    last timestep: prefer `cosine` there.
+    `linear`: beta from 1e-4 to 0.02, evenly spaced (Ho et al. 2020, sec. 4). As in diffusers, both
+    ends are the same for every T. A T well below 1000 therefore leaves much of the image visible at
+    the last timestep; prefer `cosine` there.
     `cosine`: alpha_bar ~ cos(((t + 1) / T + 0.008) / 1.008 * pi / 2) ** 2 with beta at most 0.999
     (Nichol & Dhariwal 2021, eq. 17).
-    The product is taken in float32, which gives the values that diffusers' schedulers hold.
+    The product is taken in float32, as in diffusers' schedulers.
     """
     check_choice("schedule", schedule, SCHEDULES)
     check_timesteps(schedule, num_timesteps)
     return NoiseSchedule(torch.cumprod(1.0 - _BETAS[schedule](num_timesteps), dim=0))
 
 
-def q_sample(schedule: NoiseSchedule, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-    """Return x0 (B, C, H, W) noised up to t (B,), with eps (B, C, H, W) the noise.
+@dataclass(frozen=True, eq=False)
+class Diffusion:
+    """A diffusion process: its settings, and its noise schedule on a device."""
 
-    xt = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps (Ho et al. 2020, eq. 4).
-    """
-    signal, noise = schedule.signal_and_noise(t)
-    return signal * x0 + noise * eps
+    config: DiffusionConfig
+    schedule: NoiseSchedule
 
+    @classmethod
+    def of(cls, config: DiffusionConfig, device: torch.device | str = "cpu") -> "Diffusion":
+        """Return the process of a configuration."""
+        return cls(config, make_schedule(config.schedule, config.num_timesteps).to(device))
 
-def training_target(
-    schedule: NoiseSchedule, prediction: str, x0: Tensor, eps: Tensor, t: Tensor
-) -> Tensor:
-    """Return what the network should output, (B, C, H, W).
+    def q_sample(self, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        """Return x0 (B, C, H, W) noised up to t (B,), with eps (B, C, H, W) the noise.
 
-    `eps` itself (Ho et al. 2020, eq. 14), or
-    `v` = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x0 (Salimans & Ho 2022, sec. 4).
-    """
-    check_choice("prediction", prediction, PREDICTIONS)
-    if prediction == "eps":
-        return eps
-    signal, noise = schedule.signal_and_noise(t)
-    return signal * eps - noise * x0
+        xt = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps (Ho et al. 2020, eq. 4).
+        """
+        signal, noise = self.schedule.signal_and_noise(t)
+        return signal * x0 + noise * eps
 
+    def target(self, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        """Return the output (B, C, H, W) that the network is trained towards.
 
-def predict_x0_eps(
-    schedule: NoiseSchedule, prediction: str, xt: Tensor, t: Tensor, output: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return the x0 and the eps, both (B, C, H, W), that an output for xt at t (B,) stands for.
+        `eps` itself (Ho et al. 2020, eq. 14), or
+        `v` = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x0 (Salimans & Ho 2022, sec. 4).
+        """
+        if self.config.prediction == "eps":
+            return eps
+        signal, noise = self.schedule.signal_and_noise(t)
+        return signal * eps - noise * x0
 
-    `eps`: x0 = (xt - sqrt(1 - alpha_bar) eps) / sqrt(alpha_bar) (Ho et al. 2020, eq. 15).
-    `v`: x0 = sqrt(alpha_bar) xt - sqrt(1 - alpha_bar) v and
-    eps = sqrt(1 - alpha_bar) xt + sqrt(alpha_bar) v (Salimans & Ho 2022, app. D).
-    """
-    check_choice("prediction", prediction, PREDICTIONS)
-    signal, noise = schedule.signal_and_noise(t)
-    if prediction == "eps":
-        return (xt - noise * output) / signal, output
-    return signal * xt - noise * output, noise * xt + signal * output
+    def x0_eps(self, xt: Tensor, t: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the x0 and the eps, both (B, C, H, W), that an output for xt at t (B,) implies.
+
+        `eps`: x0 = (xt - sqrt(1 - alpha_bar) eps) / sqrt(alpha_bar) (Ho et al. 2020, eq. 15).
+        `v`: x0 = sqrt(alpha_bar) xt - sqrt(1 - alpha_bar) v and
+        eps = sqrt(1 - alpha_bar) xt + sqrt(alpha_bar) v (Salimans & Ho 2022, app. D).
+        """
+        signal, noise = self.schedule.signal_and_noise(t)
+        if self.config.prediction == "eps":
+            return (xt - noise * output) / signal, output
+        return signal * xt - noise * output, noise * xt + signal * output
+
+    def loss(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        """Return each example's squared error (B,), a mean over C, H, W (Ho et al. 2020, eq. 14).
+
+        The error is `denoiser(xt, t)` minus the target; x0 and eps are (B, C, H, W). All arguments
+        and the result may have further dimensions after B.
+        """
+        output = denoiser(self.q_sample(x0, t, eps), t)
+        return (output - self.target(x0, t, eps)).square().flatten(-3).mean(dim=-1)
 
 
 def sample_timesteps(
@@ -115,28 +128,10 @@ def sample_timesteps(
 ) -> Tensor:
     """Return training timesteps (B,), a LongTensor on the CPU: t_i = floor(u_i ** t_power * T).
 
-    u_i = (i + r_i) / B with r_i uniform in [0, 1) is stratified: each B-th of [0, 1) is hit once,
-    which lowers the variance of the loss and leaves its mean alone. t rises along the batch;
-    nothing is permuted, because which image has which place in a batch is random already.
+    u_i = (i + r_i) / B with r_i uniform in [0, 1) is stratified: every B-th part of [0, 1) gets one
+    draw. That lowers the variance of the loss and does not change its mean. t ascends within the
+    batch without a permutation, because the images of a batch are in random order already.
     """
     r = torch.rand(batch_size, generator=generator, dtype=torch.float64)
     u = (torch.arange(batch_size) + r) / batch_size
     return (u**t_power * num_timesteps).long().clamp(max=num_timesteps - 1)  # u may round to 1
-
-
-def denoising_loss(
-    schedule: NoiseSchedule,
-    prediction: str,
-    denoiser: Denoiser,
-    x0: Tensor,
-    t: Tensor,
-    eps: Tensor,
-) -> Tensor:
-    """Return each example's squared error (B,), a mean over C, H, W (Ho et al. 2020, eq. 14).
-
-    The error is `denoiser(xt, t)` minus the training target; x0 and eps are (B, C, H, W). Further
-    dimensions may stand between B and the rest, in all arguments and in what is returned.
-    """
-    output = denoiser(q_sample(schedule, x0, t, eps), t)
-    target = training_target(schedule, prediction, x0, eps, t)
-    return (output - target).square().flatten(-3).mean(dim=-1)

@@ -1,4 +1,4 @@
-"""The classifiers behind the default KID extractors: one small CNN per data set, with weights.
+"""The classifiers behind the default KID extractors: one small trained CNN per data set.
 
 Letters: B images, C channels, H x W pixels, D features, K classes.
 `benchmarks/train_classifiers.py` trains them.
@@ -41,8 +41,8 @@ CLASSIFIERS = {
 def to_network_size(images: Tensor) -> Tensor:
     """Return images of any size (B, C, H, W) in [-1, 1] at 32 x 32.
 
-    28 x 28 images (MNIST) are padded with black (-1), so that their strokes keep their scale; every
-    other size is resized bilinearly, with antialiasing when it shrinks.
+    28 x 28 images (MNIST) are padded with black (-1), so that strokes keep their scale. Every other
+    size is resized bilinearly, with antialiasing if it shrinks.
     """
     if images.shape[-2:] == (28, 28):
         return F.pad(images, (2, 2, 2, 2), value=-1.0)
@@ -72,9 +72,8 @@ class Residual(nn.Module):
 class Classifier(nn.Module):
     """A CNN that returns standardised features and class logits of images.
 
-    The features are the penultimate activations in units of their standard deviation over the
-    training set (mean 0, variance 1 in each dimension), which keeps the cubic kernel of KID, (x.y /
-    D + 1)^3, of order one.
+    The features are the penultimate activations, standardised over the training set to mean 0 and
+    variance 1 in each dimension. This keeps KID's cubic kernel (x.y / D + 1)^3 of order one.
     """
 
     def __init__(self, name: str, sizes: ClassifierSizes, weights_hash: str = "untrained") -> None:
@@ -104,7 +103,7 @@ class Classifier(nn.Module):
             )
         x = to_network_size(images)  # (B, C, 32, 32)
         x = self.trunk(x)  # (B, widths[2], 4, 4)
-        # Leaky: weight decay would kill some rectified features, and those have no variance.
+        # Leaky: weight decay kills some plainly rectified features, which then have no variance.
         x = F.leaky_relu(self.embed(x.flatten(1)), 0.1)  # (B, D)
         features = self.standardise(x)  # (B, D)
         return features, self.head(features)  # (B, D), (B, 10)

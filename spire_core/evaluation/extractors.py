@@ -1,4 +1,4 @@
-"""Feature extractors for KID, and a cache on disk for the features of real images.
+"""Feature extractors for KID.
 
 Letters: B images, C channels, H x W pixels, D features.
 """
@@ -24,8 +24,8 @@ _BATCH_SIZE = {INCEPTION: 32}
 class Extractor:
     """Maps images to the features that KID compares.
 
-    Scores are comparable where `name` and `weights_hash` agree. `compute` maps a batch of float
-    images (B, C, H, W) to features (B, D); `classify`, if there is one, to logits (B, K).
+    Scores are comparable if `name` and `weights_hash` agree. `compute` maps a batch of float images
+    (B, C, H, W) to features (B, D), and `classify`, if present, to logits (B, K).
     """
 
     name: str
@@ -44,7 +44,7 @@ class Extractor:
     def class_predictions(self, images: Tensor) -> Tensor | None:
         """Return the likeliest class (B,) int64 of each image (B, C, H, W) in [-1, 1].
 
-        None if the network knows no classes.
+        None if the network has no classes.
         """
         if self.classify is None:
             return None
@@ -83,7 +83,7 @@ def make_extractor(name: str, weights_path: str | Path | None = None) -> Extract
 
 
 def auto_extractor(data_name: str, name: str = "auto") -> str:
-    """Return `name`; for "auto" the data set's classifier, or Inception where there is none."""
+    """Return `name`, where "auto" is the data set's classifier or, if it has none, Inception."""
     if name != "auto":
         return name
     return data_name + CLASSIFIER_SUFFIX if data_name in CLASSIFIERS else INCEPTION
@@ -108,5 +108,5 @@ def to_uint8_rgb(images: Tensor) -> Tensor:
 
 
 def is_classifier_of(extractor: str, dataset: str) -> bool:
-    """Return whether an extractor, by its name, tells the classes of this data set."""
+    """Return whether an extractor, given by its name, predicts the classes of this data set."""
     return extractor == dataset + CLASSIFIER_SUFFIX

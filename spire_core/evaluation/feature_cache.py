@@ -1,4 +1,4 @@
-"""Features of real images, kept on disk by a hash of all that they depend on."""
+"""A cache on disk for features of real images, keyed by a hash of all their inputs."""
 
 import hashlib
 import os
@@ -13,11 +13,11 @@ from spire_core.evaluation.extractors import Extractor
 
 
 def cached_features(extractor: Extractor, images: Tensor, cache_dir: Path | None) -> Tensor:
-    """Return `extractor.features(images)` (B, D), read from `cache_dir` if it was computed before.
+    """Return `extractor.features(images)` (B, D), read from `cache_dir` if it is stored there.
 
     The file's name is a hash of the images' values and shape, the extractor and its weights, so
-    that neither changed data nor other weights ever meet old features. A damaged file is computed
-    again; None turns the cache off.
+    that changed data or other weights never match old features. A damaged file is computed again.
+    `cache_dir` None turns the cache off.
     """
     if cache_dir is None:
         return extractor.features(images)
@@ -49,7 +49,7 @@ def _read_intact(path: Path) -> Tensor | None:
 
 
 def _write_atomically(features: Tensor, path: Path) -> None:
-    # Several actors may write the same file: each writes its own copy, and any rename may win.
+    # Several actors may write the same file: each writes its own copy, and the last rename wins.
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     features = features.contiguous()

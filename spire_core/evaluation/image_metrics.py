@@ -1,4 +1,4 @@
-"""Measures beside KID: which classes were drawn, and whether training images were copied.
+"""Metrics beside KID: the classes of generated images, and their distance to real ones.
 
 Letters: N samples, M references, K classes, P = C H W pixel values.
 """
@@ -28,7 +28,8 @@ def class_histogram(predictions: Tensor, num_classes: int) -> np.ndarray:
 def total_variation(p: np.ndarray, q: np.ndarray) -> float:
     """Return 1/2 sum |p_k - q_k| of two histograms (K,): 0 if they are equal, 1 if disjoint.
 
-    Of several, p (M, K), it is their mean. Raises `DataError` if the numbers of classes differ.
+    For several histograms p (M, K) it is the mean of their distances. Raises `DataError` if the
+    numbers of classes differ.
     """
     if p.shape[-1:] != q.shape:
         raise DataError(f"expected two histograms of one size, got {p.shape} and {q.shape}")
@@ -38,9 +39,9 @@ def total_variation(p: np.ndarray, q: np.ndarray) -> float:
 def nearest_neighbour_distance(samples: Tensor, references: Tensor) -> float:
     """Return the mean distance of samples (N, C, H, W) to their nearest reference (M, C, H, W).
 
-    The distance is the Euclidean one between images in [-1, 1], over all pixels: near 0 for copies
-    of the references. Compare it with the same measure of unseen real images. Raises `DataError` if
-    a set is empty or the shapes differ.
+    The distance is Euclidean, over all pixels of images in [-1, 1], and near 0 for copies of the
+    references. Compare it with the same measure of unseen real images. Raises `DataError` if a set
+    is empty or the shapes differ.
     """
     if 0 in (len(samples), len(references)) or samples.shape[1:] != references.shape[1:]:
         raise DataError(

@@ -1,4 +1,4 @@
-"""Inception v3 as torch-fidelity has it: the features in which KID is usually given."""
+"""torch-fidelity's Inception v3, whose features are the usual ones for KID."""
 
 import tempfile
 from pathlib import Path
@@ -15,8 +15,8 @@ INCEPTION_FEATURES = 2048
 def inception(weights_path: Path | None) -> nn.Module:
     """Return torch-fidelity's InceptionV3: images (B, 3, H, W) uint8 -> (features (B, 2048),).
 
-    Without a path torch-fidelity finds the weights (91 MB) in torch's cache or downloads them.
-    Raises `WeightsError` if they can be had in neither way or if the file holds anything else.
+    Without a path, torch-fidelity takes the weights (91 MB) from torch's cache or downloads them.
+    Raises `WeightsError` if both fail, or if the file holds anything else.
     """
     from torch_fidelity.utils import create_feature_extractor
 
@@ -25,7 +25,7 @@ def inception(weights_path: Path | None) -> nn.Module:
         with tempfile.TemporaryDirectory(prefix="spire-") as folder:
             copy = None
             if path is not None:
-                # torch-fidelity unpickles anything: it gets the tensors alone, in a file of ours.
+                # torch-fidelity unpickles any content: it gets a new file with the tensors alone.
                 copy = str(Path(folder, "tensors.pth"))
                 torch.save(torch.load(path, weights_only=True), copy)
             return create_feature_extractor(

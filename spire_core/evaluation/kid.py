@@ -22,7 +22,7 @@ Subset = tuple[np.ndarray, np.ndarray]  # positions of real and of fake features
 
 @dataclass(frozen=True)
 class KidScore:
-    """A KID and what it was computed with.
+    """A KID with the sizes behind it.
 
     `std` is the spread over subsets (over splits for a floor), not a confidence interval.
     """
@@ -56,8 +56,8 @@ def _check(real: Tensor, fake: Tensor) -> None:
 
 @cache
 def _numpy_blas() -> ThreadpoolController:
-    # One thread: products this small take 10-20 times longer where threads wait for a busy core,
-    # and the scores do not depend on the number of cores.
+    # One thread: products this small take 10-20 times longer when threads wait for a busy core, and
+    # with one thread the scores do not depend on the number of cores.
     return ThreadpoolController().select(internal_api="openblas")
 
 
@@ -66,10 +66,80 @@ def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return (np.matmul(x, y.T) * (1.0 / x.shape[1]) + 1) ** 3
 
 
-def _sums_within(x: np.ndarray, chosen: Sequence[np.ndarray]) -> list[np.floating]:
-    """Return for each subset of x (N, D) the kernel's sum over pairs of different rows."""
-    kernels = (_kernel(rows, rows) for rows in (x[at] for at in chosen))
-    return [(kernel.sum(axis=1) - np.diagonal(kernel)).sum() for kernel in kernels]
+@dataclass(frozen=True)
+class SubsetRule:
+    """The random subsets of KID: a function of the seed and the sizes of the two sets alone."""
+
+    size: int
+    num_subsets: int
+    seed: int
+
+    def draw(self, num_real: int, num_fake: int) -> list[Subset]:
+        """Return pairs of subsets of at most `size` features; one pair if that is both whole sets.
+
+        DataError for a size below 2.
+        """
+        size = min(self.size, num_real, num_fake)
+        if size < 2:
+            raise DataError(f"KID expected a subset size of at least 2, got {size}: raise it")
+        rounds = 1 if size == num_real == num_fake else self.num_subsets
+        rng, sizes = np.random.RandomState(self.seed % 2**32), (num_real, num_fake)
+        draws = [[rng.choice(n, size, replace=False) for n in sizes] for _ in range(rounds)]
+        return [(at_real, at_fake) for at_real, at_fake in draws]
+
+
+class SubsetSums:
+    """A set of features (N, D), and the kernel's sums within its subsets.
+
+    All sets of one size are compared with the same subsets of this one, so that their sums are
+    computed once.
+    """
+
+    def __init__(self, features: Tensor) -> None:
+        self.features = features.float().cpu().numpy()
+        self._within: dict[int, list[np.floating]] = {}
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def within(self, subsets: Sequence[np.ndarray], num_other: int) -> list[np.floating]:
+        """Return for each subset the kernel's sum over pairs of different features.
+
+        `num_other` is the size of the set that this one is compared with.
+        """
+        if num_other not in self._within:
+            kernels = (_kernel(rows, rows) for rows in (self.features[at] for at in subsets))
+            sums = [(kernel.sum(axis=1) - np.diagonal(kernel)).sum() for kernel in kernels]
+            self._within[num_other] = sums
+        return self._within[num_other]
+
+
+def _score(real: SubsetSums, fake: SubsetSums, subsets: Sequence[Subset]) -> KidScore:
+    """Return the KID of one set against another over the given pairs of subsets."""
+    size, of_real, of_fake = len(subsets[0][0]), *zip(*subsets, strict=True)
+    sums = zip(real.within(of_real, len(fake)), fake.within(of_fake, len(real)), strict=True)
+    mmds = np.zeros(len(subsets))
+    for k, ((in_real, in_fake), (at_real, at_fake)) in enumerate(zip(sums, subsets, strict=True)):
+        across = _kernel(real.features[at_real], fake.features[at_fake]).sum(axis=0).sum()
+        mmds[k] = (in_real + in_fake) / (size * (size - 1)) - 2 * across / (size * size)
+    mean, std = float(np.mean(mmds)), float(np.std(mmds))
+    return KidScore(mean, std, size, len(subsets), len(real), len(fake))
+
+
+def _scores(
+    fakes: Sequence[Tensor], reals: Sequence[Tensor], rule: SubsetRule
+) -> list[list[KidScore]]:
+    """Return the score of every fake set (rows) against every real one (columns)."""
+    for fake, real in itertools.product(fakes, reals):
+        _check(real, fake)
+    real_sets, fake_sets = ([SubsetSums(f) for f in some] for some in (reals, fakes))
+    sizes = {(len(real), len(fake)) for real in real_sets for fake in fake_sets}
+    subsets = {pair: rule.draw(*pair) for pair in sizes}
+    with _numpy_blas().limit(limits=1):
+        return [
+            [_score(real, fake, subsets[len(real), len(fake)]) for real in real_sets]
+            for fake in fake_sets
+        ]
 
 
 def kid(
@@ -79,63 +149,13 @@ def kid(
 
     KID is the unbiased estimate of MMD^2 with the kernel (x.y / D + 1)^3 (Binkowski et al. 2018,
     sections 2.1 and 4), averaged over `num_subsets` pairs of random subsets of min(subset_size, N,
-    M) features. Where N = M = that size, every subset is the whole set: it is then computed once,
-    and `std` is 0. Equal distributions give about 0, also a little below. Scores of different
-    extractors are not comparable. The result is that of torch-fidelity's
+    M) features. If N = M = that size, every subset is the whole set: the score is then computed
+    once, and `std` is 0. Equal distributions score about 0, possibly below. Scores of different
+    extractors are not comparable. The result equals that of torch-fidelity's
     `calculate_metrics(kid=True, rng_seed=seed)`. Raises `DataError` for fewer than 2 features,
     differing D, or values that are not finite.
     """
-    return _kids([fake], [real], subset_size, num_subsets, seed)[0][0]
-
-
-def _kids(
-    fakes: Sequence[Tensor],
-    reals: Sequence[Tensor],
-    subset_size: int,
-    num_subsets: int,
-    seed: int,
-) -> list[list[KidScore]]:
-    """Return the score of every fake set (rows) against every real one (columns).
-
-    The subsets depend on the seed and the sizes of the two sets, so that what lies within one set
-    is summed once for all that it is compared with.
-    """
-    for fake, real in itertools.product(fakes, reals):
-        _check(real, fake)
-    xs, ys = ([f.float().cpu().numpy() for f in some] for some in (reals, fakes))
-
-    @cache
-    def subsets(num_real: int, num_fake: int) -> list[Subset]:
-        size = min(subset_size, num_real, num_fake)
-        if size < 2:
-            raise DataError(f"KID expected a subset size of at least 2, got {size}: raise it")
-        rounds = 1 if size == num_real == num_fake else num_subsets
-        rng, sizes = np.random.RandomState(seed % 2**32), (num_real, num_fake)
-        draws = [[rng.choice(n, size, replace=False) for n in sizes] for _ in range(rounds)]
-        return [(at_real, at_fake) for at_real, at_fake in draws]
-
-    @cache
-    def within_real(j: int, num_fake: int) -> list[np.floating]:
-        return _sums_within(xs[j], [at for at, _ in subsets(len(xs[j]), num_fake)])
-
-    @cache
-    def within_fake(i: int, num_real: int) -> list[np.floating]:
-        return _sums_within(ys[i], [at for _, at in subsets(num_real, len(ys[i]))])
-
-    def score(i: int, j: int) -> KidScore:
-        """Return the KID of fake set i against real set j."""
-        x, y = xs[j], ys[i]
-        chosen, size = subsets(len(x), len(y)), min(subset_size, len(x), len(y))
-        within = zip(within_real(j, len(y)), within_fake(i, len(x)), strict=True)
-        mmds = np.zeros(len(chosen))
-        for k, ((in_x, in_y), (at_x, at_y)) in enumerate(zip(within, chosen, strict=True)):
-            across = _kernel(x[at_x], y[at_y]).sum(axis=0).sum()
-            mmds[k] = (in_x + in_y) / (size * (size - 1)) - 2 * across / (size * size)
-        mean, std = float(np.mean(mmds)), float(np.std(mmds))
-        return KidScore(mean, std, size, len(chosen), len(x), len(y))
-
-    with _numpy_blas().limit(limits=1):
-        return [[score(i, j) for j in range(len(xs))] for i in range(len(ys))]
+    return _scores([fake], [real], SubsetRule(subset_size, num_subsets, seed))[0][0]
 
 
 def kid_floor(
@@ -146,12 +166,13 @@ def kid_floor(
     num_splits: int = 10,
     max_images: int | None = None,
 ) -> KidScore:
-    """Return the KID of real features (N, D) against themselves: what sampling noise alone gives.
+    """Return the KID of real features (N, D) against themselves, the floor of sampling noise.
 
     The mean over `num_splits` random splits into two disjoint halves, with the spread over the
-    splits as `std`: a KID within about two of these of the mean cannot be told from real data. Give
-    as `max_images` the number of images behind the scores that are held against the floor: fewer
-    images are noisier. Raises `DataError` for fewer than 4 features.
+    splits as `std`. A KID within about two `std` of the floor cannot be distinguished from real
+    data. `max_images` caps the images per half: pass the number of images behind the scores that
+    are compared with the floor, because fewer images are noisier. Raises `DataError` for fewer than
+    4 features.
     """
     if real.ndim != 2 or len(real) < 4:
         raise DataError(
@@ -179,9 +200,9 @@ def kid_matrix(
 ) -> np.ndarray:
     """Return the KIDs (len(fakes), len(reals)), float64, of every fake set against every real one.
 
-    Entry (i, j) is `kid(reals[j], fakes[i], ...).mean`; a row whose least entry is off the diagonal
-    is a client that is drawn as another.
+    Entry (i, j) is `kid(reals[j], fakes[i], ...).mean`. A row whose smallest entry is off the
+    diagonal belongs to a client that is drawn as another.
     """
-    scores = _kids(fakes, reals, subset_size, num_subsets, seed)
+    scores = _scores(fakes, reals, SubsetRule(subset_size, num_subsets, seed))
     means = [[score.mean for score in row] for row in scores]
     return np.array(means, dtype=np.float64).reshape(len(fakes), len(reals))

@@ -1,4 +1,4 @@
-"""A check that an extractor and KID tell real images from what is not real, on a data set at hand.
+"""A check, on a given data set, that an extractor and KID distinguish real images from others.
 
 Letters: N images, C channels, H x W pixels, D features.
 """
@@ -19,12 +19,12 @@ def metric_selftest(
 ) -> dict[str, float | bool | None]:
     """Return KIDs whose order is known in advance, and whether they are in that order.
 
-    One random half of the images (N, C, H, W) in [-1, 1] with labels (N,) is the reference for the
-    other half ("real_kid", about the floor), for uniform noise ("noise_kid") and, without one
-    class, for the images of that class alone ("wrong_class_kid"). The keys "real_ok", "noise_ok",
-    "wrong_class_ok" and "accuracy_ok" are the verdicts, "ok" all of them; "accuracy" is None for an
-    extractor without classes. Raises `DataError` if there are fewer than two classes or four
-    images.
+    The reference is one random half of the images (N, C, H, W) in [-1, 1] with labels (N,). It is
+    compared with the other half ("real_kid", about the floor) and with uniform noise ("noise_kid").
+    Without the images of one class, it is compared with that class alone ("wrong_class_kid"). The
+    keys "real_ok", "noise_ok", "wrong_class_ok" and "accuracy_ok" are the verdicts, "ok" is their
+    conjunction. "accuracy" is None for an extractor without classes. Raises `DataError` for fewer
+    than two classes or four images.
     """
     if labels.unique().numel() < 2:
         raise DataError("the self-test of the metrics expected images of at least two classes")

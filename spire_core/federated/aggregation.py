@@ -1,9 +1,9 @@
-"""How the same array of several clients becomes one: weighted mean, median, trimmed mean.
+"""Aggregation of one array over clients: weighted mean, median, trimmed mean.
 
-The mean weighted by examples is FedAvg's (McMahan et al. 2017). The others cannot be moved far by a
-few wrong updates (Yin et al. 2018, "Byzantine-robust distributed learning", definitions 1 and 2);
-in them every client counts the same: a number of examples is a client's own word, and one that lies
-about it would outvote the others. K: clients.
+The mean weighted by examples is FedAvg's (McMahan et al. 2017). The median and the trimmed mean
+bound the influence of a few wrong updates (Yin et al. 2018, "Byzantine-robust distributed
+learning", definitions 1 and 2). They weight all clients equally: the number of examples is reported
+by the client itself, and a false one would outvote the others. K: clients.
 """
 
 import math
@@ -20,7 +20,7 @@ def combine(
     aggregation: str,
     trim_fraction: float,
 ) -> np.ndarray:
-    """Return one array (n,) out of the clients', as `aggregation` says."""
+    """Return the clients' arrays (n,) combined into one by the named aggregation."""
     if aggregation == "mean":
         return weighted_mean(arrays, num_examples)
     if aggregation == "median":
@@ -31,7 +31,7 @@ def combine(
 def weighted_mean(arrays: Sequence[np.ndarray], weights: Sequence[int]) -> np.ndarray:
     """Return sum_k n_k a_k / sum_k n_k as float32 (McMahan et al. 2017).
 
-    It is summed in float64 in the given order.
+    The sum is taken in float64, in the given order.
     """
     total = np.zeros(arrays[0].shape, dtype=np.float64)
     for array, weight in zip(arrays, weights, strict=True):
@@ -42,9 +42,9 @@ def weighted_mean(arrays: Sequence[np.ndarray], weights: Sequence[int]) -> np.nd
 def trimmed_mean(arrays: Sequence[np.ndarray], num_trimmed: int) -> np.ndarray:
     """Return in each coordinate the mean of K values without the smallest and the largest.
 
-    As many as `num_trimmed` are left out at each end; with (K - 1) // 2 it is the median. The
-    values (n,) are summed in float64 in the order of their size, so the order of the arrays makes
-    no difference; the result is float32.
+    `num_trimmed` values are left out at each end; (K - 1) // 2 gives the median. The values (n,)
+    are summed in float64 in ascending order, so the result does not depend on the order of the
+    arrays. It is float32.
     """
     size, middle = arrays[0].size, slice(num_trimmed, len(arrays) - num_trimmed)
     mean = np.empty(size, dtype=np.float32)
@@ -56,10 +56,10 @@ def trimmed_mean(arrays: Sequence[np.ndarray], num_trimmed: int) -> np.ndarray:
 
 
 def num_trimmed(num_clients: int, trim_fraction: float) -> int:
-    """Return how many of K values a trimmed mean leaves out at each end; one or two are left.
+    """Return how many of K values a trimmed mean leaves out at each end; at least one remains.
 
-    Paper: beta K is whole. We: rounded up, because a round in which few answer must not fall back
-    to the plain mean.
+    Paper: beta K is whole. We: rounded up, because a round with few answers must not fall back to
+    the plain mean.
     """
     wanted = math.ceil(round(trim_fraction * num_clients, 9))  # 0.07 * 100 is a bit above 7
     return min(wanted, (num_clients - 1) // 2)

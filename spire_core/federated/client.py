@@ -1,47 +1,48 @@
 """One client's round: from the broadcast and its private state to its update and new state.
 
-Everything here is a function of its arguments. What is private (embedding, local layers, their Adam
-moments and, where the client keeps them, the backbone's) is a `PrivateState`; what is sent back is
-a `ClientUpdate`. P: length of the flat weight vector; S <= P: length of its shared stretch.
+Everything here is a function of its arguments. A `PrivateState` holds the private numbers: the
+embedding, local layers, their Adam moments and, if the client keeps them, the backbone's. A
+`ClientUpdate` holds the numbers that are sent back.
+
+P: length of the flat weight vector; S <= P: length of its shared stretch.
 """
 
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from spire_core.config.client import ClientConfig
-from spire_core.federated.messages import Broadcast, ClientUpdate, RoundPlan
-from spire_core.federated.private_state import PrivateState, get_moments, personalise, put_moments
+from spire_core.federated.messages import AdamMoments, Broadcast, ClientUpdate, RoundPlan
+from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL, NETWORK_PARTS
 from spire_core.network.flat_model import FlatModel, FlatWeights
-from spire_core.rng import torch_generator
-from spire_core.training.adam import Moments
-from spire_core.training.fit import Recipe, batches, fit, seeded_dropout
+from spire_core.training.adam import PartMoments
+from spire_core.training.context import ClientContext
+from spire_core.training.fit import TrainingObjective, batches, fit, seeded_dropout
 
 
-def _shared_moments(model: FlatWeights, broadcast: Broadcast) -> dict[str, Moments]:
-    """Return the moments that the server has averaged; of a part that was never shared, none."""
-    if broadcast.exp_avg is None or broadcast.exp_avg_sq is None or broadcast.steps is None:
+def _shared_moments(model: FlatWeights, broadcast: Broadcast) -> dict[str, PartMoments]:
+    """Return the moments that the server has averaged, but for parts that were never shared."""
+    averaged, device = broadcast.moments, model.weights.device
+    if averaged is None:
         return {}
-    device = model.weights.device
     return {
-        part: Moments(
-            torch.tensor(broadcast.exp_avg[at], device=device),
-            torch.tensor(broadcast.exp_avg_sq[at], device=device),
-            torch.tensor(broadcast.steps[i]),
+        part: PartMoments(
+            torch.tensor(averaged.exp_avg[at], device=device),
+            torch.tensor(averaged.exp_avg_sq[at], device=device),
+            torch.tensor(averaged.steps[i]),
         )
         for i, (part, at) in enumerate(model.layout.parts.items())
-        if at.stop <= broadcast.exp_avg.size
+        if at.stop <= averaged.exp_avg.size
     }
 
 
 def phases(model: FlatWeights, num_steps: int) -> list[tuple[tuple[str, ...], int]]:
-    """Return which parts train for how many steps, in order."""
+    """Return the phases of a round in order: the parts that train, and for how many steps."""
     shared = (BODY, EMB_PROJ, CLIENT_EMB)
     if model.method.record.has_local_layers and model.method.phases == "alternate":
         first = (num_steps + 1) // 2
@@ -52,27 +53,24 @@ def phases(model: FlatWeights, num_steps: int) -> list[tuple[tuple[str, ...], in
 def train_client(
     model: FlatModel,
     broadcast: Broadcast,
+    client: ClientContext,
     state: PrivateState,
-    images: Tensor,
     config: ClientConfig,
-    recipe: Recipe,
+    objective: TrainingObjective,
     plan: RoundPlan,
-    seed: int,
-    client_id: int,
 ) -> tuple[ClientUpdate, PrivateState]:
-    """Run local steps on a client's uint8 images (N, C, H, W); return its update and new state."""
-    run = start_client(model, broadcast, state, images, config, plan, seed, client_id)
+    """Take a client's local steps of a round; return its update and its new private state."""
+    run = start_client(model, broadcast, client, state, config, plan)
     rates = config.rates(plan.lr_scale)
-    with seeded_dropout(model, seed, client_id, plan.round_idx):
+    with seeded_dropout(model, client.seed, client.client_id, plan.round_idx):
         for parts, count in phases(model, run.num_steps):
             loss, trained = fit(
                 model,
                 run.client_emb,
-                images,
-                itertools.islice(run.order, count),
+                itertools.islice(run.batches, count),
                 {part: rates[part] for part in parts},
                 run.moments,
-                recipe,
+                objective,
                 run.noise,
             )
             run.moments |= trained
@@ -82,49 +80,45 @@ def train_client(
 
 @dataclass
 class ClientRun:
-    """A client between the beginning and the end of its round: what it trains, and its streams."""
+    """A client in the middle of its round: the tensors that it trains, and its random streams."""
 
-    client_id: int
+    client: ClientContext
     model: FlatWeights
     client_emb: nn.Parameter | None
-    moments: dict[str, Moments]
-    images: Tensor
+    moments: dict[str, PartMoments]
     num_steps: int
-    order: Iterator[Tensor]
+    batches: Iterator[Tensor]  # of uint8 images
     noise: torch.Generator
-    server_steps: np.ndarray | None  # of the averaged moments, by part
+    averaged: AdamMoments | None  # the moments that the server handed out
     total_loss: float = 0.0
 
 
 def start_client(
     model: FlatWeights,
     broadcast: Broadcast,
+    client: ClientContext,
     state: PrivateState,
-    images: Tensor,
     config: ClientConfig,
     plan: RoundPlan,
-    seed: int,
-    client_id: int,
 ) -> ClientRun:
     """Load a client's weights into the model; return its embedding, Adam moments and streams."""
-    device = model.weights.device
-    emb = personalise(model, torch.tensor(broadcast.weights, device=device), state)
+    device, images = model.weights.device, client.images
+    emb = load_client(model, torch.tensor(broadcast.weights, device=device), state)
     client_emb = None if emb is None else nn.Parameter(emb.clone())
     moments = _shared_moments(model, broadcast)
-    for part in (*NETWORK_PARTS, CLIENT_EMB):
-        kept = get_moments(state, part, device)
-        if kept is not None:
-            moments[part] = kept
-    num_steps = plan.num_steps(client_id, len(images), config.batch_size)
-    order = batches(
-        len(images),
-        config.batch_size,
+    moments |= {part: kept.to(device) for part, kept in state.moments.items()}
+    num_steps = plan.num_steps(client.client_id, len(images), config.batch_size)
+    order = client.generator("batch", plan.round_idx)
+    return ClientRun(
+        client,
+        model,
+        client_emb,
+        moments,
         num_steps,
-        torch_generator(seed, "batch", client_id, plan.round_idx),
+        batches(images, config.batch_size, num_steps, order),
+        client.generator("noise", plan.round_idx),
+        broadcast.moments,
     )
-    noise = torch_generator(seed, "noise", client_id, plan.round_idx)
-    streams = (num_steps, order, noise)
-    return ClientRun(client_id, model, client_emb, moments, images, *streams, broadcast.steps)
 
 
 def finish_client(
@@ -135,36 +129,36 @@ def finish_client(
 
 
 def _update(run: ClientRun, config: ClientConfig, plan: RoundPlan) -> ClientUpdate:
-    model, moments, layout = run.model, run.moments, run.model.layout
+    model, layout = run.model, run.model.layout
     shared = slice(0, layout.size if plan.shares_local else layout.num_without_local)
-    arrays: dict[str, Any] = {}
-    if config.opt_state == "average":
-        full = [moments.get(p) or Moments.fresh(model.leaves[p].detach()) for p in NETWORK_PARTS]
-        steps = np.array([float(m.step) for m in full], dtype=np.float32)
-        if not plan.shares_local:  # how far a private part has come stays private
-            at = NETWORK_PARTS.index(LOCAL)
-            steps[at] = 0.0 if run.server_steps is None else run.server_steps[at]
-        arrays = {
-            "exp_avg": torch.cat([m.exp_avg for m in full])[shared].cpu().numpy(),
-            "exp_avg_sq": torch.cat([m.exp_avg_sq for m in full])[shared].cpu().numpy(),
-            "steps": steps,
-        }
+    moments = _sent_moments(run, shared, plan) if config.opt_state == "average" else None
     weights = model.weights[shared].cpu().numpy().copy()
     loss = run.total_loss / max(1, run.num_steps)
-    return ClientUpdate(run.client_id, len(run.images), run.num_steps, loss, weights, **arrays)
+    client_id, num_examples = run.client.client_id, len(run.client.images)
+    return ClientUpdate(client_id, num_examples, run.num_steps, loss, weights, moments)
+
+
+def _sent_moments(run: ClientRun, shared: slice, plan: RoundPlan) -> AdamMoments:
+    """Return the moments of the shared stretch; the step count of a private part is not sent."""
+    leaves = run.model.leaves
+    full = [run.moments.get(p) or PartMoments.fresh(leaves[p].detach()) for p in NETWORK_PARTS]
+    steps = np.array([float(m.step) for m in full], dtype=np.float32)
+    if not plan.shares_local:
+        at = NETWORK_PARTS.index(LOCAL)
+        steps[at] = 0.0 if run.averaged is None else run.averaged.steps[at]
+    return AdamMoments(
+        torch.cat([m.exp_avg for m in full])[shared].cpu().numpy(),
+        torch.cat([m.exp_avg_sq for m in full])[shared].cpu().numpy(),
+        steps,
+    )
 
 
 def _private(run: ClientRun, config: ClientConfig, plan: RoundPlan) -> PrivateState:
-    model, client_emb, moments = run.model, run.client_emb, run.moments
-    state: PrivateState = {}
-    kept: set[str] = set(NETWORK_PARTS) if config.opt_state == "keep" else set()
-    if client_emb is not None:
-        state[CLIENT_EMB] = client_emb.detach()
-        kept.add(CLIENT_EMB)
+    model, parts = run.model, dict[str, Tensor]()
+    if run.client_emb is not None:
+        parts[CLIENT_EMB] = run.client_emb.detach().cpu()
     if model.method.record.has_local_layers and not plan.shares_local:
-        state[LOCAL] = model.weights[model.layout.parts[LOCAL]].clone()
-        kept.add(LOCAL)
-    for part in kept:
-        if part in moments:
-            put_moments(state, part, moments[part])
-    return {name: tensor.cpu() for name, tensor in state.items()}
+        parts[LOCAL] = model.weights[model.layout.parts[LOCAL]].clone().cpu()
+    with_moments = {*parts, *(NETWORK_PARTS if config.opt_state == "keep" else ())}
+    moments = {part: m.to("cpu") for part, m in run.moments.items() if part in with_moments}
+    return PrivateState(parts, moments)

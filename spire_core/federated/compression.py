@@ -1,4 +1,4 @@
-"""What a client sends, in fewer bytes: its change of the weights, rounded or thinned out.
+"""Compression of client updates: the change of the weights is sent rounded or sparse.
 
 `client.compression` names the form of the change d = w - w_0 of the shared weights:
 
@@ -7,28 +7,31 @@
 - "top_k": the share `client.top_k_fraction` of the coordinates that is largest in size, exact, with
   their indices: 8 bytes each.
 
-int8 and top_k keep what was not sent and add it to the next change (error feedback; Seide et al.
-2014, Stich et al. 2018, Karimireddy et al. 2019, algorithm 2): a = d + e, sent = decode(encode(a)),
-e <- a - sent. The residual e is private to its client. Adam's moments, where they travel, go as
-bfloat16 in every form, without feedback: relative to each number the error is at most 2^-8, so no
-second moment falls to zero beside a first moment that does not, and Adam's steps stay bounded.
+int8 and top_k add the error of one message to the next change (error feedback; Seide et al. 2014,
+Stich et al. 2018, Karimireddy et al. 2019, algorithm 2): a = d + e, sent = decode(encode(a)),
+e <- a - sent. The residual e is private to its client. Adam's moments, where they are averaged,
+travel as bfloat16 in every form, without feedback. Each number's relative error is at most 2^-8, so
+no second moment becomes zero beside a nonzero first moment, and Adam's steps stay bounded.
 
-Encoding and decoding are functions of one client's numbers alone.
+Encoding and decoding depend on one client's numbers alone.
 S: length of the shared stretch; n: numbers of any array.
 """
-
-from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from spire_core.config.client import ClientConfig
-from spire_core.federated.messages import Broadcast, ClientUpdate, CompressedUpdate, Encoded
-from spire_core.federated.private_state import PrivateState
+from spire_core.federated.messages import (
+    AdamMoments,
+    Broadcast,
+    ClientUpdate,
+    CompressedUpdate,
+    Encoded,
+    EncodedMoments,
+)
 
 WITH_FEEDBACK = ("int8", "top_k")
-RESIDUAL = "shared.residual"  # in a client's private state: what it has not sent yet (S,)
 BLOCK = 256  # numbers that share a scale
 MAX_INT8 = 127
 
@@ -39,7 +42,7 @@ def num_kept(size: int, fraction: float) -> int:
 
 
 def encode(array: Tensor, form: str, fraction: float) -> Encoded:
-    """Return a float32 array (n,) in a form; a NaN or an infinity stays one in what is decoded."""
+    """Return a float32 array (n,) in a form; a NaN or an infinity survives decoding."""
     if form == "bf16":
         arrays = (array.to(torch.bfloat16).view(torch.int16),)
     elif form == "int8":
@@ -60,20 +63,20 @@ def _encode_int8(array: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _largest(array: Tensor, count: int) -> Tensor:
-    """Return the ascending indices of the largest values in size; of equal ones the first.
+    """Return the ascending indices of the `count` largest magnitudes; among equal ones the first.
 
-    What is not finite counts as the largest, so that it is sent and refused, not kept.
+    NaN and infinity count as the largest, so that they are sent and refused, not kept.
     """
     sizes = array.abs().nan_to_num(nan=torch.inf, posinf=torch.inf)
-    least = sizes.topk(count).values[-1]
-    above = (sizes > least).nonzero().view(-1)
-    equal = (sizes == least).nonzero().view(-1)[: count - above.numel()]
+    smallest = sizes.topk(count).values[-1]
+    above = (sizes > smallest).nonzero().view(-1)
+    equal = (sizes == smallest).nonzero().view(-1)[: count - above.numel()]
     return torch.cat([above, equal]).sort().values
 
 
 def decode(encoded: Encoded) -> Tensor:
-    """Return the float32 array (n,) that was encoded, as far as its form has kept it."""
-    first, *more = (torch.tensor(array) for array in encoded.arrays)  # Ray's cannot be written to
+    """Return the float32 array (n,) that an encoding stands for."""
+    first, *more = (torch.tensor(array) for array in encoded.arrays)  # Ray's arrays are read-only
     if encoded.form == "bf16":
         return first.view(torch.bfloat16).float()
     if encoded.form == "int8":
@@ -84,37 +87,39 @@ def decode(encoded: Encoded) -> Tensor:
 
 
 def compress(
-    update: ClientUpdate, broadcast: Broadcast, before: Mapping[str, Tensor], config: ClientConfig
-) -> tuple[ClientUpdate | CompressedUpdate, PrivateState]:
-    """Return what travels for an update, and what of it its client keeps for the next one.
+    update: ClientUpdate, broadcast: Broadcast, residual: Tensor | None, config: ClientConfig
+) -> tuple[ClientUpdate | CompressedUpdate, Tensor | None]:
+    """Return the message for an update, and the residual (S,) that its client keeps for the next.
 
-    `before` is the client's private state before the round. Without compression the update itself
-    travels, and nothing is kept.
+    `residual` is the one that it kept before. Without compression the message is the update itself;
+    forms without feedback have no residual.
     """
     form = config.compression
     if form == "none":
-        return update, {}
+        return update, None
     size = update.weights.size
     accumulated = torch.from_numpy(update.weights) - torch.tensor(broadcast.weights[:size])
-    if RESIDUAL in before:  # it was longer while local layers were still shared
-        accumulated += before[RESIDUAL][:size]
+    if residual is not None:  # it was longer while local layers were still shared
+        accumulated += residual[:size]
     change = encode(accumulated, form, config.top_k_fraction)
-    kept = {RESIDUAL: accumulated - decode(change)} if form in WITH_FEEDBACK else {}
-    moments = {
-        name: None if array is None else encode(torch.from_numpy(array), "bf16", 1.0)
-        for name, array in (("exp_avg", update.exp_avg), ("exp_avg_sq", update.exp_avg_sq))
-    }
-    told = (update.client_id, update.num_examples, update.num_steps, update.loss)
-    return CompressedUpdate(*told, change, **moments, steps=update.steps), kept
+    kept = accumulated - decode(change) if form in WITH_FEEDBACK else None
+    moments = None if update.moments is None else _encoded_moments(update.moments)
+    fields = (update.client_id, update.num_examples, update.num_steps, update.loss)
+    return CompressedUpdate(*fields, change, moments), kept
+
+
+def _encoded_moments(moments: AdamMoments) -> EncodedMoments:
+    arrays = (torch.from_numpy(array) for array in (moments.exp_avg, moments.exp_avg_sq))
+    return EncodedMoments(*(encode(array, "bf16", 1.0) for array in arrays), steps=moments.steps)
 
 
 def decompress(
     sent: ClientUpdate | CompressedUpdate, weights: np.ndarray, config: ClientConfig
 ) -> ClientUpdate:
-    """Return the update that was sent to a server which had handed out `weights`.
+    """Return the update in a message to a server that had handed out `weights`.
 
-    Its `sent_bytes` are those that travelled. ValueError, in words, for what is not in the form
-    that the configuration asks for.
+    Its `sent_bytes` are the message's. ValueError, with a reason in words, if the message does not
+    have the form that the configuration asks for.
     """
     if config.compression == "none":
         if not isinstance(sent, ClientUpdate):
@@ -122,20 +127,29 @@ def decompress(
         return sent
     if not isinstance(sent, CompressedUpdate):
         raise ValueError(f"an update that is not compressed as {config.compression}")
-    if not isinstance(sent.steps, np.ndarray | None):
-        raise ValueError(f"steps as {type(sent.steps).__name__} instead of an array")
     change = _checked("change", sent.change, weights.size, config)
-    moments = {
-        name: None if encoded is None else _checked(name, encoded, weights.size).numpy()
-        for name, encoded in (("exp_avg", sent.exp_avg), ("exp_avg_sq", sent.exp_avg_sq))
-    }
+    moments = None if sent.moments is None else _decoded_moments(sent.moments, weights.size)
     trained = (torch.tensor(weights[: len(change)]) + change).numpy()
-    told = (sent.client_id, sent.num_examples, sent.num_steps, sent.loss)
-    return ClientUpdate(*told, trained, **moments, steps=sent.steps, sent_bytes=sent.num_bytes)
+    fields = (sent.client_id, sent.num_examples, sent.num_steps, sent.loss)
+    return ClientUpdate(*fields, trained, moments, sent.num_bytes)
 
 
-def _checked(name: str, encoded: Encoded, most: int, config: ClientConfig | None = None) -> Tensor:
-    """Return what an array of at most `most` numbers was, in a client's form or else in bf16.
+def _decoded_moments(sent: EncodedMoments, max_size: int) -> AdamMoments:
+    if not isinstance(sent, EncodedMoments):
+        raise ValueError(f"moments as {type(sent).__name__} instead of arrays in bf16")
+    if not isinstance(sent.steps, np.ndarray):
+        raise ValueError(f"steps as {type(sent.steps).__name__} instead of an array")
+    return AdamMoments(
+        _checked("exp_avg", sent.exp_avg, max_size).numpy(),
+        _checked("exp_avg_sq", sent.exp_avg_sq, max_size).numpy(),
+        sent.steps,
+    )
+
+
+def _checked(
+    name: str, encoded: Encoded, max_size: int, config: ClientConfig | None = None
+) -> Tensor:
+    """Return a decoded array of at most `max_size` numbers; its form is `config`'s, or else bf16.
 
     ValueError if it cannot be decoded.
     """
@@ -145,8 +159,8 @@ def _checked(name: str, encoded: Encoded, most: int, config: ClientConfig | None
     size, arrays = encoded.size, encoded.arrays
     if encoded.form != form:
         raise ValueError(f"{name} as {encoded.form} instead of {form}")
-    if type(size) is not int or not 1 <= size <= most:
-        raise ValueError(f"{size} numbers of {name} instead of at most {most}")
+    if type(size) is not int or not 1 <= size <= max_size:
+        raise ValueError(f"{size} numbers of {name} instead of at most {max_size}")
     kept = 0 if config is None else num_kept(size, config.top_k_fraction)
     kinds = {
         "bf16": [(np.int16, size)],

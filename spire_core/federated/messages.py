@@ -1,4 +1,4 @@
-"""What passes between server and clients in a round: the plan, the broadcast, and updates.
+"""The messages between server and clients in a round: the plan, the broadcast, the updates.
 
 Arrays are numpy's, and nothing here imports torch: neither does the server.
 P: length of the flat weight vector; S <= P: length of its shared stretch.
@@ -10,23 +10,35 @@ import numpy as np
 
 
 @dataclass(frozen=True)
+class AdamMoments:
+    """Adam's state beside a weight vector (S,): both moments (S,), and each part's steps (3,)."""
+
+    exp_avg: np.ndarray
+    exp_avg_sq: np.ndarray
+    steps: np.ndarray
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The three arrays, in the order of the fields."""
+        return self.exp_avg, self.exp_avg_sq, self.steps
+
+
+@dataclass(frozen=True)
 class Broadcast:
-    """What the server hands out: weights (P,) and, where averaged, Adam's moments, steps (3,)."""
+    """The server's message to the cohort: weights (P,), and Adam's moments if it averages them."""
 
     weights: np.ndarray
-    exp_avg: np.ndarray | None = None
-    exp_avg_sq: np.ndarray | None = None
-    steps: np.ndarray | None = None
+    moments: AdamMoments | None = None
 
     @property
     def num_bytes(self) -> int:
         """Bytes that each client of the round receives."""
-        return _num_bytes(self)
+        return _num_bytes(self.weights, self.moments)
 
 
 @dataclass(frozen=True)
 class ClientUpdate:
-    """What a client returns: its shared weights (S,) after training, and its weight in the average.
+    """A client's answer: its shared weights (S,) after training, and its weight in the average.
 
     Weights travel, not differences: a float32 difference would lose the last bits, and with one
     client the average has to equal its weights exactly.
@@ -37,20 +49,20 @@ class ClientUpdate:
     num_steps: int
     loss: float
     weights: np.ndarray
-    exp_avg: np.ndarray | None = None
-    exp_avg_sq: np.ndarray | None = None
-    steps: np.ndarray | None = None
-    sent_bytes: int | None = None  # of what it was decoded from, if it travelled compressed
+    moments: AdamMoments | None = None
+    sent_bytes: int | None = None  # of the compressed message that it was decoded from, if any
 
     @property
     def num_bytes(self) -> int:
         """Bytes that this update puts on the wire."""
-        return _num_bytes(self) if self.sent_bytes is None else self.sent_bytes
+        if self.sent_bytes is not None:
+            return self.sent_bytes
+        return _num_bytes(self.weights, self.moments)
 
 
-def _num_bytes(message: Broadcast | ClientUpdate) -> int:
-    arrays = (message.weights, message.exp_avg, message.exp_avg_sq, message.steps)
-    return sum(a.nbytes for a in arrays if a is not None)
+def _num_bytes(weights: np.ndarray, moments: AdamMoments | None) -> int:
+    arrays = () if moments is None else moments.arrays
+    return sum(array.nbytes for array in (weights, *arrays))
 
 
 @dataclass(frozen=True)
@@ -67,23 +79,33 @@ class Encoded:
 
 
 @dataclass(frozen=True)
+class EncodedMoments:
+    """`AdamMoments` on the wire; the three step counts travel as they are."""
+
+    exp_avg: Encoded
+    exp_avg_sq: Encoded
+    steps: np.ndarray
+
+    @property
+    def num_bytes(self) -> int:
+        return self.exp_avg.num_bytes + self.exp_avg_sq.num_bytes + self.steps.nbytes
+
+
+@dataclass(frozen=True)
 class CompressedUpdate:
-    """A `ClientUpdate` on the wire; `change` (S,) stands for its weights."""
+    """A `ClientUpdate` on the wire; `change` (S,) replaces its weights."""
 
     client_id: int
     num_examples: int
     num_steps: int
     loss: float
     change: Encoded
-    exp_avg: Encoded | None = None
-    exp_avg_sq: Encoded | None = None
-    steps: np.ndarray | None = None
+    moments: EncodedMoments | None = None
 
     @property
     def num_bytes(self) -> int:
         """Bytes that this update puts on the wire: indices and scales are counted."""
-        parts = [p for p in (self.change, self.exp_avg, self.exp_avg_sq) if p is not None]
-        return sum(p.num_bytes for p in parts) + (0 if self.steps is None else self.steps.nbytes)
+        return self.change.num_bytes + (0 if self.moments is None else self.moments.num_bytes)
 
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
@@ -93,10 +115,10 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
 
 @dataclass(frozen=True)
 class RoundPlan:
-    """What every client of a round is told: which round, how long, how fast, and what is shared.
+    """The settings of one round for all its clients: its number, length, rate, and shared parts.
 
-    `kept_rounds`: after how many rounds the kept checkpoints were taken; a client keeps its states
-    of then. `stragglers` are the clients that fall behind, `straggler_work` the share of its steps
+    `kept_rounds` lists the rounds after which a kept checkpoint was taken; a client keeps its state
+    of each. `stragglers` are the clients that fall behind, `straggler_work` the share of its steps
     that such a client completes.
     """
 

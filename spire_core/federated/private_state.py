@@ -1,6 +1,11 @@
-"""The part of a model that stays with its client."""
+"""The private state of a client: its own parts of the model, and its notes from round to round.
+
+No message contains it. In a file it is a flat dictionary of named tensors; only this module knows
+the names. S: length of the shared stretch of the weights; D_emb: numbers of an embedding.
+"""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -9,44 +14,79 @@ from spire_core.config.client import ClientConfig
 from spire_core.methods import CLIENT_EMB, NETWORK_PARTS
 from spire_core.network.flat_model import FlatWeights
 from spire_core.rng import torch_generator
-from spire_core.training.adam import Moments
+from spire_core.training.adam import PartMoments
 
-PrivateState = dict[str, Tensor]  # flat names, so that it is a safetensors file as it stands
+_RESIDUAL = "shared.residual"
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+@dataclass(frozen=True)
+class PrivateState:
+    """One client's own parts of the model by name, and what belongs to them.
+
+    `moments`: Adam's moments of a part. `residual` (S,): the change of the shared weights that
+    compression has not sent yet. `snapshots`: a new client's embedding (D_emb,) by the epoch after
+    which it was kept.
+    """
+
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+    moments: Mapping[str, PartMoments] = field(default_factory=dict)
+    residual: Tensor | None = None
+    snapshots: Mapping[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to keep."""
+        return not self.to_tensors()
+
+    @property
+    def client_emb(self) -> Tensor | None:
+        """The client's embedding (D_emb,), if its method has one."""
+        return self.parts.get(CLIENT_EMB)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Return the flat form: a part by its name, everything else with a dot in its name."""
+        tensors = dict(self.parts)
+        for part, moments in self.moments.items():
+            tensors |= {f"{part}.{name}": getattr(moments, name) for name in _MOMENTS}
+        if self.residual is not None:
+            tensors[_RESIDUAL] = self.residual
+        return tensors | {f"{CLIENT_EMB}.{epoch}": emb for epoch, emb in self.snapshots.items()}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "PrivateState":
+        """Return the state whose flat form this is."""
+        parts, moments, snapshots = {}, {}, {}
+        for name, tensor in tensors.items():
+            part, _, suffix = name.rpartition(".")
+            if not part:
+                parts[name] = tensor
+            elif suffix.isdecimal():
+                snapshots[int(suffix)] = tensor
+            elif name != _RESIDUAL:
+                moments.setdefault(part, {})[suffix] = tensor
+        of_parts = {part: PartMoments(**arrays) for part, arrays in moments.items()}
+        return cls(parts, of_parts, tensors.get(_RESIDUAL), snapshots)
 
 
 def new_private_state(
     model: FlatWeights, config: ClientConfig, d_emb: int, seed: int, client_id: int
 ) -> PrivateState:
-    """Return what a pre-training client holds at first: its embedding drawn from N(0, std^2)."""
+    """Return a pre-training client's first state: its embedding, drawn from N(0, std^2)."""
     if not model.method.record.has_embedding:
-        return {}
+        return PrivateState()
     generator = torch_generator(seed, "client_emb", client_id)
-    return {CLIENT_EMB: torch.randn(d_emb, generator=generator) * config.emb_init_std}
+    emb = torch.randn(d_emb, generator=generator) * config.emb_init_std
+    return PrivateState({CLIENT_EMB: emb})
 
 
-def put_moments(state: PrivateState, part: str, moments: Moments) -> None:
-    """Store a part's Adam moments under flat names."""
-    state[f"{part}.exp_avg"] = moments.exp_avg
-    state[f"{part}.exp_avg_sq"] = moments.exp_avg_sq
-    state[f"{part}.step"] = moments.step
+def load_client(model: FlatWeights, weights: Tensor, state: PrivateState) -> Tensor | None:
+    """Load the backbone (P,) and a client's own layers into the model.
 
-
-def get_moments(state: Mapping[str, Tensor], part: str, device: torch.device) -> Moments | None:
-    """Return a part's stored Adam moments, or None if there are none."""
-    if f"{part}.step" not in state:
-        return None
-    return Moments(
-        state[f"{part}.exp_avg"].to(device),
-        state[f"{part}.exp_avg_sq"].to(device),
-        state[f"{part}.step"],
-    )
-
-
-def personalise(model: FlatWeights, weights: Tensor, state: Mapping[str, Tensor]) -> Tensor | None:
-    """Load the backbone and a client's own parts into the model; return its embedding, if any."""
+    Returns the client's embedding (D_emb,) on the model's device, or None if it has none.
+    """
     model.load(weights)
     for part in NETWORK_PARTS:
-        if part in state:
-            model.weights[model.layout.parts[part]] = state[part].to(model.weights.device)
-    emb = state.get(CLIENT_EMB)
-    return None if emb is None else emb.to(model.weights.device)
+        if part in state.parts:
+            model.weights[model.layout.parts[part]] = state.parts[part].to(model.weights.device)
+    return None if state.client_emb is None else state.client_emb.to(model.weights.device)

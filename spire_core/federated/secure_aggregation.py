@@ -1,16 +1,18 @@
-"""Secure aggregation, simulated: the receiver learns the sum of the clients' vectors, no summand.
+"""Simulated secure aggregation: the receiver learns the sum of the clients' vectors, no summand.
 
 Pairwise additive masks as in Bonawitz et al. 2017 ("Practical Secure Aggregation for
-Privacy-Preserving Machine Learning", section 4), without their recovery from drop-outs: each pair
-of clients shares a stream of random integers modulo 2**64, which one adds and the other subtracts,
-so all masks cancel in the sum over the whole cohort, exactly. Without a member the sum is noise.
+Privacy-Preserving Machine Learning", section 4), without their recovery from drop-outs. Each pair
+of clients shares a stream of random integers modulo 2**64, which one adds and the other subtracts.
+All masks therefore cancel exactly in the sum over the whole cohort. Without a member the sum is
+noise.
 
-What it protects: against a receiver that follows the protocol, sees only masked vectors and knows
-no pair's seed. Each masked vector is uniform over the integers modulo 2**64, whatever is in it.
-What it does not: here the pair seeds derive from the run's seed, where a deployment has a key
-agreement between clients, and numpy's generator is not a cryptographic one; whoever knows the run's
-seed can unmask every vector. Nor does it hide the sum itself, which tells much about each member of
-a small cohort, nor stop clients that collude with the receiver or that send nonsense.
+Protected: against a receiver that follows the protocol, sees only masked vectors and knows no
+pair's seed. Each masked vector is uniform over the integers modulo 2**64, whatever its content.
+
+Not protected: pair seeds derive from the run's seed, where a deployment has a key agreement between
+clients, and numpy's generator is not cryptographic. Whoever knows the run's seed can unmask every
+vector. The sum itself is public, and in a small cohort it reveals much about each member. Clients
+may collude with the receiver, or send nonsense.
 """
 
 from collections.abc import Collection, Sequence
@@ -29,11 +31,11 @@ def masked(vector: torch.Tensor, client_id: int, cohort: Collection[int], seed: 
     """Return one client's vector (D,) as masked fixed-point integers, (D,) uint64.
 
     y_i = round(2**32 x_i) + sum_{j > i} PRG(s_ij) - sum_{j < i} PRG(s_ij)  (mod 2**64), over the
-    other clients j of the cohort (Bonawitz et al. 2017, section 4). All members must be given the
-    same cohort, in any order. `seed` must differ between rounds: a mask that is used twice gives
-    away the difference of two vectors. Raises AggregationError for a cohort with repetitions, with
-    fewer than two members or without this client, and for numbers that are not finite or so large
-    that the cohort's sum could reach 2**31.
+    other clients j of the cohort (Bonawitz et al. 2017, section 4). All members must pass the same
+    cohort, in any order. `seed` must differ between rounds: a mask that is used twice reveals the
+    difference of two vectors. Raises AggregationError for a cohort with repetitions, with fewer
+    than two members or without this client, and for numbers that are not finite or so large that
+    the cohort's sum could reach 2**31.
     """
     members = set(cohort)
     if len(members) != len(cohort) or len(members) < 2 or client_id not in members:
@@ -62,11 +64,11 @@ def _to_fixed_point(vector: torch.Tensor, client_id: int, cohort_size: int) -> n
 
 
 def unmask_sum(vectors: Sequence[np.ndarray]) -> torch.Tensor:
-    """Return the sum of a whole cohort's vectors, (D,) float64, from what `masked` gave for each.
+    """Return the sum (D,) float64 of a whole cohort's vectors, given each one's `masked` form.
 
-    Off from the real sum by at most 2**-33 for each member; the order changes nothing at all. That
-    a member is missing cannot be seen here and makes the result noise of the size of 2**31: count
-    the members first. Raises AggregationError if there is none or if the sizes differ.
+    The error is at most 2**-33 per member; the order makes no difference. A missing member cannot
+    be detected here and turns the result into noise of the size of 2**31, so count the members
+    first. Raises AggregationError if there is no vector or if the sizes differ.
     """
     shapes = sorted({v.shape for v in vectors})
     if len(shapes) != 1 or any(v.dtype != np.uint64 for v in vectors):

@@ -1,8 +1,8 @@
 """The server's side of a round: mean of updates, server optimizer, the backbone's EMA.
 
-Sums are taken in float64 in the order of client ids, so the result depends neither on who answered
-first nor on how many processes there were. P: length of the flat weight vector; S <= P: length of
-the stretch that is shared.
+Sums are taken in float64 in the order of client ids, so the result depends neither on the order of
+the answers nor on the number of processes. P: length of the flat weight vector; S <= P: length of
+its shared stretch.
 """
 
 from collections.abc import Sequence
@@ -13,24 +13,22 @@ import numpy as np
 from spire_core.config.server import ServerConfig
 from spire_core.errors import AggregationError, DivergenceError
 from spire_core.federated.aggregation import combine
-from spire_core.federated.messages import Broadcast, ClientUpdate
+from spire_core.federated.messages import AdamMoments, Broadcast, ClientUpdate
 from spire_core.federated.update_checks import CheckedUpdate, fault_of
 
 
 @dataclass(frozen=True)
 class ServerState:
-    """All that passes between rounds on the server: a checkpoint is this record.
+    """The server's state between rounds; a checkpoint holds this record.
 
-    `weights` and `ema` (P,); `exp_avg`, `exp_avg_sq` (P,) and `steps` (3,) when clients' Adam
-    moments are averaged; `velocity` and `second` (P,) of the server optimizer.
+    `weights` and `ema` (P,); `moments` where clients' Adam moments are averaged; `velocity` and
+    `second` (P,) of the server optimizer.
     """
 
     round_idx: int
     weights: np.ndarray
     ema: np.ndarray
-    exp_avg: np.ndarray | None = None
-    exp_avg_sq: np.ndarray | None = None
-    steps: np.ndarray | None = None
+    moments: AdamMoments | None = None
     velocity: np.ndarray | None = None
     second: np.ndarray | None = None
 
@@ -40,8 +38,8 @@ class ServerState:
 
     @property
     def broadcast(self) -> Broadcast:
-        """What a round hands out to its clients."""
-        return Broadcast(self.weights, self.exp_avg, self.exp_avg_sq, self.steps)
+        """The message that the clients of the next round receive."""
+        return Broadcast(self.weights, self.moments)
 
 
 def _checked(
@@ -61,10 +59,11 @@ def _checked(
         raise AggregationError(
             f"expected one update per client, got ids {sorted(ids)}: one is repeated"
         )
-    before, has_moments = state.weights[: np.size(updates[0].weights)], _has_moments(updates[0])
+    first = updates[0]
+    before, has_moments = state.weights[: np.size(first.weights)], first.moments is not None
     for message, u in zip(messages, updates, strict=True):
         is_scanned = isinstance(message, CheckedUpdate) and u.weights.shape == before.shape
-        if is_scanned and _has_moments(u) == has_moments:
+        if is_scanned and (u.moments is not None) == has_moments:
             continue
         fault = fault_of(u, before, has_moments)
         if fault is not None:
@@ -75,26 +74,40 @@ def _checked(
     return sorted(updates, key=lambda u: u.client_id)
 
 
-def _has_moments(update: ClientUpdate) -> bool:
-    return update.exp_avg is not None
-
-
 def _shared_mean(
-    updates: Sequence[ClientUpdate], field: str, previous: np.ndarray | None, config: ServerConfig
-) -> np.ndarray | None:
-    """Return one field combined over clients; what lies beyond the shared stretch stays.
-
-    Adam's moments are combined like the weights: a client that is wrong in both would otherwise
-    spoil the next round's steps. However it is done, second moments stay non-negative, and a bound
-    m^2 <= c v that holds for each client's moments holds for the result, so steps stay bounded.
-    """
-    if getattr(updates[0], field) is None:
-        return previous
-    arrays, num_examples = [getattr(u, field) for u in updates], [u.num_examples for u in updates]
+    arrays: Sequence[np.ndarray],
+    num_examples: Sequence[int],
+    previous: np.ndarray | None,
+    config: ServerConfig,
+) -> np.ndarray:
+    """Return the clients' arrays (S,) combined; numbers beyond the shared stretch stay."""
     mean = combine(arrays, num_examples, config.aggregation, config.trim_fraction)
     if previous is None or previous.size == mean.size:
         return mean
     return np.concatenate([mean, previous[mean.size :]])
+
+
+def _shared_moments(
+    updates: Sequence[ClientUpdate], previous: AdamMoments | None, config: ServerConfig
+) -> AdamMoments | None:
+    """Return the clients' Adam moments combined as the weights are; without any, the previous ones.
+
+    A robust mean of the weights alone would let a wrong client spoil the next round's steps through
+    its moments. Each form of mean keeps second moments non-negative, and it keeps a bound
+    m^2 <= c v that holds for every client, so that Adam's steps stay bounded.
+    """
+    sent = [u.moments for u in updates if u.moments is not None]
+    if not sent:
+        return previous
+    num_examples = [u.num_examples for u in updates]
+    before = (None, None, None) if previous is None else previous.arrays
+    fields = zip(*(moments.arrays for moments in sent), strict=True)
+    return AdamMoments(
+        *(
+            _shared_mean(arrays, num_examples, kept, config)
+            for arrays, kept in zip(fields, before, strict=True)
+        )
+    )
 
 
 def _server_step(
@@ -102,7 +115,7 @@ def _server_step(
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     """Return new weights, velocity and second moment; the pseudo-gradient is mean minus weights.
 
-    What lies beyond the shared stretch loses its velocity, so that it stays where it is.
+    Numbers beyond the shared stretch lose their velocity, so that they stay as they are.
     """
     if config.optimizer == "fedavg" and config.lr == 1.0:
         return mean, None, None
@@ -134,10 +147,10 @@ def aggregate(
     out of float32.
     """
     updates = _checked(updates, state)
-    mean = _shared_mean(updates, "weights", state.weights, config)
-    assert mean is not None
+    num_examples, arrays = [u.num_examples for u in updates], [u.weights for u in updates]
+    mean = _shared_mean(arrays, num_examples, state.weights, config)
     with np.errstate(over="ignore"):  # the error below says it in words
-        weights, velocity, second = _server_step(state, mean, updates[0].weights.size, config)
+        weights, velocity, second = _server_step(state, mean, arrays[0].size, config)
     if not np.isfinite(weights).all():
         raise DivergenceError(
             "expected finite weights after the server's step, got infinity or NaN in round "
@@ -150,9 +163,7 @@ def aggregate(
         round_idx=state.round_idx + 1,
         weights=weights,
         ema=ema,
-        exp_avg=_shared_mean(updates, "exp_avg", state.exp_avg, config),
-        exp_avg_sq=_shared_mean(updates, "exp_avg_sq", state.exp_avg_sq, config),
-        steps=_shared_mean(updates, "steps", state.steps, config),
+        moments=_shared_moments(updates, state.moments, config),
         velocity=velocity,
         second=second,
     )

@@ -1,9 +1,9 @@
-"""The bridge between denoising and likelihood, sample by sample, by quadrature.
+"""The identity between denoising loss and likelihood, for each sample, by quadrature.
 
-For the exact scores of a family of densities, weight 1 and t over (0, inf):
-d/dw (-log q_w(x0)) = integral of E_z dL_t/dw dt. (Song et al. 2021, "Maximum likelihood training of
-score-based diffusion models": their bound of -log q at one x0 is an equality for exact scores; with
-g^2 = 2 its weighting g^2 / 2 is 1, and at t = inf q is N(0, I) for every w.)
+For the exact scores of a family of densities, with weight 1 and t over (0, inf):
+d/dw (-log q_w(x0)) = integral of E_z dL_t/dw dt. Source: Song et al. 2021, "Maximum likelihood
+training of score-based diffusion models". Their bound of -log q at one x0 is an equality for exact
+scores. With g^2 = 2 its weighting g^2 / 2 is 1, and at t = inf q is N(0, I) for every w.
 """
 
 import math
@@ -20,7 +20,7 @@ REACH = 9.0  # of the noise, in standard deviations
 def likelihood_gradient(y: Tensor, w: Tensor, m: float) -> Tensor:
     """Return d/dw (-log q_w) of each sample y (N,): (1 - p) / (1 - w) - p / w.
 
-    p is the chance that the sample is of the first component; w (N,), inside (0, 1).
+    p is the posterior probability of the first component; w (N,), inside (0, 1).
     """
     p = torch.sigmoid(2.0 * (check_separation(m) * y + log_odds(w)))
     return (1.0 - p) / (1.0 - w) - p / w
@@ -31,9 +31,9 @@ def denoising_gradient(
 ) -> Tensor:
     """Return the integral over t in (0, inf) of E_z dL_t/dw of each sample y (N,).
 
-    E_z dL_t/dh = -2 m_t E_z sech^2(u) (y_t + m_t tanh(u)): z / sigma turns into the derivative of
-    sech^2 (Stein's lemma), which removes the infinite variance at t = 0. With e^-t = sin(v), dt is
-    cot(v) dv and the integrand is smooth: Gauss-Legendre in v, the trapezoid rule in z.
+    E_z dL_t/dh = -2 m_t E_z sech^2(u) (y_t + m_t tanh(u)). Stein's lemma turns z / sigma into the
+    derivative of sech^2, which removes the infinite variance at t = 0. With e^-t = sin(v), dt is
+    cot(v) dv and the integrand is smooth. Quadrature: Gauss-Legendre in v, the trapezoid rule in z.
     """
     x, share = np.polynomial.legendre.leggauss(num_times)
     z = torch.arange(-REACH, REACH, noise_step, dtype=torch.float64)

@@ -1,7 +1,8 @@
 """Gradient descent on the denoising objective in one number: the mixing weight, or its log-odds.
 
-Two objectives: the loss at one fixed t, and its integral over all t. Noise is drawn anew for every
-step, or once for all of them. Shapes as in `gmm`: y, z (R, n); w, h, gradient, curvature (R, 1).
+There are two objectives: the loss at one fixed t, and its integral over all t. Noise is drawn anew
+for every step, or once for all steps. Shapes as in `two_components`: y, z (R, n); w, h, gradient,
+curvature (R, 1).
 """
 
 import math
@@ -29,18 +30,18 @@ from spire_core.mixture.two_components import (
 NUM_TIMES = 256
 EDGE = 1e-12  # descent in w stays this far inside [0, 1], where log-odds are finite
 Gradient = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""From h to the gradient in h and a bound on its curvature, at the next draw of the noise."""
+"""Maps h to the gradient in h and a bound on its curvature, with the next draw of the noise."""
 
 
 @dataclass(frozen=True)
 class DescentConfig:
-    """How to descend.
+    """Settings of the descent.
 
     `parameter`: `odds` (h) or `weight` (w). `lr` is a multiple of 1 / L, the inverse of the largest
-    curvature of the expected objective in h. `is_damped`: no step is longer than the inverse of the
-    curvature where it starts, which matters in w, whose curvature has no bound towards 0 and 1.
-    `is_fresh`: new noise each step.
-    The result is the mean of the iterates of the last `averaged` steps.
+    curvature of the expected objective in h. `is_damped` limits each step to the inverse of the
+    curvature at its start. That matters in w, whose curvature is unbounded towards 0 and 1.
+    `is_fresh` draws new noise for each step. The result is the mean of the last `averaged`
+    iterates.
     """
 
     parameter: str = "odds"
@@ -69,7 +70,7 @@ class DescentConfig:
 def fixed_t_gradient(
     y: Tensor, m: float, t: float, is_fresh: bool, generator: np.random.Generator
 ) -> Gradient:
-    """Return the gradient of the loss at t on data y (`gmm.grad_h`)."""
+    """Return the gradient of the loss at t on data y (`two_components.grad_h`)."""
     once = None if is_fresh else normals(generator, *y.shape)
     return lambda h: grad_h(y, normals(generator, *y.shape) if once is None else once, h, m, t)
 
@@ -79,9 +80,10 @@ def draw_times(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return e^-t and sigma at random times, and the weights dv of an integral over t.
 
-    e^-t = sin(v) and sigma = cos(v), so that dt = cot(v) dv cancels 1 / sigma, and nothing is
-    infinite at either end. v = pi/2 sinh(k s) / sinh(k) with s uniform on the middles of 256 equal
-    parts of [0, 1): where means are far apart, all that is to be learned lies at v of about 1 / m.
+    e^-t = sin(v) and sigma = cos(v), so that dt = cot(v) dv cancels 1 / sigma and the integrand is
+    finite at both ends. v = pi/2 sinh(k s) / sinh(k), with s uniform on the midpoints of 256 equal
+    parts of [0, 1). For distant means this concentrates the times at v of about 1 / m, where the
+    gradient carries its information.
     """
     k = math.asinh(0.5 * math.pi * check_separation(m))
     scaled = k * (torch.arange(NUM_TIMES, dtype=torch.float64) + 0.5) / NUM_TIMES

@@ -1,6 +1,6 @@
-"""Estimators of the mixing weight that need no descent: from y, z (R, n) as in `gmm` to (R,).
+"""Estimators of the mixing weight without descent: from y, z (R, n) of `two_components` to (R,).
 
-The two moments and the single step are unbiased or nearly so, and may therefore leave [0, 1].
+The moment and the single step are unbiased or nearly so, and may therefore leave [0, 1].
 """
 
 import torch
@@ -15,8 +15,8 @@ EDGE = 1e-12
 def moment(y: Tensor, m: float) -> Tensor:
     """Return 1/2 (1 + mean(y) / m), unbiased because E y = (2w - 1) m.
 
-    On noised data give y_t and m_t in place of y and m. On one coordinate instead of the projection
-    give that coordinate and its share of mu.
+    For noised data pass y_t and m_t in place of y and m. For one coordinate instead of the
+    projection pass that coordinate and its component of mu.
     """
     return 0.5 * (1.0 + y.mean(-1) / check_separation(m))
 
@@ -24,8 +24,8 @@ def moment(y: Tensor, m: float) -> Tensor:
 def one_step(y: Tensor, z: Tensor, m: float, t: float) -> Tensor:
     """Return w after one gradient step on the loss at t from w = 1/2, of length 1 / (8 m_t^2).
 
-    That length is the inverse of the largest curvature in w at 1/2, and for small m_t it makes the
-    step unbiased: dL/dw is then 8 m_t^2 (1/2 - w) on average.
+    This length is the inverse of the largest curvature in w at 1/2. For small m_t it makes the step
+    unbiased, because dL/dw is then 8 m_t^2 (1/2 - w) on average.
     """
     m_t = signal_and_noise(t)[0] * check_separation(m)
     in_h, _ = grad_h(y, z, torch.zeros(len(y), 1, dtype=y.dtype), m, t)
@@ -35,9 +35,9 @@ def one_step(y: Tensor, z: Tensor, m: float, t: float) -> Tensor:
 def maximum_likelihood(y: Tensor, m: float | Tensor) -> Tensor:
     """Return the w that maximises sum log q_w(y): Newton's method between brackets.
 
-    With p the chance that a sample is of the first component, the derivative of log q in w is
-    p / w - (1 - p) / (1 - w), and its own derivative is minus the square: log q is concave in w,
-    and a Newton step that leaves the bracket is replaced by bisection.
+    With p the posterior probability of the first component, the derivative of log q in w is
+    p / w - (1 - p) / (1 - w). The second derivative is minus its square, so log q is concave in w.
+    Bisection replaces a Newton step that leaves the bracket.
     """
     low, high = torch.zeros(len(y), 1, dtype=y.dtype), torch.ones(len(y), 1, dtype=y.dtype)
     w = torch.full_like(low, 0.5)

@@ -1,7 +1,7 @@
-"""What theory says of the errors: the published bound, exact errors, and asymptotic ones.
+"""Theoretical errors of the estimators: the published bound, exact and asymptotic errors.
 
-Everything is E (w_hat - w)^2 for n samples. Integrals are trapezoid sums, whose error for smooth
-integrands falls exponentially with the step.
+All are E (w_hat - w)^2 for n samples. Integrals are trapezoid sums, whose error for these smooth
+integrands falls exponentially as the step shrinks.
 """
 
 import math
@@ -18,7 +18,7 @@ from spire_core.mixture.two_components import (
     weight,
 )
 
-REACH = 9.0  # standard deviations; beyond lies less than 1e-18
+REACH = 9.0  # standard deviations; the mass beyond is less than 1e-18
 
 
 def published_bound(w: float, m_t: float, d: int, n: int) -> float:
@@ -32,7 +32,7 @@ def moment_error(w: float, m_t: float, n: int) -> float:
 
 
 def one_step_error(w: float, m: float, t: float, n: int) -> float:
-    """Return the exact error of `gmm_estimators.one_step`: squared bias + variance / n."""
+    """Return the exact error of `estimators.one_step`: squared bias + variance / n."""
     m_t = signal_and_noise(t)[0] * m
     y, z, share = _plane(w, m, m_t)
     step = -_gradient(y, z, torch.tensor(0.0, dtype=y.dtype), m, t) / (4.0 * m_t**2)
@@ -57,9 +57,9 @@ def cramer_rao(w: float, m: float, n: int) -> float:
 def fixed_t_error(w: float, m: float, t: float, n: int, draws: float = math.inf) -> float:
     """Return the asymptotic variance of the minimiser of the loss at t, the sandwich B / (A^2 n).
 
-    A = 2 m_t^2 E sech^4(u) is the curvature in h, and B the variance of a sample's gradient in h
-    averaged over `draws` draws of noise: 1 for fixed draws, the number of averaged iterates for
-    fresh ones. From h to w by dw/dh = 2 w (1 - w).
+    A = 2 m_t^2 E sech^4(u) is the curvature in h. B is the variance of a sample's gradient in h,
+    averaged over `draws` draws of noise: 1 for fixed noise, the number of averaged iterates for
+    fresh noise. The error in w follows from dw/dh = 2 w (1 - w).
     """
     _check_inside(w)
     m_t = signal_and_noise(t)[0] * m
@@ -83,15 +83,15 @@ def curvature(w: float, m_t: float) -> float:
 
 
 def linear_factor(w: float, m_t: float, lr: float = 1.0) -> float:
-    """Return |1 - lr A / L| with L = 2 m_t^2: the factor of the error per step near the minimum."""
+    """Return |1 - lr A / L|, L = 2 m_t^2: the factor of the error per step near the minimum."""
     return abs(1.0 - lr * curvature(w, m_t) / (2.0 * m_t**2))
 
 
 def expected_path(w: float, m_t: float, steps: int, lr: float = 1.0) -> list[float]:
     """Return w_0 = 1/2, w_1, ..., of descent in h on the expected loss, without sampling error.
 
-    dL/dh = 2 m_t^2 E sech^2(u) (tanh(u) - tanh(u*)), u* = m_t y_t + h* at the true weight, whose
-    sign is that of h - h*: the true weight is the only minimum. Steps are lr / (2 m_t^2).
+    dL/dh = 2 m_t^2 E sech^2(u) (tanh(u) - tanh(u*)), with u* = m_t y_t + h* at the true weight. Its
+    sign is that of h - h*, so the true weight is the only minimum. Steps are lr / (2 m_t^2).
     """
     _check_inside(w)
     y, share = _line(w, m_t, m_t)
@@ -112,7 +112,7 @@ def _check_inside(w: float) -> None:
 
 
 def _line(w: float, m: float, sharpness: float) -> tuple[Tensor, Tensor]:
-    """Return nodes y and their shares of the mixture's probability, for tanh(sharpness y)."""
+    """Return nodes y and the mixture's probability at each, fine enough for tanh(sharpness y)."""
     step = min(0.05, 0.3 / check_separation(sharpness))
     y = torch.arange(-m - REACH, m + REACH + step, step, dtype=torch.float64)
     density = w * _normal(y - m) + (1.0 - w) * _normal(y + m)
@@ -133,7 +133,7 @@ def _normal(x: Tensor) -> Tensor:
 
 
 def _gradient(y: Tensor, z: Tensor, h: Tensor, m: float, t: float) -> Tensor:
-    """Return each sample's part of `gmm.grad_h`."""
+    """Return each sample's term of `two_components.grad_h`."""
     signal, sigma = signal_and_noise(t)
     y_t = signal * y + sigma * z
     tanh = torch.tanh(signal * m * y_t + h)

@@ -1,8 +1,8 @@
 """A new client's weight on a backbone that is not exact: means perturbed, or learned by EM.
 
-The new client's data are truly w N(mu, I) + (1 - w) N(-mu, I); its estimate believes in the means
-`plus` and `minus`. All that matters lies on the line through these two, so that its data remain one
-number each. Shapes: R replicates, C pre-training clients, n samples, d dimensions.
+The new client's data have the density w N(mu, I) + (1 - w) N(-mu, I), but its estimator assumes
+the means `plus` and `minus`. Only the projection on the line through these two matters, so that
+each sample stays one number. Shapes: R replicates, C pre-training clients, n samples, d dimensions.
 """
 
 import math
@@ -19,9 +19,10 @@ BISECTIONS = 40
 
 
 class Line(NamedTuple):
-    """What a backbone makes of the truth, on its own line; each (R, 1).
+    """Assumed and true means in the coordinate of a backbone's line; each (R, 1).
 
-    It believes in means at `m` and -`m`, while the data's true means lie at `first` and `second`.
+    The backbone assumes means at `m` and -`m`; the true means of the data are at `first` and
+    `second`.
     """
 
     m: Tensor
@@ -30,7 +31,7 @@ class Line(NamedTuple):
 
 
 def line_of(plus: Tensor, minus: Tensor, mu: Tensor) -> Line:
-    """Return the line through believed means plus and minus (R, d), for true means +-mu (d,)."""
+    """Return the line through assumed means plus and minus (R, d), for true means +-mu (d,)."""
     across, middle = 0.5 * (plus - minus), 0.5 * (plus + minus)
     m = across.norm(dim=-1, keepdim=True)
     axis = across / m
@@ -74,10 +75,10 @@ def believed_error(w: float, line: Line, n: int) -> Tensor:
 def perturbed(
     mu: Tensor, kind: str, size: float, num: int, generator: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Return `num` pairs of believed means, (R, d) each, wrong by `size` = ||error of each mean||.
+    """Return `num` pairs of assumed means, (R, d) each, with `size` = ||error of each mean||.
 
-    `isotropic`: each mean moves in a random direction of its own. `scale`: both move away from
-    their middle. `shift`: both move by the same vector along mu, the worst direction.
+    `isotropic`: each mean moves in its own random direction. `scale`: both move away from their
+    midpoint. `shift`: both move by the same vector along mu, the worst direction.
     """
     along = size * mu / mu.norm()
     if kind == "isotropic":
@@ -94,9 +95,9 @@ def perturbed(
 def learn_means(x: Tensor, mu: Tensor, steps: int = 50) -> tuple[Tensor, Tensor]:
     """Return the two means (R, d) that EM learns from clients' data x (R, C, n, d).
 
-    The means are shared and each client has its own weight, as backbone and embeddings are. EM
+    The means are shared and each client has its own weight, like a backbone and its embeddings. EM
     starts on either side of the pooled mean along the first principal direction; mu only decides
-    which of the two is called first.
+    which of the two means comes first.
     """
     pooled = x.flatten(1, 2)
     middle = pooled.mean(1)

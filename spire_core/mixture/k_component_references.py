@@ -1,6 +1,7 @@
-"""K components without descent: maximum likelihood, affine least squares, and what theory says.
+"""K components without descent: maximum likelihood, affine least squares, theoretical errors.
 
-Errors are E ||pi_hat - pi||^2. Shapes as in `gmm_kcomp`: x (r, R, n), means (K, r), weights (K,).
+Errors are E ||pi_hat - pi||^2. Shapes as in `k_components`: x (r, R, n), means (K, r),
+weights (K,).
 """
 
 import numpy as np
@@ -23,8 +24,8 @@ def likelihood_weights(x: Tensor, means: Tensor, steps: int = 200) -> Tensor:
 def affine_weights(x: Tensor, means: Tensor) -> Tensor:
     """Return the weights (K, R), summing to 1, whose mean fits the data's mean by least squares.
 
-    This is `gmm_estimators.moment` for K components. ConfigError unless the means are affinely
-    independent: their mean alone does not tell the weights otherwise.
+    This is `estimators.moment` for K components. ConfigError unless the means are affinely
+    independent, because otherwise the data's mean does not determine the weights.
     """
     if means.shape[1] < len(means) - 1:
         raise ConfigError(
@@ -38,9 +39,9 @@ def affine_weights(x: Tensor, means: Tensor) -> Tensor:
 def affine_error(weights: Tensor, means: Tensor, n: int) -> float:
     """Return (sum_k pi_k (1 - pi_k) + tr((P G P)^+)) / n, exact for `affine_weights`.
 
-    G is the Gram matrix of the means and P = I - 11'/K; reduced means are centred, so P G P is G.
-    It has rank K - 1 where the means are affinely independent; elsewhere the form leaves out the
-    directions that a mean does not see, and is no error of anything.
+    G is the Gram matrix of the means and P = I - 11'/K; reduced means are centred, so P G P = G. G
+    has rank K - 1 if the means are affinely independent. Otherwise the formula omits the directions
+    that a mean does not determine, and is not the error of an estimator.
     """
     spread = (weights * (1.0 - weights)).sum()
     gram = means @ means.T
@@ -56,8 +57,9 @@ def simplex_cramer_rao(
 ) -> float:
     """Return tr(V (V' J V)^-1 V') / n, the Cramer-Rao bound for weights that sum to 1.
 
-    J_jk = E p_j p_k / q^2 with p_k the component's density and q the mixture's, and V (K, K - 1) an
-    orthonormal basis of what sums to 0. J is a mean over `num` draws. Infinite if J is singular.
+    J_jk = E p_j p_k / q^2 with p_k the component's density and q the mixture's. V (K, K - 1) is an
+    orthonormal basis of the vectors that sum to 0. J is a mean over `num` draws. The bound is
+    infinite if J is singular.
     """
     x = draw_components(weights, means, (1, num), generator)[:, 0]
     ratio = torch.softmax(densities(x, means) + weights.log()[:, None], 0) / weights[:, None]

@@ -1,10 +1,11 @@
-"""K Gaussians with known means: what a client's softmax weights are recovered from, and how.
+"""K Gaussians with known means: recovery of a client's softmax weights by descent.
 
 X0 ~ sum_k pi_k N(mu_k, I), pi = softmax(logits); s(x, t) = sum_k r_k mu_k,t - x, where r_k is the
-chance that x is of component k and mu_k,t = e^-t mu_k. A rotation and a shift that all means share
-change neither the loss nor the likelihood, so the means are kept as K points of at most K - 1
-coordinates and d no longer occurs. Shapes: R replicates, n samples, r coordinates, K components;
-x, z (r, R, n) and logits, weights (K, R): components come first, which softmax is fastest along.
+posterior probability of component k and mu_k,t = e^-t mu_k. A common rotation or shift of all means
+changes neither the loss nor the likelihood. The means are therefore kept as K points of at most
+K - 1 coordinates, and d no longer occurs. Shapes: R replicates, n samples, r coordinates,
+K components; x, z (r, R, n) and logits, weights (K, R). Components come first, because softmax is
+fastest along the first dimension.
 """
 
 import math
@@ -19,7 +20,7 @@ from spire_core.mixture.descent import draw_times
 from spire_core.mixture.two_components import normals, signal_and_noise
 
 LogitGradient = Callable[[Tensor], Tensor]
-"""From logits (K, R) to the gradient (K, R), at the next draw of the noise."""
+"""Maps logits (K, R) to the gradient (K, R), with the next draw of the noise."""
 
 
 def reduced_means(means: Tensor) -> Tensor:
@@ -57,7 +58,7 @@ def draw_components(
 
 
 def densities(x: Tensor, means: Tensor) -> Tensor:
-    """Return log N(x; mu_k, I) but for what all k share, (K, ...), for x (r, ...)."""
+    """Return log N(x; mu_k, I) up to a term common to all k, (K, ...), for x (r, ...)."""
     return apply(means, x) - _column(0.5 * means.square().sum(-1), x)
 
 
@@ -75,8 +76,9 @@ def logit_gradient(
 ) -> Tensor:
     """Return sigma e^t times each sample's gradient of || s(xt, t) + z / sigma ||^2, (K, R, n).
 
-    In logit j it is 2 r_j (mu_j - sum_k r_k mu_k).(sigma s + z). x, z (r, R, n); logits (K, R);
-    signal = e^-t and sigma broadcast to (R, n). The factor keeps both ends of t finite.
+    Its component for logit j is 2 r_j (mu_j - sum_k r_k mu_k).(sigma s + z). x, z (r, R, n);
+    logits (K, R); signal = e^-t and sigma broadcast to (R, n). The factor sigma e^t keeps the
+    result finite at both ends of t.
     """
     xt = signal * x + sigma * z
     energy = signal * apply(means, xt)
@@ -97,8 +99,9 @@ def descend_logits_fixed_t(
 ) -> Tensor:
     """Return weights (K, R) of descent on the loss at t, with fresh noise, from equal weights.
 
-    Steps are 1 / L, L = e^-2t / 2 times the largest eigenvalue of the Gram matrix of the centred
-    means: the Jacobian of softmax has norm 1/2 at most, on both sides of 2 e^-2t G.
+    Steps are 1 / L, with L = e^-2t / 2 times the largest eigenvalue of the Gram matrix G of the
+    centred means: the curvature is J (2 e^-2t G) J', where the Jacobian J of softmax has norm 1/2
+    at most.
     """
     signal, sigma = (torch.tensor(v, dtype=x.dtype) for v in signal_and_noise(t))
     largest = 0.5 * signal.square() * torch.linalg.matrix_norm(means, 2).square()
@@ -115,7 +118,7 @@ def descend_logits_all_t(
 ) -> Tensor:
     """Return weights (K, R) of descent on the loss integrated over t; its curvature is below 1/2.
 
-    Times are drawn as in `gmm_descent.draw_times`, for the mean that is farthest out.
+    Times are drawn by `descent.draw_times`, for the mean with the largest norm.
     """
     reach = float(means.square().sum(-1).max().sqrt())
 

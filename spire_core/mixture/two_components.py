@@ -1,12 +1,12 @@
 """Two Gaussians under diffusion: their score, the denoising loss, and its gradient in the weight.
 
 X0 ~ w N(mu, I) + (1 - w) N(-mu, I) in R^d and Xt = e^-t X0 + sigma Z with sigma^2 = 1 - e^-2t, so
-that each component keeps variance I. m = ||mu||, m_t = e^-t m, and h = 1/2 log(w / (1 - w)), the
-log-odds, is what stands for the client: a bias inside tanh, as an embedding is one in a network.
+that each component keeps variance I. m = ||mu|| and m_t = e^-t m. The log-odds
+h = 1/2 log(w / (1 - w)) represent the client: a bias inside tanh, as an embedding is in a network.
 
-Data enter through y = mu.x0 / m alone, and noise through z = mu.Z / m: project once, and nothing
-costs more for a larger d. Shapes: R replicates, n samples, d dimensions; y, z (R, n); w, h (R, 1).
-All of it is float64.
+Data enter only through y = mu.x0 / m, and noise only through z = mu.Z / m. After this projection no
+cost depends on d. Shapes: R replicates, n samples, d dimensions; y, z (R, n); w, h (R, 1). All
+numbers are float64.
 """
 
 import math
@@ -69,7 +69,7 @@ def normals(generator: np.random.Generator, *shape: int) -> Tensor:
 
 
 def draw_projected(w: float, m: float, shape: tuple[int, int], generator: np.random.Generator):
-    """Return y = mu.x0 / m of samples, (R, n): N(m, 1) with chance w, otherwise N(-m, 1)."""
+    """Return y = mu.x0 / m of samples, (R, n): N(m, 1) with probability w, else N(-m, 1)."""
     is_first = torch.from_numpy(generator.random(shape) < check_weight(w))
     return normals(generator, *shape) + torch.where(is_first, m, -m)
 
@@ -83,8 +83,8 @@ def score(x: Tensor, h: Tensor, mu: Tensor, t: float) -> Tensor:
 def ddpm_loss(x0: Tensor, z: Tensor, h: Tensor, mu: Tensor, t: float) -> Tensor:
     """Return the mean over samples of || s(Xt, t) + Z / sigma ||^2 (Ho et al. 2020, eq. 14).
 
-    x0, z (n, d). No factor 1/2 and no weighting, as in the paper. This is the definition that
-    `grad_h` is checked against; nothing else works in d dimensions.
+    x0, z (n, d). No factor 1/2 and no weighting, as in the paper. This is the definition against
+    which tests check `grad_h`; no other function works in d dimensions.
     """
     signal, sigma = signal_and_noise(t)
     residual = score(signal * x0 + sigma * z, h, mu, t) + z / sigma
@@ -95,8 +95,8 @@ def grad_h(y: Tensor, z: Tensor, h: Tensor, m: float, t: float) -> tuple[Tensor,
     """Return dL/dh of `ddpm_loss` and a bound on its curvature, both (R, 1).
 
     dL/dh = mean 2 m_t sech^2(u) r with r = m_t tanh(u) - y_t + z / sigma, y_t = e^-t y + sigma z
-    and u = m_t y_t + h. Its own derivative is a Gauss-Newton part, mean 2 m_t^2 sech^4(u), and
-    S = -mean 4 m_t sech^2(u) tanh(u) r; the bound is the first plus |S|.
+    and u = m_t y_t + h. The curvature is a Gauss-Newton term, mean 2 m_t^2 sech^4(u), plus
+    S = -mean 4 m_t sech^2(u) tanh(u) r. The bound is the first term plus |S|.
     """
     signal, sigma = signal_and_noise(t)
     m_t = signal * m

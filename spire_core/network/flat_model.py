@@ -1,7 +1,7 @@
 """A network whose parameters are views of one flat vector, ordered by part.
 
-One vector is what travels (one message), what is averaged (one sum) and what is optimised (one
-fused Adam step per part). P: number of the network's parameters.
+One vector makes one message, one sum in the average, and one fused Adam step per part.
+P: number of the network's parameters.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ MAX_PARAMETERS = 2_000_000_000
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each part lies in the flat vector, and which parameter begins where."""
+    """The slice of each part in the flat vector; each parameter's name, start and shape."""
 
     parts: dict[str, slice]
     names: tuple[tuple[str, int, torch.Size], ...]
@@ -46,8 +46,8 @@ class Layout:
 class FlatWeights:
     """One network's numbers: `weights` (P,) and gradients in `grads` (P,).
 
-    `leaves[part]` is an `nn.Parameter` over that part's stretch, for an optimizer to step. Writing
-    into `weights` changes the network that uses them and nothing else does.
+    `leaves[part]` is an `nn.Parameter` over that part's stretch, for an optimizer to step. The
+    network reads `weights`: to write into it is the only way to change the network.
     """
 
     def __init__(
@@ -69,8 +69,9 @@ class FlatWeights:
 class FlatModel(FlatWeights):
     """A U-Net over one flat weight vector.
 
-    `compiled` computes the same, but for the masks of dropout, with what torch's compiler makes of
-    it: for every shape of batch anew, which takes a minute or so. On a GPU these are CUDA graphs.
+    `compiled` is the network under torch's compiler: the same computation with other dropout masks.
+    Each new batch shape is compiled once more, which takes about a minute. On a GPU it uses CUDA
+    graphs.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class FlatModel(FlatWeights):
 
     @contextlib.contextmanager
     def training(self) -> Iterator[None]:
-        """Turn dropout on, the one thing that training switches in this network, and off again."""
+        """Switch the network to training mode, of which only dropout makes use, and back."""
         has_dropout = self.net.config.dropout > 0
         try:
             self.net.train(has_dropout)
@@ -115,7 +116,7 @@ class FlatModel(FlatWeights):
 
 
 def check_num_parameters(model: ModelConfig, image_channels: int) -> None:
-    """Raise ConfigError for a U-Net that is too large for any machine; allocates nothing."""
+    """Raise ConfigError for a U-Net that is too large for any machine, without allocating it."""
     with torch.device("meta"):
         net = UNet(model, image_channels, has_embedding=True)
     num_parameters = sum(p.numel() for p in net.parameters())
@@ -127,7 +128,7 @@ def check_num_parameters(model: ModelConfig, image_channels: int) -> None:
 
 
 def lay_out(net: UNet, method: MethodConfig) -> Layout:
-    """Return where each parameter of a network lies in its flat vector, sorted by part."""
+    """Return the layout of a network's flat vector: its parameters, sorted by part."""
     last_up = len(net.up) - 1
     named = [(method.part_of(name, last_up), name, p) for name, p in net.named_parameters()]
     if method.record.has_local_layers and not any(part == LOCAL for part, _, _ in named):
@@ -154,7 +155,7 @@ def views(layout: Layout, weights: Tensor) -> dict[str, Tensor]:
 
 
 def train_only(net: UNet, layout: Layout, parts: Collection[str]) -> None:
-    """Compute gradients for these parts alone; the rest of the network is frozen."""
+    """Require gradients for these parts alone; freeze the rest of the network."""
     ranges = [layout.parts[part] for part in parts if part in layout.parts]
     for name, start, _ in layout.names:
         net.by_name[name].requires_grad_(any(at.start <= start < at.stop for at in ranges))
@@ -163,9 +164,9 @@ def train_only(net: UNet, layout: Layout, parts: Collection[str]) -> None:
 def initial_weights(
     model: ModelConfig, method: MethodConfig, image_channels: int, seed: int, *counters: int
 ) -> Tensor:
-    """Return freshly drawn weights (P,) of a network: a function of the seed and counters alone.
+    """Return initial weights (P,) of a network: a function of the seed and counters alone.
 
-    Methods that differ only in what they share start from the same numbers, layer by layer.
+    With equal seed and counters all methods start from the same numbers, layer by layer.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "initial_weights", *counters))

@@ -1,9 +1,9 @@
-"""Several clients' separate networks computed as one: K clients are channel groups of one network.
+"""The networks of several clients computed as one: K clients are channel groups of one network.
 
-Each layer holds the weights of K clients and gives client k's images client k's weights: grouped
-convolutions, batched matrix products, K times as many normalisation groups. The network around the
-layers is the U-Net itself, whose layers are replaced. A group costs fewer and larger operations
-than K networks one after the other; the numbers are the same up to the order of float sums.
+Each layer holds the weights of K clients and applies client k's weights to client k's images, by
+grouped convolutions, batched matrix products and K times as many normalisation groups. The network
+around the layers is the U-Net itself, with its layers replaced. A group takes fewer and larger
+operations than K networks one after the other. The numbers agree up to the order of float sums.
 
 Shapes: B batch, K clients, C channels of one client, H and W image sides, P parameters of a client.
 """
@@ -26,7 +26,7 @@ from spire_core.network.unet import UNet
 
 
 class GroupedLayer(nn.Module):
-    """A layer with the weights (K, ...) of K clients; the first of them serve when fewer come."""
+    """A layer with the weights (K, ...) of K clients; fewer clients use the first of them."""
 
     def __init__(self, plain: nn.Module, num_clients: int) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class GroupedLayer(nn.Module):
             self.register_parameter(name, nn.Parameter(p.detach().expand(num_clients, *p.shape)))
 
     def of_clients(self, num_clients: int) -> list[Tensor]:
-        """Return weight and, if there is one, bias of the first `num_clients` clients."""
+        """Return the weight and the bias, if any, of the first `num_clients` clients."""
         return [
             p if len(p) == num_clients else p[:num_clients]
             for p in self._parameters.values()
@@ -45,9 +45,9 @@ class GroupedLayer(nn.Module):
 class GroupedConv2d(GroupedLayer):
     """K convolutions as the channel groups of one, or as a batched matrix product.
 
-    The product is faster where a CPU's grouped convolution is slow: for 1 x 1 kernels, and for few
-    output channels, which do not fill a vector. There every pixel sends its share to each of its
-    neighbours, and the shares are summed (`fold`): the same sum in another order.
+    The product is faster where a CPU's grouped convolution is slow: for 1 x 1 kernels, and for
+    output channels too few to fill a vector register. It computes each pixel's contribution to each
+    of its neighbours, then sums the contributions (`fold`): the same sum in another order.
     """
 
     def __init__(self, plain: nn.Conv2d, num_clients: int) -> None:
@@ -67,7 +67,7 @@ class GroupedConv2d(GroupedLayer):
         return out.unflatten(1, (k, -1))
 
     def _product(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """Return the same, of weight (K, C_out, C_in, h, w) and bias (K, C_out)."""
+        """Return the same convolution for weight (K, C_out, C_in, h, w) and bias (K, C_out)."""
         shares = weight.flatten(3).flip(-1).transpose(2, 3).flatten(1, 2)  # (K, C_out*h*w, C_in)
         out = shares @ x.flatten(-2)  # (B, K, C_out*h*w, H*W)
         if self.side > 1:
@@ -103,7 +103,7 @@ class GroupedGroupNorm(GroupedLayer):
 
 
 class GroupedModulatedGroupNorm(GroupedGroupNorm):
-    """K group normalisations that are scaled and shifted image by image, as one."""
+    """K group normalisations with scale and shift per image, as one."""
 
     def forward(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:  # type: ignore[override]
         """Return norm(x) * (1 + scale) + shift of x (B, K, C, H, W), scale and shift (B, K, C)."""
@@ -113,7 +113,7 @@ class GroupedModulatedGroupNorm(GroupedGroupNorm):
 
 
 class GroupedDoublingConv2d(GroupedLayer):
-    """K convolutions at twice the side as the channel groups of one."""
+    """K convolutions of doubled images (`doubled_conv`) as the channel groups of one."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, K, C, 2H, 2W) of x (B, K, C, H, W)."""
@@ -132,7 +132,7 @@ GROUPED = {
 
 
 def group_layers(net: nn.Module, num_clients: int) -> None:
-    """Replace every layer of a network that has weights by its grouped counterpart."""
+    """Replace every layer with weights by its grouped counterpart, recursively."""
     for name, child in net.named_children():
         if type(child) in GROUPED:
             setattr(net, name, GROUPED[type(child)](child, num_clients))
@@ -143,8 +143,8 @@ def group_layers(net: nn.Module, num_clients: int) -> None:
 class FlatGroup:
     """K U-Nets as one network, over weights (K, P); `clients[k]` are client k's own numbers.
 
-    The network takes (B, K, ...) where a U-Net takes (B, ...), and K may be smaller than the
-    group's: the first clients then take part and the others rest.
+    The network takes (B, K, ...) where a U-Net takes (B, ...). K may be smaller than the group; the
+    first K clients then take part.
     """
 
     def __init__(
@@ -170,9 +170,10 @@ class FlatGroup:
         ]
 
     def backward(self, loss: Tensor) -> None:
-        """Put the gradients of a loss into `grads`; those of frozen parameters stay as they were.
+        """Write the gradients of a loss into `grads`; those of frozen parameters do not change.
 
-        They are moved there afterwards, because autograd adds into contiguous tensors only.
+        They are copied after the backward pass, because autograd accumulates into contiguous
+        tensors only.
         """
         loss.backward()
         for p, at in self._gradients:

@@ -1,4 +1,4 @@
-"""Layers of the U-Net that compute faster than their textbook form, to the same numbers."""
+"""Layers of the U-Net that compute the numbers of their textbook form faster."""
 
 import torch
 from torch import Tensor, nn
@@ -6,10 +6,10 @@ from torch.nn import functional as F
 
 
 def modulated_norm(x: Tensor, num_groups: int, gain: Tensor, offset: Tensor, eps: float) -> Tensor:
-    """Return x (B, C, H, W), normalised in groups of channels, times gain, plus offset (B, C).
+    """Return group_norm(x) * gain + offset of x (B, C, H, W); gain and offset are (B, C).
 
-    Every image is taken for channels of a single one, so that gain and offset, which differ from
-    image to image, are that one's weights: the kernel applies them, and finds their gradients.
+    The batch is folded into the channels, so that per-image gain and offset become the affine
+    weights of one `group_norm` call. The fused kernel then also computes their gradients.
     """
     groups = x.shape[:-3].numel() * num_groups
     whole = x.flatten(0, -3)[None]  # (1, B*C, H, W)
@@ -17,7 +17,7 @@ def modulated_norm(x: Tensor, num_groups: int, gain: Tensor, offset: Tensor, eps
 
 
 class ModulatedGroupNorm(nn.GroupNorm):
-    """A group normalisation that is scaled and shifted image by image (Dhariwal & Nichol 2021)."""
+    """A group normalisation with scale and shift per image (Dhariwal & Nichol 2021)."""
 
     def forward(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:  # type: ignore[override]
         """Return norm(x) * (1 + scale) + shift of x (B, C, H, W); scale and shift are (B, C)."""
@@ -27,11 +27,13 @@ class ModulatedGroupNorm(nn.GroupNorm):
 
 
 def doubled_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return convolutions of images (B, K*C_in, H, W) at twice the side, every pixel four times.
+    """Return the 3 x 3 convolution of x (B, K*C_in, H, W), every pixel of which is doubled.
 
-    `weight` (K, C_out, C_in, 3, 3), one for each group of channels, `bias` (K*C_out,). Of the nine
-    pixels that an output sees, several are the same pixel of x, whose weights are summed first: it
-    is a transposed convolution of 4 products instead of 9.
+    That is an upsampling to twice the side by nearest neighbours, followed by the convolution.
+    `weight` (K, C_out, C_in, 3, 3) has one kernel for each of K groups of channels; `bias` is
+    (K*C_out,). The nine pixels under a kernel are copies of at most four pixels of x. With the
+    weights of equal pixels summed first, this is a transposed convolution with 4 products instead
+    of 9.
     """
     weight = weight.flip(-1, -2).transpose(1, 2)
     wide = F.pad(weight, (0, 1)) + F.pad(weight, (1, 0))
@@ -51,11 +53,11 @@ class DoublingConv2d(nn.Conv2d):
         return doubled_conv(input, self.weight[None], self.bias)
 
 
-NARROW = 128 * 128  # weights; of more, their gradient costs what the product saves
+NARROW = 128 * 128  # weights; above this many the slower gradient cancels the gain
 
 
 class PointwiseConv2d(nn.Conv2d):
-    """A 1 x 1 convolution; with few channels on a CPU the matrix product that it is, faster."""
+    """A 1 x 1 convolution, as a matrix product where that is faster (CPU, few channels)."""
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__(c_in, c_out, 1)

@@ -1,8 +1,8 @@
 """The U-Net: DDPM's network with scale/shift conditioning and an entrance for the client embedding.
 
 Shapes: B batch, C image channels, H and W image sides, D_emb numbers of a client embedding, V width
-of the conditioning vector. The code counts dimensions from the end, so that B may as well be (B, K)
-where the layers hold the weights of K clients (`grouped`). Sources: Ho et al. 2020 (appendix B);
+of the conditioning vector. The code counts dimensions from the end, so that B may become (B, K) if
+the layers hold the weights of K clients (`grouped_layers`). Sources: Ho et al. 2020 (appendix B);
 Dhariwal & Nichol 2021 (scale/shift GroupNorm).
 """
 
@@ -63,14 +63,14 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.qkv(self.norm(x)).flatten(0, -4).flatten(-2)  # (B, 3c, H*W)
-        # torch's fused attention takes one shape only: a dimension of heads, and numbers together.
+        # torch's fused attention needs a dimension of heads and contiguous memory.
         qkv = qkv.transpose(-1, -2).contiguous()[:, None]  # (B, 1, H*W, 3c)
         h = F.scaled_dot_product_attention(*qkv.chunk(3, dim=-1))  # (B, 1, H*W, c)
         return x + self.out(h.transpose(-1, -2).reshape(x.shape))
 
 
 class Level(nn.Module):
-    """One ResBlock, with attention after it where the level attends."""
+    """One ResBlock, followed by attention if the level attends."""
 
     def __init__(self, c_in: int, c_out: int, config: ModelConfig, attends: bool) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
-"""How each scheme draws the images of M clients: five functions `(labels, config, M, rng) -> Held`.
+"""Partition schemes, as functions `(labels, config, M, rng) -> Held`, and independent draws.
 
-The schemes carry the names and meanings of Flower Datasets' partitioners. Beside them, one client's
-images drawn without regard to the others. Shapes: N images with labels (N,), K classes, M clients
-(old and new together).
+The schemes have the names and meanings of Flower Datasets' partitioners. `independent_images` draws
+one client's images without regard to the others. Shapes: N images with labels (N,), K classes,
+M clients (old and new together).
 """
 
 import numpy as np
@@ -27,7 +27,7 @@ def _sizes(num_images: int, config: PartitionConfig, num: int) -> list[int]:
 
 
 def _iid(labels: np.ndarray, config: PartitionConfig, num: int, rng: Rng) -> Held:
-    """Deal all images out at random, in equal parts."""
+    """Deal out all images at random, in equal parts."""
     bounds = np.cumsum(_sizes(len(labels), config, num))
     return np.split(rng.permutation(len(labels)), bounds)[:num]
 
@@ -56,11 +56,11 @@ def _dirichlet(labels: np.ndarray, config: PartitionConfig, num: int, rng: Rng) 
 def _inner_dirichlet(labels: np.ndarray, config: PartitionConfig, num: int, rng: Rng) -> Held:
     """Draw each client's class prior from Dirichlet(alpha), then its images one by one from it.
 
-    Images leave their class pool as they are drawn, and clients take turns in random order (Acar et
-    al. 2021, as in Flower). When a pool runs dry, its class leaves every prior and the rest of the
-    prior is renormalised, as in Flower; a client whose whole prior ran dry goes on in proportion to
-    what is left (Flower divides by zero there). Without `client_size` all images are dealt, so the
-    last ones dealt follow the pools more than the priors.
+    Images are drawn without replacement, and clients take turns in random order (Acar et al. 2021,
+    as in Flower). When a class pool is empty, the class leaves every prior and the rest of the
+    prior is renormalised, as in Flower. A client whose prior is empty continues in proportion to
+    the pools' sizes (Flower divides by zero there). Without `client_size` all images are dealt, so
+    the last ones follow the pools more than the priors.
     """
     pools = [list(pool) for pool in _pools(labels, rng)]
     priors = rng.dirichlet(np.full(len(pools), config.alpha), size=num)
@@ -81,8 +81,8 @@ def _inner_dirichlet(labels: np.ndarray, config: PartitionConfig, num: int, rng:
 def _pathological(labels: np.ndarray, config: PartitionConfig, num: int, rng: Rng) -> Held:
     """Give a client `classes_per_client` distinct classes; cut each class equally over its holders.
 
-    Client after client takes the classes that the fewest clients hold so far, ties at random: all
-    classes are in use as soon as there are enough clients, and are held almost equally often.
+    Each client in turn takes the classes with the fewest holders so far, ties at random. With
+    enough clients all classes are therefore in use, with almost equal numbers of holders.
     """
     pools = _pools(labels, rng)
     k = config.classes_per_client
@@ -115,9 +115,10 @@ def _shard(labels: np.ndarray, config: PartitionConfig, num: int, rng: Rng) -> H
 
 
 def independent_images(pools: Held, size: int, alpha: float, rng: Rng) -> np.ndarray:
-    """Return `size` different images of one client, drawn by itself from pools of each class.
+    """Return `size` different images for one client, drawn from pools of each class.
 
-    Its class prior is drawn from Dirichlet(alpha), then how many images of each class it holds.
+    Its class prior is drawn from Dirichlet(alpha), then the number of images of each class, then
+    the images.
     """
     counts = rng.multinomial(size, rng.dirichlet(np.full(len(pools), alpha)))
     held = [rng.choice(p, n, replace=False) for p, n in zip(pools, counts, strict=True) if n]

@@ -1,10 +1,10 @@
-"""Who holds which images: splits a labelled data set over clients, without overlap.
+"""The partition of a labelled data set over clients, without overlap.
 
-The schemes carry the names and meanings of Flower Datasets' partitioners. Pre-training clients
-and new clients are drawn alike, in one split, so that a new client has a class mixture of its own
-and no image of anybody else's. `independent` is for populations that no data set is large enough
-for: each client draws its images by itself, so two clients may hold the same image, and a client's
-are drawn when they are asked for. Shapes: N images, K classes, M clients (old and new together).
+The schemes have the names and meanings of Flower Datasets' partitioners. Pre-training and new
+clients are drawn in one split, so that a new client has its own class mixture and shares no image.
+`independent` is for populations larger than any data set. There each client draws its images by
+itself, when they are requested, and two clients may hold the same image. Shapes: N images,
+K classes, M clients (old and new together).
 """
 
 import hashlib
@@ -36,10 +36,10 @@ class ClientSplit:
 
 @dataclass(frozen=True, eq=False)
 class Partition:
-    """Who holds what: ids count from 0 over `train_clients` and go on over `new_clients`.
+    """The images of each client; ids count from 0 over `train_clients`, then over `new_clients`.
 
-    With a `rule`, the clients' images are drawn when asked for and follow from it: it is hashed
-    with the first of them, and only these are shown.
+    With a `rule`, each client's images are drawn by it when they are requested. The hash then
+    covers the rule and the first clients, and only these are shown.
     """
 
     train_clients: Sequence[ClientSplit]
@@ -54,7 +54,7 @@ class Partition:
 
     @property
     def train_sizes(self) -> Sequence[int]:
-        """How many images each pre-training client trains on."""
+        """The number of training images of each pre-training client."""
         if self.rule:
             return [len(self.train_clients[0].train)] * len(self.train_clients)
         return [len(client.train) for client in self.train_clients]
@@ -66,7 +66,7 @@ class Partition:
 
     @property
     def shown(self) -> "Partition":
-        """The clients that people are shown: all, or the first where the rest follow a rule."""
+        """The clients that tables and figures show: all, or with a rule the first."""
         limit = NUM_SHOWN if self.rule else None
         return Partition(self.train_clients[:limit], self.new_clients[:limit])
 
@@ -80,7 +80,7 @@ class Partition:
     def hash(self) -> str:
         """SHA-256 (hex) over all roles, ids and indices in order; the same on every platform.
 
-        Where all clients follow from a rule, it is over that and those that are shown.
+        With a rule, it covers the rule and the clients that are shown.
         """
         digest, shown = hashlib.sha256(self.rule.encode()), self.shown
         for is_new, clients in enumerate((shown.train_clients, shown.new_clients)):
@@ -109,12 +109,12 @@ def make_partition(
 ) -> Partition:
     """Return a disjoint split of the images with labels (N,) over the clients and the new clients.
 
-    A function of its arguments alone. Every image is dealt out, except with `client_size` (the rest
-    stays unused) and where the pathological clients are too few to hold every class; with the
-    scheme `independent` only a client's own images are disjoint. A new client trains on
-    `new_num_images` of its train part (None = all; all as well if it holds fewer), and nothing else
-    depends on that number. ConfigError: settings out of range; DataError: labels that are no class
-    indices, too few images, or `max_retries` draws with a client below `min_size`.
+    The result depends on the arguments alone. Every image is dealt out, with two exceptions: images
+    beyond `client_size`, and classes that too few pathological clients can hold. With the scheme
+    `independent` only a client's own images are disjoint. A new client trains on at most
+    `new_num_images` of its training images (None = all); nothing else depends on that number.
+    Raises ConfigError for settings out of range, and DataError for labels that are no class
+    indices, too few images, or a client below `min_size` in each of `max_retries` further draws.
     """
     require(num_clients >= 1, "at least 1 client", num_clients, "raise it")
     require(num_new_clients >= 0, "at least 0 new clients", num_new_clients, "raise it")
@@ -142,10 +142,10 @@ def make_partition(
 
 
 class DrawnClients(Sequence[ClientSplit]):
-    """Clients that draw their images by themselves, each time that they are asked for.
+    """Clients of the scheme `independent`, whose images are drawn on each access.
 
-    A client's images are a function of the seed and its id. `ids` are the clients', `num_images`
-    the most that one trains on (None = all).
+    A client's images are a function of the seed and its id. A client trains on at most `num_images`
+    of them (None = all).
     """
 
     def __init__(

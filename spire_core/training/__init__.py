@@ -1,6 +1,7 @@
 """Local training: gradient steps of one client.
 
-fit      batches, the training step and the loop over them
+context  a client: its id, the seed and its images
+fit      the objective, the training step and the loop over batches
 adam     Adam whose moments are values
 heldout  the loss on images that a client has not trained on
 """

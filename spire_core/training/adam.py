@@ -1,6 +1,6 @@
 """Adam over the parts of one client (Kingma and Ba 2015), as torch's fused kernel computes it.
 
-`torch.optim.Adam` does the same, but to make one imports torch's compiler: 1.5 s of every process.
+`torch.optim.Adam` computes the same, but its constructor imports torch's compiler: 1.5 s a process.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ EPS = 1e-8
 
 
 @dataclass(frozen=True)
-class Moments:
+class PartMoments:
     """Adam's running state of one part: first and second moment (n,) and the steps taken."""
 
     exp_avg: Tensor
@@ -22,26 +22,31 @@ class Moments:
     step: Tensor
 
     @classmethod
-    def fresh(cls, like: Tensor) -> "Moments":
+    def fresh(cls, like: Tensor) -> "PartMoments":
         return cls(torch.zeros_like(like), torch.zeros_like(like), torch.zeros(()))
 
-    def copied_to(self, device: torch.device) -> "Moments":
+    def to(self, device: torch.device | str) -> "PartMoments":
+        """Return these moments on a device; where they are there already, the same tensors."""
+        return PartMoments(*(t.to(device) for t in (self.exp_avg, self.exp_avg_sq, self.step)))
+
+    def copied_to(self, device: torch.device) -> "PartMoments":
         """Return copies, which an optimizer may change."""
-        own = (t.to(device, copy=True) for t in (self.exp_avg, self.exp_avg_sq, self.step))
-        return Moments(*own)
+        tensors = (self.exp_avg, self.exp_avg_sq, self.step)
+        return PartMoments(*(tensor.to(device, copy=True) for tensor in tensors))
 
 
 class Adam:
     """Steps the given parts in place, each at its own rate, continuing from the given moments.
 
-    `moments` are the optimizer's own tensors; a part is among them once it was given or stepped.
+    `moments` holds the optimizer's own tensors. A part appears there if its moments were given, or
+    after its first step.
     """
 
     def __init__(
         self,
         leaves: Mapping[str, nn.Parameter],
         rates: Mapping[str, float],
-        moments: Mapping[str, Moments],
+        moments: Mapping[str, PartMoments],
         betas: tuple[float, float],
     ) -> None:
         self.leaves = {part: leaf for part, leaf in leaves.items() if leaf.numel()}
@@ -65,15 +70,15 @@ class Adam:
             if leaf.grad is None:
                 continue
             if part not in self.moments:
-                self.moments[part] = Moments.fresh(leaf).copied_to(leaf.device)
-            own = self.moments[part]
+                self.moments[part] = PartMoments.fresh(leaf).copied_to(leaf.device)
+            state = self.moments[part]
             adam(
                 [leaf],
                 [leaf.grad],
-                [own.exp_avg],
-                [own.exp_avg_sq],
+                [state.exp_avg],
+                [state.exp_avg_sq],
                 [],
-                [own.step],
+                [state.step],
                 fused=True,
                 amsgrad=False,
                 beta1=self.betas[0],

@@ -41,7 +41,6 @@ from pipeline.federation.setup import Setting, prepare
 from pipeline.runs.layout import trace_path
 from pipeline.tracking.outbox import read_points
 from spire_core.errors import ClusterError, SpireError
-from spire_core.federated.compression import RESIDUAL
 from spire_core.federated.server import ServerState
 from spire_core.network.flat_model import initial_weights
 
@@ -253,7 +252,7 @@ def test_an_actor_that_dies_as_it_begins_comes_back(
     setting = prepare(config_for(mnist_root, folder, "resources.num_actors=1"))
     for _ in range(20):  # a beginning can be too short to be seen
         with BeginningKiller() as killer, open_pool(setting, folder) as (pool, _):
-            assert "client_emb" in pool.run_all("private_state", [0])[0]
+            assert "client_emb" in pool.run_all("private_state", [0])[0].parts
         if killer.killed is not None and "was lost as it began" in caplog.text:
             return
     pytest.fail("no actor could be killed as it began")
@@ -425,10 +424,10 @@ def test_the_driver_never_holds_what_is_a_clients_own(opened: Opened, folder: Pa
     )
     worker = ClientWorker(setup, setting.images)
     states = [worker.private_state(c) for c in setting.train_ids]
-    needles = [s["client_emb"].numpy().tobytes() for s in states]
+    needles = [s.parts["client_emb"].numpy().tobytes() for s in states]
     assert all(len(n) == 4 * D_EMB for n in needles)
-    assert sum("client_emb.step" in s for s in states) >= 3  # some have trained
-    needles += [_unsent(s[RESIDUAL]) for s in states if RESIDUAL in s]
+    assert sum("client_emb" in s.moments for s in states) >= 3  # some have trained
+    needles += [_unsent(s.residual) for s in states if s.residual is not None]
     backbone = ray.get(driver.model_weights.remote())  # type: ignore[attr-defined]
     controls = [backbone[100 : 100 + D_EMB].tobytes()]  # what it does hold is found
     controls += [np.random.default_rng(0).random(D_EMB, np.float32).tobytes()]

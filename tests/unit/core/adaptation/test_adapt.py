@@ -8,16 +8,17 @@ from spire_core.config.adapt import AdaptConfig
 from spire_core.config.diffusion import DiffusionConfig
 from spire_core.config.method import MethodConfig
 from spire_core.config.model import ModelConfig
-from spire_core.diffusion.process import make_schedule
+from spire_core.diffusion.process import Diffusion
 from spire_core.errors import DataError
-from spire_core.federated.private_state import personalise
+from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.methods import METHODS
 from spire_core.network.flat_model import FlatModel, initial_weights
 from spire_core.rng import torch_generator
-from spire_core.training.fit import Recipe
+from spire_core.training.context import ClientContext
+from spire_core.training.fit import TrainingObjective
 
 MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(), cond_dim=16)
-RECIPE = Recipe(DiffusionConfig(), make_schedule("cosine", 1000), (0.9, 0.999))
+OBJECTIVE = TrainingObjective(Diffusion.of(DiffusionConfig()), (0.9, 0.999))
 IMAGES = torch.randint(
     0, 256, (20, 1, 8, 8), generator=torch_generator(0, "images"), dtype=torch.uint8
 )
@@ -31,17 +32,15 @@ def trained_weights(method: str) -> torch.Tensor:
 
 def adapt(method: str, **settings):
     model = FlatModel(MODEL, MethodConfig(name=method), 1)
-    start = {"client_emb": torch.zeros(MODEL.d_emb)} if METHODS[method].has_embedding else {}
+    parts = {"client_emb": torch.zeros(MODEL.d_emb)} if METHODS[method].has_embedding else {}
     seen = []
     result = adapt_client(
         model,
         trained_weights(method),
-        start,
-        IMAGES,
+        ClientContext(7, 2, IMAGES),
+        PrivateState(parts),
         AdaptConfig(**{"epochs": 3, "batch_size": 8, **settings}),
-        RECIPE,
-        seed=2,
-        client_id=7,
+        OBJECTIVE,
         observe=lambda epoch, *_: seen.append(epoch) or {"own_kid": 0.0},
     )
     return model, result, seen
@@ -50,8 +49,8 @@ def adapt(method: str, **settings):
 def test_spire_changes_nothing_but_the_new_embedding() -> None:
     model, result, _ = adapt("spire")
     assert torch.equal(model.weights, trained_weights("spire"))
-    assert set(result.state) == {"client_emb"}
-    assert result.state["client_emb"].abs().min() > 0
+    assert set(result.state.parts) == {"client_emb"}
+    assert result.state.parts["client_emb"].abs().min() > 0
 
 
 @pytest.mark.parametrize("method", ["fedavg_ft", "shared_rep", "local"])
@@ -61,7 +60,7 @@ def test_other_methods_change_their_own_parts_alone(method: str) -> None:
     for part, at in model.layout.parts.items():
         changed = not torch.equal(model.weights[at], before[at])
         assert changed == (part in METHODS[method].adapt_parts), part
-    assert set(result.state) == set(METHODS[method].adapt_parts)
+    assert set(result.state.parts) == set(METHODS[method].adapt_parts)
 
 
 def test_images_with_their_channels_last_in_memory_are_fitted_alike() -> None:
@@ -71,7 +70,9 @@ def test_images_with_their_channels_last_in_memory_are_fitted_alike() -> None:
     weights = torch.randn(model.layout.size, generator=torch_generator(0, "weights")) / 50
     config, losses = AdaptConfig(epochs=1), []
     for own in (images, images.contiguous(memory_format=torch.channels_last)):
-        result = adapt_client(model, weights, {}, own, config, RECIPE, 0, 1, lambda *_: {})
+        client = ClientContext(1, 0, own)
+        more = (PrivateState(), config, OBJECTIVE, lambda *_: {})
+        result = adapt_client(model, weights, client, *more)
         losses.append(result.curve[-1].train_loss)
     assert losses[0] == losses[1]
 
@@ -79,13 +80,13 @@ def test_images_with_their_channels_last_in_memory_are_fitted_alike() -> None:
 def test_fedavg_does_not_adapt() -> None:
     model, result, seen = adapt("fedavg")
     assert torch.equal(model.weights, trained_weights("fedavg"))
-    assert (result.state, result.kept_epoch, seen) == ({}, 0, [0])
+    assert (result.state, result.kept_epoch, seen) == (PrivateState(), 0, [0])
 
 
 def test_adapted_state_is_the_model_that_was_trained() -> None:
     model, result, _ = adapt("fedavg_ft")
     after = model.weights.clone()
-    personalise(model, trained_weights("fedavg_ft"), result.state)
+    load_client(model, trained_weights("fedavg_ft"), result.state)
     assert torch.equal(model.weights, after)
 
 
@@ -109,17 +110,17 @@ def test_early_stopping_keeps_the_start_where_every_epoch_is_worse(method: str) 
     assert result.kept_epoch == 0
     weights = trained_weights(method)
     parts = FlatModel(MODEL, MethodConfig(name=method), 1).layout.parts
-    for part, value in result.state.items():
+    for part, value in result.state.parts.items():
         start = torch.zeros(MODEL.d_emb) if part == "client_emb" else weights[parts[part]]
         assert torch.equal(value, start)
 
 
 def test_validation_split_is_disjoint_and_needs_two_images() -> None:
-    train, val = split_validation(IMAGES, 0.2, seed=0, client_id=1)
-    assert (len(train), len(val)) == (16, 4)
-    assert not any(torch.equal(a, b) for a in train for b in val)
+    train, val = split_validation(ClientContext(1, 0, IMAGES), 0.2)
+    assert (len(train.images), len(val.images)) == (16, 4)
+    assert not any(torch.equal(a, b) for a in train.images for b in val.images)
     with pytest.raises(DataError, match="at least 2 images"):
-        split_validation(IMAGES[:1], 0.2, seed=0, client_id=1)
+        split_validation(ClientContext(1, 0, IMAGES[:1]), 0.2)
 
 
 def test_number_of_trained_parameters() -> None:
@@ -139,7 +140,8 @@ def test_every_epoch_of_every_client_has_an_order_and_noise_of_its_own(
     client_id: int, epoch: int
 ) -> None:
     def streams(client_id: int, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
-        order, noise = epoch_streams(20, 8, 0, client_id, epoch)
+        client = ClientContext(client_id, 0, torch.arange(20))
+        order, noise = epoch_streams(client, 8, epoch)
         return torch.cat(list(order)), torch.randn(4, generator=noise)
 
     for first, other in zip(streams(5, 1), streams(client_id, epoch), strict=True):

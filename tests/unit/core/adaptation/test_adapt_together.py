@@ -12,11 +12,13 @@ from spire_core.config.adapt import AdaptConfig
 from spire_core.config.diffusion import DiffusionConfig
 from spire_core.config.method import MethodConfig
 from spire_core.config.model import ModelConfig
-from spire_core.diffusion.process import make_schedule
+from spire_core.diffusion.process import Diffusion
 from spire_core.errors import ConfigError
+from spire_core.federated.private_state import PrivateState
 from spire_core.network.flat_model import FlatModel, initial_weights
 from spire_core.rng import torch_generator
-from spire_core.training.fit import Recipe
+from spire_core.training.context import ClientContext
+from spire_core.training.fit import TrainingObjective
 
 MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(1,), cond_dim=16)
 SIZES = {7: 20, 3: 9, 12: 30}  # images of each new client: unequal batches and epochs
@@ -35,25 +37,27 @@ def fit_all(together: bool, **settings: Any) -> tuple[list[Adapted], list[list[i
     model = FlatModel(MODEL, method, 1)
     weights = initial_weights(MODEL, method, 1, seed=1)
     weights += 0.05 * torch.randn(weights.shape, generator=torch_generator(1, "perturb"))
-    recipe = Recipe(DiffusionConfig(), make_schedule("cosine", 1000), (0.9, 0.999), 0.1)
+    objective = TrainingObjective(Diffusion.of(DiffusionConfig()), (0.9, 0.999), 0.1)
     config = AdaptConfig(**{"epochs": 4, "batch_size": 8, "eval_every": 2, **settings})
     ids = list(SIZES)
-    starts = [{"client_emb": torch.randn(5, generator=torch_generator(2, "e", c))} for c in ids]
+    embs = [torch.randn(5, generator=torch_generator(2, "e", c)) for c in ids]
+    starts = [PrivateState({"client_emb": emb}) for emb in embs]
     images = [
         torch.randint(0, 256, (SIZES[c], 1, 8, 8), generator=torch_generator(2, "images", c)).byte()
         for c in ids
     ]
+    clients = [ClientContext(c, 2, own) for c, own in zip(ids, images, strict=True)]
     seen: list[list[int]] = [[] for _ in ids]
     observers = [
         lambda epoch, _, emb, own=own: own.append(epoch) or {"sum": float(emb.detach().sum())}
         for own in seen
     ]
     if together:
-        more = (config, recipe, 2, ids, observers)
-        return adapt_embeddings(model, weights, starts, images, *more), seen
+        more = (config, objective, observers)
+        return adapt_embeddings(model, weights, clients, starts, *more), seen
     found = [
-        adapt_client(model, weights, starts[i], images[i], config, recipe, 2, c, observers[i])
-        for i, c in enumerate(ids)
+        adapt_client(model, weights, client, start, config, objective, observe)
+        for client, start, observe in zip(clients, starts, observers, strict=True)
     ]
     return found, seen
 
@@ -61,8 +65,8 @@ def fit_all(together: bool, **settings: Any) -> tuple[list[Adapted], list[list[i
 def assert_close(found: list[Adapted], expected: list[Adapted], tolerance: float) -> None:
     for one, other in zip(found, expected, strict=True):
         assert one.kept_epoch == other.kept_epoch
-        assert one.state.keys() == other.state.keys() == {"client_emb"}
-        mine, theirs = one.state["client_emb"], other.state["client_emb"]
+        assert one.state.parts.keys() == other.state.parts.keys() == {"client_emb"}
+        mine, theirs = one.state.parts["client_emb"], other.state.parts["client_emb"]
         torch.testing.assert_close(mine, theirs, rtol=tolerance, atol=tolerance)
         for point, wanted in zip(one.curve, other.curve, strict=True):
             mine, theirs = dataclasses.asdict(point), dataclasses.asdict(wanted)
@@ -96,6 +100,6 @@ def test_in_single_precision_they_are_close() -> None:
 @pytest.mark.parametrize(("method", "dropout"), [("fedavg_ft", 0.0), ("spire", 0.1)])
 def test_what_cannot_be_fitted_together_is_refused(method: str, dropout: float) -> None:
     model = FlatModel(ModelConfig(width=8, dropout=dropout), MethodConfig(name=method), 1)
-    recipe = Recipe(DiffusionConfig(), make_schedule("cosine", 1000), (0.9, 0.999))
+    objective = TrainingObjective(Diffusion.of(DiffusionConfig()), (0.9, 0.999))
     with pytest.raises(ConfigError, match="one by one"):
-        adapt_embeddings(model, model.weights, [], [], AdaptConfig(), recipe, 0, [], [])
+        adapt_embeddings(model, model.weights, [], [], AdaptConfig(), objective, [])

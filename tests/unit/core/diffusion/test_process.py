@@ -13,17 +13,14 @@ from spire_core.config.diffusion import (
     SCHEDULES,
     DiffusionConfig,
 )
-from spire_core.diffusion.process import (
-    denoising_loss,
-    make_schedule,
-    predict_x0_eps,
-    q_sample,
-    sample_timesteps,
-    training_target,
-)
+from spire_core.diffusion.process import Diffusion, make_schedule, sample_timesteps
 from spire_core.errors import ConfigError
 
 DIFFUSERS_NAMES = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
+
+
+def process(schedule: str, prediction: str = "v") -> Diffusion:
+    return Diffusion.of(DiffusionConfig(schedule=schedule, prediction=prediction))
 
 
 def ddpm_scheduler(schedule: str, num_timesteps: int = 1000) -> DDPMScheduler:
@@ -62,8 +59,8 @@ def test_cosine_is_the_curve_of_the_paper_until_beta_is_clipped():
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_q_sample_and_v_are_those_of_diffusers(schedule, batch):
     x0, eps, t = batch
-    ours, theirs = make_schedule(schedule, 1000), ddpm_scheduler(schedule)
-    xt, v = q_sample(ours, x0, t, eps), training_target(ours, "v", x0, eps, t)
+    ours, theirs = process(schedule), ddpm_scheduler(schedule)
+    xt, v = ours.q_sample(x0, t, eps), ours.target(x0, t, eps)
     torch.testing.assert_close(xt, theirs.add_noise(x0, eps, t), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(v, theirs.get_velocity(x0, eps, t), rtol=1e-6, atol=1e-6)
 
@@ -72,44 +69,43 @@ def test_q_sample_and_v_are_those_of_diffusers(schedule, batch):
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_a_perfect_output_gives_x0_and_eps_back(schedule, prediction, batch):
     x0, eps, t = batch
-    ours = make_schedule(schedule, 1000)
-    output = training_target(ours, prediction, x0, eps, t)
-    x0_back, eps_back = predict_x0_eps(ours, prediction, q_sample(ours, x0, t, eps), t, output)
+    ours = process(schedule, prediction)
+    output = ours.target(x0, t, eps)
+    x0_back, eps_back = ours.x0_eps(ours.q_sample(x0, t, eps), t, output)
     # From eps, x0 is a difference divided by sqrt(alpha_bar): so is its rounding error.
-    scale = ours.alpha_bar[t].rsqrt() if prediction == "eps" else torch.ones(len(t))
+    scale = ours.schedule.alpha_bar[t].rsqrt() if prediction == "eps" else torch.ones(len(t))
     error = (x0_back - x0).abs().amax(dim=(1, 2, 3))
     assert (error < 1e-6 * scale).all()
     torch.testing.assert_close(eps_back, eps, rtol=1e-6, atol=1e-6)
 
 
 def test_v_by_hand():
-    schedule = make_schedule("linear", 1)  # one beta, 1e-4
+    two = DiffusionConfig("linear", num_timesteps=2, sample_steps=1)  # the first beta is 1e-4
     x0, eps, t = torch.ones(1, 1, 1, 1), torch.full((1, 1, 1, 1), 2.0), torch.tensor([0])
-    v = training_target(schedule, "v", x0, eps, t)
+    v = Diffusion.of(two).target(x0, t, eps)
     assert v.item() == pytest.approx(2 * math.sqrt(0.9999) - 0.01, rel=1e-5)
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_the_loss_is_the_error_of_each_example(prediction, batch):
     x0, eps, t = batch
-    schedule = make_schedule("cosine", 1000)
-    target = training_target(schedule, prediction, x0, eps, t)
+    ours = process("cosine", prediction)
+    target = ours.target(x0, t, eps)
     off = torch.arange(8.0)[:, None, None, None]
-    loss = denoising_loss(schedule, prediction, lambda xt, t: target + off, x0, t, eps)
+    loss = ours.loss(lambda xt, t: target + off, x0, t, eps)
     torch.testing.assert_close(loss, torch.arange(8.0).square(), rtol=1e-5, atol=0.0)
 
 
 def test_the_denoiser_sees_the_noised_images_and_their_timesteps(batch):
     x0, eps, t = batch
-    schedule = make_schedule("cosine", 1000)
-    seen = []
+    ours, seen = process("cosine", "eps"), []
 
     def denoiser(xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         seen.extend([xt, t])
         return xt
 
-    denoising_loss(schedule, "eps", denoiser, x0, t, eps)
-    assert torch.equal(seen[0], q_sample(schedule, x0, t, eps))
+    ours.loss(denoiser, x0, t, eps)
+    assert torch.equal(seen[0], ours.q_sample(x0, t, eps))
     assert torch.equal(seen[1], t)
 
 
@@ -164,16 +160,9 @@ def test_a_bad_setting_is_named_with_what_was_got(key, value):
         dataclasses.replace(DiffusionConfig(), **{key: value})
 
 
-def test_unknown_names_raise_outside_of_a_config_too():
-    x = torch.zeros(1, 1, 1, 1)
-    t = torch.tensor([0])
+def test_an_unknown_schedule_raises_outside_of_a_config_too():
     with pytest.raises(ConfigError, match="schedule"):
         make_schedule("sigmoid", 10)
-    schedule = make_schedule("linear", 10)
-    with pytest.raises(ConfigError, match="prediction"):
-        training_target(schedule, "x0", x, x, t)
-    with pytest.raises(ConfigError, match="prediction"):
-        predict_x0_eps(schedule, "x0", x, t, x)
 
 
 def test_the_longest_linear_schedule_ends_in_a_normal_number() -> None:

@@ -1,18 +1,19 @@
 """The samplers: against diffusers' schedulers, and on data whose distribution is known."""
 
+from functools import partial
+
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor
 
 from spire_core.config.diffusion import PREDICTIONS, SAMPLER_NAMES, SCHEDULES, DiffusionConfig
-from spire_core.diffusion.process import Denoiser, make_schedule
+from spire_core.diffusion.process import Denoiser, Diffusion, make_schedule
 from spire_core.diffusion.samplers import (
     SAMPLERS,
+    ddim_weights,
+    run_sampler,
     sample,
-    sample_ddim,
-    sample_ddpm,
-    sample_dpmpp,
     timestep_grid,
 )
 from spire_core.errors import ConfigError
@@ -28,6 +29,10 @@ STEPS = [5, 12, 50]
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def diffusion(schedule: str, prediction: str, **settings) -> Diffusion:
+    return Diffusion.of(DiffusionConfig(schedule=schedule, prediction=prediction, **settings))
 
 
 def start_noise(*shape: int) -> Tensor:
@@ -107,15 +112,13 @@ def xT() -> Tensor:
 @pytest.mark.parametrize("clip_x0", [False, True])
 @pytest.mark.parametrize("num_steps", STEPS)
 def test_ddpm_is_that_of_diffusers(process, denoiser, xT, num_steps, clip_x0):
-    schedule, prediction = process
     timesteps = timestep_grid(1000, num_steps)
     scheduler = DDPMScheduler(**diffusers_arguments(*process), clip_sample=clip_x0)
     scheduler.set_timesteps(timesteps=timesteps)
     theirs = diffusers_loop(scheduler, denoiser, xT, generator=generator())
-    ours = sample_ddpm(
-        make_schedule(schedule, 1000), prediction, denoiser, xT, timesteps, generator(), clip_x0
-    )
-    assert_same_images(ours, theirs, prediction)
+    rule, streams = SAMPLERS["ddpm"], [generator()]
+    ours = run_sampler(diffusion(*process), rule, denoiser, xT, timesteps, streams, clip_x0)
+    assert_same_images(ours, theirs, process[1])
 
 
 def test_ddpm_over_every_timestep_is_that_of_diffusers(xT):
@@ -123,9 +126,14 @@ def test_ddpm_over_every_timestep_is_that_of_diffusers(xT):
         100, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction"
     )
     theirs = diffusers_loop(scheduler, network(), xT, generator=generator())
-    timesteps = timestep_grid(100, 100)
-    schedule = make_schedule("cosine", 100)
-    ours = sample_ddpm(schedule, "v", network(), xT, timesteps, generator())
+    ours = run_sampler(
+        diffusion("cosine", "v", num_timesteps=100),
+        SAMPLERS["ddpm"],
+        network(),
+        xT,
+        timestep_grid(100, 100),
+        [generator()],
+    )
     assert_same_images(ours, theirs, "v")
 
 
@@ -133,24 +141,15 @@ def test_ddpm_over_every_timestep_is_that_of_diffusers(xT):
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("num_steps", STEPS)
 def test_ddim_is_that_of_diffusers(process, denoiser, xT, num_steps, eta, clip_x0):
-    schedule, prediction = process
     scheduler = DDIMScheduler(**diffusers_arguments(*process), clip_sample=clip_x0)
     scheduler.set_timesteps(num_steps)  # takes no timesteps of ours, so ours takes its own
     theirs = diffusers_loop(
         scheduler, denoiser, xT, eta=eta, generator=generator(), use_clipped_model_output=True
     )
     timesteps = scheduler.timesteps.tolist()
-    ours = sample_ddim(
-        make_schedule(schedule, 1000),
-        prediction,
-        denoiser,
-        xT,
-        timesteps,
-        eta,
-        generator(),
-        clip_x0,
-    )
-    assert_same_images(ours, theirs, prediction)
+    rule, streams = partial(ddim_weights, eta=eta), [generator()]
+    ours = run_sampler(diffusion(*process), rule, denoiser, xT, timesteps, streams, clip_x0)
+    assert_same_images(ours, theirs, process[1])
 
 
 @pytest.mark.filterwarnings(
@@ -159,26 +158,27 @@ def test_ddim_is_that_of_diffusers(process, denoiser, xT, num_steps, eta, clip_x
 @pytest.mark.parametrize("clip_x0", [False, True])
 @pytest.mark.parametrize("num_steps", STEPS)
 def test_dpmpp_is_that_of_diffusers(process, denoiser, xT, num_steps, clip_x0):
-    schedule, prediction = process
     timesteps = timestep_grid(1000, num_steps)
     scheduler = DPMSolverMultistepScheduler(
         **diffusers_arguments(*process), thresholding=clip_x0, sample_max_value=1.0
     )
     scheduler.set_timesteps(timesteps=timesteps)
     theirs = diffusers_loop(scheduler, denoiser, xT)
-    ours = sample_dpmpp(make_schedule(schedule, 1000), prediction, denoiser, xT, timesteps, clip_x0)
-    assert_same_images(ours, theirs, prediction)
+    rule = SAMPLERS["dpmpp"]
+    ours = run_sampler(diffusion(*process), rule, denoiser, xT, timesteps, clip_x0=clip_x0)
+    assert_same_images(ours, theirs, process[1])
 
 
-@pytest.mark.parametrize("sampler", [sample_ddim, sample_dpmpp])
+@pytest.mark.parametrize("sampler", ["ddim", "dpmpp"])
 @pytest.mark.parametrize("std", [0.2, 0.5])
 def test_the_ode_samplers_return_the_gaussian_that_the_data_is(process, sampler, std):
     # All that they do to xT is affine here: 0 goes to the mean, and 1 to mean + std.
     denoiser = gaussian_denoiser(*process, torch.tensor(0.3), torch.tensor(std))
     xT = torch.tensor([0.0, 1.0])[:, None, None, None]
     timesteps = timestep_grid(1000, 1000)
-    schedule = make_schedule(process[0], 1000)
-    at_0, at_1 = sampler(schedule, process[1], denoiser, xT, timesteps, clip_x0=False).flatten()
+    rule = SAMPLERS[sampler]
+    images = run_sampler(diffusion(*process), rule, denoiser, xT, timesteps, clip_x0=False)
+    at_0, at_1 = images.flatten()
     assert at_0.item() == pytest.approx(0.3, abs=0.01)
     assert (at_1 - at_0).item() == pytest.approx(std, rel=0.02)
 
@@ -187,8 +187,8 @@ def test_ddpm_returns_the_gaussian_that_the_data_is(process):
     denoiser = gaussian_denoiser(*process, torch.tensor(0.3), torch.tensor(0.5))
     xT = start_noise(20_000, 1, 1, 1)
     timesteps = timestep_grid(1000, 1000)
-    schedule = make_schedule(process[0], 1000)
-    x0 = sample_ddpm(schedule, process[1], denoiser, xT, timesteps, generator(), clip_x0=False)
+    rule, streams = SAMPLERS["ddpm"], [generator()]
+    x0 = run_sampler(diffusion(*process), rule, denoiser, xT, timesteps, streams, clip_x0=False)
     # 20,000 draws give the mean to 0.0035 and the standard deviation to 0.5 %; the error of the
     # steps themselves, which shrinks as 1 / N, is 0.6 % of the standard deviation.
     assert x0.mean().item() == pytest.approx(0.3, abs=0.01)
@@ -197,14 +197,10 @@ def test_ddpm_returns_the_gaussian_that_the_data_is(process):
 
 def test_the_second_order_pays_off_at_few_steps():
     denoiser = gaussian_denoiser("cosine", "v", torch.tensor(0.0), torch.tensor(0.5))
-    schedule, xT, timesteps = (
-        make_schedule("cosine", 1000),
-        torch.ones(1, 1, 1, 1),
-        timestep_grid(1000, 12),
-    )
+    xT, timesteps = torch.ones(1, 1, 1, 1), timestep_grid(1000, 12)
     first, second = (
-        sampler(schedule, "v", denoiser, xT, timesteps).item()
-        for sampler in (sample_ddim, sample_dpmpp)
+        run_sampler(diffusion("cosine", "v"), SAMPLERS[name], denoiser, xT, timesteps).item()
+        for name in ("ddim", "dpmpp")
     )
     assert abs(second - 0.5) < abs(first - 0.5) / 3
 
@@ -212,31 +208,24 @@ def test_the_second_order_pays_off_at_few_steps():
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_one_step_is_the_guess_of_x0(name):
     denoiser = gaussian_denoiser("cosine", "eps", torch.tensor(2.0), torch.tensor(1e-6))
-    config = DiffusionConfig(prediction="eps", sampler=name, sample_steps=1)
-    x0 = sample(
-        config, make_schedule("cosine", 1000), denoiser, start_noise(2, 1, 2, 2), generator()
-    )
+    chosen = diffusion("cosine", "eps", sampler=name, sample_steps=1)
+    x0 = sample(chosen, denoiser, start_noise(2, 1, 2, 2), generator())
     assert torch.equal(x0, torch.ones(2, 1, 2, 2))  # the data is 2 everywhere, which is clipped
 
 
 def test_a_config_chooses_sampler_and_steps(xT):
     assert tuple(SAMPLERS) == SAMPLER_NAMES
-    schedule, timesteps = make_schedule("cosine", 1000), timestep_grid(1000, 7, power=2.0)
-    expected = {
-        "ddpm": sample_ddpm(schedule, "v", network(), xT, timesteps, generator()),
-        "ddim": sample_ddim(schedule, "v", network(), xT, timesteps),
-        "dpmpp": sample_dpmpp(schedule, "v", network(), xT, timesteps),
-    }
-    for name, images in expected.items():
-        config = DiffusionConfig(sampler=name, sample_steps=7, grid_power=2.0)
-        assert torch.equal(sample(config, schedule, network(), xT, generator()), images)
+    timesteps = timestep_grid(1000, 7, power=2.0)
+    for name, rule in SAMPLERS.items():
+        chosen = diffusion("cosine", "v", sampler=name, sample_steps=7, grid_power=2.0)
+        images = run_sampler(chosen, rule, network(), xT, timesteps, [generator()])
+        assert torch.equal(sample(chosen, network(), xT, generator()), images)
         assert images.abs().max() <= 1.0
 
 
 def test_noise_needs_a_generator(xT):
-    schedule = make_schedule("cosine", 1000)
     with pytest.raises(ConfigError, match="expected a generator"):
-        sample_ddim(schedule, "v", network(), xT, [500, 0], eta=1.0)
+        run_sampler(diffusion("cosine", "v"), SAMPLERS["ddpm"], network(), xT, [500, 0])
 
 
 @pytest.mark.parametrize("power", [1.0, 1.5, 3.0])

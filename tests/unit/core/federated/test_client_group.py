@@ -12,21 +12,20 @@ from spire_core.config.client import ClientConfig
 from spire_core.config.diffusion import DiffusionConfig
 from spire_core.config.method import MethodConfig
 from spire_core.config.model import ModelConfig
-from spire_core.diffusion.process import make_schedule
+from spire_core.diffusion.process import Diffusion
 from spire_core.federated.client import train_client
 from spire_core.federated.client_group import train_group
-from spire_core.federated.messages import Broadcast, ClientUpdate, RoundPlan
+from spire_core.federated.messages import AdamMoments, Broadcast, ClientUpdate, RoundPlan
 from spire_core.federated.private_state import PrivateState, new_private_state
 from spire_core.network.flat_model import FlatModel, initial_weights
 from spire_core.network.grouped_layers import FlatGroup
 from spire_core.rng import torch_generator
-from spire_core.training.fit import Recipe
+from spire_core.training.context import ClientContext
+from spire_core.training.fit import TrainingObjective
 
 MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(1,), cond_dim=16)
 SEED = 3
 SIZES = (20, 9, 16, 3, 20)  # of the clients' data: unequal last batches, and steps in an epoch
-
-NUMBERS = ("weights", "exp_avg", "exp_avg_sq", "steps")  # of an update
 
 Finished = list[tuple[ClientUpdate, PrivateState]]
 
@@ -55,23 +54,23 @@ def start(method: MethodConfig) -> np.ndarray:
 def two_rounds(method: MethodConfig, opt_state: str, group_size: int, **plan: Any) -> Finished:
     """Two rounds of all clients, with the plain mean between them; group_size 0 is the loop."""
     config = ClientConfig(batch_size=8, opt_state=opt_state, emb_dropout=0.2)
-    recipe = Recipe(DiffusionConfig(), make_schedule("cosine", 1000), config.betas, 0.2)
+    objective = TrainingObjective(Diffusion.of(DiffusionConfig()), config.betas, 0.2)
     ids = list(range(len(SIZES)))
     model, group = FlatModel(MODEL, method, 1), FlatGroup(MODEL, method, 1, group_size)
-    images = [client_images(c) for c in ids]
+    clients = [ClientContext(c, SEED, client_images(c)) for c in ids]
     states = [new_private_state(model, config, MODEL.d_emb, SEED, c) for c in ids]
     broadcast, finished = Broadcast(start(method)), []
     for round_idx in range(2):
         told = RoundPlan(round_idx, 0.5, shares_local=round_idx == 0, **plan)
-        more = (config, recipe, told, SEED)
+        more = (config, objective, told)
         if group_size == 0:
-            finished = [train_client(model, broadcast, states[c], images[c], *more, c) for c in ids]
+            finished = [train_client(model, broadcast, clients[c], states[c], *more) for c in ids]
         else:
             cuts = [slice(c, c + group_size) for c in ids[::group_size]]
             finished = [
                 result
                 for at in cuts
-                for result in train_group(group, broadcast, states[at], images[at], *more, ids[at])
+                for result in train_group(group, broadcast, clients[at], states[at], *more)
             ]
         states = [state for _, state in finished]
         broadcast = mean([update for update, _ in finished])
@@ -80,10 +79,15 @@ def two_rounds(method: MethodConfig, opt_state: str, group_size: int, **plan: An
 
 def mean(updates: list[ClientUpdate]) -> Broadcast:
     """The plain mean, at full precision."""
-    sent = {n: [getattr(u, n) for u in updates] for n in NUMBERS}
-    return Broadcast(
-        **{n: np.mean(all_, axis=0) for n, all_ in sent.items() if all_[0] is not None}
-    )
+    weights = np.mean([u.weights for u in updates], axis=0)
+    sent = [u.moments.arrays for u in updates if u.moments is not None]
+    means = [np.mean(arrays, axis=0) for arrays in zip(*sent, strict=True)]
+    return Broadcast(weights, AdamMoments(*means) if means else None)
+
+
+def numbers(update: ClientUpdate) -> dict[str, np.ndarray]:
+    """All arrays of an update by name."""
+    return {"weights": update.weights} | (vars(update.moments) if update.moments else {})
 
 
 def assert_close(found: Finished, expected: Finished, tolerance: float) -> None:
@@ -94,14 +98,12 @@ def assert_close(found: Finished, expected: Finished, tolerance: float) -> None:
         for name in ("client_id", "num_examples", "num_steps"):
             assert getattr(update, name) == getattr(other, name)
         assert update.loss == pytest.approx(other.loss, rel=tolerance)
-        mine = state | {n: getattr(update, n) for n in NUMBERS}
-        theirs = other_state | {n: getattr(other, n) for n in NUMBERS}
+        mine = state.to_tensors() | numbers(update)
+        theirs = other_state.to_tensors() | numbers(other)
         assert mine.keys() == theirs.keys()
         for name, value in theirs.items():
-            assert (mine[name] is None) == (value is None), name
-            if value is not None:
-                allowed = (1 if name == "weights" else 10) * tolerance * np.linalg.norm(value)
-                assert np.linalg.norm(np.asarray(mine[name]) - np.asarray(value)) <= allowed, name
+            allowed = (1 if name == "weights" else 10) * tolerance * np.linalg.norm(value)
+            assert np.linalg.norm(np.asarray(mine[name]) - np.asarray(value)) <= allowed, name
 
 
 def case(method: str, phases: str = "joint", **plan: Any) -> Any:
@@ -177,7 +179,7 @@ def test_a_grouped_network_is_the_networks_side_by_side() -> None:
 def test_a_client_does_not_depend_on_its_neighbours() -> None:
     """In a group of two, the other client's data may be anything."""
     method, config = MethodConfig(name="spire"), ClientConfig(batch_size=8)
-    recipe = Recipe(DiffusionConfig(), make_schedule("cosine", 1000), config.betas)
+    objective = TrainingObjective(Diffusion.of(DiffusionConfig()), config.betas)
     plan = RoundPlan(0, 1.0, shares_local=True, tau=2)
     sent = []
     for other in (1, 2):
@@ -185,8 +187,9 @@ def test_a_client_does_not_depend_on_its_neighbours() -> None:
         group = FlatGroup(MODEL, method, 1, 2)
         states = [new_private_state(group.clients[0], config, MODEL.d_emb, SEED, c) for c in ids]
         images = [client_images(0), client_images(other)[:8]]
+        clients = [ClientContext(c, SEED, own) for c, own in zip(ids, images, strict=True)]
         result = train_group(
-            group, Broadcast(start(method)), states, images, config, recipe, plan, SEED, ids
+            group, Broadcast(start(method)), clients, states, config, objective, plan
         )
         sent.append(result[0][0].weights)
     np.testing.assert_array_equal(sent[0], sent[1])

@@ -12,9 +12,15 @@ from torch import Tensor
 from pipeline.config.load import load_config
 from spire_core.config.client import ClientConfig
 from spire_core.errors import ConfigError
-from spire_core.federated.compression import BLOCK, RESIDUAL, compress, decode, decompress, encode
-from spire_core.federated.messages import Broadcast, ClientUpdate, CompressedUpdate, Encoded
-from spire_core.federated.update_checks import Fault, fault_of
+from spire_core.federated.compression import BLOCK, compress, decode, decompress, encode
+from spire_core.federated.messages import (
+    AdamMoments,
+    Broadcast,
+    ClientUpdate,
+    CompressedUpdate,
+    Encoded,
+)
+from spire_core.federated.update_checks import UpdateFault, fault_of
 
 SIZE = 600  # two blocks and a part of one
 FORMS = ("bf16", "int8", "top_k")
@@ -82,12 +88,12 @@ def test_top_k_takes_the_first_of_equal_numbers() -> None:
 )
 def test_bytes_by_hand(form: str, num_bytes: int) -> None:
     before, after = numbers(0), numbers(1)
-    sent, _ = compress(update_of(after), Broadcast(before.numpy()), {}, config_for(form))
+    sent, _ = compress(update_of(after), Broadcast(before.numpy()), None, config_for(form))
     assert sent.num_bytes == num_bytes
     assert decompress(sent, before.numpy(), config_for(form)).num_bytes == num_bytes
-    moments = {"exp_avg": after.numpy(), "exp_avg_sq": after.square().numpy()}
-    full = update_of(after, **moments, steps=np.zeros(3, np.float32))
-    sent, _ = compress(full, Broadcast(before.numpy()), {}, config_for(form))
+    moments = AdamMoments(after.numpy(), after.square().numpy(), np.zeros(3, np.float32))
+    full = update_of(after, moments=moments)
+    sent, _ = compress(full, Broadcast(before.numpy()), None, config_for(form))
     assert sent.num_bytes == num_bytes + 2 * 600 * (4 if form == "none" else 2) + 3 * 4
 
 
@@ -95,46 +101,44 @@ def test_bytes_by_hand(form: str, num_bytes: int) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_what_is_not_sent_is_kept_for_the_next_round(form: str, seed: int) -> None:
     """Sent and residual together are, bit by bit, the change and what was kept before."""
-    config, state, received = config_for(form), dict[str, Tensor](), torch.zeros(SIZE).double()
+    config, residual, received = config_for(form), None, torch.zeros(SIZE).double()
     changes = torch.zeros(SIZE).double()
     for round_idx in range(5):
         before = numbers(10 * seed + round_idx)
         after = before + numbers(100 + 10 * seed + round_idx)
         broadcast = Broadcast(before.numpy())
-        message, kept = compress(update_of(after), broadcast, state, config)
+        message, kept = compress(update_of(after), broadcast, residual, config)
         assert isinstance(message, CompressedUpdate)
         sent = decode(message.change)
-        accumulated = (after - before) + state.get(RESIDUAL, torch.zeros(SIZE))
+        accumulated = (after - before) + (torch.zeros(SIZE) if residual is None else residual)
         got = decompress(message, before.numpy(), config)
         assert torch.equal(torch.from_numpy(got.weights), before + sent)
         if form == "bf16":
-            assert kept == {}
+            assert kept is None
             assert torch.equal(sent, accumulated.bfloat16().float())
         else:
-            assert torch.equal(sent.double() + kept[RESIDUAL].double(), accumulated.double())
+            assert kept is not None
+            assert torch.equal(sent.double() + kept.double(), accumulated.double())
         received, changes = received + sent, changes + (after - before)
-        state = kept
-    owed = state.get(RESIDUAL, torch.zeros(SIZE))
-    if form != "bf16":  # over all rounds nothing is missing but what is still owed
-        torch.testing.assert_close(received + owed, changes, rtol=1e-5, atol=1e-6)
-        assert owed.abs().max() > 0
+        residual = kept
+    if residual is not None:  # over all rounds nothing is missing but what is still owed
+        torch.testing.assert_close(received + residual, changes, rtol=1e-5, atol=1e-6)
+        assert residual.abs().max() > 0
 
 
 def test_moments_stay_what_adam_can_use() -> None:
     """Rounded to bfloat16, also beside top_k: non-negative, and m^2 <= c v keeps its c."""
     second = numbers(1).square()
     first = (second.sqrt() * 0.99).numpy()
-    full = update_of(
-        numbers(0), exp_avg=first, exp_avg_sq=second.numpy(), steps=np.ones(3, np.float32)
-    )
+    moments = AdamMoments(first, second.numpy(), np.ones(3, np.float32))
+    full = update_of(numbers(0), moments=moments)
     before = numbers(2).numpy()
-    message, _ = compress(full, Broadcast(before), {}, config_for("top_k"))
-    got = decompress(message, before, config_for("top_k"))
-    assert got.exp_avg is not None
-    assert got.exp_avg_sq is not None
+    message, _ = compress(full, Broadcast(before), None, config_for("top_k"))
+    got = decompress(message, before, config_for("top_k")).moments
+    assert got is not None
     np.testing.assert_array_less(got.exp_avg**2, got.exp_avg_sq * 1.02 + 1e-38)
     assert (got.exp_avg_sq[second.numpy() > 0] > 0).all()
-    np.testing.assert_array_equal(got.steps, full.steps)
+    np.testing.assert_array_equal(got.steps, moments.steps)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -142,10 +146,10 @@ def test_moments_stay_what_adam_can_use() -> None:
 def test_one_number_that_is_not_finite_is_refused(form: str, bad: float) -> None:
     before, after = numbers(0), numbers(1)
     after[SIZE // 2] = bad
-    message, _ = compress(update_of(after), Broadcast(before.numpy()), {}, config_for(form))
+    message, _ = compress(update_of(after), Broadcast(before.numpy()), None, config_for(form))
     got = decompress(message, before.numpy(), config_for(form))
     fault = fault_of(got, before.numpy(), has_moments=False)
-    assert fault == Fault("NaN or infinity in weights", is_divergence=True)
+    assert fault == UpdateFault("NaN or infinity in weights", is_divergence=True)
 
 
 def arrays_of(change: Callable[[tuple[np.ndarray, ...]], Any]) -> Callable[[Encoded], Encoded]:
@@ -178,7 +182,7 @@ MALFORMED: dict[str, tuple[str, Callable[[Encoded], Any], str]] = {
 def test_what_cannot_be_decoded_is_refused_in_words(name: str) -> None:
     form, spoil, words = MALFORMED[name]
     before = numbers(0).numpy()
-    message, _ = compress(update_of(numbers(1)), Broadcast(before), {}, config_for(form))
+    message, _ = compress(update_of(numbers(1)), Broadcast(before), None, config_for(form))
     assert isinstance(message, CompressedUpdate)
     with pytest.raises(ValueError, match=words):
         decompress(replace(message, change=spoil(message.change)), before, config_for(form))
@@ -186,16 +190,20 @@ def test_what_cannot_be_decoded_is_refused_in_words(name: str) -> None:
 
 def test_steps_that_are_no_array_are_refused_in_words() -> None:
     before = numbers(0).numpy()
-    message, _ = compress(update_of(numbers(1)), Broadcast(before), {}, config_for("bf16"))
+    moments = AdamMoments(before, before, np.ones(3, np.float32))
+    full = update_of(numbers(1), moments=moments)
+    message, _ = compress(full, Broadcast(before), None, config_for("bf16"))
     spoilt: Any = [1.0, 2.0]
     assert isinstance(message, CompressedUpdate)
+    assert message.moments is not None
+    moments = replace(message.moments, steps=spoilt)
     with pytest.raises(ValueError, match="steps as list"):
-        decompress(replace(message, steps=spoilt), before, config_for("bf16"))
+        decompress(replace(message, moments=moments), before, config_for("bf16"))
 
 
 def test_an_update_in_a_form_that_nobody_asked_for_is_refused() -> None:
     before, plain = numbers(0).numpy(), update_of(numbers(1))
-    message, _ = compress(plain, Broadcast(before), {}, config_for("int8"))
+    message, _ = compress(plain, Broadcast(before), None, config_for("int8"))
     with pytest.raises(ValueError, match="nobody asked for"):
         decompress(message, before, config_for("none"))
     with pytest.raises(ValueError, match="not compressed as int8"):
@@ -204,9 +212,9 @@ def test_an_update_in_a_form_that_nobody_asked_for_is_refused() -> None:
 
 def test_without_compression_the_update_itself_travels() -> None:
     plain = update_of(numbers(1))
-    sent, kept = compress(plain, Broadcast(numbers(0).numpy()), {}, config_for("none"))
+    sent, kept = compress(plain, Broadcast(numbers(0).numpy()), None, config_for("none"))
     assert sent is plain
-    assert kept == {}
+    assert kept is None
     assert decompress(sent, numbers(0).numpy(), config_for("none")) is plain
 
 

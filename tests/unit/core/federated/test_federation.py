@@ -11,33 +11,37 @@ from spire_core.config.diffusion import DiffusionConfig
 from spire_core.config.method import MethodConfig
 from spire_core.config.model import ModelConfig
 from spire_core.config.server import ServerConfig
-from spire_core.diffusion.process import denoising_loss, make_schedule, sample_timesteps
+from spire_core.diffusion.process import Diffusion, sample_timesteps
 from spire_core.errors import AggregationError, DivergenceError
 from spire_core.federated.aggregation import weighted_mean
 from spire_core.federated.client import start_client, train_client
 from spire_core.federated.messages import ClientUpdate, RoundPlan
-from spire_core.federated.private_state import new_private_state
+from spire_core.federated.private_state import PrivateState, new_private_state
 from spire_core.federated.server import ServerState, aggregate
 from spire_core.federated.update_checks import CheckedUpdate, check_update
 from spire_core.methods import BODY, EMB_PROJ, LOCAL, NETWORK_PARTS
 from spire_core.network.flat_model import FlatModel, initial_weights
 from spire_core.network.unet import UNet
 from spire_core.rng import torch_generator
-from spire_core.training.fit import Recipe, to_float
+from spire_core.training.context import ClientContext
+from spire_core.training.fit import TrainingObjective, to_float
 
 MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(1,), cond_dim=16)
-DIFFUSION = DiffusionConfig(t_power=0.6)
-SCHEDULE = make_schedule("cosine", 1000)
+DIFFUSION = Diffusion.of(DiffusionConfig(t_power=0.6))
 SEED = 3
 
 
-def recipe(config: ClientConfig) -> Recipe:
-    return Recipe(DIFFUSION, SCHEDULE, config.betas, config.emb_dropout)
+def objective(config: ClientConfig) -> TrainingObjective:
+    return TrainingObjective(DIFFUSION, config.betas, config.emb_dropout)
 
 
 def client_images(client_id: int, count: int = 20) -> torch.Tensor:
     generator = torch_generator(SEED, "test_images", client_id)
     return torch.randint(0, 256, (count, 1, 8, 8), generator=generator, dtype=torch.uint8)
+
+
+def client(client_id: int) -> ClientContext:
+    return ClientContext(client_id, SEED, client_images(client_id))
 
 
 def run_rounds(
@@ -58,15 +62,7 @@ def run_rounds(
         updates = []
         for c in clients[::order]:
             update, private[c] = train_client(
-                model,
-                state.broadcast,
-                private[c],
-                client_images(c),
-                config,
-                recipe(config),
-                plan,
-                SEED,
-                c,
+                model, state.broadcast, client(c), private[c], config, objective(config), plan
             )
             updates.append(update)
         state = aggregate(state, updates, ServerConfig())
@@ -92,10 +88,10 @@ def test_one_client_fedavg_is_plain_training(opt_state: str) -> None:
         noise = torch_generator(SEED, "noise", 0, round_idx)
         for batch in torch.randperm(20, generator=order).split(8):
             x0 = images[batch]
-            t = sample_timesteps(len(x0), 1000, DIFFUSION.t_power, noise)
+            t = sample_timesteps(len(x0), 1000, DIFFUSION.config.t_power, noise)
             eps = torch.randn(x0.shape, generator=noise)
             optimizer.zero_grad()
-            denoising_loss(SCHEDULE, "v", plain, x0, t, eps).mean().backward()
+            DIFFUSION.loss(plain, x0, t, eps).mean().backward()
             optimizer.step()
     trained = model.flatten(plain.state_dict())
     assert torch.equal(trained, torch.from_numpy(state.weights))
@@ -119,8 +115,9 @@ def test_order_of_clients_changes_nothing(method: str, opt_state: str) -> None:
     np.testing.assert_array_equal(forward.weights, backward.weights)
     np.testing.assert_array_equal(forward.ema, backward.ema)
     for c in private:
-        assert private[c].keys() == private_backward[c].keys()
-        assert all(torch.equal(private[c][k], private_backward[c][k]) for k in private[c])
+        kept, kept_backward = private[c].to_tensors(), private_backward[c].to_tensors()
+        assert kept.keys() == kept_backward.keys()
+        assert all(torch.equal(kept[k], kept_backward[k]) for k in kept)
 
 
 def test_adam_state_choices_differ_and_reset_forgets() -> None:
@@ -239,14 +236,14 @@ def test_local_layers_stay_with_their_clients() -> None:
     config = ClientConfig(batch_size=8)
     model, state, private = run_rounds("shared_rep", config, [0, 1], 4, share_until=0.5)
     local = model.layout.parts[LOCAL]
-    assert not torch.equal(private[0][LOCAL], private[1][LOCAL])
+    assert not torch.equal(private[0].parts[LOCAL], private[1].parts[LOCAL])
     halfway = run_rounds("shared_rep", config, [0, 1], 2, share_until=0.99)[1]
     # From the middle on the server's copy of the local layers stands still, and updates do not
     # carry them.
     np.testing.assert_array_equal(state.weights[local], halfway.weights[local])
     plan = RoundPlan(9, 1.0, shares_local=False, tau=1)
     sent, _ = train_client(
-        model, state.broadcast, private[0], client_images(0), config, recipe(config), plan, SEED, 0
+        model, state.broadcast, client(0), private[0], config, objective(config), plan
     )
     assert sent.weights.size == model.layout.num_without_local
 
@@ -256,30 +253,23 @@ def test_how_far_private_layers_have_come_stays_private() -> None:
     config, part = ClientConfig(batch_size=8), NETWORK_PARTS.index(LOCAL)
     _, halfway, _ = run_rounds("shared_rep", config, [0, 1], 2, share_until=0.99)
     _, state, private = run_rounds("shared_rep", config, [0, 1], 4, share_until=0.5)
-    assert halfway.steps is not None
-    assert state.steps is not None
-    assert state.steps[part] == halfway.steps[part]
-    assert (np.delete(state.steps, part) > np.delete(halfway.steps, part)).any()
-    assert private[0][f"{LOCAL}.step"] > halfway.steps[part]
+    assert halfway.moments is not None
+    assert state.moments is not None
+    before, after = halfway.moments.steps, state.moments.steps
+    assert after[part] == before[part]
+    assert (np.delete(after, part) > np.delete(before, part)).any()
+    assert private[0].moments[LOCAL].step > before[part]
 
 
 def test_layers_that_are_local_from_the_first_round_on_start_without_moments() -> None:
     """A client that joins later has none of its own, and the server never had any."""
     config = ClientConfig(batch_size=8)
     model, state, _ = run_rounds("shared_rep", config, [0, 1], 1, share_until=0.0)
-    assert state.exp_avg is not None
-    assert state.exp_avg.size == model.layout.num_without_local < state.weights.size
+    assert state.moments is not None
+    assert state.moments.exp_avg.size == model.layout.num_without_local < state.weights.size
     fresh = new_private_state(model, config, MODEL.d_emb, SEED, 2)
-    run = start_client(
-        model,
-        state.broadcast,
-        fresh,
-        client_images(2),
-        config,
-        RoundPlan(1, 1.0, False, 3),
-        SEED,
-        2,
-    )
+    plan = RoundPlan(1, 1.0, False, 3)
+    run = start_client(model, state.broadcast, client(2), fresh, config, plan)
     assert set(run.moments) == {BODY, EMB_PROJ}
     assert all(m.exp_avg.numel() == model.layout.part_size(part) for part, m in run.moments.items())
     _, later, _ = run_rounds("shared_rep", config, [0, 1], 3, share_until=0.0)
@@ -310,11 +300,11 @@ def test_alternate_phases_train_one_part_at_a_time() -> None:
     plan = RoundPlan(0, 1.0, shares_local=False, tau=1)
     broadcast = ServerState.initial(weights).broadcast
     sent, private = train_client(
-        model, broadcast, {}, client_images(0), config, recipe(config), plan, SEED, 0
+        model, broadcast, client(0), PrivateState(), config, objective(config), plan
     )
     shared = model.layout.num_without_local
     np.testing.assert_array_equal(sent.weights, weights[:shared])
-    assert not torch.equal(private[LOCAL], torch.from_numpy(weights[shared:]))
+    assert not torch.equal(private.parts[LOCAL], torch.from_numpy(weights[shared:]))
 
 
 def test_alternate_phases_share_a_clients_steps_among_them() -> None:
@@ -326,10 +316,10 @@ def test_alternate_phases_share_a_clients_steps_among_them() -> None:
     plan = RoundPlan(0, 1.0, shares_local=True, tau=3)
     broadcast = ServerState.initial(weights).broadcast
     sent, _ = train_client(
-        model, broadcast, {}, client_images(0), config, recipe(config), plan, SEED, 0
+        model, broadcast, client(0), PrivateState(), config, objective(config), plan
     )
-    assert sent.steps is not None
-    np.testing.assert_array_equal(sent.steps, [1, 0, 2])  # body, emb_proj (none), local
+    assert sent.moments is not None
+    np.testing.assert_array_equal(sent.moments.steps, [1, 0, 2])  # body, emb_proj (none), local
     assert not np.array_equal(
         sent.weights[model.layout.parts[BODY]], weights[: -model.layout.part_size(LOCAL)]
     )
@@ -339,7 +329,7 @@ def test_backbone_and_embedding_both_train_with_spire() -> None:
     config = ClientConfig(batch_size=8)
     model, state, private = run_rounds("spire", config, [0, 1], 2)
     before = new_private_state(model, config, MODEL.d_emb, SEED, 0)
-    assert not torch.equal(private[0]["client_emb"], before["client_emb"])
+    assert not torch.equal(private[0].parts["client_emb"], before.parts["client_emb"])
     weights = initial_weights(MODEL, MethodConfig(name="spire"), 1, SEED).numpy()
     for part in (BODY, EMB_PROJ):
         at = model.layout.parts[part]

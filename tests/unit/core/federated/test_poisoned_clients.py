@@ -21,15 +21,16 @@ from pipeline.federation.pool import LocalClientPool
 from pipeline.federation.rounds import RoundSettings
 from pipeline.federation.setup import Setting, prepare
 from spire_core.errors import AggregationError, ClusterError
-from spire_core.federated.compression import RESIDUAL, WITH_FEEDBACK
+from spire_core.federated.compression import WITH_FEEDBACK
 from spire_core.federated.messages import Broadcast, ClientUpdate, Encoded, RoundPlan
 from spire_core.federated.private_state import PrivateState
 from spire_core.federated.server import ServerState
-from spire_core.federated.update_checks import Fault, fault_of
+from spire_core.federated.update_checks import UpdateFault, fault_of
 from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import initial_weights
 
 POISONED = 1  # of clients 0 and 1
+RESIDUAL = f"{POISONED}.shared.residual"
 Poison = Callable[[ClientUpdate], ClientUpdate]
 
 
@@ -39,6 +40,12 @@ def crash(update: ClientUpdate) -> ClientUpdate:
 
 def changed(**changes: Callable[[Any], Any]) -> Poison:
     return lambda u: replace(u, **{name: f(getattr(u, name)) for name, f in changes.items()})
+
+
+def moments(**changes: Callable[[Any], Any]) -> Poison:
+    """Poison the moments of an update, or of a compressed one."""
+    spoilt = changed(**changes)
+    return lambda u: replace(u, moments=spoilt(u.moments))  # type: ignore[arg-type]
 
 
 POISONS: dict[str, tuple[Poison, str]] = {
@@ -59,11 +66,12 @@ POISONS: dict[str, tuple[Poison, str]] = {
     "a word for examples": (changed(num_examples=lambda n: "many"), "examples as str"),
     "a loss without end": (changed(loss=lambda x: 10**400), "a loss as int"),
     "a loss of NaN": (changed(loss=lambda x: float("nan")), "a loss of nan"),
-    "no moments": (changed(exp_avg=lambda m: None), "no exp_avg"),
-    "NaN moments": (changed(exp_avg=lambda m: m * np.float32(np.nan)), "infinity in exp_avg"),
-    "negative moments": (changed(exp_avg_sq=lambda v: -v - 1), "negative exp_avg_sq"),
-    "one step count": (changed(steps=lambda s: s[:1]), r"steps of shape \(1,\)"),
-    "negative steps": (changed(steps=lambda s: -s), "negative steps"),
+    "an array missing": (moments(exp_avg=lambda m: None), "exp_avg as NoneType"),
+    "no moments": (changed(moments=lambda m: None), "no moments"),
+    "NaN moments": (moments(exp_avg=lambda m: m * np.float32(np.nan)), "infinity in exp_avg"),
+    "negative moments": (moments(exp_avg_sq=lambda v: -v - 1), "negative exp_avg_sq"),
+    "one step count": (moments(steps=lambda s: s[:1]), r"steps of shape \(1,\)"),
+    "negative steps": (moments(steps=lambda s: -s), "negative steps"),
     "too far": (changed(weights=lambda w: w + 1), "norm .*, above 50,"),
 }
 
@@ -92,7 +100,8 @@ class PoisonedWorker(ClientWorker):
     def private_state(self, client_id: int, num_rounds_done: int | None = None) -> PrivateState:
         state = super().private_state(client_id, num_rounds_done)
         if self.breaks_memory and client_id == POISONED and num_rounds_done == 1:
-            return state | {CLIENT_EMB: torch.full_like(state[CLIENT_EMB], torch.nan)}
+            nan = torch.full_like(state.parts[CLIENT_EMB], torch.nan)
+            return replace(state, parts={**state.parts, CLIENT_EMB: nan})
         return state
 
 
@@ -132,9 +141,10 @@ def state_after(driver: Driver, num_rounds: int) -> dict[str, np.ndarray]:
         driver.run_round()
     state, pool = driver.state, driver.pool
     assert isinstance(pool, LocalClientPool)
-    found = {n: getattr(state, n) for n in ("weights", "ema", "exp_avg", "exp_avg_sq", "steps")}
+    assert state.moments is not None
+    found = {"weights": state.weights, "ema": state.ema, **vars(state.moments)}
     for client_id in range(2):
-        kept = pool.worker.private_state(client_id)
+        kept = pool.worker.private_state(client_id).to_tensors()
         found |= {f"{client_id}.{name}": tensor.numpy() for name, tensor in kept.items()}
     return found
 
@@ -193,7 +203,7 @@ def test_every_fault_is_told_in_words(setting: Setting, tmp_path: Path) -> None:
     assert fault_of(update, *told) is None
     for poison, words in POISONS.values():
         assert re.search(words, str(fault_of(poison(update), *told)))
-    assert fault_of(update, before.weights, has_moments=False) == Fault("unasked exp_avg")
+    assert fault_of(update, before.weights, has_moments=False) == UpdateFault("unasked moments")
 
 
 @pytest.mark.parametrize("engine", ["loop", "grouped"])
@@ -222,8 +232,10 @@ def test_a_compressed_update_that_is_refused_leaves_what_its_client_owed(
     poisons = [
         lambda u: u,
         changed(change=of_arrays(lambda values: values[:-1])),
-        changed(exp_avg=of_arrays(lambda values: values | np.int16(0x7F80))),  # NaN, infinity
-        changed(exp_avg=lambda m: None),
+        moments(exp_avg=of_arrays(lambda values: values | np.int16(0x7F80))),  # NaN, infinity
+        moments(exp_avg=lambda m: None),
+        moments(steps=lambda s: s.tolist()),
+        changed(moments=lambda m: None),
         changed(num_examples=lambda n: 0),
     ]
     driver = driver_for(setting, tmp_path / "poisoned", "drop", poisons, client=client)
@@ -231,8 +243,10 @@ def test_a_compressed_update_that_is_refused_leaves_what_its_client_owed(
     crashes = [poisons[0], *[crash] * (len(poisons) - 1)]
     crashed = driver_for(setting, tmp_path / "crashed", "drop", crashes, client=client)
     assert_same(found, state_after(crashed, len(poisons) + 1))
-    assert (f"{POISONED}.{RESIDUAL}" in found) == (form in WITH_FEEDBACK)
-    for words in ("change as", "infinity in exp_avg", "no exp_avg", "0 examples"):
+    assert (RESIDUAL in found) == (form in WITH_FEEDBACK)
+    for words in ("change as", "infinity in exp_avg", "no moments", "0 examples"):
+        assert words in caplog.text
+    for words in ("exp_avg as NoneType instead of arrays", "steps as list instead of an array"):
         assert words in caplog.text
 
     stats, size = driver.last()[1], found["weights"].size
@@ -250,7 +264,7 @@ def test_a_round_that_is_done_again_sends_what_was_owed_once(
     plain = driver_for(setting, tmp_path / "plain", "retry", client=client)
     found = state_after(again, 4)
     assert_same(found, state_after(plain, 4))
-    assert np.abs(found[f"{POISONED}.{RESIDUAL}"]).max() > 0
+    assert np.abs(found[RESIDUAL]).max() > 0
 
 
 def test_numbers_that_turn_to_nan_are_refused_however_they_travel(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from spire_core.config.server import ServerConfig
-from spire_core.federated.messages import ClientUpdate
+from spire_core.federated.messages import AdamMoments, ClientUpdate
 from spire_core.federated.participation import choose_cohort
 from spire_core.federated.server import ServerState, aggregate
 
@@ -51,15 +51,13 @@ def test_the_running_average_is_of_the_weights_and_forgets_the_start() -> None:
 def test_moments_and_steps_are_weighted_by_examples() -> None:
     def sent(client_id: int, num_examples: int, moment: float) -> ClientUpdate:
         one, steps = np.full(2, moment, np.float32), np.full(3, moment, np.float32)
-        more = {"exp_avg": one, "exp_avg_sq": one**2, "steps": steps}
-        return update(client_id, num_examples, [0.0, 0.0], **more)
+        moments = AdamMoments(one, one**2, steps)
+        return update(client_id, num_examples, [0.0, 0.0], moments=moments)
 
     start = ServerState.initial(np.zeros(2, np.float32))
     after = aggregate(start, [sent(0, 1, 2.0), sent(1, 3, 6.0)], ServerConfig())
-    assert after.exp_avg is not None
-    assert after.exp_avg_sq is not None
-    assert after.steps is not None
-    assert (after.exp_avg[0], after.exp_avg_sq[0], after.steps[0]) == (5.0, 28.0, 5.0)
+    assert after.moments is not None
+    assert [array[0] for array in after.moments.arrays] == [5.0, 28.0, 5.0]
 
 
 @pytest.mark.parametrize("num_clients", [20, 200_000])

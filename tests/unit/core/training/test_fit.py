@@ -8,26 +8,32 @@ from spire_core.config.client import ClientConfig
 from spire_core.config.diffusion import DiffusionConfig
 from spire_core.config.method import MethodConfig
 from spire_core.config.model import ModelConfig
-from spire_core.diffusion.process import make_schedule
+from spire_core.diffusion.process import Diffusion
 from spire_core.federated.client import start_client, train_client
-from spire_core.federated.messages import Broadcast, RoundPlan
-from spire_core.federated.private_state import new_private_state
+from spire_core.federated.messages import AdamMoments, Broadcast, RoundPlan
+from spire_core.federated.private_state import PrivateState, new_private_state
 from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL
 from spire_core.network.flat_model import FlatModel
 from spire_core.rng import torch_generator
-from spire_core.training.fit import Recipe, batches, draw_noise, to_float, training_step
+from spire_core.training.adam import PartMoments
+from spire_core.training.context import ClientContext
+from spire_core.training.fit import TrainingObjective, batches, to_float, training_step
 
 MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(1,), cond_dim=16)
 ROOT = 0.5**0.5  # the cosine of an eighth of a turn
 
 
-def recipe(emb_dropout: float) -> Recipe:
-    return Recipe(DiffusionConfig(), make_schedule("cosine", 1000), (0.9, 0.999), emb_dropout)
+def objective(emb_dropout: float) -> TrainingObjective:
+    return TrainingObjective(Diffusion.of(DiffusionConfig()), (0.9, 0.999), emb_dropout)
 
 
 def images() -> torch.Tensor:
     generator = torch_generator(0, "test_images")
     return torch.randint(0, 256, (8, 1, 8, 8), generator=generator, dtype=torch.uint8)
+
+
+def client() -> ClientContext:
+    return ClientContext(1, 0, images())
 
 
 def model_of(method: str) -> FlatModel:
@@ -63,11 +69,11 @@ def test_a_first_step_is_as_long_as_the_rate_of_its_part(method: str, part: str)
     broadcast = Broadcast(model.weights.numpy().copy())
     state = new_private_state(model, config, MODEL.d_emb, 0, 1)
     plan = RoundPlan(0, lr_scale=0.25, shares_local=True, tau=1)
-    update, after = train_client(model, broadcast, state, images(), config, recipe(0.0), plan, 0, 1)
+    update, after = train_client(model, broadcast, client(), state, config, objective(0.0), plan)
     moved = np.abs(update.weights - broadcast.weights)
     lengths = {name: moved[at].max() for name, at in model.layout.parts.items() if moved[at].size}
     if method == "spire":
-        lengths[CLIENT_EMB] = float((after[CLIENT_EMB] - state[CLIENT_EMB]).abs().max())
+        lengths[CLIENT_EMB] = float((after.parts[CLIENT_EMB] - state.parts[CLIENT_EMB]).abs().max())
     by_hand = {BODY: 0.0025, EMB_PROJ: 0.0075, LOCAL: 0.0025, CLIENT_EMB: 0.05}
     assert part in lengths
     assert lengths == pytest.approx({name: by_hand[name] for name in lengths}, rel=1e-3)
@@ -81,7 +87,8 @@ def test_the_share_of_examples_that_keep_their_embedding(
     has_embedding: bool, emb_dropout: float, share: float
 ) -> None:
     shape = torch.Size((10_000, 1, 1, 1))
-    _, _, kept = draw_noise(shape, has_embedding, recipe(emb_dropout), torch_generator(0, "noise"))
+    stream = torch_generator(0, "noise")
+    kept = objective(emb_dropout).draw_noise(shape, has_embedding, stream).kept
     assert kept.shape == (10_000, 1)
     spread = (share * (1 - share) / 10_000) ** 0.5
     assert float(kept.double().mean()) == pytest.approx(share, abs=4 * spread)
@@ -92,7 +99,7 @@ def test_an_example_without_its_embedding_trains_the_unconditional_network() -> 
     x0 = to_float(images())
 
     def loss(client_emb: torch.Tensor, emb_dropout: float) -> torch.Tensor:
-        return training_step(model, client_emb, x0, recipe(emb_dropout), torch_generator(0, "n"))
+        return training_step(model, client_emb, x0, objective(emb_dropout), torch_generator(0, "n"))
 
     own = torch.nn.Parameter(torch.ones(MODEL.d_emb))
     dropped = loss(own, emb_dropout=1.0)
@@ -104,7 +111,8 @@ def test_an_example_without_its_embedding_trains_the_unconditional_network() -> 
 
 
 def test_every_pass_over_the_images_is_shuffled_anew() -> None:
-    seen = torch.cat(list(batches(20, 8, 6, torch_generator(0, "b"))))  # two passes in threes
+    numbers = torch.arange(20)
+    seen = torch.cat(list(batches(numbers, 8, 6, torch_generator(0, "b"))))  # two passes in threes
     assert seen[:20].sort().values.tolist() == seen[20:].sort().values.tolist() == list(range(20))
     assert seen[:20].tolist() != seen[20:].tolist()
 
@@ -119,7 +127,7 @@ def test_a_first_embedding_has_the_spread_that_was_asked_for() -> None:
 
     def first(std: float) -> torch.Tensor:
         config = ClientConfig(emb_init_std=std)
-        return new_private_state(model, config, 1000, 0, 3)[CLIENT_EMB]
+        return new_private_state(model, config, 1000, 0, 3).parts[CLIENT_EMB]
 
     assert float(first(1.0).std()) == pytest.approx(1.0, rel=0.1)
     assert torch.equal(first(0.25), first(1.0) * 0.25)
@@ -129,17 +137,14 @@ def test_a_client_goes_on_with_its_own_moments_of_its_local_layers() -> None:
     """Where the body's moments are averaged, those of layers that stay with the client are not."""
     model = model_of("shared_rep")
     ones = np.ones(model.layout.size, np.float32)
-    averaged = Broadcast(0 * ones, ones, ones, np.full(3, 6.0, np.float32))
+    moments = AdamMoments(ones, ones, np.full(3, 6.0, np.float32))
+    averaged = Broadcast(0 * ones, moments)
     layers = torch.ones(model.layout.part_size(LOCAL))
-    own = {
-        LOCAL: layers,
-        f"{LOCAL}.exp_avg": 9 * layers,
-        f"{LOCAL}.exp_avg_sq": 9 * layers,
-        f"{LOCAL}.step": torch.tensor(11.0),
-    }
+    moments = PartMoments(9 * layers, 9 * layers, torch.tensor(11.0))
+    own = PrivateState({LOCAL: layers}, {LOCAL: moments})
     plan = RoundPlan(5, lr_scale=1.0, shares_local=False, tau=1)
     config = ClientConfig(batch_size=8, opt_state="average")
-    run = start_client(model, averaged, own, images(), config, plan, 0, 1)
+    run = start_client(model, averaged, client(), own, config, plan)
     for part, step, moment in ((LOCAL, 11.0, 9.0), (BODY, 6.0, 1.0)):
         assert float(run.moments[part].step) == step
         assert (run.moments[part].exp_avg == moment).all()

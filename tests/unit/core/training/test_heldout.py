@@ -9,13 +9,12 @@ from spire_core.config.eval import EvalConfig
 from spire_core.config.method import MethodConfig
 from spire_core.config.model import ModelConfig
 from spire_core.diffusion.generation import client_denoiser, draw, draw_together
-from spire_core.diffusion.process import make_schedule
+from spire_core.diffusion.process import Diffusion
 from spire_core.network.flat_model import FlatModel, initial_weights
 from spire_core.rng import torch_generator
 
 MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(1,), cond_dim=16)
 SHAPE, NUM_IMAGES = (1, 8, 8), 7
-SCHEDULE = make_schedule("cosine", 1000)
 
 
 def trained_model() -> FlatModel:
@@ -36,8 +35,7 @@ def together(embs: Tensor, sampler: str, batch_size: int, guidance: float = 1.0)
     model = trained_model()
     return draw_together(
         lambda who: client_denoiser(model.net, embs[who], guidance),
-        DiffusionConfig(sampler=sampler, sample_steps=4),
-        SCHEDULE,
+        Diffusion.of(DiffusionConfig(sampler=sampler, sample_steps=4)),
         SHAPE,
         NUM_IMAGES,
         [torch_generator(2, "sample", client) for client in range(len(embs))],
@@ -47,9 +45,9 @@ def together(embs: Tensor, sampler: str, batch_size: int, guidance: float = 1.0)
 
 def alone(embs: Tensor, client: int, sampler: str, batch_size: int, guidance: float) -> Tensor:
     denoise = client_denoiser(trained_model().net, embs[client], guidance)
-    diffusion = DiffusionConfig(sampler=sampler, sample_steps=4)
+    diffusion = Diffusion.of(DiffusionConfig(sampler=sampler, sample_steps=4))
     stream = torch_generator(2, "sample", client)
-    return draw(denoise, diffusion, SCHEDULE, SHAPE, NUM_IMAGES, stream, batch_size)
+    return draw(denoise, diffusion, SHAPE, NUM_IMAGES, stream, batch_size)
 
 
 @pytest.mark.parametrize(

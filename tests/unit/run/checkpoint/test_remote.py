@@ -23,6 +23,7 @@ from pipeline.runs.record import make_run_dir
 from pipeline.runs.server_state import write_state
 from pipeline.tracking.outbox import Outbox
 from spire_core.errors import ConfigError, RunError
+from spire_core.federated.private_state import PrivateState
 from spire_core.federated.server import ServerState
 
 RUN_ID = "0123456789abcdef" * 2
@@ -47,7 +48,7 @@ def state_after(done: int) -> ServerState:
 
 def checkpoint(run_dir: Path, done: int) -> None:
     """Clients 0 and 1 take turns; whoever has trained keeps what the checkpoints need."""
-    state = {"client_emb": torch.full((8,), float(done))}
+    state = PrivateState({"client_emb": torch.full((8,), float(done))})
     ClientStore(run_dir / "clients").save(done % 2, done, state, kept_rounds(run_dir))
     Outbox(run_dir).append_points([(done, {"pretrain/loss": 1.0})])
     written = partial(write_state, new_state_file(run_dir, done), state_after(done))

@@ -256,7 +256,7 @@ def test_a_client_arrives_is_fitted_and_can_be_drawn(spire, finished_run: Path) 
     assert set(told["curve"][1]) >= {"own_kid", "tv", "heldout_loss"}
     assert "population_kid" not in told["curve"][1]
     assert (finished_run / "model" / "backbone.safetensors").read_bytes() == backbone
-    assert SavedRun.load(finished_run).client_state(8)["client_emb"].abs().max() > 0
+    assert SavedRun.load(finished_run).client_state(8).parts["client_emb"].abs().max() > 0
 
     drawn = json.loads(spire("sample", "last", "--client", "8", "--num", "3", "--json").out)
     images = np.load(drawn["artifacts"]["npz"])["images"]

@@ -222,7 +222,8 @@ def test_clients_that_get_each_others_embeddings_are_inconsistent(
         other = states[(client_id + 1) % 6]
         assert state is not None
         assert other is not None
-        store.save(client_id, seen[client_id], state | {CLIENT_EMB: other[CLIENT_EMB]})
+        parts = {**state.parts, CLIENT_EMB: other.parts[CLIENT_EMB]}
+        store.save(client_id, seen[client_id], replace(state, parts=parts))
     result = run(mnist_root, tmp_path, NUM_ROUNDS, *FAST, pretrained=mixed)
     assert names(result) == [INCONSISTENT]
     assert result.cross_losses is not None

@@ -17,7 +17,12 @@ from pipeline.evaluation.scores import (
     pooled_features,
 )
 from pipeline.experiment.adaptation import _report
-from pipeline.federation.messages import Drawn, Fitted, Look, Losses
+from pipeline.federation.messages import (
+    EpochEvaluation,
+    FittedClient,
+    GeneratedSamples,
+    HeldoutLosses,
+)
 from pipeline.results.metrics import adaptation_metrics
 from spire_core.adaptation.adapt import AdaptPoint
 from spire_core.config.eval import EvalConfig
@@ -36,10 +41,12 @@ def features(stream: str, client_id: int, num: int) -> Tensor:
     return torch.randn(num, 4, generator=torch_generator(SEED, stream, client_id)) + client_id / 2
 
 
-def drawn(client_id: int) -> Drawn:
+def drawn(client_id: int) -> GeneratedSamples:
     """20 images, all of them of the client's own class."""
     images = np.zeros((1, 1, 8, 8))
-    return Drawn(client_id, features("drawn", client_id, 20), np.eye(4)[client_id], images)
+    return GeneratedSamples(
+        client_id, features("drawn", client_id, 20), np.eye(4)[client_id], images
+    )
 
 
 class AnsweringPool:
@@ -59,7 +66,7 @@ class AnsweringPool:
         assert task == "losses"
         for client_id, (partner,) in zip(units, more["per_unit"], strict=True):
             self.swap_partners[client_id] = partner
-        return [Losses(c, own=1.0 + c, zero=2.0 + c, swapped=3.0 + c) for c in units]
+        return [HeldoutLosses(c, own=1.0 + c, zero=2.0 + c, swapped=3.0 + c) for c in units]
 
 
 def test_each_client_is_held_against_its_own_data() -> None:
@@ -102,15 +109,17 @@ def test_a_pool_of_features_is_a_sample_of_all_clients() -> None:
 
 
 def test_an_adapted_client_is_reported_before_and_after() -> None:
-    def look(epoch: int) -> Look:
+    def look(epoch: int) -> EpochEvaluation:
         images = np.full((1, 1, 2, 2), epoch)
-        seen = Drawn(7, features("drawn", epoch, 20), None, images)
+        seen = GeneratedSamples(7, features("drawn", epoch, 20), None, images)
         scores, nearest = {"own_kid": float(epoch)}, (epoch + 0.25, epoch + 0.5)
-        return Look(seen, scores, torch.full((3,), float(epoch)), nearest, duration_s=1.0)
+        return EpochEvaluation(
+            seen, scores, torch.full((3,), float(epoch)), nearest, duration_s=1.0
+        )
 
     looks = {epoch: look(epoch) for epoch in (0, 2, 3)}
     curve = tuple(AdaptPoint(e, None, None, {} if e in looks else None) for e in range(4))
-    fitted = Fitted(7, curve, 2, tuple(looks), num_trained=5, duration_s=4.0)
+    fitted = FittedClient(7, curve, 2, tuple(looks), num_trained=5, duration_s=4.0)
     report = _report(fitted, looks)
     assert report.before.images is not None
     assert report.after.images is not None

@@ -95,4 +95,4 @@ def test_the_listing_is_the_product_bit_for_bit(photos: Path, tmp_path: Path) ->
     assert not torch.equal(backbone, initial)
     assert list(e) == run.client_ids
     for j, e_j in e.items():
-        assert torch.equal(e_j.detach(), run.client_state(j)["client_emb"])
+        assert torch.equal(e_j.detach(), run.client_state(j).parts["client_emb"])

@@ -36,7 +36,7 @@ from pipeline.tracking.outbox import read_points
 from spire_core.adaptation.adapt import AdaptPoint, adapt_client
 from spire_core.config.adapt import AdaptConfig
 from spire_core.errors import ConfigError, DataError, RunError, SpireError
-from spire_core.federated.private_state import personalise
+from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.training.fit import to_float
 
 
@@ -374,15 +374,13 @@ def test_pretraining_clients_fine_tune_for_a_score_of_their_own(
     tuned = adapt_client(
         worker.model,
         weights,
-        {},
-        worker.train_images(client_id),
+        worker.training_context(client_id),
+        PrivateState(),
         AdaptConfig(epochs=2, lr=0.01, batch_size=config.adapt.batch_size),
-        worker.recipe(),
-        config.seed,
-        client_id,
+        worker.objective(),
         lambda *_: {},
     )
-    personalise(worker.model, weights, tuned.state)
+    load_client(worker.model, weights, tuned.state)
     drawn = worker._drawn(client_id, worker._images(client_id, worker.model, None))
     assert torch.equal(result.tuned.drawn[1].features, drawn.features)
     assert result.tuned.losses[1].own == worker._heldout(client_id, None)
@@ -418,7 +416,7 @@ def test_what_a_new_client_ends_with_is_what_its_own_parts_draw(
     report = worker.adapt(client_id, weights.numpy(), config.adapt, None, pooled)
     assert report.kept_epoch == (0 if method == "fedavg" else 2)
 
-    emb = personalise(worker.model, weights, worker.private_state(client_id))
+    emb = load_client(worker.model, weights, worker.private_state(client_id))
     images = worker._images(client_id, worker.model, emb)
     assert torch.equal(report.after.features, worker._drawn(client_id, images).features)
     heldout = worker._heldout_each(client_id, emb)
@@ -448,7 +446,7 @@ def test_held_out_losses_are_with_ones_own_no_and_another_clients_embedding(
     generator = torch.Generator().manual_seed(0)
     weights = torch.randn(setting.model.layout.size, generator=generator) * 0.05
     losses = worker.losses(0, weights.numpy(), 1)
-    own, other = (worker.private_state(i)["client_emb"] for i in (0, 1))
+    own, other = (worker.private_state(i).parts["client_emb"] for i in (0, 1))
     worker.model.load(weights)
     expected = [worker._heldout(0, emb) for emb in (own, torch.zeros_like(own), other)]
     assert [losses.own, losses.zero, losses.swapped] == expected
@@ -462,17 +460,17 @@ def test_a_new_embedding_starts_at_zero_at_the_mean_or_at_random(
     setting, worker = worker_in(tmp_path, config)
     new = setting.new_ids[0]
     states = torch.stack(
-        [worker.private_state(i)["client_emb"] for i in setting.representative_ids]
+        [worker.private_state(i).parts["client_emb"] for i in setting.representative_ids]
     )
     mean = mean_embedding(LocalClientPool(worker), setting.representative_ids)
     torch.testing.assert_close(mean, states.mean(0), rtol=0, atol=1e-6)
     starts = {
-        init: worker.start_state(new, init, mean)["client_emb"]
+        init: worker.start_state(new, init, mean).parts["client_emb"]
         for init in ("zero", "mean", "random")
     }
     assert not starts["zero"].any()
     assert torch.equal(starts["mean"], mean)
     assert 0.3 < starts["random"].std() / config.client.emb_init_std < 2.0
     assert not torch.equal(
-        starts["random"], worker.start_state(new + 1, "random", None)["client_emb"]
+        starts["random"], worker.start_state(new + 1, "random", None).parts["client_emb"]
     )

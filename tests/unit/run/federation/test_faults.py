@@ -21,7 +21,7 @@ from spire_core.config.method import MethodConfig
 from spire_core.config.server import ServerConfig
 from spire_core.errors import AggregationError, ClusterError
 from spire_core.federated.client import train_client
-from spire_core.federated.messages import Broadcast, ClientUpdate, RoundPlan
+from spire_core.federated.messages import AdamMoments, Broadcast, ClientUpdate, RoundPlan
 from spire_core.federated.participation import responding_clients, stragglers
 from spire_core.federated.private_state import PrivateState
 from spire_core.federated.server import ServerState
@@ -94,7 +94,9 @@ POISONS = {
     "infinity": {"weights": lambda u: np.full_like(u.weights, np.inf)},
     "shape": {"weights": lambda u: u.weights[:-1]},
     "no examples": {"num_examples": lambda u: 0},
-    "unasked moments": {"exp_avg": lambda u: np.full(SIZE, np.nan, dtype=np.float32)},
+    "unasked moments": {
+        "moments": lambda u: AdamMoments(u.weights, u.weights, np.ones(3, np.float32))
+    },
 }
 
 
@@ -144,10 +146,11 @@ def test_a_dropped_client_ends_as_if_it_had_not_been_in_that_round(
 
     def spoilt(*args: Any) -> tuple[ClientUpdate, PrivateState]:
         update, state = train_client(*args)
-        if (args[-1], args[-3].round_idx) != (client_id, round_idx):
+        if (args[2].client_id, args[-1].round_idx) != (client_id, round_idx):
             return update, state
-        nan = {name: tensor * float("nan") for name, tensor in state.items()}
-        return replace(update, weights=update.weights * np.nan), nan
+        nan = {name: tensor * float("nan") for name, tensor in state.to_tensors().items()}
+        spoilt_state = PrivateState.from_tensors(nan)
+        return replace(update, weights=update.weights * np.nan), spoilt_state
 
     def smaller(*args: Any) -> list[int]:
         cohort = choose_cohort(*args)

@@ -23,6 +23,7 @@ from pipeline.runs.model_files import save_client, save_run
 from pipeline.runs.server_state import write_state
 from pipeline.tracking.outbox import Outbox, read_entries
 from spire_core.errors import RunError
+from spire_core.federated.private_state import PrivateState
 from spire_core.federated.server import ServerState
 from spire_core.network.flat_model import FlatModel
 
@@ -70,10 +71,10 @@ def test_a_checkpoint_that_does_not_fit_leaves_those_before(tmp_path: Path) -> N
 
 def test_a_clients_state_that_does_not_fit_leaves_those_before(tmp_path: Path) -> None:
     store = ClientStore(tmp_path)
-    store.save(0, 1, {"client_emb": torch.ones(8)})
+    store.save(0, 1, PrivateState({"client_emb": torch.ones(8)}))
     before = everything(tmp_path)
     with files_up_to(4000), pytest.raises(RunError, match=r"room for .*0000002.safetensors"):
-        store.save(0, 2, {"client_emb": torch.ones(4000)})
+        store.save(0, 2, PrivateState({"client_emb": torch.ones(4000)}))
     assert everything(tmp_path) == before
 
 

@@ -18,6 +18,7 @@ from spire_core.config.eval import EvalConfig
 from spire_core.config.method import MethodConfig
 from spire_core.config.model import ModelConfig
 from spire_core.errors import RunError
+from spire_core.federated.private_state import PrivateState
 from spire_core.methods import METHODS
 from spire_core.network.flat_model import FlatModel
 
@@ -41,7 +42,7 @@ def saved(folder: Path, method: str = "spire") -> SavedRun:
     save_run(folder / "model", config, model, weights.numpy(), MORE)
     for client_id in (0, 5) if method == "spire" else ():
         emb = torch.full((4,), client_id - 2.0)
-        save_client(folder / "model", client_id, {"client_emb": emb, "client_emb.step": emb})
+        save_client(folder / "model", client_id, {"client_emb": emb})
     return SavedRun.load(folder)
 
 
@@ -65,9 +66,9 @@ def test_what_is_saved_is_what_is_loaded(run: SavedRun) -> None:
     assert (run.image_shape, run.class_names) == ((1, 8, 8), ("a", "b"))
     assert run.client_ids == [0, 5]
     state = run.client_state(5)
-    assert state.keys() == {"client_emb"}  # and no optimizer state
-    assert state["client_emb"].tolist() == [3.0] * 4
-    assert run.client_state(None) == {}
+    assert state.to_tensors().keys() == {"client_emb"}
+    assert state.parts["client_emb"].tolist() == [3.0] * 4
+    assert run.client_state(None) == PrivateState()
 
 
 def test_no_password_is_written(run: SavedRun) -> None:
@@ -157,6 +158,6 @@ def test_what_a_new_client_of_any_method_owns_comes_back(tmp_path: Path, method:
     for part in run.config.method.record.adapt_parts:
         state[part] = torch.arange(float(4 if part == "client_emb" else layout.part_size(part)))
     save_client(run.folder, 9, state)
-    found = run.client_state(9)
+    found = run.client_state(9).parts
     assert found.keys() == state.keys()
     assert all(torch.equal(found[part], tensor) for part, tensor in state.items())

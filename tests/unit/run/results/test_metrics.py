@@ -11,7 +11,7 @@ from pipeline.config.load import load_config
 from pipeline.evaluation.forgetting import ForgettingCurve, forgetting_curve, mean_over_clients
 from pipeline.evaluation.scores import Evaluation, RealData
 from pipeline.experiment.adaptation import population_kid
-from pipeline.federation.messages import AdaptReport, Drawn, Losses
+from pipeline.federation.messages import AdaptReport, GeneratedSamples, HeldoutLosses
 from pipeline.federation.setup import prepare
 from pipeline.results.metrics import summary_metrics
 from pipeline.results.result import Adaptation
@@ -26,8 +26,10 @@ def score(mean: float) -> KidScore:
     return KidScore(mean, 0.0, 6, 2, 8, 8)
 
 
-def drawn(client_id: int) -> Drawn:
-    return Drawn(client_id, torch.zeros(8, 2), None, np.zeros((1, 1, 16, 16), np.float32))
+def drawn(client_id: int) -> GeneratedSamples:
+    return GeneratedSamples(
+        client_id, torch.zeros(8, 2), None, np.zeros((1, 1, 16, 16), np.float32)
+    )
 
 
 def report(client_id: int, own: tuple[float, ...] = OWN, seen_every: int = 1) -> AdaptReport:
@@ -78,7 +80,7 @@ def test_a_mean_of_curves_is_over_epochs_that_all_clients_reached() -> None:
 
 
 def evaluation(round_idx: int, kids: tuple[float, float]) -> Evaluation:
-    losses = (Losses(0, 0.1, 0.2, 0.4), Losses(1, 0.3, 0.4, 0.8))
+    losses = (HeldoutLosses(0, 0.1, 0.2, 0.4), HeldoutLosses(1, 0.3, 0.4, 0.8))
     return Evaluation(round_idx, (0, 1), (score(kids[0]), score(kids[1])), (0.25, 0.75), losses, ())
 
 

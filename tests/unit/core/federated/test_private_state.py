@@ -1,0 +1,47 @@
+"""A client's private state and its flat form, in which it is stored."""
+
+import torch
+from torch import Tensor
+
+from spire_core.federated.private_state import PrivateState
+from spire_core.training.adam import PartMoments
+
+PARTS = {"client_emb": torch.ones(3), "local": torch.full((5,), 2.0)}
+MOMENTS = {"local": PartMoments(torch.full((5,), 3.0), torch.full((5,), 4.0), torch.tensor(5.0))}
+FULL = PrivateState(PARTS, MOMENTS, torch.full((7,), 6.0), {0: torch.zeros(3), 12: torch.ones(3)})
+NAMES = {
+    "client_emb": 3,
+    "local": 5,
+    "local.exp_avg": 5,
+    "local.exp_avg_sq": 5,
+    "local.step": 1,
+    "shared.residual": 7,
+    "client_emb.0": 3,
+    "client_emb.12": 3,
+}
+
+
+def test_the_names_in_a_file_are_fixed() -> None:
+    """Stored runs have them."""
+    assert {name: tensor.numel() for name, tensor in FULL.to_tensors().items()} == NAMES
+
+
+def test_there_and_back() -> None:
+    def listed(tensors: dict[str, Tensor]) -> dict[str, list[float]]:
+        return {name: tensor.reshape(-1).tolist() for name, tensor in tensors.items()}
+
+    found = PrivateState.from_tensors(FULL.to_tensors())
+    assert listed(found.to_tensors()) == listed(FULL.to_tensors())
+    assert found.parts.keys() == PARTS.keys()
+    assert found.moments.keys() == MOMENTS.keys()
+    assert found.residual is not None
+    assert sorted(found.snapshots) == [0, 12]
+
+
+def test_a_state_is_empty_without_any_tensor() -> None:
+    assert PrivateState().is_empty
+    assert PrivateState.from_tensors({}).is_empty
+    assert PrivateState().client_emb is None
+    for name, tensor in FULL.to_tensors().items():
+        if not name.startswith("local."):
+            assert not PrivateState.from_tensors({name: tensor}).is_empty
