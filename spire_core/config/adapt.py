@@ -1,9 +1,10 @@
 """Settings of the adaptation of new clients (`adapt.*`)."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
+from spire_core.config.checks import Choice, Range, check_fields
 from spire_core.config.model import ModelConfig
-from spire_core.errors import ConfigError
 from spire_core.methods import CLIENT_EMB, Method
 
 
@@ -24,51 +25,22 @@ class AdaptConfig:
     fine-tuning is scored once more at the end of pre-training; nothing of them is kept.
     """
 
-    epochs: int = 30
-    lr: float | None = None
-    batch_size: int = 16
-    num_images: int | None = None
-    init: str = "zero"
+    epochs: Annotated[int, Range(1, 1_000_000)] = 30
+    lr: Annotated[
+        float | None, Range(above=0, at_most=1000, advice="null takes the method's rate")
+    ] = None
+    batch_size: Annotated[int, Range(1, 100_000)] = 16
+    num_images: Annotated[int | None, Range(1, advice="a new client learns from its images")] = None
+    init: Annotated[str, Choice("zero", "mean", "random")] = "zero"
     early_stopping: bool = False
-    val_fraction: float = 0.2
-    patience: int = 5
-    eval_every: int = 1
-    group_size: int = 8
-    tune_epochs: int = 0
+    val_fraction: Annotated[float, Range(above=0, below=1, advice="0.2 is usual")] = 0.2
+    patience: Annotated[int, Range(1)] = 5
+    eval_every: Annotated[int, Range(1)] = 1
+    group_size: Annotated[int, Range(1)] = 8
+    tune_epochs: Annotated[int, Range(0, advice="0 turns it off")] = 0
 
     def __post_init__(self) -> None:
-        if self.num_images is not None and self.num_images < 1:
-            raise ConfigError(
-                f"expected adapt.num_images of at least 1, got {self.num_images}: "
-                "a new client learns from its images"
-            )
-        if self.epochs < 1 or self.batch_size < 1 or self.eval_every < 1 or self.patience < 1:
-            raise ConfigError(
-                "expected adapt.epochs, adapt.batch_size, adapt.eval_every and adapt.patience of "
-                f"at least 1, got {self.epochs}, {self.batch_size}, {self.eval_every} and "
-                f"{self.patience}: raise them"
-            )
-        if self.group_size < 1:
-            raise ConfigError(
-                f"expected adapt.group_size of at least 1, got {self.group_size}: raise it"
-            )
-        if self.tune_epochs < 0:
-            raise ConfigError(
-                f"expected adapt.tune_epochs of at least 0, got {self.tune_epochs}: 0 turns it off"
-            )
-        if self.lr is not None and self.lr <= 0:
-            raise ConfigError(
-                f"expected adapt.lr above 0, got {self.lr}: null takes the method's rate"
-            )
-        if self.init not in ("zero", "mean", "random"):
-            raise ConfigError(
-                f"expected adapt.init as zero, mean or random, got {self.init!r}: "
-                "choose one of them"
-            )
-        if not 0.0 < self.val_fraction < 1.0:
-            raise ConfigError(
-                f"expected adapt.val_fraction in (0, 1), got {self.val_fraction}: 0.2 is usual"
-            )
+        check_fields(self, "adapt")
 
 
 def can_adapt_together(method: Method, model: ModelConfig) -> bool:

@@ -3,13 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
+from spire_core.config.checks import Choice, Range, check_fields, require
 from spire_core.config.model import ModelConfig
-from spire_core.errors import ConfigError
 from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL
 
-COMPRESSIONS = ("none", "bf16", "int8", "top_k")
-PRECISIONS = ("float32", "tf32", "bf16")
 WIDE = 64  # channels of the finest level
 
 
@@ -42,89 +41,41 @@ class ClientConfig:
     graphs. It is for the loop engine.
     """
 
-    batch_size: int = 16
-    lr: float = 2e-3
-    emb_lr: float = 5e-2
-    emb_proj_lr_factor: float = 3.0
-    emb_init_std: float = 1.0
-    emb_dropout: float = 0.0
-    opt_state: str = "average"
-    lr_schedule: str = "cosine"
-    warmup_rounds: int = 10
-    betas: tuple[float, float] = (0.9, 0.999)
-    engine: str = "auto"
-    group_size: int | None = None
-    compression: str = "none"
-    top_k_fraction: float = 0.05
-    precision: str = "float32"
+    batch_size: Annotated[int, Range(1, 100_000)] = 16
+    lr: Annotated[float, Range(0, 1000)] = 2e-3
+    emb_lr: Annotated[float, Range(0, 1000)] = 5e-2
+    emb_proj_lr_factor: Annotated[float, Range(0, 1000)] = 3.0
+    emb_init_std: Annotated[float, Range(0, 1000)] = 1.0
+    emb_dropout: Annotated[float, Range(0, below=1, advice="0 turns it off")] = 0.0
+    opt_state: Annotated[str, Choice("reset", "keep", "average")] = "average"
+    lr_schedule: Annotated[str, Choice("constant", "cosine")] = "cosine"
+    warmup_rounds: Annotated[int, Range(0, 10_000_000)] = 10
+    betas: Annotated[tuple[float, float], Range(0, below=1, advice="0.9 and 0.999 are usual")] = (
+        0.9,
+        0.999,
+    )
+    engine: Annotated[str, Choice("auto", "loop", "grouped")] = "auto"
+    group_size: Annotated[int | None, Range(1)] = None
+    compression: Annotated[str, Choice("none", "bf16", "int8", "top_k")] = "none"
+    top_k_fraction: Annotated[
+        float, Range(above=0, at_most=1, advice="0.05 sends one coordinate of twenty")
+    ] = 0.05
+    precision: Annotated[str, Choice("float32", "tf32", "bf16")] = "float32"
     compile: bool = False
 
     def __post_init__(self) -> None:
-        if self.compression not in COMPRESSIONS:
-            raise ConfigError(
-                f"expected client.compression as {', '.join(COMPRESSIONS)}, got "
-                f"{self.compression!r}: choose one"
-            )
-        if not 0.0 < self.top_k_fraction <= 1.0:
-            raise ConfigError(
-                "expected client.top_k_fraction above 0 and at most 1, got "
-                f"{self.top_k_fraction}: 0.05 sends one coordinate of twenty"
-            )
-        if self.precision not in PRECISIONS:
-            raise ConfigError(
-                f"expected client.precision as {' or '.join(PRECISIONS)}, got {self.precision!r}: "
-                "choose one"
-            )
-        if self.compile and self.engine == "grouped":
-            raise ConfigError(
-                "expected client.engine as auto or loop with client.compile=true, got grouped: "
-                "groups are not compiled"
-            )
-        if self.engine not in ("auto", "loop", "grouped"):
-            raise ConfigError(
-                f"expected client.engine as auto, loop or grouped, got {self.engine!r}: choose one"
-            )
-        if self.group_size is not None and self.group_size < 1:
-            raise ConfigError(
-                f"expected client.group_size of at least 1, got {self.group_size}: raise it"
-            )
-        if self.batch_size < 1:
-            raise ConfigError(
-                f"expected client.batch_size of at least 1, got {self.batch_size}: raise it"
-            )
-        if self.opt_state not in ("reset", "keep", "average"):
-            raise ConfigError(
-                f"expected client.opt_state as reset, keep or average, got {self.opt_state!r}: "
-                "choose one"
-            )
-        if self.lr_schedule not in ("constant", "cosine"):
-            raise ConfigError(
-                f"expected client.lr_schedule as constant or cosine, got {self.lr_schedule!r}: "
-                "choose one"
-            )
-        if not 0.0 <= self.emb_dropout < 1.0:
-            raise ConfigError(
-                f"expected client.emb_dropout in [0, 1), got {self.emb_dropout}: 0 turns it off"
-            )
-        if not all(0.0 <= beta < 1.0 for beta in self.betas):
-            raise ConfigError(
-                f"expected client.betas in [0, 1), got {self.betas}: 0.9 and 0.999 are usual"
-            )
-        for name in ("lr", "emb_lr", "emb_proj_lr_factor", "emb_init_std"):
-            if getattr(self, name) < 0:
-                raise ConfigError(
-                    f"expected client.{name} of at least 0, got {getattr(self, name)}: raise it"
-                )
+        check_fields(self, "client")
+        is_compilable = not self.compile or self.engine != "grouped"
+        expected = "client.engine as auto or loop with client.compile=true"
+        require(is_compilable, expected, self.engine, "groups are not compiled")
 
     def groups(self, client_ids: Sequence[int]) -> list[tuple[int, ...]]:
         """Return a cohort cut into the groups that are computed together.
 
         ConfigError if the engine is "auto": it depends on the network (`with_engine`).
         """
-        if self.engine == "auto":
-            raise ConfigError(
-                "expected client.engine as grouped or loop, got auto: choose it first"
-            )
+        is_chosen = self.engine != "auto"
+        require(is_chosen, "client.engine as grouped or loop", "auto", "choose it first")
         size = self.largest_group(len(client_ids)) if self.engine == "grouped" else 1
         return [tuple(client_ids[i : i + size]) for i in range(0, len(client_ids), size)]
 
