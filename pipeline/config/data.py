@@ -13,11 +13,9 @@ MAX_IMAGE_SIZE = 1024  # pixels of a side
 class DataConfig:
     """Which images the clients hold.
 
-    root: where fetched data sets lie; None means $SPIRE_DATA, or else `data` in
-        `ray_job.base_folder()`.
-    path: the image folder when `name` is "folder"; for the other names a folder with the original
-        files to fetch from.
-    image_size: side in pixels; None means the original size, 28 padded to 32.
+    `root`: the folder of fetched data sets; None is $SPIRE_DATA, or else `data` in `base_folder()`.
+    `path`: the image folder if `name` is "folder"; for the other names, a folder with the original
+    files to fetch from. `image_size`: side in pixels; None is the original size, 28 padded to 32.
     """
 
     name: str = "mnist"

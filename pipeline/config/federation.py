@@ -10,16 +10,16 @@ from spire_core.config.checks import Choice, Range, check_fields, require
 class FederationConfig:
     """Who takes part and for how long; a round ends with one synchronization of the backbone.
 
-    `tau`: optimizer steps between two synchronizations; `local_epochs`: the same span as passes
-    over the client's data. Exactly one of the two is given. `on_client_error`: what becomes of a
-    client that fails in a round or sends an update that cannot be used: "retry" its work, "drop" it
-    from this round's average, or "fail". `client_timeout_s`: seconds after which a client counts as
-    failed, None for never. `max_update_norm`: the most that a client may move the backbone in a
-    round, as an L2 norm.
+    `tau`: optimizer steps between two synchronizations. `local_epochs`: the same length as passes
+    over the client's data; exactly one of the two is given. `on_client_error`: if a client fails in
+    a round or sends an unusable update, "retry" its work, "drop" it from this round's average, or
+    "fail" the run. `client_timeout_s`: seconds after which a client counts as failed, None for
+    never. `max_update_norm`: the largest change of the backbone by one client in a round, as an L2
+    norm.
 
-    A scenario of pre-training, drawn from the seed: `drop_rate` is the chance that a client of a
-    cohort never answers in a round, `straggler_rate` the chance that it completes only the share
-    `straggler_work` of its local steps (rounded, at least one; Li et al. 2020, FedProx).
+    Simulated failures of pre-training, drawn from the seed: `drop_rate` is the chance that a client
+    of a cohort does not answer in a round, `straggler_rate` the chance that it completes only the
+    share `straggler_work` of its local steps (rounded, at least one; Li et al. 2020, FedProx).
     """
 
     num_clients: Annotated[int, Range(1, 100_000_000)] = 24

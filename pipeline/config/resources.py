@@ -13,10 +13,10 @@ class ResourcesConfig:
     """How the clients are simulated.
 
     `pool`: "ray" for actors, "local" for this process alone. `num_actors`: "auto" fills the
-    cluster's CPUs or GPUs. `num_cpus` and `num_gpus` are per client actor; a GPU's share is
+    cluster's CPUs or GPUs. `num_cpus`, `num_gpus`: shares of each client actor; a GPU's share is
     bookkeeping, not a memory limit. `num_gpus` "auto" divides the cluster's GPUs by the actors, and
-    is 0 where there are none. `device`: "auto" computes on a GPU where an actor has a share of one;
-    "cpu" never does, and GPUs are for the bookkeeping alone.
+    is 0 without any. `device`: "auto" computes on a GPU if the actor has a share of one, "cpu"
+    never does.
     """
 
     pool: Annotated[str, Choice("ray", "local")] = "ray"

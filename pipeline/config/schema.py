@@ -1,4 +1,4 @@
-"""The configuration of one experiment, as records: what each group of settings means is with it."""
+"""The configuration of one experiment: its groups of settings, and the rules between groups."""
 
 import dataclasses
 from dataclasses import dataclass, field

@@ -16,13 +16,13 @@ from spire_core.config.checks import Range, check_fields, require
 class TrackingConfig:
     """Whether and where runs are recorded.
 
-    `uri`: an MLflow tracking URI; None means the environment's MLFLOW_TRACKING_URI, else the
-    database `<root>/mlflow.db`. `root`: the folder of that database and of `runs/`, which holds
-    the local files of each run; None means `ray_job.base_folder()`: $SPIRE_ROOT, else the current
-    directory, but ~/spire in a Ray job. `checkpoint_every`: rounds between two checkpoints, of
-    which the newest `keep_checkpoints` are kept; 0 for one after the last round alone. `storage`: a
-    URI such as s3://BUCKET/FOLDER, where checkpoints are kept as well, in a folder for each run.
-    `profile`: write a torch.profiler trace of a few rounds into the run's folder (`profiling`).
+    `uri`: an MLflow tracking URI; None is the environment's MLFLOW_TRACKING_URI, else the database
+    `<root>/mlflow.db`. `root`: the folder of that database and of `runs/`, which holds the local
+    files of each run; None is `base_folder()` ($SPIRE_ROOT, else the current directory, but ~/spire
+    in a Ray job). `checkpoint_every`: rounds between two checkpoints, 0 for one after the last
+    round alone. `keep_checkpoints`: the number of newest checkpoints to keep. `storage`: a URI such
+    as s3://BUCKET/FOLDER, where checkpoints are kept as well, in a folder for each run. `profile`:
+    write a torch.profiler trace of a few rounds into the run's folder.
     """
 
     enabled: bool = True

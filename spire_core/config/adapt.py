@@ -12,17 +12,17 @@ from spire_core.methods import CLIENT_EMB, Method
 class AdaptConfig:
     """How a new client trains.
 
-    `lr` None takes the method's own rate. `num_images` limits the training images of a new client.
-    `init` is where its embedding starts: "zero", the "mean" of the pre-training embeddings, or
-    "random" (from the distribution they started from). With `early_stopping`, `val_fraction` of its
-    images are set aside, and the epoch with the lowest denoising loss on them, 0 being the start,
-    is kept once `patience` epochs brought nothing better. `eval_every`: epochs between two points
-    of the forgetting curves. `group_size`: new clients that are fitted in one batch, where each
-    trains an embedding alone (`adapt_together`); they are taken in the order of their ids. As float
-    sums differ in their last bits from one size to another, it belongs to what determines a result.
+    `lr`: None takes the method's own rate. `num_images`: the most training images of a new client.
+    `init`: its embedding starts at "zero", at the "mean" of the pre-training embeddings, or at a
+    "random" draw from the distribution of their own start. `early_stopping`: a share `val_fraction`
+    of its images is set aside, the epoch with the lowest denoising loss on them is kept (0 is the
+    start), and training ends after `patience` epochs without a better one. `eval_every`: epochs
+    between two points of the forgetting curves. `group_size`: new clients fitted in one batch, in
+    the order of their ids, if each trains an embedding alone (`adapt_together`). Float sums differ
+    in their last bits from one size to another, so it is part of what determines a result.
 
-    `tune_epochs`: passes of a pre-training client over all its own images, with which FedAvg +
-    fine-tuning is scored once more at the end of pre-training; nothing of them is kept.
+    `tune_epochs`: passes of a pre-training client over all its own images, after which FedAvg +
+    fine-tuning is scored once more at the end of pre-training; the tuned weights are not kept.
     """
 
     epochs: Annotated[int, Range(1, 1_000_000)] = 30

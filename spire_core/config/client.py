@@ -16,29 +16,30 @@ WIDE = 64  # channels of the finest level
 class ClientConfig:
     """How a client trains in pre-training.
 
-    `lr` is the backbone's rate, `emb_lr` the embedding's; the embedding's projection trains at `lr`
-    times `emb_proj_lr_factor`. `opt_state` says what becomes of the backbone's Adam moments between
-    rounds: "reset", "keep" (each client keeps its own) or "average" (they travel and are averaged
-    like the weights). `emb_dropout` is the chance that an example is shown without its embedding
+    `lr`: the backbone's learning rate. `emb_lr`: the embedding's; the embedding's projection trains
+    at `lr` times `emb_proj_lr_factor`. `emb_init_std`: the standard deviation from which embeddings
+    are initialised. `emb_dropout`: the chance that an example is shown without its embedding
     (classifier-free guidance, Ho & Salimans 2022); it also makes zero a meaningful start for a new
-    client.
+    client. `opt_state`: the backbone's Adam moments start each round at zero ("reset"), each client
+    keeps its own ("keep"), or they travel and are averaged like the weights ("average").
 
-    `engine` says how a cohort is computed: "loop" trains one client after the other, "grouped"
-    several as one computation (`grouped`), at most `group_size` of them, and "auto" takes the one
-    that suits the network (`with_engine`). The cohort, in the order of client ids, is cut into
-    groups of that size, None standing for `largest_group`; as float sums differ in their last bits
-    from one size to another, both settings belong to what determines a result.
+    `engine`: "loop" trains one client after the other, "grouped" several as one computation, and
+    "auto" takes the one that suits the network (`with_engine`). `group_size`: the cohort, in the
+    order of client ids, is cut into groups of this size; None is `largest_group`. Float sums differ
+    in their last bits from one size to another, so both settings are part of what determines a
+    result.
 
-    `compression` is the form in which a client sends its change of the weights (`compression`);
-    of "top_k" the share `top_k_fraction` of its coordinates.
+    `compression`: the form in which a client sends its change of the weights
+    (`spire_core.federated.compression`). `top_k_fraction`: the share of the coordinates that
+    "top_k" sends.
 
-    `precision` is that of the network as it trains, in rounds and for a new client: with "bf16"
+    `precision`: that of the network in training, in rounds and for a new client. With "bf16"
     convolutions and matrix products run in bfloat16 (`torch.autocast`), while weights, gradients,
     Adam and all evaluation stay float32. "tf32" lets a GPU round the factors of its matrix products
-    to 10 bits, as torch lets it in convolutions anyway, also in evaluation; on a CPU it is float32.
+    to 10 bits, also in evaluation, as torch does in convolutions anyway. On a CPU it is float32.
 
-    `compile` has `torch.compile` translate the network that `fit` trains, on a GPU into CUDA
-    graphs. It is for the loop engine.
+    `compile`: `torch.compile` translates the network in training, on a GPU into CUDA graphs. It is
+    for the loop engine.
     """
 
     batch_size: Annotated[int, Range(1, 100_000)] = 16
@@ -50,10 +51,7 @@ class ClientConfig:
     opt_state: Annotated[str, Choice("reset", "keep", "average")] = "average"
     lr_schedule: Annotated[str, Choice("constant", "cosine")] = "cosine"
     warmup_rounds: Annotated[int, Range(0, 10_000_000)] = 10
-    betas: Annotated[tuple[float, float], Range(0, below=1, advice="0.9 and 0.999 are usual")] = (
-        0.9,
-        0.999,
-    )
+    betas: Annotated[tuple[float, float], Range(0, below=1)] = (0.9, 0.999)
     engine: Annotated[str, Choice("auto", "loop", "grouped")] = "auto"
     group_size: Annotated[int | None, Range(1)] = None
     compression: Annotated[str, Choice("none", "bf16", "int8", "top_k")] = "none"

@@ -12,12 +12,12 @@ FOR_KID = "KID compares sets of images"
 class EvalConfig:
     """What is measured, how often, and on how many images.
 
-    `extractor` "auto" takes the small classifier of the data set, or Inception where there is none.
+    `extractor`: "auto" takes the small classifier of the data set, or Inception if it has none.
     `num_images`: images drawn for each client. `every`: rounds between two evaluations of
-    pre-training, 0 for the first and the last alone. `num_clients`: how many pre-training clients
-    are looked at, None for all of them (for 100, where there are more than 1000); in a population
-    of more than 1000 they are the first to take part. `guidance` scales the difference between the
-    personal and the impersonal prediction (1 = off).
+    pre-training; 0 evaluates before the first and after the last alone. `num_clients`: the number
+    of evaluated pre-training clients; None is all of them, or 100 if there are more than 1000, and
+    in such a population the first to take part. `guidance`: the factor on the difference between
+    the personal and the impersonal prediction; 1 turns it off.
     """
 
     extractor: str = "auto"

@@ -9,13 +9,13 @@ from spire_core.methods import BODY, EMB_PROJ, LOCAL, METHODS, Method
 
 @dataclass(frozen=True)
 class MethodConfig:
-    """The method's name and, for `shared_rep`, what is local and how the two parts take turns.
+    """The method's name and, for `shared_rep`, its local layers and how the two parts take turns.
 
     `local_layers`: name prefixes of the layers that stay with the client; `up.last` is the last
-    up-level. `phases`: "joint" trains both parts at every step; "alternate" spends the first half
+    up-level. `phases`: "joint" trains both parts in every step; "alternate" spends the first half
     of a client's steps on the local part and the rest on the shared one (FedRep, Collins et al.
-    2021, algorithm 1). `share_until`: the fraction of rounds during which the local layers are
-    averaged like all others.
+    2021, algorithm 1). `share_until`: the fraction of rounds in which the local layers are averaged
+    like all others.
     """
 
     name: Annotated[str, Choice(*METHODS)] = "spire"

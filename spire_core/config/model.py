@@ -13,9 +13,9 @@ MAX_LEVELS = 10  # of resolution: images of 1024 pixels
 class ModelConfig:
     """Sizes of the U-Net and of the client embedding.
 
-    `width` times each entry of `multipliers` gives the channels of one resolution level;
-    `attention` names the levels (0 = finest) that attend; `space_to_depth` folds squares of that
-    side into channels at the door, which makes the network that much cheaper per image.
+    `width` times an entry of `multipliers`: the channels of one resolution level. `attention`: the
+    levels that attend, 0 being the finest. `space_to_depth`: squares of this side are folded into
+    channels at the input, so that each image costs less.
     """
 
     d_emb: Annotated[

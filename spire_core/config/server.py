@@ -10,14 +10,14 @@ from spire_core.config.checks import Choice, Range, check_fields
 class ServerConfig:
     """How updates become one, the server optimizer and the decay of the backbone's moving average.
 
-    `aggregation`: "mean" weighted by examples, or, robust against a few wrong updates, coordinate
-    by coordinate "median" or "trimmed_mean" (Yin et al. 2018; `means`), in which all clients count
-    the same. `trim_fraction`: the share of clients that a trimmed mean leaves out at each end.
-
-    `optimizer` (Reddi et al. 2021): "fedavg" takes the mean of the clients' weights at lr 1 and a
+    `optimizer` (Reddi et al. 2021): "fedavg" takes the mean of the clients' weights at `lr` 1 and a
     part of the way to it below; "fedavgm" adds momentum (Hsu et al. 2019); "fedadam" treats the
-    mean's distance as a gradient. `ema` is the decay per round, less in the first rounds so that
-    the random start is forgotten; 0 keeps no average.
+    distance to the mean as a gradient. `ema`: the decay per round, smaller in the first rounds so
+    that the random start is forgotten; 0 keeps no average.
+
+    `aggregation`: the "mean" weighted by examples, or, robust against a few wrong updates, the
+    "median" or "trimmed_mean" of each coordinate (Yin et al. 2018), in which all clients count the
+    same. `trim_fraction`: the share of clients that a trimmed mean leaves out at each end.
     """
 
     optimizer: Annotated[str, Choice("fedavg", "fedavgm", "fedadam")] = "fedavg"
