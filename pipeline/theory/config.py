@@ -17,9 +17,11 @@ EXPERIMENTS = ("scaling", "failure", "optimiser", "components", "backbone", "bri
 Count = Annotated[int, Range(1, 1_000_000)]
 Counts = Annotated[tuple[int, ...], Range(1, 1_000_000)]
 Replicates = Annotated[int, Range(2, 1_000_000)]
-Weights = Annotated[tuple[float, ...], Range(0, 1)]
-Positive = Annotated[float, Range(1e-6, 1e6)]
-Positives = Annotated[tuple[float, ...], Range(1e-6, 1e6)]
+Weights = Annotated[tuple[float, ...], Range(0, 1, advice="they are probabilities")]
+_APART = Range(1e-6, 1e6, advice="the data of equal components do not tell their weights")
+Separation = Annotated[float, _APART]
+Separations = Annotated[tuple[float, ...], _APART]
+Times = Annotated[tuple[float, ...], Range(1e-6, 1e6, advice="at 0 there is no noise to predict")]
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class ScalingConfig:
     At each d, t is chosen so that ||mu_t|| is `m_t`: t grows with log d.
     """
 
-    m_t: Positive = 0.75
+    m_t: Separation = 0.75
     d: Count = 64
     n: Count = 200
     nums: Counts = (50, 100, 200, 500, 1000, 2000, 10000)
@@ -48,8 +50,8 @@ class FailureConfig:
 
     n: Count = 200
     dims: Counts = (4, 16, 64, 256, 1024)
-    separations: Positives = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.5)
-    times: Positives = (0.1, 1.0)
+    separations: Separations = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.5)
+    times: Times = (0.1, 1.0)
     steps: Count = 200
     averaged: int = 20
 
@@ -62,10 +64,10 @@ class FailureConfig:
 class OptimiserConfig:
     """Experiment C: rates of convergence at several m_t, and weights near the ends."""
 
-    separations: Positives = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0)
+    separations: Separations = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0)
     weights: Weights = (0.0, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98, 1.0)
     d: Count = 16
-    m_t: Positive = 0.75
+    m_t: Separation = 0.75
     n: Count = 200
     steps: Count = 200
     replicates: Replicates = 200
@@ -95,7 +97,7 @@ class ComponentsConfig:
     )
     means: tuple[tuple[float, ...], ...] = ()
     d: Annotated[int, Range(1, 10_000)] = 16
-    distance: Positive = 3.0
+    distance: Separation = 3.0
     signal: Annotated[float, Range(above=0, below=1, advice="it is e^-t, and t is above 0")] = 0.5
     concentration: Annotated[float, Range(1e-3, 1e6, advice="4 is mild")] = 4.0
     n: Count = 500
@@ -116,7 +118,7 @@ class BackboneConfig:
     """
 
     d: Annotated[int, Range(2, 100_000)] = 64
-    m: Positive = 2.0
+    m: Separation = 2.0
     n: Count = 200
     sizes: Annotated[tuple[float, ...], Range(0, 1e6)] = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)
     clients: Annotated[tuple[int, ...], Range(1, 10_000)] = (1, 2, 4, 8, 16, 32)
@@ -133,7 +135,7 @@ class BackboneConfig:
 class BridgeConfig:
     """Experiment F: the identity is checked on `n` samples at each separation ||mu||."""
 
-    separations: Positives = (0.3, 1.0, 2.0, 4.0, 6.0)
+    separations: Separations = (0.3, 1.0, 2.0, 4.0, 6.0)
     n: Count = 100
 
     def __post_init__(self) -> None:
@@ -147,7 +149,7 @@ class TheoryConfig:
     experiments: tuple[str, ...] = EXPERIMENTS
     seed: int = 0
     w: Annotated[float, Range(above=0, below=1, advice="the ends are in optimiser.weights")] = 0.3
-    c: Positive = 1.0
+    c: Separation = 1.0
     replicates: Replicates = 500
     scaling: ScalingConfig = field(default_factory=ScalingConfig)
     failure: FailureConfig = field(default_factory=FailureConfig)

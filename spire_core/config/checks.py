@@ -64,7 +64,7 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Raise ConfigError unless a setting is one of the choices."""
     if value not in choices:
         expected = f"{name} as {', '.join(choices[:-1])} or {choices[-1]}"
-        raise ConfigError(f"expected {expected}, got {value!r}: {hint(value, choices)}")
+        raise ConfigError(f"expected {expected}, got {value!r}: {hint(str(value), choices)}")
 
 
 def check_fields(settings: Any, group: str) -> None:
