@@ -29,7 +29,7 @@ from spire_core.evaluation.extractors import (
 from spire_core.evaluation.selftest import metric_selftest
 from spire_core.training.fit import to_float
 
-PACKAGES = ("torch", "torchvision", "ray", "mlflow", "torch-fidelity", "omegaconf", "numpy")
+PACKAGES = ("torch", "torchvision", "ray", "mlflow", "torch-fidelity", "numpy")
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_URL = (
     f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"

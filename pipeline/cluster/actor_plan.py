@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.config.resources import LEAST_GPU, ResourcesConfig
+from pipeline.config.resources import LEAST_SHARE, ResourcesConfig
 from pipeline.config.schema import Config
 from spire_core.errors import ClusterError
 
@@ -43,7 +43,7 @@ def plan_on_nodes(
 
     num_actors, num_gpus = config.num_actors, config.num_gpus
     have = {name: sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU")}
-    least = LEAST_GPU if have["GPU"] >= 1 else 0.0
+    least = LEAST_SHARE if have["GPU"] >= 1 else 0.0
     if isinstance(num_actors, str):
         most = fitting(least if isinstance(num_gpus, str) else num_gpus)
         num_actors = max(1, min(most, max_useful))

@@ -7,8 +7,7 @@ resources    `resources.*`: actors, CPUs and GPUs
 tracking     `tracking.*`: records and their place
 load         presets, YAML and overrides, merged
 safe_yaml    YAML restricted to plain values
-build        records from plain values, checked by type
-ranges       allowed ranges of sizes
+build        records from plain values, each checked by its field's type
 equivalence  fingerprints: configurations with the same meaning
 presets/     named configurations
 """

@@ -1,80 +1,103 @@
-"""Records of settings out of plain values, each value checked by its field's type."""
+"""Records of settings out of plain values: each key is known, each value fits its field's type."""
 
 import dataclasses
-import difflib
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterator, Mapping
+from types import UnionType
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
+from spire_core.config.checks import hint
 from spire_core.errors import ConfigError
 
 Built = TypeVar("Built")
-MAX_NUMBER = 2**63  # what arrays, files and databases take
+MAX_NUMBER = 2**63  # the limit of arrays, files and databases
 _REFUSED = object()
 
 
 def flattened(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return settings by their whole key, such as federation.tau, however they are nested."""
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, dict):
-            found |= flattened(value, f"{prefix}{key}.")
+            flat |= flattened(value, f"{prefix}{key}.")
         else:
-            found[f"{prefix}{key}"] = value
-    return found
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
-def build(kind: type[Built], values: Any, prefix: str = "") -> Built:
-    """Return a record of settings out of plain values; ConfigError where one does not fit."""
+def build(base: Built | type[Built], values: Any) -> Built:
+    """Return a record of settings with `values`, by group, in place of those of `base`.
+
+    `base` is a record or, for the defaults, its class. ConfigError names the key that is unknown,
+    or whose value does not fit.
+    """
+    return _built(base, values, "", list(_known_keys(base)))
+
+
+def _built(base: Any, values: Any, prefix: str, known: list[str]) -> Any:
     if not isinstance(values, dict):
         raise ConfigError(
-            f"expected settings under {prefix.rstrip('.')}, got {values!r}: "
+            f"expected settings under {prefix.rstrip('.') or 'the configuration'}, got {values!r}: "
             f"such as {prefix}KEY=VALUE"
         )
-    fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    for key in values.keys() - fields.keys():
-        raise ConfigError(f"expected a known key, got {prefix + key!r}: {hint(key, list(fields))}")
-    return kind(**{k: _typed(fields[k].type, v, prefix + k) for k, v in values.items()})
+    kinds, changes = {field.name: field.type for field in dataclasses.fields(base)}, {}
+    for key, value in values.items():
+        name, kind = f"{prefix}{key}", kinds.get(key)
+        if kind is None:
+            raise ConfigError(f"expected a known key, got {name!r}: {hint(name, known)}")
+        if dataclasses.is_dataclass(kind):
+            group = kind if isinstance(base, type) else getattr(base, key)
+            changes[key] = _built(group, value, f"{name}.", known)
+        else:
+            changes[key] = _typed(kind, value, name)
+    return base(**changes) if isinstance(base, type) else dataclasses.replace(base, **changes)
 
 
-def _typed(kind: Any, value: Any, key: str) -> Any:
-    """Return a value as its field's type, or raise ConfigError."""
-    if dataclasses.is_dataclass(kind):
-        return build(kind, value, key + ".")  # type: ignore[arg-type]
-    options = getattr(kind, "__args__", (kind,)) if not hasattr(kind, "__origin__") else (kind,)
-    for option in options:
-        converted = _convert(option, value)
+def _known_keys(kind: Any, prefix: str = "") -> Iterator[str]:
+    for field in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(field.type):
+            yield from _known_keys(field.type, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name
+
+
+def _typed(kind: Any, value: Any, name: str) -> Any:
+    """Return a value as a field's type; ConfigError if it does not fit."""
+    kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    for option in get_args(kind) if isinstance(kind, UnionType) else (kind,):
+        converted = _converted(option, value)
         if converted is not _REFUSED:
             return converted
-    name = getattr(kind, "__name__", str(kind)).replace("None", "null")
-    if isinstance(value, int | float) and not -MAX_NUMBER < value < MAX_NUMBER:
-        name += " below 2^63"
-    raise ConfigError(f"expected {key} as {name}, got {value!r}: change its value")
+    if isinstance(value, dict):
+        raise ConfigError(f"expected one value for {name}, got settings {value}: it is not a group")
+    if get_origin(kind) is tuple and not isinstance(value, list | tuple):
+        raise ConfigError(f"expected a list for {name}, got {value!r}: such as {name}=[1,2]")
+    expected = getattr(kind, "__name__", str(kind)).replace("None", "null")
+    expected += " below 2^63" if _is_out_of_range(value) else ""
+    raise ConfigError(f"expected {name} as {expected}, got {value!r}: change its value")
 
 
-def _convert(kind: Any, value: Any) -> Any:
-    if kind is dict:
-        return value if isinstance(value, dict) else _REFUSED
-    if getattr(kind, "__origin__", None) is tuple:
-        args = kind.__args__
-        if not isinstance(value, list | tuple):
-            return _REFUSED
-        inner = args[:1] * len(value) if args[-1] is Ellipsis else args
-        items = [_convert(k, v) for k, v in zip(inner, value, strict=False)]
-        same = len(inner) == len(value)
-        return _REFUSED if not same or any(i is _REFUSED for i in items) else tuple(items)
-    if isinstance(value, int | float) and not -MAX_NUMBER < value < MAX_NUMBER:
-        return _REFUSED  # nor NaN
-    if isinstance(value, str) and "${" in value:
-        return _REFUSED  # OmegaConf would look up what it names, such as environment variables
-    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if kind is int and isinstance(value, bool):
+def _converted(kind: Any, value: Any) -> Any:
+    """Return a value as one of its field's types, or `_REFUSED`."""
+    if get_origin(kind) is tuple:
+        return _entries(get_args(kind), value)
+    is_reference = isinstance(value, str) and "${" in value  # refused in YAML, so also in JSON
+    if is_reference or _is_out_of_range(value) or isinstance(value, bool) != (kind is bool):
         return _REFUSED
+    if kind is float and isinstance(value, int):
+        return float(value)
     return value if isinstance(value, kind) else _REFUSED
 
 
-def hint(name: str, known: Sequence[str]) -> str:
-    """Return what to do about an unknown name: the known one that was probably meant."""
-    meant = name.replace("learning_rate", "lr")  # no match by letters
-    near = difflib.get_close_matches(meant, known, n=1, cutoff=0.5)
-    return f"did you mean {near[0]}?" if near else "choose one of them"
+def _entries(kinds: tuple[Any, ...], values: Any) -> Any:
+    if not isinstance(values, list | tuple):
+        return _REFUSED
+    kinds = kinds[:1] * len(values) if kinds[-1] is Ellipsis else kinds
+    if len(kinds) != len(values):
+        return _REFUSED
+    entries = tuple(map(_converted, kinds, values))
+    return _REFUSED if _REFUSED in entries else entries
+
+
+def _is_out_of_range(value: Any) -> bool:
+    """Return whether a value is a number that nothing here takes, or NaN."""
+    return isinstance(value, int | float) and not -MAX_NUMBER < value < MAX_NUMBER

@@ -1,45 +1,42 @@
 """Settings of the images (`data.*`)."""
 
-import difflib
 from dataclasses import dataclass
+from typing import Annotated
 
-from spire_core.errors import ConfigError
+from spire_core.config.checks import Range, check_fields, hint, require
 
 DATASETS = ("mnist", "fashion_mnist", "cifar10")
+MAX_IMAGE_SIZE = 1024  # pixels of a side
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """Which images the clients hold.
 
-    root: where fetched data sets lie; None means $SPIRE_DATA, or else `data` in
-        `ray_job.base_folder()`.
-    path: the image folder when `name` is "folder"; for the other names a folder with the original
-        files to fetch from.
-    image_size: side in pixels; None means the original size, 28 padded to 32.
+    `root`: the folder of fetched data sets; None is $SPIRE_DATA, or else `data` in `base_folder()`.
+    `path`: the image folder if `name` is "folder"; for the other names, a folder with the original
+    files to fetch from. `image_size`: side in pixels; None is the original size, 28 padded to 32.
     """
 
     name: str = "mnist"
     root: str | None = None
     path: str | None = None
-    image_size: int | None = None
+    image_size: Annotated[int | None, Range(1, MAX_IMAGE_SIZE)] = None
 
     def __post_init__(self) -> None:
+        check_fields(self, "data")
         if self.name != "folder":
             check_dataset(self.name)
-        elif not self.path or self.image_size is None:
-            raise ConfigError(
-                "data.name=folder expects data.path (a folder with one subfolder of images per "
-                f"class) and data.image_size, got path={self.path} and image_size={self.image_size}"
-            )
-        if self.image_size is not None and self.image_size < 1:
-            raise ConfigError(f"expected data.image_size of at least 1, got {self.image_size}")
+        require(
+            self.name != "folder" or bool(self.path and self.image_size),
+            "data.path and data.image_size with data.name=folder",
+            f"path={self.path} and image_size={self.image_size}",
+            "name a folder with one subfolder of images per class, and the side of the images",
+        )
 
 
 def check_dataset(name: str) -> None:
     """Raise ConfigError unless a data set of this name is known."""
-    if name not in DATASETS:
-        known = [*DATASETS, "folder"]
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f": did you mean {close[0]}?" if close else ""
-        raise ConfigError(f"expected a data set out of {', '.join(known)}, got {name!r}{hint}")
+    known = (*DATASETS, "folder")
+    expected = f"a data set out of {', '.join(known)}"
+    require(name in DATASETS, expected, repr(name), hint(name, known))

@@ -1,10 +1,12 @@
-"""What is taken for settings in YAML: plain values, and nothing that refers, runs code or explodes.
+"""YAML of plain values alone: nothing that refers to something, runs code or explodes.
 
-A file of settings may come from anybody. YAML's aliases can make gigabytes out of a line, its tags
-name types, and OmegaConf's `${...}` reads environment variables: settings need none of them.
+A file of settings may come from anybody. YAML's aliases can make gigabytes out of a line and its
+tags name types. A reference such as OmegaConf's `${...}` would be taken for a text.
 """
 
+import re
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -12,7 +14,8 @@ from spire_core.errors import ConfigError
 
 MAX_CHARS, MAX_DEPTH = 100_000, 20
 MAX_SCALAR = 3000  # characters of one value; also what Python converts to a number and back
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # not every machine has the quick one
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # not every machine has the quick one
+_DATE = "tag:yaml.org,2002:timestamp"
 
 
 def read_settings_file(file: str, known: str) -> str:
@@ -38,26 +41,41 @@ def read_settings_file(file: str, known: str) -> str:
         ) from error
 
 
-def check_plain(text: str, source: str) -> None:
-    """Raise ConfigError unless a text is YAML of plain values; nothing of it is built meanwhile.
+def read_plain(text: str, source: str) -> Any:
+    """Return the values of a YAML text; ConfigError unless all are plain, with texts as keys.
 
-    `source` says in the message what the text is: a file or a key.
+    Nothing is built before the whole text is checked. `source` names the text in the message: a
+    file or a key. As in YAML 1.2, a float needs no dot (1e-3). A date stays a text.
     """
     if len(text) > MAX_CHARS:
         raise ConfigError(
             f"expected at most {MAX_CHARS} characters in {source}, got {len(text)}: these are no "
             "settings"
         )
-    depth = 0
     try:
-        for event in yaml.parse(text, Loader=_LOADER):
-            depth += isinstance(event, yaml.CollectionStartEvent)
-            depth -= isinstance(event, yaml.CollectionEndEvent)
-            if problem := _problem(event, depth):
-                raise ConfigError(f"expected plain values in {source}, got {problem}: write it out")
-    except yaml.YAMLError as error:
-        told = " ".join(str(error).split())
-        raise ConfigError(f"expected YAML settings in {source}, got {told}: correct it") from error
+        _check_events(text, source)
+        values = yaml.load(text, Loader=_PlainLoader)
+    except (yaml.YAMLError, ArithmeticError, ValueError) as error:  # also of numbers too long
+        if isinstance(error, ConfigError):
+            raise
+        message = " ".join(str(error).split())
+        raise ConfigError(
+            f"expected YAML settings in {source}, got {message}: correct it"
+        ) from error
+    if not _has_text_keys(values):
+        raise ConfigError(
+            f"expected KEY: VALUE settings in {source}, got {values!r:.200}: correct it"
+        )
+    return values
+
+
+def _check_events(text: str, source: str) -> None:
+    depth = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if problem := _problem(event, depth):
+            raise ConfigError(f"expected plain values in {source}, got {problem}: write it out")
 
 
 def _problem(event: yaml.Event, depth: int) -> str | None:
@@ -73,3 +91,33 @@ def _problem(event: yaml.Event, depth: int) -> str | None:
         if "${" in event.value or event.value == "???":
             return f"OmegaConf's {event.value!r}"
     return None
+
+
+def _has_text_keys(values: Any) -> bool:
+    if isinstance(values, dict):
+        return all(isinstance(k, str) and _has_text_keys(v) for k, v in values.items())
+    return not isinstance(values, list) or all(map(_has_text_keys, values))
+
+
+class _PlainLoader(_LOADER):
+    """YAML's safe loader, with two keys of the same name refused."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [str(key.value) for key, _ in node.value]
+        for name in names:
+            if names.count(name) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {name} twice", node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+_PlainLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _DATE]
+    for first, resolvers in _LOADER.yaml_implicit_resolvers.items()
+}
+_PlainLoader.add_implicit_resolver(  # YAML 1.1 asks for a dot, and for a sign in the exponent
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)

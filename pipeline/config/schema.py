@@ -1,4 +1,4 @@
-"""The configuration of one experiment, as records: what each group of settings means is with it."""
+"""The configuration of one experiment: its groups of settings, and the rules between groups."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -7,10 +7,10 @@ from typing import Any
 from pipeline.config.build import build
 from pipeline.config.data import DataConfig
 from pipeline.config.federation import FederationConfig
-from pipeline.config.ranges import EXPERIMENT, check_ranges
 from pipeline.config.resources import ResourcesConfig
 from pipeline.config.tracking import TrackingConfig
 from spire_core.config.adapt import AdaptConfig
+from spire_core.config.checks import require
 from spire_core.config.client import ClientConfig, with_engine
 from spire_core.config.diffusion import DiffusionConfig
 from spire_core.config.eval import EvalConfig
@@ -18,7 +18,6 @@ from spire_core.config.method import MethodConfig
 from spire_core.config.model import ModelConfig
 from spire_core.config.partition import PartitionConfig
 from spire_core.config.server import ServerConfig
-from spire_core.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -40,36 +39,39 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def __post_init__(self) -> None:
-        check_ranges(self, EXPERIMENT)
-        alternates = self.method.record.has_local_layers and self.method.phases == "alternate"
-        if alternates and self.federation.tau == 1:
-            raise ConfigError(
-                "expected federation.tau of at least 2 with method.phases=alternate, got 1: the "
-                "local layers take the first half of a client's steps, and the shared ones need one"
-            )
-        if self.server.aggregation != "mean" and self.federation.cohort_size < 3:
-            raise ConfigError(
-                "expected federation.cohort_size of at least 3 with server.aggregation="
-                f"{self.server.aggregation}, got {self.federation.cohort_size}: of two updates "
-                "nobody can tell which one is wrong"
-            )
-        if not self.method.record.is_federated and self.federation.num_new_clients == 0:
-            raise ConfigError(
-                f"expected federation.num_new_clients of at least 1 with method={self.method.name},"
-                " got 0: nobody would train"
-            )
-        asks_for_mean = self.method.record.has_embedding and self.adapt.init == "mean"
-        if asks_for_mean and self.federation.num_clients < 2:
-            raise ConfigError(
-                "expected federation.num_clients of at least 2 with adapt.init=mean, got 1: the "
-                "mean would be that client's embedding, which never leaves it"
-            )
-        if self.server.aggregation != "mean" and self.client.compression == "top_k":
-            raise ConfigError(
-                "expected server.aggregation=mean with client.compression=top_k, got "
-                f"{self.server.aggregation}: most clients leave a coordinate out, so the middle "
-                "one never moves it"
-            )
+        method, server, federation = self.method, self.server, self.federation
+        alternates = method.record.has_local_layers and method.phases == "alternate"
+        require(
+            not alternates or federation.tau != 1,
+            "federation.tau of at least 2 with method.phases=alternate",
+            federation.tau,
+            "the local layers take the first half of a client's steps, the shared ones need one",
+        )
+        require(
+            server.aggregation == "mean" or federation.cohort_size >= 3,
+            f"federation.cohort_size of at least 3 with server.aggregation={server.aggregation}",
+            federation.cohort_size,
+            "of two updates nobody can tell which one is wrong",
+        )
+        require(
+            server.aggregation == "mean" or self.client.compression != "top_k",
+            "server.aggregation=mean with client.compression=top_k",
+            server.aggregation,
+            "most clients leave a coordinate out, so the middle one never moves it",
+        )
+        require(
+            method.record.is_federated or federation.num_new_clients > 0,
+            f"federation.num_new_clients of at least 1 with method={method.name}",
+            federation.num_new_clients,
+            "nobody would train",
+        )
+        asks_for_mean = method.record.has_embedding and self.adapt.init == "mean"
+        require(
+            not asks_for_mean or federation.num_clients >= 2,
+            "federation.num_clients of at least 2 with adapt.init=mean",
+            federation.num_clients,
+            "the mean would be that client's embedding, which never leaves it",
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Return the resolved configuration as plain nested dictionaries."""
@@ -88,4 +90,4 @@ class Config:
 
 def config_from_dict(values: dict[str, Any]) -> Config:
     """Return the configuration that `Config.as_dict` came from, every value checked by its type."""
-    return build(Config, values, "")
+    return build(Config, values)

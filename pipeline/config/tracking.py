@@ -5,23 +5,24 @@ import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from pipeline.files.masking import mask
 from pipeline.files.paths import base_folder, lasting
-from spire_core.errors import ConfigError
+from spire_core.config.checks import Range, check_fields, require
 
 
 @dataclass(frozen=True)
 class TrackingConfig:
     """Whether and where runs are recorded.
 
-    `uri`: an MLflow tracking URI; None means the environment's MLFLOW_TRACKING_URI, else the
-    database `<root>/mlflow.db`. `root`: the folder of that database and of `runs/`, which holds
-    the local files of each run; None means `ray_job.base_folder()`: $SPIRE_ROOT, else the current
-    directory, but ~/spire in a Ray job. `checkpoint_every`: rounds between two checkpoints, of
-    which the newest `keep_checkpoints` are kept; 0 for one after the last round alone. `storage`: a
-    URI such as s3://BUCKET/FOLDER, where checkpoints are kept as well, in a folder for each run.
-    `profile`: write a torch.profiler trace of a few rounds into the run's folder (`profiling`).
+    `uri`: an MLflow tracking URI; None is the environment's MLFLOW_TRACKING_URI, else the database
+    `<root>/mlflow.db`. `root`: the folder of that database and of `runs/`, which holds the local
+    files of each run; None is `base_folder()` ($SPIRE_ROOT, else the current directory, but ~/spire
+    in a Ray job). `checkpoint_every`: rounds between two checkpoints, 0 for one after the last
+    round alone. `keep_checkpoints`: the number of newest checkpoints to keep. `storage`: a URI such
+    as s3://BUCKET/FOLDER, where checkpoints are kept as well, in a folder for each run. `profile`:
+    write a torch.profiler trace of a few rounds into the run's folder.
     """
 
     enabled: bool = True
@@ -30,35 +31,30 @@ class TrackingConfig:
     experiment: str = "spire"
     run_name: str | None = None
     log_model: bool = True
-    checkpoint_every: int = 50
-    keep_checkpoints: int = 2
+    checkpoint_every: Annotated[int, Range(0)] = 50
+    keep_checkpoints: Annotated[int, Range(1)] = 2
     storage: str | None = None
     profile: bool = False
 
     def __post_init__(self) -> None:
-        if self.checkpoint_every < 0 or self.keep_checkpoints < 1:
-            raise ConfigError(
-                "expected tracking.checkpoint_every of at least 0 and tracking.keep_checkpoints of "
-                f"at least 1, got {self.checkpoint_every} and {self.keep_checkpoints}: raise them"
-            )
-        if not self.experiment.strip():
-            raise ConfigError("expected tracking.experiment to be a name, got '': such as spire")
+        check_fields(self, "tracking")
+        name = self.experiment
+        require(name.strip() != "", "tracking.experiment to be a name", repr(name), "such as spire")
         if self.uri is not None:
             _check_uri(self.uri)
-        if self.storage is not None and not re.match(r"[a-z0-9+.-]+://.", self.storage):
-            raise ConfigError(
-                "expected tracking.storage as a URI, got "
-                f"{self.storage!r}: such as s3://BUCKET/FOLDER or file:///FOLDER"
-            )
+        is_uri = self.storage is None or re.match(r"[a-z0-9+.-]+://.", self.storage) is not None
+        advice = "such as s3://BUCKET/FOLDER or file:///FOLDER"
+        require(is_uri, "tracking.storage as a URI", repr(self.storage), advice)
 
 
 def _check_uri(uri: str) -> None:
     scheme, sep, _ = uri.partition("://")
-    if (not sep or scheme == "file") and not uri.startswith("databricks"):
-        raise ConfigError(
-            "expected a tracking URI such as http://HOST:5000 or sqlite:////FOLDER/mlflow.db, got "
-            f"{uri.rpartition('@')[2]!r}: MLflow no longer keeps runs in a plain folder"
-        )
+    require(
+        uri.startswith("databricks") or bool(sep and scheme != "file"),
+        "a tracking URI such as http://HOST:5000 or sqlite:////FOLDER/mlflow.db",
+        repr(uri.rpartition("@")[2]),
+        "MLflow no longer keeps runs in a plain folder",
+    )
 
 
 def tracking_root(config: TrackingConfig) -> Path:
@@ -78,11 +74,9 @@ def tracking_uri(config: TrackingConfig) -> str:
     path = sqlite_path(uri)
     if path is None:
         return uri
-    if (root / path).resolve().is_relative_to((root / "runs").resolve()):
-        raise ConfigError(
-            f"expected a store outside of {root / 'runs'}, got {root / path}, which may have come "
-            "with a run: move it if it is yours"
-        )
+    is_outside = not (root / path).resolve().is_relative_to((root / "runs").resolve())
+    got = f"{root / path}, which may have come with a run"
+    require(is_outside, f"a store outside of {root / 'runs'}", got, "move it if it is yours")
     return f"sqlite:///{root / path}"  # workers run in other directories
 
 

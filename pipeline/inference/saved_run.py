@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pipeline.config.ranges import MAX_IMAGE_SIZE
+from pipeline.config.data import MAX_IMAGE_SIZE
 from pipeline.config.schema import Config, config_from_dict
 from pipeline.files.damage import read_object, reading
 from pipeline.runs.layout import CLIENTS, MODEL

@@ -28,7 +28,7 @@ def read_record(run_dir: Path) -> dict[str, Any]:
     """Return the record of a run, as `make_run_dir` wrote it; RunError if it is damaged."""
     path = run_dir / RECORD
     with reading("a run's record", path, "put back a copy of it, or start a new run"):
-        record = {"kind": "run", "tracked": False, "uri": ""} | read_object(path)
+        record = read_object(path)
         for key, kind in RECORD_TYPES.items():
             if not isinstance(record[key], kind):
                 raise TypeError(f"{record[key]!r:.50} as {key}")
@@ -61,7 +61,7 @@ def find_run(run: str, config: TrackingConfig, kinds: Sequence[Kind] = ("run",))
     runs = tracking_root(config) / "runs"
     if run and (runs / run / RECORD).is_file():
         read_record(runs / run)  # raises if this very record is damaged
-    records = [r for r in _records(runs) if r.get("kind", "run") in kinds]
+    records = [r for r in _records(runs) if r["kind"] in kinds]
     if run == "last" and records:
         return records[-1]["folder"]
     fits = [r for r in records if r["run_name"] == run]

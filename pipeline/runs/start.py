@@ -28,15 +28,12 @@ def save_start(
 
 
 def check_hashes(run_dir: Path, hashes: Mapping[str, str]) -> None:
-    """Raise RunError if a run began with other data, or another split, than have these hashes.
-
-    One that began before they were kept is not asked.
-    """
+    """Raise RunError if a run began with other data, or another split, than have these hashes."""
     if not (run_dir / START).is_file():  # killed before it was written, and so before it read any
         return
     with reading("a run's configuration", run_dir / START, "start a new run"):
         began = read_object(run_dir / START)
-    wrong = [name for name, value in hashes.items() if began.get(name, value) != value]
+        wrong = [name for name, value in hashes.items() if began[name] != value]
     if wrong:
         raise RunError(
             f"expected the images with which the run in {run_dir} began, got others (by their "

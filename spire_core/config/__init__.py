@@ -8,5 +8,5 @@ client     `client.*`: local training, and the engine that suits a network
 server     `server.*`: aggregation, server optimizer, moving average
 adapt      `adapt.*`: the fit of new clients
 eval       `eval.*`: evaluations
-checks     the checks that the groups share
+checks     ranges and choices, declared with a setting's type
 """

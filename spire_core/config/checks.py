@@ -1,17 +1,88 @@
-"""Checks that all groups of settings share."""
+"""Checks of settings: the range or the choices declared with a setting's type, and `require`.
+
+A group of settings declares `lr: Annotated[float, Range(0, 1000)] = 2e-3`. Its `__post_init__`
+calls `check_fields`, then `require` for each rule about several settings.
+"""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from spire_core.errors import ConfigError
 
 
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+@dataclass(frozen=True)
+class Range:
+    """The numbers that a setting, or each entry of a list, may take; None and texts pass.
+
+    `at_most` is far above any real experiment, and low enough to refuse a number with three zeros
+    too many before memory is allocated. `advice` ends the message about a number outside.
+    """
+
+    at_least: float = -math.inf
+    at_most: float = math.inf
+    advice: str = dataclasses.field(default="", kw_only=True)
+    above: float = dataclasses.field(default=-math.inf, kw_only=True)
+    below: float = dataclasses.field(default=math.inf, kw_only=True)
+
+    def __contains__(self, number: float) -> bool:
+        return self.at_least <= number <= self.at_most and self.above < number < self.below
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise ConfigError if a setting has a number outside, or is a list without entries."""
+        require(value != (), f"entries of {name}", "none", "add one")
+        for entry in value if isinstance(value, tuple) else (value,):
+            if isinstance(entry, int | float) and entry not in self:
+                advice = self.advice or ("raise it" if entry < self.at_least else "change it")
+                raise ConfigError(f"expected {name} {self._expected(entry)}, got {entry}: {advice}")
+
+    def _expected(self, number: float) -> str:
+        low, high = max(self.at_least, self.above), min(self.at_most, self.below)
+        if high == math.inf:
+            return f"of at least {low:g}" if low == self.at_least else f"above {low:g}"
+        if (low, high) == (self.at_least, self.at_most):
+            return f"of at least {low:g}" if number < low else f"in {low:g}..{high:g}"
+        left, right = "[" if low == self.at_least else "(", "]" if high == self.at_most else ")"
+        return f"in {left}{low:g}, {high:g}{right}"
+
+
+class Choice:
+    """The texts that a setting may be."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise ConfigError if a setting is none of the texts."""
+        check_choice(name, value, self.names)
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Raise ConfigError unless a setting is one of the choices."""
     if value not in choices:
-        raise ConfigError(
-            f"expected {name} to be one of {', '.join(choices)}, got {value!r}: choose one"
-        )
+        expected = f"{name} as {', '.join(choices[:-1])} or {choices[-1]}"
+        raise ConfigError(f"expected {expected}, got {value!r}: {hint(str(value), choices)}")
+
+
+def check_fields(settings: Any, group: str) -> None:
+    """Raise ConfigError if a setting of a group is not as its annotation declares."""
+    prefix = f"{group}." if group else ""
+    for field in dataclasses.fields(settings):
+        for rule in getattr(field.type, "__metadata__", ()):
+            rule.check(prefix + field.name, getattr(settings, field.name))
 
 
 def require(is_met: bool, expected: str, got: object, advice: str) -> None:
     """Raise ConfigError unless a condition is met."""
     if not is_met:
         raise ConfigError(f"expected {expected}, got {got}: {advice}")
+
+
+def hint(name: str, known: Sequence[str]) -> str:
+    """Return the advice for an unknown name: the known name that was probably meant."""
+    likely = name.replace("learning_rate", "lr")  # no match by letters
+    near = difflib.get_close_matches(likely, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]}?" if near else "choose one of them"

@@ -3,13 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
+from spire_core.config.checks import Choice, Range, check_fields, require
 from spire_core.config.model import ModelConfig
-from spire_core.errors import ConfigError
 from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL
 
-COMPRESSIONS = ("none", "bf16", "int8", "top_k")
-PRECISIONS = ("float32", "tf32", "bf16")
 WIDE = 64  # channels of the finest level
 
 
@@ -17,114 +16,64 @@ WIDE = 64  # channels of the finest level
 class ClientConfig:
     """How a client trains in pre-training.
 
-    `lr` is the backbone's rate, `emb_lr` the embedding's; the embedding's projection trains at `lr`
-    times `emb_proj_lr_factor`. `opt_state` says what becomes of the backbone's Adam moments between
-    rounds: "reset", "keep" (each client keeps its own) or "average" (they travel and are averaged
-    like the weights). `emb_dropout` is the chance that an example is shown without its embedding
+    `lr`: the backbone's learning rate. `emb_lr`: the embedding's; the embedding's projection trains
+    at `lr` times `emb_proj_lr_factor`. `emb_init_std`: the standard deviation from which embeddings
+    are initialised. `emb_dropout`: the chance that an example is shown without its embedding
     (classifier-free guidance, Ho & Salimans 2022); it also makes zero a meaningful start for a new
-    client.
+    client. `opt_state`: the backbone's Adam moments start each round at zero ("reset"), each client
+    keeps its own ("keep"), or they travel and are averaged like the weights ("average").
 
-    `engine` says how a cohort is computed: "loop" trains one client after the other, "grouped"
-    several as one computation (`grouped`), at most `group_size` of them, and "auto" takes the one
-    that suits the network (`with_engine`). The cohort, in the order of client ids, is cut into
-    groups of that size, None standing for `largest_group`; as float sums differ in their last bits
-    from one size to another, both settings belong to what determines a result.
+    `engine`: "loop" trains one client after the other, "grouped" several as one computation, and
+    "auto" takes the one that suits the network (`with_engine`). `group_size`: the cohort, in the
+    order of client ids, is cut into groups of this size; None is `largest_group`. Float sums differ
+    in their last bits from one size to another, so both settings are part of what determines a
+    result.
 
-    `compression` is the form in which a client sends its change of the weights (`compression`);
-    of "top_k" the share `top_k_fraction` of its coordinates.
+    `compression`: the form in which a client sends its change of the weights
+    (`spire_core.federated.compression`). `top_k_fraction`: the share of the coordinates that
+    "top_k" sends.
 
-    `precision` is that of the network as it trains, in rounds and for a new client: with "bf16"
+    `precision`: that of the network in training, in rounds and for a new client. With "bf16"
     convolutions and matrix products run in bfloat16 (`torch.autocast`), while weights, gradients,
     Adam and all evaluation stay float32. "tf32" lets a GPU round the factors of its matrix products
-    to 10 bits, as torch lets it in convolutions anyway, also in evaluation; on a CPU it is float32.
+    to 10 bits, also in evaluation, as torch does in convolutions anyway. On a CPU it is float32.
 
-    `compile` has `torch.compile` translate the network that `fit` trains, on a GPU into CUDA
-    graphs. It is for the loop engine.
+    `compile`: `torch.compile` translates the network in training, on a GPU into CUDA graphs. It is
+    for the loop engine.
     """
 
-    batch_size: int = 16
-    lr: float = 2e-3
-    emb_lr: float = 5e-2
-    emb_proj_lr_factor: float = 3.0
-    emb_init_std: float = 1.0
-    emb_dropout: float = 0.0
-    opt_state: str = "average"
-    lr_schedule: str = "cosine"
-    warmup_rounds: int = 10
-    betas: tuple[float, float] = (0.9, 0.999)
-    engine: str = "auto"
-    group_size: int | None = None
-    compression: str = "none"
-    top_k_fraction: float = 0.05
-    precision: str = "float32"
+    batch_size: Annotated[int, Range(1, 100_000)] = 16
+    lr: Annotated[float, Range(0, 1000)] = 2e-3
+    emb_lr: Annotated[float, Range(0, 1000)] = 5e-2
+    emb_proj_lr_factor: Annotated[float, Range(0, 1000)] = 3.0
+    emb_init_std: Annotated[float, Range(0, 1000)] = 1.0
+    emb_dropout: Annotated[float, Range(0, below=1, advice="0 turns it off")] = 0.0
+    opt_state: Annotated[str, Choice("reset", "keep", "average")] = "average"
+    lr_schedule: Annotated[str, Choice("constant", "cosine")] = "cosine"
+    warmup_rounds: Annotated[int, Range(0, 10_000_000)] = 10
+    betas: Annotated[tuple[float, float], Range(0, below=1)] = (0.9, 0.999)
+    engine: Annotated[str, Choice("auto", "loop", "grouped")] = "auto"
+    group_size: Annotated[int | None, Range(1)] = None
+    compression: Annotated[str, Choice("none", "bf16", "int8", "top_k")] = "none"
+    top_k_fraction: Annotated[
+        float, Range(above=0, at_most=1, advice="0.05 sends one coordinate of twenty")
+    ] = 0.05
+    precision: Annotated[str, Choice("float32", "tf32", "bf16")] = "float32"
     compile: bool = False
 
     def __post_init__(self) -> None:
-        if self.compression not in COMPRESSIONS:
-            raise ConfigError(
-                f"expected client.compression as {', '.join(COMPRESSIONS)}, got "
-                f"{self.compression!r}: choose one"
-            )
-        if not 0.0 < self.top_k_fraction <= 1.0:
-            raise ConfigError(
-                "expected client.top_k_fraction above 0 and at most 1, got "
-                f"{self.top_k_fraction}: 0.05 sends one coordinate of twenty"
-            )
-        if self.precision not in PRECISIONS:
-            raise ConfigError(
-                f"expected client.precision as {' or '.join(PRECISIONS)}, got {self.precision!r}: "
-                "choose one"
-            )
-        if self.compile and self.engine == "grouped":
-            raise ConfigError(
-                "expected client.engine as auto or loop with client.compile=true, got grouped: "
-                "groups are not compiled"
-            )
-        if self.engine not in ("auto", "loop", "grouped"):
-            raise ConfigError(
-                f"expected client.engine as auto, loop or grouped, got {self.engine!r}: choose one"
-            )
-        if self.group_size is not None and self.group_size < 1:
-            raise ConfigError(
-                f"expected client.group_size of at least 1, got {self.group_size}: raise it"
-            )
-        if self.batch_size < 1:
-            raise ConfigError(
-                f"expected client.batch_size of at least 1, got {self.batch_size}: raise it"
-            )
-        if self.opt_state not in ("reset", "keep", "average"):
-            raise ConfigError(
-                f"expected client.opt_state as reset, keep or average, got {self.opt_state!r}: "
-                "choose one"
-            )
-        if self.lr_schedule not in ("constant", "cosine"):
-            raise ConfigError(
-                f"expected client.lr_schedule as constant or cosine, got {self.lr_schedule!r}: "
-                "choose one"
-            )
-        if not 0.0 <= self.emb_dropout < 1.0:
-            raise ConfigError(
-                f"expected client.emb_dropout in [0, 1), got {self.emb_dropout}: 0 turns it off"
-            )
-        if not all(0.0 <= beta < 1.0 for beta in self.betas):
-            raise ConfigError(
-                f"expected client.betas in [0, 1), got {self.betas}: 0.9 and 0.999 are usual"
-            )
-        for name in ("lr", "emb_lr", "emb_proj_lr_factor", "emb_init_std"):
-            if getattr(self, name) < 0:
-                raise ConfigError(
-                    f"expected client.{name} of at least 0, got {getattr(self, name)}: raise it"
-                )
+        check_fields(self, "client")
+        is_compilable = not self.compile or self.engine != "grouped"
+        expected = "client.engine as auto or loop with client.compile=true"
+        require(is_compilable, expected, self.engine, "groups are not compiled")
 
     def groups(self, client_ids: Sequence[int]) -> list[tuple[int, ...]]:
         """Return a cohort cut into the groups that are computed together.
 
         ConfigError if the engine is "auto": it depends on the network (`with_engine`).
         """
-        if self.engine == "auto":
-            raise ConfigError(
-                "expected client.engine as grouped or loop, got auto: choose it first"
-            )
+        is_chosen = self.engine != "auto"
+        require(is_chosen, "client.engine as grouped or loop", "auto", "choose it first")
         size = self.largest_group(len(client_ids)) if self.engine == "grouped" else 1
         return [tuple(client_ids[i : i + size]) for i in range(0, len(client_ids), size)]
 

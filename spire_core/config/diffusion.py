@@ -1,10 +1,9 @@
 """Settings of the diffusion process and its sampler (`diffusion.*`)."""
 
-import math
 from dataclasses import dataclass
+from typing import Annotated
 
-from spire_core.config.checks import check_choice
-from spire_core.errors import ConfigError
+from spire_core.config.checks import Choice, Range, check_fields, require
 
 SCHEDULES = ("linear", "cosine")
 PREDICTIONS = ("eps", "v")
@@ -14,12 +13,12 @@ MAX_LINEAR_TIMESTEPS = 8632  # one more, and alpha_bar ends below the normal num
 
 def check_timesteps(schedule: str, num_timesteps: int) -> None:
     """Raise ConfigError if nothing of the image is left at the last timestep."""
-    if schedule == "linear" and num_timesteps > MAX_LINEAR_TIMESTEPS:
-        raise ConfigError(
-            f"expected a schedule that leaves something of the image at its last timestep, got "
-            f"{schedule} with diffusion.num_timesteps={num_timesteps}: choose at most "
-            f"{MAX_LINEAR_TIMESTEPS}, or cosine"
-        )
+    require(
+        schedule != "linear" or num_timesteps <= MAX_LINEAR_TIMESTEPS,
+        "a schedule that leaves something of the image at its last timestep",
+        f"{schedule} with diffusion.num_timesteps={num_timesteps}",
+        f"choose at most {MAX_LINEAR_TIMESTEPS}, or cosine",
+    )
 
 
 @dataclass(frozen=True)
@@ -30,36 +29,20 @@ class DiffusionConfig:
     uniform, below 1 prefers noisy images. `grid_power` spaces the sampling steps (`timestep_grid`).
     """
 
-    schedule: str = "cosine"
-    num_timesteps: int = 1000
-    prediction: str = "v"
-    t_power: float = 1.0
-    sampler: str = "dpmpp"
+    schedule: Annotated[str, Choice(*SCHEDULES)] = "cosine"
+    num_timesteps: Annotated[int, Range(2, 100_000, advice="1000 is the usual number")] = 1000
+    prediction: Annotated[str, Choice(*PREDICTIONS)] = "v"
+    t_power: Annotated[float, Range(above=0, advice="1 trains on all timesteps alike")] = 1.0
+    sampler: Annotated[str, Choice(*SAMPLER_NAMES)] = "dpmpp"
     sample_steps: int = 12
-    grid_power: float = 1.5
+    grid_power: Annotated[float, Range(1, 3, advice="1 spaces the sampling steps evenly")] = 1.5
 
     def __post_init__(self) -> None:
-        check_choice("diffusion.schedule", self.schedule, SCHEDULES)
-        check_choice("diffusion.prediction", self.prediction, PREDICTIONS)
-        check_choice("diffusion.sampler", self.sampler, SAMPLER_NAMES)
-        if self.num_timesteps < 2:
-            raise ConfigError(
-                f"expected diffusion.num_timesteps of at least 2, got {self.num_timesteps}: "
-                "1000 is the usual number"
-            )
+        check_fields(self, "diffusion")
         check_timesteps(self.schedule, self.num_timesteps)
-        if not 0.0 < self.t_power < math.inf:
-            raise ConfigError(
-                f"expected diffusion.t_power above 0, got {self.t_power}: "
-                "1 trains on all timesteps alike"
-            )
-        if not 1.0 <= self.grid_power <= 3.0:
-            raise ConfigError(
-                f"expected diffusion.grid_power in 1..3, got {self.grid_power}: "
-                "1 spaces the sampling steps evenly"
-            )
-        if not 1 <= self.sample_steps <= self.num_timesteps:
-            raise ConfigError(
-                f"expected diffusion.sample_steps in 1..{self.num_timesteps}, got "
-                f"{self.sample_steps}: there is one step per diffusion.num_timesteps at most"
-            )
+        require(
+            1 <= self.sample_steps <= self.num_timesteps,
+            f"diffusion.sample_steps in 1..{self.num_timesteps}",
+            self.sample_steps,
+            "there is one step per diffusion.num_timesteps at most",
+        )

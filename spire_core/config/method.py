@@ -1,45 +1,32 @@
 """Settings of the method (`method.*`)."""
 
-import difflib
 from dataclasses import dataclass
+from typing import Annotated
 
-from spire_core.errors import ConfigError
+from spire_core.config.checks import Choice, Range, check_fields
 from spire_core.methods import BODY, EMB_PROJ, LOCAL, METHODS, Method
 
 
 @dataclass(frozen=True)
 class MethodConfig:
-    """The method's name and, for `shared_rep`, what is local and how the two parts take turns.
+    """The method's name and, for `shared_rep`, its local layers and how the two parts take turns.
 
     `local_layers`: name prefixes of the layers that stay with the client; `up.last` is the last
-    up-level. `phases`: "joint" trains both parts at every step; "alternate" spends the first half
+    up-level. `phases`: "joint" trains both parts in every step; "alternate" spends the first half
     of a client's steps on the local part and the rest on the shared one (FedRep, Collins et al.
-    2021, algorithm 1). `share_until`: the fraction of rounds during which the local layers are
-    averaged like all others.
+    2021, algorithm 1). `share_until`: the fraction of rounds in which the local layers are averaged
+    like all others.
     """
 
-    name: str = "spire"
+    name: Annotated[str, Choice(*METHODS)] = "spire"
     local_layers: tuple[str, ...] = ("up.last", "norm_out", "conv_out")
-    phases: str = "joint"
-    share_until: float = 0.5
+    phases: Annotated[str, Choice("joint", "alternate")] = "joint"
+    share_until: Annotated[
+        float, Range(0, below=1, advice="at 1 no layer would ever become local")
+    ] = 0.5
 
     def __post_init__(self) -> None:
-        if self.name not in METHODS:
-            near = difflib.get_close_matches(self.name, METHODS, n=1)
-            hint = f"did you mean {near[0]}?" if near else "choose one of them"
-            raise ConfigError(
-                f"expected a method out of {', '.join(METHODS)}, got {self.name!r}: {hint}"
-            )
-        if self.phases not in ("joint", "alternate"):
-            raise ConfigError(
-                f"expected method.phases as joint or alternate, got {self.phases!r}: "
-                "choose one of them"
-            )
-        if not 0.0 <= self.share_until < 1.0:
-            raise ConfigError(
-                f"expected method.share_until in [0, 1), got {self.share_until}: "
-                "at 1 no layer would ever become local"
-            )
+        check_fields(self, "method")
 
     @property
     def record(self) -> Method:

@@ -2,8 +2,9 @@
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
-from spire_core.errors import ConfigError
+from spire_core.config.checks import Range, check_fields, require
 
 MAX_LEVELS = 10  # of resolution: images of 1024 pixels
 
@@ -12,59 +13,40 @@ MAX_LEVELS = 10  # of resolution: images of 1024 pixels
 class ModelConfig:
     """Sizes of the U-Net and of the client embedding.
 
-    `width` times each entry of `multipliers` gives the channels of one resolution level;
-    `attention` names the levels (0 = finest) that attend; `space_to_depth` folds squares of that
-    side into channels at the door, which makes the network that much cheaper per image.
+    `width` times an entry of `multipliers`: the channels of one resolution level. `attention`: the
+    levels that attend, 0 being the finest. `space_to_depth`: squares of this side are folded into
+    channels at the input, so that each image costs less.
     """
 
-    d_emb: int = 64
-    width: int = 32
-    multipliers: tuple[int, ...] = (1, 2)
-    num_blocks: int = 1
+    d_emb: Annotated[
+        int, Range(1, 65_536, advice="choose a method without an embedding instead of an empty one")
+    ] = 64
+    width: Annotated[int, Range(8, 8192)] = 32
+    multipliers: Annotated[tuple[int, ...], Range(1, 64)] = (1, 2)
+    num_blocks: Annotated[int, Range(1, 64)] = 1
     attention: tuple[int, ...] = (1,)
-    cond_dim: int = 128
-    space_to_depth: int = 2
-    dropout: float = 0.0
+    cond_dim: Annotated[int, Range(1, 65_536)] = 128
+    space_to_depth: Annotated[int, Range(1, 64)] = 2
+    dropout: Annotated[float, Range(0, below=1, advice="0 turns it off")] = 0.0
 
     def __post_init__(self) -> None:
-        if self.d_emb < 1:
-            raise ConfigError(
-                f"expected model.d_emb of at least 1, got {self.d_emb}: "
-                "choose a method without an embedding instead of an empty one"
-            )
-        if self.width < 8 or self.width % 8:
-            raise ConfigError(
-                f"expected model.width as a multiple of 8, got {self.width}: "
-                "channels are normalised in groups"
-            )
-        if not 1 <= len(self.multipliers) <= MAX_LEVELS or min(self.multipliers) < 1:
-            raise ConfigError(
-                f"expected 1..{MAX_LEVELS} model.multipliers of at least 1, got "
-                f"{self.multipliers}: see the presets for sizes that work"
-            )
-        if min(self.num_blocks, self.cond_dim, self.space_to_depth) < 1:
-            raise ConfigError(
-                "expected model.num_blocks, model.cond_dim and model.space_to_depth of at least 1, "
-                f"got {self.num_blocks}, {self.cond_dim} and {self.space_to_depth}: raise them"
-            )
-        if any(level not in range(len(self.multipliers)) for level in self.attention):
-            raise ConfigError(
-                f"expected levels 0..{len(self.multipliers) - 1} in model.attention, got "
-                f"{self.attention}: it names resolution levels, 0 being the finest"
-            )
-        if not 0.0 <= self.dropout < 1.0:
-            raise ConfigError(
-                f"expected model.dropout in [0, 1), got {self.dropout}: 0 turns it off"
-            )
+        check_fields(self, "model")
+        advice = "channels are normalised in groups"
+        require(self.width % 8 == 0, "model.width as a multiple of 8", self.width, advice)
+        levels = range(len(self.multipliers))
+        advice = "see the presets for sizes that work"
+        fits = len(levels) <= MAX_LEVELS
+        require(fits, f"1..{MAX_LEVELS} model.multipliers", len(levels), advice)
+        expected = f"levels 0..{len(levels) - 1} in model.attention"
+        advice = "it names resolution levels, 0 being the finest"
+        require(set(self.attention) <= set(levels), expected, self.attention, advice)
 
     def check_image_size(self, image_size: int) -> None:
         """Raise ConfigError if images of this side cannot be halved at every level."""
         step = self.space_to_depth * 2 ** (len(self.multipliers) - 1)
-        if image_size % step:
-            raise ConfigError(
-                f"expected data.image_size divisible by {step} for this U-Net, got {image_size}: "
-                "choose another image size or fewer model.multipliers"
-            )
+        expected = f"data.image_size divisible by {step} for this U-Net"
+        advice = "choose another image size or fewer model.multipliers"
+        require(image_size % step == 0, expected, image_size, advice)
 
 
 def num_norm_groups(channels: int) -> int:

@@ -55,14 +55,13 @@ BARRED["pipeline.federation"] += ("pipeline.tracking",)
 ONLY_FOR = {"pipeline.theory": {"pipeline.cli"}}  # rooms that these alone import
 HOMES = {  # the longest matching name counts; a home is a module or a package
     "mlflow": {"pipeline.tracking", "pipeline.inference.mlflow_generator"},
-    "omegaconf": {"pipeline.config.load"},
     "pyarrow": {"pipeline.checkpoint.remote"},
     "ray": {"pipeline.cluster"},
     "ray.tune": {"sweeps.execution.tune"},
     "torch_fidelity": {"spire_core.evaluation.kid", "spire_core.evaluation.inception"},
     "matplotlib": {"pipeline.figures"},
 }
-NOT_IN_CORE = {"ray", "mlflow", "omegaconf", "matplotlib", "random"}
+NOT_IN_CORE = {"ray", "mlflow", "yaml", "matplotlib", "random"}
 NOT_IN_CONFIG = {"torch", "torchvision", "PIL"}
 FILE_WORK = {"open", "read_text", "read_bytes", "write_text", "write_bytes", "unlink", "mkdir"}
 OWN_STREAMS = {"Generator", "RandomState", "default_rng"}  # of numpy.random
@@ -324,7 +323,7 @@ def test_the_page_shows_each_room_on_its_floor() -> None:
 
 
 def test_what_starts_in_every_actor_imports_no_more_than_it_needs() -> None:
-    """Seconds of every process: neither MLflow nor OmegaConf, nor what Inception comes with."""
+    """Seconds of every process: neither MLflow nor YAML, nor what Inception comes with."""
     actors = reached(
         import_graph(SOURCES), "pipeline.cluster.client_actors", "pipeline.clients.worker"
     )
@@ -334,8 +333,8 @@ def test_what_starts_in_every_actor_imports_no_more_than_it_needs() -> None:
         "pipeline.tracking.tracker",
         "pipeline.figures.plots",
     }
-    assert "omegaconf" in outside(["pipeline.config.load"])
-    assert "omegaconf" not in outside(actors)
+    assert "yaml" in outside(["pipeline.config.safe_yaml"])
+    assert "yaml" not in outside(actors)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.config.equivalence import fingerprint
 from pipeline.config.federation import FederationConfig
-from pipeline.config.load import load_config, preset_names
+from pipeline.config.load import load_config, preset_names, split_override
 from pipeline.config.schema import Config, config_from_dict
 from spire_core.errors import ConfigError
 
@@ -163,3 +163,45 @@ def test_settings_that_could_not_train_or_draw_are_refused(
     with pytest.raises(ConfigError, match=words):
         load_config("smoke", overrides)
     load_config("smoke", overrides[:-1])  # each is fine without the last
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 0.001),
+        ("1E5", 1e5),
+        ("-1.5e3", -1500.0),
+        ("1_000.5", 1000.5),
+        (".5", 0.5),
+        ("1", 1),
+        ("1e", "1e"),
+        ("2020-01-01", "2020-01-01"),
+        ("a=b", "a=b"),
+        ("'1e3'", "1e3"),
+        ("", None),
+        ("null", None),
+        ("~", None),
+        ("on", True),
+        ("[1, a, 2.5e1]", [1, "a", 25.0]),
+        ("{a: 1, b: {c: null}}", {"a": 1, "b": {"c": None}}),
+    ],
+)
+def test_a_value_is_read_as_yaml_with_floats_that_need_no_dot(text: str, value: object) -> None:
+    key, found = split_override(f"any.key={text}")
+    assert key == "any.key"
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize("text", ["{a: 1, a: 2}", "{1: 2}", "0x_", "=", "<<", "${seed}", "???"])
+def test_a_value_that_is_not_plain_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^expected .* in any\.key, got .*: "):
+        split_override(f"any.key={text}")
+
+
+def test_overrides_of_one_group_add_up_and_the_last_of_a_key_holds() -> None:
+    words = ["client={lr: 0.5, emb_lr: 1}", "client.lr=0.25", "client.betas=[0.5,0.6]"]
+    client = load_config("smoke", words).client
+    assert (client.lr, client.emb_lr, client.betas) == (0.25, 1.0, (0.5, 0.6))
+    with pytest.raises(ConfigError, match="expected settings under client, got 3"):
+        load_config("smoke", ["client.lr=1", "client=3"])

@@ -47,7 +47,9 @@ def folder(path: Path, split: str, image_size: int) -> ImageData:
 def test_unknown_name_says_which_exist() -> None:
     with pytest.raises(ConfigError, match="did you mean fashion_mnist"):
         DataConfig(name="fashion-mnist")
-    with pytest.raises(ConfigError, match=r"mnist, fashion_mnist, cifar10, folder, got 'zzz'$"):
+    with pytest.raises(
+        ConfigError, match=r"mnist, fashion_mnist, cifar10, folder, got 'zzz': choose"
+    ):
         DataConfig(name="zzz")
 
 

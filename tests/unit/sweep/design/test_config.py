@@ -329,7 +329,7 @@ MISTAKES = {
     "search=random": "say how many points to draw",
     "seeds=[]": "seeds as different numbers",
     "seeds=[1,1]": "seeds as different numbers",
-    "seeds=3": "seeds as tuple",
+    "seeds=3": "a list for seeds",
     "seed=3": "seeds=[0, 1]",
     "axes.seed=[1,2]": "seeds=[0, 1]",
     "method=spire": "method among the settings or on an axis",
@@ -395,7 +395,7 @@ def test_asha_needs_rounds_and_a_metric_of_rounds() -> None:
     ("content", "told"),
     [
         (b"- a\n- b\n", "KEY: VALUE settings"),
-        (b"just text", "a known key, got 'just text'"),
+        (b"just text", "KEY: VALUE settings"),
         (b"1: 2", "KEY: VALUE settings"),
         (b"[" + b"1," * 1_000 + b"1]", "KEY: VALUE settings"),
         (b"axes: {method: [spire", "YAML settings"),
