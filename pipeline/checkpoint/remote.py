@@ -1,9 +1,9 @@
-"""A copy of what a run goes on from, on a storage that survives this machine: S3, GCS, a share.
+"""A mirror of a run on a storage that survives this machine: S3, GCS, a network share.
 
-The only file that imports pyarrow, which knows the storages that Ray Tune knows. Below
-`<tracking.storage>/<run id>/` lie the files of the run's folder under the same names, of a
-checkpoint the manifest last. They hold hashes of their own, which a resume checks. To restore runs
-no code.
+The only file that imports pyarrow, which supports the same storages as Ray Tune. Below
+`<tracking.storage>/<run id>/` lie the files of the run's folder under the same names. The manifest
+of a checkpoint is sent last. The files carry hashes, which a resume checks. To restore them runs no
+code.
 """
 
 import contextlib
@@ -39,15 +39,15 @@ from spire_core.errors import ConfigError, RunError
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
-SINGLE = (RECORD, START, DONE, REFUSED, OUTBOX)  # files of a run that are replaced as they grow
+SINGLE = (RECORD, START, DONE, REFUSED, OUTBOX)  # files that are sent again as they grow
 FOLDERS = (ARTIFACTS, CLIENTS, EVALUATIONS, CHECKPOINTS)
-WITHOUT_FOLDERS = ("s3", "gcs", "abfs")  # storages where a file appears once it is whole
+WITHOUT_FOLDERS = ("s3", "gcs", "abfs")  # storages where files appear atomically
 CHUNK_BYTES = 1 << 24
 _log = logging.getLogger(__name__)
 
 
 def open_storage(uri: str) -> tuple["FileSystem", str]:
-    """Return a storage and the path in it that a URI means; ConfigError if it means none."""
+    """Return the storage of a URI and the path in it; ConfigError for an unusable URI."""
     import pyarrow
     from pyarrow.fs import FileSystem
 
@@ -65,33 +65,33 @@ def _reason(error: BaseException) -> str:
 
 
 class Mirror:
-    """Keeps a run's newest checkpoints at a storage, beside the rounds: one upload at a time.
+    """Uploads a run's newest checkpoints to a storage, one at a time, while rounds go on.
 
-    What fails is logged, counted in `num_failed`, and tried again with the next checkpoint.
+    A failed upload is logged, counted in `num_failed`, and retried with the next checkpoint.
     """
 
     def __init__(self, run_dir: Path, storage: "FileSystem", folder: str) -> None:
         """Take the run's folder, and the folder of the same content at a storage."""
         self.run_dir, self.storage, self.folder = run_dir, storage, folder.rstrip("/")
         self.num_failed = 0
-        self.last_done: int | None = None  # after how many rounds the newest one there was taken
+        self.last_done: int | None = None  # rounds of the newest uploaded checkpoint
         self._sent: dict[str, tuple[int, int]] = {}  # size and time of change by name
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="mirror")
         self._pending: tuple[int, Future[None]] | None = None
 
     @property
     def pinned_rounds(self) -> tuple[int, ...]:
-        """Which checkpoints have to stay as they are, since they are being uploaded."""
+        """The checkpoint that is being uploaded, and must not change."""
         pending = self._pending
         return () if pending is None or pending[1].done() else (pending[0],)
 
     def begin(self, num_rounds_done: int) -> None:
-        """Begin to upload a checkpoint, unless one is on its way: then the next one's turn."""
+        """Begin to upload a checkpoint; skip it if another upload is running."""
         if not self.pinned_rounds:
             self._pending = num_rounds_done, self._thread.submit(self._try, num_rounds_done)
 
     def close(self) -> None:
-        """Wait for what is on its way, and upload the newest checkpoint if that was not it."""
+        """Wait for a running upload, and upload the newest checkpoint if that was another."""
         if self._pending is not None:
             self._pending[1].result()
         newest = max(kept_rounds(self.run_dir), default=None)
@@ -110,15 +110,15 @@ class Mirror:
             _log.warning(text, num_rounds_done, mask(self.folder), _reason(error))
 
     def upload(self, num_rounds_done: int) -> None:
-        """Upload a checkpoint and all that a resume from it needs, and drop what nothing needs.
+        """Upload a checkpoint with all files that a resume needs, and drop obsolete ones.
 
-        Files that are there as they are here are not sent again. Raises what the storage raises.
+        Unchanged files are not sent again. Passes on the errors of the storage.
         """
         manifest = folder_of(self.run_dir, num_rounds_done) / MANIFEST
         needed = read_manifest(manifest.parent).files(self.run_dir)
-        told = [self.run_dir / name for name in SINGLE]
+        single = [self.run_dir / name for name in SINGLE]
         extra = sorted(p for p in (self.run_dir / ARTIFACTS).glob("**/*") if p.is_file())
-        for path in (*needed, *extra, *told, manifest):
+        for path in (*needed, *extra, *single, manifest):
             if path in needed or path.is_file():
                 self._send(path)
         self.last_done = num_rounds_done
@@ -139,7 +139,7 @@ class Mirror:
         self._sent[name] = (stat.st_size, stat.st_mtime_ns)
 
     def _prune(self) -> None:
-        """Drop what no checkpoint that is kept here needs, manifests first."""
+        """Drop the files that no kept checkpoint needs, manifests first."""
         needed: set[Path] = set()
         for done in kept_rounds(self.run_dir):
             with contextlib.suppress(ValueError):
@@ -147,8 +147,8 @@ class Mirror:
                 needed.add(folder_of(self.run_dir, done) / MANIFEST)
         names = {path.relative_to(self.run_dir).as_posix() for path in needed}
         folders = (CLIENTS, EVALUATIONS, CHECKPOINTS)
-        there = [n for n in names_at(self.storage, self.folder) if n.split("/")[0] in folders]
-        dropped = sorted(set(there) - names, key=lambda n: not n.endswith(MANIFEST))
+        present = [n for n in names_at(self.storage, self.folder) if n.split("/")[0] in folders]
+        dropped = sorted(set(present) - names, key=lambda n: not n.endswith(MANIFEST))
         for name in dropped:
             self.storage.delete_file(f"{self.folder}/{name}")
             self._sent.pop(name, None)
@@ -179,7 +179,7 @@ def _safe(name: str) -> str:
 
 
 def check_storage(config: TrackingConfig) -> None:
-    """Raise ConfigError unless `tracking.storage`, if it is set, means a storage."""
+    """Raise ConfigError if `tracking.storage` is set and unusable."""
     if config.storage is not None:
         open_storage(config.storage)
 

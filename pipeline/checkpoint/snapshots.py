@@ -1,13 +1,14 @@
-"""A run's checkpoints: the state after some rounds, whole on disk or not there at all.
+"""A run's checkpoints: atomic snapshots of its state after some rounds.
 
 A checkpoint is a folder `checkpoints/<rounds done>/` with the server's `server.safetensors` and,
-written last, `manifest.json`: the SHA-256 of that file and of the manifest itself, and which files
-beside the folder belong to it, each of which carries a hash of its own. Those are the clients'
-states, which lie on the clients' side (`client_store.py`), and the evaluations so far
-(`evaluation_store.py`). A checkpoint is good if all of it is. Nothing in it runs code when read.
+written last, `manifest.json`. The manifest has the SHA-256 of that file and of itself. It also
+lists the files beside the folder that belong to the checkpoint, each of which carries its own hash:
+the clients' states, on the clients' side (`clients/store.py`), and the evaluations so far
+(`evaluation_store.py`). A checkpoint is good if all of its files are intact. To read it runs no
+code.
 
-It gets its name when it is whole; until then it is `checkpoints/.<rounds done>.part`. The folder of
-the last checkpoint that nobody needs becomes the next one's, so that its file is written over.
+An unfinished checkpoint is called `checkpoints/.<rounds done>.part`. The folder of the newest
+obsolete checkpoint is recycled, so that its file is overwritten in place.
 """
 
 import dataclasses
@@ -41,10 +42,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Manifest:
-    """What belongs to a checkpoint after `round_idx` rounds.
+    """The list of files of a checkpoint after `round_idx` rounds.
 
-    `clients`: how many rounds the state of each client has seen that has seen any; `evaluations`:
-    after how many rounds there are some, before this one; `sha256` of the checkpoint's own files.
+    `clients`: after how many rounds each client's state was stored, of clients with a state;
+    `evaluations`: after how many earlier rounds there are evaluations; `sha256`: the hash of each
+    file in the checkpoint's own folder.
     """
 
     round_idx: int
@@ -54,41 +56,38 @@ class Manifest:
     sha256: dict[str, str]
 
     def files(self, run_dir: Path) -> list[Path]:
-        """Return the files that belong to it: clients' states, evaluations, and its own but one.
-
-        The manifest itself is left out.
-        """
+        """Return all files of the checkpoint except the manifest."""
         store = ClientStore(run_dir / CLIENTS)
         beside = [store.path(client_id, done) for client_id, done in self.clients.items()]
         beside += [evaluation_path(run_dir, done) for done in self.evaluations]
         return beside + [folder_of(run_dir, self.round_idx) / name for name in self.sha256]
 
     def text(self) -> str:
-        """Return it as JSON, with a hash of itself."""
-        told = dataclasses.asdict(self)
-        told["clients"] = {str(client_id): done for client_id, done in self.clients.items()}
-        return json.dumps(told | {"manifest_sha256": _sha256_of(told)}, indent=1) + "\n"
+        """Return the manifest as JSON, with a hash of itself."""
+        values = dataclasses.asdict(self)
+        values["clients"] = {str(client_id): done for client_id, done in self.clients.items()}
+        return json.dumps(values | {"manifest_sha256": _sha256_of(values)}, indent=1) + "\n"
 
     @staticmethod
     def parse(text: str) -> "Manifest":
-        """Return what `text` was made of; ValueError or its like if it is anything else."""
-        told: dict[str, Any] = json.loads(text)
-        if told.pop("manifest_sha256") != _sha256_of(told):
+        """Return the manifest of a `text`; one of DAMAGE for any other content."""
+        values: dict[str, Any] = json.loads(text)
+        if values.pop("manifest_sha256") != _sha256_of(values):
             raise ValueError("other content than was written")
-        if {name: type(value) for name, value in told.items()} != KINDS:
+        if {name: type(value) for name, value in values.items()} != KINDS:
             raise ValueError("values of other types")
-        clients = {int(client_id): int(done) for client_id, done in told["clients"].items()}
-        evaluations = [int(done) for done in told["evaluations"]]
-        return Manifest(**told | {"clients": clients, "evaluations": evaluations})
+        clients = {int(client_id): int(done) for client_id, done in values["clients"].items()}
+        evaluations = [int(done) for done in values["evaluations"]]
+        return Manifest(**values | {"clients": clients, "evaluations": evaluations})
 
 
 def folder_of(run_dir: Path, num_rounds_done: int) -> Path:
-    """Return where the checkpoint after so many rounds lies."""
+    """Return the folder of the checkpoint after so many rounds."""
     return run_dir / CHECKPOINTS / f"{num_rounds_done:07d}"
 
 
 def new_state_file(run_dir: Path, num_rounds_done: int) -> Path:
-    """Return where the server's state of a new checkpoint is to be written, in a folder for it.
+    """Return the path for the server's state of a new checkpoint, and make its folder.
 
     RunError if there is no room.
     """
@@ -113,12 +112,11 @@ def save_checkpoint(
     keep: int,
     pinned_rounds: Collection[int] = (),
 ) -> None:
-    """Make a checkpoint of what is in `new_state_file`; drop all but the newest `keep` and pinned.
+    """Complete the checkpoint of `new_state_file`; drop all but the newest `keep` and the pinned.
 
-    `written` returns after how many rounds that is, once it is there. `fingerprint` is that of the
-    pre-training's settings, which a reader compares. The clients' states and evaluations that
-    belong to it reach the disk first. RunError if there is no room: older checkpoints stay as they
-    are.
+    `written` waits for that file and returns its number of rounds. `fingerprint` is that of the
+    settings of pre-training, which a reader compares. The clients' states and evaluations of the
+    checkpoint reach the disk first. RunError if there is no room; then older checkpoints stay.
     """
     part = _part(run_dir, num_rounds_done)
     spare = part.with_name(SPARE)
@@ -151,13 +149,13 @@ def save_checkpoint(
 
 
 def drop_unfinished(run_dir: Path) -> None:
-    """Drop what is there of checkpoints that are not to be."""
+    """Drop the parts of unfinished checkpoints."""
     for part in (run_dir / CHECKPOINTS).glob(".*.part"):
         shutil.rmtree(part, ignore_errors=True)
 
 
 def _sync_beside(run_dir: Path, manifest: Manifest) -> None:
-    """Bring to the disk what belongs to a checkpoint and is new since the one before it."""
+    """Bring to the disk those files of a checkpoint that the one before it does not have."""
     clients, evaluations = manifest.clients.items(), set(manifest.evaluations)
     for path in reversed(checkpoints(run_dir)):
         try:
@@ -177,15 +175,15 @@ def checkpoints(run_dir: Path) -> list[Path]:
 
 
 def kept_rounds(run_dir: Path) -> tuple[int, ...]:
-    """Return after how many rounds the checkpoints that exist were taken."""
+    """Return after how many rounds the existing checkpoints were taken."""
     return tuple(int(path.name) for path in checkpoints(run_dir))
 
 
 def newest_checkpoint(run_dir: Path, fingerprint: str) -> ServerState | None:
-    """Return the newest server's state with which all that belongs to it is whole, or None.
+    """Return the server's state of the newest good checkpoint, or None.
 
-    Each damaged file of newer ones is named in a warning. RunError if the checkpoint belongs to
-    other settings, or if a file cannot be read now: it may be whole.
+    A warning names each damaged file of newer ones. RunError if a checkpoint belongs to other
+    settings, or if a file cannot be read now, since it may be intact.
     """
     named: set[str] = set()
     for path in reversed(checkpoints(run_dir)):
@@ -216,7 +214,7 @@ def newest_checkpoint(run_dir: Path, fingerprint: str) -> ServerState | None:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Return the manifest in a checkpoint's folder; ValueError if it is not whole."""
+    """Return the manifest in a checkpoint's folder; ValueError if it is damaged."""
     try:
         manifest = Manifest.parse((path / MANIFEST).read_text())
         if manifest.round_idx != int(path.name):
@@ -239,5 +237,5 @@ def _faults_beside(run_dir: Path, manifest: Manifest) -> list[str]:
     return faults + evaluation_faults(run_dir, manifest.evaluations)
 
 
-def _sha256_of(told: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+def _sha256_of(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

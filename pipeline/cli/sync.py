@@ -27,14 +27,14 @@ class Synced:
     @property
     def text(self) -> str:
         """One line for people."""
-        told = [f"{self.num_delivered} delivered"]
-        told += [f"{self.num_waiting} wait ({self.problem})"] if self.num_waiting else []
-        told += [f"{self.num_refused} were refused"] if self.num_refused else []
-        return f"{self.run_id[:8]} ({self.run_name}): {', '.join(told)}"
+        parts = [f"{self.num_delivered} delivered"]
+        parts += [f"{self.num_waiting} wait ({self.problem})"] if self.num_waiting else []
+        parts += [f"{self.num_refused} were refused"] if self.num_refused else []
+        return f"{self.run_id[:8]} ({self.run_name}): {', '.join(parts)}"
 
 
 def sync(args: argparse.Namespace) -> Answer:
-    """Deliver what waits in the outbox of a run, or of all runs under the root."""
+    """Relay the waiting entries of a run, or of all runs under the root."""
     from pipeline.config.load import load_config
     from pipeline.runs.record import find_run, run_folders
     from spire_core.errors import ConfigError
@@ -49,17 +49,17 @@ def sync(args: argparse.Namespace) -> Answer:
 
         claim(folders[0], config)
     synced = sync_runs(config, folders, is_chosen=run is not None)
-    told = [s for s in synced if s.num_delivered or s.num_waiting or s.num_refused]
+    shown = [s for s in synced if s.num_delivered or s.num_waiting or s.num_refused]
     waiting = sum(s.num_waiting for s in synced)
     values: dict[str, Any] = {"num_waiting": waiting, "runs": [asdict(s) for s in synced]}
-    text = "\n".join(s.text for s in told) or "nothing waits"
+    text = "\n".join(s.text for s in shown) or "nothing waits"
     return Answer(text, values, 1 if waiting else 0)
 
 
 def sync_runs(
     config: "TrackingConfig", run_dirs: Sequence[Path], is_chosen: bool = False
 ) -> list[Synced]:
-    """Deliver what waits in these runs' outboxes; return what became of each tracked run's.
+    """Relay the waiting entries of these runs; return the outcome for each tracked one.
 
     A run's store is that of `config.uri`, else the one that an own run began with. A foreign one is
     left alone unless it is chosen, or unless its store is named, here or in the environment.
@@ -102,9 +102,9 @@ def _deliver(
     begun: "Begun | None",
     silent: dict[str | None, str],
 ) -> tuple[int, str | None]:
-    """Deliver what one run has told; return how many entries arrived, and what stopped it.
+    """Relay the entries of one run; return how many arrived, and the error that stopped it.
 
-    `silent`: what is wrong with each store that did not answer, so that it is asked once.
+    `silent`: the error of each store that did not answer, so that it is asked only once.
     """
     from pipeline.config.tracking import tracking_root
     from pipeline.runs.ownership import check_addresses, name_address
@@ -124,10 +124,10 @@ def _deliver(
         if begun is None:
             name_address(run_dir, "its store is", address)
         with first_contact(config, address) as client:
-            found = run_of(client, run_id)
-            if found is None:
+            run = run_of(client, run_id)
+            if run is None:
                 return 0, "its store does not know it: name another with tracking.uri=URI"
-            addresses = artifact_addresses(client, found, begun is not None)
+            addresses = artifact_addresses(client, run, begun is not None)
     except SpireError as error:
         silent[uri] = str(error)
         return 0, str(error)

@@ -3,7 +3,7 @@
 catalog       the known data sets: shapes, class names, hashes
 datasets      loading and verification
 fetch         a data set from the first source that works
-sources       the sources: a local folder, torchvision, packages
+sources       the sources: a local folder, torchvision's servers, packages
 formats       decoders of the published files
 image_folder  a folder of the user's own images
 resize        images at the size of the model

@@ -1,4 +1,4 @@
-"""The data sets with known content: shapes, class names and hashes of their arrays, as a table."""
+"""A table of the data sets with known content: shapes, class names, hashes of their arrays."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -86,7 +86,7 @@ SPECS: Mapping[str, DatasetSpec] = {spec.name: spec for spec in (_MNIST, _FASHIO
 
 
 def dataset_spec(name: str | DatasetSpec) -> DatasetSpec:
-    """The record of the data set called `name`; a record is returned as it is.
+    """Return the spec of a data set by its name; a spec is returned unchanged.
 
     Raises ConfigError for an unknown name.
     """

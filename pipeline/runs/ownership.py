@@ -1,8 +1,8 @@
-"""Whose a run is: this root's own, or foreign, so that its record decides nothing.
+"""The ownership of runs: a root trusts the addresses of its own runs, not those of foreign ones.
 
-`<root>/begun/<run id>.json` is written when this root begins a run, or when its owner says that it
-is theirs (`claim`). It holds the addresses that an own run sends to and reads from. It lies outside
-`runs/`, so that nobody's copy of a run's folder brings or replaces it.
+`<root>/begun/<run id>.json` is written when this root begins a run, or when its owner claims it
+(`claim`). It holds the addresses that an own run sends to and reads from. It lies outside `runs/`,
+so that a copy of a run's folder neither brings nor replaces it.
 """
 
 import json
@@ -23,24 +23,19 @@ from pipeline.runs.record import read_record
 from spire_core.errors import ConfigError, RunError
 
 BEGUN = "begun"
-
 READ = ("data.path", "eval.extractor_weights")  # settings that name files to be read
-
 NAMED = ("tracking.storage", "data.root", *READ)  # settings whose value is a place
-
 REMOTE = {"abfs", "abfss", "b2", "dbfs", "ftp", "gs", "hdfs", "http", "https", "mlflow-artifacts"}
-
 REMOTE |= {"oss", "r2", "s3", "sftp", "viewfs", "wasb", "wasbs"}  # places of artifacts elsewhere
-
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Begun:
-    """Where an own run sends to and reads from.
+    """The addresses that an own run sends to and reads from.
 
-    `uri`: its store's, without any password; `artifacts`: the addresses that the store gave for its
-    artifacts; `settings`: its values of `NAMED`.
+    `uri`: the store's, without any password; `artifacts`: those that the store gave for the run's
+    artifacts; `settings`: the run's values of `NAMED`.
     """
 
     uri: str = ""
@@ -49,7 +44,7 @@ class Begun:
 
     @property
     def stored_uri(self) -> str | None:
-        """The store's address, or None, the environment's, if it has a password or is not known."""
+        """The store's address; None, for the environment's, if it is unknown or had a password."""
         return self.uri if self.uri and "***" not in self.uri else None
 
 
@@ -58,16 +53,16 @@ def _path(root: Path, run_id: str) -> Path:
 
 
 def note_begun(root: Path, run_id: str, begun: Begun) -> None:
-    """Make a run one of this root's own, lastingly."""
+    """Record a run as one of this root's own, durably."""
     path = _path(root, run_id)
     path.parent.mkdir(parents=True, exist_ok=True)
-    told = asdict(replace(begun, uri=mask(begun.uri)))
-    write_whole(path, (json.dumps(told, indent=1) + "\n").encode(), is_lasting=True)
+    values = asdict(replace(begun, uri=mask(begun.uri)))
+    write_whole(path, (json.dumps(values, indent=1) + "\n").encode(), is_lasting=True)
     sync(path.parent)
 
 
 def note_settings(run_dir: Path, config: Config) -> None:
-    """Keep where a run that this root has just begun reads from and stores."""
+    """Record the places of a run that this root has just begun."""
     root = run_dir.parent.parent
     if (begun := _read(root, run_dir.name)) is not None:
         note_begun(root, run_dir.name, replace(begun, settings=places(config)))
@@ -88,7 +83,7 @@ def with_places(config: Config, values: Mapping[str, str | None]) -> Config:
 
 
 def begun_here(run_dir: Path, root: Path) -> Begun | None:
-    """Return what a root noted of its own run, or None of a foreign one."""
+    """Return a root's note of its own run, or None for a foreign run."""
     return _read(root, run_dir.name) if is_at_home(run_dir, root) else None
 
 
@@ -104,15 +99,15 @@ def check_is_no_copy(run_dir: Path, root: Path) -> None:
 
 
 def is_at_home(run_dir: Path, root: Path) -> bool:
-    """Return whether a run's folder is where its id says, among the runs of a root."""
+    """Return whether a run's folder is the one that its id has among the runs of a root."""
     home = root / "runs" / read_record(run_dir)["run_id"]
     return run_dir.resolve() == home.resolve()
 
 
 def _read(root: Path, run_id: str) -> Begun | None:
     try:
-        found = read_object(_path(root, run_id))
-        begun = Begun(found["uri"], tuple(found["artifacts"]), dict(found["settings"]))
+        note = read_object(_path(root, run_id))
+        begun = Begun(note["uri"], tuple(note["artifacts"]), dict(note["settings"]))
         texts = [
             begun.uri,
             *begun.artifacts,
@@ -128,24 +123,25 @@ def _read(root: Path, run_id: str) -> Begun | None:
     return begun
 
 
-def settled(
+def with_trusted_places(
     config: Config, begun: Begun | None, words: Sequence[str], storage: str | None
 ) -> Config:
-    """Return a stored configuration, in which `words` are merged, with the places that count.
+    """Return a stored configuration, which includes the overrides `words`, with trusted places.
 
-    Those typed count first, then those noted of an own run. A foreign one's are left out, and its
-    checkpoints go to `storage`. ConfigError if a foreign run would read a file that is not typed.
+    Places on the command line count first, then the noted ones of an own run. Those of a foreign
+    run are dropped, and its checkpoints go to `storage`. ConfigError if a foreign run would read a
+    file that is not on the command line.
     """
     given = {key for key in NAMED if any(word.startswith(f"{key}=") for word in words)}
-    there = places(config)
+    stored = places(config)
     if begun is not None:
         values = {key: begun.settings.get(key) for key in NAMED}
     else:
         values = dict.fromkeys(NAMED) | {"tracking.storage": storage}
         for key in READ:
-            if there[key] and key not in given:
+            if stored[key] and key not in given:
                 raise ConfigError(
-                    f"expected {key}={there[key]} on the command line, since this root did not "
+                    f"expected {key}={stored[key]} on the command line, since this root did not "
                     "begin the run that would read it, got nothing: add it if those files are "
                     "meant, or --mine if the run is yours"
                 )
@@ -155,7 +151,7 @@ def settled(
 def refuse_links(folder: Path, is_own: bool = False) -> None:
     """Raise RunError if anything in a run's folder is a link.
 
-    Of an own run the files of single clients, which are read and replaced alone, are not looked at.
+    In an own run the folders of single clients are skipped: their files are read one by one.
     """
     for path in _links(folder, folder / "clients" if is_own else None):
         raise RunError(
@@ -175,17 +171,17 @@ def _links(folder: Path, shallow: Path | None) -> Iterator[Path]:
                         yield Path(entry.path)
                     elif here != shallow and entry.is_dir(follow_symlinks=False):
                         left.append(Path(entry.path))
-        except (FileNotFoundError, NotADirectoryError):  # dropped meanwhile by a run that goes on
+        except (FileNotFoundError, NotADirectoryError):  # a running run has just dropped it
             continue
 
 
 def name_address(run_dir: Path, what: str, address: str) -> None:
-    """Say, before it is used, where something of a foreign run goes or comes from."""
+    """Warn of an address of a foreign run before it is used."""
     _log.warning("run %r was not begun here: %s %r", run_dir.name, what, mask(address))
 
 
 def check_artifacts(address: str, begun: Begun | None, root: Path) -> None:
-    """Raise RunError if a run's artifacts would go to a folder that is not for this root's."""
+    """Raise RunError if a run's artifacts would go to a folder outside this root's own."""
     if begun is not None and address in begun.artifacts:
         return
     parts, home = urlsplit(address), (root / "artifacts").resolve()
@@ -204,9 +200,9 @@ def check_artifacts(address: str, begun: Begun | None, root: Path) -> None:
 def check_addresses(
     addresses: Sequence[str], begun: Begun | None, run_dir: Path, root: Path
 ) -> None:
-    """Raise RunError if a run's artifacts may not go to where its store says.
+    """Raise RunError if the store's addresses for a run's artifacts are not allowed.
 
-    Of a foreign run each address is named.
+    A warning names each address of a foreign run.
     """
     check_is_no_copy(run_dir, root)
     for address in addresses:
@@ -216,7 +212,7 @@ def check_addresses(
 
 
 def is_named(config: TrackingConfig) -> bool:
-    """Return whether the user, and not a run, has said which store is meant."""
+    """Return whether the user, not a run, has chosen the store."""
     return config.uri is not None or bool(os.environ.get("MLFLOW_TRACKING_URI"))
 
 

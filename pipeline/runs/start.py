@@ -1,4 +1,4 @@
-"""How a run began, in its folder: `config.json`, from which it goes on after a crash."""
+"""The start of a run: `config.json` in its folder, from which it is resumed after a crash."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,22 +14,22 @@ from pipeline.files.json_files import write_json
 from pipeline.files.paths import lasting
 from pipeline.runs.folder import storable
 from pipeline.runs.layout import START
-from pipeline.runs.ownership import begun_here, note_settings, places, settled
+from pipeline.runs.ownership import begun_here, note_settings, places, with_trusted_places
 from spire_core.errors import ConfigError, RunError
 
 
 def save_start(
     run_dir: Path, config: Config, preset: str | None, hashes: Mapping[str, str]
 ) -> None:
-    """Write what `load_start` and `check_hashes` need to go on with a run."""
+    """Write the file that `load_start` and `check_hashes` read to resume a run."""
     stored = storable(config)
     note_settings(run_dir, config_from_dict(stored))
     write_json(run_dir / START, {"preset": preset, "config": stored, **hashes})
 
 
 def check_hashes(run_dir: Path, hashes: Mapping[str, str]) -> None:
-    """Raise RunError if a run began with other data, or another split, than have these hashes."""
-    if not (run_dir / START).is_file():  # killed before it was written, and so before it read any
+    """Raise RunError if the hashes differ from those of the data and split at the run's start."""
+    if not (run_dir / START).is_file():  # killed before it had read any data
         return
     with reading("a run's configuration", run_dir / START, "start a new run"):
         began = read_object(run_dir / START)
@@ -42,9 +42,9 @@ def check_hashes(run_dir: Path, hashes: Mapping[str, str]) -> None:
 
 
 def located(config: Config) -> Config:
-    """Return a configuration whose paths mean the same in every directory.
+    """Return a configuration with absolute paths.
 
-    ConfigError where one is relative to the temporary copy in which a Ray job runs.
+    ConfigError for a path that is relative to the temporary folder of a Ray job.
     """
     data, evaluation = _rooted(config.data), config.eval
     if data.path:
@@ -56,12 +56,12 @@ def located(config: Config) -> Config:
 
 
 def _rooted(data: DataConfig) -> DataConfig:
-    """Return settings with an absolute root; None, the store of any machine, stays."""
+    """Return settings with an absolute root; None, the default of each machine, stays."""
     return replace(data, root=str(lasting(data.root, "data.root"))) if data.root else data
 
 
 def recorded_places(run_dir: Path, overrides: Sequence[str]) -> dict[str, str | None]:
-    """Return where a run's configuration, with overrides, says that it reads from and stores."""
+    """Return the places in a run's configuration with overrides."""
     return places(overridden(_stored(run_dir)[0], overrides))
 
 
@@ -76,10 +76,10 @@ def load_start(
 ) -> tuple[Config, str | None]:
     """Return a run's configuration, with overrides, and its preset.
 
-    `given`: the settings of whoever goes on with it; None takes the root that the folder lies in.
-    An own run is tracked where it began, unless `given.uri` says otherwise. A foreign one is
-    tracked where the user's other runs are, and its checkpoints go to `given.storage`. RunError if
-    the folder does not say how the run began; ConfigError for an override that changes its result.
+    `given`: the user's settings; None stands for the root of the folder. An own run is tracked
+    where it began, unless `given.uri` is set. A foreign run is tracked where the user's other runs
+    are, and its checkpoints go to `given.storage`. RunError if the folder has no intact start;
+    ConfigError for an override that changes the result.
     """
     given = given or TrackingConfig(root=str(run_dir.parent.parent))
     began, preset = _stored(run_dir)
@@ -87,7 +87,7 @@ def load_start(
     _check_unchanged(began, config)
     root = tracking_root(given)
     begun = begun_here(run_dir, root)
-    config = settled(config, begun, overrides, given.storage)
+    config = with_trusted_places(config, begun, overrides, given.storage)
     if (weights := config.eval.extractor_weights) is not None:
         weights = str(lasting(weights, "eval.extractor_weights"))
     evaluation = replace(config.eval, extractor_weights=weights)

@@ -1,12 +1,13 @@
-"""MLflow: a run writes into an outbox on disk, and a thread delivers it.
+"""MLflow: a run appends to an outbox on disk, and a relay sends the entries to an idempotent sink.
 
 tracker         the record of one run: start, resume, end
 run_log         parameters, metrics, images and tables, written to the outbox
-outbox          the outbox: one JSON entry on each line
-relay           delivery in order, repeated until the store has everything
+outbox          the durable queue: one JSON entry on each line; the reader of a run's curves
+relay           sends the entries in order, until the store has everything
 artifacts       images and tables in MLflow's formats
 mlflow_session  connection to a store, experiments and runs
-mlflow_sink     entries as MLflow calls that can be repeated
+mlflow_sink     the sink: entries as MLflow calls that can be repeated
 mlflow_model    a finished run as a model in MLflow
+claim           a foreign run becomes one's own
 mlflow_queries  runs and histories read back from MLflow
 """

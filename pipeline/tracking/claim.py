@@ -1,4 +1,4 @@
-"""How a foreign run becomes one's own: its owner says so, with `--mine`."""
+"""Claims: the owner of a foreign run makes it this root's own with `--mine`."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,11 +23,11 @@ from pipeline.tracking.mlflow_session import artifact_addresses, check_run, firs
 
 
 def claim(run_dir: Path, given: TrackingConfig, overrides: Sequence[str] = ()) -> None:
-    """Make a run this root's own, with the addresses of its record; each is named before.
+    """Make a run this root's own, with the addresses of its record; a warning names each before.
 
-    `given`: the settings of the command line, which count first. RunError if its folder holds a
-    link, or if its artifacts would go to a folder of another root. That is allowed only where
-    `given.uri` names the store.
+    `given`: the settings of the command line, which count first. RunError if the run's folder holds
+    a link. RunError also if its artifacts would go to a folder of another root, unless `given.uri`
+    names the store.
     """
     root = check_is_at_home(run_dir, given)
     if begun_here(run_dir, root) is not None:

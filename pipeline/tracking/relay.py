@@ -163,7 +163,7 @@ class RelayThread:
         self.run_dir, self.sink, self.name = run_dir, sink, name
         self._changed = threading.Condition()
         self._num_appends = 1  # notifications so far; the first stands for what is there already
-        self._num_settled = 0  # of these, how many came before the outbox was last seen empty
+        self._num_handled = 0  # of these, how many came before the outbox was last empty
         self._is_flushing = self._is_closed = False
         self._thread = threading.Thread(target=self._run, name=f"outbox {name}", daemon=True)
         self._thread.start()
@@ -179,7 +179,7 @@ class RelayThread:
         with self._changed:
             num_appends, self._is_flushing = self._num_appends, True
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._num_settled >= num_appends, timeout_s)
+            self._changed.wait_for(lambda: self._num_handled >= num_appends, timeout_s)
             self._is_flushing = False
         return num_waiting(self.run_dir)
 
@@ -226,7 +226,7 @@ class RelayThread:
     def _wait_for_entries(self, num_appends: int) -> None:
         """Report that the outbox is empty, wait for a new entry, and linger for more of them."""
         with self._changed:
-            self._num_settled = num_appends
+            self._num_handled = num_appends
             self._changed.notify_all()
         self._pause(lambda: self._is_closed or self._num_appends > num_appends)
         self._pause(lambda: self._is_closed or self._is_flushing, LINGER_S)
