@@ -10,7 +10,7 @@ import pytest
 from pipeline.config.load import load_config
 from pipeline.config.tracking import TrackingConfig
 from sweeps.design.config import SweepConfig
-from sweeps.execution.ledger import Entry, Ledger
+from sweeps.execution.ledger import Ledger, TrialRecord
 from sweeps.execution.trial import TrialTask, run_trial
 
 HOLD = """
@@ -30,23 +30,23 @@ def ledger(tmp_path: Path) -> Ledger:
 
 
 def test_what_is_written_is_read_back(ledger: Ledger, tmp_path: Path) -> None:
-    entry = Entry("abc", "finished", str(tmp_path / "runs" / "17"), {"a": 1}, {"metrics": {}})
+    entry = TrialRecord("abc", "finished", str(tmp_path / "runs" / "17"), {"a": 1}, {"metrics": {}})
     assert ledger.read("abc") is None
     ledger.write(entry)
     assert ledger.read("abc") == entry
     assert entry.run_id == "17"
-    assert ledger.entries(["other", "abc"]) == {"abc": entry}
+    assert ledger.records(["other", "abc"]) == {"abc": entry}
     assert ledger.folder == tmp_path / "studies" / f"study-{SweepConfig(name='study').key}"
 
 
 def test_an_update_keeps_the_rest(ledger: Ledger) -> None:
-    ledger.write(Entry("abc", "running", "/runs/17", {"a": 1}))
+    ledger.write(TrialRecord("abc", "running", "/runs/17", {"a": 1}))
     told = ledger.update("abc", status="failed", error="expected x, got y: z")
-    assert told == Entry("abc", "failed", "/runs/17", {"a": 1}, None, "expected x, got y: z")
+    assert told == TrialRecord("abc", "failed", "/runs/17", {"a": 1}, None, "expected x, got y: z")
     assert ledger.read("abc") == told
-    assert ledger.update("new", status="failed") == Entry("new", "failed")
+    assert ledger.update("new", status="failed") == TrialRecord("new", "failed")
     ledger.write_traceback("abc", "Traceback ...")
-    assert ledger.entries(["abc", "new"]).keys() == {"abc", "new"}
+    assert ledger.records(["abc", "new"]).keys() == {"abc", "new"}
 
 
 def test_points_are_kept_in_the_order_in_which_they_were_drawn(ledger: Ledger) -> None:
@@ -75,25 +75,25 @@ def test_the_sweeps_own_run_is_known_also_when_its_folder_was_deleted(
 
 
 def test_what_a_power_cut_has_emptied_has_never_begun(ledger: Ledger, tmp_path: Path) -> None:
-    ledger.write(Entry("abc", "finished"))
-    ledger.write(Entry("other", "finished"))
+    ledger.write(TrialRecord("abc", "finished"))
+    ledger.write(TrialRecord("other", "finished"))
     ledger.remember_parent(tmp_path / "runs" / "17")
     for file in ("trials/abc.json", "sweep.json"):
         (ledger.folder / file).write_text("")
-    assert ledger.entries(["abc", "other"]) == {"other": Entry("other", "finished")}
+    assert ledger.records(["abc", "other"]) == {"other": TrialRecord("other", "finished")}
     assert ledger.parent_run_dir is None
-    assert ledger.update("abc", status="failed") == Entry("abc", "failed")
+    assert ledger.update("abc", status="failed") == TrialRecord("abc", "failed")
 
 
 def test_a_trial_that_was_lost_after_it_had_finished_is_finished(ledger: Ledger) -> None:
     result = {"metrics": {"final/adapt_kid_after": 1.5}}
-    ledger.write(Entry("t", "failed", result=result, error="its process was lost"))
+    ledger.write(TrialRecord("t", "failed", result=result, error="its process was lost"))
     config = load_config("smoke", [])
     reports: list[dict[str, float]] = []
     run_trial(
         TrialTask("t", config, "smoke", {}, str(ledger.folder), None, None, {}), reports.append
     )
-    assert ledger.read("t") == Entry("t", "finished", result=result)
+    assert ledger.read("t") == TrialRecord("t", "finished", result=result)
     assert [report["final/adapt_kid_after"] for report in reports] == [1.5]
 
 
