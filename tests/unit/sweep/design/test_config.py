@@ -241,6 +241,20 @@ def test_a_search_learns_nothing_from_a_result_without_its_metric() -> None:
         search.on_trial_complete(tune_id, found)
 
 
+@pytest.mark.parametrize("seed", [-5, 0, 5_000_000_000, -(2**62)])
+def test_a_search_of_optuna_takes_every_seed(seed: int) -> None:
+    axes = {"adapt.lr": {"min": 0.01, "max": 1.0}}
+    sweep = sweep_of(axes=axes, search="optuna", num_trials=2, seeds=(seed,))
+
+    def first(history: SearchHistory) -> Any:
+        return optuna_search(sweep, history).suggest("a")
+
+    assert first(SearchHistory()) == first(SearchHistory())
+    evaluated = SearchHistory([({"adapt.lr": 0.5}, 1.0)])
+    assert first(SearchHistory()) != first(evaluated)
+    assert first(SearchHistory((), [{"adapt.lr": 0.25}])) == {"adapt.lr": 0.25}
+
+
 def test_other_axes_and_the_other_mode_make_another_search_of_optuna() -> None:
     one = sweep_of(axes={"method": ["spire", "fedavg"]}, search="optuna", num_trials=2)
     other = sweep_of(axes={"method": ["fedavg", "spire"]}, search="optuna", num_trials=2)

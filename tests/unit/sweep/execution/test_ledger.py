@@ -1,5 +1,6 @@
 """What is known of a sweep's trials between one command and the next."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pipeline.config.load import load_config
 from pipeline.config.tracking import TrackingConfig
 from sweeps.design.config import SweepConfig
 from sweeps.execution.ledger import Ledger, TrialRecord
+from sweeps.execution.progress import read_progress
 from sweeps.execution.trial import TrialTask, run_trial
 
 HOLD = """
@@ -83,6 +85,72 @@ def test_what_a_power_cut_has_emptied_has_never_begun(ledger: Ledger, tmp_path: 
     assert ledger.records(["abc", "other"]) == {"other": TrialRecord("other", "finished")}
     assert ledger.parent_run_dir is None
     assert ledger.update("abc", status="failed") == TrialRecord("abc", "failed")
+
+
+WHOLE = {"trial_id": "abc", "status": "finished", "run_dir": None, "point": None}
+WHOLE |= {"result": {"metrics": {"a": 1.0}}, "error": None}
+DAMAGED = [
+    b"",
+    b"\xff\xfe",
+    b"null",
+    b"[]",
+    b"{}",
+    b'"text"',
+    b"[" * 100_000,
+    json.dumps(WHOLE | {"unknown": 1}).encode(),
+    json.dumps({k: v for k, v in WHOLE.items() if k != "status"}).encode(),
+    json.dumps(WHOLE | {"trial_id": "other"}).encode(),
+    json.dumps(WHOLE | {"status": "ended"}).encode(),
+    json.dumps(WHOLE | {"status": []}).encode(),
+    json.dumps(WHOLE | {"run_dir": 3}).encode(),
+    json.dumps(WHOLE | {"run_dir": "a\0b"}).encode(),
+    json.dumps(WHOLE | {"point": [1]}).encode(),
+    json.dumps(WHOLE | {"result": {}}).encode(),
+    json.dumps(WHOLE | {"result": {"metrics": {"a": "b"}}}).encode(),
+    json.dumps(WHOLE | {"result": WHOLE["result"] | {"artifacts": 1}}).encode(),
+    json.dumps(WHOLE | {"error": {}}).encode(),
+]
+
+
+@pytest.mark.parametrize("content", DAMAGED, ids=range(len(DAMAGED)))
+def test_a_damaged_record_counts_as_missing(ledger: Ledger, content: bytes) -> None:
+    ledger.write(TrialRecord(**WHOLE))
+    assert ledger.read("abc") == TrialRecord(**WHOLE)
+    (ledger.folder / "trials" / "abc.json").write_bytes(content)
+    assert ledger.read("abc") is None
+    (ledger.folder / "sweep.json").write_bytes(content)
+    assert ledger.parent_run_dir is None
+    sweep = SweepConfig(name="study", preset="smoke")
+    assert [trial.config.seed for trial in read_progress(sweep, ledger).left()] == [0]
+
+
+@pytest.mark.parametrize("run_dir", [None, 3, [], "", "a\0b"])
+def test_what_names_no_folder_counts_as_missing(ledger: Ledger, run_dir: object) -> None:
+    ledger.folder.mkdir(parents=True)
+    (ledger.folder / "sweep.json").write_text(json.dumps({"run_dir": run_dir}))
+    assert ledger.parent_run_dir is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b"\xff\xfe\x00", b"[]", b"3", b"{", b"[" * 100_000, b"{}", b'{"adapt.lr": 0.1}'),
+        *(b'{"adapt.lr": "x", "method": 0}', b'{"adapt.lr": NaN, "method": 0}'),
+        *(b'{"adapt.lr": 0.1, "method": 2}', b'{"adapt.lr": 0.1, "method": -1}'),
+        *(b'{"adapt.lr": 0.1, "method": 0.5}', b'{"adapt.lr": 0.1, "method": true}'),
+        *(b'{"adapt.lr": 1%s, "method": 0}' % (b"0" * 400), b'{"adapt.lr": 1, "a": 0}'),
+    ],
+)
+def test_a_damaged_draw_is_drawn_again(ledger: Ledger, line: bytes) -> None:
+    axes = {"adapt.lr": {"min": 0.01, "max": 1.0}, "method": ["spire", "fedavg_ft"]}
+    sweep = SweepConfig("study", "smoke", axes=axes, search="optuna", num_trials=2)
+    ledger.add_draw({"adapt.lr": 0.5, "method": 1})
+    with (ledger.folder / "draws.jsonl").open("ab") as file:
+        file.write(b"\n" + line)
+    progress = read_progress(sweep, ledger)
+    [trial] = progress.trials
+    assert (trial.config.adapt.lr, trial.config.method.name) == (0.5, "fedavg_ft")
+    assert progress.num_undrawn == 1
 
 
 def test_a_trial_that_was_lost_after_it_had_finished_is_finished(ledger: Ledger) -> None:
