@@ -1,9 +1,9 @@
 """A sweep from its settings to its outcome. Read `run_sweep` first.
 
-space -> points -> plan -> trials on Ray Tune, each of them `run_experiment` -> ledger -> outcome
+settings -> points -> trials -> plan -> Ray Tune, each trial a `run_experiment` -> ledger -> outcome
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.cluster.session import cluster_nodes, starting_cluster
@@ -20,22 +20,23 @@ from spire_core.evaluation.extractors import auto_extractor, make_extractor
 from sweeps.design.config import SweepConfig
 from sweeps.design.points import Trial, first_point, make_trial, probes
 from sweeps.design.trial_plan import check_nodes, concurrency, plan_trial
-from sweeps.execution.job import Job, Say
-from sweeps.execution.ledger import Entry, Ledger, known_trials, undrawn
+from sweeps.execution.ledger import Ledger
 from sweeps.execution.parent_run import is_open, parent_run
+from sweeps.execution.progress import Progress, read_progress
+from sweeps.execution.source import trial_source
+from sweeps.execution.tasks import TaskMaker
+from sweeps.execution.tune import Limits, Say, run_trials
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a sweep came to: its trials in order, and what is known of each that has begun."""
+    """The state of a sweep at the end of a command, and at its beginning."""
 
     sweep: SweepConfig
     tracking: TrackingConfig
-    trials: list[Trial]
-    entries: dict[str, Entry]
     ledger: Ledger
-    num_skipped: int
-    num_undrawn: int  # points that a search has still to draw
+    before: Progress
+    after: Progress
 
     @property
     def parent_run_id(self) -> str | None:
@@ -43,61 +44,73 @@ class Outcome:
         run_dir = self.ledger.parent_run_dir
         return None if run_dir is None else run_dir.name
 
-    def status(self, trial: Trial) -> str:
-        """Return finished, failed, stopped (by the scheduler) or unfinished."""
-        entry = self.entries.get(trial.trial_id)
-        return "unfinished" if entry is None or entry.status == "running" else entry.status
-
-    def with_status(self, status: str) -> list[Trial]:
-        """Return the trials of one status."""
-        return [trial for trial in self.trials if self.status(trial) == status]
+    @property
+    def num_skipped(self) -> int:
+        """How many trials were finished before."""
+        return len(self.before.with_status("finished"))
 
 
 def run_sweep(sweep: SweepConfig, say: Say, retry_failed: bool = False) -> Outcome:
-    """Run what is left of a sweep: finished trials are skipped, interrupted ones go on.
+    """Run the trials that are left: finished ones are skipped, interrupted ones go on.
 
-    Failed ones are tried again with `retry_failed` only. Every mistake is found before any trial
+    Failed ones run again with `retry_failed` only. Every mistake is raised before any trial
     starts: a wrong trial, a store that does not answer, a trial that could never fit.
     """
     base = base_config(sweep)
-    tracking, ledger = base.tracking, Ledger.of(sweep, base.tracking)
-    known = known_trials(sweep, ledger)
-    before = ledger.entries(trial.trial_id for trial in known)
-    left = [t for t in known if is_left(before.get(t.trial_id), retry_failed)]
-    to_draw = undrawn(sweep, ledger)
-    if left or to_draw:
-        probed = left + (probes(sweep) if to_draw else [])
-        with starting_cluster() as ready:  # meanwhile:
-            check_data(probed, say)
-            check_store(tracking)
-            say(f"{len(left) + to_draw} of {len(known) + to_draw} trials to run")
-            available = ready()
-            at_once = concurrency(sweep, left + [probed[0]] * to_draw, available)
-            for trial in probed:
-                plan = plan_trial(trial.config, available, at_once, sweep.autoscaling)
-                if not sweep.autoscaling:
-                    check_nodes(plan, cluster_nodes())
-            with parent_run(sweep, ledger, tracking) as parent_run_id:
-                job = Job(sweep, base, ledger.folder, parent_run_id, dict(available), at_once)
-                job.run(left, to_draw, max(t.config.federation.num_rounds for t in probed), say)
-        known = known if sweep.search != "optuna" else known_trials(sweep, ledger)
-    elif tracking.enabled and is_open(ledger.parent_run_dir):  # it was killed at its very end
-        with parent_run(sweep, ledger, tracking):
+    ledger = Ledger.of(sweep, base.tracking)
+    before = read_progress(sweep, ledger)
+    left = before.left(retry_failed)
+    if left or before.num_undrawn:
+        _run_left(sweep, base, ledger, before, left, say)
+    elif base.tracking.enabled and is_open(ledger.parent_run_dir):  # it was killed at its very end
+        with parent_run(sweep, ledger, base.tracking):
             pass
-    entries = ledger.entries(trial.trial_id for trial in known)
-    num_skipped = sum(entry.status == "finished" for entry in before.values())
-    return Outcome(sweep, tracking, known, entries, ledger, num_skipped, undrawn(sweep, ledger))
+    return Outcome(sweep, base.tracking, ledger, before, read_progress(sweep, ledger))
 
 
-def is_left(entry: Entry | None, retry_failed: bool = False) -> bool:
-    """Return whether a trial of which this is known is still to run."""
-    return entry is None or entry.status == "running" or (entry.status == "failed" and retry_failed)
+def _run_left(
+    sweep: SweepConfig,
+    base: Config,
+    ledger: Ledger,
+    before: Progress,
+    left: Sequence[Trial],
+    say: Say,
+) -> None:
+    """Run these trials, and those that are still to be drawn."""
+    probed = [*left, *(probes(sweep) if before.num_undrawn else [])]
+    with starting_cluster() as ready:
+        # 1. Check, while the cluster starts.
+        check_data(probed, say)
+        check_store(base.tracking)
+        say(f"{len(left) + before.num_undrawn} of {before.num_trials} trials to run")
+        # 2. Plan.
+        cluster = ready()
+        at_once = concurrency(sweep, [*left, *[probed[0]] * before.num_undrawn], cluster)
+        check_room(sweep, probed, cluster, at_once)
+        # 3. Run, below the sweep's own tracking run.
+        with parent_run(sweep, ledger, base.tracking) as parent_run_id:
+            maker = TaskMaker(sweep, base, ledger.folder, parent_run_id, dict(cluster), at_once)
+            source = trial_source(maker, left, before.num_undrawn)
+            ledger.reopen(trial.trial_id for trial in left)
+            max_rounds = max(trial.config.federation.num_rounds for trial in probed)
+            limits = Limits(at_once, max_rounds, sweep.budget_s, sweep.max_failures)
+            run_trials(source, limits, ledger.folder, say)
+
+
+def check_room(
+    sweep: SweepConfig, planned: Sequence[Trial], cluster: Mapping[str, float], at_once: int
+) -> None:
+    """Raise ClusterError for a trial that could never fit on the cluster."""
+    for trial in planned:
+        plan = plan_trial(trial.config, cluster, at_once, sweep.autoscaling)
+        if not sweep.autoscaling:
+            check_nodes(plan, cluster_nodes())
 
 
 def base_config(sweep: SweepConfig) -> Config:
     """Return the configuration that the trials vary, tracked as an experiment of its own.
 
-    Its paths and addresses are absolute: a trial runs in another directory, maybe elsewhere.
+    Its paths and addresses are absolute, because a trial runs in another directory.
     """
     config = make_trial(sweep, first_point(sweep), sweep.seeds[0]).config
     tracking, named = config.tracking, "tracking.experiment" in flattened(sweep.settings)
@@ -112,7 +125,7 @@ def base_config(sweep: SweepConfig) -> Config:
 
 
 def check_data(planned: Sequence[Trial], say: Say) -> None:
-    """Fetch missing data, and raise what is wrong with a trial's partition, images or extractor."""
+    """Fetch missing data; raise an error for a wrong partition, image size or extractor."""
     seen, widths = set(), dict[DataConfig, int]()
     for trial in planned:
         config = trial.config

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.figures.style import blank_figure
+from pipeline.figures.style import blank_figure, plain
 from spire_core.errors import DataError
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ def labelled_grids(
     panels = figure.subplots(len(rows), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axes, grid, (text, _) in zip(panels, grids, rows, strict=True):
         axes.imshow(grid, interpolation="nearest")
-        axes.set_title(text, loc="left", fontsize=10, pad=3)
+        axes.set_title(plain(text), loc="left", fontsize=10, pad=3)
         axes.set_axis_off()
     if title:
-        figure.suptitle(title)
+        figure.suptitle(plain(title))
     return figure

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.figures.style import GREY, MARKERS, OKABE_ITO, blank_figure
+from pipeline.figures.style import GREY, MARKERS, OKABE_ITO, blank_figure, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MAX_NUMBERED = 12  # a cross-client matrix with more rows or columns shows colours only
 MAX_NAMED = 40  # a heat map with more rows names some of them, at even distances
-Points = Sequence[tuple[float, float]]
+Curve = Sequence[tuple[float, float]]  # (x, y)
 
 
 def partition_figure(
@@ -47,7 +47,7 @@ def partition_figure(
 
 
 def curve_figure(
-    series: Mapping[str, Points], xlabel: str, ylabel: str, title: str, floor: float | None = None
+    series: Mapping[str, Curve], xlabel: str, ylabel: str, title: str, floor: float | None = None
 ) -> "Figure":
     """Return one line with markers for each name's (x, y) points, for example KID over rounds.
 
@@ -58,15 +58,13 @@ def curve_figure(
     _lines(axes, series)
     if floor is not None:
         axes.axhline(floor, color=GREY, linestyle="--", label="floor (real against real)")
-    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    axes.set(xlabel=plain(xlabel), ylabel=plain(ylabel), title=plain(title))
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=9)
     return figure
 
 
-def forgetting_figure(
-    own: Mapping[str, Points], lost: Mapping[str, Points], title: str
-) -> "Figure":
+def forgetting_figure(own: Mapping[str, Curve], lost: Mapping[str, Curve], title: str) -> "Figure":
     """Return the forgetting curves, (epoch, KID difference) points by method, in two panels.
 
     `own`: KID on the new client's held-out data above its lowest value so far. `lost`: KID on the
@@ -81,11 +79,11 @@ def forgetting_figure(
         axes.axhline(0, color=GREY, linewidth=0.8, zorder=0)
         axes.set(xlabel="epochs of adaptation", ylabel=label)
         axes.set_title(text, fontsize=10)
-    found = [axes.get_legend_handles_labels() for axes in panels]
+    legends = [axes.get_legend_handles_labels() for axes in panels]
     handles = {
-        name: line for lines, names in found for line, name in zip(lines, names, strict=True)
+        name: line for lines, names in legends for line, name in zip(lines, names, strict=True)
     }
-    figure.suptitle(title)
+    figure.suptitle(plain(title))
     if handles:
         figure.legend(
             list(handles.values()),
@@ -119,7 +117,7 @@ def matrix_figure(
     axes = figure.subplots()
     _heat_map(axes, matrix, label, spec, is_numbered=is_small)
     _name_ticks(axes, col_names, row_names)
-    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    axes.set(xlabel=plain(xlabel), ylabel=plain(ylabel), title=plain(title))
     return figure
 
 
@@ -133,15 +131,15 @@ def histogram_figure(
     places = np.arange(len(class_names))
     for i, ((name, shares), colour) in enumerate(zip(rows.items(), cycle(OKABE_ITO), strict=False)):
         offset = (i - (len(rows) - 1) / 2) * width
-        axes.bar(places + offset, shares, width * 0.92, color=colour, label=name)
+        axes.bar(places + offset, shares, width * 0.92, color=colour, label=plain(name))
     _name_ticks(axes, class_names)
-    axes.set(xlabel="class", ylabel="share of images", title=title)
+    axes.set(xlabel="class", ylabel="share of images", title=plain(title))
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
 
 
-def _lines(axes: "Axes", series: Mapping[str, Points], names: Sequence[str] = ()) -> None:
+def _lines(axes: "Axes", series: Mapping[str, Curve], names: Sequence[str] = ()) -> None:
     """Draw the series; a name's colour and marker follow its place in `names`."""
     order = list(names or series)
     for name, points in series.items():
@@ -149,7 +147,7 @@ def _lines(axes: "Axes", series: Mapping[str, Points], names: Sequence[str] = ()
         colour, marker = OKABE_ITO[i % len(OKABE_ITO)], MARKERS[i % len(MARKERS)]
         x, y = zip(*points, strict=True) if points else ((), ())
         style = ("-", "--", ":")[i // len(OKABE_ITO) % 3]
-        axes.plot(x, y, style, color=colour, marker=marker, markersize=4.5, label=name)
+        axes.plot(x, y, style, color=colour, marker=marker, markersize=4.5, label=plain(name))
     axes.locator_params(axis="x", nbins=8, integer=True, steps=[1, 2, 5, 10])
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
@@ -158,7 +156,7 @@ def _lines(axes: "Axes", series: Mapping[str, Points], names: Sequence[str] = ()
 def _heat_map(axes: "Axes", values: np.ndarray, label: str, spec: str, is_numbered: bool) -> None:
     """Draw values (rows, columns) in viridis with a colour bar, and the numbers as `spec` says."""
     image = axes.imshow(values, cmap="viridis", aspect="auto", interpolation="nearest")
-    axes.figure.colorbar(image, ax=axes, label=label, pad=0.02)
+    axes.figure.colorbar(image, ax=axes, label=plain(label), pad=0.02)
     axes.tick_params(labelsize=8, length=2)
     if is_numbered:
         for (row, column), level in np.ndenumerate(image.norm(values)):
@@ -172,6 +170,6 @@ def _name_ticks(axes: "Axes", columns: Sequence[str], rows: Sequence[str] = ()) 
     is_long = max(map(len, columns)) > 4
     slant = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if is_long else {}
     x, y = (range(0, len(names), -(-len(names) // MAX_NAMED) or 1) for names in (columns, rows))
-    axes.set_xticks(x, [columns[i] for i in x], fontsize=8, **slant)
+    axes.set_xticks(x, [plain(columns[i]) for i in x], fontsize=8, **slant)
     if rows:
-        axes.set_yticks(y, [rows[i] for i in y], fontsize=8)
+        axes.set_yticks(y, [plain(rows[i]) for i in y], fontsize=8)

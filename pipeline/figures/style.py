@@ -18,3 +18,12 @@ def blank_figure(width: float, height: float) -> "Figure":
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def plain(text: str) -> str:
+    """Return a name so that matplotlib shows it as it is.
+
+    Matplotlib would read the text between two dollar signs as mathematics, and cannot draw the
+    bytes of a file's name that are not UTF-8; these are shown as their codes.
+    """
+    return text.encode("utf-8", "backslashreplace").decode().replace("$", r"\$")

@@ -23,6 +23,6 @@ def read_json(path: Path) -> dict[str, Any] | None:
         return read_object(path)
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         _log.warning("damaged: %s is passed over: %s", path, error)
         return None

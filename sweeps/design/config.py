@@ -1,4 +1,4 @@
-"""What a sweep is: its YAML file and its settings. `points` has the trials that they come to.
+"""The settings of a sweep and their YAML file. `points` makes the trials out of them.
 
 An axis names a key of the configuration and lists its values (`model.d_emb: [16, 64]`), or it has
 any name and lists settings that go together (`period: [{federation.tau: 3}, {federation.tau: 12,
@@ -32,20 +32,20 @@ RECORDED = ("tracking.enabled", "tracking.uri", "tracking.experiment")
 RANGE_KEYS = {"min", "max", "log", "integer"}
 NAME = re.compile(r"[\w.-]{1,100}")
 MAX_TRIALS = 10_000
-PAPER = "paper-"  # what the names of the paper's experiments begin with
+PAPER = "paper-"  # prefix of the names of the paper's experiments
 
 
 @dataclass(frozen=True)
 class SweepConfig:
-    """A sweep, as its file says.
+    """The settings of a sweep.
 
     `settings` hold for every trial, `axes` vary, each combination with each of `seeds`.
-    `num_trials`: how many points random and Optuna search draw. `metric` and `mode` say what is
-    best. `concurrency`: trials at once, None for as many as fit. `budget_s`: seconds after which no
-    trial goes on. `max_failures`: how often a trial is begun again after its process, an actor or a
-    node was lost. `autoscaling`: the cluster grows on demand, so what does not fit now may fit
-    later. `share_pretraining`: trials with the same pre-training do it once in this "sweep", or
-    once for all sweeps under one tracking "root" that say so.
+    `num_trials`: points that random and Optuna search draw. `metric` and `mode` define the best
+    trial. `concurrency`: trials at once, None for as many as fit. `budget_s`: seconds after which
+    every trial stops. `max_failures`: how often a trial is restarted after its process, an actor or
+    a node was lost. `autoscaling`: the cluster grows on demand, so a trial that does not fit now
+    may fit later. `share_pretraining`: trials with the same pre-training run it once in this
+    "sweep", or once for all sweeps under one tracking "root" that also set "root".
     """
 
     name: str = ""
@@ -66,6 +66,26 @@ class SweepConfig:
     share_pretraining: str = "sweep"
 
     def __post_init__(self) -> None:
+        self._check_choices()
+        self._check_numbers()
+        if self.share_pretraining == "root" and (key := self._unnamed()) is not None:
+            raise ConfigError(
+                f"expected share_pretraining=sweep with {key}, whose files may change from one "
+                "sweep to another, got root: leave it out"
+            )
+        self._check_metric()
+        for name, axis in self.axes.items():
+            _check_axis(name, axis, is_drawn=self.search != "grid")
+        self._check_keys()
+        sizes = [len(axis) for axis in self.axes.values() if isinstance(axis, list)]
+        num_points = self.num_trials or math.prod(sizes)
+        if num_points * len(self.seeds) > MAX_TRIALS:
+            raise ConfigError(
+                f"expected at most {MAX_TRIALS} trials, got {num_points} points with "
+                f"{len(self.seeds)} seeds: split the sweep"
+            )
+
+    def _check_choices(self) -> None:
         if not NAME.fullmatch(self.name):
             raise ConfigError(
                 f"expected a sweep's name of letters, digits, dots and dashes, got {self.name!r}: "
@@ -78,45 +98,31 @@ class SweepConfig:
                     f"expected {key} as {' or '.join(known)}, got {getattr(self, key)!r}: "
                     "choose one of them"
                 )
+
+    def _check_numbers(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ConfigError(f"expected seeds as different numbers, got {list(self.seeds)}")
-        drawn = self.search != "grid"
-        if drawn != (self.num_trials is not None):
+        is_drawn = self.search != "grid"
+        if is_drawn != (self.num_trials is not None):
             raise ConfigError(
                 f"expected num_trials with random and optuna search and not with grid, got "
                 f"{self.num_trials} with {self.search}: "
-                f"{'say how many points to draw' if drawn else 'leave it out'}"
+                f"{'say how many points to draw' if is_drawn else 'leave it out'}"
             )
         if self.search == "optuna" and len(self.seeds) > 1:
             raise ConfigError(
                 f"expected one seed with optuna search, got {list(self.seeds)}: it learns from "
                 "single results; run the best points on more seeds with a grid afterwards"
             )
-        for key, least in (("num_trials", 1), ("concurrency", 1), ("max_failures", 0)):
+        for key, minimum in (("num_trials", 1), ("concurrency", 1), ("max_failures", 0)):
             value = getattr(self, key)
-            if value is not None and value < least:
-                raise ConfigError(f"expected {key} of at least {least}, got {value}: raise it")
+            if value is not None and value < minimum:
+                raise ConfigError(f"expected {key} of at least {minimum}, got {value}: raise it")
         if self.budget_s is not None and self.budget_s <= 0:
             raise ConfigError(f"expected budget_s above 0, got {self.budget_s}: raise it")
-        if self.share_pretraining == "root" and (what := self._unnamed()) is not None:
-            raise ConfigError(
-                f"expected share_pretraining=sweep with {what}, whose files may change from one "
-                "sweep to another, got root: leave it out"
-            )
-        self._check_metric()
-        for name, axis in self.axes.items():
-            _check_axis(name, axis, drawn)
-        self._check_keys()
-        sizes = [len(axis) for axis in self.axes.values() if isinstance(axis, list)]
-        points = self.num_trials or math.prod(sizes)
-        if points * len(self.seeds) > MAX_TRIALS:
-            raise ConfigError(
-                f"expected at most {MAX_TRIALS} trials, got {points} points with "
-                f"{len(self.seeds)} seeds: split the sweep"
-            )
 
     def _unnamed(self) -> str | None:
-        """Return what of the settings says where files are, but not what is in them."""
+        """Return a key among the settings that names files but not their content."""
         mentioned = set(flattened(self.settings))
         for name, axis in self.axes.items():
             for value in axis if isinstance(axis, list) else ():
@@ -133,7 +139,7 @@ class SweepConfig:
             )
 
     def _check_keys(self) -> None:
-        """Raise ConfigError for a setting that some other part of the sweep would overrule."""
+        """Raise ConfigError for a setting that another part of the sweep would overrule."""
         try:
             json.dumps([self.settings, self.axes])
         except TypeError as error:
@@ -143,12 +149,12 @@ class SweepConfig:
         overruled = set[str]()  # by an axis, in every trial
         for name, axis in self.axes.items():
             values = axis if isinstance(axis, list) else []
-            points = [_meant(settings_of(name, value)) for value in values]
-            mentioned = set[str]().union(*points) or _meant([name])
+            points = [_canonical(settings_of(name, value)) for value in values]
+            mentioned = set[str]().union(*points) or _canonical([name])
             if twice := mentioned & overruled:
                 raise ConfigError(f"expected one axis for {min(twice)}, got two: leave one out")
             overruled |= mentioned.intersection(*points)
-        settings = _meant(flattened(self.settings))
+        settings = _canonical(flattened(self.settings))
         if both := overruled & settings:
             key = min(both)
             raise ConfigError(
@@ -160,24 +166,24 @@ class SweepConfig:
 
     @property
     def key(self) -> str:
-        """Hash of what all trials have in common: more values or seeds make no other sweep.
+        """Hash of the settings that all trials share; it names the sweep's folder.
 
-        Nor do other places to run in; but to be recorded elsewhere, trials have to run again.
-        Values, seeds and mode make another search of Optuna's: its points are positions on axes.
-        And with the other mode ASHA would have stopped other trials.
+        More values or seeds, and other places to run in, leave a sweep the same. Another place to
+        be recorded in makes another one. An Optuna search depends on values, seeds and mode too,
+        because its points are positions on the axes; ASHA on the mode, which decides whom it stops.
         """
         flat = with_absolute_path(flattened(self.settings))
         settings = {k: v for k, v in flat.items() if determines(k) or k in RECORDED}
         common = [self.name, self.preset, settings, self.search, self.scheduler, self.metric]
         if self.search == "optuna":
             common += [self.axes, self.seeds, self.mode]
-        elif self.scheduler == "asha" and self.mode != "min":  # without this, min had the same key
+        elif self.scheduler == "asha" and self.mode != MODES[0]:
             common.append(self.mode)
         return hashlib.sha256(json.dumps(common, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def _meant(keys: Iterable[str]) -> set[str]:
-    """Return keys of the configuration, each of them by one name: `method.name` is `method`."""
+def _canonical(keys: Iterable[str]) -> set[str]:
+    """Return keys of the configuration by one name each: `method.name` becomes `method`."""
     groups = {f"{group}.name": group for group in NAMED_GROUPS}
     return {groups.get(key, key) for key in keys}
 
@@ -229,7 +235,7 @@ def load_sweep(file: str, words: Sequence[str] = ()) -> SweepConfig:
 
 
 def with_absolute_path(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return settings with an absolute `data.path`: in another directory it means other images."""
+    """Return settings with an absolute `data.path`, which names the same images everywhere."""
     path = settings.get("data.path")
     if not path or not isinstance(path, str):
         return settings

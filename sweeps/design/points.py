@@ -1,4 +1,8 @@
-"""The points of a sweep's axes, and the trial at each of them."""
+"""The points of a sweep's axes, and the trial at each of them.
+
+A point has a value on each axis. Tune and the ledger have it as `TuneParams`, where a value from a
+list is given by its position.
+"""
 
 import dataclasses
 import itertools
@@ -7,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.config.build import flattened
+from pipeline.config.build import MAX_NUMBER, flattened
 from pipeline.config.equivalence import fingerprint, pretrain_fingerprint
 from pipeline.config.load import load_config
 from pipeline.config.schema import Config
@@ -15,13 +19,15 @@ from spire_core.errors import ConfigError
 from spire_core.rng import numpy_generator
 from sweeps.design.config import SweepConfig, settings_of, with_absolute_path
 
+TuneParams = dict[str, Any]  # with which Tune starts a trial: an id, or a drawn point
+
 
 @dataclass(frozen=True)
 class Trial:
     """One experiment of a sweep: `spire run PRESET OVERRIDES` would be the same.
 
-    `point`: what it has on the axes, by key of the configuration. `shares_pretraining`: whether
-    another trial, of this sweep or another, may have the same pre-training.
+    `point` has its values on the axes, by key of the configuration. `shares_pretraining`: another
+    trial, of this sweep or another, may have the same pre-training.
     """
 
     config: Config
@@ -32,12 +38,12 @@ class Trial:
 
     @property
     def trial_id(self) -> str:
-        """Hash of the resolved configuration: what means the same is the same trial."""
+        """Hash of the resolved configuration, so that equivalent points are the same trial."""
         return fingerprint(self.config)[:12]
 
     @property
     def label(self) -> str:
-        """What tells this trial from others, for people."""
+        """The method, the values on the axes and the seed, for people."""
         parts = [self.config.method.name]
         parts += [f"{k.split('.')[-1]}={_short(v)}" for k, v in self.point.items() if k != "method"]
         return " ".join([*parts, f"seed={self.config.seed}"])
@@ -48,12 +54,11 @@ def _short(value: Any) -> str:
 
 
 def trials(sweep: SweepConfig, points: Sequence[Mapping[str, Any]] | None = None) -> list[Trial]:
-    """Return the sweep's trials, each once; trials that mean the same are one.
+    """Return the trials at these points, or at the sweep's own, each once.
 
-    `points` are those of the axes, unless they are the sweep's own. Trials that share their
-    pre-training with one before them come last, so that it is done when they begin; what a search
-    draws may share it with what it draws later. Raises ConfigError if a trial's configuration is
-    wrong.
+    Equivalent points are one trial. Trials that share their pre-training with an earlier one come
+    last, so that it has ended when they begin; a search's draws may share it with later draws.
+    Raises ConfigError if a trial's configuration is wrong.
     """
     if points is None:
         points = _grid(sweep) if sweep.search == "grid" else _random(sweep)
@@ -61,9 +66,9 @@ def trials(sweep: SweepConfig, points: Sequence[Mapping[str, Any]] | None = None
     for point, seed in itertools.product(points, sweep.seeds):
         trial = make_trial(sweep, point, seed)
         known = unique.setdefault(trial.trial_id, trial)
-        # What two combinations of the same meaning have on an axis means nothing to them.
-        both = {k: v for k, v in known.point.items() if trial.point.get(k) == v}
-        unique[trial.trial_id] = dataclasses.replace(known, point=both)
+        # Equivalent points differ only in axes that their method ignores, which are left out.
+        common = {k: v for k, v in known.point.items() if trial.point.get(k) == v}
+        unique[trial.trial_id] = dataclasses.replace(known, point=common)
     by_pretraining: dict[str, list[Trial]] = {}
     for trial in unique.values():
         record = trial.config.method.record
@@ -96,19 +101,34 @@ def make_trial(sweep: SweepConfig, point: Mapping[str, Any], seed: int) -> Trial
     return Trial(config, sweep.preset, overrides, flat)
 
 
-def decoded(sweep: SweepConfig, point: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a point of the axes out of one in which lists are given by the position in them."""
+def point_of(sweep: SweepConfig, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the point of the axes that drawn parameters stand for."""
     return {
-        name: axis[point[name]] if isinstance(axis, list) else _rounded(axis, point[name])
+        name: axis[params[name]] if isinstance(axis, list) else _rounded(axis, params[name])
         for name, axis in sweep.axes.items()
     }
+
+
+def is_drawn_from(sweep: SweepConfig, params: Mapping[str, Any]) -> bool:
+    """Return whether parameters have a position or a finite number for each of the sweep's axes."""
+    return params.keys() == sweep.axes.keys() and all(
+        _is_on(axis, params[name]) for name, axis in sweep.axes.items()
+    )
+
+
+def _is_on(axis: Any, value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    if isinstance(axis, list):
+        return isinstance(value, int) and 0 <= value < len(axis)
+    return -MAX_NUMBER < value < MAX_NUMBER  # nor NaN
 
 
 def probes(sweep: SweepConfig) -> list[Trial]:
     """Return trials that have, together, every value of a list and both ends of every range.
 
-    They show before a search starts what would be wrong with a point that it draws. ConfigError
-    also for what lies between the ends, such as 8.5 for a whole number.
+    A mistake in a point that a search could draw shows in them before the search starts. Raises
+    ConfigError for such a mistake, also between the ends, such as 8.5 for a whole number.
     """
     trials(sweep, _random(sweep))
     base = first_point(sweep)
@@ -117,7 +137,7 @@ def probes(sweep: SweepConfig) -> list[Trial]:
 
 
 def likely(sweep: SweepConfig, num_points: int) -> list[Trial]:
-    """Return trials at so many random points: what a search that has learned nothing would try."""
+    """Return trials at random points, as an untrained search would draw them."""
     return trials(sweep, _random(sweep)[:num_points])
 
 
@@ -137,11 +157,11 @@ def _grid(sweep: SweepConfig) -> list[dict[str, Any]]:
 
 def _random(sweep: SweepConfig) -> list[dict[str, Any]]:
     """Return points drawn independently; the first n are the same whatever `num_trials` is."""
-    found = []
+    points = []
     for i in range(sweep.num_trials or 0):
         rng = numpy_generator(0, "random_search", i)
-        found.append({name: _draw(axis, rng.random()) for name, axis in sweep.axes.items()})
-    return found
+        points.append({name: _draw(axis, rng.random()) for name, axis in sweep.axes.items()})
+    return points
 
 
 def _draw(axis: Any, u: float) -> Any:

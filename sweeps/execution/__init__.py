@@ -1,9 +1,11 @@
 """The execution of a sweep: trials on Ray Tune.
 
-job                 all trials of a sweep
+source              the trials to run: a list, or the draws of Optuna
+tasks               each trial with its share of the cluster
 tune                Ray Tune, and its only import
 trial               one trial: an experiment, started or continued
 shared_pretraining  pre-training that trials have in common
 ledger              the outcome of every trial, on disk
+progress            how far a sweep is, read from its ledger
 parent_run          the tracking run of the sweep
 """

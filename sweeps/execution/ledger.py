@@ -1,38 +1,43 @@
-"""A sweep's folder: what became of each trial, so that the same command again goes on from there.
+"""A sweep's folder with a record of each trial, from which the same command goes on.
 
-`<root>/studies/<name>-<key>/trials/<trial id>.json` is written by whoever runs the trial, which
-holds the lock beside it meanwhile. `draws.jsonl` has the points that Optuna has drawn.
+`<root>/studies/<name>-<key>/trials/<trial id>.json` is written by the process that runs the trial,
+which holds the lock beside it meanwhile. `draws.jsonl` has the parameters that Optuna has drawn.
+Damaged files and lines count as missing.
 """
 
 import contextlib
 import fcntl
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard, get_args
 
 from pipeline.config.tracking import TrackingConfig, tracking_root
 from pipeline.files.atomic import try_lock
 from pipeline.files.json_files import read_json, write_json
+from pipeline.results.metric_names import final_name
 from sweeps.design.config import SweepConfig
-from sweeps.design.points import Trial, decoded, trials
+from sweeps.design.points import TuneParams
 
 Status = Literal["running", "finished", "failed", "stopped"]
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Entry:
-    """What is known of a trial that has begun.
+class TrialRecord:
+    """The state of a trial that has begun.
 
-    `result` is the object that `spire run --json` prints; `error` says in one sentence why it
-    failed or, of one that is running, why it could not begin.
+    `point` holds the parameters with which Tune started it, `result` the object that
+    `spire run --json` prints. `error` says in one sentence why the trial failed or, if it is
+    running, why it could not begin.
     """
 
     trial_id: str
     status: Status
     run_dir: str | None = None
-    point: dict[str, Any] | None = None
+    point: TuneParams | None = None
     result: dict[str, Any] | None = None
     error: str | None = None
 
@@ -40,9 +45,14 @@ class Entry:
     def run_id(self) -> str | None:
         return None if self.run_dir is None else Path(self.run_dir).name
 
+    def score(self, sweep: SweepConfig) -> float | None:
+        """Return a finished trial's value of the sweep's metric; of a round's, after the last."""
+        metrics = (self.result or {}).get("metrics", {})
+        return metrics.get(sweep.metric, metrics.get(final_name(sweep.metric)))
+
 
 class Ledger:
-    """The entries of one sweep, a small file each."""
+    """The trial records of one sweep, a small file each."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -55,33 +65,45 @@ class Ledger:
     def _path(self, trial_id: str) -> Path:
         return self.folder / "trials" / f"{trial_id}.json"
 
-    def read(self, trial_id: str) -> Entry | None:
-        """Return what is known of a trial, or None if it has never begun or that is damaged."""
-        values = read_json(self._path(trial_id))
-        return None if values is None else Entry(**values)
+    def read(self, trial_id: str) -> TrialRecord | None:
+        """Return a trial's record; None if it has never begun or its file is damaged."""
+        path = self._path(trial_id)
+        values = read_json(path)
+        if values is None:
+            return None
+        if not _is_record(values) or values["trial_id"] != trial_id:
+            _log.warning("damaged: %s is passed over: expected the record of a trial", path)
+            return None
+        return TrialRecord(**values)
 
-    def write(self, entry: Entry) -> None:
-        """Replace what is known of a trial."""
-        self._path(entry.trial_id).parent.mkdir(parents=True, exist_ok=True)
-        write_json(self._path(entry.trial_id), vars(entry))
+    def write(self, record: TrialRecord) -> None:
+        """Replace a trial's record."""
+        self._path(record.trial_id).parent.mkdir(parents=True, exist_ok=True)
+        write_json(self._path(record.trial_id), vars(record))
 
-    def update(self, trial_id: str, **changes: Any) -> Entry:
-        """Change some of what is known of a trial."""
-        entry = replace(self.read(trial_id) or Entry(trial_id, "running"), **changes)
-        self.write(entry)
-        return entry
+    def update(self, trial_id: str, **changes: Any) -> TrialRecord:
+        """Change some fields of a trial's record."""
+        record = replace(self.read(trial_id) or TrialRecord(trial_id, "running"), **changes)
+        self.write(record)
+        return record
+
+    def reopen(self, trial_ids: Iterable[str]) -> None:
+        """Mark trials that failed, or could not begin, as running again."""
+        for trial_id, record in self.records(trial_ids).items():
+            if record.error is not None:
+                self.update(trial_id, status="running", error=None)
 
     def write_traceback(self, trial_id: str, text: str) -> None:
-        """Keep where an error came from, beside the entry."""
+        """Keep the traceback of an error beside the record."""
         self._path(trial_id).with_suffix(".traceback.txt").write_text(text)
 
     @contextlib.contextmanager
-    def held(self, what: str) -> Iterator[None]:
-        """Keep every other process from a trial; waits while one is at it, dead ones excepted.
+    def held(self, name: str) -> Iterator[None]:
+        """Keep every other process from a trial; waits while a living one holds it.
 
-        `what`: the id of a trial, or `parent` for the sweep's own run.
+        `name`: the id of a trial, or `parent` for the sweep's own run.
         """
-        path = self._path(what).with_suffix(".lock")
+        path = self._path(name).with_suffix(".lock")
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -89,9 +111,10 @@ class Ledger:
 
     @contextlib.contextmanager
     def joined(self) -> Iterator[Callable[[], bool]]:
-        """Be one of the commands at this sweep; yields what tells whether it is the last of them.
+        """Count as one of the commands at this sweep; yields a test for the last of them.
 
-        If so, any that comes now waits until the block ends. Dead ones do not count.
+        If the test succeeds, every command that comes now waits until the block ends. Dead
+        commands do not count.
         """
         path = self._path("commands").with_suffix(".lock")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,48 +122,77 @@ class Ledger:
             fcntl.flock(file, fcntl.LOCK_SH)
             yield lambda: try_lock(file)
 
-    def draws(self) -> list[dict[str, Any]]:
-        """Return the points that a search has drawn, in order."""
-        path, found = self.folder / "draws.jsonl", []
-        for line in path.read_text().splitlines() if path.is_file() else ():
-            with contextlib.suppress(ValueError):  # cut off by a crash: its trial never began
-                found.append(json.loads(line))
-        return found
+    def draws(self) -> list[TuneParams]:
+        """Return the parameters that a search has drawn, in order."""
+        path, draws = self.folder / "draws.jsonl", []
+        for line in path.read_bytes().split(b"\n") if path.is_file() else ():
+            with contextlib.suppress(ValueError, RecursionError):  # a crash may cut a line off
+                if isinstance(params := json.loads(line), dict):
+                    draws.append(params)
+        return draws
 
-    def add_draw(self, point: Mapping[str, Any]) -> None:
-        """Keep a point that a search has drawn."""
+    def add_draw(self, params: Mapping[str, Any]) -> None:
+        """Keep the parameters that a search has drawn."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "draws.jsonl").open("a") as file:
-            file.write("\n" * (file.tell() > 0) + json.dumps(dict(point)))
+            file.write("\n" * (file.tell() > 0) + json.dumps(dict(params)))
 
-    def entries(self, trial_ids: Iterable[str]) -> dict[str, Entry]:
-        """Return the entries of those trials that have begun."""
-        found = {trial_id: self.read(trial_id) for trial_id in trial_ids}
-        return {trial_id: entry for trial_id, entry in found.items() if entry is not None}
+    def records(self, trial_ids: Iterable[str]) -> dict[str, TrialRecord]:
+        """Return the records of those trials that have begun, by id."""
+        records = {trial_id: self.read(trial_id) for trial_id in trial_ids}
+        return {trial_id: record for trial_id, record in records.items() if record is not None}
 
     @property
     def parent_run_dir(self) -> Path | None:
-        """The folder of the sweep's own run, which has its id as its name, once that has begun.
+        """The folder of the sweep's own run, named by the run's id, once that has begun.
 
-        Somebody may have deleted it; the run is in the store all the same.
+        The folder may have been deleted; the run is still in the store.
         """
-        values = read_json(self.folder / "sweep.json")
-        return None if values is None else Path(values["run_dir"])
+        return read_run_dir(self.folder / "sweep.json")
 
     def remember_parent(self, run_dir: Path) -> None:
-        """Keep where the sweep's own run is."""
+        """Keep the folder of the sweep's own run."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / "sweep.json", {"run_dir": str(run_dir)})
 
 
-def known_trials(sweep: SweepConfig, ledger: Ledger) -> list[Trial]:
-    """Return the trials that can be named: all of a grid, and what Optuna has drawn so far."""
-    if sweep.search != "optuna":
-        return trials(sweep)
-    return trials(sweep, [decoded(sweep, point) for point in ledger.draws()])
+def read_run_dir(path: Path) -> Path | None:
+    """Return the run folder that a JSON file names; None if the file is missing or damaged."""
+    values = read_json(path)
+    if values is None:
+        return None
+    if not _is_path(run_dir := values.get("run_dir")):
+        _log.warning("damaged: %s is passed over: expected the folder of a run", path)
+        return None
+    return Path(run_dir)
 
 
-def undrawn(sweep: SweepConfig, ledger: Ledger) -> int:
-    """Return how many points Optuna has still to draw; a point drawn twice is one trial."""
-    to_draw = sweep.num_trials if sweep.search == "optuna" else None
-    return max(0, (to_draw or 0) - len(ledger.draws()))
+def _is_path(value: Any) -> TypeGuard[str]:
+    return isinstance(value, str) and value != "" and "\0" not in value
+
+
+def _is_record(values: Mapping[str, Any]) -> bool:
+    """Return whether values have the keys and the types of a `TrialRecord`."""
+    if values.keys() != {field.name for field in fields(TrialRecord)}:
+        return False
+    result, error = values["result"], values["error"]
+    return (
+        values["status"] in get_args(Status)
+        and (values["run_dir"] is None or _is_path(values["run_dir"]))
+        and isinstance(values["point"], dict | None)
+        and (result is None or _is_result(result))
+        and isinstance(error, str | None)
+    )
+
+
+def _is_result(result: Any) -> bool:
+    """Return whether a value has the parts of a run's result that a sweep reads."""
+    if not isinstance(result, dict):
+        return False
+    metrics, artifacts = result.get("metrics"), result.get("artifacts", {})
+    return (
+        isinstance(metrics, dict)
+        and all(isinstance(value, float | int | None) for value in metrics.values())
+        and isinstance(artifacts, dict)
+        and isinstance(result.get("state_fingerprint"), str | None)
+    )

@@ -15,7 +15,8 @@ from pipeline.tracking.mlflow_queries import adopt
 from pipeline.tracking.tracker import Status, Tracker, end_run, has_ended, is_deleted
 from spire_core.errors import SpireError
 from sweeps.design.config import SweepConfig
-from sweeps.execution.ledger import Ledger, known_trials, undrawn
+from sweeps.execution.ledger import Ledger
+from sweeps.execution.progress import Progress, read_progress
 
 _log = logging.getLogger(__name__)
 
@@ -24,10 +25,10 @@ _log = logging.getLogger(__name__)
 def parent_run(
     sweep: SweepConfig, ledger: Ledger, tracking: TrackingConfig
 ) -> Iterator[str | None]:
-    """Keep the sweep's own tracking run open; it ends as its trials did.
+    """Keep the sweep's own tracking run open; it ends with the status of its trials.
 
-    What runs no more is given its end before. While another command is at the same sweep, both are
-    left to that one.
+    The runs of trials that nobody goes on with are ended first. While another command is at the
+    same sweep, all of this is left to that command.
     """
     tracking = replace(tracking, log_model=False, run_name=None)
     with ledger.joined() as is_last:
@@ -36,59 +37,52 @@ def parent_run(
         with tracker:
             try:
                 if tracker.uri is not None:
-                    _adopt_trials(sweep, ledger, tracking, tracker.run_id)
+                    _adopt_trials(read_progress(sweep, ledger), tracking, tracker.run_id)
                 yield tracker.run_id if tracker.uri is not None else None
             finally:
                 if is_last():
-                    _end_trials(sweep, ledger, tracking)
+                    _end_trials(read_progress(sweep, ledger), tracking)
                 else:
                     tracker.leave()
-            tracker.finish(_last_status(sweep, ledger))
+            tracker.finish(_last_status(read_progress(sweep, ledger)))
 
 
-def _adopt_trials(
-    sweep: SweepConfig, ledger: Ledger, tracking: TrackingConfig, parent_run_id: str
-) -> None:
-    """Have the runs of all trials that have begun below the sweep's own run.
+def _adopt_trials(progress: Progress, tracking: TrackingConfig, parent_run_id: str) -> None:
+    """Nest the runs of all trials that have begun below the sweep's own run.
 
-    They are not if that was lost, and this is another one.
+    They are elsewhere if that run was lost and this is its successor.
     """
-    known = known_trials(sweep, ledger)
-    entries = ledger.entries(trial.trial_id for trial in known).values()
-    begun = [entry.run_id for entry in entries if entry.run_id is not None]
+    records = progress.records.values()
+    run_ids = [record.run_id for record in records if record.run_id is not None]
     try:
-        if begun:
-            adopt(tracking, begun, parent_run_id)
+        if run_ids:
+            adopt(tracking, run_ids, parent_run_id)
     except SpireError as error:  # the next command tries it again
         _log.warning("earlier trials may not be below run %s: %s", parent_run_id, error)
 
 
 def is_open(run_dir: Path | None) -> bool:
-    """Return whether a run, of which something is on the disk, has not been given its end."""
+    """Return whether a run has a folder on this disk and has not ended."""
     return run_dir is not None and (run_dir / RECORD).is_file() and not has_ended(run_dir)
 
 
-def _end_trials(sweep: SweepConfig, ledger: Ledger, tracking: TrackingConfig) -> None:
-    """Give an end to the runs of trials that failed, were stopped, or were interrupted."""
-    known = known_trials(sweep, ledger)
-    for entry in ledger.entries(trial.trial_id for trial in known).values():
-        run_dir = None if entry.run_dir is None else Path(entry.run_dir)
-        if entry.status == "finished" or run_dir is None or not (run_dir / RECORD).is_file():
+def _end_trials(progress: Progress, tracking: TrackingConfig) -> None:
+    """End the runs of trials that failed, were stopped, or were interrupted."""
+    for record in progress.records.values():
+        run_dir = None if record.run_dir is None else Path(record.run_dir)
+        if record.status == "finished" or run_dir is None or not (run_dir / RECORD).is_file():
             continue
         try:
-            end_run(run_dir, tracking, "FAILED" if entry.status == "failed" else "KILLED")
-        except SpireError as error:  # the others are given an end all the same
+            end_run(run_dir, tracking, "FAILED" if record.status == "failed" else "KILLED")
+        except SpireError as error:  # the others are ended all the same
             _log.warning("the end of run %s is not recorded: %s", run_dir.name, error)
 
 
-def _last_status(sweep: SweepConfig, ledger: Ledger) -> Status:
+def _last_status(progress: Progress) -> Status:
     """Return the status with which a sweep's own run ends."""
-    known = known_trials(sweep, ledger)
-    entries = ledger.entries(trial.trial_id for trial in known)
-    statuses = {entry.status for entry in entries.values()}
-    if "running" in statuses or len(entries) < len(known) + undrawn(sweep, ledger):
+    if progress.num_undrawn or progress.with_status("unfinished"):
         return "KILLED"
-    return "FAILED" if "failed" in statuses else "FINISHED"
+    return "FAILED" if progress.with_status("failed") else "FINISHED"
 
 
 def _parent_tracker(sweep: SweepConfig, ledger: Ledger, tracking: TrackingConfig) -> Tracker:

@@ -1,4 +1,4 @@
-"""Pre-training that several trials have in common: done by the first of them, taken by the others.
+"""Pre-training that several trials share: the first of them runs it, the others reuse it.
 
 `<fingerprint>.json`, in the sweep's folder or for all sweeps in `<root>/pretrained/`, names the run
 that has finished it. A lock beside it, which ends with its process, makes the others wait
@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import IO
 
 from pipeline.files.atomic import try_lock
-from pipeline.files.json_files import read_json, write_json
+from pipeline.files.json_files import write_json
+from sweeps.execution.ledger import read_run_dir
 
 POLL_S = 0.5
 
@@ -22,15 +23,15 @@ class SharedPretraining:
     def __init__(
         self, folder: Path, fingerprint: str, is_whole: Callable[[Path], bool] = Path.is_dir
     ) -> None:
-        """`is_whole` says of a run's folder whether it can be taken; if not, it is done again."""
+        """`is_whole` tells whether the pre-training in a run's folder can be reused."""
         self.is_whole = is_whole
         self.record = folder / f"{fingerprint}.json"
         self._lock: IO[str] | None = None
 
     def acquire(self) -> Path | None:
-        """Return the run that has done it, or None: then it is ours to do, and others wait.
+        """Return the run that has finished it; None if this process is to run it.
 
-        Waits while another process is at it.
+        Waits while another process runs it.
         """
         self.record.parent.mkdir(parents=True, exist_ok=True)
         lock = self.record.with_suffix(".lock").open("w")
@@ -48,19 +49,17 @@ class SharedPretraining:
             return source
 
     def _source(self) -> Path | None:
-        if (values := read_json(self.record)) is None:
-            return None
-        run_dir = Path(values["run_dir"])
-        return run_dir if self.is_whole(run_dir) else None
+        run_dir = read_run_dir(self.record)
+        return None if run_dir is None or not self.is_whole(run_dir) else run_dir
 
     def publish(self, run_dir: Path) -> None:
-        """Say that this run has finished it; nothing happens without the lock."""
+        """Name this run as the one that has finished it; without the lock, do nothing."""
         if self._lock is not None:
             write_json(self.record, {"run_dir": str(run_dir)})
             self.release()
 
     def release(self) -> None:
-        """Let another process do it, unless it is published."""
+        """Give the lock back, so that another process runs it unless it is published."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None

@@ -1,4 +1,4 @@
-"""One trial: an experiment, begun or gone on with, whose outcome is written into the ledger."""
+"""One trial: an experiment that begins or resumes, with its outcome in the ledger."""
 
 import contextlib
 import functools
@@ -20,7 +20,8 @@ from pipeline.results.result import Result
 from pipeline.runs.layout import RECORD
 from pipeline.tracking.tracker import drop_runs, is_deleted
 from spire_core.errors import ClusterError, SpireError, StoreError
-from sweeps.execution.ledger import Entry, Ledger
+from sweeps.design.points import TuneParams
+from sweeps.execution.ledger import Ledger, TrialRecord
 from sweeps.execution.shared_pretraining import SharedPretraining
 
 Report = Callable[[dict[str, float]], None]
@@ -28,21 +29,26 @@ Report = Callable[[dict[str, float]], None]
 
 @dataclass(frozen=True)
 class TrialTask:
-    """What the process of a trial is told; `tags` are those of its run beside the usual ones."""
+    """The settings of a trial for its own process.
+
+    `params`: with which Tune started it. `folder`: of the ledger. `pretrained`: the folder of
+    pre-trainings that it shares with others. `tags`: of its run, beside the usual ones. `may_stop`:
+    a scheduler may stop it by its scores.
+    """
 
     trial_id: str
     config: Config
     preset: str
-    point: dict[str, Any]
-    folder: str  # of the ledger
+    params: TuneParams
+    folder: str
     parent_run_id: str | None
-    pretrained: str | None  # the folder of pre-trainings that it shares with others
+    pretrained: str | None
     tags: dict[str, str]
-    may_stop: bool = False  # by its scores, as a scheduler decides
+    may_stop: bool = False
 
 
 class _Watcher(Watcher):
-    """Writes into the ledger which run this is, and reports every evaluation."""
+    """Writes the trial's run into the ledger, and reports every evaluation."""
 
     def __init__(
         self, task: TrialTask, ledger: Ledger, report: Report, shared: SharedPretraining | None
@@ -52,7 +58,7 @@ class _Watcher(Watcher):
 
     def started(self, run_dir: Path) -> None:
         task = self.task
-        self.ledger.write(Entry(task.trial_id, "running", str(run_dir), task.point))
+        self.ledger.write(TrialRecord(task.trial_id, "running", str(run_dir), task.params))
 
     def evaluated(self, evaluation: Evaluation, floor: float) -> None:
         if evaluation.round_idx > 0:  # schedulers count from 1
@@ -64,49 +70,48 @@ class _Watcher(Watcher):
 
 
 def run_trial(task: TrialTask, report: Report, reports_rounds: bool = True) -> None:
-    """Run or resume a trial's experiment, unless it is finished; write down what became of it.
+    """Run or resume a trial's experiment, unless it is finished; write its outcome down.
 
-    A mistake or an error of the experiment itself is its outcome. What a second try may mend, such
-    as the loss of an actor, is raised. `report` gets the final numbers and, with `reports_rounds`,
+    An error of the experiment itself is an outcome. An error that a second try may mend, such as
+    the loss of an actor, is raised. `report` gets the final numbers and, with `reports_rounds`,
     those of every evaluation.
     """
     ledger = Ledger(Path(task.folder))
     with ledger.held(task.trial_id):
-        entry = ledger.read(task.trial_id)
-        finished = None if entry is None else entry.result
-        if entry is None or finished is None:
-            finished = _outcome(task, ledger, report if reports_rounds else _ignore)
-        elif entry.status != "finished":
+        record = ledger.read(task.trial_id)
+        result = None if record is None else record.result
+        if record is None or result is None:
+            result = _outcome(task, ledger, report if reports_rounds else _ignore)
+        elif record.status != "finished":
             ledger.update(task.trial_id, status="finished", error=None)
-    if finished is not None:
-        report({"round": task.config.federation.num_rounds + 1, **_reported(finished["metrics"])})
+    if result is not None:
+        report({"round": task.config.federation.num_rounds + 1, **_reported(result["metrics"])})
 
 
 def _reported(metrics: dict[str, float]) -> dict[str, float]:
-    """Return final numbers, those of the last round under the names that rounds have as well."""
+    """Return final numbers; those of the last round also under the names that rounds use."""
     last = {n: metrics[final_name(n)] for n in ROUND_METRICS if final_name(n) in metrics}
     return last | metrics
 
 
 def _outcome(task: TrialTask, ledger: Ledger, report: Report) -> dict[str, Any] | None:
-    """Return what a finished run prints, or None if it failed; either is in the ledger then."""
+    """Return a finished run's result as JSON values; None if it failed. Either is written down."""
     try:
         with _shared(task) as shared:
             watcher = _Watcher(task, ledger, report, shared)
-            result = _experiment(task, ledger, watcher, shared)
-            told = result_json(result, task.preset)
+            values = result_json(_experiment(task, ledger, watcher, shared), task.preset)
     except StoreError as error:
         ledger.update(task.trial_id, status="running", error=str(error))
         raise
     except ClusterError:
         raise
     except Exception as error:
-        said = str(error) if isinstance(error, SpireError) else repr(error)
-        ledger.update(task.trial_id, status="failed", error=" ".join(said.split()))
+        message = str(error) if isinstance(error, SpireError) else repr(error)
+        ledger.update(task.trial_id, status="failed", error=" ".join(message.split()))
         ledger.write_traceback(task.trial_id, traceback.format_exc())
         return None
-    ledger.update(task.trial_id, status="finished", result=told)
-    return told
+    ledger.update(task.trial_id, status="finished", result=values)
+    return values
 
 
 def _ignore(metrics: dict[str, float]) -> None:
@@ -130,13 +135,13 @@ def _experiment(
     task: TrialTask, ledger: Ledger, watcher: _Watcher, shared: SharedPretraining | None
 ) -> Result:
     pretrained = None if shared is None else shared.acquire()
-    entry = ledger.read(task.trial_id)
-    begun = Path(entry.run_dir) if entry is not None and entry.run_dir else None
+    record = ledger.read(task.trial_id)
+    run_dir = Path(record.run_dir) if record is not None and record.run_dir else None
     tracking = task.config.tracking
-    if begun and (begun / RECORD).is_file() and not is_deleted(begun, tracking):
-        taken = None if pretrained == begun else pretrained
-        return resume_experiment(begun, task.config, watcher, taken)
-    if task.parent_run_id is not None:  # who began it before was killed ere there was anything
+    if run_dir and (run_dir / RECORD).is_file() and not is_deleted(run_dir, tracking):
+        reused = None if pretrained == run_dir else pretrained
+        return resume_experiment(run_dir, task.config, watcher, reused)
+    if task.parent_run_id is not None:  # drop the run of a process that was killed at its start
         ours = {"mlflow.parentRunId": task.parent_run_id, "spire.trial_id": task.trial_id}
         drop_runs(tracking, ours)
     return run_experiment(

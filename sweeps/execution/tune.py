@@ -1,7 +1,7 @@
-"""The only file that imports Ray Tune: runs trials side by side, each in a placement group.
+"""Trials side by side on Ray Tune, each in a placement group; no other file imports Tune.
 
-Tune places and stops trials, draws points (Optuna) and begins anew what was lost. What is finished
-is known from the ledger alone, so that nothing depends on Tune's own experiment state.
+Tune places and stops trials, draws points (Optuna) and restarts lost trials. The ledger alone says
+which trials are finished, so that nothing depends on Tune's own experiment state.
 """
 
 import contextlib
@@ -11,7 +11,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,45 +20,62 @@ import torch
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search import Searcher
 
 from pipeline.cluster.session import free_resources
 from spire_core.errors import ConfigError
+from spire_core.rng import derive_seed
 from sweeps.design.config import SweepConfig
-from sweeps.design.trial_plan import TrialPlan
-from sweeps.execution.trial import TrialTask, run_trial
+from sweeps.design.points import TuneParams
+from sweeps.execution.source import SearchHistory, TrialSource
+from sweeps.execution.trial import run_trial
 
 WAIT_NOTICE_S = 30.0
-Point = dict[str, Any]  # what Tune hands to a trial
 Say = Callable[[str], None]
 
 
-class Narrator(tune.Callback):
-    """Says in one line when a trial starts, is evaluated or is lost, and what others wait for.
+@dataclass(frozen=True)
+class Limits:
+    """Limits of Tune's run.
 
-    `on_draw` is told each point as its trial starts for the first time; `ended` has the points of
-    trials that came to an end by themselves or by the scheduler, not by an interruption; `lost`
-    those of trials that were lost for good, by Tune's id.
+    `at_once`: trials side by side. `max_rounds`: the highest number of rounds of any trial.
+    `budget_s`: seconds after which every trial stops. `max_failures`: how often a lost trial is
+    begun again.
     """
 
-    def __init__(
-        self, say: Say, label: Callable[[Point], str], needs: str, on_draw: Callable[[Point], None]
-    ) -> None:
-        self.say, self.label, self.needs, self.on_draw = say, label, needs, on_draw
-        self.ended: list[Point] = []
-        self.lost: dict[str, Point] = {}
+    at_once: int
+    max_rounds: int
+    budget_s: float | None = None
+    max_failures: int = 2
+
+
+class Narrator(tune.Callback):
+    """Says in one line when a trial starts, is evaluated or is lost, and for what others wait.
+
+    `ended` has the parameters of trials that ended by themselves or by the scheduler, not by an
+    interruption. `lost` has those of trials that were lost for good, by Tune's id.
+    """
+
+    def __init__(self, source: TrialSource, say: Say) -> None:
+        self.source, self.say = source, say
+        self.ended: list[TuneParams] = []
+        self.lost: dict[str, TuneParams] = {}
         self.idle_since = time.monotonic()
 
+    def label(self, trial: TuneTrial) -> str:
+        return self.source.trial(trial.config).label
+
     def __getstate__(self) -> dict[str, Any]:
-        """Return nothing: Tune copies it to `tuner.pkl`, and its functions may hold a password."""
+        """Return nothing: Tune copies it to `tuner.pkl`, and its source may hold a password."""
         return {}
 
     def on_trial_start(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
     ) -> None:
         if not trial.num_failures:
-            self.on_draw(trial.config)
+            self.source.record_start(trial.config)
         again = "" if not trial.num_failures else f" (lost {trial.num_failures} times)"
-        self.say(f"{self.label(trial.config)}: starts{again}")
+        self.say(f"{self.label(trial)}: starts{again}")
 
     def on_trial_complete(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
@@ -72,18 +90,17 @@ class Narrator(tune.Callback):
         result: dict[str, Any],
         **info: Any,
     ) -> None:
-        final = result.get("final/adapt_kid_after")
-        where, kid = "new clients", final
-        if final is None:
-            where, kid = f"round {result.get('round')}", result.get("pretrain/kid/mean")
+        place, kid = "new clients", result.get("final/adapt_kid_after")
+        if kid is None:
+            place, kid = f"round {result.get('round')}", result.get("pretrain/kid/mean")
         if kid is not None:
-            self.say(f"{self.label(trial.config)}: {where}, KID {kid:.4g}")
+            self.say(f"{self.label(trial)}: {place}, KID {kid:.4g}")
 
     def on_trial_error(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
     ) -> None:
         self.lost[trial.trial_id] = trial.config
-        self.say(f"{self.label(trial.config)}: lost for good")
+        self.say(f"{self.label(trial)}: lost for good")
 
     def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
         now = time.monotonic()
@@ -91,75 +108,80 @@ class Narrator(tune.Callback):
             self.idle_since = now
         elif now - self.idle_since > WAIT_NOTICE_S:
             self.idle_since = now
-            self.say(f"waiting for room for {self.needs}; free now: {free_resources()}")
+            self.say(f"waiting for room for {self.source.needs}; free now: {free_resources()}")
 
 
-def run_trials(
-    sweep: SweepConfig,
-    space: Mapping[str, Any],
-    search: Any,
-    make_task: Callable[[Point], TrialTask],
-    make_plan: Callable[[Point], TrialPlan],
-    narrator: Narrator,
-    at_once: int,
-    num_samples: int,
-    max_rounds: int,
-    folder: Path,
-) -> dict[str, str]:
-    """Run trials; return the last error of each that was lost for good, by trial id.
-
-    `space` and `search` are `grid_of` or `optuna_of`; `max_rounds`: the most that a trial has.
-    """
+def run_trials(source: TrialSource, limits: Limits, folder: Path, say: Say) -> None:
+    """Run the trials of a source, and record those that were lost for good or stopped."""
     _be_quiet()
-    reports_rounds = search is None or sweep.scheduler == "asha"
+    narrator = Narrator(source, say)
+    tuner = _tuner(source, limits, folder, narrator)
+    try:
+        with _sigterm_is_sigint():
+            results = tuner.fit()
+        source.record_lost(_lost_errors(source, narrator.lost, results))
+    finally:
+        source.record_ended(narrator.ended)
 
-    def trainable(point: Point) -> None:
+
+def _tuner(source: TrialSource, limits: Limits, folder: Path, narrator: Narrator) -> tune.Tuner:
+    sweep = source.sweep
+    reports_rounds = source.history is None or sweep.scheduler == "asha"
+
+    def trainable(params: TuneParams) -> None:
         torch.set_num_threads(1)
         sys.unraisablehook = _unraisable
-        run_trial(make_task(point), tune.report, reports_rounds)
+        run_trial(source.task(params), tune.report, reports_rounds)
 
-    def resources(point: Point) -> tune.PlacementGroupFactory:
-        return tune.PlacementGroupFactory(make_plan(point).bundles)
+    def resources(params: TuneParams) -> tune.PlacementGroupFactory:
+        return tune.PlacementGroupFactory(source.plan(params).bundles)
 
-    scheduler = None
-    if sweep.scheduler == "asha":
-        scheduler = ASHAScheduler(
-            time_attr="round", metric=sweep.metric, mode=sweep.mode, max_t=max_rounds + 1
-        )
-    tuner = tune.Tuner(
+    param_space, search = _search(source)
+    return tune.Tuner(
         tune.with_resources(trainable, resources),
-        param_space=dict(space),
+        param_space=param_space,
         tune_config=tune.TuneConfig(
             search_alg=search,
-            scheduler=scheduler,
-            num_samples=num_samples,
-            max_concurrent_trials=at_once,
-            time_budget_s=sweep.budget_s,
+            scheduler=_scheduler(sweep, limits.max_rounds),
+            num_samples=source.num_samples,
+            max_concurrent_trials=limits.at_once,
+            time_budget_s=limits.budget_s,
         ),
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(folder),
-            failure_config=tune.FailureConfig(max_failures=sweep.max_failures),
+            failure_config=tune.FailureConfig(max_failures=limits.max_failures),
             callbacks=[narrator],
             verbose=0,
         ),
     )
-    with _sigterm_is_sigint():
-        results = tuner.fit()
+
+
+def _scheduler(sweep: SweepConfig, max_rounds: int) -> ASHAScheduler | None:
+    if sweep.scheduler != "asha":
+        return None
+    return ASHAScheduler(
+        time_attr="round", metric=sweep.metric, mode=sweep.mode, max_t=max_rounds + 1
+    )
+
+
+def _lost_errors(
+    source: TrialSource, lost: Mapping[str, TuneParams], results: tune.ResultGrid
+) -> dict[str, str]:
+    """Return the last line of the error of each trial that was lost for good, by trial id."""
     errors = {(r.metrics or {}).get("trial_id"): r.error for r in results if r.error is not None}
+    messages = {tune_id: str(errors.get(tune_id) or "its process was lost") for tune_id in lost}
     return {
-        make_task(point).trial_id: str(errors.get(tune_id) or "its process was lost")
-        .strip()
-        .splitlines()[-1]
-        for tune_id, point in narrator.lost.items()
+        source.trial(params).trial_id: messages[tune_id].strip().splitlines()[-1]
+        for tune_id, params in lost.items()
     }
 
 
 def _unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
-    """Print what Python cannot raise, but for the end that Ray gives to a trial's process.
+    """Print an unraisable exception, unless it is the SystemExit with which Ray ends a trial.
 
-    Ray's SIGTERM handler raises SystemExit wherever the process happens to be, such as in the
-    callback of a weak reference.
+    Ray's SIGTERM handler raises it wherever the process happens to be, such as in the callback of
+    a weak reference.
     """
     if not isinstance(unraisable.exc_value, SystemExit):
         sys.__unraisablehook__(unraisable)
@@ -186,18 +208,20 @@ def _sigterm_is_sigint() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def grid_of(trial_ids: Sequence[str]) -> dict[str, Any]:
-    """Return the space of trials that are known beforehand."""
-    return {"trial_id": tune.grid_search(list(trial_ids))}
+def _search(source: TrialSource) -> tuple[dict[str, Any], Searcher | None]:
+    """Return the space of parameters and the search in it; of a list, a grid without a search."""
+    if source.history is None:
+        return {"trial_id": tune.grid_search(list(source.trial_ids))}, None
+    return {}, optuna_search(source.sweep, source.history)
 
 
-def optuna_of(
-    sweep: SweepConfig, evaluated: Sequence[tuple[Point, float]], begun: Sequence[Point]
-) -> Any:
+def optuna_search(sweep: SweepConfig, history: SearchHistory) -> Searcher:
     """Return Optuna's search over the axes; a list is searched by the position in it.
 
-    It has learned from the points `evaluated`, and tries those `begun` first.
+    It learns from the evaluated draws of its history, and tries the unfinished ones first.
     """
+    num_draws = len(history.evaluated) + len(history.unfinished)
+    seed = derive_seed(sweep.seeds[0], "optuna", num_draws)
     try:
         from ray.tune.search.optuna import OptunaSearch
 
@@ -214,16 +238,16 @@ def optuna_of(
             OptunaSearch.convert_search_space({n: _domain(a) for n, a in sweep.axes.items()}),
             metric=sweep.metric,
             mode=sweep.mode,
-            points_to_evaluate=list(begun) or None,
-            seed=sweep.seeds[0] + len(evaluated) + len(begun),
+            points_to_evaluate=[dict(params) for params in history.unfinished] or None,
+            seed=seed % 2**32,  # as numpy takes it
         )
     except (ImportError, AssertionError) as error:
         raise ConfigError(
             "expected the package optuna for search=optuna, got none: "
             "pip install 'spire-diffusion[search]'"
         ) from error
-    for point, value in evaluated:
-        search.add_evaluated_point(dict(point), value)
+    for params, value in history.evaluated:
+        search.add_evaluated_point(dict(params), value)
     return search
 
 

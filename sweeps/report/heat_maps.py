@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.figures.style import blank_figure
+from pipeline.figures.style import blank_figure, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Grid:
-    """One heat map: values (rows, columns), NaN where there is none, and what stands in each."""
+    """One heat map: values (rows, columns), NaN where missing, and the text in each cell."""
 
     title: str
     rows: tuple[str, ...]
@@ -29,17 +29,17 @@ class Grid:
 def grids_figure(
     grids: Sequence[Grid], xlabel: str, ylabels: Sequence[str], number: str, is_signed: bool = False
 ) -> "Figure":
-    """Return heat maps with one scale of colours; `number` says what it is of.
+    """Return heat maps with one scale of colours, which is labelled `number`.
 
     `is_signed`: zero is white, and equal distances from it have equal strength. Otherwise the scale
     is logarithmic where all values allow it.
     """
-    found = np.concatenate([grid.values[np.isfinite(grid.values)] for grid in grids])
+    values = np.concatenate([grid.values[np.isfinite(grid.values)] for grid in grids])
     if is_signed:
-        most = float(np.abs(found).max()) or 1.0
+        most = float(np.abs(values).max()) or 1.0
         look = {"norm": "linear", "vmin": -most, "vmax": most, "cmap": "PuOr"}
     else:
-        low, high = float(found.min()), float(found.max())
+        low, high = float(values.min()), float(values.max())
         scale = "log" if 0 < low < high else "linear"
         look = {"norm": scale, "vmin": low, "vmax": high, "cmap": "viridis_r"}
     width = sum(0.9 + 0.75 * len(grid.columns) for grid in grids)
@@ -48,10 +48,10 @@ def grids_figure(
     row = figure.subplots(1, len(grids), squeeze=False)[0]
     for axes, grid, ylabel in zip(row, grids, ylabels, strict=True):
         image = axes.imshow(grid.values, aspect="auto", **look)
-        axes.set_xticks(range(len(grid.columns)), grid.columns)
-        axes.set_yticks(range(len(grid.rows)), grid.rows)
-        axes.set(xlabel=xlabel, ylabel=ylabel)
-        axes.set_title(grid.title, fontsize=10)
+        axes.set_xticks(range(len(grid.columns)), [*map(plain, grid.columns)])
+        axes.set_yticks(range(len(grid.rows)), [*map(plain, grid.rows)])
+        axes.set(xlabel=plain(xlabel), ylabel=plain(ylabel))
+        axes.set_title(plain(grid.title), fontsize=10)
         for at in zip(*np.nonzero(np.isfinite(grid.values)), strict=True):
             strength = float(image.norm(grid.values[at]))
             is_dark = abs(strength - 0.5) > 0.35 if is_signed else strength > 0.5
@@ -64,5 +64,5 @@ def grids_figure(
                 fontsize=8,
                 color="white" if is_dark else "black",
             )
-    figure.colorbar(row[0].images[0], ax=list(row), label=number, shrink=0.9)
+    figure.colorbar(row[0].images[0], ax=list(row), label=plain(number), shrink=0.9)
     return figure

@@ -1,6 +1,6 @@
 """`spire report`, top to bottom: load runs out of MLflow, group, tabulate, draw, write, attach.
 
-Read `make_report` first; everything that it says comes from the tracking store alone.
+Read `make_report` first. Its only source is the tracking store.
 """
 
 import re
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from pipeline.cli.command import one_line
 from pipeline.cli.tables import aligned
 from pipeline.config.tracking import TrackingConfig, tracking_root
 from pipeline.tracking.mlflow_queries import TrackedRun, attach, histories, sweep_runs
@@ -122,16 +123,20 @@ def _with_costs(config: TrackingConfig, run: TrackedRun) -> TrackedRun:
 
 
 def report_text(report: Report) -> str:
-    """Return the report for a terminal: methods, differences against SPIRE, where the page lies."""
-    parts = [f"{report.name}: {report.facts['Runs']}"]
+    """Return the report for a terminal: methods, differences against SPIRE, the page's path.
+
+    Names may come from strangers; each is shown on one line without control characters.
+    """
+    parts = [one_line(f"{report.name}: {report.facts['Runs']}")]
     parts.append(_methods_text(report))
     differences = report.table("differences")
     if differences is not None:
         parts.append("minus SPIRE on the same seeds (below 0: better than SPIRE)")
-        parts.append(_text(differences.columns, differences))
-    parts.append("\n".join(f"note      {note}" for note in report.notes))
-    kept = f", attached to run {report.parent_id[:8]}" if report.parent_id else ""
-    return "\n\n".join([*parts, f"page      {report.html}{kept}"])
+        rows = [[cell_text(cell) for cell in row] for row in differences.rows]
+        parts.append(_aligned(differences.columns, rows))
+    parts.append("\n".join(f"note      {one_line(note)}" for note in report.notes))
+    attached = f", attached to run {report.parent_id[:8]}" if report.parent_id else ""
+    return "\n\n".join([*parts, f"page      {report.html}{attached}"])
 
 
 def _methods_text(report: Report) -> str:
@@ -149,9 +154,10 @@ def _methods_text(report: Report) -> str:
         for row in table.rows:
             texts = dict(zip(table.columns, map(cell_text, row), strict=True))
             merged.setdefault(tuple(texts[c] for c in table.columns[:place]), {}).update(texts)
-    rows = [[texts.get(column, "-") for column in columns] for texts in merged.values()]
-    return aligned(columns, rows)
+    return _aligned(
+        columns, [[texts.get(column, "-") for column in columns] for texts in merged.values()]
+    )
 
 
-def _text(columns: Sequence[str], table: Table) -> str:
-    return aligned(columns, [[cell_text(cell) for cell in row] for row in table.rows])
+def _aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return aligned([*map(one_line, columns)], [[*map(one_line, row)] for row in rows])

@@ -4,27 +4,13 @@ import base64
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
+from importlib import resources
+from typing import Any
 
 from sweeps.report.figures import Picture
 from sweeps.report.tables import Cell, Table, cell_text
 
 CSS_PIXELS = 110  # on the page for an inch of a figure
-CSS = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff;
-  max-width: 78rem; margin: 2rem auto; padding: 0 1.5rem; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 0.87rem; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.25rem 0.5rem; text-align: right; white-space: nowrap; }
-th { border-bottom: 1.5px solid #1a1a1a; white-space: normal; vertical-align: bottom; }
-th.text, td.text { text-align: left; }
-tbody tr:nth-child(even) { background: #f4f4f4; }
-p.caption, figcaption { color: #444; font-size: 0.87rem; max-width: 52rem; }
-dt { font-weight: 600; } dd { margin: 0 0 0.4rem 0; }
-figure { margin: 1.5rem 0; } img { max-width: 100%; height: auto; }
-@media print { .wide { overflow: visible; } table { font-size: 0.65rem; }
-  figure { break-inside: avoid; } }
-"""
 
 
 def html_page(
@@ -35,47 +21,46 @@ def html_page(
     pictures: Sequence[Picture],
     images: Mapping[str, bytes],
 ) -> str:
-    """Return the page; `images` holds each picture's PNG by its name."""
-    told = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>\n" for k, v in facts.items())
-    listed = "".join(f"<li>{escape(note)}</li>\n" for note in notes)
-    *first, runs = tables
-    body = [f"<h1>{escape(name)}</h1>\n<dl>\n{told}</dl>\n<ul>\n{listed}</ul>"]
-    body += [_html_table(table) for table in first]
-    body += [_html_figure(picture, images[picture.name]) for picture in pictures]
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(name)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n"
-        + "\n".join([*body, _html_table(runs)])
-        + "\n</body>\n</html>\n"
+    """Return the page; `images` holds each picture's PNG by its name.
+
+    Every text is escaped, because names may come from strangers.
+    """
+    from jinja2 import Environment, StrictUndefined  # needed by reports alone
+
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    source = (resources.files("sweeps.report") / "page.html.j2").read_text(encoding="utf-8")
+    *first, runs = map(_table_values, tables)
+    figures = [_figure_values(picture, images[picture.name]) for picture in pictures]
+    return environment.from_string(source).render(
+        name=name, facts=facts, notes=notes, tables=first, figures=figures, runs=runs
     )
 
 
-def _html_table(table: Table) -> str:
-    is_text = _text_columns(table)
-
-    def row(tag: str, texts: Sequence[str]) -> str:
-        kinds = (' class="text"' if text else "" for text in is_text)
-        cells = zip(texts, kinds, strict=True)
-        return "<tr>" + "".join(f"<{tag}{kind}>{escape(t)}</{tag}>" for t, kind in cells) + "</tr>"
-
-    rows = "\n".join(row("td", [cell_text(cell) for cell in cells]) for cells in table.rows)
-    return (
-        f"<h2>{escape(table.title)}</h2>\n"
-        f'<p class="caption">{escape(table.caption)}</p>\n<div class="wide"><table>\n<thead>'
-        f"{row('th', table.columns)}</thead>\n<tbody>\n{rows}\n</tbody>\n</table></div>"
-    )
+def _table_values(table: Table) -> dict[str, Any]:
+    """Return a table as the template reads it, with its cells as texts."""
+    return {
+        "title": table.title,
+        "caption": table.caption,
+        "columns": table.columns,
+        "is_text": _text_columns(table),
+        "rows": [[cell_text(cell) for cell in row] for row in table.rows],
+    }
 
 
-def _html_figure(picture: Picture, png: bytes) -> str:
-    data = base64.b64encode(png).decode()
-    width = round(picture.figure.get_figwidth() * CSS_PIXELS)
-    return (
-        f"<h2>{escape(picture.title)}</h2>\n<figure>\n"
-        f'<img alt="{escape(picture.title)}" src="data:image/png;base64,{data}" '
-        f'width="{width}">\n'
-        f"<figcaption>{escape(picture.caption)}</figcaption>\n</figure>"
-    )
+def _figure_values(picture: Picture, png: bytes) -> dict[str, Any]:
+    """Return a picture as the template reads it."""
+    return {
+        "title": picture.title,
+        "caption": picture.caption,
+        "png": base64.b64encode(png).decode(),
+        "width": round(picture.figure.get_figwidth() * CSS_PIXELS),
+    }
 
 
 def markdown_page(
@@ -110,12 +95,12 @@ def _markdown_table(table: Table) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """Return a text that Markdown, and the HTML that it allows, shows as it is, on one line."""
+    """Return a text on one line, with what Markdown and its HTML would interpret escaped."""
     return re.sub(r"([\\|`*\[\]])", r"\\\1", escape(" ".join(text.split()), quote=False))
 
 
 def _text_columns(table: Table) -> list[bool]:
-    """Return which columns hold words, which stand to the left."""
+    """Return which columns hold words; these are aligned to the left."""
 
     def is_words(cell: Cell) -> bool:
         return isinstance(cell, str)

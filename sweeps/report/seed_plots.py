@@ -9,15 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline.figures.style import GREY, MARKERS, OKABE_ITO, blank_figure
+from pipeline.figures.style import GREY, MARKERS, OKABE_ITO, blank_figure, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Scale = Literal["linear", "log2", "log10", "from 0"]
-Point = tuple[float, float, float, float]  # x, mean, lowest, highest
-LOG_RATIO = 8  # what differs by more than this factor is drawn on a logarithmic axis
+SeedRange = tuple[float, float, float, float]  # x, mean, lowest, highest over the seeds
+LOG_RATIO = 8  # values that differ by more than this factor have a logarithmic axis
 FLOOR_RATIO = 10  # a floor further below all scores than this would squeeze a logarithmic axis
 FLOOR = "floor"  # the head of its label
 MAX_TICKS = 8  # up to so many places on a logarithmic axis are named one by one
@@ -25,11 +25,11 @@ MAX_TICKS = 8  # up to so many places on a logarithmic axis are named one by one
 
 @dataclass(frozen=True)
 class Series:
-    """What one method's line shows; `style` numbers its colour and marker."""
+    """One method's line; `style` numbers its colour and marker."""
 
     name: str
     style: int
-    points: tuple[Point, ...]
+    points: tuple[SeedRange, ...]
 
     @property
     def colour(self) -> str:
@@ -37,10 +37,10 @@ class Series:
 
     @property
     def look(self) -> dict[str, Any]:
-        """What matplotlib is told of the line."""
+        """The line's properties for matplotlib."""
         marker = MARKERS[self.style % len(MARKERS)]
         order = 3 - self.style / 100  # of lines that lie on each other the first method's is seen
-        return {"color": self.colour, "marker": marker, "label": self.name, "zorder": order}
+        return {"color": self.colour, "marker": marker, "label": plain(self.name), "zorder": order}
 
 
 def rounds_figure(
@@ -54,7 +54,7 @@ def rounds_figure(
     axes = figure.subplots()
     _bands(axes, series)
     _scale_scores(axes, series, floor)
-    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    axes.set(xlabel=plain(xlabel), ylabel=plain(ylabel), title=plain(title))
     _legend(figure)
     return figure
 
@@ -73,9 +73,9 @@ def panels_figure(
         _bands(axes, series)
         if has_zero:
             axes.axhline(0, color=GREY, linewidth=0.8, zorder=0)
-        axes.set(xlabel=xlabel, ylabel=ylabel)
-        axes.set_title(text, fontsize=10)
-    figure.suptitle(title)
+        axes.set(xlabel=plain(xlabel), ylabel=plain(ylabel))
+        axes.set_title(plain(text), fontsize=10)
+    figure.suptitle(plain(title))
     _legend(figure)
     return figure
 
@@ -105,7 +105,7 @@ def settings_figure(
     _scale_places(axes, sorted({p[0] for line in series for p in line.points}), scale)
     _scale_scores(axes, series, floor)
     _tidy(axes)
-    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    axes.set(xlabel=plain(xlabel), ylabel=plain(ylabel), title=plain(title))
     _legend(figure)
     return figure
 
@@ -169,8 +169,8 @@ def _log_ticks(low: float, high: float) -> list[float]:
 
 def _legend(figure: "Figure") -> None:
     """Name every line once, below the figure, the floor last."""
-    found = [axes.get_legend_handles_labels() for axes in figure.axes]
-    handles = {n: line for lines, names in found for line, n in zip(lines, names, strict=True)}
+    legends = [axes.get_legend_handles_labels() for axes in figure.axes]
+    handles = {n: line for lines, names in legends for line, n in zip(lines, names, strict=True)}
     names = sorted(handles, key=lambda name: name.startswith(FLOOR))
     figure.legend(
         [handles[name] for name in names],

@@ -18,7 +18,7 @@ from sweeps.report.groups import (
     method_order,
     shared,
 )
-from sweeps.report.seed_plots import Point, Series
+from sweeps.report.seed_plots import SeedRange, Series
 
 Histories = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]  # by run, by metric
 
@@ -106,7 +106,7 @@ def curves(groups: Sequence[Group], key: str, histories: Histories) -> list[Seri
         found = [dict(histories.get(run.run_id, {}).get(key, ())) for run in group.runs]
         found = [curve for curve in found if curve]
         steps = sorted(set.intersection(*map(set, found))) if found else []
-        points = tuple(_point(step, [curve[step] for curve in found]) for step in steps)
+        points = tuple(_seed_range(step, [curve[step] for curve in found]) for step in steps)
         if points:
             style = number if is_alone else method_order(group.method)[0]
             name = label(group.setting) if is_alone else group.method
@@ -114,5 +114,5 @@ def curves(groups: Sequence[Group], key: str, histories: Histories) -> list[Seri
     return lines
 
 
-def _point(x: float, values: Sequence[float]) -> Point:
+def _seed_range(x: float, values: Sequence[float]) -> SeedRange:
     return (x, fmean(values), min(values), max(values))

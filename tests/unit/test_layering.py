@@ -60,6 +60,7 @@ HOMES = {  # the longest matching name counts; a home is a module or a package
     "ray.tune": {"sweeps.execution.tune"},
     "torch_fidelity": {"spire_core.evaluation.kid", "spire_core.evaluation.inception"},
     "matplotlib": {"pipeline.figures"},
+    "jinja2": {"sweeps.report.pages"},
 }
 NOT_IN_CORE = {"ray", "mlflow", "yaml", "matplotlib", "random"}
 NOT_IN_CONFIG = {"torch", "torchvision", "PIL"}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from pipeline.figures.image_grids import image_grid, labelled_grids
 from pipeline.figures.plots import (
@@ -154,3 +155,22 @@ def test_grids_are_stacked_under_their_titles(tmp_path: Path) -> None:
     axes = drawn(figure, tmp_path)
     assert [a.get_title(loc="left") for a in axes] == [text for text, _ in rows]
     assert np.array_equal(np.asarray(axes[0].images[0].get_array()), image_grid(images, 5))
+
+
+@pytest.mark.parametrize("name", [r"a$\bad{$", "$", "$x$", r"a\$b", "caf\udce9", "a_b^c"])
+def test_a_name_is_shown_as_it_is(name: str, tmp_path: Path) -> None:
+    counts, points = np.array([[1, 2]]), [(1.0, 2.0)]
+    grid = [(name, np.zeros((1, 1, 2, 2), np.uint8))]
+    figures = [
+        partition_figure(counts, [name, "b"], 1),
+        curve_figure({name: points}, name, name, name),
+        forgetting_figure({name: points}, {name: points}, name),
+        matrix_figure(counts, [name], [name, "b"], name, name, name, name),
+        histogram_figure({name: [0.5, 0.5]}, [name, "b"], name),
+        labelled_grids(grid, 1, name),
+    ]
+    shown = name.replace("\udce9", r"\udce9")
+    for i, figure in enumerate(figures):
+        figure.savefig(tmp_path / f"{i}.png")
+        texts = [text.get_text().replace(r"\$", "$") for text in figure.findobj(Text)]
+        assert shown in texts

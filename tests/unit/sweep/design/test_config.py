@@ -13,8 +13,9 @@ from spire_core.errors import ConfigError
 from spire_core.federated.messages import steps_per_epoch
 from spire_core.partition.split import make_partition
 from sweeps.design.config import SweepConfig, load_sweep, sweep_names
-from sweeps.design.points import Trial, decoded, probes, trials
-from sweeps.execution.tune import optuna_of
+from sweeps.design.points import Trial, point_of, probes, trials
+from sweeps.execution.source import SearchHistory
+from sweeps.execution.tune import optuna_search
 from sweeps.sweep import base_config
 
 
@@ -125,7 +126,7 @@ def test_what_a_search_draws_shares_its_pretraining_with_what_it_draws_later() -
     sweep = sweep_of(axes=RANGES, search="optuna", num_trials=2)
     for method in (0, 1):
         point = {"client.lr": 0.01, "adapt.epochs": 3, "method": method}
-        [trial] = trials(sweep, [decoded(sweep, point)])
+        [trial] = trials(sweep, [point_of(sweep, point)])
         assert trial.shares_pretraining
     assert all(trial.shares_pretraining for trial in probes(sweep))
 
@@ -207,7 +208,7 @@ def test_random_search_runs_a_point_that_it_draws_twice_once() -> None:
 
 def test_a_drawn_point_is_read_back_as_values() -> None:
     sweep = sweep_of(axes=RANGES, search="optuna", num_trials=2)
-    point = decoded(sweep, {"client.lr": 0.00123456, "adapt.epochs": 3.0, "method": 1})
+    point = point_of(sweep, {"client.lr": 0.00123456, "adapt.epochs": 3.0, "method": 1})
     assert point == {"client.lr": 0.001235, "adapt.epochs": 3, "method": "fedavg_ft"}
     tried = [(t.config.client.lr, t.config.adapt.epochs) for t in probes(sweep)]
     assert {1e-4, 1e-1} == {lr for lr, _ in tried}
@@ -233,11 +234,25 @@ def test_a_search_learns_nothing_from_a_result_without_its_metric() -> None:
     axes = {"method": ["spire", "local"]}
     metric = "pretrain/kid/mean"
     sweep = sweep_of(axes=axes, search="optuna", num_trials=2, metric=metric)
-    search = optuna_of(sweep, [], [])
+    search = optuna_search(sweep, SearchHistory())
     for tune_id, found in (("a", {}), ("b", {metric: None}), ("c", {metric: 1.0})):
         assert set(search.suggest(tune_id)) == {"method"}
         search.on_trial_result(tune_id, {"training_iteration": 1} | found)
         search.on_trial_complete(tune_id, found)
+
+
+@pytest.mark.parametrize("seed", [-5, 0, 5_000_000_000, -(2**62)])
+def test_a_search_of_optuna_takes_every_seed(seed: int) -> None:
+    axes = {"adapt.lr": {"min": 0.01, "max": 1.0}}
+    sweep = sweep_of(axes=axes, search="optuna", num_trials=2, seeds=(seed,))
+
+    def first(history: SearchHistory) -> Any:
+        return optuna_search(sweep, history).suggest("a")
+
+    assert first(SearchHistory()) == first(SearchHistory())
+    evaluated = SearchHistory([({"adapt.lr": 0.5}, 1.0)])
+    assert first(SearchHistory()) != first(evaluated)
+    assert first(SearchHistory((), [{"adapt.lr": 0.25}])) == {"adapt.lr": 0.25}
 
 
 def test_other_axes_and_the_other_mode_make_another_search_of_optuna() -> None:

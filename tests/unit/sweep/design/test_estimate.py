@@ -15,9 +15,9 @@ from sweeps.design.estimate import (
     pretraining_s,
     sweep_seconds,
 )
-from sweeps.design.points import Trial, decoded, probes, trials
+from sweeps.design.points import Trial, point_of, probes, trials
 from sweeps.design.trial_plan import TrialPlan
-from sweeps.execution.ledger import Entry, Ledger
+from sweeps.execution.ledger import Ledger, TrialRecord
 from sweeps.outcome_text import duration, plan_json
 
 COSTS = Costs(train_s=1.0, look_s=1e-3)
@@ -94,8 +94,8 @@ def test_what_a_search_draws_shares_its_pretraining(
     own = START_S + adaptation_s(config, COSTS)
     assert seconds() == pytest.approx(pretraining_s(config, COSTS) + 5 * own)
     ledger.add_draw({"adapt.lr": 0.01})
-    [drawn] = trials(sweep, [decoded(sweep, {"adapt.lr": 0.01})])
-    ledger.write(Entry(drawn.trial_id, "finished"))
+    [drawn] = trials(sweep, [point_of(sweep, {"adapt.lr": 0.01})])
+    ledger.write(TrialRecord(drawn.trial_id, "finished"))
     assert seconds() == pytest.approx(4 * own)
 
 

@@ -12,8 +12,8 @@ from spire_core.errors import ClusterError, ConfigError, SpireError
 from sweeps.design.config import SweepConfig
 from sweeps.design.points import trials
 from sweeps.design.trial_plan import TrialPlan, check_nodes, concurrency, plan_trial
-from sweeps.execution.job import Job
-from sweeps.execution.ledger import Entry, Ledger
+from sweeps.execution.ledger import Ledger, TrialRecord
+from sweeps.execution.tasks import TaskMaker
 from sweeps.execution.trial import _Watcher
 from sweeps.outcome_text import plan_json, plan_text
 from sweeps.sweep import check_data
@@ -182,7 +182,7 @@ def test_a_trial_that_a_scheduler_may_stop_waits_for_its_scores(
 ) -> None:
     sweep = SweepConfig("a", "smoke", scheduler=scheduler, metric="pretrain/kid/mean")
     [trial] = trials(sweep)
-    task = Job(sweep, trial.config, tmp_path, None, TWO, 1).task(trial, {})
+    task = TaskMaker(sweep, trial.config, tmp_path, None, TWO, 1).task(trial, {})
     watcher = _Watcher(task, Ledger(tmp_path), lambda _: None, None)
     assert watcher.may_stop == may_stop
 
@@ -201,9 +201,9 @@ def test_a_dry_run_tells_all_of_it(tmp_path: Path) -> None:
 def test_a_dry_run_in_between_tells_what_is_left(tmp_path: Path) -> None:
     sweep, ledger = sweep_of({"pool": "local"}, num_trials=4), Ledger(tmp_path)
     first, second, third, _ = trials(sweep)
-    ledger.write(Entry(first.trial_id, "finished"))
-    ledger.write(Entry(second.trial_id, "running"))
-    ledger.write(Entry(third.trial_id, "failed"))
+    ledger.write(TrialRecord(first.trial_id, "finished"))
+    ledger.write(TrialRecord(second.trial_id, "running"))
+    ledger.write(TrialRecord(third.trial_id, "failed"))
     told = plan_json(sweep, trials(sweep), {"CPU": 4.0}, ledger)
     statuses = ["finished", "unfinished", "failed", "new"]
     assert [row["status"] for row in told["trials"]] == statuses

@@ -1,5 +1,6 @@
 """What is known of a sweep's trials between one command and the next."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -10,7 +11,8 @@ import pytest
 from pipeline.config.load import load_config
 from pipeline.config.tracking import TrackingConfig
 from sweeps.design.config import SweepConfig
-from sweeps.execution.ledger import Entry, Ledger
+from sweeps.execution.ledger import Ledger, TrialRecord
+from sweeps.execution.progress import read_progress
 from sweeps.execution.trial import TrialTask, run_trial
 
 HOLD = """
@@ -30,23 +32,23 @@ def ledger(tmp_path: Path) -> Ledger:
 
 
 def test_what_is_written_is_read_back(ledger: Ledger, tmp_path: Path) -> None:
-    entry = Entry("abc", "finished", str(tmp_path / "runs" / "17"), {"a": 1}, {"metrics": {}})
+    entry = TrialRecord("abc", "finished", str(tmp_path / "runs" / "17"), {"a": 1}, {"metrics": {}})
     assert ledger.read("abc") is None
     ledger.write(entry)
     assert ledger.read("abc") == entry
     assert entry.run_id == "17"
-    assert ledger.entries(["other", "abc"]) == {"abc": entry}
+    assert ledger.records(["other", "abc"]) == {"abc": entry}
     assert ledger.folder == tmp_path / "studies" / f"study-{SweepConfig(name='study').key}"
 
 
 def test_an_update_keeps_the_rest(ledger: Ledger) -> None:
-    ledger.write(Entry("abc", "running", "/runs/17", {"a": 1}))
+    ledger.write(TrialRecord("abc", "running", "/runs/17", {"a": 1}))
     told = ledger.update("abc", status="failed", error="expected x, got y: z")
-    assert told == Entry("abc", "failed", "/runs/17", {"a": 1}, None, "expected x, got y: z")
+    assert told == TrialRecord("abc", "failed", "/runs/17", {"a": 1}, None, "expected x, got y: z")
     assert ledger.read("abc") == told
-    assert ledger.update("new", status="failed") == Entry("new", "failed")
+    assert ledger.update("new", status="failed") == TrialRecord("new", "failed")
     ledger.write_traceback("abc", "Traceback ...")
-    assert ledger.entries(["abc", "new"]).keys() == {"abc", "new"}
+    assert ledger.records(["abc", "new"]).keys() == {"abc", "new"}
 
 
 def test_points_are_kept_in_the_order_in_which_they_were_drawn(ledger: Ledger) -> None:
@@ -75,25 +77,91 @@ def test_the_sweeps_own_run_is_known_also_when_its_folder_was_deleted(
 
 
 def test_what_a_power_cut_has_emptied_has_never_begun(ledger: Ledger, tmp_path: Path) -> None:
-    ledger.write(Entry("abc", "finished"))
-    ledger.write(Entry("other", "finished"))
+    ledger.write(TrialRecord("abc", "finished"))
+    ledger.write(TrialRecord("other", "finished"))
     ledger.remember_parent(tmp_path / "runs" / "17")
     for file in ("trials/abc.json", "sweep.json"):
         (ledger.folder / file).write_text("")
-    assert ledger.entries(["abc", "other"]) == {"other": Entry("other", "finished")}
+    assert ledger.records(["abc", "other"]) == {"other": TrialRecord("other", "finished")}
     assert ledger.parent_run_dir is None
-    assert ledger.update("abc", status="failed") == Entry("abc", "failed")
+    assert ledger.update("abc", status="failed") == TrialRecord("abc", "failed")
+
+
+WHOLE = {"trial_id": "abc", "status": "finished", "run_dir": None, "point": None}
+WHOLE |= {"result": {"metrics": {"a": 1.0}}, "error": None}
+DAMAGED = [
+    b"",
+    b"\xff\xfe",
+    b"null",
+    b"[]",
+    b"{}",
+    b'"text"',
+    b"[" * 100_000,
+    json.dumps(WHOLE | {"unknown": 1}).encode(),
+    json.dumps({k: v for k, v in WHOLE.items() if k != "status"}).encode(),
+    json.dumps(WHOLE | {"trial_id": "other"}).encode(),
+    json.dumps(WHOLE | {"status": "ended"}).encode(),
+    json.dumps(WHOLE | {"status": []}).encode(),
+    json.dumps(WHOLE | {"run_dir": 3}).encode(),
+    json.dumps(WHOLE | {"run_dir": "a\0b"}).encode(),
+    json.dumps(WHOLE | {"point": [1]}).encode(),
+    json.dumps(WHOLE | {"result": {}}).encode(),
+    json.dumps(WHOLE | {"result": {"metrics": {"a": "b"}}}).encode(),
+    json.dumps(WHOLE | {"result": WHOLE["result"] | {"artifacts": 1}}).encode(),
+    json.dumps(WHOLE | {"error": {}}).encode(),
+]
+
+
+@pytest.mark.parametrize("content", DAMAGED, ids=range(len(DAMAGED)))
+def test_a_damaged_record_counts_as_missing(ledger: Ledger, content: bytes) -> None:
+    ledger.write(TrialRecord(**WHOLE))
+    assert ledger.read("abc") == TrialRecord(**WHOLE)
+    (ledger.folder / "trials" / "abc.json").write_bytes(content)
+    assert ledger.read("abc") is None
+    (ledger.folder / "sweep.json").write_bytes(content)
+    assert ledger.parent_run_dir is None
+    sweep = SweepConfig(name="study", preset="smoke")
+    assert [trial.config.seed for trial in read_progress(sweep, ledger).left()] == [0]
+
+
+@pytest.mark.parametrize("run_dir", [None, 3, [], "", "a\0b"])
+def test_what_names_no_folder_counts_as_missing(ledger: Ledger, run_dir: object) -> None:
+    ledger.folder.mkdir(parents=True)
+    (ledger.folder / "sweep.json").write_text(json.dumps({"run_dir": run_dir}))
+    assert ledger.parent_run_dir is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b"\xff\xfe\x00", b"[]", b"3", b"{", b"[" * 100_000, b"{}", b'{"adapt.lr": 0.1}'),
+        *(b'{"adapt.lr": "x", "method": 0}', b'{"adapt.lr": NaN, "method": 0}'),
+        *(b'{"adapt.lr": 0.1, "method": 2}', b'{"adapt.lr": 0.1, "method": -1}'),
+        *(b'{"adapt.lr": 0.1, "method": 0.5}', b'{"adapt.lr": 0.1, "method": true}'),
+        *(b'{"adapt.lr": 1%s, "method": 0}' % (b"0" * 400), b'{"adapt.lr": 1, "a": 0}'),
+    ],
+)
+def test_a_damaged_draw_is_drawn_again(ledger: Ledger, line: bytes) -> None:
+    axes = {"adapt.lr": {"min": 0.01, "max": 1.0}, "method": ["spire", "fedavg_ft"]}
+    sweep = SweepConfig("study", "smoke", axes=axes, search="optuna", num_trials=2)
+    ledger.add_draw({"adapt.lr": 0.5, "method": 1})
+    with (ledger.folder / "draws.jsonl").open("ab") as file:
+        file.write(b"\n" + line)
+    progress = read_progress(sweep, ledger)
+    [trial] = progress.trials
+    assert (trial.config.adapt.lr, trial.config.method.name) == (0.5, "fedavg_ft")
+    assert progress.num_undrawn == 1
 
 
 def test_a_trial_that_was_lost_after_it_had_finished_is_finished(ledger: Ledger) -> None:
     result = {"metrics": {"final/adapt_kid_after": 1.5}}
-    ledger.write(Entry("t", "failed", result=result, error="its process was lost"))
+    ledger.write(TrialRecord("t", "failed", result=result, error="its process was lost"))
     config = load_config("smoke", [])
     reports: list[dict[str, float]] = []
     run_trial(
         TrialTask("t", config, "smoke", {}, str(ledger.folder), None, None, {}), reports.append
     )
-    assert ledger.read("t") == Entry("t", "finished", result=result)
+    assert ledger.read("t") == TrialRecord("t", "finished", result=result)
     assert [report["final/adapt_kid_after"] for report in reports] == [1.5]
 
 

@@ -16,7 +16,7 @@ from spire_core.errors import RunError
 from sweeps.cli import main
 from sweeps.design.config import SweepConfig
 from sweeps.design.points import trials
-from sweeps.execution.ledger import Entry, Ledger
+from sweeps.execution.ledger import Ledger, TrialRecord
 from sweeps.execution.parent_run import parent_run
 
 SWEEP = SweepConfig(name="study", preset="smoke", seeds=(0, 1))
@@ -70,7 +70,7 @@ def test_the_new_one_has_the_trials_below_it(tracking: TrackingConfig) -> None:
     kept, deleted = begun(tracking), begun(tracking)
     client.delete_run(deleted.name)
     for trial, run_dir in zip(trials(SWEEP), (kept, deleted), strict=True):
-        ledger.write(Entry(trial.trial_id, "finished", str(run_dir)))
+        ledger.write(TrialRecord(trial.trial_id, "finished", str(run_dir)))
     other = begin(tracking)
     parent, runs = sweep_runs(tracking, ["study"])
     assert parent is not None
@@ -102,8 +102,10 @@ class Desk:
         self.tracking, self.folder, self.capsys = tracking, folder, capsys
         self.ledger, self.failed = Ledger.of(SWEEP, tracking), begun(tracking)
         finished, failed = (trial.trial_id for trial in trials(SWEEP))
-        self.ledger.write(Entry(finished, "finished", result={"metrics": {}}))
-        self.ledger.write(Entry(failed, "failed", str(self.failed), error="its process was lost"))
+        self.ledger.write(TrialRecord(finished, "finished", result={"metrics": {}}))
+        self.ledger.write(
+            TrialRecord(failed, "failed", str(self.failed), error="its process was lost")
+        )
         (folder / "study.yaml").write_text("preset: smoke\nseeds: [0, 1]\n")
 
     def sweep(self) -> str:
@@ -155,7 +157,7 @@ def test_of_two_commands_the_last_ends_it_and_its_trials(tracking: TrackingConfi
     with parent_run(SWEEP, ledger, tracking):
         parent = ledger.parent_run_dir
         assert parent is not None
-        ledger.write(Entry(trials(SWEEP)[0].trial_id, "running", str(trial)))
+        ledger.write(TrialRecord(trials(SWEEP)[0].trial_id, "running", str(trial)))
         with pytest.raises(KeyboardInterrupt), parent_run(SWEEP, ledger, tracking):
             raise KeyboardInterrupt
         assert status(tracking, parent) == status(tracking, trial) == "RUNNING"

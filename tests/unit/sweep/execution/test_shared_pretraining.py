@@ -105,9 +105,10 @@ def test_a_run_that_was_deleted_is_done_again(is_there: bool, tmp_path: Path) ->
     again.release()
 
 
-def test_a_damaged_record_is_none(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"run_dir": null}', '{"run_dir": 3}'])
+def test_a_damaged_record_is_none(content: str, tmp_path: Path) -> None:
     shared = SharedPretraining(tmp_path, "abc")
-    shared.record.write_text("")
+    shared.record.write_text(content)
     assert shared.acquire() is None
     shared.publish(tmp_path)
     assert SharedPretraining(tmp_path, "abc").acquire() == tmp_path

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from pipeline.figures.style import OKABE_ITO
+from sweeps.report.heat_maps import Grid, grids_figure
 from sweeps.report.seed_plots import Series, panels_figure, rounds_figure, settings_figure
 
 SPIRE = Series("spire", 0, ((4.0, 1.0, 0.5, 1.5), (64.0, 0.8, 0.7, 1.0)))
@@ -72,3 +74,17 @@ def test_panels_share_one_legend(tmp_path: Path) -> None:
     assert [axes.get_title() for axes in figure.axes] == ["own", "global"]
     assert [axes.get_ylabel() for axes in figure.axes] == ["a", "b"]
     assert legend_of(figure, tmp_path) == ["spire", "local"]
+
+
+@pytest.mark.parametrize("name", [r"a$\bad{$", "$x$", "caf\udce9"])
+def test_a_name_is_shown_as_it_is(name: str, tmp_path: Path) -> None:
+    line = Series(name, 0, SPIRE.points)
+    shown = name.replace("$", r"\$").replace("\udce9", r"\udce9")
+    for figure in (
+        rounds_figure([line], name, name, name),
+        panels_figure({name: [line]}, name, [name], name),
+        settings_figure([line], name, name, "log2", name),
+    ):
+        assert legend_of(figure, tmp_path) == [shown]
+    grid = Grid(name, (name,), (name,), np.ones((1, 1)), (("1",),))
+    grids_figure([grid], name, [name], name).savefig(tmp_path / "grid.png")

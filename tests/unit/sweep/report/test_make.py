@@ -469,3 +469,16 @@ def test_a_report_that_cannot_be_attached_is_complete(
         artifacts.unlink()
         kept.rename(artifacts)
     assert (tmp_path / "report.html").stat().st_size > 10_000
+
+
+def test_a_terminal_obeys_no_name(store: TrackingConfig) -> None:
+    evil = "\x1b]0;pwned\x07\x1b[2J"
+    finals = {"final/adapt_kid_after": 1.0, "final/pretrain_kid_mean": 2.0}
+    with Tracker.start(store, f"evil {evil}", {"spire.kind": "sweep"}) as tracker:
+        for lr in (f"{evil}1", f"{evil}2"):
+            for method in ("spire", f"other{evil}"):
+                with log_run(store, tracker.run_id, method, 0, finals, {"client.lr": lr}) as run:
+                    run.log_tags({"spire.diagnosis": "embedding_ignored"})
+    text = report_text(make_report(store, [tracker.run_id]))
+    assert r"\x1b]0;pwned\x07" in text
+    assert [c for c in text if not c.isprintable() and c != "\n"] == []
