@@ -22,7 +22,7 @@ import torch
 from pipeline.cli.tables import aligned
 from pipeline.config.equivalence import fingerprint
 from pipeline.config.load import load_config, overridden
-from pipeline.federation.setup import Setting, prepare
+from pipeline.federation.setup import FederationSetup, prepare
 from pipeline.files.revision import git_revision
 from pipeline.inference.saved_run import SavedRun
 from pipeline.runs.record import find_run
@@ -43,7 +43,7 @@ def samplers(saved: SavedRun, reference_steps: int | None) -> list[tuple[str, in
     return list(dict.fromkeys(rows))
 
 
-def chosen_clients(saved: SavedRun, setting: Setting, num_old: int) -> list[int]:
+def chosen_clients(saved: SavedRun, setting: FederationSetup, num_old: int) -> list[int]:
     """Return the first pre-training clients and all new ones that the run holds."""
     known = set(saved.client_ids)
     if not known:
@@ -56,7 +56,11 @@ def chosen_clients(saved: SavedRun, setting: Setting, num_old: int) -> list[int]
 
 
 def measure(
-    saved: SavedRun, setting: Setting, clients: list[int], num_images: int, rows: list[tuple]
+    saved: SavedRun,
+    setting: FederationSetup,
+    clients: list[int],
+    num_images: int,
+    rows: list[tuple],
 ) -> dict[str, Any]:
     """Return KID of each client under each sampler, the floors, and seconds of drawing alone."""
     config, seed = saved.config, saved.config.seed

@@ -25,7 +25,7 @@ from pipeline.config.schema import Config
 from pipeline.data.datasets import ImageData
 from pipeline.experiment.pools import open_pool
 from pipeline.federation.rounds import RoundSettings
-from pipeline.federation.setup import Setting
+from pipeline.federation.setup import FederationSetup
 from spire_core.config.client import ClientConfig
 from spire_core.federated.server import ServerState
 from spire_core.network.flat_model import FlatModel
@@ -57,13 +57,13 @@ def make_config(work: Work, num_rounds: int, pool: str, engine: str) -> Config:
     )
 
 
-def make_setting(work: Work, config: Config) -> Setting:
+def make_setting(work: Work, config: Config) -> FederationSetup:
     images = client_images(work.num_clients)
     held = np.arange(images.shape[0] * images.shape[1]).reshape(images.shape[:2])
     clients = tuple(ClientSplit(i, own, own[:0]) for i, own in enumerate(held))
     flat = images.reshape(-1, *images.shape[2:])
     data = ImageData("mnist", flat, np.zeros(len(flat), dtype=np.int64), ("any",), "", "train")
-    return Setting(
+    return FederationSetup(
         config,
         data,
         flat,

@@ -10,7 +10,7 @@ import yaml
 from pipeline.cli.tables import aligned
 from pipeline.cluster.actor_plan import ActorPlan
 from pipeline.config.equivalence import fingerprint
-from pipeline.federation.setup import Setting
+from pipeline.federation.setup import FederationSetup
 from pipeline.results.metrics import params_counts
 from spire_core.partition.split import Partition
 
@@ -73,7 +73,7 @@ def _partition_row(client: dict[str, Any], names: Sequence[str], is_wide: bool) 
     return [name, str(client["num_train"]), str(client["num_test"]), *cells]
 
 
-def setting_json(setting: Setting, preset: str, plan: ActorPlan | None) -> dict[str, Any]:
+def setting_json(setting: FederationSetup, preset: str, plan: ActorPlan | None) -> dict[str, Any]:
     """Return all that is fixed before the first round; `plan` is None without actors."""
     total, trained = params_counts(setting)
     data, config = setting.data, setting.config

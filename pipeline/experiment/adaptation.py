@@ -28,7 +28,7 @@ from pipeline.federation.messages import (
     GeneratedSamples,
 )
 from pipeline.federation.pool import ClientPool, in_groups
-from pipeline.federation.setup import Setting
+from pipeline.federation.setup import FederationSetup
 from pipeline.results.result import Adaptation, Pretraining
 from spire_core.config.adapt import can_adapt_together
 from spire_core.evaluation.kid import kid
@@ -38,7 +38,7 @@ POOLED_IMAGES = 1000  # of the pre-training population, for forgetting
 
 
 def adapt(
-    setting: Setting, real: RealData, pool: ClientPool, pretraining: Pretraining
+    setting: FederationSetup, real: RealData, pool: ClientPool, pretraining: Pretraining
 ) -> Adaptation:
     """Fit every new client; return reports, forgetting curves and the cross-client matrix."""
     config = setting.config

@@ -20,7 +20,7 @@ from pipeline.federation.driver import RoundDriver
 from pipeline.federation.pool import ClientPool
 from pipeline.federation.round_loop import RoundListener
 from pipeline.federation.rounds import RoundStats
-from pipeline.federation.setup import Setting
+from pipeline.federation.setup import FederationSetup
 from pipeline.results.metric_names import EVALUATE_S
 from pipeline.results.recording import log_evaluation
 from pipeline.tracking.tracker import Tracker
@@ -67,7 +67,7 @@ class Evaluator(RoundListener):
 
     def __init__(
         self,
-        setting: Setting,
+        setting: FederationSetup,
         real: RealData,
         pool: ClientPool,
         tracker: Tracker,

@@ -9,13 +9,15 @@ import torch
 
 from pipeline.clients.store import ClientStore
 from pipeline.federation.pool import ClientPool
-from pipeline.federation.setup import MANY_CLIENTS, Setting
+from pipeline.federation.setup import MANY_CLIENTS, FederationSetup
 from pipeline.runs.layout import CLIENTS, MODEL
 from pipeline.runs.model_files import save_run
 from spire_core.network.flat_model import tensors_hash
 
 
-def export_models(setting: Setting, pool: ClientPool, weights: np.ndarray, run_dir: Path) -> str:
+def export_models(
+    setting: FederationSetup, pool: ClientPool, weights: np.ndarray, run_dir: Path
+) -> str:
     """Write the backbone (P,) and clients' own parts to the run's folder; return a fingerprint."""
     folder = run_dir / MODEL
     extra = {
@@ -32,7 +34,7 @@ def export_models(setting: Setting, pool: ClientPool, weights: np.ndarray, run_d
     return digest.hexdigest()
 
 
-def exported_ids(setting: Setting, run_dir: Path) -> Sequence[int]:
+def exported_ids(setting: FederationSetup, run_dir: Path) -> Sequence[int]:
     """Return the pre-training clients whose own parts are exported: all that may hold any.
 
     In a large population those that took part: the others are a function of the seed.

@@ -14,7 +14,7 @@ from pipeline.federation.driver import Driver, RoundDriver
 from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.pool import ClientPool, LocalClientPool
 from pipeline.federation.rounds import RoundSettings
-from pipeline.federation.setup import Setting
+from pipeline.federation.setup import FederationSetup
 from pipeline.runs.server_state import write_state
 from spire_core.federated.server import ServerState
 
@@ -35,7 +35,7 @@ class LocalDriver(Driver):
 
 
 @contextlib.contextmanager
-def open_pool(setting: Setting, folder: Path) -> Iterator[tuple[ClientPool, MakeDriver]]:
+def open_pool(setting: FederationSetup, folder: Path) -> Iterator[tuple[ClientPool, MakeDriver]]:
     """Yield the client pool that the configuration asks for, and what makes a driver for it."""
     config = setting.config
     setup = WorkerSetup(config, setting.mixtures, setting.partition, setting.extractor, folder)

@@ -17,7 +17,7 @@ from pipeline.federation.driver import RoundDriver
 from pipeline.federation.pool import ClientPool
 from pipeline.federation.round_loop import RoundListener, run_rounds
 from pipeline.federation.rounds import RoundSettings, RoundStats
-from pipeline.federation.setup import Setting
+from pipeline.federation.setup import FederationSetup
 from pipeline.results.metric_names import FAILED_UPLOADS, TRAIN_LOSS
 from pipeline.results.metrics import round_metrics
 from pipeline.results.recording import log_diagnoses, log_profile
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 def pretrain(
-    setting: Setting,
+    setting: FederationSetup,
     real: RealData,
     pool: ClientPool,
     make_driver: MakeDriver,
@@ -71,7 +71,7 @@ def pretrain(
 
 
 def _train(
-    setting: Setting,
+    setting: FederationSetup,
     real: RealData,
     pool: ClientPool,
     driver: RoundDriver,

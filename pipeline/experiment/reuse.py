@@ -10,7 +10,7 @@ from pipeline.clients.store import ClientStore
 from pipeline.config.equivalence import pretrain_fingerprint
 from pipeline.config.schema import Config
 from pipeline.evaluation.scores import RealData
-from pipeline.federation.setup import Setting
+from pipeline.federation.setup import FederationSetup
 from pipeline.results.metric_names import PRETRAINING
 from pipeline.results.recording import log_evaluation
 from pipeline.runs.layout import CLIENTS, EVALUATIONS
@@ -20,7 +20,9 @@ from pipeline.tracking.tracker import Tracker
 from spire_core.errors import RunError
 
 
-def reuse_pretraining(source: Path, setting: Setting, real: RealData, tracker: Tracker) -> None:
+def reuse_pretraining(
+    source: Path, setting: FederationSetup, real: RealData, tracker: Tracker
+) -> None:
     """Copy the finished pre-training of the run in `source` into this run, with its record."""
     config, run_dir = setting.config, tracker.run_dir
     copy_pretraining(source, run_dir, config, setting.train_ids)

@@ -17,7 +17,7 @@ from pipeline.experiment.pretraining import pretrain
 from pipeline.experiment.reuse import reuse_pretraining
 from pipeline.experiment.trained_clients import cross_client_losses, finetune_clients
 from pipeline.experiment.watcher import Watcher
-from pipeline.federation.setup import Setting, prepare
+from pipeline.federation.setup import FederationSetup, prepare
 from pipeline.files.atomic import room_for
 from pipeline.results.diagnose import diagnose
 from pipeline.results.files import write_result
@@ -97,7 +97,9 @@ def resume_experiment(
             return result
 
 
-def _run(setting: Setting, tracker: Tracker, watcher: Watcher, pretrained: Path | None) -> Result:
+def _run(
+    setting: FederationSetup, tracker: Tracker, watcher: Watcher, pretrained: Path | None
+) -> Result:
     config, run_dir = setting.config, tracker.run_dir
     watcher.stage("starting the clients")
     with open_pool(setting, run_dir) as (pool, make_driver):

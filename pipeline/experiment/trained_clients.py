@@ -14,14 +14,14 @@ from pipeline.evaluation.scores import (
     evaluate_tuned,
 )
 from pipeline.federation.pool import ClientPool
-from pipeline.federation.setup import Setting
+from pipeline.federation.setup import FederationSetup
 from pipeline.runs.layout import CLIENTS
 
 CROSS_CLIENTS = 8  # at most, in the matrix of losses
 
 
 def cross_client_losses(
-    setting: Setting, pool: ClientPool, weights: np.ndarray, run_dir: Path
+    setting: FederationSetup, pool: ClientPool, weights: np.ndarray, run_dir: Path
 ) -> CrossClientMatrix | None:
     """Return held-out losses of clients' data (row) with each other's own parts (column) on (P,).
 
@@ -35,7 +35,7 @@ def cross_client_losses(
     return CrossClientMatrix(client_ids, np.array(rows))
 
 
-def _trained_ids(setting: Setting, store: ClientStore) -> tuple[int, ...]:
+def _trained_ids(setting: FederationSetup, store: ClientStore) -> tuple[int, ...]:
     method, num_rounds = setting.config.method, setting.config.federation.num_rounds
     if not method.record.is_personal:
         return ()
@@ -46,7 +46,7 @@ def _trained_ids(setting: Setting, store: ClientStore) -> tuple[int, ...]:
 
 
 def finetune_clients(
-    setting: Setting, real: RealData, pool: ClientPool, weights: np.ndarray
+    setting: FederationSetup, real: RealData, pool: ClientPool, weights: np.ndarray
 ) -> Evaluation:
     """Return scores of pre-training clients, each after it has fine-tuned the backbone (P,)."""
     config, client_ids = setting.config, setting.eval_ids

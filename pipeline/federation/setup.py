@@ -25,7 +25,7 @@ NUM_REPRESENTATIVES = 100  # clients that stand for a larger population
 
 
 @dataclass(frozen=True)
-class Setting:
+class FederationSetup:
     """The constants of an experiment, known before the first round."""
 
     config: Config
@@ -117,7 +117,7 @@ def partitioned(config: Config) -> tuple[ImageData, Partition]:
     return data, partition
 
 
-def prepare(config: Config) -> Setting:
+def prepare(config: Config) -> FederationSetup:
     """Return data, partition and model of an experiment; every mistake in them is raised here."""
     data, partition = partitioned(config)
     name = auto_extractor(config.data.name, config.eval.extractor)
@@ -125,4 +125,4 @@ def prepare(config: Config) -> Setting:
     images = resized(data.images, config.data.image_size)
     config.model.check_image_size(images.shape[-1])
     model = FlatModel(config.model, config.method, images.shape[1])
-    return Setting(config, data, images, partition, name, model)
+    return FederationSetup(config, data, images, partition, name, model)

@@ -16,7 +16,7 @@ from pipeline.evaluation.diagnosis import (
 )
 from pipeline.evaluation.scores import CrossClientMatrix, Evaluation, RealData
 from pipeline.federation.messages import AdaptReport
-from pipeline.federation.setup import Setting
+from pipeline.federation.setup import FederationSetup
 from pipeline.results.result import Pretraining
 from spire_core.evaluation.image_metrics import total_variation
 from spire_core.federated.messages import steps_per_epoch
@@ -25,7 +25,7 @@ EMBEDDINGS = ("own", "zero", "swapped")  # with which a client's held-out loss i
 
 
 def diagnose(
-    setting: Setting,
+    setting: FederationSetup,
     real: RealData,
     pretraining: Pretraining,
     cross_losses: CrossClientMatrix | None,
@@ -53,7 +53,10 @@ def _of_backbone(pretraining: Pretraining) -> Diagnosis | None:
 
 
 def _of_own_parts(
-    setting: Setting, real: RealData, last: Evaluation, cross_losses: CrossClientMatrix | None
+    setting: FederationSetup,
+    real: RealData,
+    last: Evaluation,
+    cross_losses: CrossClientMatrix | None,
 ) -> Diagnosis | None:
     """Clients with the same kind of data have nothing of their own to learn: no diagnosis."""
     if not _have_trained(setting, last.client_ids) or not _differ(real, last.client_ids):
@@ -68,7 +71,7 @@ def _of_own_parts(
     return consistency_diagnosis(cross_losses.values, cross_losses.client_ids)
 
 
-def _have_trained(setting: Setting, client_ids: Sequence[int]) -> bool:
+def _have_trained(setting: FederationSetup, client_ids: Sequence[int]) -> bool:
     """Return whether a client has trained its own part for `MIN_STEPS`, on average over these."""
     config, partition = setting.config, setting.partition
     federation, batch_size = config.federation, config.client.batch_size

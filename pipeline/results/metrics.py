@@ -11,7 +11,7 @@ from pipeline.evaluation.forgetting import ForgettingCurve
 from pipeline.evaluation.scores import Evaluation, RealData
 from pipeline.federation.messages import AdaptReport
 from pipeline.federation.rounds import RoundStats
-from pipeline.federation.setup import Setting
+from pipeline.federation.setup import FederationSetup
 from pipeline.results.metric_names import (
     ADAPT_KID_WORST,
     ADAPT_SCORES,
@@ -30,7 +30,7 @@ IN_THE_TABLE_ALONE = {"client_id", "num_generated", "num_real", "subset_size", "
 IN_THE_TABLE_ALONE |= {"kid_after_std", "kid_floor_std"}
 
 
-def params_counts(setting: Setting) -> tuple[int, int]:
+def params_counts(setting: FederationSetup) -> tuple[int, int]:
     """Return how many parameters a client's whole model has, and how many a new client trains."""
     d_emb = setting.config.model.d_emb if setting.config.method.record.has_embedding else 0
     return setting.model.layout.size + d_emb, num_trained(setting.model, d_emb)
@@ -64,7 +64,7 @@ def round_metrics(
 
 
 def summary_metrics(
-    setting: Setting,
+    setting: FederationSetup,
     real: RealData,
     evaluations: Sequence[Evaluation],
     tuned: Evaluation | None,

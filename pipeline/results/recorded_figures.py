@@ -7,7 +7,7 @@ import numpy as np
 from pipeline.evaluation.forgetting import ForgettingCurve, mean_over_clients
 from pipeline.evaluation.scores import CrossClientMatrix, Evaluation, RealData
 from pipeline.federation.messages import AdaptReport
-from pipeline.federation.setup import Setting
+from pipeline.federation.setup import FederationSetup
 from pipeline.figures import image_grids
 from pipeline.figures import plots as figures
 from pipeline.results.result import Adaptation
@@ -17,7 +17,7 @@ GRID_CLIENTS = 4
 
 
 def log_adaptation_figures(
-    tracker: Tracker, setting: Setting, real: RealData, adaptation: Adaptation
+    tracker: Tracker, setting: FederationSetup, real: RealData, adaptation: Adaptation
 ) -> None:
     """Write sample grids, class histograms, forgetting curves and the cross-client matrix."""
     for report in adaptation.reports[:GRID_CLIENTS]:
@@ -29,7 +29,7 @@ def log_adaptation_figures(
 
 
 def log_pretraining_figure(
-    tracker: Tracker, setting: Setting, real: RealData, evaluations: Sequence[Evaluation]
+    tracker: Tracker, setting: FederationSetup, real: RealData, evaluations: Sequence[Evaluation]
 ) -> None:
     """Write KID of the pre-training clients over the rounds."""
     if evaluations:
@@ -53,7 +53,7 @@ def log_cross_losses_figure(tracker: Tracker, losses: CrossClientMatrix) -> None
     tracker.log_figure(picture, "plots/cross_losses.png")
 
 
-def client_rows(setting: Setting, report: AdaptReport) -> list[tuple[str, np.ndarray]]:
+def client_rows(setting: FederationSetup, report: AdaptReport) -> list[tuple[str, np.ndarray]]:
     """Return labelled rows of images: a client's own data, samples before and after adaptation."""
     test = setting.partition.split(report.client_id).test
     return [
@@ -63,7 +63,9 @@ def client_rows(setting: Setting, report: AdaptReport) -> list[tuple[str, np.nda
     ]
 
 
-def _log_client(tracker: Tracker, setting: Setting, real: RealData, report: AdaptReport) -> None:
+def _log_client(
+    tracker: Tracker, setting: FederationSetup, real: RealData, report: AdaptReport
+) -> None:
     client_id, before, after = report.client_id, report.before, report.after
     grid = image_grids.labelled_grids(client_rows(setting, report), columns=16)
     tracker.log_figure(grid, f"samples/client_{client_id}.png")

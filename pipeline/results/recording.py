@@ -14,7 +14,7 @@ from pipeline.config.equivalence import fingerprint
 from pipeline.config.schema import Config
 from pipeline.evaluation.diagnosis import DIAGNOSIS, NONE, Diagnosis, own_is_best
 from pipeline.evaluation.scores import CrossClientMatrix, Evaluation, RealData
-from pipeline.federation.setup import Setting
+from pipeline.federation.setup import FederationSetup
 from pipeline.figures import image_grids
 from pipeline.figures import plots as figures
 from pipeline.files.revision import git_revision
@@ -37,7 +37,7 @@ MAX_PROFILE_BYTES = 20_000_000  # of a file that is sent to the store
 _log = logging.getLogger(__name__)
 
 
-def run_tags(setting: Setting, preset: str | None) -> dict[str, str]:
+def run_tags(setting: FederationSetup, preset: str | None) -> dict[str, str]:
     """Return the tags that a run is found and filtered by."""
     config = setting.config
     extractor = make_extractor(setting.extractor, config.eval.extractor_weights)
@@ -55,7 +55,7 @@ def run_tags(setting: Setting, preset: str | None) -> dict[str, str]:
     }
 
 
-def log_setting(tracker: Tracker, setting: Setting) -> None:
+def log_setting(tracker: Tracker, setting: FederationSetup) -> None:
     """Write parameters, configuration, data and partition, before the first round."""
     if not tracker.keeps_files:
         return
@@ -108,7 +108,7 @@ def log_profile(tracker: Tracker, run_dir: Path) -> None:
 
 def log_adaptation(
     tracker: Tracker,
-    setting: Setting,
+    setting: FederationSetup,
     real: RealData,
     evaluations: Sequence[Evaluation],
     adaptation: Adaptation,
@@ -140,7 +140,7 @@ def log_cross_losses(tracker: Tracker, losses: CrossClientMatrix) -> None:
 
 
 def log_summary(
-    tracker: Tracker, setting: Setting, metrics: Mapping[str, float], state_fingerprint: str
+    tracker: Tracker, setting: FederationSetup, metrics: Mapping[str, float], state_fingerprint: str
 ) -> None:
     """Write the final metrics, the fingerprint of the final state, and the model."""
     config, image_shape = setting.config, setting.images.shape[1:]

@@ -10,7 +10,7 @@ from pipeline.evaluation.diagnosis import Diagnosis
 from pipeline.evaluation.forgetting import ForgettingCurve
 from pipeline.evaluation.scores import CrossClientMatrix, Evaluation, RealData
 from pipeline.federation.messages import AdaptReport
-from pipeline.federation.setup import Setting
+from pipeline.federation.setup import FederationSetup
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Result:
 
     run_id: str
     run_dir: Path
-    setting: Setting
+    setting: FederationSetup
     real: RealData
     pretraining: Pretraining
     cross_losses: CrossClientMatrix | None

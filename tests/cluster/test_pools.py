@@ -37,7 +37,7 @@ from pipeline.federation.driver import Driver, RoundDriver
 from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.pool import ClientFailure, ClientPool
 from pipeline.federation.rounds import RoundSettings, RoundStats
-from pipeline.federation.setup import Setting, prepare
+from pipeline.federation.setup import FederationSetup, prepare
 from pipeline.runs.layout import trace_path
 from pipeline.tracking.outbox import read_points
 from spire_core.errors import ClusterError, SpireError
@@ -400,7 +400,7 @@ def _all_memory() -> Iterator[bytes]:
             yield held.tobytes() if isinstance(held, np.ndarray) else bytes(held)
 
 
-Opened = tuple[Setting, ClientPool]
+Opened = tuple[FederationSetup, ClientPool]
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from pipeline.federation.driver import Driver
 from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.pool import LocalClientPool
 from pipeline.federation.rounds import RoundSettings
-from pipeline.federation.setup import Setting, prepare
+from pipeline.federation.setup import FederationSetup, prepare
 from spire_core.errors import AggregationError, ClusterError
 from spire_core.federated.compression import WITH_FEEDBACK
 from spire_core.federated.messages import Broadcast, ClientUpdate, Encoded, RoundPlan
@@ -106,7 +106,7 @@ class PoisonedWorker(ClientWorker):
 
 
 @pytest.fixture(scope="module")
-def setting(mnist_root: Path) -> Setting:
+def setting(mnist_root: Path) -> FederationSetup:
     overrides = ["federation.num_clients=2", "federation.cohort_size=2", "federation.tau=1"]
     small = ["model.width=8", "model.d_emb=4", "client.batch_size=4", "client.warmup_rounds=0"]
     # A crash splits a group, and clients that are computed alone differ in their last bits.
@@ -115,7 +115,11 @@ def setting(mnist_root: Path) -> Setting:
 
 
 def driver_for(
-    setting: Setting, folder: Path, policy: str, poisons: Sequence[Poison] = (), **worker: Any
+    setting: FederationSetup,
+    folder: Path,
+    policy: str,
+    poisons: Sequence[Poison] = (),
+    **worker: Any,
 ) -> Driver:
     config = setting.config
     limits = {"on_client_error": policy, "max_update_norm": 50.0}
@@ -156,7 +160,9 @@ def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -
         assert np.isfinite(numbers).all()
 
 
-def test_a_dropped_round_never_happened_for_the_client(setting: Setting, tmp_path: Path) -> None:
+def test_a_dropped_round_never_happened_for_the_client(
+    setting: FederationSetup, tmp_path: Path
+) -> None:
     """Whatever was wrong with an update, server and clients end as if its client had crashed."""
     poisons = [poison for poison, _ in POISONS.values()]
     num_rounds = len(poisons) + 1  # in the last one it is well again
@@ -170,7 +176,9 @@ def test_a_dropped_round_never_happened_for_the_client(setting: Setting, tmp_pat
     assert float(found[f"{POISONED}.{CLIENT_EMB}.step"]) == 1  # it has learnt in the last alone
 
 
-def test_what_is_done_again_is_as_if_nothing_had_happened(setting: Setting, tmp_path: Path) -> None:
+def test_what_is_done_again_is_as_if_nothing_had_happened(
+    setting: FederationSetup, tmp_path: Path
+) -> None:
     poisons = [crash, *(POISONS[name][0] for name in ("NaN", "negative moments"))]
     again = driver_for(setting, tmp_path / "again", "retry", poisons, times=2)
     plain = driver_for(setting, tmp_path / "plain", "retry")
@@ -179,7 +187,7 @@ def test_what_is_done_again_is_as_if_nothing_had_happened(setting: Setting, tmp_
 
 @pytest.mark.parametrize("policy", ["retry", "fail"])
 def test_what_stays_wrong_ends_the_run_in_one_sentence(
-    policy: str, setting: Setting, tmp_path: Path
+    policy: str, setting: FederationSetup, tmp_path: Path
 ) -> None:
     """It names client, round and cause, and leaves the server's state alone."""
     driver = driver_for(setting, tmp_path, policy, [crash])
@@ -194,7 +202,7 @@ def test_what_stays_wrong_ends_the_run_in_one_sentence(
     assert driver.state.round_idx == 0
 
 
-def test_every_fault_is_told_in_words(setting: Setting, tmp_path: Path) -> None:
+def test_every_fault_is_told_in_words(setting: FederationSetup, tmp_path: Path) -> None:
     driver = driver_for(setting, tmp_path, "fail")
     worker: Any = driver.pool.worker  # type: ignore[attr-defined]
     before, plan = driver.state, RoundPlan(0, 1.0, shares_local=True, tau=1)
@@ -208,7 +216,7 @@ def test_every_fault_is_told_in_words(setting: Setting, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("engine", ["loop", "grouped"])
 def test_a_client_that_breaks_spoils_neither_its_group_nor_itself(
-    engine: str, setting: Setting, tmp_path: Path
+    engine: str, setting: FederationSetup, tmp_path: Path
 ) -> None:
     """What it remembers turns to NaN in round 1, and with it all that it computes in that round."""
     client = {"engine": engine, "group_size": 2}
@@ -225,7 +233,7 @@ def of_arrays(spoil: Callable[[np.ndarray], np.ndarray]) -> Callable[[Encoded], 
 
 @pytest.mark.parametrize("form", ["bf16", "int8", "top_k"])
 def test_a_compressed_update_that_is_refused_leaves_what_its_client_owed(
-    form: str, setting: Setting, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    form: str, setting: FederationSetup, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its residual, too, is what it was before the round; bytes are counted as they travelled."""
     client = {"compression": form, "top_k_fraction": 0.01}
@@ -256,7 +264,7 @@ def test_a_compressed_update_that_is_refused_leaves_what_its_client_owed(
 
 
 def test_a_round_that_is_done_again_sends_what_was_owed_once(
-    setting: Setting, tmp_path: Path
+    setting: FederationSetup, tmp_path: Path
 ) -> None:
     client, spoilt = {"compression": "top_k"}, of_arrays(lambda values: values[:-1])
     poisons = [lambda u: u, crash, changed(change=spoilt)]
@@ -268,7 +276,7 @@ def test_a_round_that_is_done_again_sends_what_was_owed_once(
 
 
 def test_numbers_that_turn_to_nan_are_refused_however_they_travel(
-    setting: Setting, tmp_path: Path
+    setting: FederationSetup, tmp_path: Path
 ) -> None:
     for form in ("int8", "top_k"):
         client = {"compression": form}

@@ -25,7 +25,7 @@ from pipeline.federation.driver import RoundDriver
 from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.pool import LocalClientPool
 from pipeline.federation.rounds import RoundStats
-from pipeline.federation.setup import Setting, prepare
+from pipeline.federation.setup import FederationSetup, prepare
 from pipeline.inference.saved_run import SavedRun
 from pipeline.results.metrics import adaptation_metrics, new_client_rows
 from pipeline.results.recording import run_tags
@@ -386,7 +386,7 @@ def test_pretraining_clients_fine_tune_for_a_score_of_their_own(
     assert result.tuned.losses[1].own == worker._heldout(client_id, None)
 
 
-def worker_in(folder: Path, config: Config) -> tuple[Setting, ClientWorker]:
+def worker_in(folder: Path, config: Config) -> tuple[FederationSetup, ClientWorker]:
     """An experiment's setting, and a worker of it that keeps clients' states in a folder."""
     setting = prepare(config)
     parts = (setting.mixtures, setting.partition, setting.extractor, folder)

@@ -336,8 +336,10 @@ LINKS |= {"clients/0000000/0000002.safetensors": "notes.txt"}
 @pytest.mark.parametrize("how", ["id", "path", "sync"])
 @pytest.mark.parametrize("link", LINKS)
 def test_no_link_in_a_runs_folder_is_followed(
-    how: str, link: str, copy: Copy, victim: Path, home: Path
+    how: str, link: str, interrupted: Path, victim: Path, home: Path, tmp_path: Path
 ) -> None:
+    run_id = a_run_in(home / "mlflow.db", home / "artifacts")  # a store that takes what it is sent
+    copy = Copy(tmp_path / "sent", interrupted, run_id)
     if how == "sync":
         copy.tracked_at(f"sqlite:///{home}/mlflow.db")
     path = copy.folder / link
