@@ -25,8 +25,8 @@ def cross_client_losses(
 ) -> CrossClientMatrix | None:
     """Return held-out losses of clients' data (row) with each other's own parts (column) on (P,).
 
-    All entries of a row are taken at the same noise; the diagonal is `HeldoutLosses.own`. The clients are
-    the first evaluated ones that have trained an own part; None if there are none.
+    All entries of a row are taken at the same noise; the diagonal is `HeldoutLosses.own`. The
+    clients are the first evaluated ones that have trained an own part; None if there are none.
     """
     client_ids = _trained_ids(setting, ClientStore(run_dir / CLIENTS))
     if not client_ids:
