@@ -20,12 +20,9 @@ from pipeline.federation.messages import (
 from spire_core.adaptation.adapt import adapt_client, num_trained
 from spire_core.adaptation.adapt_together import adapt_embeddings
 from spire_core.config.adapt import AdaptConfig
-from spire_core.evaluation.image_metrics import nearest_neighbour_distance, total_variation
-from spire_core.evaluation.kid import kid
 from spire_core.federated.private_state import PrivateState, load_client, new_private_state
 from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel, initial_weights
-from spire_core.training.fit import to_float
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,35 +114,6 @@ class AdaptationTasks(EvaluationTasks):
                 EpochEvaluation(drawn if whole else None, scores, heldout, distances, duration_s)
             )
         return looks
-
-    def _scores(
-        self, drawn: GeneratedSamples, heldout: Tensor, pooled_features: Tensor
-    ) -> dict[str, float]:
-        """Return KID against the client's and the population's data, TV, and held-out loss.
-
-        `heldout` (n,) are the losses of `_heldout_each`.
-        """
-        config, client_id = self.config, drawn.client_id
-        sizes = (config.eval.kid_subset_size, config.eval.kid_num_subsets, config.seed)
-        own = kid(self.real_features(client_id), drawn.features, *sizes)
-        observed = {
-            "own_kid": own.mean,
-            "own_kid_std": own.std,
-            "population_kid": kid(pooled_features, drawn.features, *sizes).mean,
-            "heldout_loss": float(heldout.mean()),
-        }
-        if drawn.histogram is not None:
-            observed["tv"] = total_variation(drawn.histogram, self.setup.mixtures[client_id])
-        return observed
-
-    def _distances(self, client_id: int, images: Tensor) -> tuple[float, float]:
-        """Return the distances of images to equally many training and held-out images."""
-        train, test = self.train_images(client_id), self.test_images(client_id)
-        count = min(len(train), len(test))
-        return (
-            nearest_neighbour_distance(images, to_float(train[:count])),
-            nearest_neighbour_distance(images, to_float(test[:count])),
-        )
 
     def adapt(
         self,

@@ -11,7 +11,12 @@ from pipeline.federation.messages import GeneratedSamples, HeldoutLosses
 from spire_core.diffusion.generation import client_denoiser, draw, draw_together
 from spire_core.evaluation.extractors import is_classifier_of
 from spire_core.evaluation.feature_cache import cached_features
-from spire_core.evaluation.image_metrics import class_histogram
+from spire_core.evaluation.image_metrics import (
+    class_histogram,
+    nearest_neighbour_distance,
+    total_variation,
+)
+from spire_core.evaluation.kid import kid
 from spire_core.federated.private_state import load_client
 from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel
@@ -130,3 +135,32 @@ class EvaluationTasks(WorkerBase):
         images = self.test_images(client_id, self.config.eval.num_loss_images)
         client = ClientContext(client_id, self.config.seed, images)
         return heldout_losses(self.model, emb, client, self.diffusion).cpu()
+
+    def _scores(
+        self, drawn: GeneratedSamples, heldout: Tensor, pooled_features: Tensor
+    ) -> dict[str, float]:
+        """Return KID against the client's and the population's data, TV, and held-out loss.
+
+        `heldout` (n,) are the losses of `_heldout_each`.
+        """
+        config, client_id = self.config, drawn.client_id
+        sizes = (config.eval.kid_subset_size, config.eval.kid_num_subsets, config.seed)
+        own = kid(self.real_features(client_id), drawn.features, *sizes)
+        observed = {
+            "own_kid": own.mean,
+            "own_kid_std": own.std,
+            "population_kid": kid(pooled_features, drawn.features, *sizes).mean,
+            "heldout_loss": float(heldout.mean()),
+        }
+        if drawn.histogram is not None:
+            observed["tv"] = total_variation(drawn.histogram, self.setup.mixtures[client_id])
+        return observed
+
+    def _distances(self, client_id: int, images: Tensor) -> tuple[float, float]:
+        """Return the distances of images to equally many training and held-out images."""
+        train, test = self.train_images(client_id), self.test_images(client_id)
+        count = min(len(train), len(test))
+        return (
+            nearest_neighbour_distance(images, to_float(train[:count])),
+            nearest_neighbour_distance(images, to_float(test[:count])),
+        )
