@@ -58,7 +58,7 @@ class AnsweringPool:
     def share(self, weights: np.ndarray) -> np.ndarray:
         return weights
 
-    def run(self, task: str, units: list[Any], *args: Any, **more: Any) -> list[Any]:
+    def run_all(self, task: str, units: list[Any], *args: Any, **more: Any) -> list[Any]:
         if task == "real_features":
             return [features("real", c, 90) for c in units]
         if task == "draw":
