@@ -6,30 +6,18 @@ draw is a function of the seed, the client and the round.
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from spire_core.rng import derive_seed, numpy_generator
-
-SPARSE_FROM = 100_000  # clients
+from spire_core.rng import numpy_generator
 
 
 def choose_cohort(num_clients: int, cohort_size: int, seed: int, round_idx: int) -> list[int]:
     """Return this round's clients in ascending order, drawn without replacement.
 
-    They are the head of `torch.randperm`, drawn without importing torch: its generator is the
-    Mersenne twister of numpy's `RandomState`, seeded with 32 bits, and its loop swaps element i
-    with one of those from i on. From `SPARSE_FROM` clients on another draw takes time that depends
-    on the cohort alone.
+    Every set of clients is equally likely. Time and memory depend on the cohort alone: numpy lists
+    the whole population only if it is small (10,000) or at most 20 times the cohort.
     """
-    if num_clients >= SPARSE_FROM:
-        rng = numpy_generator(seed, "cohort", round_idx)
-        return sorted(rng.choice(num_clients, cohort_size, replace=False).tolist())
-    twister = np.random.RandomState(derive_seed(seed, "cohort", round_idx) & 0xFFFFFFFF)
-    order = list(range(num_clients))
-    for i, word in enumerate(np.frombuffer(twister.bytes(4 * cohort_size), "<u4").tolist()):
-        j = i + word % (num_clients - i)
-        order[i], order[j] = order[j], order[i]
-    return sorted(order[:cohort_size])
+    rng = numpy_generator(seed, "cohort", round_idx)
+    # The order is not kept, so it need not be random.
+    return sorted(rng.choice(num_clients, cohort_size, replace=False, shuffle=False).tolist())
 
 
 def responding_clients(

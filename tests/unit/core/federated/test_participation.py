@@ -1,25 +1,52 @@
 """Who drops out of a round and who falls behind: draws by client and round, and the work done."""
 
+import time
+import tracemalloc
+
+import numpy as np
 import pytest
-import torch
 
 from pipeline.config.load import load_config
 from spire_core.errors import ConfigError
 from spire_core.federated.messages import RoundPlan
 from spire_core.federated.participation import choose_cohort, responding_clients, stragglers
-from spire_core.rng import torch_generator
+from spire_core.rng import derive_seed
 
 COHORT = [1, 4, 5, 8, 9, 12]
 
 
-@pytest.mark.parametrize("num_clients", [1, 2, 24, 1000, 99_999])
-def test_a_cohort_is_the_head_of_a_permutation_of_torch(num_clients: int) -> None:
+@pytest.mark.parametrize("num_clients", [1, 2, 24, 1000, 20_000, 1_000_000])
+def test_a_cohort_is_drawn_by_numpys_own_choice(num_clients: int) -> None:
     for cohort_size in {1, min(4, num_clients), min(1000, num_clients)}:
         for seed, round_idx in ((0, 0), (0, 7), (5, 0), (2**40, 3)):
-            generator = torch_generator(seed, "cohort", round_idx)
-            head = torch.randperm(num_clients, generator=generator)[:cohort_size]
+            rng = np.random.default_rng(derive_seed(seed, "cohort", round_idx))
+            drawn = rng.choice(num_clients, cohort_size, replace=False, shuffle=False)
             chosen = choose_cohort(num_clients, cohort_size, seed, round_idx)
-            assert chosen == sorted(head.tolist())
+            assert chosen == sorted(drawn.tolist())
+            assert len({*chosen}) == cohort_size
+            assert {*chosen} <= {*range(num_clients)}
+
+
+@pytest.mark.parametrize(("num_clients", "cohort_size"), [(10, 3), (10, 9), (6, 1)])
+def test_each_client_takes_part_as_often_as_another(num_clients: int, cohort_size: int) -> None:
+    """Of 3000 cohorts, within five standard deviations of a binomial."""
+    cohorts = [choose_cohort(num_clients, cohort_size, 1, r) for r in range(3000)]
+    counts, chance = np.bincount(np.concatenate(cohorts)), cohort_size / num_clients
+    deviation = (3000 * chance * (1 - chance)) ** 0.5
+    assert np.abs(counts - 3000 * chance).max() < 5 * deviation
+
+
+@pytest.mark.parametrize("num_clients", [1_000_000, 100_000_000])
+def test_a_cohort_costs_what_it_holds_not_what_the_population_does(num_clients: int) -> None:
+    choose_cohort(num_clients, 1, 0, 0)
+    tracemalloc.start()
+    began = time.process_time()
+    cohorts = [choose_cohort(num_clients, 100, 0, round_idx) for round_idx in range(10)]
+    duration_s, (_, peak_bytes) = time.process_time() - began, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len({*map(tuple, cohorts)}) == 10
+    assert peak_bytes < 2**20  # a number for each client would take 8 or 800 MB
+    assert duration_s < 1
 
 
 def test_at_a_chance_of_zero_everybody_answers_in_time() -> None:
@@ -52,6 +79,16 @@ def test_as_many_drop_out_and_fall_behind_as_the_chance_says() -> None:
     away = 1 - sum(len(responding_clients(cohort, 0.3, 0, r)) for r in rounds) / 6000
     behind = sum(len(stragglers(cohort, 0.3, 0, r)) for r in rounds) / 6000
     assert (away, behind) == (pytest.approx(0.3, abs=0.03), pytest.approx(0.3, abs=0.03))
+
+
+@pytest.mark.parametrize("num_clients", [20, 100_000_000])
+def test_draws_are_nested_over_drop_rates(num_clients: int) -> None:
+    """Of a drawn cohort, who drops out at a rate does so at every higher one."""
+    for round_idx in range(10):
+        cohort = choose_cohort(num_clients, 12, 0, round_idx)
+        rates = (0.0, 0.1, 0.5, 0.9, 0.999)
+        there = [{*responding_clients(cohort, rate, 0, round_idx)} for rate in rates]
+        assert there[4] <= there[3] <= there[2] <= there[1] <= there[0] == {*cohort}
 
 
 def test_who_stays_away_at_a_low_rate_does_at_a_higher_one() -> None:
