@@ -13,7 +13,6 @@ from typing import Any
 from pipeline.config.build import flattened
 from pipeline.config.schema import Config
 from spire_core.config.adapt import can_adapt_together
-from spire_core.config.model import num_norm_groups
 from spire_core.methods import Method
 
 EMBEDDING_KEYS = ("model.d_emb", "client.emb_lr", "client.emb_proj_lr_factor", "adapt.init")
@@ -31,13 +30,7 @@ NO_ROUNDS = {  # what stands for the rounds of a method that has none
     "federation.straggler_rate": 0.0,
     "federation.max_update_norm": None,
 }
-LATER = {  # settings that came when there were runs already, and what those had done
-    "client.compression": "none",
-    "client.precision": "float32",
-    "client.compile": False,
-    "adapt.tune_epochs": 0,
-    "partition.num_train_classes": None,
-}
+SCHEMA = 1  # raise it when the same settings come to mean another result
 
 
 def canonical(config: Config) -> Config:
@@ -131,7 +124,7 @@ def pretrain_fingerprint(config: Config) -> str:
 
 
 def _determining(config: Config) -> dict[str, Any]:
-    """Return the canonical settings, by group, that determine the result."""
+    """Return the canonical settings that determine the result, by group, and their schema."""
     settings = {
         group: {name: value for name, value in values.items() if determines(f"{group}.{name}")}
         if isinstance(values, dict)
@@ -139,17 +132,9 @@ def _determining(config: Config) -> dict[str, Any]:
         for group, values in canonical(config).as_dict().items()
         if determines(f"{group}.")
     }
-    if 64 % config.model.width == 0:  # networks of these widths were once normalised otherwise
-        settings["model"]["num_norm_groups"] = num_norm_groups(config.model.width)
     if config.data.name != "folder":  # the name of a known data set says which images it has
         del settings["data"]["path"]
-    if settings["client"]["compression"] == LATER["client.compression"]:
-        del settings["client"]["top_k_fraction"]
-    for key, before in LATER.items():
-        group, _, name = key.partition(".")
-        if settings[group][name] == before:
-            del settings[group][name]
-    return settings
+    return settings | {"schema": SCHEMA}
 
 
 def _digest(settings: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TypeVar
 
-from pipeline.config.equivalence import LATER, reads
+from pipeline.config.equivalence import reads
 from pipeline.tracking.mlflow_queries import TrackedRun, is_known
 from spire_core.methods import METHODS
 from sweeps.report.stats import Estimate, estimate
@@ -83,15 +83,11 @@ def pair_of(run: TrackedRun) -> Pair:
 
 
 def parameters(run: TrackedRun) -> dict[str, str]:
-    """Return what may set a run apart: parameters that its method reads, its images and extractor.
-
-    Where an older revision did not log a parameter yet, it stands at what that revision did.
-    """
+    """Return what may set a run apart: parameters its method reads, its images and extractor."""
     method = METHODS.get(method_of(run) or "")
-    told = {**{key: str(before) for key, before in LATER.items()}, **run.params}
     told = {
         key: value
-        for key, value in told.items()
+        for key, value in run.params.items()
         if not key.startswith(IGNORED) and (method is None or reads(method, key))
     }
     if EXTRACTOR in run.tags:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.config.equivalence import _determining, fingerprint, pretrain_fingerprint, reads
+from pipeline.config.equivalence import fingerprint, pretrain_fingerprint, reads
 from pipeline.config.load import load_config
 from spire_core.methods import METHODS
 
@@ -125,13 +125,3 @@ def test_a_users_own_images_are_known_by_their_folder() -> None:
     own = ("data=folder", "data.image_size=16")
     here = fingerprints(*own, "data.path=here")
     assert here[0] != fingerprints(*own, "data.path=there")[0]
-
-
-@pytest.mark.parametrize(
-    ("width", "marked"), [(8, 2), (16, 4), (24, None), (32, 8), (48, None), (64, 16), (128, None)]
-)
-def test_networks_that_were_once_normalised_otherwise_are_other_experiments(
-    width: int, marked: int | None
-) -> None:
-    told = _determining(load_config("smoke", [f"model.width={width}"]))
-    assert told["model"].get("num_norm_groups") == marked

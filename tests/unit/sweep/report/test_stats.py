@@ -125,15 +125,6 @@ def test_what_a_method_does_not_read_does_not_part_its_seeds() -> None:
     assert (theirs.method, len(theirs.runs)) == ("fedavg_ft", 2)
 
 
-def test_runs_from_before_a_setting_existed_are_those_that_leave_it_alone() -> None:
-    runs = [run("fedavg_ft", 0), run("fedavg_ft", 1, adapt__tune_epochs=0)]
-    runs += [run("fedavg_ft", 0, adapt__tune_epochs=4)]
-    assert [(label(g.setting), len(g.runs)) for g in group_runs(runs)] == [
-        ("adapt.tune_epochs=0", 2),
-        ("adapt.tune_epochs=4", 1),
-    ]
-
-
 def test_groups_hold_seeds_in_order_and_the_later_of_two_equal_runs() -> None:
     early, late = run("spire", 1, 1.0), run("spire", 1, 2.0)
     late = TrackedRun("late", *list(vars(late).values())[1:-1], started_ms=5)
