@@ -205,14 +205,14 @@ def test_a_class_mixture_by_hand() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "idd"}, "iid, dirichlet.* got idd"),
+        ({"name": "idd"}, "iid, dirichlet.* got 'idd': did you mean iid"),
         ({"alpha": 0.0}, "alpha above 0"),
         ({"alpha": float("nan")}, "alpha above 0"),
         ({"classes_per_client": 0}, "classes_per_client of at least 1, got 0"),
         ({"shards_per_client": -1}, "shards_per_client of at least 1"),
         ({"min_size": 1}, "min_size of at least 2"),
         ({"max_retries": -1}, "max_retries of at least 0"),
-        ({"test_fraction": 1.0}, "test_fraction between 0 and 1"),
+        ({"test_fraction": 1.0}, r"test_fraction in \(0, 1\), got 1\.0"),
         ({"client_size": 19}, "at least partition.min_size"),
         ({"name": "shard", "client_size": 50}, "no partition.client_size with shard"),
         ({"num_train_classes": 0}, "num_train_classes of at least 1, got 0"),

@@ -23,6 +23,8 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from pipeline.cli.main import main
+from pipeline.config.schema import config_from_dict
+from pipeline.federation.setup import prepare
 
 TINY = ["resources.pool=local", "partition=iid", "partition.client_size=40"]
 TINY += ["federation.num_clients=2", "federation.num_new_clients=1", "federation.cohort_size=2"]
@@ -306,9 +308,9 @@ def test_pictures_are_read_where_the_user_says_alone(how: str, copy: Copy, tmp_p
     for name in ("checkpoints", "clients", "evaluations"):
         shutil.rmtree(copy.folder / name, ignore_errors=True)
     path = copy.folder / "config.json"
-    hashes = ("data_sha256", "partition_hash")
-    stored = {k: v for k, v in json.loads(path.read_text()).items() if k not in hashes}
-    path.write_text(json.dumps(stored))
+    stored = json.loads(path.read_text())
+    began_with = prepare(config_from_dict(stored["config"])).hashes  # of the same pictures
+    path.write_text(json.dumps(stored | began_with))
     ended = copy.use(how)
     assert ended.code == 2
     assert f"expected data.path={pictures} on the command line" in ended.err
