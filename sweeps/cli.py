@@ -24,27 +24,27 @@ def sweep(args: argparse.Namespace) -> Answer:
     from sweeps.sweep import run_sweep
 
     outcome = run_sweep(settings, say, args.retry_failed)
-    told = outcome_json(outcome)
-    text = outcome_text(told) + _reported(outcome, told)
-    code = 1 if told["num_failed"] else INTERRUPTED if told["num_unfinished"] else 0
-    return Answer(text, told, code)
+    values = outcome_json(outcome)
+    text = outcome_text(values) + _reported(outcome, values)
+    code = 1 if values["num_failed"] else INTERRUPTED if values["num_unfinished"] else 0
+    return Answer(text, values, code)
 
 
-def _reported(outcome: Any, told: dict[str, Any]) -> str:
-    """Return what the report of a sweep says, once something has finished; what it lacks, else."""
+def _reported(outcome: Any, values: dict[str, Any]) -> str:
+    """Return the report of a sweep as text, or why there is none; "" if nothing has finished."""
     from pipeline.config.tracking import ui_command
     from spire_core.errors import SpireError
     from sweeps.report.make import make_report, report_text
 
-    if not (outcome.sweep.report and outcome.tracking.enabled and told["num_finished"]):
+    if not (outcome.sweep.report and outcome.tracking.enabled and values["num_finished"]):
         return ""
-    sweep = told["parent_run_id"] or told["name"]  # its folder may have been deleted meanwhile
+    sweep = values["parent_run_id"] or values["name"]  # its folder may have been deleted meanwhile
     try:
-        made = make_report(outcome.tracking, [sweep], None)
+        written = make_report(outcome.tracking, [sweep], None)
     except SpireError as error:  # the trials and their runs are there all the same
         return f"\n\nno report: {error}"
-    told["artifacts"] = {"report": str(made.html)}
-    return f"\n\n{report_text(made)}\nlook at it all  {ui_command(outcome.tracking)}"
+    values["artifacts"] = {"report": str(written.html)}
+    return f"\n\n{report_text(written)}\nlook at it all  {ui_command(outcome.tracking)}"
 
 
 def _dry_run(settings: Any, retry_failed: bool) -> Answer:
@@ -61,10 +61,10 @@ def _dry_run(settings: Any, retry_failed: bool) -> Answer:
     planned = probes(settings) if settings.search == "optuna" else trials(settings)
     if os.environ.get("RAY_ADDRESS"):
         with cluster() as available:
-            told = plan_json(settings, planned, available, ledger, retry_failed)
+            values = plan_json(settings, planned, available, ledger, retry_failed)
     else:
-        told = plan_json(settings, planned, machine_resources(), ledger, retry_failed)
-    return Answer(plan_text(told), told)
+        values = plan_json(settings, planned, machine_resources(), ledger, retry_failed)
+    return Answer(plan_text(values), values)
 
 
 def report(args: argparse.Namespace) -> Answer:
@@ -76,8 +76,8 @@ def report(args: argparse.Namespace) -> Answer:
 
     names, settings = split_words(args.words)
     tracking = load_config(None, allowed(settings, ("tracking.",))).tracking
-    made = make_report(tracking, names or ["last"], None if args.out is None else Path(args.out))
-    return Answer(report_text(made), report_json(made))
+    written = make_report(tracking, names or ["last"], None if args.out is None else Path(args.out))
+    return Answer(report_text(written), report_json(written))
 
 
 def _add_sweep(verbs: Any) -> None:

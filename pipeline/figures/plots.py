@@ -101,13 +101,12 @@ def matrix_figure(
     col_names: Sequence[str],
     title: str,
     label: str = "KID",
-    xlabel: str = "data of client",
-    ylabel: str = "samples of client",
+    axis_names: tuple[str, str] = ("data of client", "samples of client"),
     spec: str = ".2g",
 ) -> "Figure":
     """Return a cross-client heat map: row i = samples of client i, column j = data of client j.
 
-    `label` names the quantity, `ylabel` and `xlabel` what else rows and columns are. The numbers
+    `label` names the quantity, `axis_names` are those of the columns and the rows. The numbers
     stand in the cells of up to 12 x 12 clients, as `spec` says.
     """
     is_small = max(matrix.shape) <= MAX_NUMBERED
@@ -117,7 +116,7 @@ def matrix_figure(
     axes = figure.subplots()
     _heat_map(axes, matrix, label, spec, is_numbered=is_small)
     _name_ticks(axes, col_names, row_names)
-    axes.set(xlabel=plain(xlabel), ylabel=plain(ylabel), title=plain(title))
+    axes.set(xlabel=plain(axis_names[0]), ylabel=plain(axis_names[1]), title=plain(title))
     return figure
 
 

@@ -48,7 +48,7 @@ def log_cross_losses_figure(tracker: Tracker, losses: CrossClientMatrix) -> None
     title = "Held-out loss with another client's part"
     axes = ("own part of client", "data of client")
     picture = figures.matrix_figure(
-        losses.values, names, names, title, "held-out loss", *axes, ".3g"
+        losses.values, names, names, title, "held-out loss", axes, ".3g"
     )
     tracker.log_figure(picture, "plots/cross_losses.png")
 

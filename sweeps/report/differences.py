@@ -77,14 +77,14 @@ def differences_table(groups: Sequence[Group], chosen_by: str) -> Table | None:
             has_tuned = any(group.values(TUNED_KID) for group in own)
             for name, metric in (*DIFFERENCES, *[OWN_MODELS] * has_tuned):
                 by = metric if metric == OWN_KID else chosen_by
-                found = {OWN_BEST: own_best_difference(here, method, metric, by)}
+                by_comparison = {OWN_BEST: own_best_difference(here, method, metric, by)}
                 same = same_setting_difference(here, method, metric, by)
-                if has_settings and same != found[OWN_BEST]:
-                    found[SAME] = same
-                for how, difference in found.items():
+                if has_settings and same != by_comparison[OWN_BEST]:
+                    by_comparison[SAME] = same
+                for how, difference in by_comparison.items():
                     if difference is not None:
-                        told = (label(task), method, name, how if has_settings else "")
-                        rows.append((*told, *compared(difference)))
+                        cells = (label(task), method, name, how if has_settings else "")
+                        rows.append((*cells, *compared(difference)))
     columns = ("task", "method", "score", "compared at", *COMPARED)
     return made_table("differences", "Differences against SPIRE", CAPTION, columns, rows)
 
@@ -126,13 +126,13 @@ def setting_differences_table(groups: Sequence[Group], metric: str) -> Table | N
         several = {shared(group) for group in here if group.method == REFERENCE}
         if len(several) < 2:
             continue
-        found = {
+        by_method_at = {
             method: at_same_settings(here, method, metric)
             for method in by_method(here)
             if method != REFERENCE
         }
         for place in sorted(several, key=sortable):
-            for method, at in found.items():
+            for method, at in by_method_at.items():
                 if place not in at:
                     continue
                 theirs, ours = at[place]
@@ -157,10 +157,10 @@ def within_methods_table(groups: Sequence[Group], metric: str) -> Table | None:
             reference = best(chosen.values(), metric)
             for place in sorted(chosen, key=sortable) if len(chosen) > 1 else ():
                 group = chosen[place]
-                told = (label(task), method, label(place))
+                cells = (label(task), method, label(place))
                 rows.append(
                     (
-                        *told,
+                        *cells,
                         *_against(group, reference, metric),
                         *_against(group, reference, HELDOUT),
                     )
@@ -185,11 +185,11 @@ def at_same_settings(
     """Return a method's best group and SPIRE's at each of SPIRE's settings that both have."""
     ours = gathered(by_method(groups).get(REFERENCE, []), shared)
     theirs = by_method(groups).get(method, [])
-    found = {}
+    pairs = {}
     for place, several in ours.items():
         if rivals := [group for group in theirs if _is_at(group, place)]:
-            found[place] = best(rivals, chosen_by), best(several, chosen_by)
-    return found
+            pairs[place] = best(rivals, chosen_by), best(several, chosen_by)
+    return pairs
 
 
 def _is_at(group: Group, place: Values) -> bool:

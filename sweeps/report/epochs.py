@@ -41,8 +41,8 @@ def epochs_table(groups: Sequence[Group], histories: Histories) -> Table | None:
                 if epoch in at:
                     group, scores = at[epoch]
                     less = None if at is ours else paired(scores, reference)
-                    told = (*head(group), f"{epoch:g}", _mean(group, scores))
-                    rows.append((*told, *compared(less)))
+                    cells = (*head(group), f"{epoch:g}", _mean(group, scores))
+                    rows.append((*cells, *compared(less)))
     columns = (*HEAD, "epochs", "KID", *COMPARED)
     return made_table("epochs", "New clients along their epochs", ALONG_EPOCHS, columns, rows)
 
@@ -72,17 +72,19 @@ def best_at_epochs(
 
 def rate_pictures(groups: Sequence[Group], histories: Histories) -> list[Picture]:
     """Return, for each task with several rates, KID over rates and epochs, a map per method."""
-    tasks, found = by_task(groups), []
+    tasks, pictures = by_task(groups), []
     for number, (task, here) in enumerate(tasks.items(), 1):
         grids = [grid for own in by_method(here).values() if (grid := _rates(own, histories))]
         if not grids:
             continue
         ylabels = [AXES[RATE][0]] + [""] * (len(grids) - 1)
         figure = grids_figure(grids, "epochs of adaptation", ylabels, "KID of new clients")
-        suffix, told = (f"_{number}", f" ({label(task)})") if len(tasks) > 1 else ("", "")
+        suffix, task_text = (f"_{number}", f" ({label(task)})") if len(tasks) > 1 else ("", "")
         text = "KID of new clients, mean over clients and seeds, at each rate after each epoch."
-        found.append(Picture(f"rates_epochs{suffix}", f"KID by rate and epoch{told}", text, figure))
-    return found
+        pictures.append(
+            Picture(f"rates_epochs{suffix}", f"KID by rate and epoch{task_text}", text, figure)
+        )
+    return pictures
 
 
 def _rates(groups: Sequence[Group], histories: Histories) -> Grid | None:

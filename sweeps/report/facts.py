@@ -23,25 +23,25 @@ MAX_NAMED = 6
 def facts_of(runs: Sequence[TrackedRun], used: Sequence[TrackedRun]) -> dict[str, str]:
     """Return what the report's numbers come from; `used` of all these runs are in its tables."""
 
-    def told(key: str) -> str:
+    def value(key: str) -> str:
         values = (parameters(run).get(key, UNSET) for run in used)
         return " / ".join(dict.fromkeys(v for v in values if v != UNSET)) or "-"
 
     keys = ("tau", "local_epochs", "drop_rate", "straggler_rate")
-    said = {key: told(f"federation.{key}") for key in keys}
-    length = [f"{key} {value}" for key, value in said.items() if value not in ("-", "0.0")]
+    lengths = {key: value(f"federation.{key}") for key in keys}
+    length = [f"{key} {value}" for key, value in lengths.items() if value not in ("-", "0.0")]
     facts = {
         "Runs": runs_sentence(runs, used),
-        "Scores": f"KID in the feature space of {told(EXTRACTOR)}, {told('eval.num_images')} "
-        f"images per client, {told('eval.kid_num_subsets')} subsets of at most "
-        f"{told('eval.kid_subset_size')}",
-        "Sampling": f"{told('diffusion.sampler')}, {told('diffusion.sample_steps')} steps, "
-        f"guidance {told('eval.guidance')}",
-        "Data": f"{told('data.name')} at {told('data.image_size')} pixels, partition "
-        f"{told('partition.name')}",
-        "Federation": f"{told('federation.num_clients')} clients and "
-        f"{told('federation.num_new_clients')} new ones, cohorts of "
-        f"{told('federation.cohort_size')}, {told('federation.num_rounds')} rounds, "
+        "Scores": f"KID in the feature space of {value(EXTRACTOR)}, {value('eval.num_images')} "
+        f"images per client, {value('eval.kid_num_subsets')} subsets of at most "
+        f"{value('eval.kid_subset_size')}",
+        "Sampling": f"{value('diffusion.sampler')}, {value('diffusion.sample_steps')} steps, "
+        f"guidance {value('eval.guidance')}",
+        "Data": f"{value('data.name')} at {value('data.image_size')} pixels, partition "
+        f"{value('partition.name')}",
+        "Federation": f"{value('federation.num_clients')} clients and "
+        f"{value('federation.num_new_clients')} new ones, cohorts of "
+        f"{value('federation.cohort_size')}, {value('federation.num_rounds')} rounds, "
         + ", ".join(length),
     }
     revisions = dict.fromkeys(run.tags.get("git_revision", "unknown") for run in used)
@@ -71,8 +71,8 @@ def _why(run: TrackedRun) -> str:
 
 
 def _several(names: Sequence[object]) -> str:
-    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return ", ".join(map(str, names[:MAX_NAMED])) + more
+    rest = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(map(str, names[:MAX_NAMED])) + rest
 
 
 def notes_of(groups: Sequence[Group], chosen: Sequence[Group], metric: str) -> list[str]:

@@ -56,7 +56,7 @@ class Picture:
 
 def draw_all(groups: Sequence[Group], metric: str, histories: Histories) -> list[Picture]:
     """Return all figures of all tasks; `histories` are needed of each method's best setting."""
-    tasks, found = by_task(groups), []
+    tasks, all_pictures = by_task(groups), []
     for number, (task, here) in enumerate(tasks.items(), 1):
         pictures = _draw_task(here, metric, histories, label(task))
         if len(tasks) > 1:
@@ -64,8 +64,8 @@ def draw_all(groups: Sequence[Group], metric: str, histories: Histories) -> list
                 replace(p, name=f"{p.name}_{number}", title=f"{p.title} ({label(task)})")
                 for p in pictures
             ]
-        found += pictures
-    return found
+        all_pictures += pictures
+    return all_pictures
 
 
 def _draw_task(

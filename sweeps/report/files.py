@@ -68,10 +68,10 @@ def make_folder(folder: Path) -> Path:
 def write_report(report: Report) -> list[Path]:
     """Write all files into the report's folder and return their paths."""
     images = {picture.name: _png(picture) for picture in report.pictures}
-    told = (report.name, report.facts, report.notes, report.tables, report.pictures)
+    parts = (report.name, report.facts, report.notes, report.tables, report.pictures)
     files: dict[str, str | bytes] = {
-        HTML: html_page(*told, images),
-        MARKDOWN: markdown_page(*told),
+        HTML: html_page(*parts, images),
+        MARKDOWN: markdown_page(*parts),
         JSON: json.dumps(report_json(report), indent=1, allow_nan=False) + "\n",
     }
     files |= {f"figures/{name}.png": png for name, png in images.items()}

@@ -83,18 +83,20 @@ def pair_of(run: TrackedRun) -> Pair:
 
 
 def parameters(run: TrackedRun) -> dict[str, str]:
-    """Return what may set a run apart: parameters its method reads, its images and extractor."""
+    """Return what may set a run apart: its method's parameters, its images and its extractor."""
     method = METHODS.get(method_of(run) or "")
-    told = {
+    params = {
         key: value
         for key, value in run.params.items()
         if not key.startswith(IGNORED) and (method is None or reads(method, key))
     }
     if EXTRACTOR in run.tags:
-        told[EXTRACTOR] = f"{run.tags[EXTRACTOR]} {run.tags.get('extractor_hash', '')[:8]}".strip()
-    if told.get("data.name") == "folder" and "data_hash" in run.tags:  # others' names say all
-        told[IMAGES] = run.tags["data_hash"][:8]
-    return told
+        params[EXTRACTOR] = (
+            f"{run.tags[EXTRACTOR]} {run.tags.get('extractor_hash', '')[:8]}".strip()
+        )
+    if params.get("data.name") == "folder" and "data_hash" in run.tags:  # others' names say all
+        params[IMAGES] = run.tags["data_hash"][:8]
+    return params
 
 
 def varying(runs: Sequence[TrackedRun]) -> list[str]:
@@ -111,17 +113,17 @@ def group_runs(runs: Sequence[TrackedRun]) -> list[Group]:
     keys = varying(runs)
     task_keys = [key for key in keys if key.startswith((*TASK, EXTRACTOR, IMAGES))]
     setting_keys = [key for key in keys if key not in task_keys]
-    found: dict[tuple[Values, str, Values], dict[int, TrackedRun]] = {}
+    by_place: dict[tuple[Values, str, Values], dict[int, TrackedRun]] = {}
     for run in sorted(runs, key=lambda run: run.started_ms):
         place = (_chosen(run, task_keys), method_of(run) or "", _chosen(run, setting_keys))
-        found.setdefault(place, {})[seed_of(run)] = run
-    groups = [Group(*at, tuple(seeds[s] for s in sorted(seeds))) for at, seeds in found.items()]
+        by_place.setdefault(place, {})[seed_of(run)] = run
+    groups = [Group(*at, tuple(seeds[s] for s in sorted(seeds))) for at, seeds in by_place.items()]
     return sorted(groups, key=_order)
 
 
 def _chosen(run: TrackedRun, keys: Iterable[str]) -> Values:
-    told = parameters(run)
-    return tuple((key, told.get(key, UNSET)) for key in keys)
+    params = parameters(run)
+    return tuple((key, params.get(key, UNSET)) for key in keys)
 
 
 def _order(group: Group) -> tuple:
@@ -151,8 +153,10 @@ def as_number(text: str) -> float | None:
 
 def label(values: Values) -> str:
     """Return the choices in words, such as `tau=3, adapt.lr=0.02`, without those not given."""
-    told = [f"{key.removeprefix('federation.')}={value}" for key, value in values if value != UNSET]
-    return ", ".join(told) or ("defaults" if values else "")
+    choices = [
+        f"{key.removeprefix('federation.')}={value}" for key, value in values if value != UNSET
+    ]
+    return ", ".join(choices) or ("defaults" if values else "")
 
 
 def without(group: Group, prefixes: tuple[str, ...]) -> Values:
@@ -209,7 +213,7 @@ def by_method(groups: Iterable[Group]) -> dict[str, list[Group]]:
 
 def gathered(groups: Iterable[Group], key: Callable[[Group], Key]) -> dict[Key, list[Group]]:
     """Return the groups by what `key` says of each, in their order."""
-    found: dict[Key, list[Group]] = {}
+    by_key: dict[Key, list[Group]] = {}
     for group in groups:
-        found.setdefault(key(group), []).append(group)
-    return found
+        by_key.setdefault(key(group), []).append(group)
+    return by_key

@@ -86,12 +86,12 @@ def _curves(
     config: TrackingConfig, groups: Sequence[Group], chosen: Sequence[Group]
 ) -> dict[str, dict[str, list[tuple[int, float]]]]:
     """Return all runs' curves of adaptation; of the chosen groups' runs, all that is drawn."""
-    more = {run.run_id for group in chosen for run in group.runs}
+    chosen_ids = {run.run_id for group in chosen for run in group.runs}
     return {
         run.run_id: histories(
             config,
             run.run_id,
-            (*OVERFITTING, KID_ROUNDS, *FORGETTING) if run.run_id in more else OVERFITTING,
+            (*OVERFITTING, KID_ROUNDS, *FORGETTING) if run.run_id in chosen_ids else OVERFITTING,
         )
         for group in groups
         for run in group.runs
@@ -111,8 +111,8 @@ def _with_costs(config: TrackingConfig, run: TrackedRun) -> TrackedRun:
     method = METHODS.get(method_of(run) or "")
     if method is not None and not method.is_federated:
         return replace(run, finals={**run.finals, "comm/total_mb": 0.0})
-    found = histories(config, run.run_id, (UP, DOWN, DROPPED))
-    sent = {key: [value for _, value in history] for key, history in found.items()}
+    sent_at = histories(config, run.run_id, (UP, DOWN, DROPPED))
+    sent = {key: [value for _, value in history] for key, history in sent_at.items()}
     cohort = int(run.params.get("federation.cohort_size", 0))
     costs = {}
     if sent[UP]:

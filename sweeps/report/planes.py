@@ -27,24 +27,24 @@ def places(groups: Sequence[Group], metric: str) -> tuple[list[str], dict[str, d
 
     Only numbers that SPIRE and another method were both run at two values of.
     """
-    told = [dict(group.task) | dict(group.setting) for group in groups]
-    keys = [k for k in dict.fromkeys(k for t in told for k in t) if not k.startswith(OWN)]
-    spanning = [key for key in keys if _is_varied(groups, told, key)]
-    found: dict[str, dict[Place, list[Group]]] = {}
-    for group, values in zip(groups, told, strict=True):
+    choices = [dict(group.task) | dict(group.setting) for group in groups]
+    keys = [k for k in dict.fromkeys(k for t in choices for k in t) if not k.startswith(OWN)]
+    spanning = [key for key in keys if _is_varied(groups, choices, key)]
+    groups_at: dict[str, dict[Place, list[Group]]] = {}
+    for group, values in zip(groups, choices, strict=True):
         numbers = [as_number(values[key]) for key in spanning]
         place = tuple(number for number in numbers if number is not None)
         if len(place) == len(spanning) and group.values(metric):
-            found.setdefault(group.method, {}).setdefault(place, []).append(group)
+            groups_at.setdefault(group.method, {}).setdefault(place, []).append(group)
     return spanning, {
         method: {place: best(several, metric) for place, several in at.items()}
-        for method, at in found.items()
+        for method, at in groups_at.items()
     }
 
 
-def _is_varied(groups: Sequence[Group], told: Sequence[Mapping[str, str]], key: str) -> bool:
+def _is_varied(groups: Sequence[Group], choices: Sequence[Mapping[str, str]], key: str) -> bool:
     values: dict[str, set[float]] = {}
-    for group, own in zip(groups, told, strict=True):
+    for group, own in zip(groups, choices, strict=True):
         if (number := as_number(own[key])) is not None:
             values.setdefault(group.method, set()).add(number)
     ours = values.pop(REFERENCE, set())
@@ -58,27 +58,27 @@ def differences(
 
     Nothing at all where other than two numbers were varied, or anything else of the task.
     """
-    spanning, found = places(groups, metric)
+    spanning, groups_at = places(groups, metric)
     tasks = {tuple(v for v in group.task if v[0] not in spanning) for group in groups}
-    if len(spanning) != 2 or REFERENCE not in found or len(tasks) > 1:
+    if len(spanning) != 2 or REFERENCE not in groups_at or len(tasks) > 1:
         return [], {}
-    ours = found.pop(REFERENCE)
-    told: dict[str, dict[Place, Estimate]] = {}
-    for method, theirs in found.items():
+    ours = groups_at.pop(REFERENCE)
+    by_method: dict[str, dict[Place, Estimate]] = {}
+    for method, theirs in groups_at.items():
         for place in sorted(theirs.keys() & ours.keys()):
             difference = paired(theirs[place].values(metric), ours[place].values(metric))
             if difference is not None:
-                told.setdefault(method, {})[place] = difference
-    return spanning, told
+                by_method.setdefault(method, {})[place] = difference
+    return spanning, by_method
 
 
 def plane_table(groups: Sequence[Group], metric: str) -> Table | None:
     """Return the differences against SPIRE place by place; None without a plane."""
-    keys, told = differences(groups, metric)
+    keys, by_method = differences(groups, metric)
     rows: list[tuple[Cell, ...]] = [
-        (method, *(f"{number:g}" for number in place), *compared(found))
-        for method, at in told.items()
-        for place, found in at.items()
+        (method, *(f"{number:g}" for number in place), *compared(difference))
+        for method, at in by_method.items()
+        for place, difference in at.items()
     ]
     columns, text = ("method", *keys, *COMPARED), PLANE.format(score=SCORES[metric])
     return made_table("plane", "Differences over the plane", text, columns, rows)
@@ -86,10 +86,10 @@ def plane_table(groups: Sequence[Group], metric: str) -> Table | None:
 
 def plane_picture(groups: Sequence[Group], metric: str) -> Picture | None:
     """Return the differences against SPIRE as heat maps, one for each method."""
-    keys, told = differences(groups, metric)
-    if not told:
+    keys, by_method = differences(groups, metric)
+    if not by_method:
         return None
-    grids = [_plane(method, at) for method, at in told.items()]
+    grids = [_plane(method, at) for method, at in by_method.items()]
     ylabels = [keys[0]] + [""] * (len(grids) - 1)
     number = f"{SCORES[metric]} minus SPIRE's"
     figure = grids_figure(grids, keys[1], ylabels, number, is_signed=True)
@@ -101,12 +101,12 @@ def _plane(method: str, at: Mapping[Place, Estimate]) -> Grid:
     rows, columns = (sorted({place[axis] for place in at}) for axis in (0, 1))
     values = np.full((len(rows), len(columns)), np.nan)
     texts = [[""] * len(columns) for _ in rows]
-    for (row, column), found in at.items():
+    for (row, column), difference in at.items():
         i, j = rows.index(row), columns.index(column)
-        values[i, j] = found.mean
-        star = "*" if verdict(found) != "cannot tell" else ""
-        interval = "" if found.half_width is None else f"\n± {found.half_width:.2g}"
-        texts[i][j] = f"{found.mean:+.2g}{star}{interval}"
+        values[i, j] = difference.mean
+        star = "*" if verdict(difference) != "cannot tell" else ""
+        interval = "" if difference.half_width is None else f"\n± {difference.half_width:.2g}"
+        texts[i][j] = f"{difference.mean:+.2g}{star}{interval}"
     return Grid(
         f"{method} minus SPIRE",
         tuple(f"{row:g}" for row in rows),

@@ -33,8 +33,8 @@ def setting_of(group: Group, key: str) -> float | None:
 
 def cost_of(group: Group, key: str) -> float | None:
     """Return where a group stands on the axis of a cost; None if it has none."""
-    found = group.estimate(key)
-    return None if found is None else float(f"{found.mean:.9g}")
+    cost = group.estimate(key)
+    return None if cost is None else float(f"{cost.mean:.9g}")
 
 
 def against_setting(groups: Sequence[Group], key: str, metric: str) -> list[Series]:
@@ -90,8 +90,8 @@ def _places(
 
 def _line(name: str, style: int, at: Mapping[float, Sequence[Group]], metric: str) -> list[Series]:
     """Return a line through the best group at each place, if there is any."""
-    found = {place: best(here, metric).estimate(metric) for place, here in at.items()}
-    points = tuple((place, e.mean, e.low, e.high) for place, e in found.items() if e)
+    estimates = {place: best(here, metric).estimate(metric) for place, here in at.items()}
+    points = tuple((place, e.mean, e.low, e.high) for place, e in estimates.items() if e)
     return [Series(name, style, points)] if points else []
 
 
@@ -103,10 +103,10 @@ def curves(groups: Sequence[Group], key: str, histories: Histories) -> list[Seri
     is_alone = len(groups) > 1 and len({group.method for group in groups}) == 1
     lines = []
     for number, group in enumerate(groups):
-        found = [dict(histories.get(run.run_id, {}).get(key, ())) for run in group.runs]
-        found = [curve for curve in found if curve]
-        steps = sorted(set.intersection(*map(set, found))) if found else []
-        points = tuple(_seed_range(step, [curve[step] for curve in found]) for step in steps)
+        by_seed = [dict(histories.get(run.run_id, {}).get(key, ())) for run in group.runs]
+        by_seed = [curve for curve in by_seed if curve]
+        steps = sorted(set.intersection(*map(set, by_seed))) if by_seed else []
+        points = tuple(_seed_range(step, [curve[step] for curve in by_seed]) for step in steps)
         if points:
             style = number if is_alone else method_order(group.method)[0]
             name = label(group.setting) if is_alone else group.method

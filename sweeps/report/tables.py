@@ -129,10 +129,10 @@ def plain(value: float) -> str:
 
 def method_tables(groups: Sequence[Group]) -> list[Table | None]:
     """Return the three tables of methods, one row for each of these groups."""
-    told = (("pretraining", "Pre-training clients", PRETRAINING),)
-    told += (("new_clients", "New clients", NEW_CLIENTS),)
-    told += (("forgetting_and_cost", "Forgetting and cost", FORGETTING_AND_COST),)
-    return [groups_table(name, title, groups, metrics) for name, title, metrics in told]
+    parts = (("pretraining", "Pre-training clients", PRETRAINING),)
+    parts += (("new_clients", "New clients", NEW_CLIENTS),)
+    parts += (("forgetting_and_cost", "Forgetting and cost", FORGETTING_AND_COST),)
+    return [groups_table(name, title, groups, metrics) for name, title, metrics in parts]
 
 
 def settings_table(groups: Sequence[Group]) -> Table | None:

@@ -165,7 +165,7 @@ def test_a_name_is_shown_as_it_is(name: str, tmp_path: Path) -> None:
         partition_figure(counts, [name, "b"], 1),
         curve_figure({name: points}, name, name, name),
         forgetting_figure({name: points}, {name: points}, name),
-        matrix_figure(counts, [name], [name, "b"], name, name, name, name),
+        matrix_figure(counts, [name], [name, "b"], name, name, (name, name)),
         histogram_figure({name: [0.5, 0.5]}, [name, "b"], name),
         labelled_grids(grid, 1, name),
     ]
