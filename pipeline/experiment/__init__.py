@@ -1,11 +1,13 @@
 """One run from start to end.
 
-run          `run_experiment`: the stages in order
-pools        the client pool and the driver, in this process or on Ray
-pretraining  the rounds of pre-training
-evaluator    evaluations between rounds, with scores computed beside the next rounds
-adaptation   the adaptation of new clients, and their measurements
-reuse        the finished pre-training of another run
-profiling    a torch.profiler trace of a few rounds
-watcher      the events of a run for a progress display or a scheduler
+run              `run_experiment`: the stages in order
+pools            the client pool and the driver, in this process or on Ray
+pretraining      the rounds of pre-training
+evaluator        evaluations between rounds, with scores computed beside the next rounds
+trained_clients  what clients that have trained lose with each other's parts, or gain by tuning
+adaptation       the adaptation of new clients, and their measurements
+export           the files of the finished model, and its fingerprint
+reuse            the finished pre-training of another run
+profiling        a torch.profiler trace of a few rounds
+watcher          the events of a run for a progress display or a scheduler
 """
