@@ -132,8 +132,8 @@ def test_a_straggler_does_part_of_the_work(plan: dict[str, int], work: float, st
     [
         ("federation.drop_rate=1.0", r"drop_rate in \[0, 1\), got 1.0: somebody has to answer"),
         ("federation.drop_rate=-0.1", r"drop_rate in \[0, 1\), got -0.1"),
-        ("federation.straggler_rate=1.1", r"straggler_rate in \[0, 1\].*got 1.1 and 0.5"),
-        ("federation.straggler_work=0.0", "straggler_work above 0 and at most 1, got 0.0 and 0.0"),
+        ("federation.straggler_rate=1.1", r"straggler_rate in 0\.\.1, got 1\.1: change it"),
+        ("federation.straggler_work=0.0", r"straggler_work in \(0, 1\], got 0\.0: change it"),
         ("federation.drop_rate=.nan", r"drop_rate as float below 2\^63, got nan"),
     ],
 )
