@@ -1,12 +1,13 @@
 """The clients' side: workers that simulate clients, one after the other.
 
-worker      the worker: all tasks of a client
-base        data, private states and network that the tasks share
-rounds      tasks of pre-training rounds
-evaluation  tasks of evaluations: generated images and held-out losses
-adaptation  tasks of new clients
-store       private states on disk, one file for each client and round
-profiler    torch.profiler in a worker
-memory      memory of a client's work, and actors that fit into a node
-process     settings of a worker's process: threads, freed memory
+worker       the worker: a task for each request of the experiment, its clients and their files
+context      the network on its device, which all work on clients shares
+client_data  one client's images and class mixture
+rounds       the trainer: a client's part of a pre-training round
+evaluation   the evaluator: generated images, their scores, and held-out losses
+adaptation   the adapter: a new client fits its own parts
+store        private states on disk, one file for each client and round
+profiler     torch.profiler in a worker
+memory       memory of a client's work, and actors that fit into a node
+process      settings of a worker's process: threads, freed memory
 """

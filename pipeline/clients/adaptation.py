@@ -1,15 +1,20 @@
-"""A new client's side: it fits its own parts to a backbone and is scored between epochs."""
+"""The adaptation of a new client: it fits its own parts to a backbone, scored between epochs.
+
+Images go in, a report and the client's private state come out. P: length of the weight vector,
+n: images, D: features, D_emb: numbers of an embedding.
+"""
 
 import functools
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.clients.evaluation import EvaluationTasks
+from pipeline.clients.client_data import ClientData
+from pipeline.clients.evaluation import ClientEvaluator, Observation
 from pipeline.federation.messages import (
     AdaptReport,
     EpochEvaluation,
@@ -17,138 +22,62 @@ from pipeline.federation.messages import (
     GeneratedSamples,
     HeldoutLosses,
 )
-from spire_core.adaptation.adapt import adapt_client, num_trained
+from spire_core.adaptation.adapt import Adapted, adapt_client, num_trained
 from spire_core.adaptation.adapt_together import adapt_embeddings
 from spire_core.config.adapt import AdaptConfig
-from spire_core.federated.private_state import PrivateState, load_client, new_private_state
+from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel, initial_weights
 
 
-@dataclass(frozen=True, eq=False)
-class _Observation:
-    """A new client's samples, all its images (m, C, H, W), its scores and held-out losses (n,)."""
+class ClientAdapter:
+    """Fits new clients on a backbone. It keeps no client: the caller stores private states."""
 
-    samples: GeneratedSamples
-    images: Tensor
-    scores: dict[str, float]
-    heldout: Tensor
+    def __init__(self, evaluator: ClientEvaluator) -> None:
+        self.evaluator, self.context = evaluator, evaluator.context
 
-
-class AdaptationTasks(EvaluationTasks):
-    """Tasks of new clients."""
+    @property
+    def num_trained(self) -> int:
+        """How many numbers a new client trains."""
+        return num_trained(self.context.model, self.context.config.model.d_emb)
 
     def start_state(self, client_id: int, init: str, mean_emb: Tensor | None) -> PrivateState:
         """Return a new client's first state: the zero, mean or random embedding, or no part."""
-        config = self.config
+        config = self.context.config
         if not config.method.record.has_embedding:
             return PrivateState()
         if init == "mean" and mean_emb is not None:
             return PrivateState({CLIENT_EMB: mean_emb.clone()})
         if init == "random":
-            return new_private_state(
-                self.model, config.client, config.model.d_emb, config.seed, client_id
-            )
+            return self.context.new_state(client_id)
         return PrivateState({CLIENT_EMB: torch.zeros(config.model.d_emb)})
-
-    def fit_embeddings(
-        self,
-        client_ids: Sequence[int],
-        weights: np.ndarray,
-        settings: AdaptConfig,
-        mean_emb: Tensor | None,
-    ) -> list[FittedClient]:
-        """Fit new clients' embeddings on the backbone (P,) in one batch; keep them here.
-
-        Each also keeps its embedding after every epoch to evaluate.
-        """
-        began, config = time.monotonic(), self.config
-        snapshots = [dict[int, Tensor]() for _ in client_ids]
-        adapted = adapt_embeddings(
-            self.model,
-            torch.tensor(weights, device=self.device),
-            [self.training_context(client_id) for client_id in client_ids],
-            [self.start_state(client_id, settings.init, mean_emb) for client_id in client_ids],
-            settings,
-            self.objective(),
-            [functools.partial(_remember, kept) for kept in snapshots],
-        )
-        duration_s = (time.monotonic() - began) / len(client_ids)
-        fitted = []
-        for client_id, result, kept in zip(client_ids, adapted, snapshots, strict=True):
-            kept[result.kept_epoch] = result.state.parts[CLIENT_EMB].clone()
-            self.store.save(client_id, 0, replace(result.state, snapshots=kept))
-            looks = {p.epoch for p in result.curve if p.observed is not None} | {result.kept_epoch}
-            trained = num_trained(self.model, config.model.d_emb)
-            fields = (result.curve, result.kept_epoch, tuple(sorted(looks)), trained, duration_s)
-            fitted.append(FittedClient(client_id, *fields))
-        return fitted
-
-    def look(
-        self,
-        client_ids: Sequence[int],
-        weights: np.ndarray,
-        pooled_features: Tensor,
-        epochs: Sequence[int],
-        is_whole: Sequence[bool],
-    ) -> list[EpochEvaluation]:
-        """Return new clients' samples and scores on the backbone (P,) after some epochs.
-
-        Images are generated as one batch. `epochs` and `is_whole` (whether to return samples and
-        distances too) correspond to `client_ids`, which may repeat a client.
-        """
-        began, looks = time.monotonic(), []
-        self.model.load(torch.tensor(weights, device=self.device))
-        states = [self.private_state(client_id) for client_id in client_ids]
-        embs = [state.snapshots[epoch] for state, epoch in zip(states, epochs, strict=True)]
-        images = self._images_together(client_ids, embs)
-        drawn_s = (time.monotonic() - began) / len(client_ids)
-        for client_id, emb, own, whole in zip(client_ids, embs, images, is_whole, strict=True):
-            began = time.monotonic()
-            drawn = self._drawn(client_id, own)
-            heldout = self._heldout_each(client_id, emb.to(self.device))
-            scores = self._scores(drawn, heldout, pooled_features)
-            distances = self._distances(client_id, own) if whole else None
-            duration_s = drawn_s + time.monotonic() - began
-            looks.append(
-                EpochEvaluation(drawn if whole else None, scores, heldout, distances, duration_s)
-            )
-        return looks
 
     def adapt(
         self,
-        client_id: int,
+        client: ClientData,
         weights: np.ndarray,
         settings: AdaptConfig,
         mean_emb: Tensor | None,
-        pooled_features: Tensor,
-    ) -> AdaptReport:
-        """Fit a new client on the backbone (P,), scored between epochs; keep its own parts here.
+        pooled: Tensor,
+    ) -> tuple[AdaptReport, PrivateState]:
+        """Fit a new client on the backbone (P,), scored between epochs.
 
-        `pooled_features` (n, D) are features of the pre-training population's held-out images.
+        `pooled` (n, D) are features of the pre-training population's held-out images.
         """
-        began, config = time.monotonic(), self.config
-        start = torch.tensor(weights, device=self.device)
-        if not config.method.record.is_federated:
-            start = initial_weights(
-                config.model, config.method, self.images.shape[1], config.seed, client_id
-            ).to(self.device)
-        observer = _Observer(self, client_id, self._reference(start), pooled_features)
+        began, context, client_id = time.monotonic(), self.context, client.client_id
+        start = self._start_weights(client_id, weights)
+        observer = _Observer(self.evaluator, client, self.evaluator.reference(start), pooled)
         adapted = adapt_client(
-            self.model,
+            context.model,
             start,
-            self.training_context(client_id),
+            client.for_training(context.config.seed),
             self.start_state(client_id, settings.init, mean_emb),
             settings,
-            self.objective(batch_size=settings.batch_size),
+            context.objective(batch_size=settings.batch_size),
             observer,
         )
-        self.store.save(client_id, 0, adapted.state)
-        if observer.last_epoch == adapted.kept_epoch:  # as always without early stopping
-            kept = observer.last
-        else:
-            kept = observer.observe(self.model, load_client(self.model, start, adapted.state))
-        return AdaptReport(
+        kept = observer.kept(adapted, start)
+        report = AdaptReport(
             client_id,
             adapted.curve,
             adapted.kept_epoch,
@@ -156,28 +85,103 @@ class AdaptationTasks(EvaluationTasks):
             kept.samples,
             kept.scores,
             observer.heldout | {adapted.kept_epoch: kept.heldout},
-            *self._distances(client_id, kept.images),
-            num_trained(self.model, config.model.d_emb),
+            *self.evaluator.distances(client, kept.images),
+            self.num_trained,
             time.monotonic() - began,
         )
+        return report, adapted.state
 
-    def draw_tuned(
-        self, client_id: int, weights: np.ndarray, settings: AdaptConfig
+    def _start_weights(self, client_id: int, weights: np.ndarray) -> Tensor:
+        """Return the backbone (P,), or without pre-training the client's own first weights."""
+        context, config = self.context, self.context.config
+        if config.method.record.is_federated:
+            return context.on_device(weights)
+        settings = (config.model, config.method, context.image_shape[0], config.seed)
+        return initial_weights(*settings, client_id).to(context.device)
+
+    def fit_embeddings(
+        self,
+        clients: Sequence[ClientData],
+        weights: np.ndarray,
+        settings: AdaptConfig,
+        mean_emb: Tensor | None,
+    ) -> list[tuple[FittedClient, PrivateState]]:
+        """Fit new clients' embeddings on the backbone (P,) in one batch, without scores.
+
+        A private state includes the embedding after every epoch to evaluate.
+        """
+        began, context = time.monotonic(), self.context
+        snapshots = [dict[int, Tensor]() for _ in clients]
+        adapted = adapt_embeddings(
+            context.model,
+            context.on_device(weights),
+            [client.for_training(context.config.seed) for client in clients],
+            [self.start_state(one.client_id, settings.init, mean_emb) for one in clients],
+            settings,
+            context.objective(),
+            [functools.partial(_remember, kept) for kept in snapshots],
+        )
+        duration_s = (time.monotonic() - began) / len(clients)
+        return [
+            self._fitted(client.client_id, result, kept, duration_s)
+            for client, result, kept in zip(clients, adapted, snapshots, strict=True)
+        ]
+
+    def _fitted(
+        self, client_id: int, result: Adapted, snapshots: dict[int, Tensor], duration_s: float
+    ) -> tuple[FittedClient, PrivateState]:
+        kept_epoch = result.kept_epoch
+        kept = {kept_epoch: result.state.parts[CLIENT_EMB].clone()}
+        looks = {p.epoch for p in result.curve if p.observed is not None} | {kept_epoch}
+        fields = (kept_epoch, tuple(sorted(looks)), self.num_trained, duration_s)
+        report = FittedClient(client_id, result.curve, *fields)
+        return report, replace(result.state, snapshots=snapshots | kept)
+
+    def look(
+        self,
+        clients: Sequence[ClientData],
+        embs: Sequence[Tensor],
+        weights: np.ndarray,
+        pooled: Tensor,
+        is_whole: Sequence[bool],
+    ) -> list[EpochEvaluation]:
+        """Evaluate new clients with these embeddings (D_emb,) on the backbone (P,).
+
+        Images are generated as one batch. `is_whole`: whether to return samples and distances too.
+        """
+        began, looks = time.monotonic(), []
+        self.context.model.load(self.context.on_device(weights))
+        ids = [client.client_id for client in clients]
+        batch = self.evaluator.generate_together(ids, embs)
+        generated_s = (time.monotonic() - began) / len(clients)
+        for client, emb, images, whole in zip(clients, embs, batch, is_whole, strict=True):
+            began, on_device = time.monotonic(), emb.to(self.context.device)
+            seen = self.evaluator.observe(client, images, on_device, pooled)
+            distances = self.evaluator.distances(client, images) if whole else None
+            duration_s = generated_s + time.monotonic() - began
+            samples = seen.samples if whole else None
+            looks.append(EpochEvaluation(samples, seen.scores, seen.heldout, distances, duration_s))
+        return looks
+
+    def tune(
+        self, client: ClientData, weights: np.ndarray, settings: AdaptConfig
     ) -> tuple[GeneratedSamples, HeldoutLosses]:
         """Return samples and held-out loss of a pre-training client that fine-tunes the backbone.
 
-        The client takes `tune_epochs` passes over all its images, from the backbone (P,). Nothing
-        is kept.
+        The client takes `tune_epochs` passes over all its images, from the backbone (P,). The
+        result of the tuning is discarded.
         """
-        start = torch.tensor(weights, device=self.device)
+        context, evaluator = self.context, self.evaluator
+        start = context.on_device(weights)
         epochs = replace(settings, epochs=settings.tune_epochs, early_stopping=False)
-        objective = self.objective(batch_size=settings.batch_size)
-        client = self.training_context(client_id)
-        more = (PrivateState(), epochs, objective, _observe_nothing)
-        adapt_client(self.model, start, client, *more)
-        images = self._images(client_id, self.model, None, self._reference(start))
-        losses = HeldoutLosses(client_id, self._heldout(client_id, None), None, None)
-        return self._drawn(client_id, images), losses
+        objective = context.objective(batch_size=settings.batch_size)
+        inputs = client.for_training(context.config.seed)
+        extra = (PrivateState(), epochs, objective, _observe_nothing)
+        adapt_client(context.model, start, inputs, *extra)
+        images = evaluator.generate(client.client_id, None, evaluator.reference(start))
+        loss = evaluator.heldout_mean(client, None)
+        losses = HeldoutLosses(client.client_id, loss, None, None)
+        return evaluator.samples(client, images), losses
 
 
 def _remember(
@@ -199,30 +203,34 @@ class _Observer:
 
     def __init__(
         self,
-        worker: AdaptationTasks,
-        client_id: int,
+        evaluator: ClientEvaluator,
+        client: ClientData,
         reference: FlatModel | None,
-        pooled_features: Tensor,
+        pooled: Tensor,
     ) -> None:
-        self.worker, self.client_id = worker, client_id
-        self.reference, self.pooled_features = reference, pooled_features
+        self.evaluator, self.client = evaluator, client
+        self.reference, self.pooled = reference, pooled
         self.first: GeneratedSamples
-        self.last: _Observation
+        self.last: Observation
         self.last_epoch = -1
         self.heldout: dict[int, Tensor] = {}
 
     def __call__(self, epoch: int, model: FlatModel, emb: Tensor | None) -> dict[str, float]:
         """Observe an epoch and remember it; return its scores."""
-        seen = self.observe(model, None if emb is None else emb.detach())
-        self.last, self.last_epoch, self.heldout[epoch] = seen, epoch, seen.heldout
+        self.last, self.last_epoch = self._observe(None if emb is None else emb.detach()), epoch
+        self.heldout[epoch] = self.last.heldout
         if epoch == 0:
-            self.first = seen.samples
-        return seen.scores
+            self.first = self.last.samples
+        return self.last.scores
 
-    def observe(self, model: FlatModel, emb: Tensor | None) -> _Observation:
-        """Generate images as the client, with the model as it is, and score them."""
-        images = self.worker._images(self.client_id, model, emb, self.reference)
-        samples = self.worker._drawn(self.client_id, images)
-        heldout = self.worker._heldout_each(self.client_id, emb)
-        scores = self.worker._scores(samples, heldout, self.pooled_features)
-        return _Observation(samples, images, scores, heldout)
+    def kept(self, adapted: Adapted, backbone: Tensor) -> Observation:
+        """Return the observation of the kept epoch, made anew unless that was the last one."""
+        if self.last_epoch == adapted.kept_epoch:  # as always without early stopping
+            return self.last
+        model = self.evaluator.context.model
+        return self._observe(load_client(model, backbone, adapted.state))
+
+    def _observe(self, emb: Tensor | None) -> Observation:
+        """Generate images as the client, with the network's present weights, and score them."""
+        images = self.evaluator.generate(self.client.client_id, emb, self.reference)
+        return self.evaluator.observe(self.client, images, emb, self.pooled)

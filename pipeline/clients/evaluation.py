@@ -1,15 +1,23 @@
-"""A client's side of an evaluation: generated samples and held-out losses."""
+"""The evaluation of one client: generated images, their scores, and held-out losses.
 
-from collections.abc import Sequence
+A client's embedding is None for a method without one. Where a function takes no weights, the
+context's network holds those of the client. n: images, D: features, D_emb: numbers of an embedding.
+"""
+
+import functools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.clients.base import WorkerBase
+from pipeline.clients.client_data import ClientData
+from pipeline.clients.context import ModelContext
 from pipeline.federation.messages import GeneratedSamples, HeldoutLosses
 from spire_core.diffusion.generation import client_denoiser, draw, draw_together
-from spire_core.evaluation.extractors import is_classifier_of
+from spire_core.evaluation.extractors import Extractor, is_classifier_of, make_extractor
 from spire_core.evaluation.feature_cache import cached_features
 from spire_core.evaluation.image_metrics import (
     class_histogram,
@@ -17,150 +25,177 @@ from spire_core.evaluation.image_metrics import (
     total_variation,
 )
 from spire_core.evaluation.kid import kid
-from spire_core.federated.private_state import load_client
+from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel
 from spire_core.rng import torch_generator
-from spire_core.training.context import ClientContext
 from spire_core.training.fit import to_float
 from spire_core.training.heldout import heldout_losses
 
 
-class EvaluationTasks(WorkerBase):
-    """Tasks of an evaluation of pre-training clients, whether they have trained or not."""
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """A client's samples, all its images (n, C, H, W), its held-out losses (n,) and its scores."""
 
-    def real_features(self, client_id: int) -> Tensor:
-        """Return features (n, D) of a client's test images."""
-        images = to_float(self.test_images(client_id))
-        return cached_features(self.extractor, images, self.setup.folder.parent / "cache")
+    samples: GeneratedSamples
+    images: Tensor
+    heldout: Tensor
+    scores: dict[str, float]
 
-    def _images(
-        self,
-        client_id: int,
-        model: FlatModel,
-        emb: Tensor | None,
-        reference: FlatModel | None = None,
-    ) -> Tensor:
-        """Return images (n, C, H, W) drawn as a client, with the weights that the model holds."""
-        config = self.config
-        return draw(
-            client_denoiser(model.net, emb, config.eval.guidance, reference and reference.net),
-            self.diffusion,
-            self.images.shape[1:],  # type: ignore[arg-type]
-            config.eval.num_images,
-            torch_generator(config.seed, "sample", client_id),
-            config.eval.batch_size,
-        )
 
-    def _reference(self, backbone: Tensor) -> FlatModel | None:
+class ClientEvaluator:
+    """Generates images as a client and measures them, and measures its held-out losses."""
+
+    def __init__(self, context: ModelContext, extractor: str, cache: Path) -> None:
+        """Take an extractor's name and a folder for features of real images."""
+        self.context, self.extractor_name, self.cache = context, extractor, cache
+
+    @functools.cached_property
+    def extractor(self) -> Extractor:
+        """The feature extractor, loaded on first use."""
+        weights = self.context.config.eval.extractor_weights
+        return make_extractor(self.extractor_name, weights)
+
+    def real_features(self, client: ClientData) -> Tensor:
+        """Return features (n, D) of a client's held-out images."""
+        return cached_features(self.extractor, to_float(client.test_images()), self.cache)
+
+    def reference(self, backbone: Tensor) -> FlatModel | None:
         """Return the reference network of guidance for methods without an embedding.
 
         A method without pre-training has no reference: its initial network predicts zero, and
         guidance away from zero would only scale the prediction.
         """
-        method = self.config.method.record
-        if self.config.eval.guidance == 1.0 or method.has_embedding or not method.is_federated:
+        method, guidance = self.context.config.method.record, self.context.config.eval.guidance
+        if guidance == 1.0 or method.has_embedding or not method.is_federated:
             return None
-        reference = self._new_model()
+        reference = self.context.another_model()
         reference.load(backbone)
         return reference
 
-    def _images_together(self, client_ids: Sequence[int], embs: Sequence[Tensor]) -> list[Tensor]:
-        """Return for each client the images of `_images`, drawn as one batch."""
-        config, rows = self.config, torch.stack(list(embs)).to(self.device)
+    def generate(
+        self, client_id: int, emb: Tensor | None, reference: FlatModel | None = None
+    ) -> Tensor:
+        """Return images (n, C, H, W) generated as a client."""
+        context, config = self.context, self.context.config
+        net = context.model.net
+        return draw(
+            client_denoiser(net, emb, config.eval.guidance, reference and reference.net),
+            context.diffusion,
+            context.image_shape,
+            config.eval.num_images,
+            torch_generator(config.seed, "sample", client_id),
+            config.eval.batch_size,
+        )
+
+    def generate_together(self, client_ids: Sequence[int], embs: Sequence[Tensor]) -> list[Tensor]:
+        """Return for each client the images of `generate`, generated as one batch."""
+        context, config = self.context, self.context.config
+        rows = torch.stack(list(embs)).to(context.device)
         return draw_together(
-            lambda who: client_denoiser(self.model.net, rows[who], config.eval.guidance),
-            self.diffusion,
-            self.images.shape[1:],  # type: ignore[arg-type]
+            lambda who: client_denoiser(context.model.net, rows[who], config.eval.guidance),
+            context.diffusion,
+            context.image_shape,
             config.eval.num_images,
             [torch_generator(config.seed, "sample", client_id) for client_id in client_ids],
             config.eval.batch_size,
         )
 
-    def _drawn(self, client_id: int, images: Tensor) -> GeneratedSamples:
+    def samples(self, client: ClientData, images: Tensor) -> GeneratedSamples:
         """Return features, class histogram and first few of a client's images (n, C, H, W)."""
-        config = self.config
-        predicted, histogram = self.extractor.class_predictions(images), None
+        config, predicted = self.context.config, self.extractor.class_predictions(images)
+        histogram = None
         # The classifier of another data set has features, but not these classes.
-        if predicted is not None and is_classifier_of(self.setup.extractor, config.data.name):
-            histogram = class_histogram(predicted, len(self.setup.mixtures[client_id]))
+        has_classes = is_classifier_of(self.extractor_name, config.data.name)
+        if predicted is not None and has_classes and client.mixture is not None:
+            histogram = class_histogram(predicted, len(client.mixture))
         few = images[: config.eval.grid_images].numpy()
-        return GeneratedSamples(client_id, self.extractor.features(images), histogram, few)
+        return GeneratedSamples(client.client_id, self.extractor.features(images), histogram, few)
 
-    def draw(self, client_ids: Sequence[int], weights: np.ndarray) -> list[GeneratedSamples]:
-        """Return images drawn as pre-training clients with these backbone weights (P,).
-
-        Clients that differ by their embeddings alone are drawn as one batch.
-        """
-        backbone = torch.tensor(weights, device=self.device)
-        states = [self.private_state(client_id) for client_id in client_ids]
-        if all(set(state.parts) == {CLIENT_EMB} for state in states):
-            self.model.load(backbone)
-            images = self._images_together(
-                client_ids, [state.parts[CLIENT_EMB] for state in states]
-            )
-        else:
-            reference = self._reference(backbone)
-            images = []
-            for client_id, state in zip(client_ids, states, strict=True):
-                emb = load_client(self.model, backbone, state)
-                images.append(self._images(client_id, self.model, emb, reference))
-        return [self._drawn(c, drawn) for c, drawn in zip(client_ids, images, strict=True)]
-
-    def losses(self, client_id: int, weights: np.ndarray, swap_with: int) -> HeldoutLosses:
-        """Return a client's held-out losses; `swap_with` is the client of the other embedding."""
-        state = self.private_state(client_id)
-        emb = load_client(self.model, torch.tensor(weights, device=self.device), state)
-        other = self.private_state(swap_with).client_emb
-        return HeldoutLosses(
-            client_id,
-            self._heldout(client_id, emb),
-            None if emb is None else self._heldout(client_id, torch.zeros_like(emb)),
-            None if other is None else self._heldout(client_id, other.to(self.device)),
-        )
-
-    def losses_as(self, client_id: int, weights: np.ndarray, others: Sequence[int]) -> list[float]:
-        """Return a client's held-out loss with each of these clients' own parts, at one noise."""
-        backbone = torch.tensor(weights, device=self.device)
-        return [
-            self._heldout(client_id, load_client(self.model, backbone, self.private_state(other)))
-            for other in others
-        ]
-
-    def _heldout(self, client_id: int, emb: Tensor | None) -> float:
-        return float(self._heldout_each(client_id, emb).mean())
-
-    def _heldout_each(self, client_id: int, emb: Tensor | None) -> Tensor:
+    def heldout(self, client: ClientData, emb: Tensor | None) -> Tensor:
         """Return the loss (n,) on each of a client's held-out images."""
-        images = self.test_images(client_id, self.config.eval.num_loss_images)
-        client = ClientContext(client_id, self.config.seed, images)
-        return heldout_losses(self.model, emb, client, self.diffusion).cpu()
+        context, config = self.context, self.context.config
+        images = client.for_testing(config.seed, config.eval.num_loss_images)
+        return heldout_losses(context.model, emb, images, context.diffusion).cpu()
 
-    def _scores(
-        self, drawn: GeneratedSamples, heldout: Tensor, pooled_features: Tensor
+    def heldout_mean(self, client: ClientData, emb: Tensor | None) -> float:
+        """Return the mean loss on a client's held-out images."""
+        return float(self.heldout(client, emb).mean())
+
+    def scores(
+        self, client: ClientData, samples: GeneratedSamples, heldout: Tensor, pooled: Tensor
     ) -> dict[str, float]:
         """Return KID against the client's and the population's data, TV, and held-out loss.
 
-        `heldout` (n,) are the losses of `_heldout_each`.
+        `heldout` (n,) are the losses of `heldout`, `pooled` (n, D) the population's features.
         """
-        config, client_id = self.config, drawn.client_id
+        config = self.context.config
         sizes = (config.eval.kid_subset_size, config.eval.kid_num_subsets, config.seed)
-        own = kid(self.real_features(client_id), drawn.features, *sizes)
-        observed = {
+        own = kid(self.real_features(client), samples.features, *sizes)
+        scores = {
             "own_kid": own.mean,
             "own_kid_std": own.std,
-            "population_kid": kid(pooled_features, drawn.features, *sizes).mean,
+            "population_kid": kid(pooled, samples.features, *sizes).mean,
             "heldout_loss": float(heldout.mean()),
         }
-        if drawn.histogram is not None:
-            observed["tv"] = total_variation(drawn.histogram, self.setup.mixtures[client_id])
-        return observed
+        if samples.histogram is not None and client.mixture is not None:
+            scores["tv"] = total_variation(samples.histogram, client.mixture)
+        return scores
 
-    def _distances(self, client_id: int, images: Tensor) -> tuple[float, float]:
+    def observe(
+        self, client: ClientData, images: Tensor, emb: Tensor | None, pooled: Tensor
+    ) -> Observation:
+        """Measure images (n, C, H, W) that were generated as a client with this embedding.
+
+        `pooled` (n, D) are the population's features.
+        """
+        samples, heldout = self.samples(client, images), self.heldout(client, emb)
+        scores = self.scores(client, samples, heldout, pooled)
+        return Observation(samples, images, heldout, scores)
+
+    def distances(self, client: ClientData, images: Tensor) -> tuple[float, float]:
         """Return the distances of images to equally many training and held-out images."""
-        train, test = self.train_images(client_id), self.test_images(client_id)
+        train, test = client.train_images(), client.test_images()
         count = min(len(train), len(test))
         return (
             nearest_neighbour_distance(images, to_float(train[:count])),
             nearest_neighbour_distance(images, to_float(test[:count])),
         )
+
+    def draw(
+        self, clients: Sequence[ClientData], states: Sequence[PrivateState], weights: np.ndarray
+    ) -> list[GeneratedSamples]:
+        """Return samples of clients with these private states on the backbone weights (P,).
+
+        Clients that differ by their embeddings alone are computed as one batch.
+        """
+        backbone = self.context.on_device(weights)
+        if all(set(state.parts) == {CLIENT_EMB} for state in states):
+            self.context.model.load(backbone)
+            embs = [state.parts[CLIENT_EMB] for state in states]
+            images = self.generate_together([client.client_id for client in clients], embs)
+        else:
+            reference, images = self.reference(backbone), []
+            for client, state in zip(clients, states, strict=True):
+                emb = load_client(self.context.model, backbone, state)
+                images.append(self.generate(client.client_id, emb, reference))
+        return [self.samples(client, drawn) for client, drawn in zip(clients, images, strict=True)]
+
+    def losses(
+        self, client: ClientData, state: PrivateState, other: Tensor | None, weights: np.ndarray
+    ) -> HeldoutLosses:
+        """Return a client's held-out losses with its own embedding, with zero and with `other`."""
+        emb = load_client(self.context.model, self.context.on_device(weights), state)
+        return HeldoutLosses(
+            client.client_id,
+            self.heldout_mean(client, emb),
+            None if emb is None else self.heldout_mean(client, torch.zeros_like(emb)),
+            None if other is None else self.heldout_mean(client, other.to(self.context.device)),
+        )
+
+    def losses_as(
+        self, client: ClientData, states: Iterable[PrivateState], weights: np.ndarray
+    ) -> list[float]:
+        """Return a client's held-out loss with each of these private states, at one noise."""
+        model, backbone = self.context.model, self.context.on_device(weights)
+        return [self.heldout_mean(client, load_client(model, backbone, state)) for state in states]

@@ -36,9 +36,9 @@ def peak_bytes() -> int:
 
 
 def footprint(node: str, before_bytes: int, device: "torch.device") -> Footprint:
-    """Return what work has taken that this process has just done for the first time.
+    """Return the memory of the first piece of work of this process, which has just ended.
 
-    `before_bytes`: what it held before that work.
+    `before_bytes`: the memory that the process held before that work.
     """
     if device.type == "cuda":
         import torch
@@ -50,16 +50,16 @@ def footprint(node: str, before_bytes: int, device: "torch.device") -> Footprint
     return Footprint(node, need, psutil.virtual_memory().available)
 
 
-def kept_positions(found: Sequence[Footprint], need_bytes: int) -> list[int]:
-    """Return the positions of the actors that have room to work at once, the first on each node.
+def kept_positions(footprints: Sequence[Footprint], need_bytes: int) -> list[int]:
+    """Return the positions of the actors that fit into their node's memory, the first on each node.
 
-    `need_bytes` is what one of them needs; a node's free memory is the least that was seen there.
+    `need_bytes` is the need of one actor. The smallest measured free memory of a node counts.
     """
     free: dict[str, int] = {}
-    for one in found:
+    for one in footprints:
         free[one.node] = min(one.free_bytes, free.get(one.node, one.free_bytes))
     kept = []
-    for position, one in enumerate(found):
+    for position, one in enumerate(footprints):
         if free[one.node] >= need_bytes:
             free[one.node] -= need_bytes
             kept.append(position)

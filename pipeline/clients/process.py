@@ -28,5 +28,5 @@ def keep_freed_memory() -> None:
 def prepare_torch(client: ClientConfig, device: torch.device) -> None:
     """Set torch to one thread, and to the precision of matrix products on a GPU."""
     torch.set_num_threads(1)
-    rounds_factors = client.precision == "tf32" and device.type == "cuda"
-    torch.set_float32_matmul_precision("high" if rounds_factors else "highest")
+    allows_tf32 = client.precision == "tf32" and device.type == "cuda"
+    torch.set_float32_matmul_precision("high" if allows_tf32 else "highest")

@@ -1,14 +1,13 @@
-"""A client's side of a round: clients train alone or as a group, and keep their private states."""
+"""The clients' part of a pre-training round: they train alone or as a group."""
 
 import functools
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
-from torch.profiler import profile, record_function
+from torch.profiler import record_function
 
-from pipeline.clients.base import WorkerBase
-from pipeline.clients.profiler import save_profile, start_profile
+from pipeline.clients.client_data import ClientData
+from pipeline.clients.context import ModelContext
 from spire_core.federated.client import train_client
 from spire_core.federated.client_group import train_group
 from spire_core.federated.compression import compress
@@ -17,89 +16,66 @@ from spire_core.federated.private_state import PrivateState
 from spire_core.network.grouped_layers import FlatGroup
 
 
-class RoundTasks(WorkerBase):
-    """Tasks of pre-training rounds; `torch.profiler` may watch them."""
+class ClientTrainer:
+    """Trains clients for a round. It keeps no client: private states come and go as arguments."""
 
-    _profile: profile | None = None
+    def __init__(self, context: ModelContext) -> None:
+        self.context = context
 
     @functools.cached_property
     def group(self) -> FlatGroup:
         """The networks of the clients that are computed together, made on first use."""
-        config = self.config
+        context, config = self.context, self.context.config
         return FlatGroup(
             config.model,
             config.method,
-            self.images.shape[1],
+            context.image_shape[0],
             config.client.largest_group(config.federation.cohort_size),
-            self.device,
+            context.device,
         )
 
-    def fit_group(
-        self, client_ids: Sequence[int], broadcast: Broadcast, plan: RoundPlan
-    ) -> list[ClientUpdate | CompressedUpdate]:
-        """Train clients together and return the messages of their updates.
+    def train(
+        self,
+        clients: Sequence[ClientData],
+        states: Sequence[PrivateState],
+        broadcast: Broadcast,
+        plan: RoundPlan,
+    ) -> list[tuple[ClientUpdate | CompressedUpdate, PrivateState]]:
+        """Train clients together; return each one's message to the server and new private state."""
+        names = ", ".join(str(client.client_id) for client in clients)
+        with record_function(f"round {plan.round_idx + 1}, clients {names}"):
+            finished = self._trained(clients, states, broadcast, plan)
+        results = []
+        for before, (update, after) in zip(states, finished, strict=True):
+            settings = self.context.config.client
+            message, residual = compress(update, broadcast, before.residual, settings)
+            results.append((message, replace(after, residual=residual)))
+        return results
 
-        The new private states stay here.
-        """
-        done, sent = plan.round_idx + 1, []
-        before = [self.private_state(client_id, plan.round_idx) for client_id in client_ids]
-        with record_function(f"round {done}, clients {', '.join(map(str, client_ids))}"):
-            finished = self._trained(client_ids, before, broadcast, plan)
-        for own, (update, trained) in zip(before, finished, strict=True):
-            message, residual = compress(update, broadcast, own.residual, self.config.client)
-            state = replace(trained, residual=residual)
-            if not state.is_empty:
-                self.store.save(update.client_id, done, state, plan.kept_rounds)
-            sent.append(message)
-        return sent
-
-    def rehearse(self) -> None:
-        """Take one optimizer step as in a round without keeping it, so that memory can be measured.
+    def rehearse(self, clients: Sequence[ClientData]) -> None:
+        """Take one optimizer step as in a round without keeping it, to measure memory or time.
 
         A compiled network takes three steps: the second records CUDA graphs, the third replays
         them.
         """
-        client = self.config.resolved_client
-        group = client.groups(range(self.config.federation.cohort_size))[0]
-        nobody = Broadcast(self.model.weights.cpu().numpy().copy())
-        states = [self.private_state(client_id, 0) for client_id in group]
-        tau = 3 if client.compile else 1
-        self._trained(group, states, nobody, RoundPlan(0, lr_scale=0.0, shares_local=True, tau=tau))
+        weights = self.context.model.weights.cpu().numpy().copy()
+        states = [self.context.new_state(client.client_id) for client in clients]
+        tau = 3 if self.context.config.client.compile else 1
+        plan = RoundPlan(0, lr_scale=0.0, shares_local=True, tau=tau)
+        self._trained(clients, states, Broadcast(weights), plan)
 
     def _trained(
         self,
-        client_ids: Sequence[int],
+        clients: Sequence[ClientData],
         states: Sequence[PrivateState],
         broadcast: Broadcast,
         plan: RoundPlan,
     ) -> list[tuple[ClientUpdate, PrivateState]]:
-        config = self.config.client
-        clients = [self.training_context(client_id) for client_id in client_ids]
-        if len(clients) == 1:
-            objective = self.objective(config.emb_dropout, config.batch_size)
+        context, config = self.context, self.context.config.client
+        inputs = [client.for_training(context.config.seed) for client in clients]
+        if len(inputs) == 1:
+            objective = context.objective(config.emb_dropout, config.batch_size)
             settings = (config, objective, plan)
-            return [train_client(self.model, broadcast, clients[0], states[0], *settings)]
-        settings = (config, self.objective(config.emb_dropout), plan)
-        return train_group(self.group, broadcast, clients, states, *settings)
-
-    def start_profile(self) -> None:
-        """Start torch's profiler on this worker."""
-        self._profile = start_profile(self.device)
-
-    def save_profile(self, folder: Path, name: str) -> bool:
-        """Write the trace since `start_profile`; return False if this worker started later."""
-        if self._profile is None:
-            return False
-        save_profile(self._profile, self.device, folder, name)
-        self._profile = None
-        return True
-
-    def stop_profile(self) -> None:
-        """Stop the profiler and discard its trace."""
-        if self._profile is not None:
-            self._profile.stop()
-            self._profile = None
-
-    def undo_round(self, client_id: int, round_idx: int) -> None:
-        """Discard a client's private state after a round whose update was not used."""
-        self.store.rewind(round_idx, client_id)
+            return [train_client(context.model, broadcast, inputs[0], states[0], *settings)]
+        settings = (config, context.objective(config.emb_dropout), plan)
+        return train_group(self.group, broadcast, inputs, states, *settings)

@@ -20,14 +20,14 @@ SUFFIX = ".safetensors"
 class ClientStore:
     """Private states of clients under one folder.
 
-    `num_rounds_done` says after how many rounds of the run a state was stored.
+    `num_rounds_done`: the number of the run's rounds after which a state was stored.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def path(self, client_id: int, num_rounds_done: int) -> Path:
-        """Return the path of a client's state after so many rounds."""
+        """Return the path of a client's state after this number of rounds."""
         return self.folder / f"{client_id:07d}" / f"{num_rounds_done:07d}{SUFFIX}"
 
     def versions(self, client_id: int) -> list[Path]:
@@ -35,7 +35,7 @@ class ClientStore:
         return [self.path(client_id, done) for done in self._kept(client_id)]
 
     def _kept(self, client_id: int) -> list[int]:
-        """Return after how many rounds the kept states of a client were stored, in order."""
+        """Return the rounds after which the kept states of a client were stored, in order."""
         try:
             names = os.listdir(self.folder / f"{client_id:07d}")
         except (FileNotFoundError, NotADirectoryError):
@@ -48,14 +48,14 @@ class ClientStore:
         return sorted(int(p.name) for p in self.folder.glob("*") if p.name.isdecimal())
 
     def newest(self, client_id: int, num_rounds_done: int | None = None) -> Path | None:
-        """Return the file of the newest state after at most so many rounds, or None."""
+        """Return the file of the newest state after at most this number of rounds, or None."""
         for path in reversed(self.versions(client_id)):
             if num_rounds_done is None or int(path.stem) <= num_rounds_done:
                 return path
         return None
 
     def load(self, client_id: int, num_rounds_done: int | None = None) -> PrivateState | None:
-        """Return the newest state after at most so many rounds, or None."""
+        """Return the newest state after at most this number of rounds, or None."""
         path = self.newest(client_id, num_rounds_done)
         return None if path is None else _read(path)
 
@@ -69,7 +69,7 @@ class ClientStore:
         """Write a state atomically, and drop obsolete ones.
 
         A state is obsolete if neither a repeated round nor a checkpoint needs it. `kept_rounds`:
-        after how many rounds the kept checkpoints were taken. RunError if there is no room.
+        the rounds after which the kept checkpoints were taken. RunError if there is no room.
         FileNotFoundError if the run's folder is missing. A client never creates it: on a node
         without shared storage that would silently start an empty run.
         """
@@ -86,7 +86,7 @@ class ClientStore:
                 path.unlink(missing_ok=True)
 
     def rounds_seen(self, num_rounds_done: int) -> dict[int, int]:
-        """Return after how many of the first `num_rounds_done` rounds each client was stored last.
+        """Return the last of the first `num_rounds_done` rounds after which each client was stored.
 
         Clients without a state in these rounds are left out.
         """
@@ -95,7 +95,7 @@ class ClientStore:
         return {client_id: done for client_id, done in seen.items() if done > 0}
 
     def faults(self, rounds_seen: Mapping[int, int], num_rounds_done: int) -> list[str]:
-        """Return a sentence for each damaged state of a checkpoint after so many rounds.
+        """Return a sentence for each damaged state of a checkpoint after this number of rounds.
 
         `rounds_seen`: the answer of that method when the checkpoint was taken.
         """
@@ -112,8 +112,8 @@ class ClientStore:
 
     def rewind(self, num_rounds_done: int, client_id: int | None = None) -> None:
         """Drop states after more rounds, and unfinished files, of one client or of all."""
-        whose = "*" if client_id is None else f"{client_id:07d}"
-        for path in self.folder.glob(f"{whose}/*"):
+        folders = "*" if client_id is None else f"{client_id:07d}"
+        for path in self.folder.glob(f"{folders}/*"):
             is_newer = path.stem.isdecimal() and int(path.stem) > num_rounds_done
             if path.suffix == ".part" or is_newer:
                 path.unlink(missing_ok=True)

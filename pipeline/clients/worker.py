@@ -1,30 +1,200 @@
 """The clients' side: one worker simulates many clients in turn and keeps none in memory.
 
-A worker is the same class in this process and inside a Ray actor. Images and private states stay
-here. A worker returns updates of the shared weights, and measurements.
+A worker is the same class in this process and inside a Ray actor. A client pool calls the tasks
+below by their names. Each task looks up the clients' images and private states, has the trainer,
+the evaluator or the adapter work on them, and stores new private states. Images and private states
+stay here. A worker returns updates of the shared weights, and measurements.
+
+P: length of the weight vector, n: images, D: features, D_emb: numbers of an embedding.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
-from pipeline.clients.adaptation import AdaptationTasks
-from pipeline.clients.rounds import RoundTasks
+from pipeline.clients.adaptation import ClientAdapter
+from pipeline.clients.client_data import ClientData
+from pipeline.clients.context import ModelContext
+from pipeline.clients.evaluation import ClientEvaluator
+from pipeline.clients.profiler import WorkerProfiler
+from pipeline.clients.rounds import ClientTrainer
+from pipeline.clients.store import ClientStore
+from pipeline.federation.messages import (
+    AdaptReport,
+    EpochEvaluation,
+    FittedClient,
+    GeneratedSamples,
+    HeldoutLosses,
+    WorkerSetup,
+)
+from pipeline.runs.layout import CLIENTS
 from pipeline.runs.model_files import save_client
+from spire_core.config.adapt import AdaptConfig
+from spire_core.federated.messages import Broadcast, ClientUpdate, CompressedUpdate, RoundPlan
+from spire_core.federated.private_state import PrivateState
 from spire_core.federated.secure_aggregation import masked
 from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import tensors_hash
 
 
-class ClientWorker(RoundTasks, AdaptationTasks):
+class ClientWorker:
     """Simulates clients on one device with one thread; see the module's docstring."""
 
-    def export(self, client_id: int, folder: Path) -> str:
-        """Write a client's own parts into a finished run's folder; return their SHA-256."""
-        parts = dict(self.private_state(client_id).parts)
-        if parts:
-            save_client(folder, client_id, parts)
-        return tensors_hash(parts)
+    def __init__(self, setup: WorkerSetup, images: np.ndarray, device: str = "cpu") -> None:
+        """Take the setup and all clients' uint8 images (N, C, H, W), possibly in shared memory."""
+        self.setup, self.images = setup, images
+        self.store = ClientStore(setup.folder / CLIENTS)
+        self.context = ModelContext.start(setup.config, images.shape[1:], device)
+        self.trainer = ClientTrainer(self.context)
+        cache = setup.folder.parent / "cache"
+        self.evaluator = ClientEvaluator(self.context, setup.extractor, cache)
+        self.adapter = ClientAdapter(self.evaluator)
+        self.profiler = WorkerProfiler(self.context.device)
+
+    def client_data(self, client_id: int) -> ClientData:
+        """Return a client's images; with its class mixture if the client has scores."""
+        split = self.setup.partition.split(client_id)
+        return ClientData(split, self.images, self.setup.mixtures.get(client_id))
+
+    def private_state(self, client_id: int, num_rounds_done: int | None = None) -> PrivateState:
+        """Return a client's newest private state after at most so many rounds.
+
+        A pre-training client that has never trained has a new one.
+        """
+        stored = self.store.load(client_id, num_rounds_done)
+        return self.context.new_state(client_id) if stored is None else stored
+
+    def _all_data(self, client_ids: Sequence[int]) -> list[ClientData]:
+        return [self.client_data(client_id) for client_id in client_ids]
+
+    # --- rounds of pre-training ---
+
+    def fit_group(
+        self, client_ids: Sequence[int], broadcast: Broadcast, plan: RoundPlan
+    ) -> list[ClientUpdate | CompressedUpdate]:
+        """Train clients together and return the messages of their updates.
+
+        The new private states stay here.
+        """
+        clients, messages = self._all_data(client_ids), []
+        states = [self.private_state(client_id, plan.round_idx) for client_id in client_ids]
+        for message, state in self.trainer.train(clients, states, broadcast, plan):
+            if not state.is_empty:
+                done = plan.round_idx + 1
+                self.store.save(message.client_id, done, state, plan.kept_rounds)
+            messages.append(message)
+        return messages
+
+    def undo_round(self, client_id: int, round_idx: int) -> None:
+        """Discard a client's private state after a round whose update was not used."""
+        self.store.rewind(round_idx, client_id)
+
+    def rehearse(self) -> None:
+        """Take one optimizer step as in a round, so that memory can be measured; keep nothing."""
+        config = self.setup.config
+        groups = config.resolved_client.groups(range(config.federation.cohort_size))
+        self.trainer.rehearse(self._all_data(groups[0]))
+
+    def start_profile(self) -> None:
+        """Start torch's profiler on this worker."""
+        self.profiler.start()
+
+    def save_profile(self, folder: Path, name: str) -> bool:
+        """Write the trace since `start_profile`; return False if this worker started later."""
+        return self.profiler.save(folder, name)
+
+    def stop_profile(self) -> None:
+        """Stop the profiler and discard its trace."""
+        self.profiler.stop()
+
+    # --- evaluations of pre-training clients, whether they have trained or not ---
+
+    def real_features(self, client_id: int) -> Tensor:
+        """Return features (n, D) of a client's held-out images."""
+        return self.evaluator.real_features(self.client_data(client_id))
+
+    def draw(self, client_ids: Sequence[int], weights: np.ndarray) -> list[GeneratedSamples]:
+        """Return samples generated as pre-training clients with these backbone weights (P,)."""
+        states = [self.private_state(client_id) for client_id in client_ids]
+        return self.evaluator.draw(self._all_data(client_ids), states, weights)
+
+    def losses(self, client_id: int, weights: np.ndarray, swap_with: int) -> HeldoutLosses:
+        """Return a client's held-out losses; `swap_with` is the client of the other embedding."""
+        client, state = self.client_data(client_id), self.private_state(client_id)
+        other = self.private_state(swap_with).client_emb
+        return self.evaluator.losses(client, state, other, weights)
+
+    def losses_as(self, client_id: int, weights: np.ndarray, others: Sequence[int]) -> list[float]:
+        """Return a client's held-out loss with each of these clients' own parts, at one noise."""
+        states = (self.private_state(other) for other in others)  # one at a time in memory
+        return self.evaluator.losses_as(self.client_data(client_id), states, weights)
+
+    def draw_tuned(
+        self, client_id: int, weights: np.ndarray, settings: AdaptConfig
+    ) -> tuple[GeneratedSamples, HeldoutLosses]:
+        """Return samples and held-out loss of a pre-training client that fine-tunes the backbone.
+
+        Nothing is kept of the tuning.
+        """
+        return self.adapter.tune(self.client_data(client_id), weights, settings)
+
+    # --- new clients ---
+
+    def adapt(
+        self,
+        client_id: int,
+        weights: np.ndarray,
+        settings: AdaptConfig,
+        mean_emb: Tensor | None,
+        pooled_features: Tensor,
+    ) -> AdaptReport:
+        """Fit a new client on the backbone (P,), scored between epochs; keep its own parts here.
+
+        `pooled_features` (n, D) are features of the pre-training population's held-out images.
+        """
+        client, start = self.client_data(client_id), (weights, settings, mean_emb)
+        report, state = self.adapter.adapt(client, *start, pooled_features)
+        self.store.save(client_id, 0, state)
+        return report
+
+    def fit_embeddings(
+        self,
+        client_ids: Sequence[int],
+        weights: np.ndarray,
+        settings: AdaptConfig,
+        mean_emb: Tensor | None,
+    ) -> list[FittedClient]:
+        """Fit new clients' embeddings on the backbone (P,) in one batch; keep them here.
+
+        Each also keeps its embedding after every epoch to evaluate.
+        """
+        clients = self._all_data(client_ids)
+        fitted = self.adapter.fit_embeddings(clients, weights, settings, mean_emb)
+        for report, state in fitted:
+            self.store.save(report.client_id, 0, state)
+        return [report for report, _ in fitted]
+
+    def look(
+        self,
+        client_ids: Sequence[int],
+        weights: np.ndarray,
+        pooled_features: Tensor,
+        epochs: Sequence[int],
+        is_whole: Sequence[bool],
+    ) -> list[EpochEvaluation]:
+        """Return new clients' evaluations on the backbone (P,) after some epochs, in one batch.
+
+        `epochs` and `is_whole` (whether to return samples and distances too) correspond to
+        `client_ids`, which may repeat a client. `pooled_features` as in `adapt`.
+        """
+        states = [self.private_state(client_id) for client_id in client_ids]
+        embs = [state.snapshots[epoch] for state, epoch in zip(states, epochs, strict=True)]
+        clients = self._all_data(client_ids)
+        return self.adapter.look(clients, embs, weights, pooled_features, is_whole)
+
+    # --- own parts of any client ---
 
     def masked_embedding(self, client_id: int, cohort: list[int]) -> np.ndarray:
         """Return this client's embedding under masks that cancel in the cohort's sum.
@@ -32,4 +202,11 @@ class ClientWorker(RoundTasks, AdaptationTasks):
         This is secure aggregation.
         """
         emb = self.private_state(client_id).parts[CLIENT_EMB]
-        return masked(emb, client_id, cohort, self.config.seed)
+        return masked(emb, client_id, cohort, self.setup.config.seed)
+
+    def export(self, client_id: int, folder: Path) -> str:
+        """Write a client's own parts into a finished run's folder; return their SHA-256."""
+        parts = dict(self.private_state(client_id).parts)
+        if parts:
+            save_client(folder, client_id, parts)
+        return tensors_hash(parts)

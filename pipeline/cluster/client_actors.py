@@ -71,7 +71,8 @@ class ClientActor:
         before = resident_bytes()
         if rehearses:
             self.worker.rehearse()
-        return footprint(ray.get_runtime_context().get_node_id(), before, self.worker.device)
+        node = ray.get_runtime_context().get_node_id()
+        return footprint(node, before, self.worker.context.device)
 
 
 class RayClientPool(ClientPool):

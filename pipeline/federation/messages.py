@@ -27,8 +27,8 @@ class WorkerSetup:
     config: Config
     mixtures: Mapping[int, np.ndarray]  # true class mixture (K,) of each client with scores
     partition: Partition
-    extractor: str
-    folder: Path
+    extractor: str  # its name
+    folder: Path  # of the run
 
 
 @dataclass(frozen=True)

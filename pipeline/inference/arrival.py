@@ -16,9 +16,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.clients.worker import ClientWorker
+from pipeline.clients.adaptation import ClientAdapter
+from pipeline.clients.client_data import ClientData
+from pipeline.clients.context import ModelContext
+from pipeline.clients.evaluation import ClientEvaluator
 from pipeline.evaluation.diagnosis import Diagnosis, adaptation_diagnosis
-from pipeline.federation.messages import WorkerSetup
 from pipeline.figures.image_grids import image_grid
 from pipeline.files.atomic import open_own, try_lock
 from pipeline.inference.saved_run import SavedRun
@@ -28,7 +30,7 @@ from spire_core.config.adapt import AdaptConfig
 from spire_core.errors import DataError, RunError
 from spire_core.evaluation.extractors import auto_extractor
 from spire_core.methods import CLIENT_EMB
-from spire_core.partition.split import ClientSplit, Partition
+from spire_core.partition.split import ClientSplit
 from spire_core.rng import numpy_generator
 
 MIN_IMAGES = 3  # one to learn from, two to measure on
@@ -73,18 +75,18 @@ def adapt_arrival(
         tempfile.TemporaryDirectory(prefix="spire-") as scratch,
     ):
         split = _split(len(images), run, config.num_images, client_id)
-        folder = Path(scratch, "run")  # beside it lie features of the client's images
-        folder.mkdir()
-        worker = _worker(run, images, split, mixture, folder)
-        weights, mean_emb = run.weights.numpy(), _mean_emb(run, config)
-        own = worker.real_features(client_id)  # for want of the population's, see `_own`
-        report = worker.adapt(client_id, weights, config, mean_emb, own)
-        path = save_client(run.folder, client_id, worker.private_state(client_id).parts)
+        client = ClientData(split, images, mixture)
+        adapter = _adapter(run, images.shape[1:], Path(scratch))
+        # The population's features are unknown here. Its score is left out, see `_known_scores`.
+        stand_in = adapter.evaluator.real_features(client)
+        start = (run.weights.numpy(), config, _mean_emb(run, config))
+        report, state = adapter.adapt(client, *start, stand_in)
+        path = save_client(run.folder, client_id, state.parts)
         grid = Image.fromarray(image_grid(report.after.images, 8))
         grid.save(path.with_suffix(".png"))
     return Arrival(
         client_id,
-        tuple(_own(point) for point in report.curve),
+        tuple(_known_scores(point) for point in report.curve),
         path,
         path.with_suffix(".png"),
         report.kept_epoch,
@@ -130,21 +132,12 @@ def _split(num_images: int, run: SavedRun, limit: int | None, client_id: int) ->
     return ClientSplit(client_id, order[num_test:][:limit], order[:num_test])
 
 
-def _worker(
-    run: SavedRun,
-    images: np.ndarray,
-    split: ClientSplit,
-    mixture: np.ndarray | None,
-    folder: Path,
-) -> ClientWorker:
-    """Return a worker that simulates this one client, as it would have in the run."""
-    if mixture is None:
-        mixture = np.full(len(run.class_names), np.nan)
-    name = auto_extractor(run.config.data.name, run.config.eval.extractor)
-    partition = Partition((), (split,))
-    setup = WorkerSetup(run.config, {split.client_id: mixture}, partition, name, folder)
+def _adapter(run: SavedRun, image_shape: tuple[int, ...], cache: Path) -> ClientAdapter:
+    """Return the run's adapter on this machine; `cache` is a folder for features of images."""
     has_gpu = run.config.resources.device != "cpu" and torch.cuda.is_available()
-    return ClientWorker(setup, images, "cuda" if has_gpu else "cpu")
+    context = ModelContext.start(run.config, image_shape, "cuda" if has_gpu else "cpu")
+    extractor = auto_extractor(run.config.data.name, run.config.eval.extractor)
+    return ClientAdapter(ClientEvaluator(context, extractor, cache))
 
 
 def _mean_emb(run: SavedRun, config: AdaptConfig) -> Tensor | None:
@@ -154,8 +147,8 @@ def _mean_emb(run: SavedRun, config: AdaptConfig) -> Tensor | None:
     return torch.stack([run.client_state(c).parts[CLIENT_EMB] for c in ids]).mean(0)
 
 
-def _own(point: AdaptPoint) -> AdaptPoint:
-    """Return a point without the scores that need the population or unknown classes."""
+def _known_scores(point: AdaptPoint) -> AdaptPoint:
+    """Return a point without the population's score, and without scores that are not a number."""
     if point.observed is None:
         return point
     kept = {k: v for k, v in point.observed.items() if k != "population_kid" and not np.isnan(v)}

@@ -1,20 +1,20 @@
-"""How long a sweep would take on this machine's CPUs, from a few seconds of measured arithmetic.
+"""The expected time of a sweep on this machine's CPUs, from a few seconds of measurements.
 
 One optimizer step and one network evaluation are timed for every kind of network; the rest is
 counting images. GPUs, waiting and other users of the machine are not foreseen.
 """
 
 import functools
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from pipeline.clients.worker import ClientWorker
+from pipeline.clients.client_data import ClientData
+from pipeline.clients.context import ModelContext
+from pipeline.clients.rounds import ClientTrainer
 from pipeline.config.equivalence import pretrain_fingerprint
 from pipeline.config.federation import FederationConfig
 from pipeline.config.schema import Config
@@ -22,11 +22,10 @@ from pipeline.data.catalog import dataset_spec
 from pipeline.data.datasets import load
 from pipeline.evaluation.scores import NUM_POPULATION_DRAWS
 from pipeline.experiment.pretraining import evaluation_rounds
-from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.setup import MANY_CLIENTS, NUM_REPRESENTATIVES
 from spire_core.config.client import ClientConfig
 from spire_core.federated.messages import steps_per_epoch
-from spire_core.partition.split import ClientSplit, Partition
+from spire_core.partition.split import ClientSplit
 from spire_core.training.fit import to_float
 from sweeps.design.points import Trial
 from sweeps.design.trial_plan import TrialPlan
@@ -38,7 +37,7 @@ MOST_IMAGES = 8  # in a timed batch: networks of GPU size take seconds for these
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds per image on one CPU: of an optimizer step, and of one look by the network."""
+    """Seconds per image on one CPU: of an optimizer step, and of one network evaluation."""
 
     train_s: float
     look_s: float
@@ -47,10 +46,10 @@ class Costs:
 def sweep_seconds(
     planned: Sequence[tuple[Trial, TrialPlan]], at_once: int, done: Sequence[Trial] = ()
 ) -> float:
-    """Return about how long these trials take, so many at once, after others of the sweep.
+    """Return the seconds of these trials, `at_once` at a time, after the trials that are done.
 
-    A pre-training that several have in common counts once; what other sweeps have done already is
-    counted again. DataError if an image folder is missing.
+    A pre-training that several trials share counts once. Pre-trainings of other sweeps, which may
+    be reused, count again. DataError if an image folder is missing.
     """
     measured = functools.cache(measure)
     begun = {pretrain_fingerprint(trial.config) for trial in done if trial.shares_pretraining}
@@ -67,7 +66,7 @@ def sweep_seconds(
 
 
 def pretraining_s(config: Config, costs: Costs) -> float:
-    """Return about how long the rounds and their evaluations take on one CPU."""
+    """Return the seconds of the rounds and their evaluations on one CPU."""
     federation, method = config.federation, config.method.record
     if not method.is_federated:
         return 0.0
@@ -85,7 +84,7 @@ def pretraining_s(config: Config, costs: Costs) -> float:
 
 
 def adaptation_s(config: Config, costs: Costs) -> float:
-    """Return about how long the new clients take on one CPU, with what is looked at meanwhile."""
+    """Return the seconds of the new clients and of their evaluations on one CPU."""
     settings, method = config.adapt, config.method.record
     num_looks = 1
     num_images = 0
@@ -97,7 +96,7 @@ def adaptation_s(config: Config, costs: Costs) -> float:
 
 
 def _tuning_s(config: Config, costs: Costs) -> float:
-    """Return about how long pre-training clients take to fine-tune for a score, where they do."""
+    """Return the seconds in which pre-training clients fine-tune for a score; 0 if they do not."""
     if not config.scores_tuned:
         return 0.0
     num_images = config.adapt.tune_epochs * _images_per_client(config)
@@ -105,22 +104,26 @@ def _tuning_s(config: Config, costs: Costs) -> float:
 
 
 def measure(config: Config) -> Costs:
-    """Return what a step and a look cost here, on random images; the second of two counts."""
+    """Return the time of a step and of a look on this machine, on random images.
+
+    Each is done twice, and the second time counts.
+    """
     size, num_clients = config.data.image_size or PADDED, config.federation.cohort_size
     shape = (num_clients * MOST_IMAGES, _known(config)[0], size, size)
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     held = np.arange(len(images)).reshape(num_clients, MOST_IMAGES)
-    clients = tuple(ClientSplit(i, own, own) for i, own in enumerate(held))
-    nowhere = Path(os.devnull)  # there are no clients' files
-    worker = ClientWorker(WorkerSetup(config, {}, Partition(clients, ()), "", nowhere), images)
-    x, t, emb = to_float(worker.train_images(0)), torch.zeros(MOST_IMAGES, dtype=torch.long), None
+    clients = [ClientData(ClientSplit(i, own, own), images) for i, own in enumerate(held)]
+    context = ModelContext.start(config, shape[1:])
+    x, t = to_float(clients[0].train_images()), torch.zeros(MOST_IMAGES, dtype=torch.long)
+    emb = None
     if config.method.record.has_embedding:
         emb = torch.zeros(MOST_IMAGES, config.model.d_emb)
     with torch.inference_mode():
-        look_s = _second_of_two(lambda: worker.model.net(x, t, emb))
-    num_rehearsed = len(config.resolved_client.groups(range(num_clients))[0])
-    step_s = _second_of_two(worker.rehearse)
-    return Costs(step_s / (num_rehearsed * MOST_IMAGES), look_s / MOST_IMAGES)
+        look_s = _second_of_two(lambda: context.model.net(x, t, emb))
+    group = clients[: len(config.resolved_client.groups(range(num_clients))[0])]
+    trainer = ClientTrainer(context)
+    step_s = _second_of_two(lambda: trainer.rehearse(group))
+    return Costs(step_s / (len(group) * MOST_IMAGES), look_s / MOST_IMAGES)
 
 
 def _second_of_two(call: Callable[[], object]) -> float:
@@ -131,7 +134,7 @@ def _second_of_two(call: Callable[[], object]) -> float:
 
 
 def _kind(config: Config) -> Config:
-    """Return what the costs depend on: trials that differ in other settings are timed once."""
+    """Return the settings on which the costs depend; trials that differ in others are timed once."""
     num_clients = config.client.largest_group(config.federation.cohort_size)
     return Config(
         data=config.data,
@@ -147,20 +150,20 @@ def _kind(config: Config) -> Config:
 
 
 def _drawing_s(config: Config, costs: Costs) -> float:
-    """Return the seconds of drawing what one client is scored by."""
+    """Return the seconds of generating the images by which one client is scored."""
     num_looks = config.diffusion.sample_steps * (1 if config.eval.guidance == 1 else 2)
     return config.eval.num_images * num_looks * costs.look_s
 
 
 def _num_looked_at(config: Config) -> int:
-    """Return how many pre-training clients are scored."""
+    """Return the number of pre-training clients that are scored."""
     num_clients = config.federation.num_clients
     most = num_clients if num_clients <= MANY_CLIENTS else NUM_REPRESENTATIVES
     return min(config.eval.num_clients or most, num_clients)
 
 
 def _images_per_client(config: Config) -> int:
-    """Return about how many images a client trains on."""
+    """Return the approximate number of images on which a client trains."""
     federation, partition = config.federation, config.partition
     num_clients = federation.num_clients + federation.num_new_clients
     held = partition.client_size or _known(config)[1] // num_clients

@@ -52,18 +52,19 @@ def weights_of(config: Config) -> Tensor:
 
 
 def trained(worker: ClientWorker) -> ClientUpdate:
-    (update,) = worker.fit_group((0,), Broadcast(weights_of(worker.config).numpy()), PLAN)
+    (update,) = worker.fit_group((0,), Broadcast(weights_of(worker.setup.config).numpy()), PLAN)
     assert isinstance(update, ClientUpdate)
     return update
 
 
 def adapted_losses(worker: ClientWorker) -> list[float]:
     """Return the loss of a new client's last epoch, and that of a tuned client on unseen images."""
-    weights, features = weights_of(worker.config).numpy(), worker.extractor.num_features
+    config, features = worker.setup.config, worker.evaluator.extractor.num_features
+    weights = weights_of(config).numpy()
     report = worker.adapt(0, weights, SETTINGS, None, torch.randn(30, features))
     loss = report.curve[-1].train_loss
     assert loss is not None
-    if not worker.config.method.record.can_tune:
+    if not config.method.record.can_tune:
         return [loss]
     _, tuned = worker.draw_tuned(0, weights, replace(SETTINGS, tune_epochs=1))
     return [loss, tuned.own]
@@ -77,9 +78,9 @@ def test_every_batch_has_the_one_shape_that_is_compiled(method: str, tmp_path: P
 
     def net(xt: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
         shapes.append((len(xt), len(t), len(t) if condition is None else len(condition)))
-        return filled.model.net(xt, t, condition)
+        return filled.context.model.net(xt, t, condition)
 
-    filled.model.compiled = net
+    filled.context.model.compiled = net
     one, other = trained(plain), trained(filled)
     np.testing.assert_allclose(other.weights, one.weights, rtol=0, atol=2e-5)
     assert other.loss == pytest.approx(one.loss, rel=1e-5)

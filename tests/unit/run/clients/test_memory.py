@@ -46,6 +46,6 @@ def test_a_rehearsal_changes_nothing(mnist_root: Path, tmp_path: Path, engine: s
     worker, other = (ClientWorker(setup, setting.images) for _ in range(2))
     worker.rehearse()
     assert not (tmp_path / "run").exists()
-    weights = np.linspace(-0.1, 0.1, worker.model.layout.size, dtype=np.float32)
+    weights = np.linspace(-0.1, 0.1, worker.context.model.layout.size, dtype=np.float32)
     drawn = [w.losses(0, weights, 1) for w in (worker, other)]
     assert drawn[0] == drawn[1]

@@ -370,20 +370,21 @@ def test_pretraining_clients_fine_tune_for_a_score_of_their_own(
     setting, client_id = result.setting, result.setting.eval_ids[1]
     parts = (setting.mixtures, setting.partition, setting.extractor, result.run_dir)
     worker = ClientWorker(WorkerSetup(config, *parts), setting.images)
+    client, evaluator = worker.client_data(client_id), worker.evaluator
     weights = SavedRun.load(result.run_dir).weights
     tuned = adapt_client(
-        worker.model,
+        worker.context.model,
         weights,
-        worker.training_context(client_id),
+        client.for_training(config.seed),
         PrivateState(),
         AdaptConfig(epochs=2, lr=0.01, batch_size=config.adapt.batch_size),
-        worker.objective(),
+        worker.context.objective(),
         lambda *_: {},
     )
-    load_client(worker.model, weights, tuned.state)
-    drawn = worker._drawn(client_id, worker._images(client_id, worker.model, None))
+    load_client(worker.context.model, weights, tuned.state)
+    drawn = evaluator.samples(client, evaluator.generate(client_id, None))
     assert torch.equal(result.tuned.drawn[1].features, drawn.features)
-    assert result.tuned.losses[1].own == worker._heldout(client_id, None)
+    assert result.tuned.losses[1].own == evaluator.heldout_mean(client, None)
 
 
 def worker_in(folder: Path, config: Config) -> tuple[FederationSetup, ClientWorker]:
@@ -416,11 +417,12 @@ def test_what_a_new_client_ends_with_is_what_its_own_parts_draw(
     report = worker.adapt(client_id, weights.numpy(), config.adapt, None, pooled)
     assert report.kept_epoch == (0 if method == "fedavg" else 2)
 
-    emb = load_client(worker.model, weights, worker.private_state(client_id))
-    images = worker._images(client_id, worker.model, emb)
-    assert torch.equal(report.after.features, worker._drawn(client_id, images).features)
-    heldout = worker._heldout_each(client_id, emb)
-    assert report.scores_after == worker._scores(report.after, heldout, pooled)
+    client, evaluator = worker.client_data(client_id), worker.evaluator
+    emb = load_client(worker.context.model, weights, worker.private_state(client_id))
+    images = evaluator.generate(client_id, emb)
+    assert torch.equal(report.after.features, evaluator.samples(client, images).features)
+    heldout = evaluator.heldout(client, emb)
+    assert report.scores_after == evaluator.scores(client, report.after, heldout, pooled)
     assert torch.equal(report.heldout[report.kept_epoch], heldout)
 
 
@@ -429,13 +431,13 @@ def test_what_a_client_draws_is_held_against_its_own_images(
 ) -> None:
     config = two_rounds_config(mnist_root, tmp_path)
     setting, worker = worker_in(tmp_path, config)
-    client_id = setting.new_ids[0]
-    train, test = worker.train_images(client_id), worker.test_images(client_id)
+    client, evaluator = worker.client_data(setting.new_ids[0]), worker.evaluator
+    train, test = client.train_images(), client.test_images()
     count = min(len(train), len(test))
-    copied, unseen = worker._distances(client_id, to_float(train[:count]))
+    copied, unseen = evaluator.distances(client, to_float(train[:count]))
     assert copied == pytest.approx(0.0, abs=1e-5)
     assert unseen > 1.0
-    assert worker._distances(client_id, to_float(test[:count]))[1] == pytest.approx(0.0, abs=1e-5)
+    assert evaluator.distances(client, to_float(test[:count]))[1] == pytest.approx(0.0, abs=1e-5)
 
 
 def test_held_out_losses_are_with_ones_own_no_and_another_clients_embedding(
@@ -447,8 +449,9 @@ def test_held_out_losses_are_with_ones_own_no_and_another_clients_embedding(
     weights = torch.randn(setting.model.layout.size, generator=generator) * 0.05
     losses = worker.losses(0, weights.numpy(), 1)
     own, other = (worker.private_state(i).parts["client_emb"] for i in (0, 1))
-    worker.model.load(weights)
-    expected = [worker._heldout(0, emb) for emb in (own, torch.zeros_like(own), other)]
+    worker.context.model.load(weights)
+    client, embs = worker.client_data(0), (own, torch.zeros_like(own), other)
+    expected = [worker.evaluator.heldout_mean(client, emb) for emb in embs]
     assert [losses.own, losses.zero, losses.swapped] == expected
     assert len(set(expected)) == 3
 
@@ -465,12 +468,12 @@ def test_a_new_embedding_starts_at_zero_at_the_mean_or_at_random(
     mean = mean_embedding(LocalClientPool(worker), setting.representative_ids)
     torch.testing.assert_close(mean, states.mean(0), rtol=0, atol=1e-6)
     starts = {
-        init: worker.start_state(new, init, mean).parts["client_emb"]
+        init: worker.adapter.start_state(new, init, mean).parts["client_emb"]
         for init in ("zero", "mean", "random")
     }
     assert not starts["zero"].any()
     assert torch.equal(starts["mean"], mean)
     assert 0.3 < starts["random"].std() / config.client.emb_init_std < 2.0
     assert not torch.equal(
-        starts["random"], worker.start_state(new + 1, "random", None).parts["client_emb"]
+        starts["random"], worker.adapter.start_state(new + 1, "random", None).parts["client_emb"]
     )

@@ -1,0 +1,45 @@
+"""One client's data, as the trainer, the evaluator and the adapter take them.
+
+N, n: numbers of images of everybody and of the client; K: classes.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spire_core.partition.split import ClientSplit
+from spire_core.training.context import ClientContext
+
+
+@dataclass(frozen=True, eq=False)
+class ClientData:
+    """A client's split of the uint8 images (N, C, H, W), and its true class mixture (K,).
+
+    The mixture is None where it is unknown or no score needs it. Images are copied on request.
+    """
+
+    split: ClientSplit
+    images: np.ndarray
+    mixture: np.ndarray | None = None
+
+    @property
+    def client_id(self) -> int:
+        return self.split.client_id
+
+    def train_images(self) -> Tensor:
+        """Return the images to learn from, (n, C, H, W) uint8."""
+        return torch.from_numpy(self.images[self.split.train])
+
+    def test_images(self, limit: int | None = None) -> Tensor:
+        """Return the held-out images, (n, C, H, W) uint8; at most `limit` of them."""
+        return torch.from_numpy(self.images[self.split.test[:limit]])
+
+    def for_training(self, seed: int) -> ClientContext:
+        """Return the client with its training images; `seed` is the run's."""
+        return ClientContext(self.client_id, seed, self.train_images())
+
+    def for_testing(self, seed: int, limit: int | None = None) -> ClientContext:
+        """Return the client with at most `limit` held-out images; `seed` is the run's."""
+        return ClientContext(self.client_id, seed, self.test_images(limit))

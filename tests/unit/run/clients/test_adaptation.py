@@ -1,0 +1,54 @@
+"""A new client is fitted by itself: no worker, no partition and no file of a run is needed."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.clients.adaptation import ClientAdapter
+from pipeline.clients.client_data import ClientData
+from pipeline.clients.context import ModelContext
+from pipeline.clients.evaluation import ClientEvaluator
+from pipeline.clients.worker import ClientWorker
+from pipeline.config.load import load_config
+from pipeline.federation.messages import WorkerSetup
+from spire_core.network.flat_model import initial_weights
+from spire_core.partition.split import ClientSplit, Partition
+
+WORDS = ["model.width=8", "model.d_emb=4", "eval.num_images=8", "diffusion.sample_steps=2"]
+WORDS += ["adapt.epochs=1", "adapt.lr=0.1", "eval.kid_subset_size=8", "eval.kid_num_subsets=2"]
+
+
+@pytest.mark.parametrize("method", ["spire", "shared_rep"])
+def test_an_adapter_alone_gives_what_a_worker_does(method: str, tmp_path: Path) -> None:
+    config = load_config("smoke", [*WORDS, f"method={method}"])
+    images = np.random.default_rng(0).integers(0, 256, (40, 1, 16, 16), np.uint8)
+    others, split = (ClientSplit(0, np.arange(5), np.arange(5, 10)),), np.arange(10, 40)
+    new, mixture = ClientSplit(1, split[:16], split[16:]), np.full(10, 0.1)
+    weights = initial_weights(config.model, config.method, 1, 0).numpy()
+    weights += 0.02 * np.random.default_rng(1).standard_normal(len(weights), np.float32)
+
+    folder, extractor = tmp_path / "run", "mnist-cnn"
+    folder.mkdir()
+    setup = WorkerSetup(config, {1: mixture}, Partition(others, (new,)), extractor, folder)
+    worker = ClientWorker(setup, images)
+    pooled = worker.real_features(0)
+    expected = worker.adapt(1, weights, config.adapt, None, pooled)
+
+    context = ModelContext.start(config, images.shape[1:])
+    adapter = ClientAdapter(ClientEvaluator(context, extractor, tmp_path / "features"))
+    report, state = adapter.adapt(
+        ClientData(new, images, mixture), weights, config.adapt, None, pooled
+    )
+    kept = worker.private_state(1).to_tensors()
+    assert state.to_tensors().keys() == kept.keys() != set()
+    assert all(torch.equal(kept[name], own) for name, own in state.to_tensors().items())
+    assert (report.curve, report.scores_after) == (expected.curve, expected.scores_after)
+    assert torch.equal(report.after.features, expected.after.features)
+    assert "tv" in report.scores_after
+
+    unknown, _ = adapter.adapt(ClientData(new, images), weights, config.adapt, None, pooled)
+    scores = {name: score for name, score in report.scores_after.items() if name != "tv"}
+    assert unknown.scores_after == scores
+    assert unknown.after.histogram is None
