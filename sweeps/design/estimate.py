@@ -134,7 +134,7 @@ def _second_of_two(call: Callable[[], object]) -> float:
 
 
 def _kind(config: Config) -> Config:
-    """Return the settings on which the costs depend; trials that differ in others are timed once."""
+    """Return the settings that set the costs; trials that differ in others are timed once."""
     num_clients = config.client.largest_group(config.federation.cohort_size)
     return Config(
         data=config.data,
