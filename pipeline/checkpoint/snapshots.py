@@ -29,7 +29,7 @@ from pipeline.checkpoint.evaluation_store import (
 from pipeline.clients.store import ClientStore
 from pipeline.files.atomic import room_for, sync, write_whole
 from pipeline.files.damage import DAMAGE, unreadable
-from pipeline.runs.layout import CHECKPOINTS, CLIENTS, MANIFEST, STATE
+from pipeline.runs.layout import CHECKPOINTS, CLIENTS, MANIFEST, OUTBOX, STATE
 from pipeline.runs.server_state import file_sha256, read_state
 from spire_core.errors import RunError
 from spire_core.federated.server import ServerState
@@ -116,7 +116,8 @@ def save_checkpoint(
 
     `written` waits for that file and returns its number of rounds. `fingerprint` is that of the
     settings of pre-training, which a reader compares. The clients' states and evaluations of the
-    checkpoint reach the disk first. RunError if there is no room; then older checkpoints stay.
+    checkpoint reach the disk first, and so do the numbers of its rounds, in the outbox. RunError if
+    there is no room; then older checkpoints stay.
     """
     part = _part(run_dir, num_rounds_done)
     spare = part.with_name(SPARE)
@@ -131,6 +132,7 @@ def save_checkpoint(
         )
         sync(part / STATE)
         _sync_beside(run_dir, manifest)
+        _sync_outbox(run_dir)
         write_whole(part / MANIFEST, manifest.text().encode(), is_lasting=True)
         target = folder_of(run_dir, round_idx)
         shutil.rmtree(target, ignore_errors=True)  # a damaged one, written before a crash
@@ -167,6 +169,14 @@ def _sync_beside(run_dir: Path, manifest: Manifest) -> None:
     new = Manifest(manifest.round_idx, "", dict(clients), sorted(evaluations), {}).files(run_dir)
     for path in (*new, *{path.parent for path in new}):
         sync(path)
+
+
+def _sync_outbox(run_dir: Path) -> None:
+    """Bring the outbox to the disk: a resume after this checkpoint does not repeat its rounds."""
+    if (run_dir / OUTBOX).is_file():
+        sync(run_dir / OUTBOX)
+        if not checkpoints(run_dir):
+            sync(run_dir)
 
 
 def checkpoints(run_dir: Path) -> list[Path]:

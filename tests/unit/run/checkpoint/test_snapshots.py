@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 from functools import partial
 from pathlib import Path
 
@@ -85,6 +86,39 @@ def test_the_file_of_one_that_nobody_needs_is_written_over(tmp_path: Path) -> No
     for name in ("0000006", "0000005"):
         assert same(newest_checkpoint(tmp_path, "f"), state_after(int(name)))
         harm(tmp_path / "checkpoints" / name / "manifest.json", "gone")
+
+
+def test_all_that_a_checkpoint_counts_on_is_on_the_disk_before_its_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ClientStore(tmp_path / "clients").save(0, 1, PrivateState({"client_emb": torch.ones(8)}))
+    evaluation, outbox = tmp_path / "evaluations" / "0000000.safetensors", tmp_path / "outbox.jsonl"
+    evaluation.parent.mkdir()
+    for path in (evaluation, outbox):
+        path.write_bytes(b"content")
+    synced: list[Path] = []
+    monkeypatch.setattr(
+        os,
+        "fsync",
+        lambda descriptor: synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}"))),
+    )
+    checkpoint(tmp_path, state_after(1), keep=1)
+    part, client = tmp_path / "checkpoints" / ".0000001.part", tmp_path / "clients" / "0000000"
+    manifest = next(path for path in synced if path.parent == part and path.suffix == ".part")
+    before, after = synced[: synced.index(manifest)], synced[synced.index(manifest) + 1 :]
+    files = {part / "server.safetensors", client / "0000001.safetensors", evaluation, outbox}
+    assert files | {client, evaluation.parent, tmp_path} <= {*before}
+    assert after == [tmp_path / "checkpoints"]
+
+
+def test_a_checkpoint_that_is_being_uploaded_is_not_dropped(tmp_path: Path) -> None:
+    for done in (1, 2, 3, 4):
+        written = partial(write_state, new_state_file(tmp_path, done), state_after(done))
+        save_checkpoint(tmp_path, done, written, "f", keep=2, pinned_rounds=(1,))
+    assert kept_rounds(tmp_path) == (1, 3, 4)
+    harm(tmp_path / "checkpoints" / "0000004" / "manifest.json", "gone")
+    harm(tmp_path / "checkpoints" / "0000003" / "manifest.json", "gone")
+    assert same(newest_checkpoint(tmp_path, "f"), state_after(1))
 
 
 def test_a_checkpoint_whose_state_does_not_come_leaves_nothing(tmp_path: Path) -> None:
