@@ -12,6 +12,7 @@ from pipeline.config.tracking import TrackingConfig, tracking_root
 from pipeline.files.damage import read_object, reading
 from pipeline.files.json_files import write_json
 from pipeline.files.paths import lasting
+from pipeline.files.run_format import FORMAT, FORMAT_KEY
 from pipeline.runs.folder import storable
 from pipeline.runs.layout import START
 from pipeline.runs.ownership import begun_here, note_settings, places, with_trusted_places
@@ -30,8 +31,8 @@ def save_start(
     """Write the file that `load_start` and `check_same` read to resume a run."""
     stored = storable(config)
     note_settings(run_dir, config_from_dict(stored))
-    values = {"numbers": NUMBERS, "preset": preset, "config": stored, **hashes}
-    write_json(run_dir / START, values)
+    values = {FORMAT_KEY: FORMAT, "numbers": NUMBERS, "preset": preset, "config": stored}
+    write_json(run_dir / START, values | dict(hashes))
 
 
 def check_same(run_dir: Path, hashes: Mapping[str, str]) -> None:

@@ -4,13 +4,16 @@ import hashlib
 import json
 import logging
 import os
+import re
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from pipeline.checkpoint import checkpointer
 from pipeline.checkpoint.snapshots import (
     checkpoints,
     drop_unfinished,
@@ -20,11 +23,13 @@ from pipeline.checkpoint.snapshots import (
     save_checkpoint,
 )
 from pipeline.clients.store import ClientStore
+from pipeline.config.load import load_config
 from pipeline.runs.server_state import write_state
-from spire_core.errors import ClusterError, RunError
+from spire_core.errors import ClusterError, FormatError, RunError
 from spire_core.federated.messages import AdamMoments
 from spire_core.federated.private_state import PrivateState
 from spire_core.federated.server import ServerState
+from spire_core.network.flat_model import tensors_hash
 from spire_core.training.adam import PartMoments
 
 
@@ -155,7 +160,7 @@ def flip(path: Path, bit: int) -> None:
 def harm(path: Path, damage: str) -> None:
     raw = path.read_bytes()
     if damage == "flipped":
-        flip(path, 8 * (len(raw) // 2))
+        flip(path, 8 * (len(raw) - 5))  # not in the header, where it may hit the format
     elif damage == "gone":
         path.unlink()
     else:
@@ -207,6 +212,49 @@ def test_a_manifest_with_the_right_hash_and_wrong_types_is_damaged(tmp_path: Pat
         digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
         path.write_text(json.dumps(told | {"manifest_sha256": digest}))
         assert same(newest_checkpoint(tmp_path, "f"), state_after(2)), name
+
+
+def renumbered(text: str, number: int) -> str:
+    """Return a manifest's text with another format, and with the right hash."""
+    values = {k: v for k, v in json.loads(text).items() if k != "manifest_sha256"}
+    values |= {"run_format": number}
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    return json.dumps(values | {"manifest_sha256": digest})
+
+
+@pytest.mark.parametrize("what", ["manifest", "more in it", "client"])
+def test_a_checkpoint_of_a_newer_format_is_refused_and_kept(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpointer, "pretrain_fingerprint", lambda config: "f")
+    two_checkpoints(tmp_path)
+    path = checkpoints(tmp_path)[-1] / "manifest.json"
+    if what == "manifest":
+        path.write_text(renumbered(path.read_text(), 2))
+    elif what == "more in it":  # and a hash of another kind
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"run_format": 2, "more": [1]}))
+    else:
+        path = checkpoints(tmp_path)[-1].parents[1] / "clients" / "0000000" / "0000004.safetensors"
+        path.write_bytes(path.read_bytes().replace(b'"run_format":"1"', b'"run_format":"2"'))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(FormatError, match=f"format 1 or earlier in {path}, got format 2"):
+        newest_checkpoint(tmp_path, "f")
+    with pytest.raises(FormatError):
+        checkpointer.go_back(tmp_path, load_config("smoke"))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_files_without_a_format_are_of_the_first(tmp_path: Path) -> None:
+    two_checkpoints(tmp_path)
+    path = checkpoints(tmp_path)[-1] / "manifest.json"
+    values = json.loads(path.read_text())
+    del values["run_format"], values["manifest_sha256"]
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps(values | {"manifest_sha256": digest}))
+    for client in tmp_path.glob("clients/*/*.safetensors"):
+        tensors = load_file(client)
+        save_file(tensors, client, metadata={"sha256": tensors_hash(tensors)})
+    assert same(newest_checkpoint(tmp_path, "f"), state_after(4))
 
 
 def test_without_any_good_checkpoint_there_is_none(
@@ -282,6 +330,12 @@ def test_a_clients_state_is_not_written_where_there_is_no_run(tmp_path: Path) ->
     assert not (tmp_path / "run").exists()
 
 
+def is_newer(path: Path) -> bool:
+    """Return whether the one digit of a file's format, intact or not, says a later one."""
+    digit = re.search(rb'"run_format":"([2-9])"', path.read_bytes())
+    return digit is not None
+
+
 def test_a_flipped_bit_of_a_client_state_is_seen_in_any_byte(tmp_path: Path) -> None:
     store = ClientStore(tmp_path)
     emb = torch.ones(4)
@@ -291,7 +345,10 @@ def test_a_flipped_bit_of_a_client_state_is_seen_in_any_byte(tmp_path: Path) -> 
     path, num_harmless = store.versions(0)[0], 0
     for byte in range(path.stat().st_size):
         flip(path, 8 * byte + byte % 8)
-        if store.faults({0: 1}, 1):
+        if is_newer(path):
+            with pytest.raises(FormatError, match=str(path)):
+                store.faults({0: 1}, 1)
+        elif store.faults({0: 1}, 1):
             with pytest.raises(RunError, match=str(path)):
                 store.load(0)
         else:  # white space in the header, which says nothing
