@@ -37,5 +37,9 @@ class StoreError(ClusterError):
     """The store of the runs does not answer or refuses; a later try may succeed."""
 
 
+class FormatError(SpireError, RuntimeError):
+    """A file was written by a newer version, which alone can read it; nothing may delete it."""
+
+
 class RunError(SpireError, ValueError):
     """A finished run cannot be found, or does not allow the requested use."""

@@ -69,6 +69,7 @@ def make_setting(work: Work, config: Config) -> FederationSetup:
         flat,
         Partition(clients, ()),
         "mnist",
+        "",
         FlatModel(config.model, config.method, flat.shape[1]),
     )
 

@@ -28,8 +28,9 @@ from pipeline.checkpoint.evaluation_store import (
 )
 from pipeline.clients.store import ClientStore
 from pipeline.files.atomic import room_for, sync, write_whole
-from pipeline.files.damage import DAMAGE, unreadable
-from pipeline.runs.layout import CHECKPOINTS, CLIENTS, MANIFEST, STATE
+from pipeline.files.damage import DAMAGE, read_object, unreadable
+from pipeline.files.run_format import FORMAT, FORMAT_KEY
+from pipeline.runs.layout import CHECKPOINTS, CLIENTS, MANIFEST, OUTBOX, STATE
 from pipeline.runs.server_state import file_sha256, read_state
 from spire_core.errors import RunError
 from spire_core.federated.server import ServerState
@@ -66,14 +67,16 @@ class Manifest:
         """Return the manifest as JSON, with a hash of itself."""
         values = dataclasses.asdict(self)
         values["clients"] = {str(client_id): done for client_id, done in self.clients.items()}
+        values[FORMAT_KEY] = FORMAT
         return json.dumps(values | {"manifest_sha256": _sha256_of(values)}, indent=1) + "\n"
 
     @staticmethod
-    def parse(text: str) -> "Manifest":
-        """Return the manifest of a `text`; one of DAMAGE for any other content."""
-        values: dict[str, Any] = json.loads(text)
+    def read(path: Path) -> "Manifest":
+        """Return the manifest in a file; raises as `read_object` does."""
+        values = read_object(path)
         if values.pop("manifest_sha256") != _sha256_of(values):
             raise ValueError("other content than was written")
+        values.pop(FORMAT_KEY, None)
         if {name: type(value) for name, value in values.items()} != KINDS:
             raise ValueError("values of other types")
         clients = {int(client_id): int(done) for client_id, done in values["clients"].items()}
@@ -116,7 +119,8 @@ def save_checkpoint(
 
     `written` waits for that file and returns its number of rounds. `fingerprint` is that of the
     settings of pre-training, which a reader compares. The clients' states and evaluations of the
-    checkpoint reach the disk first. RunError if there is no room; then older checkpoints stay.
+    checkpoint reach the disk first, and so do the numbers of its rounds, in the outbox. RunError if
+    there is no room; then older checkpoints stay.
     """
     part = _part(run_dir, num_rounds_done)
     spare = part.with_name(SPARE)
@@ -131,6 +135,7 @@ def save_checkpoint(
         )
         sync(part / STATE)
         _sync_beside(run_dir, manifest)
+        _sync_outbox(run_dir)
         write_whole(part / MANIFEST, manifest.text().encode(), is_lasting=True)
         target = folder_of(run_dir, round_idx)
         shutil.rmtree(target, ignore_errors=True)  # a damaged one, written before a crash
@@ -169,6 +174,14 @@ def _sync_beside(run_dir: Path, manifest: Manifest) -> None:
         sync(path)
 
 
+def _sync_outbox(run_dir: Path) -> None:
+    """Bring the outbox to the disk: a resume after this checkpoint does not repeat its rounds."""
+    if (run_dir / OUTBOX).is_file():
+        sync(run_dir / OUTBOX)
+        if not checkpoints(run_dir):
+            sync(run_dir)
+
+
 def checkpoints(run_dir: Path) -> list[Path]:
     """Return the folders of a run's checkpoints, oldest first."""
     return sorted(p for p in (run_dir / CHECKPOINTS).glob("*") if p.name.isdecimal())
@@ -183,7 +196,8 @@ def newest_checkpoint(run_dir: Path, fingerprint: str) -> ServerState | None:
     """Return the server's state of the newest good checkpoint, or None.
 
     A warning names each damaged file of newer ones. RunError if a checkpoint belongs to other
-    settings, or if a file cannot be read now, since it may be intact.
+    settings, or if a file cannot be read now, since it may be intact. FormatError if a file is of a
+    newer format.
     """
     named: set[str] = set()
     for path in reversed(checkpoints(run_dir)):
@@ -214,9 +228,12 @@ def newest_checkpoint(run_dir: Path, fingerprint: str) -> ServerState | None:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Return the manifest in a checkpoint's folder; ValueError if it is damaged."""
+    """Return the manifest in a checkpoint's folder; ValueError if it is damaged.
+
+    FormatError if it is of a newer format.
+    """
     try:
-        manifest = Manifest.parse((path / MANIFEST).read_text())
+        manifest = Manifest.read(path / MANIFEST)
         if manifest.round_idx != int(path.name):
             raise ValueError(f"that of round {manifest.round_idx}")
     except DAMAGE as error:

@@ -30,7 +30,8 @@ NO_ROUNDS = {  # what stands for the rounds of a method that has none
     "federation.straggler_rate": 0.0,
     "federation.max_update_norm": None,
 }
-SCHEMA = 1  # raise it when the same settings come to mean another result
+# The version of the numbers: raise it by hand when the same settings come to mean another result.
+NUMBERS = 1
 
 
 def canonical(config: Config) -> Config:
@@ -124,7 +125,7 @@ def pretrain_fingerprint(config: Config) -> str:
 
 
 def _determining(config: Config) -> dict[str, Any]:
-    """Return the canonical settings that determine the result, by group, and their schema."""
+    """Return the canonical settings that determine the result, by group, and `NUMBERS`."""
     settings = {
         group: {name: value for name, value in values.items() if determines(f"{group}.{name}")}
         if isinstance(values, dict)
@@ -134,7 +135,7 @@ def _determining(config: Config) -> dict[str, Any]:
     }
     if config.data.name != "folder":  # the name of a known data set says which images it has
         del settings["data"]["path"]
-    return settings | {"schema": SCHEMA}
+    return settings | {"schema": NUMBERS}
 
 
 def _digest(settings: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from pathlib import Path
 
 from pipeline.checkpoint.checkpointer import Checkpointer, go_back
 from pipeline.checkpoint.evaluation_store import load_evaluations
@@ -52,6 +53,9 @@ def pretrain(
     state = go_back(run_dir, config) or ServerState.initial(initial)
     if 0 < state.round_idx < config.federation.num_rounds:
         tracker.log_tags({"spire.resumed_after_round": str(state.round_idx)})
+    if lost := rounds_without_numbers(run_dir, state.round_idx):
+        logger.warning("the numbers of rounds %s are lost: the result is the same", lost)
+        tracker.log_tags({"spire.rounds_without_numbers": lost})
     rounds = RoundSettings.of(config, setting.partition.train_sizes, setting.model.layout)
     driver = make_driver(pool, state, rounds)
     if config.client.engine == "grouped" and config.resolved_client.engine == "loop":
@@ -99,6 +103,20 @@ def _train(
     if mirror is not None:
         tracker.log_metrics({FAILED_UPLOADS: mirror.num_failed}, step=num_rounds)
     return (*earlier, *evaluator.evaluations)
+
+
+def rounds_without_numbers(run_dir: Path, num_rounds_done: int) -> str:
+    """Return the rounds, such as "3, 8-12", whose numbers a power cut took; "" if there are none.
+
+    They are counted from 1, as the steps of metrics are. A resumed run never repeats the rounds
+    before its checkpoint.
+    """
+    recorded = {step for step, metrics in read_points(run_dir) if TRAIN_LOSS in metrics}
+    lost = sorted({*range(1, num_rounds_done + 1)} - recorded)
+    firsts = [step for step in lost if step - 1 not in lost]
+    lasts = [step for step in lost if step + 1 not in lost]
+    spans = zip(firsts, lasts, strict=True)
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)
 
 
 def evaluation_rounds(num_rounds: int, every: int) -> set[int]:

@@ -15,6 +15,7 @@ from pipeline.results.metric_names import PRETRAINING
 from pipeline.results.recording import log_evaluation
 from pipeline.runs.layout import CLIENTS, EVALUATIONS
 from pipeline.runs.ownership import refuse_links
+from pipeline.runs.start import check_same
 from pipeline.tracking.outbox import Points, read_points
 from pipeline.tracking.tracker import Tracker
 from spire_core.errors import RunError
@@ -23,8 +24,14 @@ from spire_core.errors import RunError
 def reuse_pretraining(
     source: Path, setting: FederationSetup, real: RealData, tracker: Tracker
 ) -> None:
-    """Copy the finished pre-training of the run in `source` into this run, with its record."""
+    """Copy the finished pre-training of the run in `source` into this run, with its record.
+
+    Raises RunError as `copy_pretraining` does, and if it had other images or another extractor.
+    """
     config, run_dir = setting.config, tracker.run_dir
+    # The partition of these clients follows from the settings; new clients may differ.
+    hashes = {name: setting.hashes[name] for name in ("data_sha256", "extractor_hash")}
+    check_same(source, hashes)
     copy_pretraining(source, run_dir, config, setting.train_ids)
     tracker.log_points(pretraining_points(source))
     rewind_evaluations(run_dir, config.federation.num_rounds)  # a damaged one is done again

@@ -34,7 +34,7 @@ from pipeline.results.recording import (
 from pipeline.results.result import Result
 from pipeline.runs.folder import run_lock
 from pipeline.runs.ownership import begun_here, refuse_links
-from pipeline.runs.start import check_hashes, located, save_start
+from pipeline.runs.start import check_same, located, save_start
 from pipeline.tracking.outbox import read_points
 from pipeline.tracking.tracker import Tracker
 
@@ -79,15 +79,15 @@ def resume_experiment(
 ) -> Result:
     """Resume an interrupted run from its newest good checkpoint; the result is the same.
 
-    Raises RunError if another process runs it, if its folder holds a link, or if its images have
-    changed since its start.
+    Raises RunError if another process runs it, if its folder holds a link, or if its images,
+    its extractor or the code's numbers have changed since its start.
     """
     is_own = begun_here(run_dir, tracking_root(config.tracking)) is not None
     refuse_links(run_dir, is_own)
     with room_for(run_dir), run_lock(run_dir):
         check_storage(config.tracking)
         setting = prepare(config)
-        check_hashes(run_dir, setting.hashes)
+        check_same(run_dir, setting.hashes)
         with Tracker.resume(config.tracking, run_dir) as tracker:
             watcher.started(run_dir)
             if not read_points(run_dir):  # it may have ended before it recorded its settings

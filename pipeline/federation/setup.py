@@ -33,12 +33,17 @@ class FederationSetup:
     images: np.ndarray  # (N, C, H, W) uint8 at the experiment's size
     partition: Partition
     extractor: str
+    extractor_hash: str  # of its weights
     model: FlatModel
 
     @property
     def hashes(self) -> dict[str, str]:
-        """The hashes that identify the data and their partition."""
-        return {"data_sha256": self.data.sha256, "partition_hash": self.partition.hash}
+        """The hashes that identify the data, their partition, and the extractor of the scores."""
+        return {
+            "data_sha256": self.data.sha256,
+            "partition_hash": self.partition.hash,
+            "extractor_hash": self.extractor_hash,
+        }
 
     @property
     def train_ids(self) -> range:
@@ -121,8 +126,9 @@ def prepare(config: Config) -> FederationSetup:
     """Return data, partition and model of an experiment; every mistake in them is raised here."""
     data, partition = partitioned(config)
     name = auto_extractor(config.data.name, config.eval.extractor)
-    make_extractor(name, config.eval.extractor_weights)  # missing weights are raised now
+    extractor = make_extractor(name, config.eval.extractor_weights)  # missing weights are raised
     images = resized(data.images, config.data.image_size)
     config.model.check_image_size(images.shape[-1])
     model = FlatModel(config.model, config.method, images.shape[1])
-    return FederationSetup(config, data, images, partition, name, model)
+    weights_hash = extractor.weights_hash
+    return FederationSetup(config, data, images, partition, name, weights_hash, model)

@@ -15,6 +15,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from pipeline.files.run_format import check_format
 from spire_core.errors import RunError
 
 GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
@@ -52,8 +53,12 @@ def unreadable(what: str, path: Path, error: Exception) -> RunError:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file; raises one of DAMAGE for any other content."""
+    """Return the JSON object in a file.
+
+    Raises one of DAMAGE for any other content, and FormatError if it is of a newer format.
+    """
     stored = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(stored, dict):
         raise TypeError(f"{stored!r:.50} for an object")
+    check_format(stored, path)
     return stored

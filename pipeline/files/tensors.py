@@ -9,6 +9,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from pipeline.files.atomic import write_whole
+from pipeline.files.run_format import FORMAT, FORMAT_KEY, check_format
 from spire_core.network.flat_model import tensors_hash
 
 HASH = "sha256"  # the name of the hash in the header
@@ -20,15 +21,20 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], **texts: str) -> No
     RunError if there is no room.
     """
     contents = dict(tensors)
-    header = {**texts, HASH: _content_hash(contents, texts)}
+    header = {**texts, HASH: _content_hash(contents, texts), FORMAT_KEY: str(FORMAT)}
     write_whole(path, save(contents, metadata=header))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors and texts of a file; raises one of DAMAGE if it is not intact."""
+    """Return the tensors and texts of a file.
+
+    Raises one of DAMAGE if it is not intact, and FormatError if it is of a newer format.
+    """
     # The error of `safe_open` is that of a missing file for every file that cannot be opened.
     with path.open("rb"), safe_open(path, framework="pt") as file:
         texts = dict(file.metadata() or {})
+        check_format(texts, path)
+        texts.pop(FORMAT_KEY, None)
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if texts.pop(HASH, None) != _content_hash(tensors, texts):
         raise ValueError("other content than was written")

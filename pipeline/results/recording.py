@@ -28,7 +28,6 @@ from pipeline.results.recorded_figures import (
 from pipeline.results.result import Adaptation
 from pipeline.runs.layout import MODEL, PROFILE
 from pipeline.tracking.tracker import Tracker
-from spire_core.evaluation.extractors import make_extractor
 
 # Settings that make no difference to a result are in config/resolved.yaml alone.
 NO_PARAMS = ("tracking.", "resources.", "data.root", "data.path", "eval.extractor_weights")
@@ -40,7 +39,6 @@ _log = logging.getLogger(__name__)
 def run_tags(setting: FederationSetup, preset: str | None) -> dict[str, str]:
     """Return the tags that a run is found and filtered by."""
     config = setting.config
-    extractor = make_extractor(setting.extractor, config.eval.extractor_weights)
     return {
         "method": config.method.name,
         "dataset": config.data.name,
@@ -49,8 +47,8 @@ def run_tags(setting: FederationSetup, preset: str | None) -> dict[str, str]:
         "seed": str(config.seed),
         "partition_hash": setting.partition.hash,
         "config_fingerprint": fingerprint(config),
-        "extractor": extractor.name,
-        "extractor_hash": extractor.weights_hash,
+        "extractor": setting.extractor,
+        "extractor_hash": setting.extractor_hash,
         "git_revision": git_revision() or "unknown",
     }
 

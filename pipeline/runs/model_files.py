@@ -13,6 +13,7 @@ from torch import Tensor
 from pipeline.config.schema import Config
 from pipeline.files.atomic import write_whole
 from pipeline.files.json_files import write_json
+from pipeline.files.run_format import FORMAT, FORMAT_KEY
 from pipeline.runs.folder import storable
 from spire_core.network.flat_model import FlatModel
 
@@ -47,4 +48,5 @@ def save_run(
     tensors = model.named_tensors(torch.tensor(weights))
     content = save({name: tensor.contiguous() for name, tensor in tensors.items()})
     write_whole(folder / "backbone.safetensors", content)
-    write_json(folder / "config.json", {"config": storable(config), **more})
+    values = {FORMAT_KEY: FORMAT, "config": storable(config), **more}
+    write_json(folder / "config.json", values)

@@ -15,8 +15,9 @@ from pipeline.config.tracking import TrackingConfig, tracking_root
 from pipeline.files.damage import read_object, reading
 from pipeline.files.masking import mask
 from pipeline.files.paths import expanded
+from pipeline.files.run_format import FORMAT, FORMAT_KEY
 from pipeline.runs.layout import RECORD
-from spire_core.errors import ConfigError, RunError
+from spire_core.errors import ConfigError, FormatError, RunError
 
 RECORD_TYPES = {"run_id": str, "run_name": str, "started_ms": int}
 RECORD_TYPES |= {"kind": str, "tracked": bool, "uri": str}
@@ -25,7 +26,10 @@ _log = logging.getLogger(__name__)
 
 
 def read_record(run_dir: Path) -> dict[str, Any]:
-    """Return the record of a run, as `make_run_dir` wrote it; RunError if it is damaged."""
+    """Return the record of a run, as `make_run_dir` wrote it; RunError if it is damaged.
+
+    FormatError if the run is of a newer format.
+    """
     path = run_dir / RECORD
     with reading("a run's record", path, "put back a copy of it, or start a new run"):
         record = read_object(path)
@@ -41,7 +45,7 @@ def _records(runs: Path) -> list[dict[str, Any]]:
     for path in runs.glob(f"*/{RECORD}"):
         try:
             records.append(read_record(path.parent) | {"folder": path.parent})
-        except RunError as error:  # one damaged record must not hide the others
+        except (RunError, FormatError) as error:  # one damaged record must not hide the others
             _log.warning("a run is passed over: %s", error)
     return sorted(records, key=lambda record: record["started_ms"])
 
@@ -97,8 +101,9 @@ def make_run_dir(
     """Create a run's folder and its record, and return the folder."""
     run_dir = tracking_root(config) / "runs" / run_id
     run_dir.mkdir(exist_ok=True)
-    record = {"run_id": run_id, "run_name": run_name, "started_ms": time.time_ns() // 1_000_000}
+    record: dict[str, Any] = {FORMAT_KEY: FORMAT, "run_id": run_id, "run_name": run_name}
     record |= {
+        "started_ms": time.time_ns() // 1_000_000,
         "kind": kind,
         "experiment": config.experiment,
         "tracked": uri is not None,

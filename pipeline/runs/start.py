@@ -5,39 +5,56 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.config.data import DataConfig
-from pipeline.config.equivalence import fingerprint
+from pipeline.config.equivalence import NUMBERS, fingerprint
 from pipeline.config.load import overridden
 from pipeline.config.schema import Config, config_from_dict
 from pipeline.config.tracking import TrackingConfig, tracking_root
 from pipeline.files.damage import read_object, reading
 from pipeline.files.json_files import write_json
 from pipeline.files.paths import lasting
+from pipeline.files.run_format import FORMAT, FORMAT_KEY
 from pipeline.runs.folder import storable
 from pipeline.runs.layout import START
 from pipeline.runs.ownership import begun_here, note_settings, places, with_trusted_places
 from spire_core.errors import ConfigError, RunError
 
+INPUTS = {  # by the name of their hash
+    "data_sha256": "images",
+    "partition_hash": "images",
+    "extractor_hash": "extractor's weights (eval.extractor_weights)",
+}
+
 
 def save_start(
     run_dir: Path, config: Config, preset: str | None, hashes: Mapping[str, str]
 ) -> None:
-    """Write the file that `load_start` and `check_hashes` read to resume a run."""
+    """Write the file that `load_start` and `check_same` read to resume a run."""
     stored = storable(config)
     note_settings(run_dir, config_from_dict(stored))
-    write_json(run_dir / START, {"preset": preset, "config": stored, **hashes})
+    values = {FORMAT_KEY: FORMAT, "numbers": NUMBERS, "preset": preset, "config": stored}
+    write_json(run_dir / START, values | dict(hashes))
 
 
-def check_hashes(run_dir: Path, hashes: Mapping[str, str]) -> None:
-    """Raise RunError if the hashes differ from those of the data and split at the run's start."""
+def check_same(run_dir: Path, hashes: Mapping[str, str]) -> None:
+    """Raise RunError if a run began with another version of the numbers or with other hashes.
+
+    `hashes`: of data, partition and extractor (`FederationSetup.hashes`), or of some of them.
+    """
     if not (run_dir / START).is_file():  # killed before it had read any data
         return
     with reading("a run's configuration", run_dir / START, "start a new run"):
         began = read_object(run_dir / START)
+        number = began["numbers"]
         wrong = [name for name, value in hashes.items() if began[name] != value]
+    if number != NUMBERS:
+        raise RunError(
+            f"expected the code with which the run in {run_dir} began (version {number} of its "
+            f"numbers), got version {NUMBERS}: use that code again, or start a new run"
+        )
     if wrong:
         raise RunError(
-            f"expected the images with which the run in {run_dir} began, got others (by their "
-            f"{wrong[0]}): put them back, or start a new run"
+            f"expected the {INPUTS[wrong[0]]} with which the run in {run_dir} began, got others "
+            f"(by their {wrong[0]}): put them back, or start a new run"
         )
 
 

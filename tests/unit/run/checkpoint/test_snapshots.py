@@ -3,13 +3,17 @@
 import hashlib
 import json
 import logging
+import os
+import re
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from pipeline.checkpoint import checkpointer
 from pipeline.checkpoint.snapshots import (
     checkpoints,
     drop_unfinished,
@@ -19,11 +23,13 @@ from pipeline.checkpoint.snapshots import (
     save_checkpoint,
 )
 from pipeline.clients.store import ClientStore
+from pipeline.config.load import load_config
 from pipeline.runs.server_state import write_state
-from spire_core.errors import ClusterError, RunError
+from spire_core.errors import ClusterError, FormatError, RunError
 from spire_core.federated.messages import AdamMoments
 from spire_core.federated.private_state import PrivateState
 from spire_core.federated.server import ServerState
+from spire_core.network.flat_model import tensors_hash
 from spire_core.training.adam import PartMoments
 
 
@@ -87,6 +93,39 @@ def test_the_file_of_one_that_nobody_needs_is_written_over(tmp_path: Path) -> No
         harm(tmp_path / "checkpoints" / name / "manifest.json", "gone")
 
 
+def test_all_that_a_checkpoint_counts_on_is_on_the_disk_before_its_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ClientStore(tmp_path / "clients").save(0, 1, PrivateState({"client_emb": torch.ones(8)}))
+    evaluation, outbox = tmp_path / "evaluations" / "0000000.safetensors", tmp_path / "outbox.jsonl"
+    evaluation.parent.mkdir()
+    for path in (evaluation, outbox):
+        path.write_bytes(b"content")
+    synced: list[Path] = []
+    monkeypatch.setattr(
+        os,
+        "fsync",
+        lambda descriptor: synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}"))),
+    )
+    checkpoint(tmp_path, state_after(1), keep=1)
+    part, client = tmp_path / "checkpoints" / ".0000001.part", tmp_path / "clients" / "0000000"
+    manifest = next(path for path in synced if path.parent == part and path.suffix == ".part")
+    before, after = synced[: synced.index(manifest)], synced[synced.index(manifest) + 1 :]
+    files = {part / "server.safetensors", client / "0000001.safetensors", evaluation, outbox}
+    assert files | {client, evaluation.parent, tmp_path} <= {*before}
+    assert after == [tmp_path / "checkpoints"]
+
+
+def test_a_checkpoint_that_is_being_uploaded_is_not_dropped(tmp_path: Path) -> None:
+    for done in (1, 2, 3, 4):
+        written = partial(write_state, new_state_file(tmp_path, done), state_after(done))
+        save_checkpoint(tmp_path, done, written, "f", keep=2, pinned_rounds=(1,))
+    assert kept_rounds(tmp_path) == (1, 3, 4)
+    harm(tmp_path / "checkpoints" / "0000004" / "manifest.json", "gone")
+    harm(tmp_path / "checkpoints" / "0000003" / "manifest.json", "gone")
+    assert same(newest_checkpoint(tmp_path, "f"), state_after(1))
+
+
 def test_a_checkpoint_whose_state_does_not_come_leaves_nothing(tmp_path: Path) -> None:
     checkpoint(tmp_path, state_after(1), keep=1)
 
@@ -121,7 +160,7 @@ def flip(path: Path, bit: int) -> None:
 def harm(path: Path, damage: str) -> None:
     raw = path.read_bytes()
     if damage == "flipped":
-        flip(path, 8 * (len(raw) // 2))
+        flip(path, 8 * (len(raw) - 5))  # not in the header, where it may hit the format
     elif damage == "gone":
         path.unlink()
     else:
@@ -173,6 +212,49 @@ def test_a_manifest_with_the_right_hash_and_wrong_types_is_damaged(tmp_path: Pat
         digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
         path.write_text(json.dumps(told | {"manifest_sha256": digest}))
         assert same(newest_checkpoint(tmp_path, "f"), state_after(2)), name
+
+
+def renumbered(text: str, number: int) -> str:
+    """Return a manifest's text with another format, and with the right hash."""
+    values = {k: v for k, v in json.loads(text).items() if k != "manifest_sha256"}
+    values |= {"run_format": number}
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    return json.dumps(values | {"manifest_sha256": digest})
+
+
+@pytest.mark.parametrize("what", ["manifest", "more in it", "client"])
+def test_a_checkpoint_of_a_newer_format_is_refused_and_kept(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpointer, "pretrain_fingerprint", lambda config: "f")
+    two_checkpoints(tmp_path)
+    path = checkpoints(tmp_path)[-1] / "manifest.json"
+    if what == "manifest":
+        path.write_text(renumbered(path.read_text(), 2))
+    elif what == "more in it":  # and a hash of another kind
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"run_format": 2, "more": [1]}))
+    else:
+        path = checkpoints(tmp_path)[-1].parents[1] / "clients" / "0000000" / "0000004.safetensors"
+        path.write_bytes(path.read_bytes().replace(b'"run_format":"1"', b'"run_format":"2"'))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(FormatError, match=f"format 1 or earlier in {path}, got format 2"):
+        newest_checkpoint(tmp_path, "f")
+    with pytest.raises(FormatError):
+        checkpointer.go_back(tmp_path, load_config("smoke"))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_files_without_a_format_are_of_the_first(tmp_path: Path) -> None:
+    two_checkpoints(tmp_path)
+    path = checkpoints(tmp_path)[-1] / "manifest.json"
+    values = json.loads(path.read_text())
+    del values["run_format"], values["manifest_sha256"]
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps(values | {"manifest_sha256": digest}))
+    for client in tmp_path.glob("clients/*/*.safetensors"):
+        tensors = load_file(client)
+        save_file(tensors, client, metadata={"sha256": tensors_hash(tensors)})
+    assert same(newest_checkpoint(tmp_path, "f"), state_after(4))
 
 
 def test_without_any_good_checkpoint_there_is_none(
@@ -248,6 +330,12 @@ def test_a_clients_state_is_not_written_where_there_is_no_run(tmp_path: Path) ->
     assert not (tmp_path / "run").exists()
 
 
+def is_newer(path: Path) -> bool:
+    """Return whether the one digit of a file's format, intact or not, says a later one."""
+    digit = re.search(rb'"run_format":"([2-9])"', path.read_bytes())
+    return digit is not None
+
+
 def test_a_flipped_bit_of_a_client_state_is_seen_in_any_byte(tmp_path: Path) -> None:
     store = ClientStore(tmp_path)
     emb = torch.ones(4)
@@ -257,7 +345,10 @@ def test_a_flipped_bit_of_a_client_state_is_seen_in_any_byte(tmp_path: Path) -> 
     path, num_harmless = store.versions(0)[0], 0
     for byte in range(path.stat().st_size):
         flip(path, 8 * byte + byte % 8)
-        if store.faults({0: 1}, 1):
+        if is_newer(path):
+            with pytest.raises(FormatError, match=str(path)):
+                store.faults({0: 1}, 1)
+        elif store.faults({0: 1}, 1):
             with pytest.raises(RunError, match=str(path)):
                 store.load(0)
         else:  # white space in the header, which says nothing

@@ -5,10 +5,12 @@ import logging
 import resource
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from pipeline.checkpoint.snapshots import checkpoints, kept_rounds
 from pipeline.cli.main import main
@@ -16,17 +18,22 @@ from pipeline.config.equivalence import fingerprint
 from pipeline.config.load import load_config, overridden
 from pipeline.config.schema import Config
 from pipeline.config.tracking import TrackingConfig
+from pipeline.experiment import run
+from pipeline.experiment.pretraining import rounds_without_numbers
 from pipeline.experiment.run import resume_experiment, run_experiment
 from pipeline.experiment.watcher import Watcher
 from pipeline.federation.driver import RoundDriver
 from pipeline.federation.rounds import RoundStats
+from pipeline.federation.setup import prepare
 from pipeline.results.result import Result
+from pipeline.runs import start
 from pipeline.runs.folder import load_result
 from pipeline.runs.record import make_run_dir, make_runs_folder
 from pipeline.runs.start import load_start, save_start
-from pipeline.tracking.outbox import read_points
+from pipeline.tracking.outbox import Outbox, read_points
 from pipeline.tracking.tracker import Status, Tracker
 from spire_core.errors import ConfigError, RunError
+from spire_core.evaluation.classifier import WEIGHTS_DIR
 
 NUM_ROUNDS = 6
 TIMED = ("time/", "memory/")
@@ -343,3 +350,80 @@ def test_unfinished_pretraining_is_not_taken_over(mnist_root: Path, tmp_path: Pa
         run_experiment(config, None, crasher)
     with pytest.raises(RunError, match="got 4"):
         run_experiment(config, None, Watcher(), pretrained=crasher.run_dir)
+
+
+def scaled_weights(path: Path, factor: float) -> None:
+    """Write the classifier of MNIST with its last layer scaled: another extractor."""
+    weights = load_file(WEIGHTS_DIR / "mnist.safetensors")
+    name = sorted(weights)[-1]
+    save_file(weights | {name: weights[name] * factor}, path)
+
+
+@pytest.fixture(scope="module")
+def pretrained(mnist_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Path]:
+    """A run with an extractor of its own that has ended with its pre-training."""
+    root = tmp_path_factory.mktemp("pretrained")
+    scaled_weights(root / "extractor.safetensors", 1.0)
+    weights = f"eval.extractor_weights={root}/extractor.safetensors"
+    config, crasher = config_for(mnist_root, root, weights), Crasher(NUM_ROUNDS + 1)
+    with pytest.raises(Crash):
+        run_experiment(config, "smoke", crasher)
+    return config, crasher.run_dir
+
+
+def test_scores_of_two_extractors_are_not_mixed(
+    pretrained: tuple[Config, Path], tmp_path: Path
+) -> None:
+    config, run_dir = pretrained
+    scaled_weights(tmp_path / "other", 2.0)
+    other = overridden(config, [f"eval.extractor_weights={tmp_path}/other"])
+    with pytest.raises(RunError, match=r"expected the extractor.* \(by their extractor_hash\)"):
+        resume_experiment(run_dir, other, Watcher())
+    with pytest.raises(RunError, match=r"expected the extractor.* \(by their extractor_hash\)"):
+        run_experiment(other, None, Watcher(), pretrained=run_dir)
+
+
+def test_rounds_of_two_versions_of_the_numbers_are_not_mixed(
+    pretrained: tuple[Config, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, run_dir = pretrained
+    monkeypatch.setattr(start, "NUMBERS", start.NUMBERS + 1)
+    with pytest.raises(RunError, match=r"expected the code with .* \(version 1 of its numbers\)"):
+        resume_experiment(run_dir, config, Watcher())
+    with pytest.raises(RunError, match="start a new run"):
+        run_experiment(config, None, Watcher(), pretrained=run_dir)
+
+
+def test_pretraining_on_other_images_is_not_taken_over(
+    pretrained: tuple[Config, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, run_dir = pretrained
+    setting = prepare(config)
+    data = replace(setting.data, sha256="0" * 64)
+    monkeypatch.setattr(run, "prepare", lambda config: replace(setting, data=data))
+    with pytest.raises(RunError, match=r"expected the images .* \(by their data_sha256\)"):
+        run_experiment(config, None, Watcher(), pretrained=run_dir)
+
+
+def test_numbers_that_a_power_cut_took_are_named(
+    pretrained: tuple[Config, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config, run_dir = pretrained
+    run_dir = Path(shutil.copytree(run_dir, tmp_path / "runs" / run_dir.name))
+    lines = (run_dir / "outbox.jsonl").read_text().splitlines(keepends=True)
+    ends = [i for i, line in enumerate(lines) if '"pretrain/loss"' in line]
+    (run_dir / "outbox.jsonl").write_text("".join(lines[: ends[3]]))  # of round 4
+    with caplog.at_level(logging.WARNING), pytest.raises(Crash):
+        resume_experiment(run_dir, config, Crasher(NUM_ROUNDS + 1))
+    named = [r.getMessage() for r in caplog.records if "numbers of rounds" in r.getMessage()]
+    assert named == ["the numbers of rounds 4-6 are lost: the result is the same"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "named"),
+    [((1, 2, 3, 4), ""), ((), "1-4"), ((2, 3), "1, 4"), ((1, 4), "2-3"), ((1, 2, 3, 4, 5), "")],
+)
+def test_lost_rounds_are_counted(steps: tuple[int, ...], named: str, tmp_path: Path) -> None:
+    Outbox(tmp_path).append_points([(0, {"pretrain/kid/mean": 1.0})])
+    Outbox(tmp_path).append_points([(step, {"pretrain/loss": 1.0}) for step in steps])
+    assert rounds_without_numbers(tmp_path, 4) == named

@@ -29,7 +29,7 @@ def test_the_hash_in_the_header_is_the_one_of_stored_runs(tmp_path: Path) -> Non
     for texts, expected in (({}, own), ({"evaluation": "[0.5]"}, both)):
         write_tensors(tmp_path / "t", TENSORS, **texts)
         with safe_open(tmp_path / "t", "pt") as file:
-            assert file.metadata() == texts | {"sha256": expected}
+            assert file.metadata() == texts | {"sha256": expected, "run_format": "1"}
 
 
 @pytest.mark.parametrize("damage", ["another number", "another text", "no hash", "cut off", "gone"])
