@@ -47,6 +47,15 @@ class Config:
             federation.tau,
             "the local layers take the first half of a client's steps, the shared ones need one",
         )
+        is_proximal = method.record.is_federated and self.client.prox_mu > 0
+        fewest = 3 if alternates else 2
+        require(
+            not is_proximal or federation.tau is None or federation.tau >= fewest,
+            f"federation.tau of at least {fewest} with client.prox_mu above 0"
+            + (" and method.phases=alternate" if alternates else ""),
+            federation.tau,
+            "the first step of shared weights starts where the proximal term has no gradient",
+        )
         require(
             server.aggregation == "mean" or federation.cohort_size >= 3,
             f"federation.cohort_size of at least 3 with server.aggregation={server.aggregation}",

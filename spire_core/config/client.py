@@ -23,6 +23,9 @@ class ClientConfig:
     client. `opt_state`: the backbone's Adam moments start each round at zero ("reset"), each client
     keeps its own ("keep"), or they travel and are averaged like the weights ("average").
 
+    `prox_mu`: the factor mu of the proximal term mu/2 ||w - w_0||^2, which holds the shared weights
+    near those that the server handed out (FedProx, Li et al. 2020). 0 turns it off.
+
     `engine`: "loop" trains one client after the other, "grouped" several as one computation, and
     "auto" takes the one that suits the network (`with_engine`). `group_size`: the cohort, in the
     order of client ids, is cut into groups of this size; None is `largest_group`. Float sums differ
@@ -52,6 +55,7 @@ class ClientConfig:
     lr_schedule: Annotated[str, Choice("constant", "cosine")] = "cosine"
     warmup_rounds: Annotated[int, Range(0, 10_000_000)] = 10
     betas: Annotated[tuple[float, float], Range(0, below=1)] = (0.9, 0.999)
+    prox_mu: Annotated[float, Range(0, 1000, advice="0 turns it off")] = 0.0
     engine: Annotated[str, Choice("auto", "loop", "grouped")] = "auto"
     group_size: Annotated[int | None, Range(1)] = None
     compression: Annotated[str, Choice("none", "bf16", "int8", "top_k")] = "none"

@@ -9,7 +9,7 @@ P: length of the flat weight vector; S <= P: length of its shared stretch.
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,10 +19,11 @@ from spire_core.config.client import ClientConfig
 from spire_core.federated.messages import AdamMoments, Broadcast, ClientUpdate, RoundPlan
 from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL, NETWORK_PARTS
-from spire_core.network.flat_model import FlatModel, FlatWeights
+from spire_core.network.flat_model import FlatModel, FlatWeights, Layout
 from spire_core.training.adam import PartMoments
 from spire_core.training.context import ClientContext
 from spire_core.training.fit import TrainingObjective, batches, fit, seeded_dropout
+from spire_core.training.proximal import ProximalTerm
 
 
 def _shared_moments(model: FlatWeights, broadcast: Broadcast) -> dict[str, PartMoments]:
@@ -50,6 +51,21 @@ def phases(model: FlatWeights, num_steps: int) -> list[tuple[tuple[str, ...], in
     return [((*shared, LOCAL), num_steps)]
 
 
+def objective_of_round(
+    objective: TrainingObjective,
+    model: FlatWeights,
+    broadcast: Broadcast,
+    config: ClientConfig,
+    plan: RoundPlan,
+) -> TrainingObjective:
+    """Return the objective with the round's proximal term; as it is with `config.prox_mu` at 0."""
+    if config.prox_mu == 0.0:
+        return objective
+    shared = broadcast.weights[_shared(model.layout, plan)]
+    anchor = torch.tensor(shared, device=model.weights.device)
+    return replace(objective, proximal=ProximalTerm(config.prox_mu, anchor))
+
+
 def train_client(
     model: FlatModel,
     broadcast: Broadcast,
@@ -62,6 +78,7 @@ def train_client(
     """Take a client's local steps of a round; return its update and its new private state."""
     run = start_client(model, broadcast, client, state, config, plan)
     rates = config.rates(plan.lr_scale)
+    objective = objective_of_round(objective, model, broadcast, config, plan)
     with seeded_dropout(model, client.seed, client.client_id, plan.round_idx):
         for parts, count in phases(model, run.num_steps):
             loss, trained = fit(
@@ -128,9 +145,13 @@ def finish_client(
     return _update(run, config, plan), _private(run, config, plan)
 
 
+def _shared(layout: Layout, plan: RoundPlan) -> slice:
+    """Return the stretch of the flat vector that the clients of a round share."""
+    return slice(0, layout.size if plan.shares_local else layout.num_without_local)
+
+
 def _update(run: ClientRun, config: ClientConfig, plan: RoundPlan) -> ClientUpdate:
-    model, layout = run.model, run.model.layout
-    shared = slice(0, layout.size if plan.shares_local else layout.num_without_local)
+    model, shared = run.model, _shared(run.model.layout, plan)
     moments = _sent_moments(run, shared, plan) if config.opt_state == "average" else None
     weights = model.weights[shared].cpu().numpy().copy()
     loss = run.total_loss / max(1, run.num_steps)

@@ -12,7 +12,13 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from spire_core.config.client import ClientConfig
-from spire_core.federated.client import ClientRun, finish_client, phases, start_client
+from spire_core.federated.client import (
+    ClientRun,
+    finish_client,
+    objective_of_round,
+    phases,
+    start_client,
+)
 from spire_core.federated.messages import Broadcast, ClientUpdate, RoundPlan
 from spire_core.federated.private_state import PrivateState
 from spire_core.network.flat_model import train_only
@@ -42,6 +48,7 @@ def train_group(
         for model, i in zip(group.clients[: len(steps)], longest_first, strict=True)
     ]
     rates = config.rates(plan.lr_scale)
+    objective = objective_of_round(objective, group.clients[0], broadcast, config, plan)
     for phase in zip(*(phases(run.model, run.num_steps) for run in runs), strict=True):
         parts, counts = phase[0][0], [count for _, count in phase]
         fit_group(group, runs, counts, {part: rates[part] for part in parts}, objective)
@@ -70,6 +77,9 @@ def fit_group(
     for step in range(counts[0]):
         num_active = sum(count > step for count in counts)
         totals[:num_active] += group_step(group, runs[:num_active], objective)
+        if objective.proximal is not None:
+            active = group.weights[:num_active], group.grads[:num_active]
+            objective.proximal.add_gradient(*active, group.layout, rates)
         for optimizer in optimizers[:num_active]:
             optimizer.step()
     for run, optimizer, total in zip(runs, optimizers, totals.tolist(), strict=True):

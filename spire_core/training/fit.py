@@ -18,6 +18,7 @@ from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel, FlatWeights, train_only
 from spire_core.rng import derive_seed
 from spire_core.training.adam import Adam, PartMoments
+from spire_core.training.proximal import ProximalTerm
 
 
 class StepNoise(NamedTuple):
@@ -33,7 +34,7 @@ class StepNoise(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainingObjective:
-    """The denoising objective and Adam's betas.
+    """The denoising objective, the proximal term of a round if it has one, and Adam's betas.
 
     `compiled_batch`: the one batch size of the compiled network; None if it is not compiled.
     """
@@ -43,6 +44,7 @@ class TrainingObjective:
     emb_dropout: float = 0.0
     precision: str = "float32"
     compiled_batch: int | None = None
+    proximal: ProximalTerm | None = None
 
     def draw_noise(
         self, shape: torch.Size, has_embedding: bool, generator: torch.Generator
@@ -175,8 +177,8 @@ def fit(
 ) -> tuple[float, dict[str, PartMoments]]:
     """Train the parts named in `rates`, one step on each batch of uint8 images (B, C, H, W).
 
-    Changes the model's weights and the embedding in place. Returns the mean loss and the parts' new
-    moments.
+    Changes the model's weights and the embedding in place. Returns the mean denoising loss and the
+    parts' new moments.
     """
     leaves = trained_leaves(model, client_emb, rates)
     train_only(model.net, model.layout, leaves)
@@ -187,6 +189,8 @@ def fit(
             optimizer.zero_grad()
             x0 = to_float(images.to(model.weights.device))
             total += training_step(model, client_emb, x0, objective, generator)
+            if objective.proximal is not None:
+                objective.proximal.add_gradient(model.weights, model.grads, model.layout, leaves)
             optimizer.step()
             count += 1
     return float(total) / max(1, count), optimizer.moments

@@ -51,9 +51,11 @@ def start(method: MethodConfig) -> np.ndarray:
 
 
 @functools.cache
-def two_rounds(method: MethodConfig, opt_state: str, group_size: int, **plan: Any) -> Finished:
+def two_rounds(
+    method: MethodConfig, opt_state: str, group_size: int, prox_mu: float = 0.0, **plan: Any
+) -> Finished:
     """Two rounds of all clients, with the plain mean between them; group_size 0 is the loop."""
-    config = ClientConfig(batch_size=8, opt_state=opt_state, emb_dropout=0.2)
+    config = ClientConfig(batch_size=8, opt_state=opt_state, emb_dropout=0.2, prox_mu=prox_mu)
     objective = TrainingObjective(Diffusion.of(DiffusionConfig()), config.betas, 0.2)
     ids = list(range(len(SIZES)))
     model, group = FlatModel(MODEL, method, 1), FlatGroup(MODEL, method, 1, group_size)
@@ -139,6 +141,17 @@ def test_groups_of_one_and_of_all(
 ) -> None:
     loop = two_rounds(method, "keep", 0, **plan)
     assert_close(two_rounds(method, "keep", group_size, **plan), loop, 1e-10)
+
+
+@pytest.mark.parametrize(("method", "plan"), CASES)
+@pytest.mark.usefixtures("float64")
+def test_groups_hold_their_clients_near_the_broadcast_as_the_loop_does(
+    method: MethodConfig, plan: dict[str, Any]
+) -> None:
+    loop = two_rounds(method, "average", 0, prox_mu=5.0, **plan)
+    assert_close(two_rounds(method, "average", 2, prox_mu=5.0, **plan), loop, 1e-10)
+    with pytest.raises(AssertionError):
+        assert_close(two_rounds(method, "average", 0, **plan), loop, 1e-4)
 
 
 @pytest.mark.usefixtures("float64")

@@ -38,6 +38,7 @@ def fingerprints(*overrides: str) -> tuple[str, str]:
         ("local", "federation.drop_rate=0.5"),
         ("local", "server.aggregation=median"),
         ("local", "client.compression=int8"),
+        ("local", "client.prox_mu=0.1"),
     ],
 )
 def test_what_a_method_never_reads_makes_no_difference(method: str, unread: str) -> None:
@@ -79,6 +80,7 @@ def test_what_a_method_reads_can_be_asked(method: str, key: str, is_read: bool) 
         ("spire", "federation.straggler_rate=0.5"),
         ("spire", "server.aggregation=median"),
         ("spire", "client.compression=bf16"),
+        ("spire", "client.prox_mu=0.1"),
         ("fedavg_ft", "adapt.tune_epochs=2"),
     ],
 )
@@ -98,6 +100,11 @@ def test_chances_and_trimming_read_their_settings() -> None:
     thin = "client.compression=top_k"
     assert fingerprints(thin)[1] != fingerprints(thin, "client.top_k_fraction=0.5")[1]
     unread = ("method=local", slow, "federation.straggler_work=0.1")
+    assert fingerprints("method=local") == fingerprints(*unread)
+
+
+def test_a_method_without_rounds_has_no_proximal_term_to_refuse() -> None:
+    unread = ("method=local", "client.prox_mu=0.1", "federation.tau=1")
     assert fingerprints("method=local") == fingerprints(*unread)
 
 

@@ -155,6 +155,19 @@ def test_a_value_of_another_shape_is_refused_by_name(override: str, key: str) ->
             ["method=shared_rep", "method.phases=alternate", "federation.tau=1"],
             "federation.tau of at least 2 with method.phases=alternate, got 1",
         ),
+        (
+            ["client.prox_mu=0.1", "federation.tau=1"],
+            "federation.tau of at least 2 with client.prox_mu above 0, got 1: the first step",
+        ),
+        (
+            [
+                "method=shared_rep",
+                "method.phases=alternate",
+                "client.prox_mu=0.1",
+                "federation.tau=2",
+            ],
+            "federation.tau of at least 3 with client.prox_mu above 0 and method.phases=alternate",
+        ),
     ],
 )
 def test_settings_that_could_not_train_or_draw_are_refused(

@@ -10,17 +10,17 @@ from pipeline.config.load import load_config, preset_names
 from spire_core.methods import METHODS
 
 STORED = {
-    "cifar10": ("8126c6bb06104c5c", "bb7f33930bdfb855"),
-    "cifar10-cpu": ("a9c75f55f37d1f3c", "46f423b14ed3579d"),
-    "fashion-cpu": ("65a107bd0e61af6d", "f4b6a21887d9a14e"),
-    "mnist": ("26f7b716fa484f1f", "095590cd6e244806"),
-    "mnist-cpu": ("56ae6fdbcfb0d39b", "eebce982117ecec8"),
-    "smoke": ("049674ff5d3de16e", "484eba6f8a5ab5ca"),
-    "smoke method=spire": ("049674ff5d3de16e", "484eba6f8a5ab5ca"),
-    "smoke method=fedavg_ft": ("ed22762f0dabb4e9", "6bb40978801b9371"),
-    "smoke method=shared_rep": ("0e5ee5e8e6090d4f", "a17ed9b4350ff4ae"),
-    "smoke method=fedavg": ("ab722b6a2eb811d5", "6bb40978801b9371"),
-    "smoke method=local": ("dd6db03e6417e698", "ebc0221981616c31"),
+    "cifar10": ("e15c77bb3eae0130", "05df3f77887e2b18"),
+    "cifar10-cpu": ("4141344659670d02", "6db81eb4fe439b12"),
+    "fashion-cpu": ("c4bb1032286959e8", "070547b97767a605"),
+    "mnist": ("9968a6c9f1754c2c", "6906136a4d677df7"),
+    "mnist-cpu": ("a4113a25cee73acd", "a1462e02737b5eb9"),
+    "smoke": ("9e219e17543a85b7", "890b3534cda90c68"),
+    "smoke method=spire": ("9e219e17543a85b7", "890b3534cda90c68"),
+    "smoke method=fedavg_ft": ("8c5b171fe06a1135", "aa0c38007d9041f3"),
+    "smoke method=shared_rep": ("d406114ef10ae10c", "3f520b0752f69f77"),
+    "smoke method=fedavg": ("6dd56f8a82a13fbb", "aa0c38007d9041f3"),
+    "smoke method=local": ("4bdbe35589748785", "4e9b4c59866df8fc"),
 }
 
 
