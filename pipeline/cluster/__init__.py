@@ -4,5 +4,6 @@ session        the cluster around this process: start, nodes, waiting
 actor_plan     actors, CPUs and GPUs of an experiment, compared with the cluster
 client_actors  the client pool as Ray actors
 driver_actor   the driver as a Ray actor
+token          the token of local clusters, readable by its owner only
 job_upload     size of the upload of a Ray job
 """

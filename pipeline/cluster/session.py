@@ -13,6 +13,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from pipeline.cluster.token import keep_token_private
 from spire_core.errors import ClusterError
 
 LESS_MEMORY = "lower resources.num_actors, client.group_size, client.batch_size or model.width"
@@ -107,6 +108,8 @@ def _connect(num_cpus: int | None) -> None:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     local = {} if address else {"include_dashboard": False, "num_cpus": num_cpus}
+    if not address:
+        keep_token_private()
     logging.getLogger(TOKEN_NOTICES).setLevel(logging.ERROR)
     logging.getLogger("ray._private.worker").addFilter(_is_news)
     handler = _PYTHON.PyOS_getsig(signal.SIGTERM)
