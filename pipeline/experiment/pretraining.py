@@ -19,7 +19,7 @@ from pipeline.federation.pool import ClientPool
 from pipeline.federation.round_loop import RoundListener, run_rounds
 from pipeline.federation.rounds import RoundSettings, RoundStats
 from pipeline.federation.setup import FederationSetup
-from pipeline.results.metric_names import FAILED_UPLOADS, TRAIN_LOSS
+from pipeline.results.metric_names import FAILED_UPLOADS, FINAL_STEP, TRAIN_LOSS
 from pipeline.results.metrics import round_metrics
 from pipeline.results.recording import log_diagnoses, log_profile
 from pipeline.results.result import Pretraining
@@ -101,7 +101,7 @@ def _train(
         listeners.insert(1, Profiler(pool, run_dir, profiled_rounds(first, num_rounds, due)))
     run_rounds(driver, range(first, num_rounds), listeners, checkpointer.kept_rounds)
     if mirror is not None:
-        tracker.log_metrics({FAILED_UPLOADS: mirror.num_failed}, step=num_rounds)
+        tracker.log_metrics({FAILED_UPLOADS: mirror.num_failed}, step=FINAL_STEP)
     return (*earlier, *evaluator.evaluations)
 
 

@@ -8,6 +8,7 @@ TRAIN_LOSS = "pretrain/loss"
 KID_FLOOR = "pretrain/kid/floor"
 EVALUATE_S = "time/evaluate_s"
 FAILED_UPLOADS = "storage/failed_uploads"
+FINAL_STEP = 0  # of single values: MLflow draws bars only for metrics that have no other step
 PRETRAINING = ("pretrain/", "time/", "comm/", "memory/")  # prefixes in rounds and evaluations
 
 ROUND_METRICS = (  # that sweeps may ask for while pre-training runs

@@ -18,7 +18,7 @@ from pipeline.federation.setup import FederationSetup
 from pipeline.figures import image_grids
 from pipeline.figures import plots as figures
 from pipeline.files.revision import git_revision
-from pipeline.results.metric_names import KID_FLOOR
+from pipeline.results.metric_names import FINAL_STEP, KID_FLOOR
 from pipeline.results.metrics import adaptation_metrics, as_columns, new_client_rows
 from pipeline.results.recorded_figures import (
     log_adaptation_figures,
@@ -142,6 +142,6 @@ def log_summary(
 ) -> None:
     """Write the final metrics, the fingerprint of the final state, and the model."""
     config, image_shape = setting.config, setting.images.shape[1:]
-    tracker.log_metrics(metrics, step=config.federation.num_rounds)
+    tracker.log_metrics(metrics, step=FINAL_STEP)
     tracker.log_tags({"state_fingerprint": state_fingerprint})
     tracker.log_model(tracker.run_dir / MODEL, image_shape, config.eval.guidance)

@@ -288,6 +288,15 @@ def test_the_time_of_a_round_is_accounted_for(plain: tuple[Result, list[RoundSta
     assert tracked[0] == 0.0 < tracked[1]
 
 
+def test_single_values_are_at_step_0(plain: tuple[Result, list[RoundStats]]) -> None:
+    """MLflow draws a bar for each run only if step 0 is a metric's only step."""
+    recorded = read_points(plain[0].run_dir)
+    single = ("final/", "best/", "params/")
+    steps = {step for step, found in recorded if any(key.startswith(single) for key in found)}
+    assert steps == {0}
+    assert {k for k in recorded[0][1] if k.startswith(single)} == set(plain[0].metrics)
+
+
 def test_groups_learn_what_the_loop_learns(
     plain: tuple[Result, list[RoundStats]], mnist_root: Path, tmp_path: Path
 ) -> None:

@@ -298,7 +298,7 @@ def test_a_run_whose_machine_is_gone_goes_on_from_its_copy_on_another(
     run_dir = tmp_path / "new" / "runs" / crasher.run_dir.name
     again = [(s, {k: v for k, v in m.items() if "storage" not in k}) for s, m in points(run_dir)]
     assert again == points(expected.run_dir)
-    assert read_points(run_dir)[-1][1]["storage/failed_uploads"] == 0
+    assert read_points(run_dir)[0][1]["storage/failed_uploads"] == 0
     assert kept_rounds(copy) == (4, 6)
 
 
