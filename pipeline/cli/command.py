@@ -1,6 +1,6 @@
 """The frame of all verbs of the command `spire`: parsing, answers, errors and interrupts.
 
-Stdout gets the answer alone; progress and messages go to stderr; both without passwords in URIs.
+Stdout gets the answer alone; progress and messages go to stderr; both without secrets.
 Heavy packages, such as torch, are imported inside functions.
 """
 
@@ -61,34 +61,42 @@ def run_command(argv: Sequence[str] | None, verbs: Sequence[AddVerb]) -> int:
     except KeyboardInterrupt:
         say(f"spire {args.verb}: interrupted{RESUME_HINT.get(args.verb, '')}")
         return INTERRUPTED
-    _print(json.dumps(answer.values, allow_nan=False) if args.json else answer.text)
+    _print(_json_text(answer.values) if args.json else answer.text)
     return answer.exit_code
 
 
-def _print(text: str) -> None:
-    from pipeline.files.masking import mask
+def _json_text(values: dict[str, Any]) -> str:
+    from pipeline.files.masking import masked
 
+    return json.dumps(masked(values), allow_nan=False)
+
+
+def _print(text: str) -> None:
     try:
-        print(mask(text), flush=True)
+        print(_shown(text), flush=True)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def one_line(text: str) -> str:
-    """Return a message as one line without control characters; a long one loses its middle.
+def _shown(text: str) -> str:
+    """Return a text of lines without secrets, and with control characters as their codes.
 
-    A message may quote a stranger's text, so that control characters are shown as their codes.
+    A text may quote a stranger's, which the terminal must not interpret.
     """
-    line = " ".join(text.split())
-    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    from pipeline.files.masking import mask
+
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in mask(text))
+
+
+def one_line(text: str) -> str:
+    """Return a message as one line, as `_shown` has it; a long one loses its middle."""
+    shown = _shown(" ".join(text.split()))  # masked before a cut hides that it is a URI
     return shown if len(shown) <= 2 * HALF_LINE else f"{shown[:HALF_LINE]}...{shown[-HALF_LINE:]}"
 
 
 def say(text: str) -> None:
     """Print a message to stderr."""
-    from pipeline.files.masking import mask
-
-    print(mask(text), file=sys.stderr, flush=True)
+    print(_shown(text), file=sys.stderr, flush=True)
 
 
 class _Parser(argparse.ArgumentParser):

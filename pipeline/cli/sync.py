@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.cli.command import Answer, add_mine, add_verb, allowed, split_one
+from pipeline.cli.command import Answer, add_mine, add_verb, allowed, one_line, split_one
 
 if TYPE_CHECKING:
     from pipeline.config.tracking import TrackingConfig
@@ -30,7 +30,7 @@ class Synced:
         parts = [f"{self.num_delivered} delivered"]
         parts += [f"{self.num_waiting} wait ({self.problem})"] if self.num_waiting else []
         parts += [f"{self.num_refused} were refused"] if self.num_refused else []
-        return f"{self.run_id[:8]} ({self.run_name}): {', '.join(parts)}"
+        return one_line(f"{self.run_id[:8]} ({self.run_name}): {', '.join(parts)}")
 
 
 def sync(args: argparse.Namespace) -> Answer:

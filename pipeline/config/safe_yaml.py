@@ -15,6 +15,7 @@ from spire_core.errors import ConfigError
 MAX_CHARS, MAX_DEPTH = 100_000, 20
 MAX_SCALAR = 3000  # characters of one value; also what Python converts to a number and back
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # not every machine has the quick one
+_BASE_60 = re.compile(r"[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?")  # 1:30 means 90
 _DATE = "tag:yaml.org,2002:timestamp"
 
 
@@ -90,6 +91,8 @@ def _problem(event: yaml.Event, depth: int) -> str | None:
             return f"a value of {len(event.value)} characters"
         if "${" in event.value or event.value == "???":
             return f"OmegaConf's {event.value!r}"
+        if event.implicit[0] and _BASE_60.fullmatch(event.value):
+            return f"{event.value}, which YAML 1.1 takes for a number of base 60"
     return None
 
 

@@ -22,6 +22,7 @@ from spire_core.partition.split import Partition, class_mixture, make_partition
 
 MANY_CLIENTS = 1000
 NUM_REPRESENTATIVES = 100  # clients that stand for a larger population
+MIN_SCORED = 4  # test images of a client whose KID has a floor: two halves of two images
 
 
 @dataclass(frozen=True)
@@ -131,4 +132,18 @@ def prepare(config: Config) -> FederationSetup:
     config.model.check_image_size(images.shape[-1])
     model = FlatModel(config.model, config.method, images.shape[1])
     weights_hash = extractor.weights_hash
-    return FederationSetup(config, data, images, partition, name, weights_hash, model)
+    setup = FederationSetup(config, data, images, partition, name, weights_hash, model)
+    _check_floors(setup)
+    return setup
+
+
+def _check_floors(setup: FederationSetup) -> None:
+    """Raise DataError if a client whose images are scored has too few test images."""
+    for client_id in setup.eval_ids + setup.new_ids:
+        num_images = len(setup.partition.split(client_id).test)
+        if num_images < MIN_SCORED:
+            raise DataError(
+                f"expected at least {MIN_SCORED} test images of each client that is evaluated, got "
+                f"{num_images} of client {client_id}: raise partition.min_size or "
+                "partition.test_fraction"
+            )

@@ -5,7 +5,7 @@ damage      errors of damaged files as one sentence
 json_files  JSON objects in files
 run_format  the number of the format of a run's files
 tensors     safetensors files that carry their own hash
-masking     passwords in addresses, masked
+masking     secrets in addresses and texts, masked
 paths       paths in a Ray job
 revision    the commit of the code
 """

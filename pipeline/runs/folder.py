@@ -41,10 +41,10 @@ def run_lock(run_dir: Path) -> Iterator[None]:
 
 
 def storable(config: Config) -> dict[str, Any]:
-    """Return a configuration without possible passwords, in `tracking.uri` and `.storage`."""
+    """Return a configuration without secrets: no `tracking.uri`, and `tracking.storage` masked."""
     storage = config.tracking.storage
-    kept = storage if storage is None or mask(storage) == storage else None
-    return replace(config, tracking=replace(config.tracking, uri=None, storage=kept)).as_dict()
+    shown = None if storage is None else mask(storage)
+    return replace(config, tracking=replace(config.tracking, uri=None, storage=shown)).as_dict()
 
 
 def save_result(run_dir: Path, result: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -18,7 +18,7 @@ from pipeline.config.schema import Config
 from pipeline.config.tracking import TrackingConfig, tracking_root
 from pipeline.files.atomic import sync, write_whole
 from pipeline.files.damage import DAMAGE, read_object
-from pipeline.files.masking import mask
+from pipeline.files.masking import HIDDEN, mask
 from pipeline.runs.record import read_record
 from spire_core.errors import ConfigError, RunError
 
@@ -27,6 +27,9 @@ READ = ("data.path", "eval.extractor_weights")  # settings that name files to be
 NAMED = ("tracking.storage", "data.root", *READ)  # settings whose value is a place
 REMOTE = {"abfs", "abfss", "b2", "dbfs", "ftp", "gs", "hdfs", "http", "https", "mlflow-artifacts"}
 REMOTE |= {"oss", "r2", "s3", "sftp", "viewfs", "wasb", "wasbs"}  # places of artifacts elsewhere
+_AZURE = "AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"
+CREDENTIALS = {"abfs": _AZURE, "abfss": _AZURE, "gs": "GOOGLE_APPLICATION_CREDENTIALS"}
+CREDENTIALS |= {"gcs": CREDENTIALS["gs"], "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"}
 _log = logging.getLogger(__name__)
 
 
@@ -34,8 +37,8 @@ _log = logging.getLogger(__name__)
 class Begun:
     """The addresses that an own run sends to and reads from.
 
-    `uri`: the store's, without any password; `artifacts`: those that the store gave for the run's
-    artifacts; `settings`: the run's values of `NAMED`.
+    `uri`: the store's; `artifacts`: those that the store gave for the run's artifacts; `settings`:
+    the run's values of `NAMED`. Their secrets are masked in the note.
     """
 
     uri: str = ""
@@ -45,7 +48,7 @@ class Begun:
     @property
     def stored_uri(self) -> str | None:
         """The store's address; None, for the environment's, if it is unknown or had a password."""
-        return self.uri if self.uri and "***" not in self.uri else None
+        return self.uri if self.uri and HIDDEN not in self.uri else None
 
 
 def _path(root: Path, run_id: str) -> Path:
@@ -56,7 +59,11 @@ def note_begun(root: Path, run_id: str, begun: Begun) -> None:
     """Record a run as one of this root's own, durably."""
     path = _path(root, run_id)
     path.parent.mkdir(parents=True, exist_ok=True)
-    values = asdict(replace(begun, uri=mask(begun.uri)))
+    settings = dict(begun.settings)
+    if storage := settings.get("tracking.storage"):
+        settings["tracking.storage"] = mask(storage)
+    values = {"uri": mask(begun.uri), "artifacts": [mask(address) for address in begun.artifacts]}
+    values |= {"settings": settings}
     write_whole(path, (json.dumps(values, indent=1) + "\n").encode(), is_lasting=True)
     sync(path.parent)
 
@@ -130,12 +137,15 @@ def with_trusted_places(
 
     Places on the command line count first, then the noted ones of an own run. Those of a foreign
     run are dropped, and its checkpoints go to `storage`. ConfigError if a foreign run would read a
-    file that is not on the command line.
+    file that is not on the command line, or if an own run's storage had credentials and `storage`
+    is None.
     """
     given = {key for key in NAMED if any(word.startswith(f"{key}=") for word in words)}
     stored = places(config)
     if begun is not None:
         values = {key: begun.settings.get(key) for key in NAMED}
+        if HIDDEN in (values["tracking.storage"] or ""):
+            values["tracking.storage"] = storage or values["tracking.storage"]
     else:
         values = dict.fromkeys(NAMED) | {"tracking.storage": storage}
         for key in READ:
@@ -145,7 +155,21 @@ def with_trusted_places(
                     "begin the run that would read it, got nothing: add it if those files are "
                     "meant, or --mine if the run is yours"
                 )
-    return with_places(config, {key: values[key] for key in NAMED if key not in given})
+    trusted = {key: values[key] for key in NAMED if key not in given}
+    _check_is_whole(trusted.get("tracking.storage"))
+    return with_places(config, trusted)
+
+
+def _check_is_whole(storage: str | None) -> None:
+    """Raise ConfigError for the noted address of a storage that had credentials."""
+    if storage is None or HIDDEN not in storage:
+        return
+    variables = CREDENTIALS.get(storage.partition("://")[0], "the environment")
+    raise ConfigError(
+        "expected tracking.storage=URI on the command line, since credentials are not stored, got "
+        f"{storage} alone: add it whole, or without its secrets and with the credentials in "
+        f"{variables}, or tracking.storage=null to go on without it"
+    )
 
 
 def refuse_links(folder: Path, is_own: bool = False) -> None:
@@ -182,7 +206,7 @@ def name_address(run_dir: Path, what: str, address: str) -> None:
 
 def check_artifacts(address: str, begun: Begun | None, root: Path) -> None:
     """Raise RunError if a run's artifacts would go to a folder outside this root's own."""
-    if begun is not None and address in begun.artifacts:
+    if begun is not None and mask(address) in begun.artifacts:
         return
     parts, home = urlsplit(address), (root / "artifacts").resolve()
     if parts.scheme in REMOTE:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from pipeline.files.masking import mask
+from pipeline.files.masking import masked
 from pipeline.tracking.outbox import now_ms
 
 PREVIEW_SIZE = 256  # pixels of the longer side, as MLflow's own
@@ -63,8 +63,8 @@ def _json_value(value: Any) -> Any:
 
 
 def dict_text(values: Mapping[str, Any], suffix: str) -> str:
-    """Return nested values as YAML or, for the suffix .json, as JSON, without passwords in URIs."""
-    plain = json.loads(mask(json.dumps(values)))  # YAML has no word for tuples
+    """Return nested values as YAML or, for the suffix .json, as JSON, without secrets."""
+    plain = json.loads(json.dumps(masked(values)))  # YAML has no word for tuples
     if suffix == ".json":
         return json.dumps(plain, indent=2)
     return yaml.dump(plain, indent=2, default_flow_style=False)

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeGuard, get_args
 from pipeline.config.tracking import TrackingConfig, tracking_root
 from pipeline.files.atomic import try_lock
 from pipeline.files.json_files import read_json, write_json
+from pipeline.files.masking import mask
 from pipeline.results.metric_names import final_name
 from sweeps.design.config import SweepConfig
 from sweeps.design.points import TuneParams
@@ -79,7 +80,8 @@ class Ledger:
     def write(self, record: TrialRecord) -> None:
         """Replace a trial's record."""
         self._path(record.trial_id).parent.mkdir(parents=True, exist_ok=True)
-        write_json(self._path(record.trial_id), vars(record))
+        error = None if record.error is None else mask(record.error)
+        write_json(self._path(record.trial_id), vars(record) | {"error": error})
 
     def update(self, trial_id: str, **changes: Any) -> TrialRecord:
         """Change some fields of a trial's record."""
@@ -95,7 +97,7 @@ class Ledger:
 
     def write_traceback(self, trial_id: str, text: str) -> None:
         """Keep the traceback of an error beside the record."""
-        self._path(trial_id).with_suffix(".traceback.txt").write_text(text)
+        self._path(trial_id).with_suffix(".traceback.txt").write_text(mask(text))
 
     @contextlib.contextmanager
     def held(self, name: str) -> Iterator[None]:

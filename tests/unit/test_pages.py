@@ -110,3 +110,17 @@ def test_a_name_is_looked_up_in_its_file(tmp_path: Path) -> None:
     file.write_text("B: int = 1\nclass C:\n    d = 2\n    def e(self): ...\n")
     names = ("B", "C", "C.d", "C.e", "e", "C.B")
     assert [defines(file, name) for name in names] == [True] * 4 + [False] * 2
+
+
+def test_the_page_on_security_names_tests_that_exist() -> None:
+    page = text_of(ROOT / "docs" / "security.md")
+    files = dict(re.findall(r"`(\w+)` is\s`([\w/]+\.py)`", page))
+    named = re.findall(r"`([\w/.]+)::(\w+)`", page)
+    assert len(files) == 3
+    assert len(named) >= 20
+    absent = [
+        f"{file}::{test}"
+        for file, test in named
+        if not defines(ROOT / "tests" / files.get(file, file), test)
+    ]
+    assert absent == []

@@ -178,6 +178,13 @@ def test_settings_that_could_not_train_or_draw_are_refused(
     load_config("smoke", overrides[:-1])  # each is fine without the last
 
 
+@pytest.mark.parametrize("word", ["seed=1:30", "federation.tau=1:30", "client.lr=-1:30.5"])
+def test_numbers_of_base_60_are_refused(word: str) -> None:
+    with pytest.raises(ConfigError, match=r"got .*1:30.*, which YAML 1\.1 takes for a number of"):
+        load_config("smoke", [word])
+    assert load_config("smoke", ["tracking.run_name='1:30'"]).tracking.run_name == "1:30"
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [

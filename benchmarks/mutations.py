@@ -1,0 +1,365 @@
+"""Faults put into the product on purpose, and whether the tests that should notice them do.
+
+    python benchmarks/mutations.py --out benchmarks/results/mutations.json
+    python benchmarks/mutations.py --only NAME ...
+
+Each mutation replaces one text in one file of a temporary copy of the checkout and runs the named
+tests there. It is caught if they fail. Before that they have to succeed without it. A text that is
+not in its file exactly once is an error, so that a mutation cannot become stale. The exit code is 1
+if a mutation survives.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+CORE, RUN, SWEEP = "tests/unit/core", "tests/unit/run", "tests/unit/sweep"
+FEDERATION = f"{CORE}/federated/test_federation.py"
+SNAPSHOTS = f"{RUN}/checkpoint/test_snapshots.py"
+OUTBOX = f"{RUN}/tracking/test_outbox.py"
+POISONED = f"{CORE}/federated/test_poisoned_clients.py"
+FOREIGN = f"{RUN}/runs/test_foreign_runs.py"
+SUCCESS, FAILURE = 0, 1  # exit codes of pytest; any other is a mistake of the command
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A fault: the text `old` of a file becomes `new`; `tests` should notice."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+def _mutation(name: str, file: str, old: str, new: str, *tests: str) -> Mutation:
+    return Mutation(name, file, old, new, tests)
+
+
+MUTATIONS = (
+    # the server
+    _mutation(
+        "the mean is subtracted",
+        "spire_core/federated/aggregation.py",
+        "total += weight * array",
+        "total -= weight * array",
+        FEDERATION,
+    ),
+    _mutation(
+        "the mean ignores the numbers of examples",
+        "spire_core/federated/aggregation.py",
+        "return (total / sum(weights))",
+        "return (sum(a.astype(np.float64) for a in arrays) / len(arrays))",
+        FEDERATION,
+    ),
+    _mutation(
+        "FedAdam steps away from the clients",
+        "spire_core/federated/server.py",
+        "(state.weights + step)",
+        "(state.weights - step)",
+        FEDERATION,
+    ),
+    _mutation(
+        "the moving average has the complement's decay",
+        "spire_core/federated/server.py",
+        "decay = config.ema_decay(state.round_idx)",
+        "decay = 1 - config.ema_decay(state.round_idx)",
+        FEDERATION,
+    ),
+    _mutation(
+        "clients draw without the moving average",
+        "pipeline/federation/driver.py",
+        "return self.state.ema if self.settings.server.ema > 0 else self.state.weights",
+        "return self.state.weights",
+        f"{RUN}/federation",
+        f"{CORE}/federated/test_what_is_told.py",
+    ),
+    _mutation(
+        "NaN in an update is let through",
+        "spire_core/federated/update_checks.py",
+        "    if not math.isfinite(update.loss):\n",
+        "    if False:\n",
+        FEDERATION,
+        f"{RUN}/federation/test_faults.py",
+    ),
+    _mutation(
+        "any number of examples is believed",
+        "spire_core/federated/update_checks.py",
+        "    if fault is not None:\n        return fault\n",
+        "",
+        FEDERATION,
+    ),
+    # clients
+    _mutation(
+        "private layers are sent",
+        "spire_core/federated/client.py",
+        "slice(0, layout.size if plan.shares_local else layout.num_without_local)",
+        "slice(0, layout.size)",
+        FEDERATION,
+    ),
+    _mutation(
+        "embedding dropout is ignored",
+        "spire_core/training/fit.py",
+        "if has_embedding and self.emb_dropout > 0:",
+        "if False:",
+        f"{CORE}/training/test_fit.py",
+    ),
+    _mutation(
+        "the sum's masks are not added",
+        "spire_core/federated/secure_aggregation.py",
+        "total = total + mask if client_id == first else total - mask",
+        "total = total + mask - mask",
+        f"{CORE}/federated/test_secure_aggregation.py",
+    ),
+    _mutation(
+        "a client that was left out keeps the round",
+        "pipeline/federation/gathering.py",
+        '            self.pool.run_all("undo_round", dropped, round_.plan.round_idx)\n',
+        "            pass\n",
+        f"{RUN}/federation/test_faults.py",
+    ),
+    _mutation(
+        "who is lost together has no try alone",
+        "pipeline/federation/pool.py",
+        "result.num_lost > 1",
+        "result.num_lost > 10**9",
+        f"{RUN}/federation/test_pool.py",
+    ),
+    # scores
+    _mutation(
+        "KID has the bias of its diagonal",
+        "spire_core/evaluation/kid.py",
+        "(size * (size - 1))",
+        "(size * size)",
+        f"{CORE}/evaluation/test_kid.py",
+    ),
+    _mutation(
+        "clients with too few images to be scored are let through",
+        "pipeline/federation/setup.py",
+        "    _check_floors(setup)\n",
+        "",
+        f"{RUN}/federation/test_setup.py",
+    ),
+    # files and resuming
+    _mutation(
+        "tensors are not compared with their hash",
+        "pipeline/files/tensors.py",
+        "texts.pop(HASH, None) != _content_hash(tensors, texts)",
+        "texts.pop(HASH, None) is None",
+        f"{RUN}/files/test_tensors.py",
+    ),
+    _mutation(
+        "the server's state is not compared with its hash",
+        "pipeline/runs/server_state.py",
+        "if hashlib.sha256(content).hexdigest() != sha256:",
+        "if False:",
+        f"{RUN}/runs/test_server_state.py",
+        SNAPSHOTS,
+    ),
+    _mutation(
+        "files are not flushed",
+        "pipeline/files/atomic.py",
+        "                if is_lasting:\n                    os.fsync(file.fileno())\n",
+        "",
+        f"{RUN}/files/test_json_files.py",
+    ),
+    _mutation(
+        "the checkpoint's state is not flushed",
+        "pipeline/checkpoint/snapshots.py",
+        "        sync(part / STATE)\n",
+        "",
+        SNAPSHOTS,
+    ),
+    _mutation(
+        "clients' states and evaluations are not flushed",
+        "pipeline/checkpoint/snapshots.py",
+        "        _sync_beside(run_dir, manifest)\n",
+        "",
+        SNAPSHOTS,
+    ),
+    _mutation(
+        "a checkpoint is dropped while it is uploaded",
+        "pipeline/checkpoint/snapshots.py",
+        "if int(old.name) in pinned_rounds:",
+        "if False:",
+        SNAPSHOTS,
+    ),
+    _mutation(
+        "a resumed run repeats its last round",
+        "pipeline/experiment/pretraining.py",
+        "range(first, num_rounds), listeners",
+        "range(max(0, first - 1), num_rounds), listeners",
+        f"{RUN}/experiment/test_resume.py",
+    ),
+    _mutation(
+        "clients' states of later rounds stay at a resume",
+        "pipeline/clients/store.py",
+        "int(path.stem) > num_rounds_done",
+        "int(path.stem) > num_rounds_done + 10**6",
+        SNAPSHOTS,
+        POISONED,
+    ),
+    # tracking
+    _mutation(
+        "entries count as delivered before they are",
+        "pipeline/tracking/relay.py",
+        "        try:\n            if batch:\n                self.sink.send(batch)",
+        "        write_done(self.run_dir, count)\n"
+        "        try:\n            if batch:\n                self.sink.send(batch)",
+        OUTBOX,
+    ),
+    # strangers and secrets
+    _mutation(
+        "links are not refused",
+        "pipeline/runs/ownership.py",
+        "if entry.is_symlink():",
+        "if False:",
+        FOREIGN,
+    ),
+    _mutation(
+        "locks follow links",
+        "pipeline/files/atomic.py",
+        "flags | os.O_NOFOLLOW",
+        "flags",
+        FOREIGN,
+    ),
+    _mutation(
+        "a name is taken for HTML",
+        "sweeps/report/pages.py",
+        "autoescape=True",
+        "autoescape=False",
+        f"{SWEEP}/report/test_pages.py",
+    ),
+    _mutation(
+        "nothing is masked",
+        "pipeline/files/masking.py",
+        "    return _NAMED.sub(_masked_named, _URI.sub(_masked_uri, text))\n",
+        "    return text\n",
+        f"{RUN}/files/test_masking.py",
+    ),
+    _mutation(
+        "percent-encoded secrets are not masked",
+        "pipeline/files/masking.py",
+        "while (decoded := unquote(plain)) != plain:",
+        "while (decoded := plain) != plain:",
+        f"{RUN}/files/test_masking.py",
+    ),
+    _mutation(
+        "control characters reach the terminal",
+        "pipeline/cli/command.py",
+        'c if c.isprintable() or c == "\\n" else ascii(c)[1:-1]',
+        "c",
+        f"{RUN}/cli/test_malformed.py::test_a_message_is_one_line_that_no_terminal_obeys",
+    ),
+    _mutation(
+        "1:30 means 90",
+        "pipeline/config/safe_yaml.py",
+        "if event.implicit[0] and _BASE_60.fullmatch(event.value):",
+        "if False:",
+        f"{RUN}/config/test_load.py",
+    ),
+    # walls
+    _mutation(
+        "the server's side imports the clients'",
+        "pipeline/federation/driver.py",
+        "from pipeline.federation.gathering import ",
+        "import pipeline.clients.store\nfrom pipeline.federation.gathering import ",
+        "tests/unit/test_layering.py",
+    ),
+)
+
+
+def mutated(mutation: Mutation, text: str) -> str:
+    """Return a file's text with the fault; ValueError unless the old text is in it once."""
+    if (count := text.count(mutation.old)) != 1:
+        raise ValueError(
+            f"expected the text of {mutation.name!r} once in {mutation.file}, got it {count} "
+            "times: bring the mutation up to date"
+        )
+    return text.replace(mutation.old, mutation.new)
+
+
+def copy_checkout(target: Path) -> None:
+    """Copy the files that git knows or would take."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, target / name)
+
+
+def do_tests_fail(checkout: Path, tests: Sequence[str]) -> bool:
+    """Return whether one of some tests fails; RuntimeError if they cannot be run."""
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider"]
+    environment = {**os.environ, "PYTHONPATH": str(checkout), "PYTHONDONTWRITEBYTECODE": "1"}
+    ended = subprocess.run(
+        [*command, *tests], cwd=checkout, env=environment, capture_output=True, text=True
+    )
+    if ended.returncode not in (SUCCESS, FAILURE):
+        raise RuntimeError(
+            f"pytest {' '.join(tests)}: {ended.stdout[-2000:]}{ended.stderr[-2000:]}"
+        )
+    return ended.returncode != SUCCESS
+
+
+def is_caught(mutation: Mutation, checkout: Path) -> bool:
+    """Return whether the tests notice a fault; RuntimeError if they fail without it."""
+    if do_tests_fail(checkout, mutation.tests):
+        raise RuntimeError(f"{', '.join(mutation.tests)} fail without {mutation.name!r}")
+    path = checkout / mutation.file
+    original = path.read_text()
+    path.write_text(mutated(mutation, original))
+    try:
+        return do_tests_fail(checkout, mutation.tests)
+    finally:
+        path.write_text(original)
+
+
+def measure(chosen: Sequence[Mutation]) -> list[dict[str, object]]:
+    """Return each mutation with whether it was caught, and print it."""
+    rows: list[dict[str, object]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        copy_checkout(Path(folder))
+        for mutation in chosen:
+            began = time.monotonic()
+            caught = is_caught(mutation, Path(folder))
+            took_s = round(time.monotonic() - began, 1)
+            rows.append({**asdict(mutation), "caught": caught})
+            print(
+                f"{'caught' if caught else 'SURVIVED':9} {took_s:7.1f} s  {mutation.name}",
+                flush=True,
+            )
+    return rows
+
+
+def main() -> int:
+    """Run the chosen mutations; return the exit code."""
+    parser = argparse.ArgumentParser(description="Put faults into a copy and test it.")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="mutations by name")
+    parser.add_argument("--out", type=Path, help="a JSON file of the results")
+    args = parser.parse_args()
+    chosen = [m for m in MUTATIONS if args.only is None or m.name in args.only]
+    for mutation in MUTATIONS:  # all of them, before any test takes its time
+        mutated(mutation, (ROOT / mutation.file).read_text())
+    rows = measure(chosen)
+    survivors = [row["name"] for row in rows if not row["caught"]]
+    print(f"{len(rows) - len(survivors)} of {len(rows)} caught")
+    if args.out is not None:
+        summary = {"num_mutations": len(rows), "num_caught": len(rows) - len(survivors)}
+        args.out.write_text(json.dumps({**summary, "mutations": rows}, indent=1) + "\n")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

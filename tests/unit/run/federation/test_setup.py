@@ -1,0 +1,27 @@
+"""Data that cannot be evaluated are refused before a run begins."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.config.load import load_config
+from pipeline.federation.setup import prepare
+from spire_core.errors import DataError
+
+SMALL = ["partition=iid", "partition.client_size=40", "federation.num_clients=2"]
+SMALL += ["federation.num_new_clients=1", "federation.cohort_size=2"]
+
+
+@pytest.mark.parametrize(("fraction", "num_images"), [(0.05, 2), (0.075, 3)])
+def test_too_few_test_images_for_the_floor_are_refused(
+    mnist_root: Path, fraction: float, num_images: int
+) -> None:
+    words = [*SMALL, f"data.root={mnist_root}", f"partition.test_fraction={fraction}"]
+    with pytest.raises(DataError, match=f"at least 4 test images .* got {num_images} of client 0"):
+        prepare(load_config("smoke", words))
+
+
+def test_four_test_images_are_enough(mnist_root: Path) -> None:
+    words = [*SMALL, f"data.root={mnist_root}", "partition.test_fraction=0.1"]
+    setup = prepare(load_config("smoke", words))
+    assert [len(setup.partition.split(c).test) for c in (0, 1, 2)] == [4, 4, 4]
