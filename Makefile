@@ -52,6 +52,7 @@ chaos: $(STAMP)  ## disturb 20 small runs, each in another way, as in docs/failu
 	$(VENV)/bin/python benchmarks/chaos.py --runs 20 --seed 0
 
 ui: $(STAMP)  ## look at the runs in mlflow.db, here, in the browser
+	@echo 'open http://127.0.0.1:5000/#/experiments?workflowType=machine_learning'
 	$(VENV)/bin/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --host 127.0.0.1 --port 5000
 
 clean:  ## remove the virtual environment and caches; runs and data stay

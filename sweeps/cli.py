@@ -32,7 +32,8 @@ def sweep(args: argparse.Namespace) -> Answer:
 
 def _reported(outcome: Any, values: dict[str, Any]) -> str:
     """Return the report of a sweep as text, or why there is none; "" if nothing has finished."""
-    from pipeline.config.tracking import ui_command
+    from pipeline.config.tracking import ui_text
+    from pipeline.runs.record import experiment_of
     from spire_core.errors import SpireError
     from sweeps.report.make import make_report, report_text
 
@@ -44,7 +45,8 @@ def _reported(outcome: Any, values: dict[str, Any]) -> str:
     except SpireError as error:  # the trials and their runs are there all the same
         return f"\n\nno report: {error}"
     values["artifacts"] = {"report": str(written.html)}
-    return f"\n\n{report_text(written)}\nlook at it all  {ui_command(outcome.tracking)}"
+    where = ui_text(outcome.tracking, experiment_of(outcome.ledger.parent_run_dir))
+    return f"\n\n{report_text(written)}\nlook at it all  {where}"
 
 
 def _dry_run(settings: Any, retry_failed: bool) -> Answer:

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 
 from pipeline.cli.setup_text import trained_text
 from pipeline.cli.tables import aligned, change, number
-from pipeline.config.tracking import ui_command
+from pipeline.config.tracking import ui_text
 from pipeline.evaluation.diagnosis import Diagnosis
 from pipeline.evaluation.scores import Evaluation
 from pipeline.results.files import grid_path
 from pipeline.results.metrics import new_client_rows, params_counts
 from pipeline.results.result import Result
 from pipeline.runs.layout import PROFILE, PROFILE_TABLE, trace_path
+from pipeline.runs.record import experiment_of
 
 
 def result_table(result: Result) -> str:
@@ -91,7 +92,7 @@ def _where(result: Result) -> str:
     tracking = result.setting.config.tracking
     lines = [f"run folder  {result.run_dir}", f"samples     {grid_path(result)}"]
     if tracking.enabled:
-        lines.append(f"compare     {ui_command(tracking)}")
+        lines.append(f"compare     {ui_text(tracking, experiment_of(result.run_dir))}")
     if (trace := trace_path(result.run_dir)) is not None:
         table = result.run_dir / PROFILE / PROFILE_TABLE
         how = "open it at https://ui.perfetto.dev or in chrome://tracing"

@@ -45,7 +45,7 @@ def theory(args: argparse.Namespace) -> Answer:
         check_theory(config)
         text = yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=100)
         return Answer(text.strip(), {"config": settings})
-    from pipeline.config.tracking import ui_command
+    from pipeline.config.tracking import ui_command, ui_text
 
     folder = _folder(args.out)
     result = run_theory(config, Path(name).stem, folder)
@@ -56,7 +56,7 @@ def theory(args: argparse.Namespace) -> Answer:
     times = zip(config.experiments, result.cpu_s, strict=True)
     parts.append("CPU seconds: " + ", ".join(f"{name} {s:.1f}" for name, s in times))
     where = "\n".join(f"figure   {path}" for path in result.figures)
-    parts.append(where + (f"\ncompare  {ui}" if ui else ""))
+    parts.append(where + (f"\ncompare  {ui_text(config.tracking)}" if ui else ""))
     return Answer("\n\n".join(parts), _values(result, settings) | {"ui_command": ui})
 
 

@@ -1,6 +1,7 @@
 """Ray: the only room that imports it.
 
 session        the cluster around this process: start, nodes, waiting
+import_path    the folders from which worker processes import
 actor_plan     actors, CPUs and GPUs of an experiment, compared with the cluster
 client_actors  the client pool as Ray actors
 driver_actor   the driver as a Ray actor

@@ -13,6 +13,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from pipeline.cluster.import_path import SafePathJob
 from pipeline.cluster.token import keep_token_private
 from spire_core.errors import ClusterError
 
@@ -116,6 +117,7 @@ def _connect(num_cpus: int | None) -> None:
     try:
         ray.init(
             address=address or "local",
+            job_config=SafePathJob(),
             log_to_driver=True,
             logging_level=logging.WARNING,
             configure_logging=False,

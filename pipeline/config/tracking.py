@@ -11,6 +11,9 @@ from pipeline.files.masking import mask
 from pipeline.files.paths import base_folder, lasting
 from spire_core.config.checks import Range, check_fields, require
 
+UI_HOST, UI_PORT = "127.0.0.1", 5000  # of the `mlflow ui` that `ui_command` names
+SERVERS = ("http://", "https://", "databricks")
+
 
 @dataclass(frozen=True)
 class TrackingConfig:
@@ -88,6 +91,27 @@ def sqlite_path(uri: str) -> Path | None:
 def ui_command(config: TrackingConfig) -> str:
     """Return the shell command that shows the runs, or the (masked) address of their server."""
     uri = mask(tracking_uri(config))
-    if uri.startswith(("http://", "https://", "databricks")):
+    if uri.startswith(SERVERS):
+        return ui_address(config)
+    return f"mlflow ui --backend-store-uri {shlex.quote(uri)} --host {UI_HOST} --port {UI_PORT}"
+
+
+def ui_address(config: TrackingConfig, experiment_id: str | None = None) -> str:
+    """Return the (masked) address of an experiment in MLflow's UI; of all of them without an id.
+
+    A store that is no server is shown at the address that `ui_command` serves. Without the words
+    after the question mark, MLflow shows traces of language models in place of training runs.
+    """
+    uri = mask(tracking_uri(config))
+    if uri.startswith("databricks"):
         return uri
-    return f"mlflow ui --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1 --port 5000"
+    server = uri.rstrip("/") if uri.startswith(SERVERS) else f"http://{UI_HOST}:{UI_PORT}"
+    place = "" if experiment_id is None else f"/{experiment_id}"
+    return f"{server}/#/experiments{place}?workflowType=machine_learning"
+
+
+def ui_text(config: TrackingConfig, experiment_id: str | None = None) -> str:
+    """Return where to look at the runs: an address, after the command that serves it if needed."""
+    address = ui_address(config, experiment_id)
+    is_served = mask(tracking_uri(config)).startswith(SERVERS)
+    return address if is_served else f"{ui_command(config)}\n  and open {address}"

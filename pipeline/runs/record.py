@@ -39,6 +39,15 @@ def read_record(run_dir: Path) -> dict[str, Any]:
         return record
 
 
+def experiment_of(run_dir: Path | None) -> str | None:
+    """Return the id of a run's experiment in its store, or None if its record has none."""
+    if run_dir is None or not (run_dir / RECORD).is_file():
+        return None
+    experiment_id = read_record(run_dir).get("experiment_id")
+    is_id = isinstance(experiment_id, str) and experiment_id.isdecimal()
+    return experiment_id if is_id else None
+
+
 def _records(runs: Path) -> list[dict[str, Any]]:
     """Return the records of all runs of a folder, oldest first."""
     records = []
@@ -96,7 +105,12 @@ def make_runs_folder(config: TrackingConfig) -> None:
 
 
 def make_run_dir(
-    config: TrackingConfig, run_id: str, run_name: str, uri: str | None, kind: Kind = "run"
+    config: TrackingConfig,
+    run_id: str,
+    run_name: str,
+    uri: str | None,
+    kind: Kind = "run",
+    experiment_id: str | None = None,
 ) -> Path:
     """Create a run's folder and its record, and return the folder."""
     run_dir = tracking_root(config) / "runs" / run_id
@@ -106,6 +120,7 @@ def make_run_dir(
         "started_ms": time.time_ns() // 1_000_000,
         "kind": kind,
         "experiment": config.experiment,
+        "experiment_id": experiment_id,
         "tracked": uri is not None,
         "uri": mask(uri or ""),
     }

@@ -157,7 +157,7 @@ class Tracker(RunLog):
             info = client.create_run(experiment, tags=masked, run_name=run_name).info
         run_id, begun = info.run_id, Begun(uri, [info.artifact_uri or ""])
         note_begun(tracking_root(config), run_id, begun)
-        run_dir = make_run_dir(config, run_id, run_name, uri, kind)
+        run_dir = make_run_dir(config, run_id, run_name, uri, kind, experiment)
         sink = MlflowSink(client, run_id, run_dir, is_new=True)
         return Tracker(run_id, run_dir, uri, sink, config.log_model)
 

@@ -23,13 +23,13 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST
 
 from pipeline.config.load import load_config
-from pipeline.config.tracking import TrackingConfig, tracking_uri, ui_command
+from pipeline.config.tracking import TrackingConfig, tracking_uri, ui_command, ui_text
 from pipeline.files.masking import mask
 from pipeline.files.revision import git_revision
 from pipeline.inference.saved_run import SavedRun
 from pipeline.runs.layout import REFUSED
 from pipeline.runs.model_files import save_client, save_run
-from pipeline.runs.record import find_run
+from pipeline.runs.record import experiment_of, find_run
 from pipeline.tracking.mlflow_session import QUIET
 from pipeline.tracking.mlflow_sink import MlflowSink
 from pipeline.tracking.outbox import read_points
@@ -502,10 +502,24 @@ def test_the_ui_command_is_exact_and_hides_passwords(monkeypatch: pytest.MonkeyP
         "mlflow ui --backend-store-uri 'sqlite:////my runs/mlflow.db' --host 127.0.0.1 --port 5000"
     )
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@host:1/x")
-    assert ui_command(TrackingConfig()) == "https://***@host:1/x"
+    training = "?workflowType=machine_learning"
+    assert ui_command(TrackingConfig()) == f"https://***@host:1/x/#/experiments{training}"
+    assert ui_text(TrackingConfig(), "7") == f"https://***@host:1/x/#/experiments/7{training}"
     assert "--backend-store-uri sqlite:////a.db" in ui_command(
         TrackingConfig(uri="sqlite:////a.db")
     )
+    command, _, opened = ui_text(TrackingConfig(uri="sqlite:////a.db"), "7").partition("\n")
+    assert command == ui_command(TrackingConfig(uri="sqlite:////a.db"))
+    assert opened == f"  and open http://127.0.0.1:5000/#/experiments/7{training}"
+
+
+def test_a_run_knows_its_experiment_in_the_ui(tmp_path: Path) -> None:
+    config = TrackingConfig(root=str(tmp_path))
+    with Tracker.start(config, "a", {}) as tracker:
+        pass
+    client = MlflowClient(tracking_uri(config))
+    assert experiment_of(tracker.run_dir) == client.get_run(tracker.run_id).info.experiment_id
+    assert experiment_of(tmp_path) is experiment_of(None) is None
 
 
 @pytest.mark.parametrize(
