@@ -104,7 +104,8 @@ class Checkpointer(RoundListener):
         except SpireError as lost:
             if error is None:
                 raise
-            _log.warning("%s", lost)  # the error that ended the run matters more than this one
+            if lost is not error:  # the error that ended the run matters more than this one
+                _log.warning("%s", lost)
         finally:
             self._thread.shutdown()
             drop_unfinished(self.run_dir)

@@ -1,6 +1,8 @@
 """Ray: the only room that imports it.
 
-session        the cluster around this process: start, nodes, waiting
+session        the cluster around this process: start, nodes, end
+watch          the loss of the cluster, before Ray ends this process
+results        the results of actors, and their errors as sentences
 import_path    the folders from which worker processes import
 actor_plan     actors, CPUs and GPUs of an experiment, compared with the cluster
 client_actors  the client pool as Ray actors

@@ -12,13 +12,17 @@ from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError, Ray
 
 from pipeline.clients.memory import Footprint, footprint, kept_positions, resident_bytes
 from pipeline.cluster.actor_plan import ActorPlan, choose_device
-from pipeline.cluster.session import (
+from pipeline.cluster.results import (
     LESS_MEMORY,
-    free_resources,
+    first_line,
+    get,
     loss_error,
     result_of,
     task_error,
+    wait,
 )
+from pipeline.cluster.session import free_resources
+from pipeline.cluster.watch import check_alive, end_actor
 from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.pool import ClientFailure, ClientPool, Unit, Work, run_here
 from pipeline.federation.scheduling import WorkerSpeeds, balance
@@ -112,7 +116,7 @@ class RayClientPool(ClientPool):
         footprints: dict[int, Footprint] = {}
         pending = list(begun)
         while pending:
-            done, pending = ray.wait(pending, num_returns=len(pending), timeout=WAIT_NOTICE_S)
+            done, pending = wait(pending, WAIT_NOTICE_S)
             footprints |= {begun[ref]: self._footprint(begun[ref], ref) for ref in done}
             if pending:
                 logger.warning("waiting for %s; free now: %s", plan.describe(), free_resources())
@@ -121,11 +125,11 @@ class RayClientPool(ClientPool):
     def _footprint(self, position: int, ref: Any) -> Footprint:
         """Return the result of `begin`; an actor that was lost meanwhile begins again."""
         try:
-            return ray.get(ref)
+            return get(ref)
         except RayTaskError as error:
             raise task_error(error) from error
         except RayError as error:
-            logger.warning("a client actor was lost as it began (%s)", str(error).splitlines()[0])
+            logger.warning("a client actor was lost as it began (%s)", first_line(error))
             return self._revive(self.actors[position], rehearses=position == 0)
 
     def _keep_fitting(self, footprints: Sequence[Footprint], may_shrink: bool) -> None:
@@ -146,7 +150,7 @@ class RayClientPool(ClientPool):
         logger.warning("%d of %d client actors go on: %s", len(kept), total, sizes)
         for position, actor in enumerate(self.actors):
             if position not in kept:
-                ray.kill(actor)
+                end_actor(actor)
         self.actors = [self.actors[position] for position in kept]
 
     @property
@@ -161,9 +165,11 @@ class RayClientPool(ClientPool):
             return None
 
     def share(self, value: Any) -> Any:
+        check_alive()  # of a dead node, Ray would end this process
         return ray.put(value)
 
     def attempt(self, work: Work) -> list[Any]:
+        check_alive()
         shares = balance(work.costs, self.speeds.of(work.task, len(self.actors)))
         busy = {worker: work.part(at) for worker, at in enumerate(shares) if at}
         began = time.monotonic()
@@ -193,19 +199,19 @@ class RayClientPool(ClientPool):
         If the actor died or hangs: the loss of all its units, and no time.
         """
         # A result that is ready in time may still have to come here from another node.
-        done, _ = ray.wait([ref], timeout=self._seconds_left(units, began), fetch_local=False)
+        done, _ = wait([ref], self._seconds_left(units, began), "a client actor")
         if not done:
             ray.kill(actor, no_restart=False)
             cause = f"no answer in {self.client_timeout_s:g} s per client"
             return _lost_together(units, cause), 0.0
         try:
-            return ray.get(ref)
+            return get(ref)
         except RayTaskError as error:
             if not isinstance(error.cause, RayError):
                 raise error.cause from error
-            cause = f"what it was given is lost ({str(error.cause).splitlines()[0]})"
+            cause = f"what it was given is lost ({first_line(error.cause)})"
         except RayError as error:
-            cause = f"its actor was lost ({str(error).splitlines()[0]})"
+            cause = f"its actor was lost ({first_line(error)})"
         return _lost_together(units, cause), 0.0
 
     def _seconds_left(self, units: Sequence[Unit], began: float) -> float | None:
@@ -221,7 +227,7 @@ class RayClientPool(ClientPool):
         while True:
             try:
                 again = actor.begin.remote(*self.shared, rehearses)
-                return ray.get(again, timeout=max(0.1, end - time.monotonic()))
+                return get(again, max(0.1, end - time.monotonic()))
             except (ActorUnavailableError, GetTimeoutError) as error:
                 if time.monotonic() > end:
                     raise loss_error(error) from error
@@ -233,7 +239,7 @@ class RayClientPool(ClientPool):
 
     def close(self) -> None:
         for actor in self.actors:
-            ray.kill(actor)
+            end_actor(actor)
 
 
 def _lost_together(units: Sequence[Unit], cause: str) -> list[Any]:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import ray
 
-from pipeline.cluster.session import result_of
+from pipeline.cluster.results import RESUME, result_of
+from pipeline.cluster.watch import TICK_S, end_actor
 from pipeline.federation.driver import Driver
 from pipeline.federation.pool import ClientPool
 from pipeline.federation.rounds import RoundSettings, RoundStats
@@ -18,6 +19,8 @@ from spire_core.errors import ClusterError
 from spire_core.federated.server import ServerState
 
 ANSWERS_S = 1.0  # the longest that work in the background waits for the clients' results
+INTERRUPT_S = 5.0  # for the driver's answer to an interrupt
+PULSE_TICKS = 30  # between two questions whether the driver answers, and until its answer
 
 
 @ray.remote(concurrency_groups={"beside": 2})  # type: ignore[call-overload]
@@ -41,6 +44,10 @@ class DriverActor(Driver):
         return self.last()
 
     @ray.method(concurrency_group="beside")
+    def answer(self) -> None:
+        """Show that this process does not stand still."""
+
+    @ray.method(concurrency_group="beside")
     def wait_no_longer(self) -> None:
         self.has_answers.set()
 
@@ -50,6 +57,27 @@ class DriverActor(Driver):
         self.has_answers.wait(limit_s)
 
 
+class Pulse:
+    """Asks an actor, in a long wait, whether it answers; ClusterError if it does not."""
+
+    def __init__(self, actor: Any) -> None:
+        self.actor, self.is_silent = actor, False
+        self._asked: Any = None  # the reference to an answer
+
+    def beat(self, tick: int) -> None:
+        """Take notice of the ticks of a wait; ask after every `PULSE_TICKS`."""
+        if self._asked is not None and ray.wait([self._asked], timeout=0)[0]:
+            self._asked = None  # also if the actor is lost: the wait itself raises that
+        if tick and tick % PULSE_TICKS == 0:
+            self.is_silent = self.is_silent or self._asked is not None
+            self._asked = self._asked or self.actor.answer.remote()
+        if self.is_silent:
+            raise ClusterError(
+                f"expected the driver's process to answer in {PULSE_TICKS * TICK_S:g} s, got a "
+                f"process that stands still: {RESUME}"
+            )
+
+
 class RemoteDriver:
     """A `Driver` in an actor of its own, with the same methods once it has begun."""
 
@@ -57,19 +85,20 @@ class RemoteDriver:
         """Start the process, which takes seconds, beside those of the clients."""
         actor_class: Any = DriverActor
         self.actor: Any = actor_class.options(num_cpus=0).remote()
+        self._is_silent = False
 
     def begin(
         self, pool: ClientPool, state: ServerState, settings: RoundSettings
     ) -> "RemoteDriver":
         """Take the arguments of a `Driver`."""
-        result_of(self.actor.begin.remote(pool, state, settings))
+        self._answer(self.actor.begin.remote(pool, state, settings), "the driver to begin")
         return self
 
     def run_round(self, kept_rounds: tuple[int, ...] = ()) -> RoundStats:
-        return result_of(self.actor.run_round.remote(kept_rounds))
+        return self._answer(self.actor.run_round.remote(kept_rounds), "the clients of a round")
 
     def model_weights(self) -> np.ndarray:
-        return result_of(self.actor.model_weights.remote())
+        return self._answer(self.actor.model_weights.remote(), "the driver's weights")
 
     def save_state(self, path: Path) -> Callable[[], int]:
         """Begin to write the state; the next round begins afterwards.
@@ -81,9 +110,9 @@ class RemoteDriver:
         ref = self.actor.write_state.remote(path)
 
         def written() -> int:
-            done = result_of(ref)
+            done = self._answer(ref, "the driver to write its state")
             with contextlib.suppress(ClusterError):  # a lost driver's last state is in the file
-                result_of(self.actor.wait_for_answers.remote(ANSWERS_S))
+                self._answer(self.actor.wait_for_answers.remote(ANSWERS_S), "the clients")
             return done
 
         return written
@@ -92,7 +121,22 @@ class RemoteDriver:
         self.actor.wait_no_longer.remote()
 
     def last(self) -> tuple[ServerState, RoundStats | None]:
-        return result_of(self.actor.last_beside.remote())
+        """Do as `Driver.last`; ClusterError if the driver does not answer in `INTERRUPT_S`."""
+        try:
+            return result_of(self.actor.last_beside.remote(), INTERRUPT_S)
+        except ClusterError:
+            self._is_silent = True  # for waits in other threads
+            raise
+
+    def _answer(self, ref: Any, subject: str) -> Any:
+        """Return the driver's result. ClusterError when its process stands still or is lost."""
+        pulse = Pulse(self.actor)
+
+        def beat(tick: int) -> None:
+            pulse.is_silent = pulse.is_silent or self._is_silent
+            pulse.beat(tick)
+
+        return result_of(ref, subject=subject, beat=beat)
 
     def close(self) -> None:
-        ray.kill(self.actor)
+        end_actor(self.actor)

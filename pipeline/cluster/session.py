@@ -1,7 +1,8 @@
-"""The Ray cluster around this process: its start, its resources and the results of its actors."""
+"""The Ray cluster around this process: its start, its resources and its end."""
 
 import contextlib
 import ctypes
+import functools
 import logging
 import os
 import signal
@@ -11,17 +12,18 @@ from concurrent.futures import Future
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray._private import services
 
 from pipeline.cluster.import_path import SafePathJob
 from pipeline.cluster.token import keep_token_private
+from pipeline.cluster.watch import INTERRUPTED, USER_ERROR, ClusterWatch
 from spire_core.errors import ClusterError
 
-LESS_MEMORY = "lower resources.num_actors, client.group_size, client.batch_size or model.width"
 TOKEN_NOTICES = "ray._private.authentication.authentication_token_setup"
 NO_HANDLER = "SIGTERM handler is not set"  # on purpose: Ray's would exit in mid-sentence
 ENDING_S = 60.0  # the wait for the end of a local cluster that is not needed any more
-GIVING_UP_S = 5.0  # the same for a cluster elsewhere, which may not answer and does not end
+FAILED_S = 20.0  # the same after an error, which may be that Ray does not answer
+GIVING_UP_S = 5.0  # the same for a cluster elsewhere, and after an interrupt: it may not answer
 ENVIRONMENT = {  # defaults for a cluster that starts here (docs/performance.md)
     "RAY_worker_niceness": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -54,8 +56,11 @@ class _Cluster(threading.Thread):
         except BaseException as error:
             self.running.set_exception(error)
         else:
+            ClusterWatch.current = watch = ClusterWatch(self.is_unused)
             self.running.set_result(None)
-            self.is_unused.wait()
+            watch.run()
+            if watch.loss is not None:  # this thread lives on, or Ray's processes end before it
+                threading.Event().wait()
         ray.shutdown()
 
     def ready(self) -> Mapping[str, float]:
@@ -63,11 +68,20 @@ class _Cluster(threading.Thread):
         self.running.result()
         return ray.cluster_resources()
 
-    def end(self) -> None:
+    def end(self, error: BaseException | None) -> None:
+        """Shut the cluster down after a block that has ended with this error, unless it is lost."""
         self.is_unused.set()
+        watch, ClusterWatch.current = ClusterWatch.current, None
+        if watch is not None and watch.loss is not None:
+            watch.abandon(USER_ERROR)
+            return
+        is_interrupt = isinstance(error, KeyboardInterrupt | SystemExit)
+        limit_s = ENDING_S if error is None else FAILED_S
         if self.ident is not None:
-            self.join(GIVING_UP_S if os.environ.get("RAY_ADDRESS") else ENDING_S)
-        if self.is_alive():
+            self.join(GIVING_UP_S if os.environ.get("RAY_ADDRESS") or is_interrupt else limit_s)
+        if self.is_alive() and error is not None and watch is not None:
+            watch.abandon(INTERRUPTED if is_interrupt else USER_ERROR)
+        elif self.is_alive():
             _log.warning(
                 "Ray is still starting or ending, and ends with this process at the latest"
             )
@@ -87,13 +101,17 @@ def starting_cluster(num_cpus: int | None = None) -> Iterator[Ready]:
         yield ray.cluster_resources
         return
     started = _Cluster(num_cpus)
+    failure: BaseException | None = None
     try:
         _Cluster.current = started
         started.start()
         yield started.ready
+    except BaseException as error:
+        failure = error
+        raise
     finally:
         _Cluster.current = None
-        started.end()
+        started.end(failure)
 
 
 @contextlib.contextmanager
@@ -115,21 +133,37 @@ def _connect(num_cpus: int | None) -> None:
     logging.getLogger("ray._private.worker").addFilter(_is_news)
     handler = _PYTHON.PyOS_getsig(signal.SIGTERM)
     try:
-        ray.init(
-            address=address or "local",
-            job_config=SafePathJob(),
-            log_to_driver=True,
-            logging_level=logging.WARNING,
-            configure_logging=False,
-            **local,
-        )
-    except (RayError, RuntimeError, OSError, ValueError) as error:
+        with _sessions_of_their_own():
+            ray.init(
+                address=address or "local",
+                job_config=SafePathJob(),
+                log_to_driver=True,
+                logging_level=logging.WARNING,
+                configure_logging=False,
+                **local,
+            )
+    except Exception as error:  # of this very class if a start takes too long
         raise ClusterError(
             f"expected a Ray cluster at {address or 'this machine'}, got {type(error).__name__} "
             f"({str(error).splitlines()[0]}): check RAY_ADDRESS and RAY_AUTH_MODE, or start again"
         ) from error
     finally:  # Ray's library has installed a handler that aborts the process
         _PYTHON.PyOS_setsig(signal.SIGTERM, handler)
+
+
+@contextlib.contextmanager
+def _sessions_of_their_own() -> Iterator[None]:
+    """Let Ray start its processes in sessions of their own.
+
+    A signal to the process group of a command, as from a terminal or a batch system, would end them
+    before the command has taken its last checkpoint.
+    """
+    popen: Any = services.ConsolePopen
+    services.ConsolePopen = functools.partial(popen, start_new_session=True)  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        services.ConsolePopen = popen  # type: ignore[misc]
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -149,40 +183,3 @@ def free_resources() -> dict[str, float]:
 def is_in_actor() -> bool:
     """Return whether this process is a Ray actor itself, such as a trial of a sweep."""
     return ray.is_initialized() and ray.get_runtime_context().get_actor_id() is not None
-
-
-def result_of(refs: Any, limit_s: float | None = None) -> Any:
-    """Return the result of `ray.get`; an error has the type that it was raised with.
-
-    After `limit_s` seconds without a result, the actor counts as lost.
-    """
-    try:
-        return ray.get(refs, timeout=limit_s)
-    except RayTaskError as error:
-        raise task_error(error) from error
-    except RayError as error:  # the actor is lost, or its result with the node
-        raise loss_error(error) from error
-
-
-def task_error(error: RayTaskError) -> Exception:
-    """Return the error that a task raised; one with a remedy becomes a sentence for the user."""
-    cause = error.cause
-    if isinstance(cause, RayError):  # an argument is lost
-        return loss_error(cause)
-    import torch  # imported late: a process that only waits does without
-
-    if isinstance(cause, torch.OutOfMemoryError):
-        return ClusterError(
-            f"expected memory of a GPU for every client actor, got {str(cause).splitlines()[0]!r}: "
-            f"end what else uses the GPU, or {LESS_MEMORY}"
-        )
-    return cause
-
-
-def loss_error(error: RayError) -> ClusterError:
-    """Return the sentence for the user about a lost actor or result."""
-    return ClusterError(
-        "expected every actor to stay alive, got the loss of one "
-        f"({str(error).splitlines()[0]}): look at its log under the Ray session folder; "
-        "spire resume goes on from the last checkpoint"
-    )

@@ -29,7 +29,10 @@ class RoundDriver(Protocol):
         ...
 
     def last(self) -> tuple[ServerState, RoundStats | None]:
-        """Return state and record of the last finished round; no record before the first one."""
+        """Return state and record of the last finished round; no record before the first one.
+
+        Raises ClusterError if the driver's process does not answer.
+        """
         ...
 
     def save_state(self, path: Path) -> Callable[[], int]:

@@ -5,13 +5,17 @@ listeners, so that another concern is another listener.
 """
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Protocol
 
 from pipeline.federation.driver import RoundDriver
 from pipeline.federation.rounds import RoundStats
+from spire_core.errors import ClusterError
 from spire_core.federated.server import ServerState
+
+logger = logging.getLogger(__name__)
 
 
 class RoundListener(Protocol):
@@ -32,6 +36,7 @@ class RoundListener(Protocol):
     def interrupted(self, state: ServerState, stats: RoundStats | None) -> None:
         """The run ends by an interrupt; `state` and `stats` as `RoundDriver.last` returns them.
 
+        Not called if the driver cannot answer.
         The last round may have ended without a call of `after_round`.
         """
 
@@ -59,10 +64,19 @@ def run_rounds(
             for listener in listeners:
                 listener.between_rounds(rounds.stop, driver)
         except (KeyboardInterrupt, SystemExit):  # there is time to keep the last round
-            state, last = driver.last()
-            for listener in listeners:
-                listener.interrupted(state, last)
+            _keep_last(driver, listeners)
             raise
+
+
+def _keep_last(driver: RoundDriver, listeners: Sequence[RoundListener]) -> None:
+    """Hand the last round to the listeners, unless the driver cannot answer."""
+    try:
+        state, last = driver.last()
+    except ClusterError as error:
+        logger.warning("no checkpoint of the last round: %s", error)
+        return
+    for listener in listeners:
+        listener.interrupted(state, last)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import pytest
 from pipeline.federation.driver import RoundDriver
 from pipeline.federation.round_loop import RoundListener, run_rounds
 from pipeline.federation.rounds import RoundStats
+from spire_core.errors import ClusterError
 from spire_core.federated.server import ServerState
 
 
@@ -84,6 +85,22 @@ def test_an_interrupt_reaches_all_listeners_before_any_of_them_ends(error: BaseE
         run_rounds(driver, range(3, 6), [Noting("a", calls), Noting("b", calls)], tuple)
     ends = [("interrupted", 4, 3), ("end", error)]
     assert calls[-4:] == [(name, *end) for end in ends for name in ("a", "b")]
+
+
+def test_an_interrupt_ends_though_the_driver_does_not_answer(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Silent(Rounds):
+        def last(self) -> tuple[ServerState, RoundStats | None]:
+            raise ClusterError("expected an answer, got none")
+
+    calls, error = list[Any](), KeyboardInterrupt()
+    driver: Any = Silent(error, in_round=4)
+    with pytest.raises(KeyboardInterrupt):
+        run_rounds(driver, range(3, 6), [Noting("a", calls)], tuple)
+    assert calls[-1] == ("a", "end", error)
+    assert not any("interrupted" in call for call in calls)
+    assert "no checkpoint of the last round: expected an answer, got none" in caplog.text
 
 
 def test_an_interrupt_by_a_listener_comes_with_the_round_that_others_do_not_know() -> None:

@@ -1,0 +1,124 @@
+"""The results of actors, which are waited for in slices, and their errors as sentences.
+
+No wait outlasts the cluster (`watch`), and every long wait names its subject.
+"""
+
+import itertools
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import (
+    GetTimeoutError,
+    RayError,
+    RayTaskError,
+)
+
+from pipeline.cluster.watch import TICK_S, check_alive, check_now
+from spire_core.errors import ClusterError
+
+NOTICE_TICKS = 30  # until the first line about a wait; then after 60, 120, ...
+LESS_MEMORY = "lower resources.num_actors, client.group_size, client.batch_size or model.width"
+RESUME = "spire resume goes on from the last checkpoint"
+_log = logging.getLogger(__name__)
+Beat = Callable[[int], None]  # is called with the ticks of a wait so far; raises to end it
+
+
+def ticks(subject: str, limit_s: float | None = None) -> Iterator[tuple[int, float]]:
+    """Yield the number and the length of a wait's slices, with log lines; end at the limit.
+
+    Raises ClusterError when the cluster is lost.
+    """
+    left_s, notice = math.inf if limit_s is None else max(0.0, limit_s), NOTICE_TICKS
+    for tick in itertools.count():
+        check_alive()
+        if tick == notice:
+            _log.warning("waiting for %s, %d s so far", subject, tick * TICK_S)
+            notice *= 2
+        yield tick, min(TICK_S, left_s)
+        left_s -= TICK_S
+        if left_s <= 0:
+            return
+
+
+def result_of(
+    refs: Any, limit_s: float | None = None, subject: str = "an actor", beat: Beat | None = None
+) -> Any:
+    """Return the result of `ray.get`; an error has the type that it was raised with.
+
+    After `limit_s` seconds without a result, the actor counts as lost.
+    """
+    try:
+        return get(refs, limit_s, subject, beat)
+    except RayTaskError as error:
+        raise task_error(error) from error
+    except RayError as error:  # the actor is lost, or its result with the node
+        raise loss_error(error) from error
+
+
+def get(
+    refs: Any, limit_s: float | None = None, subject: str = "an actor", beat: Beat | None = None
+) -> Any:
+    """Do as `ray.get(refs, timeout=limit_s)`, with its errors, but never outlast the cluster."""
+    last = GetTimeoutError(f"no answer in {limit_s} s")
+    for tick, slice_s in ticks(subject, limit_s):
+        if beat is not None:
+            beat(tick)
+        try:
+            return ray.get(refs, timeout=slice_s)
+        except GetTimeoutError as error:
+            last = error
+    raise last
+
+
+def wait(
+    refs: Sequence[Any], limit_s: float | None = None, subject: str = "actors"
+) -> tuple[list[Any], list[Any]]:
+    """Wait for all results; return those that are there, anywhere, and the others."""
+    done, pending = list[Any](), list(refs)
+    for _, slice_s in ticks(subject, limit_s):
+        done, pending = ray.wait(
+            list(refs), num_returns=len(refs), timeout=slice_s, fetch_local=False
+        )
+        if not pending:
+            break
+    return done, pending
+
+
+def task_error(error: RayTaskError) -> Exception:
+    """Return the error that a task raised; one with a remedy becomes a sentence for the user.
+
+    Raises the ClusterError of the whole cluster if that is lost.
+    """
+    cause = error.cause
+    if isinstance(cause, RayError):  # an argument is lost
+        return loss_error(cause)
+    if isinstance(cause, ClusterError):  # of an actor that has lost another: see `loss_error`
+        check_now()
+    import torch  # imported late: a process that only waits does without
+
+    if isinstance(cause, torch.OutOfMemoryError):
+        return ClusterError(
+            f"expected memory of a GPU for every client actor, got {str(cause).splitlines()[0]!r}: "
+            f"end what else uses the GPU, or {LESS_MEMORY}"
+        )
+    return cause
+
+
+def loss_error(error: RayError) -> ClusterError:
+    """Return the sentence for the user about a lost actor or result.
+
+    Raises the ClusterError of the whole cluster if that is lost.
+    """
+    check_now()  # a node that is lost takes its actors with it
+    return ClusterError(
+        f"expected every actor to stay alive, got the loss of one ({first_line(error)}): look at "
+        f"its log under the Ray session folder; {RESUME}"
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, for the middle of a sentence."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

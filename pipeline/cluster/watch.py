@@ -1,0 +1,162 @@
+"""Whether Ray still lives: its processes on this machine, its control store and this node.
+
+Ray itself waits for a process that stands still for ever, and ends this process without a sentence
+a while after it has lost one. `ClusterWatch` notices both before.
+"""
+
+import atexit
+import contextlib
+import logging
+import os
+import select
+import signal
+import sys
+import threading
+
+import psutil
+import ray
+
+from spire_core.errors import ClusterError
+
+TICK_S = 1.0
+PROBE_S = 5.0  # between two questions to the control store
+SILENT_TICKS = 60  # without an answer, the control store counts as lost
+ENDING_S = 30.0  # for this process to end by itself after a loss; Ray's own end comes after 60 s
+USER_ERROR, INTERRUPTED = 2, 130  # the command's exit codes
+REMEDY = "start again; spire resume goes on from the last checkpoint"
+OWN_PROCESSES = {"gcs_server": "control store (gcs_server)", "raylet": "node process (raylet)"}
+_log = logging.getLogger(__name__)
+
+
+class ClusterWatch:
+    """Notices the loss of the cluster that this process has connected to.
+
+    Time is counted in ticks of this process. A pause of the whole process tree, such as Ctrl-Z or
+    a closed laptop, is therefore one tick.
+    """
+
+    current: "ClusterWatch | None" = None
+
+    def __init__(self, is_unused: threading.Event) -> None:
+        """Watch until the cluster is unused. Ray must have connected."""
+        self.is_unused = is_unused
+        self.loss: ClusterError | None = None
+        self.is_noticed = False  # the loss has been raised
+        self.node_id = ray.get_runtime_context().get_node_id()
+        children = psutil.Process().children()
+        self.own = {p.pid: p.name() for p in children if p.name() in OWN_PROCESSES}
+        self._silent_ticks = 0
+        self._asks, self._answered = threading.Event(), threading.Event()
+
+    def run(self) -> None:
+        """Return when the cluster is unused or lost; end this process if it then does nothing."""
+        for watch in (self._await_ends, self._probe):
+            threading.Thread(target=watch, name=f"ray {watch.__name__}", daemon=True).start()
+        while self.loss is None and not self.is_unused.wait(TICK_S):
+            self._silent_ticks += 1
+            if self._silent_ticks >= SILENT_TICKS:
+                self._lose(f"expected Ray's control store to answer, got none for {SILENT_TICKS} s")
+        if self.loss is not None:
+            self.is_unused.wait(ENDING_S)
+            if not self.is_noticed and not self.is_unused.is_set():
+                self._end_process()
+
+    def _await_ends(self) -> None:
+        """Wait for the end of a process of Ray that this one has started."""
+        if not hasattr(os, "pidfd_open"):  # not Linux: the control store's silence tells
+            return
+        poll, names = select.poll(), dict[int, str]()
+        for pid, name in self.own.items():
+            with contextlib.suppress(OSError):
+                names[file := os.pidfd_open(pid)] = name
+                poll.register(file, select.POLLIN)
+        try:
+            ended = poll.poll() if names else []
+            if ended and not self.is_unused.is_set():
+                what = OWN_PROCESSES[names[ended[0][0]]]
+                self._lose(f"expected Ray's {what} to run, got its end")
+        finally:
+            for file in names:
+                os.close(file)
+
+    def _probe(self) -> None:
+        """Ask the control store for the nodes, again and again; a question may never return."""
+        while self.loss is None and not self.is_unused.is_set():
+            self._asks.clear()
+            with contextlib.suppress(Exception):  # no answer
+                alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+                self._silent_ticks = 0
+                if self.node_id not in alive and not self.is_unused.is_set():
+                    self._lose("expected this machine's node of Ray to answer, got a dead node")
+                self._answered.set()
+            self._asks.wait(PROBE_S)
+
+    def ask_now(self) -> None:
+        """Find out whether the cluster is lost, as the loss of an actor lets suspect."""
+        self._answered.clear()
+        self._asks.set()
+        self._answered.wait(PROBE_S)
+
+    def _lose(self, sentence: str) -> None:
+        if self.loss is None:
+            self.loss = ClusterError(f"{sentence}: {REMEDY}")
+
+    def _end_process(self) -> None:
+        """End this process, whose main thread is caught in Ray's library."""
+        print(f"spire: {self.loss}", file=sys.stderr, flush=True)
+        self.abandon(USER_ERROR)
+        _leave()
+
+    def abandon(self, exit_code: int) -> None:
+        """End Ray's processes without asking them, and this process later with an exit code.
+
+        Linux ends the control store and the node process together with this one. Ended before, they
+        would take this process with them, without its exit code.
+        """
+        global _exit_code
+        _exit_code = exit_code
+        atexit.unregister(ray.shutdown)
+        for process in psutil.process_iter():
+            with contextlib.suppress(OSError, psutil.Error):
+                if process.pid not in self.own and os.getsid(process.pid) in self.own:
+                    process.send_signal(signal.SIGKILL)
+
+
+_exit_code: int | None = None
+
+
+@atexit.register
+def _leave() -> None:
+    """End this process before Ray's library, which still waits for its cluster, crashes it."""
+    if _exit_code is not None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(_exit_code)
+
+
+def check_alive() -> None:
+    """Raise ClusterError if the cluster that this process watches is lost."""
+    watch = ClusterWatch.current
+    if watch is not None and watch.loss is not None:
+        watch.is_noticed = True
+        raise watch.loss
+
+
+def check_now() -> None:
+    """Do as `check_alive`, and ask the control store before."""
+    if ClusterWatch.current is not None:
+        ClusterWatch.current.ask_now()
+    check_alive()
+
+
+def is_lost() -> bool:
+    """Return whether the cluster that this process watches is lost."""
+    watch = ClusterWatch.current
+    return watch is not None and watch.loss is not None
+
+
+def end_actor(actor: object) -> None:
+    """End an actor's process, unless the cluster is lost: Ray would wait, or end this process."""
+    if not is_lost():
+        ray.kill(actor)

@@ -1,0 +1,208 @@
+"""A cluster that is lost, or that stands still, ends every wait. Small fakes stand for Ray."""
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import ray
+from ray.exceptions import GetTimeoutError
+
+from pipeline.cluster import results, watch
+from pipeline.cluster.driver_actor import PULSE_TICKS, Pulse
+from pipeline.cluster.watch import ClusterWatch, check_alive, end_actor, is_lost
+from spire_core.errors import ClusterError
+
+HERE = [{"NodeID": "here", "Alive": True}]
+
+
+class Context:
+    def get_node_id(self) -> str:
+        return "here"
+
+
+@pytest.fixture
+def nodes(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The nodes that the control store names."""
+    nodes = [dict(HERE[0])]
+    monkeypatch.setattr(ray, "get_runtime_context", Context)
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(watch, "PROBE_S", 0.01)
+    monkeypatch.setattr(watch, "TICK_S", 0.01)
+    monkeypatch.setattr(watch, "ENDING_S", 0.1)
+    return nodes
+
+
+@pytest.fixture
+def watching(nodes: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Begin to watch; the error is raised wherever the watch is asked."""
+    is_unused = threading.Event()
+    threads = list[threading.Thread]()
+
+    def begin(own: dict[int, str] | None = None) -> ClusterWatch:
+        watched = ClusterWatch(is_unused)
+        watched.own = own or {}
+        watched.is_noticed = True  # this process stays
+        monkeypatch.setattr(ClusterWatch, "current", watched)
+        threads.append(threading.Thread(target=watched.run))
+        threads[0].start()
+        return watched
+
+    yield begin
+    is_unused.set()
+    for thread in threads:
+        thread.join()
+
+
+def lost(within_s: float = 10.0) -> str:
+    """The sentence with which the next wait ends."""
+    end = time.monotonic() + within_s
+    while not is_lost() and time.monotonic() < end:
+        time.sleep(0.01)
+    with pytest.raises(ClusterError) as error:
+        check_alive()
+    assert "spire resume goes on" in str(error.value)
+    return str(error.value)
+
+
+def test_a_cluster_that_answers_is_not_lost(watching: Any) -> None:
+    watching()
+    time.sleep(0.3)
+    check_alive()
+
+
+def test_the_end_of_a_process_of_ray_is_noticed_at_once(watching: Any) -> None:
+    process = subprocess.Popen(["sleep", "60"])
+    watching({process.pid: "gcs_server"})
+    time.sleep(0.1)
+    check_alive()
+    process.kill()
+    began = time.monotonic()
+    assert lost().startswith("expected Ray's control store (gcs_server) to run, got its end")
+    assert time.monotonic() - began < 2
+    process.wait()
+
+
+def test_a_control_store_that_never_answers_is_lost(
+    watching: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stand_still() -> None:
+        forever.wait()
+
+    forever = threading.Event()
+    monkeypatch.setattr(ray, "nodes", stand_still)
+    watching()
+    assert lost().startswith("expected Ray's control store to answer, got none for 60 s")
+    forever.set()
+
+
+def test_a_node_that_counts_as_dead_is_lost(watching: Any, nodes: list[dict[str, Any]]) -> None:
+    watching()
+    time.sleep(0.1)
+    check_alive()
+    nodes[0]["Alive"] = False
+    assert lost().startswith("expected this machine's node of Ray to answer, got a dead node")
+
+
+def test_a_lost_actor_lets_the_control_store_be_asked(
+    watching: Any, nodes: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "PROBE_S", 5.0)
+    watching()
+    time.sleep(0.1)
+    nodes[0]["Alive"] = False
+    began = time.monotonic()
+    with pytest.raises(ClusterError, match="a dead node"):
+        results.loss_error(ray.exceptions.ActorDiedError())
+    assert time.monotonic() - began < 2
+
+
+def test_a_lost_cluster_is_not_asked_to_end_actors(
+    watching: Any, nodes: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed: list[object] = []
+    monkeypatch.setattr(ray, "kill", killed.append)
+    watching()
+    end_actor("first")
+    nodes[0]["Alive"] = False
+    lost()
+    end_actor("second")
+    assert killed == ["first"]
+
+
+@pytest.fixture
+def never(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A result that never comes; the list gets the seconds that were waited for it."""
+    waited: list[float] = []
+
+    def get(refs: Any, timeout: float) -> None:
+        waited.append(timeout)
+        raise GetTimeoutError("not yet")
+
+    monkeypatch.setattr(ray, "get", get)
+    return waited
+
+
+def test_a_limit_is_kept_in_slices(never: list[float]) -> None:
+    with pytest.raises(ClusterError, match="the loss of one"):
+        results.result_of("ref", limit_s=2.5)
+    assert never == [1.0, 1.0, 0.5]
+
+
+def test_a_long_wait_says_now_and_then_what_it_is_for(
+    never: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING), pytest.raises(ClusterError):
+        results.result_of("ref", limit_s=130, subject="the moon")
+    told = [record.getMessage() for record in caplog.records]
+    assert told == [f"waiting for the moon, {n} s so far" for n in (30, 60, 120)]
+
+
+class Remote:
+    """An actor that answers or not; counts the questions."""
+
+    def __init__(self) -> None:
+        self.num_asked = 0
+        self.answer = self
+
+    def remote(self) -> int:
+        self.num_asked += 1
+        return self.num_asked
+
+
+def test_a_driver_may_be_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "wait", lambda refs, timeout: (refs, []))
+    pulse = Pulse(asked := Remote())
+    for tick in range(10 * PULSE_TICKS + 1):
+        pulse.beat(tick)
+    assert asked.num_asked == 10
+
+
+def test_a_driver_may_not_be_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "wait", lambda refs, timeout: ([], refs))
+    pulse = Pulse(asked := Remote())
+    for tick in range(2 * PULSE_TICKS):
+        pulse.beat(tick)
+    with pytest.raises(ClusterError, match="a process that stands still: spire resume"):
+        pulse.beat(2 * PULSE_TICKS)
+    assert asked.num_asked == 1
+
+
+def test_an_abandoned_process_ends_with_its_exit_code() -> None:
+    script = """
+import threading
+from pipeline.cluster.watch import ClusterWatch
+watch = object.__new__(ClusterWatch)
+watch.own = {}
+watch.abandon(2)
+print("flushed")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, env=os.environ
+    )
+    assert (done.returncode, done.stdout) == (2, "flushed\n"), done.stderr
