@@ -12,7 +12,7 @@ from pipeline.config.data import DataConfig
 from pipeline.config.schema import Config
 from pipeline.config.tracking import TrackingConfig, tracking_root, tracking_uri
 from pipeline.data.datasets import store_root
-from pipeline.data.fetch import fetch_if_missing
+from pipeline.data.fetch import check_source, fetch_if_missing
 from pipeline.data.resize import side
 from pipeline.federation.setup import partitioned
 from pipeline.tracking.tracker import check_store
@@ -129,6 +129,7 @@ def check_data(planned: Sequence[Trial], say: Say) -> None:
     seen, widths = set(), dict[DataConfig, int]()
     for trial in planned:
         config = trial.config
+        check_source(config.data.name, config.data.path)
         fetch_if_missing(config.data.name, config.data.root, config.data.path, say)
         part = (config.partition, config.federation.num_clients, config.federation.num_new_clients)
         stops_early = config.adapt.early_stopping and config.method.record.adapt_parts != ()

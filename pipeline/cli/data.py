@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from pipeline.cli.command import Answer, add_verb, say, writable_png
-from pipeline.cli.presets import add_preset, fetch_if_missing, preset_and_settings
+from pipeline.cli.presets import add_preset, check_source, fetch_if_missing, preset_and_settings
 
 
 def data_fetch(args: argparse.Namespace) -> Answer:
@@ -21,6 +21,7 @@ def data_show(args: argparse.Namespace) -> Answer:
 
     preset, overrides = preset_and_settings(args.words)
     config = load_config(preset, overrides)
+    check_source(config.data.name, config.data.path)
     fetch_if_missing(config.data.name, config.data.root, config.data.path)
     from pipeline.cli.setup_text import partition_json, partition_text
     from pipeline.federation.setup import partitioned

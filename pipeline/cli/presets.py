@@ -18,6 +18,13 @@ def fetch_if_missing(name: str, root: str | None, source_dir: str | None) -> Non
     fetch_if_missing(name, root, source_dir, say)
 
 
+def check_source(name: str, source_dir: str | None) -> None:
+    """Raise ConfigError if the folder of a data set's files holds other images."""
+    from pipeline.data.fetch import check_source
+
+    check_source(name, source_dir)
+
+
 def preset_and_settings(words: Sequence[str]) -> tuple[str, list[str]]:
     """Return the preset, or the default one, and the settings among the words."""
     preset, settings = split_one(words, "preset")

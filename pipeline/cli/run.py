@@ -12,7 +12,7 @@ from pipeline.cli.command import (
     allowed,
     say,
 )
-from pipeline.cli.presets import add_preset, fetch_if_missing, preset_and_settings
+from pipeline.cli.presets import add_preset, check_source, fetch_if_missing, preset_and_settings
 
 if TYPE_CHECKING:
     from pipeline.config.schema import Config
@@ -33,6 +33,7 @@ def run(args: argparse.Namespace) -> Answer:
             f"expected a method with rounds to profile, got {config.method.name}: leave out "
             "--profile"
         )
+    check_source(config.data.name, config.data.path)
     fetch_if_missing(config.data.name, config.data.root, config.data.path)
     if args.dry_run:
         return _dry_run(config, preset)

@@ -1,5 +1,6 @@
 """Settings of the images (`data.*`)."""
 
+import os
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -39,4 +40,6 @@ def check_dataset(name: str) -> None:
     """Raise ConfigError unless a data set of this name is known."""
     known = (*DATASETS, "folder")
     expected = f"a data set out of {', '.join(known)}"
-    require(name in DATASETS, expected, repr(name), hint(name, known))
+    is_path = os.path.isdir(os.path.expanduser(name))
+    advice = "for images of your own, data=folder data.path=FOLDER data.image_size=32"
+    require(name in DATASETS, expected, repr(name), advice if is_path else hint(name, known))

@@ -6,6 +6,7 @@ known SHA-256, and stores nothing else.
 
 import contextlib
 import fcntl
+import itertools
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
@@ -19,9 +20,13 @@ from pipeline.data.formats import IDX_FILES, Decoded
 from pipeline.data.sources import Source, default_sources
 from pipeline.files.atomic import try_lock
 from pipeline.files.damage import DAMAGE
+from pipeline.files.paths import expanded
 from spire_core.errors import ConfigError, DataError
 
 FAILURES = (*DAMAGE, OSError, MemoryError, RuntimeError, ImportError, tarfile.TarError)
+ORIGINALS = {"idx": tuple(IDX_FILES.values()), "cifar": ("data_batch_", "test_batch", "cifar-10-")}
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif")
+MAX_SEEN = 10_000  # files of a folder whose names are looked at
 
 
 def fetch(
@@ -82,6 +87,22 @@ def fetch_if_missing(
     if name != "folder" and not (store_root(root) / name).is_dir():
         log(f"{name} is not in {store_root(root)} yet: fetching it")
         fetch(name, root, source_dir, log=log)
+
+
+def check_source(name: str, source_dir: str | None) -> None:
+    """Raise ConfigError if `data.path` holds the user's own images, and not this data set."""
+    if name == "folder" or source_dir is None:
+        return
+    folder, originals = expanded(source_dir, "data.path"), ORIGINALS[dataset_spec(name).layout]
+    levels = (folder.glob(pattern) for pattern in ("*", "*/*", "*/*/*"))
+    names = [p.name for p in itertools.islice(itertools.chain.from_iterable(levels), MAX_SEEN)]
+    if any(n.startswith(originals) for n in names):
+        return
+    if any(n.lower().endswith(IMAGES) for n in names):
+        raise ConfigError(
+            f"expected the original files of {name} in data.path={source_dir}, got other images: "
+            "did you mean data.name=folder?"
+        )
 
 
 def _is_intact(spec: DatasetSpec, root: Path, log: Callable[[str], object]) -> bool:

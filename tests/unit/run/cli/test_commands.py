@@ -111,6 +111,17 @@ def test_a_mistake_is_one_sentence(spire, argv: list[str], parts: list[str]) -> 
     assert_one_sentence(spire(*argv), *parts)
 
 
+@pytest.mark.parametrize("verb", [["run", "smoke", "--dry-run"], ["data", "show", "smoke"]])
+def test_own_images_are_never_taken_for_a_data_set(spire, tmp_path: Path, verb: list[str]) -> None:
+    (tmp_path / "photos" / "cats").mkdir(parents=True)
+    (tmp_path / "photos" / "cats" / "1.JPG").touch()
+    said = spire(*verb, f"data.path={tmp_path}/photos")
+    assert_one_sentence(said, "original files of mnist", "did you mean data.name=folder?")
+    assert_one_sentence(spire(*verb, f"data={tmp_path}/photos"), "data=folder data.path=FOLDER")
+    (tmp_path / "photos" / "train-images-idx3-ubyte.gz").touch()  # the data set is stored already
+    assert spire(*verb, f"data.path={tmp_path}/photos").code == 0
+
+
 def test_inception_without_weights_is_one_sentence(
     spire, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
