@@ -104,9 +104,22 @@ class _Parser(argparse.ArgumentParser):
         self.exit(USER_ERROR, f"{self.prog}: {one_line(message)}: see {self.prog} --help\n")
 
 
+class _Version(argparse.Action):
+    """Prints the versions of this project, Python and the packages that decide a result."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        from pipeline.tracking.origin import versions
+
+        texts = versions()
+        own = texts.pop("spire")
+        print(f"spire {own} ({', '.join(f'{k} {v}' for k, v in texts.items())})")
+        parser.exit()
+
+
 def _parse(argv: Sequence[str] | None, add_verbs: Sequence[AddVerb]) -> argparse.Namespace:
     """Return the parsed arguments; other than with argparse alone, words may follow options."""
     parser = _Parser(prog="spire", description="Federated personalised diffusion models.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print versions and stop")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for add in add_verbs:
         add(verbs)

@@ -26,6 +26,7 @@ from pipeline.results.recording import (
     log_adaptation,
     log_cross_losses,
     log_diagnoses,
+    log_note,
     log_setting,
     log_summary,
     log_tuned,
@@ -66,6 +67,7 @@ def run_experiment(
         watcher.started(tracker.run_dir)
         log_setting(tracker, setting)
         result = _run(setting, tracker, watcher, pretrained)
+        log_note(tracker, result, preset)
         write_result(result, preset)  # before the run counts as finished in the store
         return result
 
@@ -93,6 +95,7 @@ def resume_experiment(
             if not read_points(run_dir):  # it may have ended before it recorded its settings
                 log_setting(tracker, setting)
             result = _run(setting, tracker, watcher, pretrained)
+            log_note(tracker, result, preset)
             write_result(result, preset)
             return result
 

@@ -3,14 +3,26 @@
 import subprocess
 from pathlib import Path
 
+HERE = Path(__file__)
 
-def git_revision(source: Path = Path(__file__)) -> str | None:
+
+def git_revision(source: Path = HERE) -> str | None:
     """Return the short commit of the checkout of `source`, plus "-dirty" if a file has changed.
 
     None if there is no git, or no checkout that tracks `source` (as with an installed copy).
     """
+    return _git(source, "describe", "--always", "--dirty", "--exclude=*")
 
-    def git(*args: str) -> str | None:
+
+def git_commit(source: Path = HERE) -> str | None:
+    """Return the whole name of the commit of the checkout of `source`, or None as above."""
+    return _git(source, "rev-parse", "HEAD")
+
+
+def _git(source: Path, *args: str) -> str | None:
+    """Return the answer of git if it tracks `source`."""
+
+    def answer(*args: str) -> str | None:
         command = ["git", "-C", str(source.resolve().parent), *args]
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
@@ -18,6 +30,5 @@ def git_revision(source: Path = Path(__file__)) -> str | None:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    if git("ls-files", "--error-unmatch", source.name) is None:
-        return None
-    return git("describe", "--always", "--dirty", "--exclude=*")
+    is_tracked = answer("ls-files", "--error-unmatch", source.name) is not None
+    return answer(*args) if is_tracked else None

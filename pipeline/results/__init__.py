@@ -6,5 +6,6 @@ metrics           metrics of rounds, epochs, new clients and the end
 recording         tags, metrics and artifacts, written stage by stage
 recorded_figures  figures in the tracking run
 diagnose          diagnoses of a finished run
+note              the description of a run in MLflow
 files             the result file and a grid of images
 """

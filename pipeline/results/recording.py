@@ -20,12 +20,13 @@ from pipeline.figures import plots as figures
 from pipeline.files.revision import git_revision
 from pipeline.results.metric_names import FINAL_STEP, KID_FLOOR
 from pipeline.results.metrics import adaptation_metrics, as_columns, new_client_rows
+from pipeline.results.note import NOTE, result_note, setting_note
 from pipeline.results.recorded_figures import (
     log_adaptation_figures,
     log_cross_losses_figure,
     log_pretraining_figure,
 )
-from pipeline.results.result import Adaptation
+from pipeline.results.result import Adaptation, Result
 from pipeline.runs.layout import MODEL, PROFILE
 from pipeline.tracking.tracker import Tracker
 
@@ -50,6 +51,7 @@ def run_tags(setting: FederationSetup, preset: str | None) -> dict[str, str]:
         "extractor": setting.extractor,
         "extractor_hash": setting.extractor_hash,
         "git_revision": git_revision() or "unknown",
+        NOTE: setting_note(config, preset),
     }
 
 
@@ -145,3 +147,8 @@ def log_summary(
     tracker.log_metrics(metrics, step=FINAL_STEP)
     tracker.log_tags({"state_fingerprint": state_fingerprint})
     tracker.log_model(tracker.run_dir / MODEL, image_shape, config.eval.guidance)
+
+
+def log_note(tracker: Tracker, result: Result, preset: str | None) -> None:
+    """Write the description of a finished run."""
+    tracker.log_tags({NOTE: result_note(result, preset)})

@@ -4,6 +4,7 @@ tracker         the record of one run: start, resume, end
 run_log         parameters, metrics, images and tables, written to the outbox
 outbox          the durable queue: one JSON entry on each line; the reader of a run's curves
 relay           sends the entries in order, until the store has everything
+origin          tags of a run's user, source and versions
 artifacts       images and tables in MLflow's formats
 mlflow_session  connection to a store, experiments and runs
 mlflow_sink     the sink: entries as MLflow calls that can be repeated

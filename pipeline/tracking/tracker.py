@@ -25,6 +25,7 @@ from pipeline.tracking.mlflow_session import (
     stage_of,
 )
 from pipeline.tracking.mlflow_sink import MlflowSink
+from pipeline.tracking.origin import origin_tags
 from pipeline.tracking.outbox import ENDED, Outbox, num_waiting
 from pipeline.tracking.relay import RelayThread, Sink, relay_all
 from pipeline.tracking.run_log import RunLog
@@ -150,7 +151,7 @@ class Tracker(RunLog):
             return NullTracker(run_id, make_run_dir(config, run_id, run_name, None, kind))
         uri = tracking_uri(config)
         with first_contact(config, uri) as client:
-            masked = {key: mask(value) for key, value in tags.items()}
+            masked = {key: mask(value) for key, value in (origin_tags() | dict(tags)).items()}
             if parent_run_id is not None:
                 masked["mlflow.parentRunId"] = parent_run_id
             experiment = experiment_id(client, config, uri)

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -109,6 +110,13 @@ def assert_one_sentence(said: Said, *parts: str) -> None:
 )
 def test_a_mistake_is_one_sentence(spire, argv: list[str], parts: list[str]) -> None:
     assert_one_sentence(spire(*argv), *parts)
+
+
+def test_the_versions_are_one_line(spire) -> None:
+    said = spire("--version")
+    assert said.code == 0
+    own = "spire [0-9a-z.]+ \\(python 3[0-9.]+, torch [^ ]+, ray [^ ]+, mlflow [^ ]+\\)\n"
+    assert re.fullmatch(own, said.out)
 
 
 @pytest.mark.parametrize("verb", [["run", "smoke", "--dry-run"], ["data", "show", "smoke"]])

@@ -2,6 +2,7 @@ import io
 import json
 import math
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from mlflow.protos.databricks_pb2 import BAD_REQUEST
 from pipeline.config.load import load_config
 from pipeline.config.tracking import TrackingConfig, tracking_uri, ui_command, ui_text
 from pipeline.files.masking import mask
-from pipeline.files.revision import git_revision
+from pipeline.files.revision import git_commit, git_revision
 from pipeline.inference.saved_run import SavedRun
 from pipeline.runs.layout import REFUSED
 from pipeline.runs.model_files import save_client, save_run
@@ -511,6 +513,22 @@ def test_the_ui_command_is_exact_and_hides_passwords(monkeypatch: pytest.MonkeyP
     command, _, opened = ui_text(TrackingConfig(uri="sqlite:////a.db"), "7").partition("\n")
     assert command == ui_command(TrackingConfig(uri="sqlite:////a.db"))
     assert opened == f"  and open http://127.0.0.1:5000/#/experiments/7{training}"
+
+
+def test_every_run_says_where_it_comes_from(tmp_path: Path) -> None:
+    config = TrackingConfig(root=str(tmp_path))
+    with Tracker.start(config, "a", {"mlflow.user": "given"}, kind="sweep") as tracker:
+        pass
+    tags = MlflowClient(tracking_uri(config)).get_run(tracker.run_id).data.tags
+    assert tags["mlflow.user"] == "given"
+    assert (tags["mlflow.source.name"], tags["mlflow.source.type"]) == ("spire", "LOCAL")
+    assert tags["version.python"] == platform.python_version()
+    assert tags["version.torch"] == version("torch")
+    assert {"version.spire", "version.ray", "version.mlflow"} <= tags.keys()
+    commit = git_commit()
+    assert tags.get("mlflow.source.git.commit") == commit
+    revision = git_revision()
+    assert (commit or "").startswith((revision or "").removesuffix("-dirty"))
 
 
 def test_a_run_knows_its_experiment_in_the_ui(tmp_path: Path) -> None:

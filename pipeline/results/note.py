@@ -1,0 +1,65 @@
+"""A run's description in MLflow's UI: its setting, results, diagnosis and command, in Markdown."""
+
+import json
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.config.build import flattened
+from pipeline.config.load import load_config
+from pipeline.config.safe_yaml import read_plain
+from pipeline.config.schema import Config
+from pipeline.results.result import Result
+
+NOTE = "mlflow.note.content"  # MLflow's tag of a description
+BASE = "mnist-cpu"  # of a run whose preset is not known
+LOCAL = ("tracking.", "resources.", "data.root")  # make no difference to the result
+SCORES = {
+    "KID of pre-training clients": ("final/pretrain_kid_mean",),
+    "KID of new clients, before and after adaptation": (
+        "final/adapt_kid_before",
+        "final/adapt_kid_after",
+    ),
+}
+
+
+def setting_note(config: Config, preset: str | None) -> str:
+    """Return the description of a run that has begun."""
+    federation = config.federation
+    title = f"**{config.method.name}** on {config.data.name}, seed {config.seed}"
+    size = f"{federation.num_clients} clients and {federation.num_new_clients} new ones"
+    text = f"{title}: {size}, {federation.num_rounds} rounds."
+    return f"{text}\n\n```\n{run_command(config, preset)}\n```"
+
+
+def result_note(result: Result, preset: str | None) -> str:
+    """Return the description of a finished run."""
+    scores = "\n".join(f"- {line}" for line in _scores(result.metrics))
+    names = ", ".join(f"{d.name} (try {d.advice})" for d in result.diagnoses)
+    diagnosis = f"- diagnosis: {names or 'no known failure recognised'}"
+    return f"{setting_note(result.setting.config, preset)}\n\n{scores}\n{diagnosis}".strip()
+
+
+def run_command(config: Config, preset: str | None) -> str:
+    """Return a command that runs this configuration again, apart from where and how fast."""
+    base, own = (flattened(c.as_dict()) for c in (load_config(preset or BASE), config))
+    changed = {
+        key: value for key, value in own.items() if value != base[key] and not key.startswith(LOCAL)
+    }
+    words = [f"{key}={_plain(value)}" for key, value in changed.items()]
+    return shlex.join(["spire", "run", preset or BASE, *words])
+
+
+def _scores(metrics: Mapping[str, float]) -> list[str]:
+    return [
+        f"{text}: {' -> '.join(f'{metrics[key]:.4g}' for key in keys)}"
+        for text, keys in SCORES.items()
+        if all(key in metrics for key in keys)
+    ]
+
+
+def _plain(value: Any) -> str:
+    """Return a value as an override reads it."""
+    if isinstance(value, str) and value and read_plain(value, "a setting") == value:
+        return value
+    return json.dumps(value)

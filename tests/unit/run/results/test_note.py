@@ -1,0 +1,37 @@
+"""The description of a run in MLflow's UI."""
+
+import shlex
+from dataclasses import replace
+
+import pytest
+
+from pipeline.config.load import load_config
+from pipeline.config.schema import Config
+from pipeline.results.note import run_command, setting_note
+
+CHANGES = (
+    [],
+    ["method=fedavg_ft", "adapt.lr=1e-4", "federation.local_epochs=2", "seed=7"],
+    ["data=folder", "data.path='/my photos/1e3'", "data.image_size=32", "eval.every=0"],
+    ["data.path='null'", "client.compile=true"],
+)
+
+
+def lasting(config: Config) -> Config:
+    return replace(config, tracking=Config().tracking, resources=Config().resources)
+
+
+@pytest.mark.parametrize("changes", CHANGES)
+@pytest.mark.parametrize("preset", ["smoke", "fashion-cpu", None])
+def test_the_command_runs_the_same_configuration(preset: str | None, changes: list[str]) -> None:
+    local = ["tracking.root=/elsewhere", "resources.num_actors=2"]
+    config = load_config(preset or "mnist-cpu", [*changes, *local])
+    spire, run, named, *words = shlex.split(run_command(config, preset))
+    assert (spire, run, named) == ("spire", "run", preset or "mnist-cpu")
+    assert lasting(load_config(named, words)) == lasting(config)
+
+
+def test_a_run_that_has_begun_is_described() -> None:
+    text = setting_note(load_config("smoke", ["method=local", "seed=3"]), "smoke")
+    assert text.startswith("**local** on mnist, seed 3: ")
+    assert "spire run smoke seed=3 method.name=local\n" in text
