@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -21,8 +22,9 @@ class Progress(Watcher):
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
         self._bar: tqdm | None = None
-        self._began = time.monotonic()
-        self._num_rounds = 0
+        self._began = 0.0
+        self._rounds = range(0)  # of this process
+        self._later: Sequence[str] = ()
 
     def started(self, run_dir: Path) -> None:
         """Show the run's id, with which it can be resumed."""
@@ -31,15 +33,18 @@ class Progress(Watcher):
     def stage(self, text: str) -> None:
         """Show the stage that begins."""
         self.close()
-        self._began = time.monotonic()
         self._say(text)
 
+    def plan(self, later: Sequence[str]) -> None:
+        """Keep the names of the stages after the rounds."""
+        self._later = later
+
     def begin_rounds(self, rounds: range) -> None:
-        self._num_rounds = rounds.stop
+        self._rounds, self._began = rounds, time.monotonic()
 
     def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
         """Show the end of a round."""
-        num_rounds = self._num_rounds
+        num_rounds = self._rounds.stop
         done, round_s = stats.round_idx + 1, stats.train_s + stats.aggregate_s
         if self._stream.isatty():
             self._advance_bar(stats, round_s)
@@ -47,10 +52,9 @@ class Progress(Watcher):
             done == num_rounds
             or done * NUM_LINES // num_rounds > stats.round_idx * NUM_LINES // num_rounds
         ):
-            left_s = (time.monotonic() - self._began) * (num_rounds - done) / done
             self._say(
                 f"round {done}/{num_rounds}  loss {stats.loss:.4f}{left_out(stats)}  "
-                f"{round_s:.2f} s/round  {tqdm.format_interval(left_s)} left"
+                f"{round_s:.2f} s/round  {self._time_left(done)}"
             )
 
     def evaluated(self, evaluation: Evaluation, floor: float) -> None:
@@ -63,10 +67,19 @@ class Progress(Watcher):
             self._bar.close()
             self._bar = None
 
+    def _time_left(self, done: int) -> str:
+        """Return the time that the rounds still take, and the stages after them.
+
+        A resumed run is measured by the rounds of this process alone.
+        """
+        elapsed_s, num_done = time.monotonic() - self._began, done - self._rounds.start
+        left_s = elapsed_s * (self._rounds.stop - done) / num_done
+        return ", then ".join([f"{tqdm.format_interval(left_s)} left", *self._later])
+
     def _advance_bar(self, stats: RoundStats, round_s: float) -> None:
         if self._bar is None:
             self._bar = tqdm(
-                total=self._num_rounds,
+                total=self._rounds.stop,
                 initial=stats.round_idx,
                 unit="round",
                 file=self._stream,

@@ -111,6 +111,8 @@ def _run(
 
         if pretrained is not None:
             reuse_pretraining(pretrained, setting, real, tracker)
+        tuning, adapting = later_stages(setting)
+        watcher.plan([*([tuning] if config.scores_tuned else []), adapting])
         pretraining = pretrain(setting, real, pool, make_driver, tracker, watcher)
         weights, evaluations = pretraining.weights, pretraining.evaluations
         watcher.pretrained(run_dir)
@@ -120,11 +122,11 @@ def _run(
             log_cross_losses(tracker, cross_losses)
         tuned = None
         if config.scores_tuned:
-            watcher.stage(f"fine-tuning {len(setting.eval_ids)} pre-training clients")
+            watcher.stage(tuning)
             tuned = finetune_clients(setting, real, pool, weights)
             log_tuned(tracker, tuned, real)
 
-        watcher.stage(f"adapting {len(setting.new_ids)} new clients")
+        watcher.stage(adapting)
         adaptation = adapt(setting, real, pool, pretraining)
         log_adaptation(tracker, setting, real, evaluations, adaptation)
 
@@ -146,6 +148,14 @@ def _run(
         diagnoses=diagnoses,
         metrics=metrics,
         state_fingerprint=state_fingerprint,
+    )
+
+
+def later_stages(setting: FederationSetup) -> tuple[str, str]:
+    """Return the names of the two stages after pre-training, of which the first is optional."""
+    return (
+        f"fine-tuning {len(setting.eval_ids)} pre-training clients",
+        f"adapting {len(setting.new_ids)} new clients",
     )
 
 

@@ -1,5 +1,6 @@
 """The interface of whoever watches an experiment."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.evaluation.scores import Evaluation
@@ -16,6 +17,9 @@ class Watcher(RoundListener):
 
     def started(self, run_dir: Path) -> None:
         """A run has begun, or is resumed."""
+
+    def plan(self, later: Sequence[str]) -> None:
+        """These stages follow pre-training, in this order."""
 
     def stage(self, text: str) -> None:
         """The next stage begins."""

@@ -372,6 +372,20 @@ def test_progress_without_a_terminal_is_a_line_each_tenth() -> None:
     assert lines[-1].startswith("round 45/45  loss 0.5000  0.30 s/round  00:00 left")
 
 
+def test_the_time_left_is_that_of_a_resumed_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty rounds of ten seconds are left, after twenty in this process of a run of 200."""
+    clock = iter([1000.0, 1200.0])
+    monkeypatch.setattr("pipeline.cli.progress.time.monotonic", lambda: next(clock))
+    stream = io.StringIO()
+    progress = Progress(stream)
+    driver: Any = None
+    progress.plan(["fine-tuning 4 pre-training clients", "adapting 3 new clients"])
+    progress.begin_rounds(range(160, 200))
+    progress.after_round(RoundStats(179, 0.5, 0, 0, 1, 0, 0, 0, 0.2, 0.1, 0.0, 0.0), driver)
+    said = "03:20 left, then fine-tuning 4 pre-training clients, then adapting 3 new clients\n"
+    assert stream.getvalue().endswith(said)
+
+
 def test_progress_in_a_terminal_is_one_bar() -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
