@@ -12,6 +12,7 @@ import select
 import signal
 import sys
 import threading
+from typing import Any
 
 import psutil
 import ray
@@ -156,7 +157,7 @@ def is_lost() -> bool:
     return watch is not None and watch.loss is not None
 
 
-def end_actor(actor: object) -> None:
+def end_actor(actor: Any) -> None:
     """End an actor's process, unless the cluster is lost: Ray would wait, or end this process."""
     if not is_lost():
         ray.kill(actor)
