@@ -8,6 +8,7 @@ evaluation   the evaluator: generated images, their scores, and held-out losses
 adaptation   the adapter: a new client fits its own parts
 store        private states on disk, one file for each client and round
 profiler     torch.profiler in a worker
-memory       memory of a client's work, and actors that fit into a node
+memory       memory of a round, and actors that fit into a node
+free_memory  free memory of the machine and of its containers
 process      settings of a worker's process: threads, freed memory
 """

@@ -1,6 +1,7 @@
 """The client pool as Ray actors."""
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,12 +11,20 @@ import numpy as np
 import ray
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError, RayTaskError
 
-from pipeline.clients.memory import Footprint, footprint, kept_positions, resident_bytes
+from pipeline.clients.memory import (
+    NO_ROUNDS,
+    Footprint,
+    RoundMemory,
+    footprint,
+    kept_positions,
+    resident_bytes,
+)
 from pipeline.cluster.actor_plan import ActorPlan, choose_device
 from pipeline.cluster.results import (
     LESS_MEMORY,
     first_line,
     get,
+    loss_cause,
     loss_error,
     result_of,
     task_error,
@@ -24,7 +33,14 @@ from pipeline.cluster.results import (
 from pipeline.cluster.session import free_resources
 from pipeline.cluster.watch import check_alive, end_actor
 from pipeline.federation.messages import WorkerSetup
-from pipeline.federation.pool import ClientFailure, ClientPool, Unit, Work, run_here
+from pipeline.federation.pool import (
+    SEE_LOG,
+    ClientFailure,
+    ClientPool,
+    Unit,
+    Work,
+    run_here,
+)
 from pipeline.federation.scheduling import WorkerSpeeds, balance
 from spire_core.errors import ClusterError
 
@@ -93,8 +109,17 @@ class RayClientPool(ClientPool):
         self.speeds = WorkerSpeeds()
 
     @classmethod
-    def start(cls, setup: WorkerSetup, images: np.ndarray, plan: ActorPlan) -> "RayClientPool":
-        """Start the actors and wait until all of them run; a log line every 30 s says so."""
+    def start(
+        cls,
+        setup: WorkerSetup,
+        images: np.ndarray,
+        plan: ActorPlan,
+        round_memory: RoundMemory = NO_ROUNDS,
+    ) -> "RayClientPool":
+        """Start the actors and wait until all of them run; a log line every 30 s says so.
+
+        `round_memory`: the bytes that a round needs beside the measured step of a client.
+        """
         shared = (ray.put(setup), ray.put(images))
         options = {"num_cpus": plan.num_cpus, "num_gpus": plan.num_gpus, "max_concurrency": 1}
         options["max_restarts"] = -1  # a lost one comes back under the same handle, see `_revive`
@@ -104,7 +129,8 @@ class RayClientPool(ClientPool):
         pool = cls(actors, shared, setup.config.federation.client_timeout_s)
         try:
             footprints = pool._begin(plan)
-            pool._keep_fitting(footprints, may_shrink=setup.config.resources.num_actors == "auto")
+            may_shrink = setup.config.resources.num_actors == "auto"
+            pool._keep_fitting(footprints, round_memory, may_shrink)
         except BaseException:
             pool.close()
             raise
@@ -132,17 +158,20 @@ class RayClientPool(ClientPool):
             logger.warning("a client actor was lost as it began (%s)", first_line(error))
             return self._revive(self.actors[position], rehearses=position == 0)
 
-    def _keep_fitting(self, footprints: Sequence[Footprint], may_shrink: bool) -> None:
-        """End actors that their node has no memory for; the first actor has measured the need.
+    def _keep_fitting(
+        self, footprints: Sequence[Footprint], round_memory: RoundMemory, may_shrink: bool
+    ) -> None:
+        """End actors that their node has no memory for; the first actor has measured a step.
 
         ClusterError if none is left, or if the user has set the number of actors.
         """
-        need_bytes, total = footprints[0].need_bytes, len(footprints)
-        kept = kept_positions(footprints, need_bytes)
+        total = len(footprints)
+        store_bytes = ray.cluster_resources().get("object_store_memory", math.inf)
+        here = ray.get_runtime_context().get_node_id()
+        kept = kept_positions(footprints, round_memory, store_bytes, here)
         if len(kept) == total:
             return
-        least = min(one.free_bytes for one in footprints)
-        sizes = f"{need_bytes / 2**20:.0f} MiB for what a round takes, {least / 2**20:.0f} MiB free"
+        sizes = _sizes(footprints, round_memory.per_actor(total, store_bytes))
         if not (kept and may_shrink):
             raise ClusterError(
                 f"expected memory for {total} client actors, got {sizes}: {LESS_MEMORY}"
@@ -209,10 +238,10 @@ class RayClientPool(ClientPool):
         except RayTaskError as error:
             if not isinstance(error.cause, RayError):
                 raise error.cause from error
-            cause = f"what it was given is lost ({first_line(error.cause)})"
+            cause = loss_cause(error.cause, "what it was given is lost")
         except RayError as error:
-            cause = f"its actor was lost ({first_line(error)})"
-        return _lost_together(units, cause), 0.0
+            cause = loss_cause(error, "its actor was lost")
+        return _lost_together(units, *cause), 0.0
 
     def _seconds_left(self, units: Sequence[Unit], began: float) -> float | None:
         """Return the time that an actor still has for these units, None without a limit."""
@@ -242,5 +271,18 @@ class RayClientPool(ClientPool):
             end_actor(actor)
 
 
-def _lost_together(units: Sequence[Unit], cause: str) -> list[Any]:
-    return [ClientFailure(unit, cause, num_lost=len(units)) for unit in units]
+def _lost_together(units: Sequence[Unit], cause: str, remedy: str = SEE_LOG) -> list[Any]:
+    return [ClientFailure(unit, cause, len(units), remedy) for unit in units]
+
+
+def _sizes(footprints: Sequence[Footprint], share_bytes: int) -> str:
+    """Return the need of an actor and the least free memory, in words."""
+    mib, step = 2**20, footprints[0]
+    least = min(one.node.free_bytes for one in footprints)
+    words = f"{step.node.need_bytes / mib:.0f} MiB for a step and {share_bytes / mib:.0f} MiB for "
+    words += f"the updates of each in a round, {least / mib:.0f} MiB free"
+    gpus = [one.gpu.free_bytes for one in footprints if one.gpu is not None]
+    if step.gpu is None or not gpus:
+        return words
+    need, free = step.gpu.need_bytes / mib, min(gpus) / mib
+    return f"{words}; {need:.0f} MiB for a step on a GPU, {free:.0f} MiB free there"

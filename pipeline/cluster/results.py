@@ -12,15 +12,27 @@ from typing import Any
 import ray
 from ray.exceptions import (
     GetTimeoutError,
+    ObjectStoreFullError,
+    OutOfDiskError,
+    OutOfMemoryError,
+    RayActorError,
     RayError,
     RayTaskError,
 )
 
+from pipeline.clients.free_memory import oom_kills
 from pipeline.cluster.watch import TICK_S, check_alive, check_now
+from pipeline.federation.pool import SEE_LOG
 from spire_core.errors import ClusterError
 
 NOTICE_TICKS = 30  # until the first line about a wait; then after 60, 120, ...
-LESS_MEMORY = "lower resources.num_actors, client.group_size, client.batch_size or model.width"
+LESS_MEMORY = (
+    "lower resources.num_actors or, in a new run, federation.cohort_size, client.group_size, "
+    "client.batch_size or model.width"
+)
+MORE_DISK = "free the disk of /tmp/ray, or name a folder on another one with RAY_TMPDIR"
+MORE_STORE = "raise RAY_DEFAULT_OBJECT_STORE_MEMORY_PROPORTION above 0.3"
+KILLS_BEFORE = oom_kills()  # as this process began
 RESUME = "spire resume goes on from the last checkpoint"
 _log = logging.getLogger(__name__)
 Beat = Callable[[int], None]  # is called with the ticks of a wait so far; raises to end it
@@ -113,10 +125,23 @@ def loss_error(error: RayError) -> ClusterError:
     Raises the ClusterError of the whole cluster if that is lost.
     """
     check_now()  # a node that is lost takes its actors with it
-    return ClusterError(
-        f"expected every actor to stay alive, got the loss of one ({first_line(error)}): look at "
-        f"its log under the Ray session folder; {RESUME}"
-    )
+    cause, remedy = loss_cause(error, "the loss of one")
+    return ClusterError(f"expected every actor to stay alive, got {cause}: {remedy}; {RESUME}")
+
+
+def loss_cause(error: RayError, loss: str) -> tuple[str, str]:
+    """Return the cause of a loss and its remedy, in words; `loss` names it if nothing else does.
+
+    Linux ends a process that has no memory left with SIGKILL and counts that (`oom_kills`).
+    """
+    is_killed = isinstance(error, RayActorError) and oom_kills() > KILLS_BEFORE
+    if isinstance(error, OutOfMemoryError) or is_killed:
+        return "a process that was ended because memory is short", LESS_MEMORY
+    if isinstance(error, OutOfDiskError):
+        return "a full disk under Ray's object store, which holds updates and images", MORE_DISK
+    if isinstance(error, ObjectStoreFullError):
+        return "a full object store of Ray, which holds updates and images", MORE_STORE
+    return f"{loss} ({first_line(error)})", SEE_LOG
 
 
 def first_line(error: BaseException) -> str:

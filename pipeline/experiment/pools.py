@@ -8,6 +8,7 @@ import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from pipeline.clients.memory import NO_ROUNDS, RoundMemory, check_memory
 from pipeline.clients.worker import ClientWorker
 from pipeline.cluster.actor_plan import most_useful_actors, plan_on_nodes
 from pipeline.federation.driver import Driver, RoundDriver
@@ -39,7 +40,12 @@ def open_pool(setting: FederationSetup, folder: Path) -> Iterator[tuple[ClientPo
     """Yield the client pool that the configuration asks for, and what makes a driver for it."""
     config = setting.config
     setup = WorkerSetup(config, setting.mixtures, setting.partition, setting.extractor, folder)
+    memory = NO_ROUNDS
+    if config.method.record.is_federated:
+        cohort_size = config.federation.cohort_size
+        memory = RoundMemory.of(config.client, cohort_size, setting.model.layout.size)
     if config.resources.pool == "local":
+        check_memory(memory)
         yield LocalClientPool(ClientWorker(setup, setting.images)), LocalDriver
         return
 
@@ -55,6 +61,6 @@ def open_pool(setting: FederationSetup, folder: Path) -> Iterator[tuple[ClientPo
                 remote = RemoteDriver()  # its process starts beside those of the clients
                 stack.callback(remote.close)
                 make_driver = remote.begin
-            pool = RayClientPool.start(setup, setting.images, plan)
+            pool = RayClientPool.start(setup, setting.images, plan, memory)
             stack.callback(pool.close)
             yield pool, make_driver

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from spire_core.errors import ClusterError, SpireError
 
 MAX_TRIES = 3
+SEE_LOG = "see the log above and under the Ray session folder"
 
 logger = logging.getLogger(__name__)
 
@@ -53,12 +54,13 @@ class ClientFailure:
     """Stands in the place of a unit's result.
 
     `num_lost`: the number of units that were lost together with their process, this one included;
-    0 if the unit failed by itself.
+    0 if the unit failed by itself. `remedy`: advice for the user.
     """
 
     unit: Unit
     cause: str
     num_lost: int = 0
+    remedy: str = SEE_LOG
 
     @property
     def names(self) -> str:
@@ -71,8 +73,8 @@ class ClientFailure:
     def error(self, task: str, where: str) -> ClusterError:
         """Return the error that ends a run which needs this unit's work."""
         return ClusterError(
-            f"expected {task} to end for {self.names}{where}, got {self.cause}: see the log "
-            "above and under the Ray session folder; spire resume goes on from the last checkpoint"
+            f"expected {task} to end for {self.names}{where}, got {self.cause}: "
+            f"{self.remedy}; spire resume goes on from the last checkpoint"
         )
 
 

@@ -1,0 +1,51 @@
+"""Losses for want of memory or disk are sentences that name the setting to change."""
+
+import pytest
+from ray.exceptions import (
+    ActorDiedError,
+    ObjectStoreFullError,
+    OutOfDiskError,
+    OutOfMemoryError,
+    RayError,
+)
+
+from pipeline.cluster import results
+from pipeline.cluster.results import loss_cause, loss_error
+from pipeline.federation.pool import SEE_LOG, ClientFailure
+
+MEMORY = "a process that was ended because memory is short"
+
+
+@pytest.mark.parametrize(
+    ("error", "cause", "remedy"),
+    [
+        (OutOfMemoryError("Task was killed\nmore"), MEMORY, "federation.cohort_size"),
+        (OutOfDiskError("Local disk is full"), "a full disk under Ray", "/tmp/ray"),
+        (ObjectStoreFullError("full"), "a full object store", "OBJECT_STORE_MEMORY_PROPORTION"),
+        (ActorDiedError(), "the loss of one (The actor died unexpectedly", "Ray session folder"),
+    ],
+)
+def test_a_loss_names_its_cause_and_the_setting(error: RayError, cause: str, remedy: str) -> None:
+    told = str(loss_error(error))
+    assert f"expected every actor to stay alive, got {cause}" in told
+    assert remedy in told
+    assert told.endswith("; spire resume goes on from the last checkpoint")
+    assert "\n" not in told
+
+
+def test_a_process_that_linux_killed_for_memory_is_told_from_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = results.KILLS_BEFORE
+    monkeypatch.setattr(results, "oom_kills", lambda: before)
+    assert loss_cause(ActorDiedError(), "its actor was lost")[1] == SEE_LOG
+    monkeypatch.setattr(results, "oom_kills", lambda: before + 1)
+    assert loss_cause(ActorDiedError(), "its actor was lost") == (MEMORY, results.LESS_MEMORY)
+    assert "disk" in loss_cause(OutOfDiskError(), "what it was given is lost")[0]
+
+
+def test_the_error_of_a_lost_client_has_the_remedy() -> None:
+    cause, remedy = loss_cause(OutOfDiskError(), "what it was given is lost")
+    told = str(ClientFailure(3, cause, remedy=remedy).error("fit_group", " in round 2"))
+    assert told.startswith("expected fit_group to end for client 3 in round 2, got a full disk")
+    assert "free the disk of /tmp/ray, or name a folder on another one with RAY_TMPDIR" in told
