@@ -5,8 +5,10 @@ run_log         parameters, metrics, images and tables, written to the outbox
 outbox          the durable queue: one JSON entry on each line; the reader of a run's curves
 relay           sends the entries in order, until the store has everything
 origin          tags of a run's user, source and versions
+relay_thread    relays the entries of a run beside its rounds
 artifacts       images and tables in MLflow's formats
 mlflow_session  connection to a store, experiments and runs
+mlflow_errors   errors that may pass, and requests that are repeated
 mlflow_sink     the sink: entries as MLflow calls that can be repeated
 mlflow_model    a finished run as a model in MLflow
 claim           a foreign run becomes one's own

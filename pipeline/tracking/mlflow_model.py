@@ -2,12 +2,14 @@
 
 import tempfile
 import warnings
+from functools import partial
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.tracking.mlflow_errors import is_retryable, patiently
 from pipeline.tracking.relay import Refusal
 
 if TYPE_CHECKING:
@@ -28,15 +30,17 @@ def log_model(
     image_shape: tuple[int, ...],
     guidance: float,
     name: str,
+    sent: set[str],
 ) -> None:
     """Record a saved run as a model of run `run_id`; see `Tracker.log_model`.
 
     A second call with the same `name` completes a model that a broken connection left unfinished.
+    It skips the files in `sent`, to which each call adds its own.
     """
     from mlflow.entities import LoggedModelOutput
 
-    run = client.get_run(run_id)
-    model = _model_of(client, run, name)
+    run = patiently(lambda: client.get_run(run_id))
+    model = patiently(lambda: _model_of(client, run, name))
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         # MLflow warns of one of its own type hints, and that there is no input example.
         warnings.filterwarnings("ignore", category=UserWarning, module=r"mlflow\.")
@@ -47,11 +51,30 @@ def log_model(
         except Exception as error:  # only local files are involved, so that it is final
             client.finalize_logged_model(model.model_id, "FAILED")
             raise Refusal(f"the model cannot be saved: {error}") from error
-        client.log_model_artifacts(model.model_id, str(Path(scratch, "model")))
-    client.finalize_logged_model(model.model_id, "READY")
+        _send_files(client, model.model_id, Path(scratch, "model"), sent)
+    patiently(lambda: client.finalize_logged_model(model.model_id, "READY"))
     known = run.outputs.model_outputs if run.outputs is not None else []
     if model.model_id not in {output.model_id for output in known}:
-        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+        outputs = [LoggedModelOutput(model.model_id, step=0)]
+        patiently(lambda: client.log_outputs(run_id, outputs))
+
+
+def _send_files(client: "MlflowClient", model_id: str, folder: Path, sent: set[str]) -> None:
+    """Send a model's files at once or, if a request of theirs fails, one by one."""
+    if not sent:
+        try:
+            client.log_model_artifacts(model_id, str(folder))
+        except Exception as error:
+            if not is_retryable(error):
+                raise
+        else:
+            return
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        name = path.relative_to(folder).as_posix()
+        if name not in sent:
+            to = None if path.parent == folder else str(PurePosixPath(name).parent)
+            patiently(partial(client.log_model_artifact, model_id, str(path), to))
+            sent.add(name)
 
 
 def _model_of(client: "MlflowClient", run: "Run", name: str) -> "LoggedModel":

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import sqlite3
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.config.tracking import TrackingConfig, sqlite_path, tracking_root
 from pipeline.files.atomic import open_own
 from pipeline.files.masking import mask
+from pipeline.tracking.mlflow_errors import is_retryable, patiently
 from spire_core.errors import ConfigError, RunError, StoreError
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ QUIET = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
 }
+CREATION = "spire.creation"  # the tag by which a run is found if the answer to its creation is lost
 LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 FIRST_CONTACT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
 
@@ -76,11 +79,18 @@ def _quiet_mlflow() -> None:
 def _first_contact_settings() -> Iterator[None]:
     """Shorten the time-outs for a first contact, except those that the user has set."""
     ours = {key: value for key, value in FIRST_CONTACT.items() if os.environ[key] == QUIET[key]}
-    os.environ.update(ours)
+    with _settings(ours):
+        yield
+
+
+@contextlib.contextmanager
+def _settings(values: Mapping[str, str]) -> Iterator[None]:
+    before = {key: os.environ[key] for key in values}
+    os.environ.update(values)
     try:
         yield
     finally:
-        os.environ.update({key: QUIET[key] for key in ours})
+        os.environ.update(before)
 
 
 def _check_database(path: Path) -> None:
@@ -136,6 +146,33 @@ def artifact_addresses(client: "MlflowClient", run: "Run", is_own: bool) -> list
         experiment = client.get_experiment(run.info.experiment_id)
         found.append(experiment.artifact_location or "")
     return list(dict.fromkeys(found))
+
+
+def create_run(
+    client: "MlflowClient", experiment_id: str, run_name: str, tags: Mapping[str, str]
+) -> "Run":
+    """Create a run, and only one: if the answer is lost, a tag of its own says whether it exists.
+
+    MLflow would repeat the request, and leave a second run as RUNNING.
+    """
+    creation = uuid.uuid4().hex
+
+    def find_or_create() -> "Run":
+        found = client.search_runs([experiment_id], f"tags.`{CREATION}` = '{creation}'")
+        return found[0] if found else create()
+
+    def create() -> "Run":
+        with _settings({"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}):
+            return client.create_run(
+                experiment_id, tags={**tags, CREATION: creation}, run_name=run_name
+            )
+
+    try:
+        return create()
+    except Exception as error:
+        if not is_retryable(error):
+            raise
+    return patiently(find_or_create)
 
 
 def check_run(client: "MlflowClient", record: Mapping[str, Any], uri: str) -> "Run":

@@ -1,154 +1,159 @@
 """The idempotent sink of the outbox: it writes each kind of entry into MLflow.
 
-To send an entry twice changes nothing. Metrics carry the time of their entry, files have unique
-names, and a model is known by the time of its entry. Here too, mlflow is imported only inside
-functions.
+To send an entry twice changes nothing, nor does it to repeat one of its requests. Metrics carry the
+time of their entry, files have unique names, and a model is known by the time of its entry. Here
+too, mlflow is imported only inside functions.
 """
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from pipeline.runs.layout import ARTIFACTS
 from pipeline.tracking.artifacts import preview_name
+from pipeline.tracking.mlflow_errors import is_retryable, patiently
 from pipeline.tracking.mlflow_model import log_model
-from pipeline.tracking.outbox import Entry
+from pipeline.tracking.outbox import ENDED, Entry
 from pipeline.tracking.relay import MAX_METRICS, Refusal
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Metric
 
 MAX_PARAMS = 100  # MLflow's limit for one call
-FINAL_CODES = {  # of MLflow's answers, those that no time changes
-    "ALREADY_EXISTS",
-    "BAD_REQUEST",
-    "INVALID_PARAMETER_VALUE",
-    "INVALID_STATE",
-    "NOT_IMPLEMENTED",
-    "RESOURCE_ALREADY_EXISTS",
-    "RESOURCE_DOES_NOT_EXIST",
-}
-BUSY = "QueuePool limit"  # a busy database, which MLflow calls a bad request
-RACED = ("IntegrityError", "INSERT INTO datasets")  # another run has just written the same dataset
-FINAL_STATUSES = {400, 404, 405, 409, 411, 413, 414, 415, 422}  # of a server that takes files
-MALFORMED = (Refusal, KeyError, TypeError, AttributeError, ValueError)  # the entry is at fault
+STATUSES = ("RUNNING", *ENDED)
+T = TypeVar("T")
+INT64 = range(-(1 << 63), 1 << 63)
 
 
 class MlflowSink:
     """Writes the entries of one run into MLflow.
 
-    The position is what MLflow has of the run: it is read before the first entry, and again after
-    a failure. `is_new`: the run has just been created, so that MLflow has nothing of it yet.
+    A metric or image that MLflow has is not sent again. The sink asks for the history of a metric
+    when it is about to send that metric: once if the run is not new, and again after a failure,
+    when it is unknown whether the points arrived. `is_new`: the run has just been created, so that
+    MLflow has nothing of it yet.
     """
 
     def __init__(
         self, client: "MlflowClient", run_id: str, run_dir: Path, is_new: bool = False
     ) -> None:
         self._client, self._run_id, self._run_dir = client, run_id, run_dir
-        self._has_position = is_new
-        self._points: set[tuple[str, int]] = set()  # (metric, step) that MLflow has
-        self._images: set[str] = set()  # paths of images that MLflow has
+        self._steps: dict[str, set[int]] = {}  # of the metrics whose history is known
+        self._names: set[str] | None = set() if is_new else None  # metrics that may have a history
+        self._images: set[str] | None = set() if is_new else None  # paths; None: not asked yet
+        self._model_files: set[str] = set()  # sent so far, of a model that is incomplete
 
     def send(self, entries: Sequence[Entry]) -> None:
         """Write one entry, or several of metrics; raises what MLflow raises, and Refusal."""
-        if not self._has_position:
-            self._read_position()
+        for entry in entries:
+            check_entry(entry)
         if entries[0]["kind"] == "metrics":
             self._send_metrics(entries)
         else:
             getattr(self, f"_send_{entries[0]['kind']}")(entries[0])
 
-    def forget_position(self) -> None:
-        """Read the position again before the next entry."""
-        self._has_position = False
-
     def is_retryable(self, error: Exception) -> bool:
-        """Return whether an entry may succeed later; any error that is not known to be final.
-
-        Retryable are a connection, a server, a database or an artifact store that fails, whatever
-        its client raises, a password or a right that is missing, and a full disk.
-        """
-        from mlflow.exceptions import MlflowException
-        from requests.exceptions import HTTPError
-
-        if isinstance(error, MlflowException):
-            is_passing = BUSY in str(error) or _has_raced(error)
-            return is_passing or error.error_code not in FINAL_CODES
-        if isinstance(error, HTTPError) and error.response is not None:
-            return error.response.status_code not in FINAL_STATUSES
-        return isinstance(error, OSError) or not isinstance(error, MALFORMED)
-
-    def _read_position(self) -> None:
-        """Note which metrics and images MLflow has."""
-        try:
-            for key in self._client.get_run(self._run_id).data.metrics:
-                history = self._client.get_metric_history(self._run_id, key)
-                self._points |= {(key, metric.step) for metric in history}
-            self._images = {a.path for a in self._client.list_artifacts(self._run_id, "images")}
-        except Exception as error:  # a final one, of a deleted run, comes back with each entry
-            if self.is_retryable(error):
-                raise
-        self._has_position = True
+        """Return whether an entry may succeed later."""
+        return is_retryable(error)
 
     def _send_metrics(self, entries: Sequence[Entry]) -> None:
         from mlflow.entities import Metric
 
-        batch = [
+        points = [
             Metric(key, value, entry["time_ms"], entry["step"])
             for entry in entries
             for key, value in entry["metrics"].items()
-            if (key, entry["step"]) not in self._points
         ]
-        for chunk in _chunks(batch, MAX_METRICS):
-            self._client.log_batch(self._run_id, metrics=chunk, synchronous=True)
+        for chunk in _chunks(points, MAX_METRICS):
+            patiently(partial(self._send_points, chunk))
+
+    def _send_points(self, points: "Sequence[Metric]") -> None:
+        new = [point for point in points if point.step not in self._known_steps(point.key)]
+        try:
+            if new:
+                self._client.log_batch(self._run_id, metrics=new, synchronous=True)
+        except Exception:
+            names = {point.key for point in new}
+            self._names = names | (self._names or set())
+            self._steps = {key: self._steps[key] for key in self._steps.keys() - names}
+            raise
+
+    def _known_steps(self, key: str) -> set[int]:
+        """Return the steps of a metric that MLflow had when it was asked last."""
+        if key not in self._steps:
+            if self._names is None:
+                run = self._answer(lambda: self._client.get_run(self._run_id))
+                self._names = set() if run is None else set(run.data.metrics)
+            ask = partial(self._client.get_metric_history, self._run_id, key)
+            history = self._answer(ask) if key in self._names else None
+            self._steps[key] = {metric.step for metric in history or ()}
+        return self._steps[key]
+
+    def _answer(self, request: Callable[[], T]) -> T | None:
+        """Return an answer; None for a final error, which writing will raise again."""
+        try:
+            return patiently(request)
+        except Exception as error:
+            if is_retryable(error):
+                raise
+            return None
 
     def _send_params(self, entry: Entry) -> None:
         from mlflow.entities import Param
 
         params = [Param(key, text) for key, text in entry["params"].items()]
         for chunk in _chunks(params, MAX_PARAMS):
-            self._client.log_batch(self._run_id, params=chunk, synchronous=True)
+            patiently(partial(self._client.log_batch, self._run_id, params=chunk, synchronous=True))
 
     def _send_tags(self, entry: Entry) -> None:
         from mlflow.entities import RunTag
 
         tags = [RunTag(key, text) for key, text in entry["tags"].items()]
-        self._client.log_batch(self._run_id, tags=tags, synchronous=True)
+        patiently(partial(self._client.log_batch, self._run_id, tags=tags, synchronous=True))
 
     def _send_status(self, entry: Entry) -> None:
         if entry["status"] == "RUNNING":
-            self._client.update_run(self._run_id, status="RUNNING")
+            patiently(partial(self._client.update_run, self._run_id, status="RUNNING"))
         else:
-            self._client.set_terminated(self._run_id, entry["status"], entry["time_ms"])
+            end = self._run_id, entry["status"], entry["time_ms"]
+            patiently(partial(self._client.set_terminated, *end))
 
     def _send_file(self, entry: Entry) -> None:
         self._upload(entry["file"])
 
     def _send_image(self, entry: Entry) -> None:
+        if self._images is None:
+            listed = self._answer(lambda: self._client.list_artifacts(self._run_id, "images"))
+            self._images = {artifact.path for artifact in listed or ()}
         files = {entry["file"], preview_name(entry["file"])}
         head = entry["file"].partition("+timestamp+")[0] + "+timestamp+"
         if {path for path in self._images if path.startswith(head)} - files:
             return  # MLflow has another image of this step, whose entry a power cut took
         for file in sorted(files):
             self._upload(file)
-        self._client.set_tag(self._run_id, "mlflow.loggedImages", "True", synchronous=True)
+        self._set_tag("mlflow.loggedImages", "True")
 
     def _send_table(self, entry: Entry) -> None:
         self._upload(entry["file"])
         # This tag tells MLflow which artifacts are tables; its own log_table would append rows.
         tag, table = "mlflow.loggedArtifacts", {"path": entry["file"], "type": "table"}
-        known = json.loads(self._client.get_run(self._run_id).data.tags.get(tag, "[]"))
+        run = patiently(lambda: self._client.get_run(self._run_id))
+        known = json.loads(run.data.tags.get(tag, "[]"))
         if table not in known:
-            self._client.set_tag(self._run_id, tag, json.dumps([*known, table]), synchronous=True)
+            self._set_tag(tag, json.dumps([*known, table]))
+
+    def _set_tag(self, key: str, text: str) -> None:
+        patiently(partial(self._client.set_tag, self._run_id, key, text, synchronous=True))
 
     def _send_dataset(self, entry: Entry) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
-        from mlflow.exceptions import MlflowException
 
         dataset = Dataset(
             name=entry["name"],
@@ -160,25 +165,23 @@ class MlflowSink:
         )
         tag = InputTag("mlflow.data.context", entry["context"])
         inputs = [DatasetInput(dataset, [tag])]
-        try:
-            self._client.log_inputs(self._run_id, inputs)
-        except MlflowException as error:
-            if not _has_raced(error):
-                raise
-            self._client.log_inputs(self._run_id, inputs)  # the other run's row is there now
+        patiently(partial(self._client.log_inputs, self._run_id, inputs))  # also past a race
 
     def _send_model(self, entry: Entry) -> None:
         folder = self._own(entry["folder"])
         if not folder.is_dir():
             raise Refusal(f"expected a saved run in {folder}, got no such folder")
         shape, name = tuple(entry["image_shape"]), str(entry["time_ms"])
-        log_model(self._client, self._run_id, folder, shape, entry["guidance"], name)
+        sent = self._model_files
+        log_model(self._client, self._run_id, folder, shape, entry["guidance"], name, sent)
+        self._model_files = set()
 
     def _upload(self, file: str) -> None:
         path, place = self._own(file, ARTIFACTS), str(PurePosixPath(file).parent)
         if not path.is_file():
             raise Refusal(f"expected a file at {path}, got none")
-        self._client.log_artifact(self._run_id, str(path), None if place == "." else place)
+        to = None if place == "." else place
+        patiently(partial(self._client.log_artifact, self._run_id, str(path), to))
 
     def _own(self, name: str, below: str = "") -> Path:
         """Return a path inside the run's folder; Refusal if it, or a link below it, leads outside.
@@ -193,9 +196,17 @@ class MlflowSink:
         return path
 
 
-def _has_raced(error: Exception) -> bool:
-    """Return whether another run has written the same dataset at the same time, and won."""
-    return all(word in str(error) for word in RACED)
+def check_entry(entry: Entry) -> None:
+    """Raise Refusal for an entry that no store can hold, whatever it answers to it."""
+    if "status" in entry and entry["status"] not in STATUSES:
+        raise Refusal(f"expected a status among {', '.join(STATUSES)}, got {entry['status']!r:.50}")
+    for name in ("time_ms", "step"):
+        if isinstance(number := entry.get(name), int) and number not in INT64:
+            raise Refusal(f"expected 64 bits for {name}, got more")
+    try:
+        json.dumps(entry, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise Refusal(f"expected text, got half a character ({error.reason})") from error
 
 
 def _chunks(items: list[Any], size: int) -> list[list[Any]]:

@@ -4,7 +4,7 @@ This is the transactional outbox pattern. A run appends each entry to a file of 
 goes on; one relay (`relay.py`) sends the entries to an idempotent sink (`mlflow_sink.py`). A store
 that is slow or away delays nothing and loses nothing. In the run's folder lie
     outbox.jsonl           the entries in order; an entry is in the file when `append` returns
-    outbox.done            how many of them the sink has taken, or refused for good
+    outbox.done            how many of them the relay has passed, and which of those it holds back
     outbox.refused.jsonl   the refused ones, each with the reason
     outbox.lock            locked by the one process that relays
     artifacts/             the files that entries name
@@ -19,7 +19,7 @@ reads them with `read_points`.
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +52,13 @@ class Outbox:
         self._lock = threading.Lock()
         if _is_cut(self.path):
             self._write("\n")
-        done, num_lines = read_done(run_dir), 0
+        done, held, num_lines = read_done(run_dir), read_held(run_dir), 0
         for line in lines(run_dir):
             num_lines += 1
             if (entry := parse_entry(line)) is not None:
                 self._index(entry)
         if done > num_lines:  # a power cut took the newest lines: others will follow
-            write_done(run_dir, num_lines)
+            write_done(run_dir, num_lines, [line for line in held if line < num_lines])
 
     def append(self, kind: str, **payload: Any) -> None:
         """Append one entry with the time of now."""
@@ -167,27 +167,38 @@ def read_points(run_dir: Path) -> list[tuple[int, dict[str, float]]]:
 
 
 def read_done(run_dir: Path) -> int:
-    """Return how many lines the sink has dealt with.
+    """Return how many lines the relay has passed: the sink took or refused them, or they are held.
 
     0 if the number is unreadable: the sink is idempotent, so that all may be sent again.
     """
+    return _position(run_dir)[0]
+
+
+def read_held(run_dir: Path) -> list[int]:
+    """Return the numbers, from 0, of the passed lines that are held back: files to be sent."""
+    return _position(run_dir)[1]
+
+
+def _position(run_dir: Path) -> tuple[int, list[int]]:
     try:
-        return int((run_dir / DONE).read_text())
+        done, *held = map(int, (run_dir / DONE).read_text().split())
     except (FileNotFoundError, ValueError):
-        return 0
+        return 0, []
+    return done, held
 
 
-def write_done(run_dir: Path, count: int) -> None:
-    """Store how many lines the sink has dealt with, atomically."""
+def write_done(run_dir: Path, count: int, held: Iterable[int] = ()) -> None:
+    """Store how many lines the relay has passed, and which of them it holds, atomically."""
     part = run_dir / f"{DONE}.part"
     with open_own(part, "w") as file:
-        file.write(f"{count}\n")
+        file.write(" ".join(map(str, (count, *sorted(held)))) + "\n")
     part.replace(run_dir / DONE)
 
 
 def num_waiting(run_dir: Path) -> int:
     """Return how many entries wait for the sink."""
-    return max(0, sum(1 for _ in lines(run_dir)) - read_done(run_dir))
+    done, held = _position(run_dir)
+    return max(0, sum(1 for _ in lines(run_dir)) - done) + len(held)
 
 
 def num_refused(run_dir: Path) -> int:

@@ -1,15 +1,17 @@
 """The relay of a run's outbox: it sends the waiting entries to a sink, in order, and counts them.
 
-One process at a time relays the entries of a run. Each batch is counted once the sink has it. After
-a crash in between it is sent again, which changes nothing because the sink is idempotent.
+Files have an order of their own: one that cannot be sent is held back with those that follow it,
+and the numbers go on. One process at a time relays the entries of a run. Each batch is counted once
+the sink has it. After a crash in between it is sent again, which changes nothing because the sink
+is idempotent.
 """
 
 import contextlib
 import json
 import logging
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -19,16 +21,18 @@ from pipeline.runs.layout import OUTBOX_LOCK, REFUSED
 from pipeline.tracking.outbox import (
     Entry,
     lines,
-    num_waiting,
     parse_entry,
     read_done,
+    read_held,
     write_done,
 )
 
 MAX_METRICS = 1000  # in one batch; MLflow's limit
 LOCK_WAIT_S, LOCK_PAUSE_S = 5.0, 0.1
-LINGER_S = 1.0  # between two looks into the outbox, so that rounds travel together
-RETRY_DELAYS_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+SYNC_DELAYS_S = (0.5, 1.0, 2.0)  # before `relay_all` gives up
+SLOW_S = 5.0  # a request that failed after so long is not repeated by `relay_all`
+FILE_KINDS = ("file", "image", "table", "model")
+MAX_BARE_TRIES = 5  # of an entry whose error is a bare `Exception`, which says nothing
 _log = logging.getLogger(__name__)
 
 
@@ -43,13 +47,6 @@ class Sink(Protocol):
         """Write one entry, or several of metrics."""
         ...
 
-    def forget_position(self) -> None:
-        """Ask the destination, before the next entry, which entries it has.
-
-        The relay calls this after a failure, when it is unknown whether the last batch arrived.
-        """
-        ...
-
     def is_retryable(self, error: Exception) -> bool:
         """Return whether the same entry may succeed later."""
         ...
@@ -60,40 +57,92 @@ class Relay:
 
     def __init__(self, run_dir: Path, sink: Sink) -> None:
         self.run_dir, self.sink, self.num_sent = run_dir, sink, 0
-        self._count = self._offset = 0  # lines and bytes that are dealt with
+        self._count = self._offset = 0  # lines and bytes that are passed
         self._num_singly = 0  # entries to send one by one, to find the one that is refused
-        done = read_done(run_dir)
+        self._held: dict[int, Entry] = {}  # files that could not be sent, by their line
+        self._num_bare = Counter[int]()  # bare exceptions, by the line of the entry
+        done, held = read_done(run_dir), read_held(run_dir)
         for line in lines(run_dir):
             if self._count == done:
                 break
+            if self._count in held and (entry := parse_entry(line)) is not None:
+                self._held[self._count] = entry
             self._count, self._offset = self._count + 1, self._offset + len(line)
+
+    @property
+    def has_held(self) -> bool:
+        """Whether files are held back."""
+        return bool(self._held)
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """The numbers of lines passed and held; either changes with every success."""
+        return self._count, len(self._held)
 
     def send_all(self) -> None:
         """Send entries until none is left; raises retryable errors."""
         while self.send_next():
             pass
+        self.send_held()
 
     def send_next(self) -> bool:
-        """Send the next batch; False if there is none. Raises retryable errors."""
+        """Send the next batch; False if all lines are passed. Raises retryable errors.
+
+        A file that fails, or that follows a held one, is held. Held files are tried again before a
+        status, so that a run ends after its files if they can be sent.
+        """
         batch, count, offset = self._next_batch()
         if count == self._count:
             return False
+        kind = batch[0]["kind"] if batch else ""
+        if kind == "status":
+            with contextlib.suppress(Exception):
+                self.send_held()
+        if kind in FILE_KINDS:
+            is_sent = not self._held and self._has_sent_file(batch, count - 1)
+            if not is_sent:
+                self._held[count - 1] = batch[0]
+        elif batch and not self._has_sent(batch, self._count):
+            return True
+        self._num_singly = max(0, self._num_singly - 1)
+        self._count, self._offset = count, offset
+        write_done(self.run_dir, count, self._held)
+        return True
+
+    def send_held(self) -> None:
+        """Send the held files in their order; raises retryable errors."""
+        for line in sorted(self._held):
+            self._has_sent([self._held[line]], line)
+            del self._held[line]
+            write_done(self.run_dir, self._count, self._held)
+
+    def _has_sent_file(self, batch: list[Entry], line: int) -> bool:
         try:
-            if batch:
-                self.sink.send(batch)
-                self.num_sent += len(batch)
+            return self._has_sent(batch, line)
+        except Exception:  # a retryable one, which `send_held` raises again if it stays
+            return False
+
+    def _has_sent(self, batch: list[Entry], line: int) -> bool:
+        """Send a batch, or refuse its only entry; False if its entries are to be sent one by one.
+
+        `line`: of its first entry. Raises retryable errors.
+        """
+        try:
+            self.sink.send(batch)
         except Exception as error:
-            if self.sink.is_retryable(error):
-                self.sink.forget_position()
+            if self._may_succeed(error, line):
                 raise
             if len(batch) > 1:
                 self._num_singly = len(batch)
-                return True
+                return False
             self._refuse(batch[0], error)
-        self._num_singly = max(0, self._num_singly - 1)
-        self._count, self._offset = count, offset
-        write_done(self.run_dir, count)
+        else:
+            self.num_sent += len(batch)
         return True
+
+    def _may_succeed(self, error: Exception, line: int) -> bool:
+        self._num_bare[line] += type(error) is Exception
+        return self._num_bare[line] < MAX_BARE_TRIES and self.sink.is_retryable(error)
 
     def _next_batch(self) -> tuple[list[Entry], int, int]:
         """Return the entries that go together, with the count and the offset after them."""
@@ -139,98 +188,31 @@ def relay_all(run_dir: Path, sink: Sink) -> tuple[int, str | None]:
 
     Waits for another process that relays them, as long as that one makes progress.
     """
-    done, deadline = -1, 0.0
+    done, deadline = (-1, [0]), 0.0
     while True:
-        if (now_done := read_done(run_dir)) != done:
+        if (now_done := (read_done(run_dir), read_held(run_dir))) != done:
             done, deadline = now_done, time.monotonic() + LOCK_WAIT_S
         with sole_relay(run_dir) as is_ours:
             if is_ours:
                 relay = Relay(run_dir, sink)
-                try:
-                    relay.send_all()
-                except Exception as error:
-                    return relay.num_sent, reason_of(error)
-                return relay.num_sent, None
+                return _send_with_tries(relay)
         if time.monotonic() > deadline:
             return 0, "another process is delivering them"
         time.sleep(LOCK_PAUSE_S)
 
 
-class RelayThread:
-    """A thread that relays the entries of a run as they are appended, until `close`."""
-
-    def __init__(self, run_dir: Path, sink: Sink, name: str) -> None:
-        self.run_dir, self.sink, self.name = run_dir, sink, name
-        self._changed = threading.Condition()
-        self._num_appends = 1  # notifications so far; the first stands for what is there already
-        self._num_handled = 0  # of these, how many came before the outbox was last empty
-        self._is_flushing = self._is_closed = False
-        self._thread = threading.Thread(target=self._run, name=f"outbox {name}", daemon=True)
-        self._thread.start()
-
-    def notify(self) -> None:
-        """Announce that entries were appended."""
-        with self._changed:
-            self._num_appends += 1
-            self._changed.notify_all()
-
-    def flush(self, timeout_s: float) -> int:
-        """Wait until the sink has all entries, at most `timeout_s`; return how many still wait."""
-        with self._changed:
-            num_appends, self._is_flushing = self._num_appends, True
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: self._num_handled >= num_appends, timeout_s)
-            self._is_flushing = False
-        return num_waiting(self.run_dir)
-
-    def close(self, timeout_s: float) -> int:
-        """Flush for at most `timeout_s` and end the thread; return how many entries still wait."""
-        self.flush(timeout_s)
-        with self._changed:
-            self._is_closed = True
-            self._changed.notify_all()
-        self._thread.join(LINGER_S)  # if it waits for a server, it ends with that request
-        return num_waiting(self.run_dir)
-
-    def _run(self) -> None:
-        while not self._is_closed:
-            with sole_relay(self.run_dir) as is_ours:
-                if is_ours:
-                    self._relay_until_closed()
-            self._pause(lambda: self._is_closed, LOCK_PAUSE_S)
-
-    def _relay_until_closed(self) -> None:
-        relay, num_failures = Relay(self.run_dir, self.sink), 0
-        while not self._is_closed:
-            num_appends, is_flushing = self._num_appends, self._is_flushing
-            try:
-                has_sent = relay.send_next()
-            except Exception as error:
-                self._wait_to_retry(error, num_failures, is_flushing)
-                num_failures += 1
-                continue
-            if not has_sent:
-                self._wait_for_entries(num_appends)
-            elif num_failures:
+def _send_with_tries(relay: Relay) -> tuple[int, str | None]:
+    """Send all, in a few tries that start anew with every success."""
+    num_failures = 0
+    while True:
+        position, began = relay.position, time.monotonic()
+        try:
+            relay.send_all()
+            return relay.num_sent, None
+        except Exception as error:
+            if relay.position != position:
                 num_failures = 0
-                _log.info("run %s: its store answers again", self.name)
-
-    def _wait_to_retry(self, error: Exception, num_failures: int, is_flushing: bool) -> None:
-        """Pause after a failure; a flush that begins meanwhile ends the pause."""
-        if not num_failures:
-            text = "run %s: its store does not answer (%s): all is kept in %s until it does"
-            _log.warning(text, self.name, reason_of(error), self.run_dir)
-        delay_s = RETRY_DELAYS_S[min(0 if is_flushing else num_failures, len(RETRY_DELAYS_S) - 1)]
-        self._pause(lambda: self._is_closed or self._is_flushing > is_flushing, delay_s)
-
-    def _wait_for_entries(self, num_appends: int) -> None:
-        """Report that the outbox is empty, wait for a new entry, and linger for more of them."""
-        with self._changed:
-            self._num_handled = num_appends
-            self._changed.notify_all()
-        self._pause(lambda: self._is_closed or self._num_appends > num_appends)
-        self._pause(lambda: self._is_closed or self._is_flushing, LINGER_S)
-
-    def _pause(self, is_over: Callable[[], bool], seconds: float | None = None) -> None:
-        with self._changed:
-            self._changed.wait_for(is_over, seconds)
+            elif num_failures == len(SYNC_DELAYS_S) or time.monotonic() - began > SLOW_S:
+                return relay.num_sent, reason_of(error)
+        time.sleep(SYNC_DELAYS_S[num_failures])
+        num_failures += 1

@@ -20,6 +20,7 @@ from pipeline.runs.record import Kind, make_run_dir, make_runs_folder, read_reco
 from pipeline.tracking.mlflow_session import (
     artifact_addresses,
     check_run,
+    create_run,
     experiment_id,
     first_contact,
     stage_of,
@@ -27,7 +28,8 @@ from pipeline.tracking.mlflow_session import (
 from pipeline.tracking.mlflow_sink import MlflowSink
 from pipeline.tracking.origin import origin_tags
 from pipeline.tracking.outbox import ENDED, Outbox, num_waiting
-from pipeline.tracking.relay import RelayThread, Sink, relay_all
+from pipeline.tracking.relay import Sink, relay_all
+from pipeline.tracking.relay_thread import RelayThread
 from pipeline.tracking.run_log import RunLog
 from spire_core.errors import ClusterError, RunError
 
@@ -155,7 +157,7 @@ class Tracker(RunLog):
             if parent_run_id is not None:
                 masked["mlflow.parentRunId"] = parent_run_id
             experiment = experiment_id(client, config, uri)
-            info = client.create_run(experiment, tags=masked, run_name=run_name).info
+            info = create_run(client, experiment, run_name, masked).info
         run_id, begun = info.run_id, Begun(uri, [info.artifact_uri or ""])
         note_begun(tracking_root(config), run_id, begun)
         run_dir = make_run_dir(config, run_id, run_name, uri, kind, experiment)

@@ -23,7 +23,7 @@ from pipeline.cli.main import main
 from pipeline.cli.sync import sync_runs
 from pipeline.config.tracking import TrackingConfig, tracking_uri
 from pipeline.runs.layout import DONE, OUTBOX, OUTBOX_LOCK, REFUSED
-from pipeline.tracking import relay
+from pipeline.tracking import relay, relay_thread
 from pipeline.tracking import tracker as tracker_module
 from pipeline.tracking.mlflow_sink import MlflowSink
 from pipeline.tracking.outbox import (
@@ -35,7 +35,8 @@ from pipeline.tracking.outbox import (
     read_entries,
     read_points,
 )
-from pipeline.tracking.relay import Refusal, RelayThread, relay_all, sole_relay
+from pipeline.tracking.relay import Refusal, relay_all, sole_relay
+from pipeline.tracking.relay_thread import RelayThread
 from pipeline.tracking.tracker import Tracker, check_store, end_run
 from spire_core.errors import ConfigError, RunError
 
@@ -53,7 +54,6 @@ class Fake:
     def __init__(self) -> None:
         self.batches: list[list[Entry]] = []
         self.error: Exception | None = None
-        self.num_forgotten = 0
 
     def send(self, entries: Sequence[Entry]) -> None:
         if self.error is not None:
@@ -61,9 +61,6 @@ class Fake:
         if any("bad" in entry.get("metrics", ()) for entry in entries):
             raise Refusal("bad is no name")
         self.batches.append(list(entries))
-
-    def forget_position(self) -> None:
-        self.num_forgotten += 1
 
     def is_retryable(self, error: Exception) -> bool:
         return isinstance(error, ConnectionError)
@@ -152,8 +149,8 @@ def test_metrics_travel_together_in_order_and_nothing_overtakes_them(tmp_path: P
 def test_entries_wait_for_a_store_that_is_away_and_the_log_says_so_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(relay, "LINGER_S", 0.01)
-    monkeypatch.setattr(relay, "RETRY_DELAYS_S", (0.01, 0.02))
+    monkeypatch.setattr(relay_thread, "LINGER_S", 0.01)
+    monkeypatch.setattr(relay_thread, "RETRY_DELAYS_S", (0.01, 0.02))
     caplog.set_level(logging.INFO, "pipeline")
     outbox, fake = Outbox(tmp_path), Fake()
     beside = RelayThread(tmp_path, fake, "r")
@@ -168,7 +165,6 @@ def test_entries_wait_for_a_store_that_is_away_and_the_log_says_so_once(
     fake.error = None
     assert beside.flush(10) == 0
     assert fake.steps == list(range(60))
-    assert fake.num_forgotten > 1
     assert [(r.levelname, r.getMessage()) for r in caplog.records] == [
         (
             "WARNING",
@@ -431,7 +427,7 @@ def test_two_syncs_at_once_deliver_each_entry_once(store: TrackingConfig) -> Non
 def test_a_sync_beside_a_run_leaves_the_entries_to_it(
     store: TrackingConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relay, "LINGER_S", 60.0)
+    monkeypatch.setattr(relay_thread, "LINGER_S", 60.0)
     monkeypatch.setattr(relay, "LOCK_WAIT_S", 0.3)
     with Tracker.start(store, "live", {}) as tracker:
         tracker.log_metrics({"a": 0.0}, 0)

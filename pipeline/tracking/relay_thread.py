@@ -1,0 +1,135 @@
+"""The thread that relays the entries of a run while it appends them."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.tracking.outbox import num_waiting
+from pipeline.tracking.relay import LOCK_PAUSE_S, Relay, Sink, reason_of, sole_relay
+
+LINGER_S = 1.0  # between two looks into the outbox, so that rounds travel together
+RETRY_DELAYS_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+_log = logging.getLogger(__name__)
+
+
+class _Outage:
+    """Failures in a row: the pause after each, and one line in the log for all of them."""
+
+    def __init__(self, subject: str) -> None:
+        self.subject, self.num_failures, self.until = subject, 0, 0.0
+
+    def delay_s(self, error: Exception, run_dir: Path, is_flushing: bool) -> float:
+        """Count a failure; return the seconds to wait before the next try."""
+        if not self.num_failures:
+            text = "%s does not answer (%s): all is kept in %s until it does"
+            _log.warning(text, self.subject, reason_of(error), run_dir)
+        index = 0 if is_flushing else min(self.num_failures, len(RETRY_DELAYS_S) - 1)
+        self.num_failures += 1
+        self.until = time.monotonic() + RETRY_DELAYS_S[index]
+        return RETRY_DELAYS_S[index]
+
+    def end(self) -> None:
+        """Count a success."""
+        if self.num_failures:
+            self.num_failures, self.until = 0, 0.0
+            _log.info("%s answers again", self.subject)
+
+
+class RelayThread:
+    """A thread that relays the entries of a run as they are appended, until `close`."""
+
+    def __init__(self, run_dir: Path, sink: Sink, name: str) -> None:
+        self.run_dir, self.sink, self.name = run_dir, sink, name
+        self._changed = threading.Condition()
+        self._num_appends = 1  # notifications so far; the first stands for what is there already
+        self._num_handled = 0  # of these, how many came before the outbox was last empty
+        self._is_flushing = self._is_closed = self._was_flushing = False
+        self._thread = threading.Thread(target=self._run, name=f"outbox {name}", daemon=True)
+        self._thread.start()
+
+    def notify(self) -> None:
+        """Announce that entries were appended."""
+        with self._changed:
+            self._num_appends += 1
+            self._changed.notify_all()
+
+    def flush(self, timeout_s: float) -> int:
+        """Wait until the sink has all entries, at most `timeout_s`; return how many still wait."""
+        with self._changed:
+            num_appends, self._is_flushing = self._num_appends, True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._num_handled >= num_appends, timeout_s)
+            self._is_flushing = False
+        return num_waiting(self.run_dir)
+
+    def close(self, timeout_s: float) -> int:
+        """Flush for at most `timeout_s` and end the thread; return how many entries still wait."""
+        self.flush(timeout_s)
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+        self._thread.join(LINGER_S)  # if it waits for a server, it ends with that request
+        return num_waiting(self.run_dir)
+
+    def _run(self) -> None:
+        while not self._is_closed:
+            with sole_relay(self.run_dir) as is_ours:
+                if is_ours:
+                    self._relay_until_closed()
+            self._pause(lambda: self._is_closed, LOCK_PAUSE_S)
+
+    def _relay_until_closed(self) -> None:
+        relay = Relay(self.run_dir, self.sink)
+        store = _Outage(f"run {self.name}: its store")
+        files = _Outage(f"run {self.name}: the place of its files")
+        while not self._is_closed:
+            num_appends, is_flushing = self._num_appends, self._is_flushing
+            try:
+                has_sent = relay.send_next()
+            except Exception as error:
+                self._wait(store.delay_s(error, self.run_dir, is_flushing), is_flushing)
+                continue
+            if has_sent:
+                store.end()
+            elif relay.has_held:
+                self._send_held(relay, files, num_appends, is_flushing)
+            else:
+                self._wait_for_entries(num_appends)
+
+    def _send_held(
+        self, relay: Relay, files: "_Outage", num_appends: int, is_flushing: bool
+    ) -> None:
+        """Try the held files again, if it is time; pause after a failure until there is more."""
+        if time.monotonic() >= files.until or is_flushing > self._was_flushing:
+            try:
+                relay.send_held()
+                files.end()
+            except Exception as error:
+                files.delay_s(error, self.run_dir, is_flushing)
+        self._was_flushing = is_flushing
+        if relay.has_held:
+            left_s = files.until - time.monotonic()
+            self._wait(left_s, is_flushing, lambda: self._num_appends > num_appends)
+
+    def _wait(
+        self, delay_s: float, is_flushing: bool, is_over: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Pause after a failure; a flush that begins meanwhile ends the pause."""
+        self._pause(
+            lambda: self._is_closed or self._is_flushing > is_flushing or is_over(),
+            max(0.0, delay_s),
+        )
+
+    def _wait_for_entries(self, num_appends: int) -> None:
+        """Report that the outbox is empty, wait for a new entry, and linger for more of them."""
+        with self._changed:
+            self._num_handled = num_appends
+            self._changed.notify_all()
+        self._pause(lambda: self._is_closed or self._num_appends > num_appends)
+        self._pause(lambda: self._is_closed or self._is_flushing, LINGER_S)
+
+    def _pause(self, is_over: Callable[[], bool], seconds: float | None = None) -> None:
+        with self._changed:
+            self._changed.wait_for(is_over, seconds)
