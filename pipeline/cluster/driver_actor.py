@@ -112,7 +112,7 @@ class RemoteDriver:
         def written() -> int:
             done = self._answer(ref, "the driver to write its state")
             with contextlib.suppress(ClusterError):  # a lost driver's last state is in the file
-                self._answer(self.actor.wait_for_answers.remote(ANSWERS_S), "the clients")
+                self._answer(self.actor.wait_for_answers.remote(ANSWERS_S), "the driver")
             return done
 
         return written
@@ -124,9 +124,12 @@ class RemoteDriver:
         """Do as `Driver.last`; ClusterError if the driver does not answer in `INTERRUPT_S`."""
         try:
             return result_of(self.actor.last_beside.remote(), INTERRUPT_S)
-        except ClusterError:
+        except ClusterError as error:
             self._is_silent = True  # for waits in other threads
-            raise
+            raise ClusterError(
+                f"expected the driver's process to answer an interrupt in {INTERRUPT_S:g} s, got "
+                f"none: {RESUME}"
+            ) from error
 
     def _answer(self, ref: Any, subject: str) -> Any:
         """Return the driver's result. ClusterError when its process stands still or is lost."""

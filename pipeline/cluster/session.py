@@ -72,15 +72,18 @@ class _Cluster(threading.Thread):
         """Shut the cluster down after a block that has ended with this error, unless it is lost."""
         self.is_unused.set()
         watch, ClusterWatch.current = ClusterWatch.current, None
-        if watch is not None and watch.loss is not None:
-            watch.abandon(USER_ERROR)
-            return
         is_interrupt = isinstance(error, KeyboardInterrupt | SystemExit)
+        exit_code = 0 if error is None else INTERRUPTED if is_interrupt else USER_ERROR
+        if watch is not None:
+            is_stuck = error is not None and watch.end_stopped()
+            if is_stuck or watch.loss is not None:
+                watch.abandon(exit_code)
+                return
         limit_s = ENDING_S if error is None else FAILED_S
         if self.ident is not None:
             self.join(GIVING_UP_S if os.environ.get("RAY_ADDRESS") or is_interrupt else limit_s)
         if self.is_alive() and error is not None and watch is not None:
-            watch.abandon(INTERRUPTED if is_interrupt else USER_ERROR)
+            watch.abandon(exit_code)
         elif self.is_alive():
             _log.warning(
                 "Ray is still starting or ending, and ends with this process at the latest"

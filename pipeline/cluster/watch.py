@@ -9,9 +9,9 @@ import contextlib
 import logging
 import os
 import select
-import signal
 import sys
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import psutil
@@ -117,10 +117,28 @@ class ClusterWatch:
         global _exit_code
         _exit_code = exit_code
         atexit.unregister(ray.shutdown)
+        for process in self._below():
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+
+    def end_stopped(self) -> bool:
+        """End actors that stand still, which hear no request to end.
+
+        Returns whether Ray's own processes stand still.
+        """
+        for process in self._below():
+            with contextlib.suppress(psutil.Error):
+                if process.status() == psutil.STATUS_STOPPED:
+                    process.kill()
+        own = (psutil.Process(pid) for pid in self.own if psutil.pid_exists(pid))
+        return any(process.status() == psutil.STATUS_STOPPED for process in own)
+
+    def _below(self) -> Iterator[psutil.Process]:
+        """Yield the processes that Ray's own ones have started; they share sessions."""
         for process in psutil.process_iter():
             with contextlib.suppress(OSError, psutil.Error):
                 if process.pid not in self.own and os.getsid(process.pid) in self.own:
-                    process.send_signal(signal.SIGKILL)
+                    yield process
 
 
 _exit_code: int | None = None
