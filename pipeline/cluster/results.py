@@ -35,24 +35,31 @@ MORE_STORE = "raise RAY_DEFAULT_OBJECT_STORE_MEMORY_PROPORTION above 0.3"
 KILLS_BEFORE = oom_kills()  # as this process began
 RESUME = "spire resume goes on from the last checkpoint"
 _log = logging.getLogger(__name__)
+_longest: dict[str, int] = {}  # ticks of a wait, by its subject
 Beat = Callable[[int], None]  # is called with the ticks of a wait so far; raises to end it
 
 
 def ticks(subject: str, limit_s: float | None = None) -> Iterator[tuple[int, float]]:
     """Yield the number and the length of a wait's slices, with log lines; end at the limit.
 
-    Raises ClusterError when the cluster is lost.
+    The first line comes after `NOTICE_TICKS`, or after twice the longest wait for the same subject
+    until now: rounds that always take minutes are not news. Raises ClusterError when the cluster is
+    lost.
     """
-    left_s, notice = math.inf if limit_s is None else max(0.0, limit_s), NOTICE_TICKS
-    for tick in itertools.count():
-        check_alive()
-        if tick == notice:
-            _log.warning("waiting for %s, %d s so far", subject, tick * TICK_S)
-            notice *= 2
-        yield tick, min(TICK_S, left_s)
-        left_s -= TICK_S
-        if left_s <= 0:
-            return
+    left_s = math.inf if limit_s is None else max(0.0, limit_s)
+    notice, tick = max(NOTICE_TICKS, 2 * _longest.get(subject, 0)), 0
+    try:
+        for tick in itertools.count():
+            check_alive()
+            if tick == notice:
+                _log.warning("waiting for %s, %d s so far", subject, tick * TICK_S)
+                notice *= 2
+            yield tick, min(TICK_S, left_s)
+            left_s -= TICK_S
+            if left_s <= 0:
+                return
+    finally:
+        _longest[subject] = max(tick, _longest.get(subject, 0))
 
 
 def result_of(

@@ -6,7 +6,6 @@ a while after it has lost one. `ClusterWatch` notices both before.
 
 import atexit
 import contextlib
-import logging
 import os
 import select
 import sys
@@ -22,11 +21,10 @@ from spire_core.errors import ClusterError
 TICK_S = 1.0
 PROBE_S = 5.0  # between two questions to the control store
 SILENT_TICKS = 60  # without an answer, the control store counts as lost
-ENDING_S = 30.0  # for this process to end by itself after a loss; Ray's own end comes after 60 s
+ENDING_S = 45.0  # for this process to end by itself after a loss; Ray's own end comes after 60 s
 USER_ERROR, INTERRUPTED = 2, 130  # the command's exit codes
 REMEDY = "start again; spire resume goes on from the last checkpoint"
 OWN_PROCESSES = {"gcs_server": "control store (gcs_server)", "raylet": "node process (raylet)"}
-_log = logging.getLogger(__name__)
 
 
 class ClusterWatch:
@@ -51,13 +49,17 @@ class ClusterWatch:
 
     def run(self) -> None:
         """Return when the cluster is unused or lost; end this process if it then does nothing."""
-        for watch in (self._await_ends, self._probe):
-            threading.Thread(target=watch, name=f"ray {watch.__name__}", daemon=True).start()
+        threading.Thread(target=self._await_ends, name="ray-ends", daemon=True).start()
+        probe = threading.Thread(target=self._probe, name="ray-probe", daemon=True)
+        probe.start()
         while self.loss is None and not self.is_unused.wait(TICK_S):
             self._silent_ticks += 1
             if self._silent_ticks >= SILENT_TICKS:
                 self._lose(f"expected Ray's control store to answer, got none for {SILENT_TICKS} s")
-        if self.loss is not None:
+        if self.loss is None:
+            self._asks.set()
+            probe.join(TICK_S)  # its question would start Ray again after the shutdown
+        else:
             self.is_unused.wait(ENDING_S)
             if not self.is_noticed and not self.is_unused.is_set():
                 self._end_process()

@@ -161,6 +161,23 @@ def test_a_long_wait_says_now_and_then_what_it_is_for(
         results.result_of("ref", limit_s=130, subject="the moon")
     told = [record.getMessage() for record in caplog.records]
     assert told == [f"waiting for the moon, {n} s so far" for n in (30, 60, 120)]
+    caplog.clear()
+    with caplog.at_level(logging.WARNING), pytest.raises(ClusterError):
+        results.result_of("ref", limit_s=250, subject="the moon")
+    assert caplog.records == []  # less than twice as long as before
+
+
+def test_a_result_ends_its_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([GetTimeoutError("not yet"), 7])
+
+    def get(refs: Any, timeout: float) -> int:
+        answer = next(answers)
+        if isinstance(answer, GetTimeoutError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(ray, "get", get)
+    assert results.result_of("ref", subject="the answer") == 7
 
 
 class Remote:
