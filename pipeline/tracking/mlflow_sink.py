@@ -35,10 +35,10 @@ INT64 = range(-(1 << 63), 1 << 63)
 class MlflowSink:
     """Writes the entries of one run into MLflow.
 
-    A metric or image that MLflow has is not sent again. The sink asks for the history of a metric
-    when it is about to send that metric: once if the run is not new, and again after a failure,
-    when it is unknown whether the points arrived. `is_new`: the run has just been created, so that
-    MLflow has nothing of it yet.
+    A metric or image that MLflow has is not sent again. The sink asks for the newest step of each
+    metric, at the start if the run is not new, and after a failure, when it is unknown whether the
+    points arrived. Only a metric with an earlier point to send is asked for its history; answers
+    are kept. `is_new`: the run has just been created, so that MLflow has nothing of it yet.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class MlflowSink:
     ) -> None:
         self._client, self._run_id, self._run_dir = client, run_id, run_dir
         self._steps: dict[str, set[int]] = {}  # of the metrics whose history is known
-        self._names: set[str] | None = set() if is_new else None  # metrics that may have a history
+        self._newest: dict[str, int] | None = {} if is_new else None  # step; None: not asked yet
         self._images: set[str] | None = set() if is_new else None  # paths; None: not asked yet
         self._model_files: set[str] = set()  # sent so far, of a model that is incomplete
 
@@ -75,26 +75,28 @@ class MlflowSink:
             patiently(partial(self._send_points, chunk))
 
     def _send_points(self, points: "Sequence[Metric]") -> None:
-        new = [point for point in points if point.step not in self._known_steps(point.key)]
+        new = [point for point in points if not self._is_stored(point.key, point.step)]
         try:
             if new:
                 self._client.log_batch(self._run_id, metrics=new, synchronous=True)
         except Exception:
+            self._newest = None
             names = {point.key for point in new}
-            self._names = names | (self._names or set())
             self._steps = {key: self._steps[key] for key in self._steps.keys() - names}
             raise
 
-    def _known_steps(self, key: str) -> set[int]:
-        """Return the steps of a metric that MLflow had when it was asked last."""
+    def _is_stored(self, key: str, step: int) -> bool:
+        """Return whether MLflow had a step of a metric when it was asked last."""
+        if self._newest is None:
+            run = self._answer(lambda: self._client.get_run(self._run_id))
+            metrics = () if run is None else run.to_proto().data.metrics
+            self._newest = {metric.key: metric.step for metric in metrics}
+        if key not in self._newest or step > self._newest[key]:
+            return False
         if key not in self._steps:
-            if self._names is None:
-                run = self._answer(lambda: self._client.get_run(self._run_id))
-                self._names = set() if run is None else set(run.data.metrics)
-            ask = partial(self._client.get_metric_history, self._run_id, key)
-            history = self._answer(ask) if key in self._names else None
+            history = self._answer(partial(self._client.get_metric_history, self._run_id, key))
             self._steps[key] = {metric.step for metric in history or ()}
-        return self._steps[key]
+        return step in self._steps[key]
 
     def _answer(self, request: Callable[[], T]) -> T | None:
         """Return an answer; None for a final error, which writing will raise again."""

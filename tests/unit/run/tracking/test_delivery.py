@@ -95,24 +95,34 @@ def test_behind_a_store_that_fails_a_third_of_the_requests_all_arrives_once(
     assert plain.get_run(run_id).info.status == "FINISHED"
 
 
-def test_a_metric_is_asked_for_before_it_is_sent_and_what_was_asked_is_kept(
-    config: TrackingConfig,
-) -> None:
+def test_a_history_is_asked_for_if_its_points_may_be_there_and_kept(config: TrackingConfig) -> None:
     with Tracker.start(config, "asked", {}) as tracker:
-        tracker.log_metrics({"a": 1.0, "b": 1.0, "never again": 1.0}, 0)
+        for step in (0, 5):
+            tracker.log_metrics({"a": 1.0, "b": 1.0}, step)
     client = FlakyClient(str(config.uri), 0.0)
     sink = MlflowSink(client, tracker.run_id, tracker.run_dir)
     outbox = Outbox(tracker.run_dir)
-    for step in range(1, 4):
-        outbox.append_points([(step, {"a": 1.0, "b": 1.0, "new": 1.0})])
-        assert relay_all(tracker.run_dir, sink) == (1, None)
-    assert (client.num_calls["get_run"], client.num_calls["get_metric_history"]) == (1, 2)
-    client.share = 1.0
-    outbox.append_points([(9, {"a": 1.0})])
-    assert relay_all(tracker.run_dir, sink)[0] == 0
-    client.share, before = 0.0, client.num_calls["get_metric_history"]
+    outbox.append_points([(3, {"b": 1.0})])  # as if lines that had been delivered were lost
+    for step in range(6, 9):
+        outbox.append_points([(step, {"a": 1.0, "new": 1.0})])
+        assert relay_all(tracker.run_dir, sink)[1] is None
+    assert (client.num_calls["get_run"], client.num_calls["get_metric_history"]) == (1, 1)
+    log_batch = client.log_batch
+
+    def lost(*args: Any, **more: Any) -> None:
+        log_batch(*args, **more)
+        client.log_batch = log_batch  # type: ignore[method-assign]
+        raise MlflowException("the answer is lost")
+
+    client.log_batch = lost  # type: ignore[method-assign]
+    outbox.append_points([(9, {"a": 1.0, "other": 1.0})])
     assert relay_all(tracker.run_dir, sink) == (1, None)
-    assert client.num_calls["get_metric_history"] == before + 1  # `a` alone was in doubt
+    # The newest steps first, then the histories of the two that were in doubt.
+    assert (client.num_calls["get_run"], client.num_calls["get_metric_history"]) == (2, 3)
+    steps = [
+        step for name, step, _ in stored_points(str(config.uri), tracker.run_id) if name == "a"
+    ]
+    assert steps == [0, 5, 6, 7, 8, 9]
 
 
 BAD = {
