@@ -217,9 +217,9 @@ MUTATIONS = (
     _mutation(
         "entries count as delivered before they are",
         "pipeline/tracking/relay.py",
-        "        try:\n            if batch:\n                self.sink.send(batch)",
-        "        write_done(self.run_dir, count)\n"
-        "        try:\n            if batch:\n                self.sink.send(batch)",
+        '        kind = batch[0]["kind"] if batch else ""\n',
+        '        kind = batch[0]["kind"] if batch else ""\n'
+        "        write_done(self.run_dir, count, self._held)\n",
         OUTBOX,
     ),
     # strangers and secrets
