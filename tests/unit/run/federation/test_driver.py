@@ -1,0 +1,40 @@
+"""The weights that a driver hands out after a round."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.config.federation import FederationConfig
+from pipeline.federation.driver import Driver
+from pipeline.federation.pool import LocalClientPool
+from pipeline.federation.rounds import RoundSettings
+from spire_core.config.client import ClientConfig
+from spire_core.config.method import MethodConfig
+from spire_core.config.server import ServerConfig
+from spire_core.federated.messages import Broadcast, ClientUpdate, RoundPlan
+from spire_core.federated.server import ServerState
+
+
+class StepWorker:
+    """Its clients add 1 to every weight."""
+
+    def fit_group(
+        self, client_ids: tuple[int, ...], broadcast: Broadcast, plan: RoundPlan
+    ) -> list[ClientUpdate]:
+        weights = broadcast.weights + 1
+        return [ClientUpdate(c, 10, 1, 0.0, weights) for c in client_ids]
+
+
+@pytest.mark.parametrize(("ema", "after_one"), [(0.95, 0.9), (0.0, 1.0)])
+def test_clients_draw_with_the_moving_average_if_there_is_one(ema: float, after_one: float) -> None:
+    federation = FederationConfig(num_clients=2, cohort_size=2, num_rounds=8, tau=1)
+    client = ClientConfig(engine="loop", opt_state="reset")
+    rounds = RoundSettings(
+        federation, client, ServerConfig(ema=ema), MethodConfig(), 0, [10, 10], 6
+    )
+    worker: Any = StepWorker()
+    driver = Driver(LocalClientPool(worker), ServerState.initial(np.zeros(6, np.float32)), rounds)
+    driver.run_round(())
+    assert driver.model_weights() == pytest.approx(np.full(6, after_one))
+    assert driver.state.weights.tolist() == [1.0] * 6
