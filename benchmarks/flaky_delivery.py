@@ -76,7 +76,7 @@ class Passing(BaseHTTPRequestHandler):
     """Handles one request."""
 
     protocol_version = "HTTP/1.1"
-    server: Proxy
+    server: Proxy  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def handle_any(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
