@@ -41,13 +41,13 @@ class Command:
     def __init__(self, folder: Path, mnist_root: Path, *words: str) -> None:
         env = {k: v for k, v in os.environ.items() if k not in NOT_INHERITED}
         env |= {MARK: str(folder), "SPIRE_DATA": str(mnist_root)}
-        self.folder, self.err = folder, folder / "stderr"
-        with self.err.open("w") as err:
+        self.folder, self.out, self.err = folder, folder / "stdout", folder / "stderr"
+        with self.out.open("w") as out, self.err.open("w") as err:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", COMMAND, *words, "--json"],
                 cwd=folder,
                 env=env,
-                stdout=subprocess.PIPE,
+                stdout=out,
                 stderr=err,
                 text=True,
                 start_new_session=True,
@@ -55,18 +55,17 @@ class Command:
 
     @property
     def num_rounds(self) -> int:
-        [run_dir] = [path.parent for path in self.folder.glob(f"spire_root/runs/*/{RECORD}")] or [
-            None
-        ]
-        points = [] if run_dir is None else read_points(run_dir)
-        return sum("pretrain/loss" in metrics for _, metrics in points)
+        """The rounds that have been recorded so far."""
+        run_dirs = [path.parent for path in self.folder.glob(f"runs/*/{RECORD}")]
+        points = [metrics for run_dir in run_dirs for _, metrics in read_points(run_dir)]
+        return sum("pretrain/loss" in metrics for metrics in points)
 
     def wait_until(self, is_true: Callable[[], bool]) -> None:
         end = time.monotonic() + START_S
         while not is_true():
             assert self.process.poll() is None, self.err.read_text()
             assert time.monotonic() < end, self.err.read_text()
-            time.sleep(0.05)
+            time.sleep(0.2)
 
     def processes(self, name: str) -> list[psutil.Process]:
         """The processes of the command's Ray with a name, or of its actors of a class."""
@@ -159,16 +158,15 @@ def test_a_signal_to_the_group_ends_as_an_interrupt(begun: Command) -> None:
     code, told, _ = begun.end()
     assert code == 130, begun.err.read_text()
     assert told.startswith("spire run: interrupted")
-    kept = begun.folder.glob("**/checkpoints/[0-9]*/manifest.json")
+    kept = begun.folder.glob("runs/*/checkpoints/[0-9]*/manifest.json")
     assert max(int(path.parent.name) for path in kept) == begun.num_rounds
     assert begun.left_behind() == []
 
 
 def test_a_run_that_lost_ray_goes_on_to_the_same_result(tmp_path: Path, mnist_root: Path) -> None:
     def answer(command: Command) -> str:
-        out, _ = command.process.communicate(timeout=START_S)
-        assert command.process.returncode == 0, command.err.read_text()
-        return json.loads(out)["state_fingerprint"]
+        assert command.process.wait(START_S) == 0, command.err.read_text()
+        return json.loads(command.out.read_text())["state_fingerprint"]
 
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     whole.mkdir()
