@@ -29,7 +29,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from mlflow import MlflowClient
 
@@ -76,18 +76,18 @@ class Passing(BaseHTTPRequestHandler):
     """Handles one request."""
 
     protocol_version = "HTTP/1.1"
-    server: Proxy
 
     def handle_any(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        fault = self.server.fault()
+        proxy = cast(Proxy, self.server)
+        fault = proxy.fault()
         if fault == "hang up before":
             self.close_connection = True
             return
         if isinstance(fault, int):
             self.answer(fault, {}, b"a gateway's page")
             return
-        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=60)
         headers = {k: v for k, v in self.headers.items() if k.lower() != "connection"}
         connection.request(self.command, self.path, body, headers)
         response = connection.getresponse()
