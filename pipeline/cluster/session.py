@@ -53,10 +53,11 @@ class _Cluster(threading.Thread):
     def run(self) -> None:
         try:
             _connect(self.num_cpus)
+            watch = ClusterWatch(self.is_unused)
         except BaseException as error:
             self.running.set_exception(error)
         else:
-            ClusterWatch.current = watch = ClusterWatch(self.is_unused)
+            ClusterWatch.current = watch
             self.running.set_result(None)
             watch.run()
             if watch.loss is not None:  # this thread lives on, or Ray's processes end before it

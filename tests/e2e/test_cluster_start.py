@@ -29,7 +29,9 @@ print(json.dumps([early, cpus, same, answer]))
 """
 TERMINATED = """
 import os, signal
+from pipeline.cluster import session
 from pipeline.cluster.session import _Cluster
+session.GIVING_UP_S = 60.0  # a busy machine takes longer to shut Ray down
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 try:
     with starting_cluster():
