@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.config.build import flattened
-from pipeline.config.load import load_config
+from pipeline.config.load import load_config, preset_names
 from pipeline.config.safe_yaml import read_plain
 from pipeline.config.schema import Config
 from pipeline.results.result import Result
@@ -42,12 +42,13 @@ def result_note(result: Result, preset: str | None) -> str:
 
 def run_command(config: Config, preset: str | None) -> str:
     """Return a command that runs this configuration again, apart from where and how fast."""
-    base, own = (flattened(c.as_dict()) for c in (load_config(preset or BASE), config))
+    preset = preset if preset in preset_names() else BASE
+    base, own = (flattened(c.as_dict()) for c in (load_config(preset), config))
     changed = {
         key: value for key, value in own.items() if value != base[key] and not key.startswith(LOCAL)
     }
     words = [f"{key}={_plain(value)}" for key, value in changed.items()]
-    return shlex.join(["spire", "run", preset or BASE, *words])
+    return shlex.join(["spire", "run", preset, *words])
 
 
 def _scores(metrics: Mapping[str, float]) -> list[str]:

@@ -221,8 +221,8 @@ def test_without_compression_the_update_itself_travels() -> None:
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        (["client.compression=zip"], "as none, bf16, int8, top_k, got 'zip': choose one"),
-        (["client.top_k_fraction=0"], "above 0 and at most 1, got 0.0"),
+        (["client.compression=zip"], "as none, bf16, int8 or top_k, got 'zip': choose one"),
+        (["client.top_k_fraction=0"], r"in \(0, 1\], got 0\.0"),
         (
             ["client.compression=top_k", "server.aggregation=median"],
             "server.aggregation=mean with client.compression=top_k, got median",
