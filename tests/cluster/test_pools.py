@@ -42,6 +42,7 @@ from pipeline.federation.setup import FederationSetup, prepare
 from pipeline.runs.layout import trace_path
 from pipeline.tracking.outbox import read_points
 from spire_core.errors import ClusterError, SpireError
+from spire_core.federated.private_state import PrivateState
 from spire_core.federated.server import ServerState
 from spire_core.network.flat_model import initial_weights
 
@@ -350,10 +351,10 @@ def test_a_client_that_always_ends_its_actor_is_dropped_alone(
     mnist_root: Path, folder: Path
 ) -> None:
     setting = prepare(config_for(mnist_root, folder, "resources.num_actors=1"))
-    limits = [(2,), (2,), (Bomb(),), (2,)]
+    rounds = [(0,), (0,), (Bomb(),), (0,)]
     with open_pool(setting, folder) as (pool, _):
-        found = pool.run("test_images", [0, 1, 2, 3], per_unit=limits)
-    assert [len(found[client_id]) for client_id in (0, 1, 3)] == [2, 2, 2]
+        found = pool.run("private_state", [0, 1, 2, 3], per_unit=rounds)
+    assert all(isinstance(found[client_id], PrivateState) for client_id in (0, 1, 3))
     assert isinstance(found[2], ClientFailure)
     assert found[2].num_lost == 1
 
@@ -462,10 +463,10 @@ def test_an_actors_speed_is_what_its_work_took(opened: Opened) -> None:
     pool = opened[1]
     assert isinstance(pool, RayClientPool)
     for _ in range(2):  # a process's first time does not count
-        assert pool.speeds.of("test_images", pool.num_workers) == [1.0]
+        assert pool.speeds.of("client_data", pool.num_workers) == [1.0]
         began = time.monotonic()
-        pool.run_all("test_images", [0, 1, 2], costs=[2.0, 1.0, 1.0])
-    [speed] = pool.speeds.of("test_images", pool.num_workers)
+        pool.run_all("client_data", [0, 1, 2], costs=[2.0, 1.0, 1.0])
+    [speed] = pool.speeds.of("client_data", pool.num_workers)
     assert 0 < speed <= (time.monotonic() - began) / 4
 
 

@@ -149,7 +149,10 @@ def test_what_is_not_shared_stays() -> None:
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("server.aggregation=mode", "as mean, median or trimmed_mean, got 'mode': did you mean mean"),
+        (
+            "server.aggregation=mode",
+            "mean, median or trimmed_mean, got 'mode': did you mean mean",
+        ),
         ("server.trim_fraction=0.5", r"in \(0, 0\.5\), got 0\.5: both ends are cut"),
         ("server.trim_fraction=0.0", r"in \(0, 0\.5\), got 0\.0: both ends are cut"),
         ("federation.cohort_size=2", "at least 3 with server.aggregation=median, got 2: of two"),
