@@ -16,7 +16,7 @@ from ray._private import services
 
 from pipeline.cluster.import_path import SafePathJob
 from pipeline.cluster.token import keep_token_private
-from pipeline.cluster.watch import INTERRUPTED, USER_ERROR, ClusterWatch
+from pipeline.cluster.watch import INTERRUPTED, USER_ERROR, ClusterWatch, leave_with
 from spire_core.errors import ClusterError
 
 TOKEN_NOTICES = "ray._private.authentication.authentication_token_setup"
@@ -85,6 +85,8 @@ class _Cluster(threading.Thread):
             self.join(GIVING_UP_S if os.environ.get("RAY_ADDRESS") or is_interrupt else limit_s)
         if self.is_alive() and error is not None and watch is not None:
             watch.abandon(exit_code)
+        elif self.is_alive() and error is not None and os.environ.get("RAY_ADDRESS"):
+            leave_with(exit_code)  # it is still asking an address that does not answer
         elif self.is_alive():
             _log.warning(
                 "Ray is still starting or ending, and ends with this process at the latest"

@@ -116,9 +116,7 @@ class ClusterWatch:
         Linux ends the control store and the node process together with this one. Ended before, they
         would take this process with them, without its exit code.
         """
-        global _exit_code
-        _exit_code = exit_code
-        atexit.unregister(ray.shutdown)
+        leave_with(exit_code)
         for process in self._below():
             with contextlib.suppress(psutil.Error):
                 process.kill()
@@ -144,6 +142,13 @@ class ClusterWatch:
 
 
 _exit_code: int | None = None
+
+
+def leave_with(exit_code: int) -> None:
+    """Let this process end with an exit code, without Ray's own end, which may crash it."""
+    global _exit_code
+    _exit_code = exit_code
+    atexit.unregister(ray.shutdown)
 
 
 @atexit.register
