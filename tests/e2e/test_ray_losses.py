@@ -78,11 +78,15 @@ class Command:
         return found
 
     def end(self) -> tuple[int, str, float]:
-        """Return the exit code, the last line on stderr and the seconds that the end took."""
+        """Return the exit code, the command's sentence and the seconds that the end took.
+
+        Ray's library may write to stderr after it.
+        """
         began = time.monotonic()
         self.process.wait(END_S)
-        lines = self.err.read_text().splitlines()
-        return self.process.returncode, lines[-1], time.monotonic() - began
+        seconds, text = time.monotonic() - began, self.err.read_text()
+        sentences = [line for line in text.splitlines() if line.startswith("spire run: ")]
+        return self.process.returncode, (sentences or [text])[-1], seconds
 
     def left_behind(self) -> list[str]:
         """The processes that still run after a while."""
