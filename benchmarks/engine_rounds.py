@@ -17,7 +17,7 @@ from timing import Systems, alternately
 
 from pipeline.clients.worker import ClientWorker
 from pipeline.cluster.actor_plan import ActorPlan
-from pipeline.cluster.client_actors import RayClientPool
+from pipeline.cluster.actor_pool import RayClientPool
 from pipeline.cluster.session import cluster
 from pipeline.config.federation import FederationConfig
 from pipeline.config.load import load_config
@@ -26,6 +26,7 @@ from pipeline.federation.driver import Driver
 from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.pool import ClientPool, LocalClientPool
 from pipeline.federation.rounds import RoundSettings
+from spire_core.federated.accumulation import average
 from spire_core.federated.messages import ClientUpdate
 from spire_core.federated.server import ServerState, aggregate
 from spire_core.network.flat_model import FlatModel, initial_weights
@@ -201,7 +202,7 @@ def time_startup(repeats: int) -> dict[str, Any]:
 
 
 def time_aggregation(repeats: int) -> dict[str, Any]:
-    """The weighted mean of 20 updates of the small network."""
+    """Check and weighted mean of 20 updates of the small network."""
     config, rng = config_for(16, "loop"), np.random.default_rng(0)
     weights = initial_weights(config.model, config.method, 1, 0).numpy()
     updates = [
@@ -218,8 +219,10 @@ def time_aggregation(repeats: int) -> dict[str, Any]:
 
     systems: Systems = {
         "plain sum in float32": (plain, (), 1),
-        "ours, in float64": (
-            lambda: aggregate(state, updates, config.server),
+        "ours, exact": (
+            lambda: aggregate(
+                state, average(updates, state.broadcast, config.server), config.server
+            ),
             (),
             1,
         ),

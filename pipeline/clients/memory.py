@@ -1,11 +1,11 @@
 """The memory of a round, and the number of actors that fit on a node.
 
-A client's step is measured. The updates of a round are counted: each actor keeps those of its share
-of the cohort until the last one, and copies them into Ray's object store, which is memory of the
-same node. The driver reads them there.
+A client's step is measured, and the rest is counted: the messages of clients that are computed
+together, the accumulator of each actor, and on the driver's node its vectors and the stretches that
+it fetches. Only where the aggregation needs every update does an accumulator grow with the actor's
+share of the cohort.
 """
 
-import math
 import resource
 import sys
 from collections.abc import Sequence
@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 import psutil
 
 from pipeline.clients.free_memory import available_bytes
-from spire_core.config.client import ClientConfig
+from pipeline.config.schema import Config
 from spire_core.errors import ClusterError
+from spire_core.federated.accumulation import STRETCH_BYTES, SUM_BYTES
 
 if TYPE_CHECKING:
     import torch
 
-SUMS = 4  # float64 arrays in the server's step
+SERVER_ARRAYS = 6  # of float64 (P,): the old state, the new one, and the step between them
 
 
 @dataclass(frozen=True)
@@ -49,52 +50,48 @@ class RoundMemory:
     """Bytes of the updates of one round."""
 
     cohort_size: int = 0
-    message_bytes: int = 0  # of one client's message
-    server_bytes: int = 0  # of the driver beside the messages
+    actor_bytes: int = 0  # of an actor, whatever its share of the cohort
+    client_bytes: int = 0  # of an actor, for each client of its share
+    server_bytes: int = 0  # of the driver and of what is on its way to it
 
     @classmethod
-    def of(cls, client: ClientConfig, cohort_size: int, num_weights: int) -> "RoundMemory":
+    def of(cls, config: Config, num_weights: int) -> "RoundMemory":
         """Return a round's memory for clients that share all of their weights, as in some rounds.
 
-        A compressed message is decoded by the driver, which then holds the whole update.
+        A message and the update that is decoded from it are there together.
         """
-        whole = num_weights * (12 if client.opt_state == "average" else 4)
-        decoded = 0 if client.compression == "none" else cohort_size * whole
-        sent = num_weights * _bytes_per_weight(client)
-        return cls(cohort_size, round(sent), decoded + SUMS * 8 * num_weights)
+        client, cohort_size = config.resolved_client, config.federation.cohort_size
+        arrays = 3 if client.opt_state == "average" else 1
+        update = 4 * arrays * num_weights
+        together = client.largest_group(cohort_size) if client.engine == "grouped" else 1
+        decoded = 1 if client.compression == "none" else 2
+        at_work, is_mean = together * decoded * update, config.server.is_mean
+        sums = SUM_BYTES * arrays * num_weights if is_mean else 0
+        server = SERVER_ARRAYS * 8 * num_weights + min(STRETCH_BYTES, cohort_size * update)
+        return cls(cohort_size, at_work + sums, 0 if is_mean else update, server)
 
-    def per_actor(self, num_actors: int, store_bytes: float) -> int:
-        """Return the bytes of an actor's share of the messages and of their copies in the store.
-
-        `store_bytes`: the size of the object store, which spills what it has no room for.
-        """
-        share = self.message_bytes * -(-self.cohort_size // num_actors)
-        return share + int(min(share, store_bytes / num_actors))
+    def per_actor(self, num_actors: int) -> int:
+        """Return the bytes of one of so many actors."""
+        return self.actor_bytes + self.client_bytes * -(-self.cohort_size // num_actors)
 
     @property
     def in_one_process(self) -> int:
         """The bytes of a round whose clients and server are one process."""
-        return self.message_bytes * self.cohort_size + self.server_bytes
+        return self.per_actor(1) + self.server_bytes
 
 
 def check_memory(round_: RoundMemory) -> None:
     """Raise ClusterError if a round has no room in this process."""
     need, free = round_.in_one_process, available_bytes()
     if need > free:
+        grows = "federation.cohort_size or " if round_.client_bytes else ""
         raise ClusterError(
             f"expected memory for the updates of a round, got {need / 2**20:.0f} MiB for "
-            f"{round_.cohort_size} clients, {free / 2**20:.0f} MiB free: lower "
-            "federation.cohort_size or model.width"
+            f"{round_.cohort_size} clients, {free / 2**20:.0f} MiB free: lower {grows}model.width"
         )
 
 
 NO_ROUNDS = RoundMemory()
-
-
-def _bytes_per_weight(client: ClientConfig) -> float:
-    change = {"none": 4.0, "bf16": 2.0, "int8": 1.0, "top_k": 8.0 * client.top_k_fraction}
-    moments = 8.0 if client.compression == "none" else 4.0
-    return change[client.compression] + (moments if client.opt_state == "average" else 0.0)
 
 
 def resident_bytes() -> int:
@@ -127,17 +124,16 @@ def footprint(node: str, before_bytes: int, device: "torch.device") -> Footprint
 def kept_positions(
     found: Sequence[Footprint],
     round_: RoundMemory,
-    store_bytes: float = math.inf,
     server_node: str | None = None,
 ) -> list[int]:
     """Return the positions of the most actors that have room to work at once.
 
     The first actor has measured the need. A place's free memory is the least that was seen there.
-    With fewer actors, each has a larger share of the cohort's updates. `server_node` is the node of
-    the driver.
+    With fewer actors, each has a larger share of the cohort. `server_node` is the node of the
+    driver.
     """
     for num_actors in range(len(found), 0, -1):
-        share = round_.per_actor(num_actors, store_bytes)
+        share = round_.per_actor(num_actors)
         kept = _fitting(found, share, server_node, round_.server_bytes)
         if len(kept) >= num_actors:
             return kept[:num_actors]

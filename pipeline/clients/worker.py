@@ -3,7 +3,7 @@
 A worker is the same class in this process and inside a Ray actor. A client pool calls the tasks
 below by their names. Each task looks up the clients' images and private states, has the trainer,
 the evaluator or the adapter work on them, and stores new private states. Images and private states
-stay here. A worker returns updates of the shared weights, and measurements.
+stay here. A worker returns sums of its clients' updates of the shared weights, and measurements.
 
 P: length of the weight vector, n: images, D: features, D_emb: numbers of an embedding.
 """
@@ -29,10 +29,19 @@ from pipeline.federation.messages import (
     HeldoutLosses,
     WorkerSetup,
 )
+from pipeline.federation.receiving import UpdateReceiver
+from pipeline.federation.rounds import RoundSettings
 from pipeline.runs.layout import CLIENTS
 from pipeline.runs.model_files import save_client
 from spire_core.config.adapt import AdaptConfig
-from spire_core.federated.messages import Broadcast, ClientUpdate, CompressedUpdate, RoundPlan
+from spire_core.federated.accumulation import Part
+from spire_core.federated.messages import (
+    Broadcast,
+    ClientReport,
+    ClientUpdate,
+    CompressedUpdate,
+    RoundPlan,
+)
 from spire_core.federated.private_state import PrivateState
 from spire_core.federated.secure_aggregation import masked
 from spire_core.methods import CLIENT_EMB
@@ -48,6 +57,8 @@ class ClientWorker:
         self.store = ClientStore(setup.folder / CLIENTS)
         self.context = ModelContext.start(setup.config, images.shape[1:], device)
         self.trainer = ClientTrainer(self.context)
+        sizes, layout = setup.partition.train_sizes, self.context.model.layout
+        self.receiver = UpdateReceiver(RoundSettings.of(setup.config, sizes, layout))
         cache = setup.folder.parent / "cache"
         self.evaluator = ClientEvaluator(self.context, setup.extractor, cache)
         self.adapter = ClientAdapter(self.evaluator)
@@ -73,6 +84,13 @@ class ClientWorker:
 
     def fit_group(
         self, client_ids: Sequence[int], broadcast: Broadcast, plan: RoundPlan
+    ) -> list[ClientReport]:
+        """Train clients together, accumulate their updates here, and return a report of each."""
+        messages = self.train(client_ids, broadcast, plan)
+        return self.receiver.receive(client_ids, messages, broadcast, plan)
+
+    def train(
+        self, client_ids: Sequence[int], broadcast: Broadcast, plan: RoundPlan
     ) -> list[ClientUpdate | CompressedUpdate]:
         """Train clients together and return the messages of their updates.
 
@@ -86,6 +104,14 @@ class ClientWorker:
                 self.store.save(message.client_id, done, state, plan.kept_rounds)
             messages.append(message)
         return messages
+
+    def round_part(self, round_idx: int, start: int, stop: int) -> Part | None:
+        """Return a stretch of the updates accumulated here in a round, None without any."""
+        return self.receiver.part(round_idx, start, stop)
+
+    def forget_round(self) -> None:
+        """Drop all updates that are accumulated here."""
+        self.receiver.forget()
 
     def undo_round(self, client_id: int, round_idx: int) -> None:
         """Discard a client's private state after a round whose update was not used."""

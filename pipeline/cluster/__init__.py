@@ -5,7 +5,8 @@ watch          the loss of the cluster, before Ray ends this process
 results        the results of actors, and their errors as sentences
 import_path    the folders from which worker processes import
 actor_plan     actors, CPUs and GPUs of an experiment, compared with the cluster
-client_actors  the client pool as Ray actors
+client_actor   a process that simulates clients, as a Ray actor
+actor_pool     the client pool over such actors
 driver_actor   the driver as a Ray actor
 token          the token of local clusters, readable by its owner only
 job_upload     size of the upload of a Ray job

@@ -42,14 +42,13 @@ def open_pool(setting: FederationSetup, folder: Path) -> Iterator[tuple[ClientPo
     setup = WorkerSetup(config, setting.mixtures, setting.partition, setting.extractor, folder)
     memory = NO_ROUNDS
     if config.method.record.is_federated:
-        cohort_size = config.federation.cohort_size
-        memory = RoundMemory.of(config.client, cohort_size, setting.model.layout.size)
+        memory = RoundMemory.of(config, setting.model.layout.size)
     if config.resources.pool == "local":
         check_memory(memory)
         yield LocalClientPool(ClientWorker(setup, setting.images)), LocalDriver
         return
 
-    from pipeline.cluster.client_actors import RayClientPool
+    from pipeline.cluster.actor_pool import RayClientPool
     from pipeline.cluster.driver_actor import RemoteDriver
     from pipeline.cluster.session import cluster, cluster_nodes, is_in_actor
 

@@ -1,7 +1,6 @@
 """The driver: owns the server's state and runs the rounds of FedAvg over a client pool.
 
-Its process, which may be an actor of its own, imports torch for compressed updates alone: it sums
-numpy arrays.
+Its process, which may be an actor of its own, imports no torch: it combines numpy arrays.
 """
 
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from pipeline.federation.collecting import Collector
 from pipeline.federation.gathering import Gatherer, OpenRound
 from pipeline.federation.pool import ClientPool
 from pipeline.federation.rounds import RoundSettings, RoundStats, RoundTimer
@@ -64,6 +64,7 @@ class Driver:
         """Start from a state; `on_gathered` is called when a round's updates are there."""
         self.pool, self.settings, self.on_gathered = pool, settings, on_gathered
         self.gatherer = Gatherer(pool, settings)
+        self.collector = Collector(self.gatherer)
         self._last: tuple[ServerState, RoundStats | None] = (state, None)  # replaced at once
 
     @property
@@ -83,14 +84,15 @@ class Driver:
         broadcast = state.broadcast
         round_ = OpenRound(plan, state, self.pool.share(broadcast))
         timer.dispatched()
-        # 3. Gather the updates.
-        checked = self.gatherer.gather(responding, round_)
+        # 3. Have the clients train; their updates are accumulated where they are made.
+        reports = self.gatherer.gather(responding, round_)
         timer.gathered()
         self.on_gathered()
-        # 4. Aggregate.
-        state = aggregate(state, checked, settings.server)
-        updates = [one.update for one in checked]
-        stats = timer.stats(plan, cohort, responding, updates, broadcast.num_bytes)
+        # 4. Average.
+        mean, reports = self.collector.collect(reports, round_)
+        state = aggregate(state, mean, settings.server)
+        included = [reports[client_id] for client_id in sorted(reports)]
+        stats = timer.stats(plan, cohort, responding, included, broadcast.num_bytes)
         self._last = (state, stats)
         return stats
 

@@ -130,6 +130,10 @@ class ClientPool(ABC):
         """
 
     @abstractmethod
+    def each(self, method: str, *args: Any) -> list[Any]:
+        """Return each worker's result of a method, None for a worker that is lost."""
+
+    @abstractmethod
     def share(self, value: Any) -> Any:
         """Hand a large value over once; return a handle that any number of tasks may get."""
 
@@ -212,6 +216,9 @@ class LocalClientPool(ClientPool):
 
     def ask_first(self, method: str, *args: Any, limit_s: float | None = None) -> Any:
         return getattr(self.worker, method)(*args)
+
+    def each(self, method: str, *args: Any) -> list[Any]:
+        return [getattr(self.worker, method)(*args)]
 
     def share(self, value: Any) -> Any:
         return value

@@ -11,7 +11,8 @@ from pipeline.federation.pool import ClientPool
 from spire_core.config.client import ClientConfig
 from spire_core.config.method import MethodConfig
 from spire_core.config.server import ServerConfig
-from spire_core.federated.messages import ClientUpdate, RoundPlan
+from spire_core.federated.accumulation import UpdateShape
+from spire_core.federated.messages import ClientReport, RoundPlan
 from spire_core.federated.participation import stragglers
 
 if TYPE_CHECKING:
@@ -56,12 +57,18 @@ class RoundSettings:
             round_idx=round_idx,
             lr_scale=self.client.lr_scale(round_idx, federation.num_rounds),
             shares_local=round_idx < self.method.num_shared_rounds(federation.num_rounds),
+            num_examples=sum(self.num_examples[client_id] for client_id in client_ids),
             tau=federation.tau,
             local_epochs=federation.local_epochs,
             kept_rounds=kept_rounds,
             stragglers=stragglers(client_ids, federation.straggler_rate, self.seed, round_idx),
             straggler_work=federation.straggler_work,
         )
+
+    def update_shape(self, plan: RoundPlan, num_weights: int) -> UpdateShape:
+        """Return the arrays of a round's updates, for a network of so many weights."""
+        size = num_weights if plan.shares_local else self.shared_size
+        return UpdateShape(size, self.client.opt_state == "average", plan.num_examples)
 
     def cost(self, plan: RoundPlan, client_ids: Sequence[int]) -> float:
         """Return the optimizer steps of these clients in a round, all together."""
@@ -113,21 +120,21 @@ class RoundTimer:
         plan: RoundPlan,
         cohort: Sequence[int],
         responding: Sequence[int],
-        updates: Sequence[ClientUpdate],
+        reports: Sequence[ClientReport],
         broadcast_bytes: int,
     ) -> RoundStats:
         """Return the record of the round, which ends now."""
         train_s = self._gathered - self._began
-        num_examples = sum(u.num_examples for u in updates)
+        num_examples = sum(r.num_examples for r in reports)
         return RoundStats(
             round_idx=plan.round_idx,
-            loss=sum(u.loss * u.num_examples for u in updates) / num_examples,
-            up_bytes=sum(u.num_bytes for u in updates),
+            loss=sum(r.loss * r.num_examples for r in reports) / num_examples,
+            up_bytes=sum(r.num_bytes for r in reports),
             down_bytes=broadcast_bytes * len(responding),
-            num_steps=sum(u.num_steps for u in updates),
-            num_dropped=len(cohort) - len(updates),
+            num_steps=sum(r.num_steps for r in reports),
+            num_dropped=len(cohort) - len(reports),
             num_absent=len(cohort) - len(responding),
-            num_stragglers=sum(u.client_id in plan.stragglers for u in updates),
+            num_stragglers=sum(r.client_id in plan.stragglers for r in reports),
             train_s=train_s,
             aggregate_s=time.monotonic() - self._gathered,
             dispatch_s=self._dispatched - self._began,

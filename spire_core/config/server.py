@@ -34,6 +34,11 @@ class ServerConfig:
     def __post_init__(self) -> None:
         check_fields(self, "server")
 
+    @property
+    def is_mean(self) -> bool:
+        """Whether a sum of the updates is enough; the other aggregations need each of them."""
+        return self.aggregation == "mean"
+
     def ema_decay(self, round_idx: int) -> float:
         """Return the moving average's decay in this round."""
         return min(self.ema, (1 + round_idx) / (10 + round_idx))

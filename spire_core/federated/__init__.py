@@ -7,7 +7,9 @@ client              a client's round, from the broadcast to its update
 client_group        the same for several clients as one computation
 compression         an update in fewer bytes, with error feedback
 update_checks       faults of an update, found before the average
-aggregation         weighted mean, median and trimmed mean
+exact_sum           weighted sums whose bits depend on neither order nor grouping
+aggregation         median and trimmed mean
+accumulation        a round's updates, accumulated where they arrive, and their mean
 server              the server's state and its step
 secure_aggregation  a sum whose summands stay hidden
 """

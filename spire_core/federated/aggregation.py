@@ -1,57 +1,37 @@
-"""Aggregation of one array over clients: weighted mean, median, trimmed mean.
+"""Robust aggregation over clients: median and trimmed mean, coordinate by coordinate.
 
-The mean weighted by examples is FedAvg's (McMahan et al. 2017). The median and the trimmed mean
-bound the influence of a few wrong updates (Yin et al. 2018, "Byzantine-robust distributed
+They bound the influence of a few wrong updates (Yin et al. 2018, "Byzantine-robust distributed
 learning", definitions 1 and 2). They weight all clients equally: the number of examples is reported
 by the client itself, and a false one would outvote the others. K: clients.
 """
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
-BLOCK = 1 << 20  # coordinates sorted at once, so that no second copy of all updates is needed
+BLOCK = 1 << 16  # coordinates sorted at once, so that no second copy of all updates is needed
 
 
-def combine(
-    arrays: Sequence[np.ndarray],
-    num_examples: Sequence[int],
-    aggregation: str,
-    trim_fraction: float,
-) -> np.ndarray:
-    """Return the clients' arrays (n,) combined into one by the named aggregation."""
-    if aggregation == "mean":
-        return weighted_mean(arrays, num_examples)
+def robust_mean(rows: np.ndarray, aggregation: str, trim_fraction: float) -> np.ndarray:
+    """Return the clients' numbers (K, n) combined into (n,) float32 by the named aggregation."""
     if aggregation == "median":
-        return trimmed_mean(arrays, (len(arrays) - 1) // 2)
-    return trimmed_mean(arrays, num_trimmed(len(arrays), trim_fraction))
+        return trimmed_mean(rows, (len(rows) - 1) // 2)
+    return trimmed_mean(rows, num_trimmed(len(rows), trim_fraction))
 
 
-def weighted_mean(arrays: Sequence[np.ndarray], weights: Sequence[int]) -> np.ndarray:
-    """Return sum_k n_k a_k / sum_k n_k as float32 (McMahan et al. 2017).
-
-    The sum is taken in float64, in the given order.
-    """
-    total = np.zeros(arrays[0].shape, dtype=np.float64)
-    for array, weight in zip(arrays, weights, strict=True):
-        total += weight * array.astype(np.float64)
-    return (total / sum(weights)).astype(np.float32)
-
-
-def trimmed_mean(arrays: Sequence[np.ndarray], num_trimmed: int) -> np.ndarray:
+def trimmed_mean(rows: np.ndarray, num_trimmed: int) -> np.ndarray:
     """Return in each coordinate the mean of K values without the smallest and the largest.
 
-    `num_trimmed` values are left out at each end; (K - 1) // 2 gives the median. The values (n,)
+    `num_trimmed` values are left out at each end; (K - 1) // 2 gives the median. The values (K, n)
     are summed in float64 in ascending order, so the result does not depend on the order of the
-    arrays. It is float32.
+    clients. It is float32.
     """
-    size, middle = arrays[0].size, slice(num_trimmed, len(arrays) - num_trimmed)
+    num_clients, size = rows.shape
+    middle = slice(num_trimmed, num_clients - num_trimmed)
     mean = np.empty(size, dtype=np.float32)
     for start in range(0, size, BLOCK):
         at = slice(start, start + BLOCK)
-        values = np.sort([array[at] for array in arrays], axis=0)  # (K, BLOCK)
-        mean[at] = values[middle].mean(axis=0, dtype=np.float64)
+        mean[at] = np.sort(rows[:, at], axis=0)[middle].mean(axis=0, dtype=np.float64)
     return mean
 
 

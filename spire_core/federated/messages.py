@@ -53,11 +53,44 @@ class ClientUpdate:
     sent_bytes: int | None = None  # of the compressed message that it was decoded from, if any
 
     @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """The arrays: weights and, if they are sent, both moments and the steps."""
+        return (self.weights,) if self.moments is None else (self.weights, *self.moments.arrays)
+
+    @property
     def num_bytes(self) -> int:
         """Bytes that this update puts on the wire."""
         if self.sent_bytes is not None:
             return self.sent_bytes
         return _num_bytes(self.weights, self.moments)
+
+
+@dataclass(frozen=True)
+class UpdateFault:
+    """A defect of an update, in words; `is_divergence` if training itself has diverged."""
+
+    text: str
+    is_divergence: bool = False
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class ClientReport:
+    """A client's part in a round as the driver sees it: the update itself stays in its process.
+
+    `num_bytes`: of its message. `norm`: of its change of the weights, if a limit is set. With a
+    fault its update is in no sum, and the numbers are zero.
+    """
+
+    client_id: int
+    num_examples: int = 0
+    num_steps: int = 0
+    loss: float = 0.0
+    num_bytes: int = 0
+    norm: float | None = None
+    fault: UpdateFault | None = None
 
 
 def _num_bytes(weights: np.ndarray, moments: AdamMoments | None) -> int:
@@ -117,14 +150,16 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
 class RoundPlan:
     """The settings of one round for all its clients: its number, length, rate, and shared parts.
 
-    `kept_rounds` lists the rounds after which a kept checkpoint was taken; a client keeps its state
-    of each. `stragglers` are the clients that fall behind, `straggler_work` the share of its steps
-    that such a client completes.
+    `num_examples`: an upper bound on the examples of all its clients together. `kept_rounds` lists
+    the rounds after which a kept checkpoint was taken; a client keeps its state of each.
+    `stragglers` are the clients that fall behind, `straggler_work` the share of its steps that such
+    a client completes.
     """
 
     round_idx: int
     lr_scale: float
     shares_local: bool
+    num_examples: int = 1 << 20
     tau: int | None = None
     local_epochs: int | None = None
     kept_rounds: tuple[int, ...] = ()

@@ -5,28 +5,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spire_core.federated.messages import AdamMoments, ClientUpdate
+from spire_core.federated.messages import AdamMoments, ClientUpdate, UpdateFault
 from spire_core.methods import NETWORK_PARTS
 
-MAX_EXAMPLES = 2**53  # of one client: a float64 holds every number up to here
-
-
-@dataclass(frozen=True)
-class UpdateFault:
-    """A defect of an update, in words; `is_divergence` if training itself has diverged."""
-
-    text: str
-    is_divergence: bool = False
-
-    def __str__(self) -> str:
-        return self.text
+MAX_EXAMPLES = 2**29  # of one client: times a float32 number, it is exact in float64
 
 
 @dataclass(frozen=True)
 class CheckedUpdate:
-    """An update that `check_update` has let through; `aggregate` does not scan it again."""
+    """An update that `check_update` has let through: the only kind that is accumulated."""
 
     update: ClientUpdate
+    norm: float | None = None  # of the change of its weights, where a limit is set
 
 
 def check_update(
@@ -36,23 +26,28 @@ def check_update(
     max_norm: float | None = None,
     num_examples: int | None = None,
 ) -> CheckedUpdate | UpdateFault:
-    """Return the update as one that can be averaged, or the fault that `fault_of` finds in it."""
-    fault = fault_of(update, before, has_moments, max_norm, num_examples)
-    return CheckedUpdate(update) if fault is None else fault
+    """Return the update as one that can be averaged, or the reason not to.
+
+    That is the fault that `fault_of` finds, or a change of the weights whose L2 norm is above
+    `max_norm`.
+    """
+    fault = fault_of(update, before, has_moments, num_examples)
+    if fault is not None or max_norm is None:
+        return CheckedUpdate(update) if fault is None else fault
+    norm = float(np.linalg.norm(update.weights.astype(np.float64) - before))
+    if norm <= max_norm:
+        return CheckedUpdate(update, norm)
+    return UpdateFault(f"a change of norm {norm:.3g}, above {max_norm:g},", is_divergence=True)
 
 
 def fault_of(
-    update: ClientUpdate,
-    before: np.ndarray,
-    has_moments: bool,
-    max_norm: float | None = None,
-    num_examples: int | None = None,
+    update: ClientUpdate, before: np.ndarray, has_moments: bool, num_examples: int | None = None
 ) -> UpdateFault | None:
     """Return the first reason not to average an update, or None if there is none.
 
     `before` (S,) are the shared weights that it started from, `has_moments` says whether Adam's
-    moments travel with the weights, `max_norm` limits the norm of the weights' change,
-    `num_examples` is the client's number of examples as the server knows it.
+    moments travel with the weights, `num_examples` is the client's number of examples as the server
+    knows it.
     """
     fault = _count_fault(update.num_examples, num_examples)
     if fault is not None:
@@ -61,10 +56,8 @@ def fault_of(
         return UpdateFault(f"a loss as {type(update.loss).__name__}")
     if not math.isfinite(update.loss):
         return UpdateFault(f"a loss of {update.loss}", is_divergence=True)
-    return (
-        _array_fault("weights", update.weights, before.shape)
-        or _moments_fault(update.moments, before.shape, has_moments)
-        or _norm_fault(update.weights, before, max_norm)
+    return _array_fault("weights", update.weights, before.shape) or _moments_fault(
+        update.moments, before.shape, has_moments
     )
 
 
@@ -76,9 +69,11 @@ def _count_fault(claimed: object, known: int | None) -> UpdateFault | None:
     if not isinstance(claimed, int | float | np.integer | np.floating):
         return UpdateFault(f"examples as {type(claimed).__name__}")
     if isinstance(claimed, int) and abs(claimed) > MAX_EXAMPLES:  # maybe too long to print
-        return UpdateFault("a number of examples beyond 2^53")
+        return UpdateFault("a number of examples beyond 2^29")
     if not 0 < claimed <= MAX_EXAMPLES:
         return UpdateFault(f"{claimed} examples")
+    if claimed != int(claimed):
+        return UpdateFault(f"{claimed} examples, which is no whole number")
     if known is not None and claimed != known:
         return UpdateFault(f"{claimed} examples instead of {known}")
     return None
@@ -97,17 +92,6 @@ def _moments_fault(
         or _array_fault("exp_avg_sq", moments.exp_avg_sq, shape)
         or _array_fault("steps", moments.steps, (len(NETWORK_PARTS),))
     )
-
-
-def _norm_fault(
-    weights: np.ndarray, before: np.ndarray, max_norm: float | None
-) -> UpdateFault | None:
-    if max_norm is None:
-        return None
-    norm = float(np.linalg.norm(weights.astype(np.float64) - before))
-    if norm <= max_norm:
-        return None
-    return UpdateFault(f"a change of norm {norm:.3g}, above {max_norm:g},", is_divergence=True)
 
 
 def _array_fault(name: str, array: object, shape: tuple[int, ...]) -> UpdateFault | None:

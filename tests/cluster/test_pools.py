@@ -25,7 +25,7 @@ import torch
 from pipeline.checkpoint.snapshots import kept_rounds
 from pipeline.clients.worker import ClientWorker
 from pipeline.cluster.actor_plan import plan_actors
-from pipeline.cluster.client_actors import RayClientPool
+from pipeline.cluster.actor_pool import RayClientPool
 from pipeline.cluster.results import result_of
 from pipeline.cluster.session import ENVIRONMENT
 from pipeline.config.load import load_config

@@ -9,12 +9,19 @@ from scipy.stats import trim_mean
 from pipeline.config.load import load_config
 from spire_core.config.server import ServerConfig
 from spire_core.errors import ConfigError
-from spire_core.federated.aggregation import BLOCK, combine, num_trimmed, trimmed_mean
-from spire_core.federated.messages import AdamMoments, ClientUpdate
+from spire_core.federated.accumulation import average
+from spire_core.federated.aggregation import BLOCK, num_trimmed, robust_mean, trimmed_mean
+from spire_core.federated.messages import AdamMoments, Broadcast, ClientUpdate
 from spire_core.federated.server import ServerState, aggregate
 from spire_core.rng import numpy_generator
 
 ROBUST = ("median", "trimmed_mean")
+
+
+def after_round(
+    state: ServerState, updates: list[ClientUpdate], config: ServerConfig
+) -> ServerState:
+    return aggregate(state, average(updates, state.broadcast, config), config)
 
 
 def updates(rows: list[list[float]], num_examples: int = 1) -> list[ClientUpdate]:
@@ -24,7 +31,7 @@ def updates(rows: list[list[float]], num_examples: int = 1) -> list[ClientUpdate
 
 def weights_after(sent: list[ClientUpdate], **server: object) -> list[float]:
     state = ServerState.initial(np.zeros_like(sent[0].weights))
-    return aggregate(state, sent, ServerConfig(ema=0.0, **server)).weights.tolist()  # type: ignore[arg-type]
+    return after_round(state, sent, ServerConfig(ema=0.0, **server)).weights.tolist()  # type: ignore[arg-type]
 
 
 def test_median_by_hand() -> None:
@@ -61,30 +68,37 @@ def test_how_many_are_trimmed(num_clients: int, fraction: float, trimmed: int) -
 @pytest.mark.parametrize("num_clients", [1, 2, 5, 8])
 def test_against_numpy_and_scipy(num_clients: int) -> None:
     drawn = numpy_generator(0, "arrays").normal(size=(num_clients, 50)).astype(np.float32)
-    median = combine(list(drawn), [1] * num_clients, "median", 0.2)
+    median = robust_mean(drawn, "median", 0.2)
     np.testing.assert_allclose(median, np.median(drawn, axis=0), rtol=1e-6)
-    trimmed = trimmed_mean(list(drawn), num_trimmed=num_clients // 4)  # as scipy rounds: down
+    trimmed = trimmed_mean(drawn, num_trimmed=num_clients // 4)  # as scipy rounds: down
     np.testing.assert_allclose(trimmed, trim_mean(drawn, 0.25, axis=0), rtol=1e-5, atol=1e-7)
 
 
 def test_blocks_leave_no_seam() -> None:
     drawn = numpy_generator(0, "arrays").normal(size=(3, BLOCK + 5)).astype(np.float32)
-    np.testing.assert_array_equal(trimmed_mean(list(drawn), 1), np.median(drawn, axis=0))
+    np.testing.assert_array_equal(trimmed_mean(drawn, 1), np.median(drawn, axis=0))
 
 
-@pytest.mark.parametrize("aggregation", ROBUST)
+def combined(arrays: list[np.ndarray], num_examples: list[int], aggregation: str) -> np.ndarray:
+    sent = [
+        ClientUpdate(k, n, 1, 0.0, a)
+        for k, (n, a) in enumerate(zip(num_examples, arrays, strict=True))
+    ]
+    return average(sent, Broadcast(arrays[0]), ServerConfig(aggregation=aggregation)).weights
+
+
+@pytest.mark.parametrize("aggregation", ["mean", *ROBUST])
 def test_of_one_client_it_is_that_client(aggregation: str) -> None:
     values = numpy_generator(0, "arrays").normal(size=20).astype(np.float32)
-    np.testing.assert_array_equal(combine([values], [7], aggregation, 0.2), values)
+    np.testing.assert_array_equal(combined([values], [7], aggregation), values)
 
 
 @pytest.mark.parametrize("aggregation", ROBUST)
 def test_neither_the_order_nor_the_examples_of_clients_matter(aggregation: str) -> None:
     arrays = list(numpy_generator(1, "arrays").normal(size=(6, 40)).astype(np.float32))
-    forward = combine(arrays, [1] * 6, aggregation, 0.2)
-    np.testing.assert_array_equal(
-        combine(arrays[::-1], [1, 9, 2, 5, 7, 3], aggregation, 0.2), forward
-    )
+    forward = combined(arrays, [1] * 6, aggregation)
+    backward = combined(arrays[::-1], [1, 9, 2, 5, 7, 3], aggregation)
+    np.testing.assert_array_equal(backward, forward)
 
 
 @pytest.mark.parametrize("aggregation", ROBUST)
@@ -96,9 +110,9 @@ def test_one_wild_client_cannot_leave_the_honest_ones(aggregation: str, wild: fl
     arrays = [*honest, np.full(30, wild, dtype=np.float32)]
     for seed in range(5):
         arrays = [arrays[k] for k in numpy_generator(seed, "order").permutation(5)]
-        found = combine(arrays, [10**6 if a[0] == wild else 1 for a in arrays], aggregation, 0.2)
+        found = combined(arrays, [10**6 if a[0] == wild else 1 for a in arrays], aggregation)
         assert ((low <= found) & (found <= high)).all()
-    assert not (np.abs(combine(arrays, [1] * 5, "mean", 0.2)) < 1e6).any()
+    assert not (np.abs(combined(arrays, [1] * 5, "mean")) < 1e6).any()
 
 
 def with_moments(client_id: int, seed: int) -> ClientUpdate:
@@ -116,7 +130,7 @@ def test_adams_moments_stay_moments(aggregation: str, num_clients: int) -> None:
     for seed in range(5):
         sent = [with_moments(k, seed) for k in range(num_clients)]
         state = ServerState.initial(np.zeros(200, dtype=np.float32))
-        after = aggregate(state, sent, ServerConfig(aggregation=aggregation)).moments
+        after = after_round(state, sent, ServerConfig(aggregation=aggregation)).moments
         assert after is not None
         assert (after.exp_avg_sq >= 0).all()
         assert (after.exp_avg.astype(np.float64) ** 2 <= after.exp_avg_sq * (1 + 1e-5)).all()
@@ -125,10 +139,10 @@ def test_adams_moments_stay_moments(aggregation: str, num_clients: int) -> None:
 def test_moments_and_steps_are_robust_too() -> None:
     sent = [with_moments(k, 0) for k in range(3)]
     state = ServerState.initial(np.zeros(200, dtype=np.float32))
-    honest = aggregate(state, sent, ServerConfig(aggregation="median"))
+    honest = after_round(state, sent, ServerConfig(aggregation="median"))
     honest_moments = [u.moments for u in sent if u.moments is not None]
     huge = AdamMoments(*(array + np.float32(1e30) for array in honest_moments[0].arrays))
-    spoilt = aggregate(
+    spoilt = after_round(
         state, [replace(sent[0], moments=huge), *sent[1:]], ServerConfig(aggregation="median")
     )
     assert spoilt.moments is not None
@@ -142,7 +156,7 @@ def test_moments_and_steps_are_robust_too() -> None:
 def test_what_is_not_shared_stays() -> None:
     state = ServerState.initial(np.array([0.0, 0.0, 5.0], dtype=np.float32))
     sent = updates([[1.0, 1.0], [2.0, 2.0], [9.0, 9.0]])
-    after = aggregate(state, sent, ServerConfig(aggregation="median"))
+    after = after_round(state, sent, ServerConfig(aggregation="median"))
     assert after.weights.tolist() == [2.0, 2.0, 5.0]
 
 

@@ -52,7 +52,7 @@ def weights_of(config: Config) -> Tensor:
 
 
 def trained(worker: ClientWorker) -> ClientUpdate:
-    (update,) = worker.fit_group((0,), Broadcast(weights_of(worker.setup.config).numpy()), PLAN)
+    (update,) = worker.train((0,), Broadcast(weights_of(worker.setup.config).numpy()), PLAN)
     assert isinstance(update, ClientUpdate)
     return update
 

@@ -19,8 +19,9 @@ from spire_core.federated.messages import (
     ClientUpdate,
     CompressedUpdate,
     Encoded,
+    UpdateFault,
 )
-from spire_core.federated.update_checks import UpdateFault, fault_of
+from spire_core.federated.update_checks import fault_of
 
 SIZE = 600  # two blocks and a part of one
 FORMS = ("bf16", "int8", "top_k")

@@ -13,12 +13,11 @@ from spire_core.config.model import ModelConfig
 from spire_core.config.server import ServerConfig
 from spire_core.diffusion.process import Diffusion, sample_timesteps
 from spire_core.errors import AggregationError, DivergenceError
-from spire_core.federated.aggregation import weighted_mean
+from spire_core.federated.accumulation import average
 from spire_core.federated.client import start_client, train_client
 from spire_core.federated.messages import ClientUpdate, RoundPlan
 from spire_core.federated.private_state import PrivateState, new_private_state
 from spire_core.federated.server import ServerState, aggregate
-from spire_core.federated.update_checks import CheckedUpdate, check_update
 from spire_core.methods import BODY, EMB_PROJ, LOCAL, NETWORK_PARTS
 from spire_core.network.flat_model import FlatModel, initial_weights
 from spire_core.network.unet import UNet
@@ -29,6 +28,12 @@ from spire_core.training.fit import TrainingObjective, to_float
 MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(1,), cond_dim=16)
 DIFFUSION = Diffusion.of(DiffusionConfig(t_power=0.6))
 SEED = 3
+
+
+def after_round(
+    state: ServerState, updates: list[ClientUpdate], config: ServerConfig
+) -> ServerState:
+    return aggregate(state, average(updates, state.broadcast, config), config)
 
 
 def objective(config: ClientConfig) -> TrainingObjective:
@@ -65,7 +70,7 @@ def run_rounds(
                 model, state.broadcast, client(c), private[c], config, objective(config), plan
             )
             updates.append(update)
-        state = aggregate(state, updates, ServerConfig())
+        state = after_round(state, updates, ServerConfig())
     return model, state, private
 
 
@@ -102,8 +107,8 @@ def test_all_clients_of_a_round_start_from_the_same_weights() -> None:
     config = ClientConfig(batch_size=8)
     _, together, _ = run_rounds("fedavg", config, [0, 1], 1)
     alone = [run_rounds("fedavg", config, [c], 1)[1].weights for c in (0, 1)]
-    expected = weighted_mean(alone, [20, 20])
-    np.testing.assert_array_equal(together.weights, expected)
+    expected = np.mean(np.array(alone, dtype=np.float64), axis=0)
+    np.testing.assert_array_equal(together.weights, expected.astype(np.float32))
 
 
 @pytest.mark.parametrize("method", ["spire", "fedavg", "shared_rep"])
@@ -137,11 +142,11 @@ def test_aggregate_by_hand() -> None:
     """(1 * 2 + 3 * 6) / 4 = 5 and (1 * 4 + 3 * 0) / 4 = 1."""
     state = ServerState.initial(np.zeros(2, dtype=np.float32))
     updates = [update(1, 3, [6.0, 0.0]), update(0, 1, [2.0, 4.0])]
-    after = aggregate(state, updates, ServerConfig(ema=0.0))
+    after = after_round(state, updates, ServerConfig(ema=0.0))
     np.testing.assert_array_equal(after.weights, np.array([5.0, 1.0], dtype=np.float32))
     np.testing.assert_array_equal(after.ema, after.weights)
     assert after.round_idx == 1
-    halfway = aggregate(state, updates, ServerConfig(lr=0.5))
+    halfway = after_round(state, updates, ServerConfig(lr=0.5))
     np.testing.assert_array_equal(halfway.weights, np.array([2.5, 0.5], dtype=np.float32))
 
 
@@ -149,9 +154,9 @@ def test_server_momentum_by_hand() -> None:
     """Twice the same pseudo-gradient of 1: velocity 1, then 0.9 + 1 = 1.9; weights 1, then 2.9."""
     config = ServerConfig(optimizer="fedavgm", momentum=0.9)
     state = ServerState.initial(np.zeros(1, dtype=np.float32))
-    state = aggregate(state, [update(0, 1, [1.0])], config)
+    state = after_round(state, [update(0, 1, [1.0])], config)
     assert state.weights == np.float32(1.0)
-    state = aggregate(state, [update(0, 1, [2.0])], config)
+    state = after_round(state, [update(0, 1, [2.0])], config)
     assert state.weights == pytest.approx(2.9, rel=1e-7)
 
 
@@ -159,14 +164,14 @@ def test_server_adam_by_hand() -> None:
     """One step: 0.1 delta / (sqrt(0.99 adaptivity^2 + 0.01 delta^2) + adaptivity), delta = 2."""
     config = ServerConfig(optimizer="fedadam", lr=0.5, momentum=0.9, beta2=0.99, adaptivity=0.1)
     state = ServerState.initial(np.zeros(1, dtype=np.float32))
-    after = aggregate(state, [update(0, 7, [2.0])], config)
+    after = after_round(state, [update(0, 7, [2.0])], config)
     assert after.weights == pytest.approx(0.5 * 0.2 / (np.sqrt(0.99 * 0.01 + 0.04) + 0.1), rel=1e-6)
 
 
 def test_ema_by_hand() -> None:
     """In round 90 the decay has reached its 0.9: 0.9 * 1 + 0.1 * 3 = 1.2."""
     state = ServerState(90, np.ones(1, dtype=np.float32), np.ones(1, dtype=np.float32))
-    after = aggregate(state, [update(0, 1, [3.0])], ServerConfig(ema=0.9))
+    after = after_round(state, [update(0, 1, [3.0])], ServerConfig(ema=0.9))
     assert after.ema == pytest.approx(1.2, rel=1e-6)
 
 
@@ -176,7 +181,7 @@ def test_ema_by_hand() -> None:
         ([], "got none"),
         ([update(0, 0, [1.0])], "0 examples from client 0"),
         ([update(0, 1, [1.0]), update(1, 0, [1.0])], "0 examples from client 1"),
-        ([update(0, 1, [1.0]), update(0, 1, [1.0])], r"ids \[0, 0\]: one is repeated"),
+        ([update(0, 1, [1.0]), update(0, 1, [1.0])], "a second one of client 0"),
         ([update(0, 1, [1.0]), update(1, 1, [1.0, 2.0])], r"shape \(2,\) .* from client 1"),
         ([update(0, 1, [float("nan")])], "NaN or infinity in weights from client 0"),
         ([update(0, 1, [float("inf")])], "NaN or infinity in weights from client 0"),
@@ -188,19 +193,19 @@ def test_updates_that_cannot_be_averaged_are_refused(
 ) -> None:
     state = ServerState.initial(np.zeros(1, dtype=np.float32))
     with pytest.raises(AggregationError, match=words):
-        aggregate(state, updates, ServerConfig())
+        after_round(state, updates, ServerConfig())
 
 
 @pytest.mark.parametrize(
     "num_examples",
-    [1e308, 10**400, 10**5000, 2**53 + 1],
-    ids=["1e308", "10^400", "10^5000", "2^53 + 1"],
+    [1e308, 10**400, 10**5000, 2**29 + 1, 1.5],
+    ids=["1e308", "10^400", "10^5000", "2^29 + 1", "1.5"],
 )
 def test_a_number_of_examples_that_outvotes_all_others_is_refused(num_examples: Any) -> None:
     state = ServerState.initial(np.zeros(1, dtype=np.float32))
     updates = [update(0, 1, [1.0]), update(1, num_examples, [2.0])]
     with pytest.raises(AggregationError, match=r"examples.* from client 1"):
-        aggregate(state, updates, ServerConfig())
+        after_round(state, updates, ServerConfig())
 
 
 @pytest.mark.parametrize(
@@ -210,28 +215,7 @@ def test_a_server_step_out_of_all_bounds_is_one_sentence(optimizer: str, sent: f
     config = ServerConfig(optimizer=optimizer, lr=1000.0)
     state = ServerState(0, *np.zeros((2, 2), dtype=np.float32), velocity=np.full(2, 1e38))
     with pytest.raises(DivergenceError, match=r"finite weights .* in round 0: lower server\.lr"):
-        aggregate(state, [update(0, 1, [sent, 0.0])], config)
-
-
-def test_an_update_is_scanned_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A checked one is taken as it is, as long as it has the others' form."""
-    state = ServerState.initial(np.zeros(2, dtype=np.float32))
-    checked = [check_update(update(c, 1, [1.0, 3.0 * c]), state.weights, False) for c in range(2)]
-    updates = [one for one in checked if isinstance(one, CheckedUpdate)]
-    assert len(updates) == 2
-    small = check_update(update(2, 1, [1.0]), state.weights[:1], False)
-    assert isinstance(small, CheckedUpdate)
-    with pytest.raises(AggregationError, match=r"shape \(1,\) .* from client 2"):
-        aggregate(state, [*updates, small], ServerConfig())
-    with pytest.raises(AggregationError, match="NaN or infinity in weights from client 3"):
-        aggregate(state, [*updates, update(3, 1, [float("nan"), 0.0])], ServerConfig())
-
-    def scan(*args: object) -> None:
-        raise AssertionError("scanned again")
-
-    monkeypatch.setattr("spire_core.federated.server.fault_of", scan)
-    after = aggregate(state, updates, ServerConfig())
-    assert after.weights.tolist() == [1.0, 1.5]
+        after_round(state, [update(0, 1, [sent, 0.0])], config)
 
 
 def test_local_layers_stay_with_their_clients() -> None:
@@ -282,12 +266,12 @@ def test_layers_that_are_local_from_the_first_round_on_start_without_moments() -
 def test_what_is_no_longer_shared_stays_whatever_the_servers_momentum(optimizer: str) -> None:
     config = ServerConfig(optimizer=optimizer)
     state = ServerState.initial(np.zeros(4, dtype=np.float32))
-    state = aggregate(state, [ClientUpdate(0, 1, 1, 0.0, np.ones(4, dtype=np.float32))], config)
+    state = after_round(state, [ClientUpdate(0, 1, 1, 0.0, np.ones(4, dtype=np.float32))], config)
     kept = state.weights[2:].copy()
     assert (kept > 0).all()
     for _ in range(3):
         half = [ClientUpdate(0, 1, 1, 0.0, state.weights[:2] + 1)]
-        moved = aggregate(state, half, config)
+        moved = after_round(state, half, config)
         assert (moved.weights[:2] > state.weights[:2]).all()
         np.testing.assert_array_equal(moved.weights[2:], kept)
         state = moved

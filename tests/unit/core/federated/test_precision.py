@@ -43,7 +43,7 @@ def trained(precision: str, engine: str, folder: Path) -> list[ClientUpdate | Co
     start = Broadcast(initial_weights(config.model, config.method, 1, 0).numpy())
     plan = RoundPlan(0, lr_scale=0.1, shares_local=True, tau=4)
     units = [(0, 1)] if engine == "grouped" else [(0,), (1,)]
-    return [update for unit in units for update in worker.fit_group(unit, start, plan)]
+    return [update for unit in units for update in worker.train(unit, start, plan)]
 
 
 @pytest.mark.parametrize("engine", ["loop", "grouped"])

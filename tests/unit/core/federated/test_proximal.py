@@ -220,7 +220,7 @@ def test_it_goes_with_the_other_settings(
         for round_idx in range(2):
             plan = RoundPlan(round_idx, lr_scale=1.0, shares_local=True, tau=8)
             broadcast = Broadcast(weights)
-            sent = [u for group in groups for u in worker.fit_group(group, broadcast, plan)]
+            sent = [u for group in groups for u in worker.train(group, broadcast, plan)]
             updates = [decompress(update, weights, config.client) for update in sent]
             weights = np.mean([update.weights for update in updates], axis=0)
         assert np.isfinite(weights).all()

@@ -7,9 +7,16 @@ import numpy as np
 import pytest
 
 from spire_core.config.server import ServerConfig
+from spire_core.federated.accumulation import average
 from spire_core.federated.messages import AdamMoments, ClientUpdate
 from spire_core.federated.participation import choose_cohort
 from spire_core.federated.server import ServerState, aggregate
+
+
+def after_round(
+    state: ServerState, updates: list[ClientUpdate], config: ServerConfig
+) -> ServerState:
+    return aggregate(state, average(updates, state.broadcast, config), config)
 
 
 def update(client_id: int, num_examples: int, values: list[float], **more: Any) -> ClientUpdate:
@@ -22,7 +29,7 @@ def test_adam_over_three_rounds() -> None:
     state = ServerState.initial(np.zeros(1, dtype=np.float32))
     x, m, v = 0.0, 0.0, 0.1**2
     for target in (2.0, -1.0, 4.0):
-        state = aggregate(state, [update(0, 7, [target])], config)
+        state = after_round(state, [update(0, 7, [target])], config)
         delta = target - x
         m, v = 0.9 * m + 0.1 * delta, 0.99 * v + 0.01 * delta**2
         x += 0.5 * m / (math.sqrt(v) + 0.1)
@@ -32,9 +39,9 @@ def test_adam_over_three_rounds() -> None:
 def test_momentum_goes_at_its_rate() -> None:
     config = ServerConfig(optimizer="fedavgm", momentum=0.9, lr=0.5)
     state = ServerState.initial(np.zeros(1, dtype=np.float32))
-    state = aggregate(state, [update(0, 1, [1.0])], config)
+    state = after_round(state, [update(0, 1, [1.0])], config)
     assert state.weights == pytest.approx(0.5)
-    state = aggregate(state, [update(0, 1, [1.0])], config)  # velocity 0.9 + 0.5
+    state = after_round(state, [update(0, 1, [1.0])], config)  # velocity 0.9 + 0.5
     assert state.weights == pytest.approx(0.5 + 0.5 * 1.4)
 
 
@@ -42,9 +49,9 @@ def test_the_running_average_is_of_the_weights_and_forgets_the_start() -> None:
     """Its decay is 1 / 10 in the first round and 2 / 11 in the second."""
     config = ServerConfig(lr=0.5, ema=0.95)
     state = ServerState.initial(np.zeros(1, dtype=np.float32))
-    state = aggregate(state, [update(0, 1, [2.0])], config)  # weights 1
+    state = after_round(state, [update(0, 1, [2.0])], config)  # weights 1
     assert state.ema == pytest.approx(0.9)
-    state = aggregate(state, [update(0, 1, [3.0])], config)  # weights 2
+    state = after_round(state, [update(0, 1, [3.0])], config)  # weights 2
     assert state.ema == pytest.approx(2 / 11 * 0.9 + 9 / 11 * 2)
 
 
@@ -55,7 +62,7 @@ def test_moments_and_steps_are_weighted_by_examples() -> None:
         return update(client_id, num_examples, [0.0, 0.0], moments=moments)
 
     start = ServerState.initial(np.zeros(2, np.float32))
-    after = aggregate(start, [sent(0, 1, 2.0), sent(1, 3, 6.0)], ServerConfig())
+    after = after_round(start, [sent(0, 1, 2.0), sent(1, 3, 6.0)], ServerConfig())
     assert after.moments is not None
     assert [array[0] for array in after.moments.arrays] == [5.0, 28.0, 5.0]
 

@@ -13,11 +13,13 @@ from pipeline.config.load import load_config
 from pipeline.federation.driver import Driver
 from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.pool import LocalClientPool
+from pipeline.federation.receiving import UpdateReceiver
 from pipeline.federation.rounds import RoundSettings
 from spire_core.config.client import ClientConfig
 from spire_core.config.method import MethodConfig
 from spire_core.config.server import ServerConfig
-from spire_core.federated.messages import Broadcast, ClientUpdate, RoundPlan
+from spire_core.federated.accumulation import Part
+from spire_core.federated.messages import Broadcast, ClientReport, ClientUpdate, RoundPlan
 from spire_core.federated.server import ServerState
 from spire_core.network.flat_model import initial_weights
 from spire_core.partition.split import ClientSplit, Partition
@@ -25,16 +27,20 @@ from spire_core.rng import torch_generator
 
 
 class ListeningWorker:
-    def __init__(self) -> None:
-        self.plans: list[RoundPlan] = []
+    def __init__(self, settings: RoundSettings) -> None:
+        self.receiver, self.plans = UpdateReceiver(settings), list[RoundPlan]()
 
     def fit_group(
         self, client_ids: tuple[int, ...], broadcast: Broadcast, plan: RoundPlan
-    ) -> list[ClientUpdate]:
+    ) -> list[ClientReport]:
         """Client c has 10 * (c + 1) examples and a loss of c."""
         self.plans.append(plan)
         weights = broadcast.weights + 1
-        return [ClientUpdate(c, 10 * (c + 1), 1, float(c), weights) for c in client_ids]
+        updates = [ClientUpdate(c, 10 * (c + 1), 1, float(c), weights) for c in client_ids]
+        return self.receiver.receive(client_ids, updates, broadcast, plan)
+
+    def round_part(self, round_idx: int, start: int, stop: int) -> Part | None:
+        return self.receiver.part(round_idx, start, stop)
 
 
 def test_every_round_tells_its_rate_and_what_is_shared() -> None:
@@ -42,7 +48,7 @@ def test_every_round_tells_its_rate_and_what_is_shared() -> None:
     client = ClientConfig(engine="loop", opt_state="reset", warmup_rounds=2)
     method = MethodConfig("shared_rep", share_until=0.5)
     rounds = RoundSettings(federation, client, ServerConfig(ema=0.0), method, 0, [10, 20], 6)
-    worker: Any = ListeningWorker()
+    worker: Any = ListeningWorker(rounds)
     start = ServerState.initial(np.zeros(6, np.float32))
     driver = Driver(LocalClientPool(worker), start, rounds)
     for round_idx in range(8):
@@ -75,7 +81,7 @@ def test_a_worker_trains_by_the_settings(
         weights = initial_weights(config.model, config.method, 1, 0)
         weights += 0.02 * torch.randn(weights.shape, generator=torch_generator(0, "more"))
         plan = RoundPlan(0, lr_scale=1.0, shares_local=True, tau=3)
-        sent = [worker.fit_group(group, Broadcast(weights.numpy()), plan) for group in groups]
+        sent = [worker.train(group, Broadcast(weights.numpy()), plan) for group in groups]
         updates = [update for group in sent for update in group]
         return np.stack([u.weights for u in updates if isinstance(u, ClientUpdate)])
 

@@ -1,6 +1,5 @@
 """What a round's memory is, and who has room for it."""
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +23,8 @@ from pipeline.clients.worker import ClientWorker
 from pipeline.config.load import load_config
 from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.setup import prepare
-from spire_core.config.client import ClientConfig
 from spire_core.errors import ClusterError
-from spire_core.federated.messages import Broadcast, RoundPlan
+from spire_core.federated.accumulation import SUM_BYTES
 
 MIB = 2**20
 
@@ -49,16 +47,22 @@ def test_each_node_keeps_as_many_as_it_has_room_for() -> None:
 
 
 def test_the_updates_of_a_round_need_room_whatever_the_number_of_actors() -> None:
-    def kept(free: int, cohort_size: int, store: float = math.inf) -> list[int]:
-        round_ = RoundMemory(cohort_size, message_bytes=10 * MIB)
-        return kept_positions(found_on(*[("a", free)] * 4), round_, store * MIB)
+    def kept(free: int, cohort_size: int) -> list[int]:
+        round_ = RoundMemory(cohort_size, client_bytes=20 * MIB)
+        return kept_positions(found_on(*[("a", free)] * 4), round_)
 
-    assert kept(400 + 160, cohort_size=8) == [0, 1, 2, 3]  # steps, 8 messages and their copies
+    assert kept(400 + 160, cohort_size=8) == [0, 1, 2, 3]  # steps, and two updates in each
     assert kept(400 + 159, cohort_size=8) == [0, 1, 2]
     assert kept(100 + 160, cohort_size=8) == [0]
     assert kept(100 + 159, cohort_size=8) == []
-    assert kept(100 + 120, cohort_size=8, store=40) == [0]  # the store spills the rest
-    assert kept(100 + 119, cohort_size=8, store=40) == []
+
+
+def test_a_sum_needs_as_much_room_in_every_actor() -> None:
+    def kept(free: int) -> list[int]:
+        return kept_positions(found_on(*[("a", free)] * 4), RoundMemory(8, actor_bytes=20 * MIB))
+
+    assert kept(4 * 120) == [0, 1, 2, 3]
+    assert kept(4 * 120 - 1) == [0, 1, 2]
 
 
 def test_the_drivers_node_has_less_room() -> None:
@@ -73,48 +77,38 @@ def test_an_actor_with_a_gpu_needs_room_on_both() -> None:
             Footprint(Place("a", 0, node_free * MIB), Place("a GPU 0", need, gpu_free * MIB))
             for need in (100 * MIB, 0)
         ]
-        return kept_positions(found, RoundMemory(2, message_bytes=10 * MIB))
+        return kept_positions(found, RoundMemory(2, client_bytes=20 * MIB))
 
     assert kept(40, 200) == [0, 1]
     assert kept(40, 199) == [0]
     assert kept(39, 200) == []  # one actor would hold the updates of both clients
 
 
-def test_the_memory_of_a_round_is_that_of_its_updates() -> None:
-    """The largest run that was measured grew by 24 bytes for each client's parameter."""
-    million, average = 10**6, ClientConfig(opt_state="average")
-    round_ = RoundMemory.of(average, 40, million)
-    assert round_.message_bytes == 12 * million
-    assert round_.per_actor(2, math.inf) == 20 * 24 * million
-    assert round_.per_actor(3, math.inf) == 14 * 24 * million
-    assert round_.server_bytes == 4 * 8 * million
-    assert RoundMemory.of(ClientConfig(opt_state="reset"), 40, million).message_bytes == 4 * million
-    packed = RoundMemory.of(ClientConfig(opt_state="average", compression="int8"), 40, million)
-    assert packed.message_bytes == 5 * million  # moments travel as bfloat16
-    assert packed.server_bytes == 40 * 12 * million + 32 * million
+def test_the_memory_of_a_mean_does_not_depend_on_the_cohort(mnist_root: Path) -> None:
+    def memory_of(cohort_size: int, *words: str) -> RoundMemory:
+        sizes = [f"federation.num_clients={cohort_size}", f"federation.cohort_size={cohort_size}"]
+        return RoundMemory.of(load_config("smoke", [*sizes, "client.engine=loop", *words]), 10**8)
 
-
-def test_messages_are_as_large_as_counted(mnist_root: Path, tmp_path: Path) -> None:
-    words = [f"data.root={mnist_root}", f"tracking.root={tmp_path}", "client.engine=loop"]
-    for compression in ("none", "bf16", "int8", "top_k"):
-        words[3:] = [f"client.compression={compression}"]
-        setting = prepare(load_config("smoke", words))
-        setup = WorkerSetup(setting.config, {}, setting.partition, setting.extractor, tmp_path)
-        worker = ClientWorker(setup, setting.images)
-        size = setting.model.layout.size
-        plan = RoundPlan(0, lr_scale=1.0, shares_local=True, tau=1)
-        [message] = worker.fit_group([0], Broadcast(np.zeros(size, np.float32)), plan)
-        counted = RoundMemory.of(setting.config.client, 1, size).message_bytes
-        assert 0.9 * counted < message.num_bytes < 1.1 * counted
+    one, many = memory_of(40), memory_of(4000)
+    assert one.per_actor(2) == many.per_actor(2) == (12 + 3 * SUM_BYTES) * 10**8
+    assert one.server_bytes == many.server_bytes
+    assert memory_of(40, "client.opt_state=reset").per_actor(2) == (4 + SUM_BYTES) * 10**8
+    packed = memory_of(40, "client.compression=int8")
+    assert packed.per_actor(2) == (24 + 3 * SUM_BYTES) * 10**8
+    robust = memory_of(40, "server.aggregation=median")
+    assert robust.per_actor(2) == (12 + 20 * 12) * 10**8
+    assert robust.in_one_process == robust.server_bytes + 41 * 12 * 10**8
 
 
 def test_a_round_that_one_process_has_no_room_for_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(memory, "available_bytes", lambda: 100 * MIB)
-    check_memory(RoundMemory(9, 10 * MIB, 10 * MIB))
-    with pytest.raises(ClusterError, match="got 110 MiB for 10 clients, 100 MiB free: lower"):
-        check_memory(RoundMemory(10, 10 * MIB, 10 * MIB))
+    check_memory(RoundMemory(8, 10 * MIB, 10 * MIB, 10 * MIB))
+    with pytest.raises(ClusterError, match="got 110 MiB for 9 clients, 100 MiB free: lower fed"):
+        check_memory(RoundMemory(9, 10 * MIB, 10 * MIB, 10 * MIB))
+    with pytest.raises(ClusterError, match="got 101 MiB for 9 clients, 100 MiB free: lower model"):
+        check_memory(RoundMemory(9, 101 * MIB))
 
 
 def test_what_work_takes_is_seen_after_it() -> None:

@@ -8,22 +8,30 @@ import pytest
 from pipeline.config.federation import FederationConfig
 from pipeline.federation.driver import Driver
 from pipeline.federation.pool import LocalClientPool
+from pipeline.federation.receiving import UpdateReceiver
 from pipeline.federation.rounds import RoundSettings
 from spire_core.config.client import ClientConfig
 from spire_core.config.method import MethodConfig
 from spire_core.config.server import ServerConfig
-from spire_core.federated.messages import Broadcast, ClientUpdate, RoundPlan
+from spire_core.federated.accumulation import Part
+from spire_core.federated.messages import Broadcast, ClientReport, ClientUpdate, RoundPlan
 from spire_core.federated.server import ServerState
 
 
 class StepWorker:
     """Its clients add 1 to every weight."""
 
+    def __init__(self, settings: RoundSettings) -> None:
+        self.receiver = UpdateReceiver(settings)
+
     def fit_group(
         self, client_ids: tuple[int, ...], broadcast: Broadcast, plan: RoundPlan
-    ) -> list[ClientUpdate]:
-        weights = broadcast.weights + 1
-        return [ClientUpdate(c, 10, 1, 0.0, weights) for c in client_ids]
+    ) -> list[ClientReport]:
+        updates = [ClientUpdate(c, 10, 1, 0.0, broadcast.weights + 1) for c in client_ids]
+        return self.receiver.receive(client_ids, updates, broadcast, plan)
+
+    def round_part(self, round_idx: int, start: int, stop: int) -> Part | None:
+        return self.receiver.part(round_idx, start, stop)
 
 
 @pytest.mark.parametrize(("ema", "after_one"), [(0.95, 0.9), (0.0, 1.0)])
@@ -33,7 +41,7 @@ def test_clients_draw_with_the_moving_average_if_there_is_one(ema: float, after_
     rounds = RoundSettings(
         federation, client, ServerConfig(ema=ema), MethodConfig(), 0, [10, 10], 6
     )
-    worker: Any = StepWorker()
+    worker: Any = StepWorker(rounds)
     driver = Driver(LocalClientPool(worker), ServerState.initial(np.zeros(6, np.float32)), rounds)
     driver.run_round(())
     assert driver.model_weights() == pytest.approx(np.full(6, after_one))

@@ -15,13 +15,21 @@ from pipeline.experiment.run import run_experiment
 from pipeline.experiment.watcher import Watcher
 from pipeline.federation.driver import Driver, choose_cohort
 from pipeline.federation.pool import ClientFailure, LocalClientPool, Work
+from pipeline.federation.receiving import UpdateReceiver
 from pipeline.federation.rounds import RoundSettings
 from spire_core.config.client import ClientConfig
 from spire_core.config.method import MethodConfig
 from spire_core.config.server import ServerConfig
 from spire_core.errors import AggregationError, ClusterError
+from spire_core.federated.accumulation import Part
 from spire_core.federated.client import train_client
-from spire_core.federated.messages import AdamMoments, Broadcast, ClientUpdate, RoundPlan
+from spire_core.federated.messages import (
+    AdamMoments,
+    Broadcast,
+    ClientReport,
+    ClientUpdate,
+    RoundPlan,
+)
 from spire_core.federated.participation import responding_clients, stragglers
 from spire_core.federated.private_state import PrivateState
 from spire_core.federated.server import ServerState
@@ -34,7 +42,8 @@ Fault = Callable[[ClientUpdate, int], ClientUpdate]
 class FakeWorker:
     """Adds its id + 1 to every weight; `fault(update, how often this client was asked)`."""
 
-    def __init__(self, fault: Fault) -> None:
+    def __init__(self, fault: Fault, settings: RoundSettings) -> None:
+        self.receiver = UpdateReceiver(settings)
         self.fault, self.asked = fault, dict.fromkeys(range(NUM_CLIENTS), 0)
         self.undone: list[tuple[int, int]] = []
 
@@ -43,8 +52,15 @@ class FakeWorker:
 
     def fit_group(
         self, client_ids: tuple[int, ...], broadcast: Broadcast, plan: RoundPlan
-    ) -> list[ClientUpdate]:
-        return [self.fit(client_id, broadcast, plan) for client_id in client_ids]
+    ) -> list[ClientReport]:
+        updates = [self.fit(client_id, broadcast, plan) for client_id in client_ids]
+        return self.receiver.receive(client_ids, updates, broadcast, plan)
+
+    def round_part(self, round_idx: int, start: int, stop: int) -> Part | None:
+        return self.receiver.part(round_idx, start, stop)
+
+    def forget_round(self) -> None:
+        self.receiver.forget()
 
     def fit(self, client_id: int, broadcast: Broadcast, plan: RoundPlan) -> ClientUpdate:
         self.asked[client_id] += 1
@@ -58,12 +74,12 @@ def driver_with(fault: Fault, client: dict[str, Any] | None = None, **federation
     settings = FederationConfig(
         num_clients=NUM_CLIENTS, cohort_size=NUM_CLIENTS, num_rounds=5, tau=TAU, **federation
     )
-    worker: Any = FakeWorker(fault)
     state = ServerState.initial(np.zeros(SIZE, dtype=np.float32))
     training = ClientConfig(**{"engine": "loop", "opt_state": "reset", **(client or {})})
     parts = (settings, training, ServerConfig(ema=0.0), MethodConfig())
     num_examples = [10 * (client_id + 1) for client_id in range(NUM_CLIENTS)]
     rounds = RoundSettings(*parts, seed=0, num_examples=num_examples, shared_size=SIZE)
+    worker: Any = FakeWorker(fault, rounds)
     return Driver(LocalClientPool(worker), state, rounds)
 
 

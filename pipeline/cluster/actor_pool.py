@@ -1,11 +1,10 @@
 """The client pool as Ray actors."""
 
 import logging
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import ray
@@ -15,11 +14,10 @@ from pipeline.clients.memory import (
     NO_ROUNDS,
     Footprint,
     RoundMemory,
-    footprint,
     kept_positions,
-    resident_bytes,
 )
-from pipeline.cluster.actor_plan import ActorPlan, choose_device
+from pipeline.cluster.actor_plan import ActorPlan
+from pipeline.cluster.client_actor import ClientActor, lost_together
 from pipeline.cluster.results import (
     LESS_MEMORY,
     first_line,
@@ -34,65 +32,17 @@ from pipeline.cluster.session import free_resources
 from pipeline.cluster.watch import check_alive, end_actor
 from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.pool import (
-    SEE_LOG,
     ClientFailure,
     ClientPool,
     Unit,
     Work,
-    run_here,
 )
 from pipeline.federation.scheduling import WorkerSpeeds, balance
 from spire_core.errors import ClusterError
 
-if TYPE_CHECKING:
-    from pipeline.clients.worker import ClientWorker
-
 logger = logging.getLogger(__name__)
 WAIT_NOTICE_S = 30.0
 REVIVAL_S = 120.0  # for an actor to come back, perhaps on another node
-
-
-@ray.remote
-class ClientActor:
-    """One long-lived process that simulates clients on its share of the machine."""
-
-    worker: "ClientWorker | None" = None  # None in a restarted process, until it begins
-
-    def run(self, work: Work, *args: Any) -> tuple[list[Any], float]:
-        """Return results as `run_here` does, and the seconds that they took.
-
-        The arguments travel beside the work, because Ray resolves handles at the top level only.
-        """
-        began = time.monotonic()
-        if self.worker is None:
-            return _lost_together(work.units, "its actor was lost"), 0.0
-        return run_here(self.worker, replace(work, args=args)), time.monotonic() - began
-
-    def ask(self, method: str, *args: Any) -> Any:
-        """Return the result of a method of the worker, None without a worker."""
-        return None if self.worker is None else getattr(self.worker, method)(*args)
-
-    def begin(self, setup: WorkerSetup, images: np.ndarray, rehearses: bool = False) -> Footprint:
-        """Begin, also after a restart; ClusterError if this node does not see the run's folder.
-
-        Returns the free memory and, with a rehearsal, the memory that a round takes. The setup does
-        not come through `__init__`: an error there would lose its type, and Ray warns of restarts
-        whose arguments lie in its object store.
-        """
-        if not setup.folder.is_dir():
-            raise ClusterError(
-                f"expected the run's folder {setup.folder} on every node, got a node without it: "
-                "name a folder that all nodes share with tracking.root=FOLDER or SPIRE_ROOT"
-            )
-        from pipeline.clients.worker import ClientWorker
-
-        device = choose_device(setup.config.resources, bool(ray.get_gpu_ids()))
-        self.worker = ClientWorker(setup, images, device)
-        before = resident_bytes()
-        if rehearses:
-            self.worker.rehearse()
-        node = ray.get_runtime_context().get_node_id()
-        return footprint(node, before, self.worker.context.device)
 
 
 class RayClientPool(ClientPool):
@@ -166,12 +116,11 @@ class RayClientPool(ClientPool):
         ClusterError if none is left, or if the user has set the number of actors.
         """
         total = len(footprints)
-        store_bytes = ray.cluster_resources().get("object_store_memory", math.inf)
         here = ray.get_runtime_context().get_node_id()
-        kept = kept_positions(footprints, round_memory, store_bytes, here)
+        kept = kept_positions(footprints, round_memory, here)
         if len(kept) == total:
             return
-        sizes = _sizes(footprints, round_memory.per_actor(total, store_bytes))
+        sizes = _sizes(footprints, round_memory.per_actor(total))
         if not (kept and may_shrink):
             raise ClusterError(
                 f"expected memory for {total} client actors, got {sizes}: {LESS_MEMORY}"
@@ -188,10 +137,32 @@ class RayClientPool(ClientPool):
 
     def ask_first(self, method: str, *args: Any, limit_s: float | None = None) -> Any:
         try:
-            return result_of(self.actors[0].ask.remote(method, *args), limit_s)
+            answer = result_of(self.actors[0].ask.remote(method, *args), limit_s)
+            return None if answer is None else answer[0]
         except ClusterError as error:
             logger.warning("%s of a client actor: %s", method, error)
             return None
+
+    def each(self, method: str, *args: Any) -> list[Any]:
+        check_alive()
+        refs = [actor.ask.remote(method, *args) for actor in self.actors]
+        return [self._own(actor, ref) for actor, ref in zip(self.actors, refs, strict=True)]
+
+    def _own(self, actor: Any, ref: Any) -> Any:
+        """Return an actor's answer; None from an actor that is lost or hangs, which begins anew."""
+        try:
+            answer = get(ref, self.client_timeout_s)
+            if answer is not None:
+                return answer[0]
+        except RayTaskError as error:
+            if not isinstance(error.cause, RayError):
+                raise task_error(error) from error
+        except GetTimeoutError:
+            ray.kill(actor, no_restart=False)
+        except RayError as error:
+            logger.warning("a client actor was lost (%s)", first_line(error))
+        self._revive(actor)
+        return None
 
     def share(self, value: Any) -> Any:
         check_alive()  # of a dead node, Ray would end this process
@@ -232,7 +203,7 @@ class RayClientPool(ClientPool):
         if not done:
             ray.kill(actor, no_restart=False)
             cause = f"no answer in {self.client_timeout_s:g} s per client"
-            return _lost_together(units, cause), 0.0
+            return lost_together(units, cause), 0.0
         try:
             return get(ref)
         except RayTaskError as error:
@@ -241,7 +212,7 @@ class RayClientPool(ClientPool):
             cause = loss_cause(error.cause, "what it was given is lost")
         except RayError as error:
             cause = loss_cause(error, "its actor was lost")
-        return _lost_together(units, *cause), 0.0
+        return lost_together(units, *cause), 0.0
 
     def _seconds_left(self, units: Sequence[Unit], began: float) -> float | None:
         """Return the time that an actor still has for these units, None without a limit."""
@@ -271,16 +242,12 @@ class RayClientPool(ClientPool):
             end_actor(actor)
 
 
-def _lost_together(units: Sequence[Unit], cause: str, remedy: str = SEE_LOG) -> list[Any]:
-    return [ClientFailure(unit, cause, len(units), remedy) for unit in units]
-
-
 def _sizes(footprints: Sequence[Footprint], share_bytes: int) -> str:
     """Return the need of an actor and the least free memory, in words."""
     mib, step = 2**20, footprints[0]
     least = min(one.node.free_bytes for one in footprints)
     words = f"{step.node.need_bytes / mib:.0f} MiB for a step and {share_bytes / mib:.0f} MiB for "
-    words += f"the updates of each in a round, {least / mib:.0f} MiB free"
+    words += f"the updates of a round in each, {least / mib:.0f} MiB free"
     gpus = [one.gpu.free_bytes for one in footprints if one.gpu is not None]
     if step.gpu is None or not gpus:
         return words

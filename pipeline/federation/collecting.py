@@ -1,0 +1,78 @@
+"""Collecting: the workers' accumulators become the combined update of a round.
+
+They are fetched stretch by stretch, so that the driver holds a few vectors of the model's size,
+whatever the cohort and the number of workers. Workers keep them until the next round. A worker that
+is lost takes its clients' updates with it: these clients are computed again, to the same bits.
+"""
+
+import logging
+from collections.abc import Callable, Collection, Sequence
+
+from pipeline.federation.gathering import Gatherer, OpenRound, Reports
+from pipeline.federation.pool import MAX_TRIES, SEE_LOG
+from spire_core.errors import ClusterError
+from spire_core.federated.accumulation import MeanUpdate, Part, combine, joined, stretch_size
+
+logger = logging.getLogger(__name__)
+
+
+class Collector:
+    """Returns the combined updates of rounds.
+
+    `transform` is applied to each: the place to add noise to an exact sum, once.
+    """
+
+    def __init__(
+        self, gatherer: Gatherer, transform: Callable[[MeanUpdate], MeanUpdate] = lambda mean: mean
+    ) -> None:
+        self.gatherer, self.transform = gatherer, transform
+        self.pool, self.settings = gatherer.pool, gatherer.settings
+
+    def collect(self, reports: Reports, round_: OpenRound) -> tuple[MeanUpdate, Reports]:
+        """Return the combined update of the reported clients, and the reports of those in it.
+
+        Clients whose updates are lost are computed again; one that then fails is dropped if the
+        settings say so. Raises the errors of `Gatherer.gather`, and ClusterError if updates are
+        lost again and again.
+        """
+        for _ in range(MAX_TRIES):
+            stretches, lost = self._stretches(reports, round_)
+            if not lost:
+                return self.transform(joined(stretches)), reports
+            logger.warning("%d updates%s are lost: computed again", len(lost), round_.name)
+            kept = {c: report for c, report in reports.items() if c not in lost}
+            reports = kept | self.gatherer.gather(sorted(lost), round_)
+        raise ClusterError(
+            f"expected the updates{round_.name} to be kept until they are averaged, got workers "
+            f"that lost them {MAX_TRIES} times: {SEE_LOG}; spire resume goes on from the last "
+            "checkpoint"
+        )
+
+    def _stretches(
+        self, reports: Reports, round_: OpenRound
+    ) -> tuple[list[tuple], Collection[int]]:
+        """Return the combined stretches, or else the clients whose updates are lost."""
+        plan, server = round_.plan, self.settings.server
+        shape = self.settings.update_shape(plan, round_.state.weights.size)
+        step = stretch_size(shape, self.pool.num_workers, len(reports), server)
+        stretches = []
+        for start in range(0, shape.size, step):
+            found = self.pool.each("round_part", plan.round_idx, start, start + step)
+            parts = [part for part in found if part is not None]
+            lost = self._lost(parts, reports)
+            if lost:
+                return [], lost
+            stretches.append(combine(parts, server))
+        return stretches, ()
+
+    def _lost(self, parts: Sequence[Part], reports: Reports) -> Collection[int]:
+        """Return the clients that are in no part.
+
+        Those are all, and every worker starts anew, if a part holds a client that does not belong
+        there: its answer was lost and it is dropped, or another worker computed it again.
+        """
+        found = [client_id for part in parts for client_id in part.client_ids]
+        if len(set(found)) == len(found) and set(found) <= reports.keys():
+            return reports.keys() - set(found)
+        self.pool.each("forget_round")
+        return list(reports)

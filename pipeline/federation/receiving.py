@@ -1,0 +1,111 @@
+"""Receiving: an update is decoded, checked and accumulated in the process where it was made.
+
+This is the server's side, moved to the clients' process, so that updates never travel. The driver
+gets a report of each client, and parts of the accumulators.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from pipeline.federation.rounds import RoundSettings
+from spire_core.federated.accumulation import Accumulator, Part, make_accumulator
+from spire_core.federated.compression import decompress
+from spire_core.federated.messages import (
+    Broadcast,
+    ClientReport,
+    ClientUpdate,
+    CompressedUpdate,
+    RoundPlan,
+    UpdateFault,
+)
+from spire_core.federated.update_checks import CheckedUpdate, check_update
+
+Message = ClientUpdate | CompressedUpdate
+Transform = Callable[[ClientUpdate, Broadcast], ClientUpdate]
+
+
+class UpdateReceiver:
+    """Receives the updates of one round at a time.
+
+    `transform` is applied to each checked update before it is accumulated: the place to clip it.
+    """
+
+    def __init__(
+        self, settings: RoundSettings, transform: Transform = lambda update, broadcast: update
+    ) -> None:
+        self.settings, self.transform = settings, transform
+        self._round_idx: int | None = None
+        self._accumulator: Accumulator | None = None
+
+    def receive(
+        self,
+        group: Sequence[int],
+        messages: Sequence[Message],
+        broadcast: Broadcast,
+        plan: RoundPlan,
+    ) -> list[ClientReport]:
+        """Accumulate the updates in a group's messages and return a report of each client.
+
+        If one has a fault, the others of its group are accumulated only where faulty clients are
+        dropped: otherwise the whole group is asked again. A client that is already there stays.
+        """
+        ids = [message.client_id for message in messages]
+        if ids != list(group):
+            fault = UpdateFault(f"updates of clients {ids} instead of {list(group)}")
+            return [ClientReport(client_id, fault=fault) for client_id in group]
+        checked = [
+            self._checked(client_id, message, broadcast, plan)
+            for client_id, message in zip(group, messages, strict=True)
+        ]
+        usable = [one for one in checked if isinstance(one, CheckedUpdate)]
+        if len(usable) == len(checked) or self.settings.federation.on_client_error == "drop":
+            self._accumulate(usable, broadcast, plan)
+        return [_report(c, one) for c, one in zip(group, checked, strict=True)]
+
+    def part(self, round_idx: int, start: int, stop: int) -> Part | None:
+        """Return a stretch of what has arrived in a round, None if nothing has."""
+        if self._accumulator is None or self._round_idx != round_idx:
+            return None
+        return self._accumulator.part(start, stop)
+
+    def forget(self) -> None:
+        """Drop all that has arrived."""
+        self._round_idx = self._accumulator = None
+
+    def _accumulate(
+        self, updates: Sequence[CheckedUpdate], broadcast: Broadcast, plan: RoundPlan
+    ) -> None:
+        if self._accumulator is None or self._round_idx != plan.round_idx:
+            self.forget()
+            shape = self.settings.update_shape(plan, broadcast.weights.size)
+            self._accumulator = make_accumulator(broadcast, shape, self.settings.server)
+            self._round_idx = plan.round_idx
+        try:
+            for one in updates:
+                if one.update.client_id not in self._accumulator.client_ids:
+                    update = self.transform(one.update, broadcast)
+                    self._accumulator.accumulate(replace(one, update=update))
+        except BaseException:  # half of an update may be in it
+            self.forget()
+            raise
+
+    def _checked(
+        self, client_id: int, message: Message, broadcast: Broadcast, plan: RoundPlan
+    ) -> CheckedUpdate | UpdateFault:
+        settings = self.settings
+        try:
+            update = decompress(message, broadcast.weights, settings.client)
+        except ValueError as error:
+            return UpdateFault(str(error))
+        shape = settings.update_shape(plan, broadcast.weights.size)
+        limits = (shape.has_moments, settings.federation.max_update_norm)
+        known = settings.num_examples[client_id]
+        return check_update(update, broadcast.weights[: shape.size], *limits, known)
+
+
+def _report(client_id: int, checked: CheckedUpdate | UpdateFault) -> ClientReport:
+    if isinstance(checked, UpdateFault):
+        return ClientReport(client_id, fault=checked)
+    update = checked.update
+    numbers = (int(update.num_examples), update.num_steps, update.loss, update.num_bytes)
+    return ClientReport(client_id, *numbers, norm=checked.norm)

@@ -1,0 +1,218 @@
+"""Accumulation of a round's checked updates, piece by piece and in any grouping, and their mean.
+
+Updates are accumulated where they arrive, each worker's in an accumulator of its own. The parts of
+all accumulators are combined stretch by stretch, so that nobody holds the cohort's updates and the
+whole sum at once. For the mean an accumulator is a sum (`UpdateSum`), which takes as much memory
+for a thousand clients as for one. The median and the trimmed mean need every client's number, so
+that theirs is a stack (`UpdateStack`).
+
+S: length of the shared weights, K: clients, n: numbers of a stretch.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from spire_core.config.server import ServerConfig
+from spire_core.errors import AggregationError
+from spire_core.federated.aggregation import robust_mean
+from spire_core.federated.exact_sum import ExactSum, PartialSum, Scale
+from spire_core.federated.messages import AdamMoments, Broadcast, ClientUpdate, UpdateFault
+from spire_core.federated.update_checks import CheckedUpdate, check_update
+from spire_core.methods import NETWORK_PARTS
+
+STRETCH_BYTES = 1 << 28  # of all parts of a stretch together
+NOTHING_TO_AVERAGE = AggregationError(
+    "expected at least one update with examples, got none: there is nothing to average"
+)
+SUM_BYTES = 16  # of a number in a sum: its first level, and room for some pages of the others
+
+
+@dataclass(frozen=True)
+class UpdateShape:
+    """The arrays of a round's updates.
+
+    `size`: S. `total_examples`: an upper bound on the examples of all clients together.
+    """
+
+    size: int
+    has_moments: bool
+    total_examples: int
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The lengths of the arrays: weights and, with moments, both of them and the steps."""
+        moments = (self.size, self.size, len(NETWORK_PARTS))
+        return (self.size, *moments) if self.has_moments else (self.size,)
+
+
+@dataclass(frozen=True)
+class MeanUpdate:
+    """The combined update of a round: weights (S,) float32, and moments if they are averaged."""
+
+    weights: np.ndarray
+    moments: AdamMoments | None = None
+
+
+@dataclass(frozen=True)
+class SumPart:
+    """A stretch of a sum, and the clients in it."""
+
+    client_ids: tuple[int, ...]
+    num_examples: int
+    sums: tuple[PartialSum, ...]
+
+
+@dataclass(frozen=True)
+class StackPart:
+    """A stretch of every client's update: arrays (K, n) in the order of `client_ids`."""
+
+    client_ids: tuple[int, ...]
+    arrays: tuple[np.ndarray, ...]
+
+
+Part = SumPart | StackPart
+
+
+class Accumulator(ABC):
+    """A round's updates as far as they have arrived here."""
+
+    def __init__(self) -> None:
+        self.client_ids: list[int] = []
+
+    def accumulate(self, checked: CheckedUpdate) -> None:
+        """Add an update; AggregationError if one of the same client is there."""
+        client_id = checked.update.client_id
+        if client_id in self.client_ids:
+            raise AggregationError(
+                f"expected one update per client, got a second one of client {client_id}: "
+                "count each client once"
+            )
+        self._add(checked.update)
+        self.client_ids.append(client_id)
+
+    @abstractmethod
+    def _add(self, update: ClientUpdate) -> None:
+        """Add an update's arrays."""
+
+    @abstractmethod
+    def part(self, start: int, stop: int) -> Part:
+        """Return a stretch of the arrays; those that are shorter than it end before."""
+
+
+class UpdateSum(Accumulator):
+    """The exact sum of updates, weighted by examples (FedAvg; McMahan et al. 2017)."""
+
+    def __init__(self, broadcast: Broadcast, shape: UpdateShape) -> None:
+        """Start at zero; numbers are expected to be about as large as those of the broadcast."""
+        super().__init__()
+        self.num_examples = 0
+        expected: tuple[np.ndarray | None, ...] = (broadcast.weights,)
+        moments = broadcast.moments
+        expected += (None,) * 3 if moments is None else moments.arrays
+        self._sums = tuple(
+            ExactSum(size, Scale.of(array, shape.total_examples))
+            for size, array in zip(shape.sizes, expected, strict=False)
+        )
+
+    def _add(self, update: ClientUpdate) -> None:
+        for total, array in zip(self._sums, update.arrays, strict=True):
+            total.add(array, int(update.num_examples))
+        self.num_examples += int(update.num_examples)
+
+    def part(self, start: int, stop: int) -> SumPart:
+        sums = tuple(total.part(start, stop) for total in self._sums)
+        return SumPart(tuple(self.client_ids), self.num_examples, sums)
+
+
+class UpdateStack(Accumulator):
+    """All updates, as they are."""
+
+    def __init__(self, shape: UpdateShape) -> None:
+        super().__init__()
+        self._num_arrays = len(shape.sizes)
+        self._rows: list[tuple[np.ndarray, ...]] = []
+
+    def _add(self, update: ClientUpdate) -> None:
+        self._rows.append(update.arrays)
+
+    def part(self, start: int, stop: int) -> StackPart:
+        columns = zip(*self._rows, strict=True) if self._rows else [()] * self._num_arrays
+        stacks = ([array[start:stop] for array in column] for column in columns)
+        arrays = tuple(np.array(stack, dtype=np.float32) for stack in stacks)
+        return StackPart(tuple(self.client_ids), arrays)
+
+
+def make_accumulator(broadcast: Broadcast, shape: UpdateShape, config: ServerConfig) -> Accumulator:
+    """Return an empty accumulator for the configured aggregation."""
+    return UpdateSum(broadcast, shape) if config.is_mean else UpdateStack(shape)
+
+
+def stretch_size(
+    shape: UpdateShape, num_workers: int, num_clients: int, config: ServerConfig
+) -> int:
+    """Return the length of stretches whose parts, of all workers, take `STRETCH_BYTES` or so."""
+    arrays = 3 if shape.has_moments else 1
+    per_number = SUM_BYTES * num_workers if config.is_mean else 4 * num_clients
+    return max(1 << 10, STRETCH_BYTES // (arrays * per_number))
+
+
+def combine(parts: Sequence[Part], config: ServerConfig) -> tuple[np.ndarray, ...]:
+    """Return a stretch of each array of the combined update, as float32 (n,).
+
+    The mean is weighted by examples. AggregationError if there is nothing to average.
+    """
+    filled = [part for part in parts if part.client_ids]
+    if not filled:
+        raise NOTHING_TO_AVERAGE
+    sums = [part for part in filled if isinstance(part, SumPart)]
+    stacks = [part for part in filled if isinstance(part, StackPart)]
+    return _mean(sums) if config.is_mean else _robust(stacks, config)
+
+
+def _mean(parts: Sequence[SumPart]) -> tuple[np.ndarray, ...]:
+    num_examples = sum(part.num_examples for part in parts)
+    totals = parts[0].sums
+    for part in parts[1:]:
+        totals = tuple(one + other for one, other in zip(totals, part.sums, strict=True))
+    return tuple(total.mean(num_examples) for total in totals)
+
+
+def _robust(parts: Sequence[StackPart], config: ServerConfig) -> tuple[np.ndarray, ...]:
+    stacks = (np.concatenate(arrays) for arrays in zip(*(p.arrays for p in parts), strict=True))
+    return tuple(robust_mean(stack, config.aggregation, config.trim_fraction) for stack in stacks)
+
+
+def average(
+    updates: Sequence[ClientUpdate], broadcast: Broadcast, config: ServerConfig
+) -> MeanUpdate:
+    """Return the combined update of clients that are all here.
+
+    The first one says which arrays there are. AggregationError if there is none, if a client is
+    there twice, or if an update has a fault.
+    """
+    if not updates:
+        raise NOTHING_TO_AVERAGE
+    first = updates[0]
+    has_moments, before = first.moments is not None, broadcast.weights[: np.size(first.weights)]
+    checked = [check_update(update, before, has_moments) for update in updates]
+    for update, one in zip(updates, checked, strict=True):
+        if isinstance(one, UpdateFault):
+            raise AggregationError(
+                f"expected an update that can be averaged, got {one} from client "
+                f"{update.client_id}: lower client.lr, or leave this client out"
+            )
+    shape = UpdateShape(before.size, has_moments, sum(int(u.num_examples) for u in updates))
+    accumulator = make_accumulator(broadcast, shape, config)
+    for one in checked:
+        if isinstance(one, CheckedUpdate):
+            accumulator.accumulate(one)
+    return joined([combine([accumulator.part(0, shape.size)], config)])
+
+
+def joined(stretches: Sequence[tuple[np.ndarray, ...]]) -> MeanUpdate:
+    """Return the combined update whose stretches, in order, are these."""
+    weights, *moments = (np.concatenate(arrays) for arrays in zip(*stretches, strict=True))
+    return MeanUpdate(weights, AdamMoments(*moments) if moments else None)

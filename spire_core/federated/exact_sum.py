@@ -1,0 +1,155 @@
+"""Exact sums of weighted float32 arrays: neither order nor grouping changes a bit.
+
+A float32 number a is a whole multiple of 2^-24 |a| or less, so n a with a whole weight n is so too.
+A sum of such products is kept as whole numbers in units of powers of two, in int64, whose addition
+is associative. Level 0 has the unit 2^u. A product that is no multiple of it leaves a remainder,
+of half a unit at most, to level 1, whose unit is 2^(u - 40), and so on down. Nothing is rounded
+before the end: the sum is the true one, as a superaccumulator's (Kulisch 1971; the levels are the
+bins of Demmel & Nguyen 2015, "Parallel reproducible summation", without their rounding).
+
+Bounds. Let `top` be an exponent with |a| < 2^top and let the weights add up to 2^shift at most.
+With u = top + shift - 62 the whole numbers of level 0 stay within 2^62. Those of another level are
+at most 2^39 for each product, so that 2^22 products stay within 2^61. An array with larger numbers
+than 2^top, which nobody expected, begins at a level above 0 instead, with the same bound on its
+remainders. The mean is the sum, within 2^-52 of its size, over the sum of weights, rounded to
+float32 once: at most one last place off the exact mean's rounding, and nearly always that.
+
+Most numbers of a vector of weights are within 2^20 or so of its largest one. These need level 0
+alone, 8 bytes each. A lower level takes memory only in pages of 4 KiB where a product reached it.
+"""
+
+import math
+import mmap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+LEVEL_BITS = 62  # of the whole numbers of level 0
+STEP_BITS = 40  # between the units of two levels
+BLOCK = 1 << 14  # numbers at once: the scratch arrays stay in the processor's cache
+MARGIN_BITS = 3  # an array may grow eightfold in a round before a level above 0 takes it
+DENSE = 8  # a level is added to as a whole where more than one in so many numbers reach it
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The units of a sum: `top` and `shift` of the module's docstring.
+
+    All partial sums of one sum need the same scale.
+    """
+
+    top: int
+    shift: int
+
+    @classmethod
+    def of(cls, expected: np.ndarray | None, total_weight: int) -> "Scale":
+        """Return the scale for arrays about as large as `expected`, None for an unknown size."""
+        if expected is None or expected.size == 0:
+            return cls(0, max(1, total_weight).bit_length())
+        size = float(max(expected.max(), -expected.min()))
+        top = math.frexp(size)[1] + MARGIN_BITS if size > 0 else 0
+        return cls(top, max(1, total_weight).bit_length())
+
+    def unit(self, level: int) -> int:
+        """Return the exponent of a level's unit."""
+        return self.top + self.shift - LEVEL_BITS - STEP_BITS * level
+
+    @property
+    def highest_level(self) -> int:
+        """The level, at most 0, that holds any float32 number times a share of the weights."""
+        return -max(0, -(-(128 - self.top) // STEP_BITS))
+
+
+class ExactSum:
+    """The sum of n_k a_k over arrays a_k (size,) float32 with whole weights n_k < 2^29."""
+
+    def __init__(self, size: int, scale: Scale) -> None:
+        self.size, self.scale = size, scale
+        self.levels: dict[int, np.ndarray] = {}
+        self._scratch = np.empty((2, min(BLOCK, size)))
+
+    def add(self, array: np.ndarray, weight: int) -> None:
+        """Add an array of finite numbers times its weight; every product is exact in float64."""
+        limit = math.ldexp(1.0, self.scale.top)
+        for start in range(0, self.size, BLOCK):
+            part = array[start : start + BLOCK]
+            is_usual = float(part.max()) < limit and float(part.min()) > -limit
+            level = 0 if is_usual else self.scale.highest_level
+            rest = self._scratch[0, : part.size]
+            np.multiply(part, math.ldexp(weight, -self.scale.unit(level)), out=rest, dtype=float)
+            self._add_digits(level, start, rest)
+
+    def _add_digits(self, level: int, start: int, rest: np.ndarray) -> None:
+        """Add numbers in units of a level to it, and what is left of them to the levels below."""
+        whole = self._scratch[1, : rest.size]
+        np.rint(rest, out=whole)
+        self._level(level)[start : start + rest.size] += whole.astype(np.int64)
+        rest -= whole
+        if not np.dot(rest, rest):  # the quickest way to see that nothing is left
+            return
+        at = np.flatnonzero(rest)
+        if DENSE * at.size > rest.size:
+            rest *= 2.0**STEP_BITS
+            self._add_digits(level + 1, start, rest)
+        else:
+            self._add_few(level + 1, at + start, rest[at])
+
+    def _add_few(self, level: int, at: np.ndarray, rest: np.ndarray) -> None:
+        """Do as `_add_digits` with numbers at some places, in units of the level above."""
+        while at.size:
+            rest = rest * 2.0**STEP_BITS
+            whole = np.rint(rest)
+            self._level(level)[at] += whole.astype(np.int64)
+            rest = rest - whole
+            is_left = rest != 0
+            level, at, rest = level + 1, at[is_left], rest[is_left]
+
+    def _level(self, level: int) -> np.ndarray:
+        """Return a level's whole numbers, zero where none was added."""
+        if level not in self.levels:
+            pages = mmap.mmap(-1, 8 * max(1, self.size))  # not malloc's: its pages may be large
+            self.levels[level] = np.frombuffer(pages, dtype=np.int64, count=self.size)
+        return self.levels[level]
+
+    def part(self, start: int, stop: int) -> "PartialSum":
+        """Return a copy of a stretch, without the levels that are zero there."""
+        parts = ((level, numbers[start:stop]) for level, numbers in sorted(self.levels.items()))
+        levels = {level: part.copy() for level, part in parts if part.any()}
+        return PartialSum(self.scale, len(range(*slice(start, stop).indices(self.size))), levels)
+
+
+@dataclass(frozen=True)
+class PartialSum:
+    """A stretch (size,) of a sum, as whole numbers (size,) int64 by level."""
+
+    scale: Scale
+    size: int
+    levels: Mapping[int, np.ndarray]
+
+    def __add__(self, other: "PartialSum") -> "PartialSum":
+        """Return the sum of two sums of one scale over different arrays."""
+        first, second = self.levels, other.levels
+        both = {level: first[level] + second[level] for level in first.keys() & second.keys()}
+        return replace(self, levels={**first, **second, **both})
+
+    def mean(self, total_weight: int) -> np.ndarray:
+        """Return the sum (size,) over the sum of its weights, as float32."""
+        total = np.zeros(self.size)
+        for level, numbers in self._normal():
+            total += np.ldexp(numbers.astype(np.float64), self.scale.unit(level))
+        return (total / total_weight).astype(np.float32)
+
+    def _normal(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the levels from the lowest on, carried over: each below the highest within 2^39.
+
+        The float sum in this order then loses nothing to cancellation between levels.
+        """
+        carry = np.zeros(self.size, np.int64)
+        highest, lowest = min(self.levels, default=0), max(self.levels, default=0)
+        for level in range(lowest, highest - 1, -1):
+            numbers = self.levels.get(level, 0) + carry
+            if level > highest:
+                carry = (numbers + (1 << (STEP_BITS - 1))) >> STEP_BITS
+                numbers = numbers - (carry << STEP_BITS)
+            yield level, numbers
