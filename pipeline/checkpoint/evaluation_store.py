@@ -6,7 +6,7 @@ holds the scores as JSON, and the SHA-256 of everything.
 
 import dataclasses
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -63,10 +63,11 @@ def evaluation_faults(run_dir: Path, rounds: Collection[int]) -> list[str]:
     return faults
 
 
-def load_evaluations(run_dir: Path, num_rounds_done: int) -> list[Evaluation]:
-    """Return the evaluations after at most so many rounds, in order; RunError if one is damaged."""
-    rounds = [done for done in evaluated_rounds(run_dir) if done <= num_rounds_done]
-    return [_load(evaluation_path(run_dir, done)) for done in rounds]
+def load_evaluations(run_dir: Path, num_rounds_done: int) -> Iterator[Evaluation]:
+    """Yield the evaluations after at most so many rounds, in order; RunError if one is damaged."""
+    for done in evaluated_rounds(run_dir):
+        if done <= num_rounds_done:
+            yield _load(evaluation_path(run_dir, done))
 
 
 def rewind_evaluations(run_dir: Path, num_rounds_done: int) -> list[str]:

@@ -5,7 +5,7 @@ n, m: numbers of images and clients, D: features, K: classes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -99,6 +99,10 @@ class Evaluation:
     tv: tuple[float, ...] | None
     losses: tuple[HeldoutLosses, ...]
     drawn: tuple[GeneratedSamples, ...]
+
+    def without_samples(self) -> "Evaluation":
+        """Return the scores alone: samples grow with clients and images, and few need them."""
+        return replace(self, drawn=())
 
     @property
     def kid_mean(self) -> float:

@@ -6,7 +6,7 @@ Drawing needs the clients, as rounds do. Scoring needs this process alone (docs/
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 
@@ -58,11 +58,20 @@ def in_thread(score: Callable[[], Evaluation]) -> Future[Scores]:
     return scores
 
 
+def with_last_samples(evaluations: Iterable[Evaluation]) -> list[Evaluation]:
+    """Return evaluations of which the last one alone holds its samples."""
+    kept: list[Evaluation] = []
+    for evaluation in evaluations:
+        kept[-1:] = [one.without_samples() for one in kept[-1:]]
+        kept.append(evaluation)
+    return kept
+
+
 class Evaluator(RoundListener):
     """Evaluates the pre-training clients after the rounds `due`, one evaluation at a time.
 
-    Each is recorded and appended to `evaluations`. The next evaluation and the next checkpoint
-    wait for it.
+    Each is recorded and appended to `evaluations`, the last one with its samples. The next
+    evaluation and the next checkpoint wait for it.
     """
 
     def __init__(
@@ -117,7 +126,7 @@ class Evaluator(RoundListener):
             self._pending = None
             raise
         self._pending = None  # not before: a record that an interrupt cuts off is made again
-        self.evaluations.append(evaluation)
+        self.evaluations = with_last_samples([*self.evaluations, evaluation])
         self.watcher.evaluated(evaluation, self.real.floor_mean(self.setting.eval_ids))
         return evaluation
 

@@ -10,7 +10,7 @@ from pipeline.checkpoint.remote import mirror_of
 from pipeline.config.federation import FederationConfig
 from pipeline.evaluation.diagnosis import divergence
 from pipeline.evaluation.scores import Evaluation, RealData
-from pipeline.experiment.evaluator import Evaluator
+from pipeline.experiment.evaluator import Evaluator, with_last_samples
 from pipeline.experiment.pools import MakeDriver
 from pipeline.experiment.profiling import Profiler, profiled_rounds
 from pipeline.experiment.watcher import Watcher
@@ -83,10 +83,13 @@ def _train(
     tracker: Tracker,
     watcher: Watcher,
 ) -> tuple[Evaluation, ...]:
-    """Run the rounds from `first` on; return all evaluations of the run, also earlier ones."""
+    """Run the rounds from `first` on; return all evaluations of the run, also earlier ones.
+
+    The last one alone holds its samples.
+    """
     config, run_dir = setting.config, tracker.run_dir
     num_rounds = config.federation.num_rounds
-    earlier = load_evaluations(run_dir, first)
+    earlier = with_last_samples(load_evaluations(run_dir, first))
     due = evaluation_rounds(num_rounds, config.eval.every) - {e.round_idx for e in earlier}
     mirror = mirror_of(run_dir, config.tracking)
     evaluator = Evaluator(setting, real, pool, tracker, watcher, due)
@@ -102,7 +105,7 @@ def _train(
     run_rounds(driver, range(first, num_rounds), listeners, checkpointer.kept_rounds)
     if mirror is not None:
         tracker.log_metrics({FAILED_UPLOADS: mirror.num_failed}, step=FINAL_STEP)
-    return (*earlier, *evaluator.evaluations)
+    return tuple(with_last_samples([*earlier, *evaluator.evaluations]))
 
 
 def rounds_without_numbers(run_dir: Path, num_rounds_done: int) -> str:

@@ -108,7 +108,9 @@ class ExactSum:
     def _level(self, level: int) -> np.ndarray:
         """Return a level's whole numbers, zero where none was added."""
         if level not in self.levels:
-            pages = mmap.mmap(-1, 8 * max(1, self.size))  # not malloc's: its pages may be large
+            # Not malloc's pages, which may be large: those that nothing is added to take no memory.
+            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+            pages = mmap.mmap(-1, 8 * max(1, self.size), flags=flags)
             self.levels[level] = np.frombuffer(pages, dtype=np.int64, count=self.size)
         return self.levels[level]
 

@@ -94,6 +94,7 @@ def test_rounds_go_on_while_scores_are_worked_out(
     result = run_experiment(config, None, witness)
     assert witness.told.index(("evaluation", 0)) >= 2
     assert rounds_of(result) == EVALUATED
+    assert [len(e.drawn) for e in result.pretraining.evaluations] == [0, 0, 2]  # the last one's
     assert metrics_of(result) == expected
 
 

@@ -1,0 +1,100 @@
+"""Client actors that die between their clients' answers and the end of the round's sum."""
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from pipeline.config.load import load_config
+from pipeline.experiment.pools import open_pool
+from pipeline.federation.driver import Driver
+from pipeline.federation.pool import ClientPool
+from pipeline.federation.rounds import RoundSettings
+from pipeline.federation.setup import FederationSetup, prepare
+from spire_core.federated import accumulation
+from spire_core.federated.server import ServerState
+from spire_core.network.flat_model import initial_weights
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+NUM_ROUNDS = 3
+
+
+def setting_for(mnist_root: Path, folder: Path, *words: str) -> FederationSetup:
+    sizes = ["federation.num_clients=7", "federation.cohort_size=7", "federation.tau=1"]
+    places = [f"data.root={mnist_root}", f"tracking.root={folder}", "tracking.enabled=false"]
+    more = ["client.engine=loop", "eval.num_clients=2", "resources.num_cpus=0.1"]
+    return prepare(load_config("smoke", [*sizes, *places, *more, *words]))
+
+
+def kill_an_actor(pool: ClientPool) -> None:
+    """Kill one that has clients; each of its tasks has ended."""
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "".join(process.cmdline()[:1]).startswith("ray::ClientActor"):
+                os.kill(process.pid, signal.SIGKILL)
+                return
+    raise AssertionError("no client actor runs")
+
+
+def state_after(
+    setting: FederationSetup, folder: Path, trouble: Callable[[Driver], None] = lambda driver: None
+) -> ServerState:
+    config = setting.config
+    weights = initial_weights(config.model, config.method, 1, config.seed).numpy()
+    rounds = RoundSettings.of(config, setting.partition.train_sizes, setting.model.layout)
+    folder.mkdir()
+    with open_pool(setting, folder) as (pool, _):  # its driver stays in this process
+        driver = Driver(pool, ServerState.initial(weights), rounds)
+        trouble(driver)
+        for _ in range(NUM_ROUNDS):
+            driver.run_round()
+    return driver.state
+
+
+def assert_same(found: ServerState, expected: ServerState) -> None:
+    assert found.moments is not None
+    assert expected.moments is not None
+    np.testing.assert_array_equal(found.weights, expected.weights)
+    for one, other in zip(found.moments.arrays, expected.moments.arrays, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_neither_seven_actors_nor_lost_sums_change_a_bit(
+    mnist_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = setting_for(mnist_root, tmp_path, "resources.pool=local")
+    expected = state_after(local, tmp_path / "local")
+    seven = setting_for(mnist_root, tmp_path, "resources.num_actors=7")
+    assert_same(state_after(seven, tmp_path / "seven"), expected)
+
+    def before_its_sum(driver: Driver) -> None:
+        collect = driver.collector.collect
+
+        def collect_after_a_loss(reports: Any, round_: Any) -> Any:
+            if round_.plan.round_idx == 1:
+                kill_an_actor(driver.pool)
+            return collect(reports, round_)
+
+        driver.collector.collect = collect_after_a_loss  # type: ignore[method-assign]
+
+    def amid_its_sum(driver: Driver) -> None:
+        each = driver.pool.each
+
+        def each_until_a_loss(method: str, *args: Any) -> list[Any]:
+            if method == "round_part" and args[0] == 1 and args[1] > 0:
+                driver.pool.each = each  # type: ignore[method-assign]
+                kill_an_actor(driver.pool)
+            return each(method, *args)
+
+        driver.pool.each = each_until_a_loss  # type: ignore[method-assign]
+
+    two = setting_for(mnist_root, tmp_path, "resources.num_actors=2")
+    assert_same(state_after(two, tmp_path / "before", before_its_sum), expected)
+    monkeypatch.setattr(accumulation, "STRETCH_BYTES", 1)
+    assert_same(state_after(two, tmp_path / "amid", amid_its_sum), expected)
