@@ -23,7 +23,7 @@ from spire_core.federated.messages import AdamMoments, Broadcast, ClientUpdate, 
 from spire_core.federated.update_checks import CheckedUpdate, check_update
 from spire_core.methods import NETWORK_PARTS
 
-STRETCH_BYTES = 1 << 28  # of all parts of a stretch together
+STRETCH_BYTES = 1 << 26  # of all parts of a stretch together
 NOTHING_TO_AVERAGE = AggregationError(
     "expected at least one update with examples, got none: there is nothing to average"
 )
