@@ -24,6 +24,7 @@ from spire_core.federated.update_checks import CheckedUpdate, check_update
 from spire_core.methods import NETWORK_PARTS
 
 STRETCH_BYTES = 1 << 26  # of all parts of a stretch together
+TOPS = (0, -6, -20, 10)  # exponents of what is large in a first round: weights, moments, steps
 NOTHING_TO_AVERAGE = AggregationError(
     "expected at least one update with examples, got none: there is nothing to average"
 )
@@ -109,12 +110,11 @@ class UpdateSum(Accumulator):
         """Start at zero; numbers are expected to be about as large as those of the broadcast."""
         super().__init__()
         self.num_examples = 0
-        expected: tuple[np.ndarray | None, ...] = (broadcast.weights,)
-        moments = broadcast.moments
-        expected += (None,) * 3 if moments is None else moments.arrays
+        moments = (None, None, None) if broadcast.moments is None else broadcast.moments.arrays
+        expected = (broadcast.weights, *moments)
         self._sums = tuple(
-            ExactSum(size, Scale.of(array, shape.total_examples))
-            for size, array in zip(shape.sizes, expected, strict=False)
+            ExactSum(size, Scale.of(array, shape.total_examples, top))
+            for size, array, top in zip(shape.sizes, expected, TOPS, strict=False)
         )
 
     def _add(self, update: ClientUpdate) -> None:

@@ -9,13 +9,13 @@ bins of Demmel & Nguyen 2015, "Parallel reproducible summation", without their r
 
 Bounds. Let `top` be an exponent with |a| < 2^top and let the weights add up to 2^shift at most.
 With u = top + shift - 62 the whole numbers of level 0 stay within 2^62. Those of another level are
-at most 2^39 for each product, so that 2^22 products stay within 2^61. An array with larger numbers
-than 2^top, which nobody expected, begins at a level above 0 instead, with the same bound on its
-remainders. The mean is the sum, within 2^-52 of its size, over the sum of weights, rounded to
-float32 once: at most one last place off the exact mean's rounding, and nearly always that.
+at most 2^39 for each product, so that 2^22 products stay within 2^61. A number of 2^top or more,
+which nobody expected, begins at a level above 0 instead, with the same bound on its remainders. The
+mean is the sum, within 2^-52 of its size, over the sum of weights, rounded to float32 once: at most
+one last place off the exact mean's rounding, and nearly always that.
 
 Most numbers of a vector of weights are within 2^20 or so of its largest one. These need level 0
-alone, 8 bytes each. A lower level takes memory only in pages of 4 KiB where a product reached it.
+alone, 8 bytes each. Another level takes memory only in pages of 4 KiB where a product reached it.
 """
 
 import math
@@ -43,13 +43,13 @@ class Scale:
     shift: int
 
     @classmethod
-    def of(cls, expected: np.ndarray | None, total_weight: int) -> "Scale":
-        """Return the scale for arrays about as large as `expected`, None for an unknown size."""
-        if expected is None or expected.size == 0:
-            return cls(0, max(1, total_weight).bit_length())
+    def of(cls, expected: np.ndarray | None, total_weight: int, otherwise: int = 0) -> "Scale":
+        """Return the scale for arrays about as large as `expected`; `otherwise` is its top."""
+        shift = max(1, total_weight).bit_length()
+        if expected is None or not expected.any():
+            return cls(otherwise, shift)
         size = float(max(expected.max(), -expected.min()))
-        top = math.frexp(size)[1] + MARGIN_BITS if size > 0 else 0
-        return cls(top, max(1, total_weight).bit_length())
+        return cls(math.frexp(size)[1] + MARGIN_BITS, shift)
 
     def unit(self, level: int) -> int:
         """Return the exponent of a level's unit."""
@@ -71,14 +71,17 @@ class ExactSum:
 
     def add(self, array: np.ndarray, weight: int) -> None:
         """Add an array of finite numbers times its weight; every product is exact in float64."""
-        limit = math.ldexp(1.0, self.scale.top)
+        limit, unit = math.ldexp(1.0, self.scale.top), math.ldexp(weight, -self.scale.unit(0))
         for start in range(0, self.size, BLOCK):
             part = array[start : start + BLOCK]
-            is_usual = float(part.max()) < limit and float(part.min()) > -limit
-            level = 0 if is_usual else self.scale.highest_level
             rest = self._scratch[0, : part.size]
-            np.multiply(part, math.ldexp(weight, -self.scale.unit(level)), out=rest, dtype=float)
-            self._add_digits(level, start, rest)
+            np.multiply(part, unit, out=rest, dtype=np.float64)
+            if float(part.max()) >= limit or float(part.min()) <= -limit:
+                at = np.flatnonzero(np.abs(rest) >= limit * unit)
+                highest = self.scale.highest_level
+                self._add_few(highest, start + at, np.ldexp(rest[at], STEP_BITS * (highest - 1)))
+                rest[at] = 0.0
+            self._add_digits(0, start, rest)
 
     def _add_digits(self, level: int, start: int, rest: np.ndarray) -> None:
         """Add numbers in units of a level to it, and what is left of them to the levels below."""
@@ -100,7 +103,9 @@ class ExactSum:
         while at.size:
             rest = rest * 2.0**STEP_BITS
             whole = np.rint(rest)
-            self._level(level)[at] += whole.astype(np.int64)
+            if whole.any():
+                is_here = whole != 0
+                self._level(level)[at[is_here]] += whole[is_here].astype(np.int64)
             rest = rest - whole
             is_left = rest != 0
             level, at, rest = level + 1, at[is_left], rest[is_left]
