@@ -30,7 +30,7 @@ from pipeline.files.revision import git_revision
 COHORTS = (10, 80, 320)
 NUM_ROUNDS = 4
 SETTINGS = (
-    "model.width=64",  # 1.7 million parameters
+    "model.width=64",  # 2.3 million parameters
     "partition=independent",
     "partition.client_size=64",
     "federation.num_new_clients=1",
