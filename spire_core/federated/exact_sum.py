@@ -28,7 +28,8 @@ import numpy as np
 LEVEL_BITS = 62  # of the whole numbers of level 0
 STEP_BITS = 40  # between the units of two levels
 BLOCK = 1 << 14  # numbers at once: the scratch arrays stay in the processor's cache
-MARGIN_BITS = 3  # an array may grow eightfold in a round before a level above 0 takes it
+SAMPLE = 1 << 16  # numbers of an array that tell how large most of them are
+MARGIN_BITS = 6  # between their mean size and `top`
 DENSE = 8  # a level is added to as a whole where more than one in so many numbers reach it
 
 
@@ -44,12 +45,16 @@ class Scale:
 
     @classmethod
     def of(cls, expected: np.ndarray | None, total_weight: int, otherwise: int = 0) -> "Scale":
-        """Return the scale for arrays about as large as `expected`; `otherwise` is its top."""
+        """Return the scale for arrays about as large as `expected`; `otherwise` is its top.
+
+        The top is that of most numbers, not of all: the largest ones would cost the others bits.
+        """
         shift = max(1, total_weight).bit_length()
-        if expected is None or not expected.any():
+        if expected is None:
             return cls(otherwise, shift)
-        size = float(max(expected.max(), -expected.min()))
-        return cls(math.frexp(size)[1] + MARGIN_BITS, shift)
+        some = np.abs(expected[:: max(1, expected.size // SAMPLE)])
+        size = float(some.mean(dtype=np.float64))
+        return cls(math.frexp(size)[1] + MARGIN_BITS if size > 0 else otherwise, shift)
 
     def unit(self, level: int) -> int:
         """Return the exponent of a level's unit."""
@@ -120,9 +125,9 @@ class ExactSum:
         return self.levels[level]
 
     def part(self, start: int, stop: int) -> "PartialSum":
-        """Return a copy of a stretch, without the levels that are zero there."""
+        """Return a view of a stretch, without the levels that are zero there."""
         parts = ((level, numbers[start:stop]) for level, numbers in sorted(self.levels.items()))
-        levels = {level: part.copy() for level, part in parts if part.any()}
+        levels = {level: part for level, part in parts if part.any()}
         return PartialSum(self.scale, len(range(*slice(start, stop).indices(self.size))), levels)
 
 
@@ -142,20 +147,24 @@ class PartialSum:
 
     def mean(self, total_weight: int) -> np.ndarray:
         """Return the sum (size,) over the sum of its weights, as float32."""
-        total = np.zeros(self.size)
-        for level, numbers in self._normal():
-            total += np.ldexp(numbers.astype(np.float64), self.scale.unit(level))
-        return (total / total_weight).astype(np.float32)
+        mean = np.empty(self.size, dtype=np.float32)
+        for start in range(0, self.size, BLOCK):
+            at = slice(start, start + BLOCK)
+            total = np.zeros(mean[at].size)
+            for level, numbers in self._carried(at):
+                total += numbers * math.ldexp(1.0, self.scale.unit(level))
+            mean[at] = total / total_weight
+        return mean
 
-    def _normal(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield the levels from the lowest on, carried over: each below the highest within 2^39.
+    def _carried(self, at: slice) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the levels of a stretch from the lowest on, each below the highest within 2^39.
 
-        The float sum in this order then loses nothing to cancellation between levels.
+        What is beyond is carried to the level above. The float sum in this order then loses nothing
+        to cancellation between levels.
         """
-        carry = np.zeros(self.size, np.int64)
-        highest, lowest = min(self.levels, default=0), max(self.levels, default=0)
+        highest, lowest, carry = min(self.levels, default=0), max(self.levels, default=0), 0
         for level in range(lowest, highest - 1, -1):
-            numbers = self.levels.get(level, 0) + carry
+            numbers = self.levels[level][at] + carry if level in self.levels else carry
             if level > highest:
                 carry = (numbers + (1 << (STEP_BITS - 1))) >> STEP_BITS
                 numbers = numbers - (carry << STEP_BITS)
