@@ -162,9 +162,10 @@ class PartialSum:
         What is beyond is carried to the level above. The float sum in this order then loses nothing
         to cancellation between levels.
         """
-        highest, lowest, carry = min(self.levels, default=0), max(self.levels, default=0), 0
+        highest, lowest = min(self.levels, default=0), max(self.levels, default=0)
+        nothing = carry = np.zeros(len(range(*at.indices(self.size))), dtype=np.int64)
         for level in range(lowest, highest - 1, -1):
-            numbers = self.levels[level][at] + carry if level in self.levels else carry
+            numbers = (self.levels[level][at] if level in self.levels else nothing) + carry
             if level > highest:
                 carry = (numbers + (1 << (STEP_BITS - 1))) >> STEP_BITS
                 numbers = numbers - (carry << STEP_BITS)
