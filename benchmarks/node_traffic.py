@@ -71,8 +71,8 @@ def measure_one(cohort: int) -> dict[str, float]:
     from ray.cluster_utils import Cluster
 
     node = {"num_cpus": 1, "object_store_memory": 500_000_000}
-    nodes = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
-    nodes.add_node(**node)
+    nodes = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    nodes.add_node(num_cpus=1, object_store_memory=500_000_000)
     ray.init(address=nodes.address, log_to_driver=False)
     meter = Meter()
     sizes = [f"federation.num_clients={cohort}", f"federation.cohort_size={cohort}"]
