@@ -15,6 +15,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +67,13 @@ def measured_sums() -> dict[str, float]:
     accumulators = [UpdateSum(before, shape) for _ in range(2)]
     checked = check_update(first, first.weights, has_moments=True)
     assert isinstance(checked, CheckedUpdate)
+    updates = [checked]
     for total in accumulators:
         total.accumulate(checked)
 
-    def add() -> None:
-        total = accumulators[0]
-        total.client_ids.clear()
-        total.accumulate(checked)
+    def add() -> None:  # the next client
+        updates.append(replace(checked, update=replace(first, client_id=len(updates))))
+        accumulators[0].accumulate(updates[-1])
 
     parts = [total.part(0, SIZE) for total in accumulators]
     checking = seconds(lambda: check_update(first, first.weights, has_moments=True))

@@ -143,6 +143,7 @@ class ClientWorker:
 
     def draw(self, client_ids: Sequence[int], weights: np.ndarray) -> list[GeneratedSamples]:
         """Return samples generated as pre-training clients with these backbone weights (P,)."""
+        self.receiver.forget()  # the last round's sum is collected; its memory is needed now
         states = [self.private_state(client_id) for client_id in client_ids]
         return self.evaluator.draw(self._all_data(client_ids), states, weights)
 
@@ -180,6 +181,7 @@ class ClientWorker:
 
         `pooled_features` (n, D) are features of the pre-training population's held-out images.
         """
+        self.receiver.forget()
         client, start = self.client_data(client_id), (weights, settings, mean_emb)
         report, state = self.adapter.adapt(client, *start, pooled_features)
         self.store.save(client_id, 0, state)
@@ -196,6 +198,7 @@ class ClientWorker:
 
         Each also keeps its embedding after every epoch to evaluate.
         """
+        self.receiver.forget()
         clients = self._all_data(client_ids)
         fitted = self.adapter.fit_embeddings(clients, weights, settings, mean_emb)
         for report, state in fitted:

@@ -42,6 +42,7 @@ from spire_core.errors import ClusterError
 
 logger = logging.getLogger(__name__)
 WAIT_NOTICE_S = 30.0
+LEAST_LIMIT_S = 30.0  # for what is not a client's work
 REVIVAL_S = 120.0  # for an actor to come back, perhaps on another node
 
 
@@ -151,7 +152,8 @@ class RayClientPool(ClientPool):
     def _own(self, actor: Any, ref: Any) -> Any:
         """Return an actor's answer; None from an actor that is lost or hangs, which begins anew."""
         try:
-            answer = get(ref, self.client_timeout_s)
+            limit_s = self.client_timeout_s and max(self.client_timeout_s, LEAST_LIMIT_S)
+            answer = get(ref, limit_s)
             if answer is not None:
                 return answer[0]
         except RayTaskError as error:

@@ -82,7 +82,7 @@ class UpdateReceiver:
             self._round_idx = plan.round_idx
         try:
             for one in updates:
-                if one.update.client_id not in self._accumulator.client_ids:
+                if one.update.client_id not in self._accumulator:
                     update = self.transform(one.update, broadcast)
                     self._accumulator.accumulate(replace(one, update=update))
         except BaseException:  # half of an update may be in it

@@ -80,19 +80,38 @@ Part = SumPart | StackPart
 class Accumulator(ABC):
     """A round's updates as far as they have arrived here."""
 
-    def __init__(self) -> None:
-        self.client_ids: list[int] = []
+    def __init__(self, shape: UpdateShape) -> None:
+        self.shape, self.num_examples = shape, 0
+        self._clients: dict[int, None] = {}  # in the order of their arrival
+
+    def __contains__(self, client_id: int) -> bool:
+        return client_id in self._clients
+
+    @property
+    def client_ids(self) -> tuple[int, ...]:
+        """The clients whose updates are here."""
+        return tuple(self._clients)
 
     def accumulate(self, checked: CheckedUpdate) -> None:
-        """Add an update; AggregationError if one of the same client is there."""
-        client_id = checked.update.client_id
-        if client_id in self.client_ids:
+        """Add an update.
+
+        AggregationError if one of the same client is there, or if the examples exceed the bound.
+        """
+        client_id, num_examples = checked.update.client_id, int(checked.update.num_examples)
+        if client_id in self:
             raise AggregationError(
                 f"expected one update per client, got a second one of client {client_id}: "
                 "count each client once"
             )
+        if self.num_examples + num_examples > self.shape.total_examples:
+            raise AggregationError(
+                f"expected updates of {self.shape.total_examples} examples at most, got "
+                f"{self.num_examples + num_examples} with those of client {client_id}: plan the "
+                "round for all of its clients"
+            )
         self._add(checked.update)
-        self.client_ids.append(client_id)
+        self._clients[client_id] = None
+        self.num_examples += num_examples
 
     @abstractmethod
     def _add(self, update: ClientUpdate) -> None:
@@ -108,8 +127,7 @@ class UpdateSum(Accumulator):
 
     def __init__(self, broadcast: Broadcast, shape: UpdateShape) -> None:
         """Start at zero; numbers are expected to be about as large as those of the broadcast."""
-        super().__init__()
-        self.num_examples = 0
+        super().__init__(shape)
         moments = (None, None, None) if broadcast.moments is None else broadcast.moments.arrays
         expected = (broadcast.weights, *moments)
         self._sums = tuple(
@@ -120,29 +138,27 @@ class UpdateSum(Accumulator):
     def _add(self, update: ClientUpdate) -> None:
         for total, array in zip(self._sums, update.arrays, strict=True):
             total.add(array, int(update.num_examples))
-        self.num_examples += int(update.num_examples)
 
     def part(self, start: int, stop: int) -> SumPart:
         sums = tuple(total.part(start, stop) for total in self._sums)
-        return SumPart(tuple(self.client_ids), self.num_examples, sums)
+        return SumPart(self.client_ids, self.num_examples, sums)
 
 
 class UpdateStack(Accumulator):
     """All updates, as they are."""
 
     def __init__(self, shape: UpdateShape) -> None:
-        super().__init__()
-        self._num_arrays = len(shape.sizes)
+        super().__init__(shape)
         self._rows: list[tuple[np.ndarray, ...]] = []
 
     def _add(self, update: ClientUpdate) -> None:
         self._rows.append(update.arrays)
 
     def part(self, start: int, stop: int) -> StackPart:
-        columns = zip(*self._rows, strict=True) if self._rows else [()] * self._num_arrays
+        columns = zip(*self._rows, strict=True) if self._rows else [()] * len(self.shape.sizes)
         stacks = ([array[start:stop] for array in column] for column in columns)
         arrays = tuple(np.array(stack, dtype=np.float32) for stack in stacks)
-        return StackPart(tuple(self.client_ids), arrays)
+        return StackPart(self.client_ids, arrays)
 
 
 def make_accumulator(broadcast: Broadcast, shape: UpdateShape, config: ServerConfig) -> Accumulator:

@@ -8,11 +8,12 @@ from scipy.stats import trim_mean
 
 from pipeline.config.load import load_config
 from spire_core.config.server import ServerConfig
-from spire_core.errors import ConfigError
-from spire_core.federated.accumulation import average
+from spire_core.errors import AggregationError, ConfigError
+from spire_core.federated.accumulation import UpdateShape, average, make_accumulator
 from spire_core.federated.aggregation import BLOCK, num_trimmed, robust_mean, trimmed_mean
 from spire_core.federated.messages import AdamMoments, Broadcast, ClientUpdate
 from spire_core.federated.server import ServerState, aggregate
+from spire_core.federated.update_checks import CheckedUpdate
 from spire_core.rng import numpy_generator
 
 ROBUST = ("median", "trimmed_mean")
@@ -175,3 +176,14 @@ def test_what_is_not_shared_stays() -> None:
 def test_wrong_values_are_one_sentence(override: str, sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         load_config("smoke", ["server.aggregation=median", override])
+
+
+def test_more_examples_than_a_round_was_planned_for_are_refused() -> None:
+    """The units of its sum are too small for them."""
+    before = Broadcast(np.zeros(2, np.float32))
+    total = make_accumulator(before, UpdateShape(2, False, total_examples=5), ServerConfig())
+    [one, other] = [CheckedUpdate(u) for u in updates([[1.0, 2.0], [3.0, 4.0]], num_examples=3)]
+    total.accumulate(one)
+    with pytest.raises(AggregationError, match="5 examples at most, got 6 with those of client 1"):
+        total.accumulate(other)
+    assert total.client_ids == (0,)
