@@ -78,6 +78,7 @@ def _cases() -> list[Case]:
         Case(client, "SIGKILL", "round", 0, more=(SHORT,)),
         Case(client, "SIGSTOP", "round", 0, more=(SHORT, "federation.client_timeout_s=10")),
         Case("all processes", "SIGSTOP", "round", 0, more=(SHORT,)),
+        Case("command", "SIGKILL", "round", -9, times=3),
     ]
     for stage in OF_STAGE:
         found += [Case("command", name, stage, 130, "interrupted") for name in INTERRUPTS]

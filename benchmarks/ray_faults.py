@@ -39,7 +39,7 @@ from pipeline.tracking.tracker import check_store
 
 END_S, LEFT_S = 300.0, 60.0  # of the command, and of its processes after it
 KEPT_LINES = 30  # of what was said, of a fault that was answered badly
-STATUS_OF = {0: "FINISHED", 2: "FAILED", 130: "KILLED"}  # by exit code; none before there is a run
+STATUS_OF = {0: "FINISHED", 2: "FAILED", 130: "KILLED", -9: "RUNNING"}  # by exit code; of a run
 
 
 def status_of(folder: Path) -> str | None:
@@ -51,7 +51,7 @@ def status_of(folder: Path) -> str | None:
 
 def answered(case: Case, row: dict[str, Any]) -> bool:
     """Return whether a fault was answered as it should be."""
-    says_one_sentence = row["num_sentences"] == (0 if case.code == 0 else 1)
+    says_one_sentence = row["num_sentences"] == (1 if case.code > 0 else 0)
     has_status = row["status"] in (None, STATUS_OF[case.code])
     has_code = row["exit_code"] == case.code
     said_well = says_one_sentence and case.told in row["sentence"] and not row["has_traceback"]
