@@ -387,8 +387,6 @@ RESUME = ("resume", "r", "--quiet")
         ("clients/0000000/0000002.safetensors", RESUME),
         ("evaluations/0000002.safetensors", RESUME),
         ("model/config.json", SAMPLE),
-        ("model/backbone.safetensors", SAMPLE),
-        ("model/clients/client_2.safetensors", SAMPLE),
     ],
 )
 def test_a_newer_format_is_refused_and_kept(
