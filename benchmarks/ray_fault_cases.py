@@ -80,14 +80,14 @@ def _cases() -> list[Case]:
         Case("all processes", "SIGSTOP", "round", 0, more=(SHORT,)),
         Case("command", "SIGKILL", "round", -9, times=3),
     ]
-    for stage in OF_STAGE:
+    stages = ("round", "evaluation", "adaptation", "clients' start", "Ray's start")
+    for stage in stages:
         found += [Case("command", name, stage, 130, "interrupted") for name in INTERRUPTS]
         found.append(Case("group", "SIGTERM", stage, 130, "interrupted"))
-    for whom in (raylet, gcs, driver, client):
-        found.append(Case(whom, "SIGSTOP", "round", 130, "interrupted", then="SIGINT"))
-    for stage in OF_STAGE:
         if stage != "round":
             found += [Case(whom, "SIGKILL", stage, 2, "Ray") for whom in (raylet, gcs)]
+    for whom in (raylet, gcs, driver, client):
+        found.append(Case(whom, "SIGSTOP", "round", 130, "interrupted", then="SIGINT"))
     for stage in ("evaluation", "adaptation"):
         found.append(Case(raylet, "SIGSTOP", stage, 2, "node of Ray to answer"))
         found.append(Case(gcs, "SIGSTOP", stage, 2, "control store to answer"))

@@ -1,13 +1,14 @@
 """Ray's processes are killed or stand still, and signals come, at every stage of a small run.
 
     nice python benchmarks/ray_faults.py --out benchmarks/results/ray-faults.json
-    nice python benchmarks/ray_faults.py --only "raylet SIGKILL round" --out FILE
+    nice python benchmarks/ray_faults.py --only "raylet SIGKILL round" --out FILE [--again]
 
 One run after the other, with real MNIST, MLflow, Ray with one client actor, and the limits of time
 that users have. Of each fault: the exit code, the sentence, the seconds until the command ended and
 until its last process was gone, what still ran 60 s later, and the status in MLflow. The file is
-written after each run; with `--only`, the rows of other faults stay in it. Exit code 0 only if
-every fault was answered with the expected exit code, one sentence and no traceback, and left
+written after each run, and rows that it has are counted; with `--again`, those of the chosen faults
+are dropped first. A run that ends before the fault, as Ray does if it cannot start in 30 s on a busy
+machine, is tried again. Exit code 0 only if every fault was answered with the expected exit code, one sentence and no traceback, and left
 nothing behind.
 """
 
@@ -38,6 +39,7 @@ from pipeline.files.revision import git_revision
 from pipeline.tracking.tracker import check_store
 
 END_S, LEFT_S = 300.0, 60.0  # of the command, and of its processes after it
+MAX_TRIES = 3
 KEPT_LINES = 30  # of what was said, of a fault that was answered badly
 STATUS_OF = {0: "FINISHED", 2: "FAILED", 130: "KILLED", -9: "RUNNING"}  # by exit code; of a run
 
@@ -117,12 +119,12 @@ def measure(case: Case, repeat: int, database: Path, folder: Path) -> dict[str, 
     return {**about, "is_answered": is_answered, **row, "load": round(os.getloadavg()[0], 1)}
 
 
-def chosen(names: Sequence[str] | None, times: int | None) -> list[tuple[Case, int]]:
-    """Return the faults to cause, first each one once, then those that are repeated again."""
+def missing(names: Sequence[str] | None, rows: Sequence[dict[str, Any]]) -> list[tuple[Case, int]]:
+    """Return the faults still to be caused, each with the number of its repeat."""
     cases = [case for case in CASES if names is None or case.name in names]
-    counts = {case.name: times or case.times for case in cases}
-    most = max(counts.values())
-    return [(case, i) for i in range(most) for case in cases if i < counts[case.name]]
+    done = {(row["fault"], row["repeat"]) for row in rows}
+    plan = [(case, i) for i in range(max(c.times for c in cases)) for case in cases]
+    return [(c, i) for c, i in plan if i < c.times and (c.name, i) not in done]
 
 
 def write(out: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -146,21 +148,25 @@ def main() -> int:
     """Cause the chosen faults; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="a JSON file of the results")
-    text = "these faults only; rows of others stay in the file"
+    text = "these faults only"
     parser.add_argument("--only", nargs="+", choices=[c.name for c in CASES], help=text)
-    parser.add_argument("--times", type=int, help="how often each (1, or 5 of raylet and GCS)")
+    parser.add_argument("--again", action="store_true", help="drop their earlier rows")
     args = parser.parse_args()
-    plan, rows = chosen(args.only, args.times), list[dict[str, Any]]()
-    if args.only and args.out.exists():
-        rows = [r for r in json.loads(args.out.read_text())["runs"] if r["fault"] not in args.only]
-    num_kept = len(rows)
+    rows = json.loads(args.out.read_text())["runs"] if args.out.exists() else []
+    if args.again:
+        rows = [row for row in rows if args.only and row["fault"] not in args.only]
+    plan, num_kept = missing(args.only, rows), len(rows)
     for case, _ in plan:
         load_config("smoke", case.settings)  # before any run takes its time
     with tempfile.TemporaryDirectory() as name:
         database = Path(name) / "new.db"
         check_store(TrackingConfig(uri=f"sqlite:///{database}"))
         for i, (case, repeat) in enumerate(plan):
-            rows.append(measure(case, repeat, database, Path(name) / f"{i:03d}"))
+            for attempt in range(MAX_TRIES):
+                row = measure(case, repeat, database, Path(name) / f"{i:03d}-{attempt}")
+                if not row.get("missed"):
+                    break
+            rows.append(row)
             write(args.out, rows)
             shown = {k: v for k, v in rows[-1].items() if k not in ("said", "commit")}
             print(json.dumps(shown), flush=True)
