@@ -7,9 +7,9 @@ One run after the other, with real MNIST, MLflow, Ray with one client actor, and
 that users have. Of each fault: the exit code, the sentence, the seconds until the command ended and
 until its last process was gone, what still ran 60 s later, and the status in MLflow. The file is
 written after each run, and rows that it has are counted; with `--again`, those of the chosen faults
-are dropped first. A run that ends before the fault, as Ray does if it cannot start in 30 s on a busy
-machine, is tried again. Exit code 0 only if every fault was answered with the expected exit code, one sentence and no traceback, and left
-nothing behind.
+are dropped first. A run that ends before the fault, as Ray does if it cannot start in 30 s on a
+busy machine, is tried again. Exit code 0 only if every fault was answered with the expected exit
+code, one sentence and no traceback, and left nothing behind.
 """
 
 import argparse
