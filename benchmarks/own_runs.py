@@ -11,6 +11,7 @@ and the median difference of pairs. CPU seconds are what counts on a machine wit
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -57,8 +58,10 @@ class Version:
         return cost
 
     def begin(self) -> None:
-        """Make the run, and keep a copy of its root."""
-        self.root.mkdir()
+        """Make the run, and keep a copy of its root, unless there is one."""
+        if self._kept.exists():
+            return
+        self.root.mkdir(parents=True)
         self.spire(*RUN)
         shutil.copytree(self.root, self._kept)
 
@@ -135,10 +138,13 @@ def main() -> None:
     parser.add_argument("earlier", type=Path, help="a checkout of the earlier version")
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--only", nargs="+", choices=list(COMMANDS), default=list(COMMANDS))
+    text = "a folder that keeps the runs, for another call; a temporary one unless given"
+    parser.add_argument("--keep", type=Path, metavar="DIR", help=text)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     results: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory(dir=".") as name:
+    with contextlib.ExitStack() as stack:
+        name = args.keep or stack.enter_context(tempfile.TemporaryDirectory(dir="."))
         folder = Path(name).resolve()
         earlier = Version(args.earlier.resolve(), folder / "earlier")
         versions = [earlier, Version(HERE, folder / "now")]
