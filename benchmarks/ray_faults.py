@@ -18,6 +18,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -152,6 +153,8 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=[c.name for c in CASES], help=text)
     parser.add_argument("--again", action="store_true", help="drop their earlier rows")
     args = parser.parse_args()
+    # A shell's background processes ignore SIGINT, and so would the commands that they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     rows = json.loads(args.out.read_text())["runs"] if args.out.exists() else []
     if args.again:
         rows = [row for row in rows if args.only and row["fault"] not in args.only]
