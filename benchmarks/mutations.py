@@ -52,16 +52,16 @@ MUTATIONS = (
     # the server
     _mutation(
         "the mean is subtracted",
-        "spire_core/federated/aggregation.py",
-        "total += weight * array",
-        "total -= weight * array",
+        "spire_core/federated/exact_sum.py",
+        "mean[at] = total / total_weight",
+        "mean[at] = -total / total_weight",
         BY_HAND,
     ),
     _mutation(
         "the mean ignores the numbers of examples",
-        "spire_core/federated/aggregation.py",
-        "return (total / sum(weights))",
-        "return (sum(a.astype(np.float64) for a in arrays) / len(arrays))",
+        "spire_core/federated/exact_sum.py",
+        "math.ldexp(weight, -self.scale.unit(0))",
+        "math.ldexp(1, -self.scale.unit(0))",
         BY_HAND,
     ),
     _mutation(
