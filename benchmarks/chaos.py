@@ -25,8 +25,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from chaos_desk import Desk, Missed, Server, small_disk
+from chaos_desk import Desk, Server, small_disk
 from chaos_events import EVENTS, FAULT_KINDS, HANG_LIMIT_S, fault_env, plan_fault
+from ray_desk import Missed
 
 from pipeline.config.load import load_config
 from pipeline.runs.layout import REFUSED

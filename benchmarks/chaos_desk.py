@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from ray_desk import Missed, ray_processes
 
 from pipeline.data.datasets import store_root
 from pipeline.runs.layout import RECORD
@@ -23,10 +24,6 @@ from pipeline.tracking.outbox import read_points
 COMMAND_S = 900.0  # for one command, however busy the machine is
 DISK_BYTES = 64 * 2**20
 NOT_INHERITED = ("RAY_ADDRESS", "SPIRE_FAULT")
-
-
-class Missed(Exception):
-    """The command was over before something could be done to it."""
 
 
 class Desk:
@@ -79,13 +76,7 @@ class Desk:
 
     def actors(self, name: str) -> list[psutil.Process]:
         """Return the processes of the command's actors of a class, by process id."""
-        found = []
-        with contextlib.suppress(psutil.NoSuchProcess):
-            for child in psutil.Process(self.process.pid).children(recursive=True):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    if "".join(child.cmdline()[:1]).startswith(f"ray::{name}"):
-                        found.append(child)
-        return sorted(found, key=lambda process: process.pid)
+        return ray_processes(self.process.pid, name)
 
     def wait_until(self, is_true: Callable[[], bool]) -> None:
         """Wait; Missed if the command ends before, TimeoutError if it takes too long."""
@@ -142,14 +133,14 @@ class Server:
 
 
 @contextlib.contextmanager
-def small_disk(folder: Path) -> Iterator[None]:
-    """Make a folder a small disk of its own, where this process may mount; else plain folder."""
+def small_disk(folder: Path, num_bytes: int = DISK_BYTES) -> Iterator[bool]:
+    """Make a folder a small disk of its own, and yield True, where this process may mount."""
     folder.mkdir()
     libc = ctypes.CDLL(None, use_errno=True)
-    options = b"size=%d" % DISK_BYTES
+    options = b"size=%d" % num_bytes
     is_mounted = not libc.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", 0, options)
     try:
-        yield
+        yield is_mounted
     finally:
         if is_mounted:
             libc.umount2(os.fsencode(folder), 2)  # MNT_DETACH: something may still be open there

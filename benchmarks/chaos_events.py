@@ -15,7 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
-from chaos_desk import COMMAND_S, DISK_BYTES, Desk, Missed, Server
+from chaos_desk import COMMAND_S, DISK_BYTES, Desk, Server
+from ray_desk import Missed
 
 from pipeline.config.schema import Config
 from pipeline.federation.driver import choose_cohort

@@ -6,7 +6,7 @@
 Each mutation replaces one text in one file of a temporary copy of the checkout and runs the named
 tests there. It is caught if they fail. Before that they have to succeed without it. A text that is
 not in its file exactly once is an error, so that a mutation cannot become stale. The exit code is 1
-if a mutation survives.
+if a mutation survives. With `--only`, results of the others stay in the file if they are the same.
 """
 
 import argparse
@@ -17,9 +17,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 CORE, RUN, SWEEP = "tests/unit/core", "tests/unit/run", "tests/unit/sweep"
@@ -50,16 +52,16 @@ MUTATIONS = (
     # the server
     _mutation(
         "the mean is subtracted",
-        "spire_core/federated/aggregation.py",
-        "total += weight * array",
-        "total -= weight * array",
+        "spire_core/federated/exact_sum.py",
+        "mean[at] = total / total_weight",
+        "mean[at] = -total / total_weight",
         BY_HAND,
     ),
     _mutation(
         "the mean ignores the numbers of examples",
-        "spire_core/federated/aggregation.py",
-        "return (total / sum(weights))",
-        "return (sum(a.astype(np.float64) for a in arrays) / len(arrays))",
+        "spire_core/federated/exact_sum.py",
+        "math.ldexp(weight, -self.scale.unit(0))",
+        "math.ldexp(1, -self.scale.unit(0))",
         BY_HAND,
     ),
     _mutation(
@@ -355,6 +357,23 @@ def measure(chosen: Sequence[Mutation]) -> list[dict[str, object]]:
     return rows
 
 
+def write(out: Path, rows: Sequence[dict[str, object]]) -> None:
+    """Write all mutations. One that was not run now is as the file has it, null if it is new."""
+    earlier = json.loads(out.read_text())["mutations"] if out.exists() else []
+    caught = {_definition(row): row["caught"] for row in (*earlier, *rows)}
+    told = [asdict(mutation) for mutation in MUTATIONS]
+    told = [row | {"caught": caught.get(_definition(row))} for row in told]
+    answers = Counter(row["caught"] for row in told)
+    summary = {"num_mutations": len(told), "num_caught": answers[True]}
+    summary |= {"num_survived": answers[False], "num_not_run": answers[None]}
+    out.write_text(json.dumps({**summary, "mutations": told}, indent=1) + "\n")
+
+
+def _definition(row: Mapping[str, Any]) -> str:
+    """Return a mutation's values as text, without the result."""
+    return json.dumps({key: value for key, value in row.items() if key != "caught"})
+
+
 def main() -> int:
     """Run the chosen mutations; return the exit code."""
     parser = argparse.ArgumentParser(description="Put faults into a copy and test it.")
@@ -368,8 +387,7 @@ def main() -> int:
     survivors = [row["name"] for row in rows if not row["caught"]]
     print(f"{len(rows) - len(survivors)} of {len(rows)} caught")
     if args.out is not None:
-        summary = {"num_mutations": len(rows), "num_caught": len(rows) - len(survivors)}
-        args.out.write_text(json.dumps({**summary, "mutations": rows}, indent=1) + "\n")
+        write(args.out, rows)
     return 1 if survivors else 0
 
 

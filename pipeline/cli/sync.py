@@ -118,8 +118,9 @@ def _deliver(
     uri = config.uri or (None if begun is None else begun.stored_uri)
     if uri in silent:
         return 0, silent[uri]
-    config, run_id = replace(config, uri=uri), read_record(run_dir)["run_id"]
+    run_id = read_record(run_dir)["run_id"]
     try:
+        config = replace(config, uri=uri)  # which may have been damaged in the note
         address = readable_uri(config)
         if begun is None:
             name_address(run_dir, "its store is", address)

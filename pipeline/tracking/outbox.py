@@ -204,4 +204,4 @@ def num_waiting(run_dir: Path) -> int:
 def num_refused(run_dir: Path) -> int:
     """Return how many entries the sink has refused for good."""
     path = run_dir / REFUSED
-    return len(path.read_text().splitlines()) if path.is_file() else 0
+    return len(path.read_bytes().splitlines()) if path.is_file() else 0

@@ -1,5 +1,6 @@
 """A Ray cluster that starts beside other work, in processes of their own: its use and its end."""
 
+import contextlib
 import json
 import os
 import signal
@@ -13,7 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
-MARK = "SPIRE_TEST_OF_CLUSTER_START"
+from benchmarks.ray_desk import MARK, marked
+
 NOT_INHERITED = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "SPIRE_ROOT")
 SEES = "import json, ray, sys, time\nfrom pipeline.cluster.session import *\n"
 LEFT = "print(json.dumps(ray.is_initialized()))"
@@ -84,12 +86,9 @@ def left_behind(folder: Path) -> list[str]:
 def running(folder: Path) -> list[str]:
     """The processes that `typed` began and that run now."""
     found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(MARK) == str(folder):
-                found.append(" ".join(process.cmdline()))
-        except psutil.Error:
-            continue
+    for process in marked(str(folder)):
+        with contextlib.suppress(psutil.Error):
+            found.append(" ".join(process.cmdline()))
     return found
 
 
