@@ -10,12 +10,11 @@ it is computed by privacy loss distributions (`sampled`). Both are exact up to r
 upwards.
 """
 
-import functools
 import math
 from collections.abc import Callable
 
 from spire_core.errors import ConfigError
-from spire_core.privacy.sampled import sampled_epsilon
+from spire_core.privacy.sampled import sampled_epsilon, sampled_noise
 
 TOLERANCE = 1e-9  # relative, of a search
 MAX_EPSILON = 650.0  # above it a probability is no float64 any more
@@ -44,7 +43,6 @@ def epsilon_spent(
     return _smallest(lambda epsilon: gaussian_delta(epsilon, sigma) <= delta, 0.0, MAX_EPSILON)
 
 
-@functools.lru_cache(maxsize=256)  # the new clients of a run have few different sizes
 def noise_for(epsilon: float, delta: float, num_steps: int, sampling_rate: float) -> float:
     """Return the smallest noise multiplier with which so many steps spend at most epsilon."""
     high = 1.0
@@ -55,11 +53,7 @@ def noise_for(epsilon: float, delta: float, num_steps: int, sampling_rate: float
     if sampling_rate == 1.0:
         return most
     # Sampling lowers the loss, so that `most` is enough.
-
-    def keeps(sigma: float) -> bool:
-        return sampled_epsilon(sigma, num_steps, sampling_rate, delta) <= epsilon
-
-    return _smallest(keeps, min(0.1, most / 2), most, tolerance=1e-3)
+    return sampled_noise(epsilon, delta, num_steps, sampling_rate, most)
 
 
 def check_budget(
@@ -89,11 +83,9 @@ def _phi(x: float) -> float:
     return 0.5 * math.erfc(-x / math.sqrt(2.0))
 
 
-def _smallest(
-    holds: Callable[[float], bool], low: float, high: float, tolerance: float = TOLERANCE
-) -> float:
+def _smallest(holds: Callable[[float], bool], low: float, high: float) -> float:
     """Return, from above, the smallest number in (low, high] for which a monotone claim holds."""
-    while high - low > tolerance * high:
+    while high - low > TOLERANCE * high:
         middle = (low + high) / 2
         low, high = (low, middle) if holds(middle) else (middle, high)
     return high

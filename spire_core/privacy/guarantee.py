@@ -1,6 +1,7 @@
 """The promise to a new client: what its published part may tell about any one of its images."""
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +61,7 @@ class Guarantee:
         return {f"privacy.{name}": str(value) for name, value in self.as_values().items()}
 
 
+@functools.lru_cache(maxsize=256)  # a search takes seconds, and clients have few different sizes
 def guarantee_of(
     settings: PrivateAdaptConfig, num_images: int, is_simulated: bool = False
 ) -> Guarantee | None:
