@@ -66,8 +66,7 @@ class ClientAdapter:
     ) -> tuple[AdaptReport, PrivateState]:
         """Fit a new client on the backbone (P,), scored between epochs.
 
-        `pooled` (n, D) are features of the pre-training population's held-out images. With a
-        `protection` the fit is differentially private.
+        `pooled` (n, D): features of the population's held-out images. `protection`: for privacy.
         """
         began, context, client_id = time.monotonic(), self.context, client.client_id
         start = self._start_weights(client_id, weights)
@@ -115,8 +114,7 @@ class ClientAdapter:
     ) -> list[tuple[FittedClient, PrivateState]]:
         """Fit new clients' embeddings on the backbone (P,) in one batch, without scores.
 
-        A private state includes the embedding after every epoch to evaluate. With a `protection`
-        the fit is differentially private.
+        A private state includes the embedding after every epoch to evaluate.
         """
         began, context = time.monotonic(), self.context
         snapshots = [dict[int, Tensor]() for _ in clients]
