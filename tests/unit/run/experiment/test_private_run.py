@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 from safetensors import safe_open
 from torch import equal
 
+from pipeline.cli.main import main
 from pipeline.clients.store import ClientStore
 from pipeline.clients.worker import ClientWorker
 from pipeline.config.equivalence import fingerprint
@@ -189,6 +190,16 @@ def test_the_key_is_in_no_file_log_or_message_but_its_own(
     assert tracked.tags["dp"] == ("simulated" if is_given else "secret")
     assert tracked.tags["privacy.unit"] == "one image"
     assert tracked.metrics["privacy/epsilon"] == pytest.approx(4.0, abs=1e-6)
+
+
+def test_a_key_that_a_kill_left_behind_is_deleted_by_a_resume(
+    mnist_root: Path, tmp_path: Path
+) -> None:
+    watching = Watching()
+    run_experiment(config_for(mnist_root, tmp_path), "smoke", watching)
+    (watching.run_dir / NOISE_KEY).write_bytes(FRESH)
+    assert main(["resume", watching.run_dir.name, f"tracking.root={tmp_path}"]) == 0
+    assert not (watching.run_dir / NOISE_KEY).exists()
 
 
 def test_a_run_without_its_key_is_not_resumed(mnist_root: Path, tmp_path: Path) -> None:
