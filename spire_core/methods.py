@@ -47,7 +47,7 @@ class Method:
 METHODS = {
     method.name: method
     for method in (
-        Method("spire", (CLIENT_EMB,), adapt_lr=0.02, private_lr=0.02, has_embedding=True),
+        Method("spire", (CLIENT_EMB,), adapt_lr=0.02, private_lr=0.05, has_embedding=True),
         Method("fedavg_ft", (BODY,), adapt_lr=3e-4, private_lr=3e-4),
         Method("shared_rep", (LOCAL,), adapt_lr=2e-3, private_lr=2e-3, has_local_layers=True),
         Method("fedavg", (), adapt_lr=0.0, private_lr=0.0),

@@ -116,7 +116,7 @@ BUDGET = "privacy.adapt.epsilon=4"
         "adapt.epochs=9",
         "adapt.lr=0.5",
         "adapt.batch_size=7",
-        "privacy.adapt.lr=0.02",  # the method's own, said out loud
+        "privacy.adapt.lr=0.05",  # the method's own, said out loud
         "resources.num_actors=1",
     ],
 )
