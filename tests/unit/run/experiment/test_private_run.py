@@ -16,18 +16,20 @@ from torch import equal
 
 from pipeline.cli.main import main
 from pipeline.clients.store import ClientStore
-from pipeline.clients.worker import ClientWorker
 from pipeline.config.equivalence import fingerprint
 from pipeline.config.load import load_config
 from pipeline.config.schema import Config
+from pipeline.config.tracking import TrackingConfig
 from pipeline.experiment import run
 from pipeline.experiment.run import resume_experiment, run_experiment
 from pipeline.experiment.watcher import Watcher
 from pipeline.federation.pool import LocalClientPool, Work
 from pipeline.results.result import Result
 from pipeline.runs import noise_key
+from pipeline.runs.folder import save_result
 from pipeline.runs.layout import CLIENTS, MODEL, NOISE_KEY
 from pipeline.runs.model_files import client_path
+from pipeline.runs.record import make_run_dir, make_runs_folder
 from pipeline.runs.start import load_start
 from spire_core.errors import ConfigError, RunError
 from spire_core.privacy.noise import key_of
@@ -109,16 +111,17 @@ def test_a_killed_run_goes_on_with_its_key_to_the_same_result(
     result = resume_experiment(crasher.run_dir, stored, Watching())
     assert result.state_fingerprint == expected.state_fingerprint
     assert not (crasher.run_dir / NOISE_KEY).exists()
-    other = run_experiment(config_for(mnist_root, tmp_path, *more), "smoke", Watching())
-    assert other.state_fingerprint != expected.state_fingerprint
-    for found, source in ((expected, "simulated"), (other, "secret")):
-        for header in headers(found):
-            assert header["privacy.dp"] == source
-            assert header["privacy.mechanism"] == mechanism
-            assert header["privacy.unit"] == "one image"
-            assert float(header["privacy.epsilon"]) == pytest.approx(4.0, abs=1e-6)
-            assert float(header["privacy.delta"]) == 1 / 80
-        assert found.metrics["privacy/epsilon"] == pytest.approx(4.0, abs=1e-6)
+    check_promise(expected, mechanism, "simulated")
+
+
+def check_promise(found: Result, mechanism: str, source: str) -> None:
+    assert found.metrics["privacy/epsilon"] == pytest.approx(4.0, abs=1e-6)
+    for header in headers(found):
+        assert header["privacy.dp"] == source
+        assert header["privacy.mechanism"] == mechanism
+        assert header["privacy.unit"] == "one image"
+        assert float(header["privacy.epsilon"]) == pytest.approx(4.0, abs=1e-6)
+        assert float(header["privacy.delta"]) == 1 / 80
 
 
 def test_a_run_that_is_killed_after_it_published_publishes_the_same_again(
@@ -141,6 +144,9 @@ def test_a_run_that_is_killed_after_it_published_publishes_the_same_again(
         assert state is not None
         assert again is not None
         assert equal(state.parts["client_emb"], again.parts["client_emb"])
+    check_promise(result, "dp_sgd", "secret")
+    other = run_experiment(config, "smoke", Watching())
+    assert other.state_fingerprint != result.state_fingerprint  # a fresh key, other noise
 
 
 def _crash(*_: Any) -> None:
@@ -192,39 +198,31 @@ def test_the_key_is_in_no_file_log_or_message_but_its_own(
     assert tracked.metrics["privacy/epsilon"] == pytest.approx(4.0, abs=1e-6)
 
 
-def test_a_key_that_a_kill_left_behind_is_deleted_by_a_resume(
-    mnist_root: Path, tmp_path: Path
-) -> None:
-    watching = Watching()
-    run_experiment(config_for(mnist_root, tmp_path), "smoke", watching)
-    (watching.run_dir / NOISE_KEY).write_bytes(FRESH)
-    assert main(["resume", watching.run_dir.name, f"tracking.root={tmp_path}"]) == 0
-    assert not (watching.run_dir / NOISE_KEY).exists()
-
-
-def test_a_run_without_its_key_is_not_resumed(mnist_root: Path, tmp_path: Path) -> None:
-    crasher = Watching(crashes=True)
-    with pytest.raises(Crash):
-        run_experiment(config_for(mnist_root, tmp_path), "smoke", crasher)
-    key = (crasher.run_dir / NOISE_KEY).read_bytes()
-    (crasher.run_dir / NOISE_KEY).unlink()
-    config, _ = load_start(crasher.run_dir)
-    with pytest.raises(RunError, match=r"^expected the noise key .*: another key would spend"):
-        resume_experiment(crasher.run_dir, config, Watching())
-    (crasher.run_dir / NOISE_KEY).write_bytes(key[:5])
-    with pytest.raises(RunError, match=r"^expected a noise key of 32 bytes in .*, got 5: "):
-        resume_experiment(crasher.run_dir, config, Watching())
-
-
-def test_somebody_elses_run_is_not_resumed_with_their_key(mnist_root: Path, tmp_path: Path) -> None:
+def test_a_run_is_resumed_with_its_own_key_alone(mnist_root: Path, tmp_path: Path) -> None:
     crasher = Watching(crashes=True)
     with pytest.raises(Crash):
         run_experiment(config_for(mnist_root, tmp_path / "theirs"), "smoke", crasher)
-    copy = tmp_path / "mine" / "runs" / crasher.run_dir.name
-    shutil.copytree(crasher.run_dir, copy)
-    config, _ = load_start(copy)
-    with pytest.raises(RunError, match=r"^expected a run with private noise to be this root's own"):
-        resume_experiment(copy, config, Watching())
+    run_dir, refused = crasher.run_dir, r"^expected a run with private noise to be this root's own"
+    copy = tmp_path / "mine" / "runs" / run_dir.name
+    shutil.copytree(run_dir, copy)
+    with pytest.raises(RunError, match=refused):  # whoever sent it knows its key
+        resume_experiment(copy, load_start(copy)[0], Watching())
+    key, (config, _) = (run_dir / NOISE_KEY).read_bytes(), load_start(run_dir)
+    (run_dir / NOISE_KEY).unlink()
+    with pytest.raises(RunError, match=r"^expected the noise key .*: another key would spend"):
+        resume_experiment(run_dir, config, Watching())
+    (run_dir / NOISE_KEY).write_bytes(key[:5])
+    with pytest.raises(RunError, match=r"^expected a noise key of 32 bytes in .*, got 5: "):
+        resume_experiment(run_dir, config, Watching())
+
+
+def test_a_key_that_a_kill_left_behind_is_deleted_by_a_resume(tmp_path: Path) -> None:
+    make_runs_folder(tracking := TrackingConfig(root=str(tmp_path), enabled=False))
+    run_dir = make_run_dir(tracking, "0" * 32, "name", None)
+    (run_dir / NOISE_KEY).write_bytes(FRESH)
+    save_result(run_dir, {"metrics": {}})
+    assert main(["resume", run_dir.name, f"tracking.root={tmp_path}"]) == 0
+    assert not (run_dir / NOISE_KEY).exists()
 
 
 def test_the_label_of_a_key_is_no_key(mnist_root: Path, tmp_path: Path) -> None:
@@ -232,20 +230,3 @@ def test_the_label_of_a_key_is_no_key(mnist_root: Path, tmp_path: Path) -> None:
     assert (config.privacy.noise_key or "").startswith("given:")
     with pytest.raises(ConfigError, match=r"^expected privacy.noise_key as the key itself"):
         run_experiment(config, "smoke", Watcher())
-
-
-def test_one_worker_and_two_compute_the_same(
-    mnist_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Every task on a worker of its own, which has the run's folder in common with the others."""
-    config = given_key(mnist_root, tmp_path)
-    expected = run_experiment(config, "smoke", Watching())
-    attempt = LocalClientPool.attempt
-
-    def alternate(pool: LocalClientPool, work: Work) -> list[Any]:
-        pool.worker = ClientWorker(pool.worker.setup, pool.worker.images)
-        return attempt(pool, work)
-
-    monkeypatch.setattr(LocalClientPool, "attempt", alternate)
-    found = run_experiment(config, "smoke", Watching())
-    assert found.state_fingerprint == expected.state_fingerprint
