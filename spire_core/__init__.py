@@ -8,6 +8,7 @@ partition/   the split of a data set over clients
 training/    local gradient steps and the held-out loss
 federated/   a round: client, messages, server
 adaptation/  the fit of a new client
+privacy/     privacy accounting, secret noise, noisy sums
 evaluation/  KID, feature extractors and other scores of images
 mixture/     Gaussian mixtures with exact solutions, for the theory
 weights/     weights of the classifiers behind KID

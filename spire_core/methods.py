@@ -16,12 +16,14 @@ class Method:
     """The properties of one method.
 
     `adapt_parts`: the parts that a new client trains. `adapt_lr`: their learning rate, unless the
-    configuration sets one. `is_federated`: whether the method has pre-training.
+    configuration sets one; `private_lr`: that of noisy steps. `is_federated`: whether the method
+    has pre-training.
     """
 
     name: str
     adapt_parts: tuple[str, ...]
     adapt_lr: float
+    private_lr: float
     has_embedding: bool = False
     has_local_layers: bool = False
     is_federated: bool = True
@@ -45,10 +47,10 @@ class Method:
 METHODS = {
     method.name: method
     for method in (
-        Method("spire", (CLIENT_EMB,), adapt_lr=0.02, has_embedding=True),
-        Method("fedavg_ft", (BODY,), adapt_lr=3e-4),
-        Method("shared_rep", (LOCAL,), adapt_lr=2e-3, has_local_layers=True),
-        Method("fedavg", (), adapt_lr=0.0),
-        Method("local", (BODY,), adapt_lr=2e-3, is_federated=False),
+        Method("spire", (CLIENT_EMB,), adapt_lr=0.02, private_lr=0.05, has_embedding=True),
+        Method("fedavg_ft", (BODY,), adapt_lr=3e-4, private_lr=3e-4),
+        Method("shared_rep", (LOCAL,), adapt_lr=2e-3, private_lr=2e-3, has_local_layers=True),
+        Method("fedavg", (), adapt_lr=0.0, private_lr=0.0),
+        Method("local", (BODY,), adapt_lr=2e-3, private_lr=2e-3, is_federated=False),
     )
 }

@@ -133,7 +133,8 @@ def check_data(planned: Sequence[Trial], say: Say) -> None:
         fetch_if_missing(config.data.name, config.data.root, config.data.path, say)
         part = (config.partition, config.federation.num_clients, config.federation.num_new_clients)
         stops_early = config.adapt.early_stopping and config.method.record.adapt_parts != ()
-        key = (config.data, config.seed, config.adapt.num_images, stops_early, *part)
+        adaptation = (config.adapt.num_images, stops_early, config.privacy.adapt)
+        key = (config.data, config.seed, *adaptation, *part)
         if key not in seen:
             seen.add(key)
             widths[config.data] = partitioned(config)[0].images.shape[-1]

@@ -20,6 +20,7 @@ def arrival_json(arrival: Arrival) -> dict[str, Any]:
         }
         for point in arrival.curve
     ]
+    guarantee = arrival.guarantee
     return {
         "client_id": arrival.client_id,
         "num_train": arrival.num_train,
@@ -28,6 +29,7 @@ def arrival_json(arrival: Arrival) -> dict[str, Any]:
         "kept_epoch": arrival.kept_epoch,
         "curve": curve,
         "diagnoses": [] if arrival.diagnosis is None else [arrival.diagnosis.as_dict()],
+        **({} if guarantee is None else {"privacy": guarantee.as_values()}),
         "artifacts": {"client": str(arrival.path), "samples": str(arrival.grid_path)},
     }
 
@@ -36,11 +38,12 @@ def arrival_table(arrival: Arrival) -> str:
     """Return an arrived client's curve over epochs and the files of its result."""
     header = ["epoch", "train loss", "held-out loss", "KID", "TV"]
     rows = [_arrival_row(point) for point in arrival.curve if point.observed is not None]
+    promise = "" if arrival.guarantee is None else f"{arrival.guarantee.sentence}\n"
     return (
         f"client {arrival.client_id}: {arrival.num_trained:,} numbers trained on "
         f"{arrival.num_train} images, measured on {arrival.num_test} others\n"
         f"{aligned(header, rows)}\n"
-        f"kept epoch {arrival.kept_epoch}\n\n"
+        f"kept epoch {arrival.kept_epoch}\n{promise}\n"
         f"{diagnoses_text([arrival.diagnosis] if arrival.diagnosis else [])}\n\n"
         f"own part  {arrival.path}\nsamples   {arrival.grid_path}"
     )

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.cli.command import Answer, add_verb, allowed, say, writable_png
 from pipeline.cli.presets import fetch_if_missing
+from pipeline.config.build import flattened
 
 if TYPE_CHECKING:
+    from pipeline.config.schema import Config
     from pipeline.inference.saved_run import SavedRun
 
 
@@ -21,10 +23,10 @@ def adapt(args: argparse.Namespace) -> Answer:
     from pipeline.config.load import load_config
 
     limit = [] if args.num_images is None else [f"adapt.num_images={args.num_images}"]
-    overrides = [*args.words, *limit]
-    saved = _saved_run(args.run, overrides, ("adapt.", "tracking.", "data.root="))
-    stored = [f"adapt.{k}={json.dumps(v)}" for k, v in asdict(saved.config.adapt).items()]
-    config = load_config(None, [*stored, *overrides])
+    budget = [] if args.epsilon is None else [f"privacy.adapt.epsilon={args.epsilon}"]
+    overrides = [*args.words, *limit, *budget]
+    saved = _saved_run(args.run, overrides, ("adapt.", "privacy.", "tracking.", "data.root="))
+    config = load_config(None, [*_stored_settings(saved.config), *overrides])
     root = config.data.root or saved.config.data.root
     from pipeline.cli.arrival_text import arrival_json, arrival_table
     from pipeline.data.catalog import SPECS
@@ -34,9 +36,19 @@ def adapt(args: argparse.Namespace) -> Answer:
     if args.data in SPECS:
         fetch_if_missing(args.data, root, None)
     images, mixture = load_arrival(saved, args.data, args.classes, root)
-    say(f"fitting a new client for up to {config.adapt.epochs} epochs")
-    arrival = adapt_arrival(saved, images, config.adapt, args.client, mixture)
+    is_private, steps = config.privacy.adapt.is_on, config.privacy.adapt.steps
+    length = f"{steps} private steps" if is_private else f"up to {config.adapt.epochs} epochs"
+    say(f"fitting a new client for {length}")
+    more = (args.client, mixture, config.privacy)
+    arrival = adapt_arrival(saved, images, config.adapt, *more)
     return Answer(arrival_table(arrival), arrival_json(arrival))
+
+
+def _stored_settings(config: "Config") -> list[str]:
+    """Return a run's settings of new clients as overrides, without the label of its noise key."""
+    groups = {"adapt": asdict(config.adapt), "privacy": {"adapt": asdict(config.privacy.adapt)}}
+    method = f"method.name={config.method.name}"  # on which some of them depend
+    return [method, *(f"{key}={json.dumps(value)}" for key, value in flattened(groups).items())]
 
 
 def sample(args: argparse.Namespace) -> Answer:
@@ -86,13 +98,15 @@ def add_adapt(verbs: Any) -> None:
     """Add the verb `adapt`."""
     parser = add_verb(verbs, "adapt", adapt, "fit a client that arrives after a run has ended")
     text = "an id that is free (the next one unless given)"
-    _add_saved_run(parser, "adapt.*, tracking.* and data.root", text)
+    _add_saved_run(parser, "adapt.*, privacy.*, tracking.* and data.root", text)
     text = "its images: a data set (its test split), or a folder, flat or with class subfolders"
     parser.add_argument("--data", required=True, metavar="DIR_OR_DATASET", help=text)
     text = "only these classes, by name or number, such as 3,7"
     parser.add_argument("--classes", type=_comma_list, default=[], metavar="LIST", help=text)
     text = "how many images it learns from"
     parser.add_argument("--num-images", type=_count(1), metavar="N", help=text)
+    text = "privacy budget of its images, such as 4 (docs/privacy.md); none unless given"
+    parser.add_argument("--epsilon", metavar="E", help=text)
 
 
 def add_sample(verbs: Any) -> None:

@@ -74,12 +74,13 @@ def _new_clients_table(result: Result) -> str:
         f"{name} {_mean([row[f'forgetting_{name}'] for row in rows])}"
         for name in ("own", "global", "replaced")
     )
+    promise = result.adaptation.privacy_sentence
     return (
         "New clients, before -> after adaptation "
         "(NN: distance of samples to the client's nearest image)\n"
         f"{aligned(header, cells)}\n"
         f"each {trained_text(trained, total).removeprefix('a ')}\n"
-        f"forgetting at the end (KID): {forgetting}"
+        f"forgetting at the end (KID): {forgetting}" + (f"\n{promise}" if promise else "")
     )
 
 

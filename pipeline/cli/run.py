@@ -51,6 +51,7 @@ def resume(args: argparse.Namespace) -> Answer:
     from pipeline.config.load import load_config
     from pipeline.config.tracking import tracking_root
     from pipeline.runs.folder import load_result
+    from pipeline.runs.noise_key import drop_noise_key
     from pipeline.runs.ownership import READ, begun_here, refuse_links
     from pipeline.runs.record import find_run
     from pipeline.runs.start import load_start
@@ -72,6 +73,7 @@ def resume(args: argparse.Namespace) -> Answer:
 
         claim(run_dir, given, overrides)
     if (result := load_result(run_dir)) is not None:
+        drop_noise_key(run_dir)  # if the run was killed right at its end
         run_id = result["run_id"]
         return Answer(f"run {run_id} has finished: spire sample {run_id}", result)
     config, preset = load_start(run_dir, given, overrides)

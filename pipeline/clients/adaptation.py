@@ -23,11 +23,14 @@ from pipeline.federation.messages import (
     HeldoutLosses,
 )
 from spire_core.adaptation.adapt import Adapted, adapt_client, num_trained
+from spire_core.adaptation.adapt_privately import adapt_privately
 from spire_core.adaptation.adapt_together import adapt_embeddings
+from spire_core.adaptation.private_descent import Protection
 from spire_core.config.adapt import AdaptConfig
 from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel, initial_weights
+from spire_core.training.context import ClientContext
 
 
 class ClientAdapter:
@@ -59,23 +62,24 @@ class ClientAdapter:
         settings: AdaptConfig,
         mean_emb: Tensor | None,
         pooled: Tensor,
+        protection: Protection | None = None,
     ) -> tuple[AdaptReport, PrivateState]:
         """Fit a new client on the backbone (P,), scored between epochs.
 
-        `pooled` (n, D) are features of the pre-training population's held-out images.
+        `pooled` (n, D): features of the population's held-out images. `protection`: for privacy.
         """
         began, context, client_id = time.monotonic(), self.context, client.client_id
         start = self._start_weights(client_id, weights)
         observer = _Observer(self.evaluator, client, self.evaluator.reference(start), pooled)
-        adapted = adapt_client(
-            context.model,
-            start,
-            client.for_training(context.config.seed),
-            self.start_state(client_id, settings.init, mean_emb),
-            settings,
-            context.objective(batch_size=settings.batch_size),
-            observer,
-        )
+        inputs = client.for_training(context.config.seed)
+        own = self.start_state(client_id, settings.init, mean_emb)
+        if protection is None:
+            objective = context.objective(batch_size=settings.batch_size)
+            more = (inputs, own, settings, objective, observer)
+            adapted = adapt_client(context.model, start, *more)
+        else:
+            more = ([inputs], [own], protection, context.objective(), [observer])
+            [adapted] = adapt_privately(context.model, start, *more)
         kept = observer.kept(adapted, start)
         report = AdaptReport(
             client_id,
@@ -88,6 +92,7 @@ class ClientAdapter:
             *self.evaluator.distances(client, kept.images),
             self.num_trained,
             time.monotonic() - began,
+            protection and protection.guarantee(len(inputs.images)),
         )
         return report, adapted.state
 
@@ -105,6 +110,7 @@ class ClientAdapter:
         weights: np.ndarray,
         settings: AdaptConfig,
         mean_emb: Tensor | None,
+        protection: Protection | None = None,
     ) -> list[tuple[FittedClient, PrivateState]]:
         """Fit new clients' embeddings on the backbone (P,) in one batch, without scores.
 
@@ -112,29 +118,35 @@ class ClientAdapter:
         """
         began, context = time.monotonic(), self.context
         snapshots = [dict[int, Tensor]() for _ in clients]
-        adapted = adapt_embeddings(
-            context.model,
-            context.on_device(weights),
-            [client.for_training(context.config.seed) for client in clients],
-            [self.start_state(one.client_id, settings.init, mean_emb) for one in clients],
-            settings,
-            context.objective(),
-            [functools.partial(_remember, kept) for kept in snapshots],
-        )
+        inputs = [client.for_training(context.config.seed) for client in clients]
+        starts = [self.start_state(one.client_id, settings.init, mean_emb) for one in clients]
+        observers = [functools.partial(_remember, kept) for kept in snapshots]
+        fits = (context.model, context.on_device(weights), inputs, starts)
+        more = (context.objective(), observers)
+        if protection is None:
+            adapted = adapt_embeddings(*fits, settings, *more)
+        else:
+            adapted = adapt_privately(*fits, protection, *more)
         duration_s = (time.monotonic() - began) / len(clients)
         return [
-            self._fitted(client.client_id, result, kept, duration_s)
-            for client, result, kept in zip(clients, adapted, snapshots, strict=True)
+            self._fitted(client, result, kept, duration_s, protection)
+            for client, result, kept in zip(inputs, adapted, snapshots, strict=True)
         ]
 
     def _fitted(
-        self, client_id: int, result: Adapted, snapshots: dict[int, Tensor], duration_s: float
+        self,
+        client: ClientContext,
+        result: Adapted,
+        snapshots: dict[int, Tensor],
+        duration_s: float,
+        protection: Protection | None,
     ) -> tuple[FittedClient, PrivateState]:
         kept_epoch = result.kept_epoch
         kept = {kept_epoch: result.state.parts[CLIENT_EMB].clone()}
         looks = {p.epoch for p in result.curve if p.observed is not None} | {kept_epoch}
         fields = (kept_epoch, tuple(sorted(looks)), self.num_trained, duration_s)
-        report = FittedClient(client_id, result.curve, *fields)
+        guarantee = protection and protection.guarantee(len(client.images))
+        report = FittedClient(client.client_id, result.curve, *fields, guarantee)
         return report, replace(result.state, snapshots=snapshots | kept)
 
     def look(

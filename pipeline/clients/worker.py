@@ -18,6 +18,7 @@ from pipeline.clients.adaptation import ClientAdapter
 from pipeline.clients.client_data import ClientData
 from pipeline.clients.context import ModelContext
 from pipeline.clients.evaluation import ClientEvaluator
+from pipeline.clients.private_adaptation import choose_clip_norm, protection_of
 from pipeline.clients.profiler import WorkerProfiler
 from pipeline.clients.rounds import ClientTrainer
 from pipeline.clients.store import ClientStore
@@ -33,6 +34,8 @@ from pipeline.federation.receiving import UpdateReceiver
 from pipeline.federation.rounds import RoundSettings
 from pipeline.runs.layout import CLIENTS
 from pipeline.runs.model_files import save_client
+from pipeline.runs.noise_key import read_noise
+from spire_core.adaptation.private_descent import Protection
 from spire_core.config.adapt import AdaptConfig
 from spire_core.federated.accumulation import Part
 from spire_core.federated.messages import (
@@ -46,6 +49,7 @@ from spire_core.federated.private_state import PrivateState
 from spire_core.federated.secure_aggregation import masked
 from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import tensors_hash
+from spire_core.privacy.guarantee import guarantee_of
 
 
 class ClientWorker:
@@ -169,6 +173,18 @@ class ClientWorker:
 
     # --- new clients ---
 
+    def clip_norm(
+        self, client_id: int, weights: np.ndarray, settings: AdaptConfig, mean_emb: Tensor | None
+    ) -> float:
+        """Return the clip norm of private fits on the backbone (P,), whoever is asked."""
+        return choose_clip_norm(self.adapter, weights, settings, mean_emb)
+
+    def _protection(self, settings: AdaptConfig, clip_norm: float | None) -> Protection | None:
+        if clip_norm is None:
+            return None
+        noise = read_noise(self.setup.folder, self.setup.config.privacy)
+        return protection_of(self.adapter, settings, clip_norm, noise)
+
     def adapt(
         self,
         client_id: int,
@@ -176,14 +192,17 @@ class ClientWorker:
         settings: AdaptConfig,
         mean_emb: Tensor | None,
         pooled_features: Tensor,
+        clip_norm: float | None = None,
     ) -> AdaptReport:
         """Fit a new client on the backbone (P,), scored between epochs; keep its own parts here.
 
-        `pooled_features` (n, D) are features of the pre-training population's held-out images.
+        `pooled_features` (n, D) are features of the pre-training population's held-out images. With
+        a `clip_norm` the fit is differentially private.
         """
         self.receiver.forget()
         client, start = self.client_data(client_id), (weights, settings, mean_emb)
-        report, state = self.adapter.adapt(client, *start, pooled_features)
+        protection = self._protection(settings, clip_norm)
+        report, state = self.adapter.adapt(client, *start, pooled_features, protection)
         self.store.save(client_id, 0, state)
         return report
 
@@ -193,14 +212,16 @@ class ClientWorker:
         weights: np.ndarray,
         settings: AdaptConfig,
         mean_emb: Tensor | None,
+        clip_norm: float | None = None,
     ) -> list[FittedClient]:
         """Fit new clients' embeddings on the backbone (P,) in one batch; keep them here.
 
-        Each also keeps its embedding after every epoch to evaluate.
+        Each also keeps its embedding after every epoch to evaluate. With a `clip_norm` the fit is
+        differentially private.
         """
         self.receiver.forget()
-        clients = self._all_data(client_ids)
-        fitted = self.adapter.fit_embeddings(clients, weights, settings, mean_emb)
+        clients, protection = self._all_data(client_ids), self._protection(settings, clip_norm)
+        fitted = self.adapter.fit_embeddings(clients, weights, settings, mean_emb, protection)
         for report, state in fitted:
             self.store.save(report.client_id, 0, state)
         return [report for report, _ in fitted]
@@ -237,5 +258,14 @@ class ClientWorker:
         """Write a client's own parts into a finished run's folder; return their SHA-256."""
         parts = dict(self.private_state(client_id).parts)
         if parts:
-            save_client(folder, client_id, parts)
+            save_client(folder, client_id, parts, self._promise(client_id))
         return tensors_hash(parts)
+
+    def _promise(self, client_id: int) -> dict[str, str]:
+        """Return what the file of a client's part says about its privacy."""
+        config, split = self.setup.config, self.setup.partition.split(client_id)
+        if client_id < config.federation.num_clients:
+            return {}
+        is_simulated = config.privacy.noise_key is not None
+        guarantee = guarantee_of(config.privacy.adapt, len(split.train), is_simulated)
+        return {} if guarantee is None else guarantee.as_texts()

@@ -7,12 +7,13 @@ another setting switches it off. Nor does one that says where a run takes place 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pipeline.config.build import flattened
 from pipeline.config.schema import Config
 from spire_core.config.adapt import can_adapt_together
+from spire_core.config.privacy import PrivacyConfig
 from spire_core.methods import Method
 
 EMBEDDING_KEYS = ("model.d_emb", "client.emb_lr", "client.emb_proj_lr_factor", "adapt.init")
@@ -30,6 +31,7 @@ NO_ROUNDS = {  # what stands for the rounds of a method that has none
     "federation.straggler_rate": 0.0,
     "federation.max_update_norm": None,
 }
+_DEFAULT = object()
 # The version of the numbers: raise it by hand when the same settings come to mean another result.
 NUMBERS = 1
 
@@ -50,7 +52,7 @@ def reads(method: Method, key: str) -> bool:
     unread: tuple[str, ...] = () if method.has_embedding else EMBEDDING_KEYS
     unread += () if method.has_local_layers else LOCAL_LAYER_KEYS
     unread += () if method.is_federated else ("client.", "server.", *NO_ROUNDS)
-    unread += () if method.adapt_parts else ("adapt.",)
+    unread += () if method.adapt_parts else ("adapt.", "privacy.adapt.")
     unread += () if method.can_tune else ("adapt.tune_epochs",)
     return key in ALWAYS_READ or not key.startswith(unread)
 
@@ -67,7 +69,10 @@ def _resolved(config: Config) -> Config:
     """Return the configuration with the engine and the rate that "auto" and None stand for."""
     lr = config.adapt.lr or config.method.record.adapt_lr or None
     adapt = dataclasses.replace(config.adapt, lr=lr)
-    return dataclasses.replace(config, client=config.resolved_client, adapt=adapt)
+    private = dataclasses.replace(config.privacy.adapt, lr=config.private_lr)
+    privacy = dataclasses.replace(config.privacy.labelled(), adapt=private)
+    groups = {"client": config.resolved_client, "adapt": adapt, "privacy": privacy}
+    return dataclasses.replace(config, **groups)
 
 
 def _switched_off(config: Config) -> list[str]:
@@ -87,21 +92,42 @@ def _switched_off(config: Config) -> list[str]:
         keys += ["adapt.group_size"]
     if not config.adapt.early_stopping:
         keys += ["adapt.val_fraction", "adapt.patience"]
+    return keys + _switched_off_by_privacy(config.privacy)
+
+
+def _switched_off_by_privacy(privacy: PrivacyConfig) -> list[str]:
+    """Return the keys that no private fit reads, or without a budget those of privacy."""
+    if not privacy.is_on:
+        return ["privacy.noise_key", *(f"privacy.adapt.{name}" for name in vars(privacy.adapt))]
+    keys = ["adapt.epochs", "adapt.lr", "adapt.batch_size"]
+    if privacy.adapt.mechanism == "one_release":
+        keys += ["adapt.eval_every", "adapt.group_size", "privacy.adapt.batch_size"]
     return keys
 
 
 def _at_defaults(config: Config, keys: Iterable[str]) -> Config:
     """Return the configuration with some settings at their defaults, and rounds at `NO_ROUNDS`."""
-    defaults: dict[str, dict[str, Any]] = {}
+    changes: dict[str, Any] = {}
     for key in keys:
-        group, _, name = key.partition(".")
-        default = getattr(type(getattr(config, group)), name)
-        defaults.setdefault(group, {})[name] = NO_ROUNDS.get(key, default)
-    groups = {
-        group: dataclasses.replace(getattr(config, group), **values)
-        for group, values in defaults.items()
-    }
-    return dataclasses.replace(config, **groups)
+        *groups, name = key.split(".")
+        inside = changes
+        for group in groups:
+            inside = inside.setdefault(group, {})
+        inside[name] = NO_ROUNDS.get(key, _DEFAULT)
+    return _changed(config, changes)
+
+
+def _changed(group: Any, changes: Mapping[str, Any]) -> Any:
+    """Return a group of settings with changes by name, those of a group in it nested.
+
+    All are made at once, because the rules between settings may not hold in between.
+    """
+    values = {}
+    for name, change in changes.items():
+        if isinstance(change, dict):
+            change = _changed(getattr(group, name), change)
+        values[name] = getattr(type(group), name) if change is _DEFAULT else change
+    return dataclasses.replace(group, **values)
 
 
 def fingerprint(config: Config) -> str:
@@ -116,6 +142,7 @@ def pretrain_fingerprint(config: Config) -> str:
     """
     settings, method = _determining(config), config.method.record
     del settings["adapt"]
+    settings.pop("privacy", None)  # of new clients alone
     settings["method"]["name"] = [
         method.has_embedding,
         method.has_local_layers,
@@ -133,6 +160,8 @@ def _determining(config: Config) -> dict[str, Any]:
         for group, values in canonical(config).as_dict().items()
         if determines(f"{group}.")
     }
+    if not config.privacy.is_on:  # such runs have the fingerprint of times without these settings
+        del settings["privacy"]
     if config.data.name != "folder":  # the name of a known data set says which images it has
         del settings["data"]["path"]
     return settings | {"schema": NUMBERS}

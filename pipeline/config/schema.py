@@ -17,7 +17,9 @@ from spire_core.config.eval import EvalConfig
 from spire_core.config.method import MethodConfig
 from spire_core.config.model import ModelConfig
 from spire_core.config.partition import PartitionConfig
+from spire_core.config.privacy import PrivacyConfig
 from spire_core.config.server import ServerConfig
+from spire_core.methods import CLIENT_EMB
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Config:
     client: ClientConfig = field(default_factory=ClientConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
@@ -82,6 +85,42 @@ class Config:
             "the mean would be that client's embedding, which never leaves it",
         )
 
+        self._check_privacy()
+
+    def _check_privacy(self) -> None:
+        """Raise ConfigError if a new client's privacy could not be kept, or would protect nothing.
+
+        A method that trains nothing is refused rather than ignored: its run would look private.
+        """
+        private, parts = self.privacy.adapt, self.method.record.adapt_parts
+        if not private.is_on:
+            return
+        require(
+            len(parts) == 1,
+            "a method whose new clients train one part with privacy.adapt.epsilon",
+            f"{self.method.name}, which trains {len(parts)}",
+            "choose spire, fedavg_ft, shared_rep or local",
+        )
+        require(
+            not self.adapt.early_stopping,
+            "adapt.early_stopping=false with privacy.adapt.epsilon",
+            "true",
+            "an epoch that was chosen on the client's images tells of them, and no noise covers it",
+        )
+        require(
+            private.mechanism == "dp_sgd" or parts == (CLIENT_EMB,),
+            "a method whose new clients train an embedding with "
+            f"privacy.adapt.mechanism={private.mechanism}",
+            self.method.name,
+            "choose privacy.adapt.mechanism=dp_sgd",
+        )
+        require(
+            private.clip_norm is not None or self.method.record.is_federated,
+            f"privacy.adapt.clip_norm with method={self.method.name}",
+            "null",
+            "without pre-training there is no backbone on which to choose it",
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Return the resolved configuration as plain nested dictionaries."""
         return dataclasses.asdict(self)
@@ -90,6 +129,11 @@ class Config:
     def resolved_client(self) -> ClientConfig:
         """The settings `client` with an engine that is never "auto"."""
         return with_engine(self.client, self.model)
+
+    @property
+    def private_lr(self) -> float | None:
+        """The rate of private steps: that of the settings, or the method's own."""
+        return self.privacy.adapt.lr or self.method.record.private_lr or None
 
     @property
     def scores_tuned(self) -> bool:

@@ -95,10 +95,13 @@ def adapt_clients(
     `pooled_features` (n, D): features of the pre-training population's held-out images.
     """
     handle, settings = pool.share(weights), config.adapt
+    start, private = (handle, settings, mean_emb), list[float]()
+    if config.privacy.adapt.is_on:  # one clip norm for all, whoever computes which client
+        private = pool.run_all("clip_norm", client_ids[:1], *start)
     if not can_adapt_together(config.method.record, config.model):
-        return pool.run_all("adapt", client_ids, handle, settings, mean_emb, pooled_features)
+        return pool.run_all("adapt", client_ids, *start, pooled_features, *private)
     groups = in_groups(client_ids, settings.group_size)
-    by_group = pool.run_all("fit_embeddings", groups, handle, settings, mean_emb)
+    by_group = pool.run_all("fit_embeddings", groups, *start, *private)
     fitted: list[FittedClient] = [client for group in by_group for client in group]
     looks = [(f.client_id, e, e in (0, f.kept_epoch)) for f in fitted for e in f.looks]
     batches = in_groups(looks, config.eval.clients_per_batch)
@@ -130,6 +133,7 @@ def _report(fitted: FittedClient, looks: Mapping[int, EpochEvaluation]) -> Adapt
         *kept.distances,
         fitted.num_trained,
         fitted.duration_s + sum(look.duration_s for look in looks.values()),
+        fitted.guarantee,
     )
 
 

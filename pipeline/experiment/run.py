@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.checkpoint.remote import check_storage
@@ -34,6 +35,7 @@ from pipeline.results.recording import (
 )
 from pipeline.results.result import Result
 from pipeline.runs.folder import run_lock
+from pipeline.runs.noise_key import drop_noise_key, keep_noise_key
 from pipeline.runs.ownership import begun_here, refuse_links
 from pipeline.runs.start import check_same, located, save_start
 from pipeline.tracking.outbox import read_points
@@ -55,7 +57,7 @@ def run_experiment(
     has other settings.
     """
     check_storage(config.tracking)
-    config = located(config)
+    given, config = config.privacy, without_key(located(config))
     setting = prepare(config)
     tags = run_tags(setting, preset) | dict(extra_tags or {})
     with (
@@ -63,12 +65,14 @@ def run_experiment(
         Tracker.start(config.tracking, run_name(config), tags, parent_run_id) as tracker,
         run_lock(tracker.run_dir),
     ):
+        keep_noise_key(tracker.run_dir, given)  # before the start, after which none is made
         save_start(tracker.run_dir, config, preset, setting.hashes)
         watcher.started(tracker.run_dir)
         log_setting(tracker, setting)
         result = _run(setting, tracker, watcher, pretrained)
         log_note(tracker, result, preset)
         write_result(result, preset)  # before the run counts as finished in the store
+        drop_noise_key(tracker.run_dir)
         return result
 
 
@@ -88,7 +92,8 @@ def resume_experiment(
     refuse_links(run_dir, is_own)
     with room_for(run_dir), run_lock(run_dir):
         check_storage(config.tracking)
-        setting = prepare(config)
+        keep_noise_key(run_dir, config.privacy, is_own)
+        setting = prepare(without_key(config))
         check_same(run_dir, setting.hashes)
         with Tracker.resume(config.tracking, run_dir) as tracker:
             watcher.started(run_dir)
@@ -97,6 +102,7 @@ def resume_experiment(
             result = _run(setting, tracker, watcher, pretrained)
             log_note(tracker, result, preset)
             write_result(result, preset)
+            drop_noise_key(run_dir)
             return result
 
 
@@ -149,6 +155,11 @@ def _run(
         metrics=metrics,
         state_fingerprint=state_fingerprint,
     )
+
+
+def without_key(config: Config) -> Config:
+    """Return a configuration to be stored and sent, with the label of a given noise key."""
+    return replace(config, privacy=config.privacy.labelled())
 
 
 def later_stages(setting: FederationSetup) -> tuple[str, str]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from pipeline.config.schema import Config
 from spire_core.partition.split import Partition
+from spire_core.privacy.guarantee import Guarantee
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,6 +65,7 @@ class FittedClient:
     looks: tuple[int, ...]
     num_trained: int
     duration_s: float
+    guarantee: Guarantee | None = None
 
 
 @dataclass(frozen=True)
@@ -96,3 +98,4 @@ class AdaptReport:
     nn_test: float  # the same to the nearest held-out image, over as many of them
     num_trained: int
     duration_s: float
+    guarantee: Guarantee | None = None  # that of its privacy, if it has one

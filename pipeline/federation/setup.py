@@ -19,6 +19,7 @@ from spire_core.evaluation.extractors import auto_extractor, make_extractor
 from spire_core.federated.participation import choose_cohort, responding_clients
 from spire_core.network.flat_model import FlatModel
 from spire_core.partition.split import Partition, class_mixture, make_partition
+from spire_core.privacy.guarantee import guarantee_of
 
 MANY_CLIENTS = 1000
 NUM_REPRESENTATIVES = 100  # clients that stand for a larger population
@@ -96,7 +97,8 @@ class FederationSetup:
 def partitioned(config: Config) -> tuple[ImageData, Partition]:
     """Return an experiment's data at their own size, and their partition.
 
-    Raises DataError if a client would have too few images.
+    Raises DataError if a client would have too few images, ConfigError if a new client's privacy
+    budget cannot be kept.
     """
     data = load(config.data, "train")
     partition = make_partition(
@@ -114,6 +116,8 @@ def partitioned(config: Config) -> tuple[ImageData, Partition]:
             "expected at least 2 test images per client, got fewer: raise partition.min_size or "
             "partition.test_fraction"
         )
+    for num_images in sorted({len(client.train) for client in partition.new_clients}):
+        guarantee_of(config.privacy.adapt, num_images)  # raises what is wrong with it
     stops_early = config.adapt.early_stopping and config.method.record.adapt_parts
     if stops_early and any(len(client.train) < 2 for client in partition.new_clients):
         raise DataError(

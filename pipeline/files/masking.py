@@ -25,7 +25,7 @@ _USER = re.compile(r"(://|^)(?:[^/:]*:.*|[^/]+)@")  # databases allow / and @ in
 _NAME = re.compile(r"[\w.-]+")
 _PLAIN = re.compile(r"[\w.,:/+ -]*")
 _SECRET = r"passw(?:or)?d|pwd|passphrase|secret|token|credential|signature"
-_SECRET += r"|(?:api|account|access|shared|private)[_-]?key"
+_SECRET += r"|(?:api|account|access|shared|private|noise)[_-]?key"
 _IS = r"\s?(?:=|%3d)\s?"
 _VALUE = rf"((?:'[^'\"\\]*'|\{{[^}}\"\\]*\}})(?:(?![&;]){_WORD})*|(?:(?![&;]){_WORD})+)"
 _NAMED = re.compile(

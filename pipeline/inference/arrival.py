@@ -20,17 +20,24 @@ from pipeline.clients.adaptation import ClientAdapter
 from pipeline.clients.client_data import ClientData
 from pipeline.clients.context import ModelContext
 from pipeline.clients.evaluation import ClientEvaluator
+from pipeline.clients.private_adaptation import choose_clip_norm, protection_of
+from pipeline.config.schema import Config
 from pipeline.evaluation.diagnosis import Diagnosis, adaptation_diagnosis
 from pipeline.figures.image_grids import image_grid
 from pipeline.files.atomic import open_own, try_lock
 from pipeline.inference.saved_run import SavedRun
 from pipeline.runs.model_files import client_path, save_client
+from pipeline.runs.noise_key import key_for
 from spire_core.adaptation.adapt import AdaptPoint
+from spire_core.adaptation.private_descent import Protection
 from spire_core.config.adapt import AdaptConfig
+from spire_core.config.privacy import PrivacyConfig
 from spire_core.errors import DataError, RunError
 from spire_core.evaluation.extractors import auto_extractor
 from spire_core.methods import CLIENT_EMB
 from spire_core.partition.split import ClientSplit
+from spire_core.privacy.guarantee import Guarantee, guarantee_of
+from spire_core.privacy.noise import SecretNoise
 from spire_core.rng import numpy_generator
 
 MIN_IMAGES = 3  # one to learn from, two to measure on
@@ -49,6 +56,7 @@ class Arrival:
     num_test: int
     num_trained: int
     diagnosis: Diagnosis | None
+    guarantee: Guarantee | None = None
 
 
 def adapt_arrival(
@@ -57,14 +65,17 @@ def adapt_arrival(
     config: AdaptConfig,
     client_id: int | None = None,
     mixture: np.ndarray | None = None,
+    privacy: PrivacyConfig | None = None,
 ) -> Arrival:
     """Fit a new client's part on its uint8 images (N, C, H, W) and save it with the run.
 
     A share of the images, the run's `partition.test_fraction`, is held out to measure on. `mixture`
     (K,) is the share of each class among the images, if that is known; `client_id` None takes the
-    next free id. Raises RunError if the id is taken or the method has no personal part, DataError
-    for too few images.
+    next free id. With a budget in `privacy` the fit is differentially private, under a key that is
+    forgotten at the end. Raises RunError if the id is taken or the method has no personal part,
+    DataError for too few images, ConfigError for privacy that cannot be kept.
     """
+    privacy = privacy or PrivacyConfig()
     if not run.config.method.record.adapt_parts:
         raise RunError(
             f"expected a method with a personal part, got {run.config.method.name}: "
@@ -75,13 +86,17 @@ def adapt_arrival(
         tempfile.TemporaryDirectory(prefix="spire-") as scratch,
     ):
         split = _split(len(images), run, config.num_images, client_id)
+        guarantee_of(privacy.adapt, len(split.train))  # raises what is wrong with it
         client = ClientData(split, images, mixture)
-        adapter = _adapter(run, images.shape[1:], Path(scratch))
+        settings = replace(run.config, adapt=config, privacy=privacy.labelled())
+        adapter = _adapter(settings, images.shape[1:], Path(scratch))
         # The population's features are unknown here. Its score is left out, see `_known_scores`.
         stand_in = adapter.evaluator.real_features(client)
         start = (run.weights.numpy(), config, _mean_emb(run, config))
-        report, state = adapter.adapt(client, *start, stand_in)
-        path = save_client(run.folder, client_id, state.parts)
+        protection = _protection(adapter, privacy, *start)
+        report, state = adapter.adapt(client, *start, stand_in, protection)
+        texts = report.guarantee.as_texts() if report.guarantee else {}
+        path = save_client(run.folder, client_id, state.parts, texts)
         grid = Image.fromarray(image_grid(report.after.images, 8))
         grid.save(path.with_suffix(".png"))
     return Arrival(
@@ -94,6 +109,7 @@ def adapt_arrival(
         len(split.test),
         report.num_trained,
         adaptation_diagnosis([report]),
+        report.guarantee,
     )
 
 
@@ -132,11 +148,26 @@ def _split(num_images: int, run: SavedRun, limit: int | None, client_id: int) ->
     return ClientSplit(client_id, order[num_test:][:limit], order[:num_test])
 
 
-def _adapter(run: SavedRun, image_shape: tuple[int, ...], cache: Path) -> ClientAdapter:
-    """Return the run's adapter on this machine; `cache` is a folder for features of images."""
-    has_gpu = run.config.resources.device != "cpu" and torch.cuda.is_available()
-    context = ModelContext.start(run.config, image_shape, "cuda" if has_gpu else "cpu")
-    extractor = auto_extractor(run.config.data.name, run.config.eval.extractor)
+def _protection(
+    adapter: ClientAdapter,
+    privacy: PrivacyConfig,
+    weights: np.ndarray,
+    config: AdaptConfig,
+    mean_emb: Tensor | None,
+) -> Protection | None:
+    """Return the protection of the client's images, with a noise key that no file gets."""
+    if not privacy.is_on:
+        return None
+    noise = SecretNoise(key_for(privacy), is_simulated=privacy.noise_key is not None)
+    clip_norm = choose_clip_norm(adapter, weights, config, mean_emb)
+    return protection_of(adapter, config, clip_norm, noise)
+
+
+def _adapter(config: Config, image_shape: tuple[int, ...], cache: Path) -> ClientAdapter:
+    """Return a run's adapter on this machine; `cache` is a folder for features of images."""
+    has_gpu = config.resources.device != "cpu" and torch.cuda.is_available()
+    context = ModelContext.start(config, image_shape, "cuda" if has_gpu else "cpu")
+    extractor = auto_extractor(config.data.name, config.eval.extractor)
     return ClientAdapter(ClientEvaluator(context, extractor, cache))
 
 

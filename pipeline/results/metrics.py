@@ -17,6 +17,8 @@ from pipeline.results.metric_names import (
     ADAPT_SCORES,
     ADAPT_TRAIN_LOSS,
     ADAPT_VAL_LOSS,
+    DELTA,
+    EPSILON,
     FORGETTING,
     TRAIN_LOSS,
     final_name,
@@ -25,9 +27,11 @@ from pipeline.results.metric_names import (
 from pipeline.results.result import Adaptation
 from spire_core.adaptation.adapt import AdaptPoint, num_trained
 from spire_core.evaluation.image_metrics import total_variation
+from spire_core.privacy.guarantee import Guarantee
 
 IN_THE_TABLE_ALONE = {"client_id", "num_generated", "num_real", "subset_size", "num_trained"}
 IN_THE_TABLE_ALONE |= {"kid_after_std", "kid_floor_std"}
+IN_THE_TABLE_ALONE |= {"epsilon", "delta", "noise_multiplier"}
 
 
 def params_counts(setting: FederationSetup) -> tuple[int, int]:
@@ -80,13 +84,22 @@ def summary_metrics(
     if tuned is not None:
         metrics |= {tuned_name(k): v for k, v in tuned.metrics().items()}
     rows = new_client_rows(adaptation, real, setting.config.eval.kid_subset_size)
-    metrics |= _new_client_means(as_columns(rows))
+    metrics |= _new_client_means(as_columns(rows)) | privacy_metrics(adaptation)
     total, trained = params_counts(setting)
     return metrics | {
         "params/total": float(total),
         "params/trainable_new_client": float(trained),
         "params/trainable_fraction": trained / total,
     }
+
+
+def privacy_metrics(adaptation: Adaptation) -> dict[str, float]:
+    """Return the privacy that new clients' images have, of the client with the largest epsilon."""
+    guarantees = [report.guarantee for report in adaptation.reports if report.guarantee]
+    if not guarantees:
+        return {}
+    worst = max(guarantees, key=lambda guarantee: guarantee.epsilon)
+    return {EPSILON: worst.epsilon, DELTA: worst.delta}
 
 
 def _new_client_means(table: dict[str, list[Any]]) -> dict[str, float]:
@@ -184,7 +197,14 @@ def _new_client_row(
         "forgetting_global": None if curve.lost is None else curve.lost[-1],
         "forgetting_replaced": None if curve.replaced is None else curve.replaced[-1],
         "duration_s": report.duration_s,
+        **_privacy_columns(report.guarantee),
     }
+
+
+def _privacy_columns(guarantee: Guarantee | None) -> dict[str, float]:
+    if guarantee is None:
+        return {}
+    return {name: getattr(guarantee, name) for name in ("epsilon", "delta", "noise_multiplier")}
 
 
 def _tv_floor(mixture: np.ndarray, num_images: int, client_id: int) -> float:

@@ -37,7 +37,9 @@ def result_note(result: Result, preset: str | None) -> str:
     scores = "\n".join(f"- {line}" for line in _scores(result.metrics))
     names = ", ".join(f"{d.name} (try {d.advice})" for d in result.diagnoses)
     diagnosis = f"- diagnosis: {names or 'no known failure recognised'}"
-    return f"{setting_note(result.setting.config, preset)}\n\n{scores}\n{diagnosis}".strip()
+    promise = result.adaptation.privacy_sentence
+    found = "\n".join([scores, *([f"- {promise}"] if promise else []), diagnosis])
+    return f"{setting_note(result.setting.config, preset)}\n\n{found}".strip()
 
 
 def run_command(config: Config, preset: str | None) -> str:

@@ -29,6 +29,8 @@ from pipeline.results.recorded_figures import (
 from pipeline.results.result import Adaptation, Result
 from pipeline.runs.layout import MODEL, PROFILE
 from pipeline.tracking.tracker import Tracker
+from spire_core.config.privacy import PrivacyConfig
+from spire_core.privacy.guarantee import UNIT
 
 # Settings that make no difference to a result are in config/resolved.yaml alone.
 NO_PARAMS = ("tracking.", "resources.", "data.root", "data.path", "eval.extractor_weights")
@@ -52,6 +54,19 @@ def run_tags(setting: FederationSetup, preset: str | None) -> dict[str, str]:
         "extractor_hash": setting.extractor_hash,
         "git_revision": git_revision() or "unknown",
         NOTE: setting_note(config, preset),
+        **_privacy_tags(config.privacy),
+    }
+
+
+def _privacy_tags(privacy: PrivacyConfig) -> dict[str, str]:
+    """Return what is promised to new clients' images, and whether a given key makes the noise."""
+    if not privacy.is_on:
+        return {}
+    return {
+        "dp": "secret" if privacy.noise_key is None else "simulated",
+        "privacy.unit": UNIT,
+        "privacy.epsilon": f"{privacy.adapt.epsilon:g}",
+        "privacy.mechanism": privacy.adapt.mechanism,
     }
 
 

@@ -34,6 +34,12 @@ class Adaptation:
     curves: tuple[ForgettingCurve, ...] = ()
     cross_kid: CrossClientMatrix | None = None
 
+    @property
+    def privacy_sentence(self) -> str:
+        """The privacy of new clients' images, that of the largest epsilon; empty without any."""
+        guarantees = [report.guarantee for report in self.reports if report.guarantee]
+        return max(guarantees, key=lambda g: g.epsilon).sentence if guarantees else ""
+
 
 @dataclass(frozen=True)
 class Result:

@@ -25,15 +25,20 @@ def client_path(folder: Path, client_id: int) -> Path:
     return folder / "clients" / f"client_{client_id}.safetensors"
 
 
-def save_client(folder: Path, client_id: int, parts: Mapping[str, Tensor]) -> Path:
-    """Write a client's own parts by name and return the file.
+def save_client(
+    folder: Path,
+    client_id: int,
+    parts: Mapping[str, Tensor],
+    texts: Mapping[str, str] | None = None,
+) -> Path:
+    """Write a client's own parts by name, and texts about them in the header; return the file.
 
     RunError if there is no room for it.
     """
     path = client_path(folder, client_id)
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.contiguous() for name, tensor in parts.items()}
-    write_whole(path, save(tensors, metadata={"client_id": str(client_id)}))
+    write_whole(path, save(tensors, metadata={"client_id": str(client_id), **(texts or {})}))
     return path
 
 

@@ -7,6 +7,7 @@ method     `method.*`: the method and its local layers
 client     `client.*`: local training, and the engine that suits a network
 server     `server.*`: aggregation, server optimizer, moving average
 adapt      `adapt.*`: the fit of new clients
+privacy    `privacy.*`: differential privacy
 eval       `eval.*`: evaluations
 checks     ranges and choices, declared with a setting's type
 """

@@ -85,14 +85,21 @@ def pretraining_s(config: Config, costs: Costs) -> float:
 
 def adaptation_s(config: Config, costs: Costs) -> float:
     """Return the seconds of the new clients and of their evaluations on one CPU."""
-    settings, method = config.adapt, config.method.record
-    num_looks = 1
-    num_images = 0
-    if method.adapt_parts:
-        num_looks += -(-settings.epochs // settings.eval_every)
-        num_images = settings.epochs * (settings.num_images or _images_per_client(config))
-    one = num_images * costs.train_s + num_looks * _drawing_s(config, costs)
+    num_images, num_looks = _new_client(config) if config.method.record.adapt_parts else (0, 0)
+    one = num_images * costs.train_s + (1 + num_looks) * _drawing_s(config, costs)
     return config.federation.num_new_clients * one + _tuning_s(config, costs)
+
+
+def _new_client(config: Config) -> tuple[int, int]:
+    """Return how many images a new client trains on, with repetitions, and its looks afterwards."""
+    settings, private = config.adapt, config.privacy.adapt
+    num_images = settings.num_images or _images_per_client(config)
+    if not private.is_on:
+        return settings.epochs * num_images, -(-settings.epochs // settings.eval_every)
+    is_once = private.mechanism == "one_release"
+    batch = num_images if is_once else min(num_images, private.batch_size)
+    num_looks = 1 if is_once else -(-private.steps // settings.eval_every)
+    return private.steps * private.draws * batch, num_looks
 
 
 def _tuning_s(config: Config, costs: Costs) -> float:

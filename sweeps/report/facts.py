@@ -90,6 +90,11 @@ def notes_of(groups: Sequence[Group], chosen: Sequence[Group], metric: str) -> l
         notes.append("Tasks differ in their data or in how they are measured: compare within one.")
     if REFERENCE not in by_method(groups):
         notes.append(f"There is no finished run of {REFERENCE}: no differences against it.")
+    if any(run.tags.get("dp") == "simulated" for group in groups for run in group.runs):
+        notes.append(
+            "The noise of private runs tagged dp=simulated comes from a key that was given: their "
+            "epsilon holds only for those who do not know it."
+        )
     return notes + _uneven_seeds(groups) + _unknown_values(groups) + _diagnoses(groups)
 
 

@@ -20,12 +20,13 @@ UNSET = "None"  # how a setting that is not given is logged
 IGNORED = ("seed", "method.name", "resources.", "tracking.", "data.root", "data.path")
 IGNORED += ("eval.extractor_weights", "eval.batch_size", "eval.grid_images")
 TASK = ("data.", "partition.", "federation.num_clients", "federation.num_new_clients")
+TASK += ("privacy.adapt.epsilon", "privacy.adapt.delta")  # a promise is no choice of a method
 TASK += ("adapt.num_images", "eval.num_images", "eval.num_clients", "eval.kid_")
 # They stand among a task's parameters, though they are logged as tags.
 EXTRACTOR, IMAGES = "extractor", "images"
 RATE = "adapt.lr"
 # Settings of a method: they choose its best, and others need not agree.
-OF_ADAPTATION = (RATE, "adapt.tune_epochs")
+OF_ADAPTATION = (RATE, "adapt.tune_epochs", "privacy.adapt.")
 OWN = ("method.", *OF_ADAPTATION)
 NN_GAP = "final/adapt_nn_gap"  # worked out here: each run's distance to training minus test images
 NN_GAP_OF = ("final/adapt_nn_train", "final/adapt_nn_test")

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipeline.results.metric_names import DELTA, EPSILON
 from sweeps.report.groups import NN_GAP, TUNED_KID, Group, label
 from sweeps.report.stats import Estimate, verdict
 
@@ -33,6 +34,8 @@ NEW_CLIENTS: tuple[Metric, ...] = (
     ("NN train", "final/adapt_nn_train"),
     ("NN test", "final/adapt_nn_test"),
     ("NN train - test", NN_GAP),
+    ("epsilon", EPSILON),
+    ("delta", DELTA),
 )
 FORGETTING_AND_COST: tuple[Metric, ...] = (
     ("own", "final/adapt_forgetting_own"),
@@ -64,7 +67,8 @@ CAPTIONS = {
     "new_clients": "Before and after adaptation, mean over new clients. Held-out: denoising "
     "loss on its unseen images. NN: distance of generated images, pixel by pixel, to the nearest "
     "training image and to the nearest of as many test images, and the first minus the second: "
-    "clearly below zero speaks for memorisation.",
+    "clearly below zero speaks for memorisation. Epsilon and delta: differential privacy of one "
+    "image of a new client, where it has any.",
     "forgetting_and_cost": "KID at the last epoch of adaptation: own = above its lowest so far; "
     "global = lost for existing clients; replaced = lost if only the adapted client is left. "
     "Seconds: to fit a new client and to look at it, on one worker. "

@@ -52,6 +52,8 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 D_EMB = 37  # a size that nothing else has
 POPULATION = ("partition=independent", "partition.client_size=40", "federation.num_clients=10000")
 POPULATION += ("federation.cohort_size=4", "eval.num_clients=4")  # in groups, of 3 and 1
+PRIVATE = ("privacy.adapt.epsilon=4", "privacy.noise_key=pools", "privacy.adapt.steps=3")
+PRIVATE += ("adapt.group_size=1",)  # each new client on an actor of its own
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +84,7 @@ def config_for(mnist_root: Path, folder: Path, *overrides: str) -> Config:
     ("method", "settings", "actors"),
     [
         ("spire", ("client.engine=loop",), (1, 2, 4)),
+        ("spire", ("client.engine=loop", *PRIVATE), (2,)),
         (
             "fedavg_ft",
             (

@@ -39,7 +39,12 @@ ROOMS = {  # by package, the floors from the top: a room imports what lies on lo
         ("spire_core.adaptation",),
         ("spire_core.federated",),
         ("spire_core.training",),
-        ("spire_core.diffusion", "spire_core.network", "spire_core.partition"),
+        (
+            "spire_core.diffusion",
+            "spire_core.network",
+            "spire_core.partition",
+            "spire_core.privacy",
+        ),
         ("spire_core.config", "spire_core.evaluation", "spire_core.mixture"),
         ("spire_core.methods",),
         ("spire_core.errors", "spire_core.rng"),
@@ -61,6 +66,7 @@ HOMES = {  # the longest matching name counts; a home is a module or a package
     "torch_fidelity": {"spire_core.evaluation.kid", "spire_core.evaluation.inception"},
     "matplotlib": {"pipeline.figures"},
     "jinja2": {"sweeps.report.pages"},
+    "dp_accounting": {"spire_core.privacy.sampled"},
 }
 NOT_IN_CORE = {"ray", "mlflow", "yaml", "matplotlib", "random"}
 NOT_IN_CONFIG = {"torch", "torchvision", "PIL"}

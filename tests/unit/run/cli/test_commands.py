@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors import safe_open
 
 from pipeline.cli.progress import Progress
 from pipeline.config.equivalence import fingerprint
@@ -286,6 +288,27 @@ def test_a_client_arrives_is_fitted_and_can_be_drawn(spire, finished_run: Path) 
         assert picture.mode == "RGB"
 
 
+def test_a_client_arrives_with_a_budget_that_its_file_carries(spire, finished_run: Path) -> None:
+    adapt = ("adapt", "tiny", "--data", "mnist", "privacy.adapt.steps=2")
+    told = json.loads(spire(*adapt, "--epsilon", "4", "--client", "30", "--json").out)
+    assert told["privacy"]["epsilon"] == pytest.approx(4.0, abs=1e-6)
+    assert told["privacy"]["delta"] == 1 / 80  # of 8 images to learn from
+    assert (told["privacy"]["unit"], told["privacy"]["dp"]) == ("one image", "secret")
+    assert [point["train_loss"] for point in told["curve"]] == [None] * 3
+    with safe_open(told["artifacts"]["client"], "pt") as file:
+        header = file.metadata()
+    assert (header["client_id"], header["privacy.mechanism"]) == ("30", "dp_sgd")
+    assert float(header["privacy.epsilon"]) == told["privacy"]["epsilon"]
+    again = ("--epsilon", "2", "privacy.noise_key=k", "--client")
+    text = spire(*adapt, *again, "31").out
+    assert "private: epsilon 2 at delta 0.0125 for one image" in text
+    assert "simulated noise key" in text
+    spire(*adapt, *again, "32")
+    keyed = [SavedRun.load(finished_run).client_state(c).parts["client_emb"] for c in (30, 31, 32)]
+    assert not torch.equal(keyed[0], keyed[1])
+    assert not torch.equal(keyed[1], keyed[2])  # a client's noise is its own
+
+
 def test_an_arrival_leaves_nothing_beside_the_run(
     spire, finished_run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -319,6 +342,8 @@ def test_arrivals_take_the_next_free_id_and_no_taken_one(spire, finished_run: Pa
         (["adapt", "last", "--data", "mnist", "--classes", "12"], ["12", "--classes"]),
         (["adapt", "last", "--data", "mnist", "model.d_emb=3"], ["model.d_emb=3", "adapt"]),
         (["adapt", "last", "--data", "mnist", "adapt.epoch=3"], ["did you mean adapt.epochs"]),
+        (["adapt", "last", "--data", "mnist", "--epsilon", "0"], ["epsilon in (0, 100]", "0.0"]),
+        (["adapt", "last", "--data", "mnist", "--epsilon", "x"], ["epsilon as float", "'x'"]),
         (["sample", "last", "--client", "77"], ["77"]),
         (["sample", "nobody"], ["nobody", "tiny"]),
     ],

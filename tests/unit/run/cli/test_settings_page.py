@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.config.build import flattened
 from pipeline.config.load import load_config, preset_names
 from pipeline.config.safe_yaml import read_plain
 from spire_core.methods import METHODS
@@ -19,13 +20,9 @@ def told() -> dict[str, str]:
 
 
 def true_defaults() -> dict[str, Any]:
-    groups = load_config(None, []).as_dict()
-    return {
-        f"{group}.{name}": list(value) if isinstance(value, tuple) else value
-        for group, values in groups.items()
-        if isinstance(values, dict)
-        for name, value in values.items()
-    }
+    settings = flattened(load_config(None, []).as_dict())
+    del settings["seed"]
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
 
 
 def test_the_page_has_each_setting_once_in_order() -> None:
@@ -46,7 +43,14 @@ def test_its_presets_and_rates_are_those_of_the_code() -> None:
     text = PAGE.read_text()
     [presets] = re.findall(r"^Presets: (.*)$", text, re.MULTILINE)
     assert sorted(re.findall(r"`([\w-]+)`", presets)) == preset_names()
-    [rates] = re.findall(r"null: ([\d.]+) of `spire`, ([\d.]+) of `fedavg_ft`, ([\d.]+) of", text)
+    [rates] = re.findall(
+        r"rate if null: ([\d.]+) of `spire`, ([\d.]+) of `fedavg_ft`, ([\d.]+) of", text
+    )
     expected = [METHODS[name].adapt_lr for name in ("spire", "fedavg_ft", "shared_rep")]
     assert [float(rate) for rate in rates] == expected
     assert METHODS["local"].adapt_lr == METHODS["shared_rep"].adapt_lr
+    rate = r"([\d.]+) of `spire`, ([\d.]+) of `fedavg_ft`, ([\d.]+) of"
+    [rates] = re.findall(rf"learning rate of noisy steps. null: {rate}", text)
+    expected = [METHODS[name].private_lr for name in ("spire", "fedavg_ft", "shared_rep")]
+    assert [float(rate) for rate in rates] == expected
+    assert METHODS["local"].private_lr == METHODS["shared_rep"].private_lr

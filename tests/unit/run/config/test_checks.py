@@ -50,7 +50,7 @@ def test_a_choice_names_the_one_that_was_meant() -> None:
 
 def records(kind: Any) -> list[Any]:
     groups = [f.type for f in dataclasses.fields(kind) if dataclasses.is_dataclass(f.type)]
-    return [kind, *groups]
+    return [kind, *(record for group in groups for record in records(group))]
 
 
 @pytest.mark.parametrize("kind", [*records(Config), *records(TheoryConfig)])

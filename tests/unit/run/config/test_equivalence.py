@@ -1,5 +1,7 @@
 """When two configurations mean the same, and what their pre-training has in common."""
 
+from dataclasses import replace
+
 import pytest
 
 from pipeline.config.equivalence import fingerprint, pretrain_fingerprint, reads
@@ -39,6 +41,8 @@ def fingerprints(*overrides: str) -> tuple[str, str]:
         ("local", "server.aggregation=median"),
         ("local", "client.compression=int8"),
         ("local", "client.prox_mu=0.1"),
+        ("spire", "privacy.adapt.steps=9"),  # without a budget there is no privacy
+        ("spire", "privacy.noise_key=a"),
     ],
 )
 def test_what_a_method_never_reads_makes_no_difference(method: str, unread: str) -> None:
@@ -101,6 +105,54 @@ def test_chances_and_trimming_read_their_settings() -> None:
     assert fingerprints(thin)[1] != fingerprints(thin, "client.top_k_fraction=0.5")[1]
     unread = ("method=local", slow, "federation.straggler_work=0.1")
     assert fingerprints("method=local") == fingerprints(*unread)
+
+
+BUDGET = "privacy.adapt.epsilon=4"
+
+
+@pytest.mark.parametrize(
+    "unread",
+    [
+        "adapt.epochs=9",
+        "adapt.lr=0.5",
+        "adapt.batch_size=7",
+        "privacy.adapt.lr=0.05",  # the method's own, said out loud
+        "resources.num_actors=1",
+    ],
+)
+def test_a_private_fit_ignores_epochs_and_their_rate(unread: str) -> None:
+    assert fingerprints(BUDGET) == fingerprints(BUDGET, unread)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        "privacy.adapt.epsilon=5",
+        "privacy.adapt.delta=1e-3",
+        "privacy.adapt.clip_norm=0.1",
+        "privacy.adapt.noise_multiplier=9",
+        "privacy.adapt.steps=9",
+        "privacy.adapt.draws=9",
+        "privacy.adapt.batch_size=9",
+        "privacy.adapt.lr=0.5",
+        "privacy.adapt.mechanism=one_release",
+        "privacy.noise_key=a",
+        "adapt.eval_every=2",
+        "adapt.init=mean",
+    ],
+)
+def test_a_private_fit_reads_the_settings_of_privacy(read: str) -> None:
+    plain, private, other = fingerprints(), fingerprints(BUDGET), fingerprints(BUDGET, read)
+    assert len({plain[0], private[0], other[0]}) == 3
+    assert plain[1] == private[1] == other[1]  # the pre-training is the same
+
+
+def test_two_keys_are_two_experiments_and_a_label_stands_for_its_key() -> None:
+    config = load_config("smoke", [BUDGET, "privacy.noise_key=a"])
+    stored = replace(config, privacy=config.privacy.labelled())
+    assert fingerprint(stored) == fingerprint(config)
+    other = ("privacy.noise_key=b",)
+    assert fingerprints(BUDGET, *other)[0] != fingerprint(config)
 
 
 def test_a_method_without_rounds_has_no_proximal_term_to_refuse() -> None:

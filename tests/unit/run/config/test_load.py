@@ -168,6 +168,31 @@ def test_a_value_of_another_shape_is_refused_by_name(override: str, key: str) ->
             ],
             "federation.tau of at least 3 with client.prox_mu above 0 and method.phases=alternate",
         ),
+        (
+            ["privacy.adapt.epsilon=4", "method=fedavg"],
+            "train one part with privacy.adapt.epsilon, got fedavg, which trains 0: choose spire",
+        ),
+        (
+            ["privacy.adapt.epsilon=4", "adapt.early_stopping=true"],
+            "adapt.early_stopping=false with privacy.adapt.epsilon, got true: an epoch",
+        ),
+        (
+            [
+                "privacy.adapt.epsilon=4",
+                "privacy.adapt.mechanism=one_release",
+                "method=shared_rep",
+            ],
+            "an embedding with privacy.adapt.mechanism=one_release, got shared_rep: choose",
+        ),
+        (
+            ["privacy.adapt.epsilon=4", "method=local"],
+            "privacy.adapt.clip_norm with method=local, got null: without pre-training",
+        ),
+        (["privacy.adapt.epsilon=0"], r"privacy.adapt.epsilon in \(0, 100\], got 0.0: 4 is usual"),
+        (["privacy.adapt.delta=1"], r"privacy.adapt.delta in \(0, 1\), got 1.0: null takes"),
+        (["privacy.adapt.clip_norm=0"], "privacy.adapt.clip_norm in .* got 0.0: null chooses it"),
+        (["privacy.adapt.steps=0"], "privacy.adapt.steps of at least 1, got 0"),
+        (["privacy.noise_key=''"], "privacy.noise_key as a text, got an empty one: null draws"),
     ],
 )
 def test_settings_that_could_not_train_or_draw_are_refused(

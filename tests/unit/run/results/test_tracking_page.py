@@ -19,11 +19,23 @@ FAMILIES = [
     for name in NAMED
     if "<" in name and not name.startswith("<")
 ]
-STAGES = ("pretrain", "adapt", "forgetting", "time", "comm", "memory", "params", "final", "best")
+STAGES = (
+    "pretrain",
+    "adapt",
+    "forgetting",
+    "time",
+    "comm",
+    "memory",
+    "params",
+    "final",
+    "best",
+    "privacy",
+)
+PRIVATE = ("privacy.adapt.epsilon=4", "privacy.adapt.steps=2", "privacy.adapt.draws=2")
 EVERYTHING = (  # what only some runs record
     ("method=spire", "adapt.early_stopping=true"),
     ("method=fedavg_ft", "adapt.tune_epochs=1", "adapt.lr=1e-4"),
-    ("method=shared_rep", "federation.drop_rate=0.3", "federation.straggler_rate=0.3"),
+    ("method=shared_rep", "federation.drop_rate=0.3", "federation.straggler_rate=0.3", *PRIVATE),
 )
 
 

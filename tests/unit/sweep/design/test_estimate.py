@@ -56,6 +56,18 @@ def test_epochs_of_new_clients_are_counted() -> None:
     assert adaptation_s(config, COSTS) == pytest.approx(2 * (7 * 8 + 4))
 
 
+def test_private_steps_and_their_draws_are_counted() -> None:
+    words = ["adapt.eval_every=3", "adapt.num_images=8", "privacy.adapt.epsilon=4"]
+    words += ["privacy.adapt.steps=7", "privacy.adapt.draws=5"]
+    config = load_config(None, [*DRAWS, *SIZES, *words])
+    assert adaptation_s(config, COSTS) == pytest.approx(2 * (7 * 5 * 8 + 4))
+    config = load_config(None, [*DRAWS, *SIZES, *words, "privacy.adapt.batch_size=4"])
+    assert adaptation_s(config, COSTS) == pytest.approx(2 * (7 * 5 * 4 + 4))
+    once = "privacy.adapt.mechanism=one_release"
+    config = load_config(None, [*DRAWS, *SIZES, *words, once])
+    assert adaptation_s(config, COSTS) == pytest.approx(2 * (7 * 5 * 8 + 2))
+
+
 def test_a_pretraining_that_trials_share_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sweeps.design.estimate.measure", lambda config: COSTS)
 

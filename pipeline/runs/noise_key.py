@@ -1,0 +1,87 @@
+"""The key of a run's private noise: a file that its owner alone can read, until the run has ended.
+
+The key is in no other file and in no message. Workers read it here, where they also keep the
+clients' states. Copies of a run, checkpoints and remote storages leave it out.
+
+A resumed run goes on with its key, so that a repeated step publishes what it published before. A
+second key would publish the same images once more, with fresh noise. A run whose key is gone is
+therefore not resumed.
+"""
+
+import os
+from pathlib import Path
+
+from pipeline.runs.layout import NOISE_KEY, START
+from spire_core.config.privacy import LABEL, PrivacyConfig
+from spire_core.errors import ConfigError, RunError
+from spire_core.privacy.noise import KEY_BYTES, SecretNoise, key_of, new_key
+
+
+def keep_noise_key(run_dir: Path, privacy: PrivacyConfig, is_own: bool = True) -> None:
+    """Make sure that a run which draws private noise has its key; a new run gets one.
+
+    RunError if a run that has begun has lost its key, or has one that somebody else may know:
+    `is_own` tells whether this root began it. ConfigError if the given key is a label.
+    """
+    if not privacy.is_on:
+        return
+    if not is_own:
+        raise RunError(
+            f"expected a run with private noise to be this root's own, got that in {run_dir}: "
+            "whoever sent it may know its key, so start a new run, or say --mine if it is yours"
+        )
+    if (run_dir / NOISE_KEY).is_file():
+        return
+    if (run_dir / START).is_file():
+        raise RunError(
+            f"expected the noise key with which the run began in {run_dir / NOISE_KEY}, got none: "
+            "another key would spend its privacy twice, so start a new run"
+        )
+    _write(run_dir / NOISE_KEY, key_for(privacy))
+
+
+def key_for(privacy: PrivacyConfig) -> bytes:
+    """Return the given key or a fresh secret one; ConfigError for the label of a given key."""
+    if privacy.noise_key is None:
+        return new_key()
+    if privacy.noise_key.startswith(LABEL):
+        raise ConfigError(
+            f"expected privacy.noise_key as the key itself, got the label {privacy.noise_key!r} "
+            "that a run shows in its place: give the key, or null for a fresh one"
+        )
+    return key_of(privacy.noise_key)
+
+
+def read_noise(run_dir: Path, privacy: PrivacyConfig) -> SecretNoise:
+    """Return the private noise of a run; RunError if its key is gone or damaged."""
+    path = run_dir / NOISE_KEY
+    key = path.read_bytes() if path.is_file() else b""
+    if len(key) != KEY_BYTES:
+        raise RunError(
+            f"expected a noise key of {KEY_BYTES} bytes in {path}, got {len(key)}: start a new run"
+        )
+    return SecretNoise(key, is_simulated=privacy.noise_key is not None)
+
+
+def drop_noise_key(run_dir: Path) -> None:
+    """Delete the key of a run that has ended: overwritten first, as far as the disk allows it."""
+    path = run_dir / NOISE_KEY
+    if not path.is_file():
+        return
+    with path.open("r+b") as file:
+        file.write(bytes(KEY_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
+    path.unlink()
+
+
+def _write(path: Path, key: bytes) -> None:
+    """Write a new key durably, with a mode that admits nobody else at any moment."""
+    part = path.with_name(f"{NOISE_KEY}.part")
+    part.unlink(missing_ok=True)  # of a process that was killed here: it has been used nowhere
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(key)
+        file.flush()
+        os.fsync(file.fileno())
+    part.rename(path)

@@ -1,0 +1,107 @@
+"""Gradients of single images, from which private steps are made.
+
+Each image's gradient is the mean over K noise draws of its own, at evenly spread timesteps. More
+draws cost compute and no privacy (Dockhorn et al. 2023, "noise multiplicity"). No image's gradient
+depends on another image. B: images, K: draws, P: numbers that are trained.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from spire_core.network.flat_model import FlatModel
+from spire_core.training.context import ClientContext
+from spire_core.training.fit import StepNoise, TrainingObjective, to_float
+
+MAX_ROWS = 1024  # images times draws in one pass through the network
+MAX_NUMBERS = 2**24  # of the gradients that are in memory at once
+
+
+class Piece(NamedTuple):
+    """Images that are computed together, with the public draws of a step."""
+
+    images: Tensor  # (B, C, H, W) uint8
+    t: Tensor  # (B, K)
+    eps: Tensor  # (B, K, C, H, W)
+
+
+def pieces(
+    images: Tensor,
+    num_draws: int,
+    size: int,
+    client: ClientContext,
+    step: int,
+    objective: TrainingObjective,
+) -> Iterator[Piece]:
+    """Yield images in pieces of at most `size`, with a step's draws.
+
+    The draws come from the run's public seed: the guarantee holds whatever they are. t =
+    floor(u^power T), where every K-th part of [0, 1) gives one u to each image.
+    """
+    config = objective.diffusion.config
+    for i, own in enumerate(images.split(size)):
+        generator = client.generator("private_draws", step, i)
+        r = torch.rand(len(own), num_draws, generator=generator, dtype=torch.float64)
+        u = (torch.arange(num_draws) + r) / num_draws
+        t = (u**config.t_power * config.num_timesteps).long().clamp(max=config.num_timesteps - 1)
+        eps = torch.randn(len(own), num_draws, *own.shape[1:], generator=generator)
+        yield Piece(own, t, eps)
+
+
+def images_at_once(num_draws: int) -> int:
+    """Return how many images a pass through the network takes."""
+    return max(1, MAX_ROWS // num_draws)
+
+
+def embedding_gradients(
+    model: FlatModel, objective: TrainingObjective, embs: Tensor, piece: Piece
+) -> Tensor:
+    """Return the gradients (B, D_emb) of images, each for its own row of embeddings (B, D_emb).
+
+    One backward pass gives all of them: a row that is shown with one image alone has that image's
+    gradient.
+    """
+    images, t, eps = piece
+    num_draws = t.shape[1]
+    rows = embs.detach().repeat_interleave(num_draws, 0).requires_grad_()  # (B K, D_emb)
+    x0 = to_float(images.to(embs.device)).repeat_interleave(num_draws, 0)
+    kept = torch.ones(len(rows), 1, dtype=torch.bool)
+    losses = objective.losses(model.net, rows, x0, StepNoise(t.flatten(), eps.flatten(0, 1), kept))
+    [gradients] = torch.autograd.grad(losses.sum(), rows)
+    return gradients.unflatten(0, (-1, num_draws)).mean(1)
+
+
+class PartGradients:
+    """Gradients of single images in one part of the network, by `torch.func`."""
+
+    def __init__(self, model: FlatModel, objective: TrainingObjective, part: str) -> None:
+        self.model, self.objective, self.at = model, objective, model.layout.parts[part]
+        self._of_images = vmap(grad(self._loss), in_dims=(None, 0, 0, 0))
+
+    def __call__(self, weights: Tensor, piece: Piece) -> Tensor:
+        """Return the gradients (B, P) of images at the part's weights (P,)."""
+        images, t, eps = (rows.to(weights.device) for rows in piece)
+        with sdpa_kernel(SDPBackend.MATH):  # torch.func knows no fused attention
+            return self._of_images(weights.detach(), to_float(images), t, eps)
+
+    def images_at_once(self, num_draws: int) -> int:
+        """Return how many images' gradients are computed together."""
+        size = self.at.stop - self.at.start
+        return max(1, min(images_at_once(num_draws), MAX_NUMBERS // max(1, size)))
+
+    def _loss(self, weights: Tensor, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        """Return the mean loss over the draws t (K,) and eps (K, C, H, W) of one image."""
+        named, first = dict[str, Tensor](), self.at.start
+        for name, start, shape in self.model.layout.names:
+            if first <= start < self.at.stop:
+                named[name] = weights[start - first : start - first + shape.numel()].view(shape)
+
+        def net(xt: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+            return functional_call(self.model.net, named, (xt, t, condition))
+
+        shown = StepNoise(t, eps, torch.ones(len(t), 1, dtype=torch.bool, device=t.device))
+        return self.objective.losses(net, None, x0.expand_as(eps), shown).mean()

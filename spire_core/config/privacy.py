@@ -1,0 +1,94 @@
+"""Settings of differential privacy (`privacy.*`)."""
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from typing import Annotated
+
+from spire_core.config.checks import Choice, Range, check_fields, require
+
+LABEL = "given:"  # how the label of a given noise key begins
+
+
+@dataclass(frozen=True)
+class PrivateAdaptConfig:
+    """Differential privacy of what a new client trains; the unit is one of its images.
+
+    `epsilon`: the budget of one client, None for no privacy. `delta`: None is 1/(10 n) for a client
+    of n training images. `clip_norm`: the largest contribution of one image, as an L2 norm; None
+    takes the median over images that the published backbone generates. `noise_multiplier`: the
+    noise's standard deviation over `clip_norm`; None is the smallest that the budget allows.
+    `steps`: noisy steps, in place of `adapt.epochs`. `draws`: noise draws per image and step.
+    `batch_size`: a client with at most so many images takes all of them in every step; one with
+    more draws each image by itself, so that a step has this many on average. `lr`: None is the
+    method's own rate for noisy steps.
+
+    `mechanism`: "dp_sgd" adds noise to every gradient (Abadi et al. 2016). "one_release" fits one
+    embedding for each image in `steps` steps without noise and publishes their noisy mean
+    (DPAgg-TI, Peetathawatchai et al. 2026).
+    """
+
+    epsilon: Annotated[
+        float | None, Range(above=0, at_most=100, advice="4 is usual, null turns it off")
+    ] = None
+    delta: Annotated[
+        float | None, Range(above=0, below=1, advice="null takes 1/(10 n) for n images")
+    ] = None
+    clip_norm: Annotated[
+        float | None, Range(above=0, at_most=1e6, advice="null chooses it without private images")
+    ] = None
+    noise_multiplier: Annotated[
+        float | None, Range(above=0, at_most=1e6, advice="null takes what the budget allows")
+    ] = None
+    steps: Annotated[int, Range(1, 100_000)] = 40
+    draws: Annotated[int, Range(1, 10_000)] = 8
+    batch_size: Annotated[int, Range(1, 100_000)] = 256
+    lr: Annotated[
+        float | None, Range(above=0, at_most=1000, advice="null takes the method's rate")
+    ] = None
+    mechanism: Annotated[str, Choice("dp_sgd", "one_release")] = "dp_sgd"
+
+    def __post_init__(self) -> None:
+        check_fields(self, "privacy.adapt")
+
+    @property
+    def is_on(self) -> bool:
+        return self.epsilon is not None
+
+    def sampling_rate(self, num_images: int) -> float:
+        """Return the chance with which a step takes an image, for a client of so many."""
+        if self.mechanism == "one_release":
+            return 1.0
+        return min(1.0, self.batch_size / num_images)
+
+
+@dataclass(frozen=True)
+class PrivacyConfig:
+    """Differential privacy, off by default.
+
+    `noise_key`: a text from which all private noise is derived, so that a run can be repeated.
+    Whoever knows it can subtract the noise: it makes a run a simulation of privacy. None draws a
+    secret key for each run.
+    """
+
+    noise_key: str | None = None
+    adapt: PrivateAdaptConfig = field(default_factory=PrivateAdaptConfig)
+
+    def __post_init__(self) -> None:
+        check_fields(self, "privacy")
+        is_key = self.noise_key is None or bool(self.noise_key)
+        require(is_key, "privacy.noise_key as a text", "an empty one", "null draws a secret key")
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything draws private noise."""
+        return self.adapt.is_on
+
+    def labelled(self) -> "PrivacyConfig":
+        """Return the settings with the label of a given key in its place, to be stored and sent.
+
+        The label tells two keys apart and is no key. A labelled configuration stays as it is.
+        """
+        key = self.noise_key
+        if key is None or key.startswith(LABEL):
+            return self
+        return replace(self, noise_key=LABEL + hashlib.sha256(key.encode()).hexdigest()[:16])

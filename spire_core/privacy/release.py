@@ -1,0 +1,45 @@
+"""Noisy sums of vectors of bounded length: the only way from private images to what is published.
+
+Vectors are clipped, rounded towards zero to whole multiples of a grid, and summed as integers. The
+noise is rounded to the same grid. A sum is therefore exact, in any order and grouping. One vector
+changes it by at most the clip norm, also in the last bit. Since the noisy sum lies on the grid, it
+has no low bits that could tell the sum from its noise (Mironov 2012). n: vectors, P: numbers of
+one.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+GRID = 2**24  # steps of the grid in one clip norm, as fine as float32
+_ROUNDING = 1 - 1e-12  # a scaled length is at most 1 also after the rounding of float64
+
+
+class BoundedSum:
+    """The sum of clipped vectors (P,), in steps of `clip_norm` / `GRID`."""
+
+    def __init__(self, size: int, clip_norm: float, device: torch.device | str = "cpu") -> None:
+        self.clip_norm = clip_norm
+        self.steps = torch.zeros(size, dtype=torch.int64, device=device)
+
+    def add(self, vectors: Tensor) -> None:
+        """Add vectors (n, P), each scaled down to the clip norm if it is longer.
+
+        A vector with numbers that are not finite counts as zero. An error would tell that it is
+        among the images, and zero is a contribution within the bound.
+        """
+        vectors = vectors.double()
+        norms = torch.linalg.vector_norm(vectors, dim=1)
+        finite = torch.isfinite(norms)
+        scales = GRID * _ROUNDING / norms.clamp(min=self.clip_norm)
+        scaled = vectors[finite] * scales[finite, None]
+        self.steps += scaled.trunc().long().sum(0)
+
+    def release(self, noise_multiplier: float, normals: np.ndarray) -> Tensor:
+        """Return the sum with noise of standard deviation sigma C, as float64 (P,).
+
+        `normals` (P,): independent standard normals that are used nowhere else.
+        """
+        noise = np.rint(noise_multiplier * GRID * normals).astype(np.int64)
+        total = self.steps + torch.from_numpy(noise).to(self.steps.device)
+        return total.double() * (self.clip_norm / GRID)

@@ -1,0 +1,240 @@
+"""Private adaptation: what depends on images, what on the key, and that groups make no difference.
+
+With hardly any noise and a clip norm that no gradient reaches, it is plain full-batch descent.
+"""
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from spire_core.adaptation.adapt import Adapted
+from spire_core.adaptation.adapt_privately import adapt_privately
+from spire_core.adaptation.one_release import offsets
+from spire_core.adaptation.private_descent import AVERAGING, Protection
+from spire_core.adaptation.private_gradients import PartGradients, embedding_gradients, pieces
+from spire_core.adaptation.public_clip import NUM_IMAGES, generated_client, public_clip_norm
+from spire_core.config.diffusion import DiffusionConfig
+from spire_core.config.method import MethodConfig
+from spire_core.config.model import ModelConfig
+from spire_core.config.privacy import PrivateAdaptConfig
+from spire_core.diffusion.process import Diffusion
+from spire_core.errors import ConfigError
+from spire_core.federated.private_state import PrivateState
+from spire_core.methods import METHODS
+from spire_core.network.flat_model import FlatModel, initial_weights, train_only
+from spire_core.privacy.noise import SecretNoise, key_of
+from spire_core.rng import torch_generator
+from spire_core.training.adam import Adam
+from spire_core.training.context import ClientContext
+from spire_core.training.fit import StepNoise, TrainingObjective, to_float
+
+MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(1,), cond_dim=16)
+SIZES = {7: 12, 3: 5, 12: 9}  # images of each new client
+LOUD = PrivateAdaptConfig(epsilon=4.0, steps=4, draws=3)
+SAMPLING = PrivateAdaptConfig(epsilon=4.0, steps=4, draws=3, batch_size=6, noise_multiplier=5.0)
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def objective() -> TrainingObjective:
+    return TrainingObjective(Diffusion.of(DiffusionConfig()), (0.9, 0.999))
+
+
+def network(method: str = "spire") -> tuple[FlatModel, Tensor]:
+    """Return a network and weights whose zero-initialised layers are not zero."""
+    settings = (MODEL, MethodConfig(name=method), 1)
+    weights = initial_weights(*settings, seed=1)
+    weights += 0.05 * torch.randn(weights.shape, generator=torch_generator(1, "perturb"))
+    return FlatModel(*settings), weights
+
+
+def client(client_id: int) -> ClientContext:
+    shape, own = (SIZES[client_id], 1, 8, 8), torch_generator(2, "images", client_id)
+    return ClientContext(client_id, 2, torch.randint(0, 256, shape, generator=own).byte())
+
+
+def start(method: str = "spire") -> PrivateState:
+    has_embedding = METHODS[method].has_embedding
+    return PrivateState({"client_emb": torch.full((5,), 0.1)} if has_embedding else {})
+
+
+def fit(
+    clients: list[ClientContext],
+    settings: PrivateAdaptConfig = LOUD,
+    method: str = "spire",
+    key: str = "key",
+    clip_norm: float = 0.05,
+    **more: Any,
+) -> list[Adapted]:
+    model, weights = network(method)
+    protection = Protection(settings, clip_norm, SecretNoise(key_of(key)), 0.02, **more)
+    states, observers = [start(method)] * len(clients), [observed] * len(clients)
+    return adapt_privately(model, weights, clients, states, protection, objective(), observers)
+
+
+def observed(step: int, model: FlatModel, emb: Tensor | None) -> dict[str, float]:
+    own = model.weights if emb is None else emb
+    return {"sum": float(own.detach().double().sum())}
+
+
+def part(adapted: Adapted) -> Tensor:
+    [own] = adapted.state.parts.values()
+    return own
+
+
+@pytest.mark.parametrize("mechanism", ["dp_sgd", "one_release"])
+def test_the_result_is_a_function_of_images_and_key(mechanism: str) -> None:
+    settings = PrivateAdaptConfig(epsilon=4.0, steps=4, draws=3, mechanism=mechanism)
+    [first], [again] = fit([client(7)], settings), fit([client(7)], settings)
+    assert torch.equal(part(first), part(again))
+    assert first.curve == again.curve
+    [other] = fit([client(7)], settings, key="another")
+    assert (part(first) - part(other)).abs().min() > 1e-4
+    assert all(point.train_loss is point.val_loss is None for point in first.curve)
+
+
+@pytest.mark.parametrize("settings", [LOUD, SAMPLING])
+@pytest.mark.usefixtures("float64")
+def test_together_is_one_by_one(settings: PrivateAdaptConfig) -> None:
+    """Also where steps sample images: the sample depends on the key, the client and the step."""
+    clients = [client(client_id) for client_id in SIZES]
+    for together, one in zip(fit(clients, settings), clients, strict=True):
+        [alone] = fit([one], settings)
+        torch.testing.assert_close(part(together), part(alone), rtol=1e-6, atol=1e-6)
+        assert together.kept_epoch == alone.kept_epoch == 4
+
+
+class Silence(SecretNoise):
+    """A key whose noise is zero."""
+
+    def normals(self, size: int, purpose: str, *counters: int) -> np.ndarray:
+        return np.zeros(size)
+
+
+@pytest.mark.usefixtures("float64")
+def test_without_noise_and_clipping_it_is_adam_on_whole_batches() -> None:
+    model, weights = network()
+    protection = Protection(LOUD, 10.0, Silence(key_of("key")), 0.02)
+    more = (protection, objective(), [observed])
+    [found] = adapt_privately(model, weights, [client(7)], [start()], *more)
+    torch.testing.assert_close(part(found), plain_descent(client(7)), rtol=1e-5, atol=1e-6)
+
+
+def plain_descent(own: ClientContext) -> Tensor:
+    """Return the averaged iterate of Adam on the mean loss of all images."""
+    model, weights = network()
+    model.load(weights)
+    train_only(model.net, model.layout, ())
+    emb = nn.Parameter(start().parts["client_emb"].to(torch.get_default_dtype()).clone())
+    optimizer = Adam({"e": emb}, {"e": 0.02}, {}, (0.9, 0.999))
+    average = emb.detach().clone()
+    for step in range(1, LOUD.steps + 1):
+        [(images, t, eps)] = pieces(own.images, LOUD.draws, 99, own, step, objective())
+        x0 = to_float(images).repeat_interleave(LOUD.draws, 0)
+        shown = StepNoise(t.flatten(), eps.flatten(0, 1), torch.ones(len(x0), 1).bool())
+        loss = objective().losses(model.net, emb.expand(len(x0), -1), x0, shown).mean()
+        [emb.grad] = torch.autograd.grad(loss, emb)
+        optimizer.step()
+        average += (AVERAGING + 1) / (step + AVERAGING) * (emb.detach() - average)
+    return average
+
+
+def test_a_rows_gradient_is_that_of_its_image_alone() -> None:
+    model, weights = network()
+    model.load(weights)
+    train_only(model.net, model.layout, ())
+    own = client(7)
+    [piece] = pieces(own.images, 3, 99, own, 1, objective())
+    embs = torch.randn(12, 5, generator=torch_generator(0, "embs"))
+    together = embedding_gradients(model, objective(), embs, piece)
+    for i in range(12):
+        one = type(piece)(*(rows[i : i + 1] for rows in piece))
+        alone = embedding_gradients(model, objective(), embs[i : i + 1], one)
+        torch.testing.assert_close(together[i], alone[0], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(("method", "name"), [("fedavg_ft", "body"), ("shared_rep", "local")])
+def test_gradients_of_a_part_are_those_of_single_images(method: str, name: str) -> None:
+    model, weights = network(method)
+    model.load(weights)
+    own, at = client(3), model.layout.parts[name]
+    [piece] = pieces(own.images, 3, 99, own, 1, objective())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of operations that torch.func computes one by one
+        found = PartGradients(model, objective(), name)(model.weights[at], piece)
+    train_only(model.net, model.layout, (name,))
+    for i, image in enumerate(to_float(own.images)):
+        model.grads.zero_()
+        shown = StepNoise(piece.t[i], piece.eps[i], torch.ones(3, 1, dtype=torch.bool))
+        objective().losses(model.net, None, image.expand(3, -1, -1, -1), shown).mean().backward()
+        scale = float(model.grads[at].abs().max())
+        torch.testing.assert_close(found[i], model.grads[at], rtol=1e-3, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("method", ["fedavg_ft", "shared_rep", "local"])
+def test_a_larger_part_is_fitted_alone_and_by_its_own_rows(method: str) -> None:
+    model, weights = network(method)
+    protection = Protection(LOUD, 0.05, SecretNoise(key_of("key")), 1e-3, eval_every=3)
+    [found] = adapt_privately(
+        model, weights, [client(3)], [PrivateState()], protection, objective(), [observed]
+    )
+    [name] = METHODS[method].adapt_parts
+    assert set(found.state.parts) == {name}
+    for other, at in model.layout.parts.items():
+        assert torch.equal(model.weights[at], weights[at]) == (other != name) or at.start == at.stop
+    assert torch.equal(model.weights[model.layout.parts[name]], part(found))
+    assert [p.epoch for p in found.curve if p.observed is not None] == [0, 3, 4]
+
+
+def test_an_images_own_embedding_depends_on_no_other_image() -> None:
+    """What bounds its share of the mean: all others are fitted as if it were not there."""
+    model, weights = network()
+    model.load(weights)
+    train_only(model.net, model.layout, ())
+    other = client(7).images.clone()
+    other[4] = 255 - other[4]
+    moved = [
+        offsets(model, objective(), ClientContext(7, 2, images), torch.zeros(5), LOUD, 0.02)
+        for images in (client(7).images, other)
+    ]
+    changed = (moved[0] - moved[1]).norm(dim=1) > 1e-6
+    assert changed.tolist() == [i == 4 for i in range(12)]
+
+
+def test_the_clip_norm_comes_from_images_of_the_backbone_alone() -> None:
+    model, weights = network()
+    settings = PrivateAdaptConfig(epsilon=4.0, draws=3)
+    few = TrainingObjective(Diffusion.of(DiffusionConfig(sample_steps=2)), (0.9, 0.999))
+    nobody = generated_client(model, weights, few, (1, 8, 8), 0)
+    assert nobody.images.shape == (NUM_IMAGES, 1, 8, 8)
+    again = generated_client(model, weights, few, (1, 8, 8), 0)
+    assert torch.equal(nobody.images, again.images)
+    found = public_clip_norm(model, weights, nobody, start(), settings, few, 0.02)
+    [piece] = pieces(nobody.images, 3, 99, nobody, 0, few)
+    embs = start().parts["client_emb"].expand(NUM_IMAGES, -1)
+    norms = embedding_gradients(model, few, embs, piece).double().norm(dim=1)
+    assert found == pytest.approx(float(norms.median()), rel=1e-6)
+
+
+def test_a_backbone_that_has_learned_nothing_gives_no_clip_norm() -> None:
+    model, _ = network()
+    weights = torch.zeros(model.layout.size)
+    few = TrainingObjective(Diffusion.of(DiffusionConfig(sample_steps=2)), (0.9, 0.999))
+    nobody = generated_client(model, weights, few, (1, 8, 8), 0)
+    with pytest.raises(ConfigError, match=r"^expected a positive clip norm.*clip_norm$"):
+        public_clip_norm(model, weights, nobody, start(), LOUD, few, 0.02)
+
+
+def test_a_method_that_trains_nothing_is_refused() -> None:
+    with pytest.raises(ConfigError, match="got fedavg with 0"):
+        fit([client(7)], method="fedavg")
