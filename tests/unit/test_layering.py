@@ -40,7 +40,7 @@ ROOMS = {  # by package, the floors from the top: a room imports what lies on lo
         ("spire_core.federated",),
         ("spire_core.training",),
         ("spire_core.diffusion", "spire_core.network", "spire_core.partition"),
-        ("spire_core.config", "spire_core.evaluation", "spire_core.mixture"),
+        ("spire_core.config", "spire_core.evaluation", "spire_core.mixture", "spire_core.privacy"),
         ("spire_core.methods",),
         ("spire_core.errors", "spire_core.rng"),
     ],
