@@ -282,7 +282,7 @@ def test_markdown_links_to_figures_that_exist_and_shows_names_as_they_are(report
     assert all((report.folder / link).is_file() for link in links)
     assert text.startswith("# a &lt;b&gt;bold&lt;/b&gt; \\| sweep\n")
     table = [line for line in text.splitlines() if line.startswith("| spire | 3 |")]
-    assert [line.count("|") for line in table] == [9, 9, 7]
+    assert [line.count("|") for line in table] == [9, 9, 7, 5]
 
 
 def test_everything_is_attached_to_the_sweep(
