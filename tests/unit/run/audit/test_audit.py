@@ -17,7 +17,7 @@ from sweeps import cli
 
 TINY = ("resources.pool=local", "federation.num_rounds=2", "eval.every=0", "adapt.epochs=2")
 TINY += ("eval.num_images=8", "eval.num_loss_images=8", "diffusion.sample_steps=2")
-TINY += ("adapt.num_images=16", "tracking.log_model=false", "model.d_emb=24", "eval.num_clients=2")
+TINY += ("adapt.num_images=16", "tracking.log_model=false", "eval.num_clients=2")
 
 
 def finished(root: Path, data: Path, *overrides: str) -> Path:
@@ -54,7 +54,7 @@ def test_an_audit_finds_what_is_sent_and_changes_nothing(run_dir: Path, capsys: 
     values = audited(capsys, run_dir, "--one-run")
     assert hashes(folders) == before
     leak, metrics = values["messages"], values["metrics"]
-    assert [len(leak["clients"]), leak["cohort_size"], leak["d_emb"]] == [4, 4, 24]
+    assert [len(leak["clients"]), leak["cohort_size"], leak["d_emb"]] == [4, 4, 16]
     assert all(client["cos"]["moments"] == 0.0 for client in leak["clients"])
     assert leak["best"] != "moments"
     assert 0.3 < leak["cos"] < 0.93  # signs alone have 0.80
