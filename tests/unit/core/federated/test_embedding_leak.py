@@ -10,6 +10,7 @@ from spire_core.config.method import MethodConfig
 from spire_core.config.model import ModelConfig
 from spire_core.config.server import ServerConfig
 from spire_core.diffusion.process import Diffusion
+from spire_core.federated.accumulation import average
 from spire_core.federated.client import train_client
 from spire_core.federated.messages import Broadcast, ClientUpdate, RoundPlan
 from spire_core.federated.private_state import PrivateState, new_private_state
@@ -51,7 +52,8 @@ def second_round(config: ClientConfig) -> tuple[Broadcast, list[tuple[ClientUpda
             for c in CLIENTS
         ]
         private = {update.client_id: after for update, after in finished}
-        state = aggregate(state, [update for update, _ in finished], ServerConfig())
+        updates = [update for update, _ in finished]
+        state = aggregate(state, average(updates, broadcast, ServerConfig()), ServerConfig())
     return broadcast, finished
 
 
