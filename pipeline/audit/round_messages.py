@@ -70,7 +70,8 @@ def _plan(worker: ClientWorker, round_idx: int) -> RoundPlan:
     config, federation = worker.setup.config, worker.setup.config.federation
     scale = config.client.lr_scale(federation.num_rounds // 2, federation.num_rounds)
     shares_local = federation.num_rounds <= config.method.num_shared_rounds(federation.num_rounds)
-    return RoundPlan(round_idx, scale, shares_local, federation.tau, federation.local_epochs)
+    length = {"tau": federation.tau, "local_epochs": federation.local_epochs}
+    return RoundPlan(round_idx, scale, shares_local, **length)
 
 
 def _messages(
