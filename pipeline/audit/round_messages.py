@@ -70,8 +70,13 @@ def _plan(worker: ClientWorker, round_idx: int) -> RoundPlan:
     config, federation = worker.setup.config, worker.setup.config.federation
     scale = config.client.lr_scale(federation.num_rounds // 2, federation.num_rounds)
     shares_local = federation.num_rounds <= config.method.num_shared_rounds(federation.num_rounds)
-    length = {"tau": federation.tau, "local_epochs": federation.local_epochs}
-    return RoundPlan(round_idx, scale, shares_local, **length)
+    return RoundPlan(
+        round_idx,
+        scale,
+        shares_local,
+        tau=federation.tau,
+        local_epochs=federation.local_epochs,
+    )
 
 
 def _messages(
