@@ -70,6 +70,7 @@ RUNS: dict[str, tuple[str, ...]] = {  # name: what is set on top of BASE
     "compression-top_k": ("client.compression=top_k", "client.top_k_fraction=0.1"),
     "opt_state-reset": ("client.opt_state=reset",),
     "opt_state-keep": ("client.opt_state=keep",),
+    "private_moments-none": ("client.private_moments=none",),
     "shared_rep-alternate": ("method=shared_rep", "method.phases=alternate"),
     "adapt-early_stopping": (  # a rate at which it stops
         "adapt.early_stopping=true",

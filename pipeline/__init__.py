@@ -7,6 +7,7 @@ federation/  the server's side: driver, client pool, messages
 clients/     the clients' side: workers and their private files
 cluster/     Ray: actors, driver process, resources
 evaluation/  scores, forgetting and diagnoses, computed without files
+audit/       what a finished run's messages and models give away
 results/     metrics, figures and files of a run
 checkpoint/  the state from which an interrupted run continues
 inference/   finished runs: generated images, clients that arrive later

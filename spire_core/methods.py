@@ -1,14 +1,17 @@
 """Personalisation methods as records: the parts that are shared, private, and trained anew.
 
-A network's parameters fall into three parts: `body`, `emb_proj` (the embedding's entrance, also
-backbone) and `local` (layers that stay with each client). The client embedding is a fourth part,
-outside the network. Other code reads these records and never tests a method's name.
+A network's parameters fall into four parts. `body`, `modulation` and `emb_proj` are the backbone:
+`emb_proj` is the embedding's entrance, and `modulation` are the layers that read the conditioning
+vector with the embedding in it. Both are empty without an embedding. `local` are layers that stay
+with each client. The client embedding is a part outside the network. Other code reads these records
+and never tests a method's name.
 """
 
 from dataclasses import dataclass
 
-BODY, EMB_PROJ, LOCAL, CLIENT_EMB = "body", "emb_proj", "local", "client_emb"
-NETWORK_PARTS = (BODY, EMB_PROJ, LOCAL)  # their order in the flat parameter vector
+BODY, MODULATION, EMB_PROJ, LOCAL = "body", "modulation", "emb_proj", "local"
+CLIENT_EMB = "client_emb"
+NETWORK_PARTS = (BODY, MODULATION, EMB_PROJ, LOCAL)  # their order in the flat parameter vector
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Method:
     @property
     def keeps_backbone(self) -> bool:
         """Whether the adaptation of a new client changes no part that existing clients use."""
-        return not {BODY, EMB_PROJ} & set(self.adapt_parts)
+        return not {BODY, MODULATION, EMB_PROJ} & set(self.adapt_parts)
 
 
 METHODS = {

@@ -6,6 +6,7 @@ at once.
 
 from collections.abc import Sequence
 
+from pipeline.cli.audit import add_audit
 from pipeline.cli.clients import add_adapt, add_sample
 from pipeline.cli.command import AddVerb, run_command
 from pipeline.cli.data import add_data
@@ -17,5 +18,5 @@ from pipeline.cli.theory import add_theory
 
 def main(argv: Sequence[str] | None = None, more_verbs: Sequence[AddVerb] = ()) -> int:
     """Run `spire` as `run_command` does; `more_verbs` come from packages that build on this one."""
-    own = (add_run, add_resume, add_adapt, add_sample, add_data)
+    own = (add_run, add_resume, add_adapt, add_sample, add_audit, add_data)
     return run_command(argv, (*own, add_theory, add_doctor, add_sync, *more_verbs))

@@ -17,7 +17,7 @@ from spire_core.config.privacy import PrivacyConfig
 from spire_core.methods import Method
 
 EMBEDDING_KEYS = ("model.d_emb", "client.emb_lr", "client.emb_proj_lr_factor", "adapt.init")
-EMBEDDING_KEYS += ("client.emb_init_std", "client.emb_dropout")
+EMBEDDING_KEYS += ("client.emb_init_std", "client.emb_dropout", "client.private_moments")
 LOCAL_LAYER_KEYS = ("method.local_layers", "method.phases", "method.share_until")
 # How every client trains, also a new one of a method without rounds.
 ALWAYS_READ = ("client.betas", "client.precision", "client.compile", "adapt.num_images")
@@ -33,7 +33,7 @@ NO_ROUNDS = {  # what stands for the rounds of a method that has none
 }
 _DEFAULT = object()
 # The version of the numbers: raise it by hand when the same settings come to mean another result.
-NUMBERS = 1
+NUMBERS = 2
 
 
 def canonical(config: Config) -> Config:
@@ -84,6 +84,8 @@ def _switched_off(config: Config) -> list[str]:
         keys += ["federation.straggler_work"]
     if config.server.aggregation != "trimmed_mean":
         keys += ["server.trim_fraction"]
+    if config.client.opt_state != "average":
+        keys += ["client.private_moments"]
     if config.client.compression != "top_k":
         keys += ["client.top_k_fraction"]
     if config.client.engine == "loop":

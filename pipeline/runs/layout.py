@@ -15,6 +15,7 @@ evaluations/<round>.safetensors  evaluations of pre-training clients
 model/                           the backbone, and clients' own parts below model/clients/
 profile/                         traces of torch.profiler
 samples/                         images that `spire sample` drew
+audit.json                       the newest answer of `spire audit`
 """
 
 from pathlib import Path
@@ -27,6 +28,7 @@ OUTBOX, DONE, REFUSED = "outbox.jsonl", "outbox.done", "outbox.refused.jsonl"
 OUTBOX_LOCK, ARTIFACTS = "outbox.lock", "artifacts"
 CHECKPOINTS, STATE, MANIFEST = "checkpoints", "server.safetensors", "manifest.json"
 CLIENTS, EVALUATIONS, MODEL = "clients", "evaluations", "model"
+AUDIT = "audit.json"
 PROFILE, PROFILE_TABLE, TRACE_SUFFIX = "profile", "operators.txt", ".pt.trace.json.gz"
 
 

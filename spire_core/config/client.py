@@ -7,9 +7,14 @@ from typing import Annotated
 
 from spire_core.config.checks import Choice, Range, check_fields, require
 from spire_core.config.model import ModelConfig
-from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL
+from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL, MODULATION
 
 WIDE = 64  # channels of the finest level
+PRIVATE_MOMENTS = {  # by name, the shared parts whose Adam moments a client never sends
+    "none": (),
+    "emb_proj": (EMB_PROJ,),
+    "conditioning": (MODULATION, EMB_PROJ),
+}
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,9 @@ class ClientConfig:
     (classifier-free guidance, Ho & Salimans 2022); it also makes zero a meaningful start for a new
     client. `opt_state`: the backbone's Adam moments start each round at zero ("reset"), each client
     keeps its own ("keep"), or they travel and are averaged like the weights ("average").
+    `private_moments`: the layers whose moments do not travel with "average", but start each round
+    at zero. Those of the embedding's projection, and of all layers that read the conditioning
+    vector ("conditioning"), would show the client's embedding to the server.
 
     `prox_mu`: the factor mu of the proximal term mu/2 ||w - w_0||^2, which holds the shared weights
     near those that the server handed out (FedProx, Li et al. 2020). 0 turns it off.
@@ -52,6 +60,7 @@ class ClientConfig:
     emb_init_std: Annotated[float, Range(0, 1000)] = 1.0
     emb_dropout: Annotated[float, Range(0, below=1, advice="0 turns it off")] = 0.0
     opt_state: Annotated[str, Choice("reset", "keep", "average")] = "average"
+    private_moments: Annotated[str, Choice(*PRIVATE_MOMENTS)] = "conditioning"
     lr_schedule: Annotated[str, Choice("constant", "cosine")] = "cosine"
     warmup_rounds: Annotated[int, Range(0, 10_000_000)] = 10
     betas: Annotated[tuple[float, float], Range(0, below=1)] = (0.9, 0.999)
@@ -94,6 +103,7 @@ class ClientConfig:
         """Return the learning rate of each part; `scale` is the round's factor on all of them."""
         return {
             BODY: self.lr * scale,
+            MODULATION: self.lr * scale,
             EMB_PROJ: self.lr * self.emb_proj_lr_factor * scale,
             LOCAL: self.lr * scale,
             CLIENT_EMB: self.emb_lr * scale,

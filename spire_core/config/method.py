@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from spire_core.config.checks import Choice, Range, check_fields
-from spire_core.methods import BODY, EMB_PROJ, LOCAL, METHODS, Method
+from spire_core.methods import BODY, EMB_PROJ, LOCAL, METHODS, MODULATION, Method
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class MethodConfig:
         prefixes = tuple(p.replace("up.last", f"up.{last_up}") + "." for p in self.local_layers)
         if self.record.has_local_layers and (parameter_name + ".").startswith(prefixes):
             return LOCAL
-        return BODY
+        is_modulation = self.record.has_embedding and ".cond." in parameter_name
+        return MODULATION if is_modulation else BODY
 
     def first_own_round(self, num_rounds: int) -> int:
         """Return the round from which on a pre-training client has a part of its own."""

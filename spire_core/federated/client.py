@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spire_core.config.client import ClientConfig
+from spire_core.config.client import PRIVATE_MOMENTS, ClientConfig
 from spire_core.federated.messages import AdamMoments, Broadcast, ClientUpdate, RoundPlan
 from spire_core.federated.private_state import PrivateState, load_client
-from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL, NETWORK_PARTS
+from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL, MODULATION, NETWORK_PARTS
 from spire_core.network.flat_model import FlatModel, FlatWeights, Layout
 from spire_core.training.adam import PartMoments
 from spire_core.training.context import ClientContext
@@ -26,7 +26,9 @@ from spire_core.training.fit import TrainingObjective, batches, fit, seeded_drop
 from spire_core.training.proximal import ProximalTerm
 
 
-def _shared_moments(model: FlatWeights, broadcast: Broadcast) -> dict[str, PartMoments]:
+def _shared_moments(
+    model: FlatWeights, broadcast: Broadcast, config: ClientConfig
+) -> dict[str, PartMoments]:
     """Return the moments that the server has averaged, but for parts that were never shared."""
     averaged, device = broadcast.moments, model.weights.device
     if averaged is None:
@@ -38,13 +40,13 @@ def _shared_moments(model: FlatWeights, broadcast: Broadcast) -> dict[str, PartM
             torch.tensor(averaged.steps[i]),
         )
         for i, (part, at) in enumerate(model.layout.parts.items())
-        if at.stop <= averaged.exp_avg.size
+        if at.stop <= averaged.exp_avg.size and part not in PRIVATE_MOMENTS[config.private_moments]
     }
 
 
 def phases(model: FlatWeights, num_steps: int) -> list[tuple[tuple[str, ...], int]]:
     """Return the phases of a round in order: the parts that train, and for how many steps."""
-    shared = (BODY, EMB_PROJ, CLIENT_EMB)
+    shared = (BODY, MODULATION, EMB_PROJ, CLIENT_EMB)
     if model.method.record.has_local_layers and model.method.phases == "alternate":
         first = (num_steps + 1) // 2
         return [((LOCAL,), first), (shared, num_steps - first)]
@@ -122,7 +124,7 @@ def start_client(
     device, images = model.weights.device, client.images
     emb = load_client(model, torch.tensor(broadcast.weights, device=device), state)
     client_emb = None if emb is None else nn.Parameter(emb.clone())
-    moments = _shared_moments(model, broadcast)
+    moments = _shared_moments(model, broadcast, config)
     moments |= {part: kept.to(device) for part, kept in state.moments.items()}
     num_steps = plan.num_steps(client.client_id, len(images), config.batch_size)
     order = client.generator("batch", plan.round_idx)
@@ -152,17 +154,23 @@ def _shared(layout: Layout, plan: RoundPlan) -> slice:
 
 def _update(run: ClientRun, config: ClientConfig, plan: RoundPlan) -> ClientUpdate:
     model, shared = run.model, _shared(run.model.layout, plan)
-    moments = _sent_moments(run, shared, plan) if config.opt_state == "average" else None
+    moments = _sent_moments(run, shared, config, plan) if config.opt_state == "average" else None
     weights = model.weights[shared].cpu().numpy().copy()
     loss = run.total_loss / max(1, run.num_steps)
     client_id, num_examples = run.client.client_id, len(run.client.images)
     return ClientUpdate(client_id, num_examples, run.num_steps, loss, weights, moments)
 
 
-def _sent_moments(run: ClientRun, shared: slice, plan: RoundPlan) -> AdamMoments:
-    """Return the moments of the shared stretch; the step count of a private part is not sent."""
-    leaves = run.model.leaves
-    full = [run.moments.get(p) or PartMoments.fresh(leaves[p].detach()) for p in NETWORK_PARTS]
+def _sent_moments(
+    run: ClientRun, shared: slice, config: ClientConfig, plan: RoundPlan
+) -> AdamMoments:
+    """Return the moments of the shared stretch; the step count of a private part is not sent.
+
+    Private moments are sent as zeros, so that a message keeps its form.
+    """
+    leaves, private = run.model.leaves, PRIVATE_MOMENTS[config.private_moments]
+    sent = {part: moments for part, moments in run.moments.items() if part not in private}
+    full = [sent.get(p) or PartMoments.fresh(leaves[p].detach()) for p in NETWORK_PARTS]
     steps = np.array([float(m.step) for m in full], dtype=np.float32)
     if not plan.shares_local:
         at = NETWORK_PARTS.index(LOCAL)

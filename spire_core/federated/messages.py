@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class AdamMoments:
-    """Adam's state beside a weight vector (S,): both moments (S,), and each part's steps (3,)."""
+    """Adam's state beside a weight vector (S,): both moments (S,), and each part's steps (4,)."""
 
     exp_avg: np.ndarray
     exp_avg_sq: np.ndarray
@@ -113,7 +113,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class EncodedMoments:
-    """`AdamMoments` on the wire; the three step counts travel as they are."""
+    """`AdamMoments` on the wire; the step counts travel as they are."""
 
     exp_avg: Encoded
     exp_avg_sq: Encoded

@@ -26,7 +26,7 @@ from sweeps.report.figures import FORGETTING, KID_ROUNDS, OVERFITTING, draw_all
 from sweeps.report.files import Report, make_folder, report_json, write_report
 from sweeps.report.groups import Group, best_groups, choosing_metric, group_runs, method_of
 from sweeps.report.planes import plane_picture, plane_table
-from sweeps.report.tables import Table, cell_text, method_tables, settings_table
+from sweeps.report.tables import Table, cell_text, method_tables, privacy_table, settings_table
 
 __all__ = ["Report", "make_report", "report_json", "report_text"]
 
@@ -61,7 +61,7 @@ def make_report(config: TrackingConfig, words: Sequence[str], out: Path | None =
     plane = plane_table(groups, metric)
     tables += [plane or setting_differences_table(groups, metric)]
     tables += [within_methods_table(groups, metric)]
-    tables += [epochs_table(groups, curves)]
+    tables += [epochs_table(groups, curves), privacy_table(chosen)]
     tables += [settings_table(groups) if len(groups) > len(chosen) else None, runs_table(runs)]
     # 4. Figures.
     pictures = draw_all(groups, metric, curves) + rate_pictures(groups, curves)

@@ -46,6 +46,15 @@ FORGETTING_AND_COST: tuple[Metric, ...] = (
     ("kB up per client and round", "comm/up_kb_per_client_round"),
     ("MB sent in total", "comm/total_mb"),
 )
+PRIVACY: tuple[Metric, ...] = (
+    ("|cos| of embeddings", "privacy/emb_cos"),
+    ("|cos|, chance", "privacy/emb_cos_chance"),
+    ("in the span of a sum", "privacy/emb_span"),
+    ("in the span, others", "privacy/emb_span_others"),
+    ("attack AUC", "privacy/mia_auc"),
+    ("TPR at 1 % FPR", "privacy/mia_tpr"),
+    ("epsilon at least", "privacy/eps_lower"),
+)
 OF_EVERY_SETTING = {
     *("KID, last round", "KID, best round", "KID, fine-tuned"),
     *("KID before", "KID after", "after / before", "TV after", "held-out after"),
@@ -73,6 +82,10 @@ CAPTIONS = {
     "global = lost for existing clients; replaced = lost if only the adapted client is left. "
     "Seconds: to fit a new client and to look at it, on one worker. "
     "Bytes: those of pre-training; the total counts all clients and rounds, up and down.",
+    "privacy": "Of runs that `spire audit` has seen. |cos|: an embedding against what the server "
+    "computes from one message, by the best attack, median over clients; chance: the largest "
+    "between two clients. Span: the share of an embedding's length that a cohort's sum shows. AUC "
+    "and TPR: which images a new client was adapted to, told by the loss before minus after.",
     "settings": "Every method at every setting that was run.",
 }
 
@@ -137,6 +150,13 @@ def method_tables(groups: Sequence[Group]) -> list[Table | None]:
     parts += (("new_clients", "New clients", NEW_CLIENTS),)
     parts += (("forgetting_and_cost", "Forgetting and cost", FORGETTING_AND_COST),)
     return [groups_table(name, title, groups, metrics) for name, title, metrics in parts]
+
+
+def privacy_table(groups: Sequence[Group]) -> Table | None:
+    """Return what audited runs give away, a row for each group that has any."""
+    keys = [key for _, key in PRIVACY]
+    audited = [g for g in groups if any(g.estimate(key) is not None for key in keys)]
+    return groups_table("privacy", "What runs give away", audited, PRIVACY)
 
 
 def settings_table(groups: Sequence[Group]) -> Table | None:

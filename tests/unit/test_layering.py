@@ -27,7 +27,7 @@ ROOMS = {  # by package, the floors from the top: a room imports what lies on lo
     "pipeline": [
         ("pipeline.__main__",),
         ("pipeline.cli",),
-        ("pipeline.experiment",),
+        ("pipeline.experiment", "pipeline.audit"),
         ("pipeline.results", "pipeline.cluster", "pipeline.inference", "pipeline.checkpoint"),
         ("pipeline.evaluation", "pipeline.theory", "pipeline.clients"),
         ("pipeline.federation", "pipeline.tracking"),

@@ -121,7 +121,7 @@ def with_moments(client_id: int, seed: int) -> ClientUpdate:
     generator = numpy_generator(seed, "moments", client_id)
     exp_avg = generator.normal(size=200)
     exp_avg_sq = exp_avg**2 * np.maximum(1.0, generator.normal(size=200) + 1)
-    arrays = [a.astype(np.float32) for a in (np.zeros(200), exp_avg, exp_avg_sq, np.full(3, 4.0))]
+    arrays = [a.astype(np.float32) for a in (np.zeros(200), exp_avg, exp_avg_sq, np.full(4, 4.0))]
     return ClientUpdate(client_id, 1 + client_id, 4, 0.0, arrays[0], AdamMoments(*arrays[1:]))
 
 

@@ -92,10 +92,10 @@ def test_bytes_by_hand(form: str, num_bytes: int) -> None:
     sent, _ = compress(update_of(after), Broadcast(before.numpy()), None, config_for(form))
     assert sent.num_bytes == num_bytes
     assert decompress(sent, before.numpy(), config_for(form)).num_bytes == num_bytes
-    moments = AdamMoments(after.numpy(), after.square().numpy(), np.zeros(3, np.float32))
+    moments = AdamMoments(after.numpy(), after.square().numpy(), np.zeros(4, np.float32))
     full = update_of(after, moments=moments)
     sent, _ = compress(full, Broadcast(before.numpy()), None, config_for(form))
-    assert sent.num_bytes == num_bytes + 2 * 600 * (4 if form == "none" else 2) + 3 * 4
+    assert sent.num_bytes == num_bytes + 2 * 600 * (4 if form == "none" else 2) + 4 * 4
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -131,7 +131,7 @@ def test_moments_stay_what_adam_can_use() -> None:
     """Rounded to bfloat16, also beside top_k: non-negative, and m^2 <= c v keeps its c."""
     second = numbers(1).square()
     first = (second.sqrt() * 0.99).numpy()
-    moments = AdamMoments(first, second.numpy(), np.ones(3, np.float32))
+    moments = AdamMoments(first, second.numpy(), np.ones(4, np.float32))
     full = update_of(numbers(0), moments=moments)
     before = numbers(2).numpy()
     message, _ = compress(full, Broadcast(before), None, config_for("top_k"))
@@ -191,7 +191,7 @@ def test_what_cannot_be_decoded_is_refused_in_words(name: str) -> None:
 
 def test_steps_that_are_no_array_are_refused_in_words() -> None:
     before = numbers(0).numpy()
-    moments = AdamMoments(before, before, np.ones(3, np.float32))
+    moments = AdamMoments(before, before, np.ones(4, np.float32))
     full = update_of(numbers(1), moments=moments)
     message, _ = compress(full, Broadcast(before), None, config_for("bf16"))
     spoilt: Any = [1.0, 2.0]

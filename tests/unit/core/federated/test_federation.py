@@ -18,7 +18,7 @@ from spire_core.federated.client import start_client, train_client
 from spire_core.federated.messages import ClientUpdate, RoundPlan
 from spire_core.federated.private_state import PrivateState, new_private_state
 from spire_core.federated.server import ServerState, aggregate
-from spire_core.methods import BODY, EMB_PROJ, LOCAL, NETWORK_PARTS
+from spire_core.methods import BODY, EMB_PROJ, LOCAL, MODULATION, NETWORK_PARTS
 from spire_core.network.flat_model import FlatModel, initial_weights
 from spire_core.network.unet import UNet
 from spire_core.rng import torch_generator
@@ -254,9 +254,9 @@ def test_layers_that_are_local_from_the_first_round_on_start_without_moments() -
     assert state.moments is not None
     assert state.moments.exp_avg.size == model.layout.num_without_local < state.weights.size
     fresh = new_private_state(model, config, MODEL.d_emb, SEED, 2)
-    plan = RoundPlan(1, 1.0, False, 3)
+    plan = RoundPlan(1, 1.0, False, tau=3)
     run = start_client(model, state.broadcast, client(2), fresh, config, plan)
-    assert set(run.moments) == {BODY, EMB_PROJ}
+    assert set(run.moments) == {BODY}
     assert all(m.exp_avg.numel() == model.layout.part_size(part) for part, m in run.moments.items())
     _, later, _ = run_rounds("shared_rep", config, [0, 1], 3, share_until=0.0)
     assert np.isfinite(later.weights).all()
@@ -305,7 +305,7 @@ def test_alternate_phases_share_a_clients_steps_among_them() -> None:
         model, broadcast, client(0), PrivateState(), config, objective(config), plan
     )
     assert sent.moments is not None
-    np.testing.assert_array_equal(sent.moments.steps, [1, 0, 2])  # body, emb_proj (none), local
+    np.testing.assert_array_equal(sent.moments.steps, [1, 0, 0, 2])  # two parts are empty
     assert not np.array_equal(
         sent.weights[model.layout.parts[BODY]], weights[: -model.layout.part_size(LOCAL)]
     )
@@ -317,7 +317,7 @@ def test_backbone_and_embedding_both_train_with_spire() -> None:
     before = new_private_state(model, config, MODEL.d_emb, SEED, 0)
     assert not torch.equal(private[0].parts["client_emb"], before.parts["client_emb"])
     weights = initial_weights(MODEL, MethodConfig(name="spire"), 1, SEED).numpy()
-    for part in (BODY, EMB_PROJ):
+    for part in (BODY, MODULATION, EMB_PROJ):
         at = model.layout.parts[part]
         assert not np.array_equal(state.weights[at], weights[at])
 

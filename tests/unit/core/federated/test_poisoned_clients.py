@@ -267,7 +267,7 @@ def test_a_compressed_update_that_is_refused_leaves_what_its_client_owed(
     stats, size = driver.last()[1], found["weights"].size
     assert stats is not None
     each = {"bf16": 2 * size, "int8": size + 4 * -(-size // 256), "top_k": 8 * round(size / 100)}
-    assert stats.up_bytes == 2 * (each[form] + 2 * 2 * size + 3 * 4)
+    assert stats.up_bytes == 2 * (each[form] + 2 * 2 * size + 4 * 4)
 
 
 def test_a_round_that_is_done_again_sends_what_was_owed_once(

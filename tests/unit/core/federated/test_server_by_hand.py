@@ -57,7 +57,7 @@ def test_the_running_average_is_of_the_weights_and_forgets_the_start() -> None:
 
 def test_moments_and_steps_are_weighted_by_examples() -> None:
     def sent(client_id: int, num_examples: int, moment: float) -> ClientUpdate:
-        one, steps = np.full(2, moment, np.float32), np.full(3, moment, np.float32)
+        one, steps = np.full(2, moment, np.float32), np.full(4, moment, np.float32)
         moments = AdamMoments(one, one**2, steps)
         return update(client_id, num_examples, [0.0, 0.0], moments=moments)
 

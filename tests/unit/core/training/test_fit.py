@@ -12,7 +12,7 @@ from spire_core.diffusion.process import Diffusion
 from spire_core.federated.client import start_client, train_client
 from spire_core.federated.messages import AdamMoments, Broadcast, RoundPlan
 from spire_core.federated.private_state import PrivateState, new_private_state
-from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL
+from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL, MODULATION
 from spire_core.network.flat_model import FlatModel
 from spire_core.rng import torch_generator
 from spire_core.training.adam import PartMoments
@@ -74,7 +74,7 @@ def test_a_first_step_is_as_long_as_the_rate_of_its_part(method: str, part: str)
     lengths = {name: moved[at].max() for name, at in model.layout.parts.items() if moved[at].size}
     if method == "spire":
         lengths[CLIENT_EMB] = float((after.parts[CLIENT_EMB] - state.parts[CLIENT_EMB]).abs().max())
-    by_hand = {BODY: 0.0025, EMB_PROJ: 0.0075, LOCAL: 0.0025, CLIENT_EMB: 0.05}
+    by_hand = {BODY: 0.0025, MODULATION: 0.0025, EMB_PROJ: 0.0075, LOCAL: 0.0025, CLIENT_EMB: 0.05}
     assert part in lengths
     assert lengths == pytest.approx({name: by_hand[name] for name in lengths}, rel=1e-3)
 
@@ -137,7 +137,7 @@ def test_a_client_goes_on_with_its_own_moments_of_its_local_layers() -> None:
     """Where the body's moments are averaged, those of layers that stay with the client are not."""
     model = model_of("shared_rep")
     ones = np.ones(model.layout.size, np.float32)
-    moments = AdamMoments(ones, ones, np.full(3, 6.0, np.float32))
+    moments = AdamMoments(ones, ones, np.full(4, 6.0, np.float32))
     averaged = Broadcast(0 * ones, moments)
     layers = torch.ones(model.layout.part_size(LOCAL))
     moments = PartMoments(9 * layers, 9 * layers, torch.tensor(11.0))

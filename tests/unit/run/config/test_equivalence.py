@@ -27,6 +27,7 @@ def fingerprints(*overrides: str) -> tuple[str, str]:
         ("spire", "federation.straggler_work=0.1"),  # of stragglers, and there are none
         ("spire", "server.trim_fraction=0.1"),  # of aggregation=trimmed_mean alone
         ("spire", "client.top_k_fraction=0.5"),  # of compression=top_k alone
+        ("fedavg_ft", "client.private_moments=none"),  # its network has no such layer
         ("spire", "resources.num_actors=1"),
         ("spire", "tracking.checkpoint_every=1"),
         ("spire", "tracking.profile=true"),
@@ -85,6 +86,7 @@ def test_what_a_method_reads_can_be_asked(method: str, key: str, is_read: bool) 
         ("spire", "server.aggregation=median"),
         ("spire", "client.compression=bf16"),
         ("spire", "client.prox_mu=0.1"),
+        ("spire", "client.private_moments=none"),
         ("fedavg_ft", "adapt.tune_epochs=2"),
     ],
 )
@@ -103,6 +105,8 @@ def test_chances_and_trimming_read_their_settings() -> None:
     assert fingerprints(trimmed)[1] != fingerprints(trimmed, "server.trim_fraction=0.1")[1]
     thin = "client.compression=top_k"
     assert fingerprints(thin)[1] != fingerprints(thin, "client.top_k_fraction=0.5")[1]
+    kept, told = "client.opt_state=keep", "client.private_moments=none"
+    assert fingerprints(kept) == fingerprints(kept, told)
     unread = ("method=local", slow, "federation.straggler_work=0.1")
     assert fingerprints("method=local") == fingerprints(*unread)
 

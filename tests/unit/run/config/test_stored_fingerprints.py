@@ -10,17 +10,17 @@ from pipeline.config.load import load_config, preset_names
 from spire_core.methods import METHODS
 
 STORED = {
-    "cifar10": ("e15c77bb3eae0130", "05df3f77887e2b18"),
-    "cifar10-cpu": ("4141344659670d02", "6db81eb4fe439b12"),
-    "fashion-cpu": ("c4bb1032286959e8", "070547b97767a605"),
-    "mnist": ("9968a6c9f1754c2c", "6906136a4d677df7"),
-    "mnist-cpu": ("a4113a25cee73acd", "a1462e02737b5eb9"),
-    "smoke": ("9e219e17543a85b7", "890b3534cda90c68"),
-    "smoke method=spire": ("9e219e17543a85b7", "890b3534cda90c68"),
-    "smoke method=fedavg_ft": ("8c5b171fe06a1135", "aa0c38007d9041f3"),
-    "smoke method=shared_rep": ("d406114ef10ae10c", "3f520b0752f69f77"),
-    "smoke method=fedavg": ("6dd56f8a82a13fbb", "aa0c38007d9041f3"),
-    "smoke method=local": ("4bdbe35589748785", "4e9b4c59866df8fc"),
+    "cifar10": ("b56fa1d59df9d1d2", "17eb39c407fc2ccf"),
+    "cifar10-cpu": ("358d82db942f9268", "0ca3a3680f7cbdda"),
+    "fashion-cpu": ("b891cd64d270e3ae", "4f3be13b008810a2"),
+    "mnist": ("052b8dceef88752f", "270bc63b6a90c408"),
+    "mnist-cpu": ("cff3705456758dd3", "38678f8672340f28"),
+    "smoke": ("07c8e83d609b9e6c", "a91a7fde4e79b3ff"),
+    "smoke method=spire": ("07c8e83d609b9e6c", "a91a7fde4e79b3ff"),
+    "smoke method=fedavg_ft": ("f2259ad3f8e1ce45", "d7c8dc4af9163145"),
+    "smoke method=shared_rep": ("5c7a6a8ae49402a5", "5cfc8dc892b25b13"),
+    "smoke method=fedavg": ("ff85558c3dac1c64", "d7c8dc4af9163145"),
+    "smoke method=local": ("1812c6b8aeb6feda", "bfff1c270ea6aa03"),
 }
 
 

@@ -111,7 +111,7 @@ POISONS = {
     "shape": {"weights": lambda u: u.weights[:-1]},
     "no examples": {"num_examples": lambda u: 0},
     "unasked moments": {
-        "moments": lambda u: AdamMoments(u.weights, u.weights, np.ones(3, np.float32))
+        "moments": lambda u: AdamMoments(u.weights, u.weights, np.ones(4, np.float32))
     },
 }
 

@@ -16,7 +16,7 @@ from spire_core.federated.server import ServerState
 def some_state(size: int, with_all: bool) -> ServerState:
     rng = np.random.default_rng(size)
     single = [rng.normal(size=size).astype(np.float32) for _ in range(4)]
-    moments = AdamMoments(*single[2:], np.ones(3, np.float32))
+    moments = AdamMoments(*single[2:], np.ones(4, np.float32))
     more = [moments, rng.normal(size=size), rng.normal(size=size)]
     return ServerState(size, *single[:2], *(more if with_all else ()))
 

@@ -54,6 +54,7 @@ def log_experiment(config: TrackingConfig, parent: str, method: str, seed: int) 
         finals |= {"final/pretrain_heldout_own": 0.125}
     if method == "spire":
         finals |= {"final/pretrain_heldout_zero": 0.25, "final/pretrain_heldout_swapped": 0.5}
+        finals |= {"privacy/emb_cos": 0.7 + seed / 10, "privacy/mia_auc": 0.5}
     with log_run(config, parent, method, seed, finals) as tracker:
         tracker.log_tags({"spire.diagnosis": DIAGNOSES.get((method, seed), "none")})
         for epoch in (0, 1):
@@ -100,6 +101,14 @@ def rows(report: Report, name: str) -> list[dict[str, str]]:
     """A table as its CSV file holds it."""
     with (report.folder / "tables" / f"{name}.csv").open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def test_what_audited_runs_give_away_is_a_table(report: Report) -> None:
+    (spire,) = rows(report, "privacy")  # the other methods' runs were not audited
+    assert spire["method"] == "spire"
+    assert float(spire["|cos| of embeddings"]) == pytest.approx(0.8)
+    assert float(spire["attack AUC"]) == 0.5
+    assert "epsilon at least" not in spire
 
 
 def test_means_and_intervals_are_those_worked_out_by_hand(report: Report) -> None:
@@ -273,7 +282,7 @@ def test_markdown_links_to_figures_that_exist_and_shows_names_as_they_are(report
     assert all((report.folder / link).is_file() for link in links)
     assert text.startswith("# a &lt;b&gt;bold&lt;/b&gt; \\| sweep\n")
     table = [line for line in text.splitlines() if line.startswith("| spire | 3 |")]
-    assert [line.count("|") for line in table] == [9, 9, 7]
+    assert [line.count("|") for line in table] == [9, 9, 7, 5]
 
 
 def test_everything_is_attached_to_the_sweep(

@@ -1,0 +1,71 @@
+"""An audit of a finished run, from its folder to its outcome. It changes nothing that is stored."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pipeline.audit.embedding_attacks import MessageLeak, attack_messages
+from pipeline.audit.inclusion import one_run_audit
+from pipeline.audit.membership import attack_models
+from pipeline.audit.outcome import Audit
+from pipeline.audit.round_messages import observe_rounds
+from pipeline.checkpoint.snapshots import newest_checkpoint
+from pipeline.clients.worker import ClientWorker
+from pipeline.config.equivalence import pretrain_fingerprint
+from pipeline.config.schema import Config
+from pipeline.federation.messages import WorkerSetup
+from pipeline.federation.setup import FederationSetup, prepare
+from pipeline.inference.saved_run import SavedRun
+from pipeline.runs.start import check_same
+from spire_core.errors import RunError
+
+Say = Callable[[str], None]
+
+
+def audit_run(
+    run_dir: Path,
+    began: Config,
+    audited: Config,
+    overrides: Sequence[str],
+    num_rounds: int,
+    with_one_run: bool,
+    say: Say,
+) -> Audit:
+    """Return what a finished run gives away.
+
+    `began` is the run's configuration, `audited` the same with `overrides` of how clients train.
+    `num_rounds` are simulated; `with_one_run` also adapts a new client to a half of its images.
+    RunError if the run's data, code or checkpoint are not those with which it began.
+    """
+    setting = prepare(audited)
+    check_same(run_dir, setting.hashes)
+    saved, worker = SavedRun.load(run_dir), _worker(setting, run_dir)
+    weights, method = saved.weights.numpy(), audited.method.record
+    messages = models = one_run = None
+    if method.has_embedding:
+        say(f"simulating {num_rounds} rounds of {audited.federation.cohort_size} clients")
+        messages = _messages(worker, run_dir, began, num_rounds)
+    if method.adapt_parts and setting.new_ids:
+        say(f"attacking the models of {len(setting.new_ids)} new clients")
+        models = attack_models(worker, weights, setting.new_ids, saved.client_state)
+        if with_one_run:
+            say("adapting a new client to a random half of its images")
+            one_run = one_run_audit(worker, weights, setting.new_ids[0])
+    return Audit(run_dir.name, audited.method.name, messages, models, one_run, tuple(overrides))
+
+
+def _worker(setting: FederationSetup, run_dir: Path) -> ClientWorker:
+    """Return a worker with the run's clients; it is asked for nothing that stores a state."""
+    setup = WorkerSetup(setting.config, {}, setting.partition, setting.extractor, run_dir)
+    return ClientWorker(setup, setting.images)
+
+
+def _messages(worker: ClientWorker, run_dir: Path, began: Config, num_rounds: int) -> MessageLeak:
+    state = newest_checkpoint(run_dir, pretrain_fingerprint(began))
+    if state is None:
+        raise RunError(
+            f"expected a checkpoint in {run_dir}, got none: audit a run whose checkpoints were kept"
+        )
+    config = worker.setup.config
+    rounds = observe_rounds(worker, state, num_rounds)
+    times = config.diffusion.num_timesteps
+    return attack_messages(worker.context.model, rounds, config.client.betas[0], times)

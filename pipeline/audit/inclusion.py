@@ -1,0 +1,60 @@
+"""A client adapted to a random half of its images: an experiment for a lower bound on epsilon.
+
+The bound holds for the fit of new clients that the run's settings describe, whatever it is, and for
+one image of a client (Steinke et al. 2023).
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from pipeline.audit.membership import candidates, reference_scores, start_weights
+from pipeline.clients.worker import ClientWorker
+from spire_core.adaptation.adapt import adapt_client
+from spire_core.network.flat_model import FlatModel
+from spire_core.privacy.one_run import epsilon_from_scores
+from spire_core.rng import numpy_generator
+from spire_core.training.context import ClientContext
+
+
+@dataclass(frozen=True)
+class OneRun:
+    """A lower bound on epsilon at confidence 95 %, and the experiment behind it."""
+
+    client_id: int
+    num_images: int
+    num_included: int
+    epsilon_lower: float
+
+
+def one_run_audit(
+    worker: ClientWorker, weights: np.ndarray, client_id: int, delta: float = 0.0
+) -> OneRun:
+    """Adapt a client anew, with each of its images included with probability 1/2.
+
+    Returns the bound from the reference attack on all of them. Nothing is stored.
+    """
+    context, config = worker.context, worker.setup.config
+    images, _ = candidates(worker.client_data(client_id))
+    coins = numpy_generator(config.seed, "audit_inclusion", client_id).random(len(images))
+    included = coins < 0.5
+    chosen = ClientContext(client_id, config.seed, images[torch.from_numpy(included)])
+    settings = replace(config.adapt, num_images=None)
+    adapted = adapt_client(
+        context.model,
+        start_weights(worker, weights, client_id),
+        chosen,
+        worker.adapter.start_state(client_id, settings.init, None),
+        settings,
+        context.objective(batch_size=settings.batch_size),
+        _observe_nothing,
+    )
+    scores = reference_scores(worker, weights, client_id, adapted.state, images)
+    bound = epsilon_from_scores(scores, included, delta)
+    return OneRun(client_id, len(images), int(included.sum()), bound)
+
+
+def _observe_nothing(epoch: int, model: FlatModel, emb: torch.Tensor | None) -> dict[str, float]:
+    """Observe nothing of a client that is adapted for an audit."""
+    return {}

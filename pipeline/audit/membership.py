@@ -1,0 +1,154 @@
+"""Attacks on the training images of new clients, with their adapted models in hand.
+
+Members are the images that a client was adapted to. The others are held-out images of the same
+client, equally many where there are enough: both have the same classes.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.audit.image_scores import (
+    LOSS_TIMES,
+    denoising_losses,
+    inversion_errors,
+    nearest_distances,
+)
+from pipeline.clients.client_data import ClientData
+from pipeline.clients.worker import ClientWorker
+from spire_core.diffusion.generation import client_denoiser
+from spire_core.federated.private_state import PrivateState, load_client
+from spire_core.network.flat_model import initial_weights
+from spire_core.privacy.membership import (
+    AttackResult,
+    ClientScores,
+    best_elsewhere,
+    evaluate_attack,
+)
+from spire_core.training.fit import to_float
+
+REFERENCE, SECMI, NEAREST = "reference loss", "SecMI", "nearest neighbour"
+MAX_IMAGES = 256  # members of a client that are attacked, and as many others
+
+StateOf = Callable[[int], PrivateState]
+
+
+@dataclass(frozen=True, eq=False)
+class Attacked:
+    """One client's scores by each attack; the reference attack has one for each timestep."""
+
+    reference: tuple[ClientScores, ...]
+    secmi: ClientScores
+    nearest: ClientScores
+
+
+@dataclass(frozen=True)
+class ModelLeak:
+    """What adapted models tell about their training images, by attack; sizes of the sets."""
+
+    attacks: dict[str, AttackResult]
+    num_clients: int
+    num_members: int
+    num_others: int
+
+
+def attack_models(
+    worker: ClientWorker, weights: np.ndarray, client_ids: Sequence[int], state_of: StateOf
+) -> ModelLeak:
+    """Return what the adapted models of these clients tell on the backbone (P,).
+
+    `state_of` returns a client's own parts after adaptation.
+    """
+    attacked = [attack_client(worker, weights, c, state_of(c)) for c in client_ids]
+    by_time = list(zip(*(one.reference for one in attacked), strict=True))
+    scores = {
+        REFERENCE: best_elsewhere(by_time),
+        SECMI: [one.secmi for one in attacked],
+        NEAREST: [one.nearest for one in attacked],
+    }
+    seed = worker.setup.config.seed
+    return ModelLeak(
+        {name: evaluate_attack(of_clients, seed) for name, of_clients in scores.items()},
+        len(client_ids),
+        sum(len(one.secmi.members) for one in attacked),
+        sum(len(one.secmi.others) for one in attacked),
+    )
+
+
+def attack_client(
+    worker: ClientWorker, weights: np.ndarray, client_id: int, state: PrivateState
+) -> Attacked:
+    """Return one client's scores by each attack; the worker's network is overwritten."""
+    context, evaluator = worker.context, worker.evaluator
+    images, is_member = candidates(worker.client_data(client_id))
+    x0 = to_float(images).to(context.device)
+    reference_losses = _losses_before(worker, weights, client_id, x0)
+    backbone = context.on_device(weights)
+    emb = load_client(context.model, backbone, state)
+    denoise = client_denoiser(context.model.net, emb)
+    seed = context.config.seed
+    gain = reference_losses - denoising_losses(denoise, context.diffusion, x0, LOSS_TIMES, seed)
+    secmi = -inversion_errors(denoise, context.diffusion, x0)
+    generated = evaluator.generate(client_id, emb, evaluator.reference(backbone))
+    nearest = -nearest_distances(x0, generated.to(context.device))
+    return Attacked(
+        tuple(_split(row, is_member) for row in gain),
+        _split(secmi, is_member),
+        _split(nearest, is_member),
+    )
+
+
+def reference_scores(
+    worker: ClientWorker, weights: np.ndarray, client_id: int, state: PrivateState, images: Tensor
+) -> np.ndarray:
+    """Return scores (N,) of uint8 images (N, C, H, W) by the reference attack at all timesteps."""
+    context = worker.context
+    x0 = to_float(images).to(context.device)
+    before = _losses_before(worker, weights, client_id, x0)
+    emb = load_client(context.model, context.on_device(weights), state)
+    denoise = client_denoiser(context.model.net, emb)
+    settings = (context.diffusion, x0, LOSS_TIMES, context.config.seed)
+    gain = before - denoising_losses(denoise, *settings)
+    scale = gain.std(dim=1, keepdim=True).clamp_min(1e-30)
+    return (gain / scale).mean(dim=0).numpy()
+
+
+def start_weights(worker: ClientWorker, weights: np.ndarray, client_id: int) -> Tensor:
+    """Return the weights (P,) from which a client's adaptation starts.
+
+    They are the backbone or, without pre-training, the client's own first weights.
+    """
+    context, config = worker.context, worker.setup.config
+    if config.method.record.is_federated:
+        return context.on_device(weights)
+    settings = (config.model, config.method, context.image_shape[0], config.seed)
+    return initial_weights(*settings, client_id).to(context.device)
+
+
+def _losses_before(worker: ClientWorker, weights: np.ndarray, client_id: int, x0: Tensor) -> Tensor:
+    """Return losses of images x0 under the model before adaptation, which anybody can have.
+
+    With an embedding that is the network with a zero embedding.
+    """
+    context = worker.context
+    context.model.load(start_weights(worker, weights, client_id))
+    emb = None
+    if context.config.method.record.has_embedding:
+        emb = torch.zeros(context.config.model.d_emb, device=context.device)
+    denoise = client_denoiser(context.model.net, emb)
+    return denoising_losses(denoise, context.diffusion, x0, LOSS_TIMES, context.config.seed)
+
+
+def candidates(client: ClientData) -> tuple[Tensor, Tensor]:
+    """Return uint8 images (N, C, H, W), and which of them (N,) the client was adapted to."""
+    members = client.train_images()[:MAX_IMAGES]
+    others = client.test_images(len(members))
+    is_member = torch.arange(len(members) + len(others)) < len(members)
+    return torch.cat([members, others]), is_member
+
+
+def _split(scores: Tensor, is_member: Tensor) -> ClientScores:
+    return ClientScores(scores[is_member].numpy(), scores[~is_member].numpy())

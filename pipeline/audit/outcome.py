@@ -1,0 +1,73 @@
+"""The numbers of an audit: metrics, tables, and plain values."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipeline.audit.embedding_attacks import ATTACKS, MessageLeak
+from pipeline.audit.inclusion import OneRun
+from pipeline.audit.membership import REFERENCE, ModelLeak
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What a run gives away: by its messages, by its adapted models, and a bound on epsilon.
+
+    `messages` is None for a method without embeddings, `models` for one whose new clients train
+    nothing, `one_run` unless it was asked for. `overrides`: settings other than the run's own.
+    """
+
+    run_id: str
+    method: str
+    messages: MessageLeak | None
+    models: ModelLeak | None
+    one_run: OneRun | None
+    overrides: tuple[str, ...] = ()
+
+    def metrics(self) -> dict[str, float]:
+        """Return the tracked numbers by name.
+
+        Of the membership attacks this is the reference attack, so that methods are compared by the
+        same one.
+        """
+        found: dict[str, float] = {}
+        if self.messages is not None:
+            leak = self.messages
+            found |= {"privacy/emb_cos": leak.cos, "privacy/emb_cos_chance": leak.chance}
+            found |= {"privacy/emb_identified": leak.identified}
+            found |= {"privacy/emb_span": leak.span_members}
+            found |= {"privacy/emb_span_others": leak.span_others}
+        if self.models is not None:
+            attack = self.models.attacks[REFERENCE]
+            found |= {"privacy/mia_auc": attack.auc, "privacy/mia_tpr": attack.tpr}
+        if self.one_run is not None:
+            found["privacy/eps_lower"] = self.one_run.epsilon_lower
+        return {name: value for name, value in found.items() if math.isfinite(value)}
+
+    def message_table(self) -> dict[str, list[Any]]:
+        """Return one row per message: the client and |cos| by attack."""
+        assert self.messages is not None
+        clients = self.messages.clients
+        columns: dict[str, list[Any]] = {"client_id": [c.client_id for c in clients]}
+        return columns | {f"cos_{name}": [c.cos[name] for c in clients] for name in ATTACKS}
+
+    def model_table(self) -> dict[str, list[Any]]:
+        """Return one row per attack on adapted models."""
+        assert self.models is not None
+        attacks = self.models.attacks
+        rows = [asdict(result) for result in attacks.values()]
+        return {"attack": list(attacks)} | {key: [row[key] for row in rows] for key in rows[0]}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all of it as plain values; a number that is not finite becomes None."""
+        values = asdict(self) | {"metrics": self.metrics()}
+        values["overrides"] = list(self.overrides)
+        return _plain(values)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

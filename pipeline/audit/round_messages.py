@@ -1,0 +1,103 @@
+"""A round from the finished state of a run, as the server sees it. Nothing of it is stored.
+
+K: clients that do not take part; D_emb: numbers of an embedding.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.clients.worker import ClientWorker
+from spire_core.federated.compression import decompress
+from spire_core.federated.messages import Broadcast, ClientUpdate, RoundPlan
+from spire_core.federated.participation import choose_cohort
+from spire_core.federated.server import ServerState
+
+MAX_OTHERS = 64  # clients outside the cohort whose embeddings are compared
+
+
+@dataclass(frozen=True, eq=False)
+class Message:
+    """A client's update as the server decodes it, and the embedding (D_emb,) behind it."""
+
+    update: ClientUpdate
+    client_emb: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class ObservedRound:
+    """The server's view of a round, and beside it the truth.
+
+    `others` (K, D_emb): the embeddings of clients that did not take part.
+    """
+
+    broadcast: Broadcast
+    messages: tuple[Message, ...]
+    others: np.ndarray
+
+
+def observe_rounds(
+    worker: ClientWorker, state: ServerState, num_rounds: int
+) -> list[ObservedRound]:
+    """Return so many rounds that could come next, each simulated from the same finished state."""
+    return [_observe(worker, state, state.round_idx + i) for i in range(num_rounds)]
+
+
+def _observe(worker: ClientWorker, state: ServerState, round_idx: int) -> ObservedRound:
+    config = worker.setup.config
+    federation, done = config.federation, state.round_idx
+    cohort = choose_cohort(federation.num_clients, federation.cohort_size, config.seed, round_idx)
+    plan = _plan(worker, round_idx)
+    messages = [
+        message
+        for group in config.resolved_client.groups(cohort)
+        for message in _messages(worker, group, state.broadcast, plan, done)
+    ]
+    outside = [c for c in range(federation.num_clients) if c not in set(cohort)][:MAX_OTHERS]
+    others = [_embedding(worker, client_id, done) for client_id in outside]
+    d_emb = config.model.d_emb
+    return ObservedRound(
+        state.broadcast, tuple(messages), np.stack(others) if others else np.zeros((0, d_emb))
+    )
+
+
+def _plan(worker: ClientWorker, round_idx: int) -> RoundPlan:
+    """Return the plan of a further round, at the learning rate of the middle of the run.
+
+    A cosine schedule ends at rates whose changes float32 can hardly hold.
+    """
+    config, federation = worker.setup.config, worker.setup.config.federation
+    scale = config.client.lr_scale(federation.num_rounds // 2, federation.num_rounds)
+    shares_local = federation.num_rounds <= config.method.num_shared_rounds(federation.num_rounds)
+    return RoundPlan(
+        round_idx,
+        scale,
+        shares_local,
+        tau=federation.tau,
+        local_epochs=federation.local_epochs,
+    )
+
+
+def _messages(
+    worker: ClientWorker,
+    client_ids: Sequence[int],
+    broadcast: Broadcast,
+    plan: RoundPlan,
+    num_rounds_done: int,
+) -> list[Message]:
+    clients = [worker.client_data(client_id) for client_id in client_ids]
+    states = [worker.private_state(client_id, num_rounds_done) for client_id in client_ids]
+    finished = worker.trainer.train(clients, states, broadcast, plan)
+    settings, found = worker.setup.config.client, []
+    for sent, state in finished:
+        assert state.client_emb is not None  # methods without one are not audited here
+        update = decompress(sent, broadcast.weights, settings)
+        found.append(Message(update, state.client_emb.double().numpy()))
+    return found
+
+
+def _embedding(worker: ClientWorker, client_id: int, num_rounds_done: int) -> np.ndarray:
+    emb = worker.private_state(client_id, num_rounds_done).client_emb
+    assert emb is not None
+    return emb.double().numpy()

@@ -1,0 +1,125 @@
+"""The verb `spire audit`: what a finished run's messages and adapted models give away."""
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from pipeline.cli.command import Answer, add_verb, allowed, say
+from pipeline.cli.presets import fetch_if_missing
+from pipeline.cli.sync import sync_runs
+
+if TYPE_CHECKING:
+    from pipeline.audit.outcome import Audit
+
+NUM_ROUNDS = 4
+PLACES = ("tracking.", "data.root=", "data.path=", "eval.extractor_weights=")
+WHAT_IF = ("client.opt_state=", "client.private_moments=", "client.compression=")
+WHAT_IF += ("client.emb_dropout=", "federation.cohort_size=", "federation.tau=")
+
+
+def audit(args: argparse.Namespace) -> Answer:
+    """Audit a finished run; with settings of rounds, what it would give away under these."""
+    from pipeline.config.load import load_config, overridden
+    from pipeline.runs.folder import load_result, run_lock
+    from pipeline.runs.ownership import refuse_links
+    from pipeline.runs.record import find_run
+    from pipeline.runs.start import load_start
+    from spire_core.errors import RunError
+
+    words = allowed(args.words, (*PLACES, *WHAT_IF))
+    places = [word for word in words if word.startswith(PLACES)]
+    changes = [word for word in words if not word.startswith(PLACES)]
+    given = load_config(None, places).tracking
+    run_dir = find_run(args.run, given)
+    refuse_links(run_dir)  # it is going to be written into
+    if load_result(run_dir) is None:
+        raise RunError(f"expected a finished run, got {args.run}: spire resume {args.run} first")
+    began, _ = load_start(run_dir, given, places)
+    fetch_if_missing(began.data.name, began.data.root, began.data.path)
+    from pipeline.audit.audit import audit_run
+    from pipeline.audit.recording import record_audit
+
+    with run_lock(run_dir):
+        settings = (began, overridden(began, changes), changes, args.rounds, args.one_run)
+        outcome = audit_run(run_dir, *settings, say)
+        path = record_audit(run_dir, outcome)
+    if began.tracking.enabled and not changes:
+        for synced in sync_runs(given, [run_dir]):
+            say(synced.text)
+    values = outcome.as_dict() | {"artifacts": {"audit": str(path)}}
+    return Answer(f"{audit_text(outcome)}\n\naudit  {path}", values)
+
+
+def audit_text(outcome: "Audit") -> str:
+    """Return an audit as tables, each with a sentence that says how to read it."""
+    parts = [f"{outcome.method}, run {outcome.run_id}", *outcome.overrides]
+    texts = [", ".join(parts), _messages_text(outcome), _models_text(outcome)]
+    if outcome.one_run is not None:
+        one = outcome.one_run
+        texts.append(
+            f"One run: client {one.client_id} adapted to {one.num_included} of {one.num_images} "
+            f"images: epsilon is at least {one.epsilon_lower:.3g} (confidence 95 %, delta 0)"
+        )
+    return "\n\n".join(texts)
+
+
+def _messages_text(outcome: "Audit") -> str:
+    from pipeline.audit.embedding_attacks import ATTACKS
+    from pipeline.cli.tables import aligned, number
+
+    leak = outcome.messages
+    if leak is None:
+        return "Messages: this method has no embedding"
+    rows = [
+        [str(client.client_id), *(number(client.cos[name]) for name in ATTACKS)]
+        for client in leak.clients
+    ]
+    return (
+        "Messages: |cos| of each client's embedding and the direction that the server computes\n"
+        f"{aligned(['client', *ATTACKS], rows)}\n"
+        f"best: {leak.best}, median {number(leak.cos)} (largest between two clients "
+        f"{number(leak.chance)}); {100 * leak.identified:.0f} % of the clients identified\n"
+        f"sum over {leak.cohort_size} clients: its span has {number(leak.span_members)} of an "
+        f"embedding's length, and {number(leak.span_others)} for clients outside"
+    )
+
+
+def _models_text(outcome: "Audit") -> str:
+    from pipeline.cli.tables import aligned, number
+
+    leak = outcome.models
+    if leak is None:
+        return "Adapted models: new clients of this method train nothing"
+    rows = [
+        [
+            name,
+            number(result.auc),
+            f"{number(result.auc_low)} to {number(result.auc_high)}",
+            number(result.tpr),
+            f"{number(result.tpr_low)} to {number(result.tpr_high)}",
+        ]
+        for name, result in leak.attacks.items()
+    ]
+    header = ["attack", "AUC", "95 %", "TPR at 1 % FPR", "95 %"]
+    return (
+        f"Adapted models: {leak.num_members} training images of {leak.num_clients} clients against "
+        f"{leak.num_others} held-out ones\n{aligned(header, rows)}"
+    )
+
+
+def add_audit(verbs: Any) -> None:
+    """Add the verb."""
+    parser = add_verb(verbs, "audit", audit, "measure what a finished run gives away")
+    parser.add_argument("run", metavar="RUN", help="a run's id, name or folder, or last")
+    text = "settings of tracking.* and data.root; of rounds, such as client.opt_state, to see what "
+    text += "they would change"
+    parser.add_argument("words", nargs="*", default=[], metavar="key=value", help=text)
+    text = f"rounds to simulate from the finished state ({NUM_ROUNDS})"
+    parser.add_argument("--rounds", type=_rounds, default=NUM_ROUNDS, metavar="N", help=text)
+    text = "also adapt a new client to a random half of its images, for a lower bound on epsilon"
+    parser.add_argument("--one-run", action="store_true", help=text)
+
+
+def _rounds(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1000:
+        raise argparse.ArgumentTypeError(f"expected a number of rounds in 1..1000, got {text!r}")
+    return int(text)

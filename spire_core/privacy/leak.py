@@ -1,0 +1,93 @@
+"""Embeddings that a server can compute from the messages of a round.
+
+The embedding e enters the network through a linear layer W without bias, so a step's gradient of W
+is g e^T with one vector g: rank one, and its row space is e. Sums of such gradients, as Adam's
+first moment, keep that row space. Length and sign of e stay open, hence |cos| as the measure.
+V: width of the conditioning vector; D: numbers of an embedding; R: rows of other layers; K: clients
+or directions.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def gradients_in_moment(
+    after: np.ndarray, before: np.ndarray, beta1: float, num_steps: int
+) -> np.ndarray:
+    """Return the part of Adam's first moment that a round's gradients have added.
+
+    m_tau = beta1^tau m_0 + (1 - beta1) sum_s beta1^(tau - s) g_s (Kingma & Ba 2015, algorithm 1);
+    the server knows m_0, since it has handed it out.
+    """
+    return after - beta1**num_steps * before
+
+
+def top_direction(matrix: np.ndarray) -> np.ndarray | None:
+    """Return the first right singular vector (D,) of a matrix (V, D); None if that is zero."""
+    if not matrix.any():
+        return None
+    return np.linalg.svd(matrix.astype(np.float64), full_matrices=False)[2][0]
+
+
+def direction_behind(
+    rows: np.ndarray, features: np.ndarray, entrance: np.ndarray
+) -> np.ndarray | None:
+    """Return a direction (D,) estimated from gradients (R, V) of layers that read the conditioning.
+
+    Each row is a sum of conditioning vectors h(t) = h_0(t) + J e + ..., with h_0 the vector of time
+    alone and J (V, D) the `entrance`, its derivative by e. Least squares explain the rows by
+    `features` (K, V), a basis of h_0, and by the columns of J. The coefficients of J are a (D, R)
+    matrix of rank one, whose left factor is e. None if the rows are zero.
+    """
+    if not rows.any():
+        return None
+    basis = np.concatenate([features.T, entrance], axis=1).astype(np.float64)  # (V, K + D)
+    coefficients = np.linalg.lstsq(basis, rows.T.astype(np.float64), rcond=None)[0]
+    return top_direction(coefficients[len(features) :].T)
+
+
+def abs_cos(direction: np.ndarray | None, emb: np.ndarray) -> float:
+    """Return |cos| of a direction (D,) and an embedding (D,); 0 for no direction or a zero one."""
+    if direction is None:
+        return 0.0
+    norms = float(np.linalg.norm(direction) * np.linalg.norm(emb))
+    return abs(float(direction @ emb)) / norms if norms > 0 else 0.0
+
+
+def same_sign_mean(directions: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    """Return the mean (D,) of unit directions, each turned to agree with the first.
+
+    Estimates whose errors are independent are better together. None without any.
+    """
+    known = [d / np.linalg.norm(d) for d in directions if d is not None]
+    if not known:
+        return None
+    return np.mean([d if d @ known[0] >= 0 else -d for d in known], axis=0)
+
+
+def chance_cos(embs: np.ndarray) -> float:
+    """Return the largest |cos| between two different embeddings of (K, D); NaN for fewer than two.
+
+    A recovered direction that is not closer to its client than this says nothing.
+    """
+    if len(embs) < 2:
+        return float("nan")
+    unit = embs / np.maximum(np.linalg.norm(embs, axis=1, keepdims=True), 1e-30)
+    between = np.abs(unit @ unit.T)
+    np.fill_diagonal(between, 0.0)
+    return float(between.max())
+
+
+def span_shares(matrix: np.ndarray, rank: int, embs: np.ndarray) -> np.ndarray:
+    """Return the share of each embedding's length (K,) inside a matrix's top right space.
+
+    The matrix (V, D) is a sum over `rank` clients, so its row space is the span of their
+    embeddings. A share of 1 says that the embedding (a row of `embs` (K, D)) lies in it; a random
+    one has about sqrt(rank / D).
+    """
+    if not matrix.any():
+        return np.zeros(len(embs))
+    space = np.linalg.svd(matrix.astype(np.float64), full_matrices=False)[2][:rank]
+    lengths = np.maximum(np.linalg.norm(embs, axis=1), 1e-30)
+    return np.linalg.norm(embs @ space.T, axis=1) / lengths

@@ -1,0 +1,153 @@
+"""`spire audit` on the smallest runs: what it finds, where it says so, and what it leaves alone."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from pipeline.config.load import load_config
+from pipeline.experiment.run import run_experiment
+from pipeline.experiment.watcher import Watcher
+from sweeps import cli
+
+TINY = ("resources.pool=local", "federation.num_rounds=2", "eval.every=0", "adapt.epochs=2")
+TINY += ("eval.num_images=8", "eval.num_loss_images=8", "diffusion.sample_steps=2")
+TINY += ("adapt.num_images=16", "tracking.log_model=false", "eval.num_clients=2")
+
+
+def finished(root: Path, data: Path, *overrides: str) -> Path:
+    words = [*TINY, f"tracking.root={root}", f"data.root={data}", *overrides]
+    return run_experiment(load_config("smoke", words), "smoke", Watcher()).run_dir
+
+
+@pytest.fixture(scope="module")
+def run_dir(mnist_root: Path, new_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("audited")
+    shutil.copy(new_database, root)
+    return finished(root, mnist_root)
+
+
+@pytest.fixture(autouse=True)
+def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def audited(capsys: Any, run_dir: Path, *words: str) -> dict[str, Any]:
+    root = f"tracking.root={run_dir.parent.parent}"
+    assert cli.main(["audit", run_dir.name, root, "--rounds", "1", "--json", *words]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def hashes(folders: Sequence[Path]) -> dict[str, str]:
+    files = sorted(p for folder in folders for p in folder.rglob("*") if p.is_file())
+    return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def test_an_audit_finds_what_is_sent_and_changes_nothing(run_dir: Path, capsys: Any) -> None:
+    folders = [run_dir / name for name in ("clients", "checkpoints", "model")]
+    before = hashes(folders)
+    values = audited(capsys, run_dir, "--one-run")
+    assert hashes(folders) == before
+    leak, metrics = values["messages"], values["metrics"]
+    assert [len(leak["clients"]), leak["cohort_size"], leak["d_emb"]] == [4, 4, 16]
+    assert all(client["cos"]["moments"] == 0.0 for client in leak["clients"])
+    assert leak["best"] != "moments"
+    assert 0.3 < leak["cos"] < 0.93  # signs alone have 0.80
+    assert leak["span_members"] > leak["span_others"]
+    assert values["models"]["num_members"] == values["models"]["num_others"] == 2 * 16
+    for attack in values["models"]["attacks"].values():
+        assert 0.0 <= attack["auc_low"] <= attack["auc"] <= attack["auc_high"] <= 1.0
+    assert values["one_run"]["num_images"] == 2 * 16
+    assert metrics["privacy/eps_lower"] == values["one_run"]["epsilon_lower"] < 3.0
+    stored = json.loads((run_dir / "audit.json").read_text())
+    assert stored == {k: v for k, v in values.items() if k != "artifacts"}
+    store = MlflowClient(f"sqlite:///{run_dir.parent.parent}/mlflow.db")
+    run = store.get_run(run_dir.name)
+    assert run.info.status == "FINISHED"
+    assert {k: v for k, v in run.data.metrics.items() if k.startswith("privacy/")} == metrics
+    tables = [file.path for file in store.list_artifacts(run_dir.name, "tables")]
+    assert {"tables/privacy_messages.json", "tables/privacy_models.json"} <= {*tables}
+
+
+def test_to_keep_the_projections_moments_alone_would_hide_nothing(
+    run_dir: Path, capsys: Any
+) -> None:
+    """The layers that read the conditioning vector give the embedding away as well."""
+    leak = audited(capsys, run_dir, "client.private_moments=emb_proj")["messages"]
+    assert all(client["cos"]["moments"] == 0.0 for client in leak["clients"])
+    assert leak["best"] == "search"
+    assert leak["cos"] > 0.95
+
+
+def test_the_old_messages_give_every_embedding_away(run_dir: Path, capsys: Any) -> None:
+    """The question "what if" is answered, and recorded in the run's folder alone."""
+    outbox = (run_dir / "outbox.jsonl").read_bytes()
+    values = audited(capsys, run_dir, "client.private_moments=none")
+    leak = values["messages"]
+    assert min(client["cos"]["moments"] for client in leak["clients"]) >= 0.99
+    assert (leak["best"], leak["identified"]) == ("moments", 1.0)
+    assert leak["span_members"] >= 0.99
+    assert values["overrides"] == ["client.private_moments=none"]
+    assert (run_dir / "outbox.jsonl").read_bytes() == outbox
+
+
+@pytest.mark.parametrize("method", ["fedavg_ft", "shared_rep", "fedavg", "local"])
+def test_every_method_is_audited_by_the_same_attacks(
+    method: str, mnist_root: Path, tmp_path: Path, capsys: Any
+) -> None:
+    untracked = ("tracking.enabled=false", f"method={method}", "adapt.epochs=1")
+    values = audited(capsys, finished(tmp_path, mnist_root, *untracked))
+    assert values["messages"] is None
+    if method == "fedavg":  # its new clients train nothing
+        assert (values["models"], values["metrics"]) == (None, {})
+        return
+    assert set(values["models"]["attacks"]) == {"reference loss", "SecMI", "nearest neighbour"}
+    assert set(values["metrics"]) == {"privacy/mia_auc", "privacy/mia_tpr"}
+
+
+def test_text_for_people(run_dir: Path, capsys: Any) -> None:
+    root = f"tracking.root={run_dir.parent.parent}"
+    assert cli.main(["audit", run_dir.name, root, "--rounds", "1"]) == 0
+    text = capsys.readouterr().out
+    for part in ("Messages: |cos|", "sum over 4 clients", "reference loss", "audit.json"):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["client.lr=1"], ["expected settings of", "client.opt_state", "got 'client.lr=1'"]),
+        (["client.opt_state=never"], ["client.opt_state", "got 'never'"]),
+        (["--rounds", "0"], ["expected a number of rounds in 1..1000, got '0'"]),
+    ],
+)
+def test_wrong_settings_are_one_sentence(
+    run_dir: Path, capsys: Any, words: list[str], parts: list[str]
+) -> None:
+    root = f"tracking.root={run_dir.parent.parent}"
+    try:
+        code = cli.main(["audit", run_dir.name, root, *words])
+    except SystemExit as stopped:
+        code = int(stopped.code or 0)
+    said = capsys.readouterr()
+    assert (code, said.out, said.err.count("\n")) == (2, "", 1)
+    assert all(part in said.err for part in parts), said.err
+
+
+def test_an_unfinished_run_or_one_without_checkpoint_is_refused(
+    run_dir: Path, tmp_path: Path, capsys: Any
+) -> None:
+    copy = tmp_path / "runs" / run_dir.name
+    shutil.copytree(run_dir, copy)
+    words = ["audit", run_dir.name, f"tracking.root={tmp_path}", "tracking.enabled=false"]
+    shutil.rmtree(copy / "checkpoints")
+    assert cli.main(words) == 2
+    assert "expected a checkpoint in" in capsys.readouterr().err
+    (copy / "result.json").unlink()
+    assert cli.main(words) == 2
+    assert "expected a finished run" in capsys.readouterr().err
