@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.config.build import build
-from pipeline.config.data import DataConfig
+from pipeline.config.data import WITH_CLIENTS, DataConfig
 from pipeline.config.federation import FederationConfig
 from pipeline.config.resources import ResourcesConfig
 from pipeline.config.tracking import TrackingConfig
@@ -16,7 +16,7 @@ from spire_core.config.diffusion import DiffusionConfig
 from spire_core.config.eval import EvalConfig
 from spire_core.config.method import MethodConfig
 from spire_core.config.model import ModelConfig
-from spire_core.config.partition import PartitionConfig
+from spire_core.config.partition import NATURAL, PartitionConfig
 from spire_core.config.server import ServerConfig
 
 
@@ -40,6 +40,7 @@ class Config:
 
     def __post_init__(self) -> None:
         method, server, federation = self.method, self.server, self.federation
+        self._check_natural()
         alternates = method.record.has_local_layers and method.phases == "alternate"
         require(
             not alternates or federation.tau != 1,
@@ -80,6 +81,23 @@ class Config:
             "federation.num_clients of at least 2 with adapt.init=mean",
             federation.num_clients,
             "the mean would be that client's embedding, which never leaves it",
+        )
+
+    def _check_natural(self) -> None:
+        """Check that clients that exist come with data that have them, and as many as are named."""
+        partition, num_new = self.partition, self.federation.num_new_clients
+        require(
+            partition.name != NATURAL or self.data.name in WITH_CLIENTS,
+            f"data.name as {' or '.join(WITH_CLIENTS)} with partition={NATURAL}",
+            self.data.name,
+            "other data have no clients of their own",
+        )
+        require(
+            len(partition.new_clients) in (0, num_new),
+            f"federation.num_new_clients={len(partition.new_clients)} with so many "
+            "partition.new_clients",
+            num_new,
+            "name all new clients, or none",
         )
 
     def as_dict(self) -> dict[str, Any]:
