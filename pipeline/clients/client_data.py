@@ -1,6 +1,6 @@
 """One client's data, as the trainer, the evaluator and the adapter take them.
 
-N, n: numbers of images of everybody and of the client; K: classes.
+N, n: numbers of images of everybody and of the client; K: classes; L: words of a caption.
 """
 
 from dataclasses import dataclass
@@ -17,12 +17,14 @@ from spire_core.training.context import ClientContext
 class ClientData:
     """A client's split of the uint8 images (N, C, H, W), and its true class mixture (K,).
 
-    The mixture is None where it is unknown or no score needs it. Images are copied on request.
+    The mixture is None where it is unknown or no score needs it. `tokens` (N, L) are captions, None
+    without text. Images are copied on request.
     """
 
     split: ClientSplit
     images: np.ndarray
     mixture: np.ndarray | None = None
+    tokens: np.ndarray | None = None
 
     @property
     def client_id(self) -> int:
@@ -38,8 +40,21 @@ class ClientData:
 
     def for_training(self, seed: int) -> ClientContext:
         """Return the client with its training images; `seed` is the run's."""
-        return ClientContext(self.client_id, seed, self.train_images())
+        return ClientContext(
+            self.client_id, seed, self.train_images(), self._text(self.split.train)
+        )
 
     def for_testing(self, seed: int, limit: int | None = None) -> ClientContext:
         """Return the client with at most `limit` held-out images; `seed` is the run's."""
-        return ClientContext(self.client_id, seed, self.test_images(limit))
+        tokens = self._text(self.split.test[:limit])
+        return ClientContext(self.client_id, seed, self.test_images(limit), tokens)
+
+    def prompts(self, num_images: int) -> Tensor | None:
+        """Return tokens (num_images, L) to draw for: the held-out images' captions, in turn."""
+        tokens = self._text(self.split.test)
+        if tokens is None:
+            return None
+        return tokens[torch.arange(num_images) % len(tokens)]
+
+    def _text(self, positions: np.ndarray) -> Tensor | None:
+        return None if self.tokens is None else torch.from_numpy(self.tokens[positions])

@@ -23,6 +23,7 @@ ALWAYS_READ = ("client.betas", "client.precision", "client.compile", "adapt.num_
 LOCATION_KEYS = ("resources.", "tracking.", "data.root", "eval.extractor_weights")
 # Settings that runs were stored without. At their defaults they are no part of a fingerprint.
 ADDED = ("data.metadata", "data.clients", "data.captions")
+ADDED += ("model.text", "model.words", "client.text_dropout", "eval.text_guidance")
 ADDED += ("partition.new_clients", "partition.hidden", "partition.hidden_from_new")
 NO_ROUNDS = {  # what stands for the rounds of a method that has none
     "federation.num_rounds": 1,
@@ -86,6 +87,8 @@ def _switched_off(config: Config) -> list[str]:
         keys += ["client.top_k_fraction"]
     if config.data.metadata is None:
         keys += ["data.clients", "data.captions"]
+    if config.model.text == "none":
+        keys += ["model.words", "client.text_dropout", "eval.text_guidance"]
     if config.client.engine == "loop":
         keys += ["client.group_size"]
     if not can_adapt_together(config.method.record, config.model):

@@ -29,6 +29,7 @@ class WorkerSetup:
     partition: Partition
     extractor: str  # its name
     folder: Path  # of the run
+    tokens: np.ndarray | None = None  # (N, L) captions of all images, for the workers alone
 
 
 @dataclass(frozen=True)

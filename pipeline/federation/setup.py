@@ -15,11 +15,13 @@ import numpy as np
 from pipeline.config.schema import Config
 from pipeline.data.datasets import ImageData, load, load_clients
 from pipeline.data.resize import resized
+from spire_core.config.model import ModelConfig
 from spire_core.config.partition import NATURAL
 from spire_core.errors import ConfigError, DataError
 from spire_core.evaluation.extractors import auto_extractor, make_extractor
 from spire_core.federated.participation import choose_cohort, responding_clients
 from spire_core.network.flat_model import FlatModel
+from spire_core.network.words import caption_tokens
 from spire_core.partition.natural import HeldBack, natural_partition
 from spire_core.partition.split import Partition, class_mixture, make_partition
 
@@ -39,6 +41,7 @@ class FederationSetup:
     extractor: str
     extractor_hash: str  # of its weights
     model: FlatModel
+    tokens: np.ndarray | None = None  # (N, L) captions as positions in `model.words`
 
     @property
     def hashes(self) -> dict[str, str]:
@@ -158,9 +161,22 @@ def prepare(config: Config) -> FederationSetup:
     config.model.check_image_size(images.shape[-1])
     model = FlatModel(config.model, config.method, images.shape[1])
     weights_hash = extractor.weights_hash
-    setup = FederationSetup(config, data, images, partition, name, weights_hash, model)
+    tokens = _tokens(data, config.model)
+    setup = FederationSetup(config, data, images, partition, name, weights_hash, model, tokens)
     _check_floors(setup)
     return setup
+
+
+def _tokens(data: ImageData, model: ModelConfig) -> np.ndarray | None:
+    """Return captions as tokens (N, L), None without text; every mistake in them is raised here."""
+    if model.text == "none":
+        return None
+    if data.captions is None:
+        raise ConfigError(
+            f"expected data with captions with model.text={model.text}, got {data.name} without: "
+            "choose data=fonts or a data.metadata with captions, or set model.text=none"
+        )
+    return caption_tokens(data.captions, model.words)
 
 
 def _check_floors(setup: FederationSetup) -> None:

@@ -20,7 +20,7 @@ class ClientConfig:
     at `lr` times `emb_proj_lr_factor`. `emb_init_std`: the standard deviation from which embeddings
     are initialised. `emb_dropout`: the chance that an example is shown without its embedding
     (classifier-free guidance, Ho & Salimans 2022); it also makes zero a meaningful start for a new
-    client. `opt_state`: the backbone's Adam moments start each round at zero ("reset"), each client
+    client. `text_dropout`: the same for captions, drawn independently. `opt_state`: the backbone's Adam moments start each round at zero ("reset"), each client
     keeps its own ("keep"), or they travel and are averaged like the weights ("average").
 
     `prox_mu`: the factor mu of the proximal term mu/2 ||w - w_0||^2, which holds the shared weights
@@ -51,6 +51,7 @@ class ClientConfig:
     emb_proj_lr_factor: Annotated[float, Range(0, 1000)] = 3.0
     emb_init_std: Annotated[float, Range(0, 1000)] = 1.0
     emb_dropout: Annotated[float, Range(0, below=1, advice="0 turns it off")] = 0.0
+    text_dropout: Annotated[float, Range(0, below=1, advice="0 turns it off")] = 0.0
     opt_state: Annotated[str, Choice("reset", "keep", "average")] = "average"
     lr_schedule: Annotated[str, Choice("constant", "cosine")] = "cosine"
     warmup_rounds: Annotated[int, Range(0, 10_000_000)] = 10

@@ -152,8 +152,9 @@ def _kind(config: Config) -> Config:
 
 def _drawing_s(config: Config, costs: Costs) -> float:
     """Return the seconds of generating the images by which one client is scored."""
-    num_looks = config.diffusion.sample_steps * (1 if config.eval.guidance == 1 else 2)
-    return config.eval.num_images * num_looks * costs.look_s
+    is_text_guided = config.model.text != "none" and config.eval.text_guidance != 1
+    num_looks = 1 + (config.eval.guidance != 1) + is_text_guided
+    return config.eval.num_images * config.diffusion.sample_steps * num_looks * costs.look_s
 
 
 def _num_looked_at(config: Config) -> int:
