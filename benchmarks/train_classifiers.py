@@ -4,7 +4,8 @@
 
 Half of every batch is averaged to 16 x 16 and resized back, so that the classifiers can also be
 trusted on the 16 x 16 images that small diffusion models draw. Fonts have drawings at 16 x 16 of
-their own, which stand beside those at 28 x 28 as further images. B images, C channels, H x W pixels.
+their own, which stand beside those at 28 x 28 as further images. B images, C channels, H x W
+pixels.
 """
 
 import argparse

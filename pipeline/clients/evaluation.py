@@ -23,6 +23,7 @@ from spire_core.evaluation.feature_cache import cached_features
 from spire_core.evaluation.image_metrics import (
     class_histogram,
     nearest_neighbour_distance,
+    paired_distance,
     total_variation,
 )
 from spire_core.evaluation.kid import kid
@@ -153,6 +154,25 @@ class ClientEvaluator:
             scores["tv"] = total_variation(samples.histogram, client.mixture)
         return scores
 
+    def text_scores(self, client: ClientData, images: Tensor) -> dict[str, float]:
+        """Return how well images (n, C, H, W) are what their prompts ask for; empty without text.
+
+        `style_distance` is the mean distance to the true image of each prompt, `prompt_accuracy`
+        the share whose class the data set's own classifier recognises, and `true_accuracy` that of
+        the true images.
+        """
+        found = client.truth(len(images))
+        if found is None:
+            return {}
+        truth, labels = to_float(found[0]), found[1]
+        scores = {"style_distance": paired_distance(images, truth)}
+        if is_classifier_of(self.extractor_name, self.context.config.data.name):
+            for name, shown in (("prompt_accuracy", images), ("true_accuracy", truth)):
+                predicted = self.extractor.class_predictions(shown)
+                assert predicted is not None  # a classifier has classes
+                scores[name] = float((predicted == labels).double().mean())
+        return scores
+
     def observe(
         self, client: ClientData, images: Tensor, emb: Tensor | None, pooled: Tensor
     ) -> Observation:
@@ -162,6 +182,7 @@ class ClientEvaluator:
         """
         samples, heldout = self.samples(client, images), self.heldout(client, emb)
         scores = self.scores(client, samples, heldout, pooled)
+        scores |= self.text_scores(client, images)
         return Observation(samples, images, heldout, scores)
 
     def distances(self, client: ClientData, images: Tensor) -> tuple[float, float]:

@@ -68,7 +68,7 @@ class ClientWorker:
         """Return a client's images; with its class mixture if the client has scores."""
         split = self.setup.partition.split(client_id)
         mixture = self.setup.mixtures.get(client_id)
-        return ClientData(split, self.images, mixture, self.setup.tokens)
+        return ClientData(split, self.images, mixture, self.setup.tokens, self.setup.labels)
 
     def private_state(self, client_id: int, num_rounds_done: int | None = None) -> PrivateState:
         """Return a client's newest private state after at most so many rounds.

@@ -20,8 +20,9 @@ class ClientConfig:
     at `lr` times `emb_proj_lr_factor`. `emb_init_std`: the standard deviation from which embeddings
     are initialised. `emb_dropout`: the chance that an example is shown without its embedding
     (classifier-free guidance, Ho & Salimans 2022); it also makes zero a meaningful start for a new
-    client. `text_dropout`: the same for captions, drawn independently. `opt_state`: the backbone's Adam moments start each round at zero ("reset"), each client
-    keeps its own ("keep"), or they travel and are averaged like the weights ("average").
+    client. `text_dropout`: the same for captions, drawn independently. `opt_state`: the backbone's
+    Adam moments start each round at zero ("reset"), each client keeps its own ("keep"), or they
+    travel and are averaged like the weights ("average").
 
     `prox_mu`: the factor mu of the proximal term mu/2 ||w - w_0||^2, which holds the shared weights
     near those that the server handed out (FedProx, Li et al. 2020). 0 turns it off.

@@ -28,6 +28,6 @@ class CaptionEncoder(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Return (B, V) of tokens (B, L), where 0 is no word and L may be 0."""
         numbers = torch.arange(1, self.num_words + 1, device=tokens.device)
-        counts = (tokens[..., None] == numbers).sum(-2).float()  # (B, N)
+        counts = (tokens[..., None] == numbers).sum(-2).to(self.table.weight.dtype)  # (B, N)
         lengths = counts.sum(-1, keepdim=True).clamp(min=1.0)
         return self.mlp(self.table(counts / lengths.sqrt()))

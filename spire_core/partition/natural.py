@@ -56,7 +56,8 @@ def natural_partition(
 
     The result depends on the arguments alone. Ids follow the order of the clients in the data. A
     client's test images are those of `is_test` or a random share, and the images that it holds
-    back. A new client trains on at most `new_num_images` images (None = all). ConfigError for an
+    back. A new client trains on at most `new_num_images` images (None = all), and the others are
+    test images too, since each may be of a kind that it does not show. ConfigError for an
     unknown name in `config.new_clients`; DataError for too few clients, or a client with too few
     images.
     """
@@ -70,9 +71,17 @@ def natural_partition(
         own = order[bounds[at] : bounds[at + 1]]
         back = held_back.by_all | held_back.by_new if client_id >= num_clients else held_back.by_all
         splits.append(_split(client_id, own, clients, clients.names[at], back, config, seed))
-    cut = [ClientSplit(s.client_id, s.train[:new_num_images], s.test) for s in splits[num_clients:]]
+    new_splits = tuple(_shortened(split, new_num_images) for split in splits[num_clients:])
     names = tuple(clients.names[at] for at in (*old, *new))
-    return Partition(tuple(splits[:num_clients]), tuple(cut), names=names)
+    return Partition(tuple(splits[:num_clients]), new_splits, names=names)
+
+
+def _shortened(split: ClientSplit, num_images: int | None) -> ClientSplit:
+    """Return a client that trains on at most so many of its images; the others are held out."""
+    if num_images is None:
+        return split
+    test = np.concatenate([split.test, split.train[num_images:]])
+    return ClientSplit(split.client_id, split.train[:num_images], test)
 
 
 def _chosen(
