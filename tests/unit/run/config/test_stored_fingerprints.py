@@ -13,6 +13,7 @@ STORED = {
     "cifar10": ("e15c77bb3eae0130", "05df3f77887e2b18"),
     "cifar10-cpu": ("4141344659670d02", "6db81eb4fe439b12"),
     "fashion-cpu": ("c4bb1032286959e8", "070547b97767a605"),
+    "fonts-cpu": ("483db20d18ee7e2f", "dd61e8f909286be5"),
     "mnist": ("9968a6c9f1754c2c", "6906136a4d677df7"),
     "mnist-cpu": ("a4113a25cee73acd", "a1462e02737b5eb9"),
     "smoke": ("9e219e17543a85b7", "890b3534cda90c68"),

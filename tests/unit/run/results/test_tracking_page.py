@@ -19,7 +19,7 @@ FAMILIES = [
     for name in NAMED
     if "<" in name and not name.startswith("<")
 ]
-STAGES = ("pretrain", "adapt", "forgetting", "time", "comm", "memory", "params", "final", "best")
+STAGES = ("pretrain", "adapt", "forgetting", "text", "time", "comm", "memory", "params", "final", "best")
 EVERYTHING = (  # what only some runs record
     ("method=spire", "adapt.early_stopping=true"),
     ("method=fedavg_ft", "adapt.tune_epochs=1", "adapt.lr=1e-4"),
@@ -27,9 +27,17 @@ EVERYTHING = (  # what only some runs record
 )
 
 
+# Prompts, on the few fonts that tests have.
+TEXT = ("fonts-cpu", "federation.num_clients=4", "federation.num_new_clients=1")
+TEXT += ("federation.cohort_size=2", "adapt.eval_every=1")
+
+
 @pytest.fixture(scope="module")
 def store(
-    mnist_root: Path, new_database: Path, tmp_path_factory: pytest.TempPathFactory
+    mnist_root: Path,
+    fonts_root: Path,
+    new_database: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> MlflowClient:
     """The tracking store after these runs."""
     root = tmp_path_factory.mktemp("tracked")
@@ -40,6 +48,9 @@ def store(
     tiny += ["tracking.log_model=false", f"tracking.root={root}", f"data.root={mnist_root}"]
     for more in EVERYTHING:
         run_experiment(load_config("smoke", [*tiny, *more]), "smoke", Watcher())
+    preset, *more = TEXT
+    words = [*tiny, *more, f"data.root={fonts_root}"]
+    run_experiment(load_config(preset, words), preset, Watcher())
     return MlflowClient(f"sqlite:///{root}/mlflow.db")
 
 
@@ -63,7 +74,7 @@ def test_all_that_runs_record_is_on_the_page_and_no_metric_that_they_do_not(
     experiment = store.get_experiment_by_name("spire")
     assert experiment is not None
     runs = store.search_runs([experiment.experiment_id])
-    assert len(runs) == len(EVERYTHING)
+    assert len(runs) == len(EVERYTHING) + 1
     metrics = {name for run in runs for name in run.data.metrics}
     assert unnamed(metrics) == []
     assert unnamed({name for run in runs for name in run.data.tags}) == []
