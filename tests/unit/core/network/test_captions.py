@@ -17,7 +17,7 @@ from spire_core.network.flat_model import FlatModel, initial_weights
 from spire_core.network.words import caption_tokens
 from spire_core.rng import torch_generator
 from spire_core.training.context import ClientContext
-from spire_core.training.fit import TrainingObjective, batches, client_batches
+from spire_core.training.fit import TrainingObjective, batches, client_batches, fit
 from spire_core.training.heldout import heldout_losses
 
 WORDS = ("latin", "small", "capital", "letter", "q")
@@ -190,3 +190,30 @@ def test_held_out_losses_see_the_captions() -> None:
     null = heldout_losses(model, None, ClientContext(1, 0, images, 0 * tokens), diffusion)
     assert torch.equal(plain, null)
     assert not torch.allclose(plain, shown)
+
+
+def test_a_network_learns_what_captions_say() -> None:
+    """Black images are a q and white ones a letter: with the captions exchanged, loss is high."""
+    model, diffusion = FlatModel(TEXT, SPIRE, 1), Diffusion.of(DiffusionConfig())
+    model.load(initial_weights(TEXT, SPIRE, 1, 0))
+    images = torch.zeros(16, 1, 8, 8, dtype=torch.uint8)
+    images[8:] = 255
+    tokens = torch.tensor([[5]] * 8 + [[4]] * 8)
+    client = ClientContext(1, 0, images, tokens)
+    objective = TrainingObjective(diffusion, (0.9, 0.999), text_dropout=0.1)
+    steps = client_batches(client, 16, 120, torch_generator(0, "b"))
+    fit(model, None, steps, {BODY: 3e-3}, {}, objective, torch_generator(0, "n"))
+
+    def loss(tokens: torch.Tensor) -> float:
+        return float(heldout_losses(model, None, replace(client, tokens=tokens), diffusion).mean())
+
+    assert 3 * loss(tokens) < loss(tokens.flip(0))
+    assert loss(tokens) < loss(0 * tokens) < loss(tokens.flip(0))
+    black = client_denoiser(model.net, None, tokens=torch.tensor([5]))
+    white = client_denoiser(model.net, None, tokens=torch.tensor([4]))
+    shades = [
+        float(draw(denoise, diffusion, (1, 8, 8), 8, torch_generator(0, "s")).mean())
+        for denoise in (black, white)
+    ]
+    assert shades[0] < -0.5
+    assert shades[1] > 0.5

@@ -19,7 +19,18 @@ FAMILIES = [
     for name in NAMED
     if "<" in name and not name.startswith("<")
 ]
-STAGES = ("pretrain", "adapt", "forgetting", "text", "time", "comm", "memory", "params", "final", "best")
+STAGES = (
+    "pretrain",
+    "adapt",
+    "forgetting",
+    "text",
+    "time",
+    "comm",
+    "memory",
+    "params",
+    "final",
+    "best",
+)
 EVERYTHING = (  # what only some runs record
     ("method=spire", "adapt.early_stopping=true"),
     ("method=fedavg_ft", "adapt.tune_epochs=1", "adapt.lr=1e-4"),
