@@ -50,7 +50,7 @@ def partition_json(partition: Partition, data: ImageData) -> dict[str, Any]:
 
 def _captions(captions: Sequence[str], split: ClientSplit) -> list[str]:
     """Return the different captions of a client's training images."""
-    return sorted({captions[i] for i in split.train})
+    return sorted({captions[int(i)] for i in split.train})
 
 
 def partition_text(partition: dict[str, Any]) -> str:

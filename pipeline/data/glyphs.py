@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageFont, features
+from PIL import Image, ImageDraw, ImageFont, features
 
 from pipeline.data.formats import Part
 
@@ -93,11 +93,15 @@ def _glyphs(font_file: bytes) -> dict[int, np.ndarray] | None:
 
 def _square(font: ImageFont.FreeTypeFont, character: str) -> Image.Image | None:
     """Return a glyph in the middle of the smallest square around it; None if it has no ink."""
-    mask = font.getmask(character, mode="L")
-    width, height = mask.size
-    if not 0 < max(width, height) <= MAX_GLYPH or mask.getbbox() is None:
+    left, top, right, bottom = map(round, font.getbbox(character))
+    width, height = right - left, bottom - top
+    if not (0 < width <= MAX_GLYPH and 0 < height <= MAX_GLYPH):
         return None
-    glyph = Image.frombytes("L", mask.size, bytes(mask)).crop(mask.getbbox())
+    drawn = Image.new("L", (width, height))
+    ImageDraw.Draw(drawn).text((-left, -top), character, font=font, fill=255)
+    if (ink := drawn.getbbox()) is None:
+        return None
+    glyph = drawn.crop(ink)
     side = max(glyph.size)
     square = Image.new("L", (side, side))
     square.paste(glyph, ((side - glyph.width) // 2, (side - glyph.height) // 2))

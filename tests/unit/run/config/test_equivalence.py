@@ -30,6 +30,9 @@ def fingerprints(*overrides: str) -> tuple[str, str]:
         ("spire", "tracking.profile=true"),
         ("spire", "data.root=elsewhere"),
         ("spire", "data.captions=title"),  # of data.metadata, and there are none
+        ("spire", "model.words=[a,b]"),  # of model.text=words alone
+        ("spire", "client.text_dropout=0.5"),
+        ("spire", "eval.text_guidance=2.0"),
         ("fedavg_ft", "adapt.group_size=3"),  # only embeddings are fitted together
         ("fedavg", "adapt.epochs=99"),
         ("spire", "adapt.tune_epochs=2"),  # its pre-training clients have embeddings

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pipeline.clients.worker import ClientWorker
@@ -19,8 +20,9 @@ from pipeline.inference.saved_run import SavedRun
 from pipeline.results.result import Result
 from pipeline.tracking.outbox import read_points
 from spire_core.errors import ConfigError, DataError
-from spire_core.federated.messages import Broadcast, RoundPlan
+from spire_core.federated.messages import Broadcast, ClientUpdate, RoundPlan
 from spire_core.network.flat_model import initial_weights
+from spire_core.rng import torch_generator
 from sweeps import cli
 
 WORDS = [*"abcdefghijklmnopqrstuvwxyz", "latin", "small", "capital", "letter", "digit"]
@@ -93,13 +95,34 @@ def test_no_message_of_a_client_holds_its_captions(
     config = setting.config
     weights = initial_weights(config.model, config.method, 1, 0).numpy()
     plan = RoundPlan(0, lr_scale=1.0, shares_local=True, tau=3)
-    content = pickle.dumps(worker.fit_group((0, 1), Broadcast(weights), plan))
+    content = pickle.dumps(worker.train((0, 1), Broadcast(weights), plan))
+    content += pickle.dumps(worker.fit_group((0, 1), Broadcast(weights), plan))
     content += pickle.dumps(worker.draw((0, 1), weights))
     for file in tmp_path.rglob("*.safetensors"):
         content += file.read_bytes()  # a private state needs no caption either
     rows = [at for c in (0, 1) for at in setting.partition.split(c).train]
     assert not any(odd[at, 1:].tobytes() in content for at in rows)
     assert any(odd[at, 1:].tobytes() in pickle.dumps(odd) for at in rows)
+
+
+@pytest.mark.parametrize("group", [(0,), (0, 1)])
+def test_a_worker_drops_captions_by_the_setting(
+    fonts_root: Path, tmp_path: Path, group: tuple[int, ...]
+) -> None:
+    def trained(*more: str) -> np.ndarray:
+        setting = setting_for(fonts_root, "client.emb_dropout=0", *more)
+        worker = ClientWorker(worker_setup(setting, tmp_path), setting.images)
+        config = setting.config
+        weights = initial_weights(config.model, config.method, 1, 0)
+        weights += 0.02 * torch.randn(weights.shape, generator=torch_generator(0, "more"))
+        plan = RoundPlan(0, lr_scale=1.0, shares_local=True, tau=2)
+        (update, *_) = worker.train(group, Broadcast(weights.numpy()), plan)
+        assert isinstance(update, ClientUpdate)
+        return update.weights
+
+    plain = trained("client.text_dropout=0")
+    assert np.array_equal(plain, trained("client.text_dropout=0"))
+    assert np.abs(plain - trained("client.text_dropout=0.9")).max() > 1e-4
 
 
 def test_a_run_without_text_is_what_it_was(fonts_root: Path) -> None:
