@@ -165,6 +165,7 @@ def main() -> int:
         database = Path(name) / "new.db"
         check_store(TrackingConfig(uri=f"sqlite:///{database}"))
         for i, (case, repeat) in enumerate(plan):
+            row: dict[str, Any] = {}
             for attempt in range(MAX_TRIES):
                 row = measure(case, repeat, database, Path(name) / f"{i:03d}-{attempt}")
                 if not row.get("missed"):

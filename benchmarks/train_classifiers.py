@@ -1,9 +1,11 @@
 """Trains the classifiers in whose features KID is computed; writes weights and accuracies.
 
-    python benchmarks/train_classifiers.py mnist fashion_mnist cifar10 --data-root data
+    python benchmarks/train_classifiers.py mnist fashion_mnist cifar10 fonts --data-root data
 
 Half of every batch is averaged to 16 x 16 and resized back, so that the classifiers can also be
-trusted on the 16 x 16 images that small diffusion models draw. B images, C channels, H x W pixels.
+trusted on the 16 x 16 images that small diffusion models draw. Fonts have drawings at 16 x 16 of
+their own, which stand beside those at 28 x 28 as further images. B images, C channels, H x W
+pixels.
 """
 
 import argparse
@@ -19,6 +21,7 @@ from torch import Tensor
 
 from pipeline.config.data import DataConfig
 from pipeline.data.datasets import load
+from pipeline.data.glyphs import SIZES
 from pipeline.data.resize import resized
 from spire_core.evaluation.classifier import (
     CLASSIFIERS,
@@ -43,12 +46,14 @@ class Training:
     max_shift: int
     flips: bool
     label_smoothing: float
+    coarsens: bool = True  # half of every batch
 
 
 TRAININGS = {
     "mnist": Training(8, 0.1, max_shift=2, flips=False, label_smoothing=0.0),
     "fashion_mnist": Training(12, 0.1, max_shift=2, flips=True, label_smoothing=0.0),
     "cifar10": Training(20, 0.1, max_shift=4, flips=True, label_smoothing=0.05),
+    "fonts": Training(12, 0.1, max_shift=2, flips=False, label_smoothing=0.05, coarsens=False),
 }
 
 
@@ -57,6 +62,23 @@ def load_split(name: str, root: Path, split: str) -> tuple[Tensor, Tensor]:
     data = load(DataConfig(name=name, root=str(root)), split)
     images = torch.from_numpy(resized(data.images, None).copy())
     return images, torch.from_numpy(data.labels.copy())
+
+
+def load_drawings(root: Path, split: str, size: int) -> tuple[Tensor, Tensor]:
+    """Return glyphs of one size as images (N, 1, 32, 32) uint8, and labels (N,) int64."""
+    data = load(DataConfig(name="fonts", root=str(root), image_size=size), split)
+    images = to_network_size(to_signed(torch.from_numpy(data.images.copy())))
+    as_bytes = ((images + 1) * 127.5).round().to(torch.uint8)
+    return as_bytes, torch.from_numpy(data.labels.copy())
+
+
+def load_images(name: str, root: Path, split: str) -> tuple[Tensor, Tensor]:
+    """Return the images of a split to train on, and their labels."""
+    if name != "fonts":
+        return load_split(name, root, split)
+    drawings = [load_drawings(root, split, size) for size in SIZES]
+    images, labels = (torch.cat(parts) for parts in zip(*drawings, strict=True))
+    return images, labels
 
 
 def to_signed(images: Tensor) -> Tensor:
@@ -80,6 +102,8 @@ def augment(images: Tensor, training: Training) -> Tensor:
         cols = torch.where(torch.rand(num, 1, 1) < 0.5, cols, cols.flip(-1))
     moved = padded.permute(0, 2, 3, 1)[torch.arange(num).view(-1, 1, 1), rows, cols]
     moved = moved.permute(0, 3, 1, 2)
+    if not training.coarsens:
+        return moved
     return torch.cat([coarse(moved[: num // 2]), moved[num // 2 :]])
 
 
@@ -114,7 +138,7 @@ def fit(classifier: Classifier, images: Tensor, labels: Tensor, training: Traini
 
 
 @torch.inference_mode()
-def standardise(classifier: Classifier, images: Tensor) -> None:
+def standardise(classifier: Classifier, images: Tensor, coarsens: bool) -> None:
     """Set the feature statistics to those of the training images, at 32 x 32 and at 16 x 16 alike.
 
     The other layers' running statistics stay as they are: only features that the finished network
@@ -125,7 +149,7 @@ def standardise(classifier: Classifier, images: Tensor) -> None:
     hook = classifier.standardise.register_forward_pre_hook(lambda _, args: kept.append(args[0]))
     for batch in images.split(512):
         signed = to_signed(batch)
-        classifier(torch.cat([signed, coarse(signed)]))
+        classifier(torch.cat([signed, coarse(signed)]) if coarsens else signed)
     hook.remove()
     activations = torch.cat(kept).double()
     assert classifier.standardise.running_mean is not None
@@ -145,6 +169,18 @@ def accuracy(classifier: Classifier, images: Tensor, labels: Tensor, is_coarse: 
     return right / len(images)
 
 
+def accuracies(name: str, root: Path) -> dict[str, float]:
+    """Return the shares of test images, at their own size and at 16 x 16, that are recognised."""
+    classifier = load_classifier(name)
+    if name == "fonts":
+        small, large = (load_drawings(root, "test", size) for size in SIZES)
+        shares = (accuracy(classifier, *images, is_coarse=False) for images in (large, small))
+    else:
+        images = load_split(name, root, "test")
+        shares = (accuracy(classifier, *images, is_coarse=size) for size in (False, True))
+    return dict(zip(("accuracy_native", "accuracy_16px"), shares, strict=True))
+
+
 def train(name: str, root: Path, epochs: int | None) -> dict[str, object]:
     """Train one classifier, write its weights, and return what `classifiers.json` says about it."""
     torch.manual_seed(derive_seed(0, f"classifier-{name}"))
@@ -152,21 +188,18 @@ def train(name: str, root: Path, epochs: int | None) -> dict[str, object]:
     if epochs is not None:
         training = Training(**{**vars(training), "epochs": epochs})
     start = time.perf_counter()
-    images, labels = load_split(name, root, "train")
+    images, labels = load_images(name, root, "train")
     classifier = Classifier(name, CLASSIFIERS[name]).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     fit(classifier, images, labels, training)
     path = WEIGHTS_DIR / f"{name}.safetensors"
     save_classifier(classifier, path)
     classifier = load_classifier(name)  # weights rounded to float16, as they are shipped
-    standardise(classifier, images)
+    standardise(classifier, images, training.coarsens)
     save_classifier(classifier, path)
     seconds = time.perf_counter() - start
 
-    classifier = load_classifier(name)
-    images, labels = load_split(name, root, "test")
     return {
-        "accuracy_native": accuracy(classifier, images, labels, is_coarse=False),
-        "accuracy_16px": accuracy(classifier, images, labels, is_coarse=True),
+        **accuracies(name, root),
         "parameters": sum(p.numel() for p in classifier.parameters()),
         "bytes": path.stat().st_size,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),

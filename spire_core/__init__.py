@@ -8,9 +8,8 @@ partition/   the split of a data set over clients
 training/    local gradient steps and the held-out loss
 federated/   a round: client, messages, server
 adaptation/  the fit of a new client
-privacy/     privacy accounting, secret noise, noisy sums
 evaluation/  KID, feature extractors and other scores of images
-privacy/     leaks, attacks and bounds as functions of numbers
+privacy/     privacy accounting and secret noise; leaks and attacks as numbers
 mixture/     Gaussian mixtures with exact solutions, for the theory
 weights/     weights of the classifiers behind KID
 rng          random streams by seed, purpose and counters

@@ -3,15 +3,27 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from pipeline.config.tracking import TrackingConfig
 from pipeline.data.datasets import describe
 from pipeline.data.fetch import fetch
+from pipeline.data.font_store import write_drawn
+from pipeline.data.formats import Part
+from pipeline.data.glyphs import draw_fonts
 from pipeline.tracking.tracker import check_store
 
 torch.set_num_threads(1)
+
+FONTS = {  # by names that are not variants of each other
+    "book": "DejaVuSans",
+    "fat": "DejaVuSans-Bold",
+    "mono": "DejaVuSansMono",
+    "roman": "DejaVuSerif",
+    "times": "STIXGeneral",
+}
 
 
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -31,6 +43,25 @@ def mnist_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return Path(stored["path"]).parent
     root = shared_folder(tmp_path_factory) / "spire_data"
     fetch("mnist", root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def fonts_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a store with a few fonts that matplotlib brings, drawn once."""
+    import matplotlib
+
+    folder = Path(matplotlib.get_data_path(), "fonts", "ttf")
+    files = [
+        Part(f"{name}.ttf", np.frombuffer((folder / f"{file}.ttf").read_bytes(), np.uint8))
+        for name, file in FONTS.items()
+    ]
+    root = tmp_path_factory.mktemp("fonts_root")
+    (root / "fonts").mkdir()
+    arrays = draw_fonts(files)
+    for name, array in arrays.items():
+        np.save(root / "fonts" / f"{name}.npy", array)
+    write_drawn(root / "fonts", arrays)
     return root
 
 

@@ -92,7 +92,8 @@ def attack_client(
     seed = context.config.seed
     gain = reference_losses - denoising_losses(denoise, context.diffusion, x0, LOSS_TIMES, seed)
     secmi = -inversion_errors(denoise, context.diffusion, x0)
-    generated = evaluator.generate(client_id, emb, evaluator.reference(backbone))
+    client = worker.client_data(client_id)
+    generated = evaluator.generate(client, emb, evaluator.reference(backbone))
     nearest = -nearest_distances(x0, generated.to(context.device))
     return Attacked(
         tuple(_split(row, is_member) for row in gain),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 MAX_DRAWN = 100_000  # images at once
+NUM_IMAGES, NUM_PER_PROMPT, MAX_COLUMNS = 64, 8, 32
 
 
 def adapt(args: argparse.Namespace) -> Answer:
@@ -60,17 +61,31 @@ def sample(args: argparse.Namespace) -> Answer:
     from pipeline.figures.image_grids import image_grid
     from pipeline.runs.layout import SAMPLES
 
-    saved.client_state(args.client)  # raises before a folder is made
+    saved.client_state(args.client)  # raises before a folder is made, as do the prompts
+    for prompt in args.prompt:
+        saved.prompt_tokens(prompt)
     who = "population" if args.client is None else f"client_{args.client}"
     png = writable_png(args.out or saved.folder.parent / SAMPLES / f"{who}_seed{args.seed}.png")
-    guidance = saved.config.eval.guidance if args.guidance is None else args.guidance
-    images = saved.draw(args.client, args.num, args.seed, guidance)
+    evaluation = saved.config.eval
+    guidance = evaluation.guidance if args.guidance is None else args.guidance
+    stronger = args.text_guidance
+    text_guidance = evaluation.text_guidance if stronger is None else stronger
+    num = args.num or (NUM_PER_PROMPT if args.prompt else NUM_IMAGES)
+    images = np.concatenate(
+        [
+            saved.draw(args.client, num, args.seed, guidance, prompt, text_guidance)
+            for prompt in args.prompt or (None,)
+        ]
+    )
     npz = png.with_suffix(".npz")
     np.savez_compressed(npz, images=images)
-    Image.fromarray(image_grid(images, 8)).save(png)
-    values = {"client_id": args.client, "num_images": args.num, "seed": args.seed}
+    Image.fromarray(image_grid(images, num if args.prompt and num <= MAX_COLUMNS else 8)).save(png)
+    values = {"client_id": args.client, "num_images": len(images), "seed": args.seed}
     values |= {"guidance": guidance, "artifacts": {"png": str(png), "npz": str(npz)}}
-    return Answer(f"{args.num} images: {png} and {npz}", values)
+    if args.prompt:
+        values |= {"prompts": args.prompt, "text_guidance": text_guidance}
+    rows = f", a row for each of {len(args.prompt)} prompts" if len(args.prompt) > 1 else ""
+    return Answer(f"{len(images)} images{rows}: {png} and {npz}", values)
 
 
 def _saved_run(run: str, overrides: Sequence[str], prefixes: tuple[str, ...]) -> "SavedRun":
@@ -116,13 +131,16 @@ def add_sample(verbs: Any) -> None:
         "whom to draw as (the population unless given); new clients have the ids after the others"
     )
     _add_saved_run(parser, "tracking.*", text)
-    parser.add_argument(
-        "--num", type=_count(1, MAX_DRAWN), default=64, metavar="N", help="images (64)"
-    )
+    text = f"images ({NUM_IMAGES}), or images of each prompt ({NUM_PER_PROMPT})"
+    parser.add_argument("--num", type=_count(1, MAX_DRAWN), metavar="N", help=text)
+    text = "what the images show, in words that the run knows; each --prompt is a row of the sheet"
+    parser.add_argument("--prompt", action="append", default=[], metavar="TEXT", help=text)
     parser.add_argument("--seed", type=int, default=0, help="of the noise (0)")
     parser.add_argument(
         "--guidance", type=_guidance, help="1 turns it off (default: the run's own)"
     )
+    text = "how strongly the prompt counts; 1 turns it off (default: the run's own)"
+    parser.add_argument("--text-guidance", type=_guidance, help=text)
     parser.add_argument("--out", metavar="PATH", help="the PNG; a .npz is written beside it")
 
 

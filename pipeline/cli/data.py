@@ -16,7 +16,10 @@ def data_fetch(args: argparse.Namespace) -> Answer:
 
 
 def data_show(args: argparse.Namespace) -> Answer:
-    """Show, and draw with `--out`, how many images of each class each client holds."""
+    """Show, and draw with `--out`, how many images of each class each client holds.
+
+    Clients that exist are shown with their names and captions.
+    """
     from pipeline.config.load import load_config
 
     preset, overrides = preset_and_settings(args.words)
@@ -29,7 +32,7 @@ def data_show(args: argparse.Namespace) -> Answer:
 
     data, partition = partitioned(config)
     labels, names = data.labels, data.class_names
-    values = partition_json(partition, labels, names)
+    values = partition_json(partition, data)
     text = partition_text(values)
     if args.out:
         shown = partition.shown
@@ -48,7 +51,7 @@ def add_data(verbs: Any) -> None:
     data = verbs.add_parser("data", help=text, description=f"{text.capitalize()}.")
     data_verbs = data.add_subparsers(dest="data_verb", metavar="VERB", required=True)
     parser = add_verb(data_verbs, "fetch", data_fetch, "get a data set and check its hashes")
-    parser.add_argument("name", metavar="NAME", help="mnist, fashion_mnist or cifar10")
+    parser.add_argument("name", metavar="NAME", help="mnist, fashion_mnist, cifar10 or fonts")
     text = "a folder that holds the original files"
     parser.add_argument("--from", dest="source", metavar="DIR", help=text)
     text = "where data sets are kept ($SPIRE_DATA, or data in $SPIRE_ROOT or here, unless given)"

@@ -4,25 +4,28 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import yaml
 
 from pipeline.cli.tables import aligned
 from pipeline.cluster.actor_plan import ActorPlan
 from pipeline.config.equivalence import fingerprint
+from pipeline.data.datasets import ImageData
 from pipeline.federation.setup import FederationSetup
 from pipeline.results.metrics import params_counts
-from spire_core.partition.split import Partition
+from spire_core.partition.split import ClientSplit, Partition
 
 MAX_COLUMNS = 12  # classes; with more of them a client's largest are named
 MAX_ROWS = 40  # clients of one kind
+MAX_NAME = 28  # letters of a client's name or a caption
+MAX_CAPTIONS = 2
 
 
-def partition_json(
-    partition: Partition, labels: np.ndarray, class_names: Sequence[str]
-) -> dict[str, Any]:
-    """Return the data of each client; of a very large population, those of its first clients."""
-    shown = partition.shown
+def partition_json(partition: Partition, data: ImageData) -> dict[str, Any]:
+    """Return the data of each client; of a very large population, those of its first clients.
+
+    Clients that exist have names, and captions of their training images if the data have any.
+    """
+    shown, labels, class_names = partition.shown, data.labels, data.class_names
     counts = shown.class_counts(labels, len(class_names))
     num_old, num_clients = len(shown.train_clients), len(partition.train_clients)
     clients = [
@@ -33,6 +36,8 @@ def partition_json(
             "num_test": len(split.test),
             "class_counts": counts[i].tolist(),
         }
+        | ({"name": partition.names[split.client_id]} if partition.names else {})
+        | ({"captions": _captions(data.captions, split)} if data.captions else {})
         for i, split in enumerate((*shown.train_clients, *shown.new_clients))
     ]
     return {
@@ -43,15 +48,22 @@ def partition_json(
     }
 
 
+def _captions(captions: Sequence[str], split: ClientSplit) -> list[str]:
+    """Return the different captions of a client's training images."""
+    return sorted({captions[int(i)] for i in split.train})
+
+
 def partition_text(partition: dict[str, Any]) -> str:
     """Return `partition_json` as a table of images per client and class."""
     names, clients = partition["class_names"], partition["clients"]
-    is_wide = len(names) > MAX_COLUMNS
+    is_wide, exist = len(names) > MAX_COLUMNS, any("name" in client for client in clients)
     header = [
         "client",
+        *(["name"] if exist else []),
         "train",
         "test",
         *(["largest classes"] if is_wide else [n[:6] for n in names]),
+        *(["captions to train on"] if exist else []),
     ]
     shown, left_out = [], partition["num_left_out"]
     for is_new in (False, True):
@@ -70,7 +82,18 @@ def _partition_row(client: dict[str, Any], names: Sequence[str], is_wide: bool) 
     if is_wide:
         largest = sorted(range(len(counts)), key=lambda k: -counts[k])[:4]
         cells = [" ".join(f"{names[k][:10]}:{counts[k]}" for k in largest if counts[k])]
-    return [name, str(client["num_train"]), str(client["num_test"]), *cells]
+    sizes = [str(client["num_train"]), str(client["num_test"])]
+    if "name" not in client:
+        return [name, *sizes, *cells]
+    return [name, client["name"][:MAX_NAME], *sizes, *cells, _few(client.get("captions", []))]
+
+
+def _few(captions: Sequence[str]) -> str:
+    """Return the first captions, and how many there are."""
+    if not captions:
+        return "none"
+    listed = ", ".join(caption[:MAX_NAME] for caption in captions[:MAX_CAPTIONS])
+    return f"{listed}{', ...' * (len(captions) > MAX_CAPTIONS)} ({len(captions)})"
 
 
 def setting_json(setting: FederationSetup, preset: str, plan: ActorPlan | None) -> dict[str, Any]:
@@ -88,7 +111,7 @@ def setting_json(setting: FederationSetup, preset: str, plan: ActorPlan | None) 
         "preset": preset,
         "config": json.loads(json.dumps(config.as_dict())),  # lists for tuples, as YAML wants them
         "config_fingerprint": fingerprint(config),
-        "partition": partition_json(setting.partition, data.labels, data.class_names),
+        "partition": partition_json(setting.partition, data),
         "extractor": setting.extractor,
         "params_total": total,
         "params_trainable_new_client": trained,

@@ -163,8 +163,7 @@ class ClientAdapter:
         """
         began, looks = time.monotonic(), []
         self.context.model.load(self.context.on_device(weights))
-        ids = [client.client_id for client in clients]
-        batch = self.evaluator.generate_together(ids, embs)
+        batch = self.evaluator.generate_together(clients, embs)
         generated_s = (time.monotonic() - began) / len(clients)
         for client, emb, images, whole in zip(clients, embs, batch, is_whole, strict=True):
             began, on_device = time.monotonic(), emb.to(self.context.device)
@@ -190,7 +189,7 @@ class ClientAdapter:
         inputs = client.for_training(context.config.seed)
         extra = (PrivateState(), epochs, objective, _observe_nothing)
         adapt_client(context.model, start, inputs, *extra)
-        images = evaluator.generate(client.client_id, None, evaluator.reference(start))
+        images = evaluator.generate(client, None, evaluator.reference(start))
         loss = evaluator.heldout_mean(client, None)
         losses = HeldoutLosses(client.client_id, loss, None, None)
         return evaluator.samples(client, images), losses
@@ -244,5 +243,5 @@ class _Observer:
 
     def _observe(self, emb: Tensor | None) -> Observation:
         """Generate images as the client, with the network's present weights, and score them."""
-        images = self.evaluator.generate(self.client.client_id, emb, self.reference)
+        images = self.evaluator.generate(self.client, emb, self.reference)
         return self.evaluator.observe(self.client, images, emb, self.pooled)

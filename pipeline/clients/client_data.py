@@ -1,6 +1,6 @@
 """One client's data, as the trainer, the evaluator and the adapter take them.
 
-N, n: numbers of images of everybody and of the client; K: classes.
+N, n: numbers of images of everybody and of the client; K: classes; L: words of a caption.
 """
 
 from dataclasses import dataclass
@@ -17,12 +17,15 @@ from spire_core.training.context import ClientContext
 class ClientData:
     """A client's split of the uint8 images (N, C, H, W), and its true class mixture (K,).
 
-    The mixture is None where it is unknown or no score needs it. Images are copied on request.
+    The mixture is None where it is unknown or no score needs it. `tokens` (N, L) are captions and
+    `labels` (N,) the classes that they ask for, None without text. Images are copied on request.
     """
 
     split: ClientSplit
     images: np.ndarray
     mixture: np.ndarray | None = None
+    tokens: np.ndarray | None = None
+    labels: np.ndarray | None = None
 
     @property
     def client_id(self) -> int:
@@ -38,8 +41,31 @@ class ClientData:
 
     def for_training(self, seed: int) -> ClientContext:
         """Return the client with its training images; `seed` is the run's."""
-        return ClientContext(self.client_id, seed, self.train_images())
+        return ClientContext(
+            self.client_id, seed, self.train_images(), self._text(self.split.train)
+        )
 
     def for_testing(self, seed: int, limit: int | None = None) -> ClientContext:
         """Return the client with at most `limit` held-out images; `seed` is the run's."""
-        return ClientContext(self.client_id, seed, self.test_images(limit))
+        tokens = self._text(self.split.test[:limit])
+        return ClientContext(self.client_id, seed, self.test_images(limit), tokens)
+
+    def prompts(self, num_images: int) -> Tensor | None:
+        """Return tokens (num_images, L) to draw for: the held-out images' captions, in turn."""
+        return self._text(self._asked(num_images))
+
+    def truth(self, num_images: int) -> tuple[Tensor, Tensor] | None:
+        """Return the images (n, C, H, W) uint8 that the prompts describe, and their classes (n,).
+
+        None without text.
+        """
+        if self.tokens is None or self.labels is None:
+            return None
+        asked = self._asked(num_images)
+        return torch.from_numpy(self.images[asked]), torch.from_numpy(self.labels[asked])
+
+    def _asked(self, num_images: int) -> np.ndarray:
+        return self.split.test[np.arange(num_images) % len(self.split.test)]
+
+    def _text(self, positions: np.ndarray) -> Tensor | None:
+        return None if self.tokens is None else torch.from_numpy(self.tokens[positions])

@@ -48,13 +48,16 @@ class ModelContext:
         return torch.tensor(weights, device=self.device)
 
     def objective(
-        self, emb_dropout: float = 0.0, batch_size: int | None = None
+        self,
+        emb_dropout: float = 0.0,
+        batch_size: int | None = None,
+        text_dropout: float = 0.0,
     ) -> TrainingObjective:
         """Return the training objective; `batch_size` is that of a network that may be compiled."""
         client = self.config.client
         compiled_batch = batch_size if client.compile else None
         settings = (client.betas, emb_dropout, client.precision, compiled_batch)
-        return TrainingObjective(self.diffusion, *settings)
+        return TrainingObjective(self.diffusion, *settings, text_dropout=text_dropout)
 
     def new_state(self, client_id: int) -> PrivateState:
         """Return the private state of a client before its first round; its embedding is random."""

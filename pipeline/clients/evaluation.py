@@ -16,12 +16,14 @@ from torch import Tensor
 from pipeline.clients.client_data import ClientData
 from pipeline.clients.context import ModelContext
 from pipeline.federation.messages import GeneratedSamples, HeldoutLosses
-from spire_core.diffusion.generation import client_denoiser, draw, draw_together
+from spire_core.diffusion.generation import Network, client_denoiser, draw_together
+from spire_core.diffusion.process import Denoiser
 from spire_core.evaluation.extractors import Extractor, is_classifier_of, make_extractor
 from spire_core.evaluation.feature_cache import cached_features
 from spire_core.evaluation.image_metrics import (
     class_histogram,
     nearest_neighbour_distance,
+    paired_distance,
     total_variation,
 )
 from spire_core.evaluation.kid import kid
@@ -74,31 +76,41 @@ class ClientEvaluator:
         return reference
 
     def generate(
-        self, client_id: int, emb: Tensor | None, reference: FlatModel | None = None
+        self, client: ClientData, emb: Tensor | None, reference: FlatModel | None = None
     ) -> Tensor:
-        """Return images (n, C, H, W) generated as a client."""
-        context, config = self.context, self.context.config
-        net = context.model.net
-        return draw(
-            client_denoiser(net, emb, config.eval.guidance, reference and reference.net),
-            context.diffusion,
-            context.image_shape,
-            config.eval.num_images,
-            torch_generator(config.seed, "sample", client_id),
-            config.eval.batch_size,
-        )
+        """Return images (n, C, H, W) generated as a client, with text for its held-out captions."""
+        return self._generate([client], emb, reference and reference.net)[0]
 
-    def generate_together(self, client_ids: Sequence[int], embs: Sequence[Tensor]) -> list[Tensor]:
+    def generate_together(
+        self, clients: Sequence[ClientData], embs: Sequence[Tensor]
+    ) -> list[Tensor]:
         """Return for each client the images of `generate`, generated as one batch."""
-        context, config = self.context, self.context.config
-        rows = torch.stack(list(embs)).to(context.device)
+        return self._generate(clients, torch.stack(list(embs)).to(self.context.device), None)
+
+    def _generate(
+        self, clients: Sequence[ClientData], embs: Tensor | None, reference: Network | None
+    ) -> list[Tensor]:
+        """Return images of clients with embeddings (clients, D_emb), or of one with (D_emb,)."""
+        context, config = self.context, self.context.config.eval
+        prompts = [client.prompts(config.num_images) for client in clients]
+
+        def denoise_as(who: Tensor, at: slice) -> Denoiser:
+            emb = embs if embs is None or embs.ndim == 1 else embs[who]
+            text = [
+                rows[at] for i in dict.fromkeys(who.tolist()) if (rows := prompts[i]) is not None
+            ]
+            tokens = torch.cat(text).to(context.device) if text else None
+            guidance = (config.guidance, reference, tokens, config.text_guidance)
+            return client_denoiser(context.model.net, emb, *guidance)
+
+        seed = context.config.seed
         return draw_together(
-            lambda who: client_denoiser(context.model.net, rows[who], config.eval.guidance),
+            denoise_as,
             context.diffusion,
             context.image_shape,
-            config.eval.num_images,
-            [torch_generator(config.seed, "sample", client_id) for client_id in client_ids],
-            config.eval.batch_size,
+            config.num_images,
+            [torch_generator(seed, "sample", client.client_id) for client in clients],
+            config.batch_size,
         )
 
     def samples(self, client: ClientData, images: Tensor) -> GeneratedSamples:
@@ -142,6 +154,25 @@ class ClientEvaluator:
             scores["tv"] = total_variation(samples.histogram, client.mixture)
         return scores
 
+    def text_scores(self, client: ClientData, images: Tensor) -> dict[str, float]:
+        """Return how well images (n, C, H, W) are what their prompts ask for; empty without text.
+
+        `style_distance` is the mean distance to the true image of each prompt, `prompt_accuracy`
+        the share whose class the data set's own classifier recognises, and `true_accuracy` that of
+        the true images.
+        """
+        found = client.truth(len(images))
+        if found is None:
+            return {}
+        truth, labels = to_float(found[0]), found[1]
+        scores = {"style_distance": paired_distance(images, truth)}
+        if is_classifier_of(self.extractor_name, self.context.config.data.name):
+            for name, shown in (("prompt_accuracy", images), ("true_accuracy", truth)):
+                predicted = self.extractor.class_predictions(shown)
+                assert predicted is not None  # a classifier has classes
+                scores[name] = float((predicted == labels).double().mean())
+        return scores
+
     def observe(
         self, client: ClientData, images: Tensor, emb: Tensor | None, pooled: Tensor
     ) -> Observation:
@@ -151,6 +182,7 @@ class ClientEvaluator:
         """
         samples, heldout = self.samples(client, images), self.heldout(client, emb)
         scores = self.scores(client, samples, heldout, pooled)
+        scores |= self.text_scores(client, images)
         return Observation(samples, images, heldout, scores)
 
     def distances(self, client: ClientData, images: Tensor) -> tuple[float, float]:
@@ -173,12 +205,12 @@ class ClientEvaluator:
         if all(set(state.parts) == {CLIENT_EMB} for state in states):
             self.context.model.load(backbone)
             embs = [state.parts[CLIENT_EMB] for state in states]
-            images = self.generate_together([client.client_id for client in clients], embs)
+            images = self.generate_together(clients, embs)
         else:
             reference, images = self.reference(backbone), []
             for client, state in zip(clients, states, strict=True):
                 emb = load_client(self.context.model, backbone, state)
-                images.append(self.generate(client.client_id, emb, reference))
+                images.append(self.generate(client, emb, reference))
         return [self.samples(client, drawn) for client, drawn in zip(clients, images, strict=True)]
 
     def losses(

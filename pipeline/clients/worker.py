@@ -71,7 +71,8 @@ class ClientWorker:
     def client_data(self, client_id: int) -> ClientData:
         """Return a client's images; with its class mixture if the client has scores."""
         split = self.setup.partition.split(client_id)
-        return ClientData(split, self.images, self.setup.mixtures.get(client_id))
+        mixture = self.setup.mixtures.get(client_id)
+        return ClientData(split, self.images, mixture, self.setup.tokens, self.setup.labels)
 
     def private_state(self, client_id: int, num_rounds_done: int | None = None) -> PrivateState:
         """Return a client's newest private state after at most so many rounds.

@@ -6,7 +6,8 @@ from typing import Annotated
 
 from spire_core.config.checks import Range, check_fields, hint, require
 
-DATASETS = ("mnist", "fashion_mnist", "cifar10")
+DATASETS = ("mnist", "fashion_mnist", "cifar10", "fonts")
+WITH_CLIENTS = ("fonts", "folder")  # data whose clients exist
 MAX_IMAGE_SIZE = 1024  # pixels of a side
 
 
@@ -17,12 +18,18 @@ class DataConfig:
     `root`: the folder of fetched data sets; None is $SPIRE_DATA, or else `data` in `base_folder()`.
     `path`: the image folder if `name` is "folder"; for the other names, a folder with the original
     files to fetch from. `image_size`: side in pixels; None is the original size, 28 padded to 32.
+
+    `metadata`: for "folder", a CSV or JSON lines file in `path` that lists the images. `clients`
+    and `captions`: its columns that say whose an image is and what it shows.
     """
 
     name: str = "mnist"
     root: str | None = None
     path: str | None = None
     image_size: Annotated[int | None, Range(1, MAX_IMAGE_SIZE)] = None
+    metadata: str | None = None
+    clients: str = "client"
+    captions: str = "caption"
 
     def __post_init__(self) -> None:
         check_fields(self, "data")
@@ -33,6 +40,12 @@ class DataConfig:
             "data.path and data.image_size with data.name=folder",
             f"path={self.path} and image_size={self.image_size}",
             "name a folder with one subfolder of images per class, and the side of the images",
+        )
+        require(
+            self.metadata is None or self.name == "folder",
+            f"no data.metadata with data.name={self.name}",
+            self.metadata,
+            "use null, or data=folder for images of your own",
         )
 
 

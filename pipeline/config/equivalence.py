@@ -22,6 +22,10 @@ LOCAL_LAYER_KEYS = ("method.local_layers", "method.phases", "method.share_until"
 # How every client trains, also a new one of a method without rounds.
 ALWAYS_READ = ("client.betas", "client.precision", "client.compile", "adapt.num_images")
 LOCATION_KEYS = ("resources.", "tracking.", "data.root", "eval.extractor_weights")
+# Settings that runs were stored without. At their defaults they are no part of a fingerprint.
+ADDED = ("data.metadata", "data.clients", "data.captions")
+ADDED += ("model.text", "model.words", "client.text_dropout", "eval.text_guidance")
+ADDED += ("partition.new_clients", "partition.hidden", "partition.hidden_from_new")
 NO_ROUNDS = {  # what stands for the rounds of a method that has none
     "federation.num_rounds": 1,
     "federation.cohort_size": 1,
@@ -88,6 +92,10 @@ def _switched_off(config: Config) -> list[str]:
         keys += ["client.private_moments"]
     if config.client.compression != "top_k":
         keys += ["client.top_k_fraction"]
+    if config.data.metadata is None:
+        keys += ["data.clients", "data.captions"]
+    if config.model.text == "none":
+        keys += ["model.words", "client.text_dropout", "eval.text_guidance"]
     if config.client.engine == "loop":
         keys += ["client.group_size"]
     if not can_adapt_together(config.method.record, config.model):
@@ -154,7 +162,10 @@ def pretrain_fingerprint(config: Config) -> str:
 
 
 def _determining(config: Config) -> dict[str, Any]:
-    """Return the canonical settings that determine the result, by group, and `NUMBERS`."""
+    """Return the canonical settings that determine the result, by group, and `NUMBERS`.
+
+    Those in `ADDED` are left out where they have their defaults.
+    """
     settings = {
         group: {name: value for name, value in values.items() if determines(f"{group}.{name}")}
         if isinstance(values, dict)
@@ -164,6 +175,11 @@ def _determining(config: Config) -> dict[str, Any]:
     }
     if not config.privacy.is_on:  # such runs have the fingerprint of times without these settings
         del settings["privacy"]
+    defaults = flattened(Config().as_dict())
+    for key in ADDED:
+        group, _, name = key.partition(".")
+        if settings[group][name] == defaults[key]:
+            del settings[group][name]
     if config.data.name != "folder":  # the name of a known data set says which images it has
         del settings["data"]["path"]
     return settings | {"schema": NUMBERS}

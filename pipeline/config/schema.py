@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.config.build import build
-from pipeline.config.data import DataConfig
+from pipeline.config.data import WITH_CLIENTS, DataConfig
 from pipeline.config.federation import FederationConfig
 from pipeline.config.resources import ResourcesConfig
 from pipeline.config.tracking import TrackingConfig
@@ -16,7 +16,7 @@ from spire_core.config.diffusion import DiffusionConfig
 from spire_core.config.eval import EvalConfig
 from spire_core.config.method import MethodConfig
 from spire_core.config.model import ModelConfig
-from spire_core.config.partition import PartitionConfig
+from spire_core.config.partition import NATURAL, PartitionConfig
 from spire_core.config.privacy import PrivacyConfig
 from spire_core.config.server import ServerConfig
 from spire_core.methods import CLIENT_EMB
@@ -43,6 +43,8 @@ class Config:
 
     def __post_init__(self) -> None:
         method, server, federation = self.method, self.server, self.federation
+        self._check_natural()
+        self._check_privacy()
         alternates = method.record.has_local_layers and method.phases == "alternate"
         require(
             not alternates or federation.tau != 1,
@@ -85,8 +87,6 @@ class Config:
             "the mean would be that client's embedding, which never leaves it",
         )
 
-        self._check_privacy()
-
     def _check_privacy(self) -> None:
         """Raise ConfigError if a new client's privacy could not be kept, or would protect nothing.
 
@@ -119,6 +119,29 @@ class Config:
             f"privacy.adapt.clip_norm with method={self.method.name}",
             "null",
             "without pre-training there is no backbone on which to choose it",
+        )
+        require(
+            self.model.text == "none",
+            "model.text=none with privacy.adapt.epsilon",
+            self.model.text,
+            "private steps do not read captions yet",
+        )
+
+    def _check_natural(self) -> None:
+        """Check that clients that exist come with data that have them, and as many as are named."""
+        partition, num_new = self.partition, self.federation.num_new_clients
+        require(
+            partition.name != NATURAL or self.data.name in WITH_CLIENTS,
+            f"data.name as {' or '.join(WITH_CLIENTS)} with partition={NATURAL}",
+            self.data.name,
+            "other data have no clients of their own",
+        )
+        require(
+            len(partition.new_clients) in (0, num_new),
+            f"federation.num_new_clients={len(partition.new_clients)} with so many "
+            "partition.new_clients",
+            num_new,
+            "name all new clients, or none",
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -1,10 +1,15 @@
 """Data sets: catalogue, download, verification, images.
 
-catalog       the known data sets: shapes, class names, hashes
-datasets      loading and verification
-fetch         a data set from the first source that works
-sources       the sources: a local folder, torchvision's servers, packages
-formats       decoders of the published files
-image_folder  a folder of the user's own images
-resize        images at the size of the model
+catalog        the known data sets: shapes, class names, hashes
+datasets       loading and verification
+fetch          a data set from the first source that works
+sources        the sources: a local folder, torchvision's servers, packages
+formats        decoders of the published files
+image_folder   a folder of the user's own images
+client_folder  a folder of the user's own images, with their owners
+metadata       a file that lists images, their owners and captions
+glyphs         fonts as clients: the drawing of their glyphs
+font_store     the stored data set of fonts
+hashes         SHA-256 of arrays
+resize         images at the size of the model
 """

@@ -1,9 +1,14 @@
-"""A table of the data sets with known content: shapes, class names, hashes of their arrays."""
+"""A table of the data sets with known content: shapes, class names, hashes of their arrays.
+
+Of the fonts the files have a known hash. `pipeline.data.glyphs` draws them, and its pixels depend
+on the version of FreeType.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pipeline.config.data import check_dataset
+from pipeline.data.glyphs import CHARACTERS, NUM_ARRIVING, SIZES
 
 
 @dataclass(frozen=True)
@@ -11,7 +16,7 @@ class DatasetSpec:
     """A data set with known content; `sha256` has one hash per original file of each array."""
 
     name: str
-    layout: str  # of the original files: "idx" or "cifar"
+    layout: str  # of the original files: "idx", "cifar" or "fonts"
     image_shape: tuple[int, int, int]  # (C, H, W)
     counts: Mapping[str, int]  # split -> number of images
     class_names: tuple[str, ...]
@@ -82,7 +87,19 @@ _CIFAR10 = DatasetSpec(
         "test_labels": ("cbb7365de8ed11f05cc4c3a1e7f78144127c5e851efd83762fb18202461230bb",),
     },
 )
-SPECS: Mapping[str, DatasetSpec] = {spec.name: spec for spec in (_MNIST, _FASHION, _CIFAR10)}
+# `files`: the font files of Debian's package. `drawn`: their glyphs and names with FreeType 2.14.3.
+_FONTS = DatasetSpec(
+    "fonts",
+    "fonts",
+    (1, max(SIZES), max(SIZES)),
+    {"train": 320 * len(CHARACTERS), "test": NUM_ARRIVING * len(CHARACTERS)},
+    tuple(CHARACTERS),
+    {
+        "files": ("071c10482f0f7486ba6bdabc9b80dc96314674ab8d9fb710d741e253b3c1747d",),
+        "drawn": ("a450c9a45e0adfc617ae2c9825732b302808edf294ac56db5efd52eb554a3090",),
+    },
+)
+SPECS: Mapping[str, DatasetSpec] = {s.name: s for s in (_MNIST, _FASHION, _CIFAR10, _FONTS)}
 
 
 def dataset_spec(name: str | DatasetSpec) -> DatasetSpec:

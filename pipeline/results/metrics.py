@@ -1,6 +1,6 @@
 """The metrics of an experiment: of rounds and epochs, of each new client, at the end."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -198,7 +198,18 @@ def _new_client_row(
         "forgetting_replaced": None if curve.replaced is None else curve.replaced[-1],
         "duration_s": report.duration_s,
         **_privacy_columns(report.guarantee),
-    }
+    } | _text_columns(first, kept)
+
+
+def _text_columns(first: Mapping[str, float], kept: Mapping[str, float]) -> dict[str, float]:
+    """Return the scores of prompts before and after adaptation, where there is text."""
+    columns = {}
+    for name in ("prompt_accuracy", "style_distance"):
+        if name in kept:
+            columns |= {f"{name}_before": first[name], f"{name}_after": kept[name]}
+    if "true_accuracy" in kept:
+        columns["true_accuracy"] = kept["true_accuracy"]
+    return columns
 
 
 def _privacy_columns(guarantee: Guarantee | None) -> dict[str, float]:

@@ -54,10 +54,20 @@ def log_cross_losses_figure(tracker: Tracker, losses: CrossClientMatrix) -> None
 
 
 def client_rows(setting: FederationSetup, report: AdaptReport) -> list[tuple[str, np.ndarray]]:
-    """Return labelled rows of images: a client's own data, samples before and after adaptation."""
-    test = setting.partition.split(report.client_id).test
+    """Return labelled rows of images: a client's own data, samples before and after adaptation.
+
+    With text, each sample was drawn for the caption of the client's own image above it, and a row
+    before these has the images that the client shows.
+    """
+    split = setting.partition.split(report.client_id)
+    name = f"client {report.client_id}"
+    shown, own = list[tuple[str, np.ndarray]](), f"{name}: its own images"
+    if setting.tokens is not None:
+        shown = [(f"{name}: what it shows", setting.images[split.train[:16]])]
+        own = "never shown: its own images"
     return [
-        (f"client {report.client_id}: its own images", setting.images[test[:16]]),
+        *shown,
+        (own, setting.images[split.test[:16]]),
         ("drawn before adaptation", report.before.images[:16]),
         ("drawn after adaptation", report.after.images[:16]),
     ]

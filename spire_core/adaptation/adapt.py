@@ -5,7 +5,7 @@ has no gradients. The other methods run the same loop on other parts.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from spire_core.methods import CLIENT_EMB, NETWORK_PARTS
 from spire_core.network.flat_model import FlatModel
 from spire_core.training.adam import PartMoments
 from spire_core.training.context import ClientContext
-from spire_core.training.fit import TrainingObjective, batches, fit, seeded_dropout
+from spire_core.training.fit import Batch, TrainingObjective, client_batches, fit, seeded_dropout
 from spire_core.training.heldout import heldout_losses
 
 
@@ -56,16 +56,15 @@ def split_validation(client: ClientContext, fraction: float) -> tuple[ClientCont
 
     Raises DataError for fewer than two images.
     """
-    images = client.images
-    if len(images) < 2:
+    num_images = len(client.images)
+    if num_images < 2:
         raise DataError(
             f"expected at least 2 images of client {client.client_id} for early stopping, got "
-            f"{len(images)}: set adapt.early_stopping=false"
+            f"{num_images}: set adapt.early_stopping=false"
         )
-    order = torch.randperm(len(images), generator=client.generator("validation"))
-    num_val = min(len(images) - 1, max(1, round(fraction * len(images))))
-    train, val = images[order[num_val:]], images[order[:num_val]]
-    return replace(client, images=train), replace(client, images=val)
+    order = torch.randperm(num_images, generator=client.generator("validation"))
+    num_val = min(num_images - 1, max(1, round(fraction * num_images)))
+    return client.chosen(order[num_val:]), client.chosen(order[:num_val])
 
 
 def set_aside(
@@ -163,9 +162,9 @@ def adapt_client(
 
 def epoch_streams(
     client: ClientContext, batch_size: int, epoch: int
-) -> tuple[Iterator[Tensor], torch.Generator]:
-    """Return a new client's batches of uint8 images of one epoch, and the stream of its noise."""
+) -> tuple[Iterator[Batch], torch.Generator]:
+    """Return a new client's batches of one epoch, and the stream of its noise."""
     num_steps = steps_per_epoch(len(client.images), batch_size)
     shuffle = client.generator("adapt_batch", epoch)
     noise = client.generator("adapt_noise", epoch)
-    return batches(client.images, batch_size, num_steps, shuffle), noise
+    return client_batches(client, batch_size, num_steps, shuffle), noise

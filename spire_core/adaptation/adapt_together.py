@@ -25,7 +25,7 @@ from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel, train_only
 from spire_core.training.adam import Adam
 from spire_core.training.context import ClientContext
-from spire_core.training.fit import StepNoise, TrainingObjective, to_float
+from spire_core.training.fit import Batch, StepNoise, TrainingObjective, to_float
 
 
 @dataclass
@@ -110,9 +110,9 @@ def _run_epoch(
         one.losses = []
     while True:
         step = [
-            (one, images, noise)
+            (one, batch, noise)
             for one, (batches, noise) in zip(fits, streams, strict=True)
-            if (images := next(batches, None)) is not None
+            if (batch := next(batches, None)) is not None
         ]
         if not step:
             return
@@ -121,14 +121,14 @@ def _run_epoch(
 
 def _take_step(
     model: FlatModel,
-    step: Sequence[tuple[_EmbeddingFit, Tensor, torch.Generator]],
+    step: Sequence[tuple[_EmbeddingFit, Batch, torch.Generator]],
     objective: TrainingObjective,
 ) -> None:
-    """Take one step of each client's embedding on its own batch of uint8 images."""
-    x0s = [to_float(images.to(model.weights.device)) for _, images, _ in step]
+    """Take one step of each client's embedding on its own batch."""
+    x0s = [to_float(batch.images.to(model.weights.device)) for _, batch, _ in step]
     draws = [
-        objective.draw_noise(x0.shape, True, noise)
-        for x0, (_, _, noise) in zip(x0s, step, strict=True)
+        objective.draw_noise(x0.shape, True, noise, batch.tokens)
+        for x0, (_, batch, noise) in zip(x0s, step, strict=True)
     ]
     noise = StepNoise(*(torch.cat(same) for same in zip(*draws, strict=True)))
     embs = [one.client_emb.expand(len(x0), -1) for x0, (one, _, _) in zip(x0s, step, strict=True)]

@@ -57,6 +57,12 @@ def images_at_once(num_draws: int) -> int:
     return max(1, MAX_ROWS // num_draws)
 
 
+def whole_draws(t: Tensor, eps: Tensor) -> StepNoise:
+    """Return draws t (N,) and eps (N, C, H, W) that drop no embedding and show no caption."""
+    kept = torch.ones(len(t), 1, dtype=torch.bool, device=t.device)
+    return StepNoise(t, eps, kept, torch.zeros(len(t), 0, dtype=torch.int64, device=t.device))
+
+
 def embedding_gradients(
     model: FlatModel, objective: TrainingObjective, embs: Tensor, piece: Piece
 ) -> Tensor:
@@ -69,8 +75,7 @@ def embedding_gradients(
     num_draws = t.shape[1]
     rows = embs.detach().repeat_interleave(num_draws, 0).requires_grad_()  # (B K, D_emb)
     x0 = to_float(images.to(embs.device)).repeat_interleave(num_draws, 0)
-    kept = torch.ones(len(rows), 1, dtype=torch.bool)
-    losses = objective.losses(model.net, rows, x0, StepNoise(t.flatten(), eps.flatten(0, 1), kept))
+    losses = objective.losses(model.net, rows, x0, whole_draws(t.flatten(), eps.flatten(0, 1)))
     [gradients] = torch.autograd.grad(losses.sum(), rows)
     return gradients.unflatten(0, (-1, num_draws)).mean(1)
 
@@ -103,5 +108,4 @@ class PartGradients:
         def net(xt: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
             return functional_call(self.model.net, named, (xt, t, condition))
 
-        shown = StepNoise(t, eps, torch.ones(len(t), 1, dtype=torch.bool, device=t.device))
-        return self.objective.losses(net, None, x0.expand_as(eps), shown).mean()
+        return self.objective.losses(net, None, x0.expand_as(eps), whole_draws(t, eps)).mean()

@@ -17,7 +17,8 @@ class EvalConfig:
     pre-training; 0 evaluates before the first and after the last alone. `num_clients`: the number
     of evaluated pre-training clients; None is all of them, or 100 if there are more than 1000, and
     in such a population the first to take part. `guidance`: the factor on the difference between
-    the personal and the impersonal prediction; 1 turns it off.
+    the personal and the impersonal prediction; 1 turns it off. `text_guidance`: the same for the
+    predictions with and without a caption.
     """
 
     extractor: str = "auto"
@@ -28,6 +29,7 @@ class EvalConfig:
     kid_subset_size: Annotated[int, Range(2, advice=FOR_KID)] = 1000
     kid_num_subsets: Annotated[int, Range(1, 100_000)] = 20
     guidance: Annotated[float, Range(0, 1000, advice="1 turns it off")] = 1.0
+    text_guidance: Annotated[float, Range(0, 1000, advice="1 turns it off")] = 1.0
     num_loss_images: Annotated[int, Range(2, advice=FOR_KID)] = 128
     grid_images: Annotated[int, Range(1, 10_000)] = 16
     batch_size: Annotated[int, Range(2, 100_000, advice=FOR_KID)] = 128

@@ -4,9 +4,10 @@ import math
 from dataclasses import dataclass
 from typing import Annotated
 
-from spire_core.config.checks import Range, check_fields, require
+from spire_core.config.checks import Choice, Range, check_fields, require
 
 MAX_LEVELS = 10  # of resolution: images of 1024 pixels
+MAX_WORDS = 10_000  # of a vocabulary
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,10 @@ class ModelConfig:
     `width` times an entry of `multipliers`: the channels of one resolution level. `attention`: the
     levels that attend, 0 being the finest. `space_to_depth`: squares of this side are folded into
     channels at the input, so that each image costs less.
+
+    `text`: "words" shows the network the caption of each image, by a learnt table of `words` and a
+    small network, which belong to the backbone. `words` is the vocabulary, in small letters. It is
+    published with the model, so it must not be made from clients' captions that are private.
     """
 
     d_emb: Annotated[
@@ -28,6 +33,8 @@ class ModelConfig:
     cond_dim: Annotated[int, Range(1, 65_536)] = 128
     space_to_depth: Annotated[int, Range(1, 64)] = 2
     dropout: Annotated[float, Range(0, below=1, advice="0 turns it off")] = 0.0
+    text: Annotated[str, Choice("none", "words")] = "none"
+    words: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_fields(self, "model")
@@ -40,6 +47,21 @@ class ModelConfig:
         expected = f"levels 0..{len(levels) - 1} in model.attention"
         advice = "it names resolution levels, 0 being the finest"
         require(set(self.attention) <= set(levels), expected, self.attention, advice)
+        self._check_words()
+
+    def _check_words(self) -> None:
+        advice = "list the words of the captions in small letters, as the preset fonts-cpu does"
+        has_words = self.text == "none" or 1 <= len(self.words) <= MAX_WORDS
+        require(
+            has_words, f"1..{MAX_WORDS} model.words with model.text=words", len(self.words), advice
+        )
+        for word in self.words:
+            is_word = word != "" and word == word.lower() and word.split() == [word]
+            require(
+                is_word and word.isprintable(), "single words in model.words", repr(word), advice
+            )
+        is_once = len(set(self.words)) == len(self.words)
+        require(is_once, "each word once in model.words", "one of them twice", advice)
 
     def check_image_size(self, image_size: int) -> None:
         """Raise ConfigError if images of this side cannot be halved at every level."""

@@ -5,8 +5,9 @@ from typing import Annotated
 
 from spire_core.config.checks import Choice, Range, check_fields, require
 
-INDEPENDENT = "independent"
-SCHEME_NAMES = ("iid", "dirichlet", "inner_dirichlet", "pathological", "shard", INDEPENDENT)
+INDEPENDENT, NATURAL = "independent", "natural"
+DEALT = ("iid", "dirichlet", "inner_dirichlet", "pathological", "shard")
+SCHEME_NAMES = (*DEALT, INDEPENDENT, NATURAL)
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,13 @@ class PartitionConfig:
     independent, the images per client; None is an equal share, and independent needs a number.
     `num_train_classes`: pre-training clients hold the first so many classes alone, None for all.
     New clients are not restricted, so they may hold classes that the backbone never saw. It is not
-    for independent.
+    for independent and natural.
+
+    `natural` takes the clients that the data have: fonts, or folders of the user's own images.
+    `new_clients`: the names of the new clients; without names they are drawn from the seed.
+    `hidden`: classes that no client trains on, each a class name or a pattern of captions such as
+    "latin capital letter *"; their images are test images. `hidden_from_new`: the same for new
+    clients alone.
 
     `min_size`: the fewest images of a client, train and test together. `max_retries`: further draws
     of the split after one that left a client below `min_size`. `test_fraction`: the held-out share
@@ -32,6 +39,9 @@ class PartitionConfig:
     shards_per_client: Annotated[int, Range(1)] = 2
     client_size: int | None = None
     num_train_classes: Annotated[int | None, Range(1)] = None
+    new_clients: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
+    hidden_from_new: tuple[str, ...] = ()
     min_size: Annotated[int, Range(2)] = 20
     max_retries: Annotated[int, Range(0, 10_000)] = 20
     test_fraction: Annotated[float, Range(above=0, below=1, advice="use 0.25, say")] = 0.25
@@ -40,6 +50,7 @@ class PartitionConfig:
         check_fields(self, "partition")
         if self.name == INDEPENDENT:
             self._check_independent()
+        self._check_natural()
         if self.client_size is not None:
             expected = f"no partition.client_size with {self.name}"
             takes_size = self.name in ("iid", "inner_dirichlet", INDEPENDENT)
@@ -47,6 +58,17 @@ class PartitionConfig:
             expected = f"partition.client_size of at least partition.min_size ({self.min_size})"
             is_enough = self.client_size >= self.min_size
             require(is_enough, expected, self.client_size, "raise it or lower min_size")
+
+    def _check_natural(self) -> None:
+        for name in ("new_clients", "hidden", "hidden_from_new"):
+            given, expected = getattr(self, name), f"no partition.{name} with {self.name}"
+            advice = f"use [], or partition={NATURAL}"
+            require(self.name == NATURAL or not given, expected, list(given), advice)
+            is_once = len(set(given)) == len(given)
+            require(is_once, f"different entries of partition.{name}", list(given), "drop one")
+        is_open = self.name != NATURAL or self.num_train_classes is None
+        expected = f"no partition.num_train_classes with {NATURAL}"
+        require(is_open, expected, self.num_train_classes, "use partition.hidden")
 
     def _check_independent(self) -> None:
         expected = f"partition.client_size with {INDEPENDENT}"

@@ -1,7 +1,8 @@
 """Generation of images as one client, or as several clients in one batch.
 
 The noise depends on the caller's generators alone: with one per client, methods, rounds and epochs
-are compared on the same noise. B, C, H, W as usual; D_emb: numbers of an embedding.
+are compared on the same noise. B, C, H, W as usual; D_emb: numbers of an embedding; L: words of a
+caption.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from torch import Tensor
 from spire_core.diffusion.process import Denoiser, Diffusion
 from spire_core.diffusion.samplers import sample
 
-Network = Callable[..., Tensor]  # (xt, t) or (xt, t, client_emb) -> the prediction
+Network = Callable[..., Tensor]  # (xt, t), with client_emb and tokens where there are any
 
 
 def client_denoiser(
@@ -20,24 +21,39 @@ def client_denoiser(
     client_emb: Tensor | None,
     guidance: float = 1.0,
     reference: Network | None = None,
+    tokens: Tensor | None = None,
+    text_guidance: float = 1.0,
 ) -> Denoiser:
     """Return the network's prediction as one client, guided away from the impersonal prediction.
 
     out = ref + guidance (own - ref), Ho & Salimans 2022 eq. 6 with guidance = 1 + w. `ref` is the
     same network without an embedding or, for methods that have none, the network before adaptation
     (`reference`). With embeddings (B, D_emb), row i is predicted as the i-th client.
+
+    `tokens`, (L,) or (B, L), are captions. Their guidance is a second scale: out is moved by
+    (text_guidance - 1) (own - own without the caption), as in classifier-free guidance of each
+    condition by itself.
     """
 
-    def own(xt: Tensor, t: Tensor) -> Tensor:
+    def shown(xt: Tensor) -> tuple[Tensor | None, ...]:
         emb = None if client_emb is None else client_emb.expand(xt.shape[0], -1)
-        return net(xt, t, emb)
+        return (emb,) if tokens is None else (emb, tokens.expand(xt.shape[0], -1))
 
-    def guided(xt: Tensor, t: Tensor) -> Tensor:
-        ref = (reference or net)(xt, t)
+    def own(xt: Tensor, t: Tensor) -> Tensor:
+        return net(xt, t, *shown(xt))
+
+    def by_client(xt: Tensor, t: Tensor) -> Tensor:
+        text = shown(xt)[1:]
+        ref = (reference or net)(xt, t, *((None, *text) if text else ()))
         return ref + guidance * (own(xt, t) - ref)
 
+    def by_text(xt: Tensor, t: Tensor) -> Tensor:
+        difference = own(xt, t) - net(xt, t, *shown(xt)[:1])
+        return by_embedding(xt, t) + (text_guidance - 1) * difference
+
     has_reference = client_emb is not None or reference is not None
-    return guided if guidance != 1.0 and has_reference else own
+    by_embedding = by_client if guidance != 1.0 and has_reference else own
+    return by_text if text_guidance != 1.0 and tokens is not None else by_embedding
 
 
 @torch.inference_mode()
@@ -51,12 +67,12 @@ def draw(
 ) -> Tensor:
     """Return generated images (num_images, C, H, W) as float32 in [-1, 1], on the CPU."""
     settings = (diffusion, shape, num_images, [generator], batch_size)
-    return draw_together(lambda _: denoise, *settings)[0]
+    return draw_together(lambda *_: denoise, *settings)[0]
 
 
 @torch.inference_mode()
 def draw_together(
-    denoise_as: Callable[[Tensor], Denoiser],
+    denoise_as: Callable[[Tensor, slice], Denoiser],
     diffusion: Diffusion,
     shape: tuple[int, int, int],
     num_images: int,
@@ -65,9 +81,10 @@ def draw_together(
 ) -> list[Tensor]:
     """Return for each client the images of `draw`; rows of several clients share a batch.
 
-    `denoise_as(who)` predicts a batch whose row i belongs to client `who[i]`, counted from 0. Each
-    client has its own generator, whose draws do not depend on the other clients. Its images differ
-    from those of `draw` by the rounding of float sums at most.
+    `denoise_as(who, at)` predicts a batch whose row i belongs to client `who[i]`, counted from 0;
+    its rows are the images `at` of each of its clients, one client after the other. Each client has
+    its own generator, whose draws do not depend on the other clients. Its images differ from those
+    of `draw` by the rounding of float sums at most.
     """
     noise = [torch.randn(num_images, *shape, generator=g) for g in generators]
     device, drawn = diffusion.schedule.alpha_bar.device, torch.empty(len(noise), num_images, *shape)
@@ -79,6 +96,7 @@ def draw_together(
             who = torch.tensor(clients, device=device).repeat_interleave(size)
             xT = torch.cat([noise[c][start : start + size] for c in clients]).to(device)
             streams = [generators[c] for c in clients]
-            images = sample(diffusion, denoise_as(who), xT, *streams).cpu()
-            drawn[first : clients.stop, start : start + size] = images.unflatten(0, (-1, size))
+            at = slice(start, start + size)
+            images = sample(diffusion, denoise_as(who, at), xT, *streams).cpu()
+            drawn[first : clients.stop, at] = images.unflatten(0, (-1, size))
     return list(drawn.clamp(-1, 1))

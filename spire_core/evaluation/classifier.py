@@ -17,7 +17,6 @@ from spire_core.errors import WeightsError
 
 WEIGHTS_DIR = Path(__file__).parents[1] / "weights"
 
-NUM_CLASSES = 10
 IMAGE_SIZE = 32
 
 
@@ -29,12 +28,14 @@ class ClassifierSizes:
     widths: tuple[int, int, int]
     residual: bool
     num_features: int
+    num_classes: int = 10
 
 
 CLASSIFIERS = {
     "mnist": ClassifierSizes(1, (16, 32, 64), residual=False, num_features=64),
     "fashion_mnist": ClassifierSizes(1, (24, 48, 96), residual=True, num_features=64),
     "cifar10": ClassifierSizes(3, (48, 96, 192), residual=True, num_features=128),
+    "fonts": ClassifierSizes(1, (24, 48, 96), residual=True, num_features=64, num_classes=62),
 }
 
 
@@ -89,10 +90,10 @@ class Classifier(nn.Module):
         self.trunk = nn.Sequential(*layers)
         self.embed = nn.Linear(previous * (IMAGE_SIZE // 8) ** 2, sizes.num_features)
         self.standardise = nn.BatchNorm1d(sizes.num_features, affine=False)
-        self.head = nn.Linear(sizes.num_features, NUM_CLASSES)
+        self.head = nn.Linear(sizes.num_features, sizes.num_classes)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return features (B, D) and logits (B, 10) of images (B, C, H, W) in [-1, 1] of any size.
+        """Return features (B, D) and logits (B, K) of images (B, C, H, W) in [-1, 1] of any size.
 
         Raises `WeightsError` if the images do not have the data set's channels.
         """
@@ -106,7 +107,7 @@ class Classifier(nn.Module):
         # Leaky: weight decay kills some plainly rectified features, which then have no variance.
         x = F.leaky_relu(self.embed(x.flatten(1)), 0.1)  # (B, D)
         features = self.standardise(x)  # (B, D)
-        return features, self.head(features)  # (B, D), (B, 10)
+        return features, self.head(features)  # (B, D), (B, K)
 
 
 def save_classifier(classifier: Classifier, path: Path) -> None:
@@ -119,7 +120,7 @@ def save_classifier(classifier: Classifier, path: Path) -> None:
 def load_classifier(name: str, path: Path | None = None) -> Classifier:
     """Return the trained classifier of a data set, float32, frozen and in inference mode.
 
-    `name` is "mnist", "fashion_mnist" or "cifar10"; `path` replaces the shipped weights.
+    `name` is "mnist", "fashion_mnist", "cifar10" or "fonts"; `path` replaces the shipped weights.
     `weights_hash` of the result is the head of the file's SHA-256. Raises `WeightsError` if the
     name is unknown, or if the file is missing, damaged, or of another network.
     """

@@ -54,3 +54,12 @@ def nearest_neighbour_distance(samples: Tensor, references: Tensor) -> float:
         squared = x.square().sum(1, keepdim=True) + chunk.square().sum(1) - 2 * x @ chunk.T
         nearest = torch.minimum(nearest, squared.amin(1))
     return float(nearest.clamp(min=0).sqrt().mean())
+
+
+def paired_distance(images: Tensor, truth: Tensor) -> float:
+    """Return the mean absolute difference of images (N, C, H, W) in [-1, 1] to their own truths.
+
+    It is a share of the range of a pixel: 0 for the truths, 1 for their negatives in black and
+    white.
+    """
+    return float((images - truth).abs().double().mean() / 2)

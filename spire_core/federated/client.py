@@ -22,7 +22,7 @@ from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL, MODULATION, NE
 from spire_core.network.flat_model import FlatModel, FlatWeights, Layout
 from spire_core.training.adam import PartMoments
 from spire_core.training.context import ClientContext
-from spire_core.training.fit import TrainingObjective, batches, fit, seeded_dropout
+from spire_core.training.fit import Batch, TrainingObjective, client_batches, fit, seeded_dropout
 from spire_core.training.proximal import ProximalTerm
 
 
@@ -106,7 +106,7 @@ class ClientRun:
     client_emb: nn.Parameter | None
     moments: dict[str, PartMoments]
     num_steps: int
-    batches: Iterator[Tensor]  # of uint8 images
+    batches: Iterator[Batch]
     noise: torch.Generator
     averaged: AdamMoments | None  # the moments that the server handed out
     total_loss: float = 0.0
@@ -134,7 +134,7 @@ def start_client(
         client_emb,
         moments,
         num_steps,
-        batches(images, config.batch_size, num_steps, order),
+        client_batches(client, config.batch_size, num_steps, order),
         client.generator("noise", plan.round_idx),
         broadcast.moments,
     )

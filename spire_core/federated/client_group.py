@@ -93,10 +93,11 @@ def group_step(group: FlatGroup, runs: Sequence[ClientRun], objective: TrainingO
     Smaller batches are padded with examples of weight zero.
     """
     device = group.weights.device
-    x0s = [to_float(next(run.batches).to(device)) for run in runs]
+    batches = [next(run.batches) for run in runs]
+    x0s = [to_float(batch.images.to(device)) for batch in batches]
     draws = [
-        objective.draw_noise(x0.shape, run.client_emb is not None, run.noise)
-        for x0, run in zip(x0s, runs, strict=True)
+        objective.draw_noise(x0.shape, run.client_emb is not None, run.noise, batch.tokens)
+        for x0, run, batch in zip(x0s, runs, batches, strict=True)
     ]
     noise = StepNoise(*(pad_sequence(list(same)) for same in zip(*draws, strict=True)))
     weights = pad_sequence([torch.full((len(x),), 1 / len(x), device=device) for x in x0s])

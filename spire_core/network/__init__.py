@@ -2,6 +2,8 @@
 
 unet            the U-Net with scale/shift conditioning and the entrance of the client embedding
 layers          its layers in a form that computes faster than the textbook's
+words           captions as integers of a published vocabulary
+captions        the encoder of captions
 flat_model      the network over one flat vector, ordered by part; initial weights
 grouped_layers  the networks of several clients computed as one
 """

@@ -1,9 +1,9 @@
 """The U-Net: DDPM's network with scale/shift conditioning and an entrance for the client embedding.
 
-Shapes: B batch, C image channels, H and W image sides, D_emb numbers of a client embedding, V width
-of the conditioning vector. The code counts dimensions from the end, so that B may become (B, K) if
-the layers hold the weights of K clients (`grouped_layers`). Sources: Ho et al. 2020 (appendix B);
-Dhariwal & Nichol 2021 (scale/shift GroupNorm).
+Shapes: B batch, C image channels, H and W image sides, D_emb numbers of a client embedding, L words
+of a caption, V width of the conditioning vector. The code counts dimensions from the end, so that
+B may become (B, K) if the layers hold the weights of K clients (`grouped_layers`). Sources: Ho et
+al. 2020 (appendix B); Dhariwal & Nichol 2021 (scale/shift GroupNorm).
 """
 
 import functools
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from spire_core.config.model import ModelConfig, num_norm_groups
 from spire_core.errors import ConfigError
+from spire_core.network.captions import CaptionEncoder
 from spire_core.network.layers import DoublingConv2d, ModulatedGroupNorm, PointwiseConv2d
 
 
@@ -86,7 +87,7 @@ class UNet(nn.Module):
 
     The embedding enters through `emb_proj`, a linear map without bias that belongs to the backbone:
     its image is added to the time conditioning, so a zero embedding (or a zero projection) is the
-    unconditional network.
+    unconditional network. A caption enters through `text`, if the model has text, and is added too.
     """
 
     def __init__(self, config: ModelConfig, image_channels: int, has_embedding: bool) -> None:
@@ -113,6 +114,9 @@ class UNet(nn.Module):
         self._build_up(widths, channels)
         self.norm_out = nn.GroupNorm(num_norm_groups(widths[0]), widths[0])
         self.conv_out = _zeroed(nn.Conv2d(widths[0], folded, 3, padding=1))
+        # Last, so that the other layers have the same first numbers without it.
+        has_text = config.text == "words"
+        self.text = CaptionEncoder(len(config.words), config.cond_dim) if has_text else None
 
     @functools.cached_property
     def by_name(self) -> dict[str, nn.Parameter]:
@@ -148,8 +152,13 @@ class UNet(nn.Module):
             if level > 0:
                 self.upsample.append(DoublingConv2d(c_out))
 
-    def condition(self, t: Tensor, client_emb: Tensor | None) -> Tensor:
-        """Return the conditioning vector (B, V) of timesteps t (B,) and embeddings (B, D_emb)."""
+    def condition(
+        self, t: Tensor, client_emb: Tensor | None, tokens: Tensor | None = None
+    ) -> Tensor:
+        """Return the conditioning vector (B, V) of timesteps t (B,) and embeddings (B, D_emb).
+
+        `tokens` (B, L) are captions; None is the null text.
+        """
         cond = self.time_mlp(timestep_features(t, self.config.width))
         if client_emb is not None:
             if self.emb_proj is None:
@@ -158,11 +167,15 @@ class UNet(nn.Module):
                     "this method's network has no entrance for it"
                 )
             cond = cond + self.emb_proj(client_emb)
+        if self.text is not None:
+            cond = cond + self.text(t.new_zeros(*t.shape, 0) if tokens is None else tokens)
         return F.silu(cond)
 
-    def forward(self, xt: Tensor, t: Tensor, client_emb: Tensor | None = None) -> Tensor:
+    def forward(
+        self, xt: Tensor, t: Tensor, client_emb: Tensor | None = None, tokens: Tensor | None = None
+    ) -> Tensor:
         """Return the prediction (B, C, H, W) for noised images xt (B, C, H, W) at steps t (B,)."""
-        cond = self.condition(t, client_emb)
+        cond = self.condition(t, client_emb, tokens)
         fold = self.config.space_to_depth
         h = self.conv_in(F.pixel_unshuffle(xt, fold) if fold > 1 else xt)
         skips = [h]

@@ -2,4 +2,5 @@
 
 split    the partition: training and test images of each client, and its hash
 schemes  the rules by which clients draw images
+natural  the partition of data whose clients exist
 """

@@ -39,12 +39,14 @@ class Partition:
     """The images of each client; ids count from 0 over `train_clients`, then over `new_clients`.
 
     With a `rule`, each client's images are drawn by it when they are requested. The hash then
-    covers the rule and the first clients, and only these are shown.
+    covers the rule and the first clients, and only these are shown. `names`, by id, are those of
+    clients that exist.
     """
 
     train_clients: Sequence[ClientSplit]
     new_clients: Sequence[ClientSplit]
     rule: str = ""
+    names: tuple[str, ...] = ()
 
     def split(self, client_id: int) -> ClientSplit:
         """Return one client's images by its id."""
@@ -68,7 +70,7 @@ class Partition:
     def shown(self) -> "Partition":
         """The clients that tables and figures show: all, or with a rule the first."""
         limit = NUM_SHOWN if self.rule else None
-        return Partition(self.train_clients[:limit], self.new_clients[:limit])
+        return Partition(self.train_clients[:limit], self.new_clients[:limit], names=self.names)
 
     def class_counts(self, labels: np.ndarray, num_classes: int) -> np.ndarray:
         """Return how many images (train and test) of each class a client has, (M, K) int64."""
@@ -78,7 +80,7 @@ class Partition:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 (hex) over all roles, ids and indices in order; the same on every platform.
+        """SHA-256 (hex) over all roles, ids, indices and names; the same on every platform.
 
         With a rule, it covers the rule and the clients that are shown.
         """
@@ -88,6 +90,8 @@ class Partition:
                 header = [is_new, client.client_id, len(client.train), len(client.test)]
                 for part in (header, client.train, client.test):
                     digest.update(np.asarray(part, dtype="<i8").tobytes())
+        if self.names:
+            digest.update(json.dumps(self.names).encode())
         return digest.hexdigest()
 
 
@@ -135,7 +139,7 @@ def make_partition(
             )
         few = _draw_until_large_enough(labels[positions], config, num_clients, seed)
         held = [*(positions[own] for own in few), *held[num_clients:]]
-    splits = tuple(_split(i, h, config.test_fraction, seed) for i, h in enumerate(held))
+    splits = tuple(split_held(i, h, config.test_fraction, seed) for i, h in enumerate(held))
     new = splits[num_clients:]
     cut = tuple(ClientSplit(s.client_id, s.train[:new_num_images], s.test) for s in new)
     return Partition(splits[:num_clients], cut)
@@ -176,7 +180,7 @@ class DrawnClients(Sequence[ClientSplit]):
         """Return one client's images."""
         rng, config = numpy_generator(self.seed, "independent", client_id), self.config
         held = independent_images(self.pools, config.client_size or 0, config.alpha, rng)
-        split = _split(client_id, held, config.test_fraction, self.seed)
+        split = split_held(client_id, held, config.test_fraction, self.seed)
         return ClientSplit(client_id, split.train[: self.num_images], split.test)
 
 
@@ -234,7 +238,8 @@ def _draw_until_large_enough(
     )
 
 
-def _split(client_id: int, held: np.ndarray, test_fraction: float, seed: int) -> ClientSplit:
+def split_held(client_id: int, held: np.ndarray, test_fraction: float, seed: int) -> ClientSplit:
+    """Return a client's images in random order, a share of them, at least one, held out."""
     shuffled = numpy_generator(seed, "split", client_id).permutation(np.sort(held))
     num_test = min(max(round(test_fraction * len(held)), 1), len(held) - 1)
     return ClientSplit(client_id, shuffled[num_test:], shuffled[:num_test])

@@ -1,6 +1,6 @@
 """One client as the functions that train and measure it see it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,11 +10,20 @@ from spire_core.rng import torch_generator
 
 @dataclass(frozen=True, eq=False)
 class ClientContext:
-    """A client's id, the run's seed, and the uint8 images (N, C, H, W) of the task at hand."""
+    """A client's id, the run's seed, and the uint8 images (N, C, H, W) of the task at hand.
+
+    `tokens` (N, L) are the images' captions, None without text.
+    """
 
     client_id: int
     seed: int
     images: Tensor
+    tokens: Tensor | None = None
+
+    def chosen(self, index: Tensor) -> "ClientContext":
+        """Return this client with some of its images."""
+        tokens = None if self.tokens is None else self.tokens[index]
+        return replace(self, images=self.images[index], tokens=tokens)
 
     def generator(self, purpose: str, *counters: int) -> torch.Generator:
         """Return this client's random stream for one purpose, such as a round's batches."""

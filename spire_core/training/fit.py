@@ -1,7 +1,7 @@
 """Local training: gradient steps of one client on chosen parts of the network and on its embedding.
 
 Pre-training rounds and the adaptation of new clients both call `fit`, with different parts, rates
-and moments. B: batch size; D_emb: numbers of an embedding.
+and moments. B: batch size; D_emb: numbers of an embedding; L: words of a caption.
 """
 
 import contextlib
@@ -18,18 +18,28 @@ from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel, FlatWeights, train_only
 from spire_core.rng import derive_seed
 from spire_core.training.adam import Adam, PartMoments
+from spire_core.training.context import ClientContext
 from spire_core.training.proximal import ProximalTerm
 
 
-class StepNoise(NamedTuple):
-    """The random draws of one training step.
+class Batch(NamedTuple):
+    """uint8 images (B, C, H, W) and their captions' tokens (B, L), None without text."""
 
-    `kept` tells which examples are shown with the client's embedding (embedding dropout).
+    images: Tensor
+    tokens: Tensor | None = None
+
+
+class StepNoise(NamedTuple):
+    """The random draws of one training step, and the captions that it shows.
+
+    `kept` tells which examples are shown with the client's embedding (embedding dropout). In
+    `tokens` dropped captions have no word.
     """
 
     t: Tensor  # (B,)
     eps: Tensor  # (B, C, H, W)
     kept: Tensor  # (B, 1), bool
+    tokens: Tensor  # (B, L), int64; L is 0 without text
 
 
 @dataclass(frozen=True)
@@ -45,18 +55,30 @@ class TrainingObjective:
     precision: str = "float32"
     compiled_batch: int | None = None
     proximal: ProximalTerm | None = None
+    text_dropout: float = 0.0
 
     def draw_noise(
-        self, shape: torch.Size, has_embedding: bool, generator: torch.Generator
+        self,
+        shape: torch.Size,
+        has_embedding: bool,
+        generator: torch.Generator,
+        tokens: Tensor | None = None,
     ) -> StepNoise:
-        """Return the draws of a step for a batch of this shape (B, C, H, W), on the CPU."""
+        """Return the draws of a step for a batch of this shape (B, C, H, W), on the CPU.
+
+        `tokens` (B, L) are its captions.
+        """
         config = self.diffusion.config
         t = sample_timesteps(shape[0], config.num_timesteps, config.t_power, generator)
         eps = torch.randn(shape, generator=generator)
         kept = torch.ones(shape[0], 1, dtype=torch.bool)
         if has_embedding and self.emb_dropout > 0:
             kept = torch.rand(shape[0], 1, generator=generator) >= self.emb_dropout
-        return StepNoise(t, eps, kept)
+        if tokens is None:
+            tokens = torch.zeros(shape[0], 0, dtype=torch.int64)
+        elif self.text_dropout > 0:
+            tokens = tokens * (torch.rand(shape[0], 1, generator=generator) >= self.text_dropout)
+        return StepNoise(t, eps, kept, tokens)
 
     def losses(
         self, net: Callable[..., Tensor], embs: Tensor | None, x0: Tensor, noise: StepNoise
@@ -66,14 +88,15 @@ class TrainingObjective:
         `embs` (D_emb,) or (B, D_emb) are the embeddings that the network is shown. All arguments
         and the result may have a dimension K of clients after B.
         """
-        t, eps, kept = (draws.to(x0.device) for draws in noise)
+        t, eps, kept, tokens = (draws.to(x0.device) for draws in noise)
         condition = None if embs is None else embs * kept  # (B, D_emb)
+        shown = (condition, tokens) if tokens.shape[-1] > 0 else (condition,)
 
         def denoiser(xt: Tensor, t: Tensor) -> Tensor:
             if self.precision != "bf16":
-                return net(xt, t, condition)
+                return net(xt, t, *shown)
             with torch.autocast(xt.device.type, torch.bfloat16):
-                return net(xt, t, condition).to(xt.dtype)
+                return net(xt, t, *shown).to(xt.dtype)
 
         return self.diffusion.loss(denoiser, x0, t, eps)
 
@@ -99,6 +122,15 @@ def batches(
                 return
             taken += 1
             yield images[index]
+
+
+def client_batches(
+    client: ClientContext, batch_size: int, num_steps: int, generator: torch.Generator
+) -> Iterator[Batch]:
+    """Yield a client's batches, images with their captions, in the order of `batches`."""
+    for index in batches(torch.arange(len(client.images)), batch_size, num_steps, generator):
+        tokens = None if client.tokens is None else client.tokens[index]
+        yield Batch(client.images[index], tokens)
 
 
 @contextlib.contextmanager
@@ -153,10 +185,14 @@ def training_step(
     x0: Tensor,
     objective: TrainingObjective,
     generator: torch.Generator,
+    tokens: Tensor | None = None,
 ) -> Tensor:
-    """Return the mean denoising loss of a batch x0 (B, C, H, W); its gradients are added."""
+    """Return the mean denoising loss of a batch x0 (B, C, H, W); its gradients are added.
+
+    `tokens` (B, L) are its captions.
+    """
     net, size, errors = model.net, len(x0), contextlib.nullcontext()
-    noise = objective.draw_noise(x0.shape, client_emb is not None, generator)
+    noise = objective.draw_noise(x0.shape, client_emb is not None, generator, tokens)
     if objective.compiled_batch is not None:  # torch would compile the network anew for each shape
         x0, *draws = (filled(rows, objective.compiled_batch) for rows in (x0, *noise))
         net, noise, errors = model.compiled, StepNoise(*draws), compiling()
@@ -169,13 +205,13 @@ def training_step(
 def fit(
     model: FlatModel,
     client_emb: nn.Parameter | None,
-    image_batches: Iterable[Tensor],
+    image_batches: Iterable[Batch],
     rates: Mapping[str, float],
     moments: Mapping[str, PartMoments],
     objective: TrainingObjective,
     generator: torch.Generator,
 ) -> tuple[float, dict[str, PartMoments]]:
-    """Train the parts named in `rates`, one step on each batch of uint8 images (B, C, H, W).
+    """Train the parts named in `rates`, one step on each batch.
 
     Changes the model's weights and the embedding in place. Returns the mean denoising loss and the
     parts' new moments.
@@ -185,10 +221,10 @@ def fit(
     optimizer = Adam(leaves, rates, moments, objective.betas)
     total, count = torch.zeros((), device=model.weights.device), 0
     with model.training():
-        for images in image_batches:
+        for images, tokens in image_batches:
             optimizer.zero_grad()
             x0 = to_float(images.to(model.weights.device))
-            total += training_step(model, client_emb, x0, objective, generator)
+            total += training_step(model, client_emb, x0, objective, generator, tokens)
             if objective.proximal is not None:
                 objective.proximal.add_gradient(model.weights, model.grads, model.layout, leaves)
             optimizer.step()

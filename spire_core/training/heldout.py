@@ -30,5 +30,6 @@ def heldout_losses(
     eps = torch.randn(images.shape, generator=generator)
     emb = None if client_emb is None else client_emb.expand(len(images), -1)
     x0, t, eps = (rows.to(model.weights.device) for rows in (images, t, eps))
-    losses = diffusion.loss(lambda xt, t: model.net(xt, t, emb), to_float(x0), t, eps)
+    tokens = () if client.tokens is None else (client.tokens.to(model.weights.device),)
+    losses = diffusion.loss(lambda xt, t: model.net(xt, t, emb, *tokens), to_float(x0), t, eps)
     return losses.double()

@@ -22,8 +22,9 @@ from pipeline.data.catalog import dataset_spec
 from pipeline.data.datasets import load
 from pipeline.evaluation.scores import NUM_POPULATION_DRAWS
 from pipeline.experiment.pretraining import evaluation_rounds
-from pipeline.federation.setup import MANY_CLIENTS, NUM_REPRESENTATIVES
+from pipeline.federation.setup import MANY_CLIENTS, NUM_REPRESENTATIVES, partitioned
 from spire_core.config.client import ClientConfig
+from spire_core.config.partition import NATURAL
 from spire_core.federated.messages import steps_per_epoch
 from spire_core.partition.split import ClientSplit
 from spire_core.training.fit import to_float
@@ -158,8 +159,9 @@ def _kind(config: Config) -> Config:
 
 def _drawing_s(config: Config, costs: Costs) -> float:
     """Return the seconds of generating the images by which one client is scored."""
-    num_looks = config.diffusion.sample_steps * (1 if config.eval.guidance == 1 else 2)
-    return config.eval.num_images * num_looks * costs.look_s
+    is_text_guided = config.model.text != "none" and config.eval.text_guidance != 1
+    num_looks = 1 + (config.eval.guidance != 1) + is_text_guided
+    return config.eval.num_images * config.diffusion.sample_steps * num_looks * costs.look_s
 
 
 def _num_looked_at(config: Config) -> int:
@@ -172,6 +174,9 @@ def _num_looked_at(config: Config) -> int:
 def _images_per_client(config: Config) -> int:
     """Return the approximate number of images on which a client trains."""
     federation, partition = config.federation, config.partition
+    if partition.name == NATURAL:
+        sizes = partitioned(config)[1].train_sizes
+        return max(1, round(sum(sizes) / len(sizes)))
     num_clients = federation.num_clients + federation.num_new_clients
     held = partition.client_size or _known(config)[1] // num_clients
     return max(1, round(held * (1 - partition.test_fraction)))

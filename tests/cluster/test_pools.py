@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -412,6 +413,9 @@ Opened = tuple[FederationSetup, ClientPool]
 def opened(mnist_root: Path, folder: Path, ray_cluster: None) -> Iterator[Opened]:
     words = ("resources.num_actors=1", "client.compression=top_k")
     setting = prepare(config_for(mnist_root, folder, *words))
+    # Captions that are found in memory, because no other numbers are like them.
+    tokens = np.random.default_rng(5).integers(2**40, 2**60, (len(setting.images), 4))
+    setting = replace(setting, tokens=tokens)
     with open_pool(setting, folder) as (pool, _):
         yield setting, pool
 
@@ -427,11 +431,14 @@ def test_the_driver_never_holds_what_is_a_clients_own(opened: Opened, folder: Pa
     setup = WorkerSetup(
         setting.config, setting.mixtures, setting.partition, setting.extractor, folder
     )
+    assert setting.tokens is not None
+    captions = [setting.tokens[setting.partition.split(c).train[0]] for c in setting.train_ids]
     worker = ClientWorker(setup, setting.images)
     states = [worker.private_state(c) for c in setting.train_ids]
     needles = [s.parts["client_emb"].numpy().tobytes() for s in states]
     assert all(len(n) == 4 * D_EMB for n in needles)
     assert sum("client_emb" in s.moments for s in states) >= 3  # some have trained
+    needles += [tokens.tobytes() for tokens in captions]
     needles += [_unsent(s.residual) for s in states if s.residual is not None]
     backbone = ray.get(driver.model_weights.remote())  # type: ignore[attr-defined]
     controls = [backbone[100 : 100 + D_EMB].tobytes()]  # what it does hold is found

@@ -142,7 +142,7 @@ def test_every_epoch_of_every_client_has_an_order_and_noise_of_its_own(
     def streams(client_id: int, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
         client = ClientContext(client_id, 0, torch.arange(20))
         order, noise = epoch_streams(client, 8, epoch)
-        return torch.cat(list(order)), torch.randn(4, generator=noise)
+        return torch.cat([batch.images for batch in order]), torch.randn(4, generator=noise)
 
     for first, other in zip(streams(5, 1), streams(client_id, epoch), strict=True):
         assert not torch.equal(first, other)

@@ -16,7 +16,12 @@ from spire_core.adaptation.adapt import Adapted
 from spire_core.adaptation.adapt_privately import adapt_privately
 from spire_core.adaptation.one_release import offsets
 from spire_core.adaptation.private_descent import AVERAGING, Protection
-from spire_core.adaptation.private_gradients import PartGradients, embedding_gradients, pieces
+from spire_core.adaptation.private_gradients import (
+    PartGradients,
+    embedding_gradients,
+    pieces,
+    whole_draws,
+)
 from spire_core.adaptation.public_clip import NUM_IMAGES, generated_client, public_clip_norm
 from spire_core.config.diffusion import DiffusionConfig
 from spire_core.config.method import MethodConfig
@@ -31,7 +36,7 @@ from spire_core.privacy.noise import SecretNoise, key_of
 from spire_core.rng import torch_generator
 from spire_core.training.adam import Adam
 from spire_core.training.context import ClientContext
-from spire_core.training.fit import StepNoise, TrainingObjective, to_float
+from spire_core.training.fit import TrainingObjective, to_float
 
 MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(1,), cond_dim=16)
 SIZES = {7: 12, 3: 5, 12: 9}  # images of each new client
@@ -141,7 +146,7 @@ def plain_descent(own: ClientContext) -> Tensor:
     for step in range(1, LOUD.steps + 1):
         [(images, t, eps)] = pieces(own.images, LOUD.draws, 99, own, step, objective())
         x0 = to_float(images).repeat_interleave(LOUD.draws, 0)
-        shown = StepNoise(t.flatten(), eps.flatten(0, 1), torch.ones(len(x0), 1).bool())
+        shown = whole_draws(t.flatten(), eps.flatten(0, 1))
         loss = objective().losses(model.net, emb.expand(len(x0), -1), x0, shown).mean()
         [emb.grad] = torch.autograd.grad(loss, emb)
         optimizer.step()
@@ -175,7 +180,7 @@ def test_gradients_of_a_part_are_those_of_single_images(method: str, name: str) 
     train_only(model.net, model.layout, (name,))
     for i, image in enumerate(to_float(own.images)):
         model.grads.zero_()
-        shown = StepNoise(piece.t[i], piece.eps[i], torch.ones(3, 1, dtype=torch.bool))
+        shown = whole_draws(piece.t[i], piece.eps[i])
         objective().losses(model.net, None, image.expand(3, -1, -1, -1), shown).mean().backward()
         scale = float(model.grads[at].abs().max())
         torch.testing.assert_close(found[i], model.grads[at], rtol=1e-3, atol=1e-5 * scale)

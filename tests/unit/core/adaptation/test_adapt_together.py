@@ -21,6 +21,7 @@ from spire_core.training.context import ClientContext
 from spire_core.training.fit import TrainingObjective
 
 MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(1,), cond_dim=16)
+WORDS = dataclasses.replace(MODEL, text="words", words=tuple("abcd"))
 SIZES = {7: 20, 3: 9, 12: 30}  # images of each new client: unequal batches and epochs
 
 
@@ -31,11 +32,13 @@ def float64():
     torch.set_default_dtype(torch.float32)
 
 
-def fit_all(together: bool, **settings: Any) -> tuple[list[Adapted], list[list[int]]]:
+def fit_all(
+    together: bool, network: ModelConfig = MODEL, **settings: Any
+) -> tuple[list[Adapted], list[list[int]]]:
     """All clients' results, and the epochs at which each was observed."""
     method = MethodConfig(name="spire")
-    model = FlatModel(MODEL, method, 1)
-    weights = initial_weights(MODEL, method, 1, seed=1)
+    model = FlatModel(network, method, 1)
+    weights = initial_weights(network, method, 1, seed=1)
     weights += 0.05 * torch.randn(weights.shape, generator=torch_generator(1, "perturb"))
     objective = TrainingObjective(Diffusion.of(DiffusionConfig()), (0.9, 0.999), 0.1)
     config = AdaptConfig(**{"epochs": 4, "batch_size": 8, "eval_every": 2, **settings})
@@ -46,7 +49,14 @@ def fit_all(together: bool, **settings: Any) -> tuple[list[Adapted], list[list[i
         torch.randint(0, 256, (SIZES[c], 1, 8, 8), generator=torch_generator(2, "images", c)).byte()
         for c in ids
     ]
-    clients = [ClientContext(c, 2, own) for c, own in zip(ids, images, strict=True)]
+    tokens: list[torch.Tensor | None] = [None for _ in ids]
+    if network.text == "words":
+        streams = [torch_generator(2, "tokens", c) for c in ids]
+        sizes = [(SIZES[c], 3) for c in ids]
+        tokens = [torch.randint(0, 5, n, generator=g) for n, g in zip(sizes, streams, strict=True)]
+    clients = [
+        ClientContext(c, 2, own, text) for c, own, text in zip(ids, images, tokens, strict=True)
+    ]
     seen: list[list[int]] = [[] for _ in ids]
     observers = [
         lambda epoch, _, emb, own=own: own.append(epoch) or {"sum": float(emb.detach().sum())}
@@ -82,6 +92,18 @@ def test_together_is_one_by_one(settings: dict[str, Any]) -> None:
     expected, seen_alone = fit_all(False, **settings)
     assert_close(found, expected, 1e-10)
     assert seen == seen_alone
+
+
+@pytest.mark.usefixtures("float64")
+def test_captions_are_shown_together_as_one_by_one() -> None:
+    settings = {"early_stopping": True, "lr": 0.05}
+    found, _ = fit_all(True, WORDS, **settings)
+    assert_close(found, fit_all(False, WORDS, **settings)[0], 1e-10)
+    embs = [
+        torch.cat([one.state.parts["client_emb"] for one in results])
+        for results in (found, fit_all(True, **settings)[0])
+    ]
+    assert not torch.allclose(*embs, atol=1e-3)  # the captions count
 
 
 @pytest.mark.usefixtures("float64")

@@ -32,7 +32,7 @@ def test_shipped_weights_load_and_answer_alike(name: str) -> None:
     classifier = load_classifier(name)
     features, logits = classifier(pictures(name))
     assert features.shape == (64, CLASSIFIERS[name].num_features)
-    assert logits.shape == (64, 10)
+    assert logits.shape == (64, CLASSIFIERS[name].num_classes)
     assert features.isfinite().all()
     again = load_classifier(name)
     assert again.weights_hash == classifier.weights_hash
@@ -51,7 +51,7 @@ def test_shipped_weights_are_small() -> None:
 def test_shipped_weights_are_those_of_the_results(name: str) -> None:
     result = json.loads(RESULTS.read_text())[name]
     assert result["sha256"].startswith(load_classifier(name).weights_hash)
-    least = {"mnist": 0.99, "fashion_mnist": 0.91, "cifar10": 0.80}
+    least = {"mnist": 0.99, "fashion_mnist": 0.91, "cifar10": 0.80, "fonts": 0.73}
     assert result["accuracy_native"] >= least[name]
 
 

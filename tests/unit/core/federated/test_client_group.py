@@ -27,6 +27,8 @@ MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(1,), cond_d
 SEED = 3
 SIZES = (20, 9, 16, 3, 20)  # of the clients' data: unequal last batches, and steps in an epoch
 
+WORDS = ModelConfig(**{**vars(MODEL), "text": "words", "words": tuple("abcd")})
+
 Finished = list[tuple[ClientUpdate, PrivateState]]
 
 
@@ -43,25 +45,38 @@ def client_images(client_id: int) -> torch.Tensor:
     return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
 
 
-def start(method: MethodConfig) -> np.ndarray:
+def client_tokens(client_id: int) -> torch.Tensor:
+    """Captions of up to three words out of four."""
+    generator = torch_generator(SEED, "test_tokens", client_id)
+    return torch.randint(0, 5, (SIZES[client_id], 3), generator=generator)
+
+
+def start(method: MethodConfig, network: ModelConfig = MODEL) -> np.ndarray:
     """Weights none of which is zero, so that a gradient reaches every layer from the first step."""
-    weights = initial_weights(MODEL, method, 1, SEED)
+    weights = initial_weights(network, method, 1, SEED)
     drawn = torch.randn(weights.shape, generator=torch_generator(SEED, "perturb"))
     return (weights + 0.05 * drawn).numpy()
 
 
 @functools.cache
 def two_rounds(
-    method: MethodConfig, opt_state: str, group_size: int, prox_mu: float = 0.0, **plan: Any
+    method: MethodConfig,
+    opt_state: str,
+    group_size: int,
+    prox_mu: float = 0.0,
+    network: ModelConfig = MODEL,
+    **plan: Any,
 ) -> Finished:
     """Two rounds of all clients, with the plain mean between them; group_size 0 is the loop."""
     config = ClientConfig(batch_size=8, opt_state=opt_state, emb_dropout=0.2, prox_mu=prox_mu)
-    objective = TrainingObjective(Diffusion.of(DiffusionConfig()), config.betas, 0.2)
+    diffusion = Diffusion.of(DiffusionConfig())
+    objective = TrainingObjective(diffusion, config.betas, 0.2, text_dropout=0.3)
     ids = list(range(len(SIZES)))
-    model, group = FlatModel(MODEL, method, 1), FlatGroup(MODEL, method, 1, group_size)
-    clients = [ClientContext(c, SEED, client_images(c)) for c in ids]
+    model, group = FlatModel(network, method, 1), FlatGroup(network, method, 1, group_size)
+    tokens = [client_tokens(c) if network.text == "words" else None for c in ids]
+    clients = [ClientContext(c, SEED, client_images(c), tokens[c]) for c in ids]
     states = [new_private_state(model, config, MODEL.d_emb, SEED, c) for c in ids]
-    broadcast, finished = Broadcast(start(method)), []
+    broadcast, finished = Broadcast(start(method, network)), []
     for round_idx in range(2):
         told = RoundPlan(round_idx, 0.5, shares_local=round_idx == 0, **plan)
         more = (config, objective, told)
@@ -141,6 +156,18 @@ def test_groups_of_one_and_of_all(
 ) -> None:
     loop = two_rounds(method, "keep", 0, **plan)
     assert_close(two_rounds(method, "keep", group_size, **plan), loop, 1e-10)
+
+
+@pytest.mark.usefixtures("float64")
+def test_groups_with_captions_are_their_clients_one_after_the_other() -> None:
+    method = MethodConfig("spire")
+    loop = two_rounds(method, "average", 0, network=WORDS, tau=3)
+    assert_close(two_rounds(method, "average", 2, network=WORDS, tau=3), loop, 1e-10)
+    before, after = start(method, WORDS), loop[0][0].weights
+    layout = FlatModel(WORDS, method, 1).layout
+    tables = [slice(at, at + shape.numel()) for name, at, shape in layout.names if "text." in name]
+    assert len(tables) == 5
+    assert all(np.abs(after[at] - before[at]).max() > 0 for at in tables)
 
 
 @pytest.mark.parametrize(("method", "plan"), CASES)

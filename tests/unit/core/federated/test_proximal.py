@@ -29,7 +29,7 @@ from spire_core.partition.split import ClientSplit, Partition
 from spire_core.rng import torch_generator
 from spire_core.training.adam import PartMoments
 from spire_core.training.context import ClientContext
-from spire_core.training.fit import TrainingObjective, fit, to_float
+from spire_core.training.fit import Batch, TrainingObjective, fit, to_float
 from spire_core.training.proximal import ProximalTerm
 
 MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(1,), cond_dim=16)
@@ -105,7 +105,7 @@ def test_a_step_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     moments = {BODY: PartMoments(torch.zeros_like(anchor), before, torch.tensor(1e6))}
     objective = TrainingObjective(DIFFUSION, (0.0, 0.5), proximal=ProximalTerm(0.5, anchor))
     noise = torch_generator(SEED, "noise")
-    fit(model, None, [client(0).images], {BODY: 0.3}, moments, objective, noise)
+    fit(model, None, [Batch(client(0).images)], {BODY: 0.3}, moments, objective, noise)
     torch.testing.assert_close(model.weights, anchor + 0.2 - 0.3 * 0.1, rtol=0, atol=1e-6)
 
 
@@ -126,7 +126,7 @@ def test_a_round_is_torchs_adam_on_the_loss_plus_the_term() -> None:
     order, noise = own.generator("batch", 0), own.generator("noise", 0)
     batches = [b for _ in range(2) for b in torch.randperm(16, generator=order).split(8)]
     for batch in batches:
-        t, eps, _ = OBJECTIVE.draw_noise(torch.Size((8, 1, 8, 8)), False, noise)
+        t, eps, *_ = OBJECTIVE.draw_noise(torch.Size((8, 1, 8, 8)), False, noise)
         x0 = to_float(own.images[batch])
         loss = DIFFUSION.loss(lambda xt, t: net(xt, t, None), x0, t, eps).mean()
         term = sum(((p - p_0) ** 2).sum() for p, p_0 in zip(w, w_0, strict=True))

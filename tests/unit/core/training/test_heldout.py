@@ -34,7 +34,7 @@ def embeddings(count: int) -> Tensor:
 def together(embs: Tensor, sampler: str, batch_size: int, guidance: float = 1.0) -> list[Tensor]:
     model = trained_model()
     return draw_together(
-        lambda who: client_denoiser(model.net, embs[who], guidance),
+        lambda who, _: client_denoiser(model.net, embs[who], guidance),
         Diffusion.of(DiffusionConfig(sampler=sampler, sample_steps=4)),
         SHAPE,
         NUM_IMAGES,

@@ -32,6 +32,10 @@ def fingerprints(*overrides: str) -> tuple[str, str]:
         ("spire", "tracking.checkpoint_every=1"),
         ("spire", "tracking.profile=true"),
         ("spire", "data.root=elsewhere"),
+        ("spire", "data.captions=title"),  # of data.metadata, and there are none
+        ("spire", "model.words=[a,b]"),  # of model.text=words alone
+        ("spire", "client.text_dropout=0.5"),
+        ("spire", "eval.text_guidance=2.0"),
         ("fedavg_ft", "adapt.group_size=3"),  # only embeddings are fitted together
         ("fedavg", "adapt.epochs=99"),
         ("spire", "adapt.tune_epochs=2"),  # its pre-training clients have embeddings
@@ -182,6 +186,15 @@ def test_pretraining_is_common_to_what_differs_in_adaptation_only() -> None:
     assert common != fingerprints("method=fedavg", "federation.num_rounds=7")[1]
     assert fingerprints("adapt.lr=0.1")[0] != fingerprints("adapt.lr=0.2")[0]
     assert fingerprints("adapt.lr=0.1")[1] == fingerprints("adapt.lr=0.2")[1]
+
+
+def test_added_settings_are_part_of_a_fingerprint_where_they_are_set() -> None:
+    natural = ("data=fonts", "partition=natural")
+    hidden = fingerprints(*natural, "partition.hidden=[A]")
+    assert fingerprints(*natural, "partition.hidden=[]") == fingerprints(*natural)
+    assert (
+        len({hidden, fingerprints(*natural), fingerprints(*natural, "partition.hidden=[B]")}) == 3
+    )
 
 
 def test_a_users_own_images_are_known_by_their_folder() -> None:

@@ -12,7 +12,8 @@ from PIL import Image
 
 from pipeline.config.data import DataConfig
 from pipeline.data.catalog import DatasetSpec
-from pipeline.data.datasets import ImageData, describe, load, load_stored, sha256_of, store_root
+from pipeline.data.datasets import ImageData, describe, load, load_stored, store_root
+from pipeline.data.hashes import sha256_of
 from pipeline.data.image_folder import opened_image
 from pipeline.data.resize import resized
 from spire_core.errors import ConfigError, DataError
@@ -48,7 +49,7 @@ def test_unknown_name_says_which_exist() -> None:
     with pytest.raises(ConfigError, match="did you mean fashion_mnist"):
         DataConfig(name="fashion-mnist")
     with pytest.raises(
-        ConfigError, match=r"mnist, fashion_mnist, cifar10, folder, got 'zzz': choose"
+        ConfigError, match=r"mnist, fashion_mnist, cifar10, fonts, folder, got 'zzz': choose"
     ):
         DataConfig(name="zzz")
 

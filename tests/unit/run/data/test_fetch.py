@@ -25,9 +25,10 @@ from PIL import Image
 from torchvision.datasets import CIFAR10, MNIST
 
 from pipeline.data.catalog import DatasetSpec
-from pipeline.data.datasets import load_stored, sha256_of
+from pipeline.data.datasets import load_stored
 from pipeline.data.fetch import fetch
 from pipeline.data.formats import CIFAR_BATCHES, IDX_FILES, Decoded, Part, decode_idx
+from pipeline.data.hashes import sha256_of
 from pipeline.data.sources import default_sources, from_folder, from_torchvision, read_archive
 from spire_core.errors import ConfigError, DataError
 

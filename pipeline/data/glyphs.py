@@ -1,0 +1,129 @@
+"""Fonts as clients: their glyphs, drawn by this code from the files of a font package.
+
+A font that draws at least `MIN_DISTINCT` of the 62 characters differently takes part. Pixels depend
+on the version of FreeType that Pillow brings, which hints outlines in its own way. The files have a
+known hash; drawn arrays have the hash that is stored with them, and `pipeline.data.catalog` has the
+hash of one version for comparison. F fonts, S pixels of a side.
+"""
+
+import hashlib
+import io
+import string
+import unicodedata
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, features
+
+from pipeline.data.formats import Part
+
+CHARACTERS = string.digits + string.ascii_uppercase + string.ascii_lowercase
+SIZES = (16, 28)  # pixels of a side
+FONT_PIXELS = 64  # height of a glyph's em square before it is cropped and scaled
+MAX_GLYPH = 1024  # pixels of a side, before it is scaled
+MIN_DISTINCT = 50
+NUM_ARRIVING = 100  # fonts that only new clients may be
+FAMILY_LETTERS = 4  # at the beginning of a font's name, common to its variants
+
+
+def caption_of(character: str) -> str:
+    """Return a character's Unicode name in small letters, such as "latin small letter g"."""
+    return unicodedata.name(character).lower()
+
+
+def freetype_version() -> str:
+    """Return the version of the FreeType that draws."""
+    return features.version("freetype2") or "unknown"
+
+
+def files_hash(files: Sequence[Part]) -> str:
+    """Return the SHA-256 of font files: of their names and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for part in sorted(files, key=font_name):
+        digest.update(f"{font_name(part)} {part.array.size}\n".encode())
+        digest.update(np.ascontiguousarray(part.array).data)
+    return digest.hexdigest()
+
+
+def font_name(part: Part) -> str:
+    """Return the name of a font: that of its file without the ending."""
+    return part.origin.replace(":", "/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
+
+
+def draw_fonts(files: Sequence[Part]) -> dict[str, np.ndarray]:
+    """Return `names` (F,) and, for each size S, `glyphs_<S>` (F, 62, S, S) uint8, white on black.
+
+    Files that are no fonts are left out, as are fonts with an empty glyph, with too few distinct
+    ones, or with the glyphs of a font before them.
+    """
+    names, drawn, seen = [], {size: list[np.ndarray]() for size in SIZES}, set[bytes]()
+    for part in sorted(files, key=font_name):
+        glyphs = _glyphs(part.array.tobytes())
+        if glyphs is None:
+            continue
+        largest = glyphs[max(SIZES)]
+        if len({glyph.tobytes() for glyph in largest}) < MIN_DISTINCT or largest.tobytes() in seen:
+            continue
+        seen.add(largest.tobytes())
+        names.append(font_name(part))
+        for size in SIZES:
+            drawn[size].append(glyphs[size])
+    shape = (0, len(CHARACTERS))
+    arrays = {
+        f"glyphs_{s}": np.array(drawn[s], np.uint8).reshape(-1, shape[1], s, s) for s in SIZES
+    }
+    return {"names": np.array(names, dtype=np.str_)} | arrays
+
+
+def _glyphs(font_file: bytes) -> dict[int, np.ndarray] | None:
+    """Return a font's glyphs (62, S, S) uint8 by size; None if it cannot draw all of them."""
+    try:
+        basic = ImageFont.Layout.BASIC  # a glyph by itself needs no shaping library
+        font = ImageFont.truetype(io.BytesIO(font_file), FONT_PIXELS, layout_engine=basic)
+        squares = [_square(font, character) for character in CHARACTERS]
+    except (OSError, ValueError):  # no font, or a glyph that cannot be drawn
+        return None
+    if any(square is None for square in squares):
+        return None
+    return {
+        size: np.stack([_scaled(square, size) for square in squares if square is not None])
+        for size in SIZES
+    }
+
+
+def _square(font: ImageFont.FreeTypeFont, character: str) -> Image.Image | None:
+    """Return a glyph in the middle of the smallest square around it; None if it has no ink."""
+    left, top, right, bottom = map(round, font.getbbox(character))
+    width, height = right - left, bottom - top
+    if not (0 < width <= MAX_GLYPH and 0 < height <= MAX_GLYPH):
+        return None
+    drawn = Image.new("L", (width, height))
+    ImageDraw.Draw(drawn).text((-left, -top), character, font=font, fill=255)
+    if (ink := drawn.getbbox()) is None:
+        return None
+    glyph = drawn.crop(ink)
+    side = max(glyph.size)
+    square = Image.new("L", (side, side))
+    square.paste(glyph, ((side - glyph.width) // 2, (side - glyph.height) // 2))
+    return square
+
+
+def _scaled(square: Image.Image, size: int) -> np.ndarray:
+    return np.asarray(square.resize((size, size), Image.Resampling.LANCZOS))
+
+
+def arriving(names: Sequence[str]) -> np.ndarray:
+    """Return which fonts only new clients may be, (F,) bool: about `NUM_ARRIVING`, by name hashes.
+
+    Fonts whose names begin alike are variants of each other, so they are chosen together. The
+    shipped classifier of fonts has never seen them.
+    """
+    families: dict[str, list[int]] = {}
+    for at, name in enumerate(names):
+        families.setdefault(name[:FAMILY_LETTERS], []).append(at)
+    chosen = np.zeros(len(names), dtype=bool)
+    limit = min(NUM_ARRIVING, len(names) // 4)
+    for family in sorted(families, key=lambda name: hashlib.sha256(name.encode()).digest()):
+        if chosen.sum() + len(families[family]) <= limit:
+            chosen[families[family]] = True
+    return chosen

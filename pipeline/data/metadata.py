@@ -1,0 +1,152 @@
+"""Reads the metadata of the user's own images: a CSV or JSON lines file with a row per image.
+
+Columns: path (below the folder of the images), client, and optionally caption, split ("train" or
+"test") and class. Every mistake is one sentence that names its row.
+"""
+
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from spire_core.errors import DataError
+
+MAX_CAPTION = 500  # characters
+MAX_NAME = 200  # characters of a client's or a class's name
+MAX_ROWS = 10_000_000
+
+
+class Row(NamedTuple):
+    """One image: its path below the folder, its client, and what else is known."""
+
+    path: str
+    client: str
+    caption: str | None
+    split: str | None
+    class_name: str | None
+
+
+def read_rows(base: Path, metadata: str, columns: tuple[str, str]) -> list[Row]:
+    """Return the rows of a metadata file in the folder `base`, checked, in the file's order.
+
+    `columns`: the names of the columns with the client and the caption. The caption's may be
+    missing.
+    """
+    file = _below(base, metadata, "data.metadata")
+    records = _records(file)
+    if not records:
+        raise DataError(f"expected rows in {file}, got none: list the images")
+    client, caption = columns
+    for column in ("path", client):
+        if column not in records[0]:
+            raise DataError(
+                f"expected a column {column!r} in {file}, got {_listed(records[0])}: add it, or "
+                "name the client's column in data.clients"
+            )
+    rows = [
+        _row(base, record, client, caption, f"row {at} of {file}")
+        for at, record in enumerate(records, 1)
+    ]
+    _refuse_doubles(rows, file)
+    if any((row.caption is None) != (rows[0].caption is None) for row in rows):
+        raise DataError(f"expected a caption in every row of {file} or in none: add the missing")
+    return rows
+
+
+def _records(file: Path) -> Sequence[dict[str, Any]]:
+    """Return the rows of a file as dictionaries; DataError unless it is CSV or JSON lines."""
+    try:
+        if file.suffix.lower() == ".csv":
+            with file.open(encoding="utf-8-sig", newline="") as text:
+                return _limited(csv.DictReader(text, strict=True), file)
+        if file.suffix.lower() in (".jsonl", ".ndjson"):
+            with file.open(encoding="utf-8-sig") as text:
+                return _limited((json.loads(line) for line in text if line.strip()), file)
+    except (OSError, ValueError, csv.Error, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(
+            f"expected CSV or JSON lines in {file}, got {reason}: correct it"
+        ) from error
+    raise DataError(f"expected data.metadata as .csv or .jsonl, got {file.name!r}: convert it")
+
+
+def _limited(records: Iterable[Any], file: Path) -> list[dict[str, Any]]:
+    rows = []
+    for record in records:
+        if not isinstance(record, dict):
+            raise ValueError(f"{record!r:.50} for an object")
+        if None in record:  # of csv: more cells than columns
+            raise ValueError(f"more cells than columns in row {len(rows) + 1}")
+        rows.append(record)
+        if len(rows) > MAX_ROWS:
+            raise ValueError(f"more than {MAX_ROWS} rows")
+    return rows
+
+
+def _row(base: Path, record: dict[str, Any], client: str, caption: str, where: str) -> Row:
+    path = _text(record, "path", where, None)
+    split = _text(record, "split", where, MAX_NAME) if _has(record, "split") else None
+    if split not in (None, "train", "test"):
+        raise DataError(f"expected the split train or test in {where}, got {split!r}: correct it")
+    file = _below(base, path, f"the path in {where}")
+    if not file.is_file():
+        raise DataError(f"expected an image for {where}, got no file {file}: correct the path")
+    return Row(
+        file.relative_to(base.resolve()).as_posix(),
+        _text(record, client, where, MAX_NAME),
+        _text(record, caption, where, MAX_CAPTION) if caption in record else None,
+        split,
+        _text(record, "class", where, MAX_NAME) if _has(record, "class") else None,
+    )
+
+
+def _has(record: dict[str, Any], column: str) -> bool:
+    return record.get(column) not in (None, "")
+
+
+def _text(record: dict[str, Any], column: str, where: str, limit: int | None) -> str:
+    """Return a cell as a text; DataError for one that is empty, too long or cannot be shown."""
+    value = record.get(column)
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(f"expected a text as {column} in {where}, got {value!r:.50}: fill it in")
+    text = value.strip()
+    if limit is not None and len(text) > limit:
+        raise DataError(
+            f"expected at most {limit} characters as {column} in {where}, got {len(text)}: "
+            "shorten it"
+        )
+    if not text.isprintable():
+        raise DataError(
+            f"expected a {column} without control characters in {where}, got {text!r:.50}: remove "
+            "them"
+        )
+    return text
+
+
+def _below(base: Path, path: str, what: str) -> Path:
+    """Return a path below the folder; DataError if it leads out of it."""
+    try:
+        file = (base / path).resolve()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DataError(f"expected {what} below {base}, got {path!r:.80} ({error})") from error
+    if not file.is_relative_to(base.resolve()):
+        raise DataError(f"expected {what} below {base}, got {path!r:.80}: move the file there")
+    return file
+
+
+def _refuse_doubles(rows: Sequence[Row], file: Path) -> None:
+    first: dict[str, int] = {}
+    for at, row in enumerate(rows, 1):
+        if row.path in first:
+            raise DataError(
+                f"expected each image once in {file}, got {row.path} in rows {first[row.path]} and "
+                f"{at}: remove one"
+            )
+        first[row.path] = at
+
+
+def _listed(record: dict[str, Any]) -> str:
+    return ", ".join(str(name) for name in list(record)[:20])

@@ -1,0 +1,44 @@
+"""Captions as integers: positions of their words in the vocabulary that a model is published with.
+
+The vocabulary is a setting (`model.words`). No client's caption makes it, and none leaves its
+client. N captions of at most L words; 0 stands for no word.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from spire_core.errors import DataError
+
+MAX_WORDS = 64  # of a caption
+
+
+def words_of(caption: str) -> list[str]:
+    """Return the words of a caption, in small letters."""
+    return caption.lower().split()
+
+
+def caption_tokens(captions: Sequence[str], vocabulary: Sequence[str]) -> np.ndarray:
+    """Return captions as tokens (N, L) int64, from 1 on, where L is the longest one's length.
+
+    DataError for an empty or too long caption, and for a word that the vocabulary lacks.
+    """
+    numbers = {word: at for at, word in enumerate(vocabulary, 1)}
+    kinds = {caption: _numbered(caption, numbers) for caption in dict.fromkeys(captions)}
+    longest = max((len(tokens) for tokens in kinds.values()), default=1)
+    rows = {caption: tokens + [0] * (longest - len(tokens)) for caption, tokens in kinds.items()}
+    return np.array([rows[caption] for caption in captions], np.int64).reshape(-1, longest)
+
+
+def _numbered(caption: str, numbers: dict[str, int]) -> list[int]:
+    words = words_of(caption)
+    if not 1 <= len(words) <= MAX_WORDS:
+        raise DataError(
+            f"expected a caption of 1 to {MAX_WORDS} words, got {len(words)} in {caption!r:.80}: "
+            "write another"
+        )
+    for word in words:
+        if word not in numbers:
+            known = ", ".join(list(numbers)[:60]) + (", ..." if len(numbers) > 60 else "")
+            raise DataError(f"expected words of {known}, got {word!r:.40}: choose among these")
+    return [numbers[word] for word in words]

@@ -1,0 +1,189 @@
+"""A run on fonts with prompts: from the clients' captions to a sheet of new glyphs."""
+
+import json
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.clients.worker import ClientWorker
+from pipeline.config.load import load_config
+from pipeline.experiment.run import run_experiment
+from pipeline.experiment.watcher import Watcher
+from pipeline.federation.messages import WorkerSetup
+from pipeline.federation.setup import FederationSetup, prepare
+from pipeline.inference.saved_run import SavedRun
+from pipeline.results.result import Result
+from pipeline.tracking.outbox import read_points
+from spire_core.errors import ConfigError, DataError
+from spire_core.federated.messages import Broadcast, ClientUpdate, RoundPlan
+from spire_core.network.flat_model import initial_weights
+from spire_core.rng import torch_generator
+from sweeps import cli
+
+WORDS = [*"abcdefghijklmnopqrstuvwxyz", "latin", "small", "capital", "letter", "digit"]
+WORDS += ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+SETTINGS = ["data=fonts", "data.image_size=16", "partition=natural", "eval.extractor=mnist-cnn"]
+SETTINGS += ["federation.num_clients=4", "federation.num_new_clients=1", "resources.pool=local"]
+SETTINGS += ["federation.cohort_size=2", "federation.num_rounds=2", "client.text_dropout=0.1"]
+SETTINGS += ["adapt.num_images=8", "adapt.epochs=2", "eval.every=0", "eval.num_images=16"]
+SETTINGS += ["model.text=words", f"model.words=[{','.join(WORDS)}]", "tracking.enabled=false"]
+
+
+def setting_for(root: Path, *more: str) -> FederationSetup:
+    return prepare(load_config("smoke", [*SETTINGS, f"data.root={root}", *more]))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs_with_text")
+
+
+@pytest.fixture(scope="module")
+def result(base: Path, fonts_root: Path) -> Result:
+    words = [*SETTINGS, f"data.root={fonts_root}", f"tracking.root={base}"]
+    return run_experiment(load_config("smoke", words), "smoke", Watcher())
+
+
+def test_new_clients_are_measured_by_what_they_never_showed(result: Result) -> None:
+    (split,) = result.setting.partition.new_clients
+    assert (len(split.train), len(split.test)) == (8, 54)
+    points = [found for _, found in read_points(result.run_dir) if "text/style_distance" in found]
+    assert len(points) == 3  # epochs 0, 1 and 2
+    assert all(0 < found["text/style_distance"] < 1 for found in points)
+    assert not any("text/prompt_accuracy" in found for found in points)  # digits' classifier
+    (report,) = result.adaptation.reports
+    truth = result.setting.images[split.test[:16]].astype(float)
+    drawn = (report.after.images + 1) * 127.5
+    expected = np.abs(drawn - truth).mean() / 255
+    assert result.metrics["final/adapt_style_distance_after"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_classifier_reads_the_drawn_and_the_true_glyphs(fonts_root: Path, base: Path) -> None:
+    setting = setting_for(fonts_root, "eval.extractor=fonts-cnn")
+    setup = worker_setup(setting, base)
+    worker = ClientWorker(setup, setting.images)
+    client = worker.client_data(setting.new_ids[0])
+    truth = client.truth(54)
+    assert truth is not None
+    scores = worker.evaluator.text_scores(client, truth[0].float() / 127.5 - 1)
+    assert scores["style_distance"] == pytest.approx(0, abs=1e-6)
+    assert scores["prompt_accuracy"] == scores["true_accuracy"] > 0.6
+    inverted = worker.evaluator.text_scores(client, 1 - truth[0].float() / 127.5)
+    assert inverted["style_distance"] > 0.5
+    assert inverted["prompt_accuracy"] < scores["true_accuracy"]
+
+
+def worker_setup(setting: FederationSetup, folder: Path) -> WorkerSetup:
+    fields = (setting.mixtures, setting.partition, setting.extractor, folder)
+    return WorkerSetup(setting.config, *fields, setting.tokens, setting.data.labels)
+
+
+@pytest.mark.parametrize("compression", ["none", "int8"])
+def test_no_message_of_a_client_holds_its_captions(
+    fonts_root: Path, tmp_path: Path, compression: str
+) -> None:
+    setting = setting_for(fonts_root, f"client.compression={compression}")
+    odd = np.random.default_rng(0).integers(2**40, 2**60, (len(setting.images), 4))
+    odd[:, 0] = 1  # one word that the network knows, three by which a caption is found
+    setting = replace(setting, tokens=odd)
+    worker = ClientWorker(worker_setup(setting, tmp_path), setting.images)
+    config = setting.config
+    weights = initial_weights(config.model, config.method, 1, 0).numpy()
+    plan = RoundPlan(0, lr_scale=1.0, shares_local=True, tau=3)
+    content = pickle.dumps(worker.train((0, 1), Broadcast(weights), plan))
+    content += pickle.dumps(worker.fit_group((0, 1), Broadcast(weights), plan))
+    content += pickle.dumps(worker.draw((0, 1), weights))
+    for file in tmp_path.rglob("*.safetensors"):
+        content += file.read_bytes()  # a private state needs no caption either
+    rows = [at for c in (0, 1) for at in setting.partition.split(c).train]
+    assert not any(odd[at, 1:].tobytes() in content for at in rows)
+    assert any(odd[at, 1:].tobytes() in pickle.dumps(odd) for at in rows)
+
+
+@pytest.mark.parametrize("group", [(0,), (0, 1)])
+def test_a_worker_drops_captions_by_the_setting(
+    fonts_root: Path, tmp_path: Path, group: tuple[int, ...]
+) -> None:
+    def trained(*more: str) -> np.ndarray:
+        setting = setting_for(fonts_root, "client.emb_dropout=0", *more)
+        worker = ClientWorker(worker_setup(setting, tmp_path), setting.images)
+        config = setting.config
+        weights = initial_weights(config.model, config.method, 1, 0)
+        weights += 0.02 * torch.randn(weights.shape, generator=torch_generator(0, "more"))
+        plan = RoundPlan(0, lr_scale=1.0, shares_local=True, tau=2)
+        (update, *_) = worker.train(group, Broadcast(weights.numpy()), plan)
+        assert isinstance(update, ClientUpdate)
+        return update.weights
+
+    plain = trained("client.text_dropout=0")
+    assert np.array_equal(plain, trained("client.text_dropout=0"))
+    assert np.abs(plain - trained("client.text_dropout=0.9")).max() > 1e-4
+
+
+def test_a_run_without_text_is_what_it_was(fonts_root: Path) -> None:
+    setting = setting_for(fonts_root, "model.text=none")
+    assert setting.tokens is None
+    assert not any(name.startswith("text.") for name, _, _ in setting.model.layout.names)
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "expected"),
+    [
+        (["model.words=[latin]"], DataError, "expected words of latin, got 'digit'"),
+        (["model.words=[]"], ConfigError, r"1\.\.10000 model\.words"),
+    ],
+)
+def test_captions_that_the_vocabulary_lacks_are_refused(
+    fonts_root: Path, words: list[str], error: type[Exception], expected: str
+) -> None:
+    with pytest.raises(error, match=expected):
+        setting_for(fonts_root, *words)
+
+
+def test_data_without_captions_are_refused(mnist_root: Path) -> None:
+    words = ["model.text=words", "model.words=[a]", f"data.root={mnist_root}"]
+    with pytest.raises(ConfigError, match=r"captions with model\.text=words, got mnist without"):
+        prepare(load_config("smoke", words))
+
+
+def test_prompts_are_drawn_from_the_same_noise(result: Result) -> None:
+    run = SavedRun.load(result.run_dir)
+    q, again = (
+        run.draw(4, 2, prompt=text) for text in ("latin small letter q", "Letter q small LATIN")
+    )
+    np.testing.assert_allclose(q, again, atol=1e-4)  # the order of words does not count
+    other = run.draw(4, 2, prompt="digit seven")
+    assert np.abs(q - other).max() > 1e-3
+    stronger = run.draw(4, 2, prompt="digit seven", text_guidance=4.0)
+    assert np.abs(stronger - other).max() > 1e-3
+    with pytest.raises(DataError, match="got 'seventeen'"):
+        run.draw(4, 2, prompt="digit seventeen")
+
+
+def test_a_sheet_has_a_row_for_each_prompt(
+    result: Result, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def spire(*words: str) -> int:
+        here = ("sample", result.run_id, f"tracking.root={base}", "--client", "4")
+        return cli.main([*here, "--out", str(tmp_path / "sheet.png"), *words])
+
+    prompts = ("--prompt", "latin small letter q", "--prompt", "digit seven")
+    assert spire(*prompts, "--num", "5", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["prompts"] == ["latin small letter q", "digit seven"]
+    assert told["num_images"] == 10
+    images = np.load(told["artifacts"]["npz"])["images"]
+    run = SavedRun.load(result.run_dir)
+    np.testing.assert_array_equal(images[5:], run.draw(4, 5, prompt="digit seven"))
+    with Image.open(told["artifacts"]["png"]) as sheet:
+        width, height = sheet.size
+    assert (width, height) == (5 * 34 + 2, 2 * 34 + 2)
+    assert spire("--prompt", "a zebra") == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err.count("\n")) == ("", 1)
+    assert "'zebra'" in said.err
