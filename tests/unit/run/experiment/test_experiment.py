@@ -391,7 +391,7 @@ def test_pretraining_clients_fine_tune_for_a_score_of_their_own(
         lambda *_: {},
     )
     load_client(worker.context.model, weights, tuned.state)
-    drawn = evaluator.samples(client, evaluator.generate(client_id, None))
+    drawn = evaluator.samples(client, evaluator.generate(client, None))
     assert torch.equal(result.tuned.drawn[1].features, drawn.features)
     assert result.tuned.losses[1].own == evaluator.heldout_mean(client, None)
 
@@ -428,7 +428,7 @@ def test_what_a_new_client_ends_with_is_what_its_own_parts_draw(
 
     client, evaluator = worker.client_data(client_id), worker.evaluator
     emb = load_client(worker.context.model, weights, worker.private_state(client_id))
-    images = evaluator.generate(client_id, emb)
+    images = evaluator.generate(client, emb)
     assert torch.equal(report.after.features, evaluator.samples(client, images).features)
     heldout = evaluator.heldout(client, emb)
     assert report.scores_after == evaluator.scores(client, report.after, heldout, pooled)

@@ -25,6 +25,7 @@ from spire_core.federated.messages import (
     RoundPlan,
 )
 from spire_core.federated.server import ServerState
+from spire_core.methods import NETWORK_PARTS
 from spire_core.rng import numpy_generator
 
 NUM_CLIENTS, SIZE, NUM_ROUNDS = 9, 5000, 3
@@ -56,7 +57,9 @@ class Worker:
 def update_of(client_id: int, broadcast: Broadcast, plan: RoundPlan) -> ClientUpdate:
     rng = numpy_generator(0, "update", client_id, plan.round_idx)
     moved, first = rng.standard_normal((2, SIZE)) * 10 ** rng.uniform(-9, -1, (2, SIZE))
-    moments = AdamMoments(*(a.astype(np.float32) for a in (first, first**2, rng.random(3))))
+    moments = AdamMoments(
+        *(a.astype(np.float32) for a in (first, first**2, rng.random(len(NETWORK_PARTS))))
+    )
     weights = broadcast.weights + moved.astype(np.float32)
     return ClientUpdate(client_id, 10 + client_id, 1, 0.5, weights, moments)
 
