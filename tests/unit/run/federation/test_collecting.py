@@ -57,9 +57,8 @@ class Worker:
 def update_of(client_id: int, broadcast: Broadcast, plan: RoundPlan) -> ClientUpdate:
     rng = numpy_generator(0, "update", client_id, plan.round_idx)
     moved, first = rng.standard_normal((2, SIZE)) * 10 ** rng.uniform(-9, -1, (2, SIZE))
-    moments = AdamMoments(
-        *(a.astype(np.float32) for a in (first, first**2, rng.random(len(NETWORK_PARTS))))
-    )
+    arrays = (first, first**2, rng.random(len(NETWORK_PARTS)))
+    moments = AdamMoments(*(array.astype(np.float32) for array in arrays))
     weights = broadcast.weights + moved.astype(np.float32)
     return ClientUpdate(client_id, 10 + client_id, 1, 0.5, weights, moments)
 
