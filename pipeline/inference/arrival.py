@@ -76,11 +76,7 @@ def adapt_arrival(
     DataError for too few images, ConfigError for privacy that cannot be kept.
     """
     privacy = privacy or PrivacyConfig()
-    if not run.config.method.record.adapt_parts:
-        raise RunError(
-            f"expected a method with a personal part, got {run.config.method.name}: "
-            "name a run of spire, fedavg_ft or shared_rep"
-        )
+    _check_method(run)
     with (
         reserved_id(run, client_id) as client_id,
         tempfile.TemporaryDirectory(prefix="spire-") as scratch,
@@ -111,6 +107,15 @@ def adapt_arrival(
         adaptation_diagnosis([report]),
         report.guarantee,
     )
+
+
+def _check_method(run: SavedRun) -> None:
+    """Raise RunError if new clients of the run's method train nothing."""
+    if not run.config.method.record.adapt_parts:
+        raise RunError(
+            f"expected a method with a personal part, got {run.config.method.name}: "
+            "name a run of spire, fedavg_ft or shared_rep"
+        )
 
 
 @contextlib.contextmanager
