@@ -34,8 +34,14 @@ def audit_run(
 
     `began` is the run's configuration, `audited` the same with `overrides` of how clients train.
     `num_rounds` are simulated; `with_one_run` also adapts a new client to a half of its images.
-    RunError if the run's data, code or checkpoint are not those with which it began.
+    RunError for one run of a private adaptation, and if the run's data, code or checkpoint are not
+    those with which it began.
     """
+    if with_one_run and audited.privacy.adapt.is_on:
+        raise RunError(
+            "expected a run without privacy.adapt.epsilon for --one-run, got one with it: the "
+            "audit adapts without noise, so leave --one-run out"
+        )
     setting = prepare(audited)
     check_same(run_dir, setting.hashes)
     saved, worker = SavedRun.load(run_dir), _worker(setting, run_dir)

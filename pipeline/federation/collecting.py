@@ -41,7 +41,7 @@ class Collector:
                 return self.transform(joined(stretches)), reports
             logger.warning("%d updates%s are lost: computed again", len(lost), round_.name)
             kept = {c: report for c, report in reports.items() if c not in lost}
-            reports = kept | self.gatherer.gather(sorted(lost), round_)
+            reports = kept | self.gatherer.gather(sorted(lost), round_, has_others=bool(kept))
         raise ClusterError(
             f"expected the updates{round_.name} to be kept until they are averaged, got workers "
             f"that lost them {MAX_TRIES} times: {SEE_LOG}; spire resume goes on from the last "

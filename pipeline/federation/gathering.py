@@ -47,16 +47,19 @@ class Gatherer:
     def __init__(self, pool: ClientPool, settings: RoundSettings) -> None:
         self.pool, self.settings = pool, settings
 
-    def gather(self, client_ids: Sequence[int], round_: OpenRound) -> Reports:
+    def gather(
+        self, client_ids: Sequence[int], round_: OpenRound, has_others: bool = False
+    ) -> Reports:
         """Return the reports of usable updates, which the workers have accumulated.
 
         Raises ClusterError, AggregationError or DivergenceError as the setting has it, and with
-        "drop" AggregationError or DivergenceError if no update is usable.
+        "drop" AggregationError or DivergenceError if no update is usable, unless the round has
+        those of other clients.
         """
         groups = self.settings.client.groups(client_ids)
         policy = self.settings.federation.on_client_error
         if policy == "drop":
-            return self._usable(groups, round_)
+            return self._usable(groups, round_, has_others)
         return self._all(groups, round_, MAX_TRIES if policy == "retry" else 1)
 
     def _all(self, groups: Sequence[Group], round_: OpenRound, num_tries: int) -> Reports:
@@ -72,10 +75,10 @@ class Gatherer:
             merged |= reports
         return merged
 
-    def _usable(self, groups: Sequence[Group], round_: OpenRound) -> Reports:
+    def _usable(self, groups: Sequence[Group], round_: OpenRound, has_others: bool) -> Reports:
         """Return the reports of usable updates; every other client forgets the round.
 
-        Raises DivergenceError or AggregationError if there is none.
+        Raises DivergenceError or AggregationError if the round then has none.
         """
         reports: Reports = {}
         errors: list[SpireError | None] = []
@@ -84,7 +87,7 @@ class Gatherer:
             reports |= usable
             errors.append(error)
         client_ids = [client_id for group in groups for client_id in group]
-        if not reports:
+        if not reports and not has_others:
             diverged = any(isinstance(error, DivergenceError) for error in errors)
             raise (DivergenceError if diverged else AggregationError)(
                 f"expected at least one update that can be averaged{round_.name}, got none of "

@@ -25,9 +25,7 @@ from spire_core.methods import NETWORK_PARTS
 
 STRETCH_BYTES = 1 << 26  # of all parts of a stretch together
 TOPS = (0, -6, -20, 10)  # exponents of what is large in a first round: weights, moments, steps
-NOTHING_TO_AVERAGE = AggregationError(
-    "expected at least one update with examples, got none: there is nothing to average"
-)
+NOTHING = "expected at least one update with examples, got none: there is nothing to average"
 SUM_BYTES = 16  # of a number in a sum: its first level, and room for some pages of the others
 
 
@@ -182,7 +180,7 @@ def combine(parts: Sequence[Part], config: ServerConfig) -> tuple[np.ndarray, ..
     """
     filled = [part for part in parts if part.client_ids]
     if not filled:
-        raise NOTHING_TO_AVERAGE
+        raise AggregationError(NOTHING)
     sums = [part for part in filled if isinstance(part, SumPart)]
     stacks = [part for part in filled if isinstance(part, StackPart)]
     return _mean(sums) if config.is_mean else _robust(stacks, config)
@@ -210,7 +208,7 @@ def average(
     there twice, or if an update has a fault.
     """
     if not updates:
-        raise NOTHING_TO_AVERAGE
+        raise AggregationError(NOTHING)
     first = updates[0]
     has_moments, before = first.moments is not None, broadcast.weights[: np.size(first.weights)]
     checked = [check_update(update, before, has_moments) for update in updates]

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+from pipeline.audit.audit import audit_run
 from pipeline.config.load import load_config
 from pipeline.experiment.run import run_experiment
 from pipeline.experiment.watcher import Watcher
+from spire_core.errors import RunError
 from sweeps import cli
 
 TINY = ("resources.pool=local", "federation.num_rounds=2", "eval.every=0", "adapt.epochs=2")
@@ -151,3 +153,9 @@ def test_an_unfinished_run_or_one_without_checkpoint_is_refused(
     (copy / "result.json").unlink()
     assert cli.main(words) == 2
     assert "expected a finished run" in capsys.readouterr().err
+
+
+def test_a_private_adaptation_is_not_audited_by_a_plain_one(tmp_path: Path) -> None:
+    config = load_config("smoke", ["privacy.adapt.epsilon=4"])
+    with pytest.raises(RunError, match=r"without privacy\.adapt\.epsilon for --one-run"):
+        audit_run(tmp_path, config, config, [], 1, True, print)

@@ -179,6 +179,24 @@ def test_sums_that_are_lost_again_and_again_are_one_sentence() -> None:
     assert driver.state.round_idx == 1
 
 
+class LosesClients(LosesItsSum):
+    """The clients of the lost sum fail when they are asked again."""
+
+    def attempt(self, work: Work) -> list[Any]:
+        if work.task == "fit_group" and not self.times:
+            return [ClientFailure(unit, "gone for good") for unit in work.units]
+        return super().attempt(work)
+
+
+def test_clients_that_are_lost_with_their_sum_are_dropped_and_the_others_count() -> None:
+    driver = driver_with(LosesClients, 3, "mean", policy="drop")
+    state_after(driver, num_rounds=2)
+    stats = driver.last()[1]
+    assert stats is not None
+    assert 0 < stats.num_dropped < NUM_CLIENTS
+    assert driver.state.round_idx == 2
+
+
 class LosesAnAnswer(SplitPool):
     """In round 1 the answer of client 4's group is lost, whose updates are in a sum already."""
 
