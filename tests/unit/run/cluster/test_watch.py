@@ -29,6 +29,7 @@ class Context:
 @pytest.fixture
 def nodes(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """The nodes that the control store names."""
+    assert not ray.is_initialized(), "a real watch would find its node dead, and end this process"
     nodes = [dict(HERE[0])]
     monkeypatch.setattr(ray, "get_runtime_context", Context)
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
