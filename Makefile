@@ -5,7 +5,7 @@ SPIRE := $(VENV)/bin/spire
 STAMP := $(VENV)/.installed
 # Three fill two cores: many tests wait for servers, time limits and processes that start.
 TESTS_AT_ONCE ?= 3
-PYTEST := $(VENV)/bin/python -m pytest -q -n $(TESTS_AT_ONCE) --dist loadfile --no-loadscope-reorder
+PYTEST := $(VENV)/bin/python -m pytest -q -n $(TESTS_AT_ONCE) --dist loadfile --no-loadscope-reorder --max-worker-restart=0
 
 PEERS := build/peers
 # Two thirds of an installation is compiling modules that nothing here imports: Python compiles the
