@@ -16,7 +16,13 @@ from ray._private import services
 
 from pipeline.cluster.import_path import SafePathJob
 from pipeline.cluster.token import keep_token_private
-from pipeline.cluster.watch import INTERRUPTED, USER_ERROR, ClusterWatch, leave_with
+from pipeline.cluster.watch import (
+    INTERRUPTED,
+    USER_ERROR,
+    ClusterWatch,
+    leave_with,
+    watching_start,
+)
 from spire_core.errors import ClusterError
 
 TOKEN_NOTICES = "ray._private.authentication.authentication_token_setup"
@@ -49,13 +55,18 @@ class _Cluster(threading.Thread):
         super().__init__(name="ray", daemon=True)
         self.num_cpus = num_cpus
         self.running, self.is_unused = Future[None](), threading.Event()
+        self.is_lost_at_start = False
 
     def run(self) -> None:
         try:
-            _connect(self.num_cpus)
+            with watching_start(self._lose_start):
+                _connect(self.num_cpus)
+            if self.is_lost_at_start:
+                return
             watch = ClusterWatch(self.is_unused)
         except BaseException as error:
-            self.running.set_exception(error)
+            if not self.is_lost_at_start:
+                self.running.set_exception(error)
         else:
             ClusterWatch.current = watch
             self.running.set_result(None)
@@ -63,6 +74,11 @@ class _Cluster(threading.Thread):
             if watch.loss is not None:  # this thread lives on, or Ray's processes end before it
                 threading.Event().wait()
         ray.shutdown()
+
+    def _lose_start(self, loss: ClusterError) -> None:
+        """End the wait for a start that Ray's library goes on with in vain."""
+        self.is_lost_at_start = True
+        self.running.set_exception(loss)
 
     def ready(self) -> Mapping[str, float]:
         """Wait until it runs and return its resources; ClusterError if it cannot."""
@@ -75,6 +91,9 @@ class _Cluster(threading.Thread):
         watch, ClusterWatch.current = ClusterWatch.current, None
         is_interrupt = isinstance(error, KeyboardInterrupt | SystemExit)
         exit_code = 0 if error is None else INTERRUPTED if is_interrupt else USER_ERROR
+        if self.is_lost_at_start and self.is_alive():
+            leave_with(exit_code)
+            return
         if watch is not None:
             is_stuck = error is not None and watch.end_stopped()
             if is_stuck or watch.loss is not None:

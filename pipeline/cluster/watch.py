@@ -10,7 +10,7 @@ import os
 import select
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psutil
@@ -19,6 +19,7 @@ import ray
 from spire_core.errors import ClusterError
 
 TICK_S = 1.0
+STARTING_TICK_S = 0.2  # between two looks at processes that start
 PROBE_S = 5.0  # between two questions to the control store
 SILENT_TICKS = 60  # without an answer, the control store counts as lost
 ENDING_S = 45.0  # for this process to end by itself after a loss; Ray's own end comes after 60 s
@@ -139,6 +140,42 @@ class ClusterWatch:
             with contextlib.suppress(OSError, psutil.Error):
                 if process.pid not in self.own and os.getsid(process.pid) in self.own:
                     yield process
+
+
+@contextlib.contextmanager
+def watching_start(lose: Callable[[ClusterError], None]) -> Iterator[None]:
+    """Tell the loss of a process of Ray that this one starts in the block.
+
+    Ray's library waits for minutes for a process that has ended. `lose` is called at most once, from
+    another thread, and only while the block runs.
+    """
+    is_over, seen = threading.Event(), dict[psutil.Process, str]()
+
+    def watch() -> None:
+        while not is_over.wait(STARTING_TICK_S):
+            for process in psutil.Process().children():
+                with contextlib.suppress(psutil.Error):
+                    if process.name() in OWN_PROCESSES:
+                        seen[process] = OWN_PROCESSES[process.name()]
+            ended = [name for process, name in seen.items() if _has_ended(process)]
+            if ended:
+                lose(ClusterError(f"expected Ray's {ended[0]} to start, got its end: {REMEDY}"))
+                return
+
+    watcher = threading.Thread(target=watch, name="ray-starting", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        watcher.join()
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 _exit_code: int | None = None

@@ -155,14 +155,45 @@ def test_a_wrong_run_ends_though_its_cluster_never_answers(
     assert left_behind(tmp_path) == []
 
 
+def await_process(folder: Path, name: str, process: subprocess.Popen[str]) -> psutil.Process:
+    """Wait until Ray starts one of its processes below a command."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        for found in marked(str(folder)):
+            with contextlib.suppress(psutil.Error):
+                if found.name() == name:
+                    return found
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    raise AssertionError(f"no {name} within 60 s")
+
+
+@pytest.mark.parametrize("name", ["gcs_server", "raylet"])
+def test_a_process_of_ray_that_ends_while_it_starts_is_one_sentence(
+    tmp_path: Path, mnist_root: Path, name: str
+) -> None:
+    """Ray's library would wait for it for minutes.
+
+    Before the node process starts, that library waits 30 s for a lost control store, and lets no
+    other thread run.
+    """
+    smoke = ("-m", "pipeline", "run", "smoke")
+    with begun(tmp_path, *smoke, SPIRE_DATA=str(mnist_root)) as process:
+        await_process(tmp_path, "raylet", process)
+        await_process(tmp_path, name, process).kill()
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 2, err
+    told = [line for line in err.splitlines() if line.startswith("spire")]
+    assert len(told) == 1
+    assert f"({name}) to " in told[0]
+    assert "got its end: start again" in told[0]
+    assert left_behind(tmp_path) == []
+
+
 def test_an_interrupt_while_it_starts_leaves_nothing(tmp_path: Path, mnist_root: Path) -> None:
     smoke = ("-m", "pipeline", "run", "smoke")
     with begun(tmp_path, *smoke, SPIRE_DATA=str(mnist_root)) as process:
-        until = time.monotonic() + 60
-        while not any("gcs_server" in command for command in running(tmp_path)):
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < until
-            time.sleep(0.05)
+        await_process(tmp_path, "gcs_server", process)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
