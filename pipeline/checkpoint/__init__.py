@@ -2,6 +2,8 @@
 
 snapshots         checkpoints on disk: write, verify, recycle
 checkpointer      checkpoints during a run, and the return to one
+manifest          the list of a checkpoint's files, with hashes
 evaluation_store  finished evaluations on disk
 remote            a copy on S3 or another storage
+storage           such storages, and the only import of pyarrow
 """

@@ -1,23 +1,30 @@
-"""A mirror of a run on a storage that survives this machine: S3, GCS, a network share.
+"""A mirror of a run on a storage that survives this machine.
 
-The only file that imports pyarrow, which supports the same storages as Ray Tune. Below
-`<tracking.storage>/<run id>/` lie the files of the run's folder under the same names. The manifest
-of a checkpoint is sent last. The files carry hashes, which a resume checks. To restore them runs no
-code.
+Below `<tracking.storage>/<run id>/` lie the files of the run's folder under the same names. The
+manifest of a checkpoint is sent last. The files carry hashes, which a resume checks. To restore
+them runs no code.
 """
 
 import contextlib
 import logging
-import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pipeline.checkpoint.snapshots import folder_of, kept_rounds, read_manifest
+from pipeline.checkpoint.manifest import folder_of, read_manifest
+from pipeline.checkpoint.snapshots import kept_rounds
+from pipeline.checkpoint.storage import (
+    names_at,
+    open_storage,
+    reading_run,
+    reason_of,
+    refuse_links_at,
+    storage_errors,
+)
 from pipeline.config.tracking import TrackingConfig, tracking_root
 from pipeline.files.atomic import room_for
 from pipeline.files.masking import mask
@@ -33,8 +40,7 @@ from pipeline.runs.layout import (
     REFUSED,
     START,
 )
-from pipeline.runs.ownership import refuse_links
-from spire_core.errors import ConfigError, RunError
+from spire_core.errors import RunError
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -44,24 +50,6 @@ FOLDERS = (ARTIFACTS, CLIENTS, EVALUATIONS, CHECKPOINTS)
 WITHOUT_FOLDERS = ("s3", "gcs", "abfs")  # storages where files appear atomically
 CHUNK_BYTES = 1 << 24
 _log = logging.getLogger(__name__)
-
-
-def open_storage(uri: str) -> tuple["FileSystem", str]:
-    """Return the storage of a URI and the path in it; ConfigError for an unusable URI."""
-    import pyarrow
-    from pyarrow.fs import FileSystem
-
-    try:
-        return FileSystem.from_uri(uri)
-    except (pyarrow.ArrowException, ValueError, OSError) as error:
-        raise ConfigError(
-            f"expected a storage such as s3://BUCKET/FOLDER or file:///FOLDER, got {mask(uri)!r} "
-            f"({_reason(error)}): correct it"
-        ) from error
-
-
-def _reason(error: BaseException) -> str:
-    return mask(" ".join(str(error).split()) or repr(error))[:300]
 
 
 class Mirror:
@@ -100,14 +88,12 @@ class Mirror:
         self._thread.shutdown()
 
     def _try(self, num_rounds_done: int) -> None:
-        import pyarrow
-
         try:
             self.upload(num_rounds_done)
-        except (OSError, ValueError, pyarrow.ArrowException) as error:
+        except (*storage_errors(), ValueError) as error:
             self.num_failed += 1
             text = "the checkpoint after round %d is not at %s (%s): tried again at the next one"
-            _log.warning(text, num_rounds_done, mask(self.folder), _reason(error))
+            _log.warning(text, num_rounds_done, mask(self.folder), reason_of(error))
 
     def upload(self, num_rounds_done: int) -> None:
         """Upload a checkpoint with all files that a resume needs, and drop obsolete ones.
@@ -157,33 +143,6 @@ class Mirror:
                 self.storage.delete_dir(f"{self.folder}/{folder}")
 
 
-def names_at(storage: "FileSystem", folder: str) -> list[str]:
-    """Return the names of all files below a folder; RunError if one leads out of it."""
-    from pyarrow.fs import FileSelector, FileType
-
-    found = storage.get_file_info(FileSelector(folder, recursive=True, allow_not_found=True))
-    paths = [info.path for info in found if info.type == FileType.File]
-    if storage.type_name == "local":  # which lists what a link leads to as if it were there
-        folder, paths = os.path.realpath(folder), [os.path.realpath(path) for path in paths]
-    return sorted(_safe(path.removeprefix(f"{folder.rstrip('/')}/")) for path in paths)
-
-
-def _safe(name: str) -> str:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or name != str(path):
-        raise RunError(
-            f"expected names of a run's files at a storage, got {name!r}, which leads out of its "
-            "folder: do not use that copy"
-        )
-    return name
-
-
-def check_storage(config: TrackingConfig) -> None:
-    """Raise ConfigError if `tracking.storage` is set and unusable."""
-    if config.storage is not None:
-        open_storage(config.storage)
-
-
 def mirror_of(run_dir: Path, config: TrackingConfig) -> Mirror | None:
     """Return the mirror that a configuration asks for, or None; ConfigError if it cannot be.
 
@@ -193,19 +152,8 @@ def mirror_of(run_dir: Path, config: TrackingConfig) -> Mirror | None:
         return None
     storage, path = open_storage(config.storage)
     folder = f"{path.rstrip('/')}/{run_dir.name}"
-    _refuse_links_at(storage, folder)
+    refuse_links_at(storage, folder)
     return Mirror(run_dir, storage, folder)
-
-
-def _refuse_links_at(storage: "FileSystem", folder: str) -> None:
-    if storage.type_name == "local":
-        refuse_links(Path(folder))
-
-
-def storage_of(uri: str) -> str:
-    """Return the storage in which a URI `<storage>/<run id>` means a run."""
-    address, sep, query = uri.partition("?")
-    return address.rstrip("/").rpartition("/")[0] + sep + query
 
 
 def restore(uri: str, config: TrackingConfig, say: Callable[[str], None]) -> Path:
@@ -215,8 +163,8 @@ def restore(uri: str, config: TrackingConfig, say: Callable[[str], None]) -> Pat
     there is no run at it.
     """
     storage, path = open_storage(uri)
-    _refuse_links_at(storage, path)
-    with _readable(uri):
+    refuse_links_at(storage, path)
+    with reading_run(uri):
         names = names_at(storage, path)
     run_id = path.rstrip("/").rpartition("/")[2]
     if RECORD not in names or not re.fullmatch("[0-9a-f]{32}", run_id):
@@ -233,7 +181,7 @@ def restore(uri: str, config: TrackingConfig, say: Callable[[str], None]) -> Pat
         for name in sorted(names, key=lambda name: name == RECORD):  # by which it is known as one
             if name in SINGLE or (name.split("/")[0] in FOLDERS and not name.endswith(".part")):
                 target = part / name
-                with _readable(uri), room_for(target):
+                with reading_run(uri), room_for(target):
                     target.parent.mkdir(parents=True, exist_ok=True)
                     source = storage.open_input_stream(f"{path.rstrip('/')}/{name}")
                     with source, target.open("wb") as file:
@@ -244,16 +192,3 @@ def restore(uri: str, config: TrackingConfig, say: Callable[[str], None]) -> Pat
         raise
     say(f"run {run_id} was brought from {mask(uri)} to {run_dir}")
     return run_dir
-
-
-@contextlib.contextmanager
-def _readable(uri: str) -> Iterator[Any]:
-    import pyarrow
-
-    try:
-        yield
-    except (OSError, pyarrow.ArrowException) as error:
-        raise RunError(
-            f"expected to read the run at {mask(uri)}, got {_reason(error)}: check the address "
-            "and who may read it"
-        ) from error

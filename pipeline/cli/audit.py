@@ -20,7 +20,7 @@ def audit(args: argparse.Namespace) -> Answer:
     """Audit a finished run; with settings of rounds, what it would give away under these."""
     from pipeline.config.load import load_config, overridden
     from pipeline.runs.folder import load_result, run_lock
-    from pipeline.runs.ownership import refuse_links
+    from pipeline.runs.links import refuse_links
     from pipeline.runs.record import find_run
     from pipeline.runs.start import load_start
     from spire_core.errors import RunError

@@ -92,7 +92,7 @@ def _saved_run(run: str, overrides: Sequence[str], prefixes: tuple[str, ...]) ->
     """Return a finished run; ConfigError for an override of a setting that the run has fixed."""
     from pipeline.config.load import load_config
     from pipeline.inference.saved_run import SavedRun
-    from pipeline.runs.ownership import refuse_links
+    from pipeline.runs.links import refuse_links
     from pipeline.runs.record import find_run
 
     overrides = allowed(overrides, prefixes)

@@ -51,8 +51,9 @@ def resume(args: argparse.Namespace) -> Answer:
     from pipeline.config.load import load_config
     from pipeline.config.tracking import tracking_root
     from pipeline.runs.folder import load_result
+    from pipeline.runs.links import refuse_links
     from pipeline.runs.noise_key import drop_noise_key
-    from pipeline.runs.ownership import READ, begun_here, refuse_links
+    from pipeline.runs.ownership import READ, begun_here
     from pipeline.runs.record import find_run
     from pipeline.runs.start import load_start
 
@@ -60,7 +61,8 @@ def resume(args: argparse.Namespace) -> Answer:
     overrides = allowed(args.words, (*changeable, *(f"{key}=" for key in READ)))
     given = load_config(None, overrides).tracking
     if "://" in args.run:
-        from pipeline.checkpoint.remote import restore, storage_of
+        from pipeline.checkpoint.remote import restore
+        from pipeline.checkpoint.storage import storage_of
 
         run_dir = restore(args.run, given, say)
         if not any(word.startswith("tracking.storage=") for word in overrides):

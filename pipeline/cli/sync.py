@@ -66,7 +66,8 @@ def sync_runs(
     RunError if one that is chosen holds a link.
     """
     from pipeline.config.tracking import tracking_root
-    from pipeline.runs.ownership import begun_here, is_named, refuse_links
+    from pipeline.runs.links import refuse_links
+    from pipeline.runs.ownership import begun_here, is_named
     from pipeline.runs.record import read_record
     from pipeline.tracking.outbox import num_refused, num_waiting
     from spire_core.errors import RunError

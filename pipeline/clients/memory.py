@@ -159,3 +159,16 @@ def _fitting(
                 free[name] -= need
             kept.append(position)
     return kept
+
+
+def sizes_text(footprints: Sequence[Footprint], share_bytes: int) -> str:
+    """Return the need of an actor and the least free memory, in words."""
+    mib, step = 2**20, footprints[0]
+    least = min(one.node.free_bytes for one in footprints)
+    words = f"{step.node.need_bytes / mib:.0f} MiB for a step and {share_bytes / mib:.0f} MiB for "
+    words += f"the updates of a round in each, {least / mib:.0f} MiB free"
+    gpus = [one.gpu.free_bytes for one in footprints if one.gpu is not None]
+    if step.gpu is None or not gpus:
+        return words
+    need, free = step.gpu.need_bytes / mib, min(gpus) / mib
+    return f"{words}; {need:.0f} MiB for a step on a GPU, {free:.0f} MiB free there"

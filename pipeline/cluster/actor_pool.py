@@ -15,6 +15,7 @@ from pipeline.clients.memory import (
     Footprint,
     RoundMemory,
     kept_positions,
+    sizes_text,
 )
 from pipeline.cluster.actor_plan import ActorPlan
 from pipeline.cluster.client_actor import ClientActor, lost_together
@@ -121,7 +122,7 @@ class RayClientPool(ClientPool):
         kept = kept_positions(footprints, round_memory, here)
         if len(kept) == total:
             return
-        sizes = _sizes(footprints, round_memory.per_actor(total))
+        sizes = sizes_text(footprints, round_memory.per_actor(total))
         if not (kept and may_shrink):
             raise ClusterError(
                 f"expected memory for {total} client actors, got {sizes}: {LESS_MEMORY}"
@@ -242,16 +243,3 @@ class RayClientPool(ClientPool):
     def close(self) -> None:
         for actor in self.actors:
             end_actor(actor)
-
-
-def _sizes(footprints: Sequence[Footprint], share_bytes: int) -> str:
-    """Return the need of an actor and the least free memory, in words."""
-    mib, step = 2**20, footprints[0]
-    least = min(one.node.free_bytes for one in footprints)
-    words = f"{step.node.need_bytes / mib:.0f} MiB for a step and {share_bytes / mib:.0f} MiB for "
-    words += f"the updates of a round in each, {least / mib:.0f} MiB free"
-    gpus = [one.gpu.free_bytes for one in footprints if one.gpu is not None]
-    if step.gpu is None or not gpus:
-        return words
-    need, free = step.gpu.need_bytes / mib, min(gpus) / mib
-    return f"{words}; {need:.0f} MiB for a step on a GPU, {free:.0f} MiB free there"

@@ -146,8 +146,8 @@ class ClusterWatch:
 def watching_start(lose: Callable[[ClusterError], None]) -> Iterator[None]:
     """Tell the loss of a process of Ray that this one starts in the block.
 
-    Ray's library waits for minutes for a process that has ended. `lose` is called at most once, from
-    another thread, and only while the block runs.
+    Ray's library waits for minutes for a process that has ended. `lose` is called at most once,
+    from another thread, and only while the block runs.
     """
     is_over, seen = threading.Event(), dict[psutil.Process, str]()
 

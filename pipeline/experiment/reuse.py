@@ -14,7 +14,7 @@ from pipeline.federation.setup import FederationSetup
 from pipeline.results.metric_names import PRETRAINING
 from pipeline.results.recording import log_evaluation
 from pipeline.runs.layout import CLIENTS, EVALUATIONS
-from pipeline.runs.ownership import refuse_links
+from pipeline.runs.links import refuse_links
 from pipeline.runs.start import check_same
 from pipeline.tracking.outbox import Points, read_points
 from pipeline.tracking.tracker import Tracker

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.checkpoint.remote import check_storage
+from pipeline.checkpoint.storage import check_storage
 from pipeline.config.schema import Config
 from pipeline.config.tracking import tracking_root
 from pipeline.evaluation.scores import RealData
@@ -35,8 +35,9 @@ from pipeline.results.recording import (
 )
 from pipeline.results.result import Result
 from pipeline.runs.folder import run_lock
+from pipeline.runs.links import refuse_links
 from pipeline.runs.noise_key import drop_noise_key, keep_noise_key
-from pipeline.runs.ownership import begun_here, refuse_links
+from pipeline.runs.ownership import begun_here
 from pipeline.runs.start import check_same, located, save_start
 from pipeline.tracking.outbox import read_points
 from pipeline.tracking.tracker import Tracker

@@ -3,6 +3,7 @@
 layout        the names of all files and folders
 record        the record by which a run is found
 ownership     the runs that this root began, and foreign ones
+links         links in a run's folder, which are refused
 noise_key     the key of private noise
 folder        lock and result file of a run
 start         configuration and data hashes at the start of a run

@@ -8,7 +8,7 @@ so that a copy of a run's folder neither brings nor replaces it.
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -170,33 +170,6 @@ def _check_is_whole(storage: str | None) -> None:
         f"{storage} alone: add it whole, or without its secrets and with the credentials in "
         f"{variables}, or tracking.storage=null to go on without it"
     )
-
-
-def refuse_links(folder: Path, is_own: bool = False) -> None:
-    """Raise RunError if anything in a run's folder is a link.
-
-    In an own run the folders of single clients are skipped: their files are read one by one.
-    """
-    for path in _links(folder, folder / "clients" if is_own else None):
-        raise RunError(
-            f"expected files and folders alone in a run's folder, got the link {path}: delete it, "
-            "or put there what it leads to"
-        )
-
-
-def _links(folder: Path, shallow: Path | None) -> Iterator[Path]:
-    left = [folder]
-    while left:
-        here = left.pop()
-        try:
-            with os.scandir(here) as entries:
-                for entry in entries:
-                    if entry.is_symlink():
-                        yield Path(entry.path)
-                    elif here != shallow and entry.is_dir(follow_symlinks=False):
-                        left.append(Path(entry.path))
-        except (FileNotFoundError, NotADirectoryError):  # a running run has just dropped it
-            continue
 
 
 def name_address(run_dir: Path, what: str, address: str) -> None:

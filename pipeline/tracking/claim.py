@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline.config.tracking import TrackingConfig
 from pipeline.runs.layout import START
+from pipeline.runs.links import refuse_links
 from pipeline.runs.ownership import (
     NAMED,
     Begun,
@@ -14,7 +15,6 @@ from pipeline.runs.ownership import (
     check_is_at_home,
     name_address,
     note_begun,
-    refuse_links,
 )
 from pipeline.runs.record import read_record
 from pipeline.runs.start import recorded_places

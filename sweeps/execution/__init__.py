@@ -2,7 +2,8 @@
 
 source              the trials to run: a list, or the draws of Optuna
 tasks               each trial with its share of the cluster
-tune                Ray Tune, and its only import
+tune                Ray Tune: placement, restarts and ends of trials
+tune_search         Optuna's search, as Ray Tune draws from it
 trial               one trial: an experiment, started or continued
 shared_pretraining  pre-training that trials have in common
 ledger              the outcome of every trial, on disk

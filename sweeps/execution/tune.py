@@ -1,4 +1,4 @@
-"""Trials side by side on Ray Tune, each in a placement group; no other file imports Tune.
+"""Trials side by side on Ray Tune, each in a placement group.
 
 Tune places and stops trials, draws points (Optuna) and restarts lost trials. The ledger alone says
 which trials are finished, so that nothing depends on Tune's own experiment state.
@@ -23,12 +23,11 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 
 from pipeline.cluster.session import free_resources
-from spire_core.errors import ConfigError
-from spire_core.rng import derive_seed
 from sweeps.design.config import SweepConfig
 from sweeps.design.points import TuneParams
-from sweeps.execution.source import SearchHistory, TrialSource
+from sweeps.execution.source import TrialSource
 from sweeps.execution.trial import run_trial
+from sweeps.execution.tune_search import optuna_search
 
 WAIT_NOTICE_S = 30.0
 Say = Callable[[str], None]
@@ -213,48 +212,3 @@ def _search(source: TrialSource) -> tuple[dict[str, Any], Searcher | None]:
     if source.history is None:
         return {"trial_id": tune.grid_search(list(source.trial_ids))}, None
     return {}, optuna_search(source.sweep, source.history)
-
-
-def optuna_search(sweep: SweepConfig, history: SearchHistory) -> Searcher:
-    """Return Optuna's search over the axes; a list is searched by the position in it.
-
-    It learns from the evaluated draws of its history, and tries the unfinished ones first.
-    """
-    num_draws = len(history.evaluated) + len(history.unfinished)
-    seed = derive_seed(sweep.seeds[0], "optuna", num_draws)
-    try:
-        from ray.tune.search.optuna import OptunaSearch
-
-        logging.getLogger("optuna").setLevel(logging.WARNING)
-
-        class Search(OptunaSearch):
-            """Learns nothing from results without the metric, as of a method without rounds."""
-
-            def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-                if result.get(sweep.metric) is not None:
-                    super().on_trial_result(trial_id, result)
-
-        search = Search(
-            OptunaSearch.convert_search_space({n: _domain(a) for n, a in sweep.axes.items()}),
-            metric=sweep.metric,
-            mode=sweep.mode,
-            points_to_evaluate=[dict(params) for params in history.unfinished] or None,
-            seed=seed % 2**32,  # as numpy takes it
-        )
-    except (ImportError, AssertionError) as error:
-        raise ConfigError(
-            "expected the package optuna for search=optuna, got none: "
-            "pip install 'spire-diffusion[search]'"
-        ) from error
-    for params, value in history.evaluated:
-        search.add_evaluated_point(dict(params), value)
-    return search
-
-
-def _domain(axis: Any) -> Any:
-    if isinstance(axis, list):
-        return tune.choice(list(range(len(axis))))
-    low, high, is_log = axis["min"], axis["max"], axis.get("log", False)
-    if axis.get("integer"):
-        return tune.lograndint(low, high + 1) if is_log else tune.randint(low, high + 1)
-    return tune.loguniform(low, high) if is_log else tune.uniform(low, high)

@@ -60,9 +60,9 @@ BARRED["pipeline.federation"] += ("pipeline.tracking",)
 ONLY_FOR = {"pipeline.theory": {"pipeline.cli"}}  # rooms that these alone import
 HOMES = {  # the longest matching name counts; a home is a module or a package
     "mlflow": {"pipeline.tracking", "pipeline.inference.mlflow_generator"},
-    "pyarrow": {"pipeline.checkpoint.remote"},
+    "pyarrow": {"pipeline.checkpoint.storage"},
     "ray": {"pipeline.cluster"},
-    "ray.tune": {"sweeps.execution.tune"},
+    "ray.tune": {"sweeps.execution.tune", "sweeps.execution.tune_search"},
     "torch_fidelity": {"spire_core.evaluation.kid", "spire_core.evaluation.inception"},
     "matplotlib": {"pipeline.figures"},
     "jinja2": {"sweeps.report.pages"},

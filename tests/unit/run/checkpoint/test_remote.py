@@ -10,13 +10,14 @@ import pytest
 import torch
 from pyarrow.fs import FileInfo, FileType, LocalFileSystem, SubTreeFileSystem
 
-from pipeline.checkpoint.remote import Mirror, mirror_of, names_at, open_storage, restore
+from pipeline.checkpoint.remote import Mirror, mirror_of, restore
 from pipeline.checkpoint.snapshots import (
     kept_rounds,
     new_state_file,
     newest_checkpoint,
     save_checkpoint,
 )
+from pipeline.checkpoint.storage import names_at, open_storage
 from pipeline.clients.store import ClientStore
 from pipeline.config.tracking import TrackingConfig
 from pipeline.runs.record import make_run_dir

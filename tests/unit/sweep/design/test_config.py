@@ -15,7 +15,7 @@ from spire_core.partition.split import make_partition
 from sweeps.design.config import SweepConfig, load_sweep, sweep_names
 from sweeps.design.points import Trial, point_of, probes, trials
 from sweeps.execution.source import SearchHistory
-from sweeps.execution.tune import optuna_search
+from sweeps.execution.tune_search import optuna_search
 from sweeps.sweep import base_config
 
 

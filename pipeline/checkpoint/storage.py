@@ -1,0 +1,94 @@
+"""Storages that survive this machine: S3, GCS, a network share.
+
+The only file that imports pyarrow, which supports the same storages as Ray Tune.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from pipeline.config.tracking import TrackingConfig
+from pipeline.files.masking import mask
+from pipeline.runs.links import refuse_links
+from spire_core.errors import ConfigError, RunError
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+
+
+def open_storage(uri: str) -> tuple["FileSystem", str]:
+    """Return the storage of a URI and the path in it; ConfigError for an unusable URI."""
+    from pyarrow.fs import FileSystem
+
+    try:
+        return FileSystem.from_uri(uri)
+    except (*storage_errors(), ValueError) as error:
+        raise ConfigError(
+            f"expected a storage such as s3://BUCKET/FOLDER or file:///FOLDER, got {mask(uri)!r} "
+            f"({reason_of(error)}): correct it"
+        ) from error
+
+
+def storage_errors() -> tuple[type[Exception], ...]:
+    """Return the errors that a storage raises."""
+    import pyarrow
+
+    return OSError, pyarrow.ArrowException
+
+
+def reason_of(error: BaseException) -> str:
+    """Return an error's message as one line, without secrets."""
+    return mask(" ".join(str(error).split()) or repr(error))[:300]
+
+
+@contextlib.contextmanager
+def reading_run(uri: str) -> Iterator[None]:
+    """Raise RunError for an error of the storage in the block."""
+    try:
+        yield
+    except storage_errors() as error:
+        raise RunError(
+            f"expected to read the run at {mask(uri)}, got {reason_of(error)}: check the address "
+            "and who may read it"
+        ) from error
+
+
+def names_at(storage: "FileSystem", folder: str) -> list[str]:
+    """Return the names of all files below a folder; RunError if one leads out of it."""
+    from pyarrow.fs import FileSelector, FileType
+
+    found = storage.get_file_info(FileSelector(folder, recursive=True, allow_not_found=True))
+    paths = [info.path for info in found if info.type == FileType.File]
+    if storage.type_name == "local":  # which lists what a link leads to as if it were there
+        folder, paths = os.path.realpath(folder), [os.path.realpath(path) for path in paths]
+    return sorted(_safe(path.removeprefix(f"{folder.rstrip('/')}/")) for path in paths)
+
+
+def _safe(name: str) -> str:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or name != str(path):
+        raise RunError(
+            f"expected names of a run's files at a storage, got {name!r}, which leads out of its "
+            "folder: do not use that copy"
+        )
+    return name
+
+
+def check_storage(config: TrackingConfig) -> None:
+    """Raise ConfigError if `tracking.storage` is set and unusable."""
+    if config.storage is not None:
+        open_storage(config.storage)
+
+
+def refuse_links_at(storage: "FileSystem", folder: str) -> None:
+    """Raise RunError if a link is in a folder of a storage on this machine."""
+    if storage.type_name == "local":
+        refuse_links(Path(folder))
+
+
+def storage_of(uri: str) -> str:
+    """Return the storage in which a URI `<storage>/<run id>` means a run."""
+    address, sep, query = uri.partition("?")
+    return address.rstrip("/").rpartition("/")[0] + sep + query
