@@ -227,7 +227,7 @@ MUTATIONS = (
     # strangers and secrets
     _mutation(
         "links are not refused",
-        "pipeline/runs/ownership.py",
+        "pipeline/runs/links.py",
         "if entry.is_symlink():",
         "if False:",
         f"{FOREIGN}::test_no_link_in_a_runs_folder_is_followed",
