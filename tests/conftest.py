@@ -1,6 +1,7 @@
 """What all tests share: one torch thread, real MNIST, and one new database of MLflow."""
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from pipeline.data.glyphs import draw_fonts
 from pipeline.tracking.tracker import check_store
 
 torch.set_num_threads(1)
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as of a shell's background processes
+    signal.signal(signal.SIGINT, lambda *_: None)  # what starts here hears it again
 
 FONTS = {  # by names that are not variants of each other
     "book": "DejaVuSans",

@@ -1,17 +1,13 @@
 """The verbs `spire adapt` and `spire sample`: clients of a finished run."""
 
 import argparse
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cli.command import Answer, add_verb, allowed, say, writable_png
 from pipeline.cli.presets import fetch_if_missing
-from pipeline.config.build import flattened
 
 if TYPE_CHECKING:
-    from pipeline.config.schema import Config
     from pipeline.inference.saved_run import SavedRun
 
 
@@ -21,13 +17,13 @@ NUM_IMAGES, NUM_PER_PROMPT, MAX_COLUMNS = 64, 8, 32
 
 def adapt(args: argparse.Namespace) -> Answer:
     """Fit the own part of a client that arrives after a run has ended."""
-    from pipeline.config.load import load_config
-
     limit = [] if args.num_images is None else [f"adapt.num_images={args.num_images}"]
     budget = [] if args.epsilon is None else [f"privacy.adapt.epsilon={args.epsilon}"]
     overrides = [*args.words, *limit, *budget]
     saved = _saved_run(args.run, overrides, ("adapt.", "privacy.", "tracking.", "data.root="))
-    config = load_config(None, [*_stored_settings(saved.config), *overrides])
+    from pipeline.inference.finished_runs import joining_config
+
+    config = joining_config(saved, overrides)
     root = config.data.root or saved.config.data.root
     from pipeline.cli.arrival_text import arrival_json, arrival_table
     from pipeline.data.catalog import SPECS
@@ -43,13 +39,6 @@ def adapt(args: argparse.Namespace) -> Answer:
     more = (args.client, mixture, config.privacy)
     arrival = adapt_arrival(saved, images, config.adapt, *more)
     return Answer(arrival_table(arrival), arrival_json(arrival))
-
-
-def _stored_settings(config: "Config") -> list[str]:
-    """Return a run's settings of new clients as overrides, without the label of its noise key."""
-    groups = {"adapt": asdict(config.adapt), "privacy": {"adapt": asdict(config.privacy.adapt)}}
-    method = f"method.name={config.method.name}"  # on which some of them depend
-    return [method, *(f"{key}={json.dumps(value)}" for key, value in flattened(groups).items())]
 
 
 def sample(args: argparse.Namespace) -> Answer:
@@ -90,15 +79,9 @@ def sample(args: argparse.Namespace) -> Answer:
 
 def _saved_run(run: str, overrides: Sequence[str], prefixes: tuple[str, ...]) -> "SavedRun":
     """Return a finished run; ConfigError for an override of a setting that the run has fixed."""
-    from pipeline.config.load import load_config
-    from pipeline.inference.saved_run import SavedRun
-    from pipeline.runs.links import refuse_links
-    from pipeline.runs.record import find_run
+    from pipeline.inference.finished_runs import open_run
 
-    overrides = allowed(overrides, prefixes)
-    run_dir = find_run(run, load_config(None, overrides).tracking)
-    refuse_links(run_dir)  # it is going to be written into
-    return SavedRun.load(run_dir)
+    return open_run(run, allowed(overrides, prefixes))
 
 
 def _add_saved_run(parser: argparse.ArgumentParser, settings: str, client: str) -> None:

@@ -33,11 +33,11 @@ def run(args: argparse.Namespace) -> Answer:
             f"expected a method with rounds to profile, got {config.method.name}: leave out "
             "--profile"
         )
-    check_source(config.data.name, config.data.path)
-    fetch_if_missing(config.data.name, config.data.root, config.data.path)
     if args.dry_run:
         return _dry_run(config, preset)
-    with _starting_cluster(config):
+    from pipeline.experiment.launch import ready_for
+
+    with ready_for(config, say):
         from pipeline.cli.progress import Progress
         from pipeline.experiment.run import run_experiment
         from pipeline.experiment.watcher import Watcher
@@ -78,9 +78,10 @@ def resume(args: argparse.Namespace) -> Answer:
         drop_noise_key(run_dir)  # if the run was killed right at its end
         run_id = result["run_id"]
         return Answer(f"run {run_id} has finished: spire sample {run_id}", result)
+    from pipeline.experiment.launch import ready_for
+
     config, preset = load_start(run_dir, given, overrides)
-    fetch_if_missing(config.data.name, config.data.root, config.data.path)
-    with _starting_cluster(config):
+    with ready_for(config, say):
         from pipeline.cli.progress import Progress
         from pipeline.experiment.run import resume_experiment
         from pipeline.experiment.watcher import Watcher
@@ -97,21 +98,11 @@ def _dry_run(config: "Config", preset: str) -> Answer:
     from pipeline.cluster.actor_plan import plan_here
     from pipeline.federation.setup import prepare
 
+    check_source(config.data.name, config.data.path)
+    fetch_if_missing(config.data.name, config.data.root, config.data.path)
     plan, setting = plan_here(config), prepare(config)
     description = setting_json(setting, preset, plan)
     return Answer(setting_text(description, plan), description)
-
-
-def _starting_cluster(config: "Config") -> contextlib.AbstractContextManager[Any]:
-    """Start Ray, if the run uses it, beside the imports and checks that precede the clients.
-
-    An error in settings or data that they find stops Ray again.
-    """
-    if config.resources.pool == "local":
-        return contextlib.nullcontext()
-    from pipeline.cluster.session import starting_cluster
-
-    return starting_cluster()
 
 
 def _finished(result: "Result", preset: str | None) -> Answer:

@@ -1,6 +1,7 @@
 """One run from start to end.
 
 run              `run_experiment`: the stages in order
+launch           the images and the cluster that a run needs
 pools            the client pool and the driver, in this process or on Ray
 pretraining      the rounds of pre-training
 evaluator        evaluations between rounds, with scores computed beside the next rounds

@@ -1,5 +1,6 @@
 """Finished runs: images and new clients.
 
+finished_runs     finished runs by their names
 saved_run         a finished run: configuration, backbone, clients' own parts
 arrival           a client that arrives after the end of a run
 arrival_images    the images of such a client

@@ -1,0 +1,145 @@
+"""Images in memory: checked against a run, or written as a folder of the user's own."""
+
+import csv
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from spire_core.errors import DataError
+
+METADATA = "metadata.csv"
+FACTOR = 4  # of the side of images that every preset's network takes
+NO_CLASS = "images"  # the folder of images without labels
+
+
+class _Item(NamedTuple):
+    image: Any
+    label: Any = None
+    client: Any = None
+    caption: Any = None
+
+
+def uint8_images(images: Any, image_shape: tuple[int, int, int]) -> np.ndarray:
+    """Return images as uint8 (N, C, H, W) of a run's shape (C, H, W); DataError if they differ."""
+    array = np.asarray(images)
+    if array.ndim == 3:
+        array = array[:, None]
+    if array.dtype != np.uint8 or array.shape[1:] != image_shape:
+        raise DataError(
+            f"expected images uint8 (N, {', '.join(map(str, image_shape))}), got {array.dtype} "
+            f"{array.shape}: scale them to the run's size and to 0..255"
+        )
+    return array
+
+
+def write_folder(
+    folder: Path,
+    images: Iterable[Any],
+    labels: Sequence[Any] | None = None,
+    clients: Sequence[Any] | None = None,
+    captions: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Write images as PNG files below class folders, with metadata if they have clients.
+
+    `images` as `spire.write_images` takes them. Returns the settings that train on the folder, by
+    whole key. DataError if the folder holds files, or if a list has another length than the images.
+    """
+    folder = folder.expanduser().resolve()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"expected a new or empty folder, got {folder}: name another")
+    rows, side = [], 0
+    for i, item in enumerate(_items(images, labels, clients, captions)):
+        image = _pil(item.image, i)
+        label = NO_CLASS if item.label is None else str(item.label)
+        file = folder / label / f"{i:07d}.png"
+        if file.parent.parent != folder:
+            raise DataError(f"expected labels that can name a folder, got {label!r}: rename it")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        image.save(file)
+        side = max(side, *image.size)
+        rows.append((file.relative_to(folder).as_posix(), item.client, item.caption, label))
+    if not rows:
+        raise DataError("expected images, got none: give at least one")
+    settings = {"data.name": "folder", "data.path": str(folder)}
+    settings |= {"data.image_size": -(-side // FACTOR) * FACTOR}
+    if rows[0][1] is not None:
+        settings |= _write_metadata(folder, rows)
+    return settings
+
+
+def _write_metadata(folder: Path, rows: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
+    """Write who holds each image; return the settings that use it."""
+    has_captions = rows[0][2] is not None
+    columns = ["path", "client", "caption", "class"]
+    with (folder / METADATA).open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(name for name in columns if has_captions or name != "caption")
+        table.writerows(row if has_captions else (*row[:2], row[3]) for row in rows)
+    settings = {"data.metadata": METADATA, "partition.name": "natural"}
+    return settings | ({"model.text": "words"} if has_captions else {})
+
+
+def _items(
+    images: Iterable[Any],
+    labels: Sequence[Any] | None,
+    clients: Sequence[Any] | None,
+    captions: Sequence[str] | None,
+) -> Iterable[_Item]:
+    """Yield each image with what is known of it; DataError if a list is too short or too long."""
+    given = {"label": labels, "client": clients, "caption": captions}
+    lists = {name: iter(values) for name, values in given.items() if values is not None}
+    end = object()
+    for i, found in enumerate(_each(images)):
+        own = {name: next(values, end) for name, values in lists.items()}
+        short = [name for name, value in own.items() if value is end]
+        if short:
+            raise DataError(f"expected a {short[0]} of every image, got none of image {i}: add it")
+        yield _item(found)._replace(**own)
+    more = [name for name, values in lists.items() if next(values, end) is not end]
+    if more:
+        raise DataError(f"expected one {more[0]} of every image, got more: drop those left over")
+
+
+def _each(images: Any) -> Iterable[Any]:
+    """Yield what a data set has, also of one that is known by length and index alone."""
+    if hasattr(images, "__len__") and hasattr(images, "__getitem__"):
+        return (images[i] for i in range(len(images)))  # a torch Dataset need not end by itself
+    return itertools.chain(images)
+
+
+def _item(found: Any) -> _Item:
+    if isinstance(found, Mapping):
+        known = {name: found.get(name) for name in _Item._fields}
+        return _Item(**known)
+    if isinstance(found, tuple | list) and len(found) == 2:
+        return _Item(found[0], _plain(found[1]))
+    return _Item(found)
+
+
+def _plain(label: Any) -> Any:
+    """Return a label that is a scalar tensor or array as a number."""
+    return label.item() if hasattr(label, "item") else label
+
+
+def _pil(image: Any, i: int) -> Image.Image:
+    """Return an image as PIL's, grey or RGB; DataError if it is none."""
+    if isinstance(image, Image.Image):
+        return image.convert("L" if image.mode in ("1", "L") else "RGB")
+    array = np.asarray(image)
+    if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3):
+        array = array.transpose(1, 2, 0)
+    if array.dtype.kind == "f" and array.size and array.min() >= 0.0 and array.max() <= 1.0:
+        array = np.round(array * 255).astype(np.uint8)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    is_image = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
+    if array.dtype != np.uint8 or not is_image or not array.size:
+        raise DataError(
+            f"expected image {i} as uint8 (H, W) or (H, W, 3), or numbers in 0..1, got "
+            f"{array.dtype} {array.shape}: convert it"
+        )
+    return Image.fromarray(np.ascontiguousarray(array))

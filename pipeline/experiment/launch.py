@@ -1,0 +1,26 @@
+"""What a run needs around it: its images on this machine, and Ray started beside the imports."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from pipeline.config.schema import Config
+
+
+@contextlib.contextmanager
+def ready_for(config: Config, say: Callable[[str], None]) -> Iterator[None]:
+    """Fetch the images of a run that are missing, and let Ray start, if the run uses it.
+
+    The imports and checks that precede the clients go on meanwhile in the block. An error in
+    settings or data that they find stops Ray again. `say` is told what is fetched.
+    """
+    from pipeline.data.fetch import check_source, fetch_if_missing
+
+    check_source(config.data.name, config.data.path)
+    fetch_if_missing(config.data.name, config.data.root, config.data.path, say)
+    if config.resources.pool == "local":
+        yield
+        return
+    from pipeline.cluster.session import starting_cluster
+
+    with starting_cluster():
+        yield

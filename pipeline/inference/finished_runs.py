@@ -1,0 +1,35 @@
+"""Finished runs by their names, and the settings under which a new client joins one."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from pipeline.config.build import flattened
+from pipeline.config.load import load_config
+from pipeline.config.schema import Config
+from pipeline.inference.saved_run import SavedRun
+from pipeline.runs.links import refuse_links
+from pipeline.runs.record import find_run
+
+
+def open_run(run: str, overrides: Sequence[str] = ()) -> SavedRun:
+    """Return a finished run by its id, name or folder; `last` is the newest.
+
+    `overrides`: settings of tracking, which say where runs lie. Raises RunError if there is no such
+    run, or if it is not complete.
+    """
+    run_dir = find_run(run, load_config(None, overrides).tracking)
+    refuse_links(run_dir)  # it may be written into
+    return SavedRun.load(run_dir)
+
+
+def joining_config(run: SavedRun, overrides: Sequence[str]) -> Config:
+    """Return the settings of a new client: the run's own of `adapt` and privacy, and overrides.
+
+    The label of the run's noise key is not among them. ConfigError if a setting is wrong.
+    """
+    config = run.config
+    groups = {"adapt": asdict(config.adapt), "privacy": {"adapt": asdict(config.privacy.adapt)}}
+    stored = [f"{key}={json.dumps(value)}" for key, value in flattened(groups).items()]
+    method = f"method.name={config.method.name}"  # on which some of them depend
+    return load_config(None, [method, *stored, *overrides])

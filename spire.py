@@ -1,0 +1,190 @@
+"""SPIRE in Python: the verbs of the command `spire` as functions.
+
+    import spire
+
+    result = spire.run("smoke", {"federation.num_rounds": 50})
+    run = spire.load(result.run_id)
+    arrival = spire.adapt(run, images)                        # uint8 (N, H, W) or (N, C, H, W)
+    drawn = spire.draw(run, arrival.client_id, num_images=8)  # float32 (8, C, H, W) in [-1, 1]
+
+Settings are those of docs/settings.md, as a mapping from whole keys such as "client.lr", or nested.
+Errors are `spire_core.errors.SpireError`, with one sentence that says what was expected.
+"""
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pipeline.inference.arrival import Arrival
+    from pipeline.inference.saved_run import SavedRun
+    from pipeline.results.result import Result
+    from sweeps.report.files import Report
+    from sweeps.sweep import Outcome
+
+Settings = Mapping[str, Any]
+__all__ = ["adapt", "draw", "load", "report", "resume", "run", "sweep", "write_images"]
+
+
+def run(
+    preset: str = "mnist-cpu", settings: Settings | None = None, *, is_quiet: bool = False
+) -> "Result":
+    """Run one experiment from start to end and return its result, as `spire run` does.
+
+    Images that are missing are fetched. Ray starts for the run and ends with it, unless this
+    process is part of a cluster already. Progress goes to stderr.
+    """
+    from pipeline.config.load import load_config
+    from pipeline.experiment.launch import ready_for
+
+    config = load_config(preset, _words(settings))
+    with ready_for(config, _say):
+        from pipeline.experiment.run import run_experiment
+
+        with _watcher(is_quiet) as watcher:
+            return run_experiment(config, preset, watcher)
+
+
+def resume(
+    name: str = "last", settings: Settings | None = None, *, is_quiet: bool = False
+) -> "Result":
+    """Go on with an interrupted run of this root, and return its result, as `spire resume` does.
+
+    `name`: an id, a name or a folder. `settings`: of tracking and resources alone.
+    """
+    from pipeline.config.load import load_config
+    from pipeline.experiment.launch import ready_for
+    from pipeline.runs.record import find_run
+    from pipeline.runs.start import load_start
+
+    words = _words(settings)
+    given = load_config(None, words).tracking
+    run_dir = find_run(name, given)
+    config, preset = load_start(run_dir, given, words)
+    with ready_for(config, _say):
+        from pipeline.experiment.run import resume_experiment
+
+        with _watcher(is_quiet) as watcher:
+            return resume_experiment(run_dir, config, watcher, preset=preset)
+
+
+def load(name: str = "last", settings: Settings | None = None) -> "SavedRun":
+    """Return a finished run by its id, name or folder; `settings`: of tracking alone."""
+    from pipeline.inference.finished_runs import open_run
+
+    return open_run(name, _words(settings))
+
+
+def draw(
+    run: "SavedRun",
+    client_id: int | None = None,
+    num_images: int = 64,
+    *,
+    prompt: str | None = None,
+    seed: int = 0,
+    guidance: float | None = None,
+    text_guidance: float | None = None,
+) -> "np.ndarray":
+    """Return images (n, C, H, W) float32 in [-1, 1] drawn as a client, None for the population.
+
+    `prompt`: the subject, of a run with text. The scales of guidance are the run's own unless
+    given; 1 turns them off.
+    """
+    own = run.config.eval
+    scale = own.guidance if guidance is None else guidance
+    text_scale = own.text_guidance if text_guidance is None else text_guidance
+    return run.draw(client_id, num_images, seed, scale, prompt, text_scale)
+
+
+def adapt(
+    run: "SavedRun",
+    images: Any,
+    settings: Settings | None = None,
+    *,
+    client_id: int | None = None,
+) -> "Arrival":
+    """Fit a client that arrives, and save its own part with the run, as `spire adapt` does.
+
+    `images`: uint8 (N, H, W) or (N, C, H, W) at the run's size, or a data set's name or a folder,
+    as the command takes them. `settings`: of `adapt` and `privacy`. `client_id`: the next free one
+    unless given.
+    """
+    from pipeline.data.arrays import uint8_images
+    from pipeline.inference.arrival import adapt_arrival
+    from pipeline.inference.arrival_images import load_arrival
+    from pipeline.inference.finished_runs import joining_config
+
+    config, mixture = joining_config(run, _words(settings)), None
+    if isinstance(images, str | Path):
+        root = config.data.root or run.config.data.root
+        pixels, mixture = load_arrival(run, str(images), (), root)
+    else:
+        pixels = uint8_images(images, run.image_shape)
+    return adapt_arrival(run, pixels, config.adapt, client_id, mixture, config.privacy)
+
+
+def sweep(name_or_file: str | Path, settings: Settings | None = None) -> "Outcome":
+    """Run what is left of a sweep, as `spire sweep` does, and return its outcome."""
+    from sweeps.design.config import load_sweep
+    from sweeps.sweep import run_sweep
+
+    return run_sweep(load_sweep(str(name_or_file), _words(settings)), _say)
+
+
+def report(
+    names: str | Sequence[str] = "last",
+    settings: Settings | None = None,
+    out: str | Path | None = None,
+) -> "Report":
+    """Write the report of a sweep, or of runs, into the folder `out`, as `spire report` does."""
+    from pipeline.config.load import load_config
+    from sweeps.report.make import make_report
+
+    tracking = load_config(None, _words(settings)).tracking
+    words = [names] if isinstance(names, str) else list(names)
+    return make_report(tracking, words, None if out is None else Path(out))
+
+
+def write_images(
+    folder: str | Path,
+    images: Iterable[Any],
+    labels: Sequence[Any] | None = None,
+    clients: Sequence[Any] | None = None,
+    captions: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Write images in memory as a folder of your own, and return the settings that train on it.
+
+    `images`: arrays uint8 (H, W), (H, W, C) or (C, H, W), tensors in [0, 1], or PIL images; also a
+    torch `Dataset` of `(image, label)` pairs, or rows of a Hugging Face data set with an `image`
+    and perhaps a `label`, `client` and `caption`. `clients`: whose an image is; without it a
+    partition deals the images out. The folder must be new or empty.
+    """
+    from pipeline.data.arrays import write_folder
+
+    return write_folder(Path(folder), images, labels, clients, captions)
+
+
+def _words(settings: Settings | None) -> list[str]:
+    """Return settings as the overrides that the command takes."""
+    import json
+
+    from pipeline.config.build import flattened
+
+    flat = flattened(dict(settings or {}))
+    return [f"{key}={json.dumps(value, default=str)}" for key, value in flat.items()]
+
+
+def _watcher(is_quiet: bool) -> Any:
+    import contextlib
+
+    from pipeline.cli.progress import Progress
+    from pipeline.experiment.watcher import Watcher
+
+    return contextlib.closing(Watcher() if is_quiet else Progress())
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

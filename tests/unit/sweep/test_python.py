@@ -1,0 +1,126 @@
+"""The functions of `spire`: docs/python.md runs as printed, and mistakes are one sentence."""
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from torch import Tensor, arange, rand
+
+import spire
+from pipeline.config.data import DataConfig
+from pipeline.config.load import load_config
+from pipeline.data.arrays import uint8_images
+from pipeline.data.datasets import load, load_clients
+from spire_core.errors import ConfigError, DataError, RunError
+
+PAGE = Path(__file__).parents[3] / "docs" / "python.md"
+GREY = np.arange(10 * 16 * 16).reshape(10, 16, 16).astype(np.uint8)
+
+
+def test_the_page_runs_as_printed(
+    tmp_path: Path, mnist_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SPIRE_DATA", str(mnist_root))
+    monkeypatch.setenv("SPIRE_ROOT", str(tmp_path))
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL):
+        exec(compile(block, str(PAGE), "exec"), names)
+    assert names["arrival"].num_trained == names["run"].config.model.d_emb
+    again = spire.resume(names["result"].run_id, {"resources.pool": "local"}, is_quiet=True)
+    assert again.state_fingerprint == names["result"].state_fingerprint
+    setting = load_config("smoke", spire._words(names["own"]))
+    assert load_clients(setting.data).clients is not None
+
+
+def test_what_is_missing_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPIRE_ROOT", str(tmp_path))
+    with pytest.raises(RunError, match="expected a run's id, name or folder"):
+        spire.load("nobody")
+    with pytest.raises(ConfigError, match=r"did you mean client\.lr"):
+        spire.run("smoke", {"client": {"lrr": 0.1}})
+
+
+def labelled(i: int) -> tuple[Tensor, Tensor]:
+    return rand(3, 8, 8), arange(4)[i % 2]
+
+
+class Pairs:
+    """As torch's `Dataset`: a length and an index that never ends."""
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        return labelled(i)
+
+
+def test_images_with_labels_are_class_folders(tmp_path: Path) -> None:
+    settings = spire.write_images(tmp_path / "pairs", Pairs())
+    assert settings["data.image_size"] == 8
+    config = DataConfig("folder", path=settings["data.path"], image_size=8)
+    found = [load(config, split) for split in ("train", "test")]
+    assert found[0].class_names == ("0", "1")
+    assert sum(len(data.labels) for data in found) == 6
+
+
+def test_rows_with_clients_and_captions_are_natural_clients(tmp_path: Path) -> None:
+    images = [Image.fromarray(image) for image in GREY]
+    rows = [
+        {"image": image, "client": f"c{i % 2}", "caption": 'a, "b"', "label": "x"}
+        for i, image in enumerate(images)
+    ]
+    settings = spire.write_images(tmp_path / "rows", rows)
+    assert settings["model.text"] == "words"
+    path, metadata = settings["data.path"], settings["data.metadata"]
+    data = load_clients(DataConfig("folder", path=path, image_size=16, metadata=metadata))
+    assert data.captions == ('a, "b"',) * 10
+    assert data.clients is not None
+    assert data.clients.names == ("c0", "c1")
+    assert sorted(data.images[:, 0].reshape(10, -1).tolist()) == sorted(
+        GREY.reshape(10, -1).tolist()
+    )
+
+
+@pytest.mark.parametrize(
+    ("images", "more", "told"),
+    [
+        ([], {}, "expected images, got none"),
+        (GREY, {"labels": [1]}, "expected a label of every image, got none of image 1"),
+        (GREY[:2], {"clients": "abc"}, "expected one client of every image, got more"),
+        (GREY[:1], {"labels": ["../x"]}, "expected labels that can name a folder, got '../x'"),
+        ([np.full((4, 4), 300)], {}, r"expected image 0 as uint8 \(H, W\)"),
+        ([np.zeros((4, 4, 2), np.uint8)], {}, r"got uint8 \(4, 4, 2\): convert it"),
+    ],
+)
+def test_wrong_images_are_one_sentence(
+    tmp_path: Path, images: Any, more: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(DataError, match=told):
+        spire.write_images(tmp_path / "new", images, **more)
+
+
+def test_a_folder_with_files_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine").touch()
+    with pytest.raises(DataError, match="expected a new or empty folder"):
+        spire.write_images(tmp_path, GREY)
+
+
+def test_images_of_another_shape_do_not_join() -> None:
+    assert uint8_images(GREY, (1, 16, 16)).shape == (10, 1, 16, 16)
+    for wrong in (GREY / 255, GREY[:, :8]):
+        with pytest.raises(DataError, match=r"expected images uint8 \(N, 1, 16, 16\), got"):
+            uint8_images(wrong, (1, 16, 16))
+
+
+def test_scales_of_guidance_are_the_runs_own() -> None:
+    asked: list[Any] = []
+    own = SimpleNamespace(eval=SimpleNamespace(guidance=2.0, text_guidance=3.0))
+    run: Any = SimpleNamespace(config=own, draw=lambda *words: asked.append(words))
+    spire.draw(run, 4, 8)
+    spire.draw(run, None, 8, guidance=1.0, text_guidance=1.5, prompt="a", seed=7)
+    assert asked == [(4, 8, 0, 2.0, None, 3.0), (None, 8, 7, 1.0, "a", 1.5)]
