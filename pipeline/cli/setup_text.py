@@ -12,6 +12,7 @@ from pipeline.config.equivalence import fingerprint
 from pipeline.data.datasets import ImageData
 from pipeline.federation.setup import FederationSetup
 from pipeline.results.metrics import params_counts
+from spire_core.partition.coverage import coverages
 from spire_core.partition.split import ClientSplit, Partition
 
 MAX_COLUMNS = 12  # classes; with more of them a client's largest are named
@@ -40,6 +41,8 @@ def partition_json(partition: Partition, data: ImageData) -> dict[str, Any]:
         | ({"captions": _captions(data.captions, split)} if data.captions else {})
         for i, split in enumerate((*shown.train_clients, *shown.new_clients))
     ]
+    for client, one in zip(clients[num_old:], coverages(counts, num_old), strict=False):
+        client |= {"hull_tv": round(one.hull_tv, 6), "nearest_tv": round(one.nearest_tv, 6)}
     return {
         "hash": partition.hash,
         "class_names": list(class_names),
@@ -72,7 +75,19 @@ def partition_text(partition: dict[str, Any]) -> str:
         left_out += len(of_kind[MAX_ROWS:])
     table = aligned(header, [_partition_row(c, names, is_wide) for c in shown])
     rest = f"\n(and {left_out} more clients)" if left_out else ""
-    return f"{table}{rest}\npartition {partition['hash']}"
+    return f"{table}{rest}{_coverage_text(clients)}\npartition {partition['hash']}"
+
+
+def _coverage_text(clients: Sequence[dict[str, Any]]) -> str:
+    """Return how far new clients are from the others, "" where that is unknown."""
+    found = [(c["hull_tv"], c["nearest_tv"]) for c in clients if "hull_tv" in c]
+    if not found:
+        return ""
+    hull, nearest = (sum(values) / len(found) for values in zip(*found, strict=True))
+    return (
+        f"\nnew clients' class mixtures, on average: TV {hull:.3f} from the convex hull of the "
+        f"others', {nearest:.3f} from the nearest"
+    )
 
 
 def _partition_row(client: dict[str, Any], names: Sequence[str], is_wide: bool) -> list[str]:

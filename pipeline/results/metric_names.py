@@ -8,6 +8,7 @@ TRAIN_LOSS = "pretrain/loss"
 KID_FLOOR = "pretrain/kid/floor"
 EVALUATE_S = "time/evaluate_s"
 EPSILON, DELTA = "privacy/epsilon", "privacy/delta"  # of a new client's images, the worst client
+HULL_TV, NEAREST_TV = "world/hull_tv", "world/nearest_tv"  # of new clients' class mixtures
 FAILED_UPLOADS = "storage/failed_uploads"
 FINAL_STEP = 0  # of single values: MLflow draws bars only for metrics that have no other step
 PRETRAINING = ("pretrain/", "time/", "comm/", "memory/")  # prefixes in rounds and evaluations

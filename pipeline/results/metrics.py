@@ -20,6 +20,8 @@ from pipeline.results.metric_names import (
     DELTA,
     EPSILON,
     FORGETTING,
+    HULL_TV,
+    NEAREST_TV,
     TRAIN_LOSS,
     final_name,
     tuned_name,
@@ -27,6 +29,7 @@ from pipeline.results.metric_names import (
 from pipeline.results.result import Adaptation
 from spire_core.adaptation.adapt import AdaptPoint, num_trained
 from spire_core.evaluation.image_metrics import total_variation
+from spire_core.partition.coverage import coverages
 from spire_core.privacy.guarantee import Guarantee
 
 IN_THE_TABLE_ALONE = {"client_id", "num_generated", "num_real", "subset_size", "num_trained"}
@@ -86,10 +89,27 @@ def summary_metrics(
     rows = new_client_rows(adaptation, real, setting.config.eval.kid_subset_size)
     metrics |= _new_client_means(as_columns(rows)) | privacy_metrics(adaptation)
     total, trained = params_counts(setting)
-    return metrics | {
-        "params/total": float(total),
-        "params/trainable_new_client": float(trained),
-        "params/trainable_fraction": trained / total,
+    return (
+        metrics
+        | coverage_metrics(setting)
+        | {
+            "params/total": float(total),
+            "params/trainable_new_client": float(trained),
+            "params/trainable_fraction": trained / total,
+        }
+    )
+
+
+def coverage_metrics(setting: FederationSetup) -> dict[str, float]:
+    """Return how far new clients' class mixtures are from pre-training clients', on average."""
+    shown = setting.partition.shown
+    counts = shown.class_counts(setting.data.labels, len(setting.data.class_names))
+    found = coverages(counts, len(shown.train_clients))
+    if not found:
+        return {}
+    return {
+        HULL_TV: float(np.mean([one.hull_tv for one in found])),
+        NEAREST_TV: float(np.mean([one.nearest_tv for one in found])),
     }
 
 

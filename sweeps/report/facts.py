@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from pipeline.evaluation.diagnosis import ADVICE, DIAGNOSIS, NONE
+from pipeline.results.metric_names import HULL_TV, NEAREST_TV
 from pipeline.tracking.mlflow_queries import TrackedRun, is_known
 from sweeps.report.differences import REFERENCE
 from sweeps.report.groups import (
@@ -44,8 +45,26 @@ def facts_of(runs: Sequence[TrackedRun], used: Sequence[TrackedRun]) -> dict[str
         f"{value('federation.cohort_size')}, {value('federation.num_rounds')} rounds, "
         + ", ".join(length),
     }
+    facts |= _coverage(used)
     revisions = dict.fromkeys(run.tags.get("git_revision", "unknown") for run in used)
     return facts | {"Code": f"revision {' / '.join(revisions)}"}
+
+
+def _coverage(used: Sequence[TrackedRun]) -> dict[str, str]:
+    """Return how far the pre-training clients cover the new ones, if the runs know it."""
+    known = [(run.finals[HULL_TV], run.finals[NEAREST_TV]) for run in used if HULL_TV in run.finals]
+    if not known:
+        return {}
+    columns = zip(*known, strict=True)
+    hull, nearest = (sorted({round(value, 2) for value in values}) for values in columns)
+
+    def span(values: list[float]) -> str:
+        return " to ".join(f"{value:g}" for value in dict.fromkeys((values[0], values[-1])))
+
+    return {
+        "Coverage": f"new clients' class mixtures lie, on average, at TV {span(hull)} from the "
+        f"convex hull of the pre-training clients', and at {span(nearest)} from the nearest of them"
+    }
 
 
 def runs_sentence(runs: Sequence[TrackedRun], used: Sequence[TrackedRun]) -> str:

@@ -66,6 +66,7 @@ HOMES = {  # the longest matching name counts; a home is a module or a package
     "torch_fidelity": {"spire_core.evaluation.kid", "spire_core.evaluation.inception"},
     "matplotlib": {"pipeline.figures"},
     "jinja2": {"sweeps.report.pages"},
+    "scipy": {"spire_core.partition.coverage"},
     "dp_accounting": {"spire_core.privacy.sampled"},
 }
 NOT_IN_CORE = {"ray", "mlflow", "yaml", "matplotlib", "random"}

@@ -194,6 +194,9 @@ def test_dry_run_is_one_object(spire) -> None:
     assert all(sum(n > 0 for n in c["class_counts"]) == 2 for c in clients)  # pathological, k = 2
     assert all(c["num_train"] == 64 for c in clients if c["is_new"])
     assert 1 <= told["resources"]["actors"]["num_actors"] <= (os.cpu_count() or 1)
+    for client in clients:  # of new ones alone it is known how far the others cover them
+        assert client["is_new"] == ("hull_tv" in client)
+        assert client.get("hull_tv", 0.0) <= client.get("nearest_tv", 1.0)
 
 
 def test_dry_run_text_says_who_what_and_where(spire) -> None:
@@ -203,7 +206,8 @@ def test_dry_run_text_says_who_what_and_where(spire) -> None:
     assert fingerprint(load_config("smoke", words[1:])) in said.out
     assert "a new client trains 16 of" in said.out
     assert "this process alone" in said.out
-    assert sum(line.strip().startswith("new ") for line in said.out.splitlines()) == 2
+    assert len(re.findall(r"^ *new \d", said.out, re.MULTILINE)) == 2
+    assert re.search(r"on average: TV 0\.\d{3} from the convex hull of the others', 0\.", said.out)
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]])

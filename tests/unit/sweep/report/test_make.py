@@ -46,6 +46,7 @@ def log_experiment(config: TrackingConfig, parent: str, method: str, seed: int) 
     """A finished run: `local` has no rounds and sends nothing."""
     finals = {"final/adapt_kid_after": AFTER[method][seed], "final/adapt_kid_before": 10.0}
     finals |= {"params/trainable_new_client": float(TRAINED[method])}
+    finals |= {"world/hull_tv": 0.1 + seed / 10, "world/nearest_tv": 0.5}
     finals |= {"final/adapt_kid_floor": -0.001, "final/adapt_forgetting_own": 0.0}
     if method != "local":
         near = 0.5 if method == "fedavg_ft" else 0.1
@@ -219,6 +220,13 @@ def test_known_failures_stand_beside_their_runs_with_what_to_try(report: Report)
 def test_it_says_what_scores_were_computed_with(report: Report) -> None:
     assert "mnist-cnn b4265a1b, 64 images per client" in report.facts["Scores"]
     assert report.facts["Sampling"].startswith("ddim, ")
+
+
+def test_it_says_how_far_new_clients_are_covered(report: Report) -> None:
+    assert report.facts["Coverage"].endswith(
+        "at TV 0.1 to 0.3 from the convex hull of the pre-training clients', and at 0.5 from the "
+        "nearest of them"
+    )
 
 
 def test_figures_exist_for_what_the_runs_have(report: Report) -> None:
