@@ -67,7 +67,8 @@ class Group:
         self.limit.write_text(str(int(self.use.read_text()) + HEADROOM_BYTES))
         words = [sys.executable, "-c", HOG, str(self.use), str(self.limit)]
         self.hog = subprocess.Popen(words)
-        Path(f"/proc/{self.hog.pid}/oom_score_adj").write_text("-1000")
+        with contextlib.suppress(PermissionError):  # Ray offers its workers to the kernel first
+            Path(f"/proc/{self.hog.pid}/oom_score_adj").write_text("-1000")
         self.take(self.hog.pid)
 
     def close(self) -> None:

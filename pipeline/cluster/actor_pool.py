@@ -33,6 +33,7 @@ from pipeline.cluster.session import free_resources
 from pipeline.cluster.watch import check_alive, end_actor
 from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.pool import (
+    SEE_LOG,
     ClientFailure,
     ClientPool,
     Unit,
@@ -160,10 +161,13 @@ class RayClientPool(ClientPool):
         except RayTaskError as error:
             if not isinstance(error.cause, RayError):
                 raise task_error(error) from error
+            self.last_loss = loss_cause(error.cause, "an actor whose answer is lost")
         except GetTimeoutError:
+            self.last_loss = f"an actor without an answer in {limit_s} s", SEE_LOG
             ray.kill(actor, no_restart=False)
         except RayError as error:
             logger.warning("a client actor was lost (%s)", first_line(error))
+            self.last_loss = loss_cause(error, "a lost actor")
         self._revive(actor)
         return None
 

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 
 from pipeline.federation.gathering import Gatherer, OpenRound, Reports
-from pipeline.federation.pool import MAX_TRIES, SEE_LOG
+from pipeline.federation.pool import MAX_TRIES
 from spire_core.errors import ClusterError
 from spire_core.federated.accumulation import MeanUpdate, Part, combine, joined, stretch_size
 
@@ -42,9 +42,10 @@ class Collector:
             logger.warning("%d updates%s are lost: computed again", len(lost), round_.name)
             kept = {c: report for c, report in reports.items() if c not in lost}
             reports = kept | self.gatherer.gather(sorted(lost), round_, has_others=bool(kept))
+        cause, remedy = self.pool.last_loss
         raise ClusterError(
-            f"expected the updates{round_.name} to be kept until they are averaged, got workers "
-            f"that lost them {MAX_TRIES} times: {SEE_LOG}; spire resume goes on from the last "
+            f"expected the updates{round_.name} to be kept until they are averaged, got them lost "
+            f"{MAX_TRIES} times, at last by {cause}: {remedy}; spire resume goes on from the last "
             "checkpoint"
         )
 

@@ -112,10 +112,12 @@ def repeat_errors(
 class ClientPool(ABC):
     """Runs tasks: methods of a worker whose first argument is a client's id, or a group's ids.
 
-    `busy_s`: seconds of work on tasks, summed over the workers.
+    `busy_s`: seconds of work on tasks, summed over the workers. `last_loss`: why `each` last got
+    nothing from a worker, and what helps.
     """
 
     busy_s: float = 0.0
+    last_loss: tuple[str, str] = ("a worker that began anew", SEE_LOG)
 
     @property
     @abstractmethod

@@ -172,9 +172,9 @@ def test_clients_of_a_lost_sum_are_computed_again(
 def test_sums_that_are_lost_again_and_again_are_one_sentence() -> None:
     driver = driver_with(LosesItsSum, 1, "mean")
     pool: Any = driver.pool
-    pool.times = 99
+    pool.times, pool.last_loss = 99, ("a full disk", "free it")
     driver.run_round()
-    with pytest.raises(ClusterError, match=r"in round 1 to be kept .*, got workers that lost"):
+    with pytest.raises(ClusterError, match=r"in round 1 to be kept .* lost 3 times, at last by a full disk: free it; spire"):
         driver.run_round()
     assert driver.state.round_idx == 1
 
