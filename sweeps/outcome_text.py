@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.cli.command import one_line
-from pipeline.cli.tables import aligned, change, number
+from pipeline.cli.tables import aligned, change, duration, number
 from sweeps.design.config import SweepConfig
 from sweeps.design.estimate import sweep_seconds
 from sweeps.design.points import Trial, likely
@@ -85,14 +85,6 @@ def plan_text(values: Mapping[str, Any]) -> str:
         f"about {duration(values['estimate_s'])} on CPUs such as this machine's, by a few timed "
         "steps"
     )
-
-
-def duration(seconds: float) -> str:
-    """Return a span of time in its natural unit, to two digits or so."""
-    for unit, size in (("days", 86_400.0), ("h", 3_600.0), ("min", 60.0)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.{0 if seconds >= 10 * size else 1}f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def outcome_json(outcome: Outcome) -> dict[str, Any]:

@@ -96,12 +96,14 @@ def resume(args: argparse.Namespace) -> Answer:
 def _dry_run(config: "Config", preset: str) -> Answer:
     from pipeline.cli.setup_text import setting_json, setting_text
     from pipeline.cluster.actor_plan import plan_here
+    from pipeline.experiment.estimate import run_seconds
     from pipeline.federation.setup import prepare
 
     check_source(config.data.name, config.data.path)
     fetch_if_missing(config.data.name, config.data.root, config.data.path)
     plan, setting = plan_here(config), prepare(config)
-    description = setting_json(setting, preset, plan)
+    num_cpus = 1.0 if plan is None else plan.num_actors * min(1.0, plan.num_cpus)
+    description = setting_json(setting, preset, plan, run_seconds(config, num_cpus))
     return Answer(setting_text(description, plan), description)
 
 

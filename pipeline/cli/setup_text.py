@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.cli.tables import aligned
+from pipeline.cli.tables import aligned, duration
 from pipeline.cluster.actor_plan import ActorPlan
 from pipeline.config.equivalence import fingerprint
 from pipeline.data.datasets import ImageData
@@ -111,7 +111,9 @@ def _few(captions: Sequence[str]) -> str:
     return f"{listed}{', ...' * (len(captions) > MAX_CAPTIONS)} ({len(captions)})"
 
 
-def setting_json(setting: FederationSetup, preset: str, plan: ActorPlan | None) -> dict[str, Any]:
+def setting_json(
+    setting: FederationSetup, preset: str, plan: ActorPlan | None, estimate_s: float
+) -> dict[str, Any]:
     """Return all that is fixed before the first round; `plan` is None without actors."""
     total, trained = params_counts(setting)
     data, config = setting.data, setting.config
@@ -132,6 +134,7 @@ def setting_json(setting: FederationSetup, preset: str, plan: ActorPlan | None) 
         "params_trainable_new_client": trained,
         "params_trainable_fraction": trained / total,
         "resources": {"pool": config.resources.pool, "actors": actors},
+        "estimate_s": estimate_s,
     }
 
 
@@ -147,6 +150,8 @@ def setting_text(description: dict[str, Any], plan: ActorPlan | None) -> str:
             "images of each class at each client:\n" + partition_text(description["partition"]),
             f"parameters: {trained_text(trained, total)}\n"
             f"extractor: {description['extractor']}\n{where}\n"
+            f"about {duration(description['estimate_s'])} on CPUs such as this machine's, by a few "
+            "timed steps\n"
             f"config {description['config_fingerprint']}",
         ]
     )

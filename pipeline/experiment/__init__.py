@@ -10,5 +10,6 @@ adaptation       the adaptation of new clients, and their measurements
 export           the files of the finished model, and its fingerprint
 reuse            the finished pre-training of another run
 profiling        a torch.profiler trace of a few rounds
+estimate         the time that a run takes
 watcher          the events of a run for a progress display or a scheduler
 """

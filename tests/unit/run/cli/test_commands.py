@@ -206,6 +206,7 @@ def test_dry_run_text_says_who_what_and_where(spire) -> None:
     assert fingerprint(load_config("smoke", words[1:])) in said.out
     assert "a new client trains 16 of" in said.out
     assert "this process alone" in said.out
+    assert re.search(r"^about \d+ s on CPUs such as this machine's", said.out, re.MULTILINE)
     assert len(re.findall(r"^ *new \d", said.out, re.MULTILINE)) == 2
     assert re.search(r"on average: TV 0\.\d{3} from the convex hull of the others', 0\.", said.out)
 

@@ -174,7 +174,10 @@ def test_sums_that_are_lost_again_and_again_are_one_sentence() -> None:
     pool: Any = driver.pool
     pool.times, pool.last_loss = 99, ("a full disk", "free it")
     driver.run_round()
-    with pytest.raises(ClusterError, match=r"in round 1 to be kept .* lost 3 times, at last by a full disk: free it; spire"):
+    with pytest.raises(
+        ClusterError,
+        match=r"in round 1 to be kept .* lost 3 times, at last by a full disk: free it; spire",
+    ):
         driver.run_round()
     assert driver.state.round_idx == 1
 

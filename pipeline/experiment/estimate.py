@@ -1,0 +1,174 @@
+"""The expected time of a run on this machine's CPUs, from a few seconds of measurements.
+
+One optimizer step and one network evaluation are timed for every kind of network; the rest is
+counting images. GPUs, waiting and other users of the machine are not foreseen.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from pipeline.clients.client_data import ClientData
+from pipeline.clients.context import ModelContext
+from pipeline.clients.rounds import ClientTrainer
+from pipeline.config.federation import FederationConfig
+from pipeline.config.schema import Config
+from pipeline.data.catalog import dataset_spec
+from pipeline.data.datasets import load
+from pipeline.evaluation.scores import NUM_POPULATION_DRAWS
+from pipeline.experiment.pretraining import evaluation_rounds
+from pipeline.federation.setup import MANY_CLIENTS, NUM_REPRESENTATIVES, partitioned
+from spire_core.config.client import ClientConfig
+from spire_core.config.partition import NATURAL
+from spire_core.federated.messages import steps_per_epoch
+from spire_core.partition.split import ClientSplit
+from spire_core.training.fit import to_float
+
+START_S = 10.0  # a run's process, its tracking run, its first features of real images
+PADDED = 32  # the side of images at their original size
+MOST_IMAGES = 8  # in a timed batch: networks of GPU size take seconds for these on a CPU
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds per image on one CPU: of an optimizer step, and of one network evaluation."""
+
+    train_s: float
+    look_s: float
+
+
+def run_seconds(config: Config, num_cpus: float) -> float:
+    """Return the seconds of a run whose actors have so many CPUs together.
+
+    DataError if an image folder is missing.
+    """
+    costs = measure(config)
+    return START_S + (pretraining_s(config, costs) + adaptation_s(config, costs)) / num_cpus
+
+
+def pretraining_s(config: Config, costs: Costs) -> float:
+    """Return the seconds of the rounds and their evaluations on one CPU."""
+    federation, method = config.federation, config.method.record
+    if not method.is_federated:
+        return 0.0
+    num_steps = federation.tau or 0
+    if federation.local_epochs is not None:
+        per_epoch = steps_per_epoch(_images_per_client(config), config.client.batch_size)
+        num_steps = federation.local_epochs * per_epoch
+    per_round = federation.cohort_size * num_steps * config.client.batch_size
+    num_looked_at = _num_looked_at(config)
+    if not method.is_personal:
+        num_looked_at = min(num_looked_at, NUM_POPULATION_DRAWS)
+    num_evaluations = len(evaluation_rounds(federation.num_rounds, config.eval.every))
+    training_s = federation.num_rounds * per_round * costs.train_s
+    return training_s + num_evaluations * num_looked_at * _drawing_s(config, costs)
+
+
+def adaptation_s(config: Config, costs: Costs) -> float:
+    """Return the seconds of the new clients and of their evaluations on one CPU."""
+    num_images, num_looks = _new_client(config) if config.method.record.adapt_parts else (0, 0)
+    one = num_images * costs.train_s + (1 + num_looks) * _drawing_s(config, costs)
+    return config.federation.num_new_clients * one + _tuning_s(config, costs)
+
+
+def _new_client(config: Config) -> tuple[int, int]:
+    """Return how many images a new client trains on, with repetitions, and its looks afterwards."""
+    settings, private = config.adapt, config.privacy.adapt
+    num_images = settings.num_images or _images_per_client(config)
+    if not private.is_on:
+        return settings.epochs * num_images, -(-settings.epochs // settings.eval_every)
+    is_once = private.mechanism == "one_release"
+    batch = num_images if is_once else min(num_images, private.batch_size)
+    num_looks = 1 if is_once else -(-private.steps // settings.eval_every)
+    return private.steps * private.draws * batch, num_looks
+
+
+def _tuning_s(config: Config, costs: Costs) -> float:
+    """Return the seconds in which pre-training clients fine-tune for a score; 0 if they do not."""
+    if not config.scores_tuned:
+        return 0.0
+    num_images = config.adapt.tune_epochs * _images_per_client(config)
+    return _num_looked_at(config) * (num_images * costs.train_s + _drawing_s(config, costs))
+
+
+def measure(config: Config) -> Costs:
+    """Return the time of a step and of a look on this machine, on random images.
+
+    Each is done twice, and the second time counts.
+    """
+    size, num_clients = config.data.image_size or PADDED, config.federation.cohort_size
+    shape = (num_clients * MOST_IMAGES, _known(config)[0], size, size)
+    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    held = np.arange(len(images)).reshape(num_clients, MOST_IMAGES)
+    clients = [ClientData(ClientSplit(i, own, own), images) for i, own in enumerate(held)]
+    context = ModelContext.start(config, shape[1:])
+    x, t = to_float(clients[0].train_images()), torch.zeros(MOST_IMAGES, dtype=torch.long)
+    emb = None
+    if config.method.record.has_embedding:
+        emb = torch.zeros(MOST_IMAGES, config.model.d_emb)
+    with torch.inference_mode():
+        look_s = _second_of_two(lambda: context.model.net(x, t, emb))
+    group = clients[: len(config.resolved_client.groups(range(num_clients))[0])]
+    trainer = ClientTrainer(context)
+    step_s = _second_of_two(lambda: trainer.rehearse(group))
+    return Costs(step_s / (len(group) * MOST_IMAGES), look_s / MOST_IMAGES)
+
+
+def _second_of_two(call: Callable[[], object]) -> float:
+    call()
+    began = time.process_time()
+    call()
+    return time.process_time() - began
+
+
+def kind_of(config: Config) -> Config:
+    """Return the settings that set the costs; trials that differ in others are timed once."""
+    num_clients = config.client.largest_group(config.federation.cohort_size)
+    return Config(
+        data=config.data,
+        model=config.model,
+        method=replace(config.method, phases="joint"),  # alternate ones need two steps, not one
+        client=ClientConfig(
+            batch_size=MOST_IMAGES,
+            engine=config.client.engine,
+            group_size=num_clients,
+        ),
+        federation=FederationConfig(num_clients=num_clients, cohort_size=num_clients, tau=1),
+    )
+
+
+def _drawing_s(config: Config, costs: Costs) -> float:
+    """Return the seconds of generating the images by which one client is scored."""
+    is_text_guided = config.model.text != "none" and config.eval.text_guidance != 1
+    num_looks = 1 + (config.eval.guidance != 1) + is_text_guided
+    return config.eval.num_images * config.diffusion.sample_steps * num_looks * costs.look_s
+
+
+def _num_looked_at(config: Config) -> int:
+    """Return the number of pre-training clients that are scored."""
+    num_clients = config.federation.num_clients
+    most = num_clients if num_clients <= MANY_CLIENTS else NUM_REPRESENTATIVES
+    return min(config.eval.num_clients or most, num_clients)
+
+
+def _images_per_client(config: Config) -> int:
+    """Return the approximate number of images on which a client trains."""
+    federation, partition = config.federation, config.partition
+    if partition.name == NATURAL:
+        sizes = partitioned(config)[1].train_sizes
+        return max(1, round(sum(sizes) / len(sizes)))
+    num_clients = federation.num_clients + federation.num_new_clients
+    held = partition.client_size or _known(config)[1] // num_clients
+    return max(1, round(held * (1 - partition.test_fraction)))
+
+
+def _known(config: Config) -> tuple[int, int]:
+    """Return the channels and the number of training images of the data."""
+    if config.data.name == "folder":
+        images = load(config.data, "train").images
+        return images.shape[1], len(images)
+    spec = dataset_spec(config.data.name)
+    return spec.image_shape[0], spec.counts["train"]
