@@ -153,8 +153,8 @@ class RayClientPool(ClientPool):
 
     def _own(self, actor: Any, ref: Any) -> Any:
         """Return an actor's answer; None from an actor that is lost or hangs, which begins anew."""
+        limit_s = self.client_timeout_s and max(self.client_timeout_s, LEAST_LIMIT_S)
         try:
-            limit_s = self.client_timeout_s and max(self.client_timeout_s, LEAST_LIMIT_S)
             answer = get(ref, limit_s)
             if answer is not None:
                 return answer[0]
