@@ -11,6 +11,7 @@ series       the lines of figures
 figures      figures of the report
 seed_plots   plots with a mean and a range over seeds
 heat_maps    heat maps over two settings
+answers      what a report found, in a sentence for each question
 facts        sentences of the report: runs, scores, warnings
 pages        HTML and Markdown
 files        the files of a report

@@ -71,9 +71,17 @@ def runs_sentence(runs: Sequence[TrackedRun], used: Sequence[TrackedRun]) -> str
     """Return how many runs are in the tables, and how many are not and why."""
     seeds = sorted({seed_of(run) for run in used})
     methods = len({method_of(run) for run in used})
-    text = f"{len(used)} finished (methods: {methods}; seeds: {_several(seeds)})"
+    text = f"{len(used)} finished ({_counted(methods, 'method')}; {_seeds(seeds)})"
     out = left_out(runs, used)
     return text + (f"; left out: {out}" if out else "; none left out")
+
+
+def _counted(num: int, noun: str) -> str:
+    return f"{num} {noun}{'s' * (num != 1)}"
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"{_counted(len(seeds), 'seed')}: {_several(seeds)}"
 
 
 def left_out(runs: Sequence[TrackedRun], used: Sequence[TrackedRun]) -> str:

@@ -27,6 +27,7 @@ class Report:
     name: str
     folder: Path
     parent_id: str | None
+    answers: list[str]
     facts: dict[str, str]
     notes: list[str]
     tables: list[Table]  # the runs come last
@@ -68,10 +69,10 @@ def make_folder(folder: Path) -> Path:
 def write_report(report: Report) -> list[Path]:
     """Write all files into the report's folder and return their paths."""
     images = {picture.name: _png(picture) for picture in report.pictures}
-    parts = (report.name, report.facts, report.notes, report.tables, report.pictures)
+    parts = (report.name, report.answers, report.facts, report.notes, report.tables)
     files: dict[str, str | bytes] = {
-        HTML: html_page(*parts, images),
-        MARKDOWN: markdown_page(*parts),
+        HTML: html_page(*parts, report.pictures, images),
+        MARKDOWN: markdown_page(*parts, report.pictures),
         JSON: json.dumps(report_json(report), indent=1, allow_nan=False) + "\n",
     }
     files |= {f"figures/{name}.png": png for name, png in images.items()}
@@ -87,6 +88,7 @@ def report_json(report: Report) -> dict[str, Any]:
     return {
         "name": report.name,
         "parent_run_id": report.parent_id,
+        "answers": report.answers,
         "facts": report.facts,
         "notes": report.notes,
         "tables": {

@@ -14,6 +14,7 @@ from pipeline.config.tracking import TrackingConfig, tracking_root
 from pipeline.tracking.mlflow_queries import TrackedRun, attach, histories, sweep_runs
 from spire_core.errors import RunError
 from spire_core.methods import METHODS
+from sweeps.report.answers import answers_of
 from sweeps.report.differences import (
     differences_table,
     runs_table,
@@ -71,6 +72,7 @@ def make_report(config: TrackingConfig, words: Sequence[str], out: Path | None =
         name,
         folder,
         parent.run_id if parent else None,
+        answers_of(chosen, metric),
         facts_of(runs, [run for group in groups for run in group.runs]),
         notes_of(groups, chosen, metric),
         [table for table in tables if table is not None],

@@ -15,6 +15,7 @@ CSS_PIXELS = 110  # on the page for an inch of a figure
 
 def html_page(
     name: str,
+    answers: Sequence[str],
     facts: Mapping[str, str],
     notes: Sequence[str],
     tables: Sequence[Table],
@@ -38,7 +39,13 @@ def html_page(
     *first, runs = map(_table_values, tables)
     figures = [_figure_values(picture, images[picture.name]) for picture in pictures]
     return environment.from_string(source).render(
-        name=name, facts=facts, notes=notes, tables=first, figures=figures, runs=runs
+        name=name,
+        answers=answers,
+        facts=facts,
+        notes=notes,
+        tables=first,
+        figures=figures,
+        runs=runs,
     )
 
 
@@ -65,6 +72,7 @@ def _figure_values(picture: Picture, png: bytes) -> dict[str, Any]:
 
 def markdown_page(
     name: str,
+    answers: Sequence[str],
     facts: Mapping[str, str],
     notes: Sequence[str],
     tables: Sequence[Table],
@@ -72,6 +80,7 @@ def markdown_page(
 ) -> str:
     """Return the same in Markdown, its figures beside it under `figures/`."""
     lines = [f"# {_plain(name)}", ""]
+    lines += [f"- {_plain(answer)}" for answer in answers] + [""] * bool(answers)
     lines += [f"- **{_plain(key)}**: {_plain(value)}" for key, value in facts.items()] + [""]
     lines += [f"- {_plain(note)}" for note in notes] + [""]
     *first, runs = tables

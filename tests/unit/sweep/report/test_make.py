@@ -16,6 +16,7 @@ from pipeline.config.tracking import TrackingConfig, tracking_uri
 from pipeline.files.paths import JOB_MARK
 from pipeline.tracking.tracker import Tracker
 from spire_core.errors import ClusterError, ConfigError, RunError
+from sweeps.report.answers import ONE_SEED
 from sweeps.report.make import Report, make_report, report_json, report_text
 
 AFTER = {"spire": (1.0, 2.0, 3.0), "fedavg_ft": (1.5, 2.5, 3.8), "local": (9.0, 9.0, 9.0)}
@@ -197,8 +198,8 @@ def test_fine_tuned_pretraining_clients_are_held_against_spires_own(store: Track
 
 def test_runs_that_are_left_out_are_counted_and_listed(report: Report) -> None:
     assert report.facts["Runs"] == (
-        "9 finished (methods: 3; seeds: 0, 1, 2); left out: 1 failed, 1 killed, 1 run again later, "
-        "1 running"
+        "9 finished (3 methods; 3 seeds: 0, 1, 2); left out: 1 failed, 1 killed, "
+        "1 run again later, 1 running"
     )
     listed = rows(report, "runs")
     assert len(listed) == 13
@@ -215,6 +216,21 @@ def test_known_failures_stand_beside_their_runs_with_what_to_try(report: Report)
     [overfitting] = [note for note in report.notes if note.startswith("adaptation_overfitting")]
     assert re.search(r"seen in spire-s1 \(\w{8}\), fedavg_ft-s2 \(\w{8}\): try", overfitting)
     assert f"note      {ignored}" in report_text(report)
+
+
+def test_it_begins_with_what_it_found(report: Report) -> None:
+    """Differences are 0.5, 0.5, 0.8 and 8, 7, 6; t is 4.303 at two degrees of freedom."""
+    [new] = [answer for answer in report.answers if answer.startswith("New clients: ")]
+    assert new == (
+        "New clients: KID after adaptation is lowest with spire (2.0 ± 2.5); fedavg_ft 2.6 ± 2.9, "
+        "local 9. On the same seeds, fedavg_ft is higher than spire by 0.60 ± 0.43; local is "
+        "higher than spire by 7.0 ± 2.5."
+    )
+    [old] = [answer for answer in report.answers if answer.startswith("Pre-training clients: ")]
+    assert "fedavg_ft cannot be told from spire" in old  # 2.0 on every seed
+    assert ONE_SEED not in report.answers
+    page = report.html.read_text()
+    assert page.index("New clients: KID after") < page.index("<dt>Runs</dt>")
 
 
 def test_it_says_what_scores_were_computed_with(report: Report) -> None:
@@ -336,6 +352,10 @@ def test_one_seed_has_no_intervals_and_runs_alone_have_no_parent(
     assert report.table("differences") is None
     assert any("no finished run of spire" in note for note in report.notes)
     assert any("n is 1" in note for note in report.notes)
+    assert report.answers == [
+        "New clients: KID after adaptation is lowest with fedavg_ft (1.5); local 9.",
+        ONE_SEED,
+    ]
     assert re.search(r"<td>1\.5</td>", report.html.read_text())
 
 

@@ -32,13 +32,12 @@ class Shown(HTMLParser):
 
 
 def html(name: str, table: Table, picture: Picture) -> str:
-    return html_page(
-        name, {name: name}, [name], [table, table], [picture], {picture.name: b"\x89PNG"}
-    )
+    images = {picture.name: b"\x89PNG"}
+    return html_page(name, [name], {name: name}, [name], [table, table], [picture], images)
 
 
 def markdown(name: str, table: Table, picture: Picture) -> str:
-    return markdown_page(name, {name: name}, [name], [table, table], [picture])
+    return markdown_page(name, [name], {name: name}, [name], [table, table], [picture])
 
 
 @pytest.mark.parametrize("page_of", [html, markdown])
@@ -53,6 +52,6 @@ def test_no_text_is_taken_for_html(page_of: Callable[[str, Table, Picture], str]
 def test_each_text_is_on_the_page_as_it_was_written() -> None:
     table = Table("t", EVIL, EVIL, (EVIL, "n"), ((EVIL, 1),))
     shown = Shown(html(EVIL, table, Picture("p", EVIL, EVIL, blank_figure(2, 1))))
-    # Two titles, a fact with its name, a note; two tables of four; a figure's three.
-    assert shown.text.count(EVIL) == 5 + 2 * 4 + 3
+    # Two titles, an answer, a fact with its name, a note; two tables of four; a figure's three.
+    assert shown.text.count(EVIL) == 6 + 2 * 4 + 3
     assert "script" not in shown.tags
