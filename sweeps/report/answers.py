@@ -59,5 +59,5 @@ def _against(method: str, difference: Estimate | None) -> str | None:
 
 
 def _absolute(difference: Estimate) -> Estimate:
-    ends = sorted((abs(difference.low), abs(difference.high)))
-    return Estimate(abs(difference.mean), difference.half_width, difference.num, *ends)
+    low, high = sorted((abs(difference.low), abs(difference.high)))
+    return Estimate(abs(difference.mean), difference.half_width, difference.num, low, high)
