@@ -26,6 +26,7 @@ LOCATION_KEYS = ("resources.", "tracking.", "data.root", "eval.extractor_weights
 ADDED = ("data.metadata", "data.clients", "data.captions")
 ADDED += ("model.text", "model.words", "client.text_dropout", "eval.text_guidance")
 ADDED += ("partition.new_clients", "partition.hidden", "partition.hidden_from_new")
+ADDED += ("federation.secure_aggregation",)
 NO_ROUNDS = {  # what stands for the rounds of a method that has none
     "federation.num_rounds": 1,
     "federation.cohort_size": 1,
@@ -34,6 +35,7 @@ NO_ROUNDS = {  # what stands for the rounds of a method that has none
     "federation.drop_rate": 0.0,
     "federation.straggler_rate": 0.0,
     "federation.max_update_norm": None,
+    "federation.secure_aggregation": False,
 }
 _DEFAULT = object()
 # The version of the numbers: raise it by hand when the same settings come to mean another result.

@@ -45,6 +45,7 @@ class Config:
         method, server, federation = self.method, self.server, self.federation
         self._check_natural()
         self._check_privacy()
+        self._check_secure()
         alternates = method.record.has_local_layers and method.phases == "alternate"
         require(
             not alternates or federation.tau != 1,
@@ -127,6 +128,24 @@ class Config:
             "private steps do not read captions yet",
         )
 
+    def _check_secure(self) -> None:
+        """Raise ConfigError for a rule between groups that needs single updates."""
+        if not self.federation.secure_aggregation or not self.method.record.is_federated:
+            return
+        masked = "with federation.secure_aggregation=true"
+        require(
+            self.server.is_mean,
+            f"server.aggregation=mean {masked}",
+            self.server.aggregation,
+            "the others sort single updates, and only their sum is known",
+        )
+        require(
+            self.client.compression == "none",
+            f"client.compression=none {masked}",
+            self.client.compression,
+            "a masked number takes 8 bytes, whatever it was before",
+        )
+
     def _check_natural(self) -> None:
         """Check that clients that exist come with data that have them, and as many as are named."""
         partition, num_new = self.partition, self.federation.num_new_clients
@@ -152,6 +171,13 @@ class Config:
     def resolved_client(self) -> ClientConfig:
         """The settings `client` with an engine that is never "auto"."""
         return with_engine(self.client, self.model)
+
+    @property
+    def masks_sums(self) -> bool:
+        """Whether clients mask anything: their updates, or the embeddings of a mean."""
+        method = self.method.record
+        has_mean = method.has_embedding and self.adapt.init == "mean"
+        return has_mean or (method.is_federated and self.federation.secure_aggregation)
 
     @property
     def private_lr(self) -> float | None:

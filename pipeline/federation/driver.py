@@ -4,6 +4,7 @@ Its process, which may be an actor of its own, imports no torch: it combines num
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +14,7 @@ from pipeline.federation.collecting import Collector
 from pipeline.federation.gathering import Gatherer, OpenRound
 from pipeline.federation.pool import ClientPool
 from pipeline.federation.rounds import RoundSettings, RoundStats, RoundTimer
+from pipeline.federation.secure_sums import SecureSums
 from spire_core.federated.participation import choose_cohort, responding_clients
 from spire_core.federated.server import ServerState, aggregate
 
@@ -64,7 +66,8 @@ class Driver:
         """Start from a state; `on_gathered` is called when a round's updates are there."""
         self.pool, self.settings, self.on_gathered = pool, settings, on_gathered
         self.gatherer = Gatherer(pool, settings)
-        self.collector = Collector(self.gatherer)
+        self.secure_sums = SecureSums(pool)
+        self.collector = Collector(self.gatherer, self.secure_sums)
         self._last: tuple[ServerState, RoundStats | None] = (state, None)  # replaced at once
 
     @property
@@ -80,6 +83,8 @@ class Driver:
         cohort = choose_cohort(federation.num_clients, federation.cohort_size, seed, round_idx)
         responding = responding_clients(cohort, federation.drop_rate, seed, round_idx)
         plan = settings.plan(round_idx, kept_rounds, responding)
+        if federation.secure_aggregation:  # also with those that then drop out
+            plan = replace(plan, masking=self.secure_sums.open(f"round {round_idx}", cohort))
         # 2. Hand out the backbone.
         broadcast = state.broadcast
         round_ = OpenRound(plan, state, self.pool.share(broadcast))
@@ -92,7 +97,7 @@ class Driver:
         mean, reports = self.collector.collect(reports, round_)
         state = aggregate(state, mean, settings.server)
         included = [reports[client_id] for client_id in sorted(reports)]
-        stats = timer.stats(plan, cohort, responding, included, broadcast.num_bytes)
+        stats = timer.stats(plan, cohort, responding, included, broadcast.num_bytes, mean.loss)
         self._last = (state, stats)
         return stats
 

@@ -12,7 +12,8 @@ from spire_core.config.client import ClientConfig
 from spire_core.config.method import MethodConfig
 from spire_core.config.server import ServerConfig
 from spire_core.federated.accumulation import UpdateShape
-from spire_core.federated.messages import ClientReport, RoundPlan
+from spire_core.federated.integer_updates import UpdateFormat
+from spire_core.federated.messages import Broadcast, ClientReport, RoundPlan
 from spire_core.federated.participation import stragglers
 
 if TYPE_CHECKING:
@@ -70,6 +71,15 @@ class RoundSettings:
         size = num_weights if plan.shares_local else self.shared_size
         return UpdateShape(size, self.client.opt_state == "average", plan.num_examples)
 
+    @property
+    def sums_integers(self) -> bool:
+        """Whether clients send integers for one sum, in place of updates."""
+        return self.federation.secure_aggregation
+
+    def update_format(self, plan: RoundPlan, broadcast: Broadcast) -> UpdateFormat:
+        """Return how a round's updates become integers."""
+        return UpdateFormat(broadcast, self.update_shape(plan, broadcast.weights.size))
+
     def cost(self, plan: RoundPlan, client_ids: Sequence[int]) -> float:
         """Return the optimizer steps of these clients in a round, all together."""
         batch_size = self.client.batch_size
@@ -122,13 +132,19 @@ class RoundTimer:
         responding: Sequence[int],
         reports: Sequence[ClientReport],
         broadcast_bytes: int,
+        mean_loss: float | None,
     ) -> RoundStats:
-        """Return the record of the round, which ends now."""
+        """Return the record of the round, which ends now.
+
+        `mean_loss`: over examples, where the reports of single clients have none.
+        """
         train_s = self._gathered - self._began
-        num_examples = sum(r.num_examples for r in reports)
+        if mean_loss is None:
+            num_examples = sum(r.num_examples for r in reports)
+            mean_loss = sum((r.loss or 0.0) * r.num_examples for r in reports) / num_examples
         return RoundStats(
             round_idx=plan.round_idx,
-            loss=sum(r.loss * r.num_examples for r in reports) / num_examples,
+            loss=mean_loss,
             up_bytes=sum(r.num_bytes for r in reports),
             down_bytes=broadcast_bytes * len(responding),
             num_steps=sum(r.num_steps for r in reports),

@@ -11,5 +11,5 @@ exact_sum           weighted sums whose bits depend on neither order nor groupin
 aggregation         median and trimmed mean
 accumulation        a round's updates, accumulated where they arrive, and their mean
 server              the server's state and its step
-secure_aggregation  a sum whose summands stay hidden
+integer_updates     updates as integers, and their sum modulo 2^64
 """

@@ -44,6 +44,7 @@ def fingerprints(*overrides: str) -> tuple[str, str]:
         ("local", "client.lr=9.0"),
         ("local", "federation.drop_rate=0.5"),
         ("local", "server.aggregation=median"),
+        ("local", "federation.secure_aggregation=true"),
         ("local", "client.compression=int8"),
         ("local", "client.prox_mu=0.1"),
         ("spire", "privacy.adapt.steps=9"),  # without a budget there is no privacy
@@ -88,6 +89,7 @@ def test_what_a_method_reads_can_be_asked(method: str, key: str, is_read: bool) 
         ("spire", "federation.drop_rate=0.5"),
         ("spire", "federation.straggler_rate=0.5"),
         ("spire", "server.aggregation=median"),
+        ("spire", "federation.secure_aggregation=true"),
         ("spire", "client.compression=bf16"),
         ("spire", "client.prox_mu=0.1"),
         ("spire", "client.private_moments=none"),

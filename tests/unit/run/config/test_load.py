@@ -10,6 +10,8 @@ from pipeline.config.load import load_config, preset_names, split_override
 from pipeline.config.schema import Config, config_from_dict
 from spire_core.errors import ConfigError
 
+SECURE = "federation.secure_aggregation=true"
+
 
 def test_later_layers_win_and_leave_the_rest_alone() -> None:
     preset = load_config("smoke")
@@ -168,6 +170,23 @@ def test_a_value_of_another_shape_is_refused_by_name(override: str, key: str) ->
             ],
             "federation.tau of at least 3 with client.prox_mu above 0 and method.phases=alternate",
         ),
+        (
+            [SECURE, "server.aggregation=median"],
+            "server.aggregation=mean with .*, got median: the others sort single updates",
+        ),
+        (
+            [SECURE, "client.compression=bf16"],
+            "client.compression=none with federation.secure_aggregation=true, got bf16: a masked",
+        ),
+        (
+            [SECURE, "federation.max_update_norm=1"],
+            "federation.max_update_norm=null with .*, got 1.0: the server cannot measure",
+        ),
+        (
+            [SECURE, "federation.straggler_rate=0.1"],
+            "federation.straggler_rate=0 with .*, got 0.1: partial work shows in single updates",
+        ),
+        ([SECURE, "federation.cohort_size=2"], "cohort_size of at least 3 .*, got 2: each of two"),
         (
             ["privacy.adapt.epsilon=4", "method=fedavg"],
             "train one part with privacy.adapt.epsilon, got fedavg, which trains 0: choose spire",
