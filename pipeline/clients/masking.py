@@ -75,8 +75,9 @@ class MaskingClients:
         self, update: ClientUpdate, broadcast: Broadcast, plan: RoundPlan
     ) -> IntegerMessage:
         form, client_id = self.settings.update_format(plan, broadcast), update.client_id
-        numbers = form.encode(update, self.settings.num_examples[client_id])
-        fields = (client_id, int(update.num_examples), update.num_steps)
+        weight = self.settings.known_examples(client_id, plan)
+        numbers = form.encode(update, weight)
+        fields = (client_id, weight, update.num_steps)
         if isinstance(numbers, UpdateFault):
             return IntegerMessage(*fields, np.zeros(0, dtype=np.uint64), numbers)
         if plan.masking is not None:

@@ -44,9 +44,11 @@ from spire_core.federated.messages import (
     ClientReport,
     ClientUpdate,
     CompressedUpdate,
+    IntegerMessage,
     RoundPlan,
 )
 from spire_core.federated.private_state import PrivateState
+from spire_core.federated.private_updates import ClippedFormat
 from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import tensors_hash
 from spire_core.privacy.guarantee import guarantee_of
@@ -96,7 +98,7 @@ class ClientWorker:
     ) -> list[ClientReport]:
         """Train clients together, accumulate their updates here, and return a report of each."""
         messages: Sequence[Message] = self.train(client_ids, broadcast, plan)
-        if self.receiver.settings.sums_integers:
+        if plan.sums_integers:
             messages = self.masking.messages(messages, broadcast, plan)
         return self.receiver.receive(client_ids, messages, broadcast, plan)
 
@@ -145,6 +147,24 @@ class ClientWorker:
     def stop_profile(self) -> None:
         """Stop the profiler and discard its trace."""
         self.profiler.stop()
+
+    # --- rounds with differential privacy ---
+
+    def private_cohort(self, _: int, round_idx: int) -> list[int]:
+        """Return the clients of a round, each drawn by itself under the run's key."""
+        noise = read_noise(self.setup.folder, self.setup.config.privacy)
+        federation = self.setup.config.federation
+        chance = federation.cohort_size / federation.num_clients
+        chosen = noise.chosen(federation.num_clients, chance, "cohort", round_idx)
+        return np.flatnonzero(chosen).tolist()
+
+    def add_noise(self, unit: int, broadcast: Broadcast, plan: RoundPlan) -> list[ClientReport]:
+        """Add a round's noise to the sum that is accumulated here, and return its report."""
+        noise = read_noise(self.setup.folder, self.setup.config.privacy)
+        form = self.receiver.settings.update_format(plan, broadcast)
+        assert isinstance(form, ClippedFormat)  # the plan is private
+        message = IntegerMessage(unit, 1, 0, form.noise(noise, plan.round_idx))
+        return self.receiver.receive([unit], [message], broadcast, plan)
 
     # --- secure sums ---
 

@@ -52,7 +52,7 @@ class Collector:
         self, stretches: Sequence[tuple], reports: Reports, round_: OpenRound
     ) -> MeanUpdate:
         """Return the combined update whose stretches, in order, are these."""
-        if not self.settings.sums_integers:
+        if not round_.plan.sums_integers:
             return joined(stretches)
         total = np.concatenate([numbers for (numbers,) in stretches])
         if round_.plan.masking is not None:
@@ -67,7 +67,7 @@ class Collector:
         """Return the combined stretches, or else the clients whose updates are lost."""
         plan, server = round_.plan, self.settings.server
         shape, size = self.settings.update_shape(plan, round_.state.weights.size), 0
-        if self.settings.sums_integers:
+        if plan.sums_integers:
             size = self.settings.update_format(plan, round_.state.broadcast).size
         step = stretch_size(shape, self.pool.num_workers, len(reports), server)
         stretches = []

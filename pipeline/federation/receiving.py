@@ -86,7 +86,7 @@ class UpdateReceiver:
     def _empty(self, broadcast: Broadcast, plan: RoundPlan) -> Accumulator:
         settings = self.settings
         shape = settings.update_shape(plan, broadcast.weights.size)
-        if settings.sums_integers:
+        if plan.sums_integers:
             return IntegerSum(shape, settings.update_format(plan, broadcast).size)
         return make_accumulator(broadcast, shape, settings.server)
 
@@ -94,8 +94,8 @@ class UpdateReceiver:
         self, client_id: int, message: Message, broadcast: Broadcast, plan: RoundPlan
     ) -> CheckedUpdate | UpdateFault:
         settings = self.settings
-        known = settings.num_examples[client_id]
-        if settings.sums_integers:
+        known = settings.known_examples(client_id, plan)
+        if plan.sums_integers:
             size = settings.update_format(plan, broadcast).size
             return check_integers(message, size, known)
         try:

@@ -15,6 +15,8 @@ from spire_core.federated.accumulation import UpdateShape
 from spire_core.federated.integer_updates import UpdateFormat
 from spire_core.federated.messages import Broadcast, ClientReport, RoundPlan
 from spire_core.federated.participation import stragglers
+from spire_core.federated.private_updates import ClippedFormat
+from spire_core.privacy.rounds import RoundsGuarantee
 
 if TYPE_CHECKING:
     from spire_core.network.flat_model import Layout
@@ -25,7 +27,7 @@ class RoundSettings:
     """The constants of a run's rounds.
 
     `num_examples` of each client by its id; `shared_size`: length of the stretch of weights that is
-    shared in every round.
+    shared in every round; `guarantee`: the driver's promise to the clients, if it gives one.
     """
 
     federation: FederationConfig
@@ -35,6 +37,7 @@ class RoundSettings:
     seed: int
     num_examples: Sequence[int]
     shared_size: int
+    guarantee: RoundsGuarantee | None = None
 
     @classmethod
     def of(cls, config: Config, num_examples: Sequence[int], layout: "Layout") -> "RoundSettings":
@@ -71,14 +74,16 @@ class RoundSettings:
         size = num_weights if plan.shares_local else self.shared_size
         return UpdateShape(size, self.client.opt_state == "average", plan.num_examples)
 
-    @property
-    def sums_integers(self) -> bool:
-        """Whether clients send integers for one sum, in place of updates."""
-        return self.federation.secure_aggregation
+    def known_examples(self, client_id: int, plan: RoundPlan) -> int:
+        """Return the weight that a client's update has in a round."""
+        return self.num_examples[client_id] if plan.private is None else 1
 
-    def update_format(self, plan: RoundPlan, broadcast: Broadcast) -> UpdateFormat:
+    def update_format(self, plan: RoundPlan, broadcast: Broadcast) -> UpdateFormat | ClippedFormat:
         """Return how a round's updates become integers."""
-        return UpdateFormat(broadcast, self.update_shape(plan, broadcast.weights.size))
+        shape = self.update_shape(plan, broadcast.weights.size)
+        if plan.private is not None:
+            return ClippedFormat(broadcast, shape.size, plan.private)
+        return UpdateFormat(broadcast, shape)
 
     def cost(self, plan: RoundPlan, client_ids: Sequence[int]) -> float:
         """Return the optimizer steps of these clients in a round, all together."""
@@ -90,6 +95,8 @@ class RoundSettings:
 class RoundStats:
     """A round in numbers: mean loss weighted by examples, bytes on the wire, seconds by step.
 
+    A private round has no loss, and counts of nobody.
+
     `num_dropped` clients of the cohort are in no average. Of these `num_absent` stayed away by
     chance, and the others failed or were refused. `num_stragglers` clients responded but fell
     behind. `dispatch_s` is the part of `train_s` before any client is asked to train.
@@ -98,7 +105,7 @@ class RoundStats:
     """
 
     round_idx: int
-    loss: float
+    loss: float | None
     up_bytes: int
     down_bytes: int
     num_steps: int
@@ -141,7 +148,8 @@ class RoundTimer:
         train_s = self._gathered - self._began
         if mean_loss is None:
             num_examples = sum(r.num_examples for r in reports)
-            mean_loss = sum((r.loss or 0.0) * r.num_examples for r in reports) / num_examples
+            total = sum((r.loss or 0.0) * r.num_examples for r in reports)
+            mean_loss = total / num_examples if num_examples else None
         return RoundStats(
             round_idx=plan.round_idx,
             loss=mean_loss,

@@ -57,12 +57,14 @@ class UpdateShape:
 class MeanUpdate:
     """The combined update of a round: weights (S,) float32, and moments if they are averaged.
 
-    `loss`: the mean training loss, where single clients' losses are not known.
+    `loss`: the mean training loss, where single clients' losses are not known. `share_within`: the
+    noisy share of clients whose change was within the clip norm, if it is asked for.
     """
 
     weights: np.ndarray
     moments: AdamMoments | None = None
     loss: float | None = None
+    share_within: float | None = None
 
 
 @dataclass(frozen=True)

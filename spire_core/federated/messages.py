@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from spire_core.privacy.rounds import PrivateRound
 from spire_core.secure_sum.protocol import SumPlan
 
 
@@ -185,6 +186,8 @@ class RoundPlan:
     the rounds after which a kept checkpoint was taken; a client keeps its state of each.
     `stragglers` are the clients that fall behind, `straggler_work` the share of its steps that such
     a client completes. `masking`: the public part of the secure sum of its updates, if it is one.
+    `private`: clip norm and noise of a round with differential privacy, in which each client counts
+    as one example.
     """
 
     round_idx: int
@@ -197,6 +200,12 @@ class RoundPlan:
     stragglers: tuple[int, ...] = ()
     straggler_work: float = 1.0
     masking: SumPlan | None = None
+    private: PrivateRound | None = None
+
+    @property
+    def sums_integers(self) -> bool:
+        """Whether clients send integers for one sum, in place of updates."""
+        return self.masking is not None or self.private is not None
 
     def num_steps(self, client_id: int, num_examples: int, batch_size: int) -> int:
         """Return the optimizer steps that a client with so many examples takes.

@@ -18,8 +18,9 @@ from pipeline.federation.rounds import RoundSettings
 from pipeline.runs import mask_key
 from spire_core.config.client import ClientConfig
 from spire_core.config.method import MethodConfig
+from spire_core.config.privacy import PrivateRoundsConfig
 from spire_core.config.server import ServerConfig
-from spire_core.errors import AggregationError, ClusterError, DivergenceError
+from spire_core.errors import AggregationError, BudgetError, ClusterError, DivergenceError
 from spire_core.federated import accumulation
 from spire_core.federated.accumulation import Part
 from spire_core.federated.messages import (
@@ -27,14 +28,19 @@ from spire_core.federated.messages import (
     Broadcast,
     ClientReport,
     ClientUpdate,
+    IntegerMessage,
     RoundPlan,
 )
+from spire_core.federated.private_updates import ClippedFormat
 from spire_core.federated.server import ServerState
 from spire_core.methods import NETWORK_PARTS
+from spire_core.privacy.noise import SecretNoise
+from spire_core.privacy.rounds import rounds_guarantee
 from spire_core.rng import numpy_generator
 from spire_core.secure_sum.protocol import SumPlan
 
 NUM_CLIENTS, SIZE, NUM_ROUNDS = 9, 5000, 3
+NOISE_KEY = SecretNoise(bytes(range(2, 34)))
 KEY_FOLDER = Path("/nowhere")  # the tests of secure sums put one with a key in its place
 
 
@@ -50,9 +56,21 @@ class Worker:
     ) -> list[ClientReport]:
         self.asked += client_ids
         updates: Any = [update_of(c, broadcast, plan) for c in client_ids]
-        if self.receiver.settings.sums_integers:
+        if plan.sums_integers:
             updates = self.masking.messages(updates, broadcast, plan)
         return self.receiver.receive(client_ids, updates, broadcast, plan)
+
+    def private_cohort(self, _: int, round_idx: int) -> list[int]:
+        federation = self.receiver.settings.federation
+        chance = federation.cohort_size / federation.num_clients
+        chosen = NOISE_KEY.chosen(federation.num_clients, chance, "cohort", round_idx)
+        return np.flatnonzero(chosen).tolist()
+
+    def add_noise(self, unit: int, broadcast: Broadcast, plan: RoundPlan) -> list[ClientReport]:
+        form = self.receiver.settings.update_format(plan, broadcast)
+        assert isinstance(form, ClippedFormat)
+        message = IntegerMessage(unit, 1, 0, form.noise(NOISE_KEY, plan.round_idx))
+        return self.receiver.receive([unit], [message], broadcast, plan)
 
     def advertise_keys(self, client_id: int, sum_name: str) -> Any:
         return self.masking.public_keys(client_id, sum_name)
@@ -405,3 +423,94 @@ def test_clients_lost_with_a_secure_sum_are_dropped_where_enough_remain() -> Non
     stats = driver.last()[1]
     assert stats is not None
     assert 0 < stats.num_dropped < 3
+
+
+# --- rounds with differential privacy ---
+
+PRIVATE_ROUNDS = 6
+FIRST = np.random.default_rng(5).normal(size=SIZE).astype(np.float32)
+
+
+def private_driver(
+    pool_class: type[SplitPool], num_workers: int, state: ServerState | None = None
+) -> Driver:
+    """Its cohorts have two clients on average, and one of six has none."""
+    settings = rounds_of("mean")
+    federation = replace(settings.federation, cohort_size=2, num_rounds=PRIVATE_ROUNDS)
+    private = PrivateRoundsConfig(
+        epsilon=100.0, clip_norm=0.2, clip_quantile=0.5, noise_multiplier=0.5
+    )
+    guarantee = rounds_guarantee(replace(private, noise_cohort=9), 9, 2, PRIVATE_ROUNDS)
+    settings = replace(settings, federation=federation, guarantee=guarantee)
+    pool = pool_class(settings, num_workers)
+    return Driver(pool, ServerState.initial(FIRST) if state is None else state, settings)
+
+
+def private_state_after(driver: Driver, num_rounds: int = PRIVATE_ROUNDS) -> dict[str, np.ndarray]:
+    for _ in range(num_rounds):
+        driver.run_round()
+    state = driver.state
+    assert state.releases is not None
+    assert state.clip_norm is not None
+    assert state.releases.tolist() == [state.round_idx]
+    return {"weights": state.weights, "clip_norm": state.clip_norm}
+
+
+def test_a_private_round_is_the_clipped_sum_and_the_noise_once() -> None:
+    driver = private_driver(SplitPool, 3)
+    worker = Worker(driver.settings)
+    sizes = []
+    for round_idx in range(PRIVATE_ROUNDS):
+        before, cohort = driver.state, worker.private_cohort(-1, round_idx)
+        assert driver.private is not None
+        plan = driver.private.plan(driver.settings.plan(round_idx, (), cohort), before, len(cohort))
+        form = driver.settings.update_format(plan, before.broadcast)
+        assert isinstance(form, ClippedFormat)
+        updates = [update_of(c, before.broadcast, plan) for c in cohort]
+        summands = [form.encode(update) for update in updates]
+        total = np.sum([*summands, form.noise(NOISE_KEY, round_idx)], axis=0, dtype=np.uint64)
+        driver.run_round()
+        np.testing.assert_array_equal(driver.state.weights, form.decode(total).weights)
+        sizes.append(len(cohort))
+    assert len(set(sizes)) > 2
+    assert 0 in sizes
+
+
+def test_private_rounds_are_the_same_for_any_number_of_workers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = private_state_after(private_driver(SplitPool, 1))
+    assert_same(private_state_after(private_driver(SplitPool, 4)), expected)
+    monkeypatch.setattr(accumulation, "STRETCH_BYTES", 1)
+    assert_same(private_state_after(private_driver(SplitPool, 7)), expected)
+    assert_same(private_state_after(private_driver(LosesItsSum, 3)), expected)
+    monkeypatch.setitem(globals(), "NOISE_KEY", SecretNoise(bytes(32)))
+    other = private_state_after(private_driver(SplitPool, 1))
+    assert (other["weights"] != expected["weights"]).mean() > 0.99
+
+
+def test_a_private_run_that_goes_on_publishes_the_same_and_spends_once() -> None:
+    driver = private_driver(SplitPool, 2)
+    private_state_after(driver, num_rounds=3)
+    kept = driver.state
+    expected = private_state_after(driver, num_rounds=3)
+    resumed = private_driver(SplitPool, 3, kept)
+    assert_same(private_state_after(resumed, num_rounds=3), expected)
+    for finished in (driver, resumed):
+        with pytest.raises(
+            BudgetError, match=r"^expected at most 6 noisy sums, .*, got 6 that are"
+        ):
+            finished.run_round()
+        assert finished.state.round_idx == PRIVATE_ROUNDS
+    spent = replace(kept, releases=np.array([6.0]))  # of a checkpoint that has spent it all
+    with pytest.raises(BudgetError, match="the run stops before it"):
+        private_driver(SplitPool, 1, spent).run_round()
+
+
+def test_the_record_of_a_private_round_tells_nothing_of_its_cohort() -> None:
+    driver, records = private_driver(SplitPool, 2), set()
+    for _ in range(PRIVATE_ROUNDS):
+        stats = driver.run_round()
+        assert stats.loss is None
+        records.add((stats.up_bytes, stats.down_bytes, stats.num_steps, stats.num_dropped))
+    assert records == {(2 * 8 * (SIZE + 1), 2 * 4 * SIZE, 0, 0)}
