@@ -123,10 +123,10 @@ MUTATIONS = (
     ),
     _mutation(
         "the sum's masks are not added",
-        "spire_core/federated/secure_aggregation.py",
-        "total = total + mask if client_id == first else total - mask",
-        "total = total + mask - mask",
-        f"{CORE}/federated/test_secure_aggregation.py",
+        "spire_core/secure_sum/protocol.py",
+        "        _add_stream(total, seed, 1 if other > own else -1)\n",
+        "        pass\n",
+        f"{CORE}/secure_sum/test_protocol.py",
     ),
     _mutation(
         "a client that was left out keeps the round",

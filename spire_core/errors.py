@@ -29,6 +29,10 @@ class DivergenceError(AggregationError):
     """Updates cannot be averaged because training has diverged."""
 
 
+class BudgetError(SpireError, ValueError):
+    """A step would spend more privacy than a run has."""
+
+
 class ClusterError(SpireError, RuntimeError):
     """The available machines cannot run the task, or an actor was lost."""
 

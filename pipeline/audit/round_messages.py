@@ -4,13 +4,14 @@ K: clients that do not take part; D_emb: numbers of an embedding.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pipeline.clients.worker import ClientWorker
+from spire_core.errors import AggregationError
 from spire_core.federated.compression import decompress
-from spire_core.federated.messages import Broadcast, ClientUpdate, RoundPlan
+from spire_core.federated.messages import Broadcast, ClientUpdate, RoundPlan, UpdateFault
 from spire_core.federated.participation import choose_cohort
 from spire_core.federated.server import ServerState
 
@@ -19,7 +20,11 @@ MAX_OTHERS = 64  # clients outside the cohort whose embeddings are compared
 
 @dataclass(frozen=True, eq=False)
 class Message:
-    """A client's update as the server decodes it, and the embedding (D_emb,) behind it."""
+    """A client's update as the server knows it, and the embedding (D_emb,) behind it.
+
+    In a secure sum a message is uniform whatever it hides, so that the mean update of its cohort is
+    all that the server knows of each client.
+    """
 
     update: ClientUpdate
     client_emb: np.ndarray
@@ -54,12 +59,37 @@ def _observe(worker: ClientWorker, state: ServerState, round_idx: int) -> Observ
         for group in config.resolved_client.groups(cohort)
         for message in _messages(worker, group, state.broadcast, plan, done)
     ]
+    if config.federation.secure_aggregation:
+        messages = _summed(worker, messages, state.broadcast, plan)
     outside = [c for c in range(federation.num_clients) if c not in set(cohort)][:MAX_OTHERS]
     others = [_embedding(worker, client_id, done) for client_id in outside]
     d_emb = config.model.d_emb
     return ObservedRound(
         state.broadcast, tuple(messages), np.stack(others) if others else np.zeros((0, d_emb))
     )
+
+
+def _summed(
+    worker: ClientWorker, messages: Sequence[Message], broadcast: Broadcast, plan: RoundPlan
+) -> list[Message]:
+    """Return the messages with the cohort's mean update in the place of each client's own."""
+    settings = worker.receiver.settings
+    num_examples = sum(int(message.update.num_examples) for message in messages)
+    form = settings.update_format(replace(plan, num_examples=num_examples), broadcast)
+    total = np.zeros(form.size, dtype=np.uint64)
+    for message in messages:
+        numbers = form.encode(message.update, int(message.update.num_examples))
+        if isinstance(numbers, UpdateFault):
+            raise AggregationError(
+                f"expected an update that can be summed, got {numbers} from client "
+                f"{message.update.client_id}: audit a run that has not diverged"
+            )
+        total += numbers
+    mean = form.decode(total, num_examples)
+    return [
+        replace(m, update=replace(m.update, weights=mean.weights, moments=mean.moments))
+        for m in messages
+    ]
 
 
 def _plan(worker: ClientWorker, round_idx: int) -> RoundPlan:

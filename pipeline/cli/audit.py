@@ -14,6 +14,7 @@ NUM_ROUNDS = 4
 PLACES = ("tracking.", "data.root=", "data.path=", "eval.extractor_weights=")
 WHAT_IF = ("client.opt_state=", "client.private_moments=", "client.compression=")
 WHAT_IF += ("client.emb_dropout=", "federation.cohort_size=", "federation.tau=")
+WHAT_IF += ("federation.secure_aggregation=",)
 
 
 def audit(args: argparse.Namespace) -> Answer:

@@ -53,7 +53,7 @@ class Progress(Watcher):
             or done * NUM_LINES // num_rounds > stats.round_idx * NUM_LINES // num_rounds
         ):
             self._say(
-                f"round {done}/{num_rounds}  loss {stats.loss:.4f}{left_out(stats)}  "
+                f"round {done}/{num_rounds}  {loss_text(stats)}{left_out(stats)}  "
                 f"{round_s:.2f} s/round  {self._time_left(done)}"
             )
 
@@ -86,13 +86,18 @@ class Progress(Watcher):
                 dynamic_ncols=True,
             )
         self._bar.set_postfix_str(
-            f"loss {stats.loss:.4f}{left_out(stats)}, {round_s:.2f} s", refresh=False
+            f"{loss_text(stats)}{left_out(stats)}, {round_s:.2f} s", refresh=False
         )
         self._bar.update()
 
     def _say(self, text: str) -> None:
         tqdm.write(text, file=self._stream)
         self._stream.flush()
+
+
+def loss_text(stats: RoundStats) -> str:
+    """Return the loss of a round, which a private one keeps to itself."""
+    return "private" if stats.loss is None else f"loss {stats.loss:.4f}"
 
 
 def left_out(stats: RoundStats) -> str:

@@ -7,6 +7,7 @@ rounds       the trainer: a client's part of a pre-training round
 evaluation   the evaluator: generated images, their scores, and held-out losses
 adaptation   the adapter: a new client fits its own parts
 private_adaptation  how the adapter protects a new client's images
+masking      the clients' steps in secure sums
 store        private states on disk, one file for each client and round
 profiler     torch.profiler in a worker
 memory       memory of a round, and actors that fit into a node

@@ -18,6 +18,7 @@ from pipeline.clients.adaptation import ClientAdapter
 from pipeline.clients.client_data import ClientData
 from pipeline.clients.context import ModelContext
 from pipeline.clients.evaluation import ClientEvaluator
+from pipeline.clients.masking import MaskingClients
 from pipeline.clients.private_adaptation import choose_clip_norm, protection_of
 from pipeline.clients.profiler import WorkerProfiler
 from pipeline.clients.rounds import ClientTrainer
@@ -30,7 +31,7 @@ from pipeline.federation.messages import (
     HeldoutLosses,
     WorkerSetup,
 )
-from pipeline.federation.receiving import UpdateReceiver
+from pipeline.federation.receiving import Message, UpdateReceiver
 from pipeline.federation.rounds import RoundSettings
 from pipeline.runs.layout import CLIENTS
 from pipeline.runs.model_files import save_client
@@ -43,13 +44,16 @@ from spire_core.federated.messages import (
     ClientReport,
     ClientUpdate,
     CompressedUpdate,
+    IntegerMessage,
     RoundPlan,
 )
 from spire_core.federated.private_state import PrivateState
-from spire_core.federated.secure_aggregation import masked
+from spire_core.federated.private_updates import ClippedFormat
 from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import tensors_hash
 from spire_core.privacy.guarantee import guarantee_of
+from spire_core.secure_sum.keys import PublicKeys
+from spire_core.secure_sum.protocol import SumPlan
 
 
 class ClientWorker:
@@ -62,7 +66,9 @@ class ClientWorker:
         self.context = ModelContext.start(setup.config, images.shape[1:], device)
         self.trainer = ClientTrainer(self.context)
         sizes, layout = setup.partition.train_sizes, self.context.model.layout
-        self.receiver = UpdateReceiver(RoundSettings.of(setup.config, sizes, layout))
+        settings = RoundSettings.of(setup.config, sizes, layout)
+        self.receiver = UpdateReceiver(settings)
+        self.masking = MaskingClients(setup.folder, settings)
         cache = setup.folder.parent / "cache"
         self.evaluator = ClientEvaluator(self.context, setup.extractor, cache)
         self.adapter = ClientAdapter(self.evaluator)
@@ -91,7 +97,9 @@ class ClientWorker:
         self, client_ids: Sequence[int], broadcast: Broadcast, plan: RoundPlan
     ) -> list[ClientReport]:
         """Train clients together, accumulate their updates here, and return a report of each."""
-        messages = self.train(client_ids, broadcast, plan)
+        messages: Sequence[Message] = self.train(client_ids, broadcast, plan)
+        if plan.sums_integers:
+            messages = self.masking.messages(messages, broadcast, plan)
         return self.receiver.receive(client_ids, messages, broadcast, plan)
 
     def train(
@@ -139,6 +147,40 @@ class ClientWorker:
     def stop_profile(self) -> None:
         """Stop the profiler and discard its trace."""
         self.profiler.stop()
+
+    # --- rounds with differential privacy ---
+
+    def private_cohort(self, _: int, round_idx: int) -> list[int]:
+        """Return the clients of a round, each drawn by itself under the run's key."""
+        noise = read_noise(self.setup.folder, self.setup.config.privacy)
+        federation = self.setup.config.federation
+        chance = federation.cohort_size / federation.num_clients
+        chosen = noise.chosen(federation.num_clients, chance, "cohort", round_idx)
+        return np.flatnonzero(chosen).tolist()
+
+    def add_noise(self, unit: int, broadcast: Broadcast, plan: RoundPlan) -> list[ClientReport]:
+        """Add a round's noise to the sum that is accumulated here, and return its report."""
+        noise = read_noise(self.setup.folder, self.setup.config.privacy)
+        form = self.receiver.settings.update_format(plan, broadcast)
+        assert isinstance(form, ClippedFormat)  # the plan is private
+        message = IntegerMessage(unit, 1, 0, form.noise(noise, plan.round_idx))
+        return self.receiver.receive([unit], [message], broadcast, plan)
+
+    # --- secure sums ---
+
+    def advertise_keys(self, client_id: int, sum_name: str) -> PublicKeys:
+        """Return a client's public keys in a sum."""
+        return self.masking.public_keys(client_id, sum_name)
+
+    def share_keys(self, client_id: int, plan: SumPlan) -> dict[int, bytes]:
+        """Return the sealed shares of a client's secrets, by the client that each is for."""
+        return self.masking.shares(client_id, plan)
+
+    def reveal_shares(
+        self, client_id: int, plan: SumPlan, remaining: list[int], sealed: dict[int, bytes]
+    ) -> dict[int, bytes]:
+        """Return a client's shares that take the masks off the sum of those that remain."""
+        return self.masking.reveal(client_id, plan, remaining, sealed)
 
     # --- evaluations of pre-training clients, whether they have trained or not ---
 
@@ -247,13 +289,10 @@ class ClientWorker:
 
     # --- own parts of any client ---
 
-    def masked_embedding(self, client_id: int, cohort: list[int]) -> np.ndarray:
-        """Return this client's embedding under masks that cancel in the cohort's sum.
-
-        This is secure aggregation.
-        """
+    def masked_embedding(self, client_id: int, plan: SumPlan) -> np.ndarray:
+        """Return this client's embedding under masks that cancel in the sum."""
         emb = self.private_state(client_id).parts[CLIENT_EMB]
-        return masked(emb, client_id, cohort, self.setup.config.seed)
+        return self.masking.vector(client_id, emb, plan)
 
     def export(self, client_id: int, folder: Path) -> str:
         """Write a client's own parts into a finished run's folder; return their SHA-256."""

@@ -26,6 +26,7 @@ LOCATION_KEYS = ("resources.", "tracking.", "data.root", "eval.extractor_weights
 ADDED = ("data.metadata", "data.clients", "data.captions")
 ADDED += ("model.text", "model.words", "client.text_dropout", "eval.text_guidance")
 ADDED += ("partition.new_clients", "partition.hidden", "partition.hidden_from_new")
+ADDED += ("federation.secure_aggregation",)
 NO_ROUNDS = {  # what stands for the rounds of a method that has none
     "federation.num_rounds": 1,
     "federation.cohort_size": 1,
@@ -34,6 +35,7 @@ NO_ROUNDS = {  # what stands for the rounds of a method that has none
     "federation.drop_rate": 0.0,
     "federation.straggler_rate": 0.0,
     "federation.max_update_norm": None,
+    "federation.secure_aggregation": False,
 }
 _DEFAULT = object()
 # The version of the numbers: raise it by hand when the same settings come to mean another result.
@@ -107,9 +109,12 @@ def _switched_off(config: Config) -> list[str]:
 
 def _switched_off_by_privacy(privacy: PrivacyConfig) -> list[str]:
     """Return the keys that no private fit reads, or without a budget those of privacy."""
-    if not privacy.is_on:
-        return ["privacy.noise_key", *(f"privacy.adapt.{name}" for name in vars(privacy.adapt))]
-    keys = ["adapt.epochs", "adapt.lr", "adapt.batch_size"]
+    keys = [] if privacy.is_on else ["privacy.noise_key"]
+    if not privacy.rounds.is_on:
+        keys += [f"privacy.rounds.{name}" for name in vars(privacy.rounds)]
+    if not privacy.adapt.is_on:
+        return keys + [f"privacy.adapt.{name}" for name in vars(privacy.adapt)]
+    keys += ["adapt.epochs", "adapt.lr", "adapt.batch_size"]
     if privacy.adapt.mechanism == "one_release":
         keys += ["adapt.eval_every", "adapt.group_size", "privacy.adapt.batch_size"]
     return keys
@@ -152,7 +157,10 @@ def pretrain_fingerprint(config: Config) -> str:
     """
     settings, method = _determining(config), config.method.record
     del settings["adapt"]
-    settings.pop("privacy", None)  # of new clients alone
+    if config.privacy.rounds.is_on:
+        del settings["privacy"]["adapt"]  # of new clients alone
+    else:
+        settings.pop("privacy", None)
     settings["method"]["name"] = [
         method.has_embedding,
         method.has_local_layers,
@@ -175,6 +183,8 @@ def _determining(config: Config) -> dict[str, Any]:
     }
     if not config.privacy.is_on:  # such runs have the fingerprint of times without these settings
         del settings["privacy"]
+    elif not config.privacy.rounds.is_on:  # as in times when new clients alone had privacy
+        del settings["privacy"]["rounds"]
     defaults = flattened(Config().as_dict())
     for key in ADDED:
         group, _, name = key.partition(".")

@@ -20,6 +20,9 @@ class FederationConfig:
     Simulated failures of pre-training, drawn from the seed: `drop_rate` is the chance that a client
     of a cohort does not answer in a round, `straggler_rate` the chance that it completes only the
     share `straggler_work` of its local steps (rounded, at least one; Li et al. 2020, FedProx).
+
+    `secure_aggregation`: updates travel under masks that cancel in their sum, so that the server
+    sees no single one (`spire_core.secure_sum.protocol`).
     """
 
     num_clients: Annotated[int, Range(1, 100_000_000)] = 24
@@ -36,6 +39,7 @@ class FederationConfig:
     drop_rate: Annotated[float, Range(0, below=1, advice="somebody has to answer")] = 0.0
     straggler_rate: Annotated[float, Range(0, 1)] = 0.0
     straggler_work: Annotated[float, Range(above=0, at_most=1)] = 0.5
+    secure_aggregation: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self, "federation")
@@ -50,4 +54,29 @@ class FederationConfig:
             "one of federation.tau and federation.local_epochs",
             f"{self.tau} and {self.local_epochs}",
             "both say how long a round is, so give one of them",
+        )
+        if self.secure_aggregation:
+            self._check_secure()
+
+    def _check_secure(self) -> None:
+        """Raise ConfigError for what needs single updates, which masks hide."""
+        masked = "with federation.secure_aggregation=true"
+        require(
+            self.cohort_size >= 3,
+            f"federation.cohort_size of at least 3 {masked}",
+            self.cohort_size,
+            "each of two clients could subtract its own update from the sum",
+        )
+        require(
+            self.max_update_norm is None,
+            f"federation.max_update_norm=null {masked}",
+            self.max_update_norm,
+            "the server cannot measure the norm of a masked update",
+        )
+        require(
+            self.straggler_rate == 0.0,
+            f"federation.straggler_rate=0 {masked}",
+            self.straggler_rate,
+            "partial work shows in single updates only, so simulate clients that are too late "
+            "with federation.drop_rate",
         )

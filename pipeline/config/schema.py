@@ -45,6 +45,8 @@ class Config:
         method, server, federation = self.method, self.server, self.federation
         self._check_natural()
         self._check_privacy()
+        self._check_secure()
+        self._check_private_rounds()
         alternates = method.record.has_local_layers and method.phases == "alternate"
         require(
             not alternates or federation.tau != 1,
@@ -127,6 +129,91 @@ class Config:
             "private steps do not read captions yet",
         )
 
+    def _check_secure(self) -> None:
+        """Raise ConfigError for a rule between groups that needs single updates."""
+        if not self.federation.secure_aggregation or not self.method.record.is_federated:
+            return
+        masked = "with federation.secure_aggregation=true"
+        require(
+            self.server.is_mean,
+            f"server.aggregation=mean {masked}",
+            self.server.aggregation,
+            "the others sort single updates, and only their sum is known",
+        )
+        require(
+            self.client.compression == "none",
+            f"client.compression=none {masked}",
+            self.client.compression,
+            "a masked number takes 8 bytes, whatever it was before",
+        )
+
+    def _check_private_rounds(self) -> None:
+        """Raise ConfigError for what would tell of single clients beside the noisy sum."""
+        if not self.privacy.rounds.is_on:
+            return
+        private, client, federation = "with privacy.rounds.epsilon", self.client, self.federation
+        method = self.method.record
+        has_mean = method.has_embedding and self.adapt.init == "mean"
+        rules = (
+            (
+                method.is_federated,
+                "a method with rounds",
+                self.method.name,
+                "choose spire, fedavg_ft, fedavg or shared_rep",
+            ),
+            (
+                not self.privacy.adapt.is_on,
+                "privacy.adapt.epsilon=null",
+                self.privacy.adapt.epsilon,
+                "epsilon is about one unit in a run, so adapt later with spire adapt --epsilon",
+            ),
+            (
+                client.opt_state != "average",
+                "client.opt_state=reset or keep",
+                client.opt_state,
+                "moments are gradients that nobody clips",
+            ),
+            (
+                self.server.is_mean,
+                "server.aggregation=mean",
+                self.server.aggregation,
+                "noise is calibrated to a sum",
+            ),
+            (
+                client.compression == "none",
+                "client.compression=none",
+                client.compression,
+                "changes are clipped and summed as integers",
+            ),
+            (
+                federation.max_update_norm is None,
+                "federation.max_update_norm=null",
+                federation.max_update_norm,
+                "who is refused would show, and privacy.rounds.clip_norm bounds every change",
+            ),
+            (
+                not has_mean,
+                "adapt.init=zero or random",
+                self.adapt.init,
+                "the mean embedding has no noise",
+            ),
+            (
+                not federation.secure_aggregation,
+                "federation.secure_aggregation=false",
+                "true",
+                "private cohorts have any size, and a secure sum needs enough clients in each",
+            ),
+        )
+        for is_met, expected, got, advice in rules:
+            require(is_met, f"{expected} {private}", got, advice)
+        noise_cohort = self.privacy.rounds.noise_cohort or federation.cohort_size
+        require(
+            federation.cohort_size <= noise_cohort <= federation.num_clients,
+            f"privacy.rounds.noise_cohort in {federation.cohort_size}..{federation.num_clients}",
+            noise_cohort,
+            "it stands for federation.cohort_size, out of federation.num_clients",
+        )
+
     def _check_natural(self) -> None:
         """Check that clients that exist come with data that have them, and as many as are named."""
         partition, num_new = self.partition, self.federation.num_new_clients
@@ -152,6 +239,13 @@ class Config:
     def resolved_client(self) -> ClientConfig:
         """The settings `client` with an engine that is never "auto"."""
         return with_engine(self.client, self.model)
+
+    @property
+    def masks_sums(self) -> bool:
+        """Whether clients mask anything: their updates, or the embeddings of a mean."""
+        method = self.method.record
+        has_mean = method.has_embedding and self.adapt.init == "mean"
+        return has_mean or (method.is_federated and self.federation.secure_aggregation)
 
     @property
     def private_lr(self) -> float | None:

@@ -28,11 +28,12 @@ from pipeline.federation.messages import (
     GeneratedSamples,
 )
 from pipeline.federation.pool import ClientPool, in_groups
+from pipeline.federation.secure_sums import SecureSums
 from pipeline.federation.setup import FederationSetup
 from pipeline.results.result import Adaptation, Pretraining
 from spire_core.config.adapt import can_adapt_together
 from spire_core.evaluation.kid import kid
-from spire_core.federated.secure_aggregation import unmask_sum
+from spire_core.secure_sum.fixed_point import vector_form
 
 POOLED_IMAGES = 1000  # of the pre-training population, for forgetting
 
@@ -62,8 +63,11 @@ def adapt(
 
 def mean_embedding(pool: ClientPool, client_ids: list[int]) -> Tensor:
     """Return the mean embedding (D_emb,) of these clients, from masked embeddings alone."""
-    total = unmask_sum(pool.run_all("masked_embedding", client_ids, client_ids))
-    return (total / len(client_ids)).float()
+    sums = SecureSums(pool)
+    plan = sums.open("mean embedding", client_ids)
+    vectors = pool.run_all("masked_embedding", client_ids, plan)
+    total = sums.close(plan, np.sum(vectors, axis=0, dtype=np.uint64), client_ids)
+    return torch.from_numpy(vector_form(len(client_ids)).decode(total) / len(client_ids)).float()
 
 
 def population_kid(evaluation: Evaluation, real: RealData, pooled: Tensor, config: Config) -> float:

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.checkpoint.checkpointer import Checkpointer, go_back
@@ -18,8 +19,15 @@ from pipeline.federation.driver import RoundDriver
 from pipeline.federation.pool import ClientPool
 from pipeline.federation.round_loop import RoundListener, run_rounds
 from pipeline.federation.rounds import RoundSettings, RoundStats
-from pipeline.federation.setup import FederationSetup
-from pipeline.results.metric_names import FAILED_UPLOADS, FINAL_STEP, TRAIN_LOSS
+from pipeline.federation.setup import FederationSetup, promise_to_clients
+from pipeline.results.metric_names import (
+    DELTA,
+    EPSILON,
+    FAILED_UPLOADS,
+    FINAL_STEP,
+    ROUND_S,
+    TRAIN_LOSS,
+)
 from pipeline.results.metrics import round_metrics
 from pipeline.results.recording import log_diagnoses, log_profile
 from pipeline.results.result import Pretraining
@@ -28,8 +36,10 @@ from pipeline.tracking.tracker import Tracker
 from spire_core.errors import DivergenceError
 from spire_core.federated.server import ServerState
 from spire_core.network.flat_model import initial_weights
+from spire_core.privacy.rounds import RoundsGuarantee
 
 logger = logging.getLogger(__name__)
+NUM_EPSILONS = 20  # of a run: each takes a second where clients are sampled
 
 
 def pretrain(
@@ -57,6 +67,7 @@ def pretrain(
         logger.warning("the numbers of rounds %s are lost: the result is the same", lost)
         tracker.log_tags({"spire.rounds_without_numbers": lost})
     rounds = RoundSettings.of(config, setting.partition.train_sizes, setting.model.layout)
+    rounds = replace(rounds, guarantee=promise_to_clients(config))
     driver = make_driver(pool, state, rounds)
     if config.client.engine == "grouped" and config.resolved_client.engine == "loop":
         logger.warning("client.engine=grouped is computed as loop: this U-Net has model.dropout")
@@ -96,7 +107,7 @@ def _train(
     checkpointer = Checkpointer(run_dir, config, mirror, evaluator.has_scores_before)
     listeners: list[RoundListener] = [
         evaluator,  # first: scores are recorded before the round, and before its checkpoint
-        RoundRecorder(tracker, config.federation),
+        RoundRecorder(tracker, config.federation, promise_to_clients(config)),
         checkpointer,
         watcher,  # last: it is called when all of the round is safe
     ]
@@ -114,7 +125,7 @@ def rounds_without_numbers(run_dir: Path, num_rounds_done: int) -> str:
     They are counted from 1, as the steps of metrics are. A resumed run never repeats the rounds
     before its checkpoint.
     """
-    recorded = {step for step, metrics in read_points(run_dir) if TRAIN_LOSS in metrics}
+    recorded = {step for step, metrics in read_points(run_dir) if ROUND_S in metrics}
     lost = sorted({*range(1, num_rounds_done + 1)} - recorded)
     firsts = [step for step in lost if step - 1 not in lost]
     lasts = [step for step in lost if step + 1 not in lost]
@@ -130,8 +141,13 @@ def evaluation_rounds(num_rounds: int, every: int) -> set[int]:
 class RoundRecorder(RoundListener):
     """Records every round's metrics, also those of a last round that an interrupt follows."""
 
-    def __init__(self, tracker: Tracker, federation: FederationConfig) -> None:
-        self.tracker, self.federation = tracker, federation
+    def __init__(
+        self,
+        tracker: Tracker,
+        federation: FederationConfig,
+        guarantee: RoundsGuarantee | None = None,
+    ) -> None:
+        self.tracker, self.federation, self.guarantee = tracker, federation, guarantee
         self._num_recorded = 0  # rounds
         self._track_s = 0.0  # is known when a round has been recorded: the next one reports it
 
@@ -140,11 +156,19 @@ class RoundRecorder(RoundListener):
 
     def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
         began = time.monotonic()
-        metrics = round_metrics(stats, self._track_s, self.federation)
+        metrics = round_metrics(stats, self._track_s, self.federation) | self._spent(stats)
         self.tracker.log_metrics(metrics, step=stats.round_idx + 1)
         self._track_s, self._num_recorded = time.monotonic() - began, stats.round_idx + 1
 
     def interrupted(self, state: ServerState, stats: RoundStats | None) -> None:
         if stats is not None and stats.round_idx >= self._num_recorded:
-            metrics = round_metrics(stats, self._track_s, self.federation)
+            metrics = round_metrics(stats, self._track_s, self.federation) | self._spent(stats)
             self.tracker.log_metrics(metrics, step=stats.round_idx + 1)
+
+    def _spent(self, stats: RoundStats) -> dict[str, float]:
+        """Return the privacy that the rounds so far have spent, at `NUM_EPSILONS` rounds or so."""
+        done, num_rounds = stats.round_idx + 1, self.federation.num_rounds
+        is_due = done % max(1, num_rounds // NUM_EPSILONS) == 0 or done == num_rounds
+        if self.guarantee is None or not is_due:
+            return {}
+        return {EPSILON: self.guarantee.spent(done), DELTA: self.guarantee.delta}

@@ -36,6 +36,7 @@ from pipeline.results.recording import (
 from pipeline.results.result import Result
 from pipeline.runs.folder import run_lock
 from pipeline.runs.links import refuse_links
+from pipeline.runs.mask_key import mask_key
 from pipeline.runs.noise_key import drop_noise_key, keep_noise_key
 from pipeline.runs.ownership import begun_here
 from pipeline.runs.start import check_same, located, save_start
@@ -112,7 +113,10 @@ def _run(
 ) -> Result:
     config, run_dir = setting.config, tracker.run_dir
     watcher.stage("starting the clients")
-    with open_pool(setting, run_dir) as (pool, make_driver):
+    with (
+        mask_key(run_dir, config.masks_sums),
+        open_pool(setting, run_dir) as (pool, make_driver),
+    ):
         measured = setting.eval_ids + setting.new_ids
         real = RealData.gather(pool, measured, setting.mixtures, config.eval, config.seed)
 

@@ -1,13 +1,15 @@
 """The server's side of an experiment; no file of a client can be reached from here.
 
-setup       data, partition and model, fixed before the first round
-messages    the records that travel to and from workers
-pool        the client pool: tasks for many clients, and the pool in this process
-scheduling  work balanced over workers of different speed
-driver      the server's state and the rounds
-receiving   an update decoded, checked and accumulated where it is made
-gathering   the clients of a round: which count, and what becomes of a failure
-collecting  the workers' accumulators, fetched in stretches and combined
-rounds      the settings, the plan and the statistics of rounds
-round_loop  the loop over rounds, and the interface of all that listens to it
+setup           data, partition and model, fixed before the first round
+messages        the records that travel to and from workers
+pool            the client pool: tasks for many clients, and the pool in this process
+scheduling      work balanced over workers of different speed
+driver          the server's state and the rounds
+receiving       an update decoded, checked and accumulated where it is made
+gathering       the clients of a round: which count, and what becomes of a failure
+private_rounds  rounds with differential privacy: cohorts and account
+secure_sums     sums under masks: the server's steps
+collecting      the workers' accumulators, fetched in stretches and combined
+rounds          the settings, the plan and the statistics of rounds
+round_loop      the loop over rounds, and the interface of all that listens to it
 """

@@ -6,26 +6,25 @@ is lost takes its clients' updates with it: these clients are computed again, to
 """
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
+
+import numpy as np
 
 from pipeline.federation.gathering import Gatherer, OpenRound, Reports
 from pipeline.federation.pool import MAX_TRIES
+from pipeline.federation.secure_sums import SecureSums
 from spire_core.errors import ClusterError
 from spire_core.federated.accumulation import MeanUpdate, Part, combine, joined, stretch_size
+from spire_core.federated.integer_updates import combine_integers
 
 logger = logging.getLogger(__name__)
 
 
 class Collector:
-    """Returns the combined updates of rounds.
+    """Returns the combined updates of rounds; masks come off when a sum is complete."""
 
-    `transform` is applied to each: the place to add noise to an exact sum, once.
-    """
-
-    def __init__(
-        self, gatherer: Gatherer, transform: Callable[[MeanUpdate], MeanUpdate] = lambda mean: mean
-    ) -> None:
-        self.gatherer, self.transform = gatherer, transform
+    def __init__(self, gatherer: Gatherer, secure_sums: SecureSums) -> None:
+        self.gatherer, self.secure_sums = gatherer, secure_sums
         self.pool, self.settings = gatherer.pool, gatherer.settings
 
     def collect(self, reports: Reports, round_: OpenRound) -> tuple[MeanUpdate, Reports]:
@@ -38,7 +37,7 @@ class Collector:
         for _ in range(MAX_TRIES):
             stretches, lost = self._stretches(reports, round_)
             if not lost:
-                return self.transform(joined(stretches)), reports
+                return self._finished(stretches, reports, round_), reports
             logger.warning("%d updates%s are lost: computed again", len(lost), round_.name)
             kept = {c: report for c, report in reports.items() if c not in lost}
             reports = kept | self.gatherer.gather(sorted(lost), round_, has_others=bool(kept))
@@ -49,21 +48,36 @@ class Collector:
             "checkpoint"
         )
 
+    def _finished(
+        self, stretches: Sequence[tuple], reports: Reports, round_: OpenRound
+    ) -> MeanUpdate:
+        """Return the combined update whose stretches, in order, are these."""
+        if not round_.plan.sums_integers:
+            return joined(stretches)
+        total = np.concatenate([numbers for (numbers,) in stretches])
+        if round_.plan.masking is not None:
+            total = self.secure_sums.close(round_.plan.masking, total, reports.keys())
+        num_examples = sum(report.num_examples for report in reports.values())
+        form = self.settings.update_format(round_.plan, round_.state.broadcast)
+        return form.decode(total, num_examples)
+
     def _stretches(
         self, reports: Reports, round_: OpenRound
     ) -> tuple[list[tuple], Collection[int]]:
         """Return the combined stretches, or else the clients whose updates are lost."""
         plan, server = round_.plan, self.settings.server
-        shape = self.settings.update_shape(plan, round_.state.weights.size)
+        shape, size = self.settings.update_shape(plan, round_.state.weights.size), 0
+        if plan.sums_integers:
+            size = self.settings.update_format(plan, round_.state.broadcast).size
         step = stretch_size(shape, self.pool.num_workers, len(reports), server)
         stretches = []
-        for start in range(0, shape.size, step):
+        for start in range(0, size or shape.size, step):
             found = self.pool.each("round_part", plan.round_idx, start, start + step)
             parts = [part for part in found if part is not None]
             lost = self._lost(parts, reports)
             if lost:
                 return [], lost
-            stretches.append(combine(parts, server))
+            stretches.append((combine_integers(parts),) if size else combine(parts, server))
         return stretches, ()
 
     def _lost(self, parts: Sequence[Part], reports: Reports) -> Collection[int]:

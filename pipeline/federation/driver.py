@@ -4,6 +4,7 @@ Its process, which may be an actor of its own, imports no torch: it combines num
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -12,8 +13,11 @@ import numpy as np
 from pipeline.federation.collecting import Collector
 from pipeline.federation.gathering import Gatherer, OpenRound
 from pipeline.federation.pool import ClientPool
+from pipeline.federation.private_rounds import PrivateRounds
 from pipeline.federation.rounds import RoundSettings, RoundStats, RoundTimer
+from pipeline.federation.secure_sums import SecureSums
 from spire_core.federated.participation import choose_cohort, responding_clients
+from spire_core.federated.private_updates import NOISE
 from spire_core.federated.server import ServerState, aggregate
 
 
@@ -64,7 +68,10 @@ class Driver:
         """Start from a state; `on_gathered` is called when a round's updates are there."""
         self.pool, self.settings, self.on_gathered = pool, settings, on_gathered
         self.gatherer = Gatherer(pool, settings)
-        self.collector = Collector(self.gatherer)
+        self.secure_sums = SecureSums(pool)
+        self.collector = Collector(self.gatherer, self.secure_sums)
+        guarantee = settings.guarantee
+        self.private = None if guarantee is None else PrivateRounds(pool, guarantee)
         self._last: tuple[ServerState, RoundStats | None] = (state, None)  # replaced at once
 
     @property
@@ -77,24 +84,39 @@ class Driver:
         settings, federation, state = self.settings, self.settings.federation, self.state
         seed, round_idx, timer = settings.seed, state.round_idx, RoundTimer(self.pool)
         # 1. Choose the cohort, and the clients of it that respond.
-        cohort = choose_cohort(federation.num_clients, federation.cohort_size, seed, round_idx)
-        responding = responding_clients(cohort, federation.drop_rate, seed, round_idx)
+        cohort = self._cohort(state)
+        responding = cohort and responding_clients(cohort, federation.drop_rate, seed, round_idx)
         plan = settings.plan(round_idx, kept_rounds, responding)
+        if self.private is not None:
+            plan = self.private.plan(plan, state, len(responding))
+        if federation.secure_aggregation:  # also with those that then drop out
+            plan = replace(plan, masking=self.secure_sums.open(f"round {round_idx}", cohort))
         # 2. Hand out the backbone.
         broadcast = state.broadcast
         round_ = OpenRound(plan, state, self.pool.share(broadcast))
         timer.dispatched()
         # 3. Have the clients train; their updates are accumulated where they are made.
-        reports = self.gatherer.gather(responding, round_)
+        noise = [] if self.private is None else [NOISE]
+        reports = self.gatherer.gather([*noise, *responding], round_)
         timer.gathered()
         self.on_gathered()
         # 4. Average.
         mean, reports = self.collector.collect(reports, round_)
-        state = aggregate(state, mean, settings.server)
-        included = [reports[client_id] for client_id in sorted(reports)]
-        stats = timer.stats(plan, cohort, responding, included, broadcast.num_bytes)
-        self._last = (state, stats)
+        after = aggregate(state, mean, settings.server)
+        included = [reports[client_id] for client_id in sorted(reports.keys() - {NOISE})]
+        stats = timer.stats(plan, cohort, responding, included, broadcast.num_bytes, mean.loss)
+        if self.private is not None:
+            after = self.private.after(after, state, mean)
+            stats = self.private.stats(stats, reports[NOISE].num_bytes, broadcast.num_bytes)
+        self._last = (after, stats)
         return stats
+
+    def _cohort(self, state: ServerState) -> list[int]:
+        if self.private is not None:
+            return self.private.cohort(state)
+        federation = self.settings.federation
+        sizes = (federation.num_clients, federation.cohort_size)
+        return choose_cohort(*sizes, self.settings.seed, state.round_idx)
 
     def model_weights(self) -> np.ndarray:
         """Return the weights (P,) for the clients' use: the moving average."""

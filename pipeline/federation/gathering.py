@@ -19,10 +19,11 @@ from pipeline.federation.pool import MAX_TRIES, ClientFailure, ClientPool, repea
 from pipeline.federation.rounds import RoundSettings
 from spire_core.errors import AggregationError, DivergenceError, SpireError
 from spire_core.federated.messages import ClientReport, RoundPlan
+from spire_core.federated.private_updates import NOISE
 from spire_core.federated.server import ServerState
 
 logger = logging.getLogger(__name__)
-TASK = "fit_group"
+TASK, NOISE_TASK = "fit_group", "add_noise"
 Group = tuple[int, ...]
 Reports = dict[int, ClientReport]  # by client id
 
@@ -56,11 +57,23 @@ class Gatherer:
         "drop" AggregationError or DivergenceError if no update is usable, unless the round has
         those of other clients.
         """
-        groups = self.settings.client.groups(client_ids)
-        policy = self.settings.federation.on_client_error
+        federation, reports = self.settings.federation, Reports()
+        if NOISE in client_ids:
+            client_ids = [client_id for client_id in client_ids if client_id != NOISE]
+            reports = self._noise(round_)
+        cohort_size = None if round_.plan.private is None else federation.cohort_size
+        groups, policy = (
+            self.settings.client.groups(client_ids, cohort_size),
+            federation.on_client_error,
+        )
         if policy == "drop":
-            return self._usable(groups, round_, has_others)
-        return self._all(groups, round_, MAX_TRIES if policy == "retry" else 1)
+            return reports | self._usable(groups, round_, has_others or bool(reports))
+        return reports | self._all(groups, round_, MAX_TRIES if policy == "retry" else 1)
+
+    def _noise(self, round_: OpenRound) -> Reports:
+        """Return the report of the noise, which a worker adds to its sum."""
+        [[report]] = self.pool.run_all(NOISE_TASK, [NOISE], round_.handle, round_.plan)
+        return {NOISE: report}
 
     def _all(self, groups: Sequence[Group], round_: OpenRound, num_tries: int) -> Reports:
         """Return the reports of all clients; raises the error of one that cannot be had."""

@@ -1,39 +1,35 @@
 """Receiving: an update is decoded, checked and accumulated in the process where it was made.
 
 This is the server's side, moved to the clients' process, so that updates never travel. The driver
-gets a report of each client, and parts of the accumulators.
+gets a report of each client, and parts of the accumulators. In a secure sum a message is under
+masks, so that this side too sees no single update.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
 from pipeline.federation.rounds import RoundSettings
 from spire_core.federated.accumulation import Accumulator, Part, make_accumulator
 from spire_core.federated.compression import decompress
+from spire_core.federated.integer_updates import IntegerSum
 from spire_core.federated.messages import (
     Broadcast,
     ClientReport,
     ClientUpdate,
     CompressedUpdate,
+    IntegerMessage,
     RoundPlan,
     UpdateFault,
 )
-from spire_core.federated.update_checks import CheckedUpdate, check_update
+from spire_core.federated.update_checks import CheckedUpdate, check_integers, check_update
 
-Message = ClientUpdate | CompressedUpdate
-Transform = Callable[[ClientUpdate, Broadcast], ClientUpdate]
+Message = ClientUpdate | CompressedUpdate | IntegerMessage
 
 
 class UpdateReceiver:
-    """Receives the updates of one round at a time.
+    """Receives the updates of one round at a time."""
 
-    `transform` is applied to each checked update before it is accumulated: the place to clip it.
-    """
-
-    def __init__(
-        self, settings: RoundSettings, transform: Transform = lambda update, broadcast: update
-    ) -> None:
-        self.settings, self.transform = settings, transform
+    def __init__(self, settings: RoundSettings) -> None:
+        self.settings = settings
         self._round_idx: int | None = None
         self._accumulator: Accumulator | None = None
 
@@ -77,29 +73,37 @@ class UpdateReceiver:
     ) -> None:
         if self._accumulator is None or self._round_idx != plan.round_idx:
             self.forget()
-            shape = self.settings.update_shape(plan, broadcast.weights.size)
-            self._accumulator = make_accumulator(broadcast, shape, self.settings.server)
+            self._accumulator = self._empty(broadcast, plan)
             self._round_idx = plan.round_idx
         try:
             for one in updates:
                 if one.update.client_id not in self._accumulator:
-                    update = self.transform(one.update, broadcast)
-                    self._accumulator.accumulate(replace(one, update=update))
+                    self._accumulator.accumulate(one)
         except BaseException:  # half of an update may be in it
             self.forget()
             raise
+
+    def _empty(self, broadcast: Broadcast, plan: RoundPlan) -> Accumulator:
+        settings = self.settings
+        shape = settings.update_shape(plan, broadcast.weights.size)
+        if plan.sums_integers:
+            return IntegerSum(shape, settings.update_format(plan, broadcast).size)
+        return make_accumulator(broadcast, shape, settings.server)
 
     def _checked(
         self, client_id: int, message: Message, broadcast: Broadcast, plan: RoundPlan
     ) -> CheckedUpdate | UpdateFault:
         settings = self.settings
+        known = settings.known_examples(client_id, plan)
+        if plan.sums_integers:
+            size = settings.update_format(plan, broadcast).size
+            return check_integers(message, size, known)
         try:
             update = decompress(message, broadcast.weights, settings.client)
         except ValueError as error:
             return UpdateFault(str(error))
         shape = settings.update_shape(plan, broadcast.weights.size)
         limits = (shape.has_moments, settings.federation.max_update_norm)
-        known = settings.num_examples[client_id]
         return check_update(update, broadcast.weights[: shape.size], *limits, known)
 
 

@@ -12,8 +12,11 @@ from spire_core.config.client import ClientConfig
 from spire_core.config.method import MethodConfig
 from spire_core.config.server import ServerConfig
 from spire_core.federated.accumulation import UpdateShape
-from spire_core.federated.messages import ClientReport, RoundPlan
+from spire_core.federated.integer_updates import UpdateFormat
+from spire_core.federated.messages import Broadcast, ClientReport, RoundPlan
 from spire_core.federated.participation import stragglers
+from spire_core.federated.private_updates import ClippedFormat
+from spire_core.privacy.rounds import RoundsGuarantee
 
 if TYPE_CHECKING:
     from spire_core.network.flat_model import Layout
@@ -24,7 +27,7 @@ class RoundSettings:
     """The constants of a run's rounds.
 
     `num_examples` of each client by its id; `shared_size`: length of the stretch of weights that is
-    shared in every round.
+    shared in every round; `guarantee`: the driver's promise to the clients, if it gives one.
     """
 
     federation: FederationConfig
@@ -34,6 +37,7 @@ class RoundSettings:
     seed: int
     num_examples: Sequence[int]
     shared_size: int
+    guarantee: RoundsGuarantee | None = None
 
     @classmethod
     def of(cls, config: Config, num_examples: Sequence[int], layout: "Layout") -> "RoundSettings":
@@ -70,6 +74,17 @@ class RoundSettings:
         size = num_weights if plan.shares_local else self.shared_size
         return UpdateShape(size, self.client.opt_state == "average", plan.num_examples)
 
+    def known_examples(self, client_id: int, plan: RoundPlan) -> int:
+        """Return the weight that a client's update has in a round."""
+        return self.num_examples[client_id] if plan.private is None else 1
+
+    def update_format(self, plan: RoundPlan, broadcast: Broadcast) -> UpdateFormat | ClippedFormat:
+        """Return how a round's updates become integers."""
+        shape = self.update_shape(plan, broadcast.weights.size)
+        if plan.private is not None:
+            return ClippedFormat(broadcast, shape.size, plan.private)
+        return UpdateFormat(broadcast, shape)
+
     def cost(self, plan: RoundPlan, client_ids: Sequence[int]) -> float:
         """Return the optimizer steps of these clients in a round, all together."""
         batch_size = self.client.batch_size
@@ -80,6 +95,8 @@ class RoundSettings:
 class RoundStats:
     """A round in numbers: mean loss weighted by examples, bytes on the wire, seconds by step.
 
+    A private round has no loss, and counts of nobody.
+
     `num_dropped` clients of the cohort are in no average. Of these `num_absent` stayed away by
     chance, and the others failed or were refused. `num_stragglers` clients responded but fell
     behind. `dispatch_s` is the part of `train_s` before any client is asked to train.
@@ -88,7 +105,7 @@ class RoundStats:
     """
 
     round_idx: int
-    loss: float
+    loss: float | None
     up_bytes: int
     down_bytes: int
     num_steps: int
@@ -122,13 +139,20 @@ class RoundTimer:
         responding: Sequence[int],
         reports: Sequence[ClientReport],
         broadcast_bytes: int,
+        mean_loss: float | None,
     ) -> RoundStats:
-        """Return the record of the round, which ends now."""
+        """Return the record of the round, which ends now.
+
+        `mean_loss`: over examples, where the reports of single clients have none.
+        """
         train_s = self._gathered - self._began
-        num_examples = sum(r.num_examples for r in reports)
+        if mean_loss is None:
+            num_examples = sum(r.num_examples for r in reports)
+            total = sum((r.loss or 0.0) * r.num_examples for r in reports)
+            mean_loss = total / num_examples if num_examples else None
         return RoundStats(
             round_idx=plan.round_idx,
-            loss=sum(r.loss * r.num_examples for r in reports) / num_examples,
+            loss=mean_loss,
             up_bytes=sum(r.num_bytes for r in reports),
             down_bytes=broadcast_bytes * len(responding),
             num_steps=sum(r.num_steps for r in reports),

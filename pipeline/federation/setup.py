@@ -25,6 +25,7 @@ from spire_core.network.words import caption_tokens
 from spire_core.partition.natural import HeldBack, natural_partition
 from spire_core.partition.split import Partition, class_mixture, make_partition
 from spire_core.privacy.guarantee import guarantee_of
+from spire_core.privacy.rounds import RoundsGuarantee, rounds_guarantee
 
 MANY_CLIENTS = 1000
 NUM_REPRESENTATIVES = 100  # clients that stand for a larger population
@@ -121,6 +122,7 @@ def partitioned(config: Config) -> tuple[ImageData, Partition]:
             "expected at least 2 test images per client, got fewer: raise partition.min_size or "
             "partition.test_fraction"
         )
+    promise_to_clients(config)
     for num_images in sorted({len(client.train) for client in partition.new_clients}):
         guarantee_of(config.privacy.adapt, num_images)  # raises what is wrong with it
     stops_early = config.adapt.early_stopping and config.method.record.adapt_parts
@@ -130,6 +132,21 @@ def partitioned(config: Config) -> tuple[ImageData, Partition]:
             "got fewer: raise adapt.num_images or the partition's sizes"
         )
     return data, partition
+
+
+def promise_to_clients(config: Config) -> RoundsGuarantee | None:
+    """Return what the rounds promise to the clients, None without a budget.
+
+    Raises ConfigError if the budget cannot be kept.
+    """
+    federation, privacy = config.federation, config.privacy
+    return rounds_guarantee(
+        privacy.rounds,
+        federation.num_clients,
+        federation.cohort_size,
+        federation.num_rounds,
+        privacy.noise_key is not None,
+    )
 
 
 def _held_back(data: ImageData, config: Config) -> HeldBack:

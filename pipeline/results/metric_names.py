@@ -5,9 +5,10 @@ in `pipeline.results.metrics`.
 """
 
 TRAIN_LOSS = "pretrain/loss"
+ROUND_S = "time/round_s"  # of every round
 KID_FLOOR = "pretrain/kid/floor"
 EVALUATE_S = "time/evaluate_s"
-EPSILON, DELTA = "privacy/epsilon", "privacy/delta"  # of a new client's images, the worst client
+EPSILON, DELTA = "privacy/epsilon", "privacy/delta"  # the unit is in a tag
 HULL_TV, NEAREST_TV = "world/hull_tv", "world/nearest_tv"  # of new clients' class mixtures
 FAILED_UPLOADS = "storage/failed_uploads"
 FINAL_STEP = 0  # of single values: MLflow draws bars only for metrics that have no other step

@@ -22,6 +22,7 @@ from pipeline.results.metric_names import (
     FORGETTING,
     HULL_TV,
     NEAREST_TV,
+    ROUND_S,
     TRAIN_LOSS,
     final_name,
     tuned_name,
@@ -50,15 +51,16 @@ def round_metrics(
 
     Counts of simulated failures are included if `federation` simulates any.
     """
-    scenario = {}
+    scenario: dict[str, float] = {}
     if federation.drop_rate > 0:
         scenario["pretrain/absent"] = stats.num_absent
     if federation.straggler_rate > 0:
         scenario["pretrain/stragglers"] = stats.num_stragglers
+    if stats.loss is not None:
+        scenario[TRAIN_LOSS] = stats.loss
     return scenario | {
-        TRAIN_LOSS: stats.loss,
         "pretrain/dropped": stats.num_dropped,
-        "time/round_s": stats.train_s + stats.aggregate_s,
+        ROUND_S: stats.train_s + stats.aggregate_s,
         "time/train_s": stats.train_s,
         "time/aggregate_s": stats.aggregate_s,
         "time/dispatch_s": stats.dispatch_s,

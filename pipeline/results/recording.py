@@ -14,7 +14,7 @@ from pipeline.config.equivalence import fingerprint
 from pipeline.config.schema import Config
 from pipeline.evaluation.diagnosis import DIAGNOSIS, NONE, Diagnosis, own_is_best
 from pipeline.evaluation.scores import CrossClientMatrix, Evaluation, RealData
-from pipeline.federation.setup import FederationSetup
+from pipeline.federation.setup import FederationSetup, promise_to_clients
 from pipeline.figures import image_grids
 from pipeline.figures import plots as figures
 from pipeline.files.revision import git_revision
@@ -29,7 +29,6 @@ from pipeline.results.recorded_figures import (
 from pipeline.results.result import Adaptation, Result
 from pipeline.runs.layout import MODEL, PROFILE
 from pipeline.tracking.tracker import Tracker
-from spire_core.config.privacy import PrivacyConfig
 from spire_core.privacy.guarantee import UNIT
 
 # Settings that make no difference to a result are in config/resolved.yaml alone.
@@ -54,12 +53,15 @@ def run_tags(setting: FederationSetup, preset: str | None) -> dict[str, str]:
         "extractor_hash": setting.extractor_hash,
         "git_revision": git_revision() or "unknown",
         NOTE: setting_note(config, preset),
-        **_privacy_tags(config.privacy),
+        **_privacy_tags(config),
     }
 
 
-def _privacy_tags(privacy: PrivacyConfig) -> dict[str, str]:
-    """Return what is promised to new clients' images, and whether a given key makes the noise."""
+def _privacy_tags(config: Config) -> dict[str, str]:
+    """Return what is promised to whom, and whether it is a simulation."""
+    privacy, promise = config.privacy, promise_to_clients(config)
+    if promise is not None:
+        return promise.as_texts()
     if not privacy.is_on:
         return {}
     return {

@@ -5,6 +5,8 @@ record        the record by which a run is found
 ownership     the runs that this root began, and foreign ones
 links         links in a run's folder, which are refused
 noise_key     the key of private noise
+mask_key      the key behind the masks of secure sums
+key_file      a secret key as a file
 folder        lock and result file of a run
 start         configuration and data hashes at the start of a run
 server_state  the server's state as a file

@@ -4,6 +4,7 @@ tracking.json                    the run's record: id, name, kind, store (`recor
 config.json                      its start: preset, configuration, hashes of its data (`start`)
 result.json, samples.png         the result of a finished run (`folder`)
 noise.key                        the key of private noise, until the run has ended (`noise_key`)
+mask.key                         the key of masks, until the process has ended (`mask_key`)
 run.lock                         locked by the process that works on the run (`folder`)
 outbox.jsonl, outbox.done,
 outbox.refused.jsonl             entries for the tracking store, and the relay's position
@@ -21,7 +22,7 @@ audit.json                       the newest answer of `spire audit`
 from pathlib import Path
 
 RUNS = "runs"  # the folder of all runs, below the root
-NOISE_KEY = "noise.key"
+NOISE_KEY, MASK_KEY = "noise.key", "mask.key"
 RECORD, START, RESULT, LOCK = "tracking.json", "config.json", "result.json", "run.lock"
 GRID, SAMPLES = "samples.png", "samples"
 OUTBOX, DONE, REFUSED = "outbox.jsonl", "outbox.done", "outbox.refused.jsonl"

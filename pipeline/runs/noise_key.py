@@ -8,9 +8,9 @@ second key would publish the same images once more, with fresh noise. A run whos
 therefore not resumed.
 """
 
-import os
 from pathlib import Path
 
+from pipeline.runs.key_file import drop_key, write_key
 from pipeline.runs.layout import NOISE_KEY, START
 from spire_core.config.privacy import LABEL, PrivacyConfig
 from spire_core.errors import ConfigError, RunError
@@ -37,7 +37,7 @@ def keep_noise_key(run_dir: Path, privacy: PrivacyConfig, is_own: bool = True) -
             f"expected the noise key with which the run began in {run_dir / NOISE_KEY}, got none: "
             "another key would spend its privacy twice, so start a new run"
         )
-    _write(run_dir / NOISE_KEY, key_for(privacy))
+    write_key(run_dir / NOISE_KEY, key_for(privacy))
 
 
 def key_for(privacy: PrivacyConfig) -> bytes:
@@ -64,24 +64,5 @@ def read_noise(run_dir: Path, privacy: PrivacyConfig) -> SecretNoise:
 
 
 def drop_noise_key(run_dir: Path) -> None:
-    """Delete the key of a run that has ended: overwritten first, as far as the disk allows it."""
-    path = run_dir / NOISE_KEY
-    if not path.is_file():
-        return
-    with path.open("r+b") as file:
-        file.write(bytes(KEY_BYTES))
-        file.flush()
-        os.fsync(file.fileno())
-    path.unlink()
-
-
-def _write(path: Path, key: bytes) -> None:
-    """Write a new key durably, with a mode that admits nobody else at any moment."""
-    part = path.with_name(f"{NOISE_KEY}.part")
-    part.unlink(missing_ok=True)  # of a process that was killed here: it has been used nowhere
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(key)
-        file.flush()
-        os.fsync(file.fileno())
-    part.rename(path)
+    """Delete the key of a run that has ended."""
+    drop_key(run_dir / NOISE_KEY)

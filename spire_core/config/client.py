@@ -82,14 +82,18 @@ class ClientConfig:
         expected = "client.engine as auto or loop with client.compile=true"
         require(is_compilable, expected, self.engine, "groups are not compiled")
 
-    def groups(self, client_ids: Sequence[int]) -> list[tuple[int, ...]]:
+    def groups(
+        self, client_ids: Sequence[int], cohort_size: int | None = None
+    ) -> list[tuple[int, ...]]:
         """Return a cohort cut into the groups that are computed together.
 
-        ConfigError if the engine is "auto": it depends on the network (`with_engine`).
+        `cohort_size`: that of an average cohort, where its size varies. ConfigError if the engine
+        is "auto": it depends on the network (`with_engine`).
         """
         is_chosen = self.engine != "auto"
         require(is_chosen, "client.engine as grouped or loop", "auto", "choose it first")
-        size = self.largest_group(len(client_ids)) if self.engine == "grouped" else 1
+        num_clients = cohort_size or len(client_ids)
+        size = self.largest_group(num_clients) if self.engine == "grouped" else 1
         return [tuple(client_ids[i : i + size]) for i in range(0, len(client_ids), size)]
 
     def largest_group(self, num_clients: int) -> int:

@@ -62,6 +62,44 @@ class PrivateAdaptConfig:
 
 
 @dataclass(frozen=True)
+class PrivateRoundsConfig:
+    """Differential privacy of the backbone; the unit is one pre-training client with all its data.
+
+    `epsilon`: the budget of all rounds, None for no privacy. `delta`: None is N^-1.1 for N clients.
+    `clip_norm`: the largest change of the shared weights by one client in a round, as an L2 norm.
+    `clip_quantile`: the share of clients whose change the clip norm is to cover, which it then
+    follows from round to round (Andrew et al. 2021); None keeps it. `noise_multiplier`: the noise's
+    standard deviation over the clip norm; None is the smallest that the budget allows.
+    `noise_cohort`: the noise, and the epsilon, of a cohort of so many clients; None is the cohort's
+    own. A larger one simulates what a deployment would have, and is no promise to these clients.
+    """
+
+    epsilon: Annotated[
+        float | None, Range(above=0, at_most=100, advice="8 is usual, null turns it off")
+    ] = None
+    delta: Annotated[
+        float | None, Range(above=0, below=1, advice="null takes N^-1.1 for N clients")
+    ] = None
+    clip_norm: Annotated[float, Range(above=0, at_most=1e6)] = 0.5
+    clip_quantile: Annotated[
+        float | None, Range(above=0, below=1, advice="0.5 is usual, null keeps the clip norm")
+    ] = None
+    noise_multiplier: Annotated[
+        float | None, Range(above=0, at_most=1e6, advice="null takes what the budget allows")
+    ] = None
+    noise_cohort: Annotated[
+        int | None, Range(1, 100_000_000, advice="null is federation.cohort_size")
+    ] = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, "privacy.rounds")
+
+    @property
+    def is_on(self) -> bool:
+        return self.epsilon is not None
+
+
+@dataclass(frozen=True)
 class PrivacyConfig:
     """Differential privacy, off by default.
 
@@ -72,6 +110,7 @@ class PrivacyConfig:
 
     noise_key: str | None = None
     adapt: PrivateAdaptConfig = field(default_factory=PrivateAdaptConfig)
+    rounds: PrivateRoundsConfig = field(default_factory=PrivateRoundsConfig)
 
     def __post_init__(self) -> None:
         check_fields(self, "privacy")
@@ -81,7 +120,7 @@ class PrivacyConfig:
     @property
     def is_on(self) -> bool:
         """Whether anything draws private noise."""
-        return self.adapt.is_on
+        return self.adapt.is_on or self.rounds.is_on
 
     def labelled(self) -> "PrivacyConfig":
         """Return the settings with the label of a given key in its place, to be stored and sent.

@@ -11,5 +11,6 @@ exact_sum           weighted sums whose bits depend on neither order nor groupin
 aggregation         median and trimmed mean
 accumulation        a round's updates, accumulated where they arrive, and their mean
 server              the server's state and its step
-secure_aggregation  a sum whose summands stay hidden
+private_updates     clipped updates as integers, and the noise of their sum
+integer_updates     updates as integers, and their sum modulo 2^64
 """

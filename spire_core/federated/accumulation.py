@@ -19,7 +19,13 @@ from spire_core.config.server import ServerConfig
 from spire_core.errors import AggregationError
 from spire_core.federated.aggregation import robust_mean
 from spire_core.federated.exact_sum import ExactSum, PartialSum, Scale
-from spire_core.federated.messages import AdamMoments, Broadcast, ClientUpdate, UpdateFault
+from spire_core.federated.messages import (
+    AdamMoments,
+    Broadcast,
+    ClientUpdate,
+    IntegerMessage,
+    UpdateFault,
+)
 from spire_core.federated.update_checks import CheckedUpdate, check_update
 from spire_core.methods import NETWORK_PARTS
 
@@ -49,10 +55,16 @@ class UpdateShape:
 
 @dataclass(frozen=True)
 class MeanUpdate:
-    """The combined update of a round: weights (S,) float32, and moments if they are averaged."""
+    """The combined update of a round: weights (S,) float32, and moments if they are averaged.
+
+    `loss`: the mean training loss, where single clients' losses are not known. `share_within`: the
+    noisy share of clients whose change was within the clip norm, if it is asked for.
+    """
 
     weights: np.ndarray
     moments: AdamMoments | None = None
+    loss: float | None = None
+    share_within: float | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +84,15 @@ class StackPart:
     arrays: tuple[np.ndarray, ...]
 
 
-Part = SumPart | StackPart
+@dataclass(frozen=True)
+class IntegerPart:
+    """A stretch (n,) uint64 of a sum of integers modulo 2^64, and the clients in it."""
+
+    client_ids: tuple[int, ...]
+    numbers: np.ndarray
+
+
+Part = SumPart | StackPart | IntegerPart
 
 
 class Accumulator(ABC):
@@ -112,7 +132,7 @@ class Accumulator(ABC):
         self.num_examples += num_examples
 
     @abstractmethod
-    def _add(self, update: ClientUpdate) -> None:
+    def _add(self, update: ClientUpdate | IntegerMessage) -> None:
         """Add an update's arrays."""
 
     @abstractmethod
@@ -133,7 +153,7 @@ class UpdateSum(Accumulator):
             for size, array, top in zip(shape.sizes, expected, TOPS, strict=False)
         )
 
-    def _add(self, update: ClientUpdate) -> None:
+    def _add(self, update: ClientUpdate | IntegerMessage) -> None:
         for total, array in zip(self._sums, update.arrays, strict=True):
             total.add(array, int(update.num_examples))
 
@@ -149,7 +169,7 @@ class UpdateStack(Accumulator):
         super().__init__(shape)
         self._rows: list[tuple[np.ndarray, ...]] = []
 
-    def _add(self, update: ClientUpdate) -> None:
+    def _add(self, update: ClientUpdate | IntegerMessage) -> None:
         self._rows.append(update.arrays)
 
     def part(self, start: int, stop: int) -> StackPart:

@@ -29,6 +29,7 @@ from spire_core.federated.messages import (
     CompressedUpdate,
     Encoded,
     EncodedMoments,
+    IntegerMessage,
 )
 
 WITH_FEEDBACK = ("int8", "top_k")
@@ -114,7 +115,9 @@ def _encoded_moments(moments: AdamMoments) -> EncodedMoments:
 
 
 def decompress(
-    sent: ClientUpdate | CompressedUpdate, weights: np.ndarray, config: ClientConfig
+    sent: ClientUpdate | CompressedUpdate | IntegerMessage,
+    weights: np.ndarray,
+    config: ClientConfig,
 ) -> ClientUpdate:
     """Return the update in a message to a server that had handed out `weights`.
 

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from spire_core.privacy.rounds import PrivateRound
+from spire_core.secure_sum.protocol import SumPlan
+
 
 @dataclass(frozen=True)
 class AdamMoments:
@@ -77,17 +80,46 @@ class UpdateFault:
 
 
 @dataclass(frozen=True)
+class IntegerMessage:
+    """A client's summand of a sum of integers modulo 2^64: `numbers` (n,) uint64, masked or not.
+
+    They hold all that an update has (`spire_core.federated.integer_updates`). With a `fault`, which
+    its client has found, there are none.
+    """
+
+    client_id: int
+    num_examples: int
+    num_steps: int
+    numbers: np.ndarray
+    fault: UpdateFault | None = None
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """The one array."""
+        return (self.numbers,)
+
+    @property
+    def loss(self) -> None:
+        """No loss of a single client is known: it is among the numbers."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that this message puts on the wire, without keys and shares."""
+        return self.numbers.nbytes
+
+
+@dataclass(frozen=True)
 class ClientReport:
     """A client's part in a round as the driver sees it: the update itself stays in its process.
 
-    `num_bytes`: of its message. `norm`: of its change of the weights, if a limit is set. With a
-    fault its update is in no sum, and the numbers are zero.
+    `loss`: None if it is in the sum alone. `num_bytes`: of its message. `norm`: of its change of
+    the weights, if a limit is set. With a fault its update is in no sum, and the numbers are zero.
     """
 
     client_id: int
     num_examples: int = 0
     num_steps: int = 0
-    loss: float = 0.0
+    loss: float | None = 0.0
     num_bytes: int = 0
     norm: float | None = None
     fault: UpdateFault | None = None
@@ -153,7 +185,9 @@ class RoundPlan:
     `num_examples`: an upper bound on the examples of all its clients together. `kept_rounds` lists
     the rounds after which a kept checkpoint was taken; a client keeps its state of each.
     `stragglers` are the clients that fall behind, `straggler_work` the share of its steps that such
-    a client completes.
+    a client completes. `masking`: the public part of the secure sum of its updates, if it is one.
+    `private`: clip norm and noise of a round with differential privacy, in which each client counts
+    as one example.
     """
 
     round_idx: int
@@ -165,6 +199,13 @@ class RoundPlan:
     kept_rounds: tuple[int, ...] = ()
     stragglers: tuple[int, ...] = ()
     straggler_work: float = 1.0
+    masking: SumPlan | None = None
+    private: PrivateRound | None = None
+
+    @property
+    def sums_integers(self) -> bool:
+        """Whether clients send integers for one sum, in place of updates."""
+        return self.masking is not None or self.private is not None
 
     def num_steps(self, client_id: int, num_examples: int, batch_size: int) -> int:
         """Return the optimizer steps that a client with so many examples takes.

@@ -18,7 +18,8 @@ class ServerState:
     """The server's state between rounds; a checkpoint holds this record.
 
     `weights` and `ema` (P,); `moments` where clients' Adam moments are averaged; `velocity` and
-    `second` (P,) of the server optimizer.
+    `second` (P,) of the server optimizer. With differential privacy `releases` (1,), the number of
+    noisy sums that are published, and `clip_norm` (1,) of the next.
     """
 
     round_idx: int
@@ -27,6 +28,8 @@ class ServerState:
     moments: AdamMoments | None = None
     velocity: np.ndarray | None = None
     second: np.ndarray | None = None
+    releases: np.ndarray | None = None
+    clip_norm: np.ndarray | None = None
 
     @classmethod
     def initial(cls, weights: np.ndarray) -> "ServerState":

@@ -5,7 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spire_core.federated.messages import AdamMoments, ClientUpdate, UpdateFault
+from spire_core.federated.messages import (
+    AdamMoments,
+    ClientUpdate,
+    IntegerMessage,
+    UpdateFault,
+)
 from spire_core.methods import NETWORK_PARTS
 
 MAX_EXAMPLES = 2**29  # of one client: times a float32 number, it is exact in float64
@@ -13,9 +18,9 @@ MAX_EXAMPLES = 2**29  # of one client: times a float32 number, it is exact in fl
 
 @dataclass(frozen=True)
 class CheckedUpdate:
-    """An update that `check_update` has let through: the only kind that is accumulated."""
+    """An update that a check of this file has let through: the only kind that is accumulated."""
 
-    update: ClientUpdate
+    update: ClientUpdate | IntegerMessage
     norm: float | None = None  # of the change of its weights, where a limit is set
 
 
@@ -38,6 +43,28 @@ def check_update(
     if norm <= max_norm:
         return CheckedUpdate(update, norm)
     return UpdateFault(f"a change of norm {norm:.3g}, above {max_norm:g},", is_divergence=True)
+
+
+def check_integers(
+    message: object, size: int, num_examples: int | None
+) -> CheckedUpdate | UpdateFault:
+    """Return a message of integers (size,) as one that can be summed, or the reason not to.
+
+    Its content cannot be checked, since masked integers are uniform: its client has checked it.
+    """
+    if not isinstance(message, IntegerMessage):
+        return UpdateFault(f"{type(message).__name__} instead of integers for a sum")
+    if message.fault is not None:
+        return message.fault
+    fault = _count_fault(message.num_examples, num_examples)
+    if fault is not None:
+        return fault
+    numbers = message.numbers
+    if not isinstance(numbers, np.ndarray) or numbers.dtype != np.uint64:
+        return UpdateFault(f"integers as {getattr(numbers, 'dtype', type(numbers).__name__)}")
+    if numbers.shape != (size,):
+        return UpdateFault(f"integers of shape {numbers.shape} instead of {(size,)}")
+    return CheckedUpdate(message)
 
 
 def fault_of(

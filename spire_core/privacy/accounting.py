@@ -57,9 +57,17 @@ def noise_for(epsilon: float, delta: float, num_steps: int, sampling_rate: float
 
 
 def check_budget(
-    epsilon: float, delta: float, noise_multiplier: float, num_steps: int, sampling_rate: float
+    epsilon: float,
+    delta: float,
+    noise_multiplier: float,
+    num_steps: int,
+    sampling_rate: float,
+    setting: str = "privacy.adapt.steps",
 ) -> None:
-    """Raise ConfigError if so many steps with this noise spend more than epsilon."""
+    """Raise ConfigError if so many steps with this noise spend more than epsilon.
+
+    `setting`: that of the steps.
+    """
 
     def spent(steps: int) -> float:
         return epsilon_spent(noise_multiplier, steps, sampling_rate, delta)
@@ -72,7 +80,7 @@ def check_budget(
         is_carried = spent(middle) <= epsilon
         carried, too_many = (middle, too_many) if is_carried else (carried, middle)
     raise ConfigError(
-        f"expected at most {carried} privacy.adapt.steps, which is what epsilon {epsilon:g} at "
+        f"expected at most {carried} {setting}, which is what epsilon {epsilon:g} at "
         f"delta {delta:.3g} carries with a noise multiplier of {noise_multiplier:g}, got "
         f"{num_steps}, which spend {all_spent:.4g}: lower the steps, or raise noise or budget"
     )

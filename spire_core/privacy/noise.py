@@ -22,6 +22,7 @@ from typing import NoReturn
 import numpy as np
 
 KEY_BYTES = 32
+GRID = 2**24  # steps in one clip norm of the grid of noisy sums, as fine as float32
 _VERSION = b"spire private noise 1"
 
 

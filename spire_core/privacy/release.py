@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-GRID = 2**24  # steps of the grid in one clip norm, as fine as float32
+from spire_core.privacy.noise import GRID
+
 _ROUNDING = 1 - 1e-12  # a scaled length is at most 1 also after the rounding of float64
 
 

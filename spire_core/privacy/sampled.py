@@ -10,8 +10,8 @@ from spire_core.errors import ConfigError
 SHRINK = 0.7  # factor between two steps of a search
 MISSING = (
     "expected the package dp-accounting, which computes the privacy of sampled steps, got none: "
-    'install it with pip install "spire-diffusion[privacy]", or take all images in each step with '
-    "a larger privacy.adapt.batch_size"
+    'install it with pip install "spire-diffusion[privacy]", or sample nothing: all images in each '
+    "step with a larger privacy.adapt.batch_size, or all clients in each round"
 )
 
 

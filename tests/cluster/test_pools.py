@@ -42,7 +42,7 @@ from pipeline.federation.rounds import RoundSettings, RoundStats
 from pipeline.federation.setup import FederationSetup, prepare
 from pipeline.runs.layout import trace_path
 from pipeline.tracking.outbox import read_points
-from spire_core.errors import ClusterError, SpireError
+from spire_core.errors import ClusterError, RunError
 from spire_core.federated.private_state import PrivateState
 from spire_core.federated.server import ServerState
 from spire_core.network.flat_model import initial_weights
@@ -86,6 +86,7 @@ def config_for(mnist_root: Path, folder: Path, *overrides: str) -> Config:
     [
         ("spire", ("client.engine=loop",), (1, 2, 4)),
         ("spire", ("client.engine=loop", *PRIVATE), (2,)),
+        ("spire", ("federation.secure_aggregation=true", "adapt.init=mean"), (2,)),
         (
             "fedavg_ft",
             (
@@ -456,8 +457,8 @@ def _unsent(residual: torch.Tensor) -> bytes:
 
 
 def test_an_actors_error_keeps_its_type_and_sentence(opened: Opened) -> None:
-    with pytest.raises(SpireError, match="two or more different clients"):
-        opened[1].run_all("masked_embedding", [0], [1, 2])
+    with pytest.raises(RunError, match=r"^expected a mask key"):
+        opened[1].run_all("advertise_keys", [0], "a sum")
 
 
 def test_a_gpu_without_room_is_one_sentence(ray_cluster: None) -> None:

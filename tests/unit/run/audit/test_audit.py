@@ -31,7 +31,7 @@ def finished(root: Path, data: Path, *overrides: str) -> Path:
 def run_dir(mnist_root: Path, new_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("audited")
     shutil.copy(new_database, root)
-    return finished(root, mnist_root)
+    return finished(root, mnist_root, "federation.num_clients=18")
 
 
 @pytest.fixture(autouse=True)
@@ -96,6 +96,17 @@ def test_the_old_messages_give_every_embedding_away(run_dir: Path, capsys: Any) 
     assert leak["span_members"] >= 0.99
     assert values["overrides"] == ["client.private_moments=none"]
     assert (run_dir / "outbox.jsonl").read_bytes() == outbox
+
+
+def test_a_secure_sum_of_sixteen_hides_single_embeddings(run_dir: Path, capsys: Any) -> None:
+    """Against the same cohort in the open, whose every embedding is told from all others."""
+    sixteen = "federation.cohort_size=16"
+    seen = audited(capsys, run_dir, sixteen)["messages"]
+    hidden = audited(capsys, run_dir, sixteen, "federation.secure_aggregation=true")["messages"]
+    assert (seen["cohort_size"], seen["identified"]) == (16, 1.0)
+    assert seen["cos"] > 0.7
+    assert hidden["identified"] <= 2 / 16  # by chance 1 / 16
+    assert hidden["cos"] < 0.45 < hidden["chance"]  # two random vectors of 16 numbers: 0.2
 
 
 @pytest.mark.parametrize("method", ["fedavg_ft", "shared_rep", "fedavg", "local"])

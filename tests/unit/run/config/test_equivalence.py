@@ -44,10 +44,12 @@ def fingerprints(*overrides: str) -> tuple[str, str]:
         ("local", "client.lr=9.0"),
         ("local", "federation.drop_rate=0.5"),
         ("local", "server.aggregation=median"),
+        ("local", "federation.secure_aggregation=true"),
         ("local", "client.compression=int8"),
         ("local", "client.prox_mu=0.1"),
         ("spire", "privacy.adapt.steps=9"),  # without a budget there is no privacy
         ("spire", "privacy.noise_key=a"),
+        ("spire", "privacy.rounds.clip_norm=9"),
     ],
 )
 def test_what_a_method_never_reads_makes_no_difference(method: str, unread: str) -> None:
@@ -88,6 +90,7 @@ def test_what_a_method_reads_can_be_asked(method: str, key: str, is_read: bool) 
         ("spire", "federation.drop_rate=0.5"),
         ("spire", "federation.straggler_rate=0.5"),
         ("spire", "server.aggregation=median"),
+        ("spire", "federation.secure_aggregation=true"),
         ("spire", "client.compression=bf16"),
         ("spire", "client.prox_mu=0.1"),
         ("spire", "client.private_moments=none"),
@@ -116,6 +119,26 @@ def test_chances_and_trimming_read_their_settings() -> None:
 
 
 BUDGET = "privacy.adapt.epsilon=4"
+ROUNDS = ("client.opt_state=reset", "privacy.rounds.epsilon=4")
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        "privacy.rounds.epsilon=5",
+        "privacy.rounds.delta=1e-3",
+        "privacy.rounds.clip_norm=0.1",
+        "privacy.rounds.clip_quantile=0.5",
+        "privacy.rounds.noise_multiplier=9",
+        "privacy.rounds.noise_cohort=5",
+        "privacy.noise_key=a",
+    ],
+)
+def test_private_rounds_are_another_pretraining(read: str) -> None:
+    both = zip(fingerprints(*ROUNDS), fingerprints(*ROUNDS, read), strict=True)
+    assert all(one != other for one, other in both)
+    assert fingerprints(ROUNDS[0])[1] != fingerprints(*ROUNDS)[1]
+    assert fingerprints(*ROUNDS) == fingerprints(*ROUNDS, "privacy.adapt.steps=9")
 
 
 @pytest.mark.parametrize(

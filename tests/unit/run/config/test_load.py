@@ -10,6 +10,9 @@ from pipeline.config.load import load_config, preset_names, split_override
 from pipeline.config.schema import Config, config_from_dict
 from spire_core.errors import ConfigError
 
+SECURE = "federation.secure_aggregation=true"
+PRIVATE = ["client.opt_state=reset", "privacy.rounds.epsilon=8"]
+
 
 def test_later_layers_win_and_leave_the_rest_alone() -> None:
     preset = load_config("smoke")
@@ -168,6 +171,64 @@ def test_a_value_of_another_shape_is_refused_by_name(override: str, key: str) ->
             ],
             "federation.tau of at least 3 with client.prox_mu above 0 and method.phases=alternate",
         ),
+        (
+            [SECURE, "server.aggregation=median"],
+            "server.aggregation=mean with .*, got median: the others sort single updates",
+        ),
+        (
+            [SECURE, "client.compression=bf16"],
+            "client.compression=none with federation.secure_aggregation=true, got bf16: a masked",
+        ),
+        (
+            [SECURE, "federation.max_update_norm=1"],
+            "federation.max_update_norm=null with .*, got 1.0: the server cannot measure",
+        ),
+        (
+            [SECURE, "federation.straggler_rate=0.1"],
+            "federation.straggler_rate=0 with .*, got 0.1: partial work shows in single updates",
+        ),
+        (
+            ["client.opt_state=average", PRIVATE[1]],
+            "client.opt_state=reset or keep with privacy.rounds.epsilon, got average: moments",
+        ),
+        (
+            [*PRIVATE, "method=local"],
+            "a method with rounds with privacy.rounds.epsilon, got local: choose spire",
+        ),
+        (
+            [*PRIVATE, "privacy.adapt.epsilon=4"],
+            "privacy.adapt.epsilon=null with privacy.rounds.epsilon, got 4.0: epsilon is about one",
+        ),
+        (
+            [*PRIVATE, "server.aggregation=median"],
+            "server.aggregation=mean with .*, got median: noise is calibrated to a sum",
+        ),
+        (
+            [*PRIVATE, "client.compression=int8"],
+            "client.compression=none with privacy.rounds.epsilon, got int8: changes are clipped",
+        ),
+        (
+            [*PRIVATE, "federation.max_update_norm=1"],
+            "federation.max_update_norm=null with privacy.rounds.epsilon, got 1.0: who is refused",
+        ),
+        (
+            [*PRIVATE, "adapt.init=mean"],
+            "adapt.init=zero or random with privacy.rounds.epsilon, got mean: the mean embedding",
+        ),
+        (
+            [*PRIVATE, SECURE],
+            "secure_aggregation=false with privacy.rounds.epsilon, got true: private cohorts",
+        ),
+        (
+            [*PRIVATE, "privacy.rounds.noise_cohort=1"],
+            "privacy.rounds.noise_cohort in 4..6, got 1: it stands for federation.cohort_size",
+        ),
+        (
+            ["privacy.rounds.epsilon=0"],
+            r"privacy.rounds.epsilon in \(0, 100\], got 0.0: 8 is usual",
+        ),
+        (["privacy.rounds.clip_quantile=1"], r"privacy.rounds.clip_quantile in \(0, 1\), got 1.0"),
+        ([SECURE, "federation.cohort_size=2"], "cohort_size of at least 3 .*, got 2: each of two"),
         (
             ["privacy.adapt.epsilon=4", "method=fedavg"],
             "train one part with privacy.adapt.epsilon, got fedavg, which trains 0: choose spire",

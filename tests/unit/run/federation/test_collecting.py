@@ -1,20 +1,26 @@
 """Sums that several workers hold become one round, whoever is lost on the way."""
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from pipeline.clients.masking import MaskingClients
 from pipeline.config.federation import FederationConfig
 from pipeline.federation.driver import Driver
 from pipeline.federation.pool import ClientFailure, LocalClientPool, Work, run_here
 from pipeline.federation.receiving import UpdateReceiver
 from pipeline.federation.rounds import RoundSettings
+from pipeline.runs import mask_key
 from spire_core.config.client import ClientConfig
 from spire_core.config.method import MethodConfig
+from spire_core.config.privacy import PrivateRoundsConfig
 from spire_core.config.server import ServerConfig
-from spire_core.errors import ClusterError
+from spire_core.errors import AggregationError, BudgetError, ClusterError, DivergenceError
 from spire_core.federated import accumulation
 from spire_core.federated.accumulation import Part
 from spire_core.federated.messages import (
@@ -22,13 +28,20 @@ from spire_core.federated.messages import (
     Broadcast,
     ClientReport,
     ClientUpdate,
+    IntegerMessage,
     RoundPlan,
 )
+from spire_core.federated.private_updates import ClippedFormat
 from spire_core.federated.server import ServerState
 from spire_core.methods import NETWORK_PARTS
+from spire_core.privacy.noise import SecretNoise
+from spire_core.privacy.rounds import rounds_guarantee
 from spire_core.rng import numpy_generator
+from spire_core.secure_sum.protocol import SumPlan
 
 NUM_CLIENTS, SIZE, NUM_ROUNDS = 9, 5000, 3
+NOISE_KEY = SecretNoise(bytes(range(2, 34)))
+KEY_FOLDER = Path("/nowhere")  # the tests of secure sums put one with a key in its place
 
 
 class Worker:
@@ -36,13 +49,37 @@ class Worker:
 
     def __init__(self, settings: RoundSettings) -> None:
         self.receiver, self.asked = UpdateReceiver(settings), list[int]()
+        self.masking = MaskingClients(KEY_FOLDER, settings)
 
     def fit_group(
         self, client_ids: tuple[int, ...], broadcast: Broadcast, plan: RoundPlan
     ) -> list[ClientReport]:
         self.asked += client_ids
-        updates = [update_of(c, broadcast, plan) for c in client_ids]
+        updates: Any = [update_of(c, broadcast, plan) for c in client_ids]
+        if plan.sums_integers:
+            updates = self.masking.messages(updates, broadcast, plan)
         return self.receiver.receive(client_ids, updates, broadcast, plan)
+
+    def private_cohort(self, _: int, round_idx: int) -> list[int]:
+        federation = self.receiver.settings.federation
+        chance = federation.cohort_size / federation.num_clients
+        chosen = NOISE_KEY.chosen(federation.num_clients, chance, "cohort", round_idx)
+        return np.flatnonzero(chosen).tolist()
+
+    def add_noise(self, unit: int, broadcast: Broadcast, plan: RoundPlan) -> list[ClientReport]:
+        form = self.receiver.settings.update_format(plan, broadcast)
+        assert isinstance(form, ClippedFormat)
+        message = IntegerMessage(unit, 1, 0, form.noise(NOISE_KEY, plan.round_idx))
+        return self.receiver.receive([unit], [message], broadcast, plan)
+
+    def advertise_keys(self, client_id: int, sum_name: str) -> Any:
+        return self.masking.public_keys(client_id, sum_name)
+
+    def share_keys(self, client_id: int, plan: SumPlan) -> Any:
+        return self.masking.shares(client_id, plan)
+
+    def reveal_shares(self, client_id: int, *args: Any) -> Any:
+        return self.masking.reveal(client_id, *args)
 
     def round_part(self, round_idx: int, start: int, stop: int) -> Part | None:
         return self.receiver.part(round_idx, start, stop)
@@ -241,16 +278,239 @@ def test_a_client_that_is_dropped_is_in_no_sum() -> None:
     np.testing.assert_array_equal(found["weights"], mean.weights)
 
 
-def test_an_update_can_be_clipped_and_the_sum_changed_once() -> None:
-    """The places where client-level differential privacy comes in."""
-    driver = driver_with(SplitPool, 2, "mean")
+# --- secure sums ---
+
+
+@pytest.fixture
+def _masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setitem(globals(), "KEY_FOLDER", tmp_path)
+    with mask_key.mask_key(tmp_path, True):
+        yield
+
+
+def secure_driver(
+    pool_class: type[SplitPool], num_workers: int, policy: str = "retry", **scenario: Any
+) -> Driver:
+    settings = rounds_of("mean", policy)
+    federation = replace(settings.federation, secure_aggregation=True, **scenario)
+    settings = replace(settings, federation=federation)
+    state = ServerState.initial(np.zeros(SIZE, dtype=np.float32))
+    return Driver(pool_class(settings, num_workers), state, settings)
+
+
+@pytest.mark.usefixtures("_masks")
+def test_a_secure_sum_is_the_sum_of_the_same_integers_without_masks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit, for any number of workers and stretches, and whatever the key is."""
+    expected = state_after(secure_driver(SplitPool, 1))
+    (tmp_path / "mask.key").write_bytes(bytes(32))
+    for num_workers, stretch_bytes in ((2, 1 << 26), (5, 1), (11, 1)):
+        monkeypatch.setattr(accumulation, "STRETCH_BYTES", stretch_bytes)
+        assert_same(state_after(secure_driver(SplitPool, num_workers)), expected)
+    monkeypatch.setattr("pipeline.clients.masking.masked", lambda numbers, *_: numbers)
+    monkeypatch.setattr("pipeline.federation.secure_sums.unmasked", lambda total, *_: total)
+    assert_same(state_after(secure_driver(SplitPool, 3)), expected)
+
+
+@pytest.mark.usefixtures("_masks")
+def test_a_secure_mean_is_the_exact_one_but_for_the_grid() -> None:
+    found, expected = secure_driver(SplitPool, 2), driver_with(SplitPool, 2, "mean")
+    found.run_round()
+    expected.run_round()
+    np.testing.assert_allclose(found.state.weights, expected.state.weights, rtol=0, atol=1e-13)
+    ours, theirs = found.state.moments, expected.state.moments
+    assert ours is not None
+    assert theirs is not None
+    assert (ours.exp_avg_sq >= theirs.exp_avg_sq).all()  # rounded up: Adam's steps stay bounded
+    assert (np.abs(ours.exp_avg) <= np.abs(theirs.exp_avg)).all()
+    np.testing.assert_allclose(ours.steps, theirs.steps, rtol=1e-5)
+    assert [d.last()[1].loss for d in (found, expected)] == pytest.approx([0.5, 0.5])
+
+
+@pytest.mark.usefixtures("_masks")
+def test_an_actor_that_sums_sees_no_update_and_no_loss() -> None:
+    driver = secure_driver(SplitPool, NUM_CLIENTS)
     pool: Any = driver.pool
+    settings, seen = driver.settings, list[Any]()
     for worker in pool.workers:
-        worker.receiver.transform = lambda update, broadcast: replace(
-            update, weights=np.clip(update.weights, -0.01, 0.01)
+        accept = worker.receiver.receive
+        worker.receiver.receive = lambda group, sent, *args, accept=accept: (
+            seen.extend(sent) or accept(group, sent, *args)
         )
-    driver.collector.transform = lambda mean: replace(mean, weights=mean.weights + np.float32(1))
     driver.run_round()
-    assert driver.state.weights.min() >= 0.99
-    assert driver.state.weights.max() <= 1.01
-    assert (driver.state.weights != 1).mean() > 0.9
+    assert len(seen) == NUM_CLIENTS
+    plan = settings.plan(0, (), range(NUM_CLIENTS))
+    form = settings.update_format(plan, Broadcast(np.zeros(SIZE, dtype=np.float32)))
+    for message in seen:
+        assert message.loss is None
+        counts = np.histogram(message.numbers / 2.0**64, bins=20, range=(0, 1))[0]
+        expected = form.size / 20
+        assert ((counts - expected) ** 2 / expected).sum() < 60  # 19 degrees of freedom: 4e-6
+    pairs = itertools.combinations(seen, 2)
+    assert not any((a.numbers == b.numbers).any() for a, b in pairs)
+
+
+@pytest.mark.usefixtures("_masks")
+@pytest.mark.parametrize("stretches_before", [0, 2])
+def test_clients_of_a_lost_secure_sum_are_computed_again(
+    stretches_before: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accumulation, "STRETCH_BYTES", 1)
+    expected = state_after(secure_driver(SplitPool, 1))
+    driver = secure_driver(LosesItsSum, 3)
+    pool: Any = driver.pool
+    pool.stretches_before = stretches_before
+    assert_same(state_after(driver), expected)
+
+
+class FallsSilent(SplitPool):
+    """Some clients send their updates, and reveal no shares afterwards."""
+
+    silent = (0, 4)
+
+    def attempt(self, work: Work) -> list[Any]:
+        results = super().attempt(work)
+        if work.task != "reveal_shares":
+            return results
+        pairs = zip(work.units, results, strict=True)
+        return [ClientFailure(u, "it is silent") if u in self.silent else r for u, r in pairs]
+
+
+@pytest.mark.usefixtures("_masks")
+def test_clients_that_fall_silent_after_their_update_are_in_the_sum() -> None:
+    expected = state_after(secure_driver(SplitPool, 1))
+    driver = secure_driver(FallsSilent, 2)
+    assert_same(state_after(driver), expected)
+    pool: Any = driver.pool
+    pool.silent = (0, 2, 4)
+    with pytest.raises(AggregationError, match=r"^expected at least 7 of 9 clients.*, got 6: "):
+        driver.run_round()
+
+
+@pytest.mark.usefixtures("_masks")
+def test_clients_that_drop_out_before_their_update_take_their_masks_along() -> None:
+    """They have shared keys, and the masks of the others with them are taken off."""
+    driver = secure_driver(SplitPool, 2, drop_rate=0.15)
+    dropped = 0
+    for round_idx in range(6):
+        driver.run_round()
+        stats = driver.last()[1]
+        assert stats is not None
+        dropped += stats.num_absent
+        plain = driver_with(SplitPool, 1, "mean")
+        assert driver.state.round_idx == round_idx + 1
+        assert np.abs(driver.state.weights - plain.state.weights).max() < 1  # a wrong mask: 1e5
+    assert dropped > 0
+    many = secure_driver(SplitPool, 2, drop_rate=0.6)
+    with pytest.raises(AggregationError, match=r"^expected at least 7 of 9 clients.* round 0 "):
+        many.run_round()
+
+
+@pytest.mark.usefixtures("_masks")
+def test_a_number_that_a_secure_sum_cannot_hold_is_one_sentence() -> None:
+    driver = secure_driver(SplitPool, 2)
+    state = replace(driver.state, weights=np.full(SIZE, 1e-9, dtype=np.float32))
+    driver._last = (state, None)
+    with pytest.raises(DivergenceError, match=r"got weights of .*, beyond the sum's .*from client"):
+        driver.run_round()
+
+
+@pytest.mark.usefixtures("_masks")
+def test_clients_lost_with_a_secure_sum_are_dropped_where_enough_remain() -> None:
+    driver = secure_driver(LosesClients, 5, policy="drop")
+    state_after(driver, num_rounds=2)
+    stats = driver.last()[1]
+    assert stats is not None
+    assert 0 < stats.num_dropped < 3
+
+
+# --- rounds with differential privacy ---
+
+PRIVATE_ROUNDS = 6
+FIRST = np.random.default_rng(5).normal(size=SIZE).astype(np.float32)
+
+
+def private_driver(
+    pool_class: type[SplitPool], num_workers: int, state: ServerState | None = None
+) -> Driver:
+    """Its cohorts have two clients on average, and one of six has none."""
+    settings = rounds_of("mean")
+    federation = replace(settings.federation, cohort_size=2, num_rounds=PRIVATE_ROUNDS)
+    private = PrivateRoundsConfig(
+        epsilon=100.0, clip_norm=0.2, clip_quantile=0.5, noise_multiplier=0.5
+    )
+    guarantee = rounds_guarantee(replace(private, noise_cohort=9), 9, 2, PRIVATE_ROUNDS)
+    settings = replace(settings, federation=federation, guarantee=guarantee)
+    pool = pool_class(settings, num_workers)
+    return Driver(pool, ServerState.initial(FIRST) if state is None else state, settings)
+
+
+def private_state_after(driver: Driver, num_rounds: int = PRIVATE_ROUNDS) -> dict[str, np.ndarray]:
+    for _ in range(num_rounds):
+        driver.run_round()
+    state = driver.state
+    assert state.releases is not None
+    assert state.clip_norm is not None
+    assert state.releases.tolist() == [state.round_idx]
+    return {"weights": state.weights, "clip_norm": state.clip_norm}
+
+
+def test_a_private_round_is_the_clipped_sum_and_the_noise_once() -> None:
+    driver = private_driver(SplitPool, 3)
+    worker = Worker(driver.settings)
+    sizes = []
+    for round_idx in range(PRIVATE_ROUNDS):
+        before, cohort = driver.state, worker.private_cohort(-1, round_idx)
+        assert driver.private is not None
+        plan = driver.private.plan(driver.settings.plan(round_idx, (), cohort), before, len(cohort))
+        form = driver.settings.update_format(plan, before.broadcast)
+        assert isinstance(form, ClippedFormat)
+        updates = [update_of(c, before.broadcast, plan) for c in cohort]
+        summands = [form.encode(update) for update in updates]
+        total = np.sum([*summands, form.noise(NOISE_KEY, round_idx)], axis=0, dtype=np.uint64)
+        driver.run_round()
+        np.testing.assert_array_equal(driver.state.weights, form.decode(total).weights)
+        sizes.append(len(cohort))
+    assert len(set(sizes)) > 2
+    assert 0 in sizes
+
+
+def test_private_rounds_are_the_same_for_any_number_of_workers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = private_state_after(private_driver(SplitPool, 1))
+    assert_same(private_state_after(private_driver(SplitPool, 4)), expected)
+    monkeypatch.setattr(accumulation, "STRETCH_BYTES", 1)
+    assert_same(private_state_after(private_driver(SplitPool, 7)), expected)
+    assert_same(private_state_after(private_driver(LosesItsSum, 3)), expected)
+    monkeypatch.setitem(globals(), "NOISE_KEY", SecretNoise(bytes(32)))
+    other = private_state_after(private_driver(SplitPool, 1))
+    assert (other["weights"] != expected["weights"]).mean() > 0.99
+
+
+def test_a_private_run_that_goes_on_publishes_the_same_and_spends_once() -> None:
+    driver = private_driver(SplitPool, 2)
+    private_state_after(driver, num_rounds=3)
+    kept = driver.state
+    expected = private_state_after(driver, num_rounds=3)
+    resumed = private_driver(SplitPool, 3, kept)
+    assert_same(private_state_after(resumed, num_rounds=3), expected)
+    for finished in (driver, resumed):
+        with pytest.raises(
+            BudgetError, match=r"^expected at most 6 noisy sums, .*, got 6 that are"
+        ):
+            finished.run_round()
+        assert finished.state.round_idx == PRIVATE_ROUNDS
+    spent = replace(kept, releases=np.array([6.0]))  # of a checkpoint that has spent it all
+    with pytest.raises(BudgetError, match="the run stops before it"):
+        private_driver(SplitPool, 1, spent).run_round()
+
+
+def test_the_record_of_a_private_round_tells_nothing_of_its_cohort() -> None:
+    driver, records = private_driver(SplitPool, 2), set()
+    for _ in range(PRIVATE_ROUNDS):
+        stats = driver.run_round()
+        assert stats.loss is None
+        records.add((stats.up_bytes, stats.down_bytes, stats.num_steps, stats.num_dropped))
+    assert records == {(2 * 8 * (SIZE + 1), 2 * 4 * SIZE, 0, 0)}

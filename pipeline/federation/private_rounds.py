@@ -1,0 +1,69 @@
+"""Rounds with differential privacy: the server's side of the promise to clients.
+
+The server is trusted with the clients' clipped changes, as in all central differential privacy, and
+publishes noisy sums alone. Cohort and noise come from the run's secret key, which a worker reads:
+the noise joins the sum there, so that the driver never holds one without it where one worker sums.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from pipeline.federation.pool import ClientPool
+from pipeline.federation.rounds import RoundStats
+from spire_core.federated.accumulation import MeanUpdate
+from spire_core.federated.messages import RoundPlan
+from spire_core.federated.private_updates import NOISE
+from spire_core.federated.server import ServerState
+from spire_core.privacy.rounds import RoundsGuarantee
+
+
+class PrivateRounds:
+    """Draws private cohorts, and keeps account of what is published."""
+
+    def __init__(self, pool: ClientPool, guarantee: RoundsGuarantee) -> None:
+        self.pool, self.guarantee = pool, guarantee
+
+    def cohort(self, state: ServerState) -> list[int]:
+        """Return the next round's clients, each drawn by itself: maybe none.
+
+        Raises BudgetError if the round would exceed the budget.
+        """
+        self.guarantee.check(_num_releases(state))
+        [cohort] = self.pool.run_all("private_cohort", [NOISE], state.round_idx)
+        return cohort
+
+    def plan(self, plan: RoundPlan, state: ServerState, num_clients: int) -> RoundPlan:
+        """Return the plan of a round with its clip norm and noise; each client weighs 1."""
+        private = self.guarantee.round(self._clip_norm(state))
+        return replace(plan, private=private, num_examples=num_clients + 1)
+
+    def after(self, state: ServerState, before: ServerState, mean: MeanUpdate) -> ServerState:
+        """Return the state after a round, in which one more sum is published."""
+        clip_norm = self.guarantee.next_clip(self._clip_norm(before), mean.share_within)
+        releases = _num_releases(before) + 1
+        return replace(state, clip_norm=np.array([clip_norm]), releases=np.array([float(releases)]))
+
+    def stats(self, stats: RoundStats, num_bytes: int, broadcast_bytes: int) -> RoundStats:
+        """Return the record of a round without anything that tells who took part.
+
+        Bytes are those of a cohort of the expected size.
+        """
+        expected = self.guarantee.cohort_size
+        return replace(
+            stats,
+            loss=None,
+            up_bytes=expected * num_bytes,
+            down_bytes=expected * broadcast_bytes,
+            num_steps=0,
+            num_dropped=0,
+            num_absent=0,
+            num_stragglers=0,
+        )
+
+    def _clip_norm(self, state: ServerState) -> float:
+        return self.guarantee.clip_norm if state.clip_norm is None else float(state.clip_norm[0])
+
+
+def _num_releases(state: ServerState) -> int:
+    return 0 if state.releases is None else int(state.releases[0])

@@ -1,0 +1,27 @@
+"""A file with a secret key: its owner alone can read it, and it is overwritten before it goes."""
+
+import os
+from pathlib import Path
+
+
+def write_key(path: Path, key: bytes) -> None:
+    """Write a key durably, with a mode that admits nobody else at any moment."""
+    part = path.with_name(f"{path.name}.part")
+    part.unlink(missing_ok=True)  # of a process that was killed here: it has been used nowhere
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(key)
+        file.flush()
+        os.fsync(file.fileno())
+    part.rename(path)
+
+
+def drop_key(path: Path) -> None:
+    """Delete a key, if it is there: overwritten first, as far as the disk allows it."""
+    if not path.is_file():
+        return
+    with path.open("r+b") as file:
+        file.write(bytes(path.stat().st_size))
+        file.flush()
+        os.fsync(file.fileno())
+    path.unlink()

@@ -1,0 +1,63 @@
+"""Updates as clipped changes on a grid, and the noise that joins their sum once.
+
+A client's change of the shared weights w - w_0 is scaled down to the clip norm C if it is longer,
+and rounded towards zero to whole steps of C / 2^24. The sum over a cohort is one of integers.
+Adding or leaving out one client therefore changes it by at most C, in its last bit too, and every
+client counts the same. The noise is rounded to the same grid and joins the sum as a summand of its
+own.
+
+With adaptive clipping one more number is summed: b - 1/2, with b whether the change was within C.
+S: length of the shared weights.
+"""
+
+import numpy as np
+
+from spire_core.federated.accumulation import MeanUpdate
+from spire_core.federated.messages import Broadcast, ClientUpdate, UpdateFault
+from spire_core.privacy.noise import GRID, SecretNoise
+from spire_core.privacy.rounds import PrivateRound
+
+NOISE = -1  # stands in the place of a client's id for the summand that is the noise
+_ROUNDING = 1 - 1e-12  # a scaled length is at most 1 also after the rounding of float64
+
+
+class ClippedFormat:
+    """The integers of a private round's updates, and back: `size` of them."""
+
+    def __init__(self, broadcast: Broadcast, num_shared: int, private: PrivateRound) -> None:
+        self.before, self.private = broadcast.weights[:num_shared], private
+        self.size = num_shared + (0 if private.count_noise is None else 1)
+
+    def encode(self, update: ClientUpdate, _: int = 0) -> np.ndarray | UpdateFault:
+        """Return a client's update as integers (size,) uint64.
+
+        One with numbers that are not finite counts as zero: a fault would tell that its client
+        takes part.
+        """
+        if update.weights.shape != self.before.shape:
+            return UpdateFault(f"weights of shape {update.weights.shape}")
+        clip_norm = self.private.clip_norm
+        change = update.weights.astype(np.float64) - self.before
+        norm = float(np.linalg.norm(change))
+        steps = np.zeros(self.size, dtype=np.int64)
+        if np.isfinite(norm):
+            scaled = change * (GRID * _ROUNDING / max(norm, clip_norm))
+            steps[: change.size] = np.trunc(scaled)
+        if self.private.count_noise is not None:
+            steps[-1] = GRID // 2 if norm <= clip_norm else -GRID // 2
+        return steps.view(np.uint64)
+
+    def noise(self, noise: SecretNoise, round_idx: int) -> np.ndarray:
+        """Return the noise of a round as integers (size,) uint64, the same whenever it is asked."""
+        deviations = np.full(self.size, self.private.sum_noise)
+        if self.private.count_noise is not None:
+            deviations[-1] = self.private.count_noise
+        normals = noise.normals(self.size, "round", round_idx)
+        return np.rint(GRID * deviations * normals).astype(np.int64).view(np.uint64)
+
+    def decode(self, total: np.ndarray, _: int = 0) -> MeanUpdate:
+        """Return the mean update of a noisy sum (size,), over the expected number of clients."""
+        means = total.view(np.int64) / (GRID * self.private.expected)
+        change = means[: self.before.size] * self.private.clip_norm
+        within = None if self.private.count_noise is None else float(means[-1]) + 0.5
+        return MeanUpdate((self.before + change).astype(np.float32), share_within=within)

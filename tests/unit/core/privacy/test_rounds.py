@@ -1,0 +1,71 @@
+"""The account of private rounds: Google's accountant, a closed form, and what is refused."""
+
+import dp_accounting
+import numpy as np
+import pytest
+from dp_accounting import pld
+
+from spire_core.config.privacy import PrivateRoundsConfig
+from spire_core.errors import BudgetError, ConfigError
+from spire_core.privacy.rounds import rounds_guarantee
+
+RNG = np.random.default_rng(1)
+SAMPLED = [  # clients, cohort, rounds, noise
+    (
+        int(RNG.integers(100, 10**6)),
+        float(RNG.uniform(0.01, 0.5)),
+        int(RNG.integers(1, 60)),
+        float(z),
+    )
+    for z in RNG.uniform(1.5, 8, 12)
+]
+
+
+def test_sampled_rounds_are_googles_loss_distributions() -> None:
+    for num_clients, share, num_rounds, noise in SAMPLED:
+        cohort = max(1, round(share * num_clients))
+        settings = PrivateRoundsConfig(epsilon=100.0, noise_multiplier=noise)
+        found = rounds_guarantee(settings, num_clients, cohort, num_rounds)
+        assert found is not None
+        step = dp_accounting.PoissonSampledDpEvent(
+            cohort / num_clients, dp_accounting.GaussianDpEvent(noise)
+        )
+        event = dp_accounting.SelfComposedDpEvent(step, num_rounds)
+        expected = pld.PLDAccountant().compose(event).get_epsilon(found.delta)
+        assert found.spent(num_rounds) == pytest.approx(expected, rel=1e-3, abs=1e-3)
+
+
+@pytest.mark.parametrize("num_rounds", [1, 7, 50])
+def test_rounds_of_all_clients_are_one_gaussian(num_rounds: int) -> None:
+    settings = PrivateRoundsConfig(epsilon=100.0, noise_multiplier=4.0)
+    found = rounds_guarantee(settings, 500, 500, num_rounds)
+    assert found is not None
+    expected = dp_accounting.get_epsilon_gaussian(4.0 / num_rounds**0.5, found.delta)
+    assert found.spent(num_rounds) == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_run_stops_before_the_round_that_would_exceed_its_budget() -> None:
+    found = rounds_guarantee(PrivateRoundsConfig(epsilon=1.0), 500, 500, 12)
+    assert found is not None
+    found.check(11)
+    with pytest.raises(BudgetError, match=r"^expected at most 12 noisy sums, .*, got 12 that are"):
+        found.check(12)
+    assert found.spent(12) <= 1.0 < found.spent(13)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ({"noise_multiplier": 0.5}, r"^expected at most \d+ federation.num_rounds, which is what"),
+        ({"delta": 1 / 500}, r"^expected privacy.rounds.delta below 1/500 for 500 clients, got"),
+        ({"epsilon": 0.01, "clip_quantile": 0.5}, r"^expected a noise multiplier below 50 with"),
+    ],
+)
+def test_wrong_settings_are_one_sentence(words: dict, sentence: str) -> None:
+    settings = PrivateRoundsConfig(**{"epsilon": 2.0, **words})
+    with pytest.raises(ConfigError, match=sentence):
+        rounds_guarantee(settings, 500, 500, 12)
+
+
+def test_without_a_budget_nothing_is_promised() -> None:
+    assert rounds_guarantee(PrivateRoundsConfig(noise_multiplier=0.1), 5, 5, 9) is None
