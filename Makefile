@@ -13,7 +13,7 @@ PEERS := build/peers
 PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help run lint check test bench bench-peers chaos ui clean
+.PHONY: help run lint check test bench bench-peers chaos docs ui clean
 
 help:  ## say what each target does
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -50,6 +50,10 @@ bench-peers: $(STAMP) $(PEERS)/flower/.installed $(PEERS)/pfl/.installed  ## sec
 
 chaos: $(STAMP)  ## disturb 20 small runs, each in another way, as in docs/failures.md
 	$(VENV)/bin/python benchmarks/chaos.py --runs 20 --seed 0
+
+docs: $(STAMP)  ## the pages as a site, in build/site
+	$(PIP_INSTALL) -e '.[test,docs]'
+	$(VENV)/bin/mkdocs build --strict
 
 ui: $(STAMP)  ## look at the runs in mlflow.db, here, in the browser
 	@echo 'open http://127.0.0.1:5000/#/experiments?workflowType=machine_learning'

@@ -4,13 +4,21 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.cli.command import INTERRUPTED, Answer, add_verb, allowed, say, split_words
+from pipeline.cli.command import (
+    INTERRUPTED,
+    Answer,
+    add_verb,
+    allowed,
+    list_names,
+    say,
+    split_words,
+)
 from pipeline.cli.main import main as pipeline_main
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `spire` with these arguments (None: the process's own) and return its exit code."""
-    return pipeline_main(argv, (_add_sweep, _add_report))
+    return pipeline_main(argv, MORE_VERBS)
 
 
 def sweep(args: argparse.Namespace) -> Answer:
@@ -90,9 +98,16 @@ def _add_sweep(verbs: Any) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="print the trials and what they need, and stop"
     )
+    list_names(parser, "sweeps by name", _sweep_names)
     parser.add_argument(
         "--retry-failed", action="store_true", help="try failed trials again as well"
     )
+
+
+def _sweep_names() -> list[str]:
+    from sweeps.design.config import sweep_names
+
+    return sweep_names()
 
 
 def _add_report(verbs: Any) -> None:
@@ -103,3 +118,6 @@ def _add_report(verbs: Any) -> None:
     parser.add_argument(
         "--out", metavar="DIR", help="the folder (<root>/reports/NAME unless given)"
     )
+
+
+MORE_VERBS = (_add_sweep, _add_report)

@@ -8,8 +8,10 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sys
+import textwrap
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -100,6 +102,19 @@ def say(text: str) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
+    """`names`: what a help text lists at its end, a title and a function that takes a while."""
+
+    names: tuple[str, Callable[[], Sequence[str]]] | None = None
+
+    def format_help(self) -> str:
+        text = super().format_help()
+        if self.names is None:
+            return text
+        title, find = self.names
+        width = shutil.get_terminal_size().columns - 2
+        lines = textwrap.wrap(", ".join(find()), width - 2, break_on_hyphens=False)
+        return f"{text}\n{title}:\n" + "".join(f"  {line}\n" for line in lines)
+
     def error(self, message: str) -> NoReturn:
         self.exit(USER_ERROR, f"{self.prog}: {one_line(message)}: see {self.prog} --help\n")
 
@@ -116,13 +131,19 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _parse(argv: Sequence[str] | None, add_verbs: Sequence[AddVerb]) -> argparse.Namespace:
-    """Return the parsed arguments; other than with argparse alone, words may follow options."""
+def parser_of(add_verbs: Sequence[AddVerb]) -> argparse.ArgumentParser:
+    """Return the parser of `spire` with these verbs."""
     parser = _Parser(prog="spire", description="Federated personalised diffusion models.")
     parser.add_argument("--version", action=_Version, nargs=0, help="print versions and stop")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for add in add_verbs:
         add(verbs)
+    return parser
+
+
+def _parse(argv: Sequence[str] | None, add_verbs: Sequence[AddVerb]) -> argparse.Namespace:
+    """Return the parsed arguments; other than with argparse alone, words may follow options."""
+    parser = parser_of(add_verbs)
     args, rest = parser.parse_known_args(argv)
     if [word for word in rest if word.startswith("-") or "words" not in args]:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -148,6 +169,14 @@ def add_verb(verbs: Any, name: str, act: Any, text: str) -> argparse.ArgumentPar
     parser.set_defaults(act=act)
     parser.add_argument("--json", action="store_true", help="print one JSON object to stdout")
     return parser
+
+
+def list_names(
+    parser: argparse.ArgumentParser, title: str, find: Callable[[], Sequence[str]]
+) -> None:
+    """Let a parser's help end with names that are found when it is asked for."""
+    assert isinstance(parser, _Parser)  # of every verb
+    parser.names = title, find
 
 
 def add_mine(parser: argparse.ArgumentParser) -> None:

@@ -15,8 +15,10 @@ from pipeline.cli.run import add_resume, add_run
 from pipeline.cli.sync import add_sync
 from pipeline.cli.theory import add_theory
 
+VERBS: tuple[AddVerb, ...] = (add_run, add_resume, add_adapt, add_sample, add_audit, add_data)
+VERBS += (add_theory, add_doctor, add_sync)
+
 
 def main(argv: Sequence[str] | None = None, more_verbs: Sequence[AddVerb] = ()) -> int:
     """Run `spire` as `run_command` does; `more_verbs` come from packages that build on this one."""
-    own = (add_run, add_resume, add_adapt, add_sample, add_audit, add_data)
-    return run_command(argv, (*own, add_theory, add_doctor, add_sync, *more_verbs))
+    return run_command(argv, (*VERBS, *more_verbs))

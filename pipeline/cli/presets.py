@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from pipeline.cli.command import (
+    list_names,
     say,
     split_one,
 )
@@ -35,3 +36,10 @@ def add_preset(parser: argparse.ArgumentParser) -> None:
     """Add the arguments preset and settings."""
     text = f"a preset ({DEFAULT_PRESET} unless given) and settings such as client.lr=0.001"
     parser.add_argument("words", nargs="*", default=[], metavar="PRESET | key=value", help=text)
+    list_names(parser, "presets", _preset_names)
+
+
+def _preset_names() -> list[str]:
+    from pipeline.config.load import preset_names
+
+    return preset_names()
