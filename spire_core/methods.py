@@ -3,8 +3,8 @@
 A network's parameters fall into four parts. `body`, `modulation` and `emb_proj` are the backbone:
 `emb_proj` is the embedding's entrance, and `modulation` are the layers that read the conditioning
 vector with the embedding in it. Both are empty without an embedding. `local` are layers that stay
-with each client. The client embedding is a part outside the network. Other code reads these records
-and never tests a method's name.
+with each client, or a new client's adapter. The client embedding is a part outside the network.
+Other code reads these records and never tests a method's name.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,10 @@ class Method:
 
     `adapt_parts`: the parts that a new client trains. `adapt_lr`: their learning rate, unless the
     configuration sets one; `private_lr`: that of noisy steps. `is_federated`: whether the method
-    has pre-training.
+    has pre-training. `is_frozen`: the network's own numbers stay those of a pre-trained model. They
+    belong to no part, and no message has them. `adapter`: the layers or numbers that make up
+    `local` ("lora", "diffit" or "bias"); rounds train and average them as all others, a new client
+    trains them alone.
     """
 
     name: str
@@ -30,11 +33,23 @@ class Method:
     has_embedding: bool = False
     has_local_layers: bool = False
     is_federated: bool = True
+    is_frozen: bool = False
+    adapter: str = ""
 
     @property
     def is_personal(self) -> bool:
         """Whether each pre-training client has a part of its own, so that its samples are too."""
-        return self.has_embedding or self.has_local_layers
+        return self.is_federated and (self.has_embedding or self.has_local_layers)
+
+    @property
+    def trains_biases(self) -> bool:
+        """Whether biases and normalisations of the network belong to the adapter."""
+        return self.adapter in ("bias", "diffit")
+
+    @property
+    def adds_layers(self) -> bool:
+        """Whether the adapter has numbers that the network itself lacks."""
+        return self.adapter in ("lora", "diffit")
 
     @property
     def can_tune(self) -> bool:
@@ -55,5 +70,9 @@ METHODS = {
         Method("shared_rep", (LOCAL,), adapt_lr=2e-3, private_lr=2e-3, has_local_layers=True),
         Method("fedavg", (), adapt_lr=0.0, private_lr=0.0),
         Method("local", (BODY,), adapt_lr=2e-3, private_lr=2e-3, is_federated=False),
+        Method("retrofit", (CLIENT_EMB,), 0.02, 0.05, has_embedding=True, is_frozen=True),
+        Method("lora", (LOCAL,), adapt_lr=2e-3, private_lr=2e-3, adapter="lora"),
+        Method("bias", (LOCAL,), adapt_lr=2e-3, private_lr=2e-3, adapter="bias"),
+        Method("diffit", (LOCAL,), adapt_lr=2e-3, private_lr=2e-3, adapter="diffit"),
     )
 }

@@ -123,7 +123,7 @@ def start_weights(worker: ClientWorker, weights: np.ndarray, client_id: int) -> 
     They are the backbone or, without pre-training, the client's own first weights.
     """
     context, config = worker.context, worker.setup.config
-    if config.method.record.is_federated:
+    if config.has_backbone:
         return context.on_device(weights)
     settings = (config.model, config.method, context.image_shape[0], config.seed)
     return initial_weights(*settings, client_id).to(context.device)

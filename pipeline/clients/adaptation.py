@@ -99,7 +99,7 @@ class ClientAdapter:
     def _start_weights(self, client_id: int, weights: np.ndarray) -> Tensor:
         """Return the backbone (P,), or without pre-training the client's own first weights."""
         context, config = self.context, self.context.config
-        if config.method.record.is_federated:
+        if config.has_backbone:
             return context.on_device(weights)
         settings = (config.model, config.method, context.image_shape[0], config.seed)
         return initial_weights(*settings, client_id).to(context.device)

@@ -35,7 +35,7 @@ class ModelContext:
         keep_freed_memory()
         target, (channels, height, width) = torch.device(device), image_shape
         prepare_torch(config.client, target)
-        diffusion = Diffusion.of(config.diffusion, target)
+        diffusion = Diffusion.of(config.diffusion, target, config.model.backbone)
         model = FlatModel(config.model, config.method, channels, target)
         return cls(config, (channels, height, width), target, diffusion, model)
 

@@ -65,11 +65,12 @@ class ClientEvaluator:
     def reference(self, backbone: Tensor) -> FlatModel | None:
         """Return the reference network of guidance for methods without an embedding.
 
-        A method without pre-training has no reference: its initial network predicts zero, and
-        guidance away from zero would only scale the prediction.
+        A method without pre-training, of its own or of others, has none: its initial network
+        predicts zero, and guidance away from zero would only scale the prediction.
         """
-        method, guidance = self.context.config.method.record, self.context.config.eval.guidance
-        if guidance == 1.0 or method.has_embedding or not method.is_federated:
+        config = self.context.config
+        has_embedding = config.method.record.has_embedding
+        if config.eval.guidance == 1.0 or has_embedding or not config.has_backbone:
             return None
         reference = self.context.another_model()
         reference.load(backbone)

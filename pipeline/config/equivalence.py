@@ -19,6 +19,7 @@ from spire_core.methods import Method
 EMBEDDING_KEYS = ("model.d_emb", "client.emb_lr", "client.emb_proj_lr_factor", "adapt.init")
 EMBEDDING_KEYS += ("client.emb_init_std", "client.emb_dropout", "client.private_moments")
 LOCAL_LAYER_KEYS = ("method.local_layers", "method.phases", "method.share_until")
+ENTRANCE_KEYS = ("method.entrance", "method.projection")
 # How every client trains, also a new one of a method without rounds.
 ALWAYS_READ = ("client.betas", "client.precision", "client.compile", "adapt.num_images")
 LOCATION_KEYS = ("resources.", "tracking.", "data.root", "eval.extractor_weights")
@@ -27,6 +28,8 @@ ADDED = ("data.metadata", "data.clients", "data.captions")
 ADDED += ("model.text", "model.words", "client.text_dropout", "eval.text_guidance")
 ADDED += ("partition.new_clients", "partition.hidden", "partition.hidden_from_new")
 ADDED += ("federation.secure_aggregation",)
+ADDED += ("model.backbone", *ENTRANCE_KEYS, "method.rank", "method.freeze", "method.share_adapter")
+OWN_NETWORK = ("width", "multipliers", "num_blocks", "attention", "cond_dim", "space_to_depth")
 NO_ROUNDS = {  # what stands for the rounds of a method that has none
     "federation.num_rounds": 1,
     "federation.cohort_size": 1,
@@ -58,6 +61,8 @@ def reads(method: Method, key: str) -> bool:
     unread: tuple[str, ...] = () if method.has_embedding else EMBEDDING_KEYS
     unread += () if method.has_local_layers else LOCAL_LAYER_KEYS
     unread += () if method.is_federated else ("client.", "server.", *NO_ROUNDS)
+    unread += () if method.adapter == "lora" else ("method.rank",)
+    unread += () if method.adapter else ("method.freeze", "method.share_adapter")
     unread += () if method.adapt_parts else ("adapt.", "privacy.adapt.")
     unread += () if method.can_tune else ("adapt.tune_epochs",)
     return key in ALWAYS_READ or not key.startswith(unread)
@@ -94,6 +99,11 @@ def _switched_off(config: Config) -> list[str]:
         keys += ["client.private_moments"]
     if config.client.compression != "top_k":
         keys += ["client.top_k_fraction"]
+    if config.model.backbone is None or not config.method.record.has_embedding:
+        keys += ENTRANCE_KEYS
+    if config.model.backbone is not None:
+        keys += [f"model.{name}" for name in OWN_NETWORK]
+        keys += ["diffusion.schedule", "diffusion.num_timesteps", "diffusion.prediction"]
     if config.data.metadata is None:
         keys += ["data.clients", "data.captions"]
     if config.model.text == "none":
@@ -165,6 +175,8 @@ def pretrain_fingerprint(config: Config) -> str:
         method.has_embedding,
         method.has_local_layers,
         method.is_federated,
+        *([method.adapter] if method.adds_layers or method.is_frozen else []),
+        *(["frozen"] if method.is_frozen else []),
     ]
     return _digest(settings)
 

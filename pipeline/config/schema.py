@@ -47,6 +47,7 @@ class Config:
         self._check_privacy()
         self._check_secure()
         self._check_private_rounds()
+        self._check_backbone()
         alternates = method.record.has_local_layers and method.phases == "alternate"
         require(
             not alternates or federation.tau != 1,
@@ -117,7 +118,7 @@ class Config:
             "choose privacy.adapt.mechanism=dp_sgd",
         )
         require(
-            private.clip_norm is not None or self.method.record.is_federated,
+            private.clip_norm is not None or self.has_backbone,
             f"privacy.adapt.clip_norm with method={self.method.name}",
             "null",
             "without pre-training there is no backbone on which to choose it",
@@ -214,6 +215,36 @@ class Config:
             "it stands for federation.cohort_size, out of federation.num_clients",
         )
 
+    def _check_backbone(self) -> None:
+        """Check what goes with a pre-trained network, or needs one."""
+        record, is_given = self.method.record, self.model.backbone is not None
+        require(
+            is_given or not record.is_frozen,
+            f"model.backbone=FOLDER with method={self.method.name}"
+            + (" and method.freeze=true" if self.method.freeze else ""),
+            "null",
+            "a network of random numbers is not worth freezing",
+        )
+        require(
+            not is_given or not record.has_local_layers,
+            "a method without method.local_layers with model.backbone",
+            self.method.name,
+            "choose retrofit, spire, fedavg_ft, lora, bias or diffit",
+        )
+        for name, value in (("engine", self.client.engine), ("compile", self.client.compile)):
+            require(
+                self._is_plain or value not in ("grouped", True),
+                f"client.{name} at its default with model.backbone or layers of an adapter",
+                str(value).lower(),
+                "such networks are computed one by one, and as they are",
+            )
+        require(
+            record.is_federated or not record.has_embedding or self.adapt.init != "mean",
+            "adapt.init=zero or random without rounds",
+            "mean",
+            "no client has trained an embedding",
+        )
+
     def _check_natural(self) -> None:
         """Check that clients that exist come with data that have them, and as many as are named."""
         partition, num_new = self.partition, self.federation.num_new_clients
@@ -238,6 +269,8 @@ class Config:
     @property
     def resolved_client(self) -> ClientConfig:
         """The settings `client` with an engine that is never "auto"."""
+        if not self._is_plain:
+            return dataclasses.replace(self.client, engine="loop")
         return with_engine(self.client, self.model)
 
     @property
@@ -246,6 +279,16 @@ class Config:
         method = self.method.record
         has_mean = method.has_embedding and self.adapt.init == "mean"
         return has_mean or (method.is_federated and self.federation.secure_aggregation)
+
+    @property
+    def _is_plain(self) -> bool:
+        """Whether the network is the U-Net alone, which several clients can compute as one."""
+        return self.model.backbone is None and not self.method.record.adds_layers
+
+    @property
+    def has_backbone(self) -> bool:
+        """Whether new clients start from common weights: of rounds, or of a pre-trained model."""
+        return self.method.record.is_federated or self.model.backbone is not None
 
     @property
     def private_lr(self) -> float | None:

@@ -25,6 +25,8 @@ def export_models(
         "class_names": list(setting.data.class_names),
         "partition_hash": setting.partition.hash,
     }
+    if setting.backbone_hash is not None:
+        extra["backbone_sha256"] = setting.backbone_hash
     save_run(folder, setting.config, setting.model, weights, extra)
     client_ids = [*exported_ids(setting, run_dir), *setting.new_ids]
     hashes = pool.run_all("export", client_ids, folder)
@@ -37,8 +39,12 @@ def export_models(
 def exported_ids(setting: FederationSetup, run_dir: Path) -> Sequence[int]:
     """Return the pre-training clients whose own parts are exported: all that may hold any.
 
-    In a large population those that took part: the others are a function of the seed.
+    In a large population those that took part: the others are a function of the seed. Without
+    rounds none has trained an embedding.
     """
+    method = setting.config.method.record
+    if method.has_embedding and not method.is_federated:
+        return ()
     if len(setting.train_ids) <= MANY_CLIENTS:
         return setting.train_ids
     seen = ClientStore(run_dir / CLIENTS).rounds_seen(setting.config.federation.num_rounds)

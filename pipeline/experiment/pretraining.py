@@ -5,6 +5,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from pipeline.checkpoint.checkpointer import Checkpointer, go_back
 from pipeline.checkpoint.evaluation_store import load_evaluations
 from pipeline.checkpoint.remote import mirror_of
@@ -33,10 +35,12 @@ from pipeline.results.recording import log_diagnoses, log_profile
 from pipeline.results.result import Pretraining
 from pipeline.tracking.outbox import read_points
 from pipeline.tracking.tracker import Tracker
+from spire_core.diffusion.process import Diffusion
 from spire_core.errors import DivergenceError
 from spire_core.federated.server import ServerState
 from spire_core.network.flat_model import initial_weights
 from spire_core.privacy.rounds import RoundsGuarantee
+from spire_core.training.fixed_entrance import fixed_entrance
 
 logger = logging.getLogger(__name__)
 NUM_EPSILONS = 20  # of a run: each takes a second where clients are sampled
@@ -56,8 +60,7 @@ def pretrain(
     initial backbone.
     """
     config, run_dir = setting.config, tracker.run_dir
-    in_channels = setting.images.shape[1]
-    initial = initial_weights(config.model, config.method, in_channels, config.seed).numpy()
+    initial = first_weights(setting)
     if not config.method.record.is_federated:
         return Pretraining(initial)
     state = go_back(run_dir, config) or ServerState.initial(initial)
@@ -83,6 +86,19 @@ def pretrain(
     points = [metrics for _, metrics in read_points(run_dir)]
     losses = tuple(metrics[TRAIN_LOSS] for metrics in points if TRAIN_LOSS in metrics)
     return Pretraining(weights, evaluations, losses)
+
+
+def first_weights(setting: FederationSetup) -> np.ndarray:
+    """Return the weights (P,) before the first round, with a fixed entrance where that is asked."""
+    config, shape = setting.config, setting.images.shape[1:]
+    weights = initial_weights(config.model, config.method, shape[0], config.seed)
+    is_learnt = config.method.projection == "learnt"
+    if not is_learnt and config.model.backbone and config.method.record.has_embedding:
+        diffusion = Diffusion.of(config.diffusion, "cpu", config.model.backbone)
+        size = (shape[0], shape[1], shape[2])
+        more = (size, config.method.projection, config.seed)
+        weights = fixed_entrance(setting.model, weights, diffusion, *more)
+    return weights.numpy()
 
 
 def _train(

@@ -17,6 +17,7 @@ from pipeline.data.datasets import ImageData, load, load_clients
 from pipeline.data.resize import resized
 from spire_core.config.model import ModelConfig
 from spire_core.config.partition import NATURAL
+from spire_core.diffusion.process import Diffusion
 from spire_core.errors import ConfigError, DataError
 from spire_core.evaluation.extractors import auto_extractor, make_extractor
 from spire_core.federated.participation import choose_cohort, responding_clients
@@ -24,6 +25,7 @@ from spire_core.network.flat_model import FlatModel
 from spire_core.network.words import caption_tokens
 from spire_core.partition.natural import HeldBack, natural_partition
 from spire_core.partition.split import Partition, class_mixture, make_partition
+from spire_core.pretrained.folder import open_backbone
 from spire_core.privacy.guarantee import guarantee_of
 from spire_core.privacy.rounds import RoundsGuarantee, rounds_guarantee
 
@@ -44,15 +46,19 @@ class FederationSetup:
     extractor_hash: str  # of its weights
     model: FlatModel
     tokens: np.ndarray | None = None  # (N, L) captions as positions in `model.words`
+    backbone_hash: str | None = None  # of the folder of a pre-trained model
 
     @property
     def hashes(self) -> dict[str, str]:
-        """The hashes that identify the data, their partition, and the extractor of the scores."""
-        return {
+        """The hashes that identify the data, their partition, the extractor of the scores, and a
+        pre-trained model.
+        """
+        hashes = {
             "data_sha256": self.data.sha256,
             "partition_hash": self.partition.hash,
             "extractor_hash": self.extractor_hash,
         }
+        return hashes | ({"backbone_sha256": self.backbone_hash} if self.backbone_hash else {})
 
     @property
     def train_ids(self) -> range:
@@ -181,9 +187,15 @@ def prepare(config: Config) -> FederationSetup:
     images = resized(data.images, config.data.image_size)
     config.model.check_image_size(images.shape[-1])
     model = FlatModel(config.model, config.method, images.shape[1])
+    model.net.check_image_size(images.shape[-1])
+    backbone = config.model.backbone
+    if backbone is not None:
+        Diffusion.of(config.diffusion, "cpu", backbone)  # raises what is wrong with its schedule
     weights_hash = extractor.weights_hash
     tokens = _tokens(data, config.model)
-    setup = FederationSetup(config, data, images, partition, name, weights_hash, model, tokens)
+    backbone_hash = None if backbone is None else open_backbone(backbone).sha256
+    fields = (name, weights_hash, model, tokens, backbone_hash)
+    setup = FederationSetup(config, data, images, partition, *fields)
     _check_floors(setup)
     return setup
 

@@ -26,6 +26,7 @@ from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel
 from spire_core.network.words import caption_tokens
+from spire_core.pretrained.folder import open_backbone
 from spire_core.rng import torch_generator
 
 MAX_NAMED = 40  # clients in a sentence
@@ -59,6 +60,18 @@ def _image_shape(stored: Any) -> tuple[int, int, int]:
     return channels, height, width
 
 
+def _check_backbone(backbone: str | None, sha256: object, folder: Path) -> None:
+    """Raise RunError unless a pre-trained model is the one on which the run in a folder was."""
+    if backbone is None:
+        return
+    found = open_backbone(backbone).sha256
+    if found != sha256:
+        raise RunError(
+            f"expected the pre-trained model of the run in {folder} at {backbone}, got another "
+            f"(by its backbone_sha256): put that one back, or start a new run"
+        )
+
+
 @dataclass(frozen=True)
 class SavedRun:
     """A finished run, loaded: draws images as any of its clients."""
@@ -85,6 +98,8 @@ class SavedRun:
             if not all(isinstance(name, str) for name in names):
                 raise TypeError(f"{names!r:.50} as class names")
             config.model.check_image_size(shape[-1])
+        _check_backbone(config.model.backbone, stored.get("backbone_sha256"), folder)
+        with reading("a finished run", path, "wait for the run to end or name another"):
             model = FlatModel(config.model, config.method, shape[0])
         shapes = {name: tuple(at) for name, _, at in model.layout.names}
         tensors = _load_tensors(folder / "backbone.safetensors", shapes)
@@ -141,8 +156,8 @@ class SavedRun:
         """
         tokens = None if prompt is None else self.prompt_tokens(prompt)
         emb = load_client(self.model, self.weights, self.client_state(client_id))
-        reference, is_federated = None, self.config.method.record.is_federated
-        if guidance != 1.0 and emb is None and client_id is not None and is_federated:
+        reference, has_backbone = None, self.config.has_backbone
+        if guidance != 1.0 and emb is None and client_id is not None and has_backbone:
             reference = FlatModel(self.config.model, self.config.method, self.image_shape[0])
             reference.load(self.weights)
         self.model.net.eval()
@@ -150,7 +165,7 @@ class SavedRun:
             client_denoiser(
                 self.model.net, emb, guidance, reference and reference.net, tokens, text_guidance
             ),
-            Diffusion.of(self.config.diffusion),
+            Diffusion.of(self.config.diffusion, "cpu", self.config.model.backbone),
             self.image_shape,
             num_images,
             torch_generator(seed, "sample", -1 if client_id is None else client_id),

@@ -41,7 +41,8 @@ IN_THE_TABLE_ALONE |= {"epsilon", "delta", "noise_multiplier"}
 def params_counts(setting: FederationSetup) -> tuple[int, int]:
     """Return how many parameters a client's whole model has, and how many a new client trains."""
     d_emb = setting.config.model.d_emb if setting.config.method.record.has_embedding else 0
-    return setting.model.layout.size + d_emb, num_trained(setting.model, d_emb)
+    total = setting.model.layout.size + setting.model.num_frozen + d_emb
+    return total, num_trained(setting.model, d_emb)
 
 
 def round_metrics(

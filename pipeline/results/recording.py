@@ -33,6 +33,7 @@ from spire_core.privacy.guarantee import UNIT
 
 # Settings that make no difference to a result are in config/resolved.yaml alone.
 NO_PARAMS = ("tracking.", "resources.", "data.root", "data.path", "eval.extractor_weights")
+NO_PARAMS += ("model.backbone",)
 NO_PARAMS += ("eval.grid_images",)
 MAX_PROFILE_BYTES = 20_000_000  # of a file that is sent to the store
 _log = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ def run_tags(setting: FederationSetup, preset: str | None) -> dict[str, str]:
         "extractor_hash": setting.extractor_hash,
         "git_revision": git_revision() or "unknown",
         NOTE: setting_note(config, preset),
+        **({"backbone_hash": setting.backbone_hash} if setting.backbone_hash else {}),
         **_privacy_tags(config),
     }
 

@@ -23,7 +23,8 @@ from pipeline.runs.record import read_record
 from spire_core.errors import ConfigError, RunError
 
 BEGUN = "begun"
-READ = ("data.path", "eval.extractor_weights")  # settings that name files to be read
+# Settings that name files to be read.
+READ = ("data.path", "eval.extractor_weights", "model.backbone")
 NAMED = ("tracking.storage", "data.root", *READ)  # settings whose value is a place
 REMOTE = {"abfs", "abfss", "b2", "dbfs", "ftp", "gs", "hdfs", "http", "https", "mlflow-artifacts"}
 REMOTE |= {"oss", "r2", "s3", "sftp", "viewfs", "wasb", "wasbs"}  # places of artifacts elsewhere

@@ -16,12 +16,14 @@ from pipeline.files.run_format import FORMAT, FORMAT_KEY
 from pipeline.runs.folder import storable
 from pipeline.runs.layout import START
 from pipeline.runs.ownership import begun_here, note_settings, places, with_trusted_places
+from spire_core.config.model import ModelConfig
 from spire_core.errors import ConfigError, RunError
 
 INPUTS = {  # by the name of their hash
     "data_sha256": "images",
     "partition_hash": "images",
     "extractor_hash": "extractor's weights (eval.extractor_weights)",
+    "backbone_sha256": "pre-trained model (model.backbone)",
 }
 
 
@@ -38,7 +40,8 @@ def save_start(
 def check_same(run_dir: Path, hashes: Mapping[str, str]) -> None:
     """Raise RunError if a run began with another version of the numbers or with other hashes.
 
-    `hashes`: of data, partition and extractor (`FederationSetup.hashes`), or of some of them.
+    `hashes`: of data, partition, extractor and pre-trained model (`FederationSetup.hashes`), or of
+    some of them.
     """
     if not (run_dir / START).is_file():  # killed before it had read any data
         return
@@ -69,7 +72,13 @@ def located(config: Config) -> Config:
     if weights := evaluation.extractor_weights:
         weights = str(lasting(weights, "eval.extractor_weights"))
         evaluation = replace(evaluation, extractor_weights=weights)
-    return replace(config, data=data, eval=evaluation)
+    return replace(config, data=data, eval=evaluation, model=_lasting_backbone(config.model))
+
+
+def _lasting_backbone(model: ModelConfig) -> ModelConfig:
+    if model.backbone is None:
+        return model
+    return replace(model, backbone=str(lasting(model.backbone, "model.backbone")))
 
 
 def _rooted(data: DataConfig) -> DataConfig:
@@ -110,8 +119,8 @@ def load_start(
     evaluation = replace(config.eval, extractor_weights=weights)
     uri = given.uri or (None if begun is None else begun.stored_uri)
     tracking = replace(config.tracking, uri=uri, root=str(root))
-    data = _rooted(config.data)
-    return replace(config, data=data, eval=evaluation, tracking=tracking), preset
+    groups = {"data": _rooted(config.data), "model": _lasting_backbone(config.model)}
+    return replace(config, eval=evaluation, tracking=tracking, **groups), preset
 
 
 def _check_unchanged(began: Config, config: Config) -> None:
@@ -122,6 +131,11 @@ def _check_unchanged(began: Config, config: Config) -> None:
         raise ConfigError(
             f"expected data.path={began.data.path}, with which the run began, since of own images "
             f"the folder is a part of the settings, got {config.data.path}: put the images there"
+        )
+    if config.model.backbone != began.model.backbone:
+        raise ConfigError(
+            f"expected model.backbone={began.model.backbone}, with which the run began, got "
+            f"{config.model.backbone}: put the pre-trained model there"
         )
     raise ConfigError(
         f"expected federation.client_timeout_s={began.federation.client_timeout_s}, with which "

@@ -6,7 +6,7 @@ from typing import Annotated
 from spire_core.config.checks import Choice, Range, check_fields, require
 
 SCHEDULES = ("linear", "cosine")
-PREDICTIONS = ("eps", "v")
+PREDICTIONS = ("eps", "v", "x0")
 SAMPLER_NAMES = ("ddpm", "ddim", "dpmpp")
 MAX_LINEAR_TIMESTEPS = 8632  # one more, and alpha_bar ends below the normal numbers of float32
 
@@ -27,6 +27,7 @@ class DiffusionConfig:
 
     Training draws t = floor(u ** t_power * num_timesteps) with u uniform in [0, 1): `t_power` 1 is
     uniform, below 1 prefers noisy images. `grid_power` spaces the sampling steps (`timestep_grid`).
+    With `model.backbone` schedule, number of timesteps and prediction are the folder's.
     """
 
     schedule: Annotated[str, Choice(*SCHEDULES)] = "cosine"

@@ -1,10 +1,12 @@
 """Settings of the method (`method.*`)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
-from spire_core.config.checks import Choice, Range, check_fields
+from spire_core.config.checks import Choice, Range, check_fields, require
 from spire_core.methods import BODY, EMB_PROJ, LOCAL, METHODS, MODULATION, Method
+
+ENTRANCES = ("time", "blocks", "tokens")
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,14 @@ class MethodConfig:
     of a client's steps on the local part and the rest on the shared one (FedRep, Collins et al.
     2021, algorithm 1). `share_until`: the fraction of rounds in which the local layers are averaged
     like all others.
+
+    Of an embedding in a pre-trained network: `entrance` names the layers that it moves (all that
+    read the time conditioning, each block by itself, or the last token of the prompt). `projection`
+    is the linear map to there: "learnt" in rounds from zero on, fixed at "random", or fixed at the
+    "subspace" in which the gradients of generated images lie. Fixed, there are no rounds.
+
+    Of an adapter: `rank` is LoRA's. `freeze` keeps a pre-trained network as it is, so that rounds
+    average the adapter alone; with `share_adapter=false` there are no rounds.
     """
 
     name: Annotated[str, Choice(*METHODS)] = "spire"
@@ -24,24 +34,52 @@ class MethodConfig:
     share_until: Annotated[
         float, Range(0, below=1, advice="at 1 no layer would ever become local")
     ] = 0.5
+    entrance: Annotated[str, Choice(*ENTRANCES)] = "time"
+    projection: Annotated[str, Choice("learnt", "random", "subspace")] = "learnt"
+    rank: Annotated[int, Range(1, 1024)] = 4
+    freeze: bool = False
+    share_adapter: bool = True
 
     def __post_init__(self) -> None:
         check_fields(self, "method")
+        method = METHODS[self.name]
+        expected = f"method=retrofit with method.projection={self.projection}"
+        advice = "methods that train the network train its entrance too"
+        require(self.projection == "learnt" or method.is_frozen, expected, self.name, advice)
+        advice = "it keeps all but an adapter as it is, so choose lora, bias or diffit"
+        is_met = not self.freeze or bool(method.adapter)
+        require(is_met, "a method with an adapter with method.freeze=true", self.name, advice)
+        advice = "rounds that train the whole network share it all"
+        is_met = self.share_adapter or self.freeze or not method.adapter
+        require(is_met, "method.freeze=true with method.share_adapter=false", "false", advice)
 
     @property
     def record(self) -> Method:
-        """The record that the loops read."""
-        return METHODS[self.name]
+        """The record that the loops read: the method's, as these settings leave it."""
+        method = METHODS[self.name]
+        if method.is_frozen:
+            return replace(method, is_federated=self.projection == "learnt")
+        if self.freeze:
+            return replace(method, is_frozen=True, is_federated=self.share_adapter)
+        return method
 
-    def part_of(self, parameter_name: str, last_up: int) -> str:
-        """Return the part that a parameter belongs to; `last_up` numbers the last up-level."""
-        if parameter_name.startswith("emb_proj."):
+    def part_of(self, name: str, ndim: int, is_modulation: bool, last_up: int) -> str | None:
+        """Return the part that a parameter belongs to, None if it is frozen.
+
+        `is_modulation`: whether its layer reads the conditioning vector. `last_up` numbers the last
+        up-level.
+        """
+        record = self.record
+        if name.startswith("emb_proj."):
             return EMB_PROJ
-        prefixes = tuple(p.replace("up.last", f"up.{last_up}") + "." for p in self.local_layers)
-        if self.record.has_local_layers and (parameter_name + ".").startswith(prefixes):
+        if name.startswith("adapter.") or (record.trains_biases and ndim <= 1):
             return LOCAL
-        is_modulation = self.record.has_embedding and ".cond." in parameter_name
-        return MODULATION if is_modulation else BODY
+        prefixes = tuple(p.replace("up.last", f"up.{last_up}") + "." for p in self.local_layers)
+        if record.has_local_layers and (name + ".").startswith(prefixes):
+            return LOCAL
+        if record.is_frozen:
+            return None
+        return MODULATION if record.has_embedding and is_modulation else BODY
 
     def first_own_round(self, num_rounds: int) -> int:
         """Return the round from which on a pre-training client has a part of its own."""

@@ -18,6 +18,9 @@ class ModelConfig:
     levels that attend, 0 being the finest. `space_to_depth`: squares of this side are folded into
     channels at the input, so that each image costs less.
 
+    `backbone`: the folder of a pre-trained model in diffusers' format, which takes the place of the
+    U-Net (`spire_core.pretrained`). It brings its own noise schedule and prediction type.
+
     `text`: "words" shows the network the caption of each image, by a learnt table of `words` and a
     small network, which belong to the backbone. `words` is the vocabulary, in small letters. It is
     published with the model, so it must not be made from clients' captions that are private.
@@ -35,6 +38,7 @@ class ModelConfig:
     dropout: Annotated[float, Range(0, below=1, advice="0 turns it off")] = 0.0
     text: Annotated[str, Choice("none", "words")] = "none"
     words: tuple[str, ...] = ()
+    backbone: str | None = None
 
     def __post_init__(self) -> None:
         check_fields(self, "model")
@@ -48,6 +52,11 @@ class ModelConfig:
         advice = "it names resolution levels, 0 being the finest"
         require(set(self.attention) <= set(levels), expected, self.attention, advice)
         self._check_words()
+        advice = "a pre-trained network is shown its own prompt, and trained without dropout"
+        for name, default in (("text", "none"), ("dropout", 0.0)):
+            value = getattr(self, name)
+            is_met = self.backbone is None or value == default
+            require(is_met, f"model.{name}={default} with model.backbone", value, advice)
 
     def _check_words(self) -> None:
         advice = "list the words of the captions in small letters, as the preset fonts-cpu does"
@@ -64,7 +73,12 @@ class ModelConfig:
         require(is_once, "each word once in model.words", "one of them twice", advice)
 
     def check_image_size(self, image_size: int) -> None:
-        """Raise ConfigError if images of this side cannot be halved at every level."""
+        """Raise ConfigError if images of this side cannot be halved at every level.
+
+        A pre-trained network has a size of its own, which is checked as it is loaded.
+        """
+        if self.backbone is not None:
+            return
         step = self.space_to_depth * 2 ** (len(self.multipliers) - 1)
         expected = f"data.image_size divisible by {step} for this U-Net"
         advice = "choose another image size or fewer model.multipliers"

@@ -8,16 +8,18 @@ Salimans & Ho 2022 (v-prediction).
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from spire_core.config.checks import check_choice
 from spire_core.config.diffusion import SCHEDULES, DiffusionConfig, check_timesteps
+from spire_core.pretrained.folder import open_backbone
+from spire_core.pretrained.schedule import load_schedule
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
-"""A network under its condition: the output (B, C, H, W), eps or v, for xt (B, C, H, W), t (B,)."""
+"""A network under its condition: its output (B, C, H, W) for xt (B, C, H, W), t (B,)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,9 +80,22 @@ class Diffusion:
     schedule: NoiseSchedule
 
     @classmethod
-    def of(cls, config: DiffusionConfig, device: torch.device | str = "cpu") -> "Diffusion":
-        """Return the process of a configuration."""
-        return cls(config, make_schedule(config.schedule, config.num_timesteps).to(device))
+    def of(
+        cls,
+        config: DiffusionConfig,
+        device: torch.device | str = "cpu",
+        backbone: str | None = None,
+    ) -> "Diffusion":
+        """Return the process of a configuration, or of the pre-trained model in a folder.
+
+        Its settings then tell the folder's number of timesteps and prediction.
+        """
+        if backbone is None:
+            return cls(config, make_schedule(config.schedule, config.num_timesteps).to(device))
+        found = load_schedule(open_backbone(backbone))
+        sizes = {"num_timesteps": len(found.alpha_bar), "prediction": found.prediction}
+        config = replace(config, schedule="cosine", **sizes)
+        return cls(config, NoiseSchedule(found.alpha_bar).to(device))
 
     def q_sample(self, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """Return x0 (B, C, H, W) noised up to t (B,), with eps (B, C, H, W) the noise.
@@ -93,11 +108,13 @@ class Diffusion:
     def target(self, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """Return the output (B, C, H, W) that the network is trained towards.
 
-        `eps` itself (Ho et al. 2020, eq. 14), or
+        `eps` itself (Ho et al. 2020, eq. 14), `x0` itself (sec. 3.2), or
         `v` = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x0 (Salimans & Ho 2022, sec. 4).
         """
         if self.config.prediction == "eps":
             return eps
+        if self.config.prediction == "x0":
+            return x0
         signal, noise = self.schedule.signal_and_noise(t)
         return signal * eps - noise * x0
 
@@ -107,10 +124,13 @@ class Diffusion:
         `eps`: x0 = (xt - sqrt(1 - alpha_bar) eps) / sqrt(alpha_bar) (Ho et al. 2020, eq. 15).
         `v`: x0 = sqrt(alpha_bar) xt - sqrt(1 - alpha_bar) v and
         eps = sqrt(1 - alpha_bar) xt + sqrt(alpha_bar) v (Salimans & Ho 2022, app. D).
+        `x0`: eps = (xt - sqrt(alpha_bar) x0) / sqrt(1 - alpha_bar).
         """
         signal, noise = self.schedule.signal_and_noise(t)
         if self.config.prediction == "eps":
             return (xt - noise * output) / signal, output
+        if self.config.prediction == "x0":
+            return output, (xt - signal * output) / noise
         return signal * xt - noise * output, noise * xt + signal * output
 
     def loss(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ unet            the U-Net with scale/shift conditioning and the entrance of the 
 layers          its layers in a form that computes faster than the textbook's
 words           captions as integers of a published vocabulary
 captions        the encoder of captions
+pretrained      a pre-trained network behind the same interface, with the entrance
+adapters        LoRA and scale factors beside a network's layers
 flat_model      the network over one flat vector, ordered by part; initial weights
 grouped_layers  the networks of several clients computed as one
 """

@@ -17,10 +17,13 @@ from spire_core.config.method import MethodConfig
 from spire_core.config.model import ModelConfig
 from spire_core.errors import ConfigError
 from spire_core.methods import LOCAL, NETWORK_PARTS
+from spire_core.network.adapters import add_adapter
+from spire_core.network.pretrained import PretrainedNet
 from spire_core.network.unet import UNet
 from spire_core.rng import derive_seed
 
 MAX_PARAMETERS = 2_000_000_000
+Network = UNet | PretrainedNet
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,9 @@ class FlatWeights:
 
 
 class FlatModel(FlatWeights):
-    """A U-Net over one flat weight vector.
+    """A U-Net, or a pre-trained network, over one flat weight vector.
+
+    The vector has no frozen number: those are the network's own, `num_frozen` of them.
 
     `compiled` is the network under torch's compiler: the same computation with other dropout masks.
     Each new batch shape is compiled once more, which takes about a minute. On a GPU it uses CUDA
@@ -81,9 +86,13 @@ class FlatModel(FlatWeights):
         image_channels: int,
         device: torch.device | str = "cpu",
     ) -> None:
-        check_num_parameters(model, image_channels)
-        self.net = UNet(model, image_channels, method.record.has_embedding).to(device).eval()
+        self.net = new_network(model, method, image_channels).to(device).eval()
         layout = lay_out(self.net, method)
+        trained = {name for name, _, _ in layout.names}
+        frozen = [p for name, p in self.net.named_parameters() if name not in trained]
+        self.num_frozen = sum(p.numel() for p in frozen)
+        for p in frozen:
+            p.requires_grad_(False)
         weights, grads = torch.zeros(2, layout.size, device=device)
         for name, view in views(layout, weights).items():
             self.net.get_parameter(name).data = view
@@ -115,6 +124,21 @@ class FlatModel(FlatWeights):
         return torch.cat([tensors[name].reshape(-1) for name, _, _ in self.layout.names])
 
 
+def new_network(model: ModelConfig, method: MethodConfig, image_channels: int) -> Network:
+    """Return the network of a configuration, with a method's entrance and adapter.
+
+    A U-Net has random numbers, a pre-trained network its own.
+    """
+    net: Network
+    if model.backbone is None:
+        check_num_parameters(model, image_channels)
+        net = UNet(model, image_channels, method.record.has_embedding)
+    else:
+        net = PretrainedNet(model, method, image_channels)
+    add_adapter(net, method)
+    return net
+
+
 def check_num_parameters(model: ModelConfig, image_channels: int) -> None:
     """Raise ConfigError for a U-Net that is too large for any machine, without allocating it."""
     with torch.device("meta"):
@@ -127,10 +151,13 @@ def check_num_parameters(model: ModelConfig, image_channels: int) -> None:
         )
 
 
-def lay_out(net: UNet, method: MethodConfig) -> Layout:
-    """Return the layout of a network's flat vector: its parameters, sorted by part."""
-    last_up = len(net.up) - 1
-    named = [(method.part_of(name, last_up), name, p) for name, p in net.named_parameters()]
+def lay_out(net: Network, method: MethodConfig) -> Layout:
+    """Return the layout of a network's flat vector: its trained parameters, sorted by part."""
+    last_up, named = len(net.up) - 1 if isinstance(net, UNet) else 0, []
+    for name, p in net.named_parameters():
+        part = method.part_of(name, p.ndim, net.reads_condition(name), last_up)
+        if part is not None:
+            named.append((part, name, p))
     if method.record.has_local_layers and not any(part == LOCAL for part, _, _ in named):
         raise ConfigError(
             f"expected method.local_layers to name layers of the U-Net, got "
@@ -154,7 +181,7 @@ def views(layout: Layout, weights: Tensor) -> dict[str, Tensor]:
     return {name: weights[..., at].unflatten(-1, shape) for name, at, shape in stretches}
 
 
-def train_only(net: UNet, layout: Layout, parts: Collection[str]) -> None:
+def train_only(net: Network, layout: Layout, parts: Collection[str]) -> None:
     """Require gradients for these parts alone; freeze the rest of the network."""
     ranges = [layout.parts[part] for part in parts if part in layout.parts]
     for name, start, _ in layout.names:
@@ -166,17 +193,23 @@ def initial_weights(
 ) -> Tensor:
     """Return initial weights (P,) of a network: a function of the seed and counters alone.
 
-    With equal seed and counters all methods start from the same numbers, layer by layer.
+    With equal seed and counters all methods start from the same numbers, layer by layer. A
+    pre-trained network starts from its own, with an entrance of zeros.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "initial_weights", *counters))
-        drawn = UNet(model, image_channels, has_embedding=False).state_dict()
-        flat = FlatModel(model, method, image_channels)
+        if model.backbone is None:
+            drawn = UNet(model, image_channels, has_embedding=False).state_dict()
+        else:
+            drawn = dict[str, Tensor]()
+        torch.manual_seed(derive_seed(seed, "initial_adapter", *counters))
+        net = new_network(model, method, image_channels)
+        drawn = {name: p.detach() for name, p in net.named_parameters()} | drawn
         torch.manual_seed(derive_seed(seed, "initial_emb_proj", *counters))
-        if flat.net.emb_proj is not None:
-            drawn["emb_proj.weight"] = torch.empty_like(flat.net.emb_proj.weight)
+        if model.backbone is None and "emb_proj.weight" in drawn:
             nn.init.normal_(drawn["emb_proj.weight"], std=model.d_emb**-0.5)
-    return flat.flatten(drawn)
+    names = [name for name, _, _ in lay_out(net, method).names]
+    return torch.cat([drawn[name].reshape(-1) for name in names])
 
 
 def tensors_hash(tensors: dict[str, Tensor]) -> str:

@@ -123,6 +123,14 @@ class UNet(nn.Module):
         """All parameters by name; to be read when no layer is replaced any more."""
         return dict(self.named_parameters())
 
+    def reads_condition(self, name: str) -> bool:
+        """Return whether a parameter belongs to a layer that reads the conditioning vector."""
+        return ".cond." in name
+
+    def check_image_size(self, image_size: int) -> None:
+        """Raise ConfigError if images of this side cannot be halved at every level."""
+        self.config.check_image_size(image_size)
+
     def _build_down(self, widths: list[int]) -> list[int]:
         """Build the descending half and return the channels of every skip connection."""
         self.down, self.downsample = nn.ModuleList(), nn.ModuleList()

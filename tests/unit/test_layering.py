@@ -46,7 +46,12 @@ ROOMS = {  # by package, the floors from the top: a room imports what lies on lo
             "spire_core.privacy",
             "spire_core.secure_sum",
         ),
-        ("spire_core.config", "spire_core.evaluation", "spire_core.mixture"),
+        (
+            "spire_core.config",
+            "spire_core.evaluation",
+            "spire_core.mixture",
+            "spire_core.pretrained",
+        ),
         ("spire_core.methods",),
         ("spire_core.errors", "spire_core.rng"),
     ],
@@ -68,6 +73,7 @@ HOMES = {  # the longest matching name counts; a home is a module or a package
     "matplotlib": {"pipeline.figures"},
     "jinja2": {"sweeps.report.pages"},
     "scipy": {"spire_core.partition.coverage"},
+    "diffusers": {"spire_core.pretrained"},
     "dp_accounting": {"spire_core.privacy.sampled"},
     "cryptography": {"spire_core.secure_sum.keys"},
 }

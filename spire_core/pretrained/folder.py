@@ -1,0 +1,130 @@
+"""The folder of a pre-trained pipeline, as `DiffusionPipeline.save_pretrained` writes it.
+
+`model_index.json` names the parts; each has a folder of its own. Only settings and safetensors are
+read, never a pickle or code. `prompt.safetensors` is ours: the text encoder's output, as the tensor
+`encoder_hidden_states`, for models that attend to text.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spire_core.errors import ConfigError
+
+INDEX, PROMPT = "model_index.json", "prompt.safetensors"
+CLASSES = {  # of networks, by the name of their part
+    "unet": ("UNet2DModel", "UNet2DConditionModel"),
+    "transformer": ("DiTTransformer2DModel", "PixArtTransformer2DModel"),
+}
+WEIGHTS = "diffusion_pytorch_model*.safetensors"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+COPIES = 2  # of the weights while they are loaded: the file's, and the network's
+
+
+@dataclass(frozen=True)
+class BackboneFolder:
+    """A folder that can be loaded: the part that is the network, and its class."""
+
+    path: Path
+    part: str
+    class_name: str
+
+    @property
+    def network(self) -> Path:
+        """The network's own folder."""
+        return self.path / self.part
+
+    @property
+    def weight_files(self) -> list[Path]:
+        """The network's safetensors: one file, or its shards."""
+        return sorted(self.network.glob(WEIGHTS))
+
+    @property
+    def prompt(self) -> Path | None:
+        """The file of the text encoder's output, if there is one."""
+        path = self.path / PROMPT
+        return path if path.is_file() else None
+
+    @property
+    def sha256(self) -> str:
+        """The hash of all that is read: settings, weights and prompt, by name, in order."""
+        settings = [self.path / INDEX, self.network / "config.json"]
+        settings += [self.path / "scheduler" / "scheduler_config.json"]
+        prompt = [self.prompt] if self.prompt else []
+        digest = hashlib.sha256()
+        for file in [*settings, *self.weight_files, *prompt]:
+            with file.open("rb") as content:
+                inside = hashlib.file_digest(content, "sha256").hexdigest()
+            digest.update(f"{file.relative_to(self.path).as_posix()}:{inside}\n".encode())
+        return digest.hexdigest()
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Return a JSON object of a folder; ConfigError if the file is missing or damaged."""
+    try:
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        kind = "no file" if isinstance(error, FileNotFoundError) else "no readable JSON"
+        raise ConfigError(
+            f"expected a pipeline's folder, as diffusers' save_pretrained writes it, as "
+            f"model.backbone, got {kind} at {path}: name the folder that holds {INDEX}"
+        ) from error
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"expected a JSON object in {path}, got {type(values).__name__}: save the pipeline "
+            "again"
+        )
+    return values
+
+
+def open_backbone(path: str | Path) -> BackboneFolder:
+    """Return what a folder holds; ConfigError in one sentence if it cannot be loaded here."""
+    path = Path(path)
+    index = read_settings(path / INDEX)
+    parts = {name: entry[1] for name, entry in index.items() if _is_part(entry)}
+    known = {c: part for part, classes in CLASSES.items() for c in classes}
+    found = [(part, parts[part]) for part in CLASSES if part in parts]
+    if len(found) != 1 or known.get(found[0][1]) != found[0][0]:
+        named = ", ".join(f"{part}: {name}" for part, name in parts.items()) or "no part"
+        raise ConfigError(
+            f"expected one network of {', '.join(known)} in {path / INDEX}, got {named}: choose "
+            "another model.backbone"
+        )
+    if "vae" in parts:
+        raise ConfigError(
+            f"expected a model of pixels as model.backbone, got one of latents (with a "
+            f"{parts['vae']}) in {path}: latent models cannot be trained here yet, so choose "
+            "another"
+        )
+    folder = BackboneFolder(path, *found[0])
+    _check_weights(folder)
+    return folder
+
+
+def _is_part(entry: object) -> bool:
+    """Return whether an entry of the index names a class of diffusers: [library, class]."""
+    is_pair = isinstance(entry, list) and len(entry) == 2
+    return is_pair and all(isinstance(name, str) for name in entry)
+
+
+def _check_weights(folder: BackboneFolder) -> None:
+    files = folder.weight_files
+    if not files:
+        pickles = [f.name for kind in PICKLES for f in sorted(folder.network.glob(kind))]
+        found = f"{pickles[0]} alone, a pickle, which can run code" if pickles else "none"
+        raise ConfigError(
+            f"expected weights as safetensors in {folder.network}, got {found}: save the model "
+            "with save_pretrained(..., safe_serialization=True)"
+        )
+    import psutil  # lazy: a logged model without a backbone needs none
+
+    need = COPIES * sum(file.stat().st_size for file in files)
+    free = psutil.virtual_memory().available
+    if need > free:
+        raise ConfigError(
+            f"expected memory for the weights in {folder.network}, got {need / 2**20:.0f} MiB to "
+            f"load, {free / 2**20:.0f} MiB free: choose a smaller model.backbone or a larger "
+            "machine"
+        )

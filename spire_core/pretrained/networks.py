@@ -1,0 +1,159 @@
+"""The network of a pre-trained model, loaded by diffusers, and where each class reads conditions.
+
+Shapes: B batch, C image channels, H and W image sides, V width of the conditioning vector, L tokens
+of a prompt, D numbers of a token.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from spire_core.errors import ConfigError
+from spire_core.pretrained.folder import PROMPT, BackboneFolder
+
+Call = Callable[[nn.Module, Tensor, Tensor, Tensor | None], Tensor]
+Host = tuple[nn.Module, int]  # a layer whose output is moved, and its channels
+
+
+@dataclass(frozen=True)
+class NetworkClass:
+    """One class of diffusers' networks.
+
+    `call` predicts from xt (B, C, H, W), t (B,) and the prompt's tokens (B, L, D). `time` are the
+    layers that return the conditioning vector (B, V), the same numbers in each. `blocks` are those
+    that the entrance of every block moves; they return (B, V), or feature maps if `is_film`.
+    `reads`: fragments of the names of layers that read the conditioning vector.
+    """
+
+    call: Call
+    time: Callable[[Any], list[Host]]
+    blocks: Callable[[Any], list[Host]]
+    reads: tuple[str, ...]
+    is_film: bool = False
+    has_prompt: bool = False
+
+
+def library() -> Any:
+    """Return the package diffusers; ConfigError if it is not installed."""
+    try:
+        import diffusers  # lazy: a run without model.backbone needs none of it
+    except ImportError as error:
+        raise ConfigError(
+            "expected the package diffusers for model.backbone, got none: install the extra "
+            "spire-diffusion[diffusers]"
+        ) from error
+    return diffusers
+
+
+def load_network(folder: BackboneFolder) -> nn.Module:
+    """Return the network of a folder in float32; ConfigError if its weights are not its own."""
+    network_class = getattr(library(), folder.class_name)
+    settings = {"local_files_only": True, "use_safetensors": True, "low_cpu_mem_usage": False}
+    try:
+        network = network_class.from_pretrained(
+            folder.network, torch_dtype=torch.float32, **settings
+        )
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise ConfigError(
+            f"expected a {folder.class_name} of diffusers in {folder.network}, got a folder that "
+            f"it cannot load ({reason}): save the model again"
+        ) from error
+    _check_network(network, folder)
+    return network.eval()
+
+
+def _check_network(network: Any, folder: BackboneFolder) -> None:
+    config = network.config
+    if folder.class_name.startswith("UNet") and (
+        config.class_embed_type is not None or config.num_class_embeds is not None
+    ):
+        raise ConfigError(
+            f"expected a U-Net without classes in {folder.network}, got one with them: it cannot "
+            "draw without a class, so choose a model without, or a DiT"
+        )
+    is_sized = getattr(network, "use_additional_conditions", False)
+    if is_sized or getattr(config, "addition_embed_type", None) is not None:
+        raise ConfigError(
+            f"expected a model whose conditions are timestep and prompt in {folder.network}, got "
+            "one with sizes or further texts as conditions: choose another model.backbone"
+        )
+
+
+def load_prompt(folder: BackboneFolder, width: int) -> Tensor:
+    """Return the prompt's tokens (1, L, D) that the text encoder made; D is `width`.
+
+    ConfigError if there are none, or if they do not fit.
+    """
+    found = "none"
+    if folder.prompt is not None:
+        try:
+            prompt = load_file(folder.prompt).get("encoder_hidden_states")
+        except (OSError, SafetensorError):
+            prompt = None
+        if prompt is not None and prompt.ndim == 3 and prompt.shape[::2] == (1, width):
+            return prompt.float()
+        found = "no such tensor" if prompt is None else f"shape {tuple(prompt.shape)}"
+    raise ConfigError(
+        f"expected the text encoder's output of one prompt, encoder_hidden_states (1, L, {width}), "
+        f"in {folder.path / PROMPT}, got {found}: write it with safetensors.torch.save_file"
+    )
+
+
+def _resnets(network: nn.Module) -> list[Host]:
+    """Return the second normalisation of every residual block, whose output a block reads."""
+    blocks = [m for m in network.modules() if type(m).__name__ == "ResnetBlock2D"]
+    return [(block.norm2, block.norm2.num_channels) for block in blocks]  # type: ignore[union-attr]
+
+
+def _unet_time(network: Any) -> list[Host]:
+    return [(network.time_embedding, network.time_embedding.linear_2.out_features)]
+
+
+def _dit_time(network: Any) -> list[Host]:
+    return [(block.norm1.emb, network.inner_dim) for block in network.transformer_blocks]
+
+
+def _pixart_time(network: Any) -> list[Host]:
+    return [(network.adaln_single.emb, network.inner_dim)]
+
+
+def _call_unet(network: nn.Module, xt: Tensor, t: Tensor, prompt: Tensor | None) -> Tensor:
+    return network(xt, t).sample
+
+
+def _call_with_text(network: nn.Module, xt: Tensor, t: Tensor, prompt: Tensor | None) -> Tensor:
+    return network(xt, timestep=t, encoder_hidden_states=prompt).sample
+
+
+def _call_dit(network: Any, xt: Tensor, t: Tensor, prompt: Tensor | None) -> Tensor:
+    null = torch.full_like(t, network.config.num_embeds_ada_norm)  # the class of dropped labels
+    return network(xt, timestep=t, class_labels=null).sample
+
+
+NETWORKS = {
+    "UNet2DModel": NetworkClass(
+        _call_unet, _unet_time, _resnets, (".time_emb_proj.",), is_film=True
+    ),
+    "UNet2DConditionModel": NetworkClass(
+        _call_with_text, _unet_time, _resnets, (".time_emb_proj.",), is_film=True, has_prompt=True
+    ),
+    "DiTTransformer2DModel": NetworkClass(
+        _call_dit, _dit_time, _dit_time, (".norm1.linear.", "proj_out_1.")
+    ),
+    "PixArtTransformer2DModel": NetworkClass(
+        _call_with_text, _pixart_time, lambda _: [], ("adaln_single.linear.",), has_prompt=True
+    ),
+}
+
+
+def prompt_width(network: Any) -> int:
+    """Return D, the numbers of a token that the network attends to."""
+    caption_channels = getattr(network.config, "caption_channels", None)
+    width = caption_channels or network.config.cross_attention_dim
+    return int(width)

@@ -1,0 +1,50 @@
+"""The noise schedule and the prediction type of a pre-trained model, by its own scheduler."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from spire_core.errors import ConfigError
+from spire_core.pretrained.folder import BackboneFolder, read_settings
+from spire_core.pretrained.networks import library
+
+PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}  # diffusers' name: ours
+LEAST = 2.0**-24  # of alpha_bar, as diffusers takes it where a schedule ends in pure noise
+
+
+@dataclass(frozen=True, eq=False)
+class PretrainedSchedule:
+    """`alpha_bar` (T,) float32, and the prediction as `diffusion.prediction` names it."""
+
+    alpha_bar: Tensor
+    prediction: str
+
+
+def load_schedule(folder: BackboneFolder) -> PretrainedSchedule:
+    """Return a folder's schedule, as its own scheduler computes it from its settings.
+
+    ConfigError for a scheduler of another process than DDPM's, or another prediction type.
+    """
+    path = folder.path / "scheduler" / "scheduler_config.json"
+    settings = read_settings(path)
+    kind, name = settings.get("prediction_type"), settings.get("_class_name")
+    if kind not in PREDICTIONS:
+        raise ConfigError(
+            f"expected prediction_type as {', '.join(PREDICTIONS)} in {path}, got {kind!r}: "
+            "choose a model of discrete DDPM timesteps"
+        )
+    diffusers = library()
+    scheduler_class = getattr(diffusers, str(name), None)
+    is_scheduler = isinstance(scheduler_class, type) and issubclass(
+        scheduler_class, diffusers.SchedulerMixin
+    )
+    scheduler = None
+    if is_scheduler:
+        scheduler = scheduler_class.from_pretrained(path.parent, local_files_only=True)
+    alpha_bar = getattr(scheduler, "alphas_cumprod", None)
+    if not isinstance(alpha_bar, Tensor) or alpha_bar.ndim != 1 or len(alpha_bar) < 2:
+        raise ConfigError(
+            f"expected a scheduler with alphas_cumprod in {path}, got {name!r}: save the pipeline "
+            "with a DDPMScheduler of the same betas"
+        )
+    return PretrainedSchedule(alpha_bar.float().clamp(min=LEAST), PREDICTIONS[kind])
