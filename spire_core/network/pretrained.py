@@ -128,7 +128,7 @@ class PretrainedNet(nn.Module):
         """Return the prompt's tokens (B, L, D), the last one moved where that is the entrance."""
         if self.prompt is None:
             return None
-        tokens = self.prompt.expand(len(xt), -1, -1)
+        tokens = self.prompt.repeat(len(xt), 1, 1)
         if client_emb is None or not self._moves_tokens:
             return tokens
         assert self.emb_proj is not None

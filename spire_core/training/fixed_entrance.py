@@ -28,11 +28,13 @@ def fixed_entrance(
     image_shape: tuple[int, int, int],
     projection: str,
     seed: int,
+    num_images: int = NUM_IMAGES,
 ) -> Tensor:
     """Return weights (P,) with a fixed entrance in place of their own.
 
-    `projection` is "random" or "subspace". Each linear map has orthonormal columns, times the root
-    of V / D_emb: an embedding of independent numbers of variance 1 moves each output by as much.
+    `projection` is "random" or "subspace", of at least `num_images` generated images. Each linear
+    map has orthonormal columns, times the root of V / D_emb: an embedding of independent numbers of
+    variance 1 moves each output by as much.
     """
     model.load(weights)
     model.net.eval()
@@ -41,7 +43,7 @@ def fixed_entrance(
         generator = torch_generator(seed, "random_entrance")
         bases = [torch.randn(*one.weight.shape, generator=generator) for one in maps]
     else:
-        bases = [g.double().T for g in _gradients(model, maps, diffusion, image_shape, seed)]
+        bases = [g.double().T for g in _gradients(model, diffusion, image_shape, seed, num_images)]
     for one, basis in zip(maps, bases, strict=True):
         one.weight.data.copy_(_orthonormal(basis, one.in_features))
     entrance = model.weights[model.layout.parts[EMB_PROJ]].detach().clone()
@@ -69,13 +71,14 @@ def _orthonormal(basis: Tensor, num_columns: int) -> Tensor:
 
 def _gradients(
     model: FlatModel,
-    maps: list[nn.Linear],
     diffusion: Diffusion,
     image_shape: tuple[int, int, int],
     seed: int,
+    num_images: int,
 ) -> list[Tensor]:
     """Return, for each map, the gradients (N, V) of generated images' losses by its outputs."""
-    num_images = max(NUM_IMAGES, maps[0].in_features)
+    maps = list(_maps(model))
+    num_images = max(num_images, maps[0].in_features)
     generator = torch_generator(seed, "entrance_images")
     x0 = draw(client_denoiser(model.net, None), diffusion, image_shape, num_images, generator)
     rows: list[list[Tensor]] = [[] for _ in maps]

@@ -235,11 +235,10 @@ def load_sweep(file: str, words: Sequence[str] = ()) -> SweepConfig:
 
 
 def with_absolute_path(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return settings with an absolute `data.path`, which names the same images everywhere."""
-    path = settings.get("data.path")
-    if not path or not isinstance(path, str):
-        return settings
-    return {**settings, "data.path": str(lasting(path, "data.path"))}
+    """Return settings with absolute paths of images and models, the same ones everywhere."""
+    named = {key: settings.get(key) for key in ("data.path", "model.backbone")}
+    paths = {key: path for key, path in named.items() if path and isinstance(path, str)}
+    return {**settings, **{key: str(lasting(path, key)) for key, path in paths.items()}}
 
 
 def settings_of(name: str, value: Any) -> dict[str, Any]:

@@ -1,0 +1,184 @@
+"""A run on a pre-trained model: its weights stay, its entrance is federated, its folder is known."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler, UNet2DModel
+from safetensors.torch import load_file
+
+from pipeline.config.load import load_config
+from pipeline.config.schema import Config
+from pipeline.experiment.run import run_experiment
+from pipeline.experiment.watcher import Watcher
+from pipeline.inference.saved_run import SavedRun
+from pipeline.results.result import Result
+from pipeline.runs.start import check_same
+from pipeline.tracking.outbox import read_points
+from spire_core.errors import ConfigError, RunError
+from spire_core.network.flat_model import tensors_hash
+from sweeps import cli
+
+SETTINGS = ["resources.pool=local", "tracking.enabled=false", "data.image_size=8"]
+SETTINGS += ["federation.num_clients=2", "federation.num_new_clients=1", "federation.tau=1"]
+SETTINGS += ["federation.cohort_size=2", "federation.num_rounds=50", "client.batch_size=2"]
+SETTINGS += ["adapt.epochs=1", "adapt.num_images=4", "eval.every=0", "eval.num_images=8"]
+SETTINGS += ["eval.num_loss_images=8", "diffusion.sample_steps=2", "client.warmup_rounds=0"]
+SETTINGS += ["eval.kid_subset_size=4", "partition.client_size=40", "client.lr=0.01"]
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pipelines") / "ddpm"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = UNet2DModel(
+            sample_size=8,
+            in_channels=1,
+            out_channels=1,
+            layers_per_block=1,
+            block_out_channels=(8, 16),
+            norm_num_groups=4,
+            down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+            up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        )
+    network.save_pretrained(folder / "unet")
+    DDPMScheduler(num_train_timesteps=50).save_pretrained(folder / "scheduler")
+    index = {"unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "DDPMScheduler"]}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("retrofitted")
+
+
+def config_of(backbone: Path, data: Path, root: Path, *more: str) -> Config:
+    words = [*SETTINGS, f"data.root={data}", f"tracking.root={root}", f"model.backbone={backbone}"]
+    return load_config("smoke", [*words, *more])
+
+
+@pytest.fixture(scope="module")
+def result(backbone: Path, mnist_root: Path, root: Path) -> Result:
+    config = config_of(backbone, mnist_root, root, "method=retrofit", "model.d_emb=4")
+    return run_experiment(config, "smoke", Watcher())
+
+
+def sent(result: Result) -> float:
+    return next(p["comm/up_bytes"] for _, p in read_points(result.run_dir) if "comm/up_bytes" in p)
+
+
+def test_only_the_entrance_is_trained_and_sent(result: Result, backbone: Path) -> None:
+    model = result.setting.model
+    files = load_file(backbone / "unet" / "diffusion_pytorch_model.safetensors")
+    kept = {n.removeprefix("network."): p for n, p in model.net.named_parameters()}
+    del kept["emb_proj.weight"]
+    assert tensors_hash(kept) == tensors_hash(files)  # after 50 rounds and an adaptation
+    assert len(result.pretraining.losses) == 50
+    stored = load_file(result.run_dir / "model" / "backbone.safetensors")
+    assert {name: tuple(p.shape) for name, p in stored.items()} == {"emb_proj.weight": (32, 4)}
+    assert stored["emb_proj.weight"].abs().max() > 1e-3
+    assert np.array_equal(stored["emb_proj.weight"].numpy().ravel(), result.pretraining.weights)
+    (report,) = result.adaptation.reports
+    assert report.num_trained == 4
+    assert result.metrics["params/total"] == sum(p.numel() for p in files.values()) + 4 * 32 + 4
+
+
+def test_a_round_sends_less_than_native_training_of_the_same_network(
+    result: Result, backbone: Path, mnist_root: Path, root: Path
+) -> None:
+    more = ("method=spire", "model.d_emb=4", "federation.num_rounds=1")
+    native = run_experiment(config_of(backbone, mnist_root, root, *more), "smoke", Watcher())
+    assert sent(native) > 40 * sent(result)
+
+
+def test_a_saved_run_draws_as_its_clients_and_knows_its_backbone(
+    result: Result, backbone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = SavedRun.load(result.run_dir)
+    (new_id,) = result.setting.new_ids
+    drawn = run.draw(new_id, 2)
+    assert np.array_equal(drawn, SavedRun.load(result.run_dir).draw(new_id, 2))
+    assert not np.array_equal(drawn, run.draw(0, 2))
+    stored = json.loads((result.run_dir / "model" / "config.json").read_text())
+    assert stored["backbone_sha256"] == result.setting.hashes["backbone_sha256"]
+    check_same(result.run_dir, result.setting.hashes)
+    elsewhere = Path(shutil.move(backbone, tmp_path / "away"))
+    try:
+        with pytest.raises(ConfigError, match="expected a pipeline's folder"):
+            SavedRun.load(result.run_dir)
+        shutil.copytree(elsewhere, backbone)
+        scheduler = backbone / "scheduler" / "scheduler_config.json"
+        scheduler.write_text(scheduler.read_text().replace("0.02", "0.03"))
+        with pytest.raises(RunError, match="expected the pre-trained model of the run"):
+            SavedRun.load(result.run_dir)
+        with pytest.raises(RunError, match=r"pre-trained model \(model.backbone\)"):
+            check_same(result.run_dir, {"backbone_sha256": "another"})
+        assert cli.main(["sample", str(result.run_dir), "--out", str(tmp_path / "a.png")]) == 2
+        error = capsys.readouterr().err
+        assert "pre-trained model" in error
+        assert "Traceback" not in error
+    finally:
+        shutil.rmtree(backbone, ignore_errors=True)
+        shutil.move(elsewhere, backbone)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("method=lora", "method.freeze=true", "method.rank=1"),
+        ("method=bias", "method.freeze=true", "method.share_adapter=false"),
+        ("method=retrofit", "method.projection=random", "method.entrance=blocks"),
+        ("method=local",),
+    ],
+    ids=lambda more: more[0],
+)
+def test_other_methods_adapt_the_same_network(
+    backbone: Path, mnist_root: Path, root: Path, more: tuple[str, ...]
+) -> None:
+    words = (*more, "model.d_emb=4", "federation.num_rounds=2")
+    found = run_experiment(config_of(backbone, mnist_root, root, *words), "smoke", Watcher())
+    rounds = 2 if "share_adapter=false" not in str(more) and "lora" in str(more) else 0
+    assert len(found.pretraining.losses) == rounds
+    (report,) = found.adaptation.reports
+    model, (new_id,) = found.setting.model, found.setting.new_ids
+    assert report.num_trained == (4 if "retrofit" in more[0] else model.layout.size)
+    run = SavedRun.load(found.run_dir)
+    assert not np.array_equal(run.draw(new_id, 2), run.draw(None, 2))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("method=retrofit", "data.image_size=16"), "images of side 8"),
+        (("method=retrofit", "data=cifar10"), "images of 1 channels"),
+        (("method=shared_rep",), "a method without method.local_layers"),
+        (("method=retrofit", "model.dropout=0.1"), "model.dropout=0.0 with model.backbone"),
+        (("method=retrofit", "client.engine=grouped"), "client.engine at its default"),
+        (("method=spire", "method.freeze=true"), "a method with an adapter"),
+        (("method=lora", "method.share_adapter=false"), "method.freeze=true with"),
+        (("method=spire", "method.projection=random"), "method=retrofit with"),
+        (("method=retrofit", "model.backbone=null"), "model.backbone=FOLDER with"),
+        (("method=retrofit", "model.backbone=/nowhere"), "no file at /nowhere/model_index.json"),
+    ],
+)
+def test_a_mistake_is_one_sentence(
+    backbone: Path,
+    mnist_root: Path,
+    root: Path,
+    words: tuple[str, ...],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    settings = [*SETTINGS, f"data.root={mnist_root}", f"tracking.root={root}"]
+    assert (
+        cli.main(["run", "smoke", "--dry-run", *settings, f"model.backbone={backbone}", *words])
+        == 2
+    )
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
