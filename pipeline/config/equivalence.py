@@ -175,7 +175,7 @@ def pretrain_fingerprint(config: Config) -> str:
         method.has_embedding,
         method.has_local_layers,
         method.is_federated,
-        *([method.adapter] if method.adds_layers or method.is_frozen else []),
+        *([method.adapter] if method.adapter else []),  # orders the weights in another way
         *(["frozen"] if method.is_frozen else []),
     ]
     return _digest(settings)

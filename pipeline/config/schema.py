@@ -239,10 +239,10 @@ class Config:
                 "such networks are computed one by one, and as they are",
             )
         require(
-            record.is_federated or not record.has_embedding or self.adapt.init != "mean",
-            "adapt.init=zero or random without rounds",
-            "mean",
-            "no client has trained an embedding",
+            record.is_federated or not record.has_embedding or self.adapt.init == "zero",
+            "adapt.init=zero without rounds",
+            self.adapt.init,
+            "no client has begun with an embedding, or trained one",
         )
 
     def _check_natural(self) -> None:

@@ -50,6 +50,9 @@ def fingerprints(*overrides: str) -> tuple[str, str]:
         ("spire", "privacy.adapt.steps=9"),  # without a budget there is no privacy
         ("spire", "privacy.noise_key=a"),
         ("spire", "privacy.rounds.clip_norm=9"),
+        ("spire", "method.entrance=blocks"),  # our U-Net has one
+        ("spire", "method.rank=9"),
+        ("bias", "method.rank=9"),
     ],
 )
 def test_what_a_method_never_reads_makes_no_difference(method: str, unread: str) -> None:
@@ -95,10 +98,29 @@ def test_what_a_method_reads_can_be_asked(method: str, key: str, is_read: bool) 
         ("spire", "client.prox_mu=0.1"),
         ("spire", "client.private_moments=none"),
         ("fedavg_ft", "adapt.tune_epochs=2"),
+        ("lora", "method.rank=9"),
+        ("spire", "model.backbone=a"),
     ],
 )
 def test_what_a_method_reads_makes_another_experiment(method: str, read: str) -> None:
     assert fingerprints(f"method={method}")[0] != fingerprints(f"method={method}", read)[0]
+
+
+def test_a_pretrained_model_switches_our_network_off() -> None:
+    given = ("method=retrofit", "model.backbone=a")
+    common = fingerprints(*given)
+    for unread in ("model.width=64", "diffusion.prediction=eps", "client.engine=loop"):
+        assert fingerprints(*given, unread) == common
+    for read in ("model.backbone=b", "model.d_emb=7", "method.entrance=blocks"):
+        assert fingerprints(*given, read)[1] != common[1]
+    fixed = fingerprints(*given, "method.projection=random")
+    assert fixed[0] != common[0]
+    assert fixed == fingerprints(*given, "method.projection=random", "client.lr=9.0")
+
+
+def test_an_adapter_orders_the_weights_so_that_no_other_method_shares_its_rounds() -> None:
+    found = {fingerprints(f"method={name}")[1] for name in ("fedavg", "lora", "bias", "diffit")}
+    assert len(found) == 4
 
 
 def test_early_stopping_reads_its_settings() -> None:

@@ -1,4 +1,4 @@
-"""A run on a pre-trained model: its weights stay, its entrance is federated, its folder is known."""
+"""A run on a pre-trained model: weights that stay, a federated entrance, a known folder."""
 
 import json
 import shutil
