@@ -20,7 +20,7 @@ def adapt(args: argparse.Namespace) -> Answer:
     limit = [] if args.num_images is None else [f"adapt.num_images={args.num_images}"]
     budget = [] if args.epsilon is None else [f"privacy.adapt.epsilon={args.epsilon}"]
     overrides = [*args.words, *limit, *budget]
-    saved = _saved_run(args.run, overrides, ("adapt.", "privacy.", "tracking.", "data.root="))
+    saved = saved_run(args.run, overrides, ("adapt.", "privacy.", "tracking.", "data.root="))
     from pipeline.inference.finished_runs import joining_config
 
     config = joining_config(saved, overrides)
@@ -43,7 +43,7 @@ def adapt(args: argparse.Namespace) -> Answer:
 
 def sample(args: argparse.Namespace) -> Answer:
     """Draw images as a client of a finished run, or as its population."""
-    saved = _saved_run(args.run, args.words, ("tracking.",))
+    saved = saved_run(args.run, args.words, ("tracking.",))
     import numpy as np
     from PIL import Image
 
@@ -77,14 +77,15 @@ def sample(args: argparse.Namespace) -> Answer:
     return Answer(f"{len(images)} images{rows}: {png} and {npz}", values)
 
 
-def _saved_run(run: str, overrides: Sequence[str], prefixes: tuple[str, ...]) -> "SavedRun":
+def saved_run(run: str, overrides: Sequence[str], prefixes: tuple[str, ...]) -> "SavedRun":
     """Return a finished run; ConfigError for an override of a setting that the run has fixed."""
     from pipeline.inference.finished_runs import open_run
 
     return open_run(run, allowed(overrides, prefixes))
 
 
-def _add_saved_run(parser: argparse.ArgumentParser, settings: str, client: str) -> None:
+def add_saved_run(parser: argparse.ArgumentParser, settings: str, client: str) -> None:
+    """Add the arguments of a verb about a finished run and one of its clients."""
     parser.add_argument("run", metavar="RUN", help="a run's id, name or folder, or last")
     parser.add_argument(
         "words", nargs="*", default=[], metavar="key=value", help=f"settings of {settings}"
@@ -96,7 +97,7 @@ def add_adapt(verbs: Any) -> None:
     """Add the verb `adapt`."""
     parser = add_verb(verbs, "adapt", adapt, "fit a client that arrives after a run has ended")
     text = "an id that is free (the next one unless given)"
-    _add_saved_run(parser, "adapt.*, privacy.*, tracking.* and data.root", text)
+    add_saved_run(parser, "adapt.*, privacy.*, tracking.* and data.root", text)
     text = "its images: a data set (its test split), or a folder, flat or with class subfolders"
     parser.add_argument("--data", required=True, metavar="DIR_OR_DATASET", help=text)
     text = "only these classes, by name or number, such as 3,7"
@@ -113,7 +114,7 @@ def add_sample(verbs: Any) -> None:
     text = (
         "whom to draw as (the population unless given); new clients have the ids after the others"
     )
-    _add_saved_run(parser, "tracking.*", text)
+    add_saved_run(parser, "tracking.*", text)
     text = f"images ({NUM_IMAGES}), or images of each prompt ({NUM_PER_PROMPT})"
     parser.add_argument("--num", type=_count(1, MAX_DRAWN), metavar="N", help=text)
     text = "what the images show, in words that the run knows; each --prompt is a row of the sheet"

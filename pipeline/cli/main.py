@@ -11,11 +11,12 @@ from pipeline.cli.clients import add_adapt, add_sample
 from pipeline.cli.command import AddVerb, run_command
 from pipeline.cli.data import add_data
 from pipeline.cli.doctor import add_doctor
+from pipeline.cli.export import add_export
 from pipeline.cli.run import add_resume, add_run
 from pipeline.cli.sync import add_sync
 from pipeline.cli.theory import add_theory
 
-VERBS: tuple[AddVerb, ...] = (add_run, add_resume, add_adapt, add_sample, add_audit, add_data)
+VERBS: tuple[AddVerb, ...] = (add_run, add_resume, add_adapt, add_sample, add_export, add_audit, add_data)
 VERBS += (add_theory, add_doctor, add_sync)
 
 

@@ -30,6 +30,7 @@ def joining_config(run: SavedRun, overrides: Sequence[str]) -> Config:
     """
     config = run.config
     groups = {"adapt": asdict(config.adapt), "privacy": {"adapt": asdict(config.privacy.adapt)}}
+    # On these some of them depend.
+    groups |= {"method": asdict(config.method), "model": {"backbone": config.model.backbone}}
     stored = [f"{key}={json.dumps(value)}" for key, value in flattened(groups).items()]
-    method = f"method.name={config.method.name}"  # on which some of them depend
-    return load_config(None, [method, *stored, *overrides])
+    return load_config(None, [*stored, *overrides])

@@ -6,6 +6,7 @@ words           captions as integers of a published vocabulary
 captions        the encoder of captions
 pretrained      a pre-trained network behind the same interface, with the entrance
 adapters        LoRA and scale factors beside a network's layers
+folding         a client's embedding and adapter inside a pre-trained network's own numbers
 flat_model      the network over one flat vector, ordered by part; initial weights
 grouped_layers  the networks of several clients computed as one
 """

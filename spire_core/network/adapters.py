@@ -31,6 +31,10 @@ class LowRank(nn.Module):
         self.up = nn.Parameter(torch.zeros(num_out, rank))
         nn.init.normal_(self.down, std=num_in**-0.5)
 
+    def merge(self, layer: nn.Linear | nn.Conv2d) -> None:
+        """Add the product to the layer's own weights."""
+        layer.weight += (self.up @ self.down).view_as(layer.weight)
+
     def forward(self, x: Tensor, output: Tensor) -> Tensor:
         """Return the layer's output for x, (B, L, m) or (B, m, H, W), plus U D x."""
         if self.is_conv:
@@ -46,6 +50,12 @@ class Scale(nn.Module):
         super().__init__()
         self.is_conv = isinstance(layer, nn.Conv2d)
         self.factor = nn.Parameter(torch.ones(layer.weight.shape[0]))
+
+    def merge(self, layer: nn.Linear | nn.Conv2d) -> None:
+        """Scale the layer's own weights and bias."""
+        layer.weight *= self.factor.view(-1, *[1] * (layer.weight.ndim - 1))
+        if layer.bias is not None:
+            layer.bias *= self.factor
 
     def forward(self, x: Tensor, output: Tensor) -> Tensor:
         """Return the layer's output, (B, L, m) or (B, m, H, W), scaled."""
@@ -63,7 +73,8 @@ def _layers(net: nn.Module, ends: tuple[str, ...]) -> Iterator[tuple[str, nn.Lin
 def add_adapter(net: nn.Module, method: MethodConfig) -> None:
     """Add the layers of a method's adapter to a network, as its module `adapter`.
 
-    They draw their first numbers from torch's stream. ConfigError if no layer can be adapted.
+    `adapted` then lists the pairs of layer and adapter. They draw their first numbers from torch's
+    stream. ConfigError if no layer can be adapted.
     """
     if not method.record.adds_layers:
         return
@@ -74,12 +85,13 @@ def add_adapter(net: nn.Module, method: MethodConfig) -> None:
             f"expected a network with attention for method={method.name}, got one without: choose "
             "another method or model.attention"
         )
-    own = nn.ModuleDict()
+    own, pairs = nn.ModuleDict(), list[tuple[nn.Module, nn.Module]]()
     for name, layer in found:
         adapter = LowRank(layer, method.rank) if is_lora else Scale(layer)
         layer.register_forward_hook(_adapted(adapter))
         own[name.replace(".", "_")] = adapter
-    net.adapter = own
+        pairs.append((layer, adapter))
+    net.adapter, net.adapted = own, tuple(pairs)  # type: ignore[assignment]
 
 
 def _adapted(adapter: nn.Module) -> Callable[..., Tensor]:

@@ -35,6 +35,7 @@ class PretrainedNet(nn.Module):
     """
 
     emb_proj: nn.Module | None
+    prompt: Tensor | None
 
     def __init__(self, config: ModelConfig, method: MethodConfig, image_channels: int) -> None:
         super().__init__()
@@ -48,7 +49,7 @@ class PretrainedNet(nn.Module):
         self.register_buffer("prompt", prompt, persistent=False)
         self._check_channels(image_channels)
         self._client_emb: Tensor | None = None
-        self._moves_tokens = method.entrance == "tokens"
+        self.entrance = method.entrance
         self.emb_proj = None
         if method.record.has_embedding:
             self.emb_proj = self._entrance(method.entrance)
@@ -129,7 +130,7 @@ class PretrainedNet(nn.Module):
         if self.prompt is None:
             return None
         tokens = self.prompt.repeat(len(xt), 1, 1)
-        if client_emb is None or not self._moves_tokens:
+        if client_emb is None or self.entrance != "tokens":
             return tokens
         assert self.emb_proj is not None
         last = tokens[:, -1:] + self.emb_proj(client_emb)[:, None]

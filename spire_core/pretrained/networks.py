@@ -27,13 +27,15 @@ class NetworkClass:
     `call` predicts from xt (B, C, H, W), t (B,) and the prompt's tokens (B, L, D). `time` are the
     layers that return the conditioning vector (B, V), the same numbers in each. `blocks` are those
     that the entrance of every block moves; they return (B, V), or feature maps if `is_film`.
-    `reads`: fragments of the names of layers that read the conditioning vector.
+    `reads`: fragments of the names of layers that read the conditioning vector. `ends`: the linear
+    map in each layer of `time` that makes its output, to whose bias a constant can be added.
     """
 
     call: Call
     time: Callable[[Any], list[Host]]
     blocks: Callable[[Any], list[Host]]
     reads: tuple[str, ...]
+    ends: Callable[[Any], list[nn.Linear]]
     is_film: bool = False
     has_prompt: bool = False
 
@@ -76,6 +78,11 @@ def _check_network(network: Any, folder: BackboneFolder) -> None:
         raise ConfigError(
             f"expected a U-Net without classes in {folder.network}, got one with them: it cannot "
             "draw without a class, so choose a model without, or a DiT"
+        )
+    if getattr(getattr(network, "time_embedding", None), "post_act", None) is not None:
+        raise ConfigError(
+            f"expected a plain time embedding in {folder.network}, got one with "
+            "time_embedding_act_fn: choose another model.backbone"
         )
     is_sized = getattr(network, "use_additional_conditions", False)
     if is_sized or getattr(config, "addition_embed_type", None) is not None:
@@ -123,6 +130,18 @@ def _pixart_time(network: Any) -> list[Host]:
     return [(network.adaln_single.emb, network.inner_dim)]
 
 
+def _unet_ends(network: Any) -> list[nn.Linear]:
+    return [network.time_embedding.linear_2]
+
+
+def _dit_ends(network: Any) -> list[nn.Linear]:
+    return [b.norm1.emb.timestep_embedder.linear_2 for b in network.transformer_blocks]
+
+
+def _pixart_ends(network: Any) -> list[nn.Linear]:
+    return [network.adaln_single.emb.timestep_embedder.linear_2]
+
+
 def _call_unet(network: nn.Module, xt: Tensor, t: Tensor, prompt: Tensor | None) -> Tensor:
     return network(xt, t).sample
 
@@ -136,18 +155,30 @@ def _call_dit(network: Any, xt: Tensor, t: Tensor, prompt: Tensor | None) -> Ten
     return network(xt, timestep=t, class_labels=null).sample
 
 
+_TIME_READERS = (".time_emb_proj.",)
 NETWORKS = {
     "UNet2DModel": NetworkClass(
-        _call_unet, _unet_time, _resnets, (".time_emb_proj.",), is_film=True
+        _call_unet, _unet_time, _resnets, _TIME_READERS, _unet_ends, is_film=True
     ),
     "UNet2DConditionModel": NetworkClass(
-        _call_with_text, _unet_time, _resnets, (".time_emb_proj.",), is_film=True, has_prompt=True
+        _call_with_text,
+        _unet_time,
+        _resnets,
+        _TIME_READERS,
+        _unet_ends,
+        is_film=True,
+        has_prompt=True,
     ),
     "DiTTransformer2DModel": NetworkClass(
-        _call_dit, _dit_time, _dit_time, (".norm1.linear.", "proj_out_1.")
+        _call_dit, _dit_time, _dit_time, (".norm1.linear.", "proj_out_1."), _dit_ends
     ),
     "PixArtTransformer2DModel": NetworkClass(
-        _call_with_text, _pixart_time, lambda _: [], ("adaln_single.linear.",), has_prompt=True
+        _call_with_text,
+        _pixart_time,
+        lambda _: [],
+        ("adaln_single.linear.",),
+        _pixart_ends,
+        has_prompt=True,
     ),
 }
 

@@ -27,7 +27,12 @@ SETTINGS += ["federation.num_clients=2", "federation.num_new_clients=1", "federa
 SETTINGS += ["federation.cohort_size=2", "federation.num_rounds=50", "client.batch_size=2"]
 SETTINGS += ["adapt.epochs=1", "adapt.num_images=4", "eval.every=0", "eval.num_images=8"]
 SETTINGS += ["eval.num_loss_images=8", "diffusion.sample_steps=2", "client.warmup_rounds=0"]
-SETTINGS += ["eval.kid_subset_size=4", "partition.client_size=40", "client.lr=0.01"]
+SETTINGS += [
+    "client.lr=0.01",
+    "eval.kid_subset_size=4",
+    "partition=iid",
+    "partition.client_size=40",
+]
 
 
 @pytest.fixture(scope="module")
