@@ -5,6 +5,7 @@ command       parsing, answers, errors and interrupts that verbs share
 run           `spire run` and `spire resume`
 presets       arguments of the verbs that take a preset
 clients       `spire adapt` and `spire sample`
+export        `spire export`
 audit         `spire audit`
 data          `spire data fetch` and `spire data show`
 doctor        `spire doctor`

@@ -22,6 +22,8 @@ def fold(net: PretrainedNet, client_emb: Tensor | None) -> tuple[nn.Module, Tens
     for layer, adapter in getattr(net, "adapted", ()):
         adapter.merge(layer)
         layer._forward_hooks.clear()
+    for p in net.network.parameters():  # they may be views of one vector, which no file can hold
+        p.data = p.data.clone()
     return net.network, prompt
 
 

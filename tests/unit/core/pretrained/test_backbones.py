@@ -35,6 +35,7 @@ from spire_core.diffusion.samplers import SAMPLERS, run_sampler, timestep_grid
 from spire_core.errors import ConfigError
 from spire_core.methods import BODY, EMB_PROJ, LOCAL, MODULATION
 from spire_core.network.flat_model import FlatModel, initial_weights, tensors_hash
+from spire_core.network.folding import fold
 from spire_core.pretrained.folder import open_backbone
 from spire_core.training.fixed_entrance import fixed_entrance
 
@@ -280,6 +281,30 @@ def test_an_adapter_starts_as_the_network_that_it_adapts(
     with torch.no_grad():
         assert not torch.equal(model.net(x, t), original)
     assert tensors_hash(dict(plain.named_parameters())) == before
+
+
+FOLDED = [(name, MethodConfig("retrofit", entrance=entrance)) for name, entrance in ENTRANCES]
+FOLDED += [("UNet2DModel", MethodConfig(n, freeze=True)) for n in ("lora", "bias", "diffit")]
+
+
+@pytest.mark.parametrize(("name", "method"), FOLDED)
+def test_a_client_folds_into_the_numbers_of_its_network(
+    name: str, method: MethodConfig, folders: dict[str, Path]
+) -> None:
+    model, x, t = flat(folders[name], method), noise(), torch.tensor([1, 8])
+    noisy = torch.randn(model.layout.size, generator=torch.Generator().manual_seed(2))
+    model.weights += 0.1 * noisy
+    emb = None
+    if method.record.has_embedding:
+        emb = torch.randn(D_EMB, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = model.net(x, t, None if emb is None else emb.expand(2, -1))
+        network, prompt = fold(model.net, emb)
+        tokens = None if prompt is None else prompt.repeat(2, 1, 1)
+        found = model.net.kind.call(network, x, t, tokens)[:, :1]
+        original = model.net.kind.call(make(name), x, t, PROMPT.repeat(2, 1, 1))[:, :1]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert (found - original).abs().max() > 1e-3
 
 
 def test_a_rank_is_the_size_of_what_it_adds(folders: dict[str, Path]) -> None:

@@ -32,7 +32,7 @@ from spire_core.rng import numpy_generator
 from sweeps import cli
 
 VERBS = [["run"], ["resume"], ["adapt"], ["sample"], ["data"], ["data", "fetch"], ["data", "show"]]
-VERBS += [["theory"], ["sweep"], ["report"], ["sync"], ["doctor"], ["audit"]]
+VERBS += [["theory"], ["sweep"], ["report"], ["sync"], ["doctor"], ["audit"], ["export"]]
 
 
 @dataclass

@@ -20,6 +20,7 @@ from pipeline.runs.start import check_same
 from pipeline.tracking.outbox import read_points
 from spire_core.errors import ConfigError, RunError
 from spire_core.network.flat_model import tensors_hash
+from spire_core.rng import torch_generator
 from sweeps import cli
 
 SETTINGS = ["resources.pool=local", "tracking.enabled=false", "data.image_size=8"]
@@ -27,12 +28,8 @@ SETTINGS += ["federation.num_clients=2", "federation.num_new_clients=1", "federa
 SETTINGS += ["federation.cohort_size=2", "federation.num_rounds=50", "client.batch_size=2"]
 SETTINGS += ["adapt.epochs=1", "adapt.num_images=4", "eval.every=0", "eval.num_images=8"]
 SETTINGS += ["eval.num_loss_images=8", "diffusion.sample_steps=2", "client.warmup_rounds=0"]
-SETTINGS += [
-    "client.lr=0.01",
-    "eval.kid_subset_size=4",
-    "partition=iid",
-    "partition.client_size=40",
-]
+SETTINGS += ["client.lr=0.01", "eval.kid_subset_size=4", "partition=iid"]
+SETTINGS += ["partition.client_size=40"]
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +127,25 @@ def test_a_saved_run_draws_as_its_clients_and_knows_its_backbone(
     finally:
         shutil.rmtree(backbone, ignore_errors=True)
         shutil.move(elsewhere, backbone)
+
+
+def test_a_client_becomes_a_pipeline_that_draws_the_same_images(
+    result: Result, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (new_id,) = result.setting.new_ids
+    run, folder = SavedRun.load(result.run_dir), tmp_path / "client"
+    words = ["export", str(result.run_dir), "--diffusers", str(folder), f"tracking.root={root}"]
+    assert cli.main([*words, "--client", str(new_id)]) == 0
+    network, emb = UNet2DModel.from_pretrained(folder / "unet").eval(), run.client_state(new_id)
+    x, t = torch.randn(2, 1, 8, 8, generator=torch_generator(0, "x")), torch.tensor([3, 9])
+    model = result.setting.model
+    with torch.no_grad():
+        model.load(run.weights)
+        expected = model.net(x, t, emb.parts["client_emb"].expand(2, -1))
+        torch.testing.assert_close(network(x, t).sample, expected, rtol=1e-5, atol=1e-5)
+        assert not torch.allclose(model.net(x, t), expected, atol=1e-4)
+    assert cli.main([*words, "--client", str(new_id)]) == 2
+    assert "expected a new folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
