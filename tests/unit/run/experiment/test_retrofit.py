@@ -176,7 +176,6 @@ def test_other_methods_adapt_the_same_network(
     ("words", "message"),
     [
         (("method=retrofit", "data.image_size=16"), "images of side 8"),
-        (("method=retrofit", "data=cifar10"), "images of 1 channels"),
         (("method=shared_rep",), "a method without method.local_layers"),
         (("method=retrofit", "model.dropout=0.1"), "model.dropout=0.0 with model.backbone"),
         (("method=retrofit", "client.engine=grouped"), "client.engine at its default"),
