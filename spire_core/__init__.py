@@ -2,6 +2,7 @@
 
 methods      each method as a record: parts that are shared, private, trained on a new client
 config/      settings of the algorithm, one file for each group
+pretrained/  pre-trained models in the folders of diffusers
 network/     the U-Net and the flat vector of its weights
 diffusion/   noise, loss, samplers and generated images
 partition/   the split of a data set over clients

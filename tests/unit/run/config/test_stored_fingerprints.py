@@ -16,7 +16,7 @@ STORED = {
     "fonts-cpu": ("b2a2e84fd9515f70", "7d721484c681df8c"),
     "mnist": ("052b8dceef88752f", "270bc63b6a90c408"),
     "mnist-cpu": ("cff3705456758dd3", "38678f8672340f28"),
-    "retrofit-cpu": ("f1be8939ca6505d3", "ea9467deabc5e197"),
+    "retrofit-cpu": ("f1be8939ca6505d3", "f14f80deb9b08f8f"),
     "smoke": ("07c8e83d609b9e6c", "a91a7fde4e79b3ff"),
     "smoke method=spire": ("07c8e83d609b9e6c", "a91a7fde4e79b3ff"),
     "smoke method=fedavg_ft": ("f2259ad3f8e1ce45", "d7c8dc4af9163145"),

@@ -1,6 +1,7 @@
 """A finished run on disk: what is saved is what draws, and a damaged folder is one sentence."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ URI = "http://me:secret@host:5000"
 def saved(folder: Path, method: str = "spire") -> SavedRun:
     """A saved run with random weights, loaded; with `spire`, of clients 0 and 5."""
     config = Config(
-        model=TINY,
+        model=replace(TINY, attention=(0,)) if method == "lora" else TINY,
         diffusion=STEPS,
         method=MethodConfig(method),
         tracking=TrackingConfig(uri=URI),
