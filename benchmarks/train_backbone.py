@@ -14,7 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers.models.unets.unet_2d import UNet2DModel
+from diffusers.pipelines.ddpm.pipeline_ddpm import DDPMPipeline
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -60,8 +62,8 @@ def train(
             group["lr"] = args.lr * scale
         t = torch.randint(scheduler.config["num_train_timesteps"], (len(x0),))
         eps = torch.randn_like(x0)
-        output = network(scheduler.add_noise(x0, eps, t), t).sample
-        loss = F.mse_loss(output, scheduler.get_velocity(x0, eps, t))
+        output = network(scheduler.add_noise(x0, eps, t), t).sample  # type: ignore[arg-type]
+        loss = F.mse_loss(output, scheduler.get_velocity(x0, eps, t))  # type: ignore[arg-type]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -17,7 +17,7 @@ from pipeline.audit.round_messages import Message, ObservedRound
 from spire_core.federated.messages import Broadcast, ClientUpdate
 from spire_core.methods import EMB_PROJ
 from spire_core.network.flat_model import FlatModel
-from spire_core.network.unet import timestep_features
+from spire_core.network.unet import UNet, timestep_features
 from spire_core.privacy.leak import (
     abs_cos,
     chance_cos,
@@ -71,7 +71,9 @@ class CuriousServer:
         """Take the network, whose weights are overwritten with the broadcast's."""
         self.model, self.broadcast, self.beta1 = model, broadcast, beta1
         model.load(torch.tensor(broadcast.weights, device=model.weights.device))
+        assert isinstance(model.net, UNet)
         assert model.net.emb_proj is not None
+        self.net = model.net
         self.shape = tuple(model.net.emb_proj.weight.shape)  # (V, D_emb)
         self.before, self.weight = self._conditioning(max_t)
         self.features, self.entrance = self._linearised()
@@ -79,7 +81,7 @@ class CuriousServer:
     @torch.no_grad()
     def _conditioning(self, max_t: int) -> tuple[Tensor, Tensor]:
         """Return the time conditioning (T, V) before its silu, and the entrance W (V, D_emb)."""
-        net, device = self.model.net, self.model.weights.device
+        net, device = self.net, self.model.weights.device
         t = torch.linspace(0, max_t - 1, NUM_TIMES, device=device).long()
         before = net.time_mlp(timestep_features(t, net.config.width))
         assert net.emb_proj is not None

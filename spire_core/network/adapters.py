@@ -33,7 +33,7 @@ class LowRank(nn.Module):
 
     def merge(self, layer: nn.Linear | nn.Conv2d) -> None:
         """Add the product to the layer's own weights."""
-        layer.weight += (self.up @ self.down).view_as(layer.weight)
+        layer.weight.add_((self.up @ self.down).view_as(layer.weight))
 
     def forward(self, x: Tensor, output: Tensor) -> Tensor:
         """Return the layer's output for x, (B, L, m) or (B, m, H, W), plus U D x."""
@@ -53,9 +53,9 @@ class Scale(nn.Module):
 
     def merge(self, layer: nn.Linear | nn.Conv2d) -> None:
         """Scale the layer's own weights and bias."""
-        layer.weight *= self.factor.view(-1, *[1] * (layer.weight.ndim - 1))
+        layer.weight.mul_(self.factor.view(-1, *[1] * (layer.weight.ndim - 1)))
         if layer.bias is not None:
-            layer.bias *= self.factor
+            layer.bias.mul_(self.factor)
 
     def forward(self, x: Tensor, output: Tensor) -> Tensor:
         """Return the layer's output, (B, L, m) or (B, m, H, W), scaled."""

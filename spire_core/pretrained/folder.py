@@ -105,8 +105,9 @@ def open_backbone(path: str | Path) -> BackboneFolder:
 
 def _is_part(entry: object) -> bool:
     """Return whether an entry of the index names a class of diffusers: [library, class]."""
-    is_pair = isinstance(entry, list) and len(entry) == 2
-    return is_pair and all(isinstance(name, str) for name in entry)
+    if not isinstance(entry, list) or len(entry) != 2:
+        return False
+    return all(isinstance(name, str) for name in entry)
 
 
 def _check_weights(folder: BackboneFolder) -> None:

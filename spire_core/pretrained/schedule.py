@@ -27,7 +27,7 @@ def load_schedule(folder: BackboneFolder) -> PretrainedSchedule:
     """
     path = folder.path / "scheduler" / "scheduler_config.json"
     settings = read_settings(path)
-    kind, name = settings.get("prediction_type"), settings.get("_class_name")
+    kind, name = str(settings.get("prediction_type")), settings.get("_class_name")
     if kind not in PREDICTIONS:
         raise ConfigError(
             f"expected prediction_type as {', '.join(PREDICTIONS)} in {path}, got {kind!r}: "
@@ -38,10 +38,13 @@ def load_schedule(folder: BackboneFolder) -> PretrainedSchedule:
     is_scheduler = isinstance(scheduler_class, type) and issubclass(
         scheduler_class, diffusers.SchedulerMixin
     )
-    scheduler = None
-    if is_scheduler:
-        scheduler = scheduler_class.from_pretrained(path.parent, local_files_only=True)
-    alpha_bar = getattr(scheduler, "alphas_cumprod", None)
+    alpha_bar = None
+    if is_scheduler and scheduler_class is not None:
+        try:
+            scheduler = scheduler_class.from_pretrained(path.parent, local_files_only=True)
+            alpha_bar = getattr(scheduler, "alphas_cumprod", None)
+        except (OSError, ValueError, RuntimeError, TypeError, NotImplementedError):
+            name = f"{name} with settings that it refuses"
     if not isinstance(alpha_bar, Tensor) or alpha_bar.ndim != 1 or len(alpha_bar) < 2:
         raise ConfigError(
             f"expected a scheduler with alphas_cumprod in {path}, got {name!r}: save the pipeline "

@@ -23,6 +23,7 @@ DIFFUSERS_NAMES = {
     "cosine": "squaredcos_cap_v2",
     "eps": "epsilon",
     "v": "v_prediction",
+    "x0": "sample",
 }
 STEPS = [5, 12, 50]
 
@@ -49,7 +50,8 @@ def gaussian_denoiser(schedule: str, prediction: str, mean: Tensor, std: Tensor)
         z = (xt - ab.sqrt() * mean) / (ab * std**2 + 1 - ab)
         eps = (1 - ab).sqrt() * z
         x0 = mean + ab.sqrt() * std**2 * z
-        return eps if prediction == "eps" else ab.sqrt() * eps - (1 - ab).sqrt() * x0
+        v = ab.sqrt() * eps - (1 - ab).sqrt() * x0
+        return {"eps": eps, "v": v, "x0": x0}[prediction]
 
     return denoiser
 
@@ -87,7 +89,7 @@ def assert_same_images(ours: Tensor, theirs: Tensor, prediction: str) -> None:
     5 digits only. An output eps is divided by sqrt(alpha_bar), 7e-3 at the first step of `linear`,
     and its rounding error with it.
     """
-    tolerance = {"v": 1e-5, "eps": 2e-5}[prediction] * float(theirs.abs().max())
+    tolerance = {"v": 1e-5, "eps": 2e-5, "x0": 1e-5}[prediction] * float(theirs.abs().max())
     torch.testing.assert_close(ours, theirs, rtol=0.0, atol=tolerance)
 
 
