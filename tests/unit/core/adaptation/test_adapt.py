@@ -1,5 +1,7 @@
 """Adaptation of new clients: what may change, what may not, and which epoch is kept."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -124,12 +126,15 @@ def test_validation_split_is_disjoint_and_needs_two_images() -> None:
 
 
 def test_number_of_trained_parameters() -> None:
+    network = replace(MODEL, attention=(0,))
     counts = {
-        name: num_trained(FlatModel(MODEL, MethodConfig(name=name), 1), MODEL.d_emb)
+        name: num_trained(FlatModel(network, MethodConfig(name=name), 1), MODEL.d_emb)
         for name in METHODS
     }
-    total = FlatModel(MODEL, MethodConfig(name="fedavg_ft"), 1).layout.size
-    assert counts["spire"] == MODEL.d_emb
+    total = FlatModel(network, MethodConfig(name="fedavg_ft"), 1).layout.size
+    assert counts["spire"] == counts["retrofit"] == MODEL.d_emb
+    assert 0 < counts["lora"] < total
+    assert 0 < counts["bias"] < counts["diffit"] < total
     assert counts["fedavg_ft"] == counts["local"] == total
     assert counts["fedavg"] == 0
     assert 0 < counts["shared_rep"] < total
