@@ -16,8 +16,8 @@ from pipeline.cli.run import add_resume, add_run
 from pipeline.cli.sync import add_sync
 from pipeline.cli.theory import add_theory
 
-VERBS: tuple[AddVerb, ...] = (add_run, add_resume, add_adapt, add_sample, add_export, add_audit, add_data)
-VERBS += (add_theory, add_doctor, add_sync)
+VERBS: tuple[AddVerb, ...] = (add_run, add_resume, add_adapt, add_sample, add_export, add_audit)
+VERBS += (add_data, add_theory, add_doctor, add_sync)
 
 
 def main(argv: Sequence[str] | None = None, more_verbs: Sequence[AddVerb] = ()) -> int:
