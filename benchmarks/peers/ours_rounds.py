@@ -86,5 +86,6 @@ def run_rounds() -> None:
         driver = make_driver(pool, state, rounds)
         for _ in range(args.num_rounds):
             stats = driver.run_round()
+            assert stats.loss is not None  # nothing here is private
             report(stats.round_idx, stats.loss)
         driver.close()

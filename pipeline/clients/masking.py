@@ -13,9 +13,11 @@ from torch import Tensor
 from pipeline.federation.rounds import RoundSettings
 from pipeline.runs.mask_key import client_secrets
 from spire_core.errors import AggregationError
+from spire_core.federated.compression import decompress
 from spire_core.federated.messages import (
     Broadcast,
     ClientUpdate,
+    CompressedUpdate,
     IntegerMessage,
     RoundPlan,
     UpdateFault,
@@ -66,14 +68,18 @@ class MaskingClients:
         return masked(form.encode(values), secrets, plan)
 
     def messages(
-        self, updates: Sequence[ClientUpdate], broadcast: Broadcast, plan: RoundPlan
+        self,
+        updates: Sequence[ClientUpdate | CompressedUpdate],
+        broadcast: Broadcast,
+        plan: RoundPlan,
     ) -> list[IntegerMessage]:
         """Return the summands of a round that stand for these updates."""
         return [self._message(update, broadcast, plan) for update in updates]
 
     def _message(
-        self, update: ClientUpdate, broadcast: Broadcast, plan: RoundPlan
+        self, sent: ClientUpdate | CompressedUpdate, broadcast: Broadcast, plan: RoundPlan
     ) -> IntegerMessage:
+        update = decompress(sent, broadcast.weights, self.settings.client)  # it is as it was
         form, client_id = self.settings.update_format(plan, broadcast), update.client_id
         weight = self.settings.known_examples(client_id, plan)
         numbers = form.encode(update, weight)

@@ -121,4 +121,4 @@ def combine_integers(parts: Sequence[Part]) -> np.ndarray:
     filled = [p.numbers for p in parts if isinstance(p, IntegerPart) and p.client_ids]
     if not filled:
         raise AggregationError(NOTHING)
-    return np.sum(filled, axis=0, dtype=np.uint64)
+    return np.add.reduce(filled)

@@ -17,7 +17,7 @@ SAMPLED = [  # clients, cohort, rounds, noise
         int(RNG.integers(1, 60)),
         float(z),
     )
-    for z in RNG.uniform(1.5, 8, 12)
+    for z in RNG.uniform(1.5, 8, 6)
 ]
 
 
