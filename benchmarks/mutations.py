@@ -102,6 +102,7 @@ MUTATIONS = (
     _mutation(
         "any number of examples is believed",
         "spire_core/federated/update_checks.py",
+        "    fault = _count_fault(update.num_examples, num_examples)\n"
         "    if fault is not None:\n        return fault\n",
         "",
         f"{FEDERATION}::test_a_number_of_examples_that_outvotes_all_others_is_refused",

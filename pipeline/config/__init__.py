@@ -1,13 +1,14 @@
 """The configuration of one experiment: its groups, presets, and how it is read.
 
-schema       all groups as one record
-federation   `federation.*`: clients, cohorts and rounds
-data         `data.*`: the images
-resources    `resources.*`: actors, CPUs and GPUs
-tracking     `tracking.*`: records and their place
-load         presets, YAML and overrides, merged
-safe_yaml    YAML restricted to plain values
-build        records from plain values, each checked by its field's type
-equivalence  fingerprints: configurations with the same meaning
-presets/     named configurations
+schema         all groups as one record
+privacy_rules  the rules between groups for masks, clipping and noise
+federation     `federation.*`: clients, cohorts and rounds
+data           `data.*`: the images
+resources      `resources.*`: actors, CPUs and GPUs
+tracking       `tracking.*`: records and their place
+load           presets, YAML and overrides, merged
+safe_yaml      YAML restricted to plain values
+build          records from plain values, each checked by its field's type
+equivalence    fingerprints: configurations with the same meaning
+presets/       named configurations
 """

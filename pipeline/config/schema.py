@@ -7,6 +7,11 @@ from typing import Any
 from pipeline.config.build import build
 from pipeline.config.data import WITH_CLIENTS, DataConfig
 from pipeline.config.federation import FederationConfig
+from pipeline.config.privacy_rules import (
+    check_private_adaptation,
+    check_private_rounds,
+    check_secure_sums,
+)
 from pipeline.config.resources import ResourcesConfig
 from pipeline.config.tracking import TrackingConfig
 from spire_core.config.adapt import AdaptConfig
@@ -19,7 +24,6 @@ from spire_core.config.model import ModelConfig
 from spire_core.config.partition import NATURAL, PartitionConfig
 from spire_core.config.privacy import PrivacyConfig
 from spire_core.config.server import ServerConfig
-from spire_core.methods import CLIENT_EMB
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,11 @@ class Config:
     def __post_init__(self) -> None:
         method, server, federation = self.method, self.server, self.federation
         self._check_natural()
-        self._check_privacy()
-        self._check_secure()
-        self._check_private_rounds()
+        check_private_adaptation(
+            self.privacy.adapt, method, self.adapt, self.model, self.has_backbone
+        )
+        check_secure_sums(federation, method, server, self.client)
+        check_private_rounds(self.privacy, method, federation, server, self.client, self.adapt)
         self._check_backbone()
         alternates = method.record.has_local_layers and method.phases == "alternate"
         require(
@@ -88,131 +94,6 @@ class Config:
             "federation.num_clients of at least 2 with adapt.init=mean",
             federation.num_clients,
             "the mean would be that client's embedding, which never leaves it",
-        )
-
-    def _check_privacy(self) -> None:
-        """Raise ConfigError if a new client's privacy could not be kept, or would protect nothing.
-
-        A method that trains nothing is refused rather than ignored: its run would look private.
-        """
-        private, parts = self.privacy.adapt, self.method.record.adapt_parts
-        if not private.is_on:
-            return
-        require(
-            len(parts) == 1,
-            "a method whose new clients train one part with privacy.adapt.epsilon",
-            f"{self.method.name}, which trains {len(parts)}",
-            "choose spire, fedavg_ft, shared_rep or local",
-        )
-        require(
-            not self.adapt.early_stopping,
-            "adapt.early_stopping=false with privacy.adapt.epsilon",
-            "true",
-            "an epoch that was chosen on the client's images tells of them, and no noise covers it",
-        )
-        require(
-            private.mechanism == "dp_sgd" or parts == (CLIENT_EMB,),
-            "a method whose new clients train an embedding with "
-            f"privacy.adapt.mechanism={private.mechanism}",
-            self.method.name,
-            "choose privacy.adapt.mechanism=dp_sgd",
-        )
-        require(
-            private.clip_norm is not None or self.has_backbone,
-            f"privacy.adapt.clip_norm with method={self.method.name}",
-            "null",
-            "without pre-training there is no backbone on which to choose it",
-        )
-        require(
-            self.model.text == "none",
-            "model.text=none with privacy.adapt.epsilon",
-            self.model.text,
-            "private steps do not read captions yet",
-        )
-
-    def _check_secure(self) -> None:
-        """Raise ConfigError for a rule between groups that needs single updates."""
-        if not self.federation.secure_aggregation or not self.method.record.is_federated:
-            return
-        masked = "with federation.secure_aggregation=true"
-        require(
-            self.server.is_mean,
-            f"server.aggregation=mean {masked}",
-            self.server.aggregation,
-            "the others sort single updates, and only their sum is known",
-        )
-        require(
-            self.client.compression == "none",
-            f"client.compression=none {masked}",
-            self.client.compression,
-            "a masked number takes 8 bytes, whatever it was before",
-        )
-
-    def _check_private_rounds(self) -> None:
-        """Raise ConfigError for what would tell of single clients beside the noisy sum."""
-        if not self.privacy.rounds.is_on:
-            return
-        private, client, federation = "with privacy.rounds.epsilon", self.client, self.federation
-        method = self.method.record
-        has_mean = method.has_embedding and self.adapt.init == "mean"
-        rules = (
-            (
-                method.is_federated,
-                "a method with rounds",
-                self.method.name,
-                "choose spire, fedavg_ft, fedavg or shared_rep",
-            ),
-            (
-                not self.privacy.adapt.is_on,
-                "privacy.adapt.epsilon=null",
-                self.privacy.adapt.epsilon,
-                "epsilon is about one unit in a run, so adapt later with spire adapt --epsilon",
-            ),
-            (
-                client.opt_state != "average",
-                "client.opt_state=reset or keep",
-                client.opt_state,
-                "moments are gradients that nobody clips",
-            ),
-            (
-                self.server.is_mean,
-                "server.aggregation=mean",
-                self.server.aggregation,
-                "noise is calibrated to a sum",
-            ),
-            (
-                client.compression == "none",
-                "client.compression=none",
-                client.compression,
-                "changes are clipped and summed as integers",
-            ),
-            (
-                federation.max_update_norm is None,
-                "federation.max_update_norm=null",
-                federation.max_update_norm,
-                "who is refused would show, and privacy.rounds.clip_norm bounds every change",
-            ),
-            (
-                not has_mean,
-                "adapt.init=zero or random",
-                self.adapt.init,
-                "the mean embedding has no noise",
-            ),
-            (
-                not federation.secure_aggregation,
-                "federation.secure_aggregation=false",
-                "true",
-                "private cohorts have any size, and a secure sum needs enough clients in each",
-            ),
-        )
-        for is_met, expected, got, advice in rules:
-            require(is_met, f"{expected} {private}", got, advice)
-        noise_cohort = self.privacy.rounds.noise_cohort or federation.cohort_size
-        require(
-            federation.cohort_size <= noise_cohort <= federation.num_clients,
-            f"privacy.rounds.noise_cohort in {federation.cohort_size}..{federation.num_clients}",
-            noise_cohort,
-            "it stands for federation.cohort_size, out of federation.num_clients",
         )
 
     def _check_backbone(self) -> None:

@@ -1,0 +1,153 @@
+"""The rules between groups of settings for what protects clients: masks, clipping and noise."""
+
+from pipeline.config.federation import FederationConfig
+from spire_core.config.adapt import AdaptConfig
+from spire_core.config.checks import require
+from spire_core.config.client import ClientConfig
+from spire_core.config.method import MethodConfig
+from spire_core.config.model import ModelConfig
+from spire_core.config.privacy import PrivacyConfig, PrivateAdaptConfig
+from spire_core.config.server import ServerConfig
+from spire_core.methods import CLIENT_EMB
+
+
+def check_private_adaptation(
+    private: PrivateAdaptConfig,
+    method: MethodConfig,
+    adapt: AdaptConfig,
+    model: ModelConfig,
+    has_backbone: bool,
+) -> None:
+    """Raise ConfigError if a new client's privacy could not be kept, or would protect nothing.
+
+    A method that trains nothing is refused rather than ignored: its run would look private.
+    """
+    parts = method.record.adapt_parts
+    if not private.is_on:
+        return
+    require(
+        len(parts) == 1,
+        "a method whose new clients train one part with privacy.adapt.epsilon",
+        f"{method.name}, which trains {len(parts)}",
+        "choose spire, fedavg_ft, shared_rep or local",
+    )
+    require(
+        not adapt.early_stopping,
+        "adapt.early_stopping=false with privacy.adapt.epsilon",
+        "true",
+        "an epoch that was chosen on the client's images tells of them, and no noise covers it",
+    )
+    require(
+        private.mechanism == "dp_sgd" or parts == (CLIENT_EMB,),
+        "a method whose new clients train an embedding with "
+        f"privacy.adapt.mechanism={private.mechanism}",
+        method.name,
+        "choose privacy.adapt.mechanism=dp_sgd",
+    )
+    require(
+        private.clip_norm is not None or has_backbone,
+        f"privacy.adapt.clip_norm with method={method.name}",
+        "null",
+        "without pre-training there is no backbone on which to choose it",
+    )
+    require(
+        model.text == "none",
+        "model.text=none with privacy.adapt.epsilon",
+        model.text,
+        "private steps do not read captions yet",
+    )
+
+
+def check_secure_sums(
+    federation: FederationConfig, method: MethodConfig, server: ServerConfig, client: ClientConfig
+) -> None:
+    """Raise ConfigError for a rule between groups that needs single updates."""
+    if not federation.secure_aggregation or not method.record.is_federated:
+        return
+    masked = "with federation.secure_aggregation=true"
+    require(
+        server.is_mean,
+        f"server.aggregation=mean {masked}",
+        server.aggregation,
+        "the others sort single updates, and only their sum is known",
+    )
+    require(
+        client.compression == "none",
+        f"client.compression=none {masked}",
+        client.compression,
+        "a masked number takes 8 bytes, whatever it was before",
+    )
+
+
+def check_private_rounds(
+    privacy: PrivacyConfig,
+    method: MethodConfig,
+    federation: FederationConfig,
+    server: ServerConfig,
+    client: ClientConfig,
+    adapt: AdaptConfig,
+) -> None:
+    """Raise ConfigError for what would tell of single clients beside the noisy sum."""
+    if not privacy.rounds.is_on:
+        return
+    private, record = "with privacy.rounds.epsilon", method.record
+    has_mean = record.has_embedding and adapt.init == "mean"
+    rules = (
+        (
+            record.is_federated,
+            "a method with rounds",
+            method.name,
+            "choose spire, fedavg_ft, fedavg or shared_rep",
+        ),
+        (
+            not privacy.adapt.is_on,
+            "privacy.adapt.epsilon=null",
+            privacy.adapt.epsilon,
+            "epsilon is about one unit in a run, so adapt later with spire adapt --epsilon",
+        ),
+        (
+            client.opt_state != "average",
+            "client.opt_state=reset or keep",
+            client.opt_state,
+            "moments are gradients that nobody clips",
+        ),
+        (
+            server.is_mean,
+            "server.aggregation=mean",
+            server.aggregation,
+            "noise is calibrated to a sum",
+        ),
+        (
+            client.compression == "none",
+            "client.compression=none",
+            client.compression,
+            "changes are clipped and summed as integers",
+        ),
+        (
+            federation.max_update_norm is None,
+            "federation.max_update_norm=null",
+            federation.max_update_norm,
+            "who is refused would show, and privacy.rounds.clip_norm bounds every change",
+        ),
+        (
+            not has_mean,
+            "adapt.init=zero or random",
+            adapt.init,
+            "the mean embedding has no noise",
+        ),
+        (
+            not federation.secure_aggregation,
+            "federation.secure_aggregation=false",
+            "true",
+            "private cohorts have any size, and a secure sum needs enough clients in each",
+        ),
+    )
+    for is_met, expected, got, advice in rules:
+        require(is_met, f"{expected} {private}", got, advice)
+    noise_cohort = privacy.rounds.noise_cohort or federation.cohort_size
+    require(
+        federation.cohort_size <= noise_cohort <= federation.num_clients,
+        f"privacy.rounds.noise_cohort in {federation.cohort_size}..{federation.num_clients}",
+        noise_cohort,
+        "it stands for federation.cohort_size, out of federation.num_clients",
+    )
