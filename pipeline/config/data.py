@@ -19,8 +19,8 @@ class DataConfig:
     `path`: the image folder if `name` is "folder"; for the other names, a folder with the original
     files to fetch from. `image_size`: side in pixels; None is the original size, 28 padded to 32.
 
-    `metadata`: for "folder", a CSV or JSON lines file in `path` that lists the images. `clients`
-    and `captions`: its columns that say whose an image is and what it shows.
+    `metadata`: for "folder", a CSV, JSON lines or Parquet file in `path` that lists the images.
+    `clients` and `captions`: its columns that say whose an image is and what it shows.
     """
 
     name: str = "mnist"

@@ -29,6 +29,7 @@ ADDED += ("model.text", "model.words", "client.text_dropout", "eval.text_guidanc
 ADDED += ("partition.new_clients", "partition.hidden", "partition.hidden_from_new")
 ADDED += ("federation.secure_aggregation",)
 ADDED += ("model.backbone", *ENTRANCE_KEYS, "method.rank", "method.freeze", "method.share_adapter")
+ADDED += ("partition.new_fraction", "partition.style")
 OWN_NETWORK = ("width", "multipliers", "num_blocks", "attention", "cond_dim", "space_to_depth")
 NO_ROUNDS = {  # what stands for the rounds of a method that has none
     "federation.num_rounds": 1,

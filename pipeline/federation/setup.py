@@ -25,12 +25,14 @@ from spire_core.network.flat_model import FlatModel
 from spire_core.network.words import caption_tokens
 from spire_core.partition.natural import HeldBack, natural_partition
 from spire_core.partition.split import Partition, class_mixture, make_partition
+from spire_core.partition.styles import styled
 from spire_core.pretrained.folder import open_backbone
 from spire_core.privacy.guarantee import guarantee_of
 from spire_core.privacy.rounds import RoundsGuarantee, rounds_guarantee
 
 MANY_CLIENTS = 1000
 NUM_REPRESENTATIVES = 100  # clients that stand for a larger population
+TINT_EXTRACTOR = "cifar10-cnn"  # the classifier of colour images that the package brings
 MIN_SCORED = 4  # test images of a client whose KID has a floor: two halves of two images
 
 
@@ -182,9 +184,10 @@ def _fits(data: ImageData, pattern: str, key: str) -> np.ndarray:
 def prepare(config: Config) -> FederationSetup:
     """Return data, partition and model of an experiment; every mistake in them is raised here."""
     data, partition = partitioned(config)
-    name = auto_extractor(config.data.name, config.eval.extractor)
+    name = auto_extractor(config.data.name, _extractor_name(config))
     extractor = make_extractor(name, config.eval.extractor_weights)  # missing weights are raised
     images = resized(data.images, config.data.image_size)
+    images = styled(images, partition, config.partition.style, config.seed)
     config.model.check_image_size(images.shape[-1])
     model = FlatModel(config.model, config.method, images.shape[1])
     model.net.check_image_size(images.shape[-1])
@@ -198,6 +201,12 @@ def prepare(config: Config) -> FederationSetup:
     setup = FederationSetup(config, data, images, partition, *fields)
     _check_floors(setup)
     return setup
+
+
+def _extractor_name(config: Config) -> str:
+    """Return the extractor's name; the classifier of a grey data set cannot see tints."""
+    is_auto = config.eval.extractor == "auto"
+    return TINT_EXTRACTOR if is_auto and config.partition.style == "tint" else config.eval.extractor
 
 
 def _tokens(data: ImageData, model: ModelConfig) -> np.ndarray | None:

@@ -4,4 +4,5 @@ split     the partition: training and test images of each client, and its hash
 schemes   the rules by which clients draw images
 natural   the partition of data whose clients exist
 coverage  distances of a new client's class mixture to those of the others
+styles    ways in which clients draw their images
 """

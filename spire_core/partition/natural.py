@@ -5,6 +5,7 @@ them that are new, are chosen by name or drawn from the seed. Shapes: N images, 
 data, of which M take part.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -89,7 +90,7 @@ def _chosen(
 ) -> tuple[list[int], list[int]]:
     """Return the positions of the clients that take part, and of the new ones, each ascending."""
     order = numpy_generator(seed, "natural").permutation(len(clients.names)).tolist()
-    arrives = clients.arrives
+    arrives = _arriving(clients, config.new_fraction)
     if config.new_clients:
         new = [_position(clients.names, name) for name in config.new_clients]
     else:
@@ -103,6 +104,25 @@ def _chosen(
             f"{len(new)}: lower federation.num_clients or federation.num_new_clients"
         )
     return sorted(old), sorted(new)
+
+
+def _arriving(clients: NaturalClients, fraction: float | None) -> np.ndarray | None:
+    """Return which clients may only be new ones, (A,) bool; None if any may be one.
+
+    A share of all clients is chosen by the hashes of their names: the same for every seed.
+    """
+    if fraction is None:
+        return clients.arrives
+    if clients.arrives is not None:
+        raise ConfigError(
+            f"expected no partition.new_fraction with data that name their new clients, got "
+            f"{fraction}: use null"
+        )
+    digests = [hashlib.sha256(name.encode("utf-8", "surrogatepass")) for name in clients.names]
+    order = sorted(range(len(digests)), key=lambda at: digests[at].digest())
+    arrives = np.zeros(len(order), dtype=bool)
+    arrives[order[: max(1, round(fraction * len(order)))]] = True
+    return arrives
 
 
 def _position(names: Sequence[str], name: str) -> int:

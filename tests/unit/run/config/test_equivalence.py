@@ -237,9 +237,9 @@ def test_added_settings_are_part_of_a_fingerprint_where_they_are_set() -> None:
     natural = ("data=fonts", "partition=natural")
     hidden = fingerprints(*natural, "partition.hidden=[A]")
     assert fingerprints(*natural, "partition.hidden=[]") == fingerprints(*natural)
-    assert (
-        len({hidden, fingerprints(*natural), fingerprints(*natural, "partition.hidden=[B]")}) == 3
-    )
+    more = ("partition.hidden=[B]", "partition.new_fraction=0.5", "partition.style=stroke")
+    others = {fingerprints(*natural, setting) for setting in more}
+    assert len({hidden, fingerprints(*natural), *others}) == 5
 
 
 def test_a_users_own_images_are_known_by_their_folder() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config.load import load_config
-from pipeline.federation.setup import prepare
+from pipeline.federation.setup import FederationSetup, prepare
 from spire_core.errors import DataError
 
 SMALL = ["partition=iid", "partition.client_size=40", "federation.num_clients=2"]
@@ -25,3 +25,17 @@ def test_four_test_images_are_enough(mnist_root: Path) -> None:
     words = [*SMALL, f"data.root={mnist_root}", "partition.test_fraction=0.1"]
     setup = prepare(load_config("smoke", words))
     assert [len(setup.partition.split(c).test) for c in (0, 1, 2)] == [4, 4, 4]
+
+
+def test_clients_draw_in_styles_of_their_own(mnist_root: Path) -> None:
+    def made(style: str) -> FederationSetup:
+        words = [*SMALL, f"data.root={mnist_root}", f"partition.style={style}"]
+        return prepare(load_config("smoke", words))
+
+    plain, stroked, tinted = map(made, ("none", "stroke", "tint"))
+    assert plain.partition.hash == stroked.partition.hash == tinted.partition.hash
+    own = plain.partition.split(1).train
+    assert (plain.images[own] != stroked.images[own]).any()
+    assert (tinted.images.shape[1], tinted.extractor) == (3, "cifar10-cnn")
+    assert (stroked.images.shape[1], stroked.extractor) == (1, "mnist-cnn")
+    assert tinted.model.layout.size > plain.model.layout.size  # three channels go in and out
