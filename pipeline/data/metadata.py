@@ -1,4 +1,4 @@
-"""Reads the metadata of the user's own images: a CSV or JSON lines file with a row per image.
+"""Reads the metadata of the user's own images: CSV, JSON lines or Parquet, a row per image.
 
 Columns: path (below the folder of the images), client, and optionally caption, split ("train" or
 "test") and class. Every mistake is one sentence that names its row.
@@ -6,7 +6,7 @@ Columns: path (below the folder of the images), client, and optionally caption, 
 
 import csv
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,8 @@ from spire_core.errors import DataError
 MAX_CAPTION = 500  # characters
 MAX_NAME = 200  # characters of a client's or a class's name
 MAX_ROWS = 10_000_000
+# By csv, json and pyarrow, whose errors are all of these.
+UNREADABLE = (OSError, ValueError, TypeError, LookupError, NotImplementedError)
 
 
 class Row(NamedTuple):
@@ -55,20 +57,33 @@ def read_rows(base: Path, metadata: str, columns: tuple[str, str]) -> list[Row]:
 
 
 def _records(file: Path) -> Sequence[dict[str, Any]]:
-    """Return the rows of a file as dictionaries; DataError unless it is CSV or JSON lines."""
+    """Return the rows of a file as dictionaries; DataError for a file that cannot be read."""
     try:
+        if file.suffix.lower() == ".parquet":
+            return _limited(_parquet_rows(file), file)
         if file.suffix.lower() == ".csv":
             with file.open(encoding="utf-8-sig", newline="") as text:
                 return _limited(csv.DictReader(text, strict=True), file)
         if file.suffix.lower() in (".jsonl", ".ndjson"):
             with file.open(encoding="utf-8-sig") as text:
                 return _limited((json.loads(line) for line in text if line.strip()), file)
-    except (OSError, ValueError, csv.Error, RecursionError) as error:
+    except (*UNREADABLE, csv.Error, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise DataError(
-            f"expected CSV or JSON lines in {file}, got {reason}: correct it"
+            f"expected CSV, JSON lines or Parquet in {file}, got {reason}: correct it"
         ) from error
-    raise DataError(f"expected data.metadata as .csv or .jsonl, got {file.name!r}: convert it")
+    raise DataError(
+        f"expected data.metadata as .csv, .jsonl or .parquet, got {file.name!r}: convert it"
+    )
+
+
+def _parquet_rows(file: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a Parquet file, batch by batch."""
+    from pyarrow.parquet import ParquetFile  # takes a third of a second
+
+    with ParquetFile(file) as table:
+        for batch in table.iter_batches():
+            yield from batch.to_pylist()
 
 
 def _limited(records: Iterable[Any], file: Path) -> list[dict[str, Any]]:

@@ -67,6 +67,7 @@ ONLY_FOR = {"pipeline.theory": {"pipeline.cli"}}  # rooms that these alone impor
 HOMES = {  # the longest matching name counts; a home is a module or a package
     "mlflow": {"pipeline.tracking", "pipeline.inference.mlflow_generator"},
     "pyarrow": {"pipeline.checkpoint.storage"},
+    "pyarrow.parquet": {"pipeline.data.metadata"},
     "ray": {"pipeline.cluster"},
     "ray.tune": {"sweeps.execution.tune", "sweeps.execution.tune_search"},
     "torch_fidelity": {"spire_core.evaluation.kid", "spire_core.evaluation.inception"},

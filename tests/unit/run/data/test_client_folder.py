@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pyarrow import Table
+from pyarrow.parquet import write_table
 
 from pipeline.cli.setup_text import partition_json, partition_text
 from pipeline.config.data import DataConfig
@@ -54,6 +56,8 @@ def write(folder: Path, records: list[dict], name: str = "meta.csv") -> None:
             writer = csv.DictWriter(file, list(records[0]))
             writer.writeheader()
             writer.writerows(records)
+    elif name.endswith(".parquet"):
+        write_table(Table.from_pylist(records), folder / name)
     else:
         (folder / name).write_text("".join(json.dumps(r) + "\n" for r in records))
 
@@ -91,7 +95,7 @@ def test_top_folders_of_splits_are_kept(folder: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["meta.csv", "meta.jsonl"])
+@pytest.mark.parametrize("name", ["meta.csv", "meta.jsonl", "meta.parquet"])
 def test_metadata_say_whose_an_image_is_and_what_it_shows(folder: Path, name: str) -> None:
     write(folder, rows(folder), name)
     data = listed(folder, name)
@@ -220,10 +224,11 @@ def test_malformed_metadata_are_one_sentence(folder: Path, fault: str) -> None:
         ("meta.csv", b'path,client\n"ann/0.png,a\n', "expected CSV"),
         ("meta.csv", b"path,client\n\xff\xfe,a\n", "expected CSV"),
         ("meta.csv", b"", "expected rows"),
-        ("meta.jsonl", b'{"path": ', "expected CSV or JSON lines"),
-        ("meta.jsonl", b"[" * 100_000, "expected CSV or JSON lines"),
-        ("meta.txt", b"path,client\n", r"\.csv or \.jsonl"),
-        ("none.csv", None, "expected CSV or JSON lines"),
+        ("meta.jsonl", b'{"path": ', "expected CSV, JSON lines"),
+        ("meta.jsonl", b"[" * 100_000, "expected CSV, JSON lines"),
+        ("meta.parquet", b"PAR1 and no more", "expected CSV, JSON lines or Parquet"),
+        ("meta.txt", b"path,client\n", r"\.csv, \.jsonl or \.parquet"),
+        ("none.csv", None, "expected CSV, JSON lines"),
         ("../meta.csv", None, "expected data.metadata below"),
     ],
 )
@@ -235,6 +240,19 @@ def test_a_file_that_is_no_metadata_is_one_sentence(
     with pytest.raises(DataError, match=expected) as error:
         listed(folder, name)
     assert "\n" not in str(error.value)
+
+
+def test_cells_of_parquet_that_are_no_text_are_one_sentence(folder: Path) -> None:
+    for faulty, expected in (
+        ({"caption": None}, "expected a text as caption in row 4"),
+        ({"client": None}, "expected a text as client in row 4"),
+    ):
+        write(folder, broken(3, **faulty)(rows(folder)), "meta.parquet")
+        with pytest.raises(DataError, match=expected):
+            listed(folder, "meta.parquet")
+    write(folder, [row | {"client": [1.5]} for row in rows(folder)], "meta.parquet")
+    with pytest.raises(DataError, match="expected a text as client in row 1"):
+        listed(folder, "meta.parquet")
 
 
 def test_folders_that_hold_no_clients_are_refused(folder: Path, tmp_path: Path) -> None:
