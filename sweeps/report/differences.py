@@ -45,12 +45,20 @@ METRICS = (
     ("new clients: held-out after", HELDOUT),
     ("pre-training: KID, last round", "final/pretrain_kid_mean"),
 )
-DIFFERENCES = (*METRICS, ("new clients: NN train - test", NN_GAP))
+PROMPTS = (
+    ("new clients: prompts read", "final/adapt_prompt_accuracy_after"),
+    ("new clients: prompts forgotten", "final/adapt_forgetting_prompts"),
+    ("new clients: distance to the true images", "final/adapt_style_distance_after"),
+    ("new clients: retrieved", "final/adapt_retrieved_after"),
+    ("new clients: copied", "final/adapt_copied_after"),
+)
+DIFFERENCES = (*METRICS, ("new clients: NN train - test", NN_GAP), *PROMPTS)
 OWN_MODELS = ("pre-training: KID, own or fine-tuned models", OWN_KID)
 CAPTION = (
     "Each method minus SPIRE on the same seeds, mean over pairs and 95 % interval; below zero the "
-    "method's score is lower, which is better for all of these but NN, where its images are nearer "
-    "to training than to test images by more than SPIRE's. Lower or higher: only where the "
+    "method's score is lower, which is better for all of these but three: NN, where its images are "
+    "nearer to training than to test images by more than SPIRE's, and prompts read and retrieved, "
+    "where higher is better. Lower or higher: only where the "
     "interval excludes zero. Several comparisons at once: one in twenty intervals misses by chance."
 )
 BY_SETTING = (

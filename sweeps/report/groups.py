@@ -33,6 +33,7 @@ NN_GAP_OF = ("final/adapt_nn_train", "final/adapt_nn_test")
 TUNED_KID = "final/pretrain_tuned_kid_mean"
 OWN_KID = "final/pretrain_own_kid"  # likewise: that of fine-tuned models, where clients have tuned
 SCORES = {  # by which a best setting is chosen: the first that any run has
+    "final/adapt_style_distance_after": "new clients' final distance to the true images",
     "final/adapt_kid_after": "new clients' final KID",
     "final/pretrain_kid_mean": "pre-training clients' KID after the last round",
 }

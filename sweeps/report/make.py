@@ -27,11 +27,14 @@ from sweeps.report.figures import FORGETTING, KID_ROUNDS, OVERFITTING, draw_all
 from sweeps.report.files import Report, make_folder, report_json, write_report
 from sweeps.report.groups import Group, best_groups, choosing_metric, group_runs, method_of
 from sweeps.report.planes import plane_picture, plane_table
+from sweeps.report.prompts import EPOCHS as PROMPT_EPOCHS
+from sweeps.report.prompts import prompt_epochs_table, prompts_table
 from sweeps.report.tables import Table, cell_text, method_tables, privacy_table, settings_table
 
 __all__ = ["Report", "make_report", "report_json", "report_text"]
 
 UP, DOWN, DROPPED = "comm/up_bytes", "comm/down_bytes", "pretrain/dropped"
+DRAWN = (*OVERFITTING, KID_ROUNDS, *FORGETTING, *(key for _, key in PROMPT_EPOCHS))
 TERMINAL = ("KID, last round", "KID before", "KID after", "TV after", "held-out after")
 
 
@@ -58,11 +61,13 @@ def make_report(config: TrackingConfig, words: Sequence[str], out: Path | None =
     chosen = best_groups(groups, metric)
     curves = _curves(config, groups, chosen)
     # 3. Tables.
-    tables: list[Table | None] = [*method_tables(chosen), differences_table(groups, metric)]
+    tables: list[Table | None] = [*method_tables(chosen), prompts_table(chosen)]
+    tables += [differences_table(groups, metric)]
     plane = plane_table(groups, metric)
     tables += [plane or setting_differences_table(groups, metric)]
     tables += [within_methods_table(groups, metric)]
-    tables += [epochs_table(groups, curves), privacy_table(chosen)]
+    tables += [epochs_table(groups, curves), prompt_epochs_table(chosen, curves)]
+    tables += [privacy_table(chosen)]
     tables += [settings_table(groups) if len(groups) > len(chosen) else None, runs_table(runs)]
     # 4. Figures.
     pictures = draw_all(groups, metric, curves) + rate_pictures(groups, curves)
@@ -93,7 +98,7 @@ def _curves(
         run.run_id: histories(
             config,
             run.run_id,
-            (*OVERFITTING, KID_ROUNDS, *FORGETTING) if run.run_id in chosen_ids else OVERFITTING,
+            DRAWN if run.run_id in chosen_ids else OVERFITTING,
         )
         for group in groups
         for run in group.runs
