@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spire_core.evaluation.prompted_images import Gallery
 from spire_core.partition.split import ClientSplit
 from spire_core.training.context import ClientContext
 
@@ -18,7 +19,8 @@ class ClientData:
     """A client's split of the uint8 images (N, C, H, W), and its true class mixture (K,).
 
     The mixture is None where it is unknown or no score needs it. `tokens` (N, L) are captions and
-    `labels` (N,) the classes that they ask for, None without text. Images are copied on request.
+    `labels` (N,) the classes that they ask for, None without text. `gallery` has the images of all
+    clients with their captions, where prompts are scored. Images are copied on request.
     """
 
     split: ClientSplit
@@ -26,6 +28,7 @@ class ClientData:
     mixture: np.ndarray | None = None
     tokens: np.ndarray | None = None
     labels: np.ndarray | None = None
+    gallery: Gallery | None = None
 
     @property
     def client_id(self) -> int:
@@ -52,7 +55,7 @@ class ClientData:
 
     def prompts(self, num_images: int) -> Tensor | None:
         """Return tokens (num_images, L) to draw for: the held-out images' captions, in turn."""
-        return self._text(self._asked(num_images))
+        return self._text(self.asked(num_images))
 
     def truth(self, num_images: int) -> tuple[Tensor, Tensor] | None:
         """Return the images (n, C, H, W) uint8 that the prompts describe, and their classes (n,).
@@ -61,10 +64,11 @@ class ClientData:
         """
         if self.tokens is None or self.labels is None:
             return None
-        asked = self._asked(num_images)
+        asked = self.asked(num_images)
         return torch.from_numpy(self.images[asked]), torch.from_numpy(self.labels[asked])
 
-    def _asked(self, num_images: int) -> np.ndarray:
+    def asked(self, num_images: int) -> np.ndarray:
+        """Return the positions (num_images,) of the held-out images whose captions are drawn."""
         return self.split.test[np.arange(num_images) % len(self.split.test)]
 
     def _text(self, positions: np.ndarray) -> Tensor | None:

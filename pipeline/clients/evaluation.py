@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pipeline.clients.client_data import ClientData
 from pipeline.clients.context import ModelContext
+from pipeline.clients.text_scores import control_images, text_scores, training_images
 from pipeline.federation.messages import GeneratedSamples, HeldoutLosses
 from spire_core.diffusion.generation import Network, client_denoiser, draw_together
 from spire_core.diffusion.process import Denoiser
@@ -23,13 +24,13 @@ from spire_core.evaluation.feature_cache import cached_features
 from spire_core.evaluation.image_metrics import (
     class_histogram,
     nearest_neighbour_distance,
-    paired_distance,
     total_variation,
 )
 from spire_core.evaluation.kid import kid
 from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel
+from spire_core.partition.split import Partition
 from spire_core.rng import torch_generator
 from spire_core.training.fit import to_float
 from spire_core.training.heldout import heldout_losses
@@ -158,21 +159,18 @@ class ClientEvaluator:
     def text_scores(self, client: ClientData, images: Tensor) -> dict[str, float]:
         """Return how well images (n, C, H, W) are what their prompts ask for; empty without text.
 
-        `style_distance` is the mean distance to the true image of each prompt, `prompt_accuracy`
-        the share whose class the data set's own classifier recognises, and `true_accuracy` that of
-        the true images.
+        `pipeline.clients.text_scores` defines the scores.
         """
-        found = client.truth(len(images))
-        if found is None:
+        has_classes = is_classifier_of(self.extractor_name, self.context.config.data.name)
+        return text_scores(client, images, self.extractor if has_classes else None)
+
+    def controls(self, client: ClientData, partition: Partition) -> dict[str, dict[str, float]]:
+        """Return the text scores of what each control draws for a new client's prompts."""
+        if client.gallery is None:
             return {}
-        truth, labels = to_float(found[0]), found[1]
-        scores = {"style_distance": paired_distance(images, truth)}
-        if is_classifier_of(self.extractor_name, self.context.config.data.name):
-            for name, shown in (("prompt_accuracy", images), ("true_accuracy", truth)):
-                predicted = self.extractor.class_predictions(shown)
-                assert predicted is not None  # a classifier has classes
-                scores[name] = float((predicted == labels).double().mean())
-        return scores
+        trained = training_images(partition, client.gallery)
+        drawn = control_images(client, self.context.config.eval.num_images, trained)
+        return {name: self.text_scores(client, images) for name, images in drawn.items()}
 
     def observe(
         self, client: ClientData, images: Tensor, emb: Tensor | None, pooled: Tensor

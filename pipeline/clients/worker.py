@@ -8,6 +8,7 @@ stay here. A worker returns sums of its clients' updates of the shared weights, 
 P: length of the weight vector, n: images, D: features, D_emb: numbers of an embedding.
 """
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from pipeline.clients.private_adaptation import choose_clip_norm, protection_of
 from pipeline.clients.profiler import WorkerProfiler
 from pipeline.clients.rounds import ClientTrainer
 from pipeline.clients.store import ClientStore
+from pipeline.clients.text_scores import gallery_of
 from pipeline.federation.messages import (
     AdaptReport,
     EpochEvaluation,
@@ -38,6 +40,7 @@ from pipeline.runs.model_files import save_client
 from pipeline.runs.noise_key import read_noise
 from spire_core.adaptation.private_descent import Protection
 from spire_core.config.adapt import AdaptConfig
+from spire_core.evaluation.prompted_images import Gallery
 from spire_core.federated.accumulation import Part
 from spire_core.federated.messages import (
     Broadcast,
@@ -78,7 +81,13 @@ class ClientWorker:
         """Return a client's images; with its class mixture if the client has scores."""
         split = self.setup.partition.split(client_id)
         mixture = self.setup.mixtures.get(client_id)
-        return ClientData(split, self.images, mixture, self.setup.tokens, self.setup.labels)
+        text = (self.setup.tokens, self.setup.labels, self.gallery)
+        return ClientData(split, self.images, mixture, *text)
+
+    @functools.cached_property
+    def gallery(self) -> Gallery | None:
+        """All clients' images with their captions, where prompts are scored."""
+        return gallery_of(self.setup.partition, self.images, self.setup.tokens)
 
     def private_state(self, client_id: int, num_rounds_done: int | None = None) -> PrivateState:
         """Return a client's newest private state after at most so many rounds.
@@ -286,6 +295,10 @@ class ClientWorker:
         embs = [state.snapshots[epoch] for state, epoch in zip(states, epochs, strict=True)]
         clients = self._all_data(client_ids)
         return self.adapter.look(clients, embs, weights, pooled_features, is_whole)
+
+    def text_controls(self, client_id: int) -> dict[str, dict[str, float]]:
+        """Return the scores of what each control draws for a new client's prompts."""
+        return self.evaluator.controls(self.client_data(client_id), self.setup.partition)
 
     # --- own parts of any client ---
 

@@ -7,6 +7,8 @@ before adaptation. It is 0 by construction if adaptation keeps all weights that 
 use.
 replaced = KID of the adapted client's samples against the population, minus the population's own
 KID before adaptation: the loss if the adapted client alone remains.
+prompts = the share of prompts, none of which j showed, that are drawn as asked before adaptation,
+minus the same now (below 0: the client gains). An average over noise, since no maximum is taken.
 """
 
 from collections.abc import Sequence
@@ -16,6 +18,8 @@ import numpy as np
 
 from pipeline.federation.messages import AdaptReport
 from spire_core.methods import Method
+
+PROMPTS = "prompt_accuracy"  # a client's score
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class ForgettingCurve:
     own: tuple[float, ...]
     lost: tuple[float, ...] | None  # "global"; None without pre-training
     replaced: tuple[float, ...] | None
+    prompts: tuple[float, ...] | None = None  # with text that a classifier reads
 
 
 def forgetting_curve(
@@ -41,12 +46,14 @@ def forgetting_curve(
         population = [p.observed["population_kid"] for p in points if p.observed]
         replaced = tuple(k - population_before for k in population)
         lost = tuple(0.0 if method.keeps_backbone else k - population[0] for k in population)
+    drawn = [p.observed[PROMPTS] for p in points if p.observed and PROMPTS in p.observed]
     return ForgettingCurve(
         report.client_id,
         tuple(p.epoch for p in points),
         tuple(above_best.tolist()),
         lost,
         replaced,
+        tuple(drawn[0] - share for share in drawn) or None,
     )
 
 

@@ -41,7 +41,7 @@ POOLED_IMAGES = 1000  # of the pre-training population, for forgetting
 def adapt(
     setting: FederationSetup, real: RealData, pool: ClientPool, pretraining: Pretraining
 ) -> Adaptation:
-    """Fit every new client; return reports, forgetting curves and the cross-client matrix."""
+    """Fit every new client; return reports, forgetting curves, controls, cross-client matrix."""
     config = setting.config
     method, seed = config.method.record, config.seed
     mean_emb = None
@@ -58,7 +58,9 @@ def adapt(
     curves = [forgetting_curve(report, method, before) for report in reports]
     drawn += [report.after for report in reports]
     cross_kid = cross_client_kid(drawn, Scoring(real, config.eval, seed)) if drawn else None
-    return Adaptation(tuple(reports), tuple(curves), cross_kid)
+    has_text = setting.tokens is not None
+    controls = pool.run_all("text_controls", setting.new_ids) if has_text else []
+    return Adaptation(tuple(reports), tuple(curves), cross_kid, tuple(controls))
 
 
 def mean_embedding(pool: ClientPool, client_ids: list[int]) -> Tensor:

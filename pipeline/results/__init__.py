@@ -5,6 +5,7 @@ metric_names      names of the metrics that sweeps ask for
 metrics           metrics of rounds, epochs, new clients and the end
 recording         tags, metrics and artifacts, written stage by stage
 recorded_figures  figures in the tracking run
+prompt_sheet      a sheet of what new clients show and what was drawn for other prompts
 diagnose          diagnoses of a finished run
 note              the description of a run in MLflow
 files             the result file and a grid of images

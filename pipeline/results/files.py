@@ -13,12 +13,13 @@ from pipeline.config.tracking import ui_command
 from pipeline.figures.image_grids import image_grid
 from pipeline.files.atomic import room_for
 from pipeline.results.metrics import params_counts
+from pipeline.results.prompt_sheet import prompt_sheet
 from pipeline.results.recorded_figures import client_rows
 from pipeline.results.result import Result
 from pipeline.runs.folder import save_result
 from pipeline.runs.layout import GRID, MODEL, trace_path
 
-GRID_CLIENTS, GRID_COLUMNS = 4, 16
+GRID_CLIENTS, GRID_COLUMNS, SHEET_CLIENTS = 4, 16, 8
 
 
 def write_result(result: Result, preset: str | None) -> None:
@@ -37,8 +38,18 @@ def save_grid(result: Result) -> Path:
     """Write rows of images as a PNG and return its path.
 
     Three rows per new client: its own images, samples before and after adaptation. Without new
-    clients, one row of samples per pre-training client.
+    clients, one row of samples per pre-training client. With text, `prompt_sheet`.
     """
+    reports = result.adaptation.reports
+    if result.setting.tokens is not None and reports:
+        picture = prompt_sheet(result.setting, reports[:SHEET_CLIENTS])
+    else:
+        picture = _rows(result)
+    Image.fromarray(picture).save(grid_path(result))
+    return grid_path(result)
+
+
+def _rows(result: Result) -> np.ndarray:
     rows = [
         images
         for report in result.adaptation.reports[:GRID_CLIENTS]
@@ -48,9 +59,7 @@ def save_grid(result: Result) -> Path:
     if not rows and evaluations:
         rows = [drawn.images for drawn in evaluations[-1].drawn[:GRID_CLIENTS]]
     width = min(GRID_COLUMNS, min(len(images) for images in rows))
-    stacked = np.concatenate([image_grid(images[:width], width) for images in rows])
-    Image.fromarray(stacked).save(grid_path(result))
-    return grid_path(result)
+    return np.concatenate([image_grid(images[:width], width) for images in rows])
 
 
 def result_json(result: Result, preset: str | None) -> dict[str, Any]:

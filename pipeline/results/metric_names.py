@@ -37,10 +37,13 @@ ADAPT_SCORES = {  # metrics of an epoch of adaptation, by the name of a client's
     "prompt_accuracy": "text/prompt_accuracy",
     "true_accuracy": "text/true_accuracy",
     "style_distance": "text/style_distance",
+    "retrieved": "text/retrieved",
+    "copied": "text/copied",
 }
 ADAPT_KID_WORST = "adapt/kid/worst"
 ADAPT_TRAIN_LOSS, ADAPT_VAL_LOSS = "adapt/train_loss", "adapt/val_loss"
-FORGETTING = {"own": "own", "lost": "global", "replaced": "replaced"}  # by the curve's field
+# By the field of a forgetting curve.
+FORGETTING = {"own": "own", "lost": "global", "replaced": "replaced", "prompts": "prompts"}
 
 
 def final_name(round_metric: str) -> str:

@@ -36,6 +36,8 @@ from spire_core.privacy.guarantee import Guarantee
 IN_THE_TABLE_ALONE = {"client_id", "num_generated", "num_real", "subset_size", "num_trained"}
 IN_THE_TABLE_ALONE |= {"kid_after_std", "kid_floor_std"}
 IN_THE_TABLE_ALONE |= {"epsilon", "delta", "noise_multiplier"}
+TEXT_SCORES = ("prompt_accuracy", "style_distance", "retrieved", "retrieval_rank")
+TEXT_SCORES += ("copied", "shown_distance")
 
 
 def params_counts(setting: FederationSetup) -> tuple[int, int]:
@@ -180,10 +182,12 @@ def new_client_rows(
     adaptation: Adaptation, real: RealData, kid_subset_size: int
 ) -> list[dict[str, Any]]:
     """Return one row per new client: its scores before adaptation and in the kept state."""
-    return [
+    rows = [
         _new_client_row(report, curve, real, kid_subset_size)
         for report, curve in zip(adaptation.reports, adaptation.curves, strict=True)
     ]
+    controls = adaptation.controls or [{}] * len(rows)
+    return [row | _control_columns(own) for row, own in zip(rows, controls, strict=True)]
 
 
 def as_columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
@@ -219,6 +223,7 @@ def _new_client_row(
         "forgetting_own": curve.own[-1],
         "forgetting_global": None if curve.lost is None else curve.lost[-1],
         "forgetting_replaced": None if curve.replaced is None else curve.replaced[-1],
+        **({} if curve.prompts is None else {"forgetting_prompts": curve.prompts[-1]}),
         "duration_s": report.duration_s,
         **_privacy_columns(report.guarantee),
     } | _text_columns(first, kept)
@@ -227,12 +232,22 @@ def _new_client_row(
 def _text_columns(first: Mapping[str, float], kept: Mapping[str, float]) -> dict[str, float]:
     """Return the scores of prompts before and after adaptation, where there is text."""
     columns = {}
-    for name in ("prompt_accuracy", "style_distance"):
+    for name in TEXT_SCORES:
         if name in kept:
             columns |= {f"{name}_before": first[name], f"{name}_after": kept[name]}
     if "true_accuracy" in kept:
         columns["true_accuracy"] = kept["true_accuracy"]
     return columns
+
+
+def _control_columns(controls: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Return the scores of what the controls draw for a new client's prompts."""
+    return {
+        f"{name}_{control}": scores[name]
+        for control, scores in controls.items()
+        for name in TEXT_SCORES
+        if name in scores
+    }
 
 
 def _privacy_columns(guarantee: Guarantee | None) -> dict[str, float]:

@@ -13,7 +13,7 @@ from pipeline.figures import plots as figures
 from pipeline.results.result import Adaptation
 from pipeline.tracking.tracker import Tracker
 
-GRID_CLIENTS = 4
+GRID_CLIENTS, ROW_IMAGES = 4, 16
 
 
 def log_adaptation_figures(
@@ -56,28 +56,39 @@ def log_cross_losses_figure(tracker: Tracker, losses: CrossClientMatrix) -> None
 def client_rows(setting: FederationSetup, report: AdaptReport) -> list[tuple[str, np.ndarray]]:
     """Return labelled rows of images: a client's own data, samples before and after adaptation.
 
-    With text, each sample was drawn for the caption of the client's own image above it, and a row
-    before these has the images that the client shows.
+    With text, each sample was drawn for the caption of the client's own image above it, in the
+    order of classes, and a row before these has the images that the client shows.
     """
     split = setting.partition.split(report.client_id)
-    name = f"client {report.client_id}"
+    name, before, after = f"client {report.client_id}", report.before.images, report.after.images
     shown, own = list[tuple[str, np.ndarray]](), f"{name}: its own images"
+    at = np.arange(min(ROW_IMAGES, len(after)))
     if setting.tokens is not None:
-        shown = [(f"{name}: what it shows", setting.images[split.train[:16]])]
+        shown = [(f"{name}: what it shows", setting.images[split.train[:ROW_IMAGES]])]
         own = "never shown: its own images"
+        at = prompts_to_show(setting, report, ROW_IMAGES)
     return [
         *shown,
-        (own, setting.images[split.test[:16]]),
-        ("drawn before adaptation", report.before.images[:16]),
-        ("drawn after adaptation", report.after.images[:16]),
+        (own, setting.images[split.test[at % len(split.test)]]),
+        ("drawn before adaptation", before[at]),
+        ("drawn after adaptation", after[at]),
     ]
+
+
+def prompts_to_show(setting: FederationSetup, report: AdaptReport, limit: int) -> np.ndarray:
+    """Return which of a client's drawn images to show, by class, at even distances at most."""
+    num_drawn = len(report.after.images)
+    held_out = setting.partition.split(report.client_id).test
+    labels = setting.data.labels[held_out[np.arange(num_drawn) % len(held_out)]]
+    order = np.argsort(labels, kind="stable")
+    return order[np.linspace(0, num_drawn - 1, min(limit, num_drawn)).round().astype(int)]
 
 
 def _log_client(
     tracker: Tracker, setting: FederationSetup, real: RealData, report: AdaptReport
 ) -> None:
     client_id, before, after = report.client_id, report.before, report.after
-    grid = image_grids.labelled_grids(client_rows(setting, report), columns=16)
+    grid = image_grids.labelled_grids(client_rows(setting, report), ROW_IMAGES)
     tracker.log_figure(grid, f"samples/client_{client_id}.png")
     if after.histogram is not None and before.histogram is not None:
         rows = {

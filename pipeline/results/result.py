@@ -27,12 +27,14 @@ class Adaptation:
     """Reports and forgetting curves of the new clients, in the same order.
 
     `cross_kid`: KID of the samples of client i (row) against the data of client j (column), for
-    evaluated pre-training clients and new ones.
+    evaluated pre-training clients and new ones. `controls`: with text, the scores of each control
+    by its name, for each new client.
     """
 
     reports: tuple[AdaptReport, ...] = ()
     curves: tuple[ForgettingCurve, ...] = ()
     cross_kid: CrossClientMatrix | None = None
+    controls: tuple[Mapping[str, Mapping[str, float]], ...] = ()
 
     @property
     def privacy_sentence(self) -> str:

@@ -2,6 +2,7 @@
 
 kid            Kernel Inception Distance
 image_metrics  total variation between classes, nearest-neighbour distances
+prompted_images  images drawn for prompts against real ones: whose style they have, controls
 extractors     feature extractors by name
 classifier     small classifiers of the known data sets, as extractors
 inception      Inception v3, as an extractor

@@ -32,6 +32,7 @@ from pipeline.cluster.session import ENVIRONMENT
 from pipeline.config.load import load_config
 from pipeline.config.resources import ResourcesConfig
 from pipeline.config.schema import Config
+from pipeline.data.glyphs import CHARACTERS, caption_of
 from pipeline.experiment.pools import open_pool
 from pipeline.experiment.run import resume_experiment, run_experiment
 from pipeline.experiment.watcher import Watcher
@@ -50,11 +51,15 @@ from spire_core.network.flat_model import initial_weights
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # actors cannot import a test file
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
+WORDS = ",".join(sorted({word for char in CHARACTERS for word in caption_of(char).split()}))
 D_EMB = 37  # a size that nothing else has
 POPULATION = ("partition=independent", "partition.client_size=40", "federation.num_clients=10000")
 POPULATION += ("federation.cohort_size=4", "eval.num_clients=4")  # in groups, of 3 and 1
 PRIVATE = ("privacy.adapt.epsilon=4", "privacy.noise_key=pools", "privacy.adapt.steps=3")
 PRIVATE += ("adapt.group_size=1",)  # each new client on an actor of its own
+WITH_TEXT = ("data=fonts", "data.image_size=16", "partition=natural", "model.text=words")
+WITH_TEXT += ("eval.extractor=fonts-cnn", "federation.num_clients=4", "client.text_dropout=0.1")
+WITH_TEXT += ("federation.num_new_clients=1", "adapt.num_images=8", f"model.words=[{WORDS}]")
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +124,7 @@ def config_for(mnist_root: Path, folder: Path, *overrides: str) -> Config:
             ),
             (2,),
         ),
+        ("spire", ("client.engine=grouped", "client.group_size=2", *WITH_TEXT), (1, 2)),
     ],
 )
 def test_ray_pool_equals_local_pool_for_any_number_of_actors(
@@ -126,10 +132,12 @@ def test_ray_pool_equals_local_pool_for_any_number_of_actors(
     settings: tuple[str, ...],
     actors: tuple[int, ...],
     mnist_root: Path,
+    fonts_root: Path,
     folder: Path,
 ) -> None:
     def found(*overrides: str) -> tuple[str, float]:
-        config = config_for(mnist_root, folder, f"method={method}", *settings, *overrides)
+        root = fonts_root if "data=fonts" in settings else mnist_root
+        config = config_for(root, folder, f"method={method}", *settings, *overrides)
         result = run_experiment(config, "smoke", Watcher())
         trace = trace_path(result.run_dir)
         assert (trace is not None) == config.tracking.profile

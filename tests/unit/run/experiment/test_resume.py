@@ -18,6 +18,7 @@ from pipeline.config.equivalence import fingerprint
 from pipeline.config.load import load_config, overridden
 from pipeline.config.schema import Config
 from pipeline.config.tracking import TrackingConfig
+from pipeline.data.glyphs import CHARACTERS, caption_of
 from pipeline.experiment import run
 from pipeline.experiment.pretraining import rounds_without_numbers
 from pipeline.experiment.run import resume_experiment, run_experiment
@@ -37,6 +38,10 @@ from spire_core.evaluation.classifier import WEIGHTS_DIR
 
 NUM_ROUNDS = 6
 TIMED = ("time/", "memory/")
+WORDS = ",".join(sorted({word for char in CHARACTERS for word in caption_of(char).split()}))
+WITH_TEXT = ("data=fonts", "data.image_size=16", "partition=natural", "model.text=words")
+WITH_TEXT += ("eval.extractor=fonts-cnn", "federation.num_clients=4", "client.text_dropout=0.1")
+WITH_TEXT += ("federation.num_new_clients=1", "adapt.num_images=8", f"model.words=[{WORDS}]")
 
 
 class Crash(Exception):
@@ -109,15 +114,21 @@ def points(run_dir: Path) -> list[tuple[int, dict[str, float]]]:
     ]
 
 
-@pytest.fixture(scope="module", params=["spire", "shared_rep"])
+@pytest.fixture(scope="module", params=["spire", "shared_rep", "spire with text"])
 def whole(
-    request: pytest.FixtureRequest, mnist_root: Path, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    mnist_root: Path,
+    fonts_root: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Config, Result]:
     root = tmp_path_factory.mktemp("whole")
-    method = [f"method={request.param}", "method.share_until=0.4", "server.optimizer=fedadam"]
+    name, _, text = request.param.partition(" with ")
+    method = [f"method={name}", "method.share_until=0.4", "server.optimizer=fedadam"]
     chances = ["federation.drop_rate=0.4", "federation.straggler_rate=0.5"]
-    thin = {"spire": [], "shared_rep": ["client.compression=top_k"]}[request.param]
-    config = config_for(mnist_root, root, *method, "server.lr=0.01", *chances, *thin)
+    thin = {"spire": [], "shared_rep": ["client.compression=top_k"]}[name]
+    more = WITH_TEXT if text else ()
+    settings = (*method, "server.lr=0.01", *chances, *thin, *more)
+    config = config_for(fonts_root if text else mnist_root, root, *settings)
     return config, run_experiment(config, "smoke", Watcher())
 
 

@@ -17,6 +17,8 @@ from pipeline.experiment.watcher import Watcher
 from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.setup import FederationSetup, prepare
 from pipeline.inference.saved_run import SavedRun
+from pipeline.results.metrics import new_client_rows
+from pipeline.results.recorded_figures import prompts_to_show
 from pipeline.results.result import Result
 from pipeline.tracking.outbox import read_points
 from spire_core.errors import ConfigError, DataError
@@ -63,6 +65,71 @@ def test_new_clients_are_measured_by_what_they_never_showed(result: Result) -> N
     assert result.metrics["final/adapt_style_distance_after"] == pytest.approx(expected, rel=1e-4)
 
 
+def test_whose_style_was_drawn_is_told_among_all_clients(result: Result) -> None:
+    points = [found for _, found in read_points(result.run_dir) if "text/retrieved" in found]
+    assert len(points) == 3
+    assert all(found["text/retrieved"] in (0, 1) for found in points)  # of one new client
+    assert all(0 <= found["text/copied"] <= 1 for found in points)
+    (row,) = new_client_rows(result.adaptation, result.real, 10)
+    assert 1 <= row["retrieval_rank_after"] <= 5
+    assert (row["retrieved_after"] == 1) == (row["retrieval_rank_after"] == 1)
+    (report,) = result.adaptation.reports
+    (split,) = result.setting.partition.new_clients
+    shown = result.setting.images[split.train].astype(float)
+    drawn = (report.after.images + 1) * 127.5
+    nearest = [np.abs(shown - own).mean((1, 2, 3)).min() / 255 for own in drawn]
+    assert row["shown_distance_after"] == pytest.approx(np.mean(nearest), rel=1e-4)
+
+
+def test_controls_draw_what_pretraining_clients_train_on(result: Result) -> None:
+    (row,) = new_client_rows(result.adaptation, result.real, 10)
+    setting = result.setting
+    (split,) = setting.partition.new_clients
+    labels, images = setting.data.labels, setting.images.astype(float)
+    trained = np.concatenate([client.train for client in setting.partition.train_clients])
+    distances = [
+        np.abs(images[trained[labels[trained] == labels[at]]].mean(0) - images[at]).mean() / 255
+        for at in split.test[:16]
+    ]
+    assert row["style_distance_mean_client"] == pytest.approx(np.mean(distances), rel=1e-4)
+    assert row["retrieved_nearest_client"] == 0  # it draws another client's images
+    name = "final/adapt_style_distance_nearest_client"
+    assert result.metrics[name] == row["style_distance_nearest_client"] > 0
+
+
+def test_copies_of_what_a_client_shows_are_told_from_true_images(
+    fonts_root: Path, base: Path
+) -> None:
+    setting = setting_for(fonts_root)
+    worker = ClientWorker(worker_setup(setting, base), setting.images)
+    client = worker.client_data(setting.new_ids[0])
+    truth = client.truth(54)
+    assert truth is not None
+    true = worker.evaluator.text_scores(client, truth[0].float() / 127.5 - 1)
+    assert (true["copied"], true["retrieved"], true["retrieval_rank"]) == (0, 1, 1)
+    copies = client.train_images()[torch.arange(54) % 8].float() / 127.5 - 1
+    copied = worker.evaluator.text_scores(client, copies)
+    assert copied["copied"] == 1
+    assert copied["shown_distance"] == pytest.approx(0, abs=1e-6)
+
+
+def test_a_sheet_shows_true_and_drawn_images_in_the_order_of_classes(result: Result) -> None:
+    (report,) = result.adaptation.reports
+    (split,) = result.setting.partition.new_clients
+    at = prompts_to_show(result.setting, report, 5)
+    labels = result.setting.data.labels[split.test[:16]]
+    assert labels[at].tolist() == np.sort(labels)[[0, 4, 8, 11, 15]].tolist()
+    sheet = np.asarray(Image.open(result.run_dir / "samples.png"))
+    # Two lines; 4 columns of what is shown, a gap, 16 of prompts; 34 pixels each and an edge.
+    assert sheet.shape == (2 * 34 + 2, (4 * 34 + 2) + 12 + (16 * 34 + 2), 3)
+    first = result.setting.images[split.train[0], 0].repeat(2, 0).repeat(2, 1)
+    np.testing.assert_array_equal(sheet[2:34, 2:34, 0], first)
+    order = prompts_to_show(result.setting, report, 20)
+    true = result.setting.images[split.test[order[0]], 0].repeat(2, 0).repeat(2, 1)
+    left = 4 * 34 + 2 + 12 + 2
+    np.testing.assert_array_equal(sheet[2:34, left : left + 32, 0], true)
+
+
 def test_a_classifier_reads_the_drawn_and_the_true_glyphs(fonts_root: Path, base: Path) -> None:
     setting = setting_for(fonts_root, "eval.extractor=fonts-cnn")
     setup = worker_setup(setting, base)
@@ -98,9 +165,15 @@ def test_no_message_of_a_client_holds_its_captions(
     content = pickle.dumps(worker.train((0, 1), Broadcast(weights), plan))
     content += pickle.dumps(worker.fit_group((0, 1), Broadcast(weights), plan))
     content += pickle.dumps(worker.draw((0, 1), weights))
+    new, adapting = setting.new_ids[0], (weights, config.adapt, None)
+    content += pickle.dumps(worker.fit_embeddings((new,), *adapting))
+    pooled = worker.real_features(0)
+    content += pickle.dumps(worker.look((new,), weights, pooled, [0], [True]))
+    content += pickle.dumps(worker.text_controls(new))
     for file in tmp_path.rglob("*.safetensors"):
         content += file.read_bytes()  # a private state needs no caption either
-    rows = [at for c in (0, 1) for at in setting.partition.split(c).train]
+    splits = [setting.partition.split(c) for c in (0, 1, new)]
+    rows = [at for split in splits for at in (*split.train, *split.test)]
     assert not any(odd[at, 1:].tobytes() in content for at in rows)
     assert any(odd[at, 1:].tobytes() in pickle.dumps(odd) for at in rows)
 

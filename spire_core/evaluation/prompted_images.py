@@ -1,0 +1,91 @@
+"""Images that were drawn for prompts, against real images of the same prompts.
+
+Letters: n drawn images, each for a prompt of some kind; N real images of A owners, each of a kind.
+The distance of two images is their mean absolute difference as a share of a pixel's range.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Gallery:
+    """Real uint8 images (N, C, H, W) with the kind (N,) and the owner (N,) of each.
+
+    Owners count from 0; -1 is an image that takes no part.
+    """
+
+    images: np.ndarray
+    kinds: np.ndarray
+    owner: np.ndarray
+
+    def only(self, positions: np.ndarray) -> "Gallery":
+        """Return the gallery in which these images alone take part; the images are not copied."""
+        owner = np.full_like(self.owner, -1)
+        owner[positions] = self.owner[positions]
+        return Gallery(self.images, self.kinds, owner)
+
+    def of_kind(self, kind: int) -> tuple[Tensor, np.ndarray]:
+        """Return the images of a kind, (m, C, H, W) float in [-1, 1], and their owners (m,)."""
+        at = np.flatnonzero((self.kinds == kind) & (self.owner >= 0))
+        return torch.from_numpy(self.images[at]).float() / 127.5 - 1, self.owner[at]
+
+
+def owner_distances(images: Tensor, kinds: np.ndarray, gallery: Gallery) -> np.ndarray:
+    """Return the mean distance of images (n, C, H, W) to each owner's images of their kinds, (A,).
+
+    The mean is over the images of whose kind the owner has any; infinite where it has none.
+    """
+    num_owners = int(gallery.owner.max(initial=-1)) + 1
+    totals, counts = np.zeros(num_owners), np.zeros(num_owners)
+    for drawn, (real, owner) in _by_kind(images, kinds, gallery):
+        held = np.bincount(owner, minlength=num_owners)
+        for row in pixel_distances(drawn, real).numpy():
+            means = np.bincount(owner, row, num_owners) / np.maximum(held, 1)
+            totals, counts = totals + means, counts + (held > 0)
+    return np.where(counts > 0, totals / np.maximum(counts, 1), np.inf)
+
+
+def _by_kind(
+    images: Tensor, kinds: np.ndarray, gallery: Gallery
+) -> Iterator[tuple[Tensor, tuple[Tensor, np.ndarray]]]:
+    for kind in np.unique(kinds):
+        yield images[torch.from_numpy(kinds == kind)], gallery.of_kind(kind)
+
+
+def pixel_distances(images: Tensor, others: Tensor) -> Tensor:
+    """Return the distance of each image (n, C, H, W) to each of the others, (n, m) float64."""
+    x, y = images.flatten(1).double(), others.flatten(1).double()
+    return torch.cdist(x, y, p=1) / (2 * x.shape[1])
+
+
+def rank_of(owner: int, distances: np.ndarray) -> int:
+    """Return how many owners are at least as near as this one, itself included: 1 is the best."""
+    return int((distances <= distances[owner]).sum())
+
+
+def mean_images(kinds: np.ndarray, gallery: Gallery) -> Tensor | None:
+    """Return the mean of all images of each kind, (n, C, H, W); None if one has no image."""
+    means = {kind: gallery.of_kind(kind)[0] for kind in np.unique(kinds)}
+    if not all(len(images) for images in means.values()):
+        return None
+    return torch.stack([means[kind].mean(0) for kind in kinds])
+
+
+def nearest_images(kinds: np.ndarray, gallery: Gallery, distances: np.ndarray) -> Tensor | None:
+    """Return the first image of each kind that the nearest owner has, (n, C, H, W).
+
+    `distances` (A,) order the owners. An owner without an image of a kind leaves it to the next.
+    None if one kind has no image.
+    """
+    found = []
+    for kind in kinds:
+        images, owner = gallery.of_kind(kind)
+        if len(images) == 0:
+            return None
+        found.append(images[int(np.argmin(distances[owner]))])
+    return torch.stack(found)

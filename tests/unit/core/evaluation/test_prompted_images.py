@@ -1,0 +1,74 @@
+"""Images drawn for prompts against real ones: distances, ranks and controls worked out by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from spire_core.evaluation.prompted_images import (
+    Gallery,
+    mean_images,
+    nearest_images,
+    owner_distances,
+    pixel_distances,
+    rank_of,
+)
+
+
+def flat(*levels: float) -> torch.Tensor:
+    """Return images of 2 x 2 pixels of one level in [0, 1] each."""
+    return torch.tensor(levels).reshape(-1, 1, 1, 1).expand(-1, 1, 2, 2) * 2 - 1
+
+
+def gallery() -> Gallery:
+    """Return three owners' images of kinds 0, 1 and 2; owner 2 has two of kind 0 and none of 1."""
+    levels = [0.0, 1.0, 0.0, 0.2, 0.8, 1.0, 0.4, 0.6, 0.2]
+    kinds = np.array([0, 1, 2, 0, 1, 2, 0, 0, 2])
+    owner = np.array([0, 0, 0, 1, 1, 1, 2, 2, 2])
+    images = np.array([round(level * 255) for level in levels], np.uint8)
+    return Gallery(images.reshape(-1, 1, 1, 1).repeat(2, 2).repeat(2, 3), kinds, owner)
+
+
+def test_distances_are_means_over_pixels_then_images_of_a_kind_then_prompts() -> None:
+    drawn, kinds = flat(0.2, 0.8), np.array([0, 1])
+    found = owner_distances(drawn, kinds, gallery())
+    # Owner 2 is asked for kind 0 alone: (|0.2 - 0.4| + |0.2 - 0.6|) / 2.
+    np.testing.assert_allclose(found, [0.2, 0.0, 0.3], atol=1e-6)
+    assert [rank_of(owner, found) for owner in range(3)] == [2, 1, 3]
+
+
+def test_an_owner_without_the_kind_is_infinitely_far_and_equals_share_a_rank() -> None:
+    found = owner_distances(flat(0.9), np.array([1]), gallery())
+    assert found[2] == np.inf
+    assert [rank_of(owner, np.array([0.1, 0.1, np.inf])) for owner in range(3)] == [2, 2, 3]
+
+
+def test_images_of_no_owner_count_nowhere() -> None:
+    some = gallery().only(np.array([3, 4, 5]))
+    found = owner_distances(flat(0.0), np.array([0]), some)
+    np.testing.assert_allclose(found, [np.inf, 0.2], atol=1e-6)
+    assert mean_images(np.array([0, 1]), some) is not None
+
+
+def test_pixel_distances_are_shares_of_a_pixel_s_range() -> None:
+    found = pixel_distances(flat(0.0, 0.5), flat(1.0, 0.5, 0.0))
+    np.testing.assert_allclose(found.numpy(), [[1, 0.5, 0], [0.5, 0, 0.5]], atol=1e-6)
+
+
+def test_the_mean_of_a_kind_is_over_its_images() -> None:
+    found = mean_images(np.array([2, 0]), gallery())
+    assert found is not None
+    levels = (found[:, 0, 0, 0] + 1) / 2
+    assert levels.tolist() == pytest.approx([(0 + 1 + 0.2) / 3, (0 + 0.2 + 0.4 + 0.6) / 4])
+
+
+def test_the_nearest_owner_leaves_a_kind_that_it_lacks_to_the_next() -> None:
+    found = nearest_images(np.array([0, 1]), gallery(), np.array([0.3, 0.2, 0.1]))
+    assert found is not None
+    levels = (found[:, 0, 0, 0] + 1) / 2
+    assert levels.tolist() == pytest.approx([0.4, 0.8])
+
+
+def test_a_kind_that_nobody_has_leaves_no_control() -> None:
+    some = gallery().only(np.array([6, 7]))
+    assert mean_images(np.array([0, 1]), some) is None
+    assert nearest_images(np.array([1]), some, np.zeros(3)) is None
