@@ -8,7 +8,8 @@ from pipeline.config.tracking import ui_text
 from pipeline.evaluation.diagnosis import Diagnosis
 from pipeline.evaluation.scores import Evaluation
 from pipeline.results.files import grid_path
-from pipeline.results.metrics import new_client_rows, params_counts
+from pipeline.results.metrics import params_counts
+from pipeline.results.new_client_rows import new_client_rows
 from pipeline.results.result import Result
 from pipeline.runs.layout import PROFILE, PROFILE_TABLE, trace_path
 from pipeline.runs.record import experiment_of

@@ -1,17 +1,18 @@
 """The clients' side: workers that simulate clients, one after the other.
 
-worker       the worker: a task for each request of the experiment, its clients and their files
-context      the network on its device, which all work on clients shares
-client_data  one client's images and class mixture
-rounds       the trainer: a client's part of a pre-training round
-evaluation   the evaluator: generated images, their scores, and held-out losses
-text_scores  scores of images drawn for prompts, and two controls
-adaptation   the adapter: a new client fits its own parts
+worker              a task for each request of the experiment, its clients and their files
+round_worker        its part in rounds: training, sums, masks and noise
+context             the network on its device, which all work on clients shares
+client_data         one client's images and class mixture
+rounds              the trainer: a client's part of a pre-training round
+evaluation          the evaluator: generated images, their scores, and held-out losses
+text_scores         scores of images drawn for prompts, and two controls
+adaptation          the adapter: a new client fits its own parts
 private_adaptation  how the adapter protects a new client's images
-masking      the clients' steps in secure sums
-store        private states on disk, one file for each client and round
-profiler     torch.profiler in a worker
-memory       memory of a round, and actors that fit into a node
-free_memory  free memory of the machine and of its containers
-process      settings of a worker's process: threads, freed memory
+masking             the clients' steps in secure sums
+store               private states on disk, one file for each client and round
+profiler            torch.profiler in a worker
+memory              memory of a round, and actors that fit into a node
+free_memory         free memory of the machine and of its containers
+process             settings of a worker's process: threads, freed memory
 """

@@ -8,7 +8,6 @@ stay here. A worker returns sums of its clients' updates of the shared weights, 
 P: length of the weight vector, n: images, D: features, D_emb: numbers of an embedding.
 """
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,15 +15,9 @@ import numpy as np
 from torch import Tensor
 
 from pipeline.clients.adaptation import ClientAdapter
-from pipeline.clients.client_data import ClientData
-from pipeline.clients.context import ModelContext
 from pipeline.clients.evaluation import ClientEvaluator
-from pipeline.clients.masking import MaskingClients
 from pipeline.clients.private_adaptation import choose_clip_norm, protection_of
-from pipeline.clients.profiler import WorkerProfiler
-from pipeline.clients.rounds import ClientTrainer
-from pipeline.clients.store import ClientStore
-from pipeline.clients.text_scores import gallery_of
+from pipeline.clients.round_worker import RoundWorker
 from pipeline.federation.messages import (
     AdaptReport,
     EpochEvaluation,
@@ -33,163 +26,23 @@ from pipeline.federation.messages import (
     HeldoutLosses,
     WorkerSetup,
 )
-from pipeline.federation.receiving import Message, UpdateReceiver
-from pipeline.federation.rounds import RoundSettings
-from pipeline.runs.layout import CLIENTS
 from pipeline.runs.model_files import save_client
 from pipeline.runs.noise_key import read_noise
 from spire_core.adaptation.private_descent import Protection
 from spire_core.config.adapt import AdaptConfig
-from spire_core.evaluation.prompted_images import Gallery
-from spire_core.federated.accumulation import Part
-from spire_core.federated.messages import (
-    Broadcast,
-    ClientReport,
-    ClientUpdate,
-    CompressedUpdate,
-    IntegerMessage,
-    RoundPlan,
-)
-from spire_core.federated.private_state import PrivateState
-from spire_core.federated.private_updates import ClippedFormat
-from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import tensors_hash
 from spire_core.privacy.guarantee import guarantee_of
-from spire_core.secure_sum.keys import PublicKeys
-from spire_core.secure_sum.protocol import SumPlan
 
 
-class ClientWorker:
+class ClientWorker(RoundWorker):
     """Simulates clients on one device with one thread; see the module's docstring."""
 
     def __init__(self, setup: WorkerSetup, images: np.ndarray, device: str = "cpu") -> None:
         """Take the setup and all clients' uint8 images (N, C, H, W), possibly in shared memory."""
-        self.setup, self.images = setup, images
-        self.store = ClientStore(setup.folder / CLIENTS)
-        self.context = ModelContext.start(setup.config, images.shape[1:], device)
-        self.trainer = ClientTrainer(self.context)
-        sizes, layout = setup.partition.train_sizes, self.context.model.layout
-        settings = RoundSettings.of(setup.config, sizes, layout)
-        self.receiver = UpdateReceiver(settings)
-        self.masking = MaskingClients(setup.folder, settings)
+        super().__init__(setup, images, device)
         cache = setup.folder.parent / "cache"
         self.evaluator = ClientEvaluator(self.context, setup.extractor, cache)
         self.adapter = ClientAdapter(self.evaluator)
-        self.profiler = WorkerProfiler(self.context.device)
-
-    def client_data(self, client_id: int) -> ClientData:
-        """Return a client's images; with its class mixture if the client has scores."""
-        split = self.setup.partition.split(client_id)
-        mixture = self.setup.mixtures.get(client_id)
-        text = (self.setup.tokens, self.setup.labels, self.gallery)
-        return ClientData(split, self.images, mixture, *text)
-
-    @functools.cached_property
-    def gallery(self) -> Gallery | None:
-        """All clients' images with their captions, where prompts are scored."""
-        return gallery_of(self.setup.partition, self.images, self.setup.tokens)
-
-    def private_state(self, client_id: int, num_rounds_done: int | None = None) -> PrivateState:
-        """Return a client's newest private state after at most so many rounds.
-
-        A pre-training client that has never trained has a new one.
-        """
-        stored = self.store.load(client_id, num_rounds_done)
-        return self.context.new_state(client_id) if stored is None else stored
-
-    def _all_data(self, client_ids: Sequence[int]) -> list[ClientData]:
-        return [self.client_data(client_id) for client_id in client_ids]
-
-    # --- rounds of pre-training ---
-
-    def fit_group(
-        self, client_ids: Sequence[int], broadcast: Broadcast, plan: RoundPlan
-    ) -> list[ClientReport]:
-        """Train clients together, accumulate their updates here, and return a report of each."""
-        messages: Sequence[Message] = self.train(client_ids, broadcast, plan)
-        if plan.sums_integers:
-            messages = self.masking.messages(messages, broadcast, plan)
-        return self.receiver.receive(client_ids, messages, broadcast, plan)
-
-    def train(
-        self, client_ids: Sequence[int], broadcast: Broadcast, plan: RoundPlan
-    ) -> list[ClientUpdate | CompressedUpdate]:
-        """Train clients together and return the messages of their updates.
-
-        The new private states stay here.
-        """
-        clients, messages = self._all_data(client_ids), []
-        states = [self.private_state(client_id, plan.round_idx) for client_id in client_ids]
-        for message, state in self.trainer.train(clients, states, broadcast, plan):
-            if not state.is_empty:
-                done = plan.round_idx + 1
-                self.store.save(message.client_id, done, state, plan.kept_rounds)
-            messages.append(message)
-        return messages
-
-    def round_part(self, round_idx: int, start: int, stop: int) -> Part | None:
-        """Return a stretch of the updates accumulated here in a round, None without any."""
-        return self.receiver.part(round_idx, start, stop)
-
-    def forget_round(self) -> None:
-        """Drop all updates that are accumulated here."""
-        self.receiver.forget()
-
-    def undo_round(self, client_id: int, round_idx: int) -> None:
-        """Discard a client's private state after a round whose update was not used."""
-        self.store.rewind(round_idx, client_id)
-
-    def rehearse(self) -> None:
-        """Take one optimizer step as in a round, so that memory can be measured; keep nothing."""
-        config = self.setup.config
-        groups = config.resolved_client.groups(range(config.federation.cohort_size))
-        self.trainer.rehearse(self._all_data(groups[0]))
-
-    def start_profile(self) -> None:
-        """Start torch's profiler on this worker."""
-        self.profiler.start()
-
-    def save_profile(self, folder: Path, name: str) -> bool:
-        """Write the trace since `start_profile`; return False if this worker started later."""
-        return self.profiler.save(folder, name)
-
-    def stop_profile(self) -> None:
-        """Stop the profiler and discard its trace."""
-        self.profiler.stop()
-
-    # --- rounds with differential privacy ---
-
-    def private_cohort(self, _: int, round_idx: int) -> list[int]:
-        """Return the clients of a round, each drawn by itself under the run's key."""
-        noise = read_noise(self.setup.folder, self.setup.config.privacy)
-        federation = self.setup.config.federation
-        chance = federation.cohort_size / federation.num_clients
-        chosen = noise.chosen(federation.num_clients, chance, "cohort", round_idx)
-        return np.flatnonzero(chosen).tolist()
-
-    def add_noise(self, unit: int, broadcast: Broadcast, plan: RoundPlan) -> list[ClientReport]:
-        """Add a round's noise to the sum that is accumulated here, and return its report."""
-        noise = read_noise(self.setup.folder, self.setup.config.privacy)
-        form = self.receiver.settings.update_format(plan, broadcast)
-        assert isinstance(form, ClippedFormat)  # the plan is private
-        message = IntegerMessage(unit, 1, 0, form.noise(noise, plan.round_idx))
-        return self.receiver.receive([unit], [message], broadcast, plan)
-
-    # --- secure sums ---
-
-    def advertise_keys(self, client_id: int, sum_name: str) -> PublicKeys:
-        """Return a client's public keys in a sum."""
-        return self.masking.public_keys(client_id, sum_name)
-
-    def share_keys(self, client_id: int, plan: SumPlan) -> dict[int, bytes]:
-        """Return the sealed shares of a client's secrets, by the client that each is for."""
-        return self.masking.shares(client_id, plan)
-
-    def reveal_shares(
-        self, client_id: int, plan: SumPlan, remaining: list[int], sealed: dict[int, bytes]
-    ) -> dict[int, bytes]:
-        """Return a client's shares that take the masks off the sum of those that remain."""
-        return self.masking.reveal(client_id, plan, remaining, sealed)
 
     # --- evaluations of pre-training clients, whether they have trained or not ---
 
@@ -301,11 +154,6 @@ class ClientWorker:
         return self.evaluator.controls(self.client_data(client_id), self.setup.partition)
 
     # --- own parts of any client ---
-
-    def masked_embedding(self, client_id: int, plan: SumPlan) -> np.ndarray:
-        """Return this client's embedding under masks that cancel in the sum."""
-        emb = self.private_state(client_id).parts[CLIENT_EMB]
-        return self.masking.vector(client_id, emb, plan)
 
     def export(self, client_id: int, folder: Path) -> str:
         """Write a client's own parts into a finished run's folder; return their SHA-256."""

@@ -4,6 +4,7 @@ catalog        the known data sets: shapes, class names, hashes
 datasets       loading and verification
 fetch          a data set from the first source that works
 sources        the sources: a local folder, torchvision's servers, packages
+download       a file from a server, in bounded time
 formats        decoders of the published files
 image_folder   a folder of the user's own images
 client_folder  a folder of the user's own images, with their owners

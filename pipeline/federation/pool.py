@@ -112,8 +112,7 @@ def repeat_errors(
 class ClientPool(ABC):
     """Runs tasks: methods of a worker whose first argument is a client's id, or a group's ids.
 
-    `busy_s`: seconds of work on tasks, summed over the workers. `last_loss`: why `each` last got
-    nothing from a worker, and what helps.
+    `busy_s`: seconds of work, summed over the workers. `last_loss`: cause and remedy, in `each`.
     """
 
     busy_s: float = 0.0

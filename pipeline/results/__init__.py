@@ -2,7 +2,8 @@
 
 result            the results of an experiment as a record
 metric_names      names of the metrics that sweeps ask for
-metrics           metrics of rounds, epochs, new clients and the end
+metrics           metrics of rounds, epochs and the end
+new_client_rows   the table of new clients
 recording         tags, metrics and artifacts, written stage by stage
 recorded_figures  figures in the tracking run
 prompt_sheet      a sheet of what new clients show and what was drawn for other prompts

@@ -18,8 +18,9 @@ from pipeline.federation.setup import FederationSetup, promise_to_clients
 from pipeline.figures import image_grids
 from pipeline.figures import plots as figures
 from pipeline.files.revision import git_revision
-from pipeline.results.metric_names import FINAL_STEP, KID_FLOOR
-from pipeline.results.metrics import adaptation_metrics, as_columns, new_client_rows
+from pipeline.results.metric_names import FINAL_STEP, HULL_TV, KID_FLOOR, NEAREST_TV
+from pipeline.results.metrics import adaptation_metrics
+from pipeline.results.new_client_rows import as_columns, new_client_rows
 from pipeline.results.note import NOTE, result_note, setting_note
 from pipeline.results.recorded_figures import (
     log_adaptation_figures,
@@ -29,6 +30,7 @@ from pipeline.results.recorded_figures import (
 from pipeline.results.result import Adaptation, Result
 from pipeline.runs.layout import MODEL, PROFILE
 from pipeline.tracking.tracker import Tracker
+from spire_core.partition.coverage import coverages
 from spire_core.privacy.guarantee import UNIT
 
 # Settings that make no difference to a result are in config/resolved.yaml alone.
@@ -164,8 +166,19 @@ def log_summary(
     """Write the final metrics, the fingerprint of the final state, and the model."""
     config, image_shape = setting.config, setting.images.shape[1:]
     tracker.log_metrics(metrics, step=FINAL_STEP)
-    tracker.log_tags({"state_fingerprint": state_fingerprint})
+    tracker.log_tags({"state_fingerprint": state_fingerprint} | coverage_tags(setting))
     tracker.log_model(tracker.run_dir / MODEL, image_shape, config.eval.guidance)
+
+
+def coverage_tags(setting: FederationSetup) -> dict[str, str]:
+    """Return how far new clients' class mixtures are from pre-training clients', on average."""
+    shown = setting.partition.shown
+    counts = shown.class_counts(setting.data.labels, len(setting.data.class_names))
+    found = coverages(counts, len(shown.train_clients))
+    if not found:
+        return {}
+    hull, nearest = ([one.hull_tv for one in found], [one.nearest_tv for one in found])
+    return {HULL_TV: f"{np.mean(hull):.4f}", NEAREST_TV: f"{np.mean(nearest):.4f}"}
 
 
 def log_note(tracker: Tracker, result: Result, preset: str | None) -> None:

@@ -1,10 +1,9 @@
 """Accumulation of a round's checked updates, piece by piece and in any grouping, and their mean.
 
 Updates are accumulated where they arrive, each worker's in an accumulator of its own. The parts of
-all accumulators are combined stretch by stretch, so that nobody holds the cohort's updates and the
-whole sum at once. For the mean an accumulator is a sum (`UpdateSum`), which takes as much memory
-for a thousand clients as for one. The median and the trimmed mean need every client's number, so
-that theirs is a stack (`UpdateStack`).
+all accumulators are combined stretch by stretch, so that nobody holds the cohort's updates at once.
+For the mean an accumulator is a sum (`UpdateSum`), whose memory does not grow with the clients. For
+median and trimmed mean, which need every client's number, it is a stack (`UpdateStack`).
 
 S: length of the shared weights, K: clients, n: numbers of a stretch.
 """
@@ -224,8 +223,7 @@ def average(
 ) -> MeanUpdate:
     """Return the combined update of clients that are all here.
 
-    The first one says which arrays there are. AggregationError if there is none, if a client is
-    there twice, or if an update has a fault.
+    The first says which arrays there are. AggregationError without any, or for one with a fault.
     """
     if not updates:
         raise AggregationError(NOTHING)

@@ -52,7 +52,11 @@ def facts_of(runs: Sequence[TrackedRun], used: Sequence[TrackedRun]) -> dict[str
 
 def _coverage(used: Sequence[TrackedRun]) -> dict[str, str]:
     """Return how far the pre-training clients cover the new ones, if the runs know it."""
-    known = [(run.finals[HULL_TV], run.finals[NEAREST_TV]) for run in used if HULL_TV in run.finals]
+    known = [
+        (float(run.tags[HULL_TV]), float(run.tags[NEAREST_TV]))
+        for run in used
+        if HULL_TV in run.tags
+    ]
     if not known:
         return {}
     columns = zip(*known, strict=True)

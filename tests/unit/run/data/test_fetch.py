@@ -442,7 +442,7 @@ def test_a_silent_server_is_given_up_fast_without_a_time_out_for_the_whole_proce
         raise OSError("never reached")
 
     monkeypatch.setattr(urllib.request, "urlopen", silent)
-    monkeypatch.setattr("pipeline.data.sources.CONNECT_S", 0.2)
+    monkeypatch.setattr("pipeline.data.download.CONNECT_S", 0.2)
     before, start = socket.getdefaulttimeout(), time.monotonic()
     with pytest.raises(DataError, match=r"no answer in 0\.2 s"):
         from_torchvision(DIGITS_SPEC, tmp_path)
@@ -483,8 +483,8 @@ def test_a_server_that_stands_still_or_drips_is_given_up(
             pass
 
     monkeypatch.setattr("urllib.request._opener", None)
-    monkeypatch.setattr("pipeline.data.sources.STALL_S", 0.5)
-    monkeypatch.setattr("pipeline.data.sources.DOWNLOAD_S", 0.5)
+    monkeypatch.setattr("pipeline.data.download.STALL_S", 0.5)
+    monkeypatch.setattr("pipeline.data.download.DOWNLOAD_S", 0.5)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Dripping) as httpd:
         threading.Thread(target=httpd.serve_forever, args=(0.02,), daemon=True).start()
         monkeypatch.setattr(MNIST, "mirrors", [f"http://127.0.0.1:{httpd.server_port}/"])

@@ -27,7 +27,8 @@ from pipeline.federation.pool import LocalClientPool
 from pipeline.federation.rounds import RoundStats
 from pipeline.federation.setup import FederationSetup, prepare
 from pipeline.inference.saved_run import SavedRun
-from pipeline.results.metrics import adaptation_metrics, new_client_rows
+from pipeline.results.metrics import adaptation_metrics
+from pipeline.results.new_client_rows import new_client_rows
 from pipeline.results.recording import run_tags
 from pipeline.results.result import Result
 from pipeline.runs.mask_key import mask_key

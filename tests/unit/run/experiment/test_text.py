@@ -17,7 +17,7 @@ from pipeline.experiment.watcher import Watcher
 from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.setup import FederationSetup, prepare
 from pipeline.inference.saved_run import SavedRun
-from pipeline.results.metrics import new_client_rows
+from pipeline.results.new_client_rows import new_client_rows
 from pipeline.results.recorded_figures import prompts_to_show
 from pipeline.results.result import Result
 from pipeline.tracking.outbox import read_points

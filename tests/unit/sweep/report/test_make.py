@@ -34,6 +34,7 @@ def log_run(
     params: Mapping[str, object] | None = None,
 ) -> Tracker:
     tags = {"method": method, "partition_hash": f"p{seed}", "extractor": "mnist-cnn"}
+    tags |= {"world.hull_tv": f"{0.1 + seed / 10}", "world.nearest_tv": "0.5"}
     tags |= {"extractor_hash": "b4265a1bb2885c36", "state_fingerprint": f"{seed}abcdef0123"}
     told = {"method.name": method, "seed": seed, "data.name": "mnist", "model.d_emb": 4}
     told |= {"federation.cohort_size": 2, "diffusion.sampler": "ddim", "eval.num_images": 64}
@@ -47,7 +48,6 @@ def log_experiment(config: TrackingConfig, parent: str, method: str, seed: int) 
     """A finished run: `local` has no rounds and sends nothing."""
     finals = {"final/adapt_kid_after": AFTER[method][seed], "final/adapt_kid_before": 10.0}
     finals |= {"params/trainable_new_client": float(TRAINED[method])}
-    finals |= {"world/hull_tv": 0.1 + seed / 10, "world/nearest_tv": 0.5}
     finals |= {"final/adapt_kid_floor": -0.001, "final/adapt_forgetting_own": 0.0}
     if method != "local":
         near = 0.5 if method == "fedavg_ft" else 0.1
