@@ -26,6 +26,8 @@ MAX_DELAY_S = 5.0
 FAULTS = Path(__file__).resolve().parent / "faults"
 Told = tuple[str, str]  # what happened, and when
 
+STATES = "runs/*/checkpoints/[0-9]*/server.safetensors"
+
 
 def wait_for_moment(desk: Desk, num_rounds: int, rng: random.Random, first: int = 0) -> str:
     """Wait for a random moment after `first` rounds at the earliest; return which it was.
@@ -75,8 +77,10 @@ def terminate(desk: Desk, num_rounds: int, rng: random.Random) -> Told:
 
 def cut_checkpoint(desk: Desk, num_rounds: int, rng: random.Random) -> Told:
     moment = wait_for_moment(desk, num_rounds, rng, first=2)
+    # The first checkpoint waits for the scores of the evaluation before it.
+    desk.wait_until(lambda: bool(list(desk.root.glob(STATES))))
     desk.kill()
-    newest = max(desk.root.glob("runs/*/checkpoints/[0-9]*/server.safetensors"))
+    newest = max(desk.root.glob(STATES))
     size = rng.randrange(newest.stat().st_size)
     os.truncate(newest, size)
     return f"SIGKILL, checkpoint {int(newest.parent.name)} cut to {size} bytes", moment
