@@ -17,6 +17,7 @@ HARMLESS |= {"blob_storage_authority", "dfs_storage_authority", "enable_tls"}  #
 HARMLESS |= {"replication", "buffer_size", "default_block_size", "use_mmap"}  # HDFS, files
 HARMLESS |= {"charset", "driver", "sslmode", "timeout", "connect_timeout"}  # databases
 HARMLESS |= {"application_name", "check_same_thread", "isolation_level", "client_encoding"}
+HARMLESS |= {"workflowtype"}  # MLflow's page of a run
 
 _WORD = r"(?:\\(?![\"'])|[^\s\"'\\])"  # a backslash before a quote belongs to the text around it
 _URI = re.compile(rf"((?::|%(?:25)*3a)(?:/|%(?:25)*2f){{2}})({_WORD}+)", re.IGNORECASE)

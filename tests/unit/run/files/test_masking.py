@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from pipeline.config.tracking import TrackingConfig, ui_address
 from pipeline.files.masking import HIDDEN, mask, masked
 
 SECRET = "s3cret"
@@ -126,3 +127,9 @@ def test_a_long_text_takes_no_time(text: str) -> None:
     began = time.monotonic()
     mask(text)
     assert time.monotonic() - began < 5
+
+
+def test_the_address_of_a_runs_page_is_printed_whole() -> None:
+    address = ui_address(TrackingConfig(uri="http://127.0.0.1:5000"), "1")
+    assert "?workflowType=machine_learning" in address
+    assert mask(f"open {address}") == f"open {address}"
