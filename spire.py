@@ -11,7 +11,6 @@ Settings are those of docs/settings.md, as a mapping from whole keys such as "cl
 Errors are `spire_core.errors.SpireError`, with one sentence that says what was expected.
 """
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,11 +36,12 @@ def run(
     Images that are missing are fetched. Ray starts for the run and ends with it, unless this
     process is part of a cluster already. Progress goes to stderr.
     """
+    from pipeline.cli.command import say
     from pipeline.config.load import load_config
     from pipeline.experiment.launch import ready_for
 
     config = load_config(preset, _words(settings))
-    with ready_for(config, _say):
+    with ready_for(config, say):
         from pipeline.experiment.run import run_experiment
 
         with _watcher(is_quiet) as watcher:
@@ -55,16 +55,17 @@ def resume(
 
     `name`: an id, a name or a folder. `settings`: of tracking and resources alone.
     """
+    from pipeline.cli.command import say
     from pipeline.config.load import load_config
     from pipeline.experiment.launch import ready_for
     from pipeline.runs.record import find_run
     from pipeline.runs.start import load_start
 
-    words = _words(settings)
+    words = _words(settings, ("tracking.", "resources."))
     given = load_config(None, words).tracking
     run_dir = find_run(name, given)
     config, preset = load_start(run_dir, given, words)
-    with ready_for(config, _say):
+    with ready_for(config, say):
         from pipeline.experiment.run import resume_experiment
 
         with _watcher(is_quiet) as watcher:
@@ -75,7 +76,7 @@ def load(name: str = "last", settings: Settings | None = None) -> "SavedRun":
     """Return a finished run by its id, name or folder; `settings`: of tracking alone."""
     from pipeline.inference.finished_runs import open_run
 
-    return open_run(name, _words(settings))
+    return open_run(name, _words(settings, ("tracking.",)))
 
 
 def draw(
@@ -117,7 +118,8 @@ def adapt(
     from pipeline.inference.arrival_images import load_arrival
     from pipeline.inference.finished_runs import joining_config
 
-    config, mixture = joining_config(run, _words(settings)), None
+    words = _words(settings, ("adapt.", "privacy.", "data.root="))
+    config, mixture = joining_config(run, words), None
     if isinstance(images, str | Path):
         root = config.data.root or run.config.data.root
         pixels, mixture = load_arrival(run, str(images), (), root)
@@ -128,10 +130,11 @@ def adapt(
 
 def sweep(name_or_file: str | Path, settings: Settings | None = None) -> "Outcome":
     """Run what is left of a sweep, as `spire sweep` does, and return its outcome."""
+    from pipeline.cli.command import say
     from sweeps.design.config import load_sweep
     from sweeps.sweep import run_sweep
 
-    return run_sweep(load_sweep(str(name_or_file), _words(settings)), _say)
+    return run_sweep(load_sweep(str(name_or_file), _words(settings)), say)
 
 
 def report(
@@ -143,7 +146,7 @@ def report(
     from pipeline.config.load import load_config
     from sweeps.report.make import make_report
 
-    tracking = load_config(None, _words(settings)).tracking
+    tracking = load_config(None, _words(settings, ("tracking.",))).tracking
     words = [names] if isinstance(names, str) else list(names)
     return make_report(tracking, words, None if out is None else Path(out))
 
@@ -167,14 +170,19 @@ def write_images(
     return write_folder(Path(folder), images, labels, clients, captions)
 
 
-def _words(settings: Settings | None) -> list[str]:
-    """Return settings as the overrides that the command takes."""
+def _words(settings: Settings | None, prefixes: tuple[str, ...] = ("",)) -> list[str]:
+    """Return settings as the overrides that the command takes.
+
+    ConfigError for one that begins with none of the prefixes: the run has fixed it.
+    """
     import json
 
+    from pipeline.cli.command import allowed
     from pipeline.config.build import flattened
 
     flat = flattened(dict(settings or {}))
-    return [f"{key}={json.dumps(value, default=str)}" for key, value in flat.items()]
+    words = [f"{key}={json.dumps(value, default=str)}" for key, value in flat.items()]
+    return list(allowed(words, prefixes))
 
 
 def _watcher(is_quiet: bool) -> Any:
@@ -184,7 +192,3 @@ def _watcher(is_quiet: bool) -> Any:
     from pipeline.experiment.watcher import Watcher
 
     return contextlib.closing(Watcher() if is_quiet else Progress())
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -79,6 +79,9 @@ def check_secure_sums(
     )
 
 
+Rule = tuple[bool, str, object, str]  # whether it is met, what it expects, what it got, advice
+
+
 def check_private_rounds(
     privacy: PrivacyConfig,
     method: MethodConfig,
@@ -90,9 +93,24 @@ def check_private_rounds(
     """Raise ConfigError for what would tell of single clients beside the noisy sum."""
     if not privacy.rounds.is_on:
         return
-    private, record = "with privacy.rounds.epsilon", method.record
+    rules = (*_of_what_is_fitted(privacy, method, adapt), *_of_sums(federation, server, client))
+    for is_met, expected, got, advice in rules:
+        require(is_met, f"{expected} with privacy.rounds.epsilon", got, advice)
+    noise_cohort = privacy.rounds.noise_cohort or federation.cohort_size
+    require(
+        federation.cohort_size <= noise_cohort <= federation.num_clients,
+        f"privacy.rounds.noise_cohort in {federation.cohort_size}..{federation.num_clients}",
+        noise_cohort,
+        "it stands for federation.cohort_size, out of federation.num_clients",
+    )
+
+
+def _of_what_is_fitted(
+    privacy: PrivacyConfig, method: MethodConfig, adapt: AdaptConfig
+) -> tuple[Rule, ...]:
+    record = method.record
     has_mean = record.has_embedding and adapt.init == "mean"
-    rules = (
+    return (
         (
             record.is_federated,
             "a method with rounds",
@@ -105,6 +123,19 @@ def check_private_rounds(
             privacy.adapt.epsilon,
             "epsilon is about one unit in a run, so adapt later with spire adapt --epsilon",
         ),
+        (
+            not has_mean,
+            "adapt.init=zero or random",
+            adapt.init,
+            "the mean embedding has no noise",
+        ),
+    )
+
+
+def _of_sums(
+    federation: FederationConfig, server: ServerConfig, client: ClientConfig
+) -> tuple[Rule, ...]:
+    return (
         (
             client.opt_state != "average",
             "client.opt_state=reset or keep",
@@ -130,24 +161,9 @@ def check_private_rounds(
             "who is refused would show, and privacy.rounds.clip_norm bounds every change",
         ),
         (
-            not has_mean,
-            "adapt.init=zero or random",
-            adapt.init,
-            "the mean embedding has no noise",
-        ),
-        (
             not federation.secure_aggregation,
             "federation.secure_aggregation=false",
             "true",
             "private cohorts have any size, and a secure sum needs enough clients in each",
         ),
-    )
-    for is_met, expected, got, advice in rules:
-        require(is_met, f"{expected} {private}", got, advice)
-    noise_cohort = privacy.rounds.noise_cohort or federation.cohort_size
-    require(
-        federation.cohort_size <= noise_cohort <= federation.num_clients,
-        f"privacy.rounds.noise_cohort in {federation.cohort_size}..{federation.num_clients}",
-        noise_cohort,
-        "it stands for federation.cohort_size, out of federation.num_clients",
     )

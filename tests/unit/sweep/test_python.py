@@ -43,6 +43,9 @@ def test_what_is_missing_is_one_sentence(tmp_path: Path, monkeypatch: pytest.Mon
         spire.load("nobody")
     with pytest.raises(ConfigError, match=r"did you mean client\.lr"):
         spire.run("smoke", {"client": {"lrr": 0.1}})
+    for refuse in (spire.load, spire.resume, spire.report):
+        with pytest.raises(ConfigError, match=r"expected settings of tracking.* everything else"):
+            refuse("last", {"client.lr": 0.1})
 
 
 def labelled(i: int) -> tuple[Tensor, Tensor]:
