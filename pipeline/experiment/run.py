@@ -113,10 +113,7 @@ def _run(
 ) -> Result:
     config, run_dir = setting.config, tracker.run_dir
     watcher.stage("starting the clients")
-    with (
-        mask_key(run_dir, config.masks_sums),
-        open_pool(setting, run_dir) as (pool, make_driver),
-    ):
+    with mask_key(run_dir, config.masks_sums), open_pool(setting, run_dir) as (pool, make_driver):
         measured = setting.eval_ids + setting.new_ids
         real = RealData.gather(pool, measured, setting.mixtures, config.eval, config.seed)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from sweeps.report.differences import HELDOUT, REFERENCE, own_best_difference
 from sweeps.report.groups import Group, by_task, label
-from sweeps.report.stats import Estimate, estimate, verdict
+from sweeps.report.stats import Estimate, verdict
 from sweeps.report.tables import cell_text
 
 QUESTIONS = (  # the question, its metric, and the metric in words
@@ -32,7 +32,7 @@ def _answer(
     groups: Sequence[Group], chosen_by: str, question: str, metric: str, words: str
 ) -> str | None:
     """Return the order of the methods; None unless two of them have the metric."""
-    values = {group.method: estimate(list(group.values(metric).values())) for group in groups}
+    values = {group.method: group.estimate(metric) for group in groups}
     known = {method: value for method, value in values.items() if value is not None}
     if len(known) < 2:
         return None
