@@ -19,7 +19,7 @@ from spire_core.errors import ClusterError
 from spire_core.federated.server import ServerState
 
 ANSWERS_S = 1.0  # the longest that work in the background waits for the clients' results
-INTERRUPT_S = 5.0  # for the driver's answer to an interrupt
+INTERRUPT_S = 4.0  # for the driver's answer to an interrupt
 PULSE_TICKS = 30  # between two questions whether the driver answers, and until its answer
 
 

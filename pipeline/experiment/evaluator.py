@@ -133,7 +133,7 @@ class Evaluator(RoundListener):
     def _record(self, pending: PendingScores) -> Evaluation:
         evaluation, scoring_s = pending.scores.result()
         seconds = {EVALUATE_S: pending.drawing_s + scoring_s}
-        log_evaluation(self.tracker, evaluation, self.real, seconds)
+        log_evaluation(self.tracker, self.setting, evaluation, self.real, seconds)
         save_evaluation(self.tracker.run_dir, evaluation)
         return evaluation
 

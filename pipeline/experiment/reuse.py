@@ -36,7 +36,7 @@ def reuse_pretraining(
     tracker.log_points(pretraining_points(source))
     rewind_evaluations(run_dir, config.federation.num_rounds)  # a damaged one is done again
     for evaluation in load_evaluations(run_dir, config.federation.num_rounds):
-        log_evaluation(tracker, evaluation, real)
+        log_evaluation(tracker, setting, evaluation, real)
 
 
 def has_pretraining(run_dir: Path, config: Config) -> bool:

@@ -102,11 +102,18 @@ def adapt_rate(config: Config) -> float | None:
 
 def log_evaluation(
     tracker: Tracker,
+    setting: FederationSetup,
     evaluation: Evaluation,
     real: RealData,
     extra_metrics: Mapping[str, float] | None = None,
 ) -> None:
-    """Write one evaluation of the pre-training clients: few metrics, one table, one image grid."""
+    """Write one evaluation of the pre-training clients: few metrics, one table, one image grid.
+
+    The one before the first round brings the tags of the new clients' coverage: at that time the
+    clients train, so that no start and no resumed run waits for them.
+    """
+    if evaluation.round_idx == 0:
+        tracker.log_tags(coverage_tags(setting))
     floor = {KID_FLOOR: real.floor_mean(evaluation.client_ids)}
     metrics = evaluation.metrics() | floor | dict(extra_metrics or {})
     tracker.log_metrics(metrics, step=evaluation.round_idx)
@@ -166,7 +173,7 @@ def log_summary(
     """Write the final metrics, the fingerprint of the final state, and the model."""
     config, image_shape = setting.config, setting.images.shape[1:]
     tracker.log_metrics(metrics, step=FINAL_STEP)
-    tracker.log_tags({"state_fingerprint": state_fingerprint} | coverage_tags(setting))
+    tracker.log_tags({"state_fingerprint": state_fingerprint})
     tracker.log_model(tracker.run_dir / MODEL, image_shape, config.eval.guidance)
 
 
