@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from spire_core.errors import RunError
+
 
 def write_key(path: Path, key: bytes) -> None:
     """Write a key durably, with a mode that admits nobody else at any moment."""
@@ -14,6 +16,16 @@ def write_key(path: Path, key: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     part.rename(path)
+
+
+def read_key(path: Path, num_bytes: int, name: str, remedy: str) -> bytes:
+    """Return a key; RunError, with its name and the remedy, if it is gone or damaged."""
+    key = path.read_bytes() if path.is_file() else b""
+    if len(key) != num_bytes:
+        raise RunError(
+            f"expected a {name} of {num_bytes} bytes in {path}, got {len(key)}: {remedy}"
+        )
+    return key
 
 
 def drop_key(path: Path) -> None:

@@ -9,9 +9,8 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.runs.key_file import drop_key, write_key
+from pipeline.runs.key_file import drop_key, read_key, write_key
 from pipeline.runs.layout import MASK_KEY
-from spire_core.errors import RunError
 from spire_core.privacy.noise import new_key
 from spire_core.secure_sum.keys import KEY_BYTES, ClientSecrets
 
@@ -31,10 +30,5 @@ def mask_key(run_dir: Path, is_needed: bool) -> Iterator[None]:
 
 def client_secrets(run_dir: Path, sum_name: str, client_id: int) -> ClientSecrets:
     """Return a client's secrets in one sum; RunError if the key is gone or damaged."""
-    path = run_dir / MASK_KEY
-    key = path.read_bytes() if path.is_file() else b""
-    if len(key) != KEY_BYTES:
-        raise RunError(
-            f"expected a mask key of {KEY_BYTES} bytes in {path}, got {len(key)}: resume the run"
-        )
+    key = read_key(run_dir / MASK_KEY, KEY_BYTES, "mask key", "resume the run")
     return ClientSecrets(key, sum_name, client_id)

@@ -10,7 +10,7 @@ therefore not resumed.
 
 from pathlib import Path
 
-from pipeline.runs.key_file import drop_key, write_key
+from pipeline.runs.key_file import drop_key, read_key, write_key
 from pipeline.runs.layout import NOISE_KEY, START
 from spire_core.config.privacy import LABEL, PrivacyConfig
 from spire_core.errors import ConfigError, RunError
@@ -54,12 +54,7 @@ def key_for(privacy: PrivacyConfig) -> bytes:
 
 def read_noise(run_dir: Path, privacy: PrivacyConfig) -> SecretNoise:
     """Return the private noise of a run; RunError if its key is gone or damaged."""
-    path = run_dir / NOISE_KEY
-    key = path.read_bytes() if path.is_file() else b""
-    if len(key) != KEY_BYTES:
-        raise RunError(
-            f"expected a noise key of {KEY_BYTES} bytes in {path}, got {len(key)}: start a new run"
-        )
+    key = read_key(run_dir / NOISE_KEY, KEY_BYTES, "noise key", "start a new run")
     return SecretNoise(key, is_simulated=privacy.noise_key is not None)
 
 
