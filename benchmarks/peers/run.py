@@ -55,7 +55,11 @@ TOLERANCE = 1e-3  # between the losses of two systems, as a share
 
 
 class Watched:
-    """A process and all below it: CPU seconds so far, and the peak of their resident memory."""
+    """A process and all below it: CPU seconds so far, and the peaks of their memory.
+
+    `peak_bytes` adds up resident memory, where shared pages count for each process that has them;
+    `peak_share_bytes` proportional set sizes, where these pages count once in all.
+    """
 
     def __init__(self, command: Sequence[str], log: Path) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +68,8 @@ class Watched:
             "RAY_worker_niceness": "0",
             "FLWR_TELEMETRY_ENABLED": "0",
         }
-        self.began, self.peak_bytes = time.time(), 0
+        self.began = time.time()
+        self.peak_bytes = self.peak_share_bytes = 0
         with log.open("w") as err:
             self.process = subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=err, text=True, env=os.environ | settings
@@ -81,13 +86,15 @@ class Watched:
 
     def _sample(self) -> None:
         while self.process.poll() is None:
-            is_late, total = time.time() - self.began > LIMIT_S, 0
+            is_late, total, share = time.time() - self.began > LIMIT_S, 0, 0
             for process in self._tree():
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    total += process.memory_info().rss
+                    memory = process.memory_full_info()
+                    total, share = total + memory.rss, share + memory.pss
                     if is_late:
                         process.kill()
             self.peak_bytes = max(self.peak_bytes, total)
+            self.peak_share_bytes = max(self.peak_share_bytes, share)
             time.sleep(SAMPLE_S)
 
     def cpu_s(self) -> float:
@@ -124,6 +131,7 @@ def measure(system: str, work: str, num_rounds: int) -> dict[str, Any]:
         "first_round_end_s": ends[0] - watched.began,
         "cpu_s_per_round": statistics.median(np.diff(cpu_s).tolist()),
         "peak_rss_bytes": watched.peak_bytes,
+        "peak_pss_bytes": watched.peak_share_bytes,
         "losses": [r["loss"] for r in rounds],
         "load_before": load_before,
     }
@@ -175,8 +183,8 @@ def table(records: Sequence[dict[str, Any]]) -> str:
     """Return medians over the repeats as Markdown; times also as a ratio to plain's."""
     lines = [
         "| work | system | s/round | min to max | x plain | CPU-s/round | end of round 1, s "
-        "| peak MB | last loss | load |",
-        "|---|---|--:|---|--:|--:|--:|--:|--:|--:|",
+        "| peak MB | shared once, MB | last loss | load |",
+        "|---|---|--:|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for record in records:
@@ -190,7 +198,8 @@ def table(records: Sequence[dict[str, Any]]) -> str:
             f"| {times[0]:.3f} to {times[-1]:.3f} | {ratio} "
             f"| {median_of(own, 'cpu_s_per_round'):.2f} "
             f"| {median_of(own, 'first_round_end_s'):.1f} "
-            f"| {median_of(own, 'peak_rss_bytes') / 1e6:.0f} | {own[0]['losses'][-1]:.6f} "
+            f"| {median_of(own, 'peak_rss_bytes') / 1e6:.0f} "
+            f"| {median_of(own, 'peak_pss_bytes') / 1e6:.0f} | {own[0]['losses'][-1]:.6f} "
             f"| {median_of(own, 'load_before'):.1f} |"
         )
     return "\n".join(lines)

@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 MODEL_TAG = "spire.logged_ms"  # identifies a model when its entry is sent again
 
 PACKAGE = Path(__file__).resolve().parents[1]
+CORE = PACKAGE.parent / "spire_core"
 
 MODEL_NEEDS = ("mlflow", "numpy", "safetensors", "torch")
+ROOMS = ("__init__.py", "config", "files", "inference", "runs")  # of `pipeline`, to draw
+NO_ROOMS = ("__pycache__", "weights")  # of `spire_core`: the classifiers' weights score images
 
 
 def log_model(
@@ -45,7 +48,8 @@ def log_model(
         # MLflow warns of one of its own type hints, and that there is no input example.
         warnings.filterwarnings("ignore", category=UserWarning, module=r"mlflow\.")
         try:
-            _save_model(Path(scratch, "model"), folder, model, image_shape, guidance)
+            code = _linked_code(Path(scratch, "code"))
+            _save_model(Path(scratch, "model"), folder, model, image_shape, guidance, code)
         except OSError:
             raise
         except Exception as error:  # only local files are involved, so that it is final
@@ -88,8 +92,23 @@ def _model_of(client: "MlflowClient", run: "Run", name: str) -> "LoggedModel":
     return client.create_logged_model(experiment, "generator", run_id, tags, params)
 
 
+def _linked_code(folder: Path) -> list[str]:
+    """Return folders of links to the code that draws; MLflow copies what the links lead to."""
+    core = [path.name for path in CORE.iterdir() if path.name not in NO_ROOMS]
+    for package, names in ((PACKAGE, ROOMS), (CORE, core)):
+        (folder / package.name).mkdir(parents=True)
+        for name in names:
+            (folder / package.name / name).symlink_to(package / name)
+    return [str(path) for path in sorted(folder.iterdir())]
+
+
 def _save_model(
-    path: Path, run: Path, model: "LoggedModel", image_shape: tuple[int, ...], guidance: float
+    path: Path,
+    run: Path,
+    model: "LoggedModel",
+    image_shape: tuple[int, ...],
+    guidance: float,
+    code: list[str],
 ) -> None:
     """Write the model's files to `path`; MLflow's log_model needs a process-wide run and URI."""
     import mlflow.pyfunc
@@ -102,7 +121,7 @@ def _save_model(
         path=str(path),
         python_model=str(PACKAGE / "inference" / "mlflow_generator.py"),
         artifacts={"run": str(run)},
-        code_paths=[str(PACKAGE.parent / "spire_core"), str(PACKAGE)],
+        code_paths=code,
         pip_requirements=[f"{n}=={metadata.version(n).split('+')[0]}" for n in MODEL_NEEDS],
         signature=ModelSignature(
             inputs=Schema([ColSpec("long", "client_id")]),
