@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from pipeline.experiment.pools import open_pool
 from pipeline.federation.driver import Driver
 from pipeline.federation.pool import ClientPool
 from pipeline.federation.rounds import RoundSettings
-from pipeline.federation.setup import FederationSetup, prepare
+from pipeline.federation.setup import FederationSetup, prepare, promise_to_clients
+from pipeline.runs.noise_key import keep_noise_key
 from spire_core.federated import accumulation
 from spire_core.federated.server import ServerState
 from spire_core.network.flat_model import initial_weights
@@ -48,7 +50,9 @@ def state_after(
     config = setting.config
     weights = initial_weights(config.model, config.method, 1, config.seed).numpy()
     rounds = RoundSettings.of(config, setting.partition.train_sizes, setting.model.layout)
+    rounds = replace(rounds, guarantee=promise_to_clients(config))
     folder.mkdir()
+    keep_noise_key(folder, config.privacy)
     with open_pool(setting, folder) as (pool, _):  # its driver stays in this process
         driver = Driver(pool, ServerState.initial(weights), rounds)
         trouble(driver)
@@ -58,11 +62,26 @@ def state_after(
 
 
 def assert_same(found: ServerState, expected: ServerState) -> None:
+    if expected.moments is None:
+        assert found.moments is None
+        np.testing.assert_array_equal(found.weights, expected.weights)
+        return
     assert found.moments is not None
-    assert expected.moments is not None
     np.testing.assert_array_equal(found.weights, expected.weights)
     for one, other in zip(found.moments.arrays, expected.moments.arrays, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def lose_one_before_its_sum(driver: Driver) -> None:
+    """Kill a client actor in round 1, when its clients have answered."""
+    collect = driver.collector.collect
+
+    def collect_after_a_loss(reports: Any, round_: Any) -> Any:
+        if round_.plan.round_idx == 1:
+            kill_an_actor(driver.pool)
+        return collect(reports, round_)
+
+    driver.collector.collect = collect_after_a_loss  # type: ignore[method-assign]
 
 
 def test_neither_seven_actors_nor_lost_sums_change_a_bit(
@@ -72,16 +91,6 @@ def test_neither_seven_actors_nor_lost_sums_change_a_bit(
     expected = state_after(local, tmp_path / "local")
     seven = setting_for(mnist_root, tmp_path, "resources.num_actors=7")
     assert_same(state_after(seven, tmp_path / "seven"), expected)
-
-    def before_its_sum(driver: Driver) -> None:
-        collect = driver.collector.collect
-
-        def collect_after_a_loss(reports: Any, round_: Any) -> Any:
-            if round_.plan.round_idx == 1:
-                kill_an_actor(driver.pool)
-            return collect(reports, round_)
-
-        driver.collector.collect = collect_after_a_loss  # type: ignore[method-assign]
 
     def amid_its_sum(driver: Driver) -> None:
         each = driver.pool.each
@@ -95,6 +104,22 @@ def test_neither_seven_actors_nor_lost_sums_change_a_bit(
         driver.pool.each = each_until_a_loss  # type: ignore[method-assign]
 
     two = setting_for(mnist_root, tmp_path, "resources.num_actors=2")
-    assert_same(state_after(two, tmp_path / "before", before_its_sum), expected)
+    assert_same(state_after(two, tmp_path / "before", lose_one_before_its_sum), expected)
     monkeypatch.setattr(accumulation, "STRETCH_BYTES", 1)
     assert_same(state_after(two, tmp_path / "amid", amid_its_sum), expected)
+
+
+def test_private_rounds_publish_the_same_with_lost_actors(mnist_root: Path, tmp_path: Path) -> None:
+    """One sum has one noise, whoever adds it and however often: a second would spend twice."""
+    words = ["privacy.rounds.epsilon=8", "privacy.noise_key=k", "client.opt_state=reset"]
+    local = setting_for(mnist_root, tmp_path, "resources.pool=local", *words)
+    expected = state_after(local, tmp_path / "local-private")
+    assert expected.releases is not None
+    assert expected.releases.tolist() == [NUM_ROUNDS]
+    two = setting_for(mnist_root, tmp_path, "resources.num_actors=2", *words)
+    found = state_after(two, tmp_path / "private", lose_one_before_its_sum)
+    assert_same(found, expected)
+    assert found.releases is not None
+    assert found.releases.tolist() == [NUM_ROUNDS]
+    quiet = setting_for(mnist_root, tmp_path, "resources.pool=local", *words[2:])
+    assert np.any(state_after(quiet, tmp_path / "quiet").weights != expected.weights)
