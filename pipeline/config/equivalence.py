@@ -26,6 +26,7 @@ LOCATION_KEYS = ("resources.", "tracking.", "data.root", "eval.extractor_weights
 # Settings that runs were stored without. At their defaults they are no part of a fingerprint.
 ADDED = ("data.metadata", "data.clients", "data.captions")
 ADDED += ("model.text", "model.words", "client.text_dropout", "eval.text_guidance")
+ADDED += ("model.text_encoder", "model.text_dim")
 ADDED += ("partition.new_clients", "partition.hidden", "partition.hidden_from_new")
 ADDED += ("federation.secure_aggregation",)
 ADDED += ("model.backbone", *ENTRANCE_KEYS, "method.rank", "method.freeze", "method.share_adapter")
@@ -107,8 +108,12 @@ def _switched_off(config: Config) -> list[str]:
         keys += ["diffusion.schedule", "diffusion.num_timesteps", "diffusion.prediction"]
     if config.data.metadata is None:
         keys += ["data.clients", "data.captions"]
+    if config.model.text != "words":
+        keys += ["model.words"]
+    if config.model.text != "sentences":
+        keys += ["model.text_encoder", "model.text_dim"]
     if config.model.text == "none":
-        keys += ["model.words", "client.text_dropout", "eval.text_guidance"]
+        keys += ["client.text_dropout", "eval.text_guidance"]
     if config.client.engine == "loop":
         keys += ["client.group_size"]
     if not can_adapt_together(config.method.record, config.model):

@@ -27,6 +27,8 @@ def export_models(
     }
     if setting.backbone_hash is not None:
         extra["backbone_sha256"] = setting.backbone_hash
+    if setting.text_hash is not None:
+        extra["text_sha256"] = setting.text_hash
     save_run(folder, setting.config, setting.model, weights, extra)
     client_ids = [*exported_ids(setting, run_dir), *setting.new_ids]
     hashes = pool.run_all("export", client_ids, folder)

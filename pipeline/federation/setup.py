@@ -27,6 +27,7 @@ from spire_core.partition.natural import HeldBack, natural_partition
 from spire_core.partition.split import Partition, class_mixture, make_partition
 from spire_core.partition.styles import styled
 from spire_core.pretrained.folder import open_backbone
+from spire_core.pretrained.sentences import open_encoder
 from spire_core.privacy.guarantee import guarantee_of
 from spire_core.privacy.rounds import RoundsGuarantee, rounds_guarantee
 
@@ -47,20 +48,22 @@ class FederationSetup:
     extractor: str
     extractor_hash: str  # of its weights
     model: FlatModel
-    tokens: np.ndarray | None = None  # (N, L) captions as positions in `model.words`
+    tokens: np.ndarray | None = None  # captions: (N, L) positions in `model.words`, (N, D) vectors
     backbone_hash: str | None = None  # of the folder of a pre-trained model
+    text_hash: str | None = None  # of a frozen sentence encoder
 
     @property
     def hashes(self) -> dict[str, str]:
-        """The hashes that identify the data, their partition, the extractor of the scores, and a
-        pre-trained model.
+        """The hashes that identify the data, their partition, the extractor of the scores, a
+        pre-trained model and a sentence encoder.
         """
         hashes = {
             "data_sha256": self.data.sha256,
             "partition_hash": self.partition.hash,
             "extractor_hash": self.extractor_hash,
         }
-        return hashes | ({"backbone_sha256": self.backbone_hash} if self.backbone_hash else {})
+        more = {"backbone_sha256": self.backbone_hash, "text_sha256": self.text_hash}
+        return hashes | {name: value for name, value in more.items() if value}
 
     @property
     def train_ids(self) -> range:
@@ -195,9 +198,9 @@ def prepare(config: Config) -> FederationSetup:
     if backbone is not None:
         Diffusion.of(config.diffusion, "cpu", backbone)  # raises what is wrong with its schedule
     weights_hash = extractor.weights_hash
-    tokens = _tokens(data, config.model)
+    tokens, text_hash = _tokens(data, config.model)
     backbone_hash = None if backbone is None else open_backbone(backbone).sha256
-    fields = (name, weights_hash, model, tokens, backbone_hash)
+    fields = (name, weights_hash, model, tokens, backbone_hash, text_hash)
     setup = FederationSetup(config, data, images, partition, *fields)
     _check_floors(setup)
     return setup
@@ -209,16 +212,22 @@ def _extractor_name(config: Config) -> str:
     return TINT_EXTRACTOR if is_auto and config.partition.style == "tint" else config.eval.extractor
 
 
-def _tokens(data: ImageData, model: ModelConfig) -> np.ndarray | None:
-    """Return captions as tokens (N, L), None without text; every mistake in them is raised here."""
+def _tokens(data: ImageData, model: ModelConfig) -> tuple[np.ndarray | None, str | None]:
+    """Return captions as the network is shown them, and the hash of a frozen encoder.
+
+    Both are None without text. Every mistake in the captions is raised here.
+    """
     if model.text == "none":
-        return None
+        return None, None
     if data.captions is None:
         raise ConfigError(
             f"expected data with captions with model.text={model.text}, got {data.name} without: "
             "choose data=fonts or a data.metadata with captions, or set model.text=none"
         )
-    return caption_tokens(data.captions, model.words)
+    if model.text == "words":
+        return caption_tokens(data.captions, model.words), None
+    encoder = open_encoder(model.text_encoder, model.text_dim)
+    return encoder.vectors(data.captions), encoder.sha256
 
 
 def _check_floors(setup: FederationSetup) -> None:

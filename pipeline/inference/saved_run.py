@@ -6,6 +6,7 @@ code when they are read.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel
 from spire_core.network.words import caption_tokens
 from spire_core.pretrained.folder import open_backbone
+from spire_core.pretrained.sentences import SentenceEncoder, open_encoder
 from spire_core.rng import torch_generator
 
 MAX_NAMED = 40  # clients in a sentence
@@ -129,7 +131,7 @@ class SavedRun:
         return PrivateState(_load_tensors(client_path(self.folder, client_id), shapes))
 
     def prompt_tokens(self, prompt: str) -> Tensor:
-        """Return a prompt as tokens (L,).
+        """Return a prompt as the network is shown it, words (L,) or a vector (D,).
 
         ConfigError if the run has no text, DataError for a word that its vocabulary lacks.
         """
@@ -138,7 +140,22 @@ class SavedRun:
                 "expected a run with text for a prompt, got one with model.text=none: leave the "
                 "prompt out, or name another run"
             )
-        return torch.from_numpy(caption_tokens([prompt], self.config.model.words)[0])
+        if self.config.model.text == "words":
+            return torch.from_numpy(caption_tokens([prompt], self.config.model.words)[0])
+        return torch.from_numpy(self.sentence_encoder.vectors([prompt])[0])
+
+    @cached_property
+    def sentence_encoder(self) -> SentenceEncoder:
+        """The frozen encoder of the run's captions; RunError if another one is in its place."""
+        model = self.config.model
+        encoder = open_encoder(model.text_encoder, model.text_dim)
+        stored = read_object(self.folder / "config.json").get("text_sha256")
+        if encoder.sha256 != stored:
+            raise RunError(
+                f"expected the sentence encoder of the run in {self.folder}, got another (by its "
+                "text_sha256): put that one back, or start a new run"
+            )
+        return encoder
 
     def draw(
         self,

@@ -35,7 +35,7 @@ from spire_core.privacy.guarantee import UNIT
 
 # Settings that make no difference to a result are in config/resolved.yaml alone.
 NO_PARAMS = ("tracking.", "resources.", "data.root", "data.path", "eval.extractor_weights")
-NO_PARAMS += ("model.backbone",)
+NO_PARAMS += ("model.backbone", "model.text_encoder")
 NO_PARAMS += ("eval.grid_images",)
 MAX_PROFILE_BYTES = 20_000_000  # of a file that is sent to the store
 _log = logging.getLogger(__name__)
@@ -57,6 +57,7 @@ def run_tags(setting: FederationSetup, preset: str | None) -> dict[str, str]:
         "git_revision": git_revision() or "unknown",
         NOTE: setting_note(config, preset),
         **({"backbone_hash": setting.backbone_hash} if setting.backbone_hash else {}),
+        **({"text_hash": setting.text_hash} if setting.text_hash else {}),
         **_privacy_tags(config),
     }
 

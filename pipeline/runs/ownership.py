@@ -24,7 +24,7 @@ from spire_core.errors import ConfigError, RunError
 
 BEGUN = "begun"
 # Settings that name files to be read.
-READ = ("data.path", "eval.extractor_weights", "model.backbone")
+READ = ("data.path", "eval.extractor_weights", "model.backbone", "model.text_encoder")
 NAMED = ("tracking.storage", "data.root", *READ)  # settings whose value is a place
 REMOTE = {"abfs", "abfss", "b2", "dbfs", "ftp", "gs", "hdfs", "http", "https", "mlflow-artifacts"}
 REMOTE |= {"oss", "r2", "s3", "sftp", "viewfs", "wasb", "wasbs"}  # places of artifacts elsewhere

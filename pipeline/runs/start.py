@@ -24,6 +24,7 @@ INPUTS = {  # by the name of their hash
     "partition_hash": "images",
     "extractor_hash": "extractor's weights (eval.extractor_weights)",
     "backbone_sha256": "pre-trained model (model.backbone)",
+    "text_sha256": "sentence encoder (model.text_encoder)",
 }
 
 
@@ -72,13 +73,16 @@ def located(config: Config) -> Config:
     if weights := evaluation.extractor_weights:
         weights = str(lasting(weights, "eval.extractor_weights"))
         evaluation = replace(evaluation, extractor_weights=weights)
-    return replace(config, data=data, eval=evaluation, model=_lasting_backbone(config.model))
+    return replace(config, data=data, eval=evaluation, model=_lasting_model(config.model))
 
 
-def _lasting_backbone(model: ModelConfig) -> ModelConfig:
-    if model.backbone is None:
-        return model
-    return replace(model, backbone=str(lasting(model.backbone, "model.backbone")))
+def _lasting_model(model: ModelConfig) -> ModelConfig:
+    if model.backbone is not None:
+        model = replace(model, backbone=str(lasting(model.backbone, "model.backbone")))
+    if model.text_encoder is not None:
+        encoder = lasting(model.text_encoder, "model.text_encoder")
+        model = replace(model, text_encoder=str(encoder))
+    return model
 
 
 def _rooted(data: DataConfig) -> DataConfig:
@@ -119,7 +123,7 @@ def load_start(
     evaluation = replace(config.eval, extractor_weights=weights)
     uri = given.uri or (None if begun is None else begun.stored_uri)
     tracking = replace(config.tracking, uri=uri, root=str(root))
-    groups = {"data": _rooted(config.data), "model": _lasting_backbone(config.model)}
+    groups = {"data": _rooted(config.data), "model": _lasting_model(config.model)}
     return replace(config, eval=evaluation, tracking=tracking, **groups), preset
 
 
@@ -132,11 +136,13 @@ def _check_unchanged(began: Config, config: Config) -> None:
             f"expected data.path={began.data.path}, with which the run began, since of own images "
             f"the folder is a part of the settings, got {config.data.path}: put the images there"
         )
-    if config.model.backbone != began.model.backbone:
-        raise ConfigError(
-            f"expected model.backbone={began.model.backbone}, with which the run began, got "
-            f"{config.model.backbone}: put the pre-trained model there"
-        )
+    for name in ("backbone", "text_encoder"):
+        first, now = getattr(began.model, name), getattr(config.model, name)
+        if now != first:
+            raise ConfigError(
+                f"expected model.{name}={first}, with which the run began, got {now}: put the "
+                "pre-trained model there"
+            )
     raise ConfigError(
         f"expected federation.client_timeout_s={began.federation.client_timeout_s}, with which "
         "the run began, since it decides whom federation.on_client_error=drop leaves out, got "

@@ -24,6 +24,9 @@ class ModelConfig:
     `text`: "words" shows the network the caption of each image, by a learnt table of `words` and a
     small network, which belong to the backbone. `words` is the vocabulary, in small letters. It is
     published with the model, so it must not be made from clients' captions that are private.
+    "sentences" takes a frozen sentence encoder (`spire_core.pretrained.sentences`), whose vectors
+    of `text_dim` numbers a small network of the backbone reads, so that any words will do.
+    `text_encoder` is its folder; None is the one in the package wordllama.
     """
 
     d_emb: Annotated[
@@ -36,8 +39,10 @@ class ModelConfig:
     cond_dim: Annotated[int, Range(1, 65_536)] = 128
     space_to_depth: Annotated[int, Range(1, 64)] = 2
     dropout: Annotated[float, Range(0, below=1, advice="0 turns it off")] = 0.0
-    text: Annotated[str, Choice("none", "words")] = "none"
+    text: Annotated[str, Choice("none", "words", "sentences")] = "none"
     words: tuple[str, ...] = ()
+    text_encoder: str | None = None
+    text_dim: Annotated[int, Range(1, 65_536)] = 256
     backbone: str | None = None
 
     def __post_init__(self) -> None:
@@ -60,7 +65,7 @@ class ModelConfig:
 
     def _check_words(self) -> None:
         advice = "list the words of the captions in small letters, as the preset fonts-cpu does"
-        has_words = self.text == "none" or 1 <= len(self.words) <= MAX_WORDS
+        has_words = self.text != "words" or 1 <= len(self.words) <= MAX_WORDS
         require(
             has_words, f"1..{MAX_WORDS} model.words with model.text=words", len(self.words), advice
         )

@@ -3,7 +3,7 @@
 unet            the U-Net with scale/shift conditioning and the entrance of the client embedding
 layers          its layers in a form that computes faster than the textbook's
 words           captions as integers of a published vocabulary
-captions        the encoder of captions
+captions        the encoders of captions
 pretrained      a pre-trained network behind the same interface, with the entrance
 adapters        LoRA and scale factors beside a network's layers
 folding         a client's embedding and adapter inside a pre-trained network's own numbers

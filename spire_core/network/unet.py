@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from spire_core.config.model import ModelConfig, num_norm_groups
 from spire_core.errors import ConfigError
-from spire_core.network.captions import CaptionEncoder
+from spire_core.network.captions import caption_encoder
 from spire_core.network.layers import DoublingConv2d, ModulatedGroupNorm, PointwiseConv2d
 
 
@@ -115,8 +115,7 @@ class UNet(nn.Module):
         self.norm_out = nn.GroupNorm(num_norm_groups(widths[0]), widths[0])
         self.conv_out = _zeroed(nn.Conv2d(widths[0], folded, 3, padding=1))
         # Last, so that the other layers have the same first numbers without it.
-        has_text = config.text == "words"
-        self.text = CaptionEncoder(len(config.words), config.cond_dim) if has_text else None
+        self.text = caption_encoder(config)
 
     @functools.cached_property
     def by_name(self) -> dict[str, nn.Parameter]:
@@ -165,7 +164,7 @@ class UNet(nn.Module):
     ) -> Tensor:
         """Return the conditioning vector (B, V) of timesteps t (B,) and embeddings (B, D_emb).
 
-        `tokens` (B, L) are captions; None is the null text.
+        `tokens` are captions, (B, L) words or (B, D) vectors; None is the null text.
         """
         cond = self.time_mlp(timestep_features(t, self.config.width))
         if client_emb is not None:

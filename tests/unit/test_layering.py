@@ -75,6 +75,8 @@ HOMES = {  # the longest matching name counts; a home is a module or a package
     "jinja2": {"sweeps.report.pages"},
     "scipy": {"spire_core.partition.coverage"},
     "diffusers": {"spire_core.pretrained"},
+    "wordllama": {"spire_core.pretrained.sentences"},
+    "tokenizers": {"spire_core.pretrained.sentences"},
     "dp_accounting": {"spire_core.privacy.sampled"},
     "cryptography": {"spire_core.secure_sum.keys"},
 }

@@ -21,7 +21,7 @@ from pipeline.results.new_client_rows import new_client_rows
 from pipeline.results.recorded_figures import prompts_to_show
 from pipeline.results.result import Result
 from pipeline.tracking.outbox import read_points
-from spire_core.errors import ConfigError, DataError
+from spire_core.errors import ConfigError, DataError, RunError
 from spire_core.federated.messages import Broadcast, ClientUpdate, RoundPlan
 from spire_core.network.flat_model import initial_weights
 from spire_core.rng import torch_generator
@@ -216,6 +216,26 @@ def test_captions_that_the_vocabulary_lacks_are_refused(
 ) -> None:
     with pytest.raises(error, match=expected):
         setting_for(fonts_root, *words)
+
+
+def test_a_frozen_encoder_takes_the_place_of_the_words(fonts_root: Path, tmp_path: Path) -> None:
+    """Through rounds in groups, adaptation and a prompt of words that no caption has."""
+    words = ["model.text=sentences", "model.words=[]", "client.text_dropout=0.5"]
+    words += [f"data.root={fonts_root}", f"tracking.root={tmp_path}"]
+    found = run_experiment(load_config("smoke", [*SETTINGS, *words]), "smoke", Watcher())
+    tokens = found.setting.tokens
+    assert tokens is not None
+    assert (tokens.dtype, tokens.shape[1]) == (np.float32, 256)
+    names = {name for name, _, _ in found.setting.model.layout.names if name.startswith("text.")}
+    assert names == {"text.mlp.0.weight", "text.mlp.0.bias", "text.mlp.2.weight", "text.mlp.2.bias"}
+    assert "text_sha256" in found.setting.hashes
+    run = SavedRun.load(found.run_dir)
+    q, seven = (run.draw(4, 2, prompt=text) for text in ("the letter q", "SEVEN"))
+    assert np.abs(q - seven).max() > 1e-3
+    config = found.run_dir / "model" / "config.json"
+    config.write_text(config.read_text().replace(found.setting.hashes["text_sha256"], "other"))
+    with pytest.raises(RunError, match="expected the sentence encoder of the run"):
+        SavedRun.load(found.run_dir).draw(4, 1, prompt="seven")
 
 
 def test_data_without_captions_are_refused(mnist_root: Path) -> None:
