@@ -5,7 +5,6 @@ from spire_core.config.adapt import AdaptConfig
 from spire_core.config.checks import require
 from spire_core.config.client import ClientConfig
 from spire_core.config.method import MethodConfig
-from spire_core.config.model import ModelConfig
 from spire_core.config.privacy import PrivacyConfig, PrivateAdaptConfig
 from spire_core.config.server import ServerConfig
 from spire_core.methods import CLIENT_EMB
@@ -15,7 +14,6 @@ def check_private_adaptation(
     private: PrivateAdaptConfig,
     method: MethodConfig,
     adapt: AdaptConfig,
-    model: ModelConfig,
     has_backbone: bool,
 ) -> None:
     """Raise ConfigError if a new client's privacy could not be kept, or would protect nothing.
@@ -49,12 +47,6 @@ def check_private_adaptation(
         f"privacy.adapt.clip_norm with method={method.name}",
         "null",
         "without pre-training there is no backbone on which to choose it",
-    )
-    require(
-        model.text == "none",
-        "model.text=none with privacy.adapt.epsilon",
-        model.text,
-        "private steps do not read captions yet",
     )
 
 

@@ -48,9 +48,7 @@ class Config:
     def __post_init__(self) -> None:
         method, server, federation = self.method, self.server, self.federation
         self._check_natural()
-        check_private_adaptation(
-            self.privacy.adapt, method, self.adapt, self.model, self.has_backbone
-        )
+        check_private_adaptation(self.privacy.adapt, method, self.adapt, self.has_backbone)
         check_secure_sums(federation, method, server, self.client)
         check_private_rounds(self.privacy, method, federation, server, self.client, self.adapt)
         self._check_backbone()

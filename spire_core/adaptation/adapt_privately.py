@@ -100,8 +100,7 @@ def _add_gradients(
     for i, descent in enumerate(descents):
         num_draws = descent.protection.settings.draws
         size = images_at_once(num_draws)
-        own = pieces(descent.images_of(step), num_draws, size, descent.client, step, objective)
-        for piece in own:
+        for piece in pieces(descent.shown_in(step), num_draws, size, step, objective):
             if sum(len(other.images) for _, other in waiting) + len(piece.images) > size:
                 _take_pass(model, objective, descents, sums, waiting)
                 waiting = []
@@ -148,7 +147,7 @@ def _descend_part(
     size = gradients.images_at_once(num_draws)
     for step in range(1, protection.settings.steps + 1):
         total = descent.new_sum()
-        for piece in pieces(descent.images_of(step), num_draws, size, client, step, objective):
+        for piece in pieces(descent.shown_in(step), num_draws, size, step, objective):
             total.add(gradients(descent.iterate, piece))
         descent.take_step(step, total)
         own.copy_(descent.average)

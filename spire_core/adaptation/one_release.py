@@ -34,7 +34,7 @@ def offsets(
     optimizer = Adam({CLIENT_EMB: embs}, {CLIENT_EMB: lr}, {}, objective.betas)
     size = images_at_once(settings.draws)
     for step in range(1, settings.steps + 1):
-        own = pieces(client.images, settings.draws, size, client, step, objective)
+        own = pieces(client, settings.draws, size, step, objective)
         rows = zip(embs.detach().split(size), own, strict=True)
         gradients = [embedding_gradients(model, objective, *pair) for pair in rows]
         embs.grad = torch.cat(gradients)

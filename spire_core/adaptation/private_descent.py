@@ -63,14 +63,14 @@ class PrivateDescent:
         self.iterate, self.average = nn.Parameter(start.clone()), start.clone()
         self._optimizer = Adam({"part": self.iterate}, {"part": protection.lr}, {}, betas)
 
-    def images_of(self, step: int) -> Tensor:
-        """Return the images of a step; without the key nobody can tell which they are."""
-        rate, images = self.guarantee.sampling_rate, self.client.images
+    def shown_in(self, step: int) -> ClientContext:
+        """Return the client with a step's images; without the key nobody can tell which."""
+        rate, client = self.guarantee.sampling_rate, self.client
         if rate == 1.0:
-            return images
-        place = (self.client.client_id, step)
-        chosen = self.protection.noise.chosen(len(images), rate, "adapt_sampling", *place)
-        return images[torch.from_numpy(chosen)]
+            return client
+        place = (client.client_id, step)
+        chosen = self.protection.noise.chosen(len(client.images), rate, "adapt_sampling", *place)
+        return client.chosen(torch.from_numpy(chosen))
 
     def new_sum(self) -> BoundedSum:
         """Return the empty sum of a step's gradients."""

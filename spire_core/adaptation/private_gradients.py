@@ -2,7 +2,8 @@
 
 Each image's gradient is the mean over K noise draws of its own, at evenly spread timesteps. More
 draws cost compute and no privacy (Dockhorn et al. 2023, "noise multiplicity"). No image's gradient
-depends on another image. B: images, K: draws, P: numbers that are trained.
+depends on another image. An image is shown with its caption, if it has one. B: images, K: draws, P:
+numbers that are trained.
 """
 
 from collections.abc import Iterator
@@ -27,29 +28,28 @@ class Piece(NamedTuple):
     images: Tensor  # (B, C, H, W) uint8
     t: Tensor  # (B, K)
     eps: Tensor  # (B, K, C, H, W)
+    tokens: Tensor  # (B, L) their captions; L is 0 without text
 
 
 def pieces(
-    images: Tensor,
-    num_draws: int,
-    size: int,
-    client: ClientContext,
-    step: int,
-    objective: TrainingObjective,
+    client: ClientContext, num_draws: int, size: int, step: int, objective: TrainingObjective
 ) -> Iterator[Piece]:
-    """Yield images in pieces of at most `size`, with a step's draws.
+    """Yield a client's images in pieces of at most `size`, with a step's draws.
 
     The draws come from the run's public seed: the guarantee holds whatever they are. t =
     floor(u^power T), where every K-th part of [0, 1) gives one u to each image.
     """
-    config = objective.diffusion.config
-    for i, own in enumerate(images.split(size)):
+    config, tokens = objective.diffusion.config, client.tokens
+    if tokens is None:
+        tokens = torch.zeros(len(client.images), 0, dtype=torch.int64)
+    captions = tokens.split(size)
+    for i, own in enumerate(client.images.split(size)):
         generator = client.generator("private_draws", step, i)
         r = torch.rand(len(own), num_draws, generator=generator, dtype=torch.float64)
         u = (torch.arange(num_draws) + r) / num_draws
         t = (u**config.t_power * config.num_timesteps).long().clamp(max=config.num_timesteps - 1)
         eps = torch.randn(len(own), num_draws, *own.shape[1:], generator=generator)
-        yield Piece(own, t, eps)
+        yield Piece(own, t, eps, captions[i])
 
 
 def images_at_once(num_draws: int) -> int:
@@ -57,10 +57,10 @@ def images_at_once(num_draws: int) -> int:
     return max(1, MAX_ROWS // num_draws)
 
 
-def whole_draws(t: Tensor, eps: Tensor) -> StepNoise:
-    """Return draws t (N,) and eps (N, C, H, W) that drop no embedding and show no caption."""
+def whole_draws(t: Tensor, eps: Tensor, tokens: Tensor) -> StepNoise:
+    """Return draws t (N,) and eps (N, C, H, W) that drop no embedding and no caption (N, L)."""
     kept = torch.ones(len(t), 1, dtype=torch.bool, device=t.device)
-    return StepNoise(t, eps, kept, torch.zeros(len(t), 0, dtype=torch.int64, device=t.device))
+    return StepNoise(t, eps, kept, tokens)
 
 
 def embedding_gradients(
@@ -71,11 +71,13 @@ def embedding_gradients(
     One backward pass gives all of them: a row that is shown with one image alone has that image's
     gradient.
     """
-    images, t, eps = piece
+    images, t, eps, tokens = piece
     num_draws = t.shape[1]
+    shown = tokens.repeat_interleave(num_draws, 0)
     rows = embs.detach().repeat_interleave(num_draws, 0).requires_grad_()  # (B K, D_emb)
     x0 = to_float(images.to(embs.device)).repeat_interleave(num_draws, 0)
-    losses = objective.losses(model.net, rows, x0, whole_draws(t.flatten(), eps.flatten(0, 1)))
+    noise = whole_draws(t.flatten(), eps.flatten(0, 1), shown)
+    losses = objective.losses(model.net, rows, x0, noise)
     [gradients] = torch.autograd.grad(losses.sum(), rows)
     return gradients.unflatten(0, (-1, num_draws)).mean(1)
 
@@ -85,27 +87,31 @@ class PartGradients:
 
     def __init__(self, model: FlatModel, objective: TrainingObjective, part: str) -> None:
         self.model, self.objective, self.at = model, objective, model.layout.parts[part]
-        self._of_images = vmap(grad(self._loss), in_dims=(None, 0, 0, 0))
+        self._of_images = vmap(grad(self._loss), in_dims=(None, 0, 0, 0, 0))
 
     def __call__(self, weights: Tensor, piece: Piece) -> Tensor:
         """Return the gradients (B, P) of images at the part's weights (P,)."""
-        images, t, eps = (rows.to(weights.device) for rows in piece)
+        images, t, eps, tokens = (rows.to(weights.device) for rows in piece)
         with sdpa_kernel(SDPBackend.MATH):  # torch.func knows no fused attention
-            return self._of_images(weights.detach(), to_float(images), t, eps)
+            return self._of_images(weights.detach(), to_float(images), t, eps, tokens)
 
     def images_at_once(self, num_draws: int) -> int:
         """Return how many images' gradients are computed together."""
         size = self.at.stop - self.at.start
         return max(1, min(images_at_once(num_draws), MAX_NUMBERS // max(1, size)))
 
-    def _loss(self, weights: Tensor, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """Return the mean loss over the draws t (K,) and eps (K, C, H, W) of one image."""
+    def _loss(self, weights: Tensor, x0: Tensor, t: Tensor, eps: Tensor, tokens: Tensor) -> Tensor:
+        """Return the mean loss over the draws t (K,) and eps (K, C, H, W) of one image.
+
+        `tokens` (L,) is its caption.
+        """
         named, first = dict[str, Tensor](), self.at.start
         for name, start, shape in self.model.layout.names:
             if first <= start < self.at.stop:
                 named[name] = weights[start - first : start - first + shape.numel()].view(shape)
 
-        def net(xt: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
-            return functional_call(self.model.net, named, (xt, t, condition))
+        def net(*shown: Tensor | None) -> Tensor:
+            return functional_call(self.model.net, named, shown)
 
-        return self.objective.losses(net, None, x0.expand_as(eps), whole_draws(t, eps)).mean()
+        noise = whole_draws(t, eps, tokens.expand(len(t), -1))
+        return self.objective.losses(net, None, x0.expand_as(eps), noise).mean()

@@ -35,7 +35,10 @@ def generated_client(
     shape: tuple[int, int, int],
     seed: int,
 ) -> ClientContext:
-    """Return images (C, H, W) that the backbone (P,) draws as its population, as a client's."""
+    """Return images (C, H, W) that the backbone (P,) draws as its population, as a client's.
+
+    They are drawn without captions: nobody's prompts are read.
+    """
     model.load(weights)
     model.net.eval()
     own = torch_generator(seed, "public_clip")
@@ -79,16 +82,15 @@ def _contributions(
     lr: float,
 ) -> Tensor:
     [part] = model.method.record.adapt_parts
-    draws = (client.images, settings.draws)
     if part != CLIENT_EMB:
         gradients = PartGradients(model, objective, part)
         size = gradients.images_at_once(settings.draws)
         own = model.weights[model.layout.parts[part]]
-        found = pieces(*draws, size, client, 0, objective)
+        found = pieces(client, settings.draws, size, 0, objective)
         return torch.cat([gradients(own, piece).norm(dim=1, keepdim=True) for piece in found])
     emb = start.parts[CLIENT_EMB].to(model.weights.device)
     if settings.mechanism == "one_release":
         return offsets(model, objective, client, emb, settings, lr)
-    found = pieces(*draws, images_at_once(settings.draws), client, 0, objective)
+    found = pieces(client, settings.draws, images_at_once(settings.draws), 0, objective)
     rows = ((emb.expand(len(piece.images), -1), piece) for piece in found)
     return torch.cat([embedding_gradients(model, objective, *pair) for pair in rows])

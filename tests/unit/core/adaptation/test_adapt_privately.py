@@ -5,6 +5,7 @@ With hardly any noise and a clip norm that no gradient reaches, it is plain full
 
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -55,9 +56,9 @@ def objective() -> TrainingObjective:
     return TrainingObjective(Diffusion.of(DiffusionConfig()), (0.9, 0.999))
 
 
-def network(method: str = "spire") -> tuple[FlatModel, Tensor]:
+def network(method: str = "spire", config: ModelConfig = MODEL) -> tuple[FlatModel, Tensor]:
     """Return a network and weights whose zero-initialised layers are not zero."""
-    settings = (MODEL, MethodConfig(name=method), 1)
+    settings = (config, MethodConfig(name=method), 1)
     weights = initial_weights(*settings, seed=1)
     weights += 0.05 * torch.randn(weights.shape, generator=torch_generator(1, "perturb"))
     return FlatModel(*settings), weights
@@ -144,9 +145,9 @@ def plain_descent(own: ClientContext) -> Tensor:
     optimizer = Adam({"e": emb}, {"e": 0.02}, {}, (0.9, 0.999))
     average = emb.detach().clone()
     for step in range(1, LOUD.steps + 1):
-        [(images, t, eps)] = pieces(own.images, LOUD.draws, 99, own, step, objective())
+        [(images, t, eps, none)] = pieces(own, LOUD.draws, 99, step, objective())
         x0 = to_float(images).repeat_interleave(LOUD.draws, 0)
-        shown = whole_draws(t.flatten(), eps.flatten(0, 1))
+        shown = whole_draws(t.flatten(), eps.flatten(0, 1), none.repeat(LOUD.draws, 1))
         loss = objective().losses(model.net, emb.expand(len(x0), -1), x0, shown).mean()
         [emb.grad] = torch.autograd.grad(loss, emb)
         optimizer.step()
@@ -159,7 +160,7 @@ def test_a_rows_gradient_is_that_of_its_image_alone() -> None:
     model.load(weights)
     train_only(model.net, model.layout, ())
     own = client(7)
-    [piece] = pieces(own.images, 3, 99, own, 1, objective())
+    [piece] = pieces(own, 3, 99, 1, objective())
     embs = torch.randn(12, 5, generator=torch_generator(0, "embs"))
     together = embedding_gradients(model, objective(), embs, piece)
     for i in range(12):
@@ -173,17 +174,53 @@ def test_gradients_of_a_part_are_those_of_single_images(method: str, name: str) 
     model, weights = network(method)
     model.load(weights)
     own, at = client(3), model.layout.parts[name]
-    [piece] = pieces(own.images, 3, 99, own, 1, objective())
+    [piece] = pieces(own, 3, 99, 1, objective())
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # of operations that torch.func computes one by one
         found = PartGradients(model, objective(), name)(model.weights[at], piece)
     train_only(model.net, model.layout, (name,))
     for i, image in enumerate(to_float(own.images)):
         model.grads.zero_()
-        shown = whole_draws(piece.t[i], piece.eps[i])
+        shown = whole_draws(piece.t[i], piece.eps[i], piece.tokens[i].expand(3, -1))
         objective().losses(model.net, None, image.expand(3, -1, -1, -1), shown).mean().backward()
         scale = float(model.grads[at].abs().max())
         torch.testing.assert_close(found[i], model.grads[at], rtol=1e-3, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize(("method", "name"), [("spire", None), ("fedavg_ft", "body")])
+def test_an_images_gradient_is_that_with_its_caption(method: str, name: str | None) -> None:
+    model, weights = network(method, replace(MODEL, text="words", words=("a", "b")))
+    model.load(weights)
+    train_only(model.net, model.layout, ())
+    tokens = torch.tensor([[1, 0], [2, 0], [1, 2], [2, 2], [1, 1]])
+
+    def gradients(shown: Tensor) -> Tensor:
+        [piece] = pieces(replace(client(3), tokens=shown), 3, 99, 1, objective())
+        if name is None:
+            return embedding_gradients(model, objective(), torch.full((5, 5), 0.1), piece)
+        return PartGradients(model, objective(), name)(
+            model.weights[model.layout.parts[name]], piece
+        )
+
+    found, others = gradients(tokens), gradients(tokens[[1, 1, 2, 3, 4]])
+    scale = float(found.abs().max())
+    torch.testing.assert_close(found[1:], others[1:], rtol=1e-4, atol=1e-6 * scale)
+    assert (found[0] - others[0]).abs().max() > 1e-3 * scale
+
+
+@pytest.mark.parametrize("mechanism", ["dp_sgd", "one_release"])
+def test_a_private_fit_reads_captions(mechanism: str) -> None:
+    model, weights = network(config=replace(MODEL, text="words", words=("a", "b")))
+    settings = replace(SAMPLING, mechanism=mechanism)
+    protection = Protection(settings, 0.05, SecretNoise(key_of("key")), 0.02)
+
+    def fitted(word: int) -> Tensor:
+        own = replace(client(7), tokens=torch.full((12, 1), word))
+        more = (protection, objective(), [observed])
+        return part(*adapt_privately(model, weights, [own], [start()], *more))
+
+    assert torch.equal(fitted(1), fitted(1))
+    assert (fitted(1) - fitted(2)).abs().max() > 1e-6
 
 
 @pytest.mark.parametrize("method", ["fedavg_ft", "shared_rep", "local"])
@@ -225,7 +262,7 @@ def test_the_clip_norm_comes_from_images_of_the_backbone_alone() -> None:
     again = generated_client(model, weights, few, (1, 8, 8), 0)
     assert torch.equal(nobody.images, again.images)
     found = public_clip_norm(model, weights, nobody, start(), settings, few, 0.02)
-    [piece] = pieces(nobody.images, 3, 99, nobody, 0, few)
+    [piece] = pieces(nobody, 3, 99, 0, few)
     embs = start().parts["client_emb"].expand(NUM_IMAGES, -1)
     norms = embedding_gradients(model, few, embs, piece).double().norm(dim=1)
     assert found == pytest.approx(float(norms.median()), rel=1e-6)
