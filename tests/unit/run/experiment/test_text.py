@@ -219,8 +219,10 @@ def test_captions_that_the_vocabulary_lacks_are_refused(
 
 
 def test_a_frozen_encoder_takes_the_place_of_the_words(fonts_root: Path, tmp_path: Path) -> None:
-    """Through rounds in groups, adaptation and a prompt of words that no caption has."""
+    """Through rounds in groups, a private fit and a prompt of words that no caption has."""
     words = ["model.text=sentences", "model.words=[]", "client.text_dropout=0.5"]
+    words += ["privacy.adapt.epsilon=8", "privacy.adapt.steps=2", "privacy.adapt.draws=2"]
+    words += ["privacy.adapt.clip_norm=0.01"]
     words += [f"data.root={fonts_root}", f"tracking.root={tmp_path}"]
     found = run_experiment(load_config("smoke", [*SETTINGS, *words]), "smoke", Watcher())
     tokens = found.setting.tokens
