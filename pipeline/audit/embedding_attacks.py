@@ -1,7 +1,8 @@
 """Clients' embeddings, computed from what the server of a round sees.
 
 The server is honest but curious: it follows the protocol, knows the network and what it has handed
-out, and computes. V: width of the conditioning vector; D_emb: numbers of an embedding.
+out, and computes. V: width of the conditioning vector, or of all maps of the entrance into a
+pre-trained network; D_emb: numbers of an embedding.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.audit.embedding_search import search_embedding
@@ -64,6 +64,59 @@ class MessageLeak:
     d_emb: int
 
 
+class ConditionReader:
+    """Computes embeddings from the layers of our U-Net that read the conditioning vector."""
+
+    def __init__(self, model: FlatModel, max_t: int) -> None:
+        """Take the network, which holds the broadcast's weights."""
+        assert isinstance(model.net, UNet)
+        assert model.net.emb_proj is not None
+        self.layout, net = model.layout, model.net
+        self.weight = model.net.emb_proj.weight.detach().double().cpu()  # W (V, D_emb)
+        t = torch.linspace(0, max_t - 1, NUM_TIMES, device=model.weights.device).long()
+        with torch.no_grad():  # the time conditioning (T, V) before its silu
+            before = net.time_mlp(timestep_features(t, net.config.width))
+        self.before = before.double().cpu()
+        self.features, self.entrance = self._linearised()
+
+    def _linearised(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return features of the time conditioning (K, V), and its derivative by e (V, D_emb)."""
+        width, d_emb = self.weight.shape
+        num_features = max(1, min(MAX_FEATURES, width - d_emb))
+        features = torch.linalg.svd(F.silu(self.before), full_matrices=False)[2][:num_features]
+        gate = self.before.sigmoid()
+        slope = (gate * (1 + self.before * (1 - gate))).mean(dim=0)  # of silu
+        return features.numpy(), (slope[:, None] * self.weight).numpy()
+
+    def added(
+        self,
+        found: dict[str, np.ndarray | None],
+        change: np.ndarray,
+        gradients: np.ndarray | None,
+    ) -> dict[str, np.ndarray | None]:
+        """Return the directions (D_emb,) found so far, and those of the further attacks."""
+        rows = self._conditioned(gradients) if gradients is not None else None
+        if rows is None or not rows.any():  # moments that are not sent
+            rows = self._conditioned(change)
+        behind = direction_behind(rows, self.features, self.entrance)
+        together = same_sign_mean([found[CHANGE], behind])
+        directions = [d for d in (together, found[CHANGE]) if d is not None]
+        length = self.weight.shape[1] ** 0.5  # of an embedding from N(0, 1)
+        starts = [direction * length / np.linalg.norm(direction) for direction in directions]
+        searched = search_embedding(rows, self.before, self.weight, starts)
+        return found | {CONDITIONING: behind, TOGETHER: together, SEARCH: searched}
+
+    def _conditioned(self, vector: np.ndarray) -> np.ndarray:
+        """Return the stretches (R, V) of the layers that read the conditioning vector."""
+        return np.concatenate(
+            [
+                vector[start : start + shape.numel()].reshape(tuple(shape))
+                for name, start, shape in self.layout.names
+                if name.endswith(".cond.weight")
+            ]
+        )
+
+
 class CuriousServer:
     """Computes embeddings from updates to one broadcast."""
 
@@ -71,48 +124,18 @@ class CuriousServer:
         """Take the network, whose weights are overwritten with the broadcast's."""
         self.model, self.broadcast, self.beta1 = model, broadcast, beta1
         model.load(torch.tensor(broadcast.weights, device=model.weights.device))
-        assert isinstance(model.net, UNet)
-        assert model.net.emb_proj is not None
-        self.net = model.net
-        self.shape = tuple(model.net.emb_proj.weight.shape)  # (V, D_emb)
-        self.before, self.weight = self._conditioning(max_t)
-        self.features, self.entrance = self._linearised()
-
-    @torch.no_grad()
-    def _conditioning(self, max_t: int) -> tuple[Tensor, Tensor]:
-        """Return the time conditioning (T, V) before its silu, and the entrance W (V, D_emb)."""
-        net, device = self.net, self.model.weights.device
-        t = torch.linspace(0, max_t - 1, NUM_TIMES, device=device).long()
-        before = net.time_mlp(timestep_features(t, net.config.width))
-        assert net.emb_proj is not None
-        return before.double().cpu(), net.emb_proj.weight.detach().double().cpu()
-
-    def _linearised(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return features of the time conditioning (K, V), and its derivative by e (V, D_emb)."""
-        width, d_emb = self.shape
-        num_features = max(1, min(MAX_FEATURES, width - d_emb))
-        features = torch.linalg.svd(F.silu(self.before), full_matrices=False)[2][:num_features]
-        gate = self.before.sigmoid()
-        slope = (gate * (1 + self.before * (1 - gate))).mean(dim=0)  # of silu
-        return features.numpy(), (slope[:, None] * self.weight).numpy()
+        self.d_emb = model.net.config.d_emb
+        # The layers of a pre-trained network that read the conditioning vector are not sent.
+        self.reader = ConditionReader(model, max_t) if isinstance(model.net, UNet) else None
 
     def directions(self, update: ClientUpdate) -> dict[str, np.ndarray | None]:
         """Return the direction (D_emb,) that each attack finds in one client's update."""
         change, gradients = self._change(update), self._gradients(update)
-        rows = self._conditioned(gradients) if gradients is not None else None
-        if rows is None or not rows.any():  # moments that are not sent
-            rows = self._conditioned(change)
-        found = {
+        found = dict.fromkeys(ATTACKS) | {
             MOMENTS: None if gradients is None else top_direction(self._entrance_of(gradients)),
             CHANGE: top_direction(self._entrance_of(change)),
-            CONDITIONING: direction_behind(rows, self.features, self.entrance),
         }
-        found[TOGETHER] = same_sign_mean([found[CHANGE], found[CONDITIONING]])
-        directions = [d for d in (found[TOGETHER], found[CHANGE]) if d is not None]
-        length = self.shape[1] ** 0.5  # of an embedding from N(0, 1)
-        starts = [direction * length / np.linalg.norm(direction) for direction in directions]
-        found[SEARCH] = search_embedding(rows, self.before, self.weight, starts)
-        return found
+        return found if self.reader is None else self.reader.added(found, change, gradients)
 
     def summed(self, updates: Sequence[ClientUpdate]) -> np.ndarray:
         """Return the cohort's mean gradient, or change, of the embedding's entrance (V, D_emb).
@@ -141,17 +164,7 @@ class CuriousServer:
         return gradients_in_moment(after, before, self.beta1, update.num_steps)
 
     def _entrance_of(self, vector: np.ndarray) -> np.ndarray:
-        return vector[self.model.layout.parts[EMB_PROJ]].reshape(self.shape)
-
-    def _conditioned(self, vector: np.ndarray) -> np.ndarray:
-        """Return the stretches (R, V) of the layers that read the conditioning vector."""
-        return np.concatenate(
-            [
-                vector[start : start + shape.numel()].reshape(tuple(shape))
-                for name, start, shape in self.model.layout.names
-                if name.endswith(".cond.weight")
-            ]
-        )
+        return vector[self.model.layout.parts[EMB_PROJ]].reshape(-1, self.d_emb)
 
 
 def attack_messages(

@@ -10,13 +10,14 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from safetensors.torch import load_file
 
+from pipeline.audit.audit import audit_run
 from pipeline.config.load import load_config
 from pipeline.config.schema import Config
 from pipeline.experiment.run import run_experiment
 from pipeline.experiment.watcher import Watcher
 from pipeline.inference.saved_run import SavedRun
 from pipeline.results.result import Result
-from pipeline.runs.start import check_same
+from pipeline.runs.start import check_same, load_start
 from pipeline.tracking.outbox import read_points
 from spire_core.errors import ConfigError, RunError
 from spire_core.network.flat_model import tensors_hash
@@ -96,6 +97,22 @@ def test_a_round_sends_less_than_native_training_of_the_same_network(
     more = ("method=spire", "model.d_emb=4", "federation.num_rounds=1")
     native = run_experiment(config_of(backbone, mnist_root, root, *more), "smoke", Watcher())
     assert sent(native) > 40 * sent(result)
+
+
+@pytest.mark.parametrize("entrance", ["time", "blocks"])
+def test_an_audit_computes_embeddings_from_the_entrances_messages(
+    entrance: str, backbone: Path, mnist_root: Path, root: Path
+) -> None:
+    more = ("method=retrofit", "model.d_emb=4", f"method.entrance={entrance}")
+    more += ("federation.num_rounds=3", "client.opt_state=average", "client.private_moments=none")
+    config = config_of(backbone, mnist_root, root, *more)
+    run_dir = run_experiment(config, "smoke", Watcher()).run_dir
+    began, _ = load_start(run_dir)
+    leak = audit_run(run_dir, began, began, (), 1, False, lambda text: None).messages
+    assert leak is not None
+    assert leak.best == "moments"
+    assert leak.cos > 0.99  # the gradient of each map has rank one, and the embedding as its row
+    assert all(client.cos["search"] == 0.0 for client in leak.clients)
 
 
 def test_a_saved_run_draws_as_its_clients_and_knows_its_backbone(
