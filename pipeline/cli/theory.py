@@ -18,7 +18,10 @@ def add_theory(verbs: Any) -> None:
     """Add the verb `theory`."""
     text = "run the Gaussian-mixture experiments of docs/theory.md"
     parser = add_verb(verbs, "theory", theory, text)
-    text = "a YAML file, or theorem, optimiser, components, backbone, bridge or all; and settings"
+    text = (
+        "a YAML file, or theorem, optimiser, components, backbone, bridge, landscape, readout or "
+        "all; and settings"
+    )
     parser.add_argument("words", nargs="+", metavar="FILE_OR_NAME | key=value", help=text)
     parser.add_argument("--dry-run", action="store_true", help="print the settings and stop")
     parser.add_argument("--out", metavar="DIR", help="where figures and text go (the run's folder)")

@@ -1,27 +1,43 @@
 """Experiment E: a new client's weight when the means, the backbone, are wrong or learned."""
 
 import math
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.theory.config import TheoryConfig
 from pipeline.theory.outcome import NUM_ERRORS, Claim, Curve, Outcome, Panel, Score, score
+from spire_core.mixture.averaged_loss import averaged_minimiser, limit_at_one_t
 from spire_core.mixture.estimators import maximum_likelihood
 from spire_core.mixture.exact_errors import cramer_rao
 from spire_core.mixture.inexact_means import (
-    Line,
     believed_error,
+    believed_limit,
     draw_on_line,
     learn_means,
     line_of,
+    moment_limit,
     perturbed,
 )
-from spire_core.mixture.two_components import normals
+from spire_core.mixture.two_components import normals, time_of
 from spire_core.rng import numpy_generator
 
 KINDS = ("isotropic", "scale", "shift")
+
+
+class Wrong(NamedTuple):
+    """n * MSE on means that are wrong by one size, and the limits of three estimators minus w."""
+
+    measured: Score
+    predicted: Score
+    at_one_t: Score
+    limits: dict[str, float]
+
+
+def check_backbone(config: TheoryConfig) -> None:
+    """Raise ConfigError if ||mu|| does not exceed m_t."""
+    time_of(config.backbone.m_t, config.backbone.m)
 
 
 def run_backbone(config: TheoryConfig) -> Outcome:
@@ -30,73 +46,125 @@ def run_backbone(config: TheoryConfig) -> Outcome:
     mu = torch.full((group.d,), group.m / math.sqrt(group.d), dtype=torch.float64)
     floor = group.n * cramer_rao(config.w, group.m, group.n)
     wrong = {kind: _wrong(config, mu, kind, i) for i, kind in enumerate(KINDS)}
-    learned = [_learned(config, mu, c, i) for i, c in enumerate(group.clients)]
-    off = max(
-        abs(measured.mean - predicted.mean) / math.hypot(measured.error, predicted.error)
-        for rows in wrong.values()
-        for measured, predicted in rows
-    )
-    medians = [row["median"] for row in learned]
-    last = wrong["shift"][-1][0].mean, wrong["isotropic"][-1][0].mean, wrong["scale"][-1][0].mean
-    claims = [
-        Claim(
-            f"measured and predicted errors differ by {off:.1f} standard errors at most",
-            off <= NUM_ERRORS,
-        ),
-        Claim(
-            f"means off by {group.sizes[-1]:g} each: n * MSE {last[0]:.2f} if both shift along mu, "
-            f"{last[1]:.2f} in random directions, {last[2]:.2f} if too far apart (exact means: "
-            f"{floor:.3f})",
-        ),
-        Claim(
-            f"learned from C = {group.clients[0]} .. {group.clients[-1]} clients of "
-            f"{group.client_n}: median n * MSE {medians[0]:.3f} .. {medians[-1]:.3f}",
-            medians[-1] <= medians[0],
-        ),
-    ]
-    tables = {"means that are wrong, as n * MSE": _wrong_columns(config, wrong, floor)}
-    tables["means learned from C clients, as n * MSE"] = _learned_columns(group.clients, learned)
+    learned = {
+        skew: [_learned(config, mu, skew, c, i) for i, c in enumerate(group.clients)]
+        for skew in (group.skew, group.even)
+    }
+    medians = [row["median"] for row in learned[group.skew]]
     return Outcome(
         "backbone",
         f"E: w = {config.w:g} on means that are not exact, d = {group.d}, ||mu|| = {group.m:g}",
-        claims,
-        tables,
-        [_wrong_panel(config, wrong, floor), _learned_panel(group.clients, learned, floor)],
+        [*_wrong_claims(config, wrong, floor), *_learned_claims(config, learned)],
+        {
+            "means that are wrong, as n * MSE of maximum likelihood": _wrong_columns(
+                config, wrong, floor
+            ),
+            f"the same of the exact minimiser of the loss at one t, m_t = {group.m_t:g}": (
+                _one_t_columns(config, wrong)
+            ),
+            "limits for n -> inf, minus w": _limit_columns(config, wrong),
+        }
+        | {
+            f"means learned from C clients with Beta({skew:g}, {skew:g}) weights, as n * MSE": (
+                _learned_columns(group.clients, rows)
+            )
+            for skew, rows in learned.items()
+        },
+        [_wrong_panel(config, wrong, floor), _learned_panel(config, learned, floor)],
         {"floor": floor, "learned_last": medians[-1]},
     )
 
 
-def _errors(
-    config: TheoryConfig, line: Line, generator: np.random.Generator
-) -> tuple[Tensor, Tensor]:
-    """Return each replicate's n * squared error, measured and as theory predicts; (R,) each."""
-    group = config.backbone
-    y = draw_on_line(config.w, line, group.n, generator)
-    measured = group.n * (maximum_likelihood(y, line.m) - config.w) ** 2
-    return measured, group.n * believed_error(config.w, line, group.n)
+def _wrong_claims(config: TheoryConfig, wrong, floor: float) -> list[Claim]:
+    size, off = config.backbone.sizes[-1], 0.0
+    for rows in wrong.values():
+        gaps = [
+            (r.measured.mean - r.predicted.mean, r.measured.error, r.predicted.error) for r in rows
+        ]
+        off = max(off, *(abs(gap) / math.hypot(*errors) for gap, *errors in gaps))
+    last = {kind: rows[-1] for kind, rows in wrong.items()}
+    texts = [
+        f"{last[kind].measured.mean:.2f} / {last[kind].at_one_t.mean:.2f} {words}"
+        for kind, words in (
+            ("shift", "if both shift along mu"),
+            ("isotropic", "in random directions"),
+            ("scale", "if too far apart"),
+        )
+    ]
+    return [
+        Claim(
+            f"maximum likelihood: measured and predicted errors differ by {off:.1f} standard "
+            "errors at most",
+            off <= NUM_ERRORS,
+        ),
+        Claim(
+            f"means off by {size:g} each: n * MSE of maximum likelihood / of the minimiser at one "
+            f"t {', '.join(texts)} (Cramer-Rao on exact means: {floor:.3f})",
+        ),
+    ]
 
 
-def _wrong(config: TheoryConfig, mu: Tensor, kind: str, point: int) -> list[tuple[Score, Score]]:
+def _learned_claims(config: TheoryConfig, learned) -> list[Claim]:
+    group, claims, gains = config.backbone, [], {}
+    for skew, rows in learned.items():
+        first, last = rows[0]["median"], rows[-1]["median"]
+        gains[skew] = first / last
+        claims.append(
+            Claim(
+                f"learned from C = {group.clients[0]} .. {group.clients[-1]} clients of "
+                f"{group.client_n} with Beta({skew:g}, {skew:g}) weights: median n * MSE "
+                f"{first:.3f} .. {last:.3f}",
+                last <= first,
+            )
+        )
+    skewed, even = gains[group.skew], gains[group.even]
+    text = (
+        f"federation lowers the median {skewed:.2f} times if clients are skewed, {even:.2f} times"
+    )
+    return [*claims, Claim(f"{text} if they are not", skewed > even)]
+
+
+def _wrong(config: TheoryConfig, mu: Tensor, kind: str, point: int) -> list[Wrong]:
     group, rows = config.backbone, []
+    t = time_of(group.m_t, group.m)
     for i, size in enumerate(group.sizes):
         generator = numpy_generator(config.seed, "theory_wrong", point, i)
         plus, minus = perturbed(mu, kind, size, group.replicates, generator)
-        measured, predicted = _errors(config, line_of(plus, minus, mu), generator)
-        rows.append((score(measured), score(predicted)))
+        line = line_of(plus, minus, mu)
+        y = draw_on_line(config.w, line, group.n, generator)
+        limits = {
+            "likelihood": believed_limit(config.w, line),
+            "one t": limit_at_one_t(config.w, line, t),
+            "moment": moment_limit(config.w, line),
+        }
+        rows.append(
+            Wrong(
+                score(group.n * (maximum_likelihood(y, line.m) - config.w) ** 2),
+                score(group.n * believed_error(config.w, line, group.n)),
+                score(group.n * (averaged_minimiser(y, line.m, t) - config.w) ** 2),
+                {name: float(limit.mean()) - config.w for name, limit in limits.items()},
+            )
+        )
     return rows
 
 
-def _learned(config: TheoryConfig, mu: Tensor, num_clients: int, point: int) -> dict[str, float]:
+def _learned(
+    config: TheoryConfig, mu: Tensor, skew: float, num_clients: int, point: int
+) -> dict[str, float]:
+    """Return errors of the new client on means that C clients gave, of Beta(skew, skew) weights."""
     group = config.backbone
-    generator = numpy_generator(config.seed, "theory_learned", point)
+    purpose = "theory_learned" if skew == group.skew else "theory_learned_even"
+    generator = numpy_generator(config.seed, purpose, point)
     shape = (group.learned, num_clients, group.client_n)
-    w = torch.from_numpy(generator.beta(group.skew, group.skew, shape[:2]))
+    w = torch.from_numpy(generator.beta(skew, skew, shape[:2]))
     is_first = torch.from_numpy(generator.random(shape)) < w[..., None]
     x = normals(generator, *shape, group.d) + torch.where(is_first[..., None], mu, -mu)
     plus, minus = learn_means(x, mu)
-    errors, predicted = _errors(config, line_of(plus, minus, mu), generator)
+    line = line_of(plus, minus, mu)
+    y = draw_on_line(config.w, line, group.n, generator)
+    predicted = group.n * believed_error(config.w, line, group.n)
+    measured = score(group.n * (maximum_likelihood(y, line.m) - config.w) ** 2)
     off = torch.stack([(plus - mu).norm(dim=-1), (minus + mu).norm(dim=-1)])
-    measured = score(errors)
     return {
         "measured": measured.mean,
         "measured +-": measured.error,
@@ -109,10 +177,26 @@ def _learned(config: TheoryConfig, mu: Tensor, num_clients: int, point: int) -> 
 def _wrong_columns(config, wrong, floor: float) -> dict[str, list[float]]:
     columns = {"error of each mean": list(config.backbone.sizes)}
     for kind, rows in wrong.items():
-        columns[kind] = [measured.mean for measured, _ in rows]
-        columns[f"{kind} +-"] = [measured.error for measured, _ in rows]
-        columns[f"{kind}, predicted"] = [predicted.mean for _, predicted in rows]
+        columns[kind] = [row.measured.mean for row in rows]
+        columns[f"{kind} +-"] = [row.measured.error for row in rows]
+        columns[f"{kind}, predicted"] = [row.predicted.mean for row in rows]
     return columns | {"Cramer-Rao": [floor] * len(config.backbone.sizes)}
+
+
+def _one_t_columns(config, wrong) -> dict[str, list[float]]:
+    columns = {"error of each mean": list(config.backbone.sizes)}
+    for kind, rows in wrong.items():
+        columns[kind] = [row.at_one_t.mean for row in rows]
+        columns[f"{kind} +-"] = [row.at_one_t.error for row in rows]
+    return columns
+
+
+def _limit_columns(config, wrong) -> dict[str, list[float]]:
+    columns = {"error of each mean": list(config.backbone.sizes)}
+    for kind, rows in wrong.items():
+        for name in rows[0].limits:
+            columns[f"{kind}, {name}"] = [row.limits[name] for row in rows]
+    return columns
 
 
 def _learned_columns(clients, learned: list[dict[str, float]]) -> dict[str, list[float]]:
@@ -122,23 +206,24 @@ def _learned_columns(clients, learned: list[dict[str, float]]) -> dict[str, list
 def _wrong_panel(config, wrong, floor: float) -> Panel:
     sizes, curves = config.backbone.sizes, {}
     for kind, rows in wrong.items():
-        points = [(x, measured.mean) for x, (measured, _) in zip(sizes, rows, strict=True)]
-        curves[kind] = Curve(points, [measured.error for measured, _ in rows])
+        points = [(x, row.measured.mean) for x, row in zip(sizes, rows, strict=True)]
+        curves[kind] = Curve(points, [row.measured.error for row in rows])
     for kind, rows in wrong.items():
-        points = [(x, predicted.mean) for x, (_, predicted) in zip(sizes, rows, strict=True)]
+        points = [(x, row.at_one_t.mean) for x, row in zip(sizes, rows, strict=True)]
+        curves[f"{kind}, at one t"] = Curve(points, [row.at_one_t.error for row in rows])
+    for kind, rows in wrong.items():
+        points = [(x, row.predicted.mean) for x, row in zip(sizes, rows, strict=True)]
         curves[f"{kind}, predicted"] = Curve(points, is_reference=True)
     curves["exact means"] = Curve([(sizes[0], floor), (sizes[-1], floor)], is_reference=True)
     return Panel("means that are wrong", "error of each mean", "n * MSE", curves, "logy")
 
 
-def _learned_panel(clients, learned: list[dict[str, float]], floor: float) -> Panel:
-    def points(key: str) -> list[tuple[float, float]]:
-        return [(c, row[key]) for c, row in zip(clients, learned, strict=True)]
-
-    curves = {
-        "mean": Curve(points("measured"), [row["measured +-"] for row in learned]),
-        "mean, by theory": Curve(points("predicted"), is_reference=True),
-        "median, by theory": Curve(points("median")),
-        "exact means": Curve([(clients[0], floor), (clients[-1], floor)], is_reference=True),
-    }
+def _learned_panel(config: TheoryConfig, learned, floor: float) -> Panel:
+    clients, curves = config.backbone.clients, {}
+    for skew, rows in learned.items():
+        for key, name in (("measured", "mean"), ("median", "median, by theory")):
+            points = [(c, row[key]) for c, row in zip(clients, rows, strict=True)]
+            errors = [row["measured +-"] for row in rows] if key == "measured" else []
+            curves[f"{name}, Beta({skew:g}, {skew:g})"] = Curve(points, errors)
+    curves["exact means"] = Curve([(clients[0], floor), (clients[-1], floor)], is_reference=True)
     return Panel("means learned by EM", "pre-training clients C", "n * MSE", curves)

@@ -10,10 +10,12 @@ from pipeline.config.build import build
 from pipeline.config.load import merged, read_overrides, read_settings
 from pipeline.config.safe_yaml import read_settings_file
 from pipeline.config.tracking import TrackingConfig
-from spire_core.config.checks import Range, check_choice, check_fields
+from spire_core.config.checks import Choice, Range, check_choice, check_fields
 from spire_core.mixture.descent import DescentConfig
 
 EXPERIMENTS = ("scaling", "failure", "optimiser", "components", "backbone", "bridge")
+EXPERIMENTS += ("landscape", "readout")
+NO_DATA = "none"
 Count = Annotated[int, Range(1, 1_000_000)]
 Counts = Annotated[tuple[int, ...], Range(1, 1_000_000)]
 Replicates = Annotated[int, Range(2, 1_000_000)]
@@ -82,7 +84,8 @@ class ComponentsConfig:
 
     `distance`: from mean to mean, in standard deviations (exact for orthogonal means and for
     neighbours on a circle, a root mean square in general position). `signal`: e^-t of the descent
-    at one t. `concentration`: the true weights are one Dirichlet draw a shape.
+    at one t. `concentration`: the true weights are one Dirichlet draw a shape. `slower`: replicates
+    of maximum likelihood and of descent at one t.
     """
 
     shapes: tuple[str, ...] = (
@@ -103,7 +106,8 @@ class ComponentsConfig:
     n: Count = 500
     steps: Count = 250
     averaged: int = 150
-    replicates: Replicates = 100
+    replicates: Replicates = 1000
+    slower: Replicates = 100
 
     def __post_init__(self) -> None:
         check_fields(self, "components")
@@ -114,7 +118,8 @@ class ComponentsConfig:
 class BackboneConfig:
     """Experiment E: the means are wrong by `sizes`, or learned from `clients` clients.
 
-    Client weights are Beta(skew, skew) draws: below 1, most clients hold almost one component.
+    Client weights are Beta(skew, skew) draws: below 1, most clients hold almost one component. The
+    control has Beta(even, even) weights, near 1/2. `m_t` is that of the loss at one t.
     """
 
     d: Annotated[int, Range(2, 100_000)] = 64
@@ -124,6 +129,8 @@ class BackboneConfig:
     clients: Annotated[tuple[int, ...], Range(1, 10_000)] = (1, 2, 4, 8, 16, 32)
     client_n: Annotated[int, Range(2, 1_000_000)] = 100
     skew: Annotated[float, Range(1e-3, 1e6)] = 0.5
+    even: Annotated[float, Range(1e-3, 1e6)] = 50.0
+    m_t: Separation = 1.0
     replicates: Replicates = 400
     learned: Replicates = 60
 
@@ -133,13 +140,61 @@ class BackboneConfig:
 
 @dataclass(frozen=True)
 class BridgeConfig:
-    """Experiment F: the identity is checked on `n` samples at each separation ||mu||."""
+    """Experiment F: the identity is checked on `n` samples at each separation ||mu||.
+
+    `gradients`: the ||mu|| at which the sizes of gradients are compared.
+    """
 
     separations: Separations = (0.3, 1.0, 2.0, 4.0, 6.0)
     n: Count = 100
+    gradients: Separations = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 
     def __post_init__(self) -> None:
         check_fields(self, "bridge")
+
+
+@dataclass(frozen=True)
+class LandscapeConfig:
+    """Experiment G: the expected loss of two components at one t, and of any shapes over all t.
+
+    `weights` are the w beside the common one. The weights of shapes are one Dirichlet draw, and
+    `replicates` samples of size `n` give the error of their estimates.
+    """
+
+    separations: Separations = (0.1, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
+    weights: Annotated[tuple[float, ...], Range(above=0, below=1)] = (0.001, 0.02, 0.1, 0.5)
+    concentration: Annotated[float, Range(1e-3, 1e6, advice="4 is mild")] = 4.0
+    steps: Count = 1500
+    n: Count = 2000
+    replicates: Replicates = 1000
+
+    def __post_init__(self) -> None:
+        check_fields(self, "landscape")
+
+
+@dataclass(frozen=True)
+class ReadoutConfig:
+    """Experiment H: mixtures read off a classifier from `n` samples of `dims` coordinates.
+
+    `data`: the data set whose shipped classifier is measured on its test images, at `image_size`
+    pixels; `none` leaves it out. `clients` new ones with Dirichlet mixtures have `images` each.
+    In `worlds` for each number of `old_clients`, `new_clients` are compared with the hull.
+    """
+
+    dims: Counts = (1, 2, 4, 8, 16, 64, 256)
+    n: Count = 200
+    replicates: Replicates = 400
+    data: Annotated[str, Choice(NO_DATA, "mnist", "fashion_mnist", "cifar10")] = "mnist"
+    image_size: Annotated[int, Range(8, 64)] = 16
+    images: Counts = (64, 128, 256)
+    clients: Replicates = 2000
+    concentration: Annotated[float, Range(1e-3, 1e6, advice="0.1 is skewed")] = 0.1
+    old_clients: Counts = (8, 24, 96, 384)
+    new_clients: Count = 20
+    worlds: Count = 5
+
+    def __post_init__(self) -> None:
+        check_fields(self, "readout")
 
 
 @dataclass(frozen=True)
@@ -157,6 +212,8 @@ class TheoryConfig:
     components: ComponentsConfig = field(default_factory=ComponentsConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     bridge: BridgeConfig = field(default_factory=BridgeConfig)
+    landscape: LandscapeConfig = field(default_factory=LandscapeConfig)
+    readout: ReadoutConfig = field(default_factory=ReadoutConfig)
     tracking: TrackingConfig = field(default_factory=lambda: TrackingConfig(experiment="theory"))
 
     def __post_init__(self) -> None:

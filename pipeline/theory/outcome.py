@@ -80,13 +80,14 @@ def score(values: Tensor) -> Score:
     return Score(float(values.mean()), float(values.std()) / math.sqrt(len(values)))
 
 
-def over_replicates(
-    replicates: int,
-    size: int,
-    stream: tuple[int, str, int],
-    measure: Callable[[int, np.random.Generator], Mapping[str, Tensor]],
-) -> dict[str, Score]:
-    """Return the score of each quantity that `measure(num, generator)` names, (num,) values each.
+Measure = Callable[[int, np.random.Generator], Mapping[str, Tensor]]
+"""Maps a number of replicates and a generator to the values (num,) of each quantity by name."""
+
+
+def draw_replicates(
+    replicates: int, size: int, stream: tuple[int, str, int], measure: Measure
+) -> dict[str, Tensor]:
+    """Return the values (replicates,) of each quantity that `measure(num, generator)` names.
 
     `size`: how many numbers one replicate works on. Replicates are measured in blocks. The
     generator of a block is a function of `stream` (seed, purpose, point) and the block's number.
@@ -97,7 +98,15 @@ def over_replicates(
         generator = numpy_generator(*stream, block)
         for name, values in measure(min(num, replicates - start), generator).items():
             blocks.setdefault(name, []).append(values)
-    return {name: score(torch.cat(parts)) for name, parts in blocks.items()}
+    return {name: torch.cat(parts) for name, parts in blocks.items()}
+
+
+def over_replicates(
+    replicates: int, size: int, stream: tuple[int, str, int], measure: Measure
+) -> dict[str, Score]:
+    """Return the score of each quantity of `draw_replicates`."""
+    values = draw_replicates(replicates, size, stream, measure)
+    return {name: score(parts) for name, parts in values.items()}
 
 
 def slope(points: Sequence[tuple[float, Score]]) -> Score:

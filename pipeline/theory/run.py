@@ -11,14 +11,16 @@ from pathlib import Path
 
 from pipeline.config.build import flattened
 from pipeline.files.revision import git_revision
-from pipeline.theory.backbone import run_backbone
+from pipeline.theory.backbone import check_backbone, run_backbone
 from pipeline.theory.bridge import run_bridge
 from pipeline.theory.components import component_settings, run_components
 from pipeline.theory.config import TheoryConfig
 from pipeline.theory.failure import run_failure
 from pipeline.theory.figures import panels_figure
+from pipeline.theory.landscape import run_landscape
 from pipeline.theory.optimiser import run_optimiser
 from pipeline.theory.outcome import Outcome
+from pipeline.theory.readout import run_readout
 from pipeline.theory.scaling import check_scaling, run_scaling
 from pipeline.tracking.tracker import Tracker
 
@@ -36,8 +38,10 @@ RUN = {
     "failure": Experiment(run_failure),
     "optimiser": Experiment(run_optimiser),
     "components": Experiment(run_components, component_settings),
-    "backbone": Experiment(run_backbone),
+    "backbone": Experiment(run_backbone, check_backbone),
     "bridge": Experiment(run_bridge),
+    "landscape": Experiment(run_landscape),
+    "readout": Experiment(run_readout),
 }
 _log = logging.getLogger(__name__)
 

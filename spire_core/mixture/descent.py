@@ -37,9 +37,11 @@ Gradient = Callable[[Tensor], tuple[Tensor, Tensor]]
 class DescentConfig:
     """Settings of the descent.
 
-    `parameter`: `odds` (h) or `weight` (w). `lr` is a multiple of 1 / L, the inverse of the largest
-    curvature of the expected objective in h. `is_damped` limits each step to the inverse of the
-    curvature at its start. That matters in w, whose curvature is unbounded towards 0 and 1.
+    `parameter`: `odds` (h) or `weight` (w). `lr` is a multiple of 1 / L. The expected gradient in h
+    is at most L times the distance to the minimum, so that steps of 1 / L do not pass it. At one t
+    the curvature may exceed L away from the minimum (`landscape.at_one_t`). `is_damped` limits each
+    step to the inverse of the curvature at its start. That matters in w, whose curvature is
+    unbounded towards 0 and 1.
     `is_fresh` draws new noise for each step. The result is the mean of the last `averaged`
     iterates.
     """
@@ -116,17 +118,17 @@ def all_t_gradient(y: Tensor, m: float, is_fresh: bool, generator: np.random.Gen
 
 
 def iterates(
-    gradient: Gradient, largest: float, num: int, config: DescentConfig
+    gradient: Gradient, steepest: float, num: int, config: DescentConfig
 ) -> Iterator[Tensor]:
     """Yield w (num, 1) after each step, without end.
 
-    `largest` is L, the largest curvature in h. In h: h -= lr / L dL/dh. In w, where dh/dw is 2 at
-    w = 1/2 and grows without bound towards 0 and 1: w -= lr / (4 L) dL/dw, kept inside [0, 1].
+    `steepest` is L of `DescentConfig`. In h: h -= lr / L dL/dh. In w, where dh/dw is 2 at w = 1/2
+    and grows without bound towards 0 and 1: w -= lr / (4 L) dL/dw, kept inside [0, 1].
     """
     w = torch.full((num, 1), config.start, dtype=torch.float64)
     h = log_odds(w)
     is_odds = config.parameter == "odds"
-    longest = config.lr / (largest if is_odds else 4.0 * largest)
+    longest = config.lr / (steepest if is_odds else 4.0 * steepest)
     while True:
         slope = torch.ones_like(h) if is_odds else odds_slope(w)
         in_h, curvature = gradient(h)

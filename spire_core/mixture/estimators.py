@@ -24,8 +24,8 @@ def moment(y: Tensor, m: float) -> Tensor:
 def one_step(y: Tensor, z: Tensor, m: float, t: float) -> Tensor:
     """Return w after one gradient step on the loss at t from w = 1/2, of length 1 / (8 m_t^2).
 
-    This length is the inverse of the largest curvature in w at 1/2. For small m_t it makes the step
-    unbiased, because dL/dw is then 8 m_t^2 (1/2 - w) on average.
+    This length is the inverse of the curvature in w at 1/2 for m_t -> 0. It makes the step unbiased
+    there, because dL/dw is then 8 m_t^2 (1/2 - w) on average.
     """
     m_t = signal_and_noise(t)[0] * check_separation(m)
     in_h, _ = grad_h(y, z, torch.zeros(len(y), 1, dtype=y.dtype), m, t)

@@ -44,7 +44,7 @@ def one_step_error(w: float, m: float, t: float, n: int) -> float:
 def information(w: float, m: float) -> float:
     """Return Fisher's information on w in one sample: the integral of (p - p')^2 / q_w."""
     _check_inside(w)
-    y, share = _line(w, m, m)
+    y, share = line_nodes(w, m, m)
     p = torch.sigmoid(2.0 * (m * y + log_odds(torch.tensor(w, dtype=y.dtype))))
     return float((share * (p / w - (1.0 - p) / (1.0 - w)).square()).sum())
 
@@ -77,26 +77,32 @@ def fixed_t_error(w: float, m: float, t: float, n: int, draws: float = math.inf)
 def curvature(w: float, m_t: float) -> float:
     """Return A = d^2 L / dh^2 = 2 m_t^2 E sech^4(u) of the expected loss at the true w."""
     _check_inside(w)
-    y, share = _line(w, m_t, m_t)
+    y, share = line_nodes(w, m_t, m_t)
     p = torch.sigmoid(2.0 * (m_t * y + log_odds(torch.tensor(w, dtype=y.dtype))))
     return float(2.0 * m_t**2 * (share * (4.0 * p * (1.0 - p)).square()).sum())
 
 
 def linear_factor(w: float, m_t: float, lr: float = 1.0) -> float:
-    """Return |1 - lr A / L|, L = 2 m_t^2: the factor of the error per step near the minimum."""
+    """Return |1 - lr A / L|, L = 2 m_t^2: the factor of the error per step near the minimum.
+
+    L is the curvature A at w = 1/2 for m_t -> 0. A is at most L, whatever w and m_t.
+    """
     return abs(1.0 - lr * curvature(w, m_t) / (2.0 * m_t**2))
 
 
-def expected_path(w: float, m_t: float, steps: int, lr: float = 1.0) -> list[float]:
-    """Return w_0 = 1/2, w_1, ..., of descent in h on the expected loss, without sampling error.
+def expected_path(
+    w: float, m_t: float, steps: int, lr: float = 1.0, start: float = 0.5
+) -> list[float]:
+    """Return w_0 = start, w_1, ..., of descent in h on the expected loss, without sampling error.
 
     dL/dh = 2 m_t^2 E sech^2(u) (tanh(u) - tanh(u*)), with u* = m_t y_t + h* at the true weight. Its
-    sign is that of h - h*, so the true weight is the only minimum. Steps are lr / (2 m_t^2).
+    sign is that of h - h*, so the true weight is the only minimum. Steps are lr / (2 m_t^2). With
+    lr of 1 at most, they do not pass it, because |dL/dh| is at most 2 m_t^2 |h - h*|.
     """
     _check_inside(w)
-    y, share = _line(w, m_t, m_t)
+    y, share = line_nodes(w, m_t, m_t)
     target = torch.tanh(m_t * y + log_odds(torch.tensor(w, dtype=y.dtype)))
-    h, path = torch.tensor(0.0, dtype=y.dtype), [0.5]
+    h, path = log_odds(torch.tensor(start, dtype=y.dtype)), [start]
     for _ in range(steps):
         tanh = torch.tanh(m_t * y + h)
         h = h - lr * (share * (1.0 - tanh.square()) * (tanh - target)).sum()
@@ -111,7 +117,7 @@ def _check_inside(w: float) -> None:
         )
 
 
-def _line(w: float, m: float, sharpness: float) -> tuple[Tensor, Tensor]:
+def line_nodes(w: float, m: float, sharpness: float) -> tuple[Tensor, Tensor]:
     """Return nodes y and the mixture's probability at each, fine enough for tanh(sharpness y)."""
     step = min(0.05, 0.3 / check_separation(sharpness))
     y = torch.arange(-m - REACH, m + REACH + step, step, dtype=torch.float64)
@@ -121,7 +127,7 @@ def _line(w: float, m: float, sharpness: float) -> tuple[Tensor, Tensor]:
 
 def _plane(w: float, m: float, m_t: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return nodes y (Y, 1) and z (1, Z) and the probability of each pair, (Y, Z)."""
-    y, of_y = _line(w, check_separation(m), m_t)
+    y, of_y = line_nodes(w, check_separation(m), m_t)
     kept = of_y > 1e-20
     step = min(0.05, 0.3 / m_t)
     z = torch.arange(-REACH, REACH + step, step, dtype=torch.float64)

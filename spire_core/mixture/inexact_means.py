@@ -52,24 +52,35 @@ def believed_error(w: float, line: Line, n: int) -> Tensor:
     (w* - w)^2 + 1 / (n E g^2), where g = p / w* - (1 - p) / (1 - w*) has mean 0 at the limit w*
     under the true density (White 1982; variance and curvature of a mixture in w are both E g^2).
     """
-    z = torch.arange(-9.0, 9.0, 0.05, dtype=torch.float64)
-    share = torch.exp(-0.5 * z.square()) * 0.05 / math.sqrt(2.0 * math.pi)
+    limit = believed_limit(w, line)[:, None]
+    squares = _mean_power(w, line, limit, 2)
+    return ((limit - w) ** 2 + 1.0 / (n * squares)).squeeze(-1)
 
-    def mean(limit: Tensor, power: int) -> Tensor:
-        h = log_odds(limit)
-        total = torch.zeros_like(limit)
-        for part, place in ((w, line.first), (1.0 - w, line.second)):
-            p = torch.sigmoid(2.0 * (line.m * (z + place) + h))
-            total += part * ((p / limit - (1.0 - p) / (1.0 - limit)) ** power @ share)[:, None]
-        return total
 
+def believed_limit(w: float, line: Line) -> Tensor:
+    """Return the limit w* (R,) of maximum likelihood with the backbone's means."""
     low, high = torch.full_like(line.m, 1e-9), torch.full_like(line.m, 1.0 - 1e-9)
     for _ in range(BISECTIONS):
         limit = 0.5 * (low + high)
-        is_below = mean(limit, 1) > 0  # log q is concave in w: its derivative falls
+        is_below = _mean_power(w, line, limit, 1) > 0  # log q is concave in w
         low, high = torch.where(is_below, limit, low), torch.where(is_below, high, limit)
-    limit = 0.5 * (low + high)
-    return ((limit - w) ** 2 + 1.0 / (n * mean(limit, 2))).squeeze(-1)
+    return (0.5 * (low + high)).squeeze(-1)
+
+
+def moment_limit(w: float, line: Line) -> Tensor:
+    """Return the limit (R,) of `estimators.moment` with the backbone's means."""
+    return (0.5 + 0.5 * (w * line.first + (1.0 - w) * line.second) / line.m).squeeze(-1)
+
+
+def _mean_power(w: float, line: Line, limit: Tensor, power: int) -> Tensor:
+    """Return E g^power (R, 1) under the true density, for g at w* = limit (R, 1)."""
+    z = torch.arange(-9.0, 9.0, 0.05, dtype=torch.float64)
+    share = torch.exp(-0.5 * z.square()) * 0.05 / math.sqrt(2.0 * math.pi)
+    h, total = log_odds(limit), torch.zeros_like(limit)
+    for part, place in ((w, line.first), (1.0 - w, line.second)):
+        p = torch.sigmoid(2.0 * (line.m * (z + place) + h))
+        total += part * ((p / limit - (1.0 - p) / (1.0 - limit)) ** power @ share)[:, None]
+    return total
 
 
 def perturbed(
@@ -78,7 +89,8 @@ def perturbed(
     """Return `num` pairs of assumed means, (R, d) each, with `size` = ||error of each mean||.
 
     `isotropic`: each mean moves in its own random direction. `scale`: both move away from their
-    midpoint. `shift`: both move by the same vector along mu, the worst direction.
+    midpoint. `shift`: both move by the same vector along mu, the worst of the three for maximum
+    likelihood.
     """
     along = size * mu / mu.norm()
     if kind == "isotropic":

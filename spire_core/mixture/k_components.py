@@ -52,9 +52,20 @@ def draw_components(
     weights: Tensor, means: Tensor, shape: tuple[int, int], generator: np.random.Generator
 ) -> Tensor:
     """Return samples (r, R, n) of the mixture with weights (K,) and reduced means (K, r)."""
+    return draw_with_shares(weights, means, shape, generator)[0]
+
+
+def draw_with_shares(
+    weights: Tensor, means: Tensor, shape: tuple[int, int], generator: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return the samples (r, R, n) of `draw_components`, and the share of each component (K, R).
+
+    The shares are the estimate that labels would give.
+    """
     places = torch.from_numpy(generator.random(shape))
     chosen = torch.searchsorted(weights.cumsum(0), places).clamp(max=len(weights) - 1)
-    return normals(generator, means.shape[1], *shape) + means.T[:, chosen]
+    shares = torch.stack([(chosen == k).double().mean(-1) for k in range(len(weights))])
+    return normals(generator, means.shape[1], *shape) + means.T[:, chosen], shares
 
 
 def densities(x: Tensor, means: Tensor) -> Tensor:
@@ -100,8 +111,9 @@ def descend_logits_fixed_t(
     """Return weights (K, R) of descent on the loss at t, with fresh noise, from equal weights.
 
     Steps are 1 / L, with L = e^-2t / 2 times the largest eigenvalue of the Gram matrix G of the
-    centred means: the curvature is J (2 e^-2t G) J', where the Jacobian J of softmax has norm 1/2
-    at most.
+    centred means. At the minimum of the expected loss the curvature is E J (2 e^-2t G) J', which is
+    at most L, because the Jacobian J of softmax has norm 1/2 at most. Elsewhere there is a second
+    term (`landscape` for two components).
     """
     signal, sigma = (torch.tensor(v, dtype=x.dtype) for v in signal_and_noise(t))
     largest = 0.5 * signal.square() * torch.linalg.matrix_norm(means, 2).square()

@@ -9,6 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from spire_core.errors import ConfigError
+
+EM_STEPS = 20_000
+EM_CHECK = 50  # steps from one look at the gap to the next
+
 
 @dataclass(frozen=True)
 class Coverage:
@@ -57,3 +62,28 @@ def hull_distance(mixtures: np.ndarray, target: np.ndarray) -> float:
     if not found.success:  # never seen: it is feasible and bounded
         raise ArithmeticError(f"expected an optimum of a feasible programme, got {found.message}")
     return max(0.0, float(found.fun))
+
+
+def kl_projection(
+    mixtures: np.ndarray, targets: np.ndarray, tolerance: float = 1e-4
+) -> tuple[np.ndarray, float]:
+    """Return the mixtures (N, K) of the hull nearest to targets (N, K) in KL(target || mixture).
+
+    Descent on the denoising loss over all t ends there, if an embedding can express any convex
+    combination of old clients (M, K) and no more, and if classes do not overlap. EM over the M
+    weights stops at `tolerance`, by a bound on what KL can still fall: max_j E f_j / q - 1. The
+    bound reached is returned too. Raises ConfigError if a target has a class that no old client
+    has: its divergence from the hull is infinite.
+    """
+    if not mixtures.max(0)[targets.max(0) > 0].all():
+        raise ConfigError("expected classes that old clients have, got others: leave them out")
+    weights = np.full((len(targets), len(mixtures)), 1.0 / len(mixtures))
+    gap = np.inf
+    for step in range(EM_STEPS):
+        reached = weights @ mixtures
+        ratios = np.divide(targets, reached, out=np.zeros_like(targets), where=targets > 0)
+        gains = ratios @ mixtures.T
+        if step % EM_CHECK == 0 and (gap := float(gains.max() - 1.0)) <= tolerance:
+            break
+        weights *= gains
+    return weights @ mixtures, gap
