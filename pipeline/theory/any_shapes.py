@@ -23,12 +23,11 @@ from spire_core.mixture.histograms import (
 from spire_core.rng import numpy_generator
 
 SHAPES = {  # heights of bins up to a factor; none is a Gaussian
-    "rising": (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0),
-    "falling": (8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0),
-    "one bump": (1.0, 2.0, 4.0, 8.0, 8.0, 4.0, 2.0, 1.0),
-    "two ends": (8.0, 4.0, 2.0, 1.0, 1.0, 2.0, 4.0, 8.0),
+    "rising": (1.0, 4.0, 9.0, 16.0, 25.0, 36.0, 49.0, 64.0),
+    "falling": (64.0, 49.0, 36.0, 25.0, 16.0, 9.0, 4.0, 1.0),
+    "one bump": (1.0, 4.0, 16.0, 64.0, 64.0, 16.0, 4.0, 1.0),
+    "two ends": (64.0, 16.0, 4.0, 1.0, 1.0, 4.0, 16.0, 64.0),
 }
-FLAT = (1.0,) * 8  # half of rising plus half of falling
 CORNER = 4.0  # the logit of the component that a path starts near
 LEAST, MOST = 0.95, 1.1  # times Cramer-Rao
 
@@ -56,8 +55,9 @@ def any_shapes() -> Histograms:
 
 def dependent_shapes() -> Histograms:
     """Return three of the components and, as the fourth, the mean of two of them."""
-    shapes = [*list(SHAPES.values())[:3], FLAT]
-    return Histograms.of(torch.tensor(shapes, dtype=torch.float64))
+    shapes = torch.tensor(list(SHAPES.values()), dtype=torch.float64)
+    shapes[3] = 0.5 * (shapes[0] + shapes[1])
+    return Histograms.of(shapes)
 
 
 def true_weights(config: TheoryConfig) -> Tensor:

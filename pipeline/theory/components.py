@@ -28,7 +28,7 @@ from spire_core.rng import numpy_generator
 OVER_T, AT_T = "descent over all t", "descent at one t"
 LIKELIHOOD, AFFINE = "maximum likelihood", "affine least squares"
 CRAMER_RAO, FORM = "Cramer-Rao", f"{AFFINE}, form"
-LEAST, MOST = 0.95, 1.1  # times Cramer-Rao
+LEAST, MOST = 0.95, 1.15  # times Cramer-Rao; averages of few iterates keep some noise
 
 
 def run_components(config: TheoryConfig) -> Outcome:

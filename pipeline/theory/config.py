@@ -103,11 +103,11 @@ class ComponentsConfig:
     distance: Separation = 3.0
     signal: Annotated[float, Range(above=0, below=1, advice="it is e^-t, and t is above 0")] = 0.5
     concentration: Annotated[float, Range(1e-3, 1e6, advice="4 is mild")] = 4.0
-    n: Count = 500
-    steps: Count = 250
-    averaged: int = 150
+    n: Count = 300
+    steps: Count = 130
+    averaged: int = 80
     replicates: Replicates = 1000
-    slower: Replicates = 100
+    slower: Replicates = 60
 
     def __post_init__(self) -> None:
         check_fields(self, "components")
@@ -164,7 +164,7 @@ class LandscapeConfig:
     separations: Separations = (0.1, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
     weights: Annotated[tuple[float, ...], Range(above=0, below=1)] = (0.001, 0.02, 0.1, 0.5)
     concentration: Annotated[float, Range(1e-3, 1e6, advice="4 is mild")] = 4.0
-    steps: Count = 1500
+    steps: Count = 800
     n: Count = 2000
     replicates: Replicates = 1000
 

@@ -116,14 +116,13 @@ def _limit_claims(limits: dict[int, float | None], rows: list[Row], start: float
     claims = []
     for d, m_t in limits.items():
         top = max((r for r in rows if r.d == d), key=lambda r: r.m_t)
-        text = f"d = {d}: the bound holds up to m_t = {m_t:.2f}"
-        if not m_t:
-            text = (
-                f"d = {d}: the bound holds at all m_t up to {top.m_t:g}, where it is "
-                f"{top.bound:.2f} and n * MSE is {top.measured.mean:.2f} (the start alone has "
-                f"{start:.2f})"
-            )
-        claims.append(Claim(text))
+        text = (
+            f"at all m_t up to {top.m_t:g}, where it is {top.bound:.2f} and n * MSE is "
+            f"{top.measured.mean:.2f} (the start alone has {start:.2f})"
+            if m_t is None
+            else f"up to m_t = {m_t:.2f}"
+        )
+        claims.append(Claim(f"d = {d}: the bound holds {text}"))
     return claims
 
 

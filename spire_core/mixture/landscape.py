@@ -13,7 +13,7 @@ from torch import Tensor
 from spire_core.mixture.exact_errors import information, line_nodes
 from spire_core.mixture.two_components import log_odds
 
-CURVATURES = -0.9618, 1.2322  # bounds of the curvature at one t, whatever w, m_t and h
+CURVATURES = -0.9617, 1.2325  # bounds of the curvature at one t, whatever w, m_t and h
 
 
 def at_one_t(w: float, m_t: float, h: Tensor) -> tuple[Tensor, Tensor]:

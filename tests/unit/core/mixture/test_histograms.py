@@ -75,9 +75,8 @@ def test_descent_finds_the_weights_from_a_corner_at_the_predicted_rate(corner: i
 def test_dependent_components_do_not_tell_the_weights() -> None:
     rising, falling = [1.0, 2.0, 3.0], [3.0, 2.0, 1.0]
     shapes = torch.tensor([rising, falling, [1.0] * 3], dtype=torch.float64)
-    path = descend_all_t(
-        diffused_nodes(Histograms.of(shapes)), TARGET, torch.zeros(3).double(), 400
-    )
+    start = torch.tensor([2.0, 0.0, 0.0], dtype=torch.float64)
+    path = descend_all_t(diffused_nodes(Histograms.of(shapes)), TARGET, start, 400)
     end = torch.softmax(path[-1], 0)
     assert float(divergence(Histograms.of(shapes), end, TARGET)) < 1e-6
     assert float((end - TARGET).abs().max()) > 0.05

@@ -1,4 +1,4 @@
-"""The expected loss in h, and its minimiser on finite data: quadrature against other quadratures."""
+"""The expected loss in h, and its minimiser on finite data: against other quadratures."""
 
 import math
 
@@ -65,8 +65,8 @@ def test_the_curvature_at_the_true_weight_is_that_of_the_exact_errors() -> None:
 def test_the_bounds_of_the_curvature_are_those_of_its_integrand_and_are_nearly_reached() -> None:
     a, b = np.meshgrid(np.linspace(-1, 1, 2001), [-1.0, 1.0])  # linear in b: the ends suffice
     integrand = (1 - a**2) * (1 - a**2 - 2 * a * (a - b))
-    assert integrand.min() == pytest.approx(CURVATURES[0], abs=1e-3)
-    assert integrand.max() == pytest.approx(CURVATURES[1], abs=1e-3)
+    assert integrand.min() == pytest.approx(CURVATURES[0], abs=1e-4)
+    assert integrand.max() == pytest.approx(CURVATURES[1], abs=1e-4)
     assert CURVATURES[0] <= integrand.min()
     assert integrand.max() <= CURVATURES[1]
     assert float(at_one_t(1e-4, 0.02, PLACES)[1].max()) > 1.2
@@ -95,7 +95,7 @@ def test_the_rate_is_below_its_bound_and_near_it_where_m_t_is_large(m_t: float) 
     for w in (0.02, W, 0.5):
         rate, bound = 1.0 - linear_factor(w, m_t), least_rate_bound(w, m_t)
         assert rate <= bound * (1 + 1e-6) + 1e-15
-        if m_t == 3.0:
+        if m_t == 3.0 and w > 0.02:  # sech^3 lies at 0 almost
             assert rate > 0.8 * bound
 
 
@@ -155,12 +155,13 @@ def test_exact_means_leave_no_bias_at_one_t_and_wrong_ones_do() -> None:
     for t in (0.3, 1.0):
         exact = line_of(mu[None], -mu[None], mu)
         assert float(limit_at_one_t(W, exact, t)) == pytest.approx(W, abs=1e-7)
-    wide = Line(numbers(2.8)[:, None], numbers(2.0)[:, None], numbers(-2.0)[:, None])
-    far = averaged_minimiser(
-        draw_projected(W, 2.0, (1, 200_000), numpy_generator(0, "test_wide")), 2.8, 1.0
-    )
-    assert float(limit_at_one_t(W, wide, 1.0)) == pytest.approx(float(far), abs=5e-3)
-    assert abs(float(limit_at_one_t(W, wide, 1.0)) - W) > 5e-3
+    wide, t = Line(numbers(5.6)[:, None], numbers(4.0)[:, None], numbers(-4.0)[:, None]), 1.386
+    y = draw_projected(W, 4.0, (100, 1000), numpy_generator(0, "test_wide"))
+    found = averaged_minimiser(y, 5.6, t)
+    limit = float(limit_at_one_t(W, wide, t))
+    assert abs(float(found.mean()) - limit) <= 4 * float(found.std()) / 10.0
+    assert limit == pytest.approx(W - 0.014, abs=1e-3)
+    assert float(believed_limit(W, wide)) == pytest.approx(W, abs=1e-3)
 
 
 def test_limits_on_a_backbones_line_are_those_of_many_samples() -> None:

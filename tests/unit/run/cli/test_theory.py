@@ -25,6 +25,7 @@ SMALL = (
     "optimiser.replicates=5",
     "components.shapes=[general-3,circle-5]",
     "components.replicates=3",
+    "components.slower=3",
     "components.steps=20",
     "components.averaged=10",
     "backbone.sizes=[0.0,1.0]",
@@ -33,6 +34,16 @@ SMALL = (
     "backbone.learned=4",
     "bridge.separations=[1.0]",
     "bridge.n=10",
+    "landscape.separations=[0.5,3.0]",
+    "landscape.weights=[0.02]",
+    "landscape.steps=40",
+    "landscape.replicates=5",
+    "readout.dims=[1,16]",
+    "readout.replicates=5",
+    "readout.data=none",
+    "readout.old_clients=[4,8]",
+    "readout.worlds=1",
+    "readout.new_clients=3",
 )
 
 
@@ -54,7 +65,8 @@ def spire(monkeypatch: pytest.MonkeyPatch, capsys, tmp_path: Path):
 
 def test_every_experiment_has_a_preset_and_all_has_every_experiment() -> None:
     assert set(RUN) == set(EXPERIMENTS)
-    assert theory_names() == ["all", "backbone", "bridge", "components", "optimiser", "theorem"]
+    one_each = ["backbone", "bridge", "components", "landscape", "optimiser", "readout"]
+    assert theory_names() == ["all", *one_each, "theorem"]
     assert load_theory("all").experiments == EXPERIMENTS
     assert load_theory("theorem").experiments == ("scaling", "failure")
     assert load_theory("theorem") == TheoryConfig(experiments=("scaling", "failure"))
