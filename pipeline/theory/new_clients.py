@@ -5,12 +5,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pipeline.config.load import load_config
+from pipeline.data.datasets import describe, load
 from pipeline.theory.config import TheoryConfig
 from pipeline.theory.outcome import Claim, Curve, Panel
 from spire_core.partition.coverage import coverage, kl_projections
+from spire_core.partition.split import make_partition
 from spire_core.rng import numpy_generator
 
 NUM_CLASSES = 10
+PRESET, SEEDS = "mnist-cpu", (0, 1, 2)  # the worlds of the sweep paper-mnist-cpu
 HULL, NEAREST, PROJECTION = "hull, TV", "nearest old client, TV", "projection in KL, TV"
 
 
@@ -25,7 +29,8 @@ class Coverages(NamedTuple):
 def coverage_findings(config: TheoryConfig) -> Coverages:
     """Return distances of new clients to the hull and to their projections on it.
 
-    Old and new clients have Dirichlet mixtures of 10 classes. Labels alone count, no image.
+    Old and new clients have Dirichlet mixtures of 10 classes, or those of a preset's worlds. Labels
+    alone count, no image.
     """
     rows = [_row(config, num_old, i) for i, num_old in enumerate(config.readout.old_clients)]
     columns = {name: [row[name] for row in rows] for name in rows[0]}
@@ -40,26 +45,56 @@ def coverage_findings(config: TheoryConfig) -> Coverages:
             is_ordered and within,
         )
     ]
-    title = f"new clients with Dirichlet({config.readout.concentration:g}) mixtures"
-    return Coverages(claims, {title: columns}, _panel(rows))
+    tables = {f"new clients with Dirichlet({config.readout.concentration:g}) mixtures": columns}
+    if config.readout.data == "mnist" and describe("mnist")["ok"]:
+        worlds = _preset_worlds()
+        tables[f"new clients of the preset {PRESET}"] = {"seed": list(SEEDS)} | {
+            name: [world[name] for world in worlds] for name in worlds[0]
+        }
+        means = [float(np.mean([world[name] for world in worlds])) for name in (HULL, PROJECTION)]
+        text = f"new clients of the preset {PRESET}, seeds {SEEDS[0]} to {SEEDS[-1]}: hull at TV "
+        claims.append(Claim(f"{text}{means[0]:.3f}, projection at {means[1]:.3f}"))
+    return Coverages(claims, tables, _panel(rows))
 
 
 def _row(config: TheoryConfig, num_old: int, point: int) -> dict[str, Any]:
     group = config.readout
     generator = numpy_generator(config.seed, "theory_coverage", point)
     concentration = [group.concentration] * NUM_CLASSES
+    worlds = [
+        (generator.dirichlet(concentration, num_old), generator.dirichlet(concentration, num_new))
+        for num_new in [group.new_clients] * group.worlds
+    ]
+    return {"old clients": num_old} | _distances(worlds)
+
+
+def _preset_worlds() -> list[dict[str, float]]:
+    """Return the distances in the worlds of a preset, one for each seed."""
+    config, found = load_config(PRESET, []), []
+    labels, federation = load(config.data, "train").labels, config.federation
+    clients = federation.num_clients, federation.num_new_clients
+    for seed in SEEDS:
+        partition = make_partition(
+            labels, NUM_CLASSES, config.partition, *clients, seed, config.adapt.num_images
+        )
+        counts = partition.class_counts(labels, NUM_CLASSES)
+        mixtures = counts / counts.sum(1, keepdims=True)
+        found.append(_distances([(mixtures[: clients[0]], mixtures[clients[0] :])]))
+    return found
+
+
+def _distances(worlds: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
+    """Return mean distances over the new clients of worlds of old and new mixtures."""
     projected, hulls, nearest, divergences = [], [], [], []
-    for _ in range(group.worlds):
-        old = generator.dirichlet(concentration, num_old)
-        new = generator.dirichlet(concentration, group.new_clients)
+    for old, new in worlds:
         reached = kl_projections(old, new)
         found = [coverage(old, mixture) for mixture in new]
         hulls += [one.hull_tv for one in found]
         nearest += [one.nearest_tv for one in found]
         projected += list(0.5 * np.abs(reached - new).sum(1))
-        divergences += list(np.where(new > 0, new * np.log(new / reached), 0.0).sum(1))
+        logs = np.log(np.divide(new, reached, out=np.ones_like(new), where=new > 0))
+        divergences += list((new * logs).sum(1))
     return {
-        "old clients": num_old,
         HULL: float(np.mean(hulls)),
         PROJECTION: float(np.mean(projected)),
         NEAREST: float(np.mean(nearest)),
