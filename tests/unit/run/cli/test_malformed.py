@@ -227,6 +227,7 @@ THEORY += ["components.means=[[1],[2,3]]", "components.means=[[.nan]]", "compone
 THEORY += ["components.concentration=1e-320", "components.signal=1", "backbone.skew=1e-320"]
 THEORY += ["backbone.sizes=[]", "backbone.sizes=[-1]", "backbone.clients=[]", "failure.times=[]"]
 THEORY += ["failure.dims=[]", "optimiser.weights=[2]", "bridge.separations=[1e308]"]
+THEORY += ["readout.data=x", "readout.dims=[]", "landscape.weights=[0]", "backbone.m_t=2"]
 THEORY += ["tracking.root=${oc.env:STRANGE_SECRET}", "scaling.steps=0", "scaling.averaged=0"]
 
 

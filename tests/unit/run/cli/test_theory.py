@@ -3,13 +3,18 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from pipeline.cli.main import main
 from pipeline.theory.config import EXPERIMENTS, TheoryConfig, load_theory, theory_names
+from pipeline.theory.failure import run_failure
+from pipeline.theory.landscape import run_landscape
 from pipeline.theory.outcome import Score, over_replicates, score, slope
+from pipeline.theory.readout import run_readout
 from pipeline.theory.run import RUN, run_theory
+from pipeline.theory.shipped_classifier import readout_findings, shipped_findings
 from spire_core.errors import ConfigError
 from spire_core.mixture.two_components import normals
 
@@ -95,6 +100,60 @@ def test_an_experiment_gives_the_same_numbers_whatever_runs_beside(tmp_path: Pat
     assert [c.is_met for c in outside] == [True]
 
 
+def test_a_bound_that_holds_at_all_m_t_and_minimisers_are_told() -> None:
+    config = load_theory("theorem", [*SMALL, "failure.separations=[0.5]", "failure.dims=[4,256]"])
+    outcome = run_failure(config)
+    assert sum("holds at all m_t up to 0.5" in claim.text for claim in outcome.claims) == 2
+    minimum = outcome.tables["the loss at fixed t, averaged over all noise"]
+    assert minimum["d"] == [4, 4, 256]  # at t = 0.1 and d = 256 the loss is flat
+    assert minimum["asymptotic"][0] == pytest.approx(0.605, abs=1e-3)
+    windows = outcome.tables[
+        "n * MSE of descent without noise, by the number of last steps averaged"
+    ]
+    assert list(windows)[3:] == ["last 1", "last 20"]  # half of 40 steps are 20
+
+
+def test_descent_finds_the_weights_of_any_shapes_unless_it_has_too_few_steps() -> None:
+    changes = ["landscape.steps=600", "landscape.replicates=60"]
+    full = run_landscape(load_theory("landscape", [*SMALL, *changes]))
+    assert [claim.text for claim in full.claims if not claim.is_met] == []
+    brief = run_landscape(load_theory("landscape", SMALL))
+    failed = [claim.text for claim in brief.claims if not claim.is_met]
+    assert any(text.startswith("descent over all t from 5 starts") for text in failed)
+
+
+def test_mixtures_read_off_a_classifier_have_their_error_and_stay_below_the_bound() -> None:
+    changes = ["readout.dims=[1,2,16]", "readout.replicates=100", "readout.worlds=2"]
+    outcome = run_readout(load_theory("readout", [*SMALL, *changes]))
+    assert [claim.is_met for claim in outcome.claims] == [True] * 4
+    rows = outcome.tables["d coordinates of no Gaussian, as n * MSE"]
+    assert rows["bound"] == sorted(rows["bound"], reverse=True)
+
+
+@pytest.mark.parametrize("num_classes", [2, 10])
+def test_a_classifiers_norm_and_distances_follow_from_its_predictions(num_classes: int) -> None:
+    generator = np.random.default_rng(0)
+    labels = np.repeat(np.arange(num_classes), 4000)
+    is_wrong = generator.random(len(labels)) < 0.1
+    predictions = np.where(is_wrong, (labels + 1) % num_classes, labels)
+    config = load_theory("readout", ["readout.images=[50,200]", "readout.clients=1500"])
+    found = readout_findings(config, predictions, labels)
+    assert [claim.is_met for claim in found.claims] == [None, True]
+    if num_classes == 2:
+        assert found.numbers["shipped_norm"] == pytest.approx(1 / 0.8, rel=0.02)
+    (columns,) = found.tables.values()
+    few, many = columns["TV, C of the other half"]
+    assert few / many == pytest.approx(2.0, rel=0.15)
+
+
+def test_no_images_are_a_note(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SPIRE_DATA", str(tmp_path))
+    found = shipped_findings(load_theory("readout"))
+    assert found.tables == {}
+    assert "spire data fetch mnist" in str(found.claims[0])
+    assert str(found.claims[0]).startswith("note")
+
+
 def test_replicates_come_in_blocks_of_independent_draws() -> None:
     sizes = []
 
@@ -168,6 +227,9 @@ MISTAKES = [
     (["components", "components.means=[[1.0],[1.0,2.0]]"], "one length each"),
     (["components", "components.means=[[0.0],[0.1],[0.2]]"], "identify the weights"),
     (["backbone", "backbone.sizes=[-1.0]"], "sizes of at least 0"),
+    (["backbone", "backbone.m_t=2.5"], "m_t between 0 and ||mu|| = 2, got 2.5"),
+    (["readout", "readout.data=mnsit"], "did you mean mnist?"),
+    (["landscape", "landscape.weights=[1.0]"], "weights in (0, 1), got 1.0"),
 ]
 
 
