@@ -114,7 +114,7 @@ def test_a_bound_that_holds_at_all_m_t_and_minimisers_are_told() -> None:
 
 
 def test_descent_finds_the_weights_of_any_shapes_unless_it_has_too_few_steps() -> None:
-    changes = ["landscape.steps=600", "landscape.replicates=60"]
+    changes = ["landscape.steps=600", "landscape.replicates=60", "landscape.separations=[0.1,3.0]"]
     full = run_landscape(load_theory("landscape", [*SMALL, *changes]))
     assert [claim.text for claim in full.claims if not claim.is_met] == []
     brief = run_landscape(load_theory("landscape", SMALL))
