@@ -44,7 +44,7 @@ class Findings(NamedTuple):
     """Claims, tables and paths of the experiment."""
 
     claims: Sequence[Claim]
-    tables: Mapping[str, Mapping[str, Sequence[Any]]]
+    tables: dict[str, Mapping[str, Sequence[Any]]]
     paths: Sequence[Path]
 
 
@@ -106,7 +106,7 @@ def shape_findings(config: TheoryConfig) -> Findings:
             LEAST - slack <= ratio <= MOST + slack,
         ),
     ]
-    tables = {
+    tables: dict[str, Mapping[str, Sequence[Any]]] = {
         "components of any shape: loss over all t and KL": identity,
         "descent over all t from each start": _path_columns([*paths, lost]),
         "components of any shape on data": likelihood,
@@ -188,10 +188,12 @@ def _likelihood(
 
     def measure(num: int, generator: np.random.Generator) -> dict[str, Tensor]:
         of_each = torch.from_numpy(generator.multinomial(group.n, target.numpy(), num))  # (R, K)
-        bins = sum(
-            torch.from_numpy(generator.multinomial(of_each[:, k].numpy(), shares[k].numpy()))
-            for k in range(len(target))
-        )
+        bins = torch.stack(
+            [
+                torch.from_numpy(generator.multinomial(of_each[:, k].numpy(), shares[k].numpy()))
+                for k in range(len(target))
+            ]
+        ).sum(0)
         pi = _likelihood_weights(bins / group.n, shares)
         errors = [(found - target).square().sum(1) for found in (pi, of_each / group.n)]
         return {"n * MSE": group.n * (errors[0] - errors[1]) + known}

@@ -34,8 +34,10 @@ def run_landscape(config: TheoryConfig) -> Outcome:
         "landscape",
         "G: the expected loss as a function of the weights, and descent on it from anywhere",
         [*_shape_claims(shapes), *_path_claims(passes, excess, long_passes, num), *findings.claims],
-        {f"two components at one t, in units of 2 m_t^2, w = {config.w:g}": shapes}
-        | findings.tables,
+        {
+            f"two components at one t, in units of 2 m_t^2, w = {config.w:g}": shapes,
+            **findings.tables,
+        },
         [_shape_panel(shapes), gap_panel(findings)],
         {"largest_curvature": max(shapes[f"{LARGEST}, any w"])},
     )

@@ -52,11 +52,13 @@ def run_readout(config: TheoryConfig) -> Outcome:
         f"H: mixtures read off a classifier, K = {len(weights)}, n = {config.readout.n}, "
         f"{config.readout.replicates} replicates",
         [*_claims(rows, 1.0 - np.square(weights).sum()), *shipped.claims, *coverage.claims],
-        {"d coordinates of no Gaussian, as n * MSE": _columns(rows)}
-        | shipped.tables
-        | coverage.tables,
+        {
+            "d coordinates of no Gaussian, as n * MSE": _columns(rows),
+            **shipped.tables,
+            **coverage.tables,
+        },
         [_panel(rows), coverage.panel],
-        {"largest_norm": max(row.norm for row in rows)} | shipped.numbers,
+        {"largest_norm": max(row.norm for row in rows), **shipped.numbers},
     )
 
 

@@ -105,14 +105,13 @@ def _row(config: TheoryConfig, n: int, drawn: np.ndarray, other: np.ndarray, poi
     generator = numpy_generator(config.seed, "theory_shipped", point)
     mixtures = generator.dirichlet([group.concentration] * len(drawn), group.clients)  # (R, K)
     counts = generator.multinomial(n, mixtures)
-    predicted = sum(generator.multinomial(counts[:, k], drawn[:, k]) for k in range(len(drawn)))
-    read = read_weights(predicted / n, drawn)
+    predicted = [generator.multinomial(counts[:, k], drawn[:, k]) for k in range(len(drawn))]
+    shares = np.sum(predicted, axis=0) / n
+    read = read_weights(shares, drawn)
     # What is known of each client is subtracted, so that its own mixture adds no variance.
     exact = np.array([readout_error(drawn, pi) for pi in mixtures])
     squares = n * np.square(read - mixtures).sum(1) - exact + exact.mean()
-    distances = [
-        0.5 * np.abs(read_weights(predicted / n, c) - mixtures).sum(1) for c in (drawn, other)
-    ]
+    distances = [0.5 * np.abs(read_weights(shares, c) - mixtures).sum(1) for c in (drawn, other)]
     return Row(
         n,
         score(torch.from_numpy(squares)),

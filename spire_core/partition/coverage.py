@@ -82,21 +82,21 @@ def _kl_projection(mixtures: np.ndarray, target: np.ndarray, tolerance: float) -
     """Return the projection (K,) by Newton's method on the dual problem, with a barrier.
 
     The dual is: maximise sum_k target_k log v_k where mixtures @ v <= 1 (Lindsay 1983). Weights of
-    old clients follow from the slacks, and `gains` bound the distance to the least divergence.
+    old clients follow from the slacks, and the gap bounds the distance to the least divergence.
     """
     held = target > NEGLIGIBLE
     if not mixtures.max(0)[held].all():
         raise ConfigError("expected classes that old clients have, got others: leave them out")
     old, new = mixtures[:, held], target[held] / target[held].sum()
-    v = np.full(len(new), 0.5)
+    v, gap = np.full(len(new), 0.5), np.inf
     for barrier in BARRIERS / len(old):
         v = _centre(old, new, v, barrier)
         weights = 1.0 / (1.0 - old @ v)
         reached = weights @ mixtures / weights.sum()
-        gains = old @ (new / reached[held])
-        if gains.max() <= 1.0 + tolerance:
+        gap = float((old @ (new / reached[held])).max()) - 1.0
+        if gap <= tolerance:
             return reached
-    raise ArithmeticError(f"expected a projection within {tolerance}, got {gains.max() - 1.0:.1e}")
+    raise ArithmeticError(f"expected a projection within {tolerance}, got {gap:.1e}")
 
 
 def _centre(old: np.ndarray, new: np.ndarray, v: np.ndarray, barrier: float) -> np.ndarray:
