@@ -86,7 +86,8 @@ def report(args: argparse.Namespace) -> Answer:
 
     names, settings = split_words(args.words)
     tracking = load_config(None, allowed(settings, ("tracking.",))).tracking
-    written = make_report(tracking, names or ["last"], None if args.out is None else Path(args.out))
+    out, rows = (None if path is None else Path(path) for path in (args.out, args.rows))
+    written = make_report(tracking, names or ["last"], out, rows)
     return Answer(report_text(written), report_json(written))
 
 
@@ -118,6 +119,8 @@ def _add_report(verbs: Any) -> None:
     parser.add_argument(
         "--out", metavar="DIR", help="the folder (<root>/reports/NAME unless given)"
     )
+    text = "also write each client's scores in each run into this CSV file"
+    parser.add_argument("--rows", metavar="FILE", help=text)
 
 
 MORE_VERBS = (_add_sweep, _add_report)

@@ -1,4 +1,4 @@
-"""The names of metrics that several files use.
+"""The names of metrics and tables that several files use.
 
 Numbers of an evaluation are named in `pipeline.evaluation.scores`, those of a round and of the end
 in `pipeline.results.metrics`.
@@ -11,6 +11,7 @@ EVALUATE_S = "time/evaluate_s"
 EPSILON, DELTA = "privacy/epsilon", "privacy/delta"  # the unit is in a tag
 HULL_TV, NEAREST_TV = "world.hull_tv", "world.nearest_tv"  # tags
 FAILED_UPLOADS = "storage/failed_uploads"
+NEW_CLIENTS_TABLE = "tables/new_clients.json"
 FINAL_STEP = 0  # of single values: MLflow draws bars only for metrics that have no other step
 PRETRAINING = ("pretrain/", "time/", "comm/", "memory/")  # prefixes in rounds and evaluations
 
@@ -44,6 +45,11 @@ ADAPT_KID_WORST = "adapt/kid/worst"
 ADAPT_TRAIN_LOSS, ADAPT_VAL_LOSS = "adapt/train_loss", "adapt/val_loss"
 # By the field of a forgetting curve.
 FORGETTING = {"own": "own", "lost": "global", "replaced": "replaced", "prompts": "prompts"}
+
+
+def pretraining_table(round_idx: int) -> str:
+    """Return the path of the table of pre-training clients' scores after a round."""
+    return f"tables/pretrain_round_{round_idx}.json"
 
 
 def final_name(round_metric: str) -> str:

@@ -18,7 +18,14 @@ from pipeline.federation.setup import FederationSetup, promise_to_clients
 from pipeline.figures import image_grids
 from pipeline.figures import plots as figures
 from pipeline.files.revision import git_revision
-from pipeline.results.metric_names import FINAL_STEP, HULL_TV, KID_FLOOR, NEAREST_TV
+from pipeline.results.metric_names import (
+    FINAL_STEP,
+    HULL_TV,
+    KID_FLOOR,
+    NEAREST_TV,
+    NEW_CLIENTS_TABLE,
+    pretraining_table,
+)
 from pipeline.results.metrics import adaptation_metrics
 from pipeline.results.new_client_rows import as_columns, new_client_rows
 from pipeline.results.note import NOTE, result_note, setting_note
@@ -118,7 +125,7 @@ def log_evaluation(
     floor = {KID_FLOOR: real.floor_mean(evaluation.client_ids)}
     metrics = evaluation.metrics() | floor | dict(extra_metrics or {})
     tracker.log_metrics(metrics, step=evaluation.round_idx)
-    tracker.log_table(f"tables/pretrain_round_{evaluation.round_idx}.json", evaluation.table(real))
+    tracker.log_table(pretraining_table(evaluation.round_idx), evaluation.table(real))
     images = np.concatenate([d.images[:8] for d in evaluation.drawn[:8]])
     tracker.log_image("samples/pretrain", image_grids.image_grid(images, 8), evaluation.round_idx)
 
@@ -146,7 +153,7 @@ def log_adaptation(
     for epoch, metrics in adaptation_metrics(adaptation).items():
         tracker.log_metrics(metrics, step=epoch)
     rows = new_client_rows(adaptation, real, setting.config.eval.kid_subset_size)
-    tracker.log_table("tables/new_clients.json", as_columns(rows))
+    tracker.log_table(NEW_CLIENTS_TABLE, as_columns(rows))
     if tracker.keeps_files:
         log_adaptation_figures(tracker, setting, real, adaptation)
         log_pretraining_figure(tracker, setting, real, evaluations)

@@ -1,14 +1,16 @@
-"""Queries of MLflow: the runs of a sweep and their histories; and artifacts for a sweep.
+"""Queries of MLflow: the runs of a sweep, their histories and tables; artifacts for a sweep.
 
 Here too, mlflow is imported only inside functions, and every call names its store.
 """
 
+import json
 import math
 import re
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.config.tracking import TrackingConfig, sqlite_path, tracking_uri
 from pipeline.files.masking import mask
@@ -77,6 +79,21 @@ def histories(
         steps = {m.step: m.value for m in sorted(metrics, key=lambda m: m.timestamp)}
         curves[key] = [(step, steps[step]) for step in sorted(steps) if is_known(steps[step])]
     return curves
+
+
+def table_rows(config: TrackingConfig, run_id: str, path: str) -> list[dict[str, Any]]:
+    """Return the rows of a run's table, the artifact `path`; empty if the run has none.
+
+    ClusterError if the store does not answer.
+    """
+    with first_contact(config, readable_uri(config)) as client:
+        listed = client.list_artifacts(run_id, str(Path(path).parent))
+        if path not in {file.path for file in listed}:
+            return []
+        with tempfile.TemporaryDirectory() as folder:
+            text = Path(client.download_artifacts(run_id, path, folder)).read_text()
+    table = json.loads(text)
+    return [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
 
 
 def is_known(value: float | None) -> bool:

@@ -16,4 +16,5 @@ answers      what a report found, in a sentence for each question
 facts        sentences of the report: runs, scores, warnings
 pages        HTML and Markdown
 files        the files of a report
+rows         each client's scores in each run, as CSV
 """

@@ -32,6 +32,7 @@ class Report:
     notes: list[str]
     tables: list[Table]  # the runs come last
     pictures: list[Picture]
+    rows: Path | None = None  # the file of each client's scores, if one was asked for
 
     def table(self, name: str) -> Table | None:
         """Return the table of that name, if there is one."""
@@ -104,6 +105,7 @@ def report_json(report: Report) -> dict[str, Any]:
             "markdown": str(report.markdown),
             "figures": [str(report.folder / "figures" / f"{p.name}.png") for p in report.pictures],
             "tables": [str(report.folder / "tables" / f"{t.name}.csv") for t in report.tables],
+            **({"rows": str(report.rows)} if report.rows else {}),
         },
     }
 

@@ -29,6 +29,7 @@ from sweeps.report.groups import Group, best_groups, choosing_metric, group_runs
 from sweeps.report.planes import plane_picture, plane_table
 from sweeps.report.prompts import EPOCHS as PROMPT_EPOCHS
 from sweeps.report.prompts import prompt_epochs_table, prompts_table
+from sweeps.report.rows import write_rows
 from sweeps.report.tables import Table, cell_text, method_tables, privacy_table, settings_table
 
 __all__ = ["Report", "make_report", "report_json", "report_text"]
@@ -38,10 +39,13 @@ DRAWN = (*OVERFITTING, KID_ROUNDS, *FORGETTING, *(key for _, key in PROMPT_EPOCH
 TERMINAL = ("KID, last round", "KID before", "KID after", "TV after", "held-out after")
 
 
-def make_report(config: TrackingConfig, words: Sequence[str], out: Path | None = None) -> Report:
+def make_report(
+    config: TrackingConfig, words: Sequence[str], out: Path | None = None, rows: Path | None = None
+) -> Report:
     """Write the report of a sweep or of runs, attach it to the sweep, and return it.
 
     `words` as in `sweep_runs`. It lies in `out`, or in `reports/<name>` under the tracking root.
+    `rows`: a file for each client's scores (`write_rows`).
     RunError if there is no such run or none has finished; ConfigError if its folder cannot be
     written; ClusterError if the store does not answer, or does not take the report.
     """
@@ -82,6 +86,7 @@ def make_report(config: TrackingConfig, words: Sequence[str], out: Path | None =
         notes_of(groups, chosen, metric),
         [table for table in tables if table is not None],
         pictures,
+        None if rows is None else write_rows(config, groups, rows),
     )
     files = write_report(report)
     if parent:
@@ -143,7 +148,8 @@ def report_text(report: Report) -> str:
         parts.append(_aligned(differences.columns, rows))
     parts.append("\n".join(f"note      {one_line(note)}" for note in report.notes))
     attached = f", attached to run {report.parent_id[:8]}" if report.parent_id else ""
-    return "\n\n".join([*parts, f"page      {report.html}{attached}"])
+    rows = f"\nrows      {report.rows}" if report.rows else ""
+    return "\n\n".join([*parts, f"page      {report.html}{attached}{rows}"])
 
 
 def _methods_text(report: Report) -> str:

@@ -1,0 +1,83 @@
+"""Each client's scores of finished runs, out of a real MLflow store into one CSV file."""
+
+import csv
+import io
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config.tracking import TrackingConfig
+from pipeline.tracking.tracker import Tracker
+from spire_core.errors import RunError
+from sweeps.report.make import make_report
+from sweeps.report.rows import rows_text
+
+NEW, LAST = "tables/new_clients.json", "tables/pretrain_round_3.json"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory, new_database: Path) -> TrackingConfig:
+    """A sweep of two methods; only the first has pre-training. And a run without any table."""
+    root = tmp_path_factory.mktemp("rows")
+    shutil.copy(new_database, root)
+    config = TrackingConfig(root=str(root), uri=f"sqlite:///{root}/mlflow.db")
+    with Tracker.start(config, "study", {"spire.kind": "sweep"}) as parent:
+        kids = {"client_id": [7, 8], "kid_after": [0.1, None], "tv_after": [0.3, 0.1 + 0.2]}
+        log(config, parent.run_id, "spire", {NEW: kids, LAST: {"client_id": [0], "kid": [0.5]}})
+        log(config, parent.run_id, "local", {NEW: {"client_id": [7, 8], "kid_after": [1.0, 2.0]}})
+    log(config, None, "fedavg", {})
+    return config
+
+
+def log(
+    config: TrackingConfig,
+    parent: str | None,
+    method: str,
+    tables: dict[str, dict[str, Sequence[Any]]],
+) -> None:
+    tags = {"method": method, "partition_hash": "p", "state_fingerprint": f"s-{method}"}
+    tags |= {"git_revision": "abc", "config_fingerprint": "c", "extractor": "mnist-cnn"}
+    with Tracker.start(config, method, tags, parent) as tracker:
+        params = {"method.name": method, "seed": 4, "federation.num_rounds": 3}
+        tracker.log_params(params | {"adapt.lr": 0.02 if method == "spire" else 0.1})
+        tracker.log_metrics({"final/adapt_kid_after": 1.0}, 0)
+        tracker.log_table("tables/pretrain_round_0.json", {"client_id": [0], "kid": [9.0]})
+        for path, columns in tables.items():
+            tracker.log_table(path, columns)
+
+
+def test_rows_hold_the_tables_of_every_run_unrounded(store: TrackingConfig, tmp_path: Path) -> None:
+    report = make_report(store, ["study"], tmp_path / "report", tmp_path / "new" / "rows.csv")
+    assert report.rows == tmp_path / "new" / "rows.csv"
+    with report.rows.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    head = ("method", "adapt.lr", "clients", "client_id", "kid", "kid_after", "tv_after")
+    assert [tuple(row[column] for column in head) for row in rows] == [
+        ("spire", "0.02", "pretraining", "0", "0.5", "", ""),
+        ("spire", "0.02", "new", "7", "", "0.1", "0.3"),
+        ("spire", "0.02", "new", "8", "", "", "0.30000000000000004"),
+        ("local", "0.1", "new", "7", "", "1.0", ""),
+        ("local", "0.1", "new", "8", "", "2.0", ""),
+    ]
+    assert {row["seed"] for row in rows} == {"4"}
+    assert {row["state_fingerprint"] for row in rows} == {"s-spire", "s-local"}
+    assert len({row["run_id"] for row in rows}) == 2
+    assert "federation.num_rounds" not in rows[0]  # it is the same in both
+
+
+def test_runs_without_tables_are_no_rows(store: TrackingConfig, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="got 1 without: wait until they are delivered"):
+        make_report(store, ["fedavg"], tmp_path / "report", tmp_path / "rows.csv")
+    assert not (tmp_path / "rows.csv").exists()
+
+
+def test_rows_of_other_columns_stand_in_one_file() -> None:
+    text = rows_text([{"seed": 0, "git_revision": "a"}, {"seed": 1, "tau": 3, "git_revision": "b"}])
+    found = list(csv.DictReader(io.StringIO(text)))
+    assert [(row["seed"], row["tau"], row["git_revision"]) for row in found] == [
+        ("0", "", "a"),
+        ("1", "3", "b"),
+    ]
