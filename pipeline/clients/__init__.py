@@ -6,6 +6,7 @@ context             the network on its device, which all work on clients shares
 client_data         one client's images and class mixture
 rounds              the trainer: a client's part of a pre-training round
 evaluation          the evaluator: generated images, their scores, and held-out losses
+image_controls      the scores of images that no fit to a new client has drawn
 text_scores         scores of images drawn for prompts, and two controls
 adaptation          the adapter: a new client fits its own parts
 private_adaptation  how the adapter protects a new client's images

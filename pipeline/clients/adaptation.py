@@ -93,6 +93,7 @@ class ClientAdapter:
             self.num_trained,
             time.monotonic() - began,
             protection and protection.guarantee(len(inputs.images)),
+            self.evaluator.neighbours(client, kept.images),
         )
         return report, adapted.state
 
@@ -169,9 +170,11 @@ class ClientAdapter:
             began, on_device = time.monotonic(), emb.to(self.context.device)
             seen = self.evaluator.observe(client, images, on_device, pooled)
             distances = self.evaluator.distances(client, images) if whole else None
+            near = self.evaluator.neighbours(client, images) if whole else None
             duration_s = generated_s + time.monotonic() - began
             samples = seen.samples if whole else None
-            looks.append(EpochEvaluation(samples, seen.scores, seen.heldout, distances, duration_s))
+            more = (distances, duration_s, near)
+            looks.append(EpochEvaluation(samples, seen.scores, seen.heldout, *more))
         return looks
 
     def tune(

@@ -27,6 +27,7 @@ from spire_core.evaluation.image_metrics import (
     total_variation,
 )
 from spire_core.evaluation.kid import kid
+from spire_core.evaluation.memorisation import Neighbours, neighbours
 from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel
@@ -193,10 +194,22 @@ class ClientEvaluator:
             nearest_neighbour_distance(images, to_float(test[:count])),
         )
 
+    def neighbours(self, client: ClientData, images: Tensor) -> Neighbours:
+        """Return how images lie among all of a client's training and held-out images."""
+        real = (to_float(client.train_images()), to_float(client.test_images()))
+        return neighbours(images, *real)
+
     def draw(
         self, clients: Sequence[ClientData], states: Sequence[PrivateState], weights: np.ndarray
     ) -> list[GeneratedSamples]:
-        """Return samples of clients with these private states on the backbone weights (P,).
+        """Return samples of clients with these private states on the backbone weights (P,)."""
+        images = self.images_as(clients, states, weights)
+        return [self.samples(client, drawn) for client, drawn in zip(clients, images, strict=True)]
+
+    def images_as(
+        self, clients: Sequence[ClientData], states: Sequence[PrivateState], weights: np.ndarray
+    ) -> list[Tensor]:
+        """Return images (n, C, H, W) of each of these clients, as `draw` measures them.
 
         Clients that differ by their embeddings alone are computed as one batch.
         """
@@ -204,13 +217,12 @@ class ClientEvaluator:
         if all(set(state.parts) == {CLIENT_EMB} for state in states):
             self.context.model.load(backbone)
             embs = [state.parts[CLIENT_EMB] for state in states]
-            images = self.generate_together(clients, embs)
-        else:
-            reference, images = self.reference(backbone), []
-            for client, state in zip(clients, states, strict=True):
-                emb = load_client(self.context.model, backbone, state)
-                images.append(self.generate(client, emb, reference))
-        return [self.samples(client, drawn) for client, drawn in zip(clients, images, strict=True)]
+            return self.generate_together(clients, embs)
+        reference, images = self.reference(backbone), []
+        for client, state in zip(clients, states, strict=True):
+            emb = load_client(self.context.model, backbone, state)
+            images.append(self.generate(client, emb, reference))
+        return images
 
     def losses(
         self, client: ClientData, state: PrivateState, other: Tensor | None, weights: np.ndarray

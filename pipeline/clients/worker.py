@@ -16,10 +16,13 @@ from torch import Tensor
 
 from pipeline.clients.adaptation import ClientAdapter
 from pipeline.clients.evaluation import ClientEvaluator
+from pipeline.clients.image_controls import score_controls
 from pipeline.clients.private_adaptation import choose_clip_norm, protection_of
 from pipeline.clients.round_worker import RoundWorker
 from pipeline.federation.messages import (
     AdaptReport,
+    ControlPlan,
+    ControlScores,
     EpochEvaluation,
     FittedClient,
     GeneratedSamples,
@@ -152,6 +155,16 @@ class ClientWorker(RoundWorker):
     def text_controls(self, client_id: int) -> dict[str, dict[str, float]]:
         """Return the scores of what each control draws for a new client's prompts."""
         return self.evaluator.controls(self.client_data(client_id), self.setup.partition)
+
+    def image_controls(
+        self, client_id: int, weights: np.ndarray, plan: ControlPlan
+    ) -> dict[str, ControlScores]:
+        """Return the scores of a new client's controls, on the backbone (P,) where one draws."""
+        drawn, old = None, plan.drawn_as
+        if old is not None:
+            one = (self._all_data([old]), [self.private_state(old)], weights)
+            [drawn] = self.evaluator.images_as(*one)
+        return score_controls(self.evaluator, self.client_data(client_id), plan, drawn)
 
     # --- own parts of any client ---
 

@@ -30,7 +30,7 @@ ADDED += ("model.text_encoder", "model.text_dim")
 ADDED += ("partition.new_clients", "partition.hidden", "partition.hidden_from_new")
 ADDED += ("federation.secure_aggregation",)
 ADDED += ("model.backbone", *ENTRANCE_KEYS, "method.rank", "method.freeze", "method.share_adapter")
-ADDED += ("partition.new_fraction", "partition.style")
+ADDED += ("partition.new_fraction", "partition.style", "eval.controls")
 OWN_NETWORK = ("width", "multipliers", "num_blocks", "attention", "cond_dim", "space_to_depth")
 NO_ROUNDS = {  # what stands for the rounds of a method that has none
     "federation.num_rounds": 1,
@@ -173,6 +173,7 @@ def pretrain_fingerprint(config: Config) -> str:
     """
     settings, method = _determining(config), config.method.record
     del settings["adapt"]
+    settings["eval"].pop("controls", None)  # of new clients alone
     if config.privacy.rounds.is_on:
         del settings["privacy"]["adapt"]  # of new clients alone
     else:

@@ -86,6 +86,12 @@ class Config:
             federation.num_new_clients,
             "nobody would train",
         )
+        require(
+            not self.eval.controls or self.model.text == "none",
+            f"eval.controls=false with model.text={self.model.text}",
+            "true",
+            "prompts have controls of their own, which are always scored",
+        )
         asks_for_mean = method.record.has_embedding and self.adapt.init == "mean"
         require(
             not asks_for_mean or federation.num_clients >= 2,

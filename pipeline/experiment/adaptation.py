@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config.schema import Config
+from pipeline.evaluation.controls import ControlRule
 from pipeline.evaluation.forgetting import forgetting_curve
 from pipeline.evaluation.scores import (
     Evaluation,
@@ -23,6 +24,7 @@ from pipeline.evaluation.scores import (
 )
 from pipeline.federation.messages import (
     AdaptReport,
+    ControlScores,
     EpochEvaluation,
     FittedClient,
     GeneratedSamples,
@@ -51,6 +53,8 @@ def adapt(
         pool.run_all("real_features", setting.representative_ids), POOLED_IMAGES, seed
     )
     reports = adapt_clients(pool, setting.new_ids, pretraining.weights, mean_emb, pooled, config)
+    if not setting.splits_at_random:  # then no test can exchange images
+        reports = [replace(report, neighbours=None) for report in reports]
     before, drawn = None, list[GeneratedSamples]()
     if pretraining.evaluations:
         last = pretraining.evaluations[-1]
@@ -60,7 +64,32 @@ def adapt(
     cross_kid = cross_client_kid(drawn, Scoring(real, config.eval, seed)) if drawn else None
     has_text = setting.tokens is not None
     controls = pool.run_all("text_controls", setting.new_ids) if has_text else []
-    return Adaptation(tuple(reports), tuple(curves), cross_kid, tuple(controls))
+    images = _image_controls(setting, pool, pretraining.weights) if config.eval.controls else []
+    return Adaptation(tuple(reports), tuple(curves), cross_kid, tuple(controls), tuple(images))
+
+
+def _image_controls(
+    setting: FederationSetup, pool: ClientPool, weights: np.ndarray
+) -> list[dict[str, ControlScores]]:
+    """Return the scores of each new client's controls by name."""
+    config = setting.config
+    rule = ControlRule(
+        setting.partition,
+        setting.data.labels,
+        len(setting.data.class_names),
+        setting.representative_ids,
+        config.partition.style,
+        config.method.record.is_personal,
+        config.eval.num_images,
+        config.seed,
+    )
+    plans = [(rule.plan(client_id),) for client_id in setting.new_ids]
+    handle, ids = pool.share(weights), setting.new_ids
+    found: list[dict[str, ControlScores]]
+    found = pool.run_all("image_controls", ids, handle, per_unit=plans)
+    if setting.splits_at_random:
+        return found
+    return [{n: replace(own, neighbours=None) for n, own in one.items()} for one in found]
 
 
 def mean_embedding(pool: ClientPool, client_ids: list[int]) -> Tensor:
@@ -140,6 +169,7 @@ def _report(fitted: FittedClient, looks: Mapping[int, EpochEvaluation]) -> Adapt
         fitted.num_trained,
         fitted.duration_s + sum(look.duration_s for look in looks.values()),
         fitted.guarantee,
+        kept.neighbours,
     )
 
 

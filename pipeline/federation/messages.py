@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from spire_core.adaptation.adapt import AdaptPoint
+    from spire_core.evaluation.memorisation import Neighbours
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class FittedClient:
 class EpochEvaluation:
     """A new client's samples and scores after some epoch.
 
-    `drawn` and `distances`, to its training and its held-out images, only on request.
+    `drawn`, `distances`, to its training and its held-out images, and `neighbours` only on request.
     """
 
     drawn: GeneratedSamples | None
@@ -82,6 +83,7 @@ class EpochEvaluation:
     heldout: "Tensor"  # (n,) loss on each held-out image
     distances: tuple[float, float] | None
     duration_s: float
+    neighbours: "Neighbours | None" = None
 
 
 @dataclass(frozen=True)
@@ -101,3 +103,24 @@ class AdaptReport:
     num_trained: int
     duration_s: float
     guarantee: Guarantee | None = None  # that of its privacy, if it has one
+    neighbours: "Neighbours | None" = None  # of generated images; None where no test is valid
+
+
+@dataclass(frozen=True)
+class ControlPlan:
+    """The images of a new client's controls, by name: positions among all clients' images.
+
+    `drawn_as`: the pre-training client whose model draws for the control `nearest_draws`.
+    """
+
+    positions: Mapping[str, np.ndarray]
+    drawn_as: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ControlScores:
+    """The scores of a control's images, as those of images that a new client has drawn."""
+
+    kid: float
+    tv: float | None
+    neighbours: "Neighbours | None"  # None where no test is valid

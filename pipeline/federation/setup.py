@@ -101,6 +101,18 @@ class FederationSetup:
         """The pre-training clients of evaluations."""
         return self.representative_ids[: self.config.eval.num_clients]
 
+    @property
+    def splits_at_random(self) -> bool:
+        """Whether held-out images are like training images, apart from chance.
+
+        They are not where the data name them or where images are hidden, nor with text, where new
+        clients draw for the captions of held-out images.
+        """
+        partition, clients = self.config.partition, self.data.clients
+        is_hidden = bool(partition.hidden or partition.hidden_from_new)
+        is_named = self.partition.names and clients is not None and clients.is_test is not None
+        return not (is_hidden or is_named or self.tokens is not None)
+
     @cached_property
     def mixtures(self) -> Mapping[int, np.ndarray]:
         """Class mixture (K,) of the clients of evaluations and of all new clients."""

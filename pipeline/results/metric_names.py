@@ -9,9 +9,10 @@ ROUND_S = "time/round_s"  # of every round
 KID_FLOOR = "pretrain/kid/floor"
 EVALUATE_S = "time/evaluate_s"
 EPSILON, DELTA = "privacy/epsilon", "privacy/delta"  # the unit is in a tag
+NN_P = "final/adapt_nn_p"
 HULL_TV, NEAREST_TV = "world.hull_tv", "world.nearest_tv"  # tags
 FAILED_UPLOADS = "storage/failed_uploads"
-NEW_CLIENTS_TABLE = "tables/new_clients.json"
+NEW_CLIENTS_TABLE, CONTROLS_TABLE = "tables/new_clients.json", "tables/controls.json"
 FINAL_STEP = 0  # of single values: MLflow draws bars only for metrics that have no other step
 PRETRAINING = ("pretrain/", "time/", "comm/", "memory/")  # prefixes in rounds and evaluations
 

@@ -8,6 +8,7 @@ import numpy as np
 from pipeline.evaluation.forgetting import ForgettingCurve
 from pipeline.evaluation.scores import RealData
 from pipeline.federation.messages import AdaptReport
+from pipeline.results.neighbour_columns import neighbour_columns
 from pipeline.results.result import Adaptation
 from spire_core.evaluation.image_metrics import total_variation
 from spire_core.privacy.guarantee import Guarantee
@@ -56,6 +57,7 @@ def _new_client_row(
         "heldout_after": kept["heldout_loss"],
         "nn_train": report.nn_train,
         "nn_test": report.nn_test,
+        **neighbour_columns(report.neighbours),
         "num_trained": report.num_trained,
         "kept_epoch": report.kept_epoch,
         "forgetting_own": curve.own[-1],

@@ -18,11 +18,11 @@ from pipeline.federation.setup import FederationSetup, promise_to_clients
 from pipeline.figures import image_grids
 from pipeline.figures import plots as figures
 from pipeline.files.revision import git_revision
+from pipeline.results.control_rows import control_rows
 from pipeline.results.metric_names import (
+    CONTROLS_TABLE,
     FINAL_STEP,
-    HULL_TV,
     KID_FLOOR,
-    NEAREST_TV,
     NEW_CLIENTS_TABLE,
     pretraining_table,
 )
@@ -35,9 +35,9 @@ from pipeline.results.recorded_figures import (
     log_pretraining_figure,
 )
 from pipeline.results.result import Adaptation, Result
+from pipeline.results.world_rows import coverage_tags, with_world
 from pipeline.runs.layout import MODEL, PROFILE
 from pipeline.tracking.tracker import Tracker
-from spire_core.partition.coverage import coverages
 from spire_core.privacy.guarantee import UNIT
 
 # Settings that make no difference to a result are in config/resolved.yaml alone.
@@ -153,7 +153,10 @@ def log_adaptation(
     for epoch, metrics in adaptation_metrics(adaptation).items():
         tracker.log_metrics(metrics, step=epoch)
     rows = new_client_rows(adaptation, real, setting.config.eval.kid_subset_size)
-    tracker.log_table(NEW_CLIENTS_TABLE, as_columns(rows))
+    tracker.log_table(NEW_CLIENTS_TABLE, as_columns(with_world(rows, setting, adaptation)))
+    if adaptation.image_controls:
+        controls = control_rows(adaptation, rows, setting.config.seed)
+        tracker.log_table(CONTROLS_TABLE, as_columns(controls))
     if tracker.keeps_files:
         log_adaptation_figures(tracker, setting, real, adaptation)
         log_pretraining_figure(tracker, setting, real, evaluations)
@@ -183,17 +186,6 @@ def log_summary(
     tracker.log_metrics(metrics, step=FINAL_STEP)
     tracker.log_tags({"state_fingerprint": state_fingerprint})
     tracker.log_model(tracker.run_dir / MODEL, image_shape, config.eval.guidance)
-
-
-def coverage_tags(setting: FederationSetup) -> dict[str, str]:
-    """Return how far new clients' class mixtures are from pre-training clients', on average."""
-    shown = setting.partition.shown
-    counts = shown.class_counts(setting.data.labels, len(setting.data.class_names))
-    found = coverages(counts, len(shown.train_clients))
-    if not found:
-        return {}
-    hull, nearest = ([one.hull_tv for one in found], [one.nearest_tv for one in found])
-    return {HULL_TV: f"{np.mean(hull):.4f}", NEAREST_TV: f"{np.mean(nearest):.4f}"}
 
 
 def log_note(tracker: Tracker, result: Result, preset: str | None) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.evaluation.diagnosis import Diagnosis
 from pipeline.evaluation.forgetting import ForgettingCurve
 from pipeline.evaluation.scores import CrossClientMatrix, Evaluation, RealData
-from pipeline.federation.messages import AdaptReport
+from pipeline.federation.messages import AdaptReport, ControlScores
 from pipeline.federation.setup import FederationSetup
 
 
@@ -28,13 +28,14 @@ class Adaptation:
 
     `cross_kid`: KID of the samples of client i (row) against the data of client j (column), for
     evaluated pre-training clients and new ones. `controls`: with text, the scores of each control
-    by its name, for each new client.
+    by its name, for each new client. `image_controls`: likewise with `eval.controls`.
     """
 
     reports: tuple[AdaptReport, ...] = ()
     curves: tuple[ForgettingCurve, ...] = ()
     cross_kid: CrossClientMatrix | None = None
     controls: tuple[Mapping[str, Mapping[str, float]], ...] = ()
+    image_controls: tuple[Mapping[str, ControlScores], ...] = ()
 
     @property
     def privacy_sentence(self) -> str:

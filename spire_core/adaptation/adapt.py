@@ -51,6 +51,11 @@ def num_trained(model: FlatModel, d_emb: int) -> int:
     return sum(d_emb if p == CLIENT_EMB else model.layout.part_size(p) for p in parts)
 
 
+def num_set_aside(num_images: int, fraction: float) -> int:
+    """Return how many of a client's images are set aside for early stopping."""
+    return min(num_images - 1, max(1, round(fraction * num_images)))
+
+
 def split_validation(client: ClientContext, fraction: float) -> tuple[ClientContext, ClientContext]:
     """Return a new client with its training and with its validation images, at least one of each.
 
@@ -63,7 +68,7 @@ def split_validation(client: ClientContext, fraction: float) -> tuple[ClientCont
             f"{num_images}: set adapt.early_stopping=false"
         )
     order = torch.randperm(num_images, generator=client.generator("validation"))
-    num_val = min(num_images - 1, max(1, round(fraction * num_images)))
+    num_val = num_set_aside(num_images, fraction)
     return client.chosen(order[num_val:]), client.chosen(order[:num_val])
 
 

@@ -18,7 +18,8 @@ class EvalConfig:
     of evaluated pre-training clients; None is all of them, or 100 if there are more than 1000, and
     in such a population the first to take part. `guidance`: the factor on the difference between
     the personal and the impersonal prediction; 1 turns it off. `text_guidance`: the same for the
-    predictions with and without a caption.
+    predictions with and without a caption. `controls`: score new clients' controls as well, which
+    are images that no fit has drawn, such as copies of the training images.
     """
 
     extractor: str = "auto"
@@ -31,6 +32,7 @@ class EvalConfig:
     guidance: Annotated[float, Range(0, 1000, advice="1 turns it off")] = 1.0
     text_guidance: Annotated[float, Range(0, 1000, advice="1 turns it off")] = 1.0
     num_loss_images: Annotated[int, Range(2, advice=FOR_KID)] = 128
+    controls: bool = False
     grid_images: Annotated[int, Range(1, 10_000)] = 16
     batch_size: Annotated[int, Range(2, 100_000, advice=FOR_KID)] = 128
 

@@ -2,6 +2,7 @@
 
 kid            Kernel Inception Distance
 image_metrics  total variation between classes, nearest-neighbour distances
+memorisation   generated images among training and held-out ones: copies and their p-value
 prompted_images  images drawn for prompts against real ones: whose style they have, controls
 extractors     feature extractors by name
 classifier     small classifiers of the known data sets, as extractors

@@ -78,6 +78,12 @@ def test_what_a_method_reads_can_be_asked(method: str, key: str, is_read: bool) 
     assert reads(METHODS[method], key) == is_read
 
 
+def test_controls_of_new_clients_leave_pretraining_the_same() -> None:
+    plain, controlled = fingerprints(), fingerprints("eval.controls=true")
+    assert plain[0] != controlled[0]
+    assert plain[1] == controlled[1]
+
+
 @pytest.mark.parametrize(
     ("method", "read"),
     [

@@ -27,10 +27,12 @@ from pipeline.federation.pool import LocalClientPool
 from pipeline.federation.rounds import RoundStats
 from pipeline.federation.setup import FederationSetup, prepare
 from pipeline.inference.saved_run import SavedRun
+from pipeline.results.control_rows import control_rows
 from pipeline.results.metrics import adaptation_metrics
 from pipeline.results.new_client_rows import new_client_rows
 from pipeline.results.recording import run_tags
 from pipeline.results.result import Result
+from pipeline.results.world_rows import with_world
 from pipeline.runs.mask_key import mask_key
 from pipeline.runs.model_files import client_path
 from pipeline.runs.start import load_start
@@ -119,6 +121,38 @@ def test_what_adaptation_could_not_do_comes_out_before_pretraining(
 ) -> None:
     with pytest.raises(error, match=r"at least 2 .*with adapt"):
         prepare(load_config("smoke", [f"data.root={mnist_root}", *overrides]))
+
+
+@pytest.mark.parametrize("method", ["spire", "fedavg"])
+def test_controls_are_scored_as_if_a_client_had_drawn_them(
+    method: str, mnist_root: Path, tmp_path: Path
+) -> None:
+    more = (f"method={method}", "adapt.early_stopping=false", "adapt.epochs=1")
+    plain = stopped_early(mnist_root, tmp_path / "plain", 1, *more)
+    result = stopped_early(mnist_root, tmp_path / "controls", 1, *more, "eval.controls=true")
+    assert {k: v for k, v in result.metrics.items() if "duration" not in k} == {
+        k: v for k, v in plain.metrics.items() if "duration" not in k
+    }
+    found = control_rows(result.adaptation, rows_of(result), result.setting.config.seed)
+    rows = {row["control"]: row for row in found}
+    nearest = "nearest_draws" if method == "spire" else "nearest_images"
+    assert list(rows) == ["adapted", "copies", "fresh", nearest]
+    copies, fresh, adapted = rows["copies"], rows["fresh"], rows["adapted"]
+    assert copies["nn_share"] == pytest.approx(1.0)
+    assert copies["nn_auc"] > 0.95
+    assert copies["nn_p"] < 0.001 < fresh["nn_p"]
+    assert adapted["kid"] == result.metrics["final/adapt_kid_after"]
+    assert adapted["nn_p"] == result.metrics["final/adapt_nn_p"]
+    assert abs(fresh["kid"]) < adapted["kid"]  # after two rounds nothing is drawn well
+    clients = with_world(rows_of(result), result.setting, result.adaptation)
+    assert copies["kid"] == pytest.approx(np.mean([row["kid_copies"] for row in clients]))
+    if method == "spire":
+        matrix = result.adaptation.cross_kid
+        assert matrix is not None
+        old = range(result.setting.config.federation.num_clients)  # all are evaluated
+        for j, row in enumerate(clients, start=len(old)):
+            assert any(row["kid_nearest_draws"] == pytest.approx(matrix.values[i, j]) for i in old)
+        assert all(row["steps"] == -(-row["num_train"] // 16) for row in clients)  # of one epoch
 
 
 @pytest.mark.parametrize("method", ["spire", "shared_rep"])

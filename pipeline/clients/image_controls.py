@@ -1,0 +1,43 @@
+"""The scores of a new client's controls: images that no fit to it has drawn, taken as if one had.
+
+`pipeline.evaluation.controls` plans them.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.clients.client_data import ClientData
+from pipeline.clients.evaluation import ClientEvaluator
+from pipeline.federation.messages import ControlPlan, ControlScores
+from spire_core.evaluation.image_metrics import total_variation
+from spire_core.evaluation.kid import kid
+from spire_core.training.fit import to_float
+
+NEAREST_DRAWS = "nearest_draws"
+
+
+def score_controls(
+    evaluator: ClientEvaluator, client: ClientData, plan: ControlPlan, drawn: Tensor | None
+) -> dict[str, ControlScores]:
+    """Return the scores of a client's controls by name; `drawn`: images (n, C, H, W) of another's
+    model, if the plan has one draw.
+    """
+    images = {name: _images(client.images, at) for name, at in plan.positions.items()}
+    if drawn is not None:
+        images[NEAREST_DRAWS] = drawn
+    return {name: _scores(evaluator, client, some) for name, some in images.items()}
+
+
+def _images(images: np.ndarray, positions: np.ndarray) -> Tensor:
+    return to_float(torch.from_numpy(images[positions]))
+
+
+def _scores(evaluator: ClientEvaluator, client: ClientData, images: Tensor) -> ControlScores:
+    samples, config = evaluator.samples(client, images), evaluator.context.config
+    sizes = (config.eval.kid_subset_size, config.eval.kid_num_subsets, config.seed)
+    tv = None
+    if samples.histogram is not None and client.mixture is not None:
+        tv = total_variation(samples.histogram, client.mixture)
+    own = kid(evaluator.real_features(client), samples.features, *sizes).mean
+    return ControlScores(own, tv, evaluator.neighbours(client, images))

@@ -1,0 +1,69 @@
+"""The world of each new client: how many images it has, its steps, and who is like it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pipeline.federation.messages import AdaptReport
+from pipeline.federation.setup import FederationSetup
+from pipeline.results.control_rows import control_columns
+from pipeline.results.metric_names import HULL_TV, NEAREST_TV
+from pipeline.results.result import Adaptation
+from spire_core.adaptation.adapt import num_set_aside
+from spire_core.federated.messages import steps_per_epoch
+from spire_core.partition.coverage import Coverage, coverages
+
+
+def coverage_tags(setting: FederationSetup) -> dict[str, str]:
+    """Return how far new clients' class mixtures are from pre-training clients', on average."""
+    found = _coverages(setting)
+    if not found:
+        return {}
+    hull, nearest = ([one.hull_tv for one in found], [one.nearest_tv for one in found])
+    return {HULL_TV: f"{np.mean(hull):.4f}", NEAREST_TV: f"{np.mean(nearest):.4f}"}
+
+
+def with_world(
+    rows: Sequence[dict[str, Any]], setting: FederationSetup, adaptation: Adaptation
+) -> list[dict[str, Any]]:
+    """Return new clients' rows with their worlds and the scores of their controls, if any.
+
+    Clients may have different controls: every row has the columns of all.
+    """
+    controls = [control_columns(own) for own in adaptation.image_controls or [{}] * len(rows)]
+    blank = dict.fromkeys(name for own in controls for name in own)
+    found = dict(zip(setting.new_ids, _coverages(setting), strict=False))  # of those shown
+    worlds = [_world(setting, report, found) for report in adaptation.reports]
+    return [
+        row | world | blank | own for row, world, own in zip(rows, worlds, controls, strict=True)
+    ]
+
+
+def _world(
+    setting: FederationSetup, report: AdaptReport, found: Mapping[int, Coverage]
+) -> dict[str, Any]:
+    own = found.get(report.client_id)
+    return {
+        "num_train": len(setting.partition.split(report.client_id).train),
+        "steps": _steps(setting, report),
+        "hull_tv": None if own is None else own.hull_tv,
+        "nearest_tv": None if own is None else own.nearest_tv,
+    }
+
+
+def _coverages(setting: FederationSetup) -> list[Coverage]:
+    shown = setting.partition.shown
+    counts = shown.class_counts(setting.data.labels, len(setting.data.class_names))
+    return coverages(counts, len(shown.train_clients))
+
+
+def _steps(setting: FederationSetup, report: AdaptReport) -> int | None:
+    """Return a client's steps up to its kept epoch; None with privacy, or if it takes none."""
+    config = setting.config
+    if config.privacy.adapt.is_on or not config.method.record.adapt_parts:
+        return None
+    num_images = len(setting.partition.split(report.client_id).train)
+    if config.adapt.early_stopping:
+        num_images -= num_set_aside(num_images, config.adapt.val_fraction)
+    return report.kept_epoch * steps_per_epoch(num_images, config.adapt.batch_size)

@@ -1,0 +1,119 @@
+"""Copies are told from images that only look alike: by hand, by all exchanges, on real digits."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.stats import binom, kstest
+from torch import Tensor
+
+from spire_core.errors import DataError
+from spire_core.evaluation.memorisation import Neighbours, exchange_p, neighbours
+from spire_core.privacy.membership import ClientScores, auc
+
+NUM_SPLITS = 200
+
+
+def pixels(*values: float) -> Tensor:
+    return torch.tensor(values).reshape(-1, 1, 1, 1)
+
+
+def near(train_hits: list[float], test_hits: list[float]) -> Neighbours:
+    nothing = np.zeros(0)
+    return Neighbours(np.array(train_hits), np.array(test_hits), nothing, nothing)
+
+
+def test_neighbours_by_hand() -> None:
+    """Generated 0, 1, 5 and 2.5, which is as far from the training image 2 as from the test 3."""
+    found = neighbours(pixels(0, 1, 5, 2.5), pixels(0.25, 2), pixels(3, 9, 9))
+    np.testing.assert_allclose(found.train_hits, [2, 0.5])  # 0 and 1; half of 2.5
+    np.testing.assert_allclose(found.test_hits, [1.5, 0, 0])  # 5; half of 2.5
+    np.testing.assert_allclose(found.train_reach, [0.25, 0.5])
+    np.testing.assert_allclose(found.test_reach, [0.5, 4, 4])
+    assert (found.share, found.chance) == (2.5 / 4, 2 / 5)
+
+
+def test_equal_images_share_their_hits_exactly() -> None:
+    image = torch.rand(1, 3, 9, 9, generator=torch.Generator().manual_seed(1))
+    found = neighbours(image * 0.9, image.repeat(2, 1, 1, 1), image)
+    np.testing.assert_array_equal(found.train_hits, [1 / 3, 1 / 3])
+    assert found.share == pytest.approx(found.chance)
+
+
+def test_sets_that_cannot_be_compared_are_refused() -> None:
+    images = torch.zeros(2, 1, 4, 4)
+    for sets in ((images[:0], images, images), (images, images, torch.zeros(2, 3, 4, 4))):
+        with pytest.raises(DataError, match="one shape and at least one"):
+            neighbours(*sets)
+    with pytest.raises(DataError, match="at least one client"):
+        exchange_p([], 0)
+
+
+def test_the_p_value_is_that_of_all_exchanges() -> None:
+    """Two clients of 3 + 2 and 2 + 3 images: all pairs of their ten exchanges each."""
+    clients = [near([3, 1, 0.5], [0.5, 1]), near([2, 1], [1, 0, 0])]
+    shares = [
+        [sum(chosen) / sum(hits) for chosen in itertools.combinations(hits, m)]
+        for m, hits in ((3, [3, 1, 0.5, 0.5, 1]), (2, [2, 1, 1, 0, 0]))
+    ]
+    observed = sum(client.share for client in clients)
+    exact = np.mean([a + b >= observed - 1e-12 for a, b in itertools.product(*shares)])
+    found = exchange_p(clients, seed=3)
+    assert abs(found - exact) < 4 * (exact * (1 - exact) / 9999) ** 0.5
+    assert exchange_p(clients, seed=3) == found
+
+
+def test_one_image_that_all_copy_is_no_proof_of_its_own() -> None:
+    """A hundred copies of one image are one accident: its role is exchanged as a whole."""
+    assert exchange_p([near([100] + [0] * 9, [0] * 10)], 0) == pytest.approx(0.5, abs=0.02)
+    several = [near([100] + [0] * 9, [0] * 10)] * 12
+    assert exchange_p(several, 0) < 0.002  # of a client each, they are none
+
+
+@pytest.fixture(scope="module")
+def digits(mnist_root: Path) -> Tensor:
+    """Real sevens and threes, which a client of two classes holds, at 14 pixels."""
+    images = np.load(mnist_root / "mnist" / "test_images.npy")
+    labels = np.load(mnist_root / "mnist" / "test_labels.npy")
+    chosen = torch.from_numpy(images[np.isin(labels, (3, 7))]).float().reshape(-1, 1, 28, 28)
+    return F.avg_pool2d(chosen, 2) / 127.5 - 1
+
+
+def split(digits: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """32 training images, 48 held-out ones and 64 others, all of one client."""
+    order = torch.randperm(len(digits), generator=torch.Generator().manual_seed(seed))
+    train, test, others = digits[order[:144]].split((32, 48, 64))
+    return train, test, others
+
+
+def test_fresh_images_are_flagged_as_often_as_chance_has_it(digits: Tensor) -> None:
+    found, areas = [], []
+    for seed in range(NUM_SPLITS):
+        train, test, fresh = split(digits, seed)
+        near = neighbours(fresh, train, test)
+        found.append(exchange_p([near], seed))
+        areas.append(auc(ClientScores(-near.train_reach, -near.test_reach)))
+    low, high = binom.interval(0.99, NUM_SPLITS, 0.05)
+    assert low <= sum(p < 0.05 for p in found) <= high
+    assert kstest(found, "uniform").pvalue > 0.01
+    assert abs(np.mean(areas) - 0.5) < 4 * np.std(areas) / NUM_SPLITS**0.5
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_copies_are_flagged(digits: Tensor, seed: int) -> None:
+    train, test, _ = split(digits, seed)
+    near = neighbours(train.repeat(2, 1, 1, 1), train, test)
+    assert near.share > 0.99
+    assert exchange_p([near], seed) < 0.001
+    assert auc(ClientScores(-near.train_reach, -near.test_reach)) > 0.95
+
+
+def test_a_tenth_of_copies_is_seen_over_several_clients(digits: Tensor) -> None:
+    clients = []
+    for seed in range(8):
+        train, test, fresh = split(digits, seed)
+        clients.append(neighbours(torch.cat([fresh[:58], train[:6]]), train, test))
+    assert exchange_p(clients, 0) < 0.05
