@@ -7,6 +7,7 @@ tables       tables of methods and settings
 differences  differences to SPIRE on the same seeds
 planes       scores over two settings
 epochs       new clients along their epochs
+controls     new clients' images beside copies, fresh images and the nearest client's
 prompts      new clients that are asked for prompts they never showed
 series       the lines of figures
 figures      figures of the report

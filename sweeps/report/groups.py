@@ -12,13 +12,14 @@ from statistics import fmean
 from typing import TypeVar
 
 from pipeline.config.equivalence import reads
+from pipeline.results.metric_names import NN_P
 from pipeline.tracking.mlflow_queries import TrackedRun, is_known
 from spire_core.methods import METHODS
-from sweeps.report.stats import Estimate, estimate
+from sweeps.report.stats import Estimate, combined_p, estimate
 
 UNSET = "None"  # how a setting that is not given is logged
 IGNORED = ("seed", "method.name", "resources.", "tracking.", "data.root", "data.path")
-IGNORED += ("eval.extractor_weights", "eval.batch_size", "eval.grid_images")
+IGNORED += ("eval.extractor_weights", "eval.batch_size", "eval.grid_images", "eval.controls")
 TASK = ("data.", "partition.", "federation.num_clients", "federation.num_new_clients")
 TASK += ("privacy.adapt.epsilon", "privacy.adapt.delta")  # a promise is no choice of a method
 TASK += ("adapt.num_images", "eval.num_images", "eval.num_clients", "eval.kid_")
@@ -64,8 +65,10 @@ class Group:
         return {pair_of(run): run.finals[key] for run in known}
 
     def estimate(self, key: str) -> Estimate | None:
-        """Return a metric's mean over seeds; None if no run has it."""
+        """Return a metric's mean over seeds, of p-values the one of all; None if no run has it."""
         values = list(self.values(key).values())
+        if key == NN_P:
+            return combined_p(values)
         return estimate(values, missing=len(self.runs) - len(values))
 
 

@@ -7,14 +7,23 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from pipeline.cli.command import one_line
 from pipeline.cli.tables import aligned
 from pipeline.config.tracking import TrackingConfig, tracking_root
-from pipeline.tracking.mlflow_queries import TrackedRun, attach, histories, sweep_runs
+from pipeline.results.metric_names import CONTROLS_TABLE
+from pipeline.tracking.mlflow_queries import (
+    TrackedRun,
+    attach,
+    histories,
+    sweep_runs,
+    table_rows,
+)
 from spire_core.errors import RunError
 from spire_core.methods import METHODS
 from sweeps.report.answers import answers_of
+from sweeps.report.controls import controls_table
 from sweeps.report.differences import (
     differences_table,
     runs_table,
@@ -70,6 +79,7 @@ def make_report(
     plane = plane_table(groups, metric)
     tables += [plane or setting_differences_table(groups, metric)]
     tables += [within_methods_table(groups, metric)]
+    tables += [controls_table(chosen, _controls(config, chosen))]
     tables += [epochs_table(groups, curves), prompt_epochs_table(chosen, curves)]
     tables += [privacy_table(chosen)]
     tables += [settings_table(groups) if len(groups) > len(chosen) else None, runs_table(runs)]
@@ -107,6 +117,16 @@ def _curves(
         )
         for group in groups
         for run in group.runs
+    }
+
+
+def _controls(config: TrackingConfig, chosen: Sequence[Group]) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of the chosen groups' runs that have controls."""
+    runs = [run for group in chosen for run in group.runs]
+    return {
+        run.run_id: table_rows(config, run.run_id, CONTROLS_TABLE)
+        for run in runs
+        if run.params.get("eval.controls") == str(True)
     }
 
 

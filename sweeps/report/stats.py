@@ -8,10 +8,11 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from statistics import fmean, stdev
+from statistics import NormalDist, fmean, stdev
 from typing import TypeVar
 
 CONFIDENCE = 0.95
+LEAST_P = 1e-9  # a p-value of 0 or 1 has no normal score
 Key = TypeVar("Key", bound=Hashable)
 
 
@@ -35,6 +36,16 @@ def estimate(values: Sequence[float], missing: int = 0) -> Estimate | None:
     if num > 1:
         half_width = t_quantile(num - 1) * stdev(values) / math.sqrt(num)
     return Estimate(fmean(values), half_width, num, min(values), max(values), missing)
+
+
+def combined_p(values: Sequence[float]) -> Estimate | None:
+    """Return the p-value of several independent ones (Stouffer), without an interval."""
+    if not values:
+        return None
+    normal = NormalDist()
+    scores = [normal.inv_cdf(1 - min(max(p, LEAST_P), 1 - LEAST_P)) for p in values]
+    p = 1 - normal.cdf(sum(scores) / math.sqrt(len(scores)))
+    return Estimate(p, None, len(values), min(values), max(values))
 
 
 def paired(theirs: Mapping[Key, float], ours: Mapping[Key, float]) -> Estimate | None:

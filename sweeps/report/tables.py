@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.results.metric_names import DELTA, EPSILON
+from pipeline.results.metric_names import DELTA, EPSILON, NN_P
 from sweeps.report.groups import NN_GAP, TUNED_KID, Group, label
 from sweeps.report.stats import Estimate, verdict
 
@@ -34,6 +34,10 @@ NEW_CLIENTS: tuple[Metric, ...] = (
     ("NN train", "final/adapt_nn_train"),
     ("NN test", "final/adapt_nn_test"),
     ("NN train - test", NN_GAP),
+    ("NN share", "final/adapt_nn_share"),
+    ("NN share, chance", "final/adapt_nn_chance"),
+    ("NN AUC", "final/adapt_nn_auc"),
+    ("NN p", NN_P),
     ("epsilon", EPSILON),
     ("delta", DELTA),
 )
@@ -76,8 +80,10 @@ CAPTIONS = {
     "new_clients": "Before and after adaptation, mean over new clients. Held-out: denoising "
     "loss on its unseen images. NN: distance of generated images, pixel by pixel, to the nearest "
     "training image and to the nearest of as many test images, and the first minus the second: "
-    "clearly below zero speaks for memorisation. Epsilon and delta: differential privacy of one "
-    "image of a new client, where it has any.",
+    "clearly below zero speaks for memorisation. Share: of generated images, nearest to a training "
+    "image out of all training and test images; p: how often chance gives as much. AUC: training "
+    "images told from test images by the nearest generated one. Epsilon and delta: differential "
+    "privacy of one image of a new client, where it has any.",
     "forgetting_and_cost": "KID at the last epoch of adaptation: own = above its lowest so far; "
     "global = lost for existing clients; replaced = lost if only the adapted client is left. "
     "Seconds: to fit a new client and to look at it, on one worker. "

@@ -1,0 +1,72 @@
+"""The report's table of controls, from rows of runs that are written out by hand."""
+
+from typing import Any
+
+import pytest
+
+from pipeline.tracking.mlflow_queries import TrackedRun
+from sweeps.report.controls import controls_table
+from sweeps.report.groups import group_runs
+from sweeps.report.stats import Estimate
+
+KIDS = {"spire": 0.5, "fedavg_ft": 0.4}
+
+
+def run(method: str, seed: int) -> TrackedRun:
+    told, tags = {"method.name": method, "seed": str(seed)}, {"partition_hash": f"p{seed}"}
+    finals = {"final/adapt_kid_after": KIDS[method], "final/adapt_nn_p": 0.05}
+    return TrackedRun(f"{method}-{seed}", "", "FINISHED", told, tags, finals, 0)
+
+
+def row(control: str, kid: float, p: float | None, tv: float | None = None) -> dict[str, Any]:
+    near = {"nn_share": 0.6, "nn_chance": 0.5, "nn_auc": 0.7}
+    return {"control": control, "kid": kid, "tv": tv, **near, "nn_p": p, "num_clients": 3}
+
+
+RUNS = [run(method, seed) for method in KIDS for seed in (0, 1)]
+ROWS = {
+    one.run_id: [
+        row("adapted", KIDS[one.params["method.name"]] + seed, 0.05),
+        row("copies", 0.1 + seed, 0.0001),
+        row("fresh", 0.0, 0.5),
+        row("nearest_draws" if one.run_id.startswith("spire") else "nearest_images", 0.9, None),
+    ]
+    for one in RUNS
+    for seed in [int(one.params["seed"])]
+}
+
+
+def rows_of(rows: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    table = controls_table(group_runs(RUNS), rows)
+    assert table is not None
+    return [dict(zip(table.columns, cells, strict=True)) for cells in table.rows]
+
+
+def test_methods_stand_beside_what_no_fit_has_drawn() -> None:
+    rows = rows_of(ROWS)
+    assert [(row["method"], row["images"], row["n"]) for row in rows] == [
+        ("spire", "drawn after adaptation", 2),
+        ("spire", "the nearest client's draws", 2),
+        ("fedavg_ft", "drawn after adaptation", 2),
+        ("fedavg_ft", "the nearest client's images", 2),
+        ("", "copies of the training images", 2),
+        ("", "fresh images", 2),
+    ]
+    kids = [row["KID"].mean for row in rows]
+    assert kids == pytest.approx([1.0, 0.9, 0.9, 0.9, 0.6, 0.0])
+    assert "TV" not in rows[0]  # no run has it
+    assert (rows[1]["NN p"], rows[5]["NN p"].mean) == (None, pytest.approx(0.5))
+    assert rows[0]["NN p"].mean == pytest.approx(0.01000, abs=1e-4)  # 1 - Phi(sqrt(2) 1.6449)
+
+
+def test_runs_without_controls_are_in_no_row() -> None:
+    assert controls_table(group_runs(RUNS), {}) is None
+    rows = rows_of({"spire-0": ROWS["spire-0"]})
+    assert [(row["method"], row["n"]) for row in rows] == [("spire", 1)] * 2 + [("", 1)] * 2
+
+
+def test_the_p_value_of_a_method_is_that_of_all_its_seeds() -> None:
+    spire, *_ = group_runs(RUNS)
+    found = spire.estimate("final/adapt_nn_p")
+    assert isinstance(found, Estimate)
+    assert (found.mean, found.half_width) == (pytest.approx(0.01000, abs=1e-4), None)
