@@ -24,6 +24,7 @@ from pipeline.results.metric_names import (
     FINAL_STEP,
     KID_FLOOR,
     NEW_CLIENTS_TABLE,
+    TUNED_TABLE,
     pretraining_table,
 )
 from pipeline.results.metrics import adaptation_metrics
@@ -132,7 +133,7 @@ def log_evaluation(
 
 def log_tuned(tracker: Tracker, tuned: Evaluation, real: RealData) -> None:
     """Write one row per pre-training client that has fine-tuned the backbone for its score."""
-    tracker.log_table("tables/pretrain_tuned.json", tuned.table(real))
+    tracker.log_table(TUNED_TABLE, tuned.table(real))
 
 
 def log_profile(tracker: Tracker, run_dir: Path) -> None:

@@ -81,17 +81,24 @@ def histories(
     return curves
 
 
-def table_rows(config: TrackingConfig, run_id: str, path: str) -> list[dict[str, Any]]:
-    """Return the rows of a run's table, the artifact `path`; empty if the run has none.
+def artifact_text(config: TrackingConfig, run_id: str, path: str) -> str | None:
+    """Return the text of a run's artifact, None if it has none such.
 
     ClusterError if the store does not answer.
     """
     with first_contact(config, readable_uri(config)) as client:
         listed = client.list_artifacts(run_id, str(Path(path).parent))
         if path not in {file.path for file in listed}:
-            return []
+            return None
         with tempfile.TemporaryDirectory() as folder:
-            text = Path(client.download_artifacts(run_id, path, folder)).read_text()
+            return Path(client.download_artifacts(run_id, path, folder)).read_text()
+
+
+def table_rows(config: TrackingConfig, run_id: str, path: str) -> list[dict[str, Any]]:
+    """Return the rows of a run's table, the artifact `path`; empty if the run has none."""
+    text = artifact_text(config, run_id, path)
+    if text is None:
+        return []
     table = json.loads(text)
     return [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
 

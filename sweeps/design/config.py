@@ -25,6 +25,7 @@ from pipeline.config.schema import Config
 from pipeline.files.paths import lasting
 from pipeline.results.metric_names import FINAL_METRICS, ROUND_METRICS
 from spire_core.errors import ConfigError
+from sweeps.primary import primaries
 
 SEARCHES, SCHEDULERS, MODES = ("grid", "random", "optuna"), ("none", "asha"), ("min", "max")
 SHARED_IN = ("sweep", "root")
@@ -45,7 +46,8 @@ class SweepConfig:
     every trial stops. `max_failures`: how often a trial is restarted after its process, an actor or
     a node was lost. `autoscaling`: the cluster grows on demand, so a trial that does not fit now
     may fit later. `share_pretraining`: trials with the same pre-training run it once in this
-    "sweep", or once for all sweeps under one tracking "root" that also set "root".
+    "sweep", or once for all sweeps under one tracking "root" that also set "root". `primary`: the
+    comparisons that the sweep is about (`sweeps.primary`).
     """
 
     name: str = ""
@@ -64,10 +66,12 @@ class SweepConfig:
     autoscaling: bool = False
     report: bool = True
     share_pretraining: str = "sweep"
+    primary: tuple[dict, ...] = ()
 
     def __post_init__(self) -> None:
         self._check_choices()
         self._check_numbers()
+        primaries(self.primary)
         if self.share_pretraining == "root" and (key := self._unnamed()) is not None:
             raise ConfigError(
                 f"expected share_pretraining=sweep with {key}, whose files may change from one "

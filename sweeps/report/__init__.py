@@ -5,6 +5,7 @@ groups       runs by task, method and setting
 stats        means, intervals and paired differences
 tables       tables of methods and settings
 differences  differences to SPIRE on the same seeds
+primary      the comparisons that a study is about, tested
 planes       scores over two settings
 epochs       new clients along their epochs
 controls     new clients' images beside copies, fresh images and the nearest client's

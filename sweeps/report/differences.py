@@ -6,7 +6,7 @@ and at these one by one. Settings are the same if they agree in all that the met
 `method.*` and the rate of adaptation belong to a method and need not agree.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean
 
 from pipeline.config.equivalence import reads
@@ -21,6 +21,7 @@ from sweeps.report.groups import (
     TUNED_KID,
     Group,
     Pair,
+    Scores,
     Values,
     best,
     best_groups,
@@ -54,12 +55,20 @@ PROMPTS = (
 )
 DIFFERENCES = (*METRICS, ("new clients: NN train - test", NN_GAP), *PROMPTS)
 OWN_MODELS = ("pre-training: KID, own or fine-tuned models", OWN_KID)
+RATIOS = (  # scores above zero, whose ratio says how much better a method is
+    "final/adapt_kid_after",
+    "final/pretrain_kid_mean",
+    "final/adapt_style_distance_after",
+    HELDOUT,
+    OWN_KID,
+)
 CAPTION = (
     "Each method minus SPIRE on the same seeds, mean over pairs and 95 % interval; below zero the "
     "method's score is lower, which is better for all of these but three: NN, where its images are "
     "nearer to training than to test images by more than SPIRE's, and prompts read and retrieved, "
-    "where higher is better. Lower or higher: only where the "
-    "interval excludes zero. Several comparisons at once: one in twenty intervals misses by chance."
+    "where higher is better. Lower or higher: only where the interval excludes zero. Log ratio: "
+    "mean of log(method / SPIRE), which does not shrink as both scores do; 0.1 is about 10 %. "
+    "Several comparisons at once: one in twenty intervals misses by chance."
 )
 BY_SETTING = (
     "Each method minus SPIRE on {score} at each of SPIRE's settings, paired on seeds, each at its "
@@ -92,19 +101,26 @@ def differences_table(groups: Sequence[Group], chosen_by: str) -> Table | None:
                 for how, difference in by_comparison.items():
                     if difference is not None:
                         cells = (label(task), method, name, how if has_settings else "")
-                        rows.append((*cells, *compared(difference)))
-    columns = ("task", "method", "score", "compared at", *COMPARED)
+                        has_logs = metric in RATIOS and how == OWN_BEST
+                        logs = (here, method, metric, by, Group.logs)
+                        ratio = own_best_difference(*logs) if has_logs else None
+                        rows.append((*cells, *compared(difference), ratio))
+    columns = ("task", "method", "score", "compared at", *COMPARED, "log ratio")
     return made_table("differences", "Differences against SPIRE", CAPTION, columns, rows)
 
 
 def own_best_difference(
-    groups: Sequence[Group], method: str, metric: str, chosen_by: str
+    groups: Sequence[Group],
+    method: str,
+    metric: str,
+    chosen_by: str,
+    read: Callable[[Group, str], Scores] = Group.values,
 ) -> Estimate | None:
-    """Return a method minus SPIRE, each at its own best setting."""
+    """Return a method minus SPIRE, each at its own best setting; `read` takes a group's scores."""
     chosen = {group.method: group for group in best_groups(groups, chosen_by)}
     if REFERENCE not in chosen:
         return None
-    return paired(chosen[method].values(metric), chosen[REFERENCE].values(metric))
+    return paired(read(chosen[method], metric), read(chosen[REFERENCE], metric))
 
 
 def same_setting_difference(

@@ -64,6 +64,12 @@ class Group:
         known = [run for run in self.runs if is_known(run.finals.get(key))]
         return {pair_of(run): run.finals[key] for run in known}
 
+    def logs(self, key: str) -> dict[Pair, float]:
+        """Return a metric's logarithm by seed; empty if one value is not above zero."""
+        values = self.values(key)
+        is_positive = all(value > 0 for value in values.values())
+        return {pair: math.log(value) for pair, value in values.items()} if is_positive else {}
+
     def estimate(self, key: str) -> Estimate | None:
         """Return a metric's mean over seeds, of p-values the one of all; None if no run has it."""
         values = list(self.values(key).values())

@@ -11,10 +11,12 @@ from typing import Any
 
 from pipeline.cli.command import one_line
 from pipeline.cli.tables import aligned
+from pipeline.config.safe_yaml import read_plain
 from pipeline.config.tracking import TrackingConfig, tracking_root
 from pipeline.results.metric_names import CONTROLS_TABLE
 from pipeline.tracking.mlflow_queries import (
     TrackedRun,
+    artifact_text,
     attach,
     histories,
     sweep_runs,
@@ -22,6 +24,7 @@ from pipeline.tracking.mlflow_queries import (
 )
 from spire_core.errors import RunError
 from spire_core.methods import METHODS
+from sweeps.primary import Primary, primaries
 from sweeps.report.answers import answers_of
 from sweeps.report.controls import controls_table
 from sweeps.report.differences import (
@@ -36,6 +39,7 @@ from sweeps.report.figures import FORGETTING, KID_ROUNDS, OVERFITTING, draw_all
 from sweeps.report.files import Report, make_folder, report_json, write_report
 from sweeps.report.groups import Group, best_groups, choosing_metric, group_runs, method_of
 from sweeps.report.planes import plane_picture, plane_table
+from sweeps.report.primary import findings, primary_answers, primary_table
 from sweeps.report.prompts import EPOCHS as PROMPT_EPOCHS
 from sweeps.report.prompts import prompt_epochs_table, prompts_table
 from sweeps.report.rows import write_rows
@@ -45,6 +49,7 @@ __all__ = ["Report", "make_report", "report_json", "report_text"]
 
 UP, DOWN, DROPPED = "comm/up_bytes", "comm/down_bytes", "pretrain/dropped"
 DRAWN = (*OVERFITTING, KID_ROUNDS, *FORGETTING, *(key for _, key in PROMPT_EPOCHS))
+SWEEP_FILE = "config/sweep.yaml"  # an artifact of a sweep's own run
 TERMINAL = ("KID, last round", "KID before", "KID after", "TV after", "held-out after")
 
 
@@ -72,9 +77,11 @@ def make_report(
     groups = group_runs([_with_costs(config, run) for run in finished])
     metric = choosing_metric(groups)
     chosen = best_groups(groups, metric)
+    found = findings(_primaries(config, parent), groups, metric)
     curves = _curves(config, groups, chosen)
     # 3. Tables.
-    tables: list[Table | None] = [*method_tables(chosen), prompts_table(chosen)]
+    tables: list[Table | None] = [primary_table(found), *method_tables(chosen)]
+    tables += [prompts_table(chosen)]
     tables += [differences_table(groups, metric)]
     plane = plane_table(groups, metric)
     tables += [plane or setting_differences_table(groups, metric)]
@@ -91,7 +98,7 @@ def make_report(
         name,
         folder,
         parent.run_id if parent else None,
-        answers_of(chosen, metric),
+        [*primary_answers(found), *answers_of(chosen, metric)],
         facts_of(runs, [run for group in groups for run in group.runs]),
         notes_of(groups, chosen, metric),
         [table for table in tables if table is not None],
@@ -102,6 +109,12 @@ def make_report(
     if parent:
         attach(config, parent.run_id, folder, files)
     return report
+
+
+def _primaries(config: TrackingConfig, parent: TrackedRun | None) -> list[Primary]:
+    """Return the primary comparisons of a sweep, as its run recorded them when it began."""
+    text = parent and artifact_text(config, parent.run_id, SWEEP_FILE)
+    return primaries(read_plain(text, SWEEP_FILE).get("primary", ())) if text else []
 
 
 def _curves(

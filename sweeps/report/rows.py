@@ -12,12 +12,12 @@ from typing import Any
 
 from pipeline.config.tracking import TrackingConfig
 from pipeline.files.paths import lasting
-from pipeline.results.metric_names import NEW_CLIENTS_TABLE, pretraining_table
+from pipeline.results.metric_names import NEW_CLIENTS_TABLE, TUNED_TABLE, pretraining_table
 from pipeline.tracking.mlflow_queries import TrackedRun, table_rows
 from spire_core.errors import ConfigError, RunError
 from sweeps.report.groups import UNSET, Group, method_of, parameters, seed_of, varying
 
-NEW, OLD = "new", "pretraining"  # the two kinds of clients
+NEW, OLD, TUNED = "new", "pretraining", "tuned"  # kinds of clients
 TAGS = ("partition_hash", "config_fingerprint", "state_fingerprint", "git_revision", "extractor")
 Row = dict[str, Any]
 
@@ -43,7 +43,7 @@ def write_rows(config: TrackingConfig, groups: Sequence[Group], path: Path) -> P
 def client_rows(config: TrackingConfig, runs: Sequence[TrackedRun]) -> list[Row]:
     """Return a row for each evaluated client of each run: its run's settings, and its scores.
 
-    Pre-training clients are scored after the last round.
+    Pre-training clients are scored after the last round, and once more if they have fine-tuned.
     """
     keys = varying(runs)
     rows = [row for run in runs for row in _rows_of(config, run, keys)]
@@ -61,7 +61,7 @@ def _rows_of(config: TrackingConfig, run: TrackedRun, keys: Sequence[str]) -> It
     head |= {key: params.get(key, UNSET) for key in keys}
     tail = {key: run.tags.get(key, "unknown") for key in TAGS}
     last = pretraining_table(int(run.params.get("federation.num_rounds", 0)))
-    for clients, table in ((OLD, last), (NEW, NEW_CLIENTS_TABLE)):
+    for clients, table in ((OLD, last), (TUNED, TUNED_TABLE), (NEW, NEW_CLIENTS_TABLE)):
         for scores in table_rows(config, run.run_id, table):
             yield head | {"clients": clients} | scores | tail
 

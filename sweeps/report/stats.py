@@ -48,6 +48,51 @@ def combined_p(values: Sequence[float]) -> Estimate | None:
     return Estimate(p, None, len(values), min(values), max(values))
 
 
+def two_sided_p(difference: Estimate) -> float | None:
+    """Return Student's p-value for a mean difference of zero; None without an interval."""
+    scale = _standard_error(difference)
+    if scale is None:
+        return None
+    if scale == 0:
+        return 1.0 if difference.mean == 0 else 0.0
+    return 1 - t_probability(abs(difference.mean) / scale, difference.num - 1)
+
+
+def equivalence_p(difference: Estimate, limit: float) -> float | None:
+    """Return the p-value of two one-sided tests (Schuirmann 1987) for a mean beyond +-`limit`.
+
+    Below 5 % the 90 % interval lies within the limits. None without an interval.
+    """
+    scale = _standard_error(difference)
+    if scale is None:
+        return None
+    inside = limit - abs(difference.mean)  # to the nearer limit, which decides
+    if scale == 0:
+        return 0.0 if inside > 0 else 1.0
+    outside = (1 - t_probability(abs(inside) / scale, difference.num - 1)) / 2
+    return outside if inside > 0 else 1 - outside
+
+
+def _standard_error(difference: Estimate) -> float | None:
+    if difference.half_width is None:
+        return None
+    return difference.half_width / t_quantile(difference.num - 1)
+
+
+def holm(values: Sequence[float | None]) -> list[float | None]:
+    """Return p-values corrected for their number (Holm 1979), in their order.
+
+    A test that could not be made counts as one that could: its number is None and stays so.
+    """
+    order = sorted((p, i) for i, p in enumerate(values) if p is not None)
+    corrected: list[float | None] = [None] * len(values)
+    highest = 0.0
+    for rank, (p, i) in enumerate(order):
+        highest = max(highest, min(1.0, (len(values) - rank) * p))
+        corrected[i] = highest
+    return corrected
+
+
 def paired(theirs: Mapping[Key, float], ours: Mapping[Key, float]) -> Estimate | None:
     """Return the mean of `theirs` minus `ours` over the keys that both have."""
     return estimate([theirs[key] - ours[key] for key in theirs if key in ours])

@@ -7,7 +7,7 @@ from pipeline.results.metric_names import DELTA, EPSILON, NN_P
 from sweeps.report.groups import NN_GAP, TUNED_KID, Group, label
 from sweeps.report.stats import Estimate, verdict
 
-Cell = str | int | Estimate | None
+Cell = str | int | float | Estimate | None
 Metric = tuple[str, str]  # a column's title, and the metric in it
 
 PRETRAINING: tuple[Metric, ...] = (
@@ -134,6 +134,8 @@ def cell_text(cell: Cell) -> str:
     """
     if cell is None:
         return "-"
+    if isinstance(cell, float):
+        return plain(cell)
     if not isinstance(cell, Estimate):
         return str(cell)
     count = f" (n={cell.num})" if cell.missing else ""

@@ -23,6 +23,7 @@ ROOMS = {  # by package, the floors from the top: a room imports what lies on lo
         ("sweeps.sweep",),
         ("sweeps.execution",),
         ("sweeps.design", "sweeps.report"),
+        ("sweeps.primary",),
     ],
     "pipeline": [
         ("pipeline.__main__",),

@@ -153,6 +153,13 @@ def test_more_values_or_seeds_make_no_other_sweep() -> None:
     assert {t.trial_id for t in trials(small)} < {t.trial_id for t in trials(large)}
 
 
+def test_what_a_sweep_is_about_makes_no_other_sweep() -> None:
+    primary = ({"method": "fedavg_ft", "where": {"adapt.num_images": 16}},)
+    assert sweep_of(primary=primary).key == sweep_of().key
+    with pytest.raises(ConfigError, match="primary method as one of spire, .*, got 'ditto'"):
+        sweep_of(primary=({"method": "ditto"},))
+
+
 def test_other_places_to_run_in_make_no_other_sweep() -> None:
     here = sweep_of(settings={"adapt": {"epochs": 1}})
     elsewhere = sweep_of(settings={"adapt.epochs": 1, "resources.num_actors": 8})

@@ -9,12 +9,22 @@ from typing import Any
 
 import pytest
 
+from benchmarks.recompute import check_study
 from pipeline.config.tracking import TrackingConfig
 from pipeline.tracking.tracker import Tracker
 from spire_core.errors import RunError
 from sweeps.report.make import make_report
 from sweeps.report.rows import rows_text
 
+FINALS = {  # means over the clients of the tables below
+    "spire": {
+        "final/adapt_kid_after": 0.1,
+        "final/adapt_tv_after": 0.3,
+        "final/pretrain_kid_mean": 0.5,
+        "best/kid_mean": 0.4,
+    },
+    "local": {"final/adapt_kid_after": 1.5},
+}
 NEW, LAST = "tables/new_clients.json", "tables/pretrain_round_3.json"
 
 
@@ -25,6 +35,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, new_database: Path) -> Track
     shutil.copy(new_database, root)
     config = TrackingConfig(root=str(root), uri=f"sqlite:///{root}/mlflow.db")
     with Tracker.start(config, "study", {"spire.kind": "sweep"}) as parent:
+        parent.log_dict({"name": "study", "primary": [{"method": "local"}]}, "config/sweep.yaml")
         kids = {"client_id": [7, 8], "kid_after": [0.1, None], "tv_after": [0.3, 0.1 + 0.2]}
         log(config, parent.run_id, "spire", {NEW: kids, LAST: {"client_id": [0], "kid": [0.5]}})
         log(config, parent.run_id, "local", {NEW: {"client_id": [7, 8], "kid_after": [1.0, 2.0]}})
@@ -43,7 +54,7 @@ def log(
     with Tracker.start(config, method, tags, parent) as tracker:
         params = {"method.name": method, "seed": 4, "federation.num_rounds": 3}
         tracker.log_params(params | {"adapt.lr": 0.02 if method == "spire" else 0.1})
-        tracker.log_metrics({"final/adapt_kid_after": 1.0}, 0)
+        tracker.log_metrics(FINALS.get(method, {"final/adapt_kid_after": 1.0}), 0)
         tracker.log_table("tables/pretrain_round_0.json", {"client_id": [0], "kid": [9.0]})
         for path, columns in tables.items():
             tracker.log_table(path, columns)
@@ -66,6 +77,30 @@ def test_rows_hold_the_tables_of_every_run_unrounded(store: TrackingConfig, tmp_
     assert {row["state_fingerprint"] for row in rows} == {"s-spire", "s-local"}
     assert len({row["run_id"] for row in rows}) == 2
     assert "federation.num_rounds" not in rows[0]  # it is the same in both
+
+
+def test_a_reports_tables_follow_from_its_rows(store: TrackingConfig, tmp_path: Path) -> None:
+    """Apart from the columns that no client has, such as the best round."""
+    folder = tmp_path / "study"
+    make_report(store, ["study"], folder, folder / "rows.csv")
+    in_tables, on_pages, wrong = check_study(folder)
+    assert (wrong, on_pages) == ([], 0)
+    assert in_tables > 10
+    rows = (folder / "rows.csv").read_text()
+    (folder / "rows.csv").write_text(rows.replace(",1.0,", ",1.2,"))
+    _, _, wrong = check_study(folder)
+    assert any("new_clients.csv, line 3, KID after: '1.5', '1.6' worked out" in w for w in wrong)
+
+
+def test_a_sweep_tests_what_its_own_run_recorded(store: TrackingConfig, tmp_path: Path) -> None:
+    report = make_report(store, ["study"], tmp_path)
+    text = "Primary: new clients' KID, local against spire: one pair, which is no comparison."
+    assert report.answers[0] == text
+    assert report.tables[0].name == "primary"
+    (row,) = report.tables[0].rows
+    assert row[report.tables[0].columns.index("ratio")] == "15"
+    unnamed = make_report(store, ["fedavg"], tmp_path / "other")
+    assert unnamed.table("primary") is None
 
 
 def test_runs_without_tables_are_no_rows(store: TrackingConfig, tmp_path: Path) -> None:

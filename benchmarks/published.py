@@ -1,0 +1,181 @@
+"""The numbers of pages, worked out from a study's rows. `benchmarks/recompute.py` runs this.
+
+A study's `published.csv` has a line for each number:
+
+    page       the page, below docs/
+    quote      a text on it, in which the number stands
+    printed    the number as it stands there; it is compared to its last digit
+    statistic  mean, half, difference, difference_half, pairs, ratio, low, high, p, holm, equivalence
+    measure    a column of the rows, such as kid_after (new clients) or kid (pre-training clients)
+    method, against   the method, and for all but mean and half the one that it is compared with
+    where      settings of the compared runs, such as adapt.num_images=16;adapt.lr=0.02
+    margin     of equivalence, as a share
+    clients    new, pretraining or tuned, as in the rows; blank: new
+
+A score of a run is the mean over its clients. half is half of the 95 % interval over seeds, and
+difference_half that of a difference. ratio, low, high, p, holm and equivalence are of logarithms of
+paired scores, as in a report. holm corrects for all lines of the file with this statistic.
+"""
+
+import csv
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+
+from spire_core.errors import DataError
+from sweeps.report.rows import NEW
+from sweeps.report.stats import Estimate, equivalence_p, estimate, holm, paired, two_sided_p
+
+TOLERANCE = 1e-9  # of sums in another order
+Row = Mapping[str, str]
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Return a CSV file's rows."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def agree(one: str, other: str) -> bool:
+    a, b = number(one), number(other)
+    if a is None or b is None:
+        return one == other
+    return math.isclose(a, b, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A number on a page, and what it is said to be."""
+
+    page: str
+    quote: str
+    printed: str
+    statistic: str
+    measure: str
+    method: str
+    against: str = ""
+    where: str = ""
+    margin: str = ""
+    clients: str = ""
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The settings of the compared runs."""
+        pairs = (part.partition("=") for part in self.where.split(";") if part)
+        return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def by_seed(rows: Sequence[Row], method: str, one: Published) -> dict[tuple[str, str], float]:
+    """Return a method's score by seed and partition; DataError if several runs have one seed."""
+    asked = [row for row in rows if row["clients"] == (one.clients or NEW)]
+    fitting = [row for row in asked if row["method"] == method and _fits(row, one.settings)]
+    runs: dict[tuple[str, str], dict[str, list[Row]]] = {}
+    for row in fitting:
+        if number(row.get(one.measure, "")) is not None:
+            pair = (row["seed"], row["partition_hash"])
+            runs.setdefault(pair, {}).setdefault(row["run_id"], []).append(row)
+    scores = {}
+    for pair, several in runs.items():
+        if len(several) > 1:
+            raise DataError(
+                f"expected one run of {method} on seed {pair[0]} where {one.where or 'anything'}, "
+                f"got {len(several)}: name more settings"
+            )
+        [own] = several.values()
+        scores[pair] = fmean(float(row[one.measure]) for row in own)
+    if not scores:
+        raise DataError(f"expected runs of {method} where {one.where or 'anything'}, got none")
+    return scores
+
+
+def _fits(row: Row, settings: Mapping[str, str]) -> bool:
+    unknown = [key for key in settings if key not in row]
+    if unknown:
+        raise DataError(f"expected settings among the columns of the rows, got {unknown[0]!r}")
+    return all(agree(row[key], value) for key, value in settings.items())
+
+
+def _compared(rows: Sequence[Row], one: Published, is_log: bool) -> Estimate:
+    sides = [by_seed(rows, method, one) for method in (one.method, one.against)]
+    if is_log:
+        sides = [{pair: math.log(score) for pair, score in side.items()} for side in sides]
+    difference = paired(*sides)
+    if difference is None:
+        raise DataError(f"expected seeds that {one.method} and {one.against} share, got none")
+    return difference
+
+
+def _alone(rows: Sequence[Row], one: Published) -> Estimate:
+    found = estimate(list(by_seed(rows, one.method, one).values()))
+    assert found is not None  # there are scores
+    return found
+
+
+def _half(found: Estimate) -> float:
+    if found.half_width is None:
+        raise DataError("expected several seeds for an interval, got one")
+    return found.half_width
+
+
+def _known(p: float | None) -> float:
+    if p is None:
+        raise DataError("expected several seeds for a test, got one")
+    return p
+
+
+STATISTICS: dict[str, Callable[[Sequence[Row], Published], float]] = {
+    "mean": lambda rows, one: _alone(rows, one).mean,
+    "half": lambda rows, one: _half(_alone(rows, one)),
+    "difference": lambda rows, one: _compared(rows, one, False).mean,
+    "difference_half": lambda rows, one: _half(_compared(rows, one, False)),
+    "ratio": lambda rows, one: math.exp(_compared(rows, one, True).mean),
+    "low": lambda rows, one: math.exp((r := _compared(rows, one, True)).mean - _half(r)),
+    "high": lambda rows, one: math.exp((r := _compared(rows, one, True)).mean + _half(r)),
+    "p": lambda rows, one: _known(two_sided_p(_compared(rows, one, True))),
+    "equivalence": lambda rows, one: _known(
+        equivalence_p(_compared(rows, one, True), math.log1p(float(one.margin)))
+    ),
+    "pairs": lambda rows, one: float(_compared(rows, one, False).num),
+}
+
+
+def published_values(rows: Sequence[Row], lines: Sequence[Published]) -> list[float]:
+    """Return what each line's number is; DataError for a line that cannot be worked out."""
+    corrected = [one for one in lines if one.statistic == "holm"]
+    ps = holm([STATISTICS["p"](rows, replace(one, statistic="p")) for one in corrected])
+    by_line = dict(zip(corrected, ps, strict=True))
+    values = []
+    for one in lines:
+        if one.statistic == "holm":
+            values.append(_known(by_line[one]))
+        elif one.statistic in STATISTICS:
+            values.append(STATISTICS[one.statistic](rows, one))
+        else:
+            known = ", ".join([*STATISTICS, "holm"])
+            raise DataError(f"expected a statistic out of {known}, got {one.statistic!r}")
+    return values
+
+
+def wrong_line(one: Published, value: float, docs: Path) -> str | None:
+    """Return what is wrong with a line; None if the page has the number, and it is right."""
+    page = docs / one.page
+    text = " ".join(page.read_text(encoding="utf-8").split()) if page.is_file() else ""
+    if " ".join(one.quote.split()) not in text:
+        return f"{one.page} does not have {one.quote!r}"
+    if one.printed not in one.quote:
+        return f"{one.quote!r} does not have {one.printed}"
+    decimals = len(one.printed.partition(".")[2])
+    if f"{value:.{decimals}f}" != one.printed:
+        what = f"{one.statistic} of {one.measure}, {one.method}"
+        return f"{one.page} says {one.printed} in {one.quote!r}, and {what} is {value:.6g}"
+    return None

@@ -1,0 +1,150 @@
+"""The primary comparisons of a study: effects, tests, and their correction for their number."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.config.equivalence import reads
+from spire_core.methods import METHODS
+from sweeps.primary import MEASURES, Primary
+from sweeps.report.groups import Group, Values, as_number, best_groups, by_task, label
+from sweeps.report.stats import Estimate, equivalence_p, holm, paired, two_sided_p
+from sweeps.report.tables import Cell, Table, made_table
+
+LEVEL = 0.05
+MATCHES, UNKNOWN = "matches", "cannot tell"
+CAPTION = (
+    "The comparisons that were written down before the study ran, each on the same seeds: the mean "
+    "over pairs of log(method / other), or of method minus other, with its 95 % interval, and as a "
+    "ratio. p: Student's test of no difference; Holm: corrected for the number of these "
+    "comparisons, also those that lack runs. Equivalence: two one-sided tests against the margin, "
+    "likewise corrected. Lower or higher: Holm below 0.05; matches: equivalence below 0.05."
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A primary comparison in one task: the paired difference, and its p-values if it has any."""
+
+    primary: Primary
+    task: Values
+    effect: Estimate | None
+    p: float | None = None
+    holm_p: float | None = None
+    equivalence: float | None = None
+
+    @property
+    def verdict(self) -> str:
+        """What can be said: where the method lies, that both match, or that nobody can tell."""
+        said = []
+        if self.effect is not None and self.holm_p is not None and self.holm_p < LEVEL:
+            said.append("lower" if self.effect.mean < 0 else "higher")
+        if self.equivalence is not None and self.equivalence < LEVEL:
+            said.append(MATCHES)
+        return ", ".join(said) or UNKNOWN
+
+    @property
+    def ratio(self) -> str | None:
+        """The ratio of the two scores with its interval."""
+        if self.effect is None or self.primary.scale != "ratio":
+            return None
+        mean, half = self.effect.mean, self.effect.half_width
+        if half is None:
+            return f"{math.exp(mean):.3g}"
+        ends = (math.exp(end) for end in (mean - half, mean + half))
+        return f"{math.exp(mean):.3g} [{', '.join(f'{end:.3g}' for end in ends)}]"
+
+
+def findings(
+    primaries: Sequence[Primary], groups: Sequence[Group], chosen_by: str
+) -> list[Finding]:
+    """Return the primary comparisons of a report's groups, corrected together.
+
+    Each is made in every task that has both methods; one that no task has counts all the same.
+    """
+    made = [one for primary in primaries for one in _compared(primary, groups, chosen_by)]
+    differ = [None if one.effect is None else two_sided_p(one.effect) for one in made]
+    match = [
+        None if one.effect is None else equivalence_p(one.effect, one.primary.limit) for one in made
+    ]
+    tests = zip(made, differ, holm(differ), holm(match), strict=True)
+    return [Finding(one.primary, one.task, one.effect, *ps) for one, *ps in tests]
+
+
+def _compared(primary: Primary, groups: Sequence[Group], chosen_by: str) -> list[Finding]:
+    """Return a comparison in each task, without p-values."""
+    meant = [group for group in groups if _fits(group, primary)]
+    found = []
+    for task, here in by_task(meant).items():
+        best = {group.method: group for group in best_groups(here, chosen_by)}
+        if {primary.method, primary.against} <= set(best):
+            found.append(Finding(primary, task, _effect(primary, best)))
+    return found or [Finding(primary, (), None)]
+
+
+def _effect(primary: Primary, best: dict[str, Group]) -> Estimate | None:
+    read = Group.logs if primary.scale == "ratio" else Group.values
+    theirs, ours = (read(best[name], primary.measure) for name in (primary.method, primary.against))
+    return paired(theirs, ours)
+
+
+def _fits(group: Group, primary: Primary) -> bool:
+    """Return whether a group is of one of the two methods, and has the settings that are meant.
+
+    A setting that its method does not read, such as the size of an embedding, makes no difference.
+    """
+    if group.method not in (primary.method, primary.against):
+        return False
+    params, method = group.runs[0].params, METHODS[group.method]
+    return all(
+        _is_same(params.get(key), str(value))
+        for key, value in primary.where.items()
+        if reads(method, key)
+    )
+
+
+def _is_same(text: str | None, wanted: str) -> bool:
+    if text is None or text == wanted:
+        return text == wanted
+    number = as_number(text)
+    return number is not None and number == as_number(wanted)
+
+
+def primary_table(found: Sequence[Finding]) -> Table | None:
+    """Return a row for each finding; None without primary comparisons."""
+    rows: list[tuple[Cell, ...]] = []
+    for one in found:
+        place = ", ".join(f"{key}={value}" for key, value in one.primary.where.items())
+        head = (label(one.task), place, MEASURES[one.primary.measure])
+        head += (one.primary.method, one.primary.against, one.primary.scale)
+        effect = (one.effect, one.ratio, None if one.effect is None else one.effect.num)
+        tests = (one.p, one.holm_p, one.primary.margin, one.equivalence, one.verdict)
+        rows.append((*head, *effect, *tests))
+    columns = ("task", "where", "measure", "method", "against", "scale", "effect", "ratio")
+    columns += ("pairs", "p", "Holm", "margin", "equivalence", "verdict")
+    return made_table("primary", "Primary comparisons", CAPTION, columns, rows)
+
+
+def primary_answers(found: Sequence[Finding]) -> list[str]:
+    """Return a sentence for each finding."""
+    return [_answer(one, len(found)) for one in found]
+
+
+def _answer(one: Finding, num: int) -> str:
+    place = f"{label(one.task)}: " if label(one.task) else ""
+    text = f"{place}Primary: {one.primary.words}: "
+    if one.effect is None:
+        return f"{text}there are no such pairs of runs."
+    if one.p is None:
+        return f"{text}one pair, which is no comparison."
+    half = one.effect.half_width or 0.0
+    size = f"ratio {one.ratio}"
+    if one.primary.scale == "difference":
+        size = f"difference {one.effect.mean:.3g} ± {half:.2g}"
+    within = f"{one.primary.margin:.3g}"
+    if one.primary.scale == "ratio":
+        within = f"{100 * one.primary.margin:.3g} %"
+    return (
+        f"{text}{one.verdict} ({size}, {one.effect.num} pairs; p {one.p:.2g}, Holm of {num} "
+        f"{one.holm_p:.2g}; within {within}: p {one.equivalence:.2g})."
+    )

@@ -1,0 +1,167 @@
+"""Primary comparisons: against scipy, Holm by hand, and on runs that are written out by hand."""
+
+import math
+import random
+
+import pytest
+from scipy import stats
+
+from pipeline.tracking.mlflow_queries import TrackedRun
+from spire_core.errors import ConfigError
+from sweeps.primary import Primary, primaries
+from sweeps.report.groups import group_runs
+from sweeps.report.primary import Finding, findings, primary_answers, primary_table
+from sweeps.report.stats import equivalence_p, estimate, holm, two_sided_p
+
+KID, TV = "final/adapt_kid_after", "final/adapt_tv_after"
+
+
+def draws(num: int, shift: float) -> list[float]:
+    rng = random.Random(num)
+    return [rng.gauss(shift, 1.0) for _ in range(num)]
+
+
+@pytest.mark.parametrize("num", [2, 3, 8, 31])
+@pytest.mark.parametrize("shift", [0.0, 1.0, -3.0])
+def test_p_values_are_those_of_scipy(num: int, shift: float) -> None:
+    values = draws(num, shift)
+    found = estimate(values)
+    assert found is not None
+    assert two_sided_p(found) == pytest.approx(stats.ttest_1samp(values, 0).pvalue, abs=1e-9)
+    for limit in (0.2, 2.0):
+        below = stats.ttest_1samp(values, limit, alternative="less").pvalue
+        above = stats.ttest_1samp(values, -limit, alternative="greater").pvalue
+        assert equivalence_p(found, limit) == pytest.approx(max(below, above), abs=1e-9)
+
+
+def test_pairs_that_all_differ_alike_leave_no_doubt_and_one_pair_says_nothing() -> None:
+    same, one = estimate([0.5, 0.5, 0.5]), estimate([0.5])
+    assert same is not None
+    assert one is not None
+    assert (two_sided_p(same), equivalence_p(same, 0.6), equivalence_p(same, 0.4)) == (0, 0, 1)
+    assert (two_sided_p(one), equivalence_p(one, 0.6)) == (None, None)
+    zero = estimate([0.0, 0.0])
+    assert zero is not None
+    assert (two_sided_p(zero), equivalence_p(zero, 0.1)) == (1, 0)
+
+
+def test_holm_by_hand() -> None:
+    """Times 4, 3, 2 and 1 from the smallest on, never below the one before."""
+    assert holm([0.03, 0.01, 0.04, 0.005]) == pytest.approx([0.06, 0.03, 0.06, 0.02])
+    assert holm([0.9, 0.6]) == [1.0, 1.0]
+    assert holm([0.02, None]) == [0.04, None]  # one that could not be made counts
+    assert holm([]) == []
+
+
+def run(method: str, seed: int, kid: float, tv: float, images: int = 16) -> TrackedRun:
+    told = {"method.name": method, "seed": str(seed), "adapt.num_images": str(images)}
+    told |= {"adapt.lr": "0.1" if method == "spire" else "0.001"}
+    name, tags = f"{method}-{seed}-{images}", {"partition_hash": f"p{seed}"}
+    return TrackedRun(name, name, "FINISHED", told, tags, {KID: kid, TV: tv}, 0)
+
+
+FACTORS = (1.9, 2.0, 2.1, 2.05)  # of SPIRE's KID, by seed
+RUNS = [run("spire", seed, 0.1 * (seed + 1), 0.2) for seed in range(4)]
+RUNS += [
+    run("fedavg_ft", seed, 0.1 * (seed + 1) * factor, 0.2 + 0.001 * (-1) ** seed)
+    for seed, factor in enumerate(FACTORS)
+]
+
+
+def found_of(*values: dict, runs: list[TrackedRun] = RUNS) -> list[Finding]:
+    return findings(primaries(values), group_runs(runs), KID)
+
+
+def test_a_ratio_is_compared_by_its_logarithm() -> None:
+    (one,) = found_of({"method": "fedavg_ft"})
+    logs = [math.log(factor) for factor in FACTORS]
+    assert one.effect is not None
+    assert one.effect.mean == pytest.approx(sum(logs) / 4)
+    assert one.p == pytest.approx(stats.ttest_1samp(logs, 0).pvalue, abs=1e-12)
+    assert (one.holm_p, one.verdict) == (one.p, "higher")
+    mean, half = one.effect.mean, one.effect.half_width or 0.0
+    low, high = math.exp(mean - half), math.exp(mean + half)
+    assert one.ratio == f"{math.exp(mean):.3g} [{low:.3g}, {high:.3g}]"
+
+
+def test_methods_match_within_a_margin_that_was_named() -> None:
+    difference = {"method": "fedavg_ft", "measure": TV, "scale": "difference"}
+    near, strict = found_of(difference | {"margin": 0.01}, difference | {"margin": 0.0005})
+    assert (near.verdict, strict.verdict) == ("matches", "cannot tell")
+    assert near.ratio is None
+    assert near.effect is not None
+    assert near.effect.mean == pytest.approx(0.0)
+
+
+def test_a_difference_can_be_certain_and_too_small_to_matter() -> None:
+    (one,) = found_of({"method": "fedavg_ft", "margin": 1.5})
+    assert one.verdict == "higher, matches"
+
+
+def test_comparisons_are_corrected_together_also_those_that_lack_runs() -> None:
+    kid, tv, absent = found_of(
+        {"method": "fedavg_ft"},
+        {"method": "fedavg_ft", "measure": TV, "scale": "difference"},
+        {"method": "local"},
+    )
+    assert kid.p is not None
+    assert kid.holm_p == pytest.approx(3 * kid.p)
+    assert tv.holm_p == pytest.approx(1.0)
+    assert (absent.effect, absent.p, absent.verdict) == (None, None, "cannot tell")
+
+
+def test_a_comparison_is_made_in_every_task_that_is_meant() -> None:
+    more = [run(m, s, 1.0 + s, 0.2, images=64) for m in ("spire", "fedavg_ft") for s in (0, 1)]
+    both = found_of({"method": "fedavg_ft"}, runs=[*RUNS, *more])
+    assert [dict(one.task) for one in both] == [
+        {"adapt.num_images": "16"},
+        {"adapt.num_images": "64"},
+    ]
+    where = {"where": {"adapt.num_images": 64.0}}
+    (one,) = found_of({"method": "fedavg_ft"} | where, runs=[*RUNS, *more])
+    assert one.effect is not None
+    assert (one.effect.num, one.effect.mean) == (2, 0.0)
+
+
+def test_scores_without_a_ratio_are_not_compared_by_one() -> None:
+    below = [run("spire", seed, 0.1 - 0.1 * seed, 0.2) for seed in range(2)]
+    (one,) = found_of({"method": "fedavg_ft"}, runs=[*below, *RUNS[4:]])
+    assert one.effect is None
+
+
+def test_answers_say_that_they_are_primary() -> None:
+    found = found_of({"method": "fedavg_ft"}, {"method": "local"})
+    first, second = primary_answers(found)
+    assert first.startswith("Primary: new clients' KID, fedavg_ft against spire: higher (ratio 2.0")
+    assert "4 pairs; p " in first
+    assert "Holm of 2 " in first
+    assert "within 10 %: p " in first
+    assert second.endswith("local against spire: there are no such pairs of runs.")
+    table = primary_table(found)
+    assert table is not None
+    row = dict(zip(table.columns, table.rows[0], strict=True))
+    assert (row["method"], row["pairs"], row["Holm"]) == ("fedavg_ft", 4, found[0].holm_p)
+    assert primary_table([]) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({"method": "ditto"}, "primary method as one of spire, .*, got 'ditto'"),
+        ({"method": "spire"}, "method and against that differ, not both spire"),
+        ({"method": "local", "measure": "kid"}, "primary measure as one of final/"),
+        ({"method": "local", "margin": 0}, "a primary margin above 0, got 0"),
+        ({"method": "local", "scale": "log"}, "primary scale as one of ratio, difference"),
+        ({"method": "local", "seeds": 3}, "expected a known key, got 'seeds'"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(value: dict, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        primaries([value])
+
+
+def test_a_comparison_is_named_once() -> None:
+    with pytest.raises(ConfigError, match="different primary comparisons"):
+        primaries([{"method": "local"}, {"method": "local"}])
+    assert primaries([]) == []
+    assert primaries([{"method": "local"}]) == [Primary(method="local")]

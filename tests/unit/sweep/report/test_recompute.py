@@ -1,0 +1,150 @@
+"""Published numbers are worked out again from committed rows, and a wrong one is found."""
+
+import csv
+import math
+from pathlib import Path
+
+import pytest
+
+from benchmarks.published import Published, published_values, wrong_line
+from benchmarks.recompute import check_study, main, studies
+from spire_core.errors import DataError
+from sweeps.report.rows import rows_text
+
+FACTORS = (2.0, 2.2, 1.8)
+
+
+def row(method: str, seed: int, client: int, kid: float, images: int = 16) -> dict[str, str]:
+    tags = dict.fromkeys(("config_fingerprint", "state_fingerprint", "git_revision"), "f")
+    tags |= {"partition_hash": f"p{seed}", "extractor": "mnist-cnn"}
+    head = {"run_id": f"{method}{seed}{images}", "method": method, "seed": seed}
+    head |= {"adapt.num_images": images, "clients": "new", "client_id": client}
+    values = head | {"kid_before": 4.0, "kid_after": kid, "tv_after": 0.25} | tags
+    return {key: str(value) for key, value in values.items()}
+
+
+ROWS = [
+    row(method, seed, client, factor * (0.5 + 0.2 * client))
+    for seed, theirs in enumerate(FACTORS)
+    for method, factor in (("spire", 1.0), ("fedavg_ft", theirs))
+    for client in (0, 1)
+]  # SPIRE's runs have 0.6, and the other's so many times that
+LOGS = [math.log(factor) for factor in FACTORS]
+
+
+def line(statistic: str, printed: str = "1", **more: str) -> Published:
+    values = {"measure": "kid_after", "method": "fedavg_ft", "against": "spire"} | more
+    return Published("page.md", f"the number {printed}.", printed, statistic, **values)
+
+
+@pytest.mark.parametrize(
+    ("one", "value"),
+    [
+        (line("mean", method="spire"), 0.6),
+        (line("half"), 4.302653 * 0.12 / math.sqrt(3)),
+        (line("difference"), 0.6),
+        (line("ratio"), math.exp(sum(LOGS) / 3)),
+        (line("pairs"), 3),
+        (line("mean", measure="tv_after"), 0.25),
+    ],
+)
+def test_statistics_by_hand(one: Published, value: float) -> None:
+    assert published_values(ROWS, [one]) == [pytest.approx(value, rel=1e-6)]
+
+
+def test_tests_are_those_of_a_report() -> None:
+    """The ends of the interval enclose the ratio; Holm doubles the smaller of two p-values."""
+    lines = [line(name) for name in ("low", "ratio", "high", "p", "holm")]
+    lines += [line("holm", measure="tv_after"), line("equivalence", margin="2.0")]
+    low, ratio, high, p, corrected, other, equivalence = published_values(ROWS, lines)
+    assert math.log(high / ratio) == pytest.approx(math.log(ratio / low))
+    assert low > 1
+    assert p < 0.05
+    assert (corrected, other) == (pytest.approx(2 * p), 1.0)
+    assert equivalence < 0.05
+
+
+def test_lines_that_cannot_be_worked_out_are_named() -> None:
+    two = [*ROWS, row("spire", 0, 0, 1.0, images=64)]
+    for rows, one, words in (
+        (two, line("mean", method="spire"), "one run of spire on seed 0 .* name more settings"),
+        (ROWS, line("mean", method="local"), "runs of local where anything, got none"),
+        (ROWS, line("mean", where="tau=3"), "columns of the rows, got 'tau'"),
+        (ROWS, line("median"), "a statistic out of mean, half, .* got 'median'"),
+        (ROWS[:4], line("half"), "several seeds for an interval, got one"),
+    ):
+        with pytest.raises(DataError, match=words):
+            published_values(rows, [one])
+    chosen = line("mean", method="spire", where="adapt.num_images=16")
+    assert published_values(two, [chosen]) == [pytest.approx(0.6)]
+
+
+def test_a_number_is_compared_to_its_last_printed_digit(tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text("Before that,\nthe number 0.62.\n")
+    assert wrong_line(line("mean", "0.62"), 0.6249, tmp_path) is None
+    assert "says 0.62 in" in (wrong_line(line("mean", "0.62"), 0.6251, tmp_path) or "")
+    assert "does not have 'the number 0.63.'" in (
+        wrong_line(line("mean", "0.63"), 0.63, tmp_path) or ""
+    )
+    other = Published("page.md", "the number", "0.62", "mean", "kid_after", "spire")
+    assert wrong_line(other, 0.62, tmp_path) == "'the number' does not have 0.62"
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """A study whose table and page were written by hand."""
+    folder = tmp_path / "results" / "study"
+    (folder / "tables").mkdir(parents=True)
+    (folder / "rows.csv").write_text(rows_text(ROWS))
+    half = repr(4.302652729749464 * 0.12 / math.sqrt(3))
+    (folder / "tables" / "new_clients.csv").write_text(
+        "method,n,KID before,KID before: half interval,KID before: n,"
+        "KID after,KID after: half interval,KID after: n,seconds\n"
+        "spire,3,4.0,0.0,3,0.6,0.0,3,17\n"
+        f"fedavg_ft,3,4.0,0.0,3,1.2,{half},3,18\n"
+    )
+    (tmp_path / "results.md").write_text("SPIRE has 0.600, **fine-tuning** 1.20.\n")
+    with (folder / "published.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["page", "quote", "printed", "statistic", "measure", "method"])
+        writer.writerow(["results.md", "SPIRE has 0.600", "0.600", "mean", "kid_after", "spire"])
+        quote = "**fine-tuning** 1.20"
+        writer.writerow(["results.md", quote, "1.20", "mean", "kid_after", "fedavg_ft"])
+    return folder
+
+
+def test_a_study_that_is_right_agrees(study: Path, tmp_path: Path) -> None:
+    assert check_study(study, tmp_path) == (14, 2, [])
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "words"),
+    [
+        ("tables/new_clients.csv", ",0.6,", ",0.61,", "line 2, KID after: '0.61', '0.6"),
+        ("rows.csv", ",0.7,", ",0.71,", "line 2, KID after: '0.6', '0.60"),
+        ("published.csv", "0.600,mean", "0.600,half", "says 0.600 in"),
+        ("../../results.md", "0.600", "0.601", "does not have 'SPIRE has 0.600'"),
+        ("tables/new_clients.csv", "spire,3", "spire,4", "line 2, n: '4', '3'"),
+    ],
+)
+def test_a_wrong_digit_anywhere_is_found(
+    study: Path, tmp_path: Path, file: str, old: str, new: str, words: str
+) -> None:
+    text = (study / file).read_text()
+    assert old in text
+    (study / file).write_text(text.replace(old, new, 1))
+    _, _, wrong = check_study(study, tmp_path)
+    assert any(words in mistake for mistake in wrong)
+
+
+def test_a_study_without_anything_to_compare_is_no_proof(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text(rows_text(ROWS))
+    with pytest.raises(DataError, match=r"tables or published numbers in .*, got none"):
+        check_study(tmp_path)
+
+
+def test_all_published_numbers_follow_from_committed_rows(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert studies(), "no study has committed rows"
+    assert main([]) == 0, capsys.readouterr().out
