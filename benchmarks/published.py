@@ -5,7 +5,8 @@ A study's `published.csv` has a line for each number:
     page       the page, below docs/
     quote      a text on it, in which the number stands
     printed    the number as it stands there; it is compared to its last digit
-    statistic  mean, half, difference, difference_half, pairs, ratio, low, high, p, holm, equivalence
+    statistic  mean, half, difference, difference_half, pairs, ratio, low, high, p, holm or
+               equivalence
     measure    a column of the rows, such as kid_after (new clients) or kid (pre-training clients)
     method, against   the method, and for all but mean and half the one that it is compared with
     where      settings of the compared runs, such as adapt.num_images=16;adapt.lr=0.02

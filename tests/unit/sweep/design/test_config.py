@@ -156,7 +156,7 @@ def test_more_values_or_seeds_make_no_other_sweep() -> None:
 def test_what_a_sweep_is_about_makes_no_other_sweep() -> None:
     primary = ({"method": "fedavg_ft", "where": {"adapt.num_images": 16}},)
     assert sweep_of(primary=primary).key == sweep_of().key
-    with pytest.raises(ConfigError, match="primary method as one of spire, .*, got 'ditto'"):
+    with pytest.raises(ConfigError, match=r"primary method as one of spire, .*, got 'ditto'"):
         sweep_of(primary=({"method": "ditto"},))
 
 
