@@ -141,14 +141,19 @@ def report(
     names: str | Sequence[str] = "last",
     settings: Settings | None = None,
     out: str | Path | None = None,
+    rows: str | Path | None = None,
 ) -> "Report":
-    """Write the report of a sweep, or of runs, into the folder `out`, as `spire report` does."""
+    """Write the report of a sweep, or of runs, into the folder `out`, as `spire report` does.
+
+    `rows`: a file for each client's scores in each run.
+    """
     from pipeline.config.load import load_config
     from sweeps.report.make import make_report
 
     tracking = load_config(None, _words(settings, ("tracking.",))).tracking
     words = [names] if isinstance(names, str) else list(names)
-    return make_report(tracking, words, None if out is None else Path(out))
+    places = (None if path is None else Path(path) for path in (out, rows))
+    return make_report(tracking, words, *places)
 
 
 def write_images(

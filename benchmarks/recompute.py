@@ -27,6 +27,7 @@ from pipeline.tracking.mlflow_queries import TrackedRun
 from spire_core.errors import DataError
 from sweeps.design.config import load_sweep, sweep_names
 from sweeps.primary import primaries
+from sweeps.report.controls import ADAPTED, OWN, SCORES, SHARED, controls_table
 from sweeps.report.differences import (
     differences_table,
     setting_differences_table,
@@ -100,16 +101,37 @@ def _mean(rows: Sequence[Row], column: str) -> float | None:
 # --- tables of the report -------------------------------------------------------------------------
 
 
-def tables_of(study: str, runs: Sequence[TrackedRun]) -> list[Table]:
-    """Return the report's tables that follow from runs with these final metrics."""
-    groups = group_runs(runs)
+def tables_of(study: str, rows: Sequence[Row]) -> list[Table]:
+    """Return the report's tables that follow from rows."""
+    groups = group_runs(runs_of(rows))
     metric = choosing_metric(groups)
     chosen = best_groups(groups, metric)
     named = load_sweep(study).primary if study in sweep_names() else ()
     tables = [primary_table(findings(primaries(named), groups, metric)), *method_tables(chosen)]
     tables += [differences_table(groups, metric), setting_differences_table(groups, metric)]
     tables += [within_methods_table(groups, metric), settings_table(groups)]
+    tables += [controls_table(chosen, control_rows(rows))]
     return [table for table in tables if table is not None]
+
+
+def control_rows(rows: Sequence[Row]) -> dict[str, list[dict[str, float | str | None]]]:
+    """Return each run's means over new clients of its own scores and of those of its controls."""
+    by_run: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["clients"] == NEW:
+            by_run.setdefault(row["run_id"], []).append(row)
+    return {run_id: _controls(own) for run_id, own in by_run.items()}
+
+
+def _controls(rows: Sequence[Row]) -> list[dict[str, float | str | None]]:
+    known = [name for name in (*SHARED, *OWN) if _mean(rows, f"kid_{name}") is not None]
+    columns = {name: {score: f"{score}_{name}" for _, score in SCORES} for name in known}
+    if columns:  # else the run has no controls
+        columns[ADAPTED] = {"kid": "kid_after", "tv": "tv_after"}
+    return [
+        {"control": name} | {score: _mean(rows, own.get(score, score)) for _, score in SCORES}
+        for name, own in columns.items()
+    ]
 
 
 def differing_cells(found: Table, path: Path) -> tuple[int, list[str]]:
@@ -142,7 +164,7 @@ def check_study(folder: Path, docs: Path = DOCS) -> tuple[int, int, list[str]]:
     """
     rows = read_rows(folder / "rows.csv")
     agreeing, wrong = 0, list[str]()
-    for table in tables_of(folder.name, runs_of(rows)):
+    for table in tables_of(folder.name, rows):
         path = folder / "tables" / f"{table.name}.csv"
         if path.is_file():
             num, mistakes = differing_cells(table, path)

@@ -12,7 +12,13 @@ from typing import Any
 
 from pipeline.config.tracking import TrackingConfig
 from pipeline.files.paths import lasting
-from pipeline.results.metric_names import NEW_CLIENTS_TABLE, TUNED_TABLE, pretraining_table
+from pipeline.results.metric_names import (
+    CONTROLS_TABLE,
+    NEW_CLIENTS_TABLE,
+    NN_P,
+    TUNED_TABLE,
+    pretraining_table,
+)
 from pipeline.tracking.mlflow_queries import TrackedRun, table_rows
 from spire_core.errors import ConfigError, RunError
 from sweeps.report.groups import UNSET, Group, method_of, parameters, seed_of, varying
@@ -44,6 +50,7 @@ def client_rows(config: TrackingConfig, runs: Sequence[TrackedRun]) -> list[Row]
     """Return a row for each evaluated client of each run: its run's settings, and its scores.
 
     Pre-training clients are scored after the last round, and once more if they have fine-tuned.
+    P-values, `nn_p` and those of controls, are of a run, for all its new clients.
     """
     keys = varying(runs)
     rows = [row for run in runs for row in _rows_of(config, run, keys)]
@@ -62,8 +69,17 @@ def _rows_of(config: TrackingConfig, run: TrackedRun, keys: Sequence[str]) -> It
     tail = {key: run.tags.get(key, "unknown") for key in TAGS}
     last = pretraining_table(int(run.params.get("federation.num_rounds", 0)))
     for clients, table in ((OLD, last), (TUNED, TUNED_TABLE), (NEW, NEW_CLIENTS_TABLE)):
+        of_run = _p_values(config, run) if clients == NEW else {}
         for scores in table_rows(config, run.run_id, table):
-            yield head | {"clients": clients} | scores | tail
+            yield head | {"clients": clients} | scores | of_run | tail
+
+
+def _p_values(config: TrackingConfig, run: TrackedRun) -> Row:
+    """Return the p-values of a run, over all its new clients: its own, and its controls'."""
+    found: Row = {"nn_p": run.finals[NN_P]} if NN_P in run.finals else {}
+    for row in table_rows(config, run.run_id, CONTROLS_TABLE)[1:]:  # the first is the run's own
+        found[f"nn_p_{row['control']}"] = row["nn_p"]
+    return found
 
 
 def rows_text(rows: Sequence[Mapping[str, Any]]) -> str:

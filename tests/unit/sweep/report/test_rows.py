@@ -22,6 +22,8 @@ FINALS = {  # means over the clients of the tables below
         "final/adapt_tv_after": 0.3,
         "final/pretrain_kid_mean": 0.5,
         "best/kid_mean": 0.4,
+        "final/adapt_nn_share": 0.625,
+        "final/adapt_nn_p": 0.25,
     },
     "local": {"final/adapt_kid_after": 1.5},
 }
@@ -37,7 +39,11 @@ def store(tmp_path_factory: pytest.TempPathFactory, new_database: Path) -> Track
     with Tracker.start(config, "study", {"spire.kind": "sweep"}) as parent:
         parent.log_dict({"name": "study", "primary": [{"method": "local"}]}, "config/sweep.yaml")
         kids = {"client_id": [7, 8], "kid_after": [0.1, None], "tv_after": [0.3, 0.1 + 0.2]}
-        log(config, parent.run_id, "spire", {NEW: kids, LAST: {"client_id": [0], "kid": [0.5]}})
+        kids |= {"kid_copies": [0.25, 0.75], "nn_share": [0.5, 0.75]}
+        mean = {"control": ["adapted", "copies"], "kid": [0.1, 0.5], "tv": [0.3, None]}
+        mean |= {"nn_share": [0.625, None], "nn_p": [0.25, 0.0001], "num_clients": [2, 2]}
+        tables = {NEW: kids, LAST: {"client_id": [0], "kid": [0.5]}, "tables/controls.json": mean}
+        log(config, parent.run_id, "spire", tables)
         log(config, parent.run_id, "local", {NEW: {"client_id": [7, 8], "kid_after": [1.0, 2.0]}})
     log(config, None, "fedavg", {})
     return config
@@ -53,7 +59,8 @@ def log(
     tags |= {"git_revision": "abc", "config_fingerprint": "c", "extractor": "mnist-cnn"}
     with Tracker.start(config, method, tags, parent) as tracker:
         params = {"method.name": method, "seed": 4, "federation.num_rounds": 3}
-        tracker.log_params(params | {"adapt.lr": 0.02 if method == "spire" else 0.1})
+        params |= {"adapt.lr": 0.02 if method == "spire" else 0.1}
+        tracker.log_params(params | {"eval.controls": method == "spire"})
         tracker.log_metrics(FINALS.get(method, {"final/adapt_kid_after": 1.0}), 0)
         tracker.log_table("tables/pretrain_round_0.json", {"client_id": [0], "kid": [9.0]})
         for path, columns in tables.items():
@@ -74,6 +81,8 @@ def test_rows_hold_the_tables_of_every_run_unrounded(store: TrackingConfig, tmp_
         ("local", "0.1", "new", "8", "", "2.0", ""),
     ]
     assert {row["seed"] for row in rows} == {"4"}
+    ps = [(row["nn_p"], row["nn_p_copies"]) for row in rows]
+    assert ps == [("", ""), *[("0.25", "0.0001")] * 2, ("", ""), ("", "")]
     assert {row["state_fingerprint"] for row in rows} == {"s-spire", "s-local"}
     assert len({row["run_id"] for row in rows}) == 2
     assert "federation.num_rounds" not in rows[0]  # it is the same in both
@@ -86,6 +95,11 @@ def test_a_reports_tables_follow_from_its_rows(store: TrackingConfig, tmp_path: 
     in_tables, on_pages, wrong = check_study(folder)
     assert (wrong, on_pages) == ([], 0)
     assert in_tables > 10
+    with (folder / "tables" / "controls.csv").open(newline="") as file:
+        adapted, copies = csv.DictReader(file)
+    assert (adapted["images"], adapted["KID"]) == ("drawn after adaptation", "0.1")
+    assert (copies["images"], copies["KID"]) == ("copies of the training images", "0.5")
+    assert float(copies["NN p"]) == pytest.approx(0.0001)
     rows = (folder / "rows.csv").read_text()
     (folder / "rows.csv").write_text(rows.replace(",1.0,", ",1.2,"))
     _, _, wrong = check_study(folder)
