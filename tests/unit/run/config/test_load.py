@@ -254,7 +254,7 @@ def test_a_value_of_another_shape_is_refused_by_name(override: str, key: str) ->
         (["privacy.adapt.clip_norm=0"], "privacy.adapt.clip_norm in .* got 0.0: null chooses it"),
         (["privacy.adapt.steps=0"], "privacy.adapt.steps of at least 1, got 0"),
         (
-            ["model.text=words", "eval.controls=true"],
+            ["model.text=words", "model.words=[a]", "eval.controls=true"],
             "eval.controls=false with model.text=words, got true: prompts have controls",
         ),
         (["privacy.noise_key=''"], "privacy.noise_key as a text, got an empty one: null draws"),

@@ -230,9 +230,16 @@ def test_methods_are_compared_at_their_own_best_settings_on_the_same_seeds() -> 
     assert same_setting_difference(groups, "local", KID, KID) == found  # a rate is a method's own
     table = differences_table(groups, KID)
     assert table is not None
-    assert [(row[0], row[2], *row[4:]) for row in table.rows] == [
-        ("local", "own best settings", 3, "higher")
-    ]
+    (row,) = table.rows
+    assert (row[0], row[2], *row[4:6]) == ("local", "own best settings", 3, "higher")
+    logs = [math.log(1.5), math.log(1.25), math.log(3.8 / 3)]
+    ratio = estimate(logs)
+    assert ratio is not None
+    assert isinstance(row[6], Estimate)
+    assert (row[6].mean, row[6].half_width) == (
+        pytest.approx(ratio.mean),
+        pytest.approx(ratio.half_width),
+    )
 
 
 def test_at_the_same_settings_each_seed_counts_once() -> None:
