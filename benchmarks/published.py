@@ -5,17 +5,18 @@ A study's `published.csv` has a line for each number:
     page       the page, below docs/
     quote      a text on it, in which the number stands
     printed    the number as it stands there; it is compared to its last digit
-    statistic  mean, half, difference, difference_half, pairs, ratio, low, high, p, holm or
-               equivalence
+    statistic  mean, half, min, max, difference, difference_half, pairs, ratio, low, high, p, holm
+               or equivalence
     measure    a column of the rows, such as kid_after (new clients) or kid (pre-training clients)
-    method, against   the method, and for all but mean and half the one that it is compared with
+    method, against   the method, and from difference on the one that it is compared with
     where      settings of the compared runs, such as adapt.num_images=16;adapt.lr=0.02
     margin     of equivalence, as a share
     clients    new, pretraining or tuned, as in the rows; blank: new
 
-A score of a run is the mean over its clients. half is half of the 95 % interval over seeds, and
-difference_half that of a difference. ratio, low, high, p, holm and equivalence are of logarithms of
-paired scores, as in a report. holm corrects for all lines of the file with this statistic.
+A score of a run is the mean over its clients; min and max are over runs. half is half of the 95 %
+interval over seeds, difference_half that of a difference. ratio, low, high, p, holm and equivalence
+are of logarithms of paired scores, as in a report. holm corrects for all lines of the file with
+this statistic.
 """
 
 import csv
@@ -137,6 +138,8 @@ def _known(p: float | None) -> float:
 STATISTICS: dict[str, Callable[[Sequence[Row], Published], float]] = {
     "mean": lambda rows, one: _alone(rows, one).mean,
     "half": lambda rows, one: _half(_alone(rows, one)),
+    "min": lambda rows, one: _alone(rows, one).low,
+    "max": lambda rows, one: _alone(rows, one).high,
     "difference": lambda rows, one: _compared(rows, one, False).mean,
     "difference_half": lambda rows, one: _half(_compared(rows, one, False)),
     "ratio": lambda rows, one: math.exp(_compared(rows, one, True).mean),

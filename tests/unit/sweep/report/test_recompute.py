@@ -42,6 +42,8 @@ def line(statistic: str, printed: str = "1", **more: str) -> Published:
     [
         (line("mean", method="spire"), 0.6),
         (line("half"), 4.302653 * 0.12 / math.sqrt(3)),
+        (line("min"), 0.6 * 1.8),
+        (line("max"), 0.6 * 2.2),
         (line("difference"), 0.6),
         (line("ratio"), math.exp(sum(LOGS) / 3)),
         (line("pairs"), 3),
