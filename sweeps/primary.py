@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pipeline.config.build import build
+from pipeline.results.metric_names import NN_SHARE
 from spire_core.config.checks import require
 from spire_core.errors import ConfigError
 from spire_core.methods import METHODS
@@ -16,8 +17,7 @@ MEASURES = {  # the metrics that can be compared, in words
     "final/adapt_kid_after": "new clients' KID",
     "final/adapt_tv_after": "new clients' TV",
     "final/adapt_heldout_after": "new clients' held-out loss",
-    "final/adapt_nn_share": "new clients' NN share",
-    "final/adapt_nn_auc": "new clients' NN AUC",
+    NN_SHARE: "new clients' NN share",
     "final/adapt_forgetting_global": "KID that existing clients lose",
     "final/adapt_style_distance_after": "new clients' distance to the true images",
     "final/adapt_prompt_accuracy_after": "new clients' prompts read",

@@ -9,7 +9,9 @@ ROUND_S = "time/round_s"  # of every round
 KID_FLOOR = "pretrain/kid/floor"
 EVALUATE_S = "time/evaluate_s"
 EPSILON, DELTA = "privacy/epsilon", "privacy/delta"  # the unit is in a tag
-NN_P = "final/adapt_nn_p"
+NN_SHARE, NN_CHANCE, NN_P = (f"final/adapt_nn_{name}" for name in ("share", "chance", "p"))
+# Tags of a run, and the final values in reports that they stand for: runs have metrics enough.
+COPIES_TAGS = {"copies.nn_share": NN_SHARE, "copies.nn_chance": NN_CHANCE, "copies.nn_p": NN_P}
 HULL_TV, NEAREST_TV = "world.hull_tv", "world.nearest_tv"  # tags
 FAILED_UPLOADS = "storage/failed_uploads"
 TUNED_TABLE = "tables/pretrain_tuned.json"

@@ -18,13 +18,11 @@ from pipeline.results.metric_names import (
     DELTA,
     EPSILON,
     FORGETTING,
-    NN_P,
     ROUND_S,
     TRAIN_LOSS,
     final_name,
     tuned_name,
 )
-from pipeline.results.neighbour_columns import pooled_p
 from pipeline.results.new_client_rows import as_columns, new_client_rows
 from pipeline.results.result import Adaptation
 from spire_core.adaptation.adapt import AdaptPoint, num_trained
@@ -32,6 +30,7 @@ from spire_core.adaptation.adapt import AdaptPoint, num_trained
 IN_THE_TABLE_ALONE = {"client_id", "num_generated", "num_real", "subset_size", "num_trained"}
 IN_THE_TABLE_ALONE |= {"kid_after_std", "kid_floor_std"}
 IN_THE_TABLE_ALONE |= {"epsilon", "delta", "noise_multiplier"}
+IN_THE_TABLE_ALONE |= {"nn_share", "nn_chance", "nn_auc"}  # their means are tags
 
 
 def params_counts(setting: FederationSetup) -> tuple[int, int]:
@@ -87,9 +86,6 @@ def summary_metrics(
         metrics |= {tuned_name(k): v for k, v in tuned.metrics().items()}
     rows = new_client_rows(adaptation, real, setting.config.eval.kid_subset_size)
     metrics |= _new_client_means(as_columns(rows)) | privacy_metrics(adaptation)
-    near = [report.neighbours for report in adaptation.reports]
-    if (p := pooled_p(near, setting.config.seed)) is not None:
-        metrics[NN_P] = p
     total, trained = params_counts(setting)
     return metrics | {
         "params/total": float(total),

@@ -28,6 +28,7 @@ from pipeline.results.metric_names import (
     pretraining_table,
 )
 from pipeline.results.metrics import adaptation_metrics
+from pipeline.results.neighbour_columns import copies_tags
 from pipeline.results.new_client_rows import as_columns, new_client_rows
 from pipeline.results.note import NOTE, result_note, setting_note
 from pipeline.results.recorded_figures import (
@@ -155,6 +156,8 @@ def log_adaptation(
         tracker.log_metrics(metrics, step=epoch)
     rows = new_client_rows(adaptation, real, setting.config.eval.kid_subset_size)
     tracker.log_table(NEW_CLIENTS_TABLE, as_columns(with_world(rows, setting, adaptation)))
+    if tags := copies_tags([one.neighbours for one in adaptation.reports], setting.config.seed):
+        tracker.log_tags(tags)
     if adaptation.image_controls:
         controls = control_rows(adaptation, rows, setting.config.seed)
         tracker.log_table(CONTROLS_TABLE, as_columns(controls))

@@ -13,7 +13,7 @@ from pipeline.cli.command import one_line
 from pipeline.cli.tables import aligned
 from pipeline.config.safe_yaml import read_plain
 from pipeline.config.tracking import TrackingConfig, tracking_root
-from pipeline.results.metric_names import CONTROLS_TABLE
+from pipeline.results.metric_names import CONTROLS_TABLE, COPIES_TAGS
 from pipeline.tracking.mlflow_queries import (
     TrackedRun,
     artifact_text,
@@ -152,10 +152,12 @@ def _with_costs(config: TrackingConfig, run: TrackedRun) -> TrackedRun:
     """Return a run with what it sent among its final numbers: kB per client and round, MB in all.
 
     A client that is in no average counts in no round. A method without pre-training sends nothing.
+    With them are the numbers of copies, which are tags.
     """
+    copies = {key: float(run.tags[tag]) for tag, key in COPIES_TAGS.items() if tag in run.tags}
     method = METHODS.get(method_of(run) or "")
     if method is not None and not method.is_federated:
-        return replace(run, finals={**run.finals, "comm/total_mb": 0.0})
+        return replace(run, finals={**run.finals, **copies, "comm/total_mb": 0.0})
     sent_at = histories(config, run.run_id, (UP, DOWN, DROPPED))
     sent = {key: [value for _, value in history] for key, history in sent_at.items()}
     cohort = int(run.params.get("federation.cohort_size", 0))
@@ -164,7 +166,7 @@ def _with_costs(config: TrackingConfig, run: TrackedRun) -> TrackedRun:
         costs["comm/total_mb"] = (sum(sent[UP]) + sum(sent[DOWN])) / 1e6
         if (num_sent := cohort * len(sent[UP]) - sum(sent[DROPPED])) > 0:
             costs["comm/up_kb_per_client_round"] = sum(sent[UP]) / num_sent / 1e3
-    return replace(run, finals={**run.finals, **costs})
+    return replace(run, finals={**run.finals, **costs, **copies})
 
 
 def report_text(report: Report) -> str:

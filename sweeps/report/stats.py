@@ -44,7 +44,7 @@ def combined_p(values: Sequence[float]) -> Estimate | None:
         return None
     normal = NormalDist()
     scores = [normal.inv_cdf(1 - min(max(p, LEAST_P), 1 - LEAST_P)) for p in values]
-    p = 1 - normal.cdf(sum(scores) / math.sqrt(len(scores)))
+    p = math.erfc(sum(scores) / math.sqrt(2 * len(scores))) / 2  # exact where it is tiny
     return Estimate(p, None, len(values), min(values), max(values))
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.results.metric_names import DELTA, EPSILON, NN_P
+from pipeline.results.metric_names import DELTA, EPSILON, NN_CHANCE, NN_P, NN_SHARE
 from sweeps.report.groups import NN_GAP, TUNED_KID, Group, label
 from sweeps.report.stats import Estimate, verdict
 
@@ -34,9 +34,8 @@ NEW_CLIENTS: tuple[Metric, ...] = (
     ("NN train", "final/adapt_nn_train"),
     ("NN test", "final/adapt_nn_test"),
     ("NN train - test", NN_GAP),
-    ("NN share", "final/adapt_nn_share"),
-    ("NN share, chance", "final/adapt_nn_chance"),
-    ("NN AUC", "final/adapt_nn_auc"),
+    ("NN share", NN_SHARE),
+    ("NN share, chance", NN_CHANCE),
     ("NN p", NN_P),
     ("epsilon", EPSILON),
     ("delta", DELTA),
@@ -81,9 +80,9 @@ CAPTIONS = {
     "loss on its unseen images. NN: distance of generated images, pixel by pixel, to the nearest "
     "training image and to the nearest of as many test images, and the first minus the second: "
     "clearly below zero speaks for memorisation. Share: of generated images, nearest to a training "
-    "image out of all training and test images; p: how often chance gives as much. AUC: training "
-    "images told from test images by the nearest generated one. Epsilon and delta: differential "
-    "privacy of one image of a new client, where it has any.",
+    "image out of all training and test images, and the share that chance gives; p: how often "
+    "chance gives as much. Epsilon and delta: differential privacy of one image of a new client, "
+    "where it has any.",
     "forgetting_and_cost": "KID at the last epoch of adaptation: own = above its lowest so far; "
     "global = lost for existing clients; replaced = lost if only the adapted client is left. "
     "Seconds: to fit a new client and to look at it, on one worker. "

@@ -29,6 +29,7 @@ from pipeline.federation.setup import FederationSetup, prepare
 from pipeline.inference.saved_run import SavedRun
 from pipeline.results.control_rows import control_rows
 from pipeline.results.metrics import adaptation_metrics
+from pipeline.results.neighbour_columns import copies_tags
 from pipeline.results.new_client_rows import new_client_rows
 from pipeline.results.recording import run_tags
 from pipeline.results.result import Result
@@ -142,7 +143,10 @@ def test_controls_are_scored_as_if_a_client_had_drawn_them(
     assert copies["nn_auc"] > 0.95
     assert copies["nn_p"] < 0.001 < fresh["nn_p"]
     assert adapted["kid"] == result.metrics["final/adapt_kid_after"]
-    assert adapted["nn_p"] == result.metrics["final/adapt_nn_p"]
+    near = [report.neighbours for report in result.adaptation.reports]
+    tags = copies_tags(near, result.setting.config.seed)
+    assert adapted["nn_p"] == float(tags["copies.nn_p"])
+    assert adapted["nn_share"] == pytest.approx(float(tags["copies.nn_share"]))
     assert abs(fresh["kid"]) < adapted["kid"]  # after two rounds nothing is drawn well
     clients = with_world(rows_of(result), result.setting, result.adaptation)
     assert copies["kid"] == pytest.approx(np.mean([row["kid_copies"] for row in clients]))
