@@ -48,7 +48,7 @@ class SentenceProjection(nn.Module):
         """Return (B, V) of vectors (B, D), or of none (B, 0)."""
         if vectors.shape[-1] == 0:
             vectors = vectors.new_zeros(*vectors.shape[:-1], self.text_dim)
-        return self.mlp(vectors.to(self.mlp[0].weight.dtype))
+        return self.mlp(vectors.float())  # zeros may come with the type of the timesteps
 
 
 def caption_encoder(config: ModelConfig) -> nn.Module | None:
