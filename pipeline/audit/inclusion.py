@@ -47,7 +47,7 @@ def one_run_audit(
         chosen,
         worker.adapter.start_state(client_id, settings.init, None),
         settings,
-        context.objective(batch_size=settings.batch_size),
+        context.objective(batch_size=settings.largest_step),
         _observe_nothing,
     )
     scores = reference_scores(worker, weights, client_id, adapted.state, images)

@@ -74,7 +74,7 @@ class ClientAdapter:
         inputs = client.for_training(context.config.seed)
         own = self.start_state(client_id, settings.init, mean_emb)
         if protection is None:
-            objective = context.objective(batch_size=settings.batch_size)
+            objective = context.objective(batch_size=settings.largest_step)
             more = (inputs, own, settings, objective, observer)
             adapted = adapt_client(context.model, start, *more)
         else:
@@ -188,12 +188,13 @@ class ClientAdapter:
         context, evaluator = self.context, self.evaluator
         start = context.on_device(weights)
         epochs = replace(settings, epochs=settings.tune_epochs, early_stopping=False)
-        objective = context.objective(batch_size=settings.batch_size)
+        objective = context.objective(batch_size=settings.largest_step)
         inputs = client.for_training(context.config.seed)
         extra = (PrivateState(), epochs, objective, _observe_nothing)
-        adapt_client(context.model, start, inputs, *extra)
-        images = evaluator.generate(client, None, evaluator.reference(start))
-        loss = evaluator.heldout_mean(client, None)
+        tuned = adapt_client(context.model, start, inputs, *extra).state
+        emb = load_client(context.model, start, tuned)
+        images = evaluator.generate(client, emb, evaluator.reference(start))
+        loss = evaluator.heldout_mean(client, emb)
         losses = HeldoutLosses(client.client_id, loss, None, None)
         return evaluator.samples(client, images), losses
 

@@ -31,6 +31,7 @@ ADDED += ("partition.new_clients", "partition.hidden", "partition.hidden_from_ne
 ADDED += ("federation.secure_aggregation",)
 ADDED += ("model.backbone", *ENTRANCE_KEYS, "method.rank", "method.freeze", "method.share_adapter")
 ADDED += ("partition.new_fraction", "partition.style", "eval.controls")
+ADDED += ("adapt.draws", "adapt.schedule", "adapt.average")
 OWN_NETWORK = ("width", "multipliers", "num_blocks", "attention", "cond_dim", "space_to_depth")
 NO_ROUNDS = {  # what stands for the rounds of a method that has none
     "federation.num_rounds": 1,
@@ -131,6 +132,7 @@ def _switched_off_by_privacy(privacy: PrivacyConfig) -> list[str]:
     if not privacy.adapt.is_on:
         return keys + [f"privacy.adapt.{name}" for name in vars(privacy.adapt)]
     keys += ["adapt.epochs", "adapt.lr", "adapt.batch_size"]
+    keys += ["adapt.draws", "adapt.schedule", "adapt.average"]
     if privacy.adapt.mechanism == "one_release":
         keys += ["adapt.eval_every", "adapt.group_size", "privacy.adapt.batch_size"]
     return keys

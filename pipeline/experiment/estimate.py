@@ -69,17 +69,21 @@ def pretraining_s(config: Config, costs: Costs) -> float:
 
 def adaptation_s(config: Config, costs: Costs) -> float:
     """Return the seconds of the new clients and of their evaluations on one CPU."""
-    num_images, num_looks = _new_client(config) if config.method.record.adapt_parts else (0, 0)
-    one = num_images * costs.train_s + (1 + num_looks) * _drawing_s(config, costs)
+    num_rows, num_looks = _new_client(config) if config.method.record.adapt_parts else (0, 0)
+    one = num_rows * costs.train_s + (1 + num_looks) * _drawing_s(config, costs)
     return config.federation.num_new_clients * one + _tuning_s(config, costs)
 
 
 def _new_client(config: Config) -> tuple[int, int]:
-    """Return how many images a new client trains on, with repetitions, and its looks afterwards."""
+    """Return how many rows a new client trains on, and its looks afterwards.
+
+    A row is an image with one draw of noise.
+    """
     settings, private = config.adapt, config.privacy.adapt
     num_images = settings.num_images or _images_per_client(config)
     if not private.is_on:
-        return settings.epochs * num_images, -(-settings.epochs // settings.eval_every)
+        num_rows = settings.epochs * settings.num_rows(num_images)
+        return num_rows, -(-settings.epochs // settings.eval_every)
     is_once = private.mechanism == "one_release"
     batch = num_images if is_once else min(num_images, private.batch_size)
     num_looks = 1 if is_once else -(-private.steps // settings.eval_every)
@@ -90,8 +94,8 @@ def _tuning_s(config: Config, costs: Costs) -> float:
     """Return the seconds in which pre-training clients fine-tune for a score; 0 if they do not."""
     if not config.scores_tuned:
         return 0.0
-    num_images = config.adapt.tune_epochs * _images_per_client(config)
-    return _num_looked_at(config) * (num_images * costs.train_s + _drawing_s(config, costs))
+    num_rows = config.adapt.tune_epochs * config.adapt.num_rows(_images_per_client(config))
+    return _num_looked_at(config) * (num_rows * costs.train_s + _drawing_s(config, costs))
 
 
 def measure(config: Config) -> Costs:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from spire_core.adaptation.descent import Descent
 from spire_core.config.adapt import AdaptConfig
 from spire_core.diffusion.process import Diffusion
 from spire_core.errors import DataError
@@ -17,9 +18,15 @@ from spire_core.federated.messages import steps_per_epoch
 from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.methods import CLIENT_EMB, NETWORK_PARTS
 from spire_core.network.flat_model import FlatModel
-from spire_core.training.adam import PartMoments
 from spire_core.training.context import ClientContext
-from spire_core.training.fit import Batch, TrainingObjective, client_batches, fit, seeded_dropout
+from spire_core.training.fit import (
+    Batch,
+    TrainingObjective,
+    client_batches,
+    fit,
+    seeded_dropout,
+    trained_leaves,
+)
 from spire_core.training.heldout import heldout_losses
 
 
@@ -154,22 +161,31 @@ def adapt_client(
     client_emb = None if emb is None else nn.Parameter(emb.clone())
     client, val = set_aside(client, config)
     curve = AdaptationCurve(model, client_emb, val, config, objective.diffusion, observe)
-    moments: dict[str, PartMoments] = {}
-    rates = dict.fromkeys(record.adapt_parts, config.lr or record.adapt_lr)
-    for epoch in range(1, config.epochs + 1) if rates else ():
-        image_batches, noise = epoch_streams(client, config.batch_size, epoch)
+    if not record.adapt_parts:
+        return curve.result()
+    leaves = trained_leaves(model, client_emb, record.adapt_parts)
+    more = (config.lr or record.adapt_lr, config, len(client.images), objective.betas)
+    descent = Descent(leaves, *more)
+    for epoch in range(1, config.epochs + 1):
+        image_batches, noise = epoch_streams(client, config, epoch)
         with seeded_dropout(model, client.seed, client.client_id, epoch):
-            loss, moments = fit(model, client_emb, image_batches, rates, moments, objective, noise)
-        if curve.end_epoch(epoch, loss):
+            loss = fit(model, client_emb, image_batches, descent, objective, noise)
+        with descent.averaged():
+            is_last = curve.end_epoch(epoch, loss)
+        if is_last:
             break
     return curve.result()
 
 
 def epoch_streams(
-    client: ClientContext, batch_size: int, epoch: int
+    client: ClientContext, config: AdaptConfig, epoch: int
 ) -> tuple[Iterator[Batch], torch.Generator]:
-    """Return a new client's batches of one epoch, and the stream of its noise."""
-    num_steps = steps_per_epoch(len(client.images), batch_size)
+    """Return a new client's batches of one epoch, and the stream of its noise.
+
+    A batch has a row for each image and noise draw.
+    """
+    num_steps = steps_per_epoch(len(client.images), config.batch_size)
     shuffle = client.generator("adapt_batch", epoch)
     noise = client.generator("adapt_noise", epoch)
-    return client_batches(client, batch_size, num_steps, shuffle), noise
+    once = client_batches(client, config.batch_size, num_steps, shuffle)
+    return (batch.repeated(config.draws_of(len(batch.images))) for batch in once), noise

@@ -18,23 +18,23 @@ from spire_core.adaptation.adapt import (
     epoch_streams,
     set_aside,
 )
+from spire_core.adaptation.descent import Descent
 from spire_core.config.adapt import AdaptConfig, can_adapt_together
 from spire_core.errors import ConfigError
 from spire_core.federated.private_state import PrivateState
 from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel, train_only
-from spire_core.training.adam import Adam
 from spire_core.training.context import ClientContext
 from spire_core.training.fit import Batch, StepNoise, TrainingObjective, to_float
 
 
 @dataclass
 class _EmbeddingFit:
-    """One new client of the batch: its images, its embedding with an Adam of its own, its curve."""
+    """One new client of the batch: its images, its embedding with its own steps, its curve."""
 
     client: ClientContext
     client_emb: nn.Parameter
-    optimizer: Adam
+    descent: Descent
     curve: AdaptationCurve
     losses: list[Tensor] = field(default_factory=list)  # of the current epoch
 
@@ -42,6 +42,11 @@ class _EmbeddingFit:
     def mean_loss(self) -> float:
         """Mean over the steps of the current epoch."""
         return float(torch.stack(self.losses).mean())
+
+    def end_epoch(self, epoch: int) -> bool:
+        """Record an epoch; return whether it was the last."""
+        with self.descent.averaged():
+            return self.curve.end_epoch(epoch, self.mean_loss)
 
 
 def adapt_embeddings(
@@ -74,8 +79,8 @@ def adapt_embeddings(
     ]
     active = fits
     for epoch in range(1, config.epochs + 1):
-        _run_epoch(model, active, config.batch_size, objective, epoch)
-        active = [one for one in active if not one.curve.end_epoch(epoch, one.mean_loss)]
+        _run_epoch(model, active, config, objective, epoch)
+        active = [one for one in active if not one.end_epoch(epoch)]
         if not active:
             break
     return [one.curve.result() for one in fits]
@@ -91,21 +96,21 @@ def _start_fit(
 ) -> _EmbeddingFit:
     client, val = set_aside(client, config)
     emb = nn.Parameter(start.parts[CLIENT_EMB].to(model.weights.device).clone())
-    rates = {CLIENT_EMB: config.lr or model.method.record.adapt_lr}
-    optimizer = Adam({CLIENT_EMB: emb}, rates, {}, objective.betas)
+    lr = config.lr or model.method.record.adapt_lr
+    descent = Descent({CLIENT_EMB: emb}, lr, config, len(client.images), objective.betas)
     curve = AdaptationCurve(model, emb, val, config, objective.diffusion, observe)
-    return _EmbeddingFit(client, emb, optimizer, curve)
+    return _EmbeddingFit(client, emb, descent, curve)
 
 
 def _run_epoch(
     model: FlatModel,
     fits: Sequence[_EmbeddingFit],
-    batch_size: int,
+    config: AdaptConfig,
     objective: TrainingObjective,
     epoch: int,
 ) -> None:
     """Take every client once through its images; those with fewer batches finish earlier."""
-    streams = [epoch_streams(one.client, batch_size, epoch) for one in fits]
+    streams = [epoch_streams(one.client, config, epoch) for one in fits]
     for one in fits:
         one.losses = []
     while True:
@@ -139,4 +144,4 @@ def _take_step(
     means.sum().backward()
     for (one, _, _), loss in zip(step, means.detach(), strict=True):
         one.losses.append(loss)
-        one.optimizer.step()
+        one.descent.step()

@@ -1,5 +1,6 @@
 """Settings of the adaptation of new clients (`adapt.*`)."""
 
+import math
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -14,7 +15,11 @@ class AdaptConfig:
 
     `lr`: None takes the method's own rate. `num_images`: the most training images of a new client.
     `init`: its embedding starts at "zero", at the "mean" of the pre-training embeddings, or at a
-    "random" draw from the distribution of their own start. `early_stopping`: a share `val_fraction`
+    "random" draw from the distribution of their own start. `draws`: noise draws per image and step;
+    None takes as many as fill a batch, so that a few images give a step as steady as many do.
+    `schedule`: the rate stays, or falls along half a cosine from the first step to the last.
+    `average`: the share of the last steps whose mean takes the place of the last iterate (Polyak &
+    Juditsky 1992), from the first of them on. `early_stopping`: a share `val_fraction`
     of its images is set aside, the epoch with the lowest denoising loss on them is kept (0 is the
     start), and training ends after `patience` epochs without a better one. `eval_every`: epochs
     between two points of the forgetting curves. `group_size`: new clients fitted in one batch, in
@@ -32,6 +37,9 @@ class AdaptConfig:
     batch_size: Annotated[int, Range(1, 100_000)] = 16
     num_images: Annotated[int | None, Range(1, advice="a new client learns from its images")] = None
     init: Annotated[str, Choice("zero", "mean", "random")] = "zero"
+    draws: Annotated[int | None, Range(1, 10_000, advice="null takes as many as fill a batch")] = 1
+    schedule: Annotated[str, Choice("constant", "cosine")] = "constant"
+    average: Annotated[float, Range(0, 1, advice="0 turns it off")] = 0.0
     early_stopping: bool = False
     val_fraction: Annotated[float, Range(above=0, below=1, advice="0.2 is usual")] = 0.2
     patience: Annotated[int, Range(1)] = 5
@@ -41,6 +49,31 @@ class AdaptConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "adapt")
+
+    def draws_of(self, num_images: int) -> int:
+        """Return the noise draws per image of a batch of so many images."""
+        return self.draws or max(1, self.batch_size // num_images)
+
+    def num_rows(self, num_images: int) -> int:
+        """Return the rows of an epoch over so many images: one for each image and noise draw."""
+        starts = range(0, num_images, self.batch_size)
+        sizes = [min(self.batch_size, num_images - start) for start in starts]
+        return sum(size * self.draws_of(size) for size in sizes)
+
+    @property
+    def largest_step(self) -> int:
+        """The most rows that a step has."""
+        return self.batch_size * (self.draws or 1)
+
+    def lr_scale(self, step: int, num_steps: int) -> float:
+        """Return the factor on the rate of a step, counted from 0."""
+        if self.schedule == "constant":
+            return 1.0
+        return 0.5 * (1 + math.cos(step / num_steps * math.pi))
+
+    def num_averaged(self, num_steps: int) -> int:
+        """Return how many of the last steps are averaged; 0 if none is."""
+        return max(1, round(self.average * num_steps)) if self.average > 0 else 0
 
 
 def can_adapt_together(method: Method, model: ModelConfig) -> bool:

@@ -20,9 +20,16 @@ from spire_core.federated.messages import AdamMoments, Broadcast, ClientUpdate, 
 from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL, MODULATION, NETWORK_PARTS
 from spire_core.network.flat_model import FlatModel, FlatWeights, Layout
-from spire_core.training.adam import PartMoments
+from spire_core.training.adam import Adam, PartMoments
 from spire_core.training.context import ClientContext
-from spire_core.training.fit import Batch, TrainingObjective, client_batches, fit, seeded_dropout
+from spire_core.training.fit import (
+    Batch,
+    TrainingObjective,
+    client_batches,
+    fit,
+    seeded_dropout,
+    trained_leaves,
+)
 from spire_core.training.proximal import ProximalTerm
 
 
@@ -83,16 +90,11 @@ def train_client(
     objective = objective_of_round(objective, model, broadcast, config, plan)
     with seeded_dropout(model, client.seed, client.client_id, plan.round_idx):
         for parts, count in phases(model, run.num_steps):
-            loss, trained = fit(
-                model,
-                run.client_emb,
-                itertools.islice(run.batches, count),
-                {part: rates[part] for part in parts},
-                run.moments,
-                objective,
-                run.noise,
-            )
-            run.moments |= trained
+            leaves = trained_leaves(model, run.client_emb, parts)
+            optimizer = Adam(leaves, rates, run.moments, objective.betas)
+            batches = itertools.islice(run.batches, count)
+            loss = fit(model, run.client_emb, batches, optimizer, objective, run.noise)
+            run.moments |= optimizer.moments
             run.total_loss += loss * count
     return finish_client(run, config, plan)
 

@@ -64,8 +64,11 @@ class Adam:
                 leaf.grad.zero_()
 
     @torch.no_grad()
-    def step(self) -> None:
-        """Take one step of Adam (Kingma & Ba 2015) in every part that has a gradient."""
+    def step(self, scale: float = 1.0) -> None:
+        """Take one step of Adam (Kingma & Ba 2015) in every part that has a gradient.
+
+        `scale`: a factor on the rates of this step.
+        """
         for part, leaf in self.leaves.items():
             if leaf.grad is None:
                 continue
@@ -83,7 +86,7 @@ class Adam:
                 amsgrad=False,
                 beta1=self.betas[0],
                 beta2=self.betas[1],
-                lr=self.rates[part],
+                lr=self.rates[part] * scale,
                 weight_decay=0.0,
                 eps=EPS,
                 maximize=False,

@@ -1,13 +1,13 @@
 """Local training: gradient steps of one client on chosen parts of the network and on its embedding.
 
-Pre-training rounds and the adaptation of new clients both call `fit`, with different parts, rates
-and moments. B: batch size; D_emb: numbers of an embedding; L: words of a caption.
+Pre-training rounds and the adaptation of new clients both call `fit`, with different parts and
+optimizers. B: batch size; D_emb: numbers of an embedding; L: words of a caption.
 """
 
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,6 @@ from spire_core.errors import ConfigError
 from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel, FlatWeights, train_only
 from spire_core.rng import derive_seed
-from spire_core.training.adam import Adam, PartMoments
 from spire_core.training.context import ClientContext
 from spire_core.training.proximal import ProximalTerm
 
@@ -27,6 +26,34 @@ class Batch(NamedTuple):
 
     images: Tensor
     tokens: Tensor | None = None
+
+    def repeated(self, times: int) -> "Batch":
+        """Return the batch so many times, one copy after the other.
+
+        The timesteps of a batch ascend (`sample_timesteps`), so that those of an image's copies are
+        spread evenly.
+        """
+        if times == 1:
+            return self
+        tokens = None if self.tokens is None else self.tokens.repeat(times, 1)
+        return Batch(self.images.repeat(times, 1, 1, 1), tokens)
+
+
+class Optimizer(Protocol):
+    """The steps of a training loop: `Adam`'s, or those of an object that has an `Adam`."""
+
+    @property
+    def leaves(self) -> Mapping[str, nn.Parameter]:
+        """The parts that train, by name."""
+        ...
+
+    def zero_grad(self) -> None:
+        """Set the gradients of all parts to zero."""
+        ...
+
+    def step(self) -> None:
+        """Take one step along the gradients."""
+        ...
 
 
 class StepNoise(NamedTuple):
@@ -206,19 +233,15 @@ def fit(
     model: FlatModel,
     client_emb: nn.Parameter | None,
     image_batches: Iterable[Batch],
-    rates: Mapping[str, float],
-    moments: Mapping[str, PartMoments],
+    optimizer: Optimizer,
     objective: TrainingObjective,
     generator: torch.Generator,
-) -> tuple[float, dict[str, PartMoments]]:
-    """Train the parts named in `rates`, one step on each batch.
+) -> float:
+    """Train an optimizer's parts, one step on each batch; return the mean denoising loss.
 
-    Changes the model's weights and the embedding in place. Returns the mean denoising loss and the
-    parts' new moments.
+    Changes the model's weights and the embedding in place.
     """
-    leaves = trained_leaves(model, client_emb, rates)
-    train_only(model.net, model.layout, leaves)
-    optimizer = Adam(leaves, rates, moments, objective.betas)
+    train_only(model.net, model.layout, optimizer.leaves)
     total, count = torch.zeros((), device=model.weights.device), 0
     with model.training():
         for images, tokens in image_batches:
@@ -226,7 +249,9 @@ def fit(
             x0 = to_float(images.to(model.weights.device))
             total += training_step(model, client_emb, x0, objective, generator, tokens)
             if objective.proximal is not None:
-                objective.proximal.add_gradient(model.weights, model.grads, model.layout, leaves)
+                objective.proximal.add_gradient(
+                    model.weights, model.grads, model.layout, optimizer.leaves
+                )
             optimizer.step()
             count += 1
-    return float(total) / max(1, count), optimizer.moments
+    return float(total) / max(1, count)

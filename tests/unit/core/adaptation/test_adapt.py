@@ -5,7 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from spire_core.adaptation.adapt import adapt_client, epoch_streams, num_trained, split_validation
+from spire_core.adaptation.adapt import (
+    Observe,
+    adapt_client,
+    epoch_streams,
+    num_trained,
+    split_validation,
+)
 from spire_core.config.adapt import AdaptConfig
 from spire_core.config.diffusion import DiffusionConfig
 from spire_core.config.method import MethodConfig
@@ -32,7 +38,7 @@ def trained_weights(method: str) -> torch.Tensor:
     return flat + 0.05 * torch.randn(flat.shape, generator=torch_generator(1, "perturb"))
 
 
-def adapt(method: str, **settings):
+def adapt(method: str, observe: Observe | None = None, **settings):
     model = FlatModel(MODEL, MethodConfig(name=method), 1)
     parts = {"client_emb": torch.zeros(MODEL.d_emb)} if METHODS[method].has_embedding else {}
     seen = []
@@ -43,7 +49,7 @@ def adapt(method: str, **settings):
         PrivateState(parts),
         AdaptConfig(**{"epochs": 3, "batch_size": 8, **settings}),
         OBJECTIVE,
-        observe=lambda epoch, *_: seen.append(epoch) or {"own_kid": 0.0},
+        observe or (lambda epoch, *_: seen.append(epoch) or {"own_kid": 0.0}),
     )
     return model, result, seen
 
@@ -117,6 +123,47 @@ def test_early_stopping_keeps_the_start_where_every_epoch_is_worse(method: str, 
         assert torch.equal(value, start)
 
 
+@pytest.mark.parametrize(("method", "part"), [("spire", "client_emb"), ("fedavg_ft", "body")])
+def test_the_mean_of_the_last_iterates_is_observed_and_kept(method: str, part: str) -> None:
+    """One step an epoch. The iterates themselves are those without the mean."""
+
+    def fitted(average: float) -> tuple[list[torch.Tensor], torch.Tensor]:
+        seen = list[torch.Tensor]()
+
+        def observe(_: int, model: FlatModel, emb: torch.Tensor | None) -> dict[str, float]:
+            own = model.weights[model.layout.parts["body"]] if emb is None else emb.detach()
+            seen.append(own.clone())
+            return {}
+
+        settings = {"epochs": 4, "batch_size": 20, "average": average}
+        return seen, adapt(method, observe, **settings)[1].state.parts[part]
+
+    (iterates, last), (seen, kept) = fitted(0.0), fitted(0.5)
+    assert torch.equal(last, iterates[4])
+    for epoch in range(4):
+        assert torch.equal(seen[epoch], iterates[epoch])
+    assert torch.equal(seen[4], kept)
+    torch.testing.assert_close(kept, (iterates[3] + iterates[4]) / 2, rtol=1e-5, atol=1e-7)
+    assert not torch.equal(kept, last)
+
+
+def test_more_draws_make_the_steps_of_a_few_images_steadier() -> None:
+    """The spread of the first epoch's loss over clients that hold the same two images."""
+
+    def spread(draws: int | None) -> float:
+        model = FlatModel(MODEL, MethodConfig(name="spire"), 1)
+        weights, losses = trained_weights("spire"), []
+        config = AdaptConfig(epochs=1, batch_size=32, draws=draws, lr=1e-9)
+        for client_id in range(12):
+            client = ClientContext(client_id, 2, IMAGES[:2])
+            start = PrivateState({"client_emb": torch.zeros(MODEL.d_emb)})
+            more = (client, start, config, OBJECTIVE, lambda *_: {})
+            losses.append(adapt_client(model, weights, *more).curve[1].train_loss)
+        return float(torch.tensor(losses).std())
+
+    assert spread(None) < spread(1) / 3
+
+
 def test_validation_split_is_disjoint_and_needs_two_images() -> None:
     train, val = split_validation(ClientContext(1, 0, IMAGES), 0.2)
     assert (len(train.images), len(val.images)) == (16, 4)
@@ -146,7 +193,7 @@ def test_every_epoch_of_every_client_has_an_order_and_noise_of_its_own(
 ) -> None:
     def streams(client_id: int, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
         client = ClientContext(client_id, 0, torch.arange(20))
-        order, noise = epoch_streams(client, 8, epoch)
+        order, noise = epoch_streams(client, AdaptConfig(batch_size=8), epoch)
         return torch.cat([batch.images for batch in order]), torch.randn(4, generator=noise)
 
     for first, other in zip(streams(5, 1), streams(client_id, epoch), strict=True):

@@ -85,7 +85,15 @@ def assert_close(found: list[Adapted], expected: list[Adapted], tolerance: float
                 assert mine[name] == close, name
 
 
-@pytest.mark.parametrize("settings", [{}, {"early_stopping": True, "lr": 0.5, "patience": 1}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"early_stopping": True, "lr": 0.5, "patience": 1},
+        {"draws": None, "schedule": "cosine", "average": 0.5},
+        {"draws": 2, "average": 0.6, "early_stopping": True, "lr": 0.1},
+    ],
+)
 @pytest.mark.usefixtures("float64")
 def test_together_is_one_by_one(settings: dict[str, Any]) -> None:
     found, seen = fit_all(True, **settings)
@@ -96,7 +104,7 @@ def test_together_is_one_by_one(settings: dict[str, Any]) -> None:
 
 @pytest.mark.usefixtures("float64")
 def test_captions_are_shown_together_as_one_by_one() -> None:
-    settings = {"early_stopping": True, "lr": 0.05}
+    settings = {"early_stopping": True, "lr": 0.05, "draws": 2}
     found, _ = fit_all(True, WORDS, **settings)
     assert_close(found, fit_all(False, WORDS, **settings)[0], 1e-10)
     embs = [

@@ -27,9 +27,9 @@ from spire_core.network.grouped_layers import FlatGroup
 from spire_core.network.unet import UNet
 from spire_core.partition.split import ClientSplit, Partition
 from spire_core.rng import torch_generator
-from spire_core.training.adam import PartMoments
+from spire_core.training.adam import Adam, PartMoments
 from spire_core.training.context import ClientContext
-from spire_core.training.fit import Batch, TrainingObjective, fit, to_float
+from spire_core.training.fit import Batch, TrainingObjective, fit, to_float, trained_leaves
 from spire_core.training.proximal import ProximalTerm
 
 MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(1,), cond_dim=16)
@@ -105,7 +105,9 @@ def test_a_step_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     moments = {BODY: PartMoments(torch.zeros_like(anchor), before, torch.tensor(1e6))}
     objective = TrainingObjective(DIFFUSION, (0.0, 0.5), proximal=ProximalTerm(0.5, anchor))
     noise = torch_generator(SEED, "noise")
-    fit(model, None, [Batch(client(0).images)], {BODY: 0.3}, moments, objective, noise)
+    leaves = trained_leaves(model, None, (BODY,))
+    optimizer = Adam(leaves, {BODY: 0.3}, moments, objective.betas)
+    fit(model, None, [Batch(client(0).images)], optimizer, objective, noise)
     torch.testing.assert_close(model.weights, anchor + 0.2 - 0.3 * 0.1, rtol=0, atol=1e-6)
 
 

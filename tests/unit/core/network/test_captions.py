@@ -16,8 +16,15 @@ from spire_core.methods import BODY
 from spire_core.network.flat_model import FlatModel, initial_weights
 from spire_core.network.words import caption_tokens
 from spire_core.rng import torch_generator
+from spire_core.training.adam import Adam
 from spire_core.training.context import ClientContext
-from spire_core.training.fit import TrainingObjective, batches, client_batches, fit
+from spire_core.training.fit import (
+    TrainingObjective,
+    batches,
+    client_batches,
+    fit,
+    trained_leaves,
+)
 from spire_core.training.heldout import heldout_losses
 
 WORDS = ("latin", "small", "capital", "letter", "q")
@@ -202,7 +209,8 @@ def test_a_network_learns_what_captions_say() -> None:
     client = ClientContext(1, 0, images, tokens)
     objective = TrainingObjective(diffusion, (0.9, 0.999), text_dropout=0.1)
     steps = client_batches(client, 16, 120, torch_generator(0, "b"))
-    fit(model, None, steps, {BODY: 3e-3}, {}, objective, torch_generator(0, "n"))
+    optimizer = Adam(trained_leaves(model, None, (BODY,)), {BODY: 3e-3}, {}, objective.betas)
+    fit(model, None, steps, optimizer, objective, torch_generator(0, "n"))
 
     def loss(tokens: torch.Tensor) -> float:
         return float(heldout_losses(model, None, replace(client, tokens=tokens), diffusion).mean())

@@ -43,6 +43,8 @@ def test_epochs_of_new_clients_are_counted() -> None:
     words = ("adapt.epochs=7", "adapt.eval_every=3", "adapt.num_images=8")
     config = load_config(None, [*DRAWS, *SIZES, *words])
     assert adaptation_s(config, COSTS) == pytest.approx(2 * (7 * 8 + 4))
+    draws = load_config(None, [*DRAWS, *SIZES, *words, "adapt.draws=null"])  # batches of 16
+    assert adaptation_s(draws, COSTS) == pytest.approx(2 * (7 * 16 + 4))
     nobody_trains = load_config(None, [*DRAWS, *SIZES, *words, "method=fedavg"])
     assert adaptation_s(nobody_trains, COSTS) == pytest.approx(2 * 1)
     tuned = (*words, "partition.client_size=40", "adapt.tune_epochs=2", "method=fedavg_ft")
