@@ -118,7 +118,7 @@ MUTATIONS = (
     _mutation(
         "embedding dropout is ignored",
         "spire_core/training/fit.py",
-        "if has_embedding and self.emb_dropout > 0:",
+        "if client_emb is not None and self.emb_dropout > 0:",
         "if False:",
         f"{CORE}/training/test_fit.py",
     ),

@@ -23,7 +23,8 @@ from spire_core.diffusion.process import Diffusion, sample_timesteps
 from spire_core.network.flat_model import initial_weights
 from spire_core.network.unet import UNet
 from spire_core.rng import torch_generator
-from spire_core.training.fit import batches, to_float
+from spire_core.training.batches import batches
+from spire_core.training.fit import to_float
 
 DATA = Path("build/peers/clients.npy")  # (200, 100, 1, 16, 16) uint8
 NUM_PROCESSES, BATCH_SIZE, LR, SEED = 2, 32, 1e-3, 0

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from pipeline.audit.embedding_search import search_embedding
 from pipeline.audit.round_messages import Message, ObservedRound
+from spire_core.config.client import ClientConfig
 from spire_core.federated.messages import Broadcast, ClientUpdate
 from spire_core.methods import EMB_PROJ
 from spire_core.network.flat_model import FlatModel
@@ -120,9 +121,11 @@ class ConditionReader:
 class CuriousServer:
     """Computes embeddings from updates to one broadcast."""
 
-    def __init__(self, model: FlatModel, broadcast: Broadcast, beta1: float, max_t: int) -> None:
+    def __init__(
+        self, model: FlatModel, broadcast: Broadcast, client: ClientConfig, max_t: int
+    ) -> None:
         """Take the network, whose weights are overwritten with the broadcast's."""
-        self.model, self.broadcast, self.beta1 = model, broadcast, beta1
+        self.model, self.broadcast, self.client = model, broadcast, client
         model.load(torch.tensor(broadcast.weights, device=model.weights.device))
         self.d_emb = model.net.config.d_emb
         # The layers of a pre-trained network that read the conditioning vector are not sent.
@@ -161,20 +164,21 @@ class CuriousServer:
             return None
         after, averaged = update.moments.exp_avg, self.broadcast.moments
         before = np.zeros_like(after) if averaged is None else averaged.exp_avg[: after.size]
-        return gradients_in_moment(after, before, self.beta1, update.num_steps)
+        num_steps = update.num_steps - self.client.emb_first_steps  # of the shared weights
+        return gradients_in_moment(after, before, self.client.betas[0], num_steps)
 
     def _entrance_of(self, vector: np.ndarray) -> np.ndarray:
         return vector[self.model.layout.parts[EMB_PROJ]].reshape(-1, self.d_emb)
 
 
 def attack_messages(
-    model: FlatModel, rounds: Sequence[ObservedRound], beta1: float, max_t: int
+    model: FlatModel, rounds: Sequence[ObservedRound], client: ClientConfig, max_t: int
 ) -> MessageLeak:
     """Return what the messages of these rounds give away; the model's weights are overwritten."""
     found: list[tuple[Message, dict[str, np.ndarray | None], np.ndarray]] = []
     members, others = [], []
     for one in rounds:
-        server = CuriousServer(model, one.broadcast, beta1, max_t)
+        server = CuriousServer(model, one.broadcast, client, max_t)
         embs = np.stack([message.client_emb for message in one.messages])
         everybody = np.concatenate([embs, one.others])
         found += [(m, server.directions(m.update), everybody) for m in one.messages]

@@ -3,7 +3,7 @@
 Trainer, evaluator and adapter share one context. It knows no client and no file.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -47,17 +47,25 @@ class ModelContext:
         """Return a copy of the weights (P,) on the device."""
         return torch.tensor(weights, device=self.device)
 
-    def objective(
-        self,
-        emb_dropout: float = 0.0,
-        batch_size: int | None = None,
-        text_dropout: float = 0.0,
-    ) -> TrainingObjective:
-        """Return the training objective; `batch_size` is that of a network that may be compiled."""
+    def objective(self, batch_size: int | None = None) -> TrainingObjective:
+        """Return the objective of new clients.
+
+        `batch_size`: the most rows of a step, for a network that may be compiled.
+        """
         client = self.config.client
         compiled_batch = batch_size if client.compile else None
-        settings = (client.betas, emb_dropout, client.precision, compiled_batch)
-        return TrainingObjective(self.diffusion, *settings, text_dropout=text_dropout)
+        settings = (client.betas, 0.0, client.precision, compiled_batch)
+        return TrainingObjective(self.diffusion, *settings)
+
+    def round_objective(self, batch_size: int | None = None) -> TrainingObjective:
+        """Return the objective of rounds, which drops embeddings and captions and adds noise."""
+        client = self.config.client
+        return replace(
+            self.objective(batch_size),
+            emb_dropout=client.emb_dropout,
+            text_dropout=client.text_dropout,
+            emb_noise=client.emb_noise,
+        )
 
     def new_state(self, client_id: int) -> PrivateState:
         """Return the private state of a client before its first round; its embedding is random."""

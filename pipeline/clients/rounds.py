@@ -74,10 +74,7 @@ class ClientTrainer:
         context, config = self.context, self.context.config.client
         inputs = [client.for_training(context.config.seed) for client in clients]
         if len(inputs) == 1:
-            dropouts = config.emb_dropout, config.batch_size, config.text_dropout
-            objective = context.objective(*dropouts)
-            settings = (config, objective, plan)
+            settings = (config, context.round_objective(config.batch_size), plan)
             return [train_client(context.model, broadcast, inputs[0], states[0], *settings)]
-        objective = context.objective(config.emb_dropout, text_dropout=config.text_dropout)
-        settings = (config, objective, plan)
+        settings = (config, context.round_objective(), plan)
         return train_group(self.group, broadcast, inputs, states, *settings)

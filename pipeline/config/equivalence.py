@@ -18,6 +18,8 @@ from spire_core.methods import Method
 
 EMBEDDING_KEYS = ("model.d_emb", "client.emb_lr", "client.emb_proj_lr_factor", "adapt.init")
 EMBEDDING_KEYS += ("client.emb_init_std", "client.emb_dropout", "client.private_moments")
+EMBEDDING_KEYS += ("client.emb_noise", "client.emb_prior", "client.emb_first_steps")
+EMBEDDING_KEYS += ("adapt.emb_prior",)
 LOCAL_LAYER_KEYS = ("method.local_layers", "method.phases", "method.share_until")
 ENTRANCE_KEYS = ("method.entrance", "method.projection")
 # How every client trains, also a new one of a method without rounds.
@@ -31,7 +33,8 @@ ADDED += ("partition.new_clients", "partition.hidden", "partition.hidden_from_ne
 ADDED += ("federation.secure_aggregation",)
 ADDED += ("model.backbone", *ENTRANCE_KEYS, "method.rank", "method.freeze", "method.share_adapter")
 ADDED += ("partition.new_fraction", "partition.style", "eval.controls")
-ADDED += ("adapt.draws", "adapt.schedule", "adapt.average")
+ADDED += ("adapt.draws", "adapt.schedule", "adapt.average", "adapt.emb_prior")
+ADDED += ("client.emb_noise", "client.emb_prior", "client.emb_first_steps")
 OWN_NETWORK = ("width", "multipliers", "num_blocks", "attention", "cond_dim", "space_to_depth")
 NO_ROUNDS = {  # what stands for the rounds of a method that has none
     "federation.num_rounds": 1,
@@ -132,7 +135,7 @@ def _switched_off_by_privacy(privacy: PrivacyConfig) -> list[str]:
     if not privacy.adapt.is_on:
         return keys + [f"privacy.adapt.{name}" for name in vars(privacy.adapt)]
     keys += ["adapt.epochs", "adapt.lr", "adapt.batch_size"]
-    keys += ["adapt.draws", "adapt.schedule", "adapt.average"]
+    keys += ["adapt.draws", "adapt.schedule", "adapt.average", "adapt.emb_prior"]
     if privacy.adapt.mechanism == "one_release":
         keys += ["adapt.eval_every", "adapt.group_size", "privacy.adapt.batch_size"]
     return keys

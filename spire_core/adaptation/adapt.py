@@ -18,15 +18,9 @@ from spire_core.federated.messages import steps_per_epoch
 from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.methods import CLIENT_EMB, NETWORK_PARTS
 from spire_core.network.flat_model import FlatModel
+from spire_core.training.batches import Batch, client_batches
 from spire_core.training.context import ClientContext
-from spire_core.training.fit import (
-    Batch,
-    TrainingObjective,
-    client_batches,
-    fit,
-    seeded_dropout,
-    trained_leaves,
-)
+from spire_core.training.fit import TrainingObjective, fit, seeded_dropout, trained_leaves
 from spire_core.training.heldout import heldout_losses
 
 
@@ -164,8 +158,8 @@ def adapt_client(
     if not record.adapt_parts:
         return curve.result()
     leaves = trained_leaves(model, client_emb, record.adapt_parts)
-    more = (config.lr or record.adapt_lr, config, len(client.images), objective.betas)
-    descent = Descent(leaves, *more)
+    lr = config.lr or record.adapt_lr
+    descent = Descent(leaves, lr, config, client, objective.betas)
     for epoch in range(1, config.epochs + 1):
         image_batches, noise = epoch_streams(client, config, epoch)
         with seeded_dropout(model, client.seed, client.client_id, epoch):

@@ -24,8 +24,9 @@ from spire_core.errors import ConfigError
 from spire_core.federated.private_state import PrivateState
 from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel, train_only
+from spire_core.training.batches import Batch
 from spire_core.training.context import ClientContext
-from spire_core.training.fit import Batch, StepNoise, TrainingObjective, to_float
+from spire_core.training.fit import StepNoise, TrainingObjective, to_float
 
 
 @dataclass
@@ -97,7 +98,7 @@ def _start_fit(
     client, val = set_aside(client, config)
     emb = nn.Parameter(start.parts[CLIENT_EMB].to(model.weights.device).clone())
     lr = config.lr or model.method.record.adapt_lr
-    descent = Descent({CLIENT_EMB: emb}, lr, config, len(client.images), objective.betas)
+    descent = Descent({CLIENT_EMB: emb}, lr, config, client, objective.betas)
     curve = AdaptationCurve(model, emb, val, config, objective.diffusion, observe)
     return _EmbeddingFit(client, emb, descent, curve)
 
@@ -132,8 +133,8 @@ def _take_step(
     """Take one step of each client's embedding on its own batch."""
     x0s = [to_float(batch.images.to(model.weights.device)) for _, batch, _ in step]
     draws = [
-        objective.draw_noise(x0.shape, True, noise, batch.tokens)
-        for x0, (_, batch, noise) in zip(x0s, step, strict=True)
+        objective.draw_noise(x0.shape, one.client_emb, noise, batch.tokens)
+        for x0, (one, batch, noise) in zip(x0s, step, strict=True)
     ]
     noise = StepNoise(*(torch.cat(same) for same in zip(*draws, strict=True)))
     embs = [one.client_emb.expand(len(x0), -1) for x0, (one, _, _) in zip(x0s, step, strict=True)]

@@ -58,9 +58,12 @@ def images_at_once(num_draws: int) -> int:
 
 
 def whole_draws(t: Tensor, eps: Tensor, tokens: Tensor) -> StepNoise:
-    """Return draws t (N,) and eps (N, C, H, W) that drop no embedding and no caption (N, L)."""
+    """Return draws t (N,) and eps (N, C, H, W) that drop no caption (N, L).
+
+    Embeddings are shown as they are.
+    """
     kept = torch.ones(len(t), 1, dtype=torch.bool, device=t.device)
-    return StepNoise(t, eps, kept, tokens)
+    return StepNoise(t, eps, kept, tokens, torch.zeros(len(t), 0, device=t.device))
 
 
 def embedding_gradients(

@@ -21,15 +21,9 @@ from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL, MODULATION, NETWORK_PARTS
 from spire_core.network.flat_model import FlatModel, FlatWeights, Layout
 from spire_core.training.adam import Adam, PartMoments
+from spire_core.training.batches import Batch, client_batches
 from spire_core.training.context import ClientContext
-from spire_core.training.fit import (
-    Batch,
-    TrainingObjective,
-    client_batches,
-    fit,
-    seeded_dropout,
-    trained_leaves,
-)
+from spire_core.training.fit import TrainingObjective, fit, seeded_dropout, trained_leaves
 from spire_core.training.proximal import ProximalTerm
 
 
@@ -51,9 +45,19 @@ def _shared_moments(
     }
 
 
-def phases(model: FlatWeights, num_steps: int) -> list[tuple[tuple[str, ...], int]]:
+def num_first_steps(model: FlatWeights, config: ClientConfig) -> int:
+    """Return the steps of a round, before all others, in which the embedding trains alone."""
+    return config.emb_first_steps if model.method.record.has_embedding else 0
+
+
+def phases(
+    model: FlatWeights, num_steps: int, config: ClientConfig
+) -> list[tuple[tuple[str, ...], int]]:
     """Return the phases of a round in order: the parts that train, and for how many steps."""
     shared = (BODY, MODULATION, EMB_PROJ, CLIENT_EMB)
+    first = num_first_steps(model, config)
+    if first > 0:
+        return [((CLIENT_EMB,), first), (shared, num_steps - first)]
     if model.method.record.has_local_layers and model.method.phases == "alternate":
         first = (num_steps + 1) // 2
         return [((LOCAL,), first), (shared, num_steps - first)]
@@ -89,9 +93,9 @@ def train_client(
     rates = config.rates(plan.lr_scale)
     objective = objective_of_round(objective, model, broadcast, config, plan)
     with seeded_dropout(model, client.seed, client.client_id, plan.round_idx):
-        for parts, count in phases(model, run.num_steps):
+        for parts, count in phases(model, run.num_steps, config):
             leaves = trained_leaves(model, run.client_emb, parts)
-            optimizer = Adam(leaves, rates, run.moments, objective.betas)
+            optimizer = Adam(leaves, rates, run.moments, objective.betas, run.decay)
             batches = itertools.islice(run.batches, count)
             loss = fit(model, run.client_emb, batches, optimizer, objective, run.noise)
             run.moments |= optimizer.moments
@@ -111,6 +115,7 @@ class ClientRun:
     batches: Iterator[Batch]
     noise: torch.Generator
     averaged: AdamMoments | None  # the moments that the server handed out
+    decay: dict[str, float]  # of a prior, by part
     total_loss: float = 0.0
 
 
@@ -129,6 +134,7 @@ def start_client(
     moments = _shared_moments(model, broadcast, config)
     moments |= {part: kept.to(device) for part, kept in state.moments.items()}
     num_steps = plan.num_steps(client.client_id, len(images), config.batch_size)
+    num_steps += num_first_steps(model, config)
     order = client.generator("batch", plan.round_idx)
     return ClientRun(
         client,
@@ -139,6 +145,7 @@ def start_client(
         client_batches(client, config.batch_size, num_steps, order),
         client.generator("noise", plan.round_idx),
         broadcast.moments,
+        {CLIENT_EMB: client.prior_decay(config.emb_prior)},
     )
 
 

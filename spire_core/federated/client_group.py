@@ -49,7 +49,7 @@ def train_group(
     ]
     rates = config.rates(plan.lr_scale)
     objective = objective_of_round(objective, group.clients[0], broadcast, config, plan)
-    for phase in zip(*(phases(run.model, run.num_steps) for run in runs), strict=True):
+    for phase in zip(*(phases(run.model, run.num_steps, config) for run in runs), strict=True):
         parts, counts = phase[0][0], [count for _, count in phase]
         fit_group(group, runs, counts, {part: rates[part] for part in parts}, objective)
     finished = {run.client.client_id: finish_client(run, config, plan) for run in runs}
@@ -70,7 +70,7 @@ def fit_group(
     leaves = [trained_leaves(run.model, run.client_emb, rates) for run in runs]
     train_only(group.net, group.layout, rates)
     optimizers = [
-        Adam(own, rates, run.moments, objective.betas)
+        Adam(own, rates, run.moments, objective.betas, run.decay)
         for own, run in zip(leaves, runs, strict=True)
     ]
     totals = torch.zeros(len(runs), device=group.weights.device)
@@ -96,7 +96,7 @@ def group_step(group: FlatGroup, runs: Sequence[ClientRun], objective: TrainingO
     batches = [next(run.batches) for run in runs]
     x0s = [to_float(batch.images.to(device)) for batch in batches]
     draws = [
-        objective.draw_noise(x0.shape, run.client_emb is not None, run.noise, batch.tokens)
+        objective.draw_noise(x0.shape, run.client_emb, run.noise, batch.tokens)
         for x0, run, batch in zip(x0s, runs, batches, strict=True)
     ]
     noise = StepNoise(*(pad_sequence(list(same)) for same in zip(*draws, strict=True)))

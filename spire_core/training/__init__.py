@@ -1,6 +1,7 @@
 """Local training: gradient steps of one client.
 
 context         a client: its id, the seed and its images
+batches         a client's images in batches
 fit             the objective, the training step and the loop over batches
 proximal        the proximal term of FedProx
 adam            Adam whose moments are values

@@ -17,26 +17,8 @@ from spire_core.errors import ConfigError
 from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel, FlatWeights, train_only
 from spire_core.rng import derive_seed
-from spire_core.training.context import ClientContext
+from spire_core.training.batches import Batch
 from spire_core.training.proximal import ProximalTerm
-
-
-class Batch(NamedTuple):
-    """uint8 images (B, C, H, W) and their captions' tokens (B, L), None without text."""
-
-    images: Tensor
-    tokens: Tensor | None = None
-
-    def repeated(self, times: int) -> "Batch":
-        """Return the batch so many times, one copy after the other.
-
-        The timesteps of a batch ascend (`sample_timesteps`), so that those of an image's copies are
-        spread evenly.
-        """
-        if times == 1:
-            return self
-        tokens = None if self.tokens is None else self.tokens.repeat(times, 1)
-        return Batch(self.images.repeat(times, 1, 1, 1), tokens)
 
 
 class Optimizer(Protocol):
@@ -59,14 +41,15 @@ class Optimizer(Protocol):
 class StepNoise(NamedTuple):
     """The random draws of one training step, and the captions that it shows.
 
-    `kept` tells which examples are shown with the client's embedding (embedding dropout). In
-    `tokens` dropped captions have no word.
+    `kept` tells which examples are shown with the client's embedding (embedding dropout), `shift`
+    the noise on it. In `tokens` dropped captions have no word.
     """
 
     t: Tensor  # (B,)
     eps: Tensor  # (B, C, H, W)
     kept: Tensor  # (B, 1), bool
     tokens: Tensor  # (B, L), int64; L is 0 without text
+    shift: Tensor  # (B, D_emb); D_emb is 0 without noise
 
 
 @dataclass(frozen=True)
@@ -83,29 +66,32 @@ class TrainingObjective:
     compiled_batch: int | None = None
     proximal: ProximalTerm | None = None
     text_dropout: float = 0.0
+    emb_noise: float = 0.0
 
     def draw_noise(
         self,
         shape: torch.Size,
-        has_embedding: bool,
+        client_emb: Tensor | None,
         generator: torch.Generator,
         tokens: Tensor | None = None,
     ) -> StepNoise:
         """Return the draws of a step for a batch of this shape (B, C, H, W), on the CPU.
 
-        `tokens` (B, L) are its captions.
+        `client_emb` (D_emb,) is the client's embedding, `tokens` (B, L) are the batch's captions.
         """
         config = self.diffusion.config
         t = sample_timesteps(shape[0], config.num_timesteps, config.t_power, generator)
         eps = torch.randn(shape, generator=generator)
-        kept = torch.ones(shape[0], 1, dtype=torch.bool)
-        if has_embedding and self.emb_dropout > 0:
+        kept, shift = torch.ones(shape[0], 1, dtype=torch.bool), torch.zeros(shape[0], 0)
+        if client_emb is not None and self.emb_dropout > 0:
             kept = torch.rand(shape[0], 1, generator=generator) >= self.emb_dropout
+        if client_emb is not None and self.emb_noise > 0:
+            shift = self.emb_noise * torch.randn(shape[0], len(client_emb), generator=generator)
         if tokens is None:
             tokens = torch.zeros(shape[0], 0, dtype=torch.int64)
         elif self.text_dropout > 0:
             tokens = tokens * (torch.rand(shape[0], 1, generator=generator) >= self.text_dropout)
-        return StepNoise(t, eps, kept, tokens)
+        return StepNoise(t, eps, kept, tokens, shift)
 
     def losses(
         self, net: Callable[..., Tensor], embs: Tensor | None, x0: Tensor, noise: StepNoise
@@ -115,7 +101,9 @@ class TrainingObjective:
         `embs` (D_emb,) or (B, D_emb) are the embeddings that the network is shown. All arguments
         and the result may have a dimension K of clients after B.
         """
-        t, eps, kept, tokens = (draws.to(x0.device) for draws in noise)
+        t, eps, kept, tokens, shift = (draws.to(x0.device) for draws in noise)
+        if embs is not None and shift.shape[-1] > 0:
+            embs = embs + shift  # (B, D_emb)
         condition = None if embs is None else embs * kept  # (B, D_emb)
         shown = (condition, tokens) if tokens.shape[-1] > 0 else (condition,)
 
@@ -136,28 +124,6 @@ def to_float(images: Tensor) -> Tensor:
     trained weights.
     """
     return images.contiguous().float() / 127.5 - 1.0
-
-
-def batches(
-    images: Tensor, batch_size: int, num_steps: int, generator: torch.Generator
-) -> Iterator[Tensor]:
-    """Yield `num_steps` batches: passes over the images, which are reshuffled before each pass."""
-    taken = 0
-    while taken < num_steps:
-        for index in torch.randperm(len(images), generator=generator).split(batch_size):
-            if taken == num_steps:
-                return
-            taken += 1
-            yield images[index]
-
-
-def client_batches(
-    client: ClientContext, batch_size: int, num_steps: int, generator: torch.Generator
-) -> Iterator[Batch]:
-    """Yield a client's batches, images with their captions, in the order of `batches`."""
-    for index in batches(torch.arange(len(client.images)), batch_size, num_steps, generator):
-        tokens = None if client.tokens is None else client.tokens[index]
-        yield Batch(client.images[index], tokens)
 
 
 @contextlib.contextmanager
@@ -219,7 +185,7 @@ def training_step(
     `tokens` (B, L) are its captions.
     """
     net, size, errors = model.net, len(x0), contextlib.nullcontext()
-    noise = objective.draw_noise(x0.shape, client_emb is not None, generator, tokens)
+    noise = objective.draw_noise(x0.shape, client_emb, generator, tokens)
     if objective.compiled_batch is not None:  # torch would compile the network anew for each shape
         x0, *draws = (filled(rows, objective.compiled_batch) for rows in (x0, *noise))
         net, noise, errors = model.compiled, StepNoise(*draws), compiling()

@@ -9,7 +9,8 @@ from spire_core.adaptation.descent import Descent
 from spire_core.config.adapt import AdaptConfig
 from spire_core.diffusion.process import sample_timesteps
 from spire_core.rng import torch_generator
-from spire_core.training.fit import Batch
+from spire_core.training.batches import Batch
+from spire_core.training.context import ClientContext
 
 ROOT = 0.5**0.5  # the cosine of an eighth of a turn
 
@@ -21,7 +22,8 @@ def positions(**settings) -> list[tuple[float, float]]:
     """
     leaf = torch.nn.Parameter(torch.zeros(1))
     config = AdaptConfig(epochs=2, batch_size=3, **settings)
-    descent, seen = Descent({"part": leaf}, 0.1, config, 6, (0.9, 0.999)), []
+    client = ClientContext(0, 0, torch.zeros(6, 1, 1, 1))
+    descent, seen = Descent({"part": leaf}, 0.1, config, client, (0.9, 0.999)), []
     for _ in range(4):  # two of each epoch
         leaf.grad = -torch.ones(1)
         descent.step()

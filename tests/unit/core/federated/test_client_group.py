@@ -65,12 +65,19 @@ def two_rounds(
     group_size: int,
     prox_mu: float = 0.0,
     network: ModelConfig = MODEL,
+    more: tuple[tuple[str, Any], ...] = (),
     **plan: Any,
 ) -> Finished:
-    """Two rounds of all clients, with the plain mean between them; group_size 0 is the loop."""
-    config = ClientConfig(batch_size=8, opt_state=opt_state, emb_dropout=0.2, prox_mu=prox_mu)
-    diffusion = Diffusion.of(DiffusionConfig())
-    objective = TrainingObjective(diffusion, config.betas, 0.2, text_dropout=0.3)
+    """Two rounds of all clients, with the plain mean between them; group_size 0 is the loop.
+
+    `more`: further settings of the clients.
+    """
+    settings = {"opt_state": opt_state, "prox_mu": prox_mu, **dict(more)}
+    config = ClientConfig(batch_size=8, emb_dropout=0.2, **settings)
+    dropouts = {"text_dropout": 0.3, "emb_noise": config.emb_noise}
+    objective = TrainingObjective(
+        Diffusion.of(DiffusionConfig()), config.betas, config.emb_dropout, **dropouts
+    )
     ids = list(range(len(SIZES)))
     model, group = FlatModel(network, method, 1), FlatGroup(network, method, 1, group_size)
     tokens = [client_tokens(c) if network.text == "words" else None for c in ids]
@@ -79,15 +86,15 @@ def two_rounds(
     broadcast, finished = Broadcast(start(method, network)), []
     for round_idx in range(2):
         told = RoundPlan(round_idx, 0.5, shares_local=round_idx == 0, **plan)
-        more = (config, objective, told)
+        run = (config, objective, told)
         if group_size == 0:
-            finished = [train_client(model, broadcast, clients[c], states[c], *more) for c in ids]
+            finished = [train_client(model, broadcast, clients[c], states[c], *run) for c in ids]
         else:
             cuts = [slice(c, c + group_size) for c in ids[::group_size]]
             finished = [
                 result
                 for at in cuts
-                for result in train_group(group, broadcast, clients[at], states[at], *more)
+                for result in train_group(group, broadcast, clients[at], states[at], *run)
             ]
         states = [state for _, state in finished]
         broadcast = mean([update for update, _ in finished])
@@ -195,6 +202,28 @@ def test_stragglers_of_a_group_take_their_own_steps() -> None:
     loop = two_rounds(MethodConfig(name="spire"), "average", 0, **plan)
     assert [update.num_steps for update, _ in loop] == [1, 3, 3, 1, 3]
     assert_close(two_rounds(MethodConfig(name="spire"), "average", 5, **plan), loop, 1e-9)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        (("emb_noise", 0.5),),
+        (("emb_prior", 0.01),),
+        (("emb_first_steps", 2),),
+        (("emb_noise", 0.5), ("emb_prior", 0.01), ("emb_first_steps", 2)),
+    ],
+)
+@pytest.mark.usefixtures("float64")
+def test_embeddings_of_a_group_train_as_in_the_loop(more: tuple[tuple[str, Any], ...]) -> None:
+    method, plan = MethodConfig(name="spire"), {"tau": 3, "stragglers": (0,)}
+    loop = two_rounds(method, "average", 0, more=more, **plan)
+    assert_close(two_rounds(method, "average", 5, more=more, **plan), loop, 1e-9)
+    assert_close(two_rounds(method, "average", 2, more=more, **plan), loop, 1e-9)
+    with pytest.raises(AssertionError):
+        assert_close(two_rounds(method, "average", 0, **plan), loop, 1e-4)
+    other = MethodConfig(name="fedavg")  # has none
+    plain = two_rounds(other, "average", 0, **plan)
+    assert_close(two_rounds(other, "average", 0, more=more, **plan), plain, 0.0)
 
 
 @pytest.mark.parametrize("group_size", [1, 2, 5])

@@ -28,8 +28,9 @@ from spire_core.network.unet import UNet
 from spire_core.partition.split import ClientSplit, Partition
 from spire_core.rng import torch_generator
 from spire_core.training.adam import Adam, PartMoments
+from spire_core.training.batches import Batch
 from spire_core.training.context import ClientContext
-from spire_core.training.fit import Batch, TrainingObjective, fit, to_float, trained_leaves
+from spire_core.training.fit import TrainingObjective, fit, to_float, trained_leaves
 from spire_core.training.proximal import ProximalTerm
 
 MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(1,), cond_dim=16)
@@ -128,7 +129,7 @@ def test_a_round_is_torchs_adam_on_the_loss_plus_the_term() -> None:
     order, noise = own.generator("batch", 0), own.generator("noise", 0)
     batches = [b for _ in range(2) for b in torch.randperm(16, generator=order).split(8)]
     for batch in batches:
-        t, eps, *_ = OBJECTIVE.draw_noise(torch.Size((8, 1, 8, 8)), False, noise)
+        t, eps, *_ = OBJECTIVE.draw_noise(torch.Size((8, 1, 8, 8)), None, noise)
         x0 = to_float(own.images[batch])
         loss = DIFFUSION.loss(lambda xt, t: net(xt, t, None), x0, t, eps).mean()
         term = sum(((p - p_0) ** 2).sum() for p, p_0 in zip(w, w_0, strict=True))

@@ -17,14 +17,9 @@ from spire_core.network.flat_model import FlatModel, initial_weights
 from spire_core.network.words import caption_tokens
 from spire_core.rng import torch_generator
 from spire_core.training.adam import Adam
+from spire_core.training.batches import batches, client_batches
 from spire_core.training.context import ClientContext
-from spire_core.training.fit import (
-    TrainingObjective,
-    batches,
-    client_batches,
-    fit,
-    trained_leaves,
-)
+from spire_core.training.fit import TrainingObjective, fit, trained_leaves
 from spire_core.training.heldout import heldout_losses
 
 WORDS = ("latin", "small", "capital", "letter", "q")
@@ -128,7 +123,7 @@ def test_captions_are_dropped_independently_of_embeddings() -> None:
 
     def noise(text_dropout: float, tokens: torch.Tensor | None):
         objective = TrainingObjective(diffusion, (0.9, 0.999), 0.5, text_dropout=text_dropout)
-        return objective.draw_noise(shape, True, torch_generator(0, "n"), tokens)
+        return objective.draw_noise(shape, torch.zeros(3), torch_generator(0, "n"), tokens)
 
     dropped, whole, plain = noise(0.2, tokens), noise(0.0, tokens), noise(0.2, None)
     kept_text = dropped.tokens[:, 0] == 1

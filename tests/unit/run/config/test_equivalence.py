@@ -19,6 +19,10 @@ def fingerprints(*overrides: str) -> tuple[str, str]:
     [
         ("fedavg_ft", "model.d_emb=7"),
         ("fedavg_ft", "client.emb_lr=1.0"),
+        ("fedavg_ft", "client.emb_noise=1.0"),
+        ("fedavg_ft", "client.emb_prior=1.0"),
+        ("fedavg_ft", "client.emb_first_steps=1"),
+        ("fedavg_ft", "adapt.emb_prior=1.0"),
         ("fedavg_ft", "adapt.lr=3.0e-4"),  # its own rate, said out loud
         ("shared_rep", "client.emb_dropout=0.5"),
         ("spire", "method.share_until=0.1"),
@@ -106,6 +110,10 @@ def test_controls_of_new_clients_leave_pretraining_the_same() -> None:
         ("fedavg_ft", "adapt.tune_epochs=2"),
         ("fedavg_ft", "adapt.draws=2"),
         ("spire", "adapt.draws=null"),
+        ("spire", "adapt.emb_prior=1.0"),
+        ("spire", "client.emb_noise=1.0"),
+        ("spire", "client.emb_prior=1.0"),
+        ("spire", "client.emb_first_steps=1"),
         ("spire", "adapt.schedule=cosine"),
         ("local", "adapt.average=0.5"),
         ("lora", "method.rank=9"),
@@ -182,6 +190,7 @@ def test_private_rounds_are_another_pretraining(read: str) -> None:
         "adapt.draws=2",
         "adapt.schedule=cosine",
         "adapt.average=0.5",
+        "adapt.emb_prior=1.0",
         "privacy.adapt.lr=0.05",  # the method's own, said out loud
         "resources.num_actors=1",
     ],

@@ -29,6 +29,8 @@ SIZES = ("federation.num_clients=6", "federation.cohort_size=3", "federation.num
         ((), 300.0 + 4 * 6),  # evaluations after rounds 0, 4, 8 and 10
         (("eval.every=0",), 300.0 + 2 * 6),
         (("eval.num_clients=2",), 300.0 + 4 * 2),
+        (("client.emb_first_steps=3",), 10 * 3 * 5 * 5.0 + 4 * 6),
+        (("method=fedavg", "client.emb_first_steps=3"), 300.0 + 4 * 4),
         (("method=fedavg",), 300.0 + 4 * 4),  # a few draws stand for everybody
         (("method=local",), 0.0),
         ((*ONE_EPOCH, "partition.client_size=40"), 10 * 3 * 30.0 + 4 * 6),
