@@ -53,8 +53,8 @@ class Method:
 
     @property
     def can_tune(self) -> bool:
-        """Whether pre-training clients own no part, but could fine-tune `adapt_parts`."""
-        return self.is_federated and not self.is_personal and bool(self.adapt_parts)
+        """Whether pre-training clients can train `adapt_parts` once more after the rounds."""
+        return self.is_federated and bool(self.adapt_parts)
 
     @property
     def keeps_backbone(self) -> bool:

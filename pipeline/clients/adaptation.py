@@ -178,19 +178,19 @@ class ClientAdapter:
         return looks
 
     def tune(
-        self, client: ClientData, weights: np.ndarray, settings: AdaptConfig
+        self, client: ClientData, state: PrivateState, weights: np.ndarray, settings: AdaptConfig
     ) -> tuple[GeneratedSamples, HeldoutLosses]:
-        """Return samples and held-out loss of a pre-training client that fine-tunes the backbone.
+        """Return samples and held-out loss of a pre-training client that trains on alone.
 
-        The client takes `tune_epochs` passes over all its images, from the backbone (P,). The
-        result of the tuning is discarded.
+        It trains what a new client would, in `tune_epochs` passes over all its images, from the
+        backbone (P,) and its own parts in `state`. The result of the tuning is discarded.
         """
         context, evaluator = self.context, self.evaluator
         start = context.on_device(weights)
         epochs = replace(settings, epochs=settings.tune_epochs, early_stopping=False)
         objective = context.objective(batch_size=settings.largest_step)
         inputs = client.for_training(context.config.seed)
-        extra = (PrivateState(), epochs, objective, _observe_nothing)
+        extra = (state, epochs, objective, _observe_nothing)
         tuned = adapt_client(context.model, start, inputs, *extra).state
         emb = load_client(context.model, start, tuned)
         images = evaluator.generate(client, emb, evaluator.reference(start))
@@ -209,7 +209,7 @@ def _remember(
 
 
 def _observe_nothing(epoch: int, model: FlatModel, emb: Tensor | None) -> dict[str, float]:
-    """Observe nothing of a client that fine-tunes."""
+    """Observe nothing of a client that trains on."""
     return {}
 
 

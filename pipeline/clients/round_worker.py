@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from pipeline.clients.client_data import ClientData
 from pipeline.clients.context import ModelContext
@@ -35,7 +36,6 @@ from spire_core.federated.messages import (
 )
 from spire_core.federated.private_state import PrivateState
 from spire_core.federated.private_updates import ClippedFormat
-from spire_core.methods import CLIENT_EMB
 from spire_core.secure_sum.keys import PublicKeys
 from spire_core.secure_sum.protocol import SumPlan
 
@@ -169,7 +169,14 @@ class RoundWorker:
         """Return a client's shares that take the masks off the sum of those that remain."""
         return self.masking.reveal(client_id, plan, remaining, sealed)
 
-    def masked_embedding(self, client_id: int, plan: SumPlan) -> np.ndarray:
-        """Return this client's embedding under masks that cancel in the sum."""
-        emb = self.private_state(client_id).parts[CLIENT_EMB]
-        return self.masking.vector(client_id, emb, plan)
+    def masked_part(
+        self, client_id: int, plan: SumPlan, part: str, weights: np.ndarray
+    ) -> np.ndarray:
+        """Return this client's own part under masks that cancel in the sum.
+
+        A client without local layers of its own sends those of the backbone `weights` (P,).
+        """
+        own = self.private_state(client_id).parts.get(part)
+        if own is None:
+            own = torch.from_numpy(weights[self.context.model.layout.parts[part]])
+        return self.masking.vector(client_id, own, plan)

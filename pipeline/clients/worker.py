@@ -73,11 +73,12 @@ class ClientWorker(RoundWorker):
     def draw_tuned(
         self, client_id: int, weights: np.ndarray, settings: AdaptConfig
     ) -> tuple[GeneratedSamples, HeldoutLosses]:
-        """Return samples and held-out loss of a pre-training client that fine-tunes the backbone.
+        """Return samples and held-out loss of a pre-training client that trains on alone.
 
         Nothing is kept of the tuning.
         """
-        return self.adapter.tune(self.client_data(client_id), weights, settings)
+        client, state = self.client_data(client_id), self.private_state(client_id)
+        return self.adapter.tune(client, state, weights, settings)
 
     # --- new clients ---
 

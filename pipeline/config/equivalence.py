@@ -21,6 +21,7 @@ EMBEDDING_KEYS += ("client.emb_init_std", "client.emb_dropout", "client.private_
 EMBEDDING_KEYS += ("client.emb_noise", "client.emb_prior", "client.emb_first_steps")
 EMBEDDING_KEYS += ("adapt.emb_prior",)
 LOCAL_LAYER_KEYS = ("method.local_layers", "method.phases", "method.share_until")
+LOCAL_LAYER_KEYS += ("adapt.local_init",)
 ENTRANCE_KEYS = ("method.entrance", "method.projection")
 # How every client trains, also a new one of a method without rounds.
 ALWAYS_READ = ("client.betas", "client.precision", "client.compile", "adapt.num_images")
@@ -34,7 +35,7 @@ ADDED += ("federation.secure_aggregation",)
 ADDED += ("model.backbone", *ENTRANCE_KEYS, "method.rank", "method.freeze", "method.share_adapter")
 ADDED += ("partition.new_fraction", "partition.style", "eval.controls")
 ADDED += ("adapt.draws", "adapt.schedule", "adapt.average", "adapt.emb_prior")
-ADDED += ("client.emb_noise", "client.emb_prior", "client.emb_first_steps")
+ADDED += ("client.emb_noise", "client.emb_prior", "client.emb_first_steps", "adapt.local_init")
 OWN_NETWORK = ("width", "multipliers", "num_blocks", "attention", "cond_dim", "space_to_depth")
 NO_ROUNDS = {  # what stands for the rounds of a method that has none
     "federation.num_rounds": 1,

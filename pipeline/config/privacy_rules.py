@@ -121,6 +121,12 @@ def _of_what_is_fitted(
             adapt.init,
             "the mean embedding has no noise",
         ),
+        (
+            not record.has_local_layers or adapt.local_init == "shared",
+            "adapt.local_init=shared",
+            adapt.local_init,
+            "the mean of local layers has no noise",
+        ),
     )
 
 

@@ -24,6 +24,7 @@ from spire_core.config.model import ModelConfig
 from spire_core.config.partition import NATURAL, PartitionConfig
 from spire_core.config.privacy import PrivacyConfig
 from spire_core.config.server import ServerConfig
+from spire_core.methods import CLIENT_EMB, LOCAL
 
 
 @dataclass(frozen=True)
@@ -92,12 +93,13 @@ class Config:
             "true",
             "prompts have controls of their own, which are always scored",
         )
-        asks_for_mean = method.record.has_embedding and self.adapt.init == "mean"
+        is_emb = self.mean_part == CLIENT_EMB
+        setting, of_it = ("init", "embedding") if is_emb else ("local_init", "part")
         require(
-            not asks_for_mean or federation.num_clients >= 2,
-            "federation.num_clients of at least 2 with adapt.init=mean",
+            self.mean_part is None or federation.num_clients >= 2,
+            f"federation.num_clients of at least 2 with adapt.{setting}=mean",
             federation.num_clients,
-            "the mean would be that client's embedding, which never leaves it",
+            f"the mean would be that client's {of_it}, which never leaves it",
         )
 
     def _check_backbone(self) -> None:
@@ -160,10 +162,17 @@ class Config:
 
     @property
     def masks_sums(self) -> bool:
-        """Whether clients mask anything: their updates, or the embeddings of a mean."""
-        method = self.method.record
-        has_mean = method.has_embedding and self.adapt.init == "mean"
-        return has_mean or (method.is_federated and self.federation.secure_aggregation)
+        """Whether clients mask anything: their updates, or the parts of a mean."""
+        is_federated = self.method.record.is_federated
+        return self.mean_part is not None or (is_federated and self.federation.secure_aggregation)
+
+    @property
+    def mean_part(self) -> str | None:
+        """The part that a new client starts as the mean of the pre-training clients', if any."""
+        record, adapt = self.method.record, self.adapt
+        if record.has_embedding and adapt.init == "mean":
+            return CLIENT_EMB
+        return LOCAL if record.has_local_layers and adapt.local_init == "mean" else None
 
     @property
     def _is_plain(self) -> bool:

@@ -169,7 +169,7 @@ def evaluate_tuned(
     round_idx: int,
     scoring: Scoring,
 ) -> Evaluation:
-    """Return the evaluation of pre-training clients that each fine-tune the backbone (P,) first.
+    """Return the evaluation of pre-training clients that first train on from the backbone (P,).
 
     `num_images`: the number of each client's training images.
     """

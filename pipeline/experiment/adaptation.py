@@ -35,6 +35,7 @@ from pipeline.federation.setup import FederationSetup
 from pipeline.results.result import Adaptation, Pretraining
 from spire_core.config.adapt import can_adapt_together
 from spire_core.evaluation.kid import kid
+from spire_core.methods import CLIENT_EMB, LOCAL
 from spire_core.secure_sum.fixed_point import vector_form
 
 POOLED_IMAGES = 1000  # of the pre-training population, for forgetting
@@ -47,8 +48,8 @@ def adapt(
     config = setting.config
     method, seed = config.method.record, config.seed
     mean_emb = None
-    if method.has_embedding and config.adapt.init == "mean":
-        mean_emb = mean_embedding(pool, setting.representative_ids)
+    if config.mean_part == CLIENT_EMB:
+        mean_emb = mean_part(pool, setting.representative_ids, CLIENT_EMB, pretraining.weights)
     pooled = pooled_features(
         pool.run_all("real_features", setting.representative_ids), POOLED_IMAGES, seed
     )
@@ -92,11 +93,29 @@ def _image_controls(
     return [{n: replace(own, neighbours=None) for n, own in one.items()} for one in found]
 
 
-def mean_embedding(pool: ClientPool, client_ids: list[int]) -> Tensor:
-    """Return the mean embedding (D_emb,) of these clients, from masked embeddings alone."""
+def with_mean_layers(
+    setting: FederationSetup, pool: ClientPool, pretraining: Pretraining
+) -> Pretraining:
+    """Return a pre-training whose backbone has the mean of the clients' local layers, if asked for.
+
+    Of these layers, the backbone otherwise has the last copy that the clients shared.
+    """
+    if setting.config.mean_part != LOCAL:
+        return pretraining
+    weights = pretraining.weights.copy()
+    mean = mean_part(pool, setting.representative_ids, LOCAL, weights)
+    weights[setting.model.layout.parts[LOCAL]] = mean.numpy()
+    return replace(pretraining, weights=weights)
+
+
+def mean_part(pool: ClientPool, client_ids: list[int], part: str, weights: np.ndarray) -> Tensor:
+    """Return the mean (n,) of these clients' own parts, from masked parts alone.
+
+    For a client without local layers of its own, those of the backbone `weights` (P,) stand.
+    """
     sums = SecureSums(pool)
-    plan = sums.open("mean embedding", client_ids)
-    vectors = pool.run_all("masked_embedding", client_ids, plan)
+    plan = sums.open(f"mean {part}", client_ids)
+    vectors = pool.run_all("masked_part", client_ids, plan, part, pool.share(weights))
     total = sums.close(plan, np.add.reduce(vectors), client_ids)
     return torch.from_numpy(vector_form(len(client_ids)).decode(total) / len(client_ids)).float()
 

@@ -11,7 +11,7 @@ from pipeline.checkpoint.storage import check_storage
 from pipeline.config.schema import Config
 from pipeline.config.tracking import tracking_root
 from pipeline.evaluation.scores import RealData
-from pipeline.experiment.adaptation import adapt
+from pipeline.experiment.adaptation import adapt, with_mean_layers
 from pipeline.experiment.export import export_models
 from pipeline.experiment.pools import open_pool
 from pipeline.experiment.pretraining import pretrain
@@ -135,10 +135,11 @@ def _run(
             log_tuned(tracker, tuned, real)
 
         watcher.stage(adapting)
+        pretraining = with_mean_layers(setting, pool, pretraining)
         adaptation = adapt(setting, real, pool, pretraining)
         log_adaptation(tracker, setting, real, evaluations, adaptation)
 
-        state_fingerprint = export_models(setting, pool, weights, run_dir)
+        state_fingerprint = export_models(setting, pool, pretraining.weights, run_dir)
 
     diagnoses = diagnose(setting, real, pretraining, cross_losses, adaptation.reports)
     log_diagnoses(tracker, diagnoses)

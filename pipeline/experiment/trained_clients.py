@@ -48,7 +48,10 @@ def _trained_ids(setting: FederationSetup, store: ClientStore) -> tuple[int, ...
 def finetune_clients(
     setting: FederationSetup, real: RealData, pool: ClientPool, weights: np.ndarray
 ) -> Evaluation:
-    """Return scores of pre-training clients, each after it has fine-tuned the backbone (P,)."""
+    """Return scores of pre-training clients, each after it has trained on alone.
+
+    It trains what a new client would, from the backbone (P,) and its own part if it has one.
+    """
     config, client_ids = setting.config, setting.eval_ids
     num_images = [len(setting.partition.split(client_id).train) for client_id in client_ids]
     return evaluate_tuned(

@@ -76,7 +76,7 @@ def adapt_arrival(
     DataError for too few images, ConfigError for privacy that cannot be kept.
     """
     privacy = privacy or PrivacyConfig()
-    _check_method(run)
+    _check_method(run, config)
     with (
         reserved_id(run, client_id) as client_id,
         tempfile.TemporaryDirectory(prefix="spire-") as scratch,
@@ -109,8 +109,14 @@ def adapt_arrival(
     )
 
 
-def _check_method(run: SavedRun) -> None:
-    """Raise RunError if new clients of the run's method train nothing."""
+def _check_method(run: SavedRun, config: AdaptConfig) -> None:
+    """Raise RunError if new clients of the run's method train nothing, or start in another way."""
+    begun = run.config.adapt.local_init
+    if run.config.method.record.has_local_layers and config.local_init != begun:
+        raise RunError(
+            f"expected adapt.local_init={begun}, with which the run has ended, got "
+            f"{config.local_init}: its backbone has no other local layers, so leave it as it is"
+        )
     if not run.config.method.record.adapt_parts:
         raise RunError(
             f"expected a method with a personal part, got {run.config.method.name}: "

@@ -133,7 +133,7 @@ def log_evaluation(
 
 
 def log_tuned(tracker: Tracker, tuned: Evaluation, real: RealData) -> None:
-    """Write one row per pre-training client that has fine-tuned the backbone for its score."""
+    """Write one row per pre-training client that has trained on for its score."""
     tracker.log_table(TUNED_TABLE, tuned.table(real))
 
 

@@ -27,8 +27,11 @@ class AdaptConfig:
     the order of their ids, if each trains an embedding alone (`adapt_together`). Float sums differ
     in their last bits from one size to another, so it is part of what determines a result.
 
-    `tune_epochs`: passes of a pre-training client over all its own images, after which FedAvg +
-    fine-tuning is scored once more at the end of pre-training; the tuned weights are not kept.
+    `local_init`: local layers start as the last copy that was "shared", or as the "mean" of the
+    pre-training clients' own.
+
+    `tune_epochs`: passes of a pre-training client over all its own images, in which it trains on
+    after the rounds what a new client trains, to be scored once more; the result is not kept.
     """
 
     epochs: Annotated[int, Range(1, 1_000_000)] = 30
@@ -49,6 +52,7 @@ class AdaptConfig:
     patience: Annotated[int, Range(1)] = 5
     eval_every: Annotated[int, Range(1)] = 1
     group_size: Annotated[int, Range(1)] = 8
+    local_init: Annotated[str, Choice("shared", "mean")] = "shared"
     tune_epochs: Annotated[int, Range(0, advice="0 turns it off")] = 0
 
     def __post_init__(self) -> None:

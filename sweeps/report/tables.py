@@ -75,7 +75,7 @@ CAPTIONS = {
     "against real ones. TV: distance between the classes drawn and the client's own mixture. "
     "Held-out: denoising loss on unseen images; with a zero embedding, and with another "
     "client's, it is higher where embeddings are used. Fine-tuned: after each client has trained "
-    "the backbone on its own images.",
+    "what a new client would on its own images.",
     "new_clients": "Before and after adaptation, mean over new clients. Held-out: denoising "
     "loss on its unseen images. NN: distance of generated images, pixel by pixel, to the nearest "
     "training image and to the nearest of as many test images, and the first minus the second: "

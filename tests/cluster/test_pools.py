@@ -57,6 +57,8 @@ POPULATION = ("partition=independent", "partition.client_size=40", "federation.n
 POPULATION += ("federation.cohort_size=4", "eval.num_clients=4")  # in groups, of 3 and 1
 PRIVATE = ("privacy.adapt.epsilon=4", "privacy.noise_key=pools", "privacy.adapt.steps=3")
 PRIVATE += ("adapt.group_size=1",)  # each new client on an actor of its own
+EMBEDDING = ("client.emb_noise=0.1", "client.emb_prior=0.2", "client.emb_first_steps=1")
+EMBEDDING += ("adapt.draws=2", "adapt.schedule=cosine", "adapt.average=0.5", "adapt.emb_prior=1")
 WITH_TEXT = ("data=fonts", "data.image_size=16", "partition=natural", "model.text=words")
 WITH_TEXT += ("eval.extractor=fonts-cnn", "federation.num_clients=4", "client.text_dropout=0.1")
 WITH_TEXT += ("federation.num_new_clients=1", "adapt.num_images=8", f"model.words=[{WORDS}]")
@@ -91,7 +93,7 @@ def config_for(mnist_root: Path, folder: Path, *overrides: str) -> Config:
     [
         ("spire", ("client.engine=loop",), (1, 2, 4)),
         ("spire", ("client.engine=loop", *PRIVATE), (2,)),
-        ("spire", ("federation.secure_aggregation=true", "adapt.init=mean"), (2,)),
+        ("spire", ("federation.secure_aggregation=true", "adapt.init=mean", *EMBEDDING), (2,)),
         (
             "fedavg_ft",
             (
@@ -109,6 +111,7 @@ def config_for(mnist_root: Path, folder: Path, *overrides: str) -> Config:
                 "client.group_size=2",
                 "client.opt_state=keep",
                 "client.compression=top_k",
+                "adapt.local_init=mean",
                 "federation.drop_rate=0.6",
                 "federation.straggler_rate=0.5",
             ),

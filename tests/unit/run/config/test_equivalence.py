@@ -42,7 +42,7 @@ def fingerprints(*overrides: str) -> tuple[str, str]:
         ("spire", "eval.text_guidance=2.0"),
         ("fedavg_ft", "adapt.group_size=3"),  # only embeddings are fitted together
         ("fedavg", "adapt.epochs=99"),
-        ("spire", "adapt.tune_epochs=2"),  # its pre-training clients have embeddings
+        ("spire", "adapt.local_init=mean"),  # it has no local layers
         ("fedavg", "adapt.tune_epochs=2"),
         ("local", "federation.num_rounds=99"),
         ("local", "client.lr=9.0"),
@@ -108,6 +108,9 @@ def test_controls_of_new_clients_leave_pretraining_the_same() -> None:
         ("spire", "client.prox_mu=0.1"),
         ("spire", "client.private_moments=none"),
         ("fedavg_ft", "adapt.tune_epochs=2"),
+        ("spire", "adapt.tune_epochs=2"),
+        ("shared_rep", "adapt.tune_epochs=2"),
+        ("shared_rep", "adapt.local_init=mean"),
         ("fedavg_ft", "adapt.draws=2"),
         ("spire", "adapt.draws=null"),
         ("spire", "adapt.emb_prior=1.0"),
@@ -253,6 +256,8 @@ def test_pretraining_is_common_to_what_differs_in_adaptation_only() -> None:
     assert common != fingerprints("method=fedavg", "federation.num_rounds=7")[1]
     assert fingerprints("adapt.lr=0.1")[0] != fingerprints("adapt.lr=0.2")[0]
     assert fingerprints("adapt.lr=0.1")[1] == fingerprints("adapt.lr=0.2")[1]
+    shared = ("method=shared_rep", "adapt.local_init=mean", "adapt.tune_epochs=2")
+    assert fingerprints(*shared)[1] == fingerprints(shared[0])[1]
 
 
 def test_added_settings_are_part_of_a_fingerprint_where_they_are_set() -> None:

@@ -18,7 +18,7 @@ from pipeline.clients.worker import ClientWorker
 from pipeline.config.load import load_config
 from pipeline.config.schema import Config
 from pipeline.data.datasets import load, load_stored
-from pipeline.experiment.adaptation import mean_embedding
+from pipeline.experiment.adaptation import mean_part
 from pipeline.experiment.run import resume_experiment, run_experiment
 from pipeline.experiment.watcher import Watcher
 from pipeline.federation.driver import RoundDriver
@@ -42,6 +42,7 @@ from spire_core.adaptation.adapt import AdaptPoint, adapt_client
 from spire_core.config.adapt import AdaptConfig
 from spire_core.errors import ConfigError, DataError, RunError, SpireError
 from spire_core.federated.private_state import PrivateState, load_client
+from spire_core.methods import CLIENT_EMB, LOCAL
 from spire_core.training.fit import to_float
 
 
@@ -114,6 +115,13 @@ def test_a_mean_over_new_clients_is_over_all_of_them() -> None:
     ("overrides", "error"),
     [
         (["federation.num_clients=1", "federation.cohort_size=1", "adapt.init=mean"], ConfigError),
+        (
+            [
+                *("federation.num_clients=1", "federation.cohort_size=1"),
+                *("method=shared_rep", "adapt.local_init=mean"),
+            ],
+            ConfigError,
+        ),
         (["adapt.early_stopping=true", "adapt.num_images=1"], DataError),
     ],
 )
@@ -454,6 +462,36 @@ def test_dropout_is_off_where_a_new_worker_draws(mnist_root: Path, tmp_path: Pat
     assert drawn[0] == drawn[1]
 
 
+@pytest.mark.parametrize(("method", "part"), [("spire", CLIENT_EMB), ("shared_rep", LOCAL)])
+def test_a_pretraining_client_trains_on_from_its_own_part(
+    method: str, part: str, mnist_root: Path, tmp_path: Path
+) -> None:
+    more = ("federation.num_clients=96", "adapt.lr=0.01", "adapt.early_stopping=true")
+    config = two_rounds_config(mnist_root, tmp_path, f"method={method}", *more)
+    setting, worker = worker_in(tmp_path, config)
+    generator, layout = torch.Generator().manual_seed(0), setting.model.layout
+    weights = torch.randn(layout.size, generator=generator) * 0.05
+    size = config.model.d_emb if part == CLIENT_EMB else layout.part_size(part)
+    own = PrivateState({part: torch.randn(size, generator=generator) * 0.05})
+    (tmp_path / "clients").mkdir()
+    worker.store.save(3, 2, own)
+    samples, losses = worker.draw_tuned(3, weights.numpy(), replace(config.adapt, tune_epochs=2))
+
+    client, model = worker.client_data(3), worker.context.model
+    settings = AdaptConfig(epochs=2, lr=0.01, batch_size=config.adapt.batch_size)
+    inputs = client.for_training(config.seed)
+    more = (inputs, own, settings, worker.context.objective(), lambda *_: {})
+    tuned = adapt_client(model, weights, *more).state
+    assert tuned.parts.keys() == {part}
+    assert not torch.equal(tuned.parts[part], own.parts[part])
+    emb = load_client(model, weights, tuned)
+    drawn = worker.evaluator.generate(client, emb)
+    assert torch.equal(samples.features, worker.evaluator.samples(client, drawn).features)
+    assert losses.own == worker.evaluator.heldout_mean(client, emb)
+    [stored] = worker.private_state(3).parts.values()
+    assert torch.equal(stored, own.parts[part])  # nothing of it is kept
+
+
 @pytest.mark.parametrize("method", ["fedavg_ft", "shared_rep", "fedavg"])
 def test_what_a_new_client_ends_with_is_what_its_own_parts_draw(
     method: str, mnist_root: Path, tmp_path: Path
@@ -515,7 +553,8 @@ def test_a_new_embedding_starts_at_zero_at_the_mean_or_at_random(
         [worker.private_state(i).parts["client_emb"] for i in setting.representative_ids]
     )
     with mask_key(tmp_path, True):
-        mean = mean_embedding(LocalClientPool(worker), setting.representative_ids)
+        ids, weights = setting.representative_ids, np.zeros(setting.model.layout.size)
+        mean = mean_part(LocalClientPool(worker), ids, CLIENT_EMB, weights)
     torch.testing.assert_close(mean, states.mean(0), rtol=0, atol=1e-6)
     starts = {
         init: worker.adapter.start_state(new, init, mean).parts["client_emb"]
@@ -527,3 +566,24 @@ def test_a_new_embedding_starts_at_zero_at_the_mean_or_at_random(
     assert not torch.equal(
         starts["random"], worker.adapter.start_state(new + 1, "random", None).parts["client_emb"]
     )
+
+
+def test_new_local_layers_start_at_the_mean_of_those_that_clients_have(
+    mnist_root: Path, tmp_path: Path
+) -> None:
+    """One of the six clients has not trained since these layers became its own."""
+    few = ("method=shared_rep", "method.share_until=0.3", "federation.num_rounds=3")
+    few += ("adapt.lr=1e-9", "federation.num_new_clients=1")
+    mean = ("adapt.local_init=mean",)
+    shared, result = (two_rounds(mnist_root, tmp_path, *few, *more) for more in ((), mean))
+    runs = [SavedRun.load(one.run_dir) for one in (shared, result)]
+    at = result.setting.model.layout.parts[LOCAL]
+    before, after = (run.weights for run in runs)
+    trained = [c for c in runs[1].client_ids if c < 6]
+    assert len(trained) == 5
+    own = [before[at], *(runs[1].client_state(c).parts[LOCAL] for c in trained)]
+    torch.testing.assert_close(after[at], torch.stack(own).mean(0), rtol=0, atol=1e-6)
+    assert torch.equal(after[: at.start], before[: at.start])
+    new = runs[1].client_state(result.setting.new_ids[0]).parts[LOCAL]
+    torch.testing.assert_close(new, after[at], rtol=0, atol=1e-6)
+    assert (new - before[at]).abs().max() > 1e-4
