@@ -189,13 +189,12 @@ class ClientAdapter:
         start = context.on_device(weights)
         epochs = replace(settings, epochs=settings.tune_epochs, early_stopping=False)
         objective = context.objective(batch_size=settings.largest_step)
-        inputs = client.for_training(context.config.seed)
-        extra = (state, epochs, objective, _observe_nothing)
-        tuned = adapt_client(context.model, start, inputs, *extra).state
+        more = (client.for_training(context.config.seed), state, epochs, objective)
+        tuned = adapt_client(context.model, start, *more, _observe_nothing).state
         emb = load_client(context.model, start, tuned)
         images = evaluator.generate(client, emb, evaluator.reference(start))
-        loss = evaluator.heldout_mean(client, emb)
-        losses = HeldoutLosses(client.client_id, loss, None, None)
+        own = evaluator.heldout_mean(client, emb)
+        losses = HeldoutLosses(client.client_id, own, None, None)
         return evaluator.samples(client, images), losses
 
 

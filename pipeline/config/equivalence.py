@@ -19,7 +19,7 @@ from spire_core.methods import Method
 EMBEDDING_KEYS = ("model.d_emb", "client.emb_lr", "client.emb_proj_lr_factor", "adapt.init")
 EMBEDDING_KEYS += ("client.emb_init_std", "client.emb_dropout", "client.private_moments")
 EMBEDDING_KEYS += ("client.emb_noise", "client.emb_prior", "client.emb_first_steps")
-EMBEDDING_KEYS += ("adapt.emb_prior",)
+EMBEDDING_KEYS += ("adapt.emb_prior", "method.episodes")
 LOCAL_LAYER_KEYS = ("method.local_layers", "method.phases", "method.share_until")
 LOCAL_LAYER_KEYS += ("adapt.local_init",)
 ENTRANCE_KEYS = ("method.entrance", "method.projection")
@@ -36,6 +36,7 @@ ADDED += ("model.backbone", *ENTRANCE_KEYS, "method.rank", "method.freeze", "met
 ADDED += ("partition.new_fraction", "partition.style", "eval.controls")
 ADDED += ("adapt.draws", "adapt.schedule", "adapt.average", "adapt.emb_prior")
 ADDED += ("client.emb_noise", "client.emb_prior", "client.emb_first_steps", "adapt.local_init")
+ADDED += ("method.episodes",)
 OWN_NETWORK = ("width", "multipliers", "num_blocks", "attention", "cond_dim", "space_to_depth")
 NO_ROUNDS = {  # what stands for the rounds of a method that has none
     "federation.num_rounds": 1,

@@ -53,6 +53,7 @@ class Config:
         check_secure_sums(federation, method, server, self.client)
         check_private_rounds(self.privacy, method, federation, server, self.client, self.adapt)
         self._check_backbone()
+        self._check_own_parts()
         alternates = method.record.has_local_layers and method.phases == "alternate"
         require(
             not alternates or federation.tau != 1,
@@ -92,6 +93,17 @@ class Config:
             f"eval.controls=false with model.text={self.model.text}",
             "true",
             "prompts have controls of their own, which are always scored",
+        )
+
+    def _check_own_parts(self) -> None:
+        """Check how embeddings train, and how what is a client's own starts."""
+        method, federation = self.method, self.federation
+        has_episodes = method.record.has_embedding and method.episodes > 0
+        require(
+            not has_episodes or self.client.emb_first_steps > 0,
+            "client.emb_first_steps of at least 1 with method.episodes above 0",
+            self.client.emb_first_steps,
+            "an episode fits an embedding from zero before the backbone trains on it",
         )
         is_emb = self.mean_part == CLIENT_EMB
         setting, of_it = ("init", "embedding") if is_emb else ("local_init", "part")

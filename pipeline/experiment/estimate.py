@@ -135,7 +135,8 @@ def kind_of(config: Config) -> Config:
     return Config(
         data=config.data,
         model=config.model,
-        method=replace(config.method, phases="joint"),  # alternate ones need two steps, not one
+        # Alternate phases need two steps, and episodes steps of an embedding alone.
+        method=replace(config.method, phases="joint", episodes=0.0),
         client=ClientConfig(
             batch_size=MOST_IMAGES,
             engine=config.client.engine,

@@ -19,6 +19,9 @@ class MethodConfig:
     2021, algorithm 1). `share_until`: the fraction of rounds in which the local layers are averaged
     like all others.
 
+    Of an embedding: `episodes` is the share of a client's rounds in which it plays a new client on
+    a random part of its images (`spire_core.federated.episodes`).
+
     Of an embedding in a pre-trained network: `entrance` names the layers that it moves (all that
     read the time conditioning, each block by itself, or the last token of the prompt). `projection`
     is the linear map to there: "learnt" in rounds from zero on, fixed at "random", or fixed at the
@@ -34,6 +37,7 @@ class MethodConfig:
     share_until: Annotated[
         float, Range(0, below=1, advice="at 1 no layer would ever become local")
     ] = 0.5
+    episodes: Annotated[float, Range(0, 1, advice="0 turns it off")] = 0.0
     entrance: Annotated[str, Choice(*ENTRANCES)] = "time"
     projection: Annotated[str, Choice("learnt", "random", "subspace")] = "learnt"
     rank: Annotated[int, Range(1, 1024)] = 4

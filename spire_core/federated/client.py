@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from spire_core.config.client import PRIVATE_MOMENTS, ClientConfig
+from spire_core.federated.episodes import begun_anew, episode_of, with_embedding_of
 from spire_core.federated.messages import AdamMoments, Broadcast, ClientUpdate, RoundPlan
 from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL, MODULATION, NETWORK_PARTS
@@ -116,6 +117,7 @@ class ClientRun:
     noise: torch.Generator
     averaged: AdamMoments | None  # the moments that the server handed out
     decay: dict[str, float]  # of a prior, by part
+    kept: PrivateState | None = None  # in an episode, the state whose embedding stays
     total_loss: float = 0.0
 
 
@@ -128,24 +130,30 @@ def start_client(
     plan: RoundPlan,
 ) -> ClientRun:
     """Load a client's weights into the model; return its embedding, Adam moments and streams."""
-    device, images = model.weights.device, client.images
+    device, subset = model.weights.device, episode_of(client, model.method, plan.round_idx)
+    kept, shown = (None, client) if subset is None else (state, subset)
+    state = state if subset is None else begun_anew(state)
     emb = load_client(model, torch.tensor(broadcast.weights, device=device), state)
     client_emb = None if emb is None else nn.Parameter(emb.clone())
     moments = _shared_moments(model, broadcast, config)
     moments |= {part: kept.to(device) for part, kept in state.moments.items()}
-    num_steps = plan.num_steps(client.client_id, len(images), config.batch_size)
+    num_steps = plan.num_steps(client.client_id, len(client.images), config.batch_size)
     num_steps += num_first_steps(model, config)
     order = client.generator("batch", plan.round_idx)
+    batches = client_batches(shown, config.batch_size, num_steps, order)
+    if subset is not None:  # whose few images fill a batch
+        batches = (b.repeated(max(1, config.batch_size // len(b.images))) for b in batches)
     return ClientRun(
         client,
         model,
         client_emb,
         moments,
         num_steps,
-        client_batches(client, config.batch_size, num_steps, order),
+        batches,
         client.generator("noise", plan.round_idx),
         broadcast.moments,
-        {CLIENT_EMB: client.prior_decay(config.emb_prior)},
+        {CLIENT_EMB: shown.prior_decay(config.emb_prior)},
+        kept,
     )
 
 
@@ -153,7 +161,10 @@ def finish_client(
     run: ClientRun, config: ClientConfig, plan: RoundPlan
 ) -> tuple[ClientUpdate, PrivateState]:
     """Return the update and the new private state of a client that has taken all its steps."""
-    return _update(run, config, plan), _private(run, config, plan)
+    state = _private(run, config, plan)
+    if run.kept is not None:
+        state = with_embedding_of(state, run.kept)
+    return _update(run, config, plan), state
 
 
 def _shared(layout: Layout, plan: RoundPlan) -> slice:

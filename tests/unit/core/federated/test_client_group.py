@@ -217,6 +217,14 @@ def test_embeddings_of_a_group_train_as_in_the_loop() -> None:
     assert_close(two_rounds(other, "average", 0, more=more, **plan), plain, 0.0)
 
 
+@pytest.mark.usefixtures("float64")
+def test_episodes_of_a_group_are_those_of_the_loop() -> None:
+    method, more = MethodConfig(name="spire", episodes=0.6), (("emb_first_steps", 2),)
+    loop = two_rounds(method, "average", 0, more=more, tau=3)
+    assert_close(two_rounds(method, "average", 5, more=more, tau=3), loop, 1e-9)
+    assert_close(two_rounds(method, "average", 2, more=more, tau=3), loop, 1e-9)
+
+
 @pytest.mark.parametrize("group_size", [1, 2, 5])
 def test_in_single_precision_they_are_close(group_size: int) -> None:
     config = MethodConfig(name="spire")

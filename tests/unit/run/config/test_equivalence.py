@@ -20,6 +20,7 @@ def fingerprints(*overrides: str) -> tuple[str, str]:
         ("fedavg_ft", "model.d_emb=7"),
         ("fedavg_ft", "client.emb_lr=1.0"),
         ("fedavg_ft", "client.emb_noise=1.0"),
+        ("fedavg_ft", "method.episodes=0.5"),
         ("fedavg_ft", "client.emb_prior=1.0"),
         ("fedavg_ft", "client.emb_first_steps=1"),
         ("fedavg_ft", "adapt.emb_prior=1.0"),

@@ -253,6 +253,10 @@ def test_a_value_of_another_shape_is_refused_by_name(override: str, key: str) ->
             ["privacy.adapt.epsilon=4", "method=local"],
             "privacy.adapt.clip_norm with method=local, got null: without pre-training",
         ),
+        (
+            ["client.emb_first_steps=0", "method.episodes=0.5"],
+            "client.emb_first_steps of at least 1 with method.episodes above 0, got 0: an episode",
+        ),
         (["adapt.draws=0"], "adapt.draws of at least 1, got 0: null takes as many as fill a batch"),
         (["adapt.average=1.5"], "adapt.average in .* got 1.5: 0 turns it off"),
         (["client.emb_prior=0"], r"client.emb_prior in \(0, 1000\], got 0.0: null turns it off"),

@@ -11,6 +11,7 @@ from pipeline.experiment.estimate import (
     START_S,
     Costs,
     adaptation_s,
+    kind_of,
     measure,
     pretraining_s,
     run_seconds,
@@ -66,6 +67,11 @@ def test_private_steps_and_their_draws_are_counted() -> None:
     once = "privacy.adapt.mechanism=one_release"
     config = load_config(None, [*DRAWS, *SIZES, *words, once])
     assert adaptation_s(config, COSTS) == pytest.approx(2 * (7 * 5 * 8 + 2))
+
+
+def test_trials_that_differ_in_how_embeddings_train_are_timed_once() -> None:
+    words = ["client.emb_first_steps=2", "client.emb_noise=0.1", "method.episodes=0.5"]
+    assert kind_of(load_config("smoke", words)) == kind_of(load_config("smoke", []))
 
 
 def test_actors_share_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
