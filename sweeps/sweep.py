@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pipeline.cluster.session import cluster_nodes, starting_cluster
 from pipeline.config.build import flattened
 from pipeline.config.data import DataConfig
+from pipeline.config.plugins import check_reachable
 from pipeline.config.schema import Config
 from pipeline.config.tracking import TrackingConfig, tracking_root, tracking_uri
 from pipeline.data.datasets import store_root
@@ -129,6 +130,7 @@ def check_data(planned: Sequence[Trial], say: Say) -> None:
     seen, widths = set(), dict[DataConfig, int]()
     for trial in planned:
         config = trial.config
+        check_reachable(config)
         check_source(config.data.name, config.data.path)
         fetch_if_missing(config.data.name, config.data.root, config.data.path, say)
         part = (config.partition, config.federation.num_clients, config.federation.num_new_clients)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pipeline.clients.client_data import ClientData
 from pipeline.clients.context import ModelContext
+from pipeline.clients.other_scores import other_scores
 from pipeline.clients.text_scores import control_images, text_scores, training_images
 from pipeline.federation.messages import GeneratedSamples, HeldoutLosses
 from spire_core.diffusion.generation import Network, client_denoiser, draw_together
@@ -183,6 +184,7 @@ class ClientEvaluator:
         samples, heldout = self.samples(client, images), self.heldout(client, emb)
         scores = self.scores(client, samples, heldout, pooled)
         scores |= self.text_scores(client, images)
+        scores |= other_scores(self.context.config.eval.metrics, client, images)
         return Observation(samples, images, heldout, scores)
 
     def distances(self, client: ClientData, images: Tensor) -> tuple[float, float]:

@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config.data import DataConfig
+from pipeline.config.data import DataConfig, is_outside
 from pipeline.data.catalog import DatasetSpec, dataset_spec
 from pipeline.data.client_folder import FolderImages, load_client_folders, load_listed
 from pipeline.data.font_store import load_fonts
 from pipeline.data.glyphs import CHARACTERS, arriving, caption_of
 from pipeline.data.hashes import combined, sha256_of
 from pipeline.data.image_folder import load_folder
+from pipeline.data.outside import OutsideImages, load_outside
 from pipeline.files.damage import DAMAGE
 from pipeline.files.paths import base_folder, lasting
 from spire_core.errors import ConfigError, DataError
@@ -73,6 +74,9 @@ def load(config: DataConfig, split: str) -> ImageData:
     """
     if split not in SPLITS:
         raise DataError(f"expected the split train or test, got {split!r}")
+    if is_outside(config.name):
+        found = load_outside(config.name, split, config.path)
+        return replace(_of_package(config.name, found, split), clients=None)
     if config.name != "folder":
         return load_stored(config.name, store_root(config.root), split, config.image_size)
     path, size = _folder(config)
@@ -93,6 +97,14 @@ def load_clients(config: DataConfig) -> ImageData:
     """
     if config.name == "fonts":
         return _all_fonts(dataset_spec("fonts"), store_root(config.root), config.image_size)[0]
+    if is_outside(config.name):
+        data = _of_package(config.name, load_outside(config.name, "train", config.path), "train")
+        if data.clients is None:
+            raise ConfigError(
+                f"expected owners of the images with partition=natural, got {config.name} without: "
+                "choose another partition"
+            )
+        return data
     if config.name != "folder":
         raise ConfigError(
             f"expected data with clients of its own, fonts or folder, got {config.name}: choose "
@@ -101,6 +113,12 @@ def load_clients(config: DataConfig) -> ImageData:
     if config.metadata is None:
         return _with_clients(load_client_folders(*_folder(config)))
     return _with_clients(_listed(config, config.metadata))
+
+
+def _of_package(name: str, found: OutsideImages, split: str) -> ImageData:
+    captions = None if found.captions is None else tuple(found.captions)
+    names, more = tuple(found.class_names), (captions, found.clients)
+    return ImageData(name, found.images, found.labels, names, found.sha256, split, *more)
 
 
 def _listed(config: DataConfig, metadata: str) -> FolderImages:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data.catalog import DatasetSpec, dataset_spec
+from pipeline.data.catalog import SPECS, DatasetSpec, dataset_spec
 from pipeline.data.datasets import SPLITS, load_stored, mismatch, store_root
 from pipeline.data.font_store import drawn_from, write_drawn
 from pipeline.data.formats import IDX_FILES, Decoded
@@ -85,15 +85,15 @@ def _locked(root: Path, name: str, log: Callable[[str], object]) -> Iterator[Non
 def fetch_if_missing(
     name: str, root: str | None, source_dir: str | None, log: Callable[[str], object]
 ) -> None:
-    """Fetch a data set that is not stored yet; a folder of the user's is read in place."""
-    if name != "folder" and not (store_root(root) / name).is_dir():
+    """Fetch a known data set that is not stored yet; others, as a folder, are read in place."""
+    if name in SPECS and not (store_root(root) / name).is_dir():
         log(f"{name} is not in {store_root(root)} yet: fetching it")
         fetch(name, root, source_dir, log=log)
 
 
 def check_source(name: str, source_dir: str | None) -> None:
     """Raise ConfigError if `data.path` holds the user's own images, and not this data set."""
-    if name == "folder" or source_dir is None:
+    if name not in SPECS or source_dir is None:
         return
     folder, layout = expanded(source_dir, "data.path"), dataset_spec(name).layout
     levels = (folder.glob(pattern) for pattern in ("*", "*/*", "*/*/*"))

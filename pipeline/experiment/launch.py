@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator
 
+from pipeline.config.plugins import check_reachable
 from pipeline.config.schema import Config
 
 
@@ -20,6 +21,7 @@ def ready_for(config: Config, say: Callable[[str], None]) -> Iterator[None]:
     if config.resources.pool == "local":
         yield
         return
+    check_reachable(config)
     from pipeline.cluster.session import starting_cluster
 
     with starting_cluster():

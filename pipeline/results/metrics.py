@@ -8,6 +8,7 @@ import numpy as np
 from pipeline.clients.memory import peak_bytes
 from pipeline.config.federation import FederationConfig
 from pipeline.evaluation.scores import Evaluation, RealData
+from pipeline.federation.messages import OTHER
 from pipeline.federation.rounds import RoundStats
 from pipeline.federation.setup import FederationSetup
 from pipeline.results.metric_names import (
@@ -148,6 +149,8 @@ def _point_metrics(point: AdaptPoint) -> dict[str, float]:
     """Return one client's numbers after an epoch, by the names of the metrics."""
     observed = point.observed or {}
     metrics = {ADAPT_SCORES[key]: v for key, v in observed.items() if key in ADAPT_SCORES}
+    others = {key: v for key, v in observed.items() if key.startswith(OTHER)}
+    metrics |= {f"adapt/{key.removeprefix(OTHER)}/mean": v for key, v in others.items()}
     if "own_kid" in observed:
         metrics[ADAPT_KID_WORST] = observed["own_kid"]
     losses = {ADAPT_TRAIN_LOSS: point.train_loss, ADAPT_VAL_LOSS: point.val_loss}

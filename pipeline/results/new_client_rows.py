@@ -7,7 +7,7 @@ import numpy as np
 
 from pipeline.evaluation.forgetting import ForgettingCurve
 from pipeline.evaluation.scores import RealData
-from pipeline.federation.messages import AdaptReport
+from pipeline.federation.messages import OTHER, AdaptReport
 from pipeline.results.neighbour_columns import neighbour_columns
 from pipeline.results.result import Adaptation
 from spire_core.evaluation.image_metrics import total_variation
@@ -66,15 +66,17 @@ def _new_client_row(
         **({} if curve.prompts is None else {"forgetting_prompts": curve.prompts[-1]}),
         "duration_s": report.duration_s,
         **_privacy_columns(report.guarantee),
-    } | _text_columns(first, kept)
+    } | _more_columns(first, kept)
 
 
-def _text_columns(first: Mapping[str, float], kept: Mapping[str, float]) -> dict[str, float]:
-    """Return the scores of prompts before and after adaptation, where there is text."""
+def _more_columns(first: Mapping[str, float], kept: Mapping[str, float]) -> dict[str, float]:
+    """Return before and after adaptation the scores of prompts, where there is text, and others."""
     columns = {}
     for name in TEXT_SCORES:
         if name in kept:
             columns |= {f"{name}_before": first[name], f"{name}_after": kept[name]}
+    for name in (key.removeprefix(OTHER) for key in kept if key.startswith(OTHER)):
+        columns |= {f"{name}_before": first[OTHER + name], f"{name}_after": kept[OTHER + name]}
     if "true_accuracy" in kept:
         columns["true_accuracy"] = kept["true_accuracy"]
     return columns

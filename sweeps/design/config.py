@@ -33,6 +33,7 @@ RECORDED = ("tracking.enabled", "tracking.uri", "tracking.experiment")
 RANGE_KEYS = {"min", "max", "log", "integer"}
 NAME = re.compile(r"[\w.-]{1,100}")
 MAX_TRIALS = 10_000
+OTHER_METRIC = re.compile(r"final/adapt_(\w+)_(?:before|after)")
 PAPER = "paper-"  # prefix of the names of the paper's experiments
 
 
@@ -135,7 +136,10 @@ class SweepConfig:
 
     def _check_metric(self) -> None:
         known = ROUND_METRICS if self.scheduler == "asha" else (*FINAL_METRICS, *ROUND_METRICS)
-        if self.metric not in known:
+        match = OTHER_METRIC.fullmatch(self.metric)
+        others = flattened(self.settings).get("eval.metrics", ())
+        is_other = self.scheduler != "asha" and match is not None and match[1] in others
+        if self.metric not in known and not is_other:
             why = "which asha has to see while rounds run" if self.scheduler == "asha" else ""
             raise ConfigError(
                 f"expected a metric that every trial reports{', ' if why else ''}{why}, got "

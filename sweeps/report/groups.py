@@ -14,6 +14,7 @@ from typing import TypeVar
 from pipeline.config.equivalence import reads
 from pipeline.results.metric_names import NN_P
 from pipeline.tracking.mlflow_queries import TrackedRun, is_known
+from spire_core.config.method import find_method
 from spire_core.methods import METHODS
 from sweeps.report.stats import Estimate, combined_p, estimate
 
@@ -95,7 +96,7 @@ def pair_of(run: TrackedRun) -> Pair:
 
 def parameters(run: TrackedRun) -> dict[str, str]:
     """Return what may set a run apart: its method's parameters, its images and its extractor."""
-    method = METHODS.get(method_of(run) or "")
+    method = find_method(method_of(run) or "")
     params = {
         key: value
         for key, value in run.params.items()

@@ -103,7 +103,7 @@ def test_a_step_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     model.load(anchor + 0.2)
     before = torch.full_like(anchor, 2 - 0.1**2)
     moments = {BODY: PartMoments(torch.zeros_like(anchor), before, torch.tensor(1e6))}
-    objective = TrainingObjective(DIFFUSION, (0.0, 0.5), proximal=ProximalTerm(0.5, anchor))
+    objective = TrainingObjective(DIFFUSION, (0.0, 0.5), terms=(ProximalTerm(0.5, anchor),))
     noise = torch_generator(SEED, "noise")
     fit(model, None, [Batch(client(0).images)], {BODY: 0.3}, moments, objective, noise)
     torch.testing.assert_close(model.weights, anchor + 0.2 - 0.3 * 0.1, rtol=0, atol=1e-6)
