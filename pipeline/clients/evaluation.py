@@ -141,19 +141,19 @@ class ClientEvaluator:
     def scores(
         self, client: ClientData, samples: GeneratedSamples, heldout: Tensor, pooled: Tensor
     ) -> dict[str, float]:
-        """Return KID against the client's and the population's data, TV, and held-out loss.
+        """Return KID against the client's and the population's data, held-out loss, and TV.
 
         `heldout` (n,) are the losses of `heldout`, `pooled` (n, D) the population's features.
         """
         config = self.context.config
         sizes = (config.eval.kid_subset_size, config.eval.kid_num_subsets, config.seed)
-        own = kid(self.real_features(client), samples.features, *sizes)
-        scores = {
-            "own_kid": own.mean,
-            "own_kid_std": own.std,
-            "population_kid": kid(pooled, samples.features, *sizes).mean,
-            "heldout_loss": float(heldout.mean()),
-        }
+        scores = dict[str, float]()
+        if self.extractor.num_features > 0:
+            own = kid(self.real_features(client), samples.features, *sizes)
+            population = kid(pooled, samples.features, *sizes)
+            scores = {"own_kid": own.mean, "own_kid_std": own.std}
+            scores["population_kid"] = population.mean
+        scores["heldout_loss"] = float(heldout.mean())
         if samples.histogram is not None and client.mixture is not None:
             scores["tv"] = total_variation(samples.histogram, client.mixture)
         return scores

@@ -81,8 +81,9 @@ def summary_metrics(
     if evaluations:
         metrics |= {final_name(k): v for k, v in evaluations[-1].metrics().items()}
         best = min(evaluations, key=lambda e: e.kid_mean)
-        metrics |= {"best/kid_mean": best.kid_mean, "best/round": float(best.round_idx)}
-        metrics["final/pretrain_kid_floor"] = real.floor_mean(setting.eval_ids)
+        if setting.has_features:
+            metrics |= {"best/kid_mean": best.kid_mean, "best/round": float(best.round_idx)}
+            metrics["final/pretrain_kid_floor"] = real.floor_mean(setting.eval_ids)
     if tuned is not None:
         metrics |= {tuned_name(k): v for k, v in tuned.metrics().items()}
     rows = new_client_rows(adaptation, real, setting.config.eval.kid_subset_size)
@@ -112,9 +113,10 @@ def _new_client_means(table: dict[str, list[Any]]) -> dict[str, float]:
         known = [v for v in values if isinstance(v, int | float)]
         if known and column not in IN_THE_TABLE_ALONE:
             metrics[f"final/adapt_{column}"] = float(np.mean(known))
-    before, after = metrics["final/adapt_kid_before"], metrics["final/adapt_kid_after"]
-    metrics["final/adapt_kid_ratio"] = after / before
-    metrics["final/adapt_kid_worst"] = max(table["kid_after"])
+    if "final/adapt_kid_after" in metrics:
+        before, after = metrics["final/adapt_kid_before"], metrics["final/adapt_kid_after"]
+        metrics["final/adapt_kid_ratio"] = after / before
+        metrics["final/adapt_kid_worst"] = max(table["kid_after"])
     return metrics
 
 

@@ -132,7 +132,9 @@ def log_evaluation(
     """
     if evaluation.round_idx == 0:
         tracker.log_tags(coverage_tags(setting))
-    floor = {KID_FLOOR: real.floor_mean(evaluation.client_ids)}
+    floor = {}
+    if setting.has_features:
+        floor[KID_FLOOR] = real.floor_mean(evaluation.client_ids)
     metrics = evaluation.metrics() | floor | dict(extra_metrics or {})
     tracker.log_metrics(metrics, step=evaluation.round_idx)
     tracker.log_table(pretraining_table(evaluation.round_idx), evaluation.table(real))

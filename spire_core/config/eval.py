@@ -34,7 +34,8 @@ class MetricNames:
 class EvalConfig:
     """What is measured, how often, and on how many images.
 
-    `extractor`: "auto" takes the small classifier of the data set, or Inception if it has none.
+    `extractor`: "auto" takes the small classifier of the data set, or Inception if it has none;
+    "none" leaves out all scores that need features.
     `metrics`: scores of new clients' images that other packages bring.
     `num_images`: images drawn for each client. `every`: rounds between two evaluations of
     pre-training; 0 evaluates before the first and after the last alone. `num_clients`: the number

@@ -38,6 +38,7 @@ SCORES = {  # by which a best setting is chosen: the first that any run has
     "final/adapt_style_distance_after": "new clients' final distance to the true images",
     "final/adapt_kid_after": "new clients' final KID",
     "final/pretrain_kid_mean": "pre-training clients' KID after the last round",
+    "final/adapt_heldout_after": "new clients' final held-out loss",
 }
 
 Values = tuple[tuple[str, str], ...]  # parameters that vary, with one choice of their values
