@@ -32,7 +32,8 @@ class DataConfig:
     `root`: the folder of fetched data sets; None is $SPIRE_DATA, or else `data` in `base_folder()`.
     `path`: the image folder if `name` is "folder"; for the data set of another package, an argument
     of its function; for the other names, a folder with the original files to fetch from.
-    `image_size`: side in pixels; None is the original size, 28 padded to 32.
+    `image_size`: side in pixels; None is the original size, 28 padded to 32. `channels`: of
+    "folder", 1, 3, or "auto", which is 1 if no image has a colour.
 
     `metadata`: for "folder", a CSV, JSON lines or Parquet file in `path` that lists the images.
     `clients` and `captions`: its columns that say whose an image is and what it shows.
@@ -42,6 +43,7 @@ class DataConfig:
     root: str | None = None
     path: str | None = None
     image_size: Annotated[int | None, Range(1, MAX_IMAGE_SIZE)] = None
+    channels: int | str = "auto"
     metadata: str | None = None
     clients: str = "client"
     captions: str = "caption"
@@ -55,6 +57,13 @@ class DataConfig:
             "data.path and data.image_size with data.name=folder",
             f"path={self.path} and image_size={self.image_size}",
             "name a folder with one subfolder of images per class, and the side of the images",
+        )
+        allowed = ("auto", 1, 3) if self.name == "folder" else ("auto",)
+        require(
+            self.channels in allowed,
+            f"data.channels as {' or '.join(map(str, allowed))} with data.name={self.name}",
+            repr(self.channels),
+            "auto keeps images as they are",
         )
         require(
             self.metadata is None or self.name == "folder",

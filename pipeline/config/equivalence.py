@@ -223,6 +223,8 @@ def _determining(config: Config) -> dict[str, Any]:
         group, _, name = key.partition(".")
         if settings[group][name] == defaults[key]:
             del settings[group][name]
+    if config.data.name != "folder" or config.data.channels == 3:  # as in times without a choice
+        del settings["data"]["channels"]
     if config.data.name in DATASETS:  # the name of a known data set says which images it has
         del settings["data"]["path"]
     outside = {f"{one.kind} {one.name}": one.version for one in plugins_of(config)}

@@ -14,5 +14,6 @@ outside        data sets that other packages bring
 glyphs         fonts as clients: the drawing of their glyphs
 font_store     the stored data set of fonts
 hashes         SHA-256 of arrays
+channels       own images in grey or in colour
 resize         images at the size of the model
 """

@@ -16,6 +16,7 @@ import numpy as np
 
 from pipeline.config.data import DataConfig, is_outside
 from pipeline.data.catalog import DatasetSpec, dataset_spec
+from pipeline.data.channels import in_channels
 from pipeline.data.client_folder import FolderImages, load_client_folders, load_listed
 from pipeline.data.font_store import load_fonts
 from pipeline.data.glyphs import CHARACTERS, arriving, caption_of
@@ -84,8 +85,10 @@ def load(config: DataConfig, split: str) -> ImageData:
         found = _listed(config, config.metadata)
         is_test = found.clients.is_test
         no_test = np.zeros(len(found.labels), dtype=bool)
-        return _of_split(_with_clients(found), no_test if is_test is None else is_test, split)
+        held_out = no_test if is_test is None else is_test
+        return _of_split(_with_clients(config, found), held_out, split)
     images, labels, class_names = load_folder(path, split, size)
+    images = in_channels(images, config.channels)
     sha256 = combined(sha256_of(images), sha256_of(labels))
     return ImageData("folder", images, labels, class_names, sha256, split)
 
@@ -111,8 +114,8 @@ def load_clients(config: DataConfig) -> ImageData:
             "another data.name, or a partition that deals images out"
         )
     if config.metadata is None:
-        return _with_clients(load_client_folders(*_folder(config)))
-    return _with_clients(_listed(config, config.metadata))
+        return _with_clients(config, load_client_folders(*_folder(config)))
+    return _with_clients(config, _listed(config, config.metadata))
 
 
 def _of_package(name: str, found: OutsideImages, split: str) -> ImageData:
@@ -132,15 +135,15 @@ def _folder(config: DataConfig) -> tuple[str, int]:
     return config.path, config.image_size
 
 
-def _with_clients(found: FolderImages) -> ImageData:
+def _with_clients(config: DataConfig, found: FolderImages) -> ImageData:
     """Return the user's own images with a hash of images, labels, captions and clients."""
-    clients = found.clients
-    arrays = [found.images, found.labels, clients.owner]
+    clients, images = found.clients, in_channels(found.images, config.channels)
+    arrays = [images, found.labels, clients.owner]
     arrays += [] if clients.is_test is None else [clients.is_test]
     texts = json.dumps([clients.names, found.class_names, found.captions])
     sha256 = combined(*map(sha256_of, arrays), texts)
     names, captions = found.class_names, found.captions
-    return ImageData("folder", found.images, found.labels, names, sha256, "all", captions, clients)
+    return ImageData("folder", images, found.labels, names, sha256, "all", captions, clients)
 
 
 def _of_split(data: ImageData, is_test: np.ndarray, split: str) -> ImageData:

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator
 
+from pipeline.config.data import DATASETS
 from pipeline.config.plugins import check_reachable
 from pipeline.config.schema import Config
 
@@ -12,7 +13,8 @@ def ready_for(config: Config, say: Callable[[str], None]) -> Iterator[None]:
     """Fetch the images of a run that are missing, and let Ray start, if the run uses it.
 
     The imports and checks that precede the clients go on meanwhile in the block. An error in
-    settings or data that they find stops Ray again. `say` is told what is fetched.
+    settings or data that they find stops Ray again. Images of the user's own are checked first, and
+    Ray starts when the clients do. `say` is told what is fetched.
     """
     from pipeline.data.fetch import check_source, fetch_if_missing
 
@@ -22,6 +24,9 @@ def ready_for(config: Config, say: Callable[[str], None]) -> Iterator[None]:
         yield
         return
     check_reachable(config)
+    if config.data.name not in DATASETS:
+        yield
+        return
     from pipeline.cluster.session import starting_cluster
 
     with starting_cluster():
