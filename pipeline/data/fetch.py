@@ -22,6 +22,7 @@ from pipeline.data.sources import Source, default_sources
 from pipeline.files.atomic import try_lock
 from pipeline.files.damage import DAMAGE
 from pipeline.files.paths import expanded
+from spire_core.config.checks import hint, require
 from spire_core.errors import ConfigError, DataError
 
 FAILURES = (*DAMAGE, OSError, MemoryError, RuntimeError, ImportError, tarfile.TarError)
@@ -49,6 +50,9 @@ def fetch(
     """
     if name == "folder":
         raise ConfigError("expected a data set to fetch, got folder: data.path is read in place")
+    if isinstance(name, str):
+        expected = f"a data set to fetch out of {', '.join(SPECS)}"
+        require(name in SPECS, expected, repr(name), hint(name, list(SPECS)))
     spec, root = dataset_spec(name), store_root(root)
     sources = default_sources(source_dir) if sources is None else sources
     target, partial, old = (

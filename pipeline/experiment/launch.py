@@ -1,8 +1,10 @@
 """What a run needs around it: its images on this machine, and Ray started beside the imports."""
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 
+from pipeline.cluster.actor_plan import plan_here
 from pipeline.config.data import DATASETS
 from pipeline.config.plugins import check_reachable
 from pipeline.config.schema import Config
@@ -30,4 +32,6 @@ def ready_for(config: Config, say: Callable[[str], None]) -> Iterator[None]:
     from pipeline.cluster.session import starting_cluster
 
     with starting_cluster():
+        if not os.environ.get("RAY_ADDRESS"):
+            plan_here(config)  # refuses actors that do not fit, before the run is recorded
         yield

@@ -215,6 +215,11 @@ def load_sweep(file: str, words: Sequence[str] = ()) -> SweepConfig:
         known = f"a YAML file or one of {ours}, {PAPER}... (docs/sweeps.md)"
         text, name = read_settings_file(file, known), Path(file).stem
     values: dict[str, Any] = {"name": name} | read_settings(text, file)
+    if len(values) == 1 and not words:
+        raise ConfigError(
+            f"expected a preset, settings or axes in {file}, got an empty file: docs/sweeps.md has "
+            "examples"
+        )
     groups = {f.name for f in dataclasses.fields(Config)}
     for word in words:
         key, value = split_override(word)

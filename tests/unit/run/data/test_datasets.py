@@ -345,7 +345,8 @@ def test_a_folder_is_grey_if_no_image_has_a_colour(
     for i, image in enumerate(pixels.repeat(3, axis=3)):
         image[0, 0, 2] ^= colour and i == 2  # one pixel, a little
         save_image(tmp_path / "a" / f"{i}.png", image)
-    (tmp_path / "meta.csv").write_text("path,client\n" + "".join(f"a/{i}.png,b\n" for i in range(4)))
+    rows = "".join(f"a/{i}.png,b\n" for i in range(4))
+    (tmp_path / "meta.csv").write_text(f"path,client\n{rows}")
     data = folder(tmp_path, "train", 8, channels, "meta.csv")
     assert data.images.shape == (4, shape, 8, 8)
     np.testing.assert_array_equal(data.images[0], pixels[0].transpose(2, 0, 1).repeat(shape, 0))
@@ -360,5 +361,5 @@ def test_one_channel_is_pillows_grey(tmp_path: Path) -> None:
     np.testing.assert_array_equal(folder(tmp_path, "train", 8, 1).images[:, 0], expected)
     with pytest.raises(ConfigError, match=r"data.channels as auto or 1 or 3 .*, got 2"):
         folder(tmp_path, "train", 8, 2)
-    with pytest.raises(ConfigError, match="data.channels as auto with data.name=mnist, got 1"):
+    with pytest.raises(ConfigError, match=r"data.channels as auto with data.name=mnist, got 1"):
         DataConfig("mnist", channels=1)

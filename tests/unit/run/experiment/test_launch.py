@@ -1,0 +1,36 @@
+"""What is refused before Ray has started, or before a run is recorded."""
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+
+from pipeline.config.load import load_config
+from pipeline.experiment.launch import ready_for
+from spire_core.errors import ClusterError
+
+
+def ignore(text: str) -> None:
+    """Say nothing."""
+
+
+@contextlib.contextmanager
+def never() -> Iterator[None]:
+    raise AssertionError("Ray was started")
+    yield
+
+
+def test_own_images_are_checked_before_ray_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.cluster.session.starting_cluster", never)
+    with ready_for(load_config("folder-cpu"), ignore):
+        pass
+
+
+def test_actors_that_do_not_fit_are_refused_before_the_run_begins(
+    mnist_root: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("pipeline.cluster.session.starting_cluster", contextlib.nullcontext)
+    config = load_config("smoke", ["resources.num_actors=100000", f"data.root={mnist_root}"])
+    with pytest.raises(ClusterError, match="lower resources.num_actors"), ready_for(config, ignore):
+        raise AssertionError
