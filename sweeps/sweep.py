@@ -79,6 +79,8 @@ def _run_left(
 ) -> None:
     """Run these trials, and those that are still to be drawn."""
     probed = [*left, *(probes(sweep) if before.num_undrawn else [])]
+    for trial in probed:
+        check_reachable(trial.config)
     with starting_cluster() as ready:
         # 1. Check, while the cluster starts.
         check_data(probed, say)
@@ -130,7 +132,6 @@ def check_data(planned: Sequence[Trial], say: Say) -> None:
     seen, widths = set(), dict[DataConfig, int]()
     for trial in planned:
         config = trial.config
-        check_reachable(config)
         check_source(config.data.name, config.data.path)
         fetch_if_missing(config.data.name, config.data.root, config.data.path, say)
         part = (config.partition, config.federation.num_clients, config.federation.num_new_clients)

@@ -9,13 +9,16 @@ from typing import Any
 import pytest
 
 import spire
+from pipeline.config.load import load_config
 from pipeline.config.plugins import ALL_PLUGINS
+from pipeline.federation.setup import prepare
+from pipeline.results.recording import run_tags
 from spire_core.errors import ConfigError
 from sweeps.cli import main
 from sweeps.design.config import load_sweep
 
 PAGE = Path(__file__).parents[3] / "docs" / "extending.md"
-TINY = ("resources.pool=local", "tracking.log_model=false", "federation.num_rounds=4")
+TINY = ("resources.pool=local", "tracking.enabled=false", "federation.num_rounds=4")
 TINY += ("eval.every=0", "eval.num_images=8", "eval.num_loss_images=8", "adapt.epochs=1")
 TINY += ("diffusion.sample_steps=2", "federation.num_clients=4", "federation.cohort_size=2")
 
@@ -51,9 +54,12 @@ def test_each_command_of_the_page_runs(outside: Path, capsys: pytest.CaptureFixt
     assert {"final/adapt_contrast_gap_before", "final/adapt_contrast_gap_after"} <= {
         *result["metrics"]
     }
+    tags = run_tags(prepare(load_config("smoke", calm[2:])), "smoke")
+    assert tags["plugin.method.calm"] == tags["plugin.dataset.bars"] == "spire-outside 1.2"
     record = Path(result["artifacts"]["run_dir"])
     more = ["--data", "bars", "--num-images", "16", "adapt.epochs=1"]
     assert main(["adapt", str(record), *more]) == 0
+    capsys.readouterr()
     assert typed(backbone, capsys)["method"] == "lora"
 
 

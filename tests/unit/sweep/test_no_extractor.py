@@ -16,8 +16,8 @@ from sweeps.design.metric import check_metric
 
 TINY = ("eval.extractor=none", "resources.pool=local", "tracking.log_model=false")
 TINY += ("federation.num_rounds=12", "eval.every=0", "eval.num_images=8", "eval.num_loss_images=8")
-TINY += ("adapt.epochs=2", "diffusion.sample_steps=2", "federation.num_clients=4")
-TINY += ("federation.cohort_size=2", "federation.tau=1")
+TINY += ("adapt.epochs=2", "diffusion.sample_steps=2", "federation.num_clients=96")
+TINY += ("federation.cohort_size=2", "federation.tau=1", "eval.num_clients=4")
 NO_KID = "no KID, which needs features: eval.extractor=none"
 
 

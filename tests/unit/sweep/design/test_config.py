@@ -449,3 +449,11 @@ def test_an_empty_file_is_one_trial_of_the_default(tmp_path: Path) -> None:
     [trial] = trials(load_sweep(str(tmp_path / "empty.yaml")))
     assert isinstance(trial, Trial)
     assert re.fullmatch(r"[0-9a-f]{12}", trial.trial_id)
+
+
+def test_an_empty_file_is_no_sweep(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text("# nothing\n")
+    with pytest.raises(ConfigError, match=r"expected a preset, settings or axes in .*study"):
+        load_sweep(str(file))
+    assert load_sweep(str(file), ["seeds=[0]"]).seeds == (0,)
