@@ -96,7 +96,15 @@ def fetch_if_missing(
 
 
 def check_source(name: str, source_dir: str | None) -> None:
-    """Raise ConfigError if `data.path` holds the user's own images, and not this data set."""
+    """Raise ConfigError if `data.path` holds the user's own images, and not this data set.
+
+    DataError if it is to hold own images, and does not exist.
+    """
+    if name == "folder" and not (folder := expanded(source_dir or "", "data.path")).exists():
+        raise DataError(
+            f"expected a folder of images, got {folder.absolute()}: there is no such folder, so "
+            "name another in data.path"
+        )
     if name not in SPECS or source_dir is None:
         return
     folder, layout = expanded(source_dir, "data.path"), dataset_spec(name).layout

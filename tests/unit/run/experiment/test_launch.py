@@ -2,12 +2,13 @@
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from pipeline.config.load import load_config
 from pipeline.experiment.launch import ready_for
-from spire_core.errors import ClusterError
+from spire_core.errors import ClusterError, DataError
 
 
 def ignore(text: str) -> None:
@@ -20,9 +21,17 @@ def never() -> Iterator[None]:
     yield
 
 
-def test_own_images_are_checked_before_ray_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_images_are_checked_before_ray_starts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr("pipeline.cluster.session.starting_cluster", never)
-    with ready_for(load_config("folder-cpu"), ignore):
+    monkeypatch.chdir(tmp_path)
+    config = load_config("folder-cpu")
+    absent = pytest.raises(DataError, match="there is no such folder")
+    with absent, ready_for(config, ignore):
+        raise AssertionError
+    Path("photos").mkdir()
+    with ready_for(config, ignore):
         pass
 
 
