@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from spire_core.config.checks import Range, check_choice, check_fields
+from spire_core.config.checks import Range, check_choice, check_fields, require
 from spire_core.plugins import Plugins
 
 FOR_KID = "KID compares sets of images"
@@ -63,6 +63,9 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "eval")
+        has_kid = not self.controls or self.extractor != "none"
+        advice = "controls are compared by KID, so set eval.controls=false"
+        require(has_kid, "an eval.extractor with eval.controls=true", "none", advice)
 
     @property
     def clients_per_batch(self) -> int:
