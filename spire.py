@@ -11,21 +11,25 @@ Settings are those of docs/settings.md, as a mapping from whole keys such as "cl
 Errors are `spire_core.errors.SpireError`, with one sentence that says what was expected.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
+    from pipeline.data.outside import OutsideImages
     from pipeline.inference.arrival import Arrival
     from pipeline.inference.saved_run import SavedRun
     from pipeline.results.result import Result
+    from spire_core.methods import Method
     from sweeps.report.files import Report
     from sweeps.sweep import Outcome
 
 Settings = Mapping[str, Any]
-__all__ = ["adapt", "draw", "load", "report", "resume", "run", "sweep", "write_images"]
+__all__ = ["adapt", "draw", "load", "register_dataset", "register_method", "register_metric"]
+__all__ += ["report", "resume", "run", "sweep", "write_images"]
 
 
 def run(
@@ -173,6 +177,42 @@ def write_images(
     from pipeline.data.arrays import write_folder
 
     return write_folder(Path(folder), images, labels, clients, captions)
+
+
+def register_method(method: "Method", version: str = "0") -> None:
+    """Let this process run a method under its name, with `resources.pool=local`.
+
+    Ray's workers know methods of installed packages alone (docs/extending.md). `version` is a part
+    of the fingerprint of a run: change it with the method.
+    """
+    from spire_core.config.method import OTHER_METHODS
+
+    OTHER_METHODS.register(getattr(method, "name", "?"), method, version)
+
+
+def register_dataset(
+    name: str, load: "Callable[[str, str | None], OutsideImages]", version: str = "0"
+) -> None:
+    """Let this process train on a data set under a name, as `register_method` does a method.
+
+    `load(split, path)` is called with "train" or "test" and the setting `data.path`.
+    """
+    from pipeline.config.data import OTHER_DATASETS
+
+    OTHER_DATASETS.register(name, load, version)
+
+
+def register_metric(
+    name: str, metric: "Callable[[Tensor, Tensor], float]", version: str = "0"
+) -> None:
+    """Let this process score new clients by a metric, as `register_method` does a method.
+
+    `metric(drawn, real)` gets images (n, C, H, W) and (m, C, H, W) in [-1, 1]; `eval.metrics` asks
+    for it.
+    """
+    from spire_core.config.eval import OTHER_METRICS
+
+    OTHER_METRICS.register(name, metric, version)
 
 
 def _words(settings: Settings | None, prefixes: tuple[str, ...] = ("",)) -> list[str]:

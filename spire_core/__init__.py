@@ -14,6 +14,7 @@ privacy/     privacy accounting and secret noise; leaks and attacks as numbers
 secure_sum/  sums of vectors under masks
 mixture/     Gaussian mixtures with exact solutions, for the theory
 weights/     weights of the classifiers behind KID
+plugins      methods, data sets and metrics of other packages, by name
 rng          random streams by seed, purpose and counters
 errors       the errors raised on purpose
 """

@@ -7,7 +7,12 @@ with each client, or a new client's adapter. The client embedding is a part outs
 Other code reads these records and never tests a method's name.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BODY, MODULATION, EMB_PROJ, LOCAL = "body", "modulation", "emb_proj", "local"
 CLIENT_EMB = "client_emb"
@@ -23,7 +28,8 @@ class Method:
     has pre-training. `is_frozen`: the network's own numbers stay those of a pre-trained model. They
     belong to no part, and no message has them. `adapter`: the layers or numbers that make up
     `local` ("lora", "diffit" or "bias"); rounds train and average them as all others, a new client
-    trains them alone.
+    trains them alone. `penalty(w, w_0)`: a term that rounds add to a client's objective, () or (K,)
+    of the shared weights w (S,) or (K, S) and of the same w_0 (S,) as the server handed them out.
     """
 
     name: str
@@ -35,6 +41,7 @@ class Method:
     is_federated: bool = True
     is_frozen: bool = False
     adapter: str = ""
+    penalty: "Callable[[Tensor, Tensor], Tensor] | None" = None
 
     @property
     def is_personal(self) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pipeline.cluster.session import cluster_nodes, starting_cluster
 from pipeline.config.build import flattened
 from pipeline.config.data import DataConfig
+from pipeline.config.plugins import check_reachable
 from pipeline.config.schema import Config
 from pipeline.config.tracking import TrackingConfig, tracking_root, tracking_uri
 from pipeline.data.datasets import store_root
@@ -78,6 +79,8 @@ def _run_left(
 ) -> None:
     """Run these trials, and those that are still to be drawn."""
     probed = [*left, *(probes(sweep) if before.num_undrawn else [])]
+    for trial in probed:
+        check_reachable(trial.config)
     with starting_cluster() as ready:
         # 1. Check, while the cluster starts.
         check_data(probed, say)

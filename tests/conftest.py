@@ -1,7 +1,9 @@
-"""What all tests share: one torch thread, real MNIST, and one new database of MLflow."""
+"""What all tests share: one torch thread, real MNIST, one new database of MLflow, a package."""
 
 import os
+import re
 import signal
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as of a shell's background processes
     signal.signal(signal.SIGINT, lambda *_: None)  # what starts here hears it again
 
+EXTENDING = Path(__file__).parents[1] / "docs" / "extending.md"
 FONTS = {  # by names that are not variants of each other
     "book": "DejaVuSans",
     "fat": "DejaVuSans-Bold",
@@ -74,3 +77,30 @@ def new_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = shared_folder(tmp_path_factory) / "new_database" / "mlflow.db"
     check_store(TrackingConfig(uri=f"sqlite:///{path}"))
     return path
+
+
+def page_files(page: Path) -> dict[str, str]:
+    """Return the Python files on a page; a block's first line names the file that it belongs to."""
+    files: dict[str, str] = {}
+    for name, text in re.findall(r"```python\n# (\w+\.py)\n(.*?)```", page.read_text(), re.DOTALL):
+        files[name] = files.get(name, "") + text
+    return files
+
+
+@pytest.fixture(scope="session")
+def outside(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the package of docs/extending.md is installed, as pip would."""
+    folder = tmp_path_factory.mktemp("site")
+    for name, text in page_files(EXTENDING).items():
+        (folder / name).write_text(text)
+    [toml] = re.findall(r"```toml\n(.*?)```", EXTENDING.read_text(), re.DOTALL)
+    project = tomllib.loads(toml)["project"]
+    info = folder / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    info.mkdir()
+    head = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    (info / "METADATA").write_text(head)
+    lines = []
+    for group, entries in project["entry-points"].items():
+        lines += [f"[{group}]", *(f"{name} = {place}" for name, place in entries.items())]
+    (info / "entry_points.txt").write_text("\n".join(lines))
+    return folder

@@ -3,6 +3,7 @@
 main          the parser of all verbs
 command       parsing, answers, errors and interrupts that verbs share
 run           `spire run` and `spire resume`
+outputs       files that verbs write where the user says
 presets       arguments of the verbs that take a preset
 clients       `spire adapt` and `spire sample`
 export        `spire export`

@@ -30,7 +30,7 @@ def audit(args: argparse.Namespace) -> Answer:
     places = [word for word in words if word.startswith(PLACES)]
     changes = [word for word in words if not word.startswith(PLACES)]
     given = load_config(None, places).tracking
-    run_dir = find_run(args.run, given)
+    run_dir = find_run(args.run, given, is_finished=True)
     refuse_links(run_dir)  # it is going to be written into
     if load_result(run_dir) is None:
         raise RunError(f"expected a finished run, got {args.run}: spire resume {args.run} first")

@@ -4,7 +4,8 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.cli.command import Answer, add_verb, allowed, say, writable_png
+from pipeline.cli.command import Answer, add_verb, allowed, say
+from pipeline.cli.outputs import writable_png
 from pipeline.cli.presets import fetch_if_missing
 
 if TYPE_CHECKING:

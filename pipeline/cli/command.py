@@ -15,10 +15,10 @@ import textwrap
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NoReturn
 
-from pipeline.files.paths import is_ray_job, lasting
+from pipeline.files.paths import is_ray_job
+from spire_core.config.adapt import AdaptConfig
 from spire_core.errors import ConfigError, SpireError
 
 AddVerb = Callable[[Any], None]  # adds a verb to the subparsers of `spire`
@@ -131,7 +131,7 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def parser_of(add_verbs: Sequence[AddVerb]) -> argparse.ArgumentParser:
+def parser_of(add_verbs: Sequence[AddVerb]) -> _Parser:
     """Return the parser of `spire` with these verbs."""
     parser = _Parser(prog="spire", description="Federated personalised diffusion models.")
     parser.add_argument("--version", action=_Version, nargs=0, help="print versions and stop")
@@ -146,10 +146,20 @@ def _parse(argv: Sequence[str] | None, add_verbs: Sequence[AddVerb]) -> argparse
     parser = parser_of(add_verbs)
     args, rest = parser.parse_known_args(argv)
     if [word for word in rest if word.startswith("-") or "words" not in args]:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        settings = [word.lstrip("-") for word in rest if "=" in word]
+        how = f" (a setting is written {settings[0]})" if settings and "words" in args else ""
+        _verb_of(parser, args).error(f"unrecognized arguments: {' '.join(rest)}{how}")
     if rest:
         args.words = [*args.words, *rest]
     return args
+
+
+def _verb_of(parser: _Parser, args: argparse.Namespace) -> _Parser:
+    """Return the parser of the verb that was typed, such as that of `spire data fetch`."""
+    for action in parser._actions:
+        if isinstance(action.choices, dict) and (name := getattr(args, action.dest, None)):
+            return _verb_of(action.choices[name], args)
+    return parser
 
 
 def _check_words(words: Sequence[str]) -> None:
@@ -209,30 +219,14 @@ def allowed(overrides: Sequence[str], prefixes: tuple[str, ...]) -> Sequence[str
     """Return the overrides; ConfigError for one that begins with none of the prefixes."""
     for word in overrides:
         if not word.startswith(prefixes):
+            advice = "everything else was fixed by the run"
+            if "adapt." in prefixes and word.partition("=")[0] in vars(AdaptConfig()):
+                advice = f"did you mean adapt.{word}?"
             raise ConfigError(
                 f"expected settings of {', '.join(a.rstrip('.=') for a in prefixes)} only, got "
-                f"{word!r}: everything else was fixed by the run"
+                f"{word!r}: {advice}"
             )
     return overrides
-
-
-def writable_png(path: str | Path) -> Path:
-    """Return the path of a PNG to write, and make its folder; ConfigError if that fails."""
-    png = Path(path)
-    try:
-        png = lasting(path, "--out").with_suffix(".png")
-        png.parent.mkdir(parents=True, exist_ok=True)
-        problem = None if os.access(png.parent, os.W_OK) else "its folder is read-only"
-    except ConfigError:
-        raise
-    except (OSError, RuntimeError, ValueError) as error:  # no home, no name, or a NUL in it
-        problem = str(error)
-    if problem or png.is_dir():
-        problem = problem or "it is a folder"
-        raise ConfigError(
-            f"expected a file that can be written, got {png} ({problem}): name another"
-        )
-    return png
 
 
 def hear_interrupts() -> None:

@@ -3,7 +3,8 @@
 import argparse
 from typing import Any
 
-from pipeline.cli.command import Answer, add_verb, say, writable_png
+from pipeline.cli.command import Answer, add_verb, say
+from pipeline.cli.outputs import writable_png
 from pipeline.cli.presets import add_preset, check_source, fetch_if_missing, preset_and_settings
 
 

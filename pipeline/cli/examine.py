@@ -15,6 +15,7 @@ import psutil
 import torch
 
 from pipeline.cluster.job_upload import IGNORE_FILE, measure_upload
+from pipeline.config.plugins import ALL_PLUGINS
 from pipeline.config.tracking import TrackingConfig, tracking_uri, ui_command
 from pipeline.data.catalog import SPECS
 from pipeline.data.datasets import describe, load_stored, store_root
@@ -27,6 +28,7 @@ from spire_core.evaluation.extractors import (
     make_extractor,
 )
 from spire_core.evaluation.selftest import metric_selftest
+from spire_core.plugins import Plugins
 from spire_core.training.fit import to_float
 
 PACKAGES = ("torch", "torchvision", "ray", "mlflow", "torch-fidelity", "numpy")
@@ -52,6 +54,7 @@ def examine(with_metrics: bool = False) -> dict[str, Any]:
         "ray_address": os.environ.get("RAY_ADDRESS"),
         "data": [describe(name) for name in SPECS],
         "extractors": [_extractor(name) for name in EXTRACTORS],
+        "plugins": [_plugins(plugins) for plugins in ALL_PLUGINS],
         "tracking": _tracking(),
         "job_upload": _job_upload(),
     }
@@ -87,6 +90,11 @@ def _extractor(name: str) -> dict[str, Any]:
     except WeightsError as error:
         return {"name": name, "ok": False, "problem": str(error)}
     return {"name": name, "ok": True, "problem": None}
+
+
+def _plugins(plugins: Plugins) -> dict[str, Any]:
+    """Return the names of one kind that other packages bring, and what is wrong with them."""
+    return {"kind": plugins.kind, "names": plugins.names(), "problems": plugins.faults()}
 
 
 def _tracking() -> dict[str, Any]:
@@ -137,6 +145,7 @@ def _missing(state: dict[str, Any]) -> list[str]:
     for entry in (*state["data"], *state["extractors"]):
         if not entry["ok"]:
             sentences.append(f"{entry['name']}: {entry['problem']}")
+    sentences += [fault for plugins in state["plugins"] for fault in plugins["problems"]]
     upload = state["job_upload"]
     if upload and not upload["ok"]:
         sentences.append(f"ray job submit --working-dir .: {upload['told']}")
@@ -157,6 +166,7 @@ def doctor_text(state: dict[str, Any]) -> str:
         f"clients     on {device}, in Ray actors on {state['ray_address'] or 'this machine'}",
         f"data        {_states(state['data'])}",
         f"extractors  {_states(state['extractors'])}",
+        *_plugin_lines(state["plugins"]),
         f"tracking    {state['tracking']['uri']}",
         f"            {state['tracking']['ui']}",
     ]
@@ -165,6 +175,12 @@ def doctor_text(state: dict[str, Any]) -> str:
     lines += [_selftest_line(test) for test in state["selftests"]]
     lines += ["", "missing:" if state["missing"] else "nothing is missing"]
     return "\n".join(lines + [f"- {sentence}" for sentence in state["missing"]])
+
+
+def _plugin_lines(plugins: list[dict[str, Any]]) -> list[str]:
+    """Return a line with all that other packages bring, none without any."""
+    found = [f"{one['kind']} {name}" for one in plugins for name in one["names"]]
+    return [f"plug-ins    {', '.join(found)}"] if found else []
 
 
 def _gib(num_bytes: int) -> str:

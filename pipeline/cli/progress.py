@@ -108,11 +108,10 @@ def left_out(stats: RoundStats) -> str:
 
 
 def evaluation_line(evaluation: Evaluation, floor: float) -> str:
-    """Return one evaluation's means: KID beside its floor, class distance, and held-out losses."""
-    metrics = evaluation.metrics()
-    parts = [
-        f"round {evaluation.round_idx}: KID {metrics['pretrain/kid/mean']:.4g} (floor {floor:.3g})"
-    ]
+    """Return one evaluation's means: KID and its floor, class distance, held-out losses."""
+    metrics, parts = evaluation.metrics(), list[str]()
+    if "pretrain/kid/mean" in metrics:
+        parts.append(f"KID {metrics['pretrain/kid/mean']:.4g} (floor {floor:.3g})")
     if "pretrain/tv/mean" in metrics:
         parts.append(f"TV {metrics['pretrain/tv/mean']:.3f}")
     losses = [
@@ -120,4 +119,5 @@ def evaluation_line(evaluation: Evaluation, floor: float) -> str:
         for name in ("own", "zero", "swapped")
         if (key := f"pretrain/heldout/{name}") in metrics
     ]
-    return ", ".join([*parts, "held-out loss " + " / ".join(losses)])
+    told = ", ".join([*parts, "held-out loss " + " / ".join(losses)])
+    return f"round {evaluation.round_idx}: {told}"

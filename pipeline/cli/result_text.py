@@ -14,6 +14,8 @@ from pipeline.results.result import Result
 from pipeline.runs.layout import PROFILE, PROFILE_TABLE, trace_path
 from pipeline.runs.record import experiment_of
 
+NO_KID = "no KID, which needs features: eval.extractor=none"
+
 
 def result_table(result: Result) -> str:
     """Return the text at the end of a run: scores, floors, diagnoses and file locations."""
@@ -38,11 +40,11 @@ def diagnoses_text(diagnoses: Sequence[Diagnosis]) -> str:
 def _pretraining_table(result: Result) -> str:
     if not result.pretraining.evaluations:
         return "no pre-training: this method's clients train alone"
-    floor = result.real.floor_mean(result.setting.eval_ids)
+    floor = number(result.real.floor_mean(result.setting.eval_ids))
+    kid = f"KID floor, real against real: {floor}" if result.setting.has_features else NO_KID
     header = ["round", "KID", "worst", "TV", "held-out own", "zero", "swapped"]
     rows = [_pretraining_row(evaluation) for evaluation in result.pretraining.evaluations]
-    first = f"Pre-training clients (KID floor, real against real: {number(floor)})"
-    return f"{first}\n{aligned(header, rows)}"
+    return f"Pre-training clients ({kid})\n{aligned(header, rows)}"
 
 
 def _pretraining_row(evaluation: Evaluation) -> list[str]:
@@ -80,8 +82,9 @@ def _new_clients_table(result: Result) -> str:
         "New clients, before -> after adaptation "
         "(NN: distance of samples to the client's nearest image)\n"
         f"{aligned(header, cells)}\n"
-        f"each {trained_text(trained, total).removeprefix('a ')}\n"
-        f"forgetting at the end (KID): {forgetting}" + (f"\n{promise}" if promise else "")
+        f"each {trained_text(trained, total).removeprefix('a ')}"
+        + (f"\nforgetting at the end (KID): {forgetting}" if result.setting.has_features else "")
+        + (f"\n{promise}" if promise else "")
     )
 
 

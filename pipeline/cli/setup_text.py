@@ -15,6 +15,7 @@ from pipeline.results.metrics import params_counts
 from spire_core.partition.coverage import coverages
 from spire_core.partition.split import ClientSplit, Partition
 
+NAMES_WIDTH = 60  # letters of all classes' names
 MAX_COLUMNS = 12  # classes; with more of them a client's largest are named
 MAX_ROWS = 40  # clients of one kind
 MAX_NAME = 28  # letters of a client's name or a caption
@@ -59,13 +60,14 @@ def _captions(captions: Sequence[str], split: ClientSplit) -> list[str]:
 def partition_text(partition: dict[str, Any]) -> str:
     """Return `partition_json` as a table of images per client and class."""
     names, clients = partition["class_names"], partition["clients"]
+    letters = max(6, NAMES_WIDTH // len(names))
     is_wide, exist = len(names) > MAX_COLUMNS, any("name" in client for client in clients)
     header = [
         "client",
         *(["name"] if exist else []),
         "train",
         "test",
-        *(["largest classes"] if is_wide else [n[:6] for n in names]),
+        *(["largest classes"] if is_wide else [name[:letters] for name in names]),
         *(["captions to train on"] if exist else []),
     ]
     shown, left_out = [], partition["num_left_out"]
@@ -128,6 +130,7 @@ def setting_json(
         "preset": preset,
         "config": json.loads(json.dumps(config.as_dict())),  # lists for tuples, as YAML wants them
         "config_fingerprint": fingerprint(config),
+        "images": {"count": len(data.labels), "shape": list(setting.images.shape[1:])},
         "partition": partition_json(setting.partition, data),
         "extractor": setting.extractor,
         "params_total": total,
@@ -141,6 +144,7 @@ def setting_json(
 def setting_text(description: dict[str, Any], plan: ActorPlan | None) -> str:
     """Return the description of `setting_json` for reading."""
     total, trained = description["params_total"], description["params_trainable_new_client"]
+    images = description["images"]
     where = f"resources: {plan.describe()}" if plan else "resources: this process alone"
     return "\n\n".join(
         [
@@ -148,6 +152,8 @@ def setting_text(description: dict[str, Any], plan: ActorPlan | None) -> str:
                 description["config"], sort_keys=False, default_flow_style=None, width=100
             ).strip(),
             "images of each class at each client:\n" + partition_text(description["partition"]),
+            f"images: {images['count']} of {' x '.join(map(str, images['shape']))} "
+            "(channels, height, width)\n"
             f"parameters: {trained_text(trained, total)}\n"
             f"extractor: {description['extractor']}\n{where}\n"
             f"about {duration(description['estimate_s'])} on CPUs such as this machine's, by a few "

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pipeline.clients.client_data import ClientData
 from pipeline.clients.context import ModelContext
+from pipeline.clients.other_scores import other_scores
 from pipeline.clients.text_scores import control_images, text_scores, training_images
 from pipeline.federation.messages import GeneratedSamples, HeldoutLosses
 from spire_core.diffusion.generation import Network, client_denoiser, draw_together
@@ -140,19 +141,19 @@ class ClientEvaluator:
     def scores(
         self, client: ClientData, samples: GeneratedSamples, heldout: Tensor, pooled: Tensor
     ) -> dict[str, float]:
-        """Return KID against the client's and the population's data, TV, and held-out loss.
+        """Return KID against the client's and the population's data, held-out loss, and TV.
 
         `heldout` (n,) are the losses of `heldout`, `pooled` (n, D) the population's features.
         """
         config = self.context.config
         sizes = (config.eval.kid_subset_size, config.eval.kid_num_subsets, config.seed)
-        own = kid(self.real_features(client), samples.features, *sizes)
-        scores = {
-            "own_kid": own.mean,
-            "own_kid_std": own.std,
-            "population_kid": kid(pooled, samples.features, *sizes).mean,
-            "heldout_loss": float(heldout.mean()),
-        }
+        scores = dict[str, float]()
+        if self.extractor.num_features > 0:
+            own = kid(self.real_features(client), samples.features, *sizes)
+            population = kid(pooled, samples.features, *sizes)
+            scores = {"own_kid": own.mean, "own_kid_std": own.std}
+            scores["population_kid"] = population.mean
+        scores["heldout_loss"] = float(heldout.mean())
         if samples.histogram is not None and client.mixture is not None:
             scores["tv"] = total_variation(samples.histogram, client.mixture)
         return scores
@@ -183,6 +184,7 @@ class ClientEvaluator:
         samples, heldout = self.samples(client, images), self.heldout(client, emb)
         scores = self.scores(client, samples, heldout, pooled)
         scores |= self.text_scores(client, images)
+        scores |= other_scores(self.context.config.eval.metrics, client, images)
         return Observation(samples, images, heldout, scores)
 
     def distances(self, client: ClientData, images: Tensor) -> tuple[float, float]:

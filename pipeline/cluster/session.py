@@ -125,6 +125,7 @@ def starting_cluster(num_cpus: int | None = None) -> Iterator[Ready]:
     if ray.is_initialized():
         yield ray.cluster_resources
         return
+    _check_address()
     started = _Cluster(num_cpus)
     failure: BaseException | None = None
     try:
@@ -137,6 +138,16 @@ def starting_cluster(num_cpus: int | None = None) -> Iterator[Ready]:
     finally:
         _Cluster.current = None
         started.end(failure)
+
+
+def _check_address() -> None:
+    """Raise ClusterError for the address of Ray's dashboard, which jobs are submitted to."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address.startswith(("http://", "https://")):
+        raise ClusterError(
+            f"expected RAY_ADDRESS as the HOST:PORT of a Ray head, got {address}: its port is 6379 "
+            "unless `ray start` was given another, and the dashboard's is for `ray job submit`"
+        )
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ federation     `federation.*`: clients, cohorts and rounds
 data           `data.*`: the images
 resources      `resources.*`: actors, CPUs and GPUs
 tracking       `tracking.*`: records and their place
+plugins        objects of other packages that a configuration names
 load           presets, YAML and overrides, merged
 safe_yaml      YAML restricted to plain values
 build          records from plain values, each checked by its field's type

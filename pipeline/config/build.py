@@ -1,7 +1,7 @@
 """Records of settings out of plain values: each key is known, each value fits its field's type."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import UnionType
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
@@ -10,6 +10,10 @@ from spire_core.errors import ConfigError
 
 Built = TypeVar("Built")
 MAX_NUMBER = 2**63  # the limit of arrays, files and databases
+# What people call a key, where its letters do not tell. A key's last word may stand for it.
+OTHER_WORDS = {"dataset": "data.name", "methods": "method", "learning_rate": "lr"}
+OTHER_WORDS |= {"rounds": "num_rounds", "clients": "num_clients", "images": "num_images"}
+SEEDS = "a run has one seed, and a sweep has several: spire sweep NAME seeds=[0,1,2]"
 _REFUSED = object()
 
 
@@ -43,13 +47,27 @@ def _built(base: Any, values: Any, prefix: str, known: list[str]) -> Any:
     for key, value in values.items():
         name, kind = f"{prefix}{key}", kinds.get(key)
         if kind is None:
-            raise ConfigError(f"expected a known key, got {name!r}: {hint(name, known)}")
+            raise ConfigError(f"expected a known key, got {name!r}: {_key_hint(name, known)}")
         if dataclasses.is_dataclass(kind):
             group = kind if isinstance(base, type) else getattr(base, key)
             changes[key] = _built(group, value, f"{name}.", known)
         else:
             changes[key] = _typed(kind, value, name)
     return base(**changes) if isinstance(base, type) else dataclasses.replace(base, **changes)
+
+
+def _key_hint(name: str, known: Sequence[str]) -> str:
+    """Return the advice for an unknown key: those with its last word, or the most similar one."""
+    word = OTHER_WORDS.get(name, name)
+    if name == "seeds":
+        return SEEDS
+    if word not in (*known, "method"):
+        same = [key for key in known if key.rpartition(".")[2] == word]
+        found = hint(name, known)
+        if not same:
+            return found if found.startswith("did") else "docs/settings.md and --dry-run list them"
+        word = " or ".join(same)
+    return f"did you mean {word}?"
 
 
 def _known_keys(kind: Any, prefix: str = "") -> Iterator[str]:

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pipeline.config.build import flattened
+from pipeline.config.data import DATASETS
+from pipeline.config.plugins import plugins_of
 from pipeline.config.schema import Config
 from spire_core.config.adapt import can_adapt_together
 from spire_core.config.privacy import PrivacyConfig
@@ -37,6 +39,7 @@ ADDED += ("partition.new_fraction", "partition.style", "eval.controls")
 ADDED += ("adapt.draws", "adapt.schedule", "adapt.average", "adapt.emb_prior")
 ADDED += ("client.emb_noise", "client.emb_prior", "client.emb_first_steps", "adapt.local_init")
 ADDED += ("method.episodes",)
+ADDED += ("eval.metrics",)
 OWN_NETWORK = ("width", "multipliers", "num_blocks", "attention", "cond_dim", "space_to_depth")
 NO_ROUNDS = {  # what stands for the rounds of a method that has none
     "federation.num_rounds": 1,
@@ -181,6 +184,8 @@ def pretrain_fingerprint(config: Config) -> str:
     settings, method = _determining(config), config.method.record
     del settings["adapt"]
     settings["eval"].pop("controls", None)  # of new clients alone
+    settings["eval"].pop("metrics", None)  # of new clients alone
+    _leave_plugins_of_rounds(settings, method)
     if config.privacy.rounds.is_on:
         del settings["privacy"]["adapt"]  # of new clients alone
     else:
@@ -193,6 +198,15 @@ def pretrain_fingerprint(config: Config) -> str:
         *(["frozen"] if method.is_frozen else []),
     ]
     return _digest(settings)
+
+
+def _leave_plugins_of_rounds(settings: dict[str, Any], method: Method) -> None:
+    """Drop metrics from outside, and a method that rounds see in its parts alone, in place."""
+    dropped = ("metric ",) if method.penalty is not None else ("metric ", "method ")
+    plugins = settings.pop("plugins", {})
+    kept = {key: version for key, version in plugins.items() if not key.startswith(dropped)}
+    if kept:
+        settings["plugins"] = kept
 
 
 def _determining(config: Config) -> dict[str, Any]:
@@ -216,9 +230,12 @@ def _determining(config: Config) -> dict[str, Any]:
         group, _, name = key.partition(".")
         if settings[group][name] == defaults[key]:
             del settings[group][name]
-    if config.data.name != "folder":  # the name of a known data set says which images it has
+    if config.data.name != "folder" or config.data.channels == 3:  # as in times without a choice
+        del settings["data"]["channels"]
+    if config.data.name in DATASETS:  # the name of a known data set says which images it has
         del settings["data"]["path"]
-    return settings | {"schema": NUMBERS}
+    outside = {f"{one.kind} {one.name}": one.version for one in plugins_of(config)}
+    return settings | {"schema": NUMBERS} | ({"plugins": outside} if outside else {})
 
 
 def _digest(settings: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.config.build import build
-from pipeline.config.data import WITH_CLIENTS, DataConfig
+from pipeline.config.data import WITH_CLIENTS, DataConfig, is_outside
 from pipeline.config.federation import FederationConfig
 from pipeline.config.privacy_rules import (
     check_private_adaptation,
@@ -148,7 +148,9 @@ class Config:
         """Check that clients that exist come with data that have them, and as many as are named."""
         partition, num_new = self.partition, self.federation.num_new_clients
         require(
-            partition.name != NATURAL or self.data.name in WITH_CLIENTS,
+            partition.name != NATURAL
+            or self.data.name in WITH_CLIENTS
+            or is_outside(self.data.name),
             f"data.name as {' or '.join(WITH_CLIENTS)} with partition={NATURAL}",
             self.data.name,
             "other data have no clients of their own",

@@ -10,8 +10,10 @@ image_folder   a folder of the user's own images
 client_folder  a folder of the user's own images, with their owners
 metadata       a file that lists images, their owners and captions
 arrays         images in memory, as a folder
+outside        data sets that other packages bring
 glyphs         fonts as clients: the drawing of their glyphs
 font_store     the stored data set of fonts
 hashes         SHA-256 of arrays
+channels       own images in grey or in colour
 resize         images at the size of the model
 """

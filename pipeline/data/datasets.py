@@ -14,13 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config.data import DataConfig
+from pipeline.config.data import DataConfig, is_outside
 from pipeline.data.catalog import DatasetSpec, dataset_spec
+from pipeline.data.channels import in_channels
 from pipeline.data.client_folder import FolderImages, load_client_folders, load_listed
 from pipeline.data.font_store import load_fonts
 from pipeline.data.glyphs import CHARACTERS, arriving, caption_of
 from pipeline.data.hashes import combined, sha256_of
 from pipeline.data.image_folder import load_folder
+from pipeline.data.outside import OutsideImages, load_outside
 from pipeline.files.damage import DAMAGE
 from pipeline.files.paths import base_folder, lasting
 from spire_core.errors import ConfigError, DataError
@@ -73,6 +75,9 @@ def load(config: DataConfig, split: str) -> ImageData:
     """
     if split not in SPLITS:
         raise DataError(f"expected the split train or test, got {split!r}")
+    if is_outside(config.name):
+        found = load_outside(config.name, split, config.path)
+        return replace(_of_package(config.name, found, split), clients=None)
     if config.name != "folder":
         return load_stored(config.name, store_root(config.root), split, config.image_size)
     path, size = _folder(config)
@@ -80,8 +85,10 @@ def load(config: DataConfig, split: str) -> ImageData:
         found = _listed(config, config.metadata)
         is_test = found.clients.is_test
         no_test = np.zeros(len(found.labels), dtype=bool)
-        return _of_split(_with_clients(found), no_test if is_test is None else is_test, split)
+        held_out = no_test if is_test is None else is_test
+        return _of_split(_with_clients(config, found), held_out, split)
     images, labels, class_names = load_folder(path, split, size)
+    images = in_channels(images, config.channels)
     sha256 = combined(sha256_of(images), sha256_of(labels))
     return ImageData("folder", images, labels, class_names, sha256, split)
 
@@ -93,14 +100,28 @@ def load_clients(config: DataConfig) -> ImageData:
     """
     if config.name == "fonts":
         return _all_fonts(dataset_spec("fonts"), store_root(config.root), config.image_size)[0]
+    if is_outside(config.name):
+        data = _of_package(config.name, load_outside(config.name, "train", config.path), "train")
+        if data.clients is None:
+            raise ConfigError(
+                f"expected owners of the images with partition=natural, got {config.name} without: "
+                "choose another partition"
+            )
+        return data
     if config.name != "folder":
         raise ConfigError(
             f"expected data with clients of its own, fonts or folder, got {config.name}: choose "
             "another data.name, or a partition that deals images out"
         )
     if config.metadata is None:
-        return _with_clients(load_client_folders(*_folder(config)))
-    return _with_clients(_listed(config, config.metadata))
+        return _with_clients(config, load_client_folders(*_folder(config)))
+    return _with_clients(config, _listed(config, config.metadata))
+
+
+def _of_package(name: str, found: OutsideImages, split: str) -> ImageData:
+    captions = None if found.captions is None else tuple(found.captions)
+    names, more = tuple(found.class_names), (captions, found.clients)
+    return ImageData(name, found.images, found.labels, names, found.sha256, split, *more)
 
 
 def _listed(config: DataConfig, metadata: str) -> FolderImages:
@@ -114,15 +135,15 @@ def _folder(config: DataConfig) -> tuple[str, int]:
     return config.path, config.image_size
 
 
-def _with_clients(found: FolderImages) -> ImageData:
+def _with_clients(config: DataConfig, found: FolderImages) -> ImageData:
     """Return the user's own images with a hash of images, labels, captions and clients."""
-    clients = found.clients
-    arrays = [found.images, found.labels, clients.owner]
+    clients, images = found.clients, in_channels(found.images, config.channels)
+    arrays = [images, found.labels, clients.owner]
     arrays += [] if clients.is_test is None else [clients.is_test]
     texts = json.dumps([clients.names, found.class_names, found.captions])
     sha256 = combined(*map(sha256_of, arrays), texts)
     names, captions = found.class_names, found.captions
-    return ImageData("folder", found.images, found.labels, names, sha256, "all", captions, clients)
+    return ImageData("folder", images, found.labels, names, sha256, "all", captions, clients)
 
 
 def _of_split(data: ImageData, is_test: np.ndarray, split: str) -> ImageData:

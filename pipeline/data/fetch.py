@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data.catalog import DatasetSpec, dataset_spec
+from pipeline.data.catalog import SPECS, DatasetSpec, dataset_spec
 from pipeline.data.datasets import SPLITS, load_stored, mismatch, store_root
 from pipeline.data.font_store import drawn_from, write_drawn
 from pipeline.data.formats import IDX_FILES, Decoded
@@ -22,6 +22,7 @@ from pipeline.data.sources import Source, default_sources
 from pipeline.files.atomic import try_lock
 from pipeline.files.damage import DAMAGE
 from pipeline.files.paths import expanded
+from spire_core.config.checks import hint, require
 from spire_core.errors import ConfigError, DataError
 
 FAILURES = (*DAMAGE, OSError, MemoryError, RuntimeError, ImportError, tarfile.TarError)
@@ -49,6 +50,9 @@ def fetch(
     """
     if name == "folder":
         raise ConfigError("expected a data set to fetch, got folder: data.path is read in place")
+    if isinstance(name, str):
+        expected = f"a data set to fetch out of {', '.join(SPECS)}"
+        require(name in SPECS, expected, repr(name), hint(name, list(SPECS)))
     spec, root = dataset_spec(name), store_root(root)
     sources = default_sources(source_dir) if sources is None else sources
     target, partial, old = (
@@ -85,15 +89,23 @@ def _locked(root: Path, name: str, log: Callable[[str], object]) -> Iterator[Non
 def fetch_if_missing(
     name: str, root: str | None, source_dir: str | None, log: Callable[[str], object]
 ) -> None:
-    """Fetch a data set that is not stored yet; a folder of the user's is read in place."""
-    if name != "folder" and not (store_root(root) / name).is_dir():
+    """Fetch a known data set that is not stored yet; others, as a folder, are read in place."""
+    if name in SPECS and not (store_root(root) / name).is_dir():
         log(f"{name} is not in {store_root(root)} yet: fetching it")
         fetch(name, root, source_dir, log=log)
 
 
 def check_source(name: str, source_dir: str | None) -> None:
-    """Raise ConfigError if `data.path` holds the user's own images, and not this data set."""
-    if name == "folder" or source_dir is None:
+    """Raise ConfigError if `data.path` holds the user's own images, and not this data set.
+
+    DataError if it is to hold own images, and does not exist.
+    """
+    if name == "folder" and not (folder := expanded(source_dir or "", "data.path")).exists():
+        raise DataError(
+            f"expected a folder of images, got {folder.absolute()}: there is no such folder, so "
+            "name another in data.path"
+        )
+    if name not in SPECS or source_dir is None:
         return
     folder, layout = expanded(source_dir, "data.path"), dataset_spec(name).layout
     levels = (folder.glob(pattern) for pattern in ("*", "*/*", "*/*/*"))

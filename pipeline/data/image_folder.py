@@ -18,6 +18,7 @@ from pipeline.files.paths import expanded
 from spire_core.errors import DataError
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # others start programs, as EPS does
+IMG_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 MAX_PIXELS = 64_000_000
 DEEP_MODE = re.compile(r";16[BLN]")  # a raw mode of Pillow that drops 8 of 16 bits
 _log = logging.getLogger(__name__)
@@ -58,9 +59,9 @@ def _image_files(folder: Path) -> tuple[list[str], list[tuple[Path, int]]]:
     try:
         listing = ImageFolder(str(folder))
     except OSError as error:
-        reason = " ".join(str(error).split())
         raise DataError(
-            f"expected a folder with one subfolder of images per class, got {folder}: {reason}"
+            f"expected a folder with one subfolder of images per class, got {folder}: "
+            f"{_folder_advice(folder, error)}"
         ) from error
     num_gifs = sum(path.suffix.lower() == ".gif" for path in folder.rglob("*"))
     if num_gifs:
@@ -68,6 +69,16 @@ def _image_files(folder: Path) -> tuple[list[str], list[tuple[Path, int]]]:
     for name in listing.classes:
         require_text("the name of a class folder", folder / name)
     return listing.classes, [(Path(file), label) for file, label in listing.samples]
+
+
+def _folder_advice(folder: Path, error: OSError) -> str:
+    """Return what to do about a folder without classes."""
+    if not folder.exists():
+        return "there is no such folder, so name another in data.path"
+    flat = folder.glob("*.*") if folder.is_dir() else ()
+    if any(path.suffix.lower() in IMG_SUFFIXES for path in flat):
+        return "put images that lie in it into a subfolder, and remove empty subfolders"
+    return " ".join(str(error).split())
 
 
 def require_text(what: str, path: Path) -> None:

@@ -67,19 +67,23 @@ class Diagnosis:
 
 
 def backbone_diagnosis(
-    losses: Sequence[float], rounds: Sequence[int], heldout: np.ndarray, kids: np.ndarray
+    losses: Sequence[float], rounds: Sequence[int], heldout: np.ndarray, kids: np.ndarray | None
 ) -> Diagnosis | None:
     """Return the failure of the backbone's training, or None.
 
     `losses`: training loss of every round; `heldout` and `kids`: (r, m) after these `rounds`. The
-    first evaluation precedes training.
+    first evaluation precedes training. `kids` is None where KID is not measured.
     """
     if len(losses) < MIN_ROUNDS:
         return None
-    rise = _loss_rise(losses) or _above_start(heldout) or _kid_rise(rounds, kids)
+    rise = _loss_rise(losses) or _above_start(heldout)
+    if kids is not None:
+        rise = rise or _kid_rise(rounds, kids)
     if rise:
         return Diagnosis(DIVERGING, rise)
     for name, scores in (("held-out loss", heldout), ("KID", kids)):
+        if scores is None:
+            continue
         first, last = scores[0].mean(), scores[-1].mean()
         if first > 0 and last > (1 - MIN_FALL) * first:
             text = f"{name} went from {first:.3g} to {last:.3g} in {len(losses)} rounds"
@@ -216,9 +220,11 @@ def adaptation_diagnosis(reports: Sequence[AdaptReport]) -> Diagnosis | None:
     """Return the failure if new clients are kept in a worse state than an earlier one."""
     rises: dict[int, str] = {}
     for report in reports:
-        kids = {p.epoch: _kid(p.observed) for p in report.curve if p.observed is not None}
-        kept, kid = report.kept_epoch, _kid(report.scores_after)
-        rise = heldout_rise(report.heldout, kept) or kid_rise(kids, kid)
+        seen = {p.epoch: p.observed for p in report.curve if p.observed is not None}
+        kept, rise = report.kept_epoch, heldout_rise(report.heldout, report.kept_epoch)
+        if not rise and "own_kid" in report.scores_after:
+            kids = {epoch: _kid(observed) for epoch, observed in seen.items()}
+            rise = kid_rise(kids, _kid(report.scores_after))
         if rise:
             rises[report.client_id] = f"{rise} after epoch {kept}"
     if not rises:

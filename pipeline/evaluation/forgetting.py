@@ -28,8 +28,8 @@ class ForgettingCurve:
 
     client_id: int
     epochs: tuple[int, ...]
-    own: tuple[float, ...]
-    lost: tuple[float, ...] | None  # "global"; None without pre-training
+    own: tuple[float, ...] | None  # None without KID, as the next two
+    lost: tuple[float, ...] | None  # "global"; None without pre-training, as the next one
     replaced: tuple[float, ...] | None
     prompts: tuple[float, ...] | None = None  # with text that a classifier reads
 
@@ -39,10 +39,12 @@ def forgetting_curve(
 ) -> ForgettingCurve:
     """Return a new client's curves; `population_before`: the population's KID before adaptation."""
     points = [p for p in report.curve if p.observed is not None]
-    own = np.array([p.observed["own_kid"] for p in points if p.observed])
-    above_best = own - np.minimum.accumulate(own)
-    replaced = lost = None
-    if population_before is not None:
+    has_kid = all("own_kid" in p.observed for p in points if p.observed)
+    above_best = replaced = lost = None
+    if has_kid:
+        own = np.array([p.observed["own_kid"] for p in points if p.observed])
+        above_best = tuple((own - np.minimum.accumulate(own)).tolist())
+    if has_kid and population_before is not None:
         population = [p.observed["population_kid"] for p in points if p.observed]
         replaced = tuple(k - population_before for k in population)
         lost = tuple(0.0 if method.keeps_backbone else k - population[0] for k in population)
@@ -50,7 +52,7 @@ def forgetting_curve(
     return ForgettingCurve(
         report.client_id,
         tuple(p.epoch for p in points),
-        tuple(above_best.tolist()),
+        above_best,
         lost,
         replaced,
         tuple(drawn[0] - share for share in drawn) or None,

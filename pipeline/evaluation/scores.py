@@ -57,6 +57,7 @@ class RealData:
         return cls(features, mixtures, floors)
 
     def floor_mean(self, client_ids: Sequence[int]) -> float:
+        """Return the mean floor of these clients, NaN without features."""
         return float(np.mean([self.floors[c].mean for c in client_ids]))
 
 
@@ -106,16 +107,16 @@ class Evaluation:
 
     @property
     def kid_mean(self) -> float:
+        """The mean KID of these clients, NaN without features."""
         return float(np.mean([s.mean for s in self.scores]))
 
     def metrics(self) -> dict[str, float]:
         """Return the few numbers that are tracked over rounds."""
-        kids = [s.mean for s in self.scores]
-        metrics = {
-            "pretrain/kid/mean": self.kid_mean,
-            "pretrain/kid/worst": max(kids),
-            "pretrain/kid/std": float(np.std(kids)),
-        }
+        kids, metrics = [s.mean for s in self.scores if s.is_known], dict[str, float]()
+        if kids:
+            metrics["pretrain/kid/mean"] = self.kid_mean
+            metrics["pretrain/kid/worst"] = max(kids)
+            metrics["pretrain/kid/std"] = float(np.std(kids))
         if self.tv is not None:
             metrics["pretrain/tv/mean"] = float(np.mean(self.tv))
         for name in ("own", "zero", "swapped"):
@@ -125,12 +126,13 @@ class Evaluation:
         return metrics
 
     def table(self, real: RealData) -> dict[str, list[Any]]:
-        """Return one row per client, as columns."""
+        """Return one row per client, as columns; None for a score that is not known."""
+        floors = [real.floors[c] for c in self.client_ids]
         return {
             "client_id": list(self.client_ids),
-            "kid": [s.mean for s in self.scores],
-            "kid_std": [s.std for s in self.scores],
-            "kid_floor": [real.floors[c].mean for c in self.client_ids],
+            "kid": [s.mean if s.is_known else None for s in self.scores],
+            "kid_std": [s.std if s.is_known else None for s in self.scores],
+            "kid_floor": [f.mean if f.is_known else None for f in floors],
             "num_real": [s.num_real for s in self.scores],
             "num_generated": [s.num_fake for s in self.scores],
             "subset_size": [s.subset_size for s in self.scores],
@@ -225,8 +227,15 @@ def _draw_all(
     return [GeneratedSamples(c, features, stacked, drawn[0].images) for c in client_ids]
 
 
-def cross_client_kid(drawn: Sequence[GeneratedSamples], scoring: Scoring) -> CrossClientMatrix:
-    """Return KID of samples of client i (row) against the data of client j (column)."""
+def cross_client_kid(
+    drawn: Sequence[GeneratedSamples], scoring: Scoring
+) -> CrossClientMatrix | None:
+    """Return KID of samples of client i (row) against the data of client j (column).
+
+    None without samples, or without features.
+    """
+    if not drawn or drawn[0].features.shape[1] == 0:
+        return None
     client_ids = tuple(d.client_id for d in drawn)
     fakes = [d.features for d in drawn]
     reals = [scoring.real.features[c] for c in client_ids]

@@ -62,7 +62,7 @@ def adapt(
         before, drawn = population_kid(last, real, pooled, config), list(last.drawn)
     curves = [forgetting_curve(report, method, before) for report in reports]
     drawn += [report.after for report in reports]
-    cross_kid = cross_client_kid(drawn, Scoring(real, config.eval, seed)) if drawn else None
+    cross_kid = cross_client_kid(drawn, Scoring(real, config.eval, seed))
     has_text = setting.tokens is not None
     controls = pool.run_all("text_controls", setting.new_ids) if has_text else []
     images = _image_controls(setting, pool, pretraining.weights) if config.eval.controls else []
@@ -124,7 +124,7 @@ def population_kid(evaluation: Evaluation, real: RealData, pooled: Tensor, confi
     """Return the population's own KID: the shared model's samples against `pooled` (n, D).
 
     For a personal method, the evaluated clients' samples against their own data: a few clients
-    cannot draw the data of the others.
+    cannot draw the data of the others. NaN without features.
     """
     if config.method.record.is_personal:
         client_features = [real.features[client_id] for client_id in evaluation.client_ids]

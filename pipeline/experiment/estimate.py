@@ -16,8 +16,9 @@ from pipeline.clients.context import ModelContext
 from pipeline.clients.rounds import ClientTrainer
 from pipeline.config.federation import FederationConfig
 from pipeline.config.schema import Config
-from pipeline.data.catalog import dataset_spec
+from pipeline.data.catalog import SPECS
 from pipeline.data.datasets import load
+from pipeline.data.resize import side
 from pipeline.evaluation.scores import NUM_POPULATION_DRAWS
 from pipeline.experiment.pretraining import evaluation_rounds
 from pipeline.federation.setup import MANY_CLIENTS, NUM_REPRESENTATIVES, partitioned
@@ -28,7 +29,6 @@ from spire_core.partition.split import ClientSplit
 from spire_core.training.fit import to_float
 
 START_S = 10.0  # a run's process, its tracking run, its first features of real images
-PADDED = 32  # the side of images at their original size
 MOST_IMAGES = 8  # in a timed batch: networks of GPU size take seconds for these on a CPU
 
 
@@ -104,8 +104,9 @@ def measure(config: Config) -> Costs:
 
     Each is done twice, and the second time counts.
     """
-    size, num_clients = config.data.image_size or PADDED, config.federation.cohort_size
-    shape = (num_clients * MOST_IMAGES, _known(config)[0], size, size)
+    channels, _, width = _known(config)
+    size, num_clients = side(width, config.data.image_size), config.federation.cohort_size
+    shape = (num_clients * MOST_IMAGES, channels, size, size)
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     held = np.arange(len(images)).reshape(num_clients, MOST_IMAGES)
     clients = [ClientData(ClientSplit(i, own, own), images) for i, own in enumerate(held)]
@@ -171,10 +172,10 @@ def _images_per_client(config: Config) -> int:
     return max(1, round(held * (1 - partition.test_fraction)))
 
 
-def _known(config: Config) -> tuple[int, int]:
-    """Return the channels and the number of training images of the data."""
-    if config.data.name == "folder":
+def _known(config: Config) -> tuple[int, int, int]:
+    """Return the channels, the number and the side of the training images of the data."""
+    spec = SPECS.get(config.data.name)
+    if spec is None:
         images = load(config.data, "train").images
-        return images.shape[1], len(images)
-    spec = dataset_spec(config.data.name)
-    return spec.image_shape[0], spec.counts["train"]
+        return images.shape[1], len(images), images.shape[-1]
+    return spec.image_shape[0], spec.counts["train"], spec.image_shape[-1]

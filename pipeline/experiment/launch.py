@@ -1,8 +1,12 @@
 """What a run needs around it: its images on this machine, and Ray started beside the imports."""
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 
+from pipeline.cluster.actor_plan import plan_here
+from pipeline.config.data import DATASETS
+from pipeline.config.plugins import check_reachable
 from pipeline.config.schema import Config
 
 
@@ -11,7 +15,8 @@ def ready_for(config: Config, say: Callable[[str], None]) -> Iterator[None]:
     """Fetch the images of a run that are missing, and let Ray start, if the run uses it.
 
     The imports and checks that precede the clients go on meanwhile in the block. An error in
-    settings or data that they find stops Ray again. `say` is told what is fetched.
+    settings or data that they find stops Ray again. Images of the user's own are checked first, and
+    Ray starts when the clients do. `say` is told what is fetched.
     """
     from pipeline.data.fetch import check_source, fetch_if_missing
 
@@ -20,7 +25,13 @@ def ready_for(config: Config, say: Callable[[str], None]) -> Iterator[None]:
     if config.resources.pool == "local":
         yield
         return
+    check_reachable(config)
+    if config.data.name not in DATASETS:
+        yield
+        return
     from pipeline.cluster.session import starting_cluster
 
     with starting_cluster():
+        if not os.environ.get("RAY_ADDRESS"):
+            plan_here(config)  # refuses actors that do not fit, before the run is recorded
         yield

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from spire_core.evaluation.memorisation import Neighbours
 
 
+OTHER = "metric."  # before the name of a score by a metric from outside
+
+
 @dataclass(frozen=True)
 class WorkerSetup:
     """The setup of a worker, beside all clients' images: the experiment and the partition."""

@@ -19,7 +19,7 @@ from spire_core.config.model import ModelConfig
 from spire_core.config.partition import NATURAL
 from spire_core.diffusion.process import Diffusion
 from spire_core.errors import ConfigError, DataError
-from spire_core.evaluation.extractors import auto_extractor, make_extractor
+from spire_core.evaluation.extractors import NO_EXTRACTOR, auto_extractor, make_extractor
 from spire_core.federated.participation import choose_cohort, responding_clients
 from spire_core.network.flat_model import FlatModel
 from spire_core.network.words import caption_tokens
@@ -64,6 +64,11 @@ class FederationSetup:
         }
         more = {"backbone_sha256": self.backbone_hash, "text_sha256": self.text_hash}
         return hashes | {name: value for name, value in more.items() if value}
+
+    @property
+    def has_features(self) -> bool:
+        """Whether there is an extractor, and so KID and all that comes of it."""
+        return self.extractor != NO_EXTRACTOR
 
     @property
     def train_ids(self) -> range:
@@ -203,6 +208,7 @@ def prepare(config: Config) -> FederationSetup:
     extractor = make_extractor(name, config.eval.extractor_weights)  # missing weights are raised
     images = resized(data.images, config.data.image_size)
     images = styled(images, partition, config.partition.style, config.seed)
+    extractor.check_channels(images.shape[1])
     config.model.check_image_size(images.shape[-1])
     model = FlatModel(config.model, config.method, images.shape[1])
     model.net.check_image_size(images.shape[-1])
@@ -244,6 +250,8 @@ def _tokens(data: ImageData, model: ModelConfig) -> tuple[np.ndarray | None, str
 
 def _check_floors(setup: FederationSetup) -> None:
     """Raise DataError if a client whose images are scored has too few test images."""
+    if not setup.has_features:
+        return
     for client_id in setup.eval_ids + setup.new_ids:
         num_images = len(setup.partition.split(client_id).test)
         if num_images < MIN_SCORED:

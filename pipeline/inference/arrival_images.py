@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from pipeline.config.data import DataConfig, is_outside
 from pipeline.data.catalog import SPECS
-from pipeline.data.datasets import load_stored, store_root
+from pipeline.data.datasets import load
 from pipeline.data.image_folder import opened_image
 from pipeline.data.resize import resized
 from pipeline.files.paths import expanded
@@ -32,9 +33,10 @@ def load_arrival(
     if the classes are not all of the run's. Raises ConfigError if `data` is neither or a class is
     unknown, DataError if the images do not fit the run.
     """
-    if data in SPECS:
+    folder = expanded(data, "--data")
+    if data in SPECS or (not folder.is_dir() and is_outside(data)):
         images, names = _dataset_images(run, data, classes, root)
-    elif (folder := expanded(data, "--data")).is_dir():
+    elif folder.is_dir():
         images, names = _folder_images(run, folder, classes)
     else:
         raise ConfigError(
@@ -47,7 +49,7 @@ def load_arrival(
 def _dataset_images(
     run: SavedRun, name: str, classes: Sequence[str], root: str | None
 ) -> tuple[np.ndarray, list[str]]:
-    stored = load_stored(name, store_root(root), "test", run.image_shape[-1])
+    stored = load(DataConfig(name, root, image_size=run.image_shape[-1]), "test")
     if stored.images.shape[1] != run.image_shape[0]:
         raise DataError(
             f"expected images of {run.image_shape[0]} channels, got {stored.images.shape[1]} in "

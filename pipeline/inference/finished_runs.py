@@ -18,7 +18,7 @@ def open_run(run: str, overrides: Sequence[str] = ()) -> SavedRun:
     `overrides`: settings of tracking, which say where runs lie. Raises RunError if there is no such
     run, or if it is not complete.
     """
-    run_dir = find_run(run, load_config(None, overrides).tracking)
+    run_dir = find_run(run, load_config(None, overrides).tracking, is_finished=True)
     refuse_links(run_dir)  # it may be written into
     return SavedRun.load(run_dir)
 

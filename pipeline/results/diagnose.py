@@ -47,9 +47,10 @@ def diagnose(
 def _of_backbone(pretraining: Pretraining) -> Diagnosis | None:
     evaluations = pretraining.evaluations
     heldout = np.array([[loss.own for loss in e.losses] for e in evaluations])
+    is_scored = all(score.is_known for e in evaluations for score in e.scores)
     kids = np.array([[score.mean for score in e.scores] for e in evaluations])
     rounds = [e.round_idx for e in evaluations]
-    return backbone_diagnosis(pretraining.losses, rounds, heldout, kids)
+    return backbone_diagnosis(pretraining.losses, rounds, heldout, kids if is_scored else None)
 
 
 def _of_own_parts(

@@ -8,6 +8,7 @@ import numpy as np
 from pipeline.clients.memory import peak_bytes
 from pipeline.config.federation import FederationConfig
 from pipeline.evaluation.scores import Evaluation, RealData
+from pipeline.federation.messages import OTHER
 from pipeline.federation.rounds import RoundStats
 from pipeline.federation.setup import FederationSetup
 from pipeline.results.metric_names import (
@@ -80,8 +81,9 @@ def summary_metrics(
     if evaluations:
         metrics |= {final_name(k): v for k, v in evaluations[-1].metrics().items()}
         best = min(evaluations, key=lambda e: e.kid_mean)
-        metrics |= {"best/kid_mean": best.kid_mean, "best/round": float(best.round_idx)}
-        metrics["final/pretrain_kid_floor"] = real.floor_mean(setting.eval_ids)
+        if setting.has_features:
+            metrics |= {"best/kid_mean": best.kid_mean, "best/round": float(best.round_idx)}
+            metrics["final/pretrain_kid_floor"] = real.floor_mean(setting.eval_ids)
     if tuned is not None:
         metrics |= {tuned_name(k): v for k, v in tuned.metrics().items()}
     rows = new_client_rows(adaptation, real, setting.config.eval.kid_subset_size)
@@ -111,9 +113,10 @@ def _new_client_means(table: dict[str, list[Any]]) -> dict[str, float]:
         known = [v for v in values if isinstance(v, int | float)]
         if known and column not in IN_THE_TABLE_ALONE:
             metrics[f"final/adapt_{column}"] = float(np.mean(known))
-    before, after = metrics["final/adapt_kid_before"], metrics["final/adapt_kid_after"]
-    metrics["final/adapt_kid_ratio"] = after / before
-    metrics["final/adapt_kid_worst"] = max(table["kid_after"])
+    if "final/adapt_kid_after" in metrics:
+        before, after = metrics["final/adapt_kid_before"], metrics["final/adapt_kid_after"]
+        metrics["final/adapt_kid_ratio"] = after / before
+        metrics["final/adapt_kid_worst"] = max(table["kid_after"])
     return metrics
 
 
@@ -148,6 +151,8 @@ def _point_metrics(point: AdaptPoint) -> dict[str, float]:
     """Return one client's numbers after an epoch, by the names of the metrics."""
     observed = point.observed or {}
     metrics = {ADAPT_SCORES[key]: v for key, v in observed.items() if key in ADAPT_SCORES}
+    others = {key: v for key, v in observed.items() if key.startswith(OTHER)}
+    metrics |= {f"adapt/{key.removeprefix(OTHER)}/mean": v for key, v in others.items()}
     if "own_kid" in observed:
         metrics[ADAPT_KID_WORST] = observed["own_kid"]
     losses = {ADAPT_TRAIN_LOSS: point.train_loss, ADAPT_VAL_LOSS: point.val_loss}

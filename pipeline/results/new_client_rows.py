@@ -7,7 +7,7 @@ import numpy as np
 
 from pipeline.evaluation.forgetting import ForgettingCurve
 from pipeline.evaluation.scores import RealData
-from pipeline.federation.messages import AdaptReport
+from pipeline.federation.messages import OTHER, AdaptReport
 from pipeline.results.neighbour_columns import neighbour_columns
 from pipeline.results.result import Adaptation
 from spire_core.evaluation.image_metrics import total_variation
@@ -42,11 +42,11 @@ def _new_client_row(
     num_generated, num_real = len(report.after.features), len(real.features[report.client_id])
     return {
         "client_id": report.client_id,
-        "kid_before": first["own_kid"],
-        "kid_after": kept["own_kid"],
-        "kid_after_std": kept["own_kid_std"],
-        "kid_floor": floor.mean,
-        "kid_floor_std": floor.std,
+        "kid_before": first.get("own_kid"),
+        "kid_after": kept.get("own_kid"),
+        "kid_after_std": kept.get("own_kid_std"),
+        "kid_floor": floor.mean if floor.is_known else None,
+        "kid_floor_std": floor.std if floor.is_known else None,
         "num_generated": num_generated,
         "num_real": num_real,
         "subset_size": min(kid_subset_size, num_generated, num_real),
@@ -60,21 +60,23 @@ def _new_client_row(
         **neighbour_columns(report.neighbours),
         "num_trained": report.num_trained,
         "kept_epoch": report.kept_epoch,
-        "forgetting_own": curve.own[-1],
+        "forgetting_own": None if curve.own is None else curve.own[-1],
         "forgetting_global": None if curve.lost is None else curve.lost[-1],
         "forgetting_replaced": None if curve.replaced is None else curve.replaced[-1],
         **({} if curve.prompts is None else {"forgetting_prompts": curve.prompts[-1]}),
         "duration_s": report.duration_s,
         **_privacy_columns(report.guarantee),
-    } | _text_columns(first, kept)
+    } | _more_columns(first, kept)
 
 
-def _text_columns(first: Mapping[str, float], kept: Mapping[str, float]) -> dict[str, float]:
-    """Return the scores of prompts before and after adaptation, where there is text."""
+def _more_columns(first: Mapping[str, float], kept: Mapping[str, float]) -> dict[str, float]:
+    """Return before and after adaptation the scores of prompts, where there is text, and others."""
     columns = {}
     for name in TEXT_SCORES:
         if name in kept:
             columns |= {f"{name}_before": first[name], f"{name}_after": kept[name]}
+    for name in (key.removeprefix(OTHER) for key in kept if key.startswith(OTHER)):
+        columns |= {f"{name}_before": first[OTHER + name], f"{name}_after": kept[OTHER + name]}
     if "true_accuracy" in kept:
         columns["true_accuracy"] = kept["true_accuracy"]
     return columns

@@ -22,7 +22,7 @@ def log_adaptation_figures(
     """Write sample grids, class histograms, forgetting curves and the cross-client matrix."""
     for report in adaptation.reports[:GRID_CLIENTS]:
         _log_client(tracker, setting, real, report)
-    if adaptation.curves:
+    if adaptation.curves and setting.has_features:
         _log_forgetting(tracker, setting.config.method.name, adaptation.curves)
     if adaptation.cross_kid is not None:
         _log_cross_kid(tracker, adaptation.cross_kid)
@@ -32,7 +32,7 @@ def log_pretraining_figure(
     tracker: Tracker, setting: FederationSetup, real: RealData, evaluations: Sequence[Evaluation]
 ) -> None:
     """Write KID of the pre-training clients over the rounds."""
-    if evaluations:
+    if evaluations and setting.has_features:
         series = {setting.config.method.name: [(e.round_idx, e.kid_mean) for e in evaluations]}
         floor = real.floor_mean(setting.eval_ids)
         picture = figures.curve_figure(series, "round", "KID", "Pre-training clients", floor)

@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline.config.build import flattened
 from pipeline.config.equivalence import fingerprint
+from pipeline.config.plugins import plugins_of
 from pipeline.config.schema import Config
 from pipeline.evaluation.diagnosis import DIAGNOSIS, NONE, Diagnosis, own_is_best
 from pipeline.evaluation.scores import CrossClientMatrix, Evaluation, RealData
@@ -40,6 +41,7 @@ from pipeline.results.result import Adaptation, Result
 from pipeline.results.world_rows import coverage_tags, with_world
 from pipeline.runs.layout import MODEL, PROFILE
 from pipeline.tracking.tracker import Tracker
+from spire_core.plugins import Plugin
 from spire_core.privacy.guarantee import UNIT
 
 # Settings that make no difference to a result are in config/resolved.yaml alone.
@@ -67,8 +69,14 @@ def run_tags(setting: FederationSetup, preset: str | None) -> dict[str, str]:
         NOTE: setting_note(config, preset),
         **({"backbone_hash": setting.backbone_hash} if setting.backbone_hash else {}),
         **({"text_hash": setting.text_hash} if setting.text_hash else {}),
+        **{f"plugin.{p.kind}.{p.name}": _origin(p) for p in plugins_of(config)},
         **_privacy_tags(config),
     }
+
+
+def _origin(plugin: Plugin) -> str:
+    """Return a plug-in's package and version."""
+    return f"{plugin.package or 'this process'} {plugin.version}"
 
 
 def _privacy_tags(config: Config) -> dict[str, str]:
@@ -124,7 +132,9 @@ def log_evaluation(
     """
     if evaluation.round_idx == 0:
         tracker.log_tags(coverage_tags(setting))
-    floor = {KID_FLOOR: real.floor_mean(evaluation.client_ids)}
+    floor = {}
+    if setting.has_features:
+        floor[KID_FLOOR] = real.floor_mean(evaluation.client_ids)
     metrics = evaluation.metrics() | floor | dict(extra_metrics or {})
     tracker.log_metrics(metrics, step=evaluation.round_idx)
     tracker.log_table(pretraining_table(evaluation.round_idx), evaluation.table(real))

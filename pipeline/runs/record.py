@@ -16,7 +16,7 @@ from pipeline.files.damage import read_object, reading
 from pipeline.files.masking import mask
 from pipeline.files.paths import expanded
 from pipeline.files.run_format import FORMAT, FORMAT_KEY
-from pipeline.runs.layout import RECORD
+from pipeline.runs.layout import RECORD, RESULT
 from spire_core.errors import ConfigError, FormatError, RunError
 
 RECORD_TYPES = {"run_id": str, "run_name": str, "started_ms": int}
@@ -59,25 +59,34 @@ def _records(runs: Path) -> list[dict[str, Any]]:
     return sorted(records, key=lambda record: record["started_ms"])
 
 
+def _ended(records: list[dict[str, Any]], is_finished: bool) -> list[dict[str, Any]]:
+    """Return those of the records whose run has a result, or all if none has or none needs one."""
+    ended = [record for record in records if (record["folder"] / RESULT).is_file()]
+    return ended if is_finished and ended else records
+
+
 def run_folders(config: TrackingConfig) -> list[Path]:
     """Return the folders of all runs and sweeps under the root, oldest first."""
     return [record["folder"] for record in _records(tracking_root(config) / "runs")]
 
 
-def find_run(run: str, config: TrackingConfig, kinds: Sequence[Kind] = ("run",)) -> Path:
+def find_run(
+    run: str, config: TrackingConfig, kinds: Sequence[Kind] = ("run",), is_finished: bool = False
+) -> Path:
     """Return the folder of the run that a word names.
 
     The word is `last` (the newest run), a run's name, an id or the beginning of one, or the path of
-    a run's folder. A name counts before an id, and both before a path. RunError if the word names
-    no run, or several.
+    a run's folder. A name counts before an id, and both before a path. With `is_finished`, runs
+    that have not ended are passed over where others fit as well. RunError if the word names no run,
+    or several.
     """
     runs = tracking_root(config) / "runs"
     if run and (runs / run / RECORD).is_file():
         read_record(runs / run)  # raises if this very record is damaged
     records = [r for r in _records(runs) if r["kind"] in kinds]
     if run == "last" and records:
-        return records[-1]["folder"]
-    fits = [r for r in records if r["run_name"] == run]
+        return _ended(records, is_finished)[-1]["folder"]
+    fits = _ended([r for r in records if r["run_name"] == run], is_finished)
     fits = fits or [r for r in records if run and r["run_id"].startswith(run)]
     if len(fits) == 1:
         return fits[0]["folder"]

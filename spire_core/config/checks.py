@@ -84,5 +84,6 @@ def require(is_met: bool, expected: str, got: object, advice: str) -> None:
 def hint(name: str, known: Sequence[str]) -> str:
     """Return the advice for an unknown name: the known name that was probably meant."""
     likely = name.replace("learning_rate", "lr")  # no match by letters
-    near = difflib.get_close_matches(likely, known, n=1, cutoff=0.5)
-    return f"did you mean {near[0]}?" if near else "choose one of them"
+    by_letters = {one.lower(): one for one in known}
+    near = difflib.get_close_matches(likely.lower(), by_letters, n=1, cutoff=0.5)
+    return f"did you mean {by_letters[near[0]]}?" if near else "choose one of them"

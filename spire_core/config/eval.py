@@ -1,18 +1,42 @@
 """Settings of evaluations (`eval.*`)."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
-from spire_core.config.checks import Range, check_fields
+from spire_core.config.checks import Range, check_choice, check_fields, require
+from spire_core.plugins import Plugins
 
 FOR_KID = "KID compares sets of images"
+OWN_SCORES = ("kid", "tv", "heldout", "prompt_accuracy", "true_accuracy", "style_distance")
+OWN_SCORES += ("retrieved", "retrieval_rank", "copied", "shown_distance")
+
+
+def _fault(name: str, value: Any) -> str | None:
+    """Return what was expected of a metric from outside, None if it can be called."""
+    return None if callable(value) else "a function metric(drawn, real)"
+
+
+OTHER_METRICS = Plugins("metric", OWN_SCORES, _fault)
+
+
+class MetricNames:
+    """The names of metrics that other packages bring."""
+
+    def check(self, name: str, value: tuple[str, ...]) -> None:
+        """Raise ConfigError for an unknown metric, or one that cannot be imported."""
+        for one in value:
+            if OTHER_METRICS.find(one) is None:
+                known = OTHER_METRICS.names()
+                check_choice(name, one, ("none", *known) if len(known) < 2 else known)
 
 
 @dataclass(frozen=True)
 class EvalConfig:
     """What is measured, how often, and on how many images.
 
-    `extractor`: "auto" takes the small classifier of the data set, or Inception if it has none.
+    `extractor`: "auto" takes the small classifier of the data set, or Inception if it has none;
+    "none" leaves out all scores that need features.
+    `metrics`: scores of new clients' images that other packages bring.
     `num_images`: images drawn for each client. `every`: rounds between two evaluations of
     pre-training; 0 evaluates before the first and after the last alone. `num_clients`: the number
     of evaluated pre-training clients; None is all of them, or 100 if there are more than 1000, and
@@ -23,6 +47,7 @@ class EvalConfig:
     """
 
     extractor: str = "auto"
+    metrics: Annotated[tuple[str, ...], MetricNames()] = ()
     extractor_weights: str | None = None
     num_images: Annotated[int, Range(2, 1_000_000, advice=FOR_KID)] = 128
     every: Annotated[int, Range(0)] = 100
@@ -38,6 +63,9 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "eval")
+        has_kid = not self.controls or self.extractor != "none"
+        advice = "controls are compared by KID, so set eval.controls=false"
+        require(has_kid, "an eval.extractor with eval.controls=true", "none", advice)
 
     @property
     def clients_per_batch(self) -> int:

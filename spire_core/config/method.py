@@ -1,12 +1,63 @@
 """Settings of the method (`method.*`)."""
 
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Any
 
-from spire_core.config.checks import Choice, Range, check_fields, require
-from spire_core.methods import BODY, EMB_PROJ, LOCAL, METHODS, MODULATION, Method
+from spire_core.config.checks import Choice, Range, check_choice, check_fields, require
+from spire_core.errors import ConfigError
+from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL, METHODS, MODULATION, Method
+from spire_core.plugins import Plugins
 
 ENTRANCES = ("time", "blocks", "tokens")
+ADAPTERS = ("", "lora", "bias", "diffit")
+
+
+def _fault(name: str, value: Any) -> str | None:
+    """Return what was expected of a method from outside, None if it can be run."""
+    if not isinstance(value, Method) or value.name != name:
+        return f"a spire_core.methods.Method with name={name!r}"
+    has = {CLIENT_EMB: value.has_embedding, LOCAL: value.has_local_layers}
+    own, parts = {part for part in has if has[part]}, {*value.adapt_parts}
+    if own and parts != own:
+        return f"adapt_parts={tuple(sorted(own))}, which its clients own"
+    if not own and parts not in (set(), {LOCAL if value.adapter else BODY}):
+        return f"adapt_parts=({LOCAL if value.adapter else BODY!r},) or none without own parts"
+    if parts and not (value.adapt_lr > 0 and value.private_lr > 0):
+        return "adapt_lr and private_lr above 0"
+    if value.adapter not in ADAPTERS:
+        return f"adapter out of {ADAPTERS}"
+    if value.penalty is not None and not (callable(value.penalty) and value.is_federated):
+        return "penalty as a function, of a method with rounds"
+    return None
+
+
+OTHER_METHODS = Plugins("method", METHODS, _fault)
+
+
+def find_method(name: str) -> Method | None:
+    """Return the method of this name, ours or a plug-in's; None if there is none."""
+    if name in METHODS:
+        return METHODS[name]
+    plugin = OTHER_METHODS.find(name)
+    return None if plugin is None else plugin.value
+
+
+class MethodName:
+    """The name of a method, ours or a plug-in's."""
+
+    def check(self, name: str, value: str) -> None:
+        """Raise ConfigError for an unknown method, or one that cannot be imported."""
+        if find_method(value) is None:
+            check_choice(name, value, (*METHODS, *OTHER_METHODS.names()))
+
+
+def method_named(name: str) -> Method:
+    """Return the method of a name that has been checked."""
+    method = find_method(name)
+    if method is None:  # in another process, where its package is not installed
+        advice = "install it on every node"
+        raise ConfigError(f"expected the package of method.name={name}, got none here: {advice}")
+    return method
 
 
 @dataclass(frozen=True)
@@ -31,7 +82,7 @@ class MethodConfig:
     average the adapter alone; with `share_adapter=false` there are no rounds.
     """
 
-    name: Annotated[str, Choice(*METHODS)] = "spire"
+    name: Annotated[str, MethodName()] = "spire"
     local_layers: tuple[str, ...] = ("up.last", "norm_out", "conv_out")
     phases: Annotated[str, Choice("joint", "alternate")] = "joint"
     share_until: Annotated[
@@ -46,7 +97,7 @@ class MethodConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "method")
-        method = METHODS[self.name]
+        method = method_named(self.name)
         expected = f"method=retrofit with method.projection={self.projection}"
         advice = "methods that train the network train its entrance too"
         require(self.projection == "learnt" or method.is_frozen, expected, self.name, advice)
@@ -60,7 +111,7 @@ class MethodConfig:
     @property
     def record(self) -> Method:
         """The record that the loops read: the method's, as these settings leave it."""
-        method = METHODS[self.name]
+        method = method_named(self.name)
         if method.is_frozen:
             return replace(method, is_federated=self.projection == "learnt")
         if self.freeze:

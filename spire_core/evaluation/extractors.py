@@ -17,6 +17,7 @@ from spire_core.evaluation.inception import INCEPTION, INCEPTION_FEATURES, incep
 
 CLASSIFIER_SUFFIX = "-cnn"
 EXTRACTORS = (*(name + CLASSIFIER_SUFFIX for name in CLASSIFIERS), INCEPTION)
+NO_EXTRACTOR = "none"  # features of no numbers, and so no KID
 _BATCH_SIZE = {INCEPTION: 32}
 
 
@@ -25,7 +26,8 @@ class Extractor:
     """Maps images to the features that KID compares.
 
     Scores are comparable if `name` and `weights_hash` agree. `compute` maps a batch of float images
-    (B, C, H, W) to features (B, D), and `classify`, if present, to logits (B, K).
+    (B, C, H, W) to features (B, D), and `classify`, if present, to logits (B, K). `max_channels`:
+    of images; grey ones are repeated where the network takes colours.
     """
 
     name: str
@@ -33,6 +35,15 @@ class Extractor:
     num_features: int
     compute: Callable[[Tensor], Tensor] = field(repr=False)
     classify: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
+    max_channels: int = 3
+
+    def check_channels(self, num_channels: int) -> None:
+        """Raise WeightsError for images of more channels than the network takes."""
+        if num_channels > self.max_channels:
+            raise WeightsError(
+                f"expected an eval.extractor of colour images, got {self.name}: choose "
+                "cifar10-cnn, inception-v3-compat or none, or data.channels=1"
+            )
 
     def features(self, images: Tensor) -> Tensor:
         """Return features (B, D) float32, on the CPU, of images (B, C, H, W) in [-1, 1].
@@ -62,23 +73,28 @@ class Extractor:
 
 
 def make_extractor(name: str, weights_path: str | Path | None = None) -> Extractor:
-    """Return an extractor by its name, one of `EXTRACTORS`.
+    """Return an extractor by its name, one of `EXTRACTORS` or `NO_EXTRACTOR`.
 
     `weights_path` replaces the shipped (classifiers) or downloaded (Inception) weights. Raises
     `WeightsError` if the name is unknown, or if the weights are missing or are not that network's.
     """
     path = None if weights_path is None else Path(weights_path)
+    if name == NO_EXTRACTOR:
+        return Extractor(name, name, 0, compute=lambda images: images.new_zeros(len(images), 0))
     if name == INCEPTION:
         return _inception_extractor(path)
     if name not in EXTRACTORS:
-        raise WeightsError(f"expected an extractor among {', '.join(EXTRACTORS)}, got {name!r}")
+        known = ", ".join((*EXTRACTORS, NO_EXTRACTOR))
+        raise WeightsError(f"expected an extractor among {known}, got {name!r}")
     classifier: Classifier = load_classifier(name.removesuffix(CLASSIFIER_SUFFIX), path)
+    channels = classifier.sizes.in_channels
     return Extractor(
         name,
         classifier.weights_hash,
         classifier.sizes.num_features,
-        compute=lambda images: classifier(images)[0],
-        classify=lambda images: classifier(images)[1],
+        compute=lambda images: classifier(_coloured(images, channels))[0],
+        classify=lambda images: classifier(_coloured(images, channels))[1],
+        max_channels=channels,
     )
 
 
@@ -99,6 +115,11 @@ def _inception_extractor(path: Path | None) -> Extractor:
         INCEPTION_FEATURES,
         compute=lambda images: network(to_uint8_rgb(images))[0],
     )
+
+
+def _coloured(images: Tensor, channels: int) -> Tensor:
+    """Return images (B, C, H, W), grey ones (C = 1) repeated to so many channels."""
+    return images.expand(-1, channels, -1, -1) if images.shape[1] == 1 else images
 
 
 def to_uint8_rgb(images: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ def cached_features(extractor: Extractor, images: Tensor, cache_dir: Path | None
     that changed data or other weights never match old features. A damaged file is computed again.
     `cache_dir` None turns the cache off.
     """
-    if cache_dir is None:
+    if cache_dir is None or extractor.num_features == 0:
         return extractor.features(images)
     path = cache_dir / f"{_cache_key(extractor, images)}.safetensors"
     features = _read_intact(path)

@@ -39,5 +39,6 @@ def inception(weights_path: Path | None) -> nn.Module:
         source = "be downloaded" if path is None else f"be loaded from {path}"
         raise WeightsError(
             f"the weights of {INCEPTION} cannot {source} ({type(error).__name__}): pass "
-            "eval.extractor_weights=PATH, or use the data set's classifier with eval.extractor=auto"
+            "eval.extractor_weights=PATH, choose cifar10-cnn as "
+            "eval.extractor, or none for scores without features"
         ) from error

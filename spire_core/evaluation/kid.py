@@ -5,6 +5,7 @@ takes two seconds. Letters: N real and M fake features, each of D numbers; n fea
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -24,7 +25,8 @@ Subset = tuple[np.ndarray, np.ndarray]  # positions of real and of fake features
 class KidScore:
     """A KID with the sizes behind it.
 
-    `std` is the spread over subsets (over splits for a floor), not a confidence interval.
+    `std` is the spread over subsets (over splits for a floor), not a confidence interval. Without
+    an extractor, features have no numbers, and both are NaN.
     """
 
     mean: float
@@ -33,6 +35,11 @@ class KidScore:
     num_subsets: int
     num_real: int
     num_fake: int
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there were features to compare."""
+        return not math.isnan(self.mean)
 
 
 def _check(real: Tensor, fake: Tensor) -> None:
@@ -126,12 +133,19 @@ def _score(real: SubsetSums, fake: SubsetSums, subsets: Sequence[Subset]) -> Kid
     return KidScore(mean, std, size, len(subsets), len(real), len(fake))
 
 
+def _unknown(num_real: int, num_fake: int) -> KidScore:
+    """Return the score of features without any number: NaN."""
+    return KidScore(math.nan, math.nan, 0, 0, num_real, num_fake)
+
+
 def _scores(
     fakes: Sequence[Tensor], reals: Sequence[Tensor], rule: SubsetRule
 ) -> list[list[KidScore]]:
     """Return the score of every fake set (rows) against every real one (columns)."""
     for fake, real in itertools.product(fakes, reals):
         _check(real, fake)
+    if all(features.shape[1] == 0 for features in (*fakes, *reals)):
+        return [[_unknown(len(real), len(fake)) for real in reals] for fake in fakes]
     real_sets, fake_sets = ([SubsetSums(f) for f in some] for some in (reals, fakes))
     sizes = {(len(real), len(fake)) for real in real_sets for fake in fake_sets}
     subsets = {pair: rule.draw(*pair) for pair in sizes}
@@ -174,6 +188,8 @@ def kid_floor(
     are compared with the floor, because fewer images are noisier. Raises `DataError` for fewer than
     4 features.
     """
+    if real.ndim == 2 and real.shape[1] == 0:
+        return _unknown(len(real), len(real))
     if real.ndim != 2 or len(real) < 4:
         raise DataError(
             f"the floor of KID expected at least 4 real features (N, D), got {tuple(real.shape)}: "

@@ -25,6 +25,7 @@ from spire_core.training.adam import Adam, PartMoments
 from spire_core.training.batches import Batch, client_batches
 from spire_core.training.context import ClientContext
 from spire_core.training.fit import TrainingObjective, fit, seeded_dropout, trained_leaves
+from spire_core.training.penalty import Penalty
 from spire_core.training.proximal import ProximalTerm
 
 
@@ -72,12 +73,17 @@ def objective_of_round(
     config: ClientConfig,
     plan: RoundPlan,
 ) -> TrainingObjective:
-    """Return the objective with the round's proximal term; as it is with `config.prox_mu` at 0."""
-    if config.prox_mu == 0.0:
+    """Return the objective with the proximal term of `config.prox_mu` and the method's penalty."""
+    penalty, terms = model.method.record.penalty, list[ProximalTerm | Penalty]()
+    if config.prox_mu == 0.0 and penalty is None:
         return objective
     shared = broadcast.weights[_shared(model.layout, plan)]
     anchor = torch.tensor(shared, device=model.weights.device)
-    return replace(objective, proximal=ProximalTerm(config.prox_mu, anchor))
+    if config.prox_mu != 0.0:
+        terms.append(ProximalTerm(config.prox_mu, anchor))
+    if penalty is not None:
+        terms.append(Penalty(penalty, anchor))
+    return replace(objective, terms=tuple(terms))
 
 
 def train_client(

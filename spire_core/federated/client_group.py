@@ -77,9 +77,9 @@ def fit_group(
     for step in range(counts[0]):
         num_active = sum(count > step for count in counts)
         totals[:num_active] += group_step(group, runs[:num_active], objective)
-        if objective.proximal is not None:
+        for term in objective.terms:
             active = group.weights[:num_active], group.grads[:num_active]
-            objective.proximal.add_gradient(*active, group.layout, rates)
+            term.add_gradient(*active, group.layout, rates)
         for optimizer in optimizers[:num_active]:
             optimizer.step()
     for run, optimizer, total in zip(runs, optimizers, totals.tolist(), strict=True):

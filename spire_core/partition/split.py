@@ -224,7 +224,13 @@ def _checked_labels(labels: np.ndarray, num_classes: int) -> np.ndarray:
 def _draw_until_large_enough(
     labels: np.ndarray, config: PartitionConfig, num: int, seed: int
 ) -> Held:
-    smallest = 0
+    most, smallest = len(labels) // max(1, config.min_size), 0
+    if most < num:
+        raise DataError(
+            f"expected at least {config.min_size} images for each of {num} clients, new ones "
+            f"included, got {len(labels)} in all: use at most {most} clients, or a smaller "
+            "partition.min_size"
+        )
     for attempt in range(config.max_retries + 1):
         rng = numpy_generator(seed, "partition", attempt)
         held = SCHEMES[config.name](labels, config, num, rng)

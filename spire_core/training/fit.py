@@ -18,6 +18,7 @@ from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel, FlatWeights, train_only
 from spire_core.rng import derive_seed
 from spire_core.training.batches import Batch
+from spire_core.training.penalty import Penalty
 from spire_core.training.proximal import ProximalTerm
 
 
@@ -54,7 +55,7 @@ class StepNoise(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainingObjective:
-    """The denoising objective, the proximal term of a round if it has one, and Adam's betas.
+    """The denoising objective, the terms that a round adds to it, and Adam's betas.
 
     `compiled_batch`: the one batch size of the compiled network; None if it is not compiled.
     """
@@ -64,9 +65,9 @@ class TrainingObjective:
     emb_dropout: float = 0.0
     precision: str = "float32"
     compiled_batch: int | None = None
-    proximal: ProximalTerm | None = None
     text_dropout: float = 0.0
     emb_noise: float = 0.0
+    terms: tuple[ProximalTerm | Penalty, ...] = ()
 
     def draw_noise(
         self,
@@ -214,10 +215,8 @@ def fit(
             optimizer.zero_grad()
             x0 = to_float(images.to(model.weights.device))
             total += training_step(model, client_emb, x0, objective, generator, tokens)
-            if objective.proximal is not None:
-                objective.proximal.add_gradient(
-                    model.weights, model.grads, model.layout, optimizer.leaves
-                )
+            for term in objective.terms:
+                term.add_gradient(model.weights, model.grads, model.layout, optimizer.leaves)
             optimizer.step()
             count += 1
     return float(total) / max(1, count)

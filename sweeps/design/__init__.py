@@ -1,6 +1,7 @@
 """The design of a sweep: its trials, before anything runs.
 
 config      the YAML file of a sweep
+metric      the metric by which the best trial is chosen
 points      the points of the axes, and the trial at each
 trial_plan  resources of each trial, compared with the cluster
 estimate    the time that a sweep takes

@@ -23,8 +23,8 @@ from pipeline.config.load import NAMED_GROUPS, read_settings, split_override
 from pipeline.config.safe_yaml import read_settings_file
 from pipeline.config.schema import Config
 from pipeline.files.paths import lasting
-from pipeline.results.metric_names import FINAL_METRICS, ROUND_METRICS
 from spire_core.errors import ConfigError
+from sweeps.design.metric import check_metric
 from sweeps.primary import primaries
 
 SEARCHES, SCHEDULERS, MODES = ("grid", "random", "optuna"), ("none", "asha"), ("min", "max")
@@ -77,7 +77,7 @@ class SweepConfig:
                 f"expected share_pretraining=sweep with {key}, whose files may change from one "
                 "sweep to another, got root: leave it out"
             )
-        self._check_metric()
+        check_metric(self.metric, self.scheduler, flattened(self.settings))
         for name, axis in self.axes.items():
             _check_axis(name, axis, is_drawn=self.search != "grid")
         self._check_keys()
@@ -132,15 +132,6 @@ class SweepConfig:
             for value in axis if isinstance(axis, list) else ():
                 mentioned |= set(settings_of(name, value))
         return next((k for k in ("data.path", "eval.extractor_weights") if k in mentioned), None)
-
-    def _check_metric(self) -> None:
-        known = ROUND_METRICS if self.scheduler == "asha" else (*FINAL_METRICS, *ROUND_METRICS)
-        if self.metric not in known:
-            why = "which asha has to see while rounds run" if self.scheduler == "asha" else ""
-            raise ConfigError(
-                f"expected a metric that every trial reports{', ' if why else ''}{why}, got "
-                f"{self.metric!r}: choose out of {', '.join(known)}"
-            )
 
     def _check_keys(self) -> None:
         """Raise ConfigError for a setting that another part of the sweep would overrule."""
@@ -224,6 +215,11 @@ def load_sweep(file: str, words: Sequence[str] = ()) -> SweepConfig:
         known = f"a YAML file or one of {ours}, {PAPER}... (docs/sweeps.md)"
         text, name = read_settings_file(file, known), Path(file).stem
     values: dict[str, Any] = {"name": name} | read_settings(text, file)
+    if len(values) == 1 and not words:
+        raise ConfigError(
+            f"expected a preset, settings or axes in {file}, got an empty file: docs/sweeps.md has "
+            "examples"
+        )
     groups = {f.name for f in dataclasses.fields(Config)}
     for word in words:
         key, value = split_override(word)

@@ -12,7 +12,7 @@ from statistics import fmean
 from pipeline.config.equivalence import reads
 from pipeline.evaluation.diagnosis import DIAGNOSIS
 from pipeline.tracking.mlflow_queries import TrackedRun, is_known
-from spire_core.methods import METHODS
+from spire_core.config.method import find_method
 from sweeps.report.groups import (
     NN_GAP,
     OF_ADAPTATION,
@@ -218,7 +218,7 @@ def at_same_settings(
 
 def _is_at(group: Group, place: Values) -> bool:
     """Return whether a group agrees with a setting in all that its method reads."""
-    record, own = METHODS.get(group.method), dict(group.setting)
+    record, own = find_method(group.method), dict(group.setting)
     return all(own[key] == value for key, value in place if record is None or reads(record, key))
 
 

@@ -19,6 +19,7 @@ from sweeps.report.groups import (
 )
 
 MAX_NAMED = 6
+NO_KID = "no KID, which needs features: eval.extractor=none"
 
 
 def facts_of(runs: Sequence[TrackedRun], used: Sequence[TrackedRun]) -> dict[str, str]:
@@ -33,7 +34,9 @@ def facts_of(runs: Sequence[TrackedRun], used: Sequence[TrackedRun]) -> dict[str
     length = [f"{key} {value}" for key, value in lengths.items() if value not in ("-", "0.0")]
     facts = {
         "Runs": runs_sentence(runs, used),
-        "Scores": f"KID in the feature space of {value(EXTRACTOR)}, {value('eval.num_images')} "
+        "Scores": NO_KID
+        if value(EXTRACTOR).startswith("none")
+        else f"KID in the feature space of {value(EXTRACTOR)}, {value('eval.num_images')} "
         f"images per client, {value('eval.kid_num_subsets')} subsets of at most "
         f"{value('eval.kid_subset_size')}",
         "Sampling": f"{value('diffusion.sampler')}, {value('diffusion.sample_steps')} steps, "

@@ -113,10 +113,12 @@ def forgetting_picture(groups: Sequence[Group], histories: Histories, task: str)
 
 def overfitting_picture(groups: Sequence[Group], histories: Histories, task: str) -> Picture | None:
     """Return new clients' losses and KID over the epochs, one line for each of these groups."""
-    panels = {text: curves(groups, key, histories) for key, (text, _) in OVERFITTING.items()}
-    if not all(panels.values()):
+    found = {key: curves(groups, key, histories) for key in OVERFITTING}
+    if not all(series for key, series in found.items() if key != KID_EPOCHS):
         return None
-    ylabels = [ylabel for _, ylabel in OVERFITTING.values()]
+    drawn = {OVERFITTING[key]: series for key, series in found.items() if series}
+    panels = {text: series for (text, _), series in drawn.items()}
+    ylabels = [ylabel for _, ylabel in drawn]
     figure = panels_figure(panels, "epochs of adaptation", ylabels, task, has_zero=False)
     text = (
         f"New clients over their epochs; {SPREAD}. A training loss that falls while the other one "
@@ -142,7 +144,8 @@ def axis_picture(groups: Sequence[Group], key: str, metric: str, task: str) -> P
         "is at the best of a method's other settings, or at the one that it is named by. A dotted "
         "line continues a method that was run at one place only."
     )
-    return Picture(f"kid_against_{key.replace('.', '_')}", f"KID against {key}", text, figure)
+    title = f"{_score(metric)} against {key}"
+    return Picture(f"kid_against_{key.replace('.', '_')}", title, text, figure)
 
 
 def cost_picture(groups: Sequence[Group], key: str, metric: str, task: str) -> Picture | None:
@@ -154,13 +157,18 @@ def cost_picture(groups: Sequence[Group], key: str, metric: str, task: str) -> P
     floor = _score_floor(groups, metric)
     figure = settings_figure(series, xlabel, _ylabel(metric), "from 0", task, floor)
     text = f"Final score against cost; at each cost the best setting; {SPREAD}."
-    return Picture(f"kid_against_{name}", f"KID against {name.replace('_', ' ')}", text, figure)
+    title = f"{_score(metric)} against {name.replace('_', ' ')}"
+    return Picture(f"kid_against_{name}", title, text, figure)
 
 
 def _axes(groups: Sequence[Group]) -> list[str]:
     """Return the settings that vary, known ones first."""
     keys = dict.fromkeys(key for group in groups for key, _ in group.setting)
     return [key for key in AXES if key in keys] + [key for key in keys if key not in AXES]
+
+
+def _score(metric: str) -> str:
+    return "Held-out loss" if "heldout" in metric else "KID"
 
 
 def _ylabel(metric: str) -> str:

@@ -14,6 +14,7 @@ from typing import TypeVar
 from pipeline.config.equivalence import reads
 from pipeline.results.metric_names import NN_P
 from pipeline.tracking.mlflow_queries import TrackedRun, is_known
+from spire_core.config.method import find_method
 from spire_core.methods import METHODS
 from sweeps.report.stats import Estimate, combined_p, estimate
 
@@ -37,6 +38,7 @@ SCORES = {  # by which a best setting is chosen: the first that any run has
     "final/adapt_style_distance_after": "new clients' final distance to the true images",
     "final/adapt_kid_after": "new clients' final KID",
     "final/pretrain_kid_mean": "pre-training clients' KID after the last round",
+    "final/adapt_heldout_after": "new clients' final held-out loss",
 }
 
 Values = tuple[tuple[str, str], ...]  # parameters that vary, with one choice of their values
@@ -95,7 +97,7 @@ def pair_of(run: TrackedRun) -> Pair:
 
 def parameters(run: TrackedRun) -> dict[str, str]:
     """Return what may set a run apart: its method's parameters, its images and its extractor."""
-    method = METHODS.get(method_of(run) or "")
+    method = find_method(method_of(run) or "")
     params = {
         key: value
         for key, value in run.params.items()

@@ -22,8 +22,8 @@ from pipeline.tracking.mlflow_queries import (
     sweep_runs,
     table_rows,
 )
+from spire_core.config.method import find_method
 from spire_core.errors import RunError
-from spire_core.methods import METHODS
 from sweeps.primary import Primary, primaries
 from sweeps.report.answers import answers_of
 from sweeps.report.controls import controls_table
@@ -155,7 +155,7 @@ def _with_costs(config: TrackingConfig, run: TrackedRun) -> TrackedRun:
     With them are the numbers of copies, which are tags.
     """
     copies = {key: float(run.tags[tag]) for tag, key in COPIES_TAGS.items() if tag in run.tags}
-    method = METHODS.get(method_of(run) or "")
+    method = find_method(method_of(run) or "")
     if method is not None and not method.is_federated:
         return replace(run, finals={**run.finals, **copies, "comm/total_mb": 0.0})
     sent_at = histories(config, run.run_id, (UP, DOWN, DROPPED))

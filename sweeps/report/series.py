@@ -5,7 +5,7 @@ from functools import partial
 from statistics import fmean
 
 from pipeline.config.equivalence import reads
-from spire_core.methods import METHODS
+from spire_core.config.method import find_method
 from sweeps.report.groups import (
     RATE,
     UNSET,
@@ -26,8 +26,9 @@ Histories = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]  # by run, b
 def setting_of(group: Group, key: str) -> float | None:
     """Return where a group stands on the axis of one setting; None if it has no number there."""
     value = dict(group.setting)[key]
-    if key == RATE and value == UNSET and group.method in METHODS:
-        return METHODS[group.method].adapt_lr or None  # the method's own rate
+    method = find_method(group.method)
+    if key == RATE and value == UNSET and method is not None:
+        return method.adapt_lr or None  # the method's own rate
     return as_number(value)
 
 
@@ -48,7 +49,8 @@ def against_setting(groups: Sequence[Group], key: str, metric: str) -> list[Seri
     lines: list[Series] = []
     first = min((at for g in groups if (at := setting_of(g, key)) is not None), default=None)
     for method, own in by_method(groups).items():
-        has_place = key == RATE or method not in METHODS or reads(METHODS[method], key)
+        record = find_method(method)
+        has_place = key == RATE or record is None or reads(record, key)
         place_of = partial(setting_of, key=key) if has_place else lambda _: first
         at = _places(own, place_of, metric)
         alike: dict[Values, dict[float, list[Group]]] = {}

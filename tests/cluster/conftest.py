@@ -4,7 +4,9 @@ It ends with them: the tests of a watch put fakes in the place of Ray, and would
 end their process.
 """
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,10 @@ from pipeline.cluster.session import cluster
 
 
 @pytest.fixture(scope="module")
-def ray_cluster() -> Iterator[None]:
-    with cluster(num_cpus=4):
-        yield
+def ray_cluster(outside: Path) -> Iterator[None]:
+    """Its workers find the package of docs/extending.md among those that are installed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(outside), prepend=os.pathsep)
+        patch.syspath_prepend(str(outside))
+        with cluster(num_cpus=4):
+            yield

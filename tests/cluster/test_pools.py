@@ -129,6 +129,7 @@ def config_for(mnist_root: Path, folder: Path, *overrides: str) -> Config:
             (2,),
         ),
         ("spire", ("client.engine=grouped", "client.group_size=2", *WITH_TEXT), (1, 2)),
+        ("calm", ("data=bars", "eval.extractor=mnist-cnn", "eval.metrics=[contrast_gap]"), (2,)),
     ],
 )
 def test_ray_pool_equals_local_pool_for_any_number_of_actors(

@@ -26,6 +26,7 @@ settings:
   diffusion.sample_steps: 2
   tracking: {checkpoint_every: 1, log_model: false}
 """
+OUTSIDE = ("method=calm", "data=bars", "eval.extractor=mnist-cnn", "eval.metrics=[contrast_gap]")
 
 
 class Desk:
@@ -82,9 +83,10 @@ def test_one_that_fails_does_not_stop_another(desk: Desk) -> None:
     text = (  # no update passes the first
         "concurrency: 1\naxes: {federation.max_update_norm: [1.0e-9, 1.0e+3]}\n"
     )
-    code, told, said = desk.sweep(text)
+    code, told, said = desk.sweep(text, *OUTSIDE)
     assert code == 1
     failed, other = told["trials"]
+    assert "final/adapt_contrast_gap_after" in other["metrics"]
     assert (failed["status"], other["status"]) == ("failed", "finished")
     assert failed["error"].startswith("expected ")
     assert "above 1e-09" in failed["error"]
@@ -94,11 +96,11 @@ def test_one_that_fails_does_not_stop_another(desk: Desk) -> None:
     [traceback] = desk.folder.glob("studies/*/trials/*.traceback.txt")
     assert "DivergenceError" in traceback.read_text()
 
-    code, again, said = desk.sweep(text)
+    code, again, said = desk.sweep(text, *OUTSIDE)
     assert (code, said) == (1, "")  # it is listed, and not tried again
     assert again == told | {"num_skipped": 1}
 
-    code, retried, said = desk.sweep(text, "--retry-failed")
+    code, retried, said = desk.sweep(text, "--retry-failed", *OUTSIDE)
     assert code == 1
     assert said.startswith("1 of 2 trials to run\n")
     assert retried == told | {"num_skipped": 1}

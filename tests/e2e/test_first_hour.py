@@ -22,7 +22,7 @@ def commands() -> list[str]:
 
 
 def test_each_command_of_the_first_hour_works(tmp_path: Path, mnist_root: Path) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (120, 16, 16, 3), np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 16, 16, 3), np.uint8)
     for i, image in enumerate(pixels):
         folder = tmp_path / "photos" / ("cat", "dog")[i % 2]
         folder.mkdir(parents=True, exist_ok=True)

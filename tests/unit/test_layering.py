@@ -53,7 +53,7 @@ ROOMS = {  # by package, the floors from the top: a room imports what lies on lo
             "spire_core.mixture",
             "spire_core.pretrained",
         ),
-        ("spire_core.methods",),
+        ("spire_core.methods", "spire_core.plugins"),
         ("spire_core.errors", "spire_core.rng"),
     ],
 }

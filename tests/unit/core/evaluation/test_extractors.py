@@ -10,6 +10,7 @@ from spire_core.errors import DataError, WeightsError
 from spire_core.evaluation.classifier import WEIGHTS_DIR, load_classifier
 from spire_core.evaluation.extractors import Extractor, auto_extractor, make_extractor, to_uint8_rgb
 from spire_core.evaluation.feature_cache import cached_features
+from spire_core.evaluation.kid import kid, kid_floor
 
 
 class Counting:
@@ -176,3 +177,22 @@ def test_inception_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     network.fc.bias.data += 1
     torch.save(network.state_dict(), path)
     assert make_extractor("inception-v3-compat", path).weights_hash != extractor.weights_hash
+
+
+def test_grey_images_are_repeated_where_a_classifier_takes_colours() -> None:
+    colours, greys = make_extractor("cifar10-cnn"), make_extractor("mnist-cnn")
+    repeated = colours.features(images().repeat(1, 3, 1, 1))
+    torch.testing.assert_close(colours.features(images()), repeated, rtol=0, atol=0)
+    colours.check_channels(1)
+    with pytest.raises(WeightsError, match=r"colour images, got mnist-cnn: choose cifar10-cnn"):
+        greys.check_channels(3)
+
+
+def test_no_extractor_has_features_of_no_numbers_and_no_kid(tmp_path: Path) -> None:
+    extractor = make_extractor("none")
+    features = cached_features(extractor, images(), tmp_path)
+    assert features.shape == (5, 0)
+    assert list(tmp_path.iterdir()) == []
+    assert extractor.class_predictions(images()) is None
+    scores = (kid(features, features), kid_floor(features[:2]))
+    assert [score.is_known for score in scores] == [False, False]

@@ -104,7 +104,7 @@ def test_a_step_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     model.load(anchor + 0.2)
     before = torch.full_like(anchor, 2 - 0.1**2)
     moments = {BODY: PartMoments(torch.zeros_like(anchor), before, torch.tensor(1e6))}
-    objective = TrainingObjective(DIFFUSION, (0.0, 0.5), proximal=ProximalTerm(0.5, anchor))
+    objective = TrainingObjective(DIFFUSION, (0.0, 0.5), terms=(ProximalTerm(0.5, anchor),))
     noise = torch_generator(SEED, "noise")
     leaves = trained_leaves(model, None, (BODY,))
     optimizer = Adam(leaves, {BODY: 0.3}, moments, objective.betas)

@@ -41,8 +41,11 @@ def save_image(path: Path, pixels: np.ndarray) -> None:
     Image.fromarray(pixels).save(path)
 
 
-def folder(path: Path, split: str, image_size: int) -> ImageData:
-    return load(DataConfig("folder", path=str(path), image_size=image_size), split)
+def folder(
+    path: Path, split: str, image_size: int, channels: int | str = 3, metadata: str | None = None
+) -> ImageData:
+    config = DataConfig("folder", None, str(path), image_size, channels, metadata)
+    return load(config, split)
 
 
 def test_unknown_name_says_which_exist() -> None:
@@ -177,7 +180,7 @@ def test_folder_of_grey_and_rgb_images(tmp_path: Path) -> None:
     for split in ("train", "test"):
         save_image(tmp_path / split / "cat" / "1.png", grey)
         save_image(tmp_path / split / "dog" / "1.png", np.dstack([left_centre_right] * 3))
-    config = DataConfig("folder", path=str(tmp_path), image_size=8)
+    config = DataConfig("folder", path=str(tmp_path), image_size=8, channels=3)
     data = load(config, "test")
     assert data.class_names == ("cat", "dog")
     assert data.labels.tolist() == [0, 1]
@@ -329,3 +332,34 @@ def test_names_that_are_no_text_are_one_sentence(tmp_path: Path) -> None:
     save_image(tmp_path / "whole" / os.fsdecode(b"caf\xe9") / "1.png", np.zeros((4, 4), np.uint8))
     with pytest.raises(DataError, match=r"a class folder in UTF-8, got b'.*caf.xe9': rename it"):
         folder(tmp_path / "whole", "train", 4)
+
+
+@pytest.mark.parametrize(
+    ("colour", "channels", "shape"),
+    [(False, "auto", 1), (True, "auto", 3), (False, 3, 3), (True, 1, 1), (False, 1, 1)],
+)
+def test_a_folder_is_grey_if_no_image_has_a_colour(
+    tmp_path: Path, colour: bool, channels: int | str, shape: int
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), dtype=np.uint8)
+    for i, image in enumerate(pixels.repeat(3, axis=3)):
+        image[0, 0, 2] ^= colour and i == 2  # one pixel, a little
+        save_image(tmp_path / "a" / f"{i}.png", image)
+    rows = "".join(f"a/{i}.png,b\n" for i in range(4))
+    (tmp_path / "meta.csv").write_text(f"path,client\n{rows}")
+    data = folder(tmp_path, "train", 8, channels, "meta.csv")
+    assert data.images.shape == (4, shape, 8, 8)
+    np.testing.assert_array_equal(data.images[0], pixels[0].transpose(2, 0, 1).repeat(shape, 0))
+
+
+def test_one_channel_is_pillows_grey(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
+    for i, image in enumerate(pixels):
+        save_image(tmp_path / "train" / "a" / f"{i}.png", image)
+        save_image(tmp_path / "test" / "a" / f"{i}.png", image)
+    expected = [np.asarray(Image.fromarray(image).convert("L")) for image in pixels]
+    np.testing.assert_array_equal(folder(tmp_path, "train", 8, 1).images[:, 0], expected)
+    with pytest.raises(ConfigError, match=r"data.channels as auto or 1 or 3 .*, got 2"):
+        folder(tmp_path, "train", 8, 2)
+    with pytest.raises(ConfigError, match=r"data.channels as auto with data.name=mnist, got 1"):
+        DataConfig("mnist", channels=1)

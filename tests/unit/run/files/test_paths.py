@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli.command import writable_png
 from pipeline.cli.main import main
+from pipeline.cli.outputs import writable_png
 from pipeline.config.load import load_config
 from pipeline.config.tracking import TrackingConfig, tracking_root, tracking_uri
 from pipeline.data.datasets import store_root

@@ -29,7 +29,7 @@ from pipeline.config.tracking import TrackingConfig, tracking_uri, ui_command, u
 from pipeline.files.masking import mask
 from pipeline.files.revision import git_commit, git_revision
 from pipeline.inference.saved_run import SavedRun
-from pipeline.runs.layout import REFUSED
+from pipeline.runs.layout import REFUSED, RESULT
 from pipeline.runs.model_files import save_client, save_run
 from pipeline.runs.record import experiment_of, find_run
 from pipeline.tracking.mlflow_session import QUIET
@@ -476,6 +476,10 @@ def test_runs_are_found_by_every_name(tmp_path: Path) -> None:
     first, second, third = runs
     assert find_run("last", config) == third.run_dir
     assert find_run("a", config) == first.run_dir
+    assert find_run("last", config, is_finished=True) == third.run_dir  # none has ended
+    (second.run_dir / RESULT).touch()
+    for name in ("last", "b"):
+        assert find_run(name, config, is_finished=True) == second.run_dir
     assert find_run(second.run_id, config) == second.run_dir
     assert find_run(third.run_id[:12], config) == third.run_dir
     named = Tracker.start(config, third.run_id[:3], {})

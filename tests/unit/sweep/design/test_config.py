@@ -1,6 +1,5 @@
 """What a sweep's file and words come to: its trials, each once, in order; or one sentence."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from spire_core.errors import ConfigError
 from spire_core.federated.messages import steps_per_epoch
 from spire_core.partition.split import make_partition
 from sweeps.design.config import SweepConfig, load_sweep, sweep_names
-from sweeps.design.points import Trial, point_of, probes, trials
+from sweeps.design.points import point_of, probes, trials
 from sweeps.execution.source import SearchHistory
 from sweeps.execution.tune_search import optuna_search
 from sweeps.sweep import base_config
@@ -444,8 +443,9 @@ def test_a_file_that_is_not_there_is_one_sentence(name: str) -> None:
     sentence(error)
 
 
-def test_an_empty_file_is_one_trial_of_the_default(tmp_path: Path) -> None:
-    (tmp_path / "empty.yaml").write_text("")
-    [trial] = trials(load_sweep(str(tmp_path / "empty.yaml")))
-    assert isinstance(trial, Trial)
-    assert re.fullmatch(r"[0-9a-f]{12}", trial.trial_id)
+def test_an_empty_file_is_no_sweep(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text("# nothing\n")
+    with pytest.raises(ConfigError, match=r"expected a preset, settings or axes in .*study"):
+        load_sweep(str(file))
+    assert load_sweep(str(file), ["seeds=[0]"]).seeds == (0,)

@@ -1,0 +1,94 @@
+"""Data sets that other packages bring: what their function returns, checked and hashed.
+
+The entry point `spire.datasets` names a function `load(split, path)`. `split` is "train" or "test",
+`path` the setting `data.path`, None unless it is set.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.config.data import OTHER_DATASETS
+from pipeline.data.hashes import combined, sha256_of
+from spire_core.errors import DataError, SpireError
+from spire_core.partition.natural import NaturalClients
+
+
+@dataclass(frozen=True, eq=False)
+class OutsideImages:
+    """One split: images (N, C, S, S) uint8 with C of 1 or 3, and their classes (N,).
+
+    `labels` are positions in `class_names`. `captions` (N) say what images show, `owners` (N) which
+    client holds them; both are optional.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    class_names: Sequence[str]
+    captions: Sequence[str] | None = None
+    owners: Sequence[str] | None = None
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of all of it."""
+        texts = [list(self.class_names), self.captions and list(self.captions)]
+        arrays = map(sha256_of, (self.images, self.labels))
+        return combined(*arrays, json.dumps([*texts, self.owners and list(self.owners)]))
+
+    @property
+    def clients(self) -> NaturalClients | None:
+        """The owners in the order of their names; None if images have none."""
+        if self.owners is None:
+            return None
+        names, owner = np.unique(np.asarray(self.owners, dtype=str), return_inverse=True)
+        return NaturalClients(tuple(names.tolist()), owner.astype(np.int64))
+
+
+Load = Callable[[str, str | None], OutsideImages]
+
+
+def load_outside(name: str, split: str, path: str | None) -> OutsideImages:
+    """Return a split of a package's data set, its labels as int64.
+
+    DataError if the package's function fails, or returns something else.
+    """
+    plugin = OTHER_DATASETS.find(name)
+    if plugin is None:
+        raise DataError(f"expected the package of the data set {name}, got none here: install it")
+    try:
+        found = plugin.value(split, path)
+    except SpireError:
+        raise
+    except Exception as error:  # a stranger's code can raise anything
+        reason = f"{type(error).__name__}: {error}"
+        raise DataError(
+            f"expected images of the data set {name} ({split}), got {reason}: mend its function"
+        ) from error
+    fault = _fault(found)
+    if fault is not None:
+        raise DataError(
+            f"expected {fault} of the data set {name} ({split}), got something else: "
+            "docs/extending.md has an example"
+        )
+    labels = np.asarray(found.labels, dtype=np.int64)
+    return OutsideImages(found.images, labels, found.class_names, found.captions, found.owners)
+
+
+def _fault(found: object) -> str | None:
+    """Return what was expected of a function's result, None if it is right."""
+    if not isinstance(found, OutsideImages):
+        return "an OutsideImages"
+    images, labels = np.asarray(found.images), np.asarray(found.labels)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+        return "images uint8 (N, 1 or 3, S, S)"
+    if images.shape[2] != images.shape[3] or not len(images):
+        return "square images, at least one,"
+    is_whole = labels.dtype.kind in "iu" and labels.shape == images.shape[:1]
+    if not is_whole or labels.min() < 0 or labels.max() >= len(found.class_names):
+        return "labels (N,) that are positions in class_names"
+    lists = [texts for texts in (found.captions, found.owners) if texts is not None]
+    if any(len(texts) != len(images) for texts in lists):
+        return "a caption and an owner for each image, or none at all,"
+    return None

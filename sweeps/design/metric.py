@@ -1,0 +1,30 @@
+"""The metric by which a sweep chooses its best trial."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.results.metric_names import FINAL_METRICS, ROUND_METRICS
+from spire_core.errors import ConfigError
+
+OF_PACKAGE = re.compile(r"final/adapt_(\w+)_(?:before|after)")  # a score that `eval.metrics` names
+OF_FEATURES = re.compile("kid|forgetting_own")
+
+
+def check_metric(metric: str, scheduler: str, settings: Mapping[str, Any]) -> None:
+    """Raise ConfigError unless every trial reports the metric, given all trials' settings."""
+    is_asha, match = scheduler == "asha", OF_PACKAGE.fullmatch(metric)
+    known = ROUND_METRICS if is_asha else (*FINAL_METRICS, *ROUND_METRICS)
+    is_asked = not is_asha and match is not None and match[1] in settings.get("eval.metrics", ())
+    if metric not in known and not is_asked:
+        why = "which asha has to see while rounds run" if is_asha else ""
+        raise ConfigError(
+            f"expected a metric that every trial reports{', ' if why else ''}{why}, got "
+            f"{metric!r}: choose out of {', '.join(known)}"
+        )
+    if settings.get("eval.extractor") == "none" and OF_FEATURES.search(metric):
+        instead = "pretrain/heldout/own" if is_asha else "final/adapt_heldout_after"
+        raise ConfigError(
+            f"expected a metric that needs no features with eval.extractor=none, got {metric!r}: "
+            f"such as metric={instead}"
+        )

@@ -1,0 +1,87 @@
+"""A method's penalty: FedProx's term written as one gives what `client.prox_mu` gives."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from spire_core.config.client import ClientConfig
+from spire_core.config.diffusion import DiffusionConfig
+from spire_core.config.method import OTHER_METHODS, MethodConfig
+from spire_core.config.model import ModelConfig
+from spire_core.diffusion.process import Diffusion
+from spire_core.errors import ConfigError
+from spire_core.federated.client import train_client
+from spire_core.federated.client_group import train_group
+from spire_core.federated.messages import Broadcast, RoundPlan
+from spire_core.federated.private_state import new_private_state
+from spire_core.methods import CLIENT_EMB, LOCAL, Method
+from spire_core.network.flat_model import FlatModel, Layout, initial_weights
+from spire_core.network.grouped_layers import FlatGroup
+from spire_core.rng import torch_generator
+from spire_core.training.context import ClientContext
+from spire_core.training.fit import TrainingObjective
+from spire_core.training.penalty import Penalty
+
+MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(1,), cond_dim=16)
+OBJECTIVE = TrainingObjective(Diffusion.of(DiffusionConfig()), (0.9, 0.999))
+MU = 4.0
+
+
+def proximal(w: Tensor, w_0: Tensor) -> Tensor:
+    return MU / 2 * (w - w_0).square().sum(-1)
+
+
+@pytest.fixture
+def both(monkeypatch: pytest.MonkeyPatch) -> MethodConfig:
+    monkeypatch.setattr(OTHER_METHODS, "_found", {})
+    parts = {"has_embedding": True, "has_local_layers": True}
+    method = Method("both_held", (CLIENT_EMB, LOCAL), 1e-3, 1e-3, **parts, penalty=proximal)
+    OTHER_METHODS.register("both_held", method, "1")
+    free = Method("both_free", (CLIENT_EMB, LOCAL), 1e-3, 1e-3, **parts)
+    OTHER_METHODS.register("both_free", free, "1")
+    return MethodConfig("both_held")
+
+
+def weights_after(method: MethodConfig, engine: str, prox_mu: float) -> list[np.ndarray]:
+    """The shared weights of two clients after three steps."""
+    config, seed = ClientConfig(batch_size=8, prox_mu=prox_mu), 3
+    generator = torch_generator(seed, "test_images", 0)
+    images = torch.randint(0, 256, (16, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    clients = [ClientContext(c, seed, images) for c in (0, 1)]
+    group, model = FlatGroup(MODEL, method, 1, 2), FlatModel(MODEL, method, 1)
+    states = [new_private_state(model, config, MODEL.d_emb, seed, c) for c in (0, 1)]
+    broadcast = Broadcast(initial_weights(MODEL, method, 1, seed).numpy())
+    plan = RoundPlan(0, 1.0, shares_local=False, tau=3)
+    if engine == "grouped":
+        found = train_group(group, broadcast, clients, states, config, OBJECTIVE, plan)
+    else:
+        more = (config, OBJECTIVE, plan)
+        pairs = zip(clients, states, strict=True)
+        found = [train_client(model, broadcast, own, state, *more) for own, state in pairs]
+    return [update.weights for update, _ in found]
+
+
+@pytest.mark.parametrize("engine", ["loop", "grouped"])
+def test_it_is_the_proximal_term_if_it_says_the_same(both: MethodConfig, engine: str) -> None:
+    own = weights_after(both, engine, 0.0)
+    free = MethodConfig("both_free")
+    ours, without = weights_after(free, engine, MU), weights_after(free, engine, 0.0)
+    for penalised, proximal_one, plain in zip(own, ours, without, strict=True):
+        difference = np.linalg.norm(penalised - proximal_one)
+        assert difference < 1e-3 * np.linalg.norm(proximal_one - plain)
+
+
+def test_the_gradient_of_each_client_by_hand() -> None:
+    layout = Layout({CLIENT_EMB: slice(0, 1), LOCAL: slice(1, 2)}, ())
+    grads = torch.ones(2, 2)
+    weights = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    Penalty(proximal, torch.tensor([0.5])).add_gradient(weights, grads, layout, (CLIENT_EMB, LOCAL))
+    assert grads.tolist() == [[3.0, 1.0], [11.0, 1.0]]
+
+
+def test_a_term_of_another_shape_is_one_sentence() -> None:
+    layout = Layout({LOCAL: slice(0, 2)}, ())
+    wrong = Penalty(lambda w, w_0: (w - w_0).square().sum(), torch.zeros(2))
+    with pytest.raises(ConfigError, match=r"expected a method's penalty of shape \(3,\)"):
+        wrong.add_gradient(torch.ones(3, 2), torch.zeros(3, 2), layout, (LOCAL,))

@@ -1,0 +1,77 @@
+"""What a configuration owes to other packages: its fingerprint, and where it can run."""
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+
+from pipeline.config.data import OTHER_DATASETS
+from pipeline.config.equivalence import fingerprint, pretrain_fingerprint
+from pipeline.config.load import load_config
+from pipeline.config.plugins import ALL_PLUGINS, check_reachable, plugins_of
+from pipeline.config.schema import Config
+from spire_core.config.eval import OTHER_METRICS
+from spire_core.config.method import OTHER_METHODS
+from spire_core.errors import ConfigError
+from spire_core.methods import METHODS
+
+WORDS = ("method=mine", "data=bars", "eval.metrics=[gap]")
+
+
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Config]:
+    """Registers a method, a data set and a metric, and returns a configuration with them."""
+
+    def with_versions(method: str = "1", data: str = "1", metric: str = "1", **record) -> Config:
+        for plugins in ALL_PLUGINS:
+            monkeypatch.setattr(plugins, "_found", {})
+        mine = dataclasses.replace(METHODS["spire"], name="mine", **record)
+        OTHER_METHODS.register("mine", mine, method)
+        OTHER_DATASETS.register("bars", lambda split, path: None, data)
+        OTHER_METRICS.register("gap", lambda drawn, real: 0.0, metric)
+        return load_config("smoke", WORDS)
+
+    return with_versions
+
+
+def test_versions_are_a_part_of_the_fingerprint(registered: Callable[..., Config]) -> None:
+    versions = [{}, {"method": "2"}, {"data": "2"}, {"metric": "2"}]
+    whole = [fingerprint(registered(**changed)) for changed in versions]
+    assert len({*whole}) == 4
+    of_rounds = [pretrain_fingerprint(registered(**changed)) for changed in versions]
+    assert of_rounds[0] == of_rounds[1] == of_rounds[3] != of_rounds[2]
+    penalised = [{"penalty": max, **changed} for changed in versions]
+    assert len({pretrain_fingerprint(registered(**changed)) for changed in penalised}) == 3
+
+
+def test_a_method_that_rounds_cannot_tell_from_ours_shares_its_pretraining(
+    registered: Callable[..., Config],
+) -> None:
+    config = registered()
+    ours = dataclasses.replace(config, method=load_config("smoke").method)
+    assert fingerprint(config) != fingerprint(ours)
+    assert pretrain_fingerprint(config) == pretrain_fingerprint(ours)
+
+
+def test_what_a_process_has_registered_is_refused_for_rays_workers(
+    registered: Callable[..., Config],
+) -> None:
+    config = registered()
+    assert [plugin.name for plugin in plugins_of(config)] == ["mine", "bars", "gap"]
+    with pytest.raises(ConfigError, match=r"installed package with the method 'mine'.*entry point"):
+        check_reachable(config)
+    check_reachable(load_config("smoke"))
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("method=spyre", "did you mean spire"),
+        ("data=bar", "a data set out of mnist, .*, folder, got 'bar'"),
+        ("eval={extractor: none, controls: true}", "expected an eval.extractor with eval.controls"),
+        ("eval.metrics=[kid]", "expected eval.metrics as .*got 'kid'"),
+    ],
+)
+def test_a_name_that_nobody_brings_is_refused(word: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        load_config("smoke", [word])

@@ -1,0 +1,45 @@
+"""What is refused before Ray has started, or before a run is recorded."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.config.load import load_config
+from pipeline.experiment.launch import ready_for
+from spire_core.errors import ClusterError, DataError
+
+
+def ignore(text: str) -> None:
+    """Say nothing."""
+
+
+@contextlib.contextmanager
+def never() -> Iterator[None]:
+    raise AssertionError("Ray was started")
+    yield
+
+
+def test_own_images_are_checked_before_ray_starts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("pipeline.cluster.session.starting_cluster", never)
+    monkeypatch.chdir(tmp_path)
+    config = load_config("folder-cpu")
+    absent = pytest.raises(DataError, match="there is no such folder")
+    with absent, ready_for(config, ignore):
+        raise AssertionError
+    Path("photos").mkdir()
+    with ready_for(config, ignore):
+        pass
+
+
+def test_actors_that_do_not_fit_are_refused_before_the_run_begins(
+    mnist_root: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("pipeline.cluster.session.starting_cluster", contextlib.nullcontext)
+    config = load_config("smoke", ["resources.num_actors=100000", f"data.root={mnist_root}"])
+    with pytest.raises(ClusterError, match=r"lower resources\.num_act"), ready_for(config, ignore):
+        raise AssertionError

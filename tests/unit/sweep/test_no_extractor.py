@@ -1,0 +1,70 @@
+"""`eval.extractor=none`: a run, an arrival and a report without KID, which say so once."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.checkpoint.evaluation_store import load_evaluations
+from pipeline.tracking.outbox import read_points
+from spire_core.errors import ConfigError
+from sweeps.cli import main
+from sweeps.design.metric import check_metric
+
+TINY = ("eval.extractor=none", "resources.pool=local", "tracking.log_model=false")
+TINY += ("federation.num_rounds=12", "eval.every=0", "eval.num_images=8", "eval.num_loss_images=8")
+TINY += ("adapt.epochs=2", "diffusion.sample_steps=2", "federation.num_clients=96")
+TINY += ("federation.cohort_size=2", "federation.tau=1", "eval.num_clients=4")
+NO_KID = "no KID, which needs features: eval.extractor=none"
+
+
+@pytest.fixture(autouse=True)
+def here(
+    mnist_root: Path, new_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPIRE_ROOT", str(tmp_path))
+    monkeypatch.setenv("SPIRE_DATA", str(mnist_root))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(new_database, tmp_path)
+
+
+def test_nothing_of_a_run_needs_features(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "smoke", *TINY, "method=fedavg_ft", "adapt.tune_epochs=1"]) == 0
+    told = capsys.readouterr()
+    assert told.out.count(NO_KID) == 1
+    assert "nan" not in told.out + told.err
+    assert "round 12: held-out loss own" in told.err
+    assert main(["run", "smoke", *TINY, "--json", "--quiet"]) == 0
+    result: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert all(value is not None for value in result["metrics"].values())
+    run_dir = Path(result["artifacts"]["run_dir"])
+    names = {name for _, metrics in read_points(run_dir) for name in metrics} | {*result["metrics"]}
+    assert [name for name in names if re.search("kid|forgetting|tv_[ab]", name)] == []
+    assert {"pretrain/heldout/own", "adapt/heldout/mean", "final/adapt_nn_test"} <= names
+    assert [score.is_known for e in load_evaluations(run_dir, 12) for score in e.scores] == [
+        False
+    ] * 8
+    assert (
+        main(["adapt", str(run_dir), "--data", "mnist", "--num-images", "16", "adapt.epochs=1"])
+        == 0
+    )
+    assert "nan" not in capsys.readouterr().out
+    runs = [path.name for path in (tmp_path / "runs").iterdir()]
+    assert main(["report", *runs, "--json"]) == 0
+    page = Path(json.loads(capsys.readouterr().out)["artifacts"]["html"]).read_text()
+    assert page.count(NO_KID) == 1
+    assert "held-out loss is lowest with" in page
+
+
+@pytest.mark.parametrize(("scheduler", "instead"), [("none", "final/adapt"), ("asha", "pretrain/")])
+def test_a_sweep_is_not_chosen_by_kid(scheduler: str, instead: str) -> None:
+    settings = {"eval.extractor": "none"}
+    with pytest.raises(ConfigError, match=f"needs no features .* such as metric={instead}"):
+        check_metric("pretrain/kid/mean", scheduler, settings)
+    check_metric("pretrain/heldout/own", scheduler, settings)
+    check_metric("pretrain/kid/mean", scheduler, {})
