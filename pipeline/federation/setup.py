@@ -15,19 +15,17 @@ import numpy as np
 from pipeline.config.schema import Config
 from pipeline.data.datasets import ImageData, load, load_clients
 from pipeline.data.resize import resized
-from spire_core.config.model import ModelConfig
+from pipeline.federation.shown_captions import shown_captions
 from spire_core.config.partition import NATURAL
 from spire_core.diffusion.process import Diffusion
 from spire_core.errors import ConfigError, DataError
 from spire_core.evaluation.extractors import NO_EXTRACTOR, auto_extractor, make_extractor
 from spire_core.federated.participation import choose_cohort, responding_clients
 from spire_core.network.flat_model import FlatModel
-from spire_core.network.words import caption_tokens
 from spire_core.partition.natural import HeldBack, natural_partition
 from spire_core.partition.split import Partition, class_mixture, make_partition
 from spire_core.partition.styles import styled
 from spire_core.pretrained.folder import open_backbone
-from spire_core.pretrained.sentences import open_encoder
 from spire_core.privacy.guarantee import guarantee_of
 from spire_core.privacy.rounds import RoundsGuarantee, rounds_guarantee
 
@@ -216,7 +214,7 @@ def prepare(config: Config) -> FederationSetup:
     if backbone is not None:
         Diffusion.of(config.diffusion, "cpu", backbone)  # raises what is wrong with its schedule
     weights_hash = extractor.weights_hash
-    tokens, text_hash = _tokens(data, config.model)
+    tokens, text_hash = shown_captions(data, config.model)
     backbone_hash = None if backbone is None else open_backbone(backbone).sha256
     fields = (name, weights_hash, model, tokens, backbone_hash, text_hash)
     setup = FederationSetup(config, data, images, partition, *fields)
@@ -228,24 +226,6 @@ def _extractor_name(config: Config) -> str:
     """Return the extractor's name; the classifier of a grey data set cannot see tints."""
     is_auto = config.eval.extractor == "auto"
     return TINT_EXTRACTOR if is_auto and config.partition.style == "tint" else config.eval.extractor
-
-
-def _tokens(data: ImageData, model: ModelConfig) -> tuple[np.ndarray | None, str | None]:
-    """Return captions as the network is shown them, and the hash of a frozen encoder.
-
-    Both are None without text. Every mistake in the captions is raised here.
-    """
-    if model.text == "none":
-        return None, None
-    if data.captions is None:
-        raise ConfigError(
-            f"expected data with captions with model.text={model.text}, got {data.name} without: "
-            "choose data=fonts or a data.metadata with captions, or set model.text=none"
-        )
-    if model.text == "words":
-        return caption_tokens(data.captions, model.words), None
-    encoder = open_encoder(model.text_encoder, model.text_dim)
-    return encoder.vectors(data.captions), encoder.sha256
 
 
 def _check_floors(setup: FederationSetup) -> None:

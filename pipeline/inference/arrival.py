@@ -110,7 +110,13 @@ def adapt_arrival(
 
 
 def _check_method(run: SavedRun, config: AdaptConfig) -> None:
-    """Raise RunError if new clients of the run's method train nothing, or start in another way."""
+    """Raise RunError if new clients of the run's method train nothing, or must not start so."""
+    has_mean = config.init == "mean" and run.config.method.record.has_embedding
+    if has_mean and run.config.privacy.rounds.is_on:
+        raise RunError(
+            "expected adapt.init=zero or random for a run with privacy.rounds.epsilon, got mean: "
+            "the mean of its clients' embeddings has no noise"
+        )
     begun = run.config.adapt.local_init
     if run.config.method.record.has_local_layers and config.local_init != begun:
         raise RunError(

@@ -1,6 +1,7 @@
 """Whole runs with protected rounds: under masks, and with differential privacy of clients."""
 
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,14 @@ from pipeline.experiment.run import resume_experiment, run_experiment
 from pipeline.experiment.watcher import Watcher
 from pipeline.federation.driver import RoundDriver
 from pipeline.federation.rounds import RoundStats
+from pipeline.inference.arrival import adapt_arrival
+from pipeline.inference.saved_run import SavedRun
 from pipeline.results.metric_names import EPSILON, ROUND_S, TRAIN_LOSS
 from pipeline.results.recording import run_tags
 from pipeline.runs.layout import MASK_KEY, NOISE_KEY
 from pipeline.runs.start import load_start
 from pipeline.tracking.outbox import read_points
+from spire_core.errors import RunError
 
 TINY = ("resources.pool=local", "tracking.enabled=false", "tracking.log_model=false")
 TINY += ("eval.every=0", "eval.num_images=8", "eval.num_loss_images=8", "eval.num_clients=2")
@@ -95,3 +99,6 @@ def test_private_rounds_that_are_killed_publish_the_same_again(
     tags = run_tags(expected.setting, "smoke")
     assert (tags["dp"], tags["privacy.unit"]) == ("simulated", "one client")
     assert not list(tmp_path.rglob(NOISE_KEY))
+    mean, images = replace(config.adapt, init="mean"), expected.setting.images[:8]
+    with pytest.raises(RunError, match="adapt.init=zero or random for a run with privacy.rounds"):
+        adapt_arrival(SavedRun.load(ended.run_dir), images, mean)
