@@ -1,15 +1,14 @@
 """Own images in grey or in colour."""
 
 import numpy as np
-
-LUMA = np.array([19595, 38470, 7471], dtype=np.uint32)  # ITU-R 601 in 65536ths, as Pillow has it
+from PIL import Image
 
 
 def in_channels(images: np.ndarray, channels: int | str) -> np.ndarray:
     """Return RGB images (N, 3, S, S) uint8 as (N, C, S, S) with C of `data.channels`.
 
-    "auto" takes one channel if no image has a colour. One channel is the luma, so that grey images
-    keep their values.
+    "auto" takes one channel if no image has a colour. One channel is Pillow's luma, so that grey
+    images keep their values.
     """
     if channels == "auto":
         is_grey = all((images[:, 0] == images[:, i]).all() for i in (1, 2))
@@ -18,5 +17,5 @@ def in_channels(images: np.ndarray, channels: int | str) -> np.ndarray:
         return images
     out = np.empty((len(images), 1, *images.shape[2:]), dtype=np.uint8)
     for image, grey in zip(images, out, strict=True):  # one at a time, for memory
-        grey[0] = (np.tensordot(LUMA, image.astype(np.uint32), 1) + 32768) >> 16
+        grey[0] = Image.fromarray(image.transpose(1, 2, 0)).convert("L")
     return out

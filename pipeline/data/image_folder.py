@@ -18,7 +18,6 @@ from pipeline.files.paths import expanded
 from spire_core.errors import DataError
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # others start programs, as EPS does
-IMG_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 MAX_PIXELS = 64_000_000
 DEEP_MODE = re.compile(r";16[BLN]")  # a raw mode of Pillow that drops 8 of 16 bits
 _log = logging.getLogger(__name__)
@@ -73,10 +72,12 @@ def _image_files(folder: Path) -> tuple[list[str], list[tuple[Path, int]]]:
 
 def _folder_advice(folder: Path, error: OSError) -> str:
     """Return what to do about a folder without classes."""
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
     if not folder.exists():
         return "there is no such folder, so name another in data.path"
     flat = folder.glob("*.*") if folder.is_dir() else ()
-    if any(path.suffix.lower() in IMG_SUFFIXES for path in flat):
+    if any(path.suffix.lower() in IMG_EXTENSIONS for path in flat):
         return "put images that lie in it into a subfolder, and remove empty subfolders"
     return " ".join(str(error).split())
 

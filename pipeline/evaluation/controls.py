@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.federation.messages import ControlPlan
+from spire_core.evaluation.image_metrics import total_variation
 from spire_core.partition.split import ClientSplit, Partition, class_mixture
 from spire_core.partition.styles import amount_of
 from spire_core.rng import numpy_generator
@@ -61,11 +62,11 @@ class ControlRule:
         return min(self.candidates, key=lambda old: self._distance(client_id, old))
 
     def _distance(self, client_id: int, old: int) -> float:
-        between = 0.5 * np.abs(self._mixture(client_id) - self._mixture(old)).sum()
+        between = total_variation(self._mixture(client_id), self._mixture(old))
         if self.style == "none":
-            return float(between)
+            return between
         styles = abs(amount_of(client_id, self.seed) - amount_of(old, self.seed)) / 2
-        return float(between) + (min(styles, 1 - styles) if self.style == "tint" else styles)
+        return between + (min(styles, 1 - styles) if self.style == "tint" else styles)
 
     def _mixture(self, client_id: int) -> np.ndarray:
         held = _held(self.partition.split(client_id))

@@ -27,14 +27,16 @@ def coverage_tags(setting: FederationSetup) -> dict[str, str]:
 def with_world(
     rows: Sequence[dict[str, Any]], setting: FederationSetup, adaptation: Adaptation
 ) -> list[dict[str, Any]]:
-    """Return new clients' rows with their worlds and the scores of their controls, if any.
+    """Return new clients' rows with their worlds and, with `eval.controls`, who is like them.
 
-    Clients may have different controls: every row has the columns of all.
+    Clients may have different controls: every row has the columns of all. Other runs, whose tags
+    have the mean coverage, do not work it out again at their end.
     """
     controls = [control_columns(own) for own in adaptation.image_controls or [{}] * len(rows)]
     blank = dict.fromkeys(name for own in controls for name in own)
-    found = dict(zip(setting.new_ids, _coverages(setting), strict=False))  # of those shown
-    worlds = [_world(setting, report, found) for report in adaptation.reports]
+    found = _coverages(setting) if setting.config.eval.controls else []
+    by_id = dict(zip(setting.new_ids, found, strict=False))  # of those shown
+    worlds = [_world(setting, report, by_id) for report in adaptation.reports]
     return [
         row | world | blank | own for row, world, own in zip(rows, worlds, controls, strict=True)
     ]
@@ -43,13 +45,15 @@ def with_world(
 def _world(
     setting: FederationSetup, report: AdaptReport, found: Mapping[int, Coverage]
 ) -> dict[str, Any]:
-    own = found.get(report.client_id)
-    return {
+    world = {
         "num_train": len(setting.partition.split(report.client_id).train),
         "steps": _steps(setting, report),
-        "hull_tv": None if own is None else own.hull_tv,
-        "nearest_tv": None if own is None else own.nearest_tv,
     }
+    if not setting.config.eval.controls:
+        return world
+    own = found.get(report.client_id)
+    hull, nearest = (None, None) if own is None else (own.hull_tv, own.nearest_tv)
+    return world | {"hull_tv": hull, "nearest_tv": nearest}
 
 
 def _coverages(setting: FederationSetup) -> list[Coverage]:

@@ -78,9 +78,8 @@ def open_encoder(folder: str | None, dim: int) -> SentenceEncoder:
 def _shipped() -> tuple[Path, Path]:
     """Return tokenizer and table in the package wordllama."""
     package = Path(_wordllama().__file__).parent
-    return package / "tokenizers" / f"{SHIPPED}_tokenizer_config.json", (
-        package / "weights" / f"{SHIPPED}_256.safetensors"
-    )
+    tokenizer = package / "tokenizers" / f"{SHIPPED}_tokenizer_config.json"
+    return tokenizer, package / "weights" / f"{SHIPPED}_256.safetensors"
 
 
 def _in_folder(folder: Path) -> tuple[Path, Path]:

@@ -7,7 +7,6 @@ the 97.5 % quantile at n - 1 degrees of freedom.
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from statistics import NormalDist, fmean, stdev
 from typing import TypeVar
 
@@ -105,30 +104,15 @@ def verdict(difference: Estimate) -> str:
     return "lower" if difference.mean < 0 else "higher"
 
 
-@lru_cache
 def t_quantile(freedom: int) -> float:
-    """Return t with P(|T| <= t) = 95 % for Student's T of `freedom` degrees, by bisection."""
-    low, high = 0.0, 1.0
-    while t_probability(high, freedom) < CONFIDENCE:
-        high *= 2
-    while high - low > 1e-12 * high:
-        middle = (low + high) / 2
-        low, high = (low, middle) if t_probability(middle, freedom) > CONFIDENCE else (middle, high)
-    return high
+    """Return t with P(|T| <= t) = 95 % for Student's T of `freedom` degrees."""
+    from scipy.special import stdtrit  # with the first number, not with the command line
+
+    return float(stdtrit(freedom, (1 + CONFIDENCE) / 2))
 
 
 def t_probability(t: float, freedom: int) -> float:
-    """Return P(|T| <= t) for Student's T (Abramowitz & Stegun 1964, 26.7.3 and 26.7.4), exactly.
+    """Return P(|T| <= t) for Student's T."""
+    from scipy.special import stdtr
 
-    Their finite sums need no table and no further dependency.
-    """
-    theta = math.atan2(t, math.sqrt(freedom))
-    cos, sin = math.cos(theta), math.sin(theta)
-    is_odd = freedom % 2
-    term, total = (cos, cos) if is_odd else (1.0, 1.0)
-    for k in range(2 + is_odd, freedom - 1, 2):
-        term *= cos * cos * (k - 1) / k
-        total += term
-    if is_odd:
-        return 2 / math.pi * (theta + (sin * total if freedom > 1 else 0.0))
-    return sin * total
+    return float(1 - 2 * stdtr(freedom, -t))

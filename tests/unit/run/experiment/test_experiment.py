@@ -157,6 +157,9 @@ def test_controls_are_scored_as_if_a_client_had_drawn_them(
     assert adapted["nn_share"] == pytest.approx(float(tags["copies.nn_share"]))
     assert abs(fresh["kid"]) < adapted["kid"]  # after two rounds nothing is drawn well
     clients = with_world(rows_of(result), result.setting, result.adaptation)
+    assert all(0 <= row["hull_tv"] <= row["nearest_tv"] <= 1 for row in clients)
+    (bare, *_) = with_world(rows_of(plain), plain.setting, plain.adaptation)
+    assert "hull_tv" not in bare
     assert copies["kid"] == pytest.approx(np.mean([row["kid_copies"] for row in clients]))
     if method == "spire":
         matrix = result.adaptation.cross_kid

@@ -26,6 +26,7 @@ from pipeline.experiment.watcher import Watcher
 from pipeline.federation.driver import RoundDriver
 from pipeline.federation.rounds import RoundStats
 from pipeline.federation.setup import prepare
+from pipeline.results import world_rows
 from pipeline.results.result import Result
 from pipeline.runs import start
 from pipeline.runs.folder import load_result
@@ -166,6 +167,21 @@ def test_two_crashes_and_a_damaged_checkpoint_change_nothing(
     with pytest.raises(Crash):
         resume_experiment(first.run_dir, config, Crasher(3))
     assert comparable(resume_experiment(first.run_dir, config, Watcher())) == comparable(expected)
+
+
+def test_coverage_is_worked_out_once(
+    mnist_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A resumed run does not import scipy for it: it is half a second."""
+    calls = []
+    found = world_rows.coverages
+    monkeypatch.setattr(world_rows, "coverages", lambda *a: calls.append(a) or found(*a))
+    config, crasher = config_for(mnist_root, tmp_path), Crasher(NUM_ROUNDS + 1)
+    with pytest.raises(Crash):
+        run_experiment(config, "smoke", crasher)
+    assert len(calls) == 1
+    resume_experiment(crasher.run_dir, config, Watcher())
+    assert len(calls) == 1
 
 
 def test_what_a_run_found_is_written_before_it_is_told_to_have_finished(
