@@ -27,7 +27,7 @@ from spire_core.evaluation.image_metrics import (
     nearest_neighbour_distance,
     total_variation,
 )
-from spire_core.evaluation.kid import kid
+from spire_core.evaluation.kid import KidScore, kid
 from spire_core.evaluation.memorisation import Neighbours, neighbours
 from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.methods import CLIENT_EMB
@@ -58,8 +58,7 @@ class ClientEvaluator:
     @functools.cached_property
     def extractor(self) -> Extractor:
         """The feature extractor, loaded on first use."""
-        weights = self.context.config.eval.extractor_weights
-        return make_extractor(self.extractor_name, weights)
+        return make_extractor(self.extractor_name, self.context.config.eval.extractor_weights)
 
     def real_features(self, client: ClientData) -> Tensor:
         """Return features (n, D) of a client's held-out images."""
@@ -145,24 +144,29 @@ class ClientEvaluator:
 
         `heldout` (n,) are the losses of `heldout`, `pooled` (n, D) the population's features.
         """
-        config = self.context.config
-        sizes = (config.eval.kid_subset_size, config.eval.kid_num_subsets, config.seed)
         scores = dict[str, float]()
         if self.extractor.num_features > 0:
-            own = kid(self.real_features(client), samples.features, *sizes)
-            population = kid(pooled, samples.features, *sizes)
+            own = self.kid_against(self.real_features(client), samples)
             scores = {"own_kid": own.mean, "own_kid_std": own.std}
-            scores["population_kid"] = population.mean
+            scores["population_kid"] = self.kid_against(pooled, samples).mean
         scores["heldout_loss"] = float(heldout.mean())
-        if samples.histogram is not None and client.mixture is not None:
-            scores["tv"] = total_variation(samples.histogram, client.mixture)
+        if (tv := self.tv(client, samples)) is not None:
+            scores["tv"] = tv
         return scores
 
-    def text_scores(self, client: ClientData, images: Tensor) -> dict[str, float]:
-        """Return how well images (n, C, H, W) are what their prompts ask for; empty without text.
+    def kid_against(self, real: Tensor, samples: GeneratedSamples) -> KidScore:
+        """Return the KID of samples against real features (m, D)."""
+        sizes, seed = self.context.config.eval, self.context.config.seed
+        return kid(real, samples.features, sizes.kid_subset_size, sizes.kid_num_subsets, seed)
 
-        `pipeline.clients.text_scores` defines the scores.
-        """
+    def tv(self, client: ClientData, samples: GeneratedSamples) -> float | None:
+        """Return the TV between the classes of samples and a client's, None without classes."""
+        if samples.histogram is None or client.mixture is None:
+            return None
+        return total_variation(samples.histogram, client.mixture)
+
+    def text_scores(self, client: ClientData, images: Tensor) -> dict[str, float]:
+        """Return the `text_scores` of images (n, C, H, W) drawn for prompts; empty without text."""
         has_classes = is_classifier_of(self.extractor_name, self.context.config.data.name)
         return text_scores(client, images, self.extractor if has_classes else None)
 
@@ -198,8 +202,7 @@ class ClientEvaluator:
 
     def neighbours(self, client: ClientData, images: Tensor) -> Neighbours:
         """Return how images lie among all of a client's training and held-out images."""
-        real = (to_float(client.train_images()), to_float(client.test_images()))
-        return neighbours(images, *real)
+        return neighbours(images, to_float(client.train_images()), to_float(client.test_images()))
 
     def draw(
         self, clients: Sequence[ClientData], states: Sequence[PrivateState], weights: np.ndarray

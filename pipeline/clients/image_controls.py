@@ -10,8 +10,6 @@ from torch import Tensor
 from pipeline.clients.client_data import ClientData
 from pipeline.clients.evaluation import ClientEvaluator
 from pipeline.federation.messages import ControlPlan, ControlScores
-from spire_core.evaluation.image_metrics import total_variation
-from spire_core.evaluation.kid import kid
 from spire_core.training.fit import to_float
 
 NEAREST_DRAWS = "nearest_draws"
@@ -34,10 +32,7 @@ def _images(images: np.ndarray, positions: np.ndarray) -> Tensor:
 
 
 def _scores(evaluator: ClientEvaluator, client: ClientData, images: Tensor) -> ControlScores:
-    samples, config = evaluator.samples(client, images), evaluator.context.config
-    sizes = (config.eval.kid_subset_size, config.eval.kid_num_subsets, config.seed)
-    tv = None
-    if samples.histogram is not None and client.mixture is not None:
-        tv = total_variation(samples.histogram, client.mixture)
-    own = kid(evaluator.real_features(client), samples.features, *sizes).mean
-    return ControlScores(own, tv, evaluator.neighbours(client, images))
+    samples = evaluator.samples(client, images)
+    own = evaluator.kid_against(evaluator.real_features(client), samples).mean
+    near = evaluator.neighbours(client, images)
+    return ControlScores(own, evaluator.tv(client, samples), near)

@@ -17,9 +17,7 @@ from pipeline.clients.profiler import WorkerProfiler
 from pipeline.clients.rounds import ClientTrainer
 from pipeline.clients.store import ClientStore
 from pipeline.clients.text_scores import gallery_of
-from pipeline.federation.messages import (
-    WorkerSetup,
-)
+from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.receiving import Message, UpdateReceiver
 from pipeline.federation.rounds import RoundSettings
 from pipeline.runs.layout import CLIENTS

@@ -17,5 +17,5 @@ def in_channels(images: np.ndarray, channels: int | str) -> np.ndarray:
         return images
     out = np.empty((len(images), 1, *images.shape[2:]), dtype=np.uint8)
     for image, grey in zip(images, out, strict=True):  # one at a time, for memory
-        grey[0] = Image.fromarray(image.transpose(1, 2, 0)).convert("L")
+        grey[0] = np.asarray(Image.fromarray(image.transpose(1, 2, 0)).convert("L"))
     return out
