@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.cluster.session import cluster
+from pipeline.config.plugins import ALL_PLUGINS
 
 
 @pytest.fixture(scope="module")
@@ -19,5 +20,7 @@ def ray_cluster(outside: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(outside), prepend=os.pathsep)
         patch.syspath_prepend(str(outside))
+        for plugins in ALL_PLUGINS:  # what it brings is forgotten with it
+            patch.setattr(plugins, "_found", {})
         with cluster(num_cpus=4):
             yield
