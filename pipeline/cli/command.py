@@ -24,7 +24,6 @@ from spire_core.errors import ConfigError, SpireError
 AddVerb = Callable[[Any], None]  # adds a verb to the subparsers of `spire`
 USER_ERROR, INTERRUPTED = 2, 130
 HALF_LINE = 500  # characters that are kept of each half of a message
-RESUME_HINT = dict.fromkeys(("run", "resume"), ": spire resume goes on from its last round")
 
 
 @dataclass(frozen=True)
@@ -60,8 +59,8 @@ def run_command(argv: Sequence[str] | None, verbs: Sequence[AddVerb]) -> int:
             "free some, or name another place"
         )
         return USER_ERROR
-    except KeyboardInterrupt:
-        say(f"spire {args.verb}: interrupted{RESUME_HINT.get(args.verb, '')}")
+    except KeyboardInterrupt as interrupt:
+        say(": ".join((f"spire {args.verb}", "interrupted", *map(str, interrupt.args))))
         return INTERRUPTED
     _print(_json_text(answer.values) if args.json else answer.text)
     return answer.exit_code

@@ -28,6 +28,7 @@ class Progress(Watcher):
 
     def started(self, run_dir: Path) -> None:
         """Show the run's id, with which it can be resumed."""
+        super().started(run_dir)
         self._say(f"run {run_dir.name} in {run_dir}")
 
     def stage(self, text: str) -> None:

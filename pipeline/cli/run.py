@@ -15,7 +15,10 @@ from pipeline.cli.command import (
 from pipeline.cli.presets import add_preset, check_source, fetch_if_missing, preset_and_settings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pipeline.config.schema import Config
+    from pipeline.experiment.watcher import Watcher
     from pipeline.results.result import Result
 
 # --- the verbs ----------------------------------------------------------------------------------
@@ -38,11 +41,9 @@ def run(args: argparse.Namespace) -> Answer:
     from pipeline.experiment.launch import ready_for
 
     with ready_for(config, say):
-        from pipeline.cli.progress import Progress
         from pipeline.experiment.run import run_experiment
-        from pipeline.experiment.watcher import Watcher
 
-        with contextlib.closing(Watcher() if args.quiet else Progress()) as watcher:
+        with _watched(args.quiet) as watcher:
             return _finished(run_experiment(config, preset, watcher), preset)
 
 
@@ -82,11 +83,9 @@ def resume(args: argparse.Namespace) -> Answer:
 
     config, preset = load_start(run_dir, given, overrides)
     with ready_for(config, say):
-        from pipeline.cli.progress import Progress
         from pipeline.experiment.run import resume_experiment
-        from pipeline.experiment.watcher import Watcher
 
-        with contextlib.closing(Watcher() if args.quiet else Progress()) as watcher:
+        with _watched(args.quiet) as watcher:
             return _finished(resume_experiment(run_dir, config, watcher, preset=preset), preset)
 
 
@@ -105,6 +104,22 @@ def _dry_run(config: "Config", preset: str) -> Answer:
     num_cpus = 1.0 if plan is None else plan.num_actors * min(1.0, plan.num_cpus)
     description = setting_json(setting, preset, plan, run_seconds(config, num_cpus))
     return Answer(setting_text(description, plan), description)
+
+
+@contextlib.contextmanager
+def _watched(is_quiet: bool) -> "Iterator[Watcher]":
+    """Yield who watches a run; an interrupt says how to go on with one that has begun."""
+    from pipeline.cli.progress import Progress
+    from pipeline.experiment.watcher import Watcher
+
+    with contextlib.closing(Watcher() if is_quiet else Progress()) as watcher:
+        try:
+            yield watcher
+        except KeyboardInterrupt as interrupt:
+            if watcher.run_dir is None:
+                raise
+            name = watcher.run_dir.name
+            raise KeyboardInterrupt(f"spire resume {name} goes on from its last round") from interrupt
 
 
 def _finished(result: "Result", preset: str | None) -> Answer:

@@ -8,15 +8,18 @@ from pipeline.federation.round_loop import RoundListener
 
 
 class Watcher(RoundListener):
-    """Is called as a run proceeds; every method does nothing unless it is overridden.
+    """Is called as a run proceeds; every method but `started` does nothing unless it is overridden.
 
     `may_stop`: whether `evaluated` may end the run. No round begins before its call then.
+    `run_dir`: the run's folder once the run can be resumed.
     """
 
     may_stop = False
+    run_dir: Path | None = None
 
     def started(self, run_dir: Path) -> None:
         """A run has begun, or is resumed."""
+        self.run_dir = run_dir
 
     def plan(self, later: Sequence[str]) -> None:
         """These stages follow pre-training, in this order."""

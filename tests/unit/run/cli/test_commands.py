@@ -265,7 +265,7 @@ def test_an_interrupt_is_no_traceback(spire, monkeypatch: pytest.MonkeyPatch) ->
     assert (said.code, said.out, said.err) == (
         130,
         "",
-        "spire run: interrupted: spire resume goes on from its last round\n",
+        "spire run: interrupted\n",
     )
 
 
