@@ -14,6 +14,7 @@ from pipeline.cli.command import (
     split_words,
 )
 from pipeline.cli.main import main as pipeline_main
+from pipeline.cli.presets import warn_of_store
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,7 +68,9 @@ def _dry_run(settings: Any, retry_failed: bool) -> Answer:
     from sweeps.outcome_text import plan_json, plan_text
     from sweeps.sweep import base_config
 
-    ledger = Ledger.of(settings, base_config(settings).tracking)
+    tracking = base_config(settings).tracking
+    warn_of_store(tracking)
+    ledger = Ledger.of(settings, tracking)
     planned = probes(settings) if settings.search == "optuna" else trials(settings)
     if os.environ.get("RAY_ADDRESS"):
         with cluster() as available:

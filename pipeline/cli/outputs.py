@@ -10,6 +10,8 @@ from spire_core.errors import ConfigError
 def writable_png(path: str | Path) -> Path:
     """Return the path of a PNG to write, and make its folder; ConfigError if that fails."""
     png = Path(path)
+    if png.suffix.lower() not in ("", ".png"):
+        raise ConfigError(f"expected --out with .png at its end, got {png}: images are PNGs")
     try:
         png = lasting(path, "--out").with_suffix(".png")
         png.parent.mkdir(parents=True, exist_ok=True)

@@ -5,9 +5,12 @@ from collections.abc import Sequence
 
 from pipeline.cli.command import (
     list_names,
+    one_line,
     say,
     split_one,
 )
+from pipeline.config.tracking import TrackingConfig, tracking_uri
+from spire_core.errors import SpireError
 
 DEFAULT_PRESET = "mnist-cpu"
 
@@ -24,6 +27,18 @@ def check_source(name: str, source_dir: str | None) -> None:
     from pipeline.data.fetch import check_source
 
     check_source(name, source_dir)
+
+
+def warn_of_store(config: TrackingConfig) -> None:
+    """Say that a tracking server does not answer; a dry run needs none, and a run does."""
+    if not config.enabled or not tracking_uri(config).startswith(("http://", "https://")):
+        return
+    from pipeline.tracking.tracker import check_store
+
+    try:
+        check_store(config)
+    except SpireError as error:
+        say(f"a run would end at once: {one_line(str(error))}")
 
 
 def preset_and_settings(words: Sequence[str]) -> tuple[str, list[str]]:

@@ -12,7 +12,13 @@ from pipeline.cli.command import (
     allowed,
     say,
 )
-from pipeline.cli.presets import add_preset, check_source, fetch_if_missing, preset_and_settings
+from pipeline.cli.presets import (
+    add_preset,
+    check_source,
+    fetch_if_missing,
+    preset_and_settings,
+    warn_of_store,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,6 +106,7 @@ def _dry_run(config: "Config", preset: str) -> Answer:
 
     check_source(config.data.name, config.data.path)
     fetch_if_missing(config.data.name, config.data.root, config.data.path)
+    warn_of_store(config.tracking)
     plan, setting = plan_here(config), prepare(config)
     num_cpus = 1.0 if plan is None else plan.num_actors * min(1.0, plan.num_cpus)
     description = setting_json(setting, preset, plan, run_seconds(config, num_cpus))
@@ -119,7 +126,9 @@ def _watched(is_quiet: bool) -> "Iterator[Watcher]":
             if watcher.run_dir is None:
                 raise
             name = watcher.run_dir.name
-            raise KeyboardInterrupt(f"spire resume {name} goes on from its last round") from interrupt
+            raise KeyboardInterrupt(
+                f"spire resume {name} goes on from its last round"
+            ) from interrupt
 
 
 def _finished(result: "Result", preset: str | None) -> Answer:

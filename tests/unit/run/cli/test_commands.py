@@ -232,6 +232,14 @@ def test_a_dry_run_shows_no_password(spire, verb: str, form: list[str]) -> None:
     assert ("http://***@127.0.0.1:9" in said.out) == (verb == "run" or form == ["--json"])
 
 
+@pytest.mark.parametrize("verb", ["run", "sweep"])
+def test_a_dry_run_says_that_a_server_does_not_answer(spire, verb: str) -> None:
+    said = spire(verb, "--dry-run", "smoke", "tracking.uri=http://me:hunter2@127.0.0.1:9")
+    assert said.code == 0
+    assert said.err.startswith("a run would end at once: expected an MLflow store at")
+    assert "hunter2" not in said.out + said.err
+
+
 def test_a_mistake_shows_no_password(spire) -> None:
     said = spire("run", "smoke", "seed=http://me:hunter2@127.0.0.1:9")
     assert_one_sentence(said, "seed", "http://***@127.0.0.1:9")

@@ -101,6 +101,14 @@ def test_a_relative_path_is_refused_in_a_job(in_job: None, monkeypatch: pytest.M
     assert list(Path.cwd().iterdir()) == []
 
 
+def test_a_picture_is_never_written_under_another_name(tmp_path: Path) -> None:
+    assert (
+        writable_png(tmp_path / "one") == writable_png(tmp_path / "one.PNG") == tmp_path / "one.png"
+    )
+    with pytest.raises(ConfigError, match=r"expected --out with .png at its end, got .*one.jpg"):
+        writable_png(tmp_path / "one.jpg")
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
