@@ -12,6 +12,7 @@ A study's `published.csv` has a line for each number:
     where      settings of the compared runs, such as adapt.num_images=16;adapt.lr=0.02
     margin     of equivalence, as a share
     clients    new, pretraining or tuned, as in the rows; blank: new
+    against_where   settings of the runs compared with; blank: those of where
 
 A score of a run is the mean over its clients; min and max are over runs. half is half of the 95 %
 interval over seeds, difference_half that of a difference. ratio, low, high, p, holm and equivalence
@@ -69,6 +70,12 @@ class Published:
     where: str = ""
     margin: str = ""
     clients: str = ""
+    against_where: str = ""
+
+    @property
+    def other(self) -> "Published":
+        """The line of the runs that are compared with."""
+        return replace(self, method=self.against, where=self.against_where or self.where)
 
     @property
     def settings(self) -> dict[str, str]:
@@ -77,10 +84,10 @@ class Published:
         return {key.strip(): value.strip() for key, _, value in pairs}
 
 
-def by_seed(rows: Sequence[Row], method: str, one: Published) -> dict[tuple[str, str], float]:
-    """Return a method's score by seed and partition; DataError if several runs have one seed."""
+def by_seed(rows: Sequence[Row], one: Published) -> dict[tuple[str, str], float]:
+    """Return a line's score by seed and partition; DataError if several runs have one seed."""
     asked = [row for row in rows if row["clients"] == (one.clients or NEW)]
-    fitting = [row for row in asked if row["method"] == method and _fits(row, one.settings)]
+    fitting = [row for row in asked if row["method"] == one.method and _fits(row, one.settings)]
     runs: dict[tuple[str, str], dict[str, list[Row]]] = {}
     for row in fitting:
         if number(row.get(one.measure, "")) is not None:
@@ -90,13 +97,13 @@ def by_seed(rows: Sequence[Row], method: str, one: Published) -> dict[tuple[str,
     for pair, several in runs.items():
         if len(several) > 1:
             raise DataError(
-                f"expected one run of {method} on seed {pair[0]} where {one.where or 'anything'}, "
-                f"got {len(several)}: name more settings"
+                f"expected one run of {one.method} on seed {pair[0]} where "
+                f"{one.where or 'anything'}, got {len(several)}: name more settings"
             )
         [own] = several.values()
         scores[pair] = fmean(float(row[one.measure]) for row in own)
     if not scores:
-        raise DataError(f"expected runs of {method} where {one.where or 'anything'}, got none")
+        raise DataError(f"expected runs of {one.method} where {one.where or 'anything'}, got none")
     return scores
 
 
@@ -108,7 +115,7 @@ def _fits(row: Row, settings: Mapping[str, str]) -> bool:
 
 
 def _compared(rows: Sequence[Row], one: Published, is_log: bool) -> Estimate:
-    sides = [by_seed(rows, method, one) for method in (one.method, one.against)]
+    sides = [by_seed(rows, side) for side in (one, one.other)]
     if is_log:
         sides = [{pair: math.log(score) for pair, score in side.items()} for side in sides]
     difference = paired(*sides)
@@ -118,7 +125,7 @@ def _compared(rows: Sequence[Row], one: Published, is_log: bool) -> Estimate:
 
 
 def _alone(rows: Sequence[Row], one: Published) -> Estimate:
-    found = estimate(list(by_seed(rows, one.method, one).values()))
+    found = estimate(list(by_seed(rows, one).values()))
     assert found is not None  # there are scores
     return found
 

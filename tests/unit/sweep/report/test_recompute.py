@@ -66,6 +66,13 @@ def test_tests_are_those_of_a_report() -> None:
     assert equivalence < 0.05
 
 
+def test_a_method_is_compared_with_itself_at_other_settings() -> None:
+    more = [row("spire", seed, 0, 0.4 + 0.1 * seed, images=64) for seed in range(3)]
+    own = {"method": "spire", "where": "adapt.num_images=16"}
+    lines = [line("difference", against_where="adapt.num_images=64", **own), line("pairs", **own)]
+    assert published_values([*ROWS, *more], lines) == [pytest.approx(0.1), 3]
+
+
 def test_lines_that_cannot_be_worked_out_are_named() -> None:
     two = [*ROWS, row("spire", 0, 0, 1.0, images=64)]
     for rows, one, words in (
