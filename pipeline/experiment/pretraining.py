@@ -34,6 +34,7 @@ from pipeline.results.metrics import round_metrics
 from pipeline.results.recording import log_diagnoses, log_profile
 from pipeline.results.result import Pretraining
 from pipeline.tracking.outbox import read_points
+from pipeline.tracking.system_load import SystemLoad, system_load
 from pipeline.tracking.tracker import Tracker
 from spire_core.diffusion.process import Diffusion
 from spire_core.errors import DivergenceError
@@ -121,9 +122,10 @@ def _train(
     mirror = mirror_of(run_dir, config.tracking)
     evaluator = Evaluator(setting, real, pool, tracker, watcher, due)
     checkpointer = Checkpointer(run_dir, config, mirror, evaluator.has_scores_before)
+    load = system_load() if config.tracking.enabled else None
     listeners: list[RoundListener] = [
         evaluator,  # first: scores are recorded before the round, and before its checkpoint
-        RoundRecorder(tracker, config.federation, promise_to_clients(config)),
+        RoundRecorder(tracker, config.federation, promise_to_clients(config), load),
         checkpointer,
         watcher,  # last: it is called when all of the round is safe
     ]
@@ -162,8 +164,10 @@ class RoundRecorder(RoundListener):
         tracker: Tracker,
         federation: FederationConfig,
         guarantee: RoundsGuarantee | None = None,
+        load: SystemLoad | None = None,
     ) -> None:
         self.tracker, self.federation, self.guarantee = tracker, federation, guarantee
+        self.load = load
         self._num_recorded = 0  # rounds
         self._track_s = 0.0  # is known when a round has been recorded: the next one reports it
 
@@ -172,14 +176,18 @@ class RoundRecorder(RoundListener):
 
     def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
         began = time.monotonic()
-        metrics = round_metrics(stats, self._track_s, self.federation) | self._spent(stats)
-        self.tracker.log_metrics(metrics, step=stats.round_idx + 1)
+        self._record(stats)
         self._track_s, self._num_recorded = time.monotonic() - began, stats.round_idx + 1
 
     def interrupted(self, state: ServerState, stats: RoundStats | None) -> None:
         if stats is not None and stats.round_idx >= self._num_recorded:
-            metrics = round_metrics(stats, self._track_s, self.federation) | self._spent(stats)
-            self.tracker.log_metrics(metrics, step=stats.round_idx + 1)
+            self._record(stats)
+
+    def _record(self, stats: RoundStats) -> None:
+        metrics = round_metrics(stats, self._track_s, self.federation) | self._spent(stats)
+        if self.load is not None:
+            metrics |= self.load.sample()
+        self.tracker.log_metrics(metrics, step=stats.round_idx + 1)
 
     def _spent(self, stats: RoundStats) -> dict[str, float]:
         """Return the privacy that the rounds so far have spent, at `NUM_EPSILONS` rounds or so."""

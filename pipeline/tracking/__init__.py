@@ -5,6 +5,7 @@ run_log         parameters, metrics, images and tables, written to the outbox
 outbox          the durable queue: one JSON entry on each line; the reader of a run's curves
 relay           sends the entries in order, until the store has everything
 origin          tags of a run's user, source and versions
+system_load     MLflow's system metrics, if its switch is on
 relay_thread    relays the entries of a run beside its rounds
 artifacts       images and tables in MLflow's formats
 mlflow_session  connection to a store, experiments and runs

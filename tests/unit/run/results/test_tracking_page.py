@@ -31,6 +31,7 @@ STAGES = (
     "final",
     "best",
     "privacy",
+    "system",
 )
 AUDITED = {f"privacy/{name}" for name in ("mia_auc", "mia_tpr", "eps_lower")}
 AUDITED |= {f"privacy/emb_{name}" for name in ("cos", "cos_chance", "identified")}
@@ -66,7 +67,9 @@ def store(
         run_experiment(load_config("smoke", [*tiny, *more]), "smoke", Watcher())
     preset, *more = TEXT
     words = [*tiny, *more, f"data.root={fonts_root}"]
-    run_experiment(load_config(preset, words), preset, Watcher())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
+        run_experiment(load_config(preset, words), preset, Watcher())
     return MlflowClient(f"sqlite:///{root}/mlflow.db")
 
 
@@ -92,6 +95,11 @@ def test_all_that_runs_record_is_on_the_page_and_no_metric_that_they_do_not(
     runs = store.search_runs([experiment.experiment_id])
     assert len(runs) == len(EVERYTHING) + 1
     metrics = {name for run in runs for name in run.data.metrics}
+    sampled = [run for run in runs if "system/cpu_utilization_percentage" in run.data.metrics]
+    assert [run.data.params["data.name"] for run in sampled] == ["fonts"]  # where it is switched on
+    [sample, _] = store.get_metric_history(sampled[0].info.run_id, "system/disk_usage_megabytes")
+    assert sample.step == 1
+    assert sample.value > 0
     assert unnamed(metrics) == []
     assert unnamed({name for run in runs for name in run.data.tags}) == []
     assert unnamed({path for run in runs for path in files(store, run.info.run_id)}) == []
