@@ -28,25 +28,16 @@ from pathlib import Path
 from statistics import fmean
 
 from spire_core.errors import DataError
-from sweeps.report.rows import NEW
+from sweeps.report.row_runs import NEW, Row, number
 from sweeps.report.stats import Estimate, equivalence_p, estimate, holm, paired, two_sided_p
 
 TOLERANCE = 1e-9  # of sums in another order
-Row = Mapping[str, str]
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
     """Return a CSV file's rows."""
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
-
-
-def number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
 
 
 def agree(one: str, other: str) -> bool:

@@ -10,24 +10,21 @@ one, lists what pages say (`benchmarks/published.py`). The exit code is 1 if a n
 
 import csv
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from statistics import fmean
 
 from benchmarks.published import (
     Published,
     Row,
     agree,
-    number,
     published_values,
     read_rows,
     wrong_line,
 )
-from pipeline.tracking.mlflow_queries import TrackedRun
 from spire_core.errors import DataError
 from sweeps.design.config import load_sweep, sweep_names
 from sweeps.primary import primaries
-from sweeps.report.controls import ADAPTED, OWN, SCORES, SHARED, controls_table
+from sweeps.report.controls import controls_table
 from sweeps.report.differences import (
     differences_table,
     setting_differences_table,
@@ -36,102 +33,27 @@ from sweeps.report.differences import (
 from sweeps.report.files import csv_text
 from sweeps.report.groups import best_groups, choosing_metric, group_runs
 from sweeps.report.primary import findings, primary_table
-from sweeps.report.rows import NEW, OLD, TAGS, TUNED
+from sweeps.report.row_runs import control_rows, number, rows_by_run, run_of
 from sweeps.report.tables import Table, method_tables, settings_table
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-OLD_METRICS = {  # final metrics of pre-training clients, by the column of the rows
-    "kid": "final/pretrain_kid_mean",
-    "kid_floor": "final/pretrain_kid_floor",
-    "tv": "final/pretrain_tv_mean",
-    "heldout_own": "final/pretrain_heldout_own",
-    "heldout_zero": "final/pretrain_heldout_zero",
-    "heldout_swapped": "final/pretrain_heldout_swapped",
-}
-TUNED_METRICS = {
-    "kid": "final/pretrain_tuned_kid_mean",
-    "tv": "final/pretrain_tuned_tv_mean",
-    "heldout_own": "final/pretrain_tuned_heldout_own",
-}
-HEAD = ("run_id", "method", "seed", "clients", "client_id")
-
-# --- rows -----------------------------------------------------------------------------------------
-
-
-def runs_of(rows: Sequence[Row]) -> list[TrackedRun]:
-    """Return the runs behind rows, with the final metrics that are means over their clients."""
-    by_run: dict[str, list[Row]] = {}
-    for row in rows:
-        by_run.setdefault(row["run_id"], []).append(row)
-    return [_run(run_id, own) for run_id, own in by_run.items()]
-
-
-def _run(run_id: str, rows: Sequence[Row]) -> TrackedRun:
-    first = rows[0]
-    settings = {key: value for key, value in first.items() if "." in key}
-    params = settings | {"method.name": first["method"], "seed": first["seed"]}
-    finals = _old_finals([row for row in rows if row["clients"] == OLD], OLD_METRICS)
-    finals |= _old_finals([row for row in rows if row["clients"] == TUNED], TUNED_METRICS)
-    finals |= _new_finals([row for row in rows if row["clients"] == NEW])
-    tags = {key: first[key] for key in TAGS}
-    return TrackedRun(run_id, run_id[:8], "FINISHED", params, tags, finals, 0)
-
-
-def _old_finals(rows: Sequence[Row], names: Mapping[str, str]) -> dict[str, float]:
-    means = {name: _mean(rows, column) for column, name in names.items()}
-    return {name: mean for name, mean in means.items() if mean is not None}
-
-
-def _new_finals(rows: Sequence[Row]) -> dict[str, float]:
-    columns = {key for row in rows for key in row if key not in HEAD and key not in TAGS}
-    means = {f"final/adapt_{column}": _mean(rows, column) for column in columns}
-    finals = {name: mean for name, mean in means.items() if mean is not None}
-    if "final/adapt_kid_before" in finals:
-        before, after = finals["final/adapt_kid_before"], finals["final/adapt_kid_after"]
-        finals["final/adapt_kid_ratio"] = after / before
-    return finals
-
-
-def _mean(rows: Sequence[Row], column: str) -> float | None:
-    """Return the mean of a column over the clients that have a number there."""
-    values = [value for row in rows if (value := number(row.get(column, ""))) is not None]
-    return fmean(values) if values else None
-
 
 # --- tables of the report -------------------------------------------------------------------------
 
 
 def tables_of(study: str, rows: Sequence[Row]) -> list[Table]:
     """Return the report's tables that follow from rows."""
-    groups = group_runs(runs_of(rows))
+    by_run = rows_by_run(rows)
+    groups = group_runs([run_of(own) for own in by_run.values()])
     metric = choosing_metric(groups)
     chosen = best_groups(groups, metric)
     named = load_sweep(study).primary if study in sweep_names() else ()
     tables = [primary_table(findings(primaries(named), groups, metric)), *method_tables(chosen)]
     tables += [differences_table(groups, metric), setting_differences_table(groups, metric)]
+    controls = {run_id: control_rows(own) for run_id, own in by_run.items()}
     tables += [within_methods_table(groups, metric), settings_table(groups)]
-    tables += [controls_table(chosen, control_rows(rows))]
+    tables += [controls_table(chosen, controls)]
     return [table for table in tables if table is not None]
-
-
-def control_rows(rows: Sequence[Row]) -> dict[str, list[dict[str, float | str | None]]]:
-    """Return each run's means over new clients of its own scores and of those of its controls."""
-    by_run: dict[str, list[Row]] = {}
-    for row in rows:
-        if row["clients"] == NEW:
-            by_run.setdefault(row["run_id"], []).append(row)
-    return {run_id: _controls(own) for run_id, own in by_run.items()}
-
-
-def _controls(rows: Sequence[Row]) -> list[dict[str, float | str | None]]:
-    known = [name for name in (*SHARED, *OWN) if _mean(rows, f"kid_{name}") is not None]
-    columns = {name: {score: f"{score}_{name}" for _, score in SCORES} for name in known}
-    if columns:  # else the run has no controls
-        columns[ADAPTED] = {"kid": "kid_after", "tv": "tv_after"}
-    return [
-        {"control": name} | {score: _mean(rows, own.get(score, score)) for _, score in SCORES}
-        for name, own in columns.items()
-    ]
 
 
 def differing_cells(found: Table, path: Path) -> tuple[int, list[str]]:

@@ -21,7 +21,7 @@ from spire_core.evaluation.extractors import auto_extractor, make_extractor
 from sweeps.design.config import SweepConfig
 from sweeps.design.points import Trial, first_point, make_trial, probes
 from sweeps.design.trial_plan import check_nodes, concurrency, plan_trial
-from sweeps.execution.ledger import Ledger
+from sweeps.execution.ledger import Ledger, TrialRecord
 from sweeps.execution.parent_run import is_open, parent_run
 from sweeps.execution.progress import Progress, read_progress
 from sweeps.execution.source import trial_source
@@ -51,22 +51,40 @@ class Outcome:
         return len(self.before.with_status("finished"))
 
 
-def run_sweep(sweep: SweepConfig, say: Say, retry_failed: bool = False) -> Outcome:
+def run_sweep(
+    sweep: SweepConfig,
+    say: Say,
+    retry_failed: bool = False,
+    elsewhere: Mapping[str, TrialRecord] | None = None,
+) -> Outcome:
     """Run the trials that are left: finished ones are skipped, interrupted ones go on.
 
-    Failed ones run again with `retry_failed` only. Every mistake is raised before any trial
-    starts: a wrong trial, a store that does not answer, a trial that could never fit.
+    Finished are also those of `elsewhere`, by id. Failed ones run again with `retry_failed` only.
+    Every mistake is raised before any trial starts: a wrong trial, a store that does not answer, a
+    trial that could never fit.
     """
     base = base_config(sweep)
-    ledger = Ledger.of(sweep, base.tracking)
+    ledger = Ledger.of(sweep, base.tracking, elsewhere)
     before = read_progress(sweep, ledger)
     left = before.left(retry_failed)
+    if before.elsewhere:
+        say(f"{len(before.elsewhere)} of {before.num_trials} trials have rows: not run again here")
     if left or before.num_undrawn:
         _run_left(sweep, base, ledger, before, left, say)
-    elif base.tracking.enabled and is_open(ledger.parent_run_dir):  # it was killed at its very end
+    elif base.tracking.enabled and _needs_parent(ledger, before):
+        check_store(base.tracking)
         with parent_run(sweep, ledger, base.tracking):
             pass
     return Outcome(sweep, base.tracking, ledger, before, read_progress(sweep, ledger))
+
+
+def _needs_parent(ledger: Ledger, progress: Progress) -> bool:
+    """Return whether a sweep with nothing left to run has to open its own run.
+
+    It was killed at its very end, or all its trials were run elsewhere.
+    """
+    run_dir = ledger.parent_run_dir
+    return is_open(run_dir) or (run_dir is None and bool(progress.elsewhere))
 
 
 def _run_left(

@@ -7,6 +7,7 @@ tune_search         Optuna's search, as Ray Tune draws from it
 trial               one trial: an experiment, started or continued
 shared_pretraining  pre-training that trials have in common
 ledger              the outcome of every trial, on disk
+elsewhere           trials that other stretches of a study have finished
 progress            how far a sweep is, read from its ledger
 parent_run          the tracking run of the sweep
 """

@@ -53,15 +53,24 @@ class TrialRecord:
 
 
 class Ledger:
-    """The trial records of one sweep, a small file each."""
+    """The trial records of one sweep, a small file each.
 
-    def __init__(self, folder: Path) -> None:
+    `elsewhere`: records of trials that finished on another machine, by id; no file holds them.
+    """
+
+    def __init__(self, folder: Path, elsewhere: Mapping[str, TrialRecord] | None = None) -> None:
         self.folder = folder
+        self.elsewhere = dict(elsewhere or {})
 
     @classmethod
-    def of(cls, sweep: SweepConfig, tracking: TrackingConfig) -> "Ledger":
+    def of(
+        cls,
+        sweep: SweepConfig,
+        tracking: TrackingConfig,
+        elsewhere: Mapping[str, TrialRecord] | None = None,
+    ) -> "Ledger":
         """Return the ledger of a sweep, in the folder where its runs are."""
-        return cls(tracking_root(tracking) / "studies" / f"{sweep.name}-{sweep.key}")
+        return cls(tracking_root(tracking) / "studies" / f"{sweep.name}-{sweep.key}", elsewhere)
 
     def _path(self, trial_id: str) -> Path:
         return self.folder / "trials" / f"{trial_id}.json"
@@ -140,7 +149,18 @@ class Ledger:
             file.write("\n" * (file.tell() > 0) + json.dumps(dict(params)))
 
     def records(self, trial_ids: Iterable[str]) -> dict[str, TrialRecord]:
-        """Return the records of those trials that have begun, by id."""
+        """Return the records of those trials that have begun, by id.
+
+        One that is not finished here gives way to one that is elsewhere.
+        """
+        trial_ids = list(trial_ids)
+        own = self.own_records(trial_ids)
+        done = {i for i, record in own.items() if record.status == "finished"}
+        theirs = {i: self.elsewhere[i] for i in trial_ids if i in self.elsewhere}
+        return own | {i: record for i, record in theirs.items() if i not in done}
+
+    def own_records(self, trial_ids: Iterable[str]) -> dict[str, TrialRecord]:
+        """Return the records of those trials that have begun here, by id."""
         records = {trial_id: self.read(trial_id) for trial_id in trial_ids}
         return {trial_id: record for trial_id, record in records.items() if record is not None}
 

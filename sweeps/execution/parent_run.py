@@ -41,7 +41,7 @@ def parent_run(
                 yield tracker.run_id if tracker.uri is not None else None
             finally:
                 if is_last():
-                    _end_trials(read_progress(sweep, ledger), tracking)
+                    _end_trials(ledger, read_progress(sweep, ledger), tracking)
                 else:
                     tracker.leave()
             tracker.finish(_last_status(read_progress(sweep, ledger)))
@@ -66,9 +66,9 @@ def is_open(run_dir: Path | None) -> bool:
     return run_dir is not None and (run_dir / RECORD).is_file() and not has_ended(run_dir)
 
 
-def _end_trials(progress: Progress, tracking: TrackingConfig) -> None:
-    """End the runs of trials that failed, were stopped, or were interrupted."""
-    for record in progress.records.values():
+def _end_trials(ledger: Ledger, progress: Progress, tracking: TrackingConfig) -> None:
+    """End the runs of trials that failed, were stopped, or were interrupted here."""
+    for record in ledger.own_records(progress.records).values():
         run_dir = None if record.run_dir is None else Path(record.run_dir)
         if record.status == "finished" or run_dir is None or not (run_dir / RECORD).is_file():
             continue

@@ -1,4 +1,4 @@
-"""The report of a sweep, from the runs in MLflow to pages.
+"""The report of a sweep, from the runs in MLflow, and rows of others, to pages.
 
 make         `spire report`, from top to bottom; the place to begin
 groups       runs by task, method and setting
@@ -18,5 +18,8 @@ answers      what a report found, in a sentence for each question
 facts        sentences of the report: runs, scores, warnings
 pages        HTML and Markdown
 files        the files of a report
+runs         the table of every run
+row_runs     the columns of rows, and the runs behind them
+stretches    rows of other stretches, read back as runs
 rows         each client's scores in each run, as CSV
 """

@@ -10,8 +10,6 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 
 from pipeline.config.equivalence import reads
-from pipeline.evaluation.diagnosis import DIAGNOSIS
-from pipeline.tracking.mlflow_queries import TrackedRun, is_known
 from spire_core.config.method import find_method
 from sweeps.report.groups import (
     NN_GAP,
@@ -29,7 +27,6 @@ from sweeps.report.groups import (
     by_task,
     gathered,
     label,
-    method_of,
     shared,
     sortable,
     without,
@@ -220,29 +217,3 @@ def _is_at(group: Group, place: Values) -> bool:
     """Return whether a group agrees with a setting in all that its method reads."""
     record, own = find_method(group.method), dict(group.setting)
     return all(own[key] == value for key, value in place if record is None or reads(record, key))
-
-
-def runs_table(runs: Sequence[TrackedRun]) -> Table:
-    """Return every run that was asked for, also those that the other tables leave out."""
-    rows = [
-        (
-            run.name,
-            run.run_id[:8],
-            run.status,
-            method_of(run),
-            run.params.get("seed", run.tags.get("seed")),
-            run.tags.get("state_fingerprint", "-")[:8],
-            run.tags.get(DIAGNOSIS),
-            run.tags.get("git_revision"),
-            *(None if not is_known(n := run.finals.get(key)) else f"{n:.5g}" for _, key in METRICS),
-        )
-        for run in runs
-    ]
-    columns = ("run", "id", "status", "method", "seed", "state", "diagnosis", "revision")
-    columns += tuple(name for name, _ in METRICS)
-    text = (
-        "State: the head of the fingerprint of all weights at the end; equal ones are equal runs. "
-        "Diagnosis: known failures that the run shows (docs/diagnoses.md). Differences in these "
-        "scores are worked out of them."
-    )
-    return Table("runs", "Runs", text, columns, tuple(rows))

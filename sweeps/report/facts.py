@@ -17,6 +17,7 @@ from sweeps.report.groups import (
     parameters,
     seed_of,
 )
+from sweeps.report.row_runs import FILE
 
 MAX_NAMED = 6
 NO_KID = "no KID, which needs features: eval.extractor=none"
@@ -48,7 +49,7 @@ def facts_of(runs: Sequence[TrackedRun], used: Sequence[TrackedRun]) -> dict[str
         f"{value('federation.cohort_size')}, {value('federation.num_rounds')} rounds, "
         + ", ".join(length),
     }
-    facts |= _coverage(used)
+    facts |= _coverage(used) | _from_rows(used)
     revisions = dict.fromkeys(run.tags.get("git_revision", "unknown") for run in used)
     return facts | {"Code": f"revision {' / '.join(revisions)}"}
 
@@ -72,6 +73,30 @@ def _coverage(used: Sequence[TrackedRun]) -> dict[str, str]:
         "Coverage": f"new clients' class mixtures lie, on average, at TV {span(hull)} from the "
         f"convex hull of the pre-training clients', and at {span(nearest)} from the nearest of them"
     }
+
+
+def _from_rows(used: Sequence[TrackedRun]) -> dict[str, str]:
+    """Return how many runs come out of which files of rows, if any do."""
+    files = Counter(run.tags[FILE] for run in used if FILE in run.tags)
+    if not files:
+        return {}
+    named = _several([f"{num} of {file}" for file, num in files.items()])
+    return {"Rows": f"{files.total()} of the {len(used)} runs are rows of other stretches: {named}"}
+
+
+def rows_notes(runs: Sequence[TrackedRun], has_parent: bool) -> list[str]:
+    """Return what a report lacks because of runs that come out of rows."""
+    if not any(FILE in run.tags for run in runs):
+        return []
+    notes = [
+        "Runs out of rows (the last column of the table of runs) have scores of their clients "
+        "alone: no curves, no best round, no bytes, no images and no diagnoses."
+    ]
+    if not has_parent:
+        notes.append(
+            "Rows alone do not say what a sweep compares: primary comparisons need its own run."
+        )
+    return notes
 
 
 def runs_sentence(runs: Sequence[TrackedRun], used: Sequence[TrackedRun]) -> str:

@@ -1,6 +1,6 @@
 """`spire report`, top to bottom: load runs out of MLflow, group, tabulate, draw, write, attach.
 
-Read `make_report` first. Its only source is the tracking store.
+Read `make_report` first. Its sources are the tracking store and rows of other stretches.
 """
 
 import re
@@ -29,12 +29,11 @@ from sweeps.report.answers import answers_of
 from sweeps.report.controls import controls_table
 from sweeps.report.differences import (
     differences_table,
-    runs_table,
     setting_differences_table,
     within_methods_table,
 )
 from sweeps.report.epochs import epochs_table, rate_pictures
-from sweeps.report.facts import facts_of, left_out, notes_of
+from sweeps.report.facts import facts_of, left_out, notes_of, rows_notes
 from sweeps.report.figures import FORGETTING, KID_ROUNDS, OVERFITTING, draw_all
 from sweeps.report.files import Report, make_folder, report_json, write_report
 from sweeps.report.groups import Group, best_groups, choosing_metric, group_runs, method_of
@@ -42,11 +41,15 @@ from sweeps.report.planes import plane_picture, plane_table
 from sweeps.report.primary import findings, primary_answers, primary_table
 from sweeps.report.prompts import EPOCHS as PROMPT_EPOCHS
 from sweeps.report.prompts import prompt_epochs_table, prompts_table
+from sweeps.report.row_runs import FILE, control_rows
 from sweeps.report.rows import write_rows
+from sweeps.report.runs import runs_table
+from sweeps.report.stretches import Stretches, without_overruled
 from sweeps.report.tables import Table, cell_text, method_tables, privacy_table, settings_table
 
 __all__ = ["Report", "make_report", "report_json", "report_text"]
 
+NO_STRETCHES = Stretches()
 UP, DOWN, DROPPED = "comm/up_bytes", "comm/down_bytes", "pretrain/dropped"
 DRAWN = (*OVERFITTING, KID_ROUNDS, *FORGETTING, *(key for _, key in PROMPT_EPOCHS))
 SWEEP_FILE = "config/sweep.yaml"  # an artifact of a sweep's own run
@@ -54,27 +57,33 @@ TERMINAL = ("KID, last round", "KID before", "KID after", "TV after", "held-out 
 
 
 def make_report(
-    config: TrackingConfig, words: Sequence[str], out: Path | None = None, rows: Path | None = None
+    config: TrackingConfig,
+    words: Sequence[str],
+    out: Path | None = None,
+    rows: Path | None = None,
+    stretches: Stretches = NO_STRETCHES,
 ) -> Report:
     """Write the report of a sweep or of runs, attach it to the sweep, and return it.
 
-    `words` as in `sweep_runs`. It lies in `out`, or in `reports/<name>` under the tracking root.
+    `words` as in `sweep_runs`; without any, the runs of `stretches` are all. It lies in `out`, or
+    in `reports/<name>` under the tracking root.
     `rows`: a file for each client's scores (`write_rows`).
     RunError if there is no such run or none has finished; ConfigError if its folder cannot be
     written; ClusterError if the store does not answer, or does not take the report.
     """
     # 1. Load.
-    parent, runs = sweep_runs(config, words)
+    parent, runs = sweep_runs(config, words) if words else (None, [])
+    runs += stretches.not_in(runs)
     finished = [run for run in runs if run.status == "FINISHED" and method_of(run)]
     if not finished:
         raise RunError(
             f"expected a finished experiment in {' '.join(words)!r}, got "
             f"{left_out(runs, []) or 'no run'}: wait for one, or name another sweep"
         )
-    name = parent.name if parent else finished[0].run_id[:8]
+    name = _name(parent, words, finished[0])
     folder = make_folder(out or tracking_root(config) / "reports" / _file_name(name))
     # 2. Group, and read the curves.
-    groups = group_runs([_with_costs(config, run) for run in finished])
+    groups = group_runs([_with_costs(config, run) for run in without_overruled(finished)])
     metric = choosing_metric(groups)
     chosen = best_groups(groups, metric)
     found = findings(_primaries(config, parent), groups, metric)
@@ -86,7 +95,7 @@ def make_report(
     plane = plane_table(groups, metric)
     tables += [plane or setting_differences_table(groups, metric)]
     tables += [within_methods_table(groups, metric)]
-    tables += [controls_table(chosen, _controls(config, chosen))]
+    tables += [controls_table(chosen, _controls(config, chosen, stretches))]
     tables += [epochs_table(groups, curves), prompt_epochs_table(chosen, curves)]
     tables += [privacy_table(chosen)]
     tables += [settings_table(groups) if len(groups) > len(chosen) else None, runs_table(runs)]
@@ -100,15 +109,25 @@ def make_report(
         parent.run_id if parent else None,
         [*primary_answers(found), *answers_of(chosen, metric)],
         facts_of(runs, [run for group in groups for run in group.runs]),
-        notes_of(groups, chosen, metric),
+        notes_of(groups, chosen, metric) + rows_notes(runs, has_parent=parent is not None),
         [table for table in tables if table is not None],
         pictures,
-        None if rows is None else write_rows(config, groups, rows),
+        None if rows is None else write_rows(config, groups, stretches, rows),
     )
     files = write_report(report)
     if parent:
         attach(config, parent.run_id, folder, files)
     return report
+
+
+def _name(parent: TrackedRun | None, words: Sequence[str], first: TrackedRun) -> str:
+    """Return the report's name: the sweep's, a run's or, of rows alone, that of their study."""
+    if parent is not None:
+        return parent.name
+    if words:
+        return first.run_id[:8]
+    path = Path(first.tags[FILE]).resolve()
+    return path.parent.name if path.stem == "rows" else path.stem
 
 
 def _primaries(config: TrackingConfig, parent: TrackedRun | None) -> list[Primary]:
@@ -120,27 +139,35 @@ def _primaries(config: TrackingConfig, parent: TrackedRun | None) -> list[Primar
 def _curves(
     config: TrackingConfig, groups: Sequence[Group], chosen: Sequence[Group]
 ) -> dict[str, dict[str, list[tuple[int, float]]]]:
-    """Return all runs' curves of adaptation; of the chosen groups' runs, all that is drawn."""
+    """Return all runs' curves of adaptation; of the chosen groups' runs, all that is drawn.
+
+    Runs out of rows have none.
+    """
     chosen_ids = {run.run_id for group in chosen for run in group.runs}
-    return {
-        run.run_id: histories(
-            config,
-            run.run_id,
-            DRAWN if run.run_id in chosen_ids else OVERFITTING,
-        )
-        for group in groups
-        for run in group.runs
-    }
+    curves = {}
+    for run in (run for group in groups for run in group.runs):
+        keys = DRAWN if run.run_id in chosen_ids else OVERFITTING
+        blank = {key: [] for key in keys}
+        curves[run.run_id] = blank if _is_read(run) else histories(config, run.run_id, keys)
+    return curves
 
 
-def _controls(config: TrackingConfig, chosen: Sequence[Group]) -> dict[str, list[dict[str, Any]]]:
+def _controls(
+    config: TrackingConfig, chosen: Sequence[Group], stretches: Stretches
+) -> dict[str, list[dict[str, Any]]]:
     """Return the rows of the chosen groups' runs that have controls."""
     runs = [run for group in chosen for run in group.runs]
-    return {
+    found = {run.run_id: control_rows(stretches.rows[run.run_id]) for run in runs if _is_read(run)}
+    return found | {
         run.run_id: table_rows(config, run.run_id, CONTROLS_TABLE)
         for run in runs
-        if run.params.get("eval.controls") == str(True)
+        if run.params.get("eval.controls") == str(True) and not _is_read(run)
     }
+
+
+def _is_read(run: TrackedRun) -> bool:
+    """Return whether a run comes out of rows."""
+    return FILE in run.tags
 
 
 def _file_name(name: str) -> str:
@@ -151,13 +178,15 @@ def _file_name(name: str) -> str:
 def _with_costs(config: TrackingConfig, run: TrackedRun) -> TrackedRun:
     """Return a run with what it sent among its final numbers: kB per client and round, MB in all.
 
-    A client that is in no average counts in no round. A method without pre-training sends nothing.
-    With them are the numbers of copies, which are tags.
+    A client that is in no average counts in no round. A method without pre-training sends nothing,
+    and rows do not know it. With them are the numbers of copies, which are tags.
     """
     copies = {key: float(run.tags[tag]) for tag, key in COPIES_TAGS.items() if tag in run.tags}
     method = find_method(method_of(run) or "")
     if method is not None and not method.is_federated:
         return replace(run, finals={**run.finals, **copies, "comm/total_mb": 0.0})
+    if _is_read(run):
+        return run
     sent_at = histories(config, run.run_id, (UP, DOWN, DROPPED))
     sent = {key: [value for _, value in history] for key, history in sent_at.items()}
     cohort = int(run.params.get("federation.cohort_size", 0))

@@ -2,6 +2,7 @@
 
 Committed beside a study, they are what its published numbers are recomputed from. Rows of several
 machines and days can stand in one file, because each row names its run, code and configuration.
+`stretches` reads them back.
 """
 
 import csv
@@ -22,20 +23,34 @@ from pipeline.results.metric_names import (
 from pipeline.tracking.mlflow_queries import TrackedRun, table_rows
 from spire_core.errors import ConfigError, RunError
 from sweeps.report.groups import UNSET, Group, method_of, parameters, seed_of, varying
+from sweeps.report.row_runs import (
+    HEAD,
+    NEW,
+    OLD,
+    STARTED,
+    TAGS,
+    TUNED,
+    UNKNOWN,
+    default_settings,
+    is_setting,
+    time_text,
+)
+from sweeps.report.stretches import Stretches
 
-NEW, OLD, TUNED = "new", "pretraining", "tuned"  # kinds of clients
-TAGS = ("partition_hash", "config_fingerprint", "state_fingerprint", "git_revision", "extractor")
 Row = dict[str, Any]
 
 
-def write_rows(config: TrackingConfig, groups: Sequence[Group], path: Path) -> Path:
+def write_rows(
+    config: TrackingConfig, groups: Sequence[Group], stretches: Stretches, path: Path
+) -> Path:
     """Write the rows of these groups' runs, and return the file's absolute path.
 
     Runs without a table of clients have none. RunError if no run has any; ConfigError if the file
     cannot be written.
     """
     path = lasting(path, "--rows")
-    text = rows_text(client_rows(config, [run for group in groups for run in group.runs]))
+    runs = [run for group in groups for run in group.runs]
+    text = rows_text(client_rows(config, runs, stretches))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
@@ -46,14 +61,22 @@ def write_rows(config: TrackingConfig, groups: Sequence[Group], path: Path) -> P
     return path
 
 
-def client_rows(config: TrackingConfig, runs: Sequence[TrackedRun]) -> list[Row]:
+def client_rows(
+    config: TrackingConfig, runs: Sequence[TrackedRun], stretches: Stretches
+) -> list[Row]:
     """Return a row for each evaluated client of each run: its run's settings, and its scores.
 
     Pre-training clients are scored after the last round, and once more if they have fine-tuned.
-    P-values, `nn_p` and those of controls, are of a run, for all its new clients.
+    P-values, `nn_p` and those of controls, are of a run, for all its new clients. The scores of a
+    run out of rows are the text that they were.
     """
-    keys = varying(runs)
-    rows = [row for run in runs for row in _rows_of(config, run, keys)]
+    varied, columns = varying(runs), _columns(runs)
+    rows = []
+    for run in runs:
+        head, tail = _head(run, varied, columns), _tail(run)
+        own = stretches.rows.get(run.run_id)
+        scores = _tracked_scores(config, run) if own is None else map(_scores, own)
+        rows += [head | scored | tail for scored in scores]
     if not rows:
         raise RunError(
             f"expected runs with tables of their clients, got {len(runs)} without: wait until they "
@@ -62,16 +85,40 @@ def client_rows(config: TrackingConfig, runs: Sequence[TrackedRun]) -> list[Row]
     return rows
 
 
-def _rows_of(config: TrackingConfig, run: TrackedRun, keys: Sequence[str]) -> Iterator[Row]:
+def _columns(runs: Sequence[TrackedRun]) -> list[str]:
+    """Return the settings that vary over runs, and those that are not at their default in some.
+
+    With them rows say all settings of their runs, also beside rows of other runs.
+    """
+    default = default_settings()
+    set_by_some = {
+        key for run in runs for key, value in parameters(run).items() if value != default.get(key)
+    }
+    return sorted(key for key in {*varying(runs), *set_by_some} if is_setting(key))
+
+
+def _head(run: TrackedRun, varied: Sequence[str], columns: Sequence[str]) -> Row:
     params = parameters(run)
-    head = {"run_id": run.run_id, "method": method_of(run), "seed": seed_of(run)}
-    head |= {key: params.get(key, UNSET) for key in keys}
-    tail = {key: run.tags.get(key, "unknown") for key in TAGS}
+    settings = {key: params.get(key, UNSET if key in varied else "") for key in columns}
+    return {"run_id": run.run_id, "method": method_of(run), "seed": seed_of(run)} | settings
+
+
+def _tail(run: TrackedRun) -> Row:
+    return {STARTED: time_text(run.started_ms)} | {k: run.tags.get(k, UNKNOWN) for k in TAGS}
+
+
+def _scores(row: Mapping[str, str]) -> Row:
+    """Return the cells of a row that was read, without its run's settings and tags."""
+    dropped = (*HEAD[:3], STARTED, *TAGS)
+    return {k: v for k, v in row.items() if k not in dropped and not is_setting(k)}
+
+
+def _tracked_scores(config: TrackingConfig, run: TrackedRun) -> Iterator[Row]:
     last = pretraining_table(int(run.params.get("federation.num_rounds", 0)))
     for clients, table in ((OLD, last), (TUNED, TUNED_TABLE), (NEW, NEW_CLIENTS_TABLE)):
         of_run = _p_values(config, run) if clients == NEW else {}
         for scores in table_rows(config, run.run_id, table):
-            yield head | {"clients": clients} | scores | of_run | tail
+            yield {"clients": clients} | scores | of_run
 
 
 def _p_values(config: TrackingConfig, run: TrackedRun) -> Row:
@@ -84,9 +131,10 @@ def _p_values(config: TrackingConfig, run: TrackedRun) -> Row:
 
 def rows_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return rows as CSV with the columns of all of them; what a row lacks is blank."""
-    columns = list(dict.fromkeys(key for row in rows for key in row if key not in TAGS))
+    last = (STARTED, *TAGS)
+    columns = list(dict.fromkeys(key for row in rows for key in row if key not in last))
     text = io.StringIO()
-    writer = csv.DictWriter(text, [*columns, *TAGS], restval="", lineterminator="\n")
+    writer = csv.DictWriter(text, [*columns, *last], restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

@@ -15,6 +15,9 @@ from pipeline.tracking.tracker import Tracker
 from spire_core.errors import RunError
 from sweeps.report.make import make_report
 from sweeps.report.rows import rows_text
+from sweeps.report.stats import Estimate
+from sweeps.report.stretches import read_stretches
+from sweeps.report.tables import Table, cell_text
 
 FINALS = {  # means over the clients of the tables below
     "spire": {
@@ -56,10 +59,10 @@ def log(
     tables: dict[str, dict[str, Sequence[Any]]],
 ) -> None:
     tags = {"method": method, "partition_hash": "p", "state_fingerprint": f"s-{method}"}
-    tags |= {"git_revision": "abc", "config_fingerprint": "c", "extractor": "mnist-cnn"}
+    tags |= {"git_revision": "abc", "config_fingerprint": f"c-{method}", "extractor": "mnist-cnn"}
     with Tracker.start(config, method, tags, parent) as tracker:
         params = {"method.name": method, "seed": 4, "federation.num_rounds": 3}
-        params |= {"adapt.lr": 0.02 if method == "spire" else 0.1}
+        params |= {"adapt.lr": 0.02 if method == "spire" else 0.1, "federation.num_new_clients": 2}
         tracker.log_params(params | {"eval.controls": method == "spire"})
         tracker.log_metrics(FINALS.get(method, {"final/adapt_kid_after": 1.0}), 0)
         tracker.log_table("tables/pretrain_round_0.json", {"client_id": [0], "kid": [9.0]})
@@ -85,7 +88,9 @@ def test_rows_hold_the_tables_of_every_run_unrounded(store: TrackingConfig, tmp_
     assert ps == [("", ""), *[("0.25", "0.0001")] * 2, ("", ""), ("", "")]
     assert {row["state_fingerprint"] for row in rows} == {"s-spire", "s-local"}
     assert len({row["run_id"] for row in rows}) == 2
-    assert "federation.num_rounds" not in rows[0]  # it is the same in both
+    # It is the same in both, and the default or not.
+    assert "federation.num_new_clients" in rows[0]
+    assert "client.batch_size" not in rows[0]
 
 
 def test_a_reports_tables_follow_from_its_rows(store: TrackingConfig, tmp_path: Path) -> None:
@@ -104,6 +109,56 @@ def test_a_reports_tables_follow_from_its_rows(store: TrackingConfig, tmp_path: 
     (folder / "rows.csv").write_text(rows.replace(",1.0,", ",1.2,"))
     _, _, wrong = check_study(folder)
     assert any("new_clients.csv, line 3, KID after: '1.5', '1.6' worked out" in w for w in wrong)
+
+
+def test_a_report_of_rows_has_the_tables_of_the_tracked_runs(
+    store: TrackingConfig, tmp_path: Path
+) -> None:
+    """Apart from what no client has, such as the best round."""
+    file = tmp_path / "study" / "rows.csv"
+    tracked = make_report(store, ["study"], tmp_path / "tracked", file)
+    alone = make_report(store, [], tmp_path / "alone", None, read_stretches([file]))
+    assert alone.name == tracked.name
+    for name in ("new_clients", "controls", "differences"):
+        theirs, ours = tracked.table(name), alone.table(name)
+        assert theirs is not None
+        assert ours is not None
+        columns = [column for column in theirs.columns if column in ours.columns]
+        assert len(columns) > 3
+        assert chosen(theirs, columns) == chosen(ours, columns)
+    assert alone.table("primary") is None
+
+
+def chosen(table: Table, columns: Sequence[str]) -> list[list[str]]:
+    return [[cell_text(row[table.columns.index(c)]) for c in columns] for row in table.rows]
+
+
+def test_tracked_runs_and_rows_of_another_machine_make_one_report(
+    store: TrackingConfig, tmp_path: Path
+) -> None:
+    """The other machine ran the same on another seed, with KIDs three times as high."""
+    file = tmp_path / "rows.csv"
+    make_report(store, ["study"], tmp_path / "first", file)
+    text = file.read_text()
+    with file.open(newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    for row in rows:
+        kid = row["kid_after"] and float(row["kid_after"]) * 3
+        row |= {"run_id": row["run_id"][::-1], "seed": "5", "kid_after": kid}
+    other = tmp_path / "other.csv"
+    other.write_text(rows_text(rows))
+    merged, stretches = tmp_path / "merged.csv", read_stretches([file, other])
+    report = make_report(store, ["study"], tmp_path / "second", merged, stretches)
+    table = report.table("new_clients")
+    assert table is not None
+    found = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    assert {method: row["n"] for method, row in found.items()} == {"spire": 2, "local": 2}
+    kid = found["local"]["KID after"]
+    assert isinstance(kid, Estimate)
+    assert kid.mean == pytest.approx((1.5 + 4.5) / 2)
+    assert report.facts["Rows"].startswith("2 of the 4 runs are rows of other stretches: 2 of ")
+    assert "one pair" not in report.answers[0], "the primary comparison has two seeds"
+    assert merged.read_text().count("\n") == 2 * (text.count("\n") - 1) + 1
 
 
 def test_a_sweep_tests_what_its_own_run_recorded(store: TrackingConfig, tmp_path: Path) -> None:

@@ -1,0 +1,142 @@
+"""The columns of rows, and the runs that rows stand for: settings, tags, means over clients.
+
+A setting without a column has its default value. Scores that are no means over clients, such as
+curves over rounds and bytes, cannot be had from rows.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cache
+from statistics import fmean
+from typing import Any
+
+from pipeline.config.build import flattened
+from pipeline.config.schema import Config
+from pipeline.results.metric_names import DELTA, EPSILON, HULL_TV, NEAREST_TV
+from pipeline.tracking.mlflow_queries import TrackedRun
+from sweeps.report.controls import ADAPTED, OWN, SCORES, SHARED
+
+NEW, OLD, TUNED = "new", "pretraining", "tuned"  # kinds of clients
+HEAD = ("run_id", "method", "seed", "clients", "client_id")
+STARTED = "started"  # when the run began, in UTC
+TAGS = ("partition_hash", "config_fingerprint", "state_fingerprint", "git_revision", "extractor")
+TAGS += ("extractor_hash", "data_hash", "dp", HULL_TV, NEAREST_TV)
+UNKNOWN = "unknown"  # a tag that a run does not have
+FILE = "spire.rows"  # the tag with the file of rows from which a run was read; no store has it
+Row = Mapping[str, str]
+Controls = list[dict[str, float | str | None]]
+
+OLD_METRICS = {  # final metrics of pre-training clients, by the column of the rows
+    "kid": "final/pretrain_kid_mean",
+    "kid_floor": "final/pretrain_kid_floor",
+    "tv": "final/pretrain_tv_mean",
+    "heldout_own": "final/pretrain_heldout_own",
+    "heldout_zero": "final/pretrain_heldout_zero",
+    "heldout_swapped": "final/pretrain_heldout_swapped",
+}
+TUNED_METRICS = {
+    "kid": "final/pretrain_tuned_kid_mean",
+    "tv": "final/pretrain_tuned_tv_mean",
+    "heldout_own": "final/pretrain_tuned_heldout_own",
+}
+
+
+def is_setting(column: str) -> bool:
+    """Return whether a column holds a setting, by its whole key, such as federation.tau."""
+    return "." in column and column not in TAGS
+
+
+@cache
+def default_settings() -> Mapping[str, str]:
+    """Return every setting at its default, as runs log it."""
+    return {key: str(value) for key, value in flattened(Config().as_dict()).items()}
+
+
+def rows_by_run(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Return the rows of each run by its id, in their order."""
+    by_run: dict[str, list[Row]] = {}
+    for row in rows:
+        by_run.setdefault(row["run_id"], []).append(row)
+    return by_run
+
+
+def run_of(rows: Sequence[Row], file: str = "") -> TrackedRun:
+    """Return the finished run behind rows, with the final metrics that follow from them."""
+    first = rows[0]
+    settings = {key: value for key, value in first.items() if is_setting(key) and value != ""}
+    params = default_settings() | settings
+    params |= {"method.name": first["method"], "seed": first["seed"]}
+    tags = {key: first.get(key, UNKNOWN) for key in TAGS}
+    tags = {key: value for key, value in tags.items() if value not in (UNKNOWN, "")}
+    tags |= {FILE: file} if file else {}
+    finals = _old_finals([row for row in rows if row["clients"] == OLD], OLD_METRICS)
+    finals |= _old_finals([row for row in rows if row["clients"] == TUNED], TUNED_METRICS)
+    finals |= _new_finals([row for row in rows if row["clients"] == NEW])
+    run_id, began = first["run_id"], milliseconds(first.get(STARTED, ""))
+    return TrackedRun(run_id, run_id[:8], "FINISHED", params, tags, finals, began)
+
+
+def time_text(started_ms: int) -> str:
+    """Return a time in milliseconds as text, in UTC."""
+    return datetime.fromtimestamp(started_ms / 1000, UTC).isoformat(timespec="milliseconds")
+
+
+def milliseconds(text: str) -> int:
+    """Return the time of `time_text`, 0 of a blank; ValueError if it is none."""
+    return round(datetime.fromisoformat(text).timestamp() * 1000) if text else 0
+
+
+def number(text: str) -> float | None:
+    """Return a cell as a finite number; None if it is none."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def mean(rows: Sequence[Row], column: str) -> float | None:
+    """Return the mean of a column over the clients that have a number there."""
+    values = [value for row in rows if (value := number(row.get(column, ""))) is not None]
+    return fmean(values) if values else None
+
+
+def _old_finals(rows: Sequence[Row], names: Mapping[str, str]) -> dict[str, float]:
+    means = {name: mean(rows, column) for column, name in names.items()}
+    return {name: value for name, value in means.items() if value is not None}
+
+
+def _new_finals(rows: Sequence[Row]) -> dict[str, float]:
+    other = (*HEAD, STARTED, *TAGS)
+    columns = {key for row in rows for key in row if key not in other and not is_setting(key)}
+    means = {f"final/adapt_{column}": mean(rows, column) for column in columns}
+    finals = {name: value for name, value in means.items() if value is not None}
+    if {"final/adapt_kid_before", "final/adapt_kid_after"} <= finals.keys():
+        before, after = finals["final/adapt_kid_before"], finals["final/adapt_kid_after"]
+        finals["final/adapt_kid_ratio"] = after / before
+    if "final/adapt_num_trained" in finals:
+        finals["params/trainable_new_client"] = finals["final/adapt_num_trained"]
+    return finals | _privacy(rows)
+
+
+def _privacy(rows: Sequence[Row]) -> dict[str, float]:
+    """Return the privacy of new clients' images, of the client with the largest epsilon."""
+    pairs = ((number(row.get("epsilon", "")), number(row.get("delta", ""))) for row in rows)
+    known = [(epsilon, delta) for epsilon, delta in pairs if None not in (epsilon, delta)]
+    return dict(zip((EPSILON, DELTA), max(known), strict=True)) if known else {}
+
+
+def control_rows(rows: Sequence[Row]) -> Controls:
+    """Return a run's means over new clients of its own scores and of those of its controls."""
+    new = [row for row in rows if row["clients"] == NEW]
+    known = [name for name in (*SHARED, *OWN) if mean(new, f"kid_{name}") is not None]
+    columns: dict[str, Any] = {
+        name: {score: f"{score}_{name}" for _, score in SCORES} for name in known
+    }
+    if columns:  # else the run has no controls
+        columns[ADAPTED] = {"kid": "kid_after", "tv": "tv_after"}
+    return [
+        {"control": name} | {score: mean(new, own.get(score, score)) for _, score in SCORES}
+        for name, own in columns.items()
+    ]
