@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pipeline.config.build import build
-from pipeline.results.metric_names import NN_SHARE
+from pipeline.results.metric_names import FLD_EXCESS, NN_SHARE, PRECISION, RECALL
 from spire_core.config.checks import require
 from spire_core.errors import ConfigError
 from spire_core.methods import METHODS
@@ -18,6 +18,9 @@ MEASURES = {  # the metrics that can be compared, in words
     "final/adapt_tv_after": "new clients' TV",
     "final/adapt_heldout_after": "new clients' held-out loss",
     NN_SHARE: "new clients' NN share",
+    FLD_EXCESS: "new clients' FLD gap less that of fresh images",
+    PRECISION: "new clients' precision",
+    RECALL: "new clients' recall",
     "final/adapt_forgetting_global": "KID that existing clients lose",
     "final/adapt_style_distance_after": "new clients' distance to the true images",
     "final/adapt_prompt_accuracy_after": "new clients' prompts read",

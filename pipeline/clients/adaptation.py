@@ -94,6 +94,7 @@ class ClientAdapter:
             time.monotonic() - began,
             protection and protection.guarantee(len(inputs.images)),
             self.evaluator.neighbours(client, kept.images),
+            self.evaluator.fld_gap(client, kept.samples),
         )
         return report, adapted.state
 
@@ -171,9 +172,10 @@ class ClientAdapter:
             seen = self.evaluator.observe(client, images, on_device, pooled)
             distances = self.evaluator.distances(client, images) if whole else None
             near = self.evaluator.neighbours(client, images) if whole else None
+            gap = self.evaluator.fld_gap(client, seen.samples) if whole else None
             duration_s = generated_s + time.monotonic() - began
             samples = seen.samples if whole else None
-            more = (distances, duration_s, near)
+            more = (distances, duration_s, near, gap)
             looks.append(EpochEvaluation(samples, seen.scores, seen.heldout, *more))
         return looks
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from pipeline.clients.client_data import ClientData
 from pipeline.clients.evaluation import ClientEvaluator
 from pipeline.federation.messages import ControlPlan, ControlScores
+from spire_core.evaluation.precision_recall import per_client, some
 from spire_core.training.fit import to_float
 
 NEAREST_DRAWS = "nearest_draws"
@@ -34,5 +35,8 @@ def _images(images: np.ndarray, positions: np.ndarray) -> Tensor:
 def _scores(evaluator: ClientEvaluator, client: ClientData, images: Tensor) -> ControlScores:
     samples = evaluator.samples(client, images)
     own = evaluator.kid_against(evaluator.real_features(client), samples).mean
-    near = evaluator.neighbours(client, images)
-    return ControlScores(own, evaluator.tv(client, samples), near)
+    near, gap = evaluator.neighbours(client, images), evaluator.fld_gap(client, samples)
+    config, client_id = evaluator.context.config, client.client_id
+    limit = per_client(config.federation.num_new_clients)
+    pooled = some(samples.features, limit, config.seed, client_id)
+    return ControlScores(own, evaluator.tv(client, samples), near, gap, pooled)

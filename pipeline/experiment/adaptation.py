@@ -55,7 +55,7 @@ def adapt(
     )
     reports = adapt_clients(pool, setting.new_ids, pretraining.weights, mean_emb, pooled, config)
     if not setting.splits_at_random:  # then no test can exchange images
-        reports = [replace(report, neighbours=None) for report in reports]
+        reports = [replace(report, neighbours=None, fld_gap=None) for report in reports]
     before, drawn = None, list[GeneratedSamples]()
     if pretraining.evaluations:
         last = pretraining.evaluations[-1]
@@ -90,7 +90,8 @@ def _image_controls(
     found = pool.run_all("image_controls", ids, handle, per_unit=plans)
     if setting.splits_at_random:
         return found
-    return [{n: replace(own, neighbours=None) for n, own in one.items()} for one in found]
+    untested = {"neighbours": None, "fld_gap": None}
+    return [{n: replace(own, **untested) for n, own in one.items()} for one in found]
 
 
 def with_mean_layers(
@@ -189,6 +190,7 @@ def _report(fitted: FittedClient, looks: Mapping[int, EpochEvaluation]) -> Adapt
         fitted.duration_s + sum(look.duration_s for look in looks.values()),
         fitted.guarantee,
         kept.neighbours,
+        kept.fld_gap,
     )
 
 

@@ -78,7 +78,8 @@ class FittedClient:
 class EpochEvaluation:
     """A new client's samples and scores after some epoch.
 
-    `drawn`, `distances`, to its training and its held-out images, and `neighbours` only on request.
+    `drawn`, `distances`, to its training and its held-out images, `neighbours` and `fld_gap` come
+    on request.
     """
 
     drawn: GeneratedSamples | None
@@ -87,6 +88,7 @@ class EpochEvaluation:
     distances: tuple[float, float] | None
     duration_s: float
     neighbours: "Neighbours | None" = None
+    fld_gap: float | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ class AdaptReport:
     duration_s: float
     guarantee: Guarantee | None = None  # that of its privacy, if it has one
     neighbours: "Neighbours | None" = None  # of generated images; None where no test is valid
+    fld_gap: float | None = None  # likewise, and only with eval.controls
 
 
 @dataclass(frozen=True)
@@ -122,8 +125,13 @@ class ControlPlan:
 
 @dataclass(frozen=True, eq=False)
 class ControlScores:
-    """The scores of a control's images, as those of images that a new client has drawn."""
+    """The scores of a control's images, as those of images that a new client has drawn.
+
+    `features` (n, D) of some of the images, for scores over all clients.
+    """
 
     kid: float
     tv: float | None
     neighbours: "Neighbours | None"  # None where no test is valid
+    fld_gap: float | None  # likewise
+    features: "Tensor"

@@ -1,21 +1,27 @@
 """New clients' controls in tables: their scores for each client, and over all clients.
 
 A control's share of nearest training images is held against chance by `exchange_p`, as that of the
-clients' own images is.
+clients' own images is. Precision and recall are of all clients' images together.
 """
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
+from pipeline.evaluation.scores import RealData
 from pipeline.federation.messages import ControlScores
+from pipeline.results.metric_names import IMAGE_TAGS
 from pipeline.results.neighbour_columns import neighbour_columns, pooled_p
 from pipeline.results.result import Adaptation
 from spire_core.evaluation.memorisation import Neighbours
+from spire_core.evaluation.precision_recall import pooled_precision_recall
 
 ADAPTED = "adapted"  # the clients' own images, in the row before the controls
-COLUMNS = ("kid", "tv", "nn_share", "nn_chance", "nn_auc")
+FRESH = "fresh"  # the control whose FLD gap is that of images that nobody has fitted
+COLUMNS = ("kid", "tv", "nn_share", "nn_chance", "nn_auc", "fld_gap")
 
 
 def control_columns(controls: Mapping[str, ControlScores]) -> dict[str, Any]:
@@ -28,25 +34,54 @@ def control_columns(controls: Mapping[str, ControlScores]) -> dict[str, Any]:
 
 
 def _scores(control: ControlScores) -> dict[str, Any]:
-    return {"kid": control.kid, "tv": control.tv} | neighbour_columns(control.neighbours)
+    gap = {} if control.fld_gap is None else {"fld_gap": control.fld_gap}
+    return {"kid": control.kid, "tv": control.tv} | neighbour_columns(control.neighbours) | gap
+
+
+def fld_excess(gap: float | None, controls: Mapping[str, ControlScores]) -> float | None:
+    """Return a client's FLD gap above that of its fresh images; None where one is not known."""
+    fresh = controls[FRESH].fld_gap if FRESH in controls else None
+    return None if gap is None or fresh is None else gap - fresh
 
 
 def control_rows(
-    adaptation: Adaptation, new_clients: Sequence[Mapping[str, Any]], seed: int
+    adaptation: Adaptation, new_clients: Sequence[Mapping[str, Any]], real: RealData, seed: int
 ) -> list[dict[str, Any]]:
     """Return a row of means over clients for the adapted models and for each control.
 
     `new_clients`: rows of `new_client_rows`.
     """
+    reports, controls = adaptation.reports, adaptation.image_controls
     own = [{"kid": row["kid_after"], "tv": row["tv_after"], **_near(row)} for row in new_clients]
-    near = [report.neighbours for report in adaptation.reports]
-    rows = [_row(ADAPTED, own, near, seed)]
-    names = dict.fromkeys(name for controls in adaptation.image_controls for name in controls)
-    for name in names:
-        some = [controls[name] for controls in adaptation.image_controls if name in controls]
-        near = [one.neighbours for one in some]
-        rows.append(_row(name, [_scores(one) for one in some], near, seed))
+    near = [report.neighbours for report in reports]
+    reference = [real.features[report.client_id] for report in reports]
+    pooled = _pooled([report.after.features for report in reports], reference, seed)
+    rows = [_row(ADAPTED, own, near, seed) | pooled]
+    for name in dict.fromkeys(name for some in controls for name in some):
+        having = [i for i, some in enumerate(controls) if name in some]
+        scores = [controls[i][name] for i in having]
+        pooled = _pooled([one.features for one in scores], [reference[i] for i in having], seed)
+        near = [one.neighbours for one in scores]
+        rows.append(_row(name, [_scores(one) for one in scores], near, seed) | pooled)
     return rows
+
+
+def _pooled(drawn: Sequence[Tensor], real: Sequence[Tensor], seed: int) -> dict[str, float | None]:
+    found = pooled_precision_recall(drawn, real, seed)
+    return dict(zip(("precision", "recall"), found or (None, None), strict=True))
+
+
+def image_tags(
+    rows: Sequence[Mapping[str, Any]], new_clients: Sequence[Mapping[str, Any]]
+) -> dict[str, str]:
+    """Return precision and recall of the adapted models, and their mean `fld_excess`.
+
+    `rows` of `control_rows`, `new_clients` with the columns of `with_world`.
+    """
+    excess = [one["fld_excess"] for one in new_clients if one.get("fld_excess") is not None]
+    values = (rows[0]["precision"], rows[0]["recall"], fmean(excess) if excess else None)
+    named = zip(IMAGE_TAGS, values, strict=True)
+    return {tag: repr(value) for tag, value in named if value is not None}
 
 
 def _near(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,10 @@ EPSILON, DELTA = "privacy/epsilon", "privacy/delta"  # the unit is in a tag
 NN_SHARE, NN_CHANCE, NN_P = (f"final/adapt_nn_{name}" for name in ("share", "chance", "p"))
 # Tags of a run, and the final values in reports that they stand for: runs have metrics enough.
 COPIES_TAGS = {"copies.nn_share": NN_SHARE, "copies.nn_chance": NN_CHANCE, "copies.nn_p": NN_P}
+PRECISION, RECALL = "final/adapt_precision", "final/adapt_recall"
+FLD_EXCESS = "final/adapt_fld_excess"
+IMAGE_TAGS = {"images.precision": PRECISION, "images.recall": RECALL}  # likewise
+IMAGE_TAGS |= {"copies.fld_excess": FLD_EXCESS}
 HULL_TV, NEAREST_TV = "world.hull_tv", "world.nearest_tv"  # tags
 FAILED_UPLOADS = "storage/failed_uploads"
 TUNED_TABLE = "tables/pretrain_tuned.json"

@@ -31,7 +31,7 @@ from spire_core.adaptation.adapt import AdaptPoint, num_trained
 IN_THE_TABLE_ALONE = {"client_id", "num_generated", "num_real", "subset_size", "num_trained"}
 IN_THE_TABLE_ALONE |= {"kid_after_std", "kid_floor_std"}
 IN_THE_TABLE_ALONE |= {"epsilon", "delta", "noise_multiplier"}
-IN_THE_TABLE_ALONE |= {"nn_share", "nn_chance", "nn_auc"}  # their means are tags
+IN_THE_TABLE_ALONE |= {"nn_share", "nn_chance", "nn_auc", "fld_gap"}  # their means are tags
 
 
 def params_counts(setting: FederationSetup) -> tuple[int, int]:

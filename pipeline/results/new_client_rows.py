@@ -58,6 +58,7 @@ def _new_client_row(
         "nn_train": report.nn_train,
         "nn_test": report.nn_test,
         **neighbour_columns(report.neighbours),
+        **({} if report.fld_gap is None else {"fld_gap": report.fld_gap}),
         "num_trained": report.num_trained,
         "kept_epoch": report.kept_epoch,
         "forgetting_own": None if curve.own is None else curve.own[-1],

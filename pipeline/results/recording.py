@@ -19,7 +19,7 @@ from pipeline.federation.setup import FederationSetup, promise_to_clients
 from pipeline.figures import image_grids
 from pipeline.figures import plots as figures
 from pipeline.files.revision import git_revision
-from pipeline.results.control_rows import control_rows
+from pipeline.results.control_rows import control_rows, image_tags
 from pipeline.results.metric_names import (
     CONTROLS_TABLE,
     FINAL_STEP,
@@ -165,12 +165,14 @@ def log_adaptation(
     for epoch, metrics in adaptation_metrics(adaptation).items():
         tracker.log_metrics(metrics, step=epoch)
     rows = new_client_rows(adaptation, real, setting.config.eval.kid_subset_size)
-    tracker.log_table(NEW_CLIENTS_TABLE, as_columns(with_world(rows, setting, adaptation)))
+    with_worlds = with_world(rows, setting, adaptation)
+    tracker.log_table(NEW_CLIENTS_TABLE, as_columns(with_worlds))
     if tags := copies_tags([one.neighbours for one in adaptation.reports], setting.config.seed):
         tracker.log_tags(tags)
     if adaptation.image_controls:
-        controls = control_rows(adaptation, rows, setting.config.seed)
+        controls = control_rows(adaptation, rows, real, setting.config.seed)
         tracker.log_table(CONTROLS_TABLE, as_columns(controls))
+        tracker.log_tags(image_tags(controls, with_worlds))
     if tracker.keeps_files:
         log_adaptation_figures(tracker, setting, real, adaptation)
         log_pretraining_figure(tracker, setting, real, evaluations)

@@ -7,7 +7,7 @@ import numpy as np
 
 from pipeline.federation.messages import AdaptReport
 from pipeline.federation.setup import FederationSetup
-from pipeline.results.control_rows import control_columns
+from pipeline.results.control_rows import control_columns, fld_excess
 from pipeline.results.metric_names import HULL_TV, NEAREST_TV
 from pipeline.results.result import Adaptation
 from spire_core.adaptation.adapt import num_set_aside
@@ -32,13 +32,22 @@ def with_world(
     Clients may have different controls: every row has the columns of all. Other runs, whose tags
     have the mean coverage, do not work it out again at their end.
     """
-    controls = [control_columns(own) for own in adaptation.image_controls or [{}] * len(rows)]
+    controls = _control_columns(adaptation) or [{}] * len(rows)
     blank = dict.fromkeys(name for own in controls for name in own)
     found = _coverages(setting) if setting.config.eval.controls else []
     by_id = dict(zip(setting.new_ids, found, strict=False))  # of those shown
     worlds = [_world(setting, report, by_id) for report in adaptation.reports]
     return [
         row | world | blank | own for row, world, own in zip(rows, worlds, controls, strict=True)
+    ]
+
+
+def _control_columns(adaptation: Adaptation) -> list[dict[str, Any]]:
+    """Return the columns of each client's controls; none without controls."""
+    both = zip(adaptation.reports, adaptation.image_controls, strict=False)
+    return [
+        control_columns(own) | {"fld_excess": fld_excess(report.fld_gap, own)}
+        for report, own in both
     ]
 
 

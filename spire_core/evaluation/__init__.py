@@ -3,6 +3,8 @@
 kid            Kernel Inception Distance
 image_metrics  total variation between classes, nearest-neighbour distances
 memorisation   generated images among training and held-out ones: copies and their p-value
+likelihood     FLD gap: training images against held-out ones, given generated ones
+precision_recall  precision and recall, over several clients
 prompted_images  images drawn for prompts against real ones: whose style they have, controls
 extractors     feature extractors by name
 classifier     small classifiers of the known data sets, as extractors

@@ -1,7 +1,6 @@
 """Kernel Inception Distance between sets of features, bit for bit as torch-fidelity computes it.
 
-The only file that imports torch_fidelity, for Inception alone and inside a function: the import
-takes two seconds. Letters: N real and M fake features, each of D numbers; n features in a subset.
+Letters: N real and M fake features, each of D numbers; n features in a subset.
 """
 
 import itertools

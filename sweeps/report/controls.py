@@ -22,6 +22,9 @@ SCORES = (
     ("chance", "nn_chance"),
     ("NN AUC", "nn_auc"),
     ("NN p", "nn_p"),
+    ("FLD gap", "fld_gap"),
+    ("precision", "precision"),
+    ("recall", "recall"),
 )
 CAPTION = (
     "What new clients draw after adaptation, and images that no fit has drawn, scored as if one "
@@ -30,7 +33,8 @@ CAPTION = (
     "client: the pre-training client of the most similar data. NN share: nearest to a training "
     "image out of all training and held-out images, and the share that chance gives; p: how often "
     "chance gives as much, over all new clients and seeds; AUC: training images told from held-out "
-    "ones by the nearest of these images."
+    "ones by the nearest of these images. FLD gap: to be held against that of fresh images. "
+    "Precision, recall: of all clients' images together; copies have the precision of real images."
 )
 
 

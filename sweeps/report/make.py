@@ -13,7 +13,7 @@ from pipeline.cli.command import one_line
 from pipeline.cli.tables import aligned
 from pipeline.config.safe_yaml import read_plain
 from pipeline.config.tracking import TrackingConfig, tracking_root
-from pipeline.results.metric_names import CONTROLS_TABLE, COPIES_TAGS
+from pipeline.results.metric_names import CONTROLS_TABLE, COPIES_TAGS, IMAGE_TAGS
 from pipeline.tracking.mlflow_queries import (
     TrackedRun,
     artifact_text,
@@ -179,9 +179,10 @@ def _with_costs(config: TrackingConfig, run: TrackedRun) -> TrackedRun:
     """Return a run with what it sent among its final numbers: kB per client and round, MB in all.
 
     A client that is in no average counts in no round. A method without pre-training sends nothing,
-    and rows do not know it. With them are the numbers of copies, which are tags.
+    and rows do not know it. With them are the scores of images that are tags.
     """
-    copies = {key: float(run.tags[tag]) for tag, key in COPIES_TAGS.items() if tag in run.tags}
+    named = (COPIES_TAGS | IMAGE_TAGS).items()
+    copies = {key: float(run.tags[tag]) for tag, key in named if tag in run.tags}
     method = find_method(method_of(run) or "")
     if method is not None and not method.is_federated:
         return replace(run, finals={**run.finals, **copies, "comm/total_mb": 0.0})

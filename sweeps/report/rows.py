@@ -22,6 +22,7 @@ from pipeline.results.metric_names import (
 )
 from pipeline.tracking.mlflow_queries import TrackedRun, table_rows
 from spire_core.errors import ConfigError, RunError
+from sweeps.report.controls import ADAPTED
 from sweeps.report.groups import UNSET, Group, method_of, parameters, seed_of, varying
 from sweeps.report.row_runs import (
     HEAD,
@@ -37,6 +38,7 @@ from sweeps.report.row_runs import (
 )
 from sweeps.report.stretches import Stretches
 
+POOLED = ("nn_p", "precision", "recall")
 Row = dict[str, Any]
 
 
@@ -67,8 +69,8 @@ def client_rows(
     """Return a row for each evaluated client of each run: its run's settings, and its scores.
 
     Pre-training clients are scored after the last round, and once more if they have fine-tuned.
-    P-values, `nn_p` and those of controls, are of a run, for all its new clients. The scores of a
-    run out of rows are the text that they were.
+    P-values, precision and recall, also of controls, are of all new clients of a run. The scores
+    of a run out of rows are the text that they were.
     """
     varied, columns = varying(runs), _columns(runs)
     rows = []
@@ -116,16 +118,17 @@ def _scores(row: Mapping[str, str]) -> Row:
 def _tracked_scores(config: TrackingConfig, run: TrackedRun) -> Iterator[Row]:
     last = pretraining_table(int(run.params.get("federation.num_rounds", 0)))
     for clients, table in ((OLD, last), (TUNED, TUNED_TABLE), (NEW, NEW_CLIENTS_TABLE)):
-        of_run = _p_values(config, run) if clients == NEW else {}
+        of_run = _of_all_clients(config, run) if clients == NEW else {}
         for scores in table_rows(config, run.run_id, table):
             yield {"clients": clients} | scores | of_run
 
 
-def _p_values(config: TrackingConfig, run: TrackedRun) -> Row:
-    """Return the p-values of a run, over all its new clients: its own, and its controls'."""
+def _of_all_clients(config: TrackingConfig, run: TrackedRun) -> Row:
+    """Return scores of a run that are over all its new clients: its own, and its controls'."""
     found: Row = {"nn_p": run.finals[NN_P]} if NN_P in run.finals else {}
-    for row in table_rows(config, run.run_id, CONTROLS_TABLE)[1:]:  # the first is the run's own
-        found[f"nn_p_{row['control']}"] = row["nn_p"]
+    for row in table_rows(config, run.run_id, CONTROLS_TABLE):
+        of = "" if row["control"] == ADAPTED else f"_{row['control']}"  # its p-value is a tag too
+        found |= {f"{name}{of}": row[name] for name in POOLED if name in row}
     return found
 
 

@@ -3,7 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.results.metric_names import DELTA, EPSILON, NN_CHANCE, NN_P, NN_SHARE
+from pipeline.results.metric_names import (
+    DELTA,
+    EPSILON,
+    FLD_EXCESS,
+    NN_CHANCE,
+    NN_P,
+    NN_SHARE,
+    PRECISION,
+    RECALL,
+)
 from sweeps.report.groups import NN_GAP, TUNED_KID, Group, label
 from sweeps.report.stats import Estimate, verdict
 
@@ -37,6 +46,9 @@ NEW_CLIENTS: tuple[Metric, ...] = (
     ("NN share", NN_SHARE),
     ("NN share, chance", NN_CHANCE),
     ("NN p", NN_P),
+    ("FLD gap - fresh", FLD_EXCESS),
+    ("precision", PRECISION),
+    ("recall", RECALL),
     ("epsilon", EPSILON),
     ("delta", DELTA),
 )
@@ -81,8 +93,10 @@ CAPTIONS = {
     "training image and to the nearest of as many test images, and the first minus the second: "
     "clearly below zero speaks for memorisation. Share: of generated images, nearest to a training "
     "image out of all training and test images, and the share that chance gives; p: how often "
-    "chance gives as much. Epsilon and delta: differential privacy of one image of a new client, "
-    "where it has any.",
+    "chance gives as much. FLD gap: how much likelier training images are than held-out ones, "
+    "given the generated ones, less the same of fresh images; clearly below zero speaks for "
+    "copies. Precision, recall: of all clients' images together. Epsilon and delta: differential "
+    "privacy of one image of a new client, where it has any.",
     "forgetting_and_cost": "KID at the last epoch of adaptation: own = above its lowest so far; "
     "global = lost for existing clients; replaced = lost if only the adapted client is left. "
     "Seconds: to fit a new client and to look at it, on one worker. "

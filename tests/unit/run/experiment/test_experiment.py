@@ -27,7 +27,7 @@ from pipeline.federation.pool import LocalClientPool
 from pipeline.federation.rounds import RoundStats
 from pipeline.federation.setup import FederationSetup, prepare
 from pipeline.inference.saved_run import SavedRun
-from pipeline.results.control_rows import control_rows
+from pipeline.results.control_rows import control_rows, image_tags
 from pipeline.results.metrics import adaptation_metrics
 from pipeline.results.neighbour_columns import copies_tags
 from pipeline.results.new_client_rows import new_client_rows
@@ -142,7 +142,8 @@ def test_controls_are_scored_as_if_a_client_had_drawn_them(
     assert {k: v for k, v in result.metrics.items() if "duration" not in k} == {
         k: v for k, v in plain.metrics.items() if "duration" not in k
     }
-    found = control_rows(result.adaptation, rows_of(result), result.setting.config.seed)
+    seed = result.setting.config.seed
+    found = control_rows(result.adaptation, rows_of(result), result.real, seed)
     rows = {row["control"]: row for row in found}
     nearest = "nearest_draws" if method == "spire" else "nearest_images"
     assert list(rows) == ["adapted", "copies", "fresh", nearest]
@@ -152,14 +153,25 @@ def test_controls_are_scored_as_if_a_client_had_drawn_them(
     assert copies["nn_p"] < 0.001 < fresh["nn_p"]
     assert adapted["kid"] == result.metrics["final/adapt_kid_after"]
     near = [report.neighbours for report in result.adaptation.reports]
-    tags = copies_tags(near, result.setting.config.seed)
+    tags = copies_tags(near, seed)
     assert adapted["nn_p"] == float(tags["copies.nn_p"])
     assert adapted["nn_share"] == pytest.approx(float(tags["copies.nn_share"]))
     assert abs(fresh["kid"]) < adapted["kid"]  # after two rounds nothing is drawn well
     clients = with_world(rows_of(result), result.setting, result.adaptation)
     assert all(0 <= row["hull_tv"] <= row["nearest_tv"] <= 1 for row in clients)
     (bare, *_) = with_world(rows_of(plain), plain.setting, plain.adaptation)
-    assert "hull_tv" not in bare
+    assert not {"hull_tv", "fld_gap", "fld_excess"} & set(bare)
+    assert copies["fld_gap"] < 5 * fresh["fld_gap"]
+    for row in clients:
+        assert row["fld_excess"] == row["fld_gap"] - row["fld_gap_fresh"]
+    assert adapted["precision"] < 0.5 < min(copies["precision"], fresh["precision"])
+    tags = image_tags(found, clients)
+    assert (tags["images.precision"], tags["images.recall"]) == (
+        repr(adapted["precision"]),
+        repr(adapted["recall"]),
+    )
+    excess = np.mean([row["fld_excess"] for row in clients])
+    assert float(tags["copies.fld_excess"]) == pytest.approx(excess)
     assert copies["kid"] == pytest.approx(np.mean([row["kid_copies"] for row in clients]))
     if method == "spire":
         matrix = result.adaptation.cross_kid

@@ -20,6 +20,7 @@ def run(method: str, seed: int) -> TrackedRun:
 
 def row(control: str, kid: float, p: float | None, tv: float | None = None) -> dict[str, Any]:
     near = {"nn_share": 0.6, "nn_chance": 0.5, "nn_auc": 0.7}
+    near |= {"fld_gap": -100 * kid, "precision": 0.9}  # as runs had none, recall is unknown
     return {"control": control, "kid": kid, "tv": tv, **near, "nn_p": p, "num_clients": 3}
 
 
@@ -54,7 +55,10 @@ def test_methods_stand_beside_what_no_fit_has_drawn() -> None:
     ]
     kids = [row["KID"].mean for row in rows]
     assert kids == pytest.approx([1.0, 0.9, 0.9, 0.9, 0.6, 0.0])
-    assert "TV" not in rows[0]  # no run has it
+    gaps = [row["FLD gap"].mean for row in rows]
+    assert gaps == pytest.approx([-100, -90, -90, -90, -60, 0])
+    assert rows[0]["precision"].mean == pytest.approx(0.9)
+    assert not {"TV", "recall"} & set(rows[0])  # no run has them
     assert (rows[1]["NN p"], rows[5]["NN p"].mean) == (None, pytest.approx(0.5))
     assert rows[0]["NN p"].mean == pytest.approx(0.01000, abs=1e-4)  # 1 - Phi(sqrt(2) 1.6449)
 

@@ -27,6 +27,8 @@ FINALS = {  # means over the clients of the tables below
         "best/kid_mean": 0.4,
         "final/adapt_nn_share": 0.625,
         "final/adapt_nn_p": 0.25,
+        "final/adapt_precision": 0.75,
+        "final/adapt_recall": 0.5,
     },
     "local": {"final/adapt_kid_after": 1.5},
 }
@@ -45,6 +47,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, new_database: Path) -> Track
         kids |= {"kid_copies": [0.25, 0.75], "nn_share": [0.5, 0.75]}
         mean = {"control": ["adapted", "copies"], "kid": [0.1, 0.5], "tv": [0.3, None]}
         mean |= {"nn_share": [0.625, None], "nn_p": [0.25, 0.0001], "num_clients": [2, 2]}
+        mean |= {"precision": [0.75, 1.0], "recall": [0.5, None]}
         tables = {NEW: kids, LAST: {"client_id": [0], "kid": [0.5]}, "tables/controls.json": mean}
         log(config, parent.run_id, "spire", tables)
         log(config, parent.run_id, "local", {NEW: {"client_id": [7, 8], "kid_after": [1.0, 2.0]}})
@@ -84,8 +87,8 @@ def test_rows_hold_the_tables_of_every_run_unrounded(store: TrackingConfig, tmp_
         ("local", "0.1", "new", "8", "", "2.0", ""),
     ]
     assert {row["seed"] for row in rows} == {"4"}
-    ps = [(row["nn_p"], row["nn_p_copies"]) for row in rows]
-    assert ps == [("", ""), *[("0.25", "0.0001")] * 2, ("", ""), ("", "")]
+    ps = [(row["nn_p"], row["nn_p_copies"], row["precision_copies"]) for row in rows]
+    assert ps == [("", "", ""), *[("0.25", "0.0001", "1.0")] * 2, ("", "", ""), ("", "", "")]
     assert {row["state_fingerprint"] for row in rows} == {"s-spire", "s-local"}
     assert len({row["run_id"] for row in rows}) == 2
     # It is the same in both, and the default or not.

@@ -1,0 +1,96 @@
+"""The FLD gap: by hand, without a difference, and on real digits that were copied or not."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from spire_core.errors import DataError
+from spire_core.evaluation import likelihood
+from spire_core.evaluation.likelihood import LOWEST, fitted_log_variances, fld_gap
+
+
+def normal(num: int, seed: int, num_features: int = 4) -> Tensor:
+    return torch.randn(num, num_features, generator=torch.Generator().manual_seed(seed)).double()
+
+
+def test_the_likelihood_is_that_of_the_mixture_by_hand() -> None:
+    """Gaussians of variance 1 and 4 around 0 and 3, in one dimension, at 1."""
+    centres, log_var = torch.tensor([[0.0], [3.0]]).double(), torch.tensor([0.0, math.log(4)])
+    first = math.exp(-0.5) / math.sqrt(2 * math.pi)
+    second = math.exp(-4 / 8) / math.sqrt(2 * math.pi * 4)
+    found = likelihood._nll(centres, log_var.double(), torch.tensor([[1.0]]).double())
+    assert float(found) == pytest.approx(-math.log((first + second) / 2))
+
+
+def test_a_fit_raises_the_likelihood_of_what_it_is_fitted_to() -> None:
+    centres, x = normal(30, 0), normal(20, 1)
+    fitted = fitted_log_variances(centres, x)
+    for wrong in (fitted + 1.5, fitted - 1.5):
+        assert likelihood._nll(centres, fitted, x) < likelihood._nll(centres, wrong, x)
+    far = torch.cat([centres, torch.full((1, 4), 50.0).double()])
+    torch.testing.assert_close(fitted_log_variances(far, x)[:30], fitted, atol=0.1, rtol=0)
+
+
+def test_the_same_images_on_both_sides_have_no_gap() -> None:
+    x = normal(20, 1)
+    assert fld_gap(normal(30, 0), x, x.flip(0)) == pytest.approx(0, abs=1e-9)
+
+
+def test_a_feature_that_is_constant_does_not_count() -> None:
+    """Nor does the scale of one."""
+    sets = [normal(40, 0), normal(20, 1), normal(25, 2)]
+    plain = fld_gap(*sets)
+    more = [torch.cat([1000 * x[:, :1], x[:, 1:], torch.ones(len(x), 2)], 1) for x in sets]
+    assert fld_gap(*more) == pytest.approx(plain, rel=1e-6)
+    same = torch.ones(5, 3)
+    assert fld_gap(torch.rand(6, 3), same, same) == 0.0
+
+
+def test_it_is_the_sources_algorithm() -> None:
+    """A number of a transcription of its code (marcojira/fld at ffbbf20) in float64, which scales
+    features as we do.
+    """
+    generator = torch.Generator().manual_seed(0)
+    sets = [torch.randn(num, 6, generator=generator) for num in (40, 20, 25)]
+    assert fld_gap(*sets) == pytest.approx(-10.396203457787689, rel=1e-6)
+
+
+def test_sets_that_cannot_be_compared_are_refused() -> None:
+    x = torch.rand(5, 3)
+    for sets in ((x[:0], x, x), (x, x, torch.rand(5, 4))):
+        with pytest.raises(DataError, match=r"features \(N, D\) of one size"):
+            fld_gap(*sets)
+    with pytest.raises(DataError, match="finite features"):
+        fld_gap(x, x, torch.full((2, 3), torch.nan))
+
+
+@pytest.fixture(scope="module")
+def digits(mnist_root: Path) -> Tensor:
+    """Real digits at 4 x 4 pixels as features."""
+    images = np.load(mnist_root / "mnist" / "test_images.npy")[:1500]
+    return F.avg_pool2d(torch.from_numpy(images).float().reshape(-1, 1, 28, 28), 7).flatten(1)
+
+
+def test_copies_are_seen_and_blur_is_not_taken_for_them(digits: Tensor) -> None:
+    """Less the gap of fresh images, over clients: below zero with copies, above it with blur."""
+    excess: dict[str, list[float]] = {"fresh": [], "blurred": [], "tenth": [], "copies": []}
+    for seed in range(12):
+        order = torch.randperm(len(digits), generator=torch.Generator().manual_seed(seed))
+        train, test, control, fresh = digits[order[:384]].split((32, 160, 96, 96))
+        base = fld_gap(control, train, test)
+        drawn = {"fresh": fresh, "copies": train.repeat(3, 1)}
+        drawn["tenth"] = torch.cat([fresh[:86], train[:10]])
+        drawn["blurred"] = fresh + 40 * normal(96, seed, 16).float()
+        for name, images in drawn.items():
+            excess[name].append(fld_gap(images, train, test) - base)
+    means = {name: float(np.mean(values)) for name, values in excess.items()}
+    error = float(np.std(excess["fresh"])) / math.sqrt(12)
+    assert abs(means["fresh"]) < 3.5 * error
+    assert means["blurred"] > -3.5 * error
+    assert max(excess["tenth"]) < min(excess["fresh"])
+    assert means["copies"] < 0.9 * LOWEST

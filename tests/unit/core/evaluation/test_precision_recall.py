@@ -1,0 +1,55 @@
+"""Precision and recall of several clients together."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from spire_core.errors import DataError
+from spire_core.evaluation import precision_recall as module
+from spire_core.evaluation.precision_recall import per_client, pooled_precision_recall
+
+
+def line(*values: float) -> Tensor:
+    return torch.tensor(values).reshape(-1, 1)
+
+
+def test_by_hand() -> None:
+    """Of real 0, 1, 2, 3 the balls reach 3, 2, 2 and 3 around; of drawn 5.5, 6.5, 20, 21 at least
+    14.5 around."""
+    drawn, real = line(5.5, 6.5, 20, 21), line(0, 1, 2, 3)
+    assert pooled_precision_recall([drawn], [real], 0) == (0.25, 1.0)  # 5.5 alone is near 3
+    assert pooled_precision_recall([real], [drawn], 0) == (1.0, 0.25)
+
+
+def test_clients_count_together_with_equally_many_of_each() -> None:
+    """One by one each client is drawn as the other; together all is drawn."""
+    one, other = torch.rand(60, 2), torch.rand(60, 2) + 100
+    assert pooled_precision_recall([one, other], [other, one], 0) == pooled_precision_recall(
+        [other, one], [other, one], 0
+    )
+    alone = pooled_precision_recall([one], [other], 0)
+    assert alone == (0.0, 0.0)
+    # Many drawn images of the client that has few real ones do not outweigh the other.
+    many = pooled_precision_recall([torch.rand(5000, 2), other], [one[:5], other], 3)
+    assert many is not None
+    assert many[1] > 0.9
+
+
+def test_a_choice_is_random_and_the_same_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images in the order of their classes are not cut to the first classes."""
+    monkeypatch.setattr(module, "MAX_IMAGES", 40)
+    assert per_client(2) == 20
+    sorted_by_class = torch.arange(400).reshape(-1, 1).float()
+    found = pooled_precision_recall([sorted_by_class], [sorted_by_class], 5)
+    assert found == (1.0, 1.0)
+    first = pooled_precision_recall([sorted_by_class], [sorted_by_class.flip(0)], 5)
+    assert first is not None
+    assert min(first) > 0.8
+    assert first == pooled_precision_recall([sorted_by_class], [sorted_by_class.flip(0)], 5)
+
+
+def test_too_few_images_have_none() -> None:
+    assert pooled_precision_recall([line(1, 2, 3)], [line(1, 2, 3)], 0) is None
+    assert pooled_precision_recall([torch.zeros(9, 0)], [torch.zeros(9, 0)], 0) is None
+    with pytest.raises(DataError, match="as many clients, got 1 and 2"):
+        pooled_precision_recall([line(1)], [line(1), line(2)], 0)
