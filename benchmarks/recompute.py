@@ -25,6 +25,7 @@ from spire_core.errors import DataError
 from sweeps.design.config import load_sweep, sweep_names
 from sweeps.primary import primaries
 from sweeps.report.controls import controls_table
+from sweeps.report.coverage import coverage_table
 from sweeps.report.differences import (
     differences_table,
     setting_differences_table,
@@ -52,7 +53,7 @@ def tables_of(study: str, rows: Sequence[Row]) -> list[Table]:
     tables += [differences_table(groups, metric), setting_differences_table(groups, metric)]
     controls = {run_id: control_rows(own) for run_id, own in by_run.items()}
     tables += [within_methods_table(groups, metric), settings_table(groups)]
-    tables += [controls_table(chosen, controls)]
+    tables += [controls_table(chosen, controls), coverage_table(chosen)]
     return [table for table in tables if table is not None]
 
 

@@ -53,7 +53,8 @@ def _reported(outcome: Any, values: dict[str, Any], stretches: Any) -> str:
     from pipeline.config.tracking import ui_text
     from pipeline.runs.record import experiment_of
     from spire_core.errors import SpireError
-    from sweeps.report.make import make_report, report_text
+    from sweeps.report.make import make_report
+    from sweeps.report.terminal import report_text
 
     if not (outcome.sweep.report and outcome.tracking.enabled and values["num_finished"]):
         return ""
@@ -94,8 +95,10 @@ def report(args: argparse.Namespace) -> Answer:
     from pathlib import Path
 
     from pipeline.config.load import load_config
-    from sweeps.report.make import make_report, report_json, report_text
+    from sweeps.report.files import report_json
+    from sweeps.report.make import make_report
     from sweeps.report.stretches import read_stretches
+    from sweeps.report.terminal import report_text
 
     names, settings = split_words(args.words)
     tracking = load_config(None, allowed(settings, ("tracking.",))).tracking

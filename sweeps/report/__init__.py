@@ -5,6 +5,8 @@ groups       runs by task, method and setting
 stats        means, intervals and paired differences
 tables       tables of methods and settings
 differences  differences to SPIRE on the same seeds
+coverage     how a lead over SPIRE depends on coverage
+regression   lines through points in clusters
 primary      the comparisons that a study is about, tested
 planes       scores over two settings
 epochs       new clients along their epochs
@@ -18,6 +20,7 @@ answers      what a report found, in a sentence for each question
 facts        sentences of the report: runs, scores, warnings
 pages        HTML and Markdown
 files        the files of a report
+terminal     a report as text for a terminal
 runs         the table of every run
 row_runs     the columns of rows, and the runs behind them
 stretches    rows of other stretches, read back as runs

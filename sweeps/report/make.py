@@ -9,8 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.cli.command import one_line
-from pipeline.cli.tables import aligned
 from pipeline.config.safe_yaml import read_plain
 from pipeline.config.tracking import TrackingConfig, tracking_root
 from pipeline.results.metric_names import CONTROLS_TABLE, COPIES_TAGS, IMAGE_TAGS
@@ -26,7 +24,8 @@ from spire_core.config.method import find_method
 from spire_core.errors import RunError
 from sweeps.primary import Primary, primaries
 from sweeps.report.answers import answers_of
-from sweeps.report.controls import controls_table
+from sweeps.report.controls import Rows, controls_table
+from sweeps.report.coverage import coverage_answers, coverage_table
 from sweeps.report.differences import (
     differences_table,
     setting_differences_table,
@@ -35,7 +34,7 @@ from sweeps.report.differences import (
 from sweeps.report.epochs import epochs_table, rate_pictures
 from sweeps.report.facts import facts_of, left_out, notes_of, rows_notes
 from sweeps.report.figures import FORGETTING, KID_ROUNDS, OVERFITTING, draw_all
-from sweeps.report.files import Report, make_folder, report_json, write_report
+from sweeps.report.files import Report, make_folder, write_report
 from sweeps.report.groups import Group, best_groups, choosing_metric, group_runs, method_of
 from sweeps.report.planes import plane_picture, plane_table
 from sweeps.report.primary import findings, primary_answers, primary_table
@@ -45,15 +44,13 @@ from sweeps.report.row_runs import FILE, control_rows
 from sweeps.report.rows import write_rows
 from sweeps.report.runs import runs_table
 from sweeps.report.stretches import Stretches, without_overruled
-from sweeps.report.tables import Table, cell_text, method_tables, privacy_table, settings_table
+from sweeps.report.tables import Table, method_tables, privacy_table, settings_table
 
-__all__ = ["Report", "make_report", "report_json", "report_text"]
-
+Curves = dict[str, dict[str, list[tuple[int, float]]]]  # by run and metric: steps and values
 NO_STRETCHES = Stretches()
 UP, DOWN, DROPPED = "comm/up_bytes", "comm/down_bytes", "pretrain/dropped"
 DRAWN = (*OVERFITTING, KID_ROUNDS, *FORGETTING, *(key for _, key in PROMPT_EPOCHS))
 SWEEP_FILE = "config/sweep.yaml"  # an artifact of a sweep's own run
-TERMINAL = ("KID, last round", "KID before", "KID after", "TV after", "held-out after")
 
 
 def make_report(
@@ -74,12 +71,7 @@ def make_report(
     # 1. Load.
     parent, runs = sweep_runs(config, words) if words else (None, [])
     runs += stretches.not_in(runs)
-    finished = [run for run in runs if run.status == "FINISHED" and method_of(run)]
-    if not finished:
-        raise RunError(
-            f"expected a finished experiment in {' '.join(words)!r}, got "
-            f"{left_out(runs, []) or 'no run'}: wait for one, or name another sweep"
-        )
+    finished = _finished(runs, words)
     name = _name(parent, words, finished[0])
     folder = make_folder(out or tracking_root(config) / "reports" / _file_name(name))
     # 2. Group, and read the curves.
@@ -89,16 +81,8 @@ def make_report(
     found = findings(_primaries(config, parent), groups, metric)
     curves = _curves(config, groups, chosen)
     # 3. Tables.
-    tables: list[Table | None] = [primary_table(found), *method_tables(chosen)]
-    tables += [prompts_table(chosen)]
-    tables += [differences_table(groups, metric)]
-    plane = plane_table(groups, metric)
-    tables += [plane or setting_differences_table(groups, metric)]
-    tables += [within_methods_table(groups, metric)]
-    tables += [controls_table(chosen, _controls(config, chosen, stretches))]
-    tables += [epochs_table(groups, curves), prompt_epochs_table(chosen, curves)]
-    tables += [privacy_table(chosen)]
-    tables += [settings_table(groups) if len(groups) > len(chosen) else None, runs_table(runs)]
+    controls = _controls(config, chosen, stretches)
+    tables = [primary_table(found), *_tables(groups, chosen, curves, controls), runs_table(runs)]
     # 4. Figures.
     pictures = draw_all(groups, metric, curves) + rate_pictures(groups, curves)
     pictures += [] if (drawn := plane_picture(groups, metric)) is None else [drawn]
@@ -107,7 +91,7 @@ def make_report(
         name,
         folder,
         parent.run_id if parent else None,
-        [*primary_answers(found), *answers_of(chosen, metric)],
+        [*primary_answers(found), *coverage_answers(chosen), *answers_of(chosen, metric)],
         facts_of(runs, [run for group in groups for run in group.runs]),
         notes_of(groups, chosen, metric) + rows_notes(runs, has_parent=parent is not None),
         [table for table in tables if table is not None],
@@ -118,6 +102,38 @@ def make_report(
     if parent:
         attach(config, parent.run_id, folder, files)
     return report
+
+
+def _finished(runs: Sequence[TrackedRun], words: Sequence[str]) -> list[TrackedRun]:
+    """Return the finished experiments; RunError if there are none."""
+    finished = [run for run in runs if run.status == "FINISHED" and method_of(run)]
+    if not finished:
+        raise RunError(
+            f"expected a finished experiment in {' '.join(words)!r}, got "
+            f"{left_out(runs, []) or 'no run'}: wait for one, or name another sweep"
+        )
+    return finished
+
+
+def _tables(
+    groups: Sequence[Group], chosen: Sequence[Group], curves: Curves, controls: Rows
+) -> list[Table | None]:
+    """Return the tables of methods and of settings."""
+    metric = choosing_metric(groups)
+    plane = plane_table(groups, metric)
+    return [
+        *method_tables(chosen),
+        prompts_table(chosen),
+        differences_table(groups, metric),
+        coverage_table(chosen),
+        plane or setting_differences_table(groups, metric),
+        within_methods_table(groups, metric),
+        controls_table(chosen, controls),
+        epochs_table(groups, curves),
+        prompt_epochs_table(chosen, curves),
+        privacy_table(chosen),
+        settings_table(groups) if len(groups) > len(chosen) else None,
+    ]
 
 
 def _name(parent: TrackedRun | None, words: Sequence[str], first: TrackedRun) -> str:
@@ -136,9 +152,7 @@ def _primaries(config: TrackingConfig, parent: TrackedRun | None) -> list[Primar
     return primaries(read_plain(text, SWEEP_FILE).get("primary", ())) if text else []
 
 
-def _curves(
-    config: TrackingConfig, groups: Sequence[Group], chosen: Sequence[Group]
-) -> dict[str, dict[str, list[tuple[int, float]]]]:
+def _curves(config: TrackingConfig, groups: Sequence[Group], chosen: Sequence[Group]) -> Curves:
     """Return all runs' curves of adaptation; of the chosen groups' runs, all that is drawn.
 
     Runs out of rows have none.
@@ -197,45 +211,3 @@ def _with_costs(config: TrackingConfig, run: TrackedRun) -> TrackedRun:
         if (num_sent := cohort * len(sent[UP]) - sum(sent[DROPPED])) > 0:
             costs["comm/up_kb_per_client_round"] = sum(sent[UP]) / num_sent / 1e3
     return replace(run, finals={**run.finals, **costs, **copies})
-
-
-def report_text(report: Report) -> str:
-    """Return the report for a terminal: methods, differences against SPIRE, the page's path.
-
-    Names may come from strangers; each is shown on one line without control characters.
-    """
-    parts = [one_line(f"{report.name}: {report.facts['Runs']}")]
-    parts.append(_methods_text(report))
-    differences = report.table("differences")
-    if differences is not None:
-        parts.append("minus SPIRE on the same seeds (below 0: better than SPIRE)")
-        rows = [[cell_text(cell) for cell in row] for row in differences.rows]
-        parts.append(_aligned(differences.columns, rows))
-    parts.append("\n".join(f"note      {one_line(note)}" for note in report.notes))
-    attached = f", attached to run {report.parent_id[:8]}" if report.parent_id else ""
-    rows = f"\nrows      {report.rows}" if report.rows else ""
-    return "\n\n".join([*parts, f"page      {report.html}{attached}{rows}"])
-
-
-def _methods_text(report: Report) -> str:
-    """Return the methods' main columns, which stand in two of the tables, side by side."""
-    merged: dict[tuple[str, ...], dict[str, str]] = {}
-    columns: list[str] = []
-    for name in ("pretraining", "new_clients"):
-        table = report.table(name)
-        if table is None:
-            continue
-        place = table.columns.index("n") + 1
-        wanted = [c for c in table.columns[place:] if c in TERMINAL]
-        columns = columns or list(table.columns[:place])
-        columns += [c for c in wanted if c not in columns]
-        for row in table.rows:
-            texts = dict(zip(table.columns, map(cell_text, row), strict=True))
-            merged.setdefault(tuple(texts[c] for c in table.columns[:place]), {}).update(texts)
-    return _aligned(
-        columns, [[texts.get(column, "-") for column in columns] for texts in merged.values()]
-    )
-
-
-def _aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return aligned([*map(one_line, columns)], [[*map(one_line, row)] for row in rows])

@@ -26,6 +26,12 @@ class Estimate:
     high: float
     missing: int = 0  # seeds that have no such value
 
+    def scaled(self, factor: float) -> "Estimate":
+        """Return the estimate of `factor` > 0 times what this one is of."""
+        half = None if self.half_width is None else factor * self.half_width
+        ends = (factor * self.low, factor * self.high)
+        return Estimate(factor * self.mean, half, self.num, *ends, self.missing)
+
 
 def estimate(values: Sequence[float], missing: int = 0) -> Estimate | None:
     """Return the mean of values over seeds and its interval; None without any value."""

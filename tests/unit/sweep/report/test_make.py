@@ -17,7 +17,9 @@ from pipeline.files.paths import JOB_MARK
 from pipeline.tracking.tracker import Tracker
 from spire_core.errors import ClusterError, ConfigError, RunError
 from sweeps.report.answers import ONE_SEED
-from sweeps.report.make import Report, make_report, report_json, report_text
+from sweeps.report.files import Report, report_json
+from sweeps.report.make import make_report
+from sweeps.report.terminal import report_text
 
 AFTER = {"spire": (1.0, 2.0, 3.0), "fedavg_ft": (1.5, 2.5, 3.8), "local": (9.0, 9.0, 9.0)}
 DIAGNOSES = {("spire", 1): "embedding_ignored,adaptation_overfitting"}

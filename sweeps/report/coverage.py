@@ -1,0 +1,96 @@
+"""Whether a method's lead over SPIRE depends on coverage: the interaction method x hull TV.
+
+The model is log KID ~ method * hull_tv + (1 | world and seed). Every pair of runs shares world and
+seed, so that its difference is free of the random intercept, and is regressed on hull TV alone.
+"""
+
+import math
+from collections.abc import Sequence
+
+from pipeline.results.metric_names import HULL_TV
+from sweeps.report.differences import REFERENCE
+from sweeps.report.groups import Group, Pair, by_task, pair_of
+from sweeps.report.regression import Line, Point, fitted_line
+from sweeps.report.stats import Estimate
+from sweeps.report.tables import Cell, Table, made_table
+
+KID = "final/adapt_kid_after"
+STEP = 0.1  # of hull TV, by which a slope is told
+CAPTION = (
+    "log(KID of the method / KID of SPIRE) of new clients, each method at its best setting in each "
+    "task, against how far the pre-training clients leave the new ones uncovered (hull TV, 0: "
+    "covered). A line through all pairs of the same world and seed, with 95 % intervals that are "
+    "robust to what a seed's pairs have in common. Slope: per 0.1 of hull TV; below zero, SPIRE "
+    "loses where coverage is worse. p: of no slope, not corrected for several tests."
+)
+
+
+def coverage_table(chosen: Sequence[Group]) -> Table | None:
+    """Return a row for each method; None where coverage or seeds do not vary.
+
+    `chosen`: each method's best group in each task.
+    """
+    rows: list[tuple[Cell, ...]] = []
+    for method, points in _points(chosen).items():
+        if (line := fitted_line(points)) is not None:
+            rows.append((method, *_cells(points, line)))
+    columns = ("method", "pairs", "seeds", "hull TV from", "to", "log ratio at hull TV 0")
+    columns += ("slope", "p", "ratio at the least", "at the greatest", "equal at hull TV")
+    return made_table("coverage", "Lead and coverage", CAPTION, columns, rows)
+
+
+def coverage_answers(chosen: Sequence[Group]) -> list[str]:
+    """Return a sentence for each method of `coverage_table`."""
+    if (table := coverage_table(chosen)) is None:
+        return []
+    return [_answer(dict(zip(table.columns, row, strict=True))) for row in table.rows]
+
+
+def _answer(row: dict[str, Cell]) -> str:
+    slope = row["slope"]
+    assert isinstance(slope, Estimate)
+    half = slope.half_width or 0.0
+    change = f"{math.exp(slope.mean):.3g} [{math.exp(slope.mean - half):.3g}, "
+    change += f"{math.exp(slope.mean + half):.3g}]"
+    return (
+        f"Coverage: from hull TV {row['hull TV from']:.2g} to {row['to']:.2g}, the ratio of "
+        f"{row['method']}'s KID to spire's goes from {row['ratio at the least']} to "
+        f"{row['at the greatest']}, by a factor of {change} for each {STEP:g} (p {row['p']:.2g}, "
+        f"{row['pairs']} pairs on {row['seeds']} seeds)."
+    )
+
+
+def _points(chosen: Sequence[Group]) -> dict[str, list[Point]]:
+    """Return each method's pairs with SPIRE, over all tasks: hull TV, log ratio, seed."""
+    points: dict[str, list[Point]] = {}
+    for here in by_task(chosen).values():
+        ours = next((group for group in here if group.method == REFERENCE), None)
+        for group in here if ours is not None else ():
+            if group is not ours:
+                points.setdefault(group.method, []).extend(_pairs(group, ours))
+    return points
+
+
+def _pairs(theirs: Group, ours: Group) -> list[Point]:
+    hull, own, other = _hull_tv(ours), ours.logs(KID), theirs.logs(KID)
+    shared = [pair for pair in other if pair in own and pair in hull]
+    return [Point(hull[pair], other[pair] - own[pair], pair[0]) for pair in shared]
+
+
+def _hull_tv(group: Group) -> dict[Pair, float]:
+    return {pair_of(run): float(run.tags[HULL_TV]) for run in group.runs if HULL_TV in run.tags}
+
+
+def _cells(points: Sequence[Point], line: Line) -> tuple[Cell, ...]:
+    low, high = min(point.x for point in points), max(point.x for point in points)
+    slope = line.slope.mean
+    ends = (_ratio(line.intercept.mean + slope * x) for x in (low, high))
+    crossing = -line.intercept.mean / slope if slope else math.nan
+    equal = f"{crossing:.2g}" if low <= crossing <= high else None
+    num = len({point.cluster for point in points})
+    head = (len(points), num, low, high, line.intercept, line.slope.scaled(STEP))
+    return (*head, line.slope_p, *ends, equal)
+
+
+def _ratio(log: float) -> str:
+    return f"{math.exp(log):.3g}"
