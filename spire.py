@@ -132,13 +132,24 @@ def adapt(
     return adapt_arrival(run, pixels, config.adapt, client_id, mixture, config.privacy)
 
 
-def sweep(name_or_file: str | Path, settings: Settings | None = None) -> "Outcome":
-    """Run what is left of a sweep, as `spire sweep` does, and return its outcome."""
+def sweep(
+    name_or_file: str | Path,
+    settings: Settings | None = None,
+    rows_from: Sequence[str | Path] = (),
+) -> "Outcome":
+    """Run what is left of a sweep, as `spire sweep` does, and return its outcome.
+
+    Trials that have rows in the files `rows_from` are finished.
+    """
     from pipeline.cli.command import say
     from sweeps.design.config import load_sweep
+    from sweeps.execution.elsewhere import finished_elsewhere
+    from sweeps.report.stretches import read_stretches
     from sweeps.sweep import run_sweep
 
-    return run_sweep(load_sweep(str(name_or_file), _words(settings)), say)
+    loaded = load_sweep(str(name_or_file), _words(settings))
+    elsewhere, _ = finished_elsewhere(loaded, read_stretches(rows_from))
+    return run_sweep(loaded, say, elsewhere=elsewhere)
 
 
 def report(
@@ -146,18 +157,21 @@ def report(
     settings: Settings | None = None,
     out: str | Path | None = None,
     rows: str | Path | None = None,
+    rows_from: Sequence[str | Path] = (),
 ) -> "Report":
     """Write the report of a sweep, or of runs, into the folder `out`, as `spire report` does.
 
-    `rows`: a file for each client's scores in each run.
+    `rows`: a file for each client's scores in each run. `rows_from`: files of rows, whose runs are
+    in the report too; without any `names` they are all.
     """
     from pipeline.config.load import load_config
     from sweeps.report.make import make_report
+    from sweeps.report.stretches import read_stretches
 
     tracking = load_config(None, _words(settings, ("tracking.",))).tracking
     words = [names] if isinstance(names, str) else list(names)
-    places = (None if path is None else Path(path) for path in (out, rows))
-    return make_report(tracking, words, *places)
+    folder, file = (None if path is None else Path(path) for path in (out, rows))
+    return make_report(tracking, words, folder, file, read_stretches(rows_from))
 
 
 def write_images(

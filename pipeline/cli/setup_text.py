@@ -1,7 +1,8 @@
 """The description of an experiment before it runs, as text and as JSON."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import yaml
@@ -12,7 +13,7 @@ from pipeline.config.equivalence import fingerprint
 from pipeline.data.datasets import ImageData
 from pipeline.federation.setup import FederationSetup
 from pipeline.results.metrics import params_counts
-from spire_core.partition.coverage import coverages
+from spire_core.partition.coverage import Coverage, coverages
 from spire_core.partition.split import ClientSplit, Partition
 
 NAMES_WIDTH = 60  # letters of all classes' names
@@ -26,6 +27,7 @@ def partition_json(partition: Partition, data: ImageData) -> dict[str, Any]:
     """Return the data of each client; of a very large population, those of its first clients.
 
     Clients that exist have names, and captions of their training images if the data have any.
+    `world`: the average coverage of new clients, where there is any.
     """
     shown, labels, class_names = partition.shown, data.labels, data.class_names
     counts = shown.class_counts(labels, len(class_names))
@@ -42,14 +44,22 @@ def partition_json(partition: Partition, data: ImageData) -> dict[str, Any]:
         | ({"captions": _captions(data.captions, split)} if data.captions else {})
         for i, split in enumerate((*shown.train_clients, *shown.new_clients))
     ]
-    for client, one in zip(clients[num_old:], coverages(counts, num_old), strict=False):
-        client |= {"hull_tv": round(one.hull_tv, 6), "nearest_tv": round(one.nearest_tv, 6)}
+    found = coverages(counts, num_old)
+    for client, one in zip(clients[num_old:], found, strict=False):
+        client |= {name: round(value, 6) for name, value in vars(one).items()}
     return {
         "hash": partition.hash,
+        "world": _world(found),
         "class_names": list(class_names),
         "clients": clients,
         "num_left_out": num_clients + len(partition.new_clients) - len(clients),
     }
+
+
+def _world(found: Sequence[Coverage]) -> dict[str, float]:
+    """Return the average of new clients' coverage, empty without any."""
+    names = ("hull_tv", "nearest_tv") if found else ()
+    return {name: round(fmean(getattr(one, name) for one in found), 6) for name in names}
 
 
 def _captions(captions: Sequence[str], split: ClientSplit) -> list[str]:
@@ -77,15 +87,14 @@ def partition_text(partition: dict[str, Any]) -> str:
         left_out += len(of_kind[MAX_ROWS:])
     table = aligned(header, [_partition_row(c, names, is_wide) for c in shown])
     rest = f"\n(and {left_out} more clients)" if left_out else ""
-    return f"{table}{rest}{_coverage_text(clients)}\npartition {partition['hash']}"
+    return f"{table}{rest}{_coverage_text(partition['world'])}\npartition {partition['hash']}"
 
 
-def _coverage_text(clients: Sequence[dict[str, Any]]) -> str:
+def _coverage_text(world: Mapping[str, float]) -> str:
     """Return how far new clients are from the others, "" where that is unknown."""
-    found = [(c["hull_tv"], c["nearest_tv"]) for c in clients if "hull_tv" in c]
-    if not found:
+    if not world:
         return ""
-    hull, nearest = (sum(values) / len(found) for values in zip(*found, strict=True))
+    hull, nearest = world["hull_tv"], world["nearest_tv"]
     return (
         f"\nnew clients' class mixtures, on average: TV {hull:.3f} from the convex hull of the "
         f"others', {nearest:.3f} from the nearest"

@@ -38,7 +38,7 @@ from pipeline.results.recorded_figures import (
     log_pretraining_figure,
 )
 from pipeline.results.result import Adaptation, Result
-from pipeline.results.world_rows import coverage_tags, with_world
+from pipeline.results.world_rows import coverage_texts, with_world
 from pipeline.runs.layout import MODEL, PROFILE
 from pipeline.tracking.tracker import Tracker
 from spire_core.plugins import Plugin
@@ -127,11 +127,13 @@ def log_evaluation(
 ) -> None:
     """Write one evaluation of the pre-training clients: few metrics, one table, one image grid.
 
-    The one before the first round brings the tags of the new clients' coverage: at that time the
-    clients train, so that no start and no resumed run waits for them.
+    The one before the first round brings the new clients' coverage, as tags and params: at that
+    time the clients train, so that no start and no resumed run waits for it.
     """
     if evaluation.round_idx == 0:
-        tracker.log_tags(coverage_tags(setting))
+        coverage = coverage_texts(setting)
+        tracker.log_tags(coverage)
+        tracker.log_params(coverage)
     floor = {}
     if setting.has_features:
         floor[KID_FLOOR] = real.floor_mean(evaluation.client_ids)

@@ -15,7 +15,7 @@ from spire_core.federated.messages import steps_per_epoch
 from spire_core.partition.coverage import Coverage, coverages
 
 
-def coverage_tags(setting: FederationSetup) -> dict[str, str]:
+def coverage_texts(setting: FederationSetup) -> dict[str, str]:
     """Return how far new clients' class mixtures are from pre-training clients', on average."""
     found = _coverages(setting)
     if not found:

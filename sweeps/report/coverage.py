@@ -64,15 +64,14 @@ def _points(chosen: Sequence[Group]) -> dict[str, list[Point]]:
     """Return each method's pairs with SPIRE, over all tasks: hull TV, log ratio, seed."""
     points: dict[str, list[Point]] = {}
     for here in by_task(chosen).values():
-        ours = next((group for group in here if group.method == REFERENCE), None)
-        for group in here if ours is not None else ():
-            if group is not ours:
+        for ours in (group for group in here if group.method == REFERENCE):
+            for group in (group for group in here if group is not ours):
                 points.setdefault(group.method, []).extend(_pairs(group, ours))
     return points
 
 
 def _pairs(theirs: Group, ours: Group) -> list[Point]:
-    hull, own, other = _hull_tv(ours), ours.logs(KID), theirs.logs(KID)
+    hull, own, other = _hull_tv(theirs) | _hull_tv(ours), ours.logs(KID), theirs.logs(KID)
     shared = [pair for pair in other if pair in own and pair in hull]
     return [Point(hull[pair], other[pair] - own[pair], pair[0]) for pair in shared]
 

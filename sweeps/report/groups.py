@@ -20,6 +20,7 @@ from sweeps.report.stats import Estimate, combined_p, estimate
 
 UNSET = "None"  # how a setting that is not given is logged
 IGNORED = ("seed", "method.name", "resources.", "tracking.", "data.root", "data.path")
+IGNORED += ("world.",)  # it follows from the partition
 IGNORED += ("eval.extractor_weights", "eval.batch_size", "eval.grid_images", "eval.controls")
 TASK = ("data.", "partition.", "federation.num_clients", "federation.num_new_clients")
 TASK += ("privacy.adapt.epsilon", "privacy.adapt.delta")  # a promise is no choice of a method

@@ -65,7 +65,7 @@ def run_of(rows: Sequence[Row], file: str = "") -> TrackedRun:
     """Return the finished run behind rows, with the final metrics that follow from them."""
     first = rows[0]
     settings = {key: value for key, value in first.items() if is_setting(key) and value != ""}
-    params = default_settings() | settings
+    params = {**default_settings(), **settings}
     params |= {"method.name": first["method"], "seed": first["seed"]}
     tags = {key: first.get(key, UNKNOWN) for key in TAGS}
     tags = {key: value for key, value in tags.items() if value not in (UNKNOWN, "")}
@@ -123,8 +123,11 @@ def _new_finals(rows: Sequence[Row]) -> dict[str, float]:
 def _privacy(rows: Sequence[Row]) -> dict[str, float]:
     """Return the privacy of new clients' images, of the client with the largest epsilon."""
     pairs = ((number(row.get("epsilon", "")), number(row.get("delta", ""))) for row in rows)
-    known = [(epsilon, delta) for epsilon, delta in pairs if None not in (epsilon, delta)]
-    return dict(zip((EPSILON, DELTA), max(known), strict=True)) if known else {}
+    known = [(epsilon, delta) for epsilon, delta in pairs if epsilon and delta]
+    if not known:
+        return {}
+    epsilon, delta = max(known)
+    return {EPSILON: epsilon, DELTA: delta}
 
 
 def control_rows(rows: Sequence[Row]) -> Controls:

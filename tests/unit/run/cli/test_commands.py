@@ -208,6 +208,9 @@ def test_dry_run_is_one_object(spire) -> None:
     for client in clients:  # of new ones alone it is known how far the others cover them
         assert client["is_new"] == ("hull_tv" in client)
         assert client.get("hull_tv", 0.0) <= client.get("nearest_tv", 1.0)
+    for name, mean in told["partition"]["world"].items():
+        assert mean == pytest.approx(sum(c[name] for c in clients if c["is_new"]) / 2, abs=1e-5)
+    assert told["partition"]["world"].keys() == {"hull_tv", "nearest_tv"}
 
 
 def test_dry_run_text_says_who_what_and_where(spire) -> None:
@@ -254,6 +257,9 @@ def test_run_without_a_preset_takes_the_one_for_newcomers(spire) -> None:
 def test_data_show_tells_and_draws(spire, tmp_path: Path) -> None:
     told = json.loads(spire("data", "show", "smoke", "--json", "--out", "who/holds.png").out)
     assert len(told["clients"]) == 8
+    said = spire("data", "show", "smoke").out
+    hull, nearest = (f"{told['world'][name]:.3f}" for name in ("hull_tv", "nearest_tv"))
+    assert f"on average: TV {hull} from the convex hull of the others', {nearest} from" in said
     with Image.open(tmp_path / "who" / "holds.png") as picture:
         assert picture.width > 100
 

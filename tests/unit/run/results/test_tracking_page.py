@@ -102,6 +102,9 @@ def test_all_that_runs_record_is_on_the_page_and_no_metric_that_they_do_not(
     assert sample.value > 0
     assert unnamed(metrics) == []
     assert unnamed({name for run in runs for name in run.data.tags}) == []
+    for run in runs:
+        world = {name: run.data.tags.get(name) for name in ("world.hull_tv", "world.nearest_tv")}
+        assert {name: run.data.params.get(name) for name in world} == world
     assert unnamed({path for run in runs for path in files(store, run.info.run_id)}) == []
     told = {name for name in NAMED if re.fullmatch(rf"({'|'.join(STAGES)})/[\w/]+", name)}
     assert sorted(told - metrics - AUDITED) == []
