@@ -133,14 +133,9 @@ def adapt(
 
 
 def sweep(
-    name_or_file: str | Path,
-    settings: Settings | None = None,
-    rows_from: Sequence[str | Path] = (),
+    name_or_file: str | Path, settings: Settings | None = None, rows_from: Sequence[str] = ()
 ) -> "Outcome":
-    """Run what is left of a sweep, as `spire sweep` does, and return its outcome.
-
-    Trials that have rows in the files `rows_from` are finished.
-    """
+    """Run what is left of a sweep, as `spire sweep` does, and return its outcome."""
     from pipeline.cli.command import say
     from sweeps.design.config import load_sweep
     from sweeps.execution.elsewhere import finished_elsewhere
@@ -157,7 +152,7 @@ def report(
     settings: Settings | None = None,
     out: str | Path | None = None,
     rows: str | Path | None = None,
-    rows_from: Sequence[str | Path] = (),
+    rows_from: Sequence[str] = (),
 ) -> "Report":
     """Write the report of a sweep, or of runs, into the folder `out`, as `spire report` does.
 
