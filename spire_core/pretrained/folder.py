@@ -1,8 +1,8 @@
 """The folder of a pre-trained pipeline, as `DiffusionPipeline.save_pretrained` writes it.
 
 `model_index.json` names the parts; each has a folder of its own. Only settings and safetensors are
-read, never a pickle or code. `prompt.safetensors` is ours: the text encoder's output, as the tensor
-`encoder_hidden_states`, for models that attend to text.
+read, never a pickle, and no code of a folder runs. `prompt.safetensors` is ours: the text encoder's
+output, as the tensor `encoder_hidden_states`, for models that attend to text.
 """
 
 import hashlib
@@ -14,8 +14,9 @@ from typing import Any
 from spire_core.errors import ConfigError
 
 INDEX, PROMPT = "model_index.json", "prompt.safetensors"
+OWN_UNET = "SpireUNet"  # of exported runs
 CLASSES = {  # of networks, by the name of their part
-    "unet": ("UNet2DModel", "UNet2DConditionModel"),
+    "unet": ("UNet2DModel", "UNet2DConditionModel", OWN_UNET),
     "transformer": ("DiTTransformer2DModel", "PixArtTransformer2DModel"),
 }
 WEIGHTS = "diffusion_pytorch_model*.safetensors"
@@ -83,7 +84,8 @@ def open_backbone(path: str | Path) -> BackboneFolder:
     """Return what a folder holds; ConfigError in one sentence if it cannot be loaded here."""
     path = Path(path)
     index = read_settings(path / INDEX)
-    parts = {name: entry[1] for name, entry in index.items() if _is_part(entry)}
+    entries = {name: entry for name, entry in index.items() if not name.startswith("_")}
+    parts = {name: entry[1] for name, entry in entries.items() if _is_part(entry)}
     known = {c: part for part, classes in CLASSES.items() for c in classes}
     found = [(part, parts[part]) for part in CLASSES if part in parts]
     if len(found) != 1 or known.get(found[0][1]) != found[0][0]:
