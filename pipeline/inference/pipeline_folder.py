@@ -14,7 +14,7 @@ from spire_core.network.diffusers_names import numbers_of, settings_of
 from spire_core.network.folding import fold
 from spire_core.network.pretrained import PretrainedNet
 from spire_core.network.unet import UNet
-from spire_core.pretrained.folder import INDEX, OWN_UNET, PROMPT
+from spire_core.pretrained.folder import INDEX, OWN_UNET, PROMPT, read_settings
 from spire_core.pretrained.own_folder import Sampling, copy_code, write_own
 
 
@@ -45,7 +45,10 @@ def _write_retrofitted(net: PretrainedNet, client_emb: Tensor | None, folder: Pa
     network, prompt = fold(net, client_emb)
     source = net.folder
     network.save_pretrained(folder / source.part)  # type: ignore[operator]
-    shutil.copytree(source.path / "scheduler", folder / "scheduler")
+    index = read_settings(source.path / INDEX)
+    for part in sorted(index.keys() - {source.part}):  # scheduler, autoencoder, text encoder, ...
+        if part.isidentifier() and (source.path / part).is_dir():
+            shutil.copytree(source.path / part, folder / part)
     shutil.copy2(source.path / INDEX, folder / INDEX)
     if source.class_name == OWN_UNET:
         copy_code(folder, has_own_unet=True)
