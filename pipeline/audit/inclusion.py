@@ -36,7 +36,8 @@ def one_run_audit(
     Returns the bound from the reference attack on all of them. Nothing is stored.
     """
     context, config = worker.context, worker.setup.config
-    images, _ = candidates(worker.client_data(client_id))
+    client = worker.client_data(client_id)
+    images = client.as_shown(candidates(client)[0])
     coins = numpy_generator(config.seed, "audit_inclusion", client_id).random(len(images))
     included = coins < 0.5
     chosen = ClientContext(client_id, config.seed, images[torch.from_numpy(included)])

@@ -83,8 +83,9 @@ def attack_client(
 ) -> Attacked:
     """Return one client's scores by each attack; the worker's network is overwritten."""
     context, evaluator = worker.context, worker.evaluator
-    images, is_member = candidates(worker.client_data(client_id))
-    x0 = to_float(images).to(context.device)
+    client = worker.client_data(client_id)
+    images, is_member = candidates(client)
+    x0 = to_float(client.as_shown(images)).to(context.device)
     reference_losses = _losses_before(worker, weights, client_id, x0)
     backbone = context.on_device(weights)
     emb = load_client(context.model, backbone, state)
@@ -92,9 +93,9 @@ def attack_client(
     seed = context.config.seed
     gain = reference_losses - denoising_losses(denoise, context.diffusion, x0, LOSS_TIMES, seed)
     secmi = -inversion_errors(denoise, context.diffusion, x0)
-    client = worker.client_data(client_id)
     generated = evaluator.generate(client, emb, evaluator.reference(backbone))
-    nearest = -nearest_distances(x0, generated.to(context.device))
+    pixels = to_float(images).to(context.device)
+    nearest = -nearest_distances(pixels, generated.to(context.device))
     return Attacked(
         tuple(_split(row, is_member) for row in gain),
         _split(secmi, is_member),
@@ -105,7 +106,10 @@ def attack_client(
 def reference_scores(
     worker: ClientWorker, weights: np.ndarray, client_id: int, state: PrivateState, images: Tensor
 ) -> np.ndarray:
-    """Return scores (N,) of uint8 images (N, C, H, W) by the reference attack at all timesteps."""
+    """Return scores (N,) of images (N, C, H, W) by the reference attack at all timesteps.
+
+    They are uint8, or latents where the network takes these.
+    """
     context = worker.context
     x0 = to_float(images).to(context.device)
     before = _losses_before(worker, weights, client_id, x0)

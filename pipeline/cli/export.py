@@ -26,5 +26,5 @@ def add_export(verbs: Any) -> None:
     parser = add_verb(verbs, "export", export, "write a client as a pipeline of diffusers")
     text = "which client (the population unless given)"
     add_saved_run(parser, "tracking.*", text)
-    text = "a new folder, for runs with model.backbone (docs/retrofit.md)"
+    text = "a new folder (docs/retrofit.md says how it is used)"
     parser.add_argument("--diffusers", required=True, metavar="FOLDER", help=text)

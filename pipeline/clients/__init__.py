@@ -5,6 +5,7 @@ round_worker        its part in rounds: training, sums, masks and noise
 context             the network on its device, which all work on clients shares
 client_data         one client's images and class mixture
 rounds              the trainer: a client's part of a pre-training round
+latents             its images as latents of a pre-trained model, encoded once
 evaluation          the evaluator: generated images, their scores, and held-out losses
 image_controls      the scores of images that no fit to a new client has drawn
 other_scores        scores by metrics of other packages

@@ -3,6 +3,7 @@
 N, n: numbers of images of everybody and of the client; K: classes; L: words of a caption.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,8 @@ class ClientData:
 
     The mixture is None where it is unknown or no score needs it. `tokens` (N, L) are captions and
     `labels` (N,) the classes that they ask for, None without text. `gallery` has the images of all
-    clients with their captions, where prompts are scored. Images are copied on request.
+    clients with their captions, where prompts are scored. `encode` makes latents of uint8 images,
+    None for a network of pixels. Images are copied on request.
     """
 
     split: ClientSplit
@@ -29,6 +31,7 @@ class ClientData:
     tokens: np.ndarray | None = None
     labels: np.ndarray | None = None
     gallery: Gallery | None = None
+    encode: Callable[[Tensor], Tensor] | None = None
 
     @property
     def client_id(self) -> int:
@@ -44,14 +47,17 @@ class ClientData:
 
     def for_training(self, seed: int) -> ClientContext:
         """Return the client with its training images; `seed` is the run's."""
-        return ClientContext(
-            self.client_id, seed, self.train_images(), self._text(self.split.train)
-        )
+        images = self.as_shown(self.train_images())
+        return ClientContext(self.client_id, seed, images, self._text(self.split.train))
 
     def for_testing(self, seed: int, limit: int | None = None) -> ClientContext:
         """Return the client with at most `limit` held-out images; `seed` is the run's."""
         tokens = self._text(self.split.test[:limit])
-        return ClientContext(self.client_id, seed, self.test_images(limit), tokens)
+        return ClientContext(self.client_id, seed, self.as_shown(self.test_images(limit)), tokens)
+
+    def as_shown(self, images: Tensor) -> Tensor:
+        """Return uint8 images (n, C, H, W) as the network takes them: as they are, or latents."""
+        return images if self.encode is None else self.encode(images)
 
     def prompts(self, num_images: int) -> Tensor | None:
         """Return tokens (num_images, L) to draw for: the held-out images' captions, in turn."""

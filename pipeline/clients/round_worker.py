@@ -12,6 +12,7 @@ import torch
 
 from pipeline.clients.client_data import ClientData
 from pipeline.clients.context import ModelContext
+from pipeline.clients.latents import encoder_of
 from pipeline.clients.masking import MaskingClients
 from pipeline.clients.profiler import WorkerProfiler
 from pipeline.clients.rounds import ClientTrainer
@@ -47,6 +48,8 @@ class RoundWorker:
         self.store = ClientStore(setup.folder / CLIENTS)
         self.context = ModelContext.start(setup.config, images.shape[1:], device)
         self.trainer = ClientTrainer(self.context)
+        self.cache = setup.folder.parent / "cache"  # of all runs
+        self.encode = encoder_of(self.context.diffusion, self.cache)
         sizes, layout = setup.partition.train_sizes, self.context.model.layout
         settings = RoundSettings.of(setup.config, sizes, layout)
         self.receiver = UpdateReceiver(settings)
@@ -58,7 +61,7 @@ class RoundWorker:
         split = self.setup.partition.split(client_id)
         mixture = self.setup.mixtures.get(client_id)
         text = (self.setup.tokens, self.setup.labels, self.gallery)
-        return ClientData(split, self.images, mixture, *text)
+        return ClientData(split, self.images, mixture, *text, self.encode)
 
     @functools.cached_property
     def gallery(self) -> Gallery | None:

@@ -43,8 +43,7 @@ class ClientWorker(RoundWorker):
     def __init__(self, setup: WorkerSetup, images: np.ndarray, device: str = "cpu") -> None:
         """Take the setup and all clients' uint8 images (N, C, H, W), possibly in shared memory."""
         super().__init__(setup, images, device)
-        cache = setup.folder.parent / "cache"
-        self.evaluator = ClientEvaluator(self.context, setup.extractor, cache)
+        self.evaluator = ClientEvaluator(self.context, setup.extractor, self.cache)
         self.adapter = ClientAdapter(self.evaluator)
 
     # --- evaluations of pre-training clients, whether they have trained or not ---

@@ -20,6 +20,7 @@ from pipeline.clients.adaptation import ClientAdapter
 from pipeline.clients.client_data import ClientData
 from pipeline.clients.context import ModelContext
 from pipeline.clients.evaluation import ClientEvaluator
+from pipeline.clients.latents import encoder_of
 from pipeline.clients.private_adaptation import choose_clip_norm, protection_of
 from pipeline.config.schema import Config
 from pipeline.evaluation.diagnosis import Diagnosis, adaptation_diagnosis
@@ -83,9 +84,10 @@ def adapt_arrival(
     ):
         split = _split(len(images), run, config.num_images, client_id)
         guarantee_of(privacy.adapt, len(split.train))  # raises what is wrong with it
-        client = ClientData(split, images, mixture)
         settings = replace(run.config, adapt=config, privacy=privacy.labelled())
         adapter = _adapter(settings, images.shape[1:], Path(scratch))
+        encode = encoder_of(adapter.context.diffusion, Path(scratch))
+        client = ClientData(split, images, mixture, encode=encode)
         # The population's features are unknown here. Its score is left out, see `_known_scores`.
         stand_in = adapter.evaluator.real_features(client)
         start = (run.weights.numpy(), config, _mean_emb(run, config))

@@ -1,36 +1,56 @@
 """A client of a finished run as a pipeline of diffusers, in a folder like `model.backbone`."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
 from safetensors.torch import save_file
+from torch import Tensor
 
 from pipeline.inference.saved_run import SavedRun
 from spire_core.errors import RunError
 from spire_core.federated.private_state import load_client
+from spire_core.network.diffusers_names import numbers_of, settings_of
 from spire_core.network.folding import fold
 from spire_core.network.pretrained import PretrainedNet
-from spire_core.pretrained.folder import INDEX, PROMPT
+from spire_core.network.unet import UNet
+from spire_core.pretrained.folder import INDEX, OWN_UNET, PROMPT, read_settings
+from spire_core.pretrained.own_folder import Sampling, copy_code, write_own
 
 
 def write_pipeline(run: SavedRun, client_id: int | None, folder: Path) -> None:
     """Write a client, or the population, as a folder that diffusers loads, and `model.backbone`.
 
-    RunError for a run on our own U-Net, for an unknown client, and for a folder that is not empty.
+    RunError for an unknown client, and for a folder that is not empty.
     """
-    net = run.model.net
-    if not isinstance(net, PretrainedNet):
-        raise RunError(
-            "expected a run with model.backbone, got one on our own U-Net, whose numbers no "
-            "UNet2DModel of diffusers can hold (docs/retrofit.md says why): name another run"
-        )
     state = run.client_state(client_id)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"expected a new folder, got {folder}, which is there: name another")
-    network, prompt = fold(net, load_client(run.model, run.weights, state))
+    net, client_emb = run.model.net, load_client(run.model, run.weights, state)
+    if isinstance(net, PretrainedNet):
+        _write_retrofitted(net, client_emb, folder)
+    else:
+        _write_own(run, net, client_emb, folder)
+
+
+def _write_own(run: SavedRun, net: UNet, client_emb: Tensor | None, folder: Path) -> None:
+    channels, _, size = run.image_shape
+    values = dataclasses.asdict(run.config.diffusion)
+    words = [field.name for field in dataclasses.fields(Sampling)]
+    sampling = Sampling(**{word: values[word] for word in words})
+    write_own(folder, settings_of(net, channels, size), numbers_of(net, client_emb), sampling)
+
+
+def _write_retrofitted(net: PretrainedNet, client_emb: Tensor | None, folder: Path) -> None:
+    network, prompt = fold(net, client_emb)
     source = net.folder
     network.save_pretrained(folder / source.part)  # type: ignore[operator]
-    shutil.copytree(source.path / "scheduler", folder / "scheduler")
+    index = read_settings(source.path / INDEX)
+    for part in sorted(index.keys() - {source.part}):  # scheduler, autoencoder, text encoder, ...
+        if part.isidentifier() and (source.path / part).is_dir():
+            shutil.copytree(source.path / part, folder / part)
     shutil.copy2(source.path / INDEX, folder / INDEX)
+    if source.class_name == OWN_UNET:
+        copy_code(folder, has_own_unet=True)
     if prompt is not None:
         save_file({"encoder_hidden_states": prompt.contiguous()}, folder / PROMPT)

@@ -107,6 +107,11 @@ class SavedRun:
         tensors = _load_tensors(folder / "backbone.safetensors", shapes)
         return cls(folder, config, shape, names, model, model.flatten(tensors))
 
+    @cached_property
+    def diffusion(self) -> Diffusion:
+        """The run's process, with the autoencoder of a pre-trained model of latents."""
+        return Diffusion.of(self.config.diffusion, "cpu", self.config.model.backbone)
+
     @property
     def client_ids(self) -> list[int]:
         """Clients whose own parts are stored here; with an impersonal method, none."""
@@ -182,7 +187,7 @@ class SavedRun:
             client_denoiser(
                 self.model.net, emb, guidance, reference and reference.net, tokens, text_guidance
             ),
-            Diffusion.of(self.config.diffusion, "cpu", self.config.model.backbone),
+            self.diffusion,
             self.image_shape,
             num_images,
             torch_generator(seed, "sample", -1 if client_id is None else client_id),

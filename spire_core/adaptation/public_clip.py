@@ -43,6 +43,8 @@ def generated_client(
     model.net.eval()
     own = torch_generator(seed, "public_clip")
     drawn = draw(client_denoiser(model.net, None), objective.diffusion, shape, NUM_IMAGES, own)
+    if objective.diffusion.codec is not None:
+        return ClientContext(NOBODY, seed, objective.diffusion.encoded(drawn))
     return ClientContext(NOBODY, seed, ((drawn + 1) * 127.5).round().byte())
 
 

@@ -86,7 +86,8 @@ def draw_together(
     its own generator, whose draws do not depend on the other clients. Its images differ from those
     of `draw` by the rounding of float sums at most.
     """
-    noise = [torch.randn(num_images, *shape, generator=g) for g in generators]
+    size_of_x0 = diffusion.shape_of(shape)
+    noise = [torch.randn(num_images, *size_of_x0, generator=g) for g in generators]
     device, drawn = diffusion.schedule.alpha_bar.device, torch.empty(len(noise), num_images, *shape)
     for start in range(0, num_images, batch_size):
         size = min(batch_size, num_images - start)
@@ -97,6 +98,6 @@ def draw_together(
             xT = torch.cat([noise[c][start : start + size] for c in clients]).to(device)
             streams = [generators[c] for c in clients]
             at = slice(start, start + size)
-            images = sample(diffusion, denoise_as(who, at), xT, *streams).cpu()
+            images = diffusion.decoded(sample(diffusion, denoise_as(who, at), xT, *streams))
             drawn[first : clients.stop, at] = images.unflatten(0, (-1, size))
     return list(drawn.clamp(-1, 1))

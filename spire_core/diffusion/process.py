@@ -16,6 +16,7 @@ from torch import Tensor
 from spire_core.config.checks import check_choice
 from spire_core.config.diffusion import SCHEDULES, DiffusionConfig, check_timesteps
 from spire_core.pretrained.folder import open_backbone
+from spire_core.pretrained.latents import LatentCodec, load_codec
 from spire_core.pretrained.schedule import load_schedule
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
@@ -74,10 +75,14 @@ def make_schedule(schedule: str, num_timesteps: int) -> NoiseSchedule:
 
 @dataclass(frozen=True, eq=False)
 class Diffusion:
-    """A diffusion process: its settings, and its noise schedule on a device."""
+    """A diffusion process: its settings, and its noise schedule on a device.
+
+    `codec` makes the latents that the process is about; without one it is about pixels.
+    """
 
     config: DiffusionConfig
     schedule: NoiseSchedule
+    codec: LatentCodec | None = None
 
     @classmethod
     def of(
@@ -92,10 +97,24 @@ class Diffusion:
         """
         if backbone is None:
             return cls(config, make_schedule(config.schedule, config.num_timesteps).to(device))
-        found = load_schedule(open_backbone(backbone))
+        folder = open_backbone(backbone)
+        found = load_schedule(folder)
         sizes = {"num_timesteps": len(found.alpha_bar), "prediction": found.prediction}
         config = replace(config, schedule="cosine", **sizes)
-        return cls(config, NoiseSchedule(found.alpha_bar).to(device))
+        schedule = NoiseSchedule(found.alpha_bar).to(device)
+        return cls(config, schedule, load_codec(folder, device))
+
+    def shape_of(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Return the shape of one x0, of an image (C, H, W) or of its latents (c, h, w)."""
+        return image_shape if self.codec is None else self.codec.shapes.of(image_shape)
+
+    def encoded(self, images: Tensor) -> Tensor:
+        """Return images (B, C, H, W) in [-1, 1] as x0: themselves, or their latents."""
+        return images if self.codec is None else self.codec.encode(images).to(images.device)
+
+    def decoded(self, x0: Tensor) -> Tensor:
+        """Return the images (B, C, H, W) of x0 on the CPU; the inverse of `encoded`."""
+        return x0.cpu() if self.codec is None else self.codec.decode(x0)
 
     def q_sample(self, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """Return x0 (B, C, H, W) noised up to t (B,), with eps (B, C, H, W) the noise.

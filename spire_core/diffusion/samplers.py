@@ -148,8 +148,10 @@ def sample(
 ) -> Tensor:
     """Return images (B, C, H, W) in [-1, 1] from noise xT, by the configured sampler and steps.
 
-    Each generator draws the sampler's noise for its own equal share of the batch.
+    Of a process of latents they are latents, which no step clips. Each generator draws the
+    sampler's noise for its own equal share of the batch.
     """
     config = diffusion.config
     timesteps = timestep_grid(config.num_timesteps, config.sample_steps, power=config.grid_power)
-    return run_sampler(diffusion, SAMPLERS[config.sampler], denoiser, xT, timesteps, generators)
+    rule, clips = SAMPLERS[config.sampler], diffusion.codec is None
+    return run_sampler(diffusion, rule, denoiser, xT, timesteps, generators, clips)

@@ -1,8 +1,9 @@
-"""A cache on disk for features of real images, keyed by a hash of all their inputs."""
+"""A cache on disk for what is computed of real images, keyed by a hash of all its inputs."""
 
 import hashlib
 import os
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -13,25 +14,35 @@ from spire_core.evaluation.extractors import Extractor
 
 
 def cached_features(extractor: Extractor, images: Tensor, cache_dir: Path | None) -> Tensor:
-    """Return `extractor.features(images)` (B, D), read from `cache_dir` if it is stored there.
-
-    The file's name is a hash of the images' values and shape, the extractor and its weights, so
-    that changed data or other weights never match old features. A damaged file is computed again.
-    `cache_dir` None turns the cache off.
-    """
-    if cache_dir is None or extractor.num_features == 0:
+    """Return `extractor.features(images)` (B, D), read from `cache_dir` if it is stored there."""
+    if extractor.num_features == 0:
         return extractor.features(images)
-    path = cache_dir / f"{_cache_key(extractor, images)}.safetensors"
-    features = _read_intact(path)
-    if features is None:
-        features = extractor.features(images)
-        _write_atomically(features, path)
-    return features
+    name = f"{extractor.name} {extractor.weights_hash}"
+    return cached(extractor.features, name, images, cache_dir)
 
 
-def _cache_key(extractor: Extractor, images: Tensor) -> str:
+def cached(
+    compute: Callable[[Tensor], Tensor], name: str, images: Tensor, cache_dir: Path | None
+) -> Tensor:
+    """Return `compute(images)` on the CPU, read from `cache_dir` if it is stored there.
+
+    The file's name is a hash of the images' values and shape and of `name`, which tells what is
+    computed, and with which weights: changed data or other weights never match an old file. A
+    damaged file is computed again. `cache_dir` None turns the cache off.
+    """
+    if cache_dir is None:
+        return compute(images)
+    path = cache_dir / f"{_cache_key(name, images)}.safetensors"
+    result = _read_intact(path)
+    if result is None:
+        result = compute(images)
+        _write_atomically(result, path)
+    return result
+
+
+def _cache_key(name: str, images: Tensor) -> str:
     values = images.detach().cpu().contiguous()
-    head = f"{extractor.name} {extractor.weights_hash} {values.dtype} {tuple(values.shape)} "
+    head = f"{name} {values.dtype} {tuple(values.shape)} "
     return _sha256(head.encode() + values.numpy().tobytes())
 
 

@@ -99,3 +99,10 @@ def _adapted(adapter: nn.Module) -> Callable[..., Tensor]:
         return adapter(inputs[0], output)
 
     return adapt
+
+
+def merge_adapters(net: nn.Module) -> None:
+    """Put a network's adapters into the weights of the layers that they adapt, and unhook them."""
+    for layer, adapter in getattr(net, "adapted", ()):
+        adapter.merge(layer)
+        layer._forward_hooks.clear()

@@ -7,6 +7,7 @@ weights. The network that results is one of diffusers', and predicts the same up
 import torch
 from torch import Tensor, nn
 
+from spire_core.network.adapters import merge_adapters
 from spire_core.network.pretrained import PretrainedNet
 
 
@@ -19,9 +20,7 @@ def fold(net: PretrainedNet, client_emb: Tensor | None) -> tuple[nn.Module, Tens
     prompt = net.prompt
     if client_emb is not None and net.emb_proj is not None:
         prompt = _fold_embedding(net, client_emb)
-    for layer, adapter in getattr(net, "adapted", ()):
-        adapter.merge(layer)
-        layer._forward_hooks.clear()
+    merge_adapters(net)
     for p in net.network.parameters():  # they may be views of one vector, which no file can hold
         p.data = p.data.clone()
     return net.network, prompt

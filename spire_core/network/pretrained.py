@@ -18,6 +18,7 @@ from spire_core.config.method import MethodConfig
 from spire_core.config.model import ModelConfig
 from spire_core.errors import ConfigError
 from spire_core.pretrained.folder import BackboneFolder, open_backbone
+from spire_core.pretrained.latents import latent_shapes
 from spire_core.pretrained.networks import (
     NETWORKS,
     load_network,
@@ -47,6 +48,7 @@ class PretrainedNet(nn.Module):
         if self.kind.has_prompt:
             prompt = load_prompt(self.folder, prompt_width(self.network))
         self.register_buffer("prompt", prompt, persistent=False)
+        self.latents = latent_shapes(self.folder)
         self._check_channels(image_channels)
         self._client_emb: Tensor | None = None
         self.entrance = method.entrance
@@ -65,6 +67,13 @@ class PretrainedNet(nn.Module):
 
     def _check_channels(self, image_channels: int) -> None:
         found = self._settings.in_channels
+        if self.latents is not None and self.latents.channels != found:
+            raise ConfigError(
+                f"expected an autoencoder of {found} latent channels, which the network in "
+                f"{self.folder.path} takes, got one of {self.latents.channels}: choose another "
+                "model.backbone"
+            )
+        found = found if self.latents is None else self.latents.image_channels
         if found != image_channels:
             raise ConfigError(
                 f"expected images of {found} channels, which the model in {self.folder.path} "
@@ -78,13 +87,21 @@ class PretrainedNet(nn.Module):
     def check_image_size(self, image_size: int) -> None:
         """Raise ConfigError for images of another side than those that the network was trained on.
 
-        A network that names none takes any.
+        A network that names none takes any; of latents, any that its autoencoder can halve.
         """
+        factor = 1 if self.latents is None else self.latents.factor
         size = self._settings.sample_size
-        if size is not None and size not in (image_size, (image_size,) * 2, [image_size] * 2):
+        sides = {size} if isinstance(size, int) else set(size or ())
+        if sides and sides != {image_size / factor}:
+            wanted = " x ".join(str(factor * side) for side in sorted(sides))
             raise ConfigError(
-                f"expected images of side {size}, on which the model in {self.folder.path} was "
-                f"trained, got {image_size}: set data.image_size={size}"
+                f"expected images of side {wanted}, on which the model in {self.folder.path} was "
+                f"trained, got {image_size}: set data.image_size={wanted}"
+            )
+        if image_size % factor != 0:
+            raise ConfigError(
+                f"expected images whose side is divisible by {factor}, as the autoencoder in "
+                f"{self.folder.path} halves it, got {image_size}: choose another data.image_size"
             )
 
     def _entrance(self, name: str) -> nn.Module:

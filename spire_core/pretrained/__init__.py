@@ -1,7 +1,11 @@
 """Pre-trained models: diffusion models in folders of the library diffusers, sentence encoders.
 
-folder     what a folder holds, its hash, and why one is refused
-networks   its network, and where each class reads conditions
-schedule   its noise schedule and prediction type
-sentences  a frozen sentence encoder: captions as vectors
+folder          what a folder holds, its hash, and why one is refused
+networks        its network, and where each class reads conditions
+schedule        its noise schedule and prediction type
+latents         its autoencoder: images as latents, and back
+own_folder      SPIRE's own U-Net as such a folder
+spire_unet      that U-Net as a class of diffusers' kind; the folder gets a copy of the file
+spire_pipeline  its way through the timesteps as a pipeline of diffusers, copied too
+sentences       a frozen sentence encoder: captions as vectors
 """

@@ -1,12 +1,13 @@
 """The folder of a pre-trained pipeline, as `DiffusionPipeline.save_pretrained` writes it.
 
 `model_index.json` names the parts; each has a folder of its own. Only settings and safetensors are
-read, never a pickle or code. `prompt.safetensors` is ours: the text encoder's output, as the tensor
-`encoder_hidden_states`, for models that attend to text.
+read, never a pickle, and no code of a folder runs. `prompt.safetensors` is ours: the text encoder's
+output, as the tensor `encoder_hidden_states`, for models that attend to text.
 """
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from typing import Any
 from spire_core.errors import ConfigError
 
 INDEX, PROMPT = "model_index.json", "prompt.safetensors"
+OWN_UNET = "SpireUNet"  # of exported runs
 CLASSES = {  # of networks, by the name of their part
-    "unet": ("UNet2DModel", "UNet2DConditionModel"),
+    "unet": ("UNet2DModel", "UNet2DConditionModel", OWN_UNET),
     "transformer": ("DiTTransformer2DModel", "PixArtTransformer2DModel"),
 }
+AUTOENCODERS = {"vae": "AutoencoderKL", "vqvae": "AutoencoderKL"}  # classes by names of parts
 WEIGHTS = "diffusion_pytorch_model*.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 COPIES = 2  # of the weights while they are loaded: the file's, and the network's
@@ -25,11 +28,15 @@ COPIES = 2  # of the weights while they are loaded: the file's, and the network'
 
 @dataclass(frozen=True)
 class BackboneFolder:
-    """A folder that can be loaded: the part that is the network, and its class."""
+    """A folder that can be loaded: the part that is the network, and its class.
+
+    `autoencoder_part` makes the latents that the network predicts, None for a model of pixels.
+    """
 
     path: Path
     part: str
     class_name: str
+    autoencoder_part: str | None = None
 
     @property
     def network(self) -> Path:
@@ -37,9 +44,18 @@ class BackboneFolder:
         return self.path / self.part
 
     @property
+    def autoencoder(self) -> Path | None:
+        """The autoencoder's own folder."""
+        return None if self.autoencoder_part is None else self.path / self.autoencoder_part
+
+    @property
     def weight_files(self) -> list[Path]:
-        """The network's safetensors: one file, or its shards."""
-        return sorted(self.network.glob(WEIGHTS))
+        """The network's safetensors, one file or its shards, and the autoencoder's."""
+        return [file for part in self._parts for file in sorted(part.glob(WEIGHTS))]
+
+    @property
+    def _parts(self) -> list[Path]:
+        return [self.network, *([self.autoencoder] if self.autoencoder else [])]
 
     @property
     def prompt(self) -> Path | None:
@@ -50,11 +66,21 @@ class BackboneFolder:
     @property
     def sha256(self) -> str:
         """The hash of all that is read: settings, weights and prompt, by name, in order."""
-        settings = [self.path / INDEX, self.network / "config.json"]
+        settings = [self.path / INDEX, *(part / "config.json" for part in self._parts)]
         settings += [self.path / "scheduler" / "scheduler_config.json"]
         prompt = [self.prompt] if self.prompt else []
+        return self._hash_of([*settings, *self.weight_files, *prompt])
+
+    @property
+    def autoencoder_sha256(self) -> str:
+        """The hash of the autoencoder's settings and weights alone."""
+        assert self.autoencoder is not None
+        weights = sorted(self.autoencoder.glob(WEIGHTS))
+        return self._hash_of([self.autoencoder / "config.json", *weights])
+
+    def _hash_of(self, files: Sequence[Path]) -> str:
         digest = hashlib.sha256()
-        for file in [*settings, *self.weight_files, *prompt]:
+        for file in files:
             with file.open("rb") as content:
                 inside = hashlib.file_digest(content, "sha256").hexdigest()
             digest.update(f"{file.relative_to(self.path).as_posix()}:{inside}\n".encode())
@@ -83,7 +109,8 @@ def open_backbone(path: str | Path) -> BackboneFolder:
     """Return what a folder holds; ConfigError in one sentence if it cannot be loaded here."""
     path = Path(path)
     index = read_settings(path / INDEX)
-    parts = {name: entry[1] for name, entry in index.items() if _is_part(entry)}
+    entries = {name: entry for name, entry in index.items() if not name.startswith("_")}
+    parts = {name: entry[1] for name, entry in entries.items() if _is_part(entry)}
     known = {c: part for part, classes in CLASSES.items() for c in classes}
     found = [(part, parts[part]) for part in CLASSES if part in parts]
     if len(found) != 1 or known.get(found[0][1]) != found[0][0]:
@@ -92,15 +119,22 @@ def open_backbone(path: str | Path) -> BackboneFolder:
             f"expected one network of {', '.join(known)} in {path / INDEX}, got {named}: choose "
             "another model.backbone"
         )
-    if "vae" in parts:
-        raise ConfigError(
-            f"expected a model of pixels as model.backbone, got one of latents (with a "
-            f"{parts['vae']}) in {path}: latent models cannot be trained here yet, so choose "
-            "another"
-        )
-    folder = BackboneFolder(path, *found[0])
-    _check_weights(folder)
+    folder = BackboneFolder(path, *found[0], _autoencoder(path, parts))
+    for part in folder._parts:
+        _check_weights(part)
+    _check_memory(folder)
     return folder
+
+
+def _autoencoder(path: Path, parts: dict[str, str]) -> str | None:
+    """Return the name of the part that is an autoencoder, None for a model of pixels."""
+    for part, class_name in AUTOENCODERS.items():
+        if part in parts and parts[part] != class_name:
+            raise ConfigError(
+                f"expected an {class_name} as the autoencoder of a model of latents, got a "
+                f"{parts[part]} in {path / INDEX}: choose another model.backbone"
+            )
+    return next((part for part in AUTOENCODERS if part in parts), None)
 
 
 def _is_part(entry: object) -> bool:
@@ -110,22 +144,24 @@ def _is_part(entry: object) -> bool:
     return all(isinstance(name, str) for name in entry)
 
 
-def _check_weights(folder: BackboneFolder) -> None:
-    files = folder.weight_files
-    if not files:
-        pickles = [f.name for kind in PICKLES for f in sorted(folder.network.glob(kind))]
+def _check_weights(part: Path) -> None:
+    if not any(part.glob(WEIGHTS)):
+        pickles = [f.name for kind in PICKLES for f in sorted(part.glob(kind))]
         found = f"{pickles[0]} alone, a pickle, which can run code" if pickles else "none"
         raise ConfigError(
-            f"expected weights as safetensors in {folder.network}, got {found}: save the model "
+            f"expected weights as safetensors in {part}, got {found}: save the model "
             "with save_pretrained(..., safe_serialization=True)"
         )
+
+
+def _check_memory(folder: BackboneFolder) -> None:
     import psutil  # lazy: a logged model without a backbone needs none
 
-    need = COPIES * sum(file.stat().st_size for file in files)
+    need = COPIES * sum(file.stat().st_size for file in folder.weight_files)
     free = psutil.virtual_memory().available
     if need > free:
         raise ConfigError(
-            f"expected memory for the weights in {folder.network}, got {need / 2**20:.0f} MiB to "
+            f"expected memory for the weights in {folder.path}, got {need / 2**20:.0f} MiB to "
             f"load, {free / 2**20:.0f} MiB free: choose a smaller model.backbone or a larger "
             "machine"
         )

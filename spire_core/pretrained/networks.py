@@ -6,6 +6,7 @@ of a prompt, D numbers of a token.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from spire_core.errors import ConfigError
-from spire_core.pretrained.folder import PROMPT, BackboneFolder
+from spire_core.pretrained.folder import OWN_UNET, PROMPT, BackboneFolder
 
 Call = Callable[[nn.Module, Tensor, Tensor, Tensor | None], Tensor]
 Host = tuple[nn.Module, int]  # a layer whose output is moved, and its channels
@@ -54,20 +55,35 @@ def library() -> Any:
 
 def load_network(folder: BackboneFolder) -> nn.Module:
     """Return the network of a folder in float32; ConfigError if its weights are not its own."""
-    network_class = getattr(library(), folder.class_name)
+    network = load_part(_class_of(folder), folder.network)
+    _check_network(network, folder)
+    return network
+
+
+def load_part(model_class: Any, part: Path) -> nn.Module:
+    """Return a model of diffusers from its own folder, in float32 and evaluation mode.
+
+    ConfigError if its weights are not its own.
+    """
     settings = {"local_files_only": True, "use_safetensors": True, "low_cpu_mem_usage": False}
     try:
-        network = network_class.from_pretrained(
-            folder.network, torch_dtype=torch.float32, **settings
-        )
+        model = model_class.from_pretrained(part, torch_dtype=torch.float32, **settings)
     except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise ConfigError(
-            f"expected a {folder.class_name} of diffusers in {folder.network}, got a folder that "
-            f"it cannot load ({reason}): save the model again"
+            f"expected a {model_class.__name__} of diffusers in {part}, got a folder that it "
+            f"cannot load ({reason}): save the model again"
         ) from error
-    _check_network(network, folder)
-    return network.eval()
+    return model.eval()
+
+
+def _class_of(folder: BackboneFolder) -> Any:
+    diffusers = library()
+    if folder.class_name != OWN_UNET:
+        return getattr(diffusers, folder.class_name)
+    from spire_core.pretrained.spire_unet import SpireUNet  # lazy: needs diffusers
+
+    return SpireUNet  # not the folder's copy of its code
 
 
 def _check_network(network: Any, folder: BackboneFolder) -> None:
@@ -168,6 +184,14 @@ NETWORKS = {
         _unet_ends,
         is_film=True,
         has_prompt=True,
+    ),
+    OWN_UNET: NetworkClass(
+        _call_unet,
+        lambda network: _unet_time(network.unet),
+        _resnets,
+        _TIME_READERS,
+        lambda network: _unet_ends(network.unet),
+        is_film=True,
     ),
     "DiTTransformer2DModel": NetworkClass(
         _call_dit, _dit_time, _dit_time, (".norm1.linear.", "proj_out_1."), _dit_ends

@@ -12,6 +12,7 @@ from spire_core.rng import torch_generator
 class ClientContext:
     """A client's id, the run's seed, and the uint8 images (N, C, H, W) of the task at hand.
 
+    Of a model of latents `images` are float latents (N, c, h, w).
     `tokens` (N, L) are the images' captions, None without text.
     """
 

@@ -118,12 +118,14 @@ class TrainingObjective:
 
 
 def to_float(images: Tensor) -> Tensor:
-    """Return uint8 images (B, C, H, W) as float32 in [-1, 1], contiguous.
+    """Return uint8 images (B, C, H, W) as float32 in [-1, 1], contiguous; latents as they are.
 
     Contiguous, because images from files have their channels last in memory. For such an input that
     needs no gradient, torch 2.13 crashes (SIGSEGV) in the gradient of a group normalisation with
     trained weights.
     """
+    if images.is_floating_point():
+        return images.contiguous()
     return images.contiguous().float() / 127.5 - 1.0
 
 

@@ -80,7 +80,8 @@ def _gradients(
     maps = list(_maps(model))
     num_images = max(num_images, maps[0].in_features)
     generator = torch_generator(seed, "entrance_images")
-    x0 = draw(client_denoiser(model.net, None), diffusion, image_shape, num_images, generator)
+    drawn = draw(client_denoiser(model.net, None), diffusion, image_shape, num_images, generator)
+    x0 = diffusion.encoded(drawn)
     rows: list[list[Tensor]] = [[] for _ in maps]
     for images in x0.split(BATCH):
         total = [torch.zeros(len(images), one.out_features) for one in maps]

@@ -373,8 +373,6 @@ def damaged(folder: Path, what: str) -> None:
         change(folder / "scheduler/scheduler_config.json", prediction_type="flow")
     elif what == "class":
         change(folder / "model_index.json", unet=["diffusers", "UNet3DConditionModel"])
-    elif what == "latent":
-        change(folder / "model_index.json", vae=["diffusers", "AutoencoderKL"])
     elif what == "index":
         (folder / "model_index.json").write_text("[1")
     elif what == "sizes":
@@ -399,7 +397,6 @@ def opened(folder: Path) -> FlatModel:
         ("huge", "MiB to load"),
         ("prediction", "prediction_type as epsilon, v_prediction, sample"),
         ("class", "UNet3DConditionModel"),
-        ("latent", "latent"),
         ("index", "no readable JSON"),
         ("sizes", "cannot load"),
     ],

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -219,3 +220,56 @@ def test_a_mistake_is_one_sentence(
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+
+
+def _no_model(folder: Path) -> None:
+    index = {"text_encoder": ["transformers", "CLIPTextModel"]}
+    (folder / "model_index.json").write_text(json.dumps(index))
+
+
+def _pickle(folder: Path) -> None:
+    (weights,) = (folder / "unet").glob("*.safetensors")
+    weights.rename(weights.with_suffix(".bin"))
+
+
+def _flow(folder: Path) -> None:
+    settings = folder / "scheduler" / "scheduler_config.json"
+    settings.write_text(settings.read_text().replace('"epsilon"', '"flow_prediction"'))
+
+
+def _huge(folder: Path) -> None:
+    (weights,) = (folder / "unet").glob("*.safetensors")
+    with weights.open("r+b") as sparse:
+        sparse.truncate(2**43)
+
+
+def _sound(folder: Path) -> None:
+    """Nothing is wrong with the folder."""
+
+
+@pytest.mark.parametrize(
+    ("spoil", "word", "message"),
+    [
+        (_no_model, "seed=0", "expected one network of UNet2DModel"),
+        (_pickle, "seed=0", "diffusion_pytorch_model.bin alone, a pickle"),
+        (_flow, "seed=0", "expected prediction_type as epsilon, v_prediction, sample"),
+        (_huge, "seed=0", "expected memory for the weights in"),
+        (_sound, "partition.style=tint", "expected images of 1 channels"),
+    ],
+)
+def test_a_folder_of_no_use_is_one_sentence(
+    backbone: Path,
+    mnist_root: Path,
+    tmp_path: Path,
+    spoil: Callable[[Path], None],
+    word: str,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = Path(shutil.copytree(backbone, tmp_path / "copy"))
+    spoil(folder)
+    settings = [*SETTINGS, f"data.root={mnist_root}", f"tracking.root={tmp_path}", word]
+    settings += ["method=retrofit", f"model.backbone={folder}"]
+    assert cli.main(["run", "smoke", "--dry-run", *settings]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert message in line

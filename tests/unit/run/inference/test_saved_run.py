@@ -12,16 +12,20 @@ from torch import Tensor
 
 from pipeline.config.schema import Config
 from pipeline.config.tracking import TrackingConfig
+from pipeline.inference.pipeline_folder import write_pipeline
 from pipeline.inference.saved_run import SavedRun
 from pipeline.runs.model_files import client_path, save_client, save_run
 from spire_core.config.diffusion import DiffusionConfig
 from spire_core.config.eval import EvalConfig
 from spire_core.config.method import MethodConfig
 from spire_core.config.model import ModelConfig
+from spire_core.diffusion.generation import client_denoiser, draw
+from spire_core.diffusion.process import Diffusion
 from spire_core.errors import RunError
 from spire_core.federated.private_state import PrivateState
 from spire_core.methods import METHODS
 from spire_core.network.flat_model import FlatModel
+from spire_core.rng import torch_generator
 
 TINY = ModelConfig(d_emb=4, width=8, multipliers=(1,), attention=(), cond_dim=8)
 STEPS = DiffusionConfig(num_timesteps=10, sample_steps=2)
@@ -162,3 +166,21 @@ def test_what_a_new_client_of_any_method_owns_comes_back(tmp_path: Path, method:
     found = run.client_state(9).parts
     assert found.keys() == state.keys()
     assert all(torch.equal(found[part], tensor) for part, tensor in state.items())
+
+
+@pytest.mark.parametrize("client_id", [None, 5])
+def test_a_client_is_exported_to_diffusers(
+    run: SavedRun, client_id: int | None, tmp_path: Path
+) -> None:
+    """The folder is a backbone that draws as the client; a second client finds it taken."""
+    folder, drawn = tmp_path / "pipeline", run.draw(client_id, 3)
+    write_pipeline(run, client_id, folder)
+    backbone = ModelConfig(d_emb=4, backbone=str(folder))
+    model = FlatModel(backbone, MethodConfig("retrofit"), 1)
+    stream = torch_generator(0, "sample", -1 if client_id is None else client_id)
+    diffusion = Diffusion.of(STEPS, backbone=str(folder))
+    again = draw(client_denoiser(model.net, None), diffusion, (1, 8, 8), 3, stream)
+    np.testing.assert_allclose(again.numpy(), drawn, rtol=0, atol=1e-5)
+    with pytest.raises(RunError) as raised:
+        write_pipeline(run, client_id, folder)
+    assert_one_sentence(str(raised.value), "a new folder")

@@ -1,0 +1,79 @@
+"""SPIRE's own U-Net as the folder of a pipeline, which diffusers loads and which is a backbone."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from spire_core.pretrained.folder import INDEX, OWN_UNET
+from spire_core.pretrained.networks import library
+from spire_core.pretrained.schedule import PREDICTIONS
+
+BETAS = {"linear": "linear", "cosine": "squaredcos_cap_v2"}  # our name: diffusers'
+DPM = {"thresholding": True, "sample_max_value": 1.0}  # clips each estimate of the image
+SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {  # that take the steps of our samplers
+    "ddpm": ("DDPMScheduler", {"clip_sample": True}),
+    "ddim": ("DPMSolverMultistepScheduler", DPM | {"solver_order": 1}),  # the same as DDIM
+    "dpmpp": ("DPMSolverMultistepScheduler", DPM | {"solver_order": 2}),
+}
+UNET_CODE, PIPELINE_CODE = "spire_unet", "spire_pipeline"  # modules of this package
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """The process of a run and how it draws, in the words of `diffusion.*`."""
+
+    schedule: str
+    num_timesteps: int
+    prediction: str
+    sampler: str
+    sample_steps: int
+    grid_power: float
+
+
+def write_own(
+    folder: Path, settings: Mapping[str, Any], numbers: Mapping[str, Tensor], sampling: Sampling
+) -> None:
+    """Write a U-Net's `settings` and `numbers`, the arguments and weights of a `SpireUNet`.
+
+    Where a `UNet2DModel` computes the same, the folder holds one, and the index of a DDPMPipeline:
+    diffusers then loads it without running code. Else it holds a `SpireUNet` and its code.
+    ConfigError without the package diffusers.
+    """
+    diffusers = library()
+    from spire_core.pretrained.spire_unet import SpireUNet, plain  # lazy: needs diffusers
+
+    network = SpireUNet(**settings)
+    network.unet.load_state_dict(dict(numbers))
+    own = plain(network)
+    (network if own is None else own).save_pretrained(folder / "unet")
+    name, more = SCHEDULERS[sampling.sampler]
+    scheduler = getattr(diffusers, name)(
+        num_train_timesteps=sampling.num_timesteps,
+        beta_schedule=BETAS[sampling.schedule],
+        prediction_type={ours: theirs for theirs, ours in PREDICTIONS.items()}[sampling.prediction],
+        **more,
+    )
+    scheduler.save_pretrained(folder / "scheduler")
+    index = {
+        "_class_name": [PIPELINE_CODE, "SpirePipeline"] if own is None else "DDPMPipeline",
+        "_diffusers_version": diffusers.__version__,
+        "unet": [UNET_CODE, OWN_UNET] if own is None else ["diffusers", "UNet2DModel"],
+        "scheduler": ["diffusers", name],
+        "num_inference_steps": sampling.sample_steps,
+        "grid_power": sampling.grid_power,
+    }
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    copy_code(folder, has_own_unet=own is None)
+
+
+def copy_code(folder: Path, has_own_unet: bool) -> None:
+    """Copy the code that diffusers runs in a folder: the pipeline's, and the network's if asked."""
+    code = Path(__file__).parent
+    shutil.copy(code / f"{PIPELINE_CODE}.py", folder)
+    if has_own_unet:
+        shutil.copy(code / f"{UNET_CODE}.py", folder / "unet")

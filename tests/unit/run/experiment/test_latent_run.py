@@ -1,0 +1,196 @@
+"""A run on a model of latents: images are encoded once, and what is drawn is decoded."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDPMScheduler,
+    LDMPipeline,
+    PNDMScheduler,
+    UNet2DConditionModel,
+    UNet2DModel,
+)
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pipeline.audit.audit import audit_run
+from pipeline.config.load import load_config
+from pipeline.config.schema import Config
+from pipeline.experiment.estimate import measure
+from pipeline.experiment.run import run_experiment
+from pipeline.experiment.watcher import Watcher
+from pipeline.inference.arrival import adapt_arrival
+from pipeline.inference.pipeline_folder import write_pipeline
+from pipeline.inference.saved_run import SavedRun
+from pipeline.results.result import Result
+from pipeline.runs.start import load_start
+from spire_core.pretrained.latents import LatentCodec
+
+SETTINGS = ["resources.pool=local", "tracking.enabled=false", "data.image_size=16"]
+SETTINGS += ["federation.num_clients=2", "federation.num_new_clients=1", "federation.tau=1"]
+SETTINGS += ["federation.cohort_size=2", "federation.num_rounds=3", "client.batch_size=2"]
+SETTINGS += ["adapt.epochs=1", "adapt.num_images=4", "eval.every=0", "eval.num_images=8"]
+SETTINGS += ["eval.num_loss_images=8", "diffusion.sample_steps=2", "client.warmup_rounds=0"]
+SETTINGS += ["client.lr=0.01", "eval.kid_subset_size=4", "partition=iid", "model.d_emb=4"]
+SETTINGS += ["partition.client_size=40", "method=retrofit"]
+
+
+def autoencoder() -> AutoencoderKL:
+    return AutoencoderKL(
+        in_channels=1,
+        out_channels=1,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(4, 8),
+        latent_channels=2,
+        norm_num_groups=2,
+        scaling_factor=0.7,
+    )
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An LDMPipeline of 8 x 8 latents, without the library's warning of its age."""
+    folder = tmp_path_factory.mktemp("pipelines") / "ldm"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        unet = UNet2DModel(
+            sample_size=8,
+            in_channels=2,
+            out_channels=2,
+            layers_per_block=1,
+            block_out_channels=(8, 16),
+            norm_num_groups=4,
+            down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+            up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        )
+        pipe = LDMPipeline(autoencoder(), unet, DDPMScheduler(num_train_timesteps=50))
+    pipe.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def config(backbone: Path, mnist_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    root = tmp_path_factory.mktemp("latent")
+    words = [f"data.root={mnist_root}", f"tracking.root={root}", f"model.backbone={backbone}"]
+    return load_config("smoke", [*SETTINGS, *words])
+
+
+@pytest.fixture(scope="module")
+def encoded() -> list[str]:
+    """The hashes of all images that the run has encoded, one for each."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def result(config: Config, encoded: list[str]) -> Result:
+    encode = LatentCodec.encode
+
+    def counted(codec: LatentCodec, images: Tensor) -> Tensor:
+        encoded.extend(hashlib.sha256(one.numpy().tobytes()).hexdigest() for one in images)
+        return encode(codec, images)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LatentCodec, "encode", counted)
+        return run_experiment(config, "smoke", Watcher())
+
+
+def test_each_image_is_encoded_once(result: Result, encoded: list[str]) -> None:
+    splits = [result.setting.partition.split(client_id) for client_id in range(3)]
+    positions = {int(i) for split in splits for i in (*split.train, *split.test[:8])}
+    images = result.setting.images[sorted(positions)]
+    assert len(encoded) == len(positions) > 20
+    assert len(set(encoded)) == len(np.unique(images, axis=0))
+    files = list((result.run_dir.parent / "cache").glob("*.safetensors"))
+    shapes = [tuple(tensor.shape[1:]) for f in files for tensor in load_file(f).values()]
+    assert shapes.count((2, 8, 8)) == 6  # of three clients, to learn from and held out
+
+
+def test_what_is_drawn_are_images(result: Result, backbone: Path) -> None:
+    (new_id,) = result.setting.new_ids
+    run = SavedRun.load(result.run_dir)
+    drawn = run.draw(new_id, 3)
+    assert drawn.shape == (3, 1, 16, 16)
+    assert np.abs(drawn).max() <= 1
+    assert not np.array_equal(drawn, run.draw(None, 3))
+    (report,) = result.adaptation.reports
+    assert report.num_trained == 4
+    assert report.after.features.shape[0] == 8
+    stored = json.loads((result.run_dir / "model" / "config.json").read_text())
+    assert stored["backbone_sha256"] == result.setting.hashes["backbone_sha256"]
+
+
+def test_a_run_is_the_same_again(result: Result, config: Config) -> None:
+    again = run_experiment(config, "smoke", Watcher())
+    assert np.array_equal(again.pretraining.weights, result.pretraining.weights)
+    assert again.state_fingerprint == result.state_fingerprint
+
+
+def test_a_client_is_a_pipeline_with_the_autoencoder(result: Result, tmp_path: Path) -> None:
+    (new_id,) = result.setting.new_ids
+    run, folder = SavedRun.load(result.run_dir), tmp_path / "client"
+    write_pipeline(run, new_id, folder)
+    pipe = LDMPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    images = pipe(2, num_inference_steps=2, output_type="np").images
+    assert images.shape == (2, 16, 16, 1)
+
+
+def test_what_comes_after_a_run_works_in_latents(result: Result, config: Config) -> None:
+    images = result.setting.images[:12]
+    arrival = adapt_arrival(SavedRun.load(result.run_dir), images, config.adapt)
+    assert arrival.num_trained == 4
+    began, _ = load_start(result.run_dir)
+    audit = audit_run(result.run_dir, began, began, (), 1, True, lambda text: None)
+    assert audit.models is not None
+    assert audit.one_run is not None
+    costs = measure(config)
+    assert min(costs.train_s, costs.look_s) > 0
+
+
+def test_a_small_stable_diffusion_takes_a_token(
+    mnist_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder of a StableDiffusionPipeline, with the parts that are not read named alone."""
+    down, up = ("DownBlock2D", "CrossAttnDownBlock2D"), ("CrossAttnUpBlock2D", "UpBlock2D")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        unet = UNet2DConditionModel(
+            sample_size=8,
+            in_channels=2,
+            out_channels=2,
+            layers_per_block=1,
+            block_out_channels=(8, 16),
+            norm_num_groups=4,
+            down_block_types=down,
+            up_block_types=up,
+            cross_attention_dim=6,
+            attention_head_dim=4,
+        )
+        vae, prompt = autoencoder(), torch.randn(1, 5, 6)
+    folder = tmp_path / "sd"
+    steps = {"beta_schedule": "scaled_linear", "skip_prk_steps": True, "steps_offset": 1}
+    parts = {"unet": unet, "vae": vae, "scheduler": PNDMScheduler(**steps)}
+    for name, part in parts.items():
+        part.save_pretrained(folder / name)
+    index = {name: ["diffusers", type(part).__name__] for name, part in parts.items()}
+    index |= {"text_encoder": ["transformers", "CLIPTextModel"], "safety_checker": [None, None]}
+    text = json.dumps({"_class_name": "StableDiffusionPipeline", **index})
+    (folder / "model_index.json").write_text(text)
+    save_file({"encoder_hidden_states": prompt}, folder / "prompt.safetensors")
+    monkeypatch.chdir(tmp_path)
+    words = [f"data.root={mnist_root}", f"tracking.root={tmp_path}", "model.backbone=sd"]
+    words += ["method.entrance=tokens", "federation.num_rounds=1"]
+    found = run_experiment(load_config("smoke", [*SETTINGS, *words]), "smoke", Watcher())
+    run, (new_id,) = SavedRun.load(found.run_dir), found.setting.new_ids
+    assert run.model.layout.size == 4 * 6
+    assert not np.array_equal(run.draw(new_id, 2), run.draw(None, 2))
+    write_pipeline(run, new_id, tmp_path / "client")
+    again = load_file(tmp_path / "client" / "prompt.safetensors")["encoder_hidden_states"]
+    assert torch.equal(again[:, :-1], prompt[:, :-1])
+    assert not torch.equal(again[:, -1], prompt[:, -1])
