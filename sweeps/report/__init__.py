@@ -7,6 +7,7 @@ tables       tables of methods and settings
 differences  differences to SPIRE on the same seeds
 primary      the comparisons that a study is about, tested
 planes       scores over two settings
+budgets      scores and attacks against the privacy budget of one image
 epochs       new clients along their epochs
 controls     new clients' images beside copies, fresh images and the nearest client's
 prompts      new clients that are asked for prompts they never showed

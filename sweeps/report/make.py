@@ -26,6 +26,7 @@ from spire_core.config.method import find_method
 from spire_core.errors import RunError
 from sweeps.primary import Primary, primaries
 from sweeps.report.answers import answers_of
+from sweeps.report.budgets import budget_pictures
 from sweeps.report.controls import controls_table
 from sweeps.report.differences import (
     differences_table,
@@ -92,6 +93,7 @@ def make_report(
     tables += [settings_table(groups) if len(groups) > len(chosen) else None, runs_table(runs)]
     # 4. Figures.
     pictures = draw_all(groups, metric, curves) + rate_pictures(groups, curves)
+    pictures += budget_pictures(groups, metric)
     pictures += [] if (drawn := plane_picture(groups, metric)) is None else [drawn]
     # 5. Write and attach.
     report = Report(
