@@ -95,23 +95,33 @@ class PartGradients:
     def __call__(self, weights: Tensor, piece: Piece) -> Tensor:
         """Return the gradients (B, P) of images at the part's weights (P,)."""
         images, t, eps, tokens = (rows.to(weights.device) for rows in piece)
+        # By layer: the gradient of every slice of a flat vector would be as long as the vector.
+        named = self._named(weights.detach())
         with sdpa_kernel(SDPBackend.MATH):  # torch.func knows no fused attention
-            return self._of_images(weights.detach(), to_float(images), t, eps, tokens)
+            gradients = self._of_images(named, to_float(images), t, eps, tokens)
+        return torch.cat([gradients[name].flatten(1) for name in named], 1)
 
     def images_at_once(self, num_draws: int) -> int:
         """Return how many images' gradients are computed together."""
         size = self.at.stop - self.at.start
         return max(1, min(images_at_once(num_draws), MAX_NUMBERS // max(1, size)))
 
-    def _loss(self, weights: Tensor, x0: Tensor, t: Tensor, eps: Tensor, tokens: Tensor) -> Tensor:
+    def _named(self, weights: Tensor) -> dict[str, Tensor]:
+        """Return the part's weights (P,) as the network's named tensors, in their order."""
+        first, stop = self.at.start, self.at.stop
+        return {
+            name: weights[start - first : start - first + shape.numel()].view(shape)
+            for name, start, shape in self.model.layout.names
+            if first <= start < stop
+        }
+
+    def _loss(
+        self, named: dict[str, Tensor], x0: Tensor, t: Tensor, eps: Tensor, tokens: Tensor
+    ) -> Tensor:
         """Return the mean loss over the draws t (K,) and eps (K, C, H, W) of one image.
 
-        `tokens` (L,) is its caption.
+        `named` are the part's weights, `tokens` (L,) is the image's caption.
         """
-        named, first = dict[str, Tensor](), self.at.start
-        for name, start, shape in self.model.layout.names:
-            if first <= start < self.at.stop:
-                named[name] = weights[start - first : start - first + shape.numel()].view(shape)
 
         def net(*shown: Tensor | None) -> Tensor:
             return functional_call(self.model.net, named, shown)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from spire_core.privacy.noise import GRID
 
+CACHED = 2**18  # numbers that are scaled at once, few enough for a processor's cache
 _ROUNDING = 1 - 1e-12  # a scaled length is at most 1 also after the rounding of float64
 
 
@@ -29,12 +30,16 @@ class BoundedSum:
         A vector with numbers that are not finite counts as zero. An error would tell that it is
         among the images, and zero is a contribution within the bound.
         """
-        vectors = vectors.double()
+        for several in vectors.split(max(1, CACHED // max(1, len(self.steps)))):
+            self._add(several.double())
+
+    def _add(self, vectors: Tensor) -> None:
         norms = torch.linalg.vector_norm(vectors, dim=1)
-        finite = torch.isfinite(norms)
         scales = GRID * _ROUNDING / norms.clamp(min=self.clip_norm)
-        scaled = vectors[finite] * scales[finite, None]
-        self.steps += scaled.trunc().long().sum(0)
+        finite = torch.isfinite(norms)
+        if not finite.all():
+            vectors, scales = vectors[finite], scales[finite]
+        self.steps += (vectors * scales[:, None]).long().sum(0)  # towards zero
 
     def release(self, noise_multiplier: float, normals: np.ndarray) -> Tensor:
         """Return the sum with noise of standard deviation sigma C, as float64 (P,).

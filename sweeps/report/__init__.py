@@ -9,6 +9,7 @@ coverage     how a lead over SPIRE depends on coverage
 regression   lines through points in clusters
 primary      the comparisons that a study is about, tested
 planes       scores over two settings
+budgets      scores and attacks against the privacy budget of one image
 epochs       new clients along their epochs
 controls     new clients' images beside copies, fresh images and the nearest client's
 prompts      new clients that are asked for prompts they never showed

@@ -137,7 +137,7 @@ def axis_picture(groups: Sequence[Group], key: str, metric: str, task: str) -> P
     name, scale = AXES.get(key, (key, "log10" if is_wide else "linear"))
     scale = "linear" if min(places) <= 0 else scale
     figure = settings_figure(
-        series, name, _ylabel(metric), scale, task, _score_floor(groups, metric)
+        series, name, _ylabel(metric), scale, task, score_floor(groups, metric)
     )
     text = (
         f"Final score against {key}, each method at its best rate of adaptation; {SPREAD}. A line "
@@ -154,11 +154,17 @@ def cost_picture(groups: Sequence[Group], key: str, metric: str, task: str) -> P
     if not series:
         return None
     xlabel, name = COSTS[key]
-    floor = _score_floor(groups, metric)
+    floor = score_floor(groups, metric)
     figure = settings_figure(series, xlabel, _ylabel(metric), "from 0", task, floor)
     text = f"Final score against cost; at each cost the best setting; {SPREAD}."
     title = f"{_score(metric)} against {name.replace('_', ' ')}"
     return Picture(f"kid_against_{name}", title, text, figure)
+
+
+def score_floor(groups: Sequence[Group], metric: str) -> float | None:
+    """Return the score of real images against real ones, where the groups have it."""
+    stage = metric.removeprefix("final/").partition("_")[0]
+    return _floor(groups, f"final/{stage}_kid_floor")
 
 
 def _axes(groups: Sequence[Group]) -> list[str]:
@@ -173,11 +179,6 @@ def _score(metric: str) -> str:
 
 def _ylabel(metric: str) -> str:
     return f"{SCORES[metric]}, mean"
-
-
-def _score_floor(groups: Sequence[Group], metric: str) -> float | None:
-    stage = metric.removeprefix("final/").partition("_")[0]
-    return _floor(groups, f"final/{stage}_kid_floor")
 
 
 def _floor(groups: Sequence[Group], key: str) -> float | None:

@@ -24,6 +24,7 @@ from spire_core.config.method import find_method
 from spire_core.errors import RunError
 from sweeps.primary import Primary, primaries
 from sweeps.report.answers import answers_of
+from sweeps.report.budgets import budget_pictures
 from sweeps.report.controls import Rows, controls_table
 from sweeps.report.coverage import coverage_answers, coverage_table
 from sweeps.report.differences import (
@@ -85,6 +86,7 @@ def make_report(
     tables = [primary_table(found), *_tables(groups, chosen, curves, controls), runs_table(runs)]
     # 4. Figures.
     pictures = draw_all(groups, metric, curves) + rate_pictures(groups, curves)
+    pictures += budget_pictures(groups, metric)
     pictures += [] if (drawn := plane_picture(groups, metric)) is None else [drawn]
     # 5. Write and attach.
     report = Report(

@@ -30,6 +30,7 @@ class Series:
     name: str
     style: int
     points: tuple[SeedRange, ...]
+    is_dashed: bool = False
 
     @property
     def colour(self) -> str:
@@ -40,7 +41,8 @@ class Series:
         """The line's properties for matplotlib."""
         marker = MARKERS[self.style % len(MARKERS)]
         order = 3 - self.style / 100  # of lines that lie on each other the first method's is seen
-        return {"color": self.colour, "marker": marker, "label": plain(self.name), "zorder": order}
+        look = {"color": self.colour, "marker": marker, "label": plain(self.name), "zorder": order}
+        return look | ({"linestyle": "--"} if self.is_dashed else {})
 
 
 def rounds_figure(
@@ -96,18 +98,69 @@ def settings_figure(
     figure = blank_figure(5.6, 3.9)
     axes = figure.subplots()
     for line in series:
-        x, mean, low, high = zip(*line.points, strict=True)
-        bars = [[m - a for m, a in zip(mean, low, strict=True)]]
-        bars += [[b - m for m, b in zip(mean, high, strict=True)]]
-        axes.errorbar(x, mean, yerr=bars, capsize=3, markersize=5.5, **line.look)
-        if len(x) == 1 and scale != "from 0":
-            axes.axhline(mean[0], color=line.colour, linestyle=":", linewidth=0.9, zorder=0)
+        _bars(axes, line, [point[0] for point in line.points])
+        if len(line.points) == 1 and scale != "from 0":
+            _across(axes, line)
     _scale_places(axes, sorted({p[0] for line in series for p in line.points}), scale)
     _scale_scores(axes, series, floor)
     _tidy(axes)
     axes.set(xlabel=plain(xlabel), ylabel=plain(ylabel), title=plain(title))
     _legend(figure)
     return figure
+
+
+def budgets_figure(
+    scores: Sequence[Series], attacks: Sequence[Series], ylabel: str, floor: float | None = None
+) -> "Figure":
+    """Return a score against epsilon, and the areas under attacks' curves beside it, if any.
+
+    Points at infinity are without privacy. They stand at the right end, one step from the largest
+    epsilon, with a dotted line across where a method has no others.
+    """
+    panels = [series for series in (scores, attacks) if series]
+    figure = blank_figure(1.7 + 3.9 * len(panels), 3.9)
+    row = figure.subplots(1, len(panels), squeeze=False)[0]
+    budgets = sorted({point[0] for series in panels for line in series for point in line.points})
+    for axes, series in zip(row, panels, strict=True):
+        _against_budgets(axes, series, budgets)
+    _scale_scores(row[0], scores, floor)
+    row[0].set(ylabel=plain(ylabel))
+    if attacks:
+        row[1].axhline(0.5, color=GREY, linestyle=":", label="chance, of attacks")
+        row[1].set(ylabel="area under the attack's ROC curve")
+    _legend(figure)
+    return figure
+
+
+def _against_budgets(axes: "Axes", series: Sequence[Series], budgets: Sequence[float]) -> None:
+    """Draw lines over the logarithm of epsilon, and name every budget."""
+    finite = [budget for budget in budgets if math.isfinite(budget)]
+    step = max(2.0, finite[-1] / finite[-2]) if len(finite) > 1 else 2.0
+    places = [budget if math.isfinite(budget) else finite[-1] * step for budget in budgets]
+    for line in series:
+        _bars(axes, line, [places[budgets.index(point[0])] for point in line.points])
+        if len(line.points) == 1:
+            _across(axes, line)
+    axes.set_xscale("log")
+    names = [f"{budget:g}" if math.isfinite(budget) else "no privacy" for budget in budgets]
+    axes.set_xticks(places, names)
+    axes.minorticks_off()
+    _tidy(axes)
+    axes.set(xlabel="epsilon, for one image of a new client")
+
+
+def _bars(axes: "Axes", line: Series, places: Sequence[float]) -> None:
+    """Draw a line with a bar from the lowest to the highest seed at each of these places."""
+    _, mean, low, high = zip(*line.points, strict=True)
+    bars = [[m - a for m, a in zip(mean, low, strict=True)]]
+    bars += [[b - m for m, b in zip(mean, high, strict=True)]]
+    axes.errorbar(places, mean, yerr=bars, capsize=3, markersize=5.5, **line.look)
+
+
+def _across(axes: "Axes", line: Series) -> None:
+    """Continue a line that has one point, to compare the others with."""
+    [(_, mean, _, _)] = line.points
+    axes.axhline(mean, color=line.colour, linestyle=":", linewidth=0.9, zorder=0)
 
 
 def _bands(axes: "Axes", series: Sequence[Series]) -> None:
