@@ -7,6 +7,7 @@ client_data         one client's images and class mixture
 rounds              the trainer: a client's part of a pre-training round
 latents             its images as latents of a pre-trained model, encoded once
 evaluation          the evaluator: generated images, their scores, and held-out losses
+copies              whether images are copies of training images
 image_controls      the scores of images that no fit to a new client has drawn
 other_scores        scores by metrics of other packages
 text_scores         scores of images drawn for prompts, and two controls

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pipeline.clients.client_data import ClientData
+from pipeline.clients.copies import signs_of_copies
 from pipeline.clients.evaluation import ClientEvaluator, Observation
 from pipeline.federation.messages import (
     AdaptReport,
@@ -93,8 +94,7 @@ class ClientAdapter:
             self.num_trained,
             time.monotonic() - began,
             protection and protection.guarantee(len(inputs.images)),
-            self.evaluator.neighbours(client, kept.images),
-            self.evaluator.fld_gap(client, kept.samples),
+            *signs_of_copies(self.evaluator, client, kept.images, kept.samples),
         )
         return report, adapted.state
 
@@ -168,15 +168,13 @@ class ClientAdapter:
         batch = self.evaluator.generate_together(clients, embs)
         generated_s = (time.monotonic() - began) / len(clients)
         for client, emb, images, whole in zip(clients, embs, batch, is_whole, strict=True):
-            began, on_device = time.monotonic(), emb.to(self.context.device)
-            seen = self.evaluator.observe(client, images, on_device, pooled)
+            began = time.monotonic()
+            seen = self.evaluator.observe(client, images, emb.to(self.context.device), pooled)
             distances = self.evaluator.distances(client, images) if whole else None
-            near = self.evaluator.neighbours(client, images) if whole else None
-            gap = self.evaluator.fld_gap(client, seen.samples) if whole else None
-            duration_s = generated_s + time.monotonic() - began
-            samples = seen.samples if whole else None
-            more = (distances, duration_s, near, gap)
-            looks.append(EpochEvaluation(samples, seen.scores, seen.heldout, *more))
+            of = (self.evaluator, client, images, seen.samples)
+            near, gap = signs_of_copies(*of) if whole else (None, None)
+            more = (seen.heldout, distances, generated_s + time.monotonic() - began, near, gap)
+            looks.append(EpochEvaluation(seen.samples if whole else None, seen.scores, *more))
         return looks
 
     def tune(

@@ -28,8 +28,6 @@ from spire_core.evaluation.image_metrics import (
     total_variation,
 )
 from spire_core.evaluation.kid import KidScore, kid
-from spire_core.evaluation.likelihood import fld_gap
-from spire_core.evaluation.memorisation import Neighbours, neighbours
 from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel
@@ -200,17 +198,6 @@ class ClientEvaluator:
             nearest_neighbour_distance(images, to_float(train[:count])),
             nearest_neighbour_distance(images, to_float(test[:count])),
         )
-
-    def neighbours(self, client: ClientData, images: Tensor) -> Neighbours:
-        """Return how images lie among all of a client's training and held-out images."""
-        return neighbours(images, to_float(client.train_images()), to_float(client.test_images()))
-
-    def fld_gap(self, client: ClientData, samples: GeneratedSamples) -> float | None:
-        """Return the `fld_gap` of samples, None without `eval.controls`."""
-        if not self.context.config.eval.controls:
-            return None
-        train = cached_features(self.extractor, to_float(client.train_images()), self.cache)
-        return fld_gap(samples.features, train, self.real_features(client))
 
     def draw(
         self, clients: Sequence[ClientData], states: Sequence[PrivateState], weights: np.ndarray

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.clients.client_data import ClientData
+from pipeline.clients.copies import signs_of_copies
 from pipeline.clients.evaluation import ClientEvaluator
 from pipeline.federation.messages import ControlPlan, ControlScores
 from spire_core.evaluation.precision_recall import per_client, some
@@ -35,7 +36,7 @@ def _images(images: np.ndarray, positions: np.ndarray) -> Tensor:
 def _scores(evaluator: ClientEvaluator, client: ClientData, images: Tensor) -> ControlScores:
     samples = evaluator.samples(client, images)
     own = evaluator.kid_against(evaluator.real_features(client), samples).mean
-    near, gap = evaluator.neighbours(client, images), evaluator.fld_gap(client, samples)
+    near, gap = signs_of_copies(evaluator, client, images, samples)
     config, client_id = evaluator.context.config, client.client_id
     limit = per_client(config.federation.num_new_clients)
     pooled = some(samples.features, limit, config.seed, client_id)

@@ -4,9 +4,11 @@ import csv
 import io
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import spire
 from pipeline.config.tracking import TrackingConfig
 from pipeline.tracking.mlflow_queries import TrackedRun
 from spire_core.errors import SpireError
@@ -20,7 +22,7 @@ from sweeps.report.stretches import Stretches, read_stretches, without_overruled
 NO_STORE = TrackingConfig(uri="sqlite:////nowhere/mlflow.db")
 
 
-def rows_of(run_id: str, seed: int = 4, method: str = "spire", **more: object) -> list[dict]:
+def rows_of(run_id: str, seed: int = 4, method: str = "spire", **more: Any) -> list[dict]:
     """The rows of a run: a pre-training client, and two new ones with KID 1 and 2."""
     tags = {key: f"{key}-{seed}" for key in TAGS} | {"world.hull_tv": "0.25"}
     tags |= {"world.nearest_tv": "0.5", "extractor": "mnist-cnn", "extractor_hash": "b4"}
@@ -170,11 +172,14 @@ def test_a_report_of_rows_alone_needs_no_store(tmp_path: Path) -> None:
     assert (report.name, report.folder) == ("study", tmp_path / "reports" / "study")
     table = report.table("new_clients")
     assert table is not None
-    [spire] = table.rows
-    assert dict(zip(table.columns, spire, strict=True))["n"] == 2
+    [row] = table.rows
+    assert dict(zip(table.columns, row, strict=True))["n"] == 2
     assert report.facts["Rows"] == f"2 of the 2 runs are rows of other stretches: 2 of {path}"
     assert "0.25 from the convex hull" in report.facts["Coverage"]
     assert any(note.startswith("Runs out of rows") for note in report.notes)
     assert any("primary comparisons need its own run" in note for note in report.notes)
+    settings = {"tracking.root": str(tmp_path), "tracking.uri": NO_STORE.uri}
+    again = spire.report([], settings, tmp_path / "again", rows_from=[str(path)])
+    assert again.table("new_clients") == table
     runs = report.tables[-1]
-    assert [row[runs.columns.index("rows of")] for row in runs.rows] == [str(path)] * 2
+    assert [one[runs.columns.index("rows of")] for one in runs.rows] == [str(path)] * 2
