@@ -71,7 +71,7 @@ class Driver:
         self.secure_sums = SecureSums(pool)
         self.collector = Collector(self.gatherer, self.secure_sums)
         guarantee = settings.guarantee
-        self.private = None if guarantee is None else PrivateRounds(pool, guarantee)
+        self.private = None if guarantee is None else PrivateRounds(pool, guarantee, settings.seed)
         self._last: tuple[ServerState, RoundStats | None] = (state, None)  # replaced at once
 
     @property

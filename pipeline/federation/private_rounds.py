@@ -1,8 +1,9 @@
 """Rounds with differential privacy: the server's side of the promise to clients.
 
 The server is trusted with the clients' clipped changes, as in all central differential privacy, and
-publishes noisy sums alone. Cohort and noise come from the run's secret key, which a worker reads:
-the noise joins the sum there, so that the driver never holds one without it where one worker sums.
+publishes noisy sums alone. Noise, and cohorts that are drawn by chance, come from the run's secret
+key, which a worker reads: the noise joins the sum there, so that the driver never holds one without
+it where one worker sums.
 """
 
 from dataclasses import replace
@@ -13,6 +14,7 @@ from pipeline.federation.pool import ClientPool
 from pipeline.federation.rounds import RoundStats
 from spire_core.federated.accumulation import MeanUpdate
 from spire_core.federated.messages import RoundPlan
+from spire_core.federated.participation import cyclic_cohort
 from spire_core.federated.private_updates import NOISE
 from spire_core.federated.server import ServerState
 from spire_core.privacy.rounds import RoundsGuarantee
@@ -21,16 +23,21 @@ from spire_core.privacy.rounds import RoundsGuarantee
 class PrivateRounds:
     """Draws private cohorts, and keeps account of what is published."""
 
-    def __init__(self, pool: ClientPool, guarantee: RoundsGuarantee) -> None:
-        self.pool, self.guarantee = pool, guarantee
+    def __init__(self, pool: ClientPool, guarantee: RoundsGuarantee, seed: int) -> None:
+        self.pool, self.guarantee, self.seed = pool, guarantee, seed
 
     def cohort(self, state: ServerState) -> list[int]:
-        """Return the next round's clients, each drawn by itself: maybe none.
+        """Return the next round's clients: each drawn by itself, maybe none, or the next in order.
 
-        Raises BudgetError if the round would exceed the budget.
+        The order is public, as no promise rests on it. Raises BudgetError if the round would exceed
+        the budget.
         """
         self.guarantee.check(_num_releases(state))
-        [cohort] = self.pool.run_all("private_cohort", [NOISE], state.round_idx)
+        cyclic, round_idx = self.guarantee.cyclic, state.round_idx
+        if cyclic is not None:
+            sizes = (cyclic.num_clients, self.guarantee.cohort_size)
+            return cyclic_cohort(*sizes, self.seed, round_idx, cyclic.stride)
+        [cohort] = self.pool.run_all("private_cohort", [NOISE], round_idx)
         return cohort
 
     def plan(self, plan: RoundPlan, state: ServerState, num_clients: int) -> RoundPlan:

@@ -72,6 +72,10 @@ class PrivateRoundsConfig:
     standard deviation over the clip norm; None is the smallest that the budget allows.
     `noise_cohort`: the noise, and the epsilon, of a cohort of so many clients; None is the cohort's
     own. A larger one simulates what a deployment would have, and is no promise to these clients.
+
+    `mechanism`: "dp_fedavg" draws cohorts by chance and noise for each round (McMahan et al. 2018).
+    "dp_ftrl" takes clients in a fixed order, with noise that is correlated over rounds (Kairouz et
+    al. 2021; Choquette-Choo et al. 2023).
     """
 
     epsilon: Annotated[
@@ -90,9 +94,16 @@ class PrivateRoundsConfig:
     noise_cohort: Annotated[
         int | None, Range(1, 100_000_000, advice="null is federation.cohort_size")
     ] = None
+    mechanism: Annotated[str, Choice("dp_fedavg", "dp_ftrl")] = "dp_fedavg"
 
     def __post_init__(self) -> None:
         check_fields(self, "privacy.rounds")
+        require(
+            self.mechanism == "dp_fedavg" or self.clip_quantile is None,
+            f"privacy.rounds.clip_quantile=null with privacy.rounds.mechanism={self.mechanism}",
+            self.clip_quantile,
+            "the noise of one round takes back that of others at one clip norm alone",
+        )
 
     @property
     def is_on(self) -> bool:

@@ -4,7 +4,10 @@ The chances are a scenario of the simulation; clients that really fail are anoth
 draw is a function of the seed, the client and the round.
 """
 
+import functools
 from collections.abc import Sequence
+
+import numpy as np
 
 from spire_core.rng import numpy_generator
 
@@ -18,6 +21,23 @@ def choose_cohort(num_clients: int, cohort_size: int, seed: int, round_idx: int)
     rng = numpy_generator(seed, "cohort", round_idx)
     # The order is not kept, so it need not be random.
     return sorted(rng.choice(num_clients, cohort_size, replace=False, shuffle=False).tolist())
+
+
+def cyclic_cohort(
+    num_clients: int, cohort_size: int, seed: int, round_idx: int, stride: int
+) -> list[int]:
+    """Return this round's clients in ascending order, the next ones in a fixed order of all.
+
+    The order is drawn once. Every round goes on by `stride` clients, of which the first
+    `cohort_size` take part, so that a client waits for floor(num_clients / stride) rounds at least.
+    """
+    places = (round_idx * stride + np.arange(cohort_size)) % num_clients
+    return sorted(_order(num_clients, seed)[places].tolist())
+
+
+@functools.lru_cache(maxsize=1)
+def _order(num_clients: int, seed: int) -> np.ndarray:
+    return numpy_generator(seed, "cohort_order").permutation(num_clients)
 
 
 def responding_clients(

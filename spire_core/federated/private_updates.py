@@ -48,11 +48,17 @@ class ClippedFormat:
         return steps.view(np.uint64)
 
     def noise(self, noise: SecretNoise, round_idx: int) -> np.ndarray:
-        """Return the noise of a round as integers (size,) uint64, the same whenever it is asked."""
+        """Return the noise of a round as integers (size,) uint64, the same whenever it is asked.
+
+        Noise of earlier rounds that has a part in it is drawn again.
+        """
         deviations = np.full(self.size, self.private.sum_noise)
         if self.private.count_noise is not None:
             deviations[-1] = self.private.count_noise
-        normals = noise.normals(self.size, "round", round_idx)
+        drawn = zip(self.private.weights, range(round_idx, -1, -1), strict=False)
+        normals = np.zeros(self.size)
+        for weight, earlier in drawn:
+            normals += weight * noise.normals(self.size, "round", earlier)
         return np.rint(GRID * deviations * normals).astype(np.int64).view(np.uint64)
 
     def decode(self, total: np.ndarray, _: int = 0) -> MeanUpdate:

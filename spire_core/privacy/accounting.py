@@ -61,17 +61,13 @@ def check_budget(
     delta: float,
     noise_multiplier: float,
     num_steps: int,
-    sampling_rate: float,
+    spent: Callable[[int], float],
     setting: str = "privacy.adapt.steps",
 ) -> None:
     """Raise ConfigError if so many steps with this noise spend more than epsilon.
 
-    `setting`: that of the steps.
+    `spent`: the epsilon of a number of steps. `setting`: that of the steps.
     """
-
-    def spent(steps: int) -> float:
-        return epsilon_spent(noise_multiplier, steps, sampling_rate, delta)
-
     if (all_spent := spent(num_steps)) <= epsilon:
         return
     carried, too_many = 0, num_steps

@@ -84,7 +84,8 @@ def guarantee_of(
     if noise is None:
         noise = noise_for(settings.epsilon, delta, num_steps, rate)
     else:
-        check_budget(settings.epsilon, delta, noise, num_steps, rate)
+        account = (settings.epsilon, delta, noise, num_steps)
+        check_budget(*account, lambda steps: epsilon_spent(noise, steps, rate, delta))
     spent = min(settings.epsilon, epsilon_spent(noise, num_steps, rate, delta))
     how = (settings.mechanism, noise, num_steps, rate, num_images)
     return Guarantee(spent, delta, *how, is_simulated)

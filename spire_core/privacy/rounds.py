@@ -1,7 +1,9 @@
 """The promise to pre-training clients: what the backbone may tell about any one of them.
 
-Each round publishes the sum of clipped changes of a Poisson cohort plus Gaussian noise. Neighbours
-differ by one client that is added or left out, with all its data and in all rounds.
+Each round publishes the sum of clipped changes of a cohort plus Gaussian noise. Neighbours differ
+by one client that is added or left out, with all its data and in all rounds. Cohorts are drawn by
+chance (Poisson), or follow a fixed order with noise that is correlated over rounds (`correlated`).
+There, a client that is left out keeps its place, and its changes are zero.
 
 Adaptive clipping also publishes the noisy number of clients within the clip norm. Each adds b - 1/2
 with b in {0, 1}, whose noise has the standard deviation sigma_b. Both together are one Gaussian
@@ -17,6 +19,7 @@ from spire_core.config.checks import require
 from spire_core.config.privacy import PrivateRoundsConfig
 from spire_core.errors import BudgetError
 from spire_core.privacy.accounting import check_budget, epsilon_spent, noise_for
+from spire_core.privacy.correlated import CyclicRounds, cyclic_rounds
 
 CLIENT_UNIT = "one client"
 CLIP_RATE = 0.2  # of adaptive clipping, and the noise of its counts: Andrew et al. 2021, section 3
@@ -29,13 +32,15 @@ class PrivateRound:
 
     `sum_noise`: standard deviation of the noise that is added to the sum, over `clip_norm`.
     `count_noise`: that of the number of clients within the clip norm, None if it is not published.
-    `expected`: clients of a cohort on average, by which sums are divided.
+    `expected`: clients of a cohort on average, by which sums are divided. `weights`: of the noise
+    that is drawn for this round, for the one before, and so on.
     """
 
     clip_norm: float
     sum_noise: float
     count_noise: float | None
     expected: float
+    weights: tuple[float, ...] = (1.0,)
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class RoundsGuarantee:
 
     `noise_multiplier`: z, of a cohort of `noise_cohort` clients, each drawn with the chance
     `sampling_rate`. `cohort_size`: the clients that are simulated on average. `has_given_key`:
-    somebody may know the noise.
+    somebody may know the noise. `cyclic`: the rounds whose cohorts are not drawn by chance.
     """
 
     epsilon: float
@@ -57,6 +62,7 @@ class RoundsGuarantee:
     clip_norm: float
     clip_quantile: float | None
     has_given_key: bool
+    cyclic: CyclicRounds | None = None
 
     @property
     def is_scaled(self) -> bool:
@@ -72,8 +78,9 @@ class RoundsGuarantee:
         """Return the epsilon of so many rounds."""
         if num_rounds == 0:
             return 0.0
-        rate = self.sampling_rate
-        spent = epsilon_spent(self.noise_multiplier, num_rounds, rate, self.delta)
+        spent = _spent(
+            self.noise_multiplier, num_rounds, self.sampling_rate, self.delta, self.cyclic
+        )
         return min(spent, self.epsilon) if num_rounds <= self.num_rounds else spent
 
     def check(self, num_releases: int) -> None:
@@ -93,7 +100,8 @@ class RoundsGuarantee:
             count_noise = COUNT_NOISE * self.noise_cohort
             sum_noise = (sum_noise**-2 - (2 * count_noise) ** -2) ** -0.5
             count_noise *= scale
-        return PrivateRound(clip_norm, sum_noise * scale, count_noise, self.cohort_size)
+        weights = self.cyclic.weights if self.cyclic else (1.0,)
+        return PrivateRound(clip_norm, sum_noise * scale, count_noise, self.cohort_size, weights)
 
     def next_clip(self, clip_norm: float, share_within: float | None) -> float:
         """Return the clip norm after a round, of which so large a share was within it.
@@ -110,7 +118,7 @@ class RoundsGuarantee:
             "dp": self.source,
             "privacy.unit": CLIENT_UNIT,
             "privacy.epsilon": f"{self.epsilon:g}",
-            "privacy.mechanism": "noisy_rounds",
+            "privacy.mechanism": "dp_ftrl" if self.cyclic else "noisy_rounds",
         }
         return texts | ({"privacy.noise_cohort": str(self.noise_cohort)} if self.is_scaled else {})
 
@@ -139,12 +147,9 @@ def rounds_guarantee(
         "at that delta one client may be published as it is, so leave it null for N^-1.1",
     )
     noise_cohort = settings.noise_cohort or cohort_size
-    rate, noise = noise_cohort / num_clients, settings.noise_multiplier
-    if noise is None:
-        noise = noise_for(settings.epsilon, delta, num_rounds, rate)
-    else:
-        name = "federation.num_rounds"
-        check_budget(settings.epsilon, delta, noise, num_rounds, rate, name)
+    rate, is_cyclic = noise_cohort / num_clients, settings.mechanism == "dp_ftrl"
+    cyclic = cyclic_rounds(num_clients, noise_cohort, num_rounds) if is_cyclic else None
+    noise = _noise(settings, delta, num_rounds, rate, cyclic)
     most = 2 * COUNT_NOISE * noise_cohort
     require(
         settings.clip_quantile is None or noise < most,
@@ -164,4 +169,43 @@ def rounds_guarantee(
         settings.clip_norm,
         settings.clip_quantile,
         has_given_key,
+        cyclic,
     )
+
+
+def _noise(
+    settings: PrivateRoundsConfig,
+    delta: float,
+    num_rounds: int,
+    rate: float,
+    cyclic: CyclicRounds | None,
+) -> float:
+    """Return the noise multiplier of a budget; ConfigError if a given one exceeds it."""
+    epsilon, given = settings.epsilon, settings.noise_multiplier
+    assert epsilon is not None
+    if given is not None:
+        check_budget(
+            epsilon,
+            delta,
+            given,
+            num_rounds,
+            lambda rounds: _spent(given, rounds, rate, delta, cyclic),
+            "federation.num_rounds",
+        )
+        return given
+    if cyclic is not None:
+        return noise_for(epsilon, delta, 1, 1.0) * cyclic.sensitivity(num_rounds)
+    return noise_for(epsilon, delta, num_rounds, rate)
+
+
+def _spent(
+    noise_multiplier: float,
+    num_rounds: int,
+    rate: float,
+    delta: float,
+    cyclic: CyclicRounds | None,
+) -> float:
+    """Return the epsilon of so many rounds with this noise."""
+    if cyclic is None:
+        return epsilon_spent(noise_multiplier, num_rounds, rate, delta)
+    return epsilon_spent(noise_multiplier / cyclic.sensitivity(num_rounds), 1, 1.0, delta)

@@ -11,6 +11,7 @@ from scipy.stats import binom, kstest
 
 from spire_core.config.privacy import PrivateRoundsConfig
 from spire_core.federated.messages import Broadcast, ClientUpdate, UpdateFault
+from spire_core.federated.participation import cyclic_cohort
 from spire_core.federated.private_updates import ClippedFormat
 from spire_core.privacy.noise import GRID, SecretNoise, key_of
 from spire_core.privacy.rounds import PrivateRound, RoundsGuarantee, rounds_guarantee
@@ -211,4 +212,43 @@ def test_an_audit_proves_less_than_epsilon() -> None:
 def test_an_audit_finds_missing_noise_and_a_missing_clip(clip_norm: float, has_noise: bool) -> None:
     """A clip norm that is ten times the one accounted for clips no canary."""
     found = [audited(repeat, clip_norm, has_noise) for repeat in range(REPEATS)]
+    assert min(found) > EPSILON
+
+
+def audited_in_order(repeat: int, has_order: bool, has_noise: bool) -> float:
+    """Return the epsilon that is proven in 16 rounds, each of the next eighth of the canaries.
+
+    The auditor takes the correlation off and sums what each canary has a part in. Without an order
+    all canaries take part in all rounds.
+    """
+    config = PrivateRoundsConfig(epsilon=EPSILON, delta=1e-5, clip_norm=1.0, mechanism="dp_ftrl")
+    found = rounds_guarantee(config, CANARIES, CANARIES // 8, 16)
+    assert found is not None
+    private, key = found.round(1.0), SecretNoise(key_of(f"audit {repeat}"))
+    form = form_for(np.zeros(CANARIES), private if has_noise else replace(private, sum_noise=0.0))
+    inside = np.random.default_rng(repeat).random(CANARIES) < 0.5
+    parts, seen = np.ones((16, CANARIES), bool), np.zeros((16, CANARIES))
+    for round_idx in range(16):
+        if has_order:
+            cohort = cyclic_cohort(CANARIES, CANARIES // 8, 0, round_idx, CANARIES // 8)
+            parts[round_idx] = np.isin(np.arange(CANARIES), cohort)
+        members = np.flatnonzero(inside & parts[round_idx])
+        changes = [encoded(form, 10.0 * np.eye(CANARIES)[c]) for c in members]
+        total = np.sum([*changes, form.noise(key, round_idx)], axis=0, dtype=np.uint64)
+        seen[round_idx] = form.decode(total).weights
+    bands = [weight * np.eye(16, k=-i) for i, weight in enumerate(private.weights)]
+    strategy = np.linalg.inv(np.sum(bands, axis=0))
+    scores = ((strategy @ parts) * (strategy @ seen)).sum(0)
+    order, quarter = np.argsort(scores), CANARIES // 4
+    right = (~inside[order[:quarter]]).sum() + inside[order[-quarter:]].sum()
+    return epsilon_lower(int(right), 2 * quarter, CANARIES, found.delta)
+
+
+def test_an_audit_of_rounds_in_order_proves_less_than_epsilon() -> None:
+    assert max(audited_in_order(repeat, True, True) for repeat in range(REPEATS)) < EPSILON
+
+
+@pytest.mark.parametrize(("has_order", "has_noise"), [(True, False), (False, True)])
+def test_an_audit_finds_missing_noise_and_a_missing_order(has_order: bool, has_noise: bool) -> None:
+    found = [audited_in_order(repeat, has_order, has_noise) for repeat in range(REPEATS)]
     assert min(found) > EPSILON

@@ -100,11 +100,15 @@ def test_the_table_of_the_gaussian_mechanism() -> None:
 
 def test_more_steps_than_the_budget_carries_are_refused_with_their_number() -> None:
     sigma = noise_for(4.0, 1e-3, 17, 1.0) * 1.001
-    check_budget(4.0, 1e-3, sigma, 17, 1.0)
+
+    def spent(steps: int) -> float:
+        return epsilon_spent(sigma, steps, 1.0, 1e-3)
+
+    check_budget(4.0, 1e-3, sigma, 17, spent)
     with pytest.raises(ConfigError, match=r"^expected at most 17 privacy.adapt.steps.*got 18, "):
-        check_budget(4.0, 1e-3, sigma, 18, 1.0)
+        check_budget(4.0, 1e-3, sigma, 18, spent)
     with pytest.raises(ConfigError, match=r"^expected at most 17 .*, got 500, "):
-        check_budget(4.0, 1e-3, sigma, 500, 1.0)
+        check_budget(4.0, 1e-3, sigma, 500, spent)
 
 
 def test_a_guarantee_names_what_it_rests_on() -> None:

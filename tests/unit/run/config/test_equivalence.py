@@ -175,6 +175,7 @@ ROUNDS = ("client.opt_state=reset", "privacy.rounds.epsilon=4")
         "privacy.rounds.clip_quantile=0.5",
         "privacy.rounds.noise_multiplier=9",
         "privacy.rounds.noise_cohort=5",
+        "privacy.rounds.mechanism=dp_ftrl",
         "privacy.noise_key=a",
     ],
 )

@@ -31,6 +31,7 @@ from spire_core.federated.messages import (
     IntegerMessage,
     RoundPlan,
 )
+from spire_core.federated.participation import cyclic_cohort
 from spire_core.federated.private_updates import ClippedFormat
 from spire_core.federated.server import ServerState
 from spire_core.methods import NETWORK_PARTS
@@ -432,15 +433,20 @@ FIRST = np.random.default_rng(5).normal(size=SIZE).astype(np.float32)
 
 
 def private_driver(
-    pool_class: type[SplitPool], num_workers: int, state: ServerState | None = None
+    pool_class: type[SplitPool],
+    num_workers: int,
+    state: ServerState | None = None,
+    mechanism: str = "dp_fedavg",
 ) -> Driver:
-    """Its cohorts have two clients on average, and one of six has none."""
+    """Its cohorts have two clients, drawn by chance on average, and one of six has none."""
     settings = rounds_of("mean")
     federation = replace(settings.federation, cohort_size=2, num_rounds=PRIVATE_ROUNDS)
     private = PrivateRoundsConfig(
-        epsilon=100.0, clip_norm=0.2, clip_quantile=0.5, noise_multiplier=0.5
+        epsilon=100.0, clip_norm=0.2, noise_multiplier=0.5, mechanism=mechanism
     )
-    guarantee = rounds_guarantee(replace(private, noise_cohort=9), 9, 2, PRIVATE_ROUNDS)
+    if mechanism == "dp_fedavg":
+        private = replace(private, clip_quantile=0.5, noise_cohort=9)
+    guarantee = rounds_guarantee(private, 9, 2, PRIVATE_ROUNDS)
     settings = replace(settings, federation=federation, guarantee=guarantee)
     pool = pool_class(settings, num_workers)
     return Driver(pool, ServerState.initial(FIRST) if state is None else state, settings)
@@ -476,25 +482,30 @@ def test_a_private_round_is_the_clipped_sum_and_the_noise_once() -> None:
     assert 0 in sizes
 
 
+@pytest.mark.parametrize("mechanism", ["dp_fedavg", "dp_ftrl"])
 def test_private_rounds_are_the_same_for_any_number_of_workers(
-    monkeypatch: pytest.MonkeyPatch,
+    mechanism: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = private_state_after(private_driver(SplitPool, 1))
-    assert_same(private_state_after(private_driver(SplitPool, 4)), expected)
+    def found(pool_class: type[SplitPool], num_workers: int) -> dict[str, np.ndarray]:
+        return private_state_after(private_driver(pool_class, num_workers, None, mechanism))
+
+    expected = found(SplitPool, 1)
+    assert_same(found(SplitPool, 4), expected)
     monkeypatch.setattr(accumulation, "STRETCH_BYTES", 1)
-    assert_same(private_state_after(private_driver(SplitPool, 7)), expected)
-    assert_same(private_state_after(private_driver(LosesItsSum, 3)), expected)
+    assert_same(found(SplitPool, 7), expected)
+    assert_same(found(LosesItsSum, 3), expected)
     monkeypatch.setitem(globals(), "NOISE_KEY", SecretNoise(bytes(32)))
-    other = private_state_after(private_driver(SplitPool, 1))
+    other = found(SplitPool, 1)
     assert (other["weights"] != expected["weights"]).mean() > 0.99
 
 
-def test_a_private_run_that_goes_on_publishes_the_same_and_spends_once() -> None:
-    driver = private_driver(SplitPool, 2)
+@pytest.mark.parametrize("mechanism", ["dp_fedavg", "dp_ftrl"])
+def test_a_private_run_that_goes_on_publishes_the_same_and_spends_once(mechanism: str) -> None:
+    driver = private_driver(SplitPool, 2, None, mechanism)
     private_state_after(driver, num_rounds=3)
     kept = driver.state
     expected = private_state_after(driver, num_rounds=3)
-    resumed = private_driver(SplitPool, 3, kept)
+    resumed = private_driver(SplitPool, 3, kept, mechanism)
     assert_same(private_state_after(resumed, num_rounds=3), expected)
     for finished in (driver, resumed):
         with pytest.raises(
@@ -504,7 +515,18 @@ def test_a_private_run_that_goes_on_publishes_the_same_and_spends_once() -> None
         assert finished.state.round_idx == PRIVATE_ROUNDS
     spent = replace(kept, releases=np.array([6.0]))  # of a checkpoint that has spent it all
     with pytest.raises(BudgetError, match="the run stops before it"):
-        private_driver(SplitPool, 1, spent).run_round()
+        private_driver(SplitPool, 1, spent, mechanism).run_round()
+
+
+def test_rounds_in_a_fixed_order_ask_the_next_clients() -> None:
+    driver, asked = private_driver(SplitPool, 1, None, "dp_ftrl"), list[list[int]]()
+    assert isinstance(driver.pool, SplitPool)
+    for _ in range(PRIVATE_ROUNDS):
+        done = len(driver.pool.workers[0].asked)
+        driver.run_round()
+        asked.append(sorted(driver.pool.workers[0].asked[done:]))
+    seed = driver.settings.seed
+    assert asked == [cyclic_cohort(9, 2, seed, round_idx, 2) for round_idx in range(6)]
 
 
 def test_the_record_of_a_private_round_tells_nothing_of_its_cohort() -> None:
