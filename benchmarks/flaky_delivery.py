@@ -163,7 +163,7 @@ def deliver(address: str, root: Path, is_new: bool) -> tuple[str, dict[str, Any]
     config = TrackingConfig(root=str(root), uri=address)
     make_runs_folder(config)
     plain = MlflowClient(os.environ["DIRECT"])
-    run_id = plain.create_run("0").info.run_id
+    run_id = plain.create_run(plain.create_experiment(root.name)).info.run_id
     run_dir = make_run_dir(config, run_id, run_id, address)
     write_outbox(run_dir)
     # Made without a request: the first contact is not the subject here.
@@ -210,6 +210,13 @@ def measure(share: float, seed: int, is_new: bool, port: int, folder: Path) -> d
     return {"share": share, "seed": seed, "is_new": is_new, **delivery, **compare(folder, run_id)}
 
 
+def is_delivered_once(result: dict[str, Any]) -> bool:
+    """Return whether the server has all of a run's record, and nothing twice."""
+    lost = (result["points_lost"], result["files_lost"])
+    more = (result["points_doubled"], result["points_foreign"])
+    return lost == more == (0, 0) and result["status"] == "FINISHED"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path)
@@ -224,12 +231,7 @@ def main() -> int:
                 for is_new in (True, False):
                     results.append(measure(share, seed, is_new, port, Path(name)))
                     print(json.dumps(results[-1]), flush=True)
-    is_whole = all(
-        (r["points_lost"], r["points_doubled"], r["points_foreign"], r["files_lost"])
-        == (0, 0, 0, 0)
-        and r["status"] == "FINISHED"
-        for r in results
-    )
+    is_whole = all(map(is_delivered_once, results))
     if args.out is not None:
         machine = {"system": platform.platform(), "cores": os.cpu_count()}
         about = {"command": " ".join(sys.argv), "commit": git_revision(), **machine}

@@ -1,3 +1,5 @@
+"""A real tracking server: what lies there in the end, also behind a proxy that fails requests."""
+
 import json
 import math
 import os
@@ -10,7 +12,9 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
+from benchmarks.flaky_delivery import is_delivered_once, measure
 from pipeline.config.tracking import TrackingConfig, ui_command
+from pipeline.tracking import relay_thread
 from pipeline.tracking.tracker import Tracker
 
 
@@ -50,6 +54,20 @@ def test_the_environment_names_a_server_that_gets_everything(
         resumed.log_metrics({"a/b": 0.25}, 4)
     history = client.get_metric_history(tracker.run_id, "a/b")
     assert [(m.step, m.value) for m in history] == [(3, 0.5), (4, 0.25)]
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_behind_a_flaky_server_nothing_is_lost_or_doubled(
+    server: Any, is_new: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """30 % of all requests fail."""
+    monkeypatch.setenv("DIRECT", server.address)
+    monkeypatch.setattr(relay_thread, "RETRY_DELAYS_S", (0.1,))
+    result = measure(0.3, 0, is_new, server.port, server.folder)
+    assert is_delivered_once(result), result
+    assert (result["waiting"], result["refused"]) == (0, 0)
+    assert sum(result["requests"].values()) > 19
+    assert len(result["requests"]) > 3  # faults of several kinds
 
 
 LOAD = """
