@@ -1,12 +1,15 @@
 """What a user types, on real MNIST, Ray and MLflow: one run, and all that can be done with it.
 
-The run is a process of its own; what is done with it afterwards is typed in this one.
+The run is a process of its own; what is done with it afterwards is typed in this one. It begins as
+docs/first-hour.md does, whose commands all are typed here.
 """
 
 import contextlib
 import io
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,8 +22,11 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from pipeline.cli.main import main
+from sweeps.cli import main
 
+PAGE = Path(__file__).parents[2] / "docs" / "first-hour.md"
+NOT_RUN = "not run by the tests"
+FIRST = ("run", "smoke")
 NOT_INHERITED = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "SPIRE_ROOT")
 
 
@@ -31,10 +37,10 @@ class Desk:
     folder: Path
     env: dict[str, str]
 
-    def run(self, *words: str) -> str:
-        """Type `spire run` as a process and return what it prints."""
+    def process(self, *words: str) -> str:
+        """Type a command as a process and return what it prints."""
         done = subprocess.run(
-            [sys.executable, "-m", "pipeline", "run", *words],
+            [str(Path(sys.executable).with_name("spire")), *words],
             cwd=self.folder,
             env=self.env,
             capture_output=True,
@@ -68,7 +74,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory, mnist_root: Path, new_databas
 @pytest.fixture(scope="module")
 def told(desk: Desk) -> dict[str, Any]:
     """The one JSON object of a finished smoke run."""
-    return json.loads(desk.run("smoke", "--json"))
+    return json.loads(desk.process(*FIRST, "--json"))
 
 
 def test_run_prints_one_object(told: dict[str, Any], desk: Desk) -> None:
@@ -103,6 +109,30 @@ def test_a_client_arrives_later(told: dict[str, Any], desk: Desk) -> None:
     assert set(load_file(saved)) == {"client_emb"}
     assert saved.stat().st_size < 1000
     desk.spire("sample", told["run_id"], "--client", "8", "--num", "2")
+
+
+def commands() -> list[tuple[str, ...]]:
+    """The words of each command of docs/first-hour.md, in their order, after `spire`."""
+    blocks = re.findall(r"```\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines() if line.strip()]
+    assert any(NOT_RUN in line for line in lines)
+    typed = [shlex.split(line, comments=True) for line in lines if NOT_RUN not in line]
+    assert {program for program, *_ in typed} == {"spire"}
+    return [tuple(words) for _, *words in typed]
+
+
+def test_each_command_of_the_first_hour_works(told: dict[str, Any], desk: Desk) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 16, 16, 3), np.uint8)
+    for i, image in enumerate(pixels):
+        folder = desk.folder / "photos" / ("cat", "dog")[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{i}.png")
+    first, *later = commands()
+    assert first == FIRST  # the run of this file
+    assert len(later) >= 4
+    for words in later:
+        desk.spire(*words)
+    assert (desk.folder / "runs" / told["run_id"] / "samples" / "client_0_seed0.png").is_file()
 
 
 # MLflow's own warning:
