@@ -1,6 +1,7 @@
 """The tracking server stops, or dies, in the middle of `spire run`, which neither slows nor fails.
 
 What it has missed it gets when it is back: by itself while the run goes on, else by `spire sync`.
+The wait for it at a run's end, half a minute in use, is a few seconds here.
 """
 
 import contextlib
@@ -10,19 +11,33 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+import ray
 from mlflow import MlflowClient
 
-from pipeline.cli.main import main
+from pipeline.cluster.session import cluster
 from pipeline.runs.layout import RECORD, REFUSED
+from pipeline.tracking import tracker
 from pipeline.tracking.outbox import num_waiting, read_done, read_entries, read_points
+from sweeps.cli import main
+from sweeps.execution.trial import Report, TrialTask, run_trial
 
-NUM_ROUNDS = 60
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # trials cannot import a test file
+
+NUM_ROUNDS, WAIT_S = 60, 8.0
+COMMAND = f"""
+import sys
+from pipeline.cli.main import main
+from pipeline.tracking import tracker
+tracker.FINISH_WAIT_S = {WAIT_S}
+sys.exit(main(sys.argv[1:]))
+"""
 SMALL = ["adapt.epochs=1", "eval.num_images=8", "eval.num_loss_images=8", "eval.num_clients=2"]
 
 
@@ -49,7 +64,7 @@ class Spire:
         words += ["federation.cohort_size=2", "eval.every=20", "resources.pool=local", *SMALL]
         with self.err.open("w") as err:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "pipeline", "run", "smoke", "--json", *words],
+                [sys.executable, "-c", COMMAND, "run", "smoke", "--json", *words],
                 env=self.env,
                 stdout=subprocess.PIPE,
                 stderr=err,
@@ -167,40 +182,62 @@ def test_a_server_that_dies_gets_the_rest_of_a_finished_run_by_sync(
     assert spire.sync()[1]["runs"][0]["num_delivered"] == 0
 
 
-def test_a_trial_that_cannot_begin_meanwhile_is_run_by_the_same_command(
-    server: Server, tmp_path: Path, mnist_root: Path
-) -> None:
-    env = os.environ | {"MLFLOW_TRACKING_URI": server.address, "OMP_NUM_THREADS": "1"}
-    env |= {"SPIRE_ROOT": str(tmp_path), "SPIRE_DATA": str(mnist_root)}
-    words = ["preset=smoke", "seeds=[0,1]", "concurrency=1", "max_failures=0", "report=false"]
-    words += ["federation.num_rounds=20", "eval.every=0", "resources.pool=local", *SMALL]
+def short_trial(task: TrialTask, report: Report, reports_rounds: bool = True) -> None:
+    """Run a trial, in a process of its own, that does not wait long for its store."""
+    tracker.FINISH_WAIT_S = WAIT_S
+    run_trial(task, report, reports_rounds)
+
+
+@pytest.fixture
+def sweep(
+    server: Server,
+    tmp_path: Path,
+    mnist_root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Iterator[Callable[[], tuple[int, dict[str, Any]]]]:
+    """Types `spire sweep` in this process, for two trials, one after the other."""
+    monkeypatch.setattr("sweeps.execution.tune.run_trial", short_trial)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
+    monkeypatch.setenv("SPIRE_ROOT", str(tmp_path))
+    monkeypatch.setenv("SPIRE_DATA", str(mnist_root))
     (tmp_path / "study.yaml").write_text("{}")
+    words = ["preset=smoke", "seeds=[0,1]", "concurrency=1", "max_failures=0", "report=false"]
+    words += ["federation.num_rounds=8", "eval.every=0", "resources.pool=local", *SMALL]
 
-    def start() -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "sweeps", "study.yaml", "--json", *words]
-        pipe = subprocess.PIPE
-        return subprocess.Popen(command, cwd=tmp_path, env=env, stdout=pipe, stderr=pipe, text=True)
+    def typed() -> tuple[int, dict[str, Any]]:
+        code = main(["sweep", str(tmp_path / "study.yaml"), "--json", *words])
+        return code, json.loads(capsys.readouterr().out)
 
-    process = start()
-    try:
-        while not list(tmp_path.glob("studies/*/trials/*.json")):  # the first has begun
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.05)
+    with cluster(num_cpus=2):
+        yield typed
+
+
+def test_a_trial_that_cannot_begin_meanwhile_is_run_by_the_same_command(
+    server: Server, sweep: Callable[[], tuple[int, dict[str, Any]]], tmp_path: Path
+) -> None:
+    has_ended = threading.Event()
+
+    def end_server() -> None:  # when the first trial has begun
+        while not list(tmp_path.glob("studies/*/trials/*.json")) and not has_ended.wait(0.05):
+            pass
         server.end(signal.SIGKILL)
-        out, err = process.communicate(timeout=600)
+
+    killer = threading.Thread(target=end_server)
+    killer.start()
+    try:
+        code, told = sweep()
     finally:
-        process.kill()
-    assert process.returncode == 130, err
-    told = json.loads(out)
+        has_ended.set()
+        killer.join()
+    assert code == 130
     assert (told["num_finished"], told["num_failed"], told["num_unfinished"]) == (1, 0, 1)
     first, second = told["trials"]
     assert (first["status"], second["status"]) == ("finished", "unfinished")
     assert second["error"].startswith(f"expected an MLflow store at {server.address}")
 
     server.start()
-    process = start()
-    out, err = process.communicate(timeout=600)
-    assert process.returncode == 0, err
-    again = json.loads(out)
+    code, again = sweep()
+    assert code == 0
     assert (again["num_finished"], again["num_skipped"]) == (2, 1)
     assert again["parent_run_id"] == told["parent_run_id"]
