@@ -1,5 +1,7 @@
 """Embeddings computed from a client's messages: what the default hides, and what it does not."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -34,6 +36,7 @@ def images(client_id: int) -> ClientContext:
     return ClientContext(client_id, SEED, drawn)
 
 
+@functools.cache
 def second_round(config: ClientConfig) -> tuple[Broadcast, list[tuple[ClientUpdate, PrivateState]]]:
     """The broadcast and the answers of a round that another one precedes."""
     model = FlatModel(MODEL, METHOD, 1)

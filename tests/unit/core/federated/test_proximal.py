@@ -33,7 +33,7 @@ from spire_core.training.context import ClientContext
 from spire_core.training.fit import TrainingObjective, fit, to_float, trained_leaves
 from spire_core.training.proximal import ProximalTerm
 
-MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(1,), cond_dim=16)
+MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1,), attention=(0,), cond_dim=16)
 DIFFUSION = Diffusion.of(DiffusionConfig())
 OBJECTIVE = TrainingObjective(DIFFUSION, (0.9, 0.999))
 SEED = 3
@@ -215,7 +215,8 @@ def test_it_goes_with_the_other_settings(
     partition = Partition(tuple(ClientSplit(c, own[c], own[c]) for c in range(2)), ())
     lengths = []
     for mu in (0, 100):
-        config = load_config("smoke", ["client.batch_size=8", setting, f"client.prox_mu={mu}"])
+        words = ["model.multipliers=[1]", "client.batch_size=8", setting, f"client.prox_mu={mu}"]
+        config = load_config("smoke", words)
         folder = tmp_path / str(mu)
         folder.mkdir()
         worker = ClientWorker(WorkerSetup(config, {}, partition, "", folder), images)
