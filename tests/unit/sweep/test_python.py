@@ -1,6 +1,7 @@
 """The functions of `spire`: docs/python.md runs as printed, and mistakes are one sentence."""
 
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,8 +23,9 @@ GREY = np.arange(10 * 16 * 16).reshape(10, 16, 16).astype(np.uint8)
 
 
 def test_the_page_runs_as_printed(
-    tmp_path: Path, mnist_root: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, mnist_root: Path, new_database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    shutil.copy(new_database, tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SPIRE_DATA", str(mnist_root))
     monkeypatch.setenv("SPIRE_ROOT", str(tmp_path))

@@ -36,6 +36,7 @@ def test_a_run_that_is_watched_is_the_same_run(
     words = [f"data.root={mnist_root}", f"tracking.root={tmp_path}", "tracking.enabled=false"]
     words += ["resources.pool=local", "federation.num_rounds=2", "federation.num_new_clients=0"]
     words += ["eval.every=0", "eval.num_images=8", "eval.num_clients=2", "model.width=8"]
+    words += ["eval.num_loss_images=8", "diffusion.sample_steps=2", "adapt.epochs=1"]
     words += ["federation.cohort_size=2", "federation.tau=1"]  # torch is slow with events
     said, heard = [], []
     for option in ([], ["--profile"]):
@@ -69,6 +70,7 @@ def test_a_method_without_rounds_is_not_watched(
     mnist_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [f"data.root={mnist_root}", f"tracking.root={tmp_path}", "method=local"]
+    words += ["resources.pool=local"]
     assert main(["run", "smoke", *words, "--profile"]) == 2
     assert "expected a method with rounds to profile, got local" in capsys.readouterr().err
 

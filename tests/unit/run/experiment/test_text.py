@@ -33,6 +33,7 @@ SETTINGS = ["data=fonts", "data.image_size=16", "partition=natural", "eval.extra
 SETTINGS += ["federation.num_clients=4", "federation.num_new_clients=1", "resources.pool=local"]
 SETTINGS += ["federation.cohort_size=2", "federation.num_rounds=2", "client.text_dropout=0.1"]
 SETTINGS += ["adapt.num_images=8", "adapt.epochs=2", "eval.every=0", "eval.num_images=16"]
+SETTINGS += ["eval.num_loss_images=16", "eval.num_clients=2"]
 SETTINGS += ["model.text=words", f"model.words=[{','.join(WORDS)}]", "tracking.enabled=false"]
 
 
