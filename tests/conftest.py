@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import tomllib
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,27 @@ FONTS = {  # by names that are not variants of each other
     "roman": "DejaVuSerif",
     "times": "STIXGeneral",
 }
+LONGEST = ("test_pools", "test_ray_losses", "test_sweeps_here", "test_sweeps", "test_sweep_nodes")
+LONGEST += ("test_tracking_outage", "test_cluster_start")  # files of a minute or more, in order
+NUM_BETWEEN = 3  # files of unit tests after each file that waits
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let files that wait, for Ray and servers, alternate with unit tests, which compute.
+
+    Processes that test side by side take a file each, in this order. The longest begin first, and
+    enough short ones are left for the end, so that no process is long without work.
+    """
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    folders = [Path(__file__).with_name(name) for name in ("cluster", "e2e")]
+    waiting = [path for path in files if path.parent in folders]
+    rank = {name: i for i, name in enumerate(LONGEST)}
+    waiting.sort(key=lambda path: rank.get(path.stem, len(rank)))
+    others = iter([path for path in files if path not in waiting])
+    order = [path for long in waiting for path in (long, *islice(others, NUM_BETWEEN))]
+    items[:] = [item for path in (*order, *others) for item in files[path]]
 
 
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
