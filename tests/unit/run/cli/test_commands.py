@@ -91,7 +91,7 @@ def assert_one_sentence(said: Said, *parts: str) -> None:
             ["run", "smoke", "federation.tau=1", "federation.local_epochs=1"],
             ["federation.tau", "federation.local_epochs", "give one of them"],
         ),
-        (["run", "smoke", "partition.classes_per_client=11"], ["11"]),
+        (["run", "smoke", "partition.classes_per_client=11", "resources.pool=local"], ["11"]),
         (["run", "smoke", "adapt.num_images=0"], ["adapt.num_images"]),
         (["run", "smoke", "data=mnits"], ["mnits", "did you mean mnist"]),
         (["run", "smoke", "client.batch_size=many"], ["client.batch_size", "many"]),
@@ -149,7 +149,7 @@ def test_inception_without_weights_is_one_sentence(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
     for name in ("http_proxy", "https_proxy"):  # nothing listens there: offline, whatever the host
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    said = spire("run", "smoke", "eval.extractor=inception-v3-compat")
+    said = spire("run", "smoke", "eval.extractor=inception-v3-compat", "resources.pool=local")
     *before, last = said.err.splitlines()
     assert said.code == 2
     assert "inception-v3-compat" in last

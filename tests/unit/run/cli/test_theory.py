@@ -1,6 +1,7 @@
 """The theory experiments as a whole: settings, repeatability, what is recorded, the command."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -172,7 +173,8 @@ def test_the_slope_of_a_power_law_is_its_power() -> None:
     assert score(torch.tensor([1.0, 3.0])) == pytest.approx((2.0, 1.0))
 
 
-def test_a_run_is_recorded_in_mlflow(spire) -> None:
+def test_a_run_is_recorded_in_mlflow(spire, new_database: Path) -> None:
+    shutil.copy(new_database, Path.cwd())
     code, out, _ = spire("bridge", *SMALL, "--json", "--out", "figures")
     assert code == 0
     told = json.loads(out)

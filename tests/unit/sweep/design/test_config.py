@@ -1,5 +1,6 @@
 """What a sweep's file and words come to: its trials, each once, in order; or one sentence."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from pipeline.config.equivalence import fingerprint
 from pipeline.config.load import load_config
+from spire_core.config.partition import PartitionConfig
 from spire_core.errors import ConfigError
 from spire_core.federated.messages import steps_per_epoch
 from spire_core.partition.split import make_partition
@@ -296,13 +298,17 @@ def test_our_own_sweeps_are_valid(name: str) -> None:
 
 
 def test_every_period_of_the_sweep_of_tau_takes_the_same_steps() -> None:
-    labels = np.arange(60_000) % 10
+    @functools.cache
+    def num_held(partition: PartitionConfig) -> int:
+        """Images of a client for its training; all trials have them alike."""
+        labels = np.arange(60_000) % 10
+        return len(make_partition(labels, 10, partition, 2, 1, 0).train_clients[0].train)
+
     steps = set()
     for trial in trials(load_sweep("paper-tau-cpu")):
         config, federation = trial.config, trial.config.federation
-        held = make_partition(labels, 10, config.partition, 2, 1, 0).train_clients[0].train
         span = federation.tau or (federation.local_epochs or 0) * steps_per_epoch(
-            len(held), config.client.batch_size
+            num_held(config.partition), config.client.batch_size
         )
         steps.add(span * federation.num_rounds)
     assert steps == {1536}
