@@ -25,6 +25,7 @@ import torch
 
 from pipeline.checkpoint.snapshots import kept_rounds
 from pipeline.clients.worker import ClientWorker
+from pipeline.cluster import driver_actor
 from pipeline.cluster.actor_plan import plan_actors
 from pipeline.cluster.actor_pool import RayClientPool
 from pipeline.cluster.results import result_of
@@ -83,7 +84,10 @@ def config_for(mnist_root: Path, folder: Path, *overrides: str) -> Config:
             "federation.cohort_size=3",
             "adapt.epochs=2",
             "eval.num_images=16",
+            "eval.num_loss_images=8",
+            "eval.num_clients=2",
             "eval.every=0",
+            "diffusion.sample_steps=2",
             *overrides,
         ],
     )
@@ -92,7 +96,7 @@ def config_for(mnist_root: Path, folder: Path, *overrides: str) -> Config:
 @pytest.mark.parametrize(
     ("method", "settings", "actors"),
     [
-        ("spire", ("client.engine=loop",), (1, 2, 4)),
+        ("spire", ("client.engine=loop",), (1, 4)),
         ("spire", ("client.engine=loop", *PRIVATE), (2,)),
         ("spire", ("federation.secure_aggregation=true", "adapt.init=mean", *EMBEDDING), (2,)),
         (
@@ -128,7 +132,7 @@ def config_for(mnist_root: Path, folder: Path, *overrides: str) -> Config:
             ),
             (2,),
         ),
-        ("spire", ("client.engine=grouped", "client.group_size=2", *WITH_TEXT), (1, 2)),
+        ("spire", ("client.engine=grouped", "client.group_size=2", *WITH_TEXT), (2,)),
         ("calm", ("data=bars", "eval.extractor=mnist-cnn", "eval.metrics=[contrast_gap]"), (2,)),
     ],
 )
@@ -193,6 +197,7 @@ def test_checkpoints_hold_the_round_they_are_named_after(mnist_root: Path, folde
 
     def files(pool: str) -> dict[str, bytes]:
         often = ("tracking.checkpoint_every=1", "tracking.keep_checkpoints=5")
+        often += ("resources.num_actors=2",)
         config = config_for(
             mnist_root, folder, *often, f"resources.pool={pool}", "federation.num_rounds=4"
         )
@@ -230,7 +235,8 @@ def test_a_run_whose_driver_is_killed_resumes_to_the_same_state(
         [pid] = pids_of("DriverActor")
         os.kill(pid, signal.SIGKILL)
 
-    config = config_for(mnist_root, folder, "tracking.checkpoint_every=1")
+    words = ("tracking.checkpoint_every=1", "resources.num_actors=1")
+    config = config_for(mnist_root, folder, *words)
     watcher = Troubled(kill, 2)
     with pytest.raises(ClusterError, match="expected every actor to stay alive") as lost:
         run_experiment(config, None, watcher)
@@ -238,6 +244,25 @@ def test_a_run_whose_driver_is_killed_resumes_to_the_same_state(
     assert 1 in kept_rounds(watcher.run_dir)  # whole before the round that was the last
     result = resume_experiment(watcher.run_dir, config, Watcher())
     assert result.state_fingerprint == whole
+
+
+def test_a_driver_that_stands_still_is_one_sentence(
+    mnist_root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(after_round: int) -> None:
+        [pid] = pids_of("DriverActor")
+        os.kill(pid, signal.SIGSTOP)
+        monkeypatch.setattr(driver_actor, "PULSE_TICKS", 5)
+
+    config = config_for(mnist_root, folder, "resources.num_actors=1")
+    with pytest.raises(ClusterError, match="expected the driver's process to answer in 5") as lost:
+        run_experiment(config, None, Troubled(stop, 1))
+    assert "\n" not in str(lost.value)
+    assert "spire resume goes on" in str(lost.value)
+    until = time.monotonic() + 15
+    while pids_of("DriverActor") and time.monotonic() < until:
+        time.sleep(0.1)
+    assert pids_of("DriverActor") == []
 
 
 class BeginningKiller:
