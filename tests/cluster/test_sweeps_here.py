@@ -79,12 +79,16 @@ def desk(
     return Desk(tmp_path, capsys)
 
 
-def test_one_that_fails_does_not_stop_another(desk: Desk) -> None:
-    text = (  # no update passes the first
-        "concurrency: 1\naxes: {federation.max_update_norm: [1.0e-9, 1.0e+3]}\n"
-    )
-    code, told, said = desk.sweep(text, *OUTSIDE)
-    assert code == 1
+def two_norms(*more: str) -> str:
+    """A sweep over the largest norm of an update; none passes the first."""
+    norms = ", ".join(("1.0e-9", "1.0e+3", *more))
+    return f"concurrency: 1\naxes: {{federation.max_update_norm: [{norms}]}}\n"
+
+
+def test_one_that_fails_does_not_stop_another_and_more_can_follow(desk: Desk) -> None:
+    words = (*OUTSIDE, "report=true")
+    code, told, said = desk.sweep(two_norms(), *words)
+    assert (code, told["num_finished"], told["num_failed"]) == (1, 1, 1)
     failed, other = told["trials"]
     assert "final/adapt_contrast_gap_after" in other["metrics"]
     assert (failed["status"], other["status"]) == ("failed", "finished")
@@ -96,15 +100,26 @@ def test_one_that_fails_does_not_stop_another(desk: Desk) -> None:
     [traceback] = desk.folder.glob("studies/*/trials/*.traceback.txt")
     assert "DivergenceError" in traceback.read_text()
 
-    code, again, said = desk.sweep(text, *OUTSIDE)
+    code, again, said = desk.sweep(two_norms(), *words)
     assert (code, said) == (1, "")  # it is listed, and not tried again
     assert again == told | {"num_skipped": 1}
 
-    code, retried, said = desk.sweep(text, "--retry-failed", *OUTSIDE)
+    code, retried, said = desk.sweep(two_norms(), "--retry-failed", *words)
     assert code == 1
     assert said.startswith("1 of 2 trials to run\n")
     assert retried == told | {"num_skipped": 1}
     assert desk.runs() == (parent, statuses)
+
+    shutil.rmtree(desk.folder / "runs")  # it goes on without the folders of its runs
+    code, again, said = desk.sweep(two_norms(), *words)
+    assert (code, said) == (1, "")
+    assert again == told | {"num_skipped": 1}
+    code, more, _ = desk.sweep(two_norms("1.0e+4"), *words)
+    assert (code, more["num_finished"], more["num_failed"]) == (1, 2, 1)
+    assert more["parent_run_id"] == told["parent_run_id"]
+    page = Path(more["artifacts"]["report"]).read_text()
+    assert all(row["run_id"][:8] in page for row in more["trials"])
+    assert len(desk.runs()[1]) == 3
 
 
 class NeverThere:
@@ -129,26 +144,6 @@ def test_one_whose_process_never_came_up_is_listed(
     [row] = told["trials"]
     assert (code, row["status"]) == (1, "failed")
     assert row["error"]
-
-
-def test_a_sweep_goes_on_when_the_folders_of_its_runs_were_deleted(desk: Desk) -> None:
-    def sweep(norms: str) -> tuple[int, dict[str, Any], str]:
-        axes = f"axes: {{federation.max_update_norm: [{norms}]}}\n"
-        return desk.sweep(f"concurrency: 1\n{axes}", "report=true")
-
-    code, told, _ = sweep("1.0e-9, 1.0e+3")
-    assert (code, told["num_finished"], told["num_failed"]) == (1, 1, 1)
-    shutil.rmtree(desk.folder / "runs")
-    code, again, said = sweep("1.0e-9, 1.0e+3")
-    assert (code, said) == (1, "")
-    assert again["parent_run_id"] == told["parent_run_id"]
-    assert again["artifacts"] == told["artifacts"]
-    code, more, _ = sweep("1.0e-9, 1.0e+3, 1.0e+4")
-    assert (code, more["num_finished"], more["num_failed"]) == (1, 2, 1)
-    assert more["parent_run_id"] == told["parent_run_id"]
-    page = Path(more["artifacts"]["report"]).read_text()
-    assert all(row["run_id"][:8] in page for row in more["trials"])
-    assert len(desk.runs()[1]) == 3
 
 
 def test_a_bad_trial_is_stopped_early(desk: Desk) -> None:
