@@ -173,6 +173,8 @@ def run(
         "federation.num_new_clients=1",
         "eval.every=0",
         "eval.num_images=16",
+        "eval.num_loss_images=32",
+        "diffusion.sample_steps=3",
         "adapt.epochs=1",
         *overrides,
     ]
@@ -245,6 +247,7 @@ def test_fine_tuning_on_four_images_is_over_fitted(
 ) -> None:
     """First a new client with enough of them, on the same backbone."""
     method = ("method=fedavg_ft", "client.lr=0.005", *FEW_CLIENTS)
+    method += ("eval.num_loss_images=64", "diffusion.sample_steps=6")
     enough = run(mnist_root, tmp_path, 24, *method, "adapt.epochs=4")
     assert names(enough) == []
     assert enough.cross_losses is None
@@ -279,8 +282,9 @@ def test_a_servers_rate_that_is_far_too_high_diverges(mnist_root: Path, tmp_path
 
 
 def test_a_backbone_that_does_not_move_is_named_in_mlflow_and_in_reports(
-    mnist_root: Path, tmp_path: Path
+    mnist_root: Path, tmp_path: Path, new_database: Path
 ) -> None:
+    shutil.copy(new_database, tmp_path)
     tracking = TrackingConfig(root=str(tmp_path), uri=f"sqlite:///{tmp_path}/mlflow.db")
     tracked = ("tracking.enabled=true", f"tracking.uri={tracking.uri}")
     result = run(mnist_root, tmp_path, 10, "client.lr=0", *tracked)
