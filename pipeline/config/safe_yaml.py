@@ -5,6 +5,7 @@ tags name types. A reference such as OmegaConf's `${...}` would be taken for a t
 """
 
 import re
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,12 @@ def read_settings_file(file: str, known: str) -> str:
             f"expected {known}, got {file[:100]!r} ({getattr(error, 'strerror', None) or error}): "
             "name one that exists"
         ) from error
+
+
+def first_comment(text: str) -> str:
+    """Return the comment at the head of a YAML file as one line, without its marks."""
+    lines = takewhile(lambda line: line.startswith("#"), text.lstrip().splitlines())
+    return " ".join(" ".join(line.strip("#") for line in lines).split())
 
 
 def read_plain(text: str, source: str) -> Any:

@@ -110,6 +110,12 @@ def ui_address(config: TrackingConfig, experiment_id: str | None = None) -> str:
     return f"{server}/#/experiments{place}?workflowType=machine_learning"
 
 
+def run_address(config: TrackingConfig, experiment_id: str, run_id: str) -> str:
+    """Return the (masked) address of a run in MLflow's UI, as `ui_address` has its experiment's."""
+    page, mark, mode = ui_address(config, experiment_id).partition("?")
+    return f"{page}/runs/{run_id}{mark}{mode}" if mark else page
+
+
 def ui_text(config: TrackingConfig, experiment_id: str | None = None) -> str:
     """Return where to look at the runs: an address, after the command that serves it if needed."""
     address = ui_address(config, experiment_id)

@@ -1,5 +1,6 @@
 """Colours, markers and the empty figure from which every other one starts."""
 
+import io
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,6 +19,16 @@ def blank_figure(width: float, height: float) -> "Figure":
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def svg_text(figure: "Figure") -> str:
+    """Return a figure as SVG, the same text for the same figure on every day."""
+    from matplotlib import rc_context
+
+    text = io.StringIO()
+    with rc_context({"svg.hashsalt": "figure"}):
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()
 
 
 def plain(text: str) -> str:

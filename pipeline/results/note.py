@@ -11,7 +11,6 @@ from pipeline.config.safe_yaml import read_plain
 from pipeline.config.schema import Config
 from pipeline.results.result import Result
 
-NOTE = "mlflow.note.content"  # MLflow's tag of a description
 BASE = "mnist-cpu"  # of a run whose preset is not known
 LOCAL = ("tracking.", "resources.", "data.root")  # make no difference to the result
 SCORES = {

@@ -31,7 +31,7 @@ from pipeline.results.metric_names import (
 from pipeline.results.metrics import adaptation_metrics
 from pipeline.results.neighbour_columns import copies_tags
 from pipeline.results.new_client_rows import as_columns, new_client_rows
-from pipeline.results.note import NOTE, result_note, setting_note
+from pipeline.results.note import result_note, setting_note
 from pipeline.results.recorded_figures import (
     log_adaptation_figures,
     log_cross_losses_figure,
@@ -40,6 +40,7 @@ from pipeline.results.recorded_figures import (
 from pipeline.results.result import Adaptation, Result
 from pipeline.results.world_rows import coverage_texts, with_world
 from pipeline.runs.layout import MODEL, PROFILE
+from pipeline.tracking.attachments import NOTE
 from pipeline.tracking.tracker import Tracker
 from spire_core.plugins import Plugin
 from spire_core.privacy.guarantee import UNIT

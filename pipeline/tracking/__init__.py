@@ -14,4 +14,5 @@ mlflow_sink     the sink: entries as MLflow calls that can be repeated
 mlflow_model    a finished run as a model in MLflow
 claim           a foreign run becomes one's own
 mlflow_queries  runs and histories read back from MLflow
+attachments     files and a description for a run that has ended
 """

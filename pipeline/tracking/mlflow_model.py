@@ -1,5 +1,6 @@
 """A saved run as a model in MLflow; here too, mlflow is imported only inside functions."""
 
+import re
 import tempfile
 import warnings
 from functools import partial
@@ -89,7 +90,12 @@ def _model_of(client: "MlflowClient", run: "Run", name: str) -> "LoggedModel":
     if models:
         return models[0]
     tags, params = {MODEL_TAG: name}, run.data.params
-    return client.create_logged_model(experiment, "generator", run_id, tags, params)
+    return client.create_logged_model(experiment, model_name(run), run_id, tags, params)
+
+
+def model_name(run: "Run") -> str:
+    """Return the name of a run's model: the run's, without what MLflow forbids in a model's."""
+    return re.sub(r"[/:.%\"']+", "-", run.info.run_name or run.info.run_id)
 
 
 def _linked_code(folder: Path) -> list[str]:

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config.tracking import TrackingConfig, sqlite_path, tracking_uri
-from pipeline.files.masking import mask
 from pipeline.tracking.mlflow_session import first_contact, stage_of
-from spire_core.errors import ClusterError, RunError
+from spire_core.errors import RunError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -31,7 +30,10 @@ MLFLOWS_INFINITY = 1e300  # MLflow stores infinity as the largest float
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """One run in the store; `finals` holds the last value of each metric."""
+    """One run in the store; `finals` holds the last value of each metric.
+
+    `ended_ms` is None while it runs.
+    """
 
     run_id: str
     name: str
@@ -40,6 +42,8 @@ class TrackedRun:
     tags: Mapping[str, str]
     finals: Mapping[str, float]
     started_ms: int
+    ended_ms: int | None = None
+    experiment_id: str = ""
 
     @property
     def is_sweep(self) -> bool:
@@ -81,8 +85,8 @@ def histories(
     return curves
 
 
-def artifact_text(config: TrackingConfig, run_id: str, path: str) -> str | None:
-    """Return the text of a run's artifact, None if it has none such.
+def artifact_bytes(config: TrackingConfig, run_id: str, path: str) -> bytes | None:
+    """Return a run's artifact, None if it has none such.
 
     ClusterError if the store does not answer.
     """
@@ -91,7 +95,13 @@ def artifact_text(config: TrackingConfig, run_id: str, path: str) -> str | None:
         if path not in {file.path for file in listed}:
             return None
         with tempfile.TemporaryDirectory() as folder:
-            return Path(client.download_artifacts(run_id, path, folder)).read_text()
+            return Path(client.download_artifacts(run_id, path, folder)).read_bytes()
+
+
+def artifact_text(config: TrackingConfig, run_id: str, path: str) -> str | None:
+    """Return the text of a run's artifact, as `artifact_bytes` does."""
+    data = artifact_bytes(config, run_id, path)
+    return None if data is None else data.decode()
 
 
 def table_rows(config: TrackingConfig, run_id: str, path: str) -> list[dict[str, Any]]:
@@ -106,26 +116,6 @@ def table_rows(config: TrackingConfig, run_id: str, path: str) -> list[dict[str,
 def is_known(value: float | None) -> bool:
     """Return whether a metric's value is a number: neither absent nor NaN nor infinite."""
     return value is not None and math.isfinite(value) and abs(value) < MLFLOWS_INFINITY
-
-
-def attach(config: TrackingConfig, run_id: str, folder: Path, files: Iterable[Path]) -> None:
-    """Record these files of a folder as the run's artifacts below `report/`.
-
-    Raises ClusterError, which names the folder, if the store does not take them.
-    """
-    from mlflow.exceptions import MlflowException
-
-    uri = readable_uri(config)
-    try:
-        with first_contact(config, uri) as client:
-            for file in files:
-                place = Path("report", file.relative_to(folder).parent)
-                client.log_artifact(run_id, str(file), place.as_posix())
-    except (ClusterError, MlflowException, OSError) as error:
-        raise ClusterError(
-            f"expected to attach the report to run {run_id}, got {mask(str(error))!r}: the report "
-            f"itself is complete, in {folder}"
-        ) from error
 
 
 def adopt(config: TrackingConfig, run_ids: Iterable[str], parent_run_id: str) -> None:
@@ -237,4 +227,6 @@ def _tracked(run: "Run") -> TrackedRun:
         data.tags,
         data.metrics,
         info.start_time or 0,
+        info.end_time,
+        info.experiment_id,
     )

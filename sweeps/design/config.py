@@ -20,7 +20,7 @@ from typing import Any
 from pipeline.config.build import build, flattened
 from pipeline.config.equivalence import determines
 from pipeline.config.load import NAMED_GROUPS, read_settings, split_override
-from pipeline.config.safe_yaml import read_settings_file
+from pipeline.config.safe_yaml import first_comment, read_settings_file
 from pipeline.config.schema import Config
 from pipeline.files.paths import lasting
 from spire_core.errors import ConfigError
@@ -47,7 +47,7 @@ class SweepConfig:
     a node was lost. `autoscaling`: the cluster grows on demand, so a trial that does not fit now
     may fit later. `share_pretraining`: trials with the same pre-training run it once in this
     "sweep", or once for all sweeps under one tracking "root" that also set "root". `primary`: the
-    comparisons that the sweep is about (`sweeps.primary`).
+    comparisons that the sweep is about (`sweeps.primary`). `question`: it in words, for reports.
     """
 
     name: str = ""
@@ -67,6 +67,7 @@ class SweepConfig:
     report: bool = True
     share_pretraining: str = "sweep"
     primary: tuple[dict, ...] = ()
+    question: str = ""
 
     def __post_init__(self) -> None:
         self._check_choices()
@@ -206,7 +207,8 @@ def load_sweep(file: str, words: Sequence[str] = ()) -> SweepConfig:
     """Return a sweep's settings from a file, or from one of ours by name, with overrides.
 
     A word `key=value` sets a key of the sweep (`seeds=[0,1]`) or, for every trial, one of the
-    configuration (`federation.num_rounds=10`). Raises ConfigError if anything is wrong.
+    configuration (`federation.num_rounds=10`). The comment with which a file begins is its
+    question, unless it has another. Raises ConfigError if anything is wrong.
     """
     if file in sweep_names():
         text, name = (resources.files("sweeps") / "conf" / f"{file}.yaml").read_text(), file
@@ -214,12 +216,13 @@ def load_sweep(file: str, words: Sequence[str] = ()) -> SweepConfig:
         ours = ", ".join(name for name in sweep_names() if not name.startswith(PAPER))
         known = f"a YAML file or one of {ours}, {PAPER}... (docs/sweeps.md)"
         text, name = read_settings_file(file, known), Path(file).stem
-    values: dict[str, Any] = {"name": name} | read_settings(text, file)
-    if len(values) == 1 and not words:
+    settings = read_settings(text, file)
+    if not settings and not words:
         raise ConfigError(
             f"expected a preset, settings or axes in {file}, got an empty file: docs/sweeps.md has "
             "examples"
         )
+    values: dict[str, Any] = {"name": name, "question": first_comment(text)} | settings
     groups = {f.name for f in dataclasses.fields(Config)}
     for word in words:
         key, value = split_override(word)

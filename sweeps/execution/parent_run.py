@@ -11,6 +11,7 @@ from pipeline.config.tracking import TrackingConfig, tracking_root, tracking_uri
 from pipeline.runs.layout import RECORD
 from pipeline.runs.ownership import Begun, begun_here, note_begun
 from pipeline.runs.record import make_run_dir, make_runs_folder
+from pipeline.tracking.attachments import NOTE, shortened
 from pipeline.tracking.mlflow_queries import adopt
 from pipeline.tracking.tracker import Status, Tracker, end_run, has_ended, is_deleted
 from spire_core.errors import SpireError
@@ -90,6 +91,7 @@ def _parent_tracker(sweep: SweepConfig, ledger: Ledger, tracking: TrackingConfig
     run_dir = ledger.parent_run_dir
     if run_dir is None or is_deleted(run_dir, tracking):
         tags = {"spire.kind": "sweep", "spire.sweep": sweep.name, "preset": sweep.preset}
+        tags[NOTE] = shortened(f"**{sweep.name}**\n\n{sweep.question}")  # a report replaces it
         tracker = Tracker.start(tracking, sweep.name, tags, kind="sweep")
         ledger.remember_parent(tracker.run_dir)
         tracker.log_dict(dataclasses.asdict(sweep), "config/sweep.yaml")

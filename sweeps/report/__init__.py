@@ -19,6 +19,11 @@ seed_plots   plots with a mean and a range over seeds
 heat_maps    heat maps over two settings
 answers      what a report found, in a sentence for each question
 facts        sentences of the report: runs, scores, warnings
+contents     what a report consists of
+origins      question, date, command, pages of its runs, and all parameters
+client_dots  the main comparison, client by client
+samples      pictures that runs drew
+marks        which cells of a table are the best
 pages        HTML and Markdown
 files        the files of a report
 terminal     a report as text for a terminal

@@ -4,47 +4,22 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from pipeline.figures.style import svg_text
 from pipeline.files.paths import lasting
 from spire_core.errors import ConfigError
+from sweeps.report.contents import HTML, JSON, MARKDOWN, Report
 from sweeps.report.figures import Picture
 from sweeps.report.pages import html_page, markdown_page
 from sweeps.report.stats import Estimate
 from sweeps.report.tables import Cell, Table
 
-HTML, MARKDOWN, JSON = "report.html", "report.md", "report.json"
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a report says, and where it lies; `parent_id` is the sweep that it is attached to."""
-
-    name: str
-    folder: Path
-    parent_id: str | None
-    answers: list[str]
-    facts: dict[str, str]
-    notes: list[str]
-    tables: list[Table]  # the runs come last
-    pictures: list[Picture]
-    rows: Path | None = None  # the file of each client's scores, if one was asked for
-
-    def table(self, name: str) -> Table | None:
-        """Return the table of that name, if there is one."""
-        return next((table for table in self.tables if table.name == name), None)
-
-    @property
-    def html(self) -> Path:
-        return self.folder / HTML
-
-    @property
-    def markdown(self) -> Path:
-        return self.folder / MARKDOWN
+SWEEP = "sweep.yaml"
 
 
 def make_folder(folder: Path) -> Path:
@@ -54,7 +29,7 @@ def make_folder(folder: Path) -> Path:
     """
     folder = lasting(folder, "--out")
     try:
-        for name, ending in (("figures", "png"), ("tables", "csv")):
+        for name, ending in (("figures", "png"), ("figures", "svg"), ("tables", "csv")):
             (folder / name).mkdir(parents=True, exist_ok=True)
             if (folder / JSON).is_file():  # of an older report, and with it these
                 for old in (folder / name).glob(f"*.{ending}"):
@@ -69,14 +44,17 @@ def make_folder(folder: Path) -> Path:
 
 def write_report(report: Report) -> list[Path]:
     """Write all files into the report's folder and return their paths."""
-    images = {picture.name: _png(picture) for picture in report.pictures}
-    parts = (report.name, report.answers, report.facts, report.notes, report.tables)
+    drawn = {picture.name: svg_text(picture.figure) for picture in report.pictures}
     files: dict[str, str | bytes] = {
-        HTML: html_page(*parts, report.pictures, images),
-        MARKDOWN: markdown_page(*parts, report.pictures),
+        HTML: html_page(report, drawn),
+        MARKDOWN: markdown_page(report),
         JSON: json.dumps(report_json(report), indent=1, allow_nan=False) + "\n",
     }
-    files |= {f"figures/{name}.png": png for name, png in images.items()}
+    if report.origin.sweep_file:
+        files[SWEEP] = report.origin.sweep_file
+    files |= {f"figures/{picture.name}.png": _png(picture) for picture in report.pictures}
+    files |= {f"figures/{name}.svg": text for name, text in drawn.items()}
+    files |= {f"figures/{shot.name}.png": shot.png for shot in report.snapshots}
     files |= {f"tables/{table.name}.csv": csv_text(table) for table in report.tables}
     for name, content in files.items():
         data = content.encode() if isinstance(content, str) else content
@@ -89,6 +67,10 @@ def report_json(report: Report) -> dict[str, Any]:
     return {
         "name": report.name,
         "parent_run_id": report.parent_id,
+        "question": report.origin.question,
+        "when": report.origin.when,
+        "command": report.origin.command,
+        "links": dict(report.origin.links),
         "answers": report.answers,
         "facts": report.facts,
         "notes": report.notes,

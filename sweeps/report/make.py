@@ -11,11 +11,10 @@ from typing import Any
 
 from pipeline.config.safe_yaml import read_plain
 from pipeline.config.tracking import TrackingConfig, tracking_root
-from pipeline.results.metric_names import CONTROLS_TABLE, COPIES_TAGS, IMAGE_TAGS
+from pipeline.results.metric_names import CONTROLS_TABLE, COPIES_TAGS, IMAGE_TAGS, NEW_CLIENTS_TABLE
+from pipeline.tracking.attachments import attach
 from pipeline.tracking.mlflow_queries import (
     TrackedRun,
-    artifact_text,
-    attach,
     histories,
     sweep_runs,
     table_rows,
@@ -25,6 +24,8 @@ from spire_core.errors import RunError
 from sweeps.primary import Primary, primaries
 from sweeps.report.answers import answers_of
 from sweeps.report.budgets import budget_pictures
+from sweeps.report.client_dots import ClientRows, client_pictures
+from sweeps.report.contents import Origin, Report
 from sweeps.report.controls import Rows, controls_table
 from sweeps.report.coverage import coverage_answers, coverage_table
 from sweeps.report.differences import (
@@ -34,16 +35,19 @@ from sweeps.report.differences import (
 )
 from sweeps.report.epochs import epochs_table, rate_pictures
 from sweeps.report.facts import facts_of, left_out, notes_of, rows_notes
-from sweeps.report.figures import FORGETTING, KID_ROUNDS, OVERFITTING, draw_all
-from sweeps.report.files import Report, make_folder, write_report
+from sweeps.report.figures import FORGETTING, KID_ROUNDS, OVERFITTING, Picture, draw_all
+from sweeps.report.files import make_folder, write_report
 from sweeps.report.groups import Group, best_groups, choosing_metric, group_runs, method_of
+from sweeps.report.origins import SWEEP_FILE, origin_of, parameters_table
+from sweeps.report.pages import sweep_note
 from sweeps.report.planes import plane_picture, plane_table
 from sweeps.report.primary import findings, primary_answers, primary_table
 from sweeps.report.prompts import EPOCHS as PROMPT_EPOCHS
 from sweeps.report.prompts import prompt_epochs_table, prompts_table
-from sweeps.report.row_runs import FILE, control_rows
+from sweeps.report.row_runs import FILE, client_numbers, control_rows
 from sweeps.report.rows import write_rows
 from sweeps.report.runs import runs_table
+from sweeps.report.samples import partition_pictures, sample_pictures
 from sweeps.report.stretches import Stretches, without_overruled
 from sweeps.report.tables import Table, method_tables, privacy_table, settings_table
 
@@ -51,7 +55,6 @@ Curves = dict[str, dict[str, list[tuple[int, float]]]]  # by run and metric: ste
 NO_STRETCHES = Stretches()
 UP, DOWN, DROPPED = "comm/up_bytes", "comm/down_bytes", "pretrain/dropped"
 DRAWN = (*OVERFITTING, KID_ROUNDS, *FORGETTING, *(key for _, key in PROMPT_EPOCHS))
-SWEEP_FILE = "config/sweep.yaml"  # an artifact of a sweep's own run
 
 
 def make_report(
@@ -79,30 +82,33 @@ def make_report(
     groups = group_runs([_with_costs(config, run) for run in without_overruled(finished)])
     metric = choosing_metric(groups)
     chosen = best_groups(groups, metric)
-    found = findings(_primaries(config, parent), groups, metric)
-    curves = _curves(config, groups, chosen)
-    # 3. Tables.
+    used = [run for group in groups for run in group.runs]
+    origin = origin_of(config, parent, used)
+    found = findings(_primaries(origin), groups, metric)
+    curves, clients = _curves(config, groups, chosen), _clients(config, chosen, stretches)
+    # 3. Tables and figures.
     controls = _controls(config, chosen, stretches)
-    tables = [primary_table(found), *_tables(groups, chosen, curves, controls), runs_table(runs)]
-    # 4. Figures.
-    pictures = draw_all(groups, metric, curves) + rate_pictures(groups, curves)
-    pictures += budget_pictures(groups, metric)
-    pictures += [] if (drawn := plane_picture(groups, metric)) is None else [drawn]
-    # 5. Write and attach.
+    tables = [primary_table(found), *_tables(groups, chosen, curves, controls)]
+    tables += [runs_table(runs), parameters_table(groups)]
+    pictures = client_pictures(chosen, clients) + _pictures(groups, metric, curves)
+    # 4. Write and attach.
     report = Report(
         name,
         folder,
         parent.run_id if parent else None,
         [*primary_answers(found), *coverage_answers(chosen), *answers_of(chosen, metric)],
-        facts_of(runs, [run for group in groups for run in group.runs]),
+        facts_of(runs, used),
         notes_of(groups, chosen, metric) + rows_notes(runs, has_parent=parent is not None),
         [table for table in tables if table is not None],
         pictures,
+        sample_pictures(config, _tracked(chosen), clients),
+        partition_pictures(config, _tracked(chosen)),
+        origin,
         None if rows is None else write_rows(config, groups, stretches, rows),
     )
     files = write_report(report)
     if parent:
-        attach(config, parent.run_id, folder, files)
+        attach(config, parent.run_id, folder, files, sweep_note(report))
     return report
 
 
@@ -138,6 +144,13 @@ def _tables(
     ]
 
 
+def _pictures(groups: Sequence[Group], metric: str, curves: Curves) -> list[Picture]:
+    """Return the figures of curves, costs and settings."""
+    plane = plane_picture(groups, metric)
+    pictures = draw_all(groups, metric, curves) + rate_pictures(groups, curves)
+    return pictures + budget_pictures(groups, metric) + ([] if plane is None else [plane])
+
+
 def _name(parent: TrackedRun | None, words: Sequence[str], first: TrackedRun) -> str:
     """Return the report's name: the sweep's, a run's or, of rows alone, that of their study."""
     if parent is not None:
@@ -148,9 +161,9 @@ def _name(parent: TrackedRun | None, words: Sequence[str], first: TrackedRun) ->
     return path.parent.name if path.stem == "rows" else path.stem
 
 
-def _primaries(config: TrackingConfig, parent: TrackedRun | None) -> list[Primary]:
+def _primaries(origin: Origin) -> list[Primary]:
     """Return the primary comparisons of a sweep, as its run recorded them when it began."""
-    text = parent and artifact_text(config, parent.run_id, SWEEP_FILE)
+    text = origin.sweep_file
     return primaries(read_plain(text, SWEEP_FILE).get("primary", ())) if text else []
 
 
@@ -179,6 +192,22 @@ def _controls(
         for run in runs
         if run.params.get("eval.controls") == str(True) and not _is_read(run)
     }
+
+
+def _clients(config: TrackingConfig, chosen: Sequence[Group], stretches: Stretches) -> ClientRows:
+    """Return each new client's scores in the chosen groups' runs."""
+    return {
+        run.run_id: client_numbers(stretches.rows[run.run_id])
+        if _is_read(run)
+        else table_rows(config, run.run_id, NEW_CLIENTS_TABLE)
+        for group in chosen
+        for run in group.runs
+    }
+
+
+def _tracked(groups: Sequence[Group]) -> list[Group]:
+    """Return the groups whose first run is in the store, with what it drew."""
+    return [group for group in groups if not _is_read(group.runs[0])]
 
 
 def _is_read(run: TrackedRun) -> bool:

@@ -3,26 +3,25 @@
 import base64
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from importlib import resources
 from typing import Any
 
+from sweeps.report.contents import Report, Snapshot
 from sweeps.report.figures import Picture
-from sweeps.report.tables import Cell, Table, cell_text
+from sweeps.report.marks import best_cells
+from sweeps.report.origins import CITATION
+from sweeps.report.tables import HEAD, ID_CHARS, Cell, Table, cell_text
 
 CSS_PIXELS = 110  # on the page for an inch of a figure
+NOTE_COLUMNS = (*HEAD, "n", "KID, last round", "KID before", "KID after", "KID after, worst client")
+NOTE_COLUMNS += ("TV after", "held-out after")
+LEAST = 0.6  # of that, below which a figure's text is too small: a narrow screen scrolls
 
 
-def html_page(
-    name: str,
-    answers: Sequence[str],
-    facts: Mapping[str, str],
-    notes: Sequence[str],
-    tables: Sequence[Table],
-    pictures: Sequence[Picture],
-    images: Mapping[str, bytes],
-) -> str:
-    """Return the page; `images` holds each picture's PNG by its name.
+def html_page(report: Report, drawn: Mapping[str, str]) -> str:
+    """Return the page; `drawn` holds each picture's SVG by its name.
 
     Every text is escaped, because names may come from strangers.
     """
@@ -36,71 +35,119 @@ def html_page(
         keep_trailing_newline=True,
     )
     source = (resources.files("sweeps.report") / "page.html.j2").read_text(encoding="utf-8")
-    *first, runs = map(_table_values, tables)
-    figures = [_figure_values(picture, images[picture.name]) for picture in pictures]
+    links = {run_id[:ID_CHARS]: link for run_id, link in report.origin.links.items()}
+    *tables, runs, parameters = (_table_values(table, links) for table in report.tables)
+    figures = [_figure_values(picture, drawn[picture.name]) for picture in report.pictures]
     return environment.from_string(source).render(
-        name=name,
-        answers=answers,
-        facts=facts,
-        notes=notes,
-        tables=first,
-        figures=figures,
+        report=report,
+        parent_link=report.origin.links.get(report.parent_id or ""),
+        main=figures[:1],
+        figures=figures[1:],
+        samples=[_snapshot_values(shot) for shot in report.samples],
+        partitions=[_snapshot_values(shot) for shot in report.partitions],
+        tables=tables,
         runs=runs,
+        parameters=parameters,
+        citation=CITATION,
     )
 
 
-def _table_values(table: Table) -> dict[str, Any]:
-    """Return a table as the template reads it, with its cells as texts."""
+def _table_values(table: Table, links: Mapping[str, str]) -> dict[str, Any]:
+    """Return a table as the template reads it: texts, which of them are best, and their links."""
+    best = best_cells(table)
+
+    def cell(row: int, column: int) -> dict[str, Any]:
+        text = cell_text(table.rows[row][column])
+        link = links.get(text) if table.columns[column] == "id" else None
+        return {"text": text, "is_best": (row, column) in best, "link": link}
+
+    columns = range(len(table.columns))
     return {
         "title": table.title,
         "caption": table.caption,
         "columns": table.columns,
         "is_text": _text_columns(table),
-        "rows": [[cell_text(cell) for cell in row] for row in table.rows],
+        "has_best": bool(best),
+        "rows": [[cell(row, column) for column in columns] for row in range(len(table.rows))],
     }
 
 
-def _figure_values(picture: Picture, png: bytes) -> dict[str, Any]:
+def _figure_values(picture: Picture, svg: str) -> dict[str, Any]:
     """Return a picture as the template reads it."""
+    width = picture.figure.get_figwidth() * CSS_PIXELS
     return {
         "title": picture.title,
         "caption": picture.caption,
-        "png": base64.b64encode(png).decode(),
-        "width": round(picture.figure.get_figwidth() * CSS_PIXELS),
+        "source": _data_uri("svg+xml", svg.encode()),
+        "width": round(width),
+        "least": round(LEAST * width),
     }
 
 
-def markdown_page(
-    name: str,
-    answers: Sequence[str],
-    facts: Mapping[str, str],
-    notes: Sequence[str],
-    tables: Sequence[Table],
-    pictures: Sequence[Picture],
-) -> str:
+def _snapshot_values(shot: Snapshot) -> dict[str, str]:
+    return {
+        "title": shot.title,
+        "caption": shot.caption,
+        "source": _data_uri("png", shot.png),
+    }
+
+
+def _data_uri(kind: str, data: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def markdown_page(report: Report) -> str:
     """Return the same in Markdown, its figures beside it under `figures/`."""
-    lines = [f"# {_plain(name)}", ""]
-    lines += [f"- {_plain(answer)}" for answer in answers] + [""] * bool(answers)
-    lines += [f"- **{_plain(key)}**: {_plain(value)}" for key, value in facts.items()] + [""]
-    lines += [f"- {_plain(note)}" for note in notes] + [""]
-    *first, runs = tables
-    for table in first:
+    origin, lines = report.origin, [f"# {_plain(report.name)}", ""]
+    for text in filter(None, (origin.question, origin.when)):
+        lines += [_plain(text), ""]
+    lines += [f"- {_plain(answer)}" for answer in report.answers] + [""] * bool(report.answers)
+    for shot in report.samples:
+        lines += _markdown_picture(shot.name, f"New client, {shot.title}", shot.caption)
+    for picture in report.pictures[:1]:
+        lines += _markdown_picture(picture.name, picture.title, picture.caption)
+    lines += [f"- **{_plain(key)}**: {_plain(value)}" for key, value in report.facts.items()]
+    lines += [f"- **Command**: {_plain(origin.command)}"] * bool(origin.command)
+    lines += ["", *(f"- {_plain(note)}" for note in report.notes), ""]
+    *tables, runs, parameters = report.tables
+    for table in tables:
         lines += _markdown_table(table)
-    for picture in pictures:
-        title = _plain(picture.title)
-        lines += [f"## {title}", "", f"![{title}](figures/{picture.name}.png)", ""]
-        lines += [_plain(picture.caption), ""]
-    return "\n".join([*lines, *_markdown_table(runs)])
+    for shown in (*report.pictures[1:], *report.partitions):
+        lines += _markdown_picture(shown.name, shown.title, shown.caption)
+    lines += [*_markdown_table(runs), *_markdown_table(parameters)]
+    return "\n".join([*lines, "## Citation", "", "```bibtex", CITATION, "```", ""])
+
+
+def sweep_note(report: Report) -> str:
+    """Return the description of a sweep's run in MLflow: question, answers, a table of methods."""
+    lines = [f"**{_plain(report.name)}**", "", _plain(report.origin.question), ""]
+    lines += [*(f"- {_plain(answer)}" for answer in report.answers), ""]
+    table = report.table("new_clients") or report.table("pretraining")
+    if table is not None:
+        shown = [i for i, column in enumerate(table.columns) if column in NOTE_COLUMNS]
+        columns = tuple(table.columns[i] for i in shown)
+        rows = tuple(tuple(row[i] for i in shown) for row in table.rows)
+        lines += [*_markdown_rows(replace(table, columns=columns, rows=rows)), ""]
+    return "\n".join([*lines, "All of it: `report/report.html` among the artifacts."])
+
+
+def _markdown_picture(name: str, title: str, caption: str) -> list[str]:
+    title = _plain(title)
+    return [f"## {title}", "", f"![{title}](figures/{name}.png)", "", _plain(caption), ""]
 
 
 def _markdown_table(table: Table) -> list[str]:
+    head = [f"## {_plain(table.title)}", "", _plain(table.caption), ""]
+    return [*head, *_markdown_rows(table), ""]
+
+
+def _markdown_rows(table: Table) -> list[str]:
     def row(texts: Sequence[str]) -> str:
         return f"| {' | '.join(texts)} |"
 
     rule = row([":--" if is_text else "--:" for is_text in _text_columns(table)])
     rows = [row([_plain(cell_text(cell)) for cell in cells]) for cells in table.rows]
-    head = row([_plain(column) for column in table.columns])
-    return [f"## {_plain(table.title)}", "", _plain(table.caption), "", head, rule, *rows, ""]
+    return [row([_plain(column) for column in table.columns]), rule, *rows]
 
 
 def _plain(text: str) -> str:

@@ -16,6 +16,7 @@ from pipeline.config.schema import Config
 from pipeline.results.metric_names import DELTA, EPSILON, HULL_TV, NEAREST_TV
 from pipeline.tracking.mlflow_queries import TrackedRun
 from sweeps.report.controls import ADAPTED, OWN, SCORES, SHARED
+from sweeps.report.groups import as_number
 
 NEW, OLD, TUNED = "new", "pretraining", "tuned"  # kinds of clients
 HEAD = ("run_id", "method", "seed", "clients", "client_id")
@@ -51,6 +52,15 @@ def is_setting(column: str) -> bool:
 def default_settings() -> Mapping[str, str]:
     """Return every setting at its default, as runs log it."""
     return {key: str(value) for key, value in flattened(Config().as_dict()).items()}
+
+
+def client_numbers(rows: Sequence[Row]) -> list[dict[str, float | None]]:
+    """Return the scores of a run's new clients, None for what is no number."""
+    return [
+        {column: as_number(text) for column, text in row.items() if not is_setting(column)}
+        for row in rows
+        if row["clients"] == NEW
+    ]
 
 
 def rows_by_run(rows: Iterable[Row]) -> dict[str, list[Row]]:

@@ -7,7 +7,7 @@ from pipeline.tracking.mlflow_queries import TrackedRun, is_known
 from sweeps.report.differences import METRICS
 from sweeps.report.groups import method_of
 from sweeps.report.row_runs import FILE
-from sweeps.report.tables import Table
+from sweeps.report.tables import ID_CHARS, Table
 
 
 def runs_table(runs: Sequence[TrackedRun]) -> Table:
@@ -16,7 +16,7 @@ def runs_table(runs: Sequence[TrackedRun]) -> Table:
     rows = [
         (
             run.name,
-            run.run_id[:8],
+            run.run_id[:ID_CHARS],
             run.status,
             method_of(run),
             run.params.get("seed", run.tags.get("seed")),

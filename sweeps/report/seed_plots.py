@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 Scale = Literal["linear", "log2", "log10", "from 0"]
 SeedRange = tuple[float, float, float, float]  # x, mean, lowest, highest over the seeds
-LOG_RATIO = 8  # values that differ by more than this factor have a logarithmic axis
+LOG_RATIO = 8  # values that differ by more have a logarithmic axis
 FLOOR_RATIO = 10  # a floor further below all scores than this would squeeze a logarithmic axis
 FLOOR = "floor"  # the head of its label
+DASHES = ("-", (0, (6, 2)), (0, (3, 1.5)), (0, (7, 2, 1.5, 2)), (0, (1.5, 1.5)))
 MAX_TICKS = 8  # up to so many places on a logarithmic axis are named one by one
 
 
@@ -39,10 +40,13 @@ class Series:
     @property
     def look(self) -> dict[str, Any]:
         """The line's properties for matplotlib."""
-        marker = MARKERS[self.style % len(MARKERS)]
-        order = 3 - self.style / 100  # of lines that lie on each other the first method's is seen
-        look = {"color": self.colour, "marker": marker, "label": plain(self.name), "zorder": order}
-        return look | ({"linestyle": "--"} if self.is_dashed else {})
+        return {
+            "color": self.colour,
+            "marker": MARKERS[self.style % len(MARKERS)],
+            "linestyle": "--" if self.is_dashed else DASHES[self.style % len(DASHES)],
+            "label": plain(self.name),
+            "zorder": 2 + self.style / 100,  # a dashed line shows what it lies on
+        }
 
 
 def rounds_figure(
@@ -52,8 +56,7 @@ def rounds_figure(
 
     `floor` draws a dashed line: the score of real images against real ones.
     """
-    figure = blank_figure(5.6, 3.9)
-    axes = figure.subplots()
+    axes = (figure := blank_figure(5.6, 3.9)).subplots()
     _bands(axes, series)
     _scale_scores(axes, series, floor)
     axes.set(xlabel=plain(xlabel), ylabel=plain(ylabel), title=plain(title))
@@ -75,6 +78,8 @@ def panels_figure(
         _bands(axes, series)
         if has_zero:
             axes.axhline(0, color=GREY, linewidth=0.8, zorder=0)
+        elif series:
+            _scale_scores(axes, series, None)
         axes.set(xlabel=plain(xlabel), ylabel=plain(ylabel))
         axes.set_title(plain(text), fontsize=10)
     figure.suptitle(plain(title))
@@ -151,10 +156,10 @@ def _against_budgets(axes: "Axes", series: Sequence[Series], budgets: Sequence[f
 
 def _bars(axes: "Axes", line: Series, places: Sequence[float]) -> None:
     """Draw a line with a bar from the lowest to the highest seed at each of these places."""
-    _, mean, low, high = zip(*line.points, strict=True)
-    bars = [[m - a for m, a in zip(mean, low, strict=True)]]
-    bars += [[b - m for m, b in zip(mean, high, strict=True)]]
-    axes.errorbar(places, mean, yerr=bars, capsize=3, markersize=5.5, **line.look)
+    mean = [point[1] for point in line.points]
+    bars = [[m - low for _, m, low, _ in line.points], [high - m for _, m, _, high in line.points]]
+    ends = bars if any(map(any, bars)) else None  # one seed has none, nor has its legend
+    axes.errorbar(places, mean, yerr=ends, capsize=3, markersize=5.5, **line.look)
 
 
 def _across(axes: "Axes", line: Series) -> None:
@@ -197,8 +202,7 @@ def _scale_places(axes: "Axes", places: Sequence[float], scale: Scale) -> None:
 def _scale_scores(axes: "Axes", series: Sequence[Series], floor: float | None) -> None:
     """Draw the floor, and make the axis logarithmic where scores differ by orders of magnitude."""
     values = [value for line in series for point in line.points for value in point[1:]]
-    low, high = min(values), max(values)
-    is_log = low > 0 and high > LOG_RATIO * low
+    low, is_log = min(values), differ_by_orders(values)
     style: dict[str, Any] = {"color": GREY, "linestyle": "--"}
     if floor is not None and (not is_log or floor * FLOOR_RATIO > low):
         axes.axhline(floor, label=f"{FLOOR} (real against real)", **style)
@@ -206,10 +210,20 @@ def _scale_scores(axes: "Axes", series: Sequence[Series], floor: float | None) -
     elif floor is not None:
         axes.plot([], [], label=f"{FLOOR} {floor:.2g}, below the axis", **style)
     if is_log:
-        axes.set_yscale("log")
-        ticks = _log_ticks(*axes.get_ylim())
-        axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-        axes.minorticks_off()
+        scale_log(axes)
+
+
+def differ_by_orders(values: Sequence[float]) -> bool:
+    """Return whether values need a logarithmic axis, and may have one."""
+    return min(values) > 0 and max(values) > LOG_RATIO * min(values)
+
+
+def scale_log(axes: "Axes") -> None:
+    """Make the vertical axis logarithmic, with plain numbers at its ticks."""
+    axes.set_yscale("log")
+    ticks = _log_ticks(*axes.get_ylim())
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
@@ -232,4 +246,5 @@ def _legend(figure: "Figure") -> None:
         ncols=3,
         frameon=False,
         fontsize=9,
+        handlelength=3,
     )

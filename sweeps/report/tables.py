@@ -21,6 +21,7 @@ Metric = tuple[str, str]  # a column's title, and the metric in it
 
 PRETRAINING: tuple[Metric, ...] = (
     ("KID, last round", "final/pretrain_kid_mean"),
+    ("KID, worst client", "final/pretrain_kid_worst"),
     ("KID, best round", "best/kid_mean"),
     ("best round", "best/round"),
     ("KID floor", "final/pretrain_kid_floor"),
@@ -35,6 +36,7 @@ PRETRAINING: tuple[Metric, ...] = (
 NEW_CLIENTS: tuple[Metric, ...] = (
     ("KID before", "final/adapt_kid_before"),
     ("KID after", "final/adapt_kid_after"),
+    ("KID after, worst client", "final/adapt_kid_worst"),
     ("after / before", "final/adapt_kid_ratio"),
     ("KID floor", "final/adapt_kid_floor"),
     ("TV after", "final/adapt_tv_after"),
@@ -83,13 +85,14 @@ ALL_SETTINGS = tuple(
 
 CAPTIONS = {
     "pretraining": "KID of each client's samples against its own held-out images, mean over "
-    "clients: after the last round, and at the round where it was lowest. Floor: real images "
-    "against real ones. TV: distance between the classes drawn and the client's own mixture. "
-    "Held-out: denoising loss on unseen images; with a zero embedding, and with another "
-    "client's, it is higher where embeddings are used. Fine-tuned: after each client has trained "
-    "what a new client would on its own images.",
-    "new_clients": "Before and after adaptation, mean over new clients. Held-out: denoising "
-    "loss on its unseen images. NN: distance of generated images, pixel by pixel, to the nearest "
+    "clients and that of the worst client: after the last round, and at the round where the mean "
+    "was lowest. Floor: real images against real ones. TV: distance between the classes drawn "
+    "and the client's own mixture. Held-out: denoising loss on unseen images; with a zero "
+    "embedding, and with another client's, it is higher where embeddings are used. Fine-tuned: "
+    "after each client has trained what a new client would on its own images.",
+    "new_clients": "Before and after adaptation, mean over new clients, and the worst. Held-out: "
+    "denoising loss on its unseen images. NN: distance of generated images, pixel by pixel, to "
+    "the nearest "
     "training image and to the nearest of as many test images, and the first minus the second: "
     "clearly below zero speaks for memorisation. Share: of generated images, nearest to a training "
     "image out of all training and test images, and the share that chance gives; p: how often "
@@ -121,6 +124,7 @@ class Table:
 
 
 HEAD = ("task", "method", "setting")
+ID_CHARS = 8  # of a run's id in a table
 COMPARED = ("minus SPIRE", "pairs", "verdict")
 
 
@@ -136,14 +140,21 @@ def made_table(
 
 
 def compared(difference: Estimate | None) -> tuple[Cell, Cell, Cell]:
-    """Return the cells of a difference against SPIRE, under the titles of `COMPARED`."""
-    return (difference, difference.num, verdict(difference)) if difference else (None, None, None)
+    """Return the cells of a difference against SPIRE, under the titles of `COMPARED`.
+
+    A single pair has no verdict.
+    """
+    if difference is None:
+        return (None, None, None)
+    told = None if difference.half_width is None else verdict(difference)
+    return (difference, difference.num, told)
 
 
 def cell_text(cell: Cell) -> str:
     """Return a cell as people read it: `0.55 ± 0.02`, or `-` for what is not known.
 
-    The value stands alone where there is no interval; `(n=2)` follows where some seeds lack it.
+    The value stands alone, in three digits, where there is no interval; `(n=2)` follows where some
+    seeds lack it.
     """
     if cell is None:
         return "-"
@@ -153,16 +164,16 @@ def cell_text(cell: Cell) -> str:
         return str(cell)
     count = f" (n={cell.num})" if cell.missing else ""
     if cell.half_width is None or cell.low == cell.high:
-        return plain(cell.mean) + count
+        return plain(cell.mean, 4 if cell.half_width is not None else 3) + count
     exponent = int(f"{cell.half_width:e}".partition("e")[2])
     decimals = min(max(1 - exponent, 0), 6)  # two digits of the interval
     return f"{cell.mean:.{decimals}f} ± {cell.half_width:.{decimals}f}{count}"
 
 
-def plain(value: float) -> str:
-    """Return a number to four digits, or whole if it is or is large."""
+def plain(value: float, digits: int = 4) -> str:
+    """Return a number to so many digits, or whole if it is or is large."""
     is_whole = value == round(value) or abs(value) >= 1000
-    return f"{value:.0f}" if is_whole else f"{value:.4g}"
+    return f"{value:.0f}" if is_whole else f"{value:.{digits}g}"
 
 
 def method_tables(groups: Sequence[Group]) -> list[Table | None]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pipeline.cli.command import one_line
 from pipeline.cli.tables import aligned
-from sweeps.report.files import Report
+from sweeps.report.contents import Report
 from sweeps.report.tables import cell_text
 
 TERMINAL = ("KID, last round", "KID before", "KID after", "TV after", "held-out after")

@@ -1,11 +1,13 @@
 """What a sweep's file and words come to: its trials, each once, in order; or one sentence."""
 
 import functools
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from pipeline.config.equivalence import fingerprint
 from pipeline.config.load import load_config
@@ -295,6 +297,31 @@ def test_our_own_sweeps_are_valid(name: str) -> None:
     found = trials(sweep) if sweep.search != "optuna" else probes(sweep)
     assert found
     assert sweep.name == name
+
+
+@pytest.mark.parametrize(
+    ("text", "question"),
+    [
+        ("# Does it\n#  help?\npreset: smoke\n# no\n", "Does it help?"),
+        ("preset: smoke\n# no\n", ""),
+        ("# no\nquestion: Which?\npreset: smoke\n", "Which?"),
+    ],
+)
+def test_a_sweeps_question_is_the_comment_at_its_head(
+    text: str, question: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "asked.yaml"
+    path.write_text(text)
+    sweep = load_sweep(str(path))
+    assert sweep.question == question
+    assert sweep.key == replace(sweep, question="").key  # other words make no other sweep
+
+
+def test_a_sweep_is_read_again_from_what_its_run_records(file: Path, tmp_path: Path) -> None:
+    sweep = load_sweep(str(file), ["seeds=[0,1]"])
+    recorded = tmp_path / "sweep.yaml"
+    recorded.write_text(yaml.safe_dump(asdict(sweep)))
+    assert load_sweep(str(recorded)) == sweep
 
 
 def test_every_period_of_the_sweep_of_tau_takes_the_same_steps() -> None:

@@ -19,7 +19,7 @@ from sweeps.design.points import trials
 from sweeps.execution.ledger import Ledger, TrialRecord
 from sweeps.execution.parent_run import parent_run
 
-SWEEP = SweepConfig(name="study", preset="smoke", seeds=(0, 1))
+SWEEP = SweepConfig(name="study", preset="smoke", seeds=(0, 1), question="Is it better?")
 
 
 @pytest.fixture
@@ -45,6 +45,11 @@ def test_two_commands_that_begin_together_have_one_run(tracking: TrackingConfig)
     with ThreadPoolExecutor(2) as threads:
         first, second = (threads.submit(command) for _ in range(2))
         assert first.result() == second.result()
+
+
+def test_its_description_is_the_question(tracking: TrackingConfig) -> None:
+    tags = MlflowClient(tracking.uri).get_run(begin(tracking)).data.tags
+    assert tags["mlflow.note.content"] == "**study**\n\nIs it better?"
 
 
 def test_it_goes_on_though_its_folder_was_deleted(tracking: TrackingConfig, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from pipeline.figures.style import OKABE_ITO
+from pipeline.figures.style import GREY, OKABE_ITO
 from sweeps.report.heat_maps import Grid, grids_figure
 from sweeps.report.seed_plots import Series, panels_figure, rounds_figure, settings_figure
 
@@ -29,6 +29,14 @@ def test_a_method_keeps_its_colour_and_marker_whoever_else_is_drawn() -> None:
         assert (to_hex(line.get_color()), line.get_marker()) == (OKABE_ITO[4].lower(), "v")
 
 
+def test_lines_that_lie_on_each_other_are_both_seen() -> None:
+    """The later method's is on top, and dashed."""
+    below, above = (Series(name, style, SPIRE.points) for style, name in enumerate("ab"))
+    first, second = rounds_figure([below, above], "x", "y").axes[0].lines
+    assert (first.get_linestyle(), second.get_linestyle()) == ("-", "--")
+    assert second.get_zorder() > first.get_zorder()
+
+
 def test_scores_that_differ_by_orders_of_magnitude_are_logarithmic(tmp_path: Path) -> None:
     figure = rounds_figure([SPIRE, LOCAL], "x", "y", floor=0.004)
     (axes,) = figure.axes
@@ -36,15 +44,27 @@ def test_scores_that_differ_by_orders_of_magnitude_are_logarithmic(tmp_path: Pat
     assert [t.get_text() for t in axes.get_yticklabels()] == ["0.5", "1", "2", "5", "10", "20"]
     assert legend_of(figure, tmp_path) == ["spire", "local", "floor 0.004, below the axis"]
     (axes,) = rounds_figure([SPIRE, LOCAL], "x", "y", floor=0.4).axes
-    assert [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == "--"] == [0.4]
+    assert [line.get_ydata()[0] for line in axes.lines if line.get_color() == GREY] == [0.4]
 
 
 def test_other_scores_are_linear_and_a_floor_below_zero_is_drawn(tmp_path: Path) -> None:
     figure = rounds_figure([SPIRE], "x", "y", floor=-0.001)
     (axes,) = figure.axes
     assert axes.get_yscale() == "linear"
-    assert [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == "--"] == [-0.001]
+    assert [line.get_ydata()[0] for line in axes.lines if line.get_color() == GREY] == [-0.001]
     assert legend_of(figure, tmp_path) == ["spire", "floor (real against real)"]
+
+
+def test_one_seed_has_no_bars() -> None:
+    alone = Series("spire", 0, ((4.0, 1.0, 1.0, 1.0), (64.0, 0.8, 0.8, 0.8)))
+    (axes,) = settings_figure([alone], "d_emb", "KID", "log2").axes
+    assert not axes.containers[0].has_yerr
+
+
+def test_losses_that_differ_by_orders_of_magnitude_are_logarithmic() -> None:
+    panels = {"a": [SPIRE, LOCAL], "b": [SPIRE]}
+    figure = panels_figure(panels, "epochs", ["loss", "loss"], has_zero=False)
+    assert [axes.get_yscale() for axes in figure.axes] == ["log", "linear"]
 
 
 def test_settings_are_named_where_they_were_tried(tmp_path: Path) -> None:

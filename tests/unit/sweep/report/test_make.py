@@ -14,10 +14,12 @@ from PIL import Image
 
 from pipeline.config.tracking import TrackingConfig, tracking_uri
 from pipeline.files.paths import JOB_MARK
+from pipeline.tracking.attachments import NOTE
 from pipeline.tracking.tracker import Tracker
 from spire_core.errors import ClusterError, ConfigError, RunError
 from sweeps.report.answers import ONE_SEED
-from sweeps.report.files import Report, report_json
+from sweeps.report.contents import Report
+from sweeps.report.files import report_json
 from sweeps.report.make import make_report
 from sweeps.report.terminal import report_text
 
@@ -252,9 +254,10 @@ def test_figures_exist_for_what_the_runs_have(report: Report) -> None:
     assert sorted(drawn) == sorted(p.name for p in report.pictures)
     names = {"kid_rounds", "forgetting", "kid_against_trained_parameters", "kid_against_sent_bytes"}
     assert drawn.keys() == names
-    for path in drawn.values():
-        with Image.open(path) as image:
+    for name in names:
+        with Image.open(report.folder / "figures" / f"{name}.png") as image:
             assert image.size[0] > 700
+        assert "<svg" in (report.folder / "figures" / f"{name}.svg").read_text()
 
 
 def test_curves_show_the_mean_and_the_range_over_seeds(report: Report) -> None:
@@ -284,7 +287,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        self.loaded += [value or "" for key, value in attrs if key in ("src", "href", "srcset")]
+        self.loaded += [value or "" for key, value in attrs if key in ("src", "srcset")]
 
     def handle_data(self, data: str) -> None:
         self.shown += data
@@ -294,9 +297,11 @@ def test_the_page_is_one_file_and_shows_names_as_they_are(report: Report) -> Non
     text = report.html.read_text()
     page = Page(text)
     assert len(page.loaded) == 4
-    assert all(src.startswith("data:image/png;base64,") for src in page.loaded)
+    assert all(src.startswith("data:image/svg+xml;base64,") for src in page.loaded)
     assert not {"script", "link", "iframe", "b"} & set(page.tags)
-    assert re.search(r"https?://|url\(|@import", text) is None
+    assert re.search(r"url\(|@import", text) is None
+    assert text.count("http://") == text.count('<a href="http://127.0.0.1:5000/#/experiments/')
+    assert "https://" not in text
     assert NAME in page.shown
     assert "2.6 ± 2.9" in page.shown
 
@@ -320,6 +325,15 @@ def test_everything_is_attached_to_the_sweep(
     files = {f"report/{p.relative_to(report.folder)}" for p in report.folder.rglob("*.*")}
     assert found == files
     assert report.folder == Path(store.root or "") / "reports" / "a-b-bold-b-sweep"
+
+
+def test_the_sweeps_run_is_described_by_what_was_found(
+    store: TrackingConfig, parent: str, report: Report
+) -> None:
+    note = MlflowClient(tracking_uri(store)).get_run(parent).data.tags[NOTE]
+    assert note.startswith("**a &lt;b&gt;bold&lt;/b&gt; \\| sweep**\n")
+    assert "- New clients: KID after adaptation is lowest with spire" in note
+    assert "| spire | 3 | 10" in note
 
 
 def test_the_json_is_plain_and_equals_the_file(report: Report) -> None:
@@ -358,7 +372,7 @@ def test_one_seed_has_no_intervals_and_runs_alone_have_no_parent(
         "New clients: KID after adaptation is lowest with fedavg_ft (1.5); local 9.",
         ONE_SEED,
     ]
-    assert re.search(r"<td>1\.5</td>", report.html.read_text())
+    assert re.search(r'<td class="best">1\.5</td>', report.html.read_text())
 
 
 def test_settings_that_vary_have_a_table_a_figure_and_a_best(store: TrackingConfig) -> None:
@@ -462,7 +476,8 @@ def test_a_second_report_leaves_nothing_of_the_first(
     (tmp_path / "mine.txt").write_text("")
     report = make_report(store, ["fedavg_ft-s1"], tmp_path)
     figures = [p.name for p in (tmp_path / "figures").iterdir()]
-    assert sorted(figures) == sorted(f"{p.name}.png" for p in report.pictures)
+    kinds = ("png", "svg")
+    assert sorted(figures) == sorted(f"{p.name}.{kind}" for p in report.pictures for kind in kinds)
     assert not (tmp_path / "tables" / "differences.csv").exists()
     assert (tmp_path / "mine.txt").exists()
 

@@ -1,11 +1,15 @@
 """The pages show every text as it was written, whoever wrote it."""
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
 from pipeline.figures.style import blank_figure
+from sweeps.report.contents import Origin, Report, Snapshot
 from sweeps.report.figures import Picture
 from sweeps.report.pages import html_page, markdown_page
 from sweeps.report.tables import Table
@@ -31,27 +35,51 @@ class Shown(HTMLParser):
         self.text += data
 
 
-def html(name: str, table: Table, picture: Picture) -> str:
-    images = {picture.name: b"\x89PNG"}
-    return html_page(name, [name], {name: name}, [name], [table, table], [picture], images)
+def report(text: str) -> Report:
+    """A report all of whose texts are `text`."""
+    table = Table("t", text, text, (text, "n"), ((text, 1),))
+    picture = Picture("p", text, text, blank_figure(2, 1))
+    shot = Snapshot("s", text, text, b"\x89PNG")
+    origin = Origin(text, text, text, text)
+    shown = ([text], {text: text}, [text], [table] * 3, [picture] * 2, [shot], [shot])
+    return Report(text, Path(), None, *shown, origin)
 
 
-def markdown(name: str, table: Table, picture: Picture) -> str:
-    return markdown_page(name, [name], {name: name}, [name], [table, table], [picture])
+def html(report: Report) -> str:
+    return html_page(report, {"p": "<svg/>"})
 
 
-@pytest.mark.parametrize("page_of", [html, markdown])
-def test_no_text_is_taken_for_html(page_of: Callable[[str, Table, Picture], str]) -> None:
-    table = Table("t", EVIL, EVIL, (EVIL, "n"), ((EVIL, 1),))
-    picture = Picture("p", EVIL, EVIL, blank_figure(2, 1))
-    page = page_of(EVIL, table, picture)
+@pytest.mark.parametrize("page_of", [html, markdown_page])
+def test_no_text_is_taken_for_html(page_of: Callable[[Report], str]) -> None:
+    page = page_of(report(EVIL))
     assert "<script" not in page
     assert "onerror" in page
 
 
 def test_each_text_is_on_the_page_as_it_was_written() -> None:
-    table = Table("t", EVIL, EVIL, (EVIL, "n"), ((EVIL, 1),))
-    shown = Shown(html(EVIL, table, Picture("p", EVIL, EVIL, blank_figure(2, 1))))
-    # Two titles, an answer, a fact with its name, a note; two tables of four; a figure's three.
-    assert shown.text.count(EVIL) == 6 + 2 * 4 + 3
+    shown = Shown(html(report(EVIL)))
+    # Two titles; the question, the date, the command twice, the sweep's file; an answer, a fact
+    # with its name, a note; three tables of four; two figures of three, two pictures of runs.
+    assert shown.text.count(EVIL) == 2 + 5 + 4 + 3 * 4 + 2 * 3 + 2 * 3
     assert "script" not in shown.tags
+
+
+def test_runs_are_linked_and_nothing_else_is() -> None:
+    columns, link = ("run", "id", "KID"), "http://server/#/a?b&c"
+    runs = Table("runs", "Runs", "", columns, (("01234567", "01234567", 1.0), ("b", "b", 2.0)))
+    origin = Origin(links={"0123456789": link, "parent": f"{link}=1"})
+    tables = [runs, Table("t", "", "", ("name",), (("01234567",),))]
+    whole = replace(report("text"), parent_id="parent", tables=tables, origin=origin)
+    found = re.findall(r'<a href="([^"]*)">([^<]*)</a>', html(whole))
+    escaped = link.replace("&", "&amp;")
+    assert found == [(f"{escaped}=1", "in MLflow"), ("#runs", "its runs"), (escaped, "01234567")]
+
+
+def test_what_a_report_lacks_leaves_no_empty_place() -> None:
+    table = Table("t", "title", "", ("a",), ((1,),))
+    bare = Report("bare", Path(), None, [], {}, [], [table, table], [])
+    page = html(bare)
+    assert not {"img", "b", "a"} & Shown(page).tags
+    assert "What a new client draws" not in page
+    assert "Run it again" not in page
+    assert "![" not in markdown_page(bare)

@@ -10,7 +10,8 @@ from mlflow import MlflowClient
 
 from pipeline.config.tracking import TrackingConfig, tracking_uri
 from pipeline.tracking import mlflow_queries as tracked_runs
-from pipeline.tracking.mlflow_queries import TrackedRun, attach, histories, sweep_runs
+from pipeline.tracking.attachments import NOTE, NOTE_CHARS, attach
+from pipeline.tracking.mlflow_queries import TrackedRun, histories, sweep_runs
 from pipeline.tracking.tracker import Tracker
 from spire_core.errors import ClusterError, RunError
 
@@ -125,7 +126,7 @@ def test_files_are_attached_in_their_folders(store: TrackingConfig, tmp_path: Pa
     for file in (*files, tmp_path / "private.txt"):
         file.write_text(file.name)
     with Tracker.start(store, "parent", {}) as tracker:
-        attach(store, tracker.run_id, tmp_path, files)
+        attach(store, tracker.run_id, tmp_path, files, "**parent**")
     client = MlflowClient(tracking_uri(store))
     listed = client.list_artifacts(tracker.run_id, "report")
     assert sorted(a.path for a in listed) == ["report/figures", "report/report.md"]
@@ -138,4 +139,20 @@ def test_a_report_that_cannot_be_attached_says_where_it_lies(
 ) -> None:
     (tmp_path / "report.md").write_text("")
     with pytest.raises(ClusterError, match=f"to attach .* is complete, in {tmp_path}"):
-        attach(store, "f" * 32, tmp_path, [tmp_path / "report.md"])
+        attach(store, "f" * 32, tmp_path, [tmp_path / "report.md"], "")
+
+
+def test_a_description_is_replaced_unless_somebody_wrote_it(
+    store: TrackingConfig, tmp_path: Path
+) -> None:
+    client = MlflowClient(tracking_uri(store))
+    with Tracker.start(store, "described", {}) as tracker:
+        run_id = tracker.run_id
+    long = "**described**\n" + "a line\n" * 2000
+    for note in ("**described**\nfirst", long):
+        attach(store, run_id, tmp_path, [], note)
+        assert note.startswith(client.get_run(run_id).data.tags[NOTE])
+    assert NOTE_CHARS - 10 < len(client.get_run(run_id).data.tags[NOTE]) <= NOTE_CHARS
+    client.set_tag(run_id, NOTE, "my own words")
+    attach(store, run_id, tmp_path, [], long)
+    assert client.get_run(run_id).data.tags[NOTE] == "my own words"

@@ -92,7 +92,7 @@ def test_a_verdict_needs_an_interval_without_zero(values: list[float], word: str
         (estimate([1000.0, 3000.0]), "2000 ± 12706"),
         (estimate([455172.0] * 3), "455172"),
         (estimate([0.0, 0.0]), "0"),
-        (estimate([0.123456]), "0.1235"),
+        (estimate([0.123456]), "0.123"),
         (estimate([0.5], missing=2), "0.5 (n=1)"),
         (estimate([1e-9, 3e-9]), "0.000000 ± 0.000000"),
         (None, "-"),
@@ -127,7 +127,7 @@ def test_what_a_method_does_not_read_does_not_part_its_seeds() -> None:
 
 def test_groups_hold_seeds_in_order_and_the_later_of_two_equal_runs() -> None:
     early, late = run("spire", 1, 1.0), run("spire", 1, 2.0)
-    late = TrackedRun("late", *list(vars(late).values())[1:-1], started_ms=5)
+    late = replace(late, run_id="late", started_ms=5)
     (group,) = group_runs([late, run("spire", 0, 3.0), early])
     assert [r.run_id for r in group.runs] == [run("spire", 0).run_id, "late"]
     assert group.values(KID) == {(0, "p0"): 3.0, (1, "p1"): 2.0}

@@ -1,0 +1,189 @@
+"""The first screen: every client's score, pictures that runs drew, marks, dates and commands."""
+
+import io
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+from PIL import Image
+
+from pipeline.config.tracking import TrackingConfig
+from pipeline.tracking.mlflow_queries import TrackedRun
+from sweeps.report.client_dots import client_pictures
+from sweeps.report.contents import Origin
+from sweeps.report.groups import Group, group_runs
+from sweeps.report.marks import best_cells
+from sweeps.report.origins import origin_of, parameters_table
+from sweeps.report.row_runs import client_numbers
+from sweeps.report.samples import MAX_SAMPLES, packed, partition_pictures, sample_pictures
+from sweeps.report.stats import estimate
+from sweeps.report.tables import Table
+
+KID = "final/adapt_kid_after"
+NOWHERE = TrackingConfig(uri="sqlite:///nowhere.db")
+
+
+def run(method: str, seed: int = 0, kid: float = 1.0, **params: str) -> TrackedRun:
+    told = {"method.name": method, "seed": str(seed), "adapt.lr": "0.1"} | params
+    return TrackedRun(f"{method}{seed}", "", "FINISHED", told, {}, {KID: kid}, 0)
+
+
+# --- every client ---------------------------------------------------------------------------------
+
+
+def test_every_new_client_of_every_seed_is_a_dot_and_the_worst_has_a_ring() -> None:
+    groups = group_runs([run("spire", 0, 2.0), run("spire", 1, 4.0), run("local", 0, 9.0)])
+    rows = {
+        "spire0": [{"kid_before": 5.0, "kid_after": 1.0}, {"kid_before": 6.0, "kid_after": 3.0}],
+        "spire1": [{"kid_before": 7.0, "kid_after": 4.0}, {"kid_before": 7.0, "kid_after": None}],
+    }
+    (picture,) = client_pictures(groups, rows)  # `local` has no table
+    (axes,) = picture.figure.axes
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["spire"]
+    before, after, worst = (np.asarray(dots.get_offsets())[:, 1] for dots in axes.collections[:3])
+    assert (before.tolist(), after.tolist()) == ([5.0, 6.0, 7.0], [1.0, 3.0, 4.0])
+    assert worst.tolist() == [4.0]
+    (bar,) = axes.containers
+    assert bar[0].get_ydata()[0] == 3.0
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"kid_before": 1.0, "kid_after": 2.0, "heldout_before": 1.0, "heldout_after": 1.0}, "KID"),
+        ({"heldout_before": 1.0, "heldout_after": 1.0}, "held-out loss"),  # no features
+    ],
+)
+def test_the_score_is_the_first_that_clients_have(row: dict[str, float], words: str) -> None:
+    runs = [replace(r, finals={KID: 2.0, "final/adapt_heldout_after": 1.0}) for r in [run("spire")]]
+    (picture,) = client_pictures(group_runs(runs), {"spire0": [row]})
+    assert picture.title == f"New clients, one by one: {words}"
+
+
+def test_each_task_has_a_plot_of_its_clients_and_no_table_means_no_plot() -> None:
+    runs = [run("spire", **{"data.name": name}) for name in ("a", "b")]
+    runs = [replace(r, run_id=r.params["data.name"]) for r in runs]
+    rows = {name: [{"kid_before": 1.0, "kid_after": 2.0}] for name in ("a", "b")}
+    pictures = client_pictures(group_runs(runs), rows)
+    assert [p.name for p in pictures] == ["new_clients_1", "new_clients_2"]
+    assert client_pictures(group_runs(runs), {"a": []}) == []
+
+
+def test_rows_of_other_stretches_have_their_new_clients() -> None:
+    row = {"run_id": "1", "clients": "new", "kid_before": "2.5", "kid_after": "", "adapt.lr": "1"}
+    (numbers,) = client_numbers([row, row | {"clients": "pretraining"}])
+    assert (numbers["kid_before"], numbers["kid_after"]) == (2.5, None)
+    assert "adapt.lr" not in numbers
+
+
+# --- pictures -------------------------------------------------------------------------------------
+
+
+def png(width: int = 40, height: int = 10, colour: str = "red") -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (width, height), colour).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def groups(monkeypatch: pytest.MonkeyPatch) -> list[Group]:
+    """Nine groups whose runs hold two pictures, one of them damaged at the method `local`."""
+
+    def read(_: TrackingConfig, run_id: str, path: str) -> bytes | None:
+        assert path in ("samples/client_6.png", "plots/partition.png")
+        return b"no picture" if run_id.startswith("local") else png()
+
+    monkeypatch.setattr("sweeps.report.samples.artifact_bytes", read)
+    return group_runs([run(name) for name in ("local", *map("m{}".format, range(9)))])
+
+
+def test_each_method_shows_the_images_of_the_same_new_client(groups: list[Group]) -> None:
+    rows = {group.runs[0].run_id: [{"client_id": 7}, {"client_id": 6}] for group in groups}
+    shots = sample_pictures(NOWHERE, groups, rows)
+    assert [shot.title for shot in shots] == [f"m{i}" for i in range(MAX_SAMPLES)]
+    with Image.open(io.BytesIO(shots[0].png)) as picture:
+        assert picture.size == (20, 10)  # the left half
+        assert picture.convert("RGB").getpixel((3, 3)) == (255, 0, 0)
+    assert sample_pictures(NOWHERE, groups, {}) == []
+
+
+def test_a_task_shows_its_partition_once(groups: list[Group]) -> None:
+    (shot,) = partition_pictures(NOWHERE, groups[1:])
+    assert (shot.name, shot.title) == ("partition_1", "Partition")
+    assert partition_pictures(NOWHERE, [g for g in groups if g.method == "local"]) == []
+
+
+def test_a_damaged_picture_is_none() -> None:
+    assert packed(b"") is None
+    assert packed(png()[:-30]) is None
+
+
+# --- marks ----------------------------------------------------------------------------------------
+
+
+def test_the_lowest_mean_of_each_task_is_marked_and_what_reads_alike_with_it() -> None:
+    values = [("a", 1.0, 5.0), ("a", 2.0, 5.0), ("b", 1.00001, 4.0), ("b", 1.0, 6.0), ("b", 2.0, 7)]
+    rows = tuple((task, estimate([kid]), estimate([float(tv)])) for task, kid, tv in values)
+    table = Table("new_clients", "", "", ("task", "KID after", "NN train"), rows)
+    assert best_cells(table) == {(0, 1), (2, 1), (3, 1)}
+    assert best_cells(replace(table, name="runs")) == set()
+    assert best_cells(replace(table, rows=rows[:1])) == set()  # nothing to compare
+
+
+# --- origins --------------------------------------------------------------------------------------
+
+START = int(datetime(2026, 3, 4, 5, 6, tzinfo=UTC).timestamp() * 1000)
+MINUTE = 60_000
+
+
+def test_the_date_and_the_time_that_runs_took() -> None:
+    first, second = (
+        replace(run("spire", seed), started_ms=START + seed * MINUTE, ended_ms=START + 3 * MINUTE)
+        for seed in (0, 1)
+    )
+    assert origin_of(NOWHERE, None, [first]).when == "4 March 2026, 05:06 UTC, 3.0 min"
+    assert origin_of(NOWHERE, None, [first, second]).when == (
+        "4 March 2026, 05:06 UTC, 3.0 min (2 runs that took 5.0 min together)"
+    )
+    assert origin_of(NOWHERE, None, [replace(first, ended_ms=None)]).when == ""
+
+
+def test_runs_are_linked_to_their_pages_where_the_store_has_pages() -> None:
+    own = replace(run("spire"), experiment_id="3")
+    page = "http://127.0.0.1:5000/#/experiments/3/runs/spire0?workflowType=machine_learning"
+    assert origin_of(NOWHERE, None, [own]).links == {"spire0": page}
+    server = TrackingConfig(uri="https://me:secret@server/")
+    (link,) = origin_of(server, None, [own]).links.values()
+    assert link.startswith("https://")
+    assert "secret" not in link
+    assert origin_of(TrackingConfig(uri="databricks"), None, [own]) == Origin()
+
+
+def test_a_sweeps_question_and_file_are_those_that_its_run_recorded(
+    tmp_path: Path, new_database: Path
+) -> None:
+    database = tmp_path / "mlflow.db"
+    database.write_bytes(new_database.read_bytes())
+    config = TrackingConfig(uri=f"sqlite:///{database}")
+    client = MlflowClient(config.uri)
+    place = client.create_experiment("e", (tmp_path / "artifacts").as_uri())
+    run_id = client.create_run(place).info.run_id
+    text = "name: mine\nquestion: Which is better?\n"
+    client.log_text(run_id, text, "config/sweep.yaml")
+    parent = replace(run("spire"), run_id=run_id, experiment_id=place)
+    origin = origin_of(config, parent, [replace(run("spire"), experiment_id=place)])
+    assert (origin.question, origin.sweep_file) == ("Which is better?", text)
+    assert origin.command == "spire sweep sweep.yaml"
+    assert set(origin.links) == {run_id, "spire0"}
+
+
+def test_all_parameters_stand_in_the_appendix_with_each_value_once() -> None:
+    table = parameters_table(group_runs([run("spire", 0), run("spire", 1), run("local", 0)]))
+    assert dict(table.rows) == {
+        "adapt.lr": "0.1",
+        "method.name": "spire / local",
+        "seed": "0 / 1",
+    }
