@@ -35,7 +35,7 @@ from sweeps.report.differences import (
 )
 from sweeps.report.epochs import epochs_table, rate_pictures
 from sweeps.report.facts import facts_of, left_out, notes_of, rows_notes
-from sweeps.report.figures import FORGETTING, KID_ROUNDS, OVERFITTING, draw_all
+from sweeps.report.figures import FORGETTING, KID_ROUNDS, OVERFITTING, Picture, draw_all
 from sweeps.report.files import make_folder, write_report
 from sweeps.report.groups import Group, best_groups, choosing_metric, group_runs, method_of
 from sweeps.report.origins import SWEEP_FILE, origin_of, parameters_table
@@ -86,16 +86,12 @@ def make_report(
     origin = origin_of(config, parent, used)
     found = findings(_primaries(origin), groups, metric)
     curves, clients = _curves(config, groups, chosen), _clients(config, chosen, stretches)
-    # 3. Tables.
+    # 3. Tables and figures.
     controls = _controls(config, chosen, stretches)
     tables = [primary_table(found), *_tables(groups, chosen, curves, controls)]
     tables += [runs_table(runs), parameters_table(groups)]
-    # 4. Figures.
-    pictures = client_pictures(chosen, clients) + draw_all(groups, metric, curves)
-    pictures += rate_pictures(groups, curves)
-    pictures += budget_pictures(groups, metric)
-    pictures += [] if (drawn := plane_picture(groups, metric)) is None else [drawn]
-    # 5. Write and attach.
+    pictures = client_pictures(chosen, clients) + _pictures(groups, metric, curves)
+    # 4. Write and attach.
     report = Report(
         name,
         folder,
@@ -146,6 +142,13 @@ def _tables(
         privacy_table(chosen),
         settings_table(groups) if len(groups) > len(chosen) else None,
     ]
+
+
+def _pictures(groups: Sequence[Group], metric: str, curves: Curves) -> list[Picture]:
+    """Return the figures of curves, costs and settings."""
+    plane = plane_picture(groups, metric)
+    pictures = draw_all(groups, metric, curves) + rate_pictures(groups, curves)
+    return pictures + budget_pictures(groups, metric) + ([] if plane is None else [plane])
 
 
 def _name(parent: TrackedRun | None, words: Sequence[str], first: TrackedRun) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Scale = Literal["linear", "log2", "log10", "from 0"]
 SeedRange = tuple[float, float, float, float]  # x, mean, lowest, highest over the seeds
-LOG_RATIO = 8  # values that differ by more than this factor have a logarithmic axis
+LOG_RATIO = 8  # values that differ by more have a logarithmic axis
 FLOOR_RATIO = 10  # a floor further below all scores than this would squeeze a logarithmic axis
 FLOOR = "floor"  # the head of its label
 DASHES = ("-", (0, (6, 2)), (0, (3, 1.5)), (0, (7, 2, 1.5, 2)), (0, (1.5, 1.5)))
@@ -56,8 +56,7 @@ def rounds_figure(
 
     `floor` draws a dashed line: the score of real images against real ones.
     """
-    figure = blank_figure(5.6, 3.9)
-    axes = figure.subplots()
+    axes = (figure := blank_figure(5.6, 3.9)).subplots()
     _bands(axes, series)
     _scale_scores(axes, series, floor)
     axes.set(xlabel=plain(xlabel), ylabel=plain(ylabel), title=plain(title))
@@ -158,8 +157,7 @@ def _against_budgets(axes: "Axes", series: Sequence[Series], budgets: Sequence[f
 def _bars(axes: "Axes", line: Series, places: Sequence[float]) -> None:
     """Draw a line with a bar from the lowest to the highest seed at each of these places."""
     mean = [point[1] for point in line.points]
-    bars = [[m - low, high - m] for _, m, low, high in line.points]
-    bars = [list(ends) for ends in zip(*bars, strict=True)]
+    bars = [[m - low for _, m, low, _ in line.points], [high - m for _, m, _, high in line.points]]
     ends = bars if any(map(any, bars)) else None  # one seed has none, nor has its legend
     axes.errorbar(places, mean, yerr=ends, capsize=3, markersize=5.5, **line.look)
 
@@ -216,7 +214,7 @@ def _scale_scores(axes: "Axes", series: Sequence[Series], floor: float | None) -
 
 
 def differ_by_orders(values: Sequence[float]) -> bool:
-    """Return whether values would squeeze each other on a linear axis."""
+    """Return whether values need a logarithmic axis, and may have one."""
     return min(values) > 0 and max(values) > LOG_RATIO * min(values)
 
 

@@ -181,5 +181,6 @@ def test_a_report_of_rows_alone_needs_no_store(tmp_path: Path) -> None:
     settings = {"tracking.root": str(tmp_path), "tracking.uri": NO_STORE.uri}
     again = spire.report([], settings, tmp_path / "again", rows_from=[str(path)])
     assert again.table("new_clients") == table
-    runs = report.tables[-1]
+    runs = report.table("runs")
+    assert runs is not None
     assert [one[runs.columns.index("rows of")] for one in runs.rows] == [str(path)] * 2
