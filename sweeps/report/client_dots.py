@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from pipeline.figures.style import GREY, OKABE_ITO, blank_figure, plain
 from sweeps.report.figures import Picture
@@ -74,7 +74,7 @@ def _dots(group: Group, rows: ClientRows, column: str, metric: str) -> Dots | No
     return Dots(group.method, method_order(group.method)[0], known, mean)
 
 
-def _is_known(value: object) -> bool:
+def _is_known(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
