@@ -137,7 +137,7 @@ def sweep(
 ) -> "Outcome":
     """Run what is left of a sweep, as `spire sweep` does, and return its outcome."""
     from pipeline.cli.command import say
-    from sweeps.design.config import load_sweep
+    from sweeps.design.load import load_sweep
     from sweeps.execution.elsewhere import finished_elsewhere
     from sweeps.report.stretches import read_stretches
     from sweeps.sweep import run_sweep

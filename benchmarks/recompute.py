@@ -22,7 +22,7 @@ from benchmarks.published import (
     wrong_line,
 )
 from spire_core.errors import DataError
-from sweeps.design.config import load_sweep, sweep_names
+from sweeps.design.load import load_sweep, sweep_names
 from sweeps.primary import primaries
 from sweeps.report.controls import controls_table
 from sweeps.report.coverage import coverage_table

@@ -8,13 +8,12 @@ from pipeline.cli.command import (
     INTERRUPTED,
     Answer,
     add_verb,
-    allowed,
     list_names,
     say,
-    split_words,
 )
 from pipeline.cli.main import main as pipeline_main
 from pipeline.cli.presets import warn_of_store
+from pipeline.cli.words import allowed, split_words
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def sweep(args: argparse.Namespace) -> Answer:
     """Run what is left of a sweep, or with `--dry-run` say what it would be."""
-    from sweeps.design.config import load_sweep
+    from sweeps.design.load import load_sweep
 
     settings = load_sweep(args.file, args.words)
     elsewhere, stretches = _elsewhere(settings, args.rows_from)
@@ -124,7 +123,7 @@ def _add_sweep(verbs: Any) -> None:
 
 
 def _sweep_names() -> list[str]:
-    from sweeps.design.config import sweep_names
+    from sweeps.design.load import sweep_names
 
     return sweep_names()
 

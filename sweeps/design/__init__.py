@@ -1,6 +1,7 @@
 """The design of a sweep: its trials, before anything runs.
 
-config      the YAML file of a sweep
+config      the settings of a sweep
+load        its YAML file, or one of ours by name
 metric      the metric by which the best trial is chosen
 points      the points of the axes, and the trial at each
 trial_plan  resources of each trial, compared with the cluster

@@ -1,4 +1,4 @@
-"""The settings of a sweep and their YAML file. `points` makes the trials out of them.
+"""The settings of a sweep. `load` reads its file, and `points` makes the trials out of them.
 
 An axis names a key of the configuration and lists its values (`model.d_emb: [16, 64]`), or it has
 any name and lists settings that go together (`period: [{federation.tau: 3}, {federation.tau: 12,
@@ -6,23 +6,19 @@ client.batch_size: 8}]`). For random and Optuna search an axis may also be a ran
 max: 1.0e-1, log: true}`.
 """
 
-import dataclasses
 import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
-from pipeline.config.build import build, flattened
+from pipeline.config.build import flattened
 from pipeline.config.equivalence import determines
-from pipeline.config.load import NAMED_GROUPS, read_settings, split_override
-from pipeline.config.safe_yaml import first_comment, read_settings_file
-from pipeline.config.schema import Config
+from pipeline.config.load import NAMED_GROUPS
 from pipeline.files.paths import lasting
+from spire_core.config.checks import hint
 from spire_core.errors import ConfigError
 from sweeps.design.metric import check_metric
 from sweeps.primary import primaries
@@ -33,7 +29,6 @@ RECORDED = ("tracking.enabled", "tracking.uri", "tracking.experiment")
 RANGE_KEYS = {"min", "max", "log", "integer"}
 NAME = re.compile(r"[\w.-]{1,100}")
 MAX_TRIALS = 10_000
-PAPER = "paper-"  # prefix of the names of the paper's experiments
 
 
 @dataclass(frozen=True)
@@ -101,12 +96,14 @@ class SweepConfig:
             if getattr(self, key) not in known:
                 raise ConfigError(
                     f"expected {key} as {' or '.join(known)}, got {getattr(self, key)!r}: "
-                    "choose one of them"
+                    f"{hint(str(getattr(self, key)), known)}"
                 )
 
     def _check_numbers(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ConfigError(f"expected seeds as different numbers, got {list(self.seeds)}")
+            raise ConfigError(
+                f"expected seeds as different numbers, got {list(self.seeds)}: such as seeds=[0,1]"
+            )
         is_drawn = self.search != "grid"
         if is_drawn != (self.num_trials is not None):
             raise ConfigError(
@@ -194,47 +191,10 @@ def _check_axis(name: str, axis: Any, is_drawn: bool) -> None:
     elif isinstance(axis, list) and axis:
         return
     kinds = "a list of values or a range {min: A, max: B, log: true}" if is_drawn else "a list"
-    raise ConfigError(f"expected axes.{name} as {kinds}, got {axis!r}: such as {name}: [1, 2]")
-
-
-def sweep_names() -> list[str]:
-    """Return the names of the sweeps that ship with the package."""
-    folder = resources.files("sweeps") / "conf"
-    return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name[-5:] == ".yaml")
-
-
-def load_sweep(file: str, words: Sequence[str] = ()) -> SweepConfig:
-    """Return a sweep's settings from a file, or from one of ours by name, with overrides.
-
-    A word `key=value` sets a key of the sweep (`seeds=[0,1]`) or, for every trial, one of the
-    configuration (`federation.num_rounds=10`). The comment with which a file begins is its
-    question, unless it has another. Raises ConfigError if anything is wrong.
-    """
-    if file in sweep_names():
-        text, name = (resources.files("sweeps") / "conf" / f"{file}.yaml").read_text(), file
-    else:
-        ours = ", ".join(name for name in sweep_names() if not name.startswith(PAPER))
-        known = f"a YAML file or one of {ours}, {PAPER}... (docs/sweeps.md)"
-        text, name = read_settings_file(file, known), Path(file).stem
-    settings = read_settings(text, file)
-    if not settings and not words:
-        raise ConfigError(
-            f"expected a preset, settings or axes in {file}, got an empty file: docs/sweeps.md has "
-            "examples"
-        )
-    values: dict[str, Any] = {"name": name, "question": first_comment(text)} | settings
-    groups = {f.name for f in dataclasses.fields(Config)}
-    for word in words:
-        key, value = split_override(word)
-        root, _, rest = key.partition(".")
-        if root in groups:
-            root, rest = "settings", key
-        inside = values.get(root)
-        if rest and root in ("axes", "settings") and isinstance(inside, dict | None):
-            values[root] = {**(inside or {}), rest: value}
-        else:
-            values[key] = value
-    return build(SweepConfig, values)
+    advice = f"such as {name}: [1, 2]"
+    if isinstance(axis, dict) and not is_drawn:
+        advice += ", or add search: random and num_trials: 20 for a range"
+    raise ConfigError(f"expected axes.{name} as {kinds}, got {axis!r}: {advice}")
 
 
 def with_absolute_path(settings: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -360,7 +360,7 @@ def test_what_starts_in_every_actor_imports_no_more_than_it_needs() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["pipeline.config.load", "pipeline.data.fetch", "sweeps.design.config"]
+    "module", ["pipeline.config.load", "pipeline.data.fetch", "sweeps.design.load"]
 )
 def test_what_is_typed_is_read_and_checked_without_torch(module: str) -> None:
     """A mistake is told at once, and Ray can start while torch is imported."""

@@ -15,7 +15,7 @@ from pipeline.federation.setup import prepare
 from pipeline.results.recording import run_tags
 from spire_core.errors import ConfigError
 from sweeps.cli import main
-from sweeps.design.config import load_sweep
+from sweeps.design.load import load_sweep
 
 PAGE = Path(__file__).parents[3] / "docs" / "extending.md"
 TINY = ("resources.pool=local", "tracking.enabled=false", "federation.num_rounds=4")

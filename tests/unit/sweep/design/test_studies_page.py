@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.design.config import load_sweep, sweep_names
+from sweeps.design.load import load_sweep, sweep_names
 from sweeps.primary import primaries
 
 PAGE = (Path(__file__).parents[4] / "docs" / "studies.md").read_text()

@@ -1,0 +1,68 @@
+"""The YAML file of a sweep, or one of ours by name, as settings."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.build import OTHER_WORDS, build
+from pipeline.config.load import read_settings, split_override
+from pipeline.config.safe_yaml import first_comment, read_settings_file
+from pipeline.config.schema import Config
+from spire_core.errors import ConfigError
+from sweeps.design.config import SweepConfig
+
+PAPER = "paper-"  # prefix of the names of the paper's experiments
+
+
+def sweep_names() -> list[str]:
+    """Return the names of the sweeps that ship with the package."""
+    folder = resources.files("sweeps") / "conf"
+    return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name[-5:] == ".yaml")
+
+
+def load_sweep(file: str, words: Sequence[str] = ()) -> SweepConfig:
+    """Return a sweep's settings from a file, or from one of ours by name, with overrides.
+
+    A word `key=value` sets a key of the sweep (`seeds=[0,1]`) or, for every trial, one of the
+    configuration (`federation.num_rounds=10`). The comment with which a file begins is its
+    question, unless it has another. Raises ConfigError if anything is wrong.
+    """
+    if file in sweep_names():
+        text, name = (resources.files("sweeps") / "conf" / f"{file}.yaml").read_text(), file
+    else:
+        ours = ", ".join(name for name in sweep_names() if not name.startswith(PAPER))
+        known = f"a YAML file or one of {ours}, {PAPER}... (docs/sweeps.md)"
+        text, name = read_settings_file(file, known, sweep_names()), Path(file).stem
+    settings = read_settings(text, file)
+    _check_places(settings, file)
+    if not settings and not words:
+        raise ConfigError(
+            f"expected a preset, settings or axes in {file}, got an empty file: docs/sweeps.md has "
+            "examples"
+        )
+    values: dict[str, Any] = {"name": name, "question": first_comment(text)} | settings
+    groups = {f.name for f in dataclasses.fields(Config)}
+    for word in words:
+        key, value = split_override(word)
+        root, _, rest = key.partition(".")
+        if root in groups:
+            root, rest = "settings", key
+        inside = values.get(root)
+        if rest and root in ("axes", "settings") and isinstance(inside, dict | None):
+            values[root] = {**(inside or {}), rest: value}
+        else:
+            values[key] = value
+    return build(SweepConfig, values)
+
+
+def _check_places(values: Mapping[str, Any], file: str) -> None:
+    """Raise ConfigError for a setting of trials that stands beside the keys of the sweep."""
+    groups = {f.name for f in dataclasses.fields(Config)} - {"seed"}
+    for key in values:
+        if key.partition(".")[0] in groups or OTHER_WORDS.get(key, key) in groups:
+            raise ConfigError(
+                f"expected a sweep's own keys at the left of {file}, got {key!r}: write it below "
+                "settings:, or with a list of values below axes:"
+            )
