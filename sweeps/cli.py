@@ -8,13 +8,12 @@ from pipeline.cli.command import (
     INTERRUPTED,
     Answer,
     add_verb,
-    allowed,
     list_names,
     say,
-    split_words,
 )
 from pipeline.cli.main import main as pipeline_main
 from pipeline.cli.presets import warn_of_store
+from pipeline.cli.words import allowed, split_words
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -3,9 +3,10 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from pipeline.cli.command import Answer, add_verb, allowed, say
+from pipeline.cli.command import Answer, add_verb, say
 from pipeline.cli.presets import fetch_if_missing
 from pipeline.cli.sync import sync_runs
+from pipeline.cli.words import allowed
 
 if TYPE_CHECKING:
     from pipeline.audit.outcome import Audit

@@ -1,12 +1,14 @@
 """The verbs `spire adapt` and `spire sample`: clients of a finished run."""
 
 import argparse
+import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.cli.command import Answer, add_verb, allowed, say
+from pipeline.cli.command import Answer, add_verb, say
 from pipeline.cli.outputs import writable_png
 from pipeline.cli.presets import fetch_if_missing
+from pipeline.cli.words import allowed
 
 if TYPE_CHECKING:
     from pipeline.inference.saved_run import SavedRun
@@ -28,7 +30,7 @@ def adapt(args: argparse.Namespace) -> Answer:
     root = config.data.root or saved.config.data.root
     from pipeline.cli.arrival_text import arrival_json, arrival_table
     from pipeline.data.catalog import SPECS
-    from pipeline.inference.arrival import adapt_arrival
+    from pipeline.inference.arrival import adapt_arrival, check_arrival
     from pipeline.inference.arrival_images import load_arrival
 
     if args.data in SPECS:
@@ -36,6 +38,7 @@ def adapt(args: argparse.Namespace) -> Answer:
     images, mixture = load_arrival(saved, args.data, args.classes, root)
     is_private, steps = config.privacy.adapt.is_on, config.privacy.adapt.steps
     length = f"{steps} private steps" if is_private else f"up to {config.adapt.epochs} epochs"
+    check_arrival(saved, config.adapt, args.client)  # before a message that promises a fit
     say(f"fitting a new client for {length}")
     more = (args.client, mixture, config.privacy)
     arrival = adapt_arrival(saved, images, config.adapt, *more)
@@ -54,6 +57,8 @@ def sample(args: argparse.Namespace) -> Answer:
     saved.client_state(args.client)  # raises before a folder is made, as do the prompts
     for prompt in args.prompt:
         saved.prompt_tokens(prompt)
+    if args.text_guidance is not None:
+        saved.check_text("--text-guidance")
     who = "population" if args.client is None else f"client_{args.client}"
     png = writable_png(args.out or saved.folder.parent / SAMPLES / f"{who}_seed{args.seed}.png")
     evaluation = saved.config.eval
@@ -131,10 +136,10 @@ def add_sample(verbs: Any) -> None:
 
 def _count(minimum: int, maximum: int = 10**9) -> Any:
     def count(text: str) -> int:
-        fits = text.isdecimal() and len(text) <= len(str(maximum))
-        if not fits or not minimum <= int(text) <= maximum:
-            is_small = not fits or int(text) < minimum
-            limit = f"at least {minimum}" if is_small else f"at most {maximum}"
+        is_long = text.isdecimal() and len(text) > len(str(maximum))
+        if is_long or not text.isdecimal() or not minimum <= int(text) <= maximum:
+            is_large = is_long or (text.isdecimal() and int(text) > maximum)
+            limit = f"at most {maximum}" if is_large else f"at least {minimum}"
             raise argparse.ArgumentTypeError(f"expected a number of {limit}, got {text!r}")
         return int(text)
 
@@ -142,10 +147,10 @@ def _count(minimum: int, maximum: int = 10**9) -> Any:
 
 
 def _guidance(text: str) -> float:
-    value = float(text)
-    if not 0.0 <= value <= 1000.0:
-        raise argparse.ArgumentTypeError(f"expected a number in 0..1000, got {text!r}")
-    return value
+    with contextlib.suppress(ValueError):
+        if 0.0 <= (value := float(text)) <= 1000.0:
+            return value
+    raise argparse.ArgumentTypeError(f"expected a number in 0..1000, got {text!r}")
 
 
 def _comma_list(text: str) -> list[str]:

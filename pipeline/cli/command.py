@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -17,9 +18,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from pipeline.cli.words import check_words, meant_setting
 from pipeline.files.paths import is_ray_job
-from spire_core.config.adapt import AdaptConfig
-from spire_core.errors import ConfigError, SpireError
+from spire_core.config.checks import hint
+from spire_core.errors import SpireError
 
 AddVerb = Callable[[Any], None]  # adds a verb to the subparsers of `spire`
 USER_ERROR, INTERRUPTED = 2, 130
@@ -46,7 +48,7 @@ def run_command(argv: Sequence[str] | None, verbs: Sequence[AddVerb]) -> int:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: see `except` below
     try:
-        _check_words(getattr(args, "words", ()))
+        check_words(getattr(args, "words", ()))
         with contextlib.redirect_stdout(sys.stderr):  # for libraries that print
             answer: Answer = args.act(args)
     except SpireError as error:
@@ -115,6 +117,10 @@ class _Parser(argparse.ArgumentParser):
         return f"{text}\n{title}:\n" + "".join(f"  {line}\n" for line in lines)
 
     def error(self, message: str) -> NoReturn:
+        if match := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
+            verb, verbs = match[1], re.findall(r"[\w-]+", match[2])  # all choices are verbs
+            expected = f"expected a verb out of {', '.join(verbs)}"
+            message = f"{expected}, got {verb!r}: {hint(verb, verbs)}"
         self.exit(USER_ERROR, f"{self.prog}: {one_line(message)}: see {self.prog} --help\n")
 
 
@@ -145,8 +151,8 @@ def _parse(argv: Sequence[str] | None, add_verbs: Sequence[AddVerb]) -> argparse
     parser = parser_of(add_verbs)
     args, rest = parser.parse_known_args(argv)
     if [word for word in rest if word.startswith("-") or "words" not in args]:
-        settings = [word.lstrip("-") for word in rest if "=" in word]
-        how = f" (a setting is written {settings[0]})" if settings and "words" in args else ""
+        setting = meant_setting(rest) if "words" in args else None
+        how = f" (a setting is written {setting})" if setting else ""
         _verb_of(parser, args).error(f"unrecognized arguments: {' '.join(rest)}{how}")
     if rest:
         args.words = [*args.words, *rest]
@@ -159,17 +165,6 @@ def _verb_of(parser: _Parser, args: argparse.Namespace) -> _Parser:
         if isinstance(action.choices, dict) and (name := getattr(args, action.dest, None)):
             return _verb_of(action.choices[name], args)
     return parser
-
-
-def _check_words(words: Sequence[str]) -> None:
-    """Raise ConfigError for a word that is not UTF-8, which no record can hold."""
-    for word in words:
-        try:
-            word.encode()
-        except UnicodeEncodeError as error:
-            raise ConfigError(
-                f"expected names and settings in UTF-8, got {word!r}: rename it"
-            ) from error
 
 
 def add_verb(verbs: Any, name: str, act: Any, text: str) -> argparse.ArgumentParser:
@@ -192,40 +187,6 @@ def add_mine(parser: argparse.ArgumentParser) -> None:
     """Let the owner of a run say so."""
     text = "the run is yours though this root did not begin it: trust the addresses in its record"
     parser.add_argument("--mine", action="store_true", help=text)
-
-
-def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the names and the key=value settings among the words of the command line."""
-    names = [word for word in words if "=" not in word]
-    return names, [word for word in words if "=" in word]
-
-
-def split_one(words: Sequence[str], what: str) -> tuple[str | None, list[str]]:
-    """Return the one name, or None, and the key=value settings; ConfigError for several names.
-
-    `what` describes the name in the message.
-    """
-    names, settings = split_words(words)
-    if len(names) > 1:
-        raise ConfigError(
-            f"expected one {what} and key=value settings, got {' and '.join(names)}: write a "
-            "setting as key=value, such as client.lr=0.001"
-        )
-    return (names or [None])[0], settings
-
-
-def allowed(overrides: Sequence[str], prefixes: tuple[str, ...]) -> Sequence[str]:
-    """Return the overrides; ConfigError for one that begins with none of the prefixes."""
-    for word in overrides:
-        if not word.startswith(prefixes):
-            advice = "everything else was fixed by the run"
-            if "adapt." in prefixes and word.partition("=")[0] in vars(AdaptConfig()):
-                advice = f"did you mean adapt.{word}?"
-            raise ConfigError(
-                f"expected settings of {', '.join(a.rstrip('.=') for a in prefixes)} only, got "
-                f"{word!r}: {advice}"
-            )
-    return overrides
 
 
 def hear_interrupts() -> None:

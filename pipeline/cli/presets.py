@@ -7,8 +7,8 @@ from pipeline.cli.command import (
     list_names,
     one_line,
     say,
-    split_one,
 )
+from pipeline.cli.words import split_one
 from pipeline.config.tracking import TrackingConfig, tracking_uri
 from spire_core.errors import SpireError
 

@@ -9,7 +9,6 @@ from pipeline.cli.command import (
     Answer,
     add_mine,
     add_verb,
-    allowed,
     say,
 )
 from pipeline.cli.presets import (
@@ -19,6 +18,7 @@ from pipeline.cli.presets import (
     preset_and_settings,
     warn_of_store,
 )
+from pipeline.cli.words import allowed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.cli.command import Answer, add_mine, add_verb, allowed, one_line, split_one
+from pipeline.cli.command import Answer, add_mine, add_verb, one_line
+from pipeline.cli.words import allowed, split_one
 
 if TYPE_CHECKING:
     from pipeline.config.tracking import TrackingConfig

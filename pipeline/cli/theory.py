@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.cli.command import Answer, add_verb, split_one
+from pipeline.cli.command import Answer, add_verb
+from pipeline.cli.words import split_one
 
 if TYPE_CHECKING:
     from pipeline.theory.outcome import Outcome

@@ -1,6 +1,8 @@
 """Records of settings out of plain values: each key is known, each value fits its field's type."""
 
 import dataclasses
+import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from types import UnionType
 from typing import Annotated, Any, TypeVar, get_args, get_origin
@@ -13,6 +15,8 @@ MAX_NUMBER = 2**63  # the limit of arrays, files and databases
 # What people call a key, where its letters do not tell. A key's last word may stand for it.
 OTHER_WORDS = {"dataset": "data.name", "methods": "method", "learning_rate": "lr"}
 OTHER_WORDS |= {"rounds": "num_rounds", "clients": "num_clients", "images": "num_images"}
+OTHER_WORDS |= {"gpus": "num_gpus", "cpus": "num_cpus", "actors": "num_actors", "name": "run_name"}
+KINDS = {"bool": "true or false", "None": "null"}  # of values, as people write them
 SEEDS = "a run has one seed, and a sweep has several: spire sweep NAME seeds=[0,1,2]"
 _REFUSED = object()
 
@@ -34,7 +38,7 @@ def build(base: Built | type[Built], values: Any) -> Built:
     `base` is a record or, for the defaults, its class. ConfigError names the key that is unknown,
     or whose value does not fit.
     """
-    return _built(base, values, "", list(_known_keys(base)))
+    return _built(base, values, "", list(known_keys(base)))
 
 
 def _built(base: Any, values: Any, prefix: str, known: list[str]) -> Any:
@@ -47,6 +51,9 @@ def _built(base: Any, values: Any, prefix: str, known: list[str]) -> Any:
     for key, value in values.items():
         name, kind = f"{prefix}{key}", kinds.get(key)
         if kind is None:
+            groups = {one.partition(".")[0] for one in known if "." in one}
+            if isinstance(value, dict) and difflib.get_close_matches(name.lower(), groups):
+                name = next(iter(flattened({name: value})), name)  # with its first setting
             raise ConfigError(f"expected a known key, got {name!r}: {_key_hint(name, known)}")
         if dataclasses.is_dataclass(kind):
             group = kind if isinstance(base, type) else getattr(base, key)
@@ -62,7 +69,9 @@ def _key_hint(name: str, known: Sequence[str]) -> str:
     if name == "seeds":
         return SEEDS
     if word not in (*known, "method"):
-        same = [key for key in known if key.rpartition(".")[2] == word]
+        group, _, last = word.rpartition(".")
+        ours = [key for key in known if key.startswith(group)]
+        same = [key for key in ours if key.rpartition(".")[2] == OTHER_WORDS.get(last, last)]
         found = hint(name, known)
         if not same:
             return found if found.startswith("did") else "docs/settings.md and --dry-run list them"
@@ -70,16 +79,18 @@ def _key_hint(name: str, known: Sequence[str]) -> str:
     return f"did you mean {word}?"
 
 
-def _known_keys(kind: Any, prefix: str = "") -> Iterator[str]:
+def known_keys(kind: Any, prefix: str = "") -> Iterator[str]:
+    """Yield the whole key of each setting of a record, or of its class."""
     for field in dataclasses.fields(kind):
         if dataclasses.is_dataclass(field.type):
-            yield from _known_keys(field.type, f"{prefix}{field.name}.")
+            yield from known_keys(field.type, f"{prefix}{field.name}.")
         else:
             yield prefix + field.name
 
 
 def _typed(kind: Any, value: Any, name: str) -> Any:
     """Return a value as a field's type; ConfigError if it does not fit."""
+    rules = getattr(kind, "__metadata__", ())
     kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
     for option in get_args(kind) if isinstance(kind, UnionType) else (kind,):
         converted = _converted(option, value)
@@ -88,10 +99,21 @@ def _typed(kind: Any, value: Any, name: str) -> Any:
     if isinstance(value, dict):
         raise ConfigError(f"expected one value for {name}, got settings {value}: it is not a group")
     if get_origin(kind) is tuple and not isinstance(value, list | tuple):
-        raise ConfigError(f"expected a list for {name}, got {value!r}: such as {name}=[1,2]")
-    expected = getattr(kind, "__name__", str(kind)).replace("None", "null")
-    expected += " below 2^63" if _is_out_of_range(value) else ""
-    raise ConfigError(f"expected {name} as {expected}, got {value!r}: change its value")
+        such = {str: "[a,b]", float: "[0.9,0.99]"}.get(get_args(kind)[0], "[1,2]")
+        raise ConfigError(f"expected a list for {name}, got {value!r}: such as {name}={such}")
+    expected = _kind_text(kind) + (" below 2^63" if _is_out_of_range(value) else "")
+    advice = next((rule.advice for rule in rules if rule.advice), "change its value")
+    raise ConfigError(f"expected {name} as {expected}, got {value!r}: {advice}")
+
+
+def _kind_text(kind: Any) -> str:
+    """Return a field's type in words."""
+    if get_origin(kind) is tuple:
+        first, *rest = get_args(kind)
+        size = "" if rest == [Ellipsis] else f"{1 + len(rest)} "
+        return f"a list of {size}{KINDS.get(first.__name__, first.__name__)} values"
+    names: list[str] = re.findall(r"\w+", getattr(kind, "__name__", str(kind)))
+    return " | ".join(KINDS.get(name, name) for name in names)
 
 
 def _converted(kind: Any, value: Any) -> Any:

@@ -23,7 +23,9 @@ class ResourcesConfig:
     num_actors: Annotated[int | str, Range(1, 100_000, advice="auto fills the cluster")] = "auto"
     num_cpus: Annotated[float, Range(LEAST_SHARE, 100_000)] = 1.0
     num_gpus: Annotated[float | str, Range(0, 100_000)] = "auto"
-    device: Annotated[str, Choice("auto", "cpu")] = "auto"
+    device: Annotated[
+        str, Choice("auto", "cpu", advice="auto takes a GPU with resources.num_gpus above 0")
+    ] = "auto"
 
     def __post_init__(self) -> None:
         check_fields(self, "resources")

@@ -5,11 +5,13 @@ tags name types. A reference such as OmegaConf's `${...}` would be taken for a t
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from spire_core.config.checks import hint
 from spire_core.errors import ConfigError
 
 MAX_CHARS, MAX_DEPTH = 100_000, 20
@@ -19,8 +21,11 @@ _BASE_60 = re.compile(r"[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?")  # 1:
 _DATE = "tag:yaml.org,2002:timestamp"
 
 
-def read_settings_file(file: str, known: str) -> str:
-    """Return the text of a file of settings; ConfigError, with what is `known`, if it is none."""
+def read_settings_file(file: str, known: str, names: Sequence[str]) -> str:
+    """Return the text of a file of settings; ConfigError, with what is `known`, if it is none.
+
+    `names` may stand in place of a file, and one of them may have been meant.
+    """
     try:
         path = Path(file).expanduser()
         if path.stat().st_size > 4 * MAX_CHARS or not path.is_file():
@@ -36,9 +41,11 @@ def read_settings_file(file: str, known: str) -> str:
     except (OSError, RuntimeError, ValueError) as error:  # also of a home or a NUL in its name
         if isinstance(error, ConfigError):
             raise
+        near = hint(file[:100], names)
+        advice = near if near.startswith("did") else "name one that exists"
         raise ConfigError(
             f"expected {known}, got {file[:100]!r} ({getattr(error, 'strerror', None) or error}): "
-            "name one that exists"
+            f"{advice}"
         ) from error
 
 
@@ -60,9 +67,12 @@ def read_plain(text: str, source: str) -> Any:
         if isinstance(error, ConfigError):
             raise
         message = " ".join(str(error).split())
-        raise ConfigError(
-            f"expected YAML settings in {source}, got {message}: correct it"
-        ) from error
+        mark = getattr(error, "problem_mark", None)
+        # At an unexpected end of the text the mark is below its last line.
+        line = "".join(text.split("\n")[mark.line : mark.line + 1]) if mark is not None else ""
+        is_tab = line.lstrip(" ").startswith("\t")
+        advice = "indent it with spaces, not tabs" if is_tab else "correct it"
+        raise ConfigError(f"expected YAML settings in {source}, got {message}: {advice}") from error
     if not _has_text_keys(values):
         raise ConfigError(
             f"expected KEY: VALUE settings in {source}, got {values!r:.200}: correct it"

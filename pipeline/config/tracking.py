@@ -4,14 +4,16 @@ import os
 import re
 import shlex
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated
 
 from pipeline.files.masking import mask
 from pipeline.files.paths import base_folder, lasting
-from spire_core.config.checks import Range, check_fields, require
+from spire_core.config.checks import Range, check_fields, hint, require
 
 UI_HOST, UI_PORT = "127.0.0.1", 5000  # of the `mlflow ui` that `ui_command` names
+STORES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql")  # of MLflow, and databricks
 SERVERS = ("http://", "https://", "databricks")
 
 
@@ -44,20 +46,24 @@ class TrackingConfig:
         name = self.experiment
         require(name.strip() != "", "tracking.experiment to be a name", repr(name), "such as spire")
         if self.uri is not None:
-            _check_uri(self.uri)
+            _check_uri("tracking.uri", self.uri)
         is_uri = self.storage is None or re.match(r"[a-z0-9+.-]+://.", self.storage) is not None
         advice = "such as s3://BUCKET/FOLDER or file:///FOLDER"
         require(is_uri, "tracking.storage as a URI", repr(self.storage), advice)
 
 
-def _check_uri(uri: str) -> None:
+def _check_uri(name: str, uri: str) -> None:
+    """Raise ConfigError unless a setting or variable of this name holds a URI of MLflow."""
     scheme, sep, _ = uri.partition("://")
-    require(
-        uri.startswith("databricks") or bool(sep and scheme != "file"),
-        "a tracking URI such as http://HOST:5000 or sqlite:////FOLDER/mlflow.db",
-        repr(uri.rpartition("@")[2]),
-        "MLflow no longer keeps runs in a plain folder",
-    )
+    if uri.startswith(("databricks", "uc:")):
+        return
+    expected = f"{name} as a URI such as http://HOST:5000 or sqlite:////FOLDER/mlflow.db"
+    got, is_server = repr(uri.rpartition("@")[2]), re.fullmatch(r"[\w.-]+:\d+/?", uri)
+    advice = f"write http://{uri}" if is_server else "MLflow no longer keeps runs in a plain folder"
+    require(bool(sep and scheme != "file"), expected, got, advice)
+    kind = scheme.partition("+")[0]  # mysql of mysql+pymysql
+    is_known = kind in STORES or bool(entry_points(group="mlflow.tracking_store", name=scheme))
+    require(is_known, expected, got, f"{hint(kind, STORES)} MLflow knows {', '.join(STORES)}")
 
 
 def tracking_root(config: TrackingConfig) -> Path:
@@ -72,8 +78,9 @@ def tracking_uri(config: TrackingConfig) -> str:
     URI that MLflow can use.
     """
     root = tracking_root(config)
-    uri = config.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root}/mlflow.db"
-    _check_uri(uri)
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    uri = config.uri or given or f"sqlite:///{root}/mlflow.db"
+    _check_uri("tracking.uri" if config.uri else "MLFLOW_TRACKING_URI", uri)
     path = sqlite_path(uri)
     if path is None:
         return uri

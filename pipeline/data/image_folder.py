@@ -76,9 +76,12 @@ def _folder_advice(folder: Path, error: OSError) -> str:
 
     if not folder.exists():
         return "there is no such folder, so name another in data.path"
-    flat = folder.glob("*.*") if folder.is_dir() else ()
-    if any(path.suffix.lower() in IMG_EXTENSIONS for path in flat):
+    if not folder.is_dir():
+        return "it is a file, so name a folder in data.path"
+    if any(path.suffix.lower() in IMG_EXTENSIONS for path in folder.glob("*.*")):
         return "put images that lie in it into a subfolder, and remove empty subfolders"
+    if not any(path.is_dir() for path in folder.iterdir()):
+        return "put images of each class into a subfolder of it"
     return " ".join(str(error).split())
 
 

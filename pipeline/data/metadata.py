@@ -68,9 +68,11 @@ def _records(file: Path) -> Sequence[dict[str, Any]]:
             with file.open(encoding="utf-8-sig") as text:
                 return _limited((json.loads(line) for line in text if line.strip()), file)
     except (*UNREADABLE, csv.Error, RecursionError) as error:
-        reason = " ".join(str(error).split())
+        reason, advice = " ".join(str(error).split()), "correct it"
+        if not file.exists():
+            reason, advice = "no such file", "data.metadata is the name of a file in data.path"
         raise DataError(
-            f"expected CSV, JSON lines or Parquet in {file}, got {reason}: correct it"
+            f"expected CSV, JSON lines or Parquet in {file}, got {reason}: {advice}"
         ) from error
     raise DataError(
         f"expected data.metadata as .csv, .jsonl or .parquet, got {file.name!r}: convert it"

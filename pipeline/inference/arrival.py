@@ -111,6 +111,13 @@ def adapt_arrival(
     )
 
 
+def check_arrival(run: SavedRun, config: AdaptConfig, client_id: int | None) -> None:
+    """Raise RunError if no new client can be fitted so, or if its id is taken."""
+    _check_method(run, config)
+    if client_id is not None and not _is_free(run, client_id):
+        raise _taken(run, client_id)
+
+
 def _check_method(run: SavedRun, config: AdaptConfig) -> None:
     """Raise RunError if new clients of the run's method train nothing, or must not start so."""
     has_mean = config.init == "mean" and run.config.method.record.has_embedding
@@ -138,12 +145,9 @@ def reserved_id(run: SavedRun, client_id: int | None = None) -> Iterator[int]:
 
     RunError if the given one is taken.
     """
-    federation = run.config.federation
-    first = federation.num_clients + federation.num_new_clients
-    next_id = max([first - 1, *run.client_ids]) + 1
-    for wanted in itertools.count(next_id) if client_id is None else (client_id,):
+    for wanted in itertools.count(_next_id(run)) if client_id is None else (client_id,):
         path = client_path(run.folder, wanted)
-        if wanted < first or path.exists():
+        if not _is_free(run, wanted):
             continue
         path.parent.mkdir(exist_ok=True)
         with open_own(path.with_suffix(".lock"), "w") as lock:
@@ -151,8 +155,26 @@ def reserved_id(run: SavedRun, client_id: int | None = None) -> Iterator[int]:
                 yield wanted
                 path.with_suffix(".lock").unlink()
                 return
-    next_id = max(next_id, (client_id or 0) + 1)
-    raise RunError(f"expected a client id that is free, got {client_id}: {next_id} is the next")
+    raise _taken(run, client_id or 0)
+
+
+def _first_id(run: SavedRun) -> int:
+    """Return the smallest id that is no client's of the run itself."""
+    federation = run.config.federation
+    return federation.num_clients + federation.num_new_clients
+
+
+def _next_id(run: SavedRun) -> int:
+    return max([_first_id(run) - 1, *run.client_ids]) + 1
+
+
+def _is_free(run: SavedRun, client_id: int) -> bool:
+    return client_id >= _first_id(run) and not client_path(run.folder, client_id).exists()
+
+
+def _taken(run: SavedRun, client_id: int) -> RunError:
+    next_id = max(_next_id(run), client_id + 1)
+    return RunError(f"expected a client id that is free, got {client_id}: {next_id} is the next")
 
 
 def _split(num_images: int, run: SavedRun, limit: int | None, client_id: int) -> ClientSplit:

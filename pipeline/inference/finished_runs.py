@@ -8,8 +8,10 @@ from pipeline.config.build import flattened
 from pipeline.config.load import load_config
 from pipeline.config.schema import Config
 from pipeline.inference.saved_run import SavedRun
+from pipeline.runs.layout import MODEL
 from pipeline.runs.links import refuse_links
 from pipeline.runs.record import find_run
+from spire_core.errors import RunError
 
 
 def open_run(run: str, overrides: Sequence[str] = ()) -> SavedRun:
@@ -20,6 +22,10 @@ def open_run(run: str, overrides: Sequence[str] = ()) -> SavedRun:
     """
     run_dir = find_run(run, load_config(None, overrides).tracking, is_finished=True)
     refuse_links(run_dir)  # it may be written into
+    if not (run_dir / MODEL).is_dir():
+        raise RunError(
+            f"expected a finished run, got {run}, which has no model yet: spire resume {run} first"
+        )
     return SavedRun.load(run_dir)
 
 

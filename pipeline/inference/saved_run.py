@@ -128,7 +128,11 @@ class SavedRun:
         if client_id not in self.client_ids:
             ids = self.client_ids
             known = ", ".join(map(str, ids[:MAX_NAMED])) + (", ..." if ids[MAX_NAMED:] else "")
-            known = known or "none: this method has no personal part"
+            if not ids:
+                raise RunError(
+                    f"expected no client, got {client_id}: this method has no personal part, so "
+                    "leave the client out"
+                )
             raise RunError(f"expected a client out of {known}, got {client_id}: name one of them")
         layout, d_emb = self.model.layout, self.config.model.d_emb
         parts = self.config.method.record.adapt_parts  # with every method, all that a client owns
@@ -140,14 +144,23 @@ class SavedRun:
 
         ConfigError if the run has no text, DataError for a word that its vocabulary lacks.
         """
-        if self.config.model.text == "none":
+        self.check_text("a prompt")
+        if not prompt.strip():
             raise ConfigError(
-                "expected a run with text for a prompt, got one with model.text=none: leave the "
-                "prompt out, or name another run"
+                "expected a prompt of at least one word, got none: leave it out for images of "
+                "whatever the client holds"
             )
         if self.config.model.text == "words":
             return torch.from_numpy(caption_tokens([prompt], self.config.model.words)[0])
         return torch.from_numpy(self.sentence_encoder.vectors([prompt])[0])
+
+    def check_text(self, what: str) -> None:
+        """Raise ConfigError for what needs text, if the run has none."""
+        if self.config.model.text == "none":
+            raise ConfigError(
+                f"expected a run with text for {what}, got one with model.text=none: leave it out, "
+                "or name another run"
+            )
 
     @cached_property
     def sentence_encoder(self) -> SentenceEncoder:

@@ -239,6 +239,6 @@ def load_theory(file_or_name: str, overrides: Sequence[str] = ()) -> TheoryConfi
         text = path.read_text()
     else:
         known = f"a YAML file or one of {', '.join(theory_names())}"
-        text = read_settings_file(file_or_name, known)
+        text = read_settings_file(file_or_name, known, theory_names())
     settings = merged(read_settings(text, file_or_name), read_overrides(overrides))
     return build(TheoryConfig(), settings)

@@ -7,6 +7,7 @@ calls `check_fields`, then `require` for each rule about several settings.
 import dataclasses
 import difflib
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,21 +51,22 @@ class Range:
 
 
 class Choice:
-    """The texts that a setting may be."""
+    """The texts that a setting may be; `advice` ends the message about another one."""
 
-    def __init__(self, *names: str) -> None:
-        self.names = names
+    def __init__(self, *names: str, advice: str = "") -> None:
+        self.names, self.advice = names, advice
 
     def check(self, name: str, value: Any) -> None:
         """Raise ConfigError if a setting is none of the texts."""
-        check_choice(name, value, self.names)
+        check_choice(name, value, self.names, self.advice)
 
 
-def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Raise ConfigError unless a setting is one of the choices."""
+def check_choice(name: str, value: str, choices: Sequence[str], advice: str = "") -> None:
+    """Raise ConfigError, with the advice or the nearest choice, unless a setting is a choice."""
     if value not in choices:
         expected = f"{name} as {', '.join(choices[:-1])} or {choices[-1]}"
-        raise ConfigError(f"expected {expected}, got {value!r}: {hint(str(value), choices)}")
+        advice = advice or hint(str(value), choices)
+        raise ConfigError(f"expected {expected}, got {value!r}: {advice}")
 
 
 def check_fields(settings: Any, group: str) -> None:
@@ -83,7 +85,11 @@ def require(is_met: bool, expected: str, got: object, advice: str) -> None:
 
 def hint(name: str, known: Sequence[str]) -> str:
     """Return the advice for an unknown name: the known name that was probably meant."""
-    likely = name.replace("learning_rate", "lr")  # no match by letters
-    by_letters = {one.lower(): one for one in known}
-    near = difflib.get_close_matches(likely.lower(), by_letters, n=1, cutoff=0.5)
+    by_letters = {_spelled(one): one for one in known}
+    near = difflib.get_close_matches(_spelled(name), by_letters, n=1, cutoff=0.5)
     return f"did you mean {by_letters[near[0]]}?" if near else "choose one of them"
+
+
+def _spelled(name: str) -> str:
+    """Return a name as it is compared: in small letters, with abbreviations written out."""
+    return re.sub(r"\blr\b|(?<=_)lr(?![a-z])", "learning_rate", name.lower().replace("+", "p"))

@@ -10,6 +10,13 @@ from spire_core.plugins import Plugins
 
 ENTRANCES = ("time", "blocks", "tokens")
 ADAPTERS = ("", "lora", "bias", "diffit")
+ELSEWHERE = {  # methods of the literature that are settings here
+    "fedprox": "it is method=fedavg with client.prox_mu above 0",
+    "fedper": "it is method=shared_rep",
+    "fedrep": "it is method=shared_rep with method.phases=alternate",
+    "fedadam": "it is server.optimizer=fedadam, with any method",
+    "fedavgm": "it is server.optimizer=fedavgm, with any method",
+}
 
 
 def _fault(name: str, value: Any) -> str | None:
@@ -48,7 +55,8 @@ class MethodName:
     def check(self, name: str, value: str) -> None:
         """Raise ConfigError for an unknown method, or one that cannot be imported."""
         if find_method(value) is None:
-            check_choice(name, value, (*METHODS, *OTHER_METHODS.names()))
+            known = (*METHODS, *OTHER_METHODS.names())
+            check_choice(name, value, known, ELSEWHERE.get(str(value).lower(), ""))
 
 
 def method_named(name: str) -> Method:

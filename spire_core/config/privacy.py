@@ -84,7 +84,9 @@ class PrivateRoundsConfig:
     delta: Annotated[
         float | None, Range(above=0, below=1, advice="null takes N^-1.1 for N clients")
     ] = None
-    clip_norm: Annotated[float, Range(above=0, at_most=1e6)] = 0.5
+    clip_norm: Annotated[
+        float, Range(above=0, at_most=1e6, advice="it bounds a client's change, by 0.5, say")
+    ] = 0.5
     clip_quantile: Annotated[
         float | None, Range(above=0, below=1, advice="0.5 is usual, null keeps the clip norm")
     ] = None

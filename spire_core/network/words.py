@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from spire_core.config.checks import hint
 from spire_core.errors import DataError
 
 MAX_WORDS = 64  # of a caption
@@ -40,5 +41,6 @@ def _numbered(caption: str, numbers: dict[str, int]) -> list[int]:
     for word in words:
         if word not in numbers:
             known = ", ".join(list(numbers)[:60]) + (", ..." if len(numbers) > 60 else "")
-            raise DataError(f"expected words of {known}, got {word!r:.40}: choose among these")
+            near = hint(word, list(numbers))
+            raise DataError(f"expected words of {known}, got {word!r:.40}: {near}")
     return [numbers[word] for word in words]

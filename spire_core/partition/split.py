@@ -228,7 +228,9 @@ def _draw_until_large_enough(
     if most < num:
         raise DataError(
             f"expected at least {config.min_size} images for each of {num} clients, new ones "
-            f"included, got {len(labels)} in all: use at most {most}, or lower partition.min_size"
+            f"included, got {len(labels)} in all: "
+            + (f"use at most {most}, or" if most > 1 else "add images, or use fewer clients and")
+            + " lower partition.min_size"
         )
     for attempt in range(config.max_retries + 1):
         rng = numpy_generator(seed, "partition", attempt)

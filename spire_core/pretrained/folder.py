@@ -93,9 +93,12 @@ def read_settings(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         kind = "no file" if isinstance(error, FileNotFoundError) else "no readable JSON"
+        advice = f"name the folder that holds {INDEX}"
+        if path.name == INDEX and not path.parent.exists():
+            advice = f"no model is downloaded, so {advice} on this machine (docs/retrofit.md)"
         raise ConfigError(
             f"expected a pipeline's folder, as diffusers' save_pretrained writes it, as "
-            f"model.backbone, got {kind} at {path}: name the folder that holds {INDEX}"
+            f"model.backbone, got {kind} at {path}: {advice}"
         ) from error
     if not isinstance(values, dict):
         raise ConfigError(

@@ -75,10 +75,14 @@ def check_budget(
         middle = (carried + too_many) // 2
         is_carried = spent(middle) <= epsilon
         carried, too_many = (middle, too_many) if is_carried else (carried, middle)
+    advice = "lower the steps, or raise noise or budget"
+    if carried == 0:
+        group = setting.replace("federation", "privacy.rounds").rpartition(".")[0]
+        advice = f"{group}.noise_multiplier=null takes the noise that the budget needs"
     raise ConfigError(
         f"expected at most {carried} {setting}, which is what epsilon {epsilon:g} at "
         f"delta {delta:.3g} carries with a noise multiplier of {noise_multiplier:g}, got "
-        f"{num_steps}, which spend {all_spent:.4g}: lower the steps, or raise noise or budget"
+        f"{num_steps}, which spend {all_spent:.4g}: {advice}"
     )
 
 

@@ -17,12 +17,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.build import build, flattened
+from pipeline.config.build import OTHER_WORDS, build, flattened
 from pipeline.config.equivalence import determines
 from pipeline.config.load import NAMED_GROUPS, read_settings, split_override
 from pipeline.config.safe_yaml import read_settings_file
 from pipeline.config.schema import Config
 from pipeline.files.paths import lasting
+from spire_core.config.checks import hint
 from spire_core.errors import ConfigError
 from sweeps.design.metric import check_metric
 from sweeps.primary import primaries
@@ -100,12 +101,14 @@ class SweepConfig:
             if getattr(self, key) not in known:
                 raise ConfigError(
                     f"expected {key} as {' or '.join(known)}, got {getattr(self, key)!r}: "
-                    "choose one of them"
+                    f"{hint(str(getattr(self, key)), known)}"
                 )
 
     def _check_numbers(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ConfigError(f"expected seeds as different numbers, got {list(self.seeds)}")
+            raise ConfigError(
+                f"expected seeds as different numbers, got {list(self.seeds)}: such as seeds=[0,1]"
+            )
         is_drawn = self.search != "grid"
         if is_drawn != (self.num_trials is not None):
             raise ConfigError(
@@ -193,7 +196,21 @@ def _check_axis(name: str, axis: Any, is_drawn: bool) -> None:
     elif isinstance(axis, list) and axis:
         return
     kinds = "a list of values or a range {min: A, max: B, log: true}" if is_drawn else "a list"
-    raise ConfigError(f"expected axes.{name} as {kinds}, got {axis!r}: such as {name}: [1, 2]")
+    advice = f"such as {name}: [1, 2]"
+    if isinstance(axis, dict) and not is_drawn:
+        advice += ", or add search: random and num_trials: 20 for a range"
+    raise ConfigError(f"expected axes.{name} as {kinds}, got {axis!r}: {advice}")
+
+
+def _check_places(values: Mapping[str, Any], file: str) -> None:
+    """Raise ConfigError for a setting of trials that stands beside the keys of the sweep."""
+    groups = {f.name for f in dataclasses.fields(Config)} - {"seed"}
+    for key in values:
+        if key.partition(".")[0] in groups or OTHER_WORDS.get(key, key) in groups:
+            raise ConfigError(
+                f"expected a sweep's own keys at the left of {file}, got {key!r}: write it below "
+                "settings:, or with a list of values below axes:"
+            )
 
 
 def sweep_names() -> list[str]:
@@ -213,8 +230,9 @@ def load_sweep(file: str, words: Sequence[str] = ()) -> SweepConfig:
     else:
         ours = ", ".join(name for name in sweep_names() if not name.startswith(PAPER))
         known = f"a YAML file or one of {ours}, {PAPER}... (docs/sweeps.md)"
-        text, name = read_settings_file(file, known), Path(file).stem
+        text, name = read_settings_file(file, known, sweep_names()), Path(file).stem
     values: dict[str, Any] = {"name": name} | read_settings(text, file)
+    _check_places(values, file)
     if len(values) == 1 and not words:
         raise ConfigError(
             f"expected a preset, settings or axes in {file}, got an empty file: docs/sweeps.md has "

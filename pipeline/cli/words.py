@@ -1,0 +1,68 @@
+"""The words of a command line: names and `key=value` settings, and what to say of wrong ones."""
+
+from collections.abc import Sequence
+
+from spire_core.errors import ConfigError
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Raise ConfigError for a word that is not UTF-8, which no record can hold."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError as error:
+            raise ConfigError(
+                f"expected names and settings in UTF-8, got {word!r}: rename it"
+            ) from error
+
+
+def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the names and the key=value settings among the words of the command line."""
+    names = [word for word in words if "=" not in word]
+    return names, [word for word in words if "=" in word]
+
+
+def split_one(words: Sequence[str], what: str) -> tuple[str | None, list[str]]:
+    """Return the one name, or None, and the key=value settings; ConfigError for several names.
+
+    `what` describes the name in the message.
+    """
+    names, settings = split_words(words)
+    if len(names) > 1:
+        raise ConfigError(
+            f"expected one {what} and key=value settings, got {' and '.join(names)}: write a "
+            "setting as key=value, such as client.lr=0.001"
+        )
+    return (names or [None])[0], settings
+
+
+def allowed(overrides: Sequence[str], prefixes: tuple[str, ...]) -> Sequence[str]:
+    """Return the overrides; ConfigError for one that begins with none of the prefixes."""
+    for word in overrides:
+        if not word.startswith(prefixes):
+            advice = _nearest(word, prefixes) or "everything else was fixed by the run"
+            raise ConfigError(
+                f"expected settings of {', '.join(a.rstrip('.=') for a in prefixes)} only, got "
+                f"{word!r}: {advice}"
+            )
+    return overrides
+
+
+def meant_setting(rest: Sequence[str]) -> str | None:
+    """Return the setting that was typed as an option: `--client.lr=1`, or `--seed 3`."""
+    name = next(word for word in rest if word.startswith("-")).lstrip("-") if rest else ""
+    after = rest[rest.index(f"--{name}") + 1 :] if f"--{name}" in rest else []
+    if "=" in name or not after or after[0].startswith("-"):
+        return name if "=" in name else None
+    return f"{name.replace('-', '_')}={after[0]}"
+
+
+def _nearest(word: str, prefixes: tuple[str, ...]) -> str | None:
+    """Return the advice for a setting without its group; None if no allowed group has it."""
+    from pipeline.config.build import known_keys
+    from pipeline.config.schema import Config
+
+    name, _, value = word.partition("=")
+    keys = [key for key in known_keys(Config) if f"{key}=".startswith(prefixes)]
+    meant = [f"{key}={value}" for key in keys if key.rpartition(".")[2] == name]
+    return f"did you mean {' or '.join(meant)}?" if meant else None
