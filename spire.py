@@ -231,7 +231,7 @@ def _words(settings: Settings | None, prefixes: tuple[str, ...] = ("",)) -> list
     """
     import json
 
-    from pipeline.cli.command import allowed
+    from pipeline.cli.words import allowed
     from pipeline.config.build import flattened
 
     flat = flattened(dict(settings or {}))

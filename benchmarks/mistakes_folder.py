@@ -66,7 +66,8 @@ def _make_model(folder: Path, index: dict[str, list[str]]) -> None:
 
 def _make_network(folder: Path, size: int, channels: int) -> None:
     """Write a small pre-trained model, as diffusers does."""
-    from diffusers import DDPMScheduler, UNet2DModel
+    from diffusers.models.unets.unet_2d import UNet2DModel
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
     network = UNet2DModel(
         sample_size=size,

@@ -112,7 +112,7 @@ def _kind_text(kind: Any) -> str:
         first, *rest = get_args(kind)
         size = "" if rest == [Ellipsis] else f"{1 + len(rest)} "
         return f"a list of {size}{KINDS.get(first.__name__, first.__name__)} values"
-    names = re.findall(r"\w+", getattr(kind, "__name__", str(kind)))
+    names: list[str] = re.findall(r"\w+", getattr(kind, "__name__", str(kind)))
     return " | ".join(KINDS.get(name, name) for name in names)
 
 
