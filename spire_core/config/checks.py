@@ -14,6 +14,8 @@ from typing import Any
 
 from spire_core.errors import ConfigError
 
+NEAR = 0.5  # from which on one name may be meant by another
+
 
 @dataclass(frozen=True)
 class Range:
@@ -85,9 +87,16 @@ def require(is_met: bool, expected: str, got: object, advice: str) -> None:
 
 def hint(name: str, known: Sequence[str]) -> str:
     """Return the advice for an unknown name: the known name that was probably meant."""
-    by_letters = {_spelled(one): one for one in known}
-    near = difflib.get_close_matches(_spelled(name), by_letters, n=1, cutoff=0.5)
-    return f"did you mean {by_letters[near[0]]}?" if near else "choose one of them"
+    if not known:
+        return "choose one of them"
+    nearness, nearest = max((_nearness(name, one), one) for one in known)
+    return f"did you mean {nearest}?" if nearness >= NEAR else "choose one of them"
+
+
+def _nearness(name: str, one: str) -> float:
+    """Return how alike two names are, 0 to 1, as they are written or written out."""
+    pairs = ((name.lower(), one.lower()), (_spelled(name), _spelled(one)))
+    return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
 
 
 def _spelled(name: str) -> str:
