@@ -27,6 +27,7 @@ TASK += ("privacy.adapt.epsilon", "privacy.adapt.delta")  # a promise is no choi
 TASK += ("adapt.num_images", "eval.num_images", "eval.num_clients", "eval.kid_")
 # They stand among a task's parameters, though they are logged as tags.
 EXTRACTOR, IMAGES = "extractor", "images"
+BACKBONE = "model.backbone"
 RATE = "adapt.lr"
 # Settings of a method: they choose its best, and others need not agree.
 OF_ADAPTATION = (RATE, "adapt.tune_epochs", "privacy.adapt.")
@@ -110,7 +111,8 @@ def parameters(run: TrackedRun) -> dict[str, str]:
         )
     if params.get("data.name") == "folder" and "data_hash" in run.tags:  # others' names say all
         params[IMAGES] = run.tags["data_hash"][:8]
-    return params
+    hashed = run.tags.get("backbone_hash", "")[:8]  # its folder is no parameter
+    return {BACKBONE: hashed or UNSET} | params
 
 
 def varying(runs: Sequence[TrackedRun]) -> list[str]:

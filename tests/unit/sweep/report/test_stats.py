@@ -163,6 +163,17 @@ def test_other_images_in_a_folder_are_another_task() -> None:
     assert tasks("mnist", "a" * 64, "b" * 64) == [""]  # such a name says which images
 
 
+def test_a_pretrained_backbone_is_told_by_its_hash() -> None:
+    """One method on a model, on another and on none: three settings, of one seed each."""
+    runs = [run("spire", 0) for _ in range(3)]
+    for one, sha256 in zip(runs, ("a" * 64, "b" * 64), strict=False):
+        one.tags["backbone_hash"] = sha256
+    groups = group_runs(runs)
+    told = ["defaults", "model.backbone=aaaaaaaa", "model.backbone=bbbbbbbb"]
+    assert [label(group.setting) for group in groups] == told
+    assert [group.setting for group in group_runs(runs[:1])] == [()]
+
+
 def test_the_best_setting_has_the_lowest_mean_among_those_with_most_seeds() -> None:
     runs = [run("spire", s, kid, model__d_emb=4) for s, kid in ((0, 3.0), (1, 5.0))]
     runs += [run("spire", s, kid, model__d_emb=8) for s, kid in ((0, 4.0), (1, 3.0))]
