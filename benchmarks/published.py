@@ -28,7 +28,8 @@ from pathlib import Path
 from statistics import fmean
 
 from spire_core.errors import DataError
-from sweeps.report.row_runs import NEW, Row, number
+from sweeps.report.groups import as_number
+from sweeps.report.row_runs import NEW, Row
 from sweeps.report.stats import Estimate, equivalence_p, estimate, holm, paired, two_sided_p
 
 TOLERANCE = 1e-9  # of sums in another order
@@ -41,7 +42,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def agree(one: str, other: str) -> bool:
-    a, b = number(one), number(other)
+    a, b = as_number(one), as_number(other)
     if a is None or b is None:
         return one == other
     return math.isclose(a, b, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
@@ -81,7 +82,7 @@ def by_seed(rows: Sequence[Row], one: Published) -> dict[tuple[str, str], float]
     fitting = [row for row in asked if row["method"] == one.method and _fits(row, one.settings)]
     runs: dict[tuple[str, str], dict[str, list[Row]]] = {}
     for row in fitting:
-        if number(row.get(one.measure, "")) is not None:
+        if as_number(row.get(one.measure, "")) is not None:
             pair = (row["seed"], row["partition_hash"])
             runs.setdefault(pair, {}).setdefault(row["run_id"], []).append(row)
     scores = {}

@@ -32,9 +32,9 @@ from sweeps.report.differences import (
     within_methods_table,
 )
 from sweeps.report.files import csv_text
-from sweeps.report.groups import best_groups, choosing_metric, group_runs
+from sweeps.report.groups import as_number, best_groups, choosing_metric, group_runs
 from sweeps.report.primary import findings, primary_table
-from sweeps.report.row_runs import control_rows, number, rows_by_run, run_of
+from sweeps.report.row_runs import control_rows, rows_by_run, run_of
 from sweeps.report.tables import Table, method_tables, settings_table
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -70,7 +70,7 @@ def differing_cells(found: Table, path: Path) -> tuple[int, list[str]]:
     for line, (theirs, ours) in enumerate(zip(stored, again, strict=True), 2):
         for column in (column for column in theirs if column in ours):
             if agree(theirs[column], ours[column]):
-                agreeing += number(theirs[column]) is not None
+                agreeing += as_number(theirs[column]) is not None
             else:
                 place = f"{path.name}, line {line}, {column}"
                 wrong.append(f"{place}: {theirs[column]!r}, {ours[column]!r} worked out")

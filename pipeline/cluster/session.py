@@ -73,6 +73,8 @@ class _Cluster(threading.Thread):
             watch.run()
             if watch.loss is not None:  # this thread lives on, or Ray's processes end before it
                 threading.Event().wait()
+            if ClusterWatch.current is watch:  # the block had ended before Ray ran
+                ClusterWatch.current = None
         ray.shutdown()
 
     def _lose_start(self, loss: ClusterError) -> None:

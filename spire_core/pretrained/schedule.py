@@ -44,6 +44,7 @@ def load_schedule(folder: BackboneFolder) -> PretrainedSchedule:
             scheduler = scheduler_class.from_pretrained(path.parent, local_files_only=True)
             alpha_bar = getattr(scheduler, "alphas_cumprod", None)
         except (OSError, ValueError, RuntimeError, TypeError, NotImplementedError):
+            # The last is diffusers' answer to betas that a scheduler does not know.
             name = f"{name} with settings that it refuses"
     if not isinstance(alpha_bar, Tensor) or alpha_bar.ndim != 1 or len(alpha_bar) < 2:
         raise ConfigError(

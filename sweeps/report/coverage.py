@@ -39,9 +39,9 @@ def coverage_table(chosen: Sequence[Group]) -> Table | None:
     return made_table("coverage", "Lead and coverage", CAPTION, columns, rows)
 
 
-def coverage_answers(chosen: Sequence[Group]) -> list[str]:
-    """Return a sentence for each method of `coverage_table`."""
-    if (table := coverage_table(chosen)) is None:
+def coverage_answers(table: Table | None) -> list[str]:
+    """Return a sentence for each method of `coverage_table`, none without the table."""
+    if table is None:
         return []
     return [_answer(dict(zip(table.columns, row, strict=True))) for row in table.rows]
 

@@ -87,8 +87,8 @@ def make_report(
     found = findings(_primaries(origin), groups, metric)
     curves, clients = _curves(config, groups, chosen), _clients(config, chosen, stretches)
     # 3. Tables and figures.
-    controls = _controls(config, chosen, stretches)
-    tables = [primary_table(found), *_tables(groups, chosen, curves, controls)]
+    controls, coverage = _controls(config, chosen, stretches), coverage_table(chosen)
+    tables = [primary_table(found), *_tables(groups, chosen, curves, coverage, controls)]
     tables += [runs_table(runs), parameters_table(groups)]
     pictures = client_pictures(chosen, clients) + _pictures(groups, metric, curves)
     # 4. Write and attach.
@@ -96,7 +96,7 @@ def make_report(
         name,
         folder,
         parent.run_id if parent else None,
-        [*primary_answers(found), *coverage_answers(chosen), *answers_of(chosen, metric)],
+        [*primary_answers(found), *coverage_answers(coverage), *answers_of(chosen, metric)],
         facts_of(runs, used),
         notes_of(groups, chosen, metric) + rows_notes(runs, has_parent=parent is not None),
         [table for table in tables if table is not None],
@@ -124,7 +124,11 @@ def _finished(runs: Sequence[TrackedRun], words: Sequence[str]) -> list[TrackedR
 
 
 def _tables(
-    groups: Sequence[Group], chosen: Sequence[Group], curves: Curves, controls: Rows
+    groups: Sequence[Group],
+    chosen: Sequence[Group],
+    curves: Curves,
+    coverage: Table | None,
+    controls: Rows,
 ) -> list[Table | None]:
     """Return the tables of methods and of settings."""
     metric = choosing_metric(groups)
@@ -133,7 +137,7 @@ def _tables(
         *method_tables(chosen),
         prompts_table(chosen),
         differences_table(groups, metric),
-        coverage_table(chosen),
+        coverage,
         plane or setting_differences_table(groups, metric),
         within_methods_table(groups, metric),
         controls_table(chosen, controls),

@@ -4,7 +4,6 @@ A setting without a column has its default value. Scores that are no means over 
 curves over rounds and bytes, cannot be had from rows.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
@@ -97,18 +96,9 @@ def milliseconds(text: str) -> int:
     return round(datetime.fromisoformat(text).timestamp() * 1000) if text else 0
 
 
-def number(text: str) -> float | None:
-    """Return a cell as a finite number; None if it is none."""
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
-
-
 def mean(rows: Sequence[Row], column: str) -> float | None:
     """Return the mean of a column over the clients that have a number there."""
-    values = [value for row in rows if (value := number(row.get(column, ""))) is not None]
+    values = [value for row in rows if (value := as_number(row.get(column, ""))) is not None]
     return fmean(values) if values else None
 
 
@@ -132,7 +122,7 @@ def _new_finals(rows: Sequence[Row]) -> dict[str, float]:
 
 def _privacy(rows: Sequence[Row]) -> dict[str, float]:
     """Return the privacy of new clients' images, of the client with the largest epsilon."""
-    pairs = ((number(row.get("epsilon", "")), number(row.get("delta", ""))) for row in rows)
+    pairs = ((as_number(row.get("epsilon", "")), as_number(row.get("delta", ""))) for row in rows)
     known = [(epsilon, delta) for epsilon, delta in pairs if epsilon and delta]
     if not known:
         return {}

@@ -14,7 +14,7 @@ from pipeline.files.revision import commit_time
 from pipeline.results.metric_names import HULL_TV, NEAREST_TV
 from pipeline.tracking.mlflow_queries import TrackedRun
 from spire_core.errors import ConfigError, DataError
-from sweeps.report.groups import seed_of
+from sweeps.report.groups import as_number, seed_of
 from sweeps.report.row_runs import (
     FILE,
     HEAD,
@@ -26,7 +26,6 @@ from sweeps.report.row_runs import (
     UNKNOWN,
     Row,
     milliseconds,
-    number,
     rows_by_run,
     run_of,
 )
@@ -120,7 +119,7 @@ def _is_whole(text: str) -> bool:
 def _is_coverage(hull_tv: str, nearest_tv: str) -> bool:
     """Return whether both are numbers, or neither is known."""
     both = (hull_tv, nearest_tv)
-    return set(both) <= {UNKNOWN, ""} or None not in map(number, both)
+    return set(both) <= {UNKNOWN, ""} or None not in map(as_number, both)
 
 
 def _is_time(text: str) -> bool:

@@ -1,7 +1,12 @@
-"""Where Ray is looked for."""
+"""Where Ray is looked for, and what its start leaves behind."""
+
+import contextlib
+import threading
 
 import pytest
+import ray
 
+from pipeline.cluster import session
 from pipeline.cluster.session import starting_cluster
 from spire_core.errors import ClusterError
 
@@ -11,3 +16,25 @@ def test_the_dashboards_address_is_refused_at_once(monkeypatch: pytest.MonkeyPat
     wanted = pytest.raises(ClusterError, match="expected RAY_ADDRESS as the HOST:PORT")
     with wanted, starting_cluster():
         raise AssertionError
+
+
+def test_a_block_that_ends_before_ray_runs_leaves_no_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Watch:
+        """Watches a cluster that nobody uses any more."""
+
+        current, loss = None, None
+
+        def __init__(self, is_unused: threading.Event) -> None:
+            assert is_unused.wait(10)
+
+        def run(self) -> None:
+            """Return at once."""
+
+    monkeypatch.setattr(session, "ClusterWatch", Watch)
+    monkeypatch.setattr(session, "watching_start", contextlib.nullcontext)
+    monkeypatch.setattr(session, "_connect", lambda num_cpus: None)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    with starting_cluster():
+        thread = next(t for t in threading.enumerate() if t.name == "ray")
+    thread.join(10)
+    assert Watch.current is None

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,18 +55,15 @@ def autoencoder() -> AutoencoderKL:
 
 
 @pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def backbone(unet_sizes: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An LDMPipeline of 8 x 8 latents, without the library's warning of its age."""
     folder = tmp_path_factory.mktemp("pipelines") / "ldm"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         unet = UNet2DModel(
-            sample_size=8,
             in_channels=2,
             out_channels=2,
-            layers_per_block=1,
-            block_out_channels=(8, 16),
-            norm_num_groups=4,
+            **unet_sizes,
             down_block_types=("DownBlock2D", "AttnDownBlock2D"),
             up_block_types=("AttnUpBlock2D", "UpBlock2D"),
         )
@@ -154,19 +152,19 @@ def test_what_comes_after_a_run_works_in_latents(result: Result, config: Config)
 
 
 def test_a_small_stable_diffusion_takes_a_token(
-    mnist_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    unet_sizes: dict[str, Any],
+    mnist_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The folder of a StableDiffusionPipeline, with the parts that are not read named alone."""
     down, up = ("DownBlock2D", "CrossAttnDownBlock2D"), ("CrossAttnUpBlock2D", "UpBlock2D")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         unet = UNet2DConditionModel(
-            sample_size=8,
             in_channels=2,
             out_channels=2,
-            layers_per_block=1,
-            block_out_channels=(8, 16),
-            norm_num_groups=4,
+            **unet_sizes,
             down_block_types=down,
             up_block_types=up,
             cross_attention_dim=6,

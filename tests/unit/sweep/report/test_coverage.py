@@ -108,7 +108,7 @@ def test_a_lead_that_follows_coverage_is_found() -> None:
     )
     assert (row["ratio at the least"], row["at the greatest"]) == ("1.25", "0.8")
     assert row["equal at hull TV"] == "0.1"
-    [answer] = coverage_answers(chosen)
+    [answer] = coverage_answers(coverage_table(chosen))
     assert answer.startswith(
         "Coverage: from hull TV 0 to 0.2, the ratio of fedavg_ft's KID to spire's goes from 1.25 "
         "to 0.8, by a factor of 0.8 [0.8, 0.8] for each 0.1 (p "
@@ -124,4 +124,4 @@ def test_one_world_or_one_method_has_no_slope() -> None:
     ):
         chosen = best_groups(group_runs(told), KID)
         assert coverage_table(chosen) is None
-        assert coverage_answers(chosen) == []
+        assert coverage_answers(coverage_table(chosen)) == []
