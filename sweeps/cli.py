@@ -72,6 +72,7 @@ def _dry_run(settings: Any, retry_failed: bool, elsewhere: Any) -> Answer:
 
     from pipeline.cluster.actor_plan import machine_resources
     from pipeline.cluster.session import cluster
+    from sweeps.design.effect import check_effects
     from sweeps.design.points import probes, trials
     from sweeps.execution.ledger import Ledger
     from sweeps.outcome_text import plan_json, plan_text
@@ -81,6 +82,8 @@ def _dry_run(settings: Any, retry_failed: bool, elsewhere: Any) -> Answer:
     warn_of_store(tracking)
     ledger = Ledger.of(settings, tracking, elsewhere)
     planned = probes(settings) if settings.search == "optuna" else trials(settings)
+    if ledger.parent_run_dir is None:  # it is new
+        check_effects(planned)
     if os.environ.get("RAY_ADDRESS"):
         with cluster() as available:
             values = plan_json(settings, planned, available, ledger, retry_failed)

@@ -19,6 +19,7 @@ from pipeline.federation.setup import partitioned
 from pipeline.tracking.tracker import check_store
 from spire_core.evaluation.extractors import auto_extractor, make_extractor
 from sweeps.design.config import SweepConfig
+from sweeps.design.effect import check_effects
 from sweeps.design.points import Trial, first_point, make_trial, probes
 from sweeps.design.trial_plan import check_nodes, concurrency, plan_trial
 from sweeps.execution.ledger import Ledger, TrialRecord
@@ -99,6 +100,8 @@ def _run_left(
     probed = [*left, *(probes(sweep) if before.num_undrawn else [])]
     for trial in probed:
         check_reachable(trial.config)
+    if ledger.parent_run_dir is None and not before.elsewhere:  # all of a new sweep
+        check_effects(probed)
     with starting_cluster() as ready:
         # 1. Check, while the cluster starts.
         check_data(probed, say)

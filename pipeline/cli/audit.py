@@ -20,6 +20,7 @@ WHAT_IF += ("federation.secure_aggregation=",)
 
 def audit(args: argparse.Namespace) -> Answer:
     """Audit a finished run; with settings of rounds, what it would give away under these."""
+    from pipeline.config.effect import check_effect
     from pipeline.config.load import load_config, overridden
     from pipeline.runs.folder import load_result, run_lock
     from pipeline.runs.links import refuse_links
@@ -41,7 +42,9 @@ def audit(args: argparse.Namespace) -> Answer:
     from pipeline.audit.recording import record_audit
 
     with run_lock(run_dir):
-        settings = (began, overridden(began, changes), changes, args.rounds, args.one_run)
+        changed = overridden(began, changes)
+        check_effect(changed, changes)
+        settings = (began, changed, changes, args.rounds, args.one_run)
         outcome = audit_run(run_dir, *settings, say)
         path = record_audit(run_dir, outcome)
     if began.tracking.enabled and not changes:

@@ -21,10 +21,10 @@ def data_show(args: argparse.Namespace) -> Answer:
 
     Clients that exist are shown with their names and captions.
     """
-    from pipeline.config.load import load_config
+    from pipeline.config.effect import load_typed
 
     preset, overrides = preset_and_settings(args.words)
-    config = load_config(preset, overrides)
+    config = load_typed(preset, overrides)
     check_source(config.data.name, config.data.path)
     fetch_if_missing(config.data.name, config.data.root, config.data.path)
     from pipeline.cli.setup_text import partition_json, partition_text

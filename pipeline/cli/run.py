@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
 def run(args: argparse.Namespace) -> Answer:
     """Run one experiment, or with `--dry-run` describe it."""
-    from pipeline.config.load import load_config
+    from pipeline.config.effect import load_typed
     from spire_core.errors import ConfigError
 
     preset, overrides = preset_and_settings(args.words)
-    config = load_config(preset, [*overrides, *(["tracking.profile=true"] * args.profile)])
+    config = load_typed(preset, [*overrides, *(["tracking.profile=true"] * args.profile)])
     if args.profile and not config.method.record.is_federated:
         raise ConfigError(
             f"expected a method with rounds to profile, got {config.method.name}: leave out "

@@ -10,6 +10,8 @@ plugins        objects of other packages that a configuration names
 load           presets, YAML and overrides, merged
 safe_yaml      YAML restricted to plain values
 build          records from plain values, each checked by its field's type
+switches       settings that count only where another setting lets them
 equivalence    fingerprints: configurations with the same meaning
+effect         settings that are typed and would have no effect
 presets/       named configurations
 """

@@ -14,6 +14,7 @@ Built = TypeVar("Built")
 MAX_NUMBER = 2**63  # the limit of arrays, files and databases
 # What people call a key, where its letters do not tell. A key's last word may stand for it.
 OTHER_WORDS = {"dataset": "data.name", "methods": "method", "learning_rate": "lr"}
+OTHER_WORDS |= {"eps": "epsilon"}
 OTHER_WORDS |= {"rounds": "num_rounds", "clients": "num_clients", "images": "num_images"}
 OTHER_WORDS |= {"gpus": "num_gpus", "cpus": "num_cpus", "actors": "num_actors", "name": "run_name"}
 KINDS = {"bool": "true or false", "None": "null"}  # of values, as people write them

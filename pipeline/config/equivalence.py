@@ -14,9 +14,8 @@ from pipeline.config.build import flattened
 from pipeline.config.data import DATASETS
 from pipeline.config.plugins import plugins_of
 from pipeline.config.schema import Config
-from spire_core.config.adapt import can_adapt_together
-from spire_core.config.privacy import PrivacyConfig
-from spire_core.methods import Method
+from pipeline.config.switches import ENTRANCE_KEYS, SWITCHES
+from spire_core.methods import CLIENT_EMB, Method
 
 EMBEDDING_KEYS = ("model.d_emb", "client.emb_lr", "client.emb_proj_lr_factor", "adapt.init")
 EMBEDDING_KEYS += ("client.emb_init_std", "client.emb_dropout", "client.private_moments")
@@ -24,7 +23,6 @@ EMBEDDING_KEYS += ("client.emb_noise", "client.emb_prior", "client.emb_first_ste
 EMBEDDING_KEYS += ("adapt.emb_prior", "method.episodes")
 LOCAL_LAYER_KEYS = ("method.local_layers", "method.phases", "method.share_until")
 LOCAL_LAYER_KEYS += ("adapt.local_init",)
-ENTRANCE_KEYS = ("method.entrance", "method.projection")
 # How every client trains, also a new one of a method without rounds.
 ALWAYS_READ = ("client.betas", "client.precision", "client.compile", "adapt.num_images")
 LOCATION_KEYS = ("resources.", "tracking.", "data.root", "eval.extractor_weights")
@@ -40,7 +38,6 @@ ADDED += ("adapt.draws", "adapt.schedule", "adapt.average", "adapt.emb_prior")
 ADDED += ("client.emb_noise", "client.emb_prior", "client.emb_first_steps", "adapt.local_init")
 ADDED += ("method.episodes",)
 ADDED += ("eval.metrics",)
-OWN_NETWORK = ("width", "multipliers", "num_blocks", "attention", "cond_dim", "space_to_depth")
 NO_ROUNDS = {  # what stands for the rounds of a method that has none
     "federation.num_rounds": 1,
     "federation.cohort_size": 1,
@@ -69,13 +66,14 @@ def canonical(config: Config) -> Config:
 
 def reads(method: Method, key: str) -> bool:
     """Return whether a setting, by its whole key, can make a difference to a method."""
-    unread: tuple[str, ...] = () if method.has_embedding else EMBEDDING_KEYS
+    unread: tuple[str, ...] = () if method.has_embedding else EMBEDDING_KEYS + ENTRANCE_KEYS
     unread += () if method.has_local_layers else LOCAL_LAYER_KEYS
     unread += () if method.is_federated else ("client.", "server.", *NO_ROUNDS)
     unread += () if method.adapter == "lora" else ("method.rank",)
     unread += () if method.adapter else ("method.freeze", "method.share_adapter")
     unread += () if method.adapt_parts else ("adapt.", "privacy.adapt.")
     unread += () if method.can_tune else ("adapt.tune_epochs",)
+    unread += () if method.adapt_parts == (CLIENT_EMB,) else ("adapt.group_size",)
     return key in ALWAYS_READ or not key.startswith(unread)
 
 
@@ -99,50 +97,9 @@ def _resolved(config: Config) -> Config:
 
 def _switched_off(config: Config) -> list[str]:
     """Return the keys that no method reads, because of another setting."""
-    keys = []
+    keys = [key for switch in SWITCHES if not switch.is_on(config) for key in switch.keys]
     if config.federation.on_client_error != "drop":  # done again, a client's work is the same
         keys += ["federation.on_client_error", "federation.client_timeout_s"]
-    if config.federation.straggler_rate == 0.0:
-        keys += ["federation.straggler_work"]
-    if config.server.aggregation != "trimmed_mean":
-        keys += ["server.trim_fraction"]
-    if config.client.opt_state != "average":
-        keys += ["client.private_moments"]
-    if config.client.compression != "top_k":
-        keys += ["client.top_k_fraction"]
-    if config.model.backbone is None or not config.method.record.has_embedding:
-        keys += ENTRANCE_KEYS
-    if config.model.backbone is not None:
-        keys += [f"model.{name}" for name in OWN_NETWORK]
-        keys += ["diffusion.schedule", "diffusion.num_timesteps", "diffusion.prediction"]
-    if config.data.metadata is None:
-        keys += ["data.clients", "data.captions"]
-    if config.model.text != "words":
-        keys += ["model.words"]
-    if config.model.text != "sentences":
-        keys += ["model.text_encoder", "model.text_dim"]
-    if config.model.text == "none":
-        keys += ["client.text_dropout", "eval.text_guidance"]
-    if config.client.engine == "loop":
-        keys += ["client.group_size"]
-    if not can_adapt_together(config.method.record, config.model):
-        keys += ["adapt.group_size"]
-    if not config.adapt.early_stopping:
-        keys += ["adapt.val_fraction", "adapt.patience"]
-    return keys + _switched_off_by_privacy(config.privacy)
-
-
-def _switched_off_by_privacy(privacy: PrivacyConfig) -> list[str]:
-    """Return the keys that no private fit reads, or without a budget those of privacy."""
-    keys = [] if privacy.is_on else ["privacy.noise_key"]
-    if not privacy.rounds.is_on:
-        keys += [f"privacy.rounds.{name}" for name in vars(privacy.rounds)]
-    if not privacy.adapt.is_on:
-        return keys + [f"privacy.adapt.{name}" for name in vars(privacy.adapt)]
-    keys += ["adapt.epochs", "adapt.lr", "adapt.batch_size"]
-    keys += ["adapt.draws", "adapt.schedule", "adapt.average", "adapt.emb_prior"]
-    if privacy.adapt.mechanism == "one_release":
-        keys += ["adapt.eval_every", "adapt.group_size", "privacy.adapt.batch_size"]
     return keys
 
 

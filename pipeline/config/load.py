@@ -27,6 +27,8 @@ def preset_names() -> list[str]:
 
 def load_config(preset: str | None, overrides: Sequence[str] = ()) -> Config:
     """Return a preset with overrides `key=value` applied in order; ConfigError if it is wrong."""
+    if not isinstance(preset, str | None):  # from Python
+        raise ConfigError(f"expected a preset's name, got {preset!r}: settings come after it")
     return overridden(Config() if preset is None else _preset(preset), overrides)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from pipeline.config.build import flattened
+from pipeline.config.effect import check_effect
 from pipeline.config.load import load_config
 from pipeline.config.schema import Config
 from pipeline.inference.saved_run import SavedRun
@@ -39,4 +40,6 @@ def joining_config(run: SavedRun, overrides: Sequence[str]) -> Config:
     # On these some of them depend.
     groups |= {"method": asdict(config.method), "model": {"backbone": config.model.backbone}}
     stored = [f"{key}={json.dumps(value)}" for key, value in flattened(groups).items()]
-    return load_config(None, [*stored, *overrides])
+    config = load_config(None, [*stored, *overrides])
+    check_effect(config, overrides)
+    return config

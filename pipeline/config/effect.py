@@ -1,0 +1,71 @@
+"""Settings that somebody typed and that would have no effect, refused in a sentence.
+
+Another setting switches them off (`switches`). What a method never reads is not refused: people
+give all methods the same settings.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from pipeline.config.build import flattened
+from pipeline.config.equivalence import reads
+from pipeline.config.load import load_config, read_overrides
+from pipeline.config.schema import Config
+from pipeline.config.switches import IN_FINGERPRINTS, SWITCHES
+from spire_core.errors import ConfigError
+
+OF_PRIVATE_FITS = {  # what takes the place of a setting of other fits
+    "adapt.epochs": "privacy.adapt.steps",
+    "adapt.lr": "privacy.adapt.lr",
+    "adapt.batch_size": "privacy.adapt.batch_size",
+    "adapt.draws": "privacy.adapt.draws",
+}
+
+
+def load_typed(preset: str | None, overrides: Sequence[str]) -> Config:
+    """Return a preset with overrides that all count; ConfigError if one is wrong or has no effect.
+
+    The preset's own settings need not count.
+    """
+    config = load_config(preset, overrides)
+    check_effect(config, overrides)
+    return config
+
+
+def check_effect(config: Config, overrides: Sequence[str]) -> None:
+    """Raise ConfigError if another setting of the configuration switches an override off."""
+    for fault in without_effect(config, overrides).values():
+        raise ConfigError(fault)
+
+
+def without_effect(config: Config, overrides: Sequence[str]) -> dict[str, str]:
+    """Return, by its key, what is to be said of each override that has no effect."""
+    faults = ((key, _fault(key, config)) for key in typed_keys(config, overrides))
+    return {key: fault for key, fault in faults if fault is not None}
+
+
+def typed_keys(config: Config, overrides: Sequence[str]) -> Iterator[str]:
+    """Yield the whole key of each override whose value is not the default."""
+    values, defaults = flattened(config.as_dict()), flattened(Config().as_dict())
+    for key in flattened(read_overrides(overrides)):
+        if values.get(key) != defaults.get(key):
+            yield key
+
+
+def _fault(key: str, config: Config) -> str | None:
+    """Return what is to be said of a setting that another one switches off; None if it counts."""
+    if not reads(config.method.record, key):
+        return None
+    off = (s for s in (*SWITCHES, *IN_FINGERPRINTS) if key in s.keys and not s.is_on(config))
+    switch = next(off, None)
+    if switch is None:
+        return None
+    advice = f"set both, or leave out {key}, which has no effect alone"
+    if key in OF_PRIVATE_FITS:
+        advice = f"did you mean {OF_PRIVATE_FITS[key]}?"
+    return f"expected {switch.needs} with {key}, got {_as_typed(switch.got(config))}: {advice}"
+
+
+def _as_typed(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "null" if value is None else str(value)

@@ -1,0 +1,202 @@
+"""Settings that count only where another setting lets them, as one table.
+
+`equivalence` puts those that are off at their defaults, so that fingerprints do not hold them.
+`effect` refuses one of them that is typed.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+from pipeline.config.schema import Config
+from spire_core.config.partition import INDEPENDENT
+from spire_core.config.privacy import PrivateAdaptConfig, PrivateRoundsConfig
+
+OWN_NETWORK = ("width", "multipliers", "num_blocks", "attention", "cond_dim", "space_to_depth")
+ENTRANCE_KEYS = ("method.entrance", "method.projection")
+
+
+@dataclass(frozen=True)
+class Switch:
+    """Settings, by their whole keys, that only count while `is_on`.
+
+    `needs`: the setting that lets them count, as people type it. `got`: what it is instead.
+    """
+
+    keys: tuple[str, ...]
+    needs: str
+    is_on: Callable[[Config], bool]
+    got: Callable[[Config], object]
+
+
+def _keys(group: str, *names: str) -> tuple[str, ...]:
+    return tuple(f"{group}.{name}" for name in names)
+
+
+def _all_keys(group: str, kind: type) -> tuple[str, ...]:
+    return _keys(group, *(field.name for field in fields(kind)))
+
+
+SWITCHES = (
+    Switch(
+        ("federation.straggler_work",),
+        "federation.straggler_rate above 0",
+        lambda c: c.federation.straggler_rate > 0,
+        lambda c: c.federation.straggler_rate,
+    ),
+    Switch(
+        ("server.trim_fraction",),
+        "server.aggregation=trimmed_mean",
+        lambda c: c.server.aggregation == "trimmed_mean",
+        lambda c: c.server.aggregation,
+    ),
+    Switch(
+        ("client.private_moments",),
+        "client.opt_state=average",
+        lambda c: c.client.opt_state == "average",
+        lambda c: c.client.opt_state,
+    ),
+    Switch(
+        ("client.top_k_fraction",),
+        "client.compression=top_k",
+        lambda c: c.client.compression == "top_k",
+        lambda c: c.client.compression,
+    ),
+    Switch(
+        ("client.group_size",),
+        "client.engine=grouped",
+        lambda c: c.resolved_client.engine != "loop",
+        lambda c: c.resolved_client.engine,
+    ),
+    Switch(
+        ENTRANCE_KEYS,
+        "model.backbone=FOLDER",
+        lambda c: c.model.backbone is not None,
+        lambda c: c.model.backbone,
+    ),
+    Switch(
+        (
+            *_keys("model", *OWN_NETWORK),
+            *_keys("diffusion", "schedule", "num_timesteps", "prediction"),
+        ),
+        "model.backbone=null",
+        lambda c: c.model.backbone is None,
+        lambda c: c.model.backbone,
+    ),
+    Switch(
+        ("data.clients", "data.captions"),
+        "data.metadata=FILE",
+        lambda c: c.data.metadata is not None,
+        lambda c: c.data.metadata,
+    ),
+    Switch(
+        ("model.words",),
+        "model.text=words",
+        lambda c: c.model.text == "words",
+        lambda c: c.model.text,
+    ),
+    Switch(
+        ("model.text_encoder", "model.text_dim"),
+        "model.text=sentences",
+        lambda c: c.model.text == "sentences",
+        lambda c: c.model.text,
+    ),
+    Switch(
+        ("client.text_dropout", "eval.text_guidance"),
+        "model.text=words or sentences",
+        lambda c: c.model.text != "none",
+        lambda c: c.model.text,
+    ),
+    Switch(
+        ("adapt.group_size",),
+        "model.dropout=0",
+        lambda c: c.model.dropout == 0.0,
+        lambda c: c.model.dropout,
+    ),
+    Switch(
+        ("adapt.val_fraction", "adapt.patience"),
+        "adapt.early_stopping=true",
+        lambda c: c.adapt.early_stopping,
+        lambda c: c.adapt.early_stopping,
+    ),
+    Switch(
+        ("privacy.noise_key",),
+        "privacy.adapt.epsilon or privacy.rounds.epsilon",
+        lambda c: c.privacy.is_on,
+        lambda c: None,
+    ),
+    Switch(
+        _all_keys("privacy.rounds", PrivateRoundsConfig),
+        "privacy.rounds.epsilon",
+        lambda c: c.privacy.rounds.is_on,
+        lambda c: c.privacy.rounds.epsilon,
+    ),
+    Switch(
+        _all_keys("privacy.adapt", PrivateAdaptConfig),
+        "privacy.adapt.epsilon",
+        lambda c: c.privacy.adapt.is_on,
+        lambda c: c.privacy.adapt.epsilon,
+    ),
+    Switch(
+        _keys("adapt", "epochs", "lr", "batch_size", "draws", "schedule", "average", "emb_prior"),
+        "privacy.adapt.epsilon=null",
+        lambda c: not c.privacy.adapt.is_on,
+        lambda c: c.privacy.adapt.epsilon,
+    ),
+    Switch(
+        ("adapt.eval_every", "adapt.group_size", "privacy.adapt.batch_size"),
+        "privacy.adapt.mechanism=dp_sgd",
+        lambda c: not (c.privacy.adapt.is_on and c.privacy.adapt.mechanism == "one_release"),
+        lambda c: c.privacy.adapt.mechanism,
+    ),
+)
+# Fingerprints of stored runs hold these even where they are off.
+IN_FINGERPRINTS = (
+    Switch(
+        ("server.momentum",),
+        "server.optimizer=fedavgm or fedadam",
+        lambda c: c.server.optimizer != "fedavg",
+        lambda c: c.server.optimizer,
+    ),
+    Switch(
+        ("server.beta2", "server.adaptivity"),
+        "server.optimizer=fedadam",
+        lambda c: c.server.optimizer == "fedadam",
+        lambda c: c.server.optimizer,
+    ),
+    Switch(
+        ("partition.alpha",),
+        "partition=inner_dirichlet, dirichlet or independent",
+        lambda c: c.partition.name in ("inner_dirichlet", "dirichlet", INDEPENDENT),
+        lambda c: c.partition.name,
+    ),
+    Switch(
+        ("partition.classes_per_client",),
+        "partition=pathological",
+        lambda c: c.partition.name == "pathological",
+        lambda c: c.partition.name,
+    ),
+    Switch(
+        ("partition.shards_per_client",),
+        "partition=shard",
+        lambda c: c.partition.name == "shard",
+        lambda c: c.partition.name,
+    ),
+    Switch(
+        _keys("eval", "kid_subset_size", "kid_num_subsets", "extractor_weights"),
+        "an eval.extractor",
+        lambda c: c.eval.extractor != "none",
+        lambda c: c.eval.extractor,
+    ),
+    Switch(
+        ("eval.controls", "eval.metrics"),
+        "federation.num_new_clients above 0",
+        lambda c: c.federation.num_new_clients > 0,
+        lambda c: c.federation.num_new_clients,
+    ),
+    Switch(
+        ("resources.num_actors", "resources.num_gpus"),
+        "resources.pool=ray",
+        lambda c: c.resources.pool == "ray",
+        lambda c: c.resources.pool,
+    ),
+)

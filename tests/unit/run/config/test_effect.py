@@ -1,0 +1,72 @@
+"""Settings that somebody typed and that would have no effect are refused, and no others."""
+
+import pytest
+
+from pipeline.config.effect import load_typed
+from pipeline.config.load import load_config, preset_names
+from spire_core.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("words", "needed"),
+    [
+        ("model.words=[a]", "model.text=words with"),
+        ("model.text=sentences model.words=[a]", "model.text=words with"),
+        ("model.text_dim=8", "model.text=sentences with"),
+        ("eval.text_guidance=2", "model.text=words or sentences with"),
+        ("client.text_dropout=0.1", "model.text=words or sentences with"),
+        ("data.captions=title", "data.metadata=FILE with"),
+        ("federation.straggler_work=0.1", "federation.straggler_rate above 0 with"),
+        ("server.trim_fraction=0.1", "server.aggregation=trimmed_mean with"),
+        ("server.momentum=0.5", "server.optimizer=fedavgm or fedadam with"),
+        ("server.optimizer=fedavgm server.beta2=0.5", "server.optimizer=fedadam with"),
+        ("client.opt_state=keep client.private_moments=none", "client.opt_state=average with"),
+        ("client.top_k_fraction=0.5", "client.compression=top_k with"),
+        ("client.engine=loop client.group_size=3", "client.engine=grouped with"),
+        ("model.dropout=0.1 adapt.group_size=3", "model.dropout=0 with"),
+        ("model.backbone=there model.width=64", "model.backbone=null with"),
+        ("method.entrance=blocks", "model.backbone=FOLDER with"),
+        ("adapt.patience=9", "adapt.early_stopping=true with"),
+        ("partition.alpha=0.5", "partition=inner_dirichlet, dirichlet or independent with"),
+        ("partition.shards_per_client=3", "partition=shard with"),
+        ("partition=iid partition.classes_per_client=3", "partition=pathological with"),
+        ("eval.extractor=none eval.kid_num_subsets=2", "an eval.extractor with"),
+        ("federation.num_new_clients=0 eval.controls=true", "federation.num_new_clients above 0"),
+        ("resources.pool=local resources.num_actors=2", "resources.pool=ray with"),
+        ("privacy.noise_key=a", "privacy.adapt.epsilon or privacy.rounds.epsilon with"),
+        ("privacy.adapt.delta=0.1", "privacy.adapt.epsilon with"),
+        ("privacy.rounds.noise_multiplier=0.1", "privacy.rounds.epsilon with"),
+        ("privacy.adapt.epsilon=4 adapt.epochs=9", r"did you mean privacy\.adapt\.steps"),
+        (
+            "privacy.adapt.epsilon=4 privacy.adapt.mechanism=one_release adapt.eval_every=2",
+            "privacy.adapt.mechanism=dp_sgd with",
+        ),
+    ],
+)
+def test_what_another_setting_switches_off_is_refused(words: str, needed: str) -> None:
+    load_config("smoke", words.split())  # no rule forbids it: trials of a sweep may have it
+    with pytest.raises(ConfigError, match=needed):
+        load_typed("smoke", words.split())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "privacy.adapt.delta=null",  # its default
+        "privacy.adapt.epsilon=4 privacy.adapt.delta=0.001",
+        "method=fedavg_ft model.d_emb=7",  # what a method never reads may be given to all of them
+        "method=fedavg adapt.early_stopping=false adapt.patience=9",
+        "method=local client.top_k_fraction=0.5",
+        "client.group_size=3",  # its network is narrow: auto groups
+    ],
+)
+def test_what_counts_or_belongs_to_other_methods_is_taken(words: str) -> None:
+    assert load_typed("smoke", words.split()) == load_config("smoke", words.split())
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_a_presets_own_settings_need_not_count(name: str) -> None:
+    config = load_config(name)
+    off = ["model.text=none"] if config.model.text == "words" else ["partition=iid"]
+    if config.partition.name != "natural":
+        load_typed(name, off)

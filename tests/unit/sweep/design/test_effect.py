@@ -1,0 +1,43 @@
+"""A setting of a sweep has an effect in one of its trials, or is refused."""
+
+import pytest
+
+from spire_core.errors import ConfigError
+from sweeps.design.config import SweepConfig
+from sweeps.design.effect import check_effects
+from sweeps.design.load import load_sweep, sweep_names
+from sweeps.design.points import trials
+
+
+def sweep(**settings: object) -> SweepConfig:
+    return SweepConfig(name="s", preset="smoke", **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"settings": {"privacy.adapt.delta": 0.1}},
+        {"settings": {"eval.text_guidance": 2.0}, "axes": {"method": ["spire", "fedavg"]}},
+        {"axes": {"server.momentum": [0.5, 0.7]}},
+    ],
+)
+def test_without_effect_in_any_trial_it_is_refused(settings: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="which has no effect alone"):
+        check_effects(trials(sweep(**settings)))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"settings": {"privacy.adapt.delta": 0.01}, "axes": {"privacy.adapt.epsilon": [4, None]}},
+        {"axes": {"method": ["spire", "fedavg_ft"], "model.d_emb": [8, 16]}},
+        {"settings": {"adapt.patience": 9}, "axes": {"adapt.early_stopping": [True, False]}},
+    ],
+)
+def test_with_an_effect_in_one_trial_it_is_taken(settings: dict[str, object]) -> None:
+    check_effects(trials(sweep(**settings)))
+
+
+@pytest.mark.parametrize("name", [one for one in sweep_names() if one.startswith("privacy")])
+def test_our_sweeps_over_budgets_have_no_idle_setting(name: str) -> None:
+    check_effects(trials(load_sweep(name)))
