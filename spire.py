@@ -41,10 +41,10 @@ def run(
     process is part of a cluster already. Progress goes to stderr.
     """
     from pipeline.cli.command import say
-    from pipeline.config.load import load_config
+    from pipeline.config.effect import load_typed
     from pipeline.experiment.launch import ready_for
 
-    config = load_config(preset, _words(settings))
+    config = load_typed(preset, _words(settings))
     with ready_for(config, say):
         from pipeline.experiment.run import run_experiment
 
@@ -98,6 +98,10 @@ def draw(
     `prompt`: the subject, of a run with text. The scales of guidance are the run's own unless
     given; 1 turns them off.
     """
+    from spire_core.config.checks import require
+
+    _check_run(run)
+    require(num_images > 0, "num_images of at least 1", num_images, "raise it")
     own = run.config.eval
     scale = own.guidance if guidance is None else guidance
     text_scale = own.text_guidance if text_guidance is None else text_guidance
@@ -114,15 +118,16 @@ def adapt(
     """Fit a client that arrives, and save its own part with the run, as `spire adapt` does.
 
     `images`: uint8 (N, H, W) or (N, C, H, W) at the run's size, or a data set's name or a folder,
-    as the command takes them. `settings`: of `adapt` and `privacy`. `client_id`: the next free one
-    unless given.
+    as the command takes them. `settings`: of `adapt` and `privacy.adapt`. `client_id`: the next
+    free one unless given.
     """
     from pipeline.data.arrays import uint8_images
     from pipeline.inference.arrival import adapt_arrival
     from pipeline.inference.arrival_images import load_arrival
     from pipeline.inference.finished_runs import joining_config
 
-    words = _words(settings, ("adapt.", "privacy.", "data.root="))
+    _check_run(run)
+    words = _words(settings, ("adapt.", "privacy.adapt.", "privacy.noise_key=", "data.root="))
     config, mixture = joining_config(run, words), None
     if isinstance(images, str | Path):
         root = config.data.root or run.config.data.root
@@ -194,9 +199,13 @@ def register_method(method: "Method", version: str = "0") -> None:
     Ray's workers know methods of installed packages alone (docs/extending.md). `version` is a part
     of the fingerprint of a run: change it with the method.
     """
+    from spire_core.config.checks import require
     from spire_core.config.method import OTHER_METHODS
 
-    OTHER_METHODS.register(getattr(method, "name", "?"), method, version)
+    name = getattr(method, "name", None)
+    advice = "docs/extending.md has an example"
+    require(name is not None, "a spire_core.methods.Method", repr(method), advice)
+    OTHER_METHODS.register(str(name), method, version)
 
 
 def register_dataset(
@@ -233,10 +242,22 @@ def _words(settings: Settings | None, prefixes: tuple[str, ...] = ("",)) -> list
 
     from pipeline.cli.words import allowed
     from pipeline.config.build import flattened
+    from spire_core.config.checks import require
 
+    is_mapping = settings is None or isinstance(settings, Mapping)
+    advice = 'such as {"client.lr": 0.001}'
+    require(is_mapping, "settings as a mapping from keys to values", repr(settings), advice)
     flat = flattened(dict(settings or {}))
     words = [f"{key}={json.dumps(value, default=str)}" for key, value in flat.items()]
     return list(allowed(words, prefixes))
+
+
+def _check_run(run: Any) -> None:
+    """Raise ConfigError for something else than a finished run that is loaded, such as its name."""
+    from spire_core.config.checks import require
+
+    advice = "load it first: spire.load(NAME)"
+    require(hasattr(run, "draw"), "a run that spire.load returns", repr(run), advice)
 
 
 def _watcher(is_quiet: bool) -> Any:

@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,8 +52,22 @@ def write_folder(
     folder = folder.expanduser().resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"expected a new or empty folder, got {folder}: name another")
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
+    part.mkdir(parents=True)
+    try:
+        settings = _written(part, _items(images, labels, clients, captions))
+        part.replace(folder)
+    except BaseException:  # nothing half-written is left, which the next try would refuse
+        shutil.rmtree(part)
+        raise
+    return {"data.name": "folder", "data.path": str(folder)} | settings
+
+
+def _written(folder: Path, items: Iterable[_Item]) -> dict[str, Any]:
+    """Write images and metadata into an empty folder; return the settings beside its path."""
     rows, side = [], 0
-    for i, item in enumerate(_items(images, labels, clients, captions)):
+    for i, item in enumerate(items):
         image = _pil(item.image, i)
         label = NO_CLASS if item.label is None else str(item.label)
         file = folder / label / f"{i:07d}.png"
@@ -64,11 +79,8 @@ def write_folder(
         rows.append((file.relative_to(folder).as_posix(), item.client, item.caption, label))
     if not rows:
         raise DataError("expected images, got none: give at least one")
-    settings = {"data.name": "folder", "data.path": str(folder)}
-    settings |= {"data.image_size": -(-side // FACTOR) * FACTOR}
-    if rows[0][1] is not None:
-        settings |= _write_metadata(folder, rows)
-    return settings
+    settings = {"data.image_size": -(-side // FACTOR) * FACTOR}
+    return settings | (_write_metadata(folder, rows) if rows[0][1] is not None else {})
 
 
 def _write_metadata(folder: Path, rows: Sequence[tuple[Any, ...]]) -> dict[str, Any]:

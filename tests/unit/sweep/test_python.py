@@ -45,6 +45,13 @@ def test_what_is_missing_is_one_sentence(tmp_path: Path, monkeypatch: pytest.Mon
         spire.load("nobody")
     with pytest.raises(ConfigError, match=r"did you mean client\.lr"):
         spire.run("smoke", {"client": {"lrr": 0.1}})
+    with pytest.raises(ConfigError, match="expected settings as a mapping"):
+        spire.run("smoke", ["client.lr=0.1"])  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="expected a preset's name"):
+        spire.run({"client.lr": 0.1})  # type: ignore[arg-type]
+    for refuse in (spire.draw, spire.adapt):
+        with pytest.raises(ConfigError, match="load it first"):
+            refuse("last", 0)  # type: ignore[arg-type]
     for refuse in (spire.load, spire.resume, spire.report):
         with pytest.raises(ConfigError, match=r"expected settings of tracking.* everything else"):
             refuse("last", {"client.lr": 0.1})
@@ -107,6 +114,7 @@ def test_wrong_images_are_one_sentence(
 ) -> None:
     with pytest.raises(DataError, match=told):
         spire.write_images(tmp_path / "new", images, **more)
+    assert list(tmp_path.iterdir()) == []  # the next try finds nothing in its way
 
 
 def test_a_folder_with_files_is_left_alone(tmp_path: Path) -> None:
