@@ -5,6 +5,7 @@ Each missing part comes with the way to get it. Nothing is started and nothing i
 
 import os
 import platform
+import sys
 import urllib.request
 from http.client import HTTPException
 from importlib import metadata
@@ -14,13 +15,14 @@ from typing import Any
 import psutil
 import torch
 
+from pipeline.cluster.actor_plan import allotted_cpus
 from pipeline.cluster.job_upload import IGNORE_FILE, measure_upload
 from pipeline.config.plugins import ALL_PLUGINS
 from pipeline.config.tracking import TrackingConfig, tracking_uri, ui_command
 from pipeline.data.catalog import SPECS
 from pipeline.data.datasets import describe, load_stored, store_root
 from pipeline.files.masking import mask
-from spire_core.errors import DataError, WeightsError
+from spire_core.errors import ConfigError, DataError, WeightsError
 from spire_core.evaluation.extractors import (
     CLASSIFIER_SUFFIX,
     EXTRACTORS,
@@ -32,6 +34,7 @@ from spire_core.plugins import Plugins
 from spire_core.training.fit import to_float
 
 PACKAGES = ("torch", "torchvision", "ray", "mlflow", "torch-fidelity", "numpy")
+CHECKOUT = Path(__file__).parents[2]
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_URL = (
     f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"
@@ -47,7 +50,7 @@ def examine(with_metrics: bool = False) -> dict[str, Any]:
     state: dict[str, Any] = {
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
-        "num_cpus": os.cpu_count(),
+        "num_cpus": allotted_cpus() or os.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
         "memory_free_bytes": psutil.virtual_memory().available,
         "gpus": _gpus(),
@@ -57,11 +60,21 @@ def examine(with_metrics: bool = False) -> dict[str, Any]:
         "plugins": [_plugins(plugins) for plugins in ALL_PLUGINS],
         "tracking": _tracking(),
         "job_upload": _job_upload(),
+        "pages": pages_folder(),
     }
     state["selftests"] = _selftests(state["data"]) if with_metrics else []
     state["missing"] = _missing(state)
     state["ok"] = all(test["ok"] for test in state["selftests"])
     return state
+
+
+def pages_folder() -> str | None:
+    """Return the folder of the pages that messages name as docs/PAGE.md; None if there is none.
+
+    They are those of the checkout, or the copies that were installed with the package.
+    """
+    folders = (CHECKOUT / "docs", Path(sys.prefix) / "share" / "doc" / "spire-diffusion")
+    return next((str(one) for one in folders if (one / "index.md").is_file()), None)
 
 
 def _version(package: str) -> str | None:
@@ -99,7 +112,11 @@ def _plugins(plugins: Plugins) -> dict[str, Any]:
 
 def _tracking() -> dict[str, Any]:
     config = TrackingConfig()
-    uri = tracking_uri(config)
+    try:
+        uri = tracking_uri(config)
+    except ConfigError as error:
+        given = mask(os.environ.get("MLFLOW_TRACKING_URI", ""))
+        return {"uri": given, "ui": "no UI", "ok": False, "problem": mask(str(error))}
     state = {"uri": mask(uri), "ui": ui_command(config), "ok": True, "problem": None}
     if uri.startswith(("http://", "https://")):
         try:
@@ -172,6 +189,8 @@ def doctor_text(state: dict[str, Any]) -> str:
     ]
     if state["job_upload"]:
         lines.append(f"job upload  {state['job_upload']['told']}")
+    if state["pages"]:
+        lines.append(f"pages       {state['pages']}")
     lines += [_selftest_line(test) for test in state["selftests"]]
     lines += ["", "missing:" if state["missing"] else "nothing is missing"]
     return "\n".join(lines + [f"- {sentence}" for sentence in state["missing"]])

@@ -98,7 +98,17 @@ def machine_resources() -> dict[str, float]:
     """Return the resources of a Ray cluster on this machine alone."""
     import torch  # imported late: the driver's actor does without
 
-    return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
+    cpus = allotted_cpus() or os.cpu_count() or 1
+    return {"CPU": float(cpus), "GPU": float(torch.cuda.device_count())}
+
+
+def allotted_cpus() -> int | None:
+    """Return how many of this machine's CPUs a job of Slurm has; None outside of one.
+
+    Neither Python nor Ray asks: both count all CPUs of the machine.
+    """
+    text = os.environ.get("SLURM_CPUS_ON_NODE", "")
+    return int(text) or None if text.isdecimal() else None
 
 
 def choose_device(config: ResourcesConfig, has_gpu: bool) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import ray
 from ray._private import services
 
+from pipeline.cluster.actor_plan import allotted_cpus
 from pipeline.cluster.import_path import SafePathJob
 from pipeline.cluster.token import keep_token_private
 from pipeline.cluster.watch import (
@@ -143,13 +144,19 @@ def starting_cluster(num_cpus: int | None = None) -> Iterator[Ready]:
 
 
 def _check_address() -> None:
-    """Raise ClusterError for the address of Ray's dashboard, which jobs are submitted to."""
+    """Raise ClusterError for an address of Ray that is none of a head."""
     address = os.environ.get("RAY_ADDRESS", "")
-    if address.startswith(("http://", "https://")):
-        raise ClusterError(
-            f"expected RAY_ADDRESS as the HOST:PORT of a Ray head, got {address}: its port is 6379 "
-            "unless `ray start` was given another, and the dashboard's is for `ray job submit`"
-        )
+    scheme, sep, _ = address.partition("://")
+    if not sep:
+        return
+    if scheme == "ray":
+        other = "ray:// belongs to Ray's client, which runs do without"
+    else:
+        other = "the dashboard's is for `ray job submit`"
+    raise ClusterError(
+        f"expected RAY_ADDRESS as the HOST:PORT of a Ray head, got {address}: its port is 6379 "
+        f"unless `ray start` was given another, and {other}"
+    )
 
 
 @contextlib.contextmanager
@@ -164,7 +171,8 @@ def _connect(num_cpus: int | None) -> None:
     address = os.environ.get("RAY_ADDRESS")
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    local = {} if address else {"include_dashboard": False, "num_cpus": num_cpus}
+    cpus = num_cpus or allotted_cpus()
+    local = {} if address else {"include_dashboard": False, "num_cpus": cpus}
     if not address:
         keep_token_private()
     logging.getLogger(TOKEN_NOTICES).setLevel(logging.ERROR)

@@ -1,9 +1,18 @@
 """How many actors run with which share of CPUs and GPUs, and how their work is dealt out."""
 
+import os
+
 import pytest
 import torch
 
-from pipeline.cluster.actor_plan import ActorPlan, choose_device, plan_actors, plan_on_nodes
+from pipeline.cluster.actor_plan import (
+    ActorPlan,
+    allotted_cpus,
+    choose_device,
+    machine_resources,
+    plan_actors,
+    plan_on_nodes,
+)
 from pipeline.config.resources import ResourcesConfig
 from spire_core.errors import ClusterError, ConfigError
 
@@ -11,6 +20,15 @@ from spire_core.errors import ClusterError, ConfigError
 def test_auto_fills_the_cpus_but_no_more_than_can_be_useful() -> None:
     assert plan_actors(ResourcesConfig(), {"CPU": 2.0}, 4) == ActorPlan(2, 1.0, 0.0)
     assert plan_actors(ResourcesConfig(), {"CPU": 64.0}, 4) == ActorPlan(4, 1.0, 0.0)
+
+
+@pytest.mark.parametrize(("told", "cpus"), [("3", 3), ("0", None), ("", None), ("16(x2)", None)])
+def test_a_job_of_slurm_has_the_cpus_that_it_was_given(
+    told: str, cpus: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", told)
+    assert allotted_cpus() == cpus
+    assert machine_resources()["CPU"] == (cpus or os.cpu_count())
 
 
 def test_gpus_are_shared_in_fractions() -> None:

@@ -15,6 +15,7 @@ from ray.autoscaler._private import resource_demand_scheduler, util
 from ray.autoscaler._private.node_provider_availability_tracker import NodeAvailabilitySummary
 
 from pipeline.config.load import load_config, preset_names
+from sweeps.design.load import sweep_names
 
 ROOT = Path(__file__).parents[4]
 CLUSTER = yaml.safe_load((ROOT / "ray_cluster.yaml").read_text())
@@ -55,6 +56,27 @@ def settings() -> dict[str, str]:
     """What the first set-up command writes for all nodes to read."""
     words = shlex.split(CLUSTER["setup_commands"][0])
     return dict(word.split("=", 1) for word in words if "=" in word)
+
+
+def test_the_settings_to_source_are_those_of_the_cluster() -> None:
+    text = (ROOT / "docs" / "cluster.env").read_text()
+    exported = dict(re.findall(r"^export (\w+)=(.*)$", text, re.MULTILINE))
+    for name in settings().keys() - {"MLFLOW_DISABLE_TELEMETRY"}:
+        is_place = name.startswith(("SPIRE_", "MLFLOW_"))
+        assert name in exported if is_place else exported[name] == settings()[name]
+    assert exported["RAY_AUTH_MODE"] == "token"
+    page = (ROOT / "docs" / "cluster.md").read_text()
+    assert not [name for name in exported if f"`{name}`" not in page]  # each is explained
+
+
+def test_the_batch_job_of_slurm_is_a_script_that_ends_as_spire() -> None:
+    script = ROOT / "docs" / "slurm.sbatch"
+    subprocess.run(["bash", "-n", script], check=True)
+    *head, last = script.read_text().splitlines()
+    assert "#SBATCH --signal=B:TERM@120" in head
+    exec_, spire, verb, name, *_ = shlex.split(last, comments=True)
+    assert (exec_, spire, verb) == ("exec", "spire", "sweep")  # SIGTERM reaches it, not a shell
+    assert name in sweep_names()
 
 
 def test_ray_accepts_the_file() -> None:
