@@ -32,8 +32,9 @@ Each mistake below is answered by one sentence and exit code 2, before anything 
 written. The sentence says what was expected, what came, and what to do. `benchmarks/mistakes.py`
 typed them and wrote this page, with `--dry-run` for `run`, `sweep` and `theory`. It typed them in a
 folder with three finished runs (`digits`, `plain` of method `fedavg`, and `letters`, which takes
-prompts), one that was stopped, images in `photos/`, and models, as on a machine of two CPUs.
-[failures.md](failures.md) is about what goes wrong later.
+prompts), one that was stopped, images in `photos/`, and models, as on a machine of two CPUs. Lines
+of Python that begin with `spire.` raise an error with the sentence; `run` is the run `digits`, and
+`grey` an array of eight of its images. [failures.md](failures.md) is about what goes wrong later.
 """
 RESOURCES = "pipeline.cluster.actor_plan.machine_resources"
 MACHINE = {"CPU": 2.0, "GPU": 0.0}  # the same one everywhere
@@ -43,11 +44,19 @@ LONG = " ".join(["bold"] * 100)  # {long} in the table
 
 @dataclass(frozen=True)
 class Mistake:
-    """A line that is typed, the advice that its answer must hold, and a file that it reads."""
+    """A line that is typed, the advice that its answer must hold, and a file that it reads.
+
+    The file's name is the second word of the command unless there is another.
+    """
 
     typed: str
     advice: str
     file: str | None = None
+    name: str | None = None
+
+    @property
+    def is_python(self) -> bool:
+        return self.typed.startswith("spire.")
 
     @property
     def words(self) -> list[str]:
@@ -98,9 +107,9 @@ def mistakes() -> dict[str, list[Mistake]]:
 
 
 def _mistake(typed: str, row: Any) -> Mistake:
-    return (
-        Mistake(typed, row["says"], row["file"]) if isinstance(row, dict) else Mistake(typed, row)
-    )
+    if isinstance(row, str):
+        return Mistake(typed, row)
+    return Mistake(typed, row["says"], row["file"], row.get("name"))
 
 
 # --- typing -------------------------------------------------------------------------------------
@@ -130,11 +139,12 @@ def _inside(folder: Path, store: Path) -> Iterator[None]:
 
 
 def _type(mistake: Mistake, folder: Path, store: Path) -> Reply:
-    path = folder / mistake.argv[1] if mistake.file is not None else None
-    if path is not None and mistake.file is not None:
+    path = None
+    if mistake.file is not None:
+        path = folder / (mistake.name or mistake.argv[1])
         path.write_text(mistake.file)
     before = _files(folder)
-    code, out, err = _said(mistake)
+    code, out, err = _raised(mistake) if mistake.is_python else _said(mistake)
     changed = tuple(sorted(before ^ _files(folder)))
     if path is not None:
         path.unlink()
@@ -155,6 +165,24 @@ def _said(mistake: Mistake) -> tuple[int, str, str]:
         for name in mistake.environment:
             del os.environ[name]
     return code, out.getvalue(), err.getvalue()
+
+
+def _raised(mistake: Mistake) -> tuple[int, str, str]:
+    """Return the answer to a line of Python: a sentence, as the command would print it."""
+    import numpy as np
+
+    import spire
+    from spire_core.errors import SpireError
+
+    known = {"spire": spire, "np": np, "run": spire.load("digits")}
+    known["grey"] = np.zeros((8, 16, 16), np.uint8)
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        try:
+            eval(mistake.typed, known)
+        except SpireError as error:
+            return 2, out.getvalue(), f"{type(error).__name__}: {error}\n"
+    return 0, out.getvalue(), ""
 
 
 def _files(folder: Path) -> set[str]:
@@ -178,7 +206,9 @@ def _typed(mistake: Mistake) -> str:
     shown = f"`{mistake.typed}`".replace("|", "\\|").replace("{long}", "bold bold bold ...")
     if mistake.file is None:
         return shown
-    return f"{shown} with `{mistake.file.strip()!r}`" if mistake.file else f"{shown}, 0 bytes"
+    holds = f"`{mistake.file.strip()!r}`".replace("|", "\\|")
+    where = f" in `{mistake.name}`" if mistake.name else ""
+    return f"{shown} with {holds}{where}" if mistake.file else f"{shown}, 0 bytes{where}"
 
 
 def _cell(err: str) -> str:

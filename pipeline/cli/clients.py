@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 MAX_DRAWN = 100_000  # images at once
+OF_A_FIT = ("adapt.", "privacy.adapt.", "privacy.noise_key=")
 NUM_IMAGES, NUM_PER_PROMPT, MAX_COLUMNS = 64, 8, 32
 
 
@@ -23,7 +24,7 @@ def adapt(args: argparse.Namespace) -> Answer:
     limit = [] if args.num_images is None else [f"adapt.num_images={args.num_images}"]
     budget = [] if args.epsilon is None else [f"privacy.adapt.epsilon={args.epsilon}"]
     overrides = [*args.words, *limit, *budget]
-    saved = saved_run(args.run, overrides, ("adapt.", "privacy.", "tracking.", "data.root="))
+    saved = saved_run(args.run, overrides, (*OF_A_FIT, "tracking.", "data.root="))
     from pipeline.inference.finished_runs import joining_config
 
     config = joining_config(saved, overrides)
@@ -57,8 +58,7 @@ def sample(args: argparse.Namespace) -> Answer:
     saved.client_state(args.client)  # raises before a folder is made, as do the prompts
     for prompt in args.prompt:
         saved.prompt_tokens(prompt)
-    if args.text_guidance is not None:
-        saved.check_text("--text-guidance")
+    _check_guidance(saved, args)
     who = "population" if args.client is None else f"client_{args.client}"
     png = writable_png(args.out or saved.folder.parent / SAMPLES / f"{who}_seed{args.seed}.png")
     evaluation = saved.config.eval
@@ -83,6 +83,19 @@ def sample(args: argparse.Namespace) -> Answer:
     return Answer(f"{len(images)} images{rows}: {png} and {npz}", values)
 
 
+def _check_guidance(saved: "SavedRun", args: argparse.Namespace) -> None:
+    """Raise ConfigError for a scale of guidance that would have no effect."""
+    from spire_core.config.checks import require
+
+    if args.text_guidance is not None:
+        saved.check_text("--text-guidance")
+        advice = "images without a prompt have no text to be guided by"
+        require(bool(args.prompt), "a --prompt with --text-guidance", "none", advice)
+    is_met = args.guidance is None or args.client is not None
+    advice = "it pulls images towards a client, away from the population"
+    require(is_met, "a --client with --guidance", "none", advice)
+
+
 def saved_run(run: str, overrides: Sequence[str], prefixes: tuple[str, ...]) -> "SavedRun":
     """Return a finished run; ConfigError for an override of a setting that the run has fixed."""
     from pipeline.inference.finished_runs import open_run
@@ -103,7 +116,7 @@ def add_adapt(verbs: Any) -> None:
     """Add the verb `adapt`."""
     parser = add_verb(verbs, "adapt", adapt, "fit a client that arrives after a run has ended")
     text = "an id that is free (the next one unless given)"
-    add_saved_run(parser, "adapt.*, privacy.*, tracking.* and data.root", text)
+    add_saved_run(parser, "adapt.*, privacy.adapt.*, tracking.* and data.root", text)
     text = "its images: a data set (its test split), or a folder, flat or with class subfolders"
     parser.add_argument("--data", required=True, metavar="DIR_OR_DATASET", help=text)
     text = "only these classes, by name or number, such as 3,7"

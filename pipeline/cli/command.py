@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from pipeline.cli.words import check_words, meant_setting
+from pipeline.cli.words import check_words, meant_option, meant_setting, option_as_setting
 from pipeline.files.paths import is_ray_job
 from spire_core.config.checks import hint
 from spire_core.errors import SpireError
@@ -107,6 +107,9 @@ class _Parser(argparse.ArgumentParser):
 
     names: tuple[str, Callable[[], Sequence[str]]] | None = None
 
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)  # --rows of `report` is no --rows-from
+
     def format_help(self) -> str:
         text = super().format_help()
         if self.names is None:
@@ -150,12 +153,17 @@ def _parse(argv: Sequence[str] | None, add_verbs: Sequence[AddVerb]) -> argparse
     """Return the parsed arguments; other than with argparse alone, words may follow options."""
     parser = parser_of(add_verbs)
     args, rest = parser.parse_known_args(argv)
+    verb = _verb_of(parser, args)
     if [word for word in rest if word.startswith("-") or "words" not in args]:
         setting = meant_setting(rest) if "words" in args else None
         how = f" (a setting is written {setting})" if setting else ""
-        _verb_of(parser, args).error(f"unrecognized arguments: {' '.join(rest)}{how}")
+        if option := meant_option(rest, verb._option_string_actions):
+            how = f" (did you mean {option}?)"
+        verb.error(f"unrecognized arguments: {' '.join(rest)}{how}")
     if rest:
         args.words = [*args.words, *rest]
+    if fault := option_as_setting(getattr(args, "words", ()), verb._option_string_actions):
+        verb.error(fault)
     return args
 
 

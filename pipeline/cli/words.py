@@ -1,6 +1,8 @@
 """The words of a command line: names and `key=value` settings, and what to say of wrong ones."""
 
-from collections.abc import Sequence
+import difflib
+import os
+from collections.abc import Collection, Sequence
 
 from spire_core.errors import ConfigError
 
@@ -29,9 +31,11 @@ def split_one(words: Sequence[str], what: str) -> tuple[str | None, list[str]]:
     """
     names, settings = split_words(words)
     if len(names) > 1:
+        folders = [name for name in names if what == "preset" and os.path.isdir(name)]
+        such = f"data.path={folders[0]}" if folders else "client.lr=0.001"
         raise ConfigError(
             f"expected one {what} and key=value settings, got {' and '.join(names)}: write a "
-            "setting as key=value, such as client.lr=0.001"
+            f"setting as key=value, such as {such}"
         )
     return (names or [None])[0], settings
 
@@ -39,6 +43,11 @@ def split_one(words: Sequence[str], what: str) -> tuple[str | None, list[str]]:
 def allowed(overrides: Sequence[str], prefixes: tuple[str, ...]) -> Sequence[str]:
     """Return the overrides; ConfigError for one that begins with none of the prefixes."""
     for word in overrides:
+        if "=" not in word:
+            raise ConfigError(
+                f"expected key=value settings, got {word!r}: a setting is written key=value, and "
+                "an option --name VALUE"
+            )
         if not word.startswith(prefixes):
             advice = _nearest(word, prefixes) or "everything else was fixed by the run"
             raise ConfigError(
@@ -55,6 +64,25 @@ def meant_setting(rest: Sequence[str]) -> str | None:
     if "=" in name or not after or after[0].startswith("-"):
         return name if "=" in name else None
     return f"{name.replace('-', '_')}={after[0]}"
+
+
+def meant_option(rest: Sequence[str], options: Collection[str]) -> str | None:
+    """Return the option that one that no verb knows is probably meant to be."""
+    typed = next((word.partition("=")[0] for word in rest if word.startswith("--")), None)
+    if typed is None or "." in typed:
+        return None
+    alike = [one for one in options if one.startswith(typed) or typed.startswith(f"{one}s")]
+    return next(iter([*alike, *difflib.get_close_matches(typed, options, 1, 0.8)]), None)
+
+
+def option_as_setting(words: Sequence[str], options: Collection[str]) -> str | None:
+    """Return what is to be said of an option that was typed as a setting: `client=0`."""
+    for word in words:
+        name, sep, value = word.partition("=")
+        option = f"--{name.replace('_', '-')}"
+        if sep and option in options:
+            return f"expected {option} {value}, got {word}: it is an option, not a setting"
+    return None
 
 
 def _nearest(word: str, prefixes: tuple[str, ...]) -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pipeline.files.masking import mask
 from pipeline.files.paths import base_folder, lasting
@@ -54,16 +55,50 @@ class TrackingConfig:
 
 def _check_uri(name: str, uri: str) -> None:
     """Raise ConfigError unless a setting or variable of this name holds a URI of MLflow."""
-    scheme, sep, _ = uri.partition("://")
-    if uri.startswith(("databricks", "uc:")):
-        return
+    advice = _uri_advice(uri)
     expected = f"{name} as a URI such as http://HOST:5000 or sqlite:////FOLDER/mlflow.db"
-    got, is_server = repr(uri.rpartition("@")[2]), re.fullmatch(r"[\w.-]+:\d+/?", uri)
-    advice = f"write http://{uri}" if is_server else "MLflow no longer keeps runs in a plain folder"
-    require(bool(sep and scheme != "file"), expected, got, advice)
+    require(advice is None, expected, repr(uri.rpartition("@")[2]), advice or "")
+
+
+def _uri_advice(uri: str) -> str | None:
+    """Return what to do about an address that MLflow does not take; None for one that it may."""
+    scheme, sep, rest = uri.partition("://")
+    if uri.startswith(("databricks", "uc:")):
+        return None
+    if uri != uri.strip():
+        return "remove the space at its end" if uri == uri.lstrip() else "remove the space"
+    if not sep or scheme == "file":
+        meant = None if sep else _meant_uri(uri)
+        return f"write {meant}" if meant else "MLflow no longer keeps runs in a plain folder"
+    if scheme in ("http", "https"):
+        return _server_advice(uri)
+    if scheme == "sqlite" and not rest.startswith("/"):
+        return f"write sqlite:///{rest}"
     kind = scheme.partition("+")[0]  # mysql of mysql+pymysql
     is_known = kind in STORES or bool(entry_points(group="mlflow.tracking_store", name=scheme))
-    require(is_known, expected, got, f"{hint(kind, STORES)} MLflow knows {', '.join(STORES)}")
+    return None if is_known else f"{hint(kind, STORES)} MLflow knows {', '.join(STORES)}"
+
+
+def _server_advice(uri: str) -> str | None:
+    """Return what to do about the address of a server; None if it can be one."""
+    if "#" in uri:
+        return "leave out # and what follows, which is the page that a browser shows"
+    try:
+        parts = urlsplit(uri)
+        return None if parts.hostname and parts.port != 0 else "name a host"
+    except ValueError:  # of the port
+        return "a port is a number in 1..65535"
+
+
+def _meant_uri(uri: str) -> str | None:
+    """Return the URI that an address without :// was probably meant to be."""
+    if re.fullmatch(r"[\w.-]+:\d+/?", uri):
+        return f"http://{uri}"
+    if re.fullmatch(r"localhost|\d+(\.\d+){3}", uri):
+        return f"http://{uri}:{UI_PORT}"
+    if match := re.fullmatch(r"(https?)[:/]+(.+)", uri):
+        return f"{match[1]}://{match[2]}"
+    return f"sqlite:///{Path(uri).absolute()}" if uri.endswith(".db") else None
 
 
 def tracking_root(config: TrackingConfig) -> Path:

@@ -40,12 +40,7 @@ def read_rows(base: Path, metadata: str, columns: tuple[str, str]) -> list[Row]:
     if not records:
         raise DataError(f"expected rows in {file}, got none: list the images")
     client, caption = columns
-    for column in ("path", client):
-        if column not in records[0]:
-            raise DataError(
-                f"expected a column {column!r} in {file}, got {_listed(records[0])}: add it, or "
-                "name the client's column in data.clients"
-            )
+    _check_columns(records[0], file, client, caption)
     rows = [
         _row(base, record, client, caption, f"row {at} of {file}")
         for at, record in enumerate(records, 1)
@@ -54,6 +49,22 @@ def read_rows(base: Path, metadata: str, columns: tuple[str, str]) -> list[Row]:
     if any((row.caption is None) != (rows[0].caption is None) for row in rows):
         raise DataError(f"expected a caption in every row of {file} or in none: add the missing")
     return rows
+
+
+def _check_columns(record: dict[str, Any], file: Path, client: str, caption: str) -> None:
+    """Raise DataError for a column that is missing; the caption's may be, unless it was named."""
+    named = () if caption == "caption" else (caption,)
+    for column in ("path", client, *named):
+        if column in record:
+            continue
+        advice = "add it, with each image's path below the folder"
+        if len(record) == 1 and (separators := set(";\t|") & set(_listed(record))):
+            advice = f"separate columns by commas, not by {min(separators)!r}"
+        elif column == client:
+            advice = "add it, or name the client's column in data.clients"
+        elif column in named:
+            advice = "name the caption's column in data.captions"
+        raise DataError(f"expected a column {column!r} in {file}, got {_listed(record)}: {advice}")
 
 
 def _records(file: Path) -> Sequence[dict[str, Any]]:

@@ -150,9 +150,16 @@ def test_a_place_or_a_run_that_cannot_be_is_refused(words: list[str]) -> None:
 def test_doctor_says_that_an_address_is_none(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:port")
-    assert cli.main(["doctor"]) == 0
-    assert "http://host:port: no answer" in capsys.readouterr().out
+    for address, fault in (
+        ("http://host:port", "a port is a number"),
+        ("http://host:9", "no answer"),
+    ):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        assert cli.main(["doctor"]) == 0
+        said = capsys.readouterr().out
+        assert f"- {address}: " in said
+        assert fault in said
+    assert str(Path(__file__).parents[4] / "docs") in said  # where the pages are
 
 
 @pytest.mark.parametrize("key", KEYS)
