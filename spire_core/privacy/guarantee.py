@@ -85,7 +85,7 @@ def guarantee_of(
         noise = noise_for(settings.epsilon, delta, num_steps, rate)
     else:
         account = (settings.epsilon, delta, noise, num_steps)
-        check_budget(*account, lambda steps: epsilon_spent(noise, steps, rate, delta))
+        check_budget(*account, lambda steps: epsilon_spent(noise, steps, rate, delta), rate)
     spent = min(settings.epsilon, epsilon_spent(noise, num_steps, rate, delta))
     how = (settings.mechanism, noise, num_steps, rate, num_images)
     return Guarantee(spent, delta, *how, is_simulated)

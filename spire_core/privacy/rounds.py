@@ -190,6 +190,7 @@ def _noise(
             given,
             num_rounds,
             lambda rounds: _spent(given, rounds, rate, delta, cyclic),
+            rate if cyclic is None else 1.0,
             "federation.num_rounds",
         )
         return given

@@ -10,10 +10,18 @@ from dp_accounting import pld
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from spire_core.config.privacy import PrivateAdaptConfig
+from spire_core.config.privacy import PrivateAdaptConfig, PrivateRoundsConfig
 from spire_core.errors import ConfigError
-from spire_core.privacy.accounting import check_budget, epsilon_spent, gaussian_delta, noise_for
+from spire_core.privacy import accounting
+from spire_core.privacy.accounting import (
+    check_budget,
+    epsilon_spent,
+    gaussian_delta,
+    least_delta,
+    noise_for,
+)
 from spire_core.privacy.guarantee import guarantee_of
+from spire_core.privacy.rounds import rounds_guarantee
 
 RNG = np.random.default_rng(0)
 WHOLE = [  # noise multiplier, steps, delta
@@ -104,11 +112,37 @@ def test_more_steps_than_the_budget_carries_are_refused_with_their_number() -> N
     def spent(steps: int) -> float:
         return epsilon_spent(sigma, steps, 1.0, 1e-3)
 
-    check_budget(4.0, 1e-3, sigma, 17, spent)
+    check_budget(4.0, 1e-3, sigma, 17, spent, 1.0)
     with pytest.raises(ConfigError, match=r"^expected at most 17 privacy.adapt.steps.*got 18, "):
-        check_budget(4.0, 1e-3, sigma, 18, spent)
+        check_budget(4.0, 1e-3, sigma, 18, spent, 1.0)
     with pytest.raises(ConfigError, match=r"^expected at most 17 .*, got 500, "):
-        check_budget(4.0, 1e-3, sigma, 500, spent)
+        check_budget(4.0, 1e-3, sigma, 500, spent, 1.0)
+
+
+def test_no_account_is_below_what_an_auditor_can_show() -> None:
+    """For one step the auditor's test is the best one, but for the choice of thresholds."""
+    for sigma, steps, rate, delta in SAMPLED:
+        epsilon = epsilon_spent(sigma, steps, rate, delta)
+        assert least_delta(epsilon, sigma, steps, rate) <= delta
+    for sigma, rate, epsilon in ((0.3, 0.1, 2.0), (1.0, 0.5, 1.0), (0.1, 0.01, 8.0)):
+        place = sigma**2 * math.log((math.exp(epsilon) - 1 + rate) / rate) + 0.5
+        absent, present = norm.sf(place / sigma), norm.sf((place - 1) / sigma)
+        best = rate * present + (1 - rate - math.exp(epsilon)) * absent
+        assert least_delta(epsilon, sigma, 1, rate) == pytest.approx(best, rel=0.02)
+        assert least_delta(epsilon, sigma, 1, rate) <= best
+
+
+def test_too_little_noise_is_refused_without_an_account_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The account of 400 rounds with a noise of 0.1 would take half a minute."""
+    monkeypatch.setattr(accounting, "sampled_epsilon", None)
+    sentence = r"^expected at most 0 .*, got 400, which spend more: privacy.*=null takes the noise"
+    with pytest.raises(ConfigError, match=sentence):
+        rounds_guarantee(PrivateRoundsConfig(epsilon=8.0, noise_multiplier=0.1), 10**4, 100, 400)
+    private = PrivateAdaptConfig(epsilon=8.0, noise_multiplier=0.1, steps=400, batch_size=10)
+    with pytest.raises(ConfigError, match=sentence):
+        guarantee_of(private, 1000)
 
 
 def test_a_guarantee_names_what_it_rests_on() -> None:
