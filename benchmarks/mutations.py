@@ -154,7 +154,7 @@ MUTATIONS = (
     _mutation(
         "clients with too few images to be scored are let through",
         "pipeline/federation/setup.py",
-        "    _check_floors(setup)\n",
+        "    check_floors(setup)\n",
         "",
         f"{RUN}/federation/test_setup.py",
     ),

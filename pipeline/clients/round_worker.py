@@ -33,6 +33,7 @@ from spire_core.federated.messages import (
     IntegerMessage,
     RoundPlan,
 )
+from spire_core.federated.participation import secret_cohort
 from spire_core.federated.private_state import PrivateState
 from spire_core.federated.private_updates import ClippedFormat
 from spire_core.secure_sum.keys import PublicKeys
@@ -142,9 +143,7 @@ class RoundWorker:
         """Return the clients of a round, each drawn by itself under the run's key."""
         noise = read_noise(self.setup.folder, self.setup.config.privacy)
         federation = self.setup.config.federation
-        chance = federation.cohort_size / federation.num_clients
-        chosen = noise.chosen(federation.num_clients, chance, "cohort", round_idx)
-        return np.flatnonzero(chosen).tolist()
+        return secret_cohort(federation.num_clients, federation.cohort_size, noise, round_idx)
 
     def add_noise(self, unit: int, broadcast: Broadcast, plan: RoundPlan) -> list[ClientReport]:
         """Add a round's noise to the sum that is accumulated here, and return its report."""

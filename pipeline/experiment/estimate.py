@@ -22,7 +22,8 @@ from pipeline.data.datasets import load
 from pipeline.data.resize import side
 from pipeline.evaluation.scores import NUM_POPULATION_DRAWS
 from pipeline.experiment.pretraining import evaluation_rounds
-from pipeline.federation.setup import MANY_CLIENTS, NUM_REPRESENTATIVES, partitioned
+from pipeline.federation.participants import MANY_CLIENTS, NUM_REPRESENTATIVES
+from pipeline.federation.setup import partitioned
 from spire_core.config.client import ClientConfig
 from spire_core.config.partition import NATURAL
 from spire_core.federated.messages import steps_per_epoch

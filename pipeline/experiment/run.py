@@ -16,6 +16,7 @@ from pipeline.experiment.export import export_models
 from pipeline.experiment.pools import open_pool
 from pipeline.experiment.pretraining import pretrain
 from pipeline.experiment.reuse import reuse_pretraining
+from pipeline.experiment.scored_clients import with_participants
 from pipeline.experiment.trained_clients import cross_client_losses, finetune_clients
 from pipeline.experiment.watcher import Watcher
 from pipeline.federation.setup import FederationSetup, prepare
@@ -69,6 +70,7 @@ def run_experiment(
     ):
         keep_noise_key(tracker.run_dir, given)  # before the start, after which none is made
         save_start(tracker.run_dir, config, preset, setting.hashes)
+        setting = with_participants(setting, tracker.run_dir, pretrained)
         watcher.started(tracker.run_dir)
         log_setting(tracker, setting)
         result = _run(setting, tracker, watcher, pretrained)
@@ -97,6 +99,7 @@ def resume_experiment(
         keep_noise_key(run_dir, config.privacy, is_own)
         setting = prepare(without_key(config))
         check_same(run_dir, setting.hashes)
+        setting = with_participants(setting, run_dir, pretrained)
         with Tracker.resume(config.tracking, run_dir) as tracker:
             watcher.started(run_dir)
             if not read_points(run_dir):  # it may have ended before it recorded its settings

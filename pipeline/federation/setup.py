@@ -5,7 +5,6 @@ independent partition no step here does either.
 """
 
 import fnmatch
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,12 +14,12 @@ import numpy as np
 from pipeline.config.schema import Config
 from pipeline.data.datasets import ImageData, load, load_clients
 from pipeline.data.resize import resized
+from pipeline.federation.participants import MANY_CLIENTS, first_participants, public_cohort
 from pipeline.federation.shown_captions import shown_captions
 from spire_core.config.partition import NATURAL
 from spire_core.diffusion.process import Diffusion
 from spire_core.errors import ConfigError, DataError
 from spire_core.evaluation.extractors import NO_EXTRACTOR, auto_extractor, make_extractor
-from spire_core.federated.participation import choose_cohort, responding_clients
 from spire_core.network.flat_model import FlatModel
 from spire_core.partition.natural import HeldBack, natural_partition
 from spire_core.partition.split import Partition, class_mixture, make_partition
@@ -29,15 +28,16 @@ from spire_core.pretrained.folder import open_backbone
 from spire_core.privacy.guarantee import guarantee_of
 from spire_core.privacy.rounds import RoundsGuarantee, rounds_guarantee
 
-MANY_CLIENTS = 1000
-NUM_REPRESENTATIVES = 100  # clients that stand for a larger population
 TINT_EXTRACTOR = "cifar10-cnn"  # the classifier of colour images that the package brings
 MIN_SCORED = 4  # test images of a client whose KID has a floor: two halves of two images
 
 
 @dataclass(frozen=True)
 class FederationSetup:
-    """The constants of an experiment, known before the first round."""
+    """The constants of an experiment, known before the first round.
+
+    `participants`: the clients that stand for all where a secret key draws cohorts.
+    """
 
     config: Config
     data: ImageData
@@ -49,6 +49,7 @@ class FederationSetup:
     tokens: np.ndarray | None = None  # captions: (N, L) positions in `model.words`, (N, D) vectors
     backbone_hash: str | None = None  # of the folder of a pre-trained model
     text_hash: str | None = None  # of a frozen sentence encoder
+    participants: tuple[int, ...] | None = None
 
     @property
     def hashes(self) -> dict[str, str]:
@@ -81,23 +82,14 @@ class FederationSetup:
     def representative_ids(self) -> list[int]:
         """The pre-training clients that stand for all: every client, or some of a large population.
 
-        Those are the first clients that take part, at least `NUM_REPRESENTATIVES` if there are
-        enough rounds.
+        Those are the first clients that take part. With private rounds they are so in a population
+        of any size: `participants`, if cohorts are secret.
         """
-        if len(self.train_ids) <= MANY_CLIENTS:
+        if self.participants is not None:
+            return list(self.participants)
+        if len(self.train_ids) <= MANY_CLIENTS and not self.config.privacy.rounds.is_on:
             return list(self.train_ids)
-        federation, participants = self.config.federation, dict[int, None]()
-        wanted = max(NUM_REPRESENTATIVES, self.config.eval.num_clients or 0)
-        for round_idx in range(federation.num_rounds):
-            if len(participants) >= wanted:
-                break
-            sizes = (federation.num_clients, federation.cohort_size)
-            cohort = choose_cohort(*sizes, self.config.seed, round_idx)
-            responding = responding_clients(
-                cohort, federation.drop_rate, self.config.seed, round_idx
-            )
-            participants |= dict.fromkeys(responding)
-        return list(itertools.islice(participants, wanted))
+        return first_participants(self.config, lambda round_: public_cohort(self.config, round_))
 
     @property
     def eval_ids(self) -> list[int]:
@@ -218,7 +210,7 @@ def prepare(config: Config) -> FederationSetup:
     backbone_hash = None if backbone is None else open_backbone(backbone).sha256
     fields = (name, weights_hash, model, tokens, backbone_hash, text_hash)
     setup = FederationSetup(config, data, images, partition, *fields)
-    _check_floors(setup)
+    check_floors(setup)
     return setup
 
 
@@ -228,7 +220,7 @@ def _extractor_name(config: Config) -> str:
     return TINT_EXTRACTOR if is_auto and config.partition.style == "tint" else config.eval.extractor
 
 
-def _check_floors(setup: FederationSetup) -> None:
+def check_floors(setup: FederationSetup) -> None:
     """Raise DataError if a client whose images are scored has too few test images."""
     if not setup.has_features:
         return

@@ -4,6 +4,7 @@ tracking.json                    the run's record: id, name, kind, store (`recor
 config.json                      its start: preset, configuration, hashes of its data (`start`)
 result.json, samples.png         the result of a finished run (`folder`)
 noise.key                        the key of private noise, until the run has ended (`noise_key`)
+scored.json                      clients that are scored, where the noise key draws cohorts
 mask.key                         the key of masks, until the process has ended (`mask_key`)
 run.lock                         locked by the process that works on the run (`folder`)
 outbox.jsonl, outbox.done,
@@ -29,7 +30,7 @@ OUTBOX, DONE, REFUSED = "outbox.jsonl", "outbox.done", "outbox.refused.jsonl"
 OUTBOX_LOCK, ARTIFACTS = "outbox.lock", "artifacts"
 CHECKPOINTS, STATE, MANIFEST = "checkpoints", "server.safetensors", "manifest.json"
 CLIENTS, EVALUATIONS, MODEL = "clients", "evaluations", "model"
-AUDIT = "audit.json"
+AUDIT, SCORED = "audit.json", "scored.json"
 PROFILE, PROFILE_TABLE, TRACE_SUFFIX = "profile", "operators.txt", ".pt.trace.json.gz"
 
 

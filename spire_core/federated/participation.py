@@ -1,7 +1,8 @@
 """Participation in a round: the cohort, and by chance the clients that drop out or fall behind.
 
 The chances are a scenario of the simulation; clients that really fail are another matter. Every
-draw is a function of the seed, the client and the round.
+draw is a function of the seed, the client and the round; that of a private cohort is one of a
+secret key in the place of the seed.
 """
 
 import functools
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from spire_core.privacy.noise import SecretNoise
 from spire_core.rng import numpy_generator
 
 
@@ -21,6 +23,17 @@ def choose_cohort(num_clients: int, cohort_size: int, seed: int, round_idx: int)
     rng = numpy_generator(seed, "cohort", round_idx)
     # The order is not kept, so it need not be random.
     return sorted(rng.choice(num_clients, cohort_size, replace=False, shuffle=False).tolist())
+
+
+def secret_cohort(
+    num_clients: int, cohort_size: int, noise: SecretNoise, round_idx: int
+) -> list[int]:
+    """Return this round's clients in ascending order, each drawn by itself under a key (Poisson).
+
+    `cohort_size` take part on average, and maybe none.
+    """
+    chosen = noise.chosen(num_clients, cohort_size / num_clients, "cohort", round_idx)
+    return np.flatnonzero(chosen).tolist()
 
 
 def cyclic_cohort(

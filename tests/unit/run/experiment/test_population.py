@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.checkpoint.evaluation_store import load_evaluations
 from pipeline.clients.store import ClientStore
 from pipeline.config.load import load_config
 from pipeline.config.schema import Config
@@ -12,8 +13,10 @@ from pipeline.experiment.run import resume_experiment, run_experiment
 from pipeline.experiment.watcher import Watcher
 from pipeline.federation.setup import partitioned
 from pipeline.inference.saved_run import SavedRun
+from pipeline.results.result import Result
+from pipeline.runs.layout import SCORED
 from spire_core.config.partition import PartitionConfig
-from spire_core.errors import ConfigError, DataError
+from spire_core.errors import ConfigError, DataError, RunError
 from spire_core.federated.participation import choose_cohort
 from spire_core.partition.split import DrawnClients, class_mixture, make_partition
 
@@ -154,6 +157,43 @@ def test_a_run_touches_those_who_take_part(
     assert len(cohorts) == 9
     assert set(result.setting.eval_ids) < cohorts  # a sample of those who have trained
     assert len(result.setting.eval_ids) == 4
+
+
+def trained_ids(result: Result) -> set[int]:
+    """Return the pre-training clients that have a state of their own."""
+    return set(ClientStore(result.run_dir / "clients").client_ids()) & set(range(MILLION))
+
+
+PRIVATE = ("client.opt_state=reset", "privacy.rounds.epsilon=8", "federation.cohort_size=8")
+PRIVATE += ("privacy.rounds.noise_multiplier=5", "tracking.checkpoint_every=1")
+
+
+def test_private_rounds_score_clients_that_took_part(mnist_root: Path, tmp_path: Path) -> None:
+    """Also after a resume, and in a run that reuses the rounds and has another key."""
+    config, crasher = config_for(mnist_root, tmp_path, *PRIVATE), Crasher()
+    with pytest.raises(Crash):
+        run_experiment(config, None, crasher)
+    [first] = load_evaluations(crasher.run_dir, 0)
+    found = resume_experiment(crasher.run_dir, config, Watcher())
+    scored = found.setting.eval_ids
+    assert 0 < len(scored) <= 4
+    assert set(scored) <= trained_ids(found)
+    assert first.client_ids == found.pretraining.evaluations[-1].client_ids == tuple(scored)
+    taken_over = run_experiment(config, None, Watcher(), pretrained=found.run_dir)
+    assert taken_over.setting.eval_ids == scored
+    assert taken_over.state_fingerprint == found.state_fingerprint
+    (found.run_dir / SCORED).unlink()
+    with pytest.raises(RunError, match=r"^expected the clients that took part in .*, got none"):
+        run_experiment(config, None, Watcher(), pretrained=found.run_dir)
+
+
+def test_rounds_in_a_fixed_order_score_those_that_come_first(
+    mnist_root: Path, tmp_path: Path
+) -> None:
+    words = (*PRIVATE, "privacy.rounds.mechanism=dp_ftrl", "federation.num_rounds=1")
+    found = run_experiment(config_for(mnist_root, tmp_path, *words), None, Watcher())
+    assert len(found.setting.eval_ids) == 4
+    assert set(found.setting.eval_ids) < trained_ids(found)
 
 
 class Crash(Exception):

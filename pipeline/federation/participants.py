@@ -1,0 +1,47 @@
+"""The clients that stand for a large population, or a private one: the first that take part."""
+
+import itertools
+from collections.abc import Callable
+
+from pipeline.config.schema import Config
+from spire_core.federated.participation import choose_cohort, cyclic_cohort, responding_clients
+
+MANY_CLIENTS = 1000
+NUM_REPRESENTATIVES = 100  # clients that stand for a larger population
+
+
+def has_secret_cohorts(config: Config) -> bool:
+    """Whether cohorts are a part of all clients that follows from the noise key."""
+    rounds, federation = config.privacy.rounds, config.federation
+    is_sampled = rounds.is_on and rounds.mechanism == "dp_fedavg"
+    return is_sampled and federation.cohort_size < federation.num_clients
+
+
+def public_cohort(config: Config, round_idx: int) -> list[int]:
+    """Return the cohort of a round that follows from the seed.
+
+    Where a secret key draws cohorts, it is one of as many clients, and not that of the round.
+    """
+    federation, rounds = config.federation, config.privacy.rounds
+    sizes = (federation.num_clients, federation.cohort_size, config.seed, round_idx)
+    if rounds.is_on and rounds.mechanism == "dp_ftrl":
+        return cyclic_cohort(*sizes, rounds.noise_cohort or federation.cohort_size)
+    return choose_cohort(*sizes)
+
+
+def first_participants(config: Config, cohort_of: Callable[[int], list[int]]) -> list[int]:
+    """Return the first clients that take part, at least `NUM_REPRESENTATIVES` if there are enough.
+
+    `cohort_of`: the cohort of a round. Those that drop out by chance have not taken part.
+    """
+    federation, participants = config.federation, dict[int, None]()
+    wanted = max(NUM_REPRESENTATIVES, config.eval.num_clients or 0)
+    for round_idx in range(federation.num_rounds):
+        if len(participants) >= wanted:
+            break
+        cohort = cohort_of(round_idx)
+        responding = cohort and responding_clients(
+            cohort, federation.drop_rate, config.seed, round_idx
+        )
+        participants |= dict.fromkeys(responding)
+    return list(itertools.islice(participants, wanted))

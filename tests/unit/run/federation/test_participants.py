@@ -1,0 +1,67 @@
+"""The clients that stand for all are clients that take part, whatever draws the cohorts."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.config.load import load_config
+from pipeline.config.schema import Config
+from pipeline.federation.participants import (
+    NUM_REPRESENTATIVES,
+    first_participants,
+    has_secret_cohorts,
+    public_cohort,
+)
+from pipeline.federation.private_rounds import PrivateRounds
+from pipeline.federation.setup import promise_to_clients
+from spire_core.federated.participation import choose_cohort, responding_clients, secret_cohort
+from spire_core.federated.server import ServerState
+from spire_core.privacy.noise import SecretNoise, key_of
+
+LARGE = ("partition=independent", "partition.client_size=40", "federation.num_clients=100000")
+PRIVATE = ("client.opt_state=reset", "privacy.rounds.epsilon=8")
+IN_ORDER = (*PRIVATE, "privacy.rounds.mechanism=dp_ftrl", "privacy.rounds.noise_cohort=5000")
+
+
+def config_for(*words: str) -> Config:
+    return load_config("smoke", [*LARGE, "federation.num_rounds=40", *words])
+
+
+def test_public_cohorts_follow_from_the_seed() -> None:
+    config = config_for()
+    found = first_participants(config, lambda round_: public_cohort(config, round_))
+    cohorts = [choose_cohort(100_000, 4, config.seed, round_idx) for round_idx in range(40)]
+    assert found == [client for cohort in cohorts for client in cohort][:NUM_REPRESENTATIVES]
+    assert not has_secret_cohorts(config)
+
+
+def test_a_fixed_order_is_that_of_the_rounds() -> None:
+    config, pool = config_for(*IN_ORDER), Any
+    guarantee = promise_to_clients(config)
+    assert guarantee is not None
+    rounds = PrivateRounds(pool, guarantee, config.seed)  # type: ignore[arg-type]
+    for round_idx in (0, 1, 39):
+        state = ServerState(round_idx, np.zeros(1), np.zeros(1))
+        assert public_cohort(config, round_idx) == rounds.cohort(state)
+    assert not has_secret_cohorts(config)
+
+
+@pytest.mark.parametrize("drop_rate", [0.0, 0.5])
+def test_secret_cohorts_follow_from_the_key(drop_rate: float) -> None:
+    config = config_for(*PRIVATE, f"federation.drop_rate={drop_rate}")
+    assert has_secret_cohorts(config)
+    noise, other = (SecretNoise(key_of(text)) for text in "kl")
+    found = first_participants(config, lambda r: secret_cohort(100_000, 4, noise, r))
+    cohorts = [secret_cohort(100_000, 4, noise, round_idx) for round_idx in range(40)]
+    assert {len(cohort) for cohort in cohorts} > {2, 3, 4, 5}
+    there = [responding_clients(c, drop_rate, config.seed, r) for r, c in enumerate(cohorts) if c]
+    assert found == [client for some in there for client in some][: len(found)]
+    assert len(found) == min(NUM_REPRESENTATIVES, sum(map(len, there)))
+    others = first_participants(config, lambda r: secret_cohort(100_000, 4, other, r))
+    assert len(set(found) & set(others)) < 5
+
+
+def test_cohorts_of_all_clients_are_no_secret() -> None:
+    assert not has_secret_cohorts(load_config("smoke", [*PRIVATE, "federation.cohort_size=6"]))
+    assert has_secret_cohorts(load_config("smoke", [*PRIVATE]))
