@@ -1,5 +1,7 @@
 """The rules between groups of settings for what protects clients: masks, clipping and noise."""
 
+import math
+
 from pipeline.config.federation import FederationConfig
 from spire_core.config.adapt import AdaptConfig
 from spire_core.config.checks import require
@@ -71,6 +73,7 @@ def check_secure_sums(
     )
 
 
+FEWEST, RARE = 3, 1e-6  # clients of a secure sum, but for a chance in each round
 Rule = tuple[bool, str, object, str]  # whether it is met, what it expects, what it got, advice
 
 
@@ -94,6 +97,24 @@ def check_private_rounds(
         f"privacy.rounds.noise_cohort in {federation.cohort_size}..{federation.num_clients}",
         noise_cohort,
         "it stands for federation.cohort_size, out of federation.num_clients",
+    )
+    if federation.secure_aggregation and privacy.rounds.mechanism == "dp_fedavg":
+        few = chance_of_few(federation.num_clients, federation.cohort_size)
+        require(
+            few <= RARE,
+            f"a chance of at most {RARE:g} of fewer than {FEWEST} clients in a private cohort with "
+            "federation.secure_aggregation=true",
+            f"{few:.2g}",
+            "the server could read their updates from the sum, so raise federation.cohort_size "
+            "(20 are enough in any population)",
+        )
+
+
+def chance_of_few(num_clients: int, cohort_size: int) -> float:
+    """Return the chance of fewer than `FEWEST` clients in a cohort that is drawn by chance."""
+    q = cohort_size / num_clients
+    return sum(
+        math.comb(num_clients, k) * q**k * (1 - q) ** (num_clients - k) for k in range(FEWEST)
     )
 
 
@@ -157,11 +178,5 @@ def _of_sums(
             "federation.max_update_norm=null",
             federation.max_update_norm,
             "who is refused would show, and privacy.rounds.clip_norm bounds every change",
-        ),
-        (
-            not federation.secure_aggregation,
-            "federation.secure_aggregation=false",
-            "true",
-            "private cohorts have any size, and a secure sum needs enough clients in each",
         ),
     )

@@ -16,6 +16,7 @@ from pipeline.federation.secure_sums import SecureSums
 from spire_core.errors import ClusterError
 from spire_core.federated.accumulation import MeanUpdate, Part, combine, joined, stretch_size
 from spire_core.federated.integer_updates import combine_integers
+from spire_core.federated.private_updates import NOISE
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,8 @@ class Collector:
             return joined(stretches)
         total = np.concatenate([numbers for (numbers,) in stretches])
         if round_.plan.masking is not None:
-            total = self.secure_sums.close(round_.plan.masking, total, reports.keys())
+            present = reports.keys() - {NOISE}  # noise joins the sum before its masks come off
+            total = self.secure_sums.close(round_.plan.masking, total, present)
         num_examples = sum(report.num_examples for report in reports.values())
         form = self.settings.update_format(round_.plan, round_.state.broadcast)
         return form.decode(total, num_examples)

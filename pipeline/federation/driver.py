@@ -89,7 +89,7 @@ class Driver:
         plan = settings.plan(round_idx, kept_rounds, responding)
         if self.private is not None:
             plan = self.private.plan(plan, state, len(responding))
-        if federation.secure_aggregation:  # also with those that then drop out
+        if federation.secure_aggregation and cohort:  # also with those that then drop out
             plan = replace(plan, masking=self.secure_sums.open(f"round {round_idx}", cohort))
         # 2. Hand out the backbone.
         broadcast = state.broadcast

@@ -3,7 +3,8 @@
 The server is trusted with the clients' clipped changes, as in all central differential privacy, and
 publishes noisy sums alone. Noise, and cohorts that are drawn by chance, come from the run's secret
 key, which a worker reads: the noise joins the sum there, so that the driver never holds one without
-it where one worker sums.
+it where one worker sums. With `federation.secure_aggregation` the clients' changes are under masks,
+which come off the sum with its noise.
 """
 
 from dataclasses import replace

@@ -23,13 +23,14 @@ import pytest
 import ray
 import torch
 
-from pipeline.checkpoint.snapshots import kept_rounds
+from pipeline.checkpoint.snapshots import kept_rounds, newest_checkpoint
 from pipeline.clients.worker import ClientWorker
 from pipeline.cluster import driver_actor
 from pipeline.cluster.actor_plan import plan_actors
 from pipeline.cluster.actor_pool import RayClientPool
 from pipeline.cluster.results import result_of
 from pipeline.cluster.session import ENVIRONMENT
+from pipeline.config.equivalence import pretrain_fingerprint
 from pipeline.config.load import load_config
 from pipeline.config.resources import ResourcesConfig
 from pipeline.config.schema import Config
@@ -41,7 +42,8 @@ from pipeline.federation.driver import Driver, RoundDriver
 from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.pool import ClientFailure, ClientPool
 from pipeline.federation.rounds import RoundSettings, RoundStats
-from pipeline.federation.setup import FederationSetup, prepare
+from pipeline.federation.setup import FederationSetup, prepare, promise_to_clients
+from pipeline.results.metric_names import EPSILON
 from pipeline.runs.layout import trace_path
 from pipeline.tracking.outbox import read_points
 from spire_core.errors import ClusterError, RunError
@@ -58,6 +60,8 @@ POPULATION = ("partition=independent", "partition.client_size=40", "federation.n
 POPULATION += ("federation.cohort_size=4", "eval.num_clients=4")  # in groups, of 3 and 1
 PRIVATE = ("privacy.adapt.epsilon=4", "privacy.noise_key=pools", "privacy.adapt.steps=3")
 PRIVATE += ("adapt.group_size=1",)  # each new client on an actor of its own
+ROUNDS = ("privacy.rounds.epsilon=8", "privacy.rounds.noise_multiplier=5")
+ROUNDS += ("privacy.noise_key=pools", "client.opt_state=reset")
 EMBEDDING = ("client.emb_noise=0.1", "client.emb_prior=0.2", "client.emb_first_steps=1")
 EMBEDDING += ("method.episodes=0.5",)
 EMBEDDING += ("adapt.draws=2", "adapt.schedule=cosine", "adapt.average=0.5", "adapt.emb_prior=1")
@@ -98,6 +102,7 @@ def config_for(mnist_root: Path, folder: Path, *overrides: str) -> Config:
     [
         ("spire", ("client.engine=loop",), (1, 4)),
         ("spire", ("client.engine=loop", *PRIVATE), (2,)),
+        ("spire", (*POPULATION, *ROUNDS), (1, 2)),  # cohorts, and scored clients, by the key
         ("spire", ("federation.secure_aggregation=true", "adapt.init=mean", *EMBEDDING), (2,)),
         (
             "fedavg_ft",
@@ -228,15 +233,21 @@ def test_killed_actors_come_back_and_nothing_changes(
     assert trace_path(result.run_dir) is None
 
 
+@pytest.mark.parametrize("private", [(), (*ROUNDS, "federation.cohort_size=6")])
 def test_a_run_whose_driver_is_killed_resumes_to_the_same_state(
-    whole: str, mnist_root: Path, folder: Path
+    private: tuple[str, ...], whole: str, mnist_root: Path, folder: Path
 ) -> None:
+    """With private rounds, it publishes as many sums as the budget carries, each of them once."""
+
     def kill(after_round: int) -> None:
         [pid] = pids_of("DriverActor")
         os.kill(pid, signal.SIGKILL)
 
-    words = ("tracking.checkpoint_every=1", "resources.num_actors=1")
+    words = ("tracking.checkpoint_every=1", "resources.num_actors=1", *private)
     config = config_for(mnist_root, folder, *words)
+    if private:
+        local = config_for(mnist_root, folder, *private, "resources.pool=local")
+        whole = run_experiment(local, None, Watcher()).state_fingerprint
     watcher = Troubled(kill, 2)
     with pytest.raises(ClusterError, match="expected every actor to stay alive") as lost:
         run_experiment(config, None, watcher)
@@ -244,6 +255,14 @@ def test_a_run_whose_driver_is_killed_resumes_to_the_same_state(
     assert 1 in kept_rounds(watcher.run_dir)  # whole before the round that was the last
     result = resume_experiment(watcher.run_dir, config, Watcher())
     assert result.state_fingerprint == whole
+    guarantee, points = promise_to_clients(config), read_points(watcher.run_dir)
+    if guarantee is not None:
+        state = newest_checkpoint(watcher.run_dir, pretrain_fingerprint(config))
+        assert state is not None
+        assert state.releases is not None
+        assert state.releases.tolist() == [3]
+        spent = [metrics[EPSILON] for _, metrics in points if EPSILON in metrics]
+        assert spent == [guarantee.spent(done) for done in (1, 2, 3)]
 
 
 def test_a_driver_that_stands_still_is_one_sentence(

@@ -18,6 +18,7 @@ from pipeline.federation.driver import Driver
 from pipeline.federation.pool import ClientPool
 from pipeline.federation.rounds import RoundSettings
 from pipeline.federation.setup import FederationSetup, prepare, promise_to_clients
+from pipeline.runs.mask_key import mask_key
 from pipeline.runs.noise_key import keep_noise_key
 from spire_core.federated import accumulation
 from spire_core.federated.server import ServerState
@@ -53,7 +54,10 @@ def state_after(
     rounds = replace(rounds, guarantee=promise_to_clients(config))
     folder.mkdir()
     keep_noise_key(folder, config.privacy)
-    with open_pool(setting, folder) as (pool, _):  # its driver stays in this process
+    with (
+        mask_key(folder, config.masks_sums),
+        open_pool(setting, folder) as (pool, _),
+    ):  # the driver stays in this process
         driver = Driver(pool, ServerState.initial(weights), rounds)
         trouble(driver)
         for _ in range(NUM_ROUNDS):
@@ -110,13 +114,17 @@ def test_neither_seven_actors_nor_lost_sums_change_a_bit(
 
 
 def test_private_rounds_publish_the_same_with_lost_actors(mnist_root: Path, tmp_path: Path) -> None:
-    """One sum has one noise, whoever adds it and however often: a second would spend twice."""
+    """One sum has one noise, whoever adds it and however often: a second would spend twice.
+
+    The actors sum under masks, which change nothing.
+    """
     words = ["privacy.rounds.epsilon=8", "privacy.noise_key=k", "client.opt_state=reset"]
     local = setting_for(mnist_root, tmp_path, "resources.pool=local", *words)
     expected = state_after(local, tmp_path / "local-private")
     assert expected.releases is not None
     assert expected.releases.tolist() == [NUM_ROUNDS]
-    two = setting_for(mnist_root, tmp_path, "resources.num_actors=2", *words)
+    masked = [*words, "federation.secure_aggregation=true"]
+    two = setting_for(mnist_root, tmp_path, "resources.num_actors=2", *masked)
     found = state_after(two, tmp_path / "private", lose_one_before_its_sum)
     assert_same(found, expected)
     assert found.releases is not None

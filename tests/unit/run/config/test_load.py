@@ -221,7 +221,7 @@ def test_a_value_of_another_shape_is_refused_by_name(override: str, key: str) ->
         ),
         (
             [*PRIVATE, SECURE],
-            "secure_aggregation=false with privacy.rounds.epsilon, got true: private cohorts",
+            "a chance of at most 1e-06 of fewer than 3 clients in a .*, got 0.1: the server",
         ),
         (
             [*PRIVATE, "privacy.rounds.noise_cohort=1"],

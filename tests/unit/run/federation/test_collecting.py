@@ -31,8 +31,12 @@ from spire_core.federated.messages import (
     IntegerMessage,
     RoundPlan,
 )
-from spire_core.federated.participation import cyclic_cohort
-from spire_core.federated.private_updates import ClippedFormat
+from spire_core.federated.participation import (
+    cyclic_cohort,
+    responding_clients,
+    secret_cohort,
+)
+from spire_core.federated.private_updates import NOISE, ClippedFormat
 from spire_core.federated.server import ServerState
 from spire_core.methods import NETWORK_PARTS
 from spire_core.privacy.noise import SecretNoise
@@ -63,9 +67,7 @@ class Worker:
 
     def private_cohort(self, _: int, round_idx: int) -> list[int]:
         federation = self.receiver.settings.federation
-        chance = federation.cohort_size / federation.num_clients
-        chosen = NOISE_KEY.chosen(federation.num_clients, chance, "cohort", round_idx)
-        return np.flatnonzero(chosen).tolist()
+        return secret_cohort(federation.num_clients, federation.cohort_size, NOISE_KEY, round_idx)
 
     def add_noise(self, unit: int, broadcast: Broadcast, plan: RoundPlan) -> list[ClientReport]:
         form = self.receiver.settings.update_format(plan, broadcast)
@@ -330,23 +332,25 @@ def test_a_secure_mean_is_the_exact_one_but_for_the_grid() -> None:
 
 
 @pytest.mark.usefixtures("_masks")
-def test_an_actor_that_sums_sees_no_update_and_no_loss() -> None:
+@pytest.mark.parametrize("is_private", [False, True])
+def test_an_actor_that_sums_sees_no_update_and_no_loss(is_private: bool) -> None:
     driver = secure_driver(SplitPool, NUM_CLIENTS)
+    if is_private:
+        driver = private_driver(SplitPool, NUM_CLIENTS, cohort_size=9, secure_aggregation=True)
     pool: Any = driver.pool
-    settings, seen = driver.settings, list[Any]()
+    seen = list[Any]()
     for worker in pool.workers:
         accept = worker.receiver.receive
         worker.receiver.receive = lambda group, sent, *args, accept=accept: (
             seen.extend(sent) or accept(group, sent, *args)
         )
     driver.run_round()
+    seen = [message for message in seen if message.client_id != NOISE]
     assert len(seen) == NUM_CLIENTS
-    plan = settings.plan(0, (), range(NUM_CLIENTS))
-    form = settings.update_format(plan, Broadcast(np.zeros(SIZE, dtype=np.float32)))
     for message in seen:
         assert message.loss is None
         counts = np.histogram(message.numbers / 2.0**64, bins=20, range=(0, 1))[0]
-        expected = form.size / 20
+        expected = message.numbers.size / 20
         assert ((counts - expected) ** 2 / expected).sum() < 60  # 19 degrees of freedom: 4e-6
     pairs = itertools.combinations(seen, 2)
     assert not any((a.numbers == b.numbers).any() for a, b in pairs)
@@ -429,6 +433,7 @@ def test_clients_lost_with_a_secure_sum_are_dropped_where_enough_remain() -> Non
 # --- rounds with differential privacy ---
 
 PRIVATE_ROUNDS = 6
+SMALL_COHORTS = SecretNoise(bytes(range(25, 57)))  # also of one client, and of none
 FIRST = np.random.default_rng(5).normal(size=SIZE).astype(np.float32)
 
 
@@ -437,16 +442,18 @@ def private_driver(
     num_workers: int,
     state: ServerState | None = None,
     mechanism: str = "dp_fedavg",
+    **scenario: Any,
 ) -> Driver:
     """Its cohorts have two clients, drawn by chance on average, and one of six has none."""
     settings = rounds_of("mean")
-    federation = replace(settings.federation, cohort_size=2, num_rounds=PRIVATE_ROUNDS)
+    scenario = {"cohort_size": 2, "num_rounds": PRIVATE_ROUNDS} | scenario
+    federation = replace(settings.federation, **scenario)
     private = PrivateRoundsConfig(
         epsilon=100.0, clip_norm=0.2, noise_multiplier=0.5, mechanism=mechanism
     )
     if mechanism == "dp_fedavg":
         private = replace(private, clip_quantile=0.5, noise_cohort=9)
-    guarantee = rounds_guarantee(private, 9, 2, PRIVATE_ROUNDS)
+    guarantee = rounds_guarantee(private, 9, federation.cohort_size, PRIVATE_ROUNDS)
     settings = replace(settings, federation=federation, guarantee=guarantee)
     pool = pool_class(settings, num_workers)
     return Driver(pool, ServerState.initial(FIRST) if state is None else state, settings)
@@ -516,6 +523,32 @@ def test_a_private_run_that_goes_on_publishes_the_same_and_spends_once(mechanism
     spent = replace(kept, releases=np.array([6.0]))  # of a checkpoint that has spent it all
     with pytest.raises(BudgetError, match="the run stops before it"):
         private_driver(SplitPool, 1, spent, mechanism).run_round()
+
+
+@pytest.mark.usefixtures("_masks")
+@pytest.mark.parametrize("mechanism", ["dp_fedavg", "dp_ftrl"])
+@pytest.mark.parametrize(("cohort_size", "drop_rate"), [(3, 0.0), (9, 0.15)])
+def test_masks_change_no_bit_of_private_rounds(
+    mechanism: str, cohort_size: int, drop_rate: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever takes part, drops out or is lost: the masks come off the sum with its noise."""
+    monkeypatch.setitem(globals(), "NOISE_KEY", SMALL_COHORTS)
+    scenario = {"cohort_size": cohort_size, "drop_rate": drop_rate}
+
+    def found(pool_class: type[SplitPool], num_workers: int, is_secure: bool) -> Driver:
+        words = scenario | {"secure_aggregation": is_secure}
+        return private_driver(pool_class, num_workers, None, mechanism, **words)
+
+    plain = found(SplitPool, 1, False)
+    expected = private_state_after(plain)
+    assert_same(private_state_after(found(SplitPool, 3, True)), expected)
+    assert_same(private_state_after(found(LosesItsSum, 2, True)), expected)
+    worker, seed = Worker(plain.settings), plain.settings.seed
+    cohorts = [worker.private_cohort(-1, round_idx) for round_idx in range(PRIVATE_ROUNDS)]
+    sizes = [len(cohort) for cohort in cohorts]
+    assert {*sizes} >= ({0, 1, 2} if cohort_size == 3 else {NUM_CLIENTS})
+    responding = [responding_clients(c, drop_rate, seed, r) for r, c in enumerate(cohorts)]
+    assert ([len(some) for some in responding] != sizes) == (drop_rate > 0)
 
 
 def test_rounds_in_a_fixed_order_ask_the_next_clients() -> None:
