@@ -72,7 +72,7 @@ def run_experiment(
         save_start(tracker.run_dir, config, preset, setting.hashes)
         setting = with_participants(setting, tracker.run_dir, pretrained)
         watcher.started(tracker.run_dir)
-        log_setting(tracker, setting)
+        log_setting(tracker, setting, tags)
         result = _run(setting, tracker, watcher, pretrained)
         log_note(tracker, result, preset)
         write_result(result, preset)  # before the run counts as finished in the store

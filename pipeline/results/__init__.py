@@ -7,6 +7,7 @@ new_client_rows    the table of new clients
 neighbour_columns  how generated images lie among training and held-out images
 control_rows       scores of images that no fit to a new client has drawn
 world_rows         new clients' images, steps, and coverage by pre-training clients
+params             the settings that are params of a run
 recording          tags, metrics and artifacts, written stage by stage
 recorded_figures   figures in the tracking run
 prompt_sheet       a sheet of what new clients show and what was drawn for other prompts

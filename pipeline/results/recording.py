@@ -4,12 +4,11 @@ Per-client values go into tables; the metrics stay few, and are the same for eve
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.config.build import flattened
 from pipeline.config.equivalence import fingerprint
 from pipeline.config.plugins import plugins_of
 from pipeline.config.schema import Config
@@ -32,6 +31,7 @@ from pipeline.results.metrics import adaptation_metrics
 from pipeline.results.neighbour_columns import copies_tags
 from pipeline.results.new_client_rows import as_columns, new_client_rows
 from pipeline.results.note import result_note, setting_note
+from pipeline.results.params import params_of
 from pipeline.results.recorded_figures import (
     log_adaptation_figures,
     log_cross_losses_figure,
@@ -45,10 +45,6 @@ from pipeline.tracking.tracker import Tracker
 from spire_core.plugins import Plugin
 from spire_core.privacy.guarantee import UNIT
 
-# Settings that make no difference to a result are in config/resolved.yaml alone.
-NO_PARAMS = ("tracking.", "resources.", "data.root", "data.path", "eval.extractor_weights")
-NO_PARAMS += ("model.backbone", "model.text_encoder")
-NO_PARAMS += ("eval.grid_images",)
 MAX_PROFILE_BYTES = 20_000_000  # of a file that is sent to the store
 _log = logging.getLogger(__name__)
 
@@ -95,13 +91,15 @@ def _privacy_tags(config: Config) -> dict[str, str]:
     }
 
 
-def log_setting(tracker: Tracker, setting: FederationSetup) -> None:
-    """Write parameters, configuration, data and partition, before the first round."""
+def log_setting(tracker: Tracker, setting: FederationSetup, tags: Iterable[str] = ()) -> None:
+    """Write parameters, configuration, data and partition, before the first round.
+
+    `tags`: the names of the run's tags, for `params_of`.
+    """
     if not tracker.keeps_files:
         return
     config, data = setting.config, setting.data
-    settings = flattened(config.as_dict()) | {"adapt.lr": adapt_rate(config)}
-    tracker.log_params({k: v for k, v in settings.items() if not k.startswith(NO_PARAMS)})
+    tracker.log_params(params_of(config, tags))
     tracker.log_dict(config.as_dict(), "config/resolved.yaml")
     tracker.log_dataset(
         data.images, data.labels, data.name, data.sha256, "pre-training and adaptation"
@@ -112,11 +110,6 @@ def log_setting(tracker: Tracker, setting: FederationSetup) -> None:
         counts, data.class_names, len(shown.train_clients), shown.client_ids
     )
     tracker.log_figure(picture, "plots/partition.png")
-
-
-def adapt_rate(config: Config) -> float | None:
-    """Return the rate that new clients train with: the configuration's, or the method's own."""
-    return config.adapt.lr or config.method.record.adapt_lr or None
 
 
 def log_evaluation(

@@ -44,7 +44,7 @@ from sweeps.report.planes import plane_picture, plane_table
 from sweeps.report.primary import findings, primary_answers, primary_table
 from sweeps.report.prompts import EPOCHS as PROMPT_EPOCHS
 from sweeps.report.prompts import prompt_epochs_table, prompts_table
-from sweeps.report.row_runs import FILE, client_numbers, control_rows
+from sweeps.report.row_runs import FILE, client_numbers, control_rows, whole
 from sweeps.report.rows import write_rows
 from sweeps.report.runs import runs_table
 from sweeps.report.samples import partition_pictures, sample_pictures
@@ -114,7 +114,7 @@ def make_report(
 
 def _finished(runs: Sequence[TrackedRun], words: Sequence[str]) -> list[TrackedRun]:
     """Return the finished experiments; RunError if there are none."""
-    finished = [run for run in runs if run.status == "FINISHED" and method_of(run)]
+    finished = [whole(run) for run in runs if run.status == "FINISHED" and method_of(run)]
     if not finished:
         raise RunError(
             f"expected a finished experiment in {' '.join(words)!r}, got "

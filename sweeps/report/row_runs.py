@@ -5,14 +5,13 @@ curves over rounds and bytes, cannot be had from rows.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
-from functools import cache
 from statistics import fmean
 from typing import Any
 
-from pipeline.config.build import flattened
-from pipeline.config.schema import Config
 from pipeline.results.metric_names import DELTA, EPSILON, HULL_TV, NEAREST_TV
+from pipeline.results.params import default_params
 from pipeline.tracking.mlflow_queries import TrackedRun
 from sweeps.report.controls import ADAPTED, OWN, SCORES, SHARED
 from sweeps.report.groups import as_number
@@ -47,10 +46,9 @@ def is_setting(column: str) -> bool:
     return "." in column and column not in TAGS
 
 
-@cache
-def default_settings() -> Mapping[str, str]:
-    """Return every setting at its default, as runs log it."""
-    return {key: str(value) for key, value in flattened(Config().as_dict()).items()}
+def whole(run: TrackedRun) -> TrackedRun:
+    """Return a run with all settings among its params: one that is none has its default value."""
+    return replace(run, params={**default_params(), **run.params})
 
 
 def client_numbers(rows: Sequence[Row]) -> list[dict[str, float | None]]:
@@ -74,7 +72,7 @@ def run_of(rows: Sequence[Row], file: str = "") -> TrackedRun:
     """Return the finished run behind rows, with the final metrics that follow from them."""
     first = rows[0]
     settings = {key: value for key, value in first.items() if is_setting(key) and value != ""}
-    params = {**default_settings(), **settings}
+    params = {**default_params(), **settings}
     params |= {"method.name": first["method"], "seed": first["seed"]}
     tags = {key: first.get(key, UNKNOWN) for key in TAGS}
     tags = {key: value for key, value in tags.items() if value not in (UNKNOWN, "")}

@@ -20,6 +20,7 @@ from pipeline.results.metric_names import (
     TUNED_TABLE,
     pretraining_table,
 )
+from pipeline.results.params import default_params
 from pipeline.tracking.mlflow_queries import TrackedRun, table_rows
 from spire_core.errors import ConfigError, RunError
 from sweeps.report.controls import ADAPTED
@@ -32,7 +33,6 @@ from sweeps.report.row_runs import (
     TAGS,
     TUNED,
     UNKNOWN,
-    default_settings,
     is_setting,
     time_text,
 )
@@ -92,9 +92,12 @@ def _columns(runs: Sequence[TrackedRun]) -> list[str]:
 
     With them rows say all settings of their runs, also beside rows of other runs.
     """
-    default = default_settings()
+    default = default_params()
     set_by_some = {
-        key for run in runs for key, value in parameters(run).items() if value != default.get(key)
+        key
+        for run in runs
+        for key, value in parameters(run).items()
+        if value != default.get(key, UNSET)
     }
     return sorted(key for key in {*varying(runs), *set_by_some} if is_setting(key))
 

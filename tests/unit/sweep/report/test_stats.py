@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.tracking.mlflow_queries import TrackedRun
+from spire_core.config.client import ClientConfig
 from sweeps.report.differences import (
     differences_table,
     own_best_difference,
@@ -14,6 +15,7 @@ from sweeps.report.differences import (
     within_methods_table,
 )
 from sweeps.report.groups import best_groups, choosing_metric, group_runs, label, varying
+from sweeps.report.row_runs import whole
 from sweeps.report.stats import Estimate, estimate, paired, t_probability, t_quantile, verdict
 from sweeps.report.tables import cell_text, settings_table
 
@@ -28,6 +30,15 @@ def run(method: str, seed: int, kid: float | None = None, **params: object) -> T
     tags = {"partition_hash": f"p{seed}", "extractor": "cnn", "extractor_hash": "0123456789"}
     finals = {} if kid is None else {KID: kid}
     return TrackedRun(name, name, "FINISHED", told, tags, finals, 0)
+
+
+def test_a_setting_that_is_no_param_has_its_default() -> None:
+    default = f"{ClientConfig().prox_mu}"
+    runs = [run("spire", 0), run("spire", 1, client__prox_mu=0.5)]
+    assert varying(runs) == []
+    assert varying([whole(one) for one in runs]) == ["client.prox_mu"]
+    runs = [run("spire", 0), run("spire", 1, client__prox_mu=default)]  # of an earlier version
+    assert varying([whole(one) for one in runs]) == []
 
 
 # ------------------------------------------------------------------------------------- intervals
