@@ -19,6 +19,9 @@ HEAD = """# The command
 All options of all verbs, as `spire VERB --help` prints them (`benchmarks/cli_page.py` writes
 this page). Exit codes are in [cluster.md](cluster.md#exit-codes), settings (`key=value`) in
 [settings.md](settings.md).
+
+`eval "$(register-python-argcomplete spire)"` in bash or zsh, with the virtual environment active,
+lets a tab complete verbs, options, presets, sweeps, settings and the names of runs.
 """
 
 

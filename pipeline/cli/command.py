@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from pipeline.cli.completion import complete
 from pipeline.cli.words import check_words, meant_option, meant_setting, option_as_setting
 from pipeline.files.paths import is_ray_job
 from spire_core.config.checks import hint
@@ -152,6 +153,7 @@ def parser_of(add_verbs: Sequence[AddVerb]) -> _Parser:
 def _parse(argv: Sequence[str] | None, add_verbs: Sequence[AddVerb]) -> argparse.Namespace:
     """Return the parsed arguments; other than with argparse alone, words may follow options."""
     parser = parser_of(add_verbs)
+    complete(parser)
     args, rest = parser.parse_known_args(argv)
     verb = _verb_of(parser, args)
     if [word for word in rest if word.startswith("-") or "words" not in args]:

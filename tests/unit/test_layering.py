@@ -66,6 +66,7 @@ BARRED = {  # by room, the rooms that it must not reach, also over others, whate
 BARRED["pipeline.federation"] += ("pipeline.tracking",)
 ONLY_FOR = {"pipeline.theory": {"pipeline.cli"}}  # rooms that these alone import
 HOMES = {  # the longest matching name counts; a home is a module or a package
+    "argcomplete": {"pipeline.cli.completion"},
     "mlflow": {"pipeline.tracking", "pipeline.inference.mlflow_generator"},
     "pyarrow": {"pipeline.checkpoint.storage"},
     "pyarrow.parquet": {"pipeline.data.metadata"},
