@@ -1,5 +1,7 @@
 # Everything runs in .venv; the first target that needs it makes it.
-PYTHON ?= python3.11
+FOUND = $(foreach name,python3.11 python3.12 python3.13,$(shell $(name) -c 'print("$(name)")' 2>/dev/null))
+PYTHON ?= $(firstword $(FOUND))
+NO_PYTHON := expected Python 3.11, 3.12 or 3.13, got none: install one, or name it with PYTHON=PATH
 VENV := .venv
 SPIRE := $(VENV)/bin/spire
 STAMP := $(VENV)/.installed
@@ -7,18 +9,30 @@ STAMP := $(VENV)/.installed
 TESTS_AT_ONCE ?= 3
 PYTEST := $(VENV)/bin/python -m pytest -q -n $(TESTS_AT_ONCE) --dist loadfile --no-loadscope-reorder --max-worker-restart=0
 
+# A second version of Python: settings, the command line, plans of sweeps and pages show most of what
+# differs between versions, without an installation of torch. `make test PYTHON=...` runs everything.
+OTHER_PYTHON ?= python3.13
+OTHER := build/$(notdir $(OTHER_PYTHON))
+LIGHT := $(addprefix tests/unit/,test_layering.py core/test_plugins.py core/secure_sum \
+	core/federated/test_exact_sum.py sweep/test_cli_page.py $(addprefix run/, \
+	config/test_equivalence.py config/test_load.py config/test_plugins.py config/test_stored_fingerprints.py \
+	cli/test_completion.py cli/test_settings_page.py cluster/test_cluster_env.py results/test_params.py \
+	files/test_masking.py files/test_json_files.py files/test_revision.py))
+LIGHT_NEEDS := argcomplete cryptography hypothesis numpy pillow pytest pytest-timeout pyyaml safetensors
+
 PEERS := build/peers
 # Two thirds of an installation is compiling modules that nothing here imports: Python compiles the
 # others as it first imports them, and has to keep what it compiled, whatever the environment says.
 PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help run lint check test bench bench-peers chaos docs ui clean
+.PHONY: help run lint check test test-other bench bench-peers chaos docs ui clean
 
 help:  ## say what each target does
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
 $(STAMP): pyproject.toml
+	@test -n "$(PYTHON)" || { echo '$(NO_PYTHON)' >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(PIP_INSTALL) -e '.[test]'
 	touch $(STAMP)
@@ -28,6 +42,14 @@ run: $(STAMP)  ## set everything up and run the main job: the methods compared o
 
 test: $(STAMP)  ## set everything up and run all tests
 	$(PYTEST)
+
+test-other: $(OTHER)/.installed  ## with another Python ($(OTHER_PYTHON)), the tests that need neither torch nor Ray
+	$(OTHER)/bin/python -m pytest -q --noconftest $(LIGHT)
+
+$(OTHER)/.installed: pyproject.toml
+	$(OTHER_PYTHON) -m venv $(OTHER)
+	$(OTHER)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile $(LIGHT_NEEDS)
+	touch $@
 
 lint: $(STAMP)  ## linter, formatting and types
 	$(PIP_INSTALL) -e '.[test,dev]'

@@ -1,5 +1,7 @@
 """The settings that all rounds of a run share, and the record of a single one."""
 
+import functools
+import operator
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -148,7 +150,9 @@ class RoundTimer:
         train_s = self._gathered - self._began
         if mean_loss is None:
             num_examples = sum(r.num_examples for r in reports)
-            total = sum((r.loss or 0.0) * r.num_examples for r in reports)
+            # One by one: from Python 3.12 on, `sum` carries the lost digits of floats along.
+            losses = ((r.loss or 0.0) * r.num_examples for r in reports)
+            total = functools.reduce(operator.add, losses, 0.0)
             mean_loss = total / num_examples if num_examples else None
         return RoundStats(
             round_idx=plan.round_idx,
