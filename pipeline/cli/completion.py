@@ -21,7 +21,7 @@ def complete(parser: argparse.ArgumentParser) -> None:
         for action in verb._actions:
             if (names := _names_of(verb, action)) is not None:
                 action.completer = _completer(names)  # type: ignore[attr-defined]
-    argcomplete.autocomplete(parser, exit_method=sys.exit, default_completer=None)
+    argcomplete.autocomplete(parser, exit_method=sys.exit)
 
 
 def _verbs(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
