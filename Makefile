@@ -75,7 +75,7 @@ chaos: $(STAMP)  ## disturb 20 small runs, each in another way, as in docs/failu
 
 docs: $(STAMP)  ## the pages as a site, in build/site
 	$(PIP_INSTALL) -e '.[test,docs]'
-	$(VENV)/bin/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 ui: $(STAMP)  ## look at the runs in mlflow.db, here, in the browser
 	@echo 'open http://127.0.0.1:5000/#/experiments?workflowType=machine_learning'
