@@ -31,6 +31,7 @@ QUIET = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
 }
 CREATION = "spire.creation"  # the tag by which a run is found if the answer to its creation is lost
+QUOTES = "'\")"  # in which urllib3 wraps the message of a cause
 LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 FIRST_CONTACT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
 
@@ -55,11 +56,17 @@ def first_contact(config: TrackingConfig, uri: str) -> "Iterator[MlflowClient]":
         SQLAlchemyError,
         ImportError,
     ) as error:  # or no driver
-        reason = mask(str(error)).splitlines()[0]
         raise StoreError(
-            f"expected an MLflow store at {mask(uri)}, got {reason!r}: start its server, or choose "
-            "another with tracking.uri=URI or MLFLOW_TRACKING_URI, or set tracking.enabled=false"
+            f"expected an MLflow store at {mask(uri)}, got {_reason(error)!r}: start its server, or "
+            "choose another with tracking.uri=URI or MLFLOW_TRACKING_URI, or set tracking.enabled=false"
         ) from None
+
+
+def _reason(error: Exception) -> str:
+    """Return what an error says; one of the network names its cause without all that wrap it."""
+    text = mask(str(error)).splitlines()[0]
+    _, is_wrapped, cause = text.rpartition("(Caused by ")
+    return f"no answer, {cause.rstrip(QUOTES).rpartition(': ')[2]}" if is_wrapped else text
 
 
 def _quiet_mlflow() -> None:

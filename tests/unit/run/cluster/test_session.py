@@ -21,6 +21,16 @@ def test_an_address_of_no_head_is_refused_at_once(
         raise AssertionError
 
 
+@pytest.mark.parametrize("port", ["9", "99999"])
+def test_an_address_without_an_answer_is_refused_at_once(
+    port: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+    wanted = pytest.raises(ClusterError, match="expected a Ray head at RAY_ADDRESS=127")
+    with wanted, starting_cluster():
+        raise AssertionError
+
+
 def test_a_block_that_ends_before_ray_runs_leaves_no_watch(monkeypatch: pytest.MonkeyPatch) -> None:
     class Watch:
         """Watches a cluster that nobody uses any more."""

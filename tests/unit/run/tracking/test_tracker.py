@@ -417,7 +417,8 @@ def test_a_server_that_does_not_answer_is_one_sentence_and_soon(tmp_path: Path) 
         Tracker.start(config, "nowhere", {})
     assert time.monotonic() - began < 15
     message = str(raised.value)
-    assert message.startswith("expected an MLflow store at http://***@127.0.0.1:9, got ")
+    where = "http://***@127.0.0.1:9"
+    assert message.startswith(f"expected an MLflow store at {where}, got 'no answer, [Errno ")
     assert message.endswith("or set tracking.enabled=false")
     assert "secret" not in message
     assert "\n" not in message
@@ -640,9 +641,7 @@ def test_a_data_set_that_two_runs_write_at_once_is_sent_again(
     assert store.is_retryable(raced)
 
 
-@pytest.mark.parametrize(
-    "uri", ["sqlite://mlflow.db", "postgresql+nosuch://host/name", "mssql+pyodbc://host/name"]
-)
+@pytest.mark.parametrize("uri", ["postgresql+nosuch://host/name", "mssql+pyodbc://host/name"])
 def test_an_address_without_a_store_or_its_driver_is_one_sentence(uri: str, tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match=f"expected an MLflow store at {re.escape(uri)}, got"):
         check_store(TrackingConfig(uri=uri, root=str(tmp_path)))
