@@ -57,8 +57,9 @@ def first_contact(config: TrackingConfig, uri: str) -> "Iterator[MlflowClient]":
         ImportError,
     ) as error:  # or no driver
         raise StoreError(
-            f"expected an MLflow store at {mask(uri)}, got {_reason(error)!r}: start its server, or "
-            "choose another with tracking.uri=URI or MLFLOW_TRACKING_URI, or set tracking.enabled=false"
+            f"expected an MLflow store at {mask(uri)}, got {_reason(error)!r}: start its server, "
+            "or choose another with tracking.uri=URI or MLFLOW_TRACKING_URI, or set "
+            "tracking.enabled=false"
         ) from None
 
 
