@@ -193,10 +193,4 @@ IN_FINGERPRINTS = (
         lambda c: c.federation.num_new_clients > 0,
         lambda c: c.federation.num_new_clients,
     ),
-    Switch(
-        ("resources.num_actors", "resources.num_gpus"),
-        "resources.pool=ray",
-        lambda c: c.resources.pool == "ray",
-        lambda c: c.resources.pool,
-    ),
 )

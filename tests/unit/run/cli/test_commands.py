@@ -274,7 +274,7 @@ def test_an_interrupt_is_no_traceback(spire, monkeypatch: pytest.MonkeyPatch) ->
     def interrupt(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipeline.config.load.load_config", interrupt)
+    monkeypatch.setattr("pipeline.config.effect.load_typed", interrupt)
     said = spire("run")
     assert (said.code, said.out, said.err) == (
         130,

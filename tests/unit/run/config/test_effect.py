@@ -32,7 +32,6 @@ from spire_core.errors import ConfigError
         ("partition=iid partition.classes_per_client=3", "partition=pathological with"),
         ("eval.extractor=none eval.kid_num_subsets=2", "an eval.extractor with"),
         ("federation.num_new_clients=0 eval.controls=true", "federation.num_new_clients above 0"),
-        ("resources.pool=local resources.num_actors=2", "resources.pool=ray with"),
         ("privacy.noise_key=a", "privacy.adapt.epsilon or privacy.rounds.epsilon with"),
         ("privacy.adapt.delta=0.1", "privacy.adapt.epsilon with"),
         ("privacy.rounds.noise_multiplier=0.1", "privacy.rounds.epsilon with"),
@@ -57,6 +56,7 @@ def test_what_another_setting_switches_off_is_refused(words: str, needed: str) -
         "method=fedavg_ft model.d_emb=7",  # what a method never reads may be given to all of them
         "method=fedavg adapt.early_stopping=false adapt.patience=9",
         "method=local client.top_k_fraction=0.5",
+        "resources.pool=local resources.num_actors=2",  # no setting of results
         "client.group_size=3",  # its network is narrow: auto groups
     ],
 )
