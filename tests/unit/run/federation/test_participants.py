@@ -1,6 +1,6 @@
 """The clients that stand for all are clients that take part, whatever draws the cohorts."""
 
-from typing import Any
+from typing import cast
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from pipeline.federation.participants import (
     has_secret_cohorts,
     public_cohort,
 )
+from pipeline.federation.pool import ClientPool
 from pipeline.federation.private_rounds import PrivateRounds
 from pipeline.federation.setup import promise_to_clients
 from spire_core.federated.participation import choose_cohort, responding_clients, secret_cohort
@@ -37,10 +38,10 @@ def test_public_cohorts_follow_from_the_seed() -> None:
 
 
 def test_a_fixed_order_is_that_of_the_rounds() -> None:
-    config, pool = config_for(*IN_ORDER), Any
+    config, no_pool = config_for(*IN_ORDER), cast(ClientPool, None)  # the order needs none
     guarantee = promise_to_clients(config)
     assert guarantee is not None
-    rounds = PrivateRounds(pool, guarantee, config.seed)  # type: ignore[arg-type]
+    rounds = PrivateRounds(no_pool, guarantee, config.seed)
     for round_idx in (0, 1, 39):
         state = ServerState(round_idx, np.zeros(1), np.zeros(1))
         assert public_cohort(config, round_idx) == rounds.cohort(state)
