@@ -1,6 +1,7 @@
 """Who imports whom, read from the sources: layers, cycles, homes of dependencies, global state."""
 
 import ast
+import functools
 import graphlib
 import re
 import subprocess
@@ -134,7 +135,8 @@ def is_type_check(test: ast.expr) -> bool:
     return ast.unparse(test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
 
 
-def imports(module: str, source: str) -> list[Import]:
+@functools.cache  # tests ask for the same modules again
+def imports(module: str, source: str) -> tuple[Import, ...]:
     def below(node: ast.AST, is_deferred: bool, is_type_only: bool) -> Iterator[Import]:
         if isinstance(node, ast.Import | ast.ImportFrom):
             for target in targets(module, node):
@@ -144,7 +146,7 @@ def imports(module: str, source: str) -> list[Import]:
         for child in ast.iter_child_nodes(node):
             yield from below(child, is_deferred, is_type_only or child in guarded)
 
-    return list(below(ast.parse(source), False, False))
+    return tuple(below(ast.parse(source), False, False))
 
 
 def upward_imports(sources: Mapping[str, str]) -> list[str]:
