@@ -14,6 +14,7 @@ from typing import Any
 
 import ray
 from ray._private import services
+from ray._private.node import Node
 
 from pipeline.cluster.actor_plan import allotted_cpus
 from pipeline.cluster.import_path import SafePathJob
@@ -196,7 +197,7 @@ def _connect(num_cpus: int | None) -> None:
     logging.getLogger("ray._private.worker").addFilter(_is_news)
     handler = _PYTHON.PyOS_getsig(signal.SIGTERM)
     try:
-        with _sessions_of_their_own():
+        with _sessions_of_their_own(), _needed_processes_alone():
             ray.init(
                 address=address or "local",
                 job_config=SafePathJob(),
@@ -227,6 +228,22 @@ def _sessions_of_their_own() -> Iterator[None]:
         yield
     finally:
         services.ConsolePopen = popen  # type: ignore[misc]
+
+
+@contextlib.contextmanager
+def _needed_processes_alone() -> Iterator[None]:
+    """Let Ray start without two processes that it would begin by waiting for, seconds of a core.
+
+    Without a dashboard, its server is there for usage statistics alone. The autoscaler has nothing
+    to scale on a cluster of this machine.
+    """
+    node: Any = Node
+    before = node.start_api_server, node.start_monitor
+    node.start_api_server = node.start_monitor = lambda self, **options: None
+    try:
+        yield
+    finally:
+        node.start_api_server, node.start_monitor = before
 
 
 def _is_news(record: logging.LogRecord) -> bool:
