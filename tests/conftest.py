@@ -3,13 +3,16 @@
 import os
 import re
 import signal
+import tempfile
 import tomllib
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from warm_process import hearth
 
 from pipeline.config.tracking import TrackingConfig
 from pipeline.data.datasets import describe
@@ -34,6 +37,15 @@ FONTS = {  # by names that are not variants of each other
 LONGEST = ("test_pools", "test_ray_losses", "test_sweeps_here", "test_sweeps", "test_sweep_nodes")
 LONGEST += ("test_tracking_outage", "test_cluster_start")  # files of a minute or more, in order
 NUM_BETWEEN = 3  # files of unit tests after each file that waits
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep a hearth (tests/helpers/warm_process.py) for the processes of this session."""
+    if not hasattr(config, "workerinput"):
+        stack = ExitStack()
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="spire-tests-"))
+        stack.enter_context(hearth(Path(folder)))
+        config.add_cleanup(stack.close)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

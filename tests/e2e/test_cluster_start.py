@@ -13,11 +13,12 @@ from typing import Any
 
 import psutil
 import pytest
+from warm_process import WarmPopen
 
 from benchmarks.ray_desk import MARK, marked
 
 NOT_INHERITED = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "SPIRE_ROOT")
-SEES = "import json, ray, sys, time\nfrom pipeline.cluster.session import *\n"
+SEES = "import json, psutil, ray, sys, time\nfrom pipeline.cluster.session import *\n"
 LEFT = "print(json.dumps(ray.is_initialized()))"
 BESIDE = """
 with starting_cluster(num_cpus=2) as ready:
@@ -26,8 +27,10 @@ with starting_cluster(num_cpus=2) as ready:
     with cluster(num_cpus=7) as inner, starting_cluster(num_cpus=7) as again:
         same = [inner["CPU"], again()["CPU"]]
     time.sleep(2)  # its processes outlive the start
+    begun = " ".join(word for child in psutil.Process().children() for word in child.cmdline())
+    needed = [name in begun for name in ("raylet", "log_monitor", "dashboard.py", "autoscaler")]
     answer = ray.get(ray.remote(num_cpus=1)(lambda: 6 * 7).remote(), timeout=60)
-print(json.dumps([early, cpus, same, answer]))
+print(json.dumps([early, cpus, same, answer, needed]))
 """
 TERMINATED = """
 import os, signal
@@ -65,7 +68,7 @@ def begun(folder: Path, *words: str, **env: str) -> subprocess.Popen[str]:
     inherited = {k: v for k, v in os.environ.items() if k not in NOT_INHERITED}
     env = inherited | {MARK: str(folder)} | env
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, *words], cwd=folder, env=env, **pipes)
+    return WarmPopen([sys.executable, *words], cwd=folder, env=env, **pipes)
 
 
 def typed(folder: Path, *words: str, **env: str) -> tuple[int, str, str]:
@@ -99,7 +102,8 @@ def lines_of(folder: Path, script: str, **env: str) -> list[Any]:
 
 
 def test_it_starts_beside_other_work_and_serves_what_asks_for_a_cluster(tmp_path: Path) -> None:
-    assert lines_of(tmp_path, BESIDE) == [[False, 2, [2, 2], 42], False]
+    needed = [True, True, False, False]
+    assert lines_of(tmp_path, BESIDE) == [[False, 2, [2, 2], 42, needed], False]
     assert left_behind(tmp_path) == []
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from warm_process import WarmPopen
 
 from benchmarks.ray_desk import Command
 
@@ -32,7 +33,7 @@ MANY_ROUNDS = "federation.num_rounds=1000"
 
 
 def typed(folder: Path, mnist_root: Path, *words: str) -> Command:
-    return Command(folder, mnist_root, *words, start=("-c", COMMAND), **ASKS)
+    return Command(folder, mnist_root, *words, start=("-c", COMMAND), popen=WarmPopen, **ASKS)
 
 
 @pytest.fixture
@@ -49,7 +50,6 @@ def begun(tmp_path: Path, mnist_root: Path) -> Iterator[Command]:
 @pytest.mark.parametrize(
     ("name", "number", "sentence"),
     [
-        ("raylet", signal.SIGKILL, "expected Ray's node process (raylet) to run"),
         ("gcs_server", signal.SIGKILL, "expected Ray's control store (gcs_server) to run"),
         ("gcs_server", signal.SIGSTOP, "expected Ray's control store to answer"),
         ("raylet", signal.SIGSTOP, "expected this machine's node of Ray to answer"),
@@ -60,11 +60,16 @@ def test_a_loss_is_one_sentence(
 ) -> None:
     [process] = begun.processes(name)
     process.send_signal(number)
-    code, told, _ = begun.end(END_S)
-    assert code == 2, begun.err.read_text()
+    assert_lost(begun, sentence)
+
+
+def assert_lost(command: Command, sentence: str) -> None:
+    """It ends with a sentence, and leaves no process behind."""
+    code, told, _ = command.end(END_S)
+    assert code == 2, command.err.read_text()
     assert told.startswith(f"spire run: {sentence}")
     assert "spire resume goes on" in told
-    assert begun.left_behind(LEFT_S)[0] == []
+    assert command.left_behind(LEFT_S)[0] == []
 
 
 @pytest.mark.parametrize("name", ["DriverActor", "raylet", "gcs_server"])
@@ -102,7 +107,7 @@ def test_a_run_that_lost_ray_goes_on_to_the_same_result(tmp_path: Path, mnist_ro
     command = typed(parts, mnist_root, "run", "smoke", *settings)
     command.wait_until(lambda: command.num_rounds >= 2, START_S)
     command.processes("raylet")[0].kill()
-    assert command.end(END_S)[0] == 2
+    assert_lost(command, "expected Ray's node process (raylet) to run")
     resumed = answer(typed(parts, mnist_root, "resume", "last", "resources.pool=local"))
     local = typed(whole, mnist_root, "run", "smoke", *settings, "resources.pool=local")
     assert resumed == answer(local)
