@@ -88,13 +88,13 @@ def lose_one_before_its_sum(driver: Driver) -> None:
     driver.collector.collect = collect_after_a_loss  # type: ignore[method-assign]
 
 
-def test_neither_seven_actors_nor_lost_sums_change_a_bit(
+def test_neither_three_actors_nor_lost_sums_change_a_bit(
     mnist_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     local = setting_for(mnist_root, tmp_path, "resources.pool=local")
     expected = state_after(local, tmp_path / "local")
-    seven = setting_for(mnist_root, tmp_path, "resources.num_actors=7")
-    assert_same(state_after(seven, tmp_path / "seven"), expected)
+    three = setting_for(mnist_root, tmp_path, "resources.num_actors=3")
+    assert_same(state_after(three, tmp_path / "three"), expected)
 
     def amid_its_sum(driver: Driver) -> None:
         each = driver.pool.each

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mlflow import MlflowClient
+from warm_process import WarmPopen
 
 from pipeline.cli.main import main
 from pipeline.cli.sync import sync_runs
@@ -389,7 +390,7 @@ def test_a_process_killed_while_it_logs_loses_and_doubles_nothing(
     store: TrackingConfig, seed: int
 ) -> None:
     command = [sys.executable, "-c", LOG, str(store.root), str(store.uri)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with WarmPopen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         run_dir = Path(process.stdout.readline().strip())
         while read_done(run_dir) < 60:
