@@ -139,6 +139,7 @@ def new_network(model: ModelConfig, method: MethodConfig, image_channels: int) -
     return net
 
 
+@functools.cache  # half of the time that a small network takes to be made
 def check_num_parameters(model: ModelConfig, image_channels: int) -> None:
     """Raise ConfigError for a U-Net that is too large for any machine, without allocating it."""
     with torch.device("meta"):
