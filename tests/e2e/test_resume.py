@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from warm_process import WarmPopen
 
 from pipeline.cli.main import main
 
-SETTINGS = ["tracking.checkpoint_every=3", "resources.num_actors=2", "federation.num_rounds=30"]
+SETTINGS = ["tracking.checkpoint_every=3", "resources.num_actors=1", "federation.num_rounds=30"]
 SETTINGS += ["eval.every=0", "eval.num_images=16", "eval.num_loss_images=8", "eval.num_clients=2"]
 SETTINGS += ["adapt.epochs=1", "tracking.log_model=false"]
 NOT_INHERITED = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "SPIRE_ROOT")
@@ -63,7 +64,7 @@ def end_early(
     """End a command after its next checkpoint; return its exit code and what it said."""
     before = checkpoints(folder)
     with (folder / "stderr").open("w") as stderr:
-        run = subprocess.Popen(
+        run = WarmPopen(
             command(*words),
             cwd=folder,
             env=env,
