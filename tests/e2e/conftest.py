@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from warm_process import WarmPopen
 
 
 class Server:
@@ -33,7 +34,7 @@ class Server:
         command += ["--artifacts-destination", str(self.folder / "artifacts")]
         environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         with (self.folder / "log").open("a") as log:
-            self.process = subprocess.Popen(
+            self.process = WarmPopen(
                 command,
                 env=environment,
                 cwd=self.folder,

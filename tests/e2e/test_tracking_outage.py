@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import pytest
 import ray
 from mlflow import MlflowClient
+from warm_process import WarmPopen
 
 from pipeline.cluster.session import cluster
 from pipeline.runs.layout import RECORD, REFUSED
@@ -57,13 +58,13 @@ class Spire:
 
     def __init__(self, root: Path, address: str, mnist_root: Path) -> None:
         self.root, self.err = root, root / "stderr"
-        self.env = os.environ | {"MLFLOW_TRACKING_URI": address, "OMP_NUM_THREADS": "1"}
+        self.env = os.environ | {"MLFLOW_TRACKING_URI": address}
         self.settings = [f"tracking.root={root}"]
         root.mkdir()
         words = [*self.settings, f"data.root={mnist_root}", f"federation.num_rounds={NUM_ROUNDS}"]
         words += ["federation.cohort_size=2", "eval.every=20", "resources.pool=local", *SMALL]
         with self.err.open("w") as err:
-            self.process = subprocess.Popen(
+            self.process = WarmPopen(
                 [sys.executable, "-c", COMMAND, "run", "smoke", "--json", *words],
                 env=self.env,
                 stdout=subprocess.PIPE,
