@@ -1,6 +1,7 @@
 """Ray: the only room that imports it.
 
 session        the cluster around this process: start, nodes, end
+address        RAY_ADDRESS: whether it can be a head, and answers
 watch          the loss of the cluster, before Ray ends this process
 results        the results of actors, and their errors as sentences
 import_path    the folders from which worker processes import

@@ -6,7 +6,6 @@ import functools
 import logging
 import os
 import signal
-import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
@@ -17,6 +16,7 @@ from ray._private import services
 from ray._private.node import Node
 
 from pipeline.cluster.actor_plan import allotted_cpus
+from pipeline.cluster.address import check_address
 from pipeline.cluster.import_path import SafePathJob
 from pipeline.cluster.token import keep_token_private
 from pipeline.cluster.watch import (
@@ -30,7 +30,6 @@ from spire_core.errors import ClusterError
 
 TOKEN_NOTICES = "ray._private.authentication.authentication_token_setup"
 NO_HANDLER = "SIGTERM handler is not set"  # on purpose: Ray's would exit in mid-sentence
-ANSWER_S = 10.0  # the wait for the first answer of a cluster elsewhere
 ENDING_S = 60.0  # the wait for the end of a local cluster that is not needed any more
 FAILED_S = 20.0  # the same after an error, which may be that Ray does not answer
 GIVING_UP_S = 5.0  # the same for a cluster elsewhere, and after an interrupt: it may not answer
@@ -131,7 +130,7 @@ def starting_cluster(num_cpus: int | None = None) -> Iterator[Ready]:
     if ray.is_initialized():
         yield ray.cluster_resources
         return
-    _check_address()
+    check_address()
     started = _Cluster(num_cpus)
     failure: BaseException | None = None
     try:
@@ -144,37 +143,6 @@ def starting_cluster(num_cpus: int | None = None) -> Iterator[Ready]:
     finally:
         _Cluster.current = None
         started.end(failure)
-
-
-def _check_address() -> None:
-    """Raise ClusterError for an address of Ray that is none of a head, or does not answer."""
-    address = os.environ.get("RAY_ADDRESS", "")
-    scheme, sep, _ = address.partition("://")
-    if not sep:
-        _check_answer(address)
-        return
-    if scheme == "ray":
-        other = "ray:// belongs to Ray's client, which runs do without"
-    else:
-        other = "the dashboard's is for `ray job submit`"
-    raise ClusterError(
-        f"expected RAY_ADDRESS as the HOST:PORT of a Ray head, got {address}: its port is 6379 "
-        f"unless `ray start` was given another, and {other}"
-    )
-
-
-def _check_answer(address: str) -> None:
-    """Raise ClusterError if nobody listens at HOST:PORT; Ray itself would ask for minutes."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
-        return  # none, or "auto"
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
-    except (OSError, OverflowError) as error:
-        raise ClusterError(
-            f"expected a Ray head at RAY_ADDRESS={address}, got no answer ({error}): start it with "
-            "`ray start --head`, or unset RAY_ADDRESS"
-        ) from error
 
 
 @contextlib.contextmanager
