@@ -63,7 +63,15 @@ class WarmPopen(subprocess.Popen[Any]):
         self.pid, self._child_created = int(answer), True
 
     def _internal_poll(self, _deadstate: int | None = None) -> int | None:
-        return super()._internal_poll(_deadstate, lambda _, flags: self._try_wait(flags))
+        """Do as Popen's own method, whose further arguments differ between versions of Python."""
+        if self.returncode is None and self._waitpid_lock.acquire(False):
+            try:
+                pid, status = self._try_wait(os.WNOHANG) if self.returncode is None else (0, 0)
+                if pid == self.pid:
+                    self._handle_exitstatus(status)
+            finally:
+                self._waitpid_lock.release()
+        return self.returncode
 
     def _try_wait(self, wait_flags: int) -> tuple[int, int]:
         """Do as os.waitpid: the hearth tells the status once the process has ended."""
