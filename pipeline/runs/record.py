@@ -8,6 +8,7 @@ import json
 import logging
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -94,11 +95,18 @@ def find_run(
     if not fits and (folder / RECORD).is_file():
         return folder.resolve()
     what = f"which fits {len(fits)} of them" if fits else f"which is none of those in {runs}"
-    known = ", ".join(f"{r['run_id'][:8]} ({r['run_name']})" for r in (fits or records)[-8:])
+    known = ", ".join(_told(record) for record in (fits or records)[-8:])
     raise RunError(
         f"expected a run's id, name or folder, or last, got {run!r}, {what}: "
         f"choose from {known or 'a folder that holds runs, with tracking.root=FOLDER'}"
     )
+
+
+def _told(record: dict[str, Any]) -> str:
+    """Return a run's id and name, and what tells it from others of that name."""
+    status = "finished" if (record["folder"] / RESULT).is_file() else "not finished"
+    began = datetime.fromtimestamp(record["started_ms"] / 1000, UTC)
+    return f"{record['run_id'][:8]} ({record['run_name']}, {status}, {began:%Y-%m-%d %H:%M} UTC)"
 
 
 def make_runs_folder(config: TrackingConfig) -> None:

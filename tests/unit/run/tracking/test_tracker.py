@@ -491,7 +491,8 @@ def test_runs_are_found_by_every_name(tmp_path: Path) -> None:
         find_run("b", config)
     assert second.run_id[:8] in str(raised.value)
     assert first.run_id[:8] not in str(raised.value)
-    with pytest.raises(RunError, match=r"got 'no', which is none .*\(a\), .*\(b\), .*\(b\), "):
+    told = r"\(a, not finished, .*\), .*\(b, finished, \d{4}-.* UTC\), .*\(b, not finished, "
+    with pytest.raises(RunError, match=rf"got 'no', which is none .*{told}"):
         find_run("no", config)
     for absent in ("", str(tmp_path), "last"):
         with pytest.raises(RunError, match=r"none of those in .*tracking\.root=FOLDER"):
