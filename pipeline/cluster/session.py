@@ -200,10 +200,10 @@ def _sessions_of_their_own() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _needed_processes_alone() -> Iterator[None]:
-    """Let Ray start without two processes that it would begin by waiting for, seconds of a core.
+    """Let Ray leave out two processes, a third of the work of its start.
 
-    Without a dashboard, its server is there for usage statistics alone. The autoscaler has nothing
-    to scale on a cluster of this machine.
+    The server of a dashboard that is off serves usage statistics alone, and the autoscaler has
+    nothing to scale on this machine.
     """
     node: Any = Node
     before = node.start_api_server, node.start_monitor
