@@ -1,5 +1,6 @@
 """Rounds leave nothing behind in memory: not in the run's process, its driver, its clients."""
 
+import shutil
 from pathlib import Path
 
 import psutil
@@ -47,7 +48,10 @@ def processes() -> list[tuple[str, psutil.Process]]:
     return found
 
 
-def test_fifty_rounds_need_no_more_memory_than_ten(mnist_root: Path, tmp_path: Path) -> None:
+def test_fifty_rounds_need_no_more_memory_than_ten(
+    mnist_root: Path, tmp_path: Path, new_database: Path
+) -> None:
+    shutil.copy(new_database, tmp_path)
     overrides = [
         f"data.root={mnist_root}",
         f"tracking.root={tmp_path}",
