@@ -1,6 +1,7 @@
 """Files in the user's folder that have the names of this project's packages."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,10 @@ SMALL = ("federation.num_rounds=1", "adapt.epochs=1", "eval.num_images=8", "eval
 SMALL += ("eval.num_loss_images=8", "diffusion.sample_steps=2", "tracking.log_model=false")
 
 
-def test_a_run_neither_imports_nor_runs_them(tmp_path: Path, mnist_root: Path) -> None:
+def test_a_run_neither_imports_nor_runs_them(
+    tmp_path: Path, mnist_root: Path, new_database: Path
+) -> None:
+    shutil.copy(new_database, tmp_path)
     for name in ("pipeline", "sweeps", "spire_core", "torch"):
         mark = f"open({str(tmp_path / 'was_run')!r}, 'w').close()\n"
         (tmp_path / f"{name}.py").write_text(mark)

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from warm_process import WarmPopen
 
 from pipeline.config.equivalence import fingerprint
 from pipeline.config.load import load_config
@@ -56,7 +57,7 @@ class Desk:
     def start(self, *words: str) -> subprocess.Popen[str]:
         """Start a command in a process group of its own."""
         with (self.folder / "stderr.txt").open("w") as stderr:
-            return subprocess.Popen(
+            return WarmPopen(
                 [sys.executable, "-m", "sweeps", "study.yaml", "--json", *words],
                 cwd=self.folder,
                 env=self.env,
