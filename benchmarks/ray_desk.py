@@ -52,24 +52,15 @@ class Command:
     """A command that was typed in a folder, and what became of it."""
 
     def __init__(
-        self,
-        folder: Path,
-        data: Path,
-        *words: str,
-        start: Sequence[str] = MODULE,
-        popen: type["subprocess.Popen[str]"] = subprocess.Popen,
-        **env: str,
+        self, folder: Path, data: Path, *words: str, start: Sequence[str] = MODULE, **env: str
     ) -> None:
-        """Start it with these words; `data` is the folder of data sets.
-
-        `popen`: the class to start it with, such as that of tests/helpers/warm_process.py.
-        """
+        """Start it with these words; `data` is the folder of data sets."""
         inherited = {k: v for k, v in os.environ.items() if k not in NOT_INHERITED}
         env = inherited | {MARK: str(folder), "SPIRE_DATA": str(data)} | env
         self.folder, self.out, self.err = folder, folder / "stdout", folder / "stderr"
         self.verb = words[0]
         with self.out.open("w") as out, self.err.open("w") as err:
-            self.process = popen(
+            self.process = subprocess.Popen(
                 [sys.executable, *start, *words, "--json"],
                 cwd=folder,
                 env=env,
@@ -126,7 +117,6 @@ class Command:
         for process in marked(str(self.folder)):
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        self.process.kill()  # a fork shows the environment of the process that it comes from
         self.process.wait()
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import psutil
 import pytest
-from warm_process import WarmPopen
 
 from benchmarks.ray_desk import MARK, marked
 
@@ -68,7 +67,7 @@ def begun(folder: Path, *words: str, **env: str) -> subprocess.Popen[str]:
     inherited = {k: v for k, v in os.environ.items() if k not in NOT_INHERITED}
     env = inherited | {MARK: str(folder)} | env
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return WarmPopen([sys.executable, *words], cwd=folder, env=env, **pipes)
+    return subprocess.Popen([sys.executable, *words], cwd=folder, env=env, **pipes)
 
 
 def typed(folder: Path, *words: str, **env: str) -> tuple[int, str, str]:

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from warm_process import WarmPopen
 
 from benchmarks.ray_desk import Command
 
@@ -33,7 +32,7 @@ MANY_ROUNDS = "federation.num_rounds=1000"
 
 
 def typed(folder: Path, mnist_root: Path, *words: str) -> Command:
-    return Command(folder, mnist_root, *words, start=("-c", COMMAND), popen=WarmPopen, **ASKS)
+    return Command(folder, mnist_root, *words, start=("-c", COMMAND), **ASKS)
 
 
 @pytest.fixture

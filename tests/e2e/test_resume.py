@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
-from warm_process import WarmPopen
 
 from pipeline.cli.main import main
 
@@ -64,7 +63,7 @@ def end_early(
     """End a command after its next checkpoint; return its exit code and what it said."""
     before = checkpoints(folder)
     with (folder / "stderr").open("w") as stderr:
-        run = WarmPopen(
+        run = subprocess.Popen(
             command(*words),
             cwd=folder,
             env=env,

@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from warm_process import WarmPopen
 
 from pipeline.config.equivalence import fingerprint
 from pipeline.config.load import load_config
@@ -57,7 +56,7 @@ class Desk:
     def start(self, *words: str) -> subprocess.Popen[str]:
         """Start a command in a process group of its own."""
         with (self.folder / "stderr.txt").open("w") as stderr:
-            return WarmPopen(
+            return subprocess.Popen(
                 [sys.executable, "-m", "sweeps", "study.yaml", "--json", *words],
                 cwd=self.folder,
                 env=self.env,
