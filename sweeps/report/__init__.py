@@ -18,6 +18,7 @@ figures      figures of the report
 seed_plots   plots with a mean and a range over seeds
 heat_maps    heat maps over two settings
 answers      what a report found, in a sentence for each question
+words        the methods and KID, explained for the first screen
 facts        sentences of the report: runs, scores, warnings
 contents     what a report consists of
 origins      question, date, command, pages of its runs, and all parameters

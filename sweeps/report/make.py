@@ -50,6 +50,7 @@ from sweeps.report.runs import runs_table
 from sweeps.report.samples import partition_pictures, sample_pictures
 from sweeps.report.stretches import Stretches, without_overruled
 from sweeps.report.tables import Table, method_tables, privacy_table, settings_table
+from sweeps.report.words import words_of
 
 Curves = dict[str, dict[str, list[tuple[int, float]]]]  # by run and metric: steps and values
 NO_STRETCHES = Stretches()
@@ -104,6 +105,7 @@ def make_report(
         sample_pictures(config, _tracked(chosen), clients),
         partition_pictures(config, _tracked(chosen)),
         origin,
+        words_of(chosen),
         None if rows is None else write_rows(config, groups, stretches, rows),
     )
     files = write_report(report)

@@ -102,6 +102,8 @@ def markdown_page(report: Report) -> str:
     for text in filter(None, (origin.question, origin.when)):
         lines += [_plain(text), ""]
     lines += [f"- {_plain(answer)}" for answer in report.answers] + [""] * bool(report.answers)
+    lines += [f"- **{_plain(word)}**: {_plain(means)}" for word, means in report.words.items()]
+    lines += [""] * bool(report.words)
     for shot in report.samples:
         lines += _markdown_picture(shot.name, f"New client, {shot.title}", shot.caption)
     for picture in report.pictures[:1]:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from pipeline.config.tracking import TrackingConfig
 from pipeline.tracking.mlflow_queries import TrackedRun
+from spire_core.methods import METHODS
 from sweeps.report.client_dots import client_pictures
 from sweeps.report.contents import Origin
 from sweeps.report.groups import Group, group_runs
@@ -21,6 +22,8 @@ from sweeps.report.row_runs import client_numbers
 from sweeps.report.samples import MAX_SAMPLES, packed, partition_pictures, sample_pictures
 from sweeps.report.stats import estimate
 from sweeps.report.tables import Table
+from sweeps.report.words import KID as WORD_KID
+from sweeps.report.words import in_words, words_of
 
 KID = "final/adapt_kid_after"
 NOWHERE = TrackingConfig(uri="sqlite:///nowhere.db")
@@ -77,6 +80,36 @@ def test_rows_of_other_stretches_have_their_new_clients() -> None:
     (numbers,) = client_numbers([row, row | {"clients": "pretraining"}])
     assert (numbers["kid_before"], numbers["kid_after"]) == (2.5, None)
     assert "adapt.lr" not in numbers
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+def test_methods_and_kid_are_explained_once_where_they_occur() -> None:
+    groups = group_runs([run("spire"), run("spire", 1), run("local"), run("elsewhere")])
+    assert words_of(groups) == {
+        "spire": "the server averages one model, and each client keeps an embedding; a new client "
+        "trains its embedding",
+        "local": "each client is on its own; a new client trains the whole model from scratch",
+        "KID": WORD_KID,
+    }
+    plain = [replace(r, finals={"final/adapt_heldout_after": 1.0}) for r in [run("fedavg")]]
+    assert words_of(group_runs(plain)) == {
+        "fedavg": "the server averages one model; a new client trains nothing"
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "trained"),
+    [
+        ("fedavg_ft", "one model; a new client trains the whole model"),
+        ("shared_rep", "keeps some layers; a new client trains its own layers"),
+        ("lora", "one model; a new client trains its adapter"),
+        ("retrofit", "stays as it is, and each client keeps an embedding; a new client trains its"),
+    ],
+)
+def test_a_method_is_explained_by_its_record(method: str, trained: str) -> None:
+    assert trained in in_words(METHODS[method])
 
 
 # --- pictures -------------------------------------------------------------------------------------

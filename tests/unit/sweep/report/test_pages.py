@@ -42,7 +42,7 @@ def report(text: str) -> Report:
     shot = Snapshot("s", text, text, b"\x89PNG")
     origin = Origin(text, text, text, text)
     shown = ([text], {text: text}, [text], [table] * 3, [picture] * 2, [shot], [shot])
-    return Report(text, Path(), None, *shown, origin)
+    return Report(text, Path(), None, *shown, origin, {text: text})
 
 
 def html(report: Report) -> str:
@@ -59,8 +59,9 @@ def test_no_text_is_taken_for_html(page_of: Callable[[Report], str]) -> None:
 def test_each_text_is_on_the_page_as_it_was_written() -> None:
     shown = Shown(html(report(EVIL)))
     # Two titles; the question, the date, the command twice, the sweep's file; an answer, a fact
-    # with its name, a note; three tables of four; two figures of three, two pictures of runs.
-    assert shown.text.count(EVIL) == 2 + 5 + 4 + 3 * 4 + 2 * 3 + 2 * 3
+    # and a word with their names, a note; three tables of four; two figures of three, two pictures
+    # of runs.
+    assert shown.text.count(EVIL) == 2 + 5 + 6 + 3 * 4 + 2 * 3 + 2 * 3
     assert "script" not in shown.tags
 
 
@@ -81,5 +82,6 @@ def test_what_a_report_lacks_leaves_no_empty_place() -> None:
     page = html(bare)
     assert not {"img", "b", "a"} & Shown(page).tags
     assert "What a new client draws" not in page
+    assert '<dl class="words">' not in page
     assert "Run it again" not in page
     assert "![" not in markdown_page(bare)
