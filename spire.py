@@ -12,6 +12,7 @@ Errors are `spire_core.errors.SpireError`, with one sentence that says what was 
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,28 +114,30 @@ def adapt(
     images: Any,
     settings: Settings | None = None,
     *,
+    captions: Sequence[str] | None = None,
     client_id: int | None = None,
 ) -> "Arrival":
     """Fit a client that arrives, and save its own part with the run, as `spire adapt` does.
 
     `images`: uint8 (N, H, W) or (N, C, H, W) at the run's size, or a data set's name or a folder,
-    as the command takes them. `settings`: of `adapt` and `privacy.adapt`. `client_id`: the next
-    free one unless given.
+    as the command takes them. `captions` (N): of images in memory, for a run with text.
+    `settings`: of `adapt` and `privacy.adapt`. `client_id`: the next free one unless given.
     """
     from pipeline.data.arrays import uint8_images
     from pipeline.inference.arrival import adapt_arrival
-    from pipeline.inference.arrival_images import load_arrival
+    from pipeline.inference.arrival_images import ArrivingImages, load_arrival
     from pipeline.inference.finished_runs import joining_config
 
     _check_run(run)
     words = _words(settings, ("adapt.", "privacy.adapt.", "privacy.noise_key=", "data.root="))
-    config, mixture = joining_config(run, words), None
+    config = joining_config(run, words)
     if isinstance(images, str | Path):
-        root = config.data.root or run.config.data.root
-        pixels, mixture = load_arrival(run, str(images), (), root)
+        arriving = load_arrival(run, str(images), (), config.data.root or run.config.data.root)
     else:
-        pixels = uint8_images(images, run.image_shape)
-    return adapt_arrival(run, pixels, config.adapt, client_id, mixture, config.privacy)
+        arriving = ArrivingImages(uint8_images(images, run.image_shape))
+    if captions is not None:
+        arriving = replace(arriving, captions=tuple(captions))
+    return adapt_arrival(run, arriving, config.adapt, client_id, config.privacy)
 
 
 def sweep(

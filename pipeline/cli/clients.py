@@ -32,17 +32,21 @@ def adapt(args: argparse.Namespace) -> Answer:
     from pipeline.cli.arrival_text import arrival_json, arrival_table
     from pipeline.data.catalog import SPECS
     from pipeline.inference.arrival import adapt_arrival, check_arrival
-    from pipeline.inference.arrival_images import load_arrival
+    from pipeline.inference.arrival_images import captions_file, load_arrival
 
     if args.data in SPECS:
         fetch_if_missing(args.data, root, None)
-    images, mixture = load_arrival(saved, args.data, args.classes, root)
+    arriving = load_arrival(saved, args.data, args.classes, root)
     is_private, steps = config.privacy.adapt.is_on, config.privacy.adapt.steps
     length = f"{steps} private steps" if is_private else f"up to {config.adapt.epochs} epochs"
     check_arrival(saved, config.adapt, args.client)  # before a message that promises a fit
+    if saved.has_text and arriving.captions is None:
+        say(
+            f"{args.data} has no captions, so the client learns from images alone: list them in "
+            f"{captions_file(saved)} there, with the columns path and caption"
+        )
     say(f"fitting a new client for {length}")
-    more = (args.client, mixture, config.privacy)
-    arrival = adapt_arrival(saved, images, config.adapt, *more)
+    arrival = adapt_arrival(saved, arriving, config.adapt, args.client, config.privacy)
     return Answer(arrival_table(arrival), arrival_json(arrival))
 
 

@@ -19,7 +19,8 @@ def data_fetch(args: argparse.Namespace) -> Answer:
 def data_show(args: argparse.Namespace) -> Answer:
     """Show, and draw with `--out`, how many images of each class each client holds.
 
-    Clients that exist are shown with their names and captions.
+    Clients that exist are shown with their names and captions, and captions with the vocabulary
+    that they need.
     """
     from pipeline.config.effect import load_typed
 
@@ -27,14 +28,18 @@ def data_show(args: argparse.Namespace) -> Answer:
     config = load_typed(preset, overrides)
     check_source(config.data.name, config.data.path)
     fetch_if_missing(config.data.name, config.data.root, config.data.path)
-    from pipeline.cli.setup_text import partition_json, partition_text
+    from pipeline.cli.setup_text import partition_json, partition_text, vocabulary_text
     from pipeline.federation.setup import partitioned
     from pipeline.figures.plots import partition_figure
+    from spire_core.network.words import words_in
 
     data, partition = partitioned(config)
     labels, names = data.labels, data.class_names
     values = partition_json(partition, data)
     text = partition_text(values)
+    if data.captions and config.model.text == "none":
+        values["words"] = words_in(data.captions)
+        text += f"\n{vocabulary_text(values['words'])}"
     if args.out:
         shown = partition.shown
         counts = shown.class_counts(labels, len(names))

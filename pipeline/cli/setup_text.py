@@ -1,6 +1,7 @@
 """The description of an experiment before it runs, as text and as JSON."""
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -120,6 +121,16 @@ def _few(captions: Sequence[str]) -> str:
         return "none"
     listed = ", ".join(caption[:MAX_NAME] for caption in captions[:MAX_CAPTIONS])
     return f"{listed}{', ...' * (len(captions) > MAX_CAPTIONS)} ({len(captions)})"
+
+
+def vocabulary_text(words: Sequence[str]) -> str:
+    """Return the setting of `model.words` that has these words, as a shell takes it."""
+    listed = yaml.safe_dump(list(words), default_flow_style=True, allow_unicode=True, width=10**9)
+    return (
+        f"the captions have {len(words)} words. model.text=words needs a vocabulary, which is "
+        f"published with the model; with all of them it is\n"
+        f"{shlex.quote(f'model.words={listed.strip()}')}"
+    )
 
 
 def setting_json(

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from spire_core.errors import DataError
+from spire_core.network.words import words_in
 
 METADATA = "metadata.csv"
 FACTOR = 4  # of the side of images that every preset's network takes
@@ -47,7 +48,8 @@ def write_folder(
     """Write images as PNG files below class folders, with metadata if they have clients.
 
     `images` as `spire.write_images` takes them. Returns the settings that train on the folder, by
-    whole key. DataError if the folder holds files, or if a list has another length than the images.
+    whole key. DataError if the folder holds files, if a list has another length than the images, or
+    for captions without clients.
     """
     folder = folder.expanduser().resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -73,6 +75,8 @@ def _written(folder: Path, items: Iterable[_Item]) -> dict[str, Any]:
         file = folder / label / f"{i:07d}.png"
         if file.parent.parent != folder:
             raise DataError(f"expected labels that can name a folder, got {label!r}: rename it")
+        if item.caption is not None and item.client is None:
+            raise DataError("expected clients with captions, got none: say whose each image is")
         file.parent.mkdir(parents=True, exist_ok=True)
         image.save(file)
         side = max(side, *image.size)
@@ -92,7 +96,10 @@ def _write_metadata(folder: Path, rows: Sequence[tuple[Any, ...]]) -> dict[str, 
         table.writerow(name for name in columns if has_captions or name != "caption")
         table.writerows(row if has_captions else (*row[:2], row[3]) for row in rows)
     settings = {"data.metadata": METADATA, "partition.name": "natural"}
-    return settings | ({"model.text": "words"} if has_captions else {})
+    if not has_captions:
+        return settings
+    words = words_in([str(row[2] or "") for row in rows])  # of an empty caption a run tells
+    return settings | {"model.text": "words", "model.words": words}
 
 
 def _items(

@@ -29,17 +29,21 @@ class Row(NamedTuple):
     class_name: str | None
 
 
-def read_rows(base: Path, metadata: str, columns: tuple[str, str]) -> list[Row]:
+def read_rows(
+    base: Path, metadata: str, columns: tuple[str, str], needs_client: bool = True
+) -> list[Row]:
     """Return the rows of a metadata file in the folder `base`, checked, in the file's order.
 
     `columns`: the names of the columns with the client and the caption. The caption's may be
-    missing.
+    missing, and the client's unless it is needed; then it is "".
     """
     file = _below(base, metadata, "data.metadata")
     records = _records(file)
     if not records:
         raise DataError(f"expected rows in {file}, got none: list the images")
     client, caption = columns
+    if not needs_client and client not in records[0]:
+        client = ""
     _check_columns(records[0], file, client, caption)
     rows = [
         _row(base, record, client, caption, f"row {at} of {file}")
@@ -55,7 +59,7 @@ def _check_columns(record: dict[str, Any], file: Path, client: str, caption: str
     """Raise DataError for a column that is missing; the caption's may be, unless it was named."""
     named = () if caption == "caption" else (caption,)
     for column in ("path", client, *named):
-        if column in record:
+        if column in record or not column:
             continue
         advice = "add it, with each image's path below the folder"
         if len(record) == 1 and (separators := set(";\t|") & set(_listed(record))):
@@ -122,7 +126,7 @@ def _row(base: Path, record: dict[str, Any], client: str, caption: str, where: s
         raise DataError(f"expected an image for {where}, got no file {file}: correct the path")
     return Row(
         file.relative_to(base.resolve()).as_posix(),
-        _text(record, client, where, MAX_NAME),
+        _text(record, client, where, MAX_NAME) if client else "",
         _text(record, caption, where, MAX_CAPTION) if caption in record else None,
         split,
         _text(record, "class", where, MAX_NAME) if _has(record, "class") else None,

@@ -1,7 +1,6 @@
 """A client that arrives after a run has ended: it fits its own part on the finished backbone.
 
 Its images come from a data set's test split, which no run trains on, or from a folder.
-N images of C channels, K classes of the run.
 """
 
 import contextlib
@@ -26,6 +25,7 @@ from pipeline.config.schema import Config
 from pipeline.evaluation.diagnosis import Diagnosis, adaptation_diagnosis
 from pipeline.figures.image_grids import image_grid
 from pipeline.files.atomic import open_own, try_lock
+from pipeline.inference.arrival_images import ArrivingImages
 from pipeline.inference.saved_run import SavedRun
 from pipeline.runs.model_files import client_path, save_client
 from pipeline.runs.noise_key import key_for
@@ -62,22 +62,23 @@ class Arrival:
 
 def adapt_arrival(
     run: SavedRun,
-    images: np.ndarray,
+    arriving: ArrivingImages,
     config: AdaptConfig,
     client_id: int | None = None,
-    mixture: np.ndarray | None = None,
     privacy: PrivacyConfig | None = None,
 ) -> Arrival:
-    """Fit a new client's part on its uint8 images (N, C, H, W) and save it with the run.
+    """Fit a new client's part on its images and save it with the run.
 
-    A share of the images, the run's `partition.test_fraction`, is held out to measure on. `mixture`
-    (K,) is the share of each class among the images, if that is known; `client_id` None takes the
-    next free id. With a budget in `privacy` the fit is differentially private, under a key that is
-    forgotten at the end. Raises RunError if the id is taken or the method has no personal part,
-    DataError for too few images, ConfigError for privacy that cannot be kept.
+    A share of the images, the run's `partition.test_fraction`, is held out to measure on.
+    `client_id` None takes the next free id. With a budget in `privacy` the fit is differentially
+    private, under a key that is forgotten at the end. Raises RunError if the id is taken or the
+    method has no personal part, DataError for too few images or a word that the run does not know,
+    ConfigError for privacy that cannot be kept, and for captions without a run with text.
     """
     privacy = privacy or PrivacyConfig()
     _check_method(run, config)
+    images, captions = arriving.images, arriving.captions
+    tokens = None if captions is None else run.caption_tokens(captions, "captions")
     with (
         reserved_id(run, client_id) as client_id,
         tempfile.TemporaryDirectory(prefix="spire-") as scratch,
@@ -87,7 +88,7 @@ def adapt_arrival(
         settings = replace(run.config, adapt=config, privacy=privacy.labelled())
         adapter = _adapter(settings, images.shape[1:], Path(scratch))
         encode = encoder_of(adapter.context.diffusion, Path(scratch))
-        client = ClientData(split, images, mixture, encode=encode)
+        client = ClientData(split, images, arriving.mixture, tokens, encode=encode)
         # The population's features are unknown here. Its score is left out, see `_known_scores`.
         stand_in = adapter.evaluator.real_features(client)
         start = (run.weights.numpy(), config, _mean_emb(run, config))

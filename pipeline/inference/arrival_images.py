@@ -1,9 +1,10 @@
-"""The images of a client that arrives: from a folder or a data set's test split.
+"""The images of a client that arrives, with captions: a folder's, or a data set's test split.
 
-No run trains on a test split.
+No run trains on a test split. N images of C channels, K classes of the run.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from pipeline.config.data import DataConfig, is_outside
 from pipeline.data.catalog import SPECS
 from pipeline.data.datasets import load
 from pipeline.data.image_folder import opened_image
+from pipeline.data.metadata import Row, read_rows
 from pipeline.data.resize import resized
 from pipeline.files.paths import expanded
 from pipeline.inference.saved_run import SavedRun
@@ -20,35 +22,64 @@ from spire_core.errors import ConfigError, DataError
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 
-# --- the images of a new client -----------------------------------------------------------------
+METADATA = "metadata.csv"  # where the run's own data had none
+
+
+@dataclass(frozen=True, eq=False)
+class ArrivingImages:
+    """A new client's uint8 images (N, C, H, W), and what is known of them.
+
+    `mixture` (K,): the share of each of the run's classes. `captions` (N): for a run with text.
+    DataError unless each image has a caption, or none.
+    """
+
+    images: np.ndarray
+    mixture: np.ndarray | None = None
+    captions: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.captions is not None and len(self.captions) != len(self.images):
+            raise DataError(
+                f"expected a caption for each of {len(self.images)} images, got "
+                f"{len(self.captions)}: give as many"
+            )
 
 
 def load_arrival(
     run: SavedRun, data: str, classes: Sequence[str] = (), root: str | None = None
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return a new client's uint8 images (N, C, H, W) at the run's size, and their mixture (K,).
+) -> ArrivingImages:
+    """Return a new client's images at the run's size.
 
     `data` is the name of a data set, whose test split is taken, or a folder of images, flat or with
-    one subfolder per class; `classes` limits it to classes by name or number. The mixture is None
+    one subfolder per class; `classes` limits it to classes by name or number. For a run with text
+    the captions are the data set's, or those of the folder's `captions_file`. The mixture is None
     if the classes are not all of the run's. Raises ConfigError if `data` is neither or a class is
     unknown, DataError if the images do not fit the run.
     """
     folder = expanded(data, "--data")
     if data in SPECS or (not folder.is_dir() and is_outside(data)):
-        images, names = _dataset_images(run, data, classes, root)
+        images, names, captions = _dataset_images(run, data, classes, root)
     elif folder.is_dir():
-        images, names = _folder_images(run, folder, classes)
+        images, names, captions = _folder_images(run, folder, classes)
     else:
         raise ConfigError(
             f"expected a data set out of {', '.join(SPECS)} or a folder of images, got {data!r}: "
             "name one of them"
         )
-    return images, _mixture(names, run.class_names)
+    return ArrivingImages(images, _mixture(names, run.class_names), captions)
+
+
+def captions_file(run: SavedRun) -> str:
+    """Return the file in a new client's folder that lists its images with their captions.
+
+    It has the name and the columns of the run's own `data.metadata`.
+    """
+    return run.config.data.metadata or METADATA
 
 
 def _dataset_images(
     run: SavedRun, name: str, classes: Sequence[str], root: str | None
-) -> tuple[np.ndarray, list[str]]:
+) -> tuple[np.ndarray, list[str], tuple[str, ...] | None]:
     stored = load(DataConfig(name, root, image_size=run.image_shape[-1]), "test")
     if stored.images.shape[1] != run.image_shape[0]:
         raise DataError(
@@ -57,20 +88,51 @@ def _dataset_images(
         )
     names = [stored.class_names[label] for label in stored.labels]
     chosen = _chosen(names, stored.class_names, classes)
-    return resized(stored.images[chosen], run.image_shape[-1]), [names[i] for i in chosen]
+    images, captions = resized(stored.images[chosen], run.image_shape[-1]), stored.captions
+    if captions is not None:
+        captions = tuple(captions[i] for i in chosen) if run.has_text else None
+    return images, [names[i] for i in chosen], captions
 
 
 def _folder_images(
     run: SavedRun, folder: Path, classes: Sequence[str]
-) -> tuple[np.ndarray, list[str]]:
-    found = (p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-    files = sorted(p for p in found if p.is_file())
-    names = ["" if p.parent == folder else p.parent.name for p in files]
+) -> tuple[np.ndarray, list[str], tuple[str, ...] | None]:
+    rows = _listed_rows(run, folder) or _found_rows(folder)
+    names = [row.class_name or "" for row in rows]
+    texts = [row.caption for row in rows if row.caption is not None]
     chosen = _chosen(names, sorted({name for name in names if name}), classes)
     if not chosen:
         raise DataError(f"expected images in {folder}, got none: add some, such as .png or .jpg")
-    images = np.stack([_decode(files[i], run) for i in chosen])
-    return images, [names[i] for i in chosen]
+    images = np.stack([_decode(folder / rows[i].path, run) for i in chosen])
+    return images, [names[i] for i in chosen], tuple(texts[i] for i in chosen) if texts else None
+
+
+def _found_rows(folder: Path) -> list[Row]:
+    """Return a row for each image below a folder, whose own folder is its class."""
+    found = (p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    return [
+        Row(str(p.relative_to(folder)), "", None, None, p.parent.name * (p.parent != folder))
+        for p in sorted(p for p in found if p.is_file())
+    ]
+
+
+def _listed_rows(run: SavedRun, folder: Path) -> list[Row]:
+    """Return the rows of a folder's `captions_file`; none without it, or for a run without text.
+
+    DataError unless they are of one client, or do not say whose the images are.
+    """
+    file = folder / captions_file(run)
+    if not run.has_text or not file.is_file():
+        return []
+    columns = (run.config.data.clients, run.config.data.captions)
+    rows = read_rows(folder, captions_file(run), columns, needs_client=False)
+    owners = sorted({row.client for row in rows})
+    if len(owners) > 1:
+        raise DataError(
+            f"expected the images of one client in {file}, got those of {len(owners)}, "
+            f"{owners[0]} and {owners[1]} among them: list one client's alone"
+        )
+    return rows
 
 
 def _chosen(names: Sequence[str], known: Sequence[str], classes: Sequence[str]) -> list[int]:

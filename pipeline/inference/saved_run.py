@@ -4,7 +4,7 @@ These are config.json, backbone.safetensors and clients/client_<id>.safetensors:
 code when they are read.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -150,13 +150,26 @@ class SavedRun:
                 "expected a prompt of at least one word, got none: leave it out for images of "
                 "whatever the client holds"
             )
+        return torch.from_numpy(self.caption_tokens([prompt], "a prompt")[0])
+
+    def caption_tokens(self, captions: Sequence[str], what: str) -> np.ndarray:
+        """Return captions as the network is shown them, words (N, L) or vectors (N, D).
+
+        `what` they are called in the message of an error, which is as `prompt_tokens` says.
+        """
+        self.check_text(what)
         if self.config.model.text == "words":
-            return torch.from_numpy(caption_tokens([prompt], self.config.model.words)[0])
-        return torch.from_numpy(self.sentence_encoder.vectors([prompt])[0])
+            return caption_tokens(captions, self.config.model.words)
+        return self.sentence_encoder.vectors(captions)
+
+    @property
+    def has_text(self) -> bool:
+        """Whether the network is shown captions."""
+        return self.config.model.text != "none"
 
     def check_text(self, what: str) -> None:
         """Raise ConfigError for what needs text, if the run has none."""
-        if self.config.model.text == "none":
+        if not self.has_text:
             raise ConfigError(
                 f"expected a run with text for {what}, got one with model.text=none: leave it out, "
                 "or name another run"

@@ -64,7 +64,10 @@ class ModelConfig:
             require(is_met, f"model.{name}={default} with model.backbone", value, advice)
 
     def _check_words(self) -> None:
-        advice = "list the words of the captions in small letters, as the preset fonts-cpu does"
+        advice = (
+            "list the words of the captions in small letters; spire data show prints them with "
+            "model.text=none"
+        )
         has_words = self.text != "words" or 1 <= len(self.words) <= MAX_WORDS
         require(
             has_words, f"1..{MAX_WORDS} model.words with model.text=words", len(self.words), advice

@@ -19,6 +19,11 @@ def words_of(caption: str) -> list[str]:
     return caption.lower().split()
 
 
+def words_in(captions: Sequence[str]) -> list[str]:
+    """Return the different words of captions, in order."""
+    return sorted({word for caption in set(captions) for word in words_of(caption)})
+
+
 def caption_tokens(captions: Sequence[str], vocabulary: Sequence[str]) -> np.ndarray:
     """Return captions as tokens (N, L) int64, from 1 on, where L is the longest one's length.
 

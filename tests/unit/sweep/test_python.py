@@ -87,7 +87,8 @@ def test_rows_with_clients_and_captions_are_natural_clients(tmp_path: Path) -> N
         for i, image in enumerate(images)
     ]
     settings = spire.write_images(tmp_path / "rows", rows)
-    assert settings["model.text"] == "words"
+    assert (settings["model.text"], settings["model.words"]) == ("words", ['"b"', "a,"])
+    assert load_config("smoke", spire._words(settings)).model.words == ('"b"', "a,")
     path, metadata = settings["data.path"], settings["data.metadata"]
     data = load_clients(DataConfig("folder", path=path, image_size=16, metadata=metadata))
     assert data.captions == ('a, "b"',) * 10
@@ -104,6 +105,7 @@ def test_rows_with_clients_and_captions_are_natural_clients(tmp_path: Path) -> N
         ([], {}, "expected images, got none"),
         (GREY, {"labels": [1]}, "expected a label of every image, got none of image 1"),
         (GREY[:2], {"clients": "abc"}, "expected one client of every image, got more"),
+        (GREY[:1], {"captions": "a"}, "expected clients with captions, got none: say whose"),
         (GREY[:1], {"labels": ["../x"]}, "expected labels that can name a folder, got '../x'"),
         ([np.full((4, 4), 300)], {}, r"expected image 0 as uint8 \(H, W\)"),
         ([np.zeros((4, 4, 2), np.uint8)], {}, r"got uint8 \(4, 4, 2\): convert it"),

@@ -394,14 +394,14 @@ def test_a_folder_of_images_equals_the_same_images_of_a_data_set(
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(folder / f"{i:02}.png")
     run = SavedRun.load(finished_run)
-    known, _ = load_arrival(run, "mnist", root=str(mnist_root))
-    flat, nothing = load_arrival(run, str(tmp_path / "flat"))
-    assert np.array_equal(flat, known[:12])
-    assert nothing is None
-    sevens, mixture = load_arrival(run, str(tmp_path / "by_class"), ["7"])
-    assert np.array_equal(sevens, known[:12][labels == 7])
-    assert mixture is not None
-    assert mixture.tolist() == np.eye(10)[7].tolist()
+    known = load_arrival(run, "mnist", root=str(mnist_root)).images
+    flat = load_arrival(run, str(tmp_path / "flat"))
+    assert np.array_equal(flat.images, known[:12])
+    assert flat.mixture is None
+    sevens = load_arrival(run, str(tmp_path / "by_class"), ["7"])
+    assert np.array_equal(sevens.images, known[:12][labels == 7])
+    assert sevens.mixture is not None
+    assert sevens.mixture.tolist() == np.eye(10)[7].tolist()
 
 
 def test_too_few_or_broken_images_are_named(spire, finished_run: Path, tmp_path: Path) -> None:

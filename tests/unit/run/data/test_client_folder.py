@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 from pyarrow import Table
 from pyarrow.parquet import write_table
 
+from pipeline.cli.main import main
 from pipeline.cli.setup_text import partition_json, partition_text
 from pipeline.config.data import DataConfig
 from pipeline.config.load import load_config
@@ -168,6 +170,24 @@ def test_clients_and_captions_are_shown(folder: Path) -> None:
     text = partition_text(shown)
     assert "captions to train on" in text
     assert "picture 0, picture 1, ... (3)" in text
+
+
+def test_the_vocabulary_that_is_shown_is_a_setting(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """YAML and the shell take other meanings of some words, which have to arrive as they are."""
+    captions = ["No: it's", "a [b] 3", "on, off", "NULL $x"]
+    write(folder, [r | {"caption": captions[i % 4]} for i, r in enumerate(rows(folder))])
+    words = ["smoke", "data=folder", f"data.path={folder}", "data.image_size=8"]
+    words += ["data.metadata=meta.csv", "partition=natural", "partition.min_size=2"]
+    words += ["federation.cohort_size=1", "federation.num_clients=1"]
+    words += ["federation.num_new_clients=1"]
+    assert main(["data", "show", *words]) == 0
+    [typed] = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    found = load_config("smoke", ["model.text=words", typed]).model.words
+    assert found == ("$x", "3", "[b]", "a", "it's", "no:", "null", "off", "on,")
+    assert main(["data", "show", *words, "model.text=words", typed]) == 0
+    assert "model.words" not in capsys.readouterr().out
 
 
 def broken(at: int, **cells: object):

@@ -26,6 +26,7 @@ from pipeline.experiment.estimate import measure
 from pipeline.experiment.run import run_experiment
 from pipeline.experiment.watcher import Watcher
 from pipeline.inference.arrival import adapt_arrival
+from pipeline.inference.arrival_images import ArrivingImages
 from pipeline.inference.pipeline_folder import write_pipeline
 from pipeline.inference.saved_run import SavedRun
 from pipeline.results.result import Result
@@ -141,7 +142,7 @@ def test_a_client_is_a_pipeline_with_the_autoencoder(result: Result, tmp_path: P
 
 def test_what_comes_after_a_run_works_in_latents(result: Result, config: Config) -> None:
     images = result.setting.images[:12]
-    arrival = adapt_arrival(SavedRun.load(result.run_dir), images, config.adapt)
+    arrival = adapt_arrival(SavedRun.load(result.run_dir), ArrivingImages(images), config.adapt)
     assert arrival.num_trained == 4
     began, _ = load_start(result.run_dir)
     audit = audit_run(result.run_dir, began, began, (), 1, True, lambda text: None)

@@ -15,6 +15,7 @@ from pipeline.experiment.watcher import Watcher
 from pipeline.federation.driver import RoundDriver
 from pipeline.federation.rounds import RoundStats
 from pipeline.inference.arrival import adapt_arrival
+from pipeline.inference.arrival_images import ArrivingImages
 from pipeline.inference.saved_run import SavedRun
 from pipeline.results.metric_names import EPSILON, ROUND_S, TRAIN_LOSS
 from pipeline.results.recording import run_tags
@@ -105,4 +106,4 @@ def test_private_rounds_that_are_killed_publish_the_same_again(
     assert not list(tmp_path.rglob(NOISE_KEY))
     mean, images = replace(config.adapt, init="mean"), expected.setting.images[:8]
     with pytest.raises(RunError, match=r"adapt\.init=zero or random for a run with"):
-        adapt_arrival(SavedRun.load(ended.run_dir), images, mean)
+        adapt_arrival(SavedRun.load(ended.run_dir), ArrivingImages(images), mean)
