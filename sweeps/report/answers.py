@@ -1,6 +1,6 @@
 """What a report found, in a sentence for each question: the first thing that a reader sees."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sweeps.report.differences import HELDOUT, REFERENCE, own_best_difference
 from sweeps.report.groups import Group, by_task, label
@@ -36,9 +36,7 @@ def _answer(
     known = {method: value for method, value in values.items() if value is not None}
     if len(known) < 2:
         return None
-    (best, lowest), *others = sorted(known.items(), key=lambda one: one[1].mean)
-    order = ", ".join(f"{method} {cell_text(value)}" for method, value in others)
-    text = f"{question}: {words} is lowest with {best} ({cell_text(lowest)}); {order}."
+    text = f"{question}: {words} is {_order(known)}."
     compared = [
         _against(method, own_best_difference(groups, method, metric, chosen_by))
         for method in known
@@ -46,6 +44,20 @@ def _answer(
     ]
     told = [sentence for sentence in compared if sentence]
     return f"{text} On the same seeds, {'; '.join(told)}." if told else text
+
+
+def _order(values: Mapping[str, Estimate]) -> str:
+    """Return the methods from the lowest value on; methods of the same value share a place."""
+    ranked = sorted(values.items(), key=lambda one: one[1].mean)
+    lowest = cell_text(ranked[0][1])
+    best = [method for method, value in ranked if cell_text(value) == lowest]
+    others = [f"{m} {text}" for m, v in ranked if (text := cell_text(v)) != lowest]
+    first = f"{', '.join(best[:-1])} and {best[-1]}" if best[1:] else best[0]
+    return (
+        f"lowest with {first} ({lowest}); {', '.join(others)}"
+        if others
+        else f"{lowest} with {first}"
+    )
 
 
 def _against(method: str, difference: Estimate | None) -> str | None:

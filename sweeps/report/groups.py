@@ -14,7 +14,7 @@ from typing import TypeVar
 from pipeline.config.equivalence import reads
 from pipeline.results.metric_names import NN_P
 from pipeline.tracking.mlflow_queries import TrackedRun, is_known
-from spire_core.config.method import find_method
+from spire_core.config.method import OTHER_METHODS, find_method
 from spire_core.methods import METHODS
 from sweeps.report.stats import Estimate, combined_p, estimate
 
@@ -147,8 +147,10 @@ def _order(group: Group) -> tuple:
 
 
 def method_order(method: str) -> tuple[int, str]:
-    """Return a method's place among all: that of the records, and unknown ones after them."""
+    """Return a method's place among all: ours, those of other packages, and unknown ones."""
     known = list(METHODS)
+    if method not in known:
+        known += OTHER_METHODS.names()
     return (known.index(method) if method in known else len(known), method)
 
 

@@ -45,4 +45,5 @@ def _shared(method: Method) -> str:
     kept = f", and each client keeps {' and '.join(own)}" if own else ""
     if method.is_frozen:
         return f"a pre-trained model stays as it is{kept}"
-    return f"the server averages one model{kept}"
+    term = ", with a term of its own in the loss" if method.penalty is not None else ""
+    return f"the server averages one model{kept}{term}"

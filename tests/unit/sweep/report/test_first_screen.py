@@ -12,10 +12,12 @@ from PIL import Image
 
 from pipeline.config.tracking import TrackingConfig
 from pipeline.tracking.mlflow_queries import TrackedRun
+from spire_core.config.method import OTHER_METHODS
 from spire_core.methods import METHODS
+from sweeps.report.answers import answers_of
 from sweeps.report.client_dots import client_pictures
 from sweeps.report.contents import Origin
-from sweeps.report.groups import Group, group_runs
+from sweeps.report.groups import Group, group_runs, method_order
 from sweeps.report.marks import best_cells
 from sweeps.report.origins import origin_of, parameters_table
 from sweeps.report.row_runs import client_numbers
@@ -110,6 +112,29 @@ def test_methods_and_kid_are_explained_once_where_they_occur() -> None:
 )
 def test_a_method_is_explained_by_its_record(method: str, trained: str) -> None:
     assert trained in in_words(METHODS[method])
+
+
+def test_methods_of_the_same_value_share_a_place() -> None:
+    groups = group_runs([run("spire"), run("shared_rep"), run("local", kid=2.0)])
+    assert answers_of(groups, KID)[0] == (
+        "New clients: KID after adaptation is lowest with spire and shared_rep (1); local 2."
+    )
+    assert answers_of(groups[:2], KID)[0] == (
+        "New clients: KID after adaptation is 1 with spire and shared_rep."
+    )
+
+
+def test_a_term_of_the_loss_is_told() -> None:
+    calm = replace(METHODS["spire"], name="calm", penalty=lambda w, w_0: (w - w_0).sum(-1))
+    assert "an embedding, with a term of its own in the loss; a new" in in_words(calm)
+
+
+def test_methods_of_other_packages_have_places_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(OTHER_METHODS, "names", lambda: ["both", "calm"])
+    places = [method_order(name)[0] for name in (*METHODS, "both", "calm", "unknown")]
+    assert places == list(range(len(METHODS) + 3))
 
 
 # --- pictures -------------------------------------------------------------------------------------
