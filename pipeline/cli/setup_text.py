@@ -150,7 +150,11 @@ def setting_json(
         "preset": preset,
         "config": json.loads(json.dumps(config.as_dict())),  # lists for tuples, as YAML wants them
         "config_fingerprint": fingerprint(config),
-        "images": {"count": len(data.labels), "shape": list(setting.images.shape[1:])},
+        "images": {
+            "count": len(data.labels),
+            "shape": list(setting.images.shape[1:]),
+            "split": data.split,
+        },
         "partition": partition_json(setting.partition, data),
         "extractor": setting.extractor,
         "params_total": total,
@@ -165,6 +169,7 @@ def setting_text(description: dict[str, Any], plan: ActorPlan | None) -> str:
     """Return the description of `setting_json` for reading."""
     total, trained = description["params_total"], description["params_trainable_new_client"]
     images = description["images"]
+    which = " of the training split" if images["split"] == "train" else ""
     where = f"resources: {plan.describe()}" if plan else "resources: this process alone"
     return "\n\n".join(
         [
@@ -172,8 +177,8 @@ def setting_text(description: dict[str, Any], plan: ActorPlan | None) -> str:
                 description["config"], sort_keys=False, default_flow_style=None, width=100
             ).strip(),
             "images of each class at each client:\n" + partition_text(description["partition"]),
-            f"images: {images['count']} of {' x '.join(map(str, images['shape']))} "
-            "(channels, height, width)\n"
+            f"images: {images['count']}{which}, each "
+            f"{' x '.join(map(str, images['shape']))} (channels, height, width)\n"
             f"parameters: {trained_text(trained, total)}\n"
             f"extractor: {description['extractor']}\n{where}\n"
             f"about {duration(description['estimate_s'])} on CPUs such as this machine's, by a few "

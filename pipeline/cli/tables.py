@@ -12,7 +12,9 @@ def number(value: float | None) -> str:
 
 
 def change(before: float | None, after: float | None) -> str:
-    """Return two numbers with an arrow between them."""
+    """Return two numbers with an arrow between them, or "-" where both are unknown."""
+    if (number(before), number(after)) == ("-", "-"):
+        return "-"
     return f"{number(before)} -> {number(after)}"
 
 

@@ -78,5 +78,5 @@ def check_dataset(name: str) -> None:
     known = (*DATASETS, "folder", *(() if name in DATASETS else OTHER_DATASETS.names()))
     expected = f"a data set out of {', '.join(known)}"
     is_path = os.path.isdir(os.path.expanduser(name))
-    advice = "for images of your own, data=folder data.path=FOLDER data.image_size=32"
+    advice = "for images of your own, take the preset folder-cpu with data.path=FOLDER"
     require(name in DATASETS, expected, repr(name), advice if is_path else hint(name, known))

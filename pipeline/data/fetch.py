@@ -118,7 +118,7 @@ def check_source(name: str, source_dir: str | None) -> None:
     if any(n.lower().endswith(IMAGES) for n in names):
         raise ConfigError(
             f"expected the original files of {name} in data.path={source_dir}, got other images: "
-            "did you mean data.name=folder?"
+            "for images of your own, take the preset folder-cpu, or data.name=folder"
         )
 
 

@@ -16,6 +16,7 @@ from pipeline.results.recording import run_tags
 from spire_core.errors import ConfigError
 from sweeps.cli import main
 from sweeps.design.load import load_sweep
+from sweeps.design.points import trials
 
 PAGE = Path(__file__).parents[3] / "docs" / "extending.md"
 TINY = ("resources.pool=local", "tracking.enabled=false", "federation.num_rounds=4")
@@ -46,7 +47,7 @@ def typed(words: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any
 
 
 def test_each_command_of_the_page_runs(outside: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    both, calm, backbone = commands()
+    both, calm, _, backbone = commands()
     exec(compile((outside / "make_backbone.py").read_text(), str(PAGE), "exec"), {})
     result = typed(both, capsys)
     assert result["params_trainable_new_client"] > 16  # the embedding and layers
@@ -74,6 +75,15 @@ def test_a_process_can_do_without_a_package(
     file.write_text("preset: smoke\nsettings: {method: mild, resources.pool: local}\n")
     assert main(["sweep", str(file)]) == 2
     assert "which Ray's workers lack" in capsys.readouterr().err
+
+
+def test_the_sweep_of_the_page_has_both_methods(tmp_path: Path) -> None:
+    [text] = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    _, _, (verb, name), _ = commands()
+    (tmp_path / name).write_text(text)
+    assert verb == "sweep"
+    found = [trial.config.method.name for trial in trials(load_sweep(name))]
+    assert found == ["spire", "both", "calm"]
 
 
 def test_a_sweep_can_choose_by_a_metric_that_its_trials_have(tmp_path: Path) -> None:

@@ -137,8 +137,8 @@ def test_own_images_are_never_taken_for_a_data_set(spire, tmp_path: Path, verb: 
     (tmp_path / "photos" / "cats").mkdir(parents=True)
     (tmp_path / "photos" / "cats" / "1.JPG").touch()
     said = spire(*verb, f"data.path={tmp_path}/photos")
-    assert_one_sentence(said, "original files of mnist", "did you mean data.name=folder?")
-    assert_one_sentence(spire(*verb, f"data={tmp_path}/photos"), "data=folder data.path=FOLDER")
+    assert_one_sentence(said, "original files of mnist", "the preset folder-cpu, or data.name=")
+    assert_one_sentence(spire(*verb, f"data={tmp_path}/photos"), "folder-cpu with data.path=")
     (tmp_path / "photos" / "train-images-idx3-ubyte.gz").touch()  # the data set is stored already
     assert spire(*verb, f"data.path={tmp_path}/photos").code == 0
 
@@ -220,6 +220,7 @@ def test_dry_run_text_says_who_what_and_where(spire) -> None:
     assert fingerprint(load_config("smoke", words[1:])) in said.out
     assert "a new client trains 16 of" in said.out
     assert "this process alone" in said.out
+    assert "images: 60000 of the training split, each 1 x 16 x 16 (channels" in said.out
     assert re.search(r"^about \d+ s on CPUs such as this machine's", said.out, re.MULTILINE)
     assert len(re.findall(r"^ *new \d", said.out, re.MULTILINE)) == 2
     assert re.search(r"on average: TV 0\.\d{3} from the convex hull of the others', 0\.", said.out)
