@@ -20,6 +20,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from pipeline.cli.progress import Progress
+from pipeline.cli.tables import change
 from pipeline.config.equivalence import fingerprint
 from pipeline.config.load import load_config
 from pipeline.federation.rounds import RoundStats
@@ -411,6 +412,11 @@ def test_too_few_or_broken_images_are_named(spire, finished_run: Path, tmp_path:
     assert_one_sentence(said, "few", "expected images")
     (tmp_path / "few" / "a.png").write_bytes(b"no image")
     assert_one_sentence(spire("adapt", "last", "--data", "few"), "a.png")
+
+
+def test_a_score_that_nobody_has_is_one_dash() -> None:
+    found = [change(*pair) for pair in ((None, None), (None, 1.0), (0.5, 0.25))]
+    assert found == ["-", "- -> 1", "0.5 -> 0.25"]
 
 
 # --- progress -----------------------------------------------------------------------------------
