@@ -49,7 +49,7 @@ def _of_source(source: Path) -> list[int]:
     kept = read_json(source / SCORED)
     if kept is None:
         raise RunError(
-            f"expected the clients that took part in {source / SCORED}, got none: that run is of "
-            "an older version, so let this one train by itself"
+            f"expected the clients that took part in {source / SCORED}, got none: let this run "
+            "train by itself, or put the file back"
         )
     return kept["client_ids"]
