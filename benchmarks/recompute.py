@@ -35,7 +35,7 @@ from sweeps.report.files import csv_text
 from sweeps.report.groups import as_number, best_groups, choosing_metric, group_runs
 from sweeps.report.primary import findings, primary_table
 from sweeps.report.row_runs import control_rows, rows_by_run, run_of
-from sweeps.report.tables import Table, method_tables, settings_table
+from sweeps.report.tables import Table, method_tables, privacy_table, settings_table
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -53,7 +53,7 @@ def tables_of(study: str, rows: Sequence[Row]) -> list[Table]:
     tables += [differences_table(groups, metric), setting_differences_table(groups, metric)]
     controls = {run_id: control_rows(own) for run_id, own in by_run.items()}
     tables += [within_methods_table(groups, metric), settings_table(groups)]
-    tables += [controls_table(chosen, controls), coverage_table(chosen)]
+    tables += [controls_table(chosen, controls), coverage_table(chosen), privacy_table(chosen)]
     return [table for table in tables if table is not None]
 
 

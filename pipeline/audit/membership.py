@@ -47,10 +47,10 @@ class Attacked:
 
 @dataclass(frozen=True)
 class ModelLeak:
-    """What adapted models tell about their training images, by attack; sizes of the sets."""
+    """What adapted models of these clients tell by attack; sizes of the sets of images."""
 
     attacks: dict[str, AttackResult]
-    num_clients: int
+    client_ids: tuple[int, ...]
     num_members: int
     num_others: int
 
@@ -72,7 +72,7 @@ def attack_models(
     seed = worker.setup.config.seed
     return ModelLeak(
         {name: evaluate_attack(of_clients, seed) for name, of_clients in scores.items()},
-        len(client_ids),
+        tuple(client_ids),
         sum(len(one.secmi.members) for one in attacked),
         sum(len(one.secmi.others) for one in attacked),
     )

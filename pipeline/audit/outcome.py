@@ -1,12 +1,15 @@
 """The numbers of an audit: metrics, tables, and plain values."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from pipeline.audit.embedding_attacks import ATTACKS, MessageLeak
 from pipeline.audit.inclusion import OneRun
-from pipeline.audit.membership import REFERENCE, ModelLeak
+from pipeline.audit.membership import NEAREST, REFERENCE, SECMI, ModelLeak
+from spire_core.privacy.membership import AttackResult
+
+AUC_COLUMNS = {REFERENCE: "mia_auc", SECMI: "secmi_auc", NEAREST: "nearest_auc"}
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,16 @@ class Audit:
         """Return one row per attack on adapted models."""
         assert self.models is not None
         attacks = self.models.attacks
-        rows = [asdict(result) for result in attacks.values()]
-        return {"attack": list(attacks)} | {key: [row[key] for row in rows] for key in rows[0]}
+        names = [field.name for field in fields(AttackResult) if field.name != "client_aucs"]
+        numbers = {name: [getattr(one, name) for one in attacks.values()] for name in names}
+        return {"attack": list(attacks)} | numbers
+
+    def client_table(self) -> dict[str, list[Any]]:
+        """Return one row per attacked client: the AUC of each attack on its adapted model."""
+        assert self.models is not None
+        columns: dict[str, list[Any]] = {"client_id": list(self.models.client_ids)}
+        attacks = {name: list(one.client_aucs) for name, one in self.models.attacks.items()}
+        return columns | {column: attacks[name] for name, column in AUC_COLUMNS.items()}
 
     def as_dict(self) -> dict[str, Any]:
         """Return all of it as plain values; a number that is not finite becomes None."""

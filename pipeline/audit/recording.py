@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pipeline.audit.outcome import Audit
 from pipeline.files.json_files import write_json
-from pipeline.results.metric_names import FINAL_STEP
+from pipeline.results.metric_names import AUDITED_TABLE, FINAL_STEP
 from pipeline.runs.layout import AUDIT
 from pipeline.runs.record import read_record
 from pipeline.tracking.run_log import RunLog
@@ -29,4 +29,5 @@ def record_audit(run_dir: Path, audit: Audit) -> Path:
         log.log_table("tables/privacy_messages.json", audit.message_table())
     if audit.models is not None:
         log.log_table("tables/privacy_models.json", audit.model_table())
+        log.log_table(AUDITED_TABLE, audit.client_table())
     return path

@@ -105,10 +105,9 @@ def _models_text(outcome: "Audit") -> str:
         for name, result in leak.attacks.items()
     ]
     header = ["attack", "AUC", "95 %", "TPR at 1 % FPR", "95 %"]
-    return (
-        f"Adapted models: {leak.num_members} training images of {leak.num_clients} clients against "
-        f"{leak.num_others} held-out ones\n{aligned(header, rows)}"
-    )
+    sizes = f"{leak.num_members} training images of {len(leak.client_ids)} clients"
+    table = aligned(header, rows)
+    return f"Adapted models: {sizes} against {leak.num_others} held-out ones\n{table}"
 
 
 def add_audit(verbs: Any) -> None:

@@ -24,7 +24,10 @@ class ClientScores:
 
 @dataclass(frozen=True)
 class AttackResult:
-    """Area under the ROC curve and hit rate of an attack, each with its interval."""
+    """Area under the ROC curve and hit rate of an attack, each with its interval.
+
+    `client_aucs` are the areas of single clients, whose mean `auc` is.
+    """
 
     auc: float
     auc_low: float
@@ -32,6 +35,7 @@ class AttackResult:
     tpr: float
     tpr_low: float
     tpr_high: float
+    client_aucs: tuple[float, ...]
 
 
 def auc(scores: ClientScores) -> float:
@@ -76,7 +80,8 @@ def evaluate_attack(clients: Sequence[ClientScores], seed: int) -> AttackResult:
     tails = [100 * (1 - LEVEL) / 2, 100 * (1 + LEVEL) / 2]
     (auc_low, tpr_low), (auc_high, tpr_high) = np.percentile(draws, tails, axis=0)
     auc_mean, tpr = _both(clients)
-    return AttackResult(auc_mean, auc_low, auc_high, tpr, tpr_low, tpr_high)
+    aucs = tuple(auc(client) for client in clients)
+    return AttackResult(auc_mean, auc_low, auc_high, tpr, tpr_low, tpr_high, aucs)
 
 
 def _both(clients: Sequence[ClientScores]) -> tuple[float, float]:

@@ -34,6 +34,7 @@ OLD_METRICS = {  # final metrics of pre-training clients, by the column of the r
     "heldout_zero": "final/pretrain_heldout_zero",
     "heldout_swapped": "final/pretrain_heldout_swapped",
 }
+AUDIT_METRICS = {"mia_auc": "privacy/mia_auc"}  # of new clients, but no final metrics
 TUNED_METRICS = {
     "kid": "final/pretrain_tuned_kid_mean",
     "tv": "final/pretrain_tuned_tv_mean",
@@ -108,7 +109,9 @@ def _old_finals(rows: Sequence[Row], names: Mapping[str, str]) -> dict[str, floa
 def _new_finals(rows: Sequence[Row]) -> dict[str, float]:
     other = (*HEAD, STARTED, *TAGS)
     columns = {key for row in rows for key in row if key not in other and not is_setting(key)}
-    means = {f"final/adapt_{column}": mean(rows, column) for column in columns}
+    means = {
+        AUDIT_METRICS.get(column, f"final/adapt_{column}"): mean(rows, column) for column in columns
+    }
     finals = {name: value for name, value in means.items() if value is not None}
     if {"final/adapt_kid_before", "final/adapt_kid_after"} <= finals.keys():
         before, after = finals["final/adapt_kid_before"], finals["final/adapt_kid_after"]

@@ -14,6 +14,7 @@ from typing import Any
 from pipeline.config.tracking import TrackingConfig
 from pipeline.files.paths import lasting
 from pipeline.results.metric_names import (
+    AUDITED_TABLE,
     CONTROLS_TABLE,
     NEW_CLIENTS_TABLE,
     NN_P,
@@ -122,8 +123,14 @@ def _tracked_scores(config: TrackingConfig, run: TrackedRun) -> Iterator[Row]:
     last = pretraining_table(int(run.params.get("federation.num_rounds", 0)))
     for clients, table in ((OLD, last), (TUNED, TUNED_TABLE), (NEW, NEW_CLIENTS_TABLE)):
         of_run = _of_all_clients(config, run) if clients == NEW else {}
+        audited = _audited(config, run) if clients == NEW else {}
         for scores in table_rows(config, run.run_id, table):
-            yield {"clients": clients} | scores | of_run
+            yield {"clients": clients} | scores | audited.get(scores["client_id"], {}) | of_run
+
+
+def _audited(config: TrackingConfig, run: TrackedRun) -> dict[int, Row]:
+    """Return the areas of the audit's attacks on each new client's model, if there was an audit."""
+    return {row["client_id"]: row for row in table_rows(config, run.run_id, AUDITED_TABLE)}
 
 
 def _of_all_clients(config: TrackingConfig, run: TrackedRun) -> Row:

@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -12,8 +13,11 @@ from mlflow import MlflowClient
 
 from pipeline.audit.audit import audit_run
 from pipeline.config.load import load_config
+from pipeline.config.tracking import TrackingConfig
 from pipeline.experiment.run import run_experiment
 from pipeline.experiment.watcher import Watcher
+from pipeline.results.metric_names import AUDITED_TABLE
+from pipeline.tracking.mlflow_queries import table_rows
 from spire_core.errors import RunError
 from sweeps import cli
 
@@ -74,6 +78,10 @@ def test_an_audit_finds_what_is_sent_and_changes_nothing(run_dir: Path, capsys: 
     assert {k: v for k, v in run.data.metrics.items() if k.startswith("privacy/")} == metrics
     tables = [file.path for file in store.list_artifacts(run_dir.name, "tables")]
     assert {"tables/privacy_messages.json", "tables/privacy_models.json"} <= {*tables}
+    config = TrackingConfig(root=str(run_dir.parent.parent))
+    clients = table_rows(config, run_dir.name, AUDITED_TABLE)
+    assert [row["client_id"] for row in clients] == values["models"]["client_ids"] == [18, 19]
+    assert fmean(row["mia_auc"] for row in clients) == pytest.approx(metrics["privacy/mia_auc"])
 
 
 def test_to_keep_the_projections_moments_alone_would_hide_nothing(

@@ -29,10 +29,12 @@ FINALS = {  # means over the clients of the tables below
         "final/adapt_nn_p": 0.25,
         "final/adapt_precision": 0.75,
         "final/adapt_recall": 0.5,
+        "privacy/mia_auc": 0.7,
     },
     "local": {"final/adapt_kid_after": 1.5},
 }
 NEW, LAST = "tables/new_clients.json", "tables/pretrain_round_3.json"
+AUDITED = "tables/privacy_clients.json"
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +51,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, new_database: Path) -> Track
         mean |= {"nn_share": [0.625, None], "nn_p": [0.25, 0.0001], "num_clients": [2, 2]}
         mean |= {"precision": [0.75, 1.0], "recall": [0.5, None]}
         tables = {NEW: kids, LAST: {"client_id": [0], "kid": [0.5]}, "tables/controls.json": mean}
+        tables[AUDITED] = {"client_id": [8, 7], "mia_auc": [0.9, 0.5]}
         log(config, parent.run_id, "spire", tables)
         log(config, parent.run_id, "local", {NEW: {"client_id": [7, 8], "kid_after": [1.0, 2.0]}})
     log(config, None, "fedavg", {})
@@ -78,13 +81,13 @@ def test_rows_hold_the_tables_of_every_run_unrounded(store: TrackingConfig, tmp_
     assert report.rows == tmp_path / "new" / "rows.csv"
     with report.rows.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    head = ("method", "adapt.lr", "clients", "client_id", "kid", "kid_after", "tv_after")
+    head = ("method", "adapt.lr", "clients", "client_id", "kid", "kid_after", "tv_after", "mia_auc")
     assert [tuple(row[column] for column in head) for row in rows] == [
-        ("spire", "0.02", "pretraining", "0", "0.5", "", ""),
-        ("spire", "0.02", "new", "7", "", "0.1", "0.3"),
-        ("spire", "0.02", "new", "8", "", "", "0.30000000000000004"),
-        ("local", "0.1", "new", "7", "", "1.0", ""),
-        ("local", "0.1", "new", "8", "", "2.0", ""),
+        ("spire", "0.02", "pretraining", "0", "0.5", "", "", ""),
+        ("spire", "0.02", "new", "7", "", "0.1", "0.3", "0.5"),
+        ("spire", "0.02", "new", "8", "", "", "0.30000000000000004", "0.9"),
+        ("local", "0.1", "new", "7", "", "1.0", "", ""),
+        ("local", "0.1", "new", "8", "", "2.0", "", ""),
     ]
     assert {row["seed"] for row in rows} == {"4"}
     ps = [(row["nn_p"], row["nn_p_copies"], row["precision_copies"]) for row in rows]
@@ -122,7 +125,7 @@ def test_a_report_of_rows_has_the_tables_of_the_tracked_runs(
     tracked = make_report(store, ["study"], tmp_path / "tracked", file)
     alone = make_report(store, [], tmp_path / "alone", None, read_stretches([file]))
     assert alone.name == tracked.name
-    for name in ("new_clients", "controls", "differences"):
+    for name in ("new_clients", "controls", "differences", "privacy"):
         theirs, ours = tracked.table(name), alone.table(name)
         assert theirs is not None
         assert ours is not None
