@@ -10,7 +10,7 @@ import torch
 from pipeline.clients.store import ClientStore
 from pipeline.federation.participants import MANY_CLIENTS
 from pipeline.federation.pool import ClientPool
-from pipeline.federation.setup import FederationSetup
+from pipeline.federation.setup import FederationSetup, promise_to_clients
 from pipeline.runs.layout import CLIENTS, MODEL
 from pipeline.runs.model_files import save_run
 from spire_core.network.flat_model import tensors_hash
@@ -30,7 +30,9 @@ def export_models(
         extra["backbone_sha256"] = setting.backbone_hash
     if setting.text_hash is not None:
         extra["text_sha256"] = setting.text_hash
-    save_run(folder, setting.config, setting.model, weights, extra)
+    promise = promise_to_clients(setting.config)
+    texts = None if promise is None else promise.as_header()
+    save_run(folder, setting.config, setting.model, weights, extra, texts)
     client_ids = [*exported_ids(setting, run_dir), *setting.new_ids]
     hashes = pool.run_all("export", client_ids, folder)
     digest = hashlib.sha256(tensors_hash({"backbone": torch.tensor(weights)}).encode())

@@ -43,15 +43,22 @@ def save_client(
 
 
 def save_run(
-    folder: Path, config: Config, model: FlatModel, weights: np.ndarray, more: Mapping[str, Any]
+    folder: Path,
+    config: Config,
+    model: FlatModel,
+    weights: np.ndarray,
+    more: Mapping[str, Any],
+    texts: Mapping[str, str] | None = None,
 ) -> None:
     """Write configuration and backbone weights (P,) of a finished run.
 
-    `more` is stored beside the configuration. RunError if there is no room.
+    `more` is stored beside the configuration, `texts` in the header of the backbone's file.
+    RunError if there is no room.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = model.named_tensors(torch.tensor(weights))
-    content = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    content = save(contiguous, metadata=dict(texts) if texts else None)
     write_whole(folder / "backbone.safetensors", content)
     values = {FORMAT_KEY: FORMAT, "config": storable(config), **more}
     write_json(folder / "config.json", values)

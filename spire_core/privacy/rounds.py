@@ -122,6 +122,12 @@ class RoundsGuarantee:
         }
         return texts | ({"privacy.noise_cohort": str(self.noise_cohort)} if self.is_scaled else {})
 
+    def as_header(self) -> dict[str, str]:
+        """Return the promise as named texts, for the header of the file that holds the backbone."""
+        texts = {k: v for k, v in self.as_texts().items() if k != "dp"}
+        more = {"privacy.dp": self.source, "privacy.delta": str(self.delta)}
+        return texts | more | {"privacy.rounds": str(self.num_rounds)}
+
 
 @functools.lru_cache(maxsize=64)  # a search takes seconds
 def rounds_guarantee(

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
 
 from pipeline.checkpoint.snapshots import newest_checkpoint
 from pipeline.config.equivalence import pretrain_fingerprint
@@ -103,6 +104,11 @@ def test_private_rounds_that_are_killed_publish_the_same_again(
     assert len({metrics["comm/up_bytes"] for _, metrics in points}) == 1
     tags = run_tags(expected.setting, "smoke")
     assert (tags["dp"], tags["privacy.unit"]) == ("simulated", "one client")
+    with safe_open(resumed.run_dir / "model" / "backbone.safetensors", "pt") as file:
+        header = file.metadata()
+    assert (header["privacy.unit"], header["privacy.dp"]) == ("one client", "simulated")
+    assert (header["privacy.epsilon"], header["privacy.rounds"]) == ("8", "3")
+    assert float(header["privacy.delta"]) == pytest.approx(6**-1.1)
     assert not list(tmp_path.rglob(NOISE_KEY))
     mean, images = replace(config.adapt, init="mean"), expected.setting.images[:8]
     with pytest.raises(RunError, match=r"adapt\.init=zero or random for a run with"):
