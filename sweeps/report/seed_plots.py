@@ -151,6 +151,8 @@ def _against_budgets(axes: "Axes", series: Sequence[Series], budgets: Sequence[f
     axes.set_xticks(places, names)
     axes.minorticks_off()
     _tidy(axes)
+    margin = step**0.25
+    axes.set_xlim(places[0] / margin, places[-1] * margin)  # of both panels, whatever they have
     axes.set(xlabel="epsilon, for one image of a new client")
 
 

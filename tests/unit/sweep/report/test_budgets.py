@@ -77,6 +77,7 @@ def test_budgets_are_named_with_no_privacy_at_the_right_end(
         assert axes.get_xscale() == "log"
         assert [t.get_text() for t in axes.get_xticklabels()] == ["0.5", "8", "no privacy"]
         assert list(axes.get_xticks()) == [0.5, 8.0, 128.0]
+        assert axes.get_xlim() == (0.25, 256.0)  # with audits of few budgets as well
     drawn = {str(bars.get_label()): bars.lines[0] for bars in scores.containers}
     assert drawn["spire, dp_sgd"].get_xydata().tolist() == [[0.5, 1.0], [8.0, 0.75], [128.0, 0.7]]
     assert drawn["spire, one_release"].get_linestyle() == "--"
