@@ -43,6 +43,7 @@ class Series:
         return {
             "color": self.colour,
             "marker": MARKERS[self.style % len(MARKERS)],
+            "markerfacecolor": "white" if self.is_dashed else self.colour,
             "linestyle": "--" if self.is_dashed else DASHES[self.style % len(DASHES)],
             "label": plain(self.name),
             "zorder": 2 + self.style / 100,  # a dashed line shows what it lies on

@@ -81,6 +81,7 @@ def test_budgets_are_named_with_no_privacy_at_the_right_end(
     drawn = {str(bars.get_label()): bars.lines[0] for bars in scores.containers}
     assert drawn["spire, dp_sgd"].get_xydata().tolist() == [[0.5, 1.0], [8.0, 0.75], [128.0, 0.7]]
     assert drawn["spire, one_release"].get_linestyle() == "--"
+    assert drawn["spire, one_release"].get_markerfacecolor() == "white"
     audited = [bars.lines[0].get_ydata().tolist() for bars in attacks.containers]
     assert audited == [[0.5, 0.5, 0.6]]  # no second line of the public fit alone
     assert shown(picture.figure, tmp_path) == [
