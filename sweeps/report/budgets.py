@@ -56,15 +56,19 @@ class Line:
 
 
 def budget_pictures(groups: Sequence[Group], metric: str) -> list[Picture]:
-    """Return a figure for each task, whatever its epsilon, that was run at several."""
+    """Return a figure for each task, whatever its epsilon, that was run at several.
+
+    The one with the most lines comes first.
+    """
     tasks = gathered(groups, lambda group: tuple(v for v in group.task if v[0] != EPSILON))
     drawn = {task: picture for task, here in tasks.items() if (picture := _draw(here, metric))}
     if len(drawn) == 1:
         return [*drawn.values()]
-    return [
+    pictures = [
         Picture(f"{p.name}_{number}", f"{p.title} ({label(task)})", p.caption, p.figure)
         for number, (task, p) in enumerate(drawn.items(), 1)
     ]
+    return sorted(pictures, key=lambda p: len(p.figure.axes[0].containers), reverse=True)
 
 
 def lines(groups: Sequence[Group], metric: str) -> list[Line]:

@@ -91,7 +91,8 @@ def make_report(
     controls, coverage = _controls(config, chosen, stretches), coverage_table(chosen)
     tables = [primary_table(found), *_tables(groups, chosen, curves, coverage, controls)]
     tables += [runs_table(runs), parameters_table(groups)]
-    pictures = client_pictures(chosen, clients) + _pictures(groups, metric, curves)
+    pictures = budget_pictures(groups, metric) + client_pictures(chosen, clients)
+    pictures += _pictures(groups, metric, curves)
     # 4. Write and attach.
     report = Report(
         name,
@@ -152,9 +153,8 @@ def _tables(
 
 def _pictures(groups: Sequence[Group], metric: str, curves: Curves) -> list[Picture]:
     """Return the figures of curves, costs and settings."""
-    plane = plane_picture(groups, metric)
     pictures = draw_all(groups, metric, curves) + rate_pictures(groups, curves)
-    return pictures + budget_pictures(groups, metric) + ([] if plane is None else [plane])
+    return [*filter(None, (*pictures, plane_picture(groups, metric)))]
 
 
 def _name(parent: TrackedRun | None, words: Sequence[str], first: TrackedRun) -> str:

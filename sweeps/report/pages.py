@@ -17,6 +17,7 @@ from sweeps.report.tables import HEAD, ID_CHARS, Cell, Table, cell_text
 CSS_PIXELS = 110  # on the page for an inch of a figure
 NOTE_COLUMNS = (*HEAD, "n", "KID, last round", "KID before", "KID after", "KID after, worst client")
 NOTE_COLUMNS += ("TV after", "held-out after")
+MOST_ANSWERS = 8  # that stand on the first screen: primary ones and coverage come first
 LEAST = 0.6  # of that, below which a figure's text is too small: a narrow screen scrolls
 
 
@@ -41,6 +42,8 @@ def html_page(report: Report, drawn: Mapping[str, str]) -> str:
     return environment.from_string(source).render(
         report=report,
         parent_link=report.origin.links.get(report.parent_id or ""),
+        answers=report.answers[:MOST_ANSWERS],
+        more_answers=report.answers[MOST_ANSWERS:],
         main=figures[:1],
         figures=figures[1:],
         samples=[_snapshot_values(shot) for shot in report.samples],
@@ -123,7 +126,9 @@ def markdown_page(report: Report) -> str:
 def sweep_note(report: Report) -> str:
     """Return the description of a sweep's run in MLflow: question, answers, a table of methods."""
     lines = [f"**{_plain(report.name)}**", "", _plain(report.origin.question), ""]
-    lines += [*(f"- {_plain(answer)}" for answer in report.answers), ""]
+    lines += [f"- {_plain(answer)}" for answer in report.answers[:MOST_ANSWERS]]
+    more = len(report.answers) - MOST_ANSWERS
+    lines += [*[f"- {more} more answers are in the report"] * (more > 0), ""]
     table = report.table("new_clients") or report.table("pretraining")
     if table is not None:
         shown = [i for i, column in enumerate(table.columns) if column in NOTE_COLUMNS]

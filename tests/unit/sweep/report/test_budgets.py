@@ -1,5 +1,6 @@
 """Scores against the privacy budget: which runs make a line, where they stand, what is drawn."""
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,12 @@ def test_tasks_have_figures_of_their_own_and_sizes_lines_of_their_own() -> None:
     few, many = picture_of(adapt__num_images=(16, 64))
     assert (few.name, many.name) == ("privacy_budget_1", "privacy_budget_2")
     assert many.title == "What privacy costs (adapt.num_images=64)"
+    runs = noisy("spire", 1.0, 1.0, adapt__num_images=16)
+    runs += noisy("spire", 4.0, 1.0, adapt__num_images=16)
+    for method, epsilon in itertools.product(("spire", "fedavg_ft"), (1.0, 4.0)):
+        runs += noisy(method, epsilon, 1.0, adapt__num_images=64)
+    most = budget_pictures(group_runs(runs), KID)
+    assert [picture.name for picture in most] == ["privacy_budget_2", "privacy_budget_1"]
     [both] = picture_of(model__d_emb=(16, 64))
     names = [str(bars.get_label()) for bars in both.figure.axes[0].containers]
     assert names == ["spire, model.d_emb=16", "spire, model.d_emb=64"]

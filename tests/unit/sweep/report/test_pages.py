@@ -11,7 +11,7 @@ import pytest
 from pipeline.figures.style import blank_figure
 from sweeps.report.contents import Origin, Report, Snapshot
 from sweeps.report.figures import Picture
-from sweeps.report.pages import html_page, markdown_page
+from sweeps.report.pages import html_page, markdown_page, sweep_note
 from sweeps.report.tables import Table
 
 EVIL = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>&amp;"
@@ -74,6 +74,18 @@ def test_runs_are_linked_and_nothing_else_is() -> None:
     found = re.findall(r'<a href="([^"]*)">([^<]*)</a>', html(whole))
     escaped = link.replace("&", "&amp;")
     assert found == [(f"{escaped}=1", "in MLflow"), ("#runs", "its runs"), (escaped, "01234567")]
+
+
+def test_the_first_screen_has_eight_answers_and_the_others_are_folded() -> None:
+    whole = replace(report("text"), answers=[f"answer {i}." for i in range(11)])
+    page, note = html(whole), sweep_note(whole)
+    shown, folded = page.split("<details><summary>3 more answers</summary>")
+    assert re.findall(r"answer \d+", shown) == [f"answer {i}" for i in range(8)]
+    assert re.findall(r"answer \d+", folded) == [f"answer {i}" for i in range(8, 11)]
+    assert ("answer 7." in note, "answer 8." in note) == (True, False)
+    assert "3 more answers are in the report" in note
+    assert "more answers" not in html(report("text")) + sweep_note(report("text"))
+    assert markdown_page(whole).count("answer ") == 11
 
 
 def test_what_a_report_lacks_leaves_no_empty_place() -> None:
