@@ -127,8 +127,9 @@ def sweep_note(report: Report) -> str:
     """Return the description of a sweep's run in MLflow: question, answers, a table of methods."""
     lines = [f"**{_plain(report.name)}**", "", _plain(report.origin.question), ""]
     lines += [f"- {_plain(answer)}" for answer in report.answers[:MOST_ANSWERS]]
-    more = len(report.answers) - MOST_ANSWERS
-    lines += [*[f"- {more} more answers are in the report"] * (more > 0), ""]
+    if (more := len(report.answers) - MOST_ANSWERS) > 0:
+        lines.append(f"- more answers in the report: {more}")
+    lines.append("")
     table = report.table("new_clients") or report.table("pretraining")
     if table is not None:
         shown = [i for i, column in enumerate(table.columns) if column in NOTE_COLUMNS]

@@ -79,12 +79,12 @@ def test_runs_are_linked_and_nothing_else_is() -> None:
 def test_the_first_screen_has_eight_answers_and_the_others_are_folded() -> None:
     whole = replace(report("text"), answers=[f"answer {i}." for i in range(11)])
     page, note = html(whole), sweep_note(whole)
-    shown, folded = page.split("<details><summary>3 more answers</summary>")
+    shown, folded = page.split("<details><summary>More answers: 3</summary>")
     assert re.findall(r"answer \d+", shown) == [f"answer {i}" for i in range(8)]
     assert re.findall(r"answer \d+", folded) == [f"answer {i}" for i in range(8, 11)]
     assert ("answer 7." in note, "answer 8." in note) == (True, False)
-    assert "3 more answers are in the report" in note
-    assert "more answers" not in html(report("text")) + sweep_note(report("text"))
+    assert "more answers in the report: 3" in note
+    assert "ore answers" not in html(report("text")) + sweep_note(report("text"))
     assert markdown_page(whole).count("answer ") == 11
 
 
