@@ -46,10 +46,12 @@ def _resize_chunk(images: np.ndarray, size: int) -> np.ndarray:
     num, channels, _, width = images.shape
     if width % size == 0:
         factor = width // size
-        total = np.zeros((num, channels, size, size), np.uint32)
+        kind = np.uint16 if factor <= 16 else np.uint32  # that holds factor^2 (255 + 1/2)
+        total = np.full((num, channels, size, size), factor**2 // 2, kind)
         for row, column in itertools.product(range(factor), repeat=2):  # 6 x as fast as one sum
             total += images[:, :, row::factor, column::factor]
-        return (total + factor**2 // 2) // factor**2
+        total //= kind(factor**2)
+        return total.astype(np.uint8)
     x = torch.from_numpy(np.array(images)).float()
     x = F.interpolate(x, (size, size), mode="bilinear", antialias=size < width)
     return x.round().clamp(0, 255).to(torch.uint8).numpy()

@@ -94,7 +94,7 @@ class ExactSum:
         np.rint(rest, out=whole)
         self._level(level)[start : start + rest.size] += whole.astype(np.int64)
         rest -= whole
-        if not np.dot(rest, rest):  # the quickest way to see that nothing is left
+        if not rest.any():
             return
         at = np.flatnonzero(rest)
         if DENSE * at.size > rest.size:

@@ -14,6 +14,7 @@ import numpy as np
 
 from spire_core.federated.accumulation import MeanUpdate
 from spire_core.federated.messages import Broadcast, ClientUpdate, UpdateFault
+from spire_core.federated.update_checks import l2_norm
 from spire_core.privacy.noise import GRID, SecretNoise
 from spire_core.privacy.rounds import PrivateRound
 
@@ -38,7 +39,7 @@ class ClippedFormat:
             return UpdateFault(f"weights of shape {update.weights.shape}")
         clip_norm = self.private.clip_norm
         change = update.weights.astype(np.float64) - self.before
-        norm = float(np.linalg.norm(change))
+        norm = l2_norm(change)
         steps = np.zeros(self.size, dtype=np.int64)
         if np.isfinite(norm):
             scaled = change * (GRID * _ROUNDING / max(norm, clip_norm))

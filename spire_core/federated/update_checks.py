@@ -24,6 +24,14 @@ class CheckedUpdate:
     norm: float | None = None  # of the change of its weights, where a limit is set
 
 
+def l2_norm(change: np.ndarray) -> float:
+    """Return the length of a vector of float64, with the same bits for any number of threads.
+
+    A library's product of long vectors adds up a part for each thread.
+    """
+    return math.sqrt(float(np.square(change).sum()))
+
+
 def check_update(
     update: ClientUpdate,
     before: np.ndarray,
@@ -39,7 +47,7 @@ def check_update(
     fault = fault_of(update, before, has_moments, num_examples)
     if fault is not None or max_norm is None:
         return CheckedUpdate(update) if fault is None else fault
-    norm = float(np.linalg.norm(update.weights.astype(np.float64) - before))
+    norm = l2_norm(update.weights.astype(np.float64) - before)
     if norm <= max_norm:
         return CheckedUpdate(update, norm)
     return UpdateFault(f"a change of norm {norm:.3g}, above {max_norm:g},", is_divergence=True)

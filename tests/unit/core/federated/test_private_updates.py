@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, kstest
+from threadpoolctl import threadpool_limits
 
 from spire_core.config.privacy import PrivateRoundsConfig
 from spire_core.federated.messages import Broadcast, ClientUpdate, UpdateFault
 from spire_core.federated.participation import cyclic_cohort
 from spire_core.federated.private_updates import ClippedFormat
+from spire_core.federated.update_checks import l2_norm
 from spire_core.privacy.noise import GRID, SecretNoise, key_of
 from spire_core.privacy.rounds import PrivateRound, RoundsGuarantee, rounds_guarantee
 
@@ -252,3 +254,14 @@ def test_an_audit_of_rounds_in_order_proves_less_than_epsilon() -> None:
 def test_an_audit_finds_missing_noise_and_a_missing_order(has_order: bool, has_noise: bool) -> None:
     found = [audited_in_order(repeat, has_order, has_noise) for repeat in range(REPEATS)]
     assert min(found) > EPSILON
+
+
+def test_a_length_does_not_depend_on_the_number_of_threads() -> None:
+    """A process without actors may have as many as cores, and an actor has one."""
+    changes = np.random.default_rng(0).normal(size=(20, 76_401))
+    found = []
+    for num_threads in (1, 2):
+        with threadpool_limits(num_threads, "blas"):
+            found.append([l2_norm(change) for change in changes])
+    assert found[0] == found[1]
+    np.testing.assert_allclose(found[0], np.linalg.norm(changes, axis=1), rtol=1e-13)
