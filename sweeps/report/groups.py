@@ -22,6 +22,7 @@ UNSET = "None"  # how a setting that is not given is logged
 IGNORED = ("seed", "method.name", "resources.", "tracking.", "data.root", "data.path")
 IGNORED += ("world.",)  # it follows from the partition
 IGNORED += ("eval.extractor_weights", "eval.batch_size", "eval.grid_images", "eval.controls")
+IGNORED += ("client.group_size", "adapt.group_size")  # how many are computed at once, as a batch's
 TASK = ("data.", "partition.", "federation.num_clients", "federation.num_new_clients")
 TASK += ("privacy.adapt.epsilon", "privacy.adapt.delta")  # a promise is no choice of a method
 TASK += ("adapt.num_images", "eval.num_images", "eval.num_clients", "eval.kid_")
