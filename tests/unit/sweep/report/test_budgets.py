@@ -61,6 +61,13 @@ def test_a_line_has_the_best_rate_at_each_budget_and_ends_without_privacy(
     assert found["fedavg"].series(ATTACK) == []
 
 
+def test_how_many_clients_are_computed_at_once_is_in_no_name() -> None:
+    """Methods that are trained one by one have another value of it than those in groups."""
+    runs = noisy("spire", 4.0, 1.0, client__group_size=4)
+    runs += noisy("lora", 4.0, 1.5, client__group_size=2)
+    assert [line.name for line in lines(group_runs(runs), KID)] == ["spire", "lora"]
+
+
 def test_mechanisms_share_a_colour_and_methods_keep_theirs(groups: list[Group]) -> None:
     looks = {line.name: (line.style, line.is_dashed) for line in lines(groups, KID)}
     assert looks["spire, dp_sgd"] == (0, False)
