@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
+from concurrent.futures import thread as _thread  # noqa: F401  # see _Cluster
 from typing import Any
 
 import ray
@@ -50,6 +51,9 @@ class _Cluster(threading.Thread):
 
     Linux ends Ray's processes together with the thread that has started them. The cluster is the
     one at RAY_ADDRESS, or else a local one. Ray allows one at a time.
+
+    This module imports `concurrent.futures.thread`, whose hooks take a lock before a fork and give
+    it back after it: imported elsewhere while Ray forks, it would give back what it never took.
     """
 
     current: "_Cluster | None" = None

@@ -1,6 +1,8 @@
 """Where Ray is looked for, and what its start leaves behind."""
 
 import contextlib
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -29,6 +31,13 @@ def test_an_address_without_an_answer_is_refused_at_once(
     wanted = pytest.raises(ClusterError, match="expected a Ray head at RAY_ADDRESS=127")
     with wanted, starting_cluster():
         raise AssertionError
+
+
+def test_no_lock_around_forks_is_first_heard_of_while_ray_forks() -> None:
+    hears = "print('concurrent.futures.thread' in sys.modules)"
+    words = f"import sys, pipeline.cluster.session; {hears}"
+    done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
 
 
 def test_a_block_that_ends_before_ray_runs_leaves_no_watch(monkeypatch: pytest.MonkeyPatch) -> None:
