@@ -21,8 +21,9 @@ from sweeps.report.stats import Estimate, combined_p, estimate
 UNSET = "None"  # how a setting that is not given is logged
 IGNORED = ("seed", "method.name", "resources.", "tracking.", "data.root", "data.path")
 IGNORED += ("world.",)  # it follows from the partition
-IGNORED += ("eval.extractor_weights", "eval.batch_size", "eval.grid_images", "eval.controls")
-IGNORED += ("client.group_size", "adapt.group_size")  # how many are computed at once, as a batch's
+IGNORED += ("eval.extractor_weights", "eval.grid_images", "eval.controls")
+# How much is computed at once sets a method's runs apart, and no method from another.
+AT_ONCE = ("client.group_size", "adapt.group_size", "eval.batch_size")
 TASK = ("data.", "partition.", "federation.num_clients", "federation.num_new_clients")
 TASK += ("privacy.adapt.epsilon", "privacy.adapt.delta")  # a promise is no choice of a method
 TASK += ("adapt.num_images", "eval.num_images", "eval.num_clients", "eval.kid_")
@@ -118,11 +119,12 @@ def parameters(run: TrackedRun) -> dict[str, str]:
 
 def varying(runs: Sequence[TrackedRun]) -> list[str]:
     """Return the parameters that differ over the runs, of each those runs that logged it."""
-    seen: dict[str, set[str]] = {}
+    seen: dict[tuple[str, str | None], set[str]] = {}
     for run in runs:
         for key, value in parameters(run).items():
-            seen.setdefault(key, set()).add(value)
-    return sorted(key for key, values in seen.items() if len(values) > 1)
+            among = method_of(run) if key in AT_ONCE else None
+            seen.setdefault((key, among), set()).add(value)
+    return sorted({key for (key, _), values in seen.items() if len(values) > 1})
 
 
 def group_runs(runs: Sequence[TrackedRun]) -> list[Group]:

@@ -68,6 +68,13 @@ def test_how_many_clients_are_computed_at_once_is_in_no_name() -> None:
     assert [line.name for line in lines(group_runs(runs), KID)] == ["spire", "lora"]
 
 
+def test_one_method_with_several_groups_is_told_apart_by_them() -> None:
+    runs = noisy("spire", 4.0, 1.0, client__group_size=4)
+    runs += noisy("spire", 4.0, 1.5, client__group_size=2)
+    settings = [group.setting for group in group_runs(runs)]
+    assert settings == [(("client.group_size", "2"),), (("client.group_size", "4"),)]
+
+
 def test_mechanisms_share_a_colour_and_methods_keep_theirs(groups: list[Group]) -> None:
     looks = {line.name: (line.style, line.is_dashed) for line in lines(groups, KID)}
     assert looks["spire, dp_sgd"] == (0, False)
