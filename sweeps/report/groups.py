@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import TypeVar
 
 from pipeline.config.equivalence import reads
-from pipeline.results.metric_names import NN_P
+from pipeline.results.metric_names import NN_P, PRECISION, RECALL
 from pipeline.tracking.mlflow_queries import TrackedRun, is_known
 from spire_core.config.method import OTHER_METHODS, find_method
 from spire_core.methods import METHODS
@@ -44,6 +44,8 @@ SCORES = {  # by which a best setting is chosen: the first that any run has
     "final/pretrain_kid_mean": "pre-training clients' KID after the last round",
     "final/adapt_heldout_after": "new clients' final held-out loss",
 }
+
+HIGHER_IS_BETTER = ("final/adapt_prompt_accuracy_after", PRECISION, RECALL)
 
 Values = tuple[tuple[str, str], ...]  # parameters that vary, with one choice of their values
 Pair = tuple[int, str]  # a seed, and the hash of the partition that it gave
@@ -197,13 +199,15 @@ def choosing_metric(groups: Sequence[Group]) -> str:
 
 
 def best(groups: Iterable[Group], metric: str) -> Group:
-    """Return the setting with the lowest mean, out of those that were scored on the most seeds.
+    """Return the setting with the best mean, out of those that were scored on the most seeds.
 
     Of equals, the one whose pre-training clients draw best: their fine-tuning leaves new clients'
     scores as they were.
     """
+    sign = -1 if metric in HIGHER_IS_BETTER else 1
     return min(
-        groups, key=lambda group: (_rank(group.values(metric)), _rank(group.values(OWN_KID)))
+        groups,
+        key=lambda group: (_rank(group.values(metric), sign), _rank(group.values(OWN_KID))),
     )
 
 
@@ -212,8 +216,8 @@ def lowest(scored: Iterable[tuple[Group, Scores]]) -> tuple[Group, Scores]:
     return min(scored, key=lambda one: _rank(one[1]))
 
 
-def _rank(scores: Scores) -> tuple[int, float]:
-    return (-len(scores), fmean(scores.values()) if scores else math.inf)
+def _rank(scores: Scores, sign: int = 1) -> tuple[int, float]:
+    return (-len(scores), sign * fmean(scores.values()) if scores else math.inf)
 
 
 def best_groups(groups: Sequence[Group], metric: str) -> list[Group]:
