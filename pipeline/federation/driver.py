@@ -93,7 +93,9 @@ class Driver:
             plan = replace(plan, masking=self.secure_sums.open(f"round {round_idx}", cohort))
         # 2. Hand out the backbone.
         broadcast = state.broadcast
-        round_ = OpenRound(plan, state, self.pool.share(broadcast))
+        average = None if self.private is None else federation.cohort_size
+        groups = settings.client.groups(responding, average)
+        round_ = OpenRound(plan, state, self.pool.share(broadcast), groups)
         timer.dispatched()
         # 3. Have the clients train; their updates are accumulated where they are made.
         noise = [] if self.private is None else [NOISE]

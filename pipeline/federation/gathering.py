@@ -30,11 +30,16 @@ Reports = dict[int, ClientReport]  # by client id
 
 @dataclass(frozen=True)
 class OpenRound:
-    """A round between its broadcast and its average; `handle` is the pool's for the broadcast."""
+    """A round between its broadcast and its average.
+
+    `handle` is the pool's for the broadcast, `groups` are the clients that compute together. They
+    stay as they are cut for whoever trains again: a client's last bits depend on its group.
+    """
 
     plan: RoundPlan
     state: ServerState
     handle: Any
+    groups: Sequence[Group]
 
     @property
     def name(self) -> str:
@@ -57,15 +62,10 @@ class Gatherer:
         "drop" AggregationError or DivergenceError if no update is usable, unless the round has
         those of other clients.
         """
-        federation, reports = self.settings.federation, Reports()
-        if NOISE in client_ids:
-            client_ids = [client_id for client_id in client_ids if client_id != NOISE]
-            reports = self._noise(round_)
-        cohort_size = None if round_.plan.private is None else federation.cohort_size
-        groups, policy = (
-            self.settings.client.groups(client_ids, cohort_size),
-            federation.on_client_error,
-        )
+        asked, policy = set(client_ids), self.settings.federation.on_client_error
+        reports = self._noise(round_) if NOISE in asked else {}
+        meant = (tuple(c for c in group if c in asked) for group in round_.groups)
+        groups = [group for group in meant if group]
         if policy == "drop":
             return reports | self._usable(groups, round_, has_others or bool(reports))
         return reports | self._all(groups, round_, MAX_TRIES if policy == "retry" else 1)

@@ -209,6 +209,38 @@ def test_clients_of_a_lost_sum_are_computed_again(
     assert NUM_ROUNDS * NUM_CLIENTS < asked < (NUM_ROUNDS + 1) * NUM_CLIENTS
 
 
+class NotesGroups(LosesItsSum):
+    """Notes which clients compute together."""
+
+    def __init__(self, settings: RoundSettings, num_workers: int) -> None:
+        super().__init__(settings, num_workers)
+        self.groups = list[tuple[int, ...]]()
+
+    def attempt(self, work: Work) -> list[Any]:
+        if work.task == "fit_group" and work.args[1].round_idx == 1:
+            self.groups += work.units
+        return super().attempt(work)
+
+
+def test_clients_of_a_lost_sum_compute_in_the_groups_in_which_they_did() -> None:
+    """Fewer clients would be cut into smaller groups, and last bits depend on the group."""
+    settings = rounds_of("mean")
+    federation = replace(settings.federation, num_clients=160, cohort_size=160)
+    settings = replace(
+        settings,
+        federation=federation,
+        client=replace(settings.client, group_size=None),
+        num_examples=[10 + c for c in range(160)],
+    )
+    pool = NotesGroups(settings, 2)
+    driver = Driver(pool, ServerState.initial(np.zeros(SIZE, dtype=np.float32)), settings)
+    state_after(driver, num_rounds=2)
+    first, again = pool.groups[:20], pool.groups[20:]
+    assert {len(group) for group in first} == {8}
+    assert len(again) == 10
+    assert set(again) <= set(first)
+
+
 def test_sums_that_are_lost_again_and_again_are_one_sentence() -> None:
     driver = driver_with(LosesItsSum, 1, "mean")
     pool: Any = driver.pool
