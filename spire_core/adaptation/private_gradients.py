@@ -2,10 +2,12 @@
 
 Each image's gradient is the mean over K noise draws of its own, at evenly spread timesteps. More
 draws cost compute and no privacy (Dockhorn et al. 2023, "noise multiplicity"). No image's gradient
-depends on another image. An image is shown with its caption, if it has one. B: images, K: draws, P:
-numbers that are trained.
+depends on another image, nor on which others a step has: draws are public, and a function of the
+image itself. An image is shown with its caption, if it has one. B: images, K: draws, P: numbers
+that are trained.
 """
 
+import hashlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -34,22 +36,29 @@ class Piece(NamedTuple):
 def pieces(
     client: ClientContext, num_draws: int, size: int, step: int, objective: TrainingObjective
 ) -> Iterator[Piece]:
-    """Yield a client's images in pieces of at most `size`, with a step's draws.
+    """Yield a client's images in pieces of at most `size`, with a step's draws; none of no images.
 
-    The draws come from the run's public seed: the guarantee holds whatever they are. t =
-    floor(u^power T), where every K-th part of [0, 1) gives one u to each image.
+    The draws of an image come from the run's public seed, the step and the image, and not from
+    its place: with or without another image they are the same. The guarantee needs no more of
+    them. t = floor(u^power T), where every K-th part of [0, 1) gives one u.
     """
     config, tokens = objective.diffusion.config, client.tokens
     if tokens is None:
         tokens = torch.zeros(len(client.images), 0, dtype=torch.int64)
-    captions = tokens.split(size)
-    for i, own in enumerate(client.images.split(size)):
-        generator = client.generator("private_draws", step, i)
-        r = torch.rand(len(own), num_draws, generator=generator, dtype=torch.float64)
-        u = (torch.arange(num_draws) + r) / num_draws
+    for start in range(0, len(client.images), size):
+        own, r, eps = client.images[start : start + size], list[Tensor](), list[Tensor]()
+        for image in own:
+            generator = client.generator("private_draws", step, _number_of(image))
+            r.append(torch.rand(num_draws, generator=generator, dtype=torch.float64))
+            eps.append(torch.randn(num_draws, *image.shape, generator=generator))
+        u = (torch.arange(num_draws) + torch.stack(r)) / num_draws
         t = (u**config.t_power * config.num_timesteps).long().clamp(max=config.num_timesteps - 1)
-        eps = torch.randn(len(own), num_draws, *own.shape[1:], generator=generator)
-        yield Piece(own, t, eps, captions[i])
+        yield Piece(own, t, torch.stack(eps), tokens[start : start + size])
+
+
+def _number_of(image: Tensor) -> int:
+    """Return a number that stands for an image, wherever it stands."""
+    return int.from_bytes(hashlib.sha256(image.cpu().numpy().tobytes()).digest()[:8], "big")
 
 
 def images_at_once(num_draws: int) -> int:
