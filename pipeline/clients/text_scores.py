@@ -16,6 +16,7 @@ from spire_core.evaluation.prompted_images import (
     mean_images,
     nearest_images,
     owner_distances,
+    paired_pixel_distances,
     pixel_distances,
     rank_of,
 )
@@ -47,9 +48,9 @@ def text_scores(client: ClientData, images: Tensor, classifier: Extractor | None
     `style_distance`: the mean distance to the true image of each prompt. `prompt_accuracy`: the
     share whose class the data set's own classifier recognises, and `true_accuracy` that of the true
     images. `copied`: the share that is nearer to an image that the client shows than to the true
-    one; `shown_distance`: the mean distance to the nearest of these. `retrieved`: 1 if no other
-    client's images of the same captions are nearer, else 0; `retrieval_rank`: how many clients'
-    are as near as the client's own, itself included.
+    one, not as near; `shown_distance`: the mean distance to the nearest of these. `retrieved`: 1 if
+    no other client's images of the same captions are nearer, else 0; `retrieval_rank`: how many
+    clients' are as near as the client's own, itself included.
     """
     found = client.truth(len(images))
     if found is None:
@@ -71,7 +72,7 @@ def text_scores(client: ClientData, images: Tensor, classifier: Extractor | None
 
 def _copies(client: ClientData, images: Tensor, truth: Tensor) -> Scores:
     nearest = pixel_distances(images, to_float(client.train_images())).amin(1)
-    own = (images - truth).abs().flatten(1).double().mean(1) / 2
+    own = paired_pixel_distances(images, truth)
     return {
         "copied": float((nearest < own).double().mean()),
         "shown_distance": float(nearest.mean()),

@@ -59,8 +59,19 @@ def _by_kind(
 
 def pixel_distances(images: Tensor, others: Tensor) -> Tensor:
     """Return the distance of each image (n, C, H, W) to each of the others, (n, m) float64."""
-    x, y = images.flatten(1).double(), others.flatten(1).double()
-    return torch.cdist(x, y, p=1) / (2 * x.shape[1])
+    return _mean_differences(images.flatten(1), others.flatten(1))
+
+
+def paired_pixel_distances(images: Tensor, others: Tensor) -> Tensor:
+    """Return the distance of each image (n, C, H, W) to the other of its place, (n,) float64.
+
+    The bits are those of `pixel_distances`, so that equal images are equally far.
+    """
+    return _mean_differences(images.flatten(1)[:, None], others.flatten(1)[:, None])[:, 0, 0]
+
+
+def _mean_differences(x: Tensor, y: Tensor) -> Tensor:
+    return torch.cdist(x.double(), y.double(), p=1) / (2 * x.shape[-1])
 
 
 def rank_of(owner: int, distances: np.ndarray) -> int:

@@ -9,6 +9,7 @@ from spire_core.evaluation.prompted_images import (
     mean_images,
     nearest_images,
     owner_distances,
+    paired_pixel_distances,
     pixel_distances,
     rank_of,
 )
@@ -52,6 +53,13 @@ def test_images_of_no_owner_count_nowhere() -> None:
 def test_pixel_distances_are_shares_of_a_pixel_s_range() -> None:
     found = pixel_distances(flat(0.0, 0.5), flat(1.0, 0.5, 0.0))
     np.testing.assert_allclose(found.numpy(), [[1, 0.5, 0], [0.5, 0, 0.5]], atol=1e-6)
+
+
+def test_a_pair_is_as_far_as_among_all_to_the_last_bit() -> None:
+    stream = torch.Generator().manual_seed(0)
+    images, others = torch.randn(2, 9, 3, 7, 7, generator=stream)
+    found = paired_pixel_distances(images, others)
+    assert torch.equal(found, pixel_distances(images, others).diagonal())
 
 
 def test_the_mean_of_a_kind_is_over_its_images() -> None:
