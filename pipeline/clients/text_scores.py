@@ -18,7 +18,7 @@ from spire_core.evaluation.prompted_images import (
     owner_distances,
     paired_pixel_distances,
     pixel_distances,
-    rank_of,
+    retrieval_rank,
 )
 from spire_core.partition.split import Partition
 from spire_core.training.fit import to_float
@@ -49,8 +49,8 @@ def text_scores(client: ClientData, images: Tensor, classifier: Extractor | None
     share whose class the data set's own classifier recognises, and `true_accuracy` that of the true
     images. `copied`: the share that is nearer to an image that the client shows than to the true
     one, not as near; `shown_distance`: the mean distance to the nearest of these. `retrieved`: 1 if
-    no other client's images of the same captions are nearer, else 0; `retrieval_rank`: how many
-    clients' are as near as the client's own, itself included.
+    no other client's images of the same captions are as near as those that the client holds out,
+    else 0; `retrieval_rank`: how many clients' are, its own included.
     """
     found = client.truth(len(images))
     if found is None:
@@ -65,7 +65,8 @@ def text_scores(client: ClientData, images: Tensor, classifier: Extractor | None
     scores |= _copies(client, images, truth)
     if client.gallery is not None:
         kinds = client.gallery.kinds[client.asked(len(images))]
-        rank = rank_of(client.client_id, owner_distances(images, kinds, client.gallery))
+        unseen = client.gallery.without(client.split.train)
+        rank = retrieval_rank(client.client_id, images, kinds, unseen)
         scores |= {"retrieved": float(rank == 1), "retrieval_rank": float(rank)}
     return scores
 

@@ -29,6 +29,12 @@ class Gallery:
         owner[positions] = self.owner[positions]
         return Gallery(self.images, self.kinds, owner)
 
+    def without(self, positions: np.ndarray) -> "Gallery":
+        """Return the gallery in which these images take no part; the images are not copied."""
+        owner = self.owner.copy()
+        owner[positions] = -1
+        return Gallery(self.images, self.kinds, owner)
+
     def of_kind(self, kind: int) -> tuple[Tensor, np.ndarray]:
         """Return the images of a kind, (m, C, H, W) float in [-1, 1], and their owners (m,)."""
         at = np.flatnonzero((self.kinds == kind) & (self.owner >= 0))
@@ -42,12 +48,42 @@ def owner_distances(images: Tensor, kinds: np.ndarray, gallery: Gallery) -> np.n
     """
     num_owners = int(gallery.owner.max(initial=-1)) + 1
     totals, counts = np.zeros(num_owners), np.zeros(num_owners)
+    for distances, has_kind in _by_image(images, kinds, gallery):
+        totals, counts = totals + distances, counts + has_kind
+    return _means(totals, counts)
+
+
+def retrieval_rank(owner: int, images: Tensor, kinds: np.ndarray, gallery: Gallery) -> int:
+    """Return how many owners are at least as near to images (n, C, H, W) as one: 1 is the best.
+
+    The one is among them. Another is compared with it by the mean distances of both to the images
+    of whose kind both have any, and is not counted where there is none.
+    """
+    num_owners = int(gallery.owner.max(initial=-1)) + 1
+    others, own, counts = np.zeros((3, num_owners))
+    for distances, has_kind in _by_image(images, kinds, gallery):
+        if has_kind[owner]:
+            others, counts = others + distances, counts + has_kind
+            own += distances[owner] * has_kind
+    return int(((counts > 0) & (_means(others, counts) <= _means(own, counts))).sum())
+
+
+def _means(totals: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    return np.where(counts > 0, totals / np.maximum(counts, 1), np.inf)
+
+
+def _by_image(
+    images: Tensor, kinds: np.ndarray, gallery: Gallery
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield for each image its mean distance to each owner's of its kind, and who has any, (A,).
+
+    The distance is 0 to who has none.
+    """
+    num_owners = int(gallery.owner.max(initial=-1)) + 1
     for drawn, (real, owner) in _by_kind(images, kinds, gallery):
         held = np.bincount(owner, minlength=num_owners)
         for row in pixel_distances(drawn, real).numpy():
-            means = np.bincount(owner, row, num_owners) / np.maximum(held, 1)
-            totals, counts = totals + means, counts + (held > 0)
-    return np.where(counts > 0, totals / np.maximum(counts, 1), np.inf)
+            yield np.bincount(owner, row, num_owners) / np.maximum(held, 1), held > 0
 
 
 def _by_kind(
@@ -72,11 +108,6 @@ def paired_pixel_distances(images: Tensor, others: Tensor) -> Tensor:
 
 def _mean_differences(x: Tensor, y: Tensor) -> Tensor:
     return torch.cdist(x.double(), y.double(), p=1) / (2 * x.shape[-1])
-
-
-def rank_of(owner: int, distances: np.ndarray) -> int:
-    """Return how many owners are at least as near as this one, itself included: 1 is the best."""
-    return int((distances <= distances[owner]).sum())
 
 
 def mean_images(kinds: np.ndarray, gallery: Gallery) -> Tensor | None:

@@ -11,7 +11,7 @@ from spire_core.evaluation.prompted_images import (
     owner_distances,
     paired_pixel_distances,
     pixel_distances,
-    rank_of,
+    retrieval_rank,
 )
 
 
@@ -34,13 +34,39 @@ def test_distances_are_means_over_pixels_then_images_of_a_kind_then_prompts() ->
     found = owner_distances(drawn, kinds, gallery())
     # Owner 2 is asked for kind 0 alone: (|0.2 - 0.4| + |0.2 - 0.6|) / 2.
     np.testing.assert_allclose(found, [0.2, 0.0, 0.3], atol=1e-6)
-    assert [rank_of(owner, found) for owner in range(3)] == [2, 1, 3]
 
 
-def test_an_owner_without_the_kind_is_infinitely_far_and_equals_share_a_rank() -> None:
-    found = owner_distances(flat(0.9), np.array([1]), gallery())
-    assert found[2] == np.inf
-    assert [rank_of(owner, np.array([0.1, 0.1, np.inf])) for owner in range(3)] == [2, 2, 3]
+def test_an_owner_without_the_kind_is_infinitely_far() -> None:
+    assert owner_distances(flat(0.9), np.array([1]), gallery())[2] == np.inf
+
+
+def test_ranks_count_owners_that_are_as_near_on_the_prompts_in_common() -> None:
+    drawn, kinds = flat(0.2, 0.8), np.array([0, 1])
+    # Owner 2, with 0.3 on kind 0, is behind owner 0's 0.2 on that kind.
+    assert [retrieval_rank(owner, drawn, kinds, gallery()) for owner in range(3)] == [2, 1, 3]
+    assert retrieval_rank(0, flat(0.5), np.array([1]), gallery()) == 2  # owner 2 has no such image
+
+
+def test_an_owner_of_one_easy_prompt_is_not_nearer() -> None:
+    levels, kinds = np.array([0, 102, 115], np.uint8), np.array([0, 1, 1])
+    images = levels.reshape(-1, 1, 1, 1).repeat(2, 2).repeat(2, 3)
+    both = Gallery(images, kinds, np.array([0, 0, 1]))
+    drawn = flat(0.5, 0.4), np.array([0, 1])
+    assert owner_distances(*drawn, both).argmin() == 1
+    assert retrieval_rank(0, *drawn, both) == 1
+
+
+def test_where_all_have_all_prompts_ranks_are_those_of_the_mean_distances() -> None:
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 4, (60, 1, 2, 2), dtype=np.uint8) * 85  # so that some are equal
+    owner, kinds = np.repeat(np.arange(12), 5), np.tile(np.arange(5), 12)
+    for seed in range(20):
+        at = np.random.default_rng(seed).integers(0, 60, 7)
+        drawn = torch.from_numpy(images[at]).float() / 127.5 - 1
+        asked = np.random.default_rng(seed).integers(0, 5, 7), Gallery(images, kinds, owner)
+        means = owner_distances(drawn, *asked)
+        expected = [int((means <= own).sum()) for own in means]
+        assert [retrieval_rank(one, drawn, *asked) for one in range(12)] == expected
 
 
 def test_images_of_no_owner_count_nowhere() -> None:
@@ -48,6 +74,8 @@ def test_images_of_no_owner_count_nowhere() -> None:
     found = owner_distances(flat(0.0), np.array([0]), some)
     np.testing.assert_allclose(found, [np.inf, 0.2], atol=1e-6)
     assert mean_images(np.array([0, 1]), some) is not None
+    others = gallery().without(np.array([0, 1, 2]))
+    assert owner_distances(flat(0.0), np.array([0]), others)[0] == np.inf
 
 
 def test_pixel_distances_are_shares_of_a_pixel_s_range() -> None:
