@@ -1,9 +1,10 @@
 """Images in memory: checked against a run, or written as a folder of the user's own."""
 
+import contextlib
 import csv
 import itertools
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from spire_core.network.words import words_in
 METADATA = "metadata.csv"
 FACTOR = 4  # of the side of images that every preset's network takes
 NO_CLASS = "images"  # the folder of images without labels
+MAX_BYTES = 255  # of a folder's name
 
 
 class _Item(NamedTuple):
@@ -48,22 +50,38 @@ def write_folder(
     """Write images as PNG files below class folders, with metadata if they have clients.
 
     `images` as `spire.write_images` takes them. Returns the settings that train on the folder, by
-    whole key. DataError if the folder holds files, if a list has another length than the images, or
-    for captions without clients.
+    whole key. DataError if the folder holds files or cannot be written, if a list has another
+    length than the images, if some images alone have a client or a caption, for captions without
+    clients, and for a label that can name no folder.
     """
-    folder = folder.expanduser().resolve()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    with _writing(repr(str(folder))):
+        folder = folder.expanduser().resolve()
+        is_taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    if is_taken:
         raise DataError(f"expected a new or empty folder, got {folder}: name another")
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
-    part.mkdir(parents=True)
     try:
+        with _writing(folder):
+            part.mkdir(parents=True)
         settings = _written(part, _items(images, labels, clients, captions))
-        part.replace(folder)
+        with _writing(folder):
+            part.replace(folder)
     except BaseException:  # nothing half-written is left, which the next try would refuse
-        shutil.rmtree(part)
+        shutil.rmtree(part, ignore_errors=True)
         raise
     return {"data.name": "folder", "data.path": str(folder)} | settings
+
+
+@contextlib.contextmanager
+def _writing(what: object) -> Iterator[None]:
+    """Raise DataError where something cannot be written."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"expected to write {what}, got {error}: correct that, or name another folder"
+        ) from error
 
 
 def _written(folder: Path, items: Iterable[_Item]) -> dict[str, Any]:
@@ -72,26 +90,48 @@ def _written(folder: Path, items: Iterable[_Item]) -> dict[str, Any]:
     for i, item in enumerate(items):
         image = _pil(item.image, i)
         label = NO_CLASS if item.label is None else str(item.label)
-        file = folder / label / f"{i:07d}.png"
-        if file.parent.parent != folder:
-            raise DataError(f"expected labels that can name a folder, got {label!r}: rename it")
+        if not _names_folder(label):
+            raise DataError(f"expected labels that can name a folder, got {label!r:.80}: rename it")
         if item.caption is not None and item.client is None:
             raise DataError("expected clients with captions, got none: say whose each image is")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        image.save(file)
+        file = folder / label / f"{i:07d}.png"
+        with _writing(f"image {i}"):
+            file.parent.mkdir(exist_ok=True)
+            image.save(file)
         side = max(side, *image.size)
         rows.append((file.relative_to(folder).as_posix(), item.client, item.caption, label))
     if not rows:
         raise DataError("expected images, got none: give at least one")
+    for at, name in ((1, "client"), (2, "caption")):
+        _check_all_or_none(name, [row[at] for row in rows])
     settings = {"data.image_size": -(-side // FACTOR) * FACTOR}
     return settings | (_write_metadata(folder, rows) if rows[0][1] is not None else {})
+
+
+def _names_folder(label: str) -> bool:
+    """Return whether a label can be the name of a folder beside the metadata."""
+    try:
+        num_bytes = len(label.encode())
+    except UnicodeEncodeError:
+        return False
+    is_taken = label in ("", ".", "..", METADATA)
+    return num_bytes <= MAX_BYTES and not is_taken and not {"/", "\0"} & {*label}
+
+
+def _check_all_or_none(name: str, values: Sequence[Any]) -> None:
+    """Raise DataError if some images alone have a value."""
+    missing = [i for i, value in enumerate(values) if value is None]
+    if 0 < len(missing) < len(values):
+        raise DataError(
+            f"expected a {name} of every image or of none, got none of image {missing[0]}: add it"
+        )
 
 
 def _write_metadata(folder: Path, rows: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
     """Write who holds each image; return the settings that use it."""
     has_captions = rows[0][2] is not None
     columns = ["path", "client", "caption", "class"]
-    with (folder / METADATA).open("w", encoding="utf-8", newline="") as file:
+    with _writing(METADATA), (folder / METADATA).open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         table.writerow(name for name in columns if has_captions or name != "caption")
         table.writerows(row if has_captions else (*row[:2], row[3]) for row in rows)
@@ -146,9 +186,12 @@ def _plain(label: Any) -> Any:
 
 def _pil(image: Any, i: int) -> Image.Image:
     """Return an image as PIL's, grey or RGB; DataError if it is none."""
-    if isinstance(image, Image.Image):
-        return image.convert("L" if image.mode in ("1", "L") else "RGB")
-    array = np.asarray(image)
+    try:
+        if isinstance(image, Image.Image):
+            return image.convert("L" if image.mode in ("1", "L") else "RGB")
+        array = np.asarray(image)
+    except (OSError, ValueError) as error:  # of a damaged file, or of rows of several lengths
+        raise DataError(f"expected image {i} of whole rows, got {error}: mend it") from error
     if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3):
         array = array.transpose(1, 2, 0)
     if array.dtype.kind == "f" and array.size and array.min() >= 0.0 and array.max() <= 1.0:

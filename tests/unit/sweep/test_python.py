@@ -19,6 +19,8 @@ from pipeline.data.datasets import load, load_clients
 from spire_core.errors import ConfigError, DataError, RunError
 
 PAGE = Path(__file__).parents[3] / "docs" / "python.md"
+LABEL = "expected labels that can name a folder, got"
+BAD_LABELS = ("..", ".", "", "/x", "a/b", "metadata.csv", "a\0b", "x" * 300, "\ud800", "\udc80")
 GREY = np.arange(10 * 16 * 16).reshape(10, 16, 16).astype(np.uint8)
 
 
@@ -107,6 +109,21 @@ def test_rows_with_clients_and_captions_are_natural_clients(tmp_path: Path) -> N
         (GREY[:2], {"clients": "abc"}, "expected one client of every image, got more"),
         (GREY[:1], {"captions": "a"}, "expected clients with captions, got none: say whose"),
         (GREY[:1], {"labels": ["../x"]}, "expected labels that can name a folder, got '../x'"),
+        *((GREY[:1], {"labels": [label]}, LABEL) for label in BAD_LABELS),
+        (
+            GREY[:3],
+            {"clients": "aab", "captions": [None, "x", "y"]},
+            "or of none, got none of image 0",
+        ),
+        (
+            GREY[:3],
+            {"clients": "aab", "captions": ["x", None, "y"]},
+            "or of none, got none of image 1",
+        ),
+        (GREY[:3], {"clients": [None, "a", "b"]}, "a client of every image or of none, got none"),
+        (GREY[:1], {"clients": ["\ud800"]}, r"expected to write metadata\.csv, got 'utf-8' codec"),
+        (GREY[:1], {"clients": "a", "captions": ["\ud800"]}, r"expected to write metadata\.csv"),
+        ([[[1, 2], [3], [4]]], {}, "expected image 0 of whole rows, got"),
         ([np.full((4, 4), 300)], {}, r"expected image 0 as uint8 \(H, W\)"),
         ([np.zeros((4, 4, 2), np.uint8)], {}, r"got uint8 \(4, 4, 2\): convert it"),
     ],
@@ -114,15 +131,26 @@ def test_rows_with_clients_and_captions_are_natural_clients(tmp_path: Path) -> N
 def test_wrong_images_are_one_sentence(
     tmp_path: Path, images: Any, more: dict[str, Any], told: str
 ) -> None:
-    with pytest.raises(DataError, match=told):
-        spire.write_images(tmp_path / "new", images, **more)
-    assert list(tmp_path.iterdir()) == []  # the next try finds nothing in its way
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(DataError, match=told) as error:
+        spire.write_images(tmp_path / "mine" / "new", images, **more)
+    assert len(str(error.value)) < 300
+    left = [path.name for path in tmp_path.rglob("*")]
+    assert left == ["mine"]  # nothing beside the folder, or in the way of the next try
 
 
 def test_a_folder_with_files_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine").touch()
     with pytest.raises(DataError, match="expected a new or empty folder"):
         spire.write_images(tmp_path, GREY)
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file" / "new", tmp_path / ("x" * 300), tmp_path / "a\0b"):
+        with pytest.raises(DataError, match=r"expected to write .*: correct that, or name"):
+            spire.write_images(place, GREY)
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
 
 
 def test_images_of_another_shape_do_not_join() -> None:
