@@ -1,7 +1,7 @@
-"""Settings that somebody typed and that would have no effect, refused in a sentence.
+"""Settings of a new run that would have no effect, or a wrong one, refused in a sentence.
 
 Another setting switches them off (`switches`). What a method never reads is not refused: people
-give all methods the same settings.
+give all methods the same settings. Finished runs are not asked again.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,6 +11,7 @@ from pipeline.config.equivalence import reads
 from pipeline.config.load import load_config, read_overrides
 from pipeline.config.schema import Config
 from pipeline.config.switches import IN_FINGERPRINTS, SWITCHES
+from spire_core.config.checks import require
 from spire_core.errors import ConfigError
 
 OF_PRIVATE_FITS = {  # what takes the place of a setting of other fits
@@ -24,11 +25,25 @@ OF_PRIVATE_FITS = {  # what takes the place of a setting of other fits
 def load_typed(preset: str | None, overrides: Sequence[str]) -> Config:
     """Return a preset with overrides that all count; ConfigError if one is wrong or has no effect.
 
-    The preset's own settings need not count.
+    The preset's own settings need not count. ConfigError as `check_null_text` says, too.
     """
     config = load_config(preset, overrides)
     check_effect(config, overrides)
+    check_null_text(config)
     return config
+
+
+def check_null_text(config: Config) -> None:
+    """Raise ConfigError if prompts are guided away from a null text that no round trains."""
+    is_guided = config.model.text != "none" and config.eval.text_guidance != 1.0
+    has_rounds = reads(config.method.record, "client.text_dropout")
+    require(
+        not (is_guided and has_rounds) or config.client.text_dropout > 0,
+        f"client.text_dropout above 0 with eval.text_guidance={config.eval.text_guidance}",
+        config.client.text_dropout,
+        "only images shown without captions train the prediction that guidance starts from; set "
+        "0.1, or eval.text_guidance=1",
+    )
 
 
 def check_effect(config: Config, overrides: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Settings that somebody typed and that would have no effect are refused, and no others."""
+"""Settings of a new run that would have no effect, or a wrong one, are refused, and no others."""
 
 import pytest
 
@@ -64,9 +64,22 @@ def test_what_counts_or_belongs_to_other_methods_is_taken(words: str) -> None:
     assert load_typed("smoke", words.split()) == load_config("smoke", words.split())
 
 
+@pytest.mark.parametrize("text", ["model.text=words", "model.text=sentences model.words=[]"])
+def test_prompts_are_not_guided_away_from_a_null_text_that_no_round_trains(text: str) -> None:
+    words = [*text.split(), "client.text_dropout=0"]
+    load_config("fonts-cpu", words)  # finished runs may have it
+    with pytest.raises(ConfigError, match=r"client\.text_dropout above 0 with .*=2\.0, got 0\.0"):
+        load_typed("fonts-cpu", words)
+    load_typed("fonts-cpu", [*words, "eval.text_guidance=1"])
+    load_typed("fonts-cpu", [*words, "method=local"])  # it has no rounds
+    load_typed("fonts-cpu", [*text.split(), "client.text_dropout=0.01"])
+    load_typed("fonts-cpu", ["model.text=none", "client.text_dropout=0"])
+
+
 @pytest.mark.parametrize("name", preset_names())
 def test_a_presets_own_settings_need_not_count(name: str) -> None:
     config = load_config(name)
     off = ["model.text=none"] if config.model.text == "words" else ["partition=iid"]
     if config.partition.name != "natural":
         load_typed(name, off)
+    load_typed(name, [])
