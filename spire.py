@@ -136,7 +136,7 @@ def adapt(
     else:
         arriving = ArrivingImages(uint8_images(images, run.image_shape))
     if captions is not None:
-        arriving = replace(arriving, captions=tuple(captions))
+        arriving = replace(arriving, captions=captions)
     return adapt_arrival(run, arriving, config.adapt, client_id, config.privacy)
 
 

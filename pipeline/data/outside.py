@@ -13,6 +13,7 @@ import numpy as np
 from pipeline.config.data import OTHER_DATASETS
 from pipeline.data.hashes import combined, sha256_of
 from spire_core.errors import DataError, SpireError
+from spire_core.network.words import are_captions
 from spire_core.partition.natural import NaturalClients
 
 
@@ -73,7 +74,8 @@ def load_outside(name: str, split: str, path: str | None) -> OutsideImages:
             "docs/extending.md has an example"
         )
     labels = np.asarray(found.labels, dtype=np.int64)
-    return OutsideImages(found.images, labels, found.class_names, found.captions, found.owners)
+    captions = None if found.captions is None else tuple(found.captions)
+    return OutsideImages(found.images, labels, found.class_names, captions, found.owners)
 
 
 def _fault(found: object) -> str | None:
@@ -88,6 +90,8 @@ def _fault(found: object) -> str | None:
     is_whole = labels.dtype.kind in "iu" and labels.shape == images.shape[:1]
     if not is_whole or labels.min() < 0 or labels.max() >= len(found.class_names):
         return "labels (N,) that are positions in class_names"
+    if found.captions is not None and not are_captions(found.captions):
+        return "captions as a list of texts"
     lists = [texts for texts in (found.captions, found.owners) if texts is not None]
     if any(len(texts) != len(images) for texts in lists):
         return "a caption and an owner for each image, or none at all,"

@@ -19,6 +19,7 @@ from pipeline.data.resize import resized
 from pipeline.files.paths import expanded
 from pipeline.inference.saved_run import SavedRun
 from spire_core.errors import ConfigError, DataError
+from spire_core.network.words import are_captions
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 
@@ -30,15 +31,22 @@ class ArrivingImages:
     """A new client's uint8 images (N, C, H, W), and what is known of them.
 
     `mixture` (K,): the share of each of the run's classes. `captions` (N): for a run with text.
-    DataError unless each image has a caption, or none.
+    DataError unless each image has a text as its caption, or none has a caption.
     """
 
     images: np.ndarray
     mixture: np.ndarray | None = None
-    captions: tuple[str, ...] | None = None
+    captions: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        if self.captions is not None and len(self.captions) != len(self.images):
+        if self.captions is None:
+            return
+        if not are_captions(self.captions):
+            raise DataError(
+                f"expected captions as a list of texts, got {self.captions!r:.80}: give one text "
+                "for each image"
+            )
+        if len(self.captions) != len(self.images):
             raise DataError(
                 f"expected a caption for each of {len(self.images)} images, got "
                 f"{len(self.captions)}: give as many"

@@ -1,6 +1,7 @@
 """Settings of the network (`model.*`)."""
 
 import math
+import unicodedata
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -77,7 +78,8 @@ class ModelConfig:
             require(
                 is_word and word.isprintable(), "single words in model.words", repr(word), advice
             )
-        is_once = len(set(self.words)) == len(self.words)
+        composed = {unicodedata.normalize("NFC", word) for word in self.words}
+        is_once = len(composed) == len(self.words)
         require(is_once, "each word once in model.words", "one of them twice", advice)
 
     def check_image_size(self, image_size: int) -> None:

@@ -1,10 +1,12 @@
 """Captions as integers: positions of their words in the vocabulary that a model is published with.
 
 The vocabulary is a setting (`model.words`). No client's caption makes it, and none leaves its
-client. N captions of at most L words; 0 stands for no word.
+client. N captions of at most L words; 0 stands for no word. Words that look the same are the same:
+captions and vocabulary are compared in Unicode's composed form (NFC).
 """
 
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -14,9 +16,21 @@ from spire_core.errors import DataError
 MAX_WORDS = 64  # of a caption
 
 
+def are_captions(values: object) -> bool:
+    """Return whether values are a list of texts: not one text, whose letters would be captions."""
+    if isinstance(values, str | bytes) or not isinstance(values, Collection):
+        return False
+    return all(isinstance(value, str) for value in values)
+
+
+def composed(text: str) -> str:
+    """Return a text in Unicode's composed form, NFC."""
+    return unicodedata.normalize("NFC", text)
+
+
 def words_of(caption: str) -> list[str]:
-    """Return the words of a caption, in small letters."""
-    return caption.lower().split()
+    """Return the words of a caption, in small letters, composed."""
+    return composed(caption.lower()).split()
 
 
 def words_in(captions: Sequence[str]) -> list[str]:
@@ -29,7 +43,7 @@ def caption_tokens(captions: Sequence[str], vocabulary: Sequence[str]) -> np.nda
 
     DataError for an empty or too long caption, and for a word that the vocabulary lacks.
     """
-    numbers = {word: at for at, word in enumerate(vocabulary, 1)}
+    numbers = {composed(word): at for at, word in enumerate(vocabulary, 1)}
     kinds = {caption: _numbered(caption, numbers) for caption in dict.fromkeys(captions)}
     longest = max((len(tokens) for tokens in kinds.values()), default=1)
     rows = {caption: tokens + [0] * (longest - len(tokens)) for caption, tokens in kinds.items()}

@@ -1,5 +1,6 @@
 """Captions: integers of a vocabulary, encoded, dropped, guided; without text nothing changes."""
 
+import unicodedata
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from spire_core.diffusion.process import Diffusion
 from spire_core.errors import ConfigError, DataError
 from spire_core.methods import BODY
 from spire_core.network.flat_model import FlatModel, initial_weights
-from spire_core.network.words import caption_tokens
+from spire_core.network.words import are_captions, caption_tokens, words_in
 from spire_core.rng import torch_generator
 from spire_core.training.adam import Adam
 from spire_core.training.batches import batches, client_batches
@@ -50,6 +51,32 @@ def test_captions_become_positions_of_words() -> None:
     assert caption_tokens([], WORDS).shape == (0, 1)
 
 
+def test_composed_and_decomposed_letters_are_the_same() -> None:
+    composed, decomposed = (unicodedata.normalize(form, "école ü") for form in ("NFC", "NFD"))
+    assert composed != decomposed
+    for vocabulary in (composed.split(), decomposed.split()):
+        tokens = caption_tokens([composed, decomposed.upper()], vocabulary)
+        assert tokens.tolist() == [[1, 2], [1, 2]]
+    assert words_in([composed, decomposed]) == composed.split()
+
+
+@pytest.mark.parametrize(
+    ("values", "is_list"),
+    [
+        (["a"], True),
+        (np.array(["a", "b"]), True),
+        ("ab", False),
+        (b"ab", False),
+        ([1, 2], False),
+        (["a", None], False),
+        (3, False),
+        (iter("ab"), False),
+    ],
+)
+def test_captions_are_a_list_of_texts(values: object, is_list: bool) -> None:
+    assert are_captions(values) == is_list
+
+
 @pytest.mark.parametrize(
     ("caption", "expected"),
     [
@@ -67,7 +94,9 @@ def test_what_cannot_be_said_is_one_sentence(caption: str, expected: str) -> Non
     assert len(str(error.value)) < 250
 
 
-@pytest.mark.parametrize("words", [(), ("Q",), ("a b",), ("",), ("q", "q"), ("\x1b",)])
+@pytest.mark.parametrize(
+    "words", [(), ("Q",), ("a b",), ("",), ("q", "q"), ("\x1b",), ("\xfc", "u\u0308")]
+)
 def test_vocabularies_that_cannot_work_are_refused(words: tuple[str, ...]) -> None:
     with pytest.raises(ConfigError, match=r"model\.words"):
         ModelConfig(text="words", words=words)

@@ -130,6 +130,14 @@ def test_a_client_learns_from_its_captions(run: SavedRun) -> None:
     [
         (("green",) * 8, DataError, "expected words of red, blue, digit, got 'green'"),
         (("",) * 8, DataError, "expected a caption of 1 to 64 words, got 0"),
+        ("red " * 2, DataError, "expected captions as a list of texts, got 'red red '"),
+        (
+            [1] * 8,
+            DataError,
+            r"expected captions as a list of texts, got \[1, 1, .*: give one text",
+        ),
+        (["red"] * 7 + [None], DataError, "expected captions as a list of texts"),
+        (7, DataError, "expected captions as a list of texts, got 7"),
         (("red",) * 7, DataError, "expected a caption for each of 8 images, got 7: give as many"),
     ],
 )
