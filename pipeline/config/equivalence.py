@@ -182,7 +182,8 @@ def _determining(config: Config) -> dict[str, Any]:
         del settings["privacy"]
     elif not config.privacy.rounds.is_on:  # as in times when new clients alone had privacy
         del settings["privacy"]["rounds"]
-    elif config.privacy.rounds.mechanism == "dp_fedavg":  # as in times without another
+    elif config.privacy.rounds.is_sampled and not config.federation.drop_rate:
+        # As in times without another mechanism, when a cohort that dropped out had one client left.
         del settings["privacy"]["rounds"]["mechanism"]
     defaults = flattened(Config().as_dict())
     for key in ADDED:

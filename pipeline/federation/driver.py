@@ -85,7 +85,8 @@ class Driver:
         seed, round_idx, timer = settings.seed, state.round_idx, RoundTimer(self.pool)
         # 1. Choose the cohort, and the clients of it that respond.
         cohort = self._cohort(state)
-        responding = cohort and responding_clients(cohort, federation.drop_rate, seed, round_idx)
+        chances = (federation.drop_rate, seed, round_idx, settings.has_sampled_cohorts)
+        responding = responding_clients(cohort, *chances)
         plan = settings.plan(round_idx, kept_rounds, responding)
         if self.private is not None:
             plan = self.private.plan(plan, state, len(responding))

@@ -12,9 +12,8 @@ NUM_REPRESENTATIVES = 100  # clients that stand for a larger population
 
 def has_secret_cohorts(config: Config) -> bool:
     """Whether cohorts are a part of all clients that follows from the noise key."""
-    rounds, federation = config.privacy.rounds, config.federation
-    is_sampled = rounds.is_on and rounds.mechanism == "dp_fedavg"
-    return is_sampled and federation.cohort_size < federation.num_clients
+    federation = config.federation
+    return config.privacy.rounds.is_sampled and federation.cohort_size < federation.num_clients
 
 
 def public_cohort(config: Config, round_idx: int) -> list[int]:
@@ -39,9 +38,7 @@ def first_participants(config: Config, cohort_of: Callable[[int], list[int]]) ->
     for round_idx in range(federation.num_rounds):
         if len(participants) >= wanted:
             break
-        cohort = cohort_of(round_idx)
-        responding = cohort and responding_clients(
-            cohort, federation.drop_rate, config.seed, round_idx
-        )
+        chances = (federation.drop_rate, config.seed, round_idx, config.privacy.rounds.is_sampled)
+        responding = responding_clients(cohort_of(round_idx), *chances)
         participants |= dict.fromkeys(responding)
     return list(itertools.islice(participants, wanted))

@@ -111,6 +111,11 @@ class PrivateRoundsConfig:
     def is_on(self) -> bool:
         return self.epsilon is not None
 
+    @property
+    def is_sampled(self) -> bool:
+        """Whether each client is drawn by itself (Poisson), so that a round may have none."""
+        return self.is_on and self.mechanism == "dp_fedavg"
+
 
 @dataclass(frozen=True)
 class PrivacyConfig:

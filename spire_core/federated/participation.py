@@ -54,18 +54,25 @@ def _order(num_clients: int, seed: int) -> np.ndarray:
 
 
 def responding_clients(
-    cohort: Sequence[int], drop_rate: float, seed: int, round_idx: int
+    cohort: Sequence[int],
+    drop_rate: float,
+    seed: int,
+    round_idx: int,
+    may_be_empty: bool = False,
 ) -> list[int]:
     """Return the clients of a cohort that respond; each drops out with probability `drop_rate`.
 
-    If all clients would drop out, the one whose draw was closest to responding does respond. The
-    draws are nested: a client that drops out at rate p drops out at every higher rate.
+    If all clients would drop out, the one whose draw was closest to responding does respond, unless
+    a round may be empty: there, whether a client responds depends on no other client. The draws are
+    nested: a client that drops out at rate p drops out at every higher rate.
     """
     if drop_rate == 0.0:
         return list(cohort)
     draws = _draws("drop_out", cohort, seed, round_idx)
     responding = [client_id for client_id in cohort if draws[client_id] >= drop_rate]
-    return responding or [max(cohort, key=draws.__getitem__)]
+    if responding or may_be_empty:
+        return responding
+    return [max(cohort, key=draws.__getitem__)]
 
 
 def stragglers(

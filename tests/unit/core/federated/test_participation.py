@@ -105,6 +105,20 @@ def test_a_cohort_is_never_empty() -> None:
         assert responding_clients(COHORT, 0.99, 0, round_idx)
 
 
+def test_where_a_round_may_be_empty_no_client_responds_in_the_place_of_others() -> None:
+    """A client more in the cohort adds itself at most."""
+    sizes = set[int]()
+    for round_idx in range(50):
+        there = responding_clients(COHORT, 0.9, 0, round_idx, may_be_empty=True)
+        sizes.add(len(there))
+        for client_id in COHORT:
+            others = [other for other in COHORT if other != client_id]
+            without = responding_clients(others, 0.9, 0, round_idx, may_be_empty=True)
+            assert without == [other for other in there if other != client_id]
+    assert {0, 1} <= sizes
+    assert responding_clients([], 0.9, 0, 0, may_be_empty=True) == []
+
+
 def test_the_cohort_itself_does_not_depend_on_the_scenario() -> None:
     cohort = choose_cohort(20, 6, seed=0, round_idx=1)
     assert {*responding_clients(cohort, 0.5, 0, 1)} < {*cohort}

@@ -186,6 +186,13 @@ def test_private_rounds_are_another_pretraining(read: str) -> None:
     assert fingerprints(*ROUNDS) == fingerprints(*ROUNDS, "privacy.adapt.steps=9")
 
 
+def test_private_rounds_with_clients_that_drop_out_are_not_those_of_earlier_runs() -> None:
+    """Their cohorts were never empty, so that one client took the place of another."""
+    plain, dropping = fingerprints(*ROUNDS), fingerprints(*ROUNDS, "federation.drop_rate=0.5")
+    assert [one[:16] for one in plain] == ["8c8c90ea612db982", "9e664de5f3b02cd8"]  # as earlier
+    assert not {one[:16] for one in dropping} & {"97b64bd79947e8b8", "fb9bd0a1c5d06e1f"}
+
+
 @pytest.mark.parametrize(
     "unread",
     [

@@ -579,8 +579,31 @@ def test_masks_change_no_bit_of_private_rounds(
     cohorts = [worker.private_cohort(-1, round_idx) for round_idx in range(PRIVATE_ROUNDS)]
     sizes = [len(cohort) for cohort in cohorts]
     assert {*sizes} >= ({0, 1, 2} if cohort_size == 3 else {NUM_CLIENTS})
-    responding = [responding_clients(c, drop_rate, seed, r) for r, c in enumerate(cohorts)]
+    chances = (drop_rate, seed)
+    responding = [responding_clients(c, *chances, r, True) for r, c in enumerate(cohorts)]
     assert ([len(some) for some in responding] != sizes) == (drop_rate > 0)
+
+
+def test_a_private_round_of_which_all_clients_drop_out_is_the_noise_alone() -> None:
+    """Nobody responds in the place of another: the sum would change by two clients' changes."""
+    driver, asked = private_driver(SplitPool, 1, drop_rate=0.9), list[list[int]]()
+    assert isinstance(driver.pool, SplitPool)
+    worker, seed = driver.pool.workers[0], driver.settings.seed
+    for _ in range(PRIVATE_ROUNDS):
+        done = len(worker.asked)
+        driver.run_round()
+        asked.append(sorted(worker.asked[done:]))
+    cohorts = [worker.private_cohort(-1, round_idx) for round_idx in range(PRIVATE_ROUNDS)]
+    expected = [responding_clients(c, 0.9, seed, r, True) for r, c in enumerate(cohorts)]
+    assert asked == expected
+    assert any(cohort and not there for cohort, there in zip(cohorts, asked, strict=True))
+
+
+@pytest.mark.usefixtures("_masks")
+def test_a_masked_private_round_of_which_all_clients_drop_out_ends_the_run() -> None:
+    driver = private_driver(SplitPool, 2, drop_rate=0.99, cohort_size=9, secure_aggregation=True)
+    with pytest.raises(AggregationError, match=r"^expected at least 7 of 9 clients.*, got 0: "):
+        driver.run_round()
 
 
 def test_rounds_in_a_fixed_order_ask_the_next_clients() -> None:

@@ -56,7 +56,10 @@ def test_secret_cohorts_follow_from_the_key(drop_rate: float) -> None:
     found = first_participants(config, lambda r: secret_cohort(100_000, 4, noise, r))
     cohorts = [secret_cohort(100_000, 4, noise, round_idx) for round_idx in range(40)]
     assert {len(cohort) for cohort in cohorts} > {2, 3, 4, 5}
-    there = [responding_clients(c, drop_rate, config.seed, r) for r, c in enumerate(cohorts) if c]
+    chances = (drop_rate, config.seed)
+    there = [responding_clients(c, *chances, r, True) for r, c in enumerate(cohorts)]
+    pairs = zip(cohorts, there, strict=True)
+    assert any(cohort and not some for cohort, some in pairs) == (drop_rate > 0)
     assert found == [client for some in there for client in some][: len(found)]
     assert len(found) == min(NUM_REPRESENTATIVES, sum(map(len, there)))
     others = first_participants(config, lambda r: secret_cohort(100_000, 4, other, r))
