@@ -179,4 +179,11 @@ def _of_sums(
             federation.max_update_norm,
             "who is refused would show, and privacy.rounds.clip_norm bounds every change",
         ),
+        (
+            federation.on_client_error != "drop",
+            "federation.on_client_error=retry or fail",
+            federation.on_client_error,
+            "a round that is repeated after a resume could publish another sum under the same "
+            "noise",
+        ),
     )

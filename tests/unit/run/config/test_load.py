@@ -212,6 +212,14 @@ def test_a_value_of_another_shape_is_refused_by_name(override: str, key: str) ->
             "federation.max_update_norm=null with privacy.rounds.epsilon, got 1.0: who is refused",
         ),
         (
+            [*PRIVATE, "federation.on_client_error=drop"],
+            "on_client_error=retry or fail with privacy.rounds.epsilon, got drop: a round that is",
+        ),
+        (
+            [*PRIVATE, "privacy.rounds.mechanism=dp_ftrl", "federation.on_client_error=drop"],
+            "on_client_error=retry or fail with privacy.rounds.epsilon, got drop: a round that is",
+        ),
+        (
             [*PRIVATE, "adapt.init=mean"],
             "adapt.init=zero or random with privacy.rounds.epsilon, got mean: the mean embedding",
         ),
