@@ -120,6 +120,23 @@ def test_together_is_one_by_one(settings: PrivateAdaptConfig) -> None:
         assert together.kept_epoch == alone.kept_epoch == 4
 
 
+@pytest.mark.parametrize("method", ["spire", "fedavg_ft", "shared_rep"])
+def test_a_step_that_samples_no_image_releases_its_noise_alone(method: str) -> None:
+    """The first step has none of the twelve, and the second has one."""
+    settings, key = replace(SAMPLING, batch_size=1), SecretNoise(key_of("key"))
+    rate = settings.sampling_rate(12)
+    sampled = [int(key.chosen(12, rate, "adapt_sampling", 7, step).sum()) for step in (1, 2)]
+    assert sampled == [0, 1]
+    others = replace(client(7), images=255 - client(7).images)
+
+    def fitted(own: ClientContext, steps: int) -> Tensor:
+        return part(*fit([own], replace(settings, steps=steps), method))
+
+    assert torch.equal(fitted(client(7), 1), fitted(others, 1))
+    assert not torch.equal(fitted(client(7), 1), fitted(client(7), 2))
+    assert not torch.equal(fitted(client(7), 2), fitted(others, 2))
+
+
 class Silence(SecretNoise):
     """A key whose noise is zero."""
 
