@@ -2,6 +2,7 @@
 
 import math
 import sys
+from pathlib import Path
 
 import dp_accounting
 import numpy as np
@@ -180,3 +181,15 @@ def test_a_missing_package_is_one_sentence_where_it_is_needed(
     assert guarantee_of(PrivateAdaptConfig(epsilon=4.0), 256) is not None  # whole batches
     with pytest.raises(ConfigError, match=r"^expected the package dp-accounting.*privacy\]"):
         guarantee_of(PrivateAdaptConfig(epsilon=4.5), 257)
+
+
+def test_the_page_says_what_copies_of_an_image_cost() -> None:
+    """k copies that are left out together change a sum by k C: the noise of one, over k."""
+    found = guarantee_of(PrivateAdaptConfig(epsilon=4.0), 64)
+    assert found is not None
+    of_copies = [
+        epsilon_spent(found.noise_multiplier / k, found.num_steps, 1.0, found.delta) for k in (2, 4)
+    ]
+    assert of_copies == pytest.approx([9.95, 26.75], abs=0.01)
+    page = (Path(__file__).parents[4] / "docs" / "privacy.md").read_text()
+    assert "with 64 images and epsilon 4 it is 9.95 for two copies and 26.75 for four" in page
