@@ -3,6 +3,9 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from pipeline.audit.embedding_attacks import MessageLeak, attack_messages
 from pipeline.audit.inclusion import one_run_audit
 from pipeline.audit.membership import attack_models
@@ -17,6 +20,7 @@ from pipeline.federation.setup import FederationSetup, prepare
 from pipeline.inference.saved_run import SavedRun
 from pipeline.runs.start import check_same
 from spire_core.errors import RunError
+from spire_core.methods import CLIENT_EMB
 
 Say = Callable[[str], None]
 
@@ -55,14 +59,23 @@ def audit_run(
         models = attack_models(worker, weights, setting.new_ids, saved.client_state)
         if with_one_run:
             say("adapting a new client to a random half of its images")
-            one_run = one_run_audit(worker, weights, setting.new_ids[0])
+            mean_emb = _mean_emb(setting, worker)
+            one_run = one_run_audit(worker, weights, setting.new_ids[0], mean_emb)
     return Audit(run_dir.name, audited.method.name, messages, models, one_run, tuple(overrides))
 
 
 def _worker(setting: FederationSetup, run_dir: Path) -> ClientWorker:
     """Return a worker with the run's clients; it is asked for nothing that stores a state."""
-    setup = WorkerSetup(setting.config, {}, setting.partition, setting.extractor, run_dir)
-    return ClientWorker(setup, setting.images)
+    fields = (setting.partition, setting.extractor, run_dir, setting.tokens)
+    return ClientWorker(WorkerSetup(setting.config, {}, *fields), setting.images)
+
+
+def _mean_emb(setting: FederationSetup, worker: ClientWorker) -> Tensor | None:
+    """Return the mean (D_emb,) of the embeddings at which the run's new clients start, if any."""
+    if setting.config.mean_part != CLIENT_EMB:
+        return None
+    states = [worker.private_state(client_id) for client_id in setting.representative_ids]
+    return torch.stack([state.parts[CLIENT_EMB] for state in states]).mean(0)
 
 
 def _messages(worker: ClientWorker, run_dir: Path, began: Config, num_rounds: int) -> MessageLeak:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipeline.audit.membership import candidates, reference_scores, start_weights
 from pipeline.clients.worker import ClientWorker
@@ -15,7 +16,6 @@ from spire_core.adaptation.adapt import adapt_client
 from spire_core.network.flat_model import FlatModel
 from spire_core.privacy.one_run import epsilon_from_scores
 from spire_core.rng import numpy_generator
-from spire_core.training.context import ClientContext
 
 
 @dataclass(frozen=True)
@@ -29,33 +29,37 @@ class OneRun:
 
 
 def one_run_audit(
-    worker: ClientWorker, weights: np.ndarray, client_id: int, delta: float = 0.0
+    worker: ClientWorker,
+    weights: np.ndarray,
+    client_id: int,
+    mean_emb: Tensor | None,
+    delta: float = 0.0,
 ) -> OneRun:
     """Adapt a client anew, with each of its images included with probability 1/2.
 
-    Returns the bound from the reference attack on all of them. Nothing is stored.
+    `mean_emb` (D_emb,): that of the pre-training clients, where new ones start at it. Returns the
+    bound from the reference attack on all images. Nothing is stored.
     """
     context, config = worker.context, worker.setup.config
     client = worker.client_data(client_id)
-    images = client.as_shown(candidates(client)[0])
-    coins = numpy_generator(config.seed, "audit_inclusion", client_id).random(len(images))
+    whole = client.with_images_at(candidates(client)[0], config.seed)
+    coins = numpy_generator(config.seed, "audit_inclusion", client_id).random(len(whole.images))
     included = coins < 0.5
-    chosen = ClientContext(client_id, config.seed, images[torch.from_numpy(included)])
     settings = replace(config.adapt, num_images=None)
     adapted = adapt_client(
         context.model,
         start_weights(worker, weights, client_id),
-        chosen,
-        worker.adapter.start_state(client_id, settings.init, None),
+        whole.chosen(torch.from_numpy(included)),
+        worker.adapter.start_state(client_id, settings.init, mean_emb),
         settings,
         context.objective(batch_size=settings.largest_step),
         _observe_nothing,
     )
-    scores = reference_scores(worker, weights, client_id, adapted.state, images)
+    scores = reference_scores(worker, weights, client_id, adapted.state, whole.images)
     bound = epsilon_from_scores(scores, included, delta)
-    return OneRun(client_id, len(images), int(included.sum()), bound)
+    return OneRun(client_id, len(coins), int(included.sum()), bound)
 
 
-def _observe_nothing(epoch: int, model: FlatModel, emb: torch.Tensor | None) -> dict[str, float]:
+def _observe_nothing(epoch: int, model: FlatModel, emb: Tensor | None) -> dict[str, float]:
     """Observe nothing of a client that is adapted for an audit."""
     return {}

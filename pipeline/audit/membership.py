@@ -5,7 +5,7 @@ client, equally many where there are enough: both have the same classes.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -84,7 +84,8 @@ def attack_client(
     """Return one client's scores by each attack; the worker's network is overwritten."""
     context, evaluator = worker.context, worker.evaluator
     client = worker.client_data(client_id)
-    images, is_member = candidates(client)
+    positions, is_member = candidates(client)
+    images = client.images_at(positions)
     x0 = to_float(client.as_shown(images)).to(context.device)
     reference_losses = _losses_before(worker, weights, client_id, x0)
     backbone = context.on_device(weights)
@@ -93,7 +94,9 @@ def attack_client(
     seed = context.config.seed
     gain = reference_losses - denoising_losses(denoise, context.diffusion, x0, LOSS_TIMES, seed)
     secmi = -inversion_errors(denoise, context.diffusion, x0)
-    generated = evaluator.generate(client, emb, evaluator.reference(backbone))
+    # Without captions: those to draw for are the held-out images', which are the others.
+    drawn_as = replace(client, tokens=None)
+    generated = evaluator.generate(drawn_as, emb, evaluator.reference(backbone))
     pixels = to_float(images).to(context.device)
     nearest = -nearest_distances(pixels, generated.to(context.device))
     return Attacked(
@@ -147,12 +150,12 @@ def _losses_before(worker: ClientWorker, weights: np.ndarray, client_id: int, x0
     return denoising_losses(denoise, context.diffusion, x0, LOSS_TIMES, context.config.seed)
 
 
-def candidates(client: ClientData) -> tuple[Tensor, Tensor]:
-    """Return uint8 images (N, C, H, W), and which of them (N,) the client was adapted to."""
-    members = client.train_images()[:MAX_IMAGES]
-    others = client.test_images(len(members))
+def candidates(client: ClientData) -> tuple[np.ndarray, Tensor]:
+    """Return positions (N,) of images, and which of them (N,) the client was adapted to."""
+    members = client.split.train[:MAX_IMAGES]
+    others = client.split.test[: len(members)]
     is_member = torch.arange(len(members) + len(others)) < len(members)
-    return torch.cat([members, others]), is_member
+    return np.concatenate([members, others]), is_member
 
 
 def _split(scores: Tensor, is_member: Tensor) -> ClientScores:

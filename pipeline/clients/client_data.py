@@ -39,21 +39,28 @@ class ClientData:
 
     def train_images(self) -> Tensor:
         """Return the images to learn from, (n, C, H, W) uint8."""
-        return torch.from_numpy(self.images[self.split.train])
+        return self.images_at(self.split.train)
 
     def test_images(self, limit: int | None = None) -> Tensor:
         """Return the held-out images, (n, C, H, W) uint8; at most `limit` of them."""
-        return torch.from_numpy(self.images[self.split.test[:limit]])
+        return self.images_at(self.split.test[:limit])
+
+    def images_at(self, positions: np.ndarray) -> Tensor:
+        """Return the images at positions (n,) among those of everybody, (n, C, H, W) uint8."""
+        return torch.from_numpy(self.images[positions])
 
     def for_training(self, seed: int) -> ClientContext:
         """Return the client with its training images; `seed` is the run's."""
-        images = self.as_shown(self.train_images())
-        return ClientContext(self.client_id, seed, images, self._text(self.split.train))
+        return self.with_images_at(self.split.train, seed)
 
     def for_testing(self, seed: int, limit: int | None = None) -> ClientContext:
         """Return the client with at most `limit` held-out images; `seed` is the run's."""
-        tokens = self._text(self.split.test[:limit])
-        return ClientContext(self.client_id, seed, self.as_shown(self.test_images(limit)), tokens)
+        return self.with_images_at(self.split.test[:limit], seed)
+
+    def with_images_at(self, positions: np.ndarray, seed: int) -> ClientContext:
+        """Return the client with the images at positions (n,), and their captions."""
+        images = self.as_shown(self.images_at(positions))
+        return ClientContext(self.client_id, seed, images, self._text(positions))
 
     def as_shown(self, images: Tensor) -> Tensor:
         """Return uint8 images (n, C, H, W) as the network takes them: as they are, or latents."""

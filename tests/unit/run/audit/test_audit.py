@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 import pytest
+import torch
 from mlflow import MlflowClient
 
 from pipeline.audit.audit import audit_run
@@ -16,9 +17,13 @@ from pipeline.config.load import load_config
 from pipeline.config.tracking import TrackingConfig
 from pipeline.experiment.run import run_experiment
 from pipeline.experiment.watcher import Watcher
+from pipeline.inference.saved_run import SavedRun
 from pipeline.results.metric_names import AUDITED_TABLE
+from pipeline.runs.start import load_start
 from pipeline.tracking.mlflow_queries import table_rows
+from spire_core.adaptation.adapt import Adapted, adapt_client
 from spire_core.errors import RunError
+from spire_core.federated.private_state import PrivateState
 from sweeps import cli
 
 TINY = ("resources.pool=local", "federation.num_rounds=2", "eval.every=0", "adapt.epochs=2")
@@ -170,6 +175,25 @@ def test_an_unfinished_run_or_one_without_checkpoint_is_refused(
     (copy / "result.json").unlink()
     assert cli.main(words) == 2
     assert "expected a finished run" in capsys.readouterr().err
+
+
+def test_one_run_starts_where_the_runs_new_clients_do(
+    mnist_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("tracking.enabled=false", "adapt.init=mean", "adapt.epochs=1")
+    run_dir, starts = finished(tmp_path, mnist_root, *words), list[PrivateState]()
+
+    def fit(*args: Any) -> Adapted:
+        starts.append(args[3])
+        return adapt_client(*args)
+
+    monkeypatch.setattr("pipeline.audit.inclusion.adapt_client", fit)
+    began, _ = load_start(run_dir)
+    assert audit_run(run_dir, began, began, (), 1, True, print).one_run is not None
+    saved, [start] = SavedRun.load(run_dir), starts
+    embs = [saved.client_state(client_id).parts["client_emb"] for client_id in range(6)]
+    torch.testing.assert_close(start.parts["client_emb"], torch.stack(embs).mean(0))
+    assert start.parts["client_emb"].abs().min() > 0
 
 
 def test_a_private_adaptation_is_not_audited_by_a_plain_one(tmp_path: Path) -> None:
