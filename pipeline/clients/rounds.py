@@ -42,8 +42,7 @@ class ClientTrainer:
         plan: RoundPlan,
     ) -> list[tuple[ClientUpdate | CompressedUpdate, PrivateState]]:
         """Train clients together; return each one's message to the server and new private state."""
-        names = ", ".join(str(client.client_id) for client in clients)
-        with record_function(f"round {plan.round_idx + 1}, clients {names}"):
+        with record_function(_span(plan, clients)):
             finished = self._trained(clients, states, broadcast, plan)
         results = []
         for before, (update, after) in zip(states, finished, strict=True):
@@ -78,3 +77,11 @@ class ClientTrainer:
             return [train_client(context.model, broadcast, inputs[0], states[0], *settings)]
         settings = (config, context.round_objective(), plan)
         return train_group(self.group, broadcast, inputs, states, *settings)
+
+
+def _span(plan: RoundPlan, clients: Sequence[ClientData]) -> str:
+    """Return the name of a group's span in a profile; nobody is named in a private round."""
+    name = f"round {plan.round_idx + 1}"
+    if plan.private is not None:
+        return name
+    return f"{name}, clients {', '.join(str(client.client_id) for client in clients)}"
