@@ -79,7 +79,7 @@ class UpdateFormat:
         arrays = (*update.arrays, np.array([update.loss]))
         for kind, form, array in zip(self.kinds, self.forms, arrays, strict=True):
             if not form.fits(array):
-                text = f"{kind.name} of {np.abs(array).max():.3g}, beyond the sum's {form.limit:g},"
+                text = f"{kind.name} beyond the sum's limit of {form.limit:g}"
                 return UpdateFault(text, is_divergence=True)
         return np.concatenate(
             [f.encode(a, num_examples) for f, a in zip(self.forms, arrays, strict=True)]
