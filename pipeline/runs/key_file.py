@@ -19,8 +19,13 @@ def write_key(path: Path, key: bytes) -> None:
 
 
 def read_key(path: Path, num_bytes: int, name: str, remedy: str) -> bytes:
-    """Return a key; RunError, with its name and the remedy, if it is gone or damaged."""
+    """Return a key; RunError, with its name and the remedy, if it is gone or damaged.
+
+    One of zeros is gone: `drop_key` was interrupted.
+    """
     key = path.read_bytes() if path.is_file() else b""
+    if not any(key):
+        key = b""
     if len(key) != num_bytes:
         raise RunError(
             f"expected a {name} of {num_bytes} bytes in {path}, got {len(key)}: {remedy}"

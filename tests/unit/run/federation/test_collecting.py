@@ -339,7 +339,7 @@ def test_a_secure_sum_is_the_sum_of_the_same_integers_without_masks(
 ) -> None:
     """Bit for bit, for any number of workers and stretches, and whatever the key is."""
     expected = state_after(secure_driver(SplitPool, 1))
-    (tmp_path / "mask.key").write_bytes(bytes(32))
+    (tmp_path / "mask.key").write_bytes(bytes(range(32)))
     for num_workers, stretch_bytes in ((2, 1 << 26), (5, 1), (11, 1)):
         monkeypatch.setattr(accumulation, "STRETCH_BYTES", stretch_bytes)
         assert_same(state_after(secure_driver(SplitPool, num_workers)), expected)
