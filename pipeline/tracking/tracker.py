@@ -64,12 +64,15 @@ def has_ended(run_dir: Path) -> bool:
 
 
 def end_run(run_dir: Path, config: TrackingConfig, status: Status) -> None:
-    """Give a run whose process is gone its last status, unless it has one, and relay its rest."""
+    """Give a run whose process is gone its last status, unless it has one, and relay its rest.
+
+    FINISHED replaces the status of a process that was stopped at its end.
+    """
     record = read_record(run_dir)
     if not record["tracked"] or not config.enabled:
         return
     outbox = Outbox(run_dir)
-    if outbox.status not in ENDED:
+    if outbox.status not in (("FINISHED",) if status == "FINISHED" else ENDED):
         outbox.append("status", status=status)
     if num_waiting(run_dir):
         try:

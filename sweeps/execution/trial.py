@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.config.equivalence import pretrain_fingerprint
 from pipeline.config.schema import Config
+from pipeline.config.tracking import tracking_root
 from pipeline.evaluation.scores import Evaluation
 from pipeline.experiment.reuse import has_pretraining
 from pipeline.experiment.run import resume_experiment, run_experiment
@@ -17,8 +18,12 @@ from pipeline.experiment.watcher import Watcher
 from pipeline.results.files import result_json
 from pipeline.results.metric_names import ROUND_METRICS, final_name
 from pipeline.results.result import Result
+from pipeline.runs.folder import load_result
 from pipeline.runs.layout import RECORD
-from pipeline.tracking.tracker import drop_runs, is_deleted
+from pipeline.runs.links import refuse_links
+from pipeline.runs.noise_key import drop_noise_key
+from pipeline.runs.ownership import begun_here
+from pipeline.tracking.tracker import drop_runs, end_run, is_deleted
 from spire_core.errors import ClusterError, SpireError, StoreError
 from sweeps.design.points import TuneParams
 from sweeps.execution.ledger import Ledger, TrialRecord
@@ -97,9 +102,12 @@ def _reported(metrics: dict[str, float]) -> dict[str, float]:
 def _outcome(task: TrialTask, ledger: Ledger, report: Report) -> dict[str, Any] | None:
     """Return a finished run's result as JSON values; None if it failed. Either is written down."""
     try:
-        with _shared(task) as shared:
-            watcher = _Watcher(task, ledger, report, shared)
-            values = result_json(_experiment(task, ledger, watcher, shared), task.preset)
+        begun = _begun(task, ledger)
+        values = None if begun is None else _ended(begun, task.config)
+        if values is None:
+            with _shared(task) as shared:
+                watcher = _Watcher(task, ledger, report, shared)
+                values = result_json(_experiment(task, begun, watcher, shared), task.preset)
     except StoreError as error:
         ledger.update(task.trial_id, status="running", error=str(error))
         raise
@@ -110,7 +118,26 @@ def _outcome(task: TrialTask, ledger: Ledger, report: Report) -> dict[str, Any] 
         ledger.update(task.trial_id, status="failed", error=" ".join(message.split()))
         ledger.write_traceback(task.trial_id, traceback.format_exc())
         return None
-    ledger.update(task.trial_id, status="finished", result=values)
+    ledger.update(task.trial_id, status="finished", result=values, error=None)
+    return values
+
+
+def _begun(task: TrialTask, ledger: Ledger) -> Path | None:
+    """Return the folder of the trial's run; None if it has none, or that was deleted."""
+    record = ledger.read(task.trial_id)
+    run_dir = Path(record.run_dir) if record is not None and record.run_dir else None
+    if run_dir is None or not (run_dir / RECORD).is_file():
+        return None
+    return None if is_deleted(run_dir, task.config.tracking) else run_dir
+
+
+def _ended(run_dir: Path, config: Config) -> dict[str, Any] | None:
+    """Return the result of a run that was killed right at its end, and end it; None without one."""
+    refuse_links(run_dir, begun_here(run_dir, tracking_root(config.tracking)) is not None)
+    values = load_result(run_dir)
+    if values is not None:
+        drop_noise_key(run_dir)
+        end_run(run_dir, config.tracking, "FINISHED")
     return values
 
 
@@ -132,18 +159,15 @@ def _shared(task: TrialTask) -> Iterator[SharedPretraining | None]:
 
 
 def _experiment(
-    task: TrialTask, ledger: Ledger, watcher: _Watcher, shared: SharedPretraining | None
+    task: TrialTask, begun: Path | None, watcher: _Watcher, shared: SharedPretraining | None
 ) -> Result:
     pretrained = None if shared is None else shared.acquire()
-    record = ledger.read(task.trial_id)
-    run_dir = Path(record.run_dir) if record is not None and record.run_dir else None
-    tracking = task.config.tracking
-    if run_dir and (run_dir / RECORD).is_file() and not is_deleted(run_dir, tracking):
-        reused = None if pretrained == run_dir else pretrained
-        return resume_experiment(run_dir, task.config, watcher, reused)
+    if begun is not None:
+        reused = None if pretrained == begun else pretrained
+        return resume_experiment(begun, task.config, watcher, reused)
     if task.parent_run_id is not None:  # drop the run of a process that was killed at its start
         ours = {"mlflow.parentRunId": task.parent_run_id, "spire.trial_id": task.trial_id}
-        drop_runs(tracking, ours)
+        drop_runs(task.config.tracking, ours)
     return run_experiment(
         task.config, task.preset, watcher, task.parent_run_id, pretrained, task.tags
     )

@@ -1,12 +1,16 @@
-"""What becomes of a trial whose tracking run was deleted, or whose store does not answer."""
+"""A trial whose run was deleted, was killed at its very end, or has a store that is away."""
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 
 from pipeline.config.load import load_config
+from pipeline.experiment import run
+from pipeline.runs.folder import load_result
+from pipeline.runs.layout import NOISE_KEY
 from spire_core.errors import StoreError
 from sweeps.execution.ledger import Ledger
 from sweeps.execution.trial import TrialTask, run_trial
@@ -14,11 +18,13 @@ from sweeps.execution.trial import TrialTask, run_trial
 SMALL = ("resources.pool=local", "federation.num_rounds=2", "eval.every=1", "adapt.epochs=1")
 SMALL += ("eval.num_images=8", "eval.num_loss_images=8", "diffusion.sample_steps=2")
 SMALL += ("model.width=8", "tracking.log_model=false")
+PRIVATE = ("adapt.num_images=8", "adapt.group_size=1", "privacy.adapt.epsilon=4")
+PRIVATE += ("privacy.adapt.steps=2", "privacy.adapt.draws=2")
 
 
-def task_of(folder: Path, mnist_root: Path, uri: str) -> TrialTask:
+def task_of(folder: Path, mnist_root: Path, uri: str, *overrides: str) -> TrialTask:
     places = (f"data.root={mnist_root}", f"tracking.root={folder}", f"tracking.uri={uri}")
-    config = load_config("smoke", [*SMALL, *places])
+    config = load_config("smoke", [*SMALL, *places, *overrides])
     return TrialTask("t", config, "smoke", {}, str(folder / "study"), None, None, {})
 
 
@@ -45,6 +51,51 @@ def test_one_whose_run_was_deleted_in_the_store_begins_anew(
     assert (again.status, again.error) == ("finished", None)
     assert again.run_id != begun.run_id
     assert MlflowClient(uri).get_run(again.run_id or "").info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("lacks_its_status", [True, False])
+def test_one_that_was_killed_right_at_its_end_has_finished(
+    lacks_its_status: bool,
+    tmp_path: Path,
+    mnist_root: Path,
+    new_database: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its result is there and its key is gone: it neither fails nor adapts once more."""
+    shutil.copy(new_database, tmp_path)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    task = task_of(tmp_path, mnist_root, uri, *PRIVATE)
+    ledger, drop = Ledger(tmp_path / "study"), run.drop_noise_key
+
+    def drop_and_die(run_dir: Path) -> None:
+        drop(run_dir)
+        raise KeyboardInterrupt
+
+    def die(*_: Any, **changes: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        if lacks_its_status:
+            patched.setattr(run, "drop_noise_key", drop_and_die)
+        else:
+            patched.setattr(Ledger, "update", die)
+        with pytest.raises(KeyboardInterrupt):
+            run_trial(task, lambda _: None)
+    killed = ledger.read("t")
+    assert killed is not None
+    assert killed.status == "running"
+    run_dir = Path(killed.run_dir or "")
+    if not lacks_its_status:
+        (run_dir / NOISE_KEY).write_bytes(b"left behind")
+    reports: list[dict[str, float]] = []
+    run_trial(task, reports.append)
+    ended = ledger.read("t")
+    assert ended is not None
+    assert (ended.status, ended.error, ended.run_dir) == ("finished", None, killed.run_dir)
+    assert ended.result == load_result(run_dir)
+    assert len(reports) == 1
+    assert not (run_dir / NOISE_KEY).exists()
+    assert MlflowClient(uri).get_run(run_dir.name).info.status == "FINISHED"
 
 
 def test_one_that_only_its_store_keeps_from_beginning_is_unfinished(
