@@ -19,18 +19,23 @@ def write_whole(path: Path, content: bytes, is_lasting: bool = False) -> None:
 
     RunError if there is no room; then nothing is left behind.
     """
-    part = path.with_name(f"{uuid.uuid4().hex}.part")
     with room_for(path):
-        try:
-            with part.open("wb") as file:
-                file.write(content)
-                file.flush()
-                if is_lasting:
-                    os.fsync(file.fileno())
-            part.replace(path)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
+        replace_file(path, content, is_lasting)
+
+
+def replace_file(path: Path, content: bytes, is_lasting: bool = False) -> None:
+    """Do what `write_whole` does, with the system's own error of a full disk."""
+    part = path.with_name(f"{uuid.uuid4().hex}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            if is_lasting:
+                os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def sync(path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.tracking import TrackingConfig
+from pipeline.files.atomic import replace_file
 from pipeline.files.paths import lasting
 from pipeline.results.metric_names import (
     AUDITED_TABLE,
@@ -49,14 +50,17 @@ def write_rows(
     """Write the rows of these groups' runs, and return the file's absolute path.
 
     Runs without a table of clients have none. RunError if no run has any; ConfigError if the file
-    cannot be written.
+    cannot be written, and then one that was there is as it was.
     """
     path = lasting(path, "--rows")
     runs = [run for group in groups for run in group.runs]
     text = rows_text(client_rows(config, runs, stretches))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        if path.exists() and not path.is_file():  # a device, or a folder, which refuses
+            path.write_text(text, encoding="utf-8")
+        else:
+            replace_file(path, text.encode(), is_lasting=True)
     except OSError as error:
         raise ConfigError(
             f"expected a file that can be written in --rows, got {path} ({error}): name another"

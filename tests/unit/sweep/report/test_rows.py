@@ -2,6 +2,7 @@
 
 import csv
 import io
+import resource
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +13,10 @@ import pytest
 from benchmarks.recompute import check_study
 from pipeline.config.tracking import TrackingConfig
 from pipeline.tracking.tracker import Tracker
-from spire_core.errors import RunError
+from spire_core.errors import ConfigError, RunError
+from sweeps.report.groups import Group
 from sweeps.report.make import make_report
-from sweeps.report.rows import rows_text
+from sweeps.report.rows import rows_text, write_rows
 from sweeps.report.stats import Estimate
 from sweeps.report.stretches import read_stretches
 from sweeps.report.tables import Table, cell_text
@@ -191,3 +193,24 @@ def test_rows_of_other_columns_stand_in_one_file() -> None:
         ("0", "", "a"),
         ("1", "3", "b"),
     ]
+
+
+def test_rows_that_cannot_be_written_leave_the_file_as_it_was(
+    store: TrackingConfig, tmp_path: Path
+) -> None:
+    """Here beyond a limit on the size of files, in a file whose rows are to be extended."""
+    file = tmp_path / "rows.csv"
+    make_report(store, ["study"], tmp_path / "report", file)
+    before, stretches = file.read_bytes(), read_stretches([file])
+    groups = [Group((), "spire", (), stretches.runs)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(ConfigError, match=rf"^expected a file that can be .*, got {file} \("):
+            write_rows(store, groups, stretches, file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert file.read_bytes() == before
+    assert [path for path in tmp_path.iterdir() if path.suffix == ".part"] == []
+    with pytest.raises(ConfigError, match="Is a directory"):
+        write_rows(store, groups, stretches, tmp_path)
