@@ -4,10 +4,14 @@ All other differences of its report are exploratory.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from pipeline.config.build import build
+from pipeline.config.build import build, flattened, key_hint, known_keys
+from pipeline.config.equivalence import reads
+from pipeline.config.load import NAMED_GROUPS
+from pipeline.config.schema import Config
 from pipeline.results.metric_names import FLD_EXCESS, NN_SHARE, PRECISION, RECALL
 from spire_core.config.checks import require
 from spire_core.errors import ConfigError
@@ -64,15 +68,59 @@ class Primary:
     @property
     def words(self) -> str:
         """The comparison in words."""
-        place = ", ".join(f"{key}={value}" for key, value in self.where.items())
-        where = f" at {place}" if place else ""
+        where = f" at {self.place}" if self.place else ""
         return f"{MEASURES[self.measure]}{where}, {self.method} against {self.against}"
+
+    @property
+    def place(self) -> str:
+        """The values of `where` in words, such as `adapt.num_images=16`."""
+        return ", ".join(f"{key}={value}" for key, value in self.where.items())
+
+    def fits(self, method: str, params: Mapping[str, str]) -> bool:
+        """Return whether a run of one of the two methods has the settings that are meant.
+
+        A setting that its method does not read, such as the size of an embedding, makes no
+        difference.
+        """
+        if method not in (self.method, self.against):
+            return False
+        wanted = {k: v for k, v in self.where.items() if reads(METHODS[method], k)}
+        return all(_is_same(params.get(key), value) for key, value in wanted.items())
+
+
+def _is_same(text: str | None, value: Any) -> bool:
+    wanted = str(tuple(value) if isinstance(value, list) else value)
+    if text is None or text == wanted:
+        return text == wanted
+    try:
+        return float(text) == float(wanted)
+    except ValueError:
+        return False
 
 
 def primaries(values: Sequence[dict]) -> list[Primary]:
     """Return primary comparisons out of plain values; ConfigError names what is wrong."""
-    found = [build(Primary, value) for value in values]
+    found = [build(Primary, _with_whole_keys(value)) for value in values]
     for i, one in enumerate(found):
         if one in found[:i]:
             raise ConfigError(f"expected different primary comparisons, got {one.words} twice")
     return found
+
+
+def _with_whole_keys(value: Any) -> Any:
+    """Return the values of a comparison whose `where` may nest its settings by group."""
+    where = value.get("where") if isinstance(value, dict) else None
+    if not isinstance(where, dict):
+        return value
+    flat = flattened(where).items()
+    return value | {"where": {f"{k}.name" if k in NAMED_GROUPS else k: v for k, v in flat}}
+
+
+def check_where(found: Sequence[Primary]) -> None:
+    """Raise ConfigError for a key of `where` that is no setting of a run."""
+    known = list(known_keys(Config))
+    for name in (key for one in found for key in one.where):
+        if name not in known:
+            raise ConfigError(
+                f"expected known keys in a primary where, got {name!r}: {key_hint(name, known)}"
+            )

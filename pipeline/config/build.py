@@ -55,7 +55,7 @@ def _built(base: Any, values: Any, prefix: str, known: list[str]) -> Any:
             groups = {one.partition(".")[0] for one in known if "." in one}
             if isinstance(value, dict) and difflib.get_close_matches(name.lower(), groups):
                 name = next(iter(flattened({name: value})), name)  # with its first setting
-            raise ConfigError(f"expected a known key, got {name!r}: {_key_hint(name, known)}")
+            raise ConfigError(f"expected a known key, got {name!r}: {key_hint(name, known)}")
         if dataclasses.is_dataclass(kind):
             group = kind if isinstance(base, type) else getattr(base, key)
             changes[key] = _built(group, value, f"{name}.", known)
@@ -64,7 +64,7 @@ def _built(base: Any, values: Any, prefix: str, known: list[str]) -> Any:
     return base(**changes) if isinstance(base, type) else dataclasses.replace(base, **changes)
 
 
-def _key_hint(name: str, known: Sequence[str]) -> str:
+def key_hint(name: str, known: Sequence[str]) -> str:
     """Return the advice for an unknown key: those with its last word, or the most similar one."""
     word = OTHER_WORDS.get(name, name)
     if name == "seeds":

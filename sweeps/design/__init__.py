@@ -5,6 +5,7 @@ load        its YAML file, or one of ours by name
 metric      the metric by which the best trial is chosen
 points      the points of the axes, and the trial at each
 effect      settings without effect in any trial
+compared    primary comparisons that no trial could be part of
 trial_plan  resources of each trial, compared with the cluster
 estimate    the time that a sweep takes
 """

@@ -21,7 +21,7 @@ from pipeline.files.paths import lasting
 from spire_core.config.checks import hint
 from spire_core.errors import ConfigError
 from sweeps.design.metric import check_metric
-from sweeps.primary import primaries
+from sweeps.primary import check_where, primaries
 
 SEARCHES, SCHEDULERS, MODES = ("grid", "random", "optuna"), ("none", "asha"), ("min", "max")
 SHARED_IN = ("sweep", "root")
@@ -67,7 +67,7 @@ class SweepConfig:
     def __post_init__(self) -> None:
         self._check_choices()
         self._check_numbers()
-        primaries(self.primary)
+        check_where(primaries(self.primary))
         if self.share_pretraining == "root" and (key := self._unnamed()) is not None:
             raise ConfigError(
                 f"expected share_pretraining=sweep with {key}, whose files may change from one "

@@ -11,6 +11,7 @@ from pipeline.config.load import read_settings, split_override
 from pipeline.config.safe_yaml import first_comment, read_settings_file
 from pipeline.config.schema import Config
 from spire_core.errors import ConfigError
+from sweeps.design.compared import check_compared
 from sweeps.design.config import SweepConfig
 
 PAPER = "paper-"  # prefix of the names of the paper's experiments
@@ -43,6 +44,7 @@ def load_sweep(file: str, words: Sequence[str] = ()) -> SweepConfig:
             "examples"
         )
     values: dict[str, Any] = {"name": name, "question": first_comment(text)} | settings
+    written = dict(values)
     groups = {f.name for f in dataclasses.fields(Config)}
     for word in words:
         key, value = split_override(word)
@@ -54,7 +56,17 @@ def load_sweep(file: str, words: Sequence[str] = ()) -> SweepConfig:
             values[root] = {**(inside or {}), rest: value}
         else:
             values[key] = value
-    return build(SweepConfig, values)
+    sweep = build(SweepConfig, values)
+    check_compared(sweep, _as_written(written) if words else None)
+    return sweep
+
+
+def _as_written(values: dict[str, Any]) -> SweepConfig | None:
+    """Return a sweep without the words of a command; None if it is whole only with them."""
+    try:
+        return build(SweepConfig, values)
+    except ConfigError:
+        return None
 
 
 def _check_places(values: Mapping[str, Any], file: str) -> None:

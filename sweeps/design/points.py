@@ -7,7 +7,7 @@ list is given by its position.
 import dataclasses
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,6 +144,19 @@ def likely(sweep: SweepConfig, num_points: int) -> list[Trial]:
 def first_point(sweep: SweepConfig) -> dict[str, Any]:
     """Return the point with each axis's first value."""
     return {name: _ends(axis)[0] for name, axis in sweep.axes.items()}
+
+
+def points_apart(sweep: SweepConfig, keys: Collection[str]) -> Iterator[dict[str, Any]]:
+    """Yield a point for each combination of values that these settings have on the axes."""
+    apart = []
+    for name, axis in sweep.axes.items():
+        by_values = dict[str, Any]()
+        for value in _ends(axis):
+            values = {k: v for k, v in settings_of(name, value).items() if k in keys}
+            by_values.setdefault(json.dumps(values, sort_keys=True), value)
+        apart.append(by_values.values())
+    for values in itertools.product(*apart):
+        yield dict(zip(sweep.axes, values, strict=True))
 
 
 def _ends(axis: Any) -> list[Any]:

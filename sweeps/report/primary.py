@@ -4,11 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.config.equivalence import reads
 from pipeline.results.metric_names import FLD_EXCESS, NN_SHARE
-from spire_core.methods import METHODS
 from sweeps.primary import MEASURES, Primary
-from sweeps.report.groups import Group, Values, as_number, best_groups, by_task, label
+from sweeps.report.groups import Group, Values, best_groups, by_task, label
 from sweeps.report.stats import Estimate, equivalence_p, holm, paired, two_sided_p
 from sweeps.report.tables import Cell, Table, made_table
 
@@ -79,7 +77,7 @@ def findings(
 def _compared(primary: Primary, groups: Sequence[Group], chosen_by: str) -> list[Finding]:
     """Return a comparison in each task, without p-values."""
     by = chosen_by if primary.measure in OF_COPIES else primary.measure
-    meant = [group for group in groups if _fits(group, primary)]
+    meant = [group for group in groups if primary.fits(group.method, group.runs[0].params)]
     found = []
     for task, here in by_task(meant).items():
         best = {group.method: group for group in best_groups(here, by)}
@@ -94,34 +92,11 @@ def _effect(primary: Primary, best: dict[str, Group]) -> Estimate | None:
     return paired(theirs, ours)
 
 
-def _fits(group: Group, primary: Primary) -> bool:
-    """Return whether a group is of one of the two methods, and has the settings that are meant.
-
-    A setting that its method does not read, such as the size of an embedding, makes no difference.
-    """
-    if group.method not in (primary.method, primary.against):
-        return False
-    params, method = group.runs[0].params, METHODS[group.method]
-    return all(
-        _is_same(params.get(key), str(value))
-        for key, value in primary.where.items()
-        if reads(method, key)
-    )
-
-
-def _is_same(text: str | None, wanted: str) -> bool:
-    if text is None or text == wanted:
-        return text == wanted
-    number = as_number(text)
-    return number is not None and number == as_number(wanted)
-
-
 def primary_table(found: Sequence[Finding]) -> Table | None:
     """Return a row for each finding; None without primary comparisons."""
     rows: list[tuple[Cell, ...]] = []
     for one in found:
-        place = ", ".join(f"{key}={value}" for key, value in one.primary.where.items())
-        head = (label(one.task), place, MEASURES[one.primary.measure])
+        head = (label(one.task), one.primary.place, MEASURES[one.primary.measure])
         head += (one.primary.method, one.primary.against, one.primary.scale)
         effect = (one.effect, one.ratio, None if one.effect is None else one.effect.num)
         tests = (one.p, one.holm_p, one.primary.margin, one.equivalence, one.verdict)

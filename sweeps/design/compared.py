@@ -1,0 +1,60 @@
+"""Primary comparisons of which no trial could be a part, refused in a sentence."""
+
+import itertools
+from collections.abc import Collection, Mapping, Sequence
+
+from pipeline.results.params import default_params, params_of
+from spire_core.errors import ConfigError
+from sweeps.design.config import SweepConfig
+from sweeps.design.points import make_trial, points_apart
+from sweeps.primary import Primary, primaries
+
+Run = tuple[str, Mapping[str, str]]  # the method and the params of a trial's run
+
+
+def check_compared(sweep: SweepConfig, written: SweepConfig | None) -> None:
+    """Raise ConfigError for a comparison with a method, or at a place, that no trial has.
+
+    Trials are also those of the sweep as its file is `written`, of which a command may run a part.
+    A sweep with a wrong trial is left to the error of that trial.
+    """
+    compared = primaries(sweep.primary)
+    keys = {"method.name", *(key for one in compared for key in one.where)}
+    keys |= {key.removesuffix(".name") for key in keys}  # `method: spire` is the same
+    runs = _runs(sweep, keys) if compared else []
+    if runs and written is not None:
+        runs += _runs(written, keys)
+    for one in compared if runs else ():
+        for method in (one.method, one.against):
+            _check(one, method, runs)
+
+
+def _runs(sweep: SweepConfig, keys: Collection[str]) -> list[Run]:
+    """Return a run for each combination of values of these settings; none if a trial is wrong."""
+    seeds = sweep.seeds if "seed" in keys else sweep.seeds[:1]
+    try:
+        trials = [
+            make_trial(sweep, point, seed).config
+            for point, seed in itertools.product(points_apart(sweep, keys), seeds)
+        ]
+    except ConfigError:
+        return []
+    own = ({key: str(value) for key, value in params_of(config).items()} for config in trials)
+    return [
+        (config.method.name, {**default_params(), **params})
+        for config, params in zip(trials, own, strict=True)
+    ]
+
+
+def _check(one: Primary, method: str, runs: Sequence[Run]) -> None:
+    methods = list(dict.fromkeys(own for own, _ in runs))
+    if method not in methods:
+        raise ConfigError(
+            f"expected primary comparisons of the sweep's methods, got {method!r}: choose out of "
+            f"{', '.join(methods)}, or add it to the sweep"
+        )
+    if not any(own == method and one.fits(own, params) for own, params in runs):
+        raise ConfigError(
+            f"expected trials of {method} with {one.place} for a primary comparison, got none: "
+            "change its where, or add them to the sweep"
+        )

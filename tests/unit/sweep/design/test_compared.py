@@ -1,0 +1,107 @@
+"""Primary comparisons of a sweep's file: each is of methods and settings that its trials have."""
+
+from pathlib import Path
+
+import pytest
+
+from spire_core.errors import ConfigError
+from sweeps.design.load import load_sweep
+from sweeps.primary import primaries
+
+AXES = "axes: {method: [spire, fedavg_ft], adapt.num_images: [4, 16], model.d_emb: [4, 8], %s}\n"
+
+
+def written(folder: Path, primary: str, more: str = "client.lr: [0.1]") -> str:
+    path = folder / "mine.yaml"
+    path.write_text(f"preset: smoke\n{AXES % more}primary: [{primary}]\n")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "adapt.num_images: 4",
+        "adapt: {num_images: 16.0}",
+        "adapt.num_images: 4, model.d_emb: 8",  # which fedavg_ft does not read
+        "client.betas: [0.9, 0.99], eval.controls: false",
+        "partition: dirichlet, data.name: mnist, seed: 0",
+    ],
+)
+def test_a_comparison_at_settings_of_some_trials_is_taken(where: str, tmp_path: Path) -> None:
+    more = "client.betas: [[0.9, 0.99]], partition: [dirichlet], data.name: [mnist]"
+    file = written(tmp_path, f"{{method: fedavg_ft, where: {{{where}}}}}", more)
+    assert len(load_sweep(file).primary) == 1
+
+
+def test_settings_may_be_nested_by_group() -> None:
+    nested = {"adapt": {"num_images": 4}, "privacy": {"adapt": {"epsilon": 8}}, "data": "mnist"}
+    (one,) = primaries([{"method": "local", "where": nested}])
+    flat = {"adapt.num_images": 4, "privacy.adapt.epsilon": 8, "data.name": "mnist"}
+    assert one.where == flat
+    with pytest.raises(ConfigError, match="different primary comparisons"):
+        primaries([{"method": "local", "where": where} for where in (nested, flat)])
+
+
+@pytest.mark.parametrize(
+    ("primary", "words"),
+    [
+        (
+            "{method: fedavg_ft, where: {adapt.num_imges: 4}}",
+            "^expected known keys in a primary where, got 'adapt.num_imges': did you mean "
+            "adapt.num_images",
+        ),
+        (
+            "{method: fedavg_ft, where: {adapt: {images: 4}}}",
+            "got 'adapt.images': did you mean adapt.num_images",
+        ),
+        (
+            "{method: local}",
+            "^expected primary comparisons of the sweep's methods, got 'local': choose out of "
+            "spire, fedavg_ft, or add it",
+        ),
+        ("{method: fedavg_ft, against: local}", "got 'local'"),
+        (
+            "{method: fedavg_ft, where: {adapt: {num_images: 40}}}",
+            "^expected trials of fedavg_ft with adapt.num_images=40 for a primary comparison, got "
+            "none: change its where",
+        ),
+        (
+            "{method: fedavg_ft, where: {model.d_emb: 16}}",  # which spire alone reads
+            "^expected trials of spire with model.d_emb=16",
+        ),
+    ],
+)
+def test_a_comparison_that_no_trial_could_be_part_of_is_refused(
+    primary: str, words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        load_sweep(written(tmp_path, primary))
+
+
+def test_values_that_go_together_are_compared_together(tmp_path: Path) -> None:
+    more = "pair: [{adapt.epochs: 2, client.lr: 0.1}, {adapt.epochs: 3, client.lr: 0.2}]"
+    where = "{method: fedavg_ft, where: {adapt.epochs: 3, client.lr: %s}}"
+    assert load_sweep(written(tmp_path, where % 0.2, more)).primary
+    with pytest.raises(ConfigError, match=r"adapt\.epochs=3, client\.lr=0\.1"):
+        load_sweep(written(tmp_path, where % 0.1, more))
+
+
+def test_a_command_may_run_a_part_of_a_study(tmp_path: Path) -> None:
+    file = written(tmp_path, "{method: fedavg_ft, where: {adapt.num_images: 4}}")
+    parts = ["axes.adapt.num_images=[16]", "axes.method=[spire]", "seeds=[3]"]
+    sweep = load_sweep(file, parts)
+    assert (sweep.seeds, sweep.axes["method"]) == ((3,), ["spire"])
+    assert load_sweep("fonts", ["axes.adapt.num_images=[16]"]).primary
+    with pytest.raises(ConfigError, match="got 'local'"):
+        load_sweep(file, ["primary=[{method: local}]"])
+    with pytest.raises(ConfigError, match="known keys in a primary where"):
+        load_sweep(file, ["primary=[{method: fedavg_ft, where: {a: 1}}]"])
+
+
+def test_a_file_that_is_whole_only_with_words_is_judged_with_them(tmp_path: Path) -> None:
+    more = "client.lr: {min: 0.01, max: 0.1}"
+    file, words = written(tmp_path, "{method: fedavg_ft}", more), ["search=random", "num_trials=2"]
+    assert load_sweep(file, words).primary
+    file = written(tmp_path, "{method: local}", more)
+    with pytest.raises(ConfigError, match="got 'local'"):
+        load_sweep(file, words)
