@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.results.metric_names import FLD_EXCESS, NN_SHARE
 from sweeps.primary import MEASURES, Primary
@@ -25,7 +25,10 @@ CAPTION = (
 
 @dataclass(frozen=True)
 class Finding:
-    """A primary comparison in one task: the paired difference, and its p-values if it has any."""
+    """A primary comparison in one task: the paired difference, and its p-values if it has any.
+
+    `num_not_positive`: the seeds on which a score is not above zero, so that there is no ratio.
+    """
 
     primary: Primary
     task: Values
@@ -33,6 +36,7 @@ class Finding:
     p: float | None = None
     holm_p: float | None = None
     equivalence: float | None = None
+    num_not_positive: int = 0
 
     @property
     def verdict(self) -> str:
@@ -71,7 +75,7 @@ def findings(
         None if one.effect is None else equivalence_p(one.effect, one.primary.limit) for one in made
     ]
     tests = zip(made, differ, holm(differ), holm(match), strict=True)
-    return [Finding(one.primary, one.task, one.effect, *ps) for one, *ps in tests]
+    return [replace(one, p=p, holm_p=ph, equivalence=pe) for one, p, ph, pe in tests]
 
 
 def _compared(primary: Primary, groups: Sequence[Group], chosen_by: str) -> list[Finding]:
@@ -82,14 +86,18 @@ def _compared(primary: Primary, groups: Sequence[Group], chosen_by: str) -> list
     for task, here in by_task(meant).items():
         best = {group.method: group for group in best_groups(here, by)}
         if {primary.method, primary.against} <= set(best):
-            found.append(Finding(primary, task, _effect(primary, best)))
+            found.append(_found(primary, task, (best[primary.method], best[primary.against])))
     return found or [Finding(primary, (), None)]
 
 
-def _effect(primary: Primary, best: dict[str, Group]) -> Estimate | None:
-    read = Group.logs if primary.scale == "ratio" else Group.values
-    theirs, ours = (read(best[name], primary.measure) for name in (primary.method, primary.against))
-    return paired(theirs, ours)
+def _found(primary: Primary, task: Values, both: tuple[Group, Group]) -> Finding:
+    theirs, ours = (one.values(primary.measure) for one in both)
+    if primary.scale == "difference":
+        return Finding(primary, task, paired(theirs, ours))
+    not_positive = {pair for own in (theirs, ours) for pair, value in own.items() if value <= 0}
+    if not_positive and theirs.keys() & ours.keys():
+        return Finding(primary, task, None, num_not_positive=len(not_positive))
+    return Finding(primary, task, paired(*(one.logs(primary.measure) for one in both)))
 
 
 def primary_table(found: Sequence[Finding]) -> Table | None:
@@ -114,6 +122,9 @@ def primary_answers(found: Sequence[Finding]) -> list[str]:
 def _answer(one: Finding, num: int) -> str:
     place = f"{label(one.task)}: " if label(one.task) else ""
     text = f"{place}Primary: {one.primary.words}: "
+    if one.effect is None and one.num_not_positive:
+        seeds = f"{one.num_not_positive} {'seed' if one.num_not_positive == 1 else 'seeds'}"
+        return f"{text}scores are not above zero on {seeds}, so there is no ratio."
     if one.effect is None:
         return f"{text}there are no such pairs of runs."
     if one.p is None:

@@ -151,6 +151,15 @@ def test_scores_without_a_ratio_are_not_compared_by_one() -> None:
     below = [run("spire", seed, 0.1 - 0.1 * seed, 0.2) for seed in range(2)]
     (one,) = found_of({"method": "fedavg_ft"}, runs=[*below, *RUNS[4:]])
     assert one.effect is None
+    (answer,) = primary_answers([one])
+    assert answer.endswith(": scores are not above zero on 1 seed, so there is no ratio.")
+    below = [run("spire", seed, -0.1, 0.2) for seed in range(3)]
+    runs = [*below, *(replace(one, finals={KID: 0.0}) for one in RUNS[4:])]
+    (answer,) = primary_answers(found_of({"method": "fedavg_ft"}, runs=runs))
+    assert answer.endswith(": scores are not above zero on 4 seeds, so there is no ratio.")
+    (one,) = found_of({"method": "fedavg_ft", "scale": "difference"}, runs=runs)
+    assert one.effect is not None
+    assert one.effect.num == 3
 
 
 def test_answers_say_that_they_are_primary() -> None:
