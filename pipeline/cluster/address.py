@@ -32,7 +32,7 @@ def _check_answer(address: str) -> None:
         return  # none, or "auto"
     try:
         socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, ValueError) as error:  # ValueError: neither host nor port
         raise ClusterError(
             f"expected a Ray head at RAY_ADDRESS={address}, got no answer ({error}): start it with "
             "`ray start --head`, or unset RAY_ADDRESS"

@@ -103,7 +103,8 @@ def _typed(kind: Any, value: Any, name: str) -> Any:
         such = {str: "[a,b]", float: "[0.9,0.99]"}.get(get_args(kind)[0], "[1,2]")
         raise ConfigError(f"expected a list for {name}, got {value!r}: such as {name}={such}")
     expected = _kind_text(kind) + (" below 2^63" if _is_out_of_range(value) else "")
-    advice = next((rule.advice for rule in rules if rule.advice), "change its value")
+    given = (getattr(rule, "advice", "") for rule in rules)
+    advice = next(filter(None, given), "change its value")
     raise ConfigError(f"expected {name} as {expected}, got {value!r}: {advice}")
 
 

@@ -22,6 +22,8 @@ OTHER_METRICS = Plugins("metric", OWN_SCORES, _fault)
 class MetricNames:
     """The names of metrics that other packages bring."""
 
+    advice = "name metrics of your packages, or none: eval.metrics=[]"
+
     def check(self, name: str, value: tuple[str, ...]) -> None:
         """Raise ConfigError for an unknown metric, or one that cannot be imported."""
         for one in value:

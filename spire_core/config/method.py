@@ -52,6 +52,8 @@ def find_method(name: str) -> Method | None:
 class MethodName:
     """The name of a method, ours or a plug-in's."""
 
+    advice = "such as method=spire"
+
     def check(self, name: str, value: str) -> None:
         """Raise ConfigError for an unknown method, or one that cannot be imported."""
         if find_method(value) is None:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.config.build import flattened
+from pipeline.config.build import MAX_NUMBER, flattened
 from pipeline.config.equivalence import determines
 from pipeline.config.load import NAMED_GROUPS
 from pipeline.files.paths import lasting
@@ -184,6 +184,10 @@ def _canonical(keys: Iterable[str]) -> set[str]:
 def _check_axis(name: str, axis: Any, is_drawn: bool) -> None:
     if isinstance(axis, dict) and is_drawn:
         ends = [v for v in (axis.get("min"), axis.get("max")) if isinstance(v, int | float)]
+        if not all(-MAX_NUMBER < end < MAX_NUMBER for end in ends):
+            raise ConfigError(
+                f"expected axes.{name} as a range below 2^63, got {axis!r:.200}: change its ends"
+            )
         fits = len(ends) == 2 and ends[0] < ends[1] and (ends[0] > 0 or not axis.get("log"))
         fits &= not axis.get("integer") or all(isinstance(end, int) for end in ends)
         if fits and set(axis) <= RANGE_KEYS:

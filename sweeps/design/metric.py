@@ -15,7 +15,9 @@ def check_metric(metric: str, scheduler: str, settings: Mapping[str, Any]) -> No
     """Raise ConfigError unless every trial reports the metric, given all trials' settings."""
     is_asha, match = scheduler == "asha", OF_PACKAGE.fullmatch(metric)
     known = ROUND_METRICS if is_asha else (*FINAL_METRICS, *ROUND_METRICS)
-    is_asked = not is_asha and match is not None and match[1] in settings.get("eval.metrics", ())
+    asked = settings.get("eval.metrics")
+    asked = asked if isinstance(asked, list | tuple) else ()  # a trial refuses anything else
+    is_asked = not is_asha and match is not None and match[1] in asked
     if metric not in known and not is_asked:
         why = "which asha has to see while rounds run" if is_asha else ""
         raise ConfigError(

@@ -98,6 +98,7 @@ class Evil:
 
 KEYS = ["seed", "federation.num_rounds", "client.lr", "data.image_size", "model.multipliers"]
 KEYS += ["adapt.init", "tracking.uri", "client.betas", "federation", "method.local_layers"]
+KEYS += ["method", "eval.metrics"]
 ODD_VALUES = ["1e308", "1" + "0" * 30, ".nan", "-.inf", "true", "[[1]]", "{a: 1}", "a\0b"]
 ODD_VALUES += ["[", "{", "'", "&a 1", "*a", "!!python/object/apply:os.system ['id']", "!!set {a}"]
 ODD_VALUES += ["${oc.env:STRANGE_SECRET}", "${seed}", "${", "???", "0x" + "f" * 5000, "9" * 5000]
@@ -167,6 +168,34 @@ def test_a_value_that_is_none_is_refused(key: str) -> None:
     for value in ODD_VALUES:
         if value != "[[1]]" or key != "method.local_layers":
             assert judge(*DRY, f"{key}={value}") == 2, value[:50]
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("method=null", "expected method.name as str, got None: such as method=spire"),
+        ("method.name=5", "expected method.name as str, got 5: such as method=spire"),
+        ("data=null", "expected data.name as str, got None: "),
+        ("eval.metrics=[1]", "expected eval.metrics as a list of str values, got [1]: name"),
+        ("eval.metrics=[null]", "expected eval.metrics as a list of str values, got [None]: name"),
+        ("eval.metrics=null", "expected a list for eval.metrics, got None: such as"),
+        ("eval.metrics=5", "expected a list for eval.metrics, got 5: such as"),
+    ],
+)
+def test_a_name_that_is_no_text_is_refused(word: str, told: str) -> None:
+    for verb, name in (("run", "smoke"), ("sweep", "a.yaml")):
+        Path("a.yaml").write_text("preset: smoke")
+        code, said = answer(verb, "--dry-run", name, word)
+        assert code == 2
+        assert f"spire {verb}: {told}" in said
+
+
+@pytest.mark.parametrize("address", ["a..b:6379", "127.0.0.1:" + "9" * 5000])
+def test_an_address_that_is_none_is_refused(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    code, said = answer("sweep", "--dry-run", "smoke")
+    assert code == 2
+    assert said.startswith(f"spire sweep: expected a Ray head at RAY_ADDRESS={address[:20]}")
 
 
 @pytest.mark.parametrize("words", [ODD_WORDS, TOO_LARGE], ids=["odd", "too_large"])

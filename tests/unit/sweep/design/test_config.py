@@ -437,6 +437,14 @@ def test_a_range_has_two_ends_in_order(axis: dict[str, Any]) -> None:
         sweep_of(axes={"client.lr": axis}, search="random", num_trials=2)
 
 
+@pytest.mark.parametrize("end", [10**400, 2**63, float("inf"), float("nan")])
+@pytest.mark.parametrize("kind", [{}, {"log": True}, {"integer": True}])
+def test_a_range_ends_below_the_limit_of_numbers(end: float, kind: dict[str, Any]) -> None:
+    for ends in ({"min": 1, "max": end}, {"min": -end, "max": 1}):
+        with pytest.raises(ConfigError, match=r"^expected axes.client.lr as a range below 2\^63"):
+            sweep_of(axes={"client.lr": ends | kind}, search="random", num_trials=2)
+
+
 def test_asha_needs_rounds_and_a_metric_of_rounds() -> None:
     with pytest.raises(ConfigError, match="while rounds run"):
         sweep_of(scheduler="asha")
