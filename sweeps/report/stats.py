@@ -11,7 +11,7 @@ from statistics import NormalDist, fmean, stdev
 from typing import TypeVar
 
 CONFIDENCE = 0.95
-LEAST_P = 1e-9  # a p-value of 0 or 1 has no normal score
+LEAST_P = 1e-9  # a p-value of 0 has no normal score
 Key = TypeVar("Key", bound=Hashable)
 
 
@@ -44,11 +44,17 @@ def estimate(values: Sequence[float], missing: int = 0) -> Estimate | None:
 
 
 def combined_p(values: Sequence[float]) -> Estimate | None:
-    """Return the p-value of several independent ones (Stouffer), without an interval."""
+    """Return the p-value of several independent ones (Stouffer), without an interval.
+
+    A p-value of 1 has no normal score. It counts as the next lower one that random exchanges can
+    give, as far from 1 as the least one is from 0, so that it does not outweigh all others.
+    """
+    from spire_core.evaluation.memorisation import NUM_EXCHANGES  # with torch, as late as scipy
+
     if not values:
         return None
-    normal = NormalDist()
-    scores = [normal.inv_cdf(1 - min(max(p, LEAST_P), 1 - LEAST_P)) for p in values]
+    normal, most = NormalDist(), NUM_EXCHANGES / (NUM_EXCHANGES + 1)
+    scores = [normal.inv_cdf(1 - min(max(p, LEAST_P), most)) for p in values]
     p = math.erfc(sum(scores) / math.sqrt(2 * len(scores))) / 2  # exact where it is tiny
     return Estimate(p, None, len(values), min(values), max(values))
 

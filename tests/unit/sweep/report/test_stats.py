@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 
 import pytest
+from scipy import stats
 
 from pipeline.tracking.mlflow_queries import TrackedRun
 from spire_core.config.client import ClientConfig
@@ -16,7 +17,15 @@ from sweeps.report.differences import (
 )
 from sweeps.report.groups import best_groups, choosing_metric, group_runs, label, varying
 from sweeps.report.row_runs import whole
-from sweeps.report.stats import Estimate, estimate, paired, t_probability, t_quantile, verdict
+from sweeps.report.stats import (
+    Estimate,
+    combined_p,
+    estimate,
+    paired,
+    t_probability,
+    t_quantile,
+    verdict,
+)
 from sweeps.report.tables import cell_text, settings_table
 
 KID = "final/adapt_kid_after"
@@ -366,3 +375,19 @@ def test_another_partition_of_the_same_seed_is_no_pair() -> None:
 def test_without_spire_there_are_no_differences() -> None:
     assert differences_table(group_runs([run("local", 0, 1.0)]), KID) is None
     assert differences_table(group_runs([run("spire", 0, 1.0)]), KID) is None
+
+
+def test_a_p_value_of_one_hides_no_others() -> None:
+    """Out of 9999 exchanges: 1 and the least one, 1 / 10,000, are equally far from a half."""
+    even, small = combined_p([1.0, 1e-4]), combined_p([1.0, 1e-4, 1e-4, 1e-4])
+    assert even is not None
+    assert even.mean == pytest.approx(0.5)
+    assert small is not None
+    score = stats.norm.isf(1e-4)
+    assert small.mean == pytest.approx(stats.norm.sf((3 - 1) * score / 2))
+    assert (small.low, small.high, small.num) == (1e-4, 1.0, 4)
+    plain = [0.3, 0.04, 0.9]
+    combined = combined_p(plain)
+    assert combined is not None
+    assert combined.mean == pytest.approx(stats.combine_pvalues(plain, "stouffer").pvalue)
+    assert combined_p([]) is None
