@@ -1,14 +1,14 @@
 """The columns of rows, and the runs that rows stand for: settings, tags, means over clients.
 
 A setting without a column has its default value. Scores that are no means over clients, such as
-curves over rounds and bytes, cannot be had from rows.
+curves over rounds and bytes, cannot be had from rows. A score that some clients of a run lack has
+no mean, as it is NaN in a tracked run.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from statistics import fmean
-from typing import Any
 
 from pipeline.results.metric_names import DELTA, EPSILON, HULL_TV, NEAREST_TV
 from pipeline.results.params import default_params
@@ -34,6 +34,7 @@ OLD_METRICS = {  # final metrics of pre-training clients, by the column of the r
     "heldout_zero": "final/pretrain_heldout_zero",
     "heldout_swapped": "final/pretrain_heldout_swapped",
 }
+OF_SOME = ("fld_excess",)  # of the clients that have fresh images to be held against
 AUDIT_METRICS = {"mia_auc": "privacy/mia_auc"}  # of new clients, but no final metrics
 TUNED_METRICS = {
     "kid": "final/pretrain_tuned_kid_mean",
@@ -96,9 +97,14 @@ def milliseconds(text: str) -> int:
 
 
 def mean(rows: Sequence[Row], column: str) -> float | None:
-    """Return the mean of a column over the clients that have a number there."""
+    """Return the mean of a column over clients; None unless all of them have a number there."""
     values = [value for row in rows if (value := as_number(row.get(column, ""))) is not None]
-    return fmean(values) if values else None
+    return fmean(values) if values and len(values) == len(rows) else None
+
+
+def having(rows: Sequence[Row], columns: Collection[str]) -> list[Row]:
+    """Return the rows with a number in one of these columns."""
+    return [row for row in rows if any(as_number(row.get(c, "")) is not None for c in columns)]
 
 
 def _old_finals(rows: Sequence[Row], names: Mapping[str, str]) -> dict[str, float]:
@@ -110,7 +116,10 @@ def _new_finals(rows: Sequence[Row]) -> dict[str, float]:
     other = (*HEAD, STARTED, *TAGS)
     columns = {key for row in rows for key in row if key not in other and not is_setting(key)}
     means = {
-        AUDIT_METRICS.get(column, f"final/adapt_{column}"): mean(rows, column) for column in columns
+        AUDIT_METRICS.get(column, f"final/adapt_{column}"): mean(
+            having(rows, [column]) if column in OF_SOME else rows, column
+        )
+        for column in columns
     }
     finals = {name: value for name, value in means.items() if value is not None}
     if {"final/adapt_kid_before", "final/adapt_kid_after"} <= finals.keys():
@@ -132,15 +141,18 @@ def _privacy(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def control_rows(rows: Sequence[Row]) -> Controls:
-    """Return a run's means over new clients of its own scores and of those of its controls."""
+    """Return a run's means over new clients of its own scores and of those of its controls.
+
+    Those of a control are over the clients that have it.
+    """
     new = [row for row in rows if row["clients"] == NEW]
-    known = [name for name in (*SHARED, *OWN) if mean(new, f"kid_{name}") is not None]
-    columns: dict[str, Any] = {
-        name: {score: f"{score}_{name}" for _, score in SCORES} for name in known
-    }
+    known = [name for name in (*SHARED, *OWN) if having(new, [f"kid_{name}"])]
+    columns = {name: {score: f"{score}_{name}" for _, score in SCORES} for name in known}
+    own_of = {name: having(new, [own["kid"], own["tv"]]) for name, own in columns.items()}
     if columns:  # else the run has no controls
-        columns[ADAPTED] = {"kid": "kid_after", "tv": "tv_after"}
+        columns[ADAPTED] = {score: score for _, score in SCORES}
+        columns[ADAPTED] |= {"kid": "kid_after", "tv": "tv_after"}
     return [
-        {"control": name} | {score: mean(new, own.get(score, score)) for _, score in SCORES}
+        {"control": name} | {score: mean(own_of.get(name, new), own[score]) for _, score in SCORES}
         for name, own in columns.items()
     ]

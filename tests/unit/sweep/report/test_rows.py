@@ -47,7 +47,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, new_database: Path) -> Track
     config = TrackingConfig(root=str(root), uri=f"sqlite:///{root}/mlflow.db")
     with Tracker.start(config, "study", {"spire.kind": "sweep"}) as parent:
         parent.log_dict({"name": "study", "primary": [{"method": "local"}]}, "config/sweep.yaml")
-        kids = {"client_id": [7, 8], "kid_after": [0.1, None], "tv_after": [0.3, 0.1 + 0.2]}
+        kids = {"client_id": [7, 8], "kid_after": [0.125, 0.075], "tv_after": [0.3, 0.1 + 0.2]}
         kids |= {"kid_copies": [0.25, 0.75], "nn_share": [0.5, 0.75]}
         mean = {"control": ["adapted", "copies"], "kid": [0.1, 0.5], "tv": [0.3, None]}
         mean |= {"nn_share": [0.625, None], "nn_p": [0.25, 0.0001], "num_clients": [2, 2]}
@@ -86,8 +86,8 @@ def test_rows_hold_the_tables_of_every_run_unrounded(store: TrackingConfig, tmp_
     head = ("method", "adapt.lr", "clients", "client_id", "kid", "kid_after", "tv_after", "mia_auc")
     assert [tuple(row[column] for column in head) for row in rows] == [
         ("spire", "0.02", "pretraining", "0", "0.5", "", "", ""),
-        ("spire", "0.02", "new", "7", "", "0.1", "0.3", "0.5"),
-        ("spire", "0.02", "new", "8", "", "", "0.30000000000000004", "0.9"),
+        ("spire", "0.02", "new", "7", "", "0.125", "0.3", "0.5"),
+        ("spire", "0.02", "new", "8", "", "0.075", "0.30000000000000004", "0.9"),
         ("local", "0.1", "new", "7", "", "1.0", "", ""),
         ("local", "0.1", "new", "8", "", "2.0", "", ""),
     ]

@@ -15,7 +15,7 @@ from spire_core.errors import SpireError
 from sweeps.report import stretches as module
 from sweeps.report.groups import group_runs, label
 from sweeps.report.make import make_report
-from sweeps.report.row_runs import FILE, TAGS, time_text
+from sweeps.report.row_runs import FILE, TAGS, control_rows, time_text
 from sweeps.report.rows import client_rows, rows_text
 from sweeps.report.stretches import Stretches, read_stretches, without_overruled
 
@@ -57,6 +57,39 @@ def test_a_run_out_of_rows_has_settings_tags_and_means(tmp_path: Path) -> None:
     assert run.params["adapt.num_images"] == "64"
     assert run.params["client.batch_size"] == "16", "without a column it is the default"
     assert (run.tags["world.hull_tv"], run.tags[FILE]) == ("0.25", str(path))
+
+
+@pytest.mark.parametrize("blank", ["", "nan", "inf", None])
+def test_a_score_that_some_clients_lack_has_no_mean(blank: object, tmp_path: Path) -> None:
+    """As a tracked run, whose mean over these clients is NaN; what others have stays."""
+    old, first, second = rows_of("a", tv_after=0.5, kid="", fld_excess=2.0)
+    old |= {"kid": 0.5}
+    tuned = {"clients": "tuned", "kid": 0.25, "tv": 0.125}
+    rows = [old, old | {"client_id": 1, "kid": blank}, old | tuned, old | tuned | {"client_id": 1}]
+    rows += [first, second | {"kid_after": blank, "fld_excess": blank}]
+    [run] = read_stretches([written(tmp_path / "rows.csv", rows)]).runs
+    assert not {"final/adapt_kid_after", "final/adapt_kid_ratio"} & run.finals.keys()
+    assert "final/pretrain_kid_mean" not in run.finals
+    assert run.finals["final/adapt_kid_before"] == 4
+    assert run.finals["final/adapt_tv_after"] == 0.5
+    assert run.finals["final/pretrain_tuned_kid_mean"] == 0.25
+    assert run.finals["final/adapt_fld_excess"] == 2.0, "of those with fresh images alone"
+
+
+def test_a_control_is_of_the_clients_that_have_it() -> None:
+    near = {"kid_fresh": 0.25, "tv_fresh": 0.5, "nn_share_fresh": 0.5}
+    _, first, second = rows_of("a", kid_copies=1.0, tv_copies=1.0, nn_p_fresh=0.5, tv_after=0.5)
+    texts = [{k: str(v) for k, v in row.items()} for row in (first | near, second)]
+    found = {row["control"]: row for row in control_rows(texts)}
+    assert [(row["kid"], row["tv"], row["nn_p"]) for row in found.values()] == [
+        (1.0, 1.0, None),
+        (0.25, 0.5, 0.5),
+        (1.5, 0.5, None),
+    ]
+    texts[1] |= {"kid_copies": "", "kid_after": "nan"}
+    found = {row["control"]: row for row in control_rows(texts)}
+    assert (found["copies"]["kid"], found["copies"]["tv"]) == (None, 1.0)
+    assert (found["adapted"]["kid"], found["adapted"]["tv"]) == (None, 0.5)
 
 
 def test_rows_of_rows_are_the_same_rows(tmp_path: Path) -> None:
