@@ -98,7 +98,7 @@ def _check(path: Path, line: int, row: Row) -> None:
         wrong = "another number of cells"
     elif not row["run_id"] or not row["method"]:
         wrong = "no run or no method"
-    elif not all(_is_whole(row[column]) for column in ("seed", "client_id")):
+    elif not (_is_whole(row["seed"].removeprefix("-")) and _is_whole(row["client_id"])):
         wrong = f"seed {row['seed']!r} and client {row['client_id']!r}"
     elif row["clients"] not in (OLD, TUNED, NEW):
         wrong = f"clients {row['clients']!r}"

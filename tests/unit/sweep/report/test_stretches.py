@@ -13,7 +13,7 @@ from pipeline.config.tracking import TrackingConfig
 from pipeline.tracking.mlflow_queries import TrackedRun
 from spire_core.errors import SpireError
 from sweeps.report import stretches as module
-from sweeps.report.groups import group_runs, label
+from sweeps.report.groups import group_runs, label, seed_of
 from sweeps.report.make import make_report
 from sweeps.report.row_runs import FILE, TAGS, control_rows, time_text
 from sweeps.report.rows import client_rows, rows_text
@@ -136,6 +136,11 @@ def test_of_an_experiment_done_twice_the_later_commit_counts(
     assert [one.run_id for one in without_overruled(runs)] == list(left)
 
 
+def test_a_seed_may_be_any_whole_number(tmp_path: Path) -> None:
+    [run] = read_stretches([written(tmp_path / "rows.csv", rows_of("a", -1))]).runs
+    assert seed_of(run) == -1
+
+
 def test_a_run_that_is_tracked_here_too_is_the_tracked_one() -> None:
     found = Stretches((run("a", "new", 1), run("b", "new", 1)))
     assert [one.run_id for one in found.not_in([run("a", "old", 0, "")])] == ["b"]
@@ -155,7 +160,8 @@ def broken(rows: list[dict], change: Mapping[str, object]) -> list[dict]:
     ("change", "message"),
     [
         ({"seed": "x"}, "line 4 of .*, got seed 'x' and client '8'"),
-        ({"seed": -1}, "got seed '-1'"),
+        ({"seed": "--1"}, "got seed '--1'"),
+        ({"client_id": -1}, "got seed '4' and client '-1'"),
         ({"client_id": ""}, "got seed '4' and client ''"),
         ({"clients": "others"}, "got clients 'others'"),
         ({"started": "yesterday"}, "got started 'yesterday'"),
