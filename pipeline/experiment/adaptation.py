@@ -30,7 +30,7 @@ from pipeline.federation.messages import (
     GeneratedSamples,
 )
 from pipeline.federation.pool import ClientPool, in_groups
-from pipeline.federation.secure_sums import SecureSums
+from pipeline.federation.secure_sums import SecureSums, added
 from pipeline.federation.setup import FederationSetup
 from pipeline.results.result import Adaptation, Pretraining
 from spire_core.config.adapt import can_adapt_together
@@ -117,7 +117,7 @@ def mean_part(pool: ClientPool, client_ids: list[int], part: str, weights: np.nd
     sums = SecureSums(pool)
     plan = sums.open(f"mean {part}", client_ids)
     vectors = pool.run_all("masked_part", client_ids, plan, part, pool.share(weights))
-    total = sums.close(plan, np.add.reduce(vectors), client_ids)
+    total = sums.close(plan, added(vectors), client_ids)
     return torch.from_numpy(vector_form(len(client_ids)).decode(total) / len(client_ids)).float()
 
 
