@@ -1,10 +1,11 @@
 """Updates as clipped changes on a grid, and the noise that joins their sum once.
 
 A client's change of the shared weights w - w_0 is scaled down to the clip norm C if it is longer,
-and rounded towards zero to whole steps of C / 2^24. The sum over a cohort is one of integers.
-Adding or leaving out one client therefore changes it by at most C, in its last bit too, and every
-client counts the same. The noise is rounded to the same grid and joins the sum as a summand of its
-own.
+and rounded towards zero to whole steps of C / 2^24. The sum over a cohort is one of integers, in
+which every client counts the same. A client's summand is at most C long, in its last bit too. With
+`client.engine=loop` no other summand depends on it, so that adding or leaving out a client changes
+the sum by at most C. With `grouped` the others move by the rounding of their float sums as well
+(docs/privacy.md). The noise is rounded to the same grid and joins the sum as a summand of its own.
 
 With adaptive clipping one more number is summed: b - 1/2, with b whether the change was within C.
 S: length of the shared weights.

@@ -1,5 +1,7 @@
 """The clients' part of a round, in a trainer without a worker."""
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 import pytest
 from torch.profiler import ProfilerActivity, profile
@@ -8,32 +10,75 @@ from pipeline.clients.client_data import ClientData
 from pipeline.clients.context import ModelContext
 from pipeline.clients.rounds import ClientTrainer
 from pipeline.config.load import load_config
-from spire_core.federated.messages import Broadcast, RoundPlan
+from spire_core.federated.messages import Broadcast, ClientUpdate, RoundPlan
+from spire_core.federated.private_updates import ClippedFormat
 from spire_core.network.flat_model import initial_weights
 from spire_core.partition.split import ClientSplit
+from spire_core.privacy.noise import GRID
 from spire_core.privacy.rounds import PrivateRound
 
-WORDS = ["model.width=8", "model.d_emb=4", "federation.cohort_size=2", "client.batch_size=4"]
+WORDS = ["model.width=8", "model.d_emb=4", "client.batch_size=4", "client.opt_state=reset"]
+PRIVATE = PrivateRound(0.5, 1.0, None, 2.0)
+
+
+class Cohort:
+    """Clients of eight images each, in groups of two if they are trained together."""
+
+    def __init__(self, engine: str, client_ids: Iterable[int]) -> None:
+        size = ["client.group_size=2"] if engine == "grouped" else []
+        config = load_config("smoke", [*WORDS, f"client.engine={engine}", *size])
+        images = np.random.default_rng(0).integers(0, 256, (64, 1, 16, 16), np.uint8)
+        self.trainer = ClientTrainer(ModelContext.start(config, images.shape[1:]))
+        self.weights = initial_weights(config.model, config.method, 1, 0).numpy()
+        places = np.arange(64).reshape(8, 8)
+        splits = [ClientSplit(c, places[c % 8], places[0, :2]) for c in client_ids]
+        self.clients = {split.client_id: ClientData(split, images) for split in splits}
+
+    def train(self, client_ids: Sequence[int], plan: RoundPlan) -> list[ClientUpdate]:
+        updates, context = list[ClientUpdate](), self.trainer.context
+        for group in context.config.client.groups(client_ids):
+            states = [context.new_state(client_id) for client_id in group]
+            own = [self.clients[client_id] for client_id in group]
+            for update, _ in self.trainer.train(own, states, Broadcast(self.weights), plan):
+                assert isinstance(update, ClientUpdate)
+                updates.append(update)
+        return updates
 
 
 @pytest.mark.parametrize("engine", ["loop", "grouped"])
-@pytest.mark.parametrize("private", [None, PrivateRound(0.5, 1.0, None, 2.0)])
+@pytest.mark.parametrize("private", [None, PRIVATE])
 def test_a_profile_names_clients_unless_the_round_is_private(
     private: PrivateRound | None, engine: str
 ) -> None:
-    config = load_config("smoke", [*WORDS, f"client.engine={engine}"])
-    images = np.random.default_rng(0).integers(0, 256, (20, 1, 16, 16), np.uint8)
-    trainer = ClientTrainer(ModelContext.start(config, images.shape[1:]))
-    splits = [ClientSplit(c, np.arange(8), np.arange(8, 10)) for c in (41, 77)]
-    clients = [ClientData(split, images) for split in splits]
-    groups = [clients] if engine == "grouped" else [[client] for client in clients]
-    weights = initial_weights(config.model, config.method, 1, 0).numpy()
+    cohort = Cohort(engine, (41, 77))
     plan = RoundPlan(2, 1.0, shares_local=True, tau=1, private=private)
     with profile(activities=[ProfilerActivity.CPU]) as recorded:
-        for group in groups:
-            states = [trainer.context.new_state(client.client_id) for client in group]
-            trainer.train(group, states, Broadcast(weights), plan)
-    spans = [event.name for event in recorded.events() if event.name.startswith("round 3")]
-    named = [f"round 3, clients {names}" for names in ("41, 77", "41", "77")]
-    expected = named[:1] if engine == "grouped" else named[1:]
-    assert spans == (expected if private is None else ["round 3"] * len(groups))
+        cohort.train((41, 77), plan)
+    names = [event.name for event in recorded.events() or ()]
+    spans = [name for name in names if name.startswith("round 3")]
+    groups = ["41, 77"] if engine == "grouped" else ["41", "77"]
+    named = [f"round 3, clients {ids}" for ids in groups]
+    assert spans == (named if private is None else ["round 3"] * len(groups))
+
+
+@pytest.mark.parametrize(("engine", "moved"), [("loop", 0.0), ("grouped", 1e-3)])
+def test_a_client_that_is_left_out_leaves_the_summands_of_the_others(
+    engine: str, moved: float
+) -> None:
+    """One by one to the last bit; in groups, which are then cut elsewhere, up to rounding.
+
+    `moved`: the largest distance of the sums of the others, over the clip norm.
+    """
+    cohort, plan = Cohort(engine, range(5)), RoundPlan(2, 1.0, True, tau=8, private=PRIVATE)
+
+    def total(client_ids: Sequence[int]) -> np.ndarray:
+        updates = cohort.train(client_ids, plan)
+        form = ClippedFormat(Broadcast(cohort.weights), len(updates[0].weights), PRIVATE)
+        found = np.zeros(form.size, np.uint64)
+        for update in (update for update in updates if update.client_id != 0):
+            summand = form.encode(update)
+            assert isinstance(summand, np.ndarray)
+            found += summand
+        return found.view(np.int64) / GRID
+
+    assert np.linalg.norm(total(range(5)) - total(range(1, 5))) <= moved
