@@ -177,7 +177,7 @@ MUTATIONS = (
     _mutation(
         "files are not flushed",
         "pipeline/files/atomic.py",
-        "                if is_lasting:\n                    os.fsync(file.fileno())\n",
+        "            if is_lasting:\n                os.fsync(file.fileno())\n",
         "",
         f"{RUN}/files/test_json_files.py",
     ),
