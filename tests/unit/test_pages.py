@@ -22,6 +22,9 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 FOLDERS = "spire_core|pipeline|sweeps|tests|benchmarks|docs"
 NAMED_PATH = re.compile(rf"\b(?:{FOLDERS})/[\w./-]+\.(?:py|yaml|md)\b")
+ROWS_ELSEWHERE = re.compile(
+    r"[^\s\",<>]*/docs/results/[\w-]+/rows\.csv"
+)  # in no folder of a checkout
 NAME_IN_FILE = re.compile(rf"`([\w.]+)` in `((?:{FOLDERS})/[\w/]+\.py)`")
 
 
@@ -124,3 +127,15 @@ def test_the_page_on_security_names_tests_that_exist() -> None:
         if not defines(ROOT / "tests" / files.get(file, file), test)
     ]
     assert absent == []
+
+
+def test_committed_reports_name_no_folder_of_the_machine_that_made_them() -> None:
+    """Their rows were read from a path in the checkout, as `docs/results/fonts/rows.csv`."""
+    reports = [*ROOT.glob("docs/results/*/report.html"), *ROOT.glob("docs/results/*/tables/*.csv")]
+    texts = [path.read_text(encoding="utf-8") for path in reports]
+    assert any("docs/results/fonts/rows.csv" in text for text in texts)
+    assert not [
+        path.name
+        for path, text in zip(reports, texts, strict=True)
+        if "/docs/results/" in text or f"{ROOT}/" in text
+    ]
