@@ -1,13 +1,17 @@
 """The clients' part of a round, in a trainer without a worker."""
 
+import gzip
+import json
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
-from torch.profiler import ProfilerActivity, profile
+import torch
 
 from pipeline.clients.client_data import ClientData
 from pipeline.clients.context import ModelContext
+from pipeline.clients.profiler import WorkerProfiler
 from pipeline.clients.rounds import ClientTrainer
 from pipeline.config.load import load_config
 from spire_core.federated.messages import Broadcast, ClientUpdate, RoundPlan
@@ -48,14 +52,17 @@ class Cohort:
 @pytest.mark.parametrize("engine", ["loop", "grouped"])
 @pytest.mark.parametrize("private", [None, PRIVATE])
 def test_a_profile_names_clients_unless_the_round_is_private(
-    private: PrivateRound | None, engine: str
+    private: PrivateRound | None, engine: str, tmp_path: Path
 ) -> None:
+    profiler = WorkerProfiler(torch.device("cpu"))  # torch's own would print lines, now and later
     cohort = Cohort(engine, (41, 77))
     plan = RoundPlan(2, 1.0, shares_local=True, tau=1, private=private)
-    with profile(activities=[ProfilerActivity.CPU]) as recorded:
-        cohort.train((41, 77), plan)
-    names = [event.name for event in recorded.events() or ()]
-    spans = [name for name in names if name.startswith("round 3")]
+    profiler.start()
+    cohort.train((41, 77), plan)
+    profiler.save(tmp_path, "rounds")
+    [trace] = tmp_path.glob("*.gz")
+    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    spans = [event["name"] for event in events if event["name"].startswith("round 3")]
     groups = ["41, 77"] if engine == "grouped" else ["41", "77"]
     named = [f"round 3, clients {ids}" for ids in groups]
     assert spans == (named if private is None else ["round 3"] * len(groups))
