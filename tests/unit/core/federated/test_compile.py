@@ -109,7 +109,9 @@ def test_without_a_compiler_it_says_so(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    worker = worker_of(config_of(True, "model.d_emb=5"), tmp_path / "compiled")
+    worker = worker_of(config_of(True), tmp_path / "compiled")
+    model = worker.context.model
+    model.compiled = torch.compile(lambda xt, t, condition: model.weights[0] * xt)  # in seconds
     with pytest.raises(ConfigError, match=r"torch\.compile can compile, got .*: install a C"):
         trained(worker)
 
