@@ -30,8 +30,9 @@ def new_client_rows(
 
 
 def as_columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    """Return rows with the same keys as columns."""
-    return {key: [row[key] for row in rows] for key in rows[0]} if rows else {}
+    """Return rows as columns, in the order in which rows name them; None where a row has no such."""
+    keys = dict.fromkeys(key for row in rows for key in row)
+    return {key: [row.get(key) for row in rows] for key in keys}
 
 
 def _new_client_row(
