@@ -103,6 +103,8 @@ def draw(
 
     _check_run(run)
     require(num_images > 0, "num_images of at least 1", num_images, "raise it")
+    if text_guidance is not None:
+        run.check_text_guidance(text_guidance, "text_guidance")
     own = run.config.eval
     scale = own.guidance if guidance is None else guidance
     text_scale = own.text_guidance if text_guidance is None else text_guidance

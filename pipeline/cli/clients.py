@@ -95,6 +95,7 @@ def _check_guidance(saved: "SavedRun", args: argparse.Namespace) -> None:
         saved.check_text("--text-guidance")
         advice = "images without a prompt have no text to be guided by"
         require(bool(args.prompt), "a --prompt with --text-guidance", "none", advice)
+        saved.check_text_guidance(args.text_guidance, "--text-guidance")
     is_met = args.guidance is None or args.client is not None
     advice = "it pulls images towards a client, away from the population"
     require(is_met, "a --client with --guidance", "none", advice)

@@ -36,9 +36,8 @@ def load_typed(preset: str | None, overrides: Sequence[str]) -> Config:
 def check_null_text(config: Config) -> None:
     """Raise ConfigError if prompts are guided away from a null text that no round trains."""
     is_guided = config.model.text != "none" and config.eval.text_guidance != 1.0
-    has_rounds = reads(config.method.record, "client.text_dropout")
     require(
-        not (is_guided and has_rounds) or config.client.text_dropout > 0,
+        not is_guided or config.has_null_text,
         f"client.text_dropout above 0 with eval.text_guidance={config.eval.text_guidance}",
         config.client.text_dropout,
         "only images shown without captions train the prediction that guidance starts from; set "

@@ -199,6 +199,11 @@ class Config:
         return self.method.record.is_federated or self.model.backbone is not None
 
     @property
+    def has_null_text(self) -> bool:
+        """Whether rounds train the prediction without a caption, where any train the backbone."""
+        return not self.method.record.is_federated or self.client.text_dropout > 0
+
+    @property
     def private_lr(self) -> float | None:
         """The rate of private steps: that of the settings, or the method's own."""
         return self.privacy.adapt.lr or self.method.record.private_lr or None

@@ -175,6 +175,19 @@ class SavedRun:
                 "or name another run"
             )
 
+    def check_text_guidance(self, scale: float, what: str) -> None:
+        """Raise ConfigError for a scale of guidance that the run has no text or null text for.
+
+        `what` the scale is called in the message.
+        """
+        self.check_text(what)
+        if scale != 1.0 and not self.config.has_null_text:
+            raise ConfigError(
+                f"expected a run with client.text_dropout above 0 for {what}, got "
+                f"{self.config.client.text_dropout}: only images shown without captions train the "
+                "prediction that guidance starts from; leave it out, or name another run"
+            )
+
     @cached_property
     def sentence_encoder(self) -> SentenceEncoder:
         """The frozen encoder of the run's captions; RunError if another one is in its place."""

@@ -30,7 +30,7 @@ def new_client_rows(
 
 
 def as_columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    """Return rows as columns, in the order in which rows name them; None where a row has no such."""
+    """Return rows as columns, in the order in which rows name them; None where a row has none."""
     keys = dict.fromkeys(key for row in rows for key in row)
     return {key: [row.get(key) for row in rows] for key in keys}
 

@@ -164,6 +164,8 @@ def test_scales_of_guidance_are_the_runs_own() -> None:
     asked: list[Any] = []
     own = SimpleNamespace(eval=SimpleNamespace(guidance=2.0, text_guidance=3.0))
     run: Any = SimpleNamespace(config=own, draw=lambda *words: asked.append(words))
+    run.check_text_guidance = lambda *words: asked.append(words)
     spire.draw(run, 4, 8)
     spire.draw(run, None, 8, guidance=1.0, text_guidance=1.5, prompt="a", seed=7)
-    assert asked == [(4, 8, 0, 2.0, None, 3.0), (None, 8, 7, 1.0, "a", 1.5)]
+    typed = (1.5, "text_guidance")
+    assert asked == [(4, 8, 0, 2.0, None, 3.0), typed, (None, 8, 7, 1.0, "a", 1.5)]
