@@ -59,9 +59,12 @@ class ClientWorker(RoundWorker):
         return self.evaluator.draw(self._all_data(client_ids), states, weights)
 
     def losses(self, client_id: int, weights: np.ndarray, swap_with: int) -> HeldoutLosses:
-        """Return a client's held-out losses; `swap_with` is the client of the other embedding."""
+        """Return a client's held-out losses; `swap_with` is the client of the other embedding.
+
+        A client that is lent its own, because it alone is evaluated, has no loss with another's.
+        """
         client, state = self.client_data(client_id), self.private_state(client_id)
-        other = self.private_state(swap_with).client_emb
+        other = None if swap_with == client_id else self.private_state(swap_with).client_emb
         return self.evaluator.losses(client, state, other, weights)
 
     def losses_as(self, client_id: int, weights: np.ndarray, others: Sequence[int]) -> list[float]:

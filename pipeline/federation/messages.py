@@ -50,7 +50,10 @@ class GeneratedSamples:
 
 @dataclass(frozen=True)
 class HeldoutLosses:
-    """Denoising loss on a client's test images, with its own, the zero, and another embedding."""
+    """Denoising loss on a client's test images, with its own, the zero, and another embedding.
+
+    None where there is no such embedding: methods without one, and a client that is evaluated alone.
+    """
 
     client_id: int
     own: float

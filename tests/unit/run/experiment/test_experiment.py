@@ -564,6 +564,8 @@ def test_held_out_losses_are_with_ones_own_no_and_another_clients_embedding(
     expected = [worker.evaluator.heldout_mean(client, emb) for emb in embs]
     assert [losses.own, losses.zero, losses.swapped] == expected
     assert len(set(expected)) == 3
+    alone = worker.losses(0, weights.numpy(), 0)  # nobody else is evaluated
+    assert alone == replace(losses, swapped=None)
 
 
 def test_a_new_embedding_starts_at_zero_at_the_mean_or_at_random(
