@@ -52,7 +52,7 @@ class GeneratedSamples:
 class HeldoutLosses:
     """Denoising loss on a client's test images, with its own, the zero, and another embedding.
 
-    None where there is no such embedding: methods without one, and a client that is evaluated alone.
+    None where there is no such embedding: with other methods, and for a client evaluated alone.
     """
 
     client_id: int

@@ -106,13 +106,14 @@ def privacy_metrics(adaptation: Adaptation) -> dict[str, float]:
 
 
 def _new_client_means(table: dict[str, list[Any]]) -> dict[str, float]:
+    """Return means of scores that all new clients have; others would be over other clients."""
     if not table:
         return {}
     metrics = {}
     for column, values in table.items():
-        known = [v for v in values if isinstance(v, int | float)]
-        if known and column not in IN_THE_TABLE_ALONE:
-            metrics[f"final/adapt_{column}"] = float(np.mean(known))
+        is_whole = all(isinstance(v, int | float) for v in values)
+        if is_whole and column not in IN_THE_TABLE_ALONE:
+            metrics[f"final/adapt_{column}"] = float(np.mean(values))
     if "final/adapt_kid_after" in metrics:
         before, after = metrics["final/adapt_kid_before"], metrics["final/adapt_kid_after"]
         metrics["final/adapt_kid_ratio"] = after / before

@@ -136,6 +136,12 @@ def test_the_end_is_the_last_round_and_the_best_the_lowest(mnist_root: Path) -> 
     }
     assert {name: found[name] for name in expected} == pytest.approx(expected)
 
+    drawn_for = {"nearest_client": {"style_distance": 0.25}}
+    some = replace(adaptation, controls=({**drawn_for, "mean_client": {"copied": 0.5}}, drawn_for))
+    found = summary_metrics(setting, real, evaluations, None, some)
+    assert found["final/adapt_style_distance_nearest_client"] == 0.25
+    assert "final/adapt_copied_mean_client" not in found  # of one client alone
+
     even = np.full(10, 0.1)  # eight images of ten classes cannot show a tenth of each
     real = replace(real, mixtures=dict.fromkeys(ids, even))
     found = summary_metrics(setting, real, evaluations, None, adaptation)
