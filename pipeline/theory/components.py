@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pipeline.theory.config import TheoryConfig
 from pipeline.theory.outcome import NUM_ERRORS, Claim, Curve, Outcome, Panel, Score, over_replicates
+from spire_core.config.checks import require
 from spire_core.errors import ConfigError
 from spire_core.mixture.k_component_references import (
     affine_error,
@@ -143,10 +144,17 @@ def component_settings(config: TheoryConfig) -> list[tuple[str, Tensor, Tensor]]
         if len({len(row) for row in group.means}) > 1:
             raise ConfigError("expected components.means of one length each: they are points")
         shapes = [("given", torch.tensor(group.means, dtype=torch.float64))]
+    require(len(shapes) > 0, "entries of components.shapes", "none", "add one")
     settings = []
     for point, (name, means) in enumerate(shapes):
         generator = numpy_generator(config.seed, "theory_weights", point)
         weights = torch.from_numpy(generator.dirichlet([group.concentration] * len(means)))
+        require(
+            bool((weights > 0).all()),
+            f"weights of {name} above 0",
+            "one that is 0",
+            "raise components.concentration",
+        )
         reduced = reduced_means(means)
         bound = simplex_cramer_rao(weights, reduced, group.n, generator)
         if bound > 1.0:

@@ -43,6 +43,12 @@ class Row(NamedTuple):
     minimum: Minimum
 
 
+def check_failure(config: TheoryConfig) -> None:
+    """Raise ConfigError if ||mu|| exceeds no m_t at some d."""
+    for d in config.failure.dims:
+        time_of(min(config.failure.separations), config.c * math.sqrt(d))
+
+
 def run_failure(config: TheoryConfig) -> Outcome:
     """Return errors of descent from 1/2 at fixed t over a grid of d and m_t, and at fixed times."""
     group = config.failure

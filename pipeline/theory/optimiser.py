@@ -1,6 +1,7 @@
 """Experiment C: how fast descent converges, where it is stuck, and weights near 0 and 1."""
 
 import math
+from collections.abc import Sequence
 from itertools import islice
 
 import numpy as np
@@ -8,7 +9,8 @@ import torch
 from torch import Tensor
 
 from pipeline.theory.config import TheoryConfig
-from pipeline.theory.outcome import Claim, Curve, Outcome, Panel, score
+from pipeline.theory.outcome import NUM_ERRORS, Claim, Curve, Outcome, Panel, score
+from spire_core.config.checks import require
 from spire_core.mixture.descent import DescentConfig, fixed_t_gradient, iterates
 from spire_core.mixture.estimators import maximum_likelihood, moment
 from spire_core.mixture.exact_errors import expected_path, linear_factor
@@ -17,11 +19,27 @@ from spire_core.rng import numpy_generator
 
 LAST = 20  # iterates: their mean is the estimate, their steps are the swing
 RATE_N, RATE_REPLICATES = 2000, 50
+RATE_SEPARATION = 4.0  # ||mu|| of the rates, as a multiple of the common one
 VARIANTS = {
     "odds": DescentConfig(),
     "weight, damped": DescentConfig(parameter="weight"),
     "weight, full step": DescentConfig(parameter="weight", is_damped=False),
 }
+
+
+def check_optimiser(config: TheoryConfig) -> None:
+    """Raise ConfigError if ||mu|| does not exceed m_t, or for fewer steps than count."""
+    group = config.optimiser
+    require(
+        group.steps >= LAST,
+        f"optimiser.steps of at least {LAST}",
+        group.steps,
+        "as many of the last steps are averaged",
+    )
+    m = config.c * math.sqrt(group.d)
+    time_of(group.m_t, m)
+    for m_t in group.separations:
+        time_of(m_t, RATE_SEPARATION * m)
 
 
 def run_optimiser(config: TheoryConfig) -> Outcome:
@@ -31,11 +49,10 @@ def run_optimiser(config: TheoryConfig) -> Outcome:
     stuck = next(
         (m for m, kept in zip(rates["m_t"], rates["gap left"], strict=True) if kept > 0.5), math.inf
     )
-    off = max(abs(o) for o in rates["standard errors off"] if math.isfinite(o))
     worst = {name: max(ends[f"swing, {name}"]) for name in VARIANTS}
     damped, full = worst["weight, damped"], worst["weight, full step"]
     claims = [
-        Claim(f"the factor per step on data is at most {off:.1f} standard errors off", off <= 4.0),
+        _rate_claim(rates["standard errors off"]),
         Claim(
             f"from m_t = {stuck:g} on, {config.optimiser.steps} steps leave over half of the way",
         ),
@@ -56,9 +73,20 @@ def run_optimiser(config: TheoryConfig) -> Outcome:
     )
 
 
+def _rate_claim(standard_errors: Sequence[float]) -> Claim:
+    """Return the verdict on the factors, a note if descent is stuck at every m_t."""
+    known = [abs(off) for off in standard_errors if math.isfinite(off)]
+    if not known:
+        return Claim("no factor per step is measured on data, because descent is stuck everywhere")
+    off = max(known)
+    return Claim(
+        f"the factor per step on data is at most {off:.1f} standard errors off", off <= NUM_ERRORS
+    )
+
+
 def _rates(config: TheoryConfig) -> dict[str, list[float]]:
     """Return predicted and measured factors per step, and the gap that the steps leave."""
-    group, m = config.optimiser, config.c * math.sqrt(config.optimiser.d) * 4.0
+    group, m = config.optimiser, config.c * math.sqrt(config.optimiser.d) * RATE_SEPARATION
     names = ("m_t", "predicted factor", "on data", "on data +-", "standard errors off", "gap left")
     rows = []
     for point, m_t in enumerate(group.separations):

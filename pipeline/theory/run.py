@@ -15,10 +15,10 @@ from pipeline.theory.backbone import check_backbone, run_backbone
 from pipeline.theory.bridge import run_bridge
 from pipeline.theory.components import component_settings, run_components
 from pipeline.theory.config import TheoryConfig
-from pipeline.theory.failure import run_failure
+from pipeline.theory.failure import check_failure, run_failure
 from pipeline.theory.figures import panels_figure
 from pipeline.theory.landscape import run_landscape
-from pipeline.theory.optimiser import run_optimiser
+from pipeline.theory.optimiser import check_optimiser, run_optimiser
 from pipeline.theory.outcome import Outcome
 from pipeline.theory.readout import run_readout
 from pipeline.theory.scaling import check_scaling, run_scaling
@@ -35,8 +35,8 @@ class Experiment:
 
 RUN = {
     "scaling": Experiment(run_scaling, check_scaling),
-    "failure": Experiment(run_failure),
-    "optimiser": Experiment(run_optimiser),
+    "failure": Experiment(run_failure, check_failure),
+    "optimiser": Experiment(run_optimiser, check_optimiser),
     "components": Experiment(run_components, component_settings),
     "backbone": Experiment(run_backbone, check_backbone),
     "bridge": Experiment(run_bridge),

@@ -17,6 +17,7 @@ from pipeline.theory.outcome import (
     over_replicates,
     slope,
 )
+from spire_core.config.checks import require
 from spire_core.mixture import estimators as gmm_estimators
 from spire_core.mixture import exact_errors as gmm_reference
 from spire_core.mixture.descent import DescentConfig, descend_all_t, descend_fixed_t
@@ -28,7 +29,11 @@ BOUND, CRAMER_RAO, SANDWICH = "published bound", "Cramer-Rao", "sandwich at t"
 
 
 def check_scaling(config: TheoryConfig) -> None:
-    """Raise ConfigError if ||mu|| does not exceed m_t at every d."""
+    """Raise ConfigError if ||mu|| does not exceed m_t at every d, or if a slope has one place."""
+    for name in ("nums", "dims"):
+        found = getattr(config.scaling, name)
+        wanted = f"two different entries of scaling.{name} or more"
+        require(len(set(found)) > 1, wanted, list(found), "a slope needs them")
     for d in (config.scaling.d, *config.scaling.dims):
         time_of(config.scaling.m_t, config.c * math.sqrt(d))
 

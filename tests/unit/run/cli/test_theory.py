@@ -12,6 +12,7 @@ from pipeline.cli.main import main
 from pipeline.theory.config import EXPERIMENTS, TheoryConfig, load_theory, theory_names
 from pipeline.theory.failure import run_failure
 from pipeline.theory.landscape import run_landscape
+from pipeline.theory.optimiser import run_optimiser
 from pipeline.theory.outcome import Score, over_replicates, score, slope
 from pipeline.theory.readout import run_readout
 from pipeline.theory.run import RUN, run_theory
@@ -112,6 +113,12 @@ def test_a_bound_that_holds_at_all_m_t_and_minimisers_are_told() -> None:
         "n * MSE of descent without noise, by the number of last steps averaged"
     ]
     assert list(windows)[3:] == ["last 1", "last 20"]  # half of 40 steps are 20
+
+
+def test_a_rate_that_is_measured_nowhere_is_a_note() -> None:
+    changes = ["optimiser.separations=[6.0]", "optimiser.weights=[0.5]", "optimiser.steps=20"]
+    claim = run_optimiser(load_theory("optimiser", [*SMALL, *changes])).claims[0]
+    assert (claim.is_met, claim.text[:14]) == (None, "no factor per ")
 
 
 def test_descent_finds_the_weights_of_any_shapes_unless_it_has_too_few_steps() -> None:
@@ -232,6 +239,14 @@ MISTAKES = [
     (["backbone", "backbone.m_t=2.5"], "m_t between 0 and ||mu|| = 2, got 2.5"),
     (["readout", "readout.data=mnsit"], "did you mean mnist?"),
     (["landscape", "landscape.weights=[1.0]"], "weights in (0, 1), got 1.0"),
+    (["theorem", "scaling.nums=[50]"], "two different entries of scaling.nums or more, got [50]"),
+    (["theorem", "scaling.dims=[4,4]"], "two different entries of scaling.dims or more"),
+    (["theorem", "experiments=[failure]", "c=0.1"], "m_t between 0 and ||mu|| = 0.2, got 0.5"),
+    (["optimiser", "optimiser.steps=19"], "optimiser.steps of at least 20, got 19"),
+    (["optimiser", "optimiser.d=1", "optimiser.m_t=2"], "m_t between 0 and ||mu|| = 1, got 2.0"),
+    (["optimiser", "c=0.25"], "m_t between 0 and ||mu|| = 4, got 4.0"),
+    (["components", "components.shapes=[]"], "entries of components.shapes, got none"),
+    (["components", "components.concentration=0.001"], "raise components.concentration"),
 ]
 
 
