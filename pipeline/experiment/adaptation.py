@@ -5,7 +5,7 @@ clients' side keeps their embeddings after each epoch that a curve needs. All wo
 afterwards, since evaluations of different epochs are independent.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -125,16 +125,27 @@ def population_kid(evaluation: Evaluation, real: RealData, pooled: Tensor, confi
     """Return the population's own KID: the shared model's samples against `pooled` (n, D).
 
     For a personal method, the evaluated clients' samples against their own data: a few clients
-    cannot draw the data of the others. NaN without features.
+    cannot draw the data of the others. Each client's share of the samples is that of its images in
+    these data. NaN without features.
     """
     if config.method.record.is_personal:
         client_features = [real.features[client_id] for client_id in evaluation.client_ids]
         pooled = pooled_features(client_features, POOLED_IMAGES, config.seed)
-        drawn = torch.cat([d.features for d in evaluation.drawn])
+        drawn = _drawn_by_size(evaluation.drawn, list(map(len, client_features)))
     else:
         drawn = evaluation.drawn[0].features
     sizes = (config.eval.kid_subset_size, config.eval.kid_num_subsets, config.seed)
     return kid(pooled, drawn, *sizes).mean
+
+
+def _drawn_by_size(drawn: Sequence[GeneratedSamples], sizes: Sequence[int]) -> Tensor:
+    """Return features (n, D) of clients' samples, the fewer of a client the smaller its size."""
+    shares = [size / max(sizes) for size in sizes]
+    some = [
+        one.features[: max(1, round(share * len(one.features)))]
+        for one, share in zip(drawn, shares, strict=True)
+    ]
+    return torch.cat(some)
 
 
 def adapt_clients(

@@ -156,7 +156,12 @@ def test_a_few_personal_clients_are_held_against_their_own_data() -> None:
     pooled = torch.cat(list(real.values()))
     data = RealData(real, {}, {})
 
-    def kid_of(method: str, client_ids: tuple[int, ...], features: list[torch.Tensor]) -> float:
+    def kid_of(
+        method: str,
+        client_ids: tuple[int, ...],
+        features: list[torch.Tensor],
+        data: RealData = data,
+    ) -> float:
         config = load_config(None, [f"method={method}", "eval.kid_subset_size=50"])
         drew = [replace(drawn(c), features=f) for c, f in zip(client_ids, features, strict=True)]
         evaluation = Evaluation(0, client_ids, (), None, (), tuple(drew))
@@ -167,3 +172,8 @@ def test_a_few_personal_clients_are_held_against_their_own_data() -> None:
     shared = kid_of("fedavg_ft", (0, 1), [torch.cat(list(again.values()))] * 2)
     others = kid(pooled, torch.cat([again[0], again[1]]), 50, 100, 0).mean
     assert max(abs(everybody), abs(some), abs(shared)) < 0.1 * others
+
+    sizes = {0: 64, 1: 6, 2: 6, 3: 64}  # small clients are a small part of the population
+    unequal = RealData({c: real[c][:size] for c, size in sizes.items()}, {}, {})
+    everybody = kid_of("spire", (0, 1, 2, 3), list(again.values()), unequal)
+    assert abs(everybody) < 0.1 * others
