@@ -71,10 +71,11 @@ def backbone_diagnosis(
 ) -> Diagnosis | None:
     """Return the failure of the backbone's training, or None.
 
-    `losses`: training loss of every round; `heldout` and `kids`: (r, m) after these `rounds`. The
-    first evaluation precedes training. `kids` is None where KID is not measured.
+    `losses`: training loss of every round, empty with private rounds, which tell none; `heldout`
+    and `kids`: (r, m) after these `rounds`. The first evaluation precedes training. `kids` is None
+    where KID is not measured.
     """
-    if len(losses) < MIN_ROUNDS:
+    if rounds[-1] < MIN_ROUNDS:
         return None
     rise = _loss_rise(losses) or _above_start(heldout)
     if kids is not None:
@@ -86,7 +87,7 @@ def backbone_diagnosis(
             continue
         first, last = scores[0].mean(), scores[-1].mean()
         if first > 0 and last > (1 - MIN_FALL) * first:
-            text = f"{name} went from {first:.3g} to {last:.3g} in {len(losses)} rounds"
+            text = f"{name} went from {first:.3g} to {last:.3g} in {rounds[-1]} rounds"
             return Diagnosis(NOT_LEARNING, f"the pre-training clients' {text}")
     return None
 
@@ -98,6 +99,8 @@ def divergence(error: DivergenceError) -> Diagnosis:
 
 def _loss_rise(losses: Sequence[float]) -> str | None:
     num_parts = min(MAX_PARTS, len(losses) // PART_ROUNDS)
+    if num_parts < 2:
+        return None
     parts = np.array_split(np.asarray(losses, np.float64), num_parts)
     means = [float(part.mean()) for part in parts]
     errors = [float(part.std(ddof=1)) / len(part) ** 0.5 for part in parts]

@@ -45,10 +45,12 @@ FLAT = np.ones((2, 3))
 FALLING = [1.0] * 10 + [0.5] * 10 + [0.25] * 10
 
 
-def course(losses: list[float], heldout: list[float], kids: list[float]) -> str | None:
+def course(
+    losses: list[float], heldout: list[float], kids: list[float], every: int = 10
+) -> str | None:
     """The diagnosis of scores that are equal for 3 clients, evaluated every 10 rounds."""
     values = [np.repeat(np.array(v)[:, None], 3, axis=1) for v in (heldout, kids)]
-    found = backbone_diagnosis(losses, [10 * i for i in range(len(heldout))], *values)
+    found = backbone_diagnosis(losses, [every * i for i in range(len(heldout))], *values)
     return None if found is None else found.name
 
 
@@ -61,7 +63,13 @@ def test_a_backbone_has_to_fall_by_a_tenth() -> None:
     assert course([1.0] * 30, [1.0, 1.0], [40.0, 40.0]) == NOT_LEARNING
     assert course(FALLING, [1.0, 0.901], [40.0, 1.0]) == NOT_LEARNING
     assert course(FALLING, [1.0, 0.5], [40.0, 36.1]) == NOT_LEARNING
-    assert course([1.0] * 9, [1.0, 1.0], [40.0, 40.0]) is None  # too short to say
+    assert course([1.0] * 9, [1.0, 1.0], [40.0, 40.0], every=9) is None  # too short to say
+
+
+def test_a_backbone_whose_training_loss_is_private_is_judged_by_its_scores() -> None:
+    assert course([], [1.0, 1.0], [40.0, 40.0]) == NOT_LEARNING
+    assert course([], [1.0, 1.11], [40.0, 40.0]) == DIVERGING
+    assert course([], [1.0, 0.5], [40.0, 1.0]) is None
 
 
 def test_a_training_loss_that_rises_again_is_divergence() -> None:
