@@ -43,8 +43,7 @@ class ClusterWatch:
         self.loss: ClusterError | None = None
         self.is_noticed = False  # the loss has been raised
         self.node_id = ray.get_runtime_context().get_node_id()
-        children = psutil.Process().children()
-        self.own = {p.pid: p.name() for p in children if p.name() in OWN_PROCESSES}
+        self.own = dict(_own_processes())
         self._silent_ticks = 0
         self._asks, self._answered = threading.Event(), threading.Event()
 
@@ -131,8 +130,7 @@ class ClusterWatch:
             with contextlib.suppress(psutil.Error):
                 if process.status() == psutil.STATUS_STOPPED:
                     process.kill()
-        own = (psutil.Process(pid) for pid in self.own if psutil.pid_exists(pid))
-        return any(process.status() == psutil.STATUS_STOPPED for process in own)
+        return any(map(_stands_still, self.own))
 
     def _below(self) -> Iterator[psutil.Process]:
         """Yield the processes that Ray's own ones have started; they share sessions."""
@@ -140,6 +138,21 @@ class ClusterWatch:
             with contextlib.suppress(OSError, psutil.Error):
                 if process.pid not in self.own and os.getsid(process.pid) in self.own:
                     yield process
+
+
+def _own_processes() -> Iterator[tuple[int, str]]:
+    """Yield the ids and names of Ray's own processes below this one."""
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):  # another command, such as git, has just ended
+            if (name := child.name()) in OWN_PROCESSES:
+                yield child.pid, name
+
+
+def _stands_still(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_STOPPED
+    except psutil.Error:  # it has ended
+        return False
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import pytest
 import ray
 from ray.exceptions import GetTimeoutError
@@ -209,6 +210,19 @@ def test_a_driver_may_not_be_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ClusterError, match="a process that stands still: spire resume"):
         pulse.beat(2 * PULSE_TICKS)
     assert asked.num_asked == 1
+
+
+def test_a_child_that_ends_meanwhile_is_none_of_rays_processes(
+    nodes: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Git, which a run asks for its commit, is a child for a moment."""
+    with subprocess.Popen(["true"]) as child:
+        ended = psutil.Process(child.pid)
+    monkeypatch.setattr(psutil.Process, "children", lambda self: [ended])
+    watched = ClusterWatch(threading.Event())
+    assert watched.own == {}
+    watched.own = {child.pid: "raylet"}
+    assert not watched.end_stopped()
 
 
 def test_an_abandoned_process_ends_with_its_exit_code() -> None:
