@@ -37,6 +37,7 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     monkeypatch.setattr(watch, "PROBE_S", 0.01)
     monkeypatch.setattr(watch, "TICK_S", 0.01)
     monkeypatch.setattr(watch, "ENDING_S", 0.1)
+    monkeypatch.setattr(watch, "SILENT_TICKS", 10**6)  # a test waits for one thing alone
     return nodes
 
 
@@ -61,7 +62,7 @@ def watching(nodes: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> It
         thread.join()
 
 
-def lost(within_s: float = 10.0) -> str:
+def lost(within_s: float = 60.0) -> str:
     """The sentence with which the next wait ends."""
     end = time.monotonic() + within_s
     while not is_lost() and time.monotonic() < end:
@@ -78,15 +79,19 @@ def test_a_cluster_that_answers_is_not_lost(watching: Any) -> None:
     check_alive()
 
 
-def test_the_end_of_a_process_of_ray_is_noticed_at_once(watching: Any) -> None:
+def test_the_end_of_a_process_of_ray_is_noticed_at_once(
+    watching: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     process = subprocess.Popen(["sleep", "60"])
+    monkeypatch.setattr(watch, "TICK_S", 60.0)  # as well as between two questions
+    monkeypatch.setattr(watch, "PROBE_S", 60.0)
     watching({process.pid: "gcs_server"})
     time.sleep(0.1)
     check_alive()
     process.kill()
     began = time.monotonic()
     assert lost().startswith("expected Ray's control store (gcs_server) to run, got its end")
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 30
     process.wait()
 
 
@@ -98,6 +103,7 @@ def test_a_control_store_that_never_answers_is_lost(
 
     forever = threading.Event()
     monkeypatch.setattr(ray, "nodes", stand_still)
+    monkeypatch.setattr(watch, "SILENT_TICKS", 60)
     watching()
     assert lost().startswith("expected Ray's control store to answer, got none for 60 s")
     forever.set()
@@ -114,14 +120,14 @@ def test_a_node_that_counts_as_dead_is_lost(watching: Any, nodes: list[dict[str,
 def test_a_lost_actor_lets_the_control_store_be_asked(
     watching: Any, nodes: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "PROBE_S", 5.0)
+    monkeypatch.setattr(watch, "PROBE_S", 60.0)
     watching()
     time.sleep(0.1)
     nodes[0]["Alive"] = False
     began = time.monotonic()
     with pytest.raises(ClusterError, match="a dead node"):
         results.loss_error(ray.exceptions.ActorDiedError())
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 30
 
 
 def test_a_lost_cluster_is_not_asked_to_end_actors(
