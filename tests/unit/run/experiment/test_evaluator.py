@@ -67,7 +67,8 @@ def on_disk(run_dir: Path) -> list[int]:
 
 
 @pytest.fixture
-def config(mnist_root: Path, tmp_path: Path) -> Config:
+def config(mnist_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    monkeypatch.setattr(evaluator, "ENDING_S", 60.0)  # slow machines need seconds for scores
     small = ["model.width=8", "eval.num_images=8", "eval.num_loss_images=8", "eval.num_clients=2"]
     rounds = ["federation.num_rounds=6", "federation.cohort_size=2", "eval.every=4"]
     where = [f"data.root={mnist_root}", f"tracking.root={tmp_path}", "resources.pool=local"]
