@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from free_ports import free_ports
 from warm_process import WarmPopen
 
 
@@ -21,9 +21,7 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        [self.port] = free_ports(1)
         self.address = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -59,7 +57,7 @@ class Server:
     def end(self, number: signal.Signals = signal.SIGTERM) -> None:
         self.send(number)
         assert self.process is not None
-        self.process.wait(timeout=30)
+        self.process.wait(timeout=120)
         self.process = None
 
 

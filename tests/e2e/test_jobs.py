@@ -6,7 +6,6 @@ import secrets
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from typing import Any
 
 import psutil
 import pytest
+from free_ports import free_ports
 from mlflow import MlflowClient
 from ray.job_submission import JobStatus, JobSubmissionClient
 
@@ -64,14 +64,6 @@ class Head:
 
     def exit_code(self, job: str) -> int | None:
         return self.client.get_job_info(job).driver_exit_code
-
-
-def free_ports(num: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(num)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
 
 
 def head_command(ports: Sequence[int], folder: str) -> list[str]:
