@@ -76,7 +76,7 @@ def end_early(
         assert run.poll() is None, (folder / "stderr").read_text()
         time.sleep(0.05)
     os.killpg(run.pid, kind) if kind == signal.SIGKILL else run.send_signal(kind)
-    code = run.wait(timeout=30)
+    code = run.wait(timeout=120)
     assert checkpoints(folder)[-1] < 30, "the run was too quick to be ended"
     return code, (folder / "stderr").read_text()
 
