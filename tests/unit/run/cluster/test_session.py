@@ -47,7 +47,7 @@ def test_a_block_that_ends_before_ray_runs_leaves_no_watch(monkeypatch: pytest.M
         current, loss = None, None
 
         def __init__(self, is_unused: threading.Event) -> None:
-            assert is_unused.wait(10)
+            assert is_unused.wait(60)
 
         def run(self) -> None:
             """Return at once."""
@@ -58,5 +58,5 @@ def test_a_block_that_ends_before_ray_runs_leaves_no_watch(monkeypatch: pytest.M
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     with starting_cluster():
         thread = next(t for t in threading.enumerate() if t.name == "ray")
-    thread.join(10)
+    thread.join(60)
     assert Watch.current is None

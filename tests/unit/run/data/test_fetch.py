@@ -261,7 +261,7 @@ def slow_save(path, array):
     saved.append(path)
     if len(saved) == int(stop_at):
         print("hanging", flush=True)
-        time.sleep(60)
+        time.sleep(600)
 
 np.save = slow_save
 source = lambda spec, scratch: {k: [Part("memory", a)] for k, a in arrays.items()}
@@ -292,7 +292,7 @@ def test_killed_fetch_is_not_there_and_can_be_redone(tmp_path: Path) -> None:
 def test_two_processes_at_once_both_succeed(tmp_path: Path) -> None:
     root = tmp_path / "store"
     processes = [start_fetching(root, 0, tmp_path) for _ in range(2)]
-    outputs = [process.communicate(timeout=60)[0] for process in processes]
+    outputs = [process.communicate(timeout=240)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert sum("trying memory" in output for output in outputs) == 1
     assert sum("already in" in output for output in outputs) == 1
@@ -344,7 +344,7 @@ def let_them_go_on(processes: list[subprocess.Popen]) -> list[str]:
         assert process.stdin
         process.stdin.write("\n")
         process.stdin.flush()
-    outputs = [process.communicate(timeout=60)[0] for process in processes]
+    outputs = [process.communicate(timeout=240)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * len(processes)
     return outputs
 

@@ -412,7 +412,10 @@ def test_a_process_killed_while_it_logs_loses_and_doubles_nothing(
     ]
 
 
-def test_two_syncs_at_once_deliver_each_entry_once(store: TrackingConfig) -> None:
+def test_two_syncs_at_once_deliver_each_entry_once(
+    store: TrackingConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "LOCK_WAIT_S", 60.0)  # a batch takes seconds on a busy machine
     tracker = Tracker.start(store, "two syncs", {})
     tracker.finish("KILLED")
     outbox = Outbox(tracker.run_dir)

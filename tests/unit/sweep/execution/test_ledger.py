@@ -168,7 +168,7 @@ def test_a_trial_that_was_lost_after_it_had_finished_is_finished(ledger: Ledger)
 def test_a_trial_belongs_to_one_process_until_that_ends(ledger: Ledger) -> None:
     command = [sys.executable, "-c", HOLD, str(ledger.folder)]
     pipe = subprocess.PIPE
-    first = subprocess.Popen([*command, "60"], stdout=pipe, text=True)
+    first = subprocess.Popen([*command, "600"], stdout=pipe, text=True)
     second = None
     try:
         assert first.stdout is not None
@@ -181,7 +181,7 @@ def test_a_trial_belongs_to_one_process_until_that_ends(ledger: Ledger) -> None:
         assert waits.value.output is None
         with ledger.held("another"):
             first.send_signal(signal.SIGKILL)
-        out, _ = second.communicate(timeout=60)
+        out, _ = second.communicate(timeout=240)
         assert (out, second.returncode) == ("held\n", 0)
     finally:
         for process in filter(None, (first, second)):

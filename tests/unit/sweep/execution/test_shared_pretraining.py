@@ -41,7 +41,7 @@ def next_line(process: subprocess.Popen[str]) -> str:
 def test_of_processes_that_begin_at_once_one_does_the_work(tmp_path: Path) -> None:
     names = ("a", "b", "c")
     processes = {name: start(tmp_path, name, 1.0) for name in names}
-    outputs = {name: process.communicate(timeout=60)[0] for name, process in processes.items()}
+    outputs = {name: process.communicate(timeout=240)[0] for name, process in processes.items()}
     said = {name: output.removeprefix("ready\n").strip() for name, output in outputs.items()}
     [worker] = [name for name, text in said.items() if text == "mine"]
     assert [text for text in said.values() if text != "mine"] == [worker, worker]
@@ -49,7 +49,7 @@ def test_of_processes_that_begin_at_once_one_does_the_work(tmp_path: Path) -> No
 
 
 def test_one_that_is_killed_blocks_nobody(tmp_path: Path) -> None:
-    first = start(tmp_path, "first", 60.0)
+    first = start(tmp_path, "first", 600.0)
     second = None
     try:
         assert [next_line(first) for _ in range(2)] == ["ready", "mine"]
@@ -59,7 +59,7 @@ def test_one_that_is_killed_blocks_nobody(tmp_path: Path) -> None:
             second.communicate(timeout=0.5)
         assert waits.value.output is None
         first.send_signal(signal.SIGKILL)
-        assert second.communicate(timeout=60)[0] == "mine\n"
+        assert second.communicate(timeout=240)[0] == "mine\n"
         assert (tmp_path / "second").is_dir()
     finally:
         for process in filter(None, (first, second)):
@@ -76,7 +76,7 @@ def test_what_is_released_is_done_by_the_next(tmp_path: Path) -> None:
     waiting.join(timeout=0.2)
     assert waiting.is_alive()
     failing.release()
-    waiting.join(timeout=10)
+    waiting.join(timeout=60)
     assert found == [None]
     next_one.publish(tmp_path)
     assert SharedPretraining(tmp_path, "abc").acquire() == tmp_path
