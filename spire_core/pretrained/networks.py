@@ -66,14 +66,20 @@ def load_part(model_class: Any, part: Path) -> nn.Module:
     ConfigError if its weights are not its own.
     """
     settings = {"local_files_only": True, "use_safetensors": True, "low_cpu_mem_usage": False}
+    settings |= {"torch_dtype": torch.float32, "output_loading_info": True}
     try:
-        model = model_class.from_pretrained(part, torch_dtype=torch.float32, **settings)
+        model, found = model_class.from_pretrained(part, **settings)
     except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise ConfigError(
             f"expected a {model_class.__name__} of diffusers in {part}, got a folder that it "
             f"cannot load ({reason}): save the model again"
         ) from error
+    if missing := sorted(found["missing_keys"]):  # diffusers warns, and draws random numbers
+        raise ConfigError(
+            f"expected all weights of a {model_class.__name__} in {part}, got none of {missing[0]} "
+            f"({len(missing)} of its tensors are missing): save the model again"
+        )
     return model.eval()
 
 

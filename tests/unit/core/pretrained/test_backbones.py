@@ -24,7 +24,7 @@ from diffusers import (
 )
 from diffusers.pipelines.ddpm import pipeline_ddpm
 from diffusers.pipelines.dit import pipeline_dit
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from spire_core.config.diffusion import DiffusionConfig
@@ -37,6 +37,7 @@ from spire_core.methods import BODY, EMB_PROJ, LOCAL, MODULATION
 from spire_core.network.flat_model import FlatModel, initial_weights, tensors_hash
 from spire_core.network.folding import fold
 from spire_core.pretrained.folder import open_backbone
+from spire_core.pretrained.networks import load_network
 from spire_core.training.fixed_entrance import fixed_entrance
 
 T, SIZE, D_EMB = 12, 8, 5
@@ -441,6 +442,18 @@ def test_other_mistakes_are_one_sentence_too(folders: dict[str, Path], tmp_path:
     (without / "prompt.safetensors").unlink()
     with pytest.raises(ConfigError, match=r"encoder_hidden_states \(1, L, 6\).*got none"):
         flat(without, MethodConfig("retrofit"))
+
+
+def test_weights_that_are_missing_are_not_drawn_at_random(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(folders["UNet2DModel"], tmp_path, dirs_exist_ok=True)
+    [file] = (tmp_path / "unet").glob("*.safetensors")
+    tensors = load_file(file)
+    del tensors["conv_in.weight"]
+    save_file(tensors, file)
+    with pytest.raises(ConfigError, match=r"got none of conv_in.weight \(1 of its tensors are"):
+        load_network(open_backbone(tmp_path))
 
 
 def test_a_network_is_not_changed_by_those_beside_it(folders: dict[str, Path]) -> None:
