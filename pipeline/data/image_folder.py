@@ -19,6 +19,7 @@ from spire_core.errors import DataError
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # others start programs, as EPS does
 MAX_PIXELS = 64_000_000
+TRANSPARENT = ("RGBA", "LA", "PA")  # modes of Pillow with an opacity per pixel
 DEEP_MODE = re.compile(r";16[BLN]")  # a raw mode of Pillow that drops 8 of 16 bits
 _log = logging.getLogger(__name__)
 
@@ -130,9 +131,20 @@ def _own_split(base: Path, samples: list[tuple[Path, int]], split: str) -> list[
 def decoded(file: Path, size: int) -> np.ndarray:
     """Return the central square of an image as (3, size, size) uint8 in RGB."""
     with opened_image(file) as image:
-        rgb = ImageOps.exif_transpose(image).convert("RGB")
-        square = ImageOps.fit(rgb, (size, size), Image.Resampling.BILINEAR)
+        square = ImageOps.fit(upright_rgb(image), (size, size), Image.Resampling.BILINEAR)
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Return an image in RGB, turned as its EXIF data say, on white where it is transparent.
+
+    The colours under transparent pixels are arbitrary: many writers leave them black.
+    """
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode in TRANSPARENT or "transparency" in upright.info:
+        white = Image.new("RGBA", upright.size, "white")
+        upright = Image.alpha_composite(white, upright.convert("RGBA"))
+    return upright.convert("RGB")
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from pipeline.config.data import DataConfig, is_outside
 from pipeline.data.catalog import SPECS
 from pipeline.data.datasets import load
-from pipeline.data.image_folder import opened_image
+from pipeline.data.image_folder import opened_image, upright_rgb
 from pipeline.data.metadata import Row, read_rows
 from pipeline.data.resize import resized
 from pipeline.files.paths import expanded
@@ -158,7 +158,7 @@ def _decode(file: Path, run: SavedRun) -> np.ndarray:
     """Return an image file's central square as (C, H, W) uint8, scaled as the run's own images."""
     channels, _, size = run.image_shape
     with opened_image(file) as image:
-        plain = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
+        plain = upright_rgb(image).convert("L" if channels == 1 else "RGB")
         side = size if run.config.data.name == "folder" else min(plain.size)
         square = ImageOps.fit(plain, (side, side), Image.Resampling.BILINEAR)
     pixels = np.asarray(square).reshape(side, side, channels).transpose(2, 0, 1)

@@ -14,7 +14,7 @@ from pipeline.config.data import DataConfig
 from pipeline.data.catalog import DatasetSpec
 from pipeline.data.datasets import ImageData, describe, load, load_stored, store_root
 from pipeline.data.hashes import sha256_of
-from pipeline.data.image_folder import opened_image
+from pipeline.data.image_folder import decoded, opened_image, upright_rgb
 from pipeline.data.resize import resized
 from spire_core.errors import ConfigError, DataError
 
@@ -365,3 +365,22 @@ def test_one_channel_is_pillows_grey(tmp_path: Path) -> None:
         folder(tmp_path, "train", 8, 2)
     with pytest.raises(ConfigError, match=r"data.channels as auto with data.name=mnist, got 1"):
         DataConfig("mnist", channels=1)
+
+
+def test_what_is_transparent_is_white(tmp_path: Path) -> None:
+    # Ink that opacity alone draws, as in many icons.
+    opacity = np.repeat(np.array([255, 255, 128, 0], np.uint8), 4).reshape(4, 4)
+    ink = np.zeros((4, 4, 4), np.uint8)
+    ink[..., 3] = opacity
+    for name, pixels in (("rgba.png", ink), ("grey.png", ink[..., [0, 3]].copy())):
+        save_image(tmp_path / name, pixels)
+        assert (decoded(tmp_path / name, 4) == 255 - opacity).all()
+    for mode in ("P", "L"):  # one colour is transparent
+        Image.fromarray(opacity).convert(mode).save(tmp_path / "one.png", transparency=0)
+        assert (decoded(tmp_path / "one.png", 4) == np.where(opacity, opacity, 255)).all()
+
+
+def test_an_image_that_is_opaque_everywhere_keeps_its_colours() -> None:
+    colours = np.random.default_rng(0).integers(0, 256, (64, 64, 4), np.uint8)
+    colours[..., 3] = 255
+    assert (np.asarray(upright_rgb(Image.fromarray(colours))) == colours[..., :3]).all()
