@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import itertools
+import math
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from pipeline.data.image_folder import upright_rgb
 from spire_core.errors import DataError
 from spire_core.network.words import words_in
 
@@ -157,7 +159,7 @@ def _items(
         short = [name for name, value in own.items() if value is end]
         if short:
             raise DataError(f"expected a {short[0]} of every image, got none of image {i}: add it")
-        yield _item(found)._replace(**own)
+        yield _checked(_item(found)._replace(**own), i)
     more = [name for name, values in lists.items() if next(values, end) is not end]
     if more:
         raise DataError(f"expected one {more[0]} of every image, got more: drop those left over")
@@ -175,21 +177,37 @@ def _item(found: Any) -> _Item:
         known = {name: found.get(name) for name in _Item._fields}
         return _Item(**known)
     if isinstance(found, tuple | list) and len(found) == 2:
-        return _Item(found[0], _plain(found[1]))
+        return _Item(*found)
     return _Item(found)
 
 
-def _plain(label: Any) -> Any:
-    """Return a label that is a scalar tensor or array as a number."""
-    return label.item() if hasattr(label, "item") else label
+def _checked(item: _Item, i: int) -> _Item:
+    """Return an item with plain values; DataError for a caption that is no text."""
+    label, client, caption = map(_plain, item[1:])
+    if caption is not None and not isinstance(caption, str):
+        raise DataError(f"expected a text as caption of image {i}, got {caption!r:.50}: choose one")
+    return _Item(item.image, label, client, caption)
+
+
+def _plain(value: Any) -> Any:
+    """Return a scalar of torch or NumPy as Python's, and NaN, which a table has for none, as None."""
+    if hasattr(value, "item"):
+        try:
+            value = value.item()
+        except (TypeError, ValueError, RuntimeError) as error:  # of several numbers
+            raise DataError(
+                f"expected one label and one client of an image, got {value!r:.80}: choose one"
+            ) from error
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _pil(image: Any, i: int) -> Image.Image:
     """Return an image as PIL's, grey or RGB; DataError if it is none."""
     try:
-        if isinstance(image, Image.Image):
-            return image.convert("L" if image.mode in ("1", "L") else "RGB")
-        array = np.asarray(image)
+        if isinstance(image, Image.Image) and image.mode[0] not in "IF":
+            rgb = upright_rgb(image)
+            return rgb.convert("L") if image.mode in ("1", "L") else rgb
+        array = np.asarray(image.detach().cpu() if hasattr(image, "detach") else image)
     except (OSError, ValueError) as error:  # of a damaged file, or of rows of several lengths
         raise DataError(f"expected image {i} of whole rows, got {error}: mend it") from error
     if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3):

@@ -101,10 +101,46 @@ def test_rows_with_clients_and_captions_are_natural_clients(tmp_path: Path) -> N
     )
 
 
+def test_labels_and_clients_may_be_tensors(tmp_path: Path) -> None:
+    rows = [{"image": image, "label": arange(4)[3]} for image in GREY]
+    settings = spire.write_images(tmp_path / "rows", rows, clients=arange(10) % 2)
+    path, metadata = settings["data.path"], settings["data.metadata"]
+    data = load_clients(DataConfig("folder", path=path, image_size=16, metadata=metadata))
+    assert data.class_names == ("3",)
+    assert data.clients is not None
+    assert data.clients.names == ("0", "1")
+    learnt = rand(2, 8, 8, requires_grad=True)
+    spire.write_images(tmp_path / "learnt", learnt, arange(2))
+    assert (tmp_path / "learnt" / "1" / "0000001.png").is_file()
+
+
+def test_a_photo_that_lies_on_its_side_is_turned(tmp_path: Path) -> None:
+    sides = Image.new("RGB", (8, 8), "black")
+    sides.paste("white", (0, 0, 4, 8))  # white on the left
+    sides.getexif()[0x0112] = 6  # to be turned by a quarter, clockwise
+    spire.write_images(tmp_path / "new", [sides])
+    with Image.open(tmp_path / "new" / "images" / "0000000.png") as found:
+        assert [found.getpixel((x, y)) for x, y in ((0, 0), (7, 0), (0, 7))] == [
+            (255, 255, 255),
+            (255, 255, 255),
+            (0, 0, 0),
+        ]
+
+
 @pytest.mark.parametrize(
     ("images", "more", "told"),
     [
         ([], {}, "expected images, got none"),
+        ([Image.new("I;16", (4, 4), 300)], {}, r"expected image 0 as .*, got uint16 \(4, 4\)"),
+        ([Image.new("I", (4, 4), 300)], {}, r"expected image 0 as .*, got int32 \(4, 4\)"),
+        ([Image.new("F", (4, 4), 300.0)], {}, r"expected image 0 as .*, got float32 \(4, 4\)"),
+        (GREY[:2], {"labels": [arange(2)] * 2}, "expected one label and one client of an image"),
+        (GREY[:2], {"clients": ["a", np.nan]}, "a client of every image or of none, got none"),
+        (
+            GREY[:1],
+            {"clients": "a", "captions": [["x y", "z"]]},
+            r"expected a text as caption of image 0, got \['x y', 'z'\]: choose one",
+        ),
         (GREY, {"labels": [1]}, "expected a label of every image, got none of image 1"),
         (GREY[:2], {"clients": "abc"}, "expected one client of every image, got more"),
         (GREY[:1], {"captions": "a"}, "expected clients with captions, got none: say whose"),
