@@ -5,8 +5,9 @@ The entry point `spire.datasets` names a function `load(split, path)`. `split` i
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -73,9 +74,22 @@ def load_outside(name: str, split: str, path: str | None) -> OutsideImages:
             f"expected {fault} of the data set {name} ({split}), got something else: "
             "docs/extending.md has an example"
         )
-    labels = np.asarray(found.labels, dtype=np.int64)
+    images, labels = np.asarray(found.images), np.asarray(found.labels, dtype=np.int64)
     captions = None if found.captions is None else tuple(found.captions)
-    return OutsideImages(found.images, labels, found.class_names, captions, found.owners)
+    owners = None if found.owners is None else tuple(map(_plain, found.owners))
+    return OutsideImages(images, labels, tuple(found.class_names), captions, owners)
+
+
+def _plain(owner: Any) -> Any:
+    """Return an owner, a text or a whole number, as Python's own."""
+    return owner.item() if isinstance(owner, np.generic) else owner
+
+
+def _are_owners(values: object) -> bool:
+    """Return whether values are a list of texts or of whole numbers."""
+    if isinstance(values, str | bytes) or not isinstance(values, Collection):
+        return False
+    return all(isinstance(value, str | int | np.integer) for value in values)
 
 
 def _fault(found: object) -> str | None:
@@ -87,11 +101,15 @@ def _fault(found: object) -> str | None:
         return "images uint8 (N, 1 or 3, S, S)"
     if images.shape[2] != images.shape[3] or not len(images):
         return "square images, at least one,"
+    if not are_captions(found.class_names):
+        return "class_names as a list of texts"
     is_whole = labels.dtype.kind in "iu" and labels.shape == images.shape[:1]
     if not is_whole or labels.min() < 0 or labels.max() >= len(found.class_names):
         return "labels (N,) that are positions in class_names"
     if found.captions is not None and not are_captions(found.captions):
         return "captions as a list of texts"
+    if found.owners is not None and not _are_owners(found.owners):
+        return "owners as a list of texts"
     lists = [texts for texts in (found.captions, found.owners) if texts is not None]
     if any(len(texts) != len(images) for texts in lists):
         return "a caption and an owner for each image, or none at all,"

@@ -1,7 +1,10 @@
 """Data sets of other packages: captions that are no list of texts are refused in a sentence."""
 
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
 
 from pipeline.config.data import OTHER_DATASETS
 from pipeline.data.outside import OutsideImages, load_outside
@@ -28,6 +31,44 @@ def test_captions_that_are_no_list_of_texts_are_refused(captions: object) -> Non
         loaded(captions)
     with pytest.raises(DataError, match="expected a caption and an owner for each image"):
         loaded(["a"])
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({"owners": "ab"}, "owners as a list of texts"),
+        ({"owners": ["a", None]}, "owners as a list of texts"),
+        ({"owners": np.array([0.0, 1.0])}, "owners as a list of texts"),
+        ({"class_names": [3]}, "class_names as a list of texts"),
+        ({"class_names": "a"}, "class_names as a list of texts"),
+    ],
+)
+def test_owners_and_classes_that_are_no_list_of_texts_are_refused(
+    more: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(DataError, match=f"expected {expected} of the data set captioned"):
+        with_more(**more)
+
+
+def with_more(**more: Any) -> OutsideImages:
+    """Return what is loaded of a package whose function returns such images."""
+    found = OutsideImages(**{"images": IMAGES, "labels": [0, 0], "class_names": ("a",)} | more)
+    OTHER_DATASETS.register("captioned", lambda split, path: found, "0")
+    return load_outside("captioned", "train", None)
+
+
+@pytest.mark.parametrize("owners", [["b", "a"], [7, 5]])
+def test_owners_and_images_may_come_as_arrays(owners: list) -> None:
+    listed = with_more(owners=owners)
+    array = with_more(
+        images=torch.from_numpy(IMAGES), owners=np.array(owners), class_names=np.array(["a"])
+    )
+    assert listed.sha256 == array.sha256
+    assert isinstance(array.images, np.ndarray)
+    for found in (listed, array):
+        assert found.clients is not None
+        assert found.clients.names == tuple(sorted(map(str, owners)))
+        assert found.clients.owner.tolist() == [1, 0]
 
 
 def test_captions_may_come_as_an_array() -> None:
