@@ -13,7 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data.image_folder import decoded, refuse_loops, require_text
+from pipeline.data.image_folder import (
+    decoded,
+    files_below,
+    refuse_loops,
+    require_text,
+    warn_of_gifs,
+)
 from pipeline.data.metadata import Row, read_rows
 from pipeline.files.paths import expanded
 from spire_core.errors import DataError
@@ -43,6 +49,7 @@ def load_client_folders(path: str | Path, image_size: int) -> FolderImages:
     """
     base = _folder(path)
     refuse_loops(base)
+    warn_of_gifs(base)
     has_splits = all((base / split).is_dir() for split in SPLITS)
     splits = SPLITS if has_splits else ("",)
     rows = [row for split in splits for row in _rows_below(base, split)]
@@ -79,7 +86,7 @@ def _rows_below(base: Path, split: str) -> list[Row]:
     rows = []
     for client in sorted(p for p in (base / split).iterdir() if p.is_dir()):
         require_text("the name of a client's folder", client)
-        files = [p for p in sorted(client.rglob("*")) if p.suffix.lower() in SUFFIXES]
+        files = [p for p in files_below(client) if p.suffix.lower() in SUFFIXES]
         for file in files:
             within = file.relative_to(client).parts
             require_text("the name of a class folder", file.parent)

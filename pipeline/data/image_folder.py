@@ -63,12 +63,26 @@ def _image_files(folder: Path) -> tuple[list[str], list[tuple[Path, int]]]:
             f"expected a folder with one subfolder of images per class, got {folder}: "
             f"{_folder_advice(folder, error)}"
         ) from error
-    num_gifs = sum(path.suffix.lower() == ".gif" for path in folder.rglob("*"))
-    if num_gifs:
-        _log.warning("%d .gif files in %s are left out: save them as .png", num_gifs, folder)
+    warn_of_gifs(folder)
     for name in listing.classes:
         require_text("the name of a class folder", folder / name)
     return listing.classes, [(Path(file), label) for file, label in listing.samples]
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Return all files below a folder in order, also those behind links to folders.
+
+    `refuse_loops` is to be called before.
+    """
+    walk = os.walk(folder, followlinks=True)
+    return sorted(Path(place, name) for place, _, names in walk for name in names)
+
+
+def warn_of_gifs(folder: Path) -> None:
+    """Log a warning if there are GIFs below a folder, which no client is given."""
+    num_gifs = sum(path.suffix.lower() == ".gif" for path in files_below(folder))
+    if num_gifs:
+        _log.warning("%d .gif files in %s are left out: save them as .png", num_gifs, folder)
 
 
 def _folder_advice(folder: Path, error: OSError) -> str:

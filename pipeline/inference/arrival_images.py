@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from pipeline.config.data import DataConfig, is_outside
 from pipeline.data.catalog import SPECS
 from pipeline.data.datasets import load
-from pipeline.data.image_folder import opened_image, upright_rgb
+from pipeline.data.image_folder import files_below, opened_image, refuse_loops, upright_rgb
 from pipeline.data.metadata import Row, read_rows
 from pipeline.data.resize import resized
 from pipeline.files.paths import expanded
@@ -117,10 +117,12 @@ def _folder_images(
 
 def _found_rows(folder: Path) -> list[Row]:
     """Return a row for each image below a folder, whose own folder is its class."""
-    found = (p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    refuse_loops(folder)
+    found = (p for p in files_below(folder) if p.suffix.lower() in IMAGE_SUFFIXES)
     return [
         Row(str(p.relative_to(folder)), "", None, None, p.parent.name * (p.parent != folder))
-        for p in sorted(p for p in found if p.is_file())
+        for p in found
+        if p.is_file()
     ]
 
 

@@ -296,6 +296,27 @@ def test_folders_that_hold_no_clients_are_refused(folder: Path, tmp_path: Path) 
         load_clients(at(folder))
 
 
+def test_folders_behind_links_are_read(folder: Path, tmp_path: Path) -> None:
+    paint(tmp_path / "else" / "0.png", 201)
+    (folder / "ann" / "cat").symlink_to(tmp_path / "else")
+    (folder / "dan").symlink_to(tmp_path / "else")
+    data = load_clients(DataConfig(name="folder", path=str(folder), image_size=8))
+    assert data.clients is not None
+    assert data.clients.names == (*CLIENTS, "dan")
+    of_links = np.array(values(data)) == 201
+    assert data.clients.owner[of_links].tolist() == [0, 3]
+    assert [data.class_names[at] for at in data.labels[of_links]] == ["cat", "image"]
+
+
+def test_images_of_clients_that_are_left_out_are_told_of(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    paint(folder / "ann" / "5.gif", 0)
+    data = load_clients(DataConfig(name="folder", path=str(folder), image_size=8))
+    assert len(data.images) == sum(CLIENTS.values())
+    assert "1 .gif files in" in caplog.text
+
+
 def test_data_without_clients_are_refused() -> None:
     with pytest.raises(ConfigError, match="clients of its own, fonts or folder, got mnist"):
         load_clients(DataConfig())

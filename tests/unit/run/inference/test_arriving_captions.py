@@ -91,6 +91,16 @@ def test_the_table_of_a_folder_says_what_images_show(run: SavedRun, folder: Path
     assert (len(found.images), found.captions) == (8, None)
 
 
+def test_images_behind_links_arrive(run: SavedRun, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "arriving").mkdir()
+    (tmp_path / "arriving" / "image").symlink_to(folder)
+    found = load_arrival(run, str(tmp_path / "arriving"), ["image"])
+    assert (len(found.images), found.mixture) == (8, np.ones(1))
+    (folder / "back").symlink_to(tmp_path / "arriving")
+    with pytest.raises(DataError, match="a link to a folder around it"):
+        load_arrival(run, str(tmp_path / "arriving"))
+
+
 def test_a_run_without_text_reads_no_table(folder: Path, tmp_path: Path) -> None:
     plain = saved(tmp_path / "runs" / "plain", replace(TEXT, text="none", words=()))
     (folder / "list.csv").write_text("nonsense")
