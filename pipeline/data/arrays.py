@@ -190,7 +190,7 @@ def _checked(item: _Item, i: int) -> _Item:
 
 
 def _plain(value: Any) -> Any:
-    """Return a scalar of torch or NumPy as Python's, and NaN, which a table has for none, as None."""
+    """Return a scalar of torch or NumPy as Python's, and NaN, as tables write none, as None."""
     if hasattr(value, "item"):
         try:
             value = value.item()

@@ -78,10 +78,14 @@ def _records(file: Path) -> Sequence[dict[str, Any]]:
             return _limited(_parquet_rows(file), file)
         if file.suffix.lower() == ".csv":
             with file.open(encoding="utf-8-sig", newline="") as text:
-                return _limited(csv.DictReader(text, strict=True), file)
+                table = csv.DictReader(text, strict=True)
+                _refuse_twins(table.fieldnames or ())
+                return _limited(table, file)
         if file.suffix.lower() in (".jsonl", ".ndjson"):
             with file.open(encoding="utf-8-sig") as text:
-                return _limited((json.loads(line) for line in text if line.strip()), file)
+                lines = (line for line in text if line.strip())
+                found = (json.loads(line, object_pairs_hook=_object) for line in lines)
+                return _limited(found, file)
     except (*UNREADABLE, csv.Error, RecursionError) as error:
         reason, advice = " ".join(str(error).split()), "correct it"
         if not file.exists():
@@ -99,8 +103,21 @@ def _parquet_rows(file: Path) -> Iterator[dict[str, Any]]:
     from pyarrow.parquet import ParquetFile  # takes a third of a second
 
     with ParquetFile(file) as table:
+        _refuse_twins(table.schema_arrow.names)
         for batch in table.iter_batches():
             yield from batch.to_pylist()
+
+
+def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    _refuse_twins([name for name, _ in pairs])
+    return dict(pairs)
+
+
+def _refuse_twins(names: Sequence[str]) -> None:
+    """Raise ValueError if two columns have one name: a row would hold the last one's cell."""
+    for name in {*names} - {""}:
+        if names.count(name) > 1:
+            raise ValueError(f"{names.count(name)} columns named {name!r:.80}")
 
 
 def _limited(records: Iterable[Any], file: Path) -> list[dict[str, Any]]:

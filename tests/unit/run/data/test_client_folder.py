@@ -243,6 +243,8 @@ def test_malformed_metadata_are_one_sentence(folder: Path, fault: str) -> None:
         ("meta.csv", b"path,client\nann/0.png,a,b,c\n", "more cells than columns in row 1"),
         ("meta.csv", b'path,client\n"ann/0.png,a\n', "expected CSV"),
         ("meta.csv", b"path,client\n\xff\xfe,a\n", "expected CSV"),
+        ("meta.csv", b"path,client,client\nann/0.png,a,b\n", "got 2 columns named 'client'"),
+        ("meta.jsonl", b'{"path": "a", "client": 1, "client": 2}', "got 2 columns named 'client'"),
         ("meta.csv", b"", "expected rows"),
         ("meta.jsonl", b'{"path": ', "expected CSV, JSON lines"),
         ("meta.jsonl", b"[" * 100_000, "expected CSV, JSON lines"),
@@ -260,6 +262,18 @@ def test_a_file_that_is_no_metadata_is_one_sentence(
     with pytest.raises(DataError, match=expected) as error:
         listed(folder, name)
     assert "\n" not in str(error.value)
+
+
+def test_columns_of_parquet_that_have_one_name_are_one_sentence(folder: Path) -> None:
+    cells = [["ann/0.png"], ["a"], ["b"]]
+    write_table(Table.from_arrays(cells, names=["path", "client", "client"]), folder / "m.parquet")
+    with pytest.raises(DataError, match="got 2 columns named 'client': correct it"):
+        listed(folder, "m.parquet")
+
+
+def test_columns_without_a_name_are_not_read(folder: Path) -> None:
+    (folder / "meta.csv").write_text("path,client,,\nann/0.png,a,1,2\n")
+    assert len(listed(folder).images) == 1
 
 
 def test_cells_of_parquet_that_are_no_text_are_one_sentence(folder: Path) -> None:
