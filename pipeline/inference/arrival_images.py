@@ -88,7 +88,9 @@ def captions_file(run: SavedRun) -> str:
 def _dataset_images(
     run: SavedRun, name: str, classes: Sequence[str], root: str | None
 ) -> tuple[np.ndarray, list[str], tuple[str, ...] | None]:
-    stored = load(DataConfig(name, root, image_size=run.image_shape[-1]), "test")
+    own = run.config.data  # of another package: its data lie where they lay for the run
+    path = own.path if name == own.name and is_outside(name) else None
+    stored = load(DataConfig(name, root, path, run.image_shape[-1]), "test")
     if stored.images.shape[1] != run.image_shape[0]:
         raise DataError(
             f"expected images of {run.image_shape[0]} channels, got {stored.images.shape[1]} in "
