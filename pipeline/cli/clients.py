@@ -172,4 +172,6 @@ def _guidance(text: str) -> float:
 
 
 def _comma_list(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
+    if parts := [part.strip() for part in text.split(",") if part.strip()]:
+        return parts
+    raise argparse.ArgumentTypeError(f"expected names or numbers with commas, got {text!r}")

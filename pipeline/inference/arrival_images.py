@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from pipeline.config.data import DataConfig, is_outside
 from pipeline.data.catalog import SPECS
-from pipeline.data.datasets import load
+from pipeline.data.datasets import SPLITS, load
 from pipeline.data.image_folder import files_below, opened_image, refuse_loops, upright_rgb
 from pipeline.data.metadata import Row, read_rows
 from pipeline.data.resize import resized
@@ -64,6 +64,8 @@ def load_arrival(
     if the classes are not all of the run's. Raises ConfigError if `data` is neither or a class is
     unknown, DataError if the images do not fit the run.
     """
+    if not data.strip():  # else it would be the current folder
+        raise ConfigError(f"expected a data set or a folder of images, got {data!r}: name one")
     folder = expanded(data, "--data")
     if data in SPECS or (not folder.is_dir() and is_outside(data)):
         images, names, captions = _dataset_images(run, data, classes, root)
@@ -118,14 +120,16 @@ def _folder_images(
 
 
 def _found_rows(folder: Path) -> list[Row]:
-    """Return a row for each image below a folder, whose own folder is its class."""
+    """Return a row for each image below a folder; as in training, the top folder is its class."""
     refuse_loops(folder)
-    found = (p for p in files_below(folder) if p.suffix.lower() in IMAGE_SUFFIXES)
-    return [
-        Row(str(p.relative_to(folder)), "", None, None, p.parent.name * (p.parent != folder))
-        for p in found
-        if p.is_file()
-    ]
+    has_splits = all((folder / split).is_dir() for split in SPLITS)
+    rows = []
+    for file in files_below(folder):
+        if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file():
+            name = file.relative_to(folder)
+            above = name.parts[has_splits and name.parts[0] in SPLITS : -1]
+            rows.append(Row(name.as_posix(), "", None, None, above[0] if above else None))
+    return rows
 
 
 def _listed_rows(run: SavedRun, folder: Path) -> list[Row]:

@@ -596,6 +596,7 @@ WORDS += [
 ]
 WORDS += [["sample", "../../../etc"], ["sample", "\x1b[31mred"], ["resume", "\u202e"]]
 WORDS += [["adapt", "r", "--data", "mnist", "--classes", "\u0663\u0663\u0663"]]
+WORDS += [["adapt", "r", "--data", ""], ["adapt", "r", "--data", "mnist", "--classes", ","]]
 WORDS += [["adapt", "r", "--data", "mnist", "--num-images", "-1"], ["report", "'\" OR 1=1"]]
 WORDS += [["adapt", "r", "--data", "mnist", "adapt.epochs=1000000000000"], ["report", "a\0b"]]
 WORDS += [["sync", "nobody"], ["sync", "a", "b"], ["sync", "tracking.root=a\0b"], ["rum\0"]]

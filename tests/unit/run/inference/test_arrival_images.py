@@ -1,4 +1,4 @@
-"""The images of a client that arrives, from the data set that another package brings."""
+"""The images of a client that arrives: of a folder, or of a data set of another package."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pipeline.config.data import OTHER_DATASETS, DataConfig
 from pipeline.config.schema import Config
@@ -13,9 +14,43 @@ from pipeline.data.outside import OutsideImages
 from pipeline.inference.arrival_images import load_arrival
 from pipeline.inference.saved_run import SavedRun
 from spire_core.config.model import ModelConfig
+from spire_core.errors import ConfigError
 from spire_core.network.flat_model import FlatModel
 
 SMALL = ModelConfig(4, 8, (1,), attention=(), cond_dim=8)
+
+
+def saved(folder: Path, config: Config) -> SavedRun:
+    """A run with a network of zeros, of images of 8 x 8 of a class "a"."""
+    model = FlatModel(config.model, config.method, 1)
+    return SavedRun(folder, config, (1, 8, 8), ("a",), model, torch.zeros(model.layout.size))
+
+
+def paint(file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (8, 8)).save(file)
+
+
+def test_the_top_folder_of_an_image_is_its_class(tmp_path: Path) -> None:
+    run = saved(tmp_path, Config(model=SMALL))
+    for name in ("a/2024/may/0.png", "a/1.png", "b/2024/2.png", "3.png"):
+        paint(tmp_path / "new" / name)
+    assert len(load_arrival(run, str(tmp_path / "new")).images) == 4
+    own = load_arrival(run, str(tmp_path / "new"), ["a"])
+    assert (len(own.images), own.mixture) == (2, np.ones(1))
+    with pytest.raises(ConfigError, match="expected classes out of a, b, got '2024'"):
+        load_arrival(run, str(tmp_path / "new"), ["2024"])
+    for name in ("train/a/4.png", "test/a/2024/5.png"):  # as where a run has found its images
+        paint(tmp_path / "whole" / name)
+    assert len(load_arrival(run, str(tmp_path / "whole"), ["a"]).images) == 2
+
+
+def test_no_name_is_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paint(tmp_path / "0.png")
+    monkeypatch.chdir(tmp_path)
+    for data in ("", " "):
+        with pytest.raises(ConfigError, match="expected a data set or a folder of images, got '"):
+            load_arrival(saved(tmp_path, Config(model=SMALL)), data)
 
 
 def test_a_package_is_asked_for_arriving_images_where_the_run_has_found_its_own(
@@ -31,9 +66,7 @@ def test_a_package_is_asked_for_arriving_images_where_the_run_has_found_its_own(
     for name in ("scans", "others"):
         OTHER_DATASETS.register(name, scans, "0")
     config = Config(model=SMALL, data=DataConfig("scans", path="/data/scans"))
-    model = FlatModel(config.model, config.method, 1)
-    weights = torch.zeros(model.layout.size)
-    run = SavedRun(tmp_path, config, (1, 8, 8), ("a",), model, weights)
+    run = saved(tmp_path, config)
     assert load_arrival(run, "scans").images.shape == (4, 1, 8, 8)
     load_arrival(run, "others")
     load_arrival(replace(run, config=replace(config, data=DataConfig())), "scans")
