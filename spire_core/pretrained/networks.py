@@ -4,7 +4,7 @@ Shapes: B batch, C image channels, H and W image sides, V width of the condition
 of a prompt, D numbers of a token.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,12 +75,24 @@ def load_part(model_class: Any, part: Path) -> nn.Module:
             f"expected a {model_class.__name__} of diffusers in {part}, got a folder that it "
             f"cannot load ({reason}): save the model again"
         ) from error
-    if missing := sorted(found["missing_keys"]):  # diffusers warns, and draws random numbers
+    _check_tensors(found["missing_keys"], found["unexpected_keys"], model_class.__name__, part)
+    return model.eval()
+
+
+def _check_tensors(
+    missing: Collection[str], others: Collection[str], class_name: str, part: Path
+) -> None:
+    """Raise ConfigError unless a file has a model's tensors, of which diffusers only warns."""
+    if missing:  # it would draw them at random
         raise ConfigError(
-            f"expected all weights of a {model_class.__name__} in {part}, got none of {missing[0]} "
+            f"expected all weights of a {class_name} in {part}, got none of {min(missing)} "
             f"({len(missing)} of its tensors are missing): save the model again"
         )
-    return model.eval()
+    if others:  # they were trained with it, and would be left out
+        raise ConfigError(
+            f"expected the weights of a {class_name} alone in {part}, got {min(others)} as well "
+            f"({len(others)} tensors that it lacks): correct the class or the settings of the model"
+        )
 
 
 def _class_of(folder: BackboneFolder) -> Any:
@@ -105,6 +117,11 @@ def _check_network(network: Any, folder: BackboneFolder) -> None:
         raise ConfigError(
             f"expected a plain time embedding in {folder.network}, got one with "
             "time_embedding_act_fn: choose another model.backbone"
+        )
+    if getattr(config, "encoder_hid_dim_type", None) not in (None, "text_proj"):
+        raise ConfigError(
+            f"expected a model whose conditions are timestep and prompt in {folder.network}, got "
+            f"one of {config.encoder_hid_dim_type}: choose another model.backbone"
         )
     is_sized = getattr(network, "use_additional_conditions", False)
     if is_sized or getattr(config, "addition_embed_type", None) is not None:
@@ -214,7 +231,15 @@ NETWORKS = {
 
 
 def prompt_width(network: Any) -> int:
-    """Return D, the numbers of a token that the network attends to."""
-    caption_channels = getattr(network.config, "caption_channels", None)
-    width = caption_channels or network.config.cross_attention_dim
-    return int(width)
+    """Return D, the numbers of a token that the network takes; ConfigError if layers differ."""
+    config = network.config
+    names = ("caption_channels", "encoder_hid_dim")  # of maps to what its layers attend to
+    mapped = next((w for name in names if (w := getattr(config, name, None))), None)
+    width = mapped or config.cross_attention_dim
+    widths = {width} if isinstance(width, int) else {*width}
+    if len(widths) > 1:
+        raise ConfigError(
+            f"expected a network that attends to tokens of one width, got {sorted(widths)} as its "
+            "cross_attention_dim: choose another model.backbone"
+        )
+    return int(widths.pop())

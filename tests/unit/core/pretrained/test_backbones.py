@@ -37,7 +37,7 @@ from spire_core.methods import BODY, EMB_PROJ, LOCAL, MODULATION
 from spire_core.network.flat_model import FlatModel, initial_weights, tensors_hash
 from spire_core.network.folding import fold
 from spire_core.pretrained.folder import open_backbone
-from spire_core.pretrained.networks import load_network
+from spire_core.pretrained.networks import load_network, prompt_width
 from spire_core.training.fixed_entrance import fixed_entrance
 
 T, SIZE, D_EMB = 12, 8, 5
@@ -67,11 +67,11 @@ def unet(**more: Any) -> UNet2DModel:
     return UNet2DModel(**BLOCKS, down_block_types=down, up_block_types=up, **more)
 
 
-def with_text() -> UNet2DConditionModel:
+def with_text(**other: Any) -> UNet2DConditionModel:
     down = ("DownBlock2D", "CrossAttnDownBlock2D")
     up = ("CrossAttnUpBlock2D", "UpBlock2D")
     more = {"down_block_types": down, "up_block_types": up, "cross_attention_dim": 6}
-    return UNet2DConditionModel(**BLOCKS, **more)
+    return UNet2DConditionModel(**BLOCKS, **(more | other))
 
 
 def dit() -> DiTTransformer2DModel:
@@ -454,6 +454,29 @@ def test_weights_that_are_missing_are_not_drawn_at_random(
     save_file(tensors, file)
     with pytest.raises(ConfigError, match=r"got none of conv_in.weight \(1 of its tensors are"):
         load_network(open_backbone(tmp_path))
+
+
+def test_weights_that_a_network_has_no_layer_for_are_not_left_out(tmp_path: Path) -> None:
+    save(tmp_path, make("UNet2DModel"))
+    [file] = (tmp_path / "unet").glob("*.safetensors")
+    save_file(load_file(file) | {"conv_in.lora_A.weight": torch.zeros(2)}, file)
+    with pytest.raises(ConfigError, match=r"got conv_in.lora_A.weight as well \(1 tensors"):
+        load_network(open_backbone(tmp_path))
+
+
+def test_the_width_of_a_token_is_what_the_network_takes(tmp_path: Path) -> None:
+    # A width for each level, as in some folders, and a map from the prompt's own width.
+    for more in ({"cross_attention_dim": (6, 6)}, {"encoder_hid_dim": 6}):
+        mapped = {"encoder_hid_dim_type": "text_proj"} if "encoder_hid_dim" in more else {}
+        network = with_text(**more, **mapped)
+        assert prompt_width(network) == 6
+        given = network(noise(), timestep=1, encoder_hidden_states=PROMPT.repeat(2, 1, 1))
+        assert given.sample.shape == noise().shape
+    with pytest.raises(ConfigError, match=r"tokens of one width, got \[4, 6\]"):
+        prompt_width(with_text(cross_attention_dim=(6, 4)))
+    images = {"encoder_hid_dim": 6, "encoder_hid_dim_type": "image_proj"}
+    with pytest.raises(ConfigError, match=r"timestep and prompt in .*, got one of image_proj"):
+        load_network(open_backbone(save(tmp_path, with_text(**images))))
 
 
 def test_a_network_is_not_changed_by_those_beside_it(folders: dict[str, Path]) -> None:
