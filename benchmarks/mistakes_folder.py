@@ -32,6 +32,8 @@ def furnish(folder: Path) -> None:
     _make_model(folder / "video", index | {"unet": ["diffusers", "UNet3DConditionModel"]})
     _make_network(folder / "ddpm8", 8, 1)
     _make_network(folder / "rgb16", 16, 3)
+    _make_network(folder / "partial", 8, 1)
+    _drop_weights(folder / "partial" / "unet" / "diffusion_pytorch_model.safetensors")
 
 
 def _make_run(folder: Path, name: str, settings: Sequence[str], clients: Sequence[int]) -> None:
@@ -83,3 +85,12 @@ def _make_network(folder: Path, size: int, channels: int) -> None:
     DDPMScheduler(num_train_timesteps=50).save_pretrained(folder / "scheduler")
     index = {"unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "DDPMScheduler"]}
     _make_model(folder, index)
+
+
+def _drop_weights(file: Path) -> None:
+    """Write a file of weights again without its first tensor."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(file)
+    del tensors[min(tensors)]
+    save_file(tensors, file)
