@@ -207,7 +207,8 @@ def _pil(image: Any, i: int) -> Image.Image:
         if isinstance(image, Image.Image) and image.mode[0] not in "IF":
             rgb = upright_rgb(image)
             return rgb.convert("L") if image.mode in ("1", "L") else rgb
-        array = np.asarray(image.detach().cpu() if hasattr(image, "detach") else image)
+        detach = getattr(image, "detach", None)  # of a tensor with gradients, or on a GPU
+        array = np.asarray(image if detach is None else detach().cpu())
     except (OSError, ValueError) as error:  # of a damaged file, or of rows of several lengths
         raise DataError(f"expected image {i} of whole rows, got {error}: mend it") from error
     if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3):
