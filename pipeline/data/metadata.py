@@ -50,8 +50,12 @@ def read_rows(
         for at, record in enumerate(records, 1)
     ]
     _refuse_doubles(rows, file)
-    if any((row.caption is None) != (rows[0].caption is None) for row in rows):
-        raise DataError(f"expected a caption in every row of {file} or in none: add the missing")
+    for what, values in (
+        ("caption", {row.caption is None for row in rows}),
+        ("class", {row.class_name is None for row in rows}),
+    ):
+        if len(values) > 1:
+            raise DataError(f"expected a {what} in every row of {file} or in none: add the missing")
     return rows
 
 

@@ -212,6 +212,7 @@ MALFORMED = {
     "right to left": (broken(5, client="a\u202eb"), "client without control characters in row 6"),
     "newline": (broken(5, caption="a\nb"), "caption without control characters"),
     "split": (broken(6, split="validation"), "split train or test in row 7 .*'validation'"),
+    "some classes": (broken(6, **{"class": "a"}), "a class in every row of .* or in none"),
     "some splits": (broken(6, split="test"), "a split for every image or for none"),
     "client a list": (broken(6, client=["a"]), "expected a text as client in row 7"),
     "client true": (broken(6, client=True), "expected a text as client in row 7"),
