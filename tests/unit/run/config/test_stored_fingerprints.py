@@ -14,7 +14,7 @@ STORED = {
     "cifar10-cpu": ("358d82db942f9268", "0ca3a3680f7cbdda"),
     "fashion-cpu": ("b891cd64d270e3ae", "4f3be13b008810a2"),
     "folder-cpu": ("349a96bf3d752e6e", "b0545b07cc526e00"),
-    "fonts-cpu": ("3e3a1a20ae751e4e", "4c394867a18725bc"),
+    "fonts-cpu": ("3919af88677bdc42", "eea3ccf88987a103"),
     "mnist": ("052b8dceef88752f", "270bc63b6a90c408"),
     "mnist-cpu": ("cff3705456758dd3", "38678f8672340f28"),
     "retrofit-cpu": ("f1be8939ca6505d3", "f14f80deb9b08f8f"),
