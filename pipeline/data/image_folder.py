@@ -79,8 +79,12 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def warn_of_gifs(folder: Path) -> None:
-    """Log a warning if there are GIFs below a folder, which no client is given."""
-    num_gifs = sum(path.suffix.lower() == ".gif" for path in files_below(folder))
+    """Log a warning if there are GIFs below a folder, which no client is given.
+
+    `refuse_loops` is to be called before.
+    """
+    names = (name for _, _, found in os.walk(folder, followlinks=True) for name in found)
+    num_gifs = sum(name.lower().endswith(".gif") for name in names)
     if num_gifs:
         _log.warning("%d .gif files in %s are left out: save them as .png", num_gifs, folder)
 

@@ -88,7 +88,7 @@ def typed(folder: Path, *words: str, **env: str) -> tuple[int, str, str]:
 
 def left_behind(folder: Path) -> list[str]:
     """The processes that `typed` began and that still run after a while."""
-    until = time.monotonic() + 30  # for what Ray has told to end
+    until = time.monotonic() + 15  # for what Ray has told to end
     while running(folder) and time.monotonic() < until:
         time.sleep(0.1)
     return running(folder)

@@ -103,7 +103,7 @@ def head(mnist_root: Path) -> Iterator[Head]:
         came_of_it = [psutil.Process(process.pid), *psutil.Process(process.pid).children(True)]
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=120)
-        _, left = psutil.wait_procs(came_of_it, timeout=30)
+        _, left = psutil.wait_procs(came_of_it, timeout=15)
         for survivor in left:
             survivor.kill()
         shutil.rmtree(folder, ignore_errors=True)

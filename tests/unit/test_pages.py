@@ -22,9 +22,6 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 FOLDERS = "spire_core|pipeline|sweeps|tests|benchmarks|docs"
 NAMED_PATH = re.compile(rf"\b(?:{FOLDERS})/[\w./-]+\.(?:py|yaml|md)\b")
-ROWS_ELSEWHERE = re.compile(
-    r"[^\s\",<>]*/docs/results/[\w-]+/rows\.csv"
-)  # in no folder of a checkout
 NAME_IN_FILE = re.compile(rf"`([\w.]+)` in `((?:{FOLDERS})/[\w/]+\.py)`")
 
 
