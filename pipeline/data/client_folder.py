@@ -13,19 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data.image_folder import (
-    decoded,
-    files_below,
-    refuse_loops,
-    require_text,
-    warn_of_gifs,
-)
+from pipeline.data.image_folder import decoded, images_by_subfolder, require_text
 from pipeline.data.metadata import Row, read_rows
 from pipeline.files.paths import expanded
 from spire_core.errors import DataError
 from spire_core.partition.natural import NaturalClients
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 NO_CLASS = "image"  # the class of images without one
 MAX_CLASSES = 10_000
 SPLITS = ("train", "test")
@@ -48,17 +41,9 @@ def load_client_folders(path: str | Path, image_size: int) -> FolderImages:
     Raises DataError for a missing folder, a client without images, or a file that is no image.
     """
     base = _folder(path)
-    refuse_loops(base)
-    warn_of_gifs(base)
     has_splits = all((base / split).is_dir() for split in SPLITS)
     splits = SPLITS if has_splits else ("",)
-    rows = [row for split in splits for row in _rows_below(base, split)]
-    if not rows:
-        raise DataError(
-            f"expected a folder with one subfolder of images per client, got {base} without any: "
-            "name another data.path"
-        )
-    return _images(base, rows, image_size)
+    return _images(base, [row for split in splits for row in _rows_below(base, split)], image_size)
 
 
 def load_listed(
@@ -84,17 +69,13 @@ def _folder(path: str | Path) -> Path:
 def _rows_below(base: Path, split: str) -> list[Row]:
     """Return a row for each image below the client folders of a split, or of the base."""
     rows = []
-    for client in sorted(p for p in (base / split).iterdir() if p.is_dir()):
-        require_text("the name of a client's folder", client)
-        files = [p for p in files_below(client) if p.suffix.lower() in SUFFIXES]
+    for client, files in images_by_subfolder(base / split, "client").items():
         for file in files:
-            within = file.relative_to(client).parts
+            within = file.relative_to(base / split / client).parts
             require_text("the name of a class folder", file.parent)
             class_name = within[0] if len(within) > 1 else NO_CLASS
             name = file.relative_to(base).as_posix()
-            rows.append(Row(name, client.name, None, split or None, class_name))
-        if not files:
-            raise DataError(f"expected images in {client}, got none: add some, or remove it")
+            rows.append(Row(name, client, None, split or None, class_name))
     return rows
 
 

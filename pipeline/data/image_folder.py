@@ -8,7 +8,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from pipeline.files.paths import expanded
 from spire_core.errors import DataError
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # others start programs, as EPS does
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 MAX_PIXELS = 64_000_000
 TRANSPARENT = ("RGBA", "LA", "PA")  # modes of Pillow with an opacity per pixel
 DEEP_MODE = re.compile(r";16[BLN]")  # a raw mode of Pillow that drops 8 of 16 bits
@@ -53,55 +54,68 @@ def load_folder(
 
 def _image_files(folder: Path) -> tuple[list[str], list[tuple[Path, int]]]:
     """Return the class names, and the files with their class numbers."""
-    from torchvision.datasets import ImageFolder  # takes seconds to import
+    found = images_by_subfolder(folder, "class")
+    return list(found), [(file, label) for label, own in enumerate(found.values()) for file in own]
 
-    refuse_loops(folder)
-    try:
-        listing = ImageFolder(str(folder))
-    except OSError as error:
+
+def images_by_subfolder(folder: Path, kind: str) -> dict[str, list[Path]]:
+    """Return the images below each subfolder of a folder by its name, all in order.
+
+    `kind`: what a subfolder is, for messages. Raises the errors of `files_below`, and DataError
+    unless there are subfolders, each with images and with a name in UTF-8. Logs a warning of GIFs.
+    """
+    files = files_below(folder) if folder.is_dir() else []
+    tops = sorted(path for path in folder.glob("[!.]*") if path.is_dir())
+    if not tops:
         raise DataError(
-            f"expected a folder with one subfolder of images per class, got {folder}: "
-            f"{_folder_advice(folder, error)}"
-        ) from error
-    warn_of_gifs(folder)
-    for name in listing.classes:
-        require_text("the name of a class folder", folder / name)
-    return listing.classes, [(Path(file), label) for file, label in listing.samples]
-
-
-def files_below(folder: Path) -> list[Path]:
-    """Return all files below a folder in order, also those behind links to folders.
-
-    `refuse_loops` is to be called before.
-    """
-    walk = os.walk(folder, followlinks=True)
-    return sorted(Path(place, name) for place, _, names in walk for name in names)
-
-
-def warn_of_gifs(folder: Path) -> None:
-    """Log a warning if there are GIFs below a folder, which no client is given.
-
-    `refuse_loops` is to be called before.
-    """
-    names = (name for _, _, found in os.walk(folder, followlinks=True) for name in found)
-    num_gifs = sum(name.lower().endswith(".gif") for name in names)
+            f"expected a folder with one subfolder of images per {kind}, got {folder}: "
+            f"{_folder_advice(folder, files, kind)}"
+        )
+    found: dict[str, list[Path]] = {top.name: [] for top in tops}
+    for file in files:
+        if file.suffix.lower() in SUFFIXES and file.parent != folder:
+            found[file.relative_to(folder).parts[0]].append(file)
+    for top in tops:
+        require_text(f"the name of a {kind} folder", top)
+        if not found[top.name]:
+            raise DataError(f"expected images in {top}, got none: add some, or remove it")
+    num_gifs = sum(file.suffix.lower() == ".gif" for file in files)
     if num_gifs:
         _log.warning("%d .gif files in %s are left out: save them as .png", num_gifs, folder)
+    return found
 
 
-def _folder_advice(folder: Path, error: OSError) -> str:
-    """Return what to do about a folder without classes."""
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
+def _folder_advice(folder: Path, files: Sequence[Path], kind: str) -> str:
+    """Return what to do about a folder without subfolders, of which these are the files."""
     if not folder.exists():
         return "there is no such folder, so name another in data.path"
     if not folder.is_dir():
         return "it is a file, so name a folder in data.path"
-    if any(path.suffix.lower() in IMG_EXTENSIONS for path in folder.glob("*.*")):
-        return "put images that lie in it into a subfolder, and remove empty subfolders"
-    if not any(path.is_dir() for path in folder.iterdir()):
-        return "put images of each class into a subfolder of it"
-    return " ".join(str(error).split())
+    if any(file.suffix.lower() in SUFFIXES for file in files):
+        return "put the images that lie in it into a subfolder"
+    return f"put images of each {kind} into a subfolder of it"
+
+
+def files_below(folder: Path, above: tuple[Path, ...] = ()) -> list[Path]:
+    """Return all files below a folder in order, those behind links too, hidden ones not.
+
+    `above`: the folders on the way. Raises DataError for a folder that cannot be listed, and if a
+    link leads to a folder around it, directly or by way of other links, where no walk would end.
+    """
+    here, found = folder.resolve(), []
+    if any(parent.is_relative_to(here) for parent in above):
+        raise DataError(
+            f"expected folders of images, got {folder}, a link to a folder around it: remove it"
+        )
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        raise DataError(
+            f"expected a folder that can be read, got {folder} ({error.strerror}): see to it"
+        ) from error
+    for path in (folder / name for name in names if not name.startswith(".")):
+        found += files_below(path, (*above, here)) if path.is_dir() else [path]
+    return found
 
 
 def require_text(what: str, path: Path) -> None:
@@ -112,24 +126,6 @@ def require_text(what: str, path: Path) -> None:
         raise DataError(
             f"expected {what} in UTF-8, got {os.fsencode(path)!r}: rename it"
         ) from error
-
-
-def refuse_loops(folder: Path, above: tuple[Path, ...] = ()) -> None:
-    """Raise DataError if a link leads to a folder around it, directly or by way of other links.
-
-    A walk that follows links would count its images many times. `above`: the folders on the way.
-    """
-    here = folder.resolve()
-    if any(parent.is_relative_to(here) for parent in above):
-        raise DataError(
-            f"expected folders of images, got {folder}, a link to a folder around it: remove it"
-        )
-    names: list[str] = []
-    with contextlib.suppress(OSError):  # a folder that cannot be listed is reported by its reader
-        names = sorted(os.listdir(folder))
-    for name in names:
-        if os.path.isdir(folder / name):
-            refuse_loops(folder / name, (*above, here))
 
 
 def _own_split(base: Path, samples: list[tuple[Path, int]], split: str) -> list[tuple[Path, int]]:

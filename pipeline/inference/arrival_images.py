@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from pipeline.config.data import DataConfig, is_outside
 from pipeline.data.catalog import SPECS
 from pipeline.data.datasets import SPLITS, load
-from pipeline.data.image_folder import files_below, opened_image, refuse_loops, upright_rgb
+from pipeline.data.image_folder import SUFFIXES, files_below, opened_image, upright_rgb
 from pipeline.data.metadata import Row, read_rows
 from pipeline.data.resize import resized
 from pipeline.files.paths import expanded
@@ -21,8 +21,7 @@ from pipeline.inference.saved_run import SavedRun
 from spire_core.errors import ConfigError, DataError
 from spire_core.network.words import are_captions
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
-
+IMAGE_SUFFIXES = (*SUFFIXES, ".gif")
 METADATA = "metadata.csv"  # where the run's own data had none
 
 
@@ -121,7 +120,6 @@ def _folder_images(
 
 def _found_rows(folder: Path) -> list[Row]:
     """Return a row for each image below a folder; as in training, the top folder is its class."""
-    refuse_loops(folder)
     has_splits = all((folder / split).is_dir() for split in SPLITS)
     rows = []
     for file in files_below(folder):

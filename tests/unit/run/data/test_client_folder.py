@@ -323,6 +323,15 @@ def test_folders_behind_links_are_read(folder: Path, tmp_path: Path) -> None:
     assert [data.class_names[at] for at in data.labels[of_links]] == ["cat", "image"]
 
 
+def test_hidden_folders_are_no_clients(folder: Path) -> None:
+    paint(folder / ".ipynb_checkpoints" / "0.png", 201)
+    paint(folder / "ann" / ".ipynb_checkpoints" / "0.png", 201)
+    data = load_clients(DataConfig(name="folder", path=str(folder), image_size=8))
+    assert data.clients is not None
+    assert data.clients.names == tuple(CLIENTS)
+    assert 201 not in values(data)
+
+
 def test_images_of_clients_that_are_left_out_are_told_of(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

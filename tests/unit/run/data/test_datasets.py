@@ -4,6 +4,7 @@ import hashlib
 import os
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -228,11 +229,46 @@ def test_images_that_are_left_out_are_told_of(
     assert "1 .gif files in" in caplog.text
 
 
+def test_hidden_folders_and_files_are_not_read(tmp_path: Path) -> None:
+    visible = ["a/1.png", "a/2.png", "a/deep/3.png"]
+    hidden = [
+        ".ipynb_checkpoints/1.png",
+        "a/.ipynb_checkpoints/1.png",
+        "a/._1.png",
+        ".x/train/1.png",
+    ]
+    for name in visible + hidden:
+        save_image(tmp_path / name, np.full((4, 4), 10 + (name in hidden), np.uint8))
+    splits = [folder(tmp_path, split, 4) for split in ("train", "test")]
+    assert splits[0].class_names == ("a",)
+    assert [split.images.max(initial=0) for split in splits] == [10, 10]
+    assert sum(len(split.images) for split in splits) == len(visible)
+
+
+def test_a_folder_that_cannot_be_listed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_image(tmp_path / "a" / "1.png", np.zeros((4, 4), np.uint8))
+
+    def listdir(path: Path, real: Callable[[Path], list[str]] = os.listdir) -> list[str]:
+        if path.name == "a":
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr("os.listdir", listdir)
+    with pytest.raises(DataError, match=r"that can be read, got .*/a \(Permission denied\)"):
+        folder(tmp_path, "train", 4)
+
+
 def test_folder_errors_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"one subfolder of images per class, got .*nowhere"):
         folder(tmp_path / "nowhere", "train", 8)
     with pytest.raises(DataError, match="one subfolder of images per class"):
         folder(tmp_path, "train", 8)
+    (tmp_path / "b").mkdir()
+    with pytest.raises(DataError, match=r"expected images in .*/b, got none"):
+        folder(tmp_path, "train", 8)
+    (tmp_path / "b").rmdir()
     save_image(tmp_path / "a" / "1.png", np.zeros((4, 4), np.uint8))
     with pytest.raises(DataError, match="images for the test split"):
         folder(tmp_path, "test", 8)
