@@ -5,6 +5,7 @@ seed, so that its difference is free of the random intercept, and is regressed o
 """
 
 import math
+import sys
 from collections.abc import Sequence
 
 from pipeline.results.metric_names import HULL_TV
@@ -16,6 +17,7 @@ from sweeps.report.tables import Cell, Table, made_table
 
 KID = "final/adapt_kid_after"
 STEP = 0.1  # of hull TV, by which a slope is told
+LARGEST_LOG = math.log(sys.float_info.max)
 CAPTION = (
     "log(KID of the method / KID of SPIRE) of new clients, each method at its best setting in each "
     "task, against how far the pre-training clients leave the new ones uncovered (hull TV, 0: "
@@ -50,8 +52,7 @@ def _answer(row: dict[str, Cell]) -> str:
     slope = row["slope"]
     assert isinstance(slope, Estimate)
     half = slope.half_width or 0.0
-    change = f"{math.exp(slope.mean):.3g} [{math.exp(slope.mean - half):.3g}, "
-    change += f"{math.exp(slope.mean + half):.3g}]"
+    change = f"{_ratio(slope.mean)} [{_ratio(slope.mean - half)}, {_ratio(slope.mean + half)}]"
     return (
         f"Coverage: from hull TV {row['hull TV from']:.2g} to {row['to']:.2g}, the ratio of "
         f"{row['method']}'s KID to spire's goes from {row['ratio at the least']} to "
@@ -92,4 +93,4 @@ def _cells(points: Sequence[Point], line: Line) -> tuple[Cell, ...]:
 
 
 def _ratio(log: float) -> str:
-    return f"{math.exp(log):.3g}"
+    return f"{math.exp(log) if log < LARGEST_LOG else math.inf:.3g}"

@@ -1,12 +1,13 @@
 """A line through points with intervals that allow for clusters: pure functions of numbers."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from sweeps.report.stats import Estimate, t_probability, t_quantile
+
+LEAST = 1e-6  # eigenvalues of 1 - leverage below this are zero
 
 
 @dataclass(frozen=True)
@@ -33,37 +34,50 @@ class Line:
 def fitted_line(points: Sequence[Point]) -> Line | None:
     """Return the least-squares line with cluster-robust intervals; None where it has none.
 
-    The covariance is (X'X)^-1 sum_g X_g' u_g u_g' X_g (X'X)^-1, times G / (G - 1) (N - 1) / (N - 2)
-    for G clusters and N points, with Student's t at G - 1 degrees of freedom (Cameron & Miller
-    2015, section VI). It takes two clusters, three points and two values of x.
+    The covariance is (X'X)^-1 sum_g X_g' A_g u_g u_g' A_g X_g (X'X)^-1 with A_g = (I - H_gg)^(-1/2)
+    of the leverages H = X (X'X)^-1 X' (CR2, Bell & McCaffrey 2002), with Student's t at their
+    degrees of freedom: clusters less one where each has the same x, and fewer where x differs
+    between clusters alone. None where clusters cannot tell their own errors from the slope, such as
+    two with one x each.
     """
     clusters = sorted({point.cluster for point in points})
-    num, num_clusters = len(points), len(clusters)
-    if num < 3 or num_clusters < 2 or len({point.x for point in points}) < 2:
+    if len(points) < 3 or len(clusters) < 2 or len({point.x for point in points}) < 2:
         return None
     x = np.array([[1.0, point.x] for point in points])
     y = np.array([point.y for point in points])
     inverse = np.linalg.inv(x.T @ x)
+    hat = x @ inverse @ x.T
     beta = inverse @ x.T @ y
-    left = y - x @ beta
     owner = np.array([point.cluster for point in points])
-    scores = np.array([x[owner == g].T @ left[owner == g] for g in clusters])
-    correction = num_clusters / (num_clusters - 1) * (num - 1) / (num - 2)
-    covariance = correction * inverse @ scores.T @ scores @ inverse
-    errors = [math.sqrt(max(0.0, float(variance))) for variance in np.diag(covariance)]
-    freedom = num_clusters - 1
-    intercept, slope = (
-        _estimate(float(b), t_quantile(freedom) * error, num)
-        for b, error in zip(beta, errors, strict=True)
-    )
-    return Line(intercept, slope, _p(slope.mean, errors[1], freedom))
+    # How the errors y - x beta of each cluster weigh in intercept and slope, (clusters, N, 2).
+    weights = np.zeros((len(clusters), len(points), 2))
+    for i, own in enumerate(owner == cluster for cluster in clusters):
+        weights[i, own] = _adjusted(np.eye(own.sum()) - hat[np.ix_(own, own)]) @ x[own] @ inverse
+    scores = np.einsum("gnk,n->gk", weights, y - x @ beta)
+    made_of = np.einsum("nm,gmk->gnk", np.eye(len(points)) - hat, weights)
+    found = []
+    for k in (0, 1):
+        products = made_of[:, :, k] @ made_of[:, :, k].T
+        if np.trace(products) < 0.5 * inverse[k, k]:  # of the variance that it is to estimate
+            return None
+        freedom = float(np.trace(products) ** 2 / np.sum(products**2))
+        found.append((float(beta[k]), float(np.linalg.norm(scores[:, k])), freedom))
+    intercept, slope = (_estimate(b, t_quantile(f) * error, len(points)) for b, error, f in found)
+    return Line(intercept, slope, _p(*found[1]))
+
+
+def _adjusted(left: np.ndarray) -> np.ndarray:
+    """Return left^(-1/2) of a symmetric matrix, without the directions in which it is zero."""
+    values, vectors = np.linalg.eigh(left)
+    roots = np.where(values > LEAST, np.maximum(values, LEAST) ** -0.5, 0.0)
+    return vectors * roots @ vectors.T
 
 
 def _estimate(mean: float, half: float, num: int) -> Estimate:
     return Estimate(mean, half, num, mean - half, mean + half)
 
 
-def _p(mean: float, error: float, freedom: int) -> float:
+def _p(mean: float, error: float, freedom: float) -> float:
     if error == 0:
         return 1.0 if mean == 0 else 0.0
     return 1 - t_probability(abs(mean) / error, freedom)

@@ -116,14 +116,14 @@ def verdict(difference: Estimate) -> str:
     return "lower" if difference.mean < 0 else "higher"
 
 
-def t_quantile(freedom: int) -> float:
+def t_quantile(freedom: float) -> float:
     """Return t with P(|T| <= t) = 95 % for Student's T of `freedom` degrees."""
     from scipy.special import stdtrit  # with the first number, not with the command line
 
     return float(stdtrit(freedom, (1 + CONFIDENCE) / 2))
 
 
-def t_probability(t: float, freedom: int) -> float:
+def t_probability(t: float, freedom: float) -> float:
     """Return P(|T| <= t) for Student's T."""
     from scipy.special import stdtr
 

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.special import stdtrit
 
 from pipeline.tracking.mlflow_queries import TrackedRun
 from sweeps.report.coverage import coverage_answers, coverage_table
@@ -12,23 +13,24 @@ from sweeps.report.regression import Point, fitted_line
 from sweeps.report.stats import Estimate
 
 KID = "final/adapt_kid_after"
-T1, T7 = 12.7062047, 2.3646243  # 97.5 % quantiles of Student's t
+T1 = 12.7062047  # the 97.5 % quantile of Student's t
 
 
 def test_a_line_by_hand() -> None:
     """Two seeds at 0 and 1: 1, 3 and 3, 1. Residuals -1, 1 and 1, -1 cancel in each seed's sum, and
-    leave 1 and -1 for the slope: (X'X)^-1 is [[1, -1], [-1, 2]] / 2, the correction 2 x 3 / 2.
+    leave 1 and -1 for the slope: (X'X)^-1 is [[1, -1], [-1, 2]] / 2. With the same x in both seeds
+    the correction is 2 / (2 - 1), at one degree of freedom.
     """
     line = fitted_line([Point(0, 1, 7), Point(1, 3, 7), Point(0, 3, 9), Point(1, 1, 9)])
     assert line is not None
     assert (line.intercept.mean, line.slope.mean) == pytest.approx((2, 0))
-    assert line.intercept.half_width == pytest.approx(T1 * math.sqrt(1.5), rel=1e-6)
-    assert line.slope.half_width == pytest.approx(T1 * math.sqrt(6), rel=1e-6)
+    assert line.intercept.half_width == pytest.approx(T1 * math.sqrt(1), rel=1e-6)
+    assert line.slope.half_width == pytest.approx(T1 * math.sqrt(4), rel=1e-6)
     assert line.slope_p == pytest.approx(1)
 
 
 def test_with_a_seed_for_each_point_errors_are_those_of_each_point() -> None:
-    """White's estimate (HC1) by numpy, here with x = 0 to 7."""
+    """HC2 by numpy, here with x = 0 to 7, and its degrees of freedom out of its two moments."""
     rng = np.random.default_rng(3)
     x, noise = np.arange(8.0), rng.normal(size=8)
     line = fitted_line(
@@ -37,10 +39,35 @@ def test_with_a_seed_for_each_point_errors_are_those_of_each_point() -> None:
     assert line is not None
     slope, intercept = np.polyfit(x, 1 + 2 * x + noise, 1)
     left, centred = 1 + 2 * x + noise - slope * x - intercept, x - x.mean()
-    variance = 8 / 6 * np.sum(centred**2 * left**2) / np.sum(centred**2) ** 2
+    share = centred**2 / np.sum(centred**2)
+    leverage = 1 / 8 + share
+    variance = np.sum(share * left**2 / (1 - leverage)) / np.sum(centred**2)
+    hat = 1 / 8 + np.outer(centred, centred) / np.sum(centred**2)
+    quadratic = (np.eye(8) - hat) @ np.diag(share / (1 - leverage)) @ (np.eye(8) - hat)
+    freedom = np.trace(quadratic) ** 2 / np.trace(quadratic @ quadratic)
+    assert 3 < freedom < 4
     assert (line.slope.mean, line.intercept.mean) == pytest.approx((slope, intercept))
-    assert line.slope.half_width == pytest.approx(T7 * math.sqrt(variance), rel=1e-6)
+    assert line.slope.half_width == pytest.approx(
+        stdtrit(freedom, 0.975) * math.sqrt(variance), rel=1e-6
+    )
     assert line.slope_p < 0.01
+
+
+@pytest.mark.parametrize(("seeds", "pairs"), [(3, 1), (3, 10), (5, 10)])
+def test_coverage_that_differs_between_seeds_alone_is_no_certainty(seeds: int, pairs: int) -> None:
+    """Without any slope at most one test in twenty says that there is one."""
+    rng, said = np.random.default_rng(1), 0
+    for _ in range(200):
+        hull, own = rng.uniform(0.1, 0.3, seeds), rng.normal(0, 0.1, seeds)
+        line = fitted_line(
+            [
+                Point(float(hull[seed] + rng.normal(0, 1e-4)), float(own[seed] + noise), seed)
+                for seed in range(seeds)
+                for noise in rng.normal(0, 0.1, pairs)
+            ]
+        )
+        said += line is not None and line.slope_p < 0.05
+    assert said <= 20  # 10 are expected of an exact test, with a standard deviation of 3
 
 
 def test_an_interval_holds_what_seeds_have_in_common() -> None:
@@ -66,6 +93,8 @@ def test_an_interval_holds_what_seeds_have_in_common() -> None:
         [Point(0, 1, 0), Point(1, 2, 1)],
         [Point(0, 1, 0), Point(1, 2, 0), Point(2, 2, 0)],
         [Point(1, 1, 0), Point(1, 2, 1), Point(1, 2, 2)],
+        [Point(0, 1, 0), Point(0, 3, 0), Point(1, 2, 1)],  # the slope is all that seeds differ in
+        [Point(0, 1, 0), Point(0, 3, 0), Point(1, 2, 1), Point(1, 2.5, 1)],
         [],
     ],
 )
@@ -102,9 +131,9 @@ def test_a_lead_that_follows_coverage_is_found() -> None:
     assert slope.mean == pytest.approx(math.log(0.8))
     assert slope.half_width == pytest.approx(0, abs=1e-6)  # seeds differ by their level alone
     assert start.mean == pytest.approx(math.log(1.25))
-    # Seeds are off by -0.01, 0 and 0.01 in each of their 3 pairs; the correction is 12 / 7.
+    # Seeds are off by -0.01, 0 and 0.01 in each of their 3 pairs; the correction is 3 / 2.
     assert start.half_width == pytest.approx(
-        4.3026527 * math.sqrt(12 / 7 * 2 * 0.01**2 / 9), rel=1e-4
+        4.3026527 * math.sqrt(3 / 2 * 2 * 0.01**2 / 9), rel=1e-4
     )
     assert (row["ratio at the least"], row["at the greatest"]) == ("1.25", "0.8")
     assert row["equal at hull TV"] == "0.1"
@@ -125,3 +154,15 @@ def test_one_world_or_one_method_has_no_slope() -> None:
         chosen = best_groups(group_runs(told), KID)
         assert coverage_table(chosen) is None
         assert coverage_answers(coverage_table(chosen)) == []
+
+
+def test_a_ratio_beyond_all_numbers_is_infinite() -> None:
+    """One world whose hull TV differs between seeds in its last digit: nothing is known."""
+    told = []
+    for seed, ratio in enumerate((1.0, 2.0, 0.5)):
+        for method, kid in (("spire", 0.5), ("fedavg_ft", 0.5 * ratio)):
+            params = {"method.name": method, "seed": str(seed)}
+            tags = {"partition_hash": str(seed), "world.hull_tv": f"{0.05 + seed / 10_000:.4f}"}
+            told.append(TrackedRun(method, "", "FINISHED", params, tags, {KID: kid}, 0))
+    [answer] = coverage_answers(coverage_table(best_groups(group_runs(told), KID)))
+    assert " [0, inf] for each 0.1 (p 0.67, 3 pairs on 3 seeds)" in answer
