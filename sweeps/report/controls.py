@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.tracking.mlflow_queries import is_known
 from sweeps.report.groups import Group, by_task, label
 from sweeps.report.stats import Estimate, combined_p, estimate
 from sweeps.report.tables import HEAD, Cell, Table, head, made_table
@@ -66,7 +67,7 @@ def _cells(group: Group, control: str, rows: Rows) -> tuple[Cell, ...] | None:
 
 
 def _score(by_run: Sequence[Mapping[str, Any]], name: str) -> Estimate | None:
-    values = [row[name] for row in by_run if row.get(name) is not None]
+    values = [row[name] for row in by_run if is_known(row.get(name))]
     if name == "nn_p":
         return combined_p(values)
     return estimate(values, missing=len(by_run) - len(values))

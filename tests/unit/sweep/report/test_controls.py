@@ -1,5 +1,6 @@
 """The report's table of controls, from rows of runs that are written out by hand."""
 
+import math
 from typing import Any
 
 import pytest
@@ -74,3 +75,10 @@ def test_the_p_value_of_a_method_is_that_of_all_its_seeds() -> None:
     found = spire.estimate("final/adapt_nn_p")
     assert isinstance(found, Estimate)
     assert (found.mean, found.half_width) == (pytest.approx(0.01000, abs=1e-4), None)
+
+
+def test_a_score_that_is_no_number_is_in_no_mean() -> None:
+    odd = {**ROWS, "spire-0": [row("copies", math.nan, math.nan, 0.5)]}
+    [copies] = [row for row in rows_of(odd) if row["images"] == "copies of the training images"]
+    assert (copies["KID"].mean, copies["KID"].num, copies["KID"].missing) == (1.1, 1, 1)
+    assert copies["NN p"].num == 1
