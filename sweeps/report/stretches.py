@@ -133,7 +133,7 @@ def _check_complete(path: Path, run: TrackedRun, rows: Sequence[Row]) -> None:
     """Raise DataError for a run that lacks rows of some of its new clients."""
     found = sum(row["clients"] == NEW for row in rows)
     wanted = run.params["federation.num_new_clients"]
-    if found and str(found) != wanted:
+    if str(found) != wanted:
         raise DataError(
             f"expected rows of {wanted} new clients of run {run.run_id[:8]} in {path}, got "
             f"{found}: {AGAIN}"

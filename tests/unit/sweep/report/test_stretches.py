@@ -152,6 +152,15 @@ def test_a_run_in_two_files_has_the_rows_of_the_last(tmp_path: Path) -> None:
     assert [run.params["method.name"] for run in read_stretches([first, second]).runs] == ["local"]
 
 
+def test_a_file_that_ends_before_the_new_clients_is_no_finished_run(tmp_path: Path) -> None:
+    """Its trial would never be run again."""
+    path = written(tmp_path / "rows.csv", rows_of("a"), rows_of("b", 5)[:1])
+    with pytest.raises(SpireError, match=r"expected rows of 2 new clients of run b in .*, got 0"):
+        read_stretches([path])
+    old = rows_of("a", **{"federation.num_new_clients": 0})[:1]
+    assert len(read_stretches([written(tmp_path / "old.csv", old)]).runs) == 1
+
+
 def broken(rows: list[dict], change: Mapping[str, object]) -> list[dict]:
     return [*rows[:-1], rows[-1] | dict(change)]
 
@@ -168,6 +177,7 @@ def broken(rows: list[dict], change: Mapping[str, object]) -> list[dict]:
         ({"world.nearest_tv": "far"}, "got coverage '0.25' and 'far'"),
         ({"world.nearest_tv": ""}, "got coverage '0.25' and ''"),
         ({"run_id": ""}, "got no run or no method"),
+        ({"clients": "tuned"}, "expected rows of 2 new clients of run a in .*, got 1"),
         ({"run_id": "b"}, "expected rows of 2 new clients of run a in .*, got 1: write it again"),
     ],
 )
