@@ -93,8 +93,8 @@ def _parent_tracker(sweep: SweepConfig, ledger: Ledger, tracking: TrackingConfig
         tags = {"spire.kind": "sweep", "spire.sweep": sweep.name, "preset": sweep.preset}
         tags[NOTE] = shortened(f"**{sweep.name}**\n\n{sweep.question}")  # a report replaces it
         tracker = Tracker.start(tracking, sweep.name, tags, kind="sweep")
-        ledger.remember_parent(tracker.run_dir)
         tracker.log_dict(dataclasses.asdict(sweep), "config/sweep.yaml")
+        ledger.remember_parent(tracker.run_dir)  # last: a run that goes on has its file
         return tracker
     if not (run_dir / RECORD).is_file():  # its folder was deleted, and it is in the store
         make_runs_folder(tracking)

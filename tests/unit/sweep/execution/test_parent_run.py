@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 
 from pipeline.config.tracking import TrackingConfig
 from pipeline.runs.layout import RECORD
-from pipeline.tracking.mlflow_queries import sweep_runs
+from pipeline.tracking.mlflow_queries import artifact_text, sweep_runs
 from pipeline.tracking.tracker import Tracker
 from spire_core.errors import RunError
 from sweeps.cli import main
@@ -45,6 +45,21 @@ def test_two_commands_that_begin_together_have_one_run(tracking: TrackingConfig)
     with ThreadPoolExecutor(2) as threads:
         first, second = (threads.submit(command) for _ in range(2))
         assert first.result() == second.result()
+
+
+def test_a_command_that_is_killed_at_its_start_leaves_no_run_without_the_sweeps_file(
+    tracking: TrackingConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The report tests the comparisons in it, whatever was killed when."""
+    with monkeypatch.context() as patched:
+        patched.setattr(Tracker, "log_dict", killed)
+        with pytest.raises(KeyboardInterrupt):
+            begin(tracking)
+    assert artifact_text(tracking, begin(tracking), "config/sweep.yaml")
+
+
+def killed(*args: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_its_description_is_the_question(tracking: TrackingConfig) -> None:
