@@ -157,7 +157,7 @@ def test_a_file_that_ends_before_the_new_clients_is_no_finished_run(tmp_path: Pa
     path = written(tmp_path / "rows.csv", rows_of("a"), rows_of("b", 5)[:1])
     with pytest.raises(SpireError, match=r"expected rows of 2 new clients of run b in .*, got 0"):
         read_stretches([path])
-    old = rows_of("a", **{"federation.num_new_clients": 0})[:1]
+    old = [rows_of("a")[0] | {"federation.num_new_clients": 0}]
     assert len(read_stretches([written(tmp_path / "old.csv", old)]).runs) == 1
 
 
