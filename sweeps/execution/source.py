@@ -62,7 +62,12 @@ class TrialSource(ABC):
                 self.ledger.update(trial_id, status="failed", error=error)
 
     def record_ended(self, ended: Iterable[TuneParams]) -> None:
-        """Write that trials were stopped by the scheduler, where they ended and are unfinished."""
+        """Write that trials were stopped by the scheduler, where they ended and are unfinished.
+
+        Without a scheduler, one that has ended and runs does so in another command.
+        """
+        if self.sweep.scheduler == "none":
+            return
         for trial_id in {self.trial(params).trial_id for params in ended}:
             record = self.ledger.read(trial_id)
             if record is not None and record.status == "running":
