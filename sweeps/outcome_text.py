@@ -36,7 +36,9 @@ def plan_json(
     def plan(trial: Trial) -> TrialPlan:
         return plan_trial(trial.config, cluster, at_once, sweep.autoscaling)
 
-    plans, done = [(t, plan(t)) for t in to_run], progress.with_status("finished")
+    plans = [(trial, plan(trial)) for trial in to_run]
+    finished = progress.with_status("finished")  # elsewhere: without a pre-training to reuse here
+    done = [trial for trial in finished if trial.trial_id not in progress.elsewhere]
     return {
         "name": sweep.name,
         "preset": sweep.preset,
