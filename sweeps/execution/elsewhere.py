@@ -6,7 +6,7 @@ from sweeps.design.config import SweepConfig
 from sweeps.design.points import trials
 from sweeps.execution.ledger import TrialRecord
 from sweeps.report.groups import seed_of
-from sweeps.report.stretches import OPTION, Stretches
+from sweeps.report.stretches import OPTION, Stretches, without_overruled
 
 
 def finished_elsewhere(
@@ -14,7 +14,8 @@ def finished_elsewhere(
 ) -> tuple[dict[str, TrialRecord], Stretches]:
     """Return the records of trials that have rows, by id, and the stretches without other runs.
 
-    A trial has rows if a run has its configuration's fingerprint and its seed. ConfigError for a
+    A trial has rows if a run has its configuration's fingerprint and its seed; of several runs, the
+    one that a report counts. ConfigError for a
     search, whose trials nobody knows beforehand; DataError if no trial has any.
     """
     if not stretches.runs:
@@ -25,17 +26,17 @@ def finished_elsewhere(
             "are drawn here, by what was scored here"
         )
     by_key = {(fingerprint(t.config), t.config.seed): t.trial_id for t in trials(sweep)}
-    records, run_ids = {}, set()
-    for run in stretches.runs:
-        trial_id = by_key.get((run.tags.get("config_fingerprint", ""), seed_of(run)))
-        if trial_id is not None:
-            run_ids.add(run.run_id)
-            state = run.tags.get("state_fingerprint")
-            result = {"metrics": dict(run.finals), "state_fingerprint": state}
-            records[trial_id] = TrialRecord(trial_id, "finished", result=result)
+    keys = {r.run_id: (r.tags.get("config_fingerprint", ""), seed_of(r)) for r in stretches.runs}
+    found = [run for run in stretches.runs if keys[run.run_id] in by_key]
+    records = {}
+    for run in without_overruled(found):
+        trial_id = by_key[keys[run.run_id]]
+        state = run.tags.get("state_fingerprint")
+        result = {"metrics": dict(run.finals), "state_fingerprint": state}
+        records[trial_id] = TrialRecord(trial_id, "finished", result=result)
     if not records:
         raise DataError(
             f"expected rows of trials of the sweep {sweep.name} in {OPTION}, got "
             f"{len(stretches.runs)} runs of other configurations or seeds: name rows of this sweep"
         )
-    return records, stretches.of(run_ids)
+    return records, stretches.of({run.run_id for run in found})

@@ -8,7 +8,7 @@ no mean, as it is NaN in a tracked run.
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from statistics import fmean
+from statistics import fmean, pstdev
 
 from pipeline.results.metric_names import DELTA, EPSILON, HULL_TV, NEAREST_TV
 from pipeline.results.params import default_params
@@ -79,7 +79,8 @@ def run_of(rows: Sequence[Row], file: str = "") -> TrackedRun:
     tags = {key: first.get(key, UNKNOWN) for key in TAGS}
     tags = {key: value for key, value in tags.items() if value not in (UNKNOWN, "")}
     tags |= {FILE: file} if file else {}
-    finals = _old_finals([row for row in rows if row["clients"] == OLD], OLD_METRICS)
+    old = [row for row in rows if row["clients"] == OLD]
+    finals = _old_finals(old, OLD_METRICS) | _spread(numbers(old, "kid"))
     finals |= _old_finals([row for row in rows if row["clients"] == TUNED], TUNED_METRICS)
     finals |= _new_finals([row for row in rows if row["clients"] == NEW])
     run_id, began = first["run_id"], milliseconds(first.get(STARTED, ""))
@@ -98,8 +99,13 @@ def milliseconds(text: str) -> int:
 
 def mean(rows: Sequence[Row], column: str) -> float | None:
     """Return the mean of a column over clients; None unless all of them have a number there."""
-    values = [value for row in rows if (value := as_number(row.get(column, ""))) is not None]
+    values = numbers(rows, column)
     return fmean(values) if values and len(values) == len(rows) else None
+
+
+def numbers(rows: Sequence[Row], column: str) -> list[float]:
+    """Return the numbers in a column, without what is none."""
+    return [value for row in rows if (value := as_number(row.get(column, ""))) is not None]
 
 
 def having(rows: Sequence[Row], columns: Collection[str]) -> list[Row]:
@@ -110,6 +116,13 @@ def having(rows: Sequence[Row], columns: Collection[str]) -> list[Row]:
 def _old_finals(rows: Sequence[Row], names: Mapping[str, str]) -> dict[str, float]:
     means = {name: mean(rows, column) for column, name in names.items()}
     return {name: value for name, value in means.items() if value is not None}
+
+
+def _spread(kids: Sequence[float]) -> dict[str, float]:
+    """Return the worst KID of pre-training clients and its deviation, of those that have one."""
+    if not kids:
+        return {}
+    return {"final/pretrain_kid_worst": max(kids), "final/pretrain_kid_std": pstdev(kids)}
 
 
 def _new_finals(rows: Sequence[Row]) -> dict[str, float]:
@@ -125,6 +138,7 @@ def _new_finals(rows: Sequence[Row]) -> dict[str, float]:
     if {"final/adapt_kid_before", "final/adapt_kid_after"} <= finals.keys():
         before, after = finals["final/adapt_kid_before"], finals["final/adapt_kid_after"]
         finals["final/adapt_kid_ratio"] = after / before
+        finals["final/adapt_kid_worst"] = max(numbers(rows, "kid_after"))
     if "final/adapt_num_trained" in finals:
         finals["params/trainable_new_client"] = finals["final/adapt_num_trained"]
     return finals | _privacy(rows)

@@ -1,5 +1,6 @@
 """Trials with committed rows of another machine are finished here."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from sweeps.execution.ledger import Ledger, TrialRecord
 from sweeps.execution.progress import read_progress
 from sweeps.report.row_runs import TAGS, time_text
 from sweeps.report.rows import rows_text
-from sweeps.report.stretches import Stretches, read_stretches
+from sweeps.report.stretches import Stretches, read_stretches, without_overruled
 
 SWEEP = SweepConfig(name="study", preset="smoke", seeds=(0, 1))
 
@@ -56,6 +57,44 @@ def test_a_trial_with_rows_is_finished_and_has_their_scores(tmp_path: Path) -> N
     assert ledger.own_records([first.trial_id])[first.trial_id].status == "failed"
     ledger.write(TrialRecord(first.trial_id, "finished"))
     assert read_progress(SWEEP, ledger).elsewhere == set()
+
+
+def test_of_several_runs_of_a_trial_the_one_of_the_report_has_the_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of the later commit, whichever stands first in the rows."""
+    monkeypatch.setattr("sweeps.report.stretches.commit_time", {"old": 10, "new": 20}.get)
+    first, _ = trials(SWEEP)
+    later = rows(first, 0.5, git_revision="new")
+    earlier = rows(first, 0.7, git_revision="old", run_id="b" * 32)
+    records, stretches = finished_elsewhere(
+        SWEEP, read_stretches([written(tmp_path, later, earlier)])
+    )
+    assert records[first.trial_id].score(SWEEP) == 0.5
+    assert [run.run_id for run in without_overruled(stretches.runs)] == [later[0]["run_id"]]
+    assert len(stretches.runs) == 2
+
+
+@pytest.mark.parametrize(
+    ("metric", "score"),
+    [
+        ("final/adapt_kid_worst", 0.75),
+        ("final/adapt_kid_ratio", 0.125),
+        ("pretrain/kid/mean", 2.0),
+        ("pretrain/kid/worst", 3.0),
+        ("pretrain/kid/std", 1.0),
+    ],
+)
+def test_rows_have_the_metric_of_the_sweep(metric: str, score: float, tmp_path: Path) -> None:
+    """Else the best trial would be one of those that ran here."""
+    sweep = dataclasses.replace(SWEEP, metric=metric)
+    first, _ = trials(sweep)
+    new = rows(first, 0.5)
+    for i, row in enumerate(new):
+        row["kid_after"] = (0.25, 0.75, 0.5)[i % 3]
+    old = [new[0] | {"clients": "pretraining", "client_id": i, "kid": 1 + 2 * i} for i in (0, 1)]
+    records, _ = finished_elsewhere(sweep, read_stretches([written(tmp_path, old, new)]))
+    assert records[first.trial_id].score(sweep) == score
 
 
 def test_rows_of_another_sweep_or_seed_are_refused(tmp_path: Path) -> None:
