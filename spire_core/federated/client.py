@@ -57,13 +57,14 @@ def phases(
 ) -> list[tuple[tuple[str, ...], int]]:
     """Return the phases of a round in order: the parts that train, and for how many steps."""
     shared = (BODY, MODULATION, EMB_PROJ, CLIENT_EMB)
-    first = num_first_steps(model, config)
+    first, alone = num_first_steps(model, config), list[tuple[tuple[str, ...], int]]()
     if first > 0:
-        return [((CLIENT_EMB,), first), (shared, num_steps - first)]
+        alone.append(((CLIENT_EMB,), first))
+    left = num_steps - first
     if model.method.record.has_local_layers and model.method.phases == "alternate":
-        first = (num_steps + 1) // 2
-        return [((LOCAL,), first), (shared, num_steps - first)]
-    return [((*shared, LOCAL), num_steps)]
+        of_local = (left + 1) // 2
+        return [*alone, ((LOCAL,), of_local), (shared, left - of_local)]
+    return [*alone, ((*shared, LOCAL), left)]
 
 
 def objective_of_round(

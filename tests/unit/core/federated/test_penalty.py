@@ -15,7 +15,7 @@ from spire_core.federated.client import train_client
 from spire_core.federated.client_group import train_group
 from spire_core.federated.messages import Broadcast, RoundPlan
 from spire_core.federated.private_state import new_private_state
-from spire_core.methods import CLIENT_EMB, LOCAL, Method
+from spire_core.methods import BODY, CLIENT_EMB, LOCAL, Method
 from spire_core.network.flat_model import FlatModel, Layout, initial_weights
 from spire_core.network.grouped_layers import FlatGroup
 from spire_core.rng import torch_generator
@@ -70,6 +70,25 @@ def test_it_is_the_proximal_term_if_it_says_the_same(both: MethodConfig, engine:
     for penalised, proximal_one, plain in zip(own, ours, without, strict=True):
         difference = np.linalg.norm(penalised - proximal_one)
         assert difference < 1e-3 * np.linalg.norm(proximal_one - plain)
+
+
+@pytest.mark.parametrize(("turns", "steps"), [("joint", (5, 3, 3)), ("alternate", (3, 1, 2))])
+def test_local_layers_train_after_the_first_steps_of_an_embedding(
+    both: MethodConfig, turns: str, steps: tuple[int, ...]
+) -> None:
+    """The steps of the embedding, of the shared weights and of the local layers."""
+    config = ClientConfig(batch_size=8, emb_first_steps=2, opt_state="keep")
+    model = FlatModel(MODEL, MethodConfig(both.name, phases=turns), 1)
+    broadcast = Broadcast(initial_weights(MODEL, both, 1, 3).numpy())
+    client = ClientContext(0, 3, torch.zeros(16, 1, 8, 8, dtype=torch.uint8))
+    state = new_private_state(model, config, MODEL.d_emb, 3, 0)
+    plan = RoundPlan(0, 1.0, shares_local=False, tau=3)
+    update, after = train_client(model, broadcast, client, state, config, OBJECTIVE, plan)
+    taken = tuple(int(after.moments[part].step) for part in (CLIENT_EMB, BODY, LOCAL))
+    assert taken == steps
+    before = broadcast.weights[model.layout.parts[LOCAL]]
+    assert (after.parts[LOCAL].numpy() != before).any()
+    assert update.num_steps == 5
 
 
 def test_the_gradient_of_each_client_by_hand() -> None:
