@@ -185,6 +185,9 @@ def _determining(config: Config) -> dict[str, Any]:
     elif config.privacy.rounds.is_sampled and not config.federation.drop_rate:
         # As in times without another mechanism, when a cohort that dropped out had one client left.
         del settings["privacy"]["rounds"]["mechanism"]
+    elif not config.privacy.rounds.is_sampled and config.method.record.has_local_layers:
+        # Not as when the noise that was taken back depended on where the shared stretch ends.
+        settings["privacy"]["rounds"]["mechanism"] += " of all weights"
     defaults = flattened(Config().as_dict())
     for key in ADDED:
         group, _, name = key.partition(".")

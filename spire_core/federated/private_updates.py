@@ -29,6 +29,8 @@ class ClippedFormat:
     def __init__(self, broadcast: Broadcast, num_shared: int, private: PrivateRound) -> None:
         self.before, self.private = broadcast.weights[:num_shared], private
         self.size = num_shared + (0 if private.count_noise is None else 1)
+        # Where rounds take back noise of others, a number has its own wherever the stretch ends.
+        self._num_drawn = max(self.size, broadcast.weights.size if private.is_correlated else 0)
 
     def encode(self, update: ClientUpdate, _: int = 0) -> np.ndarray | UpdateFault:
         """Return a client's update as integers (size,) uint64.
@@ -60,7 +62,7 @@ class ClippedFormat:
         drawn = zip(self.private.weights, range(round_idx, -1, -1), strict=False)
         normals = np.zeros(self.size)
         for weight, earlier in drawn:
-            normals += weight * noise.normals(self.size, "round", earlier)
+            normals += weight * noise.normals(self._num_drawn, "round", earlier)[: self.size]
         return np.rint(GRID * deviations * normals).astype(np.int64).view(np.uint64)
 
     def decode(self, total: np.ndarray, _: int = 0) -> MeanUpdate:

@@ -42,6 +42,11 @@ class PrivateRound:
     expected: float
     weights: tuple[float, ...] = (1.0,)
 
+    @property
+    def is_correlated(self) -> bool:
+        """Whether noise of earlier rounds has a part in that of this one."""
+        return len(self.weights) > 1
+
 
 @dataclass(frozen=True)
 class RoundsGuarantee:

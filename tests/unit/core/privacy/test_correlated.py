@@ -104,6 +104,21 @@ def test_the_noise_of_rounds_is_independent_noise_behind_the_inverse() -> None:
     np.testing.assert_array_equal(again.view(np.int64) / GRID, added[17])
 
 
+def test_what_rounds_take_back_is_the_noise_that_they_had_added() -> None:
+    """Local layers leave the shared stretch in the middle of a run; the other numbers go on."""
+    found, key, weights = promise(), SecretNoise(key_of("k")), Broadcast(np.zeros(7, np.float32))
+    assert found.cyclic is not None
+    sizes = [7] * 10 + [4] * (found.num_rounds - 10)
+    forms = [ClippedFormat(weights, size, found.round(1.0)) for size in sizes]
+    added = [form.noise(key, r).view(np.int64)[:4] / GRID for r, form in enumerate(forms)]
+    _, strategy = matrices(found.cyclic, found.num_rounds)
+    normals = np.stack([key.normals(7, "round", r)[:4] for r in range(found.num_rounds)])
+    np.testing.assert_allclose(strategy @ added, found.noise_multiplier * normals, atol=1e-5)
+    one = ClippedFormat(weights, 4, promise(num_rounds=1).round(1.0))  # it takes back nothing
+    own = promise(num_rounds=1).noise_multiplier * key.normals(4, "round", 0)
+    np.testing.assert_allclose(one.noise(key, 0).view(np.int64) / GRID, own, atol=1e-6)
+
+
 def test_epsilon_is_that_of_one_gaussian() -> None:
     found = promise()
     assert found.cyclic is not None

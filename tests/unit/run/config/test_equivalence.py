@@ -193,6 +193,18 @@ def test_private_rounds_with_clients_that_drop_out_are_not_those_of_earlier_runs
     assert not {one[:16] for one in dropping} & {"97b64bd79947e8b8", "fb9bd0a1c5d06e1f"}
 
 
+def test_rounds_in_order_with_local_layers_are_not_those_of_earlier_runs() -> None:
+    """When the layers became local, rounds took back noise that none had added."""
+    ordered = ("privacy.rounds.epsilon=8", "privacy.rounds.mechanism=dp_ftrl")
+    ordered += ("client.opt_state=reset",)
+    plain, local = (
+        {one[:16] for one in fingerprints(*ordered, f"method={name}")}
+        for name in ("fedavg_ft", "shared_rep")
+    )
+    assert plain == {"675ad6a7eafee4f3", "625485c8f6245a37"}  # as earlier
+    assert not local & {"990d3a8358f0c092", "b3fc03604109de96"}
+
+
 @pytest.mark.parametrize(
     "unread",
     [
