@@ -7,6 +7,7 @@ image itself. An image is shown with its caption, if it has one. B: images, K: d
 that are trained.
 """
 
+import contextlib
 import hashlib
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -94,6 +95,22 @@ def embedding_gradients(
     return gradients.unflatten(0, (-1, num_draws)).mean(1)
 
 
+@contextlib.contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Compute attention by matrix products: torch.func knows no fused one.
+
+    In bfloat16 throughout, since torch else mixes types that its backward pass refuses.
+    """
+    settings, kernel = torch.backends.cuda, sdpa_kernel(SDPBackend.MATH)  # they count on CPUs too
+    before = settings.fp16_bf16_reduction_math_sdp_allowed()
+    settings.allow_fp16_bf16_reduction_math_sdp(True)
+    try:
+        with kernel:
+            yield
+    finally:
+        settings.allow_fp16_bf16_reduction_math_sdp(before)
+
+
 class PartGradients:
     """Gradients of single images in one part of the network, by `torch.func`."""
 
@@ -106,7 +123,7 @@ class PartGradients:
         images, t, eps, tokens = (rows.to(weights.device) for rows in piece)
         # By layer: the gradient of every slice of a flat vector would be as long as the vector.
         named = self._named(weights.detach())
-        with sdpa_kernel(SDPBackend.MATH):  # torch.func knows no fused attention
+        with _plain_attention():
             gradients = self._of_images(named, to_float(images), t, eps, tokens)
         return torch.cat([gradients[name].flatten(1) for name in named], 1)
 

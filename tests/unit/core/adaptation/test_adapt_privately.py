@@ -98,6 +98,22 @@ def part(adapted: Adapted) -> Tensor:
     return own
 
 
+@pytest.mark.parametrize("method", ["fedavg_ft", "lora"])
+def test_gradients_of_single_images_round_little_in_bf16(method: str) -> None:
+    """Also those of attention, whose fused form torch.func does not know."""
+    model, weights = network(method)
+    model.load(weights)
+    train_only(model.net, model.layout, ())
+    [name] = METHODS[method].adapt_parts
+    own, found = model.weights[model.layout.parts[name]], list[Tensor]()
+    for precision in ("float32", "bf16"):
+        gradients = PartGradients(model, replace(objective(), precision=precision), name)
+        [piece] = pieces(client(3), 2, 8, 1, objective())
+        found.append(gradients(own, piece))
+    assert found[1].dtype == torch.float32
+    assert 0 < (found[1] - found[0]).norm() < 0.1 * found[0].norm()
+
+
 @pytest.mark.parametrize("mechanism", ["dp_sgd", "one_release"])
 def test_the_result_is_a_function_of_images_and_key(mechanism: str) -> None:
     settings = PrivateAdaptConfig(epsilon=4.0, steps=4, draws=3, mechanism=mechanism)
