@@ -98,6 +98,28 @@ def part(adapted: Adapted) -> Tensor:
     return own
 
 
+@pytest.mark.parametrize("method", ["fedavg_ft", "shared_rep"])
+def test_an_image_moves_the_gradients_of_others_by_their_rounding_alone(method: str) -> None:
+    """Two images without a third, and each by itself: less than a thousandth of a gradient."""
+    model, weights = network(method)
+    model.load(weights)
+    train_only(model.net, model.layout, ())
+    [name] = METHODS[method].adapt_parts
+    own, gradients = (
+        model.weights[model.layout.parts[name]],
+        PartGradients(model, objective(), name),
+    )
+
+    def of(index: list[int]) -> Tensor:
+        shown = client(7).chosen(torch.tensor(index))
+        return torch.cat([gradients(own, piece) for piece in pieces(shown, 2, 8, 1, objective())])
+
+    whole = of([0, 1, 2])
+    for some in ([0, 1], [0]):
+        moved = (of(some) - whole[: len(some)]).sum(0).norm()
+        assert moved < 1e-3 * whole.norm(dim=1).min()
+
+
 @pytest.mark.parametrize("method", ["fedavg_ft", "lora"])
 def test_gradients_of_single_images_round_little_in_bf16(method: str) -> None:
     """Also those of attention, whose fused form torch.func does not know."""
