@@ -6,6 +6,7 @@ them runs no code.
 """
 
 import contextlib
+import io
 import logging
 import re
 import shutil
@@ -63,7 +64,7 @@ class Mirror:
         self.run_dir, self.storage, self.folder = run_dir, storage, folder.rstrip("/")
         self.num_failed = 0
         self.last_done: int | None = None  # rounds of the newest uploaded checkpoint
-        self._sent: dict[str, tuple[int, int]] = {}  # size and time of change by name
+        self._sent: dict[str, tuple[int, int]] = {}  # size, and time of change or hash, by name
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="mirror")
         self._pending: tuple[int, Future[None]] | None = None
 
@@ -102,27 +103,35 @@ class Mirror:
         """
         manifest = folder_of(self.run_dir, num_rounds_done) / MANIFEST
         needed = read_manifest(manifest.parent).files(self.run_dir)
-        single = [self.run_dir / name for name in SINGLE]
+        # Read before the artifacts are listed: then each file that an entry names is among them.
+        single = [(p, p.read_bytes()) for n in SINGLE if (p := self.run_dir / n).is_file()]
         extra = sorted(p for p in (self.run_dir / ARTIFACTS).glob("**/*") if p.is_file())
-        for path in (*needed, *extra, *single, manifest):
-            if path in needed or path.is_file():
-                self._send(path)
+        for path in (*needed, *extra):
+            self._send(path)
+        for path, content in single:
+            self._send(path, content)
+        self._send(manifest)
         self.last_done = num_rounds_done
         self._prune()
 
-    def _send(self, path: Path) -> None:
+    def _send(self, path: Path, content: bytes | None = None) -> None:
+        """Send a file, or the content that it had, unless it is there."""
         name, stat = path.relative_to(self.run_dir).as_posix(), path.stat()
-        if self._sent.get(name) == (stat.st_size, stat.st_mtime_ns):
+        mark = (stat.st_size, stat.st_mtime_ns)
+        if content is not None:
+            mark = (len(content), hash(content))
+        if self._sent.get(name) == mark:
             return
         target, is_object = f"{self.folder}/{name}", self.storage.type_name in WITHOUT_FOLDERS
         if not is_object:
             self.storage.create_dir(target.rpartition("/")[0], recursive=True)
         part = target if is_object else f"{target}.part"
-        with path.open("rb") as file, self.storage.open_output_stream(part) as stream:
-            shutil.copyfileobj(file, stream, CHUNK_BYTES)
+        source = path.open("rb") if content is None else io.BytesIO(content)
+        with source, self.storage.open_output_stream(part) as stream:
+            shutil.copyfileobj(source, stream, CHUNK_BYTES)
         if not is_object:
             self.storage.move(part, target)
-        self._sent[name] = (stat.st_size, stat.st_mtime_ns)
+        self._sent[name] = mark
 
     def _prune(self) -> None:
         """Drop the files that no kept checkpoint needs, manifests first."""

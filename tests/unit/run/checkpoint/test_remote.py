@@ -22,7 +22,7 @@ from pipeline.clients.store import ClientStore
 from pipeline.config.tracking import TrackingConfig
 from pipeline.runs.record import make_run_dir
 from pipeline.runs.server_state import write_state
-from pipeline.tracking.outbox import Outbox
+from pipeline.tracking.outbox import Outbox, lines, read_done, read_entries, write_done
 from spire_core.errors import ConfigError, RunError
 from spire_core.federated.private_state import PrivateState
 from spire_core.federated.server import ServerState
@@ -94,6 +94,35 @@ def test_what_has_not_changed_is_not_sent_again(run_dir: Path, tmp_path: Path) -
     mirror.upload(2)
     after = times()
     assert {name for name in before if before[name] != after[name]} == {f"{RUN_ID}/outbox.jsonl"}
+
+
+def test_each_file_that_a_copied_entry_names_is_in_the_copy(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rounds go on meanwhile: here the run records a file whenever one has been sent."""
+    mirror, send, num = Mirror(run_dir, storage_in(tmp_path / "there"), RUN_ID), Mirror._send, 0
+    (run_dir / "artifacts").mkdir()
+
+    def record() -> None:
+        nonlocal num
+        num += 1
+        (run_dir / "artifacts" / f"{num}.png").write_bytes(b"png")
+        Outbox(run_dir).append("file", file=f"{num}.png")
+        write_done(run_dir, len(list(lines(run_dir))))
+
+    def send_beside_rounds(mirror: Mirror, *args: Any) -> None:
+        send(mirror, *args)
+        record()
+
+    record()
+    checkpoint(run_dir, 1)
+    monkeypatch.setattr(Mirror, "_send", send_beside_rounds)
+    mirror.upload(1)
+    there = tmp_path / "there" / RUN_ID
+    named = [entry["file"] for entry in read_entries(there) if entry["kind"] == "file"]
+    assert named
+    assert [name for name in named if not (there / "artifacts" / name).is_file()] == []
+    assert read_done(there) <= len(list(lines(there)))
 
 
 def test_a_run_comes_back_from_its_copy(run_dir: Path, tmp_path: Path) -> None:
