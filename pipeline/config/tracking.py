@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pipeline.files.masking import mask
 from pipeline.files.paths import base_folder, lasting
@@ -114,7 +114,7 @@ def tracking_uri(config: TrackingConfig) -> str:
     """
     root = tracking_root(config)
     given = os.environ.get("MLFLOW_TRACKING_URI")
-    uri = config.uri or given or f"sqlite:///{root}/mlflow.db"
+    uri = config.uri or given or "sqlite:///mlflow.db"
     _check_uri("tracking.uri" if config.uri else "MLFLOW_TRACKING_URI", uri)
     path = sqlite_path(uri)
     if path is None:
@@ -122,12 +122,18 @@ def tracking_uri(config: TrackingConfig) -> str:
     is_outside = not (root / path).resolve().is_relative_to((root / "runs").resolve())
     got = f"{root / path}, which may have come with a run"
     require(is_outside, f"a store outside of {root / 'runs'}", got, "move it if it is yours")
-    return f"sqlite:///{root / path}"  # workers run in other directories
+    place = str(root / path)
+    is_plain = "?" not in place and unquote(place) == place  # else the file would lie elsewhere
+    advice = "choose another folder with tracking.root=FOLDER, or write the path as it is"
+    require(is_plain, "a path without ? and without codes such as %20 for sqlite", place, advice)
+    _, mark, query = uri.partition("?")
+    return f"sqlite:///{root / path}{mark}{query}"  # workers run in other directories
 
 
 def sqlite_path(uri: str) -> Path | None:
-    """Return the file of an sqlite URI, or None for any other store."""
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+    """Return the file of an sqlite URI, or None for any other store; settings may follow a `?`."""
+    place = uri.partition("?")[0]
+    return Path(place.removeprefix("sqlite:///")) if place.startswith("sqlite:///") else None
 
 
 def ui_command(config: TrackingConfig) -> str:

@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
 
 from pipeline.cli.main import main
 from pipeline.cli.outputs import writable_png
 from pipeline.config.load import load_config
-from pipeline.config.tracking import TrackingConfig, tracking_root, tracking_uri
+from pipeline.config.tracking import TrackingConfig, sqlite_path, tracking_root, tracking_uri
 from pipeline.data.datasets import store_root
 from pipeline.files.paths import JOB_MARK, base_folder, lasting
 from pipeline.runs.record import make_run_dir
@@ -47,6 +48,22 @@ def test_a_run_that_goes_on_keeps_its_store_in_every_directory(tmp_path: Path) -
     assert load_start(run_dir, overrides=["data.root=sets"])[0].data.root == str(
         Path.cwd() / "sets"
     )
+
+
+def test_a_database_lies_in_its_folder_or_nowhere(tmp_path: Path) -> None:
+    """SQLAlchemy decodes the path, and takes what follows a question mark for settings."""
+    for root in (tmp_path / "a?b", tmp_path / "a?timeout=5", tmp_path / "a%20b"):
+        with pytest.raises(ConfigError, match=r"a path without \? and .* tracking.root=FOLDER"):
+            tracking_uri(TrackingConfig(root=str(root)))
+        with pytest.raises(ConfigError, match=r"a path without \? and"):
+            tracking_uri(TrackingConfig(root=str(root), uri="sqlite:///x.db"))
+    odd = tmp_path / "a b#c%;d\u00e9"
+    assert make_url(tracking_uri(TrackingConfig(root=str(odd)))).database == f"{odd}/mlflow.db"
+    assert tracking_uri(TrackingConfig(root=str(odd))) == f"sqlite:///{odd}/mlflow.db"
+    uri = f"sqlite:///{tmp_path}/other.db?timeout=5"
+    assert tracking_uri(TrackingConfig(uri=uri)) == uri
+    assert sqlite_path(uri) == tmp_path / "other.db"
+    assert tracking_uri(TrackingConfig(uri="sqlite:///x.db?a=1")).endswith("copy/x.db?a=1")
 
 
 @pytest.fixture
