@@ -4,16 +4,16 @@ The record of a run is `tracking.json` in its folder `<root>/runs/<run id>/`: id
 and the address of its tracking store.
 """
 
-import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.config.tracking import TrackingConfig, tracking_root
 from pipeline.files.damage import read_object, reading
+from pipeline.files.json_files import write_json
 from pipeline.files.masking import mask
 from pipeline.files.paths import expanded
 from pipeline.files.run_format import FORMAT, FORMAT_KEY
@@ -37,7 +37,13 @@ def read_record(run_dir: Path) -> dict[str, Any]:
         for key, kind in RECORD_TYPES.items():
             if not isinstance(record[key], kind):
                 raise TypeError(f"{record[key]!r:.50} as {key}")
+        _start(record)
         return record
+
+
+def _start(record: Mapping[str, Any]) -> datetime:
+    """Return when a run began; one of DAMAGE for a time in no calendar."""
+    return datetime.fromtimestamp(record["started_ms"] / 1000, UTC)
 
 
 def experiment_of(run_dir: Path | None) -> str | None:
@@ -105,8 +111,8 @@ def find_run(
 def _told(record: dict[str, Any]) -> str:
     """Return a run's id and name, and what tells it from others of that name."""
     status = "finished" if (record["folder"] / RESULT).is_file() else "not finished"
-    began = datetime.fromtimestamp(record["started_ms"] / 1000, UTC)
-    return f"{record['run_id'][:8]} ({record['run_name']}, {status}, {began:%Y-%m-%d %H:%M} UTC)"
+    began = f"{_start(record):%Y-%m-%d %H:%M} UTC"
+    return f"{record['run_id'][:8]} ({record['run_name']}, {status}, {began})"
 
 
 def make_runs_folder(config: TrackingConfig) -> None:
@@ -129,7 +135,7 @@ def make_run_dir(
     kind: Kind = "run",
     experiment_id: str | None = None,
 ) -> Path:
-    """Create a run's folder and its record, and return the folder."""
+    """Create a run's folder and, durably, its record, and return the folder."""
     run_dir = tracking_root(config) / "runs" / run_id
     run_dir.mkdir(exist_ok=True)
     record: dict[str, Any] = {FORMAT_KEY: FORMAT, "run_id": run_id, "run_name": run_name}
@@ -141,7 +147,5 @@ def make_run_dir(
         "tracked": uri is not None,
         "uri": mask(uri or ""),
     }
-    part = run_dir / f"{RECORD}.part"
-    part.write_text(json.dumps(record, indent=1) + "\n")
-    part.replace(run_dir / RECORD)
+    write_json(run_dir / RECORD, record)
     return run_dir

@@ -514,6 +514,18 @@ def test_a_damaged_run_stops_no_other(pristine: Path, caplog: pytest.LogCaptureF
     assert code_of("sync") == 0
 
 
+@pytest.mark.parametrize("started_ms", [10**30, 10**15, -(10**18)])
+def test_a_record_of_no_time_stops_no_other(
+    started_ms: int, pristine: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(fresh(pristine), "runs/damaged")
+    path = Path("runs", "damaged", "tracking.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"started_ms": started_ms}))
+    assert judge("sync", "nobody") == 2
+    assert code_of("sample", "last", "--num", "1") == 0
+    assert "a run is passed over" in caplog.text
+
+
 @settings(FIXED, max_examples=40)
 @given(st.binary(max_size=60) | st.recursive(st.none() | st.text(max_size=5), st.lists).map(str))
 def test_a_damaged_outbox_says_nothing(line: bytes | str) -> None:
