@@ -1,6 +1,7 @@
 """A run's folder: the lock of the process that works on the run, and the run's result."""
 
 import contextlib
+import json
 import logging
 import os
 import platform
@@ -58,4 +59,6 @@ def load_result(run_dir: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     with reading("what a run found", path, "delete this file and resume the run"):
-        return read_object(path) | {"run_id": read_record(run_dir)["run_id"]}
+        result = read_object(path) | {"run_id": read_record(run_dir)["run_id"]}
+        json.dumps(result, allow_nan=False)  # raises for what `--json` could not print
+        return result

@@ -526,6 +526,14 @@ def test_a_record_of_no_time_stops_no_other(
     assert "a run is passed over" in caplog.text
 
 
+def test_a_result_that_json_cannot_hold_is_damaged(pristine: Path) -> None:
+    path = fresh(pristine) / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"seed": float("nan")}))
+    code, told = answer(*RESUME, "--json")
+    assert code == 2
+    assert "result.json" in told
+
+
 @settings(FIXED, max_examples=40)
 @given(st.binary(max_size=60) | st.recursive(st.none() | st.text(max_size=5), st.lists).map(str))
 def test_a_damaged_outbox_says_nothing(line: bytes | str) -> None:
