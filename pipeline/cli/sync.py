@@ -64,38 +64,46 @@ def sync_runs(
 
     A run's store is that of `config.uri`, else the one that an own run began with. A foreign one is
     left alone unless it is chosen, or unless its store is named, here or in the environment.
-    RunError if one that is chosen holds a link.
+    RunError if one that is chosen holds a link, OSError if its files cannot be used.
     """
+    from pipeline.runs.record import read_record
+    from spire_core.errors import RunError
+
+    synced, silent = [], {}
+    for run_dir in run_dirs:
+        record = read_record(run_dir)
+        if not record["tracked"]:
+            continue
+        try:
+            numbers = _sync(config, run_dir, is_chosen, silent)
+        except (RunError, OSError) as error:
+            if is_chosen:
+                raise
+            # How many wait is not read: its outbox may be a link, or cannot be read.
+            numbers = 0, 1, 0, str(error)
+        synced.append(Synced(record["run_id"], record["run_name"], *numbers))
+    return synced
+
+
+def _sync(
+    config: "TrackingConfig", run_dir: Path, is_chosen: bool, silent: dict[str | None, str]
+) -> tuple[int, int, int, str | None]:
+    """Return a run's numbers of delivered, waiting and refused entries, and the problem."""
     from pipeline.config.tracking import tracking_root
     from pipeline.runs.links import refuse_links
     from pipeline.runs.ownership import begun_here, is_named
     from pipeline.runs.record import read_record
     from pipeline.tracking.outbox import num_refused, num_waiting
-    from spire_core.errors import RunError
 
-    synced, silent = [], {}
-    for run_dir in run_dirs:
-        record, delivered, problem = read_record(run_dir), 0, None
-        if not record["tracked"]:
-            continue
-        begun = begun_here(run_dir, tracking_root(config))
-        try:
-            refuse_links(run_dir, begun is not None)
-        except RunError as error:
-            if is_chosen:
-                raise
-            # How many wait is not read, since its outbox may be a link as well.
-            synced.append(Synced(record["run_id"], record["run_name"], 0, 1, 0, str(error)))
-            continue
-        if num_waiting(run_dir):
-            if begun is not None or is_chosen or is_named(config):
-                delivered, problem = _deliver(config, run_dir, begun, silent)
-            else:
-                problem = "this root did not begin it: name its store with tracking.uri=URI, or, if"
-                problem += f" it is yours, type spire sync {record['run_id']} --mine"
-        numbers = delivered, num_waiting(run_dir), num_refused(run_dir)
-        synced.append(Synced(record["run_id"], record["run_name"], *numbers, problem))
-    return synced
+    begun, delivered, problem = begun_here(run_dir, tracking_root(config)), 0, None
+    refuse_links(run_dir, begun is not None)
+    if num_waiting(run_dir):
+        if begun is not None or is_chosen or is_named(config):
+            delivered, problem = _deliver(config, run_dir, begun, silent)
+        else:
+            problem = "this root did not begin it: name its store with tracking.uri=URI, or, if"
+            problem += f" it is yours, type spire sync {read_record(run_dir)['run_id']} --mine"
+    return delivered, num_waiting(run_dir), num_refused(run_dir), problem
 
 
 def _deliver(
@@ -130,6 +138,8 @@ def _deliver(
             run = run_of(client, run_id)
             if run is None:
                 return 0, "its store does not know it: name another with tracking.uri=URI"
+            if run.info.lifecycle_stage != "active":  # it would refuse every entry, for good
+                return 0, f"it was deleted there: mlflow runs restore --run-id {run_id}"
             addresses = artifact_addresses(client, run, begun is not None)
     except SpireError as error:
         silent[uri] = str(error)

@@ -10,6 +10,7 @@ import json
 import os
 import pickle
 import shutil
+import sqlite3
 import struct
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from pipeline.cli.command import one_line
 from pipeline.config.equivalence import fingerprint
 from pipeline.config.load import load_config
 from pipeline.runs.ownership import Begun, note_begun
-from pipeline.tracking.outbox import Outbox, parse_entry, read_points
+from pipeline.tracking.outbox import Outbox, num_waiting, parse_entry, read_points
 from spire_core.errors import ConfigError
 from sweeps import cli
 
@@ -532,6 +533,42 @@ def test_a_result_that_json_cannot_hold_is_damaged(pristine: Path) -> None:
     code, told = answer(*RESUME, "--json")
     assert code == 2
     assert "result.json" in told
+
+
+def test_a_run_whose_files_cannot_be_used_stops_no_other(tracked: Path) -> None:
+    """The oldest run's lock cannot be opened, as if somebody had made its folder read-only."""
+    other = Path("runs", "0" * 32)
+    shutil.copytree(tracked, other)
+    record = json.loads((other / "tracking.json").read_text())
+    record |= {"run_id": other.name, "started_ms": 0}
+    (other / "tracking.json").write_text(json.dumps(record))
+    num, out = num_waiting(tracked), io.StringIO()
+    with contextlib.closing(sqlite3.connect("mlflow.db")) as connection:
+        copied = "SELECT * FROM runs WHERE run_uuid = ?"
+        row = list(connection.execute(copied, [tracked.name]).fetchone())
+        row[0] = other.name
+        connection.execute(f"INSERT INTO runs VALUES ({','.join('?' * len(row))})", row)
+        connection.commit()
+    shutil.copy(f"begun/{tracked.name}.json", f"begun/{other.name}.json")
+    (other / "outbox.lock").mkdir()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
+        assert cli.main(["sync"]) == 1
+    first, second = out.getvalue().splitlines()
+    assert first.startswith("00000000")
+    assert "outbox.lock" in first
+    assert second.endswith(f": {num} delivered")
+
+
+def test_a_run_that_was_deleted_in_its_store_keeps_what_waits(tracked: Path) -> None:
+    client = MlflowClient(f"sqlite:///{Path('mlflow.db').absolute()}")
+    client.delete_run(tracked.name)
+    assert judge("sync", may_wait=True) == 1
+    client.restore_run(tracked.name)
+    assert judge("sync") == 0
+    assert not (tracked / "outbox.refused.jsonl").exists()
+    run = client.get_run(tracked.name)
+    assert run.info.status == "FINISHED"
+    assert "pretrain/loss" in run.data.metrics
 
 
 @settings(FIXED, max_examples=40)
