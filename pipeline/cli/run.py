@@ -22,8 +22,10 @@ from pipeline.cli.words import allowed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from pipeline.config.schema import Config
+    from pipeline.config.tracking import TrackingConfig
     from pipeline.experiment.watcher import Watcher
     from pipeline.results.result import Result
 
@@ -59,7 +61,6 @@ def resume(args: argparse.Namespace) -> Answer:
     from pipeline.config.tracking import tracking_root
     from pipeline.runs.folder import load_result
     from pipeline.runs.links import refuse_links
-    from pipeline.runs.noise_key import drop_noise_key
     from pipeline.runs.ownership import READ, begun_here
     from pipeline.runs.record import find_run
     from pipeline.runs.start import load_start
@@ -82,7 +83,7 @@ def resume(args: argparse.Namespace) -> Answer:
 
         claim(run_dir, given, overrides)
     if (result := load_result(run_dir)) is not None:
-        drop_noise_key(run_dir)  # if the run was killed right at its end
+        _end(run_dir, given)
         run_id = result["run_id"]
         return Answer(f"run {run_id} has finished: spire sample {run_id}", result)
     from pipeline.experiment.launch import ready_for
@@ -96,6 +97,29 @@ def resume(args: argparse.Namespace) -> Answer:
 
 
 # --- what they share ----------------------------------------------------------------------------
+
+
+def _end(run_dir: "Path", given: "TrackingConfig") -> None:
+    """Do the rest for a finished run that was stopped right at its end: its key, its status."""
+    from pipeline.cli.sync import sync_runs
+    from pipeline.config.tracking import tracking_root
+    from pipeline.runs.folder import run_lock
+    from pipeline.runs.noise_key import drop_noise_key
+    from pipeline.runs.ownership import begun_here
+    from pipeline.runs.record import read_record
+    from pipeline.tracking.outbox import Outbox
+    from spire_core.errors import RunError
+
+    drop_noise_key(run_dir)
+    is_told = read_record(run_dir)["tracked"] and given.enabled
+    if not is_told or begun_here(run_dir, tracking_root(given)) is None:
+        return
+    outbox = Outbox(run_dir)
+    if outbox.status != "FINISHED":
+        with contextlib.suppress(RunError), run_lock(run_dir):  # unless its process does it
+            outbox.append("status", status="FINISHED")
+            for synced in sync_runs(given, [run_dir]):
+                say(synced.text)
 
 
 def _dry_run(config: "Config", preset: str) -> Answer:

@@ -571,6 +571,24 @@ def test_a_run_that_was_deleted_in_its_store_keeps_what_waits(tracked: Path) -> 
     assert "pretrain/loss" in run.data.metrics
 
 
+@pytest.mark.parametrize("status", [None, "KILLED"])
+def test_a_run_that_was_stopped_after_its_result_gets_its_status(
+    status: str | None, tracked: Path
+) -> None:
+    lines = (tracked / "outbox.jsonl").read_text().splitlines(keepends=True)[:-1]
+    (tracked / "outbox.jsonl").write_text("".join(lines))
+    if status is not None:
+        Outbox(tracked).append("status", status=status)
+    client = MlflowClient(f"sqlite:///{Path('mlflow.db').absolute()}")
+    assert judge("resume", tracked.name, "tracking.enabled=false") == 0
+    assert client.get_run(tracked.name).info.status == "RUNNING"
+    assert judge("resume", tracked.name) == 0
+    assert client.get_run(tracked.name).info.status == "FINISHED"
+    before = (tracked / "outbox.jsonl").read_bytes()
+    assert judge("resume", tracked.name) == 0
+    assert (tracked / "outbox.jsonl").read_bytes() == before
+
+
 @settings(FIXED, max_examples=40)
 @given(st.binary(max_size=60) | st.recursive(st.none() | st.text(max_size=5), st.lists).map(str))
 def test_a_damaged_outbox_says_nothing(line: bytes | str) -> None:
