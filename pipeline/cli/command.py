@@ -44,6 +44,7 @@ def run_command(argv: Sequence[str] | None, verbs: Sequence[AddVerb]) -> int:
     0: success. 1: a self-test or a trial failed, or entries still wait for their store. 2: an error
     with a message of one sentence, such as a wrong setting. 130: interrupted.
     """
+    _open_closed_streams()
     args = _parse(argv, verbs)
     hear_interrupts()
     if threading.current_thread() is threading.main_thread():
@@ -52,6 +53,7 @@ def run_command(argv: Sequence[str] | None, verbs: Sequence[AddVerb]) -> int:
         check_words(getattr(args, "words", ()))
         with contextlib.redirect_stdout(sys.stderr):  # for libraries that print
             answer: Answer = args.act(args)
+        _print(_json_text(answer.values) if args.json else answer.text)
     except SpireError as error:
         say(f"spire {args.verb}: {one_line(str(error))}")
         return USER_ERROR
@@ -65,8 +67,18 @@ def run_command(argv: Sequence[str] | None, verbs: Sequence[AddVerb]) -> int:
     except KeyboardInterrupt as interrupt:
         say(": ".join((f"spire {args.verb}", "interrupted", *map(str, interrupt.args))))
         return INTERRUPTED
-    _print(_json_text(answer.values) if args.json else answer.text)
     return answer.exit_code
+
+
+def _open_closed_streams() -> None:
+    """Open the standard streams that the caller has closed, before another file takes their place.
+
+    What a library writes to them would go into that file.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            flags = os.O_RDONLY if mode == "r" else os.O_WRONLY
+            setattr(sys, name, os.fdopen(os.open(os.devnull, flags), mode))
 
 
 def _json_text(values: dict[str, Any]) -> str:
@@ -76,10 +88,15 @@ def _json_text(values: dict[str, Any]) -> str:
 
 
 def _print(text: str) -> None:
+    """Print an answer to stdout, with codes for characters that its encoding lacks."""
+    encoding = sys.stdout.encoding or "utf-8"
+    shown = _shown(text).encode(encoding, "backslashreplace").decode(encoding)
     try:
-        print(_shown(text), flush=True)
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        print(shown, flush=True)
+    except OSError as error:  # its rest would be written again as Python ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # the reader, such as `head`, has seen enough
+            raise
 
 
 def _shown(text: str) -> str:

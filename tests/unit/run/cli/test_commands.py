@@ -414,6 +414,38 @@ def test_too_few_or_broken_images_are_named(spire, finished_run: Path, tmp_path:
     assert_one_sentence(spire("adapt", "last", "--data", "few"), "a.png")
 
 
+def test_an_answer_fits_the_encoding_of_stdout(
+    finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished_run.parents[1])
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", out)
+    assert cli.main(["sample", "last", "--num", "1", "--out", "\u00e9.png"]) == 0
+    assert Path("\u00e9.png").is_file()
+    assert "\\xe9.png" in out.buffer.getvalue().decode("ascii")
+
+
+def test_an_answer_that_finds_no_room_is_one_sentence(finished_run: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pipeline", "sync"]
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(command, cwd=tmp_path, stdout=full, stderr=-1, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("spire sync: expected files that can be used")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_closed_streams_are_opened_where_no_other_file_can_take_their_place(
+    finished_run: Path, tmp_path: Path
+) -> None:
+    code = "from pipeline.cli.progress import Progress; import pathlib, sys\n"
+    code += "from sweeps.cli import main; code = main(['sync'])\n"
+    code += "Progress().started(pathlib.Path('r'))\n"
+    code += "sys.exit(code + (sys.stderr.fileno() != 2) + (open('f', 'w').fileno() < 3))"
+    command = [sys.executable, "-c", code]
+    closed = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command]
+    assert subprocess.run(closed, cwd=tmp_path).returncode == 0
+
+
 def test_a_score_that_nobody_has_is_one_dash() -> None:
     found = [change(*pair) for pair in ((None, None), (None, 1.0), (0.5, 0.25))]
     assert found == ["-", "- -> 1", "0.5 -> 0.25"]
