@@ -39,7 +39,7 @@ def adapt(args: argparse.Namespace) -> Answer:
     arriving = load_arrival(saved, args.data, args.classes, root)
     is_private, steps = config.privacy.adapt.is_on, config.privacy.adapt.steps
     length = f"{steps} private steps" if is_private else f"up to {config.adapt.epochs} epochs"
-    check_arrival(saved, config.adapt, args.client)  # before a message that promises a fit
+    check_arrival(saved, arriving, config, args.client)  # before a message that promises a fit
     if saved.has_text and arriving.captions is None:
         say(
             f"{args.data} has no captions, so the client learns from images alone: list them in "

@@ -112,11 +112,18 @@ def adapt_arrival(
     )
 
 
-def check_arrival(run: SavedRun, config: AdaptConfig, client_id: int | None) -> None:
-    """Raise RunError if no new client can be fitted so, or if its id is taken."""
-    _check_method(run, config)
+def check_arrival(
+    run: SavedRun, arriving: ArrivingImages, config: Config, client_id: int | None
+) -> None:
+    """Raise what `adapt_arrival` would raise at once: of the method, the id, or too few images.
+
+    `config`: the settings of the new client.
+    """
+    _check_method(run, config.adapt)
     if client_id is not None and not _is_free(run, client_id):
         raise _taken(run, client_id)
+    split = _split(len(arriving.images), run, config.adapt.num_images, client_id or 0)
+    guarantee_of(config.privacy.adapt, len(split.train))
 
 
 def _check_method(run: SavedRun, config: AdaptConfig) -> None:

@@ -410,6 +410,10 @@ def test_too_few_or_broken_images_are_named(spire, finished_run: Path, tmp_path:
     (tmp_path / "few").mkdir()
     said = spire("adapt", "last", "--data", "few")
     assert_one_sentence(said, "few", "expected images")
+    for name in ("1.png", "2.png"):
+        Image.new("L", (16, 16)).save(tmp_path / "few" / name)
+    said = spire("adapt", "last", "--data", "few")
+    assert_one_sentence(said, "at least 3 images", "got 2")
     (tmp_path / "few" / "a.png").write_bytes(b"no image")
     assert_one_sentence(spire("adapt", "last", "--data", "few"), "a.png")
 
