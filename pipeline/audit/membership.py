@@ -63,9 +63,8 @@ def attack_models(
     `state_of` returns a client's own parts after adaptation.
     """
     attacked = [attack_client(worker, weights, c, state_of(c)) for c in client_ids]
-    by_time = list(zip(*(one.reference for one in attacked), strict=True))
     scores = {
-        REFERENCE: best_elsewhere(by_time),
+        REFERENCE: best_elsewhere(list(zip(*(one.reference for one in attacked), strict=True))),
         SECMI: [one.secmi for one in attacked],
         NEAREST: [one.nearest for one in attacked],
     }

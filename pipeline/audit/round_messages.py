@@ -5,6 +5,7 @@ K: clients that do not take part; D_emb: numbers of an embedding.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -86,10 +87,8 @@ def _summed(
             )
         total += numbers
     mean = form.decode(total, num_examples)
-    return [
-        replace(m, update=replace(m.update, weights=mean.weights, moments=mean.moments))
-        for m in messages
-    ]
+    sums: dict[str, Any] = {"weights": mean.weights, "moments": mean.moments}
+    return [replace(m, update=replace(m.update, **sums)) for m in messages]
 
 
 def _plan(worker: ClientWorker, round_idx: int) -> RoundPlan:

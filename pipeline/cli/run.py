@@ -19,6 +19,7 @@ from pipeline.cli.presets import (
     warn_of_store,
 )
 from pipeline.cli.words import allowed
+from spire_core.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 def run(args: argparse.Namespace) -> Answer:
     """Run one experiment, or with `--dry-run` describe it."""
     from pipeline.config.effect import load_typed
-    from spire_core.errors import ConfigError
 
     preset, overrides = preset_and_settings(args.words)
     config = load_typed(preset, [*overrides, *(["tracking.profile=true"] * args.profile)])
@@ -108,7 +108,6 @@ def _end(run_dir: "Path", given: "TrackingConfig") -> None:
     from pipeline.runs.ownership import begun_here
     from pipeline.runs.record import read_record
     from pipeline.tracking.outbox import Outbox
-    from spire_core.errors import RunError
 
     drop_noise_key(run_dir)
     is_told = read_record(run_dir)["tracked"] and given.enabled

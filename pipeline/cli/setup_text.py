@@ -73,14 +73,9 @@ def partition_text(partition: dict[str, Any]) -> str:
     names, clients = partition["class_names"], partition["clients"]
     letters = max(6, NAMES_WIDTH // len(names))
     is_wide, exist = len(names) > MAX_COLUMNS, any("name" in client for client in clients)
-    header = [
-        "client",
-        *(["name"] if exist else []),
-        "train",
-        "test",
-        *(["largest classes"] if is_wide else [name[:letters] for name in names]),
-        *(["captions to train on"] if exist else []),
-    ]
+    header = ["client", *(["name"] if exist else []), "train", "test"]
+    header += ["largest classes"] if is_wide else [name[:letters] for name in names]
+    header += ["captions to train on"] if exist else []
     shown, left_out = [], partition["num_left_out"]
     for is_new in (False, True):
         of_kind = [c for c in clients if c["is_new"] == is_new]
@@ -171,11 +166,10 @@ def setting_text(description: dict[str, Any], plan: ActorPlan | None) -> str:
     images = description["images"]
     which = " of the training split" if images["split"] == "train" else ""
     where = f"resources: {plan.describe()}" if plan else "resources: this process alone"
+    style: dict[str, Any] = {"sort_keys": False, "default_flow_style": None, "width": 100}
     return "\n\n".join(
         [
-            yaml.safe_dump(
-                description["config"], sort_keys=False, default_flow_style=None, width=100
-            ).strip(),
+            yaml.safe_dump(description["config"], **style).strip(),
             "images of each class at each client:\n" + partition_text(description["partition"]),
             f"images: {images['count']}{which}, each "
             f"{' x '.join(map(str, images['shape']))} (channels, height, width)\n"

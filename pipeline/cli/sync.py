@@ -53,8 +53,7 @@ def sync(args: argparse.Namespace) -> Answer:
     shown = [s for s in synced if s.num_delivered or s.num_waiting or s.num_refused]
     waiting = sum(s.num_waiting for s in synced)
     values: dict[str, Any] = {"num_waiting": waiting, "runs": [asdict(s) for s in synced]}
-    text = "\n".join(s.text for s in shown) or "nothing waits"
-    return Answer(text, values, 1 if waiting else 0)
+    return Answer("\n".join(s.text for s in shown) or "nothing waits", values, int(waiting > 0))
 
 
 def sync_runs(

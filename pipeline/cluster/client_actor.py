@@ -41,9 +41,8 @@ class ClientActor:
     def begin(self, setup: WorkerSetup, images: np.ndarray, rehearses: bool = False) -> Footprint:
         """Begin, also after a restart; ClusterError if this node does not see the run's folder.
 
-        Returns the free memory and, with a rehearsal, the memory that a round takes. The setup does
-        not come through `__init__`: an error there would lose its type, and Ray warns of restarts
-        whose arguments lie in its object store.
+        Returns free memory and, with a rehearsal, that of a round. The setup does not come through
+        `__init__`: an error would lose its type, and Ray warns of restarts with stored arguments.
         """
         if not setup.folder.is_dir():
             raise ClusterError(

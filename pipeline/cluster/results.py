@@ -42,9 +42,8 @@ Beat = Callable[[int], None]  # is called with the ticks of a wait so far; raise
 def ticks(subject: str, limit_s: float | None = None) -> Iterator[tuple[int, float]]:
     """Yield the number and the length of a wait's slices, with log lines; end at the limit.
 
-    The first line comes after `NOTICE_TICKS`, or after twice the longest wait for the same subject
-    until now: rounds that always take minutes are not news. Raises ClusterError when the cluster is
-    lost.
+    The first line comes after `NOTICE_TICKS`, or twice the longest wait for the same subject until
+    now: rounds that always take minutes are not news. ClusterError when the cluster is lost.
     """
     left_s = math.inf if limit_s is None else max(0.0, limit_s)
     notice, tick = max(NOTICE_TICKS, 2 * _longest.get(subject, 0)), 0

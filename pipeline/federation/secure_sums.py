@@ -52,13 +52,8 @@ class SecureSums:
         """
         present = sorted(remaining)
         require_threshold(plan, present)
-        answers = self.pool.run(
-            "reveal_shares",
-            present,
-            plan,
-            present,
-            per_unit=[(self._sealed[client_id],) for client_id in present],
-        )
+        sealed = [(self._sealed[client_id],) for client_id in present]
+        answers = self.pool.run("reveal_shares", present, plan, present, per_unit=sealed)
         revealed = {
             client_id: shares
             for client_id, shares in zip(present, answers, strict=True)

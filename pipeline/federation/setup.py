@@ -205,10 +205,9 @@ def prepare(config: Config) -> FederationSetup:
     backbone = config.model.backbone
     if backbone is not None:
         Diffusion.of(config.diffusion, "cpu", backbone)  # raises what is wrong with its schedule
-    weights_hash = extractor.weights_hash
     tokens, text_hash = shown_captions(data, config.model)
     backbone_hash = None if backbone is None else open_backbone(backbone).sha256
-    fields = (name, weights_hash, model, tokens, backbone_hash, text_hash)
+    fields = (name, extractor.weights_hash, model, tokens, backbone_hash, text_hash)
     setup = FederationSetup(config, data, images, partition, *fields)
     check_floors(setup)
     return setup

@@ -80,10 +80,7 @@ class Partition:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 (hex) over all roles, ids, indices and names; the same on every platform.
-
-        With a rule, it covers the rule and the clients that are shown.
-        """
+        """SHA-256 (hex), the same everywhere, of a rule, and of roles, images and names shown."""
         digest, shown = hashlib.sha256(self.rule.encode()), self.shown
         for is_new, clients in enumerate((shown.train_clients, shown.new_clients)):
             for client in clients:

@@ -13,12 +13,7 @@ from pipeline.config.safe_yaml import read_plain
 from pipeline.config.tracking import TrackingConfig, tracking_root
 from pipeline.results.metric_names import CONTROLS_TABLE, COPIES_TAGS, IMAGE_TAGS, NEW_CLIENTS_TABLE
 from pipeline.tracking.attachments import attach
-from pipeline.tracking.mlflow_queries import (
-    TrackedRun,
-    histories,
-    sweep_runs,
-    table_rows,
-)
+from pipeline.tracking.mlflow_queries import TrackedRun, histories, sweep_runs, table_rows
 from spire_core.config.method import find_method
 from spire_core.errors import RunError
 from sweeps.primary import Primary, primaries
@@ -67,16 +62,12 @@ def make_report(
 ) -> Report:
     """Write the report of a sweep or of runs, attach it to the sweep, and return it.
 
-    `words` as in `sweep_runs`; without any, the runs of `stretches` are all. It lies in `out`, or
-    in `reports/<name>` under the tracking root.
-    `rows`: a file for each client's scores (`write_rows`).
-    RunError if there is no such run or none has finished; ConfigError if its folder cannot be
-    written; ClusterError if the store does not answer, or does not take the report.
+    `words` as in `sweep_runs`; without any, `stretches` have all runs. `out`: the folder, else one
+    in the tracking root. `rows`: a file for clients' scores. RunError if no such run has finished;
+    ConfigError if the folder cannot be written; ClusterError if the store does not answer.
     """
     # 1. Load.
-    parent, runs = sweep_runs(config, words) if words else (None, [])
-    runs += stretches.not_in(runs)
-    finished = _finished(runs, words)
+    parent, runs, finished = _loaded(config, words, stretches)
     name = _name(parent, words, finished[0])
     folder = make_folder(out or tracking_root(config) / "reports" / _file_name(name))
     # 2. Group, and read the curves.
@@ -89,10 +80,9 @@ def make_report(
     curves, clients = _curves(config, groups, chosen), _clients(config, chosen, stretches)
     # 3. Tables and figures.
     controls, coverage = _controls(config, chosen, stretches), coverage_table(chosen)
-    tables = [primary_table(found), *_tables(groups, chosen, curves, coverage, controls)]
-    tables += [runs_table(runs), parameters_table(groups)]
-    pictures = budget_pictures(groups, metric) + client_pictures(chosen, clients)
-    pictures += _pictures(groups, metric, curves)
+    tables = _tables(groups, chosen, curves, coverage, controls)
+    tables = [primary_table(found), *tables, runs_table(runs), parameters_table(groups)]
+    pictures = _pictures(groups, metric, curves, client_pictures(chosen, clients))
     # 4. Write and attach.
     report = Report(
         name,
@@ -115,15 +105,22 @@ def make_report(
     return report
 
 
-def _finished(runs: Sequence[TrackedRun], words: Sequence[str]) -> list[TrackedRun]:
-    """Return the finished experiments; RunError if there are none."""
+def _loaded(
+    config: TrackingConfig, words: Sequence[str], stretches: Stretches
+) -> tuple[TrackedRun | None, list[TrackedRun], list[TrackedRun]]:
+    """Return a sweep's own run, all runs, and those that are finished experiments.
+
+    RunError if none is.
+    """
+    parent, runs = sweep_runs(config, words) if words else (None, [])
+    runs += stretches.not_in(runs)
     finished = [whole(run) for run in runs if run.status == "FINISHED" and method_of(run)]
     if not finished:
         raise RunError(
             f"expected a finished experiment in {' '.join(words)!r}, got "
             f"{left_out(runs, []) or 'no run'}: wait for one, or name another sweep"
         )
-    return finished
+    return parent, runs, finished
 
 
 def _tables(
@@ -151,10 +148,13 @@ def _tables(
     ]
 
 
-def _pictures(groups: Sequence[Group], metric: str, curves: Curves) -> list[Picture]:
-    """Return the figures of curves, costs and settings."""
+def _pictures(
+    groups: Sequence[Group], metric: str, curves: Curves, of_clients: Sequence[Picture]
+) -> list[Picture]:
+    """Return the figures of budgets, then those of clients, then of curves, costs and settings."""
     pictures = draw_all(groups, metric, curves) + rate_pictures(groups, curves)
-    return [*filter(None, (*pictures, plane_picture(groups, metric)))]
+    shown = [*filter(None, (*pictures, plane_picture(groups, metric)))]
+    return [*budget_pictures(groups, metric), *of_clients, *shown]
 
 
 def _name(parent: TrackedRun | None, words: Sequence[str], first: TrackedRun) -> str:

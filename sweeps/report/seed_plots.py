@@ -1,7 +1,6 @@
 """Figures that compare methods over several seeds: a mean, with the lowest and the highest seed.
 
-A name keeps its colour and marker in every figure, given by its `style`. Like `figures`, without
-pyplot.
+A name keeps its colour and marker in every figure, given by its `style`.
 """
 
 import math
@@ -242,12 +241,5 @@ def _legend(figure: "Figure") -> None:
     legends = [axes.get_legend_handles_labels() for axes in figure.axes]
     handles = {n: line for lines, names in legends for line, n in zip(lines, names, strict=True)}
     names = sorted(handles, key=lambda name: name.startswith(FLOOR))
-    figure.legend(
-        [handles[name] for name in names],
-        names,
-        loc="outside lower center",
-        ncols=3,
-        frameon=False,
-        fontsize=9,
-        handlelength=3,
-    )
+    look: dict[str, Any] = {"ncols": 3, "frameon": False, "fontsize": 9, "handlelength": 3}
+    figure.legend([handles[name] for name in names], names, loc="outside lower center", **look)
