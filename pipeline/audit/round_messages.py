@@ -5,7 +5,6 @@ K: clients that do not take part; D_emb: numbers of an embedding.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -87,8 +86,8 @@ def _summed(
             )
         total += numbers
     mean = form.decode(total, num_examples)
-    sums: dict[str, Any] = {"weights": mean.weights, "moments": mean.moments}
-    return [replace(m, update=replace(m.update, **sums)) for m in messages]
+    own = [replace(m.update, weights=mean.weights, moments=mean.moments) for m in messages]
+    return [replace(m, update=update) for m, update in zip(messages, own, strict=True)]
 
 
 def _plan(worker: ClientWorker, round_idx: int) -> RoundPlan:

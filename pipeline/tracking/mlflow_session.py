@@ -203,7 +203,7 @@ def experiment_id(client: "MlflowClient", config: TrackingConfig, uri: str) -> s
 
     experiment = client.get_experiment_by_name(config.experiment)
     if experiment is None:
-        place = None if sqlite_path(uri) is None else f"{tracking_root(config).as_uri()}/artifacts"
+        place = (tracking_root(config) / "artifacts").as_uri() if sqlite_path(uri) else None
         try:
             return client.create_experiment(config.experiment, artifact_location=place)
         except MlflowException:  # another process was faster, or it cannot be created at all

@@ -57,10 +57,8 @@ def phases(
 ) -> list[tuple[tuple[str, ...], int]]:
     """Return the phases of a round in order: the parts that train, and for how many steps."""
     shared = (BODY, MODULATION, EMB_PROJ, CLIENT_EMB)
-    first, alone = num_first_steps(model, config), list[tuple[tuple[str, ...], int]]()
-    if first > 0:
-        alone.append(((CLIENT_EMB,), first))
-    left = num_steps - first
+    first = num_first_steps(model, config)
+    alone, left = [((CLIENT_EMB,), first)] if first > 0 else [], num_steps - first
     if model.method.record.has_local_layers and model.method.phases == "alternate":
         of_local = (left + 1) // 2
         return [*alone, ((LOCAL,), of_local), (shared, left - of_local)]

@@ -3,9 +3,8 @@
 Vectors are clipped, rounded towards zero to whole multiples of a grid, and summed as integers. The
 noise is rounded to the same grid. A sum is therefore exact, in any order and grouping. One vector
 changes it by at most the clip norm, also in the last bit (docs/privacy.md has what vectors that are
-computed together owe to each other). Since the noisy sum lies on the grid, it
-has no low bits that could tell the sum from its noise (Mironov 2012). n: vectors, P: numbers of
-one.
+computed together owe to each other). Since the noisy sum lies on the grid, it has no low bits that
+could tell the sum from its noise (Mironov 2012). n: vectors, P: numbers of one.
 """
 
 import numpy as np

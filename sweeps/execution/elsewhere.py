@@ -15,8 +15,8 @@ def finished_elsewhere(
     """Return the records of trials that have rows, by id, and the stretches without other runs.
 
     A trial has rows if a run has its configuration's fingerprint and its seed; of several runs, the
-    one that a report counts. ConfigError for a
-    search, whose trials nobody knows beforehand; DataError if no trial has any.
+    one that a report counts. ConfigError for a search, whose trials nobody knows beforehand;
+    DataError if no trial has any.
     """
     if not stretches.runs:
         return {}, stretches

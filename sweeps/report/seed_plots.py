@@ -241,5 +241,5 @@ def _legend(figure: "Figure") -> None:
     legends = [axes.get_legend_handles_labels() for axes in figure.axes]
     handles = {n: line for lines, names in legends for line, n in zip(lines, names, strict=True)}
     names = sorted(handles, key=lambda name: name.startswith(FLOOR))
-    look: dict[str, Any] = {"ncols": 3, "frameon": False, "fontsize": 9, "handlelength": 3}
-    figure.legend([handles[name] for name in names], names, loc="outside lower center", **look)
+    lines, place = [handles[name] for name in names], "outside lower center"
+    figure.legend(lines, names, loc=place, ncols=3, frameon=False, fontsize=9, handlelength=3)

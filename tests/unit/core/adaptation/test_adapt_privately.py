@@ -98,17 +98,20 @@ def part(adapted: Adapted) -> Tensor:
     return own
 
 
-@pytest.mark.parametrize("method", ["fedavg_ft", "shared_rep"])
-def test_an_image_moves_the_gradients_of_others_by_their_rounding_alone(method: str) -> None:
-    """Two images without a third, and each by itself: less than a thousandth of a gradient."""
+def network_to_train(method: str) -> tuple[FlatModel, str, Tensor]:
+    """A network with its weights, the name of the part that a new client trains, and the part."""
     model, weights = network(method)
     model.load(weights)
     train_only(model.net, model.layout, ())
     [name] = METHODS[method].adapt_parts
-    own, gradients = (
-        model.weights[model.layout.parts[name]],
-        PartGradients(model, objective(), name),
-    )
+    return model, name, model.weights[model.layout.parts[name]]
+
+
+@pytest.mark.parametrize("method", ["fedavg_ft", "shared_rep"])
+def test_an_image_moves_the_gradients_of_others_by_their_rounding_alone(method: str) -> None:
+    """Two images without a third, and each by itself: less than a thousandth of a gradient."""
+    model, name, own = network_to_train(method)
+    gradients = PartGradients(model, objective(), name)
 
     def of(index: list[int]) -> Tensor:
         shown = client(7).chosen(torch.tensor(index))
@@ -123,11 +126,8 @@ def test_an_image_moves_the_gradients_of_others_by_their_rounding_alone(method: 
 @pytest.mark.parametrize("method", ["fedavg_ft", "lora"])
 def test_gradients_of_single_images_round_little_in_bf16(method: str) -> None:
     """Also those of attention, whose fused form torch.func does not know."""
-    model, weights = network(method)
-    model.load(weights)
-    train_only(model.net, model.layout, ())
-    [name] = METHODS[method].adapt_parts
-    own, found = model.weights[model.layout.parts[name]], list[Tensor]()
+    model, name, own = network_to_train(method)
+    found: list[Tensor] = []
     for precision in ("float32", "bf16"):
         gradients = PartGradients(model, replace(objective(), precision=precision), name)
         [piece] = pieces(client(3), 2, 8, 1, objective())
