@@ -12,11 +12,18 @@ from pipeline.config.build import build, flattened, key_hint, known_keys
 from pipeline.config.equivalence import reads
 from pipeline.config.load import NAMED_GROUPS
 from pipeline.config.schema import Config
-from pipeline.results.metric_names import FLD_EXCESS, NN_SHARE, PRECISION, RECALL
+from pipeline.results.metric_names import (
+    FLD_EXCESS,
+    NN_SHARE,
+    PRECISION,
+    RECALL,
+    tuned_name,
+)
 from spire_core.config.checks import require
 from spire_core.errors import ConfigError
 from spire_core.methods import METHODS
 
+TUNED_KID = tuned_name("pretrain/kid/mean")
 MEASURES = {  # the metrics that can be compared, in words
     "final/adapt_kid_after": "new clients' KID",
     "final/adapt_tv_after": "new clients' TV",
@@ -30,6 +37,7 @@ MEASURES = {  # the metrics that can be compared, in words
     "final/adapt_prompt_accuracy_after": "new clients' prompts read",
     "final/pretrain_kid_mean": "pre-training clients' KID",
     "final/pretrain_tv_mean": "pre-training clients' TV",
+    TUNED_KID: "pre-training clients' KID after training on alone",
 }
 SCALES = ("ratio", "difference")
 

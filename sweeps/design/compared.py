@@ -7,8 +7,9 @@ from pipeline.results.params import default_params, params_of
 from spire_core.errors import ConfigError
 from sweeps.design.config import SweepConfig
 from sweeps.design.points import make_trial, points_apart
-from sweeps.primary import Primary, primaries
+from sweeps.primary import TUNED_KID, Primary, primaries
 
+TUNING = "adapt.tune_epochs"
 Run = tuple[str, Mapping[str, str]]  # the method and the params of a trial's run
 
 
@@ -19,7 +20,7 @@ def check_compared(sweep: SweepConfig, written: SweepConfig | None) -> None:
     A sweep with a wrong trial is left to the error of that trial.
     """
     compared = primaries(sweep.primary)
-    keys = {"method.name", *(key for one in compared for key in one.where)}
+    keys = {"method.name", TUNING, *(key for one in compared for key in one.where)}
     keys |= {key.removesuffix(".name") for key in keys}  # `method: spire` is the same
     runs = _runs(sweep, keys) if compared else []
     if runs and written is not None:
@@ -53,8 +54,14 @@ def _check(one: Primary, method: str, runs: Sequence[Run]) -> None:
             f"expected primary comparisons of the sweep's methods, got {method!r}: choose out of "
             f"{', '.join(methods)}, or add it to the sweep"
         )
-    if not any(own == method and one.fits(own, params) for own, params in runs):
+    compared = [params for own, params in runs if own == method and one.fits(own, params)]
+    if not compared:
         raise ConfigError(
             f"expected trials of {method} with {one.place} for a primary comparison, got none: "
             "change its where, or add them to the sweep"
+        )
+    if one.measure == TUNED_KID and all(params[TUNING] == "0" for params in compared):
+        raise ConfigError(
+            f"expected pre-training clients of {method} that train on ({TUNING} above 0) for a "
+            f"primary comparison of {one.measure}, got none: set it, or compare another measure"
         )

@@ -6,7 +6,7 @@ import pytest
 
 from spire_core.errors import ConfigError
 from sweeps.design.load import load_sweep
-from sweeps.primary import primaries
+from sweeps.primary import TUNED_KID, primaries
 
 AXES = "axes: {method: [spire, fedavg_ft], adapt.num_images: [4, 16], model.d_emb: [4, 8], %s}\n"
 
@@ -31,6 +31,11 @@ def test_a_comparison_at_settings_of_some_trials_is_taken(where: str, tmp_path: 
     more = "client.betas: [[0.9, 0.99]], partition: [dirichlet], data.name: [mnist]"
     file = written(tmp_path, f"{{method: fedavg_ft, where: {{{where}}}}}", more)
     assert len(load_sweep(file).primary) == 1
+
+
+def test_fine_tuned_clients_can_be_compared_where_they_fine_tune(tmp_path: Path) -> None:
+    one = f"{{method: fedavg_ft, measure: {TUNED_KID}, where: {{adapt.num_images: 4}}}}"
+    assert load_sweep(written(tmp_path, one, "adapt.tune_epochs: [0, 1]")).primary
 
 
 def test_settings_may_be_nested_by_group() -> None:
@@ -68,6 +73,10 @@ def test_settings_may_be_nested_by_group() -> None:
         (
             "{method: fedavg_ft, where: {model.d_emb: 16}}",  # which spire alone reads
             "^expected trials of spire with model.d_emb=16",
+        ),
+        (
+            f"{{method: fedavg_ft, measure: {TUNED_KID}}}",
+            r"^expected pre-training clients of fedavg_ft that train on \(adapt.tune_epochs above",
         ),
     ],
 )
