@@ -9,7 +9,8 @@ A study's `published.csv` has a line for each number:
                or equivalence
     measure    a column of the rows, such as kid_after (new clients) or kid (pre-training clients)
     method, against   the method, and from difference on the one that it is compared with
-    where      settings of the compared runs, such as adapt.num_images=16;adapt.lr=0.02
+    where      settings of the compared runs, such as adapt.num_images=16;adapt.lr=0.02, and bounds
+               of clients' scores, such as true_accuracy>=0.6;true_accuracy<0.8
     margin     of equivalence, as a share
     clients    new, pretraining or tuned, as in the rows; blank: new
     against_where   settings of the runs compared with; blank: those of where
@@ -22,7 +23,8 @@ this statistic.
 
 import csv
 import math
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -33,6 +35,7 @@ from sweeps.report.row_runs import NEW, Row
 from sweeps.report.stats import Estimate, equivalence_p, estimate, holm, paired, two_sided_p
 
 TOLERANCE = 1e-9  # of sums in another order
+CONDITION = re.compile(r"(?P<column>[\w.]+)\s*(?P<sign>=|>=|<)\s*(?P<value>[^=<>]+)")
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -70,16 +73,23 @@ class Published:
         return replace(self, method=self.against, where=self.against_where or self.where)
 
     @property
-    def settings(self) -> dict[str, str]:
-        """The settings of the compared runs."""
-        pairs = (part.partition("=") for part in self.where.split(";") if part)
-        return {key.strip(): value.strip() for key, _, value in pairs}
+    def conditions(self) -> list[tuple[str, str, str]]:
+        """What rows of the compared runs fulfil: column, sign and value."""
+        parts = [part.strip() for part in self.where.split(";") if part.strip()]
+        found = [CONDITION.fullmatch(part) for part in parts]
+        if None in found:
+            raise DataError(f"expected conditions such as seed=0 or tv<0.3, got {self.where!r}")
+        return [(one["column"], one["sign"], one["value"]) for one in found if one]
+
+    def rounded(self, value: float) -> str:
+        """Return a value with as many decimals as are printed."""
+        return f"{value:.{len(self.printed.partition('.')[2])}f}"
 
 
 def by_seed(rows: Sequence[Row], one: Published) -> dict[tuple[str, str], float]:
     """Return a line's score by seed and partition; DataError if several runs have one seed."""
     asked = [row for row in rows if row["clients"] == (one.clients or NEW)]
-    fitting = [row for row in asked if row["method"] == one.method and _fits(row, one.settings)]
+    fitting = [row for row in asked if row["method"] == one.method and _fits(row, one.conditions)]
     runs: dict[tuple[str, str], dict[str, list[Row]]] = {}
     for row in fitting:
         if as_number(row.get(one.measure, "")) is not None:
@@ -99,11 +109,18 @@ def by_seed(rows: Sequence[Row], one: Published) -> dict[tuple[str, str], float]
     return scores
 
 
-def _fits(row: Row, settings: Mapping[str, str]) -> bool:
-    unknown = [key for key in settings if key not in row]
+def _fits(row: Row, conditions: Sequence[tuple[str, str, str]]) -> bool:
+    unknown = [column for column, _, _ in conditions if column not in row]
     if unknown:
         raise DataError(f"expected settings among the columns of the rows, got {unknown[0]!r}")
-    return all(agree(row[key], value) for key, value in settings.items())
+    return all(_fulfils(row[column], sign, value) for column, sign, value in conditions)
+
+
+def _fulfils(cell: str, sign: str, value: str) -> bool:
+    if sign == "=":
+        return agree(cell, value)
+    score, bound = as_number(cell), float(value)
+    return score is not None and (score < bound if sign == "<" else score >= bound)
 
 
 def _compared(rows: Sequence[Row], one: Published, is_log: bool) -> Estimate:
@@ -177,8 +194,7 @@ def wrong_line(one: Published, value: float, docs: Path) -> str | None:
         return f"{one.page} does not have {one.quote!r}"
     if one.printed not in one.quote:
         return f"{one.quote!r} does not have {one.printed}"
-    decimals = len(one.printed.partition(".")[2])
-    if f"{value:.{decimals}f}" != one.printed:
+    if one.rounded(value) != one.printed:
         what = f"{one.statistic} of {one.measure}, {one.method}"
         return f"{one.page} says {one.printed} in {one.quote!r}, and {what} is {value:.6g}"
     return None

@@ -1,0 +1,100 @@
+"""Writes a study's published numbers again, into its pages and `published.csv`, when rows came.
+
+    python -m benchmarks.refresh docs/results/STUDY
+
+Only numbers that `published.csv` lists change, each in its place in its quote; the lines of a quote
+are in the order of its numbers. Words that a number no longer bears out are yours to change.
+"""
+
+import csv
+import io
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from itertools import groupby, pairwise
+from pathlib import Path
+
+from benchmarks.published import Published, published_values, read_rows
+from benchmarks.recompute import DOCS
+from spire_core.errors import DataError
+
+Edit = tuple[int, int, str]  # of a page's text: start, end, what stands there instead
+
+
+def edits_of(quote: str, printed: Sequence[tuple[str, str]], page: str) -> Iterator[Edit]:
+    """Yield the edits that put new numbers in the place of old ones, in each copy of a quote."""
+    words = r"\s+".join(re.escape(word) for word in quote.split())
+    copies = list(re.finditer(words, page))
+    if not copies:
+        raise DataError(f"expected {quote!r} on its page: put the quote right")
+    for copy in copies:
+        at = copy.start()
+        for old, new in printed:
+            found = re.compile(rf"(?<![\d.]){re.escape(old)}(?!\.?\d)").search(page, at, copy.end())
+            if found is None:
+                raise DataError(f"expected {old} in its place in {quote!r}: order its lines")
+            at = found.end()
+            yield found.start(), at, new
+
+
+def edited(text: str, edits: Sequence[Edit]) -> str:
+    """Return a text after edits; DataError if two of them disagree about a place."""
+    for (_, end, first), (start, _, second) in pairwise(edits):
+        if start < end:
+            raise DataError(f"expected one number in a place, got {first} and {second}")
+    parts, at = list[str](), 0
+    for start, end, new in edits:
+        parts += [text[at:start], new]
+        at = end
+    return "".join([*parts, text[at:]])
+
+
+def refreshed(
+    page: str, lines: Sequence[Published], values: Sequence[float]
+) -> tuple[str, list[Published]]:
+    """Return a page's text with these lines' values, and the lines as they are then."""
+    everywhere, quotes = set[Edit](), list[str]()
+    pairs = [(one, one.rounded(value)) for one, value in zip(lines, values, strict=True)]
+    for quote, own in groupby(pairs, lambda pair: pair[0].quote):
+        of_quote = [(one.printed, new) for one, new in own]
+        everywhere |= set(edits_of(quote, of_quote, page))
+        alone = edited(quote, list(edits_of(quote, of_quote, quote)))
+        quotes += [alone] * len(of_quote)
+    found = [replace(one, quote=q, printed=p) for (one, p), q in zip(pairs, quotes, strict=True)]
+    return edited(page, sorted(everywhere)), found
+
+
+def refresh(folder: Path, docs: Path = DOCS) -> int:
+    """Write a study's pages and `published.csv` again; return how many numbers changed."""
+    file = folder / "published.csv"
+    lines = [Published(**row) for row in read_rows(file)]
+    values = published_values(read_rows(folder / "rows.csv"), lines)
+    places = range(len(lines))
+    pages, found = dict[Path, str](), list(lines)
+    for name in dict.fromkeys(one.page for one in lines):
+        own = [i for i in places if lines[i].page == name]
+        text = (docs / name).read_text(encoding="utf-8")
+        on_page = ([lines[i] for i in own], [values[i] for i in own])
+        pages[docs / name], new = refreshed(text, *on_page)
+        for i, one in zip(own, new, strict=True):
+            found[i] = one
+    for path, text in pages.items():  # nothing is written unless all pages could be
+        path.write_text(text, encoding="utf-8")
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(asdict(lines[0])), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(map(asdict, found))
+    file.write_text(text.getvalue(), encoding="utf-8")
+    return sum(old.printed != new.printed for old, new in zip(lines, found, strict=True))
+
+
+def main(folders: Sequence[str]) -> int:
+    """Refresh these studies, and return the exit code."""
+    for folder in folders:
+        print(f"{folder}: {refresh(Path(folder))} numbers changed")
+    return int(not folders)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
