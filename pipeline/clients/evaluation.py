@@ -95,6 +95,7 @@ class ClientEvaluator:
         """Return images of clients with embeddings (clients, D_emb), or of one with (D_emb,)."""
         context, config = self.context, self.context.config.eval
         prompts = [client.prompts(config.num_images) for client in clients]
+        guided = context.diffusion.guided_timesteps(config.guidance_interval)
 
         def denoise_as(who: Tensor, at: slice) -> Denoiser:
             emb = embs if embs is None or embs.ndim == 1 else embs[who]
@@ -102,7 +103,7 @@ class ClientEvaluator:
                 rows[at] for i in dict.fromkeys(who.tolist()) if (rows := prompts[i]) is not None
             ]
             tokens = torch.cat(text).to(context.device) if text else None
-            guidance = (config.guidance, reference, tokens, config.text_guidance)
+            guidance = (config.guidance, reference, tokens, config.text_guidance, guided)
             return client_denoiser(context.model.net, emb, *guidance)
 
         seed = context.config.seed

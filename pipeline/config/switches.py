@@ -107,6 +107,12 @@ SWITCHES = (
         lambda c: c.model.text,
     ),
     Switch(
+        ("eval.guidance_interval",),
+        "an eval.guidance other than 1",
+        lambda c: c.eval.guidance != 1.0,
+        lambda c: c.eval.guidance,
+    ),
+    Switch(
         ("adapt.group_size",),
         "model.dropout=0",
         lambda c: c.model.dropout == 0.0,

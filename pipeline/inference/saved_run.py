@@ -222,10 +222,10 @@ class SavedRun:
             reference = FlatModel(self.config.model, self.config.method, self.image_shape[0])
             reference.load(self.weights)
         self.model.net.eval()
+        guided = self.diffusion.guided_timesteps(self.config.eval.guidance_interval)
+        scales = (guidance, reference and reference.net, tokens, text_guidance, guided)
         images = draw(
-            client_denoiser(
-                self.model.net, emb, guidance, reference and reference.net, tokens, text_guidance
-            ),
+            client_denoiser(self.model.net, emb, *scales),
             self.diffusion,
             self.image_shape,
             num_images,

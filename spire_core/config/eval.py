@@ -43,7 +43,9 @@ class EvalConfig:
     pre-training; 0 evaluates before the first and after the last alone. `num_clients`: the number
     of evaluated pre-training clients; None is all of them, or 100 if there are more than 1000, and
     in such a population the first to take part. `guidance`: the factor on the difference between
-    the personal and the impersonal prediction; 1 turns it off. `text_guidance`: the same for the
+    the personal and the impersonal prediction; 1 turns it off. `guidance_interval`: the lowest and
+    the highest noise level sigma at which it applies (Kynkäänniemi et al. 2024, arXiv 2404.07724);
+    None is all. `text_guidance`: the same for the
     predictions with and without a caption. `controls`: score new clients' controls as well, which
     are images that no fit has drawn, such as copies of the training images.
     """
@@ -57,6 +59,7 @@ class EvalConfig:
     kid_subset_size: Annotated[int, Range(2, advice=FOR_KID)] = 1000
     kid_num_subsets: Annotated[int, Range(1, 100_000)] = 20
     guidance: Annotated[float, Range(0, 1000, advice="1 turns it off")] = 1.0
+    guidance_interval: Annotated[tuple[float, float] | None, Range(0)] = None
     text_guidance: Annotated[float, Range(0, 1000, advice="1 turns it off")] = 1.0
     num_loss_images: Annotated[int, Range(2, advice=FOR_KID)] = 128
     controls: bool = False
@@ -65,6 +68,10 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "eval")
+        interval = self.guidance_interval
+        is_rising = interval is None or interval[0] < interval[1]
+        advice = "name the lowest noise level first, such as [0.2, 5], or null for all"
+        require(is_rising, "an eval.guidance_interval that rises", interval, advice)
         has_kid = not self.controls or self.extractor != "none"
         advice = "controls are compared by KID, so set eval.controls=false"
         require(has_kid, "an eval.extractor with eval.controls=true", "none", advice)

@@ -23,12 +23,15 @@ def client_denoiser(
     reference: Network | None = None,
     tokens: Tensor | None = None,
     text_guidance: float = 1.0,
+    guided: range | None = None,
 ) -> Denoiser:
     """Return the network's prediction as one client, guided away from the impersonal prediction.
 
     out = ref + guidance (own - ref), Ho & Salimans 2022 eq. 6 with guidance = 1 + w. `ref` is the
     same network without an embedding or, for methods that have none, the network before adaptation
-    (`reference`). With embeddings (B, D_emb), row i is predicted as the i-th client.
+    (`reference`). With embeddings (B, D_emb), row i is predicted as the i-th client. `guided`: the
+    timesteps at which `guidance` applies, None for all (Kynkäänniemi et al. 2024, sec. 3); all rows
+    have the same timestep then, and others cost no second prediction.
 
     `tokens`, (L,) or (B, L), are captions. Their guidance is a second scale: out is moved by
     (text_guidance - 1) (own - own without the caption), as in classifier-free guidance of each
@@ -43,6 +46,8 @@ def client_denoiser(
         return net(xt, t, *shown(xt))
 
     def by_client(xt: Tensor, t: Tensor) -> Tensor:
+        if guided is not None and int(t.flatten()[0]) not in guided:
+            return own(xt, t)
         text = shown(xt)[1:]
         ref = (reference or net)(xt, t, *((None, *text) if text else ()))
         return ref + guidance * (own(xt, t) - ref)

@@ -43,6 +43,15 @@ class NoiseSchedule:
         alpha_bar = self.alpha_bar[t][..., None, None, None]
         return alpha_bar.sqrt(), (1.0 - alpha_bar).sqrt()
 
+    def timesteps_between(self, lowest: float, highest: float) -> range:
+        """Return the timesteps whose noise level sigma is within these bounds.
+
+        sigma = sqrt((1 - alpha_bar) / alpha_bar), the noise beside an image of size 1.
+        """
+        level = ((1.0 - self.alpha_bar) / self.alpha_bar).sqrt().cpu()
+        first, stop = (level < lowest).sum().item(), (level <= highest).sum().item()
+        return range(int(first), int(stop))
+
 
 def _linear_betas(num_timesteps: int) -> Tensor:
     return torch.linspace(1e-4, 0.02, num_timesteps, dtype=torch.float32)
@@ -103,6 +112,10 @@ class Diffusion:
         config = replace(config, schedule="cosine", **sizes)
         schedule = NoiseSchedule(found.alpha_bar).to(device)
         return cls(config, schedule, load_codec(folder, device))
+
+    def guided_timesteps(self, interval: tuple[float, float] | None) -> range | None:
+        """Return the timesteps of an interval of noise levels, None for all of them."""
+        return None if interval is None else self.schedule.timesteps_between(*interval)
 
     def shape_of(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
         """Return the shape of one x0, of an image (C, H, W) or of its latents (c, h, w)."""

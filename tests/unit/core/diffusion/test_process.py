@@ -83,6 +83,18 @@ def test_a_perfect_output_gives_x0_and_eps_back(schedule, prediction, batch):
     assert (error < 4e-6 * scale).all()
 
 
+@pytest.mark.parametrize("bounds", [(0.0, math.inf), (0.2, 5.0), (0.0, 1.0), (1e9, 1e10)])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_timesteps_between_noise_levels(schedule, bounds):
+    left = ddpm_scheduler(schedule).alphas_cumprod
+    sigmas = ((1 - left) / left).sqrt()
+    inside = [t for t, sigma in enumerate(sigmas.tolist()) if bounds[0] <= sigma <= bounds[1]]
+    found = process(schedule).guided_timesteps(bounds)
+    assert found is not None
+    assert list(found) == inside
+    assert process(schedule).guided_timesteps(None) is None
+
+
 def test_v_by_hand():
     two = DiffusionConfig("linear", num_timesteps=2, sample_steps=1)  # the first beta is 1e-4
     x0, eps, t = torch.ones(1, 1, 1, 1), torch.full((1, 1, 1, 1), 2.0), torch.tensor([0])

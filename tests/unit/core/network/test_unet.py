@@ -72,6 +72,23 @@ def test_guidance_one_is_off_and_zero_is_the_reference() -> None:
         torch.testing.assert_close(client_denoiser(model.net, emb, 2.0)(xt, t), expected)
 
 
+def test_guidance_applies_within_its_timesteps_alone() -> None:
+    model, (xt, t) = random_model(), inputs()
+    emb, calls = torch.randn(5, generator=torch_generator(0, "emb")), list[int]()
+
+    def net(xt: torch.Tensor, t: torch.Tensor, emb: torch.Tensor | None = None) -> torch.Tensor:
+        calls.append(int(t[0]))
+        return model.net(xt, t, emb)
+
+    with torch.no_grad():
+        for step in (3, 4, 6, 7):
+            at = torch.full_like(t, step)
+            found = client_denoiser(net, emb, 2.0, guided=range(4, 7))(xt, at)
+            scale = 2.0 if 4 <= step < 7 else 1.0
+            assert torch.equal(found, client_denoiser(model.net, emb, scale)(xt, at))
+    assert calls == [3, 4, 4, 6, 6, 7]  # a second prediction inside alone
+
+
 @pytest.mark.parametrize("method", ["spire", "shared_rep", "fedavg"])
 def test_flat_vector_and_named_tensors_are_inverse(method: str) -> None:
     model = random_model(method)

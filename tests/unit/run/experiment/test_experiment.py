@@ -190,7 +190,7 @@ def test_pretraining_clients_are_scored_on_what_the_saved_run_draws(
 ) -> None:
     """With guidance as well, whatever it leads away from."""
     more = (f"method={method}", "eval.guidance=2.0", "adapt.early_stopping=false")
-    more += ("federation.num_clients=4", "adapt.epochs=1")
+    more += ("federation.num_clients=4", "adapt.epochs=1", "eval.guidance_interval=[0.1,100]")
     result = stopped_early(mnist_root, tmp_path, 1, *more)
     run = SavedRun.load(result.run_dir)
     for drawn in result.pretraining.evaluations[-1].drawn:

@@ -91,6 +91,19 @@ def test_a_draw_depends_on_seed_and_client_alone(run: SavedRun) -> None:
         assert not np.array_equal(different, images)
 
 
+def test_guidance_keeps_to_the_interval_of_the_run(run: SavedRun) -> None:
+    def drawn(*interval: float) -> np.ndarray:
+        guided = replace(run.config.eval, guidance_interval=interval or None)
+        one = replace(run, config=replace(run.config, eval=guided))
+        return one.draw(5, 2, guidance=3.0)
+
+    plain, everywhere = run.draw(5, 2), drawn()
+    np.testing.assert_array_equal(drawn(1e8, 1e9), plain)  # no timestep is as noisy
+    np.testing.assert_array_equal(drawn(0.0, 1e9), everywhere)
+    for other in (plain, everywhere):
+        assert not np.array_equal(drawn(0.0, 1.0), other)
+
+
 def test_the_embedding_and_not_only_the_noise_tells_clients_apart(run: SavedRun) -> None:
     before = run.draw(5, 2)
     save_client(run.folder, 5, {"client_emb": torch.zeros(4)})
