@@ -46,7 +46,7 @@ class ClientAdapter:
         return num_trained(self.context.model, self.context.config.model.d_emb)
 
     def start_state(self, client_id: int, init: str, mean_emb: Tensor | None) -> PrivateState:
-        """Return a new client's first state: the zero, mean or random embedding, or no part."""
+        """Return a new client's first state, without what a set encoder adds as the fit begins."""
         config = self.context.config
         if not config.method.record.has_embedding:
             return PrivateState()
@@ -187,7 +187,7 @@ class ClientAdapter:
         """
         context, evaluator = self.context, self.evaluator
         start = context.on_device(weights)
-        epochs = replace(settings, epochs=settings.tune_epochs, early_stopping=False)
+        epochs = replace(settings, epochs=settings.tune_epochs, early_stopping=False, init="zero")
         objective = context.objective(batch_size=settings.largest_step)
         more = (client.for_training(context.config.seed), state, epochs, objective)
         tuned = adapt_client(context.model, start, *more, _observe_nothing).state

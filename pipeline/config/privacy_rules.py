@@ -3,7 +3,7 @@
 import math
 
 from pipeline.config.federation import FederationConfig
-from spire_core.config.adapt import AdaptConfig
+from spire_core.config.adapt import ENCODER, AdaptConfig
 from spire_core.config.checks import require
 from spire_core.config.client import ClientConfig
 from spire_core.config.method import MethodConfig
@@ -36,6 +36,12 @@ def check_private_adaptation(
         "adapt.early_stopping=false with privacy.adapt.epsilon",
         "true",
         "an epoch that was chosen on the client's images tells of them, and no noise covers it",
+    )
+    require(
+        adapt.init != ENCODER or parts != (CLIENT_EMB,),
+        "adapt.init=zero, mean or random with privacy.adapt.epsilon",
+        adapt.init,
+        "what an encoder makes of the client's images has no noise",
     )
     require(
         private.mechanism == "dp_sgd" or parts == (CLIENT_EMB,),

@@ -14,7 +14,7 @@ from pipeline.config.privacy_rules import (
 )
 from pipeline.config.resources import ResourcesConfig
 from pipeline.config.tracking import TrackingConfig
-from spire_core.config.adapt import AdaptConfig
+from spire_core.config.adapt import ENCODER, AdaptConfig
 from spire_core.config.checks import require
 from spire_core.config.client import ClientConfig, with_engine
 from spire_core.config.diffusion import DiffusionConfig
@@ -104,6 +104,13 @@ class Config:
             "client.emb_first_steps of at least 1 with method.episodes above 0",
             self.client.emb_first_steps,
             "an episode fits an embedding from zero before the backbone trains on it",
+        )
+        has_encoder = self.model.set_encoder and method.episodes > 0
+        require(
+            has_encoder or self.adapt.init != ENCODER or not method.record.has_embedding,
+            f"model.set_encoder=true and method.episodes above 0 with adapt.init={ENCODER}",
+            f"{str(self.model.set_encoder).lower()} and {method.episodes:g}",
+            "the encoder that an embedding starts from trains in episodes",
         )
         is_emb = self.mean_part == CLIENT_EMB
         setting, of_it = ("init", "embedding") if is_emb else ("local_init", "part")

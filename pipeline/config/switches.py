@@ -107,6 +107,12 @@ SWITCHES = (
         lambda c: c.model.text,
     ),
     Switch(
+        ("model.set_encoder",),
+        "method.episodes above 0",
+        lambda c: c.method.episodes > 0,
+        lambda c: c.method.episodes,
+    ),
+    Switch(
         ("eval.guidance_interval",),
         "an eval.guidance other than 1",
         lambda c: c.eval.guidance != 1.0,

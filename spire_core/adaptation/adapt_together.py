@@ -16,6 +16,7 @@ from spire_core.adaptation.adapt import (
     Adapted,
     Observe,
     epoch_streams,
+    move_to_encoding,
     set_aside,
 )
 from spire_core.adaptation.descent import Descent
@@ -97,6 +98,7 @@ def _start_fit(
 ) -> _EmbeddingFit:
     client, val = set_aside(client, config)
     emb = nn.Parameter(start.parts[CLIENT_EMB].to(model.weights.device).clone())
+    move_to_encoding(model, emb, client, config)
     lr = config.lr or model.method.record.adapt_lr
     descent = Descent({CLIENT_EMB: emb}, lr, config, client, objective.betas)
     curve = AdaptationCurve(model, emb, val, config, objective.diffusion, observe)

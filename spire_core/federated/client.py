@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from spire_core.config.client import PRIVATE_MOMENTS, ClientConfig
-from spire_core.federated.episodes import begun_anew, episode_of, with_embedding_of
+from spire_core.federated.episodes import as_set, begun_anew, episode_of, with_embedding_of
 from spire_core.federated.messages import AdamMoments, Broadcast, ClientUpdate, RoundPlan
 from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL, MODULATION, NETWORK_PARTS
@@ -146,8 +146,8 @@ def start_client(
     num_steps += num_first_steps(model, config)
     order = client.generator("batch", plan.round_idx)
     batches = client_batches(shown, config.batch_size, num_steps, order)
-    if subset is not None:  # whose few images fill a batch
-        batches = (b.repeated(max(1, config.batch_size // len(b.images))) for b in batches)
+    if subset is not None:
+        batches = (as_set(batch, config.batch_size) for batch in batches)
     return ClientRun(
         client,
         model,

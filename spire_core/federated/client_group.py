@@ -105,7 +105,12 @@ def group_step(group: FlatGroup, runs: Sequence[ClientRun], objective: TrainingO
     for emb in embs:
         emb.grad = None
     stacked = torch.stack(embs) if embs else None  # (K, D_emb)
-    losses = objective.losses(group.net, stacked, pad_sequence(x0s), noise)  # (B, K)
+    x0 = pad_sequence(x0s)  # (B, K, C, H, W)
+    if group.net.set_encoder is not None:
+        are_sets = torch.tensor([[float(batch.is_set)] for batch in batches], device=device)
+        encoded = group.net.set_encoder(x0) * weights[..., None]  # (B, K, D_emb)
+        stacked = torch.stack(embs) + are_sets * encoded.sum(dim=0)
+    losses = objective.losses(group.net, stacked, x0, noise)  # (B, K)
     loss = (losses * weights).sum(dim=0)  # (K,)
     group.backward(loss.sum())
     return loss.detach()

@@ -2,8 +2,9 @@
 
 The client draws a random part of its images and fits an embedding to them from zero, in the steps
 that the embedding takes alone; then the backbone trains on the same images. It is the first-order
-form of CAVIA (Zintgraf et al. 2019, arXiv 1810.03642, section 4). The client's own embedding stays
-as it is.
+form of CAVIA (Zintgraf et al. 2019, arXiv 1810.03642, section 4). A set encoder, if the model has
+one, adds what it makes of each batch, and trains beside the backbone. The client's own embedding
+stays as it is.
 """
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from spire_core.config.method import MethodConfig
 from spire_core.federated.private_state import PrivateState
 from spire_core.methods import CLIENT_EMB
+from spire_core.training.batches import Batch
 from spire_core.training.context import ClientContext
 
 
@@ -28,6 +30,11 @@ def episode_of(client: ClientContext, method: MethodConfig, round_idx: int) -> C
         return None
     order = torch.randperm(num_images, generator=generator)
     return client.chosen(order[: int(num_images**u)])
+
+
+def as_set(batch: Batch, batch_size: int) -> Batch:
+    """Return a batch of an episode, which is a set, and whose few images fill it."""
+    return batch.repeated(max(1, batch_size // len(batch.images)))._replace(is_set=True)
 
 
 def begun_anew(state: PrivateState) -> PrivateState:

@@ -29,6 +29,7 @@ SEED = 3
 SIZES = (12, 9, 16, 3, 5)  # of the clients' data: unequal last batches, and steps in an epoch
 
 WORDS = ModelConfig(**{**vars(MODEL), "text": "words", "words": tuple("abcd")})
+ENCODER = ModelConfig(**{**vars(MODEL), "set_encoder": True})
 
 Finished = list[tuple[ClientUpdate, PrivateState]]
 
@@ -224,6 +225,16 @@ def test_episodes_of_a_group_are_those_of_the_loop() -> None:
     loop = two_rounds(method, "average", 0, more=more, tau=3)
     assert_close(two_rounds(method, "average", 5, more=more, tau=3), loop, 1e-9)
     assert_close(two_rounds(method, "average", 2, more=more, tau=3), loop, 1e-9)
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_set_encoder_of_a_group_trains_as_in_the_loop() -> None:
+    """Some clients of a group are in an episode, others are not, and sets differ in size."""
+    method, more = MethodConfig(name="spire", episodes=0.6), (("emb_first_steps", 2),)
+    plan = {"more": more, "network": ENCODER, "tau": 3}
+    loop = two_rounds(method, "average", 0, **plan)
+    assert_close(two_rounds(method, "average", 5, **plan), loop, 1e-9)
+    assert_close(two_rounds(method, "average", 2, **plan), loop, 1e-9)
 
 
 @pytest.mark.parametrize("group_size", [1, 2, 5])

@@ -21,6 +21,9 @@ def fingerprints(*overrides: str) -> tuple[str, str]:
         ("fedavg_ft", "client.emb_lr=1.0"),
         ("fedavg_ft", "client.emb_noise=1.0"),
         ("fedavg_ft", "method.episodes=0.5"),
+        ("fedavg_ft", "model.set_encoder=true"),
+        ("spire", "model.set_encoder=true"),  # of method.episodes above 0
+        ("spire", "eval.guidance_interval=[0.2,5]"),  # of an eval.guidance
         ("fedavg_ft", "client.emb_prior=1.0"),
         ("fedavg_ft", "client.emb_first_steps=1"),
         ("fedavg_ft", "adapt.emb_prior=1.0"),

@@ -11,6 +11,7 @@ from pipeline.config.schema import Config, config_from_dict
 from spire_core.errors import ConfigError
 
 SECURE = "federation.secure_aggregation=true"
+ENCODER = ["model.set_encoder=true", "method.episodes=0.5", "client.emb_first_steps=1"]
 PRIVATE = ["client.opt_state=reset", "privacy.rounds.epsilon=8"]
 
 
@@ -268,6 +269,18 @@ def test_a_value_of_another_shape_is_refused_by_name(override: str, key: str) ->
         (
             ["client.emb_first_steps=0", "method.episodes=0.5"],
             "client.emb_first_steps of at least 1 with method.episodes above 0, got 0: an episode",
+        ),
+        (
+            ["adapt.init=encoder"],
+            "model.set_encoder=true and method.episodes above 0 with adapt.init=encoder, got false",
+        ),
+        (
+            [*ENCODER, "adapt.init=encoder", "privacy.adapt.epsilon=4"],
+            "adapt.init=zero, mean or random with privacy.adapt.epsilon, got encoder: what an",
+        ),
+        (
+            [*ENCODER, "model.backbone=/nowhere"],
+            "model.set_encoder=false with model.backbone, got true",
         ),
         (["adapt.draws=0"], "adapt.draws of at least 1, got 0: null takes as many as fill a batch"),
         (["adapt.average=1.5"], "adapt.average in .* got 1.5: 0 turns it off"),
