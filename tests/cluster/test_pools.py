@@ -103,7 +103,7 @@ def config_for(mnist_root: Path, folder: Path, *overrides: str) -> Config:
         ("spire", ("client.engine=loop",), (1, 4)),
         ("spire", ("client.engine=loop", *PRIVATE), (2,)),
         ("spire", (*POPULATION, *ROUNDS), (1, 2)),  # cohorts, and scored clients, by the key
-        ("spire", ("federation.secure_aggregation=true", "adapt.init=mean", *EMBEDDING), (2,)),
+        ("spire", ("federation.secure_aggregation=true", *EMBEDDING, "adapt.init=mean"), (2,)),
         (
             "fedavg_ft",
             (
