@@ -38,7 +38,9 @@ def joining_config(run: SavedRun, overrides: Sequence[str]) -> Config:
     config = run.config
     groups = {"adapt": asdict(config.adapt), "privacy": {"adapt": asdict(config.privacy.adapt)}}
     # On these some of them depend.
-    groups |= {"method": asdict(config.method), "model": {"backbone": config.model.backbone}}
+    groups |= {"method": asdict(config.method)}
+    groups |= {"client": {"emb_first_steps": config.client.emb_first_steps}}
+    groups |= {"model": {key: getattr(config.model, key) for key in ("backbone", "set_encoder")}}
     stored = [f"{key}={json.dumps(value)}" for key, value in flattened(groups).items()]
     config = load_config(None, [*stored, *overrides])
     check_effect(config, overrides)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pipeline.config.schema import Config
 from pipeline.config.tracking import TrackingConfig
+from pipeline.inference.finished_runs import joining_config
 from pipeline.inference.pipeline_folder import write_pipeline
 from pipeline.inference.saved_run import SavedRun
 from pipeline.runs.model_files import client_path, save_client, save_run
@@ -21,7 +22,7 @@ from spire_core.config.method import MethodConfig
 from spire_core.config.model import ModelConfig
 from spire_core.diffusion.generation import client_denoiser, draw
 from spire_core.diffusion.process import Diffusion
-from spire_core.errors import RunError
+from spire_core.errors import ConfigError, RunError
 from spire_core.federated.private_state import PrivateState
 from spire_core.methods import METHODS
 from spire_core.network.flat_model import FlatModel
@@ -179,6 +180,21 @@ def test_what_a_new_client_of_any_method_owns_comes_back(tmp_path: Path, method:
     found = run.client_state(9).parts
     assert found.keys() == state.keys()
     assert all(torch.equal(found[part], tensor) for part, tensor in state.items())
+
+
+def test_a_new_client_joins_a_run_with_episodes_and_a_set_encoder(run: SavedRun) -> None:
+    """Its settings depend on some of the run's, which go with them."""
+    config = replace(
+        run.config,
+        model=replace(TINY, set_encoder=True),
+        method=MethodConfig("spire", episodes=0.5),
+        client=replace(run.config.client, emb_first_steps=2),
+        adapt=replace(run.config.adapt, init="encoder", lr=0.5),
+    )
+    joining = joining_config(replace(run, config=config), ["adapt.epochs=3"])
+    assert joining.adapt == replace(config.adapt, epochs=3)
+    with pytest.raises(ConfigError, match="zero, mean or random with privacy"):
+        joining_config(replace(run, config=config), ["privacy.adapt.epsilon=4"])
 
 
 @pytest.mark.parametrize("client_id", [None, 5])
