@@ -45,7 +45,7 @@ def ddim_weights(alpha_bars: Sequence[float], k: int, eta: float) -> StepWeights
     """
     ab, ab_next = alpha_bars[k], alpha_bars[k + 1]
     s = eta * math.sqrt((1 - ab_next) / (1 - ab) * (1 - ab / ab_next))
-    xt = math.sqrt((1 - ab_next - s**2) / (1 - ab))
+    xt = math.sqrt(max(0.0, 1 - ab_next - s**2) / (1 - ab))  # from pure noise s^2 may round up
     return StepWeights(xt=xt, x0=math.sqrt(ab_next) - math.sqrt(ab) * xt, noise=s)
 
 
@@ -56,10 +56,10 @@ def dpmpp_weights(alpha_bars: Sequence[float], k: int) -> StepWeights:
     alpha = sqrt(ab), sigma = sqrt(1 - ab), h is the growth of log(alpha / sigma) in this step and
     r h its growth in the step before. The first step has no x0_last and the final one an infinite
     h. Both are therefore of first order, which is DDIM (as in diffusers' default,
-    `final_sigmas_type="zero"`).
+    `final_sigmas_type="zero"`). So is a step after one of no length, which tells of no slope.
     """
     first_order = ddim_weights(alpha_bars, k, eta=0.0)
-    if k == 0 or k == len(alpha_bars) - 2:
+    if k == 0 or k == len(alpha_bars) - 2 or alpha_bars[k] == alpha_bars[k - 1]:
         return first_order
     last, now, after = (0.5 * math.log(ab / (1 - ab)) for ab in alpha_bars[k - 1 : k + 2])
     extra = 0.5 * (after - now) / (now - last)

@@ -230,6 +230,25 @@ def test_noise_needs_a_generator(xT):
         run_sampler(diffusion("cosine", "v"), SAMPLERS["ddpm"], network(), xT, [500, 0])
 
 
+@pytest.mark.parametrize("name", SAMPLER_NAMES)
+@pytest.mark.parametrize(("num_timesteps", "num_steps"), [(4000, 2), (6000, 3)])
+def test_a_step_from_next_to_nothing_has_weights(name: str, num_timesteps: int, num_steps: int):
+    grid = timestep_grid(num_timesteps, num_steps, power=3.0)
+    alpha_bars = [*make_schedule("linear", num_timesteps).alpha_bar[grid].tolist(), 1.0]
+    weights = [SAMPLERS[name](alpha_bars, k) for k in range(num_steps)]
+    assert torch.tensor(weights).isfinite().all()
+    assert weights[0].xt < 1e-6 or name != "ddpm"  # the start is forgotten
+
+
+@pytest.mark.parametrize("name", SAMPLER_NAMES)
+def test_a_step_of_no_length_changes_nothing(name: str):
+    weights = SAMPLERS[name]([0.1, 0.1, 0.5, 1.0], 0)
+    assert weights.noise == weights.x0_last == 0.0
+    assert (weights.xt, weights.x0) == pytest.approx((1.0, 0.0))
+    after = SAMPLERS[name]([0.1, 0.1, 0.5, 1.0], 1)  # as if there had been no step before
+    assert after == SAMPLERS[name]([0.1, 0.5, 1.0], 0)
+
+
 @pytest.mark.parametrize("power", [1.0, 1.5, 3.0])
 @pytest.mark.parametrize("num_timesteps", [2, 10, 64, 1000])
 def test_the_grid_descends_without_repeating(num_timesteps, power):
