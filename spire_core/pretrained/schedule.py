@@ -10,6 +10,7 @@ from spire_core.pretrained.networks import library
 
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}  # diffusers' name: ours
 LEAST = 2.0**-24  # of alpha_bar, as diffusers takes it where a schedule ends in pure noise
+MOST = 1 - LEAST  # the float32 below 1: at 1 there would be no noise to divide by
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,4 +52,4 @@ def load_schedule(folder: BackboneFolder) -> PretrainedSchedule:
             f"expected a scheduler with alphas_cumprod in {path}, got {name!r}: save the pipeline "
             "with a DDPMScheduler of the same betas"
         )
-    return PretrainedSchedule(alpha_bar.float().clamp(min=LEAST), PREDICTIONS[kind])
+    return PretrainedSchedule(alpha_bar.float().clamp(LEAST, MOST), PREDICTIONS[kind])
