@@ -16,10 +16,12 @@ from pipeline.data.datasets import ImageData, load, load_clients
 from pipeline.data.resize import resized
 from pipeline.federation.participants import MANY_CLIENTS, first_participants, public_cohort
 from pipeline.federation.shown_captions import shown_captions
+from spire_core.config.checks import require
 from spire_core.config.partition import NATURAL
 from spire_core.diffusion.process import Diffusion
 from spire_core.errors import ConfigError, DataError
 from spire_core.evaluation.extractors import NO_EXTRACTOR, auto_extractor, make_extractor
+from spire_core.federated.messages import RoundPlan
 from spire_core.network.flat_model import FlatModel
 from spire_core.partition.natural import HeldBack, natural_partition
 from spire_core.partition.split import Partition, class_mixture, make_partition
@@ -123,7 +125,7 @@ def partitioned(config: Config) -> tuple[ImageData, Partition]:
     """Return an experiment's data at their own size, and their partition.
 
     Raises DataError if a client would have too few images, ConfigError if a new client's privacy
-    budget cannot be kept.
+    budget cannot be kept, or if a round has too few steps.
     """
     sizes = (config.federation.num_clients, config.federation.num_new_clients)
     settings = (config.partition, *sizes, config.seed, config.adapt.num_images)
@@ -140,6 +142,7 @@ def partitioned(config: Config) -> tuple[ImageData, Partition]:
             "expected at least 2 test images per client, got fewer: raise partition.min_size or "
             "partition.test_fraction"
         )
+    _check_phases(config, min(len(client.train) for client in shown.train_clients))
     promise_to_clients(config)
     for num_images in sorted({len(client.train) for client in partition.new_clients}):
         guarantee_of(config.privacy.adapt, num_images)  # raises what is wrong with it
@@ -150,6 +153,20 @@ def partitioned(config: Config) -> tuple[ImageData, Partition]:
             "got fewer: raise adapt.num_images or the partition's sizes"
         )
     return data, partition
+
+
+def _check_phases(config: Config, smallest: int) -> None:
+    """Raise ConfigError if a round ends before a client's second phase; `smallest`: its images."""
+    federation, method = config.federation, config.method
+    work = federation.straggler_work if federation.straggler_rate > 0 else 1.0
+    plan = RoundPlan(0, 1.0, True, 0, federation.tau, federation.local_epochs, (), (0,), work)
+    steps = plan.num_steps(0, smallest, config.client.batch_size)
+    require(
+        steps >= 2 or method.phases == "joint" or not method.record.has_local_layers,
+        "at least 2 steps of every client in a round with method.phases=alternate",
+        f"{steps} of one with {smallest} images" + " that falls behind" * (work < 1),
+        "local layers take the first, so raise federation.local_epochs or federation.tau",
+    )
 
 
 def promise_to_clients(config: Config) -> RoundsGuarantee | None:

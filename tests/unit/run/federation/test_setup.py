@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.config.load import load_config
 from pipeline.federation.setup import FederationSetup, prepare
-from spire_core.errors import DataError
+from spire_core.errors import ConfigError, DataError
 
 SMALL = ["partition=iid", "partition.client_size=40", "federation.num_clients=2"]
 SMALL += ["federation.num_new_clients=1", "federation.cohort_size=2"]
@@ -39,3 +39,26 @@ def test_clients_draw_in_styles_of_their_own(mnist_root: Path) -> None:
     assert (tinted.images.shape[1], tinted.extractor) == (3, "cifar10-cnn")
     assert (stroked.images.shape[1], stroked.extractor) == (1, "mnist-cnn")
     assert tinted.model.layout.size > plain.model.layout.size  # three channels go in and out
+
+
+@pytest.mark.parametrize(
+    ("words", "got"),
+    [
+        (["federation.tau=null", "federation.local_epochs=1"], "1 of one with 30 images"),
+        (
+            ["federation.tau=2", "federation.straggler_rate=0.1"],
+            "1 of one with 30 images that falls behind",
+        ),
+    ],
+    ids=["one batch", "stragglers"],
+)
+def test_a_round_of_one_step_has_no_second_phase(
+    mnist_root: Path, words: list[str], got: str
+) -> None:
+    words = [*SMALL, *words, f"data.root={mnist_root}", "client.batch_size=32"]
+    prepare(load_config("smoke", [*words, "method=shared_rep"]))
+    alternate = [*words, "method=shared_rep", "method.phases=alternate"]
+    with pytest.raises(ConfigError, match=f"at least 2 steps of every client .*, got {got}"):
+        prepare(load_config("smoke", alternate))
+    enough = ["federation.straggler_rate=0", "client.batch_size=29"]
+    prepare(load_config("smoke", [*alternate, *enough]))
