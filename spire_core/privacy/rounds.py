@@ -150,13 +150,7 @@ def rounds_guarantee(
     """
     if settings.epsilon is None:
         return None
-    delta = num_clients**-1.1 if settings.delta is None else settings.delta
-    require(
-        delta < 1 / num_clients,
-        f"privacy.rounds.delta below 1/{num_clients} for {num_clients} clients",
-        f"{delta:g}",
-        "at that delta one client may be published as it is, so leave it null for N^-1.1",
-    )
+    delta = _delta(settings, num_clients)
     noise_cohort = settings.noise_cohort or cohort_size
     rate, is_cyclic = noise_cohort / num_clients, settings.mechanism == "dp_ftrl"
     cyclic = cyclic_rounds(num_clients, noise_cohort, num_rounds) if is_cyclic else None
@@ -182,6 +176,24 @@ def rounds_guarantee(
         has_given_key,
         cyclic,
     )
+
+
+def _delta(settings: PrivateRoundsConfig, num_clients: int) -> float:
+    """Return the given delta or N^-1.1; ConfigError if it would allow to publish a client."""
+    require(
+        num_clients > 1 or settings.delta is not None,
+        "federation.num_clients of at least 2 with privacy.rounds.epsilon",
+        num_clients,
+        "for one client N^-1.1 promises nothing, so raise it or give privacy.rounds.delta",
+    )
+    delta = num_clients**-1.1 if settings.delta is None else settings.delta
+    require(
+        delta < 1 / num_clients,
+        f"privacy.rounds.delta below 1/{num_clients} for {num_clients} clients",
+        f"{delta:g}",
+        "at that delta one client may be published as it is, so leave it null for N^-1.1",
+    )
+    return delta
 
 
 def _noise(

@@ -67,5 +67,16 @@ def test_wrong_settings_are_one_sentence(words: dict, sentence: str) -> None:
         rounds_guarantee(settings, 500, 500, 12)
 
 
+def test_one_client_needs_a_delta_of_its_own() -> None:
+    """N^-1.1 is 1 for it, so that the advice to leave delta null would lead nowhere."""
+    with pytest.raises(
+        ConfigError, match=r"^expected federation.num_clients of at least 2 .*got 1:"
+    ):
+        rounds_guarantee(PrivateRoundsConfig(epsilon=2.0), 1, 1, 3)
+    found = rounds_guarantee(PrivateRoundsConfig(epsilon=2.0, delta=1e-5), 1, 1, 3)
+    assert found is not None
+    assert found.spent(3) <= 2.0
+
+
 def test_without_a_budget_nothing_is_promised() -> None:
     assert rounds_guarantee(PrivateRoundsConfig(noise_multiplier=0.1), 5, 5, 9) is None
