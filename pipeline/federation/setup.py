@@ -4,7 +4,6 @@ In a population of more than `MANY_CLIENTS`, no later step goes through every cl
 independent partition no step here does either.
 """
 
-import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +12,7 @@ import numpy as np
 
 from pipeline.config.schema import Config
 from pipeline.data.datasets import ImageData, load, load_clients
+from pipeline.data.hidden import fitting, is_class
 from pipeline.data.resize import resized
 from pipeline.federation.participants import MANY_CLIENTS, first_participants, public_cohort
 from pipeline.federation.shown_captions import shown_captions
@@ -196,16 +196,13 @@ def _held_back(data: ImageData, config: Config) -> HeldBack:
 
 def _fits(data: ImageData, pattern: str, key: str) -> np.ndarray:
     """Return which images (N,) are of a class, or have a caption that fits a pattern."""
-    if pattern in data.class_names:
-        return data.labels == data.class_names.index(pattern)
-    captions = data.captions or ()
-    kinds = {caption for caption in set(captions) if fnmatch.fnmatchcase(caption, pattern)}
-    if not kinds:
+    found = fitting(pattern, data.labels, data.class_names, data.captions)
+    if not (found.any() or is_class(pattern, data.class_names)):
         raise ConfigError(
             f"expected classes or patterns of captions in partition.{key}, got {pattern!r}, which "
             "fits no image: correct it"
         )
-    return np.array([caption in kinds for caption in captions])
+    return found
 
 
 def prepare(config: Config) -> FederationSetup:

@@ -25,7 +25,7 @@ from pipeline.config.schema import Config
 from pipeline.evaluation.diagnosis import Diagnosis, adaptation_diagnosis
 from pipeline.figures.image_grids import image_grid
 from pipeline.files.atomic import open_own, try_lock
-from pipeline.inference.arrival_images import ArrivingImages
+from pipeline.inference.arrival_images import ArrivingImages, held_back
 from pipeline.inference.saved_run import SavedRun
 from pipeline.runs.model_files import client_path, save_client
 from pipeline.runs.noise_key import key_for
@@ -83,7 +83,7 @@ def adapt_arrival(
         reserved_id(run, client_id) as client_id,
         tempfile.TemporaryDirectory(prefix="spire-") as scratch,
     ):
-        split = _split(len(images), run, config.num_images, client_id)
+        split = _split(arriving, run, config.num_images, client_id)
         guarantee_of(privacy.adapt, len(split.train))  # raises what is wrong with it
         settings = replace(run.config, adapt=config, privacy=privacy.labelled())
         adapter = _adapter(settings, images.shape[1:], Path(scratch))
@@ -122,7 +122,7 @@ def check_arrival(
     _check_method(run, config.adapt)
     if client_id is not None and not _is_free(run, client_id):
         raise _taken(run, client_id)
-    split = _split(len(arriving.images), run, config.adapt.num_images, client_id or 0)
+    split = _split(arriving, run, config.adapt.num_images, client_id or 0)
     guarantee_of(config.privacy.adapt, len(split.train))
 
 
@@ -185,8 +185,14 @@ def _taken(run: SavedRun, client_id: int) -> RunError:
     return RunError(f"expected a client id that is free, got {client_id}: {next_id} is the next")
 
 
-def _split(num_images: int, run: SavedRun, limit: int | None, client_id: int) -> ClientSplit:
-    """Return which images the client learns from (at most `limit`) and which it is measured on."""
+def _split(
+    arriving: ArrivingImages, run: SavedRun, limit: int | None, client_id: int
+) -> ClientSplit:
+    """Return which images the client learns from (at most `limit`) and which it is measured on.
+
+    Those that the run hides from new clients are test images.
+    """
+    num_images, back = len(arriving.images), held_back(run, arriving)
     if num_images < MIN_IMAGES:
         raise DataError(
             f"expected at least {MIN_IMAGES} images of the new client, got {num_images}: add some"
@@ -194,7 +200,14 @@ def _split(num_images: int, run: SavedRun, limit: int | None, client_id: int) ->
     order = numpy_generator(run.config.seed, "arrival", client_id).permutation(num_images)
     wanted = max(2, round(run.config.partition.test_fraction * num_images))
     num_test = min(wanted, num_images - 1)
-    return ClientSplit(client_id, order[num_test:][:limit], order[:num_test])
+    others = order[num_test:]
+    train, hidden = others[~back[others]], others[back[others]]
+    if len(train) == 0:
+        raise DataError(
+            "expected images of the new client that the run's partition.hidden and "
+            "hidden_from_new do not hide, got none to train on: add some"
+        )
+    return ClientSplit(client_id, train[:limit], np.concatenate([order[:num_test], hidden]))
 
 
 def _protection(

@@ -13,13 +13,14 @@ from PIL import Image, ImageOps
 from pipeline.config.data import DataConfig, is_outside
 from pipeline.data.catalog import SPECS
 from pipeline.data.datasets import SPLITS, load
+from pipeline.data.hidden import fitting
 from pipeline.data.image_folder import SUFFIXES, files_below, opened_image, upright_rgb
 from pipeline.data.metadata import Row, read_rows
 from pipeline.data.resize import resized
 from pipeline.files.paths import expanded
 from pipeline.inference.saved_run import SavedRun
 from spire_core.errors import ConfigError, DataError
-from spire_core.network.words import are_captions
+from spire_core.network.words import are_captions, composed
 
 IMAGE_SUFFIXES = (*SUFFIXES, ".gif")
 METADATA = "metadata.csv"  # where the run's own data had none
@@ -30,12 +31,14 @@ class ArrivingImages:
     """A new client's uint8 images (N, C, H, W), and what is known of them.
 
     `mixture` (K,): the share of each of the run's classes. `captions` (N): for a run with text.
+    `labels` (N,): positions in the run's classes, -1 for another class.
     DataError unless each image has a text as its caption, or none has a caption.
     """
 
     images: np.ndarray
     mixture: np.ndarray | None = None
     captions: Sequence[str] | None = None
+    labels: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.captions is None:
@@ -75,7 +78,19 @@ def load_arrival(
             f"expected a data set out of {', '.join(SPECS)} or a folder of images, got {data!r}: "
             "name one of them"
         )
-    return ArrivingImages(images, _mixture(names, run.class_names), captions)
+    labels = _labels(names, run.class_names)
+    return ArrivingImages(images, _mixture(labels, len(run.class_names)), captions, labels)
+
+
+def held_back(run: SavedRun, arriving: ArrivingImages) -> np.ndarray:
+    """Return which images (N,) the run lets no new client train on, by classes and captions."""
+    partition, labels = run.config.partition, arriving.labels
+    if labels is None:
+        labels = np.full(len(arriving.images), -1)
+    found = np.zeros(len(labels), dtype=bool)
+    for pattern in (*partition.hidden, *partition.hidden_from_new):
+        found |= fitting(pattern, labels, run.class_names, arriving.captions)
+    return found
 
 
 def captions_file(run: SavedRun) -> str:
@@ -171,8 +186,15 @@ def _decode(file: Path, run: SavedRun) -> np.ndarray:
     return resized(pixels[None], size)[0]
 
 
-def _mixture(names: Sequence[str], class_names: Sequence[str]) -> np.ndarray | None:
-    """Return the share of each class (K,), or None if the names are not all classes."""
-    if not set(names) <= set(class_names):
+def _labels(names: Sequence[str], class_names: Sequence[str]) -> np.ndarray:
+    """Return the position of each name among the classes (N,), -1 for none."""
+    same = {composed(name): i for i, name in enumerate(class_names)}
+    at = same | {name: i for i, name in enumerate(class_names)}
+    return np.array([at.get(n, same.get(composed(n), -1)) for n in names], dtype=np.int64)
+
+
+def _mixture(labels: np.ndarray, num_classes: int) -> np.ndarray | None:
+    """Return the share of each class (K,), or None if the images are not all of one."""
+    if (labels < 0).any():
         return None
-    return np.array([names.count(name) for name in class_names]) / len(names)
+    return np.bincount(labels, minlength=num_classes) / len(labels)

@@ -6,12 +6,13 @@ data, of which M take part.
 """
 
 import hashlib
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from spire_core.config.checks import hint
+from spire_core.config.checks import hint, require
 from spire_core.config.partition import PartitionConfig
 from spire_core.errors import ConfigError, DataError
 from spire_core.partition.split import ClientSplit, Partition, split_held
@@ -93,6 +94,8 @@ def _chosen(
     arrives = _arriving(clients, config.new_fraction)
     if config.new_clients:
         new = [_position(clients.names, name) for name in config.new_clients]
+        is_once, given = len({*new}) == len(new), list(config.new_clients)
+        require(is_once, "different entries of partition.new_clients", given, "drop one")
     else:
         new = [at for at in order if arrives is None or arrives[at]][:num_new]
     taken = set(new)
@@ -126,12 +129,15 @@ def _arriving(clients: NaturalClients, fraction: float | None) -> np.ndarray | N
 
 
 def _position(names: Sequence[str], name: str) -> int:
-    if name not in names:
-        advice = hint(name, names)
-        raise ConfigError(
-            f"expected clients of the data in partition.new_clients, got {name!r}: {advice}"
-        )
-    return names.index(name)
+    """Return a client's position by its name, in whichever form Unicode writes its accents."""
+    if name in names:
+        return names.index(name)
+    composed = [unicodedata.normalize("NFC", one) for one in names]
+    if (same := unicodedata.normalize("NFC", name)) in composed:
+        return composed.index(same)
+    raise ConfigError(
+        f"expected clients of the data in partition.new_clients, got {name!r}: {hint(name, names)}"
+    )
 
 
 def _split(

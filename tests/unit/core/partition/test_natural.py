@@ -69,6 +69,12 @@ def test_named_new_clients_are_these() -> None:
     config = replace(CONFIG, new_clients=("g", "b"))
     partition = split(config=config, num_clients=6, num_new=2)
     assert partition.names == tuple("acdefhbg")
+    accented = replace(CLIENTS, names=(*NAMES[:-1], "jose\u0301"))
+    named = split(accented, replace(CONFIG, new_clients=("jos\u00e9",)), num_new=1)
+    assert named.names[-1] == "jose\u0301"  # another form of what looks the same
+    twice = replace(CONFIG, new_clients=("jos\u00e9", "jose\u0301"))
+    with pytest.raises(ConfigError, match="different entries of partition"):
+        split(accented, twice, num_new=2)
     with pytest.raises(ConfigError, match=r"partition\.new_clients, got 'x'"):
         split(config=replace(CONFIG, new_clients=("x",)), num_new=1)
 

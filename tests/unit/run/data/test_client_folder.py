@@ -323,6 +323,18 @@ def test_folders_behind_links_are_read(folder: Path, tmp_path: Path) -> None:
     assert [data.class_names[at] for at in data.labels[of_links]] == ["cat", "image"]
 
 
+def test_hidden_captions_are_hidden_however_they_are_spelled(folder: Path) -> None:
+    captions = ["Red  car", "red car", "RED bus", "tree"]
+    write(folder, [r | {"caption": captions[i // 2 % 4]} for i, r in enumerate(rows(folder))])
+    words = ["data=folder", f"data.path={folder}", "data.image_size=8", "data.metadata=meta.csv"]
+    words += ["partition=natural", "partition.min_size=2", "federation.cohort_size=1"]
+    words += ["federation.num_clients=1", "federation.num_new_clients=1"]
+    data, partition = partitioned(load_config("smoke", [*words, "partition.hidden=['red *']"]))
+    for client in (*partition.train_clients, *partition.new_clients):
+        assert {(data.captions or ())[i] for i in client.train} == {"tree"}
+        assert len(client.train) + len(client.test) == 8
+
+
 def test_hidden_folders_are_no_clients(folder: Path) -> None:
     paint(folder / ".ipynb_checkpoints" / "0.png", 201)
     paint(folder / "ann" / ".ipynb_checkpoints" / "0.png", 201)

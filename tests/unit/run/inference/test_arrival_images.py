@@ -11,10 +11,13 @@ from PIL import Image
 from pipeline.config.data import OTHER_DATASETS, DataConfig
 from pipeline.config.schema import Config
 from pipeline.data.outside import OutsideImages
-from pipeline.inference.arrival_images import load_arrival
+from pipeline.inference.arrival import _split as arrival_split
+from pipeline.inference.arrival import check_arrival
+from pipeline.inference.arrival_images import held_back, load_arrival
 from pipeline.inference.saved_run import SavedRun
 from spire_core.config.model import ModelConfig
-from spire_core.errors import ConfigError
+from spire_core.config.partition import PartitionConfig
+from spire_core.errors import ConfigError, DataError
 from spire_core.network.flat_model import FlatModel
 
 SMALL = ModelConfig(4, 8, (1,), attention=(), cond_dim=8)
@@ -71,3 +74,19 @@ def test_a_package_is_asked_for_arriving_images_where_the_run_has_found_its_own(
     load_arrival(run, "others")
     load_arrival(replace(run, config=replace(config, data=DataConfig())), "scans")
     assert asked == [("test", "/data/scans"), ("test", None), ("test", None)]
+
+
+def test_a_client_that_arrives_holds_back_what_the_run_hides(tmp_path: Path) -> None:
+    partition = PartitionConfig("natural", hidden=("caf\u00e9",), hidden_from_new=("b",))
+    run = saved(tmp_path, Config(model=SMALL, data=DataConfig("fonts"), partition=partition))
+    run = replace(run, class_names=("a", "b", "cafe\u0301"))
+    for i in range(8):
+        paint(tmp_path / "new" / ("a", "b", "cafe\u0301", "caf\u00e9")[i % 4] / f"{i}.png")
+    arriving = load_arrival(run, str(tmp_path / "new"))
+    assert held_back(run, arriving).tolist() == [False] * 2 + [True] * 6
+    split = arrival_split(arriving, run, None, 30)
+    assert {0, 1} >= set(split.train.tolist()) > set()
+    assert sorted([*split.train, *split.test]) == list(range(8))
+    hidden = load_arrival(run, str(tmp_path / "new"), ["b", "cafe\u0301"])
+    with pytest.raises(DataError, match=r"expected images .* that the run's partition.hidden and"):
+        check_arrival(run, hidden, run.config, None)

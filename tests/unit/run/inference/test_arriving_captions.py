@@ -16,13 +16,14 @@ from pipeline.config.data import DataConfig
 from pipeline.config.schema import Config
 from pipeline.config.tracking import TrackingConfig
 from pipeline.inference.arrival import adapt_arrival
-from pipeline.inference.arrival_images import ArrivingImages, load_arrival
+from pipeline.inference.arrival_images import ArrivingImages, held_back, load_arrival
 from pipeline.inference.saved_run import SavedRun
 from pipeline.runs.model_files import save_run
 from spire_core.config.adapt import AdaptConfig
 from spire_core.config.diffusion import DiffusionConfig
 from spire_core.config.eval import EvalConfig
 from spire_core.config.model import ModelConfig
+from spire_core.config.partition import PartitionConfig
 from spire_core.errors import ConfigError, DataError
 from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel
@@ -133,6 +134,18 @@ def test_a_client_learns_from_its_captions(run: SavedRun) -> None:
     assert fitted(("red",) * 8) == red
     assert fitted(("blue",) * 8) != red
     assert fitted(None) != red
+
+
+def test_a_client_does_not_learn_from_captions_that_the_run_hides(run: SavedRun) -> None:
+    partition = PartitionConfig("natural", hidden=("red *", "blue"))
+    hides = replace(run, config=replace(run.config, partition=partition))
+    captions = ("Red  digit", "blue", "red", "digit") * 2
+    arriving = ArrivingImages(np.zeros((8, 3, 8, 8), np.uint8), None, captions)
+    assert held_back(hides, arriving).tolist() == [True, True, False, False] * 2
+    assert not held_back(run, arriving).any()
+    seen, unseen = (adapt_arrival(r, arriving, r.config.adapt) for r in (run, hides))
+    assert (seen.num_train, seen.num_test) == (6, 2)
+    assert (unseen.num_train + unseen.num_test, unseen.num_train <= 4) == (8, True)
 
 
 @pytest.mark.parametrize(
