@@ -208,7 +208,7 @@ def _fits(data: ImageData, pattern: str, key: str) -> np.ndarray:
 def prepare(config: Config) -> FederationSetup:
     """Return data, partition and model of an experiment; every mistake in them is raised here."""
     data, partition = partitioned(config)
-    name = auto_extractor(config.data.name, _extractor_name(config))
+    name = extractor_of(config)
     extractor = make_extractor(name, config.eval.extractor_weights)  # missing weights are raised
     images = resized(data.images, config.data.image_size)
     images = styled(images, partition, config.partition.style, config.seed)
@@ -227,10 +227,12 @@ def prepare(config: Config) -> FederationSetup:
     return setup
 
 
-def _extractor_name(config: Config) -> str:
+def extractor_of(config: Config) -> str:
     """Return the extractor's name; the classifier of a grey data set cannot see tints."""
     is_auto = config.eval.extractor == "auto"
-    return TINT_EXTRACTOR if is_auto and config.partition.style == "tint" else config.eval.extractor
+    if is_auto and config.partition.style == "tint":
+        return TINT_EXTRACTOR
+    return auto_extractor(config.data.name, config.eval.extractor)
 
 
 def check_floors(setup: FederationSetup) -> None:

@@ -23,6 +23,7 @@ from pipeline.clients.latents import encoder_of
 from pipeline.clients.private_adaptation import choose_clip_norm, protection_of
 from pipeline.config.schema import Config
 from pipeline.evaluation.diagnosis import Diagnosis, adaptation_diagnosis
+from pipeline.federation.setup import extractor_of
 from pipeline.figures.image_grids import image_grid
 from pipeline.files.atomic import open_own, try_lock
 from pipeline.inference.arrival_images import ArrivingImages, held_back
@@ -34,7 +35,6 @@ from spire_core.adaptation.private_descent import Protection
 from spire_core.config.adapt import AdaptConfig
 from spire_core.config.privacy import PrivacyConfig
 from spire_core.errors import DataError, RunError
-from spire_core.evaluation.extractors import auto_extractor
 from spire_core.methods import CLIENT_EMB
 from spire_core.partition.split import ClientSplit
 from spire_core.privacy.guarantee import Guarantee, guarantee_of
@@ -229,8 +229,7 @@ def _adapter(config: Config, image_shape: tuple[int, ...], cache: Path) -> Clien
     """Return a run's adapter on this machine; `cache` is a folder for features of images."""
     has_gpu = config.resources.device != "cpu" and torch.cuda.is_available()
     context = ModelContext.start(config, image_shape, "cuda" if has_gpu else "cpu")
-    extractor = auto_extractor(config.data.name, config.eval.extractor)
-    return ClientAdapter(ClientEvaluator(context, extractor, cache))
+    return ClientAdapter(ClientEvaluator(context, extractor_of(config), cache))
 
 
 def _mean_emb(run: SavedRun, config: AdaptConfig) -> Tensor | None:

@@ -12,9 +12,12 @@ from pipeline.config.data import OTHER_DATASETS, DataConfig
 from pipeline.config.schema import Config
 from pipeline.data.outside import OutsideImages
 from pipeline.inference.arrival import _split as arrival_split
-from pipeline.inference.arrival import check_arrival
-from pipeline.inference.arrival_images import held_back, load_arrival
+from pipeline.inference.arrival import adapt_arrival, check_arrival
+from pipeline.inference.arrival_images import ArrivingImages, held_back, load_arrival
 from pipeline.inference.saved_run import SavedRun
+from spire_core.config.adapt import AdaptConfig
+from spire_core.config.diffusion import DiffusionConfig
+from spire_core.config.eval import EvalConfig
 from spire_core.config.model import ModelConfig
 from spire_core.config.partition import PartitionConfig
 from spire_core.errors import ConfigError, DataError
@@ -90,3 +93,19 @@ def test_a_client_that_arrives_holds_back_what_the_run_hides(tmp_path: Path) -> 
     hidden = load_arrival(run, str(tmp_path / "new"), ["b", "cafe\u0301"])
     with pytest.raises(DataError, match=r"expected images .* that the run's partition.hidden and"):
         check_arrival(run, hidden, run.config, None)
+
+
+def test_a_client_of_a_run_with_tints_is_scored_by_the_classifier_of_colours(
+    tmp_path: Path,
+) -> None:
+    tinted = PartitionConfig("iid", style="tint", client_size=20)
+    few = {"eval": EvalConfig(num_images=4), "diffusion": DiffusionConfig(sample_steps=2)}
+    config = Config(model=SMALL, partition=tinted, adapt=AdaptConfig(epochs=1), **few)
+    model = FlatModel(SMALL, config.method, 3)
+    weights = torch.zeros(model.layout.size)
+    run = SavedRun(tmp_path, config, (3, 8, 8), ("a",), model, weights)
+    images = np.random.default_rng(0).integers(0, 256, (16, 3, 8, 8), dtype=np.uint8)
+    adapt = replace(config.adapt, init="zero")
+    arrival = adapt_arrival(run, ArrivingImages(images), adapt)
+    assert arrival.curve[-1].observed is not None
+    assert any("kid" in name for name in arrival.curve[-1].observed)
