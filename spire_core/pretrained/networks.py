@@ -76,6 +76,10 @@ def load_part(model_class: Any, part: Path) -> nn.Module:
             f"cannot load ({reason}): save the model again"
         ) from error
     _check_tensors(found["missing_keys"], found["unexpected_keys"], model_class.__name__, part)
+    for name, numbers in model.state_dict().items():
+        if not numbers.isfinite().all():
+            found = f"NaN or infinity in {name}"
+            raise ConfigError(f"expected finite weights in {part}, got {found}: save them again")
     return model.eval()
 
 
@@ -132,19 +136,18 @@ def _check_network(network: Any, folder: BackboneFolder) -> None:
 
 
 def load_prompt(folder: BackboneFolder, width: int) -> Tensor:
-    """Return the prompt's tokens (1, L, D) that the text encoder made; D is `width`.
-
-    ConfigError if there are none, or if they do not fit.
-    """
+    """Return the prompt's tokens (1, L, D), D = `width`; ConfigError if there are none that fit."""
     found = "none"
     if folder.prompt is not None:
         try:
             prompt = load_file(folder.prompt).get("encoder_hidden_states")
         except (OSError, SafetensorError):
             prompt = None
-        if prompt is not None and prompt.ndim == 3 and prompt.shape[::2] == (1, width):
-            return prompt.float()
         found = "no such tensor" if prompt is None else f"shape {tuple(prompt.shape)}"
+        if prompt is not None and not prompt.isfinite().all():
+            found = "NaN or infinity"
+        elif prompt is not None and prompt.ndim == 3 and prompt.shape[::2] == (1, width):
+            return prompt.float()
     raise ConfigError(
         f"expected the text encoder's output of one prompt, encoder_hidden_states (1, L, {width}), "
         f"in {folder.path / PROMPT}, got {found}: write it with safetensors.torch.save_file"

@@ -456,6 +456,22 @@ def test_weights_that_are_missing_are_not_drawn_at_random(
         load_network(open_backbone(tmp_path))
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_one_sentence(
+    folders: dict[str, Path], tmp_path: Path, number: float
+) -> None:
+    shutil.copytree(folders["UNet2DConditionModel"], tmp_path, dirs_exist_ok=True)
+    save_file({"encoder_hidden_states": PROMPT * number}, tmp_path / "prompt.safetensors")
+    with pytest.raises(ConfigError, match=r"encoder_hidden_states \(1, L, 6\).*got NaN or inf"):
+        flat(tmp_path, MethodConfig("retrofit"))
+    [file] = (tmp_path / "unet").glob("*.safetensors")
+    tensors = load_file(file)
+    tensors["conv_in.weight"][0, 0, 0, 0] = number
+    save_file(tensors, file)
+    with pytest.raises(ConfigError, match=r"finite weights in .* infinity in conv_in\.weight: sa"):
+        flat(tmp_path, MethodConfig("retrofit"))
+
+
 def test_weights_that_a_network_has_no_layer_for_are_not_left_out(tmp_path: Path) -> None:
     save(tmp_path, make("UNet2DModel"))
     [file] = (tmp_path / "unet").glob("*.safetensors")
