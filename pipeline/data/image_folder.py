@@ -39,9 +39,8 @@ def load_folder(
     base = expanded(path, "data.path").resolve()
     require_text("data.path", base)
     if (base / "train").is_dir() and (base / "test").is_dir():
+        _check_same_classes(base)
         classes, samples = _image_files(base / split)
-        if classes != _image_files(base / "train")[0]:
-            raise DataError(f"expected the same class folders in {base}/train and {base}/test")
     else:
         classes, samples = _image_files(base)
         samples = _own_split(base, samples, split)
@@ -50,6 +49,22 @@ def load_folder(
     images = np.stack([decoded(file, image_size) for file, _ in samples])
     labels = np.array([label for _, label in samples], dtype=np.int64)
     return images, labels, tuple(classes)
+
+
+def _check_same_classes(base: Path) -> None:
+    """Raise DataError if a class has a folder in `train` or in `test` alone."""
+    found = (_subfolders(base / split) for split in ("train", "test"))
+    train, test = ({top.name for top in tops} for tops in found)
+    if alone := sorted(train ^ test):
+        has, lacks = ("train", "test") if alone[0] in train else ("test", "train")
+        raise DataError(
+            f"expected the same class folders in train and test of {base}, got {alone[0]!r} in "
+            f"{has} alone: add images of it to {lacks}, or remove it"
+        )
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("[!.]*") if path.is_dir())
 
 
 def _image_files(folder: Path) -> tuple[list[str], list[tuple[Path, int]]]:
@@ -65,7 +80,7 @@ def images_by_subfolder(folder: Path, kind: str) -> dict[str, list[Path]]:
     unless there are subfolders, each with images and with a name in UTF-8. Logs a warning of GIFs.
     """
     files = files_below(folder) if folder.is_dir() else []
-    tops = sorted(path for path in folder.glob("[!.]*") if path.is_dir())
+    tops = _subfolders(folder)
     if not tops:
         raise DataError(
             f"expected a folder with one subfolder of images per {kind}, got {folder}: "

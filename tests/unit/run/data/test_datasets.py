@@ -279,13 +279,23 @@ def test_folder_errors_are_one_sentence(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_folder_refuses_16_bits_and_other_classes_in_test(tmp_path: Path) -> None:
+def test_folder_refuses_16_bits(tmp_path: Path) -> None:
     save_image(tmp_path / "train" / "a" / "1.png", np.full((4, 4), 60000, np.uint16))
-    save_image(tmp_path / "test" / "b" / "1.png", np.zeros((4, 4), np.uint8))
+    save_image(tmp_path / "test" / "a" / "1.png", np.zeros((4, 4), np.uint8))
     with pytest.raises(DataError, match="8 bits per channel"):
         folder(tmp_path, "train", 4)
-    with pytest.raises(DataError, match="the same class folders"):
-        folder(tmp_path, "test", 4)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize(("more", "less"), [("train", "test"), ("test", "train")])
+def test_a_class_of_one_split_alone_is_refused_with_either(
+    tmp_path: Path, split: str, more: str, less: str
+) -> None:
+    for name in ("train/a", "test/a", f"{more}/b"):
+        save_image(tmp_path / name / "1.png", np.zeros((4, 4), np.uint8))
+    expected = f"same class folders .* got 'b' in {more} alone: add images of it to {less}"
+    with pytest.raises(DataError, match=expected):
+        folder(tmp_path, split, 4)
 
 
 def png_of_16_bits(colour_type: int, channels: int) -> bytes:
