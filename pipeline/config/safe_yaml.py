@@ -136,8 +136,20 @@ _PlainLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != _DATE]
     for first, resolvers in _LOADER.yaml_implicit_resolvers.items()
 }
-_PlainLoader.add_implicit_resolver(  # YAML 1.1 asks for a dot, and for a sign in the exponent
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
+
+
+class _PlainDumper(yaml.SafeDumper):
+    """YAML's safe dumper, which quotes a text that `_PlainLoader` takes for a number."""
+
+
+for _kind in (_PlainLoader, _PlainDumper):
+    _kind.add_implicit_resolver(  # YAML 1.1 asks for a dot, and for a sign in the exponent
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+        list("-+0123456789"),
+    )
+
+
+def write_plain(values: Any, **style: Any) -> str:
+    """Return values as a YAML text from which `read_plain` returns them again."""
+    return yaml.dump(values, Dumper=_PlainDumper, **style).strip()

@@ -176,7 +176,7 @@ def test_the_vocabulary_that_is_shown_is_a_setting(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """YAML and the shell take other meanings of some words, which have to arrive as they are."""
-    captions = ["No: it's", "a [b] 3", "on, off", "NULL $x"]
+    captions = ["No: it's", "a [b] 3", "on, off 1e5", "NULL $x"]
     write(folder, [r | {"caption": captions[i % 4]} for i, r in enumerate(rows(folder))])
     words = ["smoke", "data=folder", f"data.path={folder}", "data.image_size=8"]
     words += ["data.metadata=meta.csv", "partition=natural", "partition.min_size=2"]
@@ -185,7 +185,7 @@ def test_the_vocabulary_that_is_shown_is_a_setting(
     assert main(["data", "show", *words]) == 0
     [typed] = shlex.split(capsys.readouterr().out.splitlines()[-1])
     found = load_config("smoke", ["model.text=words", typed]).model.words
-    assert found == ("$x", "3", "[b]", "a", "it's", "no:", "null", "off", "on,")
+    assert found == ("$x", "1e5", "3", "[b]", "a", "it's", "no:", "null", "off", "on,")
     assert main(["data", "show", *words, "model.text=words", typed]) == 0
     assert "model.words" not in capsys.readouterr().out
 
