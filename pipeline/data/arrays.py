@@ -91,8 +91,9 @@ def _written(folder: Path, items: Iterable[_Item]) -> dict[str, Any]:
     rows, side = [], 0
     for i, item in enumerate(items):
         image = _pil(item.image, i)
-        label = NO_CLASS if item.label is None else str(item.label)
-        if not _names_folder(label):
+        label = NO_CLASS if item.label is None else str(item.label).strip()  # as read again
+        is_left_out = label.startswith(".") and item.client is None  # a folder that is not read
+        if is_left_out or not _names_folder(label):
             raise DataError(f"expected labels that can name a folder, got {label!r:.80}: rename it")
         if item.caption is not None and item.client is None:
             raise DataError("expected clients with captions, got none: say whose each image is")

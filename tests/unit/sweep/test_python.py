@@ -101,6 +101,18 @@ def test_rows_with_clients_and_captions_are_natural_clients(tmp_path: Path) -> N
     )
 
 
+def test_labels_of_any_kind_are_read_again(tmp_path: Path) -> None:
+    """A folder whose name begins with a dot is not read; spaces around a path do not count."""
+    labels, clients = [".net", " java"] * 5, ["a", "b"] * 5
+    settings = spire.write_images(tmp_path / "listed", GREY, labels, clients)
+    path, metadata = settings["data.path"], settings["data.metadata"]
+    data = load_clients(DataConfig("folder", path=path, image_size=16, metadata=metadata))
+    assert data.class_names == (".net", "java")
+    assert len(data.labels) == 10
+    with pytest.raises(DataError, match=r"labels that can name a folder, got '\.net': rename it"):
+        spire.write_images(tmp_path / "folders", GREY, labels)
+
+
 def test_labels_and_clients_may_be_tensors(tmp_path: Path) -> None:
     rows = [{"image": image, "label": arange(4)[3]} for image in GREY]
     settings = spire.write_images(tmp_path / "rows", rows, clients=arange(10) % 2)
