@@ -104,7 +104,11 @@ def _typed(kind: Any, value: Any, name: str) -> Any:
         raise ConfigError(f"expected a list for {name}, got {value!r}: such as {name}={such}")
     expected = _kind_text(kind) + (" below 2^63" if _is_out_of_range(value) else "")
     given = (getattr(rule, "advice", "") for rule in rules)
-    advice = next(filter(None, given), "change its value")
+    is_texts = get_origin(kind) is tuple and get_args(kind)[0] is str
+    otherwise = (
+        f"""quote texts such as numbers, '{name}=["7"]'""" if is_texts else "change its value"
+    )
+    advice = next(filter(None, given), otherwise)
     raise ConfigError(f"expected {name} as {expected}, got {value!r}: {advice}")
 
 

@@ -179,6 +179,11 @@ def test_a_value_that_is_none_is_refused(key: str) -> None:
         ("data=null", "expected data.name as str, got None: "),
         ("eval.metrics=[1]", "expected eval.metrics as a list of str values, got [1]: name"),
         ("eval.metrics=[null]", "expected eval.metrics as a list of str values, got [None]: name"),
+        (
+            "partition.hidden=[7]",
+            "expected partition.hidden as a list of str values, got [7]: quote texts such as "
+            """numbers, 'partition.hidden=["7"]'""",
+        ),
         ("eval.metrics=null", "expected a list for eval.metrics, got None: such as"),
         ("eval.metrics=5", "expected a list for eval.metrics, got 5: such as"),
     ],
