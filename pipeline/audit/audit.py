@@ -1,6 +1,7 @@
 """An audit of a finished run, from its folder to its outcome. It changes nothing that is stored."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,11 +17,12 @@ from pipeline.clients.worker import ClientWorker
 from pipeline.config.equivalence import pretrain_fingerprint
 from pipeline.config.schema import Config
 from pipeline.federation.messages import WorkerSetup
-from pipeline.federation.setup import FederationSetup, prepare
+from pipeline.federation.setup import FederationSetup, held_back, prepare
 from pipeline.inference.saved_run import SavedRun
 from pipeline.runs.start import check_same
 from spire_core.errors import RunError
 from spire_core.methods import CLIENT_EMB
+from spire_core.partition.split import Partition
 
 Say = Callable[[str], None]
 
@@ -66,8 +68,27 @@ def audit_run(
 
 def _worker(setting: FederationSetup, run_dir: Path) -> ClientWorker:
     """Return a worker with the run's clients; it is asked for nothing that stores a state."""
-    fields = (setting.partition, setting.extractor, run_dir, setting.tokens)
+    fields = (without_hidden(setting), setting.extractor, run_dir, setting.tokens)
     return ClientWorker(WorkerSetup(setting.config, {}, *fields), setting.images)
+
+
+def without_hidden(setting: FederationSetup) -> Partition:
+    """Return the partition without the images that new clients hold back.
+
+    No member is of their kind, so that an attack would tell kinds apart, and not members. RunError
+    if a new client has no other held-out images.
+    """
+    back = held_back(setting.data, setting.config)
+    is_hidden, partition = back.by_all | back.by_new, setting.partition
+    if not is_hidden.any():
+        return partition
+    new = tuple(replace(one, test=one.test[~is_hidden[one.test]]) for one in partition.new_clients)
+    if bare := [client.client_id for client in new if len(client.test) == 0]:
+        raise RunError(
+            f"expected held-out images of client {bare[0]} that partition.hidden and "
+            "hidden_from_new do not hide, got none: audit a run with other settings"
+        )
+    return replace(partition, new_clients=new)
 
 
 def _mean_emb(setting: FederationSetup, worker: ClientWorker) -> Tensor | None:

@@ -132,7 +132,7 @@ def partitioned(config: Config) -> tuple[ImageData, Partition]:
     if config.partition.name == NATURAL:
         data = load_clients(config.data)
         assert data.clients is not None  # else an error
-        partition = natural_partition(data.clients, *settings, _held_back(data, config))
+        partition = natural_partition(data.clients, *settings, held_back(data, config))
     else:
         data = load(config.data, "train")
         partition = make_partition(data.labels, len(data.class_names), *settings)
@@ -184,7 +184,7 @@ def promise_to_clients(config: Config) -> RoundsGuarantee | None:
     )
 
 
-def _held_back(data: ImageData, config: Config) -> HeldBack:
+def held_back(data: ImageData, config: Config) -> HeldBack:
     """Return which images the settings keep out of training."""
     hidden, from_new = config.partition.hidden, config.partition.hidden_from_new
     masks = [

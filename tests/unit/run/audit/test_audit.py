@@ -4,19 +4,22 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from mlflow import MlflowClient
 
-from pipeline.audit.audit import audit_run
+from pipeline.audit.audit import audit_run, without_hidden
 from pipeline.config.load import load_config
 from pipeline.config.tracking import TrackingConfig
 from pipeline.experiment.run import run_experiment
 from pipeline.experiment.watcher import Watcher
+from pipeline.federation.setup import prepare
 from pipeline.inference.saved_run import SavedRun
 from pipeline.results.metric_names import AUDITED_TABLE
 from pipeline.runs.start import load_start
@@ -200,3 +203,22 @@ def test_a_private_adaptation_is_not_audited_by_a_plain_one(tmp_path: Path) -> N
     config = load_config("smoke", ["privacy.adapt.epsilon=4"])
     with pytest.raises(RunError, match=r"without privacy\.adapt\.epsilon for --one-run"):
         audit_run(tmp_path, config, config, [], 1, True, print)
+
+
+def test_images_that_are_hidden_are_no_held_out_images_of_an_attack(fonts_root: Path) -> None:
+    words = [f"data.root={fonts_root}", "data=fonts", "data.image_size=16", "partition=natural"]
+    words += ["federation.num_clients=1", "federation.num_new_clients=1"]
+    words += ["federation.cohort_size=1", "adapt.num_images=16", "eval.extractor=none"]
+    setting = prepare(load_config("smoke", words))
+    assert without_hidden(setting) is setting.partition
+    hidden = ["partition.hidden=[Q]", "partition.hidden_from_new=['latin capital letter *']"]
+    setting = prepare(load_config("smoke", [*words, *hidden]))
+    [client], [before] = without_hidden(setting).new_clients, setting.partition.new_clients
+    names = [setting.data.class_names[k] for k in setting.data.labels[client.test]]
+    assert not any(name.isupper() for name in names)
+    assert len(client.test) == len(before.test) - 26
+    assert client.train.tolist() == before.train.tolist()
+    hidden_alone = np.setdiff1d(before.test, client.test)
+    bare = replace(setting.partition, new_clients=(replace(before, test=hidden_alone),))
+    with pytest.raises(RunError, match=r"expected held-out images of client 1 that partition"):
+        without_hidden(replace(setting, partition=bare))
