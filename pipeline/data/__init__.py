@@ -6,6 +6,7 @@ fetch          a data set from the first source that works
 sources        the sources: a local folder, torchvision's servers, packages
 download       a file from a server, in bounded time
 formats        decoders of the published files
+hidden         which images `partition.hidden` means
 image_folder   a folder of the user's own images
 client_folder  a folder of the user's own images, with their owners
 metadata       a file that lists images, their owners and captions
