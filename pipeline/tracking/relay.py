@@ -21,6 +21,7 @@ from pipeline.runs.layout import OUTBOX_LOCK, REFUSED
 from pipeline.tracking.outbox import (
     Entry,
     lines,
+    num_waiting,
     parse_entry,
     read_done,
     read_held,
@@ -186,9 +187,10 @@ def sole_relay(run_dir: Path) -> Iterator[bool]:
 def relay_all(run_dir: Path, sink: Sink) -> tuple[int, str | None]:
     """Send all waiting entries; return how many arrived, and the error that stopped it, if any.
 
-    Waits for another process that relays them, as long as that one makes progress.
+    Waits for another process that relays them, as long as that one makes progress, and until it has
+    sent those that wait now: a run in progress adds others without end.
     """
-    done, deadline = (-1, [0]), 0.0
+    done, deadline, num_now = (-1, list[int]()), 0.0, sum(1 for _ in lines(run_dir))
     while True:
         if (now_done := (read_done(run_dir), read_held(run_dir))) != done:
             done, deadline = now_done, time.monotonic() + LOCK_WAIT_S
@@ -196,8 +198,9 @@ def relay_all(run_dir: Path, sink: Sink) -> tuple[int, str | None]:
             if is_ours:
                 relay = Relay(run_dir, sink)
                 return _send_with_tries(relay)
-        if time.monotonic() > deadline:
-            return 0, "another process is delivering them"
+        are_sent = done[0] >= num_now and not any(held < num_now for held in done[1])
+        if are_sent or time.monotonic() > deadline:
+            return 0, "another process is delivering them" if num_waiting(run_dir) else None
         time.sleep(LOCK_PAUSE_S)
 
 

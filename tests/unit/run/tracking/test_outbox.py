@@ -1,5 +1,6 @@
 """A run's outbox and its relay, mostly into a real sqlite store: nothing lost, nothing twice."""
 
+import itertools
 import json
 import logging
 import os
@@ -446,6 +447,32 @@ def test_a_sync_beside_a_run_leaves_the_entries_to_it(
     assert "wait (another process is delivering them)" in synced.text
     assert history(store, tracker) == told(tracker.run_dir)
     assert num_waiting(tracker.run_dir) == 0
+
+
+def test_a_sync_beside_a_run_that_goes_on_ends_with_what_waited_as_it_began(
+    store: TrackingConfig,
+) -> None:
+    """The run writes faster than the sync looks, and would never be found without entries."""
+    stop = threading.Event()
+
+    def go_on(tracker: Tracker) -> None:
+        for step in itertools.count():
+            tracker.log_metrics({"a": float(step)}, step)
+            if stop.wait(0.02):
+                return
+
+    with Tracker.start(store, "goes on", {}) as tracker, ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(go_on, tracker)
+        time.sleep(0.5)
+        began = time.monotonic()
+        try:
+            (synced,) = sync_runs(store, [tracker.run_dir])
+        finally:
+            stop.set()
+        assert time.monotonic() - began < 60
+        writing.result()
+    assert synced.num_delivered == 0
+    assert synced.problem in ("another process is delivering them", None)
 
 
 def test_a_run_beside_a_sync_waits_for_its_end(store: TrackingConfig) -> None:
