@@ -104,12 +104,14 @@ def _typed(kind: Any, value: Any, name: str) -> Any:
         raise ConfigError(f"expected a list for {name}, got {value!r}: such as {name}={such}")
     expected = _kind_text(kind) + (" below 2^63" if _is_out_of_range(value) else "")
     given = (getattr(rule, "advice", "") for rule in rules)
-    is_texts = get_origin(kind) is tuple and get_args(kind)[0] is str
-    otherwise = (
-        f"""quote texts such as numbers, '{name}=["7"]'""" if is_texts else "change its value"
-    )
-    advice = next(filter(None, given), otherwise)
+    advice = next(filter(None, given), _advice(kind, name))
     raise ConfigError(f"expected {name} as {expected}, got {value!r}: {advice}")
+
+
+def _advice(kind: Any, name: str) -> str:
+    if get_origin(kind) is tuple and get_args(kind)[0] is str:
+        return f"""quote texts such as numbers, '{name}=["7"]'"""
+    return "change its value"
 
 
 def _kind_text(kind: Any) -> str:

@@ -185,14 +185,12 @@ def _taken(run: SavedRun, client_id: int) -> RunError:
     return RunError(f"expected a client id that is free, got {client_id}: {next_id} is the next")
 
 
-def _split(
-    arriving: ArrivingImages, run: SavedRun, limit: int | None, client_id: int
-) -> ClientSplit:
+def _split(new: ArrivingImages, run: SavedRun, limit: int | None, client_id: int) -> ClientSplit:
     """Return which images the client learns from (at most `limit`) and which it is measured on.
 
     Those that the run hides from new clients are test images.
     """
-    num_images, back = len(arriving.images), held_back(run, arriving)
+    num_images, back = len(new.images), held_back(run, new)
     if num_images < MIN_IMAGES:
         raise DataError(
             f"expected at least {MIN_IMAGES} images of the new client, got {num_images}: add some"
@@ -200,14 +198,14 @@ def _split(
     order = numpy_generator(run.config.seed, "arrival", client_id).permutation(num_images)
     wanted = max(2, round(run.config.partition.test_fraction * num_images))
     num_test = min(wanted, num_images - 1)
-    others = order[num_test:]
+    test, others = order[:num_test], order[num_test:]
     train, hidden = others[~back[others]], others[back[others]]
     if len(train) == 0:
         raise DataError(
             "expected images of the new client that the run's partition.hidden and "
             "hidden_from_new do not hide, got none to train on: add some"
         )
-    return ClientSplit(client_id, train[:limit], np.concatenate([order[:num_test], hidden]))
+    return ClientSplit(client_id, train[:limit], np.concatenate([test, hidden]))
 
 
 def _protection(
