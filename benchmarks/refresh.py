@@ -81,11 +81,11 @@ def refresh(folder: Path, docs: Path = DOCS) -> int:
             found[i] = one
     for path, text in pages.items():  # nothing is written unless all pages could be
         path.write_text(text, encoding="utf-8")
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(asdict(lines[0])), lineterminator="\n")
+    table = io.StringIO()
+    writer = csv.DictWriter(table, list(asdict(lines[0])), lineterminator="\n")
     writer.writeheader()
     writer.writerows(map(asdict, found))
-    file.write_text(text.getvalue(), encoding="utf-8")
+    file.write_text(table.getvalue(), encoding="utf-8")
     return sum(old.printed != new.printed for old, new in zip(lines, found, strict=True))
 
 
