@@ -96,8 +96,8 @@ def draw(
 ) -> "np.ndarray":
     """Return images (n, C, H, W) float32 in [-1, 1] drawn as a client, None for the population.
 
-    `prompt`: the subject, of a run with text. The scales of guidance are the run's own unless
-    given; 1 turns them off.
+    `prompt`: the subject, of a run with text. The scales of guidance are the client's own or the
+    run's unless given; 1 turns them off.
     """
     from spire_core.config.checks import require
 
@@ -105,9 +105,8 @@ def draw(
     require(num_images > 0, "num_images of at least 1", num_images, "raise it")
     if text_guidance is not None:
         run.check_text_guidance(text_guidance, "text_guidance")
-    own = run.config.eval
-    scale = own.guidance if guidance is None else guidance
-    text_scale = own.text_guidance if text_guidance is None else text_guidance
+    scale = run.guidance(client_id) if guidance is None else guidance
+    text_scale = run.config.eval.text_guidance if text_guidance is None else text_guidance
     return run.draw(client_id, num_images, seed, scale, prompt, text_scale)
 
 

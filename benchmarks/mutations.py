@@ -283,6 +283,20 @@ MUTATIONS = (
         "import pipeline.clients.store\nfrom pipeline.federation.gathering import ",
         "tests/unit/test_layering.py",
     ),
+    _mutation(
+        "a new client takes the guidance that is farthest",
+        "pipeline/clients/guidance.py",
+        "np.argmin(distances, axis=0)",
+        "np.argmax(distances, axis=0)",
+        f"{RUN}/experiment/test_guidance.py",
+    ),
+    _mutation(
+        "a new client chooses its guidance by the images that it fits",
+        "pipeline/clients/guidance.py",
+        "train[at_train], train[at_val]",
+        "train[at_val], train[at_train]",
+        f"{RUN}/experiment/test_guidance.py",
+    ),
 )
 
 

@@ -95,7 +95,8 @@ def attack_client(
     secmi = -inversion_errors(denoise, context.diffusion, x0)
     # Without captions: those to draw for are the held-out images', which are the others.
     drawn_as = replace(client, tokens=None)
-    generated = evaluator.generate(drawn_as, emb, evaluator.reference(backbone))
+    reference = evaluator.reference(backbone)
+    generated = evaluator.generate(drawn_as, emb, reference, state.guidance)
     pixels = to_float(images).to(context.device)
     nearest = -nearest_distances(pixels, generated.to(context.device))
     return Attacked(

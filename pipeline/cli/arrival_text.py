@@ -27,6 +27,7 @@ def arrival_json(arrival: Arrival) -> dict[str, Any]:
         "num_test": arrival.num_test,
         "num_trained": arrival.num_trained,
         "kept_epoch": arrival.kept_epoch,
+        **({} if arrival.guidance is None else {"guidance": arrival.guidance}),
         "curve": curve,
         "diagnoses": [] if arrival.diagnosis is None else [arrival.diagnosis.as_dict()],
         **({} if guarantee is None else {"privacy": guarantee.as_values()}),
@@ -38,12 +39,13 @@ def arrival_table(arrival: Arrival) -> str:
     """Return an arrived client's curve over epochs and the files of its result."""
     header = ["epoch", "train loss", "held-out loss", "KID", "TV"]
     rows = [_arrival_row(point) for point in arrival.curve if point.observed is not None]
+    chosen = "" if arrival.guidance is None else f", guidance {arrival.guidance:g}"
     promise = "" if arrival.guarantee is None else f"{arrival.guarantee.sentence}\n"
     return (
         f"client {arrival.client_id}: {arrival.num_trained:,} numbers trained on "
         f"{arrival.num_train} images, measured on {arrival.num_test} others\n"
         f"{aligned(header, rows)}\n"
-        f"kept epoch {arrival.kept_epoch}\n{promise}\n"
+        f"kept epoch {arrival.kept_epoch}{chosen}\n{promise}\n"
         f"{diagnoses_text([arrival.diagnosis] if arrival.diagnosis else [])}\n\n"
         f"own part  {arrival.path}\nsamples   {arrival.grid_path}"
     )

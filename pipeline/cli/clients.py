@@ -66,7 +66,7 @@ def sample(args: argparse.Namespace) -> Answer:
     who = "population" if args.client is None else f"client_{args.client}"
     png = writable_png(args.out or saved.folder.parent / SAMPLES / f"{who}_seed{args.seed}.png")
     evaluation = saved.config.eval
-    guidance = evaluation.guidance if args.guidance is None else args.guidance
+    guidance = saved.guidance(args.client) if args.guidance is None else args.guidance
     stronger = args.text_guidance
     text_guidance = evaluation.text_guidance if stronger is None else stronger
     num = args.num or (NUM_PER_PROMPT if args.prompt else NUM_IMAGES)
@@ -144,9 +144,8 @@ def add_sample(verbs: Any) -> None:
     text = "what the images show, in words that the run knows; each --prompt is a row of the sheet"
     parser.add_argument("--prompt", action="append", default=[], metavar="TEXT", help=text)
     parser.add_argument("--seed", type=int, default=0, help="of the noise (0)")
-    parser.add_argument(
-        "--guidance", type=_guidance, help="1 turns it off (default: the run's own)"
-    )
+    text = "1 turns it off (default: the client's own choice, or the run's)"
+    parser.add_argument("--guidance", type=_guidance, help=text)
     text = "how strongly the prompt counts; 1 turns it off (default: the run's own)"
     parser.add_argument("--text-guidance", type=_guidance, help=text)
     parser.add_argument("--out", metavar="PATH", help="the PNG; a .npz is written beside it")

@@ -15,7 +15,10 @@ from torch import Tensor
 
 from pipeline.clients.client_data import ClientData
 from pipeline.clients.copies import signs_of_copies
-from pipeline.clients.evaluation import ClientEvaluator, Observation
+from pipeline.clients.drawing import Scale
+from pipeline.clients.evaluation import ClientEvaluator
+from pipeline.clients.guidance import choose_guidance
+from pipeline.clients.observer import Observer
 from pipeline.federation.messages import (
     AdaptReport,
     EpochEvaluation,
@@ -71,7 +74,7 @@ class ClientAdapter:
         """
         began, context, client_id = time.monotonic(), self.context, client.client_id
         start = self._start_weights(client_id, weights)
-        observer = _Observer(self.evaluator, client, self.evaluator.reference(start), pooled)
+        observer = Observer(self.evaluator, client, self.evaluator.reference(start), pooled)
         inputs = client.for_training(context.config.seed)
         own = self.start_state(client_id, settings.init, mean_emb)
         if protection is None:
@@ -81,7 +84,7 @@ class ClientAdapter:
         else:
             more = ([inputs], [own], protection, context.objective(), [observer])
             [adapted] = adapt_privately(context.model, start, *more)
-        kept = observer.kept(adapted, start)
+        kept, scale = observer.kept(adapted, start, inputs, settings)
         report = AdaptReport(
             client_id,
             adapted.curve,
@@ -95,8 +98,9 @@ class ClientAdapter:
             time.monotonic() - began,
             protection and protection.guarantee(len(inputs.images)),
             *signs_of_copies(self.evaluator, client, kept.images, kept.samples),
+            guidance=scale,
         )
-        return report, adapted.state
+        return report, replace(adapted.state, guidance=scale)
 
     def _start_weights(self, client_id: int, weights: np.ndarray) -> Tensor:
         """Return the backbone (P,), or without pre-training the client's own first weights."""
@@ -129,17 +133,23 @@ class ClientAdapter:
             adapted = adapt_embeddings(*fits, settings, *more)
         else:
             adapted = adapt_privately(*fits, protection, *more)
+        embs = [one.state.parts[CLIENT_EMB] for one in adapted]
+        scales = choose_guidance(
+            self.evaluator,
+            list(zip(clients, inputs, strict=True)),
+            settings,
+            lambda own, scale: self.evaluator.generate_together(own, embs, [scale] * len(own)),
+        )
         duration_s = (time.monotonic() - began) / len(clients)
-        return [
-            self._fitted(client, result, kept, duration_s, protection)
-            for client, result, kept in zip(inputs, adapted, snapshots, strict=True)
-        ]
+        results = zip(inputs, adapted, snapshots, scales, strict=True)
+        return [self._fitted(*result, duration_s, protection) for result in results]
 
     def _fitted(
         self,
         client: ClientContext,
         result: Adapted,
         snapshots: dict[int, Tensor],
+        scale: Scale,
         duration_s: float,
         protection: Protection | None,
     ) -> tuple[FittedClient, PrivateState]:
@@ -148,8 +158,8 @@ class ClientAdapter:
         looks = {p.epoch for p in result.curve if p.observed is not None} | {kept_epoch}
         fields = (kept_epoch, tuple(sorted(looks)), self.num_trained, duration_s)
         guarantee = protection and protection.guarantee(len(client.images))
-        report = FittedClient(client.client_id, result.curve, *fields, guarantee)
-        return report, replace(result.state, snapshots=snapshots | kept)
+        report = FittedClient(client.client_id, result.curve, *fields, guarantee, scale)
+        return report, replace(result.state, snapshots=snapshots | kept, guidance=scale)
 
     def look(
         self,
@@ -158,14 +168,16 @@ class ClientAdapter:
         weights: np.ndarray,
         pooled: Tensor,
         is_whole: Sequence[bool],
+        scales: Sequence[Scale],
     ) -> list[EpochEvaluation]:
         """Evaluate new clients with these embeddings (D_emb,) on the backbone (P,).
 
-        Images are generated as one batch. `is_whole`: whether to return samples and distances too.
+        Images are generated as one batch, with the guidance `scales`. `is_whole`: whether to return
+        samples and distances too.
         """
         began, looks = time.monotonic(), []
         self.context.model.load(self.context.on_device(weights))
-        batch = self.evaluator.generate_together(clients, embs)
+        batch = self.evaluator.generate_together(clients, embs, scales)
         generated_s = (time.monotonic() - began) / len(clients)
         for client, emb, images, whole in zip(clients, embs, batch, is_whole, strict=True):
             began = time.monotonic()
@@ -187,7 +199,8 @@ class ClientAdapter:
         """
         context, evaluator = self.context, self.evaluator
         start = context.on_device(weights)
-        epochs = replace(settings, epochs=settings.tune_epochs, early_stopping=False, init="zero")
+        alone = {"early_stopping": False, "guidance": None, "init": "zero"}
+        epochs = replace(settings, epochs=settings.tune_epochs, **alone)
         objective = context.objective(batch_size=settings.largest_step)
         more = (client.for_training(context.config.seed), state, epochs, objective)
         tuned = adapt_client(context.model, start, *more, _observe_nothing).state
@@ -210,41 +223,3 @@ def _remember(
 def _observe_nothing(epoch: int, model: FlatModel, emb: Tensor | None) -> dict[str, float]:
     """Observe nothing of a client that trains on."""
     return {}
-
-
-class _Observer:
-    """Scores a new client between its epochs; keeps its first samples (before adaptation)."""
-
-    def __init__(
-        self,
-        evaluator: ClientEvaluator,
-        client: ClientData,
-        reference: FlatModel | None,
-        pooled: Tensor,
-    ) -> None:
-        self.evaluator, self.client = evaluator, client
-        self.reference, self.pooled = reference, pooled
-        self.first: GeneratedSamples
-        self.last: Observation
-        self.last_epoch = -1
-        self.heldout: dict[int, Tensor] = {}
-
-    def __call__(self, epoch: int, model: FlatModel, emb: Tensor | None) -> dict[str, float]:
-        """Observe an epoch and remember it; return its scores."""
-        self.last, self.last_epoch = self._observe(None if emb is None else emb.detach()), epoch
-        self.heldout[epoch] = self.last.heldout
-        if epoch == 0:
-            self.first = self.last.samples
-        return self.last.scores
-
-    def kept(self, adapted: Adapted, backbone: Tensor) -> Observation:
-        """Return the observation of the kept epoch, made anew unless that was the last one."""
-        if self.last_epoch == adapted.kept_epoch:  # as always without early stopping
-            return self.last
-        model = self.evaluator.context.model
-        return self._observe(load_client(model, backbone, adapted.state))
-
-    def _observe(self, emb: Tensor | None) -> Observation:
-        """Generate images as the client, with the network's present weights, and score them."""
-        images = self.evaluator.generate(self.client, emb, self.reference)
-        return self.evaluator.observe(self.client, images, emb, self.pooled)

@@ -4,7 +4,7 @@ N, n: numbers of images of everybody and of the client; K: classes; L: words of 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -36,6 +36,10 @@ class ClientData:
     @property
     def client_id(self) -> int:
         return self.split.client_id
+
+    def with_split(self, split: ClientSplit) -> "ClientData":
+        """Return the client with another split of its images."""
+        return replace(self, split=split)
 
     def train_images(self) -> Tensor:
         """Return the images to learn from, (n, C, H, W) uint8."""

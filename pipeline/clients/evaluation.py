@@ -15,11 +15,10 @@ from torch import Tensor
 
 from pipeline.clients.client_data import ClientData
 from pipeline.clients.context import ModelContext
+from pipeline.clients.drawing import Scale, draw_clients
 from pipeline.clients.other_scores import other_scores
 from pipeline.clients.text_scores import control_images, text_scores, training_images
 from pipeline.federation.messages import GeneratedSamples, HeldoutLosses
-from spire_core.diffusion.generation import Network, client_denoiser, draw_together
-from spire_core.diffusion.process import Denoiser
 from spire_core.evaluation.extractors import Extractor, is_classifier_of, make_extractor
 from spire_core.evaluation.feature_cache import cached_features
 from spire_core.evaluation.image_metrics import (
@@ -32,7 +31,6 @@ from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel
 from spire_core.partition.split import Partition
-from spire_core.rng import torch_generator
 from spire_core.training.fit import to_float
 from spire_core.training.heldout import heldout_losses
 
@@ -71,50 +69,34 @@ class ClientEvaluator:
         """
         config = self.context.config
         has_embedding = config.method.record.has_embedding
-        if config.eval.guidance == 1.0 or has_embedding or not config.has_backbone:
+        if not config.is_guided or has_embedding or not config.has_backbone:
             return None
         reference = self.context.another_model()
         reference.load(backbone)
         return reference
 
     def generate(
-        self, client: ClientData, emb: Tensor | None, reference: FlatModel | None = None
+        self,
+        client: ClientData,
+        emb: Tensor | None,
+        reference: FlatModel | None = None,
+        scale: Scale = None,
     ) -> Tensor:
-        """Return images (n, C, H, W) generated as a client, with text for its held-out captions."""
-        return self._generate([client], emb, reference and reference.net)[0]
+        """Return images (n, C, H, W) generated as a client, with text for its held-out captions.
+
+        `scale`: its guidance, if not the run's.
+        """
+        return draw_clients(self.context, [client], emb, reference and reference.net, [scale])[0]
 
     def generate_together(
-        self, clients: Sequence[ClientData], embs: Sequence[Tensor]
+        self,
+        clients: Sequence[ClientData],
+        embs: Sequence[Tensor],
+        scales: Sequence[Scale] | None = None,
     ) -> list[Tensor]:
         """Return for each client the images of `generate`, generated as one batch."""
-        return self._generate(clients, torch.stack(list(embs)).to(self.context.device), None)
-
-    def _generate(
-        self, clients: Sequence[ClientData], embs: Tensor | None, reference: Network | None
-    ) -> list[Tensor]:
-        """Return images of clients with embeddings (clients, D_emb), or of one with (D_emb,)."""
-        context, config = self.context, self.context.config.eval
-        prompts = [client.prompts(config.num_images) for client in clients]
-        guided = context.diffusion.guided_timesteps(config.guidance_interval)
-
-        def denoise_as(who: Tensor, at: slice) -> Denoiser:
-            emb = embs if embs is None or embs.ndim == 1 else embs[who]
-            text = [
-                rows[at] for i in dict.fromkeys(who.tolist()) if (rows := prompts[i]) is not None
-            ]
-            tokens = torch.cat(text).to(context.device) if text else None
-            guidance = (config.guidance, reference, tokens, config.text_guidance, guided)
-            return client_denoiser(context.model.net, emb, *guidance)
-
-        seed = context.config.seed
-        return draw_together(
-            denoise_as,
-            context.diffusion,
-            context.image_shape,
-            config.num_images,
-            [torch_generator(seed, "sample", client.client_id) for client in clients],
-            config.batch_size,
-        )
+        of_clients = torch.stack(list(embs)).to(self.context.device)
+        return draw_clients(self.context, clients, of_clients, scales=scales)
 
     def samples(self, client: ClientData, images: Tensor) -> GeneratedSamples:
         """Return features, class histogram and first few of a client's images (n, C, H, W)."""

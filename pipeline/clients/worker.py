@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from pipeline.clients.adaptation import ClientAdapter
+from pipeline.clients.drawing import Scale
 from pipeline.clients.evaluation import ClientEvaluator
 from pipeline.clients.image_controls import score_controls
 from pipeline.clients.private_adaptation import choose_clip_norm, protection_of
@@ -29,7 +30,7 @@ from pipeline.federation.messages import (
     HeldoutLosses,
     WorkerSetup,
 )
-from pipeline.runs.model_files import save_client
+from pipeline.runs.model_files import guidance_text, save_client
 from pipeline.runs.noise_key import read_noise
 from spire_core.adaptation.private_descent import Protection
 from spire_core.config.adapt import AdaptConfig
@@ -144,16 +145,17 @@ class ClientWorker(RoundWorker):
         pooled_features: Tensor,
         epochs: Sequence[int],
         is_whole: Sequence[bool],
+        scales: Sequence[Scale],
     ) -> list[EpochEvaluation]:
         """Return new clients' evaluations on the backbone (P,) after some epochs, in one batch.
 
-        `epochs` and `is_whole` (whether to return samples and distances too) correspond to
-        `client_ids`, which may repeat a client. `pooled_features` as in `adapt`.
+        `epochs`, `is_whole` (whether to return samples and distances too) and `scales` of guidance
+        correspond to `client_ids`, which may repeat a client. `pooled_features` as in `adapt`.
         """
         states = [self.private_state(client_id) for client_id in client_ids]
         embs = [state.snapshots[epoch] for state, epoch in zip(states, epochs, strict=True)]
         clients = self._all_data(client_ids)
-        return self.adapter.look(clients, embs, weights, pooled_features, is_whole)
+        return self.adapter.look(clients, embs, weights, pooled_features, is_whole, scales)
 
     def text_controls(self, client_id: int) -> dict[str, dict[str, float]]:
         """Return the scores of what each control draws for a new client's prompts."""
@@ -173,10 +175,11 @@ class ClientWorker(RoundWorker):
 
     def export(self, client_id: int, folder: Path) -> str:
         """Write a client's own parts into a finished run's folder; return their SHA-256."""
-        parts = dict(self.private_state(client_id).parts)
-        if parts:
-            save_client(folder, client_id, parts, self._promise(client_id))
-        return tensors_hash(parts)
+        state = self.private_state(client_id)
+        if state.parts:
+            texts = self._promise(client_id) | guidance_text(state.guidance)
+            save_client(folder, client_id, state.parts, texts)
+        return tensors_hash(dict(state.parts))
 
     def _promise(self, client_id: int) -> dict[str, str]:
         """Return what the file of a client's part says about its privacy."""

@@ -37,7 +37,7 @@ ADDED += ("partition.new_fraction", "partition.style", "eval.controls")
 ADDED += ("adapt.draws", "adapt.schedule", "adapt.average", "adapt.emb_prior")
 ADDED += ("client.emb_noise", "client.emb_prior", "client.emb_first_steps", "adapt.local_init")
 ADDED += ("method.episodes",)
-ADDED += ("eval.metrics", "eval.guidance_interval", "model.set_encoder")
+ADDED += ("eval.metrics", "eval.guidance_interval", "model.set_encoder", "adapt.guidance")
 NO_ROUNDS = {  # what stands for the rounds of a method that has none
     "federation.num_rounds": 1,
     "federation.cohort_size": 1,
@@ -142,6 +142,8 @@ def pretrain_fingerprint(config: Config) -> str:
     del settings["adapt"]
     settings["eval"].pop("controls", None)  # of new clients alone
     settings["eval"].pop("metrics", None)  # of new clients alone
+    if config.eval.guidance == 1.0:
+        settings["eval"].pop("guidance_interval", None)  # likewise
     _leave_plugins_of_rounds(settings, method)
     if config.privacy.rounds.is_on:
         del settings["privacy"]["adapt"]  # of new clients alone

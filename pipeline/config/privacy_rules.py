@@ -38,6 +38,12 @@ def check_private_adaptation(
         "an epoch that was chosen on the client's images tells of them, and no noise covers it",
     )
     require(
+        adapt.guidance is None,
+        "adapt.guidance=null with privacy.adapt.epsilon",
+        list(adapt.guidance or ()),
+        "a scale that was chosen by the client's images tells of them, and no noise covers it",
+    )
+    require(
         adapt.init != ENCODER or parts != (CLIENT_EMB,),
         "adapt.init=zero, mean or random with privacy.adapt.epsilon",
         adapt.init,

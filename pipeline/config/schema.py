@@ -112,6 +112,19 @@ class Config:
             f"{str(self.model.set_encoder).lower()} and {method.episodes:g}",
             "the encoder that an embedding starts from trains in episodes",
         )
+        chooses = self.adapt.guidance is not None
+        require(
+            not chooses or self.has_backbone,
+            "a method with pre-training with adapt.guidance",
+            method.name,
+            "guidance leads away from what was drawn before adaptation, so set it to null",
+        )
+        require(
+            not chooses or self.eval.extractor != "none",
+            "an eval.extractor with adapt.guidance",
+            self.eval.extractor,
+            "drawings are compared in its features, so set adapt.guidance=null",
+        )
         is_emb = self.mean_part == CLIENT_EMB
         setting, of_it = ("init", "embedding") if is_emb else ("local_init", "part")
         require(
@@ -204,6 +217,11 @@ class Config:
     def has_backbone(self) -> bool:
         """Whether new clients start from common weights: of rounds, or of a pre-trained model."""
         return self.method.record.is_federated or self.model.backbone is not None
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether anything is drawn with guidance towards a client."""
+        return self.eval.guidance != 1.0 or self.adapt.guidance is not None
 
     @property
     def has_null_text(self) -> bool:

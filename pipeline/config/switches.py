@@ -114,8 +114,8 @@ SWITCHES = (
     ),
     Switch(
         ("eval.guidance_interval",),
-        "an eval.guidance other than 1",
-        lambda c: c.eval.guidance != 1.0,
+        "an eval.guidance other than 1, or adapt.guidance",
+        lambda c: c.is_guided,
         lambda c: c.eval.guidance,
     ),
     Switch(
@@ -125,7 +125,13 @@ SWITCHES = (
         lambda c: c.model.dropout,
     ),
     Switch(
-        ("adapt.val_fraction", "adapt.patience"),
+        ("adapt.val_fraction",),
+        "adapt.early_stopping=true or adapt.guidance",
+        lambda c: c.adapt.sets_aside,
+        lambda c: None,
+    ),
+    Switch(
+        ("adapt.patience",),
         "adapt.early_stopping=true",
         lambda c: c.adapt.early_stopping,
         lambda c: c.adapt.early_stopping,

@@ -6,7 +6,7 @@ afterwards, since evaluations of different epochs are independent.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -169,17 +169,39 @@ def adapt_clients(
     groups = in_groups(client_ids, settings.group_size)
     by_group = pool.run_all("fit_embeddings", groups, *start, *private)
     fitted: list[FittedClient] = [client for group in by_group for client in group]
-    looks = [(f.client_id, e, e in (0, f.kept_epoch)) for f in fitted for e in f.looks]
+    looks = [_Look.of(one, epoch) for one in fitted for epoch in one.looks]
     batches = in_groups(looks, config.eval.clients_per_batch)
     by_batch = pool.run_all(
         "look",
-        [tuple(client_id for client_id, _, _ in batch) for batch in batches],
+        [tuple(look.client_id for look in batch) for batch in batches],
         handle,
         pooled_features,
-        per_unit=[([e for _, e, _ in batch], [w for _, _, w in batch]) for batch in batches],
+        per_unit=[tuple(zip(*(look.asks for look in batch), strict=True)) for batch in batches],
     )
     in_order = iter([look for batch in by_batch for look in batch])
     return [_report(f, {epoch: next(in_order) for epoch in f.looks}) for f in fitted]
+
+
+@dataclass(frozen=True)
+class _Look:
+    """A look at a new client after some epoch: whether it is whole, and with which guidance."""
+
+    client_id: int
+    epoch: int
+    is_whole: bool
+    guidance: float | None
+
+    @classmethod
+    def of(cls, fitted: FittedClient, epoch: int) -> "_Look":
+        """Return the look at a fitted client, which has chosen its guidance for the kept epoch."""
+        is_kept = epoch == fitted.kept_epoch
+        guidance = fitted.guidance if is_kept else None
+        return cls(fitted.client_id, epoch, is_kept or epoch == 0, guidance)
+
+    @property
+    def asks(self) -> tuple[int, bool, float | None]:
+        """What a worker is asked beside the client."""
+        return self.epoch, self.is_whole, self.guidance
 
 
 def _report(fitted: FittedClient, looks: Mapping[int, EpochEvaluation]) -> AdaptReport:
@@ -202,6 +224,7 @@ def _report(fitted: FittedClient, looks: Mapping[int, EpochEvaluation]) -> Adapt
         fitted.guarantee,
         kept.neighbours,
         kept.fld_gap,
+        fitted.guidance,
     )
 
 

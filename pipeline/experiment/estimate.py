@@ -74,6 +74,7 @@ def adaptation_s(config: Config, costs: Costs) -> float:
     """Return the seconds of the new clients and of their evaluations on one CPU."""
     num_rows, num_looks = _new_client(config) if config.method.record.adapt_parts else (0, 0)
     one = num_rows * costs.train_s + (1 + num_looks) * _drawing_s(config, costs)
+    one += sum(_drawing_s(config, costs, scale) for scale in config.adapt.guidance or ())
     return config.federation.num_new_clients * one + _tuning_s(config, costs)
 
 
@@ -152,10 +153,14 @@ def kind_of(config: Config) -> Config:
     )
 
 
-def _drawing_s(config: Config, costs: Costs) -> float:
-    """Return the seconds of generating the images by which one client is scored."""
+def _drawing_s(config: Config, costs: Costs, guidance: float | None = None) -> float:
+    """Return the seconds of generating the images by which one client is scored.
+
+    `guidance`: its scale, if not the run's.
+    """
+    scale = config.eval.guidance if guidance is None else guidance
     is_text_guided = config.model.text != "none" and config.eval.text_guidance != 1
-    num_looks = 1 + (config.eval.guidance != 1) + is_text_guided
+    num_looks = 1 + (scale != 1) + is_text_guided
     return config.eval.num_images * config.diffusion.sample_steps * num_looks * costs.look_s
 
 

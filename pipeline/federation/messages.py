@@ -75,6 +75,7 @@ class FittedClient:
     num_trained: int
     duration_s: float
     guarantee: Guarantee | None = None
+    guidance: float | None = None  # as the client has chosen it, if it did
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ class AdaptReport:
     guarantee: Guarantee | None = None  # that of its privacy, if it has one
     neighbours: "Neighbours | None" = None  # of generated images; None where no test is valid
     fld_gap: float | None = None  # likewise, and only with eval.controls
+    guidance: float | None = None  # as the client has chosen it, if it did
 
 
 @dataclass(frozen=True)

@@ -35,13 +35,15 @@ class Generator(PythonModel):
         """Return images (rows * num_images, C, H, W) float32 in [-1, 1], row after row.
 
         `model_input` has the column `client_id`, where -1 is the population. A row depends on its
-        client, `seed`, `num_images` and `guidance` only: equal rows draw equal images. RunError if
-        the run has no such client.
+        client, `seed`, `num_images` and `guidance` only: equal rows draw equal images. A guidance
+        below 0 is each client's own. RunError if the run has no such client.
         """
         assert params is not None  # MLflow fills in the signature's defaults
-        settings = params["num_images"], params["seed"], params["guidance"]
+        settings, guidance = (params["num_images"], params["seed"]), params["guidance"]
         ids = [None if i == POPULATION else int(i) for i in model_input["client_id"]]
-        return np.concatenate([self.run.draw(client_id, *settings) for client_id in ids])
+        scales = [guidance if guidance >= 0 else self.run.guidance(i) for i in ids]
+        drawn = zip(ids, scales, strict=True)
+        return np.concatenate([self.run.draw(i, *settings, scale) for i, scale in drawn])
 
 
 set_model(Generator())

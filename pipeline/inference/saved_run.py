@@ -4,7 +4,7 @@ These are config.json, backbone.safetensors and clients/client_<id>.safetensors:
 code when they are read.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline.config.data import MAX_IMAGE_SIZE
 from pipeline.config.schema import Config, config_from_dict
 from pipeline.files.damage import read_object, reading
+from pipeline.inference.saved_tensors import load_tensors, stored_guidance
 from pipeline.runs.layout import CLIENTS, MODEL
 from pipeline.runs.model_files import CLIENT_FILE, client_path
 from spire_core.diffusion.generation import client_denoiser, draw
@@ -32,27 +32,6 @@ from spire_core.pretrained.sentences import SentenceEncoder, open_encoder
 from spire_core.rng import torch_generator
 
 MAX_NAMED = 40  # clients in a sentence
-
-
-def _load_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """Return the tensors of a file; RunError unless it holds exactly these names and shapes."""
-    with reading("a finished run's tensors", path, "wait for the run to end or name another"):
-        tensors = load_file(path)
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    wrong = sorted(n for n in found.keys() | shapes.keys() if found.get(n) != shapes.get(n))
-    if wrong:
-        name = wrong[0]
-        raise RunError(
-            f"expected {shapes.get(name, 'nothing')} as the shape of {name} in {path}, got "
-            f"{found.get(name, 'nothing')}: copy this run's files again or name another run"
-        )
-    for name, tensor in tensors.items():
-        if tensor.dtype != torch.float32 or not tensor.isfinite().all():
-            raise RunError(
-                f"expected finite float32 numbers as {name} in {path}, got others: copy this run's "
-                "files again or name another run"
-            )
-    return tensors
 
 
 def _image_shape(stored: Any) -> tuple[int, int, int]:
@@ -104,7 +83,7 @@ class SavedRun:
         with reading("a finished run", path, "wait for the run to end or name another"):
             model = FlatModel(config.model, config.method, shape[0])
         shapes = {name: tuple(at) for name, _, at in model.layout.names}
-        tensors = _load_tensors(folder / "backbone.safetensors", shapes)
+        tensors = load_tensors(folder / "backbone.safetensors", shapes)
         return cls(folder, config, shape, names, model, model.flatten(tensors))
 
     @cached_property
@@ -137,7 +116,16 @@ class SavedRun:
         layout, d_emb = self.model.layout, self.config.model.d_emb
         parts = self.config.method.record.adapt_parts  # with every method, all that a client owns
         shapes = {p: (d_emb if p == CLIENT_EMB else layout.part_size(p),) for p in parts}
-        return PrivateState(_load_tensors(client_path(self.folder, client_id), shapes))
+        path = client_path(self.folder, client_id)
+        return PrivateState(load_tensors(path, shapes), guidance=stored_guidance(path))
+
+    def guidance(self, client_id: int | None) -> float:
+        """Return the scale of a client's drawings: the one that it has chosen, or the run's.
+
+        RunError as `client_state` says.
+        """
+        own = self.client_state(client_id).guidance
+        return self.config.eval.guidance if own is None else own
 
     def prompt_tokens(self, prompt: str) -> Tensor:
         """Return a prompt as the network is shown it, words (L,) or a vector (D,).

@@ -62,6 +62,7 @@ def _new_client_row(
         **({} if report.fld_gap is None else {"fld_gap": report.fld_gap}),
         "num_trained": report.num_trained,
         "kept_epoch": report.kept_epoch,
+        **({} if report.guidance is None else {"guidance": report.guidance}),
         "forgetting_own": None if curve.own is None else curve.own[-1],
         "forgetting_global": None if curve.lost is None else curve.lost[-1],
         "forgetting_replaced": None if curve.replaced is None else curve.replaced[-1],

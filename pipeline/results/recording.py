@@ -41,6 +41,7 @@ from pipeline.results.result import Adaptation, Result
 from pipeline.results.world_rows import coverage_texts, with_world
 from pipeline.runs.layout import MODEL, PROFILE
 from pipeline.tracking.attachments import NOTE
+from pipeline.tracking.run_log import EACH_ITS_OWN
 from pipeline.tracking.tracker import Tracker
 from spire_core.plugins import Plugin
 from spire_core.privacy.guarantee import UNIT
@@ -197,7 +198,8 @@ def log_summary(
     config, image_shape = setting.config, setting.images.shape[1:]
     tracker.log_metrics(metrics, step=FINAL_STEP)
     tracker.log_tags({"state_fingerprint": state_fingerprint})
-    tracker.log_model(tracker.run_dir / MODEL, image_shape, config.eval.guidance)
+    guidance = config.eval.guidance if config.adapt.guidance is None else EACH_ITS_OWN
+    tracker.log_model(tracker.run_dir / MODEL, image_shape, guidance)
 
 
 def log_note(tracker: Tracker, result: Result, preset: str | None) -> None:

@@ -17,6 +17,7 @@ from pipeline.files.run_format import FORMAT, FORMAT_KEY
 from pipeline.runs.folder import storable
 from spire_core.network.flat_model import FlatModel
 
+GUIDANCE = "guidance"  # in the header of a client's file
 CLIENT_FILE = re.compile(r"client_(\d+)\.safetensors")
 
 
@@ -40,6 +41,11 @@ def save_client(
     tensors = {name: tensor.contiguous() for name, tensor in parts.items()}
     write_whole(path, save(tensors, metadata={"client_id": str(client_id), **(texts or {})}))
     return path
+
+
+def guidance_text(scale: float | None) -> dict[str, str]:
+    """Return what the header of a client's file says of the guidance that it has chosen."""
+    return {} if scale is None else {GUIDANCE: repr(scale)}
 
 
 def save_run(

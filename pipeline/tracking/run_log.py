@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_DIGEST_CHARS = 36  # of MLflow's
+EACH_ITS_OWN = -1.0  # the guidance of a model that leaves it to each client
 _log = logging.getLogger(__name__)
 
 

@@ -59,33 +59,34 @@ def num_trained(model: FlatModel, d_emb: int) -> int:
 
 
 def num_set_aside(num_images: int, fraction: float) -> int:
-    """Return how many of a client's images are set aside for early stopping."""
+    """Return how many of a client's images are set aside for a choice."""
     return min(num_images - 1, max(1, round(fraction * num_images)))
 
 
-def split_validation(client: ClientContext, fraction: float) -> tuple[ClientContext, ClientContext]:
-    """Return a new client with its training and with its validation images, at least one of each.
+def split_validation(client: ClientContext, fraction: float) -> tuple[Tensor, Tensor]:
+    """Return the positions of a new client's training and of its validation images, one at least.
 
     Raises DataError for fewer than two images.
     """
     num_images = len(client.images)
     if num_images < 2:
         raise DataError(
-            f"expected at least 2 images of client {client.client_id} for early stopping, got "
-            f"{num_images}: set adapt.early_stopping=false"
+            f"expected at least 2 images of client {client.client_id}, one of them set aside, got "
+            f"{num_images}: set adapt.early_stopping=false and adapt.guidance=null"
         )
     order = torch.randperm(num_images, generator=client.generator("validation"))
     num_val = num_set_aside(num_images, fraction)
-    return client.chosen(order[num_val:]), client.chosen(order[:num_val])
+    return order[num_val:], order[:num_val]
 
 
 def set_aside(
     client: ClientContext, config: AdaptConfig
 ) -> tuple[ClientContext, ClientContext | None]:
     """Return a new client with its training and, for early stopping, its validation images."""
-    if not config.early_stopping:
+    if not config.sets_aside:
         return client, None
-    return split_validation(client, config.val_fraction)
+    train, val = split_validation(client, config.val_fraction)
+    return client.chosen(train), client.chosen(val) if config.early_stopping else None
 
 
 def move_to_encoding(

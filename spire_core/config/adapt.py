@@ -4,11 +4,13 @@ import math
 from dataclasses import dataclass
 from typing import Annotated
 
-from spire_core.config.checks import Choice, Range, check_fields
+from spire_core.config.checks import Choice, Range, check_fields, require
+from spire_core.config.eval import MAX_GUIDANCE
 from spire_core.config.model import ModelConfig
 from spire_core.methods import CLIENT_EMB, Method
 
 ENCODER = "encoder"
+MAX_SCALES = 16  # a client draws as many sets of images as there are scales
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,9 @@ class AdaptConfig:
     `average`: the share of the last steps whose mean takes the place of the last iterate (Polyak &
     Juditsky 1992), from the first of them on. `early_stopping`: a share `val_fraction`
     of its images is set aside, the epoch with the lowest denoising loss on them is kept (0 is the
-    start), and training ends after `patience` epochs without a better one. `eval_every`: epochs
+    start), and training ends after `patience` epochs without a better one. `guidance`: scales of
+    guidance of which it takes, after its fit, the one whose drawings are nearest to images that are
+    set aside likewise; None is `eval.guidance` for all. `eval_every`: epochs
     between two points of the forgetting curves. `group_size`: new clients fitted in one batch, in
     the order of their ids, if each trains an embedding alone (`adapt_together`). Float sums differ
     in their last bits from one size to another, so it is part of what determines a result.
@@ -53,6 +57,7 @@ class AdaptConfig:
     early_stopping: bool = False
     val_fraction: Annotated[float, Range(above=0, below=1, advice="0.2 is usual")] = 0.2
     patience: Annotated[int, Range(1)] = 5
+    guidance: Annotated[tuple[float, ...] | None, Range(0, MAX_GUIDANCE)] = None
     eval_every: Annotated[int, Range(1)] = 1
     group_size: Annotated[int, Range(1)] = 8
     local_init: Annotated[str, Choice("shared", "mean")] = "shared"
@@ -60,6 +65,16 @@ class AdaptConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "adapt")
+        scales = self.guidance
+        is_choice = scales is None or 1 < len(set(scales)) == len(scales) <= MAX_SCALES
+        wanted = f"2 to {MAX_SCALES} different scales as adapt.guidance"
+        advice = "a new client takes one of them, or null for eval.guidance, such as [1, 1.5, 2, 3]"
+        require(is_choice, wanted, list(scales or ()), advice)
+
+    @property
+    def sets_aside(self) -> bool:
+        """Whether a new client keeps a share of its images for a choice, and fits the others."""
+        return self.early_stopping or self.guidance is not None
 
     def draws_of(self, num_images: int) -> int:
         """Return the noise draws per image of a batch of so many images."""

@@ -7,6 +7,7 @@ from spire_core.config.checks import Range, check_choice, check_fields, require
 from spire_core.plugins import Plugins
 
 FOR_KID = "KID compares sets of images"
+MAX_GUIDANCE = 1000.0
 OWN_SCORES = ("kid", "tv", "heldout", "prompt_accuracy", "true_accuracy", "style_distance")
 OWN_SCORES += ("retrieved", "retrieval_rank", "copied", "shown_distance")
 
@@ -58,9 +59,9 @@ class EvalConfig:
     num_clients: Annotated[int | None, Range(1, 100_000)] = None
     kid_subset_size: Annotated[int, Range(2, advice=FOR_KID)] = 1000
     kid_num_subsets: Annotated[int, Range(1, 100_000)] = 20
-    guidance: Annotated[float, Range(0, 1000, advice="1 turns it off")] = 1.0
+    guidance: Annotated[float, Range(0, MAX_GUIDANCE, advice="1 turns it off")] = 1.0
     guidance_interval: Annotated[tuple[float, float] | None, Range(0)] = None
-    text_guidance: Annotated[float, Range(0, 1000, advice="1 turns it off")] = 1.0
+    text_guidance: Annotated[float, Range(0, MAX_GUIDANCE, advice="1 turns it off")] = 1.0
     num_loss_images: Annotated[int, Range(2, advice=FOR_KID)] = 128
     controls: bool = False
     grid_images: Annotated[int, Range(1, 10_000)] = 16

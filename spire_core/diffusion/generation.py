@@ -19,7 +19,7 @@ Network = Callable[..., Tensor]  # (xt, t), with client_emb and tokens where the
 def client_denoiser(
     net: Network,
     client_emb: Tensor | None,
-    guidance: float = 1.0,
+    guidance: float | Tensor = 1.0,
     reference: Network | None = None,
     tokens: Tensor | None = None,
     text_guidance: float = 1.0,
@@ -29,7 +29,8 @@ def client_denoiser(
 
     out = ref + guidance (own - ref), Ho & Salimans 2022 eq. 6 with guidance = 1 + w. `ref` is the
     same network without an embedding or, for methods that have none, the network before adaptation
-    (`reference`). With embeddings (B, D_emb), row i is predicted as the i-th client. `guided`: the
+    (`reference`). With embeddings (B, D_emb), row i is predicted as the i-th client, and `guidance`
+    may be (B,). `guided`: the
     timesteps at which `guidance` applies, None for all (Kynkäänniemi et al. 2024, sec. 3); all rows
     have the same timestep then, and others cost no second prediction.
 
@@ -50,14 +51,16 @@ def client_denoiser(
             return own(xt, t)
         text = shown(xt)[1:]
         ref = (reference or net)(xt, t, *((None, *text) if text else ()))
-        return ref + guidance * (own(xt, t) - ref)
+        return ref + scale * (own(xt, t) - ref)
 
     def by_text(xt: Tensor, t: Tensor) -> Tensor:
         difference = own(xt, t) - net(xt, t, *shown(xt)[:1])
         return by_embedding(xt, t) + (text_guidance - 1) * difference
 
     has_reference = client_emb is not None or reference is not None
-    by_embedding = by_client if guidance != 1.0 and has_reference else own
+    scale = guidance.view(-1, 1, 1, 1) if isinstance(guidance, Tensor) else guidance
+    is_guided = isinstance(guidance, Tensor) or guidance != 1.0
+    by_embedding = by_client if is_guided and has_reference else own
     return by_text if text_guidance != 1.0 and tokens is not None else by_embedding
 
 

@@ -171,6 +171,20 @@ def kid(
     return _scores([fake], [real], SubsetRule(subset_size, num_subsets, seed))[0][0]
 
 
+def kernel_distance(real: Tensor, fake: Tensor) -> float:
+    """Return the MMD^2 of KID between features (N, D) and (M, D), without a term of `real` alone.
+
+    Sets of fake features are in the order of their distances to one real set, of which a single
+    feature is enough. Both sets are whole. Raises DataError as `kid` does otherwise.
+    """
+    _check(real.expand(max(2, len(real)), -1), fake)
+    with _numpy_blas().limit(limits=1):
+        x, y = (features.double().cpu().numpy() for features in (real, fake))
+        within, num_pairs = _kernel(y, y), len(y) * (len(y) - 1)
+        different = within.sum() - np.trace(within)
+        return float(different / num_pairs - 2 * _kernel(x, y).mean())
+
+
 def kid_floor(
     real: Tensor,
     subset_size: int = 1000,

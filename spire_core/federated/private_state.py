@@ -17,6 +17,7 @@ from spire_core.rng import torch_generator
 from spire_core.training.adam import PartMoments
 
 _RESIDUAL = "shared.residual"
+_GUIDANCE = "guidance.scale"
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
@@ -26,13 +27,14 @@ class PrivateState:
 
     `moments`: Adam's moments of a part. `residual` (S,): the change of the shared weights that
     compression has not sent yet. `snapshots`: a new client's embedding (D_emb,) by the epoch after
-    which it was kept.
+    which it was kept. `guidance`: the scale that it has chosen for its drawings.
     """
 
     parts: Mapping[str, Tensor] = field(default_factory=dict)
     moments: Mapping[str, PartMoments] = field(default_factory=dict)
     residual: Tensor | None = None
     snapshots: Mapping[int, Tensor] = field(default_factory=dict)
+    guidance: float | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -51,6 +53,8 @@ class PrivateState:
             tensors |= {f"{part}.{name}": getattr(moments, name) for name in _MOMENTS}
         if self.residual is not None:
             tensors[_RESIDUAL] = self.residual
+        if self.guidance is not None:
+            tensors[_GUIDANCE] = torch.tensor(self.guidance, dtype=torch.float64)
         return tensors | {f"{CLIENT_EMB}.{epoch}": emb for epoch, emb in self.snapshots.items()}
 
     @classmethod
@@ -63,10 +67,12 @@ class PrivateState:
                 parts[name] = tensor
             elif suffix.isdecimal():
                 snapshots[int(suffix)] = tensor
-            elif name != _RESIDUAL:
+            elif name not in (_RESIDUAL, _GUIDANCE):
                 moments.setdefault(part, {})[suffix] = tensor
         of_parts = {part: PartMoments(**arrays) for part, arrays in moments.items()}
-        return cls(parts, of_parts, tensors.get(_RESIDUAL), snapshots)
+        scale = tensors.get(_GUIDANCE)
+        guidance = None if scale is None else float(scale)
+        return cls(parts, of_parts, tensors.get(_RESIDUAL), snapshots, guidance)
 
 
 def new_private_state(

@@ -38,14 +38,14 @@ def trained_weights(method: str) -> torch.Tensor:
     return flat + 0.05 * torch.randn(flat.shape, generator=torch_generator(1, "perturb"))
 
 
-def adapt(method: str, observe: Observe | None = None, **settings):
+def adapt(method: str, observe: Observe | None = None, images: torch.Tensor = IMAGES, **settings):
     model = FlatModel(MODEL, MethodConfig(name=method), 1)
     parts = {"client_emb": torch.zeros(MODEL.d_emb)} if METHODS[method].has_embedding else {}
     seen = []
     result = adapt_client(
         model,
         trained_weights(method),
-        ClientContext(7, 2, IMAGES),
+        ClientContext(7, 2, images),
         PrivateState(parts),
         AdaptConfig(**{"epochs": 3, "batch_size": 8, **settings}),
         OBJECTIVE,
@@ -174,10 +174,21 @@ def test_a_narrow_prior_keeps_a_new_embedding_near_zero() -> None:
 
 def test_validation_split_is_disjoint_and_needs_two_images() -> None:
     train, val = split_validation(ClientContext(1, 0, IMAGES), 0.2)
-    assert (len(train.images), len(val.images)) == (16, 4)
-    assert not any(torch.equal(a, b) for a in train.images for b in val.images)
+    assert (len(train), len(val)) == (16, 4)
+    assert sorted([*train.tolist(), *val.tolist()]) == list(range(len(IMAGES)))
     with pytest.raises(DataError, match="at least 2 images"):
         split_validation(ClientContext(1, 0, IMAGES[:1]), 0.2)
+
+
+def test_a_client_that_will_choose_its_guidance_fits_what_it_did_not_set_aside() -> None:
+    _, chooses, _ = adapt("spire", lr=0.1, guidance=(1.0, 2.0), val_fraction=0.25)
+    train, _ = split_validation(ClientContext(7, 2, IMAGES), 0.25)
+    _, fewer, _ = adapt("spire", lr=0.1, images=IMAGES[train])
+    _, whole, _ = adapt("spire", lr=0.1)
+    found, same, other = (one.state.parts["client_emb"] for one in (chooses, fewer, whole))
+    assert torch.equal(found, same)
+    assert not torch.equal(found, other)
+    assert [point.val_loss for point in chooses.curve] == [None] * len(chooses.curve)
 
 
 def test_number_of_trained_parameters() -> None:

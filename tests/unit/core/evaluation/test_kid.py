@@ -8,7 +8,7 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
 from spire_core.errors import DataError
-from spire_core.evaluation.kid import KidScore, kid, kid_floor, kid_matrix
+from spire_core.evaluation.kid import KidScore, kernel_distance, kid, kid_floor, kid_matrix
 
 
 def gaussian(num: int, seed: int, shift: float = 0.0, num_features: int = 16) -> Tensor:
@@ -27,6 +27,24 @@ def mmd_numpy(x: np.ndarray, y: np.ndarray) -> float:
     within_y = sum(kernel(y[i], y[j]) for i in range(n) for j in range(n) if i != j)
     across = sum(kernel(a, b) for a in x for b in y)
     return within_x / (m * (m - 1)) + within_y / (n * (n - 1)) - 2 * across / (m * n)
+
+
+def test_distances_to_one_set_differ_as_kids_of_whole_sets_do() -> None:
+    real = gaussian(5, 0)
+    fakes = [gaussian(12, 1 + i, shift) for i, shift in enumerate((0.0, 0.4, -0.9))]
+    known = [mmd_numpy(real.double().numpy(), fake.double().numpy()) for fake in fakes]
+    found = [kernel_distance(real, fake) for fake in fakes]
+    for k in (1, 2):
+        assert found[k] - found[0] == pytest.approx(known[k] - known[0], rel=1e-9)
+
+
+def test_a_distance_needs_one_real_feature_and_finite_ones() -> None:
+    far, near = (kernel_distance(gaussian(1, 0), gaussian(9, 1) + shift) for shift in (2.0, 0.0))
+    assert far > near
+    with pytest.raises(DataError, match="finite fake features"):
+        kernel_distance(gaussian(1, 0), gaussian(9, 1) / 0)
+    with pytest.raises(DataError, match="features of one size"):
+        kernel_distance(gaussian(1, 0), gaussian(9, 1, num_features=3))
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.3])

@@ -8,7 +8,8 @@ from spire_core.training.adam import PartMoments
 
 PARTS = {"client_emb": torch.ones(3), "local": torch.full((5,), 2.0)}
 MOMENTS = {"local": PartMoments(torch.full((5,), 3.0), torch.full((5,), 4.0), torch.tensor(5.0))}
-FULL = PrivateState(PARTS, MOMENTS, torch.full((7,), 6.0), {0: torch.zeros(3), 12: torch.ones(3)})
+SNAPSHOTS = {0: torch.zeros(3), 12: torch.ones(3)}
+FULL = PrivateState(PARTS, MOMENTS, torch.full((7,), 6.0), SNAPSHOTS, 1.1)
 NAMES = {
     "client_emb": 3,
     "local": 5,
@@ -16,6 +17,7 @@ NAMES = {
     "local.exp_avg_sq": 5,
     "local.step": 1,
     "shared.residual": 7,
+    "guidance.scale": 1,
     "client_emb.0": 3,
     "client_emb.12": 3,
 }
@@ -36,6 +38,7 @@ def test_there_and_back() -> None:
     assert found.moments.keys() == MOMENTS.keys()
     assert found.residual is not None
     assert sorted(found.snapshots) == [0, 12]
+    assert found.guidance == 1.1  # to the last bit
 
 
 def test_a_state_is_empty_without_any_tensor() -> None:

@@ -72,6 +72,16 @@ def test_guidance_one_is_off_and_zero_is_the_reference() -> None:
         torch.testing.assert_close(client_denoiser(model.net, emb, 2.0)(xt, t), expected)
 
 
+def test_each_row_has_the_guidance_of_its_client() -> None:
+    model, (xt, t) = random_model(), inputs()
+    embs, scales = torch.randn(4, 5, generator=torch_generator(0, "emb")), [0.0, 1.0, 1.5, 3.0]
+    with torch.no_grad():
+        found = client_denoiser(model.net, embs, torch.tensor(scales))(xt, t)
+        for i, scale in enumerate(scales):
+            alone = client_denoiser(model.net, embs[i], scale)(xt[i : i + 1], t[i : i + 1])
+            torch.testing.assert_close(found[i : i + 1], alone, rtol=1e-5, atol=1e-5)
+
+
 def test_guidance_applies_within_its_timesteps_alone() -> None:
     model, (xt, t) = random_model(), inputs()
     emb, calls = torch.randn(5, generator=torch_generator(0, "emb")), list[int]()

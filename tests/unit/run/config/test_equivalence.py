@@ -153,6 +153,18 @@ def test_early_stopping_reads_its_settings() -> None:
     assert fingerprints(stops)[0] != fingerprints(stops, "adapt.patience=9")[0]
 
 
+def test_a_choice_of_guidance_belongs_to_new_clients_alone() -> None:
+    """With the interval, as long as nobody else draws with guidance."""
+    chooses, share = "adapt.guidance=[1,2]", "adapt.val_fraction=0.4"
+    interval = "eval.guidance_interval=[0.3,5]"
+    found = [fingerprints(), fingerprints(chooses), fingerprints(chooses, share)]
+    found += [fingerprints(chooses, share, interval)]
+    assert len({whole for whole, _ in found}) == len(found)
+    assert len({rounds for _, rounds in found}) == 1
+    guided = [fingerprints("eval.guidance=2"), fingerprints("eval.guidance=2", interval)]
+    assert guided[0][1] != guided[1][1]
+
+
 def test_chances_and_trimming_read_their_settings() -> None:
     slow, trimmed = "federation.straggler_rate=0.5", "server.aggregation=trimmed_mean"
     assert fingerprints(slow)[1] != fingerprints(slow, "federation.straggler_work=0.1")[1]

@@ -255,6 +255,21 @@ def test_a_value_of_another_shape_is_refused_by_name(override: str, key: str) ->
             "adapt.early_stopping=false with privacy.adapt.epsilon, got true: an epoch",
         ),
         (
+            ["privacy.adapt.epsilon=4", "adapt.guidance=[1,2]"],
+            r"adapt.guidance=null with privacy.adapt.epsilon, got \[1.0, 2.0\]: a scale",
+        ),
+        (
+            ["method=local", "adapt.guidance=[1,2]"],
+            "a method with pre-training with adapt.guidance, got local: guidance leads",
+        ),
+        (
+            ["eval.extractor=none", "adapt.guidance=[1,2]"],
+            "an eval.extractor with adapt.guidance, got none: drawings are compared",
+        ),
+        (["adapt.guidance=[2]"], r"2 to 16 different scales as adapt.guidance, got \[2.0\]: a"),
+        (["adapt.guidance=[1,1]"], r"2 to 16 different scales .*, got \[1.0, 1.0\]: a new"),
+        (["adapt.guidance=[1,-2]"], "adapt.guidance of at least 0, got -2"),
+        (
             [
                 "privacy.adapt.epsilon=4",
                 "privacy.adapt.mechanism=one_release",

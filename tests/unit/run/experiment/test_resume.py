@@ -46,6 +46,7 @@ WITH_TEXT += ("federation.num_new_clients=1", "adapt.num_images=8", f"model.word
 EMBEDDING = ["client.emb_noise=0.1", "client.emb_prior=0.2", "client.emb_first_steps=1"]
 EMBEDDING += ["method.episodes=0.5", "model.set_encoder=true", "adapt.init=encoder"]
 EMBEDDING += ["adapt.draws=2", "adapt.schedule=cosine", "adapt.average=0.5", "adapt.emb_prior=1"]
+EMBEDDING += ["adapt.guidance=[1,3]"]
 
 
 class Crash(Exception):

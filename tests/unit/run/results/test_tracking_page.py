@@ -38,7 +38,7 @@ AUDITED |= {f"privacy/emb_{name}" for name in ("cos", "cos_chance", "identified"
 AUDITED |= {"privacy/emb_span", "privacy/emb_span_others"}  # of `spire audit`, after a run
 PRIVATE = ("privacy.adapt.epsilon=4", "privacy.adapt.steps=2", "privacy.adapt.draws=2")
 EVERYTHING = (  # what only some runs record
-    ("method=spire", "adapt.early_stopping=true", "eval.controls=true"),
+    ("method=spire", "adapt.early_stopping=true", "adapt.guidance=[1,2]", "eval.controls=true"),
     ("method=fedavg_ft", "adapt.tune_epochs=1", "adapt.lr=1e-4"),
     ("method=shared_rep", "federation.drop_rate=0.3", "federation.straggler_rate=0.3", *PRIVATE),
 )

@@ -30,7 +30,7 @@ from pipeline.files.masking import mask
 from pipeline.files.revision import git_commit, git_revision
 from pipeline.inference.saved_run import SavedRun
 from pipeline.runs.layout import REFUSED, RESULT
-from pipeline.runs.model_files import save_client, save_run
+from pipeline.runs.model_files import guidance_text, save_client, save_run
 from pipeline.runs.record import experiment_of, find_run
 from pipeline.tracking.mlflow_session import QUIET
 from pipeline.tracking.mlflow_sink import MlflowSink
@@ -345,7 +345,8 @@ def tiny_run(folder: Path) -> SavedRun:
     more = {"image_shape": [1, 8, 8], "class_names": ["a", "b"]}
     save_run(folder, config, model, weights.numpy(), more)
     for client_id in (0, 5):
-        save_client(folder, client_id, {"client_emb": torch.full((4,), float(client_id))})
+        emb = {"client_emb": torch.full((4,), float(client_id))}
+        save_client(folder, client_id, emb, guidance_text(3.0 if client_id else None))
     return SavedRun.load(folder)
 
 
@@ -379,6 +380,10 @@ def test_the_logged_model_draws_what_the_saved_run_draws(
     np.testing.assert_array_equal(drawn, np.concatenate(expected))
     defaults = model.predict(clients[:1])
     np.testing.assert_array_equal(defaults, saved.draw(5, 1, 0, 1.5))
+    own = model.predict(clients, params={"guidance": -1.0})  # each client's
+    each = [saved.draw(i, 1, 0, saved.guidance(i)) for i in (5, 0, None)]
+    np.testing.assert_array_equal(own, np.concatenate(each))
+    assert not np.array_equal(own[:1], saved.draw(5, 1, 0, saved.config.eval.guidance))
     with pytest.raises(RunError, match="expected a client out of 0, 5, got 1"):
         model.predict(pd.DataFrame({"client_id": [1]}))
 

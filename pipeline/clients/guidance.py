@@ -1,0 +1,54 @@
+"""The guidance that new clients choose for their drawings, each by images that it set aside.
+
+The right scale differs from client to client: the farther an embedding is from where it should be,
+the more a larger step in its direction helps (measured in docs/results/embedding-cpu).
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from torch import Tensor
+
+from pipeline.clients.client_data import ClientData
+from pipeline.clients.evaluation import ClientEvaluator
+from spire_core.adaptation.adapt import split_validation
+from spire_core.config.adapt import AdaptConfig
+from spire_core.evaluation.kid import kernel_distance
+from spire_core.partition.split import ClientSplit
+from spire_core.training.context import ClientContext
+
+Draw = Callable[[Sequence[ClientData], float], Sequence[Tensor]]
+
+
+def choose_guidance(
+    evaluator: ClientEvaluator,
+    clients: Sequence[tuple[ClientData, ClientContext]],
+    settings: AdaptConfig,
+    draw: Draw,
+) -> list[float | None]:
+    """Return for each new client the scale whose drawings are nearest to what it set aside.
+
+    Nearest by KID's MMD, in the extractor's features. `clients`: each with all its training images.
+    `draw` returns for clients the images (n, C, H, W) of each at one scale, for their held-out
+    captions. All None where the settings name no scales, or the method trains nothing.
+    """
+    scales = settings.guidance
+    if scales is None or not evaluator.context.config.method.record.adapt_parts:
+        return [None] * len(clients)
+    own = [_with_set_aside(*one, settings.val_fraction) for one in clients]
+    reals = [evaluator.real_features(client) for client in own]
+    distances = [
+        [
+            kernel_distance(real, evaluator.extractor.features(images))
+            for real, images in zip(reals, draw(own, scale), strict=True)
+        ]
+        for scale in scales
+    ]
+    return [scales[at] for at in np.argmin(distances, axis=0)]
+
+
+def _with_set_aside(client: ClientData, inputs: ClientContext, fraction: float) -> ClientData:
+    """Return a new client whose held-out images are those that it set aside."""
+    at_train, at_val = (at.numpy() for at in split_validation(inputs, fraction))
+    train = client.split.train
+    return client.with_split(ClientSplit(client.client_id, train[at_train], train[at_val]))

@@ -1,0 +1,64 @@
+"""The look at a new client that fits alone, between its epochs and once its fit is over."""
+
+from torch import Tensor
+
+from pipeline.clients.client_data import ClientData
+from pipeline.clients.drawing import Scale
+from pipeline.clients.evaluation import ClientEvaluator, Observation
+from pipeline.clients.guidance import choose_guidance
+from pipeline.federation.messages import GeneratedSamples
+from spire_core.adaptation.adapt import Adapted
+from spire_core.config.adapt import AdaptConfig
+from spire_core.federated.private_state import load_client
+from spire_core.network.flat_model import FlatModel
+from spire_core.training.context import ClientContext
+
+
+class Observer:
+    """Scores a new client between its epochs; keeps its first samples (before adaptation)."""
+
+    def __init__(
+        self,
+        evaluator: ClientEvaluator,
+        client: ClientData,
+        reference: FlatModel | None,
+        pooled: Tensor,
+    ) -> None:
+        self.evaluator, self.client = evaluator, client
+        self.reference, self.pooled = reference, pooled
+        self.first: GeneratedSamples
+        self.last: Observation
+        self.last_epoch = -1
+        self.heldout: dict[int, Tensor] = {}
+
+    def __call__(self, epoch: int, model: FlatModel, emb: Tensor | None) -> dict[str, float]:
+        """Observe an epoch and remember it; return its scores."""
+        self.last, self.last_epoch = self._observe(None if emb is None else emb.detach()), epoch
+        self.heldout[epoch] = self.last.heldout
+        if epoch == 0:
+            self.first = self.last.samples
+        return self.last.scores
+
+    def kept(
+        self, adapted: Adapted, backbone: Tensor, inputs: ClientContext, settings: AdaptConfig
+    ) -> tuple[Observation, Scale]:
+        """Return the observation of the kept epoch and the guidance that the client has chosen.
+
+        The observation is made anew unless it was the last one, as always without early stopping,
+        and without such a choice. `inputs` has the client's training images.
+        """
+        if settings.guidance is None and self.last_epoch == adapted.kept_epoch:
+            return self.last, None
+        emb = load_client(self.evaluator.context.model, backbone, adapted.state)
+        to_choose = (self.evaluator, [(self.client, inputs)], settings)
+        [scale] = choose_guidance(*to_choose, lambda own, one: [self._draw(own[0], emb, one)])
+        return self._observe(emb, scale), scale
+
+    def _draw(self, client: ClientData, emb: Tensor | None, scale: Scale) -> Tensor:
+        """Return images (n, C, H, W) as the client, with the network's present weights."""
+        return self.evaluator.generate(client, emb, self.reference, scale)
+
+    def _observe(self, emb: Tensor | None, scale: Scale = None) -> Observation:
+        """Generate images as the client and score them."""
+        images = self._draw(self.client, emb, scale)
+        return self.evaluator.observe(self.client, images, emb, self.pooled)

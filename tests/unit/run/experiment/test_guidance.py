@@ -1,0 +1,142 @@
+"""New clients that choose their guidance by images that they set aside, on real MNIST."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.clients.client_data import ClientData
+from pipeline.clients.guidance import choose_guidance
+from pipeline.config.load import load_config
+from pipeline.experiment.run import run_experiment
+from pipeline.experiment.watcher import Watcher
+from pipeline.inference.arrival import adapt_arrival
+from pipeline.inference.arrival_images import ArrivingImages
+from pipeline.inference.saved_run import SavedRun
+from pipeline.results.new_client_rows import new_client_rows
+from pipeline.results.result import Result
+from pipeline.results.world_rows import with_world
+from spire_core.config.adapt import AdaptConfig
+from spire_core.evaluation.extractors import make_extractor
+from spire_core.methods import METHODS
+from spire_core.partition.split import ClientSplit
+from spire_core.rng import torch_generator
+from spire_core.training.context import ClientContext
+from spire_core.training.fit import to_float
+
+SCALES = (0.0, 1.0, 4.0)
+SETTINGS = ["resources.pool=local", "tracking.enabled=false", "federation.num_rounds=20"]
+SETTINGS += ["federation.num_new_clients=3", "eval.every=0", "eval.num_images=12"]
+SETTINGS += ["eval.num_loss_images=8", "diffusion.sample_steps=3", "eval.kid_subset_size=12"]
+SETTINGS += ["adapt.epochs=4", "adapt.eval_every=4", "client.lr=0.01", "adapt.num_images=20"]
+CHOICE = [f"adapt.guidance={list(SCALES)}", "adapt.val_fraction=0.3"]
+
+
+def run(mnist_root: Path, root: Path, *words: str) -> Result:
+    where = [f"data.root={mnist_root}", f"tracking.root={root}"]
+    return run_experiment(load_config("smoke", [*where, *SETTINGS, *words]), None, Watcher())
+
+
+def mmd(real: Tensor, fake: Tensor) -> float:
+    """The unbiased MMD^2 with the kernel (x.y / D + 1)^3."""
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        return (a.double() @ b.double().T / a.shape[1] + 1) ** 3
+
+    def within(a: Tensor) -> Tensor:
+        of_pairs = kernel(a, a)
+        return (of_pairs.sum() - of_pairs.trace()) / (len(a) * (len(a) - 1))
+
+    return float(within(real) + within(fake) - 2 * kernel(real, fake).mean())
+
+
+@pytest.mark.parametrize("words", [["adapt.lr=1.0"], ["method=fedavg_ft", "adapt.lr=0.003"]])
+def test_a_new_client_takes_the_scale_whose_drawings_are_nearest_to_what_it_set_aside(
+    words: list[str], mnist_root: Path, tmp_path: Path
+) -> None:
+    result = run(mnist_root, tmp_path, *words, *CHOICE)
+    saved, extractor = SavedRun.load(result.run_dir), make_extractor("mnist-cnn")
+    rows = new_client_rows(result.adaptation, result.real, 12)
+    rows = with_world(rows, result.setting, result.adaptation)
+    for report, row in zip(result.adaptation.reports, rows, strict=True):
+        client_id = report.client_id
+        train = result.setting.partition.split(client_id).train
+        order = torch.randperm(len(train), generator=torch_generator(0, "validation", client_id))
+        aside = to_float(torch.from_numpy(result.setting.images[train[order[:6]]]))
+        real = extractor.features(aside)
+        images = {s: torch.from_numpy(saved.draw(client_id, 12, 0, s)) for s in SCALES}
+        distances = {s: mmd(real, extractor.features(x)) for s, x in images.items()}
+        best = min(SCALES, key=distances.__getitem__)
+        assert row["guidance"] == report.guidance == saved.guidance(client_id) == best
+        few = report.after.images
+        np.testing.assert_allclose(few, images[best][: len(few)], atol=1e-4)
+        assert row["steps"] == 4  # of 14 images each
+
+
+def test_the_choice_changes_the_drawings_and_not_the_fit(mnist_root: Path, tmp_path: Path) -> None:
+    plain, forced = (
+        run(mnist_root, tmp_path / name, "adapt.lr=0.05", "adapt.early_stopping=true", *words)
+        for name, words in (("plain", ()), ("forced", ("adapt.guidance=[4.0,4.5]",)))
+    )
+    for before, after in zip(plain.adaptation.reports, forced.adaptation.reports, strict=True):
+        ids = (before.client_id, after.client_id)
+        embs = [
+            SavedRun.load(one.run_dir).client_state(i).parts["client_emb"]
+            for one, i in zip((plain, forced), ids, strict=True)
+        ]
+        assert torch.equal(*embs)
+        assert before.kept_epoch == after.kept_epoch > 0
+        assert (before.guidance, after.guidance in (4.0, 4.5)) == (None, True)
+        assert np.array_equal(before.before.images, after.before.images)
+        assert not np.array_equal(before.after.images, after.after.images)
+
+
+def test_a_client_that_arrives_chooses_too(mnist_root: Path, tmp_path: Path) -> None:
+    result = run(mnist_root, tmp_path, *CHOICE)
+    saved = SavedRun.load(result.run_dir)
+    images = result.setting.images[:30]
+    arrival = adapt_arrival(saved, ArrivingImages(images), saved.config.adapt)
+    assert arrival.guidance in SCALES
+    assert saved.guidance(arrival.client_id) == arrival.guidance
+    assert saved.guidance(0) == saved.guidance(None) == saved.config.eval.guidance
+
+
+class Extractor:
+    """Features that are the pixels."""
+
+    num_features = 4
+
+    def features(self, images: Tensor) -> Tensor:
+        return images.flatten(1)
+
+
+def test_a_choice_sees_the_captions_of_what_was_set_aside_alone() -> None:
+    """Those of the held-out images say what the client will be asked for."""
+    images = np.arange(10, dtype=np.uint8).repeat(4).reshape(10, 1, 2, 2)
+    split = ClientSplit(1, np.arange(6), np.arange(6, 10))
+    client = ClientData(split, images, tokens=np.arange(10)[:, None])
+    method = SimpleNamespace(record=METHODS["spire"])
+    evaluator: Any = SimpleNamespace(
+        context=SimpleNamespace(config=SimpleNamespace(method=method)),
+        extractor=Extractor(),
+        real_features=lambda own: to_float(own.test_images()).flatten(1),
+    )
+    asked = list[list[int]]()
+
+    def draw(own: list[ClientData], scale: float) -> list[Tensor]:
+        prompts = own[0].prompts(8)
+        assert prompts is not None
+        asked.append(prompts.flatten().tolist())
+        return [torch.full((8, 1, 2, 2), scale - 1.0)]
+
+    inputs = client.for_training(0)
+    settings = AdaptConfig(guidance=(1.9, 0.03, 1.0), val_fraction=0.4)
+    chosen = choose_guidance(evaluator, [(client, inputs)], settings, draw)
+    order = torch.randperm(6, generator=ClientContext(1, 0, inputs.images).generator("validation"))
+    aside = order[:2].tolist()
+    assert asked == [[*aside * 4]] * 3
+    assert chosen == [0.03]  # nearly as dark as its images
