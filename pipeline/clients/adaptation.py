@@ -18,7 +18,7 @@ from pipeline.clients.copies import signs_of_copies
 from pipeline.clients.drawing import Scale
 from pipeline.clients.evaluation import ClientEvaluator
 from pipeline.clients.guidance import choose_guidance
-from pipeline.clients.observer import Observer
+from pipeline.clients.observer import Observer, with_scores
 from pipeline.federation.messages import (
     AdaptReport,
     EpochEvaluation,
@@ -87,7 +87,7 @@ class ClientAdapter:
         kept, scale = observer.kept(adapted, start, inputs, settings)
         report = AdaptReport(
             client_id,
-            adapted.curve,
+            adapted.curve if scale is None else with_scores(adapted, kept.scores),
             adapted.kept_epoch,
             observer.first,
             kept.samples,

@@ -1,5 +1,7 @@
 """The look at a new client that fits alone, between its epochs and once its fit is over."""
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from pipeline.clients.client_data import ClientData
@@ -7,11 +9,21 @@ from pipeline.clients.drawing import Scale
 from pipeline.clients.evaluation import ClientEvaluator, Observation
 from pipeline.clients.guidance import choose_guidance
 from pipeline.federation.messages import GeneratedSamples
-from spire_core.adaptation.adapt import Adapted
+from spire_core.adaptation.adapt import Adapted, AdaptPoint
 from spire_core.config.adapt import AdaptConfig
 from spire_core.federated.private_state import load_client
 from spire_core.network.flat_model import FlatModel
 from spire_core.training.context import ClientContext
+
+
+def with_scores(adapted: Adapted, scores: dict[str, float]) -> tuple[AdaptPoint, ...]:
+    """Return a client's curve with other scores of its kept epoch, if that has any."""
+    return tuple(
+        replace(point, observed=scores)
+        if point.epoch == adapted.kept_epoch and point.observed is not None
+        else point
+        for point in adapted.curve
+    )
 
 
 class Observer:
