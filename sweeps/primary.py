@@ -44,11 +44,12 @@ SCALES = ("ratio", "difference")
 
 @dataclass(frozen=True)
 class Primary:
-    """One comparison: a method against another on the same seeds.
+    """One comparison: a method against another, or against itself, on the same seeds.
 
     `measure`: a metric of runs. `scale`: "ratio" compares logarithms, "difference" the values.
     `margin`: the methods match if they differ by less: a share of the score (0.1 is 10 %) with
-    "ratio", else in units of the measure. `where`: values that settings of the compared runs have.
+    "ratio", else in units of the measure. `where`: values that settings of the compared runs have;
+    `against_where`: those of the runs compared with, if others.
     """
 
     method: str = ""
@@ -57,6 +58,7 @@ class Primary:
     against: str = "spire"
     scale: str = "ratio"
     where: dict = field(default_factory=dict)
+    against_where: dict | None = None
 
     def __post_init__(self) -> None:
         choices = {"method": METHODS, "against": METHODS, "measure": MEASURES, "scale": SCALES}
@@ -65,7 +67,9 @@ class Primary:
             expected = f"primary {key} as one of {', '.join(known)}"
             require(value in known, expected, repr(value), "choose one of them")
         different = f"primary method and against that differ, not both {self.against}"
-        require(self.method != self.against, different, self.method, "change one")
+        is_other = self.against_where not in (None, self.where)
+        advice = "change one, or name other settings in against_where"
+        require(self.method != self.against or is_other, different, self.method, advice)
         require(self.margin > 0, "a primary margin above 0", self.margin, "0.1 is 10 %")
 
     @property
@@ -77,23 +81,47 @@ class Primary:
     def words(self) -> str:
         """The comparison in words."""
         where = f" at {self.place}" if self.place else ""
-        return f"{MEASURES[self.measure]}{where}, {self.method} against {self.against}"
+        return f"{MEASURES[self.measure]}{where}, {self.method} against {self.other}"
 
     @property
     def place(self) -> str:
         """The values of `where` in words, such as `adapt.num_images=16`."""
-        return ", ".join(f"{key}={value}" for key, value in self.where.items())
+        return place_of(self.where)
+
+    @property
+    def other(self) -> str:
+        """The method that is compared with, and its own settings, in words."""
+        return self.against + (f" at {place_of(self.against_where)}" if self.against_where else "")
+
+    @property
+    def sides(self) -> tuple["Side", "Side"]:
+        """What is compared, and what with."""
+        others = self.where if self.against_where is None else self.against_where
+        return Side(self.method, self.where), Side(self.against, others)
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a comparison: the runs of a method with these settings."""
+
+    method: str
+    where: Mapping[str, Any]
 
     def fits(self, method: str, params: Mapping[str, str]) -> bool:
-        """Return whether a run of one of the two methods has the settings that are meant.
+        """Return whether a run of a method is meant.
 
-        A setting that its method does not read, such as the size of an embedding, makes no
+        A setting that the method does not read, such as the size of an embedding, makes no
         difference.
         """
-        if method not in (self.method, self.against):
+        if method != self.method:
             return False
         wanted = {k: v for k, v in self.where.items() if reads(METHODS[method], k)}
         return all(_is_same(params.get(key), value) for key, value in wanted.items())
+
+
+def place_of(where: Mapping[str, Any]) -> str:
+    """Return settings in words."""
+    return ", ".join(f"{key}={value}" for key, value in where.items())
 
 
 def _is_same(text: str | None, value: Any) -> bool:
@@ -116,18 +144,18 @@ def primaries(values: Sequence[dict]) -> list[Primary]:
 
 
 def _with_whole_keys(value: Any) -> Any:
-    """Return the values of a comparison whose `where` may nest its settings by group."""
-    where = value.get("where") if isinstance(value, dict) else None
-    if not isinstance(where, dict):
-        return value
-    flat = flattened(where).items()
-    return value | {"where": {f"{k}.name" if k in NAMED_GROUPS else k: v for k, v in flat}}
+    """Return the values of a comparison whose settings may be nested by group."""
+    for name in ("where", "against_where") if isinstance(value, dict) else ():
+        if isinstance(where := value.get(name), dict):
+            flat = flattened(where).items()
+            value = value | {name: {f"{k}.name" if k in NAMED_GROUPS else k: v for k, v in flat}}
+    return value
 
 
 def check_where(found: Sequence[Primary]) -> None:
     """Raise ConfigError for a key of `where` that is no setting of a run."""
     known = list(known_keys(Config))
-    for name in (key for one in found for key in one.where):
+    for name in (key for one in found for side in one.sides for key in side.where):
         if name not in known:
             raise ConfigError(
                 f"expected known keys in a primary where, got {name!r}: {key_hint(name, known)}"

@@ -7,7 +7,7 @@ from pipeline.results.params import default_params, params_of
 from spire_core.errors import ConfigError
 from sweeps.design.config import SweepConfig
 from sweeps.design.points import make_trial, points_apart
-from sweeps.primary import TUNED_KID, Primary, primaries
+from sweeps.primary import TUNED_KID, Primary, Side, place_of, primaries
 
 TUNING = "adapt.tune_epochs"
 Run = tuple[str, Mapping[str, str]]  # the method and the params of a trial's run
@@ -20,14 +20,18 @@ def check_compared(sweep: SweepConfig, written: SweepConfig | None) -> None:
     A sweep with a wrong trial is left to the error of that trial.
     """
     compared = primaries(sweep.primary)
-    keys = {"method.name", TUNING, *(key for one in compared for key in one.where)}
+    keys = {
+        "method.name",
+        TUNING,
+        *(key for one in compared for side in one.sides for key in side.where),
+    }
     keys |= {key.removesuffix(".name") for key in keys}  # `method: spire` is the same
     runs = _runs(sweep, keys) if compared else []
     if runs and written is not None:
         runs += _runs(written, keys)
     for one in compared if runs else ():
-        for method in (one.method, one.against):
-            _check(one, method, runs)
+        for side in one.sides:
+            _check(one, side, runs)
 
 
 def _runs(sweep: SweepConfig, keys: Collection[str]) -> list[Run]:
@@ -47,18 +51,19 @@ def _runs(sweep: SweepConfig, keys: Collection[str]) -> list[Run]:
     ]
 
 
-def _check(one: Primary, method: str, runs: Sequence[Run]) -> None:
+def _check(one: Primary, side: Side, runs: Sequence[Run]) -> None:
+    method = side.method
     methods = list(dict.fromkeys(own for own, _ in runs))
     if method not in methods:
         raise ConfigError(
             f"expected primary comparisons of the sweep's methods, got {method!r}: choose out of "
             f"{', '.join(methods)}, or add it to the sweep"
         )
-    compared = [params for own, params in runs if own == method and one.fits(own, params)]
+    compared = [params for own, params in runs if side.fits(own, params)]
     if not compared:
         raise ConfigError(
-            f"expected trials of {method} with {one.place} for a primary comparison, got none: "
-            "change its where, or add them to the sweep"
+            f"expected trials of {method} with {place_of(side.where)} for a primary comparison, "
+            "got none: change its where, or add them to the sweep"
         )
     if one.measure == TUNED_KID and all(params[TUNING] == "0" for params in compared):
         raise ConfigError(

@@ -65,8 +65,8 @@ def findings(
 ) -> list[Finding]:
     """Return the primary comparisons of a report's groups, corrected together.
 
-    Each is made in every task that has both methods; one that no task has counts all the same.
-    Both methods stand at their best setting by the compared score, or by `chosen_by` where that
+    Each is made in every task that has both sides; one that no task has counts all the same.
+    Both sides stand at their best setting by the compared score, or by `chosen_by` where that
     one speaks of copies: the least copied images are not the best.
     """
     made = [one for primary in primaries for one in _compared(primary, groups, chosen_by)]
@@ -81,12 +81,16 @@ def findings(
 def _compared(primary: Primary, groups: Sequence[Group], chosen_by: str) -> list[Finding]:
     """Return a comparison in each task, without p-values."""
     by = chosen_by if primary.measure in OF_COPIES else primary.measure
-    meant = [group for group in groups if primary.fits(group.method, group.runs[0].params)]
-    found = []
-    for task, here in by_task(meant).items():
-        best = {group.method: group for group in best_groups(here, by)}
-        if {primary.method, primary.against} <= set(best):
-            found.append(_found(primary, task, (best[primary.method], best[primary.against])))
+    sides = [
+        [group for group in groups if side.fits(group.method, group.runs[0].params)]
+        for side in primary.sides
+    ]
+    theirs, ours = ({group.task: group for group in best_groups(side, by)} for side in sides)
+    found = [
+        _found(primary, task, (theirs[task], ours[task]))
+        for task in by_task(groups)
+        if task in theirs and task in ours
+    ]
     return found or [Finding(primary, (), None)]
 
 
@@ -105,7 +109,7 @@ def primary_table(found: Sequence[Finding]) -> Table | None:
     rows: list[tuple[Cell, ...]] = []
     for one in found:
         head = (label(one.task), one.primary.place, MEASURES[one.primary.measure])
-        head += (one.primary.method, one.primary.against, one.primary.scale)
+        head += (one.primary.method, one.primary.other, one.primary.scale)
         effect = (one.effect, one.ratio, None if one.effect is None else one.effect.num)
         tests = (one.p, one.holm_p, one.primary.margin, one.equivalence, one.verdict)
         rows.append((*head, *effect, *tests))

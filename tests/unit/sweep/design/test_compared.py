@@ -43,6 +43,8 @@ def test_settings_may_be_nested_by_group() -> None:
     (one,) = primaries([{"method": "local", "where": nested}])
     flat = {"adapt.num_images": 4, "privacy.adapt.epsilon": 8, "data.name": "mnist"}
     assert one.where == flat
+    other = {"method": "spire", "where": nested, "against_where": {"data": "mnist"}}
+    assert primaries([other])[0].against_where == {"data.name": "mnist"}
     with pytest.raises(ConfigError, match="different primary comparisons"):
         primaries([{"method": "local", "where": where} for where in (nested, flat)])
 
@@ -69,6 +71,14 @@ def test_settings_may_be_nested_by_group() -> None:
             "{method: fedavg_ft, where: {adapt: {num_images: 40}}}",
             "^expected trials of fedavg_ft with adapt.num_images=40 for a primary comparison, got "
             "none: change its where",
+        ),
+        (
+            "{method: spire, against_where: {adapt.num_images: 5}}",
+            "^expected trials of spire with adapt.num_images=5 for a primary comparison",
+        ),
+        (
+            "{method: spire, against_where: {adapt.images: 5}}",
+            "^expected known keys in a primary where, got 'adapt.images'",
         ),
         (
             "{method: fedavg_ft, where: {model.d_emb: 16}}",  # which spire alone reads

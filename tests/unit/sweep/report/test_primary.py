@@ -147,6 +147,32 @@ def test_a_comparison_is_made_in_every_task_that_is_meant() -> None:
     assert (one.effect.num, one.effect.mean) == (2, 0.0)
 
 
+def test_a_method_is_compared_with_itself_at_other_settings() -> None:
+    """Within each task, and both sides at the better of their rates."""
+
+    def guided(scales: str, rate: str, seed: int, kid: float, images: int = 16) -> TrackedRun:
+        one = run("spire", seed, kid, 0.2, images)
+        return replace(one, params=one.params | {"adapt.guidance": scales, "adapt.lr": rate})
+
+    runs = [guided("None", "0.1", s, 1.0 + s) for s in range(3)]
+    runs += [guided("None", "0.02", s, 9.0) for s in range(3)]
+    runs += [guided("(1.0, 2.0)", "0.02", s, (1.0 + s) / 2) for s in range(3)]
+    runs += [guided("(1.0, 2.0)", "0.1", s, 8.0) for s in range(3)]
+    runs += [guided("None", "0.1", s, 1.0, 64) for s in range(3)]
+    sides = {"where": {"adapt.guidance": [1.0, 2.0]}, "against_where": {"adapt.guidance": None}}
+    (one,) = found_of({"method": "spire"} | sides, runs=runs)
+    assert dict(one.task) == {"adapt.num_images": "16"}
+    assert one.effect is not None
+    assert (one.effect.num, one.effect.mean) == (3, pytest.approx(-math.log(2)))
+    (answer,) = primary_answers([one])
+    words = "at adapt.guidance=[1.0, 2.0], spire against spire at adapt.guidance=None: lower (ratio"
+    assert words in answer
+    table = primary_table([one])
+    assert table is not None
+    row = dict(zip(table.columns, table.rows[0], strict=True))
+    assert row["against"] == "spire at adapt.guidance=None"
+
+
 def test_scores_without_a_ratio_are_not_compared_by_one() -> None:
     below = [run("spire", seed, 0.1 - 0.1 * seed, 0.2) for seed in range(2)]
     (one,) = found_of({"method": "fedavg_ft"}, runs=[*below, *RUNS[4:]])
@@ -182,6 +208,10 @@ def test_answers_say_that_they_are_primary() -> None:
     [
         ({"method": "ditto"}, "primary method as one of spire, .*, got 'ditto'"),
         ({"method": "spire"}, "method and against that differ, not both spire"),
+        (
+            {"method": "spire", "against_where": {}},
+            "not both spire, got spire: .* in against_where",
+        ),
         ({"method": "local", "measure": "kid"}, "primary measure as one of final/"),
         ({"method": "local", "margin": 0}, "a primary margin above 0, got 0"),
         ({"method": "local", "scale": "log"}, "primary scale as one of ratio, difference"),
