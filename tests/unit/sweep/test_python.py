@@ -208,12 +208,15 @@ def test_images_of_another_shape_do_not_join() -> None:
             uint8_images(wrong, (1, 16, 16))
 
 
-def test_scales_of_guidance_are_the_runs_own() -> None:
+def test_scales_of_guidance_are_the_clients_or_the_runs_own() -> None:
     asked: list[Any] = []
-    own = SimpleNamespace(eval=SimpleNamespace(guidance=2.0, text_guidance=3.0))
+    own = SimpleNamespace(eval=SimpleNamespace(text_guidance=3.0))
     run: Any = SimpleNamespace(config=own, draw=lambda *words: asked.append(words))
+    run.guidance = {4: 2.0, None: 1.5}.__getitem__  # as the client has chosen it, or the run's
     run.check_text_guidance = lambda *words: asked.append(words)
     spire.draw(run, 4, 8)
+    spire.draw(run, None, 6)
     spire.draw(run, None, 8, guidance=1.0, text_guidance=1.5, prompt="a", seed=7)
     typed = (1.5, "text_guidance")
-    assert asked == [(4, 8, 0, 2.0, None, 3.0), typed, (None, 8, 7, 1.0, "a", 1.5)]
+    drawn = [(4, 8, 0, 2.0, None, 3.0), (None, 6, 0, 1.5, None, 3.0)]
+    assert asked == [*drawn, typed, (None, 8, 7, 1.0, "a", 1.5)]

@@ -201,10 +201,11 @@ def test_no_message_of_a_client_holds_its_captions(
     content = pickle.dumps(worker.train((0, 1), Broadcast(weights), plan))
     content += pickle.dumps(worker.fit_group((0, 1), Broadcast(weights), plan))
     content += pickle.dumps(worker.draw((0, 1), weights))
-    new, adapting = setting.new_ids[0], (weights, config.adapt, None)
+    chooses = replace(config.adapt, guidance=(1.0, 2.0))
+    new, adapting = setting.new_ids[0], (weights, chooses, None)
     content += pickle.dumps(worker.fit_embeddings((new,), *adapting))
     pooled = worker.real_features(0)
-    content += pickle.dumps(worker.look((new,), weights, pooled, [0], [True]))
+    content += pickle.dumps(worker.look((new,), weights, pooled, [0], [True], [2.0]))
     content += pickle.dumps(worker.text_controls(new))
     for file in tmp_path.rglob("*.safetensors"):
         content += file.read_bytes()  # a private state needs no caption either
