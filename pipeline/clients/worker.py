@@ -30,7 +30,7 @@ from pipeline.federation.messages import (
     HeldoutLosses,
     WorkerSetup,
 )
-from pipeline.runs.model_files import guidance_text, save_client
+from pipeline.runs.model_files import save_client
 from pipeline.runs.noise_key import read_noise
 from spire_core.adaptation.private_descent import Protection
 from spire_core.config.adapt import AdaptConfig
@@ -177,8 +177,8 @@ class ClientWorker(RoundWorker):
         """Write a client's own parts into a finished run's folder; return their SHA-256."""
         state = self.private_state(client_id)
         if state.parts:
-            texts = self._promise(client_id) | guidance_text(state.guidance)
-            save_client(folder, client_id, state.parts, texts)
+            promise = self._promise(client_id)
+            save_client(folder, client_id, state.parts, promise, state.guidance)
         return tensors_hash(dict(state.parts))
 
     def _promise(self, client_id: int) -> dict[str, str]:

@@ -23,13 +23,12 @@ from pipeline.clients.latents import encoder_of
 from pipeline.clients.private_adaptation import choose_clip_norm, protection_of
 from pipeline.config.schema import Config
 from pipeline.evaluation.diagnosis import Diagnosis, adaptation_diagnosis
-from pipeline.federation.messages import AdaptReport
 from pipeline.federation.setup import extractor_of
 from pipeline.figures.image_grids import image_grid
 from pipeline.files.atomic import open_own, try_lock
 from pipeline.inference.arrival_images import ArrivingImages, held_back
 from pipeline.inference.saved_run import SavedRun
-from pipeline.runs.model_files import client_path, guidance_text, save_client
+from pipeline.runs.model_files import client_path, save_client
 from pipeline.runs.noise_key import key_for
 from spire_core.adaptation.adapt import AdaptPoint
 from spire_core.adaptation.private_descent import Protection
@@ -96,9 +95,9 @@ def adapt_arrival(
         start = (run.weights.numpy(), config, _mean_emb(run, config))
         protection = _protection(adapter, privacy, *start)
         report, state = adapter.adapt(client, *start, stand_in, protection)
-        path = save_client(run.folder, client_id, state.parts, _texts(report))
-        grid = Image.fromarray(image_grid(report.after.images, 8))
-        grid.save(path.with_suffix(".png"))
+        texts = report.guarantee.as_texts() if report.guarantee else {}
+        path = save_client(run.folder, client_id, state.parts, texts, report.guidance)
+        Image.fromarray(image_grid(report.after.images, 8)).save(path.with_suffix(".png"))
     return Arrival(
         client_id,
         tuple(_known_scores(point) for point in report.curve),
@@ -112,12 +111,6 @@ def adapt_arrival(
         report.guarantee,
         report.guidance,
     )
-
-
-def _texts(report: AdaptReport) -> dict[str, str]:
-    """Return what the file of a client says of its privacy and of its guidance."""
-    promise = report.guarantee.as_texts() if report.guarantee else {}
-    return promise | guidance_text(report.guidance)
 
 
 def check_arrival(

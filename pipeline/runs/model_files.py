@@ -31,21 +31,20 @@ def save_client(
     client_id: int,
     parts: Mapping[str, Tensor],
     texts: Mapping[str, str] | None = None,
+    guidance: float | None = None,
 ) -> Path:
-    """Write a client's own parts by name, and texts about them in the header; return the file.
+    """Write a client's own parts by name; return the file.
 
+    Its header has texts about them, and the guidance that the client has chosen, if it did.
     RunError if there is no room for it.
     """
     path = client_path(folder, client_id)
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.contiguous() for name, tensor in parts.items()}
-    write_whole(path, save(tensors, metadata={"client_id": str(client_id), **(texts or {})}))
+    header = {"client_id": str(client_id), **(texts or {})}
+    header |= {} if guidance is None else {GUIDANCE: repr(guidance)}
+    write_whole(path, save(tensors, metadata=header))
     return path
-
-
-def guidance_text(scale: float | None) -> dict[str, str]:
-    """Return what the header of a client's file says of the guidance that it has chosen."""
-    return {} if scale is None else {GUIDANCE: repr(scale)}
 
 
 def save_run(

@@ -15,7 +15,7 @@ from pipeline.config.tracking import TrackingConfig
 from pipeline.inference.finished_runs import joining_config
 from pipeline.inference.pipeline_folder import write_pipeline
 from pipeline.inference.saved_run import SavedRun
-from pipeline.runs.model_files import client_path, guidance_text, save_client, save_run
+from pipeline.runs.model_files import client_path, save_client, save_run
 from spire_core.config.diffusion import DiffusionConfig
 from spire_core.config.eval import EvalConfig
 from spire_core.config.method import MethodConfig
@@ -108,7 +108,7 @@ def test_guidance_keeps_to_the_interval_of_the_run(run: SavedRun) -> None:
 def test_a_client_draws_with_the_guidance_that_it_has_chosen(run: SavedRun) -> None:
     assert (run.guidance(5), run.guidance(None), run.client_state(5).guidance) == (1.0, 1.0, None)
     emb = {"client_emb": torch.ones(4)}
-    save_client(run.folder, 5, emb, guidance_text(2.5))
+    save_client(run.folder, 5, emb, guidance=2.5)
     assert (run.guidance(5), run.guidance(0), run.client_state(5).guidance) == (2.5, 1.0, 2.5)
     for damage in ("two", "-1", "nan", "1e9"):
         save_client(run.folder, 5, emb, {"guidance": damage})

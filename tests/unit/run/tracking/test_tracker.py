@@ -30,7 +30,7 @@ from pipeline.files.masking import mask
 from pipeline.files.revision import git_commit, git_revision
 from pipeline.inference.saved_run import SavedRun
 from pipeline.runs.layout import REFUSED, RESULT
-from pipeline.runs.model_files import guidance_text, save_client, save_run
+from pipeline.runs.model_files import save_client, save_run
 from pipeline.runs.record import experiment_of, find_run
 from pipeline.tracking.mlflow_session import QUIET
 from pipeline.tracking.mlflow_sink import MlflowSink
@@ -346,7 +346,7 @@ def tiny_run(folder: Path) -> SavedRun:
     save_run(folder, config, model, weights.numpy(), more)
     for client_id in (0, 5):
         emb = {"client_emb": torch.full((4,), float(client_id))}
-        save_client(folder, client_id, emb, guidance_text(3.0 if client_id else None))
+        save_client(folder, client_id, emb, guidance=3.0 if client_id else None)
     return SavedRun.load(folder)
 
 
