@@ -10,7 +10,7 @@ import os
 import select
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Container, Iterator
 from typing import Any
 
 import psutil
@@ -117,7 +117,7 @@ class ClusterWatch:
         would take this process with them, without its exit code.
         """
         leave_with(exit_code)
-        for process in self._below():
+        for process in _below(self.own):
             with contextlib.suppress(psutil.Error):
                 process.kill()
 
@@ -126,18 +126,19 @@ class ClusterWatch:
 
         Returns whether Ray's own processes stand still.
         """
-        for process in self._below():
+        for process in _below(self.own):
             with contextlib.suppress(psutil.Error):
                 if process.status() == psutil.STATUS_STOPPED:
                     process.kill()
         return any(map(_stands_still, self.own))
 
-    def _below(self) -> Iterator[psutil.Process]:
-        """Yield the processes that Ray's own ones have started; they share sessions."""
-        for process in psutil.process_iter():
-            with contextlib.suppress(OSError, psutil.Error):
-                if process.pid not in self.own and os.getsid(process.pid) in self.own:
-                    yield process
+
+def _below(own: Container[int]) -> Iterator[psutil.Process]:
+    """Yield the processes that Ray's own ones have started; they share sessions."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(OSError, psutil.Error):
+            if process.pid not in own and os.getsid(process.pid) in own:
+                yield process
 
 
 def _own_processes() -> Iterator[tuple[int, str]]:
@@ -160,7 +161,7 @@ def watching_start(lose: Callable[[ClusterError], None]) -> Iterator[None]:
     """Tell the loss of a process of Ray that this one starts in the block.
 
     Ray's library waits for minutes for a process that has ended. `lose` is called at most once,
-    from another thread, and only while the block runs.
+    from another thread and within the block, after what those processes have started is ended.
     """
     is_over, seen = threading.Event(), dict[psutil.Process, str]()
 
@@ -172,6 +173,7 @@ def watching_start(lose: Callable[[ClusterError], None]) -> Iterator[None]:
                         seen[process] = OWN_PROCESSES[process.name()]
             ended = [name for process, name in seen.items() if _has_ended(process)]
             if ended:
+                _end_started(seen)
                 lose(ClusterError(f"expected Ray's {ended[0]} to start, got its end: {REMEDY}"))
                 return
 
@@ -182,6 +184,16 @@ def watching_start(lose: Callable[[ClusterError], None]) -> Iterator[None]:
     finally:
         is_over.set()
         watcher.join()
+
+
+def _end_started(own: Collection[psutil.Process]) -> None:
+    """End what these processes of Ray have started; they stand still, and start no others."""
+    for process in own:
+        with contextlib.suppress(psutil.Error):
+            process.suspend()
+    for started in _below([process.pid for process in own]):
+        with contextlib.suppress(psutil.Error):
+            started.kill()
 
 
 def _has_ended(process: psutil.Process) -> bool:

@@ -200,6 +200,22 @@ def test_a_process_of_ray_that_ends_while_it_starts_is_one_sentence(
     assert left_behind(tmp_path) == []
 
 
+def test_a_start_that_is_lost_leaves_nothing_that_would_not_end_by_itself(
+    tmp_path: Path, mnist_root: Path
+) -> None:
+    """Agents of Ray ask the control store before they end, in vain; here one stands still."""
+    smoke = ("-m", "pipeline", "run", "smoke")
+    with begun(tmp_path, *smoke, SPIRE_DATA=str(mnist_root)) as process:
+        raylet = await_process(tmp_path, "raylet", process)
+        while not (agents := raylet.children()):
+            time.sleep(0.05)
+        agents[0].suspend()
+        await_process(tmp_path, "gcs_server", process).kill()
+        _, err = process.communicate(timeout=150)
+    assert process.returncode == 2, err
+    assert left_behind(tmp_path) == []
+
+
 def test_an_interrupt_while_it_starts_leaves_nothing(tmp_path: Path, mnist_root: Path) -> None:
     smoke = ("-m", "pipeline", "run", "smoke")
     with begun(tmp_path, *smoke, SPIRE_DATA=str(mnist_root)) as process:
