@@ -292,9 +292,9 @@ MUTATIONS = (
     ),
     _mutation(
         "a new client chooses its guidance by the images that it fits",
-        "pipeline/clients/guidance.py",
-        "train[at_train], train[at_val]",
-        "train[at_val], train[at_train]",
+        "pipeline/clients/set_aside.py",
+        "return _with(client, *_positions(client, settings, seed))",
+        "return _with(client, *_positions(client, settings, seed)[::-1])",
         f"{RUN}/experiment/test_guidance.py",
     ),
 )

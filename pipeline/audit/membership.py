@@ -18,6 +18,7 @@ from pipeline.audit.image_scores import (
     nearest_distances,
 )
 from pipeline.clients.client_data import ClientData
+from pipeline.clients.set_aside import as_fitted
 from pipeline.clients.worker import ClientWorker
 from spire_core.diffusion.generation import client_denoiser
 from spire_core.federated.private_state import PrivateState, load_client
@@ -82,15 +83,15 @@ def attack_client(
 ) -> Attacked:
     """Return one client's scores by each attack; the worker's network is overwritten."""
     context, evaluator = worker.context, worker.evaluator
-    client = worker.client_data(client_id)
-    positions, is_member = candidates(client)
+    client, config = worker.client_data(client_id), context.config
+    positions, is_member = candidates(as_fitted(client, config.adapt, config.seed))
     images = client.images_at(positions)
     x0 = to_float(client.as_shown(images)).to(context.device)
     reference_losses = _losses_before(worker, weights, client_id, x0)
     backbone = context.on_device(weights)
     emb = load_client(context.model, backbone, state)
     denoise = client_denoiser(context.model.net, emb)
-    seed = context.config.seed
+    seed = config.seed
     gain = reference_losses - denoising_losses(denoise, context.diffusion, x0, LOSS_TIMES, seed)
     secmi = -inversion_errors(denoise, context.diffusion, x0)
     # Without captions: those to draw for are the held-out images', which are the others.

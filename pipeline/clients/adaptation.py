@@ -19,6 +19,7 @@ from pipeline.clients.drawing import Scale
 from pipeline.clients.evaluation import ClientEvaluator
 from pipeline.clients.guidance import choose_guidance
 from pipeline.clients.observer import Observer, with_scores
+from pipeline.clients.set_aside import as_fitted
 from pipeline.federation.messages import (
     AdaptReport,
     EpochEvaluation,
@@ -84,7 +85,8 @@ class ClientAdapter:
         else:
             more = ([inputs], [own], protection, context.objective(), [observer])
             [adapted] = adapt_privately(context.model, start, *more)
-        kept, scale = observer.kept(adapted, start, inputs, settings)
+        fitted = as_fitted(client, settings, context.config.seed)
+        kept, scale = observer.kept(adapted, start, settings)
         report = AdaptReport(
             client_id,
             adapted.curve if scale is None else with_scores(adapted, kept.scores),
@@ -93,11 +95,11 @@ class ClientAdapter:
             kept.samples,
             kept.scores,
             observer.heldout | {adapted.kept_epoch: kept.heldout},
-            *self.evaluator.distances(client, kept.images),
+            *self.evaluator.distances(fitted, kept.images),
             self.num_trained,
             time.monotonic() - began,
             protection and protection.guarantee(len(inputs.images)),
-            *signs_of_copies(self.evaluator, client, kept.images, kept.samples),
+            *signs_of_copies(self.evaluator, fitted, kept.images, kept.samples),
             guidance=scale,
         )
         return report, replace(adapted.state, guidance=scale)
@@ -136,7 +138,7 @@ class ClientAdapter:
         embs = [one.state.parts[CLIENT_EMB] for one in adapted]
         scales = choose_guidance(
             self.evaluator,
-            list(zip(clients, inputs, strict=True)),
+            clients,
             settings,
             lambda own, scale: self.evaluator.generate_together(own, embs, [scale] * len(own)),
         )
@@ -175,15 +177,16 @@ class ClientAdapter:
         Images are generated as one batch, with the guidance `scales`. `is_whole`: whether to return
         samples and distances too.
         """
-        began, looks = time.monotonic(), []
+        began, looks, config = time.monotonic(), [], self.context.config
         self.context.model.load(self.context.on_device(weights))
         batch = self.evaluator.generate_together(clients, embs, scales)
         generated_s = (time.monotonic() - began) / len(clients)
         for client, emb, images, whole in zip(clients, embs, batch, is_whole, strict=True):
             began = time.monotonic()
             seen = self.evaluator.observe(client, images, emb.to(self.context.device), pooled)
-            distances = self.evaluator.distances(client, images) if whole else None
-            of = (self.evaluator, client, images, seen.samples)
+            fitted = as_fitted(client, config.adapt, config.seed)
+            distances = self.evaluator.distances(fitted, images) if whole else None
+            of = (self.evaluator, fitted, images, seen.samples)
             near, gap = signs_of_copies(*of) if whole else (None, None)
             more = (seen.heldout, distances, generated_s + time.monotonic() - began, near, gap)
             looks.append(EpochEvaluation(seen.samples if whole else None, seen.scores, *more))

@@ -11,31 +11,29 @@ from torch import Tensor
 
 from pipeline.clients.client_data import ClientData
 from pipeline.clients.evaluation import ClientEvaluator
-from spire_core.adaptation.adapt import split_validation
+from pipeline.clients.set_aside import held_out_as_set_aside
 from spire_core.config.adapt import AdaptConfig
 from spire_core.evaluation.kid import kernel_distance
-from spire_core.partition.split import ClientSplit
-from spire_core.training.context import ClientContext
 
 Draw = Callable[[Sequence[ClientData], float], Sequence[Tensor]]
 
 
 def choose_guidance(
     evaluator: ClientEvaluator,
-    clients: Sequence[tuple[ClientData, ClientContext]],
+    clients: Sequence[ClientData],
     settings: AdaptConfig,
     draw: Draw,
 ) -> list[float | None]:
     """Return for each new client the scale whose drawings are nearest to what it set aside.
 
-    Nearest by KID's MMD, in the extractor's features. `clients`: each with all its training images.
-    `draw` returns for clients the images (n, C, H, W) of each at one scale, for their held-out
-    captions. All None where the settings name no scales, or the method trains nothing.
+    Nearest by KID's MMD, in the extractor's features. `draw` returns for clients the images
+    (n, C, H, W) of each at one scale, for their held-out captions. All None where the settings name
+    no scales, or the method trains nothing.
     """
-    scales = settings.guidance
-    if scales is None or not evaluator.context.config.method.record.adapt_parts:
+    scales, config = settings.guidance, evaluator.context.config
+    if scales is None or not config.method.record.adapt_parts:
         return [None] * len(clients)
-    own = [_with_set_aside(*one, settings.val_fraction) for one in clients]
+    own = [held_out_as_set_aside(one, settings, config.seed) for one in clients]
     reals = [evaluator.real_features(client) for client in own]
     distances = [
         [
@@ -45,10 +43,3 @@ def choose_guidance(
         for scale in scales
     ]
     return [scales[at] for at in np.argmin(distances, axis=0)]
-
-
-def _with_set_aside(client: ClientData, inputs: ClientContext, fraction: float) -> ClientData:
-    """Return a new client whose held-out images are those that it set aside."""
-    at_train, at_val = (at.numpy() for at in split_validation(inputs, fraction))
-    train = client.split.train
-    return client.with_split(ClientSplit(client.client_id, train[at_train], train[at_val]))

@@ -13,7 +13,6 @@ from spire_core.adaptation.adapt import Adapted, AdaptPoint
 from spire_core.config.adapt import AdaptConfig
 from spire_core.federated.private_state import load_client
 from spire_core.network.flat_model import FlatModel
-from spire_core.training.context import ClientContext
 
 
 def with_scores(adapted: Adapted, scores: dict[str, float]) -> tuple[AdaptPoint, ...]:
@@ -52,17 +51,17 @@ class Observer:
         return self.last.scores
 
     def kept(
-        self, adapted: Adapted, backbone: Tensor, inputs: ClientContext, settings: AdaptConfig
+        self, adapted: Adapted, backbone: Tensor, settings: AdaptConfig
     ) -> tuple[Observation, Scale]:
         """Return the observation of the kept epoch and the guidance that the client has chosen.
 
         The observation is made anew unless it was the last one, as always without early stopping,
-        and without such a choice. `inputs` has the client's training images.
+        and without such a choice.
         """
         if settings.guidance is None and self.last_epoch == adapted.kept_epoch:
             return self.last, None
         emb = load_client(self.evaluator.context.model, backbone, adapted.state)
-        to_choose = (self.evaluator, [(self.client, inputs)], settings)
+        to_choose = (self.evaluator, [self.client], settings)
         [scale] = choose_guidance(*to_choose, lambda own, one: [self._draw(own[0], emb, one)])
         return self._observe(emb, scale), scale
 

@@ -18,6 +18,7 @@ from spire_core.federated.messages import steps_per_epoch
 from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.methods import CLIENT_EMB, NETWORK_PARTS
 from spire_core.network.flat_model import FlatModel
+from spire_core.rng import torch_generator
 from spire_core.training.batches import Batch, client_batches
 from spire_core.training.context import ClientContext
 from spire_core.training.fit import (
@@ -63,18 +64,19 @@ def num_set_aside(num_images: int, fraction: float) -> int:
     return min(num_images - 1, max(1, round(fraction * num_images)))
 
 
-def split_validation(client: ClientContext, fraction: float) -> tuple[Tensor, Tensor]:
+def split_validation(
+    client_id: int, num_images: int, fraction: float, seed: int
+) -> tuple[Tensor, Tensor]:
     """Return the positions of a new client's training and of its validation images, one at least.
 
     Raises DataError for fewer than two images.
     """
-    num_images = len(client.images)
     if num_images < 2:
         raise DataError(
-            f"expected at least 2 images of client {client.client_id}, one of them set aside, got "
+            f"expected at least 2 images of client {client_id}, one of them set aside, got "
             f"{num_images}: set adapt.early_stopping=false and adapt.guidance=null"
         )
-    order = torch.randperm(num_images, generator=client.generator("validation"))
+    order = torch.randperm(num_images, generator=torch_generator(seed, "validation", client_id))
     num_val = num_set_aside(num_images, fraction)
     return order[num_val:], order[:num_val]
 
@@ -85,7 +87,8 @@ def set_aside(
     """Return a new client with its training and, for early stopping, its validation images."""
     if not config.sets_aside:
         return client, None
-    train, val = split_validation(client, config.val_fraction)
+    sizes = (len(client.images), config.val_fraction)
+    train, val = split_validation(client.client_id, *sizes, client.seed)
     return client.chosen(train), client.chosen(val) if config.early_stopping else None
 
 

@@ -173,16 +173,16 @@ def test_a_narrow_prior_keeps_a_new_embedding_near_zero() -> None:
 
 
 def test_validation_split_is_disjoint_and_needs_two_images() -> None:
-    train, val = split_validation(ClientContext(1, 0, IMAGES), 0.2)
+    train, val = split_validation(1, len(IMAGES), 0.2, 0)
     assert (len(train), len(val)) == (16, 4)
     assert sorted([*train.tolist(), *val.tolist()]) == list(range(len(IMAGES)))
     with pytest.raises(DataError, match="at least 2 images"):
-        split_validation(ClientContext(1, 0, IMAGES[:1]), 0.2)
+        split_validation(1, 1, 0.2, 0)
 
 
 def test_a_client_that_will_choose_its_guidance_fits_what_it_did_not_set_aside() -> None:
     _, chooses, _ = adapt("spire", lr=0.1, guidance=(1.0, 2.0), val_fraction=0.25)
-    train, _ = split_validation(ClientContext(7, 2, IMAGES), 0.25)
+    train, _ = split_validation(7, len(IMAGES), 0.25, 2)
     _, fewer, _ = adapt("spire", lr=0.1, images=IMAGES[train])
     _, whole, _ = adapt("spire", lr=0.1)
     found, same, other = (one.state.parts["client_emb"] for one in (chooses, fewer, whole))

@@ -107,7 +107,7 @@ def test_a_new_client_starts_where_its_training_images_are_put() -> None:
     torch.testing.assert_close(emb, encoder().embedding(to_float(images(9))))
     assert not fitted(replace(FIT, init="zero")).state.parts[CLIENT_EMB].abs().max() > 1e-9
     stopped = fitted(replace(FIT, early_stopping=True)).state.parts[CLIENT_EMB]
-    seen, _ = split_validation(ClientContext(1, 0, images(9)), FIT.val_fraction)
+    seen, _ = split_validation(1, 9, FIT.val_fraction, 0)
     torch.testing.assert_close(stopped, encoder().embedding(to_float(images(9)[seen])))
     assert not torch.allclose(stopped, emb)
 

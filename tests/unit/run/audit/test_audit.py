@@ -92,6 +92,16 @@ def test_an_audit_finds_what_is_sent_and_changes_nothing(run_dir: Path, capsys: 
     assert fmean(row["mia_auc"] for row in clients) == pytest.approx(metrics["privacy/mia_auc"])
 
 
+def test_members_are_the_images_that_a_client_was_fitted_to(
+    mnist_root: Path, new_database: Path, tmp_path: Path, capsys: Any
+) -> None:
+    """What it set aside for a choice, a fifth of its 16 images here, it never stepped on."""
+    shutil.copy(new_database, tmp_path)
+    fitted = finished(tmp_path, mnist_root, "adapt.early_stopping=true")
+    leak = audited(capsys, fitted)["models"]
+    assert leak["num_members"] == leak["num_others"] == len(leak["client_ids"]) * 13
+
+
 def test_to_keep_the_projections_moments_alone_would_hide_nothing(
     run_dir: Path, capsys: Any
 ) -> None:

@@ -25,7 +25,6 @@ from spire_core.evaluation.extractors import make_extractor
 from spire_core.methods import METHODS
 from spire_core.partition.split import ClientSplit
 from spire_core.rng import torch_generator
-from spire_core.training.context import ClientContext
 from spire_core.training.fit import to_float
 
 SCALES = (0.0, 1.0, 4.0)
@@ -76,6 +75,8 @@ def test_a_new_client_takes_the_scale_whose_drawings_are_nearest_to_what_it_set_
         few = report.after.images
         np.testing.assert_allclose(few, images[best][: len(few)], atol=1e-4)
         assert row["steps"] == 4  # of 14 images each
+        assert report.neighbours is not None  # among those 14, not the six set aside
+        assert len(report.neighbours.train_hits) == 14
 
 
 def test_the_choice_changes_the_drawings_and_not_the_fit(mnist_root: Path, tmp_path: Path) -> None:
@@ -123,7 +124,7 @@ def test_a_choice_sees_the_captions_of_what_was_set_aside_alone() -> None:
     client = ClientData(split, images, tokens=np.arange(10)[:, None])
     method = SimpleNamespace(record=METHODS["spire"])
     evaluator: Any = SimpleNamespace(
-        context=SimpleNamespace(config=SimpleNamespace(method=method)),
+        context=SimpleNamespace(config=SimpleNamespace(method=method, seed=0)),
         extractor=Extractor(),
         real_features=lambda own: to_float(own.test_images()).flatten(1),
     )
@@ -135,10 +136,9 @@ def test_a_choice_sees_the_captions_of_what_was_set_aside_alone() -> None:
         asked.append(prompts.flatten().tolist())
         return [torch.full((8, 1, 2, 2), scale - 1.0)]
 
-    inputs = client.for_training(0)
     settings = AdaptConfig(guidance=(1.9, 0.03, 1.0), val_fraction=0.4)
-    chosen = choose_guidance(evaluator, [(client, inputs)], settings, draw)
-    order = torch.randperm(6, generator=ClientContext(1, 0, inputs.images).generator("validation"))
+    chosen = choose_guidance(evaluator, [client], settings, draw)
+    order = torch.randperm(6, generator=torch_generator(0, "validation", 1))
     aside = order[:2].tolist()
     assert asked == [[*aside * 4]] * 3
     assert chosen == [0.03]  # nearly as dark as its images
