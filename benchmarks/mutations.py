@@ -292,9 +292,9 @@ MUTATIONS = (
     ),
     _mutation(
         "a new client chooses its guidance by the images that it fits",
-        "pipeline/clients/set_aside.py",
-        "return _with(client, *_positions(client, settings, seed))",
-        "return _with(client, *_positions(client, settings, seed)[::-1])",
+        "spire_core/adaptation/set_aside.py",
+        "for at in (at_train, at_val)))",
+        "for at in (at_val, at_train)))",
         f"{RUN}/experiment/test_guidance.py",
     ),
 )

@@ -14,11 +14,12 @@ A study's `published.csv` has a line for each number:
     margin     of equivalence, as a share
     clients    new, pretraining or tuned, as in the rows; blank: new
     against_where   settings of the runs compared with; blank: those of where
+    family     of primary comparisons that are corrected together
 
 A score of a run is the mean over its clients; min and max are over runs. half is half of the 95 %
 interval over seeds, difference_half that of a difference. ratio, low, high, p, holm and equivalence
-are of logarithms of paired scores, as in a report. holm corrects for all lines of the file with
-this statistic.
+are of logarithms of paired scores, as in a report. holm, of p, and equivalence are corrected for
+all lines of the file with this statistic and family: a file quotes all of them or none.
 """
 
 import csv
@@ -32,8 +33,9 @@ from statistics import fmean
 from spire_core.errors import DataError
 from sweeps.report.groups import as_number
 from sweeps.report.row_runs import NEW, Row
-from sweeps.report.stats import Estimate, equivalence_p, estimate, holm, paired, two_sided_p
+from sweeps.report.stats import Estimate, equivalence_p, estimate, holm_within, paired, two_sided_p
 
+CORRECTED = ("holm", "equivalence")  # statistics that are corrected for their number
 TOLERANCE = 1e-9  # of sums in another order
 CONDITION = re.compile(r"(?P<column>[\w.]+)\s*(?P<sign>=|>=|<)\s*(?P<value>[^=<>]+)")
 
@@ -66,6 +68,7 @@ class Published:
     margin: str = ""
     clients: str = ""
     against_where: str = ""
+    family: str = ""
 
     @property
     def other(self) -> "Published":
@@ -83,7 +86,8 @@ class Published:
 
     def rounded(self, value: float) -> str:
         """Return a value with as many decimals as are printed."""
-        return f"{value:.{len(self.printed.partition('.')[2])}f}"
+        text = f"{value:.{len(self.printed.partition('.')[2])}f}"
+        return text if float(text) else text.removeprefix("-")
 
 
 def by_seed(rows: Sequence[Row], one: Published) -> dict[tuple[str, str], float]:
@@ -162,6 +166,7 @@ STATISTICS: dict[str, Callable[[Sequence[Row], Published], float]] = {
     "low": lambda rows, one: math.exp((r := _compared(rows, one, True)).mean - _half(r)),
     "high": lambda rows, one: math.exp((r := _compared(rows, one, True)).mean + _half(r)),
     "p": lambda rows, one: _known(two_sided_p(_compared(rows, one, True))),
+    "holm": lambda rows, one: _known(two_sided_p(_compared(rows, one, True))),
     "equivalence": lambda rows, one: _known(
         equivalence_p(_compared(rows, one, True), math.log1p(float(one.margin)))
     ),
@@ -171,18 +176,16 @@ STATISTICS: dict[str, Callable[[Sequence[Row], Published], float]] = {
 
 def published_values(rows: Sequence[Row], lines: Sequence[Published]) -> list[float]:
     """Return what each line's number is; DataError for a line that cannot be worked out."""
-    corrected = [one for one in lines if one.statistic == "holm"]
-    ps = holm([STATISTICS["p"](rows, replace(one, statistic="p")) for one in corrected])
-    by_line = dict(zip(corrected, ps, strict=True))
     values = []
     for one in lines:
-        if one.statistic == "holm":
-            values.append(_known(by_line[one]))
-        elif one.statistic in STATISTICS:
-            values.append(STATISTICS[one.statistic](rows, one))
-        else:
-            known = ", ".join([*STATISTICS, "holm"])
+        if one.statistic not in STATISTICS:
+            known = ", ".join(STATISTICS)
             raise DataError(f"expected a statistic out of {known}, got {one.statistic!r}")
+        values.append(STATISTICS[one.statistic](rows, one))
+    places = [i for i, one in enumerate(lines) if one.statistic in CORRECTED]
+    families = [(lines[i].statistic, lines[i].family) for i in places]
+    for i, p in zip(places, holm_within(families, [values[i] for i in places]), strict=True):
+        values[i] = _known(p)
     return values
 
 

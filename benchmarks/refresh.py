@@ -31,7 +31,9 @@ def edits_of(quote: str, printed: Sequence[tuple[str, str]], page: str) -> Itera
     for copy in copies:
         at = copy.start()
         for old, new in printed:
-            found = re.compile(rf"(?<![\d.]){re.escape(old)}(?!\.?\d)").search(page, at, copy.end())
+            found = re.compile(rf"(?<![\d.\-−]){re.escape(old)}(?!\.?\d)").search(
+                page, at, copy.end()
+            )
             if found is None:
                 raise DataError(f"expected {old} in its place in {quote!r}: order its lines")
             at = found.end()

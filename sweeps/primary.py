@@ -13,8 +13,9 @@ from pipeline.config.equivalence import reads
 from pipeline.config.load import NAMED_GROUPS
 from pipeline.config.schema import Config
 from pipeline.results.metric_names import (
+    COVERED_RATIO,
     FLD_EXCESS,
-    NN_SHARE,
+    NN_EXCESS,
     PRECISION,
     RECALL,
     tuned_name,
@@ -28,7 +29,8 @@ MEASURES = {  # the metrics that can be compared, in words
     "final/adapt_kid_after": "new clients' KID",
     "final/adapt_tv_after": "new clients' TV",
     "final/adapt_heldout_after": "new clients' held-out loss",
-    NN_SHARE: "new clients' NN share",
+    NN_EXCESS: "new clients' NN share above chance",
+    COVERED_RATIO: "KID of covered new clients by that of the others",
     FLD_EXCESS: "new clients' FLD gap less that of fresh images",
     PRECISION: "new clients' precision",
     RECALL: "new clients' recall",
@@ -40,6 +42,10 @@ MEASURES = {  # the metrics that can be compared, in words
     TUNED_KID: "pre-training clients' KID after training on alone",
 }
 SCALES = ("ratio", "difference")
+# Settings of a task: scores of runs that differ in them cannot be compared.
+TASK = ("data.", "partition.", "federation.num_clients", "federation.num_new_clients")
+TASK += ("privacy.adapt.epsilon", "privacy.adapt.delta")  # a promise is no choice of a method
+TASK += ("adapt.num_images", "eval.num_images", "eval.num_clients", "eval.kid_")
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,8 @@ class Primary:
     `measure`: a metric of runs. `scale`: "ratio" compares logarithms, "difference" the values.
     `margin`: the methods match if they differ by less: a share of the score (0.1 is 10 %) with
     "ratio", else in units of the measure. `where`: values that settings of the compared runs have;
-    `against_where`: those of the runs compared with, if others.
+    `against_where`: those of the runs compared with, if others. `family`: a name; comparisons are
+    corrected for the number of those that share it.
     """
 
     method: str = ""
@@ -59,6 +66,7 @@ class Primary:
     scale: str = "ratio"
     where: dict = field(default_factory=dict)
     against_where: dict | None = None
+    family: str = ""
 
     def __post_init__(self) -> None:
         choices = {"method": METHODS, "against": METHODS, "measure": MEASURES, "scale": SCALES}
@@ -70,7 +78,16 @@ class Primary:
         is_other = self.against_where not in (None, self.where)
         advice = "change one, or name other settings in against_where"
         require(self.method != self.against or is_other, different, self.method, advice)
+        apart = [key for key in {*self.where, *(self.against_where or {})} if self._differs_in(key)]
+        task = next((key for key in sorted(apart) if key.startswith(TASK)), None)
+        alike = f"both sides of a primary comparison with the same {task}"
+        require(task is None, alike, self.against_where, "scores of different tasks do not compare")
         require(self.margin > 0, "a primary margin above 0", self.margin, "0.1 is 10 %")
+
+    def _differs_in(self, key: str) -> bool:
+        """Return whether the two sides have different values of a setting."""
+        method, other = self.sides
+        return method.where.get(key) != other.where.get(key)
 
     @property
     def limit(self) -> float:
@@ -125,7 +142,11 @@ def place_of(where: Mapping[str, Any]) -> str:
 
 
 def _is_same(text: str | None, value: Any) -> bool:
-    wanted = str(tuple(value) if isinstance(value, list) else value)
+    if isinstance(value, list | tuple):
+        parts = (text or "").strip("()").split(",")
+        items = [part.strip() for part in parts if part.strip()]
+        return len(items) == len(value) and all(map(_is_same, items, value))
+    wanted = str(value)
     if text is None or text == wanted:
         return text == wanted
     try:

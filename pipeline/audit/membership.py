@@ -18,7 +18,6 @@ from pipeline.audit.image_scores import (
     nearest_distances,
 )
 from pipeline.clients.client_data import ClientData
-from pipeline.clients.set_aside import as_fitted
 from pipeline.clients.worker import ClientWorker
 from spire_core.diffusion.generation import client_denoiser
 from spire_core.federated.private_state import PrivateState, load_client
@@ -84,7 +83,7 @@ def attack_client(
     """Return one client's scores by each attack; the worker's network is overwritten."""
     context, evaluator = worker.context, worker.evaluator
     client, config = worker.client_data(client_id), context.config
-    positions, is_member = candidates(as_fitted(client, config.adapt, config.seed))
+    positions, is_member = candidates(client.as_fitted(config))
     images = client.images_at(positions)
     x0 = to_float(client.as_shown(images)).to(context.device)
     reference_losses = _losses_before(worker, weights, client_id, x0)

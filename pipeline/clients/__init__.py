@@ -15,7 +15,6 @@ text_scores         scores of images drawn for prompts, and two controls
 adaptation          the adapter: a new client fits its own parts
 observer            a look at it between epochs, and once its fit is over
 guidance            the guidance that it chooses by images that it set aside
-set_aside           the images that it fits, and those that it sets aside for a choice
 private_adaptation  how the adapter protects a new client's images
 masking             the clients' steps in secure sums
 store               private states on disk, one file for each client and round

@@ -19,7 +19,6 @@ from pipeline.clients.drawing import Scale
 from pipeline.clients.evaluation import ClientEvaluator
 from pipeline.clients.guidance import choose_guidance
 from pipeline.clients.observer import Observer, with_scores
-from pipeline.clients.set_aside import as_fitted
 from pipeline.federation.messages import (
     AdaptReport,
     EpochEvaluation,
@@ -85,7 +84,7 @@ class ClientAdapter:
         else:
             more = ([inputs], [own], protection, context.objective(), [observer])
             [adapted] = adapt_privately(context.model, start, *more)
-        fitted = as_fitted(client, settings, context.config.seed)
+        fitted = client.as_fitted(context.config)
         kept, scale = observer.kept(adapted, start, settings)
         report = AdaptReport(
             client_id,
@@ -177,14 +176,14 @@ class ClientAdapter:
         Images are generated as one batch, with the guidance `scales`. `is_whole`: whether to return
         samples and distances too.
         """
-        began, looks, config = time.monotonic(), [], self.context.config
+        began, looks = time.monotonic(), []
         self.context.model.load(self.context.on_device(weights))
         batch = self.evaluator.generate_together(clients, embs, scales)
         generated_s = (time.monotonic() - began) / len(clients)
         for client, emb, images, whole in zip(clients, embs, batch, is_whole, strict=True):
             began = time.monotonic()
             seen = self.evaluator.observe(client, images, emb.to(self.context.device), pooled)
-            fitted = as_fitted(client, config.adapt, config.seed)
+            fitted = client.as_fitted(self.context.config)
             distances = self.evaluator.distances(fitted, images) if whole else None
             of = (self.evaluator, fitted, images, seen.samples)
             near, gap = signs_of_copies(*of) if whole else (None, None)

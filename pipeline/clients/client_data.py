@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.config.schema import Config
+from spire_core.adaptation.set_aside import fitted_split
 from spire_core.evaluation.prompted_images import Gallery
 from spire_core.partition.split import ClientSplit
 from spire_core.training.context import ClientContext
@@ -40,6 +42,10 @@ class ClientData:
     def with_split(self, split: ClientSplit) -> "ClientData":
         """Return the client with another split of its images."""
         return replace(self, split=split)
+
+    def as_fitted(self, config: Config) -> "ClientData":
+        """Return a new client with the training images that its fit steps on alone."""
+        return self.with_split(fitted_split(self.split, config.set_aside, config.seed))
 
     def train_images(self) -> Tensor:
         """Return the images to learn from, (n, C, H, W) uint8."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.clients.client_data import ClientData
 from pipeline.clients.evaluation import ClientEvaluator
-from pipeline.clients.set_aside import held_out_as_set_aside
+from spire_core.adaptation.set_aside import set_aside_split
 from spire_core.config.adapt import AdaptConfig
 from spire_core.evaluation.kid import kernel_distance
 
@@ -33,7 +33,8 @@ def choose_guidance(
     scales, config = settings.guidance, evaluator.context.config
     if scales is None or not config.method.record.adapt_parts:
         return [None] * len(clients)
-    own = [held_out_as_set_aside(one, settings, config.seed) for one in clients]
+    aside = (settings.val_fraction, config.seed)
+    own = [client.with_split(set_aside_split(client.split, *aside)) for client in clients]
     reals = [evaluator.real_features(client) for client in own]
     distances = [
         [

@@ -36,8 +36,8 @@ def _images(images: np.ndarray, positions: np.ndarray) -> Tensor:
 def _scores(evaluator: ClientEvaluator, client: ClientData, images: Tensor) -> ControlScores:
     samples = evaluator.samples(client, images)
     own = evaluator.kid_against(evaluator.real_features(client), samples).mean
-    near, gap = signs_of_copies(evaluator, client, images, samples)
     config, client_id = evaluator.context.config, client.client_id
+    near, gap = signs_of_copies(evaluator, client.as_fitted(config), images, samples)
     limit = per_client(config.federation.num_new_clients)
     pooled = some(samples.features, limit, config.seed, client_id)
     return ControlScores(own, evaluator.tv(client, samples), near, gap, pooled)

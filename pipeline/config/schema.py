@@ -224,6 +224,12 @@ class Config:
         return self.eval.guidance != 1.0 or self.adapt.guidance is not None
 
     @property
+    def set_aside(self) -> float:
+        """The share of its training images that a new client sets aside for a choice."""
+        chooses = self.adapt.sets_aside and self.method.record.adapt_parts
+        return self.adapt.val_fraction if chooses else 0.0
+
+    @property
     def has_null_text(self) -> bool:
         """Whether rounds train the prediction without a caption, where any train the backbone."""
         return not self.method.record.is_federated or self.client.text_dropout > 0

@@ -1,9 +1,9 @@
 """Controls of new clients: sets of images that no fit has drawn, to be scored as if one had.
 
-`copies`: the client's training images, which a model that memorises draws. `fresh`: images of
-others with the client's class mixture, which a perfect model draws. `nearest_draws`: the images of
-the pre-training client whose data are most alike, drawn by its own model; `nearest_images`, where
-methods have no model of a client's own: its real images.
+`copies`: the training images that the client fits, which a model that memorises draws. `fresh`:
+images of others with the client's class mixture, which a perfect model draws. `nearest_draws`: the
+images of the pre-training client whose data are most alike, drawn by its own model;
+`nearest_images`, where methods have no model of a client's own: its real images.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.federation.messages import ControlPlan
+from spire_core.adaptation.set_aside import fitted_split
 from spire_core.evaluation.image_metrics import total_variation
 from spire_core.partition.split import ClientSplit, Partition, class_mixture
 from spire_core.partition.styles import amount_of
@@ -26,7 +27,8 @@ class ControlRule:
 
     `labels` (N,) of all images; `candidates`: pre-training clients, of which one is the nearest;
     `style` as in the settings; `has_own_models`: whether pre-training clients draw by themselves;
-    `num_images` of each control.
+    `num_images` of each control; `set_aside`: the share of its training images that a new client
+    does not fit.
     """
 
     partition: Partition
@@ -37,12 +39,14 @@ class ControlRule:
     has_own_models: bool
     num_images: int
     seed: int
+    set_aside: float = 0.0
 
     def plan(self, client_id: int) -> ControlPlan:
         """Return the controls of a new client."""
         split = self.partition.split(client_id)
         # Each training image at least once: what a model that copies would draw in the end.
-        copies = np.resize(split.train, max(self.num_images, len(split.train)))
+        train = fitted_split(split, self.set_aside, self.seed).train
+        copies = np.resize(train, max(self.num_images, len(train)))
         positions, nearest = {COPIES: copies}, self.nearest(client_id)
         if (fresh := self._fresh(split)) is not None:
             positions[FRESH] = fresh

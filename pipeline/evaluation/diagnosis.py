@@ -225,7 +225,8 @@ def adaptation_diagnosis(reports: Sequence[AdaptReport]) -> Diagnosis | None:
     for report in reports:
         seen = {p.epoch: p.observed for p in report.curve if p.observed is not None}
         kept, rise = report.kept_epoch, heldout_rise(report.heldout, report.kept_epoch)
-        if not rise and "own_kid" in report.scores_after:
+        # The kept epoch alone is drawn with a guidance of the client's own.
+        if not rise and report.guidance is None and "own_kid" in report.scores_after:
             kids = {epoch: _kid(observed) for epoch, observed in seen.items()}
             rise = kid_rise(kids, _kid(report.scores_after))
         if rise:

@@ -191,14 +191,13 @@ def _split(new: ArrivingImages, run: SavedRun, limit: int | None, client_id: int
 
     Those that the run hides from new clients are test images.
     """
-    num_images, back = len(new.images), held_back(run, new)
+    num_images, back, config = len(new.images), held_back(run, new), run.config
     if num_images < MIN_IMAGES:
         raise DataError(
             f"expected at least {MIN_IMAGES} images of the new client, got {num_images}: add some"
         )
-    order = numpy_generator(run.config.seed, "arrival", client_id).permutation(num_images)
-    wanted = max(2, round(run.config.partition.test_fraction * num_images))
-    num_test = min(wanted, num_images - 1)
+    order = numpy_generator(config.seed, "arrival", client_id).permutation(num_images)
+    num_test = min(max(2, round(config.partition.test_fraction * num_images)), num_images - 1)
     test, others = order[:num_test], order[num_test:]
     train, hidden = others[~back[others]], others[back[others]]
     if len(train) == 0:

@@ -6,6 +6,7 @@ metrics            metrics of rounds, epochs and the end
 new_client_rows    the table of new clients
 neighbour_columns  how generated images lie among training and held-out images
 control_rows       scores of images that no fit to a new client has drawn
+covered            new clients that pre-training clients cover, beside the others
 world_rows         new clients' images, steps, and coverage by pre-training clients
 params             the settings that are params of a run
 recording          tags, metrics and artifacts, written stage by stage

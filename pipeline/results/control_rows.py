@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pipeline.evaluation.scores import RealData
 from pipeline.federation.messages import ControlScores
+from pipeline.results.covered import covered_ratio
 from pipeline.results.metric_names import IMAGE_TAGS
 from pipeline.results.neighbour_columns import neighbour_columns, pooled_p
 from pipeline.results.result import Adaptation
@@ -74,14 +75,15 @@ def _pooled(drawn: Sequence[Tensor], real: Sequence[Tensor], seed: int) -> dict[
 def image_tags(
     rows: Sequence[Mapping[str, Any]], new_clients: Sequence[Mapping[str, Any]]
 ) -> dict[str, str]:
-    """Return precision and recall of the adapted models, and their mean `fld_excess`.
+    """Return precision and recall of the adapted models, mean `fld_excess` and `covered_ratio`.
 
     `rows` of `control_rows`, `new_clients` with the columns of `with_world`.
     """
     excess = [one["fld_excess"] for one in new_clients if one.get("fld_excess") is not None]
-    values = (rows[0]["precision"], rows[0]["recall"], fmean(excess) if excess else None)
-    named = zip(IMAGE_TAGS, values, strict=True)
-    return {tag: repr(value) for tag, value in named if value is not None}
+    means = (fmean(excess) if excess else None, covered_ratio(new_clients))
+    named = zip(IMAGE_TAGS, (rows[0]["precision"], rows[0]["recall"], *means), strict=True)
+    values = dict(named)
+    return {tag: repr(value) for tag, value in values.items() if value is not None}
 
 
 def _near(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,12 +10,13 @@ KID_FLOOR = "pretrain/kid/floor"
 EVALUATE_S = "time/evaluate_s"
 EPSILON, DELTA = "privacy/epsilon", "privacy/delta"  # the unit is in a tag
 NN_SHARE, NN_CHANCE, NN_P = (f"final/adapt_nn_{name}" for name in ("share", "chance", "p"))
+NN_EXCESS = "final/adapt_nn_excess"  # the share minus chance; of reports alone
 # Tags of a run, and the final values in reports that they stand for: runs have metrics enough.
 COPIES_TAGS = {"copies.nn_share": NN_SHARE, "copies.nn_chance": NN_CHANCE, "copies.nn_p": NN_P}
 PRECISION, RECALL = "final/adapt_precision", "final/adapt_recall"
-FLD_EXCESS = "final/adapt_fld_excess"
+FLD_EXCESS, COVERED_RATIO = "final/adapt_fld_excess", "final/adapt_covered_ratio"
 IMAGE_TAGS = {"images.precision": PRECISION, "images.recall": RECALL}  # likewise
-IMAGE_TAGS |= {"copies.fld_excess": FLD_EXCESS}
+IMAGE_TAGS |= {"copies.fld_excess": FLD_EXCESS, "coverage.kid_ratio": COVERED_RATIO}
 HULL_TV, NEAREST_TV = "world.hull_tv", "world.nearest_tv"  # tags
 FAILED_UPLOADS = "storage/failed_uploads"
 TUNED_TABLE = "tables/pretrain_tuned.json"

@@ -10,7 +10,7 @@ from pipeline.federation.setup import FederationSetup
 from pipeline.results.control_rows import control_columns, fld_excess
 from pipeline.results.metric_names import HULL_TV, NEAREST_TV
 from pipeline.results.result import Adaptation
-from spire_core.adaptation.adapt import num_set_aside
+from spire_core.adaptation.set_aside import num_set_aside
 from spire_core.federated.messages import steps_per_epoch
 from spire_core.partition.coverage import Coverage, coverages
 
@@ -77,6 +77,6 @@ def _steps(setting: FederationSetup, report: AdaptReport) -> int | None:
     if config.privacy.adapt.is_on or not config.method.record.adapt_parts:
         return None
     num_images = len(setting.partition.split(report.client_id).train)
-    if config.adapt.sets_aside:
-        num_images -= num_set_aside(num_images, config.adapt.val_fraction)
+    if config.set_aside > 0:
+        num_images -= num_set_aside(num_images, config.set_aside)
     return report.kept_epoch * steps_per_epoch(num_images, config.adapt.batch_size)

@@ -11,14 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from spire_core.adaptation.descent import Descent
+from spire_core.adaptation.set_aside import set_aside
 from spire_core.config.adapt import ENCODER, AdaptConfig
 from spire_core.diffusion.process import Diffusion
-from spire_core.errors import DataError
 from spire_core.federated.messages import steps_per_epoch
 from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.methods import CLIENT_EMB, NETWORK_PARTS
 from spire_core.network.flat_model import FlatModel
-from spire_core.rng import torch_generator
 from spire_core.training.batches import Batch, client_batches
 from spire_core.training.context import ClientContext
 from spire_core.training.fit import (
@@ -57,39 +56,6 @@ def num_trained(model: FlatModel, d_emb: int) -> int:
     """Return how many numbers a new client trains with this model's method."""
     parts = model.method.record.adapt_parts
     return sum(d_emb if p == CLIENT_EMB else model.layout.part_size(p) for p in parts)
-
-
-def num_set_aside(num_images: int, fraction: float) -> int:
-    """Return how many of a client's images are set aside for a choice."""
-    return min(num_images - 1, max(1, round(fraction * num_images)))
-
-
-def split_validation(
-    client_id: int, num_images: int, fraction: float, seed: int
-) -> tuple[Tensor, Tensor]:
-    """Return the positions of a new client's training and of its validation images, one at least.
-
-    Raises DataError for fewer than two images.
-    """
-    if num_images < 2:
-        raise DataError(
-            f"expected at least 2 images of client {client_id}, one of them set aside, got "
-            f"{num_images}: set adapt.early_stopping=false and adapt.guidance=null"
-        )
-    order = torch.randperm(num_images, generator=torch_generator(seed, "validation", client_id))
-    num_val = num_set_aside(num_images, fraction)
-    return order[num_val:], order[:num_val]
-
-
-def set_aside(
-    client: ClientContext, config: AdaptConfig
-) -> tuple[ClientContext, ClientContext | None]:
-    """Return a new client with its training and, for early stopping, its validation images."""
-    if not config.sets_aside:
-        return client, None
-    sizes = (len(client.images), config.val_fraction)
-    train, val = split_validation(client.client_id, *sizes, client.seed)
-    return client.chosen(train), client.chosen(val) if config.early_stopping else None
 
 
 def move_to_encoding(
@@ -173,7 +139,7 @@ def adapt_client(
     record = model.method.record
     emb = load_client(model, weights, start)
     client_emb = None if emb is None else nn.Parameter(emb.clone())
-    client, val = set_aside(client, config)
+    client, val = set_aside(client, config) if record.adapt_parts else (client, None)
     move_to_encoding(model, client_emb, client, config)
     curve = AdaptationCurve(model, client_emb, val, config, objective.diffusion, observe)
     if not record.adapt_parts:

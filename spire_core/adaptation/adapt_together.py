@@ -17,9 +17,9 @@ from spire_core.adaptation.adapt import (
     Observe,
     epoch_streams,
     move_to_encoding,
-    set_aside,
 )
 from spire_core.adaptation.descent import Descent
+from spire_core.adaptation.set_aside import set_aside
 from spire_core.config.adapt import AdaptConfig, can_adapt_together
 from spire_core.errors import ConfigError
 from spire_core.federated.private_state import PrivateState

@@ -32,6 +32,17 @@ def check_compared(sweep: SweepConfig, written: SweepConfig | None) -> None:
     for one in compared if runs else ():
         for side in one.sides:
             _check(one, side, runs)
+        _check_apart(one, runs)
+
+
+def _check_apart(one: Primary, runs: Sequence[Run]) -> None:
+    """Raise ConfigError for sides that share a run."""
+    method, other = one.sides
+    if any(method.fits(*run) and other.fits(*run) for run in runs):
+        raise ConfigError(
+            f"expected two sides of a primary comparison that share no trials, got {one.words}: "
+            "name in against_where every setting in which they differ"
+        )
 
 
 def _runs(sweep: SweepConfig, keys: Collection[str]) -> list[Run]:

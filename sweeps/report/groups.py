@@ -12,10 +12,11 @@ from statistics import fmean
 from typing import TypeVar
 
 from pipeline.config.equivalence import reads
-from pipeline.results.metric_names import NN_P, PRECISION, RECALL
+from pipeline.results.metric_names import NN_CHANCE, NN_EXCESS, NN_P, NN_SHARE, PRECISION, RECALL
 from pipeline.tracking.mlflow_queries import TrackedRun, is_known
 from spire_core.config.method import OTHER_METHODS, find_method
 from spire_core.methods import METHODS
+from sweeps.primary import TASK
 from sweeps.report.stats import Estimate, combined_p, estimate
 
 UNSET = "None"  # how a setting that is not given is logged
@@ -24,9 +25,6 @@ IGNORED += ("world.",)  # it follows from the partition
 IGNORED += ("eval.extractor_weights", "eval.grid_images", "eval.controls")
 # How much is computed at once sets a method's runs apart, and no method from another.
 AT_ONCE = ("client.group_size", "adapt.group_size", "eval.batch_size")
-TASK = ("data.", "partition.", "federation.num_clients", "federation.num_new_clients")
-TASK += ("privacy.adapt.epsilon", "privacy.adapt.delta")  # a promise is no choice of a method
-TASK += ("adapt.num_images", "eval.num_images", "eval.num_clients", "eval.kid_")
 # They stand among a task's parameters, though they are logged as tags.
 EXTRACTOR, IMAGES = "extractor", "images"
 BACKBONE = "model.backbone"
@@ -35,7 +33,10 @@ RATE = "adapt.lr"
 OF_ADAPTATION = (RATE, "adapt.tune_epochs", "privacy.adapt.")
 OWN = ("method.", *OF_ADAPTATION)
 NN_GAP = "final/adapt_nn_gap"  # worked out here: each run's distance to training minus test images
-NN_GAP_OF = ("final/adapt_nn_train", "final/adapt_nn_test")
+MINUS = {  # what is worked out here, and of which two metrics it is the difference
+    NN_GAP: ("final/adapt_nn_train", "final/adapt_nn_test"),
+    NN_EXCESS: (NN_SHARE, NN_CHANCE),
+}
 TUNED_KID = "final/pretrain_tuned_kid_mean"
 OWN_KID = "final/pretrain_own_kid"  # likewise: that of fine-tuned models, where clients have tuned
 SCORES = {  # by which a best setting is chosen: the first that any run has
@@ -64,9 +65,9 @@ class Group:
 
     def values(self, key: str) -> dict[Pair, float]:
         """Return a metric's final value by seed, of the runs that have it."""
-        if key == NN_GAP:
-            train, test = (self.values(own) for own in NN_GAP_OF)
-            return {pair: train[pair] - test[pair] for pair in train if pair in test}
+        if key in MINUS:
+            first, second = (self.values(own) for own in MINUS[key])
+            return {pair: first[pair] - second[pair] for pair in first if pair in second}
         if key == OWN_KID:
             return self.values("final/pretrain_kid_mean") | self.values(TUNED_KID)
         known = [run for run in self.runs if is_known(run.finals.get(key))]

@@ -1,25 +1,26 @@
 """The primary comparisons of a study: effects, tests, and their correction for their number."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from pipeline.results.metric_names import FLD_EXCESS, NN_SHARE
+from pipeline.results.metric_names import FLD_EXCESS, NN_EXCESS
 from sweeps.primary import MEASURES, Primary
 from sweeps.report.groups import Group, Values, best_groups, by_task, label
-from sweeps.report.stats import Estimate, equivalence_p, holm, paired, two_sided_p
+from sweeps.report.stats import Estimate, equivalence_p, holm_within, paired, two_sided_p
 from sweeps.report.tables import Cell, Table, made_table
 
 LEVEL = 0.05
-OF_COPIES = (NN_SHARE, FLD_EXCESS)
+OF_COPIES = (NN_EXCESS, FLD_EXCESS)
 MATCHES, UNKNOWN = "matches", "cannot tell"
 CAPTION = (
     "The comparisons that were written down before the study ran, on the same seeds and with both "
     "methods at their best setting by the compared score: the mean over pairs of log(method / "
     "other), or of method minus other, with its 95 % interval, and as a ratio. p: Student's test "
-    "of no difference; Holm: corrected for the number of these comparisons, also those that lack "
-    "runs. Equivalence: two one-sided tests against the margin, likewise corrected. Lower or "
-    "higher: Holm below 0.05; matches: equivalence below 0.05."
+    "of no difference; Holm: corrected for the number of the comparisons of a family, also those "
+    "that lack runs. Equivalence: two one-sided tests against the margin, likewise corrected. "
+    "Lower or higher: Holm below 0.05; matches: equivalence below 0.05."
 )
 
 
@@ -63,18 +64,20 @@ class Finding:
 def findings(
     primaries: Sequence[Primary], groups: Sequence[Group], chosen_by: str
 ) -> list[Finding]:
-    """Return the primary comparisons of a report's groups, corrected together.
+    """Return the primary comparisons of a report's groups, those of a family corrected together.
 
-    Each is made in every task that has both sides; one that no task has counts all the same.
-    Both sides stand at their best setting by the compared score, or by `chosen_by` where that
-    one speaks of copies: the least copied images are not the best.
+    Each is made in every task that has one of its sides, and counts also where the other has not
+    run; one that no task has counts once. Both sides stand at their best setting by the compared
+    score, or by `chosen_by` where that one speaks of copies: the least copied are not the best.
     """
     made = [one for primary in primaries for one in _compared(primary, groups, chosen_by)]
     differ = [None if one.effect is None else two_sided_p(one.effect) for one in made]
     match = [
         None if one.effect is None else equivalence_p(one.effect, one.primary.limit) for one in made
     ]
-    tests = zip(made, differ, holm(differ), holm(match), strict=True)
+    families = [one.primary.family for one in made]
+    corrected = (holm_within(families, differ), holm_within(families, match))
+    tests = zip(made, differ, *corrected, strict=True)
     return [replace(one, p=p, holm_p=ph, equivalence=pe) for one, p, ph, pe in tests]
 
 
@@ -87,14 +90,17 @@ def _compared(primary: Primary, groups: Sequence[Group], chosen_by: str) -> list
     ]
     theirs, ours = ({group.task: group for group in best_groups(side, by)} for side in sides)
     found = [
-        _found(primary, task, (theirs[task], ours[task]))
+        _found(primary, task, theirs.get(task), ours.get(task))
         for task in by_task(groups)
-        if task in theirs and task in ours
+        if task in theirs or task in ours
     ]
     return found or [Finding(primary, (), None)]
 
 
-def _found(primary: Primary, task: Values, both: tuple[Group, Group]) -> Finding:
+def _found(primary: Primary, task: Values, method: Group | None, other: Group | None) -> Finding:
+    if method is None or other is None:
+        return Finding(primary, task, None)
+    both = (method, other)
     theirs, ours = (one.values(primary.measure) for one in both)
     if primary.scale == "difference":
         return Finding(primary, task, paired(theirs, ours))
@@ -120,7 +126,8 @@ def primary_table(found: Sequence[Finding]) -> Table | None:
 
 def primary_answers(found: Sequence[Finding]) -> list[str]:
     """Return a sentence for each finding."""
-    return [_answer(one, len(found)) for one in found]
+    sizes = Counter(one.primary.family for one in found)
+    return [_answer(one, sizes[one.primary.family]) for one in found]
 
 
 def _answer(one: Finding, num: int) -> str:

@@ -10,7 +10,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from statistics import fmean, pstdev
 
-from pipeline.results.metric_names import DELTA, EPSILON, HULL_TV, NEAREST_TV
+from pipeline.results.covered import covered_ratio
+from pipeline.results.metric_names import COVERED_RATIO, DELTA, EPSILON, HULL_TV, NEAREST_TV
 from pipeline.results.params import default_params
 from pipeline.tracking.mlflow_queries import TrackedRun
 from sweeps.report.controls import ADAPTED, OWN, SCORES, SHARED
@@ -139,6 +140,8 @@ def _new_finals(rows: Sequence[Row]) -> dict[str, float]:
         before, after = finals["final/adapt_kid_before"], finals["final/adapt_kid_after"]
         finals["final/adapt_kid_ratio"] = after / before
         finals["final/adapt_kid_worst"] = max(numbers(rows, "kid_after"))
+    if (ratio := covered_ratio(client_numbers(rows))) is not None:
+        finals[COVERED_RATIO] = ratio
     if "final/adapt_num_trained" in finals:
         finals["params/trainable_new_client"] = finals["final/adapt_num_trained"]
     return finals | _privacy(rows)

@@ -104,6 +104,16 @@ def holm(values: Sequence[float | None]) -> list[float | None]:
     return corrected
 
 
+def holm_within(families: Sequence[Hashable], ps: Sequence[float | None]) -> list[float | None]:
+    """Return p-values with `holm`'s correction among those of the same family."""
+    corrected: list[float | None] = [None] * len(ps)
+    for family in dict.fromkeys(families):
+        places = [i for i, own in enumerate(families) if own == family]
+        for i, p in zip(places, holm([ps[i] for i in places]), strict=True):
+            corrected[i] = p
+    return corrected
+
+
 def paired(theirs: Mapping[Key, float], ours: Mapping[Key, float]) -> Estimate | None:
     """Return the mean of `theirs` minus `ours` over the keys that both have."""
     return estimate([theirs[key] - ours[key] for key in theirs if key in ours])

@@ -10,8 +10,8 @@ from spire_core.adaptation.adapt import (
     adapt_client,
     epoch_streams,
     num_trained,
-    split_validation,
 )
+from spire_core.adaptation.set_aside import split_validation
 from spire_core.config.adapt import AdaptConfig
 from spire_core.config.diffusion import DiffusionConfig
 from spire_core.config.method import MethodConfig
@@ -178,6 +178,11 @@ def test_validation_split_is_disjoint_and_needs_two_images() -> None:
     assert sorted([*train.tolist(), *val.tolist()]) == list(range(len(IMAGES)))
     with pytest.raises(DataError, match="at least 2 images"):
         split_validation(1, 1, 0.2, 0)
+
+
+def test_a_client_that_fits_nothing_sets_nothing_aside() -> None:
+    _, result, _ = adapt("fedavg", images=IMAGES[:1], early_stopping=True)
+    assert [point.val_loss for point in result.curve] == [None]
 
 
 def test_a_client_that_will_choose_its_guidance_fits_what_it_did_not_set_aside() -> None:

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from spire_core.adaptation.adapt import Adapted, adapt_client, split_validation
+from spire_core.adaptation.adapt import Adapted, adapt_client
 from spire_core.adaptation.adapt_together import adapt_embeddings
+from spire_core.adaptation.set_aside import split_validation
 from spire_core.config.adapt import AdaptConfig
 from spire_core.config.client import ClientConfig
 from spire_core.config.diffusion import DiffusionConfig

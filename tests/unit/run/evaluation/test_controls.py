@@ -3,8 +3,10 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from pipeline.evaluation.controls import COPIES, FRESH, NEAREST_IMAGES, ControlRule
+from pipeline.results.covered import covered_ratio
 from spire_core.partition.split import ClientSplit, Partition
 from spire_core.partition.styles import amount_of
 
@@ -46,6 +48,19 @@ def test_copies_are_all_training_images_again_and_again() -> None:
     assert copies.tolist() == [44, 45] * 6
     few = replace(RULE, num_images=1).plan(3).positions[COPIES]
     assert few.tolist() == [44, 45]
+
+
+def test_copies_are_of_the_images_that_a_client_fits() -> None:
+    copies = replace(RULE, set_aside=0.5).plan(3).positions[COPIES]
+    assert len(set(copies.tolist())) == 1  # of its two training images
+
+
+def test_covered_clients_are_held_against_the_others() -> None:
+    kids = ((0.0, 1.0), (0.05, 2.0), (0.4, 6.0))
+    clients = [{"hull_tv": tv, "kid_after": kid} for tv, kid in kids]
+    assert covered_ratio(clients) == pytest.approx(0.25)
+    assert covered_ratio(clients[:2]) is None
+    assert covered_ratio([*clients[:2], {"hull_tv": 0.4, "kid_after": None}, {}]) is None
 
 
 def test_fresh_images_are_of_others_with_the_clients_classes() -> None:

@@ -5,6 +5,8 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from pipeline.evaluation.diagnosis import (
     INCONSISTENT,
     NOT_LEARNING,
     OVERFITTING,
+    adaptation_diagnosis,
     backbone_diagnosis,
     consistency_diagnosis,
     embedding_diagnosis,
@@ -159,6 +162,22 @@ def test_a_kid_rises_by_more_than_its_noise() -> None:
     assert kid_rise(spread(curve, 0.0), (1.0, 0.0)) is None  # the best was kept
     jumpy = [5.0, 3.0, 4.0, 1.0, 2.0, 1.0, 2.0, 1.0, 2.0]
     assert kid_rise(spread(jumpy, 0.0), (2.0, 0.0)) is None
+
+
+def test_a_kid_at_a_guidance_of_its_own_is_no_rise() -> None:
+    """The kept epoch alone is drawn with it."""
+    kids = [2.0, 1.5, 1.2, 1.1, 1.05, 1.02, 1.01, 1.0]
+    score = {"own_kid_std": 0.0}
+    points = tuple(
+        SimpleNamespace(epoch=i, observed=score | {"own_kid": kid}) for i, kid in enumerate(kids)
+    )
+    told = {"client_id": 7, "curve": points, "kept_epoch": len(kids) - 1}
+    told |= {"heldout": by_epoch(kids, 0.0), "scores_after": score | {"own_kid": 1.5}}
+    plain, own = (SimpleNamespace(guidance=scale, **told) for scale in (None, 3.0))
+    found = adaptation_diagnosis(cast("Any", [plain]))
+    assert found is not None
+    assert "client 7's KID rose" in found.evidence
+    assert adaptation_diagnosis(cast("Any", [own])) is None
 
 
 # --- failures provoked in real training -----------------------------------------------------------

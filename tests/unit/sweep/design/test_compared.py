@@ -43,8 +43,8 @@ def test_settings_may_be_nested_by_group() -> None:
     (one,) = primaries([{"method": "local", "where": nested}])
     flat = {"adapt.num_images": 4, "privacy.adapt.epsilon": 8, "data.name": "mnist"}
     assert one.where == flat
-    other = {"method": "spire", "where": nested, "against_where": {"data": "mnist"}}
-    assert primaries([other])[0].against_where == {"data.name": "mnist"}
+    other = {"method": "spire", "where": nested, "against_where": nested | {"model": {"d_emb": 4}}}
+    assert primaries([other])[0].against_where == flat | {"model.d_emb": 4}
     with pytest.raises(ConfigError, match="different primary comparisons"):
         primaries([{"method": "local", "where": where} for where in (nested, flat)])
 
@@ -73,8 +73,17 @@ def test_settings_may_be_nested_by_group() -> None:
             "none: change its where",
         ),
         (
-            "{method: spire, against_where: {adapt.num_images: 5}}",
-            "^expected trials of spire with adapt.num_images=5 for a primary comparison",
+            "{method: spire, against_where: {model.d_emb: 5}}",
+            "^expected trials of spire with model.d_emb=5 for a primary comparison",
+        ),
+        (
+            "{method: spire, where: {model.d_emb: 4}, against_where: {adapt.init: zero}}",
+            "^expected two sides of a primary comparison that share no trials, got new clients' "
+            "KID at model.d_emb=4",
+        ),
+        (
+            "{method: spire, where: {adapt.num_images: 4}, against_where: {adapt.num_images: 16}}",
+            "^expected both sides of a primary comparison with the same adapt.num_images",
         ),
         (
             "{method: spire, against_where: {adapt.images: 5}}",

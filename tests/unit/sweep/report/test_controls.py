@@ -1,6 +1,7 @@
 """The report's table of controls, from rows of runs that are written out by hand."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -62,6 +63,21 @@ def test_methods_stand_beside_what_no_fit_has_drawn() -> None:
     assert not {"TV", "recall"} & set(rows[0])  # no run has them
     assert (rows[1]["NN p"], rows[5]["NN p"].mean) == (None, pytest.approx(0.5))
     assert rows[0]["NN p"].mean == pytest.approx(0.01000, abs=1e-4)  # 1 - Phi(sqrt(2) 1.6449)
+
+
+def test_clients_that_set_images_aside_have_controls_of_their_own() -> None:
+    """Copies are of the images that they fit, and chance is another."""
+    choosing = {"adapt.guidance": "(1.0, 2.0)"}
+    runs = [
+        replace(one, params=one.params | (choosing if "spire" in one.run_id else {}))
+        for one in RUNS
+    ]
+    table = controls_table(group_runs(runs), ROWS)
+    assert table is not None
+    at = [table.columns.index(name) for name in ("method", "images")]
+    shared = [row[at[1]] for row in table.rows if row[at[0]] == ""]
+    aside = "copies of the training images, some set aside", "fresh images, some set aside"
+    assert sorted(shared) == sorted(["copies of the training images", "fresh images", *aside])
 
 
 def test_runs_without_controls_are_in_no_row() -> None:

@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 from scipy import stats
 
+from pipeline.results.metric_names import NN_CHANCE, NN_EXCESS, NN_SHARE
 from pipeline.tracking.mlflow_queries import TrackedRun
 from spire_core.errors import ConfigError
-from sweeps.primary import Primary, primaries
+from sweeps.primary import Primary, Side, primaries
 from sweeps.report.groups import group_runs
 from sweeps.report.primary import Finding, findings, primary_answers, primary_table
 from sweeps.report.stats import equivalence_p, estimate, holm, two_sided_p
@@ -160,7 +161,10 @@ def test_a_method_is_compared_with_itself_at_other_settings() -> None:
     runs += [guided("(1.0, 2.0)", "0.1", s, 8.0) for s in range(3)]
     runs += [guided("None", "0.1", s, 1.0, 64) for s in range(3)]
     sides = {"where": {"adapt.guidance": [1.0, 2.0]}, "against_where": {"adapt.guidance": None}}
-    (one,) = found_of({"method": "spire"} | sides, runs=runs)
+    one, blank = found_of({"method": "spire"} | sides, runs=runs)
+    assert (dict(blank.task), blank.effect) == ({"adapt.num_images": "64"}, None)  # one side alone
+    assert one.p is not None
+    assert one.holm_p == pytest.approx(2 * one.p)
     assert dict(one.task) == {"adapt.num_images": "16"}
     assert one.effect is not None
     assert (one.effect.num, one.effect.mean) == (3, pytest.approx(-math.log(2)))
@@ -171,6 +175,39 @@ def test_a_method_is_compared_with_itself_at_other_settings() -> None:
     assert table is not None
     row = dict(zip(table.columns, table.rows[0], strict=True))
     assert row["against"] == "spire at adapt.guidance=None"
+
+
+def test_families_are_corrected_apart() -> None:
+    values = [{"method": "fedavg_ft", "measure": measure} for measure in (KID, TV)]
+    both = found_of(*values)
+    ps = [one.p for one in both]
+    assert [one.holm_p for one in both] == holm(ps)
+    assert [one.holm_p for one in both] != ps
+    apart = found_of(values[0] | {"family": "kid"}, values[1] | {"family": "tv"})
+    assert [one.holm_p for one in apart] == ps
+    assert "Holm of 1" in primary_answers(apart)[0]
+
+
+def test_a_share_of_nearest_images_is_held_against_its_chance() -> None:
+    """Fewer training images are nearest to fewer, with nothing memorised."""
+    pairs = [("fedavg_ft", 0.0250, 0.0245), ("spire", 0.0305, 0.0300)]
+    runs = [
+        replace(one, finals=one.finals | {NN_SHARE: share, NN_CHANCE: chance})
+        for method, share, chance in pairs
+        for one in (run(method, seed, 1.0, 0.2) for seed in range(3))
+    ]
+    (one,) = found_of(
+        {"method": "fedavg_ft", "measure": NN_EXCESS, "scale": "difference"}, runs=runs
+    )
+    assert one.effect is not None
+    assert one.effect.mean == pytest.approx(0.0)
+
+
+def test_lists_of_whole_numbers_are_those_of_runs() -> None:
+    side = Side("spire", {"adapt.guidance": [1, 2]})
+    assert side.fits("spire", {"adapt.guidance": "(1.0, 2.0)"})
+    for other in ("(1.0, 3.0)", "(1.0,)", "None", "(1.0, 2.0, 3.0)"):
+        assert not side.fits("spire", {"adapt.guidance": other})
 
 
 def test_scores_without_a_ratio_are_not_compared_by_one() -> None:

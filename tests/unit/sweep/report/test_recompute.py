@@ -2,6 +2,7 @@
 
 import csv
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,11 @@ def test_tests_are_those_of_a_report() -> None:
     assert p < 0.05
     assert (corrected, other) == (pytest.approx(2 * p), 1.0)
     assert equivalence < 0.05
+    both = [line("equivalence", margin="2.0"), line("equivalence", margin="9.0")]
+    larger, smaller = published_values(ROWS, both)
+    alone = published_values(ROWS, [replace(one, family=one.margin) for one in both])
+    assert alone == [pytest.approx(equivalence), pytest.approx(smaller / 2)]
+    assert larger == pytest.approx(max(equivalence, smaller))
 
 
 def test_a_method_is_compared_with_itself_at_other_settings() -> None:

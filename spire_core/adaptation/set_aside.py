@@ -1,0 +1,63 @@
+"""The training images of a new client that its fit steps on, and those that it sets aside.
+
+By the latter it chooses: an epoch (early stopping), or its guidance.
+"""
+
+import torch
+from torch import Tensor
+
+from spire_core.config.adapt import AdaptConfig
+from spire_core.errors import DataError
+from spire_core.partition.split import ClientSplit
+from spire_core.rng import torch_generator
+from spire_core.training.context import ClientContext
+
+
+def num_set_aside(num_images: int, fraction: float) -> int:
+    """Return how many of a client's images are set aside for a choice."""
+    return min(num_images - 1, max(1, round(fraction * num_images)))
+
+
+def split_validation(
+    client_id: int, num_images: int, fraction: float, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Return the positions of a new client's training and of its validation images, one at least.
+
+    Raises DataError for fewer than two images.
+    """
+    if num_images < 2:
+        raise DataError(
+            f"expected at least 2 images of client {client_id}, one of them set aside, got "
+            f"{num_images}: set adapt.early_stopping=false and adapt.guidance=null"
+        )
+    order = torch.randperm(num_images, generator=torch_generator(seed, "validation", client_id))
+    num_val = num_set_aside(num_images, fraction)
+    return order[num_val:], order[:num_val]
+
+
+def set_aside(
+    client: ClientContext, config: AdaptConfig
+) -> tuple[ClientContext, ClientContext | None]:
+    """Return a new client with its training and, for early stopping, its validation images."""
+    if not config.sets_aside:
+        return client, None
+    sizes = (len(client.images), config.val_fraction)
+    train, val = split_validation(client.client_id, *sizes, client.seed)
+    return client.chosen(train), client.chosen(val) if config.early_stopping else None
+
+
+def fitted_split(split: ClientSplit, fraction: float, seed: int) -> ClientSplit:
+    """Return a new client's split with the training images that its fit steps on alone.
+
+    `fraction` of them it sets aside, none of them with 0.
+    """
+    if fraction == 0:
+        return split
+    at, _ = split_validation(split.client_id, len(split.train), fraction, seed)
+    return ClientSplit(split.client_id, split.train[at.numpy()], split.test)
+
+
+def set_aside_split(split: ClientSplit, fraction: float, seed: int) -> ClientSplit:
+    """Return a new client's split whose held-out images are those that it sets aside."""
+    at_train, at_val = split_validation(split.client_id, len(split.train), fraction, seed)
+    return ClientSplit(split.client_id, *(split.train[at.numpy()] for at in (at_train, at_val)))
