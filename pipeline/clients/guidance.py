@@ -1,7 +1,7 @@
 """The guidance that new clients choose for their drawings, each by images that it set aside.
 
-Clients choose differently, and do better so than with one scale for all on three development seeds
-with 16 and 64 images each (docs/results/embedding-cpu).
+With 64 images clients do better so than without guidance, with 16 it cannot be told
+(docs/results/study-embedding-cpu); one scale for all was compared on development seeds alone.
 """
 
 from collections.abc import Callable, Sequence
