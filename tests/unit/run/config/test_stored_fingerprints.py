@@ -16,7 +16,7 @@ STORED = {
     "folder-cpu": ("349a96bf3d752e6e", "b0545b07cc526e00"),
     "fonts-cpu": ("3919af88677bdc42", "eea3ccf88987a103"),
     "mnist": ("052b8dceef88752f", "270bc63b6a90c408"),
-    "mnist-cpu": ("cff3705456758dd3", "38678f8672340f28"),
+    "mnist-cpu": ("2c81c9732fc4197b", "164da8a8cd88ac6d"),
     "retrofit-cpu": ("f1be8939ca6505d3", "f14f80deb9b08f8f"),
     "smoke": ("07c8e83d609b9e6c", "a91a7fde4e79b3ff"),
     "smoke method=spire": ("07c8e83d609b9e6c", "a91a7fde4e79b3ff"),
