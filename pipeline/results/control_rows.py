@@ -82,8 +82,7 @@ def image_tags(
     excess = [one["fld_excess"] for one in new_clients if one.get("fld_excess") is not None]
     means = (fmean(excess) if excess else None, covered_ratio(new_clients))
     named = zip(IMAGE_TAGS, (rows[0]["precision"], rows[0]["recall"], *means), strict=True)
-    values = dict(named)
-    return {tag: repr(value) for tag, value in values.items() if value is not None}
+    return {tag: repr(value) for tag, value in named if value is not None}
 
 
 def _near(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,8 +8,9 @@ COVERED_TV = 0.05  # the hull TV of a client up to which it counts as covered
 
 
 def covered_ratio(clients: Sequence[Mapping[str, Any]]) -> float | None:
-    """Return the mean KID of covered new clients by that of the others; None without both.
+    """Return the mean KID of covered new clients by that of the others.
 
+    None without clients of both kinds, or where the others score no KID above zero.
     `clients`: numbers of new clients by the columns of their rows. All share a run's backbone and
     steps, so that between methods this ratio differs by what coverage does to each.
     """
@@ -18,5 +19,6 @@ def covered_ratio(clients: Sequence[Mapping[str, Any]]) -> float | None:
         hull, kid = client.get("hull_tv"), client.get("kid_after")
         if hull is not None and kid is not None:
             kids[hull <= COVERED_TV].append(kid)
-    means = [fmean(some) if some else 0.0 for some in (kids[True], kids[False])]
-    return means[0] / means[1] if min(means) > 0 else None
+    if not kids[True] or not kids[False] or fmean(kids[False]) <= 0:
+        return None
+    return fmean(kids[True]) / fmean(kids[False])

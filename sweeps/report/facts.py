@@ -30,6 +30,8 @@ def facts_of(runs: Sequence[TrackedRun], used: Sequence[TrackedRun]) -> dict[str
         values = (parameters(run).get(key, UNSET) for run in used)
         return " / ".join(dict.fromkeys(v for v in values if v != UNSET)) or "-"
 
+    scales = value("adapt.guidance")
+    own_guidance = "" if scales == "-" else f", of new clients their own, out of {scales}"
     keys = ("tau", "local_epochs", "drop_rate", "straggler_rate")
     lengths = {key: value(f"federation.{key}") for key in keys}
     length = [f"{key} {value}" for key, value in lengths.items() if value not in ("-", "0.0")]
@@ -41,7 +43,7 @@ def facts_of(runs: Sequence[TrackedRun], used: Sequence[TrackedRun]) -> dict[str
         f"images per client, {value('eval.kid_num_subsets')} subsets of at most "
         f"{value('eval.kid_subset_size')}",
         "Sampling": f"{value('diffusion.sampler')}, {value('diffusion.sample_steps')} steps, "
-        f"guidance {_guidance(used)}",
+        f"guidance {value('eval.guidance')}{own_guidance}",
         "Data": f"{value('data.name')} at {value('data.image_size')} pixels, partition "
         f"{value('partition.name')}",
         "Federation": f"{value('federation.num_clients')} clients and "
@@ -52,16 +54,6 @@ def facts_of(runs: Sequence[TrackedRun], used: Sequence[TrackedRun]) -> dict[str
     facts |= _coverage(used) | _from_rows(used)
     revisions = dict.fromkeys(run.tags.get("git_revision", "unknown") for run in used)
     return facts | {"Code": f"revision {' / '.join(revisions)}"}
-
-
-def _guidance(used: Sequence[TrackedRun]) -> str:
-    """Return the scale that runs draw with, or those out of which new clients choose."""
-    texts = []
-    for run in used:
-        params = parameters(run)
-        own = params.get("adapt.guidance", UNSET)
-        texts.append(params.get("eval.guidance", UNSET) if own == UNSET else f"own, out of {own}")
-    return " / ".join(dict.fromkeys(texts))
 
 
 def _coverage(used: Sequence[TrackedRun]) -> dict[str, str]:

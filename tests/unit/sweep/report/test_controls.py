@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.tracking.mlflow_queries import TrackedRun
 from sweeps.report.controls import controls_table
+from sweeps.report.facts import facts_of
 from sweeps.report.groups import group_runs
 from sweeps.report.stats import Estimate
 
@@ -98,3 +99,13 @@ def test_a_score_that_is_no_number_is_in_no_mean() -> None:
     [copies] = [row for row in rows_of(odd) if row["images"] == "copies of the training images"]
     assert (copies["KID"].mean, copies["KID"].num, copies["KID"].missing) == (1.1, 1, 1)
     assert copies["NN p"].num == 1
+
+
+def test_facts_name_the_guidance_of_all_and_the_scales_of_new_clients() -> None:
+    plain, choosing = (
+        replace(run("spire", seed), params={"method.name": "spire", "eval.guidance": "1.0", **more})
+        for seed, more in enumerate(({}, {"adapt.guidance": "(1.0, 2.0)"}))
+    )
+    assert facts_of([plain], [plain])["Sampling"].endswith("guidance 1.0")
+    told = facts_of([plain, choosing], [plain, choosing])["Sampling"]
+    assert told.endswith("guidance 1.0, of new clients their own, out of (1.0, 2.0)")
