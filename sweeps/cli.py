@@ -141,7 +141,7 @@ def _add_report(verbs: Any) -> None:
     )
     text = "also write each client's scores in each run into this CSV file"
     parser.add_argument("--rows", metavar="FILE", help=text)
-    _add_rows_from(parser, "take runs of other stretches out of this file; alone without SWEEP")
+    _add_rows_from(parser, "take runs of other machines out of this file; alone without SWEEP")
 
 
 def _add_rows_from(parser: Any, text: str) -> None:

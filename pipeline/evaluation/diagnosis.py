@@ -27,7 +27,7 @@ ADVICE = {
     "is on, fewer adapt.epochs, a lower adapt.lr, more images",
     INCONSISTENT: "more rounds or a larger federation.cohort_size if clients took part a few times "
     "only, else a smaller federation.tau; check that every client gets its own state back",
-    IGNORED: "a much higher client.emb_lr than client.lr (0.05 to 0.002), client.emb_init_std=1, a "
+    IGNORED: "a much higher client.emb_lr than client.lr (0.05 to 0.002), a larger client.emb_init_std, a "
     "higher client.emb_proj_lr_factor; then more rounds",
 }
 

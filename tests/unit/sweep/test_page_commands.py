@@ -1,7 +1,8 @@
 """The commands on pages: each exists, and so do its options, presets, sweeps and settings.
 
 Four pages are typed as printed by other tests (`TYPED`). Of the others, commands of `spire` are
-parsed and their settings resolved here, and targets of make looked up; nothing runs.
+parsed and their settings resolved here, and targets of make looked up; nothing runs. So are runs
+and sweeps with settings that stand in a sentence of any page.
 """
 
 import re
@@ -19,8 +20,10 @@ from pipeline.config.load import load_config
 from pipeline.theory.config import load_theory
 from spire_core.errors import ConfigError
 from sweeps.cli import MORE_VERBS
+from sweeps.design.effect import check_effects
 from sweeps.design.load import load_sweep, sweep_names
 from sweeps.design.points import trials
+from sweeps.primary import MEASURES
 
 ROOT = Path(__file__).parents[3]
 TYPED = {  # by another test, as printed
@@ -33,6 +36,7 @@ GENERATED = ("docs/cli.md", "docs/mistakes.md")  # out of the command, and out o
 NOT_RUN = "not run"  # what a page says beside other programs' commands, or above them
 NAMES = ("NAME", "mine.yaml", "mine")  # that stand for a user's own sweep
 BLOCK = re.compile(r"^ *```(?:sh|bash)?\n(.*?)^ *```$|^((?:    spire \S.*\n)+)", re.M | re.S)
+INLINE = re.compile(r"`(spire (?:run|sweep) [a-z][\w-]* [^`]*=[^`]*)`")  # in a sentence
 PAGES = ["README.md", *(str(p.relative_to(ROOT)) for p in sorted((ROOT / "docs").glob("*.md")))]
 
 
@@ -51,7 +55,13 @@ def commands(program: str) -> list[tuple[str, str]]:
     return [(page, line) for page, line in found if re.match(rf"{program} +[\w-]", line)]
 
 
-SPIRE = commands("spire")
+def in_sentences() -> list[tuple[str, str]]:
+    """The page and the words of each run and sweep with settings that a sentence names."""
+    written = [page for page in PAGES if page not in GENERATED]
+    return [(page, line) for page in written for line in INLINE.findall((ROOT / page).read_text())]
+
+
+SPIRE = commands("spire") + in_sentences()
 
 
 @pytest.mark.parametrize(("page", "line"), SPIRE, ids=[f"{page}: {line}" for page, line in SPIRE])
@@ -73,7 +83,9 @@ def test_a_command_is_one_that_would_be_understood(page: str, line: str, tmp_pat
             )
             file = str(tmp_path / "mine.yaml")
             Path(file).write_text(text)
-        assert trials(load_sweep(file, typed))
+        planned = trials(load_sweep(file, typed))
+        assert planned
+        check_effects(planned)
     elif args.verb == "report":
         assert {*split_words(typed)[0]} <= {*sweep_names(), *NAMES, "last"}
     else:
@@ -89,7 +101,15 @@ def test_what_nobody_could_type_is_found() -> None:
     with pytest.raises(ConfigError):
         _check_settings(["last", "adapt.epoch=3"])
     assert len(SPIRE) > 30
+    assert {page for page, _ in in_sentences()} >= {"README.md", "docs/first-hour.md"}
     assert {page for page, _ in SPIRE} >= {"README.md", "docs/privacy.md", "docs/failures.md"}
+
+
+def test_the_page_of_sweeps_lists_each_built_in_sweep_and_each_measure() -> None:
+    """Of the twins for GPUs the paper's sweeps stand for both."""
+    page = (ROOT / "docs/sweeps.md").read_text()
+    ours = {name for name in sweep_names() if not name.startswith("paper-") or name.endswith("-cpu")}
+    assert [name for name in sorted({*ours, *MEASURES}) if f"`{name}`" not in page] == []
 
 
 def test_targets_of_make_exist() -> None:
