@@ -65,8 +65,12 @@ class Method:
 
     @property
     def keeps_backbone(self) -> bool:
-        """Whether the adaptation of a new client changes no part that existing clients use."""
-        return not {BODY, MODULATION, EMB_PROJ} & set(self.adapt_parts)
+        """Whether the adaptation of a new client changes no part that existing clients share.
+
+        Adapters are shared: rounds average them as all else.
+        """
+        own = {CLIENT_EMB, LOCAL} if self.has_local_layers else {CLIENT_EMB}
+        return set(self.adapt_parts) <= own
 
 
 METHODS = {

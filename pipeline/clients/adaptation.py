@@ -17,8 +17,8 @@ from pipeline.clients.client_data import ClientData
 from pipeline.clients.copies import signs_of_copies
 from pipeline.clients.drawing import Scale
 from pipeline.clients.evaluation import ClientEvaluator
-from pipeline.clients.guidance import choose_guidance
-from pipeline.clients.observer import Observer, with_scores
+from pipeline.clients.guidance import CHOICE, choose_guidance
+from pipeline.clients.observer import Observer
 from pipeline.federation.messages import (
     AdaptReport,
     EpochEvaluation,
@@ -88,7 +88,7 @@ class ClientAdapter:
         kept, scale = observer.kept(adapted, start, settings)
         report = AdaptReport(
             client_id,
-            adapted.curve if scale is None else with_scores(adapted, kept.scores),
+            adapted.curve,
             adapted.kept_epoch,
             observer.first,
             kept.samples,
@@ -139,7 +139,9 @@ class ClientAdapter:
             self.evaluator,
             clients,
             settings,
-            lambda own, scale: self.evaluator.generate_together(own, embs, [scale] * len(own)),
+            lambda own, scale: self.evaluator.generate_together(
+                own, embs, [scale] * len(own), CHOICE
+            ),
         )
         duration_s = (time.monotonic() - began) / len(clients)
         results = zip(inputs, adapted, snapshots, scales, strict=True)
@@ -156,7 +158,8 @@ class ClientAdapter:
     ) -> tuple[FittedClient, PrivateState]:
         kept_epoch = result.kept_epoch
         kept = {kept_epoch: result.state.parts[CLIENT_EMB].clone()}
-        looks = {p.epoch for p in result.curve if p.observed is not None} | {kept_epoch}
+        looks = {p.epoch for p in result.curve if p.observed is not None}
+        looks |= {kept_epoch} if scale is None else set()  # with its own scale it is looked at last
         fields = (kept_epoch, tuple(sorted(looks)), self.num_trained, duration_s)
         guarantee = protection and protection.guarantee(len(client.images))
         report = FittedClient(client.client_id, result.curve, *fields, guarantee, scale)

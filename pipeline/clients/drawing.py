@@ -14,6 +14,7 @@ from spire_core.diffusion.generation import Network, client_denoiser, draw_toget
 from spire_core.diffusion.process import Denoiser
 from spire_core.rng import torch_generator
 
+SAMPLE = "sample"  # the purpose of drawings that are scored
 Scale = float | None  # of a client's guidance; None is that of the run
 
 
@@ -23,12 +24,13 @@ def draw_clients(
     embs: Tensor | None,
     reference: Network | None = None,
     scales: Sequence[Scale] | None = None,
+    purpose: str = SAMPLE,
 ) -> list[Tensor]:
     """Return images (n, C, H, W) of each of these clients, drawn for its held-out captions.
 
     The context's network holds their weights. `embs`: (clients, D_emb), (D_emb,) of a single one,
     or None. `reference`: the network to guide away from, of a method without embeddings. `scales`:
-    each client's guidance.
+    each client's guidance. `purpose`: that of the noise, which differs by it.
     """
     config = context.config.eval
     prompts = [client.prompts(config.num_images) for client in clients]
@@ -48,7 +50,7 @@ def draw_clients(
         context.diffusion,
         context.image_shape,
         config.num_images,
-        [torch_generator(context.config.seed, "sample", client.client_id) for client in clients],
+        [torch_generator(context.config.seed, purpose, client.client_id) for client in clients],
         config.batch_size,
     )
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.clients.client_data import ClientData
 from pipeline.clients.context import ModelContext
-from pipeline.clients.drawing import Scale, draw_clients
+from pipeline.clients.drawing import SAMPLE, Scale, draw_clients
 from pipeline.clients.other_scores import other_scores
 from pipeline.clients.text_scores import control_images, text_scores, training_images
 from pipeline.federation.messages import GeneratedSamples, HeldoutLosses
@@ -81,22 +81,25 @@ class ClientEvaluator:
         emb: Tensor | None,
         reference: FlatModel | None = None,
         scale: Scale = None,
+        purpose: str = SAMPLE,
     ) -> Tensor:
         """Return images (n, C, H, W) generated as a client, with text for its held-out captions.
 
-        `scale`: its guidance, if not the run's.
+        `scale`: its guidance, if not the run's. `purpose`: that of their noise.
         """
-        return draw_clients(self.context, [client], emb, reference and reference.net, [scale])[0]
+        impersonal = reference and reference.net
+        return draw_clients(self.context, [client], emb, impersonal, [scale], purpose)[0]
 
     def generate_together(
         self,
         clients: Sequence[ClientData],
         embs: Sequence[Tensor],
         scales: Sequence[Scale] | None = None,
+        purpose: str = SAMPLE,
     ) -> list[Tensor]:
         """Return for each client the images of `generate`, generated as one batch."""
         of_clients = torch.stack(list(embs)).to(self.context.device)
-        return draw_clients(self.context, clients, of_clients, scales=scales)
+        return draw_clients(self.context, clients, of_clients, None, scales, purpose)
 
     def samples(self, client: ClientData, images: Tensor) -> GeneratedSamples:
         """Return features, class histogram and first few of a client's images (n, C, H, W)."""

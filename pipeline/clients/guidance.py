@@ -15,6 +15,7 @@ from spire_core.adaptation.set_aside import set_aside_split
 from spire_core.config.adapt import AdaptConfig
 from spire_core.evaluation.kid import kernel_distance
 
+CHOICE = "guidance"  # the purpose of drawings that choose: no score sees their noise
 Draw = Callable[[Sequence[ClientData], float], Sequence[Tensor]]
 
 

@@ -1,28 +1,16 @@
 """The look at a new client that fits alone, between its epochs and once its fit is over."""
 
-from dataclasses import replace
-
 from torch import Tensor
 
 from pipeline.clients.client_data import ClientData
 from pipeline.clients.drawing import Scale
 from pipeline.clients.evaluation import ClientEvaluator, Observation
-from pipeline.clients.guidance import choose_guidance
+from pipeline.clients.guidance import CHOICE, choose_guidance
 from pipeline.federation.messages import GeneratedSamples
-from spire_core.adaptation.adapt import Adapted, AdaptPoint
+from spire_core.adaptation.adapt import Adapted
 from spire_core.config.adapt import AdaptConfig
 from spire_core.federated.private_state import load_client
 from spire_core.network.flat_model import FlatModel
-
-
-def with_scores(adapted: Adapted, scores: dict[str, float]) -> tuple[AdaptPoint, ...]:
-    """Return a client's curve with other scores of its kept epoch, if that has any."""
-    return tuple(
-        replace(point, observed=scores)
-        if point.epoch == adapted.kept_epoch and point.observed is not None
-        else point
-        for point in adapted.curve
-    )
 
 
 class Observer:
@@ -62,14 +50,13 @@ class Observer:
             return self.last, None
         emb = load_client(self.evaluator.context.model, backbone, adapted.state)
         to_choose = (self.evaluator, [self.client], settings)
-        [scale] = choose_guidance(*to_choose, lambda own, one: [self._draw(own[0], emb, one)])
+        [scale] = choose_guidance(
+            *to_choose,
+            lambda own, one: [self.evaluator.generate(own[0], emb, self.reference, one, CHOICE)],
+        )
         return self._observe(emb, scale), scale
 
-    def _draw(self, client: ClientData, emb: Tensor | None, scale: Scale) -> Tensor:
-        """Return images (n, C, H, W) as the client, with the network's present weights."""
-        return self.evaluator.generate(client, emb, self.reference, scale)
-
     def _observe(self, emb: Tensor | None, scale: Scale = None) -> Observation:
-        """Generate images as the client and score them."""
-        images = self._draw(self.client, emb, scale)
+        """Generate images as the client, with the network's present weights, and score them."""
+        images = self.evaluator.generate(self.client, emb, self.reference, scale)
         return self.evaluator.observe(self.client, images, emb, self.pooled)

@@ -107,12 +107,6 @@ SWITCHES = (
         lambda c: c.model.text,
     ),
     Switch(
-        ("model.set_encoder",),
-        "method.episodes above 0",
-        lambda c: c.method.episodes > 0,
-        lambda c: c.method.episodes,
-    ),
-    Switch(
         ("eval.guidance_interval",),
         "an eval.guidance other than 1, or adapt.guidance",
         lambda c: c.is_guided,
@@ -167,8 +161,15 @@ SWITCHES = (
         lambda c: c.privacy.adapt.mechanism,
     ),
 )
-# Fingerprints of stored runs hold these even where they are off.
+# Fingerprints hold these even where they are off: those of stored runs did, and a set encoder is a
+# part of the network, of which a run with equal pre-training takes over every number.
 IN_FINGERPRINTS = (
+    Switch(
+        ("model.set_encoder",),
+        "method.episodes above 0",
+        lambda c: c.method.episodes > 0,
+        lambda c: c.method.episodes,
+    ),
     Switch(
         ("server.momentum",),
         "server.optimizer=fedavgm or fedadam",

@@ -27,8 +27,8 @@ ADVICE = {
     "is on, fewer adapt.epochs, a lower adapt.lr, more images",
     INCONSISTENT: "more rounds or a larger federation.cohort_size if clients took part a few times "
     "only, else a smaller federation.tau; check that every client gets its own state back",
-    IGNORED: "a much higher client.emb_lr than client.lr (0.05 to 0.002), a larger client.emb_init_std, a "
-    "higher client.emb_proj_lr_factor; then more rounds",
+    IGNORED: "a much higher client.emb_lr than client.lr (0.05 to 0.002), a larger "
+    "client.emb_init_std, a higher client.emb_proj_lr_factor; then more rounds",
 }
 
 MIN_ROUNDS = 10  # a shorter pre-training is not judged
@@ -225,10 +225,11 @@ def adaptation_diagnosis(reports: Sequence[AdaptReport]) -> Diagnosis | None:
     for report in reports:
         seen = {p.epoch: p.observed for p in report.curve if p.observed is not None}
         kept, rise = report.kept_epoch, heldout_rise(report.heldout, report.kept_epoch)
-        # The kept epoch alone is drawn with a guidance of the client's own.
-        if not rise and report.guidance is None and "own_kid" in report.scores_after:
+        # The curve is of images with the run's guidance, whatever a client has chosen for the end.
+        end = report.scores_after if report.guidance is None else seen.get(kept)
+        if not rise and end is not None and "own_kid" in end:
             kids = {epoch: _kid(observed) for epoch, observed in seen.items()}
-            rise = kid_rise(kids, _kid(report.scores_after))
+            rise = kid_rise(kids, _kid(end))
         if rise:
             rises[report.client_id] = f"{rise} after epoch {kept}"
     if not rises:

@@ -5,7 +5,7 @@ clients' side keeps their embeddings after each epoch that a curve needs. All wo
 afterwards, since evaluations of different epochs are independent.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -170,7 +170,7 @@ def adapt_clients(
     groups = in_groups(client_ids, settings.group_size)
     by_group = pool.run_all("fit_embeddings", groups, *start, *private)
     fitted: list[FittedClient] = [client for group in by_group for client in group]
-    looks = [_Look.of(one, epoch) for one in fitted for epoch in one.looks]
+    looks = [look for one in fitted for look in _looks(one)]
     batches = in_groups(looks, config.eval.clients_per_batch)
     by_batch = pool.run_all(
         "look",
@@ -180,7 +180,7 @@ def adapt_clients(
         per_unit=[tuple(zip(*(look.asks for look in batch), strict=True)) for batch in batches],
     )
     in_order = iter([look for batch in by_batch for look in batch])
-    return [_report(f, {epoch: next(in_order) for epoch in f.looks}) for f in fitted]
+    return [_report(one, [next(in_order) for _ in _looks(one)]) for one in fitted]
 
 
 @dataclass(frozen=True)
@@ -192,21 +192,27 @@ class _Look:
     is_whole: bool
     guidance: float | None
 
-    @classmethod
-    def of(cls, fitted: FittedClient, epoch: int) -> "_Look":
-        """Return the look at a fitted client, which has chosen its guidance for the kept epoch."""
-        is_kept = epoch == fitted.kept_epoch
-        guidance = fitted.guidance if is_kept else None
-        return cls(fitted.client_id, epoch, is_kept or epoch == 0, guidance)
-
     @property
     def asks(self) -> tuple[int, bool, float | None]:
         """What a worker is asked beside the client."""
         return self.epoch, self.is_whole, self.guidance
 
 
-def _report(fitted: FittedClient, looks: Mapping[int, EpochEvaluation]) -> AdaptReport:
-    kept = looks[fitted.kept_epoch]
+def _looks(fitted: FittedClient) -> list[_Look]:
+    """Return the looks at a fitted client: those of its curve, all with the run's guidance.
+
+    A client that has chosen a guidance gets a last one with it, after the kept epoch.
+    """
+    client_id, kept, own = fitted.client_id, fitted.kept_epoch, fitted.guidance
+    whole = {0, kept} if own is None else {0}
+    looks = [_Look(client_id, epoch, epoch in whole, None) for epoch in fitted.looks]
+    return looks if own is None else [*looks, _Look(client_id, kept, True, own)]
+
+
+def _report(fitted: FittedClient, seen: Sequence[EpochEvaluation]) -> AdaptReport:
+    """Return the report of a fitted client out of what its `_looks` have seen."""
+    looks = dict(zip(fitted.looks, seen, strict=False))
+    kept = looks[fitted.kept_epoch] if fitted.guidance is None else seen[-1]
     assert kept.distances is not None  # they were asked for
     return AdaptReport(
         fitted.client_id,
@@ -218,10 +224,10 @@ def _report(fitted: FittedClient, looks: Mapping[int, EpochEvaluation]) -> Adapt
         _drawn(looks[0]),
         _drawn(kept),
         kept.scores,
-        {epoch: look.heldout for epoch, look in looks.items()},
+        {epoch: look.heldout for epoch, look in looks.items()} | {fitted.kept_epoch: kept.heldout},
         *kept.distances,
         fitted.num_trained,
-        fitted.duration_s + sum(look.duration_s for look in looks.values()),
+        fitted.duration_s + sum(look.duration_s for look in seen),
         fitted.guarantee,
         kept.neighbours,
         kept.fld_gap,

@@ -65,7 +65,8 @@ class HeldoutLosses:
 class FittedClient:
     """A new client's report of its training; its parts stay in its file.
 
-    `looks`: the epochs to evaluate, the kept one among them.
+    `looks`: the epochs to evaluate with the run's guidance, in order. The kept one is among them,
+    unless the client has chosen a `guidance`, with which it is evaluated once more.
     """
 
     client_id: int

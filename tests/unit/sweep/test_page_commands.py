@@ -108,7 +108,9 @@ def test_what_nobody_could_type_is_found() -> None:
 def test_the_page_of_sweeps_lists_each_built_in_sweep_and_each_measure() -> None:
     """Of the twins for GPUs the paper's sweeps stand for both."""
     page = (ROOT / "docs/sweeps.md").read_text()
-    ours = {name for name in sweep_names() if not name.startswith("paper-") or name.endswith("-cpu")}
+    ours = {
+        name for name in sweep_names() if not name.startswith("paper-") or name.endswith("-cpu")
+    }
     assert [name for name in sorted({*ours, *MEASURES}) if f"`{name}`" not in page] == []
 
 

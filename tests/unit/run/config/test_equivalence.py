@@ -22,7 +22,6 @@ def fingerprints(*overrides: str) -> tuple[str, str]:
         ("fedavg_ft", "client.emb_noise=1.0"),
         ("fedavg_ft", "method.episodes=0.5"),
         ("fedavg_ft", "model.set_encoder=true"),
-        ("spire", "model.set_encoder=true"),  # of method.episodes above 0
         ("spire", "eval.guidance_interval=[0.2,5]"),  # of an eval.guidance
         ("fedavg_ft", "client.emb_prior=1.0"),
         ("fedavg_ft", "client.emb_first_steps=1"),
@@ -129,6 +128,14 @@ def test_controls_of_new_clients_leave_pretraining_the_same() -> None:
 )
 def test_what_a_method_reads_makes_another_experiment(method: str, read: str) -> None:
     assert fingerprints(f"method={method}")[0] != fingerprints(f"method={method}", read)[0]
+
+
+@pytest.mark.parametrize("episodes", ["0", "0.5"])
+def test_networks_of_another_size_are_another_pretraining(episodes: str) -> None:
+    """A run with the same pre-training takes over its numbers, whether it reads them or not."""
+    words = [f"method.episodes={episodes}", "client.emb_first_steps=1"]
+    plain, encoder = (fingerprints(*words, *more) for more in ((), ("model.set_encoder=true",)))
+    assert plain[1] != encoder[1]
 
 
 def test_a_pretrained_model_switches_our_network_off() -> None:

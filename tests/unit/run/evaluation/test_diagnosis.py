@@ -165,7 +165,7 @@ def test_a_kid_rises_by_more_than_its_noise() -> None:
 
 
 def test_a_kid_at_a_guidance_of_its_own_is_no_rise() -> None:
-    """The kept epoch alone is drawn with it."""
+    """The kept epoch alone is drawn with it, and the curve is judged at the run's guidance."""
     kids = [2.0, 1.5, 1.2, 1.1, 1.05, 1.02, 1.01, 1.0]
     score = {"own_kid_std": 0.0}
     points = tuple(
@@ -178,6 +178,10 @@ def test_a_kid_at_a_guidance_of_its_own_is_no_rise() -> None:
     assert found is not None
     assert "client 7's KID rose" in found.evidence
     assert adaptation_diagnosis(cast("Any", [own])) is None
+    points[-1].observed["own_kid"] = 1.5
+    found = adaptation_diagnosis(cast("Any", [own]))
+    assert found is not None
+    assert "client 7's KID rose" in found.evidence
 
 
 # --- failures provoked in real training -----------------------------------------------------------

@@ -59,7 +59,9 @@ def test_existing_clients_lose_what_the_adapted_backbone_draws_worse() -> None:
     whole = forgetting_curve(report(7), METHODS["fedavg_ft"], 4.5)
     assert whole.lost == (0.0, 1.0, 3.0, -1.0)
     assert whole.replaced == (0.5, 1.5, 3.5, -0.5)
-    for name in ("spire", "shared_rep"):
+    for name in ("lora", "bias", "diffit"):  # rounds average an adapter, and all draw with it
+        assert forgetting_curve(report(7), METHODS[name], 4.5).lost == whole.lost
+    for name in ("spire", "retrofit", "shared_rep", "fedavg"):
         kept = forgetting_curve(report(7), METHODS[name], 4.5)
         assert (kept.lost, kept.replaced) == ((0.0,) * 4, whole.replaced)
 
