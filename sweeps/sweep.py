@@ -8,16 +8,13 @@ from dataclasses import dataclass, replace
 
 from pipeline.cluster.session import cluster_nodes, starting_cluster
 from pipeline.config.build import flattened
-from pipeline.config.data import DataConfig
 from pipeline.config.plugins import check_reachable
 from pipeline.config.schema import Config
 from pipeline.config.tracking import TrackingConfig, tracking_root, tracking_uri
 from pipeline.data.datasets import store_root
 from pipeline.data.fetch import check_source, fetch_if_missing
-from pipeline.data.resize import side
-from pipeline.federation.setup import partitioned
+from pipeline.federation.setup import prepare, setup_key
 from pipeline.tracking.tracker import check_store
-from spire_core.evaluation.extractors import auto_extractor, make_extractor
 from sweeps.design.config import SweepConfig
 from sweeps.design.effect import check_effects
 from sweeps.design.points import Trial, first_point, make_trial, probes
@@ -149,22 +146,13 @@ def base_config(sweep: SweepConfig) -> Config:
 
 
 def check_data(planned: Sequence[Trial], say: Say) -> None:
-    """Fetch missing data; raise an error for a wrong partition, image size or extractor."""
-    seen, widths = set(), dict[DataConfig, int]()
+    """Fetch missing data; raise what is wrong with the data or the model of any trial."""
+    seen = set()
     for trial in planned:
         config = trial.config
         check_source(config.data.name, config.data.path)
         fetch_if_missing(config.data.name, config.data.root, config.data.path, say)
-        part = (config.partition, config.federation.num_clients, config.federation.num_new_clients)
-        stops_early = config.adapt.early_stopping and config.method.record.adapt_parts != ()
-        adaptation = (config.adapt.num_images, stops_early, config.privacy.adapt)
-        key = (config.data, config.seed, *adaptation, *part)
+        key = setup_key(config)
         if key not in seen:
             seen.add(key)
-            widths[config.data] = partitioned(config)[0].images.shape[-1]
-        config.model.check_image_size(side(widths[config.data], config.data.image_size))
-        name, weights = config.eval.extractor, config.eval.extractor_weights
-        scorer = (auto_extractor(config.data.name, name), weights)
-        if scorer not in seen:
-            seen.add(scorer)
-            make_extractor(*scorer)
+            prepare(config)

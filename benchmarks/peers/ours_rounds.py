@@ -66,7 +66,6 @@ def make_setting(work: Work, config: Config) -> FederationSetup:
     return FederationSetup(
         config,
         data,
-        flat,
         Partition(clients, ()),
         "mnist",
         "",

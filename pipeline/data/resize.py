@@ -16,6 +16,16 @@ def side(width: int, image_size: int | None) -> int:
     return image_size if image_size is not None else (32 if width == 28 else width)
 
 
+def checked_side(height: int, width: int, image_size: int | None) -> int:
+    """Return the side of images of this size after `resized`; raises what it raises."""
+    if height != width:
+        raise DataError(f"expected square images, got {height} x {width}")
+    size = side(width, image_size)
+    if size < 1:
+        raise ConfigError(f"expected data.image_size of at least 1, got {size}")
+    return size
+
+
 def resized(images: np.ndarray, image_size: int | None) -> np.ndarray:
     """Return images (N, C, H, H) uint8 as (N, C, S, S) uint8, where S is `image_size`.
 
@@ -25,11 +35,7 @@ def resized(images: np.ndarray, image_size: int | None) -> np.ndarray:
     Raises ConfigError if S is below 1 and DataError if the images are not square.
     """
     num, channels, height, width = images.shape
-    if height != width:
-        raise DataError(f"expected square images, got {height} x {width}")
-    size = side(width, image_size)
-    if size < 1:
-        raise ConfigError(f"expected data.image_size of at least 1, got {size}")
+    size = checked_side(height, width, image_size)
     if size == width:
         return images
     out = np.empty((num, channels, size, size), dtype=np.uint8)

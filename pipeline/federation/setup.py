@@ -10,10 +10,11 @@ from functools import cached_property
 
 import numpy as np
 
+from pipeline.config.build import flattened
 from pipeline.config.schema import Config
 from pipeline.data.datasets import ImageData, load, load_clients
 from pipeline.data.hidden import fitting, is_class
-from pipeline.data.resize import resized
+from pipeline.data.resize import checked_side, resized
 from pipeline.federation.participants import MANY_CLIENTS, first_participants, public_cohort
 from pipeline.federation.shown_captions import shown_captions
 from spire_core.config.checks import require
@@ -25,12 +26,16 @@ from spire_core.federated.messages import RoundPlan
 from spire_core.network.flat_model import FlatModel
 from spire_core.partition.natural import HeldBack, natural_partition
 from spire_core.partition.split import Partition, class_mixture, make_partition
-from spire_core.partition.styles import styled
+from spire_core.partition.styles import styled, styled_channels
 from spire_core.pretrained.folder import open_backbone
 from spire_core.privacy.guarantee import guarantee_of
 from spire_core.privacy.rounds import RoundsGuarantee, rounds_guarantee
 
 TINT_EXTRACTOR = "cifar10-cnn"  # the classifier of colour images that the package brings
+# Groups of settings that a setup does not depend on, and what it reads of them all the same.
+UNREAD = ("adapt.", "client.", "resources.", "server.", "tracking.")
+READ = ("adapt.num_images", "adapt.early_stopping", "adapt.guidance", "adapt.val_fraction")
+READ += ("client.batch_size",)
 MIN_SCORED = 4  # test images of a client whose KID has a floor: two halves of two images
 
 
@@ -43,7 +48,6 @@ class FederationSetup:
 
     config: Config
     data: ImageData
-    images: np.ndarray  # (N, C, H, W) uint8 at the experiment's size
     partition: Partition
     extractor: str
     extractor_hash: str  # of its weights
@@ -65,6 +69,12 @@ class FederationSetup:
         }
         more = {"backbone_sha256": self.backbone_hash, "text_sha256": self.text_hash}
         return hashes | {name: value for name, value in more.items() if value}
+
+    @cached_property
+    def images(self) -> np.ndarray:
+        """The images (N, C, H, W), uint8, at the experiment's size and in their owners' styles."""
+        images = resized(self.data.images, self.config.data.image_size)
+        return styled(images, self.partition, self.config.partition.style, self.config.seed)
 
     @property
     def has_features(self) -> bool:
@@ -209,21 +219,37 @@ def prepare(config: Config) -> FederationSetup:
     data, partition = partitioned(config)
     name = extractor_of(config)
     extractor = make_extractor(name, config.eval.extractor_weights)  # missing weights are raised
-    images = resized(data.images, config.data.image_size)
-    images = styled(images, partition, config.partition.style, config.seed)
-    extractor.check_channels(images.shape[1])
-    config.model.check_image_size(images.shape[-1])
-    model = FlatModel(config.model, config.method, images.shape[1])
-    model.net.check_image_size(images.shape[-1])
+    channels, size, _ = image_shape(data, config)
+    extractor.check_channels(channels)
+    config.model.check_image_size(size)
+    model = FlatModel(config.model, config.method, channels)
+    model.net.check_image_size(size)
     backbone = config.model.backbone
     if backbone is not None:
         Diffusion.of(config.diffusion, "cpu", backbone)  # raises what is wrong with its schedule
     tokens, text_hash = shown_captions(data, config.model)
     backbone_hash = None if backbone is None else open_backbone(backbone).sha256
     fields = (name, extractor.weights_hash, model, tokens, backbone_hash, text_hash)
-    setup = FederationSetup(config, data, images, partition, *fields)
+    setup = FederationSetup(config, data, partition, *fields)
     check_floors(setup)
     return setup
+
+
+def image_shape(data: ImageData, config: Config) -> tuple[int, int, int]:
+    """Return the shape (C, H, W) of an experiment's images, before any of them is made.
+
+    Raises ConfigError for a size or a style, DataError for images, that cannot be.
+    """
+    _, channels, height, width = data.images.shape
+    size = checked_side(height, width, config.data.image_size)
+    return styled_channels(channels, config.partition.style), size, size
+
+
+def setup_key(config: Config) -> tuple[tuple[str, str], ...]:
+    """Return what `prepare` reads of a configuration: equal keys have equal setups and mistakes."""
+    settings = flattened(config.as_dict()).items()
+    read = ((key, value) for key, value in settings if not key.startswith(UNREAD) or key in READ)
+    return tuple((key, repr(value)) for key, value in read)
 
 
 def extractor_of(config: Config) -> str:

@@ -25,6 +25,18 @@ def amount_of(client_id: int, seed: int) -> float:
     return float(numpy_generator(seed, "style", client_id).uniform(-1, 1))
 
 
+def styled_channels(channels: int, style: str) -> int:
+    """Return the number of channels of images in a style; ConfigError as `styled` says."""
+    if style != "tint":
+        return channels
+    if channels != 1:
+        raise ConfigError(
+            f"expected grey images with partition.style=tint, got {channels} channels: choose "
+            "rotation or stroke"
+        )
+    return 3
+
+
 def styled(images: np.ndarray, partition: Partition, style: str, seed: int) -> np.ndarray:
     """Return uint8 images (N, C, H, W) in their owners' styles; images of nobody stay black.
 
@@ -32,13 +44,8 @@ def styled(images: np.ndarray, partition: Partition, style: str, seed: int) -> n
     """
     if style == "none":
         return images
-    channels = images.shape[1]
-    if style == "tint" and channels != 1:
-        raise ConfigError(
-            f"expected grey images with partition.style=tint, got {channels} channels: choose "
-            "rotation or stroke"
-        )
-    out = np.zeros((len(images), 3 if style == "tint" else channels, *images.shape[2:]), np.uint8)
+    channels = styled_channels(images.shape[1], style)
+    out = np.zeros((len(images), channels, *images.shape[2:]), np.uint8)
     for client in (*partition.train_clients, *partition.new_clients):
         own = np.concatenate([client.train, client.test])
         amount = amount_of(client.client_id, seed)

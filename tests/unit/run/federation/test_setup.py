@@ -1,11 +1,12 @@
 """Data that cannot be evaluated are refused before a run begins."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from pipeline.config.load import load_config
-from pipeline.federation.setup import FederationSetup, prepare
+from pipeline.federation.setup import READ, UNREAD, FederationSetup, prepare
 from spire_core.errors import ConfigError, DataError
 
 SMALL = ["partition=iid", "partition.client_size=40", "federation.num_clients=2"]
@@ -25,6 +26,36 @@ def test_four_test_images_are_enough(mnist_root: Path) -> None:
     words = [*SMALL, f"data.root={mnist_root}", "partition.test_fraction=0.1"]
     setup = prepare(load_config("smoke", words))
     assert [len(setup.partition.split(c).test) for c in (0, 1, 2)] == [4, 4, 4]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["adapt.early_stopping=true", "client.batch_size=8"],
+        ["method=shared_rep", "method.phases=alternate"],
+        ["method=fedavg_ft", "partition.style=tint", "adapt.guidance=[1,2]"],
+        ["privacy.adapt.epsilon=8"],
+        ["privacy.rounds.epsilon=8", "client.opt_state=reset"],
+    ],
+)
+def test_setups_of_one_key_read_the_same_settings(
+    more: list[str], mnist_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever `prepare` reads of a group that the key leaves out stands in `READ`."""
+    config = load_config("smoke", [*SMALL, f"data.root={mnist_root}", *more])
+    read = set[str]()
+    groups = {type(getattr(config, prefix[:-1])): prefix for prefix in UNREAD}
+    settings = {prefix + field.name for kind, prefix in groups.items() for field in fields(kind)}
+
+    def spy(group: object, name: str) -> object:
+        read.update({groups[type(group)] + name} & settings)
+        return object.__getattribute__(group, name)
+
+    for kind in groups:
+        monkeypatch.setattr(kind, "__getattribute__", spy)
+    prepare(config)
+    assert read & set(READ)
+    assert read <= set(READ)
 
 
 def test_clients_draw_in_styles_of_their_own(mnist_root: Path) -> None:

@@ -159,17 +159,37 @@ def test_a_cluster_that_grows_is_asked_for_what_it_does_not_have_yet() -> None:
 
 
 @pytest.mark.parametrize(
-    ("axes", "told"),
+    ("settings", "axis", "told"),
     [
-        ({"data.image_size": [28, 30]}, "expected data.image_size divisible by 4 .* got 30"),
-        ({"model.space_to_depth": [2, 16]}, "expected data.image_size divisible by 32"),
-        ({"eval.extractor": ["auto", "resnet"]}, "expected an extractor among .* got 'resnet'"),
+        ({}, {"data.image_size": [28, 30]}, "expected data.image_size divisible by 4 .* got 30"),
+        ({}, {"model.space_to_depth": [2, 16]}, "expected data.image_size divisible by 32"),
+        ({}, {"eval.extractor": ["auto", "resnet"]}, "expected an extractor among .* 'resnet'"),
+        ({"adapt.num_images": 1}, {"adapt.guidance": [None, [1, 2]]}, "at least 2 training images"),
+        (
+            {"privacy.rounds.epsilon": 8.0, "client.opt_state": "reset"},
+            {"privacy.rounds.noise_multiplier": [None, 0.1]},
+            "expected at most 0 federation.num_rounds",
+        ),
+        (
+            {
+                "method.name": "shared_rep",
+                "method.phases": "alternate",
+                "federation": {"tau": None, "local_epochs": 1},
+            },
+            {"client.batch_size": [8, 9999]},
+            "at least 2 steps of every client in a round",
+        ),
+        (
+            {"partition.name": "iid", "partition.client_size": 40},
+            {"partition.test_fraction": [0.2, 0.05]},
+            "at least 4 test images of each client",
+        ),
     ],
 )
 def test_mistakes_of_any_trial_are_found_before_it_starts(
-    axes: dict[str, Any], told: str, mnist_root: Path
+    settings: dict[str, Any], axis: dict[str, Any], told: str, mnist_root: Path
 ) -> None:
-    sweep = SweepConfig("a", "smoke", {"data.root": str(mnist_root)}, axes)
+    sweep = SweepConfig("a", "smoke", {"data.root": str(mnist_root), **settings}, axis)
     first, _ = found = trials(sweep)
     check_data([first], print)
     with pytest.raises(SpireError, match=told):
