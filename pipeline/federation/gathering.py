@@ -12,7 +12,7 @@ refuses. The setting `federation.on_client_error` decides on it:
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.federation.pool import MAX_TRIES, ClientFailure, ClientPool, repeat_errors
@@ -32,14 +32,16 @@ Reports = dict[int, ClientReport]  # by client id
 class OpenRound:
     """A round between its broadcast and its average.
 
-    `handle` is the pool's for the broadcast, `groups` are the clients that compute together. They
-    stay as they are cut for whoever trains again: a client's last bits depend on its group.
+    `handle` is the pool's for the broadcast, `groups` are the clients that compute together, as
+    they were cut. `computed`: the group in which a client did, which is smaller where a failed one
+    was asked one by one. Whoever trains again does so in it: a client's last bits depend on it.
     """
 
     plan: RoundPlan
     state: ServerState
     handle: Any
     groups: Sequence[Group]
+    computed: dict[int, Group] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -58,14 +60,15 @@ class Gatherer:
     ) -> Reports:
         """Return the reports of usable updates, which the workers have accumulated.
 
+        Clients are asked in whole groups, so that those of a lost sum compute as they did.
         Raises ClusterError, AggregationError or DivergenceError as the setting has it, and with
         "drop" AggregationError or DivergenceError if no update is usable, unless the round has
         those of other clients.
         """
         asked, policy = set(client_ids), self.settings.federation.on_client_error
         reports = self._noise(round_) if NOISE in asked else {}
-        meant = (tuple(c for c in group if c in asked) for group in round_.groups)
-        groups = [group for group in meant if group]
+        group_of = {c: group for group in round_.groups for c in group} | round_.computed
+        groups = list(dict.fromkeys(group_of[c] for c in sorted(asked - {NOISE})))
         if policy == "drop":
             return reports | self._usable(groups, round_, has_others or bool(reports))
         return reports | self._all(groups, round_, MAX_TRIES if policy == "retry" else 1)
@@ -116,7 +119,12 @@ class Gatherer:
     ) -> list[list[ClientReport] | ClientFailure]:
         """Return the reports of each group, or its failure."""
         plan, costs = round_.plan, [self.settings.cost(round_.plan, group) for group in groups]
-        return self.pool.run(TASK, groups, round_.handle, plan, costs=costs, where=round_.name)
+        more = {"costs": costs, "where": round_.name}
+        results = self.pool.run(TASK, groups, round_.handle, plan, **more)
+        for group, result in zip(groups, results, strict=True):
+            if not isinstance(result, ClientFailure):
+                round_.computed.update(dict.fromkeys(group, group))
+        return results
 
     def _train_split(
         self, groups: Sequence[Group], round_: OpenRound

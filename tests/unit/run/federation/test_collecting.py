@@ -241,6 +241,43 @@ def test_clients_of_a_lost_sum_compute_in_the_groups_in_which_they_did() -> None
     assert set(again) <= set(first)
 
 
+class SpoilsSome(NotesGroups):
+    """Client 2's update is refused, and the group of clients 4 and 5 fails the first time."""
+
+    fails = True
+
+    def attempt(self, work: Work) -> list[Any]:
+        results = super().attempt(work)
+        if work.task == "fit_group" and self.fails and (4, 5) in work.units:
+            self.fails = work.args[1].round_idx != 1
+            results[work.units.index((4, 5))] = ClientFailure((4, 5), "no memory for two")
+            self.each("forget_round")  # nothing of it has reached a sum, and others compute again
+        return results
+
+
+def test_clients_of_a_lost_sum_compute_as_they_did_beside_one_that_was_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither fewer beside them nor more: last bits depend on it."""
+    spoilt = update_of
+
+    def spoils(client_id: int, broadcast: Broadcast, plan: RoundPlan) -> ClientUpdate:
+        update = spoilt(client_id, broadcast, plan)
+        return replace(update, weights=update.weights * np.nan) if client_id == 2 else update
+
+    monkeypatch.setitem(globals(), "update_of", spoils)
+    driver = driver_with(SpoilsSome, 3, "mean", policy="drop")
+    pool: Any = driver.pool
+    state_after(driver, num_rounds=2)
+    first, again = pool.groups[:7], pool.groups[7:]
+    assert first == [(0, 1), (2, 3), (4, 5), (6, 7), (8,), (4,), (5,)]
+    assert again
+    assert set(again) <= {*first} - {(4, 5)}
+    stats = driver.last()[1]
+    assert stats is not None
+    assert stats.num_dropped == 1
+
+
 def test_sums_that_are_lost_again_and_again_are_one_sentence() -> None:
     driver = driver_with(LosesItsSum, 1, "mean")
     pool: Any = driver.pool
