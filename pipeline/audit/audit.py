@@ -17,7 +17,8 @@ from pipeline.clients.worker import ClientWorker
 from pipeline.config.equivalence import pretrain_fingerprint
 from pipeline.config.schema import Config
 from pipeline.federation.messages import WorkerSetup
-from pipeline.federation.setup import FederationSetup, held_back, prepare
+from pipeline.federation.partitioning import held_back
+from pipeline.federation.setup import FederationSetup, prepare
 from pipeline.inference.saved_run import SavedRun
 from pipeline.runs.start import check_same
 from spire_core.errors import RunError

@@ -29,7 +29,7 @@ def data_show(args: argparse.Namespace) -> Answer:
     check_source(config.data.name, config.data.path)
     fetch_if_missing(config.data.name, config.data.root, config.data.path)
     from pipeline.cli.setup_text import partition_json, partition_text, vocabulary_text
-    from pipeline.federation.setup import partitioned
+    from pipeline.federation.partitioning import partitioned
     from pipeline.figures.plots import partition_figure
     from spire_core.network.words import words_in
 

@@ -1,6 +1,7 @@
 """The configuration of one experiment: its groups, presets, and how it is read.
 
 schema         all groups as one record
+own_parts      the rules between groups for what is a client's own
 privacy_rules  the rules between groups for masks, clipping and noise
 federation     `federation.*`: clients, cohorts and rounds
 data           `data.*`: the images

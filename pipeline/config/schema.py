@@ -7,6 +7,7 @@ from typing import Any
 from pipeline.config.build import build
 from pipeline.config.data import WITH_CLIENTS, DataConfig, is_outside
 from pipeline.config.federation import FederationConfig
+from pipeline.config.own_parts import check_own_training
 from pipeline.config.privacy_rules import (
     check_private_adaptation,
     check_private_rounds,
@@ -14,7 +15,7 @@ from pipeline.config.privacy_rules import (
 )
 from pipeline.config.resources import ResourcesConfig
 from pipeline.config.tracking import TrackingConfig
-from spire_core.config.adapt import ENCODER, AdaptConfig
+from spire_core.config.adapt import AdaptConfig
 from spire_core.config.checks import require
 from spire_core.config.client import ClientConfig, with_engine
 from spire_core.config.diffusion import DiffusionConfig
@@ -96,22 +97,9 @@ class Config:
         )
 
     def _check_own_parts(self) -> None:
-        """Check how embeddings train, and how what is a client's own starts."""
+        """Check how what is a client's own trains and starts."""
         method, federation = self.method, self.federation
-        has_episodes = method.record.has_embedding and method.episodes > 0
-        require(
-            not has_episodes or self.client.emb_first_steps > 0,
-            "client.emb_first_steps of at least 1 with method.episodes above 0",
-            self.client.emb_first_steps,
-            "an episode fits an embedding from zero before the backbone trains on it",
-        )
-        has_encoder = self.model.set_encoder and method.episodes > 0
-        require(
-            has_encoder or self.adapt.init != ENCODER or not method.record.has_embedding,
-            f"model.set_encoder=true and method.episodes above 0 with adapt.init={ENCODER}",
-            f"{str(self.model.set_encoder).lower()} and {method.episodes:g}",
-            "the encoder that an embedding starts from trains in episodes",
-        )
+        check_own_training(method, federation, self.client, self.model, self.adapt)
         chooses = self.adapt.guidance is not None
         require(
             not chooses or self.has_backbone,

@@ -23,7 +23,7 @@ from pipeline.data.resize import side
 from pipeline.evaluation.scores import NUM_POPULATION_DRAWS
 from pipeline.experiment.pretraining import evaluation_rounds
 from pipeline.federation.participants import MANY_CLIENTS, NUM_REPRESENTATIVES
-from pipeline.federation.setup import partitioned
+from pipeline.federation.partitioning import partitioned
 from spire_core.config.client import ClientConfig
 from spire_core.config.partition import NATURAL
 from spire_core.federated.messages import steps_per_epoch

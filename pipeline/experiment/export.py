@@ -9,8 +9,9 @@ import torch
 
 from pipeline.clients.store import ClientStore
 from pipeline.federation.participants import MANY_CLIENTS
+from pipeline.federation.partitioning import promise_to_clients
 from pipeline.federation.pool import ClientPool
-from pipeline.federation.setup import FederationSetup, promise_to_clients
+from pipeline.federation.setup import FederationSetup
 from pipeline.runs.layout import CLIENTS, MODEL
 from pipeline.runs.model_files import save_run
 from spire_core.network.flat_model import tensors_hash

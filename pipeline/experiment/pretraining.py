@@ -18,10 +18,11 @@ from pipeline.experiment.pools import MakeDriver
 from pipeline.experiment.profiling import Profiler, profiled_rounds
 from pipeline.experiment.watcher import Watcher
 from pipeline.federation.driver import RoundDriver
+from pipeline.federation.partitioning import promise_to_clients
 from pipeline.federation.pool import ClientPool
 from pipeline.federation.round_loop import RoundListener, run_rounds
 from pipeline.federation.rounds import RoundSettings, RoundStats
-from pipeline.federation.setup import FederationSetup, promise_to_clients
+from pipeline.federation.setup import FederationSetup
 from pipeline.results.metric_names import (
     DELTA,
     EPSILON,

@@ -37,7 +37,8 @@ def cross_client_losses(
 
 def _trained_ids(setting: FederationSetup, store: ClientStore) -> tuple[int, ...]:
     method, num_rounds = setting.config.method, setting.config.federation.num_rounds
-    if not method.record.is_personal:
+    plays_only = method.record.has_embedding and method.episodes == 1  # no embedding trains
+    if not method.record.is_personal or plays_only:
         return ()
     first = method.first_own_round(num_rounds)
     newest = ((c, store.newest(c, num_rounds)) for c in setting.eval_ids)

@@ -1,6 +1,7 @@
 """The server's side of an experiment; no file of a client can be reached from here.
 
 setup           data, partition and model, fixed before the first round
+partitioning    the data and their split over clients
 participants    the clients that stand for a large population
 shown_captions  captions in the form in which a network is shown them
 messages        the records that travel to and from workers

@@ -14,7 +14,8 @@ from pipeline.config.plugins import plugins_of
 from pipeline.config.schema import Config
 from pipeline.evaluation.diagnosis import DIAGNOSIS, NONE, Diagnosis, own_is_best
 from pipeline.evaluation.scores import CrossClientMatrix, Evaluation, RealData
-from pipeline.federation.setup import FederationSetup, promise_to_clients
+from pipeline.federation.partitioning import promise_to_clients
+from pipeline.federation.setup import FederationSetup
 from pipeline.figures import image_grids
 from pipeline.figures import plots as figures
 from pipeline.files.revision import git_revision

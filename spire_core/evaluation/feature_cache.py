@@ -1,6 +1,7 @@
 """A cache on disk for what is computed of real images, keyed by a hash of all its inputs."""
 
 import hashlib
+import logging
 import os
 import uuid
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from spire_core.evaluation.extractors import Extractor
+
+logger = logging.getLogger(__name__)
 
 
 def cached_features(extractor: Extractor, images: Tensor, cache_dir: Path | None) -> Tensor:
@@ -28,7 +31,8 @@ def cached(
 
     The file's name is a hash of the images' values and shape and of `name`, which tells what is
     computed, and with which weights: changed data or other weights never match an old file. A
-    damaged file is computed again. `cache_dir` None turns the cache off.
+    damaged file is computed again, and a disk that takes no file costs no result. `cache_dir` None
+    turns the cache off.
     """
     if cache_dir is None:
         return compute(images)
@@ -36,7 +40,10 @@ def cached(
     result = _read_intact(path)
     if result is None:
         result = compute(images)
-        _write_atomically(result, path)
+        try:
+            _write_atomically(result, path)
+        except (OSError, SafetensorError) as error:
+            logger.warning("cannot keep features of real images in %s: %s", cache_dir, error)
     return result
 
 
@@ -64,5 +71,10 @@ def _write_atomically(features: Tensor, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     features = features.contiguous()
-    save_file({"features": features}, temporary, {"sha256": _sha256(features.numpy().tobytes())})
-    os.replace(temporary, path)
+    sha256 = _sha256(features.numpy().tobytes())
+    try:
+        save_file({"features": features}, temporary, {"sha256": sha256})
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

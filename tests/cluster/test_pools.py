@@ -40,9 +40,10 @@ from pipeline.experiment.run import resume_experiment, run_experiment
 from pipeline.experiment.watcher import Watcher
 from pipeline.federation.driver import Driver, RoundDriver
 from pipeline.federation.messages import WorkerSetup
+from pipeline.federation.partitioning import promise_to_clients
 from pipeline.federation.pool import ClientFailure, ClientPool
 from pipeline.federation.rounds import RoundSettings, RoundStats
-from pipeline.federation.setup import FederationSetup, prepare, promise_to_clients
+from pipeline.federation.setup import FederationSetup, prepare
 from pipeline.results.metric_names import EPSILON
 from pipeline.runs.layout import trace_path
 from pipeline.tracking.outbox import read_points

@@ -15,9 +15,10 @@ import pytest
 from pipeline.config.load import load_config
 from pipeline.experiment.pools import open_pool
 from pipeline.federation.driver import Driver
+from pipeline.federation.partitioning import promise_to_clients
 from pipeline.federation.pool import ClientPool
 from pipeline.federation.rounds import RoundSettings
-from pipeline.federation.setup import FederationSetup, prepare, promise_to_clients
+from pipeline.federation.setup import FederationSetup, prepare
 from pipeline.runs.mask_key import mask_key
 from pipeline.runs.noise_key import keep_noise_key
 from spire_core.federated import accumulation

@@ -1,3 +1,4 @@
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -105,6 +106,20 @@ def test_a_flipped_bit_in_the_cache_is_noticed(tmp_path: Path) -> None:
     path.write_bytes(content)
     assert torch.equal(cached_features(counting.extractor(), images(), tmp_path), expected)
     assert counting.calls == 2
+
+
+@pytest.mark.parametrize("module", ["os.replace", "save_file"])
+def test_a_disk_without_room_costs_no_features(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def is_full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(f"spire_core.evaluation.feature_cache.{module}", is_full)
+    expected = images().flatten(1)[:, :4] * 2
+    assert torch.equal(cached_features(Counting().extractor(), images(), tmp_path), expected)
+    assert list(tmp_path.iterdir()) == []
+    assert "cannot keep features of real images" in caplog.text
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])

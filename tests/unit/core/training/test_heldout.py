@@ -1,4 +1,9 @@
-"""Images of several clients drawn as one batch are those that each client draws alone."""
+"""Images of several clients drawn as one batch are those that each client draws alone.
+
+Losses of many images taken in pieces are those of one pass.
+"""
+
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +17,9 @@ from spire_core.diffusion.generation import client_denoiser, draw, draw_together
 from spire_core.diffusion.process import Diffusion
 from spire_core.network.flat_model import FlatModel, initial_weights
 from spire_core.rng import torch_generator
+from spire_core.training import heldout
+from spire_core.training.context import ClientContext
+from spire_core.training.heldout import heldout_losses
 
 MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(1,), cond_dim=16)
 SHAPE, NUM_IMAGES = (1, 8, 8), 7
@@ -48,6 +56,25 @@ def alone(embs: Tensor, client: int, sampler: str, batch_size: int, guidance: fl
     diffusion = Diffusion.of(DiffusionConfig(sampler=sampler, sample_steps=4))
     stream = torch_generator(2, "sample", client)
     return draw(denoise, diffusion, SHAPE, NUM_IMAGES, stream, batch_size)
+
+
+def test_losses_of_many_images_are_taken_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in one pass, up to rounding: the noise is drawn before."""
+    model, emb, diffusion = trained_model(), embeddings(1)[0], Diffusion.of(DiffusionConfig())
+    numbers = torch.randint(0, 256, (20, *SHAPE), generator=torch_generator(3, "images"))
+    client = ClientContext(5, 0, numbers.to(torch.uint8))
+    whole = heldout_losses(model, emb, client, diffusion)
+    rows, forward = list[int](), model.net.forward
+
+    def noted(xt: Tensor, *more: Any) -> Tensor:
+        rows.append(len(xt))
+        return forward(xt, *more)
+
+    monkeypatch.setattr(model.net, "forward", noted)
+    monkeypatch.setattr(heldout, "MAX_ROWS", 8)
+    found = heldout_losses(model, emb, client, diffusion)
+    assert rows == [8, 8, 4]
+    torch.testing.assert_close(found, whole, rtol=1e-5, atol=0.0)
 
 
 @pytest.mark.parametrize(

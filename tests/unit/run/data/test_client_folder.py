@@ -16,7 +16,7 @@ from pipeline.cli.setup_text import partition_json, partition_text
 from pipeline.config.data import DataConfig
 from pipeline.config.load import load_config
 from pipeline.data.datasets import ImageData, load, load_clients
-from pipeline.federation.setup import partitioned
+from pipeline.federation.partitioning import partitioned
 from spire_core.errors import ConfigError, DataError
 
 CLIENTS = {"ann": 5, "bob": 3, "cid": 8}

@@ -19,7 +19,7 @@ from pipeline.data.fetch import check_source, fetch
 from pipeline.data.formats import Part
 from pipeline.data.glyphs import CHARACTERS, arriving, caption_of, draw_fonts, files_hash, font_name
 from pipeline.data.sources import from_folder, read_archive
-from pipeline.federation.setup import partitioned
+from pipeline.federation.partitioning import partitioned
 from spire_core.errors import ConfigError, DataError
 
 FONTS = Path(matplotlib.get_data_path(), "fonts", "ttf")

@@ -11,7 +11,7 @@ from pipeline.config.load import load_config
 from pipeline.config.schema import Config
 from pipeline.experiment.run import resume_experiment, run_experiment
 from pipeline.experiment.watcher import Watcher
-from pipeline.federation.setup import partitioned
+from pipeline.federation.partitioning import partitioned
 from pipeline.inference.saved_run import SavedRun
 from pipeline.results.result import Result
 from pipeline.runs.layout import SCORED

@@ -13,9 +13,9 @@ from pipeline.federation.participants import (
     has_secret_cohorts,
     public_cohort,
 )
+from pipeline.federation.partitioning import promise_to_clients
 from pipeline.federation.pool import ClientPool
 from pipeline.federation.private_rounds import PrivateRounds
-from pipeline.federation.setup import promise_to_clients
 from spire_core.federated.participation import choose_cohort, responding_clients, secret_cohort
 from spire_core.federated.server import ServerState
 from spire_core.privacy.noise import SecretNoise, key_of

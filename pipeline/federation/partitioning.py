@@ -1,0 +1,98 @@
+"""The data of an experiment and their split over clients; what cannot be is refused."""
+
+import numpy as np
+
+from pipeline.config.schema import Config
+from pipeline.data.datasets import ImageData, load, load_clients
+from pipeline.data.hidden import fitting, is_class
+from spire_core.config.checks import require
+from spire_core.config.partition import NATURAL
+from spire_core.errors import ConfigError, DataError
+from spire_core.federated.messages import RoundPlan
+from spire_core.partition.natural import HeldBack, natural_partition
+from spire_core.partition.split import Partition, make_partition
+from spire_core.privacy.guarantee import guarantee_of
+from spire_core.privacy.rounds import RoundsGuarantee, rounds_guarantee
+
+
+def partitioned(config: Config) -> tuple[ImageData, Partition]:
+    """Return an experiment's data at their own size, and their partition.
+
+    Raises DataError if a client would have too few images, ConfigError if a new client's privacy
+    budget cannot be kept, or if a round has too few steps.
+    """
+    sizes = (config.federation.num_clients, config.federation.num_new_clients)
+    settings = (config.partition, *sizes, config.seed, config.adapt.num_images)
+    if config.partition.name == NATURAL:
+        data = load_clients(config.data)
+        assert data.clients is not None  # else an error
+        partition = natural_partition(data.clients, *settings, held_back(data, config))
+    else:
+        data = load(config.data, "train")
+        partition = make_partition(data.labels, len(data.class_names), *settings)
+    shown = partition.shown  # if these are not all clients, all hold as many images
+    if min(len(c.test) for c in (*shown.train_clients, *shown.new_clients)) < 2:
+        raise DataError(
+            "expected at least 2 test images per client, got fewer: raise partition.min_size or "
+            "partition.test_fraction"
+        )
+    _check_phases(config, min(len(client.train) for client in shown.train_clients))
+    promise_to_clients(config)
+    for num_images in sorted({len(client.train) for client in partition.new_clients}):
+        guarantee_of(config.privacy.adapt, num_images)  # raises what is wrong with it
+    if config.set_aside > 0 and any(len(client.train) < 2 for client in partition.new_clients):
+        raise DataError(
+            "expected at least 2 training images of each new client with adapt.early_stopping or "
+            "adapt.guidance, got fewer: raise adapt.num_images or the partition's sizes"
+        )
+    return data, partition
+
+
+def _check_phases(config: Config, smallest: int) -> None:
+    """Raise ConfigError if a round ends before a client's second phase; `smallest`: its images."""
+    federation, method = config.federation, config.method
+    work = federation.straggler_work if federation.straggler_rate > 0 else 1.0
+    plan = RoundPlan(0, 1.0, True, 0, federation.tau, federation.local_epochs, (), (0,), work)
+    steps = plan.num_steps(0, smallest, config.client.batch_size)
+    require(
+        steps >= 2 or method.phases == "joint" or not method.record.has_local_layers,
+        "at least 2 steps of every client in a round with method.phases=alternate",
+        f"{steps} of one with {smallest} images" + " that falls behind" * (work < 1),
+        "local layers take the first, so raise federation.local_epochs or federation.tau",
+    )
+
+
+def promise_to_clients(config: Config) -> RoundsGuarantee | None:
+    """Return what the rounds promise to the clients, None without a budget.
+
+    Raises ConfigError if the budget cannot be kept.
+    """
+    federation, privacy = config.federation, config.privacy
+    return rounds_guarantee(
+        privacy.rounds,
+        federation.num_clients,
+        federation.cohort_size,
+        federation.num_rounds,
+        privacy.noise_key is not None,
+    )
+
+
+def held_back(data: ImageData, config: Config) -> HeldBack:
+    """Return which images the settings keep out of training."""
+    hidden, from_new = config.partition.hidden, config.partition.hidden_from_new
+    masks = [
+        np.any([np.zeros(len(data.labels), bool), *(_fits(data, p, key) for p in patterns)], axis=0)
+        for key, patterns in (("hidden", hidden), ("hidden_from_new", from_new))
+    ]
+    return HeldBack(*masks)
+
+
+def _fits(data: ImageData, pattern: str, key: str) -> np.ndarray:
+    """Return which images (N,) are of a class, or have a caption that fits a pattern."""
+    found = fitting(pattern, data.labels, data.class_names, data.captions)
+    if not (found.any() or is_class(pattern, data.class_names)):
+        raise ConfigError(
+            f"expected classes or patterns of captions in partition.{key}, got {pattern!r}, which "
+            "fits no image: correct it"
+        )
+    return found
