@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from warm_process import hearth
 
 from pipeline.config.tracking import TrackingConfig
@@ -24,6 +25,8 @@ from pipeline.data.glyphs import draw_fonts
 from pipeline.tracking.tracker import check_store
 
 torch.set_num_threads(1)
+settings.register_profile("same examples each time", derandomize=True, database=None)
+settings.load_profile("same examples each time")
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as of a shell's background processes
     signal.signal(signal.SIGINT, lambda *_: None)  # what starts here hears it again
 

@@ -22,6 +22,7 @@ import psutil
 import pytest
 import ray
 import torch
+from tiny_backbone import write_backbone
 
 from pipeline.checkpoint.snapshots import kept_rounds, newest_checkpoint
 from pipeline.clients.worker import ClientWorker
@@ -71,6 +72,8 @@ WITH_TEXT = ("data=fonts", "data.image_size=16", "partition=natural", "model.tex
 WITH_TEXT += ("eval.extractor=fonts-cnn", "federation.num_clients=4", "client.text_dropout=0.1")
 WITH_TEXT += ("federation.num_new_clients=1", "adapt.num_images=8", f"model.words=[{WORDS}]")
 
+PRETRAINED = ("data.image_size=8", "client.lr=0.01", "adapt.guidance=[1,2]", "adapt.group_size=1")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -103,9 +106,10 @@ def config_for(mnist_root: Path, folder: Path, *overrides: str) -> Config:
     ("method", "settings", "actors"),
     [
         ("spire", ("client.engine=loop",), (1, 4)),
-        ("spire", ("client.engine=loop", *PRIVATE), (2,)),
+        ("spire", ("client.engine=loop", *PRIVATE, "adapt.init=mean"), (2,)),
         ("spire", (*POPULATION, *ROUNDS), (1, 2)),  # cohorts, and scored clients, by the key
-        ("spire", ("federation.secure_aggregation=true", *EMBEDDING, "adapt.init=mean"), (2,)),
+        ("spire", ("federation.secure_aggregation=true", *EMBEDDING, "adapt.group_size=1"), (2,)),
+        ("retrofit", PRETRAINED, (2,)),
         (
             "fedavg_ft",
             (
@@ -151,6 +155,9 @@ def test_ray_pool_equals_local_pool_for_any_number_of_actors(
     fonts_root: Path,
     folder: Path,
 ) -> None:
+    if settings == PRETRAINED:
+        settings += (f"model.backbone={write_backbone(folder / 'ddpm')}",)
+
     def found(*overrides: str) -> tuple[str, float]:
         root = fonts_root if "data=fonts" in settings else mnist_root
         config = config_for(root, folder, f"method={method}", *settings, *overrides)

@@ -27,6 +27,7 @@ from spire_core.network.flat_model import initial_weights
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 NUM_ROUNDS = 3
+LOST = "updates in round 1 are lost: computed again"  # of the log
 
 
 def setting_for(mnist_root: Path, folder: Path, *words: str) -> FederationSetup:
@@ -90,7 +91,10 @@ def lose_one_before_its_sum(driver: Driver) -> None:
 
 
 def test_neither_three_actors_nor_lost_sums_change_a_bit(
-    mnist_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mnist_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     local = setting_for(mnist_root, tmp_path, "resources.pool=local")
     expected = state_after(local, tmp_path / "local")
@@ -109,9 +113,12 @@ def test_neither_three_actors_nor_lost_sums_change_a_bit(
         driver.pool.each = each_until_a_loss  # type: ignore[method-assign]
 
     two = setting_for(mnist_root, tmp_path, "resources.num_actors=2")
+    assert LOST not in caplog.text
     assert_same(state_after(two, tmp_path / "before", lose_one_before_its_sum), expected)
+    assert caplog.text.count(LOST) == 1
     monkeypatch.setattr(accumulation, "STRETCH_BYTES", 1)
     assert_same(state_after(two, tmp_path / "amid", amid_its_sum), expected)
+    assert caplog.text.count(LOST) == 2
 
 
 def test_private_rounds_publish_the_same_with_lost_actors(mnist_root: Path, tmp_path: Path) -> None:

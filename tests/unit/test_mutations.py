@@ -28,7 +28,9 @@ def test_each_fault_changes_one_place_and_names_tests(mutations: ModuleType) -> 
         text = (ROOT / mutation.file).read_text()
         assert mutations.mutated(mutation, text) != text, mutation.name
         compile(mutations.mutated(mutation, text), mutation.file, "exec")
-        assert all((ROOT / test.partition("::")[0]).exists() for test in mutation.tests)
+        for file, _, name in (test.partition("::") for test in mutation.tests):
+            assert (ROOT / file).exists(), file
+            assert not name or f"def {name}(" in (ROOT / file).read_text(), name
 
 
 @pytest.mark.parametrize("text", ["", "b", "aa"])

@@ -109,6 +109,8 @@ def test_the_layers_that_read_the_conditioning_vector_are_one_stretch() -> None:
 def test_private_moments_start_every_round_afresh() -> None:
     """The body continues with averaged moments; layers that read the embedding start afresh."""
     average, reset = (ClientConfig(batch_size=8, opt_state=s) for s in ("average", "reset"))
+    for _, kept in second_round(average)[1]:
+        assert not {MODULATION, EMB_PROJ} & kept.moments.keys()  # nor do they stay with the client
     (_, first), (_, fresh) = second_round(average), second_round(reset)
     body = PARTS[BODY]
     assert not np.array_equal(first[0][0].weights[body], fresh[0][0].weights[body])

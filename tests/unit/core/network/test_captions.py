@@ -139,7 +139,9 @@ def test_captions_travel_with_their_images() -> None:
         torch.cat([batch.images for batch in found]),
         torch.cat(list(batches(numbers, 8, 6, torch_generator(0, "b")))),
     )
-    assert all(torch.equal(b.tokens, b.images[:, None] * 10) for b in found if b.tokens is not None)
+    for batch in found:
+        assert batch.tokens is not None
+        assert torch.equal(batch.tokens, batch.images[:, None] * 10)
     chosen = client.chosen(torch.tensor([3, 1]))
     assert chosen.tokens is not None
     assert chosen.tokens.tolist() == [[30], [10]]

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from diffusers import (
     UNet2DModel,
 )
 from safetensors.torch import load_file, save_file
+from tiny_backbone import UNET_SIZES
 from torch import Tensor
 
 from pipeline.audit.audit import audit_run
@@ -56,7 +56,7 @@ def autoencoder() -> AutoencoderKL:
 
 
 @pytest.fixture(scope="module")
-def backbone(unet_sizes: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An LDMPipeline of 8 x 8 latents, without the library's warning of its age."""
     folder = tmp_path_factory.mktemp("pipelines") / "ldm"
     with torch.random.fork_rng(devices=[]):
@@ -64,7 +64,7 @@ def backbone(unet_sizes: dict[str, Any], tmp_path_factory: pytest.TempPathFactor
         unet = UNet2DModel(
             in_channels=2,
             out_channels=2,
-            **unet_sizes,
+            **UNET_SIZES,
             down_block_types=("DownBlock2D", "AttnDownBlock2D"),
             up_block_types=("AttnUpBlock2D", "UpBlock2D"),
         )
@@ -153,7 +153,6 @@ def test_what_comes_after_a_run_works_in_latents(result: Result, config: Config)
 
 
 def test_a_small_stable_diffusion_takes_a_token(
-    unet_sizes: dict[str, Any],
     mnist_root: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -165,7 +164,7 @@ def test_a_small_stable_diffusion_takes_a_token(
         unet = UNet2DConditionModel(
             in_channels=2,
             out_channels=2,
-            **unet_sizes,
+            **UNET_SIZES,
             down_block_types=down,
             up_block_types=up,
             cross_attention_dim=6,

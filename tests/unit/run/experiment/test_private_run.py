@@ -189,6 +189,8 @@ def test_the_key_is_in_no_file_log_or_message_but_its_own(
         resume_experiment(crasher.run_dir, load_start(crasher.run_dir)[0], Watching())
     assert [path for secret in secrets for path in holding(secret, tmp_path)] == []
     texts = [caplog.text.encode(), *sent]
+    assert len(sent) > 5
+    assert any(b"fit_" in text for text in sent)  # the names of tasks do travel
     for secret, text in itertools.product(secrets, texts):
         assert secret not in text
         assert secret.hex().encode() not in text

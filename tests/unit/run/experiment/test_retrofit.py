@@ -4,13 +4,13 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
+from diffusers import UNet2DModel
 from safetensors.torch import load_file
+from tiny_backbone import write_backbone
 
 from pipeline.audit.audit import audit_run
 from pipeline.config.load import load_config
@@ -36,22 +36,8 @@ SETTINGS += ["partition.client_size=40"]
 
 
 @pytest.fixture(scope="module")
-def backbone(unet_sizes: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pipelines") / "ddpm"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = UNet2DModel(
-            in_channels=1,
-            out_channels=1,
-            **unet_sizes,
-            down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-            up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-        )
-    network.save_pretrained(folder / "unet")
-    DDPMScheduler(num_train_timesteps=50).save_pretrained(folder / "scheduler")
-    index = {"unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "DDPMScheduler"]}
-    (folder / "model_index.json").write_text(json.dumps(index))
-    return folder
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_backbone(tmp_path_factory.mktemp("pipelines") / "ddpm")
 
 
 @pytest.fixture(scope="module")

@@ -465,16 +465,21 @@ def test_clients_that_fall_silent_after_their_update_are_in_the_sum() -> None:
 @pytest.mark.usefixtures("_masks")
 def test_clients_that_drop_out_before_their_update_take_their_masks_along() -> None:
     """They have shared keys, and the masks of the others with them are taken off."""
-    driver = secure_driver(SplitPool, 2, drop_rate=0.15)
-    dropped = 0
-    for round_idx in range(6):
-        driver.run_round()
-        stats = driver.last()[1]
+    driver, dropped = secure_driver(SplitPool, 2, drop_rate=0.15), 0
+    settings = rounds_of("mean")
+    federation = replace(settings.federation, drop_rate=0.15)
+    settings = replace(settings, federation=federation)
+    plain = Driver(SplitPool(settings, 1), ServerState.initial(np.zeros(SIZE, "f4")), settings)
+    for _ in range(6):
+        for one in (driver, plain):
+            one.run_round()
+        stats, expected = driver.last()[1], plain.last()[1]
         assert stats is not None
+        assert expected is not None
+        assert stats.num_absent == expected.num_absent
         dropped += stats.num_absent
-        plain = driver_with(SplitPool, 1, "mean")
-        assert driver.state.round_idx == round_idx + 1
-        assert np.abs(driver.state.weights - plain.state.weights).max() < 1  # a wrong mask: 1e5
+        assert np.abs(plain.state.weights).max() > 1e-3
+        np.testing.assert_allclose(driver.state.weights, plain.state.weights, rtol=0, atol=1e-6)
     assert dropped > 0
     many = secure_driver(SplitPool, 2, drop_rate=0.6)
     with pytest.raises(AggregationError, match=r"^expected at least 7 of 9 clients.* round 0 "):
@@ -562,7 +567,7 @@ def test_a_private_round_is_the_clipped_sum_and_the_noise_once() -> None:
 
 @pytest.mark.parametrize("mechanism", ["dp_fedavg", "dp_ftrl"])
 def test_private_rounds_are_the_same_for_any_number_of_workers(
-    mechanism: str, monkeypatch: pytest.MonkeyPatch
+    mechanism: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def found(pool_class: type[SplitPool], num_workers: int) -> dict[str, np.ndarray]:
         return private_state_after(private_driver(pool_class, num_workers, None, mechanism))
@@ -571,7 +576,9 @@ def test_private_rounds_are_the_same_for_any_number_of_workers(
     assert_same(found(SplitPool, 4), expected)
     monkeypatch.setattr(accumulation, "STRETCH_BYTES", 1)
     assert_same(found(SplitPool, 7), expected)
-    assert_same(found(LosesItsSum, 3), expected)
+    caplog.clear()
+    assert_same(found(LosesItsSum, 1), expected)  # of several, the last may hold nothing
+    assert "updates in round 1 are lost: computed again" in caplog.text
     monkeypatch.setitem(globals(), "NOISE_KEY", SecretNoise(bytes(32)))
     other = found(SplitPool, 1)
     assert (other["weights"] != expected["weights"]).mean() > 0.99
@@ -600,7 +607,11 @@ def test_a_private_run_that_goes_on_publishes_the_same_and_spends_once(mechanism
 @pytest.mark.parametrize("mechanism", ["dp_fedavg", "dp_ftrl"])
 @pytest.mark.parametrize(("cohort_size", "drop_rate"), [(3, 0.0), (9, 0.15)])
 def test_masks_change_no_bit_of_private_rounds(
-    mechanism: str, cohort_size: int, drop_rate: float, monkeypatch: pytest.MonkeyPatch
+    mechanism: str,
+    cohort_size: int,
+    drop_rate: float,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Whoever takes part, drops out or is lost: the masks come off the sum with its noise."""
     monkeypatch.setitem(globals(), "NOISE_KEY", SMALL_COHORTS)
@@ -613,7 +624,8 @@ def test_masks_change_no_bit_of_private_rounds(
     plain = found(SplitPool, 1, False)
     expected = private_state_after(plain)
     assert_same(private_state_after(found(SplitPool, 3, True)), expected)
-    assert_same(private_state_after(found(LosesItsSum, 2, True)), expected)
+    assert_same(private_state_after(found(LosesItsSum, 1, True)), expected)
+    assert "updates in round 1 are lost: computed again" in caplog.text
     worker, seed = Worker(plain.settings), plain.settings.seed
     cohorts = [worker.private_cohort(-1, round_idx) for round_idx in range(PRIVATE_ROUNDS)]
     sizes = [len(cohort) for cohort in cohorts]

@@ -27,7 +27,7 @@ from mlflow.protos.databricks_pb2 import BAD_REQUEST
 from pipeline.config.load import load_config
 from pipeline.config.tracking import TrackingConfig, tracking_uri, ui_command, ui_text
 from pipeline.files.masking import mask
-from pipeline.files.revision import git_commit, git_revision
+from pipeline.files.revision import git_revision
 from pipeline.inference.saved_run import SavedRun
 from pipeline.runs.layout import REFUSED, RESULT
 from pipeline.runs.model_files import save_client, save_run
@@ -536,10 +536,12 @@ def test_every_run_says_where_it_comes_from(tmp_path: Path) -> None:
     assert tags["version.python"] == platform.python_version()
     assert tags["version.torch"] == version("torch")
     assert {"version.spire", "version.ray", "version.mlflow"} <= tags.keys()
-    commit = git_commit()
-    assert tags.get("mlflow.source.git.commit") == commit
+    words = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    told = subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
+    assert tags.get("mlflow.source.git.commit", "") == told  # "" outside a checkout
     revision = git_revision()
-    assert (commit or "").startswith((revision or "").removesuffix("-dirty"))
+    assert (revision is None) == (told == "")
+    assert told.startswith((revision or "").removesuffix("-dirty"))
 
 
 def test_a_run_knows_its_experiment_in_the_ui(tmp_path: Path) -> None:

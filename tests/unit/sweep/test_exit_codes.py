@@ -1,0 +1,65 @@
+"""The exit codes of docs/cluster.md: what ended, what is left, what the machine could not do."""
+
+import os
+import signal
+from typing import Any
+
+import pytest
+
+from sweeps import cli, outcome_text, sweep
+from sweeps.execution.tune import _sigterm_is_sigint
+
+
+@pytest.mark.parametrize(
+    ("num_failed", "num_unfinished", "code"),
+    [(0, 0, 0), (2, 0, 1), (0, 3, 130), (1, 3, 1)],  # a failure counts for more than what is left
+)
+def test_a_sweep_says_by_its_code_what_became_of_its_trials(
+    num_failed: int, num_unfinished: int, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = {"num_failed": num_failed, "num_unfinished": num_unfinished}
+    monkeypatch.setattr(sweep, "run_sweep", lambda *_: None)
+    monkeypatch.setattr(outcome_text, "outcome_json", lambda _: counts)
+    monkeypatch.setattr(outcome_text, "outcome_text", lambda _: "done")
+    monkeypatch.setattr(cli, "_reported", lambda *_: "")
+    assert cli.main(["sweep", "smoke"]) == code
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (MemoryError(), 2, "spire sweep: expected files that can be used and memory enough, got t"),
+        (OSError(28, "No space left on device"), 2, "No space left on device"),
+        (KeyboardInterrupt("spire resume goes on"), 130, "spire sweep: interrupted: spire resume"),
+    ],
+)
+def test_what_the_machine_or_its_user_ends_is_one_sentence(
+    error: BaseException,
+    code: int,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def ends(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(sweep, "run_sweep", ends)
+    assert cli.main(["sweep", "smoke"]) == code
+    said = capsys.readouterr()
+    assert told in said.err
+    assert (said.out, said.err.count("\n")) == ("", 1)
+
+
+def test_sigterm_ends_trials_as_sigint_does() -> None:
+    """A batch system sends it before it kills: docs/slurm.sbatch relies on this."""
+    heard = list[int]()
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
+    try:
+        with _sigterm_is_sigint():
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert heard == [signal.SIGINT]
+        assert signal.getsignal(signal.SIGTERM) == handlers[signal.SIGTERM]
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
