@@ -60,7 +60,7 @@ def _reported(outcome: Any, values: dict[str, Any], stretches: Any) -> str:
     sweep = values["parent_run_id"] or values["name"]  # its folder may have been deleted meanwhile
     try:
         written = make_report(outcome.tracking, [sweep], stretches=stretches)
-    except SpireError as error:  # the trials and their runs are there all the same
+    except (SpireError, OSError) as error:  # the trials and their runs are there all the same
         return f"\n\nno report: {error}"
     values["artifacts"] = {"report": str(written.html)}
     where = ui_text(outcome.tracking, experiment_of(outcome.ledger.parent_run_dir))

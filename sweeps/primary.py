@@ -42,10 +42,12 @@ MEASURES = {  # the metrics that can be compared, in words
     TUNED_KID: "pre-training clients' KID after training on alone",
 }
 SCALES = ("ratio", "difference")
+SAME_FOR_ALL = ("resources.", "tracking.", "data.root")
 # Settings of a task: scores of runs that differ in them cannot be compared.
 TASK = ("data.", "partition.", "federation.num_clients", "federation.num_new_clients")
 TASK += ("privacy.adapt.epsilon", "privacy.adapt.delta")  # a promise is no choice of a method
 TASK += ("adapt.num_images", "eval.num_images", "eval.num_clients", "eval.kid_")
+TASK += ("eval.num_loss_images",)
 
 
 @dataclass(frozen=True)
@@ -143,8 +145,8 @@ def place_of(where: Mapping[str, Any]) -> str:
 
 def _is_same(text: str | None, value: Any) -> bool:
     if isinstance(value, list | tuple):
-        parts = (text or "").strip("()").split(",")
-        items = [part.strip() for part in parts if part.strip()]
+        parts = (text or "").strip("()[]").split(",")
+        items = [part.strip().strip("'") for part in parts if part.strip()]
         return len(items) == len(value) and all(map(_is_same, items, value))
     wanted = str(value)
     if text is None or text == wanted:
@@ -180,4 +182,9 @@ def check_where(found: Sequence[Primary]) -> None:
         if name not in known:
             raise ConfigError(
                 f"expected known keys in a primary where, got {name!r}: {key_hint(name, known)}"
+            )
+        if name == "seed" or name.startswith(SAME_FOR_ALL):
+            raise ConfigError(
+                f"expected settings that tell runs apart in a primary where, got {name!r}: every "
+                "comparison is over all seeds and wherever runs were computed, so leave it out"
             )

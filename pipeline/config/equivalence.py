@@ -192,6 +192,8 @@ def _determining(config: Config) -> dict[str, Any]:
         settings["privacy"]["rounds"]["mechanism"] += " of all weights"
     if config.set_aside > 0:  # not as when images set aside were training images in scores
         settings["adapt"]["val_fraction"] = f"{config.set_aside}, apart"
+        if config.adapt.guidance is not None:  # not as when it was chosen by images that are scored
+            settings["adapt"]["guidance"] = ["other noise", *config.adapt.guidance]
     defaults = flattened(Config().as_dict())
     for key in ADDED:
         group, _, name = key.partition(".")

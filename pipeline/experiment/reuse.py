@@ -30,8 +30,7 @@ def reuse_pretraining(
     """
     config, run_dir = setting.config, tracker.run_dir
     # The partition of these clients follows from the settings; new clients may differ.
-    hashes = {name: setting.hashes[name] for name in ("data_sha256", "extractor_hash")}
-    check_same(source, hashes)
+    check_same(source, {k: v for k, v in setting.hashes.items() if k != "partition_hash"})
     copy_pretraining(source, run_dir, config, setting.train_ids)
     tracker.log_points(pretraining_points(source))
     rewind_evaluations(run_dir, config.federation.num_rounds)  # a damaged one is done again

@@ -18,10 +18,11 @@ from spire_core.errors import RunError
 def open_run(run: str, overrides: Sequence[str] = ()) -> SavedRun:
     """Return a finished run by its id, name or folder; `last` is the newest.
 
-    `overrides`: settings of tracking, which say where runs lie. Raises RunError if there is no such
-    run, or if it is not complete.
+    `overrides`: those of tracking say where runs lie; others are not looked at. Raises RunError if
+    there is no such run, or if it is not complete.
     """
-    run_dir = find_run(run, load_config(None, overrides).tracking, is_finished=True)
+    where = [word for word in overrides if word.startswith("tracking.")]
+    run_dir = find_run(run, load_config(None, where).tracking, is_finished=True)
     refuse_links(run_dir)  # it may be written into
     if not (run_dir / MODEL).is_dir():
         raise RunError(

@@ -116,7 +116,8 @@ def _new_client_means(table: dict[str, list[Any]]) -> dict[str, float]:
             metrics[f"final/adapt_{column}"] = float(np.mean(values))
     if "final/adapt_kid_after" in metrics:
         before, after = metrics["final/adapt_kid_before"], metrics["final/adapt_kid_after"]
-        metrics["final/adapt_kid_ratio"] = after / before
+        if before > 0:
+            metrics["final/adapt_kid_ratio"] = after / before
         metrics["final/adapt_kid_worst"] = max(table["kid_after"])
     return metrics
 

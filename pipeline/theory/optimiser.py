@@ -36,6 +36,12 @@ def check_optimiser(config: TheoryConfig) -> None:
         group.steps,
         "as many of the last steps are averaged",
     )
+    require(
+        config.w != expected_path(config.w, group.m_t, 0)[0],
+        "a weight w that descent does not start from",
+        config.w,
+        "there would be no gap to close, so choose another",
+    )
     m = config.c * math.sqrt(group.d)
     time_of(group.m_t, m)
     for m_t in group.separations:

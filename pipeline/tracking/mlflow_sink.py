@@ -7,7 +7,7 @@ too, mlflow is imported only inside functions.
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path, PurePosixPath
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric
 
+MAX_TAG = 8000  # characters of a tag's value, after which MLflow cuts it off
 MAX_PARAMS = 100  # MLflow's limit for one call
 STATUSES = ("RUNNING", *ENDED)
 T = TypeVar("T")
@@ -147,9 +148,12 @@ class MlflowSink:
         # This tag tells MLflow which artifacts are tables; its own log_table would append rows.
         tag, table = "mlflow.loggedArtifacts", {"path": entry["file"], "type": "table"}
         run = patiently(lambda: self._client.get_run(self._run_id))
-        known = json.loads(run.data.tags.get(tag, "[]"))
+        try:
+            known = json.loads(run.data.tags.get(tag, "[]"))
+        except ValueError:  # MLflow has cut it off
+            known = []
         if table not in known:
-            self._set_tag(tag, json.dumps([*known, table]))
+            self._set_tag(tag, _newest_of([*known, table]))
 
     def _set_tag(self, key: str, text: str) -> None:
         patiently(partial(self._client.set_tag, self._run_id, key, text, synchronous=True))
@@ -209,6 +213,15 @@ def check_entry(entry: Entry) -> None:
         json.dumps(entry, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise Refusal(f"expected text, got half a character ({error.reason})") from error
+
+
+def _newest_of(tables: Sequence[Mapping[str, str]]) -> str:
+    """Return the newest tables as the text of a tag, as many as MLflow does not cut off."""
+    sizes = [len(json.dumps(table)) + 2 for table in tables]
+    kept = 0
+    while kept < len(tables) and sum(sizes[len(sizes) - kept - 1 :]) <= MAX_TAG:
+        kept += 1
+    return json.dumps(tables[len(tables) - kept :])
 
 
 def _chunks(items: list[Any], size: int) -> list[list[Any]]:

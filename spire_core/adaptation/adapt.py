@@ -149,7 +149,7 @@ def adapt_client(
     descent = Descent(leaves, lr, config, client, objective.betas)
     for epoch in range(1, config.epochs + 1):
         image_batches, noise = epoch_streams(client, config, epoch)
-        with seeded_dropout(model, client.seed, "adapt_dropout", client.client_id, epoch):
+        with seeded_dropout(model, client.seed, client.client_id, epoch):
             loss = fit(model, client_emb, image_batches, descent, objective, noise)
         with descent.averaged():
             is_last = curve.end_epoch(epoch, loss)

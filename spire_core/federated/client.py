@@ -98,7 +98,7 @@ def train_client(
     run = start_client(model, broadcast, client, state, config, plan)
     rates = config.rates(plan.lr_scale)
     objective = objective_of_round(objective, model, broadcast, config, plan)
-    with seeded_dropout(model, client.seed, "dropout", client.client_id, plan.round_idx):
+    with seeded_dropout(model, client.seed, client.client_id, plan.round_idx):
         for parts, count in phases(model, run.num_steps, config):
             leaves = trained_leaves(model, run.client_emb, parts)
             optimizer = Adam(leaves, rates, run.moments, objective.betas, run.decay)

@@ -130,14 +130,14 @@ def to_float(images: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def seeded_dropout(model: FlatModel, seed: int, purpose: str, *counters: int) -> Iterator[None]:
-    """Seed the network's dropout by all of these; restore torch's global stream at the end."""
+def seeded_dropout(model: FlatModel, seed: int, *counters: int) -> Iterator[None]:
+    """Seed the network's dropout by seed and counters; restore torch's global stream at the end."""
     device = model.weights.device
     if model.net.config.dropout == 0.0:
         yield
         return
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(derive_seed(seed, purpose, *counters))
+        torch.manual_seed(derive_seed(seed, "dropout", *counters))
         yield
 
 

@@ -1,6 +1,5 @@
 """Primary comparisons of which no trial could be a part, refused in a sentence."""
 
-import itertools
 from collections.abc import Collection, Mapping, Sequence
 
 from pipeline.results.params import default_params, params_of
@@ -47,11 +46,9 @@ def _check_apart(one: Primary, runs: Sequence[Run]) -> None:
 
 def _runs(sweep: SweepConfig, keys: Collection[str]) -> list[Run]:
     """Return a run for each combination of values of these settings; none if a trial is wrong."""
-    seeds = sweep.seeds if "seed" in keys else sweep.seeds[:1]
     try:
         trials = [
-            make_trial(sweep, point, seed).config
-            for point, seed in itertools.product(points_apart(sweep, keys), seeds)
+            make_trial(sweep, point, sweep.seeds[0]).config for point in points_apart(sweep, keys)
         ]
     except ConfigError:
         return []

@@ -23,6 +23,9 @@ from spire_core.errors import ConfigError
 from sweeps.design.metric import check_metric
 from sweeps.primary import check_where, primaries
 
+# Settings that name files but not their content, so that sweeps cannot know them for the same.
+BY_PATH = ("data.path", "eval.extractor_weights", "model.backbone", "model.text_encoder")
+
 SEARCHES, SCHEDULERS, MODES = ("grid", "random", "optuna"), ("none", "asha"), ("min", "max")
 SHARED_IN = ("sweep", "root")
 RECORDED = ("tracking.enabled", "tracking.uri", "tracking.experiment")
@@ -129,7 +132,7 @@ class SweepConfig:
         for name, axis in self.axes.items():
             for value in axis if isinstance(axis, list) else ():
                 mentioned |= set(settings_of(name, value))
-        return next((k for k in ("data.path", "eval.extractor_weights") if k in mentioned), None)
+        return next((key for key in BY_PATH if key in mentioned), None)
 
     def _check_keys(self) -> None:
         """Raise ConfigError for a setting that another part of the sweep would overrule."""

@@ -144,7 +144,8 @@ def notes_of(groups: Sequence[Group], chosen: Sequence[Group], metric: str) -> l
     if len(groups) > len(chosen):
         notes.append(
             f"Each method is shown at its own best setting: the lowest mean of {metric} over "
-            "seeds, among its settings with the most seeds. It was chosen on the seeds that are "
+            "seeds (in a task without it, of the next score that it has), among its settings with "
+            "the most seeds. It was chosen on the seeds that are "
             "shown, which favours methods with more settings."
         )
     if len(by_task(groups)) > 1:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from pipeline.figures.style import svg_text
+from pipeline.files.atomic import replace_file, write_whole
 from pipeline.files.paths import lasting
 from spire_core.errors import ConfigError
 from sweeps.report.contents import HTML, JSON, MARKDOWN, Report
@@ -19,22 +21,21 @@ from sweeps.report.pages import html_page, markdown_page
 from sweeps.report.stats import Estimate
 from sweeps.report.tables import Cell, Table
 
-SWEEP = "sweep.yaml"
+SWEEP, CHECK = "sweep.yaml", ".can-be-written"
+OF_A_REPORT = re.compile(r"(figures/[\w.-]+\.(png|svg)|tables/[\w.-]+\.csv)")
 
 
 def make_folder(folder: Path) -> Path:
-    """Return the report's absolute folder with its subfolders, without an older report's files.
+    """Return the report's absolute folder with its subfolders.
 
     ConfigError if it cannot be written, or does not last.
     """
     folder = lasting(folder, "--out")
     try:
-        for name, ending in (("figures", "png"), ("figures", "svg"), ("tables", "csv")):
+        for name in ("figures", "tables"):
             (folder / name).mkdir(parents=True, exist_ok=True)
-            if (folder / JSON).is_file():  # of an older report, and with it these
-                for old in (folder / name).glob(f"*.{ending}"):
-                    old.unlink()
-        (folder / JSON).touch()
+        replace_file(folder / CHECK, b"")
+        (folder / CHECK).unlink()
     except OSError as error:
         raise ConfigError(
             f"expected a folder that can be written, got {folder} ({error}): name another"
@@ -43,7 +44,11 @@ def make_folder(folder: Path) -> Path:
 
 
 def write_report(report: Report) -> list[Path]:
-    """Write all files into the report's folder and return their paths."""
+    """Write all files into the report's folder and return their paths.
+
+    They take the place of those of an older report there, and no other file is touched. ConfigError
+    if the sweep's file would replace one that is not a report's.
+    """
     drawn = {picture.name: svg_text(picture.figure) for picture in report.pictures}
     files: dict[str, str | bytes] = {
         HTML: html_page(report, drawn),
@@ -56,10 +61,31 @@ def write_report(report: Report) -> list[Path]:
     files |= {f"figures/{name}.svg": text for name, text in drawn.items()}
     files |= {f"figures/{shot.name}.png": shot.png for shot in report.snapshots}
     files |= {f"tables/{table.name}.csv": csv_text(table) for table in report.tables}
+    older = _files_of_older(report.folder)
+    if SWEEP in files and SWEEP not in older and (report.folder / SWEEP).exists():
+        raise ConfigError(
+            f"expected a folder without a file {SWEEP} that is not a report's, got "
+            f"{report.folder}: the sweep's file would replace it, so name another folder"
+        )
     for name, content in files.items():
         data = content.encode() if isinstance(content, str) else content
-        (report.folder / name).write_bytes(data)
+        write_whole(report.folder / name, data)
+    for name in older - files.keys():
+        (report.folder / name).unlink(missing_ok=True)
     return [report.folder / name for name in files]
+
+
+def _files_of_older(folder: Path) -> set[str]:
+    """Return the names of figures, tables and the sweep's file of the report that lies there."""
+    try:
+        told = json.loads((folder / JSON).read_text())["artifacts"]
+        names = {*map(str, told.get("others", (SWEEP,)))}  # earlier reports lack the list
+        for kind, ending in (("figures", "svg"), ("tables", "csv")):
+            found = [f"{kind}/{Path(str(path)).name}" for path in told[kind]]
+            names |= {*found, *(str(Path(name).with_suffix(f".{ending}")) for name in found)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set()
+    return {name for name in names if name == SWEEP or OF_A_REPORT.fullmatch(name)}
 
 
 def report_json(report: Report) -> dict[str, Any]:
@@ -87,6 +113,8 @@ def report_json(report: Report) -> dict[str, Any]:
             "markdown": str(report.markdown),
             "figures": [str(report.folder / "figures" / f"{p.name}.png") for p in report.pictures],
             "tables": [str(report.folder / "tables" / f"{t.name}.csv") for t in report.tables],
+            "others": [SWEEP] * bool(report.origin.sweep_file)
+            + [f"figures/{shot.name}.png" for shot in report.snapshots],
             **({"rows": str(report.rows)} if report.rows else {}),
         },
     }

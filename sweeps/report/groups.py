@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TypeVar
 
+from pipeline.config.data import DATASETS
 from pipeline.config.equivalence import reads
 from pipeline.results.metric_names import NN_CHANCE, NN_EXCESS, NN_P, NN_SHARE, PRECISION, RECALL
 from pipeline.tracking.mlflow_queries import TrackedRun, is_known
@@ -27,7 +28,7 @@ IGNORED += ("eval.extractor_weights", "eval.grid_images", "eval.controls")
 AT_ONCE = ("client.group_size", "adapt.group_size", "eval.batch_size")
 # They stand among a task's parameters, though they are logged as tags.
 EXTRACTOR, IMAGES = "extractor", "images"
-BACKBONE = "model.backbone"
+BACKBONE, ENCODER = "model.backbone", "model.text_encoder"
 RATE = "adapt.lr"
 # Settings of a method: they choose its best, and others need not agree.
 OF_ADAPTATION = (RATE, "adapt.tune_epochs", "privacy.adapt.")
@@ -114,10 +115,10 @@ def parameters(run: TrackedRun) -> dict[str, str]:
         params[EXTRACTOR] = (
             f"{run.tags[EXTRACTOR]} {run.tags.get('extractor_hash', '')[:8]}".strip()
         )
-    if params.get("data.name") == "folder" and "data_hash" in run.tags:  # others' names say all
+    if params.get("data.name") not in DATASETS and "data_hash" in run.tags:  # others' names say all
         params[IMAGES] = run.tags["data_hash"][:8]
-    hashed = run.tags.get("backbone_hash", "")[:8]  # its folder is no parameter
-    return {BACKBONE: hashed or UNSET} | params
+    hashes = {BACKBONE: "backbone_hash", ENCODER: "text_hash"}  # their folders are no parameters
+    return {key: run.tags.get(tag, "")[:8] or UNSET for key, tag in hashes.items()} | params
 
 
 def varying(runs: Sequence[TrackedRun]) -> list[str]:
@@ -222,9 +223,16 @@ def _rank(scores: Scores, sign: int = 1) -> tuple[int, float]:
 
 
 def best_groups(groups: Sequence[Group], metric: str) -> list[Group]:
-    """Return each method's best setting of each task, in the order of the groups."""
+    """Return each method's best setting of each task, in the order of the groups.
+
+    A task in which nobody has the metric chooses by one that it has.
+    """
+    by = {
+        task: metric if any(group.values(metric) for group in own) else choosing_metric(own)
+        for task, own in by_task(groups).items()
+    }
     rivals = gathered(groups, lambda group: (group.task, group.method))
-    return [best(several, metric) for several in rivals.values()]
+    return [best(several, by[task]) for (task, _), several in rivals.items()]
 
 
 def by_task(groups: Iterable[Group]) -> dict[Values, list[Group]]:

@@ -104,10 +104,12 @@ def _found(primary: Primary, task: Values, method: Group | None, other: Group | 
     theirs, ours = (one.values(primary.measure) for one in both)
     if primary.scale == "difference":
         return Finding(primary, task, paired(theirs, ours))
-    not_positive = {pair for own in (theirs, ours) for pair, value in own.items() if value <= 0}
-    if not_positive and theirs.keys() & ours.keys():
+    pairs = theirs.keys() & ours.keys()
+    not_positive = [pair for pair in pairs if min(theirs[pair], ours[pair]) <= 0]
+    if not_positive:
         return Finding(primary, task, None, num_not_positive=len(not_positive))
-    return Finding(primary, task, paired(*(one.logs(primary.measure) for one in both)))
+    logs = [{pair: math.log(own[pair]) for pair in own if pair in pairs} for own in (theirs, ours)]
+    return Finding(primary, task, paired(*logs))
 
 
 def primary_table(found: Sequence[Finding]) -> Table | None:

@@ -138,7 +138,8 @@ def _new_finals(rows: Sequence[Row]) -> dict[str, float]:
     finals = {name: value for name, value in means.items() if value is not None}
     if {"final/adapt_kid_before", "final/adapt_kid_after"} <= finals.keys():
         before, after = finals["final/adapt_kid_before"], finals["final/adapt_kid_after"]
-        finals["final/adapt_kid_ratio"] = after / before
+        if before > 0:
+            finals["final/adapt_kid_ratio"] = after / before
         finals["final/adapt_kid_worst"] = max(numbers(rows, "kid_after"))
     if (ratio := covered_ratio(client_numbers(rows))) is not None:
         finals[COVERED_RATIO] = ratio

@@ -1,7 +1,6 @@
 """Adaptation of new clients: what may change, what may not, and which epoch is kept."""
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -14,19 +13,15 @@ from spire_core.adaptation.adapt import (
 )
 from spire_core.adaptation.set_aside import split_validation
 from spire_core.config.adapt import AdaptConfig
-from spire_core.config.client import ClientConfig
 from spire_core.config.diffusion import DiffusionConfig
 from spire_core.config.method import MethodConfig
 from spire_core.config.model import ModelConfig
 from spire_core.diffusion.process import Diffusion
 from spire_core.errors import DataError
-from spire_core.federated.client import train_client
-from spire_core.federated.messages import Broadcast, RoundPlan
 from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.methods import METHODS
 from spire_core.network.flat_model import FlatModel, initial_weights
-from spire_core.rng import derive_seed, torch_generator
-from spire_core.training import fit
+from spire_core.rng import torch_generator
 from spire_core.training.context import ClientContext
 from spire_core.training.fit import TrainingObjective
 
@@ -57,31 +52,6 @@ def adapt(method: str, observe: Observe | None = None, images: torch.Tensor = IM
         observe or (lambda epoch, *_: seen.append(epoch) or {"own_kid": 0.0}),
     )
     return model, result, seen
-
-
-def test_dropout_of_a_fit_repeats_no_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pre-training clients that train on have the ids, and epochs the numbers, of rounds."""
-    seeds: dict[str, set[int]] = {"fit": set(), "round": set()}
-
-    def note(*given: Any) -> int:
-        if "dropout" in given[1]:
-            seeds[where].add(derive_seed(*given))
-        return derive_seed(*given)
-
-    monkeypatch.setattr(fit, "derive_seed", note)
-    settings, method = replace(MODEL, dropout=0.1), MethodConfig(name="fedavg_ft")
-    model, start = FlatModel(settings, method, 1), initial_weights(settings, method, 1, seed=1)
-    client = ClientContext(7, 2, IMAGES)
-    where = "fit"
-    adapting = AdaptConfig(epochs=3, batch_size=8)
-    adapt_client(model, start, client, PrivateState(), adapting, OBJECTIVE, lambda *_: {})
-    where = "round"
-    for round_idx in range(4):
-        plan = RoundPlan(round_idx, 1.0, True, tau=1)
-        more = (client, PrivateState(), ClientConfig(), OBJECTIVE, plan)
-        train_client(model, Broadcast(start.numpy()), *more)
-    assert {name: len(found) for name, found in seeds.items()} == {"fit": 3, "round": 4}
-    assert not seeds["fit"] & seeds["round"]
 
 
 def test_spire_changes_nothing_but_the_new_embedding() -> None:

@@ -242,6 +242,7 @@ MISTAKES = [
     (["theorem", "scaling.nums=[50]"], "two different entries of scaling.nums or more, got [50]"),
     (["theorem", "scaling.dims=[4,4]"], "two different entries of scaling.dims or more"),
     (["theorem", "experiments=[failure]", "c=0.1"], "m_t between 0 and ||mu|| = 0.2, got 0.5"),
+    (["optimiser", "w=0.5"], "a weight w that descent does not start from, got 0.5"),
     (["optimiser", "optimiser.steps=19"], "optimiser.steps of at least 20, got 19"),
     (["optimiser", "optimiser.d=1", "optimiser.m_t=2"], "m_t between 0 and ||mu|| = 1, got 2.0"),
     (["optimiser", "c=0.25"], "m_t between 0 and ||mu|| = 4, got 4.0"),

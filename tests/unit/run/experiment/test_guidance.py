@@ -18,6 +18,7 @@ from pipeline.experiment.watcher import Watcher
 from pipeline.inference import saved_run
 from pipeline.inference.arrival import adapt_arrival
 from pipeline.inference.arrival_images import ArrivingImages
+from pipeline.inference.finished_runs import open_run
 from pipeline.inference.saved_run import SavedRun
 from pipeline.results.new_client_rows import new_client_rows
 from pipeline.results.result import Result
@@ -130,7 +131,7 @@ def test_the_choice_changes_the_last_drawings_and_neither_fit_nor_curves(
 
 def test_a_client_that_arrives_chooses_too(mnist_root: Path, tmp_path: Path) -> None:
     result = run(mnist_root, tmp_path, *CHOICE)
-    saved = SavedRun.load(result.run_dir)
+    saved = open_run(str(result.run_dir), ["adapt.init=encoder"])  # looked at later, with the run's
     images = result.setting.images[:30]
     arrival = adapt_arrival(saved, ArrivingImages(images), saved.config.adapt)
     assert arrival.guidance in SCALES

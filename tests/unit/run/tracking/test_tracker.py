@@ -649,6 +649,29 @@ def test_a_data_set_that_two_runs_write_at_once_is_sent_again(
     assert store.is_retryable(raced)
 
 
+def test_mlflow_knows_the_newest_tables_of_a_long_run(new_database: Path, tmp_path: Path) -> None:
+    """Its tag of tables has room for some 130, and it would cut the text off."""
+    shutil.copy(new_database, tmp_path)
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    run_id = client.create_run("0").info.run_id
+    (tmp_path / "artifacts" / "tables").mkdir(parents=True)
+    sink = MlflowSink(client, run_id, tmp_path, is_new=True)
+    names = [f"tables/pretrain_round_{number}.json" for number in range(8000, 8140)]
+    for name in names:
+        (tmp_path / "artifacts" / name).write_text("{}")
+        sink.send([{"kind": "table", "file": name}])
+
+    def listed() -> list[str]:
+        tags = client.get_run(run_id).data.tags
+        return [table["path"] for table in json.loads(tags["mlflow.loggedArtifacts"])]
+
+    assert 100 < len(listed()) < 140
+    assert listed() == names[-len(listed()) :]
+    client.set_tag(run_id, "mlflow.loggedArtifacts", '[{"path": "tables/pretr')  # by earlier code
+    sink.send([{"kind": "table", "file": names[0]}])
+    assert listed() == names[:1]
+
+
 @pytest.mark.parametrize("uri", ["postgresql+nosuch://host/name", "mssql+pyodbc://host/name"])
 def test_an_address_without_a_store_or_its_driver_is_one_sentence(uri: str, tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match=f"expected an MLflow store at {re.escape(uri)}, got"):

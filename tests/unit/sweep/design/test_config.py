@@ -124,6 +124,8 @@ def test_a_pretraining_may_be_shared_with_other_sweeps() -> None:
         sweep_of(share_pretraining="always")
     with pytest.raises(ConfigError, match=r"share_pretraining=sweep with data\.path"):
         sweep_of(share_pretraining="root", settings={"data": {"name": "folder", "path": "a"}})
+    with pytest.raises(ConfigError, match=r"share_pretraining=sweep with model\.backbone"):
+        sweep_of(share_pretraining="root", settings={"model.backbone": "a"})
 
 
 def test_what_a_search_draws_shares_its_pretraining_with_what_it_draws_later() -> None:

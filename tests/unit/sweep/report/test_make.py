@@ -5,8 +5,10 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
@@ -17,6 +19,7 @@ from pipeline.files.paths import JOB_MARK
 from pipeline.tracking.attachments import NOTE
 from pipeline.tracking.tracker import Tracker
 from spire_core.errors import ClusterError, ConfigError, RunError
+from sweeps.report import make, origins
 from sweeps.report.answers import ONE_SEED
 from sweeps.report.contents import Report
 from sweeps.report.files import report_json
@@ -473,13 +476,48 @@ def test_a_second_report_leaves_nothing_of_the_first(
     store: TrackingConfig, parent: str, tmp_path: Path
 ) -> None:
     make_report(store, [parent], tmp_path)
-    (tmp_path / "mine.txt").write_text("")
+    own = [tmp_path / name for name in ("mine.txt", "figures/mine.png", "tables/mine.csv")]
+    for path in own:
+        path.write_text("")
     report = make_report(store, ["fedavg_ft-s1"], tmp_path)
+    assert all(path.exists() for path in own)
+    own[1].unlink()
     figures = [p.name for p in (tmp_path / "figures").iterdir()]
     kinds = ("png", "svg")
     assert sorted(figures) == sorted(f"{p.name}.{kind}" for p in report.pictures for kind in kinds)
     assert not (tmp_path / "tables" / "differences.csv").exists()
-    assert (tmp_path / "mine.txt").exists()
+
+
+def test_a_report_that_fails_leaves_the_first_as_it_is(
+    store: TrackingConfig, parent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_report(store, [parent], tmp_path)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*.*") if p.is_file()}
+
+    def gone(*_: Any) -> None:
+        raise ClusterError("expected the store to answer, got nothing: start it")
+
+    monkeypatch.setattr(make, "_curves", gone)
+    with pytest.raises(ClusterError, match="expected the store to answer"):
+        make_report(store, [parent], tmp_path)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*.*") if p.is_file()} == before
+
+
+def test_a_sweeps_file_of_its_users_is_kept(
+    store: TrackingConfig, parent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "preset: smoke  # mine"
+    (tmp_path / "sweep.yaml").write_text(text)
+    told = origins.origin_of
+    monkeypatch.setattr(
+        make, "origin_of", lambda *args: replace(told(*args), sweep_file="preset: smoke")
+    )
+    with pytest.raises(ConfigError, match=r"a folder without a file sweep\.yaml that is not a rep"):
+        make_report(store, [parent], tmp_path)
+    assert (tmp_path / "sweep.yaml").read_text() == text
+    make_report(store, [parent], tmp_path / "other")
+    make_report(store, [parent], tmp_path / "other")
+    assert (tmp_path / "other" / "sweep.yaml").read_text() == "preset: smoke"
 
 
 def test_a_sweep_without_a_finished_run_is_refused(store: TrackingConfig) -> None:

@@ -10,7 +10,7 @@ from scipy import stats
 from pipeline.results.metric_names import NN_CHANCE, NN_EXCESS, NN_SHARE
 from pipeline.tracking.mlflow_queries import TrackedRun
 from spire_core.errors import ConfigError
-from sweeps.primary import Primary, Side, primaries
+from sweeps.primary import Primary, Side, check_where, primaries
 from sweeps.report.groups import group_runs
 from sweeps.report.primary import Finding, findings, primary_answers, primary_table
 from sweeps.report.stats import equivalence_p, estimate, holm, two_sided_p
@@ -219,10 +219,32 @@ def test_scores_without_a_ratio_are_not_compared_by_one() -> None:
     below = [run("spire", seed, -0.1, 0.2) for seed in range(3)]
     runs = [*below, *(replace(one, finals={KID: 0.0}) for one in RUNS[4:])]
     (answer,) = primary_answers(found_of({"method": "fedavg_ft"}, runs=runs))
-    assert answer.endswith(": scores are not above zero on 4 seeds, so there is no ratio.")
+    assert answer.endswith(": scores are not above zero on 3 seeds, so there is no ratio.")
     (one,) = found_of({"method": "fedavg_ft", "scale": "difference"}, runs=runs)
     assert one.effect is not None
     assert one.effect.num == 3
+
+
+def test_a_seed_that_is_in_no_pair_costs_no_ratio() -> None:
+    more = replace(run("fedavg_ft", 9, -0.0003, 0.2))
+    (one,) = found_of({"method": "fedavg_ft"}, runs=[*RUNS, more])
+    (expected,) = found_of({"method": "fedavg_ft"})
+    assert one.effect == expected.effect is not None
+
+
+def test_lists_of_texts_are_those_of_runs() -> None:
+    side = Side("shared_rep", {"method.local_layers": ["norm_out", "conv_out"]})
+    assert side.fits("shared_rep", {"method.local_layers": "('norm_out', 'conv_out')"})
+    assert not side.fits("shared_rep", {"method.local_layers": "('norm_out',)"})
+    alone = Side("shared_rep", {"method.local_layers": ["norm_out"]})
+    assert alone.fits("shared_rep", {"method.local_layers": "('norm_out',)"})
+
+
+@pytest.mark.parametrize("key", ["seed", "resources.pool"])
+def test_where_names_nothing_that_all_seeds_share(key: str) -> None:
+    found = primaries([{"method": "fedavg_ft", "where": {key: 0}}])
+    with pytest.raises(ConfigError, match=f"settings that tell runs apart .* got '{key}'"):
+        check_where(found)
 
 
 def test_answers_say_that_they_are_primary() -> None:

@@ -214,6 +214,35 @@ def test_of_settings_with_equal_new_clients_the_best_has_the_best_pretraining_cl
     assert chosen.setting == (("adapt.tune_epochs", "4"),)
 
 
+def test_a_task_without_the_choosing_score_chooses_by_one_of_its_own() -> None:
+    style = "final/adapt_style_distance_after"
+    fonts = [run("spire", 0, data__name="fonts", adapt__lr=lr) for lr in (0.1, 0.2)]
+    fonts = [replace(one, finals={style: 0.3 - i / 10}) for i, one in enumerate(fonts)]
+    digits = [run("spire", 0, kid, data__name="mnist", adapt__lr=kid) for kid in (0.9, 0.4, 0.7)]
+    groups = group_runs([*fonts, *digits])
+    metric = choosing_metric(groups)
+    assert metric == style
+    chosen = {group.method: [] for group in groups}
+    for group in best_groups(groups, metric):
+        chosen[group.method].append(dict(group.setting)["adapt.lr"])
+    assert sorted(chosen["spire"]) == ["0.2", "0.4"]
+
+
+@pytest.mark.parametrize(
+    ("data", "tag"), [("mnist", "text_hash"), ("outside", "data_hash"), ("folder", "data_hash")]
+)
+def test_runs_of_other_texts_or_images_are_no_repetitions(data: str, tag: str) -> None:
+    runs = [run("spire", 0, kid, data__name=data) for kid in (1.0, 2.0)]
+    for one, sha256 in zip(runs, ("a" * 64, "b" * 64), strict=True):
+        one.tags[tag] = sha256
+    assert len(group_runs(runs)) == 2
+
+
+def test_losses_of_other_numbers_of_images_are_another_task() -> None:
+    runs = [run("spire", 0, 1.0, eval__num_loss_images=num) for num in (64, 128)]
+    assert len({group.task for group in group_runs(runs)}) == 2
+
+
 def test_a_value_that_is_no_number_is_in_no_mean_and_shows() -> None:
     runs = [
         run("spire", 0, 1.0),
