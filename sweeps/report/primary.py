@@ -5,14 +5,15 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from pipeline.results.metric_names import FLD_EXCESS, NN_EXCESS
+from pipeline.results.metric_names import COVERED_RATIO, FLD_EXCESS, NN_EXCESS
 from sweeps.primary import MEASURES, Primary
 from sweeps.report.groups import Group, Values, best_groups, by_task, label
 from sweeps.report.stats import Estimate, equivalence_p, holm_within, paired, two_sided_p
 from sweeps.report.tables import Cell, Table, made_table
 
 LEVEL = 0.05
-OF_COPIES = (NN_EXCESS, FLD_EXCESS)
+NO_CHOICE = (NN_EXCESS, FLD_EXCESS, COVERED_RATIO)  # nobody would choose a setting by these
+NO_CHOICE += ("final/adapt_forgetting_global",)
 MATCHES, UNKNOWN = "matches", "cannot tell"
 CAPTION = (
     "The comparisons that were written down before the study ran, on the same seeds and with both "
@@ -68,7 +69,7 @@ def findings(
 
     Each is made in every task that has one of its sides, and counts also where the other has not
     run; one that no task has counts once. Both sides stand at their best setting by the compared
-    score, or by `chosen_by` where that one speaks of copies: the least copied are not the best.
+    score, or by `chosen_by` where that one is in `NO_CHOICE`: the least copied are not the best.
     """
     made = [one for primary in primaries for one in _compared(primary, groups, chosen_by)]
     differ = [None if one.effect is None else two_sided_p(one.effect) for one in made]
@@ -83,7 +84,7 @@ def findings(
 
 def _compared(primary: Primary, groups: Sequence[Group], chosen_by: str) -> list[Finding]:
     """Return a comparison in each task, without p-values."""
-    by = chosen_by if primary.measure in OF_COPIES else primary.measure
+    by = chosen_by if primary.measure in NO_CHOICE else primary.measure
     sides = [
         [group for group in groups if side.fits(group.method, group.runs[0].params)]
         for side in primary.sides

@@ -7,7 +7,13 @@ from dataclasses import replace
 import pytest
 from scipy import stats
 
-from pipeline.results.metric_names import NN_CHANCE, NN_EXCESS, NN_SHARE
+from pipeline.results.metric_names import (
+    COVERED_RATIO,
+    FLD_EXCESS,
+    NN_CHANCE,
+    NN_EXCESS,
+    NN_SHARE,
+)
 from pipeline.tracking.mlflow_queries import TrackedRun
 from spire_core.errors import ConfigError
 from sweeps.primary import Primary, Side, check_where, primaries
@@ -116,6 +122,21 @@ def test_each_method_stands_at_its_best_by_the_compared_score() -> None:
     assert near.effect is not None
     assert told.effect is not None
     assert (near.effect.mean, told.effect.mean) == (pytest.approx(-0.1), pytest.approx(-0.05))
+
+
+@pytest.mark.parametrize("measure", [COVERED_RATIO, FLD_EXCESS, "final/adapt_forgetting_global"])
+def test_nobody_chooses_a_setting_by_what_does_not_speak_of_its_images(measure: str) -> None:
+    rates = (("spire", "0.02", 0.2, 1.0), ("fedavg_ft", "0.001", 0.3, 5.0))
+    runs = []
+    for method, lr, kid, other in (*rates, ("fedavg_ft", "0.0001", 0.9, 2.0)):
+        one = run(method, 0, kid, 0.2)
+        finals = one.finals | {measure: other}
+        runs.append(replace(one, params=one.params | {"adapt.lr": lr}, finals=finals))
+    (found,) = found_of(
+        {"method": "fedavg_ft", "measure": measure, "scale": "difference"}, runs=runs
+    )
+    assert found.effect is not None
+    assert found.effect.mean == pytest.approx(4.0)  # at the rate of the lower KID
 
 
 def test_a_difference_can_be_certain_and_too_small_to_matter() -> None:
