@@ -1,5 +1,6 @@
 """Who is scored against what: every number of an evaluation under its own name."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -120,7 +121,7 @@ def test_an_adapted_client_is_reported_before_and_after() -> None:
     looks = {epoch: look(epoch) for epoch in (0, 2, 3)}
     curve = tuple(AdaptPoint(e, None, None, {} if e in looks else None) for e in range(4))
     fitted = FittedClient(7, curve, 2, tuple(looks), num_trained=5, duration_s=4.0)
-    report = _report(fitted, looks)
+    report = _report(fitted, list(looks.values()))
     assert report.before.images is not None
     assert report.after.images is not None
     assert (report.before.images.max(), report.after.images.max()) == (0, 2)
@@ -129,6 +130,12 @@ def test_an_adapted_client_is_reported_before_and_after() -> None:
     observed = [point.observed for point in report.curve]
     assert observed == [{"own_kid": 0.0}, None, {"own_kid": 2.0}, {"own_kid": 3.0}]
     assert (report.num_trained, report.duration_s) == (5, 7.0)
+    # With a guidance of its own the client is looked at once more, and its curve stays as it is.
+    guided = _report(replace(fitted, guidance=3.0), [*looks.values(), look(9)])
+    assert guided.after.images is not None
+    assert (guided.scores_after, guided.after.images.max()) == ({"own_kid": 9.0}, 9)
+    assert [point.observed for point in guided.curve] == observed
+    assert guided.heldout[2].tolist() == [9.0] * 3
 
 
 def test_curves_of_adaptation_are_named_by_what_they_are() -> None:
