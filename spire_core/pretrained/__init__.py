@@ -3,6 +3,7 @@
 folder          what a folder holds, its hash, and why one is refused
 networks        its network, and where each class reads conditions
 schedule        its noise schedule and prediction type
+quiet           diffusers' warnings kept back while a network is loaded
 latents         its autoencoder: images as latents, and back
 own_folder      SPIRE's own U-Net as such a folder
 spire_unet      that U-Net as a class of diffusers' kind; the folder gets a copy of the file

@@ -4,9 +4,7 @@ Shapes: B batch, C image channels, H and W image sides, V width of the condition
 of a prompt, D numbers of a token.
 """
 
-import contextlib
-import logging
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from torch import Tensor, nn
 
 from spire_core.errors import ConfigError
 from spire_core.pretrained.folder import OWN_UNET, PROMPT, BackboneFolder
+from spire_core.pretrained.quiet import unwarned
 
 Call = Callable[[nn.Module, Tensor, Tensor, Tensor | None], Tensor]
 Host = tuple[nn.Module, int]  # a layer whose output is moved, and its channels
@@ -70,7 +69,7 @@ def load_part(model_class: Any, part: Path) -> nn.Module:
     settings = {"local_files_only": True, "use_safetensors": True, "low_cpu_mem_usage": False}
     settings |= {"torch_dtype": torch.float32, "output_loading_info": True}
     try:
-        with _unwarned():
+        with unwarned():
             model, found = model_class.from_pretrained(part, **settings)
     except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0][:200]
@@ -84,18 +83,6 @@ def load_part(model_class: Any, part: Path) -> nn.Module:
             found = f"NaN or infinity in {name}"
             raise ConfigError(f"expected finite weights in {part}, got {found}: save them again")
     return model.eval()
-
-
-@contextlib.contextmanager
-def _unwarned() -> Iterator[None]:
-    """Keep warnings of diffusers back, of whose causes `load_part` makes errors."""
-    log = logging.getLogger("diffusers")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
 
 
 def _check_tensors(

@@ -28,7 +28,7 @@ IGNORED += ("eval.extractor_weights", "eval.grid_images", "eval.controls")
 AT_ONCE = ("client.group_size", "adapt.group_size", "eval.batch_size")
 # They stand among a task's parameters, though they are logged as tags.
 EXTRACTOR, IMAGES = "extractor", "images"
-BACKBONE, ENCODER = "model.backbone", "model.text_encoder"
+BY_HASH = {"model.backbone": "backbone_hash", "model.text_encoder": "text_hash"}  # of a folder
 RATE = "adapt.lr"
 # Settings of a method: they choose its best, and others need not agree.
 OF_ADAPTATION = (RATE, "adapt.tune_epochs", "privacy.adapt.")
@@ -112,13 +112,11 @@ def parameters(run: TrackedRun) -> dict[str, str]:
         if not key.startswith(IGNORED) and (method is None or reads(method, key))
     }
     if EXTRACTOR in run.tags:
-        params[EXTRACTOR] = (
-            f"{run.tags[EXTRACTOR]} {run.tags.get('extractor_hash', '')[:8]}".strip()
-        )
+        sha256 = run.tags.get("extractor_hash", "")
+        params[EXTRACTOR] = f"{run.tags[EXTRACTOR]} {sha256[:8]}".strip()
     if params.get("data.name") not in DATASETS and "data_hash" in run.tags:  # others' names say all
         params[IMAGES] = run.tags["data_hash"][:8]
-    hashes = {BACKBONE: "backbone_hash", ENCODER: "text_hash"}  # their folders are no parameters
-    return {key: run.tags.get(tag, "")[:8] or UNSET for key, tag in hashes.items()} | params
+    return {key: run.tags.get(tag, "")[:8] or UNSET for key, tag in BY_HASH.items()} | params
 
 
 def varying(runs: Sequence[TrackedRun]) -> list[str]:
@@ -227,10 +225,9 @@ def best_groups(groups: Sequence[Group], metric: str) -> list[Group]:
 
     A task in which nobody has the metric chooses by one that it has.
     """
-    by = {
-        task: metric if any(group.values(metric) for group in own) else choosing_metric(own)
-        for task, own in by_task(groups).items()
-    }
+    tasks = {task for task, own in by_task(groups).items() if any(g.values(metric) for g in own)}
+    by = {task: choosing_metric(own) for task, own in by_task(groups).items()}
+    by |= dict.fromkeys(tasks, metric)
     rivals = gathered(groups, lambda group: (group.task, group.method))
     return [best(several, by[task]) for (task, _), several in rivals.items()]
 
