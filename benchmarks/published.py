@@ -5,8 +5,8 @@ A study's `published.csv` has a line for each number:
     page       the page, below docs/
     quote      a text on it, in which the number stands
     printed    the number as it stands there; it is compared to its last digit
-    statistic  mean, half, min, max, difference, difference_half, pairs, ratio, low, high, p, holm
-               or equivalence
+    statistic  mean, half, min, max, pairs; ratio, low, high, p, holm, equivalence; difference,
+               difference_half, difference_p, difference_holm
     measure    a column of the rows, such as kid_after (new clients) or kid (pre-training clients)
     method, against   the method, and from difference on the one that it is compared with
     where      settings of the compared runs, such as adapt.num_images=16;adapt.lr=0.02, and bounds
@@ -17,15 +17,16 @@ A study's `published.csv` has a line for each number:
     family     of primary comparisons that are corrected together
 
 A score of a run is the mean over its clients; min and max are over runs. half is half of the 95 %
-interval over seeds, difference_half that of a difference. ratio, low, high, p, holm and equivalence
-are of logarithms of paired scores, as in a report. holm, of p, and equivalence are corrected for
-all lines of the file with this statistic and family: a file quotes all of them or none.
+interval over seeds. ratio, low, high, p, holm and equivalence are of logarithms of paired scores,
+as in a report, and those that begin with difference are of the scores. Holm's p-values are
+corrected for the comparisons of their family: all those that the sweep's file names as primary,
+those too that have not run, or those of the lines if these are more. So is equivalence.
 """
 
 import csv
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -33,9 +34,9 @@ from statistics import fmean
 from spire_core.errors import DataError
 from sweeps.report.groups import as_number
 from sweeps.report.row_runs import NEW, Row
-from sweeps.report.stats import Estimate, equivalence_p, estimate, holm_within, paired, two_sided_p
+from sweeps.report.stats import Estimate, equivalence_p, estimate, holm, paired, two_sided_p
 
-CORRECTED = ("holm", "equivalence")  # statistics that are corrected for their number
+CORRECTED = ("holm", "difference_holm", "equivalence")  # for their number
 TOLERANCE = 1e-9  # of sums in another order
 CONDITION = re.compile(r"(?P<column>[\w.]+)\s*(?P<sign>=|>=|<)\s*(?P<value>[^=<>]+)")
 
@@ -74,6 +75,20 @@ class Published:
     def other(self) -> "Published":
         """The line of the runs that are compared with."""
         return replace(self, method=self.against, where=self.against_where or self.where)
+
+    @property
+    def test(self) -> tuple[Hashable, ...]:
+        """What a p-value is of: lines that say the same in other words have made one test."""
+        is_equivalence = self.statistic == "equivalence"
+        sides = frozenset((one.method, frozenset(one.normal)) for one in (self, self.other))
+        of_clients = (self.measure, self.clients or NEW, self.statistic.startswith("difference"))
+        return (is_equivalence, float(self.margin) if is_equivalence else 0, sides, *of_clients)
+
+    @property
+    def normal(self) -> list[tuple[str, str, str | float]]:
+        """The conditions with their numbers as numbers."""
+        found = ((key, sign, value, as_number(value)) for key, sign, value in self.conditions)
+        return [(key, sign, value if num is None else num) for key, sign, value, num in found]
 
     @property
     def conditions(self) -> list[tuple[str, str, str]]:
@@ -155,6 +170,14 @@ def _known(p: float | None) -> float:
     return p
 
 
+def _p_of_logs(rows: Sequence[Row], one: Published) -> float:
+    return _known(two_sided_p(_compared(rows, one, True)))
+
+
+def _p_of_differences(rows: Sequence[Row], one: Published) -> float:
+    return _known(two_sided_p(_compared(rows, one, False)))
+
+
 STATISTICS: dict[str, Callable[[Sequence[Row], Published], float]] = {
     "mean": lambda rows, one: _alone(rows, one).mean,
     "half": lambda rows, one: _half(_alone(rows, one)),
@@ -165,8 +188,10 @@ STATISTICS: dict[str, Callable[[Sequence[Row], Published], float]] = {
     "ratio": lambda rows, one: math.exp(_compared(rows, one, True).mean),
     "low": lambda rows, one: math.exp((r := _compared(rows, one, True)).mean - _half(r)),
     "high": lambda rows, one: math.exp((r := _compared(rows, one, True)).mean + _half(r)),
-    "p": lambda rows, one: _known(two_sided_p(_compared(rows, one, True))),
-    "holm": lambda rows, one: _known(two_sided_p(_compared(rows, one, True))),
+    "p": _p_of_logs,
+    "holm": _p_of_logs,
+    "difference_p": _p_of_differences,
+    "difference_holm": _p_of_differences,
     "equivalence": lambda rows, one: _known(
         equivalence_p(_compared(rows, one, True), math.log1p(float(one.margin)))
     ),
@@ -174,8 +199,13 @@ STATISTICS: dict[str, Callable[[Sequence[Row], Published], float]] = {
 }
 
 
-def published_values(rows: Sequence[Row], lines: Sequence[Published]) -> list[float]:
-    """Return what each line's number is; DataError for a line that cannot be worked out."""
+def published_values(
+    rows: Sequence[Row], lines: Sequence[Published], sizes: Mapping[str, int] | None = None
+) -> list[float]:
+    """Return what each line's number is; DataError for a line that cannot be worked out.
+
+    `sizes`: how many comparisons each family has, those that nobody quotes too.
+    """
     values = []
     for one in lines:
         if one.statistic not in STATISTICS:
@@ -183,10 +213,23 @@ def published_values(rows: Sequence[Row], lines: Sequence[Published]) -> list[fl
             raise DataError(f"expected a statistic out of {known}, got {one.statistic!r}")
         values.append(STATISTICS[one.statistic](rows, one))
     places = [i for i, one in enumerate(lines) if one.statistic in CORRECTED]
-    families = [(lines[i].statistic, lines[i].family) for i in places]
-    for i, p in zip(places, holm_within(families, [values[i] for i in places]), strict=True):
-        values[i] = _known(p)
+    tests = {(lines[i].family, *lines[i].test): values[i] for i in places}
+    corrected = _corrected(tests, sizes or {})
+    for i in places:
+        values[i] = _known(corrected[lines[i].family, *lines[i].test])
     return values
+
+
+def _corrected(
+    tests: Mapping[tuple[Hashable, ...], float], sizes: Mapping[str, int]
+) -> dict[tuple[Hashable, ...], float | None]:
+    """Return p-values by family, kind and test after Holm, those of a family and kind together."""
+    found = dict[tuple[Hashable, ...], float | None]()
+    for family in dict.fromkeys(key[:2] for key in tests):
+        own = {key: p for key, p in tests.items() if key[:2] == family}
+        absent = [None] * (sizes.get(str(family[0]), 0) - len(own))
+        found |= dict(zip(own, holm([*own.values(), *absent]), strict=False))
+    return found
 
 
 def wrong_line(one: Published, value: float, docs: Path) -> str | None:

@@ -5,11 +5,13 @@
 
 A study's folder has `rows.csv` (`spire report STUDY --rows FILE`) and the report's `tables/`. Every
 number of these tables that follows from the rows is worked out again. `published.csv`, if there is
-one, lists what pages say (`benchmarks/published.py`). The exit code is 1 if a number differs.
+one, lists what pages say (`benchmarks/published.py`); it has to list every number with decimals on
+the pages of `COMPLETE`. The exit code is 1 if a number differs, or one of these has no rows.
 """
 
 import csv
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from benchmarks.published import (
     read_rows,
     wrong_line,
 )
+from benchmarks.quotes import unlisted
 from spire_core.errors import DataError
 from sweeps.design.load import load_sweep, sweep_names
 from sweeps.primary import primaries
@@ -38,6 +41,7 @@ from sweeps.report.row_runs import control_rows, rows_by_run, run_of
 from sweeps.report.tables import Table, method_tables, privacy_table, settings_table
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
+COMPLETE = ("results.md",)  # all of their numbers follow from rows
 
 # --- tables of the report -------------------------------------------------------------------------
 
@@ -95,11 +99,28 @@ def check_study(folder: Path, docs: Path = DOCS) -> tuple[int, int, list[str]]:
     lines = list[Published]()
     if (folder / "published.csv").is_file():
         lines = [Published(**row) for row in read_rows(folder / "published.csv")]
-    values = zip(lines, published_values(rows, lines), strict=True)
+    sizes = family_sizes(folder.name, rows) if lines else None
+    values = zip(lines, published_values(rows, lines, sizes), strict=True)
     mistakes = [mistake for one, value in values if (mistake := wrong_line(one, value, docs))]
     if not agreeing and not lines:
         raise DataError(f"expected tables or published numbers in {folder}, got none")
     return agreeing, len(lines) - len(mistakes), wrong + mistakes
+
+
+def without_rows(page: str, docs: Path = DOCS) -> list[str]:
+    """Return the numbers of a page, below docs/, that no study's rows bear out."""
+    files = [file for folder in studies(docs) if (file := folder / "published.csv").is_file()]
+    lines = [Published(**row) for file in files for row in read_rows(file) if row["page"] == page]
+    return unlisted((docs / page).read_text(encoding="utf-8"), lines)
+
+
+def family_sizes(study: str, rows: Sequence[Row]) -> Counter[str]:
+    """Return how many primary comparisons each family of a study has, also those without runs."""
+    if study not in sweep_names():
+        return Counter()
+    groups = group_runs([run_of(own) for own in rows_by_run(rows).values()])
+    found = findings(primaries(load_sweep(study).primary), groups, choosing_metric(groups))
+    return Counter(one.primary.family for one in found)
 
 
 def studies(docs: Path = DOCS) -> list[Path]:
@@ -108,7 +129,8 @@ def studies(docs: Path = DOCS) -> list[Path]:
 
 
 def main(folders: Iterable[str]) -> int:
-    """Check these studies, or all, and return the exit code."""
+    """Check these studies, or all of them and whole pages, and return the exit code."""
+    folders = [*folders]
     chosen = [Path(folder) for folder in folders] or studies()
     failed = False
     for folder in chosen:
@@ -117,6 +139,10 @@ def main(folders: Iterable[str]) -> int:
         for mistake in wrong:
             print(f"  {mistake}")
         failed |= bool(wrong)
+    for page in () if folders or failed else COMPLETE:
+        alone = without_rows(page)
+        print(f"{page}: {len(alone)} numbers have no rows{': ' * bool(alone)}{', '.join(alone)}")
+        failed |= bool(alone)
     return int(failed or not chosen)
 
 

@@ -8,48 +8,15 @@ are in the order of its numbers. Words that a number no longer bears out are you
 
 import csv
 import io
-import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
-from itertools import groupby, pairwise
+from itertools import groupby
 from pathlib import Path
 
 from benchmarks.published import Published, published_values, read_rows
-from benchmarks.recompute import DOCS
-from spire_core.errors import DataError
-
-Edit = tuple[int, int, str]  # of a page's text: start, end, what stands there instead
-
-
-def edits_of(quote: str, printed: Sequence[tuple[str, str]], page: str) -> Iterator[Edit]:
-    """Yield the edits that put new numbers in the place of old ones, in each copy of a quote."""
-    words = r"\s+".join(re.escape(word) for word in quote.split())
-    copies = list(re.finditer(words, page))
-    if not copies:
-        raise DataError(f"expected {quote!r} on its page: put the quote right")
-    for copy in copies:
-        at = copy.start()
-        for old, new in printed:
-            found = re.compile(rf"(?<![\d.\-−]){re.escape(old)}(?!\.?\d)").search(
-                page, at, copy.end()
-            )
-            if found is None:
-                raise DataError(f"expected {old} in its place in {quote!r}: order its lines")
-            at = found.end()
-            yield found.start(), at, new
-
-
-def edited(text: str, edits: Sequence[Edit]) -> str:
-    """Return a text after edits; DataError if two of them disagree about a place."""
-    for (_, end, first), (start, _, second) in pairwise(edits):
-        if start < end:
-            raise DataError(f"expected one number in a place, got {first} and {second}")
-    parts, at = list[str](), 0
-    for start, end, new in edits:
-        parts += [text[at:start], new]
-        at = end
-    return "".join([*parts, text[at:]])
+from benchmarks.quotes import Edit, edited, edits_of
+from benchmarks.recompute import DOCS, family_sizes
 
 
 def refreshed(
@@ -71,7 +38,8 @@ def refresh(folder: Path, docs: Path = DOCS) -> int:
     """Write a study's pages and `published.csv` again; return how many numbers changed."""
     file = folder / "published.csv"
     lines = [Published(**row) for row in read_rows(file)]
-    values = published_values(read_rows(folder / "rows.csv"), lines)
+    rows = read_rows(folder / "rows.csv")
+    values = published_values(rows, lines, family_sizes(folder.name, rows))
     places = range(len(lines))
     pages, found = dict[Path, str](), list(lines)
     for name in dict.fromkeys(one.page for one in lines):

@@ -1,6 +1,7 @@
 """Colours, markers and the empty figure from which every other one starts."""
 
 import io
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,6 +30,29 @@ def svg_text(figure: "Figure") -> str:
     with rc_context({"svg.hashsalt": "figure"}):
         figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()
+
+
+def png_bytes(figure: "Figure") -> bytes:
+    """Return a figure as a PNG of 256 colours, which no eye tells apart, a third of the size."""
+    from PIL import Image
+
+    drawn, packed = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=200)
+    colours = Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    colours.save(packed, "PNG", optimize=True)
+    return packed.getvalue()
+
+
+def ratio_ticks(low: float, high: float) -> list[float]:
+    """Return some round ratios whose natural logarithms lie between `low` and `high`."""
+    from matplotlib.ticker import LogLocator, MaxNLocator
+
+    if high - low < math.log(4):
+        ticks = MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(math.exp(low), math.exp(high))
+    else:
+        subs = (1.0, 2.0, 5.0) if high - low < math.log(200) else (1.0,)
+        ticks = LogLocator(subs=subs, numticks=9).tick_values(math.exp(low), math.exp(high))
+    return [float(tick) for tick in ticks if tick > 0 and low <= math.log(tick) <= high]
 
 
 def plain(text: str) -> str:

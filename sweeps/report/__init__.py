@@ -15,6 +15,7 @@ controls     new clients' images beside copies, fresh images and the nearest cli
 prompts      new clients that are asked for prompts they never showed
 series       the lines of figures
 figures      figures of the report
+forest       the primary comparisons as one figure
 seed_plots   plots with a mean and a range over seeds
 heat_maps    heat maps over two settings
 answers      what a report found, in a sentence for each question

@@ -9,20 +9,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from pipeline.figures.style import svg_text
+from pipeline.figures.style import png_bytes, svg_text
 from pipeline.files.atomic import replace_file, write_whole
 from pipeline.files.paths import lasting
 from spire_core.errors import ConfigError
 from sweeps.report.contents import HTML, JSON, MARKDOWN, Report
-from sweeps.report.figures import Picture
 from sweeps.report.pages import html_page, markdown_page
 from sweeps.report.stats import Estimate
 from sweeps.report.tables import Cell, Table
 
 SWEEP, CHECK = "sweep.yaml", ".can-be-written"
 OF_A_REPORT = re.compile(r"(figures/[\w.-]+\.(png|svg)|tables/[\w.-]+\.csv)")
+
+
+def file_name(name: str) -> str:
+    """Return a sweep's name as that of a folder."""
+    return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "report"
 
 
 def make_folder(folder: Path) -> Path:
@@ -57,7 +59,9 @@ def write_report(report: Report) -> list[Path]:
     }
     if report.origin.sweep_file:
         files[SWEEP] = report.origin.sweep_file
-    files |= {f"figures/{picture.name}.png": _png(picture) for picture in report.pictures}
+    files |= {
+        f"figures/{picture.name}.png": png_bytes(picture.figure) for picture in report.pictures
+    }
     files |= {f"figures/{name}.svg": text for name, text in drawn.items()}
     files |= {f"figures/{shot.name}.png": shot.png for shot in report.snapshots}
     files |= {f"tables/{table.name}.csv": csv_text(table) for table in report.tables}
@@ -148,12 +152,3 @@ def _csv_cells(cell: Cell, is_estimate: bool) -> Sequence[object]:
         return (repr(cell.mean), "" if cell.half_width is None else repr(cell.half_width), cell.num)
     blank = "" if cell is None else cell
     return (blank, "", "") if is_estimate else (blank,)
-
-
-def _png(picture: Picture) -> bytes:
-    """Return a picture as a PNG of 256 colours, which no eye tells apart, a third of the size."""
-    drawn, packed = io.BytesIO(), io.BytesIO()
-    picture.figure.savefig(drawn, format="png", dpi=200)
-    colours = Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    colours.save(packed, "PNG", optimize=True)
-    return packed.getvalue()

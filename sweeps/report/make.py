@@ -3,7 +3,6 @@
 Read `make_report` first. Its sources are the tracking store and rows of other stretches.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +30,8 @@ from sweeps.report.differences import (
 from sweeps.report.epochs import epochs_table, rate_pictures
 from sweeps.report.facts import facts_of, left_out, notes_of, rows_notes
 from sweeps.report.figures import FORGETTING, KID_ROUNDS, OVERFITTING, Picture, draw_all
-from sweeps.report.files import make_folder, write_report
+from sweeps.report.files import file_name, make_folder, write_report
+from sweeps.report.forest import primary_pictures
 from sweeps.report.groups import Group, best_groups, choosing_metric, group_runs, method_of
 from sweeps.report.origins import SWEEP_FILE, origin_of, parameters_table
 from sweeps.report.pages import sweep_note
@@ -69,7 +69,7 @@ def make_report(
     # 1. Load.
     parent, runs, finished = _loaded(config, words, stretches)
     name = _name(parent, words, finished[0])
-    folder = make_folder(out or tracking_root(config) / "reports" / _file_name(name))
+    folder = make_folder(out or tracking_root(config) / "reports" / file_name(name))
     # 2. Group, and read the curves.
     groups = group_runs([_with_costs(config, run) for run in without_overruled(finished)])
     metric = choosing_metric(groups)
@@ -82,7 +82,8 @@ def make_report(
     controls, coverage = _controls(config, chosen, stretches), coverage_table(chosen)
     tables = _tables(groups, chosen, curves, coverage, controls)
     tables = [primary_table(found), *tables, runs_table(runs), parameters_table(groups)]
-    pictures = _pictures(groups, metric, curves, client_pictures(chosen, clients))
+    pictures = primary_pictures(found)
+    pictures += _pictures(groups, metric, curves, client_pictures(chosen, clients))
     # 4. Write and attach.
     report = Report(
         name,
@@ -219,11 +220,6 @@ def _tracked(groups: Sequence[Group]) -> list[Group]:
 def _is_read(run: TrackedRun) -> bool:
     """Return whether a run comes out of rows."""
     return FILE in run.tags
-
-
-def _file_name(name: str) -> str:
-    """Return a sweep's name as that of a folder."""
-    return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "report"
 
 
 def _with_costs(config: TrackingConfig, run: TrackedRun) -> TrackedRun:

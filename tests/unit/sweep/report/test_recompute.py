@@ -2,13 +2,13 @@
 
 import csv
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks.published import Published, published_values, wrong_line
-from benchmarks.recompute import check_study, main, studies
+from benchmarks.recompute import check_study, main, studies, without_rows
 from spire_core.errors import DataError
 from sweeps.report.rows import rows_text
 
@@ -70,6 +70,27 @@ def test_tests_are_those_of_a_report() -> None:
     alone = published_values(ROWS, [replace(one, family=one.margin) for one in both])
     assert alone == [pytest.approx(equivalence), pytest.approx(smaller / 2)]
     assert larger == pytest.approx(max(equivalence, smaller))
+
+
+def test_one_test_on_two_pages_counts_once_and_differences_count_with_ratios() -> None:
+    [p], [of_difference] = (published_values(ROWS, [line(name)]) for name in ("p", "difference_p"))
+    smaller, larger = sorted((p, of_difference))
+    expected = {smaller: 2 * smaller, larger: max(2 * smaller, larger)}
+    first = line("holm", where="adapt.num_images=16;eval.num_images=128")
+    again = replace(first, page="other.md", quote="1 elsewhere", printed="1.0", clients="new")
+    again = replace(again, where=" eval.num_images = 128.0 ; adapt.num_images=16", margin="0.1")
+    swapped = replace(again, method="spire", against="fedavg_ft", against_where=first.where)
+    pages = [first, again, swapped, replace(first, statistic="difference_holm")]
+    rows = [row | {"eval.num_images": "128"} for row in ROWS]
+    found = [expected[p]] * 3 + [expected[of_difference]]
+    assert p != of_difference
+    assert published_values(rows, pages) == pytest.approx(found)
+
+
+def test_comparisons_of_a_family_that_nobody_quotes_count() -> None:
+    [p], one = published_values(ROWS, [line("p")]), line("holm", family="a")
+    both = [one, replace(one, family="b")]
+    assert published_values(ROWS, both, {"a": 4, "b": 1, "c": 9}) == pytest.approx([4 * p, p])
 
 
 def test_a_method_is_compared_with_itself_at_other_settings() -> None:
@@ -150,6 +171,24 @@ def test_a_wrong_digit_anywhere_is_found(
     (study / file).write_text(text.replace(old, new, 1))
     _, _, wrong = check_study(study, tmp_path)
     assert any(words in mistake for mistake in wrong)
+
+
+def test_a_number_without_rows_is_found(tmp_path: Path) -> None:
+    """Also beside a listed one, and where the same number stands once more; code is no result."""
+    for name in ("study", "without_rows"):
+        (tmp_path / "results" / name).mkdir(parents=True)
+    (tmp_path / "results" / "study" / "rows.csv").write_text(rows_text(ROWS))
+    page = "At `lr=0.02` SPIRE has 0.60 and [fonts](v1.5/x.md) 0.71; arXiv 2506.12303 has\n0.60.\n"
+    (tmp_path / "page.md").write_text(page)
+    assert without_rows("page.md", tmp_path) == ["0.60", "0.71", "0.60"]
+    listed = Published("page.md", "SPIRE has 0.60", "0.60", "mean", "kid", "m")
+    unchecked = replace(listed, quote="0.71", printed="0.71")
+    for name, one in (("study", listed), ("without_rows", unchecked)):
+        with (tmp_path / "results" / name / "published.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(asdict(one)))
+            writer.writeheader()
+            writer.writerow(asdict(one))
+    assert without_rows("page.md", tmp_path) == ["0.71", "0.60"]
 
 
 def test_a_study_without_anything_to_compare_is_no_proof(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.published import Published
 from benchmarks.recompute import check_study
-from benchmarks.refresh import edits_of, refresh
+from benchmarks.refresh import refresh
 from spire_core.errors import DataError
 from sweeps.report.rows import rows_text
 
@@ -50,15 +50,6 @@ def test_numbers_change_in_their_places_and_agree_then(tmp_path: Path) -> None:
     assert (tmp_path / "page.md").read_text() == "0.50\n| SPIRE | 0.60 ±\n2.54 | 0.80 | (0.400)"
     assert check_study(folder, tmp_path) == (0, 4, [])
     assert refresh(folder, tmp_path) == 0
-
-
-def test_a_number_is_not_found_within_another() -> None:
-    (edit,) = edits_of("from -0.50 to 0.50", [("0.50", "0.61")], "from -0.50 to 0.50")
-    assert edit == (14, 18, "0.61")
-    (edit,) = edits_of("from -0.50 to 0.50", [("-0.50", "0.61")], "from -0.50 to 0.50")
-    assert edit == (5, 10, "0.61")
-    assert line("0.00").rounded(-0.001) == "0.00"
-    assert line("0.00").rounded(-0.006) == "-0.01"
 
 
 def test_clients_can_be_chosen_by_bounds_of_their_scores(tmp_path: Path) -> None:

@@ -166,6 +166,7 @@ def test_tracked_runs_and_rows_of_another_machine_make_one_report(
     assert kid.mean == pytest.approx((1.5 + 4.5) / 2)
     assert report.facts["Rows"].startswith("2 of the 4 runs are rows of other stretches: 2 of ")
     assert "one pair" not in report.answers[0], "the primary comparison has two seeds"
+    assert report.pictures[0].name == "primary"
     assert merged.read_text().count("\n") == 2 * (text.count("\n") - 1) + 1
 
 
@@ -176,6 +177,7 @@ def test_a_sweep_tests_what_its_own_run_recorded(store: TrackingConfig, tmp_path
     assert report.tables[0].name == "primary"
     (row,) = report.tables[0].rows
     assert row[report.tables[0].columns.index("ratio")] == "15"
+    assert "primary" not in [picture.name for picture in report.pictures], "it has no interval"
     unnamed = make_report(store, ["fedavg"], tmp_path / "other")
     assert unnamed.table("primary") is None
 

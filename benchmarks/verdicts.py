@@ -1,0 +1,103 @@
+"""Draws the first figure of docs/results.md: primary comparisons of new clients, out of their rows.
+
+    python -m benchmarks.verdicts
+
+Ratios alone, of scores of which the lower one is better. A study joins with its rows. The bars are
+written beside the figure, and a test works them out again.
+"""
+
+import csv
+import io
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, fields, replace
+
+from benchmarks.published import read_rows
+from benchmarks.recompute import DOCS
+from pipeline.figures.style import png_bytes
+from pipeline.files.atomic import write_whole
+from spire_core.errors import DataError
+from sweeps.design.load import load_sweep
+from sweeps.primary import primaries
+from sweeps.report.forest import METHOD, OTHER, Bar, bar_of, forest_figure
+from sweeps.report.groups import choosing_metric, group_runs
+from sweeps.report.primary import Finding, findings
+from sweeps.report.row_runs import rows_by_run, run_of
+
+FIGURE = DOCS / "results" / "figures" / "verdicts.png"
+BARS = FIGURE.with_suffix(".csv")
+FT = "full fine-tuning"
+NAMES: dict[str, dict[str, str]] = {  # of a comparison: by study, then by method and a setting
+    "study-worlds-cpu": {
+        "fedavg_ft, federation.num_clients=30": f"{FT}, one class each, covered",
+        "fedavg_ft, federation.num_clients=135": f"{FT}, pairs of classes, covered",
+        "fedavg_ft, federation.num_clients=24": f"{FT}, pairs of classes, half covered",
+        "fedavg_ft, federation.num_clients=96": f"{FT}, mixtures, covered",
+    },
+    "study-few-images-cpu": {"fedavg_ft": f"{FT}, few images"},
+    "study-styles-cpu": {"fedavg_ft": f"{FT}, tints"},
+    "privacy-adapt-cpu": {
+        "fedavg_ft, privacy.adapt.epsilon=8": f"{FT}, epsilon 8",
+        "shared_rep, privacy.adapt.epsilon=8": "Shared-Rep, epsilon 8",
+        "fedavg_ft, privacy.adapt.epsilon=1": f"{FT}, epsilon 1",
+        "shared_rep, privacy.adapt.epsilon=1": "Shared-Rep, epsilon 1",
+    },
+    "fonts": {"fedavg_ft": f"{FT}, fonts, 4 glyphs"},
+    "fonts-long": {"fedavg_ft": f"{FT}, fonts, longer, 4 glyphs"},
+    "retrofit-cpu": {
+        "lora": "LoRA, model without embeddings",
+        "local": f"{FT}, model without embeddings",
+    },
+}
+WORDS = {
+    OTHER: "embeddings are ahead",
+    METHOD: "the other method is ahead",
+    "score: method / other": "score by that of embeddings (KID; fonts: distance to true glyphs)",
+}
+MEASURES = ("final/adapt_kid_after", "final/adapt_style_distance_after")
+
+
+def bars_of(study: str) -> list[Bar]:
+    """Return the named comparisons of a study that have rows."""
+    rows = read_rows(DOCS / "results" / study / "rows.csv")
+    groups = group_runs([run_of(own) for own in rows_by_run(rows).values()])
+    found = findings(primaries(load_sweep(study).primary), groups, choosing_metric(groups))
+    shown = [one for one in found if one.primary.measure in MEASURES]
+    bars = [bar for one in shown if (bar := bar_of(one, name_of(study, one))) is not None]
+    return [replace(bar, measure="score") for bar in bars]
+
+
+def studies() -> list[str]:
+    """Return the studies of the figure that have rows."""
+    return [study for study in NAMES if (DOCS / "results" / study / "rows.csv").is_file()]
+
+
+def name_of(study: str, found: Finding) -> str:
+    """Return a comparison's name, with its number of images where a study has several."""
+    settings = [f"{key}={value}" for key, value in found.primary.where.items()]
+    heads = [found.primary.method] + [f"{found.primary.method}, {one}" for one in settings]
+    name = next((NAMES[study][head] for head in heads if head in NAMES[study]), "")
+    if not name:
+        raise DataError(f"expected a name in {__file__} for {study}, {', '.join(heads)}, got none")
+    images = dict(found.task).get("adapt.num_images")
+    return name if images is None or study.startswith("fonts") else f"{name} ({images} images)"
+
+
+def main(words: Sequence[str]) -> int:
+    """Draw the figure, and return the exit code."""
+    if words:
+        print(__doc__, file=sys.stderr)
+        return 2
+    bars = [bar for study in studies() for bar in bars_of(study)]
+    table = io.StringIO()
+    writer = csv.DictWriter(table, [field.name for field in fields(Bar)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(map(asdict, bars))
+    write_whole(BARS, table.getvalue().encode())
+    write_whole(FIGURE, png_bytes(forest_figure(bars, WORDS)))
+    print(f"{FIGURE.relative_to(DOCS.parent)}: {', '.join(studies())}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

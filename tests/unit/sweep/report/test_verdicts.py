@@ -1,0 +1,40 @@
+"""The first figure of docs/results.md names each comparison of new clients that it can show."""
+
+from dataclasses import asdict
+
+import pytest
+
+from benchmarks.published import agree, read_rows
+from benchmarks.verdicts import BARS, MEASURES, NAMES, bars_of, name_of, studies
+from spire_core.errors import DataError
+from sweeps.design.load import load_sweep
+from sweeps.primary import Primary, primaries
+from sweeps.report.primary import Finding
+
+
+@pytest.mark.parametrize("study", NAMES)
+def test_each_comparison_has_one_name_and_each_name_a_comparison(study: str) -> None:
+    made = [one for one in primaries(load_sweep(study).primary) if one.measure in MEASURES]
+    named = [name_of(study, Finding(one, (), None)) for one in made]
+    assert len(made) > 0
+    assert sorted(named) == sorted(NAMES[study].values())
+
+
+def test_the_committed_figure_is_of_the_committed_rows() -> None:
+    bars = [asdict(bar) for study in studies() for bar in bars_of(study)]
+    committed = read_rows(BARS)
+    assert [row.keys() for row in committed] == [bar.keys() for bar in bars]
+    pairs = [(row[k], v) for row, bar in zip(committed, bars, strict=True) for k, v in bar.items()]
+    assert [pair for pair in pairs if not agree(pair[0], str(pair[1]))] == []
+
+
+def test_a_comparison_without_a_name_is_told() -> None:
+    found = Finding(Primary("lora", where={"adapt.num_images": 4}), (), None)
+    with pytest.raises(DataError, match=r"study-worlds-cpu, lora, lora, adapt\.num_images=4"):
+        name_of("study-worlds-cpu", found)
+
+
+def test_a_name_says_how_many_images() -> None:
+    one = primaries(load_sweep("study-few-images-cpu").primary)[0]
+    found = Finding(one, (("adapt.num_images", "4"),), None)
+    assert name_of("study-few-images-cpu", found).endswith("few images (4 images)")
