@@ -36,7 +36,7 @@ def _copies(quote: str, page: str) -> list[re.Match[str]]:
 
 def _alone(number: str) -> re.Pattern[str]:
     """Return what finds a number that is no part of another one."""
-    return re.compile(rf"(?<![\d.\-−]){re.escape(number)}(?!\.?\d)")
+    return re.compile(rf"(?<![\d.?\-−]){re.escape(number)}(?!\.?[\d?])")
 
 
 def edited(text: str, edits: Sequence[Edit]) -> str:

@@ -3,7 +3,8 @@
     python -m benchmarks.refresh docs/results/STUDY
 
 Only numbers that `published.csv` lists change, each in its place in its quote; the lines of a quote
-are in the order of its numbers. Words that a number no longer bears out are yours to change.
+are in the order of its numbers. A number that nobody knows yet stands there and on the page as
+?.??, with a ? for each decimal. Words that a number no longer bears out are yours to change.
 """
 
 import csv

@@ -1,7 +1,7 @@
 """Published numbers are written again into their places when rows came, and nothing else is."""
 
 import csv
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -50,6 +50,17 @@ def test_numbers_change_in_their_places_and_agree_then(tmp_path: Path) -> None:
     assert (tmp_path / "page.md").read_text() == "0.50\n| SPIRE | 0.60 ±\n2.54 | 0.80 | (0.400)"
     assert check_study(folder, tmp_path) == (0, 4, [])
     assert refresh(folder, tmp_path) == 0
+
+
+def test_numbers_that_nobody_knows_yet_are_written(tmp_path: Path) -> None:
+    page = "| SPIRE | ?.??? ± ?.?? | 0.50 |"
+    lines = [line("?.???"), line("?.??", "half"), line("0.50")]
+    folder = study(tmp_path, page, [replace(one, quote=page) for one in lines])
+    _, _, wrong = check_study(folder, tmp_path)
+    assert any("page.md says ?.??? in" in mistake for mistake in wrong)
+    assert refresh(folder, tmp_path) == 3
+    assert (tmp_path / "page.md").read_text() == "| SPIRE | 0.600 ± 2.54 | 0.60 |"
+    assert check_study(folder, tmp_path)[2] == []
 
 
 def test_clients_can_be_chosen_by_bounds_of_their_scores(tmp_path: Path) -> None:
