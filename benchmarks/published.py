@@ -100,8 +100,9 @@ class Published:
         return [(one["column"], one["sign"], one["value"]) for one in found if one]
 
     def rounded(self, value: float) -> str:
-        """Return a value with as many decimals as are printed."""
-        text = f"{value:.{len(self.printed.partition('.')[2])}f}"
+        """Return a value with as many decimals as are printed, and an exponent if one is."""
+        mantissa, exponent, _ = self.printed.partition("e")
+        text = f"{value:.{len(mantissa.partition('.')[2])}{'e' if exponent else 'f'}}"
         return text if float(text) else text.removeprefix("-")
 
 

@@ -18,6 +18,7 @@ from pipeline.config.schema import Config
 from spire_core.errors import ConfigError
 from spire_core.rng import numpy_generator
 from sweeps.design.config import SweepConfig, settings_of, with_absolute_path
+from sweeps.primary import TASK
 
 TuneParams = dict[str, Any]  # with which Tune starts a trial: an id, or a drawn point
 
@@ -56,9 +57,10 @@ def _short(value: Any) -> str:
 def trials(sweep: SweepConfig, points: Sequence[Mapping[str, Any]] | None = None) -> list[Trial]:
     """Return the trials at these points, or at the sweep's own, each once.
 
-    Equivalent points are one trial. Trials that share their pre-training with an earlier one come
-    last, so that it has ended when they begin; a search's draws may share it with later draws.
-    Raises ConfigError if a trial's configuration is wrong.
+    Equivalent points are one trial. The trials of a task stand together, so that a sweep that is
+    stopped has whole comparisons. Among them, those that share their pre-training with an earlier
+    one come last, so that it has ended when they begin; a search's draws may share it with later
+    draws. Raises ConfigError if a trial's configuration is wrong.
     """
     if points is None:
         points = _grid(sweep) if sweep.search == "grid" else _random(sweep)
@@ -79,7 +81,15 @@ def trials(sweep: SweepConfig, points: Sequence[Mapping[str, Any]] | None = None
         [_sharing(trial, with_others or len(group) > 1) for trial in group]
         for group in by_pretraining.values()
     ]
-    return [group[0] for group in groups] + [t for group in groups for t in group[1:]]
+    found = [group[0] for group in groups] + [t for group in groups for t in group[1:]]
+    tasks = [*dict.fromkeys(_task(trial) for trial in unique.values())]
+    return sorted(found, key=lambda trial: tasks.index(_task(trial)))
+
+
+def _task(trial: Trial) -> tuple[str, ...]:
+    """Return the settings without which scores of two trials cannot be compared."""
+    settings = flattened(trial.config.as_dict()).items()
+    return tuple(f"{key}={value}" for key, value in settings if key.startswith(TASK))
 
 
 def _sharing(trial: Trial, shares: bool) -> Trial:

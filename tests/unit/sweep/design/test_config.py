@@ -151,6 +151,17 @@ def test_trials_that_wait_for_anothers_pretraining_come_last() -> None:
     ]
 
 
+def test_the_trials_of_a_task_stand_together() -> None:
+    worlds = {"partition.alpha": [0.1, 1.0], "adapt.lr": [0.1, 0.2]}
+    sweep = sweep_of(axes=worlds, settings={"method": "spire"}, seeds=(0, 1))
+    assert labels(sweep) == [
+        f"spire alpha={alpha} lr={lr} seed={seed}"
+        for alpha in ("0.1", "1")
+        for lr in (0.1, 0.2)  # of the same pre-training
+        for seed in (0, 1)
+    ]
+
+
 def test_more_values_or_seeds_make_no_other_sweep() -> None:
     small = sweep_of(axes={"method": ["spire"]})
     large = sweep_of(axes={"method": ["fedavg_ft", "spire"]}, seeds=(0, 1), max_failures=0)

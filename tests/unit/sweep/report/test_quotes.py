@@ -22,6 +22,9 @@ def test_a_number_is_not_found_within_another() -> None:
     assert edit == (5, 10, "0.61")
     assert line("", "0.00").rounded(-0.001) == "0.00"
     assert line("", "0.00").rounded(-0.006) == "-0.01"
+    assert line("", "2e-05").rounded(0.0000123) == "1e-05"
+    assert line("", "2.0e-05").rounded(0.0000123) == "1.2e-05"
+    assert unlisted("Holm 1e-05, p 1.2e-05", [line("Holm 1e-05", "1e-05")]) == ["1.2e-05"]
 
 
 @pytest.mark.parametrize(
