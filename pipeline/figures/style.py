@@ -47,7 +47,7 @@ def ratio_ticks(low: float, high: float) -> list[float]:
     """Return some round ratios whose natural logarithms lie between `low` and `high`."""
     from matplotlib.ticker import LogLocator, MaxNLocator
 
-    if high - low < math.log(4):
+    if high - low < math.log(8):
         ticks = MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(math.exp(low), math.exp(high))
     else:
         subs = (1.0, 2.0, 5.0) if high - low < math.log(200) else (1.0,)

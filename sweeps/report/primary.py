@@ -128,9 +128,10 @@ def primary_table(found: Sequence[Finding]) -> Table | None:
 
 
 def primary_answers(found: Sequence[Finding]) -> list[str]:
-    """Return a sentence for each finding."""
+    """Return a sentence for each finding; those that lack runs come last."""
     sizes = Counter(one.primary.family for one in found)
-    return [_answer(one, sizes[one.primary.family]) for one in found]
+    ordered = sorted(found, key=lambda one: one.p is None)
+    return [_answer(one, sizes[one.primary.family]) for one in ordered]
 
 
 def _answer(one: Finding, num: int) -> str:
