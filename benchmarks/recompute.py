@@ -35,8 +35,8 @@ from sweeps.report.differences import (
     within_methods_table,
 )
 from sweeps.report.files import csv_text
-from sweeps.report.groups import as_number, best_groups, choosing_metric, group_runs
-from sweeps.report.primary import findings, primary_table
+from sweeps.report.groups import Group, as_number, best_groups, choosing_metric, group_runs
+from sweeps.report.primary import Finding, findings, primary_table
 from sweeps.report.row_runs import control_rows, rows_by_run, run_of
 from sweeps.report.tables import Table, method_tables, privacy_table, settings_table
 
@@ -52,8 +52,7 @@ def tables_of(study: str, rows: Sequence[Row]) -> list[Table]:
     groups = group_runs([run_of(own) for own in by_run.values()])
     metric = choosing_metric(groups)
     chosen = best_groups(groups, metric)
-    named = load_sweep(study).primary if study in sweep_names() else ()
-    tables = [primary_table(findings(primaries(named), groups, metric)), *method_tables(chosen)]
+    tables = [primary_table(findings_of(study, groups)), *method_tables(chosen)]
     tables += [differences_table(groups, metric), setting_differences_table(groups, metric)]
     controls = {run_id: control_rows(own) for run_id, own in by_run.items()}
     tables += [within_methods_table(groups, metric), settings_table(groups)]
@@ -116,11 +115,14 @@ def without_rows(page: str, docs: Path = DOCS) -> list[str]:
 
 def family_sizes(study: str, rows: Sequence[Row]) -> Counter[str]:
     """Return how many primary comparisons each family of a study has, also those without runs."""
-    if study not in sweep_names():
-        return Counter()
     groups = group_runs([run_of(own) for own in rows_by_run(rows).values()])
-    found = findings(primaries(load_sweep(study).primary), groups, choosing_metric(groups))
-    return Counter(one.primary.family for one in found)
+    return Counter(one.primary.family for one in findings_of(study, groups))
+
+
+def findings_of(study: str, groups: Sequence[Group]) -> list[Finding]:
+    """Return the primary comparisons of a study's runs; none of a study without a built-in file."""
+    named = load_sweep(study).primary if study in sweep_names() else ()
+    return findings(primaries(named), groups, choosing_metric(groups))
 
 
 def studies(docs: Path = DOCS) -> list[Path]:

@@ -13,15 +13,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 
 from benchmarks.published import read_rows
-from benchmarks.recompute import DOCS
+from benchmarks.recompute import DOCS, findings_of
 from pipeline.figures.style import png_bytes
 from pipeline.files.atomic import write_whole
 from spire_core.errors import DataError
-from sweeps.design.load import load_sweep
-from sweeps.primary import primaries
 from sweeps.report.forest import METHOD, OTHER, Bar, bar_of, forest_figure
-from sweeps.report.groups import choosing_metric, group_runs
-from sweeps.report.primary import Finding, findings
+from sweeps.report.groups import group_runs
+from sweeps.report.primary import Finding
 from sweeps.report.row_runs import rows_by_run, run_of
 
 FIGURE = DOCS / "results" / "figures" / "verdicts.png"
@@ -61,8 +59,7 @@ def bars_of(study: str) -> list[Bar]:
     """Return the named comparisons of a study that have rows."""
     rows = read_rows(DOCS / "results" / study / "rows.csv")
     groups = group_runs([run_of(own) for own in rows_by_run(rows).values()])
-    found = findings(primaries(load_sweep(study).primary), groups, choosing_metric(groups))
-    shown = [one for one in found if one.primary.measure in MEASURES]
+    shown = [one for one in findings_of(study, groups) if one.primary.measure in MEASURES]
     bars = [bar for one in shown if (bar := bar_of(one, name_of(study, one))) is not None]
     return [replace(bar, measure="score") for bar in bars]
 

@@ -95,7 +95,7 @@ def primary_pictures(found: Sequence[Finding]) -> list[Picture]:
 def forest_figure(bars: Sequence[Bar], words: Mapping[str, str] | None = None) -> "Figure":
     """Return bars below each other, those of each measure in a panel of its own.
 
-    `words`: what stands in the place of a verdict's text or of an axis's; "" leaves it out.
+    `words`: what stands in the place of a verdict's text or of an axis's.
     """
     words = words or {}
     kinds = dict.fromkeys((bar.measure, bar.scale) for bar in bars)
