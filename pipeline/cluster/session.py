@@ -113,12 +113,10 @@ class _Cluster(threading.Thread):
             self.join(GIVING_UP_S if os.environ.get("RAY_ADDRESS") or is_interrupt else limit_s)
         if self.is_alive() and error is not None and watch is not None:
             watch.abandon(exit_code)
-        elif self.is_alive() and error is not None and os.environ.get("RAY_ADDRESS"):
-            leave_with(exit_code)  # it is still asking an address that does not answer
+        elif self.is_alive() and error is not None:
+            leave_with(exit_code)  # it still starts, or asks an address that does not answer
         elif self.is_alive():
-            _log.warning(
-                "Ray is still starting or ending, and ends with this process at the latest"
-            )
+            _log.warning("Ray is still starting or ending: its end is that of this process")
 
 
 @contextlib.contextmanager

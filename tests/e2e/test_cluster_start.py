@@ -61,6 +61,13 @@ from pipeline.cluster import session
 session.FAILED_S = 120.0
 sys.exit(main(["run", "smoke", *sys.argv[1:]]))
 """
+INTERRUPTED = """
+import sys
+from pipeline.cli.main import main
+from pipeline.cluster import session
+session.GIVING_UP_S = float(sys.argv[1])
+sys.exit(main(["run", "smoke"]))
+"""
 NOBODY = """
 from spire_core.errors import ClusterError
 try:
@@ -216,12 +223,14 @@ def test_a_start_that_is_lost_leaves_nothing_that_would_not_end_by_itself(
     assert left_behind(tmp_path) == []
 
 
-def test_an_interrupt_while_it_starts_leaves_nothing(tmp_path: Path, mnist_root: Path) -> None:
-    smoke = ("-m", "pipeline", "run", "smoke")
-    with begun(tmp_path, *smoke, SPIRE_DATA=str(mnist_root)) as process:
+@pytest.mark.parametrize("wait_s", [0.0, 60.0])
+def test_an_interrupt_while_it_starts_leaves_nothing(
+    tmp_path: Path, mnist_root: Path, wait_s: float
+) -> None:
+    """Ray's library would abort a process that ends while it starts: nobody waits for it here."""
+    with begun(tmp_path, "-c", INTERRUPTED, str(wait_s), SPIRE_DATA=str(mnist_root)) as process:
         await_process(tmp_path, "gcs_server", process)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=120)
-    assert process.returncode == 130, err
-    assert "interrupted" in err.splitlines()[-1]
+    assert (process.returncode, err) == (130, "spire run: interrupted\n")
     assert left_behind(tmp_path) == []
