@@ -22,6 +22,7 @@ this page). Exit codes are in [cluster.md](cluster.md#exit-codes), settings (`ke
 
 `eval "$(register-python-argcomplete spire)"` in bash or zsh, with the virtual environment active,
 lets a tab complete verbs, options, presets, sweeps, settings and the names of runs.
+`spire --version` prints the versions of SPIRE, Python, torch, Ray and MLflow.
 """
 
 

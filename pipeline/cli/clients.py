@@ -144,9 +144,10 @@ def add_sample(verbs: Any) -> None:
     text = "what the images show, in words that the run knows; each --prompt is a row of the sheet"
     parser.add_argument("--prompt", action="append", default=[], metavar="TEXT", help=text)
     parser.add_argument("--seed", type=int, default=0, help="of the noise (0)")
-    text = "1 turns it off (default: the client's own choice, or the run's)"
+    text = "with --client: how strongly images are pulled towards that client, away from the "
+    text += "population; 1 turns it off (default: the client's own choice, or the run's)"
     parser.add_argument("--guidance", type=_guidance, help=text)
-    text = "how strongly the prompt counts; 1 turns it off (default: the run's own)"
+    text = "with --prompt: how strongly it counts; 1 turns it off (default: the run's own)"
     parser.add_argument("--text-guidance", type=_guidance, help=text)
     parser.add_argument("--out", metavar="PATH", help="the PNG; a .npz is written beside it")
 
