@@ -2,7 +2,8 @@
 
 schema         all groups as one record
 own_parts      the rules between groups for what is a client's own
-privacy_rules  the rules between groups for masks, clipping and noise
+privacy_rules  the rules between groups for clipping and noise
+secure_rules   the rules between groups for secure sums
 federation     `federation.*`: clients, cohorts and rounds
 data           `data.*`: the images
 resources      `resources.*`: actors, CPUs and GPUs

@@ -1,8 +1,7 @@
-"""The rules between groups of settings for what protects clients: masks, clipping and noise."""
-
-import math
+"""The rules between groups of settings for clipping and noise."""
 
 from pipeline.config.federation import FederationConfig
+from pipeline.config.secure_rules import FEWEST, RARE, chance_of_few
 from spire_core.config.adapt import ENCODER, AdaptConfig
 from spire_core.config.checks import require
 from spire_core.config.client import ClientConfig
@@ -64,28 +63,6 @@ def check_private_adaptation(
     )
 
 
-def check_secure_sums(
-    federation: FederationConfig, method: MethodConfig, server: ServerConfig, client: ClientConfig
-) -> None:
-    """Raise ConfigError for a rule between groups that needs single updates."""
-    if not federation.secure_aggregation or not method.record.is_federated:
-        return
-    masked = "with federation.secure_aggregation=true"
-    require(
-        server.is_mean,
-        f"server.aggregation=mean {masked}",
-        server.aggregation,
-        "the others sort single updates, and only their sum is known",
-    )
-    require(
-        client.compression == "none",
-        f"client.compression=none {masked}",
-        client.compression,
-        "a masked number takes 8 bytes, whatever it was before",
-    )
-
-
-FEWEST, RARE = 3, 1e-6  # clients of a secure sum, but for a chance in each round
 Rule = tuple[bool, str, object, str]  # whether it is met, what it expects, what it got, advice
 
 
@@ -120,14 +97,6 @@ def check_private_rounds(
             "the server could read their updates from the sum, so raise federation.cohort_size "
             "(20 are enough in any population)",
         )
-
-
-def chance_of_few(num_clients: int, cohort_size: int) -> float:
-    """Return the chance of fewer than `FEWEST` clients in a cohort that is drawn by chance."""
-    q = cohort_size / num_clients
-    return sum(
-        math.comb(num_clients, k) * q**k * (1 - q) ** (num_clients - k) for k in range(FEWEST)
-    )
 
 
 def _of_what_is_fitted(
