@@ -35,7 +35,7 @@ def plan_on_nodes(
     """Return the actors to start on nodes with these resources; ClusterError if they do not fit.
 
     With an automatic share of the GPUs, nodes without a GPU get no actor if others have one.
-    `max_useful`: the largest number of actors that can work at once (`most_useful_actors`).
+    `max_useful`: the most actors that `auto` plans (`most_useful_actors`).
     """
 
     def fitting(num_gpus: float) -> int:
@@ -83,7 +83,10 @@ def _floor(value: float) -> int:
 
 
 def most_useful_actors(config: Config) -> int:
-    """Return the largest number of client actors that can work at once in an experiment."""
+    """Return the largest number of client actors that rounds or new clients keep at work.
+
+    Evaluations of many clients could use more, which would take memory all the time.
+    """
     return max(config.federation.cohort_size, config.federation.num_new_clients)
 
 

@@ -26,12 +26,14 @@ def ready_for(config: Config, say: Callable[[str], None]) -> Iterator[None]:
         yield
         return
     check_reachable(config)
-    if config.data.name not in DATASETS:
-        yield
-        return
-    from pipeline.cluster.session import starting_cluster
-
-    with starting_cluster():
+    with _starting() if config.data.name in DATASETS else contextlib.nullcontext():
         if not os.environ.get("RAY_ADDRESS"):
             plan_here(config)  # refuses actors that do not fit, before the run is recorded
         yield
+
+
+def _starting() -> contextlib.AbstractContextManager[object]:
+    """Let Ray start in the background of a block."""
+    from pipeline.cluster.session import starting_cluster
+
+    return starting_cluster()

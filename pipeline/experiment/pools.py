@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.clients.memory import NO_ROUNDS, RoundMemory, check_memory
 from pipeline.clients.worker import ClientWorker
-from pipeline.cluster.actor_plan import most_useful_actors, plan_on_nodes
+from pipeline.cluster.actor_plan import ActorPlan, most_useful_actors, plan_on_nodes
 from pipeline.federation.driver import Driver, RoundDriver
 from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.pool import ClientPool, LocalClientPool
@@ -36,8 +36,13 @@ class LocalDriver(Driver):
 
 
 @contextlib.contextmanager
-def open_pool(setting: FederationSetup, folder: Path) -> Iterator[tuple[ClientPool, MakeDriver]]:
-    """Yield the client pool that the configuration asks for, and what makes a driver for it."""
+def open_pool(
+    setting: FederationSetup, folder: Path, held: ActorPlan | None = None
+) -> Iterator[tuple[ClientPool, MakeDriver]]:
+    """Yield the client pool that the configuration asks for, and what makes a driver for it.
+
+    `held`: the actors that the cluster keeps room for; without it they are planned here.
+    """
     config = setting.config
     fields = (setting.mixtures, setting.partition, setting.extractor, folder)
     labels = None if setting.tokens is None else setting.data.labels
@@ -55,7 +60,8 @@ def open_pool(setting: FederationSetup, folder: Path) -> Iterator[tuple[ClientPo
     from pipeline.cluster.session import cluster, cluster_nodes, is_in_actor
 
     with cluster():
-        plan = plan_on_nodes(config.resources, cluster_nodes(), most_useful_actors(config))
+        most = most_useful_actors(config)
+        plan = held or plan_on_nodes(config.resources, cluster_nodes(), most)
         with contextlib.ExitStack() as stack:
             make_driver: MakeDriver = LocalDriver
             if config.method.record.is_federated and not is_in_actor():

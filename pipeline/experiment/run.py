@@ -3,11 +3,12 @@
 `_run` is the data flow: each stage takes the records that it needs and returns one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from pipeline.checkpoint.storage import check_storage
+from pipeline.cluster.actor_plan import ActorPlan
 from pipeline.config.schema import Config
 from pipeline.config.tracking import tracking_root
 from pipeline.evaluation.scores import RealData
@@ -38,7 +39,7 @@ from pipeline.results.result import Result
 from pipeline.runs.folder import run_lock
 from pipeline.runs.links import refuse_links
 from pipeline.runs.mask_key import mask_key
-from pipeline.runs.noise_key import drop_noise_key, keep_noise_key
+from pipeline.runs.noise_key import drop_noise_key, keep_noise_key, refuse_label
 from pipeline.runs.ownership import begun_here
 from pipeline.runs.start import check_same, located, save_start
 from pipeline.tracking.outbox import read_points
@@ -52,14 +53,16 @@ def run_experiment(
     parent_run_id: str | None = None,
     pretrained: Path | None = None,
     extra_tags: Mapping[str, str] | None = None,
+    actors: ActorPlan | None = None,
 ) -> Result:
     """Run one experiment end to end, track all of it, and return its result.
 
     `parent_run_id` nests its tracking run below another. `extra_tags` go beside the usual ones.
     `pretrained`: the folder of a run whose finished pre-training is reused. Raises RunError if that
-    has other settings.
+    has other settings. `actors`: what the cluster holds for it already, in place of a plan.
     """
     check_storage(config.tracking)
+    refuse_label(config.privacy)
     given, config = config.privacy, without_key(located(config))
     setting = prepare(config)
     tags = run_tags(setting, preset) | dict(extra_tags or {})
@@ -73,7 +76,7 @@ def run_experiment(
         setting = with_participants(setting, tracker.run_dir, pretrained)
         watcher.started(tracker.run_dir)
         log_setting(tracker, setting, tags)
-        result = _run(setting, tracker, watcher, pretrained)
+        result = _run(setting, tracker, watcher, pretrained, actors)
         log_note(tracker, result, preset)
         write_result(result, preset)  # before the run counts as finished in the store
         drop_noise_key(tracker.run_dir)
@@ -86,11 +89,14 @@ def resume_experiment(
     watcher: Watcher,
     pretrained: Path | None = None,
     preset: str | None = None,
+    extra_tags: Iterable[str] = (),
+    actors: ActorPlan | None = None,
 ) -> Result:
     """Resume an interrupted run from its newest good checkpoint; the result is the same.
 
-    Raises RunError if another process runs it, if its folder holds a link, or if its images,
-    its extractor or the code's numbers have changed since its start.
+    `extra_tags`: the names of its tags beside the usual ones; `actors` as in `run_experiment`.
+    Raises RunError if another process runs it, if its folder holds a link, or if its images, its
+    extractor or the code's numbers have changed since its start.
     """
     is_own = begun_here(run_dir, tracking_root(config.tracking)) is not None
     refuse_links(run_dir, is_own)
@@ -103,8 +109,8 @@ def resume_experiment(
         with Tracker.resume(config.tracking, run_dir) as tracker:
             watcher.started(run_dir)
             if not read_points(run_dir):  # it may have ended before it recorded its settings
-                log_setting(tracker, setting)
-            result = _run(setting, tracker, watcher, pretrained)
+                log_setting(tracker, setting, extra_tags)
+            result = _run(setting, tracker, watcher, pretrained, actors)
             log_note(tracker, result, preset)
             write_result(result, preset)
             drop_noise_key(run_dir)
@@ -112,11 +118,16 @@ def resume_experiment(
 
 
 def _run(
-    setting: FederationSetup, tracker: Tracker, watcher: Watcher, pretrained: Path | None
+    setting: FederationSetup,
+    tracker: Tracker,
+    watcher: Watcher,
+    pretrained: Path | None,
+    actors: ActorPlan | None,
 ) -> Result:
     config, run_dir = setting.config, tracker.run_dir
     watcher.stage("starting the clients")
-    with mask_key(run_dir, config.masks_sums), open_pool(setting, run_dir) as (pool, make_driver):
+    clients = open_pool(setting, run_dir, actors)
+    with mask_key(run_dir, config.masks_sums), clients as (pool, make_driver):
         measured = setting.eval_ids + setting.new_ids
         real = RealData.gather(pool, measured, setting.mixtures, config.eval, config.seed)
 

@@ -42,11 +42,16 @@ def result_note(result: Result, preset: str | None) -> str:
 
 
 def run_command(config: Config, preset: str | None) -> str:
-    """Return a command that runs this configuration again, apart from where and how fast."""
+    """Return a command that runs this configuration again, apart from where and how fast.
+
+    A given noise key, of which a configuration has but the label, is left out: noise is then fresh.
+    """
     preset = preset if preset in preset_names() else BASE
     base, own = (flattened(c.as_dict()) for c in (load_config(preset), config))
     changed = {
-        key: value for key, value in own.items() if value != base[key] and not key.startswith(LOCAL)
+        key: value
+        for key, value in own.items()
+        if value != base[key] and not key.startswith((*LOCAL, "privacy.noise_key"))
     }
     words = [f"{key}={_plain(value)}" for key, value in changed.items()]
     return shlex.join(["spire", "run", preset, *words])

@@ -41,15 +41,18 @@ def keep_noise_key(run_dir: Path, privacy: PrivacyConfig, is_own: bool = True) -
 
 
 def key_for(privacy: PrivacyConfig) -> bytes:
-    """Return the given key or a fresh secret one; ConfigError for the label of a given key."""
-    if privacy.noise_key is None:
-        return new_key()
-    if privacy.noise_key.startswith(LABEL):
+    """Return the given key or a fresh secret one; raises as `refuse_label` does."""
+    refuse_label(privacy)
+    return new_key() if privacy.noise_key is None else key_of(privacy.noise_key)
+
+
+def refuse_label(privacy: PrivacyConfig) -> None:
+    """Raise ConfigError for the label of a given key in its place, if noise is drawn."""
+    if privacy.is_on and (privacy.noise_key or "").startswith(LABEL):
         raise ConfigError(
             f"expected privacy.noise_key as the key itself, got the label {privacy.noise_key!r} "
             "that a run shows in its place: give the key, or null for a fresh one"
         )
-    return key_of(privacy.noise_key)
 
 
 def read_noise(run_dir: Path, privacy: PrivacyConfig) -> SecretNoise:

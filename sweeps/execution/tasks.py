@@ -50,19 +50,17 @@ class TaskMaker:
             self.parent_run_id,
             self._pretrained(trial),
             tags | varying,
+            self.plan(trial).actors,
             may_stop=self.sweep.scheduler == "asha",
         )
 
     def _config(self, trial: Trial) -> Config:
-        """Return a trial's configuration with its run's name and its share of the cluster."""
-        config, plan = placed(trial.config, self.base), self.plan(trial)
+        """Return a trial's configuration with its run's name, in one process if that is planned."""
+        config = placed(trial.config, self.base)
         config = replace(config, tracking=replace(config.tracking, run_name=trial.label))
-        if plan.actors is None:
-            resources = replace(config.resources, pool="local")
-        else:  # the placement group holds these and no more
-            held = {"num_actors": plan.actors.num_actors, "num_gpus": plan.actors.num_gpus}
-            resources = replace(config.resources, **held)
-        return replace(config, resources=resources)
+        if self.plan(trial).actors is None:
+            config = replace(config, resources=replace(config.resources, pool="local"))
+        return config
 
     def _pretrained(self, trial: Trial) -> str | None:
         """Return the folder of pre-trainings that a trial shares with others, if it does."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.cluster.actor_plan import ActorPlan
 from pipeline.config.equivalence import pretrain_fingerprint
 from pipeline.config.schema import Config
 from pipeline.config.tracking import tracking_root
@@ -37,8 +38,9 @@ class TrialTask:
     """The settings of a trial for its own process.
 
     `params`: with which Tune started it. `folder`: of the ledger. `pretrained`: the folder of
-    pre-trainings that it shares with others. `tags`: of its run, beside the usual ones. `may_stop`:
-    a scheduler may stop it by its scores.
+    pre-trainings that it shares with others. `tags`: of its run, beside the usual ones. `actors`:
+    of its clients, which its placement group holds; None if its own process does their work.
+    `may_stop`: a scheduler may stop it by its scores.
     """
 
     trial_id: str
@@ -49,6 +51,7 @@ class TrialTask:
     parent_run_id: str | None
     pretrained: str | None
     tags: dict[str, str]
+    actors: ActorPlan | None = None
     may_stop: bool = False
 
 
@@ -164,10 +167,17 @@ def _experiment(
     pretrained = None if shared is None else shared.acquire()
     if begun is not None:
         reused = None if pretrained == begun else pretrained
-        return resume_experiment(begun, task.config, watcher, reused)
+        more = {"preset": task.preset, "extra_tags": task.tags, "actors": task.actors}
+        return resume_experiment(begun, task.config, watcher, reused, **more)
     if task.parent_run_id is not None:  # drop the run of a process that was killed at its start
         ours = {"mlflow.parentRunId": task.parent_run_id, "spire.trial_id": task.trial_id}
         drop_runs(task.config.tracking, ours)
     return run_experiment(
-        task.config, task.preset, watcher, task.parent_run_id, pretrained, task.tags
+        task.config,
+        task.preset,
+        watcher,
+        task.parent_run_id,
+        pretrained,
+        task.tags,
+        task.actors,
     )

@@ -35,11 +35,15 @@ def test_own_images_are_checked_before_ray_starts(
         pass
 
 
+@pytest.mark.parametrize("preset", ["smoke", "folder-cpu"])
 def test_actors_that_do_not_fit_are_refused_before_the_run_begins(
-    mnist_root: object, monkeypatch: pytest.MonkeyPatch
+    preset: str, mnist_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr("pipeline.cluster.session.starting_cluster", contextlib.nullcontext)
-    config = load_config("smoke", ["resources.num_actors=100000", f"data.root={mnist_root}"])
+    started = contextlib.nullcontext if preset == "smoke" else never
+    monkeypatch.setattr("pipeline.cluster.session.starting_cluster", started)
+    words = ["resources.num_actors=100000", f"data.root={mnist_root}"]
+    own = [f"data.path={tmp_path}"] if preset == "folder-cpu" else []
+    config = load_config(preset, [*words, *own])
     with pytest.raises(ClusterError, match=r"lower resources\.num_act"), ready_for(config, ignore):
         raise AssertionError

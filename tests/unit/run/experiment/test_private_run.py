@@ -232,3 +232,4 @@ def test_the_label_of_a_key_is_no_key(mnist_root: Path, tmp_path: Path) -> None:
     assert (config.privacy.noise_key or "").startswith("given:")
     with pytest.raises(ConfigError, match=r"^expected privacy.noise_key as the key itself"):
         run_experiment(config, "smoke", Watcher())
+    assert not (tmp_path / "runs").exists()  # it is refused before its run is recorded

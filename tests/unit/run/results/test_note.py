@@ -31,6 +31,12 @@ def test_the_command_runs_the_same_configuration(preset: str | None, changes: li
     assert lasting(load_config(named, words)) == lasting(config)
 
 
+def test_the_label_of_a_noise_key_is_left_out() -> None:
+    config = load_config("smoke", ["privacy.adapt.epsilon=4", f"privacy.noise_key={'ab' * 32}"])
+    private = replace(config, privacy=config.privacy.labelled())
+    assert run_command(private, "smoke") == "spire run smoke privacy.adapt.epsilon=4.0"
+
+
 def test_a_run_that_has_begun_is_described() -> None:
     text = setting_note(load_config("smoke", ["method=local", "seed=3"]), "smoke")
     assert text.startswith("**local** on mnist, seed 3: ")

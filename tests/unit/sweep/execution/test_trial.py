@@ -53,6 +53,23 @@ def test_one_whose_run_was_deleted_in_the_store_begins_anew(
     assert MlflowClient(uri).get_run(again.run_id or "").info.status == "FINISHED"
 
 
+def test_one_that_goes_on_records_what_an_uninterrupted_one_does(
+    tmp_path: Path, mnist_root: Path, new_database: Path
+) -> None:
+    shutil.copy(new_database, tmp_path)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    task = task_of(tmp_path, mnist_root, uri)
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(task, interrupt)
+    run_trial(task, lambda _: None)
+    ended = Ledger(tmp_path / "study").read("t")
+    assert ended is not None
+    assert ended.result is not None
+    assert ended.result["preset"] == "smoke"
+    note = MlflowClient(uri).get_run(ended.run_id or "").data.tags["mlflow.note.content"]
+    assert "spire run smoke " in note
+
+
 @pytest.mark.parametrize("lacks_its_status", [True, False])
 def test_one_that_was_killed_right_at_its_end_has_finished(
     lacks_its_status: bool,
