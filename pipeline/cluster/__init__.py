@@ -3,6 +3,7 @@
 session        the cluster around this process: start, nodes, end
 address        RAY_ADDRESS: whether it can be a head, and answers
 watch          the loss of the cluster, before Ray ends this process
+leaving        the end of this process without that of Ray
 results        the results of actors, and their errors as sentences
 import_path    the folders from which worker processes import
 actor_plan     actors, CPUs and GPUs of an experiment, compared with the cluster

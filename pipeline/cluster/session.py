@@ -19,12 +19,12 @@ from ray._private.node import Node
 from pipeline.cluster.actor_plan import allotted_cpus
 from pipeline.cluster.address import check_address
 from pipeline.cluster.import_path import SafePathJob
+from pipeline.cluster.leaving import leave_with
 from pipeline.cluster.token import keep_token_private
 from pipeline.cluster.watch import (
     INTERRUPTED,
     USER_ERROR,
     ClusterWatch,
-    leave_with,
     watching_start,
 )
 from spire_core.errors import ClusterError

@@ -4,7 +4,6 @@ Ray itself waits for a process that stands still for ever, and ends this process
 a while after it has lost one. `ClusterWatch` notices both before.
 """
 
-import atexit
 import contextlib
 import os
 import select
@@ -16,6 +15,7 @@ from typing import Any
 import psutil
 import ray
 
+from pipeline.cluster.leaving import leave, leave_with
 from spire_core.errors import ClusterError
 
 TICK_S = 1.0
@@ -108,7 +108,7 @@ class ClusterWatch:
         """End this process, whose main thread is caught in Ray's library."""
         print(f"spire: {self.loss}", file=sys.stderr, flush=True)
         self.abandon(USER_ERROR)
-        _leave()
+        leave()
 
     def abandon(self, exit_code: int) -> None:
         """End Ray's processes without asking them, and this process later with an exit code.
@@ -201,26 +201,6 @@ def _has_ended(process: psutil.Process) -> bool:
         return process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
-
-
-_exit_code: int | None = None
-
-
-def leave_with(exit_code: int) -> None:
-    """Let this process end with an exit code, without Ray's own end, which may crash it."""
-    global _exit_code
-    _exit_code = exit_code
-    atexit.unregister(ray.shutdown)
-
-
-@atexit.register
-def _leave() -> None:
-    """End this process before Ray's library, which still waits for its cluster, crashes it."""
-    if _exit_code is not None:
-        with contextlib.suppress(OSError, ValueError):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(_exit_code)
 
 
 def check_alive() -> None:

@@ -244,3 +244,32 @@ print("flushed")
         [sys.executable, "-c", script], capture_output=True, text=True, check=False, env=os.environ
     )
     assert (done.returncode, done.stdout) == (2, "flushed\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("ends", "expected"),
+    [
+        ("return Answer('some trials failed', {}, 1)", 1),
+        ("return Answer('well', {})", 0),
+        ("raise SpireError('expected a, got b')", 2),
+        ("raise ValueError('a mistake')", 1),
+    ],
+)
+def test_an_abandoned_command_ends_with_the_code_of_its_answer(ends: str, expected: int) -> None:
+    """The block of its cluster ended before, and could not know it."""
+    script = f"""
+import sys
+from pipeline.cli.command import Answer, add_verb, run_command
+from pipeline.cluster.leaving import leave_with
+from spire_core.errors import SpireError
+
+def act(args):
+    leave_with(0)
+    {ends}
+
+sys.exit(run_command(["go"], [lambda verbs: add_verb(verbs, "go", act, "go")]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, env=os.environ
+    )
+    assert done.returncode == expected, done.stderr
