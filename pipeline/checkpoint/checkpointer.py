@@ -101,7 +101,7 @@ class Checkpointer(RoundListener):
         """Wait for the pending checkpoints; their loss is raised, or logged beside `error`."""
         try:
             self.wait()
-        except SpireError as lost:
+        except (SpireError, OSError) as lost:
             if error is None:
                 raise
             if lost is not error:  # the error that ended the run matters more than this one

@@ -22,12 +22,13 @@ from pipeline.data.datasets import load
 from pipeline.data.resize import side
 from pipeline.evaluation.scores import NUM_POPULATION_DRAWS
 from pipeline.experiment.pretraining import evaluation_rounds
-from pipeline.federation.participants import MANY_CLIENTS, NUM_REPRESENTATIVES
+from pipeline.federation.participants import NUM_REPRESENTATIVES, all_stand_for_all
 from pipeline.federation.partitioning import partitioned
 from spire_core.config.client import ClientConfig
-from spire_core.config.partition import NATURAL
+from spire_core.config.partition import NATURAL, PartitionConfig
 from spire_core.federated.messages import steps_per_epoch
 from spire_core.partition.split import ClientSplit
+from spire_core.partition.styles import styled_channels
 from spire_core.training.fit import to_float
 
 START_S = 10.0  # a run's process, its tracking run, its first features of real images
@@ -108,6 +109,7 @@ def measure(config: Config) -> Costs:
     Each is done twice, and the second time counts.
     """
     channels, _, width = _known(config)
+    channels = styled_channels(channels, config.partition.style)
     size, num_clients = side(width, config.data.image_size), config.federation.cohort_size
     shape = (num_clients * MOST_IMAGES, channels, size, size)
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
@@ -141,9 +143,11 @@ def kind_of(config: Config) -> Config:
     num_clients = config.client.largest_group(config.federation.cohort_size)
     return Config(
         data=config.data,
+        partition=PartitionConfig(style=config.partition.style),
         model=config.model,
-        # Alternate phases need two steps, and episodes steps of an embedding alone.
-        method=replace(config.method, phases="joint", episodes=0.0),
+        # Alternate phases need two steps, episodes steps of an embedding alone, and a long share
+        # of all rounds more rounds.
+        method=replace(config.method, phases="joint", episodes=0.0, share_until=0.0),
         client=ClientConfig(
             batch_size=MOST_IMAGES,
             engine=config.client.engine,
@@ -167,7 +171,7 @@ def _drawing_s(config: Config, costs: Costs, guidance: float | None = None) -> f
 def _num_looked_at(config: Config) -> int:
     """Return the number of pre-training clients that are scored."""
     num_clients = config.federation.num_clients
-    most = num_clients if num_clients <= MANY_CLIENTS else NUM_REPRESENTATIVES
+    most = num_clients if all_stand_for_all(config) else NUM_REPRESENTATIVES
     return min(config.eval.num_clients or most, num_clients)
 
 

@@ -35,10 +35,12 @@ class Collector:
         settings say so. Raises the errors of `Gatherer.gather`, and ClusterError if updates are
         lost again and again.
         """
-        for _ in range(MAX_TRIES):
+        for num_tries in range(1, MAX_TRIES + 1):
             stretches, lost = self._stretches(reports, round_)
             if not lost:
                 return self._finished(stretches, reports, round_), reports
+            if num_tries == MAX_TRIES:
+                break
             logger.warning("%d updates%s are lost: computed again", len(lost), round_.name)
             kept = {c: report for c, report in reports.items() if c not in lost}
             reports = kept | self.gatherer.gather(sorted(lost), round_, has_others=bool(kept))

@@ -28,6 +28,18 @@ def public_cohort(config: Config, round_idx: int) -> list[int]:
     return choose_cohort(*sizes)
 
 
+def all_stand_for_all(config: Config) -> bool:
+    """Whether every pre-training client is one of those that stand for all."""
+    return config.federation.num_clients <= MANY_CLIENTS and not config.privacy.rounds.is_on
+
+
+def public_representatives(config: Config) -> list[int]:
+    """Return the pre-training clients that stand for all where no secret key draws cohorts."""
+    if all_stand_for_all(config):
+        return list(range(config.federation.num_clients))
+    return first_participants(config, lambda round_idx: public_cohort(config, round_idx))
+
+
 def first_participants(config: Config, cohort_of: Callable[[int], list[int]]) -> list[int]:
     """Return the first clients that take part, at least `NUM_REPRESENTATIVES` if there are enough.
 

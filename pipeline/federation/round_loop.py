@@ -12,7 +12,7 @@ from typing import Protocol
 
 from pipeline.federation.driver import RoundDriver
 from pipeline.federation.rounds import RoundStats
-from spire_core.errors import ClusterError
+from spire_core.errors import ClusterError, SpireError
 from spire_core.federated.server import ServerState
 
 logger = logging.getLogger(__name__)
@@ -69,14 +69,20 @@ def run_rounds(
 
 
 def _keep_last(driver: RoundDriver, listeners: Sequence[RoundListener]) -> None:
-    """Hand the last round to the listeners, unless the driver cannot answer."""
+    """Hand the last round to the listeners, unless the driver cannot answer.
+
+    An error of one of them, as on a full disk, must not keep it from the others.
+    """
     try:
         state, last = driver.last()
     except ClusterError as error:
         logger.warning("no checkpoint of the last round: %s", error)
         return
     for listener in listeners:
-        listener.interrupted(state, last)
+        try:
+            listener.interrupted(state, last)
+        except (SpireError, OSError) as error:
+            logger.warning("the last round is not all kept: %s", error)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from pipeline.config.build import flattened
 from pipeline.config.schema import Config
 from pipeline.data.datasets import ImageData
 from pipeline.data.resize import checked_side, resized
-from pipeline.federation.participants import MANY_CLIENTS, first_participants, public_cohort
+from pipeline.federation.participants import public_representatives
 from pipeline.federation.partitioning import partitioned
 from pipeline.federation.shown_captions import shown_captions
 from spire_core.diffusion.process import Diffusion
@@ -93,9 +93,7 @@ class FederationSetup:
         """
         if self.participants is not None:
             return list(self.participants)
-        if len(self.train_ids) <= MANY_CLIENTS and not self.config.privacy.rounds.is_on:
-            return list(self.train_ids)
-        return first_participants(self.config, lambda round_: public_cohort(self.config, round_))
+        return public_representatives(self.config)
 
     @property
     def eval_ids(self) -> list[int]:

@@ -23,6 +23,7 @@ from pipeline.clients.latents import encoder_of
 from pipeline.clients.private_adaptation import choose_clip_norm, protection_of
 from pipeline.config.schema import Config
 from pipeline.evaluation.diagnosis import Diagnosis, adaptation_diagnosis
+from pipeline.federation.participants import public_representatives
 from pipeline.federation.setup import extractor_of
 from pipeline.figures.image_grids import image_grid
 from pipeline.files.atomic import open_own, try_lock
@@ -233,7 +234,7 @@ def _adapter(config: Config, image_shape: tuple[int, ...], cache: Path) -> Clien
 def _mean_emb(run: SavedRun, config: AdaptConfig) -> Tensor | None:
     if config.init != "mean" or not run.config.method.record.has_embedding:
         return None
-    ids = [c for c in run.client_ids if c < run.config.federation.num_clients]
+    ids = [c for c in public_representatives(run.config) if c in run.client_ids]
     return torch.stack([run.client_state(c).parts[CLIENT_EMB] for c in ids]).mean(0)
 
 

@@ -5,7 +5,9 @@ import math
 import pytest
 
 from pipeline.cli.tables import duration
+from pipeline.clients.context import ModelContext
 from pipeline.config.load import load_config
+from pipeline.config.schema import Config
 from pipeline.experiment import estimate
 from pipeline.experiment.estimate import (
     START_S,
@@ -72,6 +74,32 @@ def test_private_steps_and_their_draws_are_counted() -> None:
 def test_trials_that_differ_in_how_embeddings_train_are_timed_once() -> None:
     words = ["client.emb_first_steps=2", "client.emb_noise=0.1", "method.episodes=0.5"]
     assert kind_of(load_config("smoke", words)) == kind_of(load_config("smoke", []))
+
+
+def test_a_share_of_more_rounds_than_the_timed_one_is_no_mistake() -> None:
+    words = ["method=shared_rep", "method.share_until=0.999", "federation.num_rounds=10000"]
+    assert kind_of(load_config("smoke", words)) == kind_of(load_config("smoke", words[:1]))
+
+
+def test_a_tinted_image_is_timed_in_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes, start = list[tuple[int, ...]](), ModelContext.start
+
+    def noting(config: Config, image_shape: tuple[int, ...]) -> ModelContext:
+        shapes.append(image_shape)
+        return start(config, image_shape)
+
+    monkeypatch.setattr(ModelContext, "start", noting)
+    for style in ("none", "tint"):
+        measure(kind_of(load_config("smoke", [f"partition.style={style}"])))
+    assert [channels for channels, *_ in shapes] == [1, 3]
+
+
+def test_the_first_participants_stand_for_all_in_private_rounds() -> None:
+    many = [*ROUNDS, *DRAWS, "federation.num_clients=800", "federation.cohort_size=20"]
+    plain = pretraining_s(load_config(None, many), COSTS)
+    private = ["client.opt_state=reset", "privacy.rounds.epsilon=8"]
+    few = pretraining_s(load_config(None, [*many, *private]), COSTS)
+    assert plain - few == pytest.approx(4 * (800 - 100))
 
 
 def test_actors_share_the_work(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -289,6 +289,7 @@ def test_sums_that_are_lost_again_and_again_are_one_sentence() -> None:
     ):
         driver.run_round()
     assert driver.state.round_idx == 1
+    assert len(pool.workers[0].asked) == (1 + 3) * NUM_CLIENTS  # no training follows the last loss
 
 
 class LosesClients(LosesItsSum):

@@ -12,6 +12,7 @@ from pipeline.federation.participants import (
     first_participants,
     has_secret_cohorts,
     public_cohort,
+    public_representatives,
 )
 from pipeline.federation.partitioning import promise_to_clients
 from pipeline.federation.pool import ClientPool
@@ -35,6 +36,15 @@ def test_public_cohorts_follow_from_the_seed() -> None:
     cohorts = [choose_cohort(100_000, 4, config.seed, round_idx) for round_idx in range(40)]
     assert found == [client for cohort in cohorts for client in cohort][:NUM_REPRESENTATIVES]
     assert not has_secret_cohorts(config)
+
+
+def test_all_clients_of_a_small_public_population_stand_for_it() -> None:
+    small = config_for("federation.num_clients=1000")
+    assert public_representatives(small) == list(range(1000))
+    large = config_for("federation.num_clients=1001")
+    found = first_participants(large, lambda round_: public_cohort(large, round_))
+    assert public_representatives(large) == found
+    assert len(found) == NUM_REPRESENTATIVES
 
 
 def test_a_fixed_order_is_that_of_the_rounds() -> None:

@@ -8,7 +8,7 @@ import pytest
 from pipeline.federation.driver import RoundDriver
 from pipeline.federation.round_loop import RoundListener, run_rounds
 from pipeline.federation.rounds import RoundStats
-from spire_core.errors import ClusterError
+from spire_core.errors import ClusterError, RunError
 from spire_core.federated.server import ServerState
 
 
@@ -111,6 +111,22 @@ def test_an_interrupt_by_a_listener_comes_with_the_round_that_others_do_not_know
         run_rounds(driver, range(3, 6), listeners, tuple)
     assert ("b", "after", 3) not in calls
     assert ("b", "interrupted", 4, 3) in calls
+
+
+@pytest.mark.parametrize("lost", [RunError("no room"), OSError("no space left on device")])
+def test_an_interrupt_is_kept_by_the_others_where_one_listener_cannot(
+    lost: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Full(RoundListener):
+        def interrupted(self, state: ServerState, stats: RoundStats | None) -> None:
+            raise lost
+
+    calls: list[Any] = []
+    driver: Any = Rounds(KeyboardInterrupt(), in_round=4)
+    with pytest.raises(KeyboardInterrupt):
+        run_rounds(driver, range(3, 6), [Full(), Noting("b", calls)], tuple)
+    assert ("b", "interrupted", 4, 3) in calls
+    assert f"the last round is not all kept: {lost}" in caplog.text
 
 
 def test_another_error_is_no_interrupt_and_every_listener_ends_with_it() -> None:
