@@ -142,9 +142,14 @@ def adapt(
 
 
 def sweep(
-    name_or_file: str | Path, settings: Settings | None = None, rows_from: Sequence[str] = ()
+    name_or_file: str | Path,
+    settings: Settings | None = None,
+    rows_from: str | Path | Sequence[str | Path] = (),
 ) -> "Outcome":
-    """Run what is left of a sweep, as `spire sweep` does, and return its outcome."""
+    """Run what is left of a sweep, as `spire sweep` does, and return its outcome.
+
+    `rows_from`: a file of rows, or several, of trials that have finished elsewhere.
+    """
     from pipeline.cli.command import say
     from sweeps.design.load import load_sweep
     from sweeps.execution.elsewhere import finished_elsewhere
@@ -152,30 +157,32 @@ def sweep(
     from sweeps.sweep import run_sweep
 
     loaded = load_sweep(str(name_or_file), _words(settings))
-    elsewhere, _ = finished_elsewhere(loaded, read_stretches(rows_from))
+    elsewhere, _ = finished_elsewhere(loaded, read_stretches(_texts(rows_from)))
     return run_sweep(loaded, say, elsewhere=elsewhere)
 
 
 def report(
-    names: str | Sequence[str] = "last",
+    names: str | Sequence[str] | None = None,
     settings: Settings | None = None,
     out: str | Path | None = None,
     rows: str | Path | None = None,
-    rows_from: Sequence[str] = (),
+    rows_from: str | Path | Sequence[str | Path] = (),
 ) -> "Report":
     """Write the report of a sweep, or of runs, into the folder `out`, as `spire report` does.
 
-    `rows`: a file for each client's scores in each run. `rows_from`: files of rows, whose runs are
-    in the report too; without any `names` they are all.
+    `names`: the last sweep's by default. `rows`: a file for each client's scores in each run.
+    `rows_from`: a file of rows, or several, whose runs are in the report too; without any `names`
+    they are all.
     """
     from pipeline.config.load import load_config
     from sweeps.report.make import make_report
     from sweeps.report.stretches import read_stretches
 
     tracking = load_config(None, _words(settings, ("tracking.",))).tracking
-    words = [names] if isinstance(names, str) else list(names)
+    stretches = read_stretches(_texts(rows_from))
+    words = _texts(names if names is not None else [] if rows_from else "last")
     folder, file = (None if path is None else Path(path) for path in (out, rows))
-    return make_report(tracking, words, folder, file, read_stretches(rows_from))
+    return make_report(tracking, words, folder, file, stretches)
 
 
 def write_images(
@@ -245,15 +252,30 @@ def _words(settings: Settings | None, prefixes: tuple[str, ...] = ("",)) -> list
     import json
 
     from pipeline.cli.words import allowed
-    from pipeline.config.build import flattened
     from spire_core.config.checks import require
 
     is_mapping = settings is None or isinstance(settings, Mapping)
     advice = 'such as {"client.lr": 0.001}'
     require(is_mapping, "settings as a mapping from keys to values", repr(settings), advice)
-    flat = flattened(dict(settings or {}))
+    flat = _flat(settings or {})
     words = [f"{key}={json.dumps(value, default=str)}" for key, value in flat.items()]
     return list(allowed(words, prefixes))
+
+
+def _flat(settings: Settings) -> dict[str, Any]:
+    """Return settings by whole keys; a range {"min": A, "max": B} of a sweep's axis is a value."""
+    flat = dict[str, Any]()
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and not {"min", "max"} <= value.keys():
+            flat |= {f"{key}.{name}": own for name, own in _flat(value).items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def _texts(value: str | Path | Sequence[str | Path]) -> list[str]:
+    """Return one text, or several, as a list."""
+    return [str(value)] if isinstance(value, str | Path) else [str(one) for one in value]
 
 
 def _check_run(run: Any) -> None:

@@ -26,7 +26,7 @@ from benchmarks.published import (
 from benchmarks.quotes import unlisted
 from spire_core.errors import DataError
 from sweeps.design.load import load_sweep, sweep_names
-from sweeps.primary import primaries
+from sweeps.primary import planned_tasks, primaries
 from sweeps.report.controls import controls_table
 from sweeps.report.coverage import coverage_table
 from sweeps.report.differences import (
@@ -121,8 +121,11 @@ def family_sizes(study: str, rows: Sequence[Row]) -> Counter[str]:
 
 def findings_of(study: str, groups: Sequence[Group]) -> list[Finding]:
     """Return the primary comparisons of a study's runs; none of a study without a built-in file."""
-    named = load_sweep(study).primary if study in sweep_names() else ()
-    return findings(primaries(named), groups, choosing_metric(groups))
+    if study not in sweep_names():
+        return []
+    sweep = load_sweep(study)
+    tasks = planned_tasks(sweep.axes)
+    return findings(primaries(sweep.primary), groups, choosing_metric(groups), tasks)
 
 
 def studies(docs: Path = DOCS) -> list[Path]:

@@ -12,7 +12,6 @@ import io
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from itertools import groupby
 from pathlib import Path
 
 from benchmarks.published import Published, published_values, read_rows
@@ -24,14 +23,16 @@ def refreshed(
     page: str, lines: Sequence[Published], values: Sequence[float]
 ) -> tuple[str, list[Published]]:
     """Return a page's text with these lines' values, and the lines as they are then."""
-    everywhere, quotes = set[Edit](), list[str]()
-    pairs = [(one, one.rounded(value)) for one, value in zip(lines, values, strict=True)]
-    for quote, own in groupby(pairs, lambda pair: pair[0].quote):
-        of_quote = [(one.printed, new) for one, new in own]
-        everywhere |= set(edits_of(quote, of_quote, page))
-        alone = edited(quote, list(edits_of(quote, of_quote, quote)))
-        quotes += [alone] * len(of_quote)
-    found = [replace(one, quote=q, printed=p) for (one, p), q in zip(pairs, quotes, strict=True)]
+    everywhere, of_quotes = set[Edit](), dict[str, list[tuple[str, str]]]()
+    printed = [one.rounded(value) for one, value in zip(lines, values, strict=True)]
+    for one, new in zip(lines, printed, strict=True):
+        of_quotes.setdefault(one.quote, []).append((one.printed, new))
+    quotes = dict[str, str]()
+    for quote, numbers in of_quotes.items():
+        everywhere |= set(edits_of(quote, numbers, page))
+        quotes[quote] = edited(quote, list(edits_of(quote, numbers, quote)))
+    pairs = zip(lines, printed, strict=True)
+    found = [replace(one, quote=quotes[one.quote], printed=new) for one, new in pairs]
     return edited(page, sorted(everywhere)), found
 
 

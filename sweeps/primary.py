@@ -107,6 +107,11 @@ class Primary:
         """The values of `where` in words, such as `adapt.num_images=16`."""
         return place_of(self.where)
 
+    def may_be_in(self, task: Mapping[str, Any]) -> bool:
+        """Return whether a task with these settings is one that `where` leaves open."""
+        texts = {key: str(value) for key, value in task.items()}
+        return agree(texts, {k: v for k, v in self.where.items() if k in task})
+
     @property
     def other(self) -> str:
         """The method that is compared with, and its own settings, in words."""
@@ -134,8 +139,28 @@ class Side:
         """
         if method != self.method:
             return False
-        wanted = {k: v for k, v in self.where.items() if reads(METHODS[method], k)}
-        return all(_is_same(params.get(key), value) for key, value in wanted.items())
+        return agree(params, {k: v for k, v in self.where.items() if reads(METHODS[method], k)})
+
+
+def planned_tasks(axes: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the settings of each task that a sweep's axes make.
+
+    A range counts as one, since nobody knows its points beforehand.
+    """
+    tasks = [dict[str, Any]()]
+    for name, axis in axes.items():
+        points = list[dict[str, Any]]()
+        for value in axis if isinstance(axis, list) else ():
+            own = _whole_keys(value if isinstance(value, dict) else {name: value})
+            points.append({k: v for k, v in own.items() if k.startswith(TASK)})
+        distinct = [point for i, point in enumerate(points) if point not in points[:i]]
+        tasks = [task | point for task in tasks for point in distinct or ({},)]
+    return tasks
+
+
+def agree(params: Mapping[str, str], wanted: Mapping[str, Any]) -> bool:
+    """Return whether a run's params have these values."""
+    return all(_is_same(params.get(key), value) for key, value in wanted.items())
 
 
 def place_of(where: Mapping[str, Any]) -> str:
@@ -170,9 +195,12 @@ def _with_whole_keys(value: Any) -> Any:
     """Return the values of a comparison whose settings may be nested by group."""
     for name in ("where", "against_where") if isinstance(value, dict) else ():
         if isinstance(where := value.get(name), dict):
-            flat = flattened(where).items()
-            value = value | {name: {f"{k}.name" if k in NAMED_GROUPS else k: v for k, v in flat}}
+            value = value | {name: _whole_keys(where)}
     return value
+
+
+def _whole_keys(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{k}.name" if k in NAMED_GROUPS else k: v for k, v in flattened(settings).items()}
 
 
 def check_where(found: Sequence[Primary]) -> None:

@@ -7,11 +7,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from pipeline.checkpoint.storage import check_storage
 from pipeline.cluster.actor_plan import ActorPlan
 from pipeline.config.schema import Config
 from pipeline.config.tracking import tracking_root
-from pipeline.evaluation.scores import RealData
+from pipeline.evaluation.scores import Evaluation, RealData
 from pipeline.experiment.adaptation import adapt, with_mean_layers
 from pipeline.experiment.export import export_models
 from pipeline.experiment.pools import open_pool
@@ -20,6 +22,7 @@ from pipeline.experiment.reuse import reuse_pretraining
 from pipeline.experiment.scored_clients import with_participants
 from pipeline.experiment.trained_clients import cross_client_losses, finetune_clients
 from pipeline.experiment.watcher import Watcher
+from pipeline.federation.pool import ClientPool
 from pipeline.federation.setup import FederationSetup, prepare
 from pipeline.files.atomic import room_for
 from pipeline.results.diagnose import diagnose
@@ -142,12 +145,7 @@ def _run(
         cross_losses = cross_client_losses(setting, pool, weights, run_dir)
         if cross_losses is not None:
             log_cross_losses(tracker, cross_losses)
-        tuned = None
-        if config.scores_tuned:
-            watcher.stage(tuning)
-            tuned = finetune_clients(setting, real, pool, weights)
-            log_tuned(tracker, tuned, real)
-
+        tuned = _tuned(setting, real, pool, weights, tracker, watcher)
         watcher.stage(adapting)
         pretraining = with_mean_layers(setting, pool, pretraining)
         adaptation = adapt(setting, real, pool, pretraining)
@@ -172,6 +170,23 @@ def _run(
         metrics=metrics,
         state_fingerprint=state_fingerprint,
     )
+
+
+def _tuned(
+    setting: FederationSetup,
+    real: RealData,
+    pool: ClientPool,
+    weights: np.ndarray,
+    tracker: Tracker,
+    watcher: Watcher,
+) -> Evaluation | None:
+    """Score and record pre-training clients that have trained on, if the configuration asks so."""
+    if not setting.config.scores_tuned:
+        return None
+    watcher.stage(later_stages(setting)[0])
+    tuned = finetune_clients(setting, real, pool, weights)
+    log_tuned(tracker, tuned, real)
+    return tuned
 
 
 def without_key(config: Config) -> Config:

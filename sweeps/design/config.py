@@ -142,13 +142,14 @@ class SweepConfig:
             raise ConfigError(
                 f"expected plain settings and axes, got {error}: use numbers, texts and lists"
             ) from error
-        overruled = set[str]()  # by an axis, in every trial
+        overruled, on_axes = set[str](), set[str]()  # by an axis in every trial; in any
         for name, axis in self.axes.items():
             values = axis if isinstance(axis, list) else []
             points = [_canonical(settings_of(name, value)) for value in values]
             mentioned = set[str]().union(*points) or _canonical([name])
-            if twice := mentioned & overruled:
+            if twice := mentioned & on_axes:
                 raise ConfigError(f"expected one axis for {min(twice)}, got two: leave one out")
+            on_axes |= mentioned
             overruled |= mentioned.intersection(*points)
         settings = _canonical(flattened(self.settings))
         if both := overruled & settings:
@@ -205,8 +206,8 @@ def _check_axis(name: str, axis: Any, is_drawn: bool) -> None:
 
 
 def with_absolute_path(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return settings with absolute paths of images and models, the same ones everywhere."""
-    named = {key: settings.get(key) for key in ("data.path", "model.backbone")}
+    """Return settings with absolute paths, the same ones everywhere."""
+    named = {key: settings.get(key) for key in BY_PATH}
     paths = {key: path for key, path in named.items() if path and isinstance(path, str)}
     return {**settings, **{key: str(lasting(path, key)) for key, path in paths.items()}}
 

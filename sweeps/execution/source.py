@@ -15,10 +15,19 @@ from sweeps.execution.trial import TrialTask
 
 @dataclass(frozen=True)
 class SearchHistory:
-    """Earlier draws of a search: those with a score, and those to start again before new ones."""
+    """Earlier draws of a search: those with a score, and those to start again before new ones.
+
+    `num_lost`: draws that ended in neither way, which are not to be drawn again.
+    """
 
     evaluated: Sequence[tuple[TuneParams, float]] = ()
     unfinished: Sequence[TuneParams] = ()
+    num_lost: int = 0
+
+    @property
+    def num_draws(self) -> int:
+        """The number of all earlier draws."""
+        return len(self.evaluated) + len(self.unfinished) + self.num_lost
 
 
 class TrialSource(ABC):
@@ -102,7 +111,9 @@ class OptunaTrials(TrialSource):
         draws = valid_draws(self.sweep, self.ledger)
         drawn = {self.trial(params).trial_id: params for params in draws}
         again = [drawn[trial.trial_id] for trial in unfinished]
-        self.history = SearchHistory(self._evaluated(drawn), tuple(again))
+        evaluated = self._evaluated(drawn)
+        num_lost = len(drawn) - len(evaluated) - len(again)
+        self.history = SearchHistory(evaluated, tuple(again), num_lost)
         self.num_samples = len(again) + num_undrawn
         self._not_started = again
 

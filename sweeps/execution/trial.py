@@ -80,7 +80,8 @@ class _Watcher(Watcher):
 def run_trial(task: TrialTask, report: Report, reports_rounds: bool = True) -> None:
     """Run or resume a trial's experiment, unless it is finished; write its outcome down.
 
-    An error of the experiment itself is an outcome. An error that a second try may mend, such as
+    One that failed or was stopped while this one waited for it stays so. An error of the experiment
+    itself is an outcome. An error that a second try may mend, such as
     the loss of an actor, is raised. `report` gets the final numbers and, with `reports_rounds`,
     those of every evaluation.
     """
@@ -88,6 +89,8 @@ def run_trial(task: TrialTask, report: Report, reports_rounds: bool = True) -> N
     with ledger.held(task.trial_id):
         record = ledger.read(task.trial_id)
         result = None if record is None else record.result
+        if record is not None and result is None and record.status in ("failed", "stopped"):
+            return  # another command has ended it
         if record is None or result is None:
             result = _outcome(task, ledger, report if reports_rounds else _ignore)
         elif record.status != "finished":

@@ -17,8 +17,7 @@ def optuna_search(sweep: SweepConfig, history: SearchHistory) -> Searcher:
 
     It learns from the evaluated draws of its history, and tries the unfinished ones first.
     """
-    num_draws = len(history.evaluated) + len(history.unfinished)
-    seed = derive_seed(sweep.seeds[0], "optuna", num_draws)
+    seed = derive_seed(sweep.seeds[0], "optuna", history.num_draws)
     try:
         from ray.tune.search.optuna import OptunaSearch
 

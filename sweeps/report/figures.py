@@ -162,9 +162,9 @@ def cost_picture(groups: Sequence[Group], key: str, metric: str, task: str) -> P
 
 
 def score_floor(groups: Sequence[Group], metric: str) -> float | None:
-    """Return the score of real images against real ones, where the groups have it."""
-    stage = metric.removeprefix("final/").partition("_")[0]
-    return _floor(groups, f"final/{stage}_kid_floor")
+    """Return the KID of real images against real ones, where the groups have it; of no other."""
+    stage, _, score = metric.removeprefix("final/").partition("_")
+    return _floor(groups, f"final/{stage}_kid_floor") if score.startswith("kid") else None
 
 
 def _axes(groups: Sequence[Group]) -> list[str]:
@@ -174,7 +174,8 @@ def _axes(groups: Sequence[Group]) -> list[str]:
 
 
 def _score(metric: str) -> str:
-    return "Held-out loss" if "heldout" in metric else "KID"
+    names = {"heldout": "Held-out loss", "style": "Distance to the true images"}
+    return next((name for part, name in names.items() if part in metric), "KID")
 
 
 def _ylabel(metric: str) -> str:

@@ -49,13 +49,13 @@ def write_report(report: Report) -> list[Path]:
     """Write all files into the report's folder and return their paths.
 
     They take the place of those of an older report there, and no other file is touched. ConfigError
-    if the sweep's file would replace one that is not a report's.
+    if one of them would replace a file that is not a report's.
     """
     drawn = {picture.name: svg_text(picture.figure) for picture in report.pictures}
-    files: dict[str, str | bytes] = {
+    files: dict[str, str | bytes] = {  # first the list by which a next report knows the others
+        JSON: json.dumps(report_json(report), indent=1, allow_nan=False) + "\n",
         HTML: html_page(report, drawn),
         MARKDOWN: markdown_page(report),
-        JSON: json.dumps(report_json(report), indent=1, allow_nan=False) + "\n",
     }
     if report.origin.sweep_file:
         files[SWEEP] = report.origin.sweep_file
@@ -66,10 +66,11 @@ def write_report(report: Report) -> list[Path]:
     files |= {f"figures/{shot.name}.png": shot.png for shot in report.snapshots}
     files |= {f"tables/{table.name}.csv": csv_text(table) for table in report.tables}
     older = _files_of_older(report.folder)
-    if SWEEP in files and SWEEP not in older and (report.folder / SWEEP).exists():
+    foreign = [name for name in files if name not in older and (report.folder / name).exists()]
+    if foreign:
         raise ConfigError(
-            f"expected a folder without a file {SWEEP} that is not a report's, got "
-            f"{report.folder}: the sweep's file would replace it, so name another folder"
+            f"expected a folder without a file {foreign[0]} that is not a report's, got "
+            f"{report.folder}: the report's own would replace it, so name another folder"
         )
     for name, content in files.items():
         data = content.encode() if isinstance(content, str) else content
@@ -80,7 +81,7 @@ def write_report(report: Report) -> list[Path]:
 
 
 def _files_of_older(folder: Path) -> set[str]:
-    """Return the names of figures, tables and the sweep's file of the report that lies there."""
+    """Return the names of the files of the report that lies there."""
     try:
         told = json.loads((folder / JSON).read_text())["artifacts"]
         names = {*map(str, told.get("others", (SWEEP,)))}  # earlier reports lack the list
@@ -89,7 +90,8 @@ def _files_of_older(folder: Path) -> set[str]:
             names |= {*found, *(str(Path(name).with_suffix(f".{ending}")) for name in found)}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return set()
-    return {name for name in names if name == SWEEP or OF_A_REPORT.fullmatch(name)}
+    own = {name for name in names if name == SWEEP or OF_A_REPORT.fullmatch(name)}
+    return {HTML, MARKDOWN, JSON, *own}
 
 
 def report_json(report: Report) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pipeline.tracking.attachments import attach
 from pipeline.tracking.mlflow_queries import TrackedRun, histories, sweep_runs, table_rows
 from spire_core.config.method import find_method
 from spire_core.errors import RunError
-from sweeps.primary import Primary, primaries
+from sweeps.primary import planned_tasks, primaries
 from sweeps.report.answers import answers_of
 from sweeps.report.budgets import budget_pictures
 from sweeps.report.client_dots import ClientRows, client_pictures
@@ -36,7 +36,7 @@ from sweeps.report.groups import Group, best_groups, choosing_metric, group_runs
 from sweeps.report.origins import SWEEP_FILE, origin_of, parameters_table
 from sweeps.report.pages import sweep_note
 from sweeps.report.planes import plane_picture, plane_table
-from sweeps.report.primary import findings, primary_answers, primary_table
+from sweeps.report.primary import Finding, findings, primary_answers, primary_table
 from sweeps.report.prompts import EPOCHS as PROMPT_EPOCHS
 from sweeps.report.prompts import prompt_epochs_table, prompts_table
 from sweeps.report.row_runs import FILE, client_numbers, control_rows, whole
@@ -76,7 +76,7 @@ def make_report(
     chosen = best_groups(groups, metric)
     used = [run for group in groups for run in group.runs]
     origin = origin_of(config, parent, used)
-    found = findings(_primaries(origin), groups, metric)
+    found = _findings(origin, groups, metric)
     curves, clients = _curves(config, groups, chosen), _clients(config, chosen, stretches)
     # 3. Tables and figures.
     controls, coverage = _controls(config, chosen, stretches), coverage_table(chosen)
@@ -168,10 +168,12 @@ def _name(parent: TrackedRun | None, words: Sequence[str], first: TrackedRun) ->
     return path.parent.name if path.stem == "rows" else path.stem
 
 
-def _primaries(origin: Origin) -> list[Primary]:
-    """Return the primary comparisons of a sweep, as its run recorded them when it began."""
+def _findings(origin: Origin, groups: Sequence[Group], metric: str) -> list[Finding]:
+    """Return the primary comparisons that a sweep's run recorded when it began."""
     text = origin.sweep_file
-    return primaries(read_plain(text, SWEEP_FILE).get("primary", ())) if text else []
+    sweep = read_plain(text, SWEEP_FILE) if text else {}
+    planned, tasks = primaries(sweep.get("primary", ())), planned_tasks(sweep.get("axes", {}))
+    return findings(planned, groups, metric, tasks)
 
 
 def _curves(config: TrackingConfig, groups: Sequence[Group], chosen: Sequence[Group]) -> Curves:

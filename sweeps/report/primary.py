@@ -2,11 +2,12 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pipeline.results.metric_names import COVERED_RATIO, FLD_EXCESS, NN_EXCESS
-from sweeps.primary import MEASURES, Primary
+from sweeps.primary import MEASURES, Primary, agree
 from sweeps.report.groups import Group, Values, best_groups, by_task, label
 from sweeps.report.stats import Estimate, equivalence_p, holm_within, paired, two_sided_p
 from sweeps.report.tables import Cell, Table, made_table
@@ -63,15 +64,19 @@ class Finding:
 
 
 def findings(
-    primaries: Sequence[Primary], groups: Sequence[Group], chosen_by: str
+    primaries: Sequence[Primary],
+    groups: Sequence[Group],
+    chosen_by: str,
+    planned: Sequence[Mapping[str, Any]] = (),
 ) -> list[Finding]:
     """Return the primary comparisons of a report's groups, those of a family corrected together.
 
     Each is made in every task that has one of its sides, and counts also where the other has not
-    run; one that no task has counts once. Both sides stand at their best setting by the compared
-    score, or by `chosen_by` where that one is in `NO_CHOICE`: the least copied are not the best.
+    run, or neither in a task that is `planned`; one that no task has counts once. Both sides stand
+    at their best setting by the compared score, or by `chosen_by` where that one is in `NO_CHOICE`:
+    the least copied are not the best.
     """
-    made = [one for primary in primaries for one in _compared(primary, groups, chosen_by)]
+    made = [one for primary in primaries for one in _compared(primary, groups, chosen_by, planned)]
     differ = [None if one.effect is None else two_sided_p(one.effect) for one in made]
     match = [
         None if one.effect is None else equivalence_p(one.effect, one.primary.limit) for one in made
@@ -82,7 +87,12 @@ def findings(
     return [replace(one, p=p, holm_p=ph, equivalence=pe) for one, p, ph, pe in tests]
 
 
-def _compared(primary: Primary, groups: Sequence[Group], chosen_by: str) -> list[Finding]:
+def _compared(
+    primary: Primary,
+    groups: Sequence[Group],
+    chosen_by: str,
+    planned: Sequence[Mapping[str, Any]],
+) -> list[Finding]:
     """Return a comparison in each task, without p-values."""
     by = chosen_by if primary.measure in NO_CHOICE else primary.measure
     sides = [
@@ -95,6 +105,10 @@ def _compared(primary: Primary, groups: Sequence[Group], chosen_by: str) -> list
         for task in by_task(groups)
         if task in theirs or task in ours
     ]
+    has_run = [group.runs[0].params for side in sides for group in side]
+    for task in filter(primary.may_be_in, planned):
+        if not any(agree(params, task) for params in has_run):
+            found.append(Finding(primary, tuple((k, str(v)) for k, v in task.items()), None))
     return found or [Finding(primary, (), None)]
 
 

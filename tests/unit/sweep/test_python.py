@@ -17,8 +17,10 @@ from pipeline.config.load import load_config
 from pipeline.data.arrays import uint8_images
 from pipeline.data.datasets import load, load_clients
 from spire_core.errors import ConfigError, DataError, RunError
+from sweeps.design.load import load_sweep
 
 PAGE = Path(__file__).parents[3] / "docs" / "python.md"
+STUDY = PAGE.parent / "results" / "study-worlds-cpu"
 LABEL = "expected labels that can name a folder, got"
 BAD_LABELS = ("..", ".", "", "/x", "a/b", "metadata.csv", "a\0b", "x" * 300, "\ud800", "\udc80")
 GREY = np.arange(10 * 16 * 16).reshape(10, 16, 16).astype(np.uint8)
@@ -57,6 +59,24 @@ def test_what_is_missing_is_one_sentence(tmp_path: Path, monkeypatch: pytest.Mon
     for refuse in (spire.load, spire.resume, spire.report):
         with pytest.raises(ConfigError, match=r"expected settings of tracking.* everything else"):
             refuse("last", {"client.lr": 0.1})
+
+
+def test_a_range_of_an_axis_is_given_as_in_a_file() -> None:
+    drawn = {"search": "random", "num_trials": 3}
+    log_range = {"min": 1e-3, "max": 1.0, "log": True}
+    for axis in ({"axes.adapt.lr": log_range}, {"axes": {"adapt": {"lr": log_range}}}):
+        assert load_sweep("smoke", spire._words({**drawn, **axis})).axes["adapt.lr"] == log_range
+
+
+def test_rows_alone_make_a_report_without_the_last_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One file may be given as it is, and there need be no store."""
+    monkeypatch.setenv("SPIRE_ROOT", str(tmp_path))
+    rows = STUDY / "rows.csv"
+    for given in (rows, str(rows), [rows]):
+        report = spire.report(out=tmp_path / "mine", rows_from=given)
+        assert (report.parent_id, report.name) == (None, STUDY.name)
 
 
 def labelled(i: int) -> tuple[Tensor, Tensor]:

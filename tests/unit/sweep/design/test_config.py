@@ -15,7 +15,7 @@ from spire_core.config.partition import PartitionConfig
 from spire_core.errors import ConfigError
 from spire_core.federated.messages import steps_per_epoch
 from spire_core.partition.split import make_partition
-from sweeps.design.config import SweepConfig
+from sweeps.design.config import BY_PATH, SweepConfig
 from sweeps.design.load import load_sweep, sweep_names
 from sweeps.design.points import point_of, probes, trials
 from sweeps.execution.source import SearchHistory
@@ -276,6 +276,7 @@ def test_a_search_of_optuna_takes_every_seed(seed: int) -> None:
     assert first(SearchHistory()) == first(SearchHistory())
     evaluated = SearchHistory([({"adapt.lr": 0.5}, 1.0)])
     assert first(SearchHistory()) != first(evaluated)
+    assert first(SearchHistory(num_lost=1)) != first(SearchHistory())  # a failed draw is not drawn
     assert first(SearchHistory((), [{"adapt.lr": 0.25}])) == {"adapt.lr": 0.25}
 
 
@@ -413,6 +414,19 @@ MISTAKES = {
 }
 
 
+@pytest.mark.parametrize("key", sorted({*BY_PATH} - {"eval.extractor_weights"}))  # a hash tells
+def test_relative_paths_of_two_folders_make_two_sweeps(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        keys.append(sweep_of(settings={key: "mine"}).key)
+        assert keys[-1] == sweep_of(settings={key: str(tmp_path / name / "mine")}).key
+    assert keys[0] != keys[1]
+
+
 @pytest.mark.parametrize("word", MISTAKES)
 def test_a_mistake_is_one_sentence(word: str, file: Path) -> None:
     with pytest.raises(ConfigError) as error:
@@ -426,6 +440,14 @@ def test_a_mistake_is_one_sentence(word: str, file: Path) -> None:
         ({"search": "optuna", "num_trials": 2, "seeds": (0, 1)}, "one seed with optuna"),
         ({"search": "random", "num_trials": 0}, "num_trials of at least 1"),
         ({"axes": {"a": [{"client.lr": 1}], "client.lr": [1]}}, "one axis for client.lr, got two"),
+        (
+            {"axes": {"a": [{"client.lr": 1}, {"adapt.lr": 1}], "client.lr": [1, 2]}},
+            "one axis for client.lr, got two",
+        ),
+        (
+            {"axes": {"a": [{"client.lr": 1}, {"adapt.lr": 1}], "b": [{"adapt.lr": 2}, {}]}},
+            "one axis for adapt.lr, got two",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_refused(values: dict[str, Any], told: str) -> None:

@@ -12,7 +12,7 @@ from pipeline.experiment import run
 from pipeline.runs.folder import load_result
 from pipeline.runs.layout import NOISE_KEY
 from spire_core.errors import StoreError
-from sweeps.execution.ledger import Ledger
+from sweeps.execution.ledger import Ledger, Status, TrialRecord
 from sweeps.execution.trial import TrialTask, run_trial
 
 SMALL = ("resources.pool=local", "federation.num_rounds=2", "eval.every=1", "adapt.epochs=1")
@@ -125,3 +125,14 @@ def test_one_that_only_its_store_keeps_from_beginning_is_unfinished(
     assert entry is not None
     assert (entry.status, entry.run_dir) == ("running", None)
     assert (entry.error or "").startswith("expected an MLflow store at http://127.0.0.1:9")
+
+
+@pytest.mark.parametrize("status", ["failed", "stopped"])
+def test_one_that_another_command_has_ended_meanwhile_stays_so(
+    status: Status, tmp_path: Path, mnist_root: Path
+) -> None:
+    task, ledger = task_of(tmp_path, mnist_root, "http://127.0.0.1:9"), Ledger(tmp_path / "study")
+    ended = TrialRecord("t", status, "/runs/17", error="expected x, got y: z")
+    ledger.write(ended)
+    run_trial(task, interrupt)
+    assert ledger.read("t") == ended

@@ -8,6 +8,9 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from pipeline.figures.style import GREY, OKABE_ITO
+from pipeline.tracking.mlflow_queries import TrackedRun
+from sweeps.report.figures import axis_picture, score_floor
+from sweeps.report.groups import group_runs
 from sweeps.report.heat_maps import Grid, grids_figure
 from sweeps.report.seed_plots import Series, panels_figure, rounds_figure, settings_figure
 
@@ -108,3 +111,28 @@ def test_a_name_is_shown_as_it_is(name: str, tmp_path: Path) -> None:
         assert legend_of(figure, tmp_path) == [shown]
     grid = Grid(name, (name,), (name,), np.ones((1, 1)), (("1",),))
     grids_figure([grid], name, [name], name).savefig(tmp_path / "grid.png")
+
+
+@pytest.mark.parametrize(
+    ("metric", "floor", "title"),
+    [
+        ("final/adapt_kid_after", 0.25, "KID"),
+        ("final/pretrain_kid_mean", 0.5, "KID"),
+        ("final/adapt_heldout_after", None, "Held-out loss"),
+        ("final/adapt_style_distance_after", None, "Distance to the true images"),
+    ],
+)
+def test_a_floor_of_kid_and_its_name_are_of_kid_alone(
+    metric: str, floor: float | None, title: str
+) -> None:
+    finals = {metric: 1.0, "final/adapt_kid_floor": 0.25, "final/pretrain_kid_floor": 0.5}
+    params = {"method.name": "spire", "seed": "0"}
+    runs = [
+        TrackedRun(rate, rate, "FINISHED", params | {"adapt.lr": rate}, {}, finals, 0)
+        for rate in ("0.1", "0.2")
+    ]
+    groups = group_runs(runs)
+    assert score_floor(groups, metric) == floor
+    picture = axis_picture(groups, "adapt.lr", metric, "")
+    assert picture is not None
+    assert picture.title == f"{title} against adapt.lr"

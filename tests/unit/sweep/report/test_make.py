@@ -520,6 +520,18 @@ def test_a_sweeps_file_of_its_users_is_kept(
     assert (tmp_path / "other" / "sweep.yaml").read_text() == "preset: smoke"
 
 
+@pytest.mark.parametrize("name", ["report.html", "report.md", "report.json", "tables/runs.csv"])
+def test_no_file_is_replaced_that_is_not_a_reports(
+    name: str, store: TrackingConfig, parent: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ConfigError, match=rf"a folder without a file {re.escape(name)} that is no"):
+        make_report(store, [parent], tmp_path)
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == [Path(name).name]
+    assert (tmp_path / name).read_text() == "mine"
+
+
 def test_a_sweep_without_a_finished_run_is_refused(store: TrackingConfig) -> None:
     with Tracker.start(store, "none", {"spire.kind": "sweep"}) as tracker:
         log_run(store, tracker.run_id, "spire", 0, {"best/round": 1.0}).finish("FAILED")

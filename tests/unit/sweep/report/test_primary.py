@@ -16,7 +16,7 @@ from pipeline.results.metric_names import (
 )
 from pipeline.tracking.mlflow_queries import TrackedRun
 from spire_core.errors import ConfigError
-from sweeps.primary import Primary, Side, check_where, primaries
+from sweeps.primary import Primary, Side, check_where, planned_tasks, primaries
 from sweeps.report.groups import group_runs
 from sweeps.report.primary import Finding, findings, primary_answers, primary_table
 from sweeps.report.stats import equivalence_p, estimate, holm, two_sided_p
@@ -308,3 +308,34 @@ def test_a_comparison_is_named_once() -> None:
         primaries([{"method": "local"}, {"method": "local"}])
     assert primaries([]) == []
     assert primaries([{"method": "local"}]) == [Primary(method="local")]
+
+
+def test_tasks_that_have_not_run_yet_count_as_well() -> None:
+    """Their number must not grow while a study runs, or a certain finding could be taken back."""
+    axes = {"adapt.num_images": [1, 4, 16], "rate": [{"method": "spire"}, {"adapt.lr": 0.1}]}
+    tasks = planned_tasks(axes)
+    assert tasks == [{"adapt.num_images": number} for number in (1, 4, 16)]
+    own = [
+        replace(one, params=one.params | {"adapt.num_images": number})
+        for number in ("4", "16")
+        for one in RUNS
+    ]
+    everywhere, sixteen = primaries(
+        [{"method": "fedavg_ft"}, {"method": "fedavg_ft", "where": {"adapt.num_images": 16}}]
+    )
+    whole = findings([everywhere, sixteen], group_runs(own), KID, tasks)
+    part = findings([everywhere, sixteen], group_runs(own[: len(RUNS)]), KID, tasks)
+    assert len(whole) == len(part) == 4
+    assert [dict(one.task).get("adapt.num_images") for one in whole] == ["4", "16", "1", "16"]
+    assert sum(one.p is None for one in whole) == 1
+    assert sum(one.p is None for one in part) == 3
+    known = [one for one in part if one.p is not None]
+    assert [one.holm_p for one in known] == pytest.approx([4 * (one.p or 0.0) for one in known])
+    told = primary_answers(part)
+    assert len(set(told)) == len(told)
+
+
+def test_an_axis_of_a_group_is_its_name_and_a_range_is_one_task() -> None:
+    axes = {"data": ["mnist", "cifar10"], "partition": {"min": 1, "max": 2}, "seed": [1]}
+    assert planned_tasks(axes) == [{"data.name": "mnist"}, {"data.name": "cifar10"}]
+    assert planned_tasks({}) == [{}]

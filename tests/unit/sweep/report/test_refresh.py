@@ -52,6 +52,14 @@ def test_numbers_change_in_their_places_and_agree_then(tmp_path: Path) -> None:
     assert refresh(folder, tmp_path) == 0
 
 
+def test_lines_of_a_quote_need_not_be_neighbours(tmp_path: Path) -> None:
+    lines = [line("0.50"), line("0.10", "half"), line("0.50", where="true_accuracy>=0.5; seed=1")]
+    other = Published("page.md", "(0.500)", "0.500", "min", "kid_after", "spire")
+    folder = study(tmp_path, f"{QUOTE} (0.500)", [lines[0], other, *lines[1:]])
+    assert refresh(folder, tmp_path) == 4
+    assert check_study(folder, tmp_path) == (0, 4, [])
+
+
 def test_numbers_that_nobody_knows_yet_are_written(tmp_path: Path) -> None:
     page = "| SPIRE | ?.??? ± ?.?? | 0.50 |"
     lines = [line("?.???"), line("?.??", "half"), line("0.50")]
