@@ -88,7 +88,7 @@ def _writing(what: object) -> Iterator[None]:
 
 def _written(folder: Path, items: Iterable[_Item]) -> dict[str, Any]:
     """Write images and metadata into an empty folder; return the settings beside its path."""
-    rows, side = [], 0
+    rows, labels, side = [], [], 0
     for i, item in enumerate(items):
         image = _pil(item.image, i)
         label = NO_CLASS if item.label is None else str(item.label).strip()  # as read again
@@ -102,9 +102,11 @@ def _written(folder: Path, items: Iterable[_Item]) -> dict[str, Any]:
             file.parent.mkdir(exist_ok=True)
             image.save(file)
         side = max(side, *image.size)
+        labels.append(item.label)
         rows.append((file.relative_to(folder).as_posix(), item.client, item.caption, label))
     if not rows:
         raise DataError("expected images, got none: give at least one")
+    _check_all_or_none("label", labels)
     for at, name in ((1, "client"), (2, "caption")):
         _check_all_or_none(name, [row[at] for row in rows])
     settings = {"data.image_size": -(-side // FACTOR) * FACTOR}

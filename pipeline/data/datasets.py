@@ -8,6 +8,7 @@ Images are (N, C, H, W) uint8 at their original size, labels (N,) int64. The fon
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from pipeline.config.data import DataConfig, is_outside
 from pipeline.data.catalog import DatasetSpec, dataset_spec
 from pipeline.data.channels import in_channels
 from pipeline.data.client_folder import FolderImages, load_client_folders, load_listed
-from pipeline.data.font_store import load_fonts
+from pipeline.data.font_store import SIZES, load_fonts
 from pipeline.data.glyphs import CHARACTERS, arriving, caption_of
 from pipeline.data.hashes import combined, sha256_of
 from pipeline.data.image_folder import load_folder
@@ -181,6 +182,13 @@ def load_stored(
     return ImageData(spec.name, images, labels, spec.class_names, sha256, split)
 
 
+def stored_splits(spec: DatasetSpec, root: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield each split's images (N, C, H, W), at every size that is stored; raises as they do."""
+    for size in SIZES if spec.layout == "fonts" else (None,):
+        for split in SPLITS:
+            yield split, load_stored(spec, root, split, size).images
+
+
 def _require_stored(spec: DatasetSpec, root: Path) -> None:
     if not (root / spec.name).is_dir():
         raise DataError(
@@ -225,10 +233,10 @@ def describe(name: str | DatasetSpec, root: str | Path | None = None) -> dict[st
     """
     spec, root = dataset_spec(name), store_root(root)
     files = sorted((root / spec.name).glob("*.npy"))
-    counts, problem = dict.fromkeys(SPLITS, 0), None
+    counts, problem = dict[str, int].fromkeys(SPLITS, 0), None
     try:
-        for split in SPLITS:
-            counts[split] = len(load_stored(spec, root, split).images)
+        for split, images in stored_splits(spec, root):
+            counts[split] = len(images)
     except DataError as error:
         problem = str(error)
     return {

@@ -17,13 +17,16 @@ CHUNK_BYTES = 2**16
 
 
 def download_file(url: str, target: Path) -> None:
-    """Write the file at a URL to `target`; DataError if the server is silent or too slow."""
-    deadline = time.monotonic() + DOWNLOAD_S
+    """Write the file at a URL to `target`; DataError unless the server sends all of it in time."""
+    deadline, num_bytes = time.monotonic() + DOWNLOAD_S, 0
     with _answer(url) as answer, target.open("wb") as file:
         while chunk := answer.read1(CHUNK_BYTES):
-            file.write(chunk)
+            num_bytes += file.write(chunk)
             if time.monotonic() > deadline:
                 raise DataError(f"{target.name} took over {DOWNLOAD_S:g} s")
+        promised = answer.headers.get("Content-Length", "")
+        if promised.isdecimal() and num_bytes != int(promised):
+            raise DataError(f"{num_bytes} of {promised} bytes of {target.name} came")
 
 
 def _answer(url: str) -> Any:

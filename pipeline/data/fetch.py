@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data.catalog import SPECS, DatasetSpec, dataset_spec
-from pipeline.data.datasets import SPLITS, load_stored, mismatch, store_root
+from pipeline.data.datasets import mismatch, store_root, stored_splits
 from pipeline.data.font_store import drawn_from, write_drawn
 from pipeline.data.formats import IDX_FILES, Decoded
 from pipeline.data.sources import Source, default_sources
@@ -126,8 +126,8 @@ def _is_intact(spec: DatasetSpec, root: Path, log: Callable[[str], object]) -> b
     if not (root / spec.name).exists():
         return False
     try:
-        for split in SPLITS:
-            load_stored(spec, root, split)
+        for _ in stored_splits(spec, root):
+            pass
     except DataError as error:
         log(f"{spec.name}: fetching again, because {error}")
         return False

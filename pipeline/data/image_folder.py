@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 
 from pipeline.files.paths import expanded
 from spire_core.errors import DataError
@@ -202,6 +203,8 @@ def opened_image(file: Path) -> Iterator[Image.Image]:
 def _is_deep(image: Image.Image) -> bool:
     """Return whether a file has more than 8 bits per channel, also if Pillow drops the others."""
     if image.mode[0] in "IF":
+        return True
+    if isinstance(image, TiffImageFile) and max(np.ravel(image.tag_v2.get(BITSPERSAMPLE, 8))) > 8:
         return True
     for tile in getattr(image, "tile", ()):
         if DEEP_MODE.search(str(tile.args)):

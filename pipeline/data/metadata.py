@@ -35,7 +35,7 @@ def read_rows(
     """Return the rows of a metadata file in the folder `base`, checked, in the file's order.
 
     `columns`: the names of the columns with the client and the caption. The caption's may be
-    missing, and the client's unless it is needed; then it is "".
+    missing, and the client's unless it is needed; then it is "", and no column `split` is read.
     """
     file = _below(base, metadata, "data.metadata")
     records = _records(file)
@@ -47,7 +47,7 @@ def read_rows(
     _check_columns(records[0], file, client, caption)
     rows = [
         _row(base, record, client, caption, f"row {at} of {file}")
-        for at, record in enumerate(records, 1)
+        for at, record in enumerate(records if needs_client else map(_unsplit, records), 1)
     ]
     _refuse_doubles(rows, file)
     for what, values in (
@@ -57,6 +57,11 @@ def read_rows(
         if len(values) > 1:
             raise DataError(f"expected a {what} in every row of {file} or in none: add the missing")
     return rows
+
+
+def _unsplit(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a row without its split, which is that of other data."""
+    return {column: value for column, value in record.items() if column != "split"}
 
 
 def _check_columns(record: dict[str, Any], file: Path, client: str, caption: str) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_NUMBERED = 12  # a cross-client matrix with more rows or columns shows colours only
-MAX_NAMED = 40  # a heat map with more rows names some of them, at even distances
+MAX_NAMED = 40  # of more rows or classes some are named, at even distances
 Curve = Sequence[tuple[float, float]]  # (x, y)
 
 
@@ -34,7 +34,8 @@ def partition_figure(
     are named by `client_ids`, or counted from 0.
     """
     num, num_classes = counts.shape
-    figure = blank_figure(max(4.0, 1.8 + 0.55 * num_classes), 1.4 + 0.24 * min(num, MAX_NAMED))
+    width, height = 0.55 * min(num_classes, MAX_NAMED), 0.24 * min(num, MAX_NAMED)
+    figure = blank_figure(max(4.0, 1.8 + width), 1.4 + height)
     axes = figure.subplots()
     _heat_map(axes, counts, "images", "d", is_numbered=num <= MAX_NAMED and num_classes <= 20)
     ids = client_ids or range(num)
@@ -124,7 +125,7 @@ def histogram_figure(
     rows: Mapping[str, Sequence[float]], class_names: Sequence[str], title: str
 ) -> "Figure":
     """Return grouped bars of class mixtures, K shares by name: true, generated before and after."""
-    figure = blank_figure(max(4.5, 1.2 + 0.65 * len(class_names)), 3.4)
+    figure = blank_figure(max(4.5, 1.2 + 0.65 * min(len(class_names), MAX_NAMED)), 3.4)
     axes = figure.subplots()
     width = 0.8 / max(len(rows), 1)
     places = np.arange(len(class_names))

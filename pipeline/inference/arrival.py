@@ -1,6 +1,6 @@
 """A client that arrives after a run has ended: it fits its own part on the finished backbone.
 
-Its images come from a data set's test split, which no run trains on, or from a folder.
+Its images come from a data set's test split, which no pre-training uses, or from a folder.
 """
 
 import contextlib

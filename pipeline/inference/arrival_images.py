@@ -1,6 +1,6 @@
 """The images of a client that arrives, with captions: a folder's, or a data set's test split.
 
-No run trains on a test split. N images of C channels, K classes of the run.
+Pre-training uses no test split. N images of C channels, K classes of the run.
 """
 
 from collections.abc import Sequence
@@ -106,6 +106,11 @@ def _dataset_images(
 ) -> tuple[np.ndarray, list[str], tuple[str, ...] | None]:
     own = run.config.data  # of another package: its data lie where they lay for the run
     path = own.path if name == own.name and is_outside(name) else None
+    if run.config.partition.style == "tint":
+        raise DataError(
+            f"expected a folder of tinted images for a run with partition.style=tint, got {name}, "
+            "whose images have no style: name a folder"
+        )
     stored = load(DataConfig(name, root, path, run.image_shape[-1]), "test")
     if stored.images.shape[1] != run.image_shape[0]:
         raise DataError(

@@ -55,7 +55,7 @@ def run_failure(config: TheoryConfig) -> Outcome:
     places = []
     for d in group.dims:
         m = config.c * math.sqrt(d)
-        places += [(d, time_of(m_t, m)) for m_t in group.separations if m_t < m]
+        places += [(d, time_of(m_t, m)) for m_t in sorted(group.separations) if m_t < m]
     num_swept = len(places)
     places += [(d, t) for t in group.times for d in group.dims]
     rows = [_row(config, d, t, i, i >= num_swept) for i, (d, t) in enumerate(places)]
@@ -121,14 +121,17 @@ def _limit(rows: list[Row]) -> float | None:
 def _limit_claims(limits: dict[int, float | None], rows: list[Row], start: float) -> list[Claim]:
     claims = []
     for d, m_t in limits.items():
-        top = max((r for r in rows if r.d == d), key=lambda r: r.m_t)
+        own = [r for r in rows if r.d == d]
+        if m_t is not None:
+            claims.append(Claim(f"d = {d}: the bound holds up to m_t = {m_t:.2f}"))
+            continue
+        fails = own[0].measured.mean > own[0].bound
+        at, what = (own[0], "fails from") if fails else (own[-1], "holds at all m_t up to")
         text = (
-            f"at all m_t up to {top.m_t:g}, where it is {top.bound:.2f} and n * MSE is "
-            f"{top.measured.mean:.2f} (the start alone has {start:.2f})"
-            if m_t is None
-            else f"up to m_t = {m_t:.2f}"
+            f"the bound {what} {at.m_t:g}, where it is {at.bound:.2f} and n * MSE is "
+            f"{at.measured.mean:.2f} (the start alone has {start:.2f})"
         )
-        claims.append(Claim(f"d = {d}: the bound holds {text}"))
+        claims.append(Claim(f"d = {d}: {text}"))
     return claims
 
 

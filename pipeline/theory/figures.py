@@ -32,7 +32,7 @@ def _draw(axes: "Axes", panel: Panel) -> None:
             continue
         # The reference "bound, d = 4" has the colour of the curve "d = 4".
         own = [i for i, other in enumerate(measured) if other in name.split(", ")]
-        colour, dashes = (OKABE_ITO[own[0]], "--") if own else (GREY, next(greys))
+        colour, dashes = (OKABE_ITO[own[0] % len(OKABE_ITO)], "--") if own else (GREY, next(greys))
         joined = {"linestyle": dashes, "linewidth": 1.3}
         alone = {"linestyle": "", "marker": "_", "markersize": 14}
         axes.plot(*_xy(curve), color=colour, label=name, **(alone if panel.ticks else joined))

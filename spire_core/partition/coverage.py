@@ -85,7 +85,7 @@ def _kl_projection(mixtures: np.ndarray, target: np.ndarray, tolerance: float) -
     old clients follow from the slacks, and the gap bounds the distance to the least divergence.
     """
     held = target > NEGLIGIBLE
-    if not mixtures.max(0)[held].all():
+    if (mixtures.max(0)[held] <= NEGLIGIBLE).any():
         raise ConfigError("expected classes that old clients have, got others: leave them out")
     old, new = mixtures[:, held], target[held] / target[held].sum()
     v, gap = np.full(len(new), 0.5), np.inf

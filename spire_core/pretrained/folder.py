@@ -7,6 +7,7 @@ output, as the tensor `encoder_hidden_states`, for models that attend to text.
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +23,8 @@ CLASSES = {  # of networks, by the name of their part
 }
 AUTOENCODERS = {"vae": "AutoencoderKL", "vqvae": "AutoencoderKL"}  # classes by names of parts
 WEIGHTS = "diffusion_pytorch_model*.safetensors"
+MAX_HEADER = 100_000_000  # bytes, as safetensors has it
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-COPIES = 2  # of the weights while they are loaded: the file's, and the network's
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,35 @@ class BackboneFolder:
         return digest.hexdigest()
 
 
+def check_memory(part: Path) -> None:
+    """Raise ConfigError unless there is room for a part's weights and its network of float32."""
+    import psutil  # lazy: a logged model without a backbone needs none
+
+    need = sum(file.stat().st_size + 4 * _num_numbers(file) for file in _loaded_files(part))
+    free = psutil.virtual_memory().available
+    if need > free:
+        raise ConfigError(
+            f"expected memory for the weights in {part}, got {need / 2**20:.0f} MiB to load, "
+            f"{free / 2**20:.0f} MiB free: choose a smaller model.backbone or a larger machine"
+        )
+
+
+def _loaded_files(part: Path) -> list[Path]:
+    """Return the files of weights that are loaded, one or its shards, without variants of them."""
+    return sorted(file for file in part.glob(WEIGHTS) if file.name.count(".") == 1)
+
+
+def _num_numbers(file: Path) -> int:
+    """Return how many numbers a file of safetensors holds; of a damaged one, as float32."""
+    try:
+        with file.open("rb") as content:
+            size = min(int.from_bytes(content.read(8), "little"), MAX_HEADER)
+            tensors = json.loads(content.read(size))
+        return sum(math.prod(t["shape"]) for name, t in tensors.items() if name != "__metadata__")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return file.stat().st_size // 4
+
+
 def read_settings(path: Path) -> dict[str, Any]:
     """Return a JSON object of a folder; ConfigError if the file is missing or damaged."""
     try:
@@ -125,7 +155,6 @@ def open_backbone(path: str | Path) -> BackboneFolder:
     folder = BackboneFolder(path, *found[0], _autoencoder(path, parts))
     for part in folder._parts:
         _check_weights(part)
-    _check_memory(folder)
     return folder
 
 
@@ -154,17 +183,4 @@ def _check_weights(part: Path) -> None:
         raise ConfigError(
             f"expected weights as safetensors in {part}, got {found}: save the model "
             "with save_pretrained(..., safe_serialization=True)"
-        )
-
-
-def _check_memory(folder: BackboneFolder) -> None:
-    import psutil  # lazy: a logged model without a backbone needs none
-
-    need = COPIES * sum(file.stat().st_size for file in folder.weight_files)
-    free = psutil.virtual_memory().available
-    if need > free:
-        raise ConfigError(
-            f"expected memory for the weights in {folder.path}, got {need / 2**20:.0f} MiB to "
-            f"load, {free / 2**20:.0f} MiB free: choose a smaller model.backbone or a larger "
-            "machine"
         )

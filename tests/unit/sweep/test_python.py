@@ -189,6 +189,8 @@ def test_a_photo_that_lies_on_its_side_is_turned(tmp_path: Path) -> None:
             "or of none, got none of image 1",
         ),
         (GREY[:3], {"clients": [None, "a", "b"]}, "a client of every image or of none, got none"),
+        (GREY[:3], {"labels": [0.0, None, 1.0]}, "a label of every image or of none, got none of"),
+        (GREY[:3], {"labels": [0.0, float("nan"), 1.0]}, "a label of every image or of none, got"),
         (GREY[:1], {"clients": ["\ud800"]}, r"expected to write metadata\.csv, got 'utf-8' codec"),
         (GREY[:1], {"clients": "a", "captions": ["\ud800"]}, r"expected to write metadata\.csv"),
         ([[[1, 2], [3], [4]]], {}, "expected image 0 of whole rows, got"),

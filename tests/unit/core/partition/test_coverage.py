@@ -74,3 +74,6 @@ def test_the_projection_on_two_clients_is_that_of_one_weight() -> None:
 def test_a_class_that_no_old_client_has_has_no_projection() -> None:
     with pytest.raises(ConfigError, match="classes that old clients have"):
         kl_projections(CORNERS[:2], np.array([[0.3, 0.3, 0.4]]))
+    traces = np.array([[0.5, 0.5 - 1e-40, 1e-40]])  # as Dirichlet's distribution draws them
+    with pytest.raises(ConfigError, match="classes that old clients have"):
+        kl_projections(traces, np.array([[0.3, 0.3, 0.4]]))

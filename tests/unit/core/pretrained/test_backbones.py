@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from diffusers import (
@@ -442,6 +443,28 @@ def test_other_mistakes_are_one_sentence_too(folders: dict[str, Path], tmp_path:
     (without / "prompt.safetensors").unlink()
     with pytest.raises(ConfigError, match=r"encoder_hidden_states \(1, L, 6\).*got none"):
         flat(without, MethodConfig("retrofit"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_weights_need_room_for_their_file_and_a_network_of_float32(
+    folders: dict[str, Path], tmp_path: Path, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of that part alone, and not of variants that nobody loads."""
+    shutil.copytree(folders["UNet2DModel"], tmp_path, dirs_exist_ok=True)
+    [file] = (tmp_path / "unet").glob("*.safetensors")
+    tensors = {name: numbers.to(dtype) for name, numbers in load_file(file).items()}
+    save_file(tensors, file)
+    shutil.copy(file, tmp_path / "unet" / "diffusion_pytorch_model.non_ema.safetensors")
+    need = file.stat().st_size + 4 * sum(numbers.numel() for numbers in tensors.values())
+    for free in (need, need - 1):
+        machine = SimpleNamespace(available=free)
+        monkeypatch.setattr(psutil, "virtual_memory", lambda machine=machine: machine)
+        folder = open_backbone(tmp_path)  # whose weights are not loaded yet
+        if free == need:
+            load_network(folder)
+            continue
+        with pytest.raises(ConfigError, match="expected memory for the weights in"):
+            load_network(folder)
 
 
 def test_weights_that_are_missing_are_not_drawn_at_random(

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,13 @@ import pytest
 import torch
 
 from pipeline.cli.main import main
+from pipeline.figures.style import OKABE_ITO
 from pipeline.theory.config import EXPERIMENTS, TheoryConfig, load_theory, theory_names
 from pipeline.theory.failure import run_failure
+from pipeline.theory.figures import panels_figure
 from pipeline.theory.landscape import run_landscape
 from pipeline.theory.optimiser import run_optimiser
-from pipeline.theory.outcome import Score, over_replicates, score, slope
+from pipeline.theory.outcome import Curve, Panel, Score, over_replicates, score, slope
 from pipeline.theory.readout import run_readout
 from pipeline.theory.run import RUN, run_theory
 from pipeline.theory.shipped_classifier import readout_findings, shipped_findings
@@ -113,6 +116,23 @@ def test_a_bound_that_holds_at_all_m_t_and_minimisers_are_told() -> None:
         "n * MSE of descent without noise, by the number of last steps averaged"
     ]
     assert list(windows)[3:] == ["last 1", "last 20"]  # half of 40 steps are 20
+
+
+def test_a_bound_that_fails_everywhere_is_told() -> None:
+    changes = ["failure.separations=[5.5,4]", "failure.dims=[64]", "failure.times=[0.1]"]
+    outcome = run_failure(load_theory("theorem", [*SMALL, *changes]))
+    assert outcome.claims[0].text.startswith("d = 64: the bound fails from 4, where it is 1.21 and")
+    assert not any("holds at all" in claim.text for claim in outcome.claims)
+
+
+def test_more_curves_than_colours_are_drawn() -> None:
+    names = [f"d = {d}" for d in range(2 * len(OKABE_ITO))]
+    curve = Curve([(1.0, 1.0), (2.0, 2.0)])
+    curves = dict.fromkeys(names, curve)
+    curves |= {f"bound, {name}": replace(curve, is_reference=True) for name in names}
+    panel = Panel("many", "x", "y", curves)
+    (axes,) = panels_figure([panel], "many").axes
+    assert len(axes.get_lines()) >= 2 * len(names)
 
 
 def test_a_rate_that_is_measured_nowhere_is_a_note() -> None:

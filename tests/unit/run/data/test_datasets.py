@@ -312,9 +312,33 @@ def png_of_16_bits(colour_type: int, channels: int) -> bytes:
     )
 
 
+def tiff_of_16_bits() -> bytes:
+    """An uncompressed TIFF of one pixel with a plane of 16 bits for each channel."""
+    directory = 8
+    after = directory + 2 + 10 * 12 + 4
+    lists = {
+        258: (3, (16,) * 3),
+        273: (4, (after + 32, after + 34, after + 36)),
+        279: (4, (2,) * 3),
+    }
+    single = {256: 1, 257: 1, 259: 1, 262: 2, 277: 3, 278: 1, 284: 2}
+    entries, values, at = b"", b"", after
+    for tag in sorted({*lists, *single}):
+        if tag in single:
+            entries += struct.pack("<HHIHH", tag, 3, 1, single[tag], 0)
+            continue
+        kind, numbers = lists[tag]
+        entries += struct.pack("<HHII", tag, kind, len(numbers), at)
+        values += struct.pack("<3H2x" if kind == 3 else "<3I", *numbers)
+        at = after + len(values)
+    head = b"II*\0" + struct.pack("<IH", directory, 10)
+    return head + entries + struct.pack("<I", 0) + values + b"\x12\x34" * 3
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
+        ("planes.tif", tiff_of_16_bits()),
         ("grey.png", png_of_16_bits(0, 1)),
         ("rgb.png", png_of_16_bits(2, 3)),
         ("grey_alpha.png", png_of_16_bits(4, 2)),

@@ -467,6 +467,34 @@ def test_root_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
         fetch(DIGITS_SPEC, tmp_path / "file", sources={"memory": good})
 
 
+def test_a_download_that_is_cut_off_is_asked_of_the_next_mirror(
+    tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Cut(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(b"x" * 10)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    write_idx(tmp_path / "there", zipped=True)
+    files = [tmp_path / "there" / f"{name}.gz" for name in IDX_FILES.values()]
+    monkeypatch.setattr(MNIST, "resources", [(file.name, md5(file)) for file in files])
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Cut) as httpd:
+        threading.Thread(target=httpd.serve_forever, args=(0.02,), daemon=True).start()
+        cut = f"http://127.0.0.1:{httpd.server_port}/"
+        monkeypatch.setattr(MNIST, "mirrors", [cut])
+        with pytest.raises(DataError, match="10 of 1000 bytes of .* came"):
+            fetch(DIGITS_SPEC, tmp_path / "none", sources={"torchvision": from_torchvision})
+        monkeypatch.setattr(MNIST, "mirrors", [cut, f"{server}/there/"])
+        fetch(DIGITS_SPEC, tmp_path / "store", sources={"torchvision": from_torchvision})
+        httpd.shutdown()
+    assert_stored(tmp_path / "store", DIGITS_SPEC, DIGITS)
+
+
 @pytest.mark.parametrize(
     ("pause_s", "stall_s", "limit_s", "reason"),
     [(60.0, 0.5, 900.0, "timed out"), (0.05, 60.0, 0.5, r"took over 0\.5 s")],

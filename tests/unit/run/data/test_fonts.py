@@ -156,16 +156,21 @@ def test_a_damaged_file_is_found(root: Path, tmp_path: Path, file: str) -> None:
         load_stored("fonts", tmp_path / "store", "train")
 
 
+@pytest.mark.parametrize("size", [16, 28])
 def test_damaged_fonts_are_drawn_again(
-    spec: DatasetSpec, root: Path, originals: Path, tmp_path: Path
+    size: int, spec: DatasetSpec, root: Path, originals: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(root, tmp_path / "store")
-    (tmp_path / "store" / "fonts" / "glyphs_28.npy").write_bytes(b"")
+    (tmp_path / "store" / "fonts" / f"glyphs_{size}.npy").write_bytes(b"")
+    told = describe("fonts", tmp_path / "store")
+    assert not told["ok"]
+    assert f"glyphs_{size}" in told["problem"] or "damaged" in told["problem"]
     said: list[object] = []
     sources = {"mine": from_folder(originals)}
     fetch(spec, tmp_path / "store", sources=sources, log=said.append)
     assert "FreeType" in " ".join(map(str, said))  # other pixels than those of the package
-    load_stored("fonts", tmp_path / "store", "train")
+    load_stored("fonts", tmp_path / "store", "train", size)
+    assert describe("fonts", tmp_path / "store")["ok"]
 
 
 def test_font_files_of_a_package_are_read_by_name(tmp_path: Path) -> None:

@@ -43,6 +43,18 @@ def test_a_partition_names_new_clients_and_shows_its_counts(tmp_path: Path) -> N
     assert np.asarray(line.get_ydata()).tolist() == [1.5, 1.5]
 
 
+@pytest.mark.parametrize("num_classes", [40, 5000])
+def test_a_figure_of_many_classes_is_no_wider_than_one_of_forty(num_classes: int) -> None:
+    """Its memory would grow with its width, and the run would be killed before its first round."""
+    names = [f"class {i}" for i in range(num_classes)]
+    shares = np.full(num_classes, 1 / num_classes)
+    widths = [
+        partition_figure(np.ones((3, num_classes), int), names, 2).get_figwidth(),
+        histogram_figure({"true": shares}, names, "mixture").get_figwidth(),
+    ]
+    assert widths == pytest.approx([1.8 + 0.55 * 40, 1.2 + 0.65 * 40])
+
+
 def test_a_partition_without_new_clients_has_no_line(tmp_path: Path) -> None:
     axes = drawn(partition_figure(np.eye(3, dtype=int), ["a", "b", "c"], 3), tmp_path)[0]
     assert len(axes.lines) == 0

@@ -51,6 +51,12 @@ def test_the_top_folder_of_an_image_is_its_class(tmp_path: Path) -> None:
     assert len(load_arrival(run, str(tmp_path / "whole"), ["a"]).images) == 2
 
 
+def test_a_data_set_has_no_tints_for_a_run_that_has(tmp_path: Path) -> None:
+    config = Config(model=SMALL, partition=PartitionConfig(style="tint"))
+    with pytest.raises(DataError, match="a folder of tinted images .* got mnist, whose images"):
+        load_arrival(saved(tmp_path, config), "mnist")
+
+
 def test_no_name_is_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paint(tmp_path / "0.png")
     monkeypatch.chdir(tmp_path)

@@ -87,6 +87,8 @@ def test_the_table_of_a_folder_says_what_images_show(run: SavedRun, folder: Path
     found = load_arrival(run, str(folder), ["image"])
     assert found.captions is not None
     assert found.mixture is not None
+    write(folder, rows(split="validation"))  # of another split than a run has
+    assert load_arrival(run, str(folder)).captions == tuple(row["caption"] for row in rows())
     (folder / "list.csv").unlink()
     found = load_arrival(run, str(folder))
     assert (len(found.images), found.captions) == (8, None)
