@@ -233,7 +233,7 @@ def describe(name: str | DatasetSpec, root: str | Path | None = None) -> dict[st
     """
     spec, root = dataset_spec(name), store_root(root)
     files = sorted((root / spec.name).glob("*.npy"))
-    counts, problem = dict[str, int].fromkeys(SPLITS, 0), None
+    counts, problem = {str(split): 0 for split in SPLITS}, None
     try:
         for split, images in stored_splits(spec, root):
             counts[split] = len(images)

@@ -487,7 +487,7 @@ def test_a_download_that_is_cut_off_is_asked_of_the_next_mirror(
         threading.Thread(target=httpd.serve_forever, args=(0.02,), daemon=True).start()
         cut = f"http://127.0.0.1:{httpd.server_port}/"
         monkeypatch.setattr(MNIST, "mirrors", [cut])
-        with pytest.raises(DataError, match="10 of 1000 bytes of .* came"):
+        with pytest.raises(DataError, match=r"10 of 1000 bytes of .* came"):
             fetch(DIGITS_SPEC, tmp_path / "none", sources={"torchvision": from_torchvision})
         monkeypatch.setattr(MNIST, "mirrors", [cut, f"{server}/there/"])
         fetch(DIGITS_SPEC, tmp_path / "store", sources={"torchvision": from_torchvision})

@@ -53,7 +53,7 @@ def test_the_top_folder_of_an_image_is_its_class(tmp_path: Path) -> None:
 
 def test_a_data_set_has_no_tints_for_a_run_that_has(tmp_path: Path) -> None:
     config = Config(model=SMALL, partition=PartitionConfig(style="tint"))
-    with pytest.raises(DataError, match="a folder of tinted images .* got mnist, whose images"):
+    with pytest.raises(DataError, match=r"a folder of tinted images .* got mnist, whose images"):
         load_arrival(saved(tmp_path, config), "mnist")
 
 
