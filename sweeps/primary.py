@@ -20,6 +20,7 @@ from pipeline.results.metric_names import (
     RECALL,
     tuned_name,
 )
+from pipeline.results.params import NO_PARAMS
 from spire_core.config.checks import require
 from spire_core.errors import ConfigError
 from spire_core.methods import METHODS
@@ -143,19 +144,23 @@ class Side:
 
 
 def planned_tasks(axes: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the settings of each task that a sweep's axes make.
+    """Return the settings of each task that the axes of a grid make.
 
-    A range counts as one, since nobody knows its points beforehand.
+    Settings that no run shows, such as the path of images, make none.
     """
     tasks = [dict[str, Any]()]
     for name, axis in axes.items():
         points = list[dict[str, Any]]()
         for value in axis if isinstance(axis, list) else ():
             own = _whole_keys(value if isinstance(value, dict) else {name: value})
-            points.append({k: v for k, v in own.items() if k.startswith(TASK)})
+            points.append({k: v for k, v in own.items() if _is_of_task(k)})
         distinct = [point for i, point in enumerate(points) if point not in points[:i]]
         tasks = [task | point for task in tasks for point in distinct or ({},)]
     return tasks
+
+
+def _is_of_task(key: str) -> bool:
+    return key.startswith(TASK) and not key.startswith(NO_PARAMS)
 
 
 def agree(params: Mapping[str, str], wanted: Mapping[str, Any]) -> bool:

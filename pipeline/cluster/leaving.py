@@ -17,6 +17,12 @@ def leave_with(exit_code: int) -> None:
     atexit.unregister(ray.shutdown)
 
 
+def ends_as_usual() -> None:
+    """Let this process end as any other: Ray has ended after all."""
+    global _exit_code
+    _exit_code = None
+
+
 def ends_with(exit_code: int) -> None:
     """Note the exit code of a command that has ended, which its cluster's end could not know."""
     global _exit_code

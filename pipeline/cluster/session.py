@@ -19,7 +19,7 @@ from ray._private.node import Node
 from pipeline.cluster.actor_plan import allotted_cpus
 from pipeline.cluster.address import check_address
 from pipeline.cluster.import_path import SafePathJob
-from pipeline.cluster.leaving import leave_with
+from pipeline.cluster.leaving import ends_as_usual, leave_with
 from pipeline.cluster.token import keep_token_private
 from pipeline.cluster.watch import (
     INTERRUPTED,
@@ -83,6 +83,7 @@ class _Cluster(threading.Thread):
             if ClusterWatch.current is watch:  # the block had ended before Ray ran
                 ClusterWatch.current = None
         ray.shutdown()
+        ends_as_usual()
 
     def _lose_start(self, loss: ClusterError) -> None:
         """End the wait for a start that Ray's library goes on with in vain."""
@@ -109,14 +110,16 @@ class _Cluster(threading.Thread):
                 watch.abandon(exit_code)
                 return
         limit_s = ENDING_S if error is None else FAILED_S
-        if self.ident is not None:
-            self.join(GIVING_UP_S if os.environ.get("RAY_ADDRESS") or is_interrupt else limit_s)
-        if self.is_alive() and error is not None and watch is not None:
-            watch.abandon(exit_code)
-        elif self.is_alive() and error is not None:
-            leave_with(exit_code)  # it still starts, or asks an address that does not answer
-        elif self.is_alive():
-            _log.warning("Ray is still starting or ending: its end is that of this process")
+        try:
+            if self.ident is not None:
+                self.join(GIVING_UP_S if os.environ.get("RAY_ADDRESS") or is_interrupt else limit_s)
+        finally:  # also after a second interrupt
+            if self.is_alive() and error is not None and watch is not None:
+                watch.abandon(exit_code)
+            elif self.is_alive() and error is not None:
+                leave_with(exit_code)  # it still starts, or asks an address that does not answer
+            elif self.is_alive():
+                _log.warning("Ray is still starting or ending: its end is that of this process")
 
 
 @contextlib.contextmanager

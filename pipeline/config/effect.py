@@ -10,6 +10,7 @@ from pipeline.config.build import flattened
 from pipeline.config.equivalence import reads
 from pipeline.config.load import load_config, read_overrides
 from pipeline.config.schema import Config
+from pipeline.config.secure_rules import check_dropping
 from pipeline.config.switches import IN_FINGERPRINTS, SWITCHES
 from spire_core.config.checks import require
 from spire_core.errors import ConfigError
@@ -25,12 +26,18 @@ OF_PRIVATE_FITS = {  # what takes the place of a setting of other fits
 def load_typed(preset: str | None, overrides: Sequence[str]) -> Config:
     """Return a preset with overrides that all count; ConfigError if one is wrong or has no effect.
 
-    The preset's own settings need not count. ConfigError as `check_null_text` says, too.
+    The preset's own settings need not count. ConfigError as `check_beginning` says, too.
     """
     config = load_config(preset, overrides)
     check_effect(config, overrides)
-    check_null_text(config)
+    check_beginning(config)
     return config
+
+
+def check_beginning(config: Config) -> None:
+    """Raise ConfigError for what a new run had better not begin with; older runs may have it."""
+    check_null_text(config)
+    check_dropping(config.federation, config.method, config.privacy)
 
 
 def check_null_text(config: Config) -> None:

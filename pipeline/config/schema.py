@@ -10,7 +10,7 @@ from pipeline.config.federation import FederationConfig
 from pipeline.config.own_parts import check_own_training
 from pipeline.config.privacy_rules import check_private_adaptation, check_private_rounds
 from pipeline.config.resources import ResourcesConfig
-from pipeline.config.secure_rules import check_dropping, check_secure_sums
+from pipeline.config.secure_rules import check_secure_sums
 from pipeline.config.tracking import TrackingConfig
 from spire_core.config.adapt import AdaptConfig
 from spire_core.config.checks import require
@@ -50,7 +50,6 @@ class Config:
         check_private_adaptation(self.privacy.adapt, method, self.adapt, self.has_backbone)
         check_secure_sums(federation, method, server, self.client)
         check_private_rounds(self.privacy, method, federation, server, self.client, self.adapt)
-        check_dropping(federation, method, self.privacy.rounds.is_sampled)
         self._check_backbone()
         self._check_own_parts()
         alternates = method.record.has_local_layers and method.phases == "alternate"

@@ -6,6 +6,7 @@ from pipeline.config.federation import FederationConfig
 from spire_core.config.checks import require
 from spire_core.config.client import ClientConfig
 from spire_core.config.method import MethodConfig
+from spire_core.config.privacy import PrivacyConfig
 from spire_core.config.server import ServerConfig
 
 FEWEST, RARE = 3, 1e-6  # clients of a secure sum, but for a chance in each round
@@ -33,12 +34,11 @@ def check_secure_sums(
     )
 
 
-def check_dropping(federation: FederationConfig, method: MethodConfig, is_drawn: bool) -> None:
-    """Raise ConfigError if clients that drop out would probably end the run.
-
-    `is_drawn`: each client takes part by chance, so that cohorts differ in size.
-    """
-    rate = federation.drop_rate
+def check_dropping(
+    federation: FederationConfig, method: MethodConfig, privacy: PrivacyConfig
+) -> None:
+    """Raise ConfigError if clients that drop out would probably end a run that begins."""
+    rate, is_drawn = federation.drop_rate, privacy.rounds.is_sampled
     if not (federation.secure_aggregation and method.record.is_federated and rate > 0):
         return
     sizes = federation.num_clients, federation.cohort_size

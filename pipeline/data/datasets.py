@@ -238,7 +238,7 @@ def describe(name: str | DatasetSpec, root: str | Path | None = None) -> dict[st
         for split, images in stored_splits(spec, root):
             counts[split] = len(images)
     except DataError as error:
-        problem = str(error)
+        counts, problem = {str(split): 0 for split in SPLITS}, str(error)
     return {
         "name": spec.name,
         "path": str(root / spec.name),

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 from collections.abc import Callable, Iterator
 
 from pipeline.cluster.actor_plan import plan_here
@@ -26,8 +27,9 @@ def ready_for(config: Config, say: Callable[[str], None]) -> Iterator[None]:
         yield
         return
     check_reachable(config)
+    is_elsewhere = bool(os.environ.get("RAY_ADDRESS")) or _is_connected()
     with _starting() if config.data.name in DATASETS else contextlib.nullcontext():
-        if not os.environ.get("RAY_ADDRESS"):
+        if not is_elsewhere:
             plan_here(config)  # refuses actors that do not fit, before the run is recorded
         yield
 
@@ -37,3 +39,9 @@ def _starting() -> contextlib.AbstractContextManager[object]:
     from pipeline.cluster.session import starting_cluster
 
     return starting_cluster()
+
+
+def _is_connected() -> bool:
+    """Return whether this process is part of a cluster already, which may be a larger one."""
+    ray = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized()

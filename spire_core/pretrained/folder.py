@@ -88,7 +88,7 @@ class BackboneFolder:
         return digest.hexdigest()
 
 
-def check_memory(part: Path) -> None:
+def check_room(part: Path) -> None:
     """Raise ConfigError unless there is room for a part's weights and its network of float32."""
     import psutil  # lazy: a logged model without a backbone needs none
 

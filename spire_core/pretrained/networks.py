@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from spire_core.errors import ConfigError
-from spire_core.pretrained.folder import OWN_UNET, PROMPT, BackboneFolder, check_memory
+from spire_core.pretrained.folder import OWN_UNET, PROMPT, BackboneFolder, check_room
 from spire_core.pretrained.quiet import unwarned
 
 Call = Callable[[nn.Module, Tensor, Tensor, Tensor | None], Tensor]
@@ -66,7 +66,7 @@ def load_part(model_class: Any, part: Path) -> nn.Module:
 
     ConfigError if its weights are not its own, or if there is too little memory for them.
     """
-    check_memory(part)
+    check_room(part)
     settings = {"local_files_only": True, "use_safetensors": True, "low_cpu_mem_usage": False}
     settings |= {"torch_dtype": torch.float32, "output_loading_info": True}
     try:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pipeline.config.effect import check_null_text, typed_keys, without_effect
+from pipeline.config.effect import check_beginning, typed_keys, without_effect
 from pipeline.config.equivalence import reads
 from spire_core.errors import ConfigError
 from sweeps.design.points import Trial
@@ -12,7 +12,7 @@ def check_effects(trials: Sequence[Trial]) -> None:
     """Raise ConfigError for a setting that has no effect in any trial which has it.
 
     One that counts in some of them, such as the noise of an axis of budgets that ends with none, is
-    no mistake. ConfigError as `check_null_text` says of any trial, too.
+    no mistake. ConfigError as `check_beginning` says of any trial, too.
     """
     faults, counting = dict[str, str](), set[str]()
     for trial in trials:
@@ -24,4 +24,4 @@ def check_effects(trials: Sequence[Trial]) -> None:
         if key not in counting:
             raise ConfigError(fault)
     for trial in trials:
-        check_null_text(trial.config)
+        check_beginning(trial.config)

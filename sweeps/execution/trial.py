@@ -81,9 +81,8 @@ def run_trial(task: TrialTask, report: Report, reports_rounds: bool = True) -> N
     """Run or resume a trial's experiment, unless it is finished; write its outcome down.
 
     One that failed or was stopped while this one waited for it stays so. An error of the experiment
-    itself is an outcome. An error that a second try may mend, such as
-    the loss of an actor, is raised. `report` gets the final numbers and, with `reports_rounds`,
-    those of every evaluation.
+    itself is an outcome. An error that a second try may mend, such as the loss of an actor, is
+    raised. `report` gets the final numbers and, with `reports_rounds`, those of every evaluation.
     """
     ledger = Ledger(Path(task.folder))
     with ledger.held(task.trial_id):
@@ -170,8 +169,15 @@ def _experiment(
     pretrained = None if shared is None else shared.acquire()
     if begun is not None:
         reused = None if pretrained == begun else pretrained
-        more = {"preset": task.preset, "extra_tags": task.tags, "actors": task.actors}
-        return resume_experiment(begun, task.config, watcher, reused, **more)
+        return resume_experiment(
+            begun,
+            task.config,
+            watcher,
+            reused,
+            preset=task.preset,
+            extra_tags=task.tags,
+            actors=task.actors,
+        )
     if task.parent_run_id is not None:  # drop the run of a process that was killed at its start
         ours = {"mlflow.parentRunId": task.parent_run_id, "spire.trial_id": task.trial_id}
         drop_runs(task.config.tracking, ours)

@@ -72,11 +72,11 @@ def write_report(report: Report) -> list[Path]:
             f"expected a folder without a file {foreign[0]} that is not a report's, got "
             f"{report.folder}: the report's own would replace it, so name another folder"
         )
+    for name in older - files.keys():  # while the list that names them is there
+        (report.folder / name).unlink(missing_ok=True)
     for name, content in files.items():
         data = content.encode() if isinstance(content, str) else content
         write_whole(report.folder / name, data)
-    for name in older - files.keys():
-        (report.folder / name).unlink(missing_ok=True)
     return [report.folder / name for name in files]
 
 
@@ -84,7 +84,9 @@ def _files_of_older(folder: Path) -> set[str]:
     """Return the names of the files of the report that lies there."""
     try:
         told = json.loads((folder / JSON).read_text())["artifacts"]
-        names = {*map(str, told.get("others", (SWEEP,)))}  # earlier reports lack the list
+        names = {*map(str, told.get("others", (SWEEP,)))}
+        if "others" not in told:  # of an earlier report, whose samples are in no list
+            names |= {f"figures/{path.name}" for path in (folder / "figures").glob("*.png")}
         for kind, ending in (("figures", "svg"), ("tables", "csv")):
             found = [f"{kind}/{Path(str(path)).name}" for path in told[kind]]
             names |= {*found, *(str(Path(name).with_suffix(f".{ending}")) for name in found)}

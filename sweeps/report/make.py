@@ -172,8 +172,8 @@ def _findings(origin: Origin, groups: Sequence[Group], metric: str) -> list[Find
     """Return the primary comparisons that a sweep's run recorded when it began."""
     text = origin.sweep_file
     sweep = read_plain(text, SWEEP_FILE) if text else {}
-    planned, tasks = primaries(sweep.get("primary", ())), planned_tasks(sweep.get("axes", {}))
-    return findings(planned, groups, metric, tasks)
+    axes = sweep["axes"] if sweep.get("search", "grid") == "grid" and "axes" in sweep else {}
+    return findings(primaries(sweep.get("primary", ())), groups, metric, planned_tasks(axes))
 
 
 def _curves(config: TrackingConfig, groups: Sequence[Group], chosen: Sequence[Group]) -> Curves:

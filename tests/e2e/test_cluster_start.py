@@ -234,3 +234,17 @@ def test_an_interrupt_while_it_starts_leaves_nothing(
         _, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (130, "spire run: interrupted\n")
     assert left_behind(tmp_path) == []
+
+
+def test_a_second_interrupt_while_ray_starts_is_none_of_rays(
+    tmp_path: Path, mnist_root: Path
+) -> None:
+    """The first one waits for the start, and the user presses again."""
+    with begun(tmp_path, "-c", INTERRUPTED, "60.0", SPIRE_DATA=str(mnist_root)) as process:
+        await_process(tmp_path, "gcs_server", process)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (130, "spire run: interrupted\n")
+    assert left_behind(tmp_path) == []

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
+from pipeline.config.effect import load_typed
 from pipeline.config.load import load_config
 from pipeline.config.secure_rules import (
     RARE,
@@ -82,14 +83,16 @@ def test_clients_that_would_probably_end_the_run_are_refused_before_it(
 ) -> None:
     wanted = r"expected a chance of at most 0.001 that too few clients of some round stay .* got "
     with pytest.raises(ConfigError, match=wanted):
-        load_config("smoke", [*SECURE, *words, f"federation.drop_rate={rate}"])
-    assert load_config("smoke", [*SECURE, *words]).federation.secure_aggregation
+        load_typed("smoke", [*SECURE, *words, f"federation.drop_rate={rate}"])
+    assert load_typed("smoke", [*SECURE, *words]).federation.secure_aggregation
     plain = [*words, f"federation.drop_rate={rate}"]
-    assert load_config("smoke", plain).federation.drop_rate == rate
+    assert load_typed("smoke", plain).federation.drop_rate == rate
+    stored = load_config("smoke", [*SECURE, *plain])  # a run that had begun, and may have finished
+    assert stored.federation.drop_rate == rate
 
 
 def test_a_large_cohort_may_lose_some_and_a_method_without_rounds_all() -> None:
     words = ("federation.num_clients=40", "federation.cohort_size=20", "federation.drop_rate=0.02")
-    assert load_config("smoke", [*SECURE, *words]).federation.drop_rate == 0.02
+    assert load_typed("smoke", [*SECURE, *words]).federation.drop_rate == 0.02
     words = ("method=local", "federation.drop_rate=0.9")
-    assert load_config("smoke", [*SECURE, *words]).federation.drop_rate == 0.9
+    assert load_typed("smoke", [*SECURE, *words]).federation.drop_rate == 0.9

@@ -337,5 +337,6 @@ def test_tasks_that_have_not_run_yet_count_as_well() -> None:
 
 def test_an_axis_of_a_group_is_its_name_and_a_range_is_one_task() -> None:
     axes = {"data": ["mnist", "cifar10"], "partition": {"min": 1, "max": 2}, "seed": [1]}
+    axes["data.path"] = ["a", "b"]  # which no run shows
     assert planned_tasks(axes) == [{"data.name": "mnist"}, {"data.name": "cifar10"}]
     assert planned_tasks({}) == [{}]
