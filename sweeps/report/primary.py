@@ -108,7 +108,8 @@ def _compared(
     has_run = [group.runs[0].params for side in sides for group in side]
     for task in filter(primary.may_be_in, planned):
         if not any(agree(params, task) for params in has_run):
-            found.append(Finding(primary, tuple((k, str(v)) for k, v in task.items()), None))
+            named = tuple(sorted((key, str(value)) for key, value in task.items()))
+            found.append(Finding(primary, named, None))
     return found or [Finding(primary, (), None)]
 
 
