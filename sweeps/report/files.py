@@ -84,9 +84,7 @@ def _files_of_older(folder: Path) -> set[str]:
     """Return the names of the files of the report that lies there."""
     try:
         told = json.loads((folder / JSON).read_text())["artifacts"]
-        names = {*map(str, told.get("others", (SWEEP,)))}
-        if "others" not in told:  # of an earlier report, whose samples are in no list
-            names |= {f"figures/{path.name}" for path in (folder / "figures").glob("*.png")}
+        names = {*map(str, told.get("others", (SWEEP,)))}  # earlier reports lack the list
         for kind, ending in (("figures", "svg"), ("tables", "csv")):
             found = [f"{kind}/{Path(str(path)).name}" for path in told[kind]]
             names |= {*found, *(str(Path(name).with_suffix(f".{ending}")) for name in found)}
