@@ -7,7 +7,8 @@ A study's `published.csv` has a line for each number:
     printed    the number as it stands there; it is compared to its last digit
     statistic  mean, half, min, max, pairs; ratio, low, high, p, holm, equivalence; difference,
                difference_half, difference_p, difference_holm
-    measure    a column of the rows, such as kid_after (new clients) or kid (pre-training clients)
+    measure    a column of the rows, such as kid_after (new clients) or kid (pre-training clients),
+               or covered_ratio: the KID of covered new clients by that of a run's others
     method, against   the method, and from difference on the one that it is compared with
     where      settings of the compared runs, such as adapt.num_images=16;adapt.lr=0.02, and bounds
                of clients' scores, such as true_accuracy>=0.6;true_accuracy<0.8
@@ -31,13 +32,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
+from pipeline.results.covered import covered_ratio
 from spire_core.errors import DataError
 from sweeps.report.groups import as_number
-from sweeps.report.row_runs import NEW, Row
+from sweeps.report.row_runs import NEW, Row, client_numbers
 from sweeps.report.stats import Estimate, equivalence_p, estimate, holm, paired, two_sided_p
 
 CORRECTED = ("holm", "difference_holm", "equivalence")  # for their number
 TOLERANCE = 1e-9  # of sums in another order
+COVERED_RATIO = "covered_ratio"  # the measure that is of whole runs
 CONDITION = re.compile(r"(?P<column>[\w.]+)\s*(?P<sign>=|>=|<)\s*(?P<value>[^=<>]+)")
 
 
@@ -81,8 +84,12 @@ class Published:
         """What a p-value is of: lines that say the same in other words have made one test."""
         is_equivalence = self.statistic == "equivalence"
         sides = frozenset((one.method, frozenset(one.normal)) for one in (self, self.other))
-        of_clients = (self.measure, self.clients or NEW, self.statistic.startswith("difference"))
+        of_clients = (self.measure, self.clients or NEW, self.is_of_logs)
         return (is_equivalence, float(self.margin) if is_equivalence else 0, sides, *of_clients)
+
+    @property
+    def is_of_logs(self) -> bool:
+        return not self.statistic.startswith("difference")
 
     @property
     def normal(self) -> list[tuple[str, str, str | float]]:
@@ -112,7 +119,7 @@ def by_seed(rows: Sequence[Row], one: Published) -> dict[tuple[str, str], float]
     fitting = [row for row in asked if row["method"] == one.method and _fits(row, one.conditions)]
     runs: dict[tuple[str, str], dict[str, list[Row]]] = {}
     for row in fitting:
-        if as_number(row.get(one.measure, "")) is not None:
+        if one.measure == COVERED_RATIO or as_number(row.get(one.measure, "")) is not None:
             pair = (row["seed"], row["partition_hash"])
             runs.setdefault(pair, {}).setdefault(row["run_id"], []).append(row)
     scores = {}
@@ -123,7 +130,10 @@ def by_seed(rows: Sequence[Row], one: Published) -> dict[tuple[str, str], float]
                 f"{one.where or 'anything'}, got {len(several)}: name more settings"
             )
         [own] = several.values()
-        scores[pair] = fmean(float(row[one.measure]) for row in own)
+        if one.measure != COVERED_RATIO:
+            scores[pair] = fmean(float(row[one.measure]) for row in own)
+        elif (ratio := covered_ratio(client_numbers(own))) is not None:
+            scores[pair] = ratio
     if not scores:
         raise DataError(f"expected runs of {one.method} where {one.where or 'anything'}, got none")
     return scores
@@ -171,12 +181,8 @@ def _known(p: float | None) -> float:
     return p
 
 
-def _p_of_logs(rows: Sequence[Row], one: Published) -> float:
-    return _known(two_sided_p(_compared(rows, one, True)))
-
-
-def _p_of_differences(rows: Sequence[Row], one: Published) -> float:
-    return _known(two_sided_p(_compared(rows, one, False)))
+def _p(rows: Sequence[Row], one: Published) -> float:
+    return _known(two_sided_p(_compared(rows, one, one.is_of_logs)))
 
 
 STATISTICS: dict[str, Callable[[Sequence[Row], Published], float]] = {
@@ -189,10 +195,10 @@ STATISTICS: dict[str, Callable[[Sequence[Row], Published], float]] = {
     "ratio": lambda rows, one: math.exp(_compared(rows, one, True).mean),
     "low": lambda rows, one: math.exp((r := _compared(rows, one, True)).mean - _half(r)),
     "high": lambda rows, one: math.exp((r := _compared(rows, one, True)).mean + _half(r)),
-    "p": _p_of_logs,
-    "holm": _p_of_logs,
-    "difference_p": _p_of_differences,
-    "difference_holm": _p_of_differences,
+    "p": _p,
+    "holm": _p,
+    "difference_p": _p,
+    "difference_holm": _p,
     "equivalence": lambda rows, one: _known(
         equivalence_p(_compared(rows, one, True), math.log1p(float(one.margin)))
     ),
@@ -231,17 +237,3 @@ def _corrected(
         absent = [None] * (sizes.get(str(family[0]), 0) - len(own))
         found |= dict(zip(own, holm([*own.values(), *absent]), strict=False))
     return found
-
-
-def wrong_line(one: Published, value: float, docs: Path) -> str | None:
-    """Return what is wrong with a line; None if the page has the number, and it is right."""
-    page = docs / one.page
-    text = " ".join(page.read_text(encoding="utf-8").split()) if page.is_file() else ""
-    if " ".join(one.quote.split()) not in text:
-        return f"{one.page} does not have {one.quote!r}"
-    if one.printed not in one.quote:
-        return f"{one.quote!r} does not have {one.printed}"
-    if one.rounded(value) != one.printed:
-        what = f"{one.statistic} of {one.measure}, {one.method}"
-        return f"{one.page} says {one.printed} in {one.quote!r}, and {what} is {value:.6g}"
-    return None

@@ -15,14 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from benchmarks.published import (
-    Published,
-    Row,
-    agree,
-    published_values,
-    read_rows,
-    wrong_line,
-)
+from benchmarks.published import Published, Row, agree, published_values, read_rows
 from benchmarks.quotes import unlisted
 from spire_core.errors import DataError
 from sweeps.design.load import load_sweep, sweep_names
@@ -81,6 +74,20 @@ def differing_cells(found: Table, path: Path) -> tuple[int, list[str]]:
 
 
 # --- studies --------------------------------------------------------------------------------------
+
+
+def wrong_line(one: Published, value: float, docs: Path) -> str | None:
+    """Return what is wrong with a line; None if the page has the number, and it is right."""
+    page = docs / one.page
+    text = " ".join(page.read_text(encoding="utf-8").split()) if page.is_file() else ""
+    if " ".join(one.quote.split()) not in text:
+        return f"{one.page} does not have {one.quote!r}"
+    if one.printed not in one.quote:
+        return f"{one.quote!r} does not have {one.printed}"
+    if one.rounded(value) != one.printed:
+        what = f"{one.statistic} of {one.measure}, {one.method}"
+        return f"{one.page} says {one.printed} in {one.quote!r}, and {what} is {value:.6g}"
+    return None
 
 
 def check_study(folder: Path, docs: Path = DOCS) -> tuple[int, int, list[str]]:

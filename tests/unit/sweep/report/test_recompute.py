@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.published import Published, published_values, wrong_line
-from benchmarks.recompute import check_study, main, studies, without_rows
+from benchmarks.published import Published, published_values
+from benchmarks.recompute import check_study, main, studies, without_rows, wrong_line
 from spire_core.errors import DataError
 from sweeps.report.rows import rows_text
 
@@ -53,6 +53,21 @@ def line(statistic: str, printed: str = "1", **more: str) -> Published:
 )
 def test_statistics_by_hand(one: Published, value: float) -> None:
     assert published_values(ROWS, [one]) == [pytest.approx(value, rel=1e-6)]
+
+
+def test_covered_clients_are_compared_with_the_others_of_their_run() -> None:
+    """Client 0 is covered, so that its KID by client 1's is 0.5 / 0.7 for both methods."""
+    rows = [row | {"hull_tv": "0.3" if row["client_id"] == "1" else "0.05"} for row in ROWS]
+    rows = [row | {"kid_after": "9.0"} if row["run_id"] == "fedavg_ft216" else row for row in rows]
+    lines = [line("mean", measure="covered_ratio", method="spire")]
+    lines += [line(name, measure="covered_ratio") for name in ("ratio", "pairs")]
+    lines += [line("p", measure="covered_ratio", where="hull_tv<0.1", against="fedavg_ft")]
+    mean, ratio, pairs = published_values(rows, lines[:3])
+    assert mean == pytest.approx(0.5 / 0.7)
+    assert ratio == pytest.approx((0.7 / 0.5) ** (1 / 3))  # the third pair's is 1
+    assert pairs == 3
+    with pytest.raises(DataError, match=r"expected runs of fedavg_ft where hull_tv<0.1, got none"):
+        published_values(rows, lines[3:])
 
 
 def test_tests_are_those_of_a_report() -> None:
