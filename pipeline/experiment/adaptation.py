@@ -7,6 +7,7 @@ afterwards, since evaluations of different epochs are independent.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -38,6 +39,7 @@ from spire_core.evaluation.kid import kid
 from spire_core.methods import CLIENT_EMB, LOCAL
 from spire_core.secure_sum.fixed_point import vector_form
 
+Scores = TypeVar("Scores", AdaptReport, ControlScores)
 POOLED_IMAGES = 1000  # of the pre-training population, for forgetting
 
 
@@ -54,8 +56,7 @@ def adapt(
         pool.run_all("real_features", setting.representative_ids), POOLED_IMAGES, seed
     )
     reports = adapt_clients(pool, setting.new_ids, pretraining.weights, mean_emb, pooled, config)
-    if not setting.splits_at_random:  # then no test can exchange images
-        reports = [replace(report, neighbours=None, fld_gap=None) for report in reports]
+    reports = [_testable(setting, report.client_id, report) for report in reports]
     before, drawn = None, list[GeneratedSamples]()
     if pretraining.evaluations:
         last = pretraining.evaluations[-1]
@@ -89,10 +90,18 @@ def _image_controls(
     handle, ids = pool.share(weights), setting.new_ids
     found: list[dict[str, ControlScores]]
     found = pool.run_all("image_controls", ids, handle, per_unit=plans)
-    if setting.splits_at_random:
-        return found
-    untested = {"neighbours": None, "fld_gap": None}
-    return [{n: replace(own, **untested) for n, own in one.items()} for one in found]
+    return [
+        {name: _testable(setting, client_id, own) for name, own in one.items()}
+        for client_id, one in zip(ids, found, strict=True)
+    ]
+
+
+def _testable(setting: FederationSetup, client_id: int, scores: Scores) -> Scores:
+    """Return scores with the classes within which a test exchanges images; without, if none can."""
+    if not setting.splits_at_random or scores.neighbours is None:
+        return replace(scores, neighbours=None, fld_gap=None)
+    near = replace(scores.neighbours, classes=setting.fitted_classes(client_id))
+    return replace(scores, neighbours=near)
 
 
 def with_mean_layers(

@@ -17,6 +17,7 @@ from pipeline.data.resize import checked_side, resized
 from pipeline.federation.participants import public_representatives
 from pipeline.federation.partitioning import partitioned
 from pipeline.federation.shown_captions import shown_captions
+from spire_core.adaptation.set_aside import fitted_split
 from spire_core.diffusion.process import Diffusion
 from spire_core.errors import DataError
 from spire_core.evaluation.extractors import NO_EXTRACTOR, auto_extractor, make_extractor
@@ -111,6 +112,12 @@ class FederationSetup:
         is_hidden = bool(partition.hidden or partition.hidden_from_new)
         is_named = self.partition.names and clients is not None and clients.is_test is not None
         return not (is_hidden or is_named or self.tokens is not None)
+
+    def fitted_classes(self, client_id: int) -> np.ndarray:
+        """Return classes (n,) of the images that a new client fits, then of its held-out ones."""
+        split = self.partition.split(client_id)
+        split = fitted_split(split, self.config.set_aside, self.config.seed)
+        return self.data.labels[np.concatenate([split.train, split.test])]
 
     @cached_property
     def mixtures(self) -> Mapping[int, np.ndarray]:

@@ -1,10 +1,12 @@
 """Whether generated images lie nearer to a client's training images than to its held-out ones.
 
-The training images are a random part of the client's images. If nothing was memorised, training and
-held-out images are therefore exchangeable given the generated ones, whatever these look like: blur
-and missing classes move no p-value. The test exchanges their roles and compares the number of
-generated images whose nearest image is a training image. It permutes the real images and not the
-generated ones, of which many may share one neighbour.
+The training images are a random part of the client's images. If a model has learnt of them at most
+how many there are of each class, training and held-out images of a class are therefore exchangeable
+given the generated ones, whatever these look like: blur and missing classes move no p-value. The
+test exchanges their roles within classes and compares the number of generated images whose nearest
+image is a training image. It permutes the real images and not the generated ones, of which many may
+share one neighbour. Over all classes at once it would find copies in a model that draws new images
+of the training images' classes, whose shares are never those of the held-out images.
 Letters: q generated images, m training and n held-out images of one client.
 """
 
@@ -27,13 +29,15 @@ class Neighbours:
     """How generated images lie among one client's training (m,) and held-out images (n,).
 
     `hits`: of how many generated images an image is the nearest; equally near images share.
-    `reach`: its distance to the nearest generated image.
+    `reach`: its distance to the nearest generated image. `classes` (m + n,) of the training images,
+    then of the held-out ones; without them all are alike.
     """
 
     train_hits: np.ndarray
     test_hits: np.ndarray
     train_reach: np.ndarray
     test_reach: np.ndarray
+    classes: np.ndarray | None = None
 
     @property
     def share(self) -> float:
@@ -43,8 +47,16 @@ class Neighbours:
 
     @property
     def chance(self) -> float:
-        """The expected share if nothing was memorised, m / (m + n)."""
-        return len(self.train_hits) / (len(self.train_hits) + len(self.test_hits))
+        """The expected share if nothing was memorised: in each class, that of training images."""
+        among = self.by_class()
+        expected = sum(hits.sum() * num_train / len(hits) for hits, num_train in among)
+        return float(expected / sum(hits.sum() for hits, _ in among))
+
+    def by_class(self) -> list[tuple[np.ndarray, int]]:
+        """Return the hits of each class's images, and how many of them are training images."""
+        hits, m = np.concatenate([self.train_hits, self.test_hits]), len(self.train_hits)
+        classes = np.zeros(len(hits), dtype=int) if self.classes is None else self.classes
+        return [(hits[of], int(of[:m].sum())) for of in (classes == c for c in np.unique(classes))]
 
 
 def neighbours(generated: Tensor, train: Tensor, test: Tensor) -> Neighbours:
@@ -73,9 +85,9 @@ def neighbours(generated: Tensor, train: Tensor, test: Tensor) -> Neighbours:
 def exchange_p(clients: Sequence[Neighbours], seed: int) -> float:
     """Return the p-value of the clients' mean share, against larger shares, by random exchanges.
 
-    The roles of each client's m + n images are exchanged at random, for each client by itself. The
-    p-value (1 + exchanges with at least this share) / (1 + all) is valid at every level and for any
-    number of images (Phipson & Smyth 2010). DataError without any client.
+    The roles of each client's m + n images are exchanged at random within its classes. The p-value
+    (1 + exchanges with at least this share) / (1 + all) is valid at every level and for any number
+    of images (Phipson & Smyth 2010). DataError without any client.
     """
     if not clients:
         raise DataError("expected at least one client to exchange images of, got none")
@@ -92,8 +104,11 @@ def _exchanged_shares(client: Neighbours, rng: np.random.Generator) -> np.ndarra
 
     Images with as many hits are alike, so that their numbers among m are hypergeometric.
     """
-    hits = np.concatenate([client.train_hits, client.test_hits])
-    values, counts = np.unique(hits, return_counts=True)
-    m = len(client.train_hits)
-    drawn = rng.multivariate_hypergeometric(counts, m, NUM_EXCHANGES, method="marginals")
-    return drawn @ values / hits.sum()
+    found, among = np.zeros(NUM_EXCHANGES), client.by_class()
+    for hits, num_train in among:
+        values, counts = np.unique(hits, return_counts=True)
+        drawn = rng.multivariate_hypergeometric(
+            counts, num_train, NUM_EXCHANGES, method="marginals"
+        )
+        found += drawn @ values
+    return found / sum(hits.sum() for hits, _ in among)

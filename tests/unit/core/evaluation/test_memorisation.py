@@ -1,6 +1,7 @@
 """Copies are told from images that only look alike: by hand, by all exchanges, on real digits."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,22 @@ def test_one_image_that_all_copy_is_no_proof_of_its_own() -> None:
     assert exchange_p(several, 0) < 0.002  # of a client each, they are none
 
 
+def test_chance_and_exchanges_are_within_classes() -> None:
+    """Three images of class 0, one of them in training, and two of class 1, one in training.
+
+    All six generated images lie at class 0, and four of them at its training image.
+    """
+    found = replace(near([4, 0], [2, 0, 0]), classes=np.array([0, 1, 0, 0, 1]))
+    assert found.share == pytest.approx(4 / 6)
+    assert found.chance == pytest.approx(1 / 3)
+    assert exchange_p([found], 0) == pytest.approx(
+        1 / 3, abs=0.02
+    )  # one of three images of class 0
+    alone = replace(near([4], [2, 0]), classes=np.array([1, 0, 0]))
+    assert alone.chance == pytest.approx(4 / 6)  # a class without held-out images proves nothing
+    assert exchange_p([alone], 0) == 1.0
+
+
 @pytest.fixture(scope="module")
 def digits(mnist_root: Path) -> Tensor:
     """Real sevens and threes, which a client of two classes holds, at 14 pixels."""
@@ -100,6 +117,23 @@ def test_fresh_images_are_flagged_as_often_as_chance_has_it(digits: Tensor) -> N
     assert low <= sum(p < 0.05 for p in found) <= high
     assert kstest(found, "uniform").pvalue > 0.01
     assert abs(np.mean(areas) - 0.5) < 4 * np.std(areas) / NUM_SPLITS**0.5
+
+
+def test_new_images_of_the_training_images_classes_are_no_copies(mnist_root: Path) -> None:
+    """As of a model that has learnt how many images of each class it was shown, and no image."""
+    images = np.load(mnist_root / "mnist" / "test_images.npy")
+    labels = np.load(mnist_root / "mnist" / "test_labels.npy")
+    pixels = F.avg_pool2d(torch.from_numpy(images).float().reshape(-1, 1, 28, 28), 2) / 127.5 - 1
+    clients = []
+    for seed in range(24):
+        order = np.random.default_rng(seed).permutation(len(labels))
+        train, test, others = order[:16], order[16:64], order[64:]
+        fresh = np.concatenate([others[labels[others] == label][:8] for label in labels[train]])
+        sets = (pixels[torch.from_numpy(own)] for own in (fresh, train, test))
+        clients.append(replace(neighbours(*sets), classes=labels[np.r_[train, test]]))
+    assert exchange_p([replace(one, classes=None) for one in clients], 0) < 0.001
+    assert exchange_p(clients, 0) > 0.05
+    assert abs(np.mean([one.share - one.chance for one in clients])) < 0.01
 
 
 @pytest.mark.parametrize("seed", range(5))

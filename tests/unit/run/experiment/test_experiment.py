@@ -155,6 +155,12 @@ def test_controls_are_scored_as_if_a_client_had_drawn_them(
     assert copies["nn_p"] < 0.001 < fresh["nn_p"]
     assert adapted["kid"] == result.metrics["final/adapt_kid_after"]
     near = [report.neighbours for report in result.adaptation.reports]
+    for report, one in zip(result.adaptation.reports, near, strict=True):
+        split = result.setting.partition.split(report.client_id)
+        classes = result.setting.data.labels[np.concatenate([split.train, split.test])]
+        assert one is not None
+        np.testing.assert_array_equal(one.classes, classes)
+        assert (len(one.train_hits), len(one.test_hits)) == (len(split.train), len(split.test))
     tags = copies_tags(near, seed)
     assert adapted["nn_p"] == float(tags["copies.nn_p"])
     assert adapted["nn_share"] == pytest.approx(float(tags["copies.nn_share"]))
