@@ -47,3 +47,7 @@ class FormatError(SpireError, RuntimeError):
 
 class RunError(SpireError, ValueError):
     """A finished run cannot be found, or does not allow the requested use."""
+
+
+class BusyError(RunError):
+    """Another process is at work on a run; a later try may succeed."""

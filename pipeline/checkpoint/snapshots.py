@@ -21,8 +21,9 @@ from pipeline.checkpoint.manifest import Manifest, folder_of, read_manifest
 from pipeline.clients.store import ClientStore
 from pipeline.files.atomic import room_for, sync, write_whole
 from pipeline.files.damage import DAMAGE, unreadable
-from pipeline.runs.layout import CHECKPOINTS, CLIENTS, MANIFEST, OUTBOX, STATE
+from pipeline.runs.layout import CHECKPOINTS, CLIENTS, MANIFEST, STATE
 from pipeline.runs.server_state import file_sha256, read_state
+from pipeline.tracking.outbox import sync_outbox
 from spire_core.errors import RunError
 from spire_core.federated.server import ServerState
 
@@ -75,8 +76,8 @@ def save_checkpoint(
             sha256={STATE: file_sha256(part / STATE)},
         )
         sync(part / STATE)
+        sync_outbox(run_dir)  # first: a resume repeats no evaluation that is there
         _sync_beside(run_dir, manifest)
-        _sync_outbox(run_dir)
         write_whole(part / MANIFEST, manifest.text().encode(), is_lasting=True)
         target = folder_of(run_dir, round_idx)
         shutil.rmtree(target, ignore_errors=True)  # a damaged one, written before a crash
@@ -113,14 +114,6 @@ def _sync_beside(run_dir: Path, manifest: Manifest) -> None:
     new = Manifest(manifest.round_idx, "", dict(clients), sorted(evaluations), {}).files(run_dir)
     for path in (*new, *{path.parent for path in new}):
         sync(path)
-
-
-def _sync_outbox(run_dir: Path) -> None:
-    """Bring the outbox to the disk: a resume after this checkpoint does not repeat its rounds."""
-    if (run_dir / OUTBOX).is_file():
-        sync(run_dir / OUTBOX)
-        if not checkpoints(run_dir):
-            sync(run_dir)
 
 
 def checkpoints(run_dir: Path) -> list[Path]:

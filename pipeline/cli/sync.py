@@ -65,12 +65,18 @@ def sync_runs(
     left alone unless it is chosen, or unless its store is named, here or in the environment.
     RunError if one that is chosen holds a link, OSError if its files cannot be used.
     """
+    from pipeline.files.damage import DamagedError
     from pipeline.runs.record import read_record
     from spire_core.errors import RunError
 
     synced, silent = [], {}
     for run_dir in run_dirs:
-        record = read_record(run_dir)
+        try:
+            record = read_record(run_dir)
+        except DamagedError:
+            if is_chosen or run_dir.exists():
+                raise
+            continue  # deleted since it was listed
         if not record["tracked"]:
             continue
         try:

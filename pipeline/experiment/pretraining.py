@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from pipeline.federation.rounds import RoundSettings, RoundStats
 from pipeline.federation.setup import FederationSetup
 from pipeline.results.metric_names import (
     DELTA,
+    DROPPED,
     EPSILON,
     FAILED_UPLOADS,
     FINAL_STEP,
@@ -126,7 +128,13 @@ def _train(
     load = system_load() if config.tracking.enabled else None
     listeners: list[RoundListener] = [
         evaluator,  # first: scores are recorded before the round, and before its checkpoint
-        RoundRecorder(tracker, config.federation, promise_to_clients(config), load),
+        RoundRecorder(
+            tracker,
+            config.federation,
+            promise_to_clients(config),
+            load,
+            recorded_drops(run_dir, first),
+        ),
         checkpointer,
         watcher,  # last: it is called when all of the round is safe
     ]
@@ -152,6 +160,15 @@ def rounds_without_numbers(run_dir: Path, num_rounds_done: int) -> str:
     return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)
 
 
+def recorded_drops(run_dir: Path, num_rounds_done: int) -> dict[int, float]:
+    """Return how many clients were dropped in the rounds after these, by step, as was recorded.
+
+    They are rounds that a crash took from the run, which computes them again.
+    """
+    points = [one for one in read_points(run_dir) if one[0] > num_rounds_done]
+    return {step: metrics[DROPPED] for step, metrics in points if DROPPED in metrics}
+
+
 def evaluation_rounds(num_rounds: int, every: int) -> set[int]:
     """Return after how many rounds to evaluate: before the first, after the last, some between."""
     return {0, num_rounds, *(range(0, num_rounds, every) if every else ())}
@@ -166,9 +183,11 @@ class RoundRecorder(RoundListener):
         federation: FederationConfig,
         guarantee: RoundsGuarantee | None = None,
         load: SystemLoad | None = None,
+        recorded: Mapping[int, float] | None = None,
     ) -> None:
+        """`recorded`: `recorded_drops` of an earlier process."""
         self.tracker, self.federation, self.guarantee = tracker, federation, guarantee
-        self.load = load
+        self.load, self.recorded = load, dict(recorded or {})
         self._num_recorded = 0  # rounds
         self._track_s = 0.0  # is known when a round has been recorded: the next one reports it
 
@@ -189,6 +208,21 @@ class RoundRecorder(RoundListener):
         if self.load is not None:
             metrics |= self.load.sample()
         self.tracker.log_metrics(metrics, step=stats.round_idx + 1)
+        if self.recorded.get(stats.round_idx + 1, stats.num_dropped) != stats.num_dropped:
+            self._warn_of_other_course(stats.round_idx + 1)
+
+    def _warn_of_other_course(self, step: int) -> None:
+        """Say that what is recorded from this step on was of rounds that others took part in."""
+        last = max(self.recorded)
+        self.recorded = {}
+        logger.warning(
+            "round %d was computed again without the same clients: the points of rounds %d to %d "
+            "are those of its first time, and the result is of the second",
+            step,
+            step,
+            last,
+        )
+        self.tracker.log_tags({"spire.rounds_of_another_course": f"{step}-{last}"})
 
     def _spent(self, stats: RoundStats) -> dict[str, float]:
         """Return the privacy that the rounds so far have spent, at `NUM_EPSILONS` rounds or so."""

@@ -47,6 +47,12 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_tree(folder: Path) -> None:
+    """Make all files below a folder survive a power cut, and their names."""
+    for path in (folder, *folder.rglob("*")):
+        sync(path)
+
+
 def open_own(path: Path, mode: str, buffering: int = -1) -> IO[Any]:
     """Return a file opened to be written; RunError if a link, which leads elsewhere, is there."""
     try:

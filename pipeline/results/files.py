@@ -11,21 +11,27 @@ from PIL import Image
 from pipeline.config.equivalence import fingerprint
 from pipeline.config.tracking import ui_command
 from pipeline.figures.image_grids import image_grid
-from pipeline.files.atomic import room_for
+from pipeline.files.atomic import room_for, sync_tree
 from pipeline.results.metrics import params_counts
 from pipeline.results.prompt_sheet import prompt_sheet
 from pipeline.results.recorded_figures import client_rows
 from pipeline.results.result import Result
 from pipeline.runs.folder import save_result
 from pipeline.runs.layout import GRID, MODEL, trace_path
+from pipeline.tracking.outbox import sync_outbox
 
 GRID_CLIENTS, GRID_COLUMNS, SHEET_CLIENTS = 4, 16, 8
 
 
 def write_result(result: Result, preset: str | None) -> None:
-    """Write a finished run's grid of images and JSON object into its folder."""
+    """Write a finished run's grid of images and JSON object into its folder.
+
+    What the object vouches for, the model and all numbers, reaches the disk before it.
+    """
     with room_for(result.run_dir):
         save_grid(result)
+        sync_tree(result.run_dir / MODEL)
+        sync_outbox(result.run_dir)
         save_result(result.run_dir, result_json(result, preset))
 
 

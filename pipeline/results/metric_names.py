@@ -4,7 +4,7 @@ Numbers of an evaluation are named in `pipeline.evaluation.scores`, those of a r
 in `pipeline.results.metrics`.
 """
 
-TRAIN_LOSS = "pretrain/loss"
+TRAIN_LOSS, DROPPED = "pretrain/loss", "pretrain/dropped"
 ROUND_S = "time/round_s"  # of every round
 KID_FLOOR = "pretrain/kid/floor"
 EVALUATE_S = "time/evaluate_s"

@@ -17,6 +17,7 @@ from pipeline.results.metric_names import (
     ADAPT_TRAIN_LOSS,
     ADAPT_VAL_LOSS,
     DELTA,
+    DROPPED,
     EPSILON,
     FORGETTING,
     ROUND_S,
@@ -56,7 +57,7 @@ def round_metrics(
     if stats.loss is not None:
         scenario[TRAIN_LOSS] = stats.loss
     return scenario | {
-        "pretrain/dropped": stats.num_dropped,
+        DROPPED: stats.num_dropped,
         ROUND_S: stats.train_s + stats.aggregate_s,
         "time/train_s": stats.train_s,
         "time/aggregate_s": stats.aggregate_s,

@@ -17,7 +17,7 @@ from pipeline.files.json_files import write_json
 from pipeline.files.masking import mask
 from pipeline.runs.layout import LOCK, RESULT
 from pipeline.runs.record import read_record
-from spire_core.errors import RunError
+from spire_core.errors import BusyError
 
 _log = logging.getLogger(__name__)
 
@@ -26,12 +26,12 @@ _log = logging.getLogger(__name__)
 def run_lock(run_dir: Path) -> Iterator[None]:
     """Lock a run until the end of a block; the lock also ends with the process.
 
-    RunError if another process, or another block of this one, has locked the run.
+    BusyError if another process, or another block of this one, has locked the run.
     """
     with open_own(run_dir / LOCK, "a+") as file:
         if not try_lock(file):
             file.seek(0)
-            raise RunError(
+            raise BusyError(
                 f"expected nobody at work on the run in {run_dir}, got {file.read().strip()}: wait "
                 "until it ends, or end it"
             )

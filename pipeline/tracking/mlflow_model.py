@@ -1,5 +1,6 @@
 """A saved run as a model in MLflow; here too, mlflow is imported only inside functions."""
 
+import math
 import re
 import tempfile
 import warnings
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.files.json_files import read_json
+from pipeline.runs.model_files import CLIENT_FILE
 from pipeline.tracking.mlflow_errors import is_retryable, patiently
 from pipeline.tracking.relay import Refusal
 
@@ -51,6 +54,7 @@ def log_model(
         try:
             code = _linked_code(Path(scratch, "code"))
             _save_model(Path(scratch, "model"), folder, model, image_shape, guidance, code)
+            _drop_arrivals(Path(scratch, "model", "artifacts", folder.name))
         except OSError:
             raise
         except Exception as error:  # only local files are involved, so that it is final
@@ -62,6 +66,19 @@ def log_model(
     if model.model_id not in {output.model_id for output in known}:
         outputs = [LoggedModelOutput(model.model_id, step=0)]
         patiently(lambda: client.log_outputs(run_id, outputs))
+
+
+def _drop_arrivals(saved: Path) -> None:
+    """Drop the clients that have arrived at a finished run from a copy of it.
+
+    What an entry waits for can take days, and nothing of an arrival is for the store.
+    """
+    settings = (read_json(saved / "config.json") or {}).get("config", {}).get("federation", {})
+    num_clients = sum(settings.get(key, math.inf) for key in ("num_clients", "num_new_clients"))
+    for path in saved.glob("clients/*"):
+        client = CLIENT_FILE.fullmatch(path.with_suffix(".safetensors").name)
+        if client is not None and int(client[1]) >= num_clients:
+            path.unlink()
 
 
 def _send_files(client: "MlflowClient", model_id: str, folder: Path, sent: set[str]) -> None:

@@ -102,18 +102,21 @@ def _settings(values: Mapping[str, str]) -> Iterator[None]:
 
 
 def _check_database(path: Path) -> None:
-    """Raise ConfigError if sqlite cannot open a file; MLflow would try for a minute first."""
+    """Raise what keeps sqlite from opening a file; MLflow would try for a minute first.
+
+    StoreError if another process writes to it, else ConfigError.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.closing(sqlite3.connect(path)) as connection:
             connection.execute("PRAGMA schema_version").fetchone()
     except (OSError, sqlite3.Error) as error:
-        advice = "choose a folder that can be written with tracking.root=FOLDER"
+        found = f"expected an sqlite database at {path}, got {error}: "
         if getattr(error, "sqlite_errorcode", None) in LOCKED:
             advice = "another process writes to it, so wait until that ends and try again"
-        raise ConfigError(
-            f"expected an sqlite database at {path}, got {error}: {advice}"
-        ) from error
+            raise StoreError(found + advice) from error
+        advice = "choose a folder that can be written with tracking.root=FOLDER"
+        raise ConfigError(found + advice) from error
 
 
 @contextlib.contextmanager

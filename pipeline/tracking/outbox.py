@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.files.atomic import open_own, room_for
+from pipeline.files.atomic import open_own, room_for, sync
 from pipeline.runs.layout import DONE, OUTBOX, REFUSED
 
 ENDED = ("FINISHED", "FAILED", "KILLED")
@@ -108,6 +108,13 @@ class Outbox:
             self.params |= entry["params"]
         elif entry["kind"] == "status":
             self.status = entry["status"]
+
+
+def sync_outbox(run_dir: Path) -> None:
+    """Bring a run's entries so far to the disk; do nothing if it has none."""
+    if (run_dir / OUTBOX).is_file():
+        sync(run_dir / OUTBOX)
+        sync(run_dir)
 
 
 def now_ms() -> int:

@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import json
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -129,7 +130,7 @@ class Ledger:
         """
         path = self._path("commands").with_suffix(".lock")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w") as file:
+        with path.open("a+") as file:  # NFS shares a lock on what can be read, and gives one alone
             fcntl.flock(file, fcntl.LOCK_SH)
             yield lambda: try_lock(file)
 
@@ -147,6 +148,8 @@ class Ledger:
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "draws.jsonl").open("a") as file:
             file.write("\n" * (file.tell() > 0) + json.dumps(dict(params)))
+            file.flush()
+            os.fsync(file.fileno())  # as the record of its trial is
 
     def records(self, trial_ids: Iterable[str]) -> dict[str, TrialRecord]:
         """Return the records of those trials that have begun, by id.

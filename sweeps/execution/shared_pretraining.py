@@ -34,23 +34,17 @@ class SharedPretraining:
         Waits while another process runs it.
         """
         self.record.parent.mkdir(parents=True, exist_ok=True)
-        lock = self.record.with_suffix(".lock").open("w")
+        lock, read = self.record.with_suffix(".lock").open("w"), None
         while True:
-            if (source := self._source()) is not None:
+            is_ours, before = try_lock(lock), read
+            read = read_run_dir(self.record)  # after the lock, which whoever publishes then frees
+            if read is not None and (is_ours or read != before) and self.is_whole(read):
                 lock.close()
-                return source
-            if not try_lock(lock):
-                time.sleep(POLL_S)
-                continue
-            if (source := self._source()) is None:
+                return read
+            if is_ours:
                 self._lock = lock
                 return None
-            lock.close()
-            return source
-
-    def _source(self) -> Path | None:
-        run_dir = read_run_dir(self.record)
-        return None if run_dir is None or not self.is_whole(run_dir) else run_dir
+            time.sleep(POLL_S)
 
     def publish(self, run_dir: Path) -> None:
         """Name this run as the one that has finished it; without the lock, do nothing."""

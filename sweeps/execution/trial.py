@@ -25,7 +25,7 @@ from pipeline.runs.links import refuse_links
 from pipeline.runs.noise_key import drop_noise_key
 from pipeline.runs.ownership import begun_here
 from pipeline.tracking.tracker import drop_runs, end_run, is_deleted
-from spire_core.errors import ClusterError, SpireError, StoreError
+from spire_core.errors import BusyError, ClusterError, SpireError, StoreError
 from sweeps.design.points import TuneParams
 from sweeps.execution.ledger import Ledger, TrialRecord
 from sweeps.execution.shared_pretraining import SharedPretraining
@@ -113,7 +113,7 @@ def _outcome(task: TrialTask, ledger: Ledger, report: Report) -> dict[str, Any] 
             with _shared(task) as shared:
                 watcher = _Watcher(task, ledger, report, shared)
                 values = result_json(_experiment(task, begun, watcher, shared), task.preset)
-    except StoreError as error:
+    except (BusyError, StoreError) as error:
         ledger.update(task.trial_id, status="running", error=str(error))
         raise
     except ClusterError:

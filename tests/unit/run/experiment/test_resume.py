@@ -2,11 +2,13 @@
 
 import json
 import logging
+import os
 import resource
 import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +22,11 @@ from pipeline.config.schema import Config
 from pipeline.config.tracking import TrackingConfig
 from pipeline.data.glyphs import CHARACTERS, caption_of
 from pipeline.experiment import run
-from pipeline.experiment.pretraining import rounds_without_numbers
+from pipeline.experiment.pretraining import (
+    RoundRecorder,
+    recorded_drops,
+    rounds_without_numbers,
+)
 from pipeline.experiment.run import resume_experiment, run_experiment
 from pipeline.experiment.watcher import Watcher
 from pipeline.federation.driver import RoundDriver
@@ -450,6 +456,45 @@ def test_numbers_that_a_power_cut_took_are_named(
         resume_experiment(run_dir, config, Crasher(NUM_ROUNDS + 1))
     named = [r.getMessage() for r in caplog.records if "numbers of rounds" in r.getMessage()]
     assert named == ["the numbers of rounds 4-6 are lost: the result is the same"]
+
+
+def test_what_a_result_vouches_for_is_on_the_disk_before_it(
+    pretrained: tuple[Config, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, run_dir = pretrained
+    run_dir = Path(shutil.copytree(run_dir, tmp_path / "runs" / run_dir.name))
+    synced: list[Path] = []
+
+    def fsync(descriptor: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    resume_experiment(run_dir, config, Watcher())
+    result = max(i for i, path in enumerate(synced) if path.parent == run_dir and path.suffix)
+    assert synced[result].suffix == ".part"  # which is then renamed to result.json
+    model = run_dir / "model"
+    files = {model, *model.rglob("*"), run_dir / "outbox.jsonl"}
+    assert len(files) > 4
+    assert files <= {*synced[:result]}
+
+
+def test_rounds_that_are_computed_again_with_other_clients_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dropped = {1: 0, 2: 0, 3: 1, 4: 2, 5: 0}
+    points = [(step, {"pretrain/dropped": float(num)}) for step, num in dropped.items()]
+    Outbox(tmp_path).append_points(points)
+    recorded, tags = recorded_drops(tmp_path, 2), dict[str, str]()
+    assert recorded == {3: 1, 4: 2, 5: 0}
+    tracker: Any = SimpleNamespace(log_metrics=lambda *_, **__: None, log_tags=tags.update)
+    federation = load_config("smoke").federation
+    recorder = RoundRecorder(tracker, federation, recorded=recorded)
+    for step, num_dropped in ((3, 1), (4, 0), (5, 1)):
+        counts = (0, 0, 4, num_dropped, 0, 0, 1.0, 0.1, 0.1, 0.0)
+        recorder.after_round(RoundStats(step - 1, 0.5, *counts), SimpleNamespace())  # type: ignore[arg-type]
+    assert tags == {"spire.rounds_of_another_course": "4-5"}
+    [warning] = caplog.messages
+    assert warning.startswith("round 4 was computed again without the same clients")
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ from pipeline.tracking.outbox import (
 from pipeline.tracking.relay import Refusal, relay_all, sole_relay
 from pipeline.tracking.relay_thread import RelayThread
 from pipeline.tracking.tracker import Tracker, check_store, end_run
-from spire_core.errors import ConfigError, RunError
+from spire_core.errors import RunError, StoreError
 
 
 @pytest.fixture(scope="module")
@@ -505,7 +505,7 @@ def test_a_locked_database_delays_the_record_and_not_the_run(
                 tracker.log_metrics({"a": float(step)}, step)
             assert time.monotonic() - began < 5
         assert time.monotonic() - began < 10
-        with pytest.raises(ConfigError, match="wait until that ends") as refused:
+        with pytest.raises(StoreError, match="wait until that ends") as refused:
             check_store(config)
         assert "tracking.root" not in str(refused.value)
         assert f"101 entries of run {tracker.run_id} wait for its store: `spire sync" in caplog.text
@@ -560,6 +560,21 @@ def test_a_run_without_tracking_is_nothing_to_sync(tmp_path: Path) -> None:
     assert sync_runs(config, [tracker.run_dir]) == []
     assert sorted(p.name for p in tracker.run_dir.iterdir()) == [OUTBOX, "tracking.json"]
     assert not (tracker.run_dir / OUTBOX_LOCK).exists()
+
+
+def test_a_run_that_is_deleted_while_others_are_synced_is_passed_over(tmp_path: Path) -> None:
+    config = TrackingConfig(root=str(tmp_path), uri=f"sqlite:///{tmp_path}/mlflow.db")
+    runs = []
+    for name in ("gone", "there"):
+        with Tracker.start(config, name, {}) as tracker:
+            runs.append(tracker.run_dir)
+    shutil.rmtree(runs[0])
+    assert [synced.run_name for synced in sync_runs(config, runs)] == ["there"]
+    with pytest.raises(RunError):
+        sync_runs(config, runs[:1], is_chosen=True)
+    (runs[1] / "tracking.json").write_text("{")
+    with pytest.raises(RunError, match=r"tracking\.json"):
+        sync_runs(config, runs)
 
 
 @pytest.mark.parametrize(

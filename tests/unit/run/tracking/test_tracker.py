@@ -13,6 +13,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlparse
 
 import numpy as np
 import pytest
@@ -357,6 +358,8 @@ def test_the_logged_model_draws_what_the_saved_run_draws(
     path_before = list(sys.path)
     with Tracker.start(store, "model", {}) as tracker:
         saved = tiny_run(tracker.run_dir / "model")
+        arrived = save_client(saved.folder, 999, {"client_emb": torch.ones(4)})  # stays here
+        arrived.with_suffix(".png").write_bytes(b"what it draws")
         tracker.log_params({"model.d_emb": 4})
         tracker.log_model(saved.folder, saved.image_shape, guidance=1.5)
     assert capfd.readouterr() == ("", "")
@@ -374,6 +377,9 @@ def test_the_logged_model_draws_what_the_saved_run_draws(
         model = mlflow.pyfunc.load_model(logged.artifact_location)
     finally:
         sys.path[:] = path_before  # loading puts the model's own code first
+    place = Path(unquote(urlparse(logged.artifact_location).path))
+    files = {path.name for path in place.rglob("clients/*")}
+    assert files == {"client_0.safetensors", "client_5.safetensors"}
     clients = pd.DataFrame({"client_id": [5, 0, -1]})
     drawn = model.predict(clients, params={"seed": 3, "num_images": 2, "guidance": 1.0})
     expected = [saved.draw(client_id, 2, 3, 1.0) for client_id in (5, 0, None)]

@@ -1,10 +1,12 @@
 """What is known of a sweep's trials between one command and the next."""
 
+import fcntl
 import json
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -187,3 +189,22 @@ def test_a_trial_belongs_to_one_process_until_that_ends(ledger: Ledger) -> None:
         for process in filter(None, (first, second)):
             process.kill()
             process.communicate()
+
+
+def test_what_commands_share_can_be_locked_on_nfs(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linux refuses a shared lock of NFS 4 on a file that cannot be read, and the other kind on one
+    that cannot be written.
+    """
+    asked: list[tuple[int, str]] = []
+
+    def flock(file: Any, kind: int) -> None:
+        asked.append((kind & ~fcntl.LOCK_NB, file.mode))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with ledger.joined() as is_last, ledger.held("a"):
+        assert is_last()
+    assert [kind for kind, _ in asked] == [fcntl.LOCK_SH, fcntl.LOCK_EX, fcntl.LOCK_EX]
+    for kind, mode in asked:
+        assert "+" in mode or mode == ("r" if kind == fcntl.LOCK_SH else "w")

@@ -1,5 +1,6 @@
 """Pre-training that several trials have in common is done by one process at a time, and once."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -82,6 +83,32 @@ def test_what_is_released_is_done_by_the_next(tmp_path: Path) -> None:
     assert SharedPretraining(tmp_path, "abc").acquire() == tmp_path
     failing.publish(tmp_path / "elsewhere")  # has no lock any more: says nothing
     assert SharedPretraining(tmp_path, "abc").acquire() == tmp_path
+
+
+def test_who_waits_looks_once_at_what_is_not_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To read all of a run's checkpoints, and warn of each, twice a second would take a core."""
+    monkeypatch.setattr("sweeps.execution.shared_pretraining.POLL_S", 0.01)
+    looks: list[Path] = []
+
+    def is_whole(run_dir: Path) -> bool:
+        looks.append(run_dir)
+        return run_dir.is_dir()
+
+    working, waiting = (SharedPretraining(tmp_path, "abc", is_whole) for _ in range(2))
+    damaged = tmp_path / "damaged"
+    working.record.write_text(json.dumps({"run_dir": str(damaged)}))
+    assert working.acquire() is None
+    found: list[Path | None] = []
+    thread = threading.Thread(target=lambda: found.append(waiting.acquire()), daemon=True)
+    thread.start()
+    thread.join(timeout=0.3)
+    assert looks == [damaged, damaged]  # one look each
+    damaged.mkdir()
+    working.publish(damaged)
+    thread.join(timeout=60)
+    assert found == [damaged]
 
 
 def test_another_pretraining_is_not_waited_for(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from mlflow import MlflowClient
 
 from pipeline.config.load import load_config
 from pipeline.experiment import run
-from pipeline.runs.folder import load_result
+from pipeline.runs.folder import load_result, run_lock
 from pipeline.runs.layout import NOISE_KEY
-from spire_core.errors import StoreError
+from spire_core.errors import BusyError, StoreError
 from sweeps.execution.ledger import Ledger, Status, TrialRecord
 from sweeps.execution.trial import TrialTask, run_trial
 
@@ -125,6 +125,22 @@ def test_one_that_only_its_store_keeps_from_beginning_is_unfinished(
     assert entry is not None
     assert (entry.status, entry.run_dir) == ("running", None)
     assert (entry.error or "").startswith("expected an MLflow store at http://127.0.0.1:9")
+
+
+def test_one_whose_run_somebody_else_resumes_is_unfinished(
+    tmp_path: Path, mnist_root: Path
+) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    task, ledger = task_of(tmp_path, mnist_root, uri), Ledger(tmp_path / "study")
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(task, interrupt)
+    begun = ledger.read("t")
+    assert begun is not None
+    with run_lock(Path(begun.run_dir or "")), pytest.raises(BusyError, match="nobody at work on"):
+        run_trial(task, lambda _: None)
+    entry = ledger.read("t")
+    assert entry is not None
+    assert (entry.status, entry.run_dir) == ("running", begun.run_dir)
 
 
 @pytest.mark.parametrize("status", ["failed", "stopped"])
