@@ -13,6 +13,7 @@ from pipeline.config.safe_yaml import write_plain
 from pipeline.data.datasets import ImageData
 from pipeline.federation.setup import FederationSetup
 from pipeline.results.metrics import params_counts
+from pipeline.runs.start import located
 from spire_core.partition.coverage import Coverage, coverages
 from spire_core.partition.split import ClientSplit, Partition
 
@@ -143,7 +144,7 @@ def setting_json(
     return {
         "preset": preset,
         "config": json.loads(json.dumps(config.as_dict())),  # lists for tuples, as YAML wants them
-        "config_fingerprint": fingerprint(config),
+        "config_fingerprint": fingerprint(located(config)),  # as a run records it
         "images": {
             "count": len(data.labels),
             "shape": list(setting.images.shape[1:]),

@@ -16,7 +16,8 @@ from typing import Any
 
 from pipeline.config.build import MAX_NUMBER, flattened
 from pipeline.config.equivalence import determines
-from pipeline.config.load import NAMED_GROUPS
+from pipeline.config.load import NAMED_GROUPS, load_config
+from pipeline.config.schema import Config
 from pipeline.files.paths import lasting
 from spire_core.config.checks import hint
 from spire_core.errors import ConfigError
@@ -128,7 +129,7 @@ class SweepConfig:
 
     def _unnamed(self) -> str | None:
         """Return a key among the settings that names files but not their content."""
-        mentioned = set(flattened(self.settings))
+        mentioned = {*relative_paths(load_config(self.preset)), *flattened(self.settings)}
         for name, axis in self.axes.items():
             for value in axis if isinstance(axis, list) else ():
                 mentioned |= set(settings_of(name, value))
@@ -169,7 +170,8 @@ class SweepConfig:
         be recorded in makes another one. An Optuna search depends on values, seeds and mode too,
         because its points are positions on the axes; ASHA on the mode, which decides whom it stops.
         """
-        flat = with_absolute_path(flattened(self.settings))
+        of_preset = relative_paths(load_config(self.preset))
+        flat = {**of_preset, **with_absolute_path(flattened(self.settings))}
         settings = {k: v for k, v in flat.items() if determines(k) or k in RECORDED}
         common = [self.name, self.preset, settings, self.search, self.scheduler, self.metric]
         if self.search == "optuna":
@@ -210,6 +212,13 @@ def with_absolute_path(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     named = {key: settings.get(key) for key in BY_PATH}
     paths = {key: path for key, path in named.items() if path and isinstance(path, str)}
     return {**settings, **{key: str(lasting(path, key)) for key, path in paths.items()}}
+
+
+def relative_paths(config: Config) -> dict[str, str]:
+    """Return what the relative paths of a configuration stand for here, by key."""
+    values = flattened(config.as_dict())
+    given = {key: values[key] for key in BY_PATH if values[key] is not None}
+    return {key: path for key, path in with_absolute_path(given).items() if path != given[key]}
 
 
 def settings_of(name: str, value: Any) -> dict[str, Any]:

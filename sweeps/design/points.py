@@ -17,7 +17,7 @@ from pipeline.config.load import load_config
 from pipeline.config.schema import Config
 from spire_core.errors import ConfigError
 from spire_core.rng import numpy_generator
-from sweeps.design.config import SweepConfig, settings_of, with_absolute_path
+from sweeps.design.config import SweepConfig, relative_paths, settings_of, with_absolute_path
 from sweeps.primary import TASK
 
 TuneParams = dict[str, Any]  # with which Tune starts a trial: an id, or a drawn point
@@ -103,6 +103,9 @@ def make_trial(sweep: SweepConfig, point: Mapping[str, Any], seed: int) -> Trial
     fixed = with_absolute_path({**flattened(sweep.settings), **flat, "seed": seed})
     overrides = tuple(f"{key}={json.dumps(value)}" for key, value in fixed.items())
     config = load_config(sweep.preset, overrides)
+    if own := relative_paths(config):  # of the preset
+        overrides += tuple(f"{key}={json.dumps(value)}" for key, value in own.items())
+        config = load_config(sweep.preset, overrides)
     if sweep.scheduler == "asha" and not config.method.record.is_federated:
         raise ConfigError(
             f"expected methods with rounds for scheduler=asha, got {config.method.name}: it stops "

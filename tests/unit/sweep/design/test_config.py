@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import yaml
 
+from pipeline.config.build import flattened
 from pipeline.config.equivalence import fingerprint
 from pipeline.config.load import load_config
+from pipeline.runs.start import located
 from spire_core.config.partition import PartitionConfig
 from spire_core.errors import ConfigError
 from spire_core.federated.messages import steps_per_epoch
@@ -425,6 +427,31 @@ def test_relative_paths_of_two_folders_make_two_sweeps(
         keys.append(sweep_of(settings={key: "mine"}).key)
         assert keys[-1] == sweep_of(settings={key: str(tmp_path / name / "mine")}).key
     assert keys[0] != keys[1]
+
+
+@pytest.mark.parametrize(
+    ("preset", "key", "path"),
+    [
+        ("folder-cpu", "data.path", "photos"),
+        ("retrofit-cpu", "model.backbone", "backbones/mnist16"),
+    ],
+)
+def test_a_presets_relative_path_is_that_of_the_command(
+    preset: str, key: str, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that trials of one folder never count as those of another."""
+    found = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        sweep = sweep_of(preset=preset, settings={}, axes={"adapt.lr": [0.1]}, seeds=(0,))
+        [trial] = trials(sweep)
+        assert flattened(trial.config.as_dict())[key] == str(tmp_path / name / path)
+        assert trial.trial_id == fingerprint(located(trial.config))[:12]
+        found.append((sweep.key, trial.trial_id))
+    assert {*found[0]}.isdisjoint(found[1])
+    with pytest.raises(ConfigError, match=f"expected share_pretraining=sweep with {key}"):
+        sweep_of(preset=preset, share_pretraining="root", axes={"adapt.lr": [0.1]})
 
 
 @pytest.mark.parametrize("word", MISTAKES)
