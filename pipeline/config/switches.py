@@ -165,6 +165,12 @@ SWITCHES = (
 # part of the network, of which a run with equal pre-training takes over every number.
 IN_FINGERPRINTS = (
     Switch(
+        ("federation.client_timeout_s", "resources.num_gpus"),
+        "resources.pool=ray",
+        lambda c: c.resources.pool == "ray",
+        lambda c: c.resources.pool,
+    ),
+    Switch(
         ("model.set_encoder",),
         "method.episodes above 0",
         lambda c: c.method.episodes > 0,

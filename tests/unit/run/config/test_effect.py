@@ -40,6 +40,8 @@ from spire_core.errors import ConfigError
             "privacy.adapt.epsilon=4 privacy.adapt.mechanism=one_release adapt.eval_every=2",
             "privacy.adapt.mechanism=dp_sgd with",
         ),
+        ("resources.pool=local resources.num_gpus=1", "resources.pool=ray with"),
+        ("resources.pool=local federation.client_timeout_s=9", "resources.pool=ray with"),
     ],
 )
 def test_what_another_setting_switches_off_is_refused(words: str, needed: str) -> None:
