@@ -102,11 +102,15 @@ class ClientEvaluator:
         return draw_clients(self.context, clients, of_clients, None, scales, purpose)
 
     def samples(self, client: ClientData, images: Tensor) -> GeneratedSamples:
-        """Return features, class histogram and first few of a client's images (n, C, H, W)."""
+        """Return features, class histogram and first few of a client's images (n, C, H, W).
+
+        Images that were drawn for captions have no histogram: the captions decide their classes.
+        """
         config, predicted = self.context.config, self.extractor.class_predictions(images)
         histogram = None
         # The classifier of another data set has features, but not these classes.
         has_classes = is_classifier_of(self.extractor_name, config.data.name)
+        has_classes &= client.tokens is None
         if predicted is not None and has_classes and client.mixture is not None:
             histogram = class_histogram(predicted, len(client.mixture))
         few = images[: config.eval.grid_images].numpy()

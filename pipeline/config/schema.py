@@ -204,6 +204,11 @@ class Config:
         return self.method.record.is_federated or self.model.backbone is not None
 
     @property
+    def draws_alike(self) -> bool:
+        """Whether pre-training clients draw the same: with one model, and without captions."""
+        return not (self.method.record.is_personal or self.model.text != "none")
+
+    @property
     def is_guided(self) -> bool:
         """Whether anything is drawn with guidance towards a client."""
         return self.eval.guidance != 1.0 or self.adapt.guidance is not None

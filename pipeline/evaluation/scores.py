@@ -19,9 +19,8 @@ from spire_core.config.adapt import AdaptConfig
 from spire_core.config.eval import EvalConfig
 from spire_core.evaluation.image_metrics import total_variation
 from spire_core.evaluation.kid import KidScore, kid, kid_floor, kid_matrix
-from spire_core.methods import Method
 
-NUM_POPULATION_DRAWS = 4  # an impersonal model draws alike for every client: pool a few draws once
+NUM_POPULATION_DRAWS = 4  # of clients that draw alike: a few draws, pooled
 
 
 @dataclass(frozen=True)
@@ -147,16 +146,16 @@ def draw_pretraining(
     pool: ClientPool,
     weights: np.ndarray,
     client_ids: Sequence[int],
-    method: Method,
+    draws_alike: bool,
     round_idx: int,
     scoring: Scoring,
 ) -> Callable[[], Evaluation]:
     """Let these pre-training clients draw with the backbone (P,); return a function that scores.
 
-    That function needs no client.
+    That function needs no client. `draws_alike` as the configuration has it.
     """
     handle = pool.share(weights)
-    drawn = _draw_all(pool, handle, client_ids, method, scoring.config.clients_per_batch)
+    drawn = _draw_all(pool, handle, client_ids, draws_alike, scoring.config.clients_per_batch)
     swaps = [(client_ids[(i + 1) % len(client_ids)],) for i in range(len(client_ids))]
     losses = pool.run_all("losses", client_ids, handle, per_unit=swaps)
     return partial(_score, round_idx, client_ids, drawn, losses, scoring)
@@ -209,17 +208,17 @@ def _score(
 
 
 def _draw_all(
-    pool: ClientPool, weights: Any, client_ids: Sequence[int], method: Method, group_size: int
+    pool: ClientPool, weights: Any, client_ids: Sequence[int], draws_alike: bool, group_size: int
 ) -> list[GeneratedSamples]:
     """Return each client's samples. The batches depend on the list of clients alone.
 
-    A few draws of an impersonal model stand for every client. Their features are pooled, since KID
+    A few draws stand for those of clients that draw alike. Their features are pooled, since KID
     is unbiased. Their histograms are not, since TV falls with the number of images.
     """
-    chosen = client_ids if method.is_personal else client_ids[:NUM_POPULATION_DRAWS]
+    chosen = client_ids[:NUM_POPULATION_DRAWS] if draws_alike else client_ids
     groups = pool.run_all("draw", in_groups(chosen, group_size), weights)
     drawn: list[GeneratedSamples] = [one for group in groups for one in group]
-    if method.is_personal:
+    if not draws_alike:
         return drawn
     features = torch.cat([d.features for d in drawn])
     histograms = [d.histogram for d in drawn if d.histogram is not None]

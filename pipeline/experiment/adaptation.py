@@ -134,11 +134,11 @@ def mean_part(pool: ClientPool, client_ids: list[int], part: str, weights: np.nd
 def population_kid(evaluation: Evaluation, real: RealData, pooled: Tensor, config: Config) -> float:
     """Return the population's own KID: the shared model's samples against `pooled` (n, D).
 
-    For a personal method, the evaluated clients' samples against their own data: a few clients
-    cannot draw the data of the others. Each client's share of the samples is that of its images in
-    these data. NaN without features.
+    Where clients do not draw alike, the evaluated clients' samples against their own data: a few
+    clients cannot draw the data of the others. Each client's share of the samples is that of its
+    images in these data. NaN without features.
     """
-    if config.method.record.is_personal:
+    if not config.draws_alike:
         client_features = [real.features[client_id] for client_id in evaluation.client_ids]
         pooled = pooled_features(client_features, POOLED_IMAGES, config.seed)
         drawn = _drawn_by_size(evaluation.drawn, list(map(len, client_features)))

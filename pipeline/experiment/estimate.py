@@ -64,7 +64,7 @@ def pretraining_s(config: Config, costs: Costs) -> float:
     num_steps += config.client.emb_first_steps if method.has_embedding else 0
     per_round = federation.cohort_size * num_steps * config.client.batch_size
     num_looked_at = _num_looked_at(config)
-    if not method.is_personal:
+    if config.draws_alike:
         num_looked_at = min(num_looked_at, NUM_POPULATION_DRAWS)
     num_evaluations = len(evaluation_rounds(federation.num_rounds, config.eval.every))
     training_s = federation.num_rounds * per_round * costs.train_s

@@ -107,8 +107,9 @@ class Evaluator(RoundListener):
         self.collect()
         began, setting, config = time.monotonic(), self.setting, self.setting.config
         scoring = Scoring(self.real, config.eval, config.seed)
-        method = config.method.record
-        score = draw_pretraining(self.pool, weights, setting.eval_ids, method, done, scoring)
+        score = draw_pretraining(
+            self.pool, weights, setting.eval_ids, config.draws_alike, done, scoring
+        )
         scores = in_thread(score)
         self._pending = PendingScores(done, time.monotonic() - began, scores)
 

@@ -53,7 +53,9 @@ def _new_client_row(
         "subset_size": min(kid_subset_size, num_generated, num_real),
         "tv_before": first.get("tv"),
         "tv_after": kept.get("tv"),
-        "tv_floor": _tv_floor(mixture, num_generated, report.client_id),
+        "tv_floor": None
+        if report.after.histogram is None
+        else _tv_floor(mixture, num_generated, report.client_id),
         "heldout_before": first["heldout_loss"],
         "heldout_after": kept["heldout_loss"],
         "nn_train": report.nn_train,

@@ -152,6 +152,32 @@ def test_a_classifier_reads_the_drawn_and_the_true_glyphs(fonts_root: Path, base
     assert inverted["prompt_accuracy"] < scores["true_accuracy"]
 
 
+def test_captions_decide_the_classes_that_are_drawn_so_that_there_is_no_tv(
+    fonts_root: Path, base: Path
+) -> None:
+    for text, is_known in (("model.text=words", False), ("model.text=none", True)):
+        setting = setting_for(fonts_root, "eval.extractor=fonts-cnn", text)
+        worker = ClientWorker(worker_setup(setting, base), setting.images)
+        client = worker.client_data(0)
+        samples = worker.evaluator.samples(client, client.train_images().float() / 127.5 - 1)
+        assert (worker.evaluator.tv(client, samples) is not None) == is_known
+
+
+def test_pretraining_clients_with_one_model_draw_for_their_own_captions(
+    fonts_root: Path, base: Path
+) -> None:
+    """Four of them would stand for all where nothing but the model decides what is drawn."""
+    words = [*SETTINGS, f"data.root={fonts_root}", f"tracking.root={base}", "method=fedavg_ft"]
+    config = load_config("smoke", words)
+    assert not config.draws_alike
+    assert load_config("smoke", ["method=fedavg_ft"]).draws_alike
+    assert not load_config("smoke").draws_alike
+    evaluation = run_experiment(config, "smoke", Watcher()).pretraining.evaluations[-1]
+    assert [len(one.features) for one in evaluation.drawn] == [16, 16]
+    assert not evaluation.drawn[0].features.equal(evaluation.drawn[1].features)
+    assert [score.num_fake for score in evaluation.scores] == [16, 16]
+
+
 def worker_setup(setting: FederationSetup, folder: Path) -> WorkerSetup:
     fields = (setting.mixtures, setting.partition, setting.extractor, folder)
     return WorkerSetup(setting.config, *fields, setting.tokens, setting.data.labels)

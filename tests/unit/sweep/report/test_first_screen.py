@@ -124,6 +124,18 @@ def test_methods_of_the_same_value_share_a_place() -> None:
     )
 
 
+def test_no_question_is_answered_with_kid_where_captions_pair_the_images() -> None:
+    distance = {"final/adapt_style_distance_after": 0.1, KID: 1.0}
+    runs = [run("spire"), run("fedavg_ft", kid=2.0)]
+    runs = [
+        replace(one, finals=distance, params=one.params | {"model.text": "words"}) for one in runs
+    ]
+    assert answers_of(group_runs(runs), KID)[0] == (
+        "New clients: distance to the true images is 0.1 with spire and fedavg_ft."
+    )
+    assert not any("KID" in answer for answer in answers_of(group_runs(runs), KID))
+
+
 def test_a_term_of_the_loss_is_told() -> None:
     calm = replace(METHODS["spire"], name="calm", penalty=lambda w, w_0: (w - w_0).sum(-1))
     assert "an embedding, with a term of its own in the loss; a new" in in_words(calm)
