@@ -52,7 +52,8 @@ class ControlRule:
             positions[FRESH] = fresh
         if nearest is None or self.has_own_models:
             return ControlPlan(positions, nearest)
-        images = np.resize(_held(self.partition.split(nearest)), self.num_images)
+        # Each once: KID takes images for draws that are independent, which repeated ones are not.
+        images = _held(self.partition.split(nearest))[: self.num_images]
         return ControlPlan(positions | {NEAREST_IMAGES: images})
 
     def nearest(self, client_id: int) -> int | None:

@@ -34,7 +34,7 @@ def fixed_entrance(
 
     `projection` is "random" or "subspace", of at least `num_images` generated images. Each linear
     map has orthonormal columns, times the root of V / D_emb: an embedding of independent numbers of
-    variance 1 moves each output by as much.
+    variance 1 moves each of V outputs by as much, or by V / D_emb where that is below 1.
     """
     model.load(weights)
     model.net.eval()

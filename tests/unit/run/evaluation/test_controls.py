@@ -87,6 +87,6 @@ def test_there_are_no_fresh_images_where_none_would_do() -> None:
 def test_a_model_of_its_own_draws_in_place_of_the_nearest_clients_images() -> None:
     without, with_model = RULE.plan(3), replace(RULE, has_own_models=True).plan(3)
     assert without.drawn_as is None
-    assert without.positions[NEAREST_IMAGES].tolist() == [41, 42, 43, 3] * 3
+    assert without.positions[NEAREST_IMAGES].tolist() == [41, 42, 43, 3]
     assert with_model.drawn_as == 1
     assert NEAREST_IMAGES not in with_model.positions
