@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.config.schema import Config
 from pipeline.results.metric_names import FINAL_METRICS, ROUND_METRICS
 from spire_core.errors import ConfigError
 
@@ -29,4 +30,18 @@ def check_metric(metric: str, scheduler: str, settings: Mapping[str, Any]) -> No
         raise ConfigError(
             f"expected a metric that needs no features with eval.extractor=none, got {metric!r}: "
             f"such as metric={instead}"
+        )
+
+
+def check_searched(metric: str, config: Config) -> None:
+    """Raise ConfigError for a metric that a trial cannot have: a search would learn nothing."""
+    needs = None
+    if metric in FINAL_METRICS and config.federation.num_new_clients == 0:
+        needs = "federation.num_new_clients above 0"
+    elif metric in ("final/adapt_tv_after", "pretrain/tv/mean") and config.model.text != "none":
+        needs = "model.text=none, since captions decide the classes,"
+    if needs is not None:
+        raise ConfigError(
+            f"expected {needs} for search=optuna with metric={metric}, got a trial without it: "
+            "choose another metric"
         )

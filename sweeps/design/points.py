@@ -18,6 +18,7 @@ from pipeline.config.schema import Config
 from spire_core.errors import ConfigError
 from spire_core.rng import numpy_generator
 from sweeps.design.config import SweepConfig, relative_paths, settings_of, with_absolute_path
+from sweeps.design.metric import check_searched
 from sweeps.primary import TASK
 
 TuneParams = dict[str, Any]  # with which Tune starts a trial: an id, or a drawn point
@@ -111,6 +112,8 @@ def make_trial(sweep: SweepConfig, point: Mapping[str, Any], seed: int) -> Trial
             f"expected methods with rounds for scheduler=asha, got {config.method.name}: it stops "
             "trials by what they report after rounds; set scheduler=none"
         )
+    if sweep.search == "optuna":
+        check_searched(sweep.metric, config)
     return Trial(config, sweep.preset, overrides, flat)
 
 

@@ -454,6 +454,27 @@ def test_a_presets_relative_path_is_that_of_the_command(
         sweep_of(preset=preset, share_pretraining="root", axes={"adapt.lr": [0.1]})
 
 
+@pytest.mark.parametrize(
+    ("metric", "settings", "told"),
+    [
+        ("final/adapt_kid_after", {"federation.num_new_clients": 0}, "num_new_clients above 0"),
+        (
+            "pretrain/tv/mean",
+            {"model.text": "words", "model.words": ["a"]},
+            "model.text=none, since",
+        ),
+    ],
+)
+def test_a_search_by_what_no_trial_has_is_refused(
+    metric: str, settings: dict[str, Any], told: str
+) -> None:
+    more = {"axes": {"client.lr": {"min": 1e-4, "max": 1e-2}}, "num_trials": 2, "metric": metric}
+    with pytest.raises(ConfigError, match=f"{told}.* for search=optuna|{told} search=optuna"):
+        probes(sweep_of(search="optuna", settings=settings, **more))
+    assert probes(sweep_of(search="random", settings=settings, **more))
+    assert probes(sweep_of(search="optuna", **more))
+
+
 @pytest.mark.parametrize("word", MISTAKES)
 def test_a_mistake_is_one_sentence(word: str, file: Path) -> None:
     with pytest.raises(ConfigError) as error:
