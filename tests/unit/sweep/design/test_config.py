@@ -461,7 +461,7 @@ def test_a_presets_relative_path_is_that_of_the_command(
         (
             "pretrain/tv/mean",
             {"model.text": "words", "model.words": ["a"]},
-            "model.text=none, since",
+            "model.text=none",
         ),
     ],
 )
@@ -469,7 +469,7 @@ def test_a_search_by_what_no_trial_has_is_refused(
     metric: str, settings: dict[str, Any], told: str
 ) -> None:
     more = {"axes": {"client.lr": {"min": 1e-4, "max": 1e-2}}, "num_trials": 2, "metric": metric}
-    with pytest.raises(ConfigError, match=f"{told}.* for search=optuna|{told} search=optuna"):
+    with pytest.raises(ConfigError, match=f"{told}.* for search=optuna"):
         probes(sweep_of(search="optuna", settings=settings, **more))
     assert probes(sweep_of(search="random", settings=settings, **more))
     assert probes(sweep_of(search="optuna", **more))
