@@ -27,7 +27,7 @@ from pipeline.checkpoint.storage import (
     storage_errors,
 )
 from pipeline.config.tracking import TrackingConfig, tracking_root
-from pipeline.files.atomic import room_for
+from pipeline.files.atomic import room_for, sync, sync_tree
 from pipeline.files.masking import mask
 from pipeline.runs.layout import (
     ARTIFACTS,
@@ -195,7 +195,9 @@ def restore(uri: str, config: TrackingConfig, say: Callable[[str], None]) -> Pat
                     source = storage.open_input_stream(f"{path.rstrip('/')}/{name}")
                     with source, target.open("wb") as file:
                         shutil.copyfileobj(source, file, CHUNK_BYTES)
+        sync_tree(part)  # it counts as here from now on
         part.rename(run_dir)
+        sync(run_dir.parent)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise

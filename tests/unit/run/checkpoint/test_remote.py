@@ -1,6 +1,7 @@
 """Checkpoints at another storage: what is sent, what is dropped, what fails, what is refused."""
 
 import logging
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,9 @@ def test_each_file_that_a_copied_entry_names_is_in_the_copy(
     assert read_done(there) <= len(list(lines(there)))
 
 
-def test_a_run_comes_back_from_its_copy(run_dir: Path, tmp_path: Path) -> None:
+def test_a_run_comes_back_from_its_copy(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = TrackingConfig(root=str(tmp_path / "here"), storage=f"file://{tmp_path}/there")
     mirror = mirror_of(run_dir, config)
     assert mirror is not None
@@ -135,7 +138,16 @@ def test_a_run_comes_back_from_its_copy(run_dir: Path, tmp_path: Path) -> None:
     assert (mirror.num_failed, mirror.last_done) == (0, 1)
     said: list[str] = []
     uri, elsewhere = f"{config.storage}/{RUN_ID}", TrackingConfig(root=str(tmp_path / "elsewhere"))
+    synced: list[Path] = []
+
+    def fsync(descriptor: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+
+    monkeypatch.setattr(os, "fsync", fsync)
     found = restore(uri, elsewhere, said.append)
+    names = {path.relative_to(found).as_posix() for path in found.rglob("*") if path.is_file()}
+    (part,) = {path for path in synced if path.suffix == ".part"}
+    assert {part / name for name in names} <= {*synced}  # a power cut takes nothing of it
     assert found == tmp_path / "elsewhere" / "runs" / RUN_ID
     state = newest_checkpoint(found, "f")
     assert state is not None
