@@ -4,7 +4,7 @@ tracking.json                    the run's record: id, name, kind, store (`recor
 config.json                      its start: preset, configuration, hashes of its data (`start`)
 result.json, samples.png         the result of a finished run (`folder`)
 noise.key, noise.device          the key of private noise, and the kind of device on which it is
-                                 added, until the run has a result (`noise_key`)
+                                 added, until the run has a result or is stopped (`noise_key`)
 scored.json                      clients that are scored, where the noise key draws cohorts
 mask.key                         the key of masks, until the process has ended (`mask_key`)
 run.lock                         locked by the process that works on the run (`folder`)

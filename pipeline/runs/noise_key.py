@@ -14,8 +14,8 @@ from pathlib import Path
 from pipeline.files.atomic import write_whole
 from pipeline.runs.key_file import drop_key, read_key, write_key
 from pipeline.runs.layout import NOISE_DEVICE, NOISE_KEY, START
-from spire_core.config.privacy import LABEL, PrivacyConfig
-from spire_core.errors import ConfigError, RunError
+from spire_core.config.privacy import PrivacyConfig, refuse_label
+from spire_core.errors import RunError
 from spire_core.privacy.noise import KEY_BYTES, SecretNoise, key_of, new_key
 
 
@@ -68,15 +68,6 @@ def key_for(privacy: PrivacyConfig) -> bytes:
     """Return the given key or a fresh secret one; raises as `refuse_label` does."""
     refuse_label(privacy)
     return new_key() if privacy.noise_key is None else key_of(privacy.noise_key)
-
-
-def refuse_label(privacy: PrivacyConfig) -> None:
-    """Raise ConfigError for the label of a given key in its place, if noise is drawn."""
-    if privacy.is_on and (privacy.noise_key or "").startswith(LABEL):
-        raise ConfigError(
-            f"expected privacy.noise_key as the key itself, got the label {privacy.noise_key!r} "
-            "that a run shows in its place: give the key, or null for a fresh one"
-        )
 
 
 def read_noise(run_dir: Path, privacy: PrivacyConfig) -> SecretNoise:
