@@ -21,6 +21,10 @@ class ActorPlan:
     def describe(self) -> str:
         return f"{self.num_actors} client actors x ({self.num_cpus:g} CPU, {self.num_gpus:g} GPU)"
 
+    def device(self, config: ResourcesConfig) -> str:
+        """Return the kind of device of all actors, as each of them chooses it."""
+        return "cuda" if self.num_gpus > 0 and config.device != "cpu" else "cpu"
+
 
 def plan_actors(
     config: ResourcesConfig, available: Mapping[str, float], max_useful: int

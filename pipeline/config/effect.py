@@ -13,6 +13,7 @@ from pipeline.config.schema import Config
 from pipeline.config.secure_rules import check_dropping
 from pipeline.config.switches import IN_FINGERPRINTS, SWITCHES
 from spire_core.config.checks import require
+from spire_core.config.privacy import refuse_label
 from spire_core.errors import ConfigError
 
 OF_PRIVATE_FITS = {  # what takes the place of a setting of other fits
@@ -36,6 +37,7 @@ def load_typed(preset: str | None, overrides: Sequence[str]) -> Config:
 
 def check_beginning(config: Config) -> None:
     """Raise ConfigError for what a new run had better not begin with; older runs may have it."""
+    refuse_label(config.privacy)
     check_null_text(config)
     check_dropping(config.federation, config.method, config.privacy)
 

@@ -16,6 +16,7 @@ from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.pool import ClientPool, LocalClientPool
 from pipeline.federation.rounds import RoundSettings
 from pipeline.federation.setup import FederationSetup
+from pipeline.runs.noise_key import keep_noise_device
 from pipeline.runs.server_state import write_state
 from spire_core.federated.server import ServerState
 
@@ -41,7 +42,8 @@ def open_pool(
 ) -> Iterator[tuple[ClientPool, MakeDriver]]:
     """Yield the client pool that the configuration asks for, and what makes a driver for it.
 
-    `held`: the actors that the cluster keeps room for; without it they are planned here.
+    `held`: the actors that the cluster keeps room for; without it they are planned here. RunError
+    for a run that has drawn private noise on another kind of device.
     """
     config = setting.config
     fields = (setting.mixtures, setting.partition, setting.extractor, folder)
@@ -52,6 +54,7 @@ def open_pool(
         memory = RoundMemory.of(config, setting.model.layout.size)
     if config.resources.pool == "local":
         check_memory(memory)
+        keep_noise_device(folder, config.privacy, "cpu")
         yield LocalClientPool(ClientWorker(setup, setting.images)), LocalDriver
         return
 
@@ -70,4 +73,5 @@ def open_pool(
                 make_driver = remote.begin
             pool = RayClientPool.start(setup, setting.images, plan, memory)
             stack.callback(pool.close)
+            keep_noise_device(folder, config.privacy, plan.device(config.resources))
             yield pool, make_driver

@@ -42,11 +42,12 @@ from pipeline.results.result import Result
 from pipeline.runs.folder import run_lock
 from pipeline.runs.links import refuse_links
 from pipeline.runs.mask_key import mask_key
-from pipeline.runs.noise_key import drop_noise_key, keep_noise_key, refuse_label
+from pipeline.runs.noise_key import drop_noise_key, keep_noise_key
 from pipeline.runs.ownership import begun_here
 from pipeline.runs.start import check_same, located, save_start
 from pipeline.tracking.outbox import read_points
 from pipeline.tracking.tracker import Tracker
+from spire_core.config.privacy import refuse_label
 
 
 def run_experiment(

@@ -1,19 +1,21 @@
-"""The key of a run's private noise: a file that its owner alone can read, until the run has ended.
+"""The key of a run's private noise: a file that its owner alone can read, until there is a result.
 
 The key is in no other file and in no message. Workers read it here, where they also keep the
 clients' states. Copies of a run, checkpoints and remote storages leave it out.
 
 A resumed run goes on with its key, so that a repeated step publishes what it published before. A
 second key would publish the same images once more, with fresh noise. A run whose key is gone is
-therefore not resumed.
+therefore not resumed. Nor is one on another kind of device: under the same noise, another sum would
+be published.
 """
 
 from pathlib import Path
 
+from pipeline.files.atomic import write_whole
 from pipeline.runs.key_file import drop_key, read_key, write_key
-from pipeline.runs.layout import NOISE_KEY, START
-from spire_core.config.privacy import LABEL, PrivacyConfig
-from spire_core.errors import ConfigError, RunError
+from pipeline.runs.layout import NOISE_DEVICE, NOISE_KEY, START
+from spire_core.config.privacy import PrivacyConfig, refuse_label
+from spire_core.errors import RunError
 from spire_core.privacy.noise import KEY_BYTES, SecretNoise, key_of, new_key
 
 
@@ -40,19 +42,32 @@ def keep_noise_key(run_dir: Path, privacy: PrivacyConfig, is_own: bool = True) -
     write_key(run_dir / NOISE_KEY, key_for(privacy))
 
 
+def keep_noise_device(run_dir: Path, privacy: PrivacyConfig, device: str) -> None:
+    """Make sure that a run draws all its private noise on one kind of device, "cpu" or "cuda".
+
+    RunError if it began on the other. A run without a record, which is new or older than records,
+    gets this one.
+    """
+    if not privacy.is_on:
+        return
+    path = run_dir / NOISE_DEVICE
+    if not path.is_file():
+        write_whole(path, device.encode(), is_lasting=True)
+        return
+    began = path.read_text(errors="replace")
+    if began != device:
+        remedy = "set resources.device=cpu" if device == "cuda" else "resume it where it has a GPU"
+        raise RunError(
+            f"expected device {began} for the private noise of the run in {run_dir}, as when it "
+            f"began, got {device}: its sums differ there, and the same noise on both would show "
+            f"how, so {remedy}"
+        )
+
+
 def key_for(privacy: PrivacyConfig) -> bytes:
     """Return the given key or a fresh secret one; raises as `refuse_label` does."""
     refuse_label(privacy)
     return new_key() if privacy.noise_key is None else key_of(privacy.noise_key)
-
-
-def refuse_label(privacy: PrivacyConfig) -> None:
-    """Raise ConfigError for the label of a given key in its place, if noise is drawn."""
-    if privacy.is_on and (privacy.noise_key or "").startswith(LABEL):
-        raise ConfigError(
-            f"expected privacy.noise_key as the key itself, got the label {privacy.noise_key!r} "
-            "that a run shows in its place: give the key, or null for a fresh one"
-        )
 
 
 def read_noise(run_dir: Path, privacy: PrivacyConfig) -> SecretNoise:
@@ -62,5 +77,6 @@ def read_noise(run_dir: Path, privacy: PrivacyConfig) -> SecretNoise:
 
 
 def drop_noise_key(run_dir: Path) -> None:
-    """Delete the key of a run that has ended."""
+    """Delete the key of a run that nobody goes on with, and what is kept beside it."""
     drop_key(run_dir / NOISE_KEY)
+    (run_dir / NOISE_DEVICE).unlink(missing_ok=True)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 from spire_core.config.checks import Choice, Range, check_fields, require
+from spire_core.errors import ConfigError
 
 LABEL = "given:"  # how the label of a given noise key begins
 
@@ -145,7 +146,20 @@ class PrivacyConfig:
 
         The label tells two keys apart and is no key. A labelled configuration stays as it is.
         """
-        key = self.noise_key
-        if key is None or key.startswith(LABEL):
-            return self
-        return replace(self, noise_key=LABEL + hashlib.sha256(key.encode()).hexdigest()[:16])
+        return self if self.noise_key is None else replace(self, noise_key=label_of(self.noise_key))
+
+
+def refuse_label(privacy: PrivacyConfig) -> None:
+    """Raise ConfigError for the label of a given key in its place, if noise is drawn."""
+    if privacy.is_on and (privacy.noise_key or "").startswith(LABEL):
+        raise ConfigError(
+            f"expected privacy.noise_key as the key itself, got the label {privacy.noise_key!r} "
+            "that a run shows in its place: give the key, or null for a fresh one"
+        )
+
+
+def label_of(noise_key: str) -> str:
+    """Return the label that is shown in place of a given key; a label stays as it is."""
+    if noise_key.startswith(LABEL):
+        return noise_key
+    return LABEL + hashlib.sha256(noise_key.encode()).hexdigest()[:16]

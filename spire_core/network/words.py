@@ -1,8 +1,10 @@
 """Captions as integers: positions of their words in the vocabulary that a model is published with.
 
-The vocabulary is a setting (`model.words`). No client's caption makes it, and none leaves its
-client. N captions of at most L words; 0 stands for no word. Words that look the same are the same:
-captions and vocabulary are compared in Unicode's composed form (NFC).
+The vocabulary is a setting (`model.words`), which is published. A run does not make it out of
+captions, and no caption leaves its client; a list from `words_in` does tell the captions' words.
+
+N captions of at most L words; 0 stands for no word. Words that look the same are the same: captions
+and vocabulary are compared in Unicode's composed form (NFC).
 """
 
 import unicodedata
@@ -34,7 +36,7 @@ def words_of(caption: str) -> list[str]:
 
 
 def words_in(captions: Sequence[str]) -> list[str]:
-    """Return the different words of captions, in order."""
+    """Return the different words of captions, in order: not to be published if they are private."""
     return sorted({word for caption in set(captions) for word in words_of(caption)})
 
 

@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.config.build import MAX_NUMBER, flattened
@@ -20,6 +20,7 @@ from pipeline.config.load import NAMED_GROUPS, load_config
 from pipeline.config.schema import Config
 from pipeline.files.paths import lasting
 from spire_core.config.checks import hint
+from spire_core.config.privacy import label_of
 from spire_core.errors import ConfigError
 from sweeps.design.metric import check_metric
 from sweeps.primary import check_where, primaries
@@ -27,6 +28,7 @@ from sweeps.primary import check_where, primaries
 # Settings that name files but not their content, so that sweeps cannot know them for the same.
 BY_PATH = ("data.path", "eval.extractor_weights", "model.backbone", "model.text_encoder")
 
+NOISE_KEY = "privacy.noise_key"
 SEARCHES, SCHEDULERS, MODES = ("grid", "random", "optuna"), ("none", "asha"), ("min", "max")
 SHARED_IN = ("sweep", "root")
 RECORDED = ("tracking.enabled", "tracking.uri", "tracking.experiment")
@@ -179,6 +181,33 @@ class SweepConfig:
         elif self.scheduler == "asha" and self.mode != MODES[0]:
             common.append(self.mode)
         return hashlib.sha256(json.dumps(common, sort_keys=True).encode()).hexdigest()[:8]
+
+    def labelled(self) -> "SweepConfig":
+        """Return the sweep with the label of each given noise key in its place, to be stored."""
+        axes = {
+            name: [_shown(name, one) for one in axis] if isinstance(axis, list) else axis
+            for name, axis in self.axes.items()
+        }
+        primary = tuple({k: _shown("", v) for k, v in one.items()} for one in self.primary)
+        return replace(self, settings=labelled(self.settings), axes=axes, primary=primary)
+
+
+def labelled(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return settings, however they are nested, with the label of a noise key in its place."""
+    whole = {key: f"{prefix}{key}" for key in settings}
+    return {
+        key: labelled(value, f"{whole[key]}.")
+        if isinstance(value, dict)
+        else _shown(whole[key], value)
+        for key, value in settings.items()
+    }
+
+
+def _shown(name: str, value: Any) -> Any:
+    """Return the value of a setting, or settings that go together, without a noise key."""
+    if isinstance(value, dict):
+        return labelled(value)
+    return label_of(value) if name == NOISE_KEY and isinstance(value, str) else value
 
 
 def _canonical(keys: Iterable[str]) -> set[str]:

@@ -17,7 +17,13 @@ from pipeline.config.load import load_config
 from pipeline.config.schema import Config
 from spire_core.errors import ConfigError
 from spire_core.rng import numpy_generator
-from sweeps.design.config import SweepConfig, relative_paths, settings_of, with_absolute_path
+from sweeps.design.config import (
+    SweepConfig,
+    labelled,
+    relative_paths,
+    settings_of,
+    with_absolute_path,
+)
 from sweeps.design.metric import check_searched
 from sweeps.primary import TASK
 
@@ -28,7 +34,8 @@ TuneParams = dict[str, Any]  # with which Tune starts a trial: an id, or a drawn
 class Trial:
     """One experiment of a sweep: `spire run PRESET OVERRIDES` would be the same.
 
-    `point` has its values on the axes, by key of the configuration. `shares_pretraining`: another
+    `point` has its values on the axes, by key of the configuration. It and `overrides` have the
+    label of a given noise key, which the configuration alone has. `shares_pretraining`: another
     trial, of this sweep or another, may have the same pre-training.
     """
 
@@ -102,11 +109,10 @@ def make_trial(sweep: SweepConfig, point: Mapping[str, Any], seed: int) -> Trial
     """Return the trial at one point of the axes; ConfigError if its configuration is wrong."""
     flat = {k: v for name, value in point.items() for k, v in settings_of(name, value).items()}
     fixed = with_absolute_path({**flattened(sweep.settings), **flat, "seed": seed})
-    overrides = tuple(f"{key}={json.dumps(value)}" for key, value in fixed.items())
-    config = load_config(sweep.preset, overrides)
-    if own := relative_paths(config):  # of the preset
-        overrides += tuple(f"{key}={json.dumps(value)}" for key, value in own.items())
-        config = load_config(sweep.preset, overrides)
+    config = load_config(sweep.preset, _overrides(fixed))
+    if of_preset := relative_paths(config):
+        fixed = {**fixed, **of_preset}
+        config = load_config(sweep.preset, _overrides(fixed))
     if sweep.scheduler == "asha" and not config.method.record.is_federated:
         raise ConfigError(
             f"expected methods with rounds for scheduler=asha, got {config.method.name}: it stops "
@@ -114,7 +120,11 @@ def make_trial(sweep: SweepConfig, point: Mapping[str, Any], seed: int) -> Trial
         )
     if sweep.search == "optuna":
         check_searched(sweep.metric, config)
-    return Trial(config, sweep.preset, overrides, flat)
+    return Trial(config, sweep.preset, _overrides(labelled(fixed)), labelled(flat))
+
+
+def _overrides(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(f"{key}={json.dumps(value)}" for key, value in settings.items())
 
 
 def point_of(sweep: SweepConfig, params: Mapping[str, Any]) -> dict[str, Any]:

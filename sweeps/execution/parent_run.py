@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipeline.config.tracking import TrackingConfig, tracking_root, tracking_uri
 from pipeline.runs.layout import RECORD
+from pipeline.runs.noise_key import drop_noise_key
 from pipeline.runs.ownership import Begun, begun_here, note_begun
 from pipeline.runs.record import make_run_dir, make_runs_folder
 from pipeline.tracking.attachments import NOTE, shortened
@@ -68,11 +69,16 @@ def is_open(run_dir: Path | None) -> bool:
 
 
 def _end_trials(ledger: Ledger, progress: Progress, tracking: TrackingConfig) -> None:
-    """End the runs of trials that failed, were stopped, or were interrupted here."""
+    """End the runs of trials that failed, were stopped, or were interrupted here.
+
+    Nobody goes on with one that was stopped, so that its noise key goes; others may be tried again.
+    """
     for record in ledger.own_records(progress.records).values():
         run_dir = None if record.run_dir is None else Path(record.run_dir)
         if record.status == "finished" or run_dir is None or not (run_dir / RECORD).is_file():
             continue
+        if record.status == "stopped":
+            drop_noise_key(run_dir)
         try:
             end_run(run_dir, tracking, "FAILED" if record.status == "failed" else "KILLED")
         except SpireError as error:  # the others are ended all the same
@@ -93,7 +99,7 @@ def _parent_tracker(sweep: SweepConfig, ledger: Ledger, tracking: TrackingConfig
         tags = {"spire.kind": "sweep", "spire.sweep": sweep.name, "preset": sweep.preset}
         tags[NOTE] = shortened(f"**{sweep.name}**\n\n{sweep.question}")  # a report replaces it
         tracker = Tracker.start(tracking, sweep.name, tags, kind="sweep")
-        tracker.log_dict(dataclasses.asdict(sweep), "config/sweep.yaml")
+        tracker.log_dict(dataclasses.asdict(sweep.labelled()), "config/sweep.yaml")
         ledger.remember_parent(tracker.run_dir)  # last: a run that goes on has its file
         return tracker
     if not (run_dir / RECORD).is_file():  # its folder was deleted, and it is in the store

@@ -10,7 +10,9 @@ import pytest
 import ray
 from mlflow import MlflowClient
 
+from spire_core.config.privacy import label_of
 from sweeps.cli import main
+from sweeps.design.config import NOISE_KEY
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -193,6 +195,27 @@ def test_a_password_is_neither_written_nor_said(desk: Desk) -> None:
     files = [path for path in desk.folder.rglob("*") if path.is_file()]
     assert any(path.name == "tuner.pkl" for path in files)
     assert [path for path in files if b"hunter2" in path.read_bytes()] == []
+
+
+def test_a_given_noise_key_is_shown_as_its_label(desk: Desk) -> None:
+    """In the settings or on an axis: nowhere but in the user's own file, whose command goes on."""
+    keys = "a s3cret phrase", "an0ther phrase"
+    text = f"concurrency: 1\naxes: {{privacy.noise_key: [{', '.join(keys)}]}}\n"
+    words = ("report=true", "client.opt_state=reset", "privacy.rounds.epsilon=8")
+    code, told, said = desk.sweep(text, *words)
+    assert (code, told["num_finished"]) == (0, 2)
+    labels = [label_of(key) for key in keys]
+    assert [row["point"] for row in told["trials"]] == [{NOISE_KEY: label} for label in labels]
+    page = Path(told["artifacts"]["report"])
+    recorded = (page.parent / "sweep.yaml").read_text()
+    assert all(label in recorded for label in labels)
+    code, again, more = desk.sweep(text, *words)
+    assert (code, again["num_skipped"], again["trials"]) == (0, 2, told["trials"])
+    files = [p for p in desk.folder.rglob("*") if p.is_file() and p.name != "study.yaml"]
+    assert page in files
+    for key in keys:
+        assert key not in json.dumps([told, again]) + said + more
+        assert [path for path in files if key.encode() in path.read_bytes()] == []
 
 
 GRID = "axes: {method: [spire, fedavg_ft]}\n"

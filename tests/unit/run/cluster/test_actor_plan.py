@@ -82,3 +82,13 @@ def test_an_actor_computes_on_a_gpu_only_if_torch_can(monkeypatch: pytest.Monkey
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert choose_device(ResourcesConfig(), has_gpu=True) == "cuda"
     assert choose_device(ResourcesConfig(), has_gpu=False) == "cpu"
+
+
+@pytest.mark.parametrize("words", [{}, {"device": "cpu"}])
+@pytest.mark.parametrize("num_gpus", [0.0, 0.5, 1.0])
+def test_a_plan_tells_the_device_that_its_actors_choose(
+    num_gpus: float, words: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    config, plan = ResourcesConfig(**words), ActorPlan(1, 1.0, num_gpus)
+    assert plan.device(config) == choose_device(config, has_gpu=num_gpus > 0)

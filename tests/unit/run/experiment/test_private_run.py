@@ -27,7 +27,7 @@ from pipeline.federation.pool import LocalClientPool, Work
 from pipeline.results.result import Result
 from pipeline.runs import noise_key
 from pipeline.runs.folder import save_result
-from pipeline.runs.layout import CLIENTS, MODEL, NOISE_KEY
+from pipeline.runs.layout import CLIENTS, MODEL, NOISE_DEVICE, NOISE_KEY
 from pipeline.runs.model_files import client_path
 from pipeline.runs.record import make_run_dir, make_runs_folder
 from pipeline.runs.start import load_start
@@ -216,6 +216,29 @@ def test_a_run_is_resumed_with_its_own_key_alone(mnist_root: Path, tmp_path: Pat
     (run_dir / NOISE_KEY).write_bytes(key[:5])
     with pytest.raises(RunError, match=r"^expected a noise key of 32 bytes in .*, got 5: "):
         resume_experiment(run_dir, config, Watching())
+
+
+def test_a_run_is_resumed_on_its_own_kind_of_device_alone(mnist_root: Path, tmp_path: Path) -> None:
+    """Elsewhere it would add the same noise to other sums. Older runs have no record of it."""
+    config, crasher = given_key(mnist_root, tmp_path), Watching(crashes=True)
+    with pytest.raises(Crash):
+        run_experiment(config, "smoke", crasher)
+    run_dir = crasher.run_dir
+    record, stored = run_dir / NOISE_DEVICE, load_start(run_dir)[0]
+    assert record.read_text() == "cpu"
+    record.write_text("cuda")
+    refused = r"^expected device cuda for the private noise .*, got cpu: .*where it has a GPU$"
+    with pytest.raises(RunError, match=refused):
+        resume_experiment(run_dir, stored, Watching())
+    record.write_text("cpu")
+    with pytest.raises(RunError, match=r"^expected device cpu .*, got cuda: .*device=cpu$"):
+        noise_key.keep_noise_device(run_dir, stored.privacy, "cuda")
+    record.unlink()
+    resume_experiment(run_dir, stored, Watching())
+    assert not record.exists()
+    quiet = load_config("smoke").privacy
+    noise_key.keep_noise_device(run_dir, quiet, "cpu")
+    assert not record.exists()
 
 
 def test_a_key_that_a_kill_left_behind_is_deleted_by_a_resume(tmp_path: Path) -> None:

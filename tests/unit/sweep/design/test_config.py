@@ -14,6 +14,7 @@ from pipeline.config.equivalence import fingerprint
 from pipeline.config.load import load_config
 from pipeline.runs.start import located
 from spire_core.config.partition import PartitionConfig
+from spire_core.config.privacy import label_of
 from spire_core.errors import ConfigError
 from spire_core.federated.messages import steps_per_epoch
 from spire_core.partition.split import make_partition
@@ -58,6 +59,31 @@ def test_a_grid_has_every_combination_with_every_seed() -> None:
         for seed in (3, 4)
     ]
     assert found[0].label == "spire tau=1 lr=0.1 seed=3"
+
+
+def test_a_noise_key_is_shown_as_its_label_wherever_it_stands() -> None:
+    """The trials have the key itself, and the sweep stays the same one."""
+    secret, label = "a phrase", label_of("a phrase")
+    private = {"privacy.rounds.epsilon": 8, "client.opt_state": "reset"}
+    pair = [{"privacy.noise_key": secret, "federation.tau": 1}, {"privacy": {"noise_key": secret}}]
+    primary = ({"where": {"privacy.noise_key": secret}, "against": "local", "method": "spire"},)
+    for values in (
+        {"settings": private | {"privacy.noise_key": secret}},
+        {"settings": private | {"privacy": {"noise_key": secret}}},
+        {"settings": private, "axes": {"privacy.noise_key": [secret, None]}},
+        {"settings": private, "axes": {"pair": pair}, "primary": primary},
+    ):
+        sweep = sweep_of(**values)
+        found = trials(sweep)[0]
+        assert found.config.privacy.noise_key == secret
+        shown = repr((asdict(sweep.labelled()), found.overrides, found.point, found.label))
+        assert secret not in shown
+        assert label in repr(asdict(sweep.labelled()))
+        assert label in "".join(found.overrides)
+        other = trials(sweep.labelled())
+        assert [t.trial_id for t in other] == [t.trial_id for t in trials(sweep)]
+    plain = sweep_of(settings=private, axes={"federation.tau": [1, 2]})
+    assert plain.labelled() == plain
 
 
 def test_without_axes_a_sweep_is_its_seeds() -> None:

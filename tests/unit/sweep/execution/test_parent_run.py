@@ -9,14 +9,14 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline.config.tracking import TrackingConfig
-from pipeline.runs.layout import RECORD
+from pipeline.runs.layout import NOISE_KEY, RECORD
 from pipeline.tracking.mlflow_queries import artifact_text, sweep_runs
 from pipeline.tracking.tracker import Tracker
 from spire_core.errors import RunError
 from sweeps.cli import main
 from sweeps.design.config import SweepConfig
 from sweeps.design.points import trials
-from sweeps.execution.ledger import Ledger, TrialRecord
+from sweeps.execution.ledger import Ledger, Status, TrialRecord
 from sweeps.execution.parent_run import parent_run
 
 SWEEP = SweepConfig(name="study", preset="smoke", seeds=(0, 1), question="Is it better?")
@@ -111,6 +111,20 @@ def test_a_store_that_does_not_know_it_is_the_wrong_one_unless_its_folder_is_gon
     )
     shutil.rmtree(tmp_path / "runs")
     assert begin(tracking) != run_id
+
+
+@pytest.mark.parametrize("last", ["stopped", "failed", "running"])
+def test_the_noise_key_of_a_trial_goes_when_nobody_can_go_on_with_it(
+    last: Status, tracking: TrackingConfig
+) -> None:
+    """One that failed may be tried again, under its key."""
+    ledger, trial = Ledger.of(SWEEP, tracking), begun(tracking)
+    key = trial / NOISE_KEY
+    key.write_bytes(bytes(range(32)))
+    ledger.write(TrialRecord(trials(SWEEP)[0].trial_id, last, str(trial)))
+    begin(tracking)
+    assert key.is_file() == (last != "stopped")
+    assert status(tracking, trial) == ("FAILED" if last == "failed" else "KILLED")
 
 
 class Desk:
