@@ -14,6 +14,7 @@ from typing import Any
 from pipeline.config.build import MAX_NUMBER, flattened
 from pipeline.config.equivalence import fingerprint, pretrain_fingerprint
 from pipeline.config.load import load_config
+from pipeline.config.safe_yaml import write_value
 from pipeline.config.schema import Config
 from spire_core.errors import ConfigError
 from spire_core.rng import numpy_generator
@@ -101,7 +102,7 @@ def make_trial(sweep: SweepConfig, point: Mapping[str, Any], seed: int) -> Trial
     """Return the trial at one point of the axes; ConfigError if its configuration is wrong."""
     flat = {k: v for name, value in point.items() for k, v in settings_of(name, value).items()}
     fixed = with_absolute_path({**flattened(sweep.settings), **flat, "seed": seed})
-    overrides = tuple(f"{key}={json.dumps(value)}" for key, value in fixed.items())
+    overrides = tuple(f"{key}={write_value(value)}" for key, value in fixed.items())
     config = load_config(sweep.preset, overrides)
     if sweep.scheduler == "asha" and not config.method.record.is_federated:
         raise ConfigError(
