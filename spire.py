@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sweeps.sweep import Outcome
 
 Settings = Mapping[str, Any]
+RUN_NAME = "a run's id, name or folder"
 __all__ = ["adapt", "draw", "load", "register_dataset", "register_method", "register_metric"]
 __all__ += ["report", "resume", "run", "sweep", "write_images"]
 
@@ -54,21 +55,30 @@ def run(
 
 
 def resume(
-    name: str = "last", settings: Settings | None = None, *, is_quiet: bool = False
+    name: str | Path = "last", settings: Settings | None = None, *, is_quiet: bool = False
 ) -> "Result":
     """Go on with an interrupted run of this root, and return its result, as `spire resume` does.
 
-    `name`: an id, a name or a folder. `settings`: of tracking and resources alone.
+    `name`: an id, a name or a folder. `settings`: of tracking and resources alone. RunError for a
+    run that has finished.
     """
     from pipeline.cli.command import say
+    from pipeline.cli.settings import word_of
     from pipeline.config.load import load_config
     from pipeline.experiment.launch import ready_for
+    from pipeline.runs.folder import load_result
     from pipeline.runs.record import find_run
     from pipeline.runs.start import load_start
+    from spire_core.errors import RunError
 
     words = _words(settings, ("tracking.", "resources."))
     given = load_config(None, words).tracking
-    run_dir = find_run(name, given)
+    run_dir = find_run(word_of(name, RUN_NAME), given)
+    if (result := load_result(run_dir)) is not None:
+        run_id = result["run_id"]
+        raise RunError(
+            f'expected an interrupted run, got {run_id}, which has finished: spire.load("{run_id}")'
+        )
     config, preset = load_start(run_dir, given, words)
     with ready_for(config, say):
         from pipeline.experiment.run import resume_experiment
@@ -77,11 +87,12 @@ def resume(
             return resume_experiment(run_dir, config, watcher, preset=preset)
 
 
-def load(name: str = "last", settings: Settings | None = None) -> "SavedRun":
+def load(name: str | Path = "last", settings: Settings | None = None) -> "SavedRun":
     """Return a finished run by its id, name or folder; `settings`: of tracking alone."""
+    from pipeline.cli.settings import word_of
     from pipeline.inference.finished_runs import open_run
 
-    return open_run(name, _words(settings, ("tracking.",)))
+    return open_run(word_of(name, RUN_NAME), _words(settings, ("tracking.",)))
 
 
 def draw(
@@ -97,17 +108,21 @@ def draw(
     """Return images (n, C, H, W) float32 in [-1, 1] drawn as a client, None for the population.
 
     `prompt`: the subject, of a run with text. The scales of guidance are the client's own or the
-    run's unless given; 1 turns them off.
+    run's unless given; 1 turns them off. ConfigError as `spire sample` says.
     """
-    from spire_core.config.checks import require
+    from pipeline.cli.settings import plain
+    from pipeline.config.build import build
+    from pipeline.inference.drawing import Drawing, check_scales
 
     _check_run(run)
-    require(num_images > 0, "num_images of at least 1", num_images, "raise it")
-    if text_guidance is not None:
-        run.check_text_guidance(text_guidance, "text_guidance")
-    scale = run.guidance(client_id) if guidance is None else guidance
-    text_scale = run.config.eval.text_guidance if text_guidance is None else text_guidance
-    return run.draw(client_id, num_images, seed, scale, prompt, text_scale)
+    values = {"client_id": client_id, "num_images": num_images, "prompt": prompt, "seed": seed}
+    values |= {"guidance": guidance, "text_guidance": text_guidance}
+    asked = build(Drawing, plain(values))
+    check_scales(run, asked)
+    client, scale, text_scale = asked.client_id, asked.guidance, asked.text_guidance
+    scale = run.guidance(client) if scale is None else scale
+    text_scale = run.config.eval.text_guidance if text_scale is None else text_scale
+    return run.draw(client, asked.num_images, asked.seed, scale, asked.prompt, text_scale)
 
 
 def adapt(
@@ -124,12 +139,16 @@ def adapt(
     as the command takes them. `captions` (N): of images in memory, for a run with text.
     `settings`: of `adapt` and `privacy.adapt`. `client_id`: the next free one unless given.
     """
+    from pipeline.cli.settings import plain
+    from pipeline.config.build import build
     from pipeline.data.arrays import uint8_images
     from pipeline.inference.arrival import adapt_arrival
     from pipeline.inference.arrival_images import ArrivingImages, load_arrival
+    from pipeline.inference.drawing import Joining
     from pipeline.inference.finished_runs import joining_config
 
     _check_run(run)
+    joining = build(Joining, plain({"client_id": client_id}))
     words = _words(settings, ("adapt.", "privacy.adapt.", "privacy.noise_key=", "data.root="))
     config = joining_config(run, words)
     if isinstance(images, str | Path):
@@ -138,17 +157,20 @@ def adapt(
         arriving = ArrivingImages(uint8_images(images, run.image_shape))
     if captions is not None:
         arriving = replace(arriving, captions=captions)
-    return adapt_arrival(run, arriving, config.adapt, client_id, config.privacy)
+    return adapt_arrival(run, arriving, config.adapt, joining.client_id, config.privacy)
 
 
 def sweep(
     name_or_file: str | Path,
     settings: Settings | None = None,
     rows_from: str | Path | Sequence[str | Path] = (),
+    *,
+    retry_failed: bool = False,
 ) -> "Outcome":
     """Run what is left of a sweep, as `spire sweep` does, and return its outcome.
 
-    `rows_from`: a file of rows, or several, of trials that have finished elsewhere.
+    `rows_from`: a file of rows, or several, of trials that have finished elsewhere. With
+    `retry_failed` failed trials run again as well. `report` writes the report.
     """
     from pipeline.cli.command import say
     from sweeps.design.load import load_sweep
@@ -158,7 +180,7 @@ def sweep(
 
     loaded = load_sweep(str(name_or_file), _words(settings))
     elsewhere, _ = finished_elsewhere(loaded, read_stretches(_texts(rows_from)))
-    return run_sweep(loaded, say, elsewhere=elsewhere)
+    return run_sweep(loaded, say, retry_failed, elsewhere)
 
 
 def report(
@@ -245,37 +267,18 @@ def register_metric(
 
 
 def _words(settings: Settings | None, prefixes: tuple[str, ...] = ("",)) -> list[str]:
-    """Return settings as the overrides that the command takes.
+    """Return settings as the words that the command takes; ConfigError as `words_of` says."""
+    from pipeline.cli.settings import words_of
 
-    ConfigError for one that begins with none of the prefixes: the run has fixed it.
-    """
-    import json
-
-    from pipeline.cli.words import allowed
-    from spire_core.config.checks import require
-
-    is_mapping = settings is None or isinstance(settings, Mapping)
-    advice = 'such as {"client.lr": 0.001}'
-    require(is_mapping, "settings as a mapping from keys to values", repr(settings), advice)
-    flat = _flat(settings or {})
-    words = [f"{key}={json.dumps(value, default=str)}" for key, value in flat.items()]
-    return list(allowed(words, prefixes))
-
-
-def _flat(settings: Settings) -> dict[str, Any]:
-    """Return settings by whole keys; a range {"min": A, "max": B} of a sweep's axis is a value."""
-    flat = dict[str, Any]()
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and not {"min", "max"} <= value.keys():
-            flat |= {f"{key}.{name}": own for name, own in _flat(value).items()}
-        else:
-            flat[key] = value
-    return flat
+    return words_of(settings, prefixes)
 
 
 def _texts(value: str | Path | Sequence[str | Path]) -> list[str]:
-    """Return one text, or several, as a list."""
-    return [str(value)] if isinstance(value, str | Path) else [str(one) for one in value]
+    """Return one name or file, or several, as a list of texts."""
+    from pipeline.cli.settings import word_of
+
+    values = [value] if isinstance(value, str) or not isinstance(value, Iterable) else value
+    return [word_of(one, "names or files") for one in values]
 
 
 def _check_run(run: Any) -> None:

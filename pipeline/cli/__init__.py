@@ -4,6 +4,7 @@ main          the parser of all verbs
 command       parsing, answers, errors and interrupts that verbs share
 completion    what a tab offers in a shell
 words         names and settings among the words of a command line
+settings      settings as Python has them, as such words
 run           `spire run` and `spire resume`
 outputs       files that verbs write where the user says
 presets       arguments of the verbs that take a preset

@@ -9,12 +9,12 @@ from pipeline.cli.command import Answer, add_verb, say
 from pipeline.cli.outputs import writable_png
 from pipeline.cli.presets import fetch_if_missing
 from pipeline.cli.words import allowed
+from spire_core.config.eval import MAX_DRAWN, MAX_GUIDANCE
 
 if TYPE_CHECKING:
     from pipeline.inference.saved_run import SavedRun
 
 
-MAX_DRAWN = 100_000  # images at once
 OF_A_FIT = ("adapt.", "privacy.adapt.", "privacy.noise_key=")
 NUM_IMAGES, NUM_PER_PROMPT, MAX_COLUMNS = 64, 8, 32
 
@@ -57,12 +57,15 @@ def sample(args: argparse.Namespace) -> Answer:
     from PIL import Image
 
     from pipeline.figures.image_grids import image_grid
+    from pipeline.inference.drawing import Drawing, check_scales
     from pipeline.runs.layout import SAMPLES
 
     saved.client_state(args.client)  # raises before a folder is made, as do the prompts
     for prompt in args.prompt:
         saved.prompt_tokens(prompt)
-    _check_guidance(saved, args)
+    first = next(iter(args.prompt), None)
+    asked = Drawing(args.client, 1, first, args.seed, args.guidance, args.text_guidance)
+    check_scales(saved, asked, _option)
     who = "population" if args.client is None else f"client_{args.client}"
     png = writable_png(args.out or saved.folder.parent / SAMPLES / f"{who}_seed{args.seed}.png")
     evaluation = saved.config.eval
@@ -87,18 +90,9 @@ def sample(args: argparse.Namespace) -> Answer:
     return Answer(f"{len(images)} images{rows}: {png} and {npz}", values)
 
 
-def _check_guidance(saved: "SavedRun", args: argparse.Namespace) -> None:
-    """Raise ConfigError for a scale of guidance that would have no effect."""
-    from spire_core.config.checks import require
-
-    if args.text_guidance is not None:
-        saved.check_text("--text-guidance")
-        advice = "images without a prompt have no text to be guided by"
-        require(bool(args.prompt), "a --prompt with --text-guidance", "none", advice)
-        saved.check_text_guidance(args.text_guidance, "--text-guidance")
-    is_met = args.guidance is None or args.client is not None
-    advice = "it pulls images towards a client, away from the population"
-    require(is_met, "a --client with --guidance", "none", advice)
+def _option(name: str) -> str:
+    """Return the option that takes an argument of `spire.draw`."""
+    return f"--{name.removesuffix('_id').replace('_', '-')}"
 
 
 def saved_run(run: str, overrides: Sequence[str], prefixes: tuple[str, ...]) -> "SavedRun":
@@ -166,7 +160,7 @@ def _count(minimum: int, maximum: int = 10**9) -> Any:
 
 def _guidance(text: str) -> float:
     with contextlib.suppress(ValueError):
-        if 0.0 <= (value := float(text)) <= 1000.0:
+        if 0.0 <= (value := float(text)) <= MAX_GUIDANCE:
             return value
     raise argparse.ArgumentTypeError(f"expected a number in 0..1000, got {text!r}")
 

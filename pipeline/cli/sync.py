@@ -125,7 +125,7 @@ def _deliver(
     from pipeline.runs.ownership import check_addresses, name_address
     from pipeline.runs.record import read_record
     from pipeline.tracking.mlflow_queries import readable_uri
-    from pipeline.tracking.mlflow_session import artifact_addresses, first_contact, run_of
+    from pipeline.tracking.mlflow_session import artifact_addresses, first_contact, in_store, run_of
     from pipeline.tracking.mlflow_sink import MlflowSink
     from pipeline.tracking.relay import relay_all
     from spire_core.errors import SpireError
@@ -144,7 +144,8 @@ def _deliver(
             if run is None:
                 return 0, "its store does not know it: name another with tracking.uri=URI"
             if run.info.lifecycle_stage != "active":  # it would refuse every entry, for good
-                return 0, f"it was deleted there: mlflow runs restore --run-id {run_id}"
+                command = f"{in_store(address)} mlflow runs restore --run-id {run_id}"
+                return 0, f"it was deleted there: {command}"
             addresses = artifact_addresses(client, run, begun is not None)
     except SpireError as error:
         silent[uri] = str(error)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import UnionType
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
-from spire_core.config.checks import hint
+from spire_core.config.checks import Range, hint
 from spire_core.errors import ConfigError
 
 Built = TypeVar("Built")
@@ -103,12 +103,15 @@ def _typed(kind: Any, value: Any, name: str) -> Any:
         such = {str: "[a,b]", float: "[0.9,0.99]"}.get(get_args(kind)[0], "[1,2]")
         raise ConfigError(f"expected a list for {name}, got {value!r}: such as {name}={such}")
     expected = _kind_text(kind) + (" below 2^63" if _is_out_of_range(value) else "")
-    given = (getattr(rule, "advice", "") for rule in rules)
-    advice = next(filter(None, given), _advice(kind, name))
+    is_off = _is_out_of_range(value)  # else a range's advice is about other values
+    given = (getattr(r, "advice", "") for r in rules if is_off or not isinstance(r, Range))
+    advice = next(filter(None, given), _advice(kind, value, name))
     raise ConfigError(f"expected {name} as {expected}, got {value!r}: {advice}")
 
 
-def _advice(kind: Any, name: str) -> str:
+def _advice(kind: Any, value: Any, name: str) -> str:
+    if isinstance(value, list | tuple) and get_origin(kind) is not tuple:
+        return "choose one value" + (f", or vary axes.{name} in a sweep" if "." in name else "")
     if get_origin(kind) is tuple and get_args(kind)[0] is str:
         return f"""quote texts such as numbers, '{name}=["7"]'"""
     return "change its value"

@@ -4,7 +4,9 @@ A file of settings may come from anybody. YAML's aliases can make gigabytes out 
 tags name types. A reference such as OmegaConf's `${...}` would be taken for a text.
 """
 
+import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -15,10 +17,11 @@ import yaml
 from spire_core.config.checks import hint
 from spire_core.errors import ConfigError
 
-MAX_CHARS, MAX_DEPTH = 100_000, 20
+MAX_CHARS, MAX_DEPTH = 1_000_000, 20  # of which a vocabulary of 10,000 words needs most
 MAX_SCALAR = 3000  # characters of one value; also what Python converts to a number and back
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # not every machine has the quick one
 _BASE_60 = re.compile(r"[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?")  # 1:30 means 90
+_BASE_8 = re.compile(r"[-+]?0[0-7_]+")  # 010 means 8
 _DATE = "tag:yaml.org,2002:timestamp"
 
 
@@ -110,6 +113,8 @@ def _problem(event: yaml.Event, depth: int) -> str | None:
             return f"OmegaConf's {event.value!r}"
         if event.implicit[0] and _BASE_60.fullmatch(event.value):
             return f"{event.value}, which YAML 1.1 takes for a number of base 60"
+        if event.implicit[0] and _BASE_8.fullmatch(event.value):
+            return f"{event.value}, which YAML 1.1 takes for a number of base 8"
     return None
 
 
@@ -123,9 +128,9 @@ class _PlainLoader(_LOADER):
     """YAML's safe loader, with two keys of the same name refused."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [str(key.value) for key, _ in node.value]
-        for name in names:
-            if names.count(name) > 1:
+        names = Counter(str(key.value) for key, _ in node.value)
+        for name, count in names.items():
+            if count > 1:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {name} twice", node.start_mark
                 )
@@ -148,6 +153,15 @@ for _kind in (_PlainLoader, _PlainDumper):
         re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
         list("-+0123456789"),
     )
+
+
+def write_value(value: Any) -> str:
+    """Return a value as a line, in JSON, from which `read_plain` returns it again.
+
+    Emoji are written as they are, since YAML takes none of JSON's pairs of codes.
+    """
+    text = json.dumps(value, ensure_ascii=False)
+    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in text)
 
 
 def write_plain(values: Any, **style: Any) -> str:

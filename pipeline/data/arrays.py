@@ -31,7 +31,13 @@ class _Item(NamedTuple):
 
 def uint8_images(images: Any, image_shape: tuple[int, int, int]) -> np.ndarray:
     """Return images as uint8 (N, C, H, W) of a run's shape (C, H, W); DataError if they differ."""
-    array = np.asarray(images)
+    try:
+        array = np.asarray(images)
+    except (TypeError, ValueError, RuntimeError) as error:  # of several sizes, or on a GPU
+        raise DataError(
+            f"expected images uint8 (N, {', '.join(map(str, image_shape))}), got {error}: make "
+            "one array of them"
+        ) from error
     if array.ndim == 3:
         array = array[:, None]
     if array.dtype != np.uint8 or array.shape[1:] != image_shape:

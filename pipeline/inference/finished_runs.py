@@ -1,12 +1,12 @@
 """Finished runs by their names, and the settings under which a new client joins one."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
 from pipeline.config.build import flattened
 from pipeline.config.effect import check_effect
 from pipeline.config.load import load_config
+from pipeline.config.safe_yaml import write_value
 from pipeline.config.schema import Config
 from pipeline.inference.saved_run import SavedRun
 from pipeline.runs.layout import MODEL
@@ -42,7 +42,7 @@ def joining_config(run: SavedRun, overrides: Sequence[str]) -> Config:
     groups |= {"method": asdict(config.method)}
     groups |= {"client": {"emb_first_steps": config.client.emb_first_steps}}
     groups |= {"model": {key: getattr(config.model, key) for key in ("backbone", "set_encoder")}}
-    stored = [f"{key}={json.dumps(value)}" for key, value in flattened(groups).items()]
+    stored = [f"{key}={write_value(value)}" for key, value in flattened(groups).items()]
     config = load_config(None, [*stored, *overrides])
     check_effect(config, overrides)
     return config

@@ -1,15 +1,15 @@
 """A run's description in MLflow's UI: its setting, results, diagnosis and command, in Markdown."""
 
-import json
 import shlex
 from collections.abc import Mapping
 from typing import Any
 
 from pipeline.config.build import flattened
 from pipeline.config.load import load_config, preset_names
-from pipeline.config.safe_yaml import read_plain
+from pipeline.config.safe_yaml import read_plain, write_value
 from pipeline.config.schema import Config
 from pipeline.results.result import Result
+from spire_core.errors import ConfigError
 
 BASE = "mnist-cpu"  # of a run whose preset is not known
 LOCAL = ("tracking.", "resources.", "data.root")  # make no difference to the result
@@ -53,7 +53,7 @@ def run_command(config: Config, preset: str | None) -> str:
         for key, value in own.items()
         if value != base[key] and not key.startswith((*LOCAL, "privacy.noise_key"))
     }
-    words = [f"{key}={_plain(value)}" for key, value in changed.items()]
+    words = [f"{key}={_word(value)}" for key, value in changed.items()]
     return shlex.join(["spire", "run", preset, *words])
 
 
@@ -65,8 +65,14 @@ def _scores(metrics: Mapping[str, float]) -> list[str]:
     ]
 
 
-def _plain(value: Any) -> str:
-    """Return a value as an override reads it."""
-    if isinstance(value, str) and value and read_plain(value, "a setting") == value:
-        return value
-    return json.dumps(value)
+def _word(value: Any) -> str:
+    """Return a value as an override reads it: a text that needs no quotes without them."""
+    return value if _is_plain(value) else write_value(value)
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether a value is a text that YAML reads as it is."""
+    try:
+        return isinstance(value, str) and value != "" and read_plain(value, "a text") == value
+    except ConfigError:  # such as of *text, which would be a reference
+        return False

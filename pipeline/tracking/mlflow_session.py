@@ -6,6 +6,7 @@ Here too, mlflow is imported only inside functions.
 import contextlib
 import logging
 import os
+import shlex
 import sqlite3
 import uuid
 from collections.abc import Iterator, Mapping
@@ -129,6 +130,11 @@ def _creation_lock(path: Path) -> Iterator[None]:
         yield
 
 
+def in_store(uri: str) -> str:
+    """Return the variable that stands before a command of MLflow on this store, masked."""
+    return f"MLFLOW_TRACKING_URI={shlex.quote(mask(uri))}"
+
+
 def run_of(client: "MlflowClient", run_id: str) -> "Run | None":
     """Return a run as the store has it, or None if the store does not know it."""
     from mlflow.exceptions import MlflowException
@@ -216,7 +222,7 @@ def experiment_id(client: "MlflowClient", config: TrackingConfig, uri: str) -> s
     if experiment.lifecycle_stage != "active":
         raise ConfigError(
             f"expected an active experiment, got {config.experiment!r}, which was deleted: run "
-            f"`mlflow experiments restore -x {experiment.experiment_id}`, or set "
+            f"`{in_store(uri)} mlflow experiments restore -x {experiment.experiment_id}`, or set "
             "tracking.experiment=OTHER"
         )
     return experiment.experiment_id

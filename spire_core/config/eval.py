@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from spire_core.config.checks import Range, check_choice, check_fields, require
+from spire_core.config.checks import Range, check_fields, hint, require
 from spire_core.plugins import Plugins
 
 FOR_KID = "KID compares sets of images"
 MAX_GUIDANCE = 1000.0
+MAX_DRAWN = 100_000  # images of a client at once
 OWN_SCORES = ("kid", "tv", "heldout", "prompt_accuracy", "true_accuracy", "style_distance")
 OWN_SCORES += ("retrieved", "retrieval_rank", "copied", "shown_distance")
 
@@ -30,7 +31,10 @@ class MetricNames:
         for one in value:
             if OTHER_METRICS.find(one) is None:
                 known = OTHER_METRICS.names()
-                check_choice(name, one, ("none", *known) if len(known) < 2 else known)
+                expected = f"{name} as {' or '.join(known) or 'metrics that are installed'}"
+                near = hint(one, known)
+                advice = near if near.startswith("did") else self.advice
+                require(False, expected, repr(one), advice)
 
 
 @dataclass(frozen=True)

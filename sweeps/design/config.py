@@ -230,8 +230,10 @@ def _check_axis(name: str, axis: Any, is_drawn: bool) -> None:
     elif isinstance(axis, list) and axis:
         return
     kinds = "a list of values or a range {min: A, max: B, log: true}" if is_drawn else "a list"
-    advice = f"such as {name}: [1, 2]"
-    if isinstance(axis, dict) and not is_drawn:
+    first = next(iter(flattened({name: axis})), name)  # of an axis that is written as a group
+    is_group = isinstance(axis, dict) and not RANGE_KEYS & axis.keys()
+    advice = f"such as {first if is_group else name}: [1, 2]"
+    if isinstance(axis, dict) and not is_drawn and not is_group:
         advice += ", or add search: random and num_trials: 20 for a range"
     raise ConfigError(f"expected axes.{name} as {kinds}, got {axis!r}: {advice}")
 

@@ -1,6 +1,7 @@
 """The YAML file of a sweep, or one of ours by name, as settings."""
 
 import dataclasses
+import textwrap
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 from pipeline.config.build import OTHER_WORDS, build
 from pipeline.config.load import read_settings, split_override
-from pipeline.config.safe_yaml import first_comment, read_settings_file
+from pipeline.config.safe_yaml import MAX_SCALAR, first_comment, read_settings_file
 from pipeline.config.schema import Config
 from spire_core.errors import ConfigError
 from sweeps.design.compared import check_compared
@@ -28,7 +29,8 @@ def load_sweep(file: str, words: Sequence[str] = ()) -> SweepConfig:
 
     A word `key=value` sets a key of the sweep (`seeds=[0,1]`) or, for every trial, one of the
     configuration (`federation.num_rounds=10`). The comment with which a file begins is its
-    question, unless it has another. Raises ConfigError if anything is wrong.
+    question, unless it has another. `settings:` and `axes:` may be empty. Raises ConfigError if
+    anything is wrong.
     """
     if file in sweep_names():
         text, name = (resources.files("sweeps") / "conf" / f"{file}.yaml").read_text(), file
@@ -37,13 +39,14 @@ def load_sweep(file: str, words: Sequence[str] = ()) -> SweepConfig:
         known = f"a YAML file or one of {ours}, {PAPER}... (docs/sweeps.md)"
         text, name = read_settings_file(file, known, sweep_names()), Path(file).stem
     settings = read_settings(text, file)
+    settings = {k: v for k, v in settings.items() if v is not None or k not in ("settings", "axes")}
     _check_places(settings, file)
     if not settings and not words:
         raise ConfigError(
             f"expected a preset, settings or axes in {file}, got an empty file: docs/sweeps.md has "
             "examples"
         )
-    values: dict[str, Any] = {"name": name, "question": first_comment(text)} | settings
+    values: dict[str, Any] = {"name": name, "question": _question(text)} | settings
     written = dict(values)
     groups = {f.name for f in dataclasses.fields(Config)}
     for word in words:
@@ -59,6 +62,11 @@ def load_sweep(file: str, words: Sequence[str] = ()) -> SweepConfig:
     sweep = build(SweepConfig, values)
     check_compared(sweep, _as_written(written) if words else None)
     return sweep
+
+
+def _question(text: str) -> str:
+    """Return the comment at the head of a file, cut to what a report's file may hold."""
+    return textwrap.shorten(first_comment(text), MAX_SCALAR, placeholder=" ...")
 
 
 def _as_written(values: dict[str, Any]) -> SweepConfig | None:

@@ -14,6 +14,7 @@ from typing import Any
 from pipeline.config.build import MAX_NUMBER, flattened
 from pipeline.config.equivalence import fingerprint, pretrain_fingerprint
 from pipeline.config.load import load_config
+from pipeline.config.safe_yaml import write_value
 from pipeline.config.schema import Config
 from spire_core.errors import ConfigError
 from spire_core.rng import numpy_generator
@@ -124,7 +125,7 @@ def make_trial(sweep: SweepConfig, point: Mapping[str, Any], seed: int) -> Trial
 
 
 def _overrides(settings: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(f"{key}={json.dumps(value)}" for key, value in settings.items())
+    return tuple(f"{key}={write_value(value)}" for key, value in settings.items())
 
 
 def point_of(sweep: SweepConfig, params: Mapping[str, Any]) -> dict[str, Any]:

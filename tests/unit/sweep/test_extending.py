@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import spire
+from pipeline.config.effect import load_typed
 from pipeline.config.load import load_config
 from pipeline.config.plugins import ALL_PLUGINS
 from pipeline.federation.setup import prepare
@@ -75,6 +76,13 @@ def test_a_process_can_do_without_a_package(
     file.write_text("preset: smoke\nsettings: {method: mild, resources.pool: local}\n")
     assert main(["sweep", str(file)]) == 2
     assert "which Ray's workers lack" in capsys.readouterr().err
+
+
+def test_the_run_of_the_page_downloads_nothing(outside: Path) -> None:
+    exec(compile((outside / "notebook.py").read_text(), str(PAGE), "exec"), {})
+    [settings] = re.findall(r'`spire\.run\("smoke", (\{.*?\})\)`', PAGE.read_text())
+    setting = prepare(load_typed("smoke", spire._words(json.loads(settings))))
+    assert (setting.data.name, setting.extractor) == ("my_bars", "mnist-cnn")
 
 
 def test_the_sweep_of_the_page_has_both_methods(tmp_path: Path) -> None:

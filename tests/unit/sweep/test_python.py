@@ -12,11 +12,15 @@ from PIL import Image
 from torch import Tensor, arange, rand
 
 import spire
+from benchmarks.mistakes_folder import furnish
 from pipeline.config.data import DataConfig
-from pipeline.config.load import load_config
+from pipeline.config.effect import load_typed
+from pipeline.config.load import load_config, preset_names
 from pipeline.data.arrays import uint8_images
 from pipeline.data.datasets import load, load_clients
+from pipeline.federation.setup import prepare
 from spire_core.errors import ConfigError, DataError, RunError
+from sweeps import sweep as sweep_module
 from sweeps.design.load import load_sweep
 
 PAGE = Path(__file__).parents[3] / "docs" / "python.md"
@@ -37,10 +41,18 @@ def test_the_page_runs_as_printed(
     for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL):
         exec(compile(block, str(PAGE), "exec"), names)
     assert names["arrival"].num_trained == names["run"].config.model.d_emb
-    again = spire.resume(names["result"].run_id, {"resources.pool": "local"}, is_quiet=True)
-    assert again.state_fingerprint == names["result"].state_fingerprint
-    setting = load_config("smoke", spire._words(names["own"]))
-    assert load_clients(setting.data).clients is not None
+    result, local = names["result"], {"resources.pool": "local"}
+    for run_dir in (result.run_dir, Path(result.run_dir)):
+        assert spire.load(run_dir).client_ids == names["run"].client_ids
+        with pytest.raises(RunError, match=rf'has finished: spire.load\("{result.run_id}"\)'):
+            spire.resume(run_dir, local)
+    (Path(result.run_dir) / "result.json").unlink()  # as if it had been stopped before its end
+    again = spire.resume(result.run_dir, local, is_quiet=True)
+    assert again.state_fingerprint == result.state_fingerprint
+    for preset in preset_names():
+        if preset not in ("fonts-cpu", "retrofit-cpu"):  # as the page says
+            partition = prepare(load_typed(preset, spire._words(names["own"]))).partition
+            assert len(partition.train_clients) == 5
 
 
 def test_what_is_missing_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,6 +71,97 @@ def test_what_is_missing_is_one_sentence(tmp_path: Path, monkeypatch: pytest.Mon
     for refuse in (spire.load, spire.resume, spire.report):
         with pytest.raises(ConfigError, match=r"expected settings of tracking.* everything else"):
             refuse("last", {"client.lr": 0.1})
+
+
+@pytest.mark.parametrize("value", [None, 123, ["last"]])
+def test_a_name_that_is_neither_text_nor_path_is_refused(value: Any) -> None:
+    for refuse in (spire.load, spire.resume):
+        with pytest.raises(ConfigError, match=r"a run's id, name or folder, got .*: name"):
+            refuse(value)
+    with pytest.raises(ConfigError, match="expected names or files, got 5: name it"):
+        spire.report(5)  # type: ignore[arg-type]
+
+
+def test_settings_have_any_text_and_the_numbers_of_numpy() -> None:
+    values = {"client": {"batch_size": np.int64(4), "betas": np.array([0.5, 0.25])}}
+    values |= {"client.lr": np.float32(0.5), "client.compile": np.bool_(True)}
+    values |= {"tracking.run_name": "exp 😀\x85", "data.path": Path("/tmp/𠮷")}
+    config = load_config("smoke", spire._words(values))
+    assert (config.client.batch_size, config.client.betas) == (4, (0.5, 0.25))
+    assert (config.client.lr, config.client.compile) == (0.5, True)
+    assert (config.tracking.run_name, config.data.path) == ("exp 😀\x85", "/tmp/𠮷")
+    axes = {"axes": {"client": {"lr": rand(2)}}, "seeds": range(3)}
+    sweep = load_sweep("smoke", spire._words(axes))
+    assert (sweep.seeds, len(sweep.axes["client.lr"])) == ((0, 1, 2), 2)
+    with pytest.raises(ConfigError, match="expected a plain value, got keys must be"):
+        spire._words({"client.lr": [{(1, 2): 3}]})
+
+
+def test_a_vocabulary_of_many_words_is_taken(tmp_path: Path) -> None:
+    captions = [" ".join(f"слово{i}{j:02d}" for j in range(50)) for i in range(200)]
+    images = np.zeros((200, 8, 8), np.uint8)
+    owners = [f"c{i % 5}" for i in range(200)]
+    settings = spire.write_images(tmp_path / "many", images, clients=owners, captions=captions)
+    assert len(load_config("smoke", spire._words(settings)).model.words) == 10_000
+
+
+def test_a_sweep_can_try_failed_trials_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(sweep_module, "run_sweep", lambda *words: asked.append(words[2]))
+    spire.sweep("smoke")
+    spire.sweep("smoke", retry_failed=True)
+    assert asked == [False, True]
+
+
+@pytest.fixture(scope="module")
+def furnished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The finished runs of the page of mistakes: `letters` has text."""
+    folder = tmp_path_factory.mktemp("furnished")
+    furnish(folder)
+    root = {"tracking.root": str(folder)}
+    return {name: spire.load(name, root) for name in ("digits", "letters")}
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "told"),
+    [
+        ("digits", {"client_id": "6"}, "client_id as int .*, got '6'"),
+        ("digits", {"client_id": True}, "client_id as int .*, got True"),
+        ("digits", {"client_id": -1}, "client_id of at least 0"),
+        ("digits", {"num_images": "2"}, "num_images as int, got '2'"),
+        ("digits", {"num_images": 2.5}, "num_images as int, got 2.5"),
+        ("digits", {"num_images": 100_001}, r"num_images in 1\.\.100000"),
+        ("digits", {"client_id": 6, "guidance": float("nan")}, "guidance as .*, got nan"),
+        ("digits", {"client_id": 6, "guidance": -5}, "guidance of at least 0, got -5.0: 1 turns"),
+        ("digits", {"client_id": 6, "guidance": "2"}, "guidance as .*, got '2'"),
+        ("digits", {"guidance": 2.0}, "a client_id with guidance, got none"),
+        ("digits", {"seed": "a"}, "seed as int, got 'a'"),
+        ("letters", {"client_id": 6, "text_guidance": 1.0}, "a prompt with text_guidance"),
+        ("letters", {"client_id": 6, "prompt": ["a"]}, r"prompt as str .*, got \['a'\]"),
+    ],
+)
+def test_what_cannot_be_drawn_is_one_sentence(
+    name: str, arguments: dict[str, Any], told: str, furnished: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigError, match=f"^expected {told}"):
+        spire.draw(furnished[name], **arguments)
+
+
+def test_numbers_of_numpy_draw_the_same(furnished: dict[str, Any]) -> None:
+    run = furnished["digits"]
+    numbers = (np.int64(6), np.int32(2))
+    drawn = spire.draw(run, *numbers, seed=np.uint8(3), guidance=np.float32(2))  # type: ignore[arg-type]
+    assert np.array_equal(drawn, spire.draw(run, 6, 2, seed=3, guidance=2.0))
+
+
+def test_what_cannot_arrive_is_one_sentence(furnished: dict[str, Any]) -> None:
+    run = furnished["digits"]
+    for client_id in (9.5, "9", True):
+        with pytest.raises(ConfigError, match="expected client_id as int"):
+            spire.adapt(run, GREY, client_id=client_id)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"expected images uint8 \(N, 1, 16, 16\), got .*: make"):
+        spire.adapt(run, [[[1, 2], [3]]])
+    assert run.client_ids == [6, 7]
 
 
 def test_a_range_of_an_axis_is_given_as_in_a_file() -> None:
@@ -235,10 +338,11 @@ def test_scales_of_guidance_are_the_clients_or_the_runs_own() -> None:
     own = SimpleNamespace(eval=SimpleNamespace(text_guidance=3.0))
     run: Any = SimpleNamespace(config=own, draw=lambda *words: asked.append(words))
     run.guidance = {4: 2.0, None: 1.5}.__getitem__  # as the client has chosen it, or the run's
+    run.check_text = lambda what: None
     run.check_text_guidance = lambda *words: asked.append(words)
     spire.draw(run, 4, 8)
     spire.draw(run, None, 6)
-    spire.draw(run, None, 8, guidance=1.0, text_guidance=1.5, prompt="a", seed=7)
+    spire.draw(run, 4, 8, guidance=1.0, text_guidance=1.5, prompt="a", seed=7)
     typed = (1.5, "text_guidance")
     drawn = [(4, 8, 0, 2.0, None, 3.0), (None, 6, 0, 1.5, None, 3.0)]
-    assert asked == [*drawn, typed, (None, 8, 7, 1.0, "a", 1.5)]
+    assert asked == [*drawn, typed, (4, 8, 7, 1.0, "a", 1.5)]

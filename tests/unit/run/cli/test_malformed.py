@@ -574,6 +574,10 @@ def test_a_run_that_was_deleted_in_its_store_keeps_what_waits(tracked: Path) -> 
     client = MlflowClient(f"sqlite:///{Path('mlflow.db').absolute()}")
     client.delete_run(tracked.name)
     assert judge("sync", may_wait=True) == 1
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert cli.main(["sync"]) == 1
+    store = f"MLFLOW_TRACKING_URI=sqlite:///{Path('mlflow.db').absolute()}"
+    assert f"{store} mlflow runs restore --run-id {tracked.name}" in out.getvalue()
     client.restore_run(tracked.name)
     assert judge("sync") == 0
     assert not (tracked / "outbox.refused.jsonl").exists()

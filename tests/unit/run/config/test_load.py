@@ -7,9 +7,12 @@ import pytest
 from pipeline.config.equivalence import fingerprint
 from pipeline.config.federation import FederationConfig
 from pipeline.config.load import load_config, preset_names, split_override
+from pipeline.config.safe_yaml import read_plain, write_value
 from pipeline.config.schema import Config, config_from_dict
 from spire_core.errors import ConfigError
 
+ODD = ["exp 😀", "/tmp/𠮷", "a\nb\tc", "\x00\x07\x7f\x85\xa0\u2028\ufeff", "👩\u200d🚀", "", "010"]
+ODD += ["@id", "*text", "&a", "!x", "/d/a: b: c", "# x", "'\"\\", "1e5", "null", "on", "1:30"]
 SECURE = "federation.secure_aggregation=true"
 ENCODER = ["model.set_encoder=true", "method.episodes=0.5", "client.emb_first_steps=1"]
 PRIVATE = ["client.opt_state=reset", "privacy.rounds.epsilon=8"]
@@ -324,6 +327,57 @@ def test_numbers_of_base_60_are_refused(word: str) -> None:
     with pytest.raises(ConfigError, match=r"got .*1:30.*, which YAML 1\.1 takes for a number of"):
         load_config("smoke", [word])
     assert load_config("smoke", ["tracking.run_name='1:30'"]).tracking.run_name == "1:30"
+
+
+@pytest.mark.parametrize("word", ["seed=010", "seed=-017", "client.batch_size=0_7", "seed=00"])
+def test_numbers_of_base_8_are_refused(word: str) -> None:
+    with pytest.raises(ConfigError, match=r"got .*0.*, which YAML 1\.1 takes for a .* base 8"):
+        load_config("smoke", [word])
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("0", 0),
+        ("-0", 0),
+        ("0.1", 0.1),
+        ("0x1f", 31),
+        ("01.5", 1.5),
+        ("'010'", "010"),
+        ("089", "089"),
+    ],
+)
+def test_other_values_that_begin_with_zero_stay(text: str, value: object) -> None:
+    assert split_override(f"any.key={text}")[1] == value
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_any_text_is_written_on_a_line_and_read_again(text: str) -> None:
+    written = write_value([text, {text: 1e-07}])
+    assert written.isprintable()
+    assert read_plain(written, "a text") == [text, {text: 1e-07}]
+
+
+def test_a_vocabulary_of_the_largest_size_is_read() -> None:
+    words = [f"слово{i:05d}" for i in range(10_000)]
+    overrides = ["model.text=words", f"model.words={write_value(words)}"]
+    assert len(load_config("smoke", overrides).model.words) == 10_000
+
+
+@pytest.mark.parametrize(
+    ("word", "advice"),
+    [
+        ("model.d_emb=[16,64]", r"got \[16, 64\]: choose one value, or vary axes.model.d_emb"),
+        ("model.d_emb=many", "got 'many': change its value"),
+        ("seed=[1,2]", r"got \[1, 2\]: choose one value$"),
+        ("privacy.adapt.epsilon=.inf", "got inf: 4 is usual, null turns it off"),
+    ],
+)
+def test_a_wrong_type_is_not_answered_by_the_advice_for_a_wrong_number(
+    word: str, advice: str
+) -> None:
+    with pytest.raises(ConfigError, match=advice):
+        load_config("smoke", [word])
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,7 @@ def test_what_a_process_has_registered_is_refused_for_rays_workers(
         ("method=spyre", "did you mean spire"),
         ("data=bar", "a data set out of mnist, .*, folder, got 'bar'"),
         ("eval={extractor: none, controls: true}", "expected an eval.extractor with eval.controls"),
+        ("eval.metrics=[none]", r"got 'none': name metrics .*, or none: eval\.metrics=\[\]"),
         ("eval.metrics=[kid]", "expected eval.metrics as .*got 'kid'"),
     ],
 )

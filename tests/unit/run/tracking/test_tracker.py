@@ -26,6 +26,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST
 
 from pipeline.config.load import load_config
+from pipeline.config.safe_yaml import read_plain
 from pipeline.config.tracking import TrackingConfig, tracking_uri, ui_command, ui_text
 from pipeline.files.masking import mask
 from pipeline.files.revision import git_revision
@@ -33,7 +34,7 @@ from pipeline.inference.saved_run import SavedRun
 from pipeline.runs.layout import REFUSED, RESULT
 from pipeline.runs.model_files import save_client, save_run
 from pipeline.runs.record import experiment_of, find_run
-from pipeline.tracking.mlflow_session import QUIET
+from pipeline.tracking.mlflow_session import QUIET, in_store
 from pipeline.tracking.mlflow_sink import MlflowSink
 from pipeline.tracking.outbox import read_points
 from pipeline.tracking.relay import Refusal
@@ -163,7 +164,7 @@ def test_what_is_no_image_is_refused(store: TrackingConfig, shape: tuple[int, ..
 def test_figures_and_dictionaries_are_artifacts(store: TrackingConfig, tmp_path: Path) -> None:
     figure = Figure()
     figure.subplots().plot([0, 1])
-    values = {"a": (1, 2), "b": {"c": None}, "uri": "http://me:secret@host/x"}
+    values = {"a": (1, 2), "b": {"c": None}, "uri": "http://me:secret@host/x", "name": "1e5"}
     with Tracker.start(store, "files", {}) as tracker:
         tracker.log_figure(figure, "figures/kid.png")
         tracker.log_dict(values, "config/resolved.yaml")
@@ -171,9 +172,10 @@ def test_figures_and_dictionaries_are_artifacts(store: TrackingConfig, tmp_path:
     png = client_of(store).download_artifacts(tracker.run_id, "figures/kid.png", str(tmp_path))
     assert Path(png).read_bytes().startswith(b"\x89PNG")
     stored = json.loads(read_text(store, tracker, "config/resolved.json", tmp_path))
-    assert stored == {"a": [1, 2], "b": {"c": None}, "uri": "http://***@host/x"}
+    assert stored == {"a": [1, 2], "b": {"c": None}, "uri": "http://***@host/x", "name": "1e5"}
     text = read_text(store, tracker, "config/resolved.yaml", tmp_path)
     assert "a:\n- 1\n- 2\n" in text
+    assert read_plain(text, "settings") == stored
     assert "secret" not in text
 
 
@@ -467,8 +469,15 @@ def test_a_deleted_experiment_says_how_to_restore_it(store: TrackingConfig) -> N
         pass
     experiment_id = read_run(config, tracker).info.experiment_id
     client_of(config).delete_experiment(experiment_id)
-    with pytest.raises(ConfigError, match=f"mlflow experiments restore -x {experiment_id}"):
+    with pytest.raises(ConfigError) as error:
         Tracker.start(config, "b", {})
+    command = f"{in_store(tracking_uri(config))} mlflow experiments restore -x {experiment_id}"
+    assert f"run `{command}`, or" in str(error.value)
+
+
+def test_a_command_of_mlflow_names_its_store_without_a_password() -> None:
+    assert in_store("http://me:secret@host:5000") == "MLFLOW_TRACKING_URI='http://***@host:5000'"
+    assert in_store("sqlite:////a b/mlflow.db") == "MLFLOW_TRACKING_URI='sqlite:////a b/mlflow.db'"
 
 
 def test_an_experiment_needs_a_name() -> None:

@@ -13,6 +13,7 @@ from pipeline.config.build import flattened
 from pipeline.config.equivalence import fingerprint
 from pipeline.config.load import load_config
 from pipeline.runs.start import located
+from pipeline.tracking.artifacts import dict_text
 from spire_core.config.partition import PartitionConfig
 from spire_core.config.privacy import label_of
 from spire_core.errors import ConfigError
@@ -348,6 +349,7 @@ def test_our_own_sweeps_are_valid(name: str) -> None:
         ("# Does it\n#  help?\npreset: smoke\n# no\n", "Does it help?"),
         ("preset: smoke\n# no\n", ""),
         ("# no\nquestion: Which?\npreset: smoke\n", "Which?"),
+        ("# why so\n" * 500 + "preset: smoke\n", "why so " * 428 + "..."),
     ],
 )
 def test_a_sweeps_question_is_the_comment_at_its_head(
@@ -358,6 +360,36 @@ def test_a_sweeps_question_is_the_comment_at_its_head(
     sweep = load_sweep(str(path))
     assert sweep.question == question
     assert sweep.key == replace(sweep, question="").key  # other words make no other sweep
+
+
+def test_a_long_question_is_read_again_from_what_a_sweeps_run_records(tmp_path: Path) -> None:
+    path = tmp_path / "asked.yaml"
+    path.write_text("# Wärme 😀 und mehr\n" * 1000 + "preset: smoke\n", encoding="utf-8")
+    sweep = load_sweep(str(path), ["tracking.experiment='1e5'"])
+    path.write_text(dict_text(asdict(sweep), ".yaml"))
+    again = load_sweep(str(path))
+    assert again == sweep
+    assert again.settings == {"tracking.experiment": "1e5"}
+    assert len(sweep.question) > 2900
+
+
+def test_a_group_without_anything_is_empty(tmp_path: Path) -> None:
+    path = tmp_path / "empty.yaml"
+    path.write_text("preset: smoke\nsettings:\naxes:\n")
+    sweep = load_sweep(str(path))
+    assert (sweep.settings, sweep.axes) == ({}, {})
+    assert load_sweep(str(path), ["client.lr=0.1"]).settings == {"client.lr": 0.1}
+
+
+def test_an_axis_that_is_written_as_a_group_is_answered_by_its_key() -> None:
+    with pytest.raises(ConfigError, match=r"axes\.model as .*: such as model\.d_emb: \["):
+        sweep_of(axes={"model": {"d_emb": [16, 64]}})
+
+
+@pytest.mark.parametrize("text", ["exp 😀", "/tmp/𠮷", "@id", "*text", "a: b", "1e5"])
+def test_a_trial_has_any_text_among_its_settings(text: str) -> None:
+    [trial] = trials(sweep_of(settings={"tracking.run_name": text}))
+    assert trial.config.tracking.run_name == text
 
 
 def test_a_sweep_is_read_again_from_what_its_run_records(file: Path, tmp_path: Path) -> None:
@@ -576,7 +608,7 @@ def test_asha_needs_rounds_and_a_metric_of_rounds() -> None:
         (b"[" * 5000, "YAML settings"),
         (b"name: \xff\xfe", "no UTF-8 text"),
         (b"\x00\x01", "YAML settings"),
-        (b"#" * 1_000_001, "no file of at most 100000 characters"),
+        (b"#" * 4_000_001, "no file of at most 1000000 characters"),
     ],
 )
 def test_a_file_that_is_no_sweep_is_one_sentence(content: bytes, told: str, tmp_path: Path) -> None:
