@@ -2,6 +2,7 @@
 
 config      the settings of a sweep
 load        its YAML file, or one of ours by name
+settings    what settings stand for: values of an axis, absolute paths, a key's label
 metric      the metric by which the best trial is chosen
 points      the points of the axes, and the trial at each
 effect      settings without effect in any trial

@@ -10,25 +10,26 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.config.build import MAX_NUMBER, flattened
 from pipeline.config.equivalence import determines
 from pipeline.config.load import NAMED_GROUPS, load_config
-from pipeline.config.schema import Config
-from pipeline.files.paths import lasting
 from spire_core.config.checks import hint
-from spire_core.config.privacy import label_of
 from spire_core.errors import ConfigError
 from sweeps.design.metric import check_metric
+from sweeps.design.settings import (
+    BY_PATH,
+    labelled,
+    relative_paths,
+    settings_of,
+    shown,
+    with_absolute_path,
+)
 from sweeps.primary import check_where, primaries
 
-# Settings that name files but not their content, so that sweeps cannot know them for the same.
-BY_PATH = ("data.path", "eval.extractor_weights", "model.backbone", "model.text_encoder")
-
-NOISE_KEY = "privacy.noise_key"
 SEARCHES, SCHEDULERS, MODES = ("grid", "random", "optuna"), ("none", "asha"), ("min", "max")
 SHARED_IN = ("sweep", "root")
 RECORDED = ("tracking.enabled", "tracking.uri", "tracking.experiment")
@@ -185,29 +186,11 @@ class SweepConfig:
     def labelled(self) -> "SweepConfig":
         """Return the sweep with the label of each given noise key in its place, to be stored."""
         axes = {
-            name: [_shown(name, one) for one in axis] if isinstance(axis, list) else axis
+            name: [shown(name, one) for one in axis] if isinstance(axis, list) else axis
             for name, axis in self.axes.items()
         }
-        primary = tuple({k: _shown("", v) for k, v in one.items()} for one in self.primary)
+        primary = tuple({k: shown("", v) for k, v in one.items()} for one in self.primary)
         return replace(self, settings=labelled(self.settings), axes=axes, primary=primary)
-
-
-def labelled(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return settings, however they are nested, with the label of a noise key in its place."""
-    whole = {key: f"{prefix}{key}" for key in settings}
-    return {
-        key: labelled(value, f"{whole[key]}.")
-        if isinstance(value, dict)
-        else _shown(whole[key], value)
-        for key, value in settings.items()
-    }
-
-
-def _shown(name: str, value: Any) -> Any:
-    """Return the value of a setting, or settings that go together, without a noise key."""
-    if isinstance(value, dict):
-        return labelled(value)
-    return label_of(value) if name == NOISE_KEY and isinstance(value, str) else value
 
 
 def _canonical(keys: Iterable[str]) -> set[str]:
@@ -236,22 +219,3 @@ def _check_axis(name: str, axis: Any, is_drawn: bool) -> None:
     if isinstance(axis, dict) and not is_drawn and not is_group:
         advice += ", or add search: random and num_trials: 20 for a range"
     raise ConfigError(f"expected axes.{name} as {kinds}, got {axis!r}: {advice}")
-
-
-def with_absolute_path(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return settings with absolute paths, the same ones everywhere."""
-    named = {key: settings.get(key) for key in BY_PATH}
-    paths = {key: path for key, path in named.items() if path and isinstance(path, str)}
-    return {**settings, **{key: str(lasting(path, key)) for key, path in paths.items()}}
-
-
-def relative_paths(config: Config) -> dict[str, str]:
-    """Return what the relative paths of a configuration stand for here, by key."""
-    values = flattened(config.as_dict())
-    given = {key: values[key] for key in BY_PATH if values[key] is not None}
-    return {key: path for key, path in with_absolute_path(given).items() if path != given[key]}
-
-
-def settings_of(name: str, value: Any) -> dict[str, Any]:
-    """Return the settings that a value on an axis stands for, by key of the configuration."""
-    return flattened(value if isinstance(value, dict) else {name: value})

@@ -18,14 +18,9 @@ from pipeline.config.safe_yaml import write_value
 from pipeline.config.schema import Config
 from spire_core.errors import ConfigError
 from spire_core.rng import numpy_generator
-from sweeps.design.config import (
-    SweepConfig,
-    labelled,
-    relative_paths,
-    settings_of,
-    with_absolute_path,
-)
+from sweeps.design.config import SweepConfig
 from sweeps.design.metric import check_searched
+from sweeps.design.settings import labelled, relative_paths, settings_of, with_absolute_path
 from sweeps.primary import TASK
 
 TuneParams = dict[str, Any]  # with which Tune starts a trial: an id, or a drawn point

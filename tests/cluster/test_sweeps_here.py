@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 
 from spire_core.config.privacy import label_of
 from sweeps.cli import main
-from sweeps.design.config import NOISE_KEY
+from sweeps.design.settings import NOISE_KEY
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

@@ -19,9 +19,10 @@ from spire_core.config.privacy import label_of
 from spire_core.errors import ConfigError
 from spire_core.federated.messages import steps_per_epoch
 from spire_core.partition.split import make_partition
-from sweeps.design.config import BY_PATH, SweepConfig
+from sweeps.design.config import SweepConfig
 from sweeps.design.load import load_sweep, sweep_names
 from sweeps.design.points import point_of, probes, trials
+from sweeps.design.settings import BY_PATH
 from sweeps.execution.source import SearchHistory
 from sweeps.execution.tune_search import optuna_search
 from sweeps.sweep import base_config
