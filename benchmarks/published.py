@@ -116,7 +116,8 @@ class Published:
 def by_seed(rows: Sequence[Row], one: Published) -> dict[tuple[str, str], float]:
     """Return a line's score by seed and partition; DataError if several runs have one seed."""
     asked = [row for row in rows if row["clients"] == (one.clients or NEW)]
-    fitting = [row for row in asked if row["method"] == one.method and _fits(row, one.conditions)]
+    conditions = one.conditions
+    fitting = [row for row in asked if row["method"] == one.method and _fits(row, conditions)]
     runs: dict[tuple[str, str], dict[str, list[Row]]] = {}
     for row in fitting:
         if one.measure == COVERED_RATIO or as_number(row.get(one.measure, "")) is not None:

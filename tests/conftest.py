@@ -6,6 +6,7 @@ import re
 import signal
 import tempfile
 import tomllib
+from collections.abc import Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
@@ -39,7 +40,10 @@ FONTS = {  # by names that are not variants of each other
     "times": "STIXGeneral",
 }
 LONGEST = ("test_pools", "test_ray_losses", "test_sweeps_here", "test_sweeps", "test_sweep_nodes")
-LONGEST += ("test_tracking_outage", "test_cluster_start")  # files of a minute or more, in order
+LONGEST += ("test_tracking_outage", "test_cluster_start", "test_jobs", "test_chaos")  # in order
+COMPUTING = ("test_resume", "test_experiment", "test_guidance", "test_diagnosis", "test_audit")
+COMPUTING += ("test_evaluator", "test_make", "test_recompute", "test_malformed", "test_python")
+COMPUTING += ("test_no_extractor", "test_extending")  # the longest files of unit tests
 NUM_BETWEEN = 3  # files of unit tests after each file that waits
 
 
@@ -68,11 +72,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         files.setdefault(item.path, []).append(item)
     folders = [Path(__file__).with_name(name) for name in ("cluster", "e2e")]
     waiting = [path for path in files if path.parent in folders]
-    rank = {name: i for i, name in enumerate(LONGEST)}
-    waiting.sort(key=lambda path: rank.get(path.stem, len(rank)))
-    others = iter([path for path in files if path not in waiting])
+    others = iter(beginning_with(COMPUTING, [path for path in files if path not in waiting]))
+    waiting = beginning_with(LONGEST, waiting)
     order = [path for long in waiting for path in (long, *islice(others, NUM_BETWEEN))]
     items[:] = [item for path in (*order, *others) for item in files[path]]
+
+
+def beginning_with(names: Sequence[str], paths: Sequence[Path]) -> list[Path]:
+    """Return files in their order, but for those of these names, in theirs, before all others."""
+    rank = {name: i for i, name in enumerate(names)}
+    return sorted(paths, key=lambda path: rank.get(path.stem, len(rank)))
 
 
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from spire_core.config.checks import Range, check_fields, hint, require
+from spire_core.errors import ConfigError
 from spire_core.plugins import Plugins
 
 DATASETS = ("mnist", "fashion_mnist", "cifar10", "fonts")
@@ -75,8 +76,10 @@ class DataConfig:
 
 def check_dataset(name: str) -> None:
     """Raise ConfigError unless a data set of this name is known."""
-    known = (*DATASETS, "folder", *(() if name in DATASETS else OTHER_DATASETS.names()))
-    expected = f"a data set out of {', '.join(known)}"
+    if name in DATASETS:
+        return
+    known = (*DATASETS, "folder", *OTHER_DATASETS.names())
     is_path = os.path.isdir(os.path.expanduser(name))
-    advice = "for images of your own, take the preset folder-cpu with data.path=FOLDER"
-    require(name in DATASETS, expected, repr(name), advice if is_path else hint(name, known))
+    mine = "for images of your own, take the preset folder-cpu with data.path=FOLDER"
+    advice = mine if is_path else hint(name, known)
+    raise ConfigError(f"expected a data set out of {', '.join(known)}, got {name!r}: {advice}")

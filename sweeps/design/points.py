@@ -71,10 +71,11 @@ def trials(sweep: SweepConfig, points: Sequence[Mapping[str, Any]] | None = None
     unique: dict[str, Trial] = {}
     for point, seed in itertools.product(points, sweep.seeds):
         trial = make_trial(sweep, point, seed)
-        known = unique.setdefault(trial.trial_id, trial)
+        trial_id = trial.trial_id  # of all settings: most of the work for a point
+        known = unique.setdefault(trial_id, trial)
         # Equivalent points differ only in axes that their method ignores, which are left out.
         common = {k: v for k, v in known.point.items() if trial.point.get(k) == v}
-        unique[trial.trial_id] = dataclasses.replace(known, point=common)
+        unique[trial_id] = dataclasses.replace(known, point=common)
     by_pretraining: dict[str, list[Trial]] = {}
     for trial in unique.values():
         record = trial.config.method.record

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.results.metric_names import COVERED_RATIO, FLD_EXCESS, NN_EXCESS
+from pipeline.results.metric_names import COVERED_RATIO, FLD_EXCESS, NN_EXCESS, NN_SHARE
 from sweeps.primary import MEASURES, Primary, agree
 from sweeps.report.groups import Group, Values, best_groups, by_task, label
 from sweeps.report.stats import Estimate, equivalence_p, holm_within, paired, two_sided_p
 from sweeps.report.tables import Cell, Table, made_table
 
 LEVEL = 0.05
-NO_CHOICE = (NN_EXCESS, FLD_EXCESS, COVERED_RATIO)  # nobody would choose a setting by these
+NO_CHOICE = (NN_SHARE, NN_EXCESS, FLD_EXCESS, COVERED_RATIO)  # nobody would choose by these
 NO_CHOICE += ("final/adapt_forgetting_global",)
 MATCHES, UNKNOWN = "matches", "cannot tell"
 CAPTION = (

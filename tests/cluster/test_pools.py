@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,9 +27,10 @@ from tiny_backbone import write_backbone
 
 from pipeline.checkpoint.snapshots import kept_rounds, newest_checkpoint
 from pipeline.clients.worker import ClientWorker
-from pipeline.cluster import driver_actor
+from pipeline.cluster import actor_pool, driver_actor
 from pipeline.cluster.actor_plan import plan_actors
 from pipeline.cluster.actor_pool import RayClientPool
+from pipeline.cluster.client_actor import ClientActor
 from pipeline.cluster.results import result_of
 from pipeline.cluster.session import ENVIRONMENT
 from pipeline.config.equivalence import pretrain_fingerprint
@@ -102,77 +104,159 @@ def config_for(mnist_root: Path, folder: Path, *overrides: str) -> Config:
     )
 
 
-@pytest.mark.parametrize(
-    ("method", "settings", "actors"),
-    [
-        ("spire", ("client.engine=loop",), (1, 4)),
-        ("spire", ("client.engine=loop", *PRIVATE, "adapt.init=mean"), (2,)),
-        ("spire", (*POPULATION, *ROUNDS), (1, 2)),  # cohorts, and scored clients, by the key
-        ("spire", ("federation.secure_aggregation=true", *EMBEDDING, "adapt.group_size=1"), (2,)),
-        ("retrofit", PRETRAINED, (2,)),
-        (
-            "fedavg_ft",
-            (
-                "client.engine=grouped",
-                "client.group_size=3",  # one of two actors has none
-                "federation.drop_rate=0.6",
-                "server.aggregation=median",
-            ),
-            (2,),
-        ),
-        (
-            "shared_rep",
-            (
-                "client.engine=grouped",
-                "client.group_size=2",
-                "client.opt_state=keep",
-                "client.compression=top_k",
-                "adapt.local_init=mean",
-                "federation.drop_rate=0.6",
-                "federation.straggler_rate=0.5",
-            ),
-            (2,),
-        ),
-        (
-            "spire",
-            (
-                *POPULATION,
-                "client.engine=grouped",
-                "client.group_size=3",
-                "client.compression=int8",
-            ),
-            (2,),
-        ),
-        ("spire", ("client.engine=grouped", "client.group_size=2", *WITH_TEXT), (2,)),
-        ("calm", ("data=bars", "eval.extractor=mnist-cnn", "eval.metrics=[contrast_gap]"), (2,)),
-    ],
-)
-def test_ray_pool_equals_local_pool_for_any_number_of_actors(
-    method: str,
-    settings: tuple[str, ...],
-    actors: tuple[int, ...],
-    mnist_root: Path,
-    fonts_root: Path,
-    folder: Path,
-) -> None:
-    if settings == PRETRAINED:
-        settings += (f"model.backbone={write_backbone(folder / 'ddpm')}",)
+def pids_of(actor: str) -> list[int]:
+    """The actors of a class in this process's own Ray."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+            if "".join(process.cmdline()[:1]).startswith(f"ray::{actor}"):
+                found.append(process.pid)
+    return found
 
-    def found(*overrides: str) -> tuple[str, float]:
-        root = fonts_root if "data=fonts" in settings else mnist_root
-        config = config_for(root, folder, f"method={method}", *settings, *overrides)
-        result = run_experiment(config, "smoke", Watcher())
-        trace = trace_path(result.run_dir)
-        assert (trace is not None) == config.tracking.profile
-        assert trace is None or b"round 3, client" in gzip.decompress(trace.read_bytes())
-        return result.state_fingerprint, result.metrics["final/adapt_kid_after"]
 
-    local = found("resources.pool=local")
-    watched = f"tracking.profile={method == 'fedavg_ft'}"  # a client actor, by torch's profiler
-    told = {n: found(f"resources.num_actors={n}", watched) for n in actors}
-    assert told == dict.fromkeys(actors, local)
-    if 4 in actors:
-        assert found("resources.pool=local", "seed=1")[0] != local[0]
+class KeptActors:
+    """Stands for the class of client actors; a run gets the first of those that are there."""
+
+    def __init__(self) -> None:
+        self.actors: list[Any] = []
+
+    def options(self, **options: Any) -> SimpleNamespace:
+        there = iter([*self.actors])
+
+        def start() -> Any:
+            actor = next(there, None)
+            if actor is None:
+                self.actors.append(actor := ClientActor.options(**options).remote())
+            return actor
+
+        return SimpleNamespace(remote=start)
+
+
+@pytest.fixture(scope="class")
+def _kept_actors(ray_cluster: None) -> Iterator[None]:
+    """Client actors stay for all runs of a class of tests, each of which begins in them anew.
+
+    To start a process takes seconds.
+    """
+    kept = KeptActors()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(actor_pool, "ClientActor", kept)
+        patch.setattr(actor_pool, "end_actor", lambda _: None)
+        yield
+    for actor in kept.actors:
+        ray.kill(actor)
+    until = time.monotonic() + 60
+    while pids_of("ClientActor") and time.monotonic() < until:
+        time.sleep(0.1)
+
+
+@pytest.mark.usefixtures("_kept_actors")
+class TestEquality:
+    """Runs that leave their actors alone."""
+
+    @pytest.mark.parametrize(
+        ("method", "settings", "actors"),
+        [
+            ("spire", ("client.engine=loop",), (1, 4)),
+            ("spire", ("client.engine=loop", *PRIVATE, "adapt.init=mean"), (2,)),
+            ("spire", (*POPULATION, *ROUNDS), (1, 2)),  # cohorts, and scored clients, by the key
+            (
+                "spire",
+                ("federation.secure_aggregation=true", *EMBEDDING, "adapt.group_size=1"),
+                (2,),
+            ),
+            ("retrofit", PRETRAINED, (2,)),
+            (
+                "fedavg_ft",
+                (
+                    "client.engine=grouped",
+                    "client.group_size=3",  # one of two actors has none
+                    "federation.drop_rate=0.6",
+                    "server.aggregation=median",
+                ),
+                (2,),
+            ),
+            (
+                "shared_rep",
+                (
+                    "client.engine=grouped",
+                    "client.group_size=2",
+                    "client.opt_state=keep",
+                    "client.compression=top_k",
+                    "adapt.local_init=mean",
+                    "federation.drop_rate=0.6",
+                    "federation.straggler_rate=0.5",
+                ),
+                (2,),
+            ),
+            (
+                "spire",
+                (
+                    *POPULATION,
+                    "client.engine=grouped",
+                    "client.group_size=3",
+                    "client.compression=int8",
+                ),
+                (2,),
+            ),
+            ("spire", ("client.engine=grouped", "client.group_size=2", *WITH_TEXT), (2,)),
+            (
+                "calm",
+                ("data=bars", "eval.extractor=mnist-cnn", "eval.metrics=[contrast_gap]"),
+                (2,),
+            ),
+        ],
+    )
+    def test_ray_pool_equals_local_pool_for_any_number_of_actors(
+        self,
+        method: str,
+        settings: tuple[str, ...],
+        actors: tuple[int, ...],
+        mnist_root: Path,
+        fonts_root: Path,
+        folder: Path,
+    ) -> None:
+        if settings == PRETRAINED:
+            settings += (f"model.backbone={write_backbone(folder / 'ddpm')}",)
+
+        def found(*overrides: str) -> tuple[str, float]:
+            root = fonts_root if "data=fonts" in settings else mnist_root
+            config = config_for(root, folder, f"method={method}", *settings, *overrides)
+            result = run_experiment(config, "smoke", Watcher())
+            trace = trace_path(result.run_dir)
+            assert (trace is not None) == config.tracking.profile
+            assert trace is None or b"round 3, client" in gzip.decompress(trace.read_bytes())
+            return result.state_fingerprint, result.metrics["final/adapt_kid_after"]
+
+        local = found("resources.pool=local")
+        watched = f"tracking.profile={method == 'fedavg_ft'}"  # a client actor, by torch's profiler
+        told = {n: found(f"resources.num_actors={n}", watched) for n in actors}
+        assert told == dict.fromkeys(actors, local)
+        if 4 in actors:
+            assert found("resources.pool=local", "seed=1")[0] != local[0]
+
+    def test_checkpoints_hold_the_round_they_are_named_after(
+        self, mnist_root: Path, folder: Path
+    ) -> None:
+        """Whole while later rounds are on their way, they are a local pool's, to the byte."""
+
+        def files(pool: str) -> dict[str, bytes]:
+            often = ("tracking.checkpoint_every=1", "tracking.keep_checkpoints=5")
+            often += ("resources.num_actors=2",)
+            config = config_for(
+                mnist_root, folder, *often, f"resources.pool={pool}", "federation.num_rounds=4"
+            )
+            run_dir = run_experiment(config, "smoke", Watcher()).run_dir
+            paths = (run_dir / "checkpoints").glob("**/*")
+            return {
+                str(path.relative_to(run_dir)): path.read_bytes()
+                for path in paths
+                if path.is_file()
+            }
+
+        expected = files("local")
+        assert len(expected) == 2 * 4
+        assert files("ray") == expected
 
 
 class Troubled(Watcher):
@@ -196,36 +280,6 @@ def whole(mnist_root: Path, folder: Path) -> str:
     return run_experiment(config, None, Watcher()).state_fingerprint
 
 
-def pids_of(actor: str) -> list[int]:
-    """The actors of a class in this process's own Ray."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended meanwhile
-            if "".join(process.cmdline()[:1]).startswith(f"ray::{actor}"):
-                found.append(process.pid)
-    return found
-
-
-def test_checkpoints_hold_the_round_they_are_named_after(mnist_root: Path, folder: Path) -> None:
-    """Whole while later rounds are on their way, they are what a local pool's are, to the byte."""
-
-    def files(pool: str) -> dict[str, bytes]:
-        often = ("tracking.checkpoint_every=1", "tracking.keep_checkpoints=5")
-        often += ("resources.num_actors=2",)
-        config = config_for(
-            mnist_root, folder, *often, f"resources.pool={pool}", "federation.num_rounds=4"
-        )
-        run_dir = run_experiment(config, "smoke", Watcher()).run_dir
-        paths = (run_dir / "checkpoints").glob("**/*")
-        return {
-            str(path.relative_to(run_dir)): path.read_bytes() for path in paths if path.is_file()
-        }
-
-    expected = files("local")
-    assert len(expected) == 2 * 4
-    assert files("ray") == expected
-
-
 def test_killed_actors_come_back_and_nothing_changes(
     whole: str, mnist_root: Path, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -242,21 +296,23 @@ def test_killed_actors_come_back_and_nothing_changes(
     assert trace_path(result.run_dir) is None
 
 
-@pytest.mark.parametrize("private", [(), (*ROUNDS, "federation.cohort_size=6")])
 def test_a_run_whose_driver_is_killed_resumes_to_the_same_state(
-    private: tuple[str, ...], whole: str, mnist_root: Path, folder: Path
+    mnist_root: Path, folder: Path
 ) -> None:
-    """With private rounds, it publishes as many sums as the budget carries, each of them once."""
+    """Its rounds are private: it publishes as many sums as the budget carries, each of them once.
+
+    That of a public run is resumed in tests/e2e/test_resume.py.
+    """
 
     def kill(after_round: int) -> None:
         [pid] = pids_of("DriverActor")
         os.kill(pid, signal.SIGKILL)
 
+    private = (*ROUNDS, "federation.cohort_size=6")
     words = ("tracking.checkpoint_every=1", "resources.num_actors=1", *private)
     config = config_for(mnist_root, folder, *words)
-    if private:
-        local = config_for(mnist_root, folder, *private, "resources.pool=local")
-        whole = run_experiment(local, None, Watcher()).state_fingerprint
+    local = config_for(mnist_root, folder, *private, "resources.pool=local")
+    whole = run_experiment(local, None, Watcher()).state_fingerprint
     watcher = Troubled(kill, 2)
     with pytest.raises(ClusterError, match="expected every actor to stay alive") as lost:
         run_experiment(config, None, watcher)
@@ -264,14 +320,14 @@ def test_a_run_whose_driver_is_killed_resumes_to_the_same_state(
     assert 1 in kept_rounds(watcher.run_dir)  # whole before the round that was the last
     result = resume_experiment(watcher.run_dir, config, Watcher())
     assert result.state_fingerprint == whole
+    state = newest_checkpoint(watcher.run_dir, pretrain_fingerprint(config))
+    assert state is not None
+    assert state.releases is not None
+    assert state.releases.tolist() == [3]
     guarantee, points = promise_to_clients(config), read_points(watcher.run_dir)
-    if guarantee is not None:
-        state = newest_checkpoint(watcher.run_dir, pretrain_fingerprint(config))
-        assert state is not None
-        assert state.releases is not None
-        assert state.releases.tolist() == [3]
-        spent = [metrics[EPSILON] for _, metrics in points if EPSILON in metrics]
-        assert spent == [guarantee.spent(done) for done in (1, 2, 3)]
+    assert guarantee is not None
+    spent = [metrics[EPSILON] for _, metrics in points if EPSILON in metrics]
+    assert spent == [guarantee.spent(done) for done in (1, 2, 3)]
 
 
 def test_a_driver_that_stands_still_is_one_sentence(
@@ -280,10 +336,10 @@ def test_a_driver_that_stands_still_is_one_sentence(
     def stop(after_round: int) -> None:
         [pid] = pids_of("DriverActor")
         os.kill(pid, signal.SIGSTOP)
-        monkeypatch.setattr(driver_actor, "PULSE_TICKS", 5)
+        monkeypatch.setattr(driver_actor, "PULSE_TICKS", 2)
 
     config = config_for(mnist_root, folder, "resources.num_actors=1")
-    with pytest.raises(ClusterError, match="expected the driver's process to answer in 5") as lost:
+    with pytest.raises(ClusterError, match="expected the driver's process to answer in 2") as lost:
         run_experiment(config, None, Troubled(stop, 1))
     assert "\n" not in str(lost.value)
     assert "spire resume goes on" in str(lost.value)
@@ -411,25 +467,6 @@ def test_an_interrupted_run_keeps_its_last_round_though_a_client_hangs(
     ]
 
 
-class Bomb:
-    """Ends the process that it is sent to."""
-
-    def __reduce__(self) -> tuple[Any, tuple[int]]:
-        return os._exit, (1,)
-
-
-def test_a_client_that_always_ends_its_actor_is_dropped_alone(
-    mnist_root: Path, folder: Path
-) -> None:
-    setting = prepare(config_for(mnist_root, folder, "resources.num_actors=1"))
-    rounds = [(0,), (0,), (Bomb(),), (0,)]
-    with open_pool(setting, folder) as (pool, _):
-        found = pool.run("private_state", [0, 1, 2, 3], per_unit=rounds)
-    assert all(isinstance(found[client_id], PrivateState) for client_id in (0, 1, 3))
-    assert isinstance(found[2], ClientFailure)
-    assert found[2].num_lost == 1
-
-
 LEAVES = (torch.Tensor, np.ndarray, bytes, bytearray)
 INVERTED = bytes(255 - i for i in range(256))
 
@@ -545,6 +582,21 @@ def test_an_actors_speed_is_what_its_work_took(opened: Opened) -> None:
         pool.run_all("client_data", [0, 1, 2], costs=[2.0, 1.0, 1.0])
     [speed] = pool.speeds.of("client_data", pool.num_workers)
     assert 0 < speed <= (time.monotonic() - began) / 4
+
+
+class Bomb:
+    """Ends the process that it is sent to."""
+
+    def __reduce__(self) -> tuple[Any, tuple[int]]:
+        return os._exit, (1,)
+
+
+def test_a_client_that_always_ends_its_actor_is_dropped_alone(opened: Opened) -> None:
+    rounds = [(0,), (0,), (Bomb(),), (0,)]
+    found = opened[1].run("private_state", [0, 1, 2, 3], per_unit=rounds)
+    assert all(isinstance(found[client_id], PrivateState) for client_id in (0, 1, 3))
+    assert isinstance(found[2], ClientFailure)
+    assert found[2].num_lost == 1
 
 
 def asks_for_huge_pages() -> bool:

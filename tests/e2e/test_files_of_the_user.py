@@ -11,6 +11,7 @@ NOT_INHERITED = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "SPIRE_ROOT")
 COMMAND = "import sys; from sweeps.cli import main; sys.exit(main())"  # as the script `spire`
 SMALL = ("federation.num_rounds=1", "adapt.epochs=1", "eval.num_images=8", "eval.num_clients=2")
 SMALL += ("eval.num_loss_images=8", "diffusion.sample_steps=2", "tracking.log_model=false")
+SMALL += ("resources.num_actors=1",)
 
 
 def test_a_run_neither_imports_nor_runs_them(

@@ -163,7 +163,7 @@ def test_a_sweep_as_a_job_passes_its_exit_code_on(
     head: Head, tmp_path: Path, new_database: Path
 ) -> None:
     shutil.copy(new_database, tmp_path)
-    words = [*SMALL, "axes={federation.max_update_norm: [1.0e-9, 1.0e+3]}", "concurrency=1"]
+    words = [*SMALL, "axes={federation.max_update_norm: [1.0e-9]}", "concurrency=1"]
     place = f"tracking.root={tmp_path}"
     quoted = [shlex.quote(word) for word in (*words, HERE, place)]
     job = head.submit(*quoted, entrypoint="python -m sweeps")
@@ -174,7 +174,7 @@ def test_a_sweep_as_a_job_passes_its_exit_code_on(
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
     statuses = Counter(run.info.status for run in runs)
-    assert statuses == {"FAILED": 2, "FINISHED": 1}  # the sweep's and one trial's, and the other's
+    assert statuses == {"FAILED": 2}  # the sweep's and its trial's
     assert "Traceback" not in logs
 
 

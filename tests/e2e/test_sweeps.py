@@ -25,8 +25,9 @@ from pipeline.config.load import load_config
 from pipeline.experiment.pretraining import evaluation_rounds
 from pipeline.experiment.run import run_experiment
 from pipeline.experiment.watcher import Watcher
+from sweeps.cli import main
 
-NUM_ROUNDS = 100  # a trial is to take longer than Tune's grace of 5 s
+NUM_ROUNDS = 60  # a trial is to take longer than Tune's grace of 5 s
 SEARCH = f"""
 preset: smoke
 report: false
@@ -42,6 +43,7 @@ search: optuna
 num_trials: 2
 concurrency: 1
 """
+NOT_INHERITED = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "SPIRE_ROOT")
 HERE = "resources.pool=local"  # a trial is one process
 ON_ACTORS = "resources.num_actors=1"  # a trial is a process, and an actor for its clients
 
@@ -126,8 +128,7 @@ class Desk:
 def desk(tmp_path: Path, mnist_root: Path, new_database: Path) -> Desk:
     (tmp_path / "study.yaml").write_text(SEARCH)
     shutil.copy(new_database, tmp_path)
-    left_out = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "SPIRE_ROOT")
-    env = {k: v for k, v in os.environ.items() if k not in left_out}
+    env = {k: v for k, v in os.environ.items() if k not in NOT_INHERITED}
     return Desk(tmp_path, env | {"SPIRE_DATA": str(mnist_root)})
 
 
@@ -156,7 +157,11 @@ def check_tree(desk: Desk, told: dict[str, Any]) -> None:
 
 
 def test_a_search_that_is_interrupted_and_then_killed_goes_on_to_the_number_of_trials(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, mnist_root: Path, tmp_path: Path
+    desk: Desk,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    mnist_root: Path,
+    tmp_path: Path,
 ) -> None:
     told = desk.start_and_stop(HERE, signal.SIGINT, 130)
     assert told["num_unfinished"] >= 1
@@ -195,6 +200,12 @@ def test_a_search_that_is_interrupted_and_then_killed_goes_on_to_the_number_of_t
     assert row["metrics"].items() <= alone.metrics.items()
 
     before = sorted(desk.folder.rglob("*"))
-    assert desk.sweep(HERE) == told | {"num_skipped": 2}
-    assert desk.said() == ""  # no trial is counted, no Ray is started
+    monkeypatch.chdir(desk.folder)
+    for name in NOT_INHERITED:
+        monkeypatch.delenv(name, raising=False)
+    capsys.readouterr()
+    assert main(["sweep", "study.yaml", "--json", HERE]) == 0
+    out, said = capsys.readouterr()
+    assert json.loads(out) == told | {"num_skipped": 2}
+    assert said == ""  # no trial is counted, no Ray is started
     assert sorted(desk.folder.rglob("*")) == before

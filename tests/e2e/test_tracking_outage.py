@@ -31,14 +31,15 @@ from sweeps.execution.trial import Report, TrialTask, run_trial
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # trials cannot import a test file
 
-NUM_ROUNDS, WAIT_S = 60, 8.0
-COMMAND = f"""
+NUM_ROUNDS = 60
+COMMAND = """
 import sys
 from pipeline.cli.main import main
 from pipeline.tracking import tracker
-tracker.FINISH_WAIT_S = {WAIT_S}
-sys.exit(main(sys.argv[1:]))
+tracker.FINISH_WAIT_S = float(sys.argv[1])
+sys.exit(main(sys.argv[2:]))
 """
+IN_VAIN_S = 2.0  # a wait for a server that stays away
 SMALL = ["adapt.epochs=1", "eval.num_images=8", "eval.num_loss_images=8", "eval.num_clients=2"]
 
 
@@ -56,7 +57,7 @@ class Server(Protocol):
 class Spire:
     """`spire run smoke` as a process, whose stderr goes into a file."""
 
-    def __init__(self, root: Path, address: str, mnist_root: Path) -> None:
+    def __init__(self, root: Path, address: str, mnist_root: Path, wait_s: float) -> None:
         self.root, self.err = root, root / "stderr"
         self.env = os.environ | {"MLFLOW_TRACKING_URI": address}
         self.settings = [f"tracking.root={root}"]
@@ -65,7 +66,7 @@ class Spire:
         words += ["federation.cohort_size=2", "eval.every=20", "resources.pool=local", *SMALL]
         with self.err.open("w") as err:
             self.process = WarmPopen(
-                [sys.executable, "-c", COMMAND, "run", "smoke", "--json", *words],
+                [sys.executable, "-c", COMMAND, str(wait_s), "run", "smoke", "--json", *words],
                 env=self.env,
                 stdout=subprocess.PIPE,
                 stderr=err,
@@ -106,8 +107,11 @@ class Spire:
 
 
 @pytest.fixture
-def spire(server: Server, tmp_path: Path, mnist_root: Path) -> Iterator[Spire]:
-    spire = Spire(tmp_path / "root", server.address, mnist_root)
+def spire(
+    request: pytest.FixtureRequest, server: Server, tmp_path: Path, mnist_root: Path
+) -> Iterator[Spire]:
+    """A run that waits for its store, at its end, for as long as the parameter says."""
+    spire = Spire(tmp_path / "root", server.address, mnist_root, request.param)
     yield spire
     spire.process.kill()
     spire.process.wait()
@@ -139,6 +143,7 @@ def assert_all_is_there_once(address: str, run_dir: Path) -> None:
     assert not (run_dir / REFUSED).exists()
 
 
+@pytest.mark.parametrize("spire", [8.0], indirect=True)
 def test_a_server_that_hangs_and_one_that_is_started_again_get_everything_by_themselves(
     server: Server, spire: Spire
 ) -> None:
@@ -159,6 +164,7 @@ def test_a_server_that_hangs_and_one_that_is_started_again_get_everything_by_the
     assert_all_is_there_once(server.address, spire.run_dir)
 
 
+@pytest.mark.parametrize("spire", [IN_VAIN_S], indirect=True)
 def test_a_server_that_dies_gets_the_rest_of_a_finished_run_by_sync(
     server: Server, spire: Spire
 ) -> None:
@@ -185,7 +191,7 @@ def test_a_server_that_dies_gets_the_rest_of_a_finished_run_by_sync(
 
 def short_trial(task: TrialTask, report: Report, reports_rounds: bool = True) -> None:
     """Run a trial, in a process of its own, that does not wait long for its store."""
-    tracker.FINISH_WAIT_S = WAIT_S
+    tracker.FINISH_WAIT_S = IN_VAIN_S
     run_trial(task, report, reports_rounds)
 
 
@@ -204,7 +210,7 @@ def sweep(
     monkeypatch.setenv("SPIRE_DATA", str(mnist_root))
     (tmp_path / "study.yaml").write_text("{}")
     words = ["preset=smoke", "seeds=[0,1]", "concurrency=1", "max_failures=0", "report=false"]
-    words += ["federation.num_rounds=8", "eval.every=0", "resources.pool=local", *SMALL]
+    words += ["federation.num_rounds=3", "eval.every=0", "resources.pool=local", *SMALL]
 
     def typed() -> tuple[int, dict[str, Any]]:
         code = main(["sweep", str(tmp_path / "study.yaml"), "--json", *words])

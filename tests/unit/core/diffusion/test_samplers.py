@@ -140,8 +140,7 @@ def test_ddpm_over_every_timestep_is_that_of_diffusers(xT):
 
 
 @pytest.mark.parametrize("clip_x0", [False, True])
-@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("num_steps", STEPS)
+@pytest.mark.parametrize(("num_steps", "eta"), [(5, 0.0), (12, 0.5), (50, 1.0)])
 def test_ddim_is_that_of_diffusers(process, denoiser, xT, num_steps, eta, clip_x0):
     scheduler = DDIMScheduler(**diffusers_arguments(*process), clip_sample=clip_x0)
     scheduler.set_timesteps(num_steps)  # takes no timesteps of ours, so ours takes its own

@@ -41,7 +41,7 @@ def errors_of_descent(d: int, m_t: float, n: int, replicates: int, how: DescentC
     return n * (descend_fixed_t(y, m, time_of(m_t, m), how, generator) - W) ** 2
 
 
-@pytest.mark.parametrize(("case", "m_t"), [(0, 0.5), (10, 0.75), (20, 1.0)])
+@pytest.mark.parametrize(("case", "m_t"), [(0, 0.5), (20, 1.0)])
 def test_the_slope_in_n_is_minus_one(case: int, m_t: float) -> None:
     nums = (50, 150, 450, 1350)
     mse = []
@@ -51,10 +51,10 @@ def test_the_slope_in_n_is_minus_one(case: int, m_t: float) -> None:
     assert abs(slope + 1.0) <= 0.08
 
 
-CASES = [(d, m_t) for d in (4, 64, 1024) for m_t in (0.5, 0.75, 1.0)]
-
-
-@pytest.mark.parametrize(("case", "d", "m_t"), [(100 + i, *c) for i, c in enumerate(CASES)])
+@pytest.mark.parametrize(
+    ("case", "d", "m_t"),
+    [(100, 4, 0.5), (102, 4, 1.0), (104, 64, 0.75), (106, 1024, 0.5), (108, 1024, 1.0)],
+)
 def test_the_error_does_not_grow_with_d(case: int, d: int, m_t: float) -> None:
     mean, error = mean_and_error(errors_of_descent(d, m_t, 400, 500, BRIEF, case))
     assert 0.19 - 4 * error <= mean <= 0.30 + 4 * error

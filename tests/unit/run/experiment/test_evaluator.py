@@ -66,14 +66,26 @@ def on_disk(run_dir: Path) -> list[int]:
     return [e.round_idx for e in load_evaluations(run_dir, 99)]
 
 
+def config_for(mnist_root: Path, root: Path) -> Config:
+    small = ["model.width=8", "eval.num_images=8", "eval.num_loss_images=8", "eval.num_clients=2"]
+    rounds = ["federation.num_rounds=6", "federation.cohort_size=2", "federation.tau=1"]
+    where = [f"data.root={mnist_root}", f"tracking.root={root}", "resources.pool=local"]
+    more = ["tracking.enabled=false", "tracking.checkpoint_every=4", "eval.every=4"]
+    new = ["federation.num_new_clients=1", "adapt.num_images=8", "adapt.epochs=1"]
+    return load_config("smoke", [*small, *rounds, *where, *more, *new, "diffusion.sample_steps=2"])
+
+
 @pytest.fixture
 def config(mnist_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     monkeypatch.setattr(evaluator, "ENDING_S", 60.0)  # slow machines need seconds for scores
-    small = ["model.width=8", "eval.num_images=8", "eval.num_loss_images=8", "eval.num_clients=2"]
-    rounds = ["federation.num_rounds=6", "federation.cohort_size=2", "eval.every=4"]
-    where = [f"data.root={mnist_root}", f"tracking.root={tmp_path}", "resources.pool=local"]
-    more = ["tracking.enabled=false", "tracking.checkpoint_every=4", "adapt.epochs=1"]
-    return load_config("smoke", [*small, *rounds, *where, *more, "diffusion.sample_steps=2"])
+    return config_for(mnist_root, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def expected(mnist_root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, float]]:
+    """The scores of a run that nothing holds up."""
+    config = config_for(mnist_root, tmp_path_factory.mktemp("expected"))
+    return metrics_of(run_experiment(config, None, Watcher()))
 
 
 def held_until(event: threading.Event) -> Any:
@@ -87,9 +99,8 @@ def held_until(event: threading.Event) -> Any:
 
 
 def test_rounds_go_on_while_scores_are_worked_out(
-    config: Config, monkeypatch: pytest.MonkeyPatch
+    config: Config, expected: list[dict[str, float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = metrics_of(run_experiment(config, None, Watcher()))
     witness = Witness()
     monkeypatch.setattr(scores, "kid", held_until(witness.two_rounds))
     result = run_experiment(config, None, witness)
@@ -175,10 +186,12 @@ def test_an_interrupted_record_of_scores_is_made_again(
 
 
 def test_an_interrupt_does_not_wait_long_for_scores(
-    config: Config, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    config: Config,
+    expected: list[dict[str, float]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """It goes back to a checkpoint that is not beyond the evaluation."""
-    expected = metrics_of(run_experiment(config, None, Watcher()))
     never = threading.Event()
     interrupted = Witness(KeyboardInterrupt())
     monkeypatch.setattr(evaluator, "ENDING_S", 0.2)

@@ -1,5 +1,6 @@
 """New clients that choose their guidance by images that they set aside, on real MNIST."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,9 +39,23 @@ SETTINGS += ["adapt.epochs=4", "adapt.eval_every=4", "client.lr=0.01", "adapt.nu
 CHOICE = [f"adapt.guidance={list(SCALES)}", "adapt.val_fraction=0.3"]
 
 
-def run(mnist_root: Path, root: Path, *words: str) -> Result:
-    where = [f"data.root={mnist_root}", f"tracking.root={root}"]
-    return run_experiment(load_config("smoke", [*where, *SETTINGS, *words]), None, Watcher())
+@pytest.fixture(scope="module")
+def run(mnist_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Result]:
+    """Runs an experiment with more settings of new clients; the first of a method has rounds.
+
+    The others take its pre-training over, which they have in common.
+    """
+    first: dict[str, Path] = {}
+
+    def run_with(*words: str) -> Result:
+        where = [f"data.root={mnist_root}", f"tracking.root={tmp_path_factory.mktemp('run')}"]
+        config = load_config("smoke", [*where, *SETTINGS, *words])
+        name = config.method.name
+        result = run_experiment(config, None, Watcher(), pretrained=first.get(name))
+        first.setdefault(name, result.run_dir)
+        return result
+
+    return run_with
 
 
 def mmd(real: Tensor, fake: Tensor) -> float:
@@ -64,10 +79,10 @@ def of_the_choice(seed: int, purpose: str, *counters: int) -> torch.Generator:
 
 @pytest.mark.parametrize("words", [["adapt.lr=1.0"], ["method=fedavg_ft", "adapt.lr=0.003"]])
 def test_a_new_client_takes_the_scale_whose_drawings_are_nearest_to_what_it_set_aside(
-    words: list[str], mnist_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    words: list[str], run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The drawings that choose are of other noise than those that are scored."""
-    result = run(mnist_root, tmp_path, *words, *CHOICE)
+    result = run(*words, *CHOICE)
     saved, extractor = SavedRun.load(result.run_dir), make_extractor("mnist-cnn")
     rows = new_client_rows(result.adaptation, result.real, 12)
     rows = with_world(rows, result.setting, result.adaptation)
@@ -101,11 +116,11 @@ def test_a_new_client_takes_the_scale_whose_drawings_are_nearest_to_what_it_set_
     ],
 )
 def test_the_choice_changes_the_last_drawings_and_neither_fit_nor_curves(
-    more: list[str], mnist_root: Path, tmp_path: Path
+    more: list[str], run: Callable[..., Result]
 ) -> None:
     plain, forced = (
-        run(mnist_root, tmp_path / name, "adapt.early_stopping=true", *more, *words)
-        for name, words in (("plain", ()), ("forced", ("adapt.guidance=[4.0,4.5]",)))
+        run("adapt.early_stopping=true", *more, *words)
+        for words in ((), ("adapt.guidance=[4.0,4.5]",))
     )
     moved = list[int]()
     for before, after in zip(plain.adaptation.reports, forced.adaptation.reports, strict=True):
@@ -129,8 +144,8 @@ def test_the_choice_changes_the_last_drawings_and_neither_fit_nor_curves(
     assert min(moved) == 0 or "adapt.init=random" not in more  # whose start is drawn as it is
 
 
-def test_a_client_that_arrives_chooses_too(mnist_root: Path, tmp_path: Path) -> None:
-    result = run(mnist_root, tmp_path, *CHOICE)
+def test_a_client_that_arrives_chooses_too(run: Callable[..., Result]) -> None:
+    result = run(*CHOICE)
     saved = open_run(str(result.run_dir), ["adapt.init=encoder"])  # looked at later, with the run's
     images = result.setting.images[:30]
     arrival = adapt_arrival(saved, ArrivingImages(images), saved.config.adapt)

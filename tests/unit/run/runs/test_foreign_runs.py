@@ -25,6 +25,7 @@ from PIL import Image
 from pipeline.cli.main import main
 from pipeline.config.schema import config_from_dict
 from pipeline.federation.setup import prepare
+from pipeline.tracking.tracker import Tracker
 
 TINY = ["resources.pool=local", "partition=iid", "partition.client_size=40"]
 TINY += ["federation.num_clients=2", "federation.num_new_clients=1", "federation.cohort_size=2"]
@@ -62,6 +63,12 @@ def interrupted(mnist_root: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     (run_dir / "result.json").unlink()
     shutil.rmtree(run_dir / "model")
     return run_dir
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs draw none here: their tables go the same ways."""
+    monkeypatch.setattr(Tracker, "log_figure", lambda *_: None)
 
 
 @pytest.fixture(autouse=True)

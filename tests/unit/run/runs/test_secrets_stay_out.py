@@ -15,6 +15,7 @@ from pipeline.cli.main import main
 from pipeline.config.tracking import TrackingConfig, ui_command
 from pipeline.runs.ownership import Begun, begun_here, note_begun
 from pipeline.runs.record import make_run_dir, read_record
+from pipeline.tracking.tracker import Tracker
 from sweeps.execution.ledger import Ledger, TrialRecord
 
 TINY = ["resources.pool=local", "partition=iid", "partition.client_size=40"]
@@ -45,6 +46,12 @@ def spire(*words: str) -> Ended:
 def files_with_the_secret(folder: Path) -> list[Path]:
     files = (path for path in folder.rglob("*") if path.is_file())
     return [path for path in files if SECRET.encode() in path.read_bytes()]
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs draw none here, where nobody looks at them."""
+    monkeypatch.setattr(Tracker, "log_figure", lambda *_: None)
 
 
 @pytest.fixture

@@ -338,10 +338,11 @@ def test_settings_may_name_another_experiment_nested_or_flat() -> None:
 
 @pytest.mark.parametrize("name", sweep_names())
 def test_our_own_sweeps_are_valid(name: str) -> None:
+    """On one of its seeds: nothing but a run's seed depends on them."""
     sweep = load_sweep(name)
-    found = trials(sweep) if sweep.search != "optuna" else probes(sweep)
-    assert found
     assert sweep.name == name
+    one = replace(sweep, seeds=sweep.seeds[:1])
+    assert trials(one) if one.search != "optuna" else probes(one)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from pipeline.config.load import load_config
 from pipeline.experiment import run
 from pipeline.runs.folder import load_result, run_lock
 from pipeline.runs.layout import NOISE_KEY
+from pipeline.tracking.tracker import Tracker
 from spire_core.errors import BusyError, StoreError
 from sweeps.execution.ledger import Ledger, Status, TrialRecord
 from sweeps.execution.trial import TrialTask, run_trial
@@ -20,6 +21,12 @@ SMALL += ("eval.num_images=8", "eval.num_loss_images=8", "diffusion.sample_steps
 SMALL += ("model.width=8", "tracking.log_model=false")
 PRIVATE = ("adapt.num_images=8", "adapt.group_size=1", "privacy.adapt.epsilon=4")
 PRIVATE += ("privacy.adapt.steps=2", "privacy.adapt.draws=2")
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs draw none here, where nobody looks at them."""
+    monkeypatch.setattr(Tracker, "log_figure", lambda *_: None)
 
 
 def task_of(folder: Path, mnist_root: Path, uri: str, *overrides: str) -> TrialTask:

@@ -491,7 +491,7 @@ def test_a_second_report_leaves_nothing_of_the_first(
 def test_a_report_that_fails_leaves_the_first_as_it_is(
     store: TrackingConfig, parent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_report(store, [parent], tmp_path)
+    make_report(store, ["fedavg_ft-s1"], tmp_path)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*.*") if p.is_file()}
 
     def gone(*_: Any) -> None:
@@ -499,7 +499,7 @@ def test_a_report_that_fails_leaves_the_first_as_it_is(
 
     monkeypatch.setattr(make, "_curves", gone)
     with pytest.raises(ClusterError, match="expected the store to answer"):
-        make_report(store, [parent], tmp_path)
+        make_report(store, ["fedavg_ft-s1"], tmp_path)
     assert {p: p.read_bytes() for p in tmp_path.rglob("*.*") if p.is_file()} == before
 
 
@@ -513,10 +513,10 @@ def test_a_sweeps_file_of_its_users_is_kept(
         make, "origin_of", lambda *args: replace(told(*args), sweep_file="preset: smoke")
     )
     with pytest.raises(ConfigError, match=r"a folder without a file sweep\.yaml that is not a rep"):
-        make_report(store, [parent], tmp_path)
+        make_report(store, ["local-s1"], tmp_path)
     assert (tmp_path / "sweep.yaml").read_text() == text
-    make_report(store, [parent], tmp_path / "other")
-    make_report(store, [parent], tmp_path / "other")
+    make_report(store, ["local-s1"], tmp_path / "other")
+    make_report(store, ["local-s1"], tmp_path / "other")
     assert (tmp_path / "other" / "sweep.yaml").read_text() == "preset: smoke"
 
 
@@ -527,7 +527,7 @@ def test_no_file_is_replaced_that_is_not_a_reports(
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("mine")
     with pytest.raises(ConfigError, match=rf"a folder without a file {re.escape(name)} that is no"):
-        make_report(store, [parent], tmp_path)
+        make_report(store, ["local-s1"], tmp_path)
     assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == [Path(name).name]
     assert (tmp_path / name).read_text() == "mine"
 

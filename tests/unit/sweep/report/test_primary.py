@@ -222,6 +222,30 @@ def test_a_share_of_nearest_images_is_held_against_its_chance() -> None:
     )
     assert one.effect is not None
     assert one.effect.mean == pytest.approx(0.0)
+    (share,) = found_of(
+        {"method": "fedavg_ft", "measure": NN_SHARE, "scale": "difference"}, runs=runs
+    )
+    assert share.effect is not None
+    assert share.effect.mean == pytest.approx(-0.0055)
+
+
+def test_nobody_chooses_a_rate_by_the_share_of_copies() -> None:
+    """Full fine-tuning stands at the rate of the lower KID, though its share is higher there."""
+    shares = {("fedavg_ft", "0.1"): (1.0, 0.5), ("fedavg_ft", "0.2"): (2.0, 0.3)}
+    shares |= {("spire", "0.1"): (1.0, 0.2)}
+    runs = []
+    for (method, rate), (kid, share) in shares.items():
+        for seed in range(3):
+            one = run(method, seed, kid, 0.2)
+            params = one.params | {"adapt.lr": rate}
+            finals = one.finals | {NN_SHARE: share, NN_CHANCE: 0.1}
+            runs.append(replace(one, run_id=one.run_id + rate, params=params, finals=finals))
+    for measure in (NN_SHARE, NN_EXCESS):
+        (one,) = found_of(
+            {"method": "fedavg_ft", "measure": measure, "scale": "difference"}, runs=runs
+        )
+        assert one.effect is not None
+        assert one.effect.mean == pytest.approx(0.3)
 
 
 def test_lists_of_whole_numbers_are_those_of_runs() -> None:
