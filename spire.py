@@ -13,6 +13,7 @@ Errors are `spire_core.errors.SpireError`, with one sentence that says what was 
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,7 @@ def resume(
     run that has finished.
     """
     from pipeline.cli.command import say
+    from pipeline.cli.run import end_finished
     from pipeline.cli.settings import word_of
     from pipeline.config.load import load_config
     from pipeline.experiment.launch import ready_for
@@ -75,6 +77,7 @@ def resume(
     given = load_config(None, words).tracking
     run_dir = find_run(word_of(name, RUN_NAME), given)
     if (result := load_result(run_dir)) is not None:
+        end_finished(run_dir, given)
         run_id = result["run_id"]
         raise RunError(
             f'expected an interrupted run, got {run_id}, which has finished: spire.load("{run_id}")'
@@ -113,16 +116,19 @@ def draw(
     from pipeline.cli.settings import plain
     from pipeline.config.build import build
     from pipeline.inference.drawing import Drawing, check_scales
+    from spire_core.config.checks import require
 
     _check_run(run)
-    values = {"client_id": client_id, "num_images": num_images, "prompt": prompt, "seed": seed}
+    values = {"client_id": client_id, "num_images": num_images, "prompt": prompt}
     values |= {"guidance": guidance, "text_guidance": text_guidance}
     asked = build(Drawing, plain(values))
     check_scales(run, asked)
+    whole = hasattr(seed, "__index__")  # of any size, where settings have 64 bits
+    require(whole, "seed as int", repr(seed), "change its value")
     client, scale, text_scale = asked.client_id, asked.guidance, asked.text_guidance
     scale = run.guidance(client) if scale is None else scale
     text_scale = run.config.eval.text_guidance if text_scale is None else text_scale
-    return run.draw(client, asked.num_images, asked.seed, scale, asked.prompt, text_scale)
+    return run.draw(client, asked.num_images, index(seed), scale, asked.prompt, text_scale)
 
 
 def adapt(

@@ -110,7 +110,8 @@ def _run_left(
         check_room(sweep, probed, cluster, at_once)
         # 3. Run, below the sweep's own tracking run.
         with parent_run(sweep, ledger, base.tracking) as parent_run_id:
-            maker = TaskMaker(sweep, base, ledger.folder, parent_run_id, dict(cluster), at_once)
+            here = sweep.located()  # its trials are made in their own processes, in other folders
+            maker = TaskMaker(here, base, ledger.folder, parent_run_id, dict(cluster), at_once)
             source = trial_source(maker, left, before.num_undrawn)
             ledger.reopen(trial.trial_id for trial in left)
             max_rounds = max(trial.config.federation.num_rounds for trial in probed)

@@ -83,7 +83,7 @@ def resume(args: argparse.Namespace) -> Answer:
 
         claim(run_dir, given, overrides)
     if (result := load_result(run_dir)) is not None:
-        _end(run_dir, given)
+        end_finished(run_dir, given)
         run_id = result["run_id"]
         return Answer(f"run {run_id} has finished: spire sample {run_id}", result)
     from pipeline.experiment.launch import ready_for
@@ -99,7 +99,7 @@ def resume(args: argparse.Namespace) -> Answer:
 # --- what they share ----------------------------------------------------------------------------
 
 
-def _end(run_dir: "Path", given: "TrackingConfig") -> None:
+def end_finished(run_dir: "Path", given: "TrackingConfig") -> None:
     """Do the rest for a finished run that was stopped right at its end: its key, its status."""
     from pipeline.cli.sync import sync_runs
     from pipeline.config.tracking import tracking_root

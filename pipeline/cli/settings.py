@@ -19,9 +19,9 @@ def words_of(settings: Any, prefixes: tuple[str, ...] = ("",)) -> list[str]:
     """
     is_mapping = settings is None or isinstance(settings, Mapping)
     advice = 'such as {"client.lr": 0.001}'
-    require(is_mapping, "settings as a mapping from keys to values", repr(settings), advice)
-    flat = _flat(settings or {})
-    return [*allowed([f"{key}={write_value(plain(flat[key]))}" for key in flat], prefixes)]
+    require(is_mapping, "settings as a mapping from keys to values", f"{settings!r:.100}", advice)
+    flat = _flat(plain(settings or {}))
+    return [*allowed([f"{key}={write_value(flat[key])}" for key in flat], prefixes)]
 
 
 def plain(value: Any) -> Any:
@@ -40,7 +40,7 @@ def plain(value: Any) -> Any:
 def word_of(name: Any, what: str) -> str:
     """Return a name or a folder as the word that the command takes; ConfigError if it is none."""
     advice = "name it by a text or a Path"
-    require(isinstance(name, str | Path), what, repr(name), advice)
+    require(isinstance(name, str | Path), what, f"{name!r:.100}", advice)
     return str(name)
 
 

@@ -165,9 +165,15 @@ SWITCHES = (
 # part of the network, of which a run with equal pre-training takes over every number.
 IN_FINGERPRINTS = (
     Switch(
-        ("federation.client_timeout_s", "resources.num_gpus"),
+        ("federation.client_timeout_s",),
         "resources.pool=ray",
         lambda c: c.resources.pool == "ray",
+        lambda c: c.resources.pool,
+    ),
+    Switch(
+        ("resources.num_gpus",),
+        "resources.pool=ray",
+        lambda c: c.resources.pool == "ray" or c.resources.num_gpus in ("auto", 0),
         lambda c: c.resources.pool,
     ),
     Switch(

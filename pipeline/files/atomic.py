@@ -11,6 +11,7 @@ from typing import IO, Any
 
 from spire_core.errors import RunError
 
+MANY_FILES = 200  # to bring to the disk, each by itself
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -49,7 +50,11 @@ def sync(path: Path) -> None:
 
 def sync_tree(folder: Path) -> None:
     """Make all files below a folder survive a power cut, and their names."""
-    for path in (folder, *folder.rglob("*")):
+    paths = [folder, *folder.rglob("*")]
+    if len(paths) > MANY_FILES:
+        os.sync()  # all that the system holds back, at once
+        return
+    for path in paths:
         sync(path)
 
 

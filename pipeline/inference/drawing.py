@@ -40,18 +40,18 @@ class Drawing:
 def check_scales(
     run: SavedRun, drawing: Drawing, named: Callable[[str], str] = lambda name: name
 ) -> None:
-    """Raise ConfigError for a scale of guidance that would have no effect.
+    """Raise ConfigError for a scale of guidance that would have no effect; 1 is meant to have none.
 
     `named` returns what messages call an argument, such as an option of the command.
     """
     client, prompt, scale, text_scale = map(
         named, ("client_id", "prompt", "guidance", "text_guidance")
     )
-    if drawing.text_guidance is not None:
+    if drawing.text_guidance not in (None, 1.0):
         run.check_text(text_scale)
         advice = "images without a prompt have no text to be guided by"
         require(drawing.prompt is not None, f"a {prompt} with {text_scale}", "none", advice)
         run.check_text_guidance(drawing.text_guidance, text_scale)
-    is_met = drawing.guidance is None or drawing.client_id is not None
+    is_met = drawing.guidance in (None, 1.0) or drawing.client_id is not None
     advice = "it pulls images towards a client, away from the population"
     require(is_met, f"a {client} with {scale}", "none", advice)

@@ -23,6 +23,7 @@ from sweeps.design.metric import check_metric
 from sweeps.design.settings import (
     BY_PATH,
     labelled,
+    located_value,
     relative_paths,
     settings_of,
     shown,
@@ -132,11 +133,29 @@ class SweepConfig:
 
     def _unnamed(self) -> str | None:
         """Return a key among the settings that names files but not their content."""
-        mentioned = {*relative_paths(load_config(self.preset)), *flattened(self.settings)}
+        named = {*self._of_preset(), *self._mentioned()}
+        return next((key for key in BY_PATH if key in named), None)
+
+    def _mentioned(self) -> set[str]:
+        """Return the keys among the settings and on the axes."""
+        mentioned = set(flattened(self.settings))
         for name, axis in self.axes.items():
             for value in axis if isinstance(axis, list) else ():
                 mentioned |= set(settings_of(name, value))
-        return next((key for key in BY_PATH if key in mentioned), None)
+        return mentioned
+
+    def _of_preset(self) -> dict[str, str]:
+        """Return what the preset's own relative paths stand for here, where they count."""
+        return relative_paths(load_config(self.preset), self._mentioned())
+
+    def located(self) -> "SweepConfig":
+        """Return the sweep with absolute paths, for processes that run in other folders."""
+        axes = {
+            name: [located_value(name, one) for one in axis] if isinstance(axis, list) else axis
+            for name, axis in self.axes.items()
+        }
+        settings = {**self._of_preset(), **with_absolute_path(flattened(self.settings))}
+        return replace(self, settings=settings, axes=axes)
 
     def _check_keys(self) -> None:
         """Raise ConfigError for a setting that another part of the sweep would overrule."""
@@ -173,8 +192,7 @@ class SweepConfig:
         be recorded in makes another one. An Optuna search depends on values, seeds and mode too,
         because its points are positions on the axes; ASHA on the mode, which decides whom it stops.
         """
-        of_preset = relative_paths(load_config(self.preset))
-        flat = {**of_preset, **with_absolute_path(flattened(self.settings))}
+        flat = {**self._of_preset(), **with_absolute_path(flattened(self.settings))}
         settings = {k: v for k, v in flat.items() if determines(k) or k in RECORDED}
         common = [self.name, self.preset, settings, self.search, self.scheduler, self.metric]
         if self.search == "optuna":

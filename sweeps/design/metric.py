@@ -34,7 +34,7 @@ def check_metric(metric: str, scheduler: str, settings: Mapping[str, Any]) -> No
 
 
 def check_searched(metric: str, config: Config) -> None:
-    """Raise ConfigError for a metric that a trial cannot have: a search would learn nothing."""
+    """Raise ConfigError for a metric that a trial cannot have: nothing would be learnt of it."""
     needs = None
     if metric in FINAL_METRICS and config.federation.num_new_clients == 0:
         needs = "federation.num_new_clients above 0"
@@ -42,6 +42,6 @@ def check_searched(metric: str, config: Config) -> None:
         needs = "model.text=none, since captions decide the classes,"
     if needs is not None:
         raise ConfigError(
-            f"expected {needs} for search=optuna with metric={metric}, got a trial without it: "
-            "choose another metric"
+            f"expected {needs} for a search or a scheduler with metric={metric}, got a trial "
+            "without it: choose another metric"
         )

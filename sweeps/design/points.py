@@ -115,7 +115,7 @@ def make_trial(sweep: SweepConfig, point: Mapping[str, Any], seed: int) -> Trial
             f"expected methods with rounds for scheduler=asha, got {config.method.name}: it stops "
             "trials by what they report after rounds; set scheduler=none"
         )
-    if sweep.search == "optuna":
+    if sweep.search == "optuna" or sweep.scheduler == "asha":
         check_searched(sweep.metric, config)
     return Trial(config, sweep.preset, _overrides(labelled(fixed)), labelled(flat))
 

@@ -1,9 +1,10 @@
 """What settings of a sweep stand for: an axis's values, absolute paths, the label of a key."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from pipeline.config.build import flattened
+from pipeline.config.data import DATASETS
 from pipeline.config.schema import Config
 from pipeline.files.paths import lasting
 from spire_core.config.privacy import label_of
@@ -25,10 +26,22 @@ def with_absolute_path(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**settings, **{key: str(lasting(path, key)) for key, path in paths.items()}}
 
 
-def relative_paths(config: Config) -> dict[str, str]:
-    """Return what the relative paths of a configuration stand for here, by key."""
+def located_value(name: str, value: Any) -> Any:
+    """Return a value on an axis with absolute paths."""
+    if isinstance(value, dict):
+        return with_absolute_path(flattened(value))
+    return with_absolute_path({name: value})[name]
+
+
+def relative_paths(config: Config, without: Collection[str] = ()) -> dict[str, str]:
+    """Return what the relative paths of a configuration stand for here, by key.
+
+    `without`: keys whose values others replace. A data set with a name has no path.
+    """
     values = flattened(config.as_dict())
-    given = {key: values[key] for key in BY_PATH if values[key] is not None}
+    given = {k: values[k] for k in BY_PATH if values[k] is not None and k not in without}
+    if config.data.name in DATASETS or {"data", "data.name"} & {*without}:
+        given.pop("data.path", None)
     return {key: path for key, path in with_absolute_path(given).items() if path != given[key]}
 
 

@@ -136,7 +136,7 @@ def furnished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         ("digits", {"client_id": 6, "guidance": "2"}, "guidance as .*, got '2'"),
         ("digits", {"guidance": 2.0}, "a client_id with guidance, got none"),
         ("digits", {"seed": "a"}, "seed as int, got 'a'"),
-        ("letters", {"client_id": 6, "text_guidance": 1.0}, "a prompt with text_guidance"),
+        ("letters", {"client_id": 6, "text_guidance": 2.0}, "a prompt with text_guidance"),
         ("letters", {"client_id": 6, "prompt": ["a"]}, r"prompt as str .*, got \['a'\]"),
     ],
 )
@@ -342,7 +342,9 @@ def test_scales_of_guidance_are_the_clients_or_the_runs_own() -> None:
     run.check_text_guidance = lambda *words: asked.append(words)
     spire.draw(run, 4, 8)
     spire.draw(run, None, 6)
+    spire.draw(run, None, 6, guidance=1.0, text_guidance=1.0, seed=2**70)  # 1 is none
     spire.draw(run, 4, 8, guidance=1.0, text_guidance=1.5, prompt="a", seed=7)
     typed = (1.5, "text_guidance")
     drawn = [(4, 8, 0, 2.0, None, 3.0), (None, 6, 0, 1.5, None, 3.0)]
+    drawn += [(None, 6, 2**70, 1.0, None, 1.0)]
     assert asked == [*drawn, typed, (4, 8, 7, 1.0, "a", 1.5)]

@@ -59,6 +59,7 @@ def test_what_another_setting_switches_off_is_refused(words: str, needed: str) -
         "method=fedavg adapt.early_stopping=false adapt.patience=9",
         "method=local client.top_k_fraction=0.5",
         "resources.pool=local resources.num_actors=2",  # no setting of results
+        "resources.pool=local resources.num_gpus=0",
         "client.group_size=3",  # its network is narrow: auto groups
     ],
 )

@@ -510,6 +510,12 @@ def test_a_presets_relative_path_is_that_of_the_command(
         assert trial.trial_id == fingerprint(located(trial.config))[:12]
         found.append((sweep.key, trial.trial_id))
     assert {*found[0]}.isdisjoint(found[1])
+    elsewhere = sweep.located()
+    monkeypatch.chdir(tmp_path)
+    assert (elsewhere.key, trials(elsewhere)[0].trial_id) == found[1]
+    for own in ({"settings": {key: "/of/mine"}}, {"axes": {key: ["/of/mine"]}}):
+        mine = sweep_of(**{"preset": preset, "seeds": (0,)} | own)
+        assert str(tmp_path) not in str((mine.located().settings, trials(mine)[0].overrides))
     with pytest.raises(ConfigError, match=f"expected share_pretraining=sweep with {key}"):
         sweep_of(preset=preset, share_pretraining="root", axes={"adapt.lr": [0.1]})
 
@@ -529,10 +535,26 @@ def test_a_search_by_what_no_trial_has_is_refused(
     metric: str, settings: dict[str, Any], told: str
 ) -> None:
     more = {"axes": {"client.lr": {"min": 1e-4, "max": 1e-2}}, "num_trials": 2, "metric": metric}
-    with pytest.raises(ConfigError, match=f"{told}.* for search=optuna"):
+    with pytest.raises(ConfigError, match=f"{told}.* for a search or a scheduler"):
         probes(sweep_of(search="optuna", settings=settings, **more))
     assert probes(sweep_of(search="random", settings=settings, **more))
+    if metric.startswith("pretrain/"):
+        stopping = {"scheduler": "asha", "metric": metric, "axes": {"client.lr": [0.1]}}
+        with pytest.raises(ConfigError, match=f"{told}.* for a search or a scheduler"):
+            trials(sweep_of(settings=settings, **stopping))
     assert probes(sweep_of(search="optuna", **more))
+
+
+def test_a_named_data_set_has_no_path_to_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a Ray job a relative path would be refused: `data.path=photos` is the preset's."""
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    sweep = sweep_of(preset="folder-cpu", settings={"data": "mnist"}, axes={"adapt.lr": [0.1]})
+    assert "photos" not in str((sweep.located().settings, trials(sweep)[0].overrides))
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR")
+    paths = {"a": [{"data.path": "x", "adapt.lr": 0.1}], "data.captions": ["y"]}
+    located = sweep_of(preset="folder-cpu", axes=paths).located()
+    assert located.axes["a"] == [{"data.path": str(Path("x").absolute()), "adapt.lr": 0.1}]
+    assert located.axes["data.captions"] == ["y"]
 
 
 @pytest.mark.parametrize("word", MISTAKES)
