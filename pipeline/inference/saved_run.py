@@ -18,8 +18,8 @@ from pipeline.config.data import MAX_IMAGE_SIZE
 from pipeline.config.schema import Config, config_from_dict
 from pipeline.files.damage import read_object, reading
 from pipeline.inference.saved_tensors import load_tensors, stored_guidance
-from pipeline.runs.layout import CLIENTS, MODEL
-from pipeline.runs.model_files import CLIENT_FILE, client_path
+from pipeline.runs.layout import CLIENT_FILE, CLIENTS, MODEL
+from pipeline.runs.model_files import client_path
 from spire_core.diffusion.generation import client_denoiser, draw
 from spire_core.diffusion.process import Diffusion
 from spire_core.errors import ConfigError, RunError

@@ -21,6 +21,7 @@ samples/                         images that `spire sample` drew
 audit.json                       the newest answer of `spire audit`
 """
 
+import re
 from pathlib import Path
 
 RUNS = "runs"  # the folder of all runs, below the root
@@ -32,6 +33,7 @@ OUTBOX_LOCK, ARTIFACTS = "outbox.lock", "artifacts"
 CHECKPOINTS, STATE, MANIFEST = "checkpoints", "server.safetensors", "manifest.json"
 CLIENTS, EVALUATIONS, MODEL = "clients", "evaluations", "model"
 AUDIT, SCORED = "audit.json", "scored.json"
+CLIENT_FILE = re.compile(r"client_(\d+)\.safetensors")  # of a finished model
 PROFILE, PROFILE_TABLE, TRACE_SUFFIX = "profile", "operators.txt", ".pt.trace.json.gz"
 
 

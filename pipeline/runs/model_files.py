@@ -1,6 +1,5 @@
 """The files of a finished model: the backbone, and one file for each client's own parts."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from pipeline.runs.folder import storable
 from spire_core.network.flat_model import FlatModel
 
 GUIDANCE = "guidance"  # in the header of a client's file
-CLIENT_FILE = re.compile(r"client_(\d+)\.safetensors")
 
 
 def client_path(folder: Path, client_id: int) -> Path:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.files.json_files import read_json
-from pipeline.runs.model_files import CLIENT_FILE
+from pipeline.runs.layout import CLIENT_FILE
 from pipeline.tracking.mlflow_errors import is_retryable, patiently
 from pipeline.tracking.relay import Refusal
 
