@@ -237,7 +237,7 @@ YAML = {
     "deep": b"[" * 100_000,
     "deep_map": "".join(" " * i + "a:\n" for i in range(300)).encode(),
     "garbage": bytes(range(256)) * 4000,
-    "a_megabyte": b"a: b\n" * 200_000,
+    "over_a_megabyte": b"a: b\n" * 250_000,
     "utf16": "preset: smoke".encode("utf-16"),
     "list": b"- a",
     "number": b"5",

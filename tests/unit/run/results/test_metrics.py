@@ -45,7 +45,7 @@ def report(client_id: int, own: tuple[float, ...] = OWN, seen_every: int = 1) ->
         for epoch, (o, p) in enumerate(zip(own, POPULATION, strict=True))
     )
     scores = {"own_kid": own[-1], "own_kid_std": 0.0, "heldout_loss": 0.125}
-    before, after = drawn(client_id), drawn(client_id)
+    before, after = drawn(client_id), replace(drawn(client_id), histogram=np.full(10, 0.1))
     return AdaptReport(client_id, curve, 3, before, after, scores, {}, 4.0, 5.0, 64, 1.5)
 
 
@@ -148,6 +148,9 @@ def test_the_end_is_the_last_round_and_the_best_the_lowest(mnist_root: Path) -> 
     real = replace(real, mixtures=dict.fromkeys(ids, even))
     found = summary_metrics(setting, real, evaluations, None, adaptation)
     assert 0.2 < found["final/adapt_tv_floor"] < 0.6
+    unseen = [replace(one, after=replace(one.after, histogram=None)) for one in reports]
+    blind = replace(adaptation, reports=tuple(unseen))  # as with text, and without a classifier
+    assert "final/adapt_tv_floor" not in summary_metrics(setting, real, evaluations, None, blind)
 
 
 def test_a_few_personal_clients_are_held_against_their_own_data() -> None:
