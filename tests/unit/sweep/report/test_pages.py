@@ -74,6 +74,11 @@ def test_runs_are_linked_and_nothing_else_is() -> None:
     found = re.findall(r'<a href="([^"]*)">([^<]*)</a>', html(whole))
     escaped = link.replace("&", "&amp;")
     assert found == [(f"{escaped}=1", "in MLflow"), ("#runs", "its runs"), (escaped, "01234567")]
+    head = '<p class="when">'
+    assert f"{head}<a href" in html(whole)  # without a date, as of rows alone
+    assert f"{head}3 May &middot; <a href" in html(
+        replace(whole, origin=replace(origin, when="3 May"))
+    )
 
 
 def test_the_first_screen_has_eight_answers_and_the_others_are_folded() -> None:
