@@ -64,7 +64,7 @@ def sample(args: argparse.Namespace) -> Answer:
     for prompt in args.prompt:
         saved.prompt_tokens(prompt)
     first = next(iter(args.prompt), None)
-    asked = Drawing(args.client, 1, first, args.seed, args.guidance, args.text_guidance)
+    asked = Drawing(args.client, 1, first, args.guidance, args.text_guidance)
     check_scales(saved, asked, _option)
     who = "population" if args.client is None else f"client_{args.client}"
     png = writable_png(args.out or saved.folder.parent / SAMPLES / f"{who}_seed{args.seed}.png")

@@ -29,7 +29,6 @@ class Drawing:
     client_id: Annotated[int | None, Range(0, MAX_CLIENT_ID)] = None
     num_images: Annotated[int, Range(1, MAX_DRAWN)] = 64
     prompt: str | None = None
-    seed: int = 0
     guidance: Scale = None
     text_guidance: Scale = None
 

@@ -39,16 +39,22 @@ def interrupt(metrics: dict[str, float]) -> None:
     raise KeyboardInterrupt
 
 
+def begun_by(task: TrialTask) -> TrialRecord:
+    """Begin a trial, interrupt it at its first report, and return what is known of it."""
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(task, interrupt)
+    record = Ledger(Path(task.folder)).read("t")
+    assert record is not None
+    return record
+
+
 def test_one_whose_run_was_deleted_in_the_store_begins_anew(
     tmp_path: Path, mnist_root: Path, new_database: Path
 ) -> None:
     shutil.copy(new_database, tmp_path)
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     task, ledger = task_of(tmp_path, mnist_root, uri), Ledger(tmp_path / "study")
-    with pytest.raises(KeyboardInterrupt):
-        run_trial(task, interrupt)
-    begun = ledger.read("t")
-    assert begun is not None
+    begun = begun_by(task)
     assert begun.run_id is not None
     MlflowClient(uri).delete_run(begun.run_id)
     reports: list[dict[str, float]] = []
@@ -66,8 +72,7 @@ def test_one_that_goes_on_records_what_an_uninterrupted_one_does(
     shutil.copy(new_database, tmp_path)
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     task = task_of(tmp_path, mnist_root, uri)
-    with pytest.raises(KeyboardInterrupt):
-        run_trial(task, interrupt)
+    begun_by(task)
     run_trial(task, lambda _: None)
     ended = Ledger(tmp_path / "study").read("t")
     assert ended is not None
@@ -139,10 +144,7 @@ def test_one_whose_run_somebody_else_resumes_is_unfinished(
 ) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     task, ledger = task_of(tmp_path, mnist_root, uri), Ledger(tmp_path / "study")
-    with pytest.raises(KeyboardInterrupt):
-        run_trial(task, interrupt)
-    begun = ledger.read("t")
-    assert begun is not None
+    begun = begun_by(task)
     with run_lock(Path(begun.run_dir or "")), pytest.raises(BusyError, match="nobody at work on"):
         run_trial(task, lambda _: None)
     entry = ledger.read("t")
