@@ -60,22 +60,26 @@ def resume(
 ) -> "Result":
     """Go on with an interrupted run of this root, and return its result, as `spire resume` does.
 
-    `name`: an id, a name or a folder. `settings`: of tracking and resources alone. RunError for a
-    run that has finished.
+    `name`: an id, a name or a folder. `settings`: of tracking and resources, `data.root` and
+    `federation.client_timeout_s`. RunError for a run that has finished.
     """
     from pipeline.cli.command import say
-    from pipeline.cli.run import end_finished
+    from pipeline.cli.run import CHANGEABLE, end_finished
     from pipeline.cli.settings import word_of
     from pipeline.config.load import load_config
+    from pipeline.config.tracking import tracking_root
     from pipeline.experiment.launch import ready_for
     from pipeline.runs.folder import load_result
+    from pipeline.runs.links import refuse_links
+    from pipeline.runs.ownership import begun_here
     from pipeline.runs.record import find_run
     from pipeline.runs.start import load_start
     from spire_core.errors import RunError
 
-    words = _words(settings, ("tracking.", "resources."))
+    words = _words(settings, CHANGEABLE)
     given = load_config(None, words).tracking
     run_dir = find_run(word_of(name, RUN_NAME), given)
+    refuse_links(run_dir, begun_here(run_dir, tracking_root(given)) is not None)
     if (result := load_result(run_dir)) is not None:
         end_finished(run_dir, given)
         run_id = result["run_id"]

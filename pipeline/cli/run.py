@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from pipeline.experiment.watcher import Watcher
     from pipeline.results.result import Result
 
+# What a run that goes on may change; one that began elsewhere also some places of files.
+CHANGEABLE = ("tracking.", "resources.", "federation.client_timeout_s=", "data.root=")
+
 # --- the verbs ----------------------------------------------------------------------------------
 
 
@@ -65,8 +68,7 @@ def resume(args: argparse.Namespace) -> Answer:
     from pipeline.runs.record import find_run
     from pipeline.runs.start import load_start
 
-    changeable = ("tracking.", "resources.", "federation.client_timeout_s=", "data.root=")
-    overrides = allowed(args.words, (*changeable, *(f"{key}=" for key in READ)))
+    overrides = allowed(args.words, (*CHANGEABLE, *(f"{key}=" for key in READ)))
     given = load_config(None, overrides).tracking
     if "://" in args.run:
         from pipeline.checkpoint.remote import restore

@@ -47,7 +47,12 @@ def test_the_page_runs_as_printed(
         with pytest.raises(RunError, match=rf'has finished: spire.load\("{result.run_id}"\)'):
             spire.resume(run_dir, local)
     (Path(result.run_dir) / "result.json").unlink()  # as if it had been stopped before its end
-    again = spire.resume(result.run_dir, local, is_quiet=True)
+    elsewhere = {"data.root": str(mnist_root), "federation.client_timeout_s": 600}
+    (leads := Path(result.run_dir) / "link").symlink_to(tmp_path)
+    with pytest.raises(RunError, match="files and folders alone in a run's folder, got the link"):
+        spire.resume(result.run_dir, local)
+    leads.unlink()
+    again = spire.resume(result.run_dir, local | elsewhere, is_quiet=True)
     assert again.state_fingerprint == result.state_fingerprint
     for preset in preset_names():
         if preset not in ("fonts-cpu", "retrofit-cpu"):  # as the page says
