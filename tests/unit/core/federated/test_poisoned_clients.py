@@ -116,6 +116,7 @@ class PoisonedWorker(ClientWorker):
 def setting(mnist_root: Path) -> FederationSetup:
     overrides = ["federation.num_clients=2", "federation.cohort_size=2", "federation.tau=1"]
     small = ["model.width=8", "model.d_emb=4", "client.batch_size=4", "client.warmup_rounds=0"]
+    small += ["model.multipliers=[1]", "model.attention=[]"]
     # A crash splits a group, and clients that are computed alone differ in their last bits.
     small += ["client.engine=loop"]
     return prepare(load_config("smoke", [f"data.root={mnist_root}", *overrides, *small]))
