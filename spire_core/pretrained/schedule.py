@@ -28,7 +28,8 @@ def load_schedule(folder: BackboneFolder) -> PretrainedSchedule:
     """
     path = folder.path / "scheduler" / "scheduler_config.json"
     settings = read_settings(path)
-    kind, name = str(settings.get("prediction_type")), settings.get("_class_name")
+    kind = str(settings.get("prediction_type", "epsilon"))  # files of older versions name none
+    name = settings.get("_class_name")
     if kind not in PREDICTIONS:
         raise ConfigError(
             f"expected prediction_type as {', '.join(PREDICTIONS)} in {path}, got {kind!r}: "
@@ -49,7 +50,7 @@ def load_schedule(folder: BackboneFolder) -> PretrainedSchedule:
             name = f"{name} with settings that it refuses"
     if not isinstance(alpha_bar, Tensor) or alpha_bar.ndim != 1 or len(alpha_bar) < 2:
         raise ConfigError(
-            f"expected a scheduler with alphas_cumprod in {path}, got {name!r}: save the pipeline "
-            "with a DDPMScheduler of the same betas"
+            f"expected a scheduler with alphas_cumprod in {path}, got {name!r}: choose a model "
+            "of discrete DDPM timesteps, or save it with a DDPMScheduler of its own betas"
         )
     return PretrainedSchedule(alpha_bar.float().clamp(LEAST, MOST), PREDICTIONS[kind])

@@ -47,6 +47,14 @@ def test_images_are_drawn_along_schedules_with_equal_steps(
     assert images.isfinite().all()
 
 
+def test_a_file_of_an_older_version_predicts_the_noise(tmp_path: Path) -> None:
+    """As diffusers takes it; so the files of Stable Diffusion 1 are."""
+    (tmp_path / "scheduler").mkdir()
+    settings = {"_class_name": "PNDMScheduler", "num_train_timesteps": 8, "trained_betas": BETAS}
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(settings))
+    assert load_schedule(BackboneFolder(tmp_path, "unet", "UNet2DModel")).prediction == "eps"
+
+
 def test_what_is_within_the_ends_stays_as_it_is(tmp_path: Path) -> None:
     alpha_bar = schedule_of(tmp_path, num_train_timesteps=8, trained_betas=BETAS)
     exact = torch.cumprod(1 - torch.tensor(BETAS), 0)
