@@ -131,7 +131,7 @@ def draw(
     require(whole, "seed as int", repr(seed), "change its value")
     client, scale, text_scale = asked.client_id, asked.guidance, asked.text_guidance
     scale = run.guidance(client) if scale is None else scale
-    text_scale = run.config.eval.text_guidance if text_scale is None else text_scale
+    text_scale = run.config.text_guidance if text_scale is None else text_scale
     return run.draw(client, asked.num_images, index(seed), scale, asked.prompt, text_scale)
 
 

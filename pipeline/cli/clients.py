@@ -45,6 +45,7 @@ def adapt(args: argparse.Namespace) -> Answer:
             f"{args.data} has no captions, so the client learns from images alone: list them in "
             f"{captions_file(saved)} there, with the columns path and caption"
         )
+        _warn_of_null_text(saved)
     say(f"fitting a new client for {length}")
     arrival = adapt_arrival(saved, arriving, config.adapt, args.client, config.privacy)
     return Answer(arrival_table(arrival), arrival_json(arrival))
@@ -66,12 +67,13 @@ def sample(args: argparse.Namespace) -> Answer:
     first = next(iter(args.prompt), None)
     asked = Drawing(args.client, 1, first, args.guidance, args.text_guidance)
     check_scales(saved, asked, _option)
+    if not args.prompt:
+        _warn_of_null_text(saved)
     who = "population" if args.client is None else f"client_{args.client}"
     png = writable_png(args.out or saved.folder.parent / SAMPLES / f"{who}_seed{args.seed}.png")
-    evaluation = saved.config.eval
     guidance = saved.guidance(args.client) if args.guidance is None else args.guidance
     stronger = args.text_guidance
-    text_guidance = evaluation.text_guidance if stronger is None else stronger
+    text_guidance = saved.config.text_guidance if stronger is None else stronger
     num = args.num or (NUM_PER_PROMPT if args.prompt else NUM_IMAGES)
     images = np.concatenate(
         [
@@ -88,6 +90,15 @@ def sample(args: argparse.Namespace) -> Answer:
         values |= {"prompts": args.prompt, "text_guidance": text_guidance}
     rows = f", a row for each of {len(args.prompt)} prompts" if len(args.prompt) > 1 else ""
     return Answer(f"{len(images)} images{rows}: {png} and {npz}", values)
+
+
+def _warn_of_null_text(saved: "SavedRun") -> None:
+    """Say it if what is shown and drawn without captions is of a null text that never trained."""
+    if saved.has_text and not saved.config.has_null_text:
+        say(
+            "this run has shown no image without its caption (client.text_dropout), so that what "
+            "it does without one is untrained"
+        )
 
 
 def _option(name: str) -> str:

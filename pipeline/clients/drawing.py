@@ -42,7 +42,7 @@ def draw_clients(
         emb = embs if embs is None or embs.ndim == 1 else embs[who]
         text = [rows[at] for i in dict.fromkeys(who.tolist()) if (rows := prompts[i]) is not None]
         tokens = torch.cat(text).to(context.device) if text else None
-        guidance = (_of_rows(factors, who), reference, tokens, config.text_guidance, guided)
+        guidance = (_of_rows(factors, who), reference, tokens, context.config.text_guidance, guided)
         return client_denoiser(context.model.net, emb, *guidance)
 
     return draw_together(

@@ -39,18 +39,38 @@ def check_beginning(config: Config) -> None:
     """Raise ConfigError for what a new run had better not begin with; older runs may have it."""
     refuse_label(config.privacy)
     check_null_text(config)
+    check_entrance(config)
     check_dropping(config.federation, config.method, config.privacy)
 
 
 def check_null_text(config: Config) -> None:
     """Raise ConfigError if prompts are guided away from a null text that no round trains."""
-    is_guided = config.model.text != "none" and config.eval.text_guidance != 1.0
+    is_guided = config.model.text != "none" and config.text_guidance != 1.0
     require(
         not is_guided or config.has_null_text,
-        f"client.text_dropout above 0 with eval.text_guidance={config.eval.text_guidance}",
+        f"client.text_dropout above 0 with eval.text_guidance={config.text_guidance}",
         config.client.text_dropout,
         "only images shown without captions train the prediction that guidance starts from; set "
         "0.1, or eval.text_guidance=1",
+    )
+
+
+def check_entrance(config: Config) -> None:
+    """Raise ConfigError if an embedding and its map into a pre-trained model both stay zero.
+
+    Each has its gradient from the other. Other embeddings begin with `client.emb_init_std`, those
+    of episodes at zero.
+    """
+    method, client = config.method, config.client
+    starts_at_zero = config.model.backbone is not None and method.projection == "learnt"
+    begins_at_zero = method.episodes == 1 or client.emb_init_std == 0
+    require(
+        not (method.record.has_embedding and starts_at_zero and begins_at_zero)
+        or client.emb_noise > 0,
+        "embeddings that are not all zero at first with model.backbone",
+        f"method.episodes={method.episodes:g} and client.emb_init_std={client.emb_init_std:g}",
+        "their map into the model is zero at first too, and neither would ever train: set "
+        "client.emb_noise above 0, or method.episodes below 1 and client.emb_init_std above 0",
     )
 
 

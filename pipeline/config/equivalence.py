@@ -68,7 +68,8 @@ def reads(method: Method, key: str) -> bool:
     """Return whether a setting, by its whole key, can make a difference to a method."""
     unread: tuple[str, ...] = () if method.has_embedding else EMBEDDING_KEYS + ENTRANCE_KEYS
     unread += () if method.has_local_layers else LOCAL_LAYER_KEYS
-    unread += () if method.is_federated else ("client.", "server.", *NO_ROUNDS)
+    of_rounds = ("client.", "server.", "eval.text_guidance", *NO_ROUNDS)
+    unread += () if method.is_federated else of_rounds
     unread += () if method.adapter == "lora" else ("method.rank",)
     unread += () if method.adapter else ("method.freeze", "method.share_adapter")
     unread += () if method.adapt_parts else ("adapt.", "privacy.adapt.")

@@ -221,8 +221,13 @@ class Config:
 
     @property
     def has_null_text(self) -> bool:
-        """Whether rounds train the prediction without a caption, where any train the backbone."""
-        return not self.method.record.is_federated or self.client.text_dropout > 0
+        """Whether rounds train the prediction without a caption."""
+        return self.method.record.is_federated and self.client.text_dropout > 0
+
+    @property
+    def text_guidance(self) -> float:
+        """The scale of guidance by captions: 1 where there are no rounds to train the null text."""
+        return self.eval.text_guidance if self.method.record.is_federated else 1.0
 
     @property
     def private_lr(self) -> float | None:

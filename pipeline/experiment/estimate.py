@@ -163,7 +163,7 @@ def _drawing_s(config: Config, costs: Costs, guidance: float | None = None) -> f
     `guidance`: its scale, if not the run's.
     """
     scale = config.eval.guidance if guidance is None else guidance
-    is_text_guided = config.model.text != "none" and config.eval.text_guidance != 1
+    is_text_guided = config.model.text != "none" and config.text_guidance != 1
     num_looks = 1 + (scale != 1) + is_text_guided
     return config.eval.num_images * config.diffusion.sample_steps * num_looks * costs.look_s
 

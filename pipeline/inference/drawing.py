@@ -54,3 +54,8 @@ def check_scales(
     is_met = drawing.guidance in (None, 1.0) or drawing.client_id is not None
     advice = "it pulls images towards a client, away from the population"
     require(is_met, f"a {client} with {scale}", "none", advice)
+    config = run.config
+    has_reference = config.method.record.has_embedding or config.has_backbone
+    is_met = drawing.guidance in (None, 1.0) or has_reference
+    advice = "it leads away from what was drawn before adaptation, so leave it out"
+    require(is_met, f"a run with pre-training with {scale}", config.method.name, advice)

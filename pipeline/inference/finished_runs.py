@@ -40,6 +40,7 @@ def joining_config(run: SavedRun, overrides: Sequence[str]) -> Config:
     groups = {"adapt": asdict(config.adapt), "privacy": {"adapt": asdict(config.privacy.adapt)}}
     # On these some of them depend.
     groups |= {"method": asdict(config.method)}
+    groups |= {"federation": {"num_rounds": config.federation.num_rounds}}
     groups |= {"client": {"emb_first_steps": config.client.emb_first_steps}}
     groups |= {"model": {key: getattr(config.model, key) for key in ("backbone", "set_encoder")}}
     stored = [f"{key}={write_value(value)}" for key, value in flattened(groups).items()]

@@ -170,10 +170,12 @@ class SavedRun:
         """
         self.check_text(what)
         if scale != 1.0 and not self.config.has_null_text:
+            is_federated = self.config.method.record.is_federated
             raise ConfigError(
                 f"expected a run with client.text_dropout above 0 for {what}, got "
-                f"{self.config.client.text_dropout}: only images shown without captions train the "
-                "prediction that guidance starts from; leave it out, or name another run"
+                f"{self.config.client.text_dropout if is_federated else 'one without rounds'}: "
+                "only images shown without captions train the prediction that guidance starts "
+                "from; leave it out, or name another run"
             )
 
     @cached_property

@@ -74,9 +74,23 @@ def test_prompts_are_not_guided_away_from_a_null_text_that_no_round_trains(text:
     with pytest.raises(ConfigError, match=r"client\.text_dropout above 0 with .*=2\.0, got 0\.0"):
         load_typed("fonts-cpu", words)
     load_typed("fonts-cpu", [*words, "eval.text_guidance=1"])
-    load_typed("fonts-cpu", [*words, "method=local"])  # it has no rounds
+    for scale in ("2", "1"):  # without rounds to train it, nothing is guided
+        local = load_typed("fonts-cpu", [*words, "method=local", f"eval.text_guidance={scale}"])
+        assert local.text_guidance == 1.0
     load_typed("fonts-cpu", [*text.split(), "client.text_dropout=0.01"])
     load_typed("fonts-cpu", ["model.text=none", "client.text_dropout=0"])
+
+
+@pytest.mark.parametrize("words", ["method.episodes=1", "client.emb_init_std=0"])
+def test_an_embedding_and_its_map_into_a_model_do_not_both_stay_zero(words: str) -> None:
+    settings = [words, "client.emb_first_steps=2", "client.engine=auto"]
+    load_typed("smoke", settings)  # the map into our own network is not zero at first
+    settings += ["model.backbone=there", "method=retrofit"]
+    load_config("smoke", settings)  # finished runs may have it
+    with pytest.raises(ConfigError, match="expected embeddings that are not all zero at first"):
+        load_typed("smoke", settings)
+    load_typed("smoke", [*settings, "client.emb_noise=0.1"])
+    load_typed("smoke", [*settings, "method.projection=random"])
 
 
 @pytest.mark.parametrize("name", preset_names())

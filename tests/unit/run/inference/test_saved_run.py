@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pipeline.config.schema import Config
 from pipeline.config.tracking import TrackingConfig
+from pipeline.inference.drawing import Drawing, check_scales
 from pipeline.inference.finished_runs import joining_config
 from pipeline.inference.pipeline_folder import write_pipeline
 from pipeline.inference.saved_run import SavedRun
@@ -105,6 +106,15 @@ def test_guidance_keeps_to_the_interval_of_the_run(run: SavedRun) -> None:
         assert not np.array_equal(drawn(0.0, 1.0), other)
 
 
+def test_a_scale_without_effect_is_refused(tmp_path: Path) -> None:
+    """A client that began with nothing has nothing to be guided away from."""
+    drawing = Drawing(client_id=5, guidance=3.0)
+    for method in ("spire", "fedavg_ft"):
+        check_scales(saved(tmp_path / method, method), drawing)
+    with pytest.raises(ConfigError, match="expected a run with pre-training with guidance, got lo"):
+        check_scales(saved(tmp_path / "local", "local"), drawing)
+
+
 def test_a_client_draws_with_the_guidance_that_it_has_chosen(run: SavedRun) -> None:
     assert (run.guidance(5), run.guidance(None), run.client_state(5).guidance) == (1.0, 1.0, None)
     emb = {"client_emb": torch.ones(4)}
@@ -192,6 +202,19 @@ def test_what_a_new_client_of_any_method_owns_comes_back(tmp_path: Path, method:
     found = run.client_state(9).parts
     assert found.keys() == state.keys()
     assert all(torch.equal(found[part], tensor) for part, tensor in state.items())
+
+
+def test_a_new_client_joins_a_long_run_whose_layers_were_shared_for_most_of_it(
+    run: SavedRun,
+) -> None:
+    """Of the preset's own few rounds none would be left to local layers."""
+    config = replace(
+        run.config,
+        method=MethodConfig("shared_rep", share_until=0.999),
+        federation=replace(run.config.federation, num_rounds=2000),
+    )
+    joining = joining_config(replace(run, config=config), ["adapt.epochs=3"])
+    assert joining.adapt.epochs == 3
 
 
 def test_a_new_client_joins_a_run_with_episodes_and_a_set_encoder(run: SavedRun) -> None:
