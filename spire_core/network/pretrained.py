@@ -63,8 +63,10 @@ class PretrainedNet(nn.Module):
         return dict(self.named_parameters())
 
     def reads_condition(self, name: str) -> bool:
-        """Return whether a parameter belongs to a layer that reads the conditioning vector."""
-        return any(fragment in name for fragment in self.kind.reads)
+        """Return whether a parameter belongs to a layer that reads what the entrance moves."""
+        is_prompt = self.entrance == "tokens"
+        readers = self.kind.reads_prompt if is_prompt else self.kind.reads
+        return any(fragment in name for fragment in readers)
 
     def _check_channels(self, image_channels: int) -> None:
         found = self._settings.in_channels

@@ -5,7 +5,7 @@ of a prompt, D numbers of a token.
 """
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,9 @@ class NetworkClass:
     `call` predicts from xt (B, C, H, W), t (B,) and the prompt's tokens (B, L, D). `time` are the
     layers that return the conditioning vector (B, V), the same numbers in each. `blocks` are those
     that the entrance of every block moves; they return (B, V), or feature maps if `is_film`.
-    `reads`: fragments of the names of layers that read the conditioning vector. `ends`: the linear
-    map in each layer of `time` that makes its output, to whose bias a constant can be added.
+    `reads`: fragments of the names of layers that read the conditioning vector, `reads_prompt` of
+    those that read the prompt's tokens. `ends`: the linear map in each layer of `time` that makes
+    its output, to whose bias a constant can be added.
     """
 
     call: Call
@@ -39,7 +40,12 @@ class NetworkClass:
     reads: tuple[str, ...]
     ends: Callable[[Any], list[nn.Linear]]
     is_film: bool = False
-    has_prompt: bool = False
+    reads_prompt: tuple[str, ...] = ()
+
+    @property
+    def has_prompt(self) -> bool:
+        """Whether the network takes a prompt."""
+        return bool(self.reads_prompt)
 
 
 def library() -> Any:
@@ -200,27 +206,19 @@ def _call_dit(network: Any, xt: Tensor, t: Tensor, prompt: Tensor | None) -> Ten
     return network(xt, timestep=t, class_labels=null).sample
 
 
-_TIME_READERS = (".time_emb_proj.",)
+_PROMPT_READERS = (".attn2.to_k.", ".attn2.to_v.", ".add_k_proj.", ".add_v_proj.")
+_UNET = NetworkClass(
+    _call_unet, _unet_time, _resnets, (".time_emb_proj.",), _unet_ends, is_film=True
+)
 NETWORKS = {
-    "UNet2DModel": NetworkClass(
-        _call_unet, _unet_time, _resnets, _TIME_READERS, _unet_ends, is_film=True
+    "UNet2DModel": _UNET,
+    "UNet2DConditionModel": replace(
+        _UNET, call=_call_with_text, reads_prompt=("encoder_hid_proj.", *_PROMPT_READERS)
     ),
-    "UNet2DConditionModel": NetworkClass(
-        _call_with_text,
-        _unet_time,
-        _resnets,
-        _TIME_READERS,
-        _unet_ends,
-        is_film=True,
-        has_prompt=True,
-    ),
-    OWN_UNET: NetworkClass(
-        _call_unet,
-        lambda network: _unet_time(network.unet),
-        _resnets,
-        _TIME_READERS,
-        lambda network: _unet_ends(network.unet),
-        is_film=True,
+    OWN_UNET: replace(
+        _UNET,
+        time=lambda network: _unet_time(network.unet),
+        ends=lambda network: _unet_ends(network.unet),
     ),
     "DiTTransformer2DModel": NetworkClass(
         _call_dit, _dit_time, _dit_time, (".norm1.linear.", "proj_out_1."), _dit_ends
@@ -231,7 +229,7 @@ NETWORKS = {
         lambda _: [],
         ("adaln_single.linear.",),
         _pixart_ends,
-        has_prompt=True,
+        reads_prompt=("caption_projection.", *_PROMPT_READERS),
     ),
 }
 

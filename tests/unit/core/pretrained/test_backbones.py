@@ -258,6 +258,21 @@ def test_native_training_has_all_parts(folders: dict[str, Path]) -> None:
     assert read == {f"network.{n}" for n, _ in plain.named_parameters() if "time_emb_proj" in n}
 
 
+@pytest.mark.parametrize("name", ["UNet2DConditionModel", "PixArtTransformer2DModel"])
+def test_layers_that_read_a_moved_prompt_keep_their_moments(
+    name: str, folders: dict[str, Path]
+) -> None:
+    """Where the entrance is the prompt, these see the embedding, and not those of the timestep."""
+    model = flat(folders[name], MethodConfig("spire", entrance="tokens"))
+    at = model.layout.parts[MODULATION]
+    read = {name for name, start, _ in model.layout.names if at.start <= start < at.stop}
+    keys = {n for n in read if ".attn2.to_k." in n}
+    assert keys
+    assert {n.replace(".to_k.", ".to_v.") for n in keys} <= read
+    assert any("caption_projection." in n for n in read) == name.startswith("PixArt")
+    assert not any("time_emb_proj" in n or "adaln_single" in n for n in read)
+
+
 @pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize("method", ["lora", "bias", "diffit"])
 def test_an_adapter_starts_as_the_network_that_it_adapts(
@@ -437,7 +452,7 @@ def test_other_mistakes_are_one_sentence_too(folders: dict[str, Path], tmp_path:
         flat(classes, MethodConfig("retrofit"))
     flow = FlowMatchEulerDiscreteScheduler()
     no_betas = save(tmp_path / "flow", make("UNet2DModel"), flow)
-    with pytest.raises(ConfigError, match="prediction_type"):
+    with pytest.raises(ConfigError, match=r"alphas_cumprod .* got 'FlowMatchEuler.*: choose a mod"):
         Diffusion.of(DiffusionConfig(), backbone=str(no_betas))
     without = save(tmp_path / "prompt", make("UNet2DConditionModel"))
     (without / "prompt.safetensors").unlink()
