@@ -128,7 +128,7 @@ class CuriousServer:
         self.model, self.broadcast, self.client = model, broadcast, client
         model.load(torch.tensor(broadcast.weights, device=model.weights.device))
         self.d_emb = model.net.config.d_emb
-        # The layers of a pre-trained network that read the conditioning vector are not sent.
+        # In a pre-trained network the attacks by other layers than the entrance are not tried.
         self.reader = ConditionReader(model, max_t) if isinstance(model.net, UNet) else None
 
     def directions(self, update: ClientUpdate) -> dict[str, np.ndarray | None]:

@@ -73,7 +73,7 @@ def _messages_text(outcome: "Audit") -> str:
 
     leak = outcome.messages
     if leak is None:
-        return "Messages: this method has no embedding"
+        return "Messages: no round of this run sends what a client's own embedding has changed"
     rows = [
         [str(client.client_id), *(number(client.cos[name]) for name in ATTACKS)]
         for client in leak.clients

@@ -170,6 +170,11 @@ def test_other_methods_adapt_the_same_network(
     (report,) = found.adaptation.reports
     model, (new_id,) = found.setting.model, found.setting.new_ids
     assert report.num_trained == (4 if "retrofit" in more[0] else model.layout.size)
+    if "retrofit" in more[0]:  # without rounds it sends nothing, but its new clients are attacked
+        began, _ = load_start(found.run_dir)
+        audit = audit_run(found.run_dir, began, began, (), 1, False, lambda text: None)
+        assert audit.messages is None
+        assert audit.models is not None
     run = SavedRun.load(found.run_dir)
     assert not np.array_equal(run.draw(new_id, 2), run.draw(None, 2))
 
@@ -204,6 +209,19 @@ def test_a_mistake_is_one_sentence(
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+
+
+def test_a_model_below_the_home_folder_is_found_without_a_run(
+    backbone: Path,
+    mnist_root: Path,
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("HOME", str(backbone.parent))
+    words = [*SETTINGS, f"data.root={mnist_root}", f"tracking.root={root}", "method=retrofit"]
+    assert cli.main(["run", "smoke", "--dry-run", *words, f"model.backbone=~/{backbone.name}"]) == 0
+    capsys.readouterr()
 
 
 def _no_model(folder: Path) -> None:
