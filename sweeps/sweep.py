@@ -14,6 +14,7 @@ from pipeline.config.tracking import TrackingConfig, tracking_root, tracking_uri
 from pipeline.data.datasets import store_root
 from pipeline.data.fetch import check_source, fetch_if_missing
 from pipeline.federation.setup import prepare, setup_key
+from pipeline.runs.start import located
 from pipeline.tracking.tracker import check_store
 from sweeps.design.config import SweepConfig
 from sweeps.design.effect import check_effects
@@ -150,7 +151,7 @@ def check_data(planned: Sequence[Trial], say: Say) -> None:
     """Fetch missing data; raise what is wrong with the data or the model of any trial."""
     seen = set()
     for trial in planned:
-        config = trial.config
+        config = located(trial.config)
         check_source(config.data.name, config.data.path)
         fetch_if_missing(config.data.name, config.data.root, config.data.path, say)
         key = setup_key(config)

@@ -128,7 +128,9 @@ def _dry_run(config: "Config", preset: str) -> Answer:
     from pipeline.cluster.actor_plan import plan_here
     from pipeline.experiment.estimate import run_seconds
     from pipeline.federation.setup import prepare
+    from pipeline.runs.start import located
 
+    config = located(config)
     check_source(config.data.name, config.data.path)
     fetch_if_missing(config.data.name, config.data.root, config.data.path)
     warn_of_store(config.tracking)

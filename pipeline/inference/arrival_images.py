@@ -5,7 +5,7 @@ Pre-training uses no test split. N images of C channels, K classes of the run.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -145,15 +145,21 @@ def _found_rows(folder: Path) -> list[Row]:
     for file in files_below(folder):
         if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file():
             name = file.relative_to(folder)
-            above = name.parts[has_splits and name.parts[0] in SPLITS : -1]
-            rows.append(Row(name.as_posix(), "", None, None, above[0] if above else None))
+            rows.append(Row(name.as_posix(), "", None, None, _top_folder(name, has_splits)))
     return rows
+
+
+def _top_folder(path: PurePath, has_splits: bool) -> str | None:
+    """Return the folder that names an image's class, below that of a split; None for neither."""
+    above = path.parts[has_splits and path.parts[0] in SPLITS : -1]
+    return above[0] if above else None
 
 
 def _listed_rows(run: SavedRun, folder: Path) -> list[Row]:
     """Return the rows of a folder's `captions_file`; none without it, or for a run without text.
 
-    DataError unless they are of one client, or do not say whose the images are.
+    Where it names no class at all, the top folders do, as without it. DataError unless they are of
+    one client, or do not say whose the images are.
     """
     file = folder / captions_file(run)
     if not run.has_text or not file.is_file():
@@ -166,7 +172,10 @@ def _listed_rows(run: SavedRun, folder: Path) -> list[Row]:
             f"expected the images of one client in {file}, got those of {len(owners)}, "
             f"{owners[0]} and {owners[1]} among them: list one client's alone"
         )
-    return rows
+    if any(row.class_name for row in rows):
+        return rows
+    has_splits = all((folder / split).is_dir() for split in SPLITS)
+    return [row._replace(class_name=_top_folder(PurePath(row.path), has_splits)) for row in rows]
 
 
 def _chosen(names: Sequence[str], known: Sequence[str], classes: Sequence[str]) -> list[int]:

@@ -94,6 +94,22 @@ def test_the_table_of_a_folder_says_what_images_show(run: SavedRun, folder: Path
     assert (len(found.images), found.captions) == (8, None)
 
 
+def test_folders_name_the_classes_of_a_table_that_names_none(run: SavedRun, folder: Path) -> None:
+    """Else a client would train on classes that the run hides."""
+    (folder / "image").mkdir()
+    for i in range(4):
+        (folder / f"{i}.png").rename(folder / "image" / f"{i}.png")
+    places = [{**row, "path": f"image/{row['path']}"} for row in rows() if row["path"] < "4"]
+    write(folder, [*places, *(row for row in rows() if row["path"] >= "4")])
+    found = load_arrival(run, str(folder))
+    assert found.labels is not None
+    assert found.labels.tolist() == [0] * 4 + [-1] * 3
+    assert len(load_arrival(run, str(folder), ["image"]).images) == 4
+    hides = PartitionConfig("natural", hidden=("image",))
+    hiding = replace(run, config=replace(run.config, partition=hides))
+    assert held_back(hiding, found).tolist() == [True] * 4 + [False] * 3
+
+
 def test_images_behind_links_arrive(run: SavedRun, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "arriving").mkdir()
     (tmp_path / "arriving" / "image").symlink_to(folder)
