@@ -131,8 +131,8 @@ def findings_of(study: str, groups: Sequence[Group]) -> list[Finding]:
     if study not in sweep_names():
         return []
     sweep = load_sweep(study)
-    tasks = planned_tasks(sweep.axes)
-    return findings(primaries(sweep.primary), groups, choosing_metric(groups), tasks)
+    tasks, metric = planned_tasks(sweep.axes), choosing_metric(groups)
+    return findings(primaries(sweep.primary), groups, metric, tasks, len(sweep.seeds))
 
 
 def studies(docs: Path = DOCS) -> list[Path]:

@@ -21,9 +21,10 @@ LARGEST_LOG = math.log(sys.float_info.max)
 CAPTION = (
     "log(KID of the method / KID of SPIRE) of new clients, each method at its best setting in each "
     "task, against how far the pre-training clients leave the new ones uncovered (hull TV, 0: "
-    "covered). A line through all pairs of the same world and seed, with 95 % intervals that are "
-    "robust to what a seed's pairs have in common. Slope: per 0.1 of hull TV; below zero, SPIRE "
-    "loses where coverage is worse. p: of no slope, not corrected for several tests."
+    "covered). A line through all pairs of the same world and seed whose scores are above zero, "
+    "with 95 % intervals that are robust to what a seed's pairs have in common. Slope: per 0.1 of "
+    "hull TV; below zero, SPIRE loses where coverage is worse. Tasks that differ in more than "
+    "coverage leave open what makes the slope. p: of no slope, not corrected for several tests."
 )
 
 
@@ -41,20 +42,22 @@ def coverage_table(chosen: Sequence[Group]) -> Table | None:
     return made_table("coverage", "Lead and coverage", CAPTION, columns, rows)
 
 
-def coverage_answers(table: Table | None) -> list[str]:
+def coverage_answers(table: Table | None, chosen: Sequence[Group]) -> list[str]:
     """Return a sentence for each method of `coverage_table`, none without the table."""
     if table is None:
         return []
-    return [_answer(dict(zip(table.columns, row, strict=True))) for row in table.rows]
+    num_tasks = len(by_task(chosen))
+    place = "Coverage" if num_tasks == 1 else f"Coverage and what else {num_tasks} tasks differ in"
+    return [_answer(place, dict(zip(table.columns, row, strict=True))) for row in table.rows]
 
 
-def _answer(row: dict[str, Cell]) -> str:
+def _answer(place: str, row: dict[str, Cell]) -> str:
     slope = row["slope"]
     assert isinstance(slope, Estimate)
     half = slope.half_width or 0.0
     change = f"{_ratio(slope.mean)} [{_ratio(slope.mean - half)}, {_ratio(slope.mean + half)}]"
     return (
-        f"Coverage: from hull TV {row['hull TV from']:.2g} to {row['to']:.2g}, the ratio of "
+        f"{place}: from hull TV {row['hull TV from']:.2g} to {row['to']:.2g}, the ratio of "
         f"{row['method']}'s KID to spire's goes from {row['ratio at the least']} to "
         f"{row['at the greatest']}, by a factor of {change} for each {STEP:g} (p {row['p']:.2g}, "
         f"{row['pairs']} pairs on {row['seeds']} seeds)."

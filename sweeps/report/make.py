@@ -89,7 +89,7 @@ def make_report(
         name,
         folder,
         parent.run_id if parent else None,
-        [*primary_answers(found), *coverage_answers(coverage), *answers_of(chosen, metric)],
+        [*primary_answers(found), *coverage_answers(coverage, chosen), *answers_of(chosen, metric)],
         facts_of(runs, used),
         notes_of(groups, chosen, metric) + rows_notes(runs, has_parent=parent is not None),
         [table for table in tables if table is not None],
@@ -173,7 +173,8 @@ def _findings(origin: Origin, groups: Sequence[Group], metric: str) -> list[Find
     text = origin.sweep_file
     sweep = read_plain(text, SWEEP_FILE) if text else {}
     axes = sweep["axes"] if sweep.get("search", "grid") == "grid" and "axes" in sweep else {}
-    return findings(primaries(sweep.get("primary", ())), groups, metric, planned_tasks(axes))
+    primary, num_seeds = primaries(sweep.get("primary", ())), len(sweep.get("seeds", ()))
+    return findings(primary, groups, metric, planned_tasks(axes), num_seeds)
 
 
 def _curves(config: TrackingConfig, groups: Sequence[Group], chosen: Sequence[Group]) -> Curves:

@@ -18,11 +18,12 @@ NO_CHOICE += ("final/adapt_forgetting_global",)
 MATCHES, UNKNOWN = "matches", "cannot tell"
 CAPTION = (
     "The comparisons that were written down before the study ran, on the same seeds and with both "
-    "methods at their best setting by the compared score: the mean over pairs of log(method / "
-    "other), or of method minus other, with its 95 % interval, and as a ratio. p: Student's test "
-    "of no difference; Holm: corrected for the number of the comparisons of a family, also those "
-    "that lack runs. Equivalence: two one-sided tests against the margin, likewise corrected. "
-    "Lower or higher: Holm below 0.05; matches: equivalence below 0.05."
+    "methods at their best setting by the compared score, or by that of all other tables where the "
+    "score is one of copies, of coverage or of what existing clients lose: the mean over pairs of "
+    "log(method / other), or of method minus other, with its 95 % interval, and as a ratio. p: "
+    "Student's test of no difference; Holm: corrected for the number of the comparisons of a "
+    "family, also those that lack runs. Equivalence: two one-sided tests against the margin, "
+    "likewise corrected. Lower or higher: Holm below 0.05; matches: equivalence below 0.05."
 )
 
 
@@ -31,6 +32,7 @@ class Finding:
     """A primary comparison in one task: the paired difference, and its p-values if it has any.
 
     `num_not_positive`: the seeds on which a score is not above zero, so that there is no ratio.
+    `num_seeds`: how many the study plans; the others have not run, are lost, or have no score.
     """
 
     primary: Primary
@@ -40,6 +42,7 @@ class Finding:
     holm_p: float | None = None
     equivalence: float | None = None
     num_not_positive: int = 0
+    num_seeds: int = 0
 
     @property
     def verdict(self) -> str:
@@ -49,7 +52,10 @@ class Finding:
             said.append("lower" if self.effect.mean < 0 else "higher")
         if self.equivalence is not None and self.equivalence < LEVEL:
             said.append(MATCHES)
-        return ", ".join(said) or UNKNOWN
+        text = ", ".join(said) or UNKNOWN
+        if self.effect is None or self.effect.num >= self.num_seeds:
+            return text
+        return f"{text} on {self.effect.num} of {self.num_seeds} seeds"
 
     @property
     def ratio(self) -> str | None:
@@ -68,13 +74,14 @@ def findings(
     groups: Sequence[Group],
     chosen_by: str,
     planned: Sequence[Mapping[str, Any]] = (),
+    num_seeds: int = 0,
 ) -> list[Finding]:
     """Return the primary comparisons of a report's groups, those of a family corrected together.
 
     Each is made in every task that has one of its sides, and counts also where the other has not
     run, or neither in a task that is `planned`; one that no task has counts once. Both sides stand
     at their best setting by the compared score, or by `chosen_by` where that one is in `NO_CHOICE`:
-    the least copied are not the best.
+    the least copied are not the best. `num_seeds`: those of the study.
     """
     made = [one for primary in primaries for one in _compared(primary, groups, chosen_by, planned)]
     differ = [None if one.effect is None else two_sided_p(one.effect) for one in made]
@@ -84,7 +91,10 @@ def findings(
     families = [one.primary.family for one in made]
     corrected = (holm_within(families, differ), holm_within(families, match))
     tests = zip(made, differ, *corrected, strict=True)
-    return [replace(one, p=p, holm_p=ph, equivalence=pe) for one, p, ph, pe in tests]
+    return [
+        replace(one, p=p, holm_p=ph, equivalence=pe, num_seeds=num_seeds)
+        for one, p, ph, pe in tests
+    ]
 
 
 def _compared(

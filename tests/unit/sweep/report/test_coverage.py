@@ -137,10 +137,11 @@ def test_a_lead_that_follows_coverage_is_found() -> None:
     )
     assert (row["ratio at the least"], row["at the greatest"]) == ("1.25", "0.8")
     assert row["equal at hull TV"] == "0.1"
-    [answer] = coverage_answers(coverage_table(chosen))
+    [answer] = coverage_answers(coverage_table(chosen), chosen)
     assert answer.startswith(
-        "Coverage: from hull TV 0 to 0.2, the ratio of fedavg_ft's KID to spire's goes from 1.25 "
-        "to 0.8, by a factor of 0.8 [0.8, 0.8] for each 0.1 (p "
+        "Coverage and what else 3 tasks differ in: from hull TV 0 to 0.2, the ratio of "
+        "fedavg_ft's KID to spire's goes from 1.25 to 0.8, by a factor of 0.8 [0.8, 0.8] for each "
+        "0.1 (p "
     )
 
 
@@ -153,7 +154,7 @@ def test_one_world_or_one_method_has_no_slope() -> None:
     ):
         chosen = best_groups(group_runs(told), KID)
         assert coverage_table(chosen) is None
-        assert coverage_answers(coverage_table(chosen)) == []
+        assert coverage_answers(coverage_table(chosen), chosen) == []
 
 
 def test_a_ratio_beyond_all_numbers_is_infinite() -> None:
@@ -164,5 +165,7 @@ def test_a_ratio_beyond_all_numbers_is_infinite() -> None:
             params = {"method.name": method, "seed": str(seed)}
             tags = {"partition_hash": str(seed), "world.hull_tv": f"{0.05 + seed / 10_000:.4f}"}
             told.append(TrackedRun(method, "", "FINISHED", params, tags, {KID: kid}, 0))
-    [answer] = coverage_answers(coverage_table(best_groups(group_runs(told), KID)))
+    chosen = best_groups(group_runs(told), KID)
+    [answer] = coverage_answers(coverage_table(chosen), chosen)
+    assert answer.startswith("Coverage: from hull TV 0.05 to 0.05, ")
     assert " [0, inf] for each 0.1 (p 0.67, 3 pairs on 3 seeds)" in answer

@@ -327,6 +327,21 @@ def test_what_cannot_be_compared_is_refused(value: dict, words: str) -> None:
         primaries([value])
 
 
+def test_a_verdict_on_fewer_seeds_than_planned_says_so() -> None:
+    """A look at a study before its end, or a seed that is lost, is no finished test."""
+    for num_seeds, verdict in (
+        (0, "higher"),  # nobody knows how many were planned
+        (4, "higher"),
+        (8, "higher on 4 of 8 seeds"),
+    ):
+        [found] = findings(
+            primaries([{"method": "fedavg_ft"}]), group_runs(RUNS), KID, num_seeds=num_seeds
+        )
+        [answer] = primary_answers([found])
+        assert f": {verdict} (ratio " in answer
+        assert found.verdict == verdict
+
+
 def test_a_comparison_is_named_once() -> None:
     with pytest.raises(ConfigError, match="different primary comparisons"):
         primaries([{"method": "local"}, {"method": "local"}])
