@@ -120,11 +120,13 @@ def by_seed(rows: Sequence[Row], one: Published) -> dict[tuple[str, str], float]
     fitting = [row for row in asked if row["method"] == one.method and _fits(row, conditions)]
     runs: dict[tuple[str, str], dict[str, list[Row]]] = {}
     for row in fitting:
-        if one.measure == COVERED_RATIO or as_number(row.get(one.measure, "")) is not None:
-            pair = (row["seed"], row["partition_hash"])
-            runs.setdefault(pair, {}).setdefault(row["run_id"], []).append(row)
+        pair = (row["seed"], row["partition_hash"])
+        runs.setdefault(pair, {}).setdefault(row["run_id"], []).append(row)
     scores = {}
     for pair, several in runs.items():
+        several = {run: own for run, own in several.items() if _has_score(own, one)}
+        if not several:
+            continue
         if len(several) > 1:
             raise DataError(
                 f"expected one run of {one.method} on seed {pair[0]} where "
@@ -138,6 +140,19 @@ def by_seed(rows: Sequence[Row], one: Published) -> dict[tuple[str, str], float]
     if not scores:
         raise DataError(f"expected runs of {one.method} where {one.where or 'anything'}, got none")
     return scores
+
+
+def _has_score(rows: Sequence[Row], one: Published) -> bool:
+    """Return whether a run's clients have a line's score; DataError if only some of them do."""
+    if one.measure == COVERED_RATIO:
+        return True
+    have = [as_number(row.get(one.measure, "")) is not None for row in rows]
+    if any(have) and not all(have):
+        raise DataError(
+            f"expected {one.measure} of each client of run {rows[0]['run_id']}, got it of "
+            f"{sum(have)} of {len(have)}: a mean over these alone would be another number"
+        )
+    return any(have)
 
 
 def _fits(row: Row, conditions: Sequence[tuple[str, str, str]]) -> bool:
@@ -231,7 +246,14 @@ def published_values(
 def _corrected(
     tests: Mapping[tuple[Hashable, ...], float], sizes: Mapping[str, int]
 ) -> dict[tuple[Hashable, ...], float | None]:
-    """Return p-values by family, kind and test after Holm, those of a family and kind together."""
+    """Return p-values by family, kind and test after Holm, those of a family and kind together.
+
+    DataError for a family that none of `sizes` is, which would be corrected for its own tests only.
+    """
+    for family in {str(key[0]) for key in tests} - {"", *sizes}:
+        if sizes:
+            known = ", ".join(sorted(filter(None, sizes)))
+            raise DataError(f"expected a family out of {known}, got {family!r}: correct the line")
     found = dict[tuple[Hashable, ...], float | None]()
     for family in dict.fromkeys(key[:2] for key in tests):
         own = {key: p for key, p in tests.items() if key[:2] == family}

@@ -34,6 +34,11 @@ def _copies(quote: str, page: str) -> list[re.Match[str]]:
     return found
 
 
+def is_in(number: str, quote: str) -> bool:
+    """Return whether a number stands in a quote, and not as a part of another one."""
+    return _alone(number).search(quote) is not None
+
+
 def _alone(number: str) -> re.Pattern[str]:
     """Return what finds a number that is no part of another one."""
     return re.compile(rf"(?<![\d.?\-−]){re.escape(number)}(?!\.?[\d?])")

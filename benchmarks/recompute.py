@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.published import Published, Row, agree, published_values, read_rows
-from benchmarks.quotes import unlisted
+from benchmarks.quotes import is_in, unlisted
 from spire_core.errors import DataError
 from sweeps.design.load import load_sweep, sweep_names
 from sweeps.primary import planned_tasks, primaries
@@ -30,11 +30,14 @@ from sweeps.report.differences import (
 from sweeps.report.files import csv_text
 from sweeps.report.groups import Group, as_number, best_groups, choosing_metric, group_runs
 from sweeps.report.primary import Finding, findings, primary_table
+from sweeps.report.prompts import prompts_table
 from sweeps.report.row_runs import control_rows, rows_by_run, run_of
 from sweeps.report.tables import Table, method_tables, privacy_table, settings_table
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 COMPLETE = ("results.md",)  # all of their numbers follow from rows
+# Tables of curves, of differences over a plane of two settings, and of what a store alone knows.
+NO_ROWS = ("epochs", "prompt_epochs", "plane", "runs", "parameters")
 
 # --- tables of the report -------------------------------------------------------------------------
 
@@ -50,6 +53,7 @@ def tables_of(study: str, rows: Sequence[Row]) -> list[Table]:
     controls = {run_id: control_rows(own) for run_id, own in by_run.items()}
     tables += [within_methods_table(groups, metric), settings_table(groups)]
     tables += [controls_table(chosen, controls), coverage_table(chosen), privacy_table(chosen)]
+    tables.append(prompts_table(chosen))
     return [table for table in tables if table is not None]
 
 
@@ -82,7 +86,7 @@ def wrong_line(one: Published, value: float, docs: Path) -> str | None:
     text = " ".join(page.read_text(encoding="utf-8").split()) if page.is_file() else ""
     if " ".join(one.quote.split()) not in text:
         return f"{one.page} does not have {one.quote!r}"
-    if one.printed not in one.quote:
+    if not is_in(one.printed, one.quote):
         return f"{one.quote!r} does not have {one.printed}"
     if one.rounded(value) != one.printed:
         what = f"{one.statistic} of {one.measure}, {one.method}"
@@ -97,11 +101,13 @@ def check_study(folder: Path, docs: Path = DOCS) -> tuple[int, int, list[str]]:
     """
     rows = read_rows(folder / "rows.csv")
     agreeing, wrong = 0, list[str]()
-    for table in tables_of(folder.name, rows):
-        path = folder / "tables" / f"{table.name}.csv"
-        if path.is_file():
-            num, mistakes = differing_cells(table, path)
+    tables = {table.name: table for table in tables_of(folder.name, rows)}
+    for path in sorted((folder / "tables").glob("*.csv")):
+        if path.stem in tables:
+            num, mistakes = differing_cells(tables[path.stem], path)
             agreeing, wrong = agreeing + num, wrong + mistakes
+        elif path.stem not in NO_ROWS:
+            wrong.append(f"{path.name}: the rows make no such table")
     lines = list[Published]()
     if (folder / "published.csv").is_file():
         lines = [Published(**row) for row in read_rows(folder / "published.csv")]

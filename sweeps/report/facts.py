@@ -157,7 +157,8 @@ def notes_of(groups: Sequence[Group], chosen: Sequence[Group], metric: str) -> l
             "The noise of private runs tagged dp=simulated comes from a key that was given: their "
             "epsilon holds only for those who do not know it."
         )
-    return notes + _uneven_seeds(groups) + _unknown_values(groups) + _diagnoses(groups)
+    notes += _uneven_seeds(groups) + _uneven_methods(chosen)
+    return notes + _unknown_values(groups) + _diagnoses(groups)
 
 
 def _diagnoses(groups: Sequence[Group]) -> list[str]:
@@ -182,6 +183,17 @@ def _uneven_seeds(groups: Sequence[Group]) -> list[str]:
         if short:
             notes.append(f"{method}: {len(short)} of {len(own)} settings lack some of its seeds.")
     return notes
+
+
+def _uneven_methods(chosen: Sequence[Group]) -> list[str]:
+    """Return a note if methods of a task do not have the same seeds."""
+    for here in by_task(chosen).values():
+        if len({frozenset(seed_of(run) for run in group.runs) for group in here}) > 1:
+            return [
+                "Methods of a task have run on different seeds: their order and bold type compare "
+                "means over different seeds. Differences are on the seeds that both have."
+            ]
+    return []
 
 
 def _unknown_values(groups: Sequence[Group]) -> list[str]:

@@ -17,6 +17,7 @@ from spire_core.methods import METHODS
 from sweeps.report.answers import answers_of
 from sweeps.report.client_dots import client_pictures
 from sweeps.report.contents import Origin
+from sweeps.report.facts import notes_of
 from sweeps.report.groups import Group, group_runs, method_order
 from sweeps.report.marks import best_cells
 from sweeps.report.origins import origin_of, parameters_table
@@ -122,6 +123,16 @@ def test_methods_of_the_same_value_share_a_place() -> None:
     assert answers_of(groups[:2], KID)[0] == (
         "New clients: KID after adaptation is 1 with spire and shared_rep."
     )
+
+
+def test_an_order_of_means_over_different_seeds_is_called_one() -> None:
+    even = [run(method, seed) for method in ("spire", "lora") for seed in (0, 1)]
+    for runs, is_said in ((even, False), ([*even, run("spire", 2)], True)):
+        groups = group_runs(runs)
+        notes = notes_of(groups, groups, KID)
+        assert (
+            any(note.startswith("Methods of a task have run on diff") for note in notes) == is_said
+        )
 
 
 def test_no_question_is_answered_with_kid_where_captions_pair_the_images() -> None:

@@ -106,6 +106,8 @@ def test_comparisons_of_a_family_that_nobody_quotes_count() -> None:
     [p], one = published_values(ROWS, [line("p")]), line("holm", family="a")
     both = [one, replace(one, family="b")]
     assert published_values(ROWS, both, {"a": 4, "b": 1, "c": 9}) == pytest.approx([4 * p, p])
+    with pytest.raises(DataError, match="a family out of b, c, got 'a'"):
+        published_values(ROWS, both, {"b": 1, "c": 9})
 
 
 def test_a_method_is_compared_with_itself_at_other_settings() -> None:
@@ -123,6 +125,7 @@ def test_lines_that_cannot_be_worked_out_are_named() -> None:
         (ROWS, line("mean", where="tau=3"), "columns of the rows, got 'tau'"),
         (ROWS, line("median"), "a statistic out of mean, half, .* got 'median'"),
         (ROWS[:4], line("half"), "several seeds for an interval, got one"),
+        ([*ROWS[:-1], {**ROWS[-1], "kid_after": ""}], line("mean"), "of each client of run .*: a"),
     ):
         with pytest.raises(DataError, match=words):
             published_values(rows, [one])
@@ -133,6 +136,9 @@ def test_lines_that_cannot_be_worked_out_are_named() -> None:
 def test_a_number_is_compared_to_its_last_printed_digit(tmp_path: Path) -> None:
     (tmp_path / "page.md").write_text("Before that,\nthe number 0.62.\n")
     assert wrong_line(line("mean", "0.62"), 0.6249, tmp_path) is None
+    assert "does not have 0.6" in str(
+        wrong_line(replace(line("mean", "0.62"), printed="0.6"), 0.6, tmp_path)
+    )
     assert "says 0.62 in" in (wrong_line(line("mean", "0.62"), 0.6251, tmp_path) or "")
     assert "does not have 'the number 0.63.'" in (
         wrong_line(line("mean", "0.63"), 0.63, tmp_path) or ""
@@ -166,6 +172,12 @@ def study(tmp_path: Path) -> Path:
 
 def test_a_study_that_is_right_agrees(study: Path, tmp_path: Path) -> None:
     assert check_study(study, tmp_path) == (14, 2, [])
+
+
+def test_a_table_that_rows_do_not_make_is_found(study: Path, tmp_path: Path) -> None:
+    for name in ("coverage", "epochs"):  # the second is of curves, which no rows have
+        (study / "tables" / f"{name}.csv").write_text("method\nspire\n")
+    assert check_study(study, tmp_path)[2] == ["coverage.csv: the rows make no such table"]
 
 
 @pytest.mark.parametrize(
