@@ -51,8 +51,11 @@ $(OTHER)/.installed: pyproject.toml
 	$(OTHER)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile $(LIGHT_NEEDS)
 	touch $@
 
-lint: $(STAMP)  ## linter, formatting and types
-	$(PIP_INSTALL) -e '.[test,dev]'
+$(VENV)/.dev $(VENV)/.docs: $(VENV)/.%: $(STAMP)
+	$(PIP_INSTALL) -e '.[test,$*]'
+	touch $@
+
+lint: $(VENV)/.dev  ## linter, formatting and types
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
 
@@ -73,8 +76,7 @@ bench-peers: $(STAMP) $(PEERS)/flower/.installed $(PEERS)/pfl/.installed  ## sec
 chaos: $(STAMP)  ## disturb 20 small runs, each in another way, as in docs/failures.md
 	$(VENV)/bin/python benchmarks/chaos.py --runs 20 --seed 0
 
-docs: $(STAMP)  ## the pages as a site, in build/site
-	$(PIP_INSTALL) -e '.[test,docs]'
+docs: $(VENV)/.docs  ## the pages as a site, in build/site
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 ui: $(STAMP)  ## look at the runs in mlflow.db, here, in the browser

@@ -70,8 +70,7 @@ def resume(
     from pipeline.config.tracking import tracking_root
     from pipeline.experiment.launch import ready_for
     from pipeline.runs.folder import load_result
-    from pipeline.runs.links import refuse_links
-    from pipeline.runs.ownership import begun_here
+    from pipeline.runs.ownership import check_links
     from pipeline.runs.record import find_run
     from pipeline.runs.start import load_start
     from spire_core.errors import RunError
@@ -79,7 +78,7 @@ def resume(
     words = _words(settings, CHANGEABLE)
     given = load_config(None, words).tracking
     run_dir = find_run(word_of(name, RUN_NAME), given)
-    refuse_links(run_dir, begun_here(run_dir, tracking_root(given)) is not None)
+    check_links(run_dir, tracking_root(given))
     if (result := load_result(run_dir)) is not None:
         end_finished(run_dir, given)
         run_id = result["run_id"]

@@ -25,7 +25,7 @@ from sweeps.execution.parent_run import is_open, parent_run
 from sweeps.execution.progress import Progress, read_progress
 from sweeps.execution.source import trial_source
 from sweeps.execution.tasks import TaskMaker
-from sweeps.execution.tune import Limits, Say, run_trials
+from sweeps.execution.tune import Say, run_trials
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,7 @@ def _run_left(
             source = trial_source(maker, left, before.num_undrawn)
             ledger.reopen(trial.trial_id for trial in left)
             max_rounds = max(trial.config.federation.num_rounds for trial in probed)
-            limits = Limits(at_once, max_rounds, sweep.budget_s, sweep.max_failures)
-            run_trials(source, limits, ledger.folder, say)
+            run_trials(source, at_once, max_rounds, ledger.folder, say)
 
 
 def check_room(

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.audit.membership import candidates, reference_scores, start_weights
+from pipeline.audit.membership import candidates, reference_scores
+from pipeline.clients.adaptation import observe_nothing
 from pipeline.clients.worker import ClientWorker
 from spire_core.adaptation.adapt import adapt_client
-from spire_core.network.flat_model import FlatModel
 from spire_core.privacy.one_run import epsilon_from_scores
 from spire_core.rng import numpy_generator
 
@@ -48,18 +48,13 @@ def one_run_audit(
     settings = replace(config.adapt, num_images=None)
     adapted = adapt_client(
         context.model,
-        start_weights(worker, weights, client_id),
+        worker.adapter.start_weights(client_id, weights),
         whole.chosen(torch.from_numpy(included)),
         worker.adapter.start_state(client_id, settings.init, mean_emb),
         settings,
         context.objective(batch_size=settings.largest_step),
-        _observe_nothing,
+        observe_nothing,
     )
     scores = reference_scores(worker, weights, client_id, adapted.state, whole.images)
     bound = epsilon_from_scores(scores, included, delta)
     return OneRun(client_id, len(coins), int(included.sum()), bound)
-
-
-def _observe_nothing(epoch: int, model: FlatModel, emb: Tensor | None) -> dict[str, float]:
-    """Observe nothing of a client that is adapted for an audit."""
-    return {}

@@ -21,7 +21,6 @@ from pipeline.clients.client_data import ClientData
 from pipeline.clients.worker import ClientWorker
 from spire_core.diffusion.generation import client_denoiser
 from spire_core.federated.private_state import PrivateState, load_client
-from spire_core.network.flat_model import initial_weights
 from spire_core.privacy.membership import (
     AttackResult,
     ClientScores,
@@ -124,25 +123,13 @@ def reference_scores(
     return (gain / scale).mean(dim=0).numpy()
 
 
-def start_weights(worker: ClientWorker, weights: np.ndarray, client_id: int) -> Tensor:
-    """Return the weights (P,) from which a client's adaptation starts.
-
-    They are the backbone or, without pre-training, the client's own first weights.
-    """
-    context, config = worker.context, worker.setup.config
-    if config.has_backbone:
-        return context.on_device(weights)
-    settings = (config.model, config.method, context.image_shape[0], config.seed)
-    return initial_weights(*settings, client_id).to(context.device)
-
-
 def _losses_before(worker: ClientWorker, weights: np.ndarray, client_id: int, x0: Tensor) -> Tensor:
     """Return losses of images x0 under the model before adaptation, which anybody can have.
 
     With an embedding that is the network with a zero embedding.
     """
     context = worker.context
-    context.model.load(start_weights(worker, weights, client_id))
+    context.model.load(worker.adapter.start_weights(client_id, weights))
     emb = None
     if context.config.method.record.has_embedding:
         emb = torch.zeros(context.config.model.d_emb, device=context.device)

@@ -22,13 +22,12 @@ from pipeline.checkpoint.storage import (
     names_at,
     open_storage,
     reading_run,
-    reason_of,
     refuse_links_at,
     storage_errors,
 )
 from pipeline.config.tracking import TrackingConfig, tracking_root
 from pipeline.files.atomic import room_for, sync, sync_tree
-from pipeline.files.masking import mask
+from pipeline.files.masking import error_line, mask
 from pipeline.runs.layout import (
     ARTIFACTS,
     CHECKPOINTS,
@@ -94,7 +93,7 @@ class Mirror:
         except (*storage_errors(), ValueError) as error:
             self.num_failed += 1
             text = "the checkpoint after round %d is not at %s (%s): tried again at the next one"
-            _log.warning(text, num_rounds_done, mask(self.folder), reason_of(error))
+            _log.warning(text, num_rounds_done, mask(self.folder), error_line(error))
 
     def upload(self, num_rounds_done: int) -> None:
         """Upload a checkpoint with all files that a resume needs, and drop obsolete ones.

@@ -1,6 +1,6 @@
 """Storages that survive this machine: S3, GCS, a network share.
 
-The only file that imports pyarrow, which supports the same storages as Ray Tune.
+The only file that imports file systems of pyarrow, which are those of Ray Tune.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from pipeline.config.tracking import TrackingConfig
-from pipeline.files.masking import mask
+from pipeline.files.masking import error_line, mask
 from pipeline.runs.links import refuse_links
 from spire_core.errors import ConfigError, RunError
 
@@ -27,7 +27,7 @@ def open_storage(uri: str) -> tuple["FileSystem", str]:
     except (*storage_errors(), ValueError) as error:
         raise ConfigError(
             f"expected a storage such as s3://BUCKET/FOLDER or file:///FOLDER, got {mask(uri)!r} "
-            f"({reason_of(error)}): correct it"
+            f"({error_line(error)}): correct it"
         ) from error
 
 
@@ -38,11 +38,6 @@ def storage_errors() -> tuple[type[Exception], ...]:
     return OSError, pyarrow.ArrowException
 
 
-def reason_of(error: BaseException) -> str:
-    """Return an error's message as one line, without secrets."""
-    return mask(" ".join(str(error).split()) or repr(error))[:300]
-
-
 @contextlib.contextmanager
 def reading_run(uri: str) -> Iterator[None]:
     """Raise RunError for an error of the storage in the block."""
@@ -50,7 +45,7 @@ def reading_run(uri: str) -> Iterator[None]:
         yield
     except storage_errors() as error:
         raise RunError(
-            f"expected to read the run at {mask(uri)}, got {reason_of(error)}: check the address "
+            f"expected to read the run at {mask(uri)}, got {error_line(error)}: check the address "
             "and who may read it"
         ) from error
 

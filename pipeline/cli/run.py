@@ -63,8 +63,7 @@ def resume(args: argparse.Namespace) -> Answer:
     from pipeline.config.load import load_config
     from pipeline.config.tracking import tracking_root
     from pipeline.runs.folder import load_result
-    from pipeline.runs.links import refuse_links
-    from pipeline.runs.ownership import READ, begun_here
+    from pipeline.runs.ownership import READ, check_links
     from pipeline.runs.record import find_run
     from pipeline.runs.start import load_start
 
@@ -79,7 +78,7 @@ def resume(args: argparse.Namespace) -> Answer:
             given = replace(given, storage=storage_of(args.run))
     else:
         run_dir = find_run(args.run, given)
-    refuse_links(run_dir, begun_here(run_dir, tracking_root(given)) is not None)
+    check_links(run_dir, tracking_root(given))
     if args.mine:
         from pipeline.tracking.claim import claim
 

@@ -95,13 +95,11 @@ def _sync(
 ) -> tuple[int, int, int, str | None]:
     """Return a run's numbers of delivered, waiting and refused entries, and the problem."""
     from pipeline.config.tracking import tracking_root
-    from pipeline.runs.links import refuse_links
-    from pipeline.runs.ownership import begun_here, is_named
+    from pipeline.runs.ownership import check_links, is_named
     from pipeline.runs.record import read_record
     from pipeline.tracking.outbox import num_refused, num_waiting
 
-    begun, delivered, problem = begun_here(run_dir, tracking_root(config)), 0, None
-    refuse_links(run_dir, begun is not None)
+    begun, delivered, problem = check_links(run_dir, tracking_root(config)), 0, None
     if num_waiting(run_dir):
         if begun is not None or is_chosen or is_named(config):
             delivered, problem = _deliver(config, run_dir, begun, silent)

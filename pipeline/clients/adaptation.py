@@ -73,7 +73,7 @@ class ClientAdapter:
         `pooled` (n, D): features of the population's held-out images. `protection`: for privacy.
         """
         began, context, client_id = time.monotonic(), self.context, client.client_id
-        start = self._start_weights(client_id, weights)
+        start = self.start_weights(client_id, weights)
         observer = Observer(self.evaluator, client, self.evaluator.reference(start), pooled)
         inputs = client.for_training(context.config.seed)
         own = self.start_state(client_id, settings.init, mean_emb)
@@ -103,7 +103,7 @@ class ClientAdapter:
         )
         return report, replace(adapted.state, guidance=scale)
 
-    def _start_weights(self, client_id: int, weights: np.ndarray) -> Tensor:
+    def start_weights(self, client_id: int, weights: np.ndarray) -> Tensor:
         """Return the backbone (P,), or without pre-training the client's own first weights."""
         context, config = self.context, self.context.config
         if config.has_backbone:
@@ -208,7 +208,7 @@ class ClientAdapter:
         epochs = replace(settings, epochs=settings.tune_epochs, **alone)
         objective = context.objective(batch_size=settings.largest_step)
         more = (client.for_training(context.config.seed), state, epochs, objective)
-        tuned = adapt_client(context.model, start, *more, _observe_nothing).state
+        tuned = adapt_client(context.model, start, *more, observe_nothing).state
         emb = load_client(context.model, start, tuned)
         images = evaluator.generate(client, emb, evaluator.reference(start))
         own = evaluator.heldout_mean(client, emb)
@@ -225,6 +225,6 @@ def _remember(
     return {}
 
 
-def _observe_nothing(epoch: int, model: FlatModel, emb: Tensor | None) -> dict[str, float]:
-    """Observe nothing of a client that trains on."""
+def observe_nothing(epoch: int, model: FlatModel, emb: Tensor | None) -> dict[str, float]:
+    """Observe nothing of a client that trains."""
     return {}

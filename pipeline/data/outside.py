@@ -5,7 +5,7 @@ The entry point `spire.datasets` names a function `load(split, path)`. `split` i
 """
 
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,9 +46,6 @@ class OutsideImages:
             return None
         names, owner = np.unique(np.asarray(self.owners, dtype=str), return_inverse=True)
         return NaturalClients(tuple(names.tolist()), owner.astype(np.int64))
-
-
-Load = Callable[[str, str | None], OutsideImages]
 
 
 def load_outside(name: str, split: str, path: str | None) -> OutsideImages:

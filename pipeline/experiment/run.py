@@ -40,10 +40,9 @@ from pipeline.results.recording import (
 )
 from pipeline.results.result import Result
 from pipeline.runs.folder import run_lock
-from pipeline.runs.links import refuse_links
 from pipeline.runs.mask_key import mask_key
 from pipeline.runs.noise_key import drop_noise_key, keep_noise_key
-from pipeline.runs.ownership import begun_here
+from pipeline.runs.ownership import check_links
 from pipeline.runs.start import check_same, located, save_start
 from pipeline.tracking.outbox import read_points
 from pipeline.tracking.tracker import Tracker
@@ -102,8 +101,7 @@ def resume_experiment(
     Raises RunError if another process runs it, if its folder holds a link, or if its images, its
     extractor or the code's numbers have changed since its start.
     """
-    is_own = begun_here(run_dir, tracking_root(config.tracking)) is not None
-    refuse_links(run_dir, is_own)
+    is_own = check_links(run_dir, tracking_root(config.tracking)) is not None
     with room_for(run_dir), run_lock(run_dir):
         check_storage(config.tracking)
         keep_noise_key(run_dir, config.privacy, is_own)

@@ -5,10 +5,10 @@ listeners, so that another concern is another listener.
 """
 
 import contextlib
+import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Protocol
 
 from pipeline.federation.driver import RoundDriver
 from pipeline.federation.rounds import RoundStats
@@ -18,7 +18,7 @@ from spire_core.federated.server import ServerState
 logger = logging.getLogger(__name__)
 
 
-class RoundListener(Protocol):
+class RoundListener:
     """Reacts to the rounds of a run; every method does nothing unless it is overridden.
 
     Listeners are called one after the other, in the order of their list.
@@ -93,16 +93,14 @@ def ending(listeners: Sequence[RoundListener]) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         for listener in reversed(listeners):  # the stack unwinds from its end
-            stack.push(_end_of(listener))
+            stack.push(functools.partial(_end, listener))
         yield
 
 
-def _end_of(
+def _end(
     listener: RoundListener,
-) -> Callable[[type[BaseException] | None, BaseException | None, TracebackType | None], None]:
-    def end(
-        _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None
-    ) -> None:
-        listener.end_rounds(error)
-
-    return end
+    _: type[BaseException] | None,
+    error: BaseException | None,
+    __: TracebackType | None,
+) -> None:
+    listener.end_rounds(error)

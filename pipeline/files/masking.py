@@ -36,6 +36,11 @@ _NAMED = re.compile(
 )
 
 
+def error_line(error: BaseException) -> str:
+    """Return an error's message as one line, without secrets."""
+    return mask(" ".join(str(error).split()) or repr(error))[:300]
+
+
 def mask(text: str) -> str:
     """Return a text with `***` in place of the secrets of its URIs and of named secrets.
 

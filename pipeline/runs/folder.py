@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import logging
 import os
 import platform
 from collections.abc import Iterator, Mapping
@@ -18,8 +17,6 @@ from pipeline.files.masking import mask
 from pipeline.runs.layout import LOCK, RESULT
 from pipeline.runs.record import read_record
 from spire_core.errors import BusyError
-
-_log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager

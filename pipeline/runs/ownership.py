@@ -19,6 +19,7 @@ from pipeline.config.tracking import TrackingConfig, tracking_root
 from pipeline.files.atomic import sync, write_whole
 from pipeline.files.damage import DAMAGE, read_object
 from pipeline.files.masking import HIDDEN, mask
+from pipeline.runs.links import refuse_links
 from pipeline.runs.record import read_record
 from spire_core.errors import ConfigError, RunError
 
@@ -93,6 +94,13 @@ def with_places(config: Config, values: Mapping[str, str | None]) -> Config:
 def begun_here(run_dir: Path, root: Path) -> Begun | None:
     """Return a root's note of its own run, or None for a foreign run."""
     return _read(root, run_dir.name) if is_at_home(run_dir, root) else None
+
+
+def check_links(run_dir: Path, root: Path) -> Begun | None:
+    """Return what `begun_here` does; RunError for a link that a run of its owner cannot have."""
+    begun = begun_here(run_dir, root)
+    refuse_links(run_dir, begun is not None)
+    return begun
 
 
 def check_is_no_copy(run_dir: Path, root: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline.files.atomic import open_own, try_lock
-from pipeline.files.masking import mask
+from pipeline.files.masking import error_line
 from pipeline.runs.layout import OUTBOX_LOCK, REFUSED
 from pipeline.tracking.outbox import (
     Entry,
@@ -162,7 +162,7 @@ class Relay:
         return batch, count, offset
 
     def _refuse(self, entry: Entry, error: Exception) -> None:
-        reason = reason_of(error)
+        reason = error_line(error)
         place = self.run_dir / REFUSED
         with open_own(place, "a") as file:
             file.write(json.dumps({"reason": reason, **entry}) + "\n")
@@ -170,11 +170,6 @@ class Relay:
         at = f" of step {entry['step']}" if "step" in entry else ""
         label = f"{entry['kind']} {name}".strip()
         _log.error("the store refuses %s%s (%s): it is kept in %s", label, at, reason, place)
-
-
-def reason_of(error: Exception) -> str:
-    """Return an error as one line without passwords."""
-    return mask(" ".join(f"{error}".split()) or repr(error))[:300]
 
 
 @contextlib.contextmanager
@@ -216,6 +211,6 @@ def _send_with_tries(relay: Relay) -> tuple[int, str | None]:
             if relay.position != position:
                 num_failures = 0
             elif num_failures == len(SYNC_DELAYS_S) or time.monotonic() - began > SLOW_S:
-                return relay.num_sent, reason_of(error)
+                return relay.num_sent, error_line(error)
         time.sleep(SYNC_DELAYS_S[num_failures])
         num_failures += 1

@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from pipeline.files.masking import error_line
 from pipeline.tracking.outbox import num_waiting
-from pipeline.tracking.relay import LOCK_PAUSE_S, Relay, Sink, reason_of, sole_relay
+from pipeline.tracking.relay import LOCK_PAUSE_S, Relay, Sink, sole_relay
 
 LINGER_S = 1.0  # between two looks into the outbox, so that rounds travel together
 RETRY_DELAYS_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
@@ -24,7 +25,7 @@ class _Outage:
         """Count a failure; return the seconds to wait before the next try."""
         if not self.num_failures:
             text = "%s does not answer (%s): all is kept in %s until it does"
-            _log.warning(text, self.subject, reason_of(error), run_dir)
+            _log.warning(text, self.subject, error_line(error), run_dir)
         index = 0 if is_flushing else min(self.num_failures, len(RETRY_DELAYS_S) - 1)
         self.num_failures += 1
         self.until = time.monotonic() + RETRY_DELAYS_S[index]

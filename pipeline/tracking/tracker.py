@@ -1,8 +1,8 @@
 """A run's record in MLflow: its parameters, metrics, images, tables and model.
 
 `Tracker.start` begins a run, `Tracker.resume` goes on with one. Every entry goes into the run's
-outbox (`outbox.py`), a file, and from there a relay (`relay.py`) sends it to MLflow. Only `start`,
-`resume` and `check_store` need a store that answers.
+outbox (`outbox.py`), a file, and from there a relay (`relay.py`) sends it to MLflow: what goes on
+between a run's beginning and its end needs no store that answers.
 """
 
 import logging

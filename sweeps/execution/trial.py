@@ -21,9 +21,8 @@ from pipeline.results.metric_names import ROUND_METRICS, final_name
 from pipeline.results.result import Result
 from pipeline.runs.folder import load_result
 from pipeline.runs.layout import RECORD
-from pipeline.runs.links import refuse_links
 from pipeline.runs.noise_key import drop_noise_key
-from pipeline.runs.ownership import begun_here
+from pipeline.runs.ownership import check_links
 from pipeline.tracking.tracker import drop_runs, end_run, is_deleted
 from spire_core.errors import BusyError, ClusterError, SpireError, StoreError
 from sweeps.design.points import TuneParams
@@ -138,7 +137,7 @@ def _begun(task: TrialTask, ledger: Ledger) -> Path | None:
 
 def _ended(run_dir: Path, config: Config) -> dict[str, Any] | None:
     """Return the result of a run that was killed right at its end, and end it; None without one."""
-    refuse_links(run_dir, begun_here(run_dir, tracking_root(config.tracking)) is not None)
+    check_links(run_dir, tracking_root(config.tracking))
     values = load_result(run_dir)
     if values is not None:
         drop_noise_key(run_dir)

@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,21 +30,6 @@ from sweeps.execution.tune_search import optuna_search
 
 WAIT_NOTICE_S = 30.0
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Limits of Tune's run.
-
-    `at_once`: trials side by side. `max_rounds`: the highest number of rounds of any trial.
-    `budget_s`: seconds after which every trial stops. `max_failures`: how often a lost trial is
-    begun again.
-    """
-
-    at_once: int
-    max_rounds: int
-    budget_s: float | None = None
-    max_failures: int = 2
 
 
 class Narrator(tune.Callback):
@@ -110,11 +94,14 @@ class Narrator(tune.Callback):
             self.say(f"waiting for room for {self.source.needs}; free now: {free_resources()}")
 
 
-def run_trials(source: TrialSource, limits: Limits, folder: Path, say: Say) -> None:
-    """Run the trials of a source, and record those that were lost for good or stopped."""
+def run_trials(source: TrialSource, at_once: int, max_rounds: int, folder: Path, say: Say) -> None:
+    """Run the trials of a source, and record those that were lost for good or stopped.
+
+    `at_once`: trials side by side. `max_rounds`: the highest number of rounds of any trial.
+    """
     _be_quiet()
     narrator = Narrator(source, say)
-    tuner = _tuner(source, limits, folder, narrator)
+    tuner = _tuner(source, at_once, max_rounds, folder, narrator)
     try:
         with _sigterm_is_sigint():
             results = tuner.fit()
@@ -123,7 +110,9 @@ def run_trials(source: TrialSource, limits: Limits, folder: Path, say: Say) -> N
         source.record_ended(narrator.ended)
 
 
-def _tuner(source: TrialSource, limits: Limits, folder: Path, narrator: Narrator) -> tune.Tuner:
+def _tuner(
+    source: TrialSource, at_once: int, max_rounds: int, folder: Path, narrator: Narrator
+) -> tune.Tuner:
     sweep = source.sweep
     reports_rounds = source.history is None or sweep.scheduler == "asha"
 
@@ -141,15 +130,15 @@ def _tuner(source: TrialSource, limits: Limits, folder: Path, narrator: Narrator
         param_space=param_space,
         tune_config=tune.TuneConfig(
             search_alg=search,
-            scheduler=_scheduler(sweep, limits.max_rounds),
+            scheduler=_scheduler(sweep, max_rounds),
             num_samples=source.num_samples,
-            max_concurrent_trials=limits.at_once,
-            time_budget_s=limits.budget_s,
+            max_concurrent_trials=at_once,
+            time_budget_s=sweep.budget_s,
         ),
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(folder),
-            failure_config=tune.FailureConfig(max_failures=limits.max_failures),
+            failure_config=tune.FailureConfig(max_failures=sweep.max_failures),
             callbacks=[narrator],
             verbose=0,
         ),

@@ -1,5 +1,6 @@
 """Optuna's search over a sweep's axes, as Ray Tune draws from it."""
 
+import importlib.util
 import logging
 from typing import Any
 
@@ -16,32 +17,31 @@ def optuna_search(sweep: SweepConfig, history: SearchHistory) -> Searcher:
     """Return Optuna's search over the axes; a list is searched by the position in it.
 
     It learns from the evaluated draws of its history, and tries the unfinished ones first.
+    ConfigError without the package optuna.
     """
-    seed = derive_seed(sweep.seeds[0], "optuna", history.num_draws)
-    try:
-        from ray.tune.search.optuna import OptunaSearch
-
-        logging.getLogger("optuna").setLevel(logging.WARNING)
-
-        class Search(OptunaSearch):
-            """Learns nothing from results without the metric, as of a method without rounds."""
-
-            def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-                if result.get(sweep.metric) is not None:
-                    super().on_trial_result(trial_id, result)
-
-        search = Search(
-            OptunaSearch.convert_search_space({n: _domain(a) for n, a in sweep.axes.items()}),
-            metric=sweep.metric,
-            mode=sweep.mode,
-            points_to_evaluate=[dict(params) for params in history.unfinished] or None,
-            seed=seed % 2**32,  # as numpy takes it
-        )
-    except (ImportError, AssertionError) as error:
+    if importlib.util.find_spec("optuna") is None:
         raise ConfigError(
             "expected the package optuna for search=optuna, got none: "
             "pip install 'spire-diffusion[search]'"
-        ) from error
+        )
+    from ray.tune.search.optuna import OptunaSearch
+
+    logging.getLogger("optuna").setLevel(logging.WARNING)
+
+    class Search(OptunaSearch):
+        """Learns nothing from results without the metric, as of a method without rounds."""
+
+        def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+            if result.get(sweep.metric) is not None:
+                super().on_trial_result(trial_id, result)
+
+    search = Search(
+        OptunaSearch.convert_search_space({n: _domain(a) for n, a in sweep.axes.items()}),
+        metric=sweep.metric,
+        mode=sweep.mode,
+        points_to_evaluate=[dict(params) for params in history.unfinished] or None,
+        seed=derive_seed(sweep.seeds[0], "optuna", history.num_draws) % 2**32,  # as numpy takes it
+    )
     for params, value in history.evaluated:
         search.add_evaluated_point(dict(params), value)
     return search
