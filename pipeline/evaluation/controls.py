@@ -1,6 +1,6 @@
 """Controls of new clients: sets of images that no fit has drawn, to be scored as if one had.
 
-`copies`: the training images that the client fits, which a model that memorises draws. `fresh`:
+`copies`: the training images that the client fits, at the best that memorising can do. `fresh`:
 images of others with the client's class mixture, which a perfect model draws. `nearest_draws`: the
 images of the pre-training client whose data are most alike, drawn by its own model;
 `nearest_images`, where methods have no model of a client's own: its real images.
@@ -44,7 +44,7 @@ class ControlRule:
     def plan(self, client_id: int) -> ControlPlan:
         """Return the controls of a new client."""
         split = self.partition.split(client_id)
-        # Each training image at least once: what a model that copies would draw in the end.
+        # Each training image equally often: the lowest score that a model which copies can have.
         train = fitted_split(split, self.set_aside, self.seed).train
         copies = np.resize(train, max(self.num_images, len(train)))
         positions, nearest = {COPIES: copies}, self.nearest(client_id)
