@@ -5,6 +5,7 @@ out, and computes. V: width of the conditioning vector, or of all maps of the en
 pre-trained network; D_emb: numbers of an embedding.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -44,7 +45,7 @@ class ClientLeak:
     cos: Mapping[str, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MessageLeak:
     """What the messages of some rounds give away.
 
@@ -195,17 +196,16 @@ def attack_messages(
     medians = {name: float(np.median([c.cos[name] for c in clients])) for name in ATTACKS}
     best = max(ATTACKS, key=medians.__getitem__)
     own = [_is_nearest(m.client_emb, by[best], everybody) for m, by, everybody in found]
-    num_members = len(rounds[0].messages)
     return MessageLeak(
-        clients,
-        best,
-        medians[best],
-        max(chance_cos(everybody) for _, _, everybody in found),
-        float(np.mean(own)),
-        float(np.concatenate(members).mean()),
-        float(np.concatenate(others).mean()) if len(rounds[0].others) else float("nan"),
-        num_members,
-        rounds[0].messages[0].client_emb.size,
+        clients=clients,
+        best=best,
+        cos=medians[best],
+        chance=max(chance_cos(everybody) for _, _, everybody in found),
+        identified=float(np.mean(own)),
+        span_members=float(np.concatenate(members).mean()),
+        span_others=float(np.concatenate(others).mean()) if len(rounds[0].others) else math.nan,
+        cohort_size=len(rounds[0].messages),
+        d_emb=rounds[0].messages[0].client_emb.size,
     )
 
 

@@ -86,19 +86,23 @@ class ClientAdapter:
             [adapted] = adapt_privately(context.model, start, *more)
         fitted = client.as_fitted(context.config)
         kept, scale = observer.kept(adapted, start, settings)
+        nn_train, nn_test = self.evaluator.distances(fitted, kept.images)
+        neighbours, gap = signs_of_copies(self.evaluator, fitted, kept.images, kept.samples)
         report = AdaptReport(
-            client_id,
-            adapted.curve,
-            adapted.kept_epoch,
-            observer.first,
-            kept.samples,
-            kept.scores,
-            observer.heldout | {adapted.kept_epoch: kept.heldout},
-            *self.evaluator.distances(fitted, kept.images),
-            self.num_trained,
-            time.monotonic() - began,
-            protection and protection.guarantee(len(inputs.images)),
-            *signs_of_copies(self.evaluator, fitted, kept.images, kept.samples),
+            client_id=client_id,
+            curve=adapted.curve,
+            kept_epoch=adapted.kept_epoch,
+            before=observer.first,
+            after=kept.samples,
+            scores_after=kept.scores,
+            heldout=observer.heldout | {adapted.kept_epoch: kept.heldout},
+            nn_train=nn_train,
+            nn_test=nn_test,
+            num_trained=self.num_trained,
+            duration_s=time.monotonic() - began,
+            guarantee=protection and protection.guarantee(len(inputs.images)),
+            neighbours=neighbours,
+            fld_gap=gap,
             guidance=scale,
         )
         return report, replace(adapted.state, guidance=scale)

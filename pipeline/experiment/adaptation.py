@@ -171,13 +171,13 @@ def adapt_clients(
     `pooled_features` (n, D): features of the pre-training population's held-out images.
     """
     handle, settings = pool.share(weights), config.adapt
-    start, private = (handle, settings, mean_emb), list[float]()
-    if config.privacy.adapt.is_on:  # one clip norm for all, whoever computes which client
-        private = pool.run_all("clip_norm", client_ids[:1], *start)
+    start, clip_norm = (handle, settings, mean_emb), None
+    if config.privacy.adapt.is_on:  # one for all, whoever computes which client
+        [clip_norm] = pool.run_all("clip_norm", client_ids[:1], *start)
     if not can_adapt_together(config.method.record, config.model):
-        return pool.run_all("adapt", client_ids, *start, pooled_features, *private)
+        return pool.run_all("adapt", client_ids, *start, pooled_features, clip_norm)
     groups = in_groups(client_ids, settings.group_size)
-    by_group = pool.run_all("fit_embeddings", groups, *start, *private)
+    by_group = pool.run_all("fit_embeddings", groups, *start, clip_norm)
     fitted: list[FittedClient] = [client for group in by_group for client in group]
     looks = [look for one in fitted for look in _looks(one)]
     batches = in_groups(looks, config.eval.clients_per_batch)
@@ -224,23 +224,24 @@ def _report(fitted: FittedClient, seen: Sequence[EpochEvaluation]) -> AdaptRepor
     kept = looks[fitted.kept_epoch] if fitted.guidance is None else seen[-1]
     assert kept.distances is not None  # they were asked for
     return AdaptReport(
-        fitted.client_id,
-        tuple(
+        client_id=fitted.client_id,
+        curve=tuple(
             point if point.observed is None else replace(point, observed=looks[point.epoch].scores)
             for point in fitted.curve
         ),
-        fitted.kept_epoch,
-        _drawn(looks[0]),
-        _drawn(kept),
-        kept.scores,
-        {epoch: look.heldout for epoch, look in looks.items()} | {fitted.kept_epoch: kept.heldout},
-        *kept.distances,
-        fitted.num_trained,
-        fitted.duration_s + sum(look.duration_s for look in seen),
-        fitted.guarantee,
-        kept.neighbours,
-        kept.fld_gap,
-        fitted.guidance,
+        kept_epoch=fitted.kept_epoch,
+        before=_drawn(looks[0]),
+        after=_drawn(kept),
+        scores_after=kept.scores,
+        heldout={e: look.heldout for e, look in looks.items()} | {fitted.kept_epoch: kept.heldout},
+        nn_train=kept.distances[0],
+        nn_test=kept.distances[1],
+        num_trained=fitted.num_trained,
+        duration_s=fitted.duration_s + sum(look.duration_s for look in seen),
+        guarantee=fitted.guarantee,
+        neighbours=kept.neighbours,
+        fld_gap=kept.fld_gap,
+        guidance=fitted.guidance,
     )
 
 

@@ -96,7 +96,7 @@ class EpochEvaluation:
     fld_gap: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AdaptReport:
     """A new client's report of its adaptation; its own parts stay in its file."""
 

@@ -45,7 +45,7 @@ from spire_core.rng import numpy_generator
 MIN_IMAGES = 3  # one to learn from, two to measure on
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Arrival:
     """A client that has arrived: its id, its curve over epochs, and the files that were written."""
 
@@ -100,17 +100,17 @@ def adapt_arrival(
         path = save_client(run.folder, client_id, state.parts, texts, report.guidance)
         Image.fromarray(image_grid(report.after.images, 8)).save(path.with_suffix(".png"))
     return Arrival(
-        client_id,
-        tuple(_known_scores(point) for point in report.curve),
-        path,
-        path.with_suffix(".png"),
-        report.kept_epoch,
-        len(split.train),
-        len(split.test),
-        report.num_trained,
-        adaptation_diagnosis([report]),
-        report.guarantee,
-        report.guidance,
+        client_id=client_id,
+        curve=tuple(_known_scores(point) for point in report.curve),
+        path=path,
+        grid_path=path.with_suffix(".png"),
+        kept_epoch=report.kept_epoch,
+        num_train=len(split.train),
+        num_test=len(split.test),
+        num_trained=report.num_trained,
+        diagnosis=adaptation_diagnosis([report]),
+        guarantee=report.guarantee,
+        guidance=report.guidance,
     )
 
 

@@ -48,7 +48,7 @@ class PrivateRound:
         return len(self.weights) > 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RoundsGuarantee:
     """(epsilon, delta)-differential privacy of one client after `num_rounds` rounds at most.
 
@@ -164,17 +164,17 @@ def rounds_guarantee(
         "leave privacy.rounds.clip_quantile null",
     )
     return RoundsGuarantee(
-        settings.epsilon,
-        delta,
-        num_rounds,
-        noise,
-        rate,
-        noise_cohort,
-        cohort_size,
-        settings.clip_norm,
-        settings.clip_quantile,
-        has_given_key,
-        cyclic,
+        epsilon=settings.epsilon,
+        delta=delta,
+        num_rounds=num_rounds,
+        noise_multiplier=noise,
+        sampling_rate=rate,
+        noise_cohort=noise_cohort,
+        cohort_size=cohort_size,
+        clip_norm=settings.clip_norm,
+        clip_quantile=settings.clip_quantile,
+        has_given_key=has_given_key,
+        cyclic=cyclic,
     )
 
 

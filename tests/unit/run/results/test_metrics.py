@@ -46,7 +46,19 @@ def report(client_id: int, own: tuple[float, ...] = OWN, seen_every: int = 1) ->
     )
     scores = {"own_kid": own[-1], "own_kid_std": 0.0, "heldout_loss": 0.125}
     before, after = drawn(client_id), replace(drawn(client_id), histogram=np.full(10, 0.1))
-    return AdaptReport(client_id, curve, 3, before, after, scores, {}, 4.0, 5.0, 64, 1.5)
+    return AdaptReport(
+        client_id=client_id,
+        curve=curve,
+        kept_epoch=3,
+        before=before,
+        after=after,
+        scores_after=scores,
+        heldout={},
+        nn_train=4.0,
+        nn_test=5.0,
+        num_trained=64,
+        duration_s=1.5,
+    )
 
 
 def test_a_client_forgets_itself_where_its_kid_is_above_its_lowest() -> None:
