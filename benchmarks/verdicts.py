@@ -28,8 +28,8 @@ FT = "full fine-tuning"
 NAMES: dict[str, dict[str, str]] = {  # of a comparison: by study, then by method and a setting
     "study-worlds-cpu": {
         "fedavg_ft, federation.num_clients=30": f"{FT}, one class each, covered",
-        "fedavg_ft, federation.num_clients=135": f"{FT}, pairs, nearly all covered",
-        "fedavg_ft, federation.num_clients=24": f"{FT}, pairs, half covered",
+        "fedavg_ft, federation.num_clients=135": f"{FT}, pairs, 44 of 48 covered",
+        "fedavg_ft, federation.num_clients=24": f"{FT}, pairs, 19 of 48 covered",
         "fedavg_ft, federation.num_clients=96": f"{FT}, mixtures, covered",
     },
     "study-few-images-cpu": {"fedavg_ft": f"{FT}, few images"},
