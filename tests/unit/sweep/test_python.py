@@ -340,7 +340,7 @@ def test_images_of_another_shape_do_not_join() -> None:
 
 def test_scales_of_guidance_are_the_clients_or_the_runs_own() -> None:
     asked: list[Any] = []
-    own = SimpleNamespace(eval=SimpleNamespace(text_guidance=3.0))
+    own = load_config("smoke", ["eval.text_guidance=3"])
     run: Any = SimpleNamespace(config=own, draw=lambda *words: asked.append(words))
     run.guidance = {4: 2.0, None: 1.5}.__getitem__  # as the client has chosen it, or the run's
     run.check_text = lambda what: None
