@@ -46,7 +46,8 @@ def coverage_answers(table: Table | None, chosen: Sequence[Group]) -> list[str]:
     """Return a sentence for each method of `coverage_table`, none without the table."""
     if table is None:
         return []
-    num_tasks = len(by_task(chosen))
+    methods = [{group.method for group in here} for here in by_task(chosen).values()]
+    num_tasks = sum(REFERENCE in here and len(here) > 1 for here in methods)
     place = "Coverage" if num_tasks == 1 else f"Coverage and what else {num_tasks} tasks differ in"
     return [_answer(place, dict(zip(table.columns, row, strict=True))) for row in table.rows]
 

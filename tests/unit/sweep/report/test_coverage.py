@@ -145,6 +145,14 @@ def test_a_lead_that_follows_coverage_is_found() -> None:
     )
 
 
+def test_a_task_without_a_pair_is_not_among_those_that_differ() -> None:
+    told = runs({0.0: 1.25, 0.1: 1.0, 0.2: 0.8}, ("spire", "fedavg_ft"))
+    told += runs({0.3: 1.0}, ("spire",))
+    chosen = best_groups(group_runs(told), KID)
+    [answer] = coverage_answers(coverage_table(chosen), chosen)
+    assert answer.startswith("Coverage and what else 3 tasks differ in: ")
+
+
 def test_one_world_or_one_method_has_no_slope() -> None:
     for told in (
         runs({0.1: 1.2}, ("spire", "fedavg_ft")),
