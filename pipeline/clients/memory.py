@@ -22,6 +22,8 @@ from spire_core.federated.accumulation import STRETCH_BYTES, SUM_BYTES
 if TYPE_CHECKING:
     import torch
 
+NUMBER_BYTES = 8  # of a summand of an integer sum
+NOISE_ARRAYS = 6  # of eight bytes (P,): a stream of bytes, what becomes of it, and a message
 SERVER_ARRAYS = 6  # of float64 (P,): the old state, the new one, and the step between them
 
 
@@ -58,14 +60,20 @@ class RoundMemory:
     def of(cls, config: Config, num_weights: int) -> "RoundMemory":
         """Return a round's memory for clients that share all of their weights, as in some rounds.
 
-        A message and the update that is decoded from it are there together.
+        A message and the update that is decoded from it are there together, and so are the integers
+        that stand for it in a secure or private sum, in which one client's at a time are masked.
         """
         client, cohort_size = config.resolved_client, config.federation.cohort_size
         arrays = 3 if client.opt_state == "average" else 1
         update = 4 * arrays * num_weights
         together = client.largest_group(cohort_size) if client.engine == "grouped" else 1
         decoded = 1 if client.compression == "none" else 2
-        at_work, is_mean = together * decoded * update, config.server.is_mean
+        is_private, is_mean = config.privacy.rounds.is_on, config.server.is_mean
+        at_work = together * decoded * update
+        if is_private or config.federation.secure_aggregation:
+            at_work += (together + 2) * NUMBER_BYTES * arrays * num_weights
+        if is_private:
+            at_work = max(at_work, NOISE_ARRAYS * 8 * num_weights)
         sums = SUM_BYTES * arrays * num_weights if is_mean else 0
         server = SERVER_ARRAYS * 8 * num_weights + min(STRETCH_BYTES, cohort_size * update)
         return cls(cohort_size, at_work + sums, 0 if is_mean else update, server)

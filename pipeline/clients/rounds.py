@@ -4,6 +4,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 from torch.profiler import record_function
 
 from pipeline.clients.client_data import ClientData
@@ -11,8 +12,15 @@ from pipeline.clients.context import ModelContext
 from spire_core.federated.client import train_client
 from spire_core.federated.client_group import train_group
 from spire_core.federated.compression import compress
-from spire_core.federated.messages import Broadcast, ClientUpdate, CompressedUpdate, RoundPlan
+from spire_core.federated.messages import (
+    AdamMoments,
+    Broadcast,
+    ClientUpdate,
+    CompressedUpdate,
+    RoundPlan,
+)
 from spire_core.federated.private_state import PrivateState
+from spire_core.methods import NETWORK_PARTS
 from spire_core.network.grouped_layers import FlatGroup
 
 
@@ -52,16 +60,23 @@ class ClientTrainer:
         return results
 
     def rehearse(self, clients: Sequence[ClientData]) -> None:
-        """Take one optimizer step as in a round without keeping it, to measure memory or time.
+        """Take a step of each phase as in a round without keeping it, to measure memory or time.
 
         A compiled network takes three steps: the second records CUDA graphs, the third replays
         them.
         """
-        weights = self.context.model.weights.cpu().numpy().copy()
+        model, config = self.context.model, self.context.config
+        weights = model.weights.cpu().numpy().copy()
+        moments = None
+        if config.client.opt_state == "average":  # as from the second round on
+            moments = AdamMoments(
+                0 * weights, 0 * weights, np.zeros(len(NETWORK_PARTS), np.float32)
+            )
         states = [self.context.new_state(client.client_id) for client in clients]
-        tau = 3 if self.context.config.client.compile else 1
+        tau = 3 if config.client.compile else 1
+        tau *= 2 if config.method.alternates else 1
         plan = RoundPlan(0, lr_scale=0.0, shares_local=True, tau=tau)
-        self._trained(clients, states, Broadcast(weights), plan)
+        self._trained(clients, states, Broadcast(weights, moments), plan)
 
     def _trained(
         self,

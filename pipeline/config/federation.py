@@ -19,7 +19,8 @@ class FederationConfig:
 
     Simulated failures of pre-training, drawn from the seed: `drop_rate` is the chance that a client
     of a cohort does not answer in a round, `straggler_rate` the chance that it completes only the
-    share `straggler_work` of its local steps (rounded, at least one; Li et al. 2020, FedProx).
+    share `straggler_work` of its local steps (rounded, at least one; Li et al. 2020, FedProx). The
+    first steps of an embedding (`client.emb_first_steps`) are not among these.
 
     `secure_aggregation`: updates travel under masks that cancel in their sum, so that the server
     sees no single one (`spire_core.secure_sum.protocol`).

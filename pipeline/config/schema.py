@@ -52,19 +52,16 @@ class Config:
         check_private_rounds(self.privacy, method, federation, server, self.client, self.adapt)
         self._check_backbone()
         self._check_own_parts()
-        alternates = method.record.has_local_layers and method.phases == "alternate"
         require(
-            not alternates or federation.tau != 1,
+            not method.alternates or federation.tau != 1,
             "federation.tau of at least 2 with method.phases=alternate",
             federation.tau,
             "the local layers take the first half of a client's steps, the shared ones need one",
         )
-        is_proximal = method.record.is_federated and self.client.prox_mu > 0
-        fewest = 3 if alternates else 2
+        fewest = self.fewest_steps
         require(
-            not is_proximal or federation.tau is None or federation.tau >= fewest,
-            f"federation.tau of at least {fewest} with client.prox_mu above 0"
-            + (" and method.phases=alternate" if alternates else ""),
+            federation.tau is None or federation.tau >= fewest,
+            f"federation.tau of at least {fewest} with {self.proximal}",
             federation.tau,
             "the first step of shared weights starts where the proximal term has no gradient",
         )
@@ -92,6 +89,18 @@ class Config:
             "true",
             "prompts have controls of their own, which are always scored",
         )
+
+    @property
+    def fewest_steps(self) -> int:
+        """The local steps of a round below which a proximal term has no gradient in any of them."""
+        if not (self.method.record.is_federated and self.client.prox_mu > 0):
+            return 1
+        return 3 if self.method.alternates else 2
+
+    @property
+    def proximal(self) -> str:
+        """The settings that `fewest_steps` is about, in words."""
+        return "client.prox_mu above 0" + " and method.phases=alternate" * self.method.alternates
 
     def _check_own_parts(self) -> None:
         """Check how what is a client's own trains and starts."""

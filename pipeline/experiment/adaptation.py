@@ -172,7 +172,7 @@ def adapt_clients(
     """
     handle, settings = pool.share(weights), config.adapt
     start, clip_norm = (handle, settings, mean_emb), None
-    if config.privacy.adapt.is_on:  # one for all, whoever computes which client
+    if config.privacy.adapt.is_on and client_ids:  # one for all, whoever computes which client
         [clip_norm] = pool.run_all("clip_norm", client_ids[:1], *start)
     if not can_adapt_together(config.method.record, config.model):
         return pool.run_all("adapt", client_ids, *start, pooled_features, clip_norm)

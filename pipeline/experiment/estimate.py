@@ -1,8 +1,8 @@
 """The expected time of a run on this machine's CPUs, from a few seconds of measurements.
 
 One optimizer step and one network evaluation are timed for every kind of network; the rest is
-counting images. GPUs, waiting, other users of the machine and a pre-trained model's autoencoder are
-not foreseen.
+counting images. GPUs, `client.compile`, waiting, other users of the machine and a pre-trained
+model's autoencoder are not foreseen.
 """
 
 import time
@@ -48,7 +48,7 @@ def run_seconds(config: Config, num_cpus: float) -> float:
 
     DataError if an image folder is missing.
     """
-    costs = measure(config)
+    costs = measure(kind_of(config))
     return START_S + (pretraining_s(config, costs) + adaptation_s(config, costs)) / num_cpus
 
 
@@ -150,6 +150,7 @@ def kind_of(config: Config) -> Config:
         method=replace(config.method, phases="joint", episodes=0.0, share_until=0.0),
         client=ClientConfig(
             batch_size=MOST_IMAGES,
+            precision=config.client.precision,
             engine=config.client.engine,
             group_size=num_clients,
         ),

@@ -1,5 +1,7 @@
 """The data of an experiment and their split over clients; what cannot be is refused."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from pipeline.config.schema import Config
@@ -36,7 +38,7 @@ def partitioned(config: Config) -> tuple[ImageData, Partition]:
             "expected at least 2 test images per client, got fewer: raise partition.min_size or "
             "partition.test_fraction"
         )
-    _check_phases(config, min(len(client.train) for client in shown.train_clients))
+    _check_steps(config, [len(client.train) for client in shown.train_clients])
     promise_to_clients(config)
     for num_images in sorted({len(client.train) for client in partition.new_clients}):
         guarantee_of(config.privacy.adapt, num_images)  # raises what is wrong with it
@@ -48,14 +50,25 @@ def partitioned(config: Config) -> tuple[ImageData, Partition]:
     return data, partition
 
 
-def _check_phases(config: Config, smallest: int) -> None:
-    """Raise ConfigError if a round ends before a client's second phase; `smallest`: its images."""
-    federation, method = config.federation, config.method
+def _check_steps(config: Config, num_images: Sequence[int]) -> None:
+    """Raise ConfigError if a round is too short for a second phase, or for a proximal term.
+
+    `num_images`: of each client.
+    """
+    federation, smallest, size = config.federation, min(num_images), config.client.batch_size
     work = federation.straggler_work if federation.straggler_rate > 0 else 1.0
     plan = RoundPlan(0, 1.0, True, 0, federation.tau, federation.local_epochs, (), (0,), work)
-    steps = plan.num_steps(0, smallest, config.client.batch_size)
+    most = plan.num_steps(1, max(num_images), size)
     require(
-        steps >= 2 or method.phases == "joint" or not method.record.has_local_layers,
+        most >= config.fewest_steps,
+        f"at least {config.fewest_steps} steps of some client in a round with {config.proximal}",
+        f"{most} of the largest client",
+        "the first one has no gradient of it, so raise federation.local_epochs or set "
+        "client.prox_mu=0",
+    )
+    steps = plan.num_steps(0, smallest, size)
+    require(
+        steps >= 2 or not config.method.alternates,
         "at least 2 steps of every client in a round with method.phases=alternate",
         f"{steps} of one with {smallest} images" + " that falls behind" * (work < 1),
         "local layers take the first, so raise federation.local_epochs or federation.tau",

@@ -30,7 +30,7 @@ TINT_EXTRACTOR = "cifar10-cnn"  # the classifier of colour images that the packa
 # Groups of settings that a setup does not depend on, and what it reads of them all the same.
 UNREAD = ("adapt.", "client.", "resources.", "server.", "tracking.")
 READ = ("adapt.num_images", "adapt.early_stopping", "adapt.guidance", "adapt.val_fraction")
-READ += ("client.batch_size",)
+READ += ("client.batch_size", "client.prox_mu")
 MIN_SCORED = 4  # test images of a client whose KID has a floor: two halves of two images
 
 

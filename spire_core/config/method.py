@@ -128,6 +128,11 @@ class MethodConfig:
             return replace(method, is_frozen=True, is_federated=self.share_adapter)
         return method
 
+    @property
+    def alternates(self) -> bool:
+        """Whether local and shared layers take turns in a round."""
+        return self.record.has_local_layers and self.phases == "alternate"
+
     def part_of(self, name: str, ndim: int, is_modulation: bool, last_up: int) -> str | None:
         """Return the part that a parameter belongs to, None if it is frozen.
 

@@ -59,7 +59,7 @@ def phases(
     shared = (BODY, MODULATION, EMB_PROJ, CLIENT_EMB)
     first = num_first_steps(model, config)
     alone, left = [((CLIENT_EMB,), first)] if first > 0 else [], num_steps - first
-    if model.method.record.has_local_layers and model.method.phases == "alternate":
+    if model.method.alternates:
         of_local = (left + 1) // 2
         return [*alone, ((LOCAL,), of_local), (shared, left - of_local)]
     return [*alone, ((*shared, LOCAL), left)]

@@ -157,16 +157,18 @@ class PartialSum:
         return mean
 
     def _carried(self, at: slice) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield the levels of a stretch from the lowest on, each below the highest within 2^39.
+        """Yield the levels of a stretch from the lowest on, each within 2^39.
 
-        What is beyond is carried to the level above. The float sum in this order then loses nothing
-        to cancellation between levels.
+        What is beyond is carried to the level above, also from the highest one: which levels a
+        stretch has is then the same to each number in it. The float sum in this order loses nothing
+        to cancellation between levels. A level that is alone is rounded once, carried or not.
         """
         highest, lowest = min(self.levels, default=0), max(self.levels, default=0)
+        top = highest if highest == lowest else highest - 1
         nothing = carry = np.zeros(len(range(*at.indices(self.size))), dtype=np.int64)
-        for level in range(lowest, highest - 1, -1):
+        for level in range(lowest, top - 1, -1):
             numbers = (self.levels[level][at] if level in self.levels else nothing) + carry
-            if level > highest:
+            if level > top:
                 carry = (numbers + (1 << (STEP_BITS - 1))) >> STEP_BITS
                 numbers = numbers - (carry << STEP_BITS)
             yield level, numbers

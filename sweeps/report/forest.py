@@ -7,7 +7,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from pipeline.figures.style import GREY, OKABE_ITO, blank_figure, plain, ratio_ticks
-from pipeline.results.metric_names import COVERED_RATIO
+from pipeline.results.metric_names import COVERED_RATIO, FLD_EXCESS
 from sweeps.primary import MEASURES, place_of
 from sweeps.report.figures import Picture
 from sweeps.report.groups import HIGHER_IS_BETTER, label
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 OTHER, METHOD, DIFFER = "the other is ahead", "the method is ahead", "they differ"
 COLOURS = {OTHER: OKABE_ITO[0], METHOD: OKABE_ITO[1], DIFFER: OKABE_ITO[3]}
 COLOURS |= {MATCHES: OKABE_ITO[2], UNKNOWN: GREY}
-NEITHER_IS_BETTER = (COVERED_RATIO,)
+NEITHER_IS_BETTER = (COVERED_RATIO, FLD_EXCESS)
 RATIO = "ratio"
 XLABELS = {RATIO: "method / other", "difference": "method - other"}
 MOST = 24  # comparisons of a figure; a page is not made of them alone

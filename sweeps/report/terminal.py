@@ -7,6 +7,7 @@ from pipeline.cli.tables import aligned
 from sweeps.report.contents import Report
 from sweeps.report.tables import cell_text
 
+MINUS = "minus SPIRE on the same seeds (below 0 is better, but for NN, prompts read, retrieved)"
 TERMINAL = ("KID, last round", "KID before", "KID after", "TV after", "held-out after")
 
 
@@ -19,7 +20,7 @@ def report_text(report: Report) -> str:
     parts.append(_methods_text(report))
     differences = report.table("differences")
     if differences is not None:
-        parts.append("minus SPIRE on the same seeds (below 0: better than SPIRE)")
+        parts.append(MINUS)
         rows = [[cell_text(cell) for cell in row] for row in differences.rows]
         parts.append(_aligned(differences.columns, rows))
     parts.append("\n".join(f"note      {one_line(note)}" for note in report.notes))

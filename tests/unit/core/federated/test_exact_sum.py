@@ -141,6 +141,30 @@ def test_stretches_are_parts_of_the_whole() -> None:
     assert total.part(2 * BLOCK, 3 * BLOCK).size == 0
 
 
+def test_a_level_that_another_number_needs_rounds_nothing_twice() -> None:
+    """A number between two of float32, and one whose size takes a level above."""
+    scale = Scale(top=0, shift=3)
+    unit = math.ldexp(1.0, scale.unit(0))
+    between = [2**-6 * (1 + 2**-23), 2**-30, -unit, -0.3 * unit]
+    total = ExactSum(2, scale)
+    for number in between:
+        total.add(np.array([number, 1.5], np.float32), 1)
+    assert total.part(0, 2).levels.keys() > total.part(0, 1).levels.keys()
+    assert total.part(0, 2).mean(4)[0] == total.part(0, 1).mean(4)[0]
+
+
+@settings(max_examples=200)
+@given(st.lists(FLOATS, min_size=1, max_size=6), FLOATS)
+def test_the_mean_of_a_number_does_not_depend_on_its_neighbours(
+    column: list[float], beside: float
+) -> None:
+    total = ExactSum(2, Scale(top=0, shift=3))
+    for number in column:
+        total.add(np.array([number, beside], np.float32), 1)
+    both, alone = total.part(0, 2).mean(len(column)), total.part(0, 1).mean(len(column))
+    assert both[0].tobytes() == alone[0].tobytes()
+
+
 def test_levels_that_nobody_needs_are_neither_kept_nor_sent() -> None:
     array = arrays_of("weights", num_clients=1, size=3000)[0]
     array[7] = 1e-15

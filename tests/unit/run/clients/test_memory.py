@@ -1,6 +1,7 @@
 """What a round's memory is, and who has room for it."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from pipeline.clients import memory
 from pipeline.clients.memory import (
     NO_ROUNDS,
+    NOISE_ARRAYS,
     Footprint,
     Place,
     RoundMemory,
@@ -24,7 +26,10 @@ from pipeline.config.load import load_config
 from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.setup import prepare
 from spire_core.errors import ClusterError
+from spire_core.federated import client
 from spire_core.federated.accumulation import SUM_BYTES
+from spire_core.methods import BODY, LOCAL
+from spire_core.training.adam import Adam
 
 MIB = 2**20
 
@@ -98,6 +103,10 @@ def test_the_memory_of_a_mean_does_not_depend_on_the_cohort(mnist_root: Path) ->
     robust = memory_of(40, "server.aggregation=median")
     assert robust.per_actor(2) == (12 + 20 * 12) * 10**8
     assert robust.in_one_process == robust.server_bytes + 41 * 12 * 10**8
+    secure = memory_of(40, "federation.secure_aggregation=true")
+    assert secure.per_actor(2) == (12 + 3 * 24 + 3 * SUM_BYTES) * 10**8  # one masked, two at work
+    private = memory_of(40, "privacy.rounds.epsilon=8", "client.opt_state=reset")
+    assert private.per_actor(2) == (8 * NOISE_ARRAYS + SUM_BYTES) * 10**8
 
 
 def test_a_round_that_one_process_has_no_room_for_is_one_sentence(
@@ -119,6 +128,27 @@ def test_what_work_takes_is_seen_after_it() -> None:
     assert (found.node.name, found.gpu) == ("here", None)
     assert abs(found.node.need_bytes - len(held)) < 8 * MIB  # the kernel counts batches of pages
     assert found.node.free_bytes > 0
+
+
+def test_a_rehearsal_takes_each_phase_with_the_servers_moments(
+    mnist_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["method=shared_rep", "method.phases=alternate", "client.engine=loop"]
+    setting = prepare(load_config("smoke", [*words, f"data.root={mnist_root}"]))
+    setup = WorkerSetup(
+        setting.config, setting.mixtures, setting.partition, setting.extractor, tmp_path
+    )
+    phases: list[set[str]] = []
+
+    def seen(leaves: Any, rates: Any, moments: Any, *settings: Any) -> Adam:
+        phases.append({*leaves})
+        assert {LOCAL, BODY} <= moments.keys()
+        return Adam(leaves, rates, moments, *settings)
+
+    monkeypatch.setattr(client, "Adam", seen)
+    ClientWorker(setup, setting.images).rehearse()
+    assert phases[0] == {LOCAL}
+    assert BODY in phases[1]
 
 
 @pytest.mark.parametrize("engine", ["loop", "grouped"])

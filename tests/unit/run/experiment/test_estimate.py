@@ -110,6 +110,20 @@ def test_actors_share_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run_seconds(config, 4.0) == pytest.approx(START_S + work / 4)
 
 
+def test_a_large_cohort_is_not_timed_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def measured(config: Config) -> Costs:
+        sizes.append(config.federation.cohort_size)
+        return COSTS
+
+    monkeypatch.setattr(estimate, "measure", measured)
+    many = ["partition=independent", "partition.client_size=64", "client.group_size=3"]
+    many += ["federation.num_clients=1000000", "federation.cohort_size=100000"]
+    run_seconds(load_config("smoke", many), 1.0)
+    assert sizes == [3]
+
+
 def test_steps_and_looks_are_timed() -> None:
     costs = measure(load_config("smoke", []))
     assert 0 < costs.look_s < math.inf

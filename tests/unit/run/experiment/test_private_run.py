@@ -256,3 +256,8 @@ def test_the_label_of_a_key_is_no_key(mnist_root: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^expected privacy.noise_key as the key itself"):
         run_experiment(config, "smoke", Watcher())
     assert not (tmp_path / "runs").exists()  # it is refused before its run is recorded
+
+
+def test_a_private_run_without_new_clients_ends(mnist_root: Path, tmp_path: Path) -> None:
+    config = config_for(mnist_root, tmp_path, "federation.num_new_clients=0")
+    assert run_experiment(config, None, Watcher()).adaptation.reports == ()

@@ -93,3 +93,12 @@ def test_a_round_of_one_step_has_no_second_phase(
         prepare(load_config("smoke", alternate))
     enough = ["federation.straggler_rate=0", "client.batch_size=29"]
     prepare(load_config("smoke", [*alternate, *enough]))
+
+
+def test_a_round_of_one_step_has_no_proximal_gradient(mnist_root: Path) -> None:
+    words = [*SMALL, f"data.root={mnist_root}", "federation.local_epochs=1", "client.prox_mu=0.1"]
+    with pytest.raises(
+        ConfigError, match=r"at least 2 steps .* above 0, got 1 of the largest client"
+    ):
+        prepare(load_config("smoke", [*words, "client.batch_size=32"]))
+    prepare(load_config("smoke", [*words, "client.batch_size=29"]))

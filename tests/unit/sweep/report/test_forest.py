@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.figures.style import ratio_ticks, svg_text
-from pipeline.results.metric_names import COVERED_RATIO
+from pipeline.results.metric_names import COVERED_RATIO, FLD_EXCESS
 from sweeps.primary import Primary
 from sweeps.report.forest import DIFFER, METHOD, OTHER, bar_of, forest_figure, primary_pictures
 from sweeps.report.primary import MATCHES, UNKNOWN, Finding
@@ -70,8 +70,9 @@ def test_each_side_of_a_comparison_with_itself_has_its_own_settings() -> None:
     assert bar.name.split("\n")[:2] == head
 
 
-def test_a_ratio_of_which_neither_end_is_better_has_no_winner() -> None:
-    bar = bar_of(finding(0.3, 0.01, 0.9, COVERED_RATIO))
+@pytest.mark.parametrize("measure", [COVERED_RATIO, FLD_EXCESS])
+def test_a_measure_of_which_neither_end_is_better_has_no_winner(measure: str) -> None:
+    bar = bar_of(finding(0.3, 0.01, 0.9, measure))
     assert bar is not None
     assert bar.verdict == DIFFER
 
