@@ -154,14 +154,14 @@ def adapt(
     from pipeline.inference.arrival import adapt_arrival
     from pipeline.inference.arrival_images import ArrivingImages, load_arrival
     from pipeline.inference.drawing import Joining
-    from pipeline.inference.finished_runs import joining_config
+    from pipeline.inference.finished_runs import data_root, joining_config
 
     _check_run(run)
     joining = build(Joining, plain({"client_id": client_id}))
     words = _words(settings, ("adapt.", "privacy.adapt.", "privacy.noise_key=", "data.root="))
     config = joining_config(run, words)
     if isinstance(images, str | Path):
-        arriving = load_arrival(run, str(images), (), config.data.root or run.config.data.root)
+        arriving = load_arrival(run, str(images), (), data_root(run, config))
     else:
         arriving = ArrivingImages(uint8_images(images, run.image_shape))
     if captions is not None:

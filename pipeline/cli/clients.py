@@ -25,10 +25,10 @@ def adapt(args: argparse.Namespace) -> Answer:
     budget = [] if args.epsilon is None else [f"privacy.adapt.epsilon={args.epsilon}"]
     overrides = [*args.words, *limit, *budget]
     saved = saved_run(args.run, overrides, (*OF_A_FIT, "tracking.", "data.root="))
-    from pipeline.inference.finished_runs import joining_config
+    from pipeline.inference.finished_runs import data_root, joining_config
 
     config = joining_config(saved, overrides)
-    root = config.data.root or saved.config.data.root
+    root = data_root(saved, config)
     from pipeline.cli.arrival_text import arrival_json, arrival_table
     from pipeline.data.catalog import SPECS
     from pipeline.inference.arrival import adapt_arrival, check_arrival

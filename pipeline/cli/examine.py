@@ -3,6 +3,7 @@
 Each missing part comes with the way to get it. Nothing is started and nothing is downloaded.
 """
 
+import base64
 import os
 import platform
 import sys
@@ -11,6 +12,7 @@ from http.client import HTTPException
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import psutil
 import torch
@@ -120,13 +122,24 @@ def _tracking() -> dict[str, Any]:
     state = {"uri": mask(uri), "ui": ui_command(config), "ok": True, "problem": None}
     if uri.startswith(("http://", "https://")):
         try:
-            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5).close()
+            urllib.request.urlopen(_health_of(uri), timeout=5).close()
         except (OSError, ValueError, HTTPException) as error:
             problem = (
                 f"no answer ({mask(str(error))}): start the server, or unset MLFLOW_TRACKING_URI"
             )
             state |= {"ok": False, "problem": problem}
     return state
+
+
+def _health_of(uri: str) -> urllib.request.Request:
+    """Return the question whether a server is there; urllib reads no user out of an address."""
+    parts = urlsplit(uri)
+    user, _, host = parts.netloc.rpartition("@")
+    request = urllib.request.Request(parts._replace(netloc=host).geturl().rstrip("/") + "/health")
+    if user:
+        secret = base64.b64encode(unquote(user).encode()).decode()
+        request.add_header("Authorization", f"Basic {secret}")
+    return request
 
 
 def _job_upload() -> dict[str, Any] | None:

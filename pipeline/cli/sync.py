@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from pipeline.cli.command import Answer, add_mine, add_verb, one_line
 from pipeline.cli.words import allowed, split_one
@@ -37,14 +37,14 @@ class Synced:
 def sync(args: argparse.Namespace) -> Answer:
     """Relay the waiting entries of a run, or of all runs under the root."""
     from pipeline.config.load import load_config
-    from pipeline.runs.record import find_run, run_folders
+    from pipeline.runs.record import Kind, find_run, run_folders
     from spire_core.errors import ConfigError
 
     run, settings = split_one(args.words, "run, or none for all,")
     config = load_config(None, allowed(settings, ("tracking.",))).tracking
     if args.mine and not run:
         raise ConfigError("expected a run with --mine, got none: name each that is yours")
-    folders = [find_run(run, config, ("run", "sweep"))] if run else run_folders(config)
+    folders = [find_run(run, config, get_args(Kind))] if run else run_folders(config)
     if args.mine:
         from pipeline.tracking.claim import claim
 

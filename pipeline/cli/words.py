@@ -19,9 +19,17 @@ def check_words(words: Sequence[str]) -> None:
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the names and the key=value settings among the words of the command line."""
-    names = [word for word in words if "=" not in word]
-    return names, [word for word in words if "=" in word]
+    """Return the names and the key=value settings among the words of the command line.
+
+    The name of a trial may have settings in it, after a space.
+    """
+    settings = [word for word in words if _is_setting(word)]
+    return [word for word in words if not _is_setting(word)], settings
+
+
+def _is_setting(word: str) -> bool:
+    key, sep, _ = word.partition("=")
+    return bool(sep) and len(key.split()) < 2
 
 
 def split_one(words: Sequence[str], what: str) -> tuple[str | None, list[str]]:

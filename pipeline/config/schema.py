@@ -61,7 +61,8 @@ class Config:
         fewest = self.fewest_steps
         require(
             federation.tau is None or federation.tau >= fewest,
-            f"federation.tau of at least {fewest} with {self.proximal}",
+            f"federation.tau of at least {fewest} with client.prox_mu above 0"
+            + " and method.phases=alternate" * method.alternates,
             federation.tau,
             "the first step of shared weights starts where the proximal term has no gradient",
         )
@@ -96,11 +97,6 @@ class Config:
         if not (self.method.record.is_federated and self.client.prox_mu > 0):
             return 1
         return 3 if self.method.alternates else 2
-
-    @property
-    def proximal(self) -> str:
-        """The settings that `fewest_steps` is about, in words."""
-        return "client.prox_mu above 0" + " and method.phases=alternate" * self.method.alternates
 
     def _check_own_parts(self) -> None:
         """Check how what is a client's own trains and starts."""

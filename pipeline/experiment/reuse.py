@@ -11,7 +11,7 @@ from pipeline.config.equivalence import pretrain_fingerprint
 from pipeline.config.schema import Config
 from pipeline.evaluation.scores import RealData
 from pipeline.federation.setup import FederationSetup
-from pipeline.results.metric_names import PRETRAINING
+from pipeline.results.metric_names import DELTA, EPSILON, FINAL_STEP, PRETRAINING
 from pipeline.results.recording import log_evaluation
 from pipeline.runs.layout import CLIENTS, EVALUATIONS
 from pipeline.runs.links import refuse_links
@@ -73,7 +73,12 @@ def copy_pretraining(
 def pretraining_points(source: Path) -> Points:
     """Return the metrics that a run recorded in pre-training, in the order of their rounds."""
     points = [
-        (step, {key: value for key, value in metrics.items() if key.startswith(PRETRAINING)})
+        (step, {key: value for key, value in metrics.items() if _is_of_rounds(key, step)})
         for step, metrics in read_points(source)
     ]
     return [(step, metrics) for step, metrics in points if metrics]
+
+
+def _is_of_rounds(key: str, step: int) -> bool:
+    """Return whether a point is of pre-training; a new client's privacy is at `FINAL_STEP`."""
+    return key.startswith(PRETRAINING) or (key in (EPSILON, DELTA) and step > FINAL_STEP)

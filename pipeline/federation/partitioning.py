@@ -61,7 +61,7 @@ def _check_steps(config: Config, num_images: Sequence[int]) -> None:
     most = plan.num_steps(1, max(num_images), size)
     require(
         most >= config.fewest_steps,
-        f"at least {config.fewest_steps} steps of some client in a round with {config.proximal}",
+        f"at least {config.fewest_steps} steps of a client in a round with client.prox_mu above 0",
         f"{most} of the largest client",
         "the first one has no gradient of it, so raise federation.local_epochs or set "
         "client.prox_mu=0",

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 from pipeline.config.build import flattened
 from pipeline.config.effect import check_effect
@@ -9,8 +10,9 @@ from pipeline.config.load import load_config
 from pipeline.config.safe_yaml import write_value
 from pipeline.config.schema import Config
 from pipeline.inference.saved_run import SavedRun
-from pipeline.runs.layout import MODEL
+from pipeline.runs.layout import MODEL, RECORD
 from pipeline.runs.links import refuse_links
+from pipeline.runs.ownership import begun_here
 from pipeline.runs.record import find_run
 from spire_core.errors import RunError
 
@@ -29,6 +31,19 @@ def open_run(run: str, overrides: Sequence[str] = ()) -> SavedRun:
             f"expected a finished run, got {run}, which has no model yet: spire resume {run} first"
         )
     return SavedRun.load(run_dir)
+
+
+def data_root(run: SavedRun, config: Config) -> str | None:
+    """Return where data sets are: as the settings of a new client say, or where this root's run
+    has them. None, for the usual place, of a run that was sent, or if they have moved.
+    """
+    if config.data.root is not None:
+        return config.data.root
+    run_dir, stored = run.folder.parent, run.config.data.root
+    is_run = (run_dir / RECORD).is_file()
+    begun = begun_here(run_dir, run_dir.parents[1]) if is_run else None
+    is_there = stored is not None and Path(stored).is_dir()
+    return stored if begun is not None and is_there else None
 
 
 def joining_config(run: SavedRun, overrides: Sequence[str]) -> Config:

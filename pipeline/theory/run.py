@@ -71,7 +71,7 @@ def run_theory(config: TheoryConfig, name: str, out: Path | None = None) -> Theo
     check_theory(config)
     outcomes, cpu_s, paths = [], [], []
     tags = {"preset": name, "seed": str(config.seed), "git_revision": git_revision() or "unknown"}
-    with Tracker.start(config.tracking, f"theory-{name}", tags) as tracker:
+    with Tracker.start(config.tracking, f"theory-{name}", tags, kind="theory") as tracker:
         settings = flattened(config.as_dict())
         tracker.log_params({k: v for k, v in settings.items() if not k.startswith("tracking.")})
         tracker.log_dict(config.as_dict(), "config/resolved.yaml")

@@ -1,5 +1,6 @@
 """A saved run as a model in MLflow; here too, mlflow is imported only inside functions."""
 
+import contextlib
 import math
 import re
 import tempfile
@@ -15,6 +16,7 @@ from pipeline.files.json_files import read_json
 from pipeline.runs.layout import CLIENT_FILE
 from pipeline.tracking.mlflow_errors import is_retryable, patiently
 from pipeline.tracking.relay import Refusal
+from spire_core.config.method import OTHER_METHODS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -115,6 +117,21 @@ def model_name(run: "Run") -> str:
     return re.sub(r"[/:.%\"']+", "-", run.info.run_name or run.info.run_id)
 
 
+def needs_of(run: Path) -> list[str]:
+    """Return the packages, as installed here, with which a saved run loads and draws."""
+    settings = (read_json(run / "config.json") or {}).get("config", {})
+    model, method = settings.get("model", {}), settings.get("method", {}).get("name", "")
+    plugin = OTHER_METHODS.find(method)
+    names = [*MODEL_NEEDS, *(["diffusers"] if model.get("backbone") else [])]
+    names += ["wordllama"] if model.get("text") == "sentences" else []
+    names += [plugin.package] if plugin is not None and plugin.package else []
+    needs = []
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):  # where a run is synced elsewhere
+            needs.append(f"{name}=={metadata.version(name).split('+')[0]}")
+    return needs
+
+
 def _linked_code(folder: Path) -> list[str]:
     """Return folders of links to the code that draws; MLflow copies what the links lead to."""
     core = [path.name for path in CORE.iterdir() if path.name not in NO_ROOMS]
@@ -145,7 +162,7 @@ def _save_model(
         python_model=str(PACKAGE / "inference" / "mlflow_generator.py"),
         artifacts={"run": str(run)},
         code_paths=code,
-        pip_requirements=[f"{n}=={metadata.version(n).split('+')[0]}" for n in MODEL_NEEDS],
+        pip_requirements=needs_of(run),
         signature=ModelSignature(
             inputs=Schema([ColSpec("long", "client_id")]),
             outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, *image_shape))]),

@@ -144,7 +144,7 @@ class Tracker(RunLog):
         """Create a run (and its store and experiment, if they are new) and return its tracker.
 
         `config.run_name`, if set, replaces `run_name`. `parent_run_id` nests the run below a sweep,
-        a run of the kind "sweep".
+        a run of the kind "sweep". `find_run` tells kinds apart.
         ConfigError if the settings cannot be used; ClusterError, within seconds, if the store
         does not answer or refuses.
         """

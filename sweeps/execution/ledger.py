@@ -10,6 +10,7 @@ import fcntl
 import json
 import logging
 import os
+import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from pipeline.files.atomic import try_lock
 from pipeline.files.json_files import read_json, write_json
 from pipeline.files.masking import mask
 from pipeline.results.metric_names import final_name
+from spire_core.errors import ClusterError
 from sweeps.design.config import SweepConfig
 from sweeps.design.points import TuneParams
 
@@ -72,6 +74,21 @@ class Ledger:
     ) -> "Ledger":
         """Return the ledger of a sweep, in the folder where its runs are."""
         return cls(tracking_root(tracking) / "studies" / f"{sweep.name}-{sweep.key}", elsewhere)
+
+    @property
+    def _joined(self) -> Path:
+        return self._path("commands").with_suffix(".lock")
+
+    def check_is_shared(self) -> None:
+        """Raise ClusterError where the folder that the sweep's command has joined is not there.
+
+        As on a node with a disk of its own, whose records and runs nobody would find.
+        """
+        if not self._joined.is_file():
+            raise ClusterError(
+                f"expected the sweep's folder {self.folder} on every node, got none on "
+                f"{platform.node()}: name one that all nodes share with tracking.root or SPIRE_ROOT"
+            )
 
     def _path(self, trial_id: str) -> Path:
         return self.folder / "trials" / f"{trial_id}.json"
@@ -128,9 +145,10 @@ class Ledger:
         If the test succeeds, every command that comes now waits until the block ends. Dead
         commands do not count.
         """
-        path = self._path("commands").with_suffix(".lock")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+") as file:  # NFS shares a lock on what can be read, and gives one alone
+        self._joined.parent.mkdir(parents=True, exist_ok=True)
+        with self._joined.open(
+            "a+"
+        ) as file:  # NFS shares a lock on what can be read, and gives one alone
             fcntl.flock(file, fcntl.LOCK_SH)
             yield lambda: try_lock(file)
 

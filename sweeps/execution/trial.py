@@ -82,8 +82,10 @@ def run_trial(task: TrialTask, report: Report, reports_rounds: bool = True) -> N
     One that failed or was stopped while this one waited for it stays so. An error of the experiment
     itself is an outcome. An error that a second try may mend, such as the loss of an actor, is
     raised. `report` gets the final numbers and, with `reports_rounds`, those of every evaluation.
+    ClusterError on a node that does not share the sweep's folder.
     """
     ledger = Ledger(Path(task.folder))
+    ledger.check_is_shared()
     with ledger.held(task.trial_id):
         record = ledger.read(task.trial_id)
         result = None if record is None else record.result

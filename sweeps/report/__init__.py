@@ -18,6 +18,7 @@ figures      figures of the report
 forest       the primary comparisons as one figure
 seed_plots   plots with a mean and a range over seeds
 heat_maps    heat maps over two settings
+finals       the final numbers of a run, with what it sent and what tags hold
 answers      what a report found, in a sentence for each question
 words        the methods and KID, explained for the first screen
 facts        sentences of the report: runs, scores, warnings

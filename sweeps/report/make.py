@@ -4,16 +4,14 @@ Read `make_report` first. Its sources are the tracking store and rows of other s
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.config.safe_yaml import read_plain
 from pipeline.config.tracking import TrackingConfig, tracking_root
-from pipeline.results.metric_names import CONTROLS_TABLE, COPIES_TAGS, IMAGE_TAGS, NEW_CLIENTS_TABLE
+from pipeline.results.metric_names import CONTROLS_TABLE, NEW_CLIENTS_TABLE
 from pipeline.tracking.attachments import attach
 from pipeline.tracking.mlflow_queries import TrackedRun, histories, sweep_runs, table_rows
-from spire_core.config.method import find_method
 from spire_core.errors import RunError
 from sweeps.primary import planned_tasks, primaries
 from sweeps.report.answers import answers_of
@@ -31,6 +29,7 @@ from sweeps.report.epochs import epochs_table, rate_pictures
 from sweeps.report.facts import facts_of, left_out, notes_of, rows_notes
 from sweeps.report.figures import FORGETTING, KID_ROUNDS, OVERFITTING, Picture, draw_all
 from sweeps.report.files import file_name, make_folder, write_report
+from sweeps.report.finals import is_read, with_finals
 from sweeps.report.forest import primary_pictures
 from sweeps.report.groups import Group, best_groups, choosing_metric, group_runs, method_of
 from sweeps.report.origins import SWEEP_FILE, origin_of, parameters_table
@@ -49,7 +48,6 @@ from sweeps.report.words import words_of
 
 Curves = dict[str, dict[str, list[tuple[int, float]]]]  # by run and metric: steps and values
 NO_STRETCHES = Stretches()
-UP, DOWN, DROPPED = "comm/up_bytes", "comm/down_bytes", "pretrain/dropped"
 DRAWN = (*OVERFITTING, KID_ROUNDS, *FORGETTING, *(key for _, key in PROMPT_EPOCHS))
 
 
@@ -71,7 +69,7 @@ def make_report(
     name = _name(parent, words, finished[0])
     folder = make_folder(out or tracking_root(config) / "reports" / file_name(name))
     # 2. Group, and read the curves.
-    groups = group_runs([_with_costs(config, run) for run in without_overruled(finished)])
+    groups = group_runs([with_finals(config, run) for run in without_overruled(finished)])
     metric = choosing_metric(groups)
     chosen = best_groups(groups, metric)
     used = [run for group in groups for run in group.runs]
@@ -187,7 +185,7 @@ def _curves(config: TrackingConfig, groups: Sequence[Group], chosen: Sequence[Gr
     for run in (run for group in groups for run in group.runs):
         keys = DRAWN if run.run_id in chosen_ids else OVERFITTING
         blank = {key: [] for key in keys}
-        curves[run.run_id] = blank if _is_read(run) else histories(config, run.run_id, keys)
+        curves[run.run_id] = blank if is_read(run) else histories(config, run.run_id, keys)
     return curves
 
 
@@ -196,11 +194,11 @@ def _controls(
 ) -> dict[str, list[dict[str, Any]]]:
     """Return the rows of the chosen groups' runs that have controls."""
     runs = [run for group in chosen for run in group.runs]
-    found = {run.run_id: control_rows(stretches.rows[run.run_id]) for run in runs if _is_read(run)}
+    found = {run.run_id: control_rows(stretches.rows[run.run_id]) for run in runs if is_read(run)}
     return found | {
         run.run_id: table_rows(config, run.run_id, CONTROLS_TABLE)
         for run in runs
-        if run.params.get("eval.controls") == str(True) and not _is_read(run)
+        if run.params.get("eval.controls") == str(True) and not is_read(run)
     }
 
 
@@ -208,7 +206,7 @@ def _clients(config: TrackingConfig, chosen: Sequence[Group], stretches: Stretch
     """Return each new client's scores in the chosen groups' runs."""
     return {
         run.run_id: client_numbers(stretches.rows[run.run_id])
-        if _is_read(run)
+        if is_read(run)
         else table_rows(config, run.run_id, NEW_CLIENTS_TABLE)
         for group in chosen
         for run in group.runs
@@ -217,33 +215,4 @@ def _clients(config: TrackingConfig, chosen: Sequence[Group], stretches: Stretch
 
 def _tracked(groups: Sequence[Group]) -> list[Group]:
     """Return the groups whose first run is in the store, with what it drew."""
-    return [group for group in groups if not _is_read(group.runs[0])]
-
-
-def _is_read(run: TrackedRun) -> bool:
-    """Return whether a run comes out of rows."""
-    return FILE in run.tags
-
-
-def _with_costs(config: TrackingConfig, run: TrackedRun) -> TrackedRun:
-    """Return a run with what it sent among its final numbers: kB per client and round, MB in all.
-
-    A client that is in no average counts in no round. A method without pre-training sends nothing,
-    and rows do not know it. With them are the scores of images that are tags.
-    """
-    named = (COPIES_TAGS | IMAGE_TAGS).items()
-    copies = {key: float(run.tags[tag]) for tag, key in named if tag in run.tags}
-    method = find_method(method_of(run) or "")
-    if method is not None and not method.is_federated:
-        return replace(run, finals={**run.finals, **copies, "comm/total_mb": 0.0})
-    if _is_read(run):
-        return run
-    sent_at = histories(config, run.run_id, (UP, DOWN, DROPPED))
-    sent = {key: [value for _, value in history] for key, history in sent_at.items()}
-    cohort = int(run.params.get("federation.cohort_size", 0))
-    costs = {}
-    if sent[UP]:
-        costs["comm/total_mb"] = (sum(sent[UP]) + sum(sent[DOWN])) / 1e6
-        if (num_sent := cohort * len(sent[UP]) - sum(sent[DROPPED])) > 0:
-            costs["comm/up_kb_per_client_round"] = sum(sent[UP]) / num_sent / 1e3
-    return replace(run, finals={**run.finals, **costs, **copies})
+    return [group for group in groups if not is_read(group.runs[0])]

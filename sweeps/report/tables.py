@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.results.metric_names import (
+    CLIENTS_DELTA,
+    CLIENTS_EPSILON,
     DELTA,
     EPSILON,
     FLD_EXCESS,
@@ -32,6 +34,8 @@ PRETRAINING: tuple[Metric, ...] = (
     ("KID, fine-tuned", TUNED_KID),
     ("TV, fine-tuned", "final/pretrain_tuned_tv_mean"),
     ("held-out, fine-tuned", "final/pretrain_tuned_heldout_own"),
+    ("epsilon", CLIENTS_EPSILON),
+    ("delta", CLIENTS_DELTA),
 )
 NEW_CLIENTS: tuple[Metric, ...] = (
     ("KID before", "final/adapt_kid_before"),
@@ -89,7 +93,8 @@ CAPTIONS = {
     "was lowest. Floor: real images against real ones. TV: distance between the classes drawn "
     "and the client's own mixture. Held-out: denoising loss on unseen images; with a zero "
     "embedding, and with another client's, it is higher where embeddings are used. Fine-tuned: "
-    "after each client has trained what a new client would on its own images.",
+    "after each client has trained what a new client would on its own images. Epsilon and delta: "
+    "differential privacy of one client, where it has any.",
     "new_clients": "Before and after adaptation, mean over new clients, and the worst. Held-out: "
     "denoising loss on its unseen images. NN: distance of generated images, pixel by pixel, to "
     "the nearest "

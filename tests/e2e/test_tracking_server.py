@@ -82,7 +82,7 @@ except ModuleNotFoundError:
 else:
     sys.exit("the project is installed here, so this shows nothing")
 import mlflow.pyfunc, numpy, pandas
-model = mlflow.pyfunc.load_model(sys.argv[1])
+model = mlflow.pyfunc.load_model(sys.argv[1], dst_path=sys.argv[3])
 images = model.predict(pandas.DataFrame({"client_id": [0]}), params={"num_images": 2})
 numpy.save(sys.argv[2], images)
 """
@@ -111,7 +111,14 @@ def test_the_logged_model_loads_where_the_project_is_not_installed(
     (output,) = MlflowClient(address).get_run(tracker.run_id).outputs.model_outputs
     uri = f"models:/{output.model_id}"
 
-    command = [sys.executable, "-c", LOAD, uri, str(tmp_path / "images.npy")]
+    command = [
+        sys.executable,
+        "-c",
+        LOAD,
+        uri,
+        str(tmp_path / "images.npy"),
+        str(tmp_path / "model"),
+    ]
     environment = os.environ | {"MLFLOW_TRACKING_URI": address}
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False

@@ -3,7 +3,9 @@
 Nothing may end in a traceback, leave files behind when it is refused, or run code.
 """
 
+import base64
 import contextlib
+import http.server
 import io
 import itertools
 import json
@@ -12,7 +14,9 @@ import pickle
 import shutil
 import sqlite3
 import struct
+import threading
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -162,6 +166,31 @@ def test_doctor_says_that_an_address_is_none(
         assert f"- {address}: " in said
         assert fault in said
     assert str(Path(__file__).parents[4] / "docs") in said  # where the pages are
+
+
+class Healthy(http.server.BaseHTTPRequestHandler):
+    asked: ClassVar[list[tuple[str, str | None]]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append((self.path, self.headers.get("Authorization")))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+def test_doctor_asks_a_server_whose_address_has_a_password(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with http.server.HTTPServer(("127.0.0.1", 0), Healthy) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        monkeypatch.setenv(
+            "MLFLOW_TRACKING_URI", f"http://me:p%40ss@127.0.0.1:{server.server_port}"
+        )
+        assert cli.main(["doctor"]) == 0
+    assert "no answer" not in capsys.readouterr().out
+    assert Healthy.asked == [("/health", "Basic " + base64.b64encode(b"me:p@ss").decode())]
 
 
 @pytest.mark.parametrize("key", KEYS)

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from pipeline.cli.main import main
+from pipeline.config.tracking import TrackingConfig
 from pipeline.figures.style import OKABE_ITO
+from pipeline.runs.record import find_run
 from pipeline.theory.config import EXPERIMENTS, TheoryConfig, load_theory, theory_names
 from pipeline.theory.failure import run_failure
 from pipeline.theory.figures import panels_figure
@@ -20,7 +22,7 @@ from pipeline.theory.outcome import Curve, Panel, Score, over_replicates, score,
 from pipeline.theory.readout import run_readout
 from pipeline.theory.run import RUN, run_theory
 from pipeline.theory.shipped_classifier import readout_findings, shipped_findings
-from spire_core.errors import ConfigError
+from spire_core.errors import ConfigError, RunError
 from spire_core.mixture.two_components import normals
 
 SMALL = (
@@ -93,6 +95,8 @@ def test_a_file_of_ones_own_is_read_under_overrides(tmp_path: Path) -> None:
 def test_an_experiment_gives_the_same_numbers_whatever_runs_beside(tmp_path: Path) -> None:
     off = ("tracking.enabled=false", f"tracking.root={tmp_path}", *SMALL)
     together = run_theory(load_theory("all", off), "all")
+    with pytest.raises(RunError, match="none of those"):  # no run that can be resumed
+        find_run("last", TrackingConfig(root=str(tmp_path)))
     alone = run_theory(load_theory("backbone", off), "backbone")
     other = run_theory(load_theory("backbone", (*off, "seed=1")), "backbone")
     assert [o.name for o in together.outcomes] == list(EXPERIMENTS)

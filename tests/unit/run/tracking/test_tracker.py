@@ -34,6 +34,7 @@ from pipeline.inference.saved_run import SavedRun
 from pipeline.runs.layout import REFUSED, RESULT
 from pipeline.runs.model_files import save_client, save_run
 from pipeline.runs.record import experiment_of, find_run
+from pipeline.tracking.mlflow_model import MODEL_NEEDS, needs_of
 from pipeline.tracking.mlflow_session import QUIET, in_store
 from pipeline.tracking.mlflow_sink import MlflowSink
 from pipeline.tracking.outbox import read_points
@@ -394,6 +395,23 @@ def test_the_logged_model_draws_what_the_saved_run_draws(
     assert not np.array_equal(own[:1], saved.draw(5, 1, 0, saved.config.eval.guidance))
     with pytest.raises(RunError, match="expected a client out of 0, 5, got 1"):
         model.predict(pd.DataFrame({"client_id": [1]}))
+
+
+@pytest.mark.parametrize(
+    ("model", "more"),
+    [
+        ({"backbone": None}, set()),
+        ({"backbone": "/models/ddpm"}, {"diffusers"}),
+        ({"backbone": None, "text": "sentences"}, {"wordllama"}),
+    ],
+)
+def test_a_logged_model_asks_for_what_its_run_is_drawn_with(
+    model: dict[str, Any], more: set[str], tmp_path: Path
+) -> None:
+    config = {"model": model, "method": {"name": "spire"}}
+    (tmp_path / "config.json").write_text(json.dumps({"config": config}))
+    named = {need.partition("==")[0] for need in needs_of(tmp_path)}
+    assert named == {*MODEL_NEEDS, *more}
 
 
 def test_no_model_is_logged_where_none_is_wanted(store: TrackingConfig, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.config.load import load_config
 from pipeline.config.tracking import TrackingConfig
+from spire_core.errors import ClusterError
 from sweeps.design.config import SweepConfig
 from sweeps.execution.ledger import Ledger, TrialRecord
 from sweeps.execution.progress import read_progress
@@ -160,11 +161,19 @@ def test_a_trial_that_was_lost_after_it_had_finished_is_finished(ledger: Ledger)
     ledger.write(TrialRecord("t", "failed", result=result, error="its process was lost"))
     config = load_config("smoke", [])
     reports: list[dict[str, float]] = []
-    run_trial(
-        TrialTask("t", config, "smoke", {}, str(ledger.folder), None, None, {}), reports.append
-    )
+    task = TrialTask("t", config, "smoke", {}, str(ledger.folder), None, None, {})
+    with ledger.joined():
+        run_trial(task, reports.append)
     assert ledger.read("t") == TrialRecord("t", "finished", result=result)
     assert [report["final/adapt_kid_after"] for report in reports] == [1.5]
+
+
+def test_a_node_without_the_sweeps_folder_runs_no_trial(ledger: Ledger, tmp_path: Path) -> None:
+    """Its records and runs would lie on its own disk, where no command finds them."""
+    task = TrialTask("t", load_config("smoke", []), "smoke", {}, str(ledger.folder), None, None, {})
+    with pytest.raises(ClusterError, match=r"on every node, got none on .*: name one that all"):
+        run_trial(task, lambda _: None)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_trial_belongs_to_one_process_until_that_ends(ledger: Ledger) -> None:

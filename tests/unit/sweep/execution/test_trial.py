@@ -32,7 +32,8 @@ def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 def task_of(folder: Path, mnist_root: Path, uri: str, *overrides: str) -> TrialTask:
     places = (f"data.root={mnist_root}", f"tracking.root={folder}", f"tracking.uri={uri}")
     config = load_config("smoke", [*SMALL, *places, *overrides])
-    return TrialTask("t", config, "smoke", {}, str(folder / "study"), None, None, {})
+    with Ledger(folder / "study").joined():
+        return TrialTask("t", config, "smoke", {}, str(folder / "study"), None, None, {})
 
 
 def interrupt(metrics: dict[str, float]) -> None:

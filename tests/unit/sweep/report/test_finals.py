@@ -1,0 +1,22 @@
+"""The final numbers that a report reads: whose privacy an epsilon is of."""
+
+import pytest
+
+from pipeline.config.tracking import TrackingConfig
+from pipeline.results.metric_names import CLIENTS_DELTA, CLIENTS_EPSILON, DELTA, EPSILON
+from pipeline.tracking.mlflow_queries import TrackedRun
+from spire_core.privacy.guarantee import UNIT
+from spire_core.privacy.rounds import CLIENT_UNIT
+from sweeps.report.finals import with_finals
+from sweeps.report.row_runs import FILE
+
+
+@pytest.mark.parametrize(
+    ("unit", "names"), [(CLIENT_UNIT, (CLIENTS_EPSILON, CLIENTS_DELTA)), (UNIT, (EPSILON, DELTA))]
+)
+def test_the_privacy_of_clients_is_not_that_of_a_new_clients_images(
+    unit: str, names: tuple[str, str]
+) -> None:
+    tags, told = {"privacy.unit": unit, FILE: "rows.csv"}, {EPSILON: 8.0, DELTA: 1e-5}
+    run = TrackedRun("r", "r", "FINISHED", {"method.name": "spire"}, tags, told, 0)
+    assert with_finals(TrackingConfig(), run).finals == dict(zip(names, (8.0, 1e-5), strict=True))
