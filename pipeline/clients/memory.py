@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 NUMBER_BYTES = 8  # of a summand of an integer sum
 NOISE_ARRAYS = 6  # of eight bytes (P,): a stream of bytes, what becomes of it, and a message
-SERVER_ARRAYS = 6  # of float64 (P,): the old state, the new one, and the step between them
+SERVER_ARRAYS = 10  # of eight bytes (P,): both states with moments, and the step between them
+STEP_BYTES = 16  # a weight and its gradient, and Adam's two moments
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class RoundMemory:
     actor_bytes: int = 0  # of an actor, whatever its share of the cohort
     client_bytes: int = 0  # of an actor, for each client of its share
     server_bytes: int = 0  # of the driver and of what is on its way to it
+    step_bytes: int = 0  # of the network as it trains, where nobody measures a step
 
     @classmethod
     def of(cls, config: Config, num_weights: int) -> "RoundMemory":
@@ -76,7 +78,8 @@ class RoundMemory:
             at_work = max(at_work, NOISE_ARRAYS * 8 * num_weights)
         sums = SUM_BYTES * arrays * num_weights if is_mean else 0
         server = SERVER_ARRAYS * 8 * num_weights + min(STRETCH_BYTES, cohort_size * update)
-        return cls(cohort_size, at_work + sums, 0 if is_mean else update, server)
+        of_step = STEP_BYTES * num_weights
+        return cls(cohort_size, at_work + sums, 0 if is_mean else update, server, of_step)
 
     def per_actor(self, num_actors: int) -> int:
         """Return the bytes of one of so many actors."""
@@ -85,7 +88,7 @@ class RoundMemory:
     @property
     def in_one_process(self) -> int:
         """The bytes of a round whose clients and server are one process."""
-        return self.per_actor(1) + self.server_bytes
+        return self.per_actor(1) + self.server_bytes + self.step_bytes
 
 
 def check_memory(round_: RoundMemory) -> None:

@@ -21,6 +21,7 @@ from pipeline.cluster.actor_plan import ActorPlan
 from pipeline.cluster.client_actor import ClientActor, lost_together
 from pipeline.cluster.results import (
     LESS_MEMORY,
+    Patience,
     first_line,
     get,
     loss_cause,
@@ -179,14 +180,14 @@ class RayClientPool(ClientPool):
         check_alive()
         shares = balance(work.costs, self.speeds.of(work.task, len(self.actors)))
         busy = {worker: work.part(at) for worker, at in enumerate(shares) if at}
-        began = time.monotonic()
+        patience = Patience(self.client_timeout_s)
         refs = {
             worker: self.actors[worker].run.remote(replace(part, args=()), *part.args)
             for worker, part in busy.items()
         }
         results: dict[int, Any] = {}
         for worker, part in busy.items():
-            chunk, busy_s = self._chunk(self.actors[worker], refs[worker], part.units, began)
+            chunk, busy_s = self._chunk(self.actors[worker], refs[worker], part.units, patience)
             self.busy_s += busy_s
             if busy_s > 0 and not any(isinstance(result, ClientFailure) for result in chunk):
                 self.speeds.learn(work.task, worker, sum(part.costs), busy_s)
@@ -199,14 +200,16 @@ class RayClientPool(ClientPool):
         return [results[i] for i in range(len(work.units))]
 
     def _chunk(
-        self, actor: Any, ref: Any, units: Sequence[Unit], began: float
+        self, actor: Any, ref: Any, units: Sequence[Unit], patience: Patience
     ) -> tuple[list[Any], float]:
         """Return an actor's results and the seconds that they took.
 
         If the actor died or hangs: the loss of all its units, and no time.
         """
         # A result that is ready in time may still have to come here from another node.
-        done, _ = wait([ref], self._seconds_left(units, began), "a client actor")
+        num_clients = sum(1 if isinstance(unit, int) else len(unit) for unit in units)
+        left_s = patience.left_s(num_clients)
+        done, _ = wait([ref], left_s, "a client actor", patience.beat)
         if not done:
             ray.kill(actor, no_restart=False)
             cause = f"no answer in {self.client_timeout_s:g} s per client"
@@ -220,13 +223,6 @@ class RayClientPool(ClientPool):
         except RayError as error:
             cause = loss_cause(error, "its actor was lost")
         return lost_together(units, *cause), 0.0
-
-    def _seconds_left(self, units: Sequence[Unit], began: float) -> float | None:
-        """Return the time that an actor still has for these units, None without a limit."""
-        if self.client_timeout_s is None:
-            return None
-        num_clients = sum(1 if isinstance(unit, int) else len(unit) for unit in units)
-        return max(0.0, began + self.client_timeout_s * num_clients - time.monotonic())
 
     def _revive(self, actor: Any, rehearses: bool = False) -> Footprint:
         """Let an actor begin again after a loss; ClusterError if it cannot, or takes too long."""

@@ -39,6 +39,24 @@ _longest: dict[str, int] = {}  # ticks of a wait, by its subject
 Beat = Callable[[int], None]  # is called with the ticks of a wait so far; raises to end it
 
 
+class Patience:
+    """The seconds that workers still have, of `limit_s` for each client; None for any number.
+
+    They are counted as waits are, in slices: not while this process stands still.
+    """
+
+    def __init__(self, limit_s: float | None) -> None:
+        self.limit_s, self.spent_s = limit_s, 0.0
+
+    def left_s(self, num_clients: int) -> float | None:
+        """Return the time that is left for so many clients, None without a limit."""
+        return None if self.limit_s is None else max(0.0, self.limit_s * num_clients - self.spent_s)
+
+    def beat(self, tick: int) -> None:
+        """Count the slice before this one of a wait."""
+        self.spent_s += TICK_S if tick > 0 else 0.0
+
+
 def ticks(subject: str, limit_s: float | None = None) -> Iterator[tuple[int, float]]:
     """Yield the number and the length of a wait's slices, with log lines; end at the limit.
 
@@ -92,11 +110,16 @@ def get(
 
 
 def wait(
-    refs: Sequence[Any], limit_s: float | None = None, subject: str = "actors"
+    refs: Sequence[Any],
+    limit_s: float | None = None,
+    subject: str = "actors",
+    beat: Beat | None = None,
 ) -> tuple[list[Any], list[Any]]:
     """Wait for all results; return those that are there, anywhere, and the others."""
     done, pending = list[Any](), list(refs)
-    for _, slice_s in ticks(subject, limit_s):
+    for tick, slice_s in ticks(subject, limit_s):
+        if beat is not None:
+            beat(tick)
         done, pending = ray.wait(
             list(refs), num_returns=len(refs), timeout=slice_s, fetch_local=False
         )

@@ -27,12 +27,13 @@ def keep_noise_key(run_dir: Path, privacy: PrivacyConfig, is_own: bool = True) -
     """
     if not privacy.is_on:
         return
-    if not is_own:
+    has_key = (run_dir / NOISE_KEY).is_file()
+    if not is_own and (has_key or not (run_dir / START).is_file()):
         raise RunError(
             f"expected a run with private noise to be this root's own, got that in {run_dir}: "
             "whoever sent it may know its key, so start a new run, or say --mine if it is yours"
         )
-    if (run_dir / NOISE_KEY).is_file():
+    if has_key:
         return
     if (run_dir / START).is_file():
         raise RunError(

@@ -10,7 +10,8 @@ from ray.exceptions import (
 )
 
 from pipeline.cluster import results
-from pipeline.cluster.results import loss_cause, loss_error
+from pipeline.cluster.results import Patience, loss_cause, loss_error
+from pipeline.cluster.watch import TICK_S
 from pipeline.federation.pool import SEE_LOG, ClientFailure
 
 MEMORY = "a process that was ended because memory is short"
@@ -49,3 +50,15 @@ def test_the_error_of_a_lost_client_has_the_remedy() -> None:
     told = str(ClientFailure(3, cause, remedy=remedy).error("fit_group", " in round 2"))
     assert told.startswith("expected fit_group to end for client 3 in round 2, got a full disk")
     assert "free the disk of /tmp/ray, or name a folder on another one with RAY_TMPDIR" in told
+
+
+def test_actors_lose_no_time_while_the_run_stands_still() -> None:
+    """Each wait of a round counts its slices, however long the process slept in one of them."""
+    patience = Patience(10.0)
+    for tick in (0, 1, 2, 0, 1):  # a wait for one worker, and one for the next
+        patience.beat(tick)
+    assert patience.spent_s == 3 * TICK_S
+    assert patience.left_s(2) == 20.0 - 3 * TICK_S
+    patience.spent_s = 100.0
+    assert patience.left_s(2) == 0.0
+    assert Patience(None).left_s(2) is None
