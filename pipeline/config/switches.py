@@ -149,9 +149,15 @@ SWITCHES = (
         lambda c: c.privacy.adapt.epsilon,
     ),
     Switch(
-        _keys("adapt", "epochs", "lr", "batch_size", "draws", "schedule", "average", "emb_prior"),
+        ("adapt.epochs",),
         "privacy.adapt.epsilon=null",
         lambda c: not c.privacy.adapt.is_on,
+        lambda c: c.privacy.adapt.epsilon,
+    ),
+    Switch(  # pre-training clients train on as their own new clients do, and without privacy
+        _keys("adapt", "lr", "batch_size", "draws", "schedule", "average", "emb_prior"),
+        "privacy.adapt.epsilon=null or adapt.tune_epochs above 0",
+        lambda c: c.scores_tuned or not c.privacy.adapt.is_on,
         lambda c: c.privacy.adapt.epsilon,
     ),
     Switch(

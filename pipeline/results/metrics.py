@@ -98,12 +98,14 @@ def summary_metrics(
 
 
 def privacy_metrics(adaptation: Adaptation) -> dict[str, float]:
-    """Return the privacy that new clients' images have, of the client with the largest epsilon."""
+    """Return the privacy that the images of every new client have: the largest of both numbers."""
     guarantees = [report.guarantee for report in adaptation.reports if report.guarantee]
     if not guarantees:
         return {}
-    worst = max(guarantees, key=lambda guarantee: guarantee.epsilon)
-    return {EPSILON: worst.epsilon, DELTA: worst.delta}
+    return {
+        EPSILON: max(guarantee.epsilon for guarantee in guarantees),
+        DELTA: max(guarantee.delta for guarantee in guarantees),
+    }
 
 
 def _new_client_means(table: dict[str, list[Any]]) -> dict[str, float]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.config.build import flattened
+from pipeline.config.effect import without_effect
 from pipeline.config.load import load_config, preset_names
 from pipeline.config.safe_yaml import read_plain, write_value
 from pipeline.config.schema import Config
@@ -45,6 +46,7 @@ def run_command(config: Config, preset: str | None) -> str:
     """Return a command that runs this configuration again, apart from where and how fast.
 
     A given noise key, of which a configuration has but the label, is left out: noise is then fresh.
+    So is what another setting switches off, as in sweeps.
     """
     preset = preset if preset in preset_names() else BASE
     base, own = (flattened(c.as_dict()) for c in (load_config(preset), config))
@@ -53,8 +55,10 @@ def run_command(config: Config, preset: str | None) -> str:
         for key, value in own.items()
         if value != base[key] and not key.startswith((*LOCAL, "privacy.noise_key"))
     }
-    words = [f"{key}={_word(value)}" for key, value in changed.items()]
-    return shlex.join(["spire", "run", preset, *words])
+    words = {key: f"{key}={_word(value)}" for key, value in changed.items()}
+    for key in without_effect(config, [*words.values()]):
+        del words[key]
+    return shlex.join(["spire", "run", preset, *words.values()])
 
 
 def _scores(metrics: Mapping[str, float]) -> list[str]:

@@ -39,9 +39,12 @@ class Adaptation:
 
     @property
     def privacy_sentence(self) -> str:
-        """The privacy of new clients' images, that of the largest epsilon; empty without any."""
+        """The least privacy of a new client's images, of equal ones that of the largest delta.
+
+        Empty without any.
+        """
         guarantees = [report.guarantee for report in self.reports if report.guarantee]
-        return max(guarantees, key=lambda g: g.epsilon).sentence if guarantees else ""
+        return max(guarantees, key=lambda g: (g.epsilon, g.delta)).sentence if guarantees else ""
 
 
 @dataclass(frozen=True)

@@ -81,11 +81,12 @@ def guarantee_of(
     )
     num_steps = 1 if settings.mechanism == "one_release" else settings.steps
     rate, noise = settings.sampling_rate(num_images), settings.noise_multiplier
-    if noise is None:
+    spent = settings.epsilon
+    if noise is None:  # the smallest that spends no more
         noise = noise_for(settings.epsilon, delta, num_steps, rate)
     else:
         account = (settings.epsilon, delta, noise, num_steps)
         check_budget(*account, lambda steps: epsilon_spent(noise, steps, rate, delta), rate)
-    spent = min(settings.epsilon, epsilon_spent(noise, num_steps, rate, delta))
+        spent = min(settings.epsilon, epsilon_spent(noise, num_steps, rate, delta))
     how = (settings.mechanism, noise, num_steps, rate, num_images)
     return Guarantee(spent, delta, *how, is_simulated)

@@ -11,7 +11,17 @@ import numpy as np
 from pipeline.tracking.mlflow_queries import TrackedRun
 from sweeps.report.differences import REFERENCE
 from sweeps.report.figures import AXES, KID_EPOCHS, Picture
-from sweeps.report.groups import RATE, Group, Scores, by_method, by_task, label, lowest, pair_of
+from sweeps.report.groups import (
+    RATE,
+    Group,
+    Scores,
+    by_method,
+    by_task,
+    label,
+    lowest,
+    pair_of,
+    without,
+)
 from sweeps.report.heat_maps import Grid, grids_figure
 from sweeps.report.series import Histories, curves, setting_of
 from sweeps.report.stats import Estimate, estimate, paired
@@ -93,7 +103,8 @@ def _rates(groups: Sequence[Group], histories: Histories) -> Grid | None:
     for group in groups:
         if RATE in dict(group.setting) and (rate := setting_of(group, RATE)) is not None:
             at.setdefault(rate, []).append(group)
-    if len(at) < 2 or any(len(several) > 1 for several in at.values()):
+    others = {without(own, (RATE,)) for several in at.values() for own in several}
+    if len(at) < 2 or len(others) > 1 or any(len(several) > 1 for several in at.values()):
         return None
     lines = {
         r: line for r, own in sorted(at.items()) for line in curves(own, KID_EPOCHS, histories)

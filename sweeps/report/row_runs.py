@@ -149,13 +149,13 @@ def _new_finals(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def _privacy(rows: Sequence[Row]) -> dict[str, float]:
-    """Return the privacy of new clients' images, of the client with the largest epsilon."""
+    """Return the privacy that the images of every new client have: the largest of both numbers."""
     pairs = ((as_number(row.get("epsilon", "")), as_number(row.get("delta", ""))) for row in rows)
     known = [(epsilon, delta) for epsilon, delta in pairs if epsilon and delta]
     if not known:
         return {}
-    epsilon, delta = max(known)
-    return {EPSILON: epsilon, DELTA: delta}
+    epsilons, deltas = zip(*known, strict=True)
+    return {EPSILON: max(epsilons), DELTA: max(deltas)}
 
 
 def control_rows(rows: Sequence[Row]) -> Controls:

@@ -26,6 +26,7 @@ from pipeline.results.params import default_params
 from pipeline.tracking.mlflow_queries import TrackedRun, table_rows
 from spire_core.errors import ConfigError, RunError
 from sweeps.report.controls import ADAPTED
+from sweeps.report.finals import is_read
 from sweeps.report.groups import UNSET, Group, method_of, parameters, seed_of, varying
 from sweeps.report.row_runs import (
     HEAD,
@@ -81,7 +82,7 @@ def client_rows(
     rows = []
     for run in runs:
         head, tail = _head(run, varied, columns), _tail(run)
-        own = stretches.rows.get(run.run_id)
+        own = stretches.rows[run.run_id] if is_read(run) else None
         scores = _tracked_scores(config, run) if own is None else map(_scores, own)
         rows += [head | scored | tail for scored in scores]
     if not rows:

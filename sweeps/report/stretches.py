@@ -143,12 +143,15 @@ def _check_complete(path: Path, run: TrackedRun, rows: Sequence[Row]) -> None:
 def without_overruled(runs: Sequence[TrackedRun]) -> list[TrackedRun]:
     """Return runs without those of rows, or instead of rows, that a later commit has done again.
 
-    An experiment is its configuration's fingerprint and its seed. Where a commit is not known
+    An experiment is its configuration's fingerprint and its seed, on the same images and scored by
+    the same extractor. Where a commit is not known
     here, the run that began later counts. Runs that are all tracked here are left as they are.
     """
-    several: dict[tuple[str, int], list[TrackedRun]] = {}
+    several: dict[tuple[str, int, str, str], list[TrackedRun]] = {}
     for run in runs:
-        experiment = (run.tags.get("config_fingerprint", run.run_id), seed_of(run))
+        data, extractor = (run.tags.get(f"{of}_hash", UNKNOWN) for of in ("data", "extractor"))
+        own = run.tags.get("config_fingerprint", run.run_id)
+        experiment = own, seed_of(run), data, extractor
         several.setdefault(experiment, []).append(run)
     out: set[str] = set()
     for same in several.values():

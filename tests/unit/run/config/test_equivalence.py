@@ -268,6 +268,12 @@ def test_a_private_fit_reads_the_settings_of_privacy(read: str) -> None:
     assert plain[1] == private[1] == other[1]  # the pre-training is the same
 
 
+def test_a_private_run_reads_the_rate_at_which_its_old_clients_train_on() -> None:
+    tuned = (BUDGET, "adapt.tune_epochs=5")
+    assert fingerprints(*tuned, "adapt.lr=0.5")[0] != fingerprints(*tuned)[0]
+    assert fingerprints(BUDGET, "adapt.lr=0.5")[0] == fingerprints(BUDGET)[0]
+
+
 def test_two_keys_are_two_experiments_and_a_label_stands_for_its_key() -> None:
     config = load_config("smoke", [BUDGET, "privacy.noise_key=a"])
     stored = replace(config, privacy=config.privacy.labelled())

@@ -9,13 +9,20 @@ from pipeline.config.load import load_config
 from pipeline.config.schema import Config
 from pipeline.results.note import run_command, setting_note
 
+METADATA = "data.metadata=table.csv"
 CHANGES = (
     [],
     ["method=fedavg_ft", "adapt.lr=1e-4", "federation.local_epochs=2", "seed=7"],
     ["data=folder", "data.path='/my photos/1e3'", "data.image_size=32", "eval.every=0"],
     ["data.path='null'", "client.compile=true"],
-    ["data=folder", "data.path='/d/a: b: c'", "data.image_size=32", "data.clients='@id'"],
-    ["data=folder", "data.path='/tmp/𠮷 😀'", "data.image_size=32", "data.captions='*text'"],
+    ["data=folder", "data.path='/d/a: b: c'", "data.image_size=32", "data.clients='@id'", METADATA],
+    [
+        "data=folder",
+        "data.path='/tmp/𠮷 😀'",
+        "data.image_size=32",
+        "data.captions='*text'",
+        METADATA,
+    ],
 )
 
 
@@ -37,6 +44,11 @@ def test_the_label_of_a_noise_key_is_left_out() -> None:
     config = load_config("smoke", ["privacy.adapt.epsilon=4", f"privacy.noise_key={'ab' * 32}"])
     private = replace(config, privacy=config.privacy.labelled())
     assert run_command(private, "smoke") == "spire run smoke privacy.adapt.epsilon=4.0"
+
+
+def test_what_another_setting_switches_off_is_left_out() -> None:
+    config = load_config("smoke", ["client.engine=loop", "client.group_size=8", "client.lr=0.5"])
+    assert run_command(config, "smoke") == "spire run smoke client.lr=0.5 client.engine=loop"
 
 
 def test_a_run_that_has_begun_is_described() -> None:

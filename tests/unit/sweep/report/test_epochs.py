@@ -1,5 +1,7 @@
 """New clients along their epochs: differences by hand, and what is drawn of rates and epochs."""
 
+from dataclasses import replace
+
 from pipeline.tracking.mlflow_queries import TrackedRun
 from sweeps.report.epochs import epochs_table, rate_pictures
 from sweeps.report.figures import KID_EPOCHS
@@ -98,6 +100,8 @@ def test_rates_stand_against_epochs_for_each_method() -> None:
     spire = picture.figure.axes[0]
     assert [t.get_text() for t in spire.get_yticklabels()] == ["0.02", "0.1"]
     assert [t.get_text() for t in spire.texts] == ["2", "0.52", "2", "0.6"]
+    wider = [replace(r, params={**r.params, "model.width": r.params["adapt.lr"]}) for r in runs]
+    assert rate_pictures(group_runs(wider), histories) == []  # with the rate, something else varies
     alone = [r for r in runs if r.params["adapt.lr"] in ("0.02", "0.0001")]
     assert rate_pictures(group_runs(alone), histories) == []
 

@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import spire
 from pipeline.config.tracking import TrackingConfig
 from pipeline.tracking.mlflow_queries import TrackedRun
 from spire_core.errors import SpireError
+from sweeps.report import rows as rows_module
 from sweeps.report import stretches as module
 from sweeps.report.groups import group_runs, label, seed_of
 from sweeps.report.make import make_report
@@ -134,6 +136,23 @@ def test_of_an_experiment_done_twice_the_later_commit_counts(
 ) -> None:
     monkeypatch.setattr(module, "commit_time", {"old": 10, "new": 20}.get)
     assert [one.run_id for one in without_overruled(runs)] == list(left)
+
+
+@pytest.mark.parametrize("tag", ["data_hash", "extractor_hash"])
+def test_runs_on_other_images_are_no_repetition(tag: str) -> None:
+    before = run("a", "old", 1)
+    changed = replace(before, run_id="b", tags={**before.tags, tag: "another"})
+    assert without_overruled([before, changed]) == [before, changed]
+
+
+def test_a_run_of_the_store_has_the_scores_of_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where rows of it are at hand, which may be older than its audit."""
+    seen = {"clients": "new", "client_id": 7, "mia_auc": 0.9}
+    monkeypatch.setattr(rows_module, "_tracked_scores", lambda *_: iter([seen]))
+    tracked, own = run("a", "new", 1, ""), rows_of("a")
+    stretches = Stretches((run("a", "new", 1),), {"a": own})
+    [row] = client_rows(NO_STORE, [tracked], stretches)
+    assert row["mia_auc"] == 0.9
 
 
 def test_a_seed_may_be_any_whole_number(tmp_path: Path) -> None:
