@@ -111,14 +111,9 @@ def test_the_logged_model_loads_where_the_project_is_not_installed(
     (output,) = MlflowClient(address).get_run(tracker.run_id).outputs.model_outputs
     uri = f"models:/{output.model_id}"
 
-    command = [
-        sys.executable,
-        "-c",
-        LOAD,
-        uri,
-        str(tmp_path / "images.npy"),
-        str(tmp_path / "model"),
-    ]
+    copy = tmp_path / "model"  # else MLflow leaves one behind
+    copy.mkdir()
+    command = [sys.executable, "-c", LOAD, uri, str(tmp_path / "images.npy"), str(copy)]
     environment = os.environ | {"MLFLOW_TRACKING_URI": address}
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
