@@ -1,5 +1,6 @@
 """The functions of `spire`: docs/python.md runs as printed, and mistakes are one sentence."""
 
+import csv
 import re
 import shutil
 from pathlib import Path
@@ -22,6 +23,7 @@ from pipeline.federation.setup import prepare
 from spire_core.errors import ConfigError, DataError, RunError
 from sweeps import sweep as sweep_module
 from sweeps.design.load import load_sweep
+from sweeps.report.rows import rows_text
 
 PAGE = Path(__file__).parents[3] / "docs" / "python.md"
 STUDY = PAGE.parent / "results" / "study-worlds-cpu"
@@ -181,7 +183,12 @@ def test_rows_alone_make_a_report_without_the_last_sweep(
 ) -> None:
     """One file may be given as it is, and there need be no store."""
     monkeypatch.setenv("SPIRE_ROOT", str(tmp_path))
-    rows = STUDY / "rows.csv"
+    with (STUDY / "rows.csv").open(newline="") as file:
+        whole = list(csv.DictReader(file))
+    some = list(dict.fromkeys(row["run_id"] for row in whole))[:2]
+    rows = tmp_path / STUDY.name / "rows.csv"
+    rows.parent.mkdir()
+    rows.write_text(rows_text([row for row in whole if row["run_id"] in some]))
     for given in (rows, str(rows), [rows]):
         report = spire.report(out=tmp_path / "mine", rows_from=given)
         assert (report.parent_id, report.name) == (None, STUDY.name)
