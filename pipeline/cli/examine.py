@@ -138,7 +138,7 @@ def _health_of(uri: str) -> urllib.request.Request:
     request = urllib.request.Request(parts._replace(netloc=host).geturl().rstrip("/") + "/health")
     if user:
         secret = base64.b64encode(unquote(user).encode()).decode()
-        request.add_header("Authorization", f"Basic {secret}")
+        request.add_unredirected_header("Authorization", f"Basic {secret}")
     return request
 
 

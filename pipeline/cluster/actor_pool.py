@@ -209,7 +209,7 @@ class RayClientPool(ClientPool):
         # A result that is ready in time may still have to come here from another node.
         num_clients = sum(1 if isinstance(unit, int) else len(unit) for unit in units)
         left_s = patience.left_s(num_clients)
-        done, _ = wait([ref], left_s, "a client actor", patience.beat)
+        done, _ = wait([ref], left_s, "a client actor", patience)
         if not done:
             ray.kill(actor, no_restart=False)
             cause = f"no answer in {self.client_timeout_s:g} s per client"

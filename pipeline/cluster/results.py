@@ -6,6 +6,7 @@ No wait outlasts the cluster (`watch`), and every long wait names its subject.
 import itertools
 import logging
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -42,7 +43,7 @@ Beat = Callable[[int], None]  # is called with the ticks of a wait so far; raise
 class Patience:
     """The seconds that workers still have, of `limit_s` for each client; None for any number.
 
-    They are counted as waits are, in slices: not while this process stands still.
+    Of each slice of a wait no more than its length counts: not while this process stands still.
     """
 
     def __init__(self, limit_s: float | None) -> None:
@@ -52,9 +53,9 @@ class Patience:
         """Return the time that is left for so many clients, None without a limit."""
         return None if self.limit_s is None else max(0.0, self.limit_s * num_clients - self.spent_s)
 
-    def beat(self, tick: int) -> None:
-        """Count the slice before this one of a wait."""
-        self.spent_s += TICK_S if tick > 0 else 0.0
+    def spend(self, began: float, slice_s: float) -> None:
+        """Count a slice that began then, by `time.monotonic`, and was to be so long at most."""
+        self.spent_s += min(time.monotonic() - began, slice_s)
 
 
 def ticks(subject: str, limit_s: float | None = None) -> Iterator[tuple[int, float]]:
@@ -113,16 +114,17 @@ def wait(
     refs: Sequence[Any],
     limit_s: float | None = None,
     subject: str = "actors",
-    beat: Beat | None = None,
+    patience: Patience | None = None,
 ) -> tuple[list[Any], list[Any]]:
     """Wait for all results; return those that are there, anywhere, and the others."""
     done, pending = list[Any](), list(refs)
-    for tick, slice_s in ticks(subject, limit_s):
-        if beat is not None:
-            beat(tick)
+    for _, slice_s in ticks(subject, limit_s):
+        began = time.monotonic()
         done, pending = ray.wait(
             list(refs), num_returns=len(refs), timeout=slice_s, fetch_local=False
         )
+        if patience is not None:
+            patience.spend(began, slice_s)
         if not pending:
             break
     return done, pending

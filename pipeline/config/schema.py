@@ -58,10 +58,9 @@ class Config:
             federation.tau,
             "the local layers take the first half of a client's steps, the shared ones need one",
         )
-        fewest = self.fewest_steps
         require(
-            federation.tau is None or federation.tau >= fewest,
-            f"federation.tau of at least {fewest} with client.prox_mu above 0"
+            federation.tau is None or federation.tau >= self.fewest_steps,
+            f"federation.tau of at least {self.fewest_steps} with client.prox_mu above 0"
             + " and method.phases=alternate" * method.alternates,
             federation.tau,
             "the first step of shared weights starts where the proximal term has no gradient",
@@ -96,7 +95,8 @@ class Config:
         """The local steps of a round below which a proximal term has no gradient in any of them."""
         if not (self.method.record.is_federated and self.client.prox_mu > 0):
             return 1
-        return 3 if self.method.alternates else 2
+        of_both = 3 if self.method.share_until > 0 else 4  # local layers, while they are shared
+        return of_both if self.method.alternates else 2
 
     def _check_own_parts(self) -> None:
         """Check how what is a client's own trains and starts."""

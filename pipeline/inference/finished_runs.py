@@ -39,11 +39,11 @@ def data_root(run: SavedRun, config: Config) -> str | None:
     """
     if config.data.root is not None:
         return config.data.root
-    run_dir, stored = run.folder.parent, run.config.data.root
+    run_dir = run.folder.resolve().parent
     is_run = (run_dir / RECORD).is_file()
     begun = begun_here(run_dir, run_dir.parents[1]) if is_run else None
-    is_there = stored is not None and Path(stored).is_dir()
-    return stored if begun is not None and is_there else None
+    noted = None if begun is None else begun.settings.get("data.root")
+    return noted if noted is not None and Path(noted).is_dir() else None
 
 
 def joining_config(run: SavedRun, overrides: Sequence[str]) -> Config:

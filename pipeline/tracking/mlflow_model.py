@@ -17,6 +17,7 @@ from pipeline.runs.layout import CLIENT_FILE
 from pipeline.tracking.mlflow_errors import is_retryable, patiently
 from pipeline.tracking.relay import Refusal
 from spire_core.config.method import OTHER_METHODS
+from spire_core.errors import ConfigError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -121,7 +122,9 @@ def needs_of(run: Path) -> list[str]:
     """Return the packages, as installed here, with which a saved run loads and draws."""
     settings = (read_json(run / "config.json") or {}).get("config", {})
     model, method = settings.get("model", {}), settings.get("method", {}).get("name", "")
-    plugin = OTHER_METHODS.find(method)
+    plugin = None
+    with contextlib.suppress(ConfigError):  # as for packages below, where it is not installed
+        plugin = OTHER_METHODS.find(method)
     names = [*MODEL_NEEDS, *(["diffusers"] if model.get("backbone") else [])]
     names += ["wordllama"] if model.get("text") == "sentences" else []
     names += [plugin.package] if plugin is not None and plugin.package else []

@@ -146,9 +146,8 @@ class Ledger:
         commands do not count.
         """
         self._joined.parent.mkdir(parents=True, exist_ok=True)
-        with self._joined.open(
-            "a+"
-        ) as file:  # NFS shares a lock on what can be read, and gives one alone
+        # NFS shares a lock on what can be read, and gives one alone on what can be written.
+        with self._joined.open("a+") as file:
             fcntl.flock(file, fcntl.LOCK_SH)
             yield lambda: try_lock(file)
 

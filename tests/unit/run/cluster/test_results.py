@@ -1,5 +1,7 @@
 """Losses for want of memory or disk are sentences that name the setting to change."""
 
+from types import SimpleNamespace
+
 import pytest
 from ray.exceptions import (
     ActorDiedError,
@@ -10,7 +12,7 @@ from ray.exceptions import (
 )
 
 from pipeline.cluster import results
-from pipeline.cluster.results import Patience, loss_cause, loss_error
+from pipeline.cluster.results import Patience, loss_cause, loss_error, wait
 from pipeline.cluster.watch import TICK_S
 from pipeline.federation.pool import SEE_LOG, ClientFailure
 
@@ -52,13 +54,15 @@ def test_the_error_of_a_lost_client_has_the_remedy() -> None:
     assert "free the disk of /tmp/ray, or name a folder on another one with RAY_TMPDIR" in told
 
 
-def test_actors_lose_no_time_while_the_run_stands_still() -> None:
-    """Each wait of a round counts its slices, however long the process slept in one of them."""
+def test_actors_lose_no_time_while_the_run_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It sleeps for 500 s in the first slice of a wait; the answer comes 0.3 s into the second."""
+    clock, answers = iter([0.0, 500.0, 500.0, 500.3]), iter([([], ["ref"]), (["ref"], [])])
+    monkeypatch.setattr(results, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(results, "ray", SimpleNamespace(wait=lambda *_, **__: next(answers)))
+    monkeypatch.setattr(results, "check_alive", lambda: None)
     patience = Patience(10.0)
-    for tick in (0, 1, 2, 0, 1):  # a wait for one worker, and one for the next
-        patience.beat(tick)
-    assert patience.spent_s == 3 * TICK_S
-    assert patience.left_s(2) == 20.0 - 3 * TICK_S
+    assert wait(["ref"], patience.left_s(1), "an actor", patience) == (["ref"], [])
+    assert patience.left_s(2) == pytest.approx(20.0 - TICK_S - 0.3)
     patience.spent_s = 100.0
     assert patience.left_s(2) == 0.0
     assert Patience(None).left_s(2) is None

@@ -261,10 +261,10 @@ def test_data_lie_where_a_run_of_this_root_has_them_if_they_still_do(
 ) -> None:
     (tmp_path / "runs" / "abc").mkdir(parents=True)
     root = str(tmp_path if is_there else tmp_path / "moved")
-    stored = load_config("smoke", [f"data.root={root}"])
+    stored = load_config("smoke", ["data.root=/what/the/folder/says"])
     make_run_dir(TrackingConfig(root=str(tmp_path)), "abc", "run", None)
     if is_own:
-        note_begun(tmp_path, "abc", Begun())
+        note_begun(tmp_path, "abc", Begun(settings={"data.root": root}))
     run: Any = SimpleNamespace(folder=tmp_path / "runs" / "abc" / "model", config=stored)
     expected = root if is_own and is_there else None
     assert data_root(run, load_config("smoke", [])) == expected
