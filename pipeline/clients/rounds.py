@@ -69,9 +69,8 @@ class ClientTrainer:
         weights = model.weights.cpu().numpy().copy()
         moments = None
         if config.client.opt_state == "average":  # as from the second round on
-            moments = AdamMoments(
-                0 * weights, 0 * weights, np.zeros(len(NETWORK_PARTS), np.float32)
-            )
+            steps = np.zeros(len(NETWORK_PARTS), np.float32)
+            moments = AdamMoments(np.zeros_like(weights), np.zeros_like(weights), steps)
         states = [self.context.new_state(client.client_id) for client in clients]
         tau = 3 if config.client.compile else 1
         tau *= 2 if config.method.alternates else 1

@@ -34,8 +34,9 @@ def open_run(run: str, overrides: Sequence[str] = ()) -> SavedRun:
 
 
 def data_root(run: SavedRun, config: Config) -> str | None:
-    """Return where data sets are: as the settings of a new client say, or where this root's run
-    has them. None, for the usual place, of a run that was sent, or if they have moved.
+    """Return where data sets are: as a new client's settings say, or where this root's run has them.
+
+    None, for the usual place, of a run that was sent, or if they have moved.
     """
     if config.data.root is not None:
         return config.data.root
