@@ -34,7 +34,7 @@ def open_run(run: str, overrides: Sequence[str] = ()) -> SavedRun:
 
 
 def data_root(run: SavedRun, config: Config) -> str | None:
-    """Return where data sets are: as a new client's settings say, or where this root's run has them.
+    """Return where data sets are: as a new client's settings say, or as noted of an own run.
 
     None, for the usual place, of a run that was sent, or if they have moved.
     """
