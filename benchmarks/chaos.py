@@ -33,10 +33,9 @@ from pipeline.config.load import load_config
 from pipeline.runs.layout import REFUSED
 from pipeline.tracking.outbox import num_waiting
 
-NUM_ROUNDS, MAX_COMMANDS, MAX_TRIES = 8, 3, 3
+MAX_COMMANDS, MAX_TRIES = 3, 3
 UNREPEATABLE = ("time/", "memory/", "final/adapt_duration_s")
 SETTINGS = [
-    f"federation.num_rounds={NUM_ROUNDS}",
     "federation.tau=6",
     "client.engine=loop",  # whose training of a client is what faults/sitecustomize.py spoils
     "resources.num_actors=2",
@@ -76,6 +75,10 @@ class Outcome:
     @property
     def is_right(self) -> bool:
         return self.has_fingerprint and self.has_points and self.has_status and not self.problems
+
+
+def settings_for(num_rounds: int) -> list[str]:
+    return [f"federation.num_rounds={num_rounds}", *SETTINGS]
 
 
 def recorded(desk: Desk) -> tuple[str, Points]:
@@ -126,9 +129,11 @@ def without_client(root: Path, words: Sequence[str], fault: dict[str, Any]) -> E
     return Expected(expected.fingerprint, points)
 
 
-def disturb(event: str, rng: random.Random, root: Path, expected: Expected) -> Outcome:
+def disturb(
+    event: str, num_rounds: int, rng: random.Random, root: Path, expected: Expected
+) -> Outcome:
     """Do one run with one event and return what became of it; Missed if it was over before."""
-    words = [*SETTINGS, f"tracking.checkpoint_every={rng.choice((1, 2))}"]
+    words = [*settings_for(num_rounds), f"tracking.checkpoint_every={rng.choice((1, 2))}"]
     with contextlib.ExitStack() as stack:
         desk, more, outcome, policy = Desk(root), (), Outcome(event), ""
         if event == "server-down":
@@ -150,7 +155,7 @@ def disturb(event: str, rng: random.Random, root: Path, expected: Expected) -> O
             desk = Desk(root, **fault_env(fault))
         stack.callback(desk.kill)
         desk.type("run", "smoke", *words)
-        outcome.detail, outcome.moment = EVENTS[event](desk, NUM_ROUNDS, rng, *more)
+        outcome.detail, outcome.moment = EVENTS[event](desk, num_rounds, rng, *more)
         if policy:
             outcome.detail += f", {policy}"
         finish(desk, outcome, expected)
@@ -186,13 +191,13 @@ def chosen_events(names: Sequence[str], num_runs: int, rng: random.Random) -> li
     return events[:num_runs]
 
 
-def try_event(event: str, seed: str, folder: Path, name: str, expected: Expected) -> Outcome:
+def try_event(event: str, num_rounds: int, seed: str, root: Path, expected: Expected) -> Outcome:
     """Disturb runs until the event comes before the end of one."""
     began, rng = time.monotonic(), random.Random(seed)
     for attempt in range(MAX_TRIES):
-        root = folder / f"{name}-{attempt}"
+        tried = root.with_name(f"{root.name}-{attempt}")
         try:
-            outcome = disturb(event, rng, root, expected)
+            outcome = disturb(event, num_rounds, rng, tried, expected)
         except Missed:
             continue
         except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:
@@ -220,6 +225,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--runs", type=int, default=20, help="how many (20)")
     parser.add_argument("--seed", type=int, default=0, help="of events and moments (0)")
+    parser.add_argument("--rounds", type=int, default=8, help="of each run (8)")
     text = "choose among these only"
     parser.add_argument(
         "--events", nargs="+", choices=list(EVENTS), default=list(EVENTS), help=text
@@ -234,12 +240,13 @@ def main() -> int:
         folder = args.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(exist_ok=args.keep is None, parents=True)
         load = os.getloadavg()
-        words = [*SETTINGS, "resources.pool=local"]
+        settings = settings_for(args.rounds)
+        words = [*settings, "resources.pool=local"]
         expected = undisturbed(folder.resolve() / "undisturbed", words)
         print(LINE.format(*HEAD, "seconds"), flush=True)
         for idx, event in enumerate(chosen_events(args.events, args.runs, rng)):
-            seed, name = f"{args.seed}/{idx}", f"{idx:02d}-{event}"
-            outcomes.append(try_event(event, seed, folder.resolve(), name, expected))
+            seed, root = f"{args.seed}/{idx}", folder.resolve() / f"{idx:02d}-{event}"
+            outcomes.append(try_event(event, args.rounds, seed, root, expected))
             print(line(idx, outcomes[-1]), flush=True)
             for problem in outcomes[-1].problems:
                 print(f"     {problem}", file=sys.stderr, flush=True)
@@ -248,7 +255,7 @@ def main() -> int:
     machine = f"{os.cpu_count()} cores, load {loads[0]} before and {loads[3]} after"
     print(f"{num_right} of {len(outcomes)} ended as the undisturbed run ({machine})")
     if args.json:
-        told = {"seed": args.seed, "machine": machine, "settings": SETTINGS}
+        told = {"seed": args.seed, "machine": machine, "settings": settings}
         told |= {"runs": [asdict(outcome) for outcome in outcomes]}
         args.json.write_text(json.dumps(told, indent=1) + "\n")
     return 0 if num_right == len(outcomes) else 1

@@ -112,4 +112,4 @@ def _report(client_id: int, checked: CheckedUpdate | UpdateFault) -> ClientRepor
         return ClientReport(client_id, fault=checked)
     update = checked.update
     numbers = (int(update.num_examples), update.num_steps, update.loss, update.num_bytes)
-    return ClientReport(client_id, *numbers, norm=checked.norm)
+    return ClientReport(client_id, *numbers)

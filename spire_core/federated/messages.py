@@ -112,8 +112,8 @@ class IntegerMessage:
 class ClientReport:
     """A client's part in a round as the driver sees it: the update itself stays in its process.
 
-    `loss`: None if it is in the sum alone. `num_bytes`: of its message. `norm`: of its change of
-    the weights, if a limit is set. With a fault its update is in no sum, and the numbers are zero.
+    `loss`: None if it is in the sum alone. `num_bytes`: of its message. With a fault its update is
+    in no sum, and the numbers are zero.
     """
 
     client_id: int
@@ -121,7 +121,6 @@ class ClientReport:
     num_steps: int = 0
     loss: float | None = 0.0
     num_bytes: int = 0
-    norm: float | None = None
     fault: UpdateFault | None = None
 
 

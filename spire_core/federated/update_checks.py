@@ -21,7 +21,6 @@ class CheckedUpdate:
     """An update that a check of this file has let through: the only kind that is accumulated."""
 
     update: ClientUpdate | IntegerMessage
-    norm: float | None = None  # of the change of its weights, where a limit is set
 
 
 def l2_norm(change: np.ndarray) -> float:
@@ -49,7 +48,7 @@ def check_update(
         return CheckedUpdate(update) if fault is None else fault
     norm = l2_norm(update.weights.astype(np.float64) - before)
     if norm <= max_norm:
-        return CheckedUpdate(update, norm)
+        return CheckedUpdate(update)
     return UpdateFault(f"a change of norm {norm:.3g}, above {max_norm:g},", is_divergence=True)
 
 

@@ -232,8 +232,6 @@ class TestEquality:
         watched = f"tracking.profile={method == 'fedavg_ft'}"  # a client actor, by torch's profiler
         told = {n: found(f"resources.num_actors={n}", watched) for n in actors}
         assert told == dict.fromkeys(actors, local)
-        if 4 in actors:
-            assert found("resources.pool=local", "seed=1")[0] != local[0]
 
     def test_checkpoints_hold_the_round_they_are_named_after(
         self, mnist_root: Path, folder: Path

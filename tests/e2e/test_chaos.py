@@ -1,6 +1,7 @@
 """The short form of `make chaos`: what no other test does to a whole run on real Ray.
 
-A client's update is NaN. Full disks, signals and lost servers have tests of their own beside this.
+A client's update is NaN, and is asked for again. Full disks, signals and lost servers have tests
+of their own beside this.
 """
 
 import json
@@ -13,7 +14,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "chaos.py"
 
 
 def test_disturbed_runs_end_as_if_undisturbed(mnist_root: Path, tmp_path: Path) -> None:
-    command = [sys.executable, str(SCRIPT), "--runs", "1", "--seed", "8"]
+    command = [sys.executable, str(SCRIPT), "--runs", "1", "--seed", "8", "--rounds", "3"]
     command += ["--events", "nan-update"]
     command += ["--keep", str(tmp_path / "runs"), "--json", str(tmp_path / "table.json")]
     env = os.environ | {"SPIRE_DATA": str(mnist_root)}
@@ -21,4 +22,5 @@ def test_disturbed_runs_end_as_if_undisturbed(mnist_root: Path, tmp_path: Path) 
     assert done.returncode == 0, done.stdout + done.stderr
     runs = json.loads((tmp_path / "table.json").read_text())["runs"]
     assert [run["event"] for run in runs] == ["nan-update"]
+    assert runs[0]["detail"].endswith(", retry")
     assert all(run["has_fingerprint"] and run["has_points"] for run in runs)

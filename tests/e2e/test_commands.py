@@ -27,6 +27,7 @@ from sweeps.cli import main
 PAGE = Path(__file__).parents[2] / "docs" / "first-hour.md"
 NOT_RUN = "not run by the tests"
 FIRST = ("run", "smoke")
+PACKAGES = ("pipeline", "sweeps", "spire_core", "torch")
 NOT_INHERITED = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "SPIRE_ROOT")
 
 
@@ -73,8 +74,15 @@ def desk(tmp_path_factory: pytest.TempPathFactory, mnist_root: Path, new_databas
 
 @pytest.fixture(scope="module")
 def told(desk: Desk) -> dict[str, Any]:
-    """The one JSON object of a finished smoke run."""
-    return json.loads(desk.process(*FIRST, "--json"))
+    """The one JSON object of a finished smoke run; files in its folder have its packages' names."""
+    mark = f"open({str(desk.folder / 'was_run')!r}, 'w').close()\n"
+    decoys = [desk.folder / f"{name}.py" for name in PACKAGES]
+    for decoy in decoys:
+        decoy.write_text(mark)
+    told = json.loads(desk.process(*FIRST, "--json"))
+    for decoy in decoys:
+        decoy.unlink()
+    return told
 
 
 def test_run_prints_one_object(told: dict[str, Any], desk: Desk) -> None:
@@ -87,6 +95,12 @@ def test_run_prints_one_object(told: dict[str, Any], desk: Desk) -> None:
     assert all(isinstance(v, float | int) for v in told["metrics"].values())
     assert told["metrics"]["final/pretrain_kid_mean"] > told["metrics"]["final/pretrain_kid_floor"]
     assert (desk.folder / "runs" / told["run_id"] / "model").is_dir()
+
+
+@pytest.mark.usefixtures("told")
+def test_files_of_the_user_are_neither_imported_nor_run(desk: Desk) -> None:
+    """Neither by the command nor by its actors, whatever they are called."""
+    assert not (desk.folder / "was_run").exists()
 
 
 def test_sample_draws_as_a_client(told: dict[str, Any], desk: Desk) -> None:

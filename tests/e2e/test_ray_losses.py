@@ -87,7 +87,7 @@ def test_a_run_that_lost_ray_goes_on_to_the_same_result(tmp_path: Path, mnist_ro
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     whole.mkdir()
     parts.mkdir()
-    settings = [*SETTINGS, "federation.num_rounds=40"]
+    settings = [*SETTINGS, "federation.num_rounds=12"]
     command = typed(parts, mnist_root, "run", "smoke", *settings)
     command.wait_until(lambda: command.num_rounds >= 2, START_S)
     command.processes("raylet")[0].kill()

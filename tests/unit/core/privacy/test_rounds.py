@@ -78,5 +78,16 @@ def test_one_client_needs_a_delta_of_its_own() -> None:
     assert found.spent(3) <= 2.0
 
 
+def test_adaptive_clipping_and_a_larger_cohorts_noise_go_together() -> None:
+    """Both sums have the noise of 400 clients, scaled to the 40 that are simulated."""
+    settings = PrivateRoundsConfig(epsilon=8.0, noise_cohort=400, clip_quantile=0.5)
+    found = rounds_guarantee(settings, 10**5, 40, 12)
+    assert found is not None
+    rounds = found.round(2.0)
+    assert rounds.count_noise == pytest.approx(40 / 20)  # a twentieth of a cohort
+    whole = (found.noise_multiplier**-2 - (2 * 400 / 20) ** -2) ** -0.5
+    assert rounds.sum_noise == pytest.approx(whole / 10)
+
+
 def test_without_a_budget_nothing_is_promised() -> None:
     assert rounds_guarantee(PrivateRoundsConfig(noise_multiplier=0.1), 5, 5, 9) is None

@@ -59,9 +59,12 @@ def test_each_group_checks_what_it_declares(kind: Any, monkeypatch: pytest.Monke
     for field in dataclasses.fields(kind):
         if get_origin(field.type) is not Annotated:
             continue
-        odd = (-1.0e9,) if get_origin(field.type.__origin__) is tuple else -1.0e9
-        with pytest.raises(ConfigError, match=rf"{field.name}\b.*, got "):
-            kind(**{field.name: odd})
+        limits = [limit for limit in field.type.__metadata__ if isinstance(limit, Range)]
+        has_most = any(min(limit.at_most, limit.below) < math.inf for limit in limits)
+        for number in (-1.0e9, 1.0e30) if has_most else (-1.0e9,):
+            odd = (number,) if get_origin(field.type.__origin__) is tuple else number
+            with pytest.raises(ConfigError, match=rf"{field.name}\b.*, got "):
+                kind(**{field.name: odd})
 
 
 def test_fields_without_a_declaration_are_left_alone() -> None:

@@ -440,10 +440,9 @@ def test_pretraining_clients_fine_tune_for_a_score_of_their_own(
     few = ("federation.num_clients=96", "eval.num_clients=2")  # with few images each
     settings = ("method=fedavg_ft", "adapt.lr=0.01", "adapt.tune_epochs=2", *few)
     config = two_rounds_config(mnist_root, tmp_path, *settings)
-    result, without = (
-        run_experiment(one, None, Watcher())
-        for one in (config, replace(config, adapt=replace(config.adapt, tune_epochs=0)))
-    )
+    untuned = replace(config, adapt=replace(config.adapt, tune_epochs=0))
+    without = run_experiment(untuned, None, Watcher())
+    result = run_experiment(config, None, Watcher(), pretrained=without.run_dir)
     assert result.tuned is not None
     assert without.tuned is None
     assert result.state_fingerprint == without.state_fingerprint  # nothing of it is kept

@@ -79,3 +79,8 @@ def test_secret_cohorts_follow_from_the_key(drop_rate: float) -> None:
 def test_cohorts_of_all_clients_are_no_secret() -> None:
     assert not has_secret_cohorts(load_config("smoke", [*PRIVATE, "federation.cohort_size=6"]))
     assert has_secret_cohorts(load_config("smoke", [*PRIVATE]))
+
+
+def test_as_many_clients_are_known_as_evaluations_ask_for() -> None:
+    config = config_for("eval.num_clients=150")
+    assert len(public_representatives(config)) == 150

@@ -1,8 +1,9 @@
 """Data that cannot be evaluated are refused before a run begins."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline.config.load import load_config
@@ -70,6 +71,23 @@ def test_clients_draw_in_styles_of_their_own(mnist_root: Path) -> None:
     assert (tinted.images.shape[1], tinted.extractor) == (3, "cifar10-cnn")
     assert (stroked.images.shape[1], stroked.extractor) == (1, "mnist-cnn")
     assert tinted.model.layout.size > plain.model.layout.size  # three channels go in and out
+
+
+def test_heldout_images_are_like_training_images_where_chance_alone_splits(
+    fonts_root: Path,
+) -> None:
+    words = [f"data.root={fonts_root}", "data=fonts", "data.image_size=16", "partition=natural"]
+    words += ["federation.num_clients=2", "federation.num_new_clients=1"]
+    words += ["federation.cohort_size=2", "adapt.num_images=8", "eval.extractor=fonts-cnn"]
+    plain = prepare(load_config("smoke", words))
+    assert plain.splits_at_random
+    for more in ("partition.hidden=[Q]", "partition.hidden_from_new=[Q]", "model.text=sentences"):
+        assert not prepare(load_config("smoke", [*words, more])).splits_at_random, more
+    clients = plain.data.clients
+    assert clients is not None
+    is_test = np.zeros(len(plain.data.labels), bool)
+    named = replace(plain.data, clients=replace(clients, is_test=is_test))
+    assert not replace(plain, data=named).splits_at_random
 
 
 @pytest.mark.parametrize(

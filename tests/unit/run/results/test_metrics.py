@@ -7,17 +7,21 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.config.federation import FederationConfig
 from pipeline.config.load import load_config
 from pipeline.evaluation.forgetting import ForgettingCurve, forgetting_curve, mean_over_clients
 from pipeline.evaluation.scores import Evaluation, RealData
 from pipeline.experiment.adaptation import population_kid
 from pipeline.federation.messages import AdaptReport, GeneratedSamples, HeldoutLosses
+from pipeline.federation.rounds import RoundStats
 from pipeline.federation.setup import prepare
-from pipeline.results.metrics import summary_metrics
+from pipeline.results.metrics import privacy_metrics, round_metrics, summary_metrics
 from pipeline.results.result import Adaptation
 from spire_core.adaptation.adapt import AdaptPoint
+from spire_core.config.privacy import PrivateAdaptConfig
 from spire_core.evaluation.kid import KidScore, kid
 from spire_core.methods import METHODS
+from spire_core.privacy.guarantee import guarantee_of
 
 OWN, POPULATION = (3.0, 1.0, 2.0, 0.5), (5.0, 6.0, 8.0, 4.0)
 
@@ -163,6 +167,53 @@ def test_the_end_is_the_last_round_and_the_best_the_lowest(mnist_root: Path) -> 
     unseen = [replace(one, after=replace(one.after, histogram=None)) for one in reports]
     blind = replace(adaptation, reports=tuple(unseen))  # as with text, and without a classifier
     assert "final/adapt_tv_floor" not in summary_metrics(setting, real, evaluations, None, blind)
+
+
+def test_each_number_of_a_round_has_its_own_name() -> None:
+    stats = RoundStats(
+        round_idx=0,
+        loss=0.5,
+        up_bytes=1,
+        down_bytes=2,
+        num_steps=3,
+        num_dropped=4,
+        num_absent=5,
+        num_stragglers=6,
+        train_s=7.0,
+        aggregate_s=8.0,
+        dispatch_s=9.0,
+        idle_fraction=0.1,
+    )
+    unsure = FederationConfig(tau=1, drop_rate=0.1, straggler_rate=0.1)
+    found = round_metrics(stats, 11.0, unsure)
+    assert found.pop("memory/rss_bytes") > 2**20
+    assert found == {
+        "pretrain/loss": 0.5,
+        "pretrain/dropped": 4,
+        "pretrain/absent": 5,
+        "pretrain/stragglers": 6,
+        "time/round_s": 15.0,
+        "time/train_s": 7.0,
+        "time/aggregate_s": 8.0,
+        "time/dispatch_s": 9.0,
+        "time/idle_fraction": 0.1,
+        "time/track_s": 11.0,
+        "comm/up_bytes": 1,
+        "comm/down_bytes": 2,
+    }
+    plain = round_metrics(replace(stats, loss=None), 11.0, FederationConfig(tau=1))
+    left_out = {"pretrain/loss", "pretrain/absent", "pretrain/stragglers"}
+    assert found.keys() - plain.keys() == left_out
+
+
+def test_a_runs_privacy_is_that_of_the_client_who_has_least() -> None:
+    budgets = (PrivateAdaptConfig(epsilon=e, delta=d) for e, d in ((4.0, 1e-3), (3.0, 1e-2)))
+    guarantees = [guarantee_of(budget, num_images=40) for budget in budgets]
+    reports = [replace(report(i), guarantee=one) for i, one in enumerate(guarantees)]
+    found = privacy_metrics(Adaptation(tuple(reports), ()))
+    assert found["privacy/delta"] == 1e-2
+    assert found["privacy/epsilon"] == pytest.approx(4.0, rel=1e-3)
+    assert privacy_metrics(Adaptation((report(0),), ())) == {}
 
 
 def test_a_few_personal_clients_are_held_against_their_own_data() -> None:
