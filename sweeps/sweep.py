@@ -13,7 +13,7 @@ from pipeline.config.schema import Config
 from pipeline.config.tracking import TrackingConfig, tracking_root, tracking_uri
 from pipeline.data.datasets import store_root
 from pipeline.data.fetch import check_source, fetch_if_missing
-from pipeline.federation.setup import prepare, setup_key
+from pipeline.federation.setup import check_drawing, prepare, setup_key
 from pipeline.runs.start import located
 from pipeline.tracking.tracker import check_store
 from sweeps.design.config import SweepConfig
@@ -153,6 +153,7 @@ def check_data(planned: Sequence[Trial], say: Say) -> None:
         config = located(trial.config)
         check_source(config.data.name, config.data.path)
         fetch_if_missing(config.data.name, config.data.root, config.data.path, say)
+        check_drawing(config)
         key = setup_key(config)
         if key not in seen:
             seen.add(key)

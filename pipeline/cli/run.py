@@ -126,13 +126,14 @@ def _dry_run(config: "Config", preset: str) -> Answer:
     from pipeline.cli.setup_text import setting_json, setting_text
     from pipeline.cluster.actor_plan import plan_here
     from pipeline.experiment.estimate import run_seconds
-    from pipeline.federation.setup import prepare
+    from pipeline.federation.setup import check_drawing, prepare
     from pipeline.runs.start import located
 
     config = located(config)
     check_source(config.data.name, config.data.path)
     fetch_if_missing(config.data.name, config.data.root, config.data.path)
     warn_of_store(config.tracking)
+    check_drawing(config)
     plan, setting = plan_here(config), prepare(config)
     num_cpus = 1.0 if plan is None else plan.num_actors * min(1.0, plan.num_cpus)
     description = setting_json(setting, preset, plan, run_seconds(config, num_cpus))

@@ -15,6 +15,7 @@ from pipeline.config.switches import IN_FINGERPRINTS, SWITCHES
 from spire_core.config.checks import require
 from spire_core.config.privacy import refuse_label
 from spire_core.errors import ConfigError
+from spire_core.methods import CLIENT_EMB
 
 OF_PRIVATE_FITS = {  # what takes the place of a setting of other fits
     "adapt.epochs": "privacy.adapt.steps",
@@ -40,6 +41,7 @@ def check_beginning(config: Config) -> None:
     refuse_label(config.privacy)
     check_null_text(config)
     check_entrance(config)
+    check_mean(config)
     check_dropping(config.federation, config.method, config.privacy)
 
 
@@ -63,7 +65,7 @@ def check_entrance(config: Config) -> None:
     """
     method, client = config.method, config.client
     starts_at_zero = config.model.backbone is not None and method.projection == "learnt"
-    begins_at_zero = method.episodes == 1 or client.emb_init_std == 0
+    begins_at_zero = method.only_plays or client.emb_init_std == 0
     require(
         not (method.record.has_embedding and starts_at_zero and begins_at_zero)
         or client.emb_noise > 0,
@@ -71,6 +73,17 @@ def check_entrance(config: Config) -> None:
         f"method.episodes={method.episodes:g} and client.emb_init_std={client.emb_init_std:g}",
         "their map into the model is zero at first too, and neither would ever train: set "
         "client.emb_noise above 0, or method.episodes below 1 and client.emb_init_std above 0",
+    )
+
+
+def check_mean(config: Config) -> None:
+    """Raise ConfigError if new clients start at a mean of embeddings that never train."""
+    require(
+        config.mean_part != CLIENT_EMB or not config.method.only_plays,
+        "method.episodes below 1 with adapt.init=mean",
+        f"{config.method.episodes:g}",
+        "clients that play new ones in all of their rounds train no embedding of their own: set "
+        "adapt.init=zero, where episodes begin",
     )
 
 

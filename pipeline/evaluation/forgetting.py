@@ -6,7 +6,8 @@ global = KID of the adapted model's samples against the pre-training population,
 before adaptation. It is 0 by construction if adaptation keeps all weights that existing clients
 use.
 replaced = KID of the adapted client's samples against the population, minus the population's own
-KID before adaptation: the loss if the adapted client alone remains.
+KID before adaptation: the loss if the adapted client alone remains. None where pre-training clients
+draw with embeddings that no round has trained.
 prompts = the share of prompts, none of which j showed, that are drawn as asked before adaptation,
 minus the same now (below 0: the client gains). An average over noise, since no maximum is taken.
 """
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.federation.messages import AdaptReport
-from spire_core.methods import Method
+from spire_core.config.method import MethodConfig
 
 PROMPTS = "prompt_accuracy"  # a client's score
 
@@ -35,7 +36,7 @@ class ForgettingCurve:
 
 
 def forgetting_curve(
-    report: AdaptReport, method: Method, population_before: float | None
+    report: AdaptReport, method: MethodConfig, population_before: float | None
 ) -> ForgettingCurve:
     """Return a new client's curves; `population_before`: the population's KID before adaptation."""
     points = [p for p in report.curve if p.observed is not None]
@@ -46,8 +47,9 @@ def forgetting_curve(
         above_best = tuple((own - np.minimum.accumulate(own)).tolist())
     if has_kid and population_before is not None:
         population = [p.observed["population_kid"] for p in points if p.observed]
-        replaced = tuple(k - population_before for k in population)
-        lost = tuple(0.0 if method.keeps_backbone else k - population[0] for k in population)
+        if not method.only_plays:
+            replaced = tuple(k - population_before for k in population)
+        lost = tuple(0.0 if method.record.keeps_backbone else k - population[0] for k in population)
     drawn = [p.observed[PROMPTS] for p in points if p.observed and PROMPTS in p.observed]
     return ForgettingCurve(
         report.client_id,

@@ -47,8 +47,7 @@ def adapt(
     setting: FederationSetup, real: RealData, pool: ClientPool, pretraining: Pretraining
 ) -> Adaptation:
     """Fit every new client; return reports, forgetting curves, controls, cross-client matrix."""
-    config = setting.config
-    method, seed = config.method.record, config.seed
+    config, seed = setting.config, setting.config.seed
     mean_emb = None
     if config.mean_part == CLIENT_EMB:
         mean_emb = mean_part(pool, setting.representative_ids, CLIENT_EMB, pretraining.weights)
@@ -61,7 +60,7 @@ def adapt(
     if pretraining.evaluations:
         last = pretraining.evaluations[-1]
         before, drawn = population_kid(last, real, pooled, config), list(last.drawn)
-    curves = [forgetting_curve(report, method, before) for report in reports]
+    curves = [forgetting_curve(report, config.method, before) for report in reports]
     drawn += [report.after for report in reports]
     cross_kid = cross_client_kid(drawn, Scoring(real, config.eval, seed))
     has_text = setting.tokens is not None
@@ -81,7 +80,7 @@ def _image_controls(
         len(setting.data.class_names),
         setting.representative_ids,
         config.partition.style,
-        config.method.record.is_personal,
+        config.method.trains_own_parts,
         config.eval.num_images,
         config.seed,
         config.set_aside,

@@ -23,7 +23,7 @@ from pipeline.experiment.scored_clients import with_participants
 from pipeline.experiment.trained_clients import cross_client_losses, finetune_clients
 from pipeline.experiment.watcher import Watcher
 from pipeline.federation.pool import ClientPool
-from pipeline.federation.setup import FederationSetup, prepare
+from pipeline.federation.setup import FederationSetup, check_drawing, prepare
 from pipeline.files.atomic import room_for
 from pipeline.results.diagnose import diagnose
 from pipeline.results.files import write_result
@@ -67,6 +67,7 @@ def run_experiment(
     check_storage(config.tracking)
     refuse_label(config.privacy)
     given, config = config.privacy, without_key(located(config))
+    check_drawing(config)
     setting = prepare(config)
     tags = run_tags(setting, preset) | dict(extra_tags or {})
     with (

@@ -37,8 +37,7 @@ def cross_client_losses(
 
 def _trained_ids(setting: FederationSetup, store: ClientStore) -> tuple[int, ...]:
     method, num_rounds = setting.config.method, setting.config.federation.num_rounds
-    plays_only = method.record.has_embedding and method.episodes == 1  # no embedding trains
-    if not method.record.is_personal or plays_only:
+    if not method.trains_own_parts:
         return ()
     first = method.first_own_round(num_rounds)
     newest = ((c, store.newest(c, num_rounds)) for c in setting.eval_ids)

@@ -19,6 +19,7 @@ from pipeline.federation.partitioning import partitioned
 from pipeline.federation.shown_captions import shown_captions
 from spire_core.adaptation.set_aside import fitted_split
 from spire_core.diffusion.process import Diffusion
+from spire_core.diffusion.samplers import check_guided
 from spire_core.errors import DataError
 from spire_core.evaluation.extractors import NO_EXTRACTOR, auto_extractor, make_extractor
 from spire_core.network.flat_model import FlatModel
@@ -149,6 +150,13 @@ def prepare(config: Config) -> FederationSetup:
     setup = FederationSetup(config, data, partition, *fields)
     check_floors(setup)
     return setup
+
+
+def check_drawing(config: Config) -> None:
+    """Raise ConfigError if images would be drawn without any of the guidance that is asked for."""
+    interval = config.eval.guidance_interval if config.is_guided else None
+    if interval is not None:
+        check_guided(Diffusion.of(config.diffusion, "cpu", config.model.backbone), interval)
 
 
 def image_shape(data: ImageData, config: Config) -> tuple[int, int, int]:

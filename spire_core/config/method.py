@@ -144,12 +144,26 @@ class MethodConfig:
             return EMB_PROJ
         if name.startswith("adapter.") or (record.trains_biases and ndim <= 1):
             return LOCAL
-        prefixes = tuple(p.replace("up.last", f"up.{last_up}") + "." for p in self.local_layers)
-        if record.has_local_layers and (name + ".").startswith(prefixes):
+        if f"{name}.".startswith(self.local_prefixes(last_up)):
             return LOCAL
         if record.is_frozen:
             return None
         return MODULATION if record.has_embedding and is_modulation else BODY
+
+    def local_prefixes(self, last_up: int) -> tuple[str, ...]:
+        """Return what the names of local parameters, and a dot, begin with."""
+        layers = self.local_layers if self.record.has_local_layers else ()
+        return tuple(f"{layer.replace('up.last', f'up.{last_up}')}." for layer in layers)
+
+    @property
+    def only_plays(self) -> bool:
+        """Whether clients play new ones in all of their rounds, so that no embedding is kept."""
+        return self.record.has_embedding and self.episodes == 1
+
+    @property
+    def trains_own_parts(self) -> bool:
+        """Whether what is a pre-training client's own trains in rounds."""
+        return self.record.is_personal and not self.only_plays
 
     def first_own_round(self, num_rounds: int) -> int:
         """Return the round from which on a pre-training client has a part of its own."""

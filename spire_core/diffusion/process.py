@@ -43,13 +43,18 @@ class NoiseSchedule:
         alpha_bar = self.alpha_bar[t][..., None, None, None]
         return alpha_bar.sqrt(), (1.0 - alpha_bar).sqrt()
 
-    def timesteps_between(self, lowest: float, highest: float) -> range:
-        """Return the timesteps whose noise level sigma is within these bounds.
+    @property
+    def levels(self) -> Tensor:
+        """Return each timestep's noise level (T,) on the CPU, the noise beside an image of size 1.
 
-        sigma = sqrt((1 - alpha_bar) / alpha_bar), the noise beside an image of size 1.
+        sigma = sqrt((1 - alpha_bar) / alpha_bar).
         """
-        level = ((1.0 - self.alpha_bar) / self.alpha_bar).sqrt().cpu()
-        first, stop = (level < lowest).sum().item(), (level <= highest).sum().item()
+        return ((1.0 - self.alpha_bar) / self.alpha_bar).sqrt().cpu()
+
+    def timesteps_between(self, lowest: float, highest: float) -> range:
+        """Return the timesteps whose noise level is within these bounds."""
+        levels = self.levels
+        first, stop = (levels < lowest).sum().item(), (levels <= highest).sum().item()
         return range(int(first), int(stop))
 
 

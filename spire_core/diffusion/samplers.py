@@ -19,6 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from spire_core.config.checks import require
+from spire_core.config.diffusion import DiffusionConfig
 from spire_core.diffusion.process import Denoiser, Diffusion
 from spire_core.errors import ConfigError
 
@@ -151,7 +153,25 @@ def sample(
     Of a process of latents they are latents, which no step clips. Each generator draws the
     sampler's noise for its own equal share of the batch.
     """
-    config = diffusion.config
-    timesteps = timestep_grid(config.num_timesteps, config.sample_steps, power=config.grid_power)
-    rule, clips = SAMPLERS[config.sampler], diffusion.codec is None
+    rule, clips = SAMPLERS[diffusion.config.sampler], diffusion.codec is None
+    timesteps = sampling_timesteps(diffusion.config)
     return run_sampler(diffusion, rule, denoiser, xT, timesteps, generators, clips)
+
+
+def sampling_timesteps(config: DiffusionConfig) -> list[int]:
+    """Return the timesteps at which images are drawn, descending."""
+    return timestep_grid(config.num_timesteps, config.sample_steps, power=config.grid_power)
+
+
+def check_guided(diffusion: Diffusion, interval: tuple[float, float]) -> None:
+    """Raise ConfigError if images would be drawn without a step at a noise level inside."""
+    steps, (lowest, highest) = sampling_timesteps(diffusion.config), interval
+    guided = diffusion.schedule.timesteps_between(lowest, highest)
+    levels = diffusion.schedule.levels[steps]
+    require(
+        any(t in guided for t in steps),
+        "an eval.guidance_interval with a step of sampling inside",
+        f"[{lowest:g}, {highest:g}]",
+        f"its ends are noise levels sigma, not timesteps, and steps lie at {levels.min():.3g} to "
+        f"{levels.max():.3g}",
+    )

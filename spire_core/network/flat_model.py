@@ -7,12 +7,13 @@ P: number of the network's parameters.
 import contextlib
 import functools
 import hashlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from spire_core.config.checks import require
 from spire_core.config.method import MethodConfig
 from spire_core.config.model import ModelConfig
 from spire_core.errors import ConfigError
@@ -159,11 +160,8 @@ def lay_out(net: Network, method: MethodConfig) -> Layout:
         part = method.part_of(name, p.ndim, net.reads_condition(name), last_up)
         if part is not None:
             named.append((part, name, p))
-    if method.record.has_local_layers and not any(part == LOCAL for part, _, _ in named):
-        raise ConfigError(
-            f"expected method.local_layers to name layers of the U-Net, got "
-            f"{method.local_layers}: such as up.last, norm_out, conv_out"
-        )
+    if method.record.has_local_layers:
+        _check_local(method, last_up, [f"{name}." for name, _ in net.named_parameters()])
     start, names, ends = 0, [], {}
     for part, name, p in sorted(named, key=lambda item: NETWORK_PARTS.index(item[0])):
         names.append((name, start, p.shape))
@@ -174,6 +172,25 @@ def lay_out(net: Network, method: MethodConfig) -> Layout:
         end = ends.get(part, begin)
         parts[part], begin = slice(begin, end), end
     return Layout(parts, tuple(names))
+
+
+def _check_local(method: MethodConfig, last_up: int, names: Sequence[str]) -> None:
+    """Raise ConfigError for an entry that names no layer, or if none is left to be shared."""
+    layers, prefixes = method.local_layers, method.local_prefixes(last_up)
+    unknown = [
+        layer
+        for layer, prefix in zip(layers, prefixes, strict=True)
+        if not any(name.startswith(prefix) for name in names)
+    ]
+    advice = "such as up.last, norm_out, conv_out"
+    expected = "method.local_layers to name layers of the U-Net"
+    require(bool(layers) and not unknown, expected, ", ".join(unknown) or "none", advice)
+    require(
+        not all(name.startswith(prefixes) for name in names),
+        "method.local_layers that leave layers to be shared",
+        "all of the U-Net",
+        "name fewer, or choose method=local",
+    )
 
 
 def views(layout: Layout, weights: Tensor) -> dict[str, Tensor]:

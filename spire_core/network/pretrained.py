@@ -64,9 +64,9 @@ class PretrainedNet(nn.Module):
 
     def reads_condition(self, name: str) -> bool:
         """Return whether a parameter belongs to a layer that reads what the entrance moves."""
-        is_prompt = self.entrance == "tokens"
-        readers = self.kind.reads_prompt if is_prompt else self.kind.reads
-        return any(fragment in name for fragment in readers)
+        kind = self.kind
+        readers = {"tokens": kind.reads_prompt, "blocks": kind.reads_blocks or kind.reads}
+        return any(fragment in name for fragment in readers.get(self.entrance, kind.reads))
 
     def _check_channels(self, image_channels: int) -> None:
         found = self._settings.in_channels

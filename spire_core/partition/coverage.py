@@ -47,15 +47,15 @@ def hull_distance(mixtures: np.ndarray, target: np.ndarray) -> float:
     The linear programme is: minimise the sum of u (K,) over weights w (M,) of the simplex, where
     -2 u <= w @ mixtures - target <= 2 u.
     """
-    from scipy.optimize import linprog  # half a second, which the start of a run can do without
+    from scipy import sparse  # half a second, which the start of a run can do without
+    from scipy.optimize import linprog
 
     num_clients, num_classes = mixtures.shape
-    above = np.hstack([mixtures.T, -2.0 * np.eye(num_classes)])
-    below = np.hstack([-mixtures.T, -2.0 * np.eye(num_classes)])
+    shares, u = sparse.csc_array(mixtures.T), -2.0 * sparse.eye_array(num_classes)
     weights_sum = np.concatenate([np.ones(num_clients), np.zeros(num_classes)])
     found = linprog(
         1.0 - weights_sum,  # the sum of u
-        A_ub=np.vstack([above, below]),
+        A_ub=sparse.block_array([[shares, u], [-shares, u]], format="csc"),
         b_ub=np.concatenate([target, -target]),
         A_eq=weights_sum[None],
         b_eq=[1.0],

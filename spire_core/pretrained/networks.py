@@ -29,9 +29,10 @@ class NetworkClass:
     `call` predicts from xt (B, C, H, W), t (B,) and the prompt's tokens (B, L, D). `time` are the
     layers that return the conditioning vector (B, V), the same numbers in each. `blocks` are those
     that the entrance of every block moves; they return (B, V), or feature maps if `is_film`.
-    `reads`: fragments of the names of layers that read the conditioning vector, `reads_prompt` of
-    those that read the prompt's tokens. `ends`: the linear map in each layer of `time` that makes
-    its output, to whose bias a constant can be added.
+    `reads`: fragments of the names of layers that read the conditioning vector, `reads_blocks` of
+    those that read what `blocks` return, where others do, `reads_prompt` of those that read the
+    prompt's tokens. `ends`: the linear map in each layer of `time` that makes its output, to whose
+    bias a constant can be added.
     """
 
     call: Call
@@ -41,6 +42,7 @@ class NetworkClass:
     ends: Callable[[Any], list[nn.Linear]]
     is_film: bool = False
     reads_prompt: tuple[str, ...] = ()
+    reads_blocks: tuple[str, ...] = ()
 
     @property
     def has_prompt(self) -> bool:
@@ -208,7 +210,13 @@ def _call_dit(network: Any, xt: Tensor, t: Tensor, prompt: Tensor | None) -> Ten
 
 _PROMPT_READERS = (".attn2.to_k.", ".attn2.to_v.", ".add_k_proj.", ".add_v_proj.")
 _UNET = NetworkClass(
-    _call_unet, _unet_time, _resnets, (".time_emb_proj.",), _unet_ends, is_film=True
+    _call_unet,
+    _unet_time,
+    _resnets,
+    (".time_emb_proj.",),
+    _unet_ends,
+    is_film=True,
+    reads_blocks=(".conv2.",),
 )
 NETWORKS = {
     "UNet2DModel": _UNET,

@@ -273,6 +273,17 @@ def test_layers_that_read_a_moved_prompt_keep_their_moments(
     assert not any("time_emb_proj" in n or "adaln_single" in n for n in read)
 
 
+def test_layers_behind_the_entrance_of_each_block_keep_their_moments(
+    folders: dict[str, Path],
+) -> None:
+    """A block scales and moves what its second convolution reads, and not the time conditioning."""
+    model = flat(folders["UNet2DModel"], MethodConfig("spire", entrance="blocks"))
+    at = model.layout.parts[MODULATION]
+    read = {name for name, start, _ in model.layout.names if at.start <= start < at.stop}
+    assert read == {n for n, *_ in model.layout.names if ".conv2." in n}
+    assert len(read) >= 4
+
+
 @pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize("method", ["lora", "bias", "diffit"])
 def test_an_adapter_starts_as_the_network_that_it_adapts(

@@ -18,9 +18,9 @@ from pipeline.federation.setup import prepare
 from pipeline.results.metrics import privacy_metrics, round_metrics, summary_metrics
 from pipeline.results.result import Adaptation
 from spire_core.adaptation.adapt import AdaptPoint
+from spire_core.config.method import MethodConfig
 from spire_core.config.privacy import PrivateAdaptConfig
 from spire_core.evaluation.kid import KidScore, kid
-from spire_core.methods import METHODS
 from spire_core.privacy.guarantee import guarantee_of
 
 OWN, POPULATION = (3.0, 1.0, 2.0, 0.5), (5.0, 6.0, 8.0, 4.0)
@@ -66,24 +66,26 @@ def report(client_id: int, own: tuple[float, ...] = OWN, seen_every: int = 1) ->
 
 
 def test_a_client_forgets_itself_where_its_kid_is_above_its_lowest() -> None:
-    curve = forgetting_curve(report(7), METHODS["fedavg_ft"], None)
+    curve = forgetting_curve(report(7), MethodConfig("fedavg_ft"), None)
     assert curve == ForgettingCurve(7, (0, 1, 2, 3), (0.0, 0.0, 1.0, 0.0), None, None)
 
 
 def test_existing_clients_lose_what_the_adapted_backbone_draws_worse() -> None:
     """Against the adapted model before its first step; none where the backbone stays."""
-    whole = forgetting_curve(report(7), METHODS["fedavg_ft"], 4.5)
+    whole = forgetting_curve(report(7), MethodConfig("fedavg_ft"), 4.5)
     assert whole.lost == (0.0, 1.0, 3.0, -1.0)
     assert whole.replaced == (0.5, 1.5, 3.5, -0.5)
     for name in ("lora", "bias", "diffit"):  # rounds average an adapter, and all draw with it
-        assert forgetting_curve(report(7), METHODS[name], 4.5).lost == whole.lost
+        assert forgetting_curve(report(7), MethodConfig(name), 4.5).lost == whole.lost
     for name in ("spire", "retrofit", "shared_rep", "fedavg"):
-        kept = forgetting_curve(report(7), METHODS[name], 4.5)
+        kept = forgetting_curve(report(7), MethodConfig(name), 4.5)
         assert (kept.lost, kept.replaced) == ((0.0,) * 4, whole.replaced)
+    only_plays = forgetting_curve(report(7), MethodConfig("spire", episodes=1), 4.5)
+    assert (only_plays.lost, only_plays.replaced) == ((0.0,) * 4, None)
 
 
 def test_only_epochs_that_were_looked_at_are_in_a_curve() -> None:
-    curve = forgetting_curve(report(7, seen_every=2), METHODS["fedavg_ft"], 4.5)
+    curve = forgetting_curve(report(7, seen_every=2), MethodConfig("fedavg_ft"), 4.5)
     assert (curve.epochs, curve.own, curve.lost) == ((0, 2), (0.0, 0.0), (0.0, 3.0))
 
 
@@ -129,7 +131,7 @@ def test_the_end_is_the_last_round_and_the_best_the_lowest(mnist_root: Path) -> 
     )
     reports = [report(new), report(new + 1, (4.0, 3.0, 2.0, 1.0))]
     evaluations = [evaluation(n, kids) for n, kids in ((1, (3, 3)), (2, (1, 2)), (3, (2, 2)))]
-    curves = [forgetting_curve(r, METHODS["fedavg_ft"], 4.5) for r in reports]
+    curves = [forgetting_curve(r, MethodConfig("fedavg_ft"), 4.5) for r in reports]
     adaptation = Adaptation(tuple(reports), tuple(curves))
     found = summary_metrics(setting, real, evaluations, None, adaptation)
     expected = {
