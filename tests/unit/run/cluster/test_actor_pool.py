@@ -1,0 +1,58 @@
+"""Client actors that a node has no memory for are ended, and the others go on."""
+
+from types import SimpleNamespace
+
+import pytest
+import ray
+
+from pipeline.clients.memory import NO_ROUNDS, Footprint, Place
+from pipeline.cluster import actor_pool
+from pipeline.cluster.actor_pool import RayClientPool
+from spire_core.errors import ClusterError
+
+MIB = 2**20
+
+
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The actors that a pool has ended, in order."""
+    found: list[str] = []
+    here = SimpleNamespace(get_node_id=lambda: "elsewhere")
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: here)
+    monkeypatch.setattr(actor_pool, "end_actor", found.append)
+    return found
+
+
+def pool_after(may_shrink: bool, *free_mib: int) -> RayClientPool:
+    """A pool of actors on nodes of their own with so much room for a step of 100 MiB."""
+    names = [f"actor {i}" for i in range(len(free_mib))]
+    pool = RayClientPool(names, (None, None))
+    needs = [100, *[0] * (len(free_mib) - 1)]
+    footprints = [
+        Footprint(Place(name, need * MIB, free * MIB))
+        for name, need, free in zip(names, needs, free_mib, strict=True)
+    ]
+    pool._keep_fitting(footprints, NO_ROUNDS, may_shrink)
+    return pool
+
+
+def test_actors_without_room_are_ended_and_the_others_go_on(
+    ended: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert pool_after(True, 50, 200, 99, 100).actors == ["actor 1", "actor 3"]
+    assert ended == ["actor 0", "actor 2"]
+    assert "2 of 4 client actors go on: 100 MiB for a step" in caplog.text
+
+
+@pytest.mark.parametrize(("may_shrink", "free"), [(False, (200, 50)), (True, (50, 50))])
+def test_a_number_that_the_user_set_or_no_actor_at_all_ends_the_run(
+    may_shrink: bool, free: tuple[int, int], ended: list[str]
+) -> None:
+    with pytest.raises(ClusterError, match="expected memory for 2 client actors, got 100 MiB for"):
+        pool_after(may_shrink, *free)
+    assert ended == []
+
+
+def test_all_actors_stay_where_all_have_room(ended: list[str]) -> None:
+    assert pool_after(False, 100, 100).actors == ["actor 0", "actor 1"]
+    assert ended == []
