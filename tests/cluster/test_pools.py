@@ -541,7 +541,10 @@ def test_the_driver_never_holds_what_is_a_clients_own(opened: Opened, folder: Pa
     assert all(len(n) == 4 * D_EMB for n in needles)
     assert sum("client_emb" in s.moments for s in states) >= 3  # some have trained
     needles += [tokens.tobytes() for tokens in captions]
-    needles += [_unsent(s.residual) for s in states if s.residual is not None]
+    unsent = [_unsent(s.residual) for s in states if s.residual is not None]
+    assert len(unsent) >= 3
+    moments = [s.moments["client_emb"] for s in states if "client_emb" in s.moments]
+    needles += unsent + [one.exp_avg.numpy().tobytes() for one in moments]
     backbone = ray.get(driver.model_weights.remote())  # type: ignore[attr-defined]
     controls = [backbone[100 : 100 + D_EMB].tobytes()]  # what it does hold is found
     controls += [np.random.default_rng(0).random(D_EMB, np.float32).tobytes()]

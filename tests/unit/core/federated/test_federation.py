@@ -1,5 +1,6 @@
 """Exactness of local training and aggregation: special cases equal known things, bit by bit."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -126,12 +127,15 @@ def test_order_of_clients_changes_nothing(method: str, opt_state: str) -> None:
 
 
 def test_adam_state_choices_differ_and_reset_forgets() -> None:
-    weights = {}
+    states, private = {}, {}
     for choice in ("reset", "keep", "average"):
         config = ClientConfig(batch_size=8, opt_state=choice)
-        weights[choice] = run_rounds("fedavg", config, [0, 1], 2)[1].weights
-    assert not np.array_equal(weights["reset"], weights["keep"])
-    assert not np.array_equal(weights["keep"], weights["average"])
+        _, states[choice], private[choice] = run_rounds("fedavg", config, [0, 1], 2)
+    for one, other in itertools.combinations(states.values(), 2):
+        assert not np.array_equal(one.weights, other.weights)
+    assert all(state.is_empty for state in private["reset"].values())
+    assert states["reset"].broadcast.moments is None
+    assert not any(state.is_empty for state in private["keep"].values())
 
 
 def update(client_id: int, num_examples: int, values: list[float]) -> ClientUpdate:

@@ -56,8 +56,9 @@ def result(backbone: Path, mnist_root: Path, root: Path) -> Result:
     return run_experiment(config, "smoke", Watcher())
 
 
-def sent(result: Result) -> float:
-    return next(p["comm/up_bytes"] for _, p in read_points(result.run_dir) if "comm/up_bytes" in p)
+def sent(result: Result, name: str = "comm/up_bytes") -> float:
+    """Bytes of the first round."""
+    return next(p[name] for _, p in read_points(result.run_dir) if name in p)
 
 
 def test_only_the_entrance_is_trained_and_sent(result: Result, backbone: Path) -> None:
@@ -82,6 +83,9 @@ def test_a_round_sends_less_than_native_training_of_the_same_network(
     more = ("method=spire", "model.d_emb=4", "federation.num_rounds=1")
     native = run_experiment(config_of(backbone, mnist_root, root, *more), "smoke", Watcher())
     assert sent(native) > 40 * sent(result)
+    entrance, steps = 4 * 4 * 32, 4 * 4  # as float32; Adam's steps of each of four parts
+    assert sent(result) == 2 * (3 * entrance + steps)  # with both moments, of two clients
+    assert sent(result, "comm/down_bytes") == 2 * entrance  # there are no moments yet
 
 
 @pytest.mark.parametrize("entrance", ["time", "blocks"])
