@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -134,7 +135,7 @@ def add_adapt(verbs: Any) -> None:
     text = "how many images it learns from"
     parser.add_argument("--num-images", type=_count(1), metavar="N", help=text)
     text = "privacy budget of its images, such as 4 (docs/privacy.md); none unless given"
-    parser.add_argument("--epsilon", metavar="E", help=text)
+    parser.add_argument("--epsilon", type=_budget, metavar="E", help=text)
 
 
 def add_sample(verbs: Any) -> None:
@@ -174,6 +175,14 @@ def _guidance(text: str) -> float:
         if 0.0 <= (value := float(text)) <= MAX_GUIDANCE:
             return value
     raise argparse.ArgumentTypeError(f"expected a number in 0..1000, got {text!r}")
+
+
+def _budget(text: str) -> str:
+    """Return a number as it was typed: nothing, or null, would fit without noise."""
+    with contextlib.suppress(ValueError):
+        if math.isfinite(float(text)):
+            return text
+    raise argparse.ArgumentTypeError(f"expected a number such as 4, got {text!r}")
 
 
 def _comma_list(text: str) -> list[str]:

@@ -9,13 +9,14 @@ from importlib import resources
 from typing import Any
 
 from pipeline.config.build import build
-from pipeline.config.safe_yaml import read_plain
+from pipeline.config.safe_yaml import read_plain, write_value
 from pipeline.config.schema import Config
 from spire_core.config.checks import hint, require
 from spire_core.errors import ConfigError
 
 NAMED_GROUPS = ("data", "partition", "method")
 MAX_KEY = 200  # characters
+NULLS = ("null", "Null", "NULL", "~")  # YAML's words; it also takes nothing for null
 
 
 def preset_names() -> list[str]:
@@ -83,13 +84,25 @@ def _nested(override: str) -> dict[str, Any]:
 
 
 def split_override(override: str) -> tuple[str, Any]:
-    """Return the key and the plain value of an override `key=value`; ConfigError if it is none."""
+    """Return the key and the plain value of an override `key=value`; ConfigError if it is none.
+
+    No value is null unless it is typed, since null turns settings such as epsilon off. `#` begins
+    no comment here.
+    """
     key, sep, text = override.partition("=")
     if not sep or len(key) > MAX_KEY or not all(part.strip() for part in key.split(".")):
         raise ConfigError(
             f"expected an override as key=value, got {override!r}: such as client.lr=0.001"
         )
-    return key, read_plain(text, key)
+    value, text = read_plain(text, key), text.strip()
+    if write_value(value).count("#") < text.count("#"):  # YAML took its rest for a comment
+        value = read_plain(write_value(text), key)
+    if value is None and text not in NULLS:
+        raise ConfigError(
+            f"expected a value after {key}=, got {text or 'nothing'}: give one, or write "
+            f"{key}=null for none"
+        )
+    return key, value
 
 
 def merged(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:

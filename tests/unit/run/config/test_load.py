@@ -403,9 +403,14 @@ def test_a_wrong_type_is_not_answered_by_the_advice_for_a_wrong_number(
         ("2020-01-01", "2020-01-01"),
         ("a=b", "a=b"),
         ("'1e3'", "1e3"),
-        ("", None),
         ("null", None),
-        ("~", None),
+        (" ~ ", None),
+        ("photos #2", "photos #2"),
+        ("#2", "#2"),
+        ("'a' #b", "'a' #b"),
+        ("'a #b'", "a #b"),
+        ("a#b", "a#b"),
+        ('["#1", x]', ["#1", "x"]),
         ("on", True),
         ("[1, a, 2.5e1]", [1, "a", 25.0]),
         ("{a: 1, b: {c: null}}", {"a": 1, "b": {"c": None}}),
@@ -422,6 +427,18 @@ def test_a_value_is_read_as_yaml_with_floats_that_need_no_dot(text: str, value: 
 def test_a_value_that_is_not_plain_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=r"^expected .* in any\.key, got .*: "):
         split_override(f"any.key={text}")
+
+
+@pytest.mark.parametrize("text", ["", "  ", "---"])
+def test_no_value_is_not_null_unless_it_is_typed(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"after privacy\.adapt\.epsilon=, got .*=null for none"):
+        load_config("smoke", [f"privacy.adapt.epsilon={text}"])
+
+
+@pytest.mark.parametrize("text", ["a #${seed}", "a #" + "x" * 5000])
+def test_what_yaml_takes_for_a_comment_is_checked_too(text: str) -> None:
+    with pytest.raises(ConfigError, match="expected plain values"):
+        split_override(f"data.path={text}")
 
 
 def test_overrides_of_one_group_add_up_and_the_last_of_a_key_holds() -> None:
