@@ -305,3 +305,14 @@ def _watcher(is_quiet: bool) -> Any:
     from pipeline.experiment.watcher import Watcher
 
     return contextlib.closing(Watcher() if is_quiet else Progress())
+
+
+if __name__ == "__main__":  # `python -m spire ...` is the command `spire ...`
+    import os
+    import sys
+
+    if sys.path[0] == os.getcwd() != os.path.dirname(os.path.realpath(__file__)):
+        del sys.path[0]  # the user's folder may hold files with the names of these packages
+    from sweeps.cli import main
+
+    sys.exit(main())

@@ -26,6 +26,7 @@ from spire_core.errors import SpireError
 
 AddVerb = Callable[[Any], None]  # adds a verb to the subparsers of `spire`
 USER_ERROR, INTERRUPTED = 2, 130
+SWEEPS = ("sweep", "report")  # verbs that `python -m pipeline` lacks
 HALF_LINE = 500  # characters that are kept of each half of a message
 
 
@@ -152,7 +153,8 @@ class _Parser(argparse.ArgumentParser):
         if match := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
             verb, verbs = match[1], re.findall(r"[\w-]+", match[2])  # all choices are verbs
             expected = f"expected a verb out of {', '.join(verbs)}"
-            message = f"{expected}, got {verb!r}: {hint(verb, verbs)}"
+            advice = f"type spire {verb}, or python -m sweeps" if verb in SWEEPS else ""
+            message = f"{expected}, got {verb!r}: {advice or hint(verb, verbs)}"
         self.exit(USER_ERROR, f"{self.prog}: {one_line(message)}: see {self.prog} --help\n")
 
 

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
+from pipeline.cli.main import main as pipeline_main
 from pipeline.cli.progress import Progress
 from pipeline.cli.tables import change
 from pipeline.config.equivalence import fingerprint
@@ -192,6 +193,21 @@ def test_sweeps_as_a_module_has_both_of_its_verbs(
     with pytest.raises(SystemExit, match="0"):
         runpy.run_module("sweeps", run_name="__main__")
     assert capsys.readouterr().out.startswith(f"usage: spire {verb}")
+
+
+def test_spire_as_a_module_is_the_command(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["spire", "run", "smoke", "--fast"])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_module("spire", run_name="__main__")
+    assert "see spire run --help" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["sweep", "report"])
+def test_the_pipeline_says_where_the_verbs_of_sweeps_are(verb: str, capsys) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        pipeline_main([verb, "smoke"])
+    assert f"got '{verb}': type spire {verb}, or python -m sweeps" in capsys.readouterr().err
 
 
 def test_dry_run_is_one_object(spire) -> None:
