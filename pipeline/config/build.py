@@ -22,15 +22,18 @@ SEEDS = "a run has one seed, and a sweep has several: spire sweep NAME seeds=[0,
 _REFUSED = object()
 
 
-def flattened(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flattened(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings by their whole key, such as federation.tau, however they are nested."""
-    flat: dict[str, Any] = {}
+    return dict(whole_keys(settings))
+
+
+def whole_keys(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each setting's whole key and its value; one given nested and flat comes twice."""
     for key, value in settings.items():
         if isinstance(value, dict):
-            flat |= flattened(value, f"{prefix}{key}.")
+            yield from whole_keys(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+            yield f"{prefix}{key}", value
 
 
 def build(base: Built | type[Built], values: Any) -> Built:

@@ -168,13 +168,13 @@ class SweepConfig:
         overruled, on_axes = set[str](), set[str]()  # by an axis in every trial; in any
         for name, axis in self.axes.items():
             values = axis if isinstance(axis, list) else []
-            points = [_canonical(settings_of(name, value)) for value in values]
-            mentioned = set[str]().union(*points) or _canonical([name])
+            points = [canonical(settings_of(name, value)) for value in values]
+            mentioned = set[str]().union(*points) or canonical([name])
             if twice := mentioned & on_axes:
                 raise ConfigError(f"expected one axis for {min(twice)}, got two: leave one out")
             on_axes |= mentioned
             overruled |= mentioned.intersection(*points)
-        settings = _canonical(flattened(self.settings))
+        settings = canonical(flattened(self.settings))
         if both := overruled & settings:
             key = min(both)
             raise ConfigError(
@@ -211,7 +211,7 @@ class SweepConfig:
         return replace(self, settings=labelled(self.settings), axes=axes, primary=primary)
 
 
-def _canonical(keys: Iterable[str]) -> set[str]:
+def canonical(keys: Iterable[str]) -> set[str]:
     """Return keys of the configuration by one name each: `method.name` becomes `method`."""
     groups = {f"{group}.name": group for group in NAMED_GROUPS}
     return {groups.get(key, key) for key in keys}

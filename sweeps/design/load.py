@@ -7,13 +7,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.build import OTHER_WORDS, build
+from pipeline.config.build import OTHER_WORDS, build, flattened, whole_keys
 from pipeline.config.load import read_settings, split_override
 from pipeline.config.safe_yaml import MAX_SCALAR, first_comment, read_settings_file
 from pipeline.config.schema import Config
 from spire_core.errors import ConfigError
 from sweeps.design.compared import check_compared
-from sweeps.design.config import SweepConfig
+from sweeps.design.config import SweepConfig, canonical
 
 PAPER = "paper-"  # prefix of the names of the paper's experiments
 
@@ -47,6 +47,8 @@ def load_sweep(file: str, words: Sequence[str] = ()) -> SweepConfig:
             "examples"
         )
     values: dict[str, Any] = {"name": name, "question": _question(text)} | settings
+    if isinstance(values.get("settings"), dict):
+        values["settings"] = _flat(values["settings"], file)
     written = dict(values)
     groups = {f.name for f in dataclasses.fields(Config)}
     for word in words:
@@ -55,13 +57,35 @@ def load_sweep(file: str, words: Sequence[str] = ()) -> SweepConfig:
         if root in groups:
             root, rest = "settings", key
         inside = values.get(root)
-        if rest and root in ("axes", "settings") and isinstance(inside, dict | None):
+        if rest and root == "settings" and isinstance(inside, dict | None):
+            values[root] = _laid_over(flattened(inside or {}), flattened({rest: value}))
+        elif rest and root == "axes" and isinstance(inside, dict | None):
             values[root] = {**(inside or {}), rest: value}
         else:
             values[key] = value
     sweep = build(SweepConfig, values)
     check_compared(sweep, _as_written(written) if words else None)
     return sweep
+
+
+def _flat(settings: Mapping[str, Any], file: str) -> dict[str, Any]:
+    """Return settings by their whole keys; ConfigError for one that is given twice."""
+    seen = set[str]()
+    for key, _ in whole_keys(settings):
+        if twice := canonical([key]) & seen:
+            raise ConfigError(
+                f"expected one value for {twice.pop()} in the settings of {file}, got two: leave "
+                "one out"
+            )
+        seen |= canonical([key])
+    return flattened(settings)
+
+
+def _laid_over(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
+    """Return flat settings with those of the upper layer, under whichever name they have."""
+    replaced = canonical(upper)
+    kept = {k: v for k, v in lower.items() if k in upper or not canonical([k]) & replaced}
+    return {**kept, **upper}
 
 
 def _question(text: str) -> str:

@@ -430,6 +430,47 @@ def test_words_set_the_sweep_its_axes_and_all_its_trials(file: Path) -> None:
     assert load_sweep(str(file), ["axes={}"]).axes == {}
 
 
+@pytest.mark.parametrize(
+    ("settings", "word", "laid_over"),
+    [
+        (
+            "{partition: {name: shard, classes_per_client: 3}}",
+            "partition=pathological",
+            {"partition": "pathological", "partition.classes_per_client": 3},
+        ),
+        (
+            "{method: {name: spire, phases: alternate}}",
+            "method=shared_rep",
+            {"method": "shared_rep", "method.phases": "alternate"},
+        ),
+        (
+            "{client.lr: 0.1, client.momentum: 0.5}",
+            "client={lr: 0.7}",
+            {"client.lr": 0.7, "client.momentum": 0.5},
+        ),
+        ("{client: {lr: 0.1}}", "settings.client.lr=0.7", {"client.lr": 0.7}),
+        ("{method: spire}", "method.name=local", {"method.name": "local"}),
+        ("{client: {lr: 0.1}}", "settings={client: {emb_lr: 1}}", {"client.emb_lr": 1}),
+    ],
+)
+def test_a_word_replaces_one_setting_of_a_group_and_no_other(
+    settings: str, word: str, laid_over: dict[str, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"preset: smoke\nsettings: {settings}\n")
+    assert flattened(load_sweep(str(path), [word]).settings) == laid_over
+
+
+@pytest.mark.parametrize(
+    "settings", ["{client: {lr: 0.1}, client.lr: 0.2}", "{method: spire, method.name: local}"]
+)
+def test_a_setting_given_twice_is_refused(settings: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"preset: smoke\nsettings: {settings}\n")
+    with pytest.raises(ConfigError, match=r"one value for (client\.lr|method) in the settings"):
+        load_sweep(str(path))
+
+
 def sentence(error: pytest.ExceptionInfo[ConfigError]) -> str:
     text = str(error.value)
     assert text.startswith("expected ")
