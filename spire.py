@@ -86,7 +86,7 @@ def resume(
             f'expected an interrupted run, got {run_id}, which has finished: spire.load("{run_id}")'
         )
     config, preset = load_start(run_dir, given, words)
-    with ready_for(config, say):
+    with ready_for(config, say, begins=False):
         from pipeline.experiment.run import resume_experiment
 
         with _watcher(is_quiet) as watcher:

@@ -102,7 +102,7 @@ def _run_left(
         check_effects(probed)
     with starting_cluster() as ready:
         # 1. Check, while the cluster starts.
-        check_data(probed, say)
+        check_data(probed, say, begins=ledger.parent_run_dir is None)
         check_store(base.tracking)
         say(f"{len(left) + before.num_undrawn} of {before.num_trials} trials to run")
         # 2. Plan.
@@ -146,12 +146,12 @@ def base_config(sweep: SweepConfig) -> Config:
     return replace(config, tracking=tracking, data=data)
 
 
-def check_data(planned: Sequence[Trial], say: Say) -> None:
+def check_data(planned: Sequence[Trial], say: Say, begins: bool = True) -> None:
     """Fetch missing data; raise what is wrong with the data or the model of any trial."""
     seen = set()
     for trial in planned:
         config = located(trial.config)
-        check_source(config.data.name, config.data.path)
+        check_source(config.data.name, config.data.path, begins)
         fetch_if_missing(config.data.name, config.data.root, config.data.path, say)
         check_drawing(config)
         key = setup_key(config)

@@ -90,7 +90,7 @@ def resume(args: argparse.Namespace) -> Answer:
     from pipeline.experiment.launch import ready_for
 
     config, preset = load_start(run_dir, given, overrides)
-    with ready_for(config, say):
+    with ready_for(config, say, begins=False):
         from pipeline.experiment.run import resume_experiment
 
         with _watched(args.quiet) as watcher:

@@ -95,10 +95,11 @@ def fetch_if_missing(
         fetch(name, root, source_dir, log=log)
 
 
-def check_source(name: str, source_dir: str | None) -> None:
-    """Raise ConfigError if `data.path` holds the user's own images, and not this data set.
+def check_source(name: str, source_dir: str | None, begins: bool = True) -> None:
+    """Raise ConfigError if `data.path` does not hold this data set, such as the user's own images.
 
-    DataError if it is to hold own images, and does not exist.
+    DataError if it is to hold own images, and does not exist. Original files may be gone, unless a
+    run begins: what is stored out of them is enough to go on.
     """
     if name == "folder" and not (folder := expanded(source_dir or "", "data.path")).exists():
         raise DataError(
@@ -108,7 +109,8 @@ def check_source(name: str, source_dir: str | None) -> None:
     if name not in SPECS or source_dir is None:
         return
     folder, layout = expanded(source_dir, "data.path"), dataset_spec(name).layout
-    levels = (folder.glob(pattern) for pattern in ("*", "*/*", "*/*/*"))
+    patterns = ("*", "*/*", "*/*/*", *([f"**/*{FONT_ENDING}"] if layout == "fonts" else []))
+    levels = (folder.glob(pattern) for pattern in patterns)
     names = [p.name for p in itertools.islice(itertools.chain.from_iterable(levels), MAX_SEEN)]
     if any(
         n.startswith(ORIGINALS[layout]) if layout in ORIGINALS else n.lower().endswith(FONT_ENDING)
@@ -119,6 +121,11 @@ def check_source(name: str, source_dir: str | None) -> None:
         raise ConfigError(
             f"expected the original files of {name} in data.path={source_dir}, got other images: "
             "for images of your own, take the preset folder-cpu, or data.name=folder"
+        )
+    if begins and len(names) < MAX_SEEN:  # else its rest may hold them
+        raise ConfigError(
+            f"expected the original files of {name} in data.path={source_dir}, got none: leave "
+            "data.path out, and they are fetched; for images of your own, set data.name=folder"
         )
 
 

@@ -12,16 +12,16 @@ from pipeline.config.schema import Config
 
 
 @contextlib.contextmanager
-def ready_for(config: Config, say: Callable[[str], None]) -> Iterator[None]:
+def ready_for(config: Config, say: Callable[[str], None], begins: bool = True) -> Iterator[None]:
     """Fetch the images of a run that are missing, and let Ray start, if the run uses it.
 
     The imports and checks that precede the clients go on meanwhile in the block. An error in
     settings or data that they find stops Ray again. Images of the user's own are checked first, and
-    Ray starts when the clients do. `say` is told what is fetched.
+    Ray starts when the clients do. `say` is told what is fetched. `begins`: the run is a new one.
     """
     from pipeline.data.fetch import check_source, fetch_if_missing
 
-    check_source(config.data.name, config.data.path)
+    check_source(config.data.name, config.data.path, begins)
     fetch_if_missing(config.data.name, config.data.root, config.data.path, say)
     if config.resources.pool == "local":
         yield

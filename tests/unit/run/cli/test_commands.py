@@ -145,6 +145,18 @@ def test_own_images_are_never_taken_for_a_data_set(spire, tmp_path: Path, verb: 
     assert spire(*verb, f"data.path={tmp_path}/photos").code == 0
 
 
+@pytest.mark.parametrize("verb", [["run", "smoke", "--dry-run"], ["data", "show", "smoke"]])
+@pytest.mark.parametrize("path", ["nowhere", "empty", "notes.txt"])
+def test_a_folder_without_original_files_is_refused(
+    spire, tmp_path: Path, verb: list[str], path: str
+) -> None:
+    """The data set is stored already, and would take the place of what was meant."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").touch()
+    said = spire(*verb, f"data.path={tmp_path}/{path}")
+    assert_one_sentence(said, f"original files of mnist in data.path={tmp_path}/{path}, got none")
+
+
 def test_inception_without_weights_is_one_sentence(
     spire, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.config.load import load_config
 from pipeline.experiment.launch import ready_for
-from spire_core.errors import ClusterError, DataError
+from spire_core.errors import ClusterError, ConfigError, DataError
 
 
 def ignore(text: str) -> None:
@@ -32,6 +32,15 @@ def test_own_images_are_checked_before_ray_starts(
         raise AssertionError
     Path("photos").mkdir()
     with ready_for(config, ignore):
+        pass
+
+
+def test_a_run_goes_on_though_the_original_files_are_gone(mnist_root: Path, tmp_path: Path) -> None:
+    words = ["resources.pool=local", f"data.root={mnist_root}", f"data.path={tmp_path / 'gone'}"]
+    config = load_config("smoke", words)
+    with pytest.raises(ConfigError, match="got none"), ready_for(config, ignore):
+        raise AssertionError
+    with ready_for(config, ignore, begins=False):
         pass
 
 
