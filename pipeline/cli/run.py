@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from pipeline.cluster.actor_plan import ActorPlan
     from pipeline.config.schema import Config
     from pipeline.config.tracking import TrackingConfig
     from pipeline.experiment.watcher import Watcher
@@ -124,7 +126,6 @@ def end_finished(run_dir: "Path", given: "TrackingConfig") -> None:
 
 def _dry_run(config: "Config", preset: str) -> Answer:
     from pipeline.cli.setup_text import setting_json, setting_text
-    from pipeline.cluster.actor_plan import plan_here
     from pipeline.experiment.estimate import run_seconds
     from pipeline.federation.setup import check_drawing, prepare
     from pipeline.runs.start import located
@@ -134,10 +135,23 @@ def _dry_run(config: "Config", preset: str) -> Answer:
     fetch_if_missing(config.data.name, config.data.root, config.data.path)
     warn_of_store(config.tracking)
     check_drawing(config)
-    plan, setting = plan_here(config), prepare(config)
+    plan, setting = _plan(config), prepare(config)
     num_cpus = 1.0 if plan is None else plan.num_actors * min(1.0, plan.num_cpus)
     description = setting_json(setting, preset, plan, run_seconds(config, num_cpus))
     return Answer(setting_text(description, plan), description)
+
+
+def _plan(config: "Config") -> "ActorPlan | None":
+    """Return the client actors of a run, on the cluster at RAY_ADDRESS or else on this machine."""
+    from pipeline.cluster.actor_plan import most_useful_actors, plan_here, plan_on_nodes
+
+    if config.resources.pool == "local" or not os.environ.get("RAY_ADDRESS"):
+        return plan_here(config)
+    from pipeline.cluster import session
+
+    with session.cluster():
+        nodes = session.cluster_nodes()
+        return plan_on_nodes(config.resources, nodes, most_useful_actors(config))
 
 
 @contextlib.contextmanager

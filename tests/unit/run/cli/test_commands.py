@@ -255,6 +255,18 @@ def test_dry_run_text_says_who_what_and_where(spire) -> None:
     assert re.search(r"on average: TV 0\.\d{3} from the convex hull of the others', 0\.", said.out)
 
 
+def test_a_dry_run_plans_on_the_cluster_that_a_run_would_use(
+    spire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = [{"CPU": 2.0, "GPU": 0.0}] * 2
+    monkeypatch.setattr("pipeline.cluster.session.cluster", contextlib.nullcontext)
+    monkeypatch.setattr("pipeline.cluster.session.cluster_nodes", lambda: nodes)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    words = ["federation.cohort_size=6", "federation.num_clients=6", "resources.num_cpus=2"]
+    told = json.loads(spire("run", "--dry-run", "smoke", "--json", *words).out)
+    assert told["resources"]["actors"]["num_actors"] == 2
+
+
 @pytest.mark.parametrize("form", [[], ["--json"]])
 @pytest.mark.parametrize("verb", ["run", "sweep"])
 def test_a_dry_run_shows_no_password(spire, verb: str, form: list[str]) -> None:
