@@ -39,7 +39,7 @@ from sweeps.report.primary import Finding, findings, primary_answers, primary_ta
 from sweeps.report.prompts import EPOCHS as PROMPT_EPOCHS
 from sweeps.report.prompts import prompt_epochs_table, prompts_table
 from sweeps.report.row_runs import FILE, client_numbers, control_rows, whole
-from sweeps.report.rows import write_rows
+from sweeps.report.rows import check_replaced, write_rows
 from sweeps.report.runs import runs_table
 from sweeps.report.samples import partition_pictures, sample_pictures
 from sweeps.report.stretches import Stretches, without_overruled
@@ -62,10 +62,12 @@ def make_report(
 
     `words` as in `sweep_runs`; without any, `stretches` have all runs. `out`: the folder, else one
     in the tracking root. `rows`: a file for clients' scores. RunError if no such run has finished;
-    ConfigError if the folder cannot be written; ClusterError if the store does not answer.
+    ConfigError if the folder cannot be written, or the file holds anything else than rows of these
+    runs; ClusterError if the store does not answer.
     """
     # 1. Load.
     parent, runs, finished = _loaded(config, words, stretches)
+    check_replaced(rows, runs)
     name = _name(parent, words, finished[0])
     folder = make_folder(out or tracking_root(config) / "reports" / file_name(name))
     # 2. Group, and read the curves.

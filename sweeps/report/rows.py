@@ -24,6 +24,7 @@ from pipeline.results.metric_names import (
 )
 from pipeline.results.params import default_params
 from pipeline.tracking.mlflow_queries import TrackedRun, table_rows
+from spire_core.config.checks import require
 from spire_core.errors import ConfigError, RunError
 from sweeps.report.controls import ADAPTED
 from sweeps.report.finals import is_read
@@ -67,6 +68,27 @@ def write_rows(
             f"expected a file that can be written in --rows, got {path} ({error}): name another"
         ) from error
     return path
+
+
+def check_replaced(path: Path | None, runs: Sequence[TrackedRun]) -> None:
+    """Raise ConfigError if a file holds something else than rows of these runs: it would be lost.
+
+    So it would be where --rows was typed for --rows-from.
+    """
+    if path is None or not (path := lasting(path, "--rows")).is_file() or not path.stat().st_size:
+        return
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            is_rows = {*HEAD} <= {*(reader.fieldnames or ())}
+            found = {row["run_id"] for row in reader} if is_rows else set()
+    except (OSError, UnicodeDecodeError, csv.Error):
+        is_rows, found = False, set()
+    require(is_rows, "a new file or one of rows in --rows", path, "it is no rows, so name another")
+    others = found - {run.run_id for run in runs}
+    got = f"{path} with rows of other runs, such as {str(min(others, default=''))[:8]}"
+    advice = f"add --rows-from {path} to keep them, or name another file"
+    require(not others, "rows of runs of this report in --rows", got, advice)
 
 
 def client_rows(

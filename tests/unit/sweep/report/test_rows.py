@@ -188,6 +188,38 @@ def test_runs_without_tables_are_no_rows(store: TrackingConfig, tmp_path: Path) 
     assert not (tmp_path / "rows.csv").exists()
 
 
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("name,price\nscrew,3\n", "a new file or one of rows in --rows, got"),
+        ("\xff", "it is no rows, so name another"),
+        (
+            "run_id,method,seed,clients,client_id\nfeedfacecafe,spire,0,new,1\n",
+            "with rows of other runs, such as feedface: add --rows-from",
+        ),
+    ],
+)
+def test_a_file_of_something_else_is_not_replaced(
+    content: str, told: str, store: TrackingConfig, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.csv"
+    file.write_text(content, encoding="latin-1")
+    with pytest.raises(ConfigError, match=told):
+        make_report(store, ["study"], tmp_path / "report", file)
+    assert file.read_text(encoding="latin-1") == content
+    assert not (tmp_path / "report").exists()
+
+
+def test_rows_of_this_report_are_replaced_by_more(store: TrackingConfig, tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    file.touch()
+    make_report(store, ["study"], tmp_path / "report", file)
+    whole = file.read_text()
+    file.write_text("".join(whole.splitlines(keepends=True)[:2]))
+    make_report(store, ["study"], tmp_path / "report", file)
+    assert file.read_text() == whole
+
+
 def test_rows_of_other_columns_stand_in_one_file() -> None:
     text = rows_text([{"seed": 0, "git_revision": "a"}, {"seed": 1, "tau": 3, "git_revision": "b"}])
     found = list(csv.DictReader(io.StringIO(text)))
