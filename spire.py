@@ -46,7 +46,9 @@ def run(
     from pipeline.cli.command import say
     from pipeline.config.effect import load_typed
     from pipeline.experiment.launch import ready_for
+    from spire_core.config.checks import require
 
+    require(preset is not None, "a preset's name", preset, "leave it out for mnist-cpu")
     config = load_typed(preset, _words(settings))
     with ready_for(config, say):
         from pipeline.experiment.run import run_experiment

@@ -10,6 +10,7 @@ hidden         which images `partition.hidden` means
 image_folder   a folder of the user's own images
 client_folder  a folder of the user's own images, with their owners
 metadata       a file that lists images, their owners and captions
+items          images in memory, each with its label, client and caption
 arrays         images in memory, as a folder
 outside        data sets that other packages bring
 glyphs         fonts as clients: the drawing of their glyphs

@@ -2,17 +2,16 @@
 
 import contextlib
 import csv
-import itertools
-import math
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from pipeline.data.image_folder import upright_rgb
+from pipeline.data.items import Item, items_of
 from spire_core.errors import DataError
 from spire_core.network.words import words_in
 
@@ -20,13 +19,6 @@ METADATA = "metadata.csv"
 FACTOR = 4  # of the side of images that every preset's network takes
 NO_CLASS = "images"  # the folder of images without labels
 MAX_BYTES = 255  # of a folder's name
-
-
-class _Item(NamedTuple):
-    image: Any
-    label: Any = None
-    client: Any = None
-    caption: Any = None
 
 
 def uint8_images(images: Any, image_shape: tuple[int, int, int]) -> np.ndarray:
@@ -72,7 +64,7 @@ def write_folder(
     try:
         with _writing(folder):
             part.mkdir(parents=True)
-        settings = _written(part, _items(images, labels, clients, captions))
+        settings = _written(part, items_of(images, labels, clients, captions))
         with _writing(folder):
             part.replace(folder)
     except BaseException:  # nothing half-written is left, which the next try would refuse
@@ -92,7 +84,7 @@ def _writing(what: object) -> Iterator[None]:
         ) from error
 
 
-def _written(folder: Path, items: Iterable[_Item]) -> dict[str, Any]:
+def _written(folder: Path, items: Iterable[Item]) -> dict[str, Any]:
     """Write images and metadata into an empty folder; return the settings beside its path."""
     rows, labels, side = [], [], 0
     for i, item in enumerate(items):
@@ -115,6 +107,7 @@ def _written(folder: Path, items: Iterable[_Item]) -> dict[str, Any]:
     _check_all_or_none("label", labels)
     for at, name in ((1, "client"), (2, "caption")):
         _check_all_or_none(name, [row[at] for row in rows])
+    _check_apart([row[1] for row in rows])
     settings = {"data.image_size": -(-side // FACTOR) * FACTOR}
     return settings | (_write_metadata(folder, rows) if rows[0][1] is not None else {})
 
@@ -138,6 +131,18 @@ def _check_all_or_none(name: str, values: Sequence[Any]) -> None:
         )
 
 
+def _check_apart(clients: Sequence[Any]) -> None:
+    """Raise DataError for two clients of one name, as it is read again: they would be merged."""
+    by_name = dict[str, Any]()
+    for client in clients:
+        first = by_name.setdefault(str(client).strip(), client)
+        if str(first) != str(client):
+            raise DataError(
+                f"expected clients that differ in more than blanks around them, got {first!r:.50} "
+                f"and {client!r:.50}: rename one"
+            )
+
+
 def _write_metadata(folder: Path, rows: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
     """Write who holds each image; return the settings that use it."""
     has_captions = rows[0][2] is not None
@@ -151,63 +156,6 @@ def _write_metadata(folder: Path, rows: Sequence[tuple[Any, ...]]) -> dict[str, 
         return settings
     words = words_in([str(row[2] or "") for row in rows])  # of an empty caption a run tells
     return settings | {"model.text": "words", "model.words": words}
-
-
-def _items(
-    images: Iterable[Any],
-    labels: Sequence[Any] | None,
-    clients: Sequence[Any] | None,
-    captions: Sequence[str] | None,
-) -> Iterable[_Item]:
-    """Yield each image with what is known of it; DataError if a list is too short or too long."""
-    given = {"label": labels, "client": clients, "caption": captions}
-    lists = {name: iter(values) for name, values in given.items() if values is not None}
-    end = object()
-    for i, found in enumerate(_each(images)):
-        own = {name: next(values, end) for name, values in lists.items()}
-        short = [name for name, value in own.items() if value is end]
-        if short:
-            raise DataError(f"expected a {short[0]} of every image, got none of image {i}: add it")
-        yield _checked(_item(found)._replace(**own), i)
-    more = [name for name, values in lists.items() if next(values, end) is not end]
-    if more:
-        raise DataError(f"expected one {more[0]} of every image, got more: drop those left over")
-
-
-def _each(images: Any) -> Iterable[Any]:
-    """Yield what a data set has, also of one that is known by length and index alone."""
-    if hasattr(images, "__len__") and hasattr(images, "__getitem__"):
-        return (images[i] for i in range(len(images)))  # a torch Dataset need not end by itself
-    return itertools.chain(images)
-
-
-def _item(found: Any) -> _Item:
-    if isinstance(found, Mapping):
-        known = {name: found.get(name) for name in _Item._fields}
-        return _Item(**known)
-    if isinstance(found, tuple | list) and len(found) == 2:
-        return _Item(*found)
-    return _Item(found)
-
-
-def _checked(item: _Item, i: int) -> _Item:
-    """Return an item with plain values; DataError for a caption that is no text."""
-    label, client, caption = map(_plain, item[1:])
-    if caption is not None and not isinstance(caption, str):
-        raise DataError(f"expected a text as caption of image {i}, got {caption!r:.50}: choose one")
-    return _Item(item.image, label, client, caption)
-
-
-def _plain(value: Any) -> Any:
-    """Return a scalar of torch or NumPy as Python's, and NaN, as tables write none, as None."""
-    if hasattr(value, "item"):
-        try:
-            value = value.item()
-        except (TypeError, ValueError, RuntimeError) as error:  # of several numbers
-            raise DataError(
-                f"expected one label and one client of an image, got {value!r:.80}: choose one"
-            ) from error
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _pil(image: Any, i: int) -> Image.Image:

@@ -72,6 +72,8 @@ def test_what_is_missing_is_one_sentence(tmp_path: Path, monkeypatch: pytest.Mon
         spire.run("smoke", ["client.lr=0.1"])  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="expected a preset's name"):
         spire.run({"client.lr": 0.1})  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="expected a preset's name, got None: leave it out"):
+        spire.run(None, {"client.lr": 0.1})  # type: ignore[arg-type]
     for refuse in (spire.draw, spire.adapt):
         with pytest.raises(ConfigError, match="load it first"):
             refuse("last", 0)  # type: ignore[arg-type]
@@ -278,6 +280,11 @@ def test_a_photo_that_lies_on_its_side_is_turned(tmp_path: Path) -> None:
     ("images", "more", "told"),
     [
         ([], {}, "expected images, got none"),
+        (None, {}, "expected images one after another, got None: give a list"),
+        (np.zeros((), np.uint8), {}, "expected images one after another, got array"),
+        ({"train": GREY, "test": GREY}, {}, "got a mapping of train, test: give one split"),
+        (GREY[:1], {"labels": 3}, "expected labels one after another, got 3"),
+        (GREY[:2], {"clients": ["ann", "ann "]}, "more than blanks around them, got 'ann' and"),
         ([Image.new("I;16", (4, 4), 300)], {}, r"expected image 0 as .*, got uint16 \(4, 4\)"),
         ([Image.new("I", (4, 4), 300)], {}, r"expected image 0 as .*, got int32 \(4, 4\)"),
         ([Image.new("F", (4, 4), 300.0)], {}, r"expected image 0 as .*, got float32 \(4, 4\)"),
