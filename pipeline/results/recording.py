@@ -83,7 +83,7 @@ def _privacy_tags(config: Config) -> dict[str, str]:
     privacy, promise = config.privacy, promise_to_clients(config)
     if promise is not None:
         return promise.as_texts()
-    if not privacy.is_on:
+    if not privacy.adapt.is_on or config.federation.num_new_clients == 0:  # nobody's images
         return {}
     return {
         "dp": "secret" if privacy.noise_key is None else "simulated",

@@ -24,6 +24,7 @@ from pipeline.experiment import run
 from pipeline.experiment.run import resume_experiment, run_experiment
 from pipeline.experiment.watcher import Watcher
 from pipeline.federation.pool import LocalClientPool, Work
+from pipeline.results.recording import run_tags
 from pipeline.results.result import Result
 from pipeline.runs import noise_key
 from pipeline.runs.folder import save_result
@@ -260,4 +261,6 @@ def test_the_label_of_a_key_is_no_key(mnist_root: Path, tmp_path: Path) -> None:
 
 def test_a_private_run_without_new_clients_ends(mnist_root: Path, tmp_path: Path) -> None:
     config = config_for(mnist_root, tmp_path, "federation.num_new_clients=0")
-    assert run_experiment(config, None, Watcher()).adaptation.reports == ()
+    result = run_experiment(config, None, Watcher())
+    assert result.adaptation.reports == ()
+    assert not [tag for tag in run_tags(result.setting, None) if tag.startswith(("dp", "privacy"))]
