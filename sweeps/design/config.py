@@ -219,12 +219,14 @@ def canonical(keys: Iterable[str]) -> set[str]:
 
 def _check_axis(name: str, axis: Any, is_drawn: bool) -> None:
     if isinstance(axis, dict) and is_drawn:
-        ends = [v for v in (axis.get("min"), axis.get("max")) if isinstance(v, int | float)]
+        both, flags = (axis.get("min"), axis.get("max")), (axis.get("log"), axis.get("integer"))
+        ends = [v for v in both if isinstance(v, int | float) and not isinstance(v, bool)]
         if not all(-MAX_NUMBER < end < MAX_NUMBER for end in ends):
             raise ConfigError(
                 f"expected axes.{name} as a range below 2^63, got {axis!r:.200}: change its ends"
             )
         fits = len(ends) == 2 and ends[0] < ends[1] and (ends[0] > 0 or not axis.get("log"))
+        fits &= all(isinstance(flag, bool | None) for flag in flags)
         fits &= not axis.get("integer") or all(isinstance(end, int) for end in ends)
         if fits and set(axis) <= RANGE_KEYS:
             return

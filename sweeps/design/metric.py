@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.config.data import DATASETS
 from pipeline.config.schema import Config
 from pipeline.results.metric_names import FINAL_METRICS, ROUND_METRICS
 from spire_core.errors import ConfigError
@@ -35,13 +36,25 @@ def check_metric(metric: str, scheduler: str, settings: Mapping[str, Any]) -> No
 
 def check_searched(metric: str, config: Config) -> None:
     """Raise ConfigError for a metric that a trial cannot have: nothing would be learnt of it."""
-    needs = None
+    needs, is_tv = None, metric in ("final/adapt_tv_after", "pretrain/tv/mean")
     if metric in FINAL_METRICS and config.federation.num_new_clients == 0:
         needs = "federation.num_new_clients above 0"
-    elif metric in ("final/adapt_tv_after", "pretrain/tv/mean") and config.model.text != "none":
+    elif is_tv and config.model.text != "none":
         needs = "model.text=none, since captions decide the classes,"
+    elif is_tv and not _has_own_classifier(config):
+        needs = "the data set's own classifier as eval.extractor"
+    elif config.eval.extractor == "none" and OF_FEATURES.search(metric):
+        needs = "an eval.extractor"
     if needs is not None:
         raise ConfigError(
             f"expected {needs} for a search or a scheduler with metric={metric}, got a trial "
             "without it: choose another metric"
         )
+
+
+def _has_own_classifier(config: Config) -> bool:
+    """Return whether a trial's extractor predicts the classes of its data set."""
+    own, extractor = f"{config.data.name}-cnn", config.eval.extractor
+    is_auto = extractor == "auto" and config.data.name in DATASETS
+    is_blind = config.partition.style == "tint" and own != "cifar10-cnn"  # "auto" sees colours
+    return extractor == own or (is_auto and not is_blind)

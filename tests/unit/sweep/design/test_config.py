@@ -570,6 +570,13 @@ def test_a_presets_relative_path_is_that_of_the_command(
             {"model.text": "words", "model.words": ["a"]},
             "model.text=none",
         ),
+        ("pretrain/tv/mean", {"eval.extractor": "none"}, "the data set's own classifier"),
+        (
+            "final/adapt_tv_after",
+            {"eval.extractor": "cifar10-cnn"},
+            "the data set's own classifier",
+        ),
+        ("final/adapt_tv_after", {"partition.style": "tint"}, "the data set's own classifier"),
     ],
 )
 def test_a_search_by_what_no_trial_has_is_refused(
@@ -636,6 +643,9 @@ def test_what_does_not_go_together_is_refused(values: dict[str, Any], told: str)
         {"min": 0, "max": 1, "step": 0.1},
         {"min": 0.5, "max": 3.5, "integer": True},
         {"min": "a", "max": "b"},
+        {"min": True, "max": 2},
+        {"min": 1, "max": 2, "log": "no"},
+        {"min": 1, "max": 2, "integer": "false"},
     ],
 )
 def test_a_range_has_two_ends_in_order(axis: dict[str, Any]) -> None:
