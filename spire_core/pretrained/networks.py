@@ -56,8 +56,8 @@ def library() -> Any:
         import diffusers  # lazy: a run without model.backbone needs none of it
     except ImportError as error:
         raise ConfigError(
-            "expected the package diffusers for model.backbone, got none: install the extra "
-            "spire-diffusion[diffusers]"
+            "expected the package diffusers for model.backbone, got none: "
+            "pip install 'diffusers>=0.35,<1'"
         ) from error
     return diffusers
 

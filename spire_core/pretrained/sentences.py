@@ -21,7 +21,7 @@ from spire_core.errors import ConfigError, DataError
 SHIPPED = "l2_supercat"  # the name of its files in wordllama
 TABLE, TOKENIZER = "model.safetensors", "tokenizer.json"
 MAX_CHARACTERS = 1000  # of a caption
-INSTALL = "install it: pip install 'spire-diffusion[text]'"
+INSTALL = "pip install 'wordllama>=0.4,<0.5'"
 
 
 @dataclass(frozen=True)

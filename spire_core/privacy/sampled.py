@@ -15,8 +15,8 @@ FINE, COARSE = 1e-4, 1e-3  # widths of a loss's grid: of accounts, and of a sear
 TOLERANCE = 5e-4  # relative, below the budget, of the epsilon at which a search ends
 MISSING = (
     "expected the package dp-accounting, which computes the privacy of sampled steps, got none: "
-    'install it with pip install "spire-diffusion[privacy]", or sample nothing: all images in each '
-    "step with a larger privacy.adapt.batch_size, or all clients in each round"
+    "pip install 'dp-accounting>=0.6,<0.7', or sample nothing: all images in each step with a "
+    "larger privacy.adapt.batch_size, or all clients in each round"
 )
 
 

@@ -21,8 +21,7 @@ def optuna_search(sweep: SweepConfig, history: SearchHistory) -> Searcher:
     """
     if importlib.util.find_spec("optuna") is None:
         raise ConfigError(
-            "expected the package optuna for search=optuna, got none: "
-            "pip install 'spire-diffusion[search]'"
+            "expected the package optuna for search=optuna, got none: pip install 'optuna>=4,<6'"
         )
     from ray.tune.search.optuna import OptunaSearch
 
