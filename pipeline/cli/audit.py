@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 NUM_ROUNDS = 4
 PLACES = ("tracking.", "data.root=", "data.path=", "eval.extractor_weights=")
+PLACES += ("model.backbone=", "model.text_encoder=")
 WHAT_IF = ("client.opt_state=", "client.private_moments=", "client.compression=")
 WHAT_IF += ("client.emb_dropout=", "federation.cohort_size=", "federation.tau=")
 WHAT_IF += ("federation.secure_aggregation=",)
@@ -114,8 +115,9 @@ def add_audit(verbs: Any) -> None:
     """Add the verb."""
     parser = add_verb(verbs, "audit", audit, "measure what a finished run gives away")
     parser.add_argument("run", metavar="RUN", help="a run's id, name or folder, or last")
-    text = "settings of tracking.* and data.root; of rounds, such as client.opt_state, to see what "
-    text += "they would change"
+    text = "settings of tracking.* and data.root; of a run that this root did not begin, also "
+    text += "data.path, eval.extractor_weights, model.backbone and model.text_encoder; of rounds, "
+    text += "such as client.opt_state, to see what they would change"
     parser.add_argument("words", nargs="*", default=[], metavar="key=value", help=text)
     text = f"rounds to simulate from the finished state ({NUM_ROUNDS})"
     parser.add_argument("--rounds", type=_rounds, default=NUM_ROUNDS, metavar="N", help=text)

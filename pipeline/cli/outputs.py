@@ -10,6 +10,8 @@ from spire_core.errors import ConfigError
 def writable_png(path: str | Path) -> Path:
     """Return the path of a PNG to write, and make its folder; ConfigError if that fails."""
     png = Path(path)
+    if str(path).endswith("/") or os.path.isdir(os.path.expanduser(path)):  # not FOLDER.png
+        raise ConfigError(f"expected a file to write in --out, got the folder {path}: add a name")
     if png.suffix.lower() not in ("", ".png"):
         raise ConfigError(f"expected --out with .png at its end, got {png}: images are PNGs")
     try:

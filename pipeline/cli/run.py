@@ -202,7 +202,8 @@ def add_resume(verbs: Any) -> None:
     text = (
         "settings of tracking.*, resources.*, data.root and federation.client_timeout_s; of a run "
     )
-    text += "that this root did not begin, data.path and eval.extractor_weights too"
+    text += "that this root did not begin, also data.path, eval.extractor_weights, model.backbone "
+    text += "and model.text_encoder"
     parser.add_argument("words", nargs="*", default=[], metavar="key=value", help=text)
     add_mine(parser)
     parser.add_argument("--quiet", action="store_true", help="show no progress")

@@ -124,6 +124,11 @@ def test_a_picture_is_never_written_under_another_name(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError, match=r"expected --out with .png at its end, got .*one.jpg"):
         writable_png(tmp_path / "one.jpg")
+    (tmp_path / "sheets").mkdir()
+    for folder in (tmp_path / "sheets", f"{tmp_path}/new/"):
+        with pytest.raises(ConfigError, match=r"a file to write in --out, got the folder .*: add"):
+            writable_png(folder)
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(
