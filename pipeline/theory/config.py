@@ -10,7 +10,7 @@ from pipeline.config.build import build
 from pipeline.config.load import merged, read_overrides, read_settings
 from pipeline.config.safe_yaml import read_settings_file
 from pipeline.config.tracking import TrackingConfig
-from spire_core.config.checks import Choice, Range, check_choice, check_fields
+from spire_core.config.checks import Choice, Range, check_choice, check_fields, require
 from spire_core.mixture.descent import DescentConfig
 
 EXPERIMENTS = ("scaling", "failure", "optimiser", "components", "backbone", "bridge")
@@ -241,4 +241,7 @@ def load_theory(file_or_name: str, overrides: Sequence[str] = ()) -> TheoryConfi
         known = f"a YAML file or one of {', '.join(theory_names())}"
         text = read_settings_file(file_or_name, known, theory_names())
     settings = merged(read_settings(text, file_or_name), read_overrides(overrides))
+    advice = "docs/theory.md has examples; spire theory all runs every experiment"
+    is_empty = not settings and file_or_name not in theory_names()
+    require(not is_empty, f"settings in {file_or_name}", "an empty file", advice)
     return build(TheoryConfig(), settings)

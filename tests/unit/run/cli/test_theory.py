@@ -85,6 +85,14 @@ def test_every_experiment_has_a_preset_and_all_has_every_experiment() -> None:
     assert load_theory("theorem").replicates == 500
 
 
+def test_a_file_without_settings_is_no_experiment(spire) -> None:
+    Path("empty.yaml").touch()
+    code, out, err = spire("empty.yaml", "--dry-run")
+    assert (code, out) == (2, "")
+    assert "expected settings in empty.yaml, got an empty file" in err
+    assert spire("empty.yaml", "experiments=[bridge]", "--dry-run")[0] == 0
+
+
 def test_a_file_of_ones_own_is_read_under_overrides(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("experiments: [bridge]\nbridge: {n: 7, separations: [1.5]}\n")
