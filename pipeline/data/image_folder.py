@@ -20,6 +20,7 @@ from spire_core.errors import DataError
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # others start programs, as EPS does
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
 MAX_PIXELS = 64_000_000
 TRANSPARENT = ("RGBA", "LA", "PA")  # modes of Pillow with an opacity per pixel
 DEEP_MODE = re.compile(r";16[BLN]")  # a raw mode of Pillow that drops 8 of 16 bits
@@ -43,6 +44,7 @@ def load_folder(
         _check_same_classes(base)
         classes, samples = _image_files(base / split)
     else:
+        _check_no_splits(base)
         classes, samples = _image_files(base)
         samples = _own_split(base, samples, split)
     if not samples:
@@ -61,6 +63,17 @@ def _check_same_classes(base: Path) -> None:
         raise DataError(
             f"expected the same class folders in train and test of {base}, got {alone[0]!r} in "
             f"{has} alone: add images of it to {lacks}, or remove it"
+        )
+
+
+def _check_no_splits(base: Path) -> None:
+    """Raise DataError for folders of other splits than these two: each would be a class."""
+    tops = _subfolders(base)
+    if tops and all(top.name.lower() in SPLITS for top in tops) and any(map(_subfolders, tops)):
+        names = ", ".join(top.name for top in tops)
+        raise DataError(
+            f"expected class folders, or train and test with class folders, in {base}, got "
+            f"{names}: name them train and test, or one of them in data.path"
         )
 
 

@@ -298,6 +298,15 @@ def test_a_class_of_one_split_alone_is_refused_with_either(
         folder(tmp_path, split, 4)
 
 
+@pytest.mark.parametrize("other", ["val", "Validation"])
+def test_folders_of_other_splits_are_no_classes(tmp_path: Path, other: str) -> None:
+    for name in ("train/a", "train/b", f"{other}/a"):
+        save_image(tmp_path / name / "1.png", np.zeros((4, 4), np.uint8))
+    with pytest.raises(DataError, match=rf"got ({other}, train|train, {other}): name them train"):
+        folder(tmp_path, "train", 4)
+    assert folder(tmp_path / "train", "train", 4).class_names == ("a", "b")
+
+
 def png_of_16_bits(colour_type: int, channels: int) -> bytes:
     """A PNG of one pixel with 16 bits per channel, which Pillow cannot write."""
 
