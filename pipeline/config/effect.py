@@ -12,6 +12,7 @@ from pipeline.config.load import load_config, read_overrides
 from pipeline.config.schema import Config
 from pipeline.config.secure_rules import check_dropping
 from pipeline.config.switches import IN_FINGERPRINTS, SWITCHES
+from pipeline.config.tracking import TrackingConfig, sqlite_path, tracking_uri
 from spire_core.config.checks import require
 from spire_core.config.privacy import refuse_label
 from spire_core.errors import ConfigError
@@ -43,6 +44,18 @@ def check_beginning(config: Config) -> None:
     check_entrance(config)
     check_mean(config)
     check_dropping(config.federation, config.method, config.privacy)
+    check_experiment(config.tracking)
+
+
+def check_experiment(tracking: TrackingConfig) -> None:
+    """Raise ConfigError for MLflow's own experiment in a database: its artifacts lie elsewhere."""
+    is_own = tracking.enabled and tracking.experiment == "Default"
+    require(
+        not is_own or sqlite_path(tracking_uri(tracking)) is None,
+        "another tracking.experiment than Default",
+        "that",
+        "MLflow keeps its artifacts in mlruns of the current folder; the usual one is spire",
+    )
 
 
 def check_null_text(config: Config) -> None:

@@ -67,6 +67,18 @@ def test_what_counts_or_belongs_to_other_methods_is_taken(words: str) -> None:
     assert load_typed("smoke", words.split()) == load_config("smoke", words.split())
 
 
+def test_the_experiment_is_not_mlflows_own_whose_artifacts_lie_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    words = ["tracking.experiment=Default"]
+    load_config("smoke", words)  # finished runs may have it
+    with pytest.raises(ConfigError, match=r"another tracking\.experiment than Default"):
+        load_typed("smoke", words)
+    load_typed("smoke", [*words, "tracking.enabled=false"])
+    load_typed("smoke", [*words, "tracking.uri=http://127.0.0.1:5000"])
+
+
 @pytest.mark.parametrize("text", ["model.text=words", "model.text=sentences model.words=[]"])
 def test_prompts_are_not_guided_away_from_a_null_text_that_no_round_trains(text: str) -> None:
     words = [*text.split(), "client.text_dropout=0"]
