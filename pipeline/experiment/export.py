@@ -20,25 +20,32 @@ from spire_core.network.flat_model import tensors_hash
 def export_models(
     setting: FederationSetup, pool: ClientPool, weights: np.ndarray, run_dir: Path
 ) -> str:
-    """Write the backbone (P,) and clients' own parts to the run's folder; return a fingerprint."""
+    """Write the backbone (P,) and clients' own parts to the run's folder; return a fingerprint.
+
+    With private rounds neither the fingerprint nor what stands beside the backbone is a function of
+    pre-training clients' own parts or images.
+    """
     folder = run_dir / MODEL
     extra = {
         "image_shape": list(setting.images.shape[1:]),
         "class_names": list(setting.data.class_names),
-        "partition_hash": setting.partition.hash,
     }
+    promise = promise_to_clients(setting.config)
+    if promise is None:
+        extra["partition_hash"] = setting.partition.hash
     if setting.backbone_hash is not None:
         extra["backbone_sha256"] = setting.backbone_hash
     if setting.text_hash is not None:
         extra["text_sha256"] = setting.text_hash
-    promise = promise_to_clients(setting.config)
     texts = None if promise is None else promise.as_header()
     save_run(folder, setting.config, setting.model, weights, extra, texts)
     client_ids = [*exported_ids(setting, run_dir), *setting.new_ids]
     hashes = pool.run_all("export", client_ids, folder)
+    hashed = set(client_ids if promise is None else setting.new_ids)
     digest = hashlib.sha256(tensors_hash({"backbone": torch.tensor(weights)}).encode())
     for client_id, client_hash in zip(client_ids, hashes, strict=True):
-        digest.update(f"{client_id}:{client_hash}".encode())
+        if client_id in hashed:
+            digest.update(f"{client_id}:{client_hash}".encode())
     return digest.hexdigest()
 
 

@@ -109,8 +109,8 @@ class SavedRun:
             known = ", ".join(map(str, ids[:MAX_NAMED])) + (", ..." if ids[MAX_NAMED:] else "")
             if not ids:
                 raise RunError(
-                    f"expected no client, got {client_id}: this method has no personal part, so "
-                    "leave the client out"
+                    f"expected no client, got {client_id}: no client has a part of its own here, "
+                    "so leave the client out"
                 )
             raise RunError(f"expected a client out of {known}, got {client_id}: name one of them")
         layout, d_emb = self.model.layout, self.config.model.d_emb

@@ -57,7 +57,7 @@ def log_model(
         try:
             code = _linked_code(Path(scratch, "code"))
             _save_model(Path(scratch, "model"), folder, model, image_shape, guidance, code)
-            _drop_arrivals(Path(scratch, "model", "artifacts", folder.name))
+            keep_published(Path(scratch, "model", "artifacts", folder.name))
         except OSError:
             raise
         except Exception as error:  # only local files are involved, so that it is final
@@ -71,16 +71,20 @@ def log_model(
         patiently(lambda: client.log_outputs(run_id, outputs))
 
 
-def _drop_arrivals(saved: Path) -> None:
-    """Drop the clients that have arrived at a finished run from a copy of it.
+def keep_published(saved: Path) -> None:
+    """Drop from a copy of a finished run the clients whose own parts are not for the store.
 
-    What an entry waits for can take days, and nothing of an arrival is for the store.
+    Those that have arrived since, as what an entry waits for can take days. With private rounds
+    also those of pre-training: their parts have no noise, and their ids tell who took part.
     """
-    settings = (read_json(saved / "config.json") or {}).get("config", {}).get("federation", {})
-    num_clients = sum(settings.get(key, math.inf) for key in ("num_clients", "num_new_clients"))
+    config = (read_json(saved / "config.json") or {}).get("config", {})
+    federation, rounds = config.get("federation", {}), config.get("privacy", {}).get("rounds", {})
+    is_private = rounds.get("epsilon") is not None
+    first = federation.get("num_clients", math.inf) if is_private else 0
+    last = sum(federation.get(key, math.inf) for key in ("num_clients", "num_new_clients"))
     for path in saved.glob("clients/*"):
         client = CLIENT_FILE.fullmatch(path.with_suffix(".safetensors").name)
-        if client is not None and int(client[1]) >= num_clients:
+        if client is not None and not first <= int(client[1]) < last:
             path.unlink()
 
 

@@ -1,9 +1,12 @@
 """A population of a million: clients' data follow a rule, and a run touches who takes part."""
 
+import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.checkpoint.evaluation_store import load_evaluations
 from pipeline.clients.store import ClientStore
@@ -18,6 +21,7 @@ from pipeline.runs.layout import SCORED
 from spire_core.config.partition import PartitionConfig
 from spire_core.errors import ConfigError, DataError, RunError
 from spire_core.federated.participation import choose_cohort
+from spire_core.network.flat_model import tensors_hash
 from spire_core.partition.split import DrawnClients, class_mixture, make_partition
 
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 300))
@@ -164,6 +168,17 @@ def trained_ids(result: Result) -> set[int]:
     return set(ClientStore(result.run_dir / "clients").client_ids()) & set(range(MILLION))
 
 
+def by_hand(result: Result, client_ids: Iterable[int]) -> str:
+    """Return the fingerprint of a result's backbone and these clients' own parts."""
+    backbone = {"backbone": torch.tensor(result.pretraining.weights)}
+    digest = hashlib.sha256(tensors_hash(backbone).encode())
+    for client_id in client_ids:
+        state = ClientStore(result.run_dir / "clients").load(client_id)
+        assert state is not None
+        digest.update(f"{client_id}:{tensors_hash(dict(state.parts))}".encode())
+    return digest.hexdigest()
+
+
 PRIVATE = ("client.opt_state=reset", "privacy.rounds.epsilon=8", "federation.cohort_size=8")
 PRIVATE += ("privacy.rounds.noise_multiplier=5", "tracking.checkpoint_every=1")
 
@@ -179,6 +194,8 @@ def test_private_rounds_score_clients_that_took_part(mnist_root: Path, tmp_path:
     assert 0 < len(scored) <= 4
     assert set(scored) <= trained_ids(found)
     assert first.client_ids == found.pretraining.evaluations[-1].client_ids == tuple(scored)
+    assert found.state_fingerprint == by_hand(found, found.setting.new_ids)
+    assert "partition_hash" not in (found.run_dir / "model" / "config.json").read_text()
     taken_over = run_experiment(config, None, Watcher(), pretrained=found.run_dir)
     assert taken_over.setting.eval_ids == scored
     assert taken_over.state_fingerprint == found.state_fingerprint
@@ -221,6 +238,7 @@ def test_a_resumed_run_of_a_large_population_ends_in_the_same_state(
         run_experiment(config, None, crasher)
     resumed = resume_experiment(crasher.run_dir, config, Watcher())
     assert resumed.state_fingerprint == whole.state_fingerprint
+    assert whole.state_fingerprint == by_hand(whole, [*sorted(trained_ids(whole)), MILLION])
     taken_over = run_experiment(config, None, Watcher(), pretrained=whole.run_dir)
     assert taken_over.state_fingerprint == whole.state_fingerprint
     zero = run_experiment(config_for(mnist_root, tmp_path), None, Watcher())

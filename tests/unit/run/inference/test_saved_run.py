@@ -142,7 +142,7 @@ def test_an_unknown_client_is_one_sentence(run: SavedRun, tmp_path: Path) -> Non
     with pytest.raises(RunError) as raised:
         run.draw(1, 1)
     assert_one_sentence(str(raised.value), "a client out of 0, 5, got 1")
-    with pytest.raises(RunError, match="this method has no personal part"):
+    with pytest.raises(RunError, match="no client has a part of its own here, so leave"):
         saved(tmp_path / "fedavg", "fedavg").client_state(0)
 
 

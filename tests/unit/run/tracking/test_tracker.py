@@ -34,7 +34,7 @@ from pipeline.inference.saved_run import SavedRun
 from pipeline.runs.layout import REFUSED, RESULT
 from pipeline.runs.model_files import save_client, save_run
 from pipeline.runs.record import experiment_of, find_run
-from pipeline.tracking.mlflow_model import MODEL_NEEDS, needs_of
+from pipeline.tracking.mlflow_model import MODEL_NEEDS, keep_published, needs_of
 from pipeline.tracking.mlflow_session import QUIET, in_store
 from pipeline.tracking.mlflow_sink import MlflowSink
 from pipeline.tracking.outbox import read_points
@@ -395,6 +395,18 @@ def test_the_logged_model_draws_what_the_saved_run_draws(
     assert not np.array_equal(own[:1], saved.draw(5, 1, 0, saved.config.eval.guidance))
     with pytest.raises(RunError, match="expected a client out of 0, 5, got 1"):
         model.predict(pd.DataFrame({"client_id": [1]}))
+
+
+@pytest.mark.parametrize(("epsilon", "kept"), [(None, {0, 2, 3}), (8.0, {3})])
+def test_a_logged_model_has_no_client_without_noise_beside_a_private_backbone(
+    epsilon: float | None, kept: set[int], tmp_path: Path
+) -> None:
+    federation = {"num_clients": 3, "num_new_clients": 1}
+    config = {"federation": federation, "privacy": {"rounds": {"epsilon": epsilon}}}
+    (tmp_path / "config.json").write_text(json.dumps({"config": config}))
+    paths = {i: save_client(tmp_path, i, {"client_emb": torch.ones(4)}) for i in (0, 2, 3, 4)}
+    keep_published(tmp_path)
+    assert {i for i, path in paths.items() if path.exists()} == kept
 
 
 @pytest.mark.parametrize(
