@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 
 from spire_core.errors import ConfigError
-from spire_core.privacy.sampled import sampled_epsilon, sampled_noise
+from spire_core.privacy.sampled import check_delta, sampled_epsilon, sampled_noise
 
 TOLERANCE = 1e-9  # relative, of a search
 MAX_EPSILON = 650.0  # above it a probability is no float64 any more
@@ -36,8 +36,9 @@ def epsilon_spent(
     noise_multiplier: float, num_steps: int, sampling_rate: float, delta: float
 ) -> float:
     """Return the smallest epsilon of so many steps at a delta; infinity above `MAX_EPSILON`."""
-    if sampling_rate < 1.0:
-        return sampled_epsilon(noise_multiplier, num_steps, sampling_rate, delta)
+    if sampling_rate < 1.0:  # which lowers the loss, but the account of it is rounded upwards
+        whole = epsilon_spent(noise_multiplier, num_steps, 1.0, delta)
+        return min(whole, sampled_epsilon(noise_multiplier, num_steps, sampling_rate, delta))
     sigma = noise_multiplier / math.sqrt(num_steps)
     if gaussian_delta(0.0, sigma) <= delta:
         return 0.0
@@ -99,6 +100,8 @@ def check_budget(
     `spent`: the epsilon of a number of steps, which takes seconds where steps sample with little
     noise; `least_delta` therefore comes first. `setting`: that of the steps.
     """
+    if sampling_rate < 1.0:
+        check_delta(delta)
 
     def surely_exceed(steps: int) -> bool:
         bound = least_delta(epsilon, noise_multiplier, steps, sampling_rate)

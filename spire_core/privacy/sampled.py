@@ -9,9 +9,11 @@ import functools
 import math
 from typing import Any
 
+from spire_core.config.checks import require
 from spire_core.errors import ConfigError
 
 FINE, COARSE = 1e-4, 1e-3  # widths of a loss's grid: of accounts, and of a search's first steps
+LEAST_DELTA = 1e-10  # below it rounding of the convolutions takes more than 1e-3 from an epsilon
 TOLERANCE = 5e-4  # relative, below the budget, of the epsilon at which a search ends
 MISSING = (
     "expected the package dp-accounting, which computes the privacy of sampled steps, got none: "
@@ -29,8 +31,10 @@ def sampled_epsilon(
 ) -> float:
     """Return the epsilon of steps that take each image with a chance and add Gaussian noise.
 
-    Neighbours differ by one image that is added or removed. Raises ConfigError without the package.
+    Neighbours differ by one image that is added or removed. Raises ConfigError without the package,
+    and for a delta below `LEAST_DELTA`.
     """
+    check_delta(delta)
     loss = _step_loss(noise_multiplier, sampling_rate, width)
     return float(loss.self_compose(num_steps).get_epsilon_for_delta(delta))
 
@@ -40,15 +44,29 @@ def sampled_noise(
 ) -> float:
     """Return the smallest noise multiplier with which such steps spend at most epsilon.
 
-    `enough`: that of steps without sampling. Raises ConfigError without the package.
+    `enough`: that of steps without sampling, which is never exceeded. Raises ConfigError as
+    `sampled_epsilon` does.
 
     The search begins at the noise that a central limit gives: sigma with q^2 T (exp(sigma^-2) - 1)
     = mu^2, where one Gaussian of noise 1 / mu spends epsilon (Bu et al. 2020, theorem 5).
     """
+    if sampled_epsilon(enough, num_steps, sampling_rate, delta) > epsilon:
+        return enough  # the grid is too wide for so small a budget
     noise = math.log1p((sampling_rate * enough) ** -2) ** -0.5
     for width in (COARSE, FINE):
         noise = _search(epsilon, delta, num_steps, sampling_rate, noise, width)
-    return noise
+    return min(noise, enough)
+
+
+def check_delta(delta: float) -> None:
+    """Raise ConfigError for a delta at which an account of sampled steps would not be right."""
+    require(
+        delta >= LEAST_DELTA,
+        f"a delta of at least {LEAST_DELTA:g} where steps or rounds sample",
+        f"{delta:g}",
+        "the account of sampled steps cannot tell smaller ones from its rounding, so raise "
+        "privacy.adapt.delta or privacy.rounds.delta, or sample nothing",
+    )
 
 
 def _search(

@@ -3,6 +3,7 @@
 import functools
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import dp_accounting
@@ -14,7 +15,7 @@ from scipy.stats import norm
 
 from spire_core.config.privacy import PrivateAdaptConfig, PrivateRoundsConfig
 from spire_core.errors import ConfigError
-from spire_core.privacy import accounting
+from spire_core.privacy import accounting, sampled
 from spire_core.privacy.accounting import (
     check_budget,
     epsilon_spent,
@@ -101,6 +102,32 @@ def test_the_noise_of_a_budget_spends_it_and_no_more(epsilon: float, rate: float
     spent = epsilon_spent(sigma, 40, rate, 1e-4)
     assert 0.99 * epsilon < spent <= epsilon * (1 + 1e-12)
     assert epsilon_spent(0.98 * sigma, 40, rate, 1e-4) > epsilon
+
+
+def test_sampled_steps_never_ask_for_more_noise_than_others() -> None:
+    """The grid of losses is too wide for this budget; the closed form is not."""
+    epsilon, delta, steps, rate = 1e-4, 1e-10, 10_000, 0.9
+    sigma = noise_for(epsilon, delta, steps, rate)
+    assert sigma == noise_for(epsilon, delta, steps, 1.0)
+    assert epsilon_spent(sigma, steps, rate, delta) <= epsilon
+
+
+@pytest.mark.parametrize("delta", [1e-6, sampled.LEAST_DELTA])
+def test_an_account_of_nearly_all_images_is_that_of_all(delta: float) -> None:
+    for epsilon, steps in ((0.5, 100), (8.0, 100), (8.0, 3000)):
+        sigma = noise_for(epsilon, delta, steps, 1.0)
+        account = sampled.sampled_epsilon(sigma, steps, 1 - 1e-9, delta)
+        assert account == pytest.approx(epsilon, rel=1e-3)
+
+
+def test_a_delta_below_the_rounding_of_sampled_accounts_is_refused() -> None:
+    sentence = r"^expected a delta of at least 1e-10 where .*, got 1e-15: .*, or sample nothing$"
+    private = PrivateAdaptConfig(epsilon=2.0, delta=1e-15, steps=100, batch_size=10)
+    assert guarantee_of(replace(private, batch_size=100), 100) is not None
+    given = replace(private, noise_multiplier=38.18)
+    for settings in (private, given, replace(given, noise_multiplier=0.1)):
+        with pytest.raises(ConfigError, match=sentence):
+            guarantee_of(settings, 100)
 
 
 def test_the_table_of_the_gaussian_mechanism() -> None:
