@@ -21,6 +21,7 @@ Counts = Annotated[tuple[int, ...], Range(1, 1_000_000)]
 Replicates = Annotated[int, Range(2, 1_000_000)]
 Weights = Annotated[tuple[float, ...], Range(0, 1, advice="they are probabilities")]
 _APART = Range(1e-6, 1e6, advice="the data of equal components do not tell their weights")
+_ROUNDED = Range(1e-6, 6, advice="above 6 the factor of a step is 1 up to rounding")
 Separation = Annotated[float, _APART]
 Separations = Annotated[tuple[float, ...], _APART]
 Times = Annotated[tuple[float, ...], Range(1e-6, 1e6, advice="at 0 there is no noise to predict")]
@@ -161,7 +162,7 @@ class LandscapeConfig:
     `replicates` samples of size `n` give the error of their estimates.
     """
 
-    separations: Separations = (0.1, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
+    separations: Annotated[tuple[float, ...], _ROUNDED] = (0.1, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
     weights: Annotated[tuple[float, ...], Range(above=0, below=1)] = (0.001, 0.02, 0.1, 0.5)
     concentration: Annotated[float, Range(1e-3, 1e6, advice="4 is mild")] = 4.0
     steps: Count = 800

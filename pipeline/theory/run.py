@@ -18,6 +18,7 @@ from pipeline.theory.config import TheoryConfig
 from pipeline.theory.failure import check_failure, run_failure
 from pipeline.theory.figures import panels_figure
 from pipeline.theory.landscape import run_landscape
+from pipeline.theory.new_clients import check_coverage
 from pipeline.theory.optimiser import check_optimiser, run_optimiser
 from pipeline.theory.outcome import Outcome
 from pipeline.theory.readout import run_readout
@@ -41,7 +42,7 @@ RUN = {
     "backbone": Experiment(run_backbone, check_backbone),
     "bridge": Experiment(run_bridge),
     "landscape": Experiment(run_landscape),
-    "readout": Experiment(run_readout),
+    "readout": Experiment(run_readout, check_coverage),
 }
 _log = logging.getLogger(__name__)
 

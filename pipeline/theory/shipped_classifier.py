@@ -31,14 +31,18 @@ class Findings(NamedTuple):
 
 
 class Row(NamedTuple):
-    """Clients of n images: n * MSE and TV of the mixture read off, with two confusion matrices."""
+    """Clients of n images: n * MSE and TV of the mixture read off, with two confusion matrices.
+
+    The first is exact, the other that of other images.
+    """
 
     n: int
-    squares: Score
     exact: float
     bound: float
+    squares: Score
+    other_squares: Score
     tv: Score
-    other_half: Score
+    other_tv: Score
 
 
 def shipped_findings(config: TheoryConfig) -> Findings:
@@ -68,27 +72,34 @@ def readout_findings(config: TheoryConfig, predictions: np.ndarray, labels: np.n
         "images": [row.n for row in rows],
         "n * MSE": [row.squares.mean for row in rows],
         "n * MSE +-": [row.squares.error for row in rows],
+        "n * MSE, C of the other half": [row.other_squares.mean for row in rows],
+        "n * MSE, C of the other half +-": [row.other_squares.error for row in rows],
         "exact": [row.exact for row in rows],
         "bound": [row.bound for row in rows],
         "TV": [row.tv.mean for row in rows],
         "TV +-": [row.tv.error for row in rows],
-        "TV, C of the other half": [row.other_half.mean for row in rows],
-        "TV, C of the other half +-": [row.other_half.error for row in rows],
+        "TV, C of the other half": [row.other_tv.mean for row in rows],
+        "TV, C of the other half +-": [row.other_tv.error for row in rows],
     }
-    first = rows[0]
+    first, last = rows[0], rows[-1]
     claims = [
         Claim(
             f"the {config.readout.data} classifier at {config.readout.image_size} px (accuracy "
             f"{accuracy:.4f}) has ||C^-1|| = {norm:.4f}; the mixture of a client read off "
-            f"{first.n} images is off by TV {first.other_half.mean:.3f} on average",
+            f"{first.n} images is off by TV {first.other_tv.mean:.3f} on average",
         ),
         Claim(
-            f"its error is as computed ({off:.1f} standard errors at most) and below the bound",
-            off <= NUM_ERRORS and all(row.exact <= row.bound for row in rows),
+            f"with C exact, its error is as computed ({off:.1f} standard errors at most)",
+            off <= NUM_ERRORS,
+        ),
+        Claim(
+            f"with C of the other half, n * MSE is {first.other_squares.mean:.3f} with {first.n} "
+            f"images and {last.other_squares.mean:.3f} with {last.n}, where it is {last.exact:.3f} "
+            f"with C exact and the bound {last.bound:.3f}: a C that is counted leaves a bias",
         ),
     ]
     title = f"clients' mixtures read off test images of {config.readout.data}"
-    numbers = {"shipped_norm": norm, "shipped_tv": first.other_half.mean}
+    numbers = {"shipped_norm": norm, "shipped_tv": first.other_tv.mean}
     return Findings(claims, {title: columns}, numbers)
 
 
@@ -107,17 +118,16 @@ def _row(config: TheoryConfig, n: int, drawn: np.ndarray, other: np.ndarray, poi
     counts = generator.multinomial(n, mixtures)
     predicted = [generator.multinomial(counts[:, k], drawn[:, k]) for k in range(len(drawn))]
     shares = np.sum(predicted, axis=0) / n
-    read = read_weights(shares, drawn)
+    off = [read_weights(shares, c) - mixtures for c in (drawn, other)]
     # What is known of each client is subtracted, so that its own mixture adds no variance.
     exact = np.array([readout_error(drawn, pi) for pi in mixtures])
-    squares = n * np.square(read - mixtures).sum(1) - exact + exact.mean()
-    distances = [0.5 * np.abs(read_weights(shares, c) - mixtures).sum(1) for c in (drawn, other)]
+    squares = [n * np.square(gap).sum(1) - exact + exact.mean() for gap in off]
+    distances = [0.5 * np.abs(gap).sum(1) for gap in off]
     return Row(
         n,
-        score(torch.from_numpy(squares)),
         float(exact.mean()),
         float(np.mean([readout_bound(drawn, pi) for pi in mixtures])),
-        *(score(torch.from_numpy(found)) for found in distances),
+        *(score(torch.from_numpy(found)) for found in (*squares, *distances)),
     )
 
 

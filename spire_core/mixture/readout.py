@@ -1,8 +1,8 @@
 """Mixtures read off a classifier's predictions: an error bound without dimension or Gaussians.
 
 A classifier with the confusion matrix C, C_jk = P(prediction j | component k), predicts j with the
-probability p_j, p = C pi. BBSE (Lipton et al. 2018) estimates pi_hat = C^-1 p_hat. It is unbiased
-with covariance C^-1 (diag(p) - p p') C^-T / n, whatever the data. Hence
+probability p_j, p = C pi. BBSE (Lipton et al. 2018) estimates pi_hat = C^-1 p_hat. If C is exact,
+it is unbiased with covariance C^-1 (diag(p) - p p') C^-T / n, whatever the data. Hence
 n E || pi_hat - pi ||^2 <= || C^-1 ||^2 (1 - sum_k p_k^2), in the spectral norm.
 Letters: K components, n samples, R replicates.
 """

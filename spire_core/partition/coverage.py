@@ -65,6 +65,14 @@ def hull_distance(mixtures: np.ndarray, target: np.ndarray) -> float:
     return max(0.0, float(found.fun))
 
 
+def is_reachable(mixtures: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Return whether old clients (M, K) have all classes of each target (N, K), (N,) bool.
+
+    Otherwise its divergence from their hull is infinite.
+    """
+    return ~((targets > NEGLIGIBLE) & (mixtures.max(0) <= NEGLIGIBLE)).any(1)
+
+
 def kl_projections(
     mixtures: np.ndarray, targets: np.ndarray, tolerance: float = 1e-4
 ) -> np.ndarray:
@@ -85,7 +93,7 @@ def _kl_projection(mixtures: np.ndarray, target: np.ndarray, tolerance: float) -
     old clients follow from the slacks, and the gap bounds the distance to the least divergence.
     """
     held = target > NEGLIGIBLE
-    if (mixtures.max(0)[held] <= NEGLIGIBLE).any():
+    if not is_reachable(mixtures, target[None])[0]:
         raise ConfigError("expected classes that old clients have, got others: leave them out")
     old, new = mixtures[:, held], target[held] / target[held].sum()
     v, gap = np.full(len(new), 0.5), np.inf
