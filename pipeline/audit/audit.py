@@ -109,4 +109,4 @@ def _messages(worker: ClientWorker, run_dir: Path, began: Config, num_rounds: in
     config = worker.setup.config
     rounds = observe_rounds(worker, state, num_rounds)
     times = config.diffusion.num_timesteps
-    return attack_messages(worker.context.model, rounds, config.client, times)
+    return attack_messages(worker.context.model, rounds, times)

@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from pipeline.audit.embedding_search import search_embedding
 from pipeline.audit.round_messages import Message, ObservedRound
-from spire_core.config.client import ClientConfig
 from spire_core.federated.messages import Broadcast, ClientUpdate
 from spire_core.methods import EMB_PROJ
 from spire_core.network.flat_model import FlatModel
@@ -122,37 +121,35 @@ class ConditionReader:
 class CuriousServer:
     """Computes embeddings from updates to one broadcast."""
 
-    def __init__(
-        self, model: FlatModel, broadcast: Broadcast, client: ClientConfig, max_t: int
-    ) -> None:
+    def __init__(self, model: FlatModel, broadcast: Broadcast, max_t: int) -> None:
         """Take the network, whose weights are overwritten with the broadcast's."""
-        self.model, self.broadcast, self.client = model, broadcast, client
+        self.model, self.broadcast = model, broadcast
         model.load(torch.tensor(broadcast.weights, device=model.weights.device))
         self.d_emb = model.net.config.d_emb
         # In a pre-trained network the attacks by other layers than the entrance are not tried.
         self.reader = ConditionReader(model, max_t) if isinstance(model.net, UNet) else None
 
-    def directions(self, update: ClientUpdate) -> dict[str, np.ndarray | None]:
+    def directions(self, message: Message) -> dict[str, np.ndarray | None]:
         """Return the direction (D_emb,) that each attack finds in one client's update."""
-        change, gradients = self._change(update), self._gradients(update)
+        change, gradients = self._change(message.update), self._gradients(message)
         found = dict.fromkeys(ATTACKS) | {
             MOMENTS: None if gradients is None else top_direction(self._entrance_of(gradients)),
             CHANGE: top_direction(self._entrance_of(change)),
         }
         return found if self.reader is None else self.reader.added(found, change, gradients)
 
-    def summed(self, updates: Sequence[ClientUpdate]) -> np.ndarray:
+    def summed(self, messages: Sequence[Message]) -> np.ndarray:
         """Return the cohort's mean gradient, or change, of the embedding's entrance (V, D_emb).
 
         It is all that a server sees of the entrance under secure aggregation.
         """
-        weights = np.array([u.num_examples for u in updates], np.float64)
+        weights = np.array([m.update.num_examples for m in messages], np.float64)
         seen = []
-        for update in updates:
-            gradients = self._gradients(update)
+        for message in messages:
+            gradients = self._gradients(message)
             at_entrance = None if gradients is None else self._entrance_of(gradients)
             if at_entrance is None or not at_entrance.any():
-                at_entrance = self._entrance_of(self._change(update))
+                at_entrance = self._entrance_of(self._change(message.update))
             seen.append(at_entrance)
         return np.average(seen, axis=0, weights=weights)
 
@@ -160,30 +157,27 @@ class CuriousServer:
         before = self.broadcast.weights[: update.weights.size].astype(np.float64)
         return update.weights.astype(np.float64) - before
 
-    def _gradients(self, update: ClientUpdate) -> np.ndarray | None:
-        if update.moments is None:
+    def _gradients(self, message: Message) -> np.ndarray | None:
+        if message.update.moments is None:
             return None
-        after, averaged = update.moments.exp_avg, self.broadcast.moments
+        after, averaged = message.update.moments.exp_avg, self.broadcast.moments
         before = np.zeros_like(after) if averaged is None else averaged.exp_avg[: after.size]
-        num_steps = update.num_steps - self.client.emb_first_steps  # of the shared weights
-        return gradients_in_moment(after, before, self.client.betas[0], num_steps)
+        return gradients_in_moment(after, before, message.decay)
 
     def _entrance_of(self, vector: np.ndarray) -> np.ndarray:
         return vector[self.model.layout.parts[EMB_PROJ]].reshape(-1, self.d_emb)
 
 
-def attack_messages(
-    model: FlatModel, rounds: Sequence[ObservedRound], client: ClientConfig, max_t: int
-) -> MessageLeak:
+def attack_messages(model: FlatModel, rounds: Sequence[ObservedRound], max_t: int) -> MessageLeak:
     """Return what the messages of these rounds give away; the model's weights are overwritten."""
     found: list[tuple[Message, dict[str, np.ndarray | None], np.ndarray]] = []
     members, others = [], []
     for one in rounds:
-        server = CuriousServer(model, one.broadcast, client, max_t)
+        server = CuriousServer(model, one.broadcast, max_t)
         embs = np.stack([message.client_emb for message in one.messages])
         everybody = np.concatenate([embs, one.others])
-        found += [(m, server.directions(m.update), everybody) for m in one.messages]
-        total, rank = server.summed([m.update for m in one.messages]), len(one.messages)
+        found += [(m, server.directions(m), everybody) for m in one.messages]
+        total, rank = server.summed(one.messages), len(one.messages)
         members.append(span_shares(total, rank, embs))
         others.append(span_shares(total, rank, one.others))
     clients = tuple(

@@ -38,7 +38,8 @@ def one_run_audit(
     """Adapt a client anew, with each of its images included with probability 1/2.
 
     `mean_emb` (D_emb,): that of the pre-training clients, where new ones start at it. Returns the
-    bound from the reference attack on all images. Nothing is stored.
+    bound from the reference attack on all images, 0 if too few are included for a fit. Nothing is
+    stored.
     """
     context, config = worker.context, worker.setup.config
     client = worker.client_data(client_id)
@@ -46,6 +47,8 @@ def one_run_audit(
     coins = numpy_generator(config.seed, "audit_inclusion", client_id).random(len(whole.images))
     included = coins < 0.5
     settings = replace(config.adapt, num_images=None)
+    if included.sum() < (2 if settings.sets_aside else 1):
+        return OneRun(client_id, len(coins), int(included.sum()), 0.0)
     adapted = adapt_client(
         context.model,
         worker.adapter.start_weights(client_id, weights),

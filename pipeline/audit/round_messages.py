@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pipeline.clients.worker import ClientWorker
+from pipeline.federation.partitioning import promise_to_clients
+from pipeline.federation.private_rounds import clip_norm_of
 from spire_core.errors import AggregationError
 from spire_core.federated.compression import decompress
 from spire_core.federated.messages import Broadcast, ClientUpdate, RoundPlan, UpdateFault
@@ -22,12 +24,14 @@ MAX_OTHERS = 64  # clients outside the cohort whose embeddings are compared
 class Message:
     """A client's update as the server knows it, and the embedding (D_emb,) behind it.
 
+    `decay`: the part of the first moments that were handed out which is left in the update's.
     In a secure sum a message is uniform whatever it hides, so that the mean update of its cohort is
     all that the server knows of each client.
     """
 
     update: ClientUpdate
     client_emb: np.ndarray
+    decay: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +57,7 @@ def _observe(worker: ClientWorker, state: ServerState, round_idx: int) -> Observ
     config = worker.setup.config
     federation, done = config.federation, state.round_idx
     cohort = choose_cohort(federation.num_clients, federation.cohort_size, config.seed, round_idx)
-    plan = _plan(worker, round_idx)
+    plan = _plan(worker, state, round_idx)
     messages = [
         message
         for group in config.resolved_client.groups(cohort)
@@ -72,13 +76,17 @@ def _observe(worker: ClientWorker, state: ServerState, round_idx: int) -> Observ
 def _summed(
     worker: ClientWorker, messages: Sequence[Message], broadcast: Broadcast, plan: RoundPlan
 ) -> list[Message]:
-    """Return the messages with the cohort's mean update in the place of each client's own."""
+    """Return the messages with the cohort's mean update in the place of each client's own.
+
+    In a private round it is that of clipped changes, without noise: the server has drawn it.
+    """
     settings = worker.receiver.settings
-    num_examples = sum(int(message.update.num_examples) for message in messages)
+    weights = [settings.known_examples(m.update.client_id, plan) for m in messages]
+    num_examples = sum(weights)
     form = settings.update_format(replace(plan, num_examples=num_examples), broadcast)
     total = np.zeros(form.size, dtype=np.uint64)
-    for message in messages:
-        numbers = form.encode(message.update, int(message.update.num_examples))
+    for message, weight in zip(messages, weights, strict=True):
+        numbers = form.encode(message.update, weight)
         if isinstance(numbers, UpdateFault):
             raise AggregationError(
                 f"expected an update that can be summed, got {numbers} from client "
@@ -86,17 +94,19 @@ def _summed(
             )
         total += numbers
     mean = form.decode(total, num_examples)
+    decay = float(np.average([message.decay for message in messages], weights=weights))
     own = [replace(m.update, weights=mean.weights, moments=mean.moments) for m in messages]
-    return [replace(m, update=update) for m, update in zip(messages, own, strict=True)]
+    return [replace(m, update=u, decay=decay) for m, u in zip(messages, own, strict=True)]
 
 
-def _plan(worker: ClientWorker, round_idx: int) -> RoundPlan:
+def _plan(worker: ClientWorker, state: ServerState, round_idx: int) -> RoundPlan:
     """Return the plan of a further round, at the learning rate of the middle of the run.
 
     A cosine schedule ends at rates whose changes float32 can hardly hold.
     """
     config, federation = worker.setup.config, worker.setup.config.federation
     scale = config.client.lr_scale(federation.num_rounds // 2, federation.num_rounds)
+    guarantee = promise_to_clients(config)
     shares_local = federation.num_rounds <= config.method.num_shared_rounds(federation.num_rounds)
     return RoundPlan(
         round_idx,
@@ -104,6 +114,7 @@ def _plan(worker: ClientWorker, round_idx: int) -> RoundPlan:
         shares_local,
         tau=federation.tau,
         local_epochs=federation.local_epochs,
+        private=None if guarantee is None else guarantee.round(clip_norm_of(guarantee, state)),
     )
 
 
@@ -121,7 +132,9 @@ def _messages(
     for sent, state in finished:
         assert state.client_emb is not None  # methods without one are not audited here
         update = decompress(sent, broadcast.weights, settings)
-        found.append(Message(update, state.client_emb.double().numpy()))
+        shared_steps = update.num_steps - settings.emb_first_steps
+        decay = settings.betas[0] ** shared_steps
+        found.append(Message(update, state.client_emb.double().numpy(), decay))
     return found
 
 

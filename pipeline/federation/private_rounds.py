@@ -43,12 +43,13 @@ class PrivateRounds:
 
     def plan(self, plan: RoundPlan, state: ServerState, num_clients: int) -> RoundPlan:
         """Return the plan of a round with its clip norm and noise; each client weighs 1."""
-        private = self.guarantee.round(self._clip_norm(state))
+        private = self.guarantee.round(clip_norm_of(self.guarantee, state))
         return replace(plan, private=private, num_examples=num_clients + 1)
 
     def after(self, state: ServerState, before: ServerState, mean: MeanUpdate) -> ServerState:
         """Return the state after a round, in which one more sum is published."""
-        clip_norm = self.guarantee.next_clip(self._clip_norm(before), mean.share_within)
+        before_norm = clip_norm_of(self.guarantee, before)
+        clip_norm = self.guarantee.next_clip(before_norm, mean.share_within)
         releases = _num_releases(before) + 1
         return replace(state, clip_norm=np.array([clip_norm]), releases=np.array([float(releases)]))
 
@@ -69,8 +70,10 @@ class PrivateRounds:
             num_stragglers=0,
         )
 
-    def _clip_norm(self, state: ServerState) -> float:
-        return self.guarantee.clip_norm if state.clip_norm is None else float(state.clip_norm[0])
+
+def clip_norm_of(guarantee: RoundsGuarantee, state: ServerState) -> float:
+    """Return the clip norm of the round after a state."""
+    return guarantee.clip_norm if state.clip_norm is None else float(state.clip_norm[0])
 
 
 def _num_releases(state: ServerState) -> int:

@@ -12,15 +12,14 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def gradients_in_moment(
-    after: np.ndarray, before: np.ndarray, beta1: float, num_steps: int
-) -> np.ndarray:
+def gradients_in_moment(after: np.ndarray, before: np.ndarray, decay: float) -> np.ndarray:
     """Return the part of Adam's first moment that a round's gradients have added.
 
     m_tau = beta1^tau m_0 + (1 - beta1) sum_s beta1^(tau - s) g_s (Kingma & Ba 2015, algorithm 1);
-    the server knows m_0, since it has handed it out.
+    the server knows m_0, since it has handed it out. `decay`: beta1^tau, or that of a mean over
+    clients, the mean of theirs.
     """
-    return after - beta1**num_steps * before
+    return after - decay * before
 
 
 def top_direction(matrix: np.ndarray) -> np.ndarray | None:

@@ -69,7 +69,7 @@ def recovered(config: ClientConfig) -> list[float]:
         assert broadcast.moments is not None
         assert after.client_emb is not None
         before = broadcast.moments.exp_avg
-        gradients = gradients_in_moment(update.moments.exp_avg, before, config.betas[0], TAU)
+        gradients = gradients_in_moment(update.moments.exp_avg, before, config.betas[0] ** TAU)
         direction = top_direction(gradients[AT].reshape(MODEL.cond_dim, MODEL.d_emb))
         found.append(abs_cos(direction, after.client_emb.double().numpy()))
     return found

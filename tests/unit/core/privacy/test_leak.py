@@ -24,7 +24,7 @@ def test_the_first_moment_of_a_round_is_what_is_left_of_its_gradients() -> None:
     for gradient in steps:
         moment = 0.9 * moment + 0.1 * gradient
     by_hand = 0.1 * sum(0.9 ** (3 - s) * g for s, g in enumerate(steps))
-    np.testing.assert_allclose(gradients_in_moment(moment, before, 0.9, 4), by_hand, atol=1e-12)
+    np.testing.assert_allclose(gradients_in_moment(moment, before, 0.9**4), by_hand, atol=1e-12)
 
 
 def test_a_matrix_of_rank_one_shows_its_factor() -> None:

@@ -14,9 +14,15 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from pipeline.audit.audit import audit_run, without_hidden
+from pipeline.audit.audit import _worker, audit_run, without_hidden
+from pipeline.audit.embedding_attacks import CuriousServer
+from pipeline.audit.inclusion import one_run_audit
 from pipeline.audit.membership import ModelLeak
-from pipeline.config.load import load_config
+from pipeline.audit.round_messages import ObservedRound, observe_rounds
+from pipeline.checkpoint.snapshots import newest_checkpoint
+from pipeline.clients.worker import ClientWorker
+from pipeline.config.equivalence import pretrain_fingerprint
+from pipeline.config.load import load_config, overridden
 from pipeline.config.tracking import TrackingConfig
 from pipeline.experiment.run import run_experiment
 from pipeline.experiment.watcher import Watcher
@@ -264,3 +270,60 @@ def test_images_that_are_hidden_are_no_held_out_images_of_an_attack(fonts_root: 
     bare = replace(setting.partition, new_clients=(replace(before, test=hidden_alone),))
     with pytest.raises(RunError, match=r"expected held-out images of client 1 that partition"):
         without_hidden(replace(setting, partition=bare))
+
+
+def observed(run_dir: Path, *words: str) -> tuple[ClientWorker, ObservedRound]:
+    """Return a further round of a run under other settings, and the worker that has trained it."""
+    began, _ = load_start(run_dir)
+    worker = _worker(prepare(overridden(began, words)), run_dir)
+    state = newest_checkpoint(run_dir, pretrain_fingerprint(began))
+    assert state is not None
+    [found] = observe_rounds(worker, state, 1)
+    return worker, found
+
+
+def test_a_secure_sum_shows_the_mean_of_what_single_messages_show(run_dir: Path) -> None:
+    """Of clients that take different numbers of steps, some of them at their embedding alone."""
+    words = ("client.private_moments=none", "client.emb_first_steps=2", "client.batch_size=4")
+    words += ("federation.tau=null", "federation.local_epochs=1")
+    worker, open_round = observed(run_dir, *words)
+    _, masked = observed(run_dir, *words, "federation.secure_aggregation=true")
+    steps = [message.update.num_steps - 2 for message in open_round.messages]
+    assert len(set(steps)) > 1
+    assert [message.decay for message in open_round.messages] == [0.9**tau for tau in steps]
+    server = CuriousServer(worker.context.model, masked.broadcast, 10)
+    expected = server.summed(open_round.messages)
+    np.testing.assert_allclose(
+        server.summed(masked.messages), expected, atol=1e-4 * np.abs(expected).max()
+    )
+
+
+def test_a_masked_sum_of_a_private_round_is_that_of_clipped_changes(run_dir: Path) -> None:
+    words = ("client.opt_state=reset", "client.engine=loop", "federation.cohort_size=18")
+    words += ("privacy.rounds.epsilon=8", "privacy.rounds.clip_norm=0.001")
+    _, open_round = observed(run_dir, *words)
+    # Masks with cohorts by chance are refused for so few clients; the order of dp_ftrl is not.
+    masks = ("federation.secure_aggregation=true", "privacy.rounds.mechanism=dp_ftrl")
+    _, masked = observed(run_dir, *words, *masks)
+    before = masked.broadcast.weights.astype(np.float64)
+    changes = [m.update.weights - before for m in open_round.messages]
+    lengths = [np.linalg.norm(change) for change in changes]
+    assert min(lengths) > 0.001
+    clipped = sum(0.001 * c / length for c, length in zip(changes, lengths, strict=True)) / 18
+    mean = masked.messages[0].update.weights - before
+    np.testing.assert_allclose(mean, clipped, atol=1e-7)
+
+
+def test_one_run_that_includes_no_image_refutes_nothing(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Tails:
+        def random(self, num: int) -> np.ndarray:
+            return np.ones(num)
+
+    monkeypatch.setattr("pipeline.audit.inclusion.numpy_generator", lambda *_: Tails())
+    began, _ = load_start(run_dir)
+    setting = prepare(began)
+    weights = SavedRun.load(run_dir).weights.numpy()
+    found = one_run_audit(_worker(setting, run_dir), weights, setting.new_ids[0], None)
+    assert (found.num_images, found.num_included, found.epsilon_lower) == (32, 0, 0.0)
