@@ -22,21 +22,21 @@ def export_models(
 ) -> str:
     """Write the backbone (P,) and clients' own parts to the run's folder; return a fingerprint.
 
-    With private rounds neither the fingerprint nor what stands beside the backbone is a function of
-    pre-training clients' own parts or images.
+    With private rounds the fingerprint is none of pre-training clients' own parts. Where anything
+    is private, no hash of the clients' images stands beside the backbone.
     """
     folder = run_dir / MODEL
     extra = {
         "image_shape": list(setting.images.shape[1:]),
         "class_names": list(setting.data.class_names),
     }
-    promise = promise_to_clients(setting.config)
-    if promise is None:
+    if not setting.config.privacy.is_on:
         extra["partition_hash"] = setting.partition.hash
     if setting.backbone_hash is not None:
         extra["backbone_sha256"] = setting.backbone_hash
     if setting.text_hash is not None:
         extra["text_sha256"] = setting.text_hash
+    promise = promise_to_clients(setting.config)
     texts = None if promise is None else promise.as_header()
     save_run(folder, setting.config, setting.model, weights, extra, texts)
     client_ids = [*exported_ids(setting, run_dir), *setting.new_ids]

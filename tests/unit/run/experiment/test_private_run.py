@@ -113,6 +113,7 @@ def test_a_killed_run_goes_on_with_its_key_to_the_same_result(
     assert result.state_fingerprint == expected.state_fingerprint
     assert not (crasher.run_dir / NOISE_KEY).exists()
     check_promise(expected, mechanism, "simulated")
+    assert "partition_hash" not in (result.run_dir / MODEL / "config.json").read_text()
 
 
 def check_promise(found: Result, mechanism: str, source: str) -> None:
