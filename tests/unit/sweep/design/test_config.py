@@ -10,17 +10,21 @@ import pytest
 import yaml
 
 from pipeline.config.build import flattened
+from pipeline.config.data import DATASETS
 from pipeline.config.equivalence import fingerprint
 from pipeline.config.load import load_config
+from pipeline.federation.setup import extractor_of
 from pipeline.runs.start import located
 from pipeline.tracking.artifacts import dict_text
 from spire_core.config.partition import PartitionConfig
 from spire_core.config.privacy import label_of
 from spire_core.errors import ConfigError
+from spire_core.evaluation.extractors import is_classifier_of
 from spire_core.federated.messages import steps_per_epoch
 from spire_core.partition.split import make_partition
 from sweeps.design.config import SweepConfig
 from sweeps.design.load import load_sweep, sweep_names
+from sweeps.design.metric import _has_own_classifier
 from sweeps.design.points import point_of, probes, trials
 from sweeps.design.settings import BY_PATH
 from sweeps.execution.source import SearchHistory
@@ -707,3 +711,15 @@ def test_an_empty_file_is_no_sweep(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"expected a preset, settings or axes in .*study"):
         load_sweep(str(file))
     assert load_sweep(str(file), ["seeds=[0]"]).seeds == (0,)
+
+
+@pytest.mark.parametrize("style", ["none", "tint"])
+@pytest.mark.parametrize("extractor", ["auto", "none", "mnist-cnn", "cifar10-cnn"])
+def test_a_search_knows_the_extractor_that_a_run_will_take(extractor: str, style: str) -> None:
+    """By a rule of its own, which needs no torch."""
+    for data in (*DATASETS, "folder"):
+        words = [f"data.name={data}", f"eval.extractor={extractor}", f"partition.style={style}"]
+        words += ["data.path=photos"] * (data == "folder")
+        config = load_config("smoke", words)
+        predicts = is_classifier_of(extractor_of(config), data)
+        assert _has_own_classifier(config) == predicts, words
