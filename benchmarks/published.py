@@ -7,8 +7,9 @@ A study's `published.csv` has a line for each number:
     printed    the number as it stands there; it is compared to its last digit
     statistic  mean, half, min, max, pairs; ratio, low, high, p, holm, equivalence; difference,
                difference_half, difference_p, difference_holm
-    measure    a column of the rows, such as kid_after (new clients) or kid (pre-training clients),
-               or covered_ratio: the KID of covered new clients by that of a run's others
+    measure    a column of the rows, such as kid_after (new clients) or kid (pre-training clients);
+               nn_excess, nn_share less nn_chance; covered_ratio, the KID of covered new clients by
+               that of a run's others
     method, against   the method, and from difference on the one that it is compared with
     where      settings of the compared runs, such as adapt.num_images=16;adapt.lr=0.02, and bounds
                of clients' scores, such as true_accuracy>=0.6;true_accuracy<0.8
@@ -41,6 +42,7 @@ from sweeps.report.stats import Estimate, equivalence_p, estimate, holm, paired,
 CORRECTED = ("holm", "difference_holm", "equivalence")  # for their number
 TOLERANCE = 1e-9  # of sums in another order
 COVERED_RATIO = "covered_ratio"  # the measure that is of whole runs
+DIFFERENCES = {"nn_excess": ("nn_share", "nn_chance")}  # measures that are one column less another
 CONDITION = re.compile(r"(?P<column>[\w.]+)\s*(?P<sign>=|>=|<)\s*(?P<value>[^=<>]+)")
 
 
@@ -134,7 +136,8 @@ def by_seed(rows: Sequence[Row], one: Published) -> dict[tuple[str, str], float]
             )
         [own] = several.values()
         if one.measure != COVERED_RATIO:
-            scores[pair] = fmean(float(row[one.measure]) for row in own)
+            known = [score for row in own if (score := _score(row, one.measure)) is not None]
+            scores[pair] = fmean(known)
         elif (ratio := covered_ratio(client_numbers(own))) is not None:
             scores[pair] = ratio
     if not scores:
@@ -146,13 +149,19 @@ def _has_score(rows: Sequence[Row], one: Published) -> bool:
     """Return whether a run's clients have a line's score; DataError if only some of them do."""
     if one.measure == COVERED_RATIO:
         return True
-    have = [as_number(row.get(one.measure, "")) is not None for row in rows]
+    have = [_score(row, one.measure) is not None for row in rows]
     if any(have) and not all(have):
         raise DataError(
             f"expected {one.measure} of each client of run {rows[0]['run_id']}, got it of "
             f"{sum(have)} of {len(have)}: a mean over these alone would be another number"
         )
     return any(have)
+
+
+def _score(row: Row, measure: str) -> float | None:
+    """Return a client's score; None if its row has none."""
+    first, *others = (as_number(row.get(key, "")) for key in DIFFERENCES.get(measure, (measure,)))
+    return None if first is None or None in others else first - sum(filter(None, others))
 
 
 def _fits(row: Row, conditions: Sequence[tuple[str, str, str]]) -> bool:

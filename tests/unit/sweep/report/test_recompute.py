@@ -70,6 +70,18 @@ def test_covered_clients_are_compared_with_the_others_of_their_run() -> None:
         published_values(rows, lines[3:])
 
 
+def test_an_excess_is_the_share_less_its_own_chance() -> None:
+    """Chance differs by method, so that a difference of shares would be another number."""
+    near = {"spire": {"nn_share": "0.25", "nn_chance": "0.25"}}
+    near["fedavg_ft"] = {"nn_share": "0.75", "nn_chance": "0.625"}
+    rows = [row | near[row["method"]] for row in ROWS]
+    lines = [line(name, measure="nn_excess") for name in ("mean", "difference")]
+    assert published_values(rows, lines) == [0.125, 0.125]
+    rows[0] |= {"nn_chance": ""}
+    with pytest.raises(DataError, match=r"expected nn_excess of each client of run \w+, got it of"):
+        published_values(rows, lines)
+
+
 def test_tests_are_those_of_a_report() -> None:
     """The ends of the interval enclose the ratio; Holm doubles the smaller of two p-values."""
     lines = [line(name) for name in ("low", "ratio", "high", "p", "holm")]
