@@ -30,7 +30,7 @@ NAMES: dict[str, dict[str, str]] = {  # of a comparison: by study, then by metho
         "fedavg_ft, federation.num_clients=30": f"{FT}, one class each, covered",
         "fedavg_ft, federation.num_clients=135": f"{FT}, pairs, 44 of 48 covered",
         "fedavg_ft, federation.num_clients=24": f"{FT}, pairs, 19 of 48 covered",
-        "fedavg_ft, federation.num_clients=96": f"{FT}, mixtures in the hull",
+        "fedavg_ft, federation.num_clients=96": f"{FT}, Dirichlet, 27 of 48 covered",
     },
     "study-few-images-cpu": {"fedavg_ft": f"{FT}, few images"},
     "study-styles-cpu": {"fedavg_ft": f"{FT}, tints"},
@@ -50,7 +50,7 @@ NAMES: dict[str, dict[str, str]] = {  # of a comparison: by study, then by metho
 WORDS = {
     OTHER: "embeddings are ahead",
     METHOD: "the other method is ahead",
-    "score: method / other": "score by that of embeddings (KID; fonts: distance to true glyphs)",
+    "score: method / other": "score / score of embeddings (KID; fonts: distance to true glyphs)",
 }
 MEASURES = ("final/adapt_kid_after", "final/adapt_style_distance_after")
 
