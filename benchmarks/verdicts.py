@@ -32,7 +32,7 @@ NAMES: dict[str, dict[str, str]] = {  # of a comparison: by study, then by metho
         "fedavg_ft, federation.num_clients=24": f"{FT}, pairs, 19 of 48 covered",
         "fedavg_ft, federation.num_clients=96": f"{FT}, Dirichlet, 27 of 48 covered",
     },
-    "study-few-images-cpu": {"fedavg_ft": f"{FT}, few images"},
+    "study-few-images-cpu": {"fedavg_ft": f"{FT}, Dirichlet"},
     "study-styles-cpu": {"fedavg_ft": f"{FT}, tints"},
     "privacy-adapt-cpu": {
         "fedavg_ft, privacy.adapt.epsilon=8": f"{FT}, epsilon 8",
@@ -77,7 +77,9 @@ def name_of(study: str, found: Finding) -> str:
     if not name:
         raise DataError(f"expected a name in {__file__} for {study}, {', '.join(heads)}, got none")
     images = dict(found.task).get("adapt.num_images")
-    return name if images is None or study.startswith("fonts") else f"{name} ({images} images)"
+    if images is None or study.startswith("fonts"):
+        return name
+    return f"{name} ({images} {'image' if str(images) == '1' else 'images'})"
 
 
 def main(words: Sequence[str]) -> int:
