@@ -19,7 +19,8 @@ from benchmarks.published import Published, Row, agree, published_values, read_r
 from benchmarks.quotes import is_in, unlisted
 from spire_core.errors import DataError
 from sweeps.design.load import load_sweep, sweep_names
-from sweeps.primary import planned_tasks, primaries
+from sweeps.design.planned import planned_runs
+from sweeps.primary import primaries
 from sweeps.report.controls import controls_table
 from sweeps.report.coverage import coverage_table
 from sweeps.report.differences import (
@@ -138,8 +139,8 @@ def findings_of(study: str, groups: Sequence[Group]) -> list[Finding]:
     if study not in sweep_names():
         return []
     sweep = load_sweep(study)
-    tasks, metric = planned_tasks(sweep.axes), choosing_metric(groups)
-    return findings(primaries(sweep.primary), groups, metric, tasks, len(sweep.seeds))
+    compared, metric = primaries(sweep.primary), choosing_metric(groups)
+    return findings(compared, groups, metric, planned_runs(sweep, compared), len(sweep.seeds))
 
 
 def studies(docs: Path = DOCS) -> list[Path]:

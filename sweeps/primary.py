@@ -45,12 +45,14 @@ MEASURES = {  # the metrics that can be compared, in words
     TUNED_KID: "pre-training clients' KID after training on alone",
 }
 SCALES = ("ratio", "difference")
+NO_RATIO = ("final/adapt_forgetting_global", NN_EXCESS, FLD_EXCESS)  # zero or below, if all is well
 SAME_FOR_ALL = ("resources.", "tracking.", "data.root")
 # Settings of a task: scores of runs that differ in them cannot be compared.
 TASK = ("data.", "partition.", "federation.num_clients", "federation.num_new_clients")
 TASK += ("privacy.adapt.epsilon", "privacy.adapt.delta")  # a promise is no choice of a method
 TASK += ("adapt.num_images", "eval.num_images", "eval.num_clients", "eval.kid_")
 TASK += ("eval.num_loss_images",)
+Run = tuple[str, Mapping[str, str]]  # a method, and all params of a run with it
 
 
 @dataclass(frozen=True)
@@ -110,11 +112,6 @@ class Primary:
         """The values of `where` in words, such as `adapt.num_images=16`."""
         return place_of(self.where)
 
-    def may_be_in(self, task: Mapping[str, Any]) -> bool:
-        """Return whether a task with these settings is one that `where` leaves open."""
-        texts = {key: str(value) for key, value in task.items()}
-        return agree(texts, {k: v for k, v in self.where.items() if k in task})
-
     @property
     def other(self) -> str:
         """The method that is compared with, and its own settings, in words."""
@@ -134,35 +131,32 @@ class Side:
     method: str
     where: Mapping[str, Any]
 
+    @property
+    def counting(self) -> dict[str, Any]:
+        """The settings that the method reads: another makes no difference to its runs."""
+        return {k: v for k, v in self.where.items() if reads(METHODS[self.method], k)}
+
     def fits(self, method: str, params: Mapping[str, str]) -> bool:
-        """Return whether a run of a method is meant.
-
-        A setting that the method does not read, such as the size of an embedding, makes no
-        difference.
-        """
-        if method != self.method:
-            return False
-        return agree(params, {k: v for k, v in self.where.items() if reads(METHODS[method], k)})
+        """Return whether a run of a method is meant."""
+        return method == self.method and agree(params, self.counting)
 
 
-def planned_tasks(axes: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the settings of each task that the axes of a grid make.
+def planned_tasks(primary: Primary, planned: Sequence[Run]) -> list[dict[str, str]]:
+    """Return the tasks of the planned runs on either side of a comparison, each once.
 
-    Settings that no run shows, such as the path of images, make none.
+    A task is given by those of its settings in which planned runs differ.
     """
-    tasks = [dict[str, Any]()]
-    for name, axis in axes.items():
-        points = list[dict[str, Any]]()
-        for value in axis if isinstance(axis, list) else ():
-            own = _whole_keys(value if isinstance(value, dict) else {name: value})
-            points.append({k: v for k, v in own.items() if _is_of_task(k)})
-        distinct = [point for i, point in enumerate(points) if point not in points[:i]]
-        tasks = [task | point for task in tasks for point in distinct or ({},)]
-    return tasks
-
-
-def _is_of_task(key: str) -> bool:
-    return key.startswith(TASK) and not key.startswith(NO_PARAMS)
+    wholes = [
+        {key: value for key, value in sorted(params.items()) if key.startswith(TASK)}
+        for _, params in planned
+    ]
+    keys = [key for key in next(iter(wholes), ()) if len({whole[key] for whole in wholes}) > 1]
+    tasks = [
+        {key: whole[key] for key in keys}
+        for whole, run in zip(wholes, planned, strict=True)
+        if any(side.fits(*run) for side in primary.sides)
+    ]
+    return [task for i, task in enumerate(tasks) if task not in tasks[:i]]
 
 
 def agree(params: Mapping[str, str], wanted: Mapping[str, Any]) -> bool:
@@ -210,16 +204,33 @@ def _whole_keys(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {f"{k}.name" if k in NAMED_GROUPS else k: v for k, v in flattened(settings).items()}
 
 
-def check_where(found: Sequence[Primary]) -> None:
-    """Raise ConfigError for a key of `where` that is no setting of a run."""
+def check_primaries(found: Sequence[Primary]) -> None:
+    """Raise ConfigError for a scale that a measure cannot have, or a `where` that no run shows."""
+    for one in found:
+        require(
+            one.scale != "ratio" or one.measure not in NO_RATIO,
+            f"scale: difference for a primary comparison of {one.measure}",
+            one.scale,
+            "it may be zero or below, which has no ratio; add it, and a margin in its own units",
+        )
+        for name in (key for side in one.sides for key in side.where):
+            _check_where(name)
+
+
+def _check_where(name: str) -> None:
+    """Raise ConfigError for a key of `where` that does not tell runs apart."""
     known = list(known_keys(Config))
-    for name in (key for one in found for side in one.sides for key in side.where):
-        if name not in known:
-            raise ConfigError(
-                f"expected known keys in a primary where, got {name!r}: {key_hint(name, known)}"
-            )
-        if name == "seed" or name.startswith(SAME_FOR_ALL):
-            raise ConfigError(
-                f"expected settings that tell runs apart in a primary where, got {name!r}: every "
-                "comparison is over all seeds and wherever runs were computed, so leave it out"
-            )
+    if name not in known:
+        raise ConfigError(
+            f"expected known keys in a primary where, got {name!r}: {key_hint(name, known)}"
+        )
+    if name == "seed" or name.startswith(SAME_FOR_ALL):
+        raise ConfigError(
+            f"expected settings that tell runs apart in a primary where, got {name!r}: every "
+            "comparison is over all seeds and wherever runs were computed, so leave it out"
+        )
+    if name.startswith(NO_PARAMS):
+        raise ConfigError(
+            f"expected settings that runs record in a primary where, got {name!r}: no run has it "
+            "among its parameters, so name another setting in which the trials differ"
+        )

@@ -11,7 +11,7 @@ from pipeline.config.equivalence import reads
 from pipeline.config.load import load_config, read_overrides
 from pipeline.config.schema import Config
 from pipeline.config.secure_rules import check_dropping
-from pipeline.config.switches import IN_FINGERPRINTS, SWITCHES
+from pipeline.config.switches import off_switch
 from pipeline.config.tracking import TrackingConfig, sqlite_path, tracking_uri
 from spire_core.config.checks import require
 from spire_core.config.privacy import refuse_label
@@ -124,8 +124,7 @@ def _fault(key: str, config: Config) -> str | None:
     """Return what is to be said of a setting that another one switches off; None if it counts."""
     if not reads(config.method.record, key):
         return None
-    off = (s for s in (*SWITCHES, *IN_FINGERPRINTS) if key in s.keys and not s.is_on(config))
-    switch = next(off, None)
+    switch = off_switch(key, config)
     if switch is None:
         return None
     advice = f"set both, or leave out {key}, which has no effect alone"

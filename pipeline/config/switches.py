@@ -231,3 +231,12 @@ IN_FINGERPRINTS = (
         lambda c: c.federation.num_new_clients,
     ),
 )
+
+
+def off_switch(key: str, config: Config) -> Switch | None:
+    """Return what switches a setting off, by its whole key; None if it counts.
+
+    What a method never reads is not asked for.
+    """
+    both = (*SWITCHES, *IN_FINGERPRINTS)
+    return next((one for one in both if key in one.keys and not one.is_on(config)), None)

@@ -7,6 +7,7 @@ metric      the metric by which the best trial is chosen
 points      the points of the axes, and the trial at each
 effect      settings without effect in any trial
 compared    primary comparisons that no trial could be part of
+planned     the runs that primary comparisons are of
 trial_plan  resources of each trial, compared with the cluster
 estimate    the time that a sweep takes
 """

@@ -29,7 +29,7 @@ from sweeps.design.settings import (
     shown,
     with_absolute_path,
 )
-from sweeps.primary import check_where, primaries
+from sweeps.primary import check_primaries, primaries
 
 SEARCHES, SCHEDULERS, MODES = ("grid", "random", "optuna"), ("none", "asha"), ("min", "max")
 SHARED_IN = ("sweep", "root")
@@ -75,7 +75,7 @@ class SweepConfig:
     def __post_init__(self) -> None:
         self._check_choices()
         self._check_numbers()
-        check_where(primaries(self.primary))
+        check_primaries(primaries(self.primary))
         if self.share_pretraining == "root" and (key := self._unnamed()) is not None:
             raise ConfigError(
                 f"expected share_pretraining=sweep with {key}, whose files may change from one "

@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.config.build import build
 from pipeline.config.safe_yaml import read_plain
 from pipeline.config.tracking import TrackingConfig, tracking_root
 from pipeline.results.metric_names import CONTROLS_TABLE, NEW_CLIENTS_TABLE
 from pipeline.tracking.attachments import attach
 from pipeline.tracking.mlflow_queries import TrackedRun, histories, sweep_runs, table_rows
-from spire_core.errors import RunError
-from sweeps.primary import planned_tasks, primaries
+from spire_core.errors import ConfigError, RunError
+from sweeps.design.config import SweepConfig
+from sweeps.design.planned import planned_runs
+from sweeps.primary import primaries
 from sweeps.report.answers import answers_of
 from sweeps.report.budgets import budget_pictures
 from sweeps.report.client_dots import ClientRows, client_pictures
@@ -76,7 +79,7 @@ def make_report(
     chosen = best_groups(groups, metric)
     used = [run for group in groups for run in group.runs]
     origin = origin_of(config, parent, used)
-    found = _findings(origin, groups, metric)
+    found, unplanned = _findings(origin, groups, metric)
     curves, clients = _curves(config, groups, chosen), _clients(config, chosen, stretches)
     # 3. Tables and figures.
     controls, coverage = _controls(config, chosen, stretches), coverage_table(chosen)
@@ -91,7 +94,7 @@ def make_report(
         parent.run_id if parent else None,
         [*primary_answers(found), *coverage_answers(coverage, chosen), *answers_of(chosen, metric)],
         facts_of(runs, used),
-        notes_of(groups, chosen, metric) + rows_notes(runs, has_parent=parent is not None),
+        notes_of(groups, chosen, metric) + unplanned + rows_notes(runs, parent is not None),
         [table for table in tables if table is not None],
         pictures,
         sample_pictures(config, _tracked(chosen), clients),
@@ -168,13 +171,19 @@ def _name(parent: TrackedRun | None, words: Sequence[str], first: TrackedRun) ->
     return path.parent.name if path.stem == "rows" else path.stem
 
 
-def _findings(origin: Origin, groups: Sequence[Group], metric: str) -> list[Finding]:
-    """Return the primary comparisons that a sweep's run recorded when it began."""
+def _findings(
+    origin: Origin, groups: Sequence[Group], metric: str
+) -> tuple[list[Finding], list[str]]:
+    """Return the primary comparisons that a sweep's run recorded when it began, and notes."""
     text = origin.sweep_file
     sweep = read_plain(text, SWEEP_FILE) if text else {}
-    axes = sweep["axes"] if sweep.get("search", "grid") == "grid" and "axes" in sweep else {}
-    primary, num_seeds = primaries(sweep.get("primary", ())), len(sweep.get("seeds", ()))
-    return findings(primary, groups, metric, planned_tasks(axes), num_seeds)
+    compared, planned, notes = primaries(sweep.get("primary", ())), [], []
+    try:
+        planned = planned_runs(build(SweepConfig, sweep), compared) if compared else []
+    except ConfigError as error:  # of an earlier version, or with plugins that are not here
+        notes = [f"Primary comparisons are not corrected for tasks that have not run: {error}."]
+    num_seeds = len(sweep.get("seeds", ()))
+    return findings(compared, groups, metric, planned, num_seeds), notes
 
 
 def _curves(config: TrackingConfig, groups: Sequence[Group], chosen: Sequence[Group]) -> Curves:

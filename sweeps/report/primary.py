@@ -2,12 +2,11 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from pipeline.results.metric_names import COVERED_RATIO, FLD_EXCESS, NN_EXCESS, NN_SHARE
-from sweeps.primary import MEASURES, Primary, agree
+from sweeps.primary import MEASURES, Primary, Run, agree, planned_tasks
 from sweeps.report.groups import Group, Values, best_groups, by_task, label
 from sweeps.report.stats import Estimate, equivalence_p, holm_within, paired, two_sided_p
 from sweeps.report.tables import Cell, Table, made_table
@@ -73,14 +72,14 @@ def findings(
     primaries: Sequence[Primary],
     groups: Sequence[Group],
     chosen_by: str,
-    planned: Sequence[Mapping[str, Any]] = (),
+    planned: Sequence[Run] = (),
     num_seeds: int = 0,
 ) -> list[Finding]:
     """Return the primary comparisons of a report's groups, those of a family corrected together.
 
     Each is made in every task that has one of its sides, and counts also where the other has not
-    run, or neither in a task that is `planned`; one that no task has counts once. Both sides stand
-    at their best setting by the compared score, or by `chosen_by` where that one is in `NO_CHOICE`:
+    run, or neither though one is `planned`; one that no task has counts once. Both sides stand at
+    their best setting by the compared score, or by `chosen_by` where that one is in `NO_CHOICE`:
     the least copied are not the best. `num_seeds`: those of the study.
     """
     made = [one for primary in primaries for one in _compared(primary, groups, chosen_by, planned)]
@@ -101,7 +100,7 @@ def _compared(
     primary: Primary,
     groups: Sequence[Group],
     chosen_by: str,
-    planned: Sequence[Mapping[str, Any]],
+    planned: Sequence[Run],
 ) -> list[Finding]:
     """Return a comparison in each task, without p-values."""
     by = chosen_by if primary.measure in NO_CHOICE else primary.measure
@@ -116,10 +115,9 @@ def _compared(
         if task in theirs or task in ours
     ]
     has_run = [group.runs[0].params for side in sides for group in side]
-    for task in filter(primary.may_be_in, planned):
+    for task in planned_tasks(primary, planned):
         if not any(agree(params, task) for params in has_run):
-            named = tuple(sorted((key, str(value)) for key, value in task.items()))
-            found.append(Finding(primary, named, None))
+            found.append(Finding(primary, tuple(task.items()), None))
     return found or [Finding(primary, (), None)]
 
 

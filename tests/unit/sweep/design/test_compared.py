@@ -94,6 +94,20 @@ def test_settings_may_be_nested_by_group() -> None:
             "^expected trials of spire with model.d_emb=16",
         ),
         (
+        (
+            "{method: fedavg_ft, where: {privacy.adapt.mechanism: dp_sgd}}",
+            r"^expected privacy.adapt.epsilon in every trial of fedavg_ft with "
+            r"privacy.adapt.mechanism=dp_sgd for .*, got some in which privacy.adapt.mechanism has "
+            "no effect: name it in where too",
+        ),
+        (
+            "{method: fedavg_ft, where: {partition.alpha: 0.1}}",
+            "^expected partition=inner_dirichlet, dirichlet or independent in every trial",
+        ),
+        (
+            "{method: fedavg_ft, where: {model.backbone: null}}",
+            "^expected settings that runs record in a primary where, got 'model.backbone'",
+        ),
             f"{{method: fedavg_ft, measure: {TUNED_KID}}}",
             r"^expected pre-training clients of fedavg_ft that train on \(adapt.tune_epochs above",
         ),
@@ -107,6 +121,21 @@ def test_a_comparison_that_no_trial_could_be_part_of_is_refused(
 
 
 def test_values_that_go_together_are_compared_together(tmp_path: Path) -> None:
+def test_a_setting_that_some_trials_switch_off_stands_with_what_switches_it_on(
+    tmp_path: Path,
+) -> None:
+    """Its value there, such as the default, is none that these trials have."""
+    more = "world: [{partition.classes_per_client: 2}, {partition: iid}]"
+    where = "{method: fedavg_ft, where: {partition.classes_per_client: 2%s}}"
+    with pytest.raises(ConfigError, match="expected partition=pathological in every"):
+        load_sweep(written(tmp_path, where % "", more))
+    assert load_sweep(written(tmp_path, where % ", partition: pathological", more)).primary
+    nothing = "{method: fedavg_ft, where: {partition: iid, privacy.adapt.epsilon: null}}"
+    assert load_sweep(written(tmp_path, nothing, more)).primary
+    unread = "{method: fedavg_ft, where: {method.entrance: blocks}, against_where: {}}"
+    assert load_sweep(written(tmp_path, unread, more)).primary
+
+
     more = "pair: [{adapt.epochs: 2, client.lr: 0.1}, {adapt.epochs: 3, client.lr: 0.2}]"
     where = "{method: fedavg_ft, where: {adapt.epochs: 3, client.lr: %s}}"
     assert load_sweep(written(tmp_path, where % 0.2, more)).primary

@@ -16,8 +16,12 @@ from pipeline.results.metric_names import (
 )
 from pipeline.tracking.mlflow_queries import TrackedRun
 from spire_core.errors import ConfigError
-from sweeps.primary import Primary, Side, check_where, planned_tasks, primaries
+from sweeps.design.config import SweepConfig
+from sweeps.design.planned import planned_runs
+from sweeps.primary import Primary, Run, Side, check_primaries, planned_tasks, primaries
+from sweeps.report.contents import Origin
 from sweeps.report.groups import group_runs
+from sweeps.report.make import _findings
 from sweeps.report.primary import Finding, findings, primary_answers, primary_table
 from sweeps.report.stats import equivalence_p, estimate, holm, two_sided_p
 
@@ -289,7 +293,24 @@ def test_lists_of_texts_are_those_of_runs() -> None:
 def test_where_names_nothing_that_all_seeds_share(key: str) -> None:
     found = primaries([{"method": "fedavg_ft", "where": {key: 0}}])
     with pytest.raises(ConfigError, match=f"settings that tell runs apart .* got '{key}'"):
-        check_where(found)
+        check_primaries(found)
+
+
+@pytest.mark.parametrize(
+    "key", ["data.path", "model.backbone", "eval.extractor_weights", "eval.grid_images"]
+)
+def test_where_names_nothing_that_no_run_records(key: str) -> None:
+    found = primaries([{"method": "fedavg_ft", "against_where": {key: None}}])
+    with pytest.raises(ConfigError, match=f"settings that runs record .* got '{key}': no run"):
+        check_primaries(found)
+
+
+@pytest.mark.parametrize("measure", ["final/adapt_forgetting_global", NN_EXCESS, FLD_EXCESS])
+def test_what_may_be_zero_has_no_ratio(measure: str) -> None:
+    one = {"method": "fedavg_ft", "measure": measure}
+    with pytest.raises(ConfigError, match=f"expected scale: difference .* of {measure}, got ratio"):
+        check_primaries(primaries([one]))
+    check_primaries(primaries([one | {"scale": "difference"}]))
 
 
 def test_answers_say_that_they_are_primary() -> None:
@@ -349,21 +370,28 @@ def test_a_comparison_is_named_once() -> None:
     assert primaries([{"method": "local"}]) == [Primary(method="local")]
 
 
+def study(*values: dict, **axes: list) -> tuple[list[Primary], list[Run]]:
+    """Return comparisons, and the runs that a study with these axes plans."""
+    compared = primaries(values)
+    return compared, planned_runs(SweepConfig(name="study", preset="smoke", axes=axes), compared)
+
+
+RATES = [{"method": "spire"}, {"method": "fedavg_ft", "adapt.lr": 0.1}]
+
+
 def test_tasks_that_have_not_run_yet_count_as_well() -> None:
     """Their number must not grow while a study runs, or a certain finding could be taken back."""
-    axes = {"adapt.num_images": [1, 4, 16], "rate": [{"method": "spire"}, {"adapt.lr": 0.1}]}
-    tasks = planned_tasks(axes)
-    assert tasks == [{"adapt.num_images": number} for number in (1, 4, 16)]
+    sixteen = {"method": "fedavg_ft", "where": {"adapt.num_images": 16}}
+    compared, planned = study(
+        {"method": "fedavg_ft"}, sixteen, rate=RATES, **{"adapt.num_images": [1, 4, 16]}
+    )
     own = [
         replace(one, params=one.params | {"adapt.num_images": number})
         for number in ("4", "16")
         for one in RUNS
     ]
-    everywhere, sixteen = primaries(
-        [{"method": "fedavg_ft"}, {"method": "fedavg_ft", "where": {"adapt.num_images": 16}}]
-    )
-    whole = findings([everywhere, sixteen], group_runs(own), KID, tasks)
-    part = findings([everywhere, sixteen], group_runs(own[: len(RUNS)]), KID, tasks)
+    whole = findings(compared, group_runs(own), KID, planned)
+    part = findings(compared, group_runs(own[: len(RUNS)]), KID, planned)
     assert len(whole) == len(part) == 4
     assert [dict(one.task).get("adapt.num_images") for one in whole] == ["4", "16", "1", "16"]
     assert sum(one.p is None for one in whole) == 1
@@ -374,8 +402,50 @@ def test_tasks_that_have_not_run_yet_count_as_well() -> None:
     assert len(set(told)) == len(told)
 
 
-def test_an_axis_of_a_group_is_its_name_and_a_range_is_one_task() -> None:
-    axes = {"data": ["mnist", "cifar10"], "partition": {"min": 1, "max": 2}, "seed": [1]}
-    axes["data.path"] = ["a", "b"]  # which no run shows
-    assert planned_tasks(axes) == [{"data.name": "mnist"}, {"data.name": "cifar10"}]
-    assert planned_tasks({}) == [{}]
+WORLDS = [
+    {"federation.num_clients": 24, "partition.name": "iid"},
+    {"federation.num_clients": 24},  # pathological, as in the preset
+    {"federation.num_clients": 30},
+]
+
+
+def test_a_planned_task_is_that_of_a_whole_trial() -> None:
+    """Worlds that differ by what one of them leaves at the preset's are two, and no others."""
+    pairs = {"method": "fedavg_ft", "where": {"partition.name": "pathological"}}
+    compared, planned = study({"method": "fedavg_ft"}, pairs, world=WORLDS, rate=RATES)
+    everywhere, some = (planned_tasks(one, planned) for one in compared)
+    assert [tuple(task.values()) for task in everywhere] == [
+        ("24", "iid"),
+        ("24", "pathological"),
+        ("30", "pathological"),
+    ]
+    assert some == everywhere[1:]
+    ran = [
+        replace(one, params=dict(params) | one.params)
+        for one in RUNS
+        for method, params in planned
+        if method == one.params["method.name"] and params["partition.name"] == "pathological"
+    ]
+    found = findings(compared, group_runs(ran), KID, planned)
+    assert [one.effect is None for one in found] == [False, False, True, False, False]
+    assert dict(found[2].task)["partition.name"] == "iid"
+
+
+def test_a_recorded_file_that_is_refused_by_now_is_a_note() -> None:
+    file = "name: study\npreset: gone\nseeds: [0, 1, 2, 3, 4]\nprimary: [{method: fedavg_ft}]\n"
+    (found,), (note,) = _findings(Origin(sweep_file=file), group_runs(RUNS), KID)
+    assert found.verdict == "higher on 4 of 5 seeds"
+    assert note.startswith("Primary comparisons are not corrected for tasks that have not run: exp")
+    assert _findings(Origin(), group_runs(RUNS), KID) == ([], [])
+
+
+def test_what_no_run_shows_is_no_task_of_its_own_and_a_search_plans_none() -> None:
+    axes = {"privacy.adapt.epsilon": [8, None], "data.path": ["a", "b"], "model.d_emb": [4, 8]}
+    (one,), planned = study({"method": "fedavg_ft"}, rate=RATES, **axes)
+    assert planned_tasks(one, planned) == [
+        {"privacy.adapt.epsilon": "8.0"},
+        {"privacy.adapt.epsilon": "None"},
+    ]
+    assert planned_tasks(one, []) == []
+    drawn = SweepConfig(name="a", search="optuna", num_trials=2, axes={"client.lr": [0.1, 0.2]})
+    assert planned_runs(drawn, [one]) == []
