@@ -184,14 +184,14 @@ def sweep(
     `retry_failed` failed trials run again as well. `report` writes the report.
     """
     from pipeline.cli.command import say
-    from sweeps.design.load import load_sweep
+    from sweeps.design.load import load_study
     from sweeps.execution.elsewhere import finished_elsewhere
     from sweeps.report.stretches import read_stretches
     from sweeps.sweep import run_sweep
 
-    loaded = load_sweep(str(name_or_file), _words(settings))
+    loaded, recorded = load_study(str(name_or_file), _words(settings))
     elsewhere, _ = finished_elsewhere(loaded, read_stretches(_texts(rows_from)))
-    return run_sweep(loaded, say, retry_failed, elsewhere)
+    return run_sweep(loaded, say, retry_failed, elsewhere, recorded)
 
 
 def report(

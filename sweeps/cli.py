@@ -23,16 +23,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def sweep(args: argparse.Namespace) -> Answer:
     """Run what is left of a sweep, or with `--dry-run` say what it would be."""
-    from sweeps.design.load import load_sweep
+    from sweeps.design.load import load_study
 
-    settings = load_sweep(args.file, args.words)
+    settings, recorded = load_study(args.file, args.words)
     elsewhere, stretches = _elsewhere(settings, args.rows_from)
     if args.dry_run:
         return _dry_run(settings, args.retry_failed, elsewhere)
     from sweeps.outcome_text import outcome_json, outcome_text
     from sweeps.sweep import run_sweep
 
-    outcome = run_sweep(settings, say, args.retry_failed, elsewhere)
+    outcome = run_sweep(settings, say, args.retry_failed, elsewhere, recorded)
     values = outcome_json(outcome)
     text = outcome_text(values) + _reported(outcome, values, stretches)
     code = 1 if values["num_failed"] else INTERRUPTED if values["num_unfinished"] else 0

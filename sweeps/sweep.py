@@ -55,10 +55,12 @@ def run_sweep(
     say: Say,
     retry_failed: bool = False,
     elsewhere: Mapping[str, TrialRecord] | None = None,
+    recorded: SweepConfig | None = None,
 ) -> Outcome:
     """Run the trials that are left: finished ones are skipped, interrupted ones go on.
 
     Finished are also those of `elsewhere`, by id. Failed ones run again with `retry_failed` only.
+    A sweep that begins here is `recorded` as `load_study` says.
     Every mistake is raised before any trial starts: a wrong trial, a store that does not answer, a
     trial that could never fit.
     """
@@ -69,10 +71,10 @@ def run_sweep(
     if before.elsewhere:
         say(f"{len(before.elsewhere)} of {before.num_trials} trials have rows: not run again here")
     if left or before.num_undrawn:
-        _run_left(sweep, base, ledger, before, left, say)
+        _run_left(sweep, base, ledger, before, left, say, recorded)
     elif base.tracking.enabled and _needs_parent(ledger, before):
         check_store(base.tracking)
-        with parent_run(sweep, ledger, base.tracking):
+        with parent_run(sweep, ledger, base.tracking, recorded):
             pass
     return Outcome(sweep, base.tracking, ledger, before, read_progress(sweep, ledger))
 
@@ -93,6 +95,7 @@ def _run_left(
     before: Progress,
     left: Sequence[Trial],
     say: Say,
+    recorded: SweepConfig | None,
 ) -> None:
     """Run these trials, and those that are still to be drawn."""
     probed = [*left, *(probes(sweep) if before.num_undrawn else [])]
@@ -110,7 +113,7 @@ def _run_left(
         at_once = concurrency(sweep, [*left, *[probed[0]] * before.num_undrawn], cluster)
         check_room(sweep, probed, cluster, at_once)
         # 3. Run, below the sweep's own tracking run.
-        with parent_run(sweep, ledger, base.tracking) as parent_run_id:
+        with parent_run(sweep, ledger, base.tracking, recorded) as parent_run_id:
             here = sweep.located()  # its trials are made in their own processes, in other folders
             maker = TaskMaker(here, base, ledger.folder, parent_run_id, dict(cluster), at_once)
             source = trial_source(maker, left, before.num_undrawn)

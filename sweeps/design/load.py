@@ -25,7 +25,16 @@ def sweep_names() -> list[str]:
 
 
 def load_sweep(file: str, words: Sequence[str] = ()) -> SweepConfig:
+    """Return a sweep's settings from a file, or from one of ours by name, as `load_study`."""
+    sweep, _ = load_study(file, words)
+    return sweep
+
+
+def load_study(file: str, words: Sequence[str] = ()) -> tuple[SweepConfig, SweepConfig]:
     """Return a sweep's settings from a file, or from one of ours by name, with overrides.
+
+    With them is the sweep that is recorded: a study's with the seeds and axes of its file, of which
+    a command may run a part.
 
     A word `key=value` sets a key of the sweep (`seeds=[0,1]`) or, for every trial, one of the
     configuration (`federation.num_rounds=10`). The comment with which a file begins is its
@@ -64,8 +73,9 @@ def load_sweep(file: str, words: Sequence[str] = ()) -> SweepConfig:
         else:
             values[key] = value
     sweep = build(SweepConfig, values)
-    check_compared(sweep, _as_written(written) if words else None)
-    return sweep
+    as_written = _as_written(written) if words else None
+    check_compared(sweep, as_written)
+    return sweep, _recorded(sweep, as_written)
 
 
 def _flat(settings: Mapping[str, Any], file: str) -> dict[str, Any]:
@@ -99,6 +109,17 @@ def _as_written(values: dict[str, Any]) -> SweepConfig | None:
         return build(SweepConfig, values)
     except ConfigError:
         return None
+
+
+def _recorded(sweep: SweepConfig, written: SweepConfig | None) -> SweepConfig:
+    """Return a study with the seeds and axes of its file, if it is the same sweep with them."""
+    if written is None or not sweep.primary:
+        return sweep
+    try:
+        whole = dataclasses.replace(sweep, seeds=written.seeds, axes=written.axes)
+    except ConfigError:  # a setting of the command is on an axis of the file
+        return sweep
+    return whole if whole.key == sweep.key else sweep
 
 
 def _check_places(values: Mapping[str, Any], file: str) -> None:

@@ -25,17 +25,21 @@ _log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def parent_run(
-    sweep: SweepConfig, ledger: Ledger, tracking: TrackingConfig
+    sweep: SweepConfig,
+    ledger: Ledger,
+    tracking: TrackingConfig,
+    recorded: SweepConfig | None = None,
 ) -> Iterator[str | None]:
     """Keep the sweep's own tracking run open; it ends with the status of its trials.
 
+    A run that begins here has the settings of `recorded`, of which the sweep may be a part.
     The runs of trials that nobody goes on with are ended first. While another command is at the
     same sweep, all of this is left to that command.
     """
     tracking = replace(tracking, log_model=False, run_name=None)
     with ledger.joined() as is_last:
         with ledger.held("parent"):  # of two commands that begin together one begins it
-            tracker = _parent_tracker(sweep, ledger, tracking)
+            tracker = _parent_tracker(recorded or sweep, ledger, tracking)
         with tracker:
             try:
                 if tracker.uri is not None:

@@ -1,11 +1,12 @@
 """Primary comparisons of a sweep's file: each is of methods and settings that its trials have."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from spire_core.errors import ConfigError
-from sweeps.design.load import load_sweep
+from sweeps.design.load import load_study, load_sweep
 from sweeps.primary import TUNED_KID, primaries
 
 AXES = "axes: {method: [spire, fedavg_ft], adapt.num_images: [4, 16], model.d_emb: [4, 8], %s}\n"
@@ -94,7 +95,6 @@ def test_settings_may_be_nested_by_group() -> None:
             "^expected trials of spire with model.d_emb=16",
         ),
         (
-        (
             "{method: fedavg_ft, where: {privacy.adapt.mechanism: dp_sgd}}",
             r"^expected privacy.adapt.epsilon in every trial of fedavg_ft with "
             r"privacy.adapt.mechanism=dp_sgd for .*, got some in which privacy.adapt.mechanism has "
@@ -108,6 +108,7 @@ def test_settings_may_be_nested_by_group() -> None:
             "{method: fedavg_ft, where: {model.backbone: null}}",
             "^expected settings that runs record in a primary where, got 'model.backbone'",
         ),
+        (
             f"{{method: fedavg_ft, measure: {TUNED_KID}}}",
             r"^expected pre-training clients of fedavg_ft that train on \(adapt.tune_epochs above",
         ),
@@ -120,7 +121,6 @@ def test_a_comparison_that_no_trial_could_be_part_of_is_refused(
         load_sweep(written(tmp_path, primary))
 
 
-def test_values_that_go_together_are_compared_together(tmp_path: Path) -> None:
 def test_a_setting_that_some_trials_switch_off_stands_with_what_switches_it_on(
     tmp_path: Path,
 ) -> None:
@@ -136,6 +136,7 @@ def test_a_setting_that_some_trials_switch_off_stands_with_what_switches_it_on(
     assert load_sweep(written(tmp_path, unread, more)).primary
 
 
+def test_values_that_go_together_are_compared_together(tmp_path: Path) -> None:
     more = "pair: [{adapt.epochs: 2, client.lr: 0.1}, {adapt.epochs: 3, client.lr: 0.2}]"
     where = "{method: fedavg_ft, where: {adapt.epochs: 3, client.lr: %s}}"
     assert load_sweep(written(tmp_path, where % 0.2, more)).primary
@@ -153,6 +154,25 @@ def test_a_command_may_run_a_part_of_a_study(tmp_path: Path) -> None:
         load_sweep(file, ["primary=[{method: local}]"])
     with pytest.raises(ConfigError, match="known keys in a primary where"):
         load_sweep(file, ["primary=[{method: fedavg_ft, where: {a: 1}}]"])
+
+
+def test_a_study_is_recorded_with_the_seeds_and_axes_of_its_file(tmp_path: Path) -> None:
+    """A command that begins with a part of it leaves its size as it was written down."""
+    file = written(tmp_path, "{method: fedavg_ft}")
+    whole = load_sweep(file)
+    words = ["axes.adapt.num_images=[16]", "axes.method=[spire]", "seeds=[3]"]
+    sweep, recorded = load_study(file, words)
+    assert (sweep.seeds, recorded) == ((3,), whole)
+    _, recorded = load_study(file, [*words, "adapt.epochs=1"])
+    assert recorded == replace(whole, settings={"adapt.epochs": 1})
+    more = ["axes={method: [spire, fedavg_ft]}", "client.lr=0.2"]  # which is an axis of the file
+    sweep, recorded = load_study(file, more)
+    assert recorded == sweep
+    sweep, recorded = load_study(file, [*words, "search=optuna", "num_trials=3"])
+    assert recorded == sweep, "with other axes it is another search"
+    (tmp_path / "mine.yaml").write_text("preset: smoke\nseeds: [0, 1]\n")
+    sweep, recorded = load_study(file, ["seeds=[0]"])
+    assert recorded == sweep, "it is about nothing that was written down"
 
 
 def test_a_file_that_is_whole_only_with_words_is_judged_with_them(tmp_path: Path) -> None:

@@ -144,6 +144,29 @@ def test_a_sweep_that_others_have_finished_reports_from_rows(
     assert "expected a CSV file of rows in --rows-from" in capsys.readouterr().err
 
 
+def test_a_command_that_begins_with_a_part_of_a_study_leaves_it_its_size(
+    tmp_path: Path, new_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of its three seeds and one of its two tasks, and then all seeds."""
+    shutil.copy(new_database, tmp_path)
+    monkeypatch.setenv("SPIRE_ROOT", str(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    file, methods, seeds = tmp_path / "study.yaml", ["spire", "fedavg_ft"], (0, 1, 2)
+    axes = {"method": methods, "adapt.num_images": [16, 64]}
+    text = f"preset: smoke\naxes: {axes}\nseeds: [0, 1, 2]\nprimary: [{{method: fedavg_ft}}]\n"
+    file.write_text(text)
+    several = trials(SweepConfig("study", "smoke", {}, {**axes, "adapt.num_images": [16]}, seeds))
+    path = written(tmp_path, *(rows(trial, 1 + i / 10) for i, trial in enumerate(several)))
+    part = ["seeds=[0,1]", "axes.adapt.num_images=[16]"]
+    report = tmp_path / "reports" / "study" / "report.md"
+    for words, verdict in ((part, "cannot tell on 2 of 3 seeds"), (part[1:], "higher")):
+        assert main(["sweep", str(file), *words, "--rows-from", str(path)]) == 0
+        told = report.read_text()
+        assert f"fedavg_ft against spire: {verdict} (ratio" in told
+        assert "Holm of 2 " in told
+        assert "num_images=64: Primary: new clients' KID, fedavg_ft against spire: there" in told
+
+
 def test_a_dry_run_counts_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
