@@ -12,13 +12,13 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-from pipeline.config.build import MAX_NUMBER, flattened
+from pipeline.config.build import flattened
 from pipeline.config.equivalence import determines
 from pipeline.config.load import NAMED_GROUPS, load_config
 from spire_core.config.checks import hint
 from spire_core.errors import ConfigError
+from sweeps.design.axes import check_axis
 from sweeps.design.metric import check_metric
 from sweeps.design.settings import (
     BY_PATH,
@@ -34,7 +34,6 @@ from sweeps.primary import check_primaries, primaries
 SEARCHES, SCHEDULERS, MODES = ("grid", "random", "optuna"), ("none", "asha"), ("min", "max")
 SHARED_IN = ("sweep", "root")
 RECORDED = ("tracking.enabled", "tracking.uri", "tracking.experiment")
-RANGE_KEYS = {"min", "max", "log", "integer"}
 NAME = re.compile(r"[\w.-]{1,100}")
 MAX_TRIALS = 10_000
 
@@ -83,7 +82,7 @@ class SweepConfig:
             )
         check_metric(self.metric, self.scheduler, flattened(self.settings))
         for name, axis in self.axes.items():
-            _check_axis(name, axis, is_drawn=self.search != "grid")
+            check_axis(name, axis, self.search)
         self._check_keys()
         sizes = [len(axis) for axis in self.axes.values() if isinstance(axis, list)]
         num_points = self.num_trials or math.prod(sizes)
@@ -181,7 +180,7 @@ class SweepConfig:
                 f"expected {key} among the settings or on an axis, got both: to choose some of the "
                 f"axis's values, set axes.KEY=[...]"
             )
-        if "seed" in overruled | settings:
+        if "seed" in on_axes | settings:
             raise ConfigError("expected seeds to say which seeds to run, got seed: seeds=[0, 1]")
 
     @property
@@ -215,27 +214,3 @@ def canonical(keys: Iterable[str]) -> set[str]:
     """Return keys of the configuration by one name each: `method.name` becomes `method`."""
     groups = {f"{group}.name": group for group in NAMED_GROUPS}
     return {groups.get(key, key) for key in keys}
-
-
-def _check_axis(name: str, axis: Any, is_drawn: bool) -> None:
-    if isinstance(axis, dict) and is_drawn:
-        both, flags = (axis.get("min"), axis.get("max")), (axis.get("log"), axis.get("integer"))
-        ends = [v for v in both if isinstance(v, int | float) and not isinstance(v, bool)]
-        if not all(-MAX_NUMBER < end < MAX_NUMBER for end in ends):
-            raise ConfigError(
-                f"expected axes.{name} as a range below 2^63, got {axis!r:.200}: change its ends"
-            )
-        fits = len(ends) == 2 and ends[0] < ends[1] and (ends[0] > 0 or not axis.get("log"))
-        fits &= all(isinstance(flag, bool | None) for flag in flags)
-        fits &= not axis.get("integer") or all(isinstance(end, int) for end in ends)
-        if fits and set(axis) <= RANGE_KEYS:
-            return
-    elif isinstance(axis, list) and axis:
-        return
-    kinds = "a list of values or a range {min: A, max: B, log: true}" if is_drawn else "a list"
-    first = next(iter(flattened({name: axis})), name)  # of an axis that is written as a group
-    is_group = isinstance(axis, dict) and not RANGE_KEYS & axis.keys()
-    advice = f"such as {first if is_group else name}: [1, 2]"
-    if isinstance(axis, dict) and not is_drawn and not is_group:
-        advice += ", or add search: random and num_trials: 20 for a range"
-    raise ConfigError(f"expected axes.{name} as {kinds}, got {axis!r}: {advice}")

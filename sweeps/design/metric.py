@@ -52,6 +52,22 @@ def check_searched(metric: str, config: Config) -> None:
         )
 
 
+def check_watched(config: Config) -> None:
+    """Raise ConfigError for a trial that scheduler=asha could never stop."""
+    if not config.method.record.is_federated:
+        raise ConfigError(
+            f"expected methods with rounds for scheduler=asha, got {config.method.name}: it stops "
+            "trials by what they report after rounds; set scheduler=none"
+        )
+    num_rounds = config.federation.num_rounds
+    if not 0 < config.eval.every < num_rounds:
+        raise ConfigError(
+            f"expected eval.every above 0 and below federation.num_rounds={num_rounds} for "
+            f"scheduler=asha, got {config.eval.every}: it stops trials by what they report between "
+            "rounds; change it, or set scheduler=none"
+        )
+
+
 def _has_own_classifier(config: Config) -> bool:
     """Return whether a trial's extractor predicts the classes of its data set."""
     own, extractor = f"{config.data.name}-cnn", config.eval.extractor

@@ -7,6 +7,7 @@ list is given by its position.
 import dataclasses
 import itertools
 import json
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +17,9 @@ from pipeline.config.equivalence import fingerprint, pretrain_fingerprint
 from pipeline.config.load import load_config
 from pipeline.config.safe_yaml import write_value
 from pipeline.config.schema import Config
-from spire_core.errors import ConfigError
 from spire_core.rng import numpy_generator
 from sweeps.design.config import SweepConfig
-from sweeps.design.metric import check_searched
+from sweeps.design.metric import check_searched, check_watched
 from sweeps.design.settings import labelled, relative_paths, settings_of, with_absolute_path
 from sweeps.primary import TASK
 
@@ -110,13 +110,10 @@ def make_trial(sweep: SweepConfig, point: Mapping[str, Any], seed: int) -> Trial
     if of_preset := relative_paths(config):
         fixed = {**fixed, **of_preset}
         config = load_config(sweep.preset, _overrides(fixed))
-    if sweep.scheduler == "asha" and not config.method.record.is_federated:
-        raise ConfigError(
-            f"expected methods with rounds for scheduler=asha, got {config.method.name}: it stops "
-            "trials by what they report after rounds; set scheduler=none"
-        )
     if sweep.search == "optuna" or sweep.scheduler == "asha":
         check_searched(sweep.metric, config)
+    if sweep.scheduler == "asha":
+        check_watched(config)
     return Trial(config, sweep.preset, _overrides(labelled(fixed)), labelled(flat))
 
 
@@ -204,9 +201,10 @@ def _draw(axis: Any, u: float) -> Any:
     """Return the value of an axis at a fraction u in [0, 1) of its range or list."""
     if isinstance(axis, list):
         return axis[int(u * len(axis))]
-    low, high = axis["min"], axis["max"]
-    value = low * (high / low) ** u if axis.get("log") else low + (high - low) * u
-    return _rounded(axis, value)
+    low, high, is_whole = axis["min"], axis["max"], axis.get("integer")
+    end = high + 1 if is_whole else high  # each whole number has the values up to the next one
+    value = low * (end / low) ** u if axis.get("log") else low + (end - low) * u
+    return min(math.floor(value), high) if is_whole else _rounded(axis, value)
 
 
 def _rounded(axis: Mapping[str, Any], value: float) -> float:

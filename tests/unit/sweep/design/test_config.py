@@ -1,6 +1,7 @@
 """What a sweep's file and words come to: its trials, each once, in order; or one sentence."""
 
 import functools
+import math
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,10 @@ from spire_core.partition.split import make_partition
 from sweeps.design.config import SweepConfig
 from sweeps.design.load import load_sweep, sweep_names
 from sweeps.design.metric import _has_own_classifier
-from sweeps.design.points import point_of, probes, trials
+from sweeps.design.points import _draw, _random, point_of, probes, trials
 from sweeps.design.settings import BY_PATH
 from sweeps.execution.source import SearchHistory
-from sweeps.execution.tune_search import optuna_search
+from sweeps.execution.tune_search import _domain, optuna_search
 from sweeps.sweep import base_config
 
 
@@ -255,8 +256,33 @@ def test_random_search_keeps_its_first_points_when_more_are_drawn() -> None:
     rates = sorted(t.config.client.lr for t in many)
     assert 1e-4 <= rates[0] < 1e-3  # of a log range, a third lies below
     assert 1e-2 < rates[-1] <= 1e-1
-    assert {t.config.adapt.epochs for t in many} == set(range(1, 10))
+    assert {1, 9} <= {t.config.adapt.epochs for t in many} <= {*range(1, 10)}
     assert {t.config.method.name for t in many} == {"spire", "fedavg_ft"}
+
+
+@pytest.mark.parametrize(
+    ("is_log", "shares"),
+    [(False, [0.25] * 4), (True, [math.log((n + 1) / n) / math.log(5) for n in range(1, 5)])],
+)
+def test_random_search_draws_each_whole_number_as_often_as_the_search_of_optuna(
+    is_log: bool, shares: list[float]
+) -> None:
+    """The ends too, which rounded draws would have half as often; 1 to 4 here."""
+    axis = {"min": 1, "max": 4, "integer": True, "log": is_log}
+    sweep = sweep_of(axes={"adapt.epochs": axis}, search="random", num_trials=2000)
+    drawn = [point["adapt.epochs"] for point in _random(sweep)]
+    assert [drawn.count(n) / 2000 for n in range(1, 5)] == pytest.approx(shares, abs=0.04)
+    theirs = _domain(axis).sample(size=4000, random_state=0).tolist()
+    assert [theirs.count(n) / 4000 for n in range(1, 5)] == pytest.approx(shares, abs=0.04)
+    assert {type(n) for n in drawn} == {int}
+
+
+@pytest.mark.parametrize("is_log", [False, True])
+@pytest.mark.parametrize("end", [4, 2**62])
+def test_the_last_draw_of_a_range_is_not_beyond_its_end(end: int, is_log: bool) -> None:
+    """Though the float after it is that of the end plus one."""
+    axis = {"min": 1, "max": end, "integer": True, "log": is_log}
+    assert 0.99 * end < _draw(axis, 1 - 2**-53) <= end
 
 
 def test_random_search_runs_a_point_that_it_draws_twice_once() -> None:
@@ -630,12 +656,38 @@ def test_a_mistake_is_one_sentence(word: str, file: Path) -> None:
             {"axes": {"a": [{"client.lr": 1}, {"adapt.lr": 1}], "b": [{"adapt.lr": 2}, {}]}},
             "one axis for adapt.lr, got two",
         ),
+        ({"axes": {"a": [{"client.lr": 1}, {"seed": 5}]}}, "seeds=[0, 1]"),
+        (
+            {"axes": {"a/b": [{"client.lr": 1}]}, "search": "optuna", "num_trials": 2},
+            "a name without / for an axis of search=optuna, got axes.a/b: rename it",
+        ),
+        ({"axes": {"resources.num_actors": [1, 2]}}, "got resources.num_actors, with which they"),
+        (
+            {
+                "axes": {"resources.num_cpus": {"min": 1, "max": 2}},
+                "search": "random",
+                "num_trials": 2,
+            },
+            "expected axes.resources.num_cpus to vary what results depend on",
+        ),
+        ({"axes": {"tracking.experiment": ["mine"]}}, "write it under settings"),
+        ({"axes": {"data": [{"data": {"root": "/a"}}]}}, "got data.root, with which they stay"),
+        (
+            {"axes": {"a": [{"client.lr": 1}, {"client.lr": 1, "eval.extractor_weights": "f"}]}},
+            "got eval.extractor_weights",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_refused(values: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError) as error:
         sweep_of(**values)
     assert told in sentence(error)
+
+
+def test_what_changes_no_result_may_go_with_what_does() -> None:
+    how = [{"method": "spire", "resources.num_actors": 2}, {"method": "local"}, {"method": "local"}]
+    found = trials(sweep_of(axes={"how": how, "a/b": [{"client.lr": 0.1}]}))
+    assert [trial.config.resources.num_actors for trial in found] == [2, "auto"]
 
 
 @pytest.mark.parametrize(
@@ -672,6 +724,19 @@ def test_asha_needs_rounds_and_a_metric_of_rounds() -> None:
     sweep = sweep_of(scheduler="asha", metric=metric, axes={"method": ["spire", "local"]})
     with pytest.raises(ConfigError, match="methods with rounds for scheduler=asha, got local"):
         trials(sweep)
+
+
+@pytest.mark.parametrize("every", [0, 20, 21])
+def test_asha_needs_scores_before_the_last_round(every: int) -> None:
+    """The preset has 20 rounds."""
+
+    def planned(every: int) -> list[Any]:
+        settings = {"eval.every": every}
+        return trials(sweep_of(scheduler="asha", metric="pretrain/kid/mean", settings=settings))
+
+    assert len(planned(19)) == 1
+    with pytest.raises(ConfigError, match=f"below federation.num_rounds=20 for .*, got {every}: "):
+        planned(every)
 
 
 @pytest.mark.parametrize(
