@@ -51,8 +51,8 @@ def write_rows(
 ) -> Path:
     """Write the rows of these groups' runs, and return the file's absolute path.
 
-    Runs without a table of clients have none. RunError if no run has any; ConfigError if the file
-    cannot be written, and then one that was there is as it was.
+    RunError as `client_rows`, ConfigError if the file cannot be written. Then one that was there is
+    as it was.
     """
     path = lasting(path, "--rows")
     runs = [run for group in groups for run in group.runs]
@@ -98,14 +98,15 @@ def client_rows(
 
     Pre-training clients are scored after the last round, and once more if they have fine-tuned.
     P-values, precision and recall, also of controls, are of all new clients of a run. The scores
-    of a run out of rows are the text that they were.
+    of a run out of rows are the text that they were, and so are those of a tracked run whose tables
+    lack clients that its rows have. RunError for a run without all new clients, or if no run has
+    any client.
     """
     varied, columns = varying(runs), _columns(runs)
     rows = []
     for run in runs:
         head, tail = _head(run, varied, columns), _tail(run)
-        own = stretches.rows[run.run_id] if is_read(run) else None
-        scores = _tracked_scores(config, run) if own is None else map(_scores, own)
+        scores = _run_scores(config, run, stretches.rows.get(run.run_id, ()))
         rows += [head | scored | tail for scored in scores]
     if not rows:
         raise RunError(
@@ -113,6 +114,34 @@ def client_rows(
             "are delivered (spire sync)"
         )
     return rows
+
+
+def _run_scores(
+    config: TrackingConfig, run: TrackedRun, read: Sequence[Mapping[str, str]]
+) -> list[Row]:
+    """Return the scores of a run's clients: those that were `read` if the store has lost some.
+
+    RunError without those of all new clients, which nobody could read back.
+    """
+    own = [_scores(row) for row in read]
+    if is_read(run):
+        return own
+    tracked = [*_tracked_scores(config, run)]
+    if _clients(own) - _clients(tracked):
+        return own
+    num_new = sum(kind == NEW for kind, _ in _clients(tracked))
+    wanted = run.params.get("federation.num_new_clients", "0")
+    if str(num_new) != wanted:
+        raise RunError(
+            f"expected scores of {wanted} new clients of run {run.run_id[:8]} for --rows, got "
+            f"{num_new}: wait until its tables are delivered (spire sync), or add --rows-from with "
+            "a file that has them"
+        )
+    return tracked
+
+
+def _clients(rows: Sequence[Row]) -> set[tuple[str, str]]:
+    return {(row["clients"], str(row["client_id"])) for row in rows}
 
 
 def _columns(runs: Sequence[TrackedRun]) -> list[str]:

@@ -5,6 +5,7 @@ later commit counts (`without_overruled`).
 """
 
 import csv
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,8 +131,15 @@ def _is_time(text: str) -> bool:
 
 
 def _check_complete(path: Path, run: TrackedRun, rows: Sequence[Row]) -> None:
-    """Raise DataError for a run that lacks rows of some of its new clients."""
-    found = sum(row["clients"] == NEW for row in rows)
+    """Raise DataError for a run that lacks rows of new clients, or has a client twice."""
+    clients = Counter((row["clients"], int(row["client_id"])) for row in rows)
+    (kind, client_id), times = clients.most_common(1)[0]
+    if times > 1:
+        raise DataError(
+            f"expected a row of each client of run {run.run_id[:8]} in {path}, got {times} of the "
+            f"{kind} client {client_id}: {AGAIN}"
+        )
+    found = sum(kind == NEW for kind, _ in clients)
     wanted = run.params["federation.num_new_clients"]
     if str(found) != wanted:
         raise DataError(

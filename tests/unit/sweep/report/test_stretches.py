@@ -12,7 +12,7 @@ import pytest
 import spire
 from pipeline.config.tracking import TrackingConfig
 from pipeline.tracking.mlflow_queries import TrackedRun
-from spire_core.errors import SpireError
+from spire_core.errors import RunError, SpireError
 from sweeps.report import rows as rows_module
 from sweeps.report import stretches as module
 from sweeps.report.groups import group_runs, label, seed_of
@@ -147,12 +147,42 @@ def test_runs_on_other_images_are_no_repetition(tag: str) -> None:
 
 def test_a_run_of_the_store_has_the_scores_of_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where rows of it are at hand, which may be older than its audit."""
-    seen = {"clients": "new", "client_id": 7, "mia_auc": 0.9}
-    monkeypatch.setattr(rows_module, "_tracked_scores", lambda *_: iter([seen]))
-    tracked, own = run("a", "new", 1, ""), rows_of("a")
-    stretches = Stretches((run("a", "new", 1),), {"a": own})
-    [row] = client_rows(NO_STORE, [tracked], stretches)
-    assert row["mia_auc"] == 0.9
+    old, *new = rows_of("a")
+    seen = [{"clients": "pretraining", "client_id": 0}]
+    seen += [{"clients": "new", "client_id": i, "mia_auc": 0.9} for i in (7, 8)]
+    monkeypatch.setattr(rows_module, "_tracked_scores", lambda *_: iter(seen))
+    for rows in ([old, *new], new):
+        found = client_rows(NO_STORE, [TRACKED], Stretches((TRACKED,), {"a": rows}))
+        assert [row.get("mia_auc") for row in found] == [None, 0.9, 0.9]
+
+
+TRACKED = replace(run("a", "new", 1, ""), params={"federation.num_new_clients": "2"})
+
+
+@pytest.mark.parametrize("left", [[], rows_of("a")[:2], rows_of("a")[1:]])
+def test_a_run_whose_tables_the_store_has_lost_has_the_rows_that_were_read(
+    monkeypatch: pytest.MonkeyPatch, left: list[dict]
+) -> None:
+    monkeypatch.setattr(rows_module, "_tracked_scores", lambda *_: iter(left))
+    found = client_rows(NO_STORE, [TRACKED], Stretches((TRACKED,), {"a": rows_of("a")}))
+    assert [row["client_id"] for row in found] == [0, 7, 8]
+    assert {row["git_revision"] for row in found} == {"new"}
+    whole = replace(TRACKED, run_id="b"), rows_of("b")
+    if len(left) < 2:  # else it has all of its new clients
+        with pytest.raises(RunError, match="expected scores of 2 new clients of run a for --rows"):
+            client_rows(NO_STORE, [TRACKED, whole[0]], Stretches((whole[0],), {"b": whole[1]}))
+
+
+def test_a_client_that_stands_twice_in_a_run_is_refused(tmp_path: Path) -> None:
+    """As in files that were put together by hand."""
+    twice = rows_of("a")
+    path = written(tmp_path / "rows.csv", twice, rows_of("b", 5), twice)
+    with pytest.raises(SpireError, match=r"a row of each client of run a in .*, got 2 of the pre"):
+        read_stretches([path])
+    for other in (7, "08"):
+        rows = [*twice[:2], twice[2] | {"client_id": other}, twice[2]]
+        with pytest.raises(SpireError, match=r", got 2 of the new client [78]: write it again"):
+            read_stretches([written(tmp_path / "new.csv", rows)])
 
 
 def test_a_seed_may_be_any_whole_number(tmp_path: Path) -> None:
