@@ -82,7 +82,7 @@ def _dry_run(settings: Any, retry_failed: bool, elsewhere: Any) -> Answer:
     warn_of_store(tracking)
     ledger = Ledger.of(settings, tracking, elsewhere)
     planned = probes(settings) if settings.search == "optuna" else trials(settings)
-    if ledger.parent_run_dir is None:  # it is new
+    if ledger.is_new:
         check_effects(planned)
     if os.environ.get("RAY_ADDRESS"):
         with cluster() as available:

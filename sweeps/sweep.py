@@ -101,7 +101,7 @@ def _run_left(
     probed = [*left, *(probes(sweep) if before.num_undrawn else [])]
     for trial in probed:
         check_reachable(trial.config)
-    if ledger.parent_run_dir is None and not before.elsewhere:  # all of a new sweep
+    if ledger.is_new:
         check_effects(probed)
     with starting_cluster() as ready:
         # 1. Check, while the cluster starts.

@@ -185,6 +185,11 @@ class Ledger:
         return {trial_id: record for trial_id, record in records.items() if record is not None}
 
     @property
+    def is_new(self) -> bool:
+        """Whether nothing of the sweep has begun, here or on another machine."""
+        return self.parent_run_dir is None and not self.elsewhere
+
+    @property
     def parent_run_dir(self) -> Path | None:
         """The folder of the sweep's own run, named by the run's id, once that has begun.
 

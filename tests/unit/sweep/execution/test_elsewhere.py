@@ -177,3 +177,7 @@ def test_a_dry_run_counts_them(
     command = ["sweep", str(tmp_path / "study.yaml"), "--dry-run", "--rows-from", str(path)]
     assert main(command) == 0
     assert "2 trials, 0 of them left, 2 in rows" in capsys.readouterr().out
+    idle = "privacy.adapt.delta=0.1"  # as the command itself, it goes on with what has begun
+    assert main([*command, idle]) == 0
+    assert main([*command[:3], idle]) == 2
+    assert "which has no effect alone" in capsys.readouterr().err
