@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.cluster.results import RESUME, result_of
 from pipeline.cluster.watch import TICK_S, end_actor
@@ -82,9 +83,14 @@ class RemoteDriver:
     """A `Driver` in an actor of its own, with the same methods once it has begun."""
 
     def __init__(self) -> None:
-        """Start the process, which takes seconds, beside those of the clients."""
+        """Start the process, which takes seconds, beside those of the clients.
+
+        It is on this node, where its memory is reserved (`actor_pool`) and the run's folder is:
+        Ray places an actor that asks for nothing on any node.
+        """
         actor_class: Any = DriverActor
-        self.actor: Any = actor_class.options(num_cpus=0).remote()
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self.actor: Any = actor_class.options(num_cpus=0, scheduling_strategy=here).remote()
         self._is_silent = False
 
     def begin(

@@ -1,4 +1,6 @@
-"""A sweep on two nodes with logical GPUs: where its actors land, and what the loss of a node does.
+"""Two nodes with logical GPUs: where a run's driver and the actors of a sweep land.
+
+Also what the loss of a node does to the sweep.
 
 The cluster lives in a process of its own, which this file is the script of, so that it stays away
 from the Ray that the other tests share.
@@ -26,6 +28,7 @@ SETTINGS = {
     "tracking": {"checkpoint_every": 1, "log_model": False},
 }
 SHARES = {"resources": {"num_actors": 2, "num_gpus": 0.5, "device": "cpu"}}
+NUM_DRIVERS = 6  # placed at random, all of them would be here by a chance of 1 in 64
 NODE = {"num_cpus": 3, "num_gpus": 1, "object_store_memory": 150_000_000}
 
 
@@ -61,8 +64,25 @@ def is_in_the_middle(folder: Path) -> bool:
     return len({path.parents[1] for path in folder.glob("runs/*/checkpoints/0*")}) == 2
 
 
+def driver_nodes(num_drivers: int) -> list[str]:
+    """Return the nodes of so many drivers that this process starts, as runs do, and ends."""
+    import ray
+
+    from pipeline.cluster.driver_actor import RemoteDriver
+
+    drivers = [RemoteDriver() for _ in range(num_drivers)]
+    asked = [
+        driver.actor.__ray_call__.remote(lambda _: ray.get_runtime_context().get_node_id())
+        for driver in drivers
+    ]
+    nodes = ray.get(asked)
+    for driver in drivers:
+        driver.close()
+    return nodes
+
+
 def main(folder: Path) -> None:
-    """Run the sweep, remove a node in the middle, and print what was seen."""
+    """Start drivers; run the sweep, remove a node in the middle, and print what was seen."""
     import ray
     from ray.cluster_utils import Cluster
 
@@ -72,7 +92,8 @@ def main(folder: Path) -> None:
     cluster = Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})
     worker = cluster.add_node(**NODE)
     ray.init(address=cluster.address, log_to_driver=False)
-    seen: dict[str, Any] = {"worker": worker.node_id}
+    seen: dict[str, Any] = {"here": ray.get_runtime_context().get_node_id()}
+    seen["drivers"] = driver_nodes(NUM_DRIVERS)
 
     def lose_a_node() -> None:
         while not is_in_the_middle(folder):
@@ -118,6 +139,7 @@ def test_actors_land_as_planned_and_a_lost_node_changes_nothing(
     told = json.loads(done.stdout.splitlines()[-1])
     seen = told["seen"]
 
+    assert seen["drivers"] == [seen["here"]] * NUM_DRIVERS
     assert len(seen["groups"]) == 2
     for group in seen["groups"]:  # two actors with half a GPU each, and nothing left of it
         shares = [bundle for bundle in group["bundles"] if bundle]
