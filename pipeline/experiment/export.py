@@ -26,6 +26,8 @@ def export_models(
     is private, no hash of the clients' images stands beside the backbone.
     """
     folder = run_dir / MODEL
+    for part in folder.rglob("*.part"):  # of a process that was killed as it wrote
+        part.unlink(missing_ok=True)
     extra = {
         "image_shape": list(setting.images.shape[1:]),
         "class_names": list(setting.data.class_names),

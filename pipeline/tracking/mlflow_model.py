@@ -72,10 +72,11 @@ def log_model(
 
 
 def keep_published(saved: Path) -> None:
-    """Drop from a copy of a finished run the clients whose own parts are not for the store.
+    """Drop from a copy of a finished run all clients but those whose own parts are for the store.
 
-    Those that have arrived since, as what an entry waits for can take days. With private rounds
-    also those of pre-training: their parts have no noise, and their ids tell who took part.
+    Not for it are clients that have arrived since, as what an entry waits for can take days. With
+    private rounds nor are those of pre-training: their parts have no noise, and their ids tell who
+    took part. Files that a killed process has left unfinished are dropped as well.
     """
     config = (read_json(saved / "config.json") or {}).get("config", {})
     federation, rounds = config.get("federation", {}), config.get("privacy", {}).get("rounds", {})
@@ -83,9 +84,11 @@ def keep_published(saved: Path) -> None:
     first = federation.get("num_clients", math.inf) if is_private else 0
     last = sum(federation.get(key, math.inf) for key in ("num_clients", "num_new_clients"))
     for path in saved.glob("clients/*"):
-        client = CLIENT_FILE.fullmatch(path.with_suffix(".safetensors").name)
-        if client is not None and not first <= int(client[1]) < last:
+        client = CLIENT_FILE.fullmatch(path.name)
+        if client is None or not first <= int(client[1]) < last:
             path.unlink()
+    for path in saved.rglob("*.part"):
+        path.unlink()
 
 
 def _send_files(client: "MlflowClient", model_id: str, folder: Path, sent: set[str]) -> None:

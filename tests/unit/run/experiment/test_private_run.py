@@ -139,8 +139,12 @@ def test_a_run_that_is_killed_after_it_published_publishes_the_same_again(
     before = {c: store.load(c) for c in (6, 7)}
     for client_id in (6, 7):
         store.path(client_id, 0).unlink()
+    unfinished = watching.run_dir / MODEL / "clients" / "a1.part"
+    unfinished.parent.mkdir(parents=True)
+    unfinished.write_bytes(b"a client's own")
     result = resume_experiment(watching.run_dir, load_start(watching.run_dir)[0], Watching())
     assert result.setting.new_ids == [6, 7]
+    assert not unfinished.exists()
     for client_id, state in before.items():
         again = store.load(client_id)
         assert state is not None

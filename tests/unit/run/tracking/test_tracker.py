@@ -405,8 +405,12 @@ def test_a_logged_model_has_no_client_without_noise_beside_a_private_backbone(
     config = {"federation": federation, "privacy": {"rounds": {"epsilon": epsilon}}}
     (tmp_path / "config.json").write_text(json.dumps({"config": config}))
     paths = {i: save_client(tmp_path, i, {"client_emb": torch.ones(4)}) for i in (0, 2, 3, 4)}
+    unfinished = [tmp_path / "a1.part", tmp_path / "clients" / "b2.part"]
+    for path in (*unfinished, tmp_path / "clients" / "client_4.png"):
+        path.write_bytes(b"a client's own")
     keep_published(tmp_path)
-    assert {i for i, path in paths.items() if path.exists()} == kept
+    found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")}
+    assert found == {"config.json", *(f"clients/{paths[i].name}" for i in kept)}
 
 
 @pytest.mark.parametrize(
