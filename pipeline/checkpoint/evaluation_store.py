@@ -1,7 +1,9 @@
 """Evaluations of pre-training on disk, one file each, so that a resumed run need not repeat them.
 
-`evaluations/<rounds done>.safetensors` holds features, class histograms and images. Its header
-holds the scores as JSON, and the SHA-256 of everything.
+`evaluations/<rounds done>.safetensors` holds features, class histograms and images as
+`<position>.features` and so on. An array that several clients have in common, as those that draw
+alike do, is there once, under the first of them. The header holds the scores as JSON, the names of
+the others with that name (`aliases`), and the SHA-256 of everything.
 """
 
 import dataclasses
@@ -20,21 +22,30 @@ from pipeline.files.tensors import read_tensors, write_tensors
 from pipeline.runs.layout import EVALUATIONS
 from spire_core.evaluation.kid import KidScore
 
+KINDS = ("features", "histogram", "images")  # of arrays of `GeneratedSamples`
+
 
 def save_evaluation(run_dir: Path, evaluation: Evaluation) -> None:
     """Write one evaluation atomically, replacing an earlier one of the same round."""
-    tensors: dict[str, Tensor] = {}
+    tensors, aliases = dict[str, Tensor](), dict[str, str]()
+    names = dict[int, str]()  # by identity
     for i, drawn in enumerate(evaluation.drawn):
-        tensors[f"{i}.features"] = drawn.features.clone()  # clients may share one tensor
-        tensors[f"{i}.images"] = torch.tensor(drawn.images)
-        if drawn.histogram is not None:
-            tensors[f"{i}.histogram"] = torch.tensor(drawn.histogram)
+        for kind in KINDS:
+            array, name = getattr(drawn, kind), f"{i}.{kind}"
+            if array is None:
+                continue
+            if (first := names.setdefault(id(array), name)) != name:
+                aliases[name] = first
+            else:
+                is_tensor = isinstance(array, Tensor)
+                tensors[name] = array.clone() if is_tensor else torch.tensor(array)
     scores = {
         "round_idx": evaluation.round_idx,
         "client_ids": evaluation.client_ids,
         "scores": [dataclasses.asdict(score) for score in evaluation.scores],
         "tv": evaluation.tv,
         "losses": [dataclasses.asdict(loss) for loss in evaluation.losses],
+        "aliases": aliases,
     }
     path = evaluation_path(run_dir, evaluation.round_idx)
     path.parent.mkdir(exist_ok=True)
@@ -89,22 +100,23 @@ def _load(path: Path) -> Evaluation:
     with reading("an evaluation", path, GO_BACK):
         tensors, texts = read_tensors(path)
         scores = json.loads(texts["evaluation"])
-        ids = tuple(scores["client_ids"])
+        ids, aliases = tuple(scores["client_ids"]), scores.get("aliases", {})
+        named = tensors | {name: tensors[first] for name, first in aliases.items()}
         return Evaluation(
             scores["round_idx"],
             ids,
             tuple(KidScore(**score) for score in scores["scores"]),
             None if scores["tv"] is None else tuple(scores["tv"]),
             tuple(HeldoutLosses(**loss) for loss in scores["losses"]),
-            tuple(_drawn(tensors, i, client_id) for i, client_id in enumerate(ids)),
+            tuple(_drawn(named, i, client_id) for i, client_id in enumerate(ids)),
         )
 
 
-def _drawn(tensors: dict[str, Tensor], i: int, client_id: int) -> GeneratedSamples:
-    histogram = tensors.get(f"{i}.histogram")
+def _drawn(named: dict[str, Tensor], i: int, client_id: int) -> GeneratedSamples:
+    histogram = named.get(f"{i}.histogram")
     return GeneratedSamples(
         client_id,
-        tensors[f"{i}.features"],
+        named[f"{i}.features"],
         None if histogram is None else histogram.numpy(),
-        np.asarray(tensors[f"{i}.images"]),
+        np.asarray(named[f"{i}.images"]),
     )

@@ -104,6 +104,11 @@ class Evaluation:
         """Return the scores alone: samples grow with clients and images, and few need them."""
         return replace(self, drawn=())
 
+    def without_features(self) -> "Evaluation":
+        """Return the scores and images: only the last evaluation's features are read again."""
+        drawn = tuple(replace(one, features=one.features[:0]) for one in self.drawn)
+        return replace(self, drawn=drawn)
+
     @property
     def kid_mean(self) -> float:
         """The mean KID of these clients, NaN without features."""

@@ -135,7 +135,9 @@ class Evaluator(RoundListener):
         evaluation, scoring_s = pending.scores.result()
         seconds = {EVALUATE_S: pending.drawing_s + scoring_s}
         log_evaluation(self.tracker, self.setting, evaluation, self.real, seconds)
-        save_evaluation(self.tracker.run_dir, evaluation)
+        is_last = evaluation.round_idx == self.setting.config.federation.num_rounds
+        kept = evaluation if is_last else evaluation.without_features()
+        save_evaluation(self.tracker.run_dir, kept)
         return evaluation
 
     def has_scores_before(self, num_rounds_done: int) -> bool:

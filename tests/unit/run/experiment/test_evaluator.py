@@ -108,6 +108,10 @@ def test_rounds_go_on_while_scores_are_worked_out(
     assert rounds_of(result) == EVALUATED
     assert [len(e.drawn) for e in result.pretraining.evaluations] == [0, 0, 2]  # the last one's
     assert metrics_of(result) == expected
+    stored = [e.drawn[0] for e in load_evaluations(witness.run_dir, 99)]
+    last = result.pretraining.evaluations[-1].drawn[0].features
+    assert [len(one.features) for one in stored] == [0, 0, len(last)]  # read again by a resume
+    assert all(len(one.images) for one in stored)  # and these where the pre-training is reused
 
 
 def test_no_round_begins_before_scores_that_may_stop_the_run(config: Config) -> None:
