@@ -1,9 +1,9 @@
 """The memory of a round, and the number of actors that fit on a node.
 
 A client's step is measured, and the rest is counted: the messages of clients that are computed
-together, the accumulator of each actor, and on the driver's node its vectors and the stretches that
-it fetches. Only where the aggregation needs every update does an accumulator grow with the actor's
-share of the cohort.
+together, the accumulator of each actor, the broadcast on each node, and on the driver's node its
+vectors and the stretches that it fetches. Only where the aggregation needs every update does an
+accumulator grow with the actor's share of the cohort.
 """
 
 import resource
@@ -56,7 +56,8 @@ class RoundMemory:
     actor_bytes: int = 0  # of an actor, whatever its share of the cohort
     client_bytes: int = 0  # of an actor, for each client of its share
     server_bytes: int = 0  # of the driver and of what is on its way to it
-    step_bytes: int = 0  # of the network as it trains, where nobody measures a step
+    node_bytes: int = 0  # of the broadcast, in the object store of each node
+    step_bytes: int = 0  # of the networks as they train, where nobody measures a step
 
     @classmethod
     def of(cls, config: Config, num_weights: int) -> "RoundMemory":
@@ -78,8 +79,9 @@ class RoundMemory:
             at_work = max(at_work, NOISE_ARRAYS * 8 * num_weights)
         sums = SUM_BYTES * arrays * num_weights if is_mean else 0
         server = SERVER_ARRAYS * 8 * num_weights + min(STRETCH_BYTES, cohort_size * update)
-        of_step = STEP_BYTES * num_weights
-        return cls(cohort_size, at_work + sums, 0 if is_mean else update, server, of_step)
+        of_step = together * STEP_BYTES * num_weights
+        of_client = 0 if is_mean else update
+        return cls(cohort_size, at_work + sums, of_client, server, update, of_step)
 
     def per_actor(self, num_actors: int) -> int:
         """Return the bytes of one of so many actors."""
@@ -145,21 +147,21 @@ def kept_positions(
     """
     for num_actors in range(len(found), 0, -1):
         share = round_.per_actor(num_actors)
-        kept = _fitting(found, share, server_node, round_.server_bytes)
+        kept = _fitting(found, share, server_node, round_)
         if len(kept) >= num_actors:
             return kept[:num_actors]
     return []
 
 
 def _fitting(
-    found: Sequence[Footprint], share_bytes: int, server_node: str | None, server_bytes: int
+    found: Sequence[Footprint], share_bytes: int, server_node: str | None, round_: RoundMemory
 ) -> list[int]:
     """Return the positions of the actors that fit, each with this share, the first on each node."""
     free: dict[str, int] = {}
     for place in (place for one in found for place in (one.node, one.gpu) if place is not None):
         free[place.name] = min(place.free_bytes, free.get(place.name, place.free_bytes))
-    if server_node in free:
-        free[server_node] -= server_bytes
+    for node in {one.node.name for one in found}:
+        free[node] -= round_.node_bytes + (round_.server_bytes if node == server_node else 0)
     need_node = found[0].node.need_bytes + share_bytes
     need_gpu = 0 if found[0].gpu is None else found[0].gpu.need_bytes
     kept = []

@@ -9,6 +9,7 @@ from torch.profiler import record_function
 
 from pipeline.clients.client_data import ClientData
 from pipeline.clients.context import ModelContext
+from spire_core.config.client import ClientConfig
 from spire_core.federated.client import train_client
 from spire_core.federated.client_group import train_group
 from spire_core.federated.compression import compress
@@ -51,10 +52,10 @@ class ClientTrainer:
     ) -> list[tuple[ClientUpdate | CompressedUpdate, PrivateState]]:
         """Train clients together; return each one's message to the server and new private state."""
         with record_function(_span(plan, clients)):
-            finished = self._trained(clients, states, broadcast, plan)
+            settings = self.context.config.client
+            finished = self._trained(clients, states, broadcast, plan, settings)
         results = []
         for before, (update, after) in zip(states, finished, strict=True):
-            settings = self.context.config.client
             message, residual = compress(update, broadcast, before.residual, settings)
             results.append((message, replace(after, residual=residual)))
         return results
@@ -72,10 +73,12 @@ class ClientTrainer:
             steps = np.zeros(len(NETWORK_PARTS), np.float32)
             moments = AdamMoments(np.zeros_like(weights), np.zeros_like(weights), steps)
         states = [self.context.new_state(client.client_id) for client in clients]
-        tau = 3 if config.client.compile else 1
-        tau *= 2 if config.method.alternates else 1
+        num_steps = 3 if config.client.compile else 1  # of each phase
+        tau = num_steps * (2 if config.method.alternates else 1)
         plan = RoundPlan(0, lr_scale=0.0, shares_local=True, tau=tau)
-        self._trained(clients, states, Broadcast(weights, moments), plan)
+        num_first = min(num_steps, config.client.emb_first_steps)
+        settings = replace(config.client, emb_first_steps=num_first)
+        self._trained(clients, states, Broadcast(weights, moments), plan, settings)
 
     def _trained(
         self,
@@ -83,8 +86,9 @@ class ClientTrainer:
         states: Sequence[PrivateState],
         broadcast: Broadcast,
         plan: RoundPlan,
+        config: ClientConfig,
     ) -> list[tuple[ClientUpdate, PrivateState]]:
-        context, config = self.context, self.context.config.client
+        context = self.context
         inputs = [client.for_training(context.config.seed) for client in clients]
         if len(inputs) == 1:
             settings = (config, context.round_objective(config.batch_size), plan)

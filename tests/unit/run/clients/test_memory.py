@@ -26,9 +26,9 @@ from pipeline.config.load import load_config
 from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.setup import prepare
 from spire_core.errors import ClusterError
-from spire_core.federated import client
+from spire_core.federated import client, client_group
 from spire_core.federated.accumulation import SUM_BYTES
-from spire_core.methods import BODY, LOCAL
+from spire_core.methods import BODY, CLIENT_EMB, LOCAL
 from spire_core.training.adam import Adam
 
 MIB = 2**20
@@ -76,6 +76,13 @@ def test_the_drivers_node_has_less_room() -> None:
     assert kept_positions(found_on(*places), round_, server_node="elsewhere") == [0, 1]
 
 
+def test_the_broadcast_needs_room_on_each_node_once() -> None:
+    places, round_ = [("a", 220), ("a", 220), ("b", 119)], RoundMemory(node_bytes=20 * MIB)
+    assert kept_positions(found_on(*places), round_) == [0, 1]
+    round_ = RoundMemory(server_bytes=MIB, node_bytes=20 * MIB)
+    assert kept_positions(found_on(*places), round_, server_node="a") == [0]
+
+
 def test_an_actor_with_a_gpu_needs_room_on_both() -> None:
     def kept(node_free: int, gpu_free: int) -> list[int]:
         found = [
@@ -97,12 +104,16 @@ def test_the_memory_of_a_mean_does_not_depend_on_the_cohort(mnist_root: Path) ->
     one, many = memory_of(40), memory_of(4000)
     assert one.per_actor(2) == many.per_actor(2) == (12 + 3 * SUM_BYTES) * 10**8
     assert one.server_bytes == many.server_bytes
+    assert one.node_bytes == many.node_bytes == 12 * 10**8
     assert memory_of(40, "client.opt_state=reset").per_actor(2) == (4 + SUM_BYTES) * 10**8
     packed = memory_of(40, "client.compression=int8")
     assert packed.per_actor(2) == (24 + 3 * SUM_BYTES) * 10**8
     robust = memory_of(40, "server.aggregation=median")
     assert robust.per_actor(2) == (12 + 20 * 12) * 10**8
     assert robust.in_one_process == robust.server_bytes + (16 + 41 * 12) * 10**8
+    group = memory_of(40, "client.engine=grouped", "client.group_size=4")
+    assert group.per_actor(2) == (4 * 12 + 3 * SUM_BYTES) * 10**8
+    assert group.step_bytes == 4 * one.step_bytes == 4 * 16 * 10**8
     secure = memory_of(40, "federation.secure_aggregation=true")
     assert secure.per_actor(2) == (12 + 3 * 24 + 3 * SUM_BYTES) * 10**8  # one masked, two at work
     private = memory_of(40, "privacy.rounds.epsilon=8", "client.opt_state=reset")
@@ -149,6 +160,32 @@ def test_a_rehearsal_takes_each_phase_with_the_servers_moments(
     ClientWorker(setup, setting.images).rehearse()
     assert phases[0] == {LOCAL}
     assert BODY in phases[1]
+
+
+@pytest.mark.parametrize(("engine", "num_clients"), [("loop", 1), ("grouped", 2)])
+def test_a_rehearsal_takes_one_of_the_embeddings_first_steps(
+    mnist_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    engine: str,
+    num_clients: int,
+) -> None:
+    words = [f"client.engine={engine}", "client.group_size=2", "client.emb_first_steps=40"]
+    setting = prepare(load_config("smoke", [*words, f"data.root={mnist_root}"]))
+    setup = WorkerSetup(
+        setting.config, setting.mixtures, setting.partition, setting.extractor, tmp_path
+    )
+    steps: list[bool] = []
+
+    class Noticed(Adam):
+        def step(self) -> None:
+            steps.append({*self.leaves} == {CLIENT_EMB})
+            super().step()
+
+    monkeypatch.setattr(client, "Adam", Noticed)
+    monkeypatch.setattr(client_group, "Adam", Noticed)
+    ClientWorker(setup, setting.images).rehearse()
+    assert steps == [True] * num_clients + [False] * num_clients
 
 
 @pytest.mark.parametrize("engine", ["loop", "grouped"])
