@@ -1,32 +1,21 @@
 """A mirror of a run on a storage that survives this machine.
 
 Below `<tracking.storage>/<run id>/` lie the files of the run's folder under the same names. The
-manifest of a checkpoint is sent last. The files carry hashes, which a resume checks. To restore
-them runs no code.
+manifest of a checkpoint is sent last. The files carry hashes, which a resume checks.
 """
 
 import contextlib
 import io
 import logging
-import re
 import shutil
-import uuid
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.checkpoint.manifest import folder_of, read_manifest
 from pipeline.checkpoint.snapshots import kept_rounds
-from pipeline.checkpoint.storage import (
-    names_at,
-    open_storage,
-    reading_run,
-    refuse_links_at,
-    storage_errors,
-)
-from pipeline.config.tracking import TrackingConfig, tracking_root
-from pipeline.files.atomic import room_for, sync, sync_tree
+from pipeline.checkpoint.storage import names_at, open_storage, refuse_links_at, storage_errors
+from pipeline.config.tracking import TrackingConfig
 from pipeline.files.masking import error_line, mask
 from pipeline.runs.layout import (
     ARTIFACTS,
@@ -40,7 +29,6 @@ from pipeline.runs.layout import (
     REFUSED,
     START,
 )
-from spire_core.errors import RunError
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -162,43 +150,3 @@ def mirror_of(run_dir: Path, config: TrackingConfig) -> Mirror | None:
     folder = f"{path.rstrip('/')}/{run_dir.name}"
     refuse_links_at(storage, folder)
     return Mirror(run_dir, storage, folder)
-
-
-def restore(uri: str, config: TrackingConfig, say: Callable[[str], None]) -> Path:
-    """Bring a run from `<storage>/<run id>` to this machine and return its folder.
-
-    One that is here already is used as it is. ConfigError if the URI cannot be opened, RunError if
-    there is no run at it.
-    """
-    storage, path = open_storage(uri)
-    refuse_links_at(storage, path)
-    with reading_run(uri):
-        names = names_at(storage, path)
-    run_id = path.rstrip("/").rpartition("/")[2]
-    if RECORD not in names or not re.fullmatch("[0-9a-f]{32}", run_id):
-        raise RunError(
-            f"expected a run at {mask(uri)}, got {len(names)} files and no {RECORD}: name it as "
-            "<tracking.storage>/<run id>"
-        )
-    run_dir = tracking_root(config) / "runs" / run_id
-    if (run_dir / RECORD).is_file():
-        say(f"run {run_id} is here already, in {run_dir}: it goes on from there")
-        return run_dir
-    part = run_dir.with_name(f".{uuid.uuid4().hex}.part")
-    try:
-        for name in sorted(names, key=lambda name: name == RECORD):  # by which it is known as one
-            if name in SINGLE or (name.split("/")[0] in FOLDERS and not name.endswith(".part")):
-                target = part / name
-                with reading_run(uri), room_for(target):
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    source = storage.open_input_stream(f"{path.rstrip('/')}/{name}")
-                    with source, target.open("wb") as file:
-                        shutil.copyfileobj(source, file, CHUNK_BYTES)
-        sync_tree(part)  # it counts as here from now on
-        part.rename(run_dir)
-        sync(run_dir.parent)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-    say(f"run {run_id} was brought from {mask(uri)} to {run_dir}")
-    return run_dir

@@ -72,7 +72,7 @@ def resume(args: argparse.Namespace) -> Answer:
     overrides = allowed(args.words, (*CHANGEABLE, *(f"{key}=" for key in READ)))
     given = load_config(None, overrides).tracking
     if "://" in args.run:
-        from pipeline.checkpoint.remote import restore
+        from pipeline.checkpoint.restore import restore
         from pipeline.checkpoint.storage import storage_of
 
         run_dir = restore(args.run, given, say)

@@ -56,9 +56,12 @@ def experiment_of(run_dir: Path | None) -> str | None:
 
 
 def _records(runs: Path) -> list[dict[str, Any]]:
-    """Return the records of all runs of a folder, oldest first."""
+    """Return the records of all runs of a folder, oldest first.
+
+    A folder whose name begins with a dot is no run, but one that is still being brought here.
+    """
     records = []
-    for path in runs.glob(f"*/{RECORD}"):
+    for path in runs.glob(f"[!.]*/{RECORD}"):
         try:
             records.append(read_record(path.parent) | {"folder": path.parent})
         except (RunError, FormatError) as error:  # one damaged record must not hide the others

@@ -1,7 +1,9 @@
 """Checkpoints at another storage: what is sent, what is dropped, what fails, what is refused."""
 
+import errno
 import logging
 import os
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,8 @@ import pytest
 import torch
 from pyarrow.fs import FileInfo, FileType, LocalFileSystem, SubTreeFileSystem
 
-from pipeline.checkpoint.remote import Mirror, mirror_of, restore
+from pipeline.checkpoint.remote import Mirror, mirror_of
+from pipeline.checkpoint.restore import restore
 from pipeline.checkpoint.snapshots import (
     kept_rounds,
     new_state_file,
@@ -21,10 +24,11 @@ from pipeline.checkpoint.snapshots import (
 from pipeline.checkpoint.storage import names_at, open_storage
 from pipeline.clients.store import ClientStore
 from pipeline.config.tracking import TrackingConfig
-from pipeline.runs.record import make_run_dir
+from pipeline.runs.folder import run_lock
+from pipeline.runs.record import find_run, make_run_dir
 from pipeline.runs.server_state import write_state
 from pipeline.tracking.outbox import Outbox, lines, read_done, read_entries, write_done
-from spire_core.errors import ConfigError, RunError
+from spire_core.errors import BusyError, ConfigError, RunError
 from spire_core.federated.private_state import PrivateState
 from spire_core.federated.server import ServerState
 
@@ -221,7 +225,46 @@ def test_only_a_runs_files_are_brought(run_dir: Path, tmp_path: Path) -> None:
     elsewhere = TrackingConfig(root=str(tmp_path / "elsewhere"))
     found = restore(f"file://{tmp_path}/there/{RUN_ID}", elsewhere, print)
     names = {p.name for p in found.glob("*")}
-    assert names == {"tracking.json", "outbox.jsonl", "clients", "checkpoints"}
+    assert names == {"tracking.json", "outbox.jsonl", "clients", "checkpoints", "run.lock"}
+
+
+def test_a_restore_that_was_killed_is_no_run_and_the_next_one_brings_all(
+    run_dir: Path, tmp_path: Path
+) -> None:
+    checkpoint(run_dir, 1)
+    Mirror(run_dir, LocalFileSystem(), str(tmp_path / "there" / RUN_ID)).upload(1)
+    elsewhere = TrackingConfig(root=str(tmp_path / "elsewhere"))
+    part = tmp_path / "elsewhere" / "runs" / f".{RUN_ID}.part"
+    shutil.copytree(run_dir, part)  # killed when all was there, but for its name
+    (part / "clients" / "0000009").mkdir()
+    with pytest.raises(RunError, match="which is none of those in"):
+        find_run("name", elsewhere)
+    uri, said = f"file://{tmp_path}/there/{RUN_ID}", list[str]()
+    with run_lock(part), pytest.raises(BusyError, match=r"got process \d+ on .*: wait until it"):
+        restore(uri, elsewhere, said.append)
+    found = restore(uri, elsewhere, said.append)
+    assert not (found / "clients" / "0000009").exists()
+    assert not part.exists()
+    assert find_run("name", elsewhere) == found
+    assert "brought" in said[0]
+
+
+def test_a_restore_that_fails_leaves_nothing_but_its_lock(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint(run_dir, 1)
+    Mirror(run_dir, LocalFileSystem(), str(tmp_path / "there" / RUN_ID)).upload(1)
+    elsewhere = TrackingConfig(root=str(tmp_path / "elsewhere"))
+
+    def full(folder: Path) -> None:
+        assert (folder / "tracking.json").is_file()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pipeline.checkpoint.restore.sync_tree", full)
+    with pytest.raises(OSError, match="No space"):
+        restore(f"file://{tmp_path}/there/{RUN_ID}", elsewhere, print)
+    names = [path.name for path in (tmp_path / "elsewhere").rglob("*")]
+    assert sorted(names) == [f".{RUN_ID}.part", "run.lock", "runs"]
 
 
 @pytest.mark.parametrize("uri", ["nowhere://a/b", "file://host/a", "s3:/"])
