@@ -31,6 +31,8 @@ from spire_core.federated.server import ServerState
 if TYPE_CHECKING:
     from pipeline.checkpoint.remote import Mirror
 
+LAST_UPLOAD_S = 600.0  # for the last checkpoint's upload, before the new clients adapt
+ENDING_UPLOAD_S = 10.0  # the same where an interrupt or an error ends the run
 _log = logging.getLogger(__name__)
 
 
@@ -98,11 +100,16 @@ class Checkpointer(RoundListener):
             self.take_state(state)
 
     def end_rounds(self, error: BaseException | None) -> None:
-        """Wait for the pending checkpoints; their loss is raised, or logged beside `error`."""
+        """Wait for the pending checkpoints; their loss is raised, or logged beside `error`.
+
+        Then wait for their upload, shortly if the run ends.
+        """
+        upload_s = LAST_UPLOAD_S if error is None else ENDING_UPLOAD_S
         try:
             self.wait()
         except (SpireError, OSError) as lost:
             if error is None:
+                upload_s = ENDING_UPLOAD_S
                 raise
             if lost is not error:  # the error that ended the run matters more than this one
                 _log.warning("%s", lost)
@@ -110,7 +117,7 @@ class Checkpointer(RoundListener):
             self._thread.shutdown()
             drop_unfinished(self.run_dir)
             if self.mirror is not None:
-                self.mirror.close()
+                self.mirror.close(upload_s)
 
     def take(self, driver: RoundDriver, num_rounds_done: int) -> None:
         """Begin a checkpoint of the driver's state, unless that round has one.

@@ -8,7 +8,9 @@ import contextlib
 import io
 import logging
 import shutil
-from concurrent.futures import Future, ThreadPoolExecutor
+import time
+from concurrent.futures import Future, wait
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,7 @@ from pipeline.checkpoint.manifest import folder_of, read_manifest
 from pipeline.checkpoint.snapshots import kept_rounds
 from pipeline.checkpoint.storage import names_at, open_storage, refuse_links_at, storage_errors
 from pipeline.config.tracking import TrackingConfig
+from pipeline.files.background import in_background
 from pipeline.files.masking import error_line, mask
 from pipeline.runs.layout import (
     ARTIFACTS,
@@ -43,7 +46,8 @@ _log = logging.getLogger(__name__)
 class Mirror:
     """Uploads a run's newest checkpoints to a storage, one at a time, while rounds go on.
 
-    A failed upload is logged, counted in `num_failed`, and retried with the next checkpoint.
+    A failed upload is logged, counted in `num_failed`, and retried with the next checkpoint. The
+    process can end while a storage does not answer.
     """
 
     def __init__(self, run_dir: Path, storage: "FileSystem", folder: str) -> None:
@@ -52,8 +56,8 @@ class Mirror:
         self.num_failed = 0
         self.last_done: int | None = None  # rounds of the newest uploaded checkpoint
         self._sent: dict[str, tuple[int, int]] = {}  # size, and time of change or hash, by name
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="mirror")
         self._pending: tuple[int, Future[None]] | None = None
+        self._is_last = False  # no upload follows
 
     @property
     def pinned_rounds(self) -> tuple[int, ...]:
@@ -64,24 +68,47 @@ class Mirror:
     def begin(self, num_rounds_done: int) -> None:
         """Begin to upload a checkpoint; skip it if another upload is running."""
         if not self.pinned_rounds:
-            self._pending = num_rounds_done, self._thread.submit(self._try, num_rounds_done)
+            uploaded = in_background(partial(self._try, num_rounds_done), "mirror")
+            self._pending = num_rounds_done, uploaded
 
-    def close(self) -> None:
-        """Wait for a running upload, and upload the newest checkpoint if that was another."""
-        if self._pending is not None:
-            self._pending[1].result()
+    def close(self, limit_s: float) -> None:
+        """Wait for a running upload, and upload the newest checkpoint if that was another.
+
+        What has not ended after `limit_s` seconds counts as failed, though it goes on for as long
+        as this process lives.
+        """
+        end = time.monotonic() + limit_s
+        self._wait_until(end)
+        self._is_last = True
         newest = max(kept_rounds(self.run_dir), default=None)
-        if newest is not None and newest != self.last_done:
-            self._try(newest)
-        self._thread.shutdown()
+        if newest is None or newest == self.last_done:
+            return
+        self.begin(newest)
+        self._wait_until(end)
+        if self.pinned_rounds:
+            self._failed(newest, f"nothing after {limit_s:g} s")
+
+    def _wait_until(self, end: float) -> None:
+        """Wait for a running upload, until this `time.monotonic` at most; raise an error in it."""
+        if self._pending is None:
+            return
+        for uploaded in wait([self._pending[1]], max(0.0, end - time.monotonic())).done:
+            uploaded.result()
 
     def _try(self, num_rounds_done: int) -> None:
         try:
             self.upload(num_rounds_done)
         except (*storage_errors(), ValueError) as error:
-            self.num_failed += 1
-            text = "the checkpoint after round %d is not at %s (%s): tried again at the next one"
-            _log.warning(text, num_rounds_done, mask(self.folder), error_line(error))
+            self._failed(num_rounds_done, error_line(error))
+
+    def _failed(self, num_rounds_done: int, reason: str) -> None:
+        self.num_failed += 1
+        follows = "tried again at the next one"
+        if self._is_last:
+            sent = "none" if self.last_done is None else f"that after round {self.last_done}"
+            follows = f"it is in the run's folder alone, and the newest that was sent is {sent}"
+        text = "the checkpoint after round %d is not at %s (%s): %s"
+        _log.warning(text, num_rounds_done, mask(self.folder), reason, follows)
 
     def upload(self, num_rounds_done: int) -> None:
         """Upload a checkpoint with all files that a resume needs, and drop obsolete ones.

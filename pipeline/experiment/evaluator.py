@@ -4,11 +4,11 @@ Drawing needs the clients, as rounds do. Scoring needs this process alone (docs/
 """
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from pipeline.federation.pool import ClientPool
 from pipeline.federation.round_loop import RoundListener
 from pipeline.federation.rounds import RoundStats
 from pipeline.federation.setup import FederationSetup
+from pipeline.files.background import in_background
 from pipeline.results.metric_names import EVALUATE_S
 from pipeline.results.recording import log_evaluation
 from pipeline.tracking.tracker import Tracker
@@ -43,19 +44,10 @@ class PendingScores:
         return self.scores in wait([self.scores], wait_s).done
 
 
-def in_thread(score: Callable[[], Evaluation]) -> Future[Scores]:
-    """Compute scores in a thread. A process that ends does not wait for it, as for a pool's."""
-    scores = Future[Scores]()
-
-    def compute() -> None:
-        try:
-            began = time.monotonic()
-            scores.set_result((score(), time.monotonic() - began))
-        except BaseException as error:
-            scores.set_exception(error)
-
-    threading.Thread(target=compute, name="scores", daemon=True).start()
-    return scores
+def timed(score: Callable[[], Evaluation]) -> Scores:
+    """Return the scores that a function works out, and the seconds that it takes."""
+    began = time.monotonic()
+    return score(), time.monotonic() - began
 
 
 def with_last_samples(evaluations: Iterable[Evaluation]) -> list[Evaluation]:
@@ -110,7 +102,7 @@ class Evaluator(RoundListener):
         score = draw_pretraining(
             self.pool, weights, setting.eval_ids, config.draws_alike, done, scoring
         )
-        scores = in_thread(score)
+        scores = in_background(partial(timed, score), "scores")
         self._pending = PendingScores(done, time.monotonic() - began, scores)
 
     def collect(self, wait_s: float | None = None) -> Evaluation | None:

@@ -8,4 +8,5 @@ tensors     safetensors files that carry their own hash
 masking     secrets in addresses and texts, masked
 paths       paths in a Ray job
 revision    the commit of the code
+background  work in a thread that no process waits for
 """

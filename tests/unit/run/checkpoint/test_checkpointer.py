@@ -1,5 +1,6 @@
 """Checkpoints beside the rounds: what is on its way is kept, bounded, hurried and told of."""
 
+import contextlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.checkpoint.checkpointer import Checkpointer
+from pipeline.checkpoint.checkpointer import ENDING_UPLOAD_S, LAST_UPLOAD_S, Checkpointer
 from pipeline.checkpoint.snapshots import kept_rounds
 from pipeline.config.load import load_config
 from pipeline.federation.round_loop import ending
@@ -44,8 +45,8 @@ class SlowDriver:
             may_answer.set()
 
 
-def checkpointer(run_dir: Path) -> Checkpointer:
-    return Checkpointer(run_dir, load_config("smoke", ["tracking.keep_checkpoints=2"]))
+def checkpointer(run_dir: Path, mirror: Any = None) -> Checkpointer:
+    return Checkpointer(run_dir, load_config("smoke", ["tracking.keep_checkpoints=2"]), mirror)
 
 
 def test_what_is_on_its_way_counts_as_kept_and_is_whole_in_the_end(tmp_path: Path) -> None:
@@ -104,3 +105,33 @@ def test_what_ended_the_run_matters_more_than_a_lost_checkpoint(
     with pytest.raises(KeyboardInterrupt):
         take(checkpointer(tmp_path), driver, 1, error=KeyboardInterrupt())
     assert "the driver is lost" in caplog.text
+
+
+class ClosedMirror:
+    """Notes for how long an upload is waited for."""
+
+    pinned_rounds = ()
+
+    def __init__(self) -> None:
+        self.limits_s: list[float] = []
+
+    def begin(self, num_rounds_done: int) -> None:
+        pass
+
+    def close(self, limit_s: float) -> None:
+        self.limits_s.append(limit_s)
+
+
+def test_a_run_that_ends_waits_shortly_for_an_upload(tmp_path: Path) -> None:
+    def waited_s(name: str, fault: Exception | None, error: BaseException | None) -> list[float]:
+        mirror: Any = ClosedMirror()
+        taker, driver = checkpointer(tmp_path / name, mirror), SlowDriver()
+        driver.fault = fault
+        with contextlib.suppress(KeyboardInterrupt, RunError):
+            take(taker, driver, 1, error=error)
+        return mirror.limits_s
+
+    assert waited_s("rounds over", None, None) == [LAST_UPLOAD_S]
+    assert waited_s("interrupt", None, KeyboardInterrupt()) == [ENDING_UPLOAD_S]
+    assert waited_s("no room", RunError("expected room, got none"), None) == [ENDING_UPLOAD_S]
+    assert ENDING_UPLOAD_S <= 10 < LAST_UPLOAD_S

@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import shutil
+import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -138,7 +139,7 @@ def test_a_run_comes_back_from_its_copy(
     assert mirror is not None
     checkpoint(run_dir, 1)
     mirror.begin(1)
-    mirror.close()
+    mirror.close(60)
     assert (mirror.num_failed, mirror.last_done) == (0, 1)
     said: list[str] = []
     uri, elsewhere = f"{config.storage}/{RUN_ID}", TrackingConfig(root=str(tmp_path / "elsewhere"))
@@ -176,7 +177,48 @@ def test_an_upload_that_fails_is_counted_and_tried_again(
     assert f"the checkpoint after round 1 is not at {RUN_ID}" in caplog.text
     obstacle.unlink()
     checkpoint(run_dir, 2)
-    mirror.close()
+    mirror.close(60)
+    assert (mirror.num_failed, mirror.last_done) == (1, 2)
+
+
+def test_the_last_upload_that_fails_is_not_tried_again(
+    run_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mirror = Mirror(run_dir, storage_in(tmp_path / "there"), RUN_ID)
+    checkpoint(run_dir, 1)
+    mirror.upload(1)
+    there = tmp_path / "there" / RUN_ID
+    there.rename(tmp_path / "away")
+    there.write_text("a file where a folder is to be")
+    checkpoint(run_dir, 2)
+    mirror.close(60)
+    assert mirror.num_failed == 1
+    [text] = caplog.messages
+    assert text.startswith(f"the checkpoint after round 2 is not at {RUN_ID} (")
+    assert text.endswith("folder alone, and the newest that was sent is that after round 1")
+
+
+def test_a_storage_that_does_not_answer_is_not_waited_for_long(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    send, answers = Mirror._send, threading.Event()
+
+    def send_late(mirror: Mirror, *args: Any) -> None:
+        assert answers.wait(60)
+        send(mirror, *args)
+
+    monkeypatch.setattr(Mirror, "_send", send_late)
+    mirror = Mirror(run_dir, storage_in(tmp_path / "there"), RUN_ID)
+    checkpoint(run_dir, 1)
+    mirror.begin(1)
+    checkpoint(run_dir, 2)
+    mirror.close(0.1)
+    assert (mirror.num_failed, mirror.last_done) == (1, None)
+    [text] = caplog.messages
+    assert text.startswith(f"the checkpoint after round 2 is not at {RUN_ID} (nothing after 0.1 s)")
+    assert text.endswith("the newest that was sent is none")
+    answers.set()
+    mirror.close(60)
     assert (mirror.num_failed, mirror.last_done) == (1, 2)
 
 
