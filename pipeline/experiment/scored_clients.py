@@ -10,7 +10,8 @@ from pathlib import Path
 from pipeline.config.schema import Config
 from pipeline.federation.participants import first_participants, has_secret_cohorts
 from pipeline.federation.setup import FederationSetup, check_floors
-from pipeline.files.json_files import read_json, write_json
+from pipeline.files.damage import read_object, reading
+from pipeline.files.json_files import write_json
 from pipeline.runs.layout import SCORED
 from pipeline.runs.noise_key import read_noise
 from spire_core.errors import RunError
@@ -23,18 +24,19 @@ def with_participants(
     """Return a setting whose scored pre-training clients take part in the rounds of a run.
 
     `source`: the run whose pre-training is reused; its key is gone, and its folder names them.
-    Raises DataError if a client has too few images for scores, RunError if nobody is named.
+    Raises DataError if a client has too few images for scores, RunError if nobody is named or the
+    file is damaged.
     """
     config = setting.config
     if not has_secret_cohorts(config):
         return setting
-    kept = read_json(run_dir / SCORED)
-    if kept is None:
-        ids = _participants(config, run_dir) if source is None else _of_source(source)
-        write_json(run_dir / SCORED, kept := {"client_ids": ids})
-    if not kept["client_ids"]:  # each cohort was empty, so that any client will do
+    ids = _read(run_dir, config, "delete this file and resume the run")
+    if ids is None:
+        ids = _participants(config, run_dir) if source is None else _of_source(source, config)
+        write_json(run_dir / SCORED, {"client_ids": ids})
+    if not ids:  # each cohort was empty, so that any client will do
         return setting
-    found = replace(setting, participants=tuple(kept["client_ids"]))
+    found = replace(setting, participants=tuple(ids))
     check_floors(found)
     return found
 
@@ -45,11 +47,25 @@ def _participants(config: Config, run_dir: Path) -> list[int]:
     return first_participants(config, lambda round_: secret_cohort(*sizes, noise, round_))
 
 
-def _of_source(source: Path) -> list[int]:
-    kept = read_json(source / SCORED)
-    if kept is None:
+def _of_source(source: Path, config: Config) -> list[int]:
+    remedy = "let this run train by itself, or put the file back"
+    ids = _read(source, config, remedy)
+    if ids is None:
         raise RunError(
-            f"expected the clients that took part in {source / SCORED}, got none: let this run "
-            "train by itself, or put the file back"
+            f"expected the clients that took part in {source / SCORED}, got none: {remedy}"
         )
-    return kept["client_ids"]
+    return ids
+
+
+def _read(run_dir: Path, config: Config, remedy: str) -> list[int] | None:
+    """Return the clients that a run's file names, None without one; RunError if it is damaged."""
+    path = run_dir / SCORED
+    if not path.exists():
+        return None
+    with reading("the clients that took part", path, remedy):
+        ids: list[int] = read_object(path)["client_ids"]
+        for client_id in ids:
+            is_one = type(client_id) is int and 0 <= client_id < config.federation.num_clients
+            if not is_one:
+                raise ValueError(f"{client_id!r:.50} as a client")
+        return ids

@@ -20,6 +20,7 @@ from spire_core.config.checks import require
 from spire_core.config.partition import INDEPENDENT, PartitionConfig
 from spire_core.errors import DataError
 from spire_core.partition.schemes import SCHEMES, Held, independent_images, of_each_class
+from spire_core.partition.sizes import EqualSizes
 from spire_core.rng import numpy_generator
 
 NUM_SHOWN = 100  # clients of an independent partition that are hashed and shown
@@ -58,7 +59,7 @@ class Partition:
     def train_sizes(self) -> Sequence[int]:
         """The number of training images of each pre-training client."""
         if self.rule:
-            return [len(self.train_clients[0].train)] * len(self.train_clients)
+            return EqualSizes(len(self.train_clients[0].train), len(self.train_clients))
         return [len(client.train) for client in self.train_clients]
 
     @property

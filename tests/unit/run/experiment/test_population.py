@@ -1,6 +1,7 @@
 """A population of a million: clients' data follow a rule, and a run touches who takes part."""
 
 import hashlib
+import pickle
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pipeline.clients.store import ClientStore
 from pipeline.config.load import load_config
 from pipeline.config.schema import Config
 from pipeline.experiment.run import resume_experiment, run_experiment
+from pipeline.experiment.scored_clients import with_participants
 from pipeline.experiment.watcher import Watcher
 from pipeline.federation.partitioning import partitioned
 from pipeline.inference.saved_run import SavedRun
@@ -64,7 +66,19 @@ def test_a_client_holds_different_images_and_a_new_one_as_few_as_asked() -> None
         assert (len(split.train), len(split.test), len(np.unique(held))) == (48, 16, 64)
     new = partition.split(MILLION + 1)
     assert (new.client_id, len(new.train), len(new.test)) == (MILLION + 1, 16, 16)
-    assert partition.train_sizes[0] == partition.train_sizes[MILLION - 1] == 48
+
+
+def test_the_sizes_of_a_population_are_no_list() -> None:
+    partition = population()
+    sizes = partition.train_sizes
+    assert (len(sizes), sizes[0], sizes[MILLION - 1], sizes[-1]) == (MILLION, 48, 48, 48)
+    assert list(sizes[2:5]) == [48] * 3
+    with pytest.raises(IndexError):
+        sizes[MILLION]
+    content = pickle.dumps(sizes)
+    assert len(content) < 200
+    assert pickle.loads(content) == sizes == population().train_sizes
+    assert sizes != partition.train_sizes[:10]
 
 
 def test_priors_follow_alpha() -> None:
@@ -199,6 +213,13 @@ def test_private_rounds_score_clients_that_took_part(mnist_root: Path, tmp_path:
     taken_over = run_experiment(config, None, Watcher(), pretrained=found.run_dir)
     assert taken_over.setting.eval_ids == scored
     assert taken_over.state_fingerprint == found.state_fingerprint
+    for content in ("", "[1]", "{}", '{"client_ids": 1}', '{"client_ids": [0, "1"]}', "[1e400]"):
+        (found.run_dir / SCORED).write_text(content)
+        for run, source in ((found, None), (taken_over, found.run_dir)):
+            if source is not None:
+                (run.run_dir / SCORED).unlink(missing_ok=True)
+            with pytest.raises(RunError, match=r"^expected the clients .* in .*scored.json, got"):
+                with_participants(found.setting, run.run_dir, source)
     (found.run_dir / SCORED).unlink()
     with pytest.raises(RunError, match=r"^expected the clients that took part in .*, got none"):
         run_experiment(config, None, Watcher(), pretrained=found.run_dir)
