@@ -81,6 +81,7 @@ def save_checkpoint(
         write_whole(part / MANIFEST, manifest.text().encode(), is_lasting=True)
         target = folder_of(run_dir, round_idx)
         shutil.rmtree(target, ignore_errors=True)  # a damaged one, written before a crash
+        sync(part)  # the names in it, before its own
         part.rename(target)
         sync(part.parent)
     except BaseException:
@@ -118,7 +119,8 @@ def _sync_beside(run_dir: Path, manifest: Manifest) -> None:
 
 def checkpoints(run_dir: Path) -> list[Path]:
     """Return the folders of a run's checkpoints, oldest first."""
-    return sorted(p for p in (run_dir / CHECKPOINTS).glob("*") if p.name.isdecimal())
+    found = [p for p in (run_dir / CHECKPOINTS).glob("*") if p.name.isdecimal()]
+    return sorted(found, key=lambda path: int(path.name))
 
 
 def kept_rounds(run_dir: Path) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ from pipeline.cluster.actor_plan import allotted_cpus
 from pipeline.cluster.address import check_address
 from pipeline.cluster.import_path import SafePathJob
 from pipeline.cluster.leaving import ends_as_usual, leave_with
+from pipeline.cluster.results import first_line
 from pipeline.cluster.token import keep_token_private
 from pipeline.cluster.watch import (
     INTERRUPTED,
@@ -182,7 +183,7 @@ def _connect(num_cpus: int | None) -> None:
     except Exception as error:  # of this very class if a start takes too long
         raise ClusterError(
             f"expected a Ray cluster at {address or 'this machine'}, got {type(error).__name__} "
-            f"({str(error).splitlines()[0]}): check RAY_ADDRESS and RAY_AUTH_MODE, or start again"
+            f"({first_line(error)}): check RAY_ADDRESS and RAY_AUTH_MODE, or start again"
         ) from error
     finally:  # Ray's library has installed a handler that aborts the process
         _PYTHON.PyOS_setsig(signal.SIGTERM, handler)

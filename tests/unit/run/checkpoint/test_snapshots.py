@@ -74,6 +74,15 @@ def test_the_newest_are_kept_and_nothing_half_written(tmp_path: Path) -> None:
     assert same(newest_checkpoint(tmp_path, "f"), state_after(8))
 
 
+def test_rounds_beyond_seven_digits_are_the_newest(tmp_path: Path) -> None:
+    for rounds in (9_999_950, 10_000_000, 10_000_050):
+        checkpoint(tmp_path, state_after(rounds), keep=2)
+    assert kept_rounds(tmp_path) == (10_000_000, 10_000_050)
+    checkpoint(tmp_path, state_after(9_999_999), keep=3)
+    assert kept_rounds(tmp_path) == (9_999_999, 10_000_000, 10_000_050)
+    assert same(newest_checkpoint(tmp_path, "f"), state_after(10_000_050))
+
+
 def test_the_file_of_one_that_nobody_needs_is_written_over(tmp_path: Path) -> None:
     """The newest are whole whenever a new one is being written, and no other file is touched."""
     inodes = []
@@ -113,7 +122,7 @@ def test_all_that_a_checkpoint_counts_on_is_on_the_disk_before_its_manifest(
     before, after = synced[: synced.index(manifest)], synced[synced.index(manifest) + 1 :]
     files = {part / "server.safetensors", client / "0000001.safetensors", evaluation, outbox}
     assert files | {client, evaluation.parent, tmp_path} <= {*before}
-    assert after == [tmp_path / "checkpoints"]
+    assert after == [part, tmp_path / "checkpoints"]
 
 
 def test_a_checkpoint_that_is_being_uploaded_is_not_dropped(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import subprocess
 import sys
 import threading
+from typing import Any
 
 import pytest
 import ray
@@ -31,6 +32,17 @@ def test_an_address_without_an_answer_is_refused_at_once(
     wanted = pytest.raises(ClusterError, match="expected a Ray head at RAY_ADDRESS=127")
     with wanted, starting_cluster():
         raise AssertionError
+
+
+def test_an_error_without_a_text_is_named_by_its_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(**options: Any) -> None:
+        raise ConnectionError
+
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
+    monkeypatch.setattr(session, "ENVIRONMENT", {})
+    monkeypatch.setattr(ray, "init", fails)
+    with pytest.raises(ClusterError, match=r"got ConnectionError \(ConnectionError\): check RAY"):
+        session._connect(None)
 
 
 def test_no_lock_around_forks_is_first_heard_of_while_ray_forks() -> None:
