@@ -3,12 +3,14 @@
 Here too, mlflow is imported only inside functions.
 """
 
+import re
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
 from pipeline.tracking.relay import Refusal
 
+UNKNOWN = "RESOURCE_DOES_NOT_EXIST"
 FINAL_CODES = {  # of MLflow's answers, those that no time changes
     "ALREADY_EXISTS",
     "BAD_REQUEST",
@@ -16,11 +18,14 @@ FINAL_CODES = {  # of MLflow's answers, those that no time changes
     "INVALID_STATE",
     "NOT_IMPLEMENTED",
     "RESOURCE_ALREADY_EXISTS",
-    "RESOURCE_DOES_NOT_EXIST",
+    UNKNOWN,
 }
-BUSY = "QueuePool limit"  # a busy database, which MLflow calls a bad request
-RACED = ("IntegrityError", "INSERT INTO datasets")  # another run has just written the same dataset
-FINAL_STATUSES = {400, 404, 405, 409, 411, 413, 414, 415, 422}  # of a server that takes files
+# MLflow calls a fault of its database a bad request; SQLAlchemy ends the text with a link to it.
+FAULT = re.compile(r"https://sqlalche\.me/e/\w+/(\w+)")
+INTEGRITY, DATA, PROGRAMMING = "gkpj", "9h9h", "f405"  # the faults that a statement itself has
+RACED = "INSERT INTO datasets"  # another run has just written the same dataset
+# Of a server that takes files. A proxy whose server starts again may not find one (404).
+FINAL_STATUSES = {400, 405, 409, 411, 413, 414, 415, 422}
 # The entry is at fault.
 MALFORMED = (Refusal, KeyError, TypeError, AttributeError, ValueError, OverflowError)
 T = TypeVar("T")
@@ -38,11 +43,17 @@ def is_retryable(error: Exception) -> bool:
     from requests.exceptions import HTTPError
 
     if isinstance(error, MlflowException):
-        is_passing = BUSY in str(error) or all(word in str(error) for word in RACED)
-        return is_passing or error.error_code not in FINAL_CODES
+        return error.error_code not in FINAL_CODES or _is_passing_fault(str(error))
     if isinstance(error, HTTPError) and error.response is not None:
         return error.response.status_code not in FINAL_STATUSES
     return isinstance(error, OSError) or not isinstance(error, MALFORMED)
+
+
+def _is_passing_fault(text: str) -> bool:
+    """Return whether a text is that of a database's fault which its statement did not cause."""
+    fault = next(reversed(FAULT.findall(text)), None)
+    is_raced = fault == INTEGRITY and RACED in text
+    return is_raced or fault not in (None, INTEGRITY, DATA, PROGRAMMING)
 
 
 def patiently(request: Callable[[], T]) -> T:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.config.tracking import TrackingConfig, sqlite_path, tracking_root
 from pipeline.files.atomic import open_own
 from pipeline.files.masking import mask
-from pipeline.tracking.mlflow_errors import is_retryable, patiently
+from pipeline.tracking.mlflow_errors import UNKNOWN, is_retryable, patiently
 from spire_core.errors import ConfigError, RunError, StoreError
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def run_of(client: "MlflowClient", run_id: str) -> "Run | None":
     try:
         return client.get_run(run_id)
     except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+        if error.error_code != UNKNOWN:
             raise
         return None
 

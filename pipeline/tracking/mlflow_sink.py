@@ -17,10 +17,11 @@ import numpy as np
 
 from pipeline.runs.layout import ARTIFACTS
 from pipeline.tracking.artifacts import preview_name
-from pipeline.tracking.mlflow_errors import is_retryable, patiently
+from pipeline.tracking.mlflow_errors import UNKNOWN, is_retryable, patiently
 from pipeline.tracking.mlflow_model import log_model
+from pipeline.tracking.mlflow_session import run_of
 from pipeline.tracking.outbox import ENDED, Entry
-from pipeline.tracking.relay import MAX_METRICS, Refusal
+from pipeline.tracking.relay import MAX_METRICS, Refusal, UnknownRunError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -52,13 +53,22 @@ class MlflowSink:
         self._model_files: set[str] = set()  # sent so far, of a model that is incomplete
 
     def send(self, entries: Sequence[Entry]) -> None:
-        """Write one entry, or several of metrics; raises what MLflow raises, and Refusal."""
+        """Write one entry, or several of metrics; raises what MLflow raises, and Refusal.
+
+        UnknownRunError if the store does not know the run at all. It knows one that was deleted.
+        """
+        from mlflow.exceptions import MlflowException
+
         for entry in entries:
             check_entry(entry)
-        if entries[0]["kind"] == "metrics":
-            self._send_metrics(entries)
-        else:
-            getattr(self, f"_send_{entries[0]['kind']}")(entries[0])
+        kind = entries[0]["kind"]
+        try:
+            getattr(self, f"_send_{kind}")(entries if kind == "metrics" else entries[0])
+        except MlflowException as error:
+            if error.error_code != UNKNOWN or run_of(self._client, self._run_id) is not None:
+                raise
+            self._newest, self._images, self._steps = None, None, {}
+            raise UnknownRunError(str(error)) from error
 
     def is_retryable(self, error: Exception) -> bool:
         """Return whether an entry may succeed later."""

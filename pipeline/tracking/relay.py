@@ -17,7 +17,7 @@ from typing import Protocol
 
 from pipeline.files.atomic import open_own, try_lock
 from pipeline.files.masking import error_line
-from pipeline.runs.layout import OUTBOX_LOCK, REFUSED
+from pipeline.runs.layout import DONE, OUTBOX_LOCK, REFUSED
 from pipeline.tracking.outbox import (
     Entry,
     lines,
@@ -41,6 +41,14 @@ class Refusal(Exception):
     """An entry that no sink can take, for example because its file is gone."""
 
 
+class UnknownRunError(Exception):
+    """The sink's store does not know the run, as if it had come back on another database."""
+
+
+class FolderError(Exception):
+    """The run's own folder cannot be written: what the sink has taken is not counted there."""
+
+
 class Sink(Protocol):
     """The destination of entries. It is idempotent: to send an entry again changes nothing."""
 
@@ -62,6 +70,7 @@ class Relay:
         self._num_singly = 0  # entries to send one by one, to find the one that is refused
         self._held: dict[int, Entry] = {}  # files that could not be sent, by their line
         self._num_bare = Counter[int]()  # bare exceptions, by the line of the entry
+        self._is_counted = True  # whether the file has the two numbers above and those held
         done, held = read_done(run_dir), read_held(run_dir)
         for line in lines(run_dir):
             if self._count == done:
@@ -87,11 +96,15 @@ class Relay:
         self.send_held()
 
     def send_next(self) -> bool:
-        """Send the next batch; False if all lines are passed. Raises retryable errors.
+        """Send the next batch, or count the last one; False if all lines are passed.
 
         A file that fails, or that follows a held one, is held. Held files are tried again before a
-        status, so that a run ends after its files if they can be sent.
+        status, so that a run ends after its files if they can be sent. Raises retryable errors, and
+        FolderError, after which nothing is sent before it is counted.
         """
+        if not self._is_counted:
+            self._store_count()
+            return True
         batch, count, offset = self._next_batch()
         if count == self._count:
             return False
@@ -107,15 +120,21 @@ class Relay:
             return True
         self._num_singly = max(0, self._num_singly - 1)
         self._count, self._offset = count, offset
-        write_done(self.run_dir, count, self._held)
+        self._store_count()
         return True
 
     def send_held(self) -> None:
-        """Send the held files in their order; raises retryable errors."""
+        """Send the held files in their order; raises as `send_next` does."""
         for line in sorted(self._held):
             self._has_sent([self._held[line]], line)
             del self._held[line]
+            self._store_count()
+
+    def _store_count(self) -> None:
+        self._is_counted = False
+        with _own_file(self.run_dir / DONE):
             write_done(self.run_dir, self._count, self._held)
+        self._is_counted = True
 
     def _has_sent_file(self, batch: list[Entry], line: int) -> bool:
         try:
@@ -164,12 +183,21 @@ class Relay:
     def _refuse(self, entry: Entry, error: Exception) -> None:
         reason = error_line(error)
         place = self.run_dir / REFUSED
-        with open_own(place, "a") as file:
+        with _own_file(place), open_own(place, "a") as file:
             file.write(json.dumps({"reason": reason, **entry}) + "\n")
         name = entry.get("file") or entry.get("key") or ", ".join(entry.get("metrics", ()))
         at = f" of step {entry['step']}" if "step" in entry else ""
         label = f"{entry['kind']} {name}".strip()
         _log.error("the store refuses %s%s (%s): it is kept in %s", label, at, reason, place)
+
+
+@contextlib.contextmanager
+def _own_file(path: Path) -> Iterator[None]:
+    """Turn the system's error about a file of the run's folder into a FolderError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise FolderError(f"{error.strerror or error}: {path}") from error
 
 
 @contextlib.contextmanager

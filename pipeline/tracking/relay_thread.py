@@ -8,7 +8,14 @@ from pathlib import Path
 
 from pipeline.files.masking import error_line
 from pipeline.tracking.outbox import num_waiting
-from pipeline.tracking.relay import LOCK_PAUSE_S, Relay, Sink, sole_relay
+from pipeline.tracking.relay import (
+    LOCK_PAUSE_S,
+    FolderError,
+    Relay,
+    Sink,
+    UnknownRunError,
+    sole_relay,
+)
 
 LINGER_S = 1.0  # between two looks into the outbox, so that rounds travel together
 RETRY_DELAYS_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
@@ -16,26 +23,54 @@ _log = logging.getLogger(__name__)
 
 
 class _Outage:
-    """Failures in a row: the pause after each, and one line in the log for all of them."""
+    """Failures in a row: the pause after each, and one line in the log for all of them.
 
-    def __init__(self, subject: str) -> None:
-        self.subject, self.num_failures, self.until = subject, 0, 0.0
+    `subject` and its `fault` begin that line, in which `plan` follows the error; with `relief` it
+    begins the line at their end.
+    """
 
-    def delay_s(self, error: Exception, run_dir: Path, is_flushing: bool) -> float:
+    def __init__(self, subject: str, fault: str, plan: str, relief: str) -> None:
+        self.subject, self.fault, self.plan, self.relief = subject, fault, plan, relief
+        self.num_failures = 0
+
+    def delay_s(self, error: Exception, is_flushing: bool) -> float:
         """Count a failure; return the seconds to wait before the next try."""
         if not self.num_failures:
-            text = "%s does not answer (%s): all is kept in %s until it does"
-            _log.warning(text, self.subject, error_line(error), run_dir)
+            text = "%s %s (%s): %s"
+            _log.warning(text, self.subject, self.fault, error_line(error), self.plan)
         index = 0 if is_flushing else min(self.num_failures, len(RETRY_DELAYS_S) - 1)
         self.num_failures += 1
-        self.until = time.monotonic() + RETRY_DELAYS_S[index]
         return RETRY_DELAYS_S[index]
 
     def end(self) -> None:
         """Count a success."""
         if self.num_failures:
-            self.num_failures, self.until = 0, 0.0
-            _log.info("%s answers again", self.subject)
+            self.num_failures = 0
+            _log.info("%s %s", self.subject, self.relief)
+
+
+class _Outages:
+    """The outages of each kind in a run's delivery."""
+
+    def __init__(self, name: str, run_dir: Path) -> None:
+        store, files = f"run {name}: its store", f"run {name}: the place of its files"
+        folder, kept = f"run {name}: its folder", f"all is kept in {run_dir} until it does"
+        counted = "what its store has taken is counted when it can"
+        self.store = _Outage(store, "does not answer", kept, "answers again")
+        self.unknown = _Outage(store, "does not know it", kept, "knows it again")
+        self.files = _Outage(files, "does not answer", kept, "answers again")
+        self.folder = _Outage(folder, "cannot be written", counted, "can be written again")
+
+    def of(self, error: Exception, others: _Outage) -> _Outage:
+        """Return the outage that an error is a part of, `others` if it does not tell."""
+        if isinstance(error, UnknownRunError):
+            return self.unknown
+        return self.folder if isinstance(error, FolderError) else others
+
+    def end(self) -> None:
+        """Count a success, but not of the place of files."""
+        for outage in (self.store, self.unknown, self.folder):
+            outage.end()
 
 
 class RelayThread:
@@ -47,6 +82,7 @@ class RelayThread:
         self._num_appends = 1  # notifications so far; the first stands for what is there already
         self._num_handled = 0  # of these, how many came before the outbox was last empty
         self._is_flushing = self._is_closed = self._was_flushing = False
+        self._held_until = 0.0  # the time before which held files are not tried again
         self._thread = threading.Thread(target=self._run, name=f"outbox {name}", daemon=True)
         self._thread.start()
 
@@ -82,36 +118,38 @@ class RelayThread:
             self._pause(lambda: self._is_closed, LOCK_PAUSE_S)
 
     def _relay_until_closed(self) -> None:
-        relay = Relay(self.run_dir, self.sink)
-        store = _Outage(f"run {self.name}: its store")
-        files = _Outage(f"run {self.name}: the place of its files")
+        relay, outages = Relay(self.run_dir, self.sink), _Outages(self.name, self.run_dir)
         while not self._is_closed:
             num_appends, is_flushing = self._num_appends, self._is_flushing
             try:
                 has_sent = relay.send_next()
             except Exception as error:
-                self._wait(store.delay_s(error, self.run_dir, is_flushing), is_flushing)
+                outage = outages.of(error, outages.store)
+                self._wait(outage.delay_s(error, is_flushing), is_flushing)
                 continue
             if has_sent:
-                store.end()
+                outages.end()
             elif relay.has_held:
-                self._send_held(relay, files, num_appends, is_flushing)
+                self._send_held(relay, outages, num_appends, is_flushing)
             else:
+                outages.end()
+                outages.files.end()
                 self._wait_for_entries(num_appends)
 
     def _send_held(
-        self, relay: Relay, files: "_Outage", num_appends: int, is_flushing: bool
+        self, relay: Relay, outages: _Outages, num_appends: int, is_flushing: bool
     ) -> None:
         """Try the held files again, if it is time; pause after a failure until there is more."""
-        if time.monotonic() >= files.until or is_flushing > self._was_flushing:
+        if time.monotonic() >= self._held_until or is_flushing > self._was_flushing:
+            self._held_until = 0.0
             try:
                 relay.send_held()
-                files.end()
             except Exception as error:
-                files.delay_s(error, self.run_dir, is_flushing)
+                delay_s = outages.of(error, outages.files).delay_s(error, is_flushing)
+                self._held_until = time.monotonic() + delay_s
         self._was_flushing = is_flushing
         if relay.has_held:
-            left_s = files.until - time.monotonic()
+            left_s = self._held_until - time.monotonic()
             self._wait(left_s, is_flushing, lambda: self._num_appends > num_appends)
 
     def _wait(

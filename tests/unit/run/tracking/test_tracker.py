@@ -672,6 +672,7 @@ class RacingClient(MlflowClient):
         if self.num_calls == 1:
             told = (
                 "(sqlite3.IntegrityError) UNIQUE constraint failed: {0}.x [SQL: INSERT INTO {0} ("
+                "x) VALUES (?)]\n(Background on this error at: https://sqlalche.me/e/20/gkpj)"
             )
             raise MlflowException(told.format(self.table), error_code=BAD_REQUEST)
         super().log_inputs(*args, **more)
