@@ -6,7 +6,7 @@ code when they are read.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config.data import MAX_IMAGE_SIZE
+from pipeline.config.plugins import check_installed
 from pipeline.config.schema import Config, config_from_dict
 from pipeline.files.damage import read_object, reading
 from pipeline.inference.saved_tensors import load_tensors, stored_guidance
@@ -68,19 +69,24 @@ class SavedRun:
     def load(cls, path: str | Path) -> "SavedRun":
         """Return the run in a run folder or in the `model` folder inside it.
 
-        RunError if it is not complete, or if its backbone is not that of its configuration.
+        RunError if it is not complete, or if its backbone is not that of its configuration;
+        ConfigError if a package that it names is missing.
         """
         folder = Path(path) / MODEL if (Path(path) / MODEL).is_dir() else Path(path)
         path = folder / "config.json"
-        with reading("a finished run", path, "wait for the run to end or name another"):
+        whole = partial(reading, "a finished run", path, "wait for the run to end or name another")
+        with whole():
             stored = read_object(path)
-            config = config_from_dict(stored["config"])
+            settings = stored["config"]
+        check_installed(settings, path)
+        with whole():
+            config = config_from_dict(settings)
             shape, names = _image_shape(stored["image_shape"]), tuple(stored["class_names"])
             if not all(isinstance(name, str) for name in names):
                 raise TypeError(f"{names!r:.50} as class names")
             config.model.check_image_size(shape[-1])
         _check_backbone(config.model.backbone, stored.get("backbone_sha256"), folder)
-        with reading("a finished run", path, "wait for the run to end or name another"):
+        with whole():
             model = FlatModel(config.model, config.method, shape[0])
         shapes = {name: tuple(at) for name, _, at in model.layout.names}
         tensors = load_tensors(folder / "backbone.safetensors", shapes)

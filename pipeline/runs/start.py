@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from pipeline.config.data import DataConfig
 from pipeline.config.equivalence import NUMBERS, fingerprint
 from pipeline.config.load import overridden
+from pipeline.config.plugins import check_installed
 from pipeline.config.schema import Config, config_from_dict
 from pipeline.config.tracking import TrackingConfig, tracking_root
 from pipeline.files.damage import read_object, reading
@@ -96,9 +98,13 @@ def recorded_places(run_dir: Path, overrides: Sequence[str]) -> dict[str, str | 
 
 
 def _stored(run_dir: Path) -> tuple[Config, str | None]:
-    with reading("a run's configuration", run_dir / START, "start a new run"):
+    whole = partial(reading, "a run's configuration", run_dir / START, "start a new run")
+    with whole():
         stored = read_object(run_dir / START)
-        return config_from_dict(stored["config"]), stored["preset"]
+        settings, preset = stored["config"], stored["preset"]
+    check_installed(settings, run_dir / START)
+    with whole():
+        return config_from_dict(settings), preset
 
 
 def load_start(
@@ -109,7 +115,7 @@ def load_start(
     `given`: the user's settings; None stands for the root of the folder. An own run is tracked
     where it began, unless `given.uri` is set. A foreign run is tracked where the user's other runs
     are, and its checkpoints go to `given.storage`. RunError if the folder has no intact start;
-    ConfigError for an override that changes the result.
+    ConfigError for a missing package, or an override that changes the result.
     """
     given = given or TrackingConfig(root=str(run_dir.parent.parent))
     began, preset = _stored(run_dir)

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.config.plugins import named_outside
 from pipeline.files.json_files import read_json
 from pipeline.runs.layout import CLIENT_FILE
 from pipeline.tracking.mlflow_errors import is_retryable, patiently
 from pipeline.tracking.relay import Refusal
-from spire_core.config.method import OTHER_METHODS
 from spire_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -128,15 +128,15 @@ def model_name(run: "Run") -> str:
 def needs_of(run: Path) -> list[str]:
     """Return the packages, as installed here, with which a saved run loads and draws."""
     settings = (read_json(run / "config.json") or {}).get("config", {})
-    model, method = settings.get("model", {}), settings.get("method", {}).get("name", "")
-    plugin = None
-    with contextlib.suppress(ConfigError):  # as for packages below, where it is not installed
-        plugin = OTHER_METHODS.find(method)
+    model = settings.get("model", {})
     names = [*MODEL_NEEDS, *(["diffusers"] if model.get("backbone") else [])]
     names += ["wordllama"] if model.get("text") == "sentences" else []
-    names += [plugin.package] if plugin is not None and plugin.package else []
+    for plugins, name in named_outside(settings):
+        with contextlib.suppress(ConfigError):  # as for packages below, where it is not installed
+            plugin = plugins.find(name)
+            names += [plugin.package] if plugin is not None and plugin.package else []
     needs = []
-    for name in names:
+    for name in dict.fromkeys(names):
         with contextlib.suppress(metadata.PackageNotFoundError):  # where a run is synced elsewhere
             needs.append(f"{name}=={metadata.version(name).split('+')[0]}")
     return needs
