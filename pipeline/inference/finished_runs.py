@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pipeline.config.build import flattened
-from pipeline.config.effect import check_effect
+from pipeline.config.effect import check_effect, check_mean, typed_keys
 from pipeline.config.load import load_config
 from pipeline.config.safe_yaml import write_value
 from pipeline.config.schema import Config
@@ -14,7 +14,12 @@ from pipeline.runs.layout import MODEL, RECORD
 from pipeline.runs.links import refuse_links
 from pipeline.runs.ownership import begun_here
 from pipeline.runs.record import find_run
-from spire_core.errors import RunError
+from spire_core.errors import ConfigError, RunError
+
+OF_RUNS = {  # settings of `adapt` that no client which arrives reads
+    "adapt.tune_epochs": "it is about clients of pre-training",
+    "adapt.group_size": "it is about new clients of a run, which are fitted together",
+}
 
 
 def open_run(run: str, overrides: Sequence[str] = ()) -> SavedRun:
@@ -50,7 +55,8 @@ def data_root(run: SavedRun, config: Config) -> str | None:
 def joining_config(run: SavedRun, overrides: Sequence[str]) -> Config:
     """Return the settings of a new client: the run's own of `adapt` and privacy, and overrides.
 
-    The label of the run's noise key is not among them. ConfigError if a setting is wrong.
+    The label of the run's noise key is not among them. ConfigError if a setting is wrong, or has no
+    effect.
     """
     config = run.config
     groups = {"adapt": asdict(config.adapt), "privacy": {"adapt": asdict(config.privacy.adapt)}}
@@ -62,4 +68,11 @@ def joining_config(run: SavedRun, overrides: Sequence[str]) -> Config:
     stored = [f"{key}={write_value(value)}" for key, value in flattened(groups).items()]
     config = load_config(None, [*stored, *overrides])
     check_effect(config, overrides)
+    check_mean(config)
+    for key in typed_keys(config, overrides):
+        if key in OF_RUNS:
+            raise ConfigError(
+                f"expected settings of a client that arrives, got {key}: {OF_RUNS[key]}, so leave "
+                "it out"
+            )
     return config

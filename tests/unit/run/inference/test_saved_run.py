@@ -237,6 +237,27 @@ def test_a_new_client_joins_a_run_with_episodes_and_a_set_encoder(run: SavedRun)
         joining_config(replace(run, config=config), ["privacy.adapt.epsilon=4"])
 
 
+def test_a_new_client_does_not_start_at_a_mean_of_embeddings_that_never_trained(
+    run: SavedRun,
+) -> None:
+    def joining(episodes: float) -> Config:
+        method = MethodConfig("spire", episodes=episodes)
+        client = replace(run.config.client, emb_first_steps=2)
+        config = replace(run.config, method=method, client=client)
+        return joining_config(replace(run, config=config), ["adapt.init=mean"])
+
+    assert joining(0.5).adapt.init == "mean"
+    with pytest.raises(ConfigError, match=r"method\.episodes below 1 with adapt\.init=mean, got 1"):
+        joining(1.0)
+
+
+@pytest.mark.parametrize("word", ["adapt.tune_epochs=2", "adapt.group_size=3"])
+def test_what_a_client_that_arrives_never_reads_is_refused(run: SavedRun, word: str) -> None:
+    with pytest.raises(ConfigError, match="a client that arrives, got adapt.* so leave it out"):
+        joining_config(run, [word])
+    joining_config(run, ["adapt.tune_epochs=0", "adapt.group_size=8"])  # their defaults
+
+
 @pytest.mark.parametrize("client_id", [None, 5])
 def test_a_client_is_exported_to_diffusers(
     run: SavedRun, client_id: int | None, tmp_path: Path
