@@ -13,7 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data.image_folder import decoded, images_by_subfolder, require_text
+from pipeline.data.image_folder import (
+    decoded,
+    images_by_subfolder,
+    require_text,
+    warn_beside_splits,
+)
 from pipeline.data.metadata import Row, read_rows
 from pipeline.files.paths import expanded
 from spire_core.errors import DataError
@@ -43,6 +48,8 @@ def load_client_folders(path: str | Path, image_size: int) -> FolderImages:
     base = _folder(path)
     has_splits = all((base / split).is_dir() for split in SPLITS)
     splits = SPLITS if has_splits else ("",)
+    if has_splits:
+        warn_beside_splits(base)
     return _images(base, [row for split in splits for row in _rows_below(base, split)], image_size)
 
 

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from spire_core.errors import DataError
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # others start programs, as EPS does
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+UNREAD = (".gif", ".heic", ".heif", ".avif", ".jfif", ".jpe", ".jp2", ".jxl", ".apng", ".tga")
+UNREAD += (".psd", ".ico", ".svg", ".dng", ".pbm", ".pnm")  # of other files that hold images
 SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
 MAX_PIXELS = 64_000_000
 TRANSPARENT = ("RGBA", "LA", "PA")  # modes of Pillow with an opacity per pixel
@@ -42,6 +45,7 @@ def load_folder(
     require_text("data.path", base)
     if (base / "train").is_dir() and (base / "test").is_dir():
         _check_same_classes(base)
+        warn_beside_splits(base)
         classes, samples = _image_files(base / split)
     else:
         _check_no_splits(base)
@@ -91,7 +95,8 @@ def images_by_subfolder(folder: Path, kind: str) -> dict[str, list[Path]]:
     """Return the images below each subfolder of a folder by its name, all in order.
 
     `kind`: what a subfolder is, for messages. Raises the errors of `files_below`, and DataError
-    unless there are subfolders, each with images and with a name in UTF-8. Logs a warning of GIFs.
+    unless there are subfolders, each with images and with a name in UTF-8. Logs a warning of images
+    that are left out.
     """
     files = files_below(folder) if folder.is_dir() else []
     tops = _subfolders(folder)
@@ -108,10 +113,28 @@ def images_by_subfolder(folder: Path, kind: str) -> dict[str, list[Path]]:
         require_text(f"the name of a {kind} folder", top)
         if not found[top.name]:
             raise DataError(f"expected images in {top}, got none: add some, or remove it")
-    num_gifs = sum(file.suffix.lower() == ".gif" for file in files)
-    if num_gifs:
-        _log.warning("%d .gif files in %s are left out: save them as .png", num_gifs, folder)
+    _warn_of_left_out(folder, files, f"the {kind} folders")
     return found
+
+
+def warn_beside_splits(base: Path) -> None:
+    """Log a warning of the images in a folder itself, whose `train` and `test` have the others."""
+    files = [file for file in base.glob("[!.]*") if file.is_file()]
+    _warn_of_left_out(base, files, "train and test")
+
+
+def _warn_of_left_out(folder: Path, files: Sequence[Path], places: str) -> None:
+    """Log one warning of the images among a folder's files that are not read.
+
+    They are of other formats, or lie in the folder itself, beside `places`.
+    """
+    suffixes = Counter(file.suffix.lower() for file in files)
+    unread = ", ".join(f"{suffixes[suffix]} {suffix}" for suffix in UNREAD if suffixes[suffix])
+    loose = sum(file.parent == folder and file.suffix.lower() in SUFFIXES for file in files)
+    left_out = [f"{unread} (save them as .png)"] if unread else []
+    left_out += [f"{loose} beside {places} (move them there)"] if loose else []
+    if left_out:
+        _log.warning("images in %s are left out: %s", folder, ", ".join(left_out))
 
 
 def _folder_advice(folder: Path, files: Sequence[Path], kind: str) -> str:

@@ -348,9 +348,22 @@ def test_images_of_clients_that_are_left_out_are_told_of(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     paint(folder / "ann" / "5.gif", 0)
+    paint(folder / "6.png", 0)
     data = load_clients(DataConfig(name="folder", path=str(folder), image_size=8))
     assert len(data.images) == sum(CLIENTS.values())
-    assert "1 .gif files in" in caplog.text
+    found = "1 .gif (save them as .png), 1 beside the client folders (move them there)"
+    assert f"images in {folder} are left out: {found}" in caplog.text
+
+
+def test_images_beside_two_splits_of_clients_are_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("train/ann/0.png", "test/ann/1.png", "2.png"):
+        paint(tmp_path / name, 0)
+    load_clients(DataConfig(name="folder", path=str(tmp_path), image_size=8))
+    assert [record.getMessage() for record in caplog.records] == [
+        f"images in {tmp_path} are left out: 1 beside train and test (move them there)"
+    ]
 
 
 def test_data_without_clients_are_refused() -> None:

@@ -223,10 +223,28 @@ def test_a_name_that_is_no_text_is_split_by_its_bytes(tmp_path: Path) -> None:
 def test_images_that_are_left_out_are_told_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for name in ("1.png", "2.png", "3.GIF"):
-        save_image(tmp_path / "a" / name, np.zeros((4, 4), np.uint8))
+    for name in ("a/1.png", "a/2.png", "a/3.GIF", "cover.jpg"):
+        save_image(tmp_path / name, np.zeros((4, 4), np.uint8))
+    for name in ("a/4.heic", "a/deep/5.HEIC", "6.avif", "a/notes.txt", "a/.7.heic"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
     assert len(folder(tmp_path, "train", 4).images) == 1
-    assert "1 .gif files in" in caplog.text
+    assert [record.getMessage() for record in caplog.records] == [
+        f"images in {tmp_path} are left out: 1 .gif, 2 .heic, 1 .avif (save them as .png), "
+        "1 beside the class folders (move them there)"
+    ]
+
+
+def test_images_beside_two_splits_are_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("train/a/1.png", "test/a/2.png", "3.png", "train/4.png"):
+        save_image(tmp_path / name, np.zeros((4, 4), np.uint8))
+    assert len(folder(tmp_path, "train", 4).images) == 1
+    assert [record.getMessage() for record in caplog.records] == [
+        f"images in {tmp_path} are left out: 1 beside train and test (move them there)",
+        f"images in {tmp_path}/train are left out: 1 beside the class folders (move them there)",
+    ]
 
 
 def test_hidden_folders_and_files_are_not_read(tmp_path: Path) -> None:

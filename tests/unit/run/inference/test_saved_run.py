@@ -253,7 +253,7 @@ def test_a_new_client_does_not_start_at_a_mean_of_embeddings_that_never_trained(
 
 @pytest.mark.parametrize("word", ["adapt.tune_epochs=2", "adapt.group_size=3"])
 def test_what_a_client_that_arrives_never_reads_is_refused(run: SavedRun, word: str) -> None:
-    with pytest.raises(ConfigError, match="a client that arrives, got adapt.* so leave it out"):
+    with pytest.raises(ConfigError, match=r"a client that arrives, got adapt.* so leave it out"):
         joining_config(run, [word])
     joining_config(run, ["adapt.tune_epochs=0", "adapt.group_size=8"])  # their defaults
 
