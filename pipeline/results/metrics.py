@@ -98,14 +98,9 @@ def summary_metrics(
 
 
 def privacy_metrics(adaptation: Adaptation) -> dict[str, float]:
-    """Return the privacy that the images of every new client have: the largest of both numbers."""
-    guarantees = [report.guarantee for report in adaptation.reports if report.guarantee]
-    if not guarantees:
-        return {}
-    return {
-        EPSILON: max(guarantee.epsilon for guarantee in guarantees),
-        DELTA: max(guarantee.delta for guarantee in guarantees),
-    }
+    """Return epsilon and delta of the new client whose images have the weakest guarantee."""
+    weakest = adaptation.weakest_guarantee
+    return {} if weakest is None else {EPSILON: weakest.epsilon, DELTA: weakest.delta}
 
 
 def _new_client_means(table: dict[str, list[Any]]) -> dict[str, float]:

@@ -11,6 +11,7 @@ from pipeline.evaluation.forgetting import ForgettingCurve
 from pipeline.evaluation.scores import CrossClientMatrix, Evaluation, RealData
 from pipeline.federation.messages import AdaptReport, ControlScores
 from pipeline.federation.setup import FederationSetup
+from spire_core.privacy.guarantee import Guarantee
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,15 @@ class Adaptation:
     image_controls: tuple[Mapping[str, ControlScores], ...] = ()
 
     @property
-    def privacy_sentence(self) -> str:
-        """The least privacy of a new client's images, of equal ones that of the largest delta.
-
-        Empty without any.
-        """
+    def weakest_guarantee(self) -> Guarantee | None:
+        """That of the new client with the largest epsilon, and of these with the largest delta."""
         guarantees = [report.guarantee for report in self.reports if report.guarantee]
-        return max(guarantees, key=lambda g: (g.epsilon, g.delta)).sentence if guarantees else ""
+        return max(guarantees, key=lambda g: (g.epsilon, g.delta), default=None)
+
+    @property
+    def privacy_sentence(self) -> str:
+        """The weakest guarantee in words; empty without any."""
+        return "" if self.weakest_guarantee is None else self.weakest_guarantee.sentence
 
 
 @dataclass(frozen=True)

@@ -210,12 +210,17 @@ def test_each_number_of_a_round_has_its_own_name() -> None:
 
 def test_a_runs_privacy_is_that_of_the_client_who_has_least() -> None:
     budgets = (PrivateAdaptConfig(epsilon=e, delta=d) for e, d in ((4.0, 1e-3), (3.0, 1e-2)))
-    guarantees = [guarantee_of(budget, num_images=40) for budget in budgets]
-    reports = [replace(report(i), guarantee=one) for i, one in enumerate(guarantees)]
-    found = privacy_metrics(Adaptation(tuple(reports), ()))
-    assert found["privacy/delta"] == 1e-2
-    assert found["privacy/epsilon"] == pytest.approx(4.0, rel=1e-3)
-    assert privacy_metrics(Adaptation((report(0),), ())) == {}
+    first, second = (guarantee_of(budget, num_images=40) for budget in budgets)
+    assert first is not None
+    other = replace(first, delta=2e-3)  # of as large an epsilon
+    for guarantees, weakest in (((second, first), first), ((first, other, second), other)):
+        reports = (replace(report(i), guarantee=one) for i, one in enumerate(guarantees))
+        found = Adaptation(tuple(reports), ())
+        pair = {"privacy/epsilon": weakest.epsilon, "privacy/delta": weakest.delta}
+        assert privacy_metrics(found) == pair
+        assert found.privacy_sentence == weakest.sentence
+    nobody = Adaptation((report(0),), ())
+    assert (privacy_metrics(nobody), nobody.privacy_sentence) == ({}, "")
 
 
 def test_a_few_personal_clients_are_held_against_their_own_data() -> None:
