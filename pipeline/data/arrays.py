@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pipeline.config.data import MAX_IMAGE_SIZE
 from pipeline.data.image_folder import upright_rgb
 from pipeline.data.items import Item, items_of
 from spire_core.errors import DataError
@@ -50,9 +51,10 @@ def write_folder(
     """Write images as PNG files below class folders, with metadata if they have clients.
 
     `images` as `spire.write_images` takes them. Returns the settings that train on the folder, by
-    whole key. DataError if the folder holds files or cannot be written, if a list has another
-    length than the images, if some images alone have a client or a caption, for captions without
-    clients, and for a label that can name no folder.
+    whole key, at the longest side that an image has and a run takes. DataError if the folder holds
+    files or cannot be written, if a list has another length than the images, if some images alone
+    have a client or a caption, for captions without clients, and for a label that can name no
+    folder.
     """
     with _writing(repr(str(folder))):
         folder = folder.expanduser().resolve()
@@ -108,7 +110,7 @@ def _written(folder: Path, items: Iterable[Item]) -> dict[str, Any]:
     for at, name in ((1, "client"), (2, "caption")):
         _check_all_or_none(name, [row[at] for row in rows])
     _check_apart([row[1] for row in rows])
-    settings = {"data.image_size": -(-side // FACTOR) * FACTOR}
+    settings = {"data.image_size": min(-(-side // FACTOR) * FACTOR, MAX_IMAGE_SIZE)}
     return settings | (_write_metadata(folder, rows) if rows[0][1] is not None else {})
 
 
