@@ -13,6 +13,7 @@ load           presets, YAML and overrides, merged
 safe_yaml      YAML restricted to plain values
 build          records from plain values, each checked by its field's type
 switches       settings that count only where another setting lets them
+place_switches the same for where a run takes place
 equivalence    fingerprints: configurations with the same meaning
 effect         settings that are typed and would have no effect
 presets/       named configurations

@@ -9,15 +9,17 @@ from collections.abc import Iterator, Sequence
 from pipeline.config.build import flattened
 from pipeline.config.equivalence import reads
 from pipeline.config.load import load_config, read_overrides
+from pipeline.config.place_switches import OF_RUNS, PLACES
 from pipeline.config.schema import Config
 from pipeline.config.secure_rules import check_dropping
-from pipeline.config.switches import off_switch
+from pipeline.config.switches import OF_RESULTS, Switch, off_switch
 from pipeline.config.tracking import TrackingConfig, sqlite_path, tracking_uri
 from spire_core.config.checks import require
 from spire_core.config.privacy import refuse_label
 from spire_core.errors import ConfigError
 from spire_core.methods import CLIENT_EMB
 
+ALL_SWITCHES = (*OF_RESULTS, *PLACES)
 OF_PRIVATE_FITS = {  # what takes the place of a setting of other fits
     "adapt.epochs": "privacy.adapt.steps",
     "adapt.lr": "privacy.adapt.lr",
@@ -101,14 +103,16 @@ def check_mean(config: Config) -> None:
 
 
 def check_effect(config: Config, overrides: Sequence[str]) -> None:
-    """Raise ConfigError if another setting of the configuration switches an override off."""
-    for fault in without_effect(config, overrides).values():
+    """Raise ConfigError if another setting of a run switches an override off."""
+    for fault in without_effect(config, overrides, (*ALL_SWITCHES, *OF_RUNS)).values():
         raise ConfigError(fault)
 
 
-def without_effect(config: Config, overrides: Sequence[str]) -> dict[str, str]:
+def without_effect(
+    config: Config, overrides: Sequence[str], switches: Sequence[Switch] = ALL_SWITCHES
+) -> dict[str, str]:
     """Return, by its key, what is to be said of each override that has no effect."""
-    faults = ((key, _fault(key, config)) for key in typed_keys(config, overrides))
+    faults = ((key, _fault(key, config, switches)) for key in typed_keys(config, overrides))
     return {key: fault for key, fault in faults if fault is not None}
 
 
@@ -120,11 +124,11 @@ def typed_keys(config: Config, overrides: Sequence[str]) -> Iterator[str]:
             yield key
 
 
-def _fault(key: str, config: Config) -> str | None:
+def _fault(key: str, config: Config, switches: Sequence[Switch]) -> str | None:
     """Return what is to be said of a setting that another one switches off; None if it counts."""
     if not reads(config.method.record, key):
         return None
-    switch = off_switch(key, config)
+    switch = off_switch(key, config, switches)
     if switch is None:
         return None
     advice = f"set both, or leave out {key}, which has no effect alone"

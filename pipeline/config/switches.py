@@ -4,7 +4,7 @@
 `effect` refuses one of them that is typed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 from pipeline.config.schema import Config
@@ -177,12 +177,6 @@ IN_FINGERPRINTS = (
         lambda c: c.resources.pool,
     ),
     Switch(
-        ("resources.num_gpus",),
-        "resources.pool=ray",
-        lambda c: c.resources.pool == "ray" or c.resources.num_gpus in ("auto", 0),
-        lambda c: c.resources.pool,
-    ),
-    Switch(
         ("model.set_encoder",),
         "method.episodes above 0",
         lambda c: c.method.episodes > 0,
@@ -233,10 +227,12 @@ IN_FINGERPRINTS = (
 )
 
 
-def off_switch(key: str, config: Config) -> Switch | None:
+OF_RESULTS = (*SWITCHES, *IN_FINGERPRINTS)
+
+
+def off_switch(key: str, config: Config, switches: Sequence[Switch] = OF_RESULTS) -> Switch | None:
     """Return what switches a setting off, by its whole key; None if it counts.
 
     What a method never reads is not asked for.
     """
-    both = (*SWITCHES, *IN_FINGERPRINTS)
-    return next((one for one in both if key in one.keys and not one.is_on(config)), None)
+    return next((one for one in switches if key in one.keys and not one.is_on(config)), None)

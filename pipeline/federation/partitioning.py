@@ -1,5 +1,6 @@
 """The data of an experiment and their split over clients; what cannot be is refused."""
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,13 +9,15 @@ from pipeline.config.schema import Config
 from pipeline.data.datasets import ImageData, load, load_clients
 from pipeline.data.hidden import fitting, is_class
 from spire_core.config.checks import require
-from spire_core.config.partition import NATURAL
+from spire_core.config.partition import NATURAL, PartitionConfig
 from spire_core.errors import ConfigError, DataError
 from spire_core.federated.messages import RoundPlan
-from spire_core.partition.natural import HeldBack, natural_partition
+from spire_core.partition.natural import HeldBack, NaturalClients, natural_partition
 from spire_core.partition.split import Partition, make_partition
 from spire_core.privacy.guarantee import guarantee_of
 from spire_core.privacy.rounds import RoundsGuarantee, rounds_guarantee
+
+_log = logging.getLogger(__name__)
 
 
 def partitioned(config: Config) -> tuple[ImageData, Partition]:
@@ -29,6 +32,7 @@ def partitioned(config: Config) -> tuple[ImageData, Partition]:
         data = load_clients(config.data)
         assert data.clients is not None  # else an error
         partition = natural_partition(data.clients, *settings, held_back(data, config))
+        _warn_of_fraction(data.clients, config.partition)
     else:
         data = load(config.data, "train")
         partition = make_partition(data.labels, len(data.class_names), *settings)
@@ -48,6 +52,17 @@ def partitioned(config: Config) -> tuple[ImageData, Partition]:
             "adapt.guidance, got fewer: raise adapt.num_images or the partition's sizes"
         )
     return data, partition
+
+
+def _warn_of_fraction(clients: NaturalClients, partition: PartitionConfig) -> None:
+    """Log a warning if a share of test images is set, and the data name these."""
+    share = partition.test_fraction
+    if clients.is_test is not None and share != PartitionConfig().test_fraction:
+        _log.warning(
+            "the data name their test images, so that partition.test_fraction=%g counts for "
+            "clients that arrive later (spire adapt) alone",
+            share,
+        )
 
 
 def _check_steps(config: Config, num_images: Sequence[int]) -> None:

@@ -134,7 +134,14 @@ def load_start(
 
 
 def _check_unchanged(began: Config, config: Config) -> None:
-    """Raise ConfigError if overrides have changed the result of a run."""
+    """Raise ConfigError if overrides have changed the result of a run, or its record's name."""
+    for name in ("experiment", "run_name"):
+        first, now = getattr(began.tracking, name), getattr(config.tracking, name)
+        if now != first:
+            raise ConfigError(
+                f"expected tracking.{name}={first or 'null'}, with which the run began, got {now}: "
+                "its record keeps it, so leave it as it is"
+            )
     if fingerprint(config) == fingerprint(began):
         return
     if config.data.path != began.data.path:

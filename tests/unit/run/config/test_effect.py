@@ -41,6 +41,11 @@ from spire_core.errors import ConfigError
             "privacy.adapt.mechanism=dp_sgd with",
         ),
         ("resources.pool=local resources.num_gpus=1", "resources.pool=ray with"),
+        ("resources.pool=local resources.num_actors=2", "resources.pool=ray with"),
+        ("resources.pool=local resources.num_cpus=0.5", "resources.pool=ray with"),
+        ("tracking.enabled=false tracking.uri=http://there:1", "tracking.enabled=true with"),
+        ("tracking.enabled=false tracking.experiment=mine", "tracking.enabled=true with"),
+        ("data=folder data.path=a data.image_size=8 data.root=b", "a data.name out of mnist"),
         ("resources.pool=local federation.client_timeout_s=9", "resources.pool=ray with"),
     ],
 )
@@ -58,8 +63,10 @@ def test_what_another_setting_switches_off_is_refused(words: str, needed: str) -
         "method=fedavg_ft model.d_emb=7",  # what a method never reads may be given to all of them
         "method=fedavg adapt.early_stopping=false adapt.patience=9",
         "method=local client.top_k_fraction=0.5",
-        "resources.pool=local resources.num_actors=2",  # no setting of results
-        "resources.pool=local resources.num_gpus=0",
+        "resources.pool=local resources.num_actors=auto resources.num_gpus=0",
+        "tracking.enabled=false tracking.root=a tracking.run_name=b tracking.keep_checkpoints=9",
+        "tracking.enabled=false tracking.log_model=false",  # which is what happens
+        "data.root=a",
         "client.group_size=3",  # its network is narrow: auto groups
     ],
 )
@@ -75,7 +82,6 @@ def test_the_experiment_is_not_mlflows_own_whose_artifacts_lie_elsewhere(
     load_config("smoke", words)  # finished runs may have it
     with pytest.raises(ConfigError, match=r"another tracking\.experiment than Default"):
         load_typed("smoke", words)
-    load_typed("smoke", [*words, "tracking.enabled=false"])
     load_typed("smoke", [*words, "tracking.uri=http://127.0.0.1:5000"])
 
 

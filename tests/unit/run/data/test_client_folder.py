@@ -355,6 +355,23 @@ def test_images_of_clients_that_are_left_out_are_told_of(
     assert f"images in {folder} are left out: {found}" in caplog.text
 
 
+@pytest.mark.parametrize(("splits", "share"), [(True, 0.5), (True, 0.25), (False, 0.5)])
+def test_a_share_of_test_images_that_the_data_name_is_told_of(
+    splits: bool, share: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("train/ann", "test/ann", "train/bob", "test/bob") if splits else ("ann", "bob"):
+        for i in range(8):
+            paint(tmp_path / name / f"{i}.png", 0)
+    words = ["data=folder", f"data.path={tmp_path}", "data.image_size=8", "partition=natural"]
+    words += ["partition.min_size=2", "federation.num_clients=1", "federation.num_new_clients=1"]
+    words += ["federation.cohort_size=1"]
+    partitioned(load_config("smoke", [*words, f"partition.test_fraction={share}"]))
+    said = [record.getMessage() for record in caplog.records]
+    assert any("partition.test_fraction=0.5 counts for" in text for text in said) == (
+        splits and share == 0.5
+    )
+
+
 def test_images_beside_two_splits_of_clients_are_told_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

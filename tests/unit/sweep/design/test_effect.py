@@ -27,6 +27,7 @@ def points_of(name: str) -> list[Trial]:
         {"settings": {"privacy.adapt.delta": 0.1}},
         {"settings": {"eval.text_guidance": 2.0}, "axes": {"method": ["spire", "fedavg"]}},
         {"axes": {"server.momentum": [0.5, 0.7]}},
+        {"settings": {"resources.pool": "local", "resources.num_actors": 2}},
     ],
 )
 def test_without_effect_in_any_trial_it_is_refused(settings: dict[str, object]) -> None:
@@ -40,6 +41,8 @@ def test_without_effect_in_any_trial_it_is_refused(settings: dict[str, object]) 
         {"settings": {"privacy.adapt.delta": 0.01}, "axes": {"privacy.adapt.epsilon": [4, None]}},
         {"axes": {"method": ["spire", "fedavg_ft"], "model.d_emb": [8, 16]}},
         {"settings": {"adapt.patience": 9}, "axes": {"adapt.early_stopping": [True, False]}},
+        {"settings": {"resources.pool": "local", "resources.num_cpus": 0.5}},  # of its process
+        {"settings": {"tracking.uri": "http://there:1", "tracking.enabled": False}},
     ],
 )
 def test_with_an_effect_in_one_trial_it_is_taken(settings: dict[str, object]) -> None:
