@@ -98,7 +98,7 @@ def summary_metrics(
 
 
 def privacy_metrics(adaptation: Adaptation) -> dict[str, float]:
-    """Return epsilon and delta of the new client whose images have the weakest guarantee."""
+    """Return an epsilon and a delta that hold for the images of every new client."""
     weakest = adaptation.weakest_guarantee
     return {} if weakest is None else {EPSILON: weakest.epsilon, DELTA: weakest.delta}
 

@@ -1,7 +1,7 @@
 """The records that the stages of an experiment return, and the result that they make up."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,9 +40,12 @@ class Adaptation:
 
     @property
     def weakest_guarantee(self) -> Guarantee | None:
-        """That of the new client with the largest epsilon, and of these with the largest delta."""
+        """One that holds for each new client: the largest epsilon, at the largest delta."""
         guarantees = [report.guarantee for report in self.reports if report.guarantee]
-        return max(guarantees, key=lambda g: (g.epsilon, g.delta), default=None)
+        if not guarantees:
+            return None
+        weakest = max(guarantees, key=lambda g: (g.epsilon, g.delta))
+        return replace(weakest, delta=max(g.delta for g in guarantees))
 
     @property
     def privacy_sentence(self) -> str:

@@ -149,7 +149,7 @@ def _new_finals(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def _privacy(rows: Sequence[Row]) -> dict[str, float]:
-    """Return the privacy that the images of every new client have: the largest of both numbers."""
+    """Return an epsilon and a delta that hold for the images of every new client."""
     pairs = ((as_number(row.get("epsilon", "")), as_number(row.get("delta", ""))) for row in rows)
     known = [(epsilon, delta) for epsilon, delta in pairs if epsilon and delta]
     if not known:

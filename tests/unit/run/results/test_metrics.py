@@ -208,12 +208,14 @@ def test_each_number_of_a_round_has_its_own_name() -> None:
     assert found.keys() - plain.keys() == left_out
 
 
-def test_a_runs_privacy_is_that_of_the_client_who_has_least() -> None:
+def test_a_runs_privacy_holds_for_each_of_its_new_clients() -> None:
     budgets = (PrivateAdaptConfig(epsilon=e, delta=d) for e, d in ((4.0, 1e-3), (3.0, 1e-2)))
     first, second = (guarantee_of(budget, num_images=40) for budget in budgets)
     assert first is not None
+    assert second is not None
+    holds = replace(first, delta=second.delta)
     other = replace(first, delta=2e-3)  # of as large an epsilon
-    for guarantees, weakest in (((second, first), first), ((first, other, second), other)):
+    for guarantees, weakest in (((second, first), holds), ((first, other), other)):
         reports = (replace(report(i), guarantee=one) for i, one in enumerate(guarantees))
         found = Adaptation(tuple(reports), ())
         pair = {"privacy/epsilon": weakest.epsilon, "privacy/delta": weakest.delta}
