@@ -51,3 +51,8 @@ class RunError(SpireError, ValueError):
 
 class BusyError(RunError):
     """Another process is at work on a run; a later try may succeed."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, for the middle of a sentence."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -22,7 +22,6 @@ from pipeline.cluster.client_actor import ClientActor, lost_together
 from pipeline.cluster.results import (
     LESS_MEMORY,
     Patience,
-    first_line,
     get,
     loss_cause,
     loss_error,
@@ -41,7 +40,7 @@ from pipeline.federation.pool import (
     Work,
 )
 from pipeline.federation.scheduling import WorkerSpeeds, balance
-from spire_core.errors import ClusterError
+from spire_core.errors import ClusterError, first_line
 
 logger = logging.getLogger(__name__)
 WAIT_NOTICE_S = 30.0

@@ -24,7 +24,7 @@ from ray.exceptions import (
 from pipeline.clients.free_memory import oom_kills
 from pipeline.cluster.watch import TICK_S, check_alive, check_now
 from pipeline.federation.pool import SEE_LOG
-from spire_core.errors import ClusterError
+from spire_core.errors import ClusterError, first_line
 
 NOTICE_TICKS = 30  # until the first line about a wait; then after 60, 120, ...
 LESS_MEMORY = (
@@ -144,7 +144,7 @@ def task_error(error: RayTaskError) -> Exception:
 
     if isinstance(cause, torch.OutOfMemoryError):
         return ClusterError(
-            f"expected memory of a GPU for every client actor, got {str(cause).splitlines()[0]!r}: "
+            f"expected memory of a GPU for every client actor, got {first_line(cause)!r}: "
             f"end what else uses the GPU, or {LESS_MEMORY}"
         )
     return cause
@@ -173,8 +173,3 @@ def loss_cause(error: RayError, loss: str) -> tuple[str, str]:
     if isinstance(error, ObjectStoreFullError):
         return "a full object store of Ray, which holds updates and images", MORE_STORE
     return f"{loss} ({first_line(error)})", SEE_LOG
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text, for the middle of a sentence."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -20,7 +20,6 @@ from pipeline.cluster.actor_plan import allotted_cpus
 from pipeline.cluster.address import check_address
 from pipeline.cluster.import_path import SafePathJob
 from pipeline.cluster.leaving import ends_as_usual, leave_with
-from pipeline.cluster.results import first_line
 from pipeline.cluster.token import keep_token_private
 from pipeline.cluster.watch import (
     INTERRUPTED,
@@ -28,7 +27,7 @@ from pipeline.cluster.watch import (
     ClusterWatch,
     watching_start,
 )
-from spire_core.errors import ClusterError
+from spire_core.errors import ClusterError, first_line
 
 TOKEN_NOTICES = "ray._private.authentication.authentication_token_setup"
 NO_HANDLER = "SIGTERM handler is not set"  # on purpose: Ray's would exit in mid-sentence

@@ -17,7 +17,7 @@ from pipeline.config.tracking import TrackingConfig, sqlite_path, tracking_root
 from pipeline.files.atomic import open_own
 from pipeline.files.masking import mask
 from pipeline.tracking.mlflow_errors import UNKNOWN, is_retryable, patiently
-from spire_core.errors import ConfigError, RunError, StoreError
+from spire_core.errors import ConfigError, RunError, StoreError, first_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -66,7 +66,7 @@ def first_contact(config: TrackingConfig, uri: str) -> "Iterator[MlflowClient]":
 
 def _reason(error: Exception) -> str:
     """Return what an error says; one of the network names its cause without all that wrap it."""
-    text = mask(str(error)).splitlines()[0]
+    text = mask(first_line(error))
     _, is_wrapped, cause = text.rpartition("(Caused by ")
     return f"no answer, {cause.rstrip(QUOTES).rpartition(': ')[2]}" if is_wrapped else text
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from spire_core.errors import ConfigError
+from spire_core.errors import ConfigError, first_line
 from spire_core.pretrained.folder import OWN_UNET, PROMPT, BackboneFolder, check_room
 from spire_core.pretrained.quiet import unwarned
 
@@ -81,7 +81,7 @@ def load_part(model_class: Any, part: Path) -> nn.Module:
         with unwarned():
             model, found = model_class.from_pretrained(part, **settings)
     except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
+        reason = first_line(error)[:200]
         raise ConfigError(
             f"expected a {model_class.__name__} of diffusers in {part}, got a folder that it "
             f"cannot load ({reason}): save the model again"

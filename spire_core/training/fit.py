@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from spire_core.diffusion.process import Diffusion, sample_timesteps
-from spire_core.errors import ConfigError
+from spire_core.errors import ConfigError, first_line
 from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel, FlatWeights, train_only
 from spire_core.rng import derive_seed
@@ -170,7 +170,7 @@ def compiling() -> Iterator[None]:
     except TorchDynamoException as error:
         raise ConfigError(
             f"expected a network that torch.compile can compile, got "
-            f"{str(error).splitlines()[0]!r}: install a C++ compiler and Python's headers, or "
+            f"{first_line(error)!r}: install a C++ compiler and Python's headers, or "
             "leave client.compile=false"
         ) from error
 

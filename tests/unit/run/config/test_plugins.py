@@ -1,9 +1,7 @@
 """What a configuration owes to other packages: its fingerprint, and where it can run."""
 
 import dataclasses
-import json
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -12,9 +10,6 @@ from pipeline.config.equivalence import fingerprint, pretrain_fingerprint
 from pipeline.config.load import load_config
 from pipeline.config.plugins import ALL_PLUGINS, check_reachable, plugins_of
 from pipeline.config.schema import Config
-from pipeline.inference.saved_run import SavedRun
-from pipeline.runs.start import load_start
-from pipeline.tracking.mlflow_model import MODEL_NEEDS, needs_of
 from spire_core.config.eval import OTHER_METRICS
 from spire_core.config.method import OTHER_METHODS
 from spire_core.errors import ConfigError
@@ -81,34 +76,3 @@ def test_what_a_process_has_registered_is_refused_for_rays_workers(
 def test_a_name_that_nobody_brings_is_refused(word: str, sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         load_config("smoke", [word])
-
-
-@pytest.mark.parametrize(
-    ("words", "named"),
-    [
-        ("method=calm data=bars", "method calm"),
-        ("data=bars", "data set bars"),
-        ("eval.metrics=[contrast_gap]", "metric contrast_gap"),
-    ],
-)
-def test_a_stored_run_needs_the_package_of_each_object_that_it_names(
-    words: str, named: str, outside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "config.json"
-
-    def needed() -> list[str]:
-        for plugins in ALL_PLUGINS:  # as in a new process
-            monkeypatch.setattr(plugins, "_found", {})
-        return [need.partition("==")[0] for need in needs_of(tmp_path)]
-
-    with monkeypatch.context() as patch:
-        patch.syspath_prepend(str(outside))
-        config = load_config("smoke", words.split())
-        file.write_text(json.dumps({"preset": "smoke", "config": config.as_dict()}))
-        assert needed() == [*MODEL_NEEDS, "spire-outside"]
-    assert needed() == [*MODEL_NEEDS]
-    for load in (SavedRun.load, load_start):
-        with pytest.raises(ConfigError) as raised:
-            load(tmp_path)
-        expected = f"expected the package of the {named}, which {file} names"
-        assert str(raised.value) == f"{expected}, got none here: install it"

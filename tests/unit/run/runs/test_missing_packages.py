@@ -1,0 +1,49 @@
+"""A run on disk whose method, data set or metric is of a package that is not installed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.config.load import load_config
+from pipeline.config.plugins import ALL_PLUGINS
+from pipeline.inference.saved_run import SavedRun
+from pipeline.runs.start import load_start
+from pipeline.tracking.mlflow_model import MODEL_NEEDS, needs_of
+from spire_core.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ("method=calm data=bars", "method calm"),
+        ("data=bars", "data set bars"),
+        ("eval.metrics=[contrast_gap]", "metric contrast_gap"),
+    ],
+)
+def test_a_stored_run_needs_the_package_of_each_object_that_it_names(
+    words: str, named: str, outside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "config.json"
+
+    def forget() -> None:
+        for plugins in ALL_PLUGINS:  # as in a new process
+            monkeypatch.setattr(plugins, "_found", {})
+
+    forget()
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(str(outside))
+        config = load_config("smoke", words.split())
+        file.write_text(json.dumps({"preset": "smoke", "config": config.as_dict()}))
+        assert _names(needs_of(tmp_path)) == [*MODEL_NEEDS, "spire-outside"]
+    forget()
+    assert _names(needs_of(tmp_path)) == [*MODEL_NEEDS]
+    for load in (SavedRun.load, load_start):
+        with pytest.raises(ConfigError) as raised:
+            load(tmp_path)
+        expected = f"expected the package of the {named}, which {file} names"
+        assert str(raised.value) == f"{expected}, got none here: install it"
+
+
+def _names(needs: list[str]) -> list[str]:
+    return [need.partition("==")[0] for need in needs]
