@@ -38,7 +38,6 @@ UNREPEATABLE = ("time/", "memory/", "final/adapt_duration_s")
 SETTINGS = [
     "federation.tau=6",
     "client.engine=loop",  # whose training of a client is what faults/sitecustomize.py spoils
-    "resources.num_actors=2",
     "tracking.log_model=false",
     "eval.every=4",
     "eval.num_images=16",
@@ -105,10 +104,11 @@ def differences(found: Points, expected: Points) -> list[str]:
 
 
 def undisturbed(root: Path, words: Sequence[str], **env: str) -> Expected:
+    """Return what a run comes to in one process."""
     desk = Desk(root, **env)
     with contextlib.ExitStack() as stack:
         stack.callback(desk.kill)
-        desk.type("run", "smoke", *words)
+        desk.type("run", "smoke", *words, "resources.pool=local")
         code, told = desk.end()
     if code:
         raise RuntimeError(desk.err.read_text())
@@ -121,7 +121,7 @@ def without_client(root: Path, words: Sequence[str], fault: dict[str, Any]) -> E
     A dropped client differs from it in two numbers: it is counted, and was sent the backbone.
     """
     env = fault_env(fault | {"kind": "absent"})
-    expected = undisturbed(root, [*words, "resources.pool=local"], **env)
+    expected = undisturbed(root, words, **env)
     step, points = fault["round_idx"] + 1, dict(expected.points)
     down = dict(points["comm/down_bytes"])
     for key, value in {"comm/down_bytes": max(down.values()), "pretrain/dropped": 1.0}.items():
@@ -154,7 +154,7 @@ def disturb(
                 expected = without_client(root.with_name(f"{root.name}-without"), words, fault)
             desk = Desk(root, **fault_env(fault))
         stack.callback(desk.kill)
-        desk.type("run", "smoke", *words)
+        desk.type("run", "smoke", *words, "resources.num_actors=2")
         outcome.detail, outcome.moment = EVENTS[event](desk, num_rounds, rng, *more)
         if policy:
             outcome.detail += f", {policy}"
@@ -241,8 +241,7 @@ def main() -> int:
         folder.mkdir(exist_ok=args.keep is None, parents=True)
         load = os.getloadavg()
         settings = settings_for(args.rounds)
-        words = [*settings, "resources.pool=local"]
-        expected = undisturbed(folder.resolve() / "undisturbed", words)
+        expected = undisturbed(folder.resolve() / "undisturbed", settings)
         print(LINE.format(*HEAD, "seconds"), flush=True)
         for idx, event in enumerate(chosen_events(args.events, args.runs, rng)):
             seed, root = f"{args.seed}/{idx}", folder.resolve() / f"{idx:02d}-{event}"

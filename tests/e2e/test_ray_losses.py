@@ -22,11 +22,12 @@ watch.SILENT_TICKS = 8
 session.ENDING_S = session.FAILED_S = 120.0  # an interrupt waits for neither
 sys.exit(main(sys.argv[1:]))
 """
-SETTINGS = ["resources.num_actors=1", "tracking.checkpoint_every=1", "tracking.enabled=false"]
+SETTINGS = ["tracking.checkpoint_every=1", "tracking.enabled=false"]
 SETTINGS += ["federation.tau=2", "eval.every=0", "eval.extractor=none", "eval.num_loss_images=8"]
 SETTINGS += ["eval.num_clients=2", "adapt.epochs=1"]
 # The control store asks the node 5 times, every 3 s, and waits 10 s for each answer.
 ASKS = {"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "2000"}
+ONE_ACTOR = "resources.num_actors=1"
 START_S, END_S, LEFT_S = 240, 120, 15  # at most, on a busy machine
 MANY_ROUNDS = "federation.num_rounds=1000"
 
@@ -38,7 +39,7 @@ def typed(folder: Path, mnist_root: Path, *words: str) -> Command:
 @pytest.fixture
 def begun(tmp_path: Path, mnist_root: Path) -> Iterator[Command]:
     """A run in one of its first rounds."""
-    command = typed(tmp_path, mnist_root, "run", "smoke", *SETTINGS, MANY_ROUNDS)
+    command = typed(tmp_path, mnist_root, "run", "smoke", *SETTINGS, ONE_ACTOR, MANY_ROUNDS)
     try:
         command.wait_until(lambda: command.num_rounds >= 2, START_S)
         yield command
@@ -88,7 +89,7 @@ def test_a_run_that_lost_ray_goes_on_to_the_same_result(tmp_path: Path, mnist_ro
     whole.mkdir()
     parts.mkdir()
     settings = [*SETTINGS, "federation.num_rounds=12"]
-    command = typed(parts, mnist_root, "run", "smoke", *settings)
+    command = typed(parts, mnist_root, "run", "smoke", *settings, ONE_ACTOR)
     command.wait_until(lambda: command.num_rounds >= 2, START_S)
     command.processes("raylet")[0].kill()
     assert_lost(command, "expected Ray's node process (raylet) to run")

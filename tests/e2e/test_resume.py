@@ -16,7 +16,7 @@ from typed_here import answer
 from benchmarks.ray_desk import NOT_INHERITED, Command
 
 NUM_ROUNDS = 18
-SETTINGS = ["tracking.checkpoint_every=3", "resources.num_actors=1", "eval.every=0"]
+SETTINGS = ["tracking.checkpoint_every=3", "eval.every=0"]
 SETTINGS += [f"federation.num_rounds={NUM_ROUNDS}", "eval.extractor=none", "eval.num_clients=2"]
 SETTINGS += ["eval.num_loss_images=8", "adapt.epochs=1", "tracking.log_model=false"]
 LIMIT_S, LEFT_S = 120, 15  # at most, on a busy machine
@@ -52,7 +52,7 @@ def test_a_run_that_was_ended_early_and_then_killed_goes_on(
     expected: str, mnist_root: Path, tmp_path: Path, new_database: Path
 ) -> None:
     shutil.copy(new_database, tmp_path)
-    command = Command(tmp_path, mnist_root, "run", "smoke", *SETTINGS)
+    command = Command(tmp_path, mnist_root, "run", "smoke", *SETTINGS, "resources.num_actors=1")
     try:
         code, told = end_early(signal.SIGTERM, command)
         assert code == 130

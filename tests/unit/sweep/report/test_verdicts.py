@@ -36,5 +36,6 @@ def test_a_comparison_without_a_name_is_told() -> None:
 
 def test_a_name_says_how_many_images() -> None:
     one = primaries(load_sweep("study-few-images-cpu").primary)[0]
-    found = Finding(one, (("adapt.num_images", "4"),), None)
-    assert name_of("study-few-images-cpu", found).endswith("few images (4 images)")
+    for num, noun in (("1", "image"), ("4", "images")):
+        found = Finding(one, (("adapt.num_images", num),), None)
+        assert name_of("study-few-images-cpu", found).endswith(f" ({num} {noun})")
