@@ -20,11 +20,12 @@ from spire_core.errors import ConfigError
 from spire_core.methods import CLIENT_EMB
 
 ALL_SWITCHES = (*OF_RESULTS, *PLACES)
-OF_PRIVATE_FITS = {  # what takes the place of a setting of other fits
+INSTEAD = {  # what takes a setting's place where it has no effect: in a private fit, of own images
     "adapt.epochs": "privacy.adapt.steps",
     "adapt.lr": "privacy.adapt.lr",
     "adapt.batch_size": "privacy.adapt.batch_size",
     "adapt.draws": "privacy.adapt.draws",
+    "data.root": "data.path",
 }
 
 
@@ -132,8 +133,8 @@ def _fault(key: str, config: Config, switches: Sequence[Switch]) -> str | None:
     if switch is None:
         return None
     advice = f"set both, or leave out {key}, which has no effect alone"
-    if key in OF_PRIVATE_FITS:
-        advice = f"did you mean {OF_PRIVATE_FITS[key]}?"
+    if key in INSTEAD:
+        advice = f"did you mean {INSTEAD[key]}?"
     return f"expected {switch.needs} with {key}, got {_as_typed(switch.got(config))}: {advice}"
 
 

@@ -85,14 +85,16 @@ def end_run(run_dir: Path, config: TrackingConfig, status: Status) -> None:
 
 
 def drop_runs(config: TrackingConfig, tags: Mapping[str, str]) -> None:
-    """Delete the runs that have all of these tags, in the store and on the disk.
+    """Delete the runs that have all of these tags, in the store and on the disk, but finished ones.
 
-    They are the remains of a process that was killed too early for its run to be resumed.
+    They are the remains of a process that was killed too early for its run to be resumed. A
+    finished one has all of its results in the store, though its record cannot be read any more.
     """
     if not config.enabled:
         return
     uri = tracking_uri(config)
-    wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+    tagged = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
+    wanted = " and ".join([*tagged, "attributes.status != 'FINISHED'"])
     with first_contact(config, uri) as client:
         for run in client.search_runs([experiment_id(client, config, uri)], wanted):
             client.delete_run(run.info.run_id)

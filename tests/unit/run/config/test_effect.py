@@ -45,7 +45,7 @@ from spire_core.errors import ConfigError
         ("resources.pool=local resources.num_cpus=0.5", "resources.pool=ray with"),
         ("tracking.enabled=false tracking.uri=http://there:1", "tracking.enabled=true with"),
         ("tracking.enabled=false tracking.experiment=mine", "tracking.enabled=true with"),
-        ("data=folder data.path=a data.image_size=8 data.root=b", "a data.name out of mnist"),
+        ("data=folder data.path=a data.image_size=8 data.root=b", "did you mean data.path?"),
         ("resources.pool=local federation.client_timeout_s=9", "resources.pool=ray with"),
     ],
 )

@@ -649,13 +649,16 @@ def test_runs_that_nobody_knows_are_dropped_and_no_others(
         for name in ("killed", "other")
     }
     alone = Tracker.start(store, "alone", {"spire.trial_id": "killed"})
+    again = Tracker.start(store, "finished", {"spire.trial_id": "killed"}, sweep.run_id)
+    again.finish()
     for tracker in (sweep, *trials.values(), alone):
         tracker.finish("KILLED")
     drop_runs(store, {"mlflow.parentRunId": sweep.run_id, "spire.trial_id": "killed"})
     client = MlflowClient(store.uri)
     [experiment] = [e for e in client.search_experiments() if e.name == store.experiment]
     left = {run.info.run_name for run in client.search_runs([experiment.experiment_id])}
-    assert left == {"sweep", "other", "alone"}
+    assert left == {"sweep", "other", "alone", "finished"}
+    assert again.run_dir.is_dir()
     assert not trials["killed"].run_dir.exists()
     assert trials["other"].run_dir.is_dir()
 
