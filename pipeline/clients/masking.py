@@ -4,7 +4,7 @@ All secrets of a client follow from the run's mask key, so that any worker takes
 client, and a repeated step gives what it gave before.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +49,7 @@ class MaskingClients:
         self,
         client_id: int,
         plan: SumPlan,
-        remaining: Sequence[int],
+        remaining: Collection[int],
         sealed: dict[int, bytes],
     ) -> dict[int, bytes]:
         """Return the shares that a client reveals when the sum of these clients is there."""

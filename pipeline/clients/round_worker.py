@@ -164,7 +164,7 @@ class RoundWorker:
         return self.masking.shares(client_id, plan)
 
     def reveal_shares(
-        self, client_id: int, plan: SumPlan, remaining: list[int], sealed: dict[int, bytes]
+        self, client_id: int, plan: SumPlan, remaining: frozenset[int], sealed: dict[int, bytes]
     ) -> dict[int, bytes]:
         """Return a client's shares that take the masks off the sum of those that remain."""
         return self.masking.reveal(client_id, plan, remaining, sealed)

@@ -53,7 +53,7 @@ class SecureSums:
         present = sorted(remaining)
         require_threshold(plan, present)
         sealed = [(self._sealed[client_id],) for client_id in present]
-        answers = self.pool.run("reveal_shares", present, plan, present, per_unit=sealed)
+        answers = self.pool.run("reveal_shares", present, plan, frozenset(present), per_unit=sealed)
         revealed = {
             client_id: shares
             for client_id, shares in zip(present, answers, strict=True)

@@ -19,7 +19,7 @@ Each y_u is uniform, whatever x_u is. Not protected: the sum itself. A server th
 remains, or clients that send nonsense, are outside of it. x_u, y_u: (n,) uint64.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -55,12 +55,17 @@ class SumPlan:
         """All clients, in the order of the ring."""
         return sorted(self.keys)
 
+    @cached_property
+    def _positions(self) -> dict[int, int]:
+        """Each client's place on the ring."""
+        return {member: at for at, member in enumerate(self.members)}
+
     def partners(self, client_id: int) -> list[int]:
         """Return the clients with which a client shares masks, in ascending order."""
         members = self.members
         if len(members) <= MAX_PARTNERS + 1:
             return [other for other in members if other != client_id]
-        at, half = members.index(client_id), MAX_PARTNERS // 2
+        at, half = self._positions[client_id], MAX_PARTNERS // 2
         steps = (*range(-half, 0), *range(1, half + 1))
         return sorted(members[(at + step) % len(members)] for step in steps)
 
@@ -115,15 +120,17 @@ def masked(numbers: np.ndarray, secrets: ClientSecrets, plan: SumPlan) -> np.nda
 
 
 def revealed_shares(
-    secrets: ClientSecrets, plan: SumPlan, sealed: Sealed, remaining: Sequence[int]
+    secrets: ClientSecrets, plan: SumPlan, sealed: Sealed, remaining: Collection[int]
 ) -> dict[int, bytes]:
     """Return the shares that a client reveals, of each client that sealed some for it.
 
     Of a client that remains it is that of the seed, of any other that of the masking key.
-    AggregationError if too few clients remain: then the sum would be of too few.
+    AggregationError if too few holders of its own secrets, or of one of these clients', remain:
+    then the sum would be of too few. With a frozenset `remaining` the cost does not grow with the
+    sum.
     """
-    own, present = secrets.client_id, set(remaining)
-    require_threshold(plan, remaining)
+    own, present = secrets.client_id, frozenset(remaining)
+    require_threshold(plan, present, {own, *sealed})
     found = {}
     for owner, content in sealed.items():
         both = unseal(_sealing_key(secrets, plan, owner, owner, own), content)
@@ -135,28 +142,34 @@ def revealed_shares(
 # --- the server's steps ---
 
 
-def require_threshold(plan: SumPlan, remaining: Sequence[int], of: str = "") -> None:
-    """Raise AggregationError if some client has too few share holders among those that remain."""
-    present = set(remaining)
-    fewest = min(len(present & {*plan.holders(member)}) for member in plan.members)
+def require_threshold(
+    plan: SumPlan, remaining: Collection[int], owners: Iterable[int] | None = None
+) -> None:
+    """Raise AggregationError if too few holders of an owner's shares are among those that remain.
+
+    `owners`: the clients whose shares count; None are all clients of the sum.
+    """
+    present = frozenset(remaining)
+    owners = plan.members if owners is None else owners
+    fewest = min(sum(holder in present for holder in plan.holders(owner)) for owner in owners)
     if fewest < plan.threshold:
         raise AggregationError(
             f"expected at least {plan.threshold} of {min(len(plan.keys), MAX_PARTNERS + 1)} "
-            f"clients{of} to stay until their secure sum {plan.name} is unmasked, got {fewest}: "
+            f"clients to stay until their secure sum {plan.name} is unmasked, got {fewest}: "
             "the masks of the others cannot be taken off, so lower federation.drop_rate, or see "
             "the log for clients that failed"
         )
 
 
 def unmasked(
-    total: np.ndarray, plan: SumPlan, remaining: Sequence[int], revealed: Mapping[int, Shares]
+    total: np.ndarray, plan: SumPlan, remaining: Collection[int], revealed: Mapping[int, Shares]
 ) -> np.ndarray:
     """Return the sum of x_u over the clients that remain, from the sum of their y_u.
 
     `revealed`: by client that still answers, its `revealed_shares`. AggregationError if these are
     fewer than the threshold, or do not fit.
     """
-    require_threshold(plan, list(revealed))
+    require_threshold(plan, revealed)
     total, present = total.copy(), set(remaining)
     for member in plan.members:
         secret = _joined(plan, member, revealed)

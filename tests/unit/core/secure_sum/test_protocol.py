@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from spire_core.secure_sum.protocol import (
 from spire_core.secure_sum.shamir import PRIME, join, num_random_bytes, split
 
 MASTER, SIZE = bytes(range(32)), 2000
+PUBLIC = ClientSecrets(MASTER, "round 4", 0).public
 COHORT = [3, 0, 11, 7, 20, 5, 8]
 
 
@@ -155,6 +157,54 @@ def test_a_large_sum_masks_with_partners_on_a_ring(monkeypatch: pytest.MonkeyPat
     seen = total([members.masked(c, of_client[c]) for c in remaining])
     found = unmasked(seen, members.plan, remaining, members.revealed(remaining, remaining))
     np.testing.assert_array_equal(found, total([of_client[c] for c in remaining]))
+
+
+def test_a_client_of_a_large_sum_refuses_where_its_own_owners_have_too_few(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each secret in this ring of 12 has five holders, of which four have to stay."""
+    monkeypatch.setattr(protocol, "MAX_PARTNERS", 4)
+    members = Members(list(range(12)))
+    remaining = [c for c in range(12) if c not in (5, 6)]  # three holders of the secrets 4 to 7
+    for c in remaining:
+        if c in (0, 1, 10, 11):  # they hold shares of no such secret
+            assert len(members.revealed(remaining, [c])[c]) == 5
+            continue
+        with pytest.raises(AggregationError, match=r"^expected at least 4 of 5 clients .*, got 3:"):
+            members.revealed(remaining, [c])
+    with pytest.raises(AggregationError, match=r", got 3: "):  # also where it holds no share
+        revealed_shares(members.secrets[0], members.plan, {}, [0, 1, 11])
+
+
+class Unsearched(list[int]):
+    """Members whose places are known without a search."""
+
+    def index(self, *_: Any) -> int:
+        raise AssertionError("the clients are searched for one of them")
+
+
+def test_a_large_ring_is_never_searched() -> None:
+    plan = SumPlan("round 4", dict.fromkeys(range(0, 9000, 3), PUBLIC))
+    plan.__dict__["members"] = Unsearched(plan.members)  # where it is cached
+    for at, member in enumerate(plan.members):
+        nearest = {3 * (place % 3000) for place in range(at - 32, at + 33)}
+        assert plan.holders(member) == sorted(nearest)
+
+
+def test_what_a_client_checks_before_it_reveals_does_not_grow_with_the_sum(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(protocol, "MAX_PARTNERS", 4)
+    members, asked = Members(list(range(40))), []
+    holders = SumPlan.holders
+
+    def counted(plan: SumPlan, client_id: int) -> list[int]:
+        asked.append(client_id)
+        return holders(plan, client_id)
+
+    monkeypatch.setattr(SumPlan, "holders", counted)
+    members.revealed(range(40), [7])
+    assert sorted(asked) == [5, 6, 7, 8, 9]
 
 
 def test_keys_agree_both_ways_and_what_is_sealed_cannot_be_changed() -> None:
