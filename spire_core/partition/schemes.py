@@ -91,8 +91,10 @@ def _pathological(labels: np.ndarray, config: PartitionConfig, num: int, rng: Rn
             f"expected at most {len(pools)} partition.classes_per_client, got {k}: lower it"
         )
     is_holder = np.zeros((num, len(pools)), dtype=bool)
+    num_holders = np.zeros(len(pools), dtype=np.int64)
     for row in is_holder:
-        row[np.lexsort((rng.random(len(pools)), is_holder.sum(axis=0)))[:k]] = True
+        row[np.lexsort((rng.random(len(pools)), num_holders))[:k]] = True
+        num_holders += row
     held: list[Held] = [[] for _ in range(num)]
     for pool, clients in zip(pools, map(np.flatnonzero, is_holder.T), strict=True):
         if len(clients) > 0:

@@ -9,6 +9,7 @@ import pytest
 from spire_core.config.partition import PartitionConfig
 from spire_core.errors import ConfigError, DataError
 from spire_core.partition.split import ClientSplit, Partition, class_mixture, make_partition
+from spire_core.rng import numpy_generator
 
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 300))
 SCHEMES = ["iid", "dirichlet", "inner_dirichlet", "pathological", "shard"]
@@ -125,6 +126,20 @@ def test_pathological_clients_hold_exactly_k_classes_in_equal_parts(k: int) -> N
             shares = of_class[of_class > 0]
             assert shares.max() - shares.min() <= 1
         assert np.ptp((counts > 0).sum(axis=0)) <= 1
+
+
+def test_a_pathological_client_takes_the_classes_with_the_fewest_holders_so_far() -> None:
+    """As counted anew for each client, with the ties of the same stream."""
+    labels = np.arange(5000) % 25
+    config = PartitionConfig("pathological", classes_per_client=3, min_size=2)
+    partition = make_partition(labels, 25, config, 200, 0, seed=5)
+    rng = numpy_generator(5, "partition", 0)
+    for k in range(25):
+        rng.permutation(np.flatnonzero(labels == k))
+    is_holder = np.zeros((200, 25), dtype=bool)
+    for row in is_holder:
+        row[np.lexsort((rng.random(25), is_holder.sum(axis=0)))[:3]] = True
+    np.testing.assert_array_equal(partition.class_counts(labels, 25) > 0, is_holder)
 
 
 def test_shards_bound_the_number_of_classes() -> None:
