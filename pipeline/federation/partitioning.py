@@ -72,7 +72,8 @@ def _check_steps(config: Config, num_images: Sequence[int]) -> None:
     """
     federation, smallest, size = config.federation, min(num_images), config.client.batch_size
     work = federation.straggler_work if federation.straggler_rate > 0 else 1.0
-    plan = RoundPlan(0, 1.0, True, 0, federation.tau, federation.local_epochs, (), (0,), work)
+    behind, epochs = frozenset({0}), federation.local_epochs
+    plan = RoundPlan(0, 1.0, True, 0, federation.tau, epochs, (), behind, work)
     most = plan.num_steps(1, max(num_images), size)
     require(
         most >= config.fewest_steps,

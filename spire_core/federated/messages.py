@@ -196,7 +196,7 @@ class RoundPlan:
     tau: int | None = None
     local_epochs: int | None = None
     kept_rounds: tuple[int, ...] = ()
-    stragglers: tuple[int, ...] = ()
+    stragglers: frozenset[int] = frozenset()
     straggler_work: float = 1.0
     masking: SumPlan | None = None
     private: PrivateRound | None = None

@@ -77,12 +77,12 @@ def responding_clients(
 
 def stragglers(
     cohort: Sequence[int], straggler_rate: float, seed: int, round_idx: int
-) -> tuple[int, ...]:
+) -> frozenset[int]:
     """Return the clients of a cohort that fall behind; each does with this probability."""
     if straggler_rate == 0.0:
-        return ()
+        return frozenset()
     draws = _draws("straggler", cohort, seed, round_idx)
-    return tuple(client_id for client_id in cohort if draws[client_id] < straggler_rate)
+    return frozenset(client_id for client_id in cohort if draws[client_id] < straggler_rate)
 
 
 def _draws(purpose: str, cohort: Sequence[int], seed: int, round_idx: int) -> dict[int, float]:

@@ -51,8 +51,8 @@ def test_a_cohort_costs_what_it_holds_not_what_the_population_does(num_clients: 
 
 def test_at_a_chance_of_zero_everybody_answers_in_time() -> None:
     assert responding_clients(COHORT, 0.0, seed=0, round_idx=3) == COHORT
-    assert stragglers(COHORT, 0.0, seed=0, round_idx=3) == ()
-    assert stragglers(COHORT, 1.0, seed=0, round_idx=3) == tuple(COHORT)
+    assert stragglers(COHORT, 0.0, seed=0, round_idx=3) == frozenset()
+    assert stragglers(COHORT, 1.0, seed=0, round_idx=3) == frozenset(COHORT)
 
 
 def test_a_draw_is_a_function_of_seed_client_and_round_alone() -> None:
@@ -135,7 +135,7 @@ def test_the_cohort_itself_does_not_depend_on_the_scenario() -> None:
     ],
 )
 def test_a_straggler_does_part_of_the_work(plan: dict[str, int], work: float, steps: int) -> None:
-    told = RoundPlan(0, 1.0, True, stragglers=(7,), straggler_work=work, **plan)
+    told = RoundPlan(0, 1.0, True, stragglers=frozenset({7}), straggler_work=work, **plan)
     assert told.num_steps(7, num_examples=20, batch_size=8) == steps
     full = RoundPlan(0, 1.0, True, **plan)
     assert told.num_steps(6, 20, 8) == full.num_steps(7, 20, 8) == plan.get("tau", 6)
