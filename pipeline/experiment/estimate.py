@@ -61,7 +61,7 @@ def pretraining_s(config: Config, costs: Costs) -> float:
     if federation.local_epochs is not None:
         per_epoch = steps_per_epoch(_images_per_client(config), config.client.batch_size)
         num_steps = federation.local_epochs * per_epoch
-    num_steps += config.client.emb_first_steps if method.has_embedding else 0
+    num_steps += config.client.num_first_steps(method)
     per_round = federation.cohort_size * num_steps * config.client.batch_size
     num_looked_at = _num_looked_at(config)
     if config.draws_alike:

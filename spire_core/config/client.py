@@ -7,7 +7,7 @@ from typing import Annotated
 
 from spire_core.config.checks import Choice, Range, check_fields, require
 from spire_core.config.model import ModelConfig
-from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL, MODULATION
+from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL, MODULATION, Method
 
 WIDE = 64  # channels of the finest level
 PRIVATE_MOMENTS = {  # by name, the shared parts whose Adam moments a client never sends
@@ -112,6 +112,10 @@ class ClientConfig:
         """
         size = min(10, max(5, num_clients // 20)) if self.group_size is None else self.group_size
         return min(size, num_clients)
+
+    def num_first_steps(self, method: Method) -> int:
+        """Return the steps of a round, before all others, in which the embedding trains alone."""
+        return self.emb_first_steps if method.has_embedding else 0
 
     def rates(self, scale: float) -> dict[str, float]:
         """Return the learning rate of each part; `scale` is the round's factor on all of them."""

@@ -47,17 +47,15 @@ def _shared_moments(
     }
 
 
-def num_first_steps(model: FlatWeights, config: ClientConfig) -> int:
-    """Return the steps of a round, before all others, in which the embedding trains alone."""
-    return config.emb_first_steps if model.method.record.has_embedding else 0
-
-
 def phases(
     model: FlatWeights, num_steps: int, config: ClientConfig
 ) -> list[tuple[tuple[str, ...], int]]:
-    """Return the phases of a round in order: the parts that train, and for how many steps."""
+    """Return the phases of a round in order: the parts that train, and for how many steps.
+
+    `num_steps`: of all phases together, the first steps of the embedding included.
+    """
     shared = (BODY, MODULATION, EMB_PROJ, CLIENT_EMB)
-    first = num_first_steps(model, config)
+    first = config.num_first_steps(model.method.record)
     alone, left = [((CLIENT_EMB,), first)] if first > 0 else [], num_steps - first
     if model.method.alternates:
         of_local = (left + 1) // 2
@@ -111,7 +109,10 @@ def train_client(
 
 @dataclass
 class ClientRun:
-    """A client in the middle of its round: the tensors that it trains, and its random streams."""
+    """A client in the middle of its round: the tensors that it trains, and its random streams.
+
+    `num_steps`: those of the plan, and all first steps of its embedding, also of a straggler.
+    """
 
     client: ClientContext
     model: FlatWeights
@@ -143,7 +144,7 @@ def start_client(
     moments = _shared_moments(model, broadcast, config)
     moments |= {part: kept.to(device) for part, kept in state.moments.items()}
     num_steps = plan.num_steps(client.client_id, len(client.images), config.batch_size)
-    num_steps += num_first_steps(model, config)
+    num_steps += config.num_first_steps(model.method.record)
     order = client.generator("batch", plan.round_idx)
     batches = client_batches(shown, config.batch_size, num_steps, order)
     if subset is not None:

@@ -44,7 +44,8 @@ class ClientUpdate:
     """A client's answer: its shared weights (S,) after training, and its weight in the average.
 
     Weights travel, not differences: a float32 difference would lose the last bits, and with one
-    client the average has to equal its weights exactly.
+    client the average has to equal its weights exactly. `num_steps` and `loss` are of all steps,
+    the first ones of the embedding included.
     """
 
     client_id: int
@@ -183,10 +184,10 @@ class RoundPlan:
 
     `num_examples`: an upper bound on the examples of all its clients together. `kept_rounds` lists
     the rounds after which a kept checkpoint was taken; a client keeps its state of each.
-    `stragglers` are the clients that fall behind, `straggler_work` the share of its steps that such
-    a client completes. `masking`: the public part of the secure sum of its updates, if it is one.
-    `private`: clip norm and noise of a round with differential privacy, in which each client counts
-    as one example.
+    `stragglers` are the clients that fall behind, `straggler_work` the share of `num_steps` that
+    such a client completes. `masking`: the public part of the secure sum of its updates, if it is
+    one. `private`: clip norm and noise of a round with differential privacy, in which each client
+    counts as one example.
     """
 
     round_idx: int
@@ -210,7 +211,8 @@ class RoundPlan:
         """Return the optimizer steps that a client with so many examples takes.
 
         A straggler does part of the work (Li et al. 2020, FedProx): its share, rounded, and at
-        least one step.
+        least one step. The first steps of an embedding (`ClientConfig.num_first_steps`) are not
+        among these: every client takes all of them besides, a straggler too.
         """
         full = self.tau or (self.local_epochs or 0) * steps_per_epoch(num_examples, batch_size)
         return max(1, round(full * self.straggler_work)) if client_id in self.stragglers else full

@@ -1,5 +1,6 @@
 """The weights that a driver hands out after a round."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,19 @@ class StepWorker:
 
     def round_part(self, round_idx: int, start: int, stop: int) -> Part | None:
         return self.receiver.part(round_idx, start, stop)
+
+
+@pytest.mark.parametrize(("method", "steps"), [("spire", 4 + 2 + 2 * 5), ("fedavg", 4 + 2)])
+def test_the_cost_of_clients_is_their_steps_with_the_first_ones_of_embeddings(
+    method: str, steps: int
+) -> None:
+    """A straggler takes half of the four steps, and all five in which an embedding trains alone."""
+    federation = FederationConfig(num_clients=2, cohort_size=2, num_rounds=8, tau=4)
+    client = ClientConfig(engine="loop", emb_first_steps=5)
+    parts = (federation, client, ServerConfig(), MethodConfig(method))
+    rounds = RoundSettings(*parts, seed=0, num_examples=[10, 10], shared_size=6)
+    plan = replace(rounds.plan(0, (), (0, 1)), stragglers=frozenset({1}), straggler_work=0.5)
+    assert rounds.cost(plan, (0, 1)) == steps
 
 
 @pytest.mark.parametrize(("ema", "after_one"), [(0.95, 0.9), (0.0, 1.0)])
