@@ -9,6 +9,7 @@ import numpy as np
 
 from spire_core.config.partition import PartitionConfig
 from spire_core.errors import ConfigError, DataError
+from spire_core.rng import numpy_generator
 
 Held = list[np.ndarray]  # per client the indices of its images
 Rng = np.random.Generator
@@ -134,3 +135,29 @@ SCHEMES = {
     "pathological": _pathological,
     "shard": _shard,
 }
+
+
+def draw_held(labels: np.ndarray, config: PartitionConfig, num: int, seed: int) -> Held:
+    """Return the images of each client in the first draw of a scheme that leaves none too small.
+
+    DataError if a client has fewer than `min_size` images in each of `max_retries` further draws.
+    """
+    most, smallest = len(labels) // max(1, config.min_size), 0
+    if most < num:
+        raise DataError(
+            f"expected at least {config.min_size} images for each of {num} clients, new ones "
+            f"included, got {len(labels)} in all: "
+            + (f"use at most {most}, or" if most > 1 else "add images, or use fewer clients and")
+            + " lower partition.min_size"
+        )
+    for attempt in range(config.max_retries + 1):
+        rng = numpy_generator(seed, "partition", attempt)
+        held = SCHEMES[config.name](labels, config, num, rng)
+        smallest = max(smallest, min(len(h) for h in held))
+        if smallest >= config.min_size:
+            return held
+    raise DataError(
+        f"expected at least {config.min_size} images for each of {num} clients, got {smallest} at "
+        f"best in {config.max_retries + 1} draws: use fewer clients, a larger partition.alpha or a "
+        "smaller partition.min_size"
+    )

@@ -19,7 +19,7 @@ import numpy as np
 from spire_core.config.checks import require
 from spire_core.config.partition import INDEPENDENT, PartitionConfig
 from spire_core.errors import DataError
-from spire_core.partition.schemes import SCHEMES, Held, independent_images, of_each_class
+from spire_core.partition.schemes import Held, draw_held, independent_images, of_each_class
 from spire_core.partition.sizes import EqualSizes
 from spire_core.rng import numpy_generator
 
@@ -53,13 +53,13 @@ class Partition:
         """Return one client's images by its id."""
         if client_id < len(self.train_clients):
             return self.train_clients[client_id]
-        return self.new_clients[client_id - self.new_clients[0].client_id]
+        return self.new_clients[client_id - len(self.train_clients)]
 
     @property
     def train_sizes(self) -> Sequence[int]:
         """The number of training images of each pre-training client."""
-        if self.rule:
-            return EqualSizes(len(self.train_clients[0].train), len(self.train_clients))
+        if isinstance(self.train_clients, DrawnClients):
+            return self.train_clients.train_sizes
         return [len(client.train) for client in self.train_clients]
 
     @property
@@ -125,7 +125,7 @@ def make_partition(
     labels = _checked_labels(labels, num_classes)
     if config.name == INDEPENDENT:
         return _independent(labels, config, num_clients, num_new_clients, seed, new_num_images)
-    held = _draw_until_large_enough(labels, config, num_clients + num_new_clients, seed)
+    held = draw_held(labels, config, num_clients + num_new_clients, seed)
     if config.num_train_classes is not None:
         left = labels < config.num_train_classes
         left[np.concatenate([*held[num_clients:], np.empty(0, np.int64)])] = False
@@ -135,7 +135,7 @@ def make_partition(
                 f"expected images of {config.num_train_classes} classes for pre-training, got none "
                 "that new clients leave: raise partition.num_train_classes"
             )
-        few = _draw_until_large_enough(labels[positions], config, num_clients, seed)
+        few = draw_held(labels[positions], config, num_clients, seed)
         held = [*(positions[own] for own in few), *held[num_clients:]]
     splits = tuple(split_held(i, h, config.test_fraction, seed) for i, h in enumerate(held))
     new = splits[num_clients:]
@@ -143,6 +143,7 @@ def make_partition(
     return Partition(splits[:num_clients], cut)
 
 
+@dataclass(frozen=True, eq=False, repr=False)
 class DrawnClients(Sequence[ClientSplit]):
     """Clients of the scheme `independent`, whose images are drawn on each access.
 
@@ -150,16 +151,11 @@ class DrawnClients(Sequence[ClientSplit]):
     of them (None = all).
     """
 
-    def __init__(
-        self,
-        ids: range,
-        pools: Held,
-        config: PartitionConfig,
-        seed: int,
-        num_images: int | None = None,
-    ) -> None:
-        self.ids, self.pools, self.config = ids, pools, config
-        self.seed, self.num_images = seed, num_images
+    ids: range
+    pools: Held
+    config: PartitionConfig
+    seed: int
+    num_images: int | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -173,6 +169,13 @@ class DrawnClients(Sequence[ClientSplit]):
     def __getitem__(self, index: int | slice) -> ClientSplit | Sequence[ClientSplit]:
         ids = self.ids[index]
         return self.draw(ids) if isinstance(ids, int) else tuple(map(self.draw, ids))
+
+    @property
+    def train_sizes(self) -> EqualSizes:
+        """The number of training images of each client, without a draw."""
+        size = self.config.client_size or 0
+        num_train = size - _num_test(size, self.config.test_fraction)
+        return EqualSizes(len(range(num_train)[: self.num_images]), len(self))
 
     def draw(self, client_id: int) -> ClientSplit:
         """Return one client's images."""
@@ -219,32 +222,12 @@ def _checked_labels(labels: np.ndarray, num_classes: int) -> np.ndarray:
     return labels.astype(np.int64)
 
 
-def _draw_until_large_enough(
-    labels: np.ndarray, config: PartitionConfig, num: int, seed: int
-) -> Held:
-    most, smallest = len(labels) // max(1, config.min_size), 0
-    if most < num:
-        raise DataError(
-            f"expected at least {config.min_size} images for each of {num} clients, new ones "
-            f"included, got {len(labels)} in all: "
-            + (f"use at most {most}, or" if most > 1 else "add images, or use fewer clients and")
-            + " lower partition.min_size"
-        )
-    for attempt in range(config.max_retries + 1):
-        rng = numpy_generator(seed, "partition", attempt)
-        held = SCHEMES[config.name](labels, config, num, rng)
-        smallest = max(smallest, min(len(h) for h in held))
-        if smallest >= config.min_size:
-            return held
-    raise DataError(
-        f"expected at least {config.min_size} images for each of {num} clients, got {smallest} at "
-        f"best in {config.max_retries + 1} draws: use fewer clients, a larger partition.alpha or a "
-        "smaller partition.min_size"
-    )
-
-
 def split_held(client_id: int, held: np.ndarray, test_fraction: float, seed: int) -> ClientSplit:
     """Return a client's images in random order, a share of them, at least one, held out."""
     shuffled = numpy_generator(seed, "split", client_id).permutation(np.sort(held))
-    num_test = min(max(round(test_fraction * len(held)), 1), len(held) - 1)
+    num_test = _num_test(len(held), test_fraction)
     return ClientSplit(client_id, shuffled[num_test:], shuffled[:num_test])
+
+
+def _num_test(num_images: int, test_fraction: float) -> int:
+    return min(max(round(test_fraction * num_images), 1), num_images - 1)

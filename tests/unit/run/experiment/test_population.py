@@ -3,6 +3,7 @@
 import hashlib
 import pickle
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,23 @@ def test_a_client_holds_different_images_and_a_new_one_as_few_as_asked() -> None
         assert (len(split.train), len(split.test), len(np.unique(held))) == (48, 16, 64)
     new = partition.split(MILLION + 1)
     assert (new.client_id, len(new.train), len(new.test)) == (MILLION + 1, 16, 16)
+
+
+def test_only_a_client_that_is_asked_for_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, draw = [], DrawnClients.draw
+
+    def noted(self: DrawnClients, client_id: int):
+        asked.append(client_id)
+        return draw(self, client_id)
+
+    monkeypatch.setattr(DrawnClients, "draw", noted)
+    partition = population()
+    assert partition.train_sizes[5] == 48
+    assert partition.split(MILLION + 1).client_id == MILLION + 1
+    assert asked == [MILLION + 1]
+    for fraction in (0.001, 0.3, 0.99):
+        own = population(config=replace(INDEPENDENT, test_fraction=fraction))
+        assert own.train_sizes[7] == len(own.split(7).train)
 
 
 def test_the_sizes_of_a_population_are_no_list() -> None:
