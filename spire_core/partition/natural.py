@@ -66,12 +66,13 @@ def natural_partition(
     old, new = _chosen(clients, config, num_clients, num_new_clients, seed)
     nothing = np.zeros(len(clients.owner), dtype=bool)
     held_back = held_back or HeldBack(nothing, nothing)
+    back_of_new = held_back.by_all | held_back.by_new
     order = np.argsort(clients.owner, kind="stable")
     bounds = np.searchsorted(clients.owner[order], np.arange(len(clients.names) + 1))
     splits = []
     for client_id, at in enumerate((*old, *new)):
         own = order[bounds[at] : bounds[at + 1]]
-        back = held_back.by_all | held_back.by_new if client_id >= num_clients else held_back.by_all
+        back = held_back.by_all if client_id < num_clients else back_of_new
         splits.append(_split(client_id, own, clients, clients.names[at], back, config, seed))
     new_splits = tuple(_shortened(split, new_num_images) for split in splits[num_clients:])
     names = tuple(clients.names[at] for at in (*old, *new))

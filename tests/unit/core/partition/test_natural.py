@@ -1,6 +1,7 @@
 """Clients that exist: every client keeps its own images, and nobody trains on a hidden one."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -149,3 +150,21 @@ def test_hidden_images_are_test_images_and_a_limit_cuts_what_is_left() -> None:
     own = np.flatnonzero(OWNER == 7)
     assert set(own[(by_all | by_new)[own]]) <= set(new.test)
     assert sorted([*new.train, *new.test]) == own.tolist()
+
+
+class CountedMask(np.ndarray):
+    """A mask that counts how often it is combined with another."""
+
+    num_unions = 0
+
+    def __or__(self, other: Any) -> Any:
+        CountedMask.num_unions += 1
+        return super().__or__(other)
+
+
+def test_what_new_clients_hold_back_is_found_once_for_all_of_them() -> None:
+    by_all, by_new = np.arange(len(OWNER)) % 5 == 0, np.arange(len(OWNER)) % 3 == 0
+    expected = split(num_clients=2, num_new=6, held_back=HeldBack(by_all, by_new)).hash
+    held_back = HeldBack(by_all.view(CountedMask), by_new)
+    assert split(num_clients=2, num_new=6, held_back=held_back).hash == expected
+    assert CountedMask.num_unions == 1
