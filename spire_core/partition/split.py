@@ -28,7 +28,11 @@ NUM_SHOWN = 100  # clients of an independent partition that are hashed and shown
 
 @dataclass(frozen=True, eq=False)
 class ClientSplit:
-    """One client's images as positions in the data set: two disjoint int64 arrays, random order."""
+    """One client's images as positions in the data set: two disjoint int64 arrays.
+
+    Both are in random order, but that two kinds of test images follow the others, each in random
+    order (`natural`): those that a client holds back, then those beyond a new client's limit.
+    """
 
     client_id: int
     train: np.ndarray

@@ -168,3 +168,18 @@ def test_what_new_clients_hold_back_is_found_once_for_all_of_them() -> None:
     held_back = HeldBack(by_all.view(CountedMask), by_new)
     assert split(num_clients=2, num_new=6, held_back=held_back).hash == expected
     assert CountedMask.num_unions == 1
+
+
+def test_test_images_are_at_random_then_hidden_ones_then_those_beyond_the_limit() -> None:
+    by_new, config = np.arange(len(OWNER)) % 2 == 0, replace(CONFIG, new_clients=("h",))
+    whole, cut = (
+        split(config=config, num_clients=7, num_new=1, limit=limit, held_back=held_back)
+        for limit, held_back in ((None, None), (8, HeldBack(np.zeros_like(by_new), by_new)))
+    )
+    (all_own,), (new,) = whole.new_clients, cut.new_clients
+    is_hidden = by_new[all_own.train]
+    np.testing.assert_array_equal(new.train, all_own.train[~is_hidden][:8])
+    beyond = all_own.train[~is_hidden][8:]
+    parts = [all_own.test, all_own.train[is_hidden], beyond]
+    np.testing.assert_array_equal(new.test, np.concatenate(parts))
+    assert len(beyond) > 0
