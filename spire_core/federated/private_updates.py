@@ -16,11 +16,10 @@ import numpy as np
 from spire_core.federated.accumulation import MeanUpdate
 from spire_core.federated.messages import Broadcast, ClientUpdate, UpdateFault
 from spire_core.federated.update_checks import l2_norm
-from spire_core.privacy.noise import GRID, SecretNoise
+from spire_core.privacy.noise import GRID, LONGEST, SecretNoise, noise_steps
 from spire_core.privacy.rounds import PrivateRound
 
 NOISE = -1  # stands in the place of a client's id for the summand that is the noise
-_ROUNDING = 1 - 1e-12  # a scaled length is at most 1 also after the rounding of float64
 
 
 class ClippedFormat:
@@ -45,8 +44,7 @@ class ClippedFormat:
         norm = l2_norm(change)
         steps = np.zeros(self.size, dtype=np.int64)
         if np.isfinite(norm):
-            scaled = change * (GRID * _ROUNDING / max(norm, clip_norm))
-            steps[: change.size] = np.trunc(scaled)
+            steps[: change.size] = np.trunc(change * (LONGEST / max(norm, clip_norm)))
         if self.private.count_noise is not None:
             steps[-1] = GRID // 2 if norm <= clip_norm else -GRID // 2
         return steps.view(np.uint64)
@@ -63,7 +61,7 @@ class ClippedFormat:
         normals = np.zeros(self.size)
         for weight, earlier in drawn:
             normals += weight * noise.normals(self._num_drawn, "round", earlier)[: self.size]
-        return np.rint(GRID * deviations * normals).astype(np.int64).view(np.uint64)
+        return noise_steps(deviations, normals).view(np.uint64)
 
     def decode(self, total: np.ndarray, _: int = 0) -> MeanUpdate:
         """Return the mean update of a noisy sum (size,), over the expected number of clients."""

@@ -23,12 +23,21 @@ import numpy as np
 
 KEY_BYTES = 32
 GRID = 2**24  # steps in one clip norm of the grid of noisy sums, as fine as float32
+LONGEST = GRID * (1 - 1e-12)  # of a clipped vector: at most GRID after the rounding of float64 too
 _VERSION = b"spire private noise 1"
 
 
 def new_key() -> bytes:
     """Return a fresh key from the system's secret source."""
     return secrets.token_bytes(KEY_BYTES)
+
+
+def noise_steps(deviations: float | np.ndarray, normals: np.ndarray) -> np.ndarray:
+    """Return noise of these standard deviations, in clip norms, as whole steps of the grid (int64).
+
+    `normals`: independent standard normals.
+    """
+    return np.rint(GRID * deviations * normals).astype(np.int64)
 
 
 def key_of(text: str) -> bytes:

@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spire_core.privacy.noise import GRID
+from spire_core.privacy.noise import GRID, LONGEST, noise_steps
 
 CACHED = 2**18  # numbers that are scaled at once, few enough for a processor's cache
-_ROUNDING = 1 - 1e-12  # a scaled length is at most 1 also after the rounding of float64
 
 
 class BoundedSum:
@@ -35,7 +34,7 @@ class BoundedSum:
 
     def _add(self, vectors: Tensor) -> None:
         norms = torch.linalg.vector_norm(vectors, dim=1)
-        scales = GRID * _ROUNDING / norms.clamp(min=self.clip_norm)
+        scales = LONGEST / norms.clamp(min=self.clip_norm)
         finite = torch.isfinite(norms)
         if not finite.all():
             vectors, scales = vectors[finite], scales[finite]
@@ -46,6 +45,6 @@ class BoundedSum:
 
         `normals` (P,): independent standard normals that are used nowhere else.
         """
-        noise = np.rint(noise_multiplier * GRID * normals).astype(np.int64)
-        total = self.steps + torch.from_numpy(noise).to(self.steps.device)
+        noise = torch.from_numpy(noise_steps(noise_multiplier, normals))
+        total = self.steps + noise.to(self.steps.device)
         return total.double() * (self.clip_norm / GRID)

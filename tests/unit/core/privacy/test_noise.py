@@ -7,7 +7,15 @@ import pytest
 from scipy.stats import kstest
 
 from spire_core.config.privacy import PrivacyConfig
-from spire_core.privacy.noise import KEY_BYTES, SecretNoise, key_of, new_key
+from spire_core.privacy.noise import (
+    GRID,
+    KEY_BYTES,
+    LONGEST,
+    SecretNoise,
+    key_of,
+    new_key,
+    noise_steps,
+)
 
 KEY = key_of("a key")
 
@@ -34,6 +42,15 @@ def test_it_is_standard_normal_and_independent() -> None:
     assert abs(np.corrcoef(normals[:50_000], normals[50_000:100_000])[0, 1]) < 0.02
     assert abs(np.corrcoef(normals[1:], normals[:-1])[0, 1]) < 0.02
     assert np.abs(normals).max() < 8.7
+
+
+def test_noise_in_steps_of_the_grid_by_hand() -> None:
+    """A clip norm has 2^24 steps, and each number is rounded to the nearest."""
+    normals = np.array([1.0, -0.5, 0.7 / GRID, -1.2 / GRID])
+    assert noise_steps(2.0, normals).tolist() == [2**25, -(2**24), 1, -2]
+    assert noise_steps(np.array([1.0, 2.0, 0.5, 1.0]), normals).tolist() == [2**24, -(2**24), 0, -1]
+    assert noise_steps(0.0, normals).dtype == np.int64
+    assert GRID - 1 < LONGEST < GRID
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 1.0])
