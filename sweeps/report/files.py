@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,13 @@ from pipeline.files.atomic import replace_file, write_whole
 from pipeline.files.paths import lasting
 from spire_core.errors import ConfigError
 from sweeps.report.contents import HTML, JSON, MARKDOWN, Report
-from sweeps.report.pages import html_page, markdown_page
+from sweeps.report.pages import GENERATOR, html_page, markdown_page
 from sweeps.report.stats import Estimate
-from sweeps.report.tables import Cell, Table
+from sweeps.report.tables import TABLES, Cell, Table
 
 SWEEP, CHECK = "sweep.yaml", ".can-be-written"
+ALWAYS = (HTML, MARKDOWN, JSON, "tables/runs.csv", "tables/parameters.csv")
+HEAD_BYTES = 1000  # of a page, in which its generator stands
 OF_A_REPORT = re.compile(r"(figures/[\w.-]+\.(png|svg)|tables/[\w.-]+\.csv)")
 
 
@@ -30,10 +32,12 @@ def file_name(name: str) -> str:
 def make_folder(folder: Path) -> Path:
     """Return the report's absolute folder with its subfolders.
 
-    ConfigError if it cannot be written, or does not last.
+    ConfigError if it cannot be written, does not last, or has a file under the name of one that
+    every report writes, which is not a report's.
     """
     folder = lasting(folder, "--out")
     try:
+        _check_replaced(folder, ALWAYS)
         for name in ("figures", "tables"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         replace_file(folder / CHECK, b"")
@@ -45,53 +49,80 @@ def make_folder(folder: Path) -> Path:
     return folder
 
 
-def write_report(report: Report) -> list[Path]:
-    """Write all files into the report's folder and return their paths.
+def report_files(report: Report) -> dict[str, bytes]:
+    """Return all files of a report by their names in its folder.
 
-    They take the place of those of an older report there, and no other file is touched. ConfigError
-    if one of them would replace a file that is not a report's.
+    ConfigError if one of them would replace a file there that is not a report's.
     """
     drawn = {picture.name: svg_text(picture.figure) for picture in report.pictures}
-    files: dict[str, str | bytes] = {  # first the list by which a next report knows the others
+    texts = {  # first the list by which a next report knows the others
         JSON: json.dumps(report_json(report), indent=1, allow_nan=False) + "\n",
         HTML: html_page(report, drawn),
         MARKDOWN: markdown_page(report),
     }
     if report.origin.sweep_file:
-        files[SWEEP] = report.origin.sweep_file
-    files |= {
-        f"figures/{picture.name}.png": png_bytes(picture.figure) for picture in report.pictures
-    }
-    files |= {f"figures/{name}.svg": text for name, text in drawn.items()}
+        texts[SWEEP] = report.origin.sweep_file
+    texts |= {f"figures/{name}.svg": text for name, text in drawn.items()}
+    texts |= {f"tables/{table.name}.csv": csv_text(table) for table in report.tables}
+    files = {name: text.encode() for name, text in texts.items()}
+    files |= {f"figures/{shown.name}.png": png_bytes(shown.figure) for shown in report.pictures}
     files |= {f"figures/{shot.name}.png": shot.png for shot in report.snapshots}
-    files |= {f"tables/{table.name}.csv": csv_text(table) for table in report.tables}
-    older = _files_of_older(report.folder)
-    foreign = [name for name in files if name not in older and (report.folder / name).exists()]
+    _check_replaced(report.folder, files)
+    return files
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
+    """Write a report's files into its folder and return their paths.
+
+    They take the place of those of an older report there, and no other file is touched.
+    """
+    for name in files_of_older(folder, files) - files.keys():  # while their list is there
+        (folder / name).unlink(missing_ok=True)
+    for name, data in files.items():
+        write_whole(folder / name, data)
+    return [folder / name for name in files]
+
+
+def _check_replaced(folder: Path, names: Iterable[str]) -> None:
+    """Raise ConfigError if one of these names is there as a file that is not a report's."""
+    names = [*names]
+    older = files_of_older(folder, names)
+    foreign = [name for name in names if name not in older and (folder / name).exists()]
     if foreign:
         raise ConfigError(
             f"expected a folder without a file {foreign[0]} that is not a report's, got "
-            f"{report.folder}: the report's own would replace it, so name another folder"
+            f"{folder}: the report's own would replace it, so name another folder"
         )
-    for name in older - files.keys():  # while the list that names them is there
-        (report.folder / name).unlink(missing_ok=True)
-    for name, content in files.items():
-        data = content.encode() if isinstance(content, str) else content
-        write_whole(report.folder / name, data)
-    return [report.folder / name for name in files]
 
 
-def _files_of_older(folder: Path) -> set[str]:
-    """Return the names of the files of the report that lies there."""
+def files_of_older(folder: Path, names: Iterable[str]) -> set[str]:
+    """Return the names of the files of the report that lies there: as it lists them.
+
+    A report whose list nobody kept is known by its page. Its files are those that have the names of
+    a report's, but a sweep's file, which may be its users' own; its figures are out of `names`.
+    """
     try:
         told = json.loads((folder / JSON).read_text())["artifacts"]
-        names = {*map(str, told.get("others", (SWEEP,)))}  # earlier reports lack the list
+        listed = {*map(str, told.get("others", (SWEEP,)))}  # earlier reports lack the list
         for kind, ending in (("figures", "svg"), ("tables", "csv")):
             found = [f"{kind}/{Path(str(path)).name}" for path in told[kind]]
-            names |= {*found, *(str(Path(name).with_suffix(f".{ending}")) for name in found)}
+            listed |= {*found, *(str(Path(name).with_suffix(f".{ending}")) for name in found)}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return set()
-    own = {name for name in names if name == SWEEP or OF_A_REPORT.fullmatch(name)}
+        if not _has_page(folder):
+            return set()
+        figures = {name for name in names if name.startswith("figures/")}
+        return {HTML, MARKDOWN, *figures, *(f"tables/{name}.csv" for name in TABLES)}
+    own = {name for name in listed if name == SWEEP or OF_A_REPORT.fullmatch(name)}
     return {HTML, MARKDOWN, JSON, *own}
+
+
+def _has_page(folder: Path) -> bool:
+    """Return whether a report's page lies there, whatever else is left of the report."""
+    try:
+        with (folder / HTML).open("rb") as file:
+            return GENERATOR.encode() in file.read(HEAD_BYTES)
+    except OSError:
+        return False
 
 
 def report_json(report: Report) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.config.build import build
 from pipeline.config.safe_yaml import read_plain
 from pipeline.config.tracking import TrackingConfig, tracking_root
+from pipeline.files.paths import lasting
 from pipeline.results.metric_names import CONTROLS_TABLE, NEW_CLIENTS_TABLE
 from pipeline.tracking.attachments import attach
 from pipeline.tracking.mlflow_queries import TrackedRun, histories, sweep_runs, table_rows
@@ -31,7 +32,7 @@ from sweeps.report.differences import (
 from sweeps.report.epochs import epochs_table, rate_pictures
 from sweeps.report.facts import facts_of, left_out, notes_of, rows_notes
 from sweeps.report.figures import FORGETTING, KID_ROUNDS, OVERFITTING, Picture, draw_all
-from sweeps.report.files import file_name, make_folder, write_report
+from sweeps.report.files import file_name, make_folder, report_files, write_files
 from sweeps.report.finals import is_read, with_finals
 from sweeps.report.forest import primary_pictures
 from sweeps.report.groups import Group, best_groups, choosing_metric, group_runs, method_of
@@ -65,8 +66,8 @@ def make_report(
 
     `words` as in `sweep_runs`; without any, `stretches` have all runs. `out`: the folder, else one
     in the tracking root. `rows`: a file for clients' scores. RunError if no such run has finished;
-    ConfigError if the folder cannot be written, or the file holds anything else than rows of these
-    runs; ClusterError if the store does not answer.
+    ConfigError if the folder cannot be written or has such files of others, or the file of rows
+    holds anything else than rows of these runs; ClusterError if the store does not answer.
     """
     # 1. Load.
     parent, runs, finished = _loaded(config, words, stretches)
@@ -101,11 +102,14 @@ def make_report(
         partition_pictures(config, _tracked(chosen)),
         origin,
         words_of(chosen),
-        None if rows is None else write_rows(config, groups, stretches, rows),
+        None if rows is None else lasting(rows, "--rows"),
     )
-    files = write_report(report)
+    files = report_files(report)
+    if report.rows:
+        write_rows(config, groups, stretches, report.rows)
+    paths = write_files(folder, files)
     if parent:
-        attach(config, parent.run_id, folder, files, sweep_note(report))
+        attach(config, parent.run_id, folder, paths, sweep_note(report))
     return report
 
 

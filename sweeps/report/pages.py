@@ -14,6 +14,7 @@ from sweeps.report.marks import best_cells
 from sweeps.report.origins import CITATION
 from sweeps.report.tables import HEAD, ID_CHARS, Cell, Table, cell_text
 
+GENERATOR = '<meta name="generator" content="spire report">'  # in the page's head, to know it by
 CSS_PIXELS = 110  # on the page for an inch of a figure
 NOTE_COLUMNS = (*HEAD, "n", "KID, last round", "KID before", "KID after", "KID after, worst client")
 NOTE_COLUMNS += ("TV after", "held-out after")
@@ -40,6 +41,7 @@ def html_page(report: Report, drawn: Mapping[str, str]) -> str:
     *tables, runs, parameters = (_table_values(table, links) for table in report.tables)
     figures = [_figure_values(picture, drawn[picture.name]) for picture in report.pictures]
     return environment.from_string(source).render(
+        generator=GENERATOR,
         report=report,
         parent_link=report.origin.links.get(report.parent_id or ""),
         answers=report.answers[:MOST_ANSWERS],

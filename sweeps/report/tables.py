@@ -21,6 +21,11 @@ from sweeps.report.stats import Estimate, verdict
 Cell = str | int | float | Estimate | None
 Metric = tuple[str, str]  # a column's title, and the metric in it
 
+TABLES = (  # names of all that a report may have
+    *("primary", "pretraining", "new_clients", "controls", "forgetting_and_cost", "prompts"),
+    *("differences", "coverage", "by_setting", "plane", "within_methods", "epochs"),
+    *("prompt_epochs", "privacy", "settings", "runs", "parameters"),
+)
 PRETRAINING: tuple[Metric, ...] = (
     ("KID, last round", "final/pretrain_kid_mean"),
     ("KID, worst client", "final/pretrain_kid_worst"),
