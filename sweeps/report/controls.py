@@ -77,6 +77,5 @@ def _cells(group: Group, control: str, rows: Rows) -> tuple[Cell, ...] | None:
 
 def _score(by_run: Sequence[Mapping[str, Any]], name: str) -> Estimate | None:
     values = [row[name] for row in by_run if is_known(row.get(name))]
-    if name == "nn_p":
-        return combined_p(values)
-    return estimate(values, missing=len(by_run) - len(values))
+    summary = combined_p if name == "nn_p" else estimate
+    return summary(values, missing=len(by_run) - len(values))

@@ -83,9 +83,8 @@ class Group:
     def estimate(self, key: str) -> Estimate | None:
         """Return a metric's mean over seeds, of p-values the one of all; None if no run has it."""
         values = list(self.values(key).values())
-        if key == NN_P:
-            return combined_p(values)
-        return estimate(values, missing=len(self.runs) - len(values))
+        summary = combined_p if key == NN_P else estimate
+        return summary(values, missing=len(self.runs) - len(values))
 
 
 def method_of(run: TrackedRun) -> str | None:

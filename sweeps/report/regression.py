@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sweeps.report.stats import Estimate, t_probability, t_quantile
+from sweeps.report.stats import Estimate, t_quantile, t_tails
 
 LEAST = 1e-6  # eigenvalues of 1 - leverage below this are zero
 
@@ -80,4 +80,4 @@ def _estimate(mean: float, half: float, num: int) -> Estimate:
 def _p(mean: float, error: float, freedom: float) -> float:
     if error == 0:
         return 1.0 if mean == 0 else 0.0
-    return 1 - t_probability(abs(mean) / error, freedom)
+    return t_tails(abs(mean) / error, freedom)

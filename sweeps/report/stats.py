@@ -43,7 +43,7 @@ def estimate(values: Sequence[float], missing: int = 0) -> Estimate | None:
     return Estimate(fmean(values), half_width, num, min(values), max(values), missing)
 
 
-def combined_p(values: Sequence[float]) -> Estimate | None:
+def combined_p(values: Sequence[float], missing: int = 0) -> Estimate | None:
     """Return the p-value of several independent ones (Stouffer), without an interval.
 
     A p-value of 1 has no normal score. It counts as the next lower one that random exchanges can
@@ -56,7 +56,7 @@ def combined_p(values: Sequence[float]) -> Estimate | None:
     normal, most = NormalDist(), NUM_EXCHANGES / (NUM_EXCHANGES + 1)
     scores = [normal.inv_cdf(1 - min(max(p, LEAST_P), most)) for p in values]
     p = math.erfc(sum(scores) / math.sqrt(2 * len(scores))) / 2  # exact where it is tiny
-    return Estimate(p, None, len(values), min(values), max(values))
+    return Estimate(p, None, len(values), min(values), max(values), missing)
 
 
 def two_sided_p(difference: Estimate) -> float | None:
@@ -66,7 +66,7 @@ def two_sided_p(difference: Estimate) -> float | None:
         return None
     if scale == 0:
         return 1.0 if difference.mean == 0 else 0.0
-    return 1 - t_probability(abs(difference.mean) / scale, difference.num - 1)
+    return t_tails(abs(difference.mean) / scale, difference.num - 1)
 
 
 def equivalence_p(difference: Estimate, limit: float) -> float | None:
@@ -80,7 +80,7 @@ def equivalence_p(difference: Estimate, limit: float) -> float | None:
     inside = limit - abs(difference.mean)  # to the nearer limit, which decides
     if scale == 0:
         return 0.0 if inside > 0 else 1.0
-    outside = (1 - t_probability(abs(inside) / scale, difference.num - 1)) / 2
+    outside = t_tails(abs(inside) / scale, difference.num - 1) / 2
     return outside if inside > 0 else 1 - outside
 
 
@@ -133,8 +133,8 @@ def t_quantile(freedom: float) -> float:
     return float(stdtrit(freedom, (1 + CONFIDENCE) / 2))
 
 
-def t_probability(t: float, freedom: float) -> float:
-    """Return P(|T| <= t) for Student's T."""
+def t_tails(t: float, freedom: float) -> float:
+    """Return P(|T| >= t) for Student's T, exact where it is tiny."""
     from scipy.special import stdtr
 
-    return float(1 - 2 * stdtr(freedom, -t))
+    return float(2 * stdtr(freedom, -t))

@@ -98,7 +98,7 @@ def test_a_score_that_is_no_number_is_in_no_mean() -> None:
     odd = {**ROWS, "spire-0": [row("copies", math.nan, math.nan, 0.5)]}
     [copies] = [row for row in rows_of(odd) if row["images"] == "copies of the training images"]
     assert (copies["KID"].mean, copies["KID"].num, copies["KID"].missing) == (1.1, 1, 1)
-    assert copies["NN p"].num == 1
+    assert (copies["NN p"].num, copies["NN p"].missing) == (1, 1)
 
 
 def test_facts_name_the_guidance_of_all_and_the_scales_of_new_clients() -> None:

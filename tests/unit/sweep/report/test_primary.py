@@ -23,7 +23,7 @@ from sweeps.report.contents import Origin
 from sweeps.report.groups import group_runs
 from sweeps.report.make import _findings
 from sweeps.report.primary import Finding, findings, primary_answers, primary_table
-from sweeps.report.stats import equivalence_p, estimate, holm, two_sided_p
+from sweeps.report.stats import Estimate, equivalence_p, estimate, holm, two_sided_p
 
 KID, TV = "final/adapt_kid_after", "final/adapt_tv_after"
 
@@ -39,11 +39,20 @@ def test_p_values_are_those_of_scipy(num: int, shift: float) -> None:
     values = draws(num, shift)
     found = estimate(values)
     assert found is not None
-    assert two_sided_p(found) == pytest.approx(stats.ttest_1samp(values, 0).pvalue, abs=1e-9)
+    assert two_sided_p(found) == pytest.approx(stats.ttest_1samp(values, 0).pvalue, rel=1e-9, abs=0)
     for limit in (0.2, 2.0):
         below = stats.ttest_1samp(values, limit, alternative="less").pvalue
         above = stats.ttest_1samp(values, -limit, alternative="greater").pvalue
-        assert equivalence_p(found, limit) == pytest.approx(max(below, above), abs=1e-9)
+        assert equivalence_p(found, limit) == pytest.approx(max(below, above), rel=1e-9, abs=0)
+
+
+def test_p_values_below_the_last_digit_of_one_are_known() -> None:
+    found = Estimate(1.0, 1e-6, 8, 1.0, 1.0)
+    p, equal = two_sided_p(found), equivalence_p(found, 3.0)
+    assert p is not None
+    assert 0 < p < 1e-35
+    assert equal is not None
+    assert 0 < equal < p
 
 
 def test_pairs_that_all_differ_alike_leave_no_doubt_and_one_pair_says_nothing() -> None:

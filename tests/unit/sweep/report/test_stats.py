@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from scipy import stats
 
+from pipeline.results.metric_names import NN_P
 from pipeline.tracking.mlflow_queries import TrackedRun
 from spire_core.config.client import ClientConfig
 from sweeps.report.differences import (
@@ -22,8 +23,8 @@ from sweeps.report.stats import (
     combined_p,
     estimate,
     paired,
-    t_probability,
     t_quantile,
+    t_tails,
     verdict,
 )
 from sweeps.report.tables import cell_text, settings_table
@@ -62,9 +63,11 @@ def test_t_agrees_with_printed_tables(freedom: int, quantile: float) -> None:
 
 
 def test_students_distribution_with_one_and_two_degrees_is_known_in_closed_form() -> None:
-    for t in (0.1, 1.0, 7.5):
-        assert t_probability(t, 1) == pytest.approx(2 / math.pi * math.atan(t), rel=1e-14)
-        assert t_probability(t, 2) == pytest.approx(t / math.sqrt(2 + t * t), rel=1e-14)
+    """A tail that is far below the distance between 1 and the next number is not lost."""
+    for t in (0.1, 1.0, 7.5, 1e20):
+        assert t_tails(t, 1) == pytest.approx(2 / math.pi * math.atan(1 / t), rel=1e-12, abs=0)
+        root = math.sqrt(2 + t * t)
+        assert t_tails(t, 2) == pytest.approx(2 / (root * (root + t)), rel=1e-12, abs=0)
 
 
 def test_an_interval_worked_out_by_hand() -> None:
@@ -420,3 +423,12 @@ def test_a_p_value_of_one_hides_no_others() -> None:
     assert combined is not None
     assert combined.mean == pytest.approx(stats.combine_pvalues(plain, "stouffer").pvalue)
     assert combined_p([]) is None
+
+
+def test_a_p_value_of_some_seeds_alone_says_of_how_many() -> None:
+    runs = [run("spire", seed) for seed in range(3)]
+    runs[:2] = [replace(one, finals={NN_P: 0.5}) for one in runs[:2]]
+    [group] = group_runs(runs)
+    found = group.estimate(NN_P)
+    assert found is not None
+    assert cell_text(found) == "0.5 (n=2)"
