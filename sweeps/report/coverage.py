@@ -22,7 +22,8 @@ CAPTION = (
     "log(KID of the method / KID of SPIRE) of new clients, each method at its best setting in each "
     "task, against how far the pre-training clients leave the new ones uncovered (hull TV, 0: "
     "covered). A line through all pairs of the same world and seed, without worlds where a KID is "
-    "not above zero, with 95 % intervals that are robust to what a seed's pairs have in common. "
+    "not above zero, with 95 % intervals that are robust to what a seed's pairs have in common; "
+    "n: seeds. Log ratio at hull TV 0: only where some world has it. "
     "Slope: per 0.1 of hull TV; below zero, SPIRE loses where coverage is worse. Tasks that differ "
     "in more than coverage leave open what makes the slope. p: of no slope, not corrected for "
     "several tests."
@@ -93,7 +94,8 @@ def _cells(points: Sequence[Point], line: Line) -> tuple[Cell, ...]:
     crossing = -line.intercept.mean / slope if slope else math.nan
     equal = f"{crossing:.2g}" if low <= crossing <= high else None
     num = len({point.cluster for point in points})
-    head = (len(points), num, low, high, line.intercept, line.slope.scaled(STEP))
+    start = line.intercept if low <= 0 else None  # the line ends where the points do
+    head = (len(points), num, low, high, start, line.slope.scaled(STEP))
     return (*head, line.slope_p, *ends, equal)
 
 

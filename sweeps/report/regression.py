@@ -23,7 +23,7 @@ class Point:
 class Line:
     """Intercept and slope with their 95 % intervals, and the p-value of no slope.
 
-    `low` and `high` of both are the interval's ends.
+    `low` and `high` of both are the interval's ends, `num` is the number of clusters.
     """
 
     intercept: Estimate
@@ -62,7 +62,7 @@ def fitted_line(points: Sequence[Point]) -> Line | None:
             return None
         freedom = float(np.trace(products) ** 2 / np.sum(products**2))
         found.append((float(beta[k]), float(np.linalg.norm(scores[:, k])), freedom))
-    intercept, slope = (_estimate(b, t_quantile(f) * error, len(points)) for b, error, f in found)
+    intercept, slope = (_estimate(b, t_quantile(f) * error, len(clusters)) for b, error, f in found)
     return Line(intercept, slope, _p(*found[1]))
 
 

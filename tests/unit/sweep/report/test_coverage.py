@@ -27,6 +27,7 @@ def test_a_line_by_hand() -> None:
     assert line.intercept.half_width == pytest.approx(T1 * math.sqrt(1), rel=1e-6)
     assert line.slope.half_width == pytest.approx(T1 * math.sqrt(4), rel=1e-6)
     assert line.slope_p == pytest.approx(1)
+    assert (line.intercept.num, line.slope.num) == (2, 2)
 
 
 def test_with_a_seed_for_each_point_errors_are_those_of_each_point() -> None:
@@ -143,6 +144,15 @@ def test_a_lead_that_follows_coverage_is_found() -> None:
         "fedavg_ft's KID to spire's goes from 1.25 to 0.8, by a factor of 0.8 [0.8, 0.8] for each "
         "0.1 (p "
     )
+
+
+def test_the_line_is_not_continued_to_a_coverage_that_no_world_has() -> None:
+    for least, is_known in ((0.0, True), (0.1, False)):
+        told = runs({least: 1.25, 0.2: 1.0, 0.3: 0.8}, ("spire", "fedavg_ft"))
+        table = coverage_table(best_groups(group_runs(told), KID))
+        assert table is not None
+        assert ("log ratio at hull TV 0" in table.columns) == is_known
+        assert "slope" in table.columns
 
 
 def test_a_task_without_a_pair_is_not_among_those_that_differ() -> None:
