@@ -17,7 +17,7 @@ from pipeline.tracking.mlflow_queries import TrackedRun, histories, sweep_runs, 
 from spire_core.errors import ConfigError, RunError
 from sweeps.design.config import SweepConfig
 from sweeps.design.planned import planned_runs
-from sweeps.primary import primaries
+from sweeps.primary import Primary, primaries
 from sweeps.report.answers import answers_of
 from sweeps.report.budgets import budget_pictures
 from sweeps.report.client_dots import ClientRows, client_pictures
@@ -181,11 +181,13 @@ def _findings(
     """Return the primary comparisons that a sweep's run recorded when it began, and notes."""
     text = origin.sweep_file
     sweep = read_plain(text, SWEEP_FILE) if text else {}
-    compared, planned, notes = primaries(sweep.get("primary", ())), [], []
+    compared, planned, notes = list[Primary](), [], []
     try:
+        compared = primaries(sweep.get("primary", ()))
         planned = planned_runs(build(SweepConfig, sweep), compared) if compared else []
     except ConfigError as error:  # of an earlier version, or with plugins that are not here
-        notes = [f"Primary comparisons are not corrected for tasks that have not run: {error}."]
+        what = "corrected for tasks that have not run" if compared else "among these tables"
+        notes = [f"Primary comparisons are not {what}: {error}."]
     num_seeds = len(sweep.get("seeds", ()))
     return findings(compared, groups, metric, planned, num_seeds), notes
 

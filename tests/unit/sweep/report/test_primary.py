@@ -448,6 +448,14 @@ def test_a_recorded_file_that_is_refused_by_now_is_a_note() -> None:
     assert _findings(Origin(), group_runs(RUNS), KID) == ([], [])
 
 
+@pytest.mark.parametrize("entry", ["measure: final/adapt_gone", "gone: 1", "method: gone"])
+def test_a_recorded_comparison_that_is_unknown_by_now_is_a_note(entry: str) -> None:
+    file = f"name: study\npreset: smoke\nseeds: [0]\nprimary: [{{{entry}}}]\n"
+    found, (note,) = _findings(Origin(sweep_file=file), group_runs(RUNS), KID)
+    assert found == []
+    assert note.startswith("Primary comparisons are not among these tables: expected ")
+
+
 def test_what_no_run_shows_is_no_task_of_its_own_and_a_search_plans_none() -> None:
     axes = {"privacy.adapt.epsilon": [8, None], "data.path": ["a", "b"], "model.d_emb": [4, 8]}
     (one,), planned = study({"method": "fedavg_ft"}, rate=RATES, **axes)
