@@ -20,9 +20,10 @@ A study's `published.csv` has a line for each number:
 
 A score of a run is the mean over its clients; min and max are over runs. half is half of the 95 %
 interval over seeds. ratio, low, high, p, holm and equivalence are of logarithms of paired scores,
-as in a report, and those that begin with difference are of the scores. Holm's p-values are
-corrected for the comparisons of their family: all those that the sweep's file names as primary,
-those too that have not run, or those of the lines if these are more. So is equivalence.
+as in a report, and those that begin with difference are of the scores. Holm's p-values are those of
+the study's primary comparisons, each corrected for all of its family, those too that have not run
+or that nobody quotes. So is equivalence. Without a sweep's file that names any, the lines of a
+family are corrected together.
 """
 
 import csv
@@ -41,7 +42,9 @@ from sweeps.report.stats import Estimate, equivalence_p, estimate, holm, paired,
 
 CORRECTED = ("holm", "difference_holm", "equivalence")  # for their number
 TOLERANCE = 1e-9  # of sums in another order
+SAME_P = 1e-6  # the share by which two p-values of one test may differ
 COVERED_RATIO = "covered_ratio"  # the measure that is of whole runs
+Families = Mapping[str, Mapping[bool, Sequence[float | None]]]  # by name and whether equivalence
 DIFFERENCES = {"nn_excess": ("nn_share", "nn_chance")}  # measures that are one column less another
 CONDITION = re.compile(r"(?P<column>[\w.]+)\s*(?P<sign>=|>=|<)\s*(?P<value>[^=<>]+)")
 
@@ -232,11 +235,11 @@ STATISTICS: dict[str, Callable[[Sequence[Row], Published], float]] = {
 
 
 def published_values(
-    rows: Sequence[Row], lines: Sequence[Published], sizes: Mapping[str, int] | None = None
+    rows: Sequence[Row], lines: Sequence[Published], families: Families | None = None
 ) -> list[float]:
     """Return what each line's number is; DataError for a line that cannot be worked out.
 
-    `sizes`: how many comparisons each family has, those that nobody quotes too.
+    `families`: the p-values of each family's primary comparisons, those that nobody quotes too.
     """
     values = []
     for one in lines:
@@ -246,26 +249,38 @@ def published_values(
         values.append(STATISTICS[one.statistic](rows, one))
     places = [i for i, one in enumerate(lines) if one.statistic in CORRECTED]
     tests = {(lines[i].family, *lines[i].test): values[i] for i in places}
-    corrected = _corrected(tests, sizes or {})
+    corrected = _corrected(tests, families or {})
     for i in places:
         values[i] = _known(corrected[lines[i].family, *lines[i].test])
     return values
 
 
 def _corrected(
-    tests: Mapping[tuple[Hashable, ...], float], sizes: Mapping[str, int]
+    tests: Mapping[tuple[Hashable, ...], float], families: Families
 ) -> dict[tuple[Hashable, ...], float | None]:
     """Return p-values by family, kind and test after Holm, those of a family and kind together.
 
-    DataError for a family that none of `sizes` is, which would be corrected for its own tests only.
+    DataError for a test that is none of its family's in `families`, if there are any.
     """
-    for family in {str(key[0]) for key in tests} - {"", *sizes}:
-        if sizes:
-            known = ", ".join(sorted(filter(None, sizes)))
-            raise DataError(f"expected a family out of {known}, got {family!r}: correct the line")
     found = dict[tuple[Hashable, ...], float | None]()
-    for family in dict.fromkeys(key[:2] for key in tests):
-        own = {key: p for key, p in tests.items() if key[:2] == family}
-        absent = [None] * (sizes.get(str(family[0]), 0) - len(own))
-        found |= dict(zip(own, holm([*own.values(), *absent]), strict=False))
+    for name, kind in dict.fromkeys(key[:2] for key in tests):
+        own = {key: p for key, p in tests.items() if key[:2] == (name, kind)}
+        if families and name not in families:
+            known = ", ".join(map(repr, sorted(families)))
+            raise DataError(f"expected a family out of {known}, got {name!r}: correct the line")
+        members = families[str(name)][bool(kind)] if families else [*own.values()]
+        corrected = holm(members)
+        for key, p in own.items():
+            found[key] = corrected[_place(p, members, str(name))]
     return found
+
+
+def _place(p: float, members: Sequence[float | None], family: str) -> int:
+    """Return where a test stands among those of its family; DataError if it is none of them."""
+    for i, one in enumerate(members):
+        if one is not None and math.isclose(p, one, rel_tol=SAME_P):
+            return i
+    raise DataError(
+        f"expected a primary comparison of the family {family!r}, got a test with p {p:.3g}, "
+        "which none of them has: correct the line's runs, or quote its p without Holm"
+    )

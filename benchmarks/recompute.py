@@ -11,11 +11,10 @@ the pages of `COMPLETE`. The exit code is 1 if a number differs, or one of these
 
 import csv
 import sys
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from benchmarks.published import Published, Row, agree, published_values, read_rows
+from benchmarks.published import Families, Published, Row, agree, published_values, read_rows
 from benchmarks.quotes import is_in, unlisted
 from spire_core.errors import DataError
 from sweeps.design.load import load_sweep, sweep_names
@@ -33,6 +32,7 @@ from sweeps.report.groups import Group, as_number, best_groups, choosing_metric,
 from sweeps.report.primary import Finding, findings, primary_table
 from sweeps.report.prompts import prompts_table
 from sweeps.report.row_runs import control_rows, rows_by_run, run_of
+from sweeps.report.stats import equivalence_p
 from sweeps.report.tables import Table, method_tables, privacy_table, settings_table
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -113,8 +113,8 @@ def check_study(folder: Path, docs: Path = DOCS) -> tuple[int, int, list[str]]:
     lines = list[Published]()
     if (folder / "published.csv").is_file():
         lines = [Published(**row) for row in read_rows(folder / "published.csv")]
-    sizes = family_sizes(folder.name, rows) if lines else None
-    values = zip(lines, published_values(rows, lines, sizes), strict=True)
+    families = families_of(folder.name, rows) if lines else None
+    values = zip(lines, published_values(rows, lines, families), strict=True)
     mistakes = [mistake for one, value in values if (mistake := wrong_line(one, value, docs))]
     if not agreeing and not lines:
         raise DataError(f"expected tables or published numbers in {folder}, got none")
@@ -128,10 +128,15 @@ def without_rows(page: str, docs: Path = DOCS) -> list[str]:
     return unlisted((docs / page).read_text(encoding="utf-8"), lines)
 
 
-def family_sizes(study: str, rows: Sequence[Row]) -> Counter[str]:
-    """Return how many primary comparisons each family of a study has, also those without runs."""
+def families_of(study: str, rows: Sequence[Row]) -> Families:
+    """Return the p-values of a study's primary comparisons, None for one that lacks runs."""
     groups = group_runs([run_of(own) for own in rows_by_run(rows).values()])
-    return Counter(one.primary.family for one in findings_of(study, groups))
+    families: dict[str, dict[bool, list[float | None]]] = {}
+    for one in findings_of(study, groups):
+        own = families.setdefault(one.primary.family, {False: [], True: []})
+        own[False].append(one.p)
+        own[True].append(one.effect and equivalence_p(one.effect, one.primary.limit))
+    return families
 
 
 def findings_of(study: str, groups: Sequence[Group]) -> list[Finding]:

@@ -115,11 +115,30 @@ def test_one_test_on_two_pages_counts_once_and_differences_count_with_ratios() -
 
 
 def test_comparisons_of_a_family_that_nobody_quotes_count() -> None:
+    """Each in its order: one that has not run is the last, and smaller ones come first."""
     [p], one = published_values(ROWS, [line("p")]), line("holm", family="a")
     both = [one, replace(one, family="b")]
-    assert published_values(ROWS, both, {"a": 4, "b": 1, "c": 9}) == pytest.approx([4 * p, p])
-    with pytest.raises(DataError, match="a family out of b, c, got 'a'"):
-        published_values(ROWS, both, {"b": 1, "c": 9})
+    absent = {False: [p, None, None, None], True: []}
+    smaller = {False: [p / 30, p, p / 15], True: []}
+    found = published_values(ROWS, both, {"a": absent, "b": smaller})
+    assert found == pytest.approx([4 * p, p])
+    for families, words in (
+        ({"b": smaller}, "a family out of 'b', got 'a'"),
+        ({"a": {False: [2 * p, None], True: [p]}}, "a primary comparison of the family 'a', got"),
+    ):
+        with pytest.raises(DataError, match=words):
+            published_values(ROWS, [one], families)
+    blank = replace(one, family="")
+    assert published_values(ROWS, [blank], {"": absent}) == pytest.approx([4 * p])
+    with pytest.raises(DataError, match="a family out of 'a', got ''"):
+        published_values(ROWS, [blank], {"a": absent})
+
+
+def test_equivalence_is_corrected_among_the_equivalences_of_its_family() -> None:
+    one = line("equivalence", margin="2.0", family="a")
+    [p] = published_values(ROWS, [one])
+    [found] = published_values(ROWS, [one], {"a": {False: [0.5] * 9, True: [0.9, p, None]}})
+    assert found == pytest.approx(3 * p)
 
 
 def test_a_method_is_compared_with_itself_at_other_settings() -> None:
