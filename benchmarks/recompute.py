@@ -29,6 +29,7 @@ from sweeps.report.differences import (
 )
 from sweeps.report.files import csv_text
 from sweeps.report.groups import Group, as_number, best_groups, choosing_metric, group_runs
+from sweeps.report.planes import plane_table
 from sweeps.report.primary import Finding, findings, primary_table
 from sweeps.report.prompts import prompts_table
 from sweeps.report.row_runs import control_rows, rows_by_run, run_of
@@ -37,8 +38,8 @@ from sweeps.report.tables import Table, method_tables, privacy_table, settings_t
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 COMPLETE = ("results.md",)  # all of their numbers follow from rows
-# Tables of curves, of differences over a plane of two settings, and of what a store alone knows.
-NO_ROWS = ("epochs", "prompt_epochs", "plane", "runs", "parameters")
+# Tables of curves and of what a store alone knows.
+NO_ROWS = ("epochs", "prompt_epochs", "runs", "parameters")
 
 # --- tables of the report -------------------------------------------------------------------------
 
@@ -50,7 +51,8 @@ def tables_of(study: str, rows: Sequence[Row]) -> list[Table]:
     metric = choosing_metric(groups)
     chosen = best_groups(groups, metric)
     tables = [primary_table(findings_of(study, groups)), *method_tables(chosen)]
-    tables += [differences_table(groups, metric), setting_differences_table(groups, metric)]
+    tables.append(differences_table(groups, metric))
+    tables.append(plane_table(groups, metric) or setting_differences_table(groups, metric))
     controls = {run_id: control_rows(own) for run_id, own in by_run.items()}
     tables += [within_methods_table(groups, metric), settings_table(groups)]
     tables += [controls_table(chosen, controls), coverage_table(chosen), privacy_table(chosen)]

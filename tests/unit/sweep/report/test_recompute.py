@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from benchmarks.published import Published, published_values
-from benchmarks.recompute import check_study, main, studies, without_rows, wrong_line
+from benchmarks.recompute import (
+    check_study,
+    main,
+    studies,
+    tables_of,
+    without_rows,
+    wrong_line,
+)
 from spire_core.errors import DataError
 from sweeps.report.rows import rows_text
 
@@ -206,9 +213,24 @@ def test_a_study_that_is_right_agrees(study: Path, tmp_path: Path) -> None:
 
 
 def test_a_table_that_rows_do_not_make_is_found(study: Path, tmp_path: Path) -> None:
-    for name in ("coverage", "epochs"):  # the second is of curves, which no rows have
+    for name in ("coverage", "epochs", "plane"):  # the second is of curves, which no rows have
         (study / "tables" / f"{name}.csv").write_text("method\nspire\n")
-    assert check_study(study, tmp_path)[2] == ["coverage.csv: the rows make no such table"]
+    expected = [f"{name}.csv: the rows make no such table" for name in ("coverage", "plane")]
+    assert check_study(study, tmp_path)[2] == expected
+
+
+def test_a_plane_follows_from_rows_and_takes_the_place_of_settings_one_by_one() -> None:
+    rows = [
+        one
+        | {"federation.num_rounds": rounds, "federation.num_clients": clients}
+        | {"run_id": f"{one['run_id']}-{rounds}-{clients}"}
+        for rounds in ("10", "20")
+        for clients in ("8", "24")
+        for one in ROWS
+    ]
+    tables = {table.name: table for table in tables_of("none", rows)}
+    assert len(tables["plane"].rows) == 4
+    assert "by_setting" not in tables
 
 
 @pytest.mark.parametrize(
