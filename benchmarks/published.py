@@ -55,11 +55,12 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def agree(one: str, other: str) -> bool:
+def agree(one: str, other: str, abs_tol: float = TOLERANCE) -> bool:
+    """Return whether two cells are the same text or, but for rounding, the same number."""
     a, b = as_number(one), as_number(other)
     if a is None or b is None:
         return one == other
-    return math.isclose(a, b, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+    return math.isclose(a, b, rel_tol=TOLERANCE, abs_tol=abs_tol)
 
 
 @dataclass(frozen=True)

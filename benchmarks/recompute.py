@@ -14,7 +14,15 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from benchmarks.published import Families, Published, Row, agree, published_values, read_rows
+from benchmarks.published import (
+    TOLERANCE,
+    Families,
+    Published,
+    Row,
+    agree,
+    published_values,
+    read_rows,
+)
 from benchmarks.quotes import is_in, unlisted
 from spire_core.errors import DataError
 from sweeps.design.load import load_sweep, sweep_names
@@ -27,19 +35,27 @@ from sweeps.report.differences import (
     setting_differences_table,
     within_methods_table,
 )
-from sweeps.report.files import csv_text
+from sweeps.report.files import ESTIMATED, csv_text
 from sweeps.report.groups import Group, as_number, best_groups, choosing_metric, group_runs
 from sweeps.report.planes import plane_table
 from sweeps.report.primary import Finding, findings, primary_table
 from sweeps.report.prompts import prompts_table
-from sweeps.report.row_runs import control_rows, rows_by_run, run_of
+from sweeps.report.row_runs import AUDIT_METRICS, control_rows, rows_by_run, run_of
 from sweeps.report.stats import equivalence_p
-from sweeps.report.tables import Table, method_tables, privacy_table, settings_table
+from sweeps.report.tables import PRIVACY, Table, method_tables, privacy_table, settings_table
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 COMPLETE = ("results.md",)  # all of their numbers follow from rows
 # Tables of curves and of what a store alone knows.
 NO_ROWS = ("epochs", "prompt_epochs", "runs", "parameters")
+BEST_KID = "KID, best round"
+STORE_ALONE = {  # columns that a store alone knows, by table
+    "pretraining": (BEST_KID, "best round", "epsilon", "delta"),
+    "settings": (BEST_KID,),
+    "forgetting_and_cost": ("kB up per client and round", "MB sent in total"),
+    "privacy": tuple(title for title, key in PRIVACY if key not in AUDIT_METRICS.values()),
+}
+TESTS = ("p", "Holm", "equivalence", "NN p")  # columns of numbers that may be tiny, and say much
 
 # --- tables of the report -------------------------------------------------------------------------
 
@@ -63,16 +79,22 @@ def tables_of(study: str, rows: Sequence[Row]) -> list[Table]:
 def differing_cells(found: Table, path: Path) -> tuple[int, list[str]]:
     """Return how many numbers of a committed table agree, and where others differ.
 
-    Columns that the rows do not have, such as seconds, are left out.
+    Columns of `STORE_ALONE` are left out.
     """
     again = list(csv.DictReader(csv_text(found).splitlines()))
     stored = read_rows(path)
     if len(again) != len(stored):
         return 0, [f"{path.name}: {len(stored)} rows, {len(again)} worked out"]
-    agreeing, wrong = 0, list[str]()
+    known = [f"{one}{end}" for one in STORE_ALONE.get(path.stem, ()) for end in ESTIMATED]
+    gone = [column for column in stored[0] if column not in again[0] and column not in known]
+    wrong = [f"{path.name}: the rows make no column {column!r}" for column in gone]
+    lacking = [column for column in again[0] if column not in stored[0]]
+    wrong += [f"{path.name}: no column {column!r}, which the rows make" for column in lacking]
+    agreeing = 0
     for line, (theirs, ours) in enumerate(zip(stored, again, strict=True), 2):
         for column in (column for column in theirs if column in ours):
-            if agree(theirs[column], ours[column]):
+            abs_tol = 0.0 if column in TESTS else TOLERANCE
+            if agree(theirs[column], ours[column], abs_tol):
                 agreeing += as_number(theirs[column]) is not None
             else:
                 place = f"{path.name}, line {line}, {column}"

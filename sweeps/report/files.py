@@ -19,6 +19,7 @@ from sweeps.report.stats import Estimate
 from sweeps.report.tables import TABLES, Cell, Table
 
 SWEEP, CHECK = "sweep.yaml", ".can-be-written"
+ESTIMATED = ("", ": half interval", ": n")  # ends of the names of an estimate's three columns
 ALWAYS = (HTML, MARKDOWN, JSON, "tables/runs.csv", "tables/parameters.csv")
 HEAD_BYTES = 1000  # of a page, in which its generator stands
 OF_A_REPORT = re.compile(r"(figures/[\w.-]+\.(png|svg)|tables/[\w.-]+\.csv)")
@@ -177,7 +178,7 @@ def csv_text(table: Table) -> str:
 
 
 def _csv_names(column: str, is_estimate: bool) -> Sequence[str]:
-    return (column, f"{column}: half interval", f"{column}: n") if is_estimate else (column,)
+    return [f"{column}{end}" for end in ESTIMATED] if is_estimate else [column]
 
 
 def _csv_cells(cell: Cell, is_estimate: bool) -> Sequence[object]:

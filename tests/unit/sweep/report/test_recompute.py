@@ -10,6 +10,7 @@ import pytest
 from benchmarks.published import Published, published_values
 from benchmarks.recompute import (
     check_study,
+    differing_cells,
     main,
     studies,
     tables_of,
@@ -18,6 +19,8 @@ from benchmarks.recompute import (
 )
 from spire_core.errors import DataError
 from sweeps.report.rows import rows_text
+from sweeps.report.stats import estimate
+from sweeps.report.tables import Table
 
 FACTORS = (2.0, 2.2, 1.8)
 
@@ -191,12 +194,16 @@ def study(tmp_path: Path) -> Path:
     folder = tmp_path / "results" / "study"
     (folder / "tables").mkdir(parents=True)
     (folder / "rows.csv").write_text(rows_text(ROWS))
-    half = repr(4.302652729749464 * 0.12 / math.sqrt(3))
+    halves = [repr(4.302652729749464 * s / math.sqrt(3)) for s in (0.12, 0.14, 0.03)]
+    half, of_worst, of_ratio = halves
     (folder / "tables" / "new_clients.csv").write_text(
         "method,n,KID before,KID before: half interval,KID before: n,"
-        "KID after,KID after: half interval,KID after: n,seconds\n"
-        "spire,3,4.0,0.0,3,0.6,0.0,3,17\n"
-        f"fedavg_ft,3,4.0,0.0,3,1.2,{half},3,18\n"
+        "KID after,KID after: half interval,KID after: n,"
+        '"KID after, worst client","KID after, worst client: half interval",'
+        '"KID after, worst client: n",after / before,after / before: half interval,'
+        "after / before: n,TV after,TV after: half interval,TV after: n\n"
+        "spire,3,4.0,0.0,3,0.6,0.0,3,0.7,0.0,3,0.15,0.0,3,0.25,0.0,3\n"
+        f"fedavg_ft,3,4.0,0.0,3,1.2,{half},3,1.4,{of_worst},3,0.3,{of_ratio},3,0.25,0.0,3\n"
     )
     (tmp_path / "results.md").write_text("SPIRE has 0.600, **fine-tuning** 1.20.\n")
     with (folder / "published.csv").open("w", newline="") as file:
@@ -209,7 +216,7 @@ def study(tmp_path: Path) -> Path:
 
 
 def test_a_study_that_is_right_agrees(study: Path, tmp_path: Path) -> None:
-    assert check_study(study, tmp_path) == (14, 2, [])
+    assert check_study(study, tmp_path) == (32, 2, [])
 
 
 def test_a_table_that_rows_do_not_make_is_found(study: Path, tmp_path: Path) -> None:
@@ -231,6 +238,26 @@ def test_a_plane_follows_from_rows_and_takes_the_place_of_settings_one_by_one() 
     tables = {table.name: table for table in tables_of("none", rows)}
     assert len(tables["plane"].rows) == 4
     assert "by_setting" not in tables
+
+
+def test_a_column_that_one_side_lacks_is_found_unless_stores_alone_know_it(tmp_path: Path) -> None:
+    found = Table("pretraining", "", "", ("method", "TV"), (("spire", estimate([0.5, 0.5])),))
+    path, head = tmp_path / "pretraining.csv", "method,TV,TV: half interval,TV: n"
+    path.write_text(f"{head},best round,best round: n\nspire,0.5,0,2,3,2\n")
+    assert differing_cells(found, path) == (3, [])
+    path.write_text(f"{head.replace('TV: n', 'MB sent in total')}\nspire,0.5,0,2\n")
+    assert differing_cells(found, path)[1] == [
+        "pretraining.csv: the rows make no column 'MB sent in total'",
+        "pretraining.csv: no column 'TV: n', which the rows make",
+    ]
+
+
+def test_a_tiny_p_value_is_compared_by_its_own_size(tmp_path: Path) -> None:
+    path = tmp_path / "primary.csv"
+    for column, is_wrong in (("Holm", True), ("effect", False)):
+        found = Table("primary", "", "", (column,), ((2e-11,),))
+        path.write_text(f"{column}\n1e-11\n")
+        assert bool(differing_cells(found, path)[1]) == is_wrong
 
 
 @pytest.mark.parametrize(
