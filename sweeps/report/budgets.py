@@ -41,7 +41,8 @@ class Line:
 
     name: str
     style: int
-    is_dashed: bool
+    variant: int
+    is_first: bool  # of its mechanisms
     groups: Mapping[float, Group]  # by epsilon
 
     def series(self, key: str) -> list[Series]:
@@ -51,8 +52,8 @@ class Line:
         """
         estimates = ((epsilon, group.estimate(key)) for epsilon, group in self.groups.items())
         points = tuple((epsilon, e.mean, e.low, e.high) for epsilon, e in estimates if e)
-        is_own = any(epsilon != NO_PRIVACY for epsilon, *_ in points) or not self.is_dashed
-        return [Series(self.name, self.style, points, self.is_dashed)] if points and is_own else []
+        is_own = any(epsilon != NO_PRIVACY for epsilon, *_ in points) or self.is_first
+        return [Series(self.name, self.style, points, self.variant)] if points and is_own else []
 
 
 def budget_pictures(groups: Sequence[Group], metric: str) -> list[Picture]:
@@ -72,21 +73,25 @@ def budget_pictures(groups: Sequence[Group], metric: str) -> list[Picture]:
 
 
 def lines(groups: Sequence[Group], metric: str) -> list[Line]:
-    """Return the lines of a task; a fit without privacy ends those of all its mechanisms."""
+    """Return the lines of a task; a fit without privacy ends those of all its mechanisms.
+
+    Lines have their method's colour, unless one method alone has several settings.
+    """
     scored = [group for group in groups if group.values(metric)]
     heads = list(gathered(scored, _head))
-    is_plain = len({method for method, _ in heads}) == len(heads)
+    is_alone = len({method for method, _ in heads}) == 1 < len(heads)
     found = list[Line]()
     for number, head in enumerate(heads):
         own = [group for group in scored if _head(group) == head]
         public = [group for group in own if _budget(group) == NO_PRIVACY]
         private = gathered((g for g in own if _budget(g) != NO_PRIVACY), _mechanism) or {"": []}
-        style = method_order(head[0])[0] if is_plain else number
+        style = number if is_alone else method_order(head[0])[0]
+        num_alike = sum(line.style == style for line in found)
         for place, (mechanism, several) in enumerate(private.items()):
             at = gathered([*several, *public], _budget)
             name = ", ".join(filter(None, (head[0], label(head[1]) if head[1] else "", mechanism)))
             rivals = {epsilon: best(here, metric) for epsilon, here in sorted(at.items())}
-            found.append(Line(name, style, place > 0, rivals))
+            found.append(Line(name, style, num_alike + place, place == 0, rivals))
     return found
 
 

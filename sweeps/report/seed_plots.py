@@ -25,12 +25,12 @@ MAX_TICKS = 8  # up to so many places on a logarithmic axis are named one by one
 
 @dataclass(frozen=True)
 class Series:
-    """One method's line; `style` numbers its colour and marker."""
+    """A line; `style` numbers its method's colour and marker, `variant` the lines of a method."""
 
     name: str
     style: int
     points: tuple[SeedRange, ...]
-    is_dashed: bool = False
+    variant: int = 0
 
     @property
     def colour(self) -> str:
@@ -42,10 +42,10 @@ class Series:
         return {
             "color": self.colour,
             "marker": MARKERS[self.style % len(MARKERS)],
-            "markerfacecolor": "white" if self.is_dashed else self.colour,
-            "linestyle": "--" if self.is_dashed else DASHES[self.style % len(DASHES)],
+            "markerfacecolor": "white" if self.variant % 2 else self.colour,
+            "linestyle": DASHES[(self.style + self.variant) % len(DASHES)],
             "label": plain(self.name),
-            "zorder": 2 + self.style / 100,  # a dashed line shows what it lies on
+            "zorder": 2 + self.style / 100 + self.variant / 1000,  # dashes show what they lie on
         }
 
 

@@ -44,11 +44,13 @@ def against_setting(groups: Sequence[Group], key: str, metric: str) -> list[Seri
     A method has one line, through the best of its other settings at each place, where each of them
     was run at every place, or where all vary together. Otherwise it has one for each of the other
     settings that was run at several places, named by it, so that a line compares like with like.
+    These lines have their method's colour and marker, unless it is alone.
     A method that does not read the setting stands at its lowest value alone.
     """
     lines: list[Series] = []
     first = min((at for g in groups if (at := setting_of(g, key)) is not None), default=None)
-    for method, own in by_method(groups).items():
+    methods = by_method(groups)
+    for method, own in methods.items():
         record = find_method(method)
         has_place = key == RATE or record is None or reads(record, key)
         place_of = partial(setting_of, key=key) if has_place else lambda _: first
@@ -61,12 +63,12 @@ def against_setting(groups: Sequence[Group], key: str, metric: str) -> list[Seri
         counts = {len(places) for places in alike.values()}
         style = method_order(method)[0]
         if counts in ({len(at)}, {1}):
-            lines += _line(method, style, at, metric)
+            lines += _line(method, (style, 0), at, metric)
             continue
-        for others, places in alike.items():
-            if len(places) > 1:
-                name = f"{method}, {label(others)}"
-                lines += _line(name, style + len(lines), places, metric)
+        several = {others: places for others, places in alike.items() if len(places) > 1}
+        for number, (others, places) in enumerate(several.items()):
+            look = (style, number) if len(methods) > 1 else (number, 0)
+            lines += _line(f"{method}, {label(others)}", look, places, metric)
     return lines
 
 
@@ -75,7 +77,7 @@ def against_cost(groups: Sequence[Group], key: str, metric: str) -> list[Series]
     lines = []
     for method, own in by_method(groups).items():
         at = _places(own, partial(cost_of, key=key), metric)
-        lines += _line(method, method_order(method)[0], at, metric)
+        lines += _line(method, (method_order(method)[0], 0), at, metric)
     return lines
 
 
@@ -90,11 +92,14 @@ def _places(
     return dict(sorted(at.items()))
 
 
-def _line(name: str, style: int, at: Mapping[float, Sequence[Group]], metric: str) -> list[Series]:
-    """Return a line through the best group at each place, if there is any."""
+def _line(
+    name: str, look: tuple[int, int], at: Mapping[float, Sequence[Group]], metric: str
+) -> list[Series]:
+    """Return a line through the best group at each place, if there is any; `look` numbers it."""
+    style, variant = look
     estimates = {place: best(here, metric).estimate(metric) for place, here in at.items()}
     points = tuple((place, e.mean, e.low, e.high) for place, e in estimates.items() if e)
-    return [Series(name, style, points)] if points else []
+    return [Series(name, style, points, variant)] if points else []
 
 
 def curves(groups: Sequence[Group], key: str, histories: Histories) -> list[Series]:

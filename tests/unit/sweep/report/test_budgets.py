@@ -76,9 +76,9 @@ def test_one_method_with_several_groups_is_told_apart_by_them() -> None:
 
 
 def test_mechanisms_share_a_colour_and_methods_keep_theirs(groups: list[Group]) -> None:
-    looks = {line.name: (line.style, line.is_dashed) for line in lines(groups, KID)}
-    assert looks["spire, dp_sgd"] == (0, False)
-    assert looks["spire, one_release"] == (0, True)
+    looks = {line.name: (line.style, line.variant) for line in lines(groups, KID)}
+    assert looks["spire, dp_sgd"] == (0, 0)
+    assert looks["spire, one_release"] == (0, 1)
     assert len(set(looks.values())) == len(looks)
 
 

@@ -67,6 +67,18 @@ def test_other_settings_that_share_no_place_are_lines_of_their_own() -> None:
     }
 
 
+def test_lines_of_a_method_beside_others_have_its_colour_and_marker_and_other_dashes() -> None:
+    theirs = [(2.0, backbone(n, 3) | {"method.name": "shared_rep"}) for n in (300, 600)]
+    ours = [(1.0, backbone(n, tau)) for n in (300, 600) for tau in (3, 12)]
+    found = groups(*theirs, *ours, (4.0, backbone(150, 3)))
+    drawn = {one.name: one.look for one in against_setting(found, "federation.num_rounds", KID)}
+    first, second = (drawn[f"spire, tau={tau}"] for tau in (3, 12))
+    for key in ("color", "marker"):
+        assert first[key] == second[key] != drawn["shared_rep"][key]
+    for key in ("linestyle", "markerfacecolor"):
+        assert first[key] != second[key]
+
+
 def test_a_method_without_the_score_has_no_line() -> None:
     theirs = (2.0, emb(8, 0.1) | {"method.name": "shared_rep"})
     found = groups((3.0, emb(4, 0.1)), (1.0, emb(8, 0.1)), theirs)
