@@ -57,8 +57,8 @@ def _picture(groups: Sequence[Group], rows: ClientRows, task: str) -> Picture | 
             figure = dots_figure(dots, f"{words} of a new client", task)
             text = (
                 "Every new client of every seed, before adaptation (grey) and after (coloured), at "
-                "each method's own best setting. Bar: mean over seeds after adaptation, with its "
-                "95 % interval where there are several. Ring: the worst client. Lower is better."
+                "each method's own best setting. Bar: mean over seeds after adaptation, from the "
+                "lowest to the highest seed. Ring: the worst client. Lower is better."
             )
             return Picture("new_clients", f"New clients, one by one: {words}", text, figure)
     return None
@@ -98,7 +98,8 @@ def dots_figure(dots: Sequence[Dots], ylabel: str, title: str = "") -> "Figure":
 
 
 def _column(axes: "Axes", place: int, dots: Dots) -> None:
-    colour, half = OKABE_ITO[dots.style % len(OKABE_ITO)], dots.mean.half_width
+    colour, mean = OKABE_ITO[dots.style % len(OKABE_ITO)], dots.mean
+    ends = [[mean.mean - mean.low], [mean.high - mean.mean]]
     before, after = zip(*dots.clients, strict=True)
     left, right = place + LEFT, place + RIGHT
     for pair in dots.clients:
@@ -108,8 +109,8 @@ def _column(axes: "Axes", place: int, dots: Dots) -> None:
     axes.scatter([right], [dots.worst], s=70, facecolor="none", edgecolor=colour, linewidth=1.2)
     axes.errorbar(
         [place + 2 * RIGHT],
-        [dots.mean.mean],
-        yerr=None if half is None else [half],
+        [mean.mean],
+        yerr=ends if mean.num > 1 else None,
         marker="_",
         markersize=13,
         markeredgewidth=2.4,

@@ -54,6 +54,8 @@ def test_every_new_client_of_every_seed_is_a_dot_and_the_worst_has_a_ring() -> N
     assert worst.tolist() == [4.0]
     (bar,) = axes.containers
     assert bar[0].get_ydata()[0] == 3.0
+    (span,) = bar[2]
+    assert [segment[:, 1].tolist() for segment in span.get_segments()] == [[2.0, 4.0]]  # of seeds
 
 
 @pytest.mark.parametrize(
