@@ -104,7 +104,8 @@ def forgetting_picture(groups: Sequence[Group], histories: Histories, task: str)
         return None
     figure = panels_figure(panels, "epochs of adaptation", ylabels, task)
     text = (
-        f"What adapting to a new client costs, {AT_BEST}; {SPREAD}. Own: above 0 is over-fitted. "
+        f"What adapting to a new client costs, {AT_BEST}; {SPREAD}. Own: KID above its lowest so "
+        "far, which noise alone lifts above 0; over-fitted only where it exceeds KID's noise. "
         "Global: above 0 is lost for existing clients. Replaced: lost if only the adapted client "
         "is kept. Lines at 0 lie on each other."
     )

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from pipeline.figures.style import GREY, OKABE_ITO
 from pipeline.tracking.mlflow_queries import TrackedRun
-from sweeps.report.figures import axis_picture, score_floor
+from sweeps.report.figures import axis_picture, forgetting_picture, score_floor
 from sweeps.report.groups import group_runs
 from sweeps.report.heat_maps import Grid, grids_figure
 from sweeps.report.seed_plots import Series, panels_figure, rounds_figure, settings_figure
@@ -136,3 +136,12 @@ def test_a_floor_of_kid_and_its_name_are_of_kid_alone(
     picture = axis_picture(groups, "adapt.lr", metric, "")
     assert picture is not None
     assert picture.title == f"{title} against adapt.lr"
+
+
+def test_own_forgetting_is_said_to_need_more_than_noise() -> None:
+    params = {"method.name": "spire", "seed": "0"}
+    groups = group_runs([TrackedRun("a", "a", "FINISHED", params, {}, {}, 0)])
+    histories = {"a": {"forgetting/own": [(0, 0.0), (1, 0.1)]}}
+    picture = forgetting_picture(groups, histories, "")
+    assert picture is not None
+    assert "Own: KID above its lowest so far, which noise alone lifts above 0;" in picture.caption
