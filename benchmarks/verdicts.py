@@ -17,7 +17,7 @@ from benchmarks.recompute import DOCS, findings_of
 from pipeline.figures.style import png_bytes
 from pipeline.files.atomic import write_whole
 from spire_core.errors import DataError
-from sweeps.report.forest import METHOD, OTHER, Bar, bar_of, forest_figure
+from sweeps.report.forest import METHOD, OTHER, RATIO, Bar, bar_of, forest_figure
 from sweeps.report.groups import group_runs
 from sweeps.report.primary import Finding
 from sweeps.report.row_runs import rows_by_run, run_of
@@ -56,12 +56,30 @@ MEASURES = ("final/adapt_kid_after", "final/adapt_style_distance_after")
 
 
 def bars_of(study: str) -> list[Bar]:
-    """Return the named comparisons of a study that have rows."""
+    """Return the named comparisons of a study; DataError for one without an interval."""
     rows = read_rows(DOCS / "results" / study / "rows.csv")
     groups = group_runs([run_of(own) for own in rows_by_run(rows).values()])
-    shown = [one for one in findings_of(study, groups) if one.primary.measure in MEASURES]
-    bars = [bar for one in shown if (bar := bar_of(one, name_of(study, one))) is not None]
-    return [replace(bar, measure="score") for bar in bars]
+    return drawn(study, findings_of(study, groups))
+
+
+def drawn(study: str, found: Sequence[Finding]) -> list[Bar]:
+    """Return the bars of those findings that the figure is about."""
+    bars = list[Bar]()
+    for one in filter(is_shown, found):
+        bar = bar_of(one, name_of(study, one))
+        if bar is None:
+            raise DataError(
+                f"expected an interval of each comparison in the first figure of results.md, got "
+                f"none of {study}, {one.primary.words}: it has no pairs, one, or a score that is "
+                "not above zero, so say so on the page and leave its study out of the figure"
+            )
+        bars.append(replace(bar, measure="score"))
+    return bars
+
+
+def is_shown(one: Finding) -> bool:
+    """Return whether the figure is about a comparison: a ratio of a score of new clients."""
+    return one.primary.measure in MEASURES and one.primary.scale == RATIO
 
 
 def studies() -> list[str]:
