@@ -2,6 +2,7 @@
 
 make         `spire report`, from top to bottom; the place to begin
 groups       runs by task, method and setting
+captions     tasks with captions, in which KID orders nothing
 stats        means, intervals and paired differences
 tables       tables of methods and settings
 differences  differences to SPIRE on the same seeds

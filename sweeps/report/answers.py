@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from sweeps.report.captions import OF_KID, has_text
 from sweeps.report.differences import HELDOUT, REFERENCE, own_best_difference
 from sweeps.report.groups import Group, by_task, label
 from sweeps.report.stats import Estimate, verdict
@@ -14,8 +15,6 @@ QUESTIONS = (  # the question, its metric, and the metric in words
     ("New clients' unseen images", HELDOUT, "held-out loss"),
     ("Clients that exist", "final/adapt_forgetting_global", "KID lost as a new one adapts"),
 )
-# They say little with text, where images are drawn for the captions of the very reference.
-OF_KID = ("final/pretrain_kid_mean", "final/adapt_kid_after", "final/adapt_forgetting_global")
 ONE_SEED = "One seed: these values are no comparison. Several seeds, as in seeds=[0,1,2,3,4], are."
 
 
@@ -24,8 +23,7 @@ def answers_of(groups: Sequence[Group], chosen_by: str) -> list[str]:
     found = []
     for task, here in by_task(groups).items():
         place = f"{label(task)}: " if label(task) else ""
-        has_text = any(run.params.get("model.text", "none") != "none" for run in here[0].runs)
-        asked = [one for one in QUESTIONS if not (has_text and one[1] in OF_KID)]
+        asked = [one for one in QUESTIONS if not (one[1] in OF_KID and has_text(here))]
         texts = [_answer(here, chosen_by, *question) for question in asked]
         found += [f"{place}{text}" for text in texts if text]
     if found and all(len(group.runs) == 1 for group in groups):

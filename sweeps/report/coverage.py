@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from pipeline.results.metric_names import HULL_TV
+from sweeps.report.captions import has_text
 from sweeps.report.differences import REFERENCE
 from sweeps.report.groups import Group, Pair, by_task, pair_of
 from sweeps.report.regression import Line, Point, fitted_line
@@ -71,6 +72,8 @@ def _points(chosen: Sequence[Group]) -> dict[str, list[Point]]:
     """Return each method's pairs with SPIRE, over all tasks: hull TV, log ratio, seed."""
     points: dict[str, list[Point]] = {}
     for here in by_task(chosen).values():
+        if has_text(here):
+            continue
         for ours in (group for group in here if group.method == REFERENCE):
             for group in (group for group in here if group is not ours):
                 points.setdefault(group.method, []).extend(_pairs(group, ours))

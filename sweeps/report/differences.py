@@ -11,6 +11,7 @@ from statistics import fmean
 
 from pipeline.config.equivalence import reads
 from spire_core.config.method import find_method
+from sweeps.report.captions import OF_KID, has_text
 from sweeps.report.groups import (
     NN_GAP,
     OF_ADAPTATION,
@@ -65,7 +66,8 @@ CAPTION = (
     "nearer to training than to test images by more than SPIRE's, and prompts read and retrieved, "
     "where higher is better. Lower or higher: only where the interval excludes zero. Log ratio: "
     "mean of log(method / SPIRE), which does not shrink as both scores do; 0.1 is about 10 %. "
-    "Several comparisons at once: one in twenty intervals misses by chance."
+    "With captions KID orders nothing and is left out. Several comparisons at once: one in twenty "
+    "intervals misses by chance."
 )
 BY_SETTING = (
     "Each method minus SPIRE on {score} at each of SPIRE's settings, paired on seeds, each at its "
@@ -89,7 +91,10 @@ def differences_table(groups: Sequence[Group], chosen_by: str) -> Table | None:
             if method == REFERENCE:
                 continue
             has_tuned = any(group.values(TUNED_KID) for group in own)
-            for name, metric in (*DIFFERENCES, *[OWN_MODELS] * has_tuned):
+            compared_by = [*DIFFERENCES, *[OWN_MODELS] * has_tuned]
+            if has_text(here):
+                compared_by = [one for one in compared_by if one[1] not in OF_KID]
+            for name, metric in compared_by:
                 by = metric if metric == OWN_KID else chosen_by
                 by_comparison = {OWN_BEST: own_best_difference(here, method, metric, by)}
                 same = same_setting_difference(here, method, metric, by)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipeline.tracking.mlflow_queries import TrackedRun
+from sweeps.report.captions import has_text
 from sweeps.report.differences import REFERENCE
 from sweeps.report.figures import AXES, KID_EPOCHS, Picture
 from sweeps.report.groups import (
@@ -37,13 +38,14 @@ ALONG_EPOCHS = (
 def epochs_table(groups: Sequence[Group], histories: Histories) -> Table | None:
     """Return each method's KID after each number of epochs, and its difference against SPIRE.
 
-    None where SPIRE, other methods or a second number of epochs are missing.
+    None where SPIRE, other methods or a second number of epochs are missing. Tasks with captions,
+    in which KID orders nothing, have no rows.
     """
     rows: list[tuple[Cell, ...]] = []
     for here in by_task(groups).values():
         others = {method: best_at_epochs(own, histories) for method, own in by_method(here).items()}
         ours = others.pop(REFERENCE, {})
-        if len(ours) < 2 or not any(others.values()):
+        if len(ours) < 2 or not any(others.values()) or has_text(here):
             continue
         for epoch in sorted(ours):
             reference = ours[epoch][1]

@@ -10,13 +10,14 @@ LOWER = {  # columns in which the lowest mean is the best
     *("KID after", "KID after, worst client", "TV after", "held-out after"),
     *(column for column, _ in FORGETTING_AND_COST),
 }
+OF_KID = {column for column in LOWER if column.startswith("KID")} | {"own", "global", "replaced"}
 
 
 def best_cells(table: Table) -> set[tuple[int, int]]:
     """Return the places (row, column) of the lowest means of each task, where rows differ.
 
     Cells that read alike are equally good. Whether the lowest can be told from the others is
-    another question, which differences on the same seeds answer.
+    another question, which differences on the same seeds answer. With captions KID marks nothing.
     """
     if table.name not in MARKED:
         return set()
@@ -29,7 +30,13 @@ def best_cells(table: Table) -> set[tuple[int, int]]:
         (row, column)
         for rows in rows_of.values()
         for column in columns
-        for row in _best_rows({row: table.rows[row][column] for row in rows})
+        for row in _best_rows(
+            {
+                row: table.rows[row][column]
+                for row in rows
+                if row not in table.with_text or table.columns[column] not in OF_KID
+            }
+        )
     }
 
 

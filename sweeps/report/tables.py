@@ -1,7 +1,7 @@
 """The report's tables of methods and settings: which columns there are, and rows of estimates."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.results.metric_names import (
     CLIENTS_DELTA,
@@ -15,6 +15,7 @@ from pipeline.results.metric_names import (
     PRECISION,
     RECALL,
 )
+from sweeps.report.captions import has_text
 from sweeps.report.groups import NN_GAP, TUNED_KID, Group, label
 from sweeps.report.stats import Estimate, verdict
 
@@ -124,13 +125,17 @@ CAPTIONS = {
 
 @dataclass(frozen=True)
 class Table:
-    """Columns by title, and rows of cells; `name` is that of its CSV file."""
+    """Columns by title, and rows of cells; `name` is that of its CSV file.
+
+    `with_text`: the places of rows of tasks with captions.
+    """
 
     name: str
     title: str
     caption: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
+    with_text: frozenset[int] = frozenset()
 
 
 HEAD = ("task", "method", "setting")
@@ -212,7 +217,9 @@ def groups_table(
     """Return a row for each group, with those of the metrics that any group has."""
     rows = [(*head(g), len(g.runs), *(g.estimate(key) for _, key in metrics)) for g in groups]
     columns = (*HEAD, "n", *(text for text, _ in metrics))
-    return made_table(name, title, CAPTIONS[name], columns, rows)
+    table = made_table(name, title, CAPTIONS[name], columns, rows)
+    with_text = frozenset(i for i, group in enumerate(groups) if has_text([group]))
+    return None if table is None else replace(table, with_text=with_text)
 
 
 def head(group: Group) -> tuple[str, str, str]:

@@ -1,6 +1,7 @@
 """Lines with cluster-robust intervals by hand; a lead over SPIRE that follows coverage."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -118,6 +119,10 @@ def runs(worlds: dict[float, float], methods: tuple[str, ...], seeds: int = 3) -
     return found
 
 
+def with_text(one: TrackedRun) -> TrackedRun:
+    return replace(one, params=one.params | {"model.text": "words"})
+
+
 def test_a_lead_that_follows_coverage_is_found() -> None:
     """From 1.25 where new clients are covered to 0.8 at 0.2: a factor of 0.8 for each 0.1."""
     told = runs({0.0: 1.25, 0.1: 1.0, 0.2: 0.8}, ("spire", "fedavg_ft"))
@@ -169,6 +174,7 @@ def test_one_world_or_one_method_has_no_slope() -> None:
         runs({0.0: 1.2, 0.2: 1.0}, ("spire",)),
         runs({0.0: 1.2, 0.2: 1.0}, ("fedavg_ft", "local")),
         runs({0.0: 1.2, 0.2: 1.0}, ("spire", "fedavg_ft"), seeds=1),
+        [with_text(one) for one in runs({0.0: 1.2, 0.2: 1.0}, ("spire", "fedavg_ft"))],
     ):
         chosen = best_groups(group_runs(told), KID)
         assert coverage_table(chosen) is None

@@ -81,6 +81,8 @@ def test_there_is_nothing_to_compare_without_spire_or_a_second_number_of_epochs(
     assert epochs_table(group_runs(both[:1]), twice) is None
     assert epochs_table(group_runs(both[1:]), twice) is None
     assert epochs_table(group_runs(both), twice) is not None
+    text = [replace(one, params=one.params | {"model.text": "words"}) for one in both]
+    assert epochs_table(group_runs(text), twice) is None  # KID orders nothing
     assert epochs_table(group_runs(both), twice | {both[1].run_id: {}}) is None  # has no curve
 
 

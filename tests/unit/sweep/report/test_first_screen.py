@@ -24,7 +24,7 @@ from sweeps.report.origins import origin_of, parameters_table
 from sweeps.report.row_runs import client_numbers
 from sweeps.report.samples import MAX_SAMPLES, packed, partition_pictures, sample_pictures
 from sweeps.report.stats import estimate
-from sweeps.report.tables import Table
+from sweeps.report.tables import NEW_CLIENTS, Table, groups_table
 from sweeps.report.words import KID as WORD_KID
 from sweeps.report.words import in_words, words_of
 
@@ -214,6 +214,18 @@ def test_the_lowest_mean_of_each_task_is_marked_and_what_reads_alike_with_it() -
     assert best_cells(table) == {(0, 1), (2, 1), (3, 1)}
     assert best_cells(replace(table, name="runs")) == set()
     assert best_cells(replace(table, rows=rows[:1])) == set()  # nothing to compare
+
+
+def test_with_captions_no_kid_is_marked() -> None:
+    found = {}
+    for text in ("none", "words"):
+        runs = [run("spire", **{"model.text": text}), run("local", kid=2.0, **{"model.text": text})]
+        for one in runs:
+            one.finals["final/adapt_tv_after"] = one.finals[KID]
+        table = groups_table("new_clients", "", group_runs(runs), NEW_CLIENTS)
+        assert table is not None
+        found[text] = {table.columns[column] for _, column in best_cells(table)}
+    assert found == {"none": {"KID after", "TV after"}, "words": {"TV after"}}
 
 
 # --- origins --------------------------------------------------------------------------------------

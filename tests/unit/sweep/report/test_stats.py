@@ -30,6 +30,7 @@ from sweeps.report.stats import (
 from sweeps.report.tables import cell_text, settings_table
 
 KID = "final/adapt_kid_after"
+AFTER = {"spire": 1.0, "local": 2.0}
 
 
 def run(method: str, seed: int, kid: float | None = None, **params: object) -> TrackedRun:
@@ -407,6 +408,18 @@ def test_another_partition_of_the_same_seed_is_no_pair() -> None:
 def test_without_spire_there_are_no_differences() -> None:
     assert differences_table(group_runs([run("local", 0, 1.0)]), KID) is None
     assert differences_table(group_runs([run("spire", 0, 1.0)]), KID) is None
+
+
+def test_with_captions_no_method_is_compared_by_kid() -> None:
+    runs = [run(m, seed, kid, model__text="words") for m, kid in AFTER.items() for seed in (0, 1)]
+    for one in runs:
+        one.finals["final/adapt_heldout_after"] = one.finals[KID]
+        one.finals["final/pretrain_tuned_kid_mean"] = one.finals[KID]
+    table = differences_table(group_runs(runs), KID)
+    assert table is not None
+    assert [row[table.columns.index("score")] for row in table.rows] == [
+        "new clients: held-out after"
+    ]
 
 
 def test_a_p_value_of_one_hides_no_others() -> None:

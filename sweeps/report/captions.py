@@ -1,0 +1,18 @@
+"""Tasks with captions, in which KID orders nothing: images are drawn for those of the reference."""
+
+from collections.abc import Iterable
+
+from sweeps.report.groups import OWN_KID, TUNED_KID, Group
+
+OF_KID = (
+    "final/pretrain_kid_mean",
+    TUNED_KID,
+    OWN_KID,
+    "final/adapt_kid_after",
+    "final/adapt_forgetting_global",
+)
+
+
+def has_text(groups: Iterable[Group]) -> bool:
+    """Return whether runs of a task draw images for captions."""
+    return any(run.params.get("model.text", "none") != "none" for g in groups for run in g.runs)
