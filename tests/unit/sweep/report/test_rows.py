@@ -26,6 +26,7 @@ FINALS = {  # means over the clients of the tables below
         "final/adapt_kid_after": 0.1,
         "final/adapt_tv_after": 0.3,
         "final/pretrain_kid_mean": 0.5,
+        "final/pretrain_kid_worst": 0.5,
         "best/kid_mean": 0.4,
         "final/adapt_nn_share": 0.625,
         "final/adapt_nn_p": 0.25,
