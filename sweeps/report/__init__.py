@@ -16,6 +16,7 @@ controls     new clients' images beside copies, fresh images and the nearest cli
 prompts      new clients that are asked for prompts they never showed
 series       the lines of figures
 figures      figures of the report
+fit_axis     the axis along a fit: steps or epochs
 forest       the primary comparisons as one figure
 seed_plots   plots with a mean and a range over seeds
 heat_maps    heat maps over two settings

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from sweeps.report.fit_axis import fit_axis
 from sweeps.report.groups import SCORES, Group, best_groups, by_task, label
 from sweeps.report.seed_plots import LOG_RATIO, Scale, panels_figure, rounds_figure, settings_figure
 from sweeps.report.series import Histories, against_cost, against_setting, curves
@@ -95,14 +96,15 @@ def rounds_picture(groups: Sequence[Group], histories: Histories, task: str) -> 
 
 def forgetting_picture(groups: Sequence[Group], histories: Histories, task: str) -> Picture | None:
     """Return the forgetting curves in one panel for each kind that any of these groups has."""
+    xlabel, factor = fit_axis(groups)
     panels, ylabels = {}, []
     for key, (text, ylabel) in FORGETTING.items():
-        if series := curves(groups, key, histories):
+        if series := curves(groups, key, histories, factor):
             panels[text] = series
             ylabels.append(ylabel)
     if not panels:
         return None
-    figure = panels_figure(panels, "epochs of adaptation", ylabels, task)
+    figure = panels_figure(panels, xlabel, ylabels, task)
     text = (
         f"What adapting to a new client costs, {AT_BEST}; {SPREAD}. Own: KID above its lowest so "
         "far, which noise alone lifts above 0; over-fitted only where it exceeds KID's noise. "
@@ -113,16 +115,17 @@ def forgetting_picture(groups: Sequence[Group], histories: Histories, task: str)
 
 
 def overfitting_picture(groups: Sequence[Group], histories: Histories, task: str) -> Picture | None:
-    """Return new clients' losses and KID over the epochs, one line for each of these groups."""
-    found = {key: curves(groups, key, histories) for key in OVERFITTING}
+    """Return new clients' losses and KID along their fit, one line for each of these groups."""
+    xlabel, factor = fit_axis(groups)
+    found = {key: curves(groups, key, histories, factor) for key in OVERFITTING}
     if not all(series for key, series in found.items() if key != KID_EPOCHS):
         return None
     drawn = {OVERFITTING[key]: series for key, series in found.items() if series}
     panels = {text: series for (text, _), series in drawn.items()}
     ylabels = [ylabel for _, ylabel in drawn]
-    figure = panels_figure(panels, "epochs of adaptation", ylabels, task, has_zero=False)
+    figure = panels_figure(panels, xlabel, ylabels, task, has_zero=False)
     text = (
-        f"New clients over their epochs; {SPREAD}. A training loss that falls while the other one "
+        f"New clients along their fit; {SPREAD}. A training loss that falls while the other one "
         "rises is over-fitting; so is a KID that rises again."
     )
     return Picture("overfitting", "Over-fitting during adaptation", text, figure)

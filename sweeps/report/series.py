@@ -102,10 +102,16 @@ def _line(
     return [Series(name, style, points, variant)] if points else []
 
 
-def curves(groups: Sequence[Group], key: str, histories: Histories) -> list[Series]:
+def curves(
+    groups: Sequence[Group],
+    key: str,
+    histories: Histories,
+    factor: Callable[[Group], int] = lambda _: 1,
+) -> list[Series]:
     """Return a metric's line for each group, at the steps that all its seeds reached.
 
-    A line has its method's name and look, or those of its setting where there is one method alone.
+    A step stands at `factor` times itself. A line has its method's name and look, or those of its
+    setting where there is one method alone.
     """
     is_alone = len(groups) > 1 and len({group.method for group in groups}) == 1
     lines = []
@@ -113,7 +119,10 @@ def curves(groups: Sequence[Group], key: str, histories: Histories) -> list[Seri
         by_seed = [dict(histories.get(run.run_id, {}).get(key, ())) for run in group.runs]
         by_seed = [curve for curve in by_seed if curve]
         steps = sorted(set.intersection(*map(set, by_seed))) if by_seed else []
-        points = tuple(_seed_range(step, [curve[step] for curve in by_seed]) for step in steps)
+        times = factor(group)
+        points = tuple(
+            _seed_range(times * step, [curve[step] for curve in by_seed]) for step in steps
+        )
         if points:
             style = number if is_alone else method_order(group.method)[0]
             name = label(group.setting) if is_alone else group.method

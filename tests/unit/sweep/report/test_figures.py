@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from pipeline.figures.style import GREY, OKABE_ITO
 from pipeline.tracking.mlflow_queries import TrackedRun
 from sweeps.report.figures import axis_picture, forgetting_picture, score_floor
+from sweeps.report.fit_axis import EPOCHS, STEPS, fit_axis
 from sweeps.report.groups import group_runs
 from sweeps.report.heat_maps import Grid, grids_figure
 from sweeps.report.seed_plots import Series, panels_figure, rounds_figure, settings_figure
@@ -145,3 +146,38 @@ def test_own_forgetting_is_said_to_need_more_than_noise() -> None:
     picture = forgetting_picture(groups, histories, "")
     assert picture is not None
     assert "Own: KID above its lowest so far, which noise alone lifts above 0;" in picture.caption
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "places"),
+    [
+        ({"adapt.num_images": "64"}, STEPS, [0, 4, 8]),
+        ({"adapt.num_images": "64", "adapt.batch_size": "60"}, STEPS, [0, 2, 4]),
+        ({"adapt.num_images": "20", "adapt.early_stopping": "True"}, STEPS, [0, 1, 2]),
+        ({"adapt.num_images": "20", "adapt.guidance": "[1.0, 2.0]"}, STEPS, [0, 1, 2]),
+        ({"adapt.num_images": "20"}, STEPS, [0, 2, 4]),
+        ({}, EPOCHS, [0, 1, 2]),
+        ({"adapt.num_images": "64", "privacy.adapt.epsilon": "8"}, EPOCHS, [0, 1, 2]),
+    ],
+)
+def test_curves_along_a_fit_are_over_steps_where_all_clients_take_as_many(
+    settings: dict[str, str], name: str, places: list[int]
+) -> None:
+    params = {"method.name": "spire", "seed": "0"} | settings
+    groups = group_runs([TrackedRun("a", "a", "FINISHED", params, {}, {}, 0)])
+    histories = {"a": {"forgetting/own": [(0, 0.0), (1, 0.1), (2, 0.2)]}}
+    picture = forgetting_picture(groups, histories, "")
+    assert picture is not None
+    [axes] = picture.figure.axes
+    assert axes.get_xlabel() == name
+    assert places in [list(line.get_xdata()) for line in axes.lines]
+
+
+def test_one_method_without_known_steps_puts_all_on_epochs() -> None:
+    params = {"seed": "0", "adapt.num_images": "64"}
+    runs = [
+        TrackedRun(method, method, "FINISHED", params | {"method.name": method} | more, {}, {}, 0)
+        for method, more in (("spire", {}), ("fedavg_ft", {"adapt.num_images": "None"}))
+    ]
+    assert fit_axis(group_runs(runs))[0] == EPOCHS
+    assert fit_axis(group_runs(runs[:1]))[0] == STEPS
