@@ -17,6 +17,10 @@ class DataError(SpireError, ValueError):
     """A data set is missing, damaged, or cannot be split as asked."""
 
 
+class SplitError(DataError):
+    """A data set has no images in a split."""
+
+
 class WeightsError(SpireError, RuntimeError):
     """The weights of a feature extractor are missing or wrong."""
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from pipeline.config.schema import Config
 from spire_core.adaptation.set_aside import fitted_split
 from spire_core.evaluation.prompted_images import Gallery
+from spire_core.evaluation.reference_split import ReferenceSplit
 from spire_core.partition.split import ClientSplit
 from spire_core.training.context import ClientContext
 
@@ -24,7 +25,8 @@ class ClientData:
     The mixture is None where it is unknown or no score needs it. `tokens` (N, L) are captions and
     `labels` (N,) the classes that they ask for, None without text. `gallery` has the images of all
     clients with their captions, where prompts are scored. `encode` makes latents of uint8 images,
-    None for a network of pixels. Images are copied on request.
+    None for a network of pixels. `reference`: the test split that scores compare with, None where
+    that is the client's own held-out images. Images are copied on request.
     """
 
     split: ClientSplit
@@ -34,6 +36,7 @@ class ClientData:
     labels: np.ndarray | None = None
     gallery: Gallery | None = None
     encode: Callable[[Tensor], Tensor] | None = None
+    reference: ReferenceSplit | None = None
 
     @property
     def client_id(self) -> int:
@@ -54,6 +57,16 @@ class ClientData:
     def test_images(self, limit: int | None = None) -> Tensor:
         """Return the held-out images, (n, C, H, W) uint8; at most `limit` of them."""
         return self.images_at(self.split.test[:limit])
+
+    def reference_images(self, seed: int) -> Tensor:
+        """Return the real images that scores compare with, (n, C, H, W) uint8; a run's `seed`.
+
+        A client of a test split has a class mixture.
+        """
+        if self.reference is None:
+            return self.test_images()
+        assert self.mixture is not None  # it has scores
+        return torch.from_numpy(self.reference.images_of(self.mixture, seed, self.client_id))
 
     def images_at(self, positions: np.ndarray) -> Tensor:
         """Return the images at positions (n,) among those of everybody, (n, C, H, W) uint8."""

@@ -59,7 +59,15 @@ class ClientEvaluator:
 
     def real_features(self, client: ClientData) -> Tensor:
         """Return features (n, D) of a client's held-out images."""
-        return cached_features(self.extractor, to_float(client.test_images()), self.cache)
+        return self._cached(client.test_images())
+
+    def reference_features(self, client: ClientData) -> Tensor:
+        """Return features (n, D) of the real images that a client's samples are scored against."""
+        return self._cached(client.reference_images(self.context.config.seed))
+
+    def _cached(self, images: Tensor) -> Tensor:
+        """Return features (n, D) of real uint8 images (n, C, H, W), cached."""
+        return cached_features(self.extractor, to_float(images), self.cache)
 
     def reference(self, backbone: Tensor) -> FlatModel | None:
         """Return the reference network of guidance for methods without an embedding.
@@ -129,13 +137,13 @@ class ClientEvaluator:
     def scores(
         self, client: ClientData, samples: GeneratedSamples, heldout: Tensor, pooled: Tensor
     ) -> dict[str, float]:
-        """Return KID against the client's and the population's data, held-out loss, and TV.
+        """Return KID against the client's reference and the population, held-out loss, and TV.
 
         `heldout` (n,) are the losses of `heldout`, `pooled` (n, D) the population's features.
         """
         scores = dict[str, float]()
         if self.extractor.num_features > 0:
-            own = self.kid_against(self.real_features(client), samples)
+            own = self.kid_against(self.reference_features(client), samples)
             scores = {"own_kid": own.mean, "own_kid_std": own.std}
             scores["population_kid"] = self.kid_against(pooled, samples).mean
         scores["heldout_loss"] = float(heldout.mean())

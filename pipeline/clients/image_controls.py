@@ -35,7 +35,7 @@ def _images(images: np.ndarray, positions: np.ndarray) -> Tensor:
 
 def _scores(evaluator: ClientEvaluator, client: ClientData, images: Tensor) -> ControlScores:
     samples = evaluator.samples(client, images)
-    own = evaluator.kid_against(evaluator.real_features(client), samples).mean
+    own = evaluator.kid_against(evaluator.reference_features(client), samples).mean
     config, client_id = evaluator.context.config, client.client_id
     near, gap = signs_of_copies(evaluator, client.as_fitted(config), images, samples)
     limit = per_client(config.federation.num_new_clients)

@@ -62,7 +62,7 @@ class RoundWorker:
         split = self.setup.partition.split(client_id)
         mixture = self.setup.mixtures.get(client_id)
         text = (self.setup.tokens, self.setup.labels, self.gallery)
-        return ClientData(split, self.images, mixture, *text, self.encode)
+        return ClientData(split, self.images, mixture, *text, self.encode, self.setup.reference)
 
     @functools.cached_property
     def gallery(self) -> Gallery | None:

@@ -53,6 +53,10 @@ class ClientWorker(RoundWorker):
         """Return features (n, D) of a client's held-out images."""
         return self.evaluator.real_features(self.client_data(client_id))
 
+    def reference_features(self, client_id: int) -> Tensor:
+        """Return features (n, D) of the real images that a client's samples are scored against."""
+        return self.evaluator.reference_features(self.client_data(client_id))
+
     def draw(self, client_ids: Sequence[int], weights: np.ndarray) -> list[GeneratedSamples]:
         """Return samples generated as pre-training clients with these backbone weights (P,)."""
         self.receiver.forget()  # the last round's sum is collected; its memory is needed now

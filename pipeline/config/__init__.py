@@ -4,6 +4,7 @@ schema          all groups as one record
 own_parts       the rules between groups for what is a client's own
 privacy_rules   the rules between groups for clipping and noise
 secure_rules    the rules between groups for secure sums
+eval_rules      the rules between groups for what is measured
 federation      `federation.*`: clients, cohorts and rounds
 data            `data.*`: the images
 resources       `resources.*`: actors, CPUs and GPUs

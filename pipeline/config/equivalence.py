@@ -38,6 +38,7 @@ ADDED += ("adapt.draws", "adapt.schedule", "adapt.average", "adapt.emb_prior")
 ADDED += ("client.emb_noise", "client.emb_prior", "client.emb_first_steps", "adapt.local_init")
 ADDED += ("method.episodes",)
 ADDED += ("eval.metrics", "eval.guidance_interval", "model.set_encoder", "adapt.guidance")
+ADDED += ("eval.reference",)
 NO_ROUNDS = {  # what stands for the rounds of a method that has none
     "federation.num_rounds": 1,
     "federation.cohort_size": 1,

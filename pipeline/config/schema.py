@@ -6,6 +6,7 @@ from typing import Any
 
 from pipeline.config.build import build
 from pipeline.config.data import WITH_CLIENTS, DataConfig, is_outside
+from pipeline.config.eval_rules import check_evaluation
 from pipeline.config.federation import FederationConfig
 from pipeline.config.own_parts import check_own_training
 from pipeline.config.privacy_rules import check_private_adaptation, check_private_rounds
@@ -83,12 +84,7 @@ class Config:
             federation.num_new_clients,
             "nobody would train",
         )
-        require(
-            not self.eval.controls or self.model.text == "none",
-            f"eval.controls=false with model.text={self.model.text}",
-            "true",
-            "prompts have controls of their own, which are always scored",
-        )
+        check_evaluation(self.eval, self.data, self.partition, self.model)
 
     @property
     def fewest_steps(self) -> int:

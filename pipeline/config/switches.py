@@ -107,6 +107,12 @@ SWITCHES = (
         lambda c: c.model.text,
     ),
     Switch(
+        ("eval.reference",),
+        "an eval.extractor",
+        lambda c: c.eval.extractor != "none",
+        lambda c: c.eval.extractor,
+    ),
+    Switch(
         ("eval.guidance_interval",),
         "an eval.guidance other than 1, or adapt.guidance",
         lambda c: c.is_guided,

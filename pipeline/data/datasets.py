@@ -26,7 +26,7 @@ from pipeline.data.image_folder import load_folder
 from pipeline.data.outside import OutsideImages, load_outside
 from pipeline.files.damage import DAMAGE
 from pipeline.files.paths import base_folder, lasting
-from spire_core.errors import ConfigError, DataError
+from spire_core.errors import ConfigError, DataError, SplitError
 from spire_core.partition.natural import NaturalClients
 
 SPLITS = ("train", "test")
@@ -151,7 +151,7 @@ def _of_split(data: ImageData, is_test: np.ndarray, split: str) -> ImageData:
     """Return the images of one split without their clients, by a mask (N,) of the test split."""
     chosen = np.flatnonzero(is_test == (split == "test"))
     if len(chosen) == 0:
-        raise DataError(f"expected images for the {split} split of {data.name}, got none: add some")
+        raise SplitError(f"expected images in the {split} split of {data.name}, got none: add some")
     captions = None if data.captions is None else tuple(data.captions[i] for i in chosen)
     return replace(
         data,

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 
 from pipeline.files.paths import expanded
-from spire_core.errors import DataError
+from spire_core.errors import DataError, SplitError
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # others start programs, as EPS does
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -52,7 +52,7 @@ def load_folder(
         classes, samples = _image_files(base)
         samples = _own_split(base, samples, split)
     if not samples:
-        raise DataError(f"expected images for the {split} split in {base}, got none: add some")
+        raise SplitError(f"expected images in the {split} split in {base}, got none: add some")
     images = np.stack([decoded(file, image_size) for file, _ in samples])
     labels = np.array([label for _, label in samples], dtype=np.int64)
     return images, labels, tuple(classes)

@@ -27,7 +27,8 @@ NUM_POPULATION_DRAWS = 4  # of clients that draw alike: a few draws, pooled
 class RealData:
     """The reference for samples, client by client.
 
-    `features` (n, D) of its test images, its class mixture (K,), and its real-against-real floor.
+    `features` (n, D) of the images of `eval.reference`, its class mixture (K,), and its
+    real-against-real floor.
     """
 
     features: Mapping[int, Tensor]
@@ -43,11 +44,11 @@ class RealData:
         config: EvalConfig,
         seed: int,
     ) -> "RealData":
-        """Return the reference of these clients, from their held-out images.
+        """Return the reference of these clients.
 
         The floor uses as many images as are generated, if a client has twice as many.
         """
-        per_client: list[Tensor] = pool.run_all("real_features", client_ids)
+        per_client: list[Tensor] = pool.run_all("reference_features", client_ids)
         features = dict(zip(client_ids, per_client, strict=True))
         sizes = (config.kid_subset_size, config.kid_num_subsets, seed)
         floors = {

@@ -8,6 +8,7 @@ scored_clients   the clients that are scored where a secret key draws the cohort
 evaluator        evaluations between rounds, with scores computed beside the next rounds
 trained_clients  what clients that have trained lose with each other's parts, or gain by tuning
 adaptation       the adaptation of new clients, and their measurements
+population_scores  the population's own images and its KID before adaptation
 export           the files of the finished model, and its fingerprint
 reuse            the finished pre-training of another run
 profiling        a torch.profiler trace of a few rounds

@@ -16,13 +16,8 @@ from torch import Tensor
 from pipeline.config.schema import Config
 from pipeline.evaluation.controls import ControlRule
 from pipeline.evaluation.forgetting import forgetting_curve
-from pipeline.evaluation.scores import (
-    Evaluation,
-    RealData,
-    Scoring,
-    cross_client_kid,
-    pooled_features,
-)
+from pipeline.evaluation.scores import RealData, Scoring, cross_client_kid
+from pipeline.experiment.population_scores import population_scores
 from pipeline.federation.messages import (
     AdaptReport,
     ControlScores,
@@ -35,12 +30,10 @@ from pipeline.federation.secure_sums import SecureSums, added
 from pipeline.federation.setup import FederationSetup
 from pipeline.results.result import Adaptation, Pretraining
 from spire_core.config.adapt import can_adapt_together
-from spire_core.evaluation.kid import kid
 from spire_core.methods import CLIENT_EMB, LOCAL
 from spire_core.secure_sum.fixed_point import vector_form
 
 Scores = TypeVar("Scores", AdaptReport, ControlScores)
-POOLED_IMAGES = 1000  # of the pre-training population, for forgetting
 
 
 def adapt(
@@ -51,15 +44,10 @@ def adapt(
     mean_emb = None
     if config.mean_part == CLIENT_EMB:
         mean_emb = mean_part(pool, setting.representative_ids, CLIENT_EMB, pretraining.weights)
-    pooled = pooled_features(
-        pool.run_all("real_features", setting.representative_ids), POOLED_IMAGES, seed
-    )
+    pooled, before = population_scores(setting, pool, pretraining)
     reports = adapt_clients(pool, setting.new_ids, pretraining.weights, mean_emb, pooled, config)
     reports = [_testable(setting, report.client_id, report) for report in reports]
-    before, drawn = None, list[GeneratedSamples]()
-    if pretraining.evaluations:
-        last = pretraining.evaluations[-1]
-        before, drawn = population_kid(last, real, pooled, config), list(last.drawn)
+    drawn = list(pretraining.evaluations[-1].drawn) if pretraining.evaluations else []
     curves = [forgetting_curve(report, config.method, before) for report in reports]
     drawn += [report.after for report in reports]
     cross_kid = cross_client_kid(drawn, Scoring(real, config.eval, seed))
@@ -128,33 +116,6 @@ def mean_part(pool: ClientPool, client_ids: list[int], part: str, weights: np.nd
     vectors = pool.run_all("masked_part", client_ids, plan, part, pool.share(weights))
     total = sums.close(plan, added(vectors), client_ids)
     return torch.from_numpy(vector_form(len(client_ids)).decode(total) / len(client_ids)).float()
-
-
-def population_kid(evaluation: Evaluation, real: RealData, pooled: Tensor, config: Config) -> float:
-    """Return the population's own KID: the shared model's samples against `pooled` (n, D).
-
-    Where clients do not draw alike, the evaluated clients' samples against their own data: a few
-    clients cannot draw the data of the others. Each client's share of the samples is that of its
-    images in these data. NaN without features.
-    """
-    if not config.draws_alike:
-        client_features = [real.features[client_id] for client_id in evaluation.client_ids]
-        pooled = pooled_features(client_features, POOLED_IMAGES, config.seed)
-        drawn = _drawn_by_size(evaluation.drawn, list(map(len, client_features)))
-    else:
-        drawn = evaluation.drawn[0].features
-    sizes = (config.eval.kid_subset_size, config.eval.kid_num_subsets, config.seed)
-    return kid(pooled, drawn, *sizes).mean
-
-
-def _drawn_by_size(drawn: Sequence[GeneratedSamples], sizes: Sequence[int]) -> Tensor:
-    """Return features (n, D) of clients' samples, the fewer of a client the smaller its size."""
-    shares = [size / max(sizes) for size in sizes]
-    some = [
-        one.features[: max(1, round(share * len(one.features)))]
-        for one, share in zip(drawn, shares, strict=True)
-    ]
-    return torch.cat(some)
 
 
 def adapt_clients(

@@ -48,7 +48,7 @@ def open_pool(
     config = setting.config
     fields = (setting.mixtures, setting.partition, setting.extractor, folder)
     labels = None if setting.tokens is None else setting.data.labels
-    setup = WorkerSetup(config, *fields, setting.tokens, labels)
+    setup = WorkerSetup(config, *fields, setting.tokens, labels, setting.reference)
     memory = NO_ROUNDS
     if config.method.record.is_federated:
         memory = RoundMemory.of(config, setting.model.layout.size)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from spire_core.adaptation.adapt import AdaptPoint
     from spire_core.evaluation.memorisation import Neighbours
+    from spire_core.evaluation.reference_split import ReferenceSplit
 
 
 OTHER = "metric."  # before the name of a score by a metric from outside
@@ -36,6 +37,7 @@ class WorkerSetup:
     folder: Path  # of the run
     tokens: np.ndarray | None = None  # (N, L) captions of all images, for the workers alone
     labels: np.ndarray | None = None  # (N,) their classes, where prompts are scored
+    reference: "ReferenceSplit | None" = None  # where scores do not compare with held-out images
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,14 @@ from pipeline.data.datasets import ImageData
 from pipeline.data.resize import checked_side, resized
 from pipeline.federation.participants import public_representatives
 from pipeline.federation.partitioning import partitioned
+from pipeline.federation.reference_data import check_sizes, reference_data, reference_split
 from pipeline.federation.shown_captions import shown_captions
 from spire_core.adaptation.set_aside import fitted_split
 from spire_core.diffusion.process import Diffusion
 from spire_core.diffusion.samplers import check_guided
 from spire_core.errors import DataError
 from spire_core.evaluation.extractors import NO_EXTRACTOR, auto_extractor, make_extractor
+from spire_core.evaluation.reference_split import ReferenceSplit
 from spire_core.network.flat_model import FlatModel
 from spire_core.partition.split import Partition, class_mixture
 from spire_core.partition.styles import styled, styled_channels
@@ -52,18 +54,23 @@ class FederationSetup:
     backbone_hash: str | None = None  # of the folder of a pre-trained model
     text_hash: str | None = None  # of a frozen sentence encoder
     participants: tuple[int, ...] | None = None
+    test_data: ImageData | None = None  # where scores compare with images of the test split
 
     @property
     def hashes(self) -> dict[str, str]:
         """The hashes that identify the data, their partition, the extractor of the scores, a
-        pre-trained model and a sentence encoder.
+        pre-trained model, a sentence encoder and a test split of reference.
         """
         hashes = {
             "data_sha256": self.data.sha256,
             "partition_hash": self.partition.hash,
             "extractor_hash": self.extractor_hash,
         }
-        more = {"backbone_sha256": self.backbone_hash, "text_sha256": self.text_hash}
+        more = {
+            "backbone_sha256": self.backbone_hash,
+            "text_sha256": self.text_hash,
+            "reference_sha256": self.test_data and self.test_data.sha256,
+        }
         return hashes | {name: value for name, value in more.items() if value}
 
     @cached_property
@@ -71,6 +78,15 @@ class FederationSetup:
         """The images (N, C, H, W), uint8, at the experiment's size and in their owners' styles."""
         images = resized(self.data.images, self.config.data.image_size)
         return styled(images, self.partition, self.config.partition.style, self.config.seed)
+
+    @cached_property
+    def reference(self) -> ReferenceSplit | None:
+        """The test split that scores compare with; None where that is each client's held-out part.
+
+        Its images have the experiment's size.
+        """
+        found = self.test_data
+        return found and reference_split(found, self.config.data.image_size)
 
     @property
     def has_features(self) -> bool:
@@ -147,7 +163,8 @@ def prepare(config: Config) -> FederationSetup:
     tokens, text_hash = shown_captions(data, config.model)
     backbone_hash = None if backbone is None else open_backbone(backbone).sha256
     fields = (name, extractor.weights_hash, model, tokens, backbone_hash, text_hash)
-    setup = FederationSetup(config, data, partition, *fields)
+    found = reference_data(config, data) if name != NO_EXTRACTOR else None
+    setup = FederationSetup(config, data, partition, *fields, test_data=found)
     check_floors(setup)
     return setup
 
@@ -185,7 +202,7 @@ def extractor_of(config: Config) -> str:
 
 
 def check_floors(setup: FederationSetup) -> None:
-    """Raise DataError if a client whose images are scored has too few test images."""
+    """Raise DataError if a client whose images are scored has too few to compare them with."""
     if not setup.has_features:
         return
     for client_id in setup.eval_ids + setup.new_ids:
@@ -196,3 +213,5 @@ def check_floors(setup: FederationSetup) -> None:
                 f"{num_images} of client {client_id}: raise partition.min_size or "
                 "partition.test_fraction"
             )
+    if setup.test_data is not None:
+        check_sizes(setup.test_data, setup.mixtures, MIN_SCORED)

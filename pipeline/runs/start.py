@@ -27,6 +27,7 @@ INPUTS = {  # by the name of their hash
     "extractor_hash": "extractor's weights (eval.extractor_weights)",
     "backbone_sha256": "pre-trained model (model.backbone)",
     "text_sha256": "sentence encoder (model.text_encoder)",
+    "reference_sha256": "images of the test split (eval.reference)",
 }
 
 

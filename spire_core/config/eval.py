@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from spire_core.config.checks import Range, check_fields, hint, require
+from spire_core.config.checks import Choice, Range, check_fields, hint, require
 from spire_core.plugins import Plugins
 
 FOR_KID = "KID compares sets of images"
 MAX_GUIDANCE = 1000.0
 MAX_DRAWN = 100_000  # images of a client at once
+HELDOUT, TEST_SPLIT = "heldout", "test_split"  # where the reference of scores comes from
 OWN_SCORES = ("kid", "tv", "heldout", "prompt_accuracy", "true_accuracy", "style_distance")
 OWN_SCORES += ("retrieved", "retrieval_rank", "copied", "shown_distance")
 
@@ -44,6 +45,9 @@ class EvalConfig:
     `extractor`: "auto" takes the small classifier of the data set, or Inception if it has none;
     "none" leaves out all scores that need features.
     `metrics`: scores of new clients' images that other packages bring.
+    `reference`: the real images of a client's KID and its floor, and of precision and recall;
+    "heldout" are its own held-out images, "test_split" images of the data's test split with its
+    class mixture.
     `num_images`: images drawn for each client. `every`: rounds between two evaluations of
     pre-training; 0 evaluates before the first and after the last alone. `num_clients`: the number
     of evaluated pre-training clients; None is all of them, or 100 if there are more than 1000, and
@@ -58,6 +62,7 @@ class EvalConfig:
     extractor: str = "auto"
     metrics: Annotated[tuple[str, ...], MetricNames()] = ()
     extractor_weights: str | None = None
+    reference: Annotated[str, Choice(HELDOUT, TEST_SPLIT)] = HELDOUT
     num_images: Annotated[int, Range(2, 1_000_000, advice=FOR_KID)] = 128
     every: Annotated[int, Range(0)] = 100
     num_clients: Annotated[int | None, Range(1, 100_000)] = None

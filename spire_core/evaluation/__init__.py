@@ -2,6 +2,7 @@
 
 kid            Kernel Inception Distance
 image_metrics  total variation between classes, nearest-neighbour distances
+reference_split  images of a test split with a client's class mixture
 memorisation   generated images among training and held-out ones: copies and their p-value
 likelihood     FLD gap: training images against held-out ones, given generated ones
 precision_recall  precision and recall, over several clients

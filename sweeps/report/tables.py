@@ -94,13 +94,13 @@ ALL_SETTINGS = tuple(
 )
 
 CAPTIONS = {
-    "pretraining": "KID of each client's samples against its own held-out images, mean over "
-    "clients and that of the worst client: after the last round, and at the round where the mean "
-    "was lowest. Floor: real images against real ones. TV: distance between the classes drawn "
-    "and the client's own mixture. Held-out: denoising loss on unseen images; with a zero "
-    "embedding, and with another client's, it is higher where embeddings are used. Fine-tuned: "
-    "after each client has trained what a new client would on its own images. Epsilon and delta: "
-    "differential privacy of one client, where it has any.",
+    "pretraining": "KID of each client's samples against its own held-out images, or those of "
+    "eval.reference, mean over clients and that of the worst client: after the last round, and at "
+    "the round where the mean was lowest. Floor: real images against real ones. TV: distance "
+    "between the classes drawn and the client's own mixture. Held-out: denoising loss on unseen "
+    "images; with a zero embedding, and with another client's, it is higher where embeddings are "
+    "used. Fine-tuned: after each client has trained what a new client would on its own images. "
+    "Epsilon and delta: differential privacy of one client, where it has any.",
     "new_clients": "Before and after adaptation, mean over new clients, and the worst. Held-out: "
     "denoising loss on its unseen images. NN: distance of generated images, pixel by pixel, to "
     "the nearest "

@@ -91,6 +91,14 @@ def test_controls_of_new_clients_leave_pretraining_the_same() -> None:
     assert plain[1] == controlled[1]
 
 
+def test_a_reference_makes_a_difference_to_scores_alone() -> None:
+    own, test_split = "eval.reference=heldout", "eval.reference=test_split"
+    assert fingerprints(own) == fingerprints()
+    assert not set(fingerprints(test_split)) & set(fingerprints())  # pre-training is scored as well
+    without = "eval.extractor=none"
+    assert fingerprints(without, test_split) == fingerprints(without)
+
+
 @pytest.mark.parametrize(
     ("method", "read"),
     [

@@ -59,7 +59,7 @@ class AnsweringPool:
         return weights
 
     def run_all(self, task: str, units: list[Any], *args: Any, **more: Any) -> list[Any]:
-        if task == "real_features":
+        if task == "reference_features":
             return [features("real", c, 90) for c in units]
         if task == "draw":
             return [[drawn(c) for c in group] for group in units]

@@ -11,7 +11,7 @@ from pipeline.config.federation import FederationConfig
 from pipeline.config.load import load_config
 from pipeline.evaluation.forgetting import ForgettingCurve, forgetting_curve, mean_over_clients
 from pipeline.evaluation.scores import Evaluation, RealData
-from pipeline.experiment.adaptation import population_kid
+from pipeline.experiment.population_scores import population_kid
 from pipeline.federation.messages import AdaptReport, GeneratedSamples, HeldoutLosses
 from pipeline.federation.rounds import RoundStats
 from pipeline.federation.setup import prepare
@@ -231,18 +231,17 @@ def test_a_few_personal_clients_are_held_against_their_own_data() -> None:
     real = {c: torch.randn(64, 4, generator=generator) + 3.0 * c for c in range(4)}
     again = {c: torch.randn(64, 4, generator=generator) + 3.0 * c for c in range(4)}
     pooled = torch.cat(list(real.values()))
-    data = RealData(real, {}, {})
 
     def kid_of(
         method: str,
         client_ids: tuple[int, ...],
         features: list[torch.Tensor],
-        data: RealData = data,
+        held: dict[int, torch.Tensor] = real,
     ) -> float:
         config = load_config(None, [f"method={method}", "eval.kid_subset_size=50"])
         drew = [replace(drawn(c), features=f) for c, f in zip(client_ids, features, strict=True)]
         evaluation = Evaluation(0, client_ids, (), None, (), tuple(drew))
-        return population_kid(evaluation, data, pooled, config)
+        return population_kid(evaluation, held, pooled, config)
 
     everybody = kid_of("spire", (0, 1, 2, 3), list(again.values()))
     some = kid_of("spire", (0, 1), [again[0], again[1]])
@@ -251,6 +250,6 @@ def test_a_few_personal_clients_are_held_against_their_own_data() -> None:
     assert max(abs(everybody), abs(some), abs(shared)) < 0.1 * others
 
     sizes = {0: 64, 1: 6, 2: 6, 3: 64}  # small clients are a small part of the population
-    unequal = RealData({c: real[c][:size] for c, size in sizes.items()}, {}, {})
+    unequal = {c: real[c][:size] for c, size in sizes.items()}
     everybody = kid_of("spire", (0, 1, 2, 3), list(again.values()), unequal)
     assert abs(everybody) < 0.1 * others

@@ -1,0 +1,144 @@
+"""Scores against images of the test split: their images, and all that stays with held-out ones."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.clients.worker import ClientWorker
+from pipeline.config.load import load_config
+from pipeline.evaluation.scores import RealData
+from pipeline.experiment.run import run_experiment
+from pipeline.experiment.watcher import Watcher
+from pipeline.federation.messages import WorkerSetup
+from pipeline.federation.pool import LocalClientPool
+from pipeline.federation.setup import FederationSetup, prepare
+from pipeline.inference.arrival import adapt_arrival
+from pipeline.inference.arrival_images import ArrivingImages
+from pipeline.inference.saved_run import SavedRun
+from pipeline.results.control_rows import control_rows
+from pipeline.results.new_client_rows import new_client_rows
+from pipeline.results.result import Result
+from spire_core.evaluation.reference_split import reference_counts
+from spire_core.training.fit import to_float
+
+REFERENCES = ("heldout", "test_split")
+# Of new clients, what a reference makes a difference to; their durations differ by themselves.
+SCORES = {"kid_before", "kid_after", "kid_after_std", "kid_floor", "kid_floor_std", "num_real"}
+SCORES |= {"forgetting_own", "kid_copies", "kid_fresh", "kid_nearest_draws"}
+
+
+def words(mnist_root: Path, reference: str) -> list[str]:
+    return [f"data.root={mnist_root}", "resources.pool=local", f"eval.reference={reference}"]
+
+
+def opened(mnist_root: Path, folder: Path, reference: str) -> tuple[FederationSetup, ClientWorker]:
+    setting = prepare(load_config("smoke", words(mnist_root, reference)))
+    parts = (setting.mixtures, setting.partition, setting.extractor, folder, None, None)
+    setup = WorkerSetup(setting.config, *parts, setting.reference)
+    return setting, ClientWorker(setup, setting.images)
+
+
+def gathered(setting: FederationSetup, worker: ClientWorker) -> RealData:
+    config, ids = setting.config, setting.eval_ids + setting.new_ids
+    pool = LocalClientPool(worker)
+    return RealData.gather(pool, ids, setting.mixtures, config.eval, config.seed)
+
+
+def test_a_reference_has_the_clients_mixture_out_of_the_test_split(
+    mnist_root: Path, tmp_path: Path
+) -> None:
+    setting, worker = opened(mnist_root, tmp_path, "test_split")
+    assert setting.reference is not None
+    at = {image.tobytes(): i for i, image in enumerate(setting.reference.images)}
+    held = np.bincount(setting.reference.labels)
+    real = gathered(setting, worker)
+    for client_id, features in real.features.items():
+        images = worker.client_data(client_id).reference_images(setting.config.seed)
+        labels = setting.reference.labels[[at[image.numpy().tobytes()] for image in images]]
+        counts = reference_counts(setting.mixtures[client_id], held)
+        assert np.bincount(labels, minlength=10).tolist() == counts.tolist()
+        assert torch.equal(features, worker.evaluator.extractor.features(to_float(images)))
+
+
+def test_it_is_larger_and_its_floor_is_less_noisy(mnist_root: Path, tmp_path: Path) -> None:
+    few = ["federation.num_clients=120", "federation.num_new_clients=2", "eval.num_clients=4"]
+    sizes, spreads = [], []
+    for reference in REFERENCES:
+        setting = prepare(load_config("smoke", [*words(mnist_root, reference), *few]))
+        parts = (setting.mixtures, setting.partition, setting.extractor, tmp_path, None, None)
+        setup = WorkerSetup(setting.config, *parts, setting.reference)
+        real = gathered(setting, ClientWorker(setup, setting.images))
+        sizes.append(min(map(len, real.features.values())))
+        spreads.append(np.mean([floor.std for floor in real.floors.values()]))
+    assert sizes[1] > 5 * sizes[0]
+    assert spreads[1] < spreads[0]
+
+
+def test_held_out_images_are_the_reference_unless_a_test_split_is(
+    mnist_root: Path, tmp_path: Path
+) -> None:
+    (setting, own), (_, other) = (opened(mnist_root, tmp_path, name) for name in REFERENCES)
+    for client_id in setting.new_ids:
+        assert torch.equal(own.reference_features(client_id), own.real_features(client_id))
+        assert torch.equal(own.real_features(client_id), other.real_features(client_id))
+        assert not torch.equal(
+            other.reference_features(client_id)[:8], other.real_features(client_id)[:8]
+        )
+
+
+@pytest.fixture(scope="module")
+def results(mnist_root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Result]:
+    """A run with each reference."""
+    more = ["tracking.enabled=false", "federation.num_rounds=2", "eval.every=0", "adapt.epochs=2"]
+    more += ["eval.num_images=16", "eval.num_loss_images=8", "eval.num_clients=2"]
+    more += ["diffusion.sample_steps=2", "eval.controls=true"]
+    found = []
+    for reference in REFERENCES:
+        root = f"tracking.root={tmp_path_factory.mktemp(reference)}"
+        config = load_config("smoke", [*words(mnist_root, reference), *more, root])
+        found.append(run_experiment(config, None, Watcher()))
+    return found
+
+
+def rows_of(result: Result) -> list[dict[str, Any]]:
+    rows = new_client_rows(result.adaptation, result.real, 1000)
+    return [
+        row
+        | {f"kid_{name}": one.kid for name, one in own.items()}
+        | {f"gap_{name}": one.fld_gap for name, one in own.items()}
+        for row, own in zip(rows, result.adaptation.image_controls, strict=True)
+    ]
+
+
+def test_it_changes_kid_and_nothing_else(results: list[Result]) -> None:
+    own, other = results
+    assert own.state_fingerprint == other.state_fingerprint
+    for before, after in zip(rows_of(own), rows_of(other), strict=True):
+        assert before["num_real"] < after["num_real"]
+        differing = {key for key in before if before[key] != after[key]} - {"duration_s"}
+        assert differing <= SCORES
+        assert differing >= SCORES - {"forgetting_own", "num_real"}
+    for before, after in zip(*(one.pretraining.evaluations for one in results), strict=True):
+        assert before.losses == after.losses
+        assert all(a != b for a, b in zip(before.scores, after.scores, strict=True))
+
+
+def test_precision_and_recall_are_of_it(results: list[Result]) -> None:
+    other = results[1]
+    rows = control_rows(other.adaptation, rows_of(other), other.real, other.setting.config.seed)
+    held = replace(other.real, features=results[0].real.features)
+    again = control_rows(other.adaptation, rows_of(other), held, other.setting.config.seed)
+    pairs = [[(row["precision"], row["recall"]) for row in one] for one in (rows, again)]
+    assert pairs[0] != pairs[1]
+
+
+def test_a_client_that_arrives_later_is_scored_by_its_own_images(results: list[Result]) -> None:
+    images = ArrivingImages(results[0].setting.images[:60], results[0].setting.mixtures[0])
+    runs = [SavedRun.load(result.run_dir) for result in results]
+    assert [run.config.eval.reference for run in runs] == list(REFERENCES)
+    curves = [adapt_arrival(run, images, run.config.adapt).curve for run in runs]
+    assert curves[0] == curves[1]

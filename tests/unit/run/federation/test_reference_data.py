@@ -1,0 +1,124 @@
+"""The test split as a reference: which one it is, and where there is none."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.config.data import OTHER_DATASETS
+from pipeline.config.load import load_config
+from pipeline.config.schema import Config
+from pipeline.data.datasets import load
+from pipeline.data.outside import OutsideImages
+from pipeline.data.resize import resized
+from pipeline.federation.setup import prepare
+from spire_core.errors import ConfigError, DataError
+
+WORDS = ["eval.reference=test_split", "partition=iid", "federation.num_clients=2"]
+WORDS += ["federation.num_new_clients=1", "federation.cohort_size=2", "model.multipliers=[1]"]
+WORDS += ["resources.pool=local", "partition.min_size=2", "data.image_size=8"]
+WORDS += ["eval.extractor=cifar10-cnn"]
+
+
+def write_images(folder: Path, num: int, seed: int, is_grey: bool = False) -> None:
+    folder.mkdir(parents=True)
+    shape = (num, 8, 8) if is_grey else (num, 8, 8, 3)
+    for i, image in enumerate(np.random.default_rng(seed).integers(0, 256, shape, np.uint8)):
+        Image.fromarray(image).save(folder / f"{i}.png")
+
+
+def folder_config(folder: Path, *words: str) -> Config:
+    return load_config("smoke", [*WORDS, "data.name=folder", f"data.path={folder}", *words])
+
+
+def test_it_is_the_data_sets_own_at_the_size_of_the_run(mnist_root: Path) -> None:
+    words = ["eval.reference=test_split", f"data.root={mnist_root}"]
+    setup = prepare(load_config("smoke", words))
+    expected = load(setup.config.data, "test")
+    assert setup.reference is not None
+    assert np.array_equal(setup.reference.images, resized(expected.images, 16))
+    assert np.array_equal(setup.reference.labels, expected.labels)
+    assert setup.hashes["reference_sha256"] == expected.sha256 != setup.data.sha256
+    assert setup.images.shape[1:] == setup.reference.images.shape[1:]
+
+
+def test_its_images_travel_beside_the_setup_of_a_worker(mnist_root: Path) -> None:
+    """As buffers of their own, which the object store of a node has once for all processes."""
+    words = ["eval.reference=test_split", f"data.root={mnist_root}", "data.image_size=28"]
+    setup = prepare(load_config("smoke", words))
+    buffers = list[pickle.PickleBuffer]()
+    head = pickle.dumps(setup.reference, protocol=5, buffer_callback=buffers.append)
+    assert len(head) < 1000
+    assert sum(buffer.raw().nbytes for buffer in buffers) == 10_000 * (28 * 28 + 8)
+
+
+def test_without_use_for_it_none_is_loaded(mnist_root: Path) -> None:
+    for words in (["eval.reference=heldout"], ["eval.reference=test_split", "eval.extractor=none"]):
+        setup = prepare(load_config("smoke", [*words, f"data.root={mnist_root}"]))
+        assert setup.reference is None
+        assert "reference_sha256" not in setup.hashes
+
+
+def test_a_folders_test_split_has_the_channels_of_the_other(tmp_path: Path) -> None:
+    for kind in ("cats", "dogs"):
+        write_images(tmp_path / "train" / kind, 30, 0)
+        write_images(tmp_path / "test" / kind, 10, 1, is_grey=True)
+    setup = prepare(folder_config(tmp_path))
+    assert setup.reference is not None
+    assert setup.reference.images.shape == (20, 3, 8, 8)
+
+
+def test_a_folder_with_one_image_of_each_class_has_no_test_split(tmp_path: Path) -> None:
+    for kind in map(str, range(24)):
+        write_images(tmp_path / kind, 1, int(kind))
+    with pytest.raises(ConfigError) as error:
+        prepare(folder_config(tmp_path))
+    assert str(error.value) == (
+        "expected data with a test split with eval.reference=test_split, got folder without: add "
+        "images to it, or set eval.reference=heldout"
+    )
+
+
+def test_metadata_that_name_no_split_have_no_test_split(tmp_path: Path) -> None:
+    write_images(tmp_path / "all", 24, 0)
+    rows = [f"all/{i}.png,ann" for i in range(24)]
+    (tmp_path / "metadata.csv").write_text("\n".join(["path,client", *rows]))
+    with pytest.raises(ConfigError, match="expected data with a test split with eval"):
+        prepare(folder_config(tmp_path, "data.metadata=metadata.csv"))
+
+
+def test_a_test_split_with_too_few_images_of_a_clients_classes_is_refused(tmp_path: Path) -> None:
+    for kind in ("cats", "dogs"):
+        write_images(tmp_path / "train" / kind, 30, 0)
+        write_images(tmp_path / "test" / kind, 1, 1)
+    with pytest.raises(DataError, match=r"at least 4 images in the class mixture .* got [23] for"):
+        prepare(folder_config(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("test_seed", "names", "size", "sentence"),
+    [
+        (0, ("a", "b"), 8, "expected a test split of bars with images of its own with .* got the"),
+        (1, ("b", "a"), 8, r"expected classes and shape .* got 2 classes and \(1, 8, 8\)"),
+        (1, ("a", "b"), 16, r"expected classes and shape .* got 2 classes and \(1, 16, 16\)"),
+    ],
+)
+def test_another_packages_test_split_that_cannot_be_is_refused(
+    test_seed: int,
+    names: tuple[str, str],
+    size: int,
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def load_bars(split: str, path: str | None) -> OutsideImages:
+        is_test = split == "test"
+        side, rng = size if is_test else 8, np.random.default_rng(test_seed if is_test else 0)
+        images = rng.integers(0, 256, (40, 1, side, side), np.uint8)
+        return OutsideImages(images, np.arange(40) % 2, names if is_test else ("a", "b"))
+
+    monkeypatch.setattr(OTHER_DATASETS, "_found", {})
+    OTHER_DATASETS.register("bars", load_bars, "0")
+    with pytest.raises(ConfigError, match=sentence):
+        prepare(load_config("smoke", [*WORDS, "data.name=bars"]))
