@@ -40,7 +40,7 @@ def read_settings_file(file: str, known: str, names: Sequence[str]) -> str:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(
-            f"expected {known}, got {file}, which is no UTF-8 text: save it as UTF-8"
+            f"expected UTF-8 text in {file}, got other bytes: save it as UTF-8"
         ) from error
     except (OSError, RuntimeError, ValueError) as error:  # also of a home or a NUL in its name
         if isinstance(error, ConfigError):

@@ -32,12 +32,13 @@ def resized(images: np.ndarray, image_size: int | None) -> np.ndarray:
     Images that are 28 wide, with another S, are first padded with zeros to 32. With None they are
     only padded. If S divides their size, each pixel is the mean of a square, and halves round up.
     Otherwise the resizing is bilinear, with antialiasing if it shrinks.
+    The array is a plain one, which the processes of a node can share.
     Raises ConfigError if S is below 1 and DataError if the images are not square.
     """
     num, channels, height, width = images.shape
     size = checked_side(height, width, image_size)
     if size == width:
-        return images
+        return np.asarray(images)  # one that is mapped from a file would be copied to each process
     out = np.empty((num, channels, size, size), dtype=np.uint8)
     step = max(1, _CHUNK_VALUES // (channels * max(size, width) ** 2))
     for start in range(0, num, step):

@@ -15,7 +15,7 @@ from spire_core.errors import ConfigError
 from sweeps.design.compared import check_compared
 from sweeps.design.config import SweepConfig, canonical
 
-PAPER = "paper-"  # prefix of the names of the paper's experiments
+SERIES = ("fits-", "paper-", "privacy-", "study-")  # prefixes of the names of many sweeps
 
 
 def sweep_names() -> list[str]:
@@ -44,8 +44,9 @@ def load_study(file: str, words: Sequence[str] = ()) -> tuple[SweepConfig, Sweep
     if file in sweep_names():
         text, name = (resources.files("sweeps") / "conf" / f"{file}.yaml").read_text(), file
     else:
-        ours = ", ".join(name for name in sweep_names() if not name.startswith(PAPER))
-        known = f"a YAML file or one of {ours}, {PAPER}... (docs/sweeps.md)"
+        single = [name for name in sweep_names() if not name.startswith(SERIES)]
+        ours = ", ".join([*single, *(f"{prefix}..." for prefix in SERIES)])
+        known = f"a YAML file or one of {ours} (docs/sweeps.md)"
         text, name = read_settings_file(file, known, sweep_names()), Path(file).stem
     settings = read_settings(text, file)
     settings = {k: v for k, v in settings.items() if v is not None or k not in ("settings", "axes")}

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import pickle
 import struct
 import zlib
 from collections.abc import Callable
@@ -288,7 +289,7 @@ def test_folder_errors_are_one_sentence(tmp_path: Path) -> None:
         folder(tmp_path, "train", 8)
     (tmp_path / "b").rmdir()
     save_image(tmp_path / "a" / "1.png", np.zeros((4, 4), np.uint8))
-    with pytest.raises(DataError, match="images for the test split"):
+    with pytest.raises(DataError, match="images in the test split"):
         folder(tmp_path, "test", 8)
     (tmp_path / "a" / "2.png").write_bytes(b"no image")
     (tmp_path / "a" / "3.png").write_bytes(b"no image")
@@ -481,3 +482,12 @@ def test_an_image_that_is_opaque_everywhere_keeps_its_colours() -> None:
     colours = np.random.default_rng(0).integers(0, 256, (64, 64, 4), np.uint8)
     colours[..., 3] = 255
     assert (np.asarray(upright_rgb(Image.fromarray(colours))) == colours[..., :3]).all()
+
+
+def test_images_of_their_own_size_are_a_plain_array_that_processes_share(tmp_path: Path) -> None:
+    np.save(tmp_path / "images.npy", np.zeros((5, 3, 32, 32), np.uint8))
+    stored = np.load(tmp_path / "images.npy", mmap_mode="r")
+    buffers: list[pickle.PickleBuffer] = []
+    in_band = pickle.dumps(resized(stored, 32), protocol=5, buffer_callback=buffers.append)
+    assert [buffer.raw().nbytes for buffer in buffers] == [stored.nbytes]
+    assert len(in_band) < 1000

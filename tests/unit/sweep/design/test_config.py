@@ -750,7 +750,7 @@ def test_asha_needs_scores_before_the_last_round(every: int) -> None:
         (b"a: 1\na: 2", "YAML settings"),
         (b"axes: {client.lr: ${nope}}", "YAML settings"),
         (b"[" * 5000, "YAML settings"),
-        (b"name: \xff\xfe", "no UTF-8 text"),
+        (b"name: \xff\xfe", "expected UTF-8 text in"),
         (b"\x00\x01", "YAML settings"),
         (b"#" * 4_000_001, "no file of at most 1000000 characters"),
     ],
