@@ -57,10 +57,12 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 def agree(one: str, other: str, abs_tol: float = TOLERANCE) -> bool:
     """Return whether two cells are the same text or, but for rounding, the same number."""
+    if one == other:
+        return True
     a, b = as_number(one), as_number(other)
-    if a is None or b is None:
-        return one == other
-    return math.isclose(a, b, rel_tol=TOLERANCE, abs_tol=abs_tol)
+    return (
+        a is not None and b is not None and math.isclose(a, b, rel_tol=TOLERANCE, abs_tol=abs_tol)
+    )
 
 
 @dataclass(frozen=True)

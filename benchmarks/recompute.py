@@ -60,16 +60,16 @@ TESTS = ("p", "Holm", "equivalence", "NN p")  # columns of numbers that may be t
 # --- tables of the report -------------------------------------------------------------------------
 
 
-def tables_of(study: str, rows: Sequence[Row]) -> list[Table]:
-    """Return the report's tables that follow from rows."""
-    by_run = rows_by_run(rows)
-    groups = group_runs([run_of(own) for own in by_run.values()])
+def tables_of(
+    rows: Sequence[Row], groups: Sequence[Group], found: Sequence[Finding]
+) -> list[Table]:
+    """Return the report's tables that follow from rows, of their groups and what was found."""
     metric = choosing_metric(groups)
     chosen = best_groups(groups, metric)
-    tables = [primary_table(findings_of(study, groups)), *method_tables(chosen)]
+    tables = [primary_table(found), *method_tables(chosen)]
     tables.append(differences_table(groups, metric))
     tables.append(plane_table(groups, metric) or setting_differences_table(groups, metric))
-    controls = {run_id: control_rows(own) for run_id, own in by_run.items()}
+    controls = {run_id: control_rows(own) for run_id, own in rows_by_run(rows).items()}
     tables += [within_methods_table(groups, metric), settings_table(groups)]
     tables += [controls_table(chosen, controls), coverage_table(chosen), privacy_table(chosen)]
     tables.append(prompts_table(chosen))
@@ -125,8 +125,10 @@ def check_study(folder: Path, docs: Path = DOCS) -> tuple[int, int, list[str]]:
     DataError if nothing could be compared.
     """
     rows = read_rows(folder / "rows.csv")
+    groups = groups_of(rows)
+    found = findings_of(folder.name, groups)
     agreeing, wrong = 0, list[str]()
-    tables = {table.name: table for table in tables_of(folder.name, rows)}
+    tables = {table.name: table for table in tables_of(rows, groups, found)}
     unknown = NO_ROWS if folder.name in sweep_names() else (*NO_ROWS, "primary")
     for path in sorted((folder / "tables").glob("*.csv")):
         if path.stem in tables:
@@ -137,8 +139,7 @@ def check_study(folder: Path, docs: Path = DOCS) -> tuple[int, int, list[str]]:
     lines = list[Published]()
     if (folder / "published.csv").is_file():
         lines = [Published(**row) for row in read_rows(folder / "published.csv")]
-    families = families_of(folder.name, rows) if lines else None
-    values = zip(lines, published_values(rows, lines, families), strict=True)
+    values = zip(lines, published_values(rows, lines, families_of(found)), strict=True)
     mistakes = [mistake for one, value in values if (mistake := wrong_line(one, value, docs))]
     if not agreeing and not lines:
         raise DataError(f"expected tables or published numbers in {folder}, got none")
@@ -152,11 +153,15 @@ def without_rows(page: str, docs: Path = DOCS) -> list[str]:
     return unlisted((docs / page).read_text(encoding="utf-8"), lines)
 
 
-def families_of(study: str, rows: Sequence[Row]) -> Families:
-    """Return the p-values of a study's primary comparisons, None for one that lacks runs."""
-    groups = group_runs([run_of(own) for own in rows_by_run(rows).values()])
+def groups_of(rows: Sequence[Row]) -> list[Group]:
+    """Return the runs of rows by task, method and setting."""
+    return group_runs([run_of(own) for own in rows_by_run(rows).values()])
+
+
+def families_of(found: Sequence[Finding]) -> Families:
+    """Return the p-values of primary comparisons by family, None for one that lacks runs."""
     families: dict[str, dict[bool, list[float | None]]] = {}
-    for one in findings_of(study, groups):
+    for one in found:
         own = families.setdefault(one.primary.family, {False: [], True: []})
         own[False].append(one.p)
         own[True].append(one.effect and equivalence_p(one.effect, one.primary.limit))

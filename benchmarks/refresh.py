@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.published import Published, published_values, read_rows
 from benchmarks.quotes import Edit, edited, edits_of
-from benchmarks.recompute import DOCS, families_of
+from benchmarks.recompute import DOCS, families_of, findings_of, groups_of
 
 
 def refreshed(
@@ -41,7 +41,8 @@ def refresh(folder: Path, docs: Path = DOCS) -> int:
     file = folder / "published.csv"
     lines = [Published(**row) for row in read_rows(file)]
     rows = read_rows(folder / "rows.csv")
-    values = published_values(rows, lines, families_of(folder.name, rows))
+    families = families_of(findings_of(folder.name, groups_of(rows)))
+    values = published_values(rows, lines, families)
     places = range(len(lines))
     pages, found = dict[Path, str](), list(lines)
     for name in dict.fromkeys(one.page for one in lines):

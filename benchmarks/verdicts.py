@@ -13,14 +13,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 
 from benchmarks.published import read_rows
-from benchmarks.recompute import DOCS, findings_of
+from benchmarks.recompute import DOCS, findings_of, groups_of
 from pipeline.figures.style import png_bytes
 from pipeline.files.atomic import write_whole
 from spire_core.errors import DataError
 from sweeps.report.forest import METHOD, OTHER, RATIO, Bar, bar_of, forest_figure
-from sweeps.report.groups import group_runs
 from sweeps.report.primary import Finding
-from sweeps.report.row_runs import rows_by_run, run_of
 
 FIGURE = DOCS / "results" / "figures" / "verdicts.png"
 BARS = FIGURE.with_suffix(".csv")
@@ -58,8 +56,7 @@ MEASURES = ("final/adapt_kid_after", "final/adapt_style_distance_after")
 def bars_of(study: str) -> list[Bar]:
     """Return the named comparisons of a study; DataError for one without an interval."""
     rows = read_rows(DOCS / "results" / study / "rows.csv")
-    groups = group_runs([run_of(own) for own in rows_by_run(rows).values()])
-    return drawn(study, findings_of(study, groups))
+    return drawn(study, findings_of(study, groups_of(rows)))
 
 
 def drawn(study: str, found: Sequence[Finding]) -> list[Bar]:

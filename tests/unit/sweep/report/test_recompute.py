@@ -11,6 +11,7 @@ from benchmarks.published import Published, published_values
 from benchmarks.recompute import (
     check_study,
     differing_cells,
+    groups_of,
     main,
     studies,
     tables_of,
@@ -235,7 +236,7 @@ def test_a_plane_follows_from_rows_and_takes_the_place_of_settings_one_by_one() 
         for clients in ("8", "24")
         for one in ROWS
     ]
-    tables = {table.name: table for table in tables_of("none", rows)}
+    tables = {table.name: table for table in tables_of(rows, groups_of(rows), [])}
     assert len(tables["plane"].rows) == 4
     assert "by_setting" not in tables
 
