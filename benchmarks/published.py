@@ -6,7 +6,7 @@ A study's `published.csv` has a line for each number:
     quote      a text on it, in which the number stands
     printed    the number as it stands there; it is compared to its last digit
     statistic  mean, half, min, max, pairs; ratio, low, high, p, holm, equivalence; difference,
-               difference_half, difference_p, difference_holm
+               difference_half, difference_p, difference_holm; slope, slope_low, slope_high, slope_p
     measure    a column of the rows, such as kid_after (new clients) or kid (pre-training clients);
                nn_excess, nn_share less nn_chance; covered_ratio, the KID of covered new clients by
                that of a run's others
@@ -20,10 +20,12 @@ A study's `published.csv` has a line for each number:
 
 A score of a run is the mean over its clients; min and max are over runs. half is half of the 95 %
 interval over seeds. ratio, low, high, p, holm and equivalence are of logarithms of paired scores,
-as in a report, and those that begin with difference are of the scores. Holm's p-values are those of
-the study's primary comparisons, each corrected for all of its family, those too that have not run
-or that nobody quotes. So is equivalence. Without a sweep's file that names any, the lines of a
-family are corrected together.
+as in a report, and those that begin with difference are of the scores. Those that begin with slope
+are of single new clients, as in the report's lead and coverage of clients: the factor by which the
+ratio of their scores changes for each 0.1 of their hull TV, by a mixed model. Holm's p-values are
+those of the study's primary comparisons, each corrected for all of its family, those too that have
+not run or that nobody quotes. So is equivalence. Without a sweep's file that names any, the lines
+of a family are corrected together.
 """
 
 import csv
@@ -36,7 +38,9 @@ from statistics import fmean
 
 from pipeline.results.covered import covered_ratio
 from spire_core.errors import DataError
+from sweeps.report.coverage import STEP
 from sweeps.report.groups import as_number
+from sweeps.report.regression import Line, Point, mixed_line
 from sweeps.report.row_runs import NEW, Row, client_numbers
 from sweeps.report.stats import Estimate, equivalence_p, estimate, holm, paired, two_sided_p
 
@@ -194,6 +198,35 @@ def _compared(rows: Sequence[Row], one: Published, is_log: bool) -> Estimate:
     return difference
 
 
+def _line(rows: Sequence[Row], one: Published) -> Line:
+    """Return the mixed model of single clients' log ratios over their hull TV."""
+    sides: list[dict[tuple[str, ...], Row]] = []
+    for side in (one, one.other):
+        new = [row for row in rows if row["clients"] == NEW and row["method"] == side.method]
+        by_client: dict[tuple[str, ...], Row] = {}
+        for row in (row for row in new if _fits(row, side.conditions)):
+            key = (row["seed"], row["partition_hash"], row["client_id"])
+            if key in by_client:
+                raise DataError(f"expected one run of {side.method} on a seed where {side.where}")
+            by_client[key] = row
+        sides.append(by_client)
+    points = []
+    for key in (key for key in sides[0] if key in sides[1]):
+        ours, theirs = (float(side[key][one.measure]) for side in reversed(sides))
+        hull = float(sides[0][key]["hull_tv"])
+        points.append(Point(hull, math.log(theirs) - math.log(ours), int(key[0])))
+    line = mixed_line(points)
+    if line is None:
+        raise DataError(f"expected clients whose coverage varies where {one.where}, got none")
+    return line
+
+
+def _change(rows: Sequence[Row], one: Published, end: int) -> float:
+    """Return the factor of a ratio for each `STEP` of hull TV, or an end of its interval."""
+    slope = _line(rows, one).slope
+    return math.exp(STEP * (slope.mean + end * _half(slope)))
+
+
 def _alone(rows: Sequence[Row], one: Published) -> Estimate:
     found = estimate(list(by_seed(rows, one).values()))
     assert found is not None  # there are scores
@@ -233,6 +266,10 @@ STATISTICS: dict[str, Callable[[Sequence[Row], Published], float]] = {
     "equivalence": lambda rows, one: _known(
         equivalence_p(_compared(rows, one, True), math.log1p(float(one.margin)))
     ),
+    "slope": lambda rows, one: _change(rows, one, 0),
+    "slope_low": lambda rows, one: _change(rows, one, -1),
+    "slope_high": lambda rows, one: _change(rows, one, 1),
+    "slope_p": lambda rows, one: _line(rows, one).slope_p,
     "pairs": lambda rows, one: float(_compared(rows, one, False).num),
 }
 

@@ -28,6 +28,7 @@ from spire_core.errors import DataError
 from sweeps.design.load import load_sweep, sweep_names
 from sweeps.design.planned import planned_runs
 from sweeps.primary import primaries
+from sweeps.report.client_coverage import client_coverage_table
 from sweeps.report.controls import controls_table
 from sweeps.report.coverage import coverage_table
 from sweeps.report.differences import (
@@ -40,7 +41,13 @@ from sweeps.report.groups import Group, as_number, best_groups, choosing_metric,
 from sweeps.report.planes import plane_table
 from sweeps.report.primary import Finding, findings, primary_table
 from sweeps.report.prompts import prompts_table
-from sweeps.report.row_runs import AUDIT_METRICS, control_rows, rows_by_run, run_of
+from sweeps.report.row_runs import (
+    AUDIT_METRICS,
+    client_numbers,
+    control_rows,
+    rows_by_run,
+    run_of,
+)
 from sweeps.report.stats import equivalence_p
 from sweeps.report.tables import PRIVACY, Table, method_tables, privacy_table, settings_table
 
@@ -69,10 +76,12 @@ def tables_of(
     tables = [primary_table(found), *method_tables(chosen)]
     tables.append(differences_table(groups, metric))
     tables.append(plane_table(groups, metric) or setting_differences_table(groups, metric))
-    controls = {run_id: control_rows(own) for run_id, own in rows_by_run(rows).items()}
+    by_run = rows_by_run(rows)
+    controls = {run_id: control_rows(own) for run_id, own in by_run.items()}
+    clients = {run_id: client_numbers(own) for run_id, own in by_run.items()}
     tables += [within_methods_table(groups, metric), settings_table(groups)]
     tables += [controls_table(chosen, controls), coverage_table(chosen), privacy_table(chosen)]
-    tables.append(prompts_table(chosen))
+    tables += [prompts_table(chosen), client_coverage_table(chosen, clients)]
     return [table for table in tables if table is not None]
 
 

@@ -7,6 +7,7 @@ stats        means, intervals and paired differences
 tables       tables of methods and settings
 differences  differences to SPIRE on the same seeds
 coverage     how a lead over SPIRE depends on coverage
+client_coverage  the same among new clients of one world
 regression   lines through points in clusters
 primary      the comparisons that a study is about, tested
 planes       scores over two settings

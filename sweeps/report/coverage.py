@@ -58,13 +58,11 @@ def coverage_answers(table: Table | None, chosen: Sequence[Group]) -> list[str]:
 def _answer(place: str, row: dict[str, Cell]) -> str:
     slope = row["slope"]
     assert isinstance(slope, Estimate)
-    half = slope.half_width or 0.0
-    change = f"{_ratio(slope.mean)} [{_ratio(slope.mean - half)}, {_ratio(slope.mean + half)}]"
     return (
         f"{place}: from hull TV {row['hull TV from']:.2g} to {row['to']:.2g}, the ratio of "
         f"{row['method']}'s KID to spire's goes from {row['ratio at the least']} to "
-        f"{row['at the greatest']}, by a factor of {change} for each {STEP:g} (p {row['p']:.2g}, "
-        f"{row['pairs']} pairs on {row['seeds']} seeds)."
+        f"{row['at the greatest']}, by a factor of {change_text(slope)} for each {STEP:g} "
+        f"(p {row['p']:.2g}, {row['pairs']} pairs on {row['seeds']} seeds)."
     )
 
 
@@ -92,15 +90,24 @@ def _hull_tv(group: Group) -> dict[Pair, float]:
 
 def _cells(points: Sequence[Point], line: Line) -> tuple[Cell, ...]:
     low, high = min(point.x for point in points), max(point.x for point in points)
-    slope = line.slope.mean
-    ends = (_ratio(line.intercept.mean + slope * x) for x in (low, high))
-    crossing = -line.intercept.mean / slope if slope else math.nan
+    assert line.intercept is not None  # of one stratum
+    start, slope = line.intercept, line.slope.mean
+    ends = (ratio_text(start.mean + slope * x) for x in (low, high))
+    crossing = -start.mean / slope if slope else math.nan
     equal = f"{crossing:.2g}" if low <= crossing <= high else None
     num = len({point.cluster for point in points})
-    start = line.intercept if low <= 0 else None  # the line ends where the points do
-    head = (len(points), num, low, high, start, line.slope.scaled(STEP))
+    # The line ends where the points do.
+    head = (len(points), num, low, high, start if low <= 0 else None, line.slope.scaled(STEP))
     return (*head, line.slope_p, *ends, equal)
 
 
-def _ratio(log: float) -> str:
+def change_text(slope: Estimate) -> str:
+    """Return the factor of a ratio and its interval, of the slope of its logarithm."""
+    half = slope.half_width or 0.0
+    ends = (ratio_text(slope.mean + end) for end in (-half, half))
+    return f"{ratio_text(slope.mean)} [{', '.join(ends)}]"
+
+
+def ratio_text(log: float) -> str:
+    """Return a ratio in three digits, of its logarithm."""
     return f"{math.exp(log) if log < LARGEST_LOG else math.inf:.3g}"

@@ -20,6 +20,7 @@ from sweeps.design.planned import planned_runs
 from sweeps.primary import Primary, primaries
 from sweeps.report.answers import answers_of
 from sweeps.report.budgets import budget_pictures
+from sweeps.report.client_coverage import client_coverage_answers, client_coverage_table
 from sweeps.report.client_dots import ClientRows, client_pictures
 from sweeps.report.contents import Origin, Report
 from sweeps.report.controls import Rows, controls_table
@@ -83,7 +84,8 @@ def make_report(
     found, unplanned = _findings(origin, groups, metric)
     curves, clients = _curves(config, groups, chosen), _clients(config, chosen, stretches)
     # 3. Tables and figures.
-    controls, coverage = _controls(config, chosen, stretches), coverage_table(chosen)
+    controls = _controls(config, chosen, stretches)
+    coverage = [coverage_table(chosen), client_coverage_table(chosen, clients)]
     tables = _tables(groups, chosen, curves, coverage, controls)
     tables = [primary_table(found), *tables, runs_table(runs), parameters_table(groups)]
     pictures = primary_pictures(found)
@@ -93,7 +95,7 @@ def make_report(
         name,
         folder,
         parent.run_id if parent else None,
-        [*primary_answers(found), *coverage_answers(coverage, chosen), *answers_of(chosen, metric)],
+        [*primary_answers(found), *_of_coverage(coverage, chosen), *answers_of(chosen, metric)],
         facts_of(runs, used),
         notes_of(groups, chosen, metric) + unplanned + rows_notes(runs, parent is not None),
         [table for table in tables if table is not None],
@@ -135,7 +137,7 @@ def _tables(
     groups: Sequence[Group],
     chosen: Sequence[Group],
     curves: Curves,
-    coverage: Table | None,
+    coverage: Sequence[Table | None],
     controls: Rows,
 ) -> list[Table | None]:
     """Return the tables of methods and of settings."""
@@ -145,7 +147,7 @@ def _tables(
         *method_tables(chosen),
         prompts_table(chosen),
         differences_table(groups, metric),
-        coverage,
+        *coverage,
         plane or setting_differences_table(groups, metric),
         within_methods_table(groups, metric),
         controls_table(chosen, controls),
@@ -154,6 +156,12 @@ def _tables(
         privacy_table(chosen),
         settings_table(groups) if len(groups) > len(chosen) else None,
     ]
+
+
+def _of_coverage(tables: Sequence[Table | None], chosen: Sequence[Group]) -> list[str]:
+    """Return what the tables of coverage, of runs and of clients, say."""
+    of_runs, of_clients = tables
+    return coverage_answers(of_runs, chosen) + client_coverage_answers(of_clients)
 
 
 def _pictures(

@@ -1,69 +1,140 @@
-"""A line through points with intervals that allow for clusters: pure functions of numbers."""
+"""Lines through points, with intervals that allow for clusters: pure functions of numbers.
+
+`fitted_line` is least squares, `mixed_line` a mixed model with a random intercept.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from sweeps.report.stats import Estimate, t_quantile, t_tails
 
 LEAST = 1e-6  # eigenvalues of 1 - leverage below this are zero
+MOST_COMMON = 0.99  # share of the variance that points of one block may have in common
 
 
 @dataclass(frozen=True)
 class Point:
-    """A value y at x; points of one cluster, such as a seed, may err together."""
+    """A value y at x; points of one cluster, such as a seed, may err together.
+
+    Points of each stratum, such as a world, have an intercept of their own.
+    """
 
     x: float
     y: float
     cluster: int
+    stratum: int = 0
 
 
 @dataclass(frozen=True)
 class Line:
     """Intercept and slope with their 95 % intervals, and the p-value of no slope.
 
-    `low` and `high` of both are the interval's ends, `num` is the number of clusters.
+    `low` and `high` of both are the interval's ends, `num` is the number of clusters. The intercept
+    is None where strata have one each. `common`: the share of the variance about the line that
+    points of one cluster and stratum have in common.
     """
 
-    intercept: Estimate
+    intercept: Estimate | None
     slope: Estimate
     slope_p: float
+    common: float = 0.0
 
 
-def fitted_line(points: Sequence[Point]) -> Line | None:
-    """Return the least-squares line with cluster-robust intervals; None where it has none.
+def fitted_line(points: Sequence[Point], common: float = 0.0) -> Line | None:
+    """Return the line of least squares with cluster-robust intervals; None where it has none.
 
     The covariance is (X'X)^-1 sum_g X_g' A_g u_g u_g' A_g X_g (X'X)^-1 with A_g = (I - H_gg)^(-1/2)
     of the leverages H = X (X'X)^-1 X' (CR2, Bell & McCaffrey 2002), with Student's t at their
     degrees of freedom: clusters less one where each has the same x, and fewer where x differs
     between clusters alone. None where clusters cannot tell their own errors from the slope, such as
-    two with one x each.
+    two with one x each. With `common` X and y are weighted for errors of which points of one
+    cluster and stratum share that part, so that least squares are the generalised ones.
     """
     clusters = sorted({point.cluster for point in points})
-    if len(points) < 3 or len(clusters) < 2 or len({point.x for point in points}) < 2:
+    if len(clusters) < 2:
         return None
-    x = np.array([[1.0, point.x] for point in points])
-    y = np.array([point.y for point in points])
+    x, y = _whitened(points, common)
+    if len(points) <= x.shape[1] or np.linalg.matrix_rank(x) < x.shape[1]:
+        return None
     inverse = np.linalg.inv(x.T @ x)
     hat = x @ inverse @ x.T
     beta = inverse @ x.T @ y
     owner = np.array([point.cluster for point in points])
-    # How the errors y - x beta of each cluster weigh in intercept and slope, (clusters, N, 2).
-    weights = np.zeros((len(clusters), len(points), 2))
+    # How the errors y - x beta of each cluster weigh in each coefficient, (clusters, N, K).
+    weights = np.zeros((len(clusters), *x.shape))
     for i, own in enumerate(owner == cluster for cluster in clusters):
         weights[i, own] = _adjusted(np.eye(own.sum()) - hat[np.ix_(own, own)]) @ x[own] @ inverse
     scores = np.einsum("gnk,n->gk", weights, y - x @ beta)
     made_of = np.einsum("nm,gmk->gnk", np.eye(len(points)) - hat, weights)
     found = []
-    for k in (0, 1):
+    for k in range(x.shape[1]):
         products = made_of[:, :, k] @ made_of[:, :, k].T
         if np.trace(products) < 0.5 * inverse[k, k]:  # of the variance that it is to estimate
             return None
         freedom = float(np.trace(products) ** 2 / np.sum(products**2))
         found.append((float(beta[k]), float(np.linalg.norm(scores[:, k])), freedom))
-    intercept, slope = (_estimate(b, t_quantile(f) * error, len(clusters)) for b, error, f in found)
-    return Line(intercept, slope, _p(*found[1]))
+    *starts, slope = (_estimate(b, t_quantile(f) * error, len(clusters)) for b, error, f in found)
+    return Line(starts[0] if len(starts) == 1 else None, slope, _p(*found[-1]), common)
+
+
+def mixed_line(points: Sequence[Point]) -> Line | None:
+    """Return the line of a mixed model; None where it has none.
+
+    The model is y = stratum + slope * x + (1 | stratum and cluster) + error, with the share of the
+    random intercept's variance by restricted maximum likelihood (Patterson & Thompson 1971) and the
+    intervals of `fitted_line`, which hold whatever else a cluster's points have in common.
+    """
+    from scipy.optimize import minimize_scalar  # with the first line, not with the command line
+
+    if fitted_line(points) is None:
+        return None
+
+    def deviance(common: float) -> float:
+        return _deviance(points, common)
+
+    found: Any = minimize_scalar(deviance, bounds=(0.0, MOST_COMMON), method="bounded")
+    return fitted_line(points, min(0.0, float(found.x), key=deviance))
+
+
+def _blocks(points: Sequence[Point]) -> np.ndarray:
+    """Return which points share cluster and stratum, as a matrix of 1 and 0."""
+    owner = [(point.cluster, point.stratum) for point in points]
+    return np.array([[float(one == other) for other in owner] for one in owner])
+
+
+def _design(points: Sequence[Point]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the intercept of each stratum with x as columns, and y."""
+    strata = sorted({point.stratum for point in points})
+    x = [[*(float(point.stratum == one) for one in strata), point.x] for point in points]
+    return np.array(x), np.array([point.y for point in points])
+
+
+def _whitened(points: Sequence[Point], common: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the design and y times V^(-1/2), where V = 1 + weight * (same block)."""
+    x, y = _design(points)
+    blocks = _blocks(points)
+    size = blocks.sum(axis=1)  # V is 1 + weight * size along a block's mean, and 1 across it
+    shrink = (1 - (1 + _weight(common) * size) ** -0.5) / size
+    root = np.eye(len(points)) - shrink[:, None] * blocks
+    return root @ x, root @ y
+
+
+def _weight(common: float) -> float:
+    """Return the variance that a block shares, by that of its points' own errors."""
+    return common / (1 - common)
+
+
+def _deviance(points: Sequence[Point], common: float) -> float:
+    """Return -2 log of the restricted likelihood, but for a constant."""
+    x, y = _whitened(points, common)
+    left = y - x @ np.linalg.lstsq(x, y, rcond=None)[0]
+    size = _blocks(points).sum(axis=1)
+    spread = np.sum(np.log1p(_weight(common) * size) / size)  # of V: each block counts once
+    error = max(float(left @ left), np.finfo(float).tiny)
+    return float(spread + np.linalg.slogdet(x.T @ x)[1] + (len(y) - x.shape[1]) * np.log(error))
 
 
 def _adjusted(left: np.ndarray) -> np.ndarray:

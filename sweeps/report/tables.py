@@ -24,8 +24,8 @@ Metric = tuple[str, str]  # a column's title, and the metric in it
 
 TABLES = (  # names of all that a report may have
     *("primary", "pretraining", "new_clients", "controls", "forgetting_and_cost", "prompts"),
-    *("differences", "coverage", "by_setting", "plane", "within_methods", "epochs"),
-    *("prompt_epochs", "privacy", "settings", "runs", "parameters"),
+    *("differences", "coverage", "client_coverage", "by_setting", "plane", "within_methods"),
+    *("epochs", "prompt_epochs", "privacy", "settings", "runs", "parameters"),
 )
 PRETRAINING: tuple[Metric, ...] = (
     ("KID, last round", "final/pretrain_kid_mean"),

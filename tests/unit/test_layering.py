@@ -78,6 +78,7 @@ HOMES = {  # the longest matching name counts; a home is a module or a package
     "matplotlib": {"pipeline.figures"},
     "jinja2": {"sweeps.report.pages"},
     "scipy": {"spire_core.partition.coverage"},
+    "scipy.optimize": {"spire_core.partition.coverage", "sweeps.report.regression"},
     "scipy.special": {"sweeps.report.stats"},
     "diffusers": {"spire_core.pretrained"},
     "wordllama": {"spire_core.pretrained.sentences"},
