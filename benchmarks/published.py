@@ -212,9 +212,12 @@ def _line(rows: Sequence[Row], one: Published) -> Line:
         sides.append(by_client)
     points = []
     for key in (key for key in sides[0] if key in sides[1]):
-        ours, theirs = (float(side[key][one.measure]) for side in reversed(sides))
-        hull = float(sides[0][key]["hull_tv"])
-        points.append(Point(hull, math.log(theirs) - math.log(ours), int(key[0])))
+        scores = [as_number(side[key].get(one.measure, "")) for side in sides]
+        hull = as_number(sides[0][key].get("hull_tv", ""))
+        if hull is None or any(score is None or score <= 0 for score in scores):
+            raise DataError(f"expected {one.measure} above zero and a hull_tv of client {key}")
+        log_ratio = math.log(scores[0] or 1) - math.log(scores[1] or 1)
+        points.append(Point(hull, log_ratio, int(key[0])))
     line = mixed_line(points)
     if line is None:
         raise DataError(f"expected clients whose coverage varies where {one.where}, got none")

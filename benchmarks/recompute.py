@@ -28,7 +28,7 @@ from spire_core.errors import DataError
 from sweeps.design.load import load_sweep, sweep_names
 from sweeps.design.planned import planned_runs
 from sweeps.primary import primaries
-from sweeps.report.client_coverage import client_coverage_table
+from sweeps.report.client_coverage import ClientLine, client_coverage_table, client_lines
 from sweeps.report.controls import controls_table
 from sweeps.report.coverage import coverage_table
 from sweeps.report.differences import (
@@ -76,12 +76,10 @@ def tables_of(
     tables = [primary_table(found), *method_tables(chosen)]
     tables.append(differences_table(groups, metric))
     tables.append(plane_table(groups, metric) or setting_differences_table(groups, metric))
-    by_run = rows_by_run(rows)
-    controls = {run_id: control_rows(own) for run_id, own in by_run.items()}
-    clients = {run_id: client_numbers(own) for run_id, own in by_run.items()}
+    controls = {run_id: control_rows(own) for run_id, own in rows_by_run(rows).items()}
     tables += [within_methods_table(groups, metric), settings_table(groups)]
     tables += [controls_table(chosen, controls), coverage_table(chosen), privacy_table(chosen)]
-    tables += [prompts_table(chosen), client_coverage_table(chosen, clients)]
+    tables += [prompts_table(chosen), client_coverage_table(lines_of(groups, rows))]
     return [table for table in tables if table is not None]
 
 
@@ -165,6 +163,13 @@ def without_rows(page: str, docs: Path = DOCS) -> list[str]:
 def groups_of(rows: Sequence[Row]) -> list[Group]:
     """Return the runs of rows by task, method and setting."""
     return group_runs([run_of(own) for own in rows_by_run(rows).values()])
+
+
+def lines_of(groups: Sequence[Group], rows: Sequence[Row]) -> list[ClientLine]:
+    """Return the models of single new clients' leads over their coverage."""
+    chosen = best_groups(groups, choosing_metric(groups))
+    clients = {run_id: client_numbers(own) for run_id, own in rows_by_run(rows).items()}
+    return client_lines(chosen, clients)
 
 
 def families_of(found: Sequence[Finding]) -> Families:

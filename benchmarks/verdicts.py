@@ -1,9 +1,10 @@
-"""Draws the first figure of docs/results.md: primary comparisons of new clients, out of their rows.
+"""Draws the figures of docs/results.md out of studies' rows.
 
     python -m benchmarks.verdicts
 
-Ratios alone, of scores of which the lower one is better. A study joins with its rows. The bars are
-written beside the figure, and a test works them out again.
+The first one has the primary comparisons of new clients: ratios alone, of scores of which the lower
+one is better. A study joins with its rows. The second one has the single new clients of the world
+that is about coverage. What is drawn is written beside each figure, and a test works it out again.
 """
 
 import csv
@@ -11,17 +12,23 @@ import io
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
+from pathlib import Path
 
 from benchmarks.published import read_rows
-from benchmarks.recompute import DOCS, findings_of, groups_of
+from benchmarks.recompute import DOCS, findings_of, groups_of, lines_of
 from pipeline.figures.style import png_bytes
 from pipeline.files.atomic import write_whole
 from spire_core.errors import DataError
+from sweeps.report.client_coverage import ClientLine
+from sweeps.report.coverage_dots import coverage_figure
 from sweeps.report.forest import METHOD, OTHER, RATIO, Bar, bar_of, forest_figure
 from sweeps.report.primary import Finding
+from sweeps.report.regression import Point
 
 FIGURE = DOCS / "results" / "figures" / "verdicts.png"
 BARS = FIGURE.with_suffix(".csv")
+COVERAGE = FIGURE.with_name("coverage.png")
+CLIENTS = COVERAGE.with_suffix(".csv")
 FT = "full fine-tuning"
 NAMES: dict[str, dict[str, str]] = {  # of a comparison: by study, then by method and a setting
     "study-worlds-cpu": {
@@ -97,20 +104,38 @@ def name_of(study: str, found: Finding) -> str:
     return f"{name} ({images} {'image' if str(images) == '1' else 'images'})"
 
 
+def covered_clients() -> ClientLine:
+    """Return the new clients of the world of whom some are covered and some far from it."""
+    rows = read_rows(DOCS / "results" / "study-worlds-cpu" / "rows.csv")
+    [line] = [one for one in lines_of(groups_of(rows), rows) if "num_clients=24," in one.task]
+    return line
+
+
 def main(words: Sequence[str]) -> int:
-    """Draw the figure, and return the exit code."""
+    """Draw the figures, and return the exit code."""
     if words:
         print(__doc__, file=sys.stderr)
         return 2
     bars = [bar for study in studies() for bar in bars_of(study)]
-    table = io.StringIO()
-    writer = csv.DictWriter(table, [field.name for field in fields(Bar)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(map(asdict, bars))
-    write_whole(BARS, table.getvalue().encode())
+    write_table(BARS, bars)
     write_whole(FIGURE, png_bytes(forest_figure(bars, WORDS)))
-    print(f"{FIGURE.relative_to(DOCS.parent)}: {', '.join(studies())}")
+    line = covered_clients()
+    write_table(CLIENTS, line.points)
+    names = {"spire": "SPIRE", "fedavg_ft": FT}
+    write_whole(COVERAGE, png_bytes(coverage_figure([line], names=names)))
+    for figure in (FIGURE, COVERAGE):
+        print(figure.relative_to(DOCS.parent))
     return 0
+
+
+def write_table(path: Path, rows: Sequence[Bar | Point]) -> None:
+    """Write what a figure shows, a line each."""
+    table = io.StringIO()
+    names = [field.name for field in fields(rows[0])]
+    writer = csv.DictWriter(table, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(map(asdict, rows))
+    write_whole(path, table.getvalue().encode())
 
 
 if __name__ == "__main__":

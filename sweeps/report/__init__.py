@@ -8,7 +8,9 @@ tables       tables of methods and settings
 differences  differences to SPIRE on the same seeds
 coverage     how a lead over SPIRE depends on coverage
 client_coverage  the same among new clients of one world
+coverage_dots    these clients and their lines as figures
 regression   lines through points in clusters
+clients      numbers of single clients, from the store or from rows
 primary      the comparisons that a study is about, tested
 planes       scores over two settings
 budgets      scores and attacks against the privacy budget of one image

@@ -2,11 +2,13 @@
 
 The model is log KID ~ method * hull_tv + (1 | client) + (method | world and seed), of single new
 clients. Two methods adapt the same clients, so that the difference of a client's two logarithms is
-free of its own intercept, and is a mixed model with a random intercept for each world and seed.
+free of its own intercept. The model of these differences is fitted: a line with a random intercept
+for each world and seed.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from sweeps.report.captions import has_text
 from sweeps.report.client_dots import ClientRows
@@ -14,62 +16,77 @@ from sweeps.report.coverage import STEP, change_text, ratio_text
 from sweeps.report.differences import REFERENCE
 from sweeps.report.groups import Group, as_number, by_task, label, pair_of
 from sweeps.report.regression import Line, Point, mixed_line
-from sweeps.report.stats import Estimate
 from sweeps.report.tables import Cell, Table, made_table
 
-WITHIN = "within all tasks"
-COLUMNS = ("task", "method", "clients", "seeds", "hull TV from", "to", "log ratio at hull TV 0")
-COLUMNS += ("slope", "p", "shared by a seed", "ratio at the least", "at the greatest")
+NUMBERS = ("hull_tv", "kid_after", "steps")  # of a new client
+COLUMNS = ("task", "method", "pairs", "seeds", "hull TV from", "to", "slope", "p")
+COLUMNS += ("degrees of freedom", "shared by a seed", "ratio at the least", "at the greatest")
 CAPTION = (
     "log(KID of the method / KID of SPIRE) of each new client, each method at its best setting in "
-    "the task, against that client's own hull TV (0: covered). New clients of a run share "
-    "backbone, images and steps. Slope: per 0.1 of hull TV, by a mixed model with a random "
-    "intercept for each seed, whose share of the variance stands beside it (restricted maximum "
-    "likelihood), with 95 % intervals that are robust to what a seed's clients have in common; n: "
-    "seeds. Below zero, SPIRE is less ahead with clients that are covered worse. "
-    f"{WITHIN.capitalize()}: one slope, and an intercept for each task, so that what tasks differ "
-    "in does not count. p: of no slope, not corrected for several tests."
+    "the task, chosen on the same seeds, against that client's own hull TV (0: covered). New "
+    "clients of a run share backbone, number of images and steps. Slope: per 0.1 of hull TV, by a "
+    "mixed model with a random intercept for each seed, whose share of the variance stands beside "
+    "it (restricted maximum likelihood), with 95 % intervals that are robust to what a seed's "
+    "clients have in common; n: seeds. Below zero, SPIRE is less ahead with clients that are "
+    "covered worse. Within several tasks: one slope, which weighs each task by how much hull TV "
+    "varies there, and an intercept for each, so that what tasks differ in does not count. p: of "
+    "no slope, not corrected for several tests."
 )
 
 
-def client_coverage_table(chosen: Sequence[Group], clients: ClientRows) -> Table | None:
-    """Return a row for each task and method, and one for all tasks of a method.
+@dataclass(frozen=True)
+class ClientLine:
+    """The mixed model of one method's lead in a task, and the clients that it is of."""
 
-    None where clients' coverage is not known or does not vary. `chosen`: each method's best group
-    in each task; `clients`: their new clients' scores, by run.
+    task: str
+    method: str
+    points: tuple[Point, ...]
+    line: Line
+    is_of_several: bool = False  # tasks
+
+
+def client_lines(chosen: Sequence[Group], clients: ClientRows) -> list[ClientLine]:
+    """Return the model of each method and task, then of all tasks of a method, where it has one.
+
+    `chosen`: each method's best group in each task; `clients`: their new clients' scores, by run.
     """
-    rows: list[tuple[Cell, ...]] = []
+    found: list[ClientLine] = []
     for method, pairs in _rivals(chosen).items():
         points = [_points(*pair, clients, stratum) for stratum, pair in enumerate(pairs)]
         told = [(label(pair[0].task), own) for pair, own in zip(pairs, points, strict=True) if own]
-        if len(told) > 1:
-            told.append((WITHIN, [point for _, own in told for point in own]))
-        lines = [(task, own, mixed_line(own)) for task, own in told]
-        rows += [_cells(task, method, own, line) for task, own, line in lines if line is not None]
+        lines = [(task, tuple(own), mixed_line(own)) for task, own in told]
+        found += [ClientLine(task, method, own, line) for task, own, line in lines if line]
+        everything = tuple(point for _, own in told for point in own)
+        if len(told) > 1 and (line := mixed_line(everything)):
+            found.append(ClientLine(f"within {len(told)} tasks", method, everything, line, True))
+    return found
+
+
+def client_coverage_table(lines: Sequence[ClientLine]) -> Table | None:
+    """Return a row for each model; None where clients' coverage is not known or does not vary."""
+    rows = [_cells(one) for one in lines]
     return made_table("client_coverage", "Lead and coverage of clients", CAPTION, COLUMNS, rows)
 
 
-def client_coverage_answers(table: Table | None) -> list[str]:
-    """Return a sentence for each method of `client_coverage_table`, none without the table.
-
-    Of a method with several tasks, on the slope within all of them.
-    """
-    if table is None:
-        return []
-    cells = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
-    return [_answer(row) for row in {row["method"]: row for row in cells}.values()]
+def client_coverage_answers(lines: Sequence[ClientLine]) -> list[str]:
+    """Return a sentence for each task and method that has a model."""
+    return [_answer(one) for one in lines if not one.is_of_several]
 
 
-def _answer(row: Mapping[str, Cell]) -> str:
-    slope = row["slope"]
-    assert isinstance(slope, Estimate)
-    place = f" {WITHIN}" if row.get("task") == WITHIN else ""
+def _answer(one: ClientLine) -> str:
+    head = f"{one.task}: Coverage" if one.task else "Coverage"
+    num_seeds = len({point.cluster for point in one.points})
+    low, high = _ends(one)
     return (
-        f"Coverage of single new clients{place}: the ratio of {row['method']}'s KID to spire's "
-        f"goes by a factor of {change_text(slope)} for each {STEP:g} of a client's hull TV, from "
-        f"{row['hull TV from']:.2g} to {row['to']:.2g} (p {row['p']:.2g}, {row['clients']} clients "
-        f"on {row['seeds']} seeds)."
+        f"{head} of single new clients: the ratio of {one.method}'s KID to spire's goes by a "
+        f"factor of {change_text(one.line.slope.scaled(STEP))} for each {STEP:g} of a client's "
+        f"hull TV, from {low:.2g} to {high:.2g} (p {one.line.slope_p:.2g}, {len(one.points)} "
+        f"clients on {num_seeds} seeds)."
     )
+
+
+def _ends(one: ClientLine) -> tuple[float, float]:
+    return min(point.x for point in one.points), max(point.x for point in one.points)
 
 
 def _rivals(chosen: Sequence[Group]) -> dict[str, list[tuple[Group, Group]]]:
@@ -83,26 +100,33 @@ def _rivals(chosen: Sequence[Group]) -> dict[str, list[tuple[Group, Group]]]:
 
 
 def _points(theirs: Group, ours: Group, clients: ClientRows, stratum: int) -> list[Point]:
-    """Return a point for each client of both; none if any score is missing or not above zero."""
+    """Return a point for each client of both methods' runs on the same seeds.
+
+    None where any of these clients lacks a score, has one that is not above zero, or had other
+    numbers of steps with the two methods.
+    """
     points, own = [], {pair_of(run): run for run in ours.runs}
     for run in (run for run in theirs.runs if pair_of(run) in own):
         sides = [clients.get(one.run_id, ()) for one in (run, own[pair_of(run)])]
-        by_id = [{row.get("client_id"): row for row in side} for side in sides]
-        for client in (one for one in by_id[0] if one in by_id[1]):
-            hull = as_number(str(by_id[0][client].get("hull_tv")))
-            kids = [as_number(str(side[client].get("kid_after"))) for side in by_id]
-            if hull is None or any(kid is None or kid <= 0 for kid in kids):
+        first, second = ({row.get("client_id"): row for row in side} for side in sides)
+        if first.keys() != second.keys():
+            return []
+        for client, row in first.items():
+            hull, kid, steps = (as_number(str(row.get(key))) for key in NUMBERS)
+            _, own_kid, own_steps = (as_number(str(second[client].get(key))) for key in NUMBERS)
+            if hull is None or kid is None or own_kid is None or min(kid, own_kid) <= 0:
                 return []
-            log_ratio = math.log(kids[0] or 1) - math.log(kids[1] or 1)
+            if steps != own_steps:
+                return []
+            log_ratio = math.log(kid) - math.log(own_kid)
             points.append(Point(hull, log_ratio, pair_of(run)[0], stratum))
     return points
 
 
-def _cells(task: str, method: str, points: Sequence[Point], line: Line) -> tuple[Cell, ...]:
-    low, high = min(point.x for point in points), max(point.x for point in points)
-    num, start = len({point.cluster for point in points}), line.intercept
-    head = (task, method, len(points), num, low, high, start if low <= 0 else None)
-    ends: tuple[Cell, ...] = (None, None)
-    if start is not None:
-        ends = tuple(ratio_text(start.mean + line.slope.mean * x) for x in (low, high))
-    return (*head, line.slope.scaled(STEP), line.slope_p, round(line.common, 3), *ends)
+def _cells(one: ClientLine) -> tuple[Cell, ...]:
+    (low, high), line = _ends(one), one.line
+    num_seeds, ends = len({point.cluster for point in one.points}), (None, None)
+    if line.intercept is not None:
+        ends = tuple(ratio_text(line.intercept.mean + line.slope.mean * x) for x in (low, high))
+    head = (one.task, one.method, len(one.points), num_seeds, low, high, line.slope.scaled(STEP))
+    return (*head, line.slope_p, round(line.freedom, 2), round(line.common, 3), *ends)

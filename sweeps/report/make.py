@@ -5,26 +5,30 @@ Read `make_report` first. Its sources are the tracking store and rows of other s
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pipeline.config.build import build
 from pipeline.config.safe_yaml import read_plain
 from pipeline.config.tracking import TrackingConfig, tracking_root
 from pipeline.files.paths import lasting
-from pipeline.results.metric_names import CONTROLS_TABLE, NEW_CLIENTS_TABLE
 from pipeline.tracking.attachments import attach
-from pipeline.tracking.mlflow_queries import TrackedRun, histories, sweep_runs, table_rows
+from pipeline.tracking.mlflow_queries import TrackedRun, sweep_runs
 from spire_core.errors import ConfigError, RunError
 from sweeps.design.config import SweepConfig
 from sweeps.design.planned import planned_runs
 from sweeps.primary import Primary, primaries
 from sweeps.report.answers import answers_of
 from sweeps.report.budgets import budget_pictures
-from sweeps.report.client_coverage import client_coverage_answers, client_coverage_table
-from sweeps.report.client_dots import ClientRows, client_pictures
+from sweeps.report.client_coverage import (
+    client_coverage_answers,
+    client_coverage_table,
+    client_lines,
+)
+from sweeps.report.client_dots import client_pictures
+from sweeps.report.clients import Curves, clients_of, controls_of, curves_of
 from sweeps.report.contents import Origin, Report
 from sweeps.report.controls import Rows, controls_table
 from sweeps.report.coverage import coverage_answers, coverage_table
+from sweeps.report.coverage_dots import coverage_pictures
 from sweeps.report.differences import (
     differences_table,
     setting_differences_table,
@@ -32,7 +36,7 @@ from sweeps.report.differences import (
 )
 from sweeps.report.epochs import epochs_table, rate_pictures
 from sweeps.report.facts import facts_of, left_out, notes_of, rows_notes
-from sweeps.report.figures import FORGETTING, KID_ROUNDS, OVERFITTING, Picture, draw_all
+from sweeps.report.figures import Picture, draw_all
 from sweeps.report.files import file_name, make_folder, report_files, write_files
 from sweeps.report.finals import is_read, with_finals
 from sweeps.report.forest import primary_pictures
@@ -41,9 +45,8 @@ from sweeps.report.origins import SWEEP_FILE, origin_of, parameters_table
 from sweeps.report.pages import sweep_note
 from sweeps.report.planes import plane_picture, plane_table
 from sweeps.report.primary import Finding, findings, primary_answers, primary_table
-from sweeps.report.prompts import EPOCHS as PROMPT_EPOCHS
 from sweeps.report.prompts import prompt_epochs_table, prompts_table
-from sweeps.report.row_runs import FILE, client_numbers, control_rows, whole
+from sweeps.report.row_runs import FILE, whole
 from sweeps.report.rows import check_replaced, write_rows
 from sweeps.report.runs import runs_table
 from sweeps.report.samples import partition_pictures, sample_pictures
@@ -51,9 +54,7 @@ from sweeps.report.stretches import Stretches, without_overruled
 from sweeps.report.tables import Table, method_tables, privacy_table, settings_table
 from sweeps.report.words import words_of
 
-Curves = dict[str, dict[str, list[tuple[int, float]]]]  # by run and metric: steps and values
 NO_STRETCHES = Stretches()
-DRAWN = (*OVERFITTING, KID_ROUNDS, *FORGETTING, *(key for _, key in PROMPT_EPOCHS))
 
 
 def make_report(
@@ -82,20 +83,25 @@ def make_report(
     used = [run for group in groups for run in group.runs]
     origin = origin_of(config, parent, used)
     found, unplanned = _findings(origin, groups, metric)
-    curves, clients = _curves(config, groups, chosen), _clients(config, chosen, stretches)
+    curves, clients = curves_of(config, groups, chosen), clients_of(config, chosen, stretches)
     # 3. Tables and figures.
-    controls = _controls(config, chosen, stretches)
-    coverage = [coverage_table(chosen), client_coverage_table(chosen, clients)]
-    tables = _tables(groups, chosen, curves, coverage, controls)
+    controls = controls_of(config, chosen, stretches)
+    lines = client_lines(chosen, clients)
+    coverage = coverage_table(chosen)
+    of_coverage = coverage_answers(coverage, chosen) + client_coverage_answers(lines)
+    coverages = [coverage, client_coverage_table(lines)]
+    tables = _tables(groups, chosen, curves, coverages, controls)
     tables = [primary_table(found), *tables, runs_table(runs), parameters_table(groups)]
     pictures = primary_pictures(found)
-    pictures += _pictures(groups, metric, curves, client_pictures(chosen, clients))
+    pictures += _pictures(
+        groups, metric, curves, client_pictures(chosen, clients) + coverage_pictures(lines)
+    )
     # 4. Write and attach.
     report = Report(
         name,
         folder,
         parent.run_id if parent else None,
-        [*primary_answers(found), *_of_coverage(coverage, chosen), *answers_of(chosen, metric)],
+        [*primary_answers(found), *of_coverage, *answers_of(chosen, metric)],
         facts_of(runs, used),
         notes_of(groups, chosen, metric) + unplanned + rows_notes(runs, parent is not None),
         [table for table in tables if table is not None],
@@ -137,7 +143,7 @@ def _tables(
     groups: Sequence[Group],
     chosen: Sequence[Group],
     curves: Curves,
-    coverage: Sequence[Table | None],
+    coverages: Sequence[Table | None],
     controls: Rows,
 ) -> list[Table | None]:
     """Return the tables of methods and of settings."""
@@ -147,7 +153,7 @@ def _tables(
         *method_tables(chosen),
         prompts_table(chosen),
         differences_table(groups, metric),
-        *coverage,
+        *coverages,
         plane or setting_differences_table(groups, metric),
         within_methods_table(groups, metric),
         controls_table(chosen, controls),
@@ -156,12 +162,6 @@ def _tables(
         privacy_table(chosen),
         settings_table(groups) if len(groups) > len(chosen) else None,
     ]
-
-
-def _of_coverage(tables: Sequence[Table | None], chosen: Sequence[Group]) -> list[str]:
-    """Return what the tables of coverage, of runs and of clients, say."""
-    of_runs, of_clients = tables
-    return coverage_answers(of_runs, chosen) + client_coverage_answers(of_clients)
 
 
 def _pictures(
@@ -198,44 +198,6 @@ def _findings(
         notes = [f"Primary comparisons are not {what}: {error}."]
     num_seeds = len(sweep.get("seeds", ()))
     return findings(compared, groups, metric, planned, num_seeds), notes
-
-
-def _curves(config: TrackingConfig, groups: Sequence[Group], chosen: Sequence[Group]) -> Curves:
-    """Return all runs' curves of adaptation; of the chosen groups' runs, all that is drawn.
-
-    Runs out of rows have none.
-    """
-    chosen_ids = {run.run_id for group in chosen for run in group.runs}
-    curves = {}
-    for run in (run for group in groups for run in group.runs):
-        keys = DRAWN if run.run_id in chosen_ids else OVERFITTING
-        blank = {key: [] for key in keys}
-        curves[run.run_id] = blank if is_read(run) else histories(config, run.run_id, keys)
-    return curves
-
-
-def _controls(
-    config: TrackingConfig, chosen: Sequence[Group], stretches: Stretches
-) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows of the chosen groups' runs that have controls."""
-    runs = [run for group in chosen for run in group.runs]
-    found = {run.run_id: control_rows(stretches.rows[run.run_id]) for run in runs if is_read(run)}
-    return found | {
-        run.run_id: table_rows(config, run.run_id, CONTROLS_TABLE)
-        for run in runs
-        if run.params.get("eval.controls") == str(True) and not is_read(run)
-    }
-
-
-def _clients(config: TrackingConfig, chosen: Sequence[Group], stretches: Stretches) -> ClientRows:
-    """Return each new client's scores in the chosen groups' runs."""
-    return {
-        run.run_id: client_numbers(stretches.rows[run.run_id])
-        if is_read(run)
-        else table_rows(config, run.run_id, NEW_CLIENTS_TABLE)
-        for group in chosen
-        for run in group.runs
-    }
 
 
 def _tracked(groups: Sequence[Group]) -> list[Group]:

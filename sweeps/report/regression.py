@@ -33,13 +33,15 @@ class Line:
     """Intercept and slope with their 95 % intervals, and the p-value of no slope.
 
     `low` and `high` of both are the interval's ends, `num` is the number of clusters. The intercept
-    is None where strata have one each. `common`: the share of the variance about the line that
-    points of one cluster and stratum have in common.
+    is None where strata have one each. `freedom`: degrees of freedom of the slope's interval.
+    `common`: the share of the variance about the line that points of one cluster and stratum have
+    in common.
     """
 
     intercept: Estimate | None
     slope: Estimate
     slope_p: float
+    freedom: float
     common: float = 0.0
 
 
@@ -50,8 +52,9 @@ def fitted_line(points: Sequence[Point], common: float = 0.0) -> Line | None:
     of the leverages H = X (X'X)^-1 X' (CR2, Bell & McCaffrey 2002), with Student's t at their
     degrees of freedom: clusters less one where each has the same x, and fewer where x differs
     between clusters alone. None where clusters cannot tell their own errors from the slope, such as
-    two with one x each. With `common` X and y are weighted for errors of which points of one
-    cluster and stratum share that part, so that least squares are the generalised ones.
+    two with one x each. With `common` X and y are multiplied by the symmetric root of the inverse
+    covariance of errors of which points of one cluster and stratum share that part, so that least
+    squares are the generalised ones, and the leverages are of what they are of then.
     """
     clusters = sorted({point.cluster for point in points})
     if len(clusters) < 2:
@@ -70,14 +73,15 @@ def fitted_line(points: Sequence[Point], common: float = 0.0) -> Line | None:
     scores = np.einsum("gnk,n->gk", weights, y - x @ beta)
     made_of = np.einsum("nm,gmk->gnk", np.eye(len(points)) - hat, weights)
     found = []
-    for k in range(x.shape[1]):
+    asked = range(2) if x.shape[1] == 2 else [x.shape[1] - 1]  # strata have intercepts of their own
+    for k in asked:
         products = made_of[:, :, k] @ made_of[:, :, k].T
         if np.trace(products) < 0.5 * inverse[k, k]:  # of the variance that it is to estimate
             return None
         freedom = float(np.trace(products) ** 2 / np.sum(products**2))
         found.append((float(beta[k]), float(np.linalg.norm(scores[:, k])), freedom))
     *starts, slope = (_estimate(b, t_quantile(f) * error, len(clusters)) for b, error, f in found)
-    return Line(starts[0] if len(starts) == 1 else None, slope, _p(*found[-1]), common)
+    return Line(starts[0] if starts else None, slope, _p(*found[-1]), found[-1][-1], common)
 
 
 def mixed_line(points: Sequence[Point]) -> Line | None:
@@ -96,7 +100,8 @@ def mixed_line(points: Sequence[Point]) -> Line | None:
         return _deviance(points, common)
 
     found: Any = minimize_scalar(deviance, bounds=(0.0, MOST_COMMON), method="bounded")
-    return fitted_line(points, min(0.0, float(found.x), key=deviance))
+    is_better = found.fun < deviance(0.0) - LEAST  # all are alike where each block has one point
+    return fitted_line(points, float(found.x) if is_better else 0.0)
 
 
 def _blocks(points: Sequence[Point]) -> np.ndarray:

@@ -1,14 +1,23 @@
 """A mixed model against its likelihood written out; coverage among the clients of one world."""
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import stdtr, stdtrit
 from scipy.stats import binom
 
 from pipeline.tracking.mlflow_queries import TrackedRun
-from sweeps.report.client_coverage import client_coverage_answers, client_coverage_table
+from sweeps.report.client_coverage import (
+    ClientLine,
+    client_coverage_answers,
+    client_coverage_table,
+    client_lines,
+)
 from sweeps.report.client_dots import ClientRows
+from sweeps.report.coverage_dots import coverage_pictures
 from sweeps.report.groups import best_groups, group_runs
 from sweeps.report.regression import Point, fitted_line, mixed_line
 from sweeps.report.stats import Estimate
@@ -18,23 +27,31 @@ METHODS = ("spire", "fedavg_ft")
 
 
 def drawn(rng: np.random.Generator, slope: float, shared: float, strata: int = 1) -> list[Point]:
-    """Six clients of each of eight seeds: errors of 0.2, and 0.2 * `shared` for all of a seed."""
+    """Three to nine clients of each of eight seeds, with errors of 0.2.
+
+    All of a seed and stratum share one of 0.2 * `shared`.
+    """
     return [
         Point(x, stratum + slope * x + own + 0.2 * float(rng.normal()), seed, stratum)
         for stratum in range(strata)
         for seed in range(8)
         for own in [0.2 * shared * float(rng.normal())]
-        for x in rng.uniform(0, 0.5, 6)
+        for x in rng.uniform(0, 0.5, 3 + (seed + 3 * stratum) % 7)
     ]
 
 
-def restricted_deviance(points: list[Point], common: float) -> tuple[float, np.ndarray]:
-    """Return -2 log of the restricted likelihood by dense matrices, and the coefficients."""
+def matrices(points: list[Point], common: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return design, values and the covariance of the errors, all of them dense."""
     strata = sorted({p.stratum for p in points})
     x = np.array([[*(float(p.stratum == s) for s in strata), p.x] for p in points])
     y = np.array([p.y for p in points])
     same = [[(a.cluster, a.stratum) == (b.cluster, b.stratum) for b in points] for a in points]
-    v = (1 - common) * np.eye(len(points)) + common * np.array(same)
+    return x, y, (1 - common) * np.eye(len(points)) + common * np.array(same)
+
+
+def restricted_deviance(points: list[Point], common: float) -> tuple[float, np.ndarray]:
+    """Return -2 log of the restricted likelihood by dense matrices, and the coefficients."""
+    x, y, v = matrices(points, common)
     precision = np.linalg.inv(v)
     beta = np.linalg.solve(x.T @ precision @ x, x.T @ precision @ y)
     left = y - x @ beta
@@ -56,6 +73,57 @@ def test_a_mixed_model_is_the_most_likely_one(shared: float, strata: int) -> Non
     assert (line.intercept is None) == (strata > 1)
     if line.intercept is not None:
         assert line.intercept.mean == pytest.approx(starts[0])
+
+
+@pytest.mark.parametrize("strata", [1, 2])
+def test_the_interval_of_a_mixed_model_is_that_of_clusters_of_whitened_points(strata: int) -> None:
+    """CR2 and its degrees of freedom, written out with the symmetric root of dense matrices."""
+    points = drawn(np.random.default_rng(7), -1.5, 2.0, strata)
+    line = mixed_line(points)
+    assert line is not None
+    assert line.slope.half_width is not None
+    assert line.common > 0.2
+    x, y, v = matrices(points, line.common)
+    root = symmetric_power(v, -0.5)
+    x, y = root @ x, root @ y
+    inverse = np.linalg.inv(x.T @ x)
+    left = np.eye(len(points)) - x @ inverse @ x.T
+    seeds = np.array([p.cluster for p in points])
+    vectors = []
+    for seed in range(8):
+        own = seeds == seed
+        weights = np.zeros(len(points))
+        weights[own] = symmetric_power(left[np.ix_(own, own)], -0.5) @ (x @ inverse)[own, -1]
+        vectors.append(left @ weights)
+    errors = np.array(vectors) @ y  # `left` takes the line from y
+    products = np.array(vectors) @ np.array(vectors).T
+    freedom = np.trace(products) ** 2 / np.sum(products**2)
+    assert line.freedom == pytest.approx(freedom)
+    half = stdtrit(freedom, 0.975) * np.linalg.norm(errors)
+    assert line.slope.half_width == pytest.approx(half)
+    tail = 2 * stdtr(freedom, -abs(line.slope.mean) / np.linalg.norm(errors))
+    assert line.slope_p == pytest.approx(tail)
+
+
+def symmetric_power(matrix: np.ndarray, power: float) -> np.ndarray:
+    values, vectors = np.linalg.eigh(matrix)
+    return vectors * values**power @ vectors.T
+
+
+def test_one_client_of_each_seed_shares_nothing_with_others() -> None:
+    rng = np.random.default_rng(8)
+    line = mixed_line([Point(float(rng.uniform()), float(rng.normal()), i) for i in range(9)])
+    assert line is not None
+    assert line.common == 0
+
+
+def test_a_world_with_one_seed_does_not_hide_the_slope_within_the_others() -> None:
+    points = drawn(np.random.default_rng(9), -1.5, 0.5, 2)
+    without = mixed_line(points)
+    line = mixed_line([*points, Point(0.1, 9.0, 0, 2), Point(0.2, 9.0, 0, 2)])
+    assert line is not None
+    assert without is not None
+    assert line.slope.mean == pytest.approx(without.slope.mean, abs=0.1)
 
 
 def test_an_interval_of_a_mixed_model_holds_the_slope() -> None:
@@ -104,7 +172,7 @@ def test_levels_of_worlds_are_no_slope_within_them() -> None:
 
 def world(
     name: str, hulls: tuple[float, ...], ratio: float, slope: float
-) -> tuple[list[TrackedRun], ClientRows]:
+) -> tuple[list[TrackedRun], dict[str, list[dict[str, Any]]]]:
     """Three seeds; SPIRE's KID differs from client to client, and the other's by the line."""
     runs, clients = [], {}
     for seed in range(3):
@@ -115,6 +183,7 @@ def world(
                 off = 0.001 * (seed - 1) * (client - 1)
                 lead = ratio * math.exp(slope * hull + off) if method != "spire" else 1.0
                 rows.append({"client_id": client, "hull_tv": hull, "kid_after": kid * lead})
+                rows[-1]["steps"] = 96
             run_id = f"{name}-{method}-{seed}"
             params = {"method.name": method, "seed": str(seed), "federation.num_clients": name}
             tags = {"partition_hash": f"{seed}-{name}"}
@@ -124,50 +193,72 @@ def world(
     return runs, clients
 
 
+def lines_of(runs: list[TrackedRun], clients: ClientRows) -> list[ClientLine]:
+    return client_lines(best_groups(group_runs(runs), KID), clients)
+
+
 def test_the_slope_among_clients_of_each_world_and_within_both() -> None:
     """SPIRE leads by 1.25 where a client is covered, and the ratio falls by exp(-0.1) each 0.1."""
     one, of_one = world("24", (0.0, 0.0, 0.4, 0.5), 1.25, -1.0)
     other, of_other = world("96", (0.0, 0.1, 0.2), 0.8, -1.0)
-    table = client_coverage_table(best_groups(group_runs(one + other), KID), {**of_one, **of_other})
+    clients = {**of_one, **of_other}
+    clients["24-spire-1"] = clients["24-spire-1"][::-1]  # clients are found by their ids
+    lines = lines_of(one + other, clients)
+    table = client_coverage_table(lines)
     assert table is not None
     rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
-    assert [row["task"] for row in rows] == ["num_clients=24", "num_clients=96", "within all tasks"]
-    assert [row["clients"] for row in rows] == [12, 9, 21]
-    for row in rows:
+    assert [row["task"] for row in rows] == ["num_clients=24", "num_clients=96", "within 2 tasks"]
+    assert [row["pairs"] for row in rows] == [12, 9, 21]
+    for row, line in zip(rows, lines, strict=True):
         slope = row["slope"]
         assert isinstance(slope, Estimate)
         assert slope.mean == pytest.approx(-0.1, abs=0.001)
         assert slope.num == row["seeds"] == 3
-    starts = [row["log ratio at hull TV 0"] for row in rows]
-    assert isinstance(starts[0], Estimate)
-    assert math.exp(starts[0].mean) == pytest.approx(1.25, abs=0.001)
-    assert starts[2] is None  # two worlds have two
+        again = mixed_line(line.points)
+        assert again is not None
+        assert (row["p"], row["shared by a seed"]) == (again.slope_p, round(again.common, 3))
     assert [row["ratio at the least"] for row in rows] == ["1.25", "0.8", None]
-    [answer] = client_coverage_answers(table)
-    assert answer.startswith(
-        "Coverage of single new clients within all tasks: the ratio of fedavg_ft's KID to spire's "
+    first, second = client_coverage_answers(lines)
+    assert first.startswith(
+        "num_clients=24: Coverage of single new clients: the ratio of fedavg_ft's KID to spire's "
         "goes by a factor of 0.905 [0.9"
     )
-    assert answer.endswith(" 21 clients on 3 seeds).")
+    assert first.endswith(" 12 clients on 3 seeds).")
+    assert second.startswith("num_clients=96: ")
 
 
-def test_clients_without_a_logarithm_leave_their_world_out() -> None:
+@pytest.mark.parametrize(
+    "spoilt",
+    [{"kid_after": -0.001}, {"kid_after": None}, {"hull_tv": None}, {"steps": 6}, {"client_id": 9}],
+)
+def test_clients_that_cannot_be_compared_leave_their_world_out(spoilt: dict[str, Any]) -> None:
     one, of_one = world("24", (0.0, 0.0, 0.4, 0.5), 1.25, -1.0)
     other, of_other = world("96", (0.0, 0.1, 0.2), 0.8, -1.0)
-    of_other["96-spire-1"][0]["kid_after"] = -0.001
-    table = client_coverage_table(best_groups(group_runs(one + other), KID), {**of_one, **of_other})
-    assert table is not None
-    assert [row[:2] for row in table.rows] == [("num_clients=24", "fedavg_ft")]
+    of_other["96-fedavg_ft-1"][0].update(spoilt)
+    [line] = lines_of(one + other, {**of_one, **of_other})
+    assert line.task == "num_clients=24"
 
 
 def test_without_coverage_or_without_spire_there_is_no_table() -> None:
     runs, clients = world("24", (0.0, 0.0, 0.4, 0.5), 1.25, -1.0)
     same, of_same = world("24", (0.3, 0.3, 0.3), 1.25, -1.0)
-    unknown = {
-        run_id: [row | {"hull_tv": None} for row in rows] for run_id, rows in clients.items()
-    }
     others = [run for run in runs if run.params["method.name"] != "spire"]
-    for told, rows in ((same, of_same), (runs, unknown), (runs, {}), (others, clients)):
-        table = client_coverage_table(best_groups(group_runs(told), KID), rows)
-        assert table is None
-        assert client_coverage_answers(table) == []
+    texts = [replace(run, params=run.params | {"model.text": "words"}) for run in runs]
+    for told, rows in ((same, of_same), (runs, {}), (others, clients), (texts, clients)):
+        lines = lines_of(told, rows)
+        assert client_coverage_table(lines) is None
+        assert client_coverage_answers(lines) == []
+
+
+def test_each_world_whose_clients_differ_in_coverage_has_a_figure() -> None:
+    one, of_one = world("24", (0.0, 0.0, 0.4, 0.5), 1.25, -1.0)
+    other, of_other = world("96", (0.1, 0.1, 0.1), 0.8, -1.0)
+    found = coverage_pictures(lines_of(one, of_one))
+    assert [picture.name for picture in found] == ["client_coverage"]
+    [axes] = found[0].figure.axes
+    assert len(axes.collections[0].get_offsets()) == 12
+    x, y = axes.lines[1].get_data()  # the first one is at a ratio of 1
+    assert [*map(float, x)] == [0.0, 0.5]
+    assert np.exp(y) == pytest.approx([1.25, 1.25 * math.exp(-0.5)], abs=0.01)
+    both = coverage_pictures(lines_of(one + other, {**of_one, **of_other}))
+    assert [picture.title for picture in both] == ["Lead and coverage, client by client"]

@@ -1,11 +1,22 @@
-"""The first figure of docs/results.md names each comparison of new clients that it can show."""
+"""The figures of docs/results.md: the first names each comparison, both are of their rows."""
 
+import math
 from dataclasses import asdict, replace
 
 import pytest
 
-from benchmarks.published import agree, read_rows
-from benchmarks.verdicts import BARS, NAMES, bars_of, drawn, is_shown, name_of, studies
+from benchmarks.published import Published, agree, published_values, read_rows
+from benchmarks.verdicts import (
+    BARS,
+    CLIENTS,
+    NAMES,
+    bars_of,
+    covered_clients,
+    drawn,
+    is_shown,
+    name_of,
+    studies,
+)
 from spire_core.errors import DataError
 from sweeps.design.load import load_sweep
 from sweeps.primary import Primary, primaries
@@ -28,6 +39,31 @@ def test_the_committed_figure_is_of_the_committed_rows() -> None:
     assert [row.keys() for row in committed] == [bar.keys() for bar in bars]
     pairs = [(row[k], v) for row, bar in zip(committed, bars, strict=True) for k, v in bar.items()]
     assert [pair for pair in pairs if not agree(pair[0], str(pair[1]))] == []
+
+
+def test_the_clients_of_the_second_figure_are_those_of_the_rows() -> None:
+    points = [asdict(point) for point in covered_clients().points]
+    committed = read_rows(CLIENTS)
+    assert len(points) == 48
+    assert len(committed) == 48
+    for row, point in zip(committed, points, strict=True):
+        assert all(agree(row[key], str(value)) for key, value in point.items())
+
+
+def test_a_published_slope_is_that_of_the_clients() -> None:
+    rows = read_rows(CLIENTS.parents[1] / "study-worlds-cpu" / "rows.csv")
+    world = "federation.num_clients=24;adapt.lr="
+    one = Published("", "", "", "slope", "kid_after", "fedavg_ft", "spire", f"{world}0.0003")
+    one = replace(one, against_where=f"{world}0.02")
+    parts = [replace(one, statistic=name) for name in ("slope_low", "slope_high", "slope_p")]
+    slope, low, high, p = published_values(rows, [one, *parts])
+    line = covered_clients().line
+    assert line.slope.half_width is not None
+    assert math.log(slope) == pytest.approx(line.slope.mean / 10)
+    assert math.log(high / low) == pytest.approx(line.slope.half_width / 5)
+    assert p == pytest.approx(line.slope_p)
+    with pytest.raises(DataError, match="nn_gap above zero and a hull_tv of client"):
+        published_values(rows, [replace(one, measure="nn_gap")])
 
 
 def test_a_comparison_without_a_name_is_told() -> None:
