@@ -25,6 +25,7 @@ SILENT_TICKS = 60  # without an answer, the control store counts as lost
 ENDING_S = 45.0  # for this process to end by itself after a loss; Ray's own end comes after 60 s
 USER_ERROR, INTERRUPTED = 2, 130  # the command's exit codes
 REMEDY = "start again; spire resume goes on from the last checkpoint"
+DEAD_NODE = "expected this machine's node of Ray to answer, got a dead node"
 OWN_PROCESSES = {"gcs_server": "control store (gcs_server)", "raylet": "node process (raylet)"}
 
 
@@ -87,10 +88,10 @@ class ClusterWatch:
         while self.loss is None and not self.is_unused.is_set():
             self._asks.clear()
             with contextlib.suppress(Exception):  # no answer
-                alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+                is_alive = _is_alive(self.node_id)
                 self._silent_ticks = 0
-                if self.node_id not in alive and not self.is_unused.is_set():
-                    self._lose("expected this machine's node of Ray to answer, got a dead node")
+                if not is_alive and not self.is_unused.is_set():
+                    self._lose(DEAD_NODE)
                 self._answered.set()
             self._asks.wait(PROBE_S)
 
@@ -216,6 +217,16 @@ def check_now() -> None:
     if ClusterWatch.current is not None:
         ClusterWatch.current.ask_now()
     check_alive()
+
+
+def check_node() -> None:
+    """Raise ClusterError if this process's node of Ray is dead, also where nothing watches it."""
+    if not _is_alive(ray.get_runtime_context().get_node_id()):
+        raise ClusterError(f"{DEAD_NODE}: {REMEDY}")
+
+
+def _is_alive(node_id: str) -> bool:
+    return any(node["Alive"] for node in ray.nodes() if node["NodeID"] == node_id)
 
 
 def is_lost() -> bool:

@@ -3,7 +3,11 @@
 import contextlib
 import errno
 import fcntl
+import logging
+import math
 import os
+import platform
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +16,10 @@ from typing import IO, Any
 from spire_core.errors import RunError
 
 MANY_FILES = 200  # to bring to the disk, each by itself
+NOTICE_S = 30.0  # before it is said who holds a lock
+POLL_S = 0.2  # between two looks at it
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_log = logging.getLogger(__name__)
 
 
 def write_whole(path: Path, content: bytes, is_lasting: bool = False) -> None:
@@ -79,6 +86,29 @@ def try_lock(file: IO[str]) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def sign(file: IO[str]) -> None:
+    """Write into a locked file whose it is."""
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {platform.node()}\n")
+    file.flush()
+
+
+@contextlib.contextmanager
+def held_lock(path: Path) -> Iterator[None]:
+    """Hold a lock until the end of a block; waits while a living process has it, and says so."""
+    with path.open("a+") as file:
+        notice = time.monotonic() + NOTICE_S
+        while not try_lock(file):
+            if time.monotonic() > notice:
+                file.seek(0)
+                holder = file.read().strip() or "a process"
+                _log.warning("waiting for %s, which holds %s", holder, path)
+                notice = math.inf
+            time.sleep(POLL_S)
+        sign(file)
+        yield
 
 
 @contextlib.contextmanager

@@ -2,15 +2,13 @@
 
 import contextlib
 import json
-import os
-import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.config.schema import Config
-from pipeline.files.atomic import open_own, try_lock
+from pipeline.files.atomic import open_own, sign, try_lock
 from pipeline.files.damage import read_object, reading
 from pipeline.files.json_files import write_json
 from pipeline.files.masking import mask
@@ -32,9 +30,7 @@ def run_lock(run_dir: Path) -> Iterator[None]:
                 f"expected nobody at work on the run in {run_dir}, got {file.read().strip()}: wait "
                 "until it ends, or end it"
             )
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}\n")
-        file.flush()
+        sign(file)
         yield
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeGuard, get_args
 
 from pipeline.config.tracking import TrackingConfig, tracking_root
-from pipeline.files.atomic import try_lock
+from pipeline.files.atomic import held_lock, try_lock
 from pipeline.files.json_files import read_json, write_json
 from pipeline.files.masking import mask
 from pipeline.results.metric_names import final_name
@@ -128,14 +128,13 @@ class Ledger:
 
     @contextlib.contextmanager
     def held(self, name: str) -> Iterator[None]:
-        """Keep every other process from a trial; waits while a living one holds it.
+        """Keep every other process from a trial; waits while a living one holds it, and says so.
 
         `name`: the id of a trial, or `parent` for the sweep's own run.
         """
         path = self._path(name).with_suffix(".lock")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with held_lock(path):
             yield
 
     @contextlib.contextmanager

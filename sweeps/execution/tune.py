@@ -17,11 +17,14 @@ from typing import Any
 
 import torch
 from ray import tune
+from ray.tune.error import TuneError
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 
 from pipeline.cluster.session import free_resources
+from pipeline.cluster.watch import check_node
+from spire_core.errors import ClusterError
 from sweeps.design.config import SweepConfig
 from sweeps.design.points import TuneParams
 from sweeps.execution.source import TrialSource
@@ -36,13 +39,15 @@ class Narrator(tune.Callback):
     """Says in one line when a trial starts, is evaluated or is lost, and for what others wait.
 
     `ended` has the parameters of trials that ended by themselves or by the scheduler, not by an
-    interruption. `lost` has those of trials that were lost for good, by Tune's id.
+    interruption. `lost` has those of trials that were lost for good, by Tune's id. `no_node`: the
+    loss of this process's own node, after which Tune would wait for ever.
     """
 
     def __init__(self, source: TrialSource, say: Say) -> None:
         self.source, self.say = source, say
         self.ended: list[TuneParams] = []
         self.lost: dict[str, TuneParams] = {}
+        self.no_node: ClusterError | None = None
         self.idle_since = time.monotonic()
 
     def label(self, trial: TuneTrial) -> str:
@@ -91,6 +96,11 @@ class Narrator(tune.Callback):
             self.idle_since = now
         elif now - self.idle_since > WAIT_NOTICE_S:
             self.idle_since = now
+            try:
+                check_node()
+            except ClusterError as error:
+                self.no_node = error
+                raise
             self.say(f"waiting for room for {self.source.needs}; free now: {free_resources()}")
 
 
@@ -98,6 +108,7 @@ def run_trials(source: TrialSource, at_once: int, max_rounds: int, folder: Path,
     """Run the trials of a source, and record those that were lost for good or stopped.
 
     `at_once`: trials side by side. `max_rounds`: the highest number of rounds of any trial.
+    ClusterError if this process's node of Ray is lost.
     """
     _be_quiet()
     narrator = Narrator(source, say)
@@ -106,6 +117,8 @@ def run_trials(source: TrialSource, at_once: int, max_rounds: int, folder: Path,
         with _sigterm_is_sigint():
             results = tuner.fit()
         source.record_lost(_lost_errors(source, narrator.lost, results))
+    except TuneError as error:  # which stands for whatever a callback raises
+        raise narrator.no_node or error from error
     finally:
         source.record_ended(narrator.ended)
 
