@@ -497,7 +497,7 @@ def test_a_report_that_fails_leaves_the_first_as_it_is(
     def gone(*_: Any) -> None:
         raise ClusterError("expected the store to answer, got nothing: start it")
 
-    monkeypatch.setattr(make, "_curves", gone)
+    monkeypatch.setattr(make, "curves_of", gone)
     with pytest.raises(ClusterError, match="expected the store to answer"):
         make_report(store, ["fedavg_ft-s1"], tmp_path)
     assert {p: p.read_bytes() for p in tmp_path.rglob("*.*") if p.is_file()} == before
