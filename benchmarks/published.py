@@ -38,6 +38,7 @@ from statistics import fmean
 
 from pipeline.results.covered import covered_ratio
 from spire_core.errors import DataError
+from sweeps.report.client_coverage import lead_of
 from sweeps.report.coverage import STEP
 from sweeps.report.groups import as_number
 from sweeps.report.regression import Line, Point, mixed_line
@@ -212,12 +213,12 @@ def _line(rows: Sequence[Row], one: Published) -> Line:
         sides.append(by_client)
     points = []
     for key in (key for key in sides[0] if key in sides[1]):
-        scores = [as_number(side[key].get(one.measure, "")) for side in sides]
-        hull = as_number(sides[0][key].get("hull_tv", ""))
-        if hull is None or any(score is None or score <= 0 for score in scores):
-            raise DataError(f"expected {one.measure} above zero and a hull_tv of client {key}")
-        log_ratio = math.log(scores[0] or 1) - math.log(scores[1] or 1)
-        points.append(Point(hull, log_ratio, int(key[0])))
+        lead = lead_of(sides[0][key], sides[1][key], one.measure)
+        if lead is None:
+            raise DataError(
+                f"expected {one.measure} above zero, a hull_tv and equal steps of client {key}"
+            )
+        points.append(Point(*lead, int(key[0])))
     line = mixed_line(points)
     if line is None:
         raise DataError(f"expected clients whose coverage varies where {one.where}, got none")

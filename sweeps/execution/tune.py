@@ -118,7 +118,9 @@ def run_trials(source: TrialSource, at_once: int, max_rounds: int, folder: Path,
             results = tuner.fit()
         source.record_lost(_lost_errors(source, narrator.lost, results))
     except TuneError as error:  # which stands for whatever a callback raises
-        raise narrator.no_node or error from error
+        if narrator.no_node is None:
+            raise
+        raise narrator.no_node from error
     finally:
         source.record_ended(narrator.ended)
 

@@ -7,8 +7,9 @@ for each world and seed.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sweeps.report.captions import has_text
 from sweeps.report.client_dots import ClientRows
@@ -18,7 +19,6 @@ from sweeps.report.groups import Group, as_number, by_task, label, pair_of
 from sweeps.report.regression import Line, Point, mixed_line
 from sweeps.report.tables import Cell, Table, made_table
 
-NUMBERS = ("hull_tv", "kid_after", "steps")  # of a new client
 COLUMNS = ("task", "method", "pairs", "seeds", "hull TV from", "to", "slope", "p")
 COLUMNS += ("degrees of freedom", "shared by a seed", "ratio at the least", "at the greatest")
 CAPTION = (
@@ -112,15 +112,26 @@ def _points(theirs: Group, ours: Group, clients: ClientRows, stratum: int) -> li
         if first.keys() != second.keys():
             return []
         for client, row in first.items():
-            hull, kid, steps = (as_number(str(row.get(key))) for key in NUMBERS)
-            _, own_kid, own_steps = (as_number(str(second[client].get(key))) for key in NUMBERS)
-            if hull is None or kid is None or own_kid is None or min(kid, own_kid) <= 0:
+            found = lead_of(row, second[client])
+            if found is None:
                 return []
-            if steps != own_steps:
-                return []
-            log_ratio = math.log(kid) - math.log(own_kid)
-            points.append(Point(hull, log_ratio, pair_of(run)[0], stratum))
+            points.append(Point(*found, pair_of(run)[0], stratum))
     return points
+
+
+def lead_of(
+    theirs: Mapping[str, Any], ours: Mapping[str, Any], column: str = "kid_after"
+) -> tuple[float, float] | None:
+    """Return a client's hull TV, and the logarithm of their score divided by ours.
+
+    None where one is missing or a score is not above zero, or after other numbers of steps.
+    """
+    numbers = ("hull_tv", "steps", column)
+    hull, steps, score = (as_number(str(theirs.get(key))) for key in numbers)
+    _, own_steps, own = (as_number(str(ours.get(key))) for key in numbers)
+    if hull is None or score is None or own is None or min(score, own) <= 0 or steps != own_steps:
+        return None
+    return hull, math.log(score) - math.log(own)
 
 
 def _cells(one: ClientLine) -> tuple[Cell, ...]:

@@ -44,7 +44,7 @@ def coverage_figure(
 ) -> "Figure":
     """Return the clients and the line of each method; `names`: other words for methods."""
     axes = (figure := blank_figure(5.6, 3.9)).subplots()
-    words = dict(names or {})
+    words = names or {}
     axes.axhline(0, color=GREY, linewidth=0.8, zorder=0)
     for one in lines:
         _draw(axes, one, words.get(one.method, one.method))

@@ -85,17 +85,13 @@ def make_report(
     found, unplanned = _findings(origin, groups, metric)
     curves, clients = curves_of(config, groups, chosen), clients_of(config, chosen, stretches)
     # 3. Tables and figures.
-    controls = controls_of(config, chosen, stretches)
-    lines = client_lines(chosen, clients)
-    coverage = coverage_table(chosen)
-    of_coverage = coverage_answers(coverage, chosen) + client_coverage_answers(lines)
-    coverages = [coverage, client_coverage_table(lines)]
+    controls, lines = controls_of(config, chosen, stretches), client_lines(chosen, clients)
+    coverages = [coverage_table(chosen), client_coverage_table(lines)]
+    of_coverage = coverage_answers(coverages[0], chosen) + client_coverage_answers(lines)
     tables = _tables(groups, chosen, curves, coverages, controls)
     tables = [primary_table(found), *tables, runs_table(runs), parameters_table(groups)]
-    pictures = primary_pictures(found)
-    pictures += _pictures(
-        groups, metric, curves, client_pictures(chosen, clients) + coverage_pictures(lines)
-    )
+    of_clients = client_pictures(chosen, clients) + coverage_pictures(lines)
+    pictures = [*primary_pictures(found), *_pictures(groups, metric, curves, of_clients)]
     # 4. Write and attach.
     report = Report(
         name,

@@ -12,6 +12,7 @@ import numpy as np
 from sweeps.report.stats import Estimate, t_quantile, t_tails
 
 LEAST = 1e-6  # eigenvalues of 1 - leverage below this are zero
+OWNERS = ("cluster", "stratum")  # which make a block of points
 MOST_COMMON = 0.99  # share of the variance that points of one block may have in common
 
 
@@ -52,14 +53,13 @@ def fitted_line(points: Sequence[Point], common: float = 0.0) -> Line | None:
     of the leverages H = X (X'X)^-1 X' (CR2, Bell & McCaffrey 2002), with Student's t at their
     degrees of freedom: clusters less one where each has the same x, and fewer where x differs
     between clusters alone. None where clusters cannot tell their own errors from the slope, such as
-    two with one x each. With `common` X and y are multiplied by the symmetric root of the inverse
-    covariance of errors of which points of one cluster and stratum share that part, so that least
-    squares are the generalised ones, and the leverages are of what they are of then.
+    two with one x each. With `common`, points of one cluster and stratum share that part of their
+    errors' variance: X and y are first multiplied by the symmetric root of the inverse covariance.
     """
     clusters = sorted({point.cluster for point in points})
     if len(clusters) < 2:
         return None
-    x, y = _whitened(points, common)
+    x, y = _Design.of(points).whitened(common)
     if len(points) <= x.shape[1] or np.linalg.matrix_rank(x) < x.shape[1]:
         return None
     inverse = np.linalg.inv(x.T @ x)
@@ -95,51 +95,53 @@ def mixed_line(points: Sequence[Point]) -> Line | None:
 
     if fitted_line(points) is None:
         return None
-
-    def deviance(common: float) -> float:
-        return _deviance(points, common)
-
-    found: Any = minimize_scalar(deviance, bounds=(0.0, MOST_COMMON), method="bounded")
-    is_better = found.fun < deviance(0.0) - LEAST  # all are alike where each block has one point
+    design = _Design.of(points)
+    found: Any = minimize_scalar(design.deviance, bounds=(0.0, MOST_COMMON), method="bounded")
+    # All shares are alike where each block has one point.
+    is_better = found.fun < design.deviance(0.0) - LEAST
     return fitted_line(points, float(found.x) if is_better else 0.0)
 
 
-def _blocks(points: Sequence[Point]) -> np.ndarray:
-    """Return which points share cluster and stratum, as a matrix of 1 and 0."""
-    owner = [(point.cluster, point.stratum) for point in points]
-    return np.array([[float(one == other) for other in owner] for one in owner])
+@dataclass(frozen=True)
+class _Design:
+    """Points as arrays: intercepts of strata and x as columns (N, K), y (N,), and their blocks.
 
+    `same` (N, N) is 1 where two points share cluster and stratum, `size` (N,) the number of those.
+    """
 
-def _design(points: Sequence[Point]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the intercept of each stratum with x as columns, and y."""
-    strata = sorted({point.stratum for point in points})
-    x = [[*(float(point.stratum == one) for one in strata), point.x] for point in points]
-    return np.array(x), np.array([point.y for point in points])
+    x: np.ndarray
+    y: np.ndarray
+    same: np.ndarray
+    size: np.ndarray
 
+    @classmethod
+    def of(cls, points: Sequence[Point]) -> "_Design":
+        cluster, stratum = (np.array([getattr(p, k) for p in points]) for k in OWNERS)
+        same = (cluster[:, None] == cluster) & (stratum[:, None] == stratum)
+        starts = (stratum[:, None] == np.unique(stratum)).astype(float)
+        x = np.column_stack([starts, [point.x for point in points]])
+        return cls(x, np.array([p.y for p in points]), same.astype(float), same.sum(axis=1))
 
-def _whitened(points: Sequence[Point], common: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the design and y times V^(-1/2), where V = 1 + weight * (same block)."""
-    x, y = _design(points)
-    blocks = _blocks(points)
-    size = blocks.sum(axis=1)  # V is 1 + weight * size along a block's mean, and 1 across it
-    shrink = (1 - (1 + _weight(common) * size) ** -0.5) / size
-    root = np.eye(len(points)) - shrink[:, None] * blocks
-    return root @ x, root @ y
+    def whitened(self, common: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return x and y times V^(-1/2), where V is 1 + weight * (same block)."""
+        # V is 1 + weight * size along a block's mean, and 1 across it.
+        shrink = (1 - (1 + _weight(common) * self.size) ** -0.5) / self.size
+        root = np.eye(len(self.y)) - shrink[:, None] * self.same
+        return root @ self.x, root @ self.y
+
+    def deviance(self, common: float) -> float:
+        """Return -2 log of the restricted likelihood, but for a constant."""
+        x, y = self.whitened(common)
+        left = y - x @ np.linalg.lstsq(x, y, rcond=None)[0]
+        # Of V; each block counts once.
+        spread = np.sum(np.log1p(_weight(common) * self.size) / self.size)
+        error = max(float(left @ left), np.finfo(float).tiny)
+        return float(spread + np.linalg.slogdet(x.T @ x)[1] + (len(y) - x.shape[1]) * np.log(error))
 
 
 def _weight(common: float) -> float:
     """Return the variance that a block shares, by that of its points' own errors."""
     return common / (1 - common)
-
-
-def _deviance(points: Sequence[Point], common: float) -> float:
-    """Return -2 log of the restricted likelihood, but for a constant."""
-    x, y = _whitened(points, common)
-    left = y - x @ np.linalg.lstsq(x, y, rcond=None)[0]
-    size = _blocks(points).sum(axis=1)
-    spread = np.sum(np.log1p(_weight(common) * size) / size)  # of V: each block counts once
-    error = max(float(left @ left), np.finfo(float).tiny)
-    return float(spread + np.linalg.slogdet(x.T @ x)[1] + (len(y) - x.shape[1]) * np.log(error))
 
 
 def _adjusted(left: np.ndarray) -> np.ndarray:

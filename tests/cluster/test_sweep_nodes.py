@@ -111,7 +111,7 @@ def give_up() -> None:
 def main(folder: Path, lost: str) -> None:
     """Start drivers; run the sweep, lose a node in the middle, and print what was seen.
 
-    `lost`: `worker`, a node that the sweep can do without, or `head`, this process's own.
+    `lost`: `worker`, a node that the sweep can do without, or `head`, this process's own as well.
     """
     faulthandler.dump_traceback_later(HANGS_S - 5, exit=False)
     threading.Thread(target=give_up, daemon=True).start()
@@ -133,11 +133,9 @@ def main(folder: Path, lost: str) -> None:
             time.sleep(0.05)
         seen["groups"] = list(groups().values())
         seen["free"] = {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}
+        cluster.remove_node(worker, allow_graceful=False)
         if lost == "head":
-            cluster.remove_node(worker, allow_graceful=False)
             cluster.head_node.kill_raylet()
-        else:
-            cluster.remove_node(worker, allow_graceful=False)
         seen["rounds"] = [int(p.name) for p in folder.glob("runs/*/checkpoints/0*")]
 
     threading.Thread(target=lose_a_node, daemon=True).start()

@@ -1,7 +1,13 @@
-"""A disk without room, here a limit on the size of files: what is good stays, and it is said."""
+"""A disk without room, here a limit on the size of files: what is good stays, and it is said.
+
+Also a lock that another has.
+"""
 
 import contextlib
+import os
+import platform
 import resource
+import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -18,7 +24,8 @@ from pipeline.checkpoint.snapshots import (
 )
 from pipeline.clients.store import ClientStore
 from pipeline.config.load import load_config
-from pipeline.files.atomic import write_whole
+from pipeline.files import atomic
+from pipeline.files.atomic import held_lock, write_whole
 from pipeline.runs.model_files import save_client, save_run
 from pipeline.runs.server_state import write_state
 from pipeline.tracking.outbox import Outbox, read_entries
@@ -101,3 +108,24 @@ def test_an_entry_that_does_not_fit_takes_no_other_with_it(tmp_path: Path) -> No
         outbox.append_points([(step, {"a": 1.0}) for step in range(10)])
     outbox.append_points([(10, {"a": 1.0})])
     assert [entry["step"] for entry in read_entries(tmp_path)] == [0, 1, 10]
+
+
+def test_whoever_waits_for_a_lock_names_its_holder_and_then_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(atomic, "NOTICE_S", 0.0)
+    monkeypatch.setattr(atomic, "POLL_S", 0.01)
+    path, has_it = tmp_path / "trial.lock", threading.Event()
+
+    def wait() -> None:
+        with held_lock(path):
+            has_it.set()
+
+    waiter = threading.Thread(target=wait)
+    with held_lock(path):
+        waiter.start()
+        assert not has_it.wait(0.2)
+    waiter.join(10)
+    assert has_it.is_set()
+    holder = f"process {os.getpid()} on {platform.node()}"
+    assert [r.getMessage() for r in caplog.records] == [f"waiting for {holder}, which holds {path}"]

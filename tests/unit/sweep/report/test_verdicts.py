@@ -62,7 +62,7 @@ def test_a_published_slope_is_that_of_the_clients() -> None:
     assert math.log(slope) == pytest.approx(line.slope.mean / 10)
     assert math.log(high / low) == pytest.approx(line.slope.half_width / 5)
     assert p == pytest.approx(line.slope_p)
-    with pytest.raises(DataError, match="nn_gap above zero and a hull_tv of client"):
+    with pytest.raises(DataError, match="nn_gap above zero, a hull_tv and equal steps of client"):
         published_values(rows, [replace(one, measure="nn_gap")])
 
 
