@@ -59,7 +59,11 @@ BEST_KID = "KID, best round"
 STORE_ALONE = {  # columns that a store alone knows, by table
     "pretraining": (BEST_KID, "best round", "epsilon", "delta"),
     "settings": (BEST_KID,),
-    "forgetting_and_cost": ("kB up per client and round", "MB sent in total"),
+    "forgetting_and_cost": (
+        "kB up per client and round",
+        "MB sent in total",
+        "seconds per round",
+    ),
     "privacy": tuple(title for title, key in PRIVACY if key not in AUDIT_METRICS.values()),
 }
 TESTS = ("p", "Holm", "equivalence", "NN p")  # columns of numbers that may be tiny, and say much

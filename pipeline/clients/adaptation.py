@@ -77,6 +77,7 @@ class ClientAdapter:
         observer = Observer(self.evaluator, client, self.evaluator.reference(start), pooled)
         inputs = client.for_training(context.config.seed)
         own = self.start_state(client_id, settings.init, mean_emb)
+        fit_began = time.monotonic()
         if protection is None:
             objective = context.objective(batch_size=settings.largest_step)
             more = (inputs, own, settings, objective, observer)
@@ -84,6 +85,7 @@ class ClientAdapter:
         else:
             more = ([inputs], [own], protection, context.objective(), [observer])
             [adapted] = adapt_privately(context.model, start, *more)
+        fit_duration_s = time.monotonic() - fit_began - observer.spent_s
         fitted = client.as_fitted(context.config)
         kept, scale = observer.kept(adapted, start, settings)
         nn_train, nn_test = self.evaluator.distances(fitted, kept.images)
@@ -99,6 +101,7 @@ class ClientAdapter:
             nn_train=nn_train,
             nn_test=nn_test,
             num_trained=self.num_trained,
+            fit_duration_s=fit_duration_s,
             duration_s=time.monotonic() - began,
             guarantee=protection and protection.guarantee(len(inputs.images)),
             neighbours=neighbours,
@@ -134,10 +137,12 @@ class ClientAdapter:
         observers = [functools.partial(_remember, kept) for kept in snapshots]
         fits = (context.model, context.on_device(weights), inputs, starts)
         more = (context.objective(), observers)
+        fit_began = time.monotonic()
         if protection is None:
             adapted = adapt_embeddings(*fits, settings, *more)
         else:
             adapted = adapt_privately(*fits, protection, *more)
+        fit_duration_s = (time.monotonic() - fit_began) / len(clients)
         embs = [one.state.parts[CLIENT_EMB] for one in adapted]
         scales = choose_guidance(
             self.evaluator,
@@ -149,7 +154,7 @@ class ClientAdapter:
         )
         duration_s = (time.monotonic() - began) / len(clients)
         results = zip(inputs, adapted, snapshots, scales, strict=True)
-        return [self._fitted(*result, duration_s, protection) for result in results]
+        return [self._fitted(*result, fit_duration_s, duration_s, protection) for result in results]
 
     def _fitted(
         self,
@@ -157,6 +162,7 @@ class ClientAdapter:
         result: Adapted,
         snapshots: dict[int, Tensor],
         scale: Scale,
+        fit_duration_s: float,
         duration_s: float,
         protection: Protection | None,
     ) -> tuple[FittedClient, PrivateState]:
@@ -164,7 +170,7 @@ class ClientAdapter:
         kept = {kept_epoch: result.state.parts[CLIENT_EMB].clone()}
         looks = {p.epoch for p in result.curve if p.observed is not None}
         looks |= {kept_epoch} if scale is None else set()  # with its own scale it is looked at last
-        fields = (kept_epoch, tuple(sorted(looks)), self.num_trained, duration_s)
+        fields = (kept_epoch, tuple(sorted(looks)), self.num_trained, fit_duration_s, duration_s)
         guarantee = protection and protection.guarantee(len(client.images))
         report = FittedClient(client.client_id, result.curve, *fields, guarantee, scale)
         return report, replace(result.state, snapshots=snapshots | kept, guidance=scale)

@@ -1,5 +1,7 @@
 """The look at a new client that fits alone, between its epochs and once its fit is over."""
 
+import time
+
 from torch import Tensor
 
 from pipeline.clients.client_data import ClientData
@@ -14,7 +16,10 @@ from spire_core.network.flat_model import FlatModel
 
 
 class Observer:
-    """Scores a new client between its epochs; keeps its first samples (before adaptation)."""
+    """Scores a new client between its epochs; keeps its first samples (before adaptation).
+
+    `spent_s`: the seconds that it has taken so far.
+    """
 
     def __init__(
         self,
@@ -27,15 +32,17 @@ class Observer:
         self.reference, self.pooled = reference, pooled
         self.first: GeneratedSamples
         self.last: Observation
-        self.last_epoch = -1
+        self.last_epoch, self.spent_s = -1, 0.0
         self.heldout: dict[int, Tensor] = {}
 
     def __call__(self, epoch: int, model: FlatModel, emb: Tensor | None) -> dict[str, float]:
         """Observe an epoch and remember it; return its scores."""
+        began = time.monotonic()
         self.last, self.last_epoch = self._observe(None if emb is None else emb.detach()), epoch
         self.heldout[epoch] = self.last.heldout
         if epoch == 0:
             self.first = self.last.samples
+        self.spent_s += time.monotonic() - began
         return self.last.scores
 
     def kept(

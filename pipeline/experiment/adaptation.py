@@ -197,6 +197,7 @@ def _report(fitted: FittedClient, seen: Sequence[EpochEvaluation]) -> AdaptRepor
         nn_train=kept.distances[0],
         nn_test=kept.distances[1],
         num_trained=fitted.num_trained,
+        fit_duration_s=fitted.fit_duration_s,
         duration_s=fitted.duration_s + sum(look.duration_s for look in seen),
         guarantee=fitted.guarantee,
         neighbours=kept.neighbours,

@@ -69,6 +69,7 @@ def _new_client_row(
         "forgetting_global": None if curve.lost is None else curve.lost[-1],
         "forgetting_replaced": None if curve.replaced is None else curve.replaced[-1],
         **({} if curve.prompts is None else {"forgetting_prompts": curve.prompts[-1]}),
+        "fit_duration_s": report.fit_duration_s,
         "duration_s": report.duration_s,
         **_privacy_columns(report.guarantee),
     } | _more_columns(first, kept)

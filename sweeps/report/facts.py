@@ -92,7 +92,7 @@ def rows_notes(runs: Sequence[TrackedRun], has_parent: bool) -> list[str]:
         return []
     notes = [
         "Runs out of rows (the last column of the table of runs) have scores of their clients "
-        "alone: no curves, no best round, no bytes, no images and no diagnoses."
+        "alone: no curves, no best round, no images and no diagnoses."
     ]
     if not has_parent:
         notes.append(

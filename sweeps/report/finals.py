@@ -1,6 +1,7 @@
 """The final numbers of a run that its report reads, and where they come from."""
 
 from dataclasses import replace
+from statistics import fmean
 
 from pipeline.config.tracking import TrackingConfig
 from pipeline.results.metric_names import (
@@ -10,6 +11,7 @@ from pipeline.results.metric_names import (
     DELTA,
     EPSILON,
     IMAGE_TAGS,
+    ROUND_S,
 )
 from pipeline.tracking.mlflow_queries import TrackedRun, histories
 from spire_core.config.method import find_method
@@ -27,11 +29,12 @@ def is_read(run: TrackedRun) -> bool:
 
 
 def with_finals(config: TrackingConfig, run: TrackedRun) -> TrackedRun:
-    """Return a run with what it sent among its final numbers: kB per client and round, MB in all.
+    """Return a run with its costs among its final numbers; rows of older versions have none.
 
-    A client that is in no average counts in no round. A method without pre-training sends nothing,
-    and rows do not know it. With them are the scores of images that are tags. The privacy of whole
-    clients has names of its own.
+    They are what it sent, in kB per client and round and in MB in all, and its mean seconds per
+    round. A client that is in no average counts in no round. A method without pre-training sends
+    nothing. With them are the scores of images that are tags. The privacy of whole clients has
+    names of its own.
     """
     if run.tags.get("privacy.unit") == CLIENT_UNIT:
         run = replace(run, finals={OF_CLIENTS.get(key, key): v for key, v in run.finals.items()})
@@ -42,10 +45,10 @@ def with_finals(config: TrackingConfig, run: TrackedRun) -> TrackedRun:
         return replace(run, finals={**run.finals, **copies, "comm/total_mb": 0.0})
     if is_read(run):
         return run
-    sent_at = histories(config, run.run_id, (UP, DOWN, DROPPED))
+    sent_at = histories(config, run.run_id, (UP, DOWN, DROPPED, ROUND_S))
     sent = {key: [value for _, value in history] for key, history in sent_at.items()}
     cohort = int(run.params.get("federation.cohort_size", 0))
-    costs = {}
+    costs = {ROUND_S: fmean(sent[ROUND_S])} if sent[ROUND_S] else {}
     if sent[UP]:
         costs["comm/total_mb"] = (sum(sent[UP]) + sum(sent[DOWN])) / 1e6
         if (num_sent := cohort * len(sent[UP]) - sum(sent[DROPPED])) > 0:

@@ -1,8 +1,8 @@
 """The columns of rows, and the runs that rows stand for: settings, tags, means over clients.
 
-A setting without a column has its default value. Scores that are no means over clients, such as
-curves over rounds and bytes, cannot be had from rows. A score that some clients of a run lack has
-no mean, as it is NaN in a tracked run.
+A setting without a column has its default value. What is neither a mean over clients nor a cost
+of a run, such as a curve over rounds, cannot be had from rows. A score that some clients of a run
+lack has no mean, as it is NaN in a tracked run.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -11,7 +11,14 @@ from datetime import UTC, datetime
 from statistics import fmean, pstdev
 
 from pipeline.results.covered import covered_ratio
-from pipeline.results.metric_names import COVERED_RATIO, DELTA, EPSILON, HULL_TV, NEAREST_TV
+from pipeline.results.metric_names import (
+    COVERED_RATIO,
+    DELTA,
+    EPSILON,
+    HULL_TV,
+    NEAREST_TV,
+    ROUND_S,
+)
 from pipeline.results.params import default_params
 from pipeline.tracking.mlflow_queries import TrackedRun
 from sweeps.report.controls import ADAPTED, OWN, SCORES, SHARED
@@ -22,6 +29,11 @@ HEAD = ("run_id", "method", "seed", "clients", "client_id")
 STARTED = "started"  # when the run began, in UTC
 TAGS = ("partition_hash", "config_fingerprint", "state_fingerprint", "git_revision", "extractor")
 TAGS += ("extractor_hash", "data_hash", "dp", HULL_TV, NEAREST_TV)
+COSTS = {  # of a run; rows of older versions lack these columns
+    "comm.up_kb_per_client_round": "comm/up_kb_per_client_round",
+    "comm.total_mb": "comm/total_mb",
+    "time.round_s": ROUND_S,
+}
 UNKNOWN = "unknown"  # a tag that a run does not have
 FILE = "spire.rows"  # the tag with the file of rows from which a run was read; no store has it
 Row = Mapping[str, str]
@@ -46,7 +58,7 @@ TUNED_METRICS = {
 
 def is_setting(column: str) -> bool:
     """Return whether a column holds a setting, by its whole key, such as federation.tau."""
-    return "." in column and column not in TAGS
+    return "." in column and column not in TAGS and column not in COSTS
 
 
 def whole(run: TrackedRun) -> TrackedRun:
@@ -84,6 +96,8 @@ def run_of(rows: Sequence[Row], file: str = "") -> TrackedRun:
     finals = _old_finals(old, OLD_METRICS) | _spread(numbers(old, "kid"))
     finals |= _old_finals([row for row in rows if row["clients"] == TUNED], TUNED_METRICS)
     finals |= _new_finals([row for row in rows if row["clients"] == NEW])
+    costs = {name: as_number(first.get(column, "")) for column, name in COSTS.items()}
+    finals |= {name: value for name, value in costs.items() if value is not None}
     run_id, began = first["run_id"], milliseconds(first.get(STARTED, ""))
     return TrackedRun(run_id, run_id[:8], "FINISHED", params, tags, finals, began)
 
@@ -127,7 +141,7 @@ def _spread(kids: Sequence[float]) -> dict[str, float]:
 
 
 def _new_finals(rows: Sequence[Row]) -> dict[str, float]:
-    other = (*HEAD, STARTED, *TAGS)
+    other = (*HEAD, STARTED, *TAGS, *COSTS)
     columns = {key for row in rows for key in row if key not in other and not is_setting(key)}
     means = {
         AUDIT_METRICS.get(column, f"final/adapt_{column}"): mean(

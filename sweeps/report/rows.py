@@ -30,6 +30,7 @@ from sweeps.report.controls import ADAPTED
 from sweeps.report.finals import is_read
 from sweeps.report.groups import UNSET, Group, method_of, parameters, seed_of, varying
 from sweeps.report.row_runs import (
+    COSTS,
     HEAD,
     NEW,
     OLD,
@@ -166,12 +167,15 @@ def _head(run: TrackedRun, varied: Sequence[str], columns: Sequence[str]) -> Row
 
 
 def _tail(run: TrackedRun) -> Row:
-    return {STARTED: time_text(run.started_ms)} | {k: run.tags.get(k, UNKNOWN) for k in TAGS}
+    """Return the cells of a run's costs, as far as they are known, of its time and of its tags."""
+    costs = {column: run.finals[name] for column, name in COSTS.items() if name in run.finals}
+    began = {STARTED: time_text(run.started_ms)}
+    return costs | began | {k: run.tags.get(k, UNKNOWN) for k in TAGS}
 
 
 def _scores(row: Mapping[str, str]) -> Row:
     """Return the cells of a row that was read, without its run's settings and tags."""
-    dropped = (*HEAD[:3], STARTED, *TAGS)
+    dropped = (*HEAD[:3], STARTED, *TAGS, *COSTS)
     return {k: v for k, v in row.items() if k not in dropped and not is_setting(k)}
 
 

@@ -69,9 +69,11 @@ FORGETTING_AND_COST: tuple[Metric, ...] = (
     ("global", "final/adapt_forgetting_global"),
     ("replaced", "final/adapt_forgetting_replaced"),
     ("trained parameters", "params/trainable_new_client"),
+    ("seconds to fit one", "final/adapt_fit_duration_s"),
     ("seconds per new client", "final/adapt_duration_s"),
     ("kB up per client and round", "comm/up_kb_per_client_round"),
     ("MB sent in total", "comm/total_mb"),
+    ("seconds per round", "time/round_s"),
 )
 PRIVACY: tuple[Metric, ...] = (
     ("|cos| of embeddings", "privacy/emb_cos"),
@@ -113,7 +115,8 @@ CAPTIONS = {
     "privacy of one image of a new client, where it has any.",
     "forgetting_and_cost": "KID at the last epoch of adaptation: own = above its lowest so far; "
     "global = lost for existing clients; replaced = lost if only the adapted client is left. "
-    "Seconds: to fit a new client and to look at it, on one worker. "
+    "Seconds to fit one: of a new client's steps; per new client: to look at it as well, "
+    "on one worker. "
     "Bytes: those of pre-training; the total counts all clients and rounds, up and down.",
     "privacy": "Of runs that `spire audit` has seen. |cos|: an embedding against what the server "
     "computes from one message, by the best attack, median over clients; chance: the largest "

@@ -119,7 +119,9 @@ def test_an_adapted_client_is_reported_before_and_after() -> None:
 
     looks = {epoch: look(epoch) for epoch in (0, 2, 3)}
     curve = tuple(AdaptPoint(e, None, None, {} if e in looks else None) for e in range(4))
-    fitted = FittedClient(7, curve, 2, tuple(looks), num_trained=5, duration_s=4.0)
+    fitted = FittedClient(
+        7, curve, 2, tuple(looks), num_trained=5, fit_duration_s=3.0, duration_s=4.0
+    )
     report = _report(fitted, list(looks.values()))
     assert report.before.images is not None
     assert report.after.images is not None
@@ -128,7 +130,7 @@ def test_an_adapted_client_is_reported_before_and_after() -> None:
     assert (report.nn_train, report.nn_test) == (2.25, 2.5)
     observed = [point.observed for point in report.curve]
     assert observed == [{"own_kid": 0.0}, None, {"own_kid": 2.0}, {"own_kid": 3.0}]
-    assert (report.num_trained, report.duration_s) == (5, 7.0)
+    assert (report.num_trained, report.fit_duration_s, report.duration_s) == (5, 3.0, 7.0)
     # With a guidance of its own the client is looked at once more, and its curve stays as it is.
     guided = _report(replace(fitted, guidance=3.0), [*looks.values(), look(9)])
     assert guided.after.images is not None

@@ -61,6 +61,7 @@ def report(client_id: int, own: tuple[float, ...] = OWN, seen_every: int = 1) ->
         nn_train=4.0,
         nn_test=5.0,
         num_trained=64,
+        fit_duration_s=1.25,
         duration_s=1.5,
     )
 
@@ -152,6 +153,7 @@ def test_the_end_is_the_last_round_and_the_best_the_lowest(mnist_root: Path) -> 
         "final/adapt_forgetting_own": 0.0,
         "final/adapt_forgetting_global": -1.0,
         "final/adapt_forgetting_replaced": -0.5,
+        "final/adapt_fit_duration_s": 1.25,
         "final/adapt_duration_s": 1.5,
     }
     assert {name: found[name] for name in expected} == pytest.approx(expected)

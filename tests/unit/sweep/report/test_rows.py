@@ -72,7 +72,11 @@ def log(
     with Tracker.start(config, method, tags, parent) as tracker:
         params = {"method.name": method, "seed": 4, "federation.num_rounds": 3}
         params |= {"adapt.lr": 0.02 if method == "spire" else 0.1, "federation.num_new_clients": 2}
+        params |= {"federation.cohort_size": 2}
         tracker.log_params(params | {"eval.controls": method == "spire"})
+        for step in range(1, 4) if LAST in tables else ():
+            sent = {"comm/up_bytes": 4000.0, "comm/down_bytes": 6000.0, "pretrain/dropped": 0.0}
+            tracker.log_metrics(sent | {"time/round_s": 0.25 * step}, step)
         tracker.log_metrics(FINALS.get(method, {"final/adapt_kid_after": 1.0}), 0)
         tracker.log_table("tables/pretrain_round_0.json", {"client_id": [0], "kid": [9.0]})
         for path, columns in tables.items():
@@ -96,6 +100,9 @@ def test_rows_hold_the_tables_of_every_run_unrounded(store: TrackingConfig, tmp_
     ps = [(row["nn_p"], row["nn_p_copies"], row["precision_copies"]) for row in rows]
     assert ps == [("", "", ""), *[("0.25", "0.0001", "1.0")] * 2, ("", "", ""), ("", "", "")]
     assert {row["state_fingerprint"] for row in rows} == {"s-spire", "s-local"}
+    costs = ("comm.up_kb_per_client_round", "comm.total_mb", "time.round_s")
+    found = {tuple(row[column] for column in costs) for row in rows if row["method"] == "spire"}
+    assert found == {("2.0", "0.03", "0.5")}  # 4 kB of two clients; 30 kB in three rounds
     assert len({row["run_id"] for row in rows}) == 2
     # It is the same in both, and the default or not.
     assert "federation.num_new_clients" in rows[0]
@@ -128,7 +135,7 @@ def test_a_report_of_rows_has_the_tables_of_the_tracked_runs(
     tracked = make_report(store, ["study"], tmp_path / "tracked", file)
     alone = make_report(store, [], tmp_path / "alone", None, read_stretches([file]))
     assert alone.name == tracked.name
-    for name in ("new_clients", "controls", "differences", "privacy"):
+    for name in ("new_clients", "controls", "forgetting_and_cost", "differences", "privacy"):
         theirs, ours = tracked.table(name), alone.table(name)
         assert theirs is not None
         assert ours is not None
