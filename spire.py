@@ -200,22 +200,28 @@ def report(
     out: str | Path | None = None,
     rows: str | Path | None = None,
     rows_from: str | Path | Sequence[str | Path] = (),
+    readme: str | Path | None = None,
 ) -> "Report":
     """Write the report of a sweep, or of runs, into the folder `out`, as `spire report` does.
 
     `names`: the last sweep's by default. `rows`: a file for each client's scores in each run.
     `rows_from`: a file of rows, or several, whose runs are in the report too; without any `names`
-    they are all.
+    they are all. `readme`: with `rows`, the Markdown page that has what follows from them.
     """
     from pipeline.config.load import load_config
     from sweeps.report.make import make_report
     from sweeps.report.stretches import read_stretches
+    from sweeps.report.study_page import check_study_page, write_study_page
 
     tracking = load_config(None, _words(settings, ("tracking.",))).tracking
     stretches = read_stretches(_texts(rows_from))
     words = _texts(names if names is not None else [] if rows_from else "last")
     folder, file = (None if path is None else Path(path) for path in (out, rows))
-    return make_report(tracking, words, folder, file, stretches)
+    page = check_study_page(readme, file)
+    written = make_report(tracking, words, folder, file, stretches)
+    if page:
+        write_study_page(page, written)
+    return written
 
 
 def write_images(

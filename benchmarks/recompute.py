@@ -4,14 +4,16 @@
     python -m benchmarks.recompute docs/results/STUDY
 
 A study's folder has `rows.csv` (`spire report STUDY --rows FILE`) and the report's `tables/`. Every
-number of these tables that follows from the rows is worked out again. `published.csv`, if there is
-one, lists what pages say (`benchmarks/published.py`); it has to list every number with decimals on
-the pages of `COMPLETE`. The exit code is 1 if a number differs, or one of these has no rows.
+number of these tables that follows from the rows is worked out again, and so is the part of its
+`README.md` that a report writes. `published.csv`, if there is one, lists what pages say
+(`benchmarks/published.py`); it has to list every number with decimals on the pages of `COMPLETE`.
+The exit code is 1 if a number differs, or one of these has no rows.
 """
 
 import csv
 import sys
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 from benchmarks.published import (
@@ -49,6 +51,7 @@ from sweeps.report.row_runs import (
     run_of,
 )
 from sweeps.report.stats import equivalence_p
+from sweeps.report.study_page import section_of, study_section
 from sweeps.report.tables import PRIVACY, Table, method_tables, privacy_table, settings_table
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -150,11 +153,24 @@ def check_study(folder: Path, docs: Path = DOCS) -> tuple[int, int, list[str]]:
     lines = list[Published]()
     if (folder / "published.csv").is_file():
         lines = [Published(**row) for row in read_rows(folder / "published.csv")]
+    wrong += stale_part(folder / "README.md", rows, tables.get("primary"))
     values = zip(lines, published_values(rows, lines, families_of(found)), strict=True)
     mistakes = [mistake for one, value in values if (mistake := wrong_line(one, value, docs))]
     if not agreeing and not lines:
         raise DataError(f"expected tables or published numbers in {folder}, got none")
     return agreeing, len(lines) - len(mistakes), wrong + mistakes
+
+
+def stale_part(page: Path, rows: Sequence[Row], primary: Table | None) -> list[str]:
+    """Return where the part of a study's page that a report writes is not what its rows give."""
+    if not page.is_file():
+        return []
+    stored, ours = section_of(page.read_text(encoding="utf-8")), study_section(rows, primary)
+    if stored is None:
+        return [f"{page.name}: no part that follows from its rows: spire report --readme"]
+    lines = zip_longest(stored.splitlines(), ours.splitlines(), fillvalue="")
+    changed = [f"{page.name}: {a!r}, {b!r} worked out" for a, b in lines if a != b]
+    return changed[:1]
 
 
 def without_rows(page: str, docs: Path = DOCS) -> list[str]:

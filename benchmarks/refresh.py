@@ -5,6 +5,7 @@
 Only numbers that `published.csv` lists change, each in its place in its quote; the lines of a quote
 are in the order of its numbers. A number that nobody knows yet stands there and on the page as
 ?.??, with a ? for each decimal. Words that a number no longer bears out are yours to change.
+The part of the study's `README.md` that `spire report` writes is written again, too.
 """
 
 import csv
@@ -17,6 +18,8 @@ from pathlib import Path
 from benchmarks.published import Published, published_values, read_rows
 from benchmarks.quotes import Edit, edited, edits_of
 from benchmarks.recompute import DOCS, families_of, findings_of, groups_of
+from sweeps.report.primary import primary_table
+from sweeps.report.study_page import study_section, with_section
 
 
 def refreshed(
@@ -41,17 +44,22 @@ def refresh(folder: Path, docs: Path = DOCS) -> int:
     file = folder / "published.csv"
     lines = [Published(**row) for row in read_rows(file)]
     rows = read_rows(folder / "rows.csv")
-    families = families_of(findings_of(folder.name, groups_of(rows)))
-    values = published_values(rows, lines, families)
+    compared = findings_of(folder.name, groups_of(rows))
+    values = published_values(rows, lines, families_of(compared))
     places = range(len(lines))
     pages, found = dict[Path, str](), list(lines)
     for name in dict.fromkeys(one.page for one in lines):
         own = [i for i in places if lines[i].page == name]
         text = (docs / name).read_text(encoding="utf-8")
         on_page = ([lines[i] for i in own], [values[i] for i in own])
-        pages[docs / name], new = refreshed(text, *on_page)
+        pages[(docs / name).resolve()], new = refreshed(text, *on_page)
         for i, one in zip(own, new, strict=True):
             found[i] = one
+    own_page = (folder / "README.md").resolve()
+    if own_page.is_file():
+        text = pages.get(own_page) or own_page.read_text(encoding="utf-8")
+        section = study_section(rows, primary_table(compared))
+        pages[own_page] = with_section(text, section, own_page)
     for path, text in pages.items():  # nothing is written unless all pages could be
         path.write_text(text, encoding="utf-8")
     table = io.StringIO()

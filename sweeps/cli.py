@@ -100,13 +100,17 @@ def report(args: argparse.Namespace) -> Answer:
     from sweeps.report.files import report_json
     from sweeps.report.make import make_report
     from sweeps.report.stretches import read_stretches
+    from sweeps.report.study_page import check_study_page, write_study_page
     from sweeps.report.terminal import report_text
 
     names, settings = split_words(args.words)
     tracking = load_config(None, allowed(settings, ("tracking.",))).tracking
     out, rows = (None if path is None else Path(path) for path in (args.out, args.rows))
     names = names or ([] if args.rows_from else ["last"])
+    page = check_study_page(args.readme, rows)
     written = make_report(tracking, names, out, rows, read_stretches(args.rows_from))
+    if page:
+        write_study_page(page, written)
     return Answer(report_text(written), report_json(written))
 
 
@@ -141,6 +145,8 @@ def _add_report(verbs: Any) -> None:
     )
     text = "also write each client's scores in each run into this CSV file"
     parser.add_argument("--rows", metavar="FILE", help=text)
+    text = "with --rows, write what follows from them into this Markdown page, between two marks"
+    parser.add_argument("--readme", metavar="FILE", help=text)
     _add_rows_from(parser, "take runs of other machines out of this file; alone without SWEEP")
 
 

@@ -39,4 +39,5 @@ runs         the table of every run
 row_runs     the columns of rows, and the runs behind them
 stretches    rows of other stretches, read back as runs
 rows         each client's scores in each run, as CSV
+study_page   what follows from rows, in the page of a study
 """

@@ -103,32 +103,32 @@ def _data_uri(kind: str, data: bytes) -> str:
 
 def markdown_page(report: Report) -> str:
     """Return the same in Markdown, its figures beside it under `figures/`."""
-    origin, lines = report.origin, [f"# {_plain(report.name)}", ""]
+    origin, lines = report.origin, [f"# {plain(report.name)}", ""]
     for text in filter(None, (origin.question, origin.when)):
-        lines += [_plain(text), ""]
-    lines += [f"- {_plain(answer)}" for answer in report.answers] + [""] * bool(report.answers)
-    lines += [f"- **{_plain(word)}**: {_plain(means)}" for word, means in report.words.items()]
+        lines += [plain(text), ""]
+    lines += [f"- {plain(answer)}" for answer in report.answers] + [""] * bool(report.answers)
+    lines += [f"- **{plain(word)}**: {plain(means)}" for word, means in report.words.items()]
     lines += [""] * bool(report.words)
     for shot in report.samples:
         lines += _markdown_picture(shot.name, f"New client, {shot.title}", shot.caption)
     for picture in report.pictures[:1]:
         lines += _markdown_picture(picture.name, picture.title, picture.caption)
-    lines += [f"- **{_plain(key)}**: {_plain(value)}" for key, value in report.facts.items()]
-    lines += [f"- **Command**: {_plain(origin.command)}"] * bool(origin.command)
-    lines += ["", *(f"- {_plain(note)}" for note in report.notes), ""]
+    lines += [f"- **{plain(key)}**: {plain(value)}" for key, value in report.facts.items()]
+    lines += [f"- **Command**: {plain(origin.command)}"] * bool(origin.command)
+    lines += ["", *(f"- {plain(note)}" for note in report.notes), ""]
     *tables, runs, parameters = report.tables
     for table in tables:
-        lines += _markdown_table(table)
+        lines += markdown_table(table)
     for shown in (*report.pictures[1:], *report.partitions):
         lines += _markdown_picture(shown.name, shown.title, shown.caption)
-    lines += [*_markdown_table(runs), *_markdown_table(parameters)]
+    lines += [*markdown_table(runs), *markdown_table(parameters)]
     return "\n".join([*lines, "## Citation", "", "```bibtex", CITATION, "```", ""])
 
 
 def sweep_note(report: Report) -> str:
     """Return the description of a sweep's run in MLflow: question, answers, a table of methods."""
-    lines = [f"**{_plain(report.name)}**", "", _plain(report.origin.question), ""]
-    lines += [f"- {_plain(answer)}" for answer in report.answers[:MOST_ANSWERS]]
+    lines = [f"**{plain(report.name)}**", "", plain(report.origin.question), ""]
+    lines += [f"- {plain(answer)}" for answer in report.answers[:MOST_ANSWERS]]
     if (more := len(report.answers) - MOST_ANSWERS) > 0:
         lines.append(f"- more answers in the report: {more}")
     lines.append("")
@@ -142,12 +142,14 @@ def sweep_note(report: Report) -> str:
 
 
 def _markdown_picture(name: str, title: str, caption: str) -> list[str]:
-    title = _plain(title)
-    return [f"## {title}", "", f"![{title}](figures/{name}.png)", "", _plain(caption), ""]
+    title = plain(title)
+    return [f"## {title}", "", f"![{title}](figures/{name}.png)", "", plain(caption), ""]
 
 
-def _markdown_table(table: Table) -> list[str]:
-    head = [f"## {_plain(table.title)}", "", _plain(table.caption), ""]
+def markdown_table(table: Table, level: int = 2) -> list[str]:
+    """Return the lines of a table below a heading of this level, with its caption if it has one."""
+    head = [f"{'#' * level} {plain(table.title)}", ""]
+    head += [plain(table.caption), ""] if table.caption else []
     return [*head, *_markdown_rows(table), ""]
 
 
@@ -156,11 +158,11 @@ def _markdown_rows(table: Table) -> list[str]:
         return f"| {' | '.join(texts)} |"
 
     rule = row([":--" if is_text else "--:" for is_text in _text_columns(table)])
-    rows = [row([_plain(cell_text(cell)) for cell in cells]) for cells in table.rows]
-    return [row([_plain(column) for column in table.columns]), rule, *rows]
+    rows = [row([plain(cell_text(cell)) for cell in cells]) for cells in table.rows]
+    return [row([plain(column) for column in table.columns]), rule, *rows]
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Return a text on one line, with what Markdown and its HTML would interpret escaped."""
     return re.sub(r"([\\|`*\[\]])", r"\\\1", escape(" ".join(text.split()), quote=False))
 
