@@ -51,7 +51,7 @@ from sweeps.report.row_runs import (
     run_of,
 )
 from sweeps.report.stats import equivalence_p
-from sweeps.report.study_page import section_of, study_section
+from sweeps.report.study_page import section_of, with_section
 from sweeps.report.tables import PRIVACY, Table, method_tables, privacy_table, settings_table
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -59,7 +59,7 @@ COMPLETE = ("results.md",)  # all of their numbers follow from rows
 # Tables of curves and of what a store alone knows.
 NO_ROWS = ("epochs", "prompt_epochs", "runs", "parameters")
 BEST_KID = "KID, best round"
-STORE_ALONE = {  # columns that a store alone knows, by table
+STORE_ALONE = {  # columns that rows may lack, by table
     "pretraining": (BEST_KID, "best round", "epsilon", "delta"),
     "settings": (BEST_KID,),
     "forgetting_and_cost": (
@@ -165,9 +165,10 @@ def stale_part(page: Path, rows: Sequence[Row], primary: Table | None) -> list[s
     """Return where the part of a study's page that a report writes is not what its rows give."""
     if not page.is_file():
         return []
-    stored, ours = section_of(page.read_text(encoding="utf-8")), study_section(rows, primary)
-    if stored is None:
+    stored = page.read_text(encoding="utf-8")
+    if section_of(stored) is None:
         return [f"{page.name}: no part that follows from its rows: spire report --readme"]
+    ours = with_section(stored, rows, primary, page)
     lines = zip_longest(stored.splitlines(), ours.splitlines(), fillvalue="")
     changed = [f"{page.name}: {a!r}, {b!r} worked out" for a, b in lines if a != b]
     return changed[:1]

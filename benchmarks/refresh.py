@@ -19,7 +19,7 @@ from benchmarks.published import Published, published_values, read_rows
 from benchmarks.quotes import Edit, edited, edits_of
 from benchmarks.recompute import DOCS, families_of, findings_of, groups_of
 from sweeps.report.primary import primary_table
-from sweeps.report.study_page import study_section, with_section
+from sweeps.report.study_page import with_section
 
 
 def refreshed(
@@ -42,7 +42,7 @@ def refreshed(
 def refresh(folder: Path, docs: Path = DOCS) -> int:
     """Write a study's pages and `published.csv` again; return how many numbers changed."""
     file = folder / "published.csv"
-    lines = [Published(**row) for row in read_rows(file)]
+    lines = [Published(**row) for row in read_rows(file)] if file.is_file() else []
     rows = read_rows(folder / "rows.csv")
     compared = findings_of(folder.name, groups_of(rows))
     values = published_values(rows, lines, families_of(compared))
@@ -58,15 +58,15 @@ def refresh(folder: Path, docs: Path = DOCS) -> int:
     own_page = (folder / "README.md").resolve()
     if own_page.is_file():
         text = pages.get(own_page) or own_page.read_text(encoding="utf-8")
-        section = study_section(rows, primary_table(compared))
-        pages[own_page] = with_section(text, section, own_page)
+        pages[own_page] = with_section(text, rows, primary_table(compared), own_page)
     for path, text in pages.items():  # nothing is written unless all pages could be
         path.write_text(text, encoding="utf-8")
-    table = io.StringIO()
-    writer = csv.DictWriter(table, list(asdict(lines[0])), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(map(asdict, found))
-    file.write_text(table.getvalue(), encoding="utf-8")
+    if lines:
+        table = io.StringIO()
+        writer = csv.DictWriter(table, list(asdict(lines[0])), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(map(asdict, found))
+        file.write_text(table.getvalue(), encoding="utf-8")
     return sum(old.printed != new.printed for old, new in zip(lines, found, strict=True))
 
 

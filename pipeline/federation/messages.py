@@ -76,7 +76,7 @@ class FittedClient:
     kept_epoch: int
     looks: tuple[int, ...]
     num_trained: int
-    fit_duration_s: float  # of its steps alone; with others side by side, its share
+    fit_duration_s: float  # of its fit alone; of clients side by side, an equal share
     duration_s: float
     guarantee: Guarantee | None = None
     guidance: float | None = None  # as the client has chosen it, if it did
@@ -114,7 +114,7 @@ class AdaptReport:
     nn_train: float  # mean distance of generated images to the nearest training image
     nn_test: float  # the same to the nearest held-out image, over as many of them
     num_trained: int
-    fit_duration_s: float  # of the steps alone
+    fit_duration_s: float  # of the fit alone
     duration_s: float  # of everything: fit, choice of a guidance, and all looks
     guarantee: Guarantee | None = None  # that of its privacy, if it has one
     neighbours: "Neighbours | None" = None  # of generated images; None where no test is valid

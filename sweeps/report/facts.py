@@ -35,6 +35,8 @@ def facts_of(runs: Sequence[TrackedRun], used: Sequence[TrackedRun]) -> dict[str
     keys = ("tau", "local_epochs", "drop_rate", "straggler_rate")
     lengths = {key: value(f"federation.{key}") for key in keys}
     length = [f"{key} {value}" for key, value in lengths.items() if value not in ("-", "0.0")]
+    pixels = value("data.image_size")
+    size = "" if pixels == "-" else f" at {pixels} pixels"
     facts = {
         "Runs": runs_sentence(runs, used),
         "Scores": NO_KID
@@ -44,8 +46,7 @@ def facts_of(runs: Sequence[TrackedRun], used: Sequence[TrackedRun]) -> dict[str
         f"{value('eval.kid_subset_size')}",
         "Sampling": f"{value('diffusion.sampler')}, {value('diffusion.sample_steps')} steps, "
         f"guidance {value('eval.guidance')}{own_guidance}",
-        "Data": f"{value('data.name')} at {value('data.image_size')} pixels, partition "
-        f"{value('partition.name')}",
+        "Data": f"{value('data.name')}{size}, partition {value('partition.name')}",
         "Federation": f"{value('federation.num_clients')} clients and "
         f"{value('federation.num_new_clients')} new ones, cohorts of "
         f"{value('federation.cohort_size')}, {value('federation.num_rounds')} rounds, "
@@ -91,8 +92,8 @@ def rows_notes(runs: Sequence[TrackedRun], has_parent: bool) -> list[str]:
     if not any(FILE in run.tags for run in runs):
         return []
     notes = [
-        "Runs out of rows (the last column of the table of runs) have scores of their clients "
-        "alone: no curves, no best round, no images and no diagnoses."
+        "Runs out of rows (the last column of the table of runs) have what rows have: no curves, "
+        "no best round, no images and no diagnoses, and older ones no costs."
     ]
     if not has_parent:
         notes.append(

@@ -1,12 +1,14 @@
 """A study's page, the README.md beside its rows: the part that a report writes, between two marks.
 
-That part follows from the rows and the primary comparisons alone, so that whoever has the rows can
-write it again. What stands above and below it is its author's.
+That part follows from the rows and the sweep's primary comparisons, so that whoever has both can
+write it again. What stands above and below it is its author's, and the first mark may name the
+tables that it takes: <!-- spire report writes from here on: primary, new_clients -->
 """
 
 import csv
+import os
+import re
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from pipeline.files.atomic import replace_file
@@ -14,21 +16,23 @@ from pipeline.files.paths import lasting
 from pipeline.tracking.mlflow_queries import TrackedRun
 from spire_core.config.checks import require
 from spire_core.errors import ConfigError
-from sweeps.report.contents import Report
+from sweeps.report.contents import MARKDOWN, Report
 from sweeps.report.controls import controls_table
-from sweeps.report.facts import facts_of, notes_of
-from sweeps.report.groups import best_groups, choosing_metric, group_runs, method_of, seed_of
+from sweeps.report.facts import facts_of
+from sweeps.report.groups import group_runs, method_of, seed_of
 from sweeps.report.pages import markdown_table, plain
 from sweeps.report.prompts import prompts_table
-from sweeps.report.row_runs import Row, control_rows, rows_by_run, run_of
-from sweeps.report.tables import Table, made_table, method_tables
+from sweeps.report.row_runs import STARTED, Row, control_rows, rows_by_run, run_of
+from sweeps.report.tables import Table, method_tables
 
 OPTION = "--readme"
-BEGINS, ENDS = "<!-- spire report writes from here on -->", "<!-- spire report wrote up to here -->"
 SHOWN = ("primary", "pretraining", "new_clients", "prompts", "controls", "forgetting_and_cost")
-HEAD = """## What the rows say
-Written by `spire report` out of [rows](rows.csv) of single clients; docs/report.md explains the
-columns."""
+BEGINS = re.compile(r"<!-- spire report writes from here on(?:: ([\w, ]+))? -->")
+ENDS = "<!-- spire report wrote up to here -->"
+NEW = "<!-- spire report writes from here on -->"
+OF_SECONDS = "Seconds are those of the machine, and of what else it did."
+OF_RUNS = ("Runs", "Code")  # facts that the table of commits has
+TITLE, COMPARISONS = "## What the rows say", "### Primary comparisons"
 
 
 def check_study_page(path: str | Path | None, rows: Path | None) -> Path | None:
@@ -39,64 +43,98 @@ def check_study_page(path: str | Path | None, rows: Path | None) -> Path | None:
         rows is not None, f"--rows FILE with {OPTION}", "none", "a study's page is made of rows"
     )
     place = lasting(path, OPTION)
+    is_page = place.suffix == ".md" and place.name != MARKDOWN
+    advice = f"name one, but not {MARKDOWN}, which is the report's own"
+    require(is_page, f"a page such as README.md in {OPTION}", path, advice)
     if place.exists():
-        with_section(_text(place), "", place)
+        _parts(_text(place), place)
     return place
 
 
 def write_study_page(path: Path, report: Report) -> None:
-    """Write the part of a study's page that follows from a report's rows; make the page if new."""
+    """Write the part of a study's page that follows from a report's rows; make the page if new.
+
+    ConfigError if the page has primary comparisons that the report lacks, or cannot be written.
+    """
     assert report.rows is not None  # they were asked for
     with report.rows.open(newline="", encoding="utf-8") as file:
-        section = study_section(list(csv.DictReader(file)), report.table("primary"))
-    text = _text(path) if path.exists() else _new_page(report)
+        rows = list(csv.DictReader(file))
+    text, primary = _text(path) if path.exists() else _new_page(report), report.table("primary")
+    is_known = primary is not None or COMPARISONS not in (section_of(text) or "")
+    advice = "name the sweep beside --rows-from"
+    require(is_known, f"the primary comparisons of {path}", "a report of rows alone", advice)
+    written = with_section(text, rows, primary, path, os.path.relpath(report.rows, path.parent))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, with_section(text, section, path).encode(), is_lasting=True)
+        replace_file(path, written.encode(), is_lasting=True)
     except OSError as error:
         raise _unwritten(path, error) from error
 
 
-def study_section(rows: Sequence[Row], primary: Table | None) -> str:
-    """Return the part of a study's page that follows from its rows, without its marks."""
-    by_run = rows_by_run(rows)
-    runs = [run_of(own) for own in by_run.values()]
-    groups = group_runs(runs)
-    metric = choosing_metric(groups)
-    chosen = best_groups(groups, metric)
-    controls = {run_id: control_rows(own) for run_id, own in by_run.items()}
-    tables = [primary, *method_tables(chosen), prompts_table(chosen)]
-    tables.append(controls_table(chosen, controls))
-    by_name = {table.name: table for table in tables if table is not None}
-    notes = [f"- {plain(note)}" for note in notes_of(groups, chosen, metric)]
-    lines = [HEAD, "", *_facts(runs), "", *notes, ""]
-    for name in SHOWN:
-        if name in by_name:
-            lines += markdown_table(replace(by_name[name], caption=""), level=3)
-    return "\n".join([*lines, *markdown_table(_commits(runs), level=3)]).rstrip()
+def with_section(
+    text: str, rows: Sequence[Row], primary: Table | None, page: Path, link: str = "rows.csv"
+) -> str:
+    """Return a page's text with what these rows say between its marks; new ones go to its end.
 
-
-def with_section(text: str, section: str, page: Path) -> str:
-    """Return a page's text with this section between its marks, which are put at the end if new.
-
-    ConfigError if it does not have each mark once, in order.
+    `link`: the file of rows, as seen from the page. ConfigError if the page has not each mark once
+    and in order, or names a table that there is not.
     """
-    marks = text.count(BEGINS), text.count(ENDS)
-    if marks == (0, 0):
-        return f"{text.rstrip()}\n\n{BEGINS}\n{section}\n{ENDS}\n"
-    is_whole = marks == (1, 1) and text.index(BEGINS) < text.index(ENDS)
-    got = f"{page} with {marks[0]} and {marks[1]} of them"
-    advice = "mend them by hand, or remove both"
-    require(is_whole, f"both marks of a report's part, once and in order, in {OPTION}", got, advice)
-    before, after = text[: text.index(BEGINS)], text[text.index(ENDS) :]
-    return f"{before}{BEGINS}\n{section}\n{after}"
+    before, mark, after = _parts(text, page)
+    section = study_section(rows, primary, _tables_named(mark, page), link)
+    return f"{before}{mark}\n{section}\n{ENDS}{after}"
 
 
 def section_of(text: str) -> str | None:
     """Return what stands between a page's marks; None without them."""
-    if BEGINS not in text or ENDS not in text:
-        return None
-    return text.split(BEGINS, 1)[1].split(ENDS, 1)[0].strip()
+    begin, end = BEGINS.search(text), text.find(ENDS)
+    return text[begin.end() : end].strip() if begin and end > begin.end() else None
+
+
+def study_section(
+    rows: Sequence[Row], primary: Table | None, names: Sequence[str] = SHOWN, link: str = "rows.csv"
+) -> str:
+    """Return what rows say: settings, tables by these names over all settings, and commits."""
+    by_run = rows_by_run(rows)
+    runs = [run_of(own) for own in by_run.values()]
+    groups = group_runs(runs)
+    controls = {run_id: control_rows(own) for run_id, own in by_run.items()}
+    tables = [primary, *method_tables(groups), prompts_table(groups)]
+    tables.append(controls_table(groups, controls))
+    lines = [
+        f"{TITLE}\nWritten by `spire report` out of [rows]({link}) of single clients: mean ± half"
+    ]
+    lines += ["of a 95 % interval over n seeds, a row for each setting that ran.", ""]
+    lines += [*_facts(runs), ""] if STARTED in rows[0] else []  # older rows lack settings
+    shown = {table.name: table for table in tables if table is not None}
+    for name in (name for name in names if name in shown):
+        lines += markdown_table(shown[name], level=3)
+        lines += [OF_SECONDS, ""] if name == "forgetting_and_cost" else []
+    return "\n".join([*lines, *markdown_table(_commits(runs), level=3)]).rstrip()
+
+
+def _parts(text: str, page: Path) -> tuple[str, str, str]:
+    """Return what stands above a page's first mark, that mark, and what stands below the second."""
+    begins, num_ends = [*BEGINS.finditer(text)], text.count(ENDS)
+    if not begins and not num_ends:
+        return f"{text.rstrip()}\n\n", NEW, "\n"
+    is_whole = len(begins) == num_ends == 1 and begins[0].end() <= text.index(ENDS)
+    got = f"{page} with {len(begins)} and {num_ends} of them"
+    advice = "mend them by hand, or remove both"
+    require(is_whole, f"both marks of a report's part, once and in order, in {OPTION}", got, advice)
+    _tables_named(mark := begins[0].group(), page)
+    return text[: begins[0].start()], mark, text[text.index(ENDS) + len(ENDS) :]
+
+
+def _tables_named(mark: str, page: Path) -> tuple[str, ...]:
+    """Return the names of tables in a page's first mark, all of them if it names none."""
+    begin = BEGINS.fullmatch(mark)
+    if begin is None or begin.group(1) is None:
+        return SHOWN
+    names = tuple(name.strip() for name in begin.group(1).split(","))
+    strange = [name for name in names if name not in SHOWN]
+    known = f"tables out of {', '.join(SHOWN)} in the mark of {page}"
+    require(not strange, known, ", ".join(strange), "correct the mark")
+    return names
 
 
 def _new_page(report: Report) -> str:
@@ -104,7 +142,7 @@ def _new_page(report: Report) -> str:
 
 
 def _facts(runs: Sequence[TrackedRun]) -> list[str]:
-    facts = facts_of(runs, runs)
+    facts = {key: value for key, value in facts_of(runs, runs).items() if key not in OF_RUNS}
     return [f"- **{plain(key)}**: {plain(value)}" for key, value in facts.items()]
 
 
@@ -118,10 +156,7 @@ def _commits(runs: Sequence[TrackedRun]) -> Table:
         seeds = ", ".join(map(str, sorted({seed_of(run) for run in own})))
         methods = ", ".join(dict.fromkeys(str(method_of(run)) for run in own))
         rows.append((commit, methods, seeds, len(own)))
-    columns = ("commit", "methods", "seeds", "runs")
-    table = made_table("commits", "Commits", "", columns, rows)
-    assert table is not None  # there are runs
-    return table
+    return Table("commits", "Commits", "", ("commit", "methods", "seeds", "runs"), tuple(rows))
 
 
 def _text(path: Path) -> str:

@@ -115,7 +115,7 @@ CAPTIONS = {
     "privacy of one image of a new client, where it has any.",
     "forgetting_and_cost": "KID at the last epoch of adaptation: own = above its lowest so far; "
     "global = lost for existing clients; replaced = lost if only the adapted client is left. "
-    "Seconds to fit one: of a new client's steps; per new client: to look at it as well, "
+    "Seconds to fit one: of a new client's fit alone; per new client: to look at it as well, "
     "on one worker. "
     "Bytes: those of pre-training; the total counts all clients and rounds, up and down.",
     "privacy": "Of runs that `spire audit` has seen. |cos|: an embedding against what the server "

@@ -1,6 +1,8 @@
 """A new client is fitted by itself: no worker, no partition and no file of a run is needed."""
 
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,3 +54,34 @@ def test_an_adapter_alone_gives_what_a_worker_does(method: str, tmp_path: Path) 
     scores = {name: score for name, score in report.scores_after.items() if name != "tv"}
     assert unknown.scores_after == scores
     assert unknown.after.histogram is None
+
+
+LOOK_S = 0.25
+
+
+@pytest.mark.parametrize("method", ["spire", "shared_rep"])
+def test_a_fit_is_timed_without_the_looks_at_it(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config("smoke", [*WORDS, f"method={method}", "adapt.early_stopping=false"])
+    images = np.random.default_rng(0).integers(0, 256, (30, 1, 16, 16), np.uint8)
+    weights = initial_weights(config.model, config.method, 1, 0).numpy()
+    context = ModelContext.start(config, images.shape[1:])
+    evaluator = ClientEvaluator(context, "mnist-cnn", tmp_path / "features")
+    adapter, generate = ClientAdapter(evaluator), evaluator.generate
+
+    def slowly(*args: Any, **kwargs: Any) -> Any:
+        time.sleep(LOOK_S)
+        return generate(*args, **kwargs)
+
+    monkeypatch.setattr(evaluator, "generate", slowly)
+    clients = [ClientData(ClientSplit(i, np.arange(16), np.arange(16, 30)), images) for i in (0, 1)]
+    pooled = evaluator.real_features(clients[0])
+    report, _ = adapter.adapt(clients[0], weights, config.adapt, None, pooled)
+    assert 0 < report.fit_duration_s <= report.duration_s - 2 * LOOK_S  # before, and after
+    if method == "spire":  # side by side
+        began = time.monotonic()
+        fits = [one for one, _ in adapter.fit_embeddings(clients, weights, config.adapt, None)]
+        elapsed_s = time.monotonic() - began
+        assert fits[0].fit_duration_s == fits[1].fit_duration_s > 0
+        assert sum(one.fit_duration_s for one in fits) <= elapsed_s
