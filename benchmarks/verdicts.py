@@ -4,15 +4,18 @@
 
 The first one has the primary comparisons of new clients: ratios alone, of scores of which the lower
 one is better. A study joins with its rows. The second one has the single new clients of the world
-that is about coverage. What is drawn is written beside each figure, and a test works it out again.
+that is about coverage, the third one scores over the length of pre-training. What is drawn is
+written beside each figure, and a test works it out again.
 """
 
 import csv
 import io
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING
 
 from benchmarks.published import read_rows
 from benchmarks.recompute import DOCS, findings_of, groups_of, lines_of
@@ -24,11 +27,18 @@ from sweeps.report.coverage_dots import coverage_figure
 from sweeps.report.forest import METHOD, OTHER, RATIO, Bar, bar_of, forest_figure
 from sweeps.report.primary import Finding
 from sweeps.report.regression import Point
+from sweeps.report.row_runs import NEW
+from sweeps.report.seed_plots import Series, settings_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FIGURE = DOCS / "results" / "figures" / "verdicts.png"
 BARS = FIGURE.with_suffix(".csv")
 COVERAGE = FIGURE.with_name("coverage.png")
 CLIENTS = COVERAGE.with_suffix(".csv")
+LENGTH = FIGURE.with_name("length.png")
+LENGTHS = LENGTH.with_suffix(".csv")
 FT = "full fine-tuning"
 NAMES: dict[str, dict[str, str]] = {  # of a comparison: by study, then by method and a setting
     "study-worlds-cpu": {
@@ -58,6 +68,22 @@ WORDS = {
     "score: method / other": "score / score of embeddings (KID; fonts: distance to true glyphs)",
 }
 MEASURES = ("final/adapt_kid_after", "final/adapt_style_distance_after")
+OF_LENGTH = (  # names, methods and scores
+    ("SPIRE", "spire", "kid_after"),
+    (FT, "fedavg_ft", "kid_after"),
+    ("nearest old embedding", "spire", "kid_nearest_draws"),
+)
+
+
+@dataclass(frozen=True)
+class OfLength:
+    """A score after so many rounds of pre-training, mean and range over seeds."""
+
+    name: str
+    rounds: int
+    mean: float
+    lowest: float
+    highest: float
 
 
 def bars_of(study: str) -> list[Bar]:
@@ -111,6 +137,35 @@ def covered_clients() -> ClientLine:
     return line
 
 
+def lengths() -> list[OfLength]:
+    """Return KID of new clients over the length of pre-training.
+
+    Each method stands at the rate with the lowest mean over seeds after as many rounds.
+    """
+    rows = read_rows(DOCS / "results" / "study-length-cpu" / "rows.csv")
+    points = list[OfLength]()
+    for name, method, score in OF_LENGTH:
+        runs: dict[int, dict[str, dict[str, list[float]]]] = {}
+        for row in (row for row in rows if (row["clients"], row["method"]) == (NEW, method)):
+            of_rates = runs.setdefault(int(row["federation.num_rounds"]), {})
+            by_seed = of_rates.setdefault(row["adapt.lr"], {})
+            by_seed.setdefault(row["seed"], []).append(float(row[score]))
+        for num_rounds, of_rates in sorted(runs.items()):
+            means = [[fmean(kids) for kids in seeds.values()] for seeds in of_rates.values()]
+            kids = min(means, key=fmean)
+            points.append(OfLength(name, num_rounds, fmean(kids), min(kids), max(kids)))
+    return points
+
+
+def length_figure(points: Sequence[OfLength]) -> "Figure":
+    """Return these scores, a line for each name."""
+    lines = []
+    for style, (name, _, _) in enumerate(OF_LENGTH):
+        own = [(p.rounds, p.mean, p.lowest, p.highest) for p in points if p.name == name]
+        lines.append(Series(name, style, tuple(own)))
+    return settings_figure(lines, "rounds of pre-training", "KID of new clients", "log2")
+
+
 def main(words: Sequence[str]) -> int:
     """Draw the figures, and return the exit code."""
     if words:
@@ -123,12 +178,14 @@ def main(words: Sequence[str]) -> int:
     write_table(CLIENTS, line.points)
     names = {"spire": "SPIRE", "fedavg_ft": FT}
     write_whole(COVERAGE, png_bytes(coverage_figure([line], names=names)))
-    for figure in (FIGURE, COVERAGE):
+    write_table(LENGTHS, lengths())
+    write_whole(LENGTH, png_bytes(length_figure(lengths())))
+    for figure in (FIGURE, COVERAGE, LENGTH):
         print(figure.relative_to(DOCS.parent))
     return 0
 
 
-def write_table(path: Path, rows: Sequence[Bar | Point]) -> None:
+def write_table(path: Path, rows: Sequence[Bar | Point | OfLength]) -> None:
     """Write what a figure shows, a line each."""
     table = io.StringIO()
     names = [field.name for field in fields(rows[0])]

@@ -237,9 +237,15 @@ def _log_ticks(low: float, high: float) -> list[float]:
 
 
 def _legend(figure: "Figure") -> None:
-    """Name every line once, below the figure, the floor last."""
+    """Name every line once, below the figure, the floor last, in as many columns as fit."""
     legends = [axes.get_legend_handles_labels() for axes in figure.axes]
     handles = {n: line for lines, names in legends for line, n in zip(lines, names, strict=True)}
     names = sorted(handles, key=lambda name: name.startswith(FLOOR))
     lines, place = [handles[name] for name in names], "outside lower center"
-    figure.legend(lines, names, loc=place, ncols=3, frameon=False, fontsize=9, handlelength=3)
+    look = {"frameon": False, "fontsize": 9, "handlelength": 3}
+    for num_columns in (3, 2, 1):
+        legend = figure.legend(lines, names, loc=place, ncols=num_columns, **look)
+        figure.draw_without_rendering()
+        if num_columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()

@@ -93,6 +93,15 @@ def test_a_cost_may_be_nothing(places: tuple[float, ...], tmp_path: Path) -> Non
     assert figure.axes[0].get_xscale() == ("symlog" if 0.0 in places else "log")
 
 
+def test_a_legend_of_long_names_stays_within_its_figure() -> None:
+    names = [f"fedavg_ft, adapt.lr=0.001, federation.num_rounds={n}" for n in (600, 2400, 9600)]
+    lines = [Series(name, i, ((1.0, 2.0, 1.0, 3.0),)) for i, name in enumerate(names)]
+    [legend] = (figure := settings_figure(lines, "x", "y", "linear")).legends
+    figure.draw_without_rendering()
+    assert legend.get_window_extent().width <= figure.bbox.width
+    assert [text.get_text() for text in legend.get_texts()] == names
+
+
 def test_panels_share_one_legend(tmp_path: Path) -> None:
     figure = panels_figure({"own": [SPIRE], "global": [SPIRE, LOCAL]}, "epochs", ["a", "b"])
     assert [axes.get_title() for axes in figure.axes] == ["own", "global"]

@@ -9,11 +9,13 @@ from benchmarks.published import Published, agree, published_values, read_rows
 from benchmarks.verdicts import (
     BARS,
     CLIENTS,
+    LENGTHS,
     NAMES,
     bars_of,
     covered_clients,
     drawn,
     is_shown,
+    lengths,
     name_of,
     studies,
 )
@@ -48,6 +50,16 @@ def test_the_clients_of_the_second_figure_are_those_of_the_rows() -> None:
     assert len(committed) == 48
     for row, point in zip(committed, points, strict=True):
         assert all(agree(row[key], str(value)) for key, value in point.items())
+
+
+def test_the_lengths_of_the_third_figure_are_those_of_the_rows() -> None:
+    committed = read_rows(LENGTHS)
+    found = [asdict(one) for one in lengths()]
+    assert [row.keys() for row in committed] == [one.keys() for one in found]
+    pairs = [(row[k], v) for row, one in zip(committed, found, strict=True) for k, v in one.items()]
+    assert [pair for pair in pairs if not agree(pair[0], str(pair[1]))] == []
+    spire = {one["rounds"]: one for one in found if one["name"] == "SPIRE"}
+    assert f"{spire[600]['lowest']:.3f}" == "0.832"  # seed 10, as results.md says
 
 
 def test_a_published_slope_is_that_of_the_clients() -> None:
