@@ -6,7 +6,8 @@ A study's `published.csv` has a line for each number:
     quote      a text on it, in which the number stands
     printed    the number as it stands there; it is compared to its last digit
     statistic  mean, half, min, max, pairs; ratio, low, high, p, holm, equivalence; difference,
-               difference_half, difference_p, difference_holm; slope, slope_low, slope_high, slope_p
+               difference_half, difference_p, difference_holm; slope, slope_low, slope_high,
+               slope_p; num_above, the number of new clients whose score is higher with method
     measure    a column of the rows, such as kid_after (new clients) or kid (pre-training clients);
                nn_excess, nn_share less nn_chance; covered_ratio, the KID of covered new clients by
                that of a run's others
@@ -17,6 +18,7 @@ A study's `published.csv` has a line for each number:
     clients    new, pretraining or tuned, as in the rows; blank: new
     against_where   settings of the runs compared with; blank: those of where
     family     of primary comparisons that are corrected together
+    against_clients clients of the runs compared with; blank: those of clients
 
 A score of a run is the mean over its clients; min and max are over runs. half is half of the 95 %
 interval over seeds. ratio, low, high, p, holm and equivalence are of logarithms of paired scores,
@@ -86,18 +88,21 @@ class Published:
     clients: str = ""
     against_where: str = ""
     family: str = ""
+    against_clients: str = ""
 
     @property
     def other(self) -> "Published":
         """The line of the runs that are compared with."""
-        return replace(self, method=self.against, where=self.against_where or self.where)
+        where, clients = self.against_where or self.where, self.against_clients or self.clients
+        return replace(self, method=self.against, where=where, clients=clients)
 
     @property
     def test(self) -> tuple[Hashable, ...]:
         """What a p-value is of: lines that say the same in other words have made one test."""
         is_equivalence = self.statistic == "equivalence"
         sides = frozenset((one.method, frozenset(one.normal)) for one in (self, self.other))
-        of_clients = (self.measure, self.clients or NEW, self.is_of_logs)
+        kinds = frozenset(one.clients or NEW for one in (self, self.other))
+        of_clients = (self.measure, kinds, self.is_of_logs)
         return (is_equivalence, float(self.margin) if is_equivalence else 0, sides, *of_clients)
 
     @property
@@ -199,8 +204,8 @@ def _compared(rows: Sequence[Row], one: Published, is_log: bool) -> Estimate:
     return difference
 
 
-def _line(rows: Sequence[Row], one: Published) -> Line:
-    """Return the mixed model of single clients' log ratios over their hull TV."""
+def _paired_clients(rows: Sequence[Row], one: Published) -> dict[tuple[str, ...], tuple[Row, Row]]:
+    """Return the rows of each new client with both methods, by seed, partition and client."""
     sides: list[dict[tuple[str, ...], Row]] = []
     for side in (one, one.other):
         new = [row for row in rows if row["clients"] == NEW and row["method"] == side.method]
@@ -211,9 +216,25 @@ def _line(rows: Sequence[Row], one: Published) -> Line:
                 raise DataError(f"expected one run of {side.method} on a seed where {side.where}")
             by_client[key] = row
         sides.append(by_client)
+    return {key: (sides[0][key], sides[1][key]) for key in sides[0] if key in sides[1]}
+
+
+def _num_above(rows: Sequence[Row], one: Published) -> float:
+    """Return of how many new clients a line's score is higher with its method."""
+    scores = [
+        [_score(row, one.measure) for row in pair] for pair in _paired_clients(rows, one).values()
+    ]
+    known = [(a, b) for a, b in scores if a is not None and b is not None]
+    if not known or len(known) < len(scores):
+        raise DataError(f"expected {one.measure} of both methods of each new client, got less")
+    return float(sum(a > b for a, b in known))
+
+
+def _line(rows: Sequence[Row], one: Published) -> Line:
+    """Return the mixed model of single clients' log ratios over their hull TV."""
     points = []
-    for key in (key for key in sides[0] if key in sides[1]):
-        lead = lead_of(sides[0][key], sides[1][key], one.measure)
+    for key, pair in _paired_clients(rows, one).items():
+        lead = lead_of(*pair, one.measure)
         if lead is None:
             raise DataError(
                 f"expected {one.measure} above zero, a hull_tv and equal steps of client {key}"
@@ -274,6 +295,7 @@ STATISTICS: dict[str, Callable[[Sequence[Row], Published], float]] = {
     "slope_low": lambda rows, one: _change(rows, one, -1),
     "slope_high": lambda rows, one: _change(rows, one, 1),
     "slope_p": lambda rows, one: _line(rows, one).slope_p,
+    "num_above": _num_above,
     "pairs": lambda rows, one: float(_compared(rows, one, False).num),
 }
 

@@ -119,6 +119,27 @@ def test_fresh_images_are_flagged_as_often_as_chance_has_it(digits: Tensor) -> N
     assert abs(np.mean(areas) - 0.5) < 4 * np.std(areas) / NUM_SPLITS**0.5
 
 
+def test_fresh_images_of_several_clients_are_flagged_so_within_classes(mnist_root: Path) -> None:
+    """As runs test them: three clients with classes of their own, exchanged within these."""
+    images = np.load(mnist_root / "mnist" / "test_images.npy")
+    labels = np.load(mnist_root / "mnist" / "test_labels.npy")
+    small = torch.from_numpy(images).float().reshape(-1, 1, 28, 28)
+    pixels = F.adaptive_avg_pool2d(small, 8) / 127.5 - 1
+    held = [np.flatnonzero(np.isin(labels, own)) for own in ((3, 7), (0, 5, 8), (1, 4))]
+    found = []
+    for seed in range(NUM_SPLITS):
+        rng, clients = np.random.default_rng(seed), []
+        for own in held:
+            chosen = rng.permutation(own)[:72]
+            train, test, fresh = np.split(chosen, (16, 40))
+            near = neighbours(*(pixels[torch.from_numpy(one)] for one in (fresh, train, test)))
+            clients.append(replace(near, classes=labels[np.r_[train, test]]))
+        found.append(exchange_p(clients, seed))
+    low, high = binom.interval(0.99, NUM_SPLITS, 0.05)
+    assert low <= sum(p < 0.05 for p in found) <= high
+    assert kstest(found, "uniform").pvalue > 0.01
+
+
 def test_new_images_of_the_training_images_classes_are_no_copies(mnist_root: Path) -> None:
     """As of a model that has learnt how many images of each class it was shown, and no image."""
     images = np.load(mnist_root / "mnist" / "test_images.npy")

@@ -159,6 +159,26 @@ def test_a_method_is_compared_with_itself_at_other_settings() -> None:
     assert published_values([*ROWS, *more], lines) == [pytest.approx(0.1), 3]
 
 
+def test_clients_of_one_kind_are_compared_with_those_of_another() -> None:
+    """The other's clients after fine-tuning, with SPIRE's as the rounds left them."""
+    kinds = {"fedavg_ft": "tuned", "spire": "pretraining"}
+    rows = [own | {"clients": kinds[own["method"]]} for own in ROWS]
+    one = line("ratio", clients="tuned", against_clients="pretraining")
+    assert published_values(rows, [one]) == [pytest.approx(math.exp(sum(LOGS) / 3))]
+    with pytest.raises(DataError, match="expected runs of spire"):
+        published_values(rows, [replace(one, against_clients="")])
+
+
+def test_clients_with_a_higher_score_are_counted_one_by_one() -> None:
+    """Two clients on three seeds: all six of the other method are higher, then all but one."""
+    assert published_values(ROWS, [line("num_above")]) == [6]
+    lower = [own | {"kid_after": "0.1"} if own is ROWS[2] else own for own in ROWS]
+    assert ROWS[2]["method"] == "fedavg_ft"
+    assert published_values(lower, [line("num_above")]) == [5]
+    with pytest.raises(DataError, match="expected kid_before2 of both methods of each new client"):
+        published_values(ROWS, [line("num_above", measure="kid_before2")])
+
+
 def test_lines_that_cannot_be_worked_out_are_named() -> None:
     two = [*ROWS, row("spire", 0, 0, 1.0, images=64)]
     for rows, one, words in (

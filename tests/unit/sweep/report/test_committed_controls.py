@@ -1,0 +1,63 @@
+"""Controls in the committed rows of all studies: copies are flagged, fresh images are not."""
+
+import re
+from collections.abc import Sequence
+
+import pytest
+from scipy.stats import binomtest
+
+from benchmarks.published import Row, read_rows
+from benchmarks.recompute import DOCS, studies
+from sweeps.report.row_runs import NEW, rows_by_run
+
+Runs = list[Sequence[Row]]
+
+
+@pytest.fixture(scope="module")
+def runs() -> Runs:
+    """Return the new clients of each run that has controls."""
+    found: Runs = []
+    for folder in studies():
+        rows = [row for row in read_rows(folder / "rows.csv") if row["clients"] == NEW]
+        found += [own for own in rows_by_run(rows).values() if own[0].get("kid_copies")]
+    assert len(found) > 400
+    return found
+
+
+def test_copies_are_flagged_by_every_measure_in_every_run(runs: Runs) -> None:
+    assert max(float(own[0]["nn_p_copies"]) for own in runs) < 0.001
+    assert min(float(row["nn_auc_copies"]) for own in runs for row in own) > 0.95
+    gaps = [float(gap) for own in runs for row in own if (gap := row.get("fld_gap_copies"))]
+    assert len(gaps) > 1000
+    assert set(gaps) == {-1000.0}
+
+
+def test_fresh_images_are_flagged_as_rarely_as_results_say(runs: Runs) -> None:
+    """The same images stand beside every method of a seed, and count once."""
+    known = [own[0] for own in runs if own[0].get("nn_p_fresh")]
+    keys = ("partition_hash", "seed", "adapt.num_images")
+    p_values = {tuple(row.get(k) for k in keys): float(row["nn_p_fresh"]) for row in known}
+    num = sum(p < 0.05 for p in p_values.values())
+    interval = binomtest(num, len(p_values), 0.05).proportion_ci()
+    assert interval.low < 0.05 < interval.high
+    said = re.search(
+        r"of (\d+) sets of fresh images (\d+) have a p below 5 %, where an exact interval is "
+        r"(\d+) to (\d+) %",
+        " ".join((DOCS / "results.md").read_text().split()),
+    )
+    assert said is not None
+    ends = [f"{100 * end:.0f}" for end in interval]
+    assert said.groups() == (str(len(p_values)), str(num), *ends)
+
+
+def test_copies_score_lower_than_every_method_from_16_images_on(runs: Runs) -> None:
+    """With one and four images they repeat what they have, and score higher than the best."""
+    by_images: dict[str, list[float]] = {}
+    for own in (own for own in runs if float(own[0]["kid_before"]) < 8):  # else nothing was learnt
+        copies, after = ([float(row[k]) for row in own] for k in ("kid_copies", "kid_after"))
+        lead = (sum(copies) - sum(after)) / len(own)
+        by_images.setdefault(own[0].get("num_train", ""), []).append(lead)
+    means = {int(num): sum(leads) / len(leads) for num, leads in by_images.items()}
+    assert {num for num, lead in means.items() if lead < 0} == {16, 64}
+    assert {num for num, lead in means.items() if lead > 0} == {1, 4}
+    assert max(by_images["64"]) < 0
