@@ -18,6 +18,7 @@ NUM_CLASSES = 10
 PRESET, SEEDS = "mnist-cpu", (0, 1, 2)  # the worlds of the sweep paper-mnist-cpu
 HULL, NEAREST, PROJECTION = "hull, TV", "nearest old client, TV", "projection in KL, TV"
 PINSKER = "Pinsker, TV"
+ROUNDING = 1e-6  # of a linear programme and of a projection, in TV
 
 
 class Coverages(NamedTuple):
@@ -34,7 +35,11 @@ def coverage_findings(config: TheoryConfig) -> Coverages:
     Old and new clients have Dirichlet mixtures of 10 classes, or those of a preset's worlds. Labels
     alone count, no image.
     """
-    rows = [_row(config, num_old, i) for i, num_old in enumerate(config.readout.old_clients)]
+    found = [
+        (num_old, _distances(_worlds(config, num_old, i)))
+        for i, num_old in enumerate(config.readout.old_clients)
+    ]
+    rows = [{"old clients": num_old} | own.means for num_old, own in found]
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     first, last = rows[0], rows[-1]
     claims = [
@@ -45,16 +50,33 @@ def coverage_findings(config: TheoryConfig) -> Coverages:
             f"sqrt(KL / 2), {first[PINSKER]:.3f} and {last[PINSKER]:.3f}",
         )
     ]
+    distances = [own for _, own in found]
+    tables: dict[str, Mapping[str, Sequence[Any]]]
     tables = {f"new clients with Dirichlet({config.readout.concentration:g}) mixtures": columns}
     if config.readout.data == "mnist" and describe("mnist")["ok"]:
-        worlds = _preset_worlds()
+        own_worlds = _preset_worlds()
+        worlds, distances = [own.means for own in own_worlds], distances + own_worlds
         tables[f"new clients of the preset {PRESET}"] = {"seed": list(SEEDS)} | {
             name: [world[name] for world in worlds] for name in worlds[0]
         }
         means = [float(np.mean([world[name] for world in worlds])) for name in (HULL, PROJECTION)]
         text = f"new clients of the preset {PRESET}, seeds {SEEDS[0]} to {SEEDS[-1]}: hull at TV "
         claims.append(Claim(f"{text}{means[0]:.3f}, projection at {means[1]:.3f}"))
-    return Coverages(claims, tables, _panel(rows))
+    return Coverages([_bounds(distances), *claims], tables, _panel(rows))
+
+
+def _bounds(found: Sequence["Distances"]) -> Claim:
+    """Return whether each client's distances are in the order that they have to be in."""
+    hull, projection, pinsker = (
+        np.concatenate([getattr(own, name) for own in found])
+        for name in ("hull", "projection", "pinsker")
+    )
+    gap = min(float((projection - hull).min()), float((pinsker - projection).min()))
+    return Claim(
+        f"each of {len(hull)} new clients: hull TV <= TV of the projection <= sqrt(KL / 2), "
+        f"with a gap of {gap:.1e} or more",
+        gap >= -ROUNDING,
+    )
 
 
 def check_coverage(config: TheoryConfig) -> None:
@@ -68,10 +90,6 @@ def check_coverage(config: TheoryConfig) -> None:
         )
 
 
-def _row(config: TheoryConfig, num_old: int, point: int) -> dict[str, Any]:
-    return {"old clients": num_old} | _distances(_worlds(config, num_old, point))
-
-
 def _worlds(config: TheoryConfig, num_old: int, point: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return the mixtures of old and of new clients in each world."""
     group = config.readout
@@ -83,7 +101,7 @@ def _worlds(config: TheoryConfig, num_old: int, point: int) -> list[tuple[np.nda
     ]
 
 
-def _preset_worlds() -> list[dict[str, float]]:
+def _preset_worlds() -> list["Distances"]:
     """Return the distances in the worlds of a preset, one for each seed."""
     config, found = load_config(PRESET, []), []
     labels, federation = load(config.data, "train").labels, config.federation
@@ -98,8 +116,17 @@ def _preset_worlds() -> list[dict[str, float]]:
     return found
 
 
-def _distances(worlds: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
-    """Return mean distances over the new clients of worlds of old and new mixtures."""
+class Distances(NamedTuple):
+    """Of each new client (N,), and their means by the names of a table's columns."""
+
+    hull: np.ndarray
+    projection: np.ndarray
+    pinsker: np.ndarray
+    means: dict[str, float]
+
+
+def _distances(worlds: Sequence[tuple[np.ndarray, np.ndarray]]) -> Distances:
+    """Return the distances of the new clients of worlds of old and new mixtures."""
     projected, hulls, nearest, divergences = [], [], [], []
     for old, new in worlds:
         reached = kl_projections(old, new)
@@ -109,13 +136,15 @@ def _distances(worlds: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, flo
         projected += list(0.5 * np.abs(reached - new).sum(1))
         logs = np.log(np.divide(new, reached, out=np.ones_like(new), where=new > NEGLIGIBLE))
         divergences += list((new * logs).sum(1))
-    return {
+    pinsker = np.sqrt(0.5 * np.maximum(divergences, 0.0))
+    means = {
         HULL: float(np.mean(hulls)),
         PROJECTION: float(np.mean(projected)),
         NEAREST: float(np.mean(nearest)),
         "KL": float(np.mean(divergences)),
-        PINSKER: float(np.mean(np.sqrt(0.5 * np.maximum(divergences, 0.0)))),
+        PINSKER: float(np.mean(pinsker)),
     }
+    return Distances(np.array(hulls), np.array(projected), pinsker, means)
 
 
 def _panel(rows: Sequence[Mapping[str, Any]]) -> Panel:
