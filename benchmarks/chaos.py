@@ -34,7 +34,7 @@ from pipeline.runs.layout import REFUSED
 from pipeline.tracking.outbox import num_waiting
 
 MAX_COMMANDS, MAX_TRIES = 3, 3
-UNREPEATABLE = ("time/", "memory/", "final/adapt_fit_duration_s", "final/adapt_duration_s")
+UNREPEATABLE = ("time/", "memory/", "final/adapt_duration_s")
 SETTINGS = [
     "federation.tau=6",
     "client.engine=loop",  # whose training of a client is what faults/sitecustomize.py spoils

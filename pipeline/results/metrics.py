@@ -31,6 +31,7 @@ from spire_core.adaptation.adapt import AdaptPoint, num_trained
 
 IN_THE_TABLE_ALONE = {"client_id", "num_generated", "num_real", "subset_size", "num_trained"}
 IN_THE_TABLE_ALONE |= {"kid_after_std", "kid_floor_std"}
+IN_THE_TABLE_ALONE |= {"fit_duration_s"}  # a tag has its mean
 IN_THE_TABLE_ALONE |= {"epsilon", "delta", "noise_multiplier"}
 IN_THE_TABLE_ALONE |= {"nn_share", "nn_chance", "nn_auc", "fld_gap"}  # their means are tags
 

@@ -6,6 +6,7 @@ Per-client values go into tables; the metrics stay few, and are the same for eve
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from pipeline.results.control_rows import control_rows, image_tags
 from pipeline.results.metric_names import (
     CONTROLS_TABLE,
     FINAL_STEP,
+    FIT_TAG,
     KID_FLOOR,
     NEW_CLIENTS_TABLE,
     TUNED_TABLE,
@@ -167,6 +169,9 @@ def log_adaptation(
     tracker.log_table(NEW_CLIENTS_TABLE, as_columns(with_worlds))
     if tags := copies_tags([one.neighbours for one in adaptation.reports], setting.config.seed):
         tracker.log_tags(tags)
+    if adaptation.reports:
+        fit_duration_s = fmean(one.fit_duration_s for one in adaptation.reports)
+        tracker.log_tags({FIT_TAG: repr(fit_duration_s)})
     if adaptation.image_controls:
         controls = control_rows(adaptation, rows, real, setting.config.seed)
         tracker.log_table(CONTROLS_TABLE, as_columns(controls))

@@ -10,6 +10,7 @@ from pipeline.results.metric_names import (
     COPIES_TAGS,
     DELTA,
     EPSILON,
+    FIT_TAGS,
     IMAGE_TAGS,
     ROUND_S,
 )
@@ -38,7 +39,7 @@ def with_finals(config: TrackingConfig, run: TrackedRun) -> TrackedRun:
     """
     if run.tags.get("privacy.unit") == CLIENT_UNIT:
         run = replace(run, finals={OF_CLIENTS.get(key, key): v for key, v in run.finals.items()})
-    named = (COPIES_TAGS | IMAGE_TAGS).items()
+    named = (COPIES_TAGS | IMAGE_TAGS | FIT_TAGS).items()
     copies = {key: float(run.tags[tag]) for tag, key in named if tag in run.tags}
     method = find_method(method_of(run) or "")
     if method is not None and not method.is_federated:

@@ -164,6 +164,9 @@ def test_what_lies_in_the_tracking_store(
     assert run.data.params["method.name"] == "spire"
     assert run.data.tags["state_fingerprint"] == told["state_fingerprint"]
     assert run.data.tags["extractor"] == "mnist-cnn"
+    assert (
+        0 < float(run.data.tags["adapt.fit_duration_s"]) < told["metrics"]["final/adapt_duration_s"]
+    )
     assert run.inputs.dataset_inputs[0].dataset.name == "mnist"
     losses = client.get_metric_history(told["run_id"], "pretrain/loss")
     assert [m.step for m in losses] == list(range(1, 21))

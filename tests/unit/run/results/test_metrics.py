@@ -153,7 +153,6 @@ def test_the_end_is_the_last_round_and_the_best_the_lowest(mnist_root: Path) -> 
         "final/adapt_forgetting_own": 0.0,
         "final/adapt_forgetting_global": -1.0,
         "final/adapt_forgetting_replaced": -0.5,
-        "final/adapt_fit_duration_s": 1.25,
         "final/adapt_duration_s": 1.5,
     }
     assert {name: found[name] for name in expected} == pytest.approx(expected)

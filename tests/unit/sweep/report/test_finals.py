@@ -11,6 +11,12 @@ from sweeps.report.finals import with_finals
 from sweeps.report.row_runs import FILE
 
 
+def test_the_time_of_a_fit_is_out_of_its_tag() -> None:
+    tags = {"adapt.fit_duration_s": "1.25", FILE: "rows.csv"}
+    run = TrackedRun("r", "r", "FINISHED", {"method.name": "local"}, tags, {}, 0)
+    assert with_finals(TrackingConfig(), run).finals["final/adapt_fit_duration_s"] == 1.25
+
+
 @pytest.mark.parametrize(
     ("unit", "names"), [(CLIENT_UNIT, (CLIENTS_EPSILON, CLIENTS_DELTA)), (UNIT, (EPSILON, DELTA))]
 )
