@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from benchmarks.published import read_rows
+from benchmarks.published import Published, by_seed, read_rows
 from benchmarks.recompute import DOCS, findings_of, groups_of, lines_of
 from pipeline.figures.style import png_bytes
 from pipeline.files.atomic import write_whole
@@ -27,7 +27,6 @@ from sweeps.report.coverage_dots import coverage_figure
 from sweeps.report.forest import METHOD, OTHER, RATIO, Bar, bar_of, forest_figure
 from sweeps.report.primary import Finding
 from sweeps.report.regression import Point
-from sweeps.report.row_runs import NEW
 from sweeps.report.seed_plots import Series, settings_figure
 
 if TYPE_CHECKING:
@@ -68,6 +67,7 @@ WORDS = {
     "score: method / other": "score / score of embeddings (KID; fonts: distance to true glyphs)",
 }
 MEASURES = ("final/adapt_kid_after", "final/adapt_style_distance_after")
+ROUNDS = "federation.num_rounds"
 OF_LENGTH = (  # names, methods and scores
     ("SPIRE", "spire", "kid_after"),
     (FT, "fedavg_ft", "kid_after"),
@@ -145,14 +145,14 @@ def lengths() -> list[OfLength]:
     rows = read_rows(DOCS / "results" / "study-length-cpu" / "rows.csv")
     points = list[OfLength]()
     for name, method, score in OF_LENGTH:
-        runs: dict[int, dict[str, dict[str, list[float]]]] = {}
-        for row in (row for row in rows if (row["clients"], row["method"]) == (NEW, method)):
-            of_rates = runs.setdefault(int(row["federation.num_rounds"]), {})
-            by_seed = of_rates.setdefault(row["adapt.lr"], {})
-            by_seed.setdefault(row["seed"], []).append(float(row[score]))
-        for num_rounds, of_rates in sorted(runs.items()):
-            means = [[fmean(kids) for kids in seeds.values()] for seeds in of_rates.values()]
-            kids = min(means, key=fmean)
+        pairs = {(int(r[ROUNDS]), r["adapt.lr"]) for r in rows if r["method"] == method}
+        rates: dict[int, list[list[float]]] = {}
+        for num_rounds, rate in sorted(pairs):
+            where = f"{ROUNDS}={num_rounds};adapt.lr={rate}"
+            own = by_seed(rows, Published("", "", "", "mean", score, method, where=where))
+            rates.setdefault(num_rounds, []).append(list(own.values()))
+        for num_rounds, of_rates in rates.items():
+            kids = min(of_rates, key=fmean)
             points.append(OfLength(name, num_rounds, fmean(kids), min(kids), max(kids)))
     return points
 
@@ -178,8 +178,9 @@ def main(words: Sequence[str]) -> int:
     write_table(CLIENTS, line.points)
     names = {"spire": "SPIRE", "fedavg_ft": FT}
     write_whole(COVERAGE, png_bytes(coverage_figure([line], names=names)))
-    write_table(LENGTHS, lengths())
-    write_whole(LENGTH, png_bytes(length_figure(lengths())))
+    points = lengths()
+    write_table(LENGTHS, points)
+    write_whole(LENGTH, png_bytes(length_figure(points)))
     for figure in (FIGURE, COVERAGE, LENGTH):
         print(figure.relative_to(DOCS.parent))
     return 0

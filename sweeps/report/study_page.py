@@ -30,7 +30,6 @@ SHOWN = ("primary", "pretraining", "new_clients", "prompts", "controls", "forget
 BEGINS = re.compile(r"<!-- spire report writes from here on(?:: ([\w, ]+))? -->")
 ENDS = "<!-- spire report wrote up to here -->"
 NEW = "<!-- spire report writes from here on -->"
-OF_SECONDS = "Seconds are those of the machine, and of what else it did."
 OF_RUNS = ("Runs", "Code")  # facts that the table of commits has
 TITLE, COMPARISONS = "## What the rows say", "### Primary comparisons"
 
@@ -79,8 +78,8 @@ def with_section(
     `link`: the file of rows, as seen from the page. ConfigError if the page has not each mark once
     and in order, or names a table that there is not.
     """
-    before, mark, after = _parts(text, page)
-    section = study_section(rows, primary, _tables_named(mark, page), link)
+    before, mark, names, after = _parts(text, page)
+    section = study_section(rows, primary, names, link)
     return f"{before}{mark}\n{section}\n{ENDS}{after}"
 
 
@@ -108,29 +107,28 @@ def study_section(
     shown = {table.name: table for table in tables if table is not None}
     for name in (name for name in names if name in shown):
         lines += markdown_table(shown[name], level=3)
-        lines += [OF_SECONDS, ""] if name == "forgetting_and_cost" else []
     return "\n".join([*lines, *markdown_table(_commits(runs), level=3)]).rstrip()
 
 
-def _parts(text: str, page: Path) -> tuple[str, str, str]:
-    """Return what stands above a page's first mark, that mark, and what stands below the second."""
+def _parts(text: str, page: Path) -> tuple[str, str, Sequence[str], str]:
+    """Return what stands above a page's first mark, that mark, its tables, and what is below."""
     begins, num_ends = [*BEGINS.finditer(text)], text.count(ENDS)
     if not begins and not num_ends:
-        return f"{text.rstrip()}\n\n", NEW, "\n"
+        return f"{text.rstrip()}\n\n", NEW, SHOWN, "\n"
     is_whole = len(begins) == num_ends == 1 and begins[0].end() <= text.index(ENDS)
     got = f"{page} with {len(begins)} and {num_ends} of them"
     advice = "mend them by hand, or remove both"
     require(is_whole, f"both marks of a report's part, once and in order, in {OPTION}", got, advice)
-    _tables_named(mark := begins[0].group(), page)
-    return text[: begins[0].start()], mark, text[text.index(ENDS) + len(ENDS) :]
+    [begin] = begins
+    names = _tables_named(begin.group(1), page)
+    return text[: begin.start()], begin.group(), names, text[text.index(ENDS) + len(ENDS) :]
 
 
-def _tables_named(mark: str, page: Path) -> tuple[str, ...]:
-    """Return the names of tables in a page's first mark, all of them if it names none."""
-    begin = BEGINS.fullmatch(mark)
-    if begin is None or begin.group(1) is None:
+def _tables_named(text: str | None, page: Path) -> Sequence[str]:
+    """Return the tables that a page's first mark names, all of them if it names none."""
+    if text is None:
         return SHOWN
-    names = tuple(name.strip() for name in begin.group(1).split(","))
+    names = [name.strip() for name in text.split(",")]
     strange = [name for name in names if name not in SHOWN]
     known = f"tables out of {', '.join(SHOWN)} in the mark of {page}"
     require(not strange, known, ", ".join(strange), "correct the mark")

@@ -116,7 +116,7 @@ CAPTIONS = {
     "forgetting_and_cost": "KID at the last epoch of adaptation: own = above its lowest so far; "
     "global = lost for existing clients; replaced = lost if only the adapted client is left. "
     "Seconds to fit one: of a new client's fit alone; per new client: to look at it as well, "
-    "on one worker. "
+    "on one worker, on the machine and beside the work that it had. "
     "Bytes: those of pre-training; the total counts all clients and rounds, up and down.",
     "privacy": "Of runs that `spire audit` has seen. |cos|: an embedding against what the server "
     "computes from one message, by the best attack, median over clients; chance: the largest "
