@@ -211,17 +211,12 @@ def report(
     from pipeline.config.load import load_config
     from sweeps.report.make import make_report
     from sweeps.report.stretches import read_stretches
-    from sweeps.report.study_page import check_study_page, write_study_page
 
     tracking = load_config(None, _words(settings, ("tracking.",))).tracking
     stretches = read_stretches(_texts(rows_from))
     words = _texts(names if names is not None else [] if rows_from else "last")
     folder, file = (None if path is None else Path(path) for path in (out, rows))
-    page = check_study_page(readme, file)
-    written = make_report(tracking, words, folder, file, stretches)
-    if page:
-        write_study_page(page, written)
-    return written
+    return make_report(tracking, words, folder, file, stretches, readme)
 
 
 def write_images(

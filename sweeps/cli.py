@@ -100,17 +100,14 @@ def report(args: argparse.Namespace) -> Answer:
     from sweeps.report.files import report_json
     from sweeps.report.make import make_report
     from sweeps.report.stretches import read_stretches
-    from sweeps.report.study_page import check_study_page, write_study_page
     from sweeps.report.terminal import report_text
 
     names, settings = split_words(args.words)
     tracking = load_config(None, allowed(settings, ("tracking.",))).tracking
     out, rows = (None if path is None else Path(path) for path in (args.out, args.rows))
     names = names or ([] if args.rows_from else ["last"])
-    page = check_study_page(args.readme, rows)
-    written = make_report(tracking, names, out, rows, read_stretches(args.rows_from))
-    if page:
-        write_study_page(page, written)
+    stretches = read_stretches(args.rows_from)
+    written = make_report(tracking, names, out, rows, stretches, args.readme)
     return Answer(report_text(written), report_json(written))
 
 

@@ -1,6 +1,7 @@
 """The report of a sweep, from the runs in MLflow, and rows of others, to pages.
 
 make         `spire report`, from top to bottom; the place to begin
+compose      what a report says, of what it is made
 groups       runs by task, method and setting
 captions     tasks with captions, in which KID orders nothing
 stats        means, intervals and paired differences

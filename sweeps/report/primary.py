@@ -5,9 +5,15 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from pipeline.config.build import build
+from pipeline.config.safe_yaml import read_plain
 from pipeline.results.metric_names import COVERED_RATIO, FLD_EXCESS, NN_EXCESS, NN_SHARE
-from sweeps.primary import MEASURES, Primary, Run, agree, planned_tasks
+from spire_core.errors import ConfigError
+from sweeps.design.config import SweepConfig
+from sweeps.design.planned import planned_runs
+from sweeps.primary import MEASURES, Primary, Run, agree, planned_tasks, primaries
 from sweeps.report.groups import Group, Values, best_groups, by_task, label
+from sweeps.report.origins import SWEEP_FILE
 from sweeps.report.stats import Estimate, equivalence_p, holm_within, paired, two_sided_p
 from sweeps.report.tables import Cell, Table, made_table
 
@@ -68,8 +74,27 @@ class Finding:
         return f"{math.exp(mean):.3g} [{', '.join(f'{end:.3g}' for end in ends)}]"
 
 
+def recorded_findings(
+    sweep_file: str, groups: Sequence[Group], chosen_by: str
+) -> tuple[list[Finding], list[str]]:
+    """Return the primary comparisons that a sweep's run recorded when it began, and notes.
+
+    `sweep_file`: the sweep's settings as YAML; "" of a report without a sweep.
+    """
+    sweep = read_plain(sweep_file, SWEEP_FILE) if sweep_file else {}
+    compared, planned, notes = list[Primary](), [], []
+    try:
+        compared = primaries(sweep.get("primary", ()))
+        planned = planned_runs(build(SweepConfig, sweep), compared) if compared else []
+    except ConfigError as error:  # of an earlier version, or with plugins that are not here
+        what = "corrected for tasks that have not run" if compared else "among these tables"
+        notes = [f"Primary comparisons are not {what}: {error}."]
+    num_seeds = len(sweep.get("seeds", ()))
+    return findings(compared, groups, chosen_by, planned, num_seeds), notes
+
+
 def findings(
-    primaries: Sequence[Primary],
+    compared: Sequence[Primary],
     groups: Sequence[Group],
     chosen_by: str,
     planned: Sequence[Run] = (),
@@ -82,7 +107,7 @@ def findings(
     their best setting by the compared score, or by `chosen_by` where that one is in `NO_CHOICE`:
     the least copied are not the best. `num_seeds`: those of the study.
     """
-    made = [one for primary in primaries for one in _compared(primary, groups, chosen_by, planned)]
+    made = [one for primary in compared for one in _compared(primary, groups, chosen_by, planned)]
     differ = [None if one.effect is None else two_sided_p(one.effect) for one in made]
     match = [
         None if one.effect is None else equivalence_p(one.effect, one.primary.limit) for one in made

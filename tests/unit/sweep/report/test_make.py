@@ -19,7 +19,7 @@ from pipeline.files.paths import JOB_MARK
 from pipeline.tracking.attachments import NOTE
 from pipeline.tracking.tracker import Tracker
 from spire_core.errors import ClusterError, ConfigError, RunError
-from sweeps.report import make, origins
+from sweeps.report import compose, origins
 from sweeps.report.answers import ONE_SEED
 from sweeps.report.contents import Report
 from sweeps.report.files import report_json
@@ -497,7 +497,7 @@ def test_a_report_that_fails_leaves_the_first_as_it_is(
     def gone(*_: Any) -> None:
         raise ClusterError("expected the store to answer, got nothing: start it")
 
-    monkeypatch.setattr(make, "curves_of", gone)
+    monkeypatch.setattr(compose, "curves_of", gone)
     with pytest.raises(ClusterError, match="expected the store to answer"):
         make_report(store, ["fedavg_ft-s1"], tmp_path)
     assert {p: p.read_bytes() for p in tmp_path.rglob("*.*") if p.is_file()} == before
@@ -510,7 +510,7 @@ def test_a_sweeps_file_of_its_users_is_kept(
     (tmp_path / "sweep.yaml").write_text(text)
     told = origins.origin_of
     monkeypatch.setattr(
-        make, "origin_of", lambda *args: replace(told(*args), sweep_file="preset: smoke")
+        compose, "origin_of", lambda *args: replace(told(*args), sweep_file="preset: smoke")
     )
     with pytest.raises(ConfigError, match=r"a folder without a file sweep\.yaml that is not a rep"):
         make_report(store, ["local-s1"], tmp_path)

@@ -19,10 +19,14 @@ from spire_core.errors import ConfigError
 from sweeps.design.config import SweepConfig
 from sweeps.design.planned import planned_runs
 from sweeps.primary import Primary, Run, Side, check_primaries, planned_tasks, primaries
-from sweeps.report.contents import Origin
 from sweeps.report.groups import group_runs
-from sweeps.report.make import _findings
-from sweeps.report.primary import Finding, findings, primary_answers, primary_table
+from sweeps.report.primary import (
+    Finding,
+    findings,
+    primary_answers,
+    primary_table,
+    recorded_findings,
+)
 from sweeps.report.stats import Estimate, equivalence_p, estimate, holm, two_sided_p
 
 KID, TV = "final/adapt_kid_after", "final/adapt_tv_after"
@@ -442,16 +446,16 @@ def test_a_planned_task_is_that_of_a_whole_trial() -> None:
 
 def test_a_recorded_file_that_is_refused_by_now_is_a_note() -> None:
     file = "name: study\npreset: gone\nseeds: [0, 1, 2, 3, 4]\nprimary: [{method: fedavg_ft}]\n"
-    (found,), (note,) = _findings(Origin(sweep_file=file), group_runs(RUNS), KID)
+    (found,), (note,) = recorded_findings(file, group_runs(RUNS), KID)
     assert found.verdict == "higher on 4 of 5 seeds"
     assert note.startswith("Primary comparisons are not corrected for tasks that have not run: exp")
-    assert _findings(Origin(), group_runs(RUNS), KID) == ([], [])
+    assert recorded_findings("", group_runs(RUNS), KID) == ([], [])
 
 
 @pytest.mark.parametrize("entry", ["measure: final/adapt_gone", "gone: 1", "method: gone"])
 def test_a_recorded_comparison_that_is_unknown_by_now_is_a_note(entry: str) -> None:
     file = f"name: study\npreset: smoke\nseeds: [0]\nprimary: [{{{entry}}}]\n"
-    found, (note,) = _findings(Origin(sweep_file=file), group_runs(RUNS), KID)
+    found, (note,) = recorded_findings(file, group_runs(RUNS), KID)
     assert found == []
     assert note.startswith("Primary comparisons are not among these tables: expected ")
 
