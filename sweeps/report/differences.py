@@ -72,7 +72,8 @@ CAPTION = (
 BY_SETTING = (
     "Each method minus SPIRE on {score} at each of SPIRE's settings, paired on seeds, each at its "
     "best rate of adaptation. A method stands there if it was run at that setting, apart from what "
-    "it does not read, such as the size of an embedding that it has not got."
+    "it does not read, such as the size of an embedding that it has not got. Log ratio: mean of "
+    "log(method / SPIRE), which does not shrink as both scores do."
 )
 
 WITHIN = (
@@ -163,9 +164,10 @@ def setting_differences_table(groups: Sequence[Group], metric: str) -> Table | N
                     continue
                 theirs, ours = at[place]
                 difference = paired(theirs.values(metric), ours.values(metric))
+                ratio = paired(theirs.logs(metric), ours.logs(metric)) if metric in RATIOS else None
                 if difference is not None:
-                    rows.append((label(task), label(place), method, *compared(difference)))
-    columns = ("task", "setting", "method", *COMPARED)
+                    rows.append((label(task), label(place), method, *compared(difference), ratio))
+    columns = ("task", "setting", "method", *COMPARED, "log ratio")
     title, text = "Differences setting by setting", BY_SETTING.format(score=SCORES[metric])
     return made_table("by_setting", title, text, columns, rows)
 

@@ -343,6 +343,12 @@ def test_setting_by_setting_a_method_stands_with_all_that_it_reads() -> None:
         ("eval.guidance=1, model.d_emb=64", "fedavg_ft", "9"),
         ("eval.guidance=2, model.d_emb=64", "fedavg_ft", "27"),
     ]
+    assert [table.columns[-1], *(math.exp(row[-1].mean) for row in table.rows)] == [
+        "log ratio",
+        pytest.approx(10 / 2),
+        pytest.approx(10 / 1),
+        pytest.approx(30 / 3),
+    ]
     assert setting_differences_table(group_runs(runs[:2] + runs[4:6]), KID) is None  # one setting
     assert setting_differences_table(group_runs(runs[:4]), KID) is None  # nobody else
 
