@@ -19,6 +19,7 @@ A study's `published.csv` has a line for each number:
     against_where   settings of the runs compared with; blank: those of where
     family     of primary comparisons that are corrected together
     against_clients clients of the runs compared with; blank: those of clients
+    against_measure the measure of the runs compared with, such as kid_before; blank: measure
 
 A score of a run is the mean over its clients; min and max are over runs. half is half of the 95 %
 interval over seeds. ratio, low, high, p, holm and equivalence are of logarithms of paired scores,
@@ -89,12 +90,18 @@ class Published:
     against_where: str = ""
     family: str = ""
     against_clients: str = ""
+    against_measure: str = ""
 
     @property
     def other(self) -> "Published":
         """The line of the runs that are compared with."""
-        where, clients = self.against_where or self.where, self.against_clients or self.clients
-        return replace(self, method=self.against, where=where, clients=clients)
+        return replace(
+            self,
+            method=self.against,
+            measure=self.against_measure or self.measure,
+            where=self.against_where or self.where,
+            clients=self.against_clients or self.clients,
+        )
 
     @property
     def test(self) -> tuple[Hashable, ...]:
@@ -102,7 +109,8 @@ class Published:
         is_equivalence = self.statistic == "equivalence"
         sides = frozenset((one.method, frozenset(one.normal)) for one in (self, self.other))
         kinds = frozenset(one.clients or NEW for one in (self, self.other))
-        of_clients = (self.measure, kinds, self.is_of_logs)
+        measures = frozenset((self.measure, self.other.measure))
+        of_clients = (measures, kinds, self.is_of_logs)
         return (is_equivalence, float(self.margin) if is_equivalence else 0, sides, *of_clients)
 
     @property
@@ -222,7 +230,8 @@ def _paired_clients(rows: Sequence[Row], one: Published) -> dict[tuple[str, ...]
 def _num_above(rows: Sequence[Row], one: Published) -> float:
     """Return of how many new clients a line's score is higher with its method."""
     scores = [
-        [_score(row, one.measure) for row in pair] for pair in _paired_clients(rows, one).values()
+        (_score(own, one.measure), _score(other, one.other.measure))
+        for own, other in _paired_clients(rows, one).values()
     ]
     known = [(a, b) for a, b in scores if a is not None and b is not None]
     if not known or len(known) < len(scores):

@@ -169,6 +169,15 @@ def test_clients_of_one_kind_are_compared_with_those_of_another() -> None:
         published_values(rows, [replace(one, against_clients="")])
 
 
+def test_one_score_is_compared_with_another_of_the_same_runs() -> None:
+    """KID after, by that before: twice as high for each of two clients on three seeds."""
+    rows = [own | {"kid_before": str(float(own["kid_after"]) / 2)} for own in ROWS]
+    itself = {"method": "spire", "against": "spire", "against_measure": "kid_before"}
+    lines = [line(name, **itself) for name in ("ratio", "pairs", "num_above")]
+    assert published_values(rows, lines) == [pytest.approx(2.0), 3, 6]
+    assert replace(lines[0], against_measure="").test != lines[0].test
+
+
 def test_clients_with_a_higher_score_are_counted_one_by_one() -> None:
     """Two clients on three seeds: all six of the other method are higher, then all but one."""
     assert published_values(ROWS, [line("num_above")]) == [6]
