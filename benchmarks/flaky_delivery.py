@@ -167,7 +167,7 @@ def deliver(address: str, root: Path, is_new: bool) -> tuple[str, dict[str, Any]
     run_dir = make_run_dir(config, run_id, run_id, address)
     write_outbox(run_dir)
     # Made without a request: the first contact is not the subject here.
-    with first_contact(config, address) as client:
+    with first_contact(address) as client:
         sink = MlflowSink(client, run_id, run_dir, is_new)
     began = time.monotonic()
     relay = RelayThread(run_dir, sink, run_id)

@@ -205,7 +205,10 @@ def _fulfils(cell: str, sign: str, value: str) -> bool:
 def _compared(rows: Sequence[Row], one: Published, is_log: bool) -> Estimate:
     sides = [by_seed(rows, side) for side in (one, one.other)]
     if is_log:
-        sides = [{pair: math.log(score) for pair, score in side.items()} for side in sides]
+        both = sides[0].keys() & sides[1].keys()
+        if any(side[pair] <= 0 for side in sides for pair in both):
+            raise DataError(f"expected scores above zero for a ratio of {one.measure}, got others")
+        sides = [{pair: math.log(side[pair]) for pair in both} for side in sides]
     difference = paired(*sides)
     if difference is None:
         raise DataError(f"expected seeds that {one.method} and {one.against} share, got none")

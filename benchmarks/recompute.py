@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
+from benchmarks.ended import ended
 from benchmarks.published import (
     TOLERANCE,
     Families,
@@ -236,4 +237,4 @@ def main(folders: Iterable[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(ended(lambda: main(sys.argv[1:])))

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from benchmarks.ended import USER_ERROR, ended
 from benchmarks.published import Published, published_values, read_rows
 from benchmarks.quotes import Edit, edited, edits_of
 from benchmarks.recompute import DOCS, families_of, findings_of, groups_of
@@ -72,10 +73,13 @@ def refresh(folder: Path, docs: Path = DOCS) -> int:
 
 def main(folders: Sequence[str]) -> int:
     """Refresh these studies, and return the exit code."""
+    if not folders:
+        print(__doc__, file=sys.stderr)
+        return USER_ERROR
     for folder in folders:
         print(f"{folder}: {refresh(Path(folder))} numbers changed")
-    return int(not folders)
+    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(ended(lambda: main(sys.argv[1:])))

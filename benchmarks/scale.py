@@ -30,7 +30,7 @@ from spire_core.federated.update_checks import CheckedUpdate, check_update
 
 PARAMETERS = {"0.46 M": 463_364, "36 M": 35_700_000, "1 B": 1_000_000_000}
 COHORTS, ACTORS = (100, 1_000, 10_000), (2, 8, 64)
-SIZE, NUM_EXAMPLES, TOTAL, REPEATS = 4_000_000, 64, 64_000, 7
+SIZE, NUM_EXAMPLES, REPEATS = 4_000_000, 64, 7
 SUM_BYTES = 8  # of a number in a sum
 NETWORK_BYTES_S = 10e9 / 8  # of a node, where it is the limit: assumed, 10 Gbit/s
 GB = 1e9

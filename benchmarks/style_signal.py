@@ -3,7 +3,7 @@
 For each new client of a world, the KID between its held-out images and equally many real images of
 all pre-training clients: what a perfect model that is not personal would score. One process.
 
-    python benchmarks/style_signal.py study-styles-cpu partition.style=rotation
+    python -m benchmarks.style_signal study-styles-cpu partition.style=rotation
 """
 
 import sys
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from benchmarks.ended import USER_ERROR, ended
 from pipeline.federation.setup import prepare
 from spire_core.evaluation.extractors import make_extractor
 from spire_core.evaluation.kid import kid
@@ -39,10 +40,13 @@ def unpersonal_kids(sweep_name: str, overrides: Sequence[str]) -> list[float]:
 
 def main(words: Sequence[str]) -> int:
     """Print the KIDs, and return the exit code."""
+    if not words:
+        print(__doc__, file=sys.stderr)
+        return USER_ERROR
     kids = unpersonal_kids(words[0], words[1:])
     print("KID", *(f"{value:.3f}" for value in kids), f"mean {np.mean(kids):.3f}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(ended(lambda: main(sys.argv[1:])))

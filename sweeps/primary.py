@@ -50,6 +50,7 @@ SAME_FOR_ALL = ("resources.", "tracking.", "data.root")
 # Settings of a task: scores of runs that differ in them cannot be compared.
 TASK = ("data.", "partition.", "federation.num_clients", "federation.num_new_clients")
 TASK += ("privacy.adapt.epsilon", "privacy.adapt.delta")  # a promise is no choice of a method
+TASK += ("privacy.rounds.epsilon", "privacy.rounds.delta", "eval.reference")
 TASK += ("adapt.num_images", "eval.num_images", "eval.num_clients", "eval.kid_")
 TASK += ("eval.num_loss_images",)
 Run = tuple[str, Mapping[str, str]]  # a method, and all params of a run with it

@@ -69,7 +69,9 @@ def _answered(args: argparse.Namespace) -> int:
     except SpireError as error:
         say(f"spire {args.verb}: {one_line(str(error))}")
         return USER_ERROR
-    except (OSError, MemoryError) as error:  # of the machine: no right, no space, no memory
+    except (OSError, MemoryError, RuntimeError) as error:  # of the machine: no right, space, memory
+        if isinstance(error, RuntimeError) and not _lacks_memory(error):
+            raise
         reason = one_line(str(error)) or "too little memory"
         say(
             f"spire {args.verb}: expected files that can be used and memory enough, got {reason}: "
@@ -80,6 +82,13 @@ def _answered(args: argparse.Namespace) -> int:
         say(": ".join((f"spire {args.verb}", "interrupted", *map(str, interrupt.args))))
         return INTERRUPTED
     return answer.exit_code
+
+
+def _lacks_memory(error: RuntimeError) -> bool:
+    """Return whether an error is torch's of a machine's memory or of a GPU's."""
+    torch = sys.modules.get("torch")
+    is_of_gpu = torch is not None and isinstance(error, torch.OutOfMemoryError)
+    return is_of_gpu or "DefaultCPUAllocator" in str(error)
 
 
 def _open_closed_streams() -> None:

@@ -137,7 +137,7 @@ def _deliver(
         address = readable_uri(config)
         if begun is None:
             name_address(run_dir, "its store is", address)
-        with first_contact(config, address) as client:
+        with first_contact(address) as client:
             run = run_of(client, run_id)
             if run is None:
                 return 0, "its store does not know it: name another with tracking.uri=URI"

@@ -84,17 +84,17 @@ def _records(file: Path) -> Sequence[dict[str, Any]]:
     """Return the rows of a file as dictionaries; DataError for a file that cannot be read."""
     try:
         if file.suffix.lower() == ".parquet":
-            return _limited(_parquet_rows(file), file)
+            return _limited(_parquet_rows(file))
         if file.suffix.lower() == ".csv":
             with file.open(encoding="utf-8-sig", newline="") as text:
                 table = csv.DictReader(text, strict=True)
                 _refuse_twins(table.fieldnames or ())
-                return _limited(table, file)
+                return _limited(table)
         if file.suffix.lower() in (".jsonl", ".ndjson"):
             with file.open(encoding="utf-8-sig") as text:
                 lines = (line for line in text if line.strip())
                 found = (json.loads(line, object_pairs_hook=_object) for line in lines)
-                return _limited(found, file)
+                return _limited(found)
     except (*UNREADABLE, csv.Error, RecursionError) as error:
         reason, advice = " ".join(str(error).split()), "correct it"
         if not file.exists():
@@ -129,7 +129,7 @@ def _refuse_twins(names: Sequence[str]) -> None:
             raise ValueError(f"{names.count(name)} columns named {name!r:.80}")
 
 
-def _limited(records: Iterable[Any], file: Path) -> list[dict[str, Any]]:
+def _limited(records: Iterable[Any]) -> list[dict[str, Any]]:
     rows = []
     for record in records:
         if not isinstance(record, dict):

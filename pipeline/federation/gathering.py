@@ -82,8 +82,7 @@ class Gatherer:
         """Return the reports of all clients; raises the error of one that cannot be had."""
 
         def run(some: list[Group]) -> list[Reports | SpireError]:
-            results = zip(some, self._train(some, round_), strict=True)
-            outcomes = [_sorted_out(group, result, round_) for group, result in results]
+            outcomes = [_sorted_out(result, round_) for result in self._train(some, round_)]
             return [reports if error is None else error for reports, error in outcomes]
 
         merged: Reports = {}
@@ -98,8 +97,8 @@ class Gatherer:
         """
         reports: Reports = {}
         errors: list[SpireError | None] = []
-        for group, result in self._train_split(groups, round_):
-            usable, error = _sorted_out(group, result, round_)
+        for _, result in self._train_split(groups, round_):
+            usable, error = _sorted_out(result, round_)
             reports |= usable
             errors.append(error)
         client_ids = [client_id for group in groups for client_id in group]
@@ -143,7 +142,7 @@ class Gatherer:
 
 
 def _sorted_out(
-    group: Group, result: list[ClientReport] | ClientFailure, round_: OpenRound
+    result: list[ClientReport] | ClientFailure, round_: OpenRound
 ) -> tuple[Reports, SpireError | None]:
     """Return the reports of a group without faults, and the error that the faults are."""
     if isinstance(result, ClientFailure):

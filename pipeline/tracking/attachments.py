@@ -29,7 +29,7 @@ def attach(
 
     uri = readable_uri(config)
     try:
-        with first_contact(config, uri) as client:
+        with first_contact(uri) as client:
             for file in files:
                 place = Path("report", file.relative_to(folder).parent)
                 client.log_artifact(run_id, str(file), place.as_posix())

@@ -44,7 +44,7 @@ def claim(run_dir: Path, given: TrackingConfig, overrides: Sequence[str] = ()) -
         tracking = replace(given, uri=given.uri or recorded.stored_uri)
         uri = readable_uri(tracking)
         name_address(run_dir, "its store is", uri)
-        with first_contact(tracking, uri) as client:
+        with first_contact(uri) as client:
             addresses = artifact_addresses(client, check_run(client, record, uri), False)
         for address in addresses:
             name_address(run_dir, "its artifacts go to", address)

@@ -61,7 +61,7 @@ def sweep_runs(
     answer.
     """
     uri = readable_uri(config)
-    with first_contact(config, uri) as client:
+    with first_contact(uri) as client:
         store = _Store(client, _experiments(client))
         matches = [store.expand(word) for word in words]
     runs = {run.run_id: run for _, several in matches for run in several}
@@ -76,7 +76,7 @@ def histories(
 
     If a step has several values the latest counts. Values that are not finite are left out.
     """
-    with first_contact(config, readable_uri(config)) as client:
+    with first_contact(readable_uri(config)) as client:
         logged = {key: client.get_metric_history(run_id, key) for key in keys}
     curves = {}
     for key, metrics in logged.items():
@@ -90,7 +90,7 @@ def artifact_bytes(config: TrackingConfig, run_id: str, path: str) -> bytes | No
 
     ClusterError if the store does not answer.
     """
-    with first_contact(config, readable_uri(config)) as client:
+    with first_contact(readable_uri(config)) as client:
         listed = client.list_artifacts(run_id, str(Path(path).parent))
         if path not in {file.path for file in listed}:
             return None
@@ -120,7 +120,7 @@ def is_known(value: float | None) -> bool:
 
 def adopt(config: TrackingConfig, run_ids: Iterable[str], parent_run_id: str) -> None:
     """Nest runs below a sweep's run, except deleted ones; raises as `check_store` does."""
-    with first_contact(config, tracking_uri(config)) as client:
+    with first_contact(tracking_uri(config)) as client:
         nested = {run.run_id for run in _Store(client, _experiments(client)).below(parent_run_id)}
         for run_id in run_ids:
             if run_id not in nested and stage_of(client, run_id) == "active":

@@ -38,7 +38,7 @@ FIRST_CONTACT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_R
 
 
 @contextlib.contextmanager
-def first_contact(config: TrackingConfig, uri: str) -> "Iterator[MlflowClient]":
+def first_contact(uri: str) -> "Iterator[MlflowClient]":
     """Yield a client; whatever the store raises meanwhile becomes one sentence, within seconds."""
     _quiet_mlflow()
     from mlflow import MlflowClient

@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 def check_store(config: TrackingConfig) -> None:
     """Raise ClusterError or ConfigError, within seconds, unless the store answers."""
     if config.enabled:
-        with first_contact(config, tracking_uri(config)) as client:
+        with first_contact(tracking_uri(config)) as client:
             client.search_experiments(max_results=1)
 
 
@@ -53,7 +53,7 @@ def is_deleted(run_dir: Path, config: TrackingConfig) -> bool:
     """
     stage = "none"
     if config.enabled:
-        with first_contact(config, tracking_uri(config)) as client:
+        with first_contact(tracking_uri(config)) as client:
             stage = stage_of(client, run_dir.name)
     return stage == "deleted" or (stage == "none" and not (run_dir / RECORD).is_file())
 
@@ -76,7 +76,7 @@ def end_run(run_dir: Path, config: TrackingConfig, status: Status) -> None:
         outbox.append("status", status=status)
     if num_waiting(run_dir):
         try:
-            with first_contact(config, tracking_uri(config)) as client:
+            with first_contact(tracking_uri(config)) as client:
                 sink = MlflowSink(client, record["run_id"], run_dir)
             relay_all(run_dir, sink)
         except ClusterError as error:
@@ -95,7 +95,7 @@ def drop_runs(config: TrackingConfig, tags: Mapping[str, str]) -> None:
     uri = tracking_uri(config)
     tagged = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
     wanted = " and ".join([*tagged, "attributes.status != 'FINISHED'"])
-    with first_contact(config, uri) as client:
+    with first_contact(uri) as client:
         for run in client.search_runs([experiment_id(client, config, uri)], wanted):
             client.delete_run(run.info.run_id)
             shutil.rmtree(tracking_root(config) / "runs" / run.info.run_id, ignore_errors=True)
@@ -157,7 +157,7 @@ class Tracker(RunLog):
             note_begun(tracking_root(config), run_id, Begun())
             return NullTracker(run_id, make_run_dir(config, run_id, run_name, None, kind))
         uri = tracking_uri(config)
-        with first_contact(config, uri) as client:
+        with first_contact(uri) as client:
             masked = {key: mask(value) for key, value in (origin_tags() | dict(tags)).items()}
             if parent_run_id is not None:
                 masked["mlflow.parentRunId"] = parent_run_id
@@ -187,7 +187,7 @@ class Tracker(RunLog):
         uri = tracking_uri(config)
         if begun is None:
             name_address(run_dir, "its store is", uri)
-        with first_contact(config, uri) as client:
+        with first_contact(uri) as client:
             run = check_run(client, record, uri)
             addresses = artifact_addresses(client, run, begun is not None)
         check_addresses(addresses, begun, run_dir, root)

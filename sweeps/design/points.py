@@ -208,4 +208,7 @@ def _draw(axis: Any, u: float) -> Any:
 
 
 def _rounded(axis: Mapping[str, Any], value: float) -> float:
-    return round(value) if axis.get("integer") else float(f"{value:.4g}")
+    """Return a drawn value with few digits, inside the axis' range."""
+    if axis.get("integer"):
+        return round(value)
+    return min(max(float(f"{value:.4g}"), axis["min"]), axis["max"])

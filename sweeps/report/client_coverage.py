@@ -124,12 +124,13 @@ def lead_of(
 ) -> tuple[float, float] | None:
     """Return a client's hull TV, and the logarithm of their score divided by ours.
 
-    None where one is missing or a score is not above zero, or after other numbers of steps.
+    None where one is missing or a score is not above zero, or after other or unknown steps.
     """
     numbers = ("hull_tv", "steps", column)
     hull, steps, score = (as_number(str(theirs.get(key))) for key in numbers)
     _, own_steps, own = (as_number(str(ours.get(key))) for key in numbers)
-    if hull is None or score is None or own is None or min(score, own) <= 0 or steps != own_steps:
+    is_fair = steps is not None and steps == own_steps
+    if hull is None or score is None or own is None or min(score, own) <= 0 or not is_fair:
         return None
     return hull, math.log(score) - math.log(own)
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.tracking.mlflow_queries import is_known
-from sweeps.report.groups import UNSET, Group, by_task, gathered, label
+from sweeps.report.fit_axis import sets_aside
+from sweeps.report.groups import Group, by_task, gathered, label
 from sweeps.report.stats import Estimate, combined_p, estimate
 from sweeps.report.tables import HEAD, Cell, Table, head, made_table
 
@@ -48,21 +49,14 @@ def controls_table(groups: Sequence[Group], rows: Rows) -> Table | None:
             for control, name in OWN.items():
                 if (cells := _cells(group, control, rows)) is not None:
                     found.append((*head(group), name, *cells))
-        for some, alike in gathered(having, _sets_aside).items():
+        for is_part, alike in gathered(having, sets_aside).items():
+            some = ", some set aside" if is_part else ""
             source = max(alike, key=lambda group: len(group.runs))
             for control, name in SHARED.items():
                 if (cells := _cells(source, control, rows)) is not None:
                     found.append((label(task), "", "", name + some, *cells))
     columns = (*HEAD, "images", "n", *(title for title, _ in SCORES))
     return made_table("controls", "Controls of new clients", CAPTION, columns, found)
-
-
-def _sets_aside(group: Group) -> str:
-    """Return what is added to the names of controls where clients fit a part of their images."""
-    params = group.runs[0].params
-    chooses = params.get("adapt.early_stopping") == "True"
-    chooses |= params.get("adapt.guidance", UNSET) != UNSET
-    return ", some set aside" if chooses else ""
 
 
 def _cells(group: Group, control: str, rows: Rows) -> tuple[Cell, ...] | None:

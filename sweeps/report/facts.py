@@ -150,7 +150,10 @@ def notes_of(groups: Sequence[Group], chosen: Sequence[Group], metric: str) -> l
             "shown, which favours methods with more settings."
         )
     if len(by_task(groups)) > 1:
-        notes.append("Tasks differ in their data or in how they are measured: compare within one.")
+        notes.append(
+            "Tasks differ in their data, in how they are measured or in the privacy that they "
+            "promise: compare within one."
+        )
     if REFERENCE not in by_method(groups):
         notes.append(f"There is no finished run of {REFERENCE}: no differences against it.")
     if any(run.tags.get("dp") == "simulated" for group in groups for run in group.runs):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 from pipeline.results.params import default_params
 from spire_core.adaptation.set_aside import num_set_aside
+from spire_core.config.method import find_method
 from spire_core.federated.messages import steps_per_epoch
 from sweeps.report.groups import UNSET, Group, as_number
 
@@ -32,6 +33,13 @@ def epoch_steps(group: Group) -> int | None:
     if is_private or num_images is None or batch_size is None or fraction is None:
         return None
     left = int(num_images)
-    if params["adapt.early_stopping"] == "True" or params["adapt.guidance"] != UNSET:
+    if sets_aside(group):
         left -= num_set_aside(left, fraction)
     return steps_per_epoch(left, int(batch_size))
+
+
+def sets_aside(group: Group) -> bool:
+    """Return whether new clients fit a part of their images alone, as `Config.set_aside` says."""
+    params, record = {**default_params(), **group.runs[0].params}, find_method(group.method)
+    chooses = params["adapt.early_stopping"] == "True" or params["adapt.guidance"] != UNSET
+    return chooses and (record is None or bool(record.adapt_parts))

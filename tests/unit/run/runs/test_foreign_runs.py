@@ -377,7 +377,6 @@ def test_no_link_of_a_finished_run_is_followed(copy: Copy, victim: Path) -> None
 def test_locks_are_opened_without_following(
     tmp_path: Path, victim: Path, new_database: Path, home: Path
 ) -> None:
-    from pipeline.config.tracking import TrackingConfig
     from pipeline.runs.folder import run_lock
     from pipeline.tracking.mlflow_session import first_contact
     from pipeline.tracking.relay import sole_relay
@@ -389,7 +388,7 @@ def test_locks_are_opened_without_following(
     Path("mlflow.db.lock").unlink(missing_ok=True)
     Path("mlflow.db.lock").symlink_to(victim / "notes.txt")
     uri = f"sqlite:///{home}/mlflow.db"
-    for opened in (run_lock(home), sole_relay(home), first_contact(TrackingConfig(), uri)):
+    for opened in (run_lock(home), sole_relay(home), first_contact(uri)):
         with pytest.raises(RunError, match="got a link: delete it"), opened:
             pass
     assert contents(victim) == before

@@ -5,11 +5,22 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.config.build import known_keys
+from pipeline.config.schema import Config
 from spire_core.errors import ConfigError
 from sweeps.design.load import load_study, load_sweep
-from sweeps.primary import TUNED_KID, primaries
+from sweeps.primary import TASK, TUNED_KID, primaries
 
 AXES = "axes: {method: [spire, fedavg_ft], adapt.num_images: [4, 16], model.d_emb: [4, 8], %s}\n"
+
+
+OF_METHODS = {  # settings of privacy and of evaluation that runs of one task may differ in
+    "privacy": "noise_key adapt.clip_norm adapt.noise_multiplier adapt.steps adapt.draws adapt.lr "
+    "adapt.batch_size adapt.mechanism rounds.clip_norm rounds.clip_quantile rounds.mechanism "
+    "rounds.noise_multiplier rounds.noise_cohort",
+    "eval": "metrics every guidance guidance_interval text_guidance controls grid_images "
+    "batch_size extractor extractor_weights",  # by the hash of its weights: see `parameters`
+}
 
 
 def written(folder: Path, primary: str, more: str = "client.lr: [0.1]") -> str:
@@ -182,3 +193,10 @@ def test_a_file_that_is_whole_only_with_words_is_judged_with_them(tmp_path: Path
     file = written(tmp_path, "{method: local}", more)
     with pytest.raises(ConfigError, match="got 'local'"):
         load_sweep(file, words)
+
+
+def test_every_promise_and_every_way_of_scoring_is_a_task_of_its_own() -> None:
+    """A new setting of these groups is one or the other: a score is no choice among promises."""
+    keys = {key for key in known_keys(Config) if key.startswith(("privacy.", "eval."))}
+    named = {f"{group}.{key}" for group, own in OF_METHODS.items() for key in own.split()}
+    assert {key for key in keys if not key.startswith(TASK)} == named

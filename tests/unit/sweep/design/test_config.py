@@ -285,6 +285,11 @@ def test_the_last_draw_of_a_range_is_not_beyond_its_end(end: int, is_log: bool) 
     assert 0.99 * end < _draw(axis, 1 - 2**-53) <= end
 
 
+@pytest.mark.parametrize("u", [0.0, 0.5, 1 - 2**-53])
+def test_few_digits_do_not_lead_out_of_a_narrow_range(u: float) -> None:
+    assert 0.12341 <= _draw({"min": 0.12341, "max": 0.12349}, u) <= 0.12349
+
+
 def test_random_search_runs_a_point_that_it_draws_twice_once() -> None:
     axes = {"method": ["spire", "fedavg_ft"]}
     assert len(trials(sweep_of(axes=axes, search="random", num_trials=20))) == 2

@@ -239,6 +239,14 @@ def test_clients_that_cannot_be_compared_leave_their_world_out(spoilt: dict[str,
     assert line.task == "num_clients=24"
 
 
+def test_clients_whose_steps_nobody_knows_are_not_compared() -> None:
+    """Private fits, whose rows have no steps, may have taken different numbers of them."""
+    one, of_one = world("24", (0.0, 0.0, 0.4, 0.5), 1.25, -1.0)
+    for row in (row for rows in of_one.values() for row in rows):
+        row["steps"] = None
+    assert lines_of(one, of_one) == []
+
+
 def test_without_coverage_or_without_spire_there_is_no_table() -> None:
     runs, clients = world("24", (0.0, 0.0, 0.4, 0.5), 1.25, -1.0)
     same, of_same = world("24", (0.3, 0.3, 0.3), 1.25, -1.0)

@@ -9,6 +9,7 @@ import pytest
 from pipeline.tracking.mlflow_queries import TrackedRun
 from sweeps.report.controls import controls_table
 from sweeps.report.facts import facts_of
+from sweeps.report.fit_axis import sets_aside
 from sweeps.report.groups import group_runs
 from sweeps.report.stats import Estimate
 
@@ -79,6 +80,14 @@ def test_clients_that_set_images_aside_have_controls_of_their_own() -> None:
     shared = [row[at[1]] for row in table.rows if row[at[0]] == ""]
     aside = "copies of the training images, some set aside", "fresh images, some set aside"
     assert sorted(shared) == sorted(["copies of the training images", "fresh images", *aside])
+
+
+def test_a_method_that_fits_nothing_sets_nothing_aside() -> None:
+    """`fedavg` scores copies of all training images beside methods that choose an epoch."""
+    stopping = {"adapt.early_stopping": "True"}
+    groups = group_runs([replace(one, params=one.params | stopping) for one in RUNS])
+    fedavg = replace(groups[0], method="fedavg")
+    assert [sets_aside(group) for group in (*groups, fedavg)] == [True, True, False]
 
 
 def test_runs_without_controls_are_in_no_row() -> None:

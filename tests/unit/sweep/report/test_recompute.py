@@ -197,6 +197,7 @@ def test_lines_that_cannot_be_worked_out_are_named() -> None:
         (ROWS, line("median"), "a statistic out of mean, half, .* got 'median'"),
         (ROWS[:4], line("half"), "several seeds for an interval, got one"),
         ([*ROWS[:-1], {**ROWS[-1], "kid_after": ""}], line("mean"), "of each client of run .*: a"),
+        ([own | {"kid_after": "-0.1"} for own in ROWS], line("ratio"), "above zero for a ratio"),
     ):
         with pytest.raises(DataError, match=words):
             published_values(rows, [one])
