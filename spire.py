@@ -120,7 +120,7 @@ def draw(
     """
     from pipeline.cli.settings import plain
     from pipeline.config.build import build
-    from pipeline.inference.drawing import Drawing, check_scales
+    from pipeline.inference.drawing import Drawing, check_scales, scales
     from spire_core.config.checks import require
 
     _check_run(run)
@@ -130,10 +130,8 @@ def draw(
     check_scales(run, asked)
     whole = hasattr(seed, "__index__")  # of any size, where settings have 64 bits
     require(whole, "seed as int", repr(seed), "change its value")
-    client, scale, text_scale = asked.client_id, asked.guidance, asked.text_guidance
-    scale = run.guidance(client) if scale is None else scale
-    text_scale = run.config.text_guidance if text_scale is None else text_scale
-    return run.draw(client, asked.num_images, index(seed), scale, asked.prompt, text_scale)
+    scale, text_scale = scales(run, asked)
+    return run.draw(asked.client_id, asked.num_images, index(seed), scale, asked.prompt, text_scale)
 
 
 def adapt(

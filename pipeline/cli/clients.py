@@ -59,7 +59,7 @@ def sample(args: argparse.Namespace) -> Answer:
     from PIL import Image
 
     from pipeline.figures.image_grids import image_grid
-    from pipeline.inference.drawing import Drawing, check_scales
+    from pipeline.inference.drawing import Drawing, check_scales, scales
     from pipeline.runs.layout import SAMPLES
 
     saved.client_state(args.client)  # raises before a folder is made, as do the prompts
@@ -72,9 +72,7 @@ def sample(args: argparse.Namespace) -> Answer:
         _warn_of_null_text(saved)
     who = "population" if args.client is None else f"client_{args.client}"
     png = writable_png(args.out or saved.folder.parent / SAMPLES / f"{who}_seed{args.seed}.png")
-    guidance = saved.guidance(args.client) if args.guidance is None else args.guidance
-    stronger = args.text_guidance
-    text_guidance = saved.config.text_guidance if stronger is None else stronger
+    guidance, text_guidance = scales(saved, asked)
     num = args.num or (NUM_PER_PROMPT if args.prompt else NUM_IMAGES)
     images = np.concatenate(
         [

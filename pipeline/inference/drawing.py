@@ -59,3 +59,15 @@ def check_scales(
     is_met = drawing.guidance in (None, 1.0) or has_reference
     advice = "it leads away from what was drawn before adaptation, so leave it out"
     require(is_met, f"a run with pre-training with {scale}", config.method.name, advice)
+
+
+def scales(run: SavedRun, drawing: Drawing) -> tuple[float, float]:
+    """Return the scales of guidance and of text guidance that are drawn with.
+
+    What is not given is the client's own, or the run's.
+    """
+    guidance, text_guidance = drawing.guidance, drawing.text_guidance
+    return (
+        run.guidance(drawing.client_id) if guidance is None else guidance,
+        run.config.text_guidance if text_guidance is None else text_guidance,
+    )
