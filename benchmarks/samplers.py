@@ -76,7 +76,7 @@ def measure(
         scores, draw_s = [], 0.0
         for client_id in clients:
             began = time.perf_counter()
-            images = drawing.draw(client_id, num_images, seed, config.eval.guidance)
+            images = drawing.draw(client_id, num_images, seed, saved.guidance(client_id))
             draw_s += time.perf_counter() - began
             fake = extractor.features(torch.from_numpy(images))
             scores.append(kid(real[client_id], fake, *sizes).mean)
