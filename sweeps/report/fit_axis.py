@@ -15,8 +15,8 @@ STEPS = "optimizer steps of a client with adapt.num_images images"
 def fit_axis(groups: Sequence[Group]) -> tuple[str, Callable[[Group], int]]:
     """Return the axis' name, and what a group's epochs are multiplied by to stand on it.
 
-    The axis has epochs if the settings alone do not tell a client's steps. A client that holds fewer
-    than `adapt.num_images` images takes fewer steps, as the axis says.
+    The axis has epochs if the settings alone do not tell a client's steps. A client that holds
+    fewer than `adapt.num_images` images takes fewer steps, as the axis says.
     """
     if any(epoch_steps(group) is None for group in groups):
         return EPOCHS, lambda _: 1
