@@ -41,10 +41,10 @@ LENGTHS = LENGTH.with_suffix(".csv")
 FT = "full fine-tuning"
 NAMES: dict[str, dict[str, str]] = {  # of a comparison: by study, then by method and a setting
     "study-worlds-cpu": {
-        "fedavg_ft, federation.num_clients=30": f"{FT}, one class each, covered",
-        "fedavg_ft, federation.num_clients=135": f"{FT}, pairs, 44 of 48 covered",
-        "fedavg_ft, federation.num_clients=24": f"{FT}, pairs, 19 of 48 covered",
-        "fedavg_ft, federation.num_clients=96": f"{FT}, Dirichlet, 27 of 48 covered",
+        "fedavg_ft, federation.num_clients=30": f"{FT}, one class each, all known",
+        "fedavg_ft, federation.num_clients=135": f"{FT}, pairs, 44 of 48 known",
+        "fedavg_ft, federation.num_clients=24": f"{FT}, pairs, 19 of 48 known",
+        "fedavg_ft, federation.num_clients=96": f"{FT}, Dirichlet, none known",
     },
     "study-few-images-cpu": {"fedavg_ft": f"{FT}, Dirichlet"},
     "study-styles-cpu": {"fedavg_ft": f"{FT}, tints"},
