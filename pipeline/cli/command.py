@@ -42,8 +42,8 @@ class Answer:
 def run_command(argv: Sequence[str] | None, verbs: Sequence[AddVerb]) -> int:
     """Run `spire` with these arguments (None: the process's own) and return its exit code.
 
-    0: success. 1: a self-test or a trial failed, or entries still wait for their store. 2: an error
-    with a message of one sentence, such as a wrong setting. 130: interrupted.
+    0: success. 1: a self-test, a trial or a claim failed, or entries still wait for their store.
+    2: an error with a message of one sentence, such as a wrong setting. 130: interrupted.
     """
     _open_closed_streams()
     args = _parse(argv, verbs)

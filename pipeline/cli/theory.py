@@ -61,7 +61,10 @@ def theory(args: argparse.Namespace) -> Answer:
     parts.append("CPU seconds: " + ", ".join(f"{name} {s:.1f}" for name, s in times))
     where = "\n".join(f"figure   {path}" for path in result.figures)
     parts.append(where + (f"\ncompare  {ui_text(config.tracking)}" if ui else ""))
-    return Answer("\n\n".join(parts), _values(result, settings) | {"ui_command": ui})
+    claims = [claim for outcome in result.outcomes for claim in outcome.claims]
+    values = _values(result, settings) | {"ui_command": ui}
+    has_failed = any(claim.is_met is False for claim in claims)  # None: an observation
+    return Answer("\n\n".join(parts), values, exit_code=int(has_failed))
 
 
 def _folder(out: str | None) -> Path | None:

@@ -335,6 +335,15 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(spire, argv: list[str], part:
     assert part in err
 
 
+def test_a_claim_that_fails_is_exit_code_1(spire) -> None:
+    """Two steps of descent do not reach the weights, as enough replicates show."""
+    few = ("components.shapes=[general-3]", "components.slower=3", "components.replicates=200")
+    few += ("components.steps=2", "components.averaged=1", "tracking.enabled=false")
+    code, out, _ = spire("components", *few)
+    assert code == 1
+    assert "FAIL general-3: n * MSE" in out
+
+
 def test_a_mistake_shows_before_any_experiment_has_run(spire) -> None:
     for dry in ([], ["--dry-run"]):
         code, _, _ = spire("all", "components.shapes=[circle-1]", *dry)
