@@ -98,19 +98,19 @@ def composed(material: Material, name: str, folder: Path, rows: Path | None) -> 
     of_budgets = budget_pictures(material.groups, metric)
     notes = notes_of(material.groups, chosen, metric) + unplanned
     return Report(
-        name,
-        folder,
-        material.parent.run_id if material.parent else None,
-        [*primary_answers(found), *of_coverage, *answers_of(chosen, metric)],
-        facts_of(material.runs, material.used),
-        notes + rows_notes(material.runs, material.parent is not None),
-        [table for table in tables if table is not None],
-        [*primary_pictures(found), *of_budgets, *of_clients, *drawn],
-        sample_pictures(config, material.tracked, clients),
-        partition_pictures(config, material.tracked),
-        origin,
-        words_of(chosen),
-        rows,
+        name=name,
+        folder=folder,
+        parent_id=material.parent.run_id if material.parent else None,
+        answers=[*primary_answers(found), *of_coverage, *answers_of(chosen, metric)],
+        facts=facts_of(material.runs, material.used),
+        notes=notes + rows_notes(material.runs, material.parent is not None),
+        tables=[table for table in tables if table is not None],
+        pictures=[*primary_pictures(found), *of_budgets, *of_clients, *drawn],
+        samples=sample_pictures(config, material.tracked, clients),
+        partitions=partition_pictures(config, material.tracked),
+        origin=origin,
+        words=words_of(chosen),
+        rows=rows,
     )
 
 
