@@ -17,15 +17,8 @@ from itertools import zip_longest
 from pathlib import Path
 
 from benchmarks.ended import ended
-from benchmarks.published import (
-    TOLERANCE,
-    Families,
-    Published,
-    Row,
-    agree,
-    published_values,
-    read_rows,
-)
+from benchmarks.published import TOLERANCE, Published, agree, read_rows
+from benchmarks.published_values import Families, published_values
 from benchmarks.quotes import is_in, unlisted
 from spire_core.errors import DataError
 from sweeps.design.load import load_sweep, sweep_names
@@ -46,6 +39,7 @@ from sweeps.report.primary import Finding, findings, primary_table
 from sweeps.report.prompts import prompts_table
 from sweeps.report.row_runs import (
     AUDIT_METRICS,
+    Row,
     client_numbers,
     control_rows,
     rows_by_run,

@@ -16,7 +16,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from benchmarks.ended import USER_ERROR, ended
-from benchmarks.published import Published, published_values, read_rows
+from benchmarks.published import Published, read_rows
+from benchmarks.published_values import published_values
 from benchmarks.quotes import Edit, edited, edits_of
 from benchmarks.recompute import DOCS, families_of, findings_of, groups_of
 from sweeps.report.primary import primary_table

@@ -17,7 +17,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from benchmarks.published import Published, by_seed, read_rows
+from benchmarks.published import Published, read_rows
+from benchmarks.published_scores import by_seed
 from benchmarks.recompute import DOCS, findings_of, groups_of, lines_of
 from pipeline.figures.style import png_bytes
 from pipeline.files.atomic import write_whole

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import pytest
 from scipy.stats import binomtest
 
-from benchmarks.published import Row, read_rows
+from benchmarks.published import read_rows
 from benchmarks.recompute import DOCS, studies
-from sweeps.report.row_runs import NEW, rows_by_run
+from sweeps.report.row_runs import NEW, Row, rows_by_run
 
 Runs = list[Sequence[Row]]
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.published import Published, published_values
+from benchmarks.published import Published
+from benchmarks.published_values import published_values
 from benchmarks.recompute import (
     check_study,
     differing_cells,

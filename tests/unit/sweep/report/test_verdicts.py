@@ -5,7 +5,8 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from benchmarks.published import Published, agree, published_values, read_rows
+from benchmarks.published import Published, agree, read_rows
+from benchmarks.published_values import published_values
 from benchmarks.verdicts import (
     BARS,
     CLIENTS,
