@@ -29,6 +29,7 @@ from pipeline.results.diagnose import diagnose
 from pipeline.results.files import write_result
 from pipeline.results.metrics import summary_metrics
 from pipeline.results.recording import (
+    REVISION,
     log_adaptation,
     log_cross_losses,
     log_diagnoses,
@@ -37,6 +38,7 @@ from pipeline.results.recording import (
     log_summary,
     log_tuned,
     run_tags,
+    running_code,
 )
 from pipeline.results.result import Result
 from pipeline.runs.folder import run_lock
@@ -111,6 +113,7 @@ def resume_experiment(
         setting = with_participants(setting, run_dir, pretrained)
         with Tracker.resume(config.tracking, run_dir) as tracker:
             watcher.started(run_dir)
+            tracker.log_tags({REVISION: running_code()})  # its scores are this code's
             if not read_points(run_dir):  # it may have ended before it recorded its settings
                 log_setting(tracker, setting, extra_tags)
             result = _run(setting, tracker, watcher, pretrained, actors)

@@ -50,6 +50,7 @@ from spire_core.plugins import Plugin
 from spire_core.privacy.guarantee import UNIT
 
 MAX_PROFILE_BYTES = 20_000_000  # of a file that is sent to the store
+REVISION = "git_revision"  # the tag with the commit of the code that scored a run
 _log = logging.getLogger(__name__)
 
 
@@ -66,13 +67,18 @@ def run_tags(setting: FederationSetup, preset: str | None) -> dict[str, str]:
         "config_fingerprint": fingerprint(config),
         "extractor": setting.extractor,
         "extractor_hash": setting.extractor_hash,
-        "git_revision": git_revision() or "unknown",
+        REVISION: running_code(),
         NOTE: setting_note(config, preset),
         **({"backbone_hash": setting.backbone_hash} if setting.backbone_hash else {}),
         **({"text_hash": setting.text_hash} if setting.text_hash else {}),
         **{f"plugin.{p.kind}.{p.name}": _origin(p) for p in plugins_of(config)},
         **_privacy_tags(config),
     }
+
+
+def running_code() -> str:
+    """Return the commit of the running code, as far as it is known."""
+    return git_revision() or "unknown"
 
 
 def _origin(plugin: Plugin) -> str:

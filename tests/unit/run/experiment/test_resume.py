@@ -39,7 +39,7 @@ from pipeline.runs.folder import load_result
 from pipeline.runs.record import make_run_dir, make_runs_folder
 from pipeline.runs.start import load_start, save_start
 from pipeline.tracking.outbox import Outbox, read_points
-from pipeline.tracking.tracker import Status, Tracker
+from pipeline.tracking.tracker import NullTracker, Status, Tracker
 from spire_core.errors import ConfigError, RunError
 from spire_core.evaluation.classifier import WEIGHTS_DIR
 
@@ -184,7 +184,7 @@ def test_two_crashes_and_a_damaged_checkpoint_change_nothing(
 def test_coverage_is_worked_out_once(
     mnist_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A resumed run does not import scipy for it: it is half a second."""
+    """A resumed run does not import scipy for it: it is half a second. It names its own code."""
     calls = []
     found = world_rows.coverages
     monkeypatch.setattr(world_rows, "coverages", lambda *a: calls.append(a) or found(*a))
@@ -192,8 +192,12 @@ def test_coverage_is_worked_out_once(
     with pytest.raises(Crash):
         run_experiment(config, "smoke", crasher)
     assert len(calls) == 1
+    told: dict[str, str] = {}
+    monkeypatch.setattr(NullTracker, "log_tags", lambda _, tags: told.update(tags))
+    monkeypatch.setattr(run, "running_code", lambda: "later")
     resume_experiment(crasher.run_dir, config, Watcher())
     assert len(calls) == 1
+    assert told["git_revision"] == "later"
 
 
 @pytest.mark.parametrize("whole", ["spire"], indirect=True)
