@@ -41,7 +41,8 @@ from pathlib import Path
 
 from spire_core.errors import DataError
 from sweeps.report.groups import as_number
-from sweeps.report.row_runs import NEW
+from sweeps.report.row_runs import NEW, rows_by_run, run_of
+from sweeps.report.stretches import check_complete
 
 TOLERANCE = 1e-9  # of sums in another order
 CONDITION = re.compile(r"(?P<column>[\w.]+)\s*(?P<sign>=|>=|<)\s*(?P<value>[^=<>]+)")
@@ -51,6 +52,15 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     """Return a CSV file's rows."""
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def study_rows(folder: Path) -> list[dict[str, str]]:
+    """Return a study's rows of clients; DataError if a run lacks those of a new client."""
+    path = folder / "rows.csv"
+    rows = read_rows(path)
+    for own in rows_by_run(rows).values():
+        check_complete(path, run_of(own), own)
+    return rows
 
 
 def agree(one: str, other: str, abs_tol: float = TOLERANCE) -> bool:

@@ -17,13 +17,14 @@ from itertools import zip_longest
 from pathlib import Path
 
 from benchmarks.ended import ended
-from benchmarks.published import TOLERANCE, Published, agree, read_rows
+from benchmarks.published import TOLERANCE, Published, agree, read_rows, study_rows
 from benchmarks.published_values import Families, published_values
 from benchmarks.quotes import is_in, unlisted
 from spire_core.errors import DataError
 from sweeps.design.load import load_sweep, sweep_names
 from sweeps.design.planned import planned_runs
 from sweeps.primary import primaries
+from sweeps.report.choice import best_groups, choosing_metric
 from sweeps.report.client_coverage import ClientLine, client_coverage_table, client_lines
 from sweeps.report.controls import controls_table
 from sweeps.report.coverage import coverage_table
@@ -33,7 +34,7 @@ from sweeps.report.differences import (
     within_methods_table,
 )
 from sweeps.report.files import ESTIMATED, csv_text
-from sweeps.report.groups import Group, as_number, best_groups, choosing_metric, group_runs
+from sweeps.report.groups import Group, as_number, group_runs
 from sweeps.report.planes import plane_table
 from sweeps.report.primary import Finding, findings, primary_table
 from sweeps.report.prompts import prompts_table
@@ -133,7 +134,7 @@ def check_study(folder: Path, docs: Path = DOCS) -> tuple[int, int, list[str]]:
 
     DataError if nothing could be compared.
     """
-    rows = read_rows(folder / "rows.csv")
+    rows = study_rows(folder)
     groups = groups_of(rows)
     found = findings_of(folder.name, groups)
     agreeing, wrong = 0, list[str]()

@@ -16,7 +16,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from benchmarks.ended import USER_ERROR, ended
-from benchmarks.published import Published, read_rows
+from benchmarks.published import Published, read_rows, study_rows
 from benchmarks.published_values import published_values
 from benchmarks.quotes import Edit, edited, edits_of
 from benchmarks.recompute import DOCS, families_of, findings_of, groups_of
@@ -45,7 +45,7 @@ def refresh(folder: Path, docs: Path = DOCS) -> int:
     """Write a study's pages and `published.csv` again; return how many numbers changed."""
     file = folder / "published.csv"
     lines = [Published(**row) for row in read_rows(file)] if file.is_file() else []
-    rows = read_rows(folder / "rows.csv")
+    rows = study_rows(folder)
     compared = findings_of(folder.name, groups_of(rows))
     values = published_values(rows, lines, families_of(compared))
     places = range(len(lines))

@@ -17,7 +17,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from benchmarks.published import Published, read_rows
+from benchmarks.ended import ended
+from benchmarks.published import Published, study_rows
 from benchmarks.published_scores import by_seed
 from benchmarks.recompute import DOCS, findings_of, groups_of, lines_of
 from pipeline.figures.style import png_bytes
@@ -89,7 +90,7 @@ class OfLength:
 
 def bars_of(study: str) -> list[Bar]:
     """Return the named comparisons of a study; DataError for one without an interval."""
-    rows = read_rows(DOCS / "results" / study / "rows.csv")
+    rows = study_rows(DOCS / "results" / study)
     return drawn(study, findings_of(study, groups_of(rows)))
 
 
@@ -133,7 +134,7 @@ def name_of(study: str, found: Finding) -> str:
 
 def covered_clients() -> ClientLine:
     """Return the new clients of the world of whom some are covered and some far from it."""
-    rows = read_rows(DOCS / "results" / "study-worlds-cpu" / "rows.csv")
+    rows = study_rows(DOCS / "results" / "study-worlds-cpu")
     [line] = [one for one in lines_of(groups_of(rows), rows) if "num_clients=24," in one.task]
     return line
 
@@ -144,7 +145,7 @@ def lengths() -> list[OfLength]:
     Each method stands at the rate with the lowest mean after as many rounds, of those with the most
     seeds.
     """
-    rows = read_rows(DOCS / "results" / "study-length-cpu" / "rows.csv")
+    rows = study_rows(DOCS / "results" / "study-length-cpu")
     points = list[OfLength]()
     for name, method, score in OF_LENGTH:
         pairs = {(int(r[ROUNDS]), r["adapt.lr"]) for r in rows if r["method"] == method}
@@ -199,4 +200,4 @@ def write_table(path: Path, rows: Sequence[Bar | Point | OfLength]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(ended(lambda: main(sys.argv[1:])))

@@ -64,7 +64,7 @@ def read_stretches(paths: Sequence[str | Path]) -> Stretches:
         place = expanded(path, OPTION)
         for run_id, own in rows_by_run(_read(place)).items():
             runs[run_id], rows[run_id] = run_of(own, str(path)), own
-            _check_complete(place, runs[run_id], own)
+            check_complete(place, runs[run_id], own)
     return Stretches(tuple(runs.values()), rows)
 
 
@@ -130,7 +130,7 @@ def _is_time(text: str) -> bool:
         return False
 
 
-def _check_complete(path: Path, run: TrackedRun, rows: Sequence[Row]) -> None:
+def check_complete(path: Path, run: TrackedRun, rows: Sequence[Row]) -> None:
     """Raise DataError for a run that lacks rows of new clients, or has a client twice."""
     clients = Counter((row["clients"], int(row["client_id"])) for row in rows)
     (kind, client_id), times = clients.most_common(1)[0]

@@ -31,7 +31,8 @@ def row(method: str, seed: int, client: int, kid: float, images: int = 16) -> di
     tags = dict.fromkeys(("config_fingerprint", "state_fingerprint", "git_revision"), "f")
     tags |= {"partition_hash": f"p{seed}", "extractor": "mnist-cnn"}
     head = {"run_id": f"{method}{seed}{images}", "method": method, "seed": seed}
-    head |= {"adapt.num_images": images, "clients": "new", "client_id": client}
+    head |= {"adapt.num_images": images, "federation.num_new_clients": 2}
+    head |= {"clients": "new", "client_id": client}
     values = head | {"kid_before": 4.0, "kid_after": kid, "tv_after": 0.25} | tags
     return {key: str(value) for key, value in values.items()}
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from benchmarks.published import Published, agree, read_rows
+from benchmarks.published import Published, agree, read_rows, study_rows
 from benchmarks.published_values import published_values
 from benchmarks.verdicts import (
     BARS,
@@ -64,7 +64,7 @@ def test_the_lengths_of_the_third_figure_are_those_of_the_rows() -> None:
 
 
 def test_a_published_slope_is_that_of_the_clients() -> None:
-    rows = read_rows(CLIENTS.parents[1] / "study-worlds-cpu" / "rows.csv")
+    rows = study_rows(CLIENTS.parents[1] / "study-worlds-cpu")
     world = "federation.num_clients=24;adapt.lr="
     one = Published("", "", "", "slope", "kid_after", "fedavg_ft", "spire", f"{world}0.0003")
     one = replace(one, against_where=f"{world}0.02")
