@@ -27,10 +27,11 @@ from spire_core.errors import ConfigError
 from spire_core.methods import METHODS
 
 TUNED_KID = tuned_name("pretrain/kid/mean")
+HELDOUT = "final/adapt_heldout_after"
 MEASURES = {  # the metrics that can be compared, in words
     "final/adapt_kid_after": "new clients' KID",
     "final/adapt_tv_after": "new clients' TV",
-    "final/adapt_heldout_after": "new clients' held-out loss",
+    HELDOUT: "new clients' held-out loss",
     NN_SHARE: "new clients' NN share",
     NN_EXCESS: "new clients' NN share above chance",
     COVERED_RATIO: "KID of covered new clients by that of the others",
@@ -44,6 +45,14 @@ MEASURES = {  # the metrics that can be compared, in words
     "final/pretrain_tv_mean": "pre-training clients' TV",
     TUNED_KID: "pre-training clients' KID after training on alone",
 }
+KIDS = (  # with captions none of these orders anything
+    "final/pretrain_kid_mean",
+    "final/adapt_kid_after",
+    "final/adapt_forgetting_global",
+    TUNED_KID,
+    COVERED_RATIO,
+)
+TARGET = ("diffusion.prediction", "diffusion.schedule", "diffusion.num_timesteps")  # of the loss
 SCALES = ("ratio", "difference")
 NO_RATIO = ("final/adapt_forgetting_global", NN_EXCESS, FLD_EXCESS)  # zero or below, if all is well
 SAME_FOR_ALL = ("resources.", "tracking.", "data.root")
@@ -90,6 +99,9 @@ class Primary:
         task = next((key for key in sorted(apart) if key.startswith(TASK)), None)
         alike = f"both sides of a primary comparison with the same {task}"
         require(task is None, alike, self.against_where, "scores of different tasks do not compare")
+        target = next((key for key in TARGET if key in apart and self.measure == HELDOUT), None)
+        alike = f"both sides of a primary comparison of held-out loss with the same {target}"
+        require(target is None, alike, self.against_where, "compare KID: it is the target's error")
         require(self.margin > 0, "a primary margin above 0", self.margin, "0.1 is 10 %")
 
     def _differs_in(self, key: str) -> bool:

@@ -10,7 +10,8 @@ COVERED_TV = 0.05  # the hull TV of a client up to which it counts as covered
 def covered_ratio(clients: Sequence[Mapping[str, Any]]) -> float | None:
     """Return the mean KID of covered new clients by that of the others.
 
-    None without clients of both kinds, or where the others score no KID above zero.
+    None without clients of both kinds. 0 where the others score no KID above zero: a comparison of
+    ratios refuses such a run, in place of leaving it out for what it scored.
     `clients`: numbers of new clients by the columns of their rows. All share a run's backbone and
     steps, so that between methods this ratio differs by what coverage does to each.
     """
@@ -19,6 +20,7 @@ def covered_ratio(clients: Sequence[Mapping[str, Any]]) -> float | None:
         hull, kid = client.get("hull_tv"), client.get("kid_after")
         if hull is not None and kid is not None:
             kids[hull <= COVERED_TV].append(kid)
-    if not kids[True] or not kids[False] or fmean(kids[False]) <= 0:
+    if not kids[True] or not kids[False]:
         return None
-    return fmean(kids[True]) / fmean(kids[False])
+    others = fmean(kids[False])
+    return fmean(kids[True]) / others if others > 0 else 0.0

@@ -7,7 +7,7 @@ from pipeline.config.switches import off_switch
 from spire_core.errors import ConfigError
 from sweeps.design.config import SweepConfig
 from sweeps.design.planned import TUNING, compared_configs, run_of
-from sweeps.primary import TUNED_KID, Primary, Side, place_of, primaries
+from sweeps.primary import KIDS, TUNED_KID, Primary, Side, place_of, primaries
 
 
 def check_compared(sweep: SweepConfig, written: SweepConfig | None) -> None:
@@ -61,6 +61,11 @@ def _check(one: Primary, side: Side, meant: Sequence[Config], methods: Sequence[
         raise ConfigError(
             f"expected pre-training clients of {method} that train on ({TUNING} above 0) for a "
             f"primary comparison of {one.measure}, got none: set it, or compare another measure"
+        )
+    if one.measure in KIDS and any(config.model.text != "none" for config in meant):
+        raise ConfigError(
+            f"expected a primary comparison without KID where model.text is set, got {one.measure}:"
+            " images are drawn for the reference's captions, so compare distance or prompts read"
         )
     for key in side.counting:
         off = filter(None, (off_switch(key, config) for config in meant))

@@ -3,6 +3,7 @@
 make         `spire report`, from top to bottom; the place to begin
 compose      what a report says, of what it is made
 groups       runs by task, method and setting
+choice       the best setting of a method
 captions     tasks with captions, in which KID orders nothing
 stats        means, intervals and paired differences
 tables       tables of methods and settings

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
+from sweeps.primary import HELDOUT
 from sweeps.report.captions import OF_KID, has_text
-from sweeps.report.differences import HELDOUT, REFERENCE, own_best_difference
-from sweeps.report.groups import Group, by_task, label
-from sweeps.report.stats import Estimate, verdict
+from sweeps.report.choice import common_pairs, comparable
+from sweeps.report.differences import REFERENCE, own_best_difference
+from sweeps.report.groups import Group, Scores, by_task, label
+from sweeps.report.stats import Estimate, estimate, verdict
 from sweeps.report.tables import cell_text
 
 QUESTIONS = (  # the question, its metric, and the metric in words
@@ -35,18 +37,31 @@ def _answer(
     groups: Sequence[Group], chosen_by: str, question: str, metric: str, words: str
 ) -> str | None:
     """Return the order of the methods; None unless two of them have the metric."""
-    values = {group.method: group.estimate(metric) for group in groups}
-    known = {method: value for method, value in values.items() if value is not None}
-    if len(known) < 2:
+    scores = {group.method: own for group in groups if (own := group.values(metric))}
+    alike = all(comparable(groups[0], group, metric) for group in groups)
+    if len(scores) < 2 or not alike:
         return None
-    text = f"{question}: {words} is {_order(known)}."
+    text = _ordered(scores, f"{question}: {words}")
     compared = [
         _against(method, own_best_difference(groups, method, metric, chosen_by))
-        for method in known
-        if method != REFERENCE and REFERENCE in known
+        for method in scores
+        if method != REFERENCE and REFERENCE in scores
     ]
     told = [sentence for sentence in compared if sentence]
     return f"{text} On the same seeds, {'; '.join(told)}." if told else text
+
+
+def _ordered(scores: Mapping[str, Scores], what: str) -> str:
+    """Return the order of methods by a score, over the seeds that all of them have."""
+    common = common_pairs([*scores.values()])
+    if not common:
+        return f"{what} has no order, since no seed has it of all methods."
+    values = {method: estimate([own[pair] for pair in common]) for method, own in scores.items()}
+    text = _order({method: value for method, value in values.items() if value is not None})
+    if all(len(own) == len(common) for own in scores.values()):
+        return f"{what} is {text}."
+    seeds = "the one seed" if len(common) == 1 else f"the {len(common)} seeds"
+    return f"{what}, on {seeds} that all methods have, is {text}."
 
 
 def _order(values: Mapping[str, Estimate]) -> str:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from sweeps.report.choice import best
 from sweeps.report.figures import SPREAD, Picture, score_floor
 from sweeps.report.groups import (
     SCORES,
@@ -15,7 +16,6 @@ from sweeps.report.groups import (
     Group,
     Values,
     as_number,
-    best,
     gathered,
     label,
     method_order,
@@ -23,7 +23,7 @@ from sweeps.report.groups import (
 )
 from sweeps.report.seed_plots import Series, budgets_figure
 
-EPSILON, MECHANISM = "privacy.adapt.epsilon", "privacy.adapt.mechanism"
+BUDGET, MECHANISM = "privacy.adapt.epsilon", "privacy.adapt.mechanism"
 NO_PRIVACY = math.inf  # as a budget
 ATTACK = "privacy/mia_auc"
 CAPTION = (
@@ -36,7 +36,7 @@ ATTACKS = (
 
 
 @dataclass(frozen=True)
-class Line:
+class BudgetLine:
     """A method with one mechanism and one choice of its other settings: its best groups."""
 
     name: str
@@ -61,7 +61,7 @@ def budget_pictures(groups: Sequence[Group], metric: str) -> list[Picture]:
 
     The one with the most lines comes first.
     """
-    tasks = gathered(groups, lambda group: tuple(v for v in group.task if v[0] != EPSILON))
+    tasks = gathered(groups, lambda group: tuple(v for v in group.task if v[0] != BUDGET))
     drawn = {task: picture for task, here in tasks.items() if (picture := _draw(here, metric))}
     if len(drawn) == 1:
         return [*drawn.values()]
@@ -72,7 +72,7 @@ def budget_pictures(groups: Sequence[Group], metric: str) -> list[Picture]:
     return sorted(pictures, key=lambda p: len(p.figure.axes[0].containers), reverse=True)
 
 
-def lines(groups: Sequence[Group], metric: str) -> list[Line]:
+def lines(groups: Sequence[Group], metric: str) -> list[BudgetLine]:
     """Return the lines of a task; a fit without privacy ends those of all its mechanisms.
 
     Lines have their method's colour, unless one method alone has several settings.
@@ -80,7 +80,7 @@ def lines(groups: Sequence[Group], metric: str) -> list[Line]:
     scored = [group for group in groups if group.values(metric)]
     heads = list(gathered(scored, _head))
     is_alone = len({method for method, _ in heads}) == 1 < len(heads)
-    found = list[Line]()
+    found = list[BudgetLine]()
     for number, head in enumerate(heads):
         own = [group for group in scored if _head(group) == head]
         public = [group for group in own if _budget(group) == NO_PRIVACY]
@@ -91,7 +91,7 @@ def lines(groups: Sequence[Group], metric: str) -> list[Line]:
             at = gathered([*several, *public], _budget)
             name = ", ".join(filter(None, (head[0], label(head[1]) if head[1] else "", mechanism)))
             rivals = {epsilon: best(here, metric) for epsilon, here in sorted(at.items())}
-            found.append(Line(name, style, num_alike + place, place == 0, rivals))
+            found.append(BudgetLine(name, style, num_alike + place, place == 0, rivals))
     return found
 
 
@@ -115,7 +115,7 @@ def _head(group: Group) -> tuple[str, Values]:
 
 
 def _budget(group: Group) -> float:
-    epsilon = as_number(dict(group.task).get(EPSILON, UNSET))
+    epsilon = as_number(dict(group.task).get(BUDGET, UNSET))
     return NO_PRIVACY if epsilon is None else epsilon
 
 

@@ -2,15 +2,10 @@
 
 from collections.abc import Iterable
 
-from sweeps.report.groups import OWN_KID, TUNED_KID, Group
+from sweeps.primary import KIDS
+from sweeps.report.groups import OWN_KID, Group
 
-OF_KID = (
-    "final/pretrain_kid_mean",
-    TUNED_KID,
-    OWN_KID,
-    "final/adapt_kid_after",
-    "final/adapt_forgetting_global",
-)
+OF_KID = (*KIDS, OWN_KID)
 
 
 def has_text(groups: Iterable[Group]) -> bool:

@@ -12,6 +12,7 @@ from pipeline.config.tracking import TrackingConfig
 from pipeline.tracking.mlflow_queries import TrackedRun
 from sweeps.report.answers import answers_of
 from sweeps.report.budgets import budget_pictures
+from sweeps.report.choice import best_groups, choosing_metric
 from sweeps.report.client_coverage import (
     client_coverage_answers,
     client_coverage_table,
@@ -33,7 +34,7 @@ from sweeps.report.facts import facts_of, notes_of, rows_notes
 from sweeps.report.figures import Picture, draw_all
 from sweeps.report.finals import is_read
 from sweeps.report.forest import primary_pictures
-from sweeps.report.groups import Group, best_groups, choosing_metric
+from sweeps.report.groups import Group
 from sweeps.report.origins import origin_of, parameters_table
 from sweeps.report.planes import plane_picture, plane_table
 from sweeps.report.primary import primary_answers, primary_table, recorded_findings

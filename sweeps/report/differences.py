@@ -11,7 +11,9 @@ from statistics import fmean
 
 from pipeline.config.equivalence import reads
 from spire_core.config.method import find_method
+from sweeps.primary import HELDOUT
 from sweeps.report.captions import OF_KID, has_text
+from sweeps.report.choice import best, best_groups, comparable
 from sweeps.report.groups import (
     NN_GAP,
     OF_ADAPTATION,
@@ -22,8 +24,6 @@ from sweeps.report.groups import (
     Pair,
     Scores,
     Values,
-    best,
-    best_groups,
     by_method,
     by_task,
     gathered,
@@ -37,7 +37,6 @@ from sweeps.report.tables import COMPARED, Cell, Table, compared, made_table
 
 REFERENCE = "spire"
 OWN_BEST, SAME = "own best settings", "same settings"
-HELDOUT = "final/adapt_heldout_after"
 METRICS = (
     ("new clients: KID after", "final/adapt_kid_after"),
     ("new clients: TV after", "final/adapt_tv_after"),
@@ -121,7 +120,7 @@ def own_best_difference(
 ) -> Estimate | None:
     """Return a method minus SPIRE, each at its own best setting; `read` takes a group's scores."""
     chosen = {group.method: group for group in best_groups(groups, chosen_by)}
-    if REFERENCE not in chosen:
+    if REFERENCE not in chosen or not comparable(chosen[method], chosen[REFERENCE], metric):
         return None
     return paired(read(chosen[method], metric), read(chosen[REFERENCE], metric))
 
@@ -202,7 +201,7 @@ def within_methods_table(groups: Sequence[Group], metric: str) -> Table | None:
 def _against(group: Group, reference: Group, metric: str) -> tuple[Cell, ...]:
     """Return a group's score and the cells of its difference from another one's, if it is one."""
     difference = None
-    if group is not reference:
+    if group is not reference and comparable(group, reference, metric):
         difference = paired(group.values(metric), reference.values(metric))
     return (group.estimate(metric), *compared(difference))
 

@@ -10,19 +10,10 @@ import numpy as np
 
 from pipeline.tracking.mlflow_queries import TrackedRun
 from sweeps.report.captions import has_text
+from sweeps.report.choice import lowest
 from sweeps.report.differences import REFERENCE
 from sweeps.report.figures import AXES, KID_EPOCHS, Picture
-from sweeps.report.groups import (
-    RATE,
-    Group,
-    Scores,
-    by_method,
-    by_task,
-    label,
-    lowest,
-    pair_of,
-    without,
-)
+from sweeps.report.groups import RATE, Group, Scores, by_method, by_task, label, pair_of, without
 from sweeps.report.heat_maps import Grid, grids_figure
 from sweeps.report.series import Histories, curves, setting_of
 from sweeps.report.stats import Estimate, estimate, paired

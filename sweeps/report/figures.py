@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from sweeps.report.choice import best_groups
 from sweeps.report.fit_axis import fit_axis
-from sweeps.report.groups import SCORES, Group, best_groups, by_task, label
+from sweeps.report.groups import SCORES, Group, by_task, label
 from sweeps.report.seed_plots import LOG_RATIO, Scale, panels_figure, rounds_figure, settings_figure
 from sweeps.report.series import Histories, against_cost, against_setting, curves
 

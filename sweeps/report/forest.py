@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from pipeline.figures.style import GREY, OKABE_ITO, blank_figure, plain, ratio_ticks
 from pipeline.results.metric_names import COVERED_RATIO, FLD_EXCESS
 from sweeps.primary import MEASURES, place_of
+from sweeps.report.choice import HIGHER_IS_BETTER
 from sweeps.report.figures import Picture
-from sweeps.report.groups import HIGHER_IS_BETTER, label
+from sweeps.report.groups import label
 from sweeps.report.primary import LEVEL, MATCHES, UNKNOWN, Finding
 
 if TYPE_CHECKING:

@@ -6,18 +6,17 @@ any other parameter is a setting that a method may choose.
 """
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from statistics import fmean
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from pipeline.config.data import DATASETS
 from pipeline.config.equivalence import reads
-from pipeline.results.metric_names import NN_CHANCE, NN_EXCESS, NN_P, NN_SHARE, PRECISION, RECALL
+from pipeline.results.metric_names import NN_CHANCE, NN_EXCESS, NN_P, NN_SHARE
 from pipeline.tracking.mlflow_queries import TrackedRun, is_known
 from spire_core.config.method import OTHER_METHODS, find_method
 from spire_core.methods import METHODS
-from sweeps.primary import TASK
+from sweeps.primary import HELDOUT, TARGET, TASK
 from sweeps.report.stats import Estimate, combined_p, estimate
 
 UNSET = "None"  # how a setting that is not given is logged
@@ -44,10 +43,8 @@ SCORES = {  # by which a best setting is chosen: the first that any run has
     "final/adapt_style_distance_after": "new clients' final distance to the true images",
     "final/adapt_kid_after": "new clients' final KID",
     "final/pretrain_kid_mean": "pre-training clients' KID after the last round",
-    "final/adapt_heldout_after": "new clients' final held-out loss",
+    HELDOUT: "new clients' final held-out loss",
 }
-
-HIGHER_IS_BETTER = ("final/adapt_prompt_accuracy_after", PRECISION, RECALL)
 
 Values = tuple[tuple[str, str], ...]  # parameters that vary, with one choice of their values
 Pair = tuple[int, str]  # a seed, and the hash of the partition that it gave
@@ -131,7 +128,8 @@ def varying(runs: Sequence[TrackedRun]) -> list[str]:
 def group_runs(runs: Sequence[TrackedRun]) -> list[Group]:
     """Return experiments in groups; of one that was run twice on the same seed, the later run."""
     keys = varying(runs)
-    task_keys = [key for key in keys if key.startswith((*TASK, EXTRACTOR, IMAGES))]
+    of_loss = () if any(_has_features(run) for run in runs) else TARGET  # a loss alone to compare
+    task_keys = [key for key in keys if key.startswith((*TASK, *of_loss, EXTRACTOR, IMAGES))]
     setting_keys = [key for key in keys if key not in task_keys]
     by_place: dict[tuple[Values, str, Values], dict[int, TrackedRun]] = {}
     for run in sorted(runs, key=lambda run: run.started_ms):
@@ -139,6 +137,11 @@ def group_runs(runs: Sequence[TrackedRun]) -> list[Group]:
         by_place.setdefault(place, {})[seed_of(run)] = run
     groups = [Group(*at, tuple(seeds[s] for s in sorted(seeds))) for at, seeds in by_place.items()]
     return sorted(groups, key=_order)
+
+
+def _has_features(run: TrackedRun) -> bool:
+    """Return whether a run has a score beside its losses."""
+    return any(is_known(run.finals.get(key)) for key in SCORES if key != HELDOUT)
 
 
 def _chosen(run: TrackedRun, keys: Iterable[str]) -> Values:
@@ -191,44 +194,13 @@ def shared(group: Group) -> Values:
     return without(group, OWN)
 
 
-def choosing_metric(groups: Sequence[Group]) -> str:
-    """Return the metric by which a method's best setting is chosen."""
-    known = (key for key in SCORES if any(group.values(key) for group in groups))
-    return next(known, next(iter(SCORES)))
-
-
-def best(groups: Iterable[Group], metric: str) -> Group:
-    """Return the setting with the best mean, out of those that were scored on the most seeds.
-
-    Of equals, the one whose pre-training clients draw best: their fine-tuning leaves new clients'
-    scores as they were.
-    """
-    sign = -1 if metric in HIGHER_IS_BETTER else 1
-    return min(
-        groups,
-        key=lambda group: (_rank(group.values(metric), sign), _rank(group.values(OWN_KID))),
-    )
-
-
-def lowest(scored: Iterable[tuple[Group, Scores]]) -> tuple[Group, Scores]:
-    """Return the group with the lowest mean, out of those with the most scores, and its scores."""
-    return min(scored, key=lambda one: _rank(one[1]))
-
-
-def _rank(scores: Scores, sign: int = 1) -> tuple[int, float]:
-    return (-len(scores), sign * fmean(scores.values()) if scores else math.inf)
-
-
-def best_groups(groups: Sequence[Group], metric: str) -> list[Group]:
-    """Return each method's best setting of each task, in the order of the groups.
-
-    A task in which nobody has the metric chooses by one that it has.
-    """
-    tasks = {task for task, own in by_task(groups).items() if any(g.values(metric) for g in own)}
-    by = {task: choosing_metric(own) for task, own in by_task(groups).items()}
-    by |= dict.fromkeys(tasks, metric)
-    rivals = gathered(groups, lambda group: (group.task, group.method))
-    return [best(several, by[task]) for (task, _), several in rivals.items()]
+def on_seeds(groups: Iterable[Group], seeds: Collection[int]) -> list[Group]:
+    """Return the groups with their runs on these seeds alone, without those that have none."""
+    kept = [
+        replace(group, runs=tuple(run for run in group.runs if seed_of(run) in seeds))
+        for group in groups
+    ]
+    return [group for group in kept if group.runs]
 
 
 def by_task(groups: Iterable[Group]) -> dict[Values, list[Group]]:

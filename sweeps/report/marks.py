@@ -10,7 +10,11 @@ LOWER = {  # columns in which the lowest mean is the best
     *("KID after", "KID after, worst client", "TV after", "held-out after"),
     *(column for column, _ in FORGETTING_AND_COST),
 }
-OF_KID = {column for column in LOWER if column.startswith("KID")} | {"own", "global", "replaced"}
+KID_COLUMNS = {column for column in LOWER if column.startswith("KID")} | {
+    "own",
+    "global",
+    "replaced",
+}
 
 
 def best_cells(table: Table) -> set[tuple[int, int]]:
@@ -34,15 +38,20 @@ def best_cells(table: Table) -> set[tuple[int, int]]:
             {
                 row: table.rows[row][column]
                 for row in rows
-                if row not in table.with_text or table.columns[column] not in OF_KID
+                if row not in table.with_text or table.columns[column] not in KID_COLUMNS
             }
         )
     }
 
 
 def _best_rows(cells: dict[int, Cell]) -> list[int]:
-    """Return the rows with the lowest mean, or with one that reads alike; none if all do."""
+    """Return the rows with the lowest mean, or with one that reads alike; none if all do.
+
+    Out of those with the most seeds: a mean over fewer may be of easier ones.
+    """
     known = {row: cell for row, cell in cells.items() if isinstance(cell, Estimate)}
+    most = max((cell.num for cell in known.values()), default=0)
+    known = {row: cell for row, cell in known.items() if cell.num == most}
     if len(known) < 2:
         return []
     lowest = cell_text(min(known.values(), key=lambda cell: cell.mean))

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from sweeps.report.choice import best
 from sweeps.report.differences import REFERENCE
 from sweeps.report.figures import Picture
-from sweeps.report.groups import OWN, SCORES, Group, as_number, best
+from sweeps.report.groups import OWN, SCORES, Group, as_number
 from sweeps.report.heat_maps import Grid, grids_figure
 from sweeps.report.stats import Estimate, paired, verdict
 from sweeps.report.tables import COMPARED, Cell, Table, compared, made_table

@@ -12,7 +12,8 @@ from spire_core.errors import ConfigError
 from sweeps.design.config import SweepConfig
 from sweeps.design.planned import planned_runs
 from sweeps.primary import MEASURES, Primary, Run, agree, planned_tasks, primaries
-from sweeps.report.groups import Group, Values, best_groups, by_task, label
+from sweeps.report.choice import best_groups, comparable
+from sweeps.report.groups import Group, Values, by_task, label, on_seeds
 from sweeps.report.origins import SWEEP_FILE
 from sweeps.report.stats import Estimate, equivalence_p, holm_within, paired, two_sided_p
 from sweeps.report.tables import Cell, Table, made_table
@@ -89,8 +90,15 @@ def recorded_findings(
     except ConfigError as error:  # of an earlier version, or with plugins that are not here
         what = "corrected for tasks that have not run" if compared else "among these tables"
         notes = [f"Primary comparisons are not {what}: {error}."]
-    num_seeds = len(sweep.get("seeds", ()))
-    return findings(compared, groups, chosen_by, planned, num_seeds), notes
+    seeds = tuple(sweep.get("seeds", ()))
+    meant = on_seeds(groups, seeds) if seeds else groups
+    more = sum(len(group.runs) for group in groups) - sum(len(group.runs) for group in meant)
+    if compared and more:
+        notes.append(
+            f"Primary comparisons leave out {more} runs on seeds that were added to the sweep "
+            "after it had recorded these."
+        )
+    return findings(compared, meant, chosen_by, planned, len(seeds)), notes
 
 
 def findings(
@@ -147,7 +155,7 @@ def _compared(
 
 
 def _found(primary: Primary, task: Values, method: Group | None, other: Group | None) -> Finding:
-    if method is None or other is None:
+    if method is None or other is None or not comparable(method, other, primary.measure):
         return Finding(primary, task, None)
     both = (method, other)
     theirs, ours = (one.values(primary.measure) for one in both)

@@ -6,13 +6,13 @@ from statistics import fmean
 
 from pipeline.config.equivalence import reads
 from spire_core.config.method import find_method
+from sweeps.report.choice import best
 from sweeps.report.groups import (
     RATE,
     UNSET,
     Group,
     Values,
     as_number,
-    best,
     by_method,
     label,
     method_order,

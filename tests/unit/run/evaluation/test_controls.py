@@ -62,7 +62,7 @@ def test_covered_clients_are_held_against_the_others() -> None:
     assert covered_ratio(clients[:2]) is None
     below = [{"hull_tv": 0.0, "kid_after": -0.1}, clients[2]]  # which a report then says
     assert covered_ratio(below) == pytest.approx(-0.1 / 6)
-    assert covered_ratio([clients[0], {"hull_tv": 0.4, "kid_after": -0.1}]) is None
+    assert covered_ratio([clients[0], {"hull_tv": 0.4, "kid_after": -0.1}]) == 0  # no ratio
     assert covered_ratio([*clients[:2], {"hull_tv": 0.4, "kid_after": None}, {}]) is None
 
 

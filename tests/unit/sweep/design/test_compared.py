@@ -132,6 +132,20 @@ def test_a_comparison_that_no_trial_could_be_part_of_is_refused(
         load_sweep(written(tmp_path, primary))
 
 
+def test_with_captions_kid_is_no_comparison(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    text = (
+        "preset: fonts-cpu\naxes: {method: [spire, fedavg_ft]}\nprimary: [{method: fedavg_ft%s}]\n"
+    )
+    path.write_text(text % "")
+    with pytest.raises(
+        ConfigError, match=r"^expected a primary comparison without KID where model"
+    ):
+        load_sweep(str(path))
+    path.write_text(text % ", measure: final/adapt_style_distance_after")
+    assert load_sweep(str(path)).primary
+
+
 def test_a_setting_that_some_trials_switch_off_stands_with_what_switches_it_on(
     tmp_path: Path,
 ) -> None:

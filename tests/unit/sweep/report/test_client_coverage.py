@@ -10,6 +10,7 @@ from scipy.special import stdtr, stdtrit
 from scipy.stats import binom
 
 from pipeline.tracking.mlflow_queries import TrackedRun
+from sweeps.report.choice import best_groups
 from sweeps.report.client_coverage import (
     ClientLine,
     client_coverage_answers,
@@ -18,7 +19,7 @@ from sweeps.report.client_coverage import (
 )
 from sweeps.report.client_dots import ClientRows
 from sweeps.report.coverage_dots import coverage_pictures
-from sweeps.report.groups import best_groups, group_runs
+from sweeps.report.groups import group_runs
 from sweeps.report.regression import Point, fitted_line, mixed_line
 from sweeps.report.stats import Estimate
 

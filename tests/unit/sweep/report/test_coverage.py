@@ -8,8 +8,9 @@ import pytest
 from scipy.special import stdtrit
 
 from pipeline.tracking.mlflow_queries import TrackedRun
+from sweeps.report.choice import best_groups
 from sweeps.report.coverage import coverage_answers, coverage_table
-from sweeps.report.groups import best_groups, group_runs
+from sweeps.report.groups import group_runs
 from sweeps.report.regression import Point, fitted_line
 from sweeps.report.stats import Estimate
 

@@ -14,6 +14,7 @@ from pipeline.config.tracking import TrackingConfig
 from pipeline.tracking.mlflow_queries import TrackedRun
 from spire_core.config.method import OTHER_METHODS
 from spire_core.methods import METHODS
+from sweeps.primary import HELDOUT
 from sweeps.report.answers import answers_of
 from sweeps.report.client_dots import client_pictures
 from sweeps.report.contents import Origin
@@ -135,6 +136,37 @@ def test_an_order_of_means_over_different_seeds_is_called_one() -> None:
         assert (
             any(note.startswith("Methods of a task have run on diff") for note in notes) == is_said
         )
+
+
+def test_methods_are_ordered_on_the_seeds_that_all_have() -> None:
+    """SPIRE's third seed is a hard one, and no reason to put it last."""
+    runs = [run(m, seed, kid=kid) for m, kid in (("spire", 1.0), ("lora", 1.2)) for seed in (0, 1)]
+    runs.append(run("spire", 2, kid=9.0))
+    groups = group_runs(runs)
+    assert answers_of(groups, KID)[0].startswith(
+        "New clients: KID after adaptation, on the 2 seeds that all methods have, is lowest with "
+        "spire (1"
+    )
+    table = groups_table("new_clients", "", groups, NEW_CLIENTS)
+    assert table is not None
+    assert best_cells(table) == set()  # means over other seeds are not held against each other
+    [apart] = answers_of(group_runs([run("spire", 0), run("lora", 1)]), KID)[:1]
+    assert (
+        apart
+        == "New clients: KID after adaptation has no order, since no seed has it of all methods."
+    )
+
+
+def test_losses_of_different_targets_have_no_order() -> None:
+    both = [run("spire"), run("lora", kid=2.0)]
+    params = {"diffusion.prediction": "eps"}
+    for changed, num in (({}, 2), (params, 1)):
+        runs = [replace(one, finals={**one.finals, HELDOUT: one.finals[KID]}) for one in both]
+        runs[1] = replace(runs[1], params=runs[1].params | changed)
+        answers = [
+            one for one in answers_of(group_runs(runs), KID) if one.startswith("New clients")
+        ]
+        assert len(answers) == num
 
 
 def test_no_question_is_answered_with_kid_where_captions_pair_the_images() -> None:

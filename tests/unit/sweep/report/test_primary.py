@@ -18,7 +18,7 @@ from pipeline.tracking.mlflow_queries import TrackedRun
 from spire_core.errors import ConfigError
 from sweeps.design.config import SweepConfig
 from sweeps.design.planned import planned_runs
-from sweeps.primary import Primary, Run, Side, check_primaries, planned_tasks, primaries
+from sweeps.primary import HELDOUT, Primary, Run, Side, check_primaries, planned_tasks, primaries
 from sweeps.report.groups import group_runs
 from sweeps.report.primary import (
     Finding,
@@ -354,6 +354,15 @@ def test_answers_say_that_they_are_primary() -> None:
         ({"method": "local", "margin": 0}, "a primary margin above 0, got 0"),
         ({"method": "local", "scale": "log"}, "primary scale as one of ratio, difference"),
         ({"method": "local", "seeds": 3}, "expected a known key, got 'seeds'"),
+        (
+            {
+                "method": "local",
+                "measure": HELDOUT,
+                "where": {"diffusion.prediction": "v"},
+                "against_where": {"diffusion.prediction": "eps"},
+            },
+            "held-out loss with the same diffusion.prediction, got",
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_refused(value: dict, words: str) -> None:
@@ -450,6 +459,35 @@ def test_a_recorded_file_that_is_refused_by_now_is_a_note() -> None:
     assert found.verdict == "higher on 4 of 5 seeds"
     assert note.startswith("Primary comparisons are not corrected for tasks that have not run: exp")
     assert recorded_findings("", group_runs(RUNS), KID) == ([], [])
+
+
+def test_seeds_that_were_added_later_are_left_out() -> None:
+    file = "name: study\npreset: smoke\nseeds: [0, 1]\nprimary: [{method: fedavg_ft}]\n"
+    (found,), notes = recorded_findings(file, group_runs(RUNS), KID)
+    assert found.effect is not None
+    assert (found.effect.num, found.num_seeds) == (2, 2)
+    assert notes[-1].startswith("Primary comparisons leave out 4 runs on seeds that were added")
+    early = [one for one in RUNS if int(one.params["seed"]) < 2]
+    (alone,), _ = recorded_findings(file, group_runs(early), KID)
+    assert (alone.effect, alone.p) == (found.effect, found.p)
+
+
+def test_held_out_losses_of_different_targets_are_not_compared() -> None:
+    """A loss is the error of what the network predicts, whose scale is another one."""
+    alike = [replace(one, finals=one.finals | {HELDOUT: one.finals[KID]}) for one in RUNS]
+    loss = {"method": "fedavg_ft", "measure": HELDOUT}
+    (known,) = found_of(loss, runs=alike)
+    key, other = "diffusion.prediction", list[TrackedRun]()
+    for one in alike:
+        prediction = "eps" if one.params["method.name"] == "fedavg_ft" else "v"
+        other.append(replace(one, params=one.params | {key: prediction}))
+    (unknown, kid) = found_of(loss, {"method": "fedavg_ft"}, runs=other)
+    assert known.effect is not None
+    assert unknown.effect is None
+    assert kid.effect == known.effect
+    alone = [replace(one, finals={HELDOUT: one.finals[HELDOUT]}) for one in other]
+    assert len({group.task for group in group_runs(alone)}) == 2  # nothing else to compare by
+    assert len({group.task for group in group_runs(other)}) == 1
 
 
 @pytest.mark.parametrize("entry", ["measure: final/adapt_gone", "gone: 1", "method: gone"])

@@ -1,8 +1,9 @@
 """Prompts of new clients in the report: rows of methods and controls, and scores along epochs."""
 
 from pipeline.tracking.mlflow_queries import TrackedRun
+from sweeps.report.choice import choosing_metric
 from sweeps.report.differences import differences_table
-from sweeps.report.groups import choosing_metric, group_runs
+from sweeps.report.groups import group_runs
 from sweeps.report.prompts import prompt_epochs_table, prompts_table
 from sweeps.report.stats import Estimate
 

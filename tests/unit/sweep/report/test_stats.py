@@ -9,6 +9,7 @@ from scipy import stats
 from pipeline.results.metric_names import NN_P
 from pipeline.tracking.mlflow_queries import TrackedRun
 from spire_core.config.client import ClientConfig
+from sweeps.report.choice import best_groups, choosing_metric, lowest
 from sweeps.report.differences import (
     differences_table,
     own_best_difference,
@@ -16,7 +17,7 @@ from sweeps.report.differences import (
     setting_differences_table,
     within_methods_table,
 )
-from sweeps.report.groups import best_groups, choosing_metric, group_runs, label, varying
+from sweeps.report.groups import group_runs, label, varying
 from sweeps.report.row_runs import whole
 from sweeps.report.stats import (
     Estimate,
@@ -205,6 +206,17 @@ def test_the_best_setting_has_the_lowest_mean_among_those_with_most_seeds() -> N
     runs += [run("spire", s, kid, model__d_emb=32) for s, kid in ((0, 0.1), (1, math.nan))]
     (chosen,) = best_groups(group_runs(runs), KID)
     assert chosen.setting == (("model.d_emb", "8"),)
+
+
+def test_rivals_are_ranked_on_the_seeds_that_they_share() -> None:
+    """The better one has a hard seed for which the other has an easy one."""
+    runs = [run("spire", s, kid, model__d_emb=4) for s, kid in ((0, 1.0), (1, 1.0), (2, 9.0))]
+    runs += [run("spire", s, kid, model__d_emb=8) for s, kid in ((0, 2.0), (1, 2.0), (3, 0.1))]
+    (chosen,) = best_groups(group_runs(runs), KID)
+    assert chosen.setting == (("model.d_emb", "4"),)
+    scored = [(group, group.values(KID)) for group in group_runs(runs)]
+    assert lowest(scored)[0].setting == (("model.d_emb", "4"),)
+    assert lowest(scored[1:])[0].setting == (("model.d_emb", "8"),)
 
 
 def test_of_settings_with_equal_new_clients_the_best_has_the_best_pretraining_clients() -> None:
