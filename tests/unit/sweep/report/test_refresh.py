@@ -20,7 +20,7 @@ def study(docs: Path, page: str, lines: list[Published]) -> Path:
     folder = docs / "results" / "mine"
     folder.mkdir(parents=True)
     (docs / "page.md").write_text(page)
-    head = {"method": "spire", "clients": "new"}
+    head = {"method": "spire", "clients": "new", "federation.num_new_clients": 2}
     rows = [
         head | {"run_id": f"r{seed}", "seed": seed, "partition_hash": f"p{seed}", "client_id": one}
         for seed in (0, 1)
@@ -69,6 +69,16 @@ def test_numbers_that_nobody_knows_yet_are_written(tmp_path: Path) -> None:
     assert refresh(folder, tmp_path) == 3
     assert (tmp_path / "page.md").read_text() == "| SPIRE | 0.600 ± 2.54 | 0.60 |"
     assert check_study(folder, tmp_path)[2] == []
+
+
+def test_a_run_that_lacks_a_client_changes_nothing(tmp_path: Path) -> None:
+    folder = study(tmp_path, QUOTE, [line("0.50"), line("0.10", "half"), line("0.50")])
+    rows = (folder / "rows.csv").read_text().splitlines(keepends=True)
+    (folder / "rows.csv").write_text("".join(rows[:-1]))
+    for read in (refresh, check_study):
+        with pytest.raises(DataError, match=r"expected rows of 2 new clients of run r1 in .*got 1"):
+            read(folder, tmp_path)
+    assert (tmp_path / "page.md").read_text() == QUOTE
 
 
 def test_clients_can_be_chosen_by_bounds_of_their_scores(tmp_path: Path) -> None:
