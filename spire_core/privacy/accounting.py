@@ -15,10 +15,12 @@ from collections.abc import Callable
 
 import numpy as np
 
+from spire_core.config.checks import require
 from spire_core.errors import ConfigError
 from spire_core.privacy.sampled import check_delta, sampled_epsilon, sampled_noise
 
 TOLERANCE = 1e-9  # relative, of a search
+MAX_NOISE = 1e6  # that of a given noise; much above it whole steps of the grid are no int64
 MAX_EPSILON = 650.0  # above it a probability is no float64 any more
 NUM_THRESHOLDS = 200  # of an auditor who looks for one image
 
@@ -124,6 +126,19 @@ def check_budget(
         f"delta {delta:.3g} carries with a noise multiplier of {noise_multiplier:g}, got "
         f"{num_steps}, which spend {'more' if math.isnan(all_spent) else f'{all_spent:.4g}'}: "
         f"{advice}"
+    )
+
+
+def check_noise(noise_multiplier: float, group: str) -> None:
+    """Raise ConfigError if a budget needs more noise than a sum has room for.
+
+    `group`: that of the settings, such as "privacy.adapt".
+    """
+    require(
+        noise_multiplier <= MAX_NOISE,
+        f"{group}.epsilon and {group}.delta that need a noise multiplier of at most {MAX_NOISE:g}",
+        f"a budget that needs {noise_multiplier:.3g}",
+        f"raise {group}.epsilon",
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from spire_core.config.checks import require
 from spire_core.config.privacy import PrivateAdaptConfig
-from spire_core.privacy.accounting import check_budget, epsilon_spent, noise_for
+from spire_core.privacy.accounting import check_budget, check_noise, epsilon_spent, noise_for
 
 UNIT = "one image"
 
@@ -68,7 +68,8 @@ def guarantee_of(
     """Return the guarantee to a client of so many training images; None if there is no budget.
 
     Raises ConfigError if delta would allow to publish an image, if the budget does not carry the
-    steps at a given noise, or if steps sample images and dp-accounting is missing.
+    steps at a given noise or needs too much of it, or if steps sample images and dp-accounting is
+    missing.
     """
     if settings.epsilon is None:
         return None
@@ -84,6 +85,7 @@ def guarantee_of(
     spent = settings.epsilon
     if noise is None:  # the smallest that spends no more
         noise = noise_for(settings.epsilon, delta, num_steps, rate)
+        check_noise(noise, "privacy.adapt")
     else:
         account = (settings.epsilon, delta, noise, num_steps)
         check_budget(*account, lambda steps: epsilon_spent(noise, steps, rate, delta), rate)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from spire_core.config.checks import require
 from spire_core.config.privacy import PrivateRoundsConfig
 from spire_core.errors import BudgetError
-from spire_core.privacy.accounting import check_budget, epsilon_spent, noise_for
+from spire_core.privacy.accounting import check_budget, check_noise, epsilon_spent, noise_for
 from spire_core.privacy.correlated import CyclicRounds, cyclic_rounds
 
 CLIENT_UNIT = "one client"
@@ -145,8 +145,8 @@ def rounds_guarantee(
     """Return the guarantee to the clients of a run; None if there is no budget.
 
     Raises ConfigError if delta would allow to publish a client, if the budget does not carry the
-    rounds at a given noise, if the noise is too much for adaptive clipping, or if dp-accounting is
-    missing.
+    rounds at a given noise, if the noise is too much for a sum or for adaptive clipping, or if
+    dp-accounting is missing.
     """
     if settings.epsilon is None:
         return None
@@ -155,6 +155,7 @@ def rounds_guarantee(
     rate, is_cyclic = noise_cohort / num_clients, settings.mechanism == "dp_ftrl"
     cyclic = cyclic_rounds(num_clients, noise_cohort, num_rounds) if is_cyclic else None
     noise = _noise(settings, delta, num_rounds, rate, cyclic)
+    check_noise(noise, "privacy.rounds")
     most = 2 * COUNT_NOISE * noise_cohort
     require(
         settings.clip_quantile is None or noise < most,

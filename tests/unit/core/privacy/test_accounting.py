@@ -206,6 +206,16 @@ def test_a_delta_that_lets_an_image_be_published_is_refused() -> None:
         guarantee_of(PrivateAdaptConfig(epsilon=4.0, delta=1 / 64), 64)
 
 
+def test_noise_that_a_sum_cannot_hold_is_refused() -> None:
+    """Its whole steps of the grid would all be the largest int64."""
+    needed = r"privacy\.adapt\.epsilon and .* at most 1e\+06, got .* needs 1\.09e\+13: raise"
+    with pytest.raises(ConfigError, match=needed):
+        guarantee_of(PrivateAdaptConfig(epsilon=1e-12, delta=1e-14), 64)
+    found = guarantee_of(PrivateAdaptConfig(epsilon=1e-5, delta=1e-6), 64)
+    assert found is not None
+    assert 5e5 < found.noise_multiplier < accounting.MAX_NOISE
+
+
 def test_a_missing_package_is_one_sentence_where_it_is_needed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

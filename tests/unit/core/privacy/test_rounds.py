@@ -59,6 +59,7 @@ def test_a_run_stops_before_the_round_that_would_exceed_its_budget() -> None:
         ({"noise_multiplier": 0.5}, r"^expected at most \d+ federation.num_rounds, which is what"),
         ({"delta": 1 / 500}, r"^expected privacy.rounds.delta below 1/500 for 500 clients, got"),
         ({"epsilon": 0.01, "clip_quantile": 0.5}, r"^expected a noise multiplier below 50 with"),
+        ({"epsilon": 1e-12, "delta": 1e-14}, r"^expected privacy.rounds.epsilon and .* at most 1e"),
     ],
 )
 def test_wrong_settings_are_one_sentence(words: dict, sentence: str) -> None:
