@@ -47,6 +47,7 @@ def check_beginning(config: Config) -> None:
     check_entrance(config)
     check_mean(config)
     check_dropping(config.federation, config.method, config.privacy)
+    check_private_backbone(config)
     check_experiment(config.tracking)
 
 
@@ -100,6 +101,18 @@ def check_mean(config: Config) -> None:
         f"{config.method.episodes:g}",
         "clients that play new ones in all of their rounds train no embedding of their own: set "
         "adapt.init=zero, where episodes begin",
+    )
+
+
+def check_private_backbone(config: Config) -> None:
+    """Raise ConfigError if the backbone of private fits may change in a resume, under one noise."""
+    on_error, is_federated = config.federation.on_client_error, config.method.record.is_federated
+    require(
+        not (config.privacy.adapt.is_on and is_federated) or on_error != "drop",
+        "federation.on_client_error=retry or fail with privacy.adapt.epsilon",
+        on_error,
+        "rounds that are repeated after a resume could drop another client, and new clients would "
+        "be fitted to another backbone under the same noise",
     )
 
 

@@ -112,6 +112,14 @@ def test_an_embedding_and_its_map_into_a_model_do_not_both_stay_zero(words: str)
     load_typed("smoke", [*settings, "method.projection=random"])
 
 
+def test_private_fits_have_one_backbone_whoever_fails() -> None:
+    settings = ["privacy.adapt.epsilon=4", "federation.on_client_error=drop"]
+    load_config("smoke", settings)  # runs that began so go on
+    with pytest.raises(ConfigError, match=r"on_client_error=retry or fail with privacy\.adapt"):
+        load_typed("smoke", settings)
+    load_typed("smoke", [*settings, "method=local", "privacy.adapt.clip_norm=1"])
+
+
 @pytest.mark.parametrize("name", preset_names())
 def test_a_presets_own_settings_need_not_count(name: str) -> None:
     config = load_config(name)
