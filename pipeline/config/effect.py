@@ -15,6 +15,7 @@ from pipeline.config.secure_rules import check_dropping
 from pipeline.config.switches import OF_RESULTS, Switch, off_switch
 from pipeline.config.tracking import TrackingConfig, sqlite_path, tracking_uri
 from spire_core.config.checks import require
+from spire_core.config.client import WIDE
 from spire_core.config.privacy import refuse_label
 from spire_core.errors import ConfigError
 from spire_core.methods import CLIENT_EMB
@@ -47,6 +48,7 @@ def check_beginning(config: Config) -> None:
     check_entrance(config)
     check_mean(config)
     check_dropping(config.federation, config.method, config.privacy)
+    check_private_groups(config)
     check_private_backbone(config)
     check_experiment(config.tracking)
 
@@ -101,6 +103,23 @@ def check_mean(config: Config) -> None:
         f"{config.method.episodes:g}",
         "clients that play new ones in all of their rounds train no embedding of their own: set "
         "adapt.init=zero, where episodes begin",
+    )
+
+
+def check_private_groups(config: Config) -> None:
+    """Raise ConfigError if private rounds compute clients in groups, whose members share rounding.
+
+    Epsilon does not include by how much a client moves the others' summands (docs/privacy.md).
+    Simulated rounds promise nothing to their clients, and may have groups.
+    """
+    engine, rounds = config.client.engine, config.privacy.rounds
+    given = config.privacy.noise_key is not None
+    is_simulated = given or rounds.noise_cohort not in (None, config.federation.cohort_size)
+    require(
+        not rounds.is_on or is_simulated or config.resolved_client.engine == "loop",
+        "client.engine=loop with privacy.rounds.epsilon",
+        f"{engine}, which groups clients below a width of {WIDE}" if engine == "auto" else engine,
+        "a client moves the rounding of others in its group, and epsilon does not include that",
     )
 
 

@@ -112,6 +112,31 @@ def test_an_embedding_and_its_map_into_a_model_do_not_both_stay_zero(words: str)
     load_typed("smoke", [*settings, "method.projection=random"])
 
 
+PRIVATE = ("privacy.rounds.epsilon=8", "client.opt_state=reset")
+
+
+@pytest.mark.parametrize("words", ["", "client.engine=grouped", "privacy.rounds.noise_cohort=4"])
+def test_private_rounds_do_not_begin_in_groups(words: str) -> None:
+    """Nothing bounds how far a client moves the others of its group: epsilon does not have it."""
+    settings = [*PRIVATE, *words.split()]
+    load_config("smoke", settings)  # runs that began so go on
+    with pytest.raises(ConfigError, match=r"^expected client\.engine=loop with privacy\.rounds"):
+        load_typed("smoke", settings)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "client.engine=loop",
+        "model.width=64",
+        "privacy.noise_key=a",
+        "federation.cohort_size=3 privacy.rounds.noise_cohort=4",
+    ],
+)
+def test_private_rounds_begin_in_a_loop_or_as_a_simulation(words: str) -> None:
+    load_typed("smoke", [*PRIVATE, *words.split()])
+
+
 def test_private_fits_have_one_backbone_whoever_fails() -> None:
     settings = ["privacy.adapt.epsilon=4", "federation.on_client_error=drop"]
     load_config("smoke", settings)  # runs that began so go on

@@ -18,6 +18,7 @@ from spire_core.secure_sum.protocol import SumPlan, require_threshold
 
 SECURE = ("federation.secure_aggregation=true", "federation.num_rounds=20")
 DRAWN = ("client.opt_state=reset", "privacy.rounds.epsilon=8", "federation.num_clients=1000")
+DRAWN += ("client.engine=loop",)
 
 
 @pytest.mark.parametrize(
