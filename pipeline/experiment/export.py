@@ -8,6 +8,9 @@ import numpy as np
 import torch
 
 from pipeline.clients.store import ClientStore
+from pipeline.config.data import DATASETS
+from pipeline.config.schema import Config
+from pipeline.data.hidden import is_class
 from pipeline.federation.participants import MANY_CLIENTS
 from pipeline.federation.partitioning import promise_to_clients
 from pipeline.federation.pool import ClientPool
@@ -30,7 +33,7 @@ def export_models(
         part.unlink(missing_ok=True)
     extra = {
         "image_shape": list(setting.images.shape[1:]),
-        "class_names": list(setting.data.class_names),
+        "class_names": published_classes(setting.config, setting.data.class_names),
     }
     if not setting.config.privacy.is_on:
         extra["partition_hash"] = setting.partition.hash
@@ -49,6 +52,18 @@ def export_models(
         if client_id in hashed:
             digest.update(f"{client_id}:{client_hash}".encode())
     return digest.hexdigest()
+
+
+def published_classes(config: Config, class_names: Sequence[str]) -> list[str]:
+    """Return the class names that stand beside the backbone.
+
+    Where anything is private, those of people's own data are left out: a class may be one client's
+    alone. The settings are public, and so are the classes that they hide from new clients.
+    """
+    if not config.privacy.is_on or config.data.name in DATASETS:
+        return list(class_names)
+    hidden = (*config.partition.hidden, *config.partition.hidden_from_new)
+    return [name for name in class_names if any(is_class(one, [name]) for one in hidden)]
 
 
 def exported_ids(setting: FederationSetup, run_dir: Path) -> Sequence[int]:
