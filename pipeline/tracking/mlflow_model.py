@@ -5,10 +5,11 @@ import math
 import re
 import tempfile
 import warnings
+from collections.abc import Mapping
 from functools import partial
 from importlib import metadata
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,6 +31,7 @@ CORE = PACKAGE.parent / "spire_core"
 
 MODEL_NEEDS = ("mlflow", "numpy", "safetensors", "torch")
 ROOMS = ("__init__.py", "config", "files", "inference", "runs")  # of `pipeline`, to draw
+OF_CLASSES = "world."  # how params begin that are exact statistics of clients' classes
 NO_ROOMS = ("__pycache__", "weights")  # of `spire_core`: the classifiers' weights score images
 
 
@@ -50,7 +52,8 @@ def log_model(
     from mlflow.entities import LoggedModelOutput
 
     run = patiently(lambda: client.get_run(run_id))
-    model = patiently(lambda: _model_of(client, run, name))
+    params = published_params(run.data.params, folder)
+    model = patiently(lambda: _model_of(client, run, name, params))
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         # MLflow warns of one of its own type hints, and that there is no input example.
         warnings.filterwarnings("ignore", category=UserWarning, module=r"mlflow\.")
@@ -78,9 +81,8 @@ def keep_published(saved: Path) -> None:
     private rounds nor are those of pre-training: their parts have no noise, and their ids tell who
     took part. Files that a killed process has left unfinished are dropped as well.
     """
-    config = (read_json(saved / "config.json") or {}).get("config", {})
-    federation, rounds = config.get("federation", {}), config.get("privacy", {}).get("rounds", {})
-    is_private = rounds.get("epsilon") is not None
+    config = _settings_of(saved)
+    federation, is_private = config.get("federation", {}), _has_budget(config, "rounds")
     first = federation.get("num_clients", math.inf) if is_private else 0
     last = sum(federation.get(key, math.inf) for key in ("num_clients", "num_new_clients"))
     for path in saved.glob("clients/*"):
@@ -89,6 +91,24 @@ def keep_published(saved: Path) -> None:
             path.unlink()
     for path in saved.rglob("*.part"):
         path.unlink()
+
+
+def published_params(params: Mapping[str, str], saved: Path) -> dict[str, str]:
+    """Return the params of a run that its model may show.
+
+    Where anything is private, statistics of all clients' classes stay with the run.
+    """
+    config = _settings_of(saved)
+    is_private = _has_budget(config, "adapt") or _has_budget(config, "rounds")
+    return {k: v for k, v in params.items() if not (is_private and k.startswith(OF_CLASSES))}
+
+
+def _settings_of(saved: Path) -> dict[str, Any]:
+    return (read_json(saved / "config.json") or {}).get("config", {})
+
+
+def _has_budget(config: Mapping[str, Any], group: str) -> bool:
+    return config.get("privacy", {}).get(group, {}).get("epsilon") is not None
 
 
 def _send_files(client: "MlflowClient", model_id: str, folder: Path, sent: set[str]) -> None:
@@ -109,14 +129,16 @@ def _send_files(client: "MlflowClient", model_id: str, folder: Path, sent: set[s
             sent.add(name)
 
 
-def _model_of(client: "MlflowClient", run: "Run", name: str) -> "LoggedModel":
-    """Return the run's model of this name, created unless it is there."""
+def _model_of(
+    client: "MlflowClient", run: "Run", name: str, params: dict[str, str]
+) -> "LoggedModel":
+    """Return the run's model of this name, created with these params unless it is there."""
     run_id, experiment = run.info.run_id, run.info.experiment_id
     known = f"source_run_id = '{run_id}' AND tags.`{MODEL_TAG}` = '{name}'"
     models = client.search_logged_models([experiment], known)
     if models:
         return models[0]
-    tags, params = {MODEL_TAG: name}, run.data.params
+    tags = {MODEL_TAG: name}
     return client.create_logged_model(experiment, model_name(run), run_id, tags, params)
 
 
@@ -127,7 +149,7 @@ def model_name(run: "Run") -> str:
 
 def needs_of(run: Path) -> list[str]:
     """Return the packages, as installed here, with which a saved run loads and draws."""
-    settings = (read_json(run / "config.json") or {}).get("config", {})
+    settings = _settings_of(run)
     model = settings.get("model", {})
     names = [*MODEL_NEEDS, *(["diffusers"] if model.get("backbone") else [])]
     names += ["wordllama"] if model.get("text") == "sentences" else []

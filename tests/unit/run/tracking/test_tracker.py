@@ -413,6 +413,28 @@ def test_a_logged_model_has_no_client_without_noise_beside_a_private_backbone(
     assert found == {"config.json", *(f"clients/{paths[i].name}" for i in kept)}
 
 
+@pytest.mark.parametrize(("group", "kept"), [(None, True), ("adapt", False), ("rounds", False)])
+def test_a_private_model_shows_no_statistic_of_clients_classes(
+    group: str | None, kept: bool, store: TrackingConfig
+) -> None:
+    """They are exact, and of all clients: whoever knows all others learns the last one's."""
+    params = {"model.d_emb": "4", "world.hull_tv": "0.1000", "world.nearest_tv": "0.2000"}
+    with Tracker.start(store, "model", {}) as tracker:
+        saved = tiny_run(tracker.run_dir / "model")
+        file = saved.folder / "config.json"
+        stored = json.loads(file.read_text())
+        if group is not None:
+            stored["config"]["privacy"][group]["epsilon"] = 4.0
+        file.write_text(json.dumps(stored))
+        tracker.log_params(params)
+        tracker.log_model(saved.folder, saved.image_shape)
+    run = read_run(store, tracker)
+    (output,) = run.outputs.model_outputs
+    logged = client_of(store).get_logged_model(output.model_id)
+    assert run.data.params == params  # the simulator's
+    assert logged.params == (params if kept else {"model.d_emb": "4"})
+
+
 @pytest.mark.parametrize(
     ("model", "more"),
     [
