@@ -1,7 +1,7 @@
 """What a report says in words: which runs it used, how scores were computed, what to beware of."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pipeline.evaluation.diagnosis import ADVICE, DIAGNOSIS, NONE
 from pipeline.results.metric_names import HULL_TV, NEAREST_TV
@@ -20,6 +20,7 @@ from sweeps.report.groups import (
 from sweeps.report.row_runs import FILE
 
 MAX_NAMED = 6
+NOISE_COHORT = "privacy.rounds.noise_cohort"
 NO_KID = "no KID, which needs features: eval.extractor=none"
 
 
@@ -156,13 +157,27 @@ def notes_of(groups: Sequence[Group], chosen: Sequence[Group], metric: str) -> l
         )
     if REFERENCE not in by_method(groups):
         notes.append(f"There is no finished run of {REFERENCE}: no differences against it.")
-    if any(run.tags.get("dp") == "simulated" for group in groups for run in group.runs):
-        notes.append(
-            "The noise of private runs tagged dp=simulated comes from a key that was given: their "
-            "epsilon holds only for those who do not know it."
-        )
+    notes += _simulations(groups)
     notes += _uneven_seeds(groups) + _uneven_methods(chosen)
     return notes + _unknown_values(groups) + _diagnoses(groups)
+
+
+def _simulations(groups: Sequence[Group]) -> list[str]:
+    """Return a note of each reason for which a run's epsilon is none for its own clients."""
+    runs = [run for group in groups for run in group.runs if run.tags.get("dp") == "simulated"]
+    larger = [_has_larger_cohort(parameters(run)) for run in runs]
+    notes = {
+        "Private runs with privacy.rounds.noise_cohort are tagged dp=simulated: their noise is "
+        "scaled from a larger cohort to the one that was computed, and their epsilon is what that "
+        "cohort would have. It holds for nobody in them.": any(larger),
+        "The noise of private runs tagged dp=simulated comes from a key that was given: their "
+        "epsilon holds only for those who do not know it.": not all(larger),
+    }
+    return [note for note, is_needed in notes.items() if is_needed]
+
+
+def _has_larger_cohort(params: Mapping[str, str]) -> bool:
+    return params.get(NOISE_COHORT, UNSET) not in (UNSET, params.get("federation.cohort_size"))
 
 
 def _diagnoses(groups: Sequence[Group]) -> list[str]:

@@ -169,6 +169,29 @@ def test_losses_of_different_targets_have_no_order() -> None:
         assert len(answers) == num
 
 
+@pytest.mark.parametrize(
+    ("params", "reasons"),
+    [
+        ([{}], ["a key that was given"]),
+        ([{"privacy.rounds.noise_cohort": "10"}], ["a key that was given"]),  # the cohort's own
+        ([{"privacy.rounds.noise_cohort": "1000"}], ["from a larger cohort"]),
+        ([{"privacy.rounds.noise_cohort": "1000"}, {}], ["a larger cohort", "a key that was"]),
+    ],
+)
+def test_a_simulated_promise_has_its_reason(
+    params: list[dict[str, str]], reasons: list[str]
+) -> None:
+    runs = [run("fedavg_ft", i, **{"federation.cohort_size": "10"}) for i in range(len(params))]
+    runs = [
+        replace(one, tags=one.tags | {"dp": "simulated"}, params=one.params | more)
+        for one, more in zip(runs, params, strict=True)
+    ]
+    groups = group_runs(runs)
+    notes = [note for note in notes_of(groups, groups, KID) if "dp=simulated" in note]
+    assert len(notes) == len(reasons)
+    assert all(reason in note for reason, note in zip(reasons, notes, strict=True))
+
+
 def test_no_question_is_answered_with_kid_where_captions_pair_the_images() -> None:
     distance = {"final/adapt_style_distance_after": 0.1, KID: 1.0}
     runs = [run("spire"), run("fedavg_ft", kid=2.0)]
