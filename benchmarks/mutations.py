@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[1]
 CORE, RUN, SWEEP = "tests/unit/core", "tests/unit/run", "tests/unit/sweep"
 BY_HAND = f"{CORE}/federated/test_server_by_hand.py"
 FEDERATION = f"{CORE}/federated/test_federation.py"
+PRIVATE_NOISE = f"{CORE}/adaptation/test_private_noise.py"
 SNAPSHOTS = f"{RUN}/checkpoint/test_snapshots.py"
 OUTBOX = f"{RUN}/tracking/test_outbox.py"
 FOREIGN = f"{RUN}/runs/test_foreign_runs.py"
@@ -157,6 +158,49 @@ MUTATIONS = (
         "    check_floors(setup)\n",
         "",
         f"{RUN}/federation/test_setup.py",
+    ),
+    # private noise
+    _mutation(
+        "a private step has a tenth of its noise",
+        "spire_core/adaptation/private_descent.py",
+        "gradients.release(self.guarantee.noise_multiplier, normals)",
+        "gradients.release(self.guarantee.noise_multiplier / 10, normals)",
+        PRIVATE_NOISE,
+    ),
+    _mutation(
+        "one release has a tenth of its noise",
+        "spire_core/adaptation/one_release.py",
+        "total.release(guarantee.noise_multiplier, normals)",
+        "total.release(guarantee.noise_multiplier / 10, normals)",
+        PRIVATE_NOISE,
+    ),
+    _mutation(
+        "every private step has the same noise",
+        "spire_core/adaptation/private_descent.py",
+        "place = (self.client.client_id, step)",
+        "place = (self.client.client_id, 0)",
+        PRIVATE_NOISE,
+    ),
+    _mutation(
+        "every client's private steps have the same noise",
+        "spire_core/adaptation/private_descent.py",
+        "place = (self.client.client_id, step)",
+        "place = (0, step)",
+        PRIVATE_NOISE,
+    ),
+    _mutation(
+        "every client's one release has the same noise",
+        "spire_core/adaptation/one_release.py",
+        '"adapt_release", client.client_id)',
+        '"adapt_release", 0)',
+        PRIVATE_NOISE,
+    ),
+    _mutation(
+        "a worker adds zeros in place of a private round's noise",
+        "pipeline/clients/round_worker.py",
+        "IntegerMessage(unit, 1, 0, form.noise(noise, plan.round_idx))",
+        "IntegerMessage(unit, 1, 0, 0 * form.noise(noise, plan.round_idx))",
+        f"{RUN}/clients/test_round_worker.py",
     ),
     # files and resuming
     _mutation(
