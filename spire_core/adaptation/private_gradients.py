@@ -58,7 +58,10 @@ def pieces(
 
 
 def _number_of(image: Tensor) -> int:
-    """Return a number that stands for an image, wherever it stands."""
+    """Return a number that stands for an image, wherever it stands.
+
+    A latent stands for its image with the bits that this machine computes (docs/privacy.md).
+    """
     return int.from_bytes(hashlib.sha256(image.cpu().numpy().tobytes()).digest()[:8], "big")
 
 

@@ -26,6 +26,8 @@ from spire_core.privacy.accounting import (
 from spire_core.privacy.guarantee import guarantee_of
 from spire_core.privacy.rounds import rounds_guarantee
 
+PAGE = (Path(__file__).parents[4] / "docs" / "privacy.md").read_text()
+
 RNG = np.random.default_rng(0)
 WHOLE = [  # noise multiplier, steps, delta
     (float(np.exp(RNG.uniform(-1, 4))), int(np.exp(RNG.uniform(0, 6))), 10 ** RNG.uniform(-9, -2))
@@ -225,6 +227,13 @@ def test_a_missing_package_is_one_sentence_where_it_is_needed(
         guarantee_of(PrivateAdaptConfig(epsilon=4.5), 257)
 
 
+def test_the_page_says_how_lax_the_default_delta_is() -> None:
+    noises = [noise_for(epsilon, 1 / 640, 40, 1.0) for epsilon in (1.0, 4.0, 8.0)]
+    strict = [epsilon_spent(noise, 40, 1.0, 1e-5) for noise in noises]
+    assert strict == pytest.approx([1.59, 5.72, 10.88], abs=0.005)
+    assert "of epsilon 1, 4 and 8 at this delta (1/640) has epsilon 1.59, 5.72 and 10.88" in PAGE
+
+
 def test_the_page_says_what_copies_of_an_image_cost() -> None:
     """k copies that are left out together change a sum by k C: the noise of one, over k."""
     found = guarantee_of(PrivateAdaptConfig(epsilon=4.0), 64)
@@ -233,5 +242,4 @@ def test_the_page_says_what_copies_of_an_image_cost() -> None:
         epsilon_spent(found.noise_multiplier / k, found.num_steps, 1.0, found.delta) for k in (2, 4)
     ]
     assert of_copies == pytest.approx([9.95, 26.75], abs=0.01)
-    page = (Path(__file__).parents[4] / "docs" / "privacy.md").read_text()
-    assert "with 64 images and epsilon 4 it is 9.95 for two copies and 26.75 for four" in page
+    assert "with 64 images and epsilon 4 it is 9.95 for two copies and 26.75 for four" in PAGE
