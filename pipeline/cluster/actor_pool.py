@@ -18,7 +18,7 @@ from pipeline.clients.memory import (
     sizes_text,
 )
 from pipeline.cluster.actor_plan import ActorPlan
-from pipeline.cluster.client_actor import ClientActor, lost_together
+from pipeline.cluster.client_actor import ClientActor
 from pipeline.cluster.results import (
     LESS_MEMORY,
     Patience,
@@ -32,14 +32,9 @@ from pipeline.cluster.results import (
 from pipeline.cluster.session import free_resources
 from pipeline.cluster.watch import check_alive, end_actor
 from pipeline.federation.messages import WorkerSetup
-from pipeline.federation.pool import (
-    SEE_LOG,
-    ClientFailure,
-    ClientPool,
-    Unit,
-    Work,
-)
+from pipeline.federation.pool import ClientPool
 from pipeline.federation.scheduling import WorkerSpeeds, balance
+from pipeline.federation.work import SEE_LOG, ClientFailure, Unit, Work, lost_together
 from spire_core.errors import ClusterError, first_line
 
 logger = logging.getLogger(__name__)

@@ -1,7 +1,6 @@
 """A process that simulates clients, as a Ray actor."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import ray
 from pipeline.clients.memory import Footprint, footprint, resident_bytes
 from pipeline.cluster.actor_plan import choose_device
 from pipeline.federation.messages import WorkerSetup
-from pipeline.federation.pool import SEE_LOG, ClientFailure, Unit, Work, run_here
+from pipeline.federation.work import Work, lost_together, run_here
 from spire_core.errors import ClusterError
 
 if TYPE_CHECKING:
@@ -58,8 +57,3 @@ class ClientActor:
             self.worker.rehearse()
         node = ray.get_runtime_context().get_node_id()
         return footprint(node, before, self.worker.context.device)
-
-
-def lost_together(units: Sequence[Unit], cause: str, remedy: str = SEE_LOG) -> list[Any]:
-    """Return the failures of units that were lost with their process."""
-    return [ClientFailure(unit, cause, len(units), remedy) for unit in units]

@@ -23,7 +23,7 @@ from ray.exceptions import (
 
 from pipeline.clients.free_memory import oom_kills
 from pipeline.cluster.watch import TICK_S, check_alive, check_now
-from pipeline.federation.pool import SEE_LOG
+from pipeline.federation.work import SEE_LOG
 from spire_core.errors import ClusterError, first_line
 
 NOTICE_TICKS = 30  # until the first line about a wait; then after 60, 120, ...

@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.federation.pool import MAX_TRIES, ClientFailure, ClientPool, repeat_errors
+from pipeline.federation.pool import MAX_TRIES, ClientPool, repeat_errors
 from pipeline.federation.rounds import RoundSettings
+from pipeline.federation.work import ClientFailure
 from spire_core.errors import AggregationError, DivergenceError, SpireError
 from spire_core.federated.messages import ClientReport, RoundPlan
 from spire_core.federated.private_updates import NOISE

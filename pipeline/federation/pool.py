@@ -10,72 +10,19 @@ the first try.
 
 import logging
 import time
-import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from spire_core.errors import ClusterError, SpireError
+from pipeline.federation.work import SEE_LOG, ClientFailure, Unit, Work, run_here
+from spire_core.errors import SpireError
 
 MAX_TRIES = 3
-SEE_LOG = "see the log above and under the Ray session folder"
 
 logger = logging.getLogger(__name__)
 
-Unit = int | tuple[int, ...]
-"""The clients of one call of a task: a single one, or a group that is computed together."""
 U = TypeVar("U")
 R = TypeVar("R")
-
-
-@dataclass(frozen=True)
-class Work:
-    """The calls `task(unit, *args, *per_unit[i])`; `costs` are the times they take, in any unit."""
-
-    task: str
-    units: Sequence[Unit]
-    args: tuple
-    per_unit: Sequence[tuple]
-    costs: Sequence[float]
-
-    def part(self, positions: Sequence[int]) -> "Work":
-        """Return the calls at these positions."""
-        return replace(
-            self,
-            units=[self.units[i] for i in positions],
-            per_unit=[self.per_unit[i] for i in positions],
-            costs=[self.costs[i] for i in positions],
-        )
-
-
-@dataclass(frozen=True)
-class ClientFailure:
-    """Stands in the place of a unit's result.
-
-    `num_lost`: the number of units that were lost together with their process, this one included;
-    0 if the unit failed by itself. `remedy`: advice for the user.
-    """
-
-    unit: Unit
-    cause: str
-    num_lost: int = 0
-    remedy: str = SEE_LOG
-
-    @property
-    def names(self) -> str:
-        """The unit's clients, for a sentence."""
-        if isinstance(self.unit, int):
-            return f"client {self.unit}"
-        many = "s" if len(self.unit) > 1 else ""
-        return f"client{many} {', '.join(map(str, self.unit))}"
-
-    def error(self, task: str, where: str) -> ClusterError:
-        """Return the error that ends a run which needs this unit's work."""
-        return ClusterError(
-            f"expected {task} to end for {self.names}{where}, got {self.cause}: "
-            f"{self.remedy}; spire resume goes on from the last checkpoint"
-        )
 
 
 def in_groups(client_ids: Sequence[Any], size: int) -> list[tuple[Any, ...]]:
@@ -232,19 +179,3 @@ class LocalClientPool(ClientPool):
 
     def close(self) -> None:
         pass
-
-
-def run_here(worker: Any, work: Work) -> list[Any]:
-    """Run a task for some units on one worker; one unit's error spares the others."""
-    results: list[Any] = []
-    for unit, extra in zip(work.units, work.per_unit, strict=True):
-        try:
-            results.append(getattr(worker, work.task)(unit, *work.args, *extra))
-        except SpireError:
-            raise
-        except Exception as error:
-            logger.debug("%s", traceback.format_exc())
-            at = traceback.extract_tb(error.__traceback__)[-1]
-            cause = f"{error!r} at {at.filename.rpartition('/')[2]}:{at.lineno}"
-            results.append(ClientFailure(unit, cause))
-    return results

@@ -8,7 +8,8 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from pipeline.federation.pool import ClientFailure, ClientPool
+from pipeline.federation.pool import ClientPool
+from pipeline.federation.work import ClientFailure
 from spire_core.secure_sum.protocol import SumPlan, require_threshold, unmasked
 
 logger = logging.getLogger(__name__)

@@ -44,9 +44,10 @@ from pipeline.experiment.watcher import Watcher
 from pipeline.federation.driver import Driver, RoundDriver
 from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.partitioning import promise_to_clients
-from pipeline.federation.pool import ClientFailure, ClientPool
+from pipeline.federation.pool import ClientPool
 from pipeline.federation.rounds import RoundSettings, RoundStats
 from pipeline.federation.setup import FederationSetup, prepare
+from pipeline.federation.work import ClientFailure
 from pipeline.results.metric_names import EPSILON
 from pipeline.runs.layout import trace_path
 from pipeline.tracking.outbox import read_points

@@ -14,7 +14,7 @@ from ray.exceptions import (
 from pipeline.cluster import results
 from pipeline.cluster.results import Patience, loss_cause, loss_error, wait
 from pipeline.cluster.watch import TICK_S
-from pipeline.federation.pool import SEE_LOG, ClientFailure
+from pipeline.federation.work import SEE_LOG, ClientFailure
 
 MEMORY = "a process that was ended because memory is short"
 

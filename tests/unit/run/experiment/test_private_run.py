@@ -23,7 +23,8 @@ from pipeline.config.tracking import TrackingConfig
 from pipeline.experiment import run
 from pipeline.experiment.run import resume_experiment, run_experiment
 from pipeline.experiment.watcher import Watcher
-from pipeline.federation.pool import LocalClientPool, Work
+from pipeline.federation.pool import LocalClientPool
+from pipeline.federation.work import Work
 from pipeline.results.recording import run_tags
 from pipeline.results.result import Result
 from pipeline.runs import noise_key

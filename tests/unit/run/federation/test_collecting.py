@@ -12,9 +12,10 @@ import pytest
 from pipeline.clients.masking import MaskingClients
 from pipeline.config.federation import FederationConfig
 from pipeline.federation.driver import Driver
-from pipeline.federation.pool import ClientFailure, LocalClientPool, Work, run_here
+from pipeline.federation.pool import LocalClientPool
 from pipeline.federation.receiving import UpdateReceiver
 from pipeline.federation.rounds import RoundSettings
+from pipeline.federation.work import ClientFailure, Work, run_here
 from pipeline.runs import mask_key
 from spire_core.config.client import ClientConfig
 from spire_core.config.method import MethodConfig

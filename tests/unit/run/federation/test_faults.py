@@ -14,9 +14,10 @@ from pipeline.config.load import load_config
 from pipeline.experiment.run import run_experiment
 from pipeline.experiment.watcher import Watcher
 from pipeline.federation.driver import Driver, choose_cohort
-from pipeline.federation.pool import ClientFailure, LocalClientPool, Work
+from pipeline.federation.pool import LocalClientPool
 from pipeline.federation.receiving import UpdateReceiver
 from pipeline.federation.rounds import RoundSettings
+from pipeline.federation.work import ClientFailure, Work
 from spire_core.config.client import ClientConfig
 from spire_core.config.method import MethodConfig
 from spire_core.config.server import ServerConfig

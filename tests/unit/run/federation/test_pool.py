@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.federation.pool import MAX_TRIES, ClientFailure, LocalClientPool, Unit, Work
+from pipeline.federation.pool import MAX_TRIES, LocalClientPool
 from pipeline.federation.scheduling import WorkerSpeeds, balance
+from pipeline.federation.work import ClientFailure, Unit, Work
 from spire_core.config.client import ClientConfig
 from spire_core.errors import ClusterError
 
