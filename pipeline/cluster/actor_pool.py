@@ -20,7 +20,6 @@ from pipeline.clients.memory import (
 from pipeline.cluster.actor_plan import ActorPlan
 from pipeline.cluster.client_actor import ClientActor
 from pipeline.cluster.results import (
-    LESS_MEMORY,
     Patience,
     get,
     loss_cause,
@@ -31,6 +30,7 @@ from pipeline.cluster.results import (
 )
 from pipeline.cluster.session import free_resources
 from pipeline.cluster.watch import check_alive, end_actor
+from pipeline.federation.machine_faults import LESS_MEMORY, has_lost_gpu
 from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.pool import ClientPool
 from pipeline.federation.scheduling import WorkerSpeeds, balance
@@ -154,9 +154,7 @@ class RayClientPool(ClientPool):
             if answer is not None:
                 return answer[0]
         except RayTaskError as error:
-            if not isinstance(error.cause, RayError):
-                raise task_error(error) from error
-            self.last_loss = loss_cause(error.cause, "an actor whose answer is lost")
+            self.last_loss = _lost(actor, error, "an actor whose answer is lost")
         except GetTimeoutError:
             self.last_loss = f"an actor without an answer in {limit_s} s", SEE_LOG
             ray.kill(actor, no_restart=False)
@@ -211,9 +209,7 @@ class RayClientPool(ClientPool):
         try:
             return get(ref)
         except RayTaskError as error:
-            if not isinstance(error.cause, RayError):
-                raise error.cause from error
-            cause = loss_cause(error.cause, "what it was given is lost")
+            cause = _lost(actor, error, "what it was given is lost")
         except RayError as error:
             cause = loss_cause(error, "its actor was lost")
         return lost_together(units, *cause), 0.0
@@ -237,3 +233,16 @@ class RayClientPool(ClientPool):
     def close(self) -> None:
         for actor in self.actors:
             end_actor(actor)
+
+
+def _lost(actor: Any, error: RayTaskError, loss: str) -> tuple[str, str]:
+    """Return cause and remedy of the loss that a task's error tells of; raises another error.
+
+    A process that has lost its GPU ends: Ray takes it for alive, and every task would fail there.
+    """
+    if has_lost_gpu(error.cause):
+        actor.leave.remote()  # `ray.kill` is not awaited: the next call could still get there
+        return f"a process that has lost its GPU ({first_line(error.cause)})", SEE_LOG
+    if isinstance(error.cause, RayError):
+        return loss_cause(error.cause, loss)
+    raise task_error(error) from error

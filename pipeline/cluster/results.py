@@ -23,14 +23,11 @@ from ray.exceptions import (
 
 from pipeline.clients.free_memory import oom_kills
 from pipeline.cluster.watch import TICK_S, check_alive, check_now
+from pipeline.federation.machine_faults import LESS_MEMORY, has_lost_gpu, lacks_memory
 from pipeline.federation.work import SEE_LOG
 from spire_core.errors import ClusterError, first_line
 
 NOTICE_TICKS = 30  # until the first line about a wait; then after 60, 120, ...
-LESS_MEMORY = (
-    "lower resources.num_actors or, in a new run, federation.cohort_size, client.group_size, "
-    "client.batch_size or model.width"
-)
 MORE_DISK = "free the disk of /tmp/ray, or name a folder on another one with RAY_TMPDIR"
 MORE_STORE = "raise RAY_DEFAULT_OBJECT_STORE_MEMORY_PROPORTION above 0.3"
 KILLS_BEFORE = oom_kills()  # as this process began
@@ -140,12 +137,15 @@ def task_error(error: RayTaskError) -> Exception:
         return loss_error(cause)
     if isinstance(cause, ClusterError):  # of an actor that has lost another: see `loss_error`
         check_now()
-    import torch  # imported late: a process that only waits does without
-
-    if isinstance(cause, torch.OutOfMemoryError):
+    if lacks_memory(cause):
         return ClusterError(
-            f"expected memory of a GPU for every client actor, got {first_line(cause)!r}: "
-            f"end what else uses the GPU, or {LESS_MEMORY}"
+            f"expected memory for every client actor, got {first_line(cause)!r}: "
+            f"end what else uses the machine or its GPU, or {LESS_MEMORY}"
+        )
+    if has_lost_gpu(cause):
+        return ClusterError(
+            f"expected every client actor to keep its GPU, got {first_line(cause)!r}: "
+            f"look for faults of the GPU with nvidia-smi; {RESUME}"
         )
     return cause
 

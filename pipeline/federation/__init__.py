@@ -8,6 +8,7 @@ shown_captions  captions in the form in which a network is shown them
 messages        the records that travel to and from workers
 pool            the client pool: tasks for many clients, and the pool in this process
 work            the calls of a task for clients, and failures in the place of results
+machine_faults  errors that are the machine's: no memory, a lost GPU
 scheduling      work balanced over workers of different speed
 driver          the server's state and the rounds
 receiving       an update decoded, checked and accumulated where it is made

@@ -8,6 +8,9 @@ refuses. The setting `federation.on_client_error` decides on it:
   `pool.MAX_TRIES` times in all;
 - "fail" raises the fault's error at once;
 - "drop" averages without the client, and for the client the round did not happen.
+
+Work that the machine has no memory or no disk for is no client's fault: it has one more try, and if
+that fails too, nobody is dropped and the round is an error.
 """
 
 import logging
@@ -94,11 +97,14 @@ class Gatherer:
     def _usable(self, groups: Sequence[Group], round_: OpenRound, has_others: bool) -> Reports:
         """Return the reports of usable updates; every other client forgets the round.
 
-        Raises DivergenceError or AggregationError if the round then has none.
+        Raises DivergenceError or AggregationError if the round then has none, and ClusterError if
+        the machine lacks something.
         """
         reports: Reports = {}
         errors: list[SpireError | None] = []
         for _, result in self._train_split(groups, round_):
+            if isinstance(result, ClientFailure) and result.is_of_machine:
+                raise result.error(TASK, round_.name)
             usable, error = _sorted_out(result, round_)
             reports |= usable
             errors.append(error)
@@ -131,10 +137,12 @@ class Gatherer:
     ) -> list[tuple[Group, list[ClientReport] | ClientFailure]]:
         """Do as `_train`, and ask the clients of a group that failed as a whole one by one.
 
-        One client's fault must not drop the others of its group.
+        One client's fault must not drop the others of its group. A single client is asked again
+        where the machine lacked something.
         """
         results = list(zip(groups, self._train(groups, round_), strict=True))
-        failed = [g for g, r in results if isinstance(r, ClientFailure) and len(g) > 1]
+        failures = [(g, r) for g, r in results if isinstance(r, ClientFailure)]
+        failed = [g for g, r in failures if len(g) > 1 or r.is_of_machine]
         if not failed:
             return results
         alone = [(client_id,) for group in failed for client_id in group]

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from spire_core.errors import ClusterError, SpireError
+from pipeline.federation.machine_faults import LESS_MEMORY, has_lost_gpu, lacks_memory
+from spire_core.errors import ClusterError, SpireError, first_line
 
 SEE_LOG = "see the log above and under the Ray session folder"
 
@@ -41,13 +42,19 @@ class ClientFailure:
     """Stands in the place of a unit's result.
 
     `num_lost`: the number of units that were lost together with their process, this one included;
-    0 if the unit failed by itself. `remedy`: advice for the user.
+    0 if the unit failed by itself. `remedy`: advice for the user, of more than to look at the log
+    where the machine lacks something.
     """
 
     unit: Unit
     cause: str
     num_lost: int = 0
     remedy: str = SEE_LOG
+
+    @property
+    def is_of_machine(self) -> bool:
+        """Whether the machine lacks what the remedy names, which is no client's fault."""
+        return self.remedy != SEE_LOG
 
     @property
     def names(self) -> str:
@@ -66,7 +73,10 @@ class ClientFailure:
 
 
 def run_here(worker: Any, work: Work) -> list[Any]:
-    """Run a task for some units on one worker; one unit's error spares the others."""
+    """Run a task for some units on one worker; one unit's error spares the others.
+
+    An error after which this process can compute nothing more is raised.
+    """
     results: list[Any] = []
     for unit, extra in zip(work.units, work.per_unit, strict=True):
         try:
@@ -75,10 +85,17 @@ def run_here(worker: Any, work: Work) -> list[Any]:
             raise
         except Exception as error:
             logger.debug("%s", traceback.format_exc())
-            at = traceback.extract_tb(error.__traceback__)[-1]
-            cause = f"{error!r} at {at.filename.rpartition('/')[2]}:{at.lineno}"
-            results.append(ClientFailure(unit, cause))
+            if has_lost_gpu(error):
+                raise
+            results.append(_failure(unit, error))
     return results
+
+
+def _failure(unit: Unit, error: Exception) -> ClientFailure:
+    if lacks_memory(error):
+        return ClientFailure(unit, f"too little memory ({first_line(error)})", remedy=LESS_MEMORY)
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    return ClientFailure(unit, f"{error!r} at {at.filename.rpartition('/')[2]}:{at.lineno}")
 
 
 def lost_together(units: Sequence[Unit], cause: str, remedy: str = SEE_LOG) -> list[Any]:

@@ -601,6 +601,36 @@ def test_a_client_that_always_ends_its_actor_is_dropped_alone(opened: Opened) ->
     assert found[2].num_lost == 1
 
 
+class GpuBreaker:
+    """Breaks the GPU of the process that it is sent to: every later call there fails."""
+
+    def __reduce__(self) -> tuple[Any, tuple[()]]:
+        return break_gpu, ()
+
+
+def break_gpu() -> int:
+    def fail(*_: Any) -> None:
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered\nSee more")
+
+    ClientWorker.private_state = fail  # type: ignore[method-assign]
+    return 0
+
+
+def test_a_process_whose_gpu_is_broken_is_replaced(
+    opened: Opened, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ray takes it for alive. Whose fault it was breaks the next one too, alone."""
+    pool, rounds = opened[1], [(0,), (0,), (GpuBreaker(),), (0,)]
+    found = pool.run("private_state", [0, 1, 2, 3], per_unit=rounds)
+    assert all(isinstance(found[client_id], PrivateState) for client_id in (0, 1, 3))
+    assert isinstance(found[2], ClientFailure)
+    assert found[2].num_lost == 1
+    assert "lost its GPU (CUDA error: device-side assert triggered)" in caplog.text
+    assert pool.each("private_state", 0, GpuBreaker()) == [None]
+    assert "lost its GPU" in pool.last_loss[0]
+    assert isinstance(pool.each("private_state", 0)[0], PrivateState)
+
+
 def asks_for_huge_pages() -> bool:
     """Whether this system gives huge pages to those who ask, and its C library can ask."""
     library, version = platform.libc_ver()

@@ -1,20 +1,24 @@
 """Losses for want of memory or disk are sentences that name the setting to change."""
 
+import re
 from types import SimpleNamespace
 
 import pytest
+import torch
 from ray.exceptions import (
     ActorDiedError,
     ObjectStoreFullError,
     OutOfDiskError,
     OutOfMemoryError,
     RayError,
+    RayTaskError,
 )
 
 from pipeline.cluster import results
-from pipeline.cluster.results import Patience, loss_cause, loss_error, wait
+from pipeline.cluster.results import Patience, loss_cause, loss_error, task_error, wait
 from pipeline.cluster.watch import TICK_S
 from pipeline.federation.work import SEE_LOG, ClientFailure
+from spire_core.errors import ClusterError
 
 MEMORY = "a process that was ended because memory is short"
 
@@ -52,6 +56,28 @@ def test_the_error_of_a_lost_client_has_the_remedy() -> None:
     told = str(ClientFailure(3, cause, remedy=remedy).error("fit_group", " in round 2"))
     assert told.startswith("expected fit_group to end for client 3 in round 2, got a full disk")
     assert "free the disk of /tmp/ray, or name a folder on another one with RAY_TMPDIR" in told
+
+
+@pytest.mark.parametrize(
+    ("cause", "sentence"),
+    [
+        (
+            MemoryError(),
+            r"expected memory for every client actor, got 'MemoryError': end what .* or",
+        ),
+        (
+            torch.AcceleratorError("CUDA error: device-side assert triggered\nmore"),
+            "expected every client actor to keep its GPU, got 'CUDA error: device-side assert trig",
+        ),
+    ],
+)
+def test_a_machines_fault_as_an_actor_begins_is_one_sentence(
+    cause: Exception, sentence: str
+) -> None:
+    error = task_error(RayTaskError("begin", "the traceback", cause))
+    assert isinstance(error, ClusterError)
+    assert re.match(sentence, str(error))
+    assert "\n" not in str(error)
 
 
 def test_actors_lose_no_time_while_the_run_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.config.federation import FederationConfig
 from pipeline.config.load import load_config
@@ -210,6 +211,29 @@ def test_a_client_that_breaks_its_process_drops_nobody_else(engine: str) -> None
     # Clients 0, 1, 2 moved by 1, 2, 3 and count 10, 20, 30: 140 / 60.
     assert driver.model_weights().tolist() == pytest.approx([140 / 60] * SIZE, rel=1e-6)
     assert driver.pool.worker.undone == [(BREAKER, 0)]
+
+
+def out_of_memory(client_id: int, times: int) -> Fault:
+    def fault(update: ClientUpdate, asked: int) -> ClientUpdate:
+        if update.client_id == client_id and asked <= times:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore")
+        return update
+
+    return fault
+
+
+@pytest.mark.parametrize("policy", ["retry", "drop"])
+@pytest.mark.parametrize("engine", ["loop", "grouped"])
+def test_a_want_of_memory_drops_nobody_and_names_the_settings(policy: str, engine: str) -> None:
+    client = {"engine": engine, "group_size": 2}
+    driver = driver_with(out_of_memory(2, 99), client, on_client_error=policy)
+    with pytest.raises(ClusterError, match=r"client.* in round 0, got too little memory \(") as no:
+        driver.run_round()
+    assert "lower resources.num_actors or, in a new run, federation.cohort_size" in str(no.value)
+    assert driver.pool.worker.undone == []
+    driver = driver_with(out_of_memory(2, 1), client, on_client_error=policy)  # it passes
+    assert weights_after(driver) == pytest.approx(weights_after(driver_with(fine, client)))
+    assert driver.pool.worker.undone == []
 
 
 def test_a_round_that_drops_everybody_is_an_error() -> None:
