@@ -1,14 +1,13 @@
 """The client pool as Ray actors."""
 
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from pipeline.clients.memory import (
     NO_ROUNDS,
@@ -19,18 +18,18 @@ from pipeline.clients.memory import (
 )
 from pipeline.cluster.actor_plan import ActorPlan
 from pipeline.cluster.client_actor import ClientActor
+from pipeline.cluster.losses import lost_task, revive
 from pipeline.cluster.results import (
     Patience,
     get,
     loss_cause,
-    loss_error,
     result_of,
     task_error,
     wait,
 )
 from pipeline.cluster.session import free_resources
 from pipeline.cluster.watch import check_alive, end_actor
-from pipeline.federation.machine_faults import LESS_MEMORY, has_lost_gpu
+from pipeline.federation.machine_faults import LESS_MEMORY
 from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.pool import ClientPool
 from pipeline.federation.scheduling import WorkerSpeeds, balance
@@ -40,7 +39,6 @@ from spire_core.errors import ClusterError, first_line
 logger = logging.getLogger(__name__)
 WAIT_NOTICE_S = 30.0
 LEAST_LIMIT_S = 30.0  # for what is not a client's work
-REVIVAL_S = 120.0  # for an actor to come back, perhaps on another node
 
 
 class RayClientPool(ClientPool):
@@ -70,7 +68,7 @@ class RayClientPool(ClientPool):
         """
         shared = (ray.put(setup), ray.put(images))
         options = {"num_cpus": plan.num_cpus, "num_gpus": plan.num_gpus, "max_concurrency": 1}
-        options["max_restarts"] = -1  # a lost one comes back under the same handle, see `_revive`
+        options["max_restarts"] = -1  # a lost one comes back under the same handle, see `revive`
         actor_class: Any = ClientActor  # made by `ray.remote`, which type checkers cannot follow
         start_one = actor_class.options(**options).remote
         actors = [start_one() for _ in range(plan.num_actors)]
@@ -104,7 +102,7 @@ class RayClientPool(ClientPool):
             raise task_error(error) from error
         except RayError as error:
             logger.warning("a client actor was lost as it began (%s)", first_line(error))
-            return self._revive(self.actors[position], rehearses=position == 0)
+            return revive(self.actors[position], self.shared, rehearses=position == 0)
 
     def _keep_fitting(
         self, footprints: Sequence[Footprint], round_memory: RoundMemory, may_shrink: bool
@@ -154,14 +152,14 @@ class RayClientPool(ClientPool):
             if answer is not None:
                 return answer[0]
         except RayTaskError as error:
-            self.last_loss = _lost(actor, error, "an actor whose answer is lost")
+            self.last_loss = lost_task(actor, error, "an actor whose answer is lost")
         except GetTimeoutError:
             self.last_loss = f"an actor without an answer in {limit_s} s", SEE_LOG
             ray.kill(actor, no_restart=False)
         except RayError as error:
             logger.warning("a client actor was lost (%s)", first_line(error))
             self.last_loss = loss_cause(error, "a lost actor")
-        self._revive(actor)
+        revive(actor, self.shared)
         return None
 
     def share(self, value: Any) -> Any:
@@ -170,7 +168,7 @@ class RayClientPool(ClientPool):
 
     def attempt(self, work: Work) -> list[Any]:
         check_alive()
-        shares = balance(work.costs, self.speeds.of(work.task, len(self.actors)))
+        shares = self._shares(work)
         busy = {worker: work.part(at) for worker, at in enumerate(shares) if at}
         patience = Patience(self.client_timeout_s)
         refs = {
@@ -187,9 +185,15 @@ class RayClientPool(ClientPool):
         for worker in busy:
             chunk = [results[i] for i in shares[worker]]
             if any(isinstance(result, ClientFailure) and result.num_lost for result in chunk):
-                self._revive(self.actors[worker])
+                revive(self.actors[worker], self.shared)
                 self.speeds.renew(worker)
         return [results[i] for i in range(len(work.units))]
+
+    def _shares(self, work: Work) -> list[list[int]]:
+        """Return the positions of each actor's calls, one for each in a wave."""
+        if work.is_wave:
+            return [[i] for i in range(len(work.units))]
+        return balance(work.costs, self.speeds.of(work.task, len(self.actors)))
 
     def _chunk(
         self, actor: Any, ref: Any, units: Sequence[Unit], patience: Patience
@@ -209,40 +213,11 @@ class RayClientPool(ClientPool):
         try:
             return get(ref)
         except RayTaskError as error:
-            cause = _lost(actor, error, "what it was given is lost")
+            cause = lost_task(actor, error, "what it was given is lost")
         except RayError as error:
             cause = loss_cause(error, "its actor was lost")
         return lost_together(units, *cause), 0.0
 
-    def _revive(self, actor: Any, rehearses: bool = False) -> Footprint:
-        """Let an actor begin again after a loss; ClusterError if it cannot, or takes too long."""
-        end = time.monotonic() + REVIVAL_S
-        while True:
-            try:
-                again = actor.begin.remote(*self.shared, rehearses)
-                return get(again, max(0.1, end - time.monotonic()))
-            except (ActorUnavailableError, GetTimeoutError) as error:
-                if time.monotonic() > end:
-                    raise loss_error(error) from error
-                time.sleep(0.1)
-            except RayTaskError as error:
-                raise task_error(error) from error
-            except RayError as error:
-                raise loss_error(error) from error
-
     def close(self) -> None:
         for actor in self.actors:
             end_actor(actor)
-
-
-def _lost(actor: Any, error: RayTaskError, loss: str) -> tuple[str, str]:
-    """Return cause and remedy of the loss that a task's error tells of; raises another error.
-
-    A process that has lost its GPU ends: Ray takes it for alive, and every task would fail there.
-    """
-    if has_lost_gpu(error.cause):
-        actor.leave.remote()  # `ray.kill` is not awaited: the next call could still get there
-        return f"a process that has lost its GPU ({first_line(error.cause)})", SEE_LOG
-    if isinstance(error.cause, RayError):
-        return loss_cause(error.cause, loss)
-    raise task_error(error) from error

@@ -3,7 +3,8 @@
 The driver and the experiment know this interface only. The numbers do not depend on the pool.
 
 Two rules say which work is repeated. `ClientPool.run` tries each unit once; after a loss of several
-units together each of them has its try alone. `repeat_errors` runs again what failed, up to
+units at once each of them has a try alone in its process, and after another such loss one alone in
+the pool. `repeat_errors` runs again what failed, up to
 `MAX_TRIES` times in all. A task is a function of its arguments, so a repetition gives the result of
 the first try.
 """
@@ -12,6 +13,7 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from pipeline.federation.work import SEE_LOG, ClientFailure, Unit, Work, run_here
@@ -97,8 +99,10 @@ class ClientPool(ABC):
         """Return for each unit the result of `task(unit, *args, *per_unit[i])` or a ClientFailure.
 
         `costs` balance the workers. Failures are logged, with `where`. If several units are lost
-        together, one of them may have taken the others with it, so each has a try alone. A mistake
-        of the user's (a SpireError) is raised at once.
+        at once, with their process or node, one of them may have taken the others with it. Each
+        has a try alone in its process, in waves of one unit for each worker. Those of a wave that
+        are lost at once have one with nobody beside them. A mistake of the user's (a SpireError)
+        is raised at once.
         """
         return self._run_once(_work(task, units, args, per_unit, costs), where)
 
@@ -121,13 +125,18 @@ class ClientPool(ABC):
 
     def _run_once(self, work: Work, where: str) -> list[Any]:
         results = self._logged(work, where)
-        for i, result in enumerate(results):
-            if isinstance(result, ClientFailure) and result.num_lost > 1:
-                [results[i]] = self._logged(work.part([i]), where)
+        for is_last in (False, True):
+            left = [i for i, result in enumerate(results) if _is_lost_with_others(result)]
+            while left:
+                size = 1 if is_last else self.num_workers
+                wave, left = left[:size], left[size:]
+                outcomes = self._logged(work.part(wave, is_wave=True), where)
+                for i, outcome in zip(wave, outcomes, strict=True):
+                    results[i] = outcome
         return results
 
     def _logged(self, work: Work, where: str) -> list[Any]:
-        results = self.attempt(work)
+        results = _lost_at_once(self.attempt(work))
         for result in results:
             if isinstance(result, ClientFailure):
                 logger.warning("%s, %s%s: %s", result.names, work.task, where, result.cause)
@@ -135,7 +144,10 @@ class ClientPool(ABC):
 
     @abstractmethod
     def attempt(self, work: Work) -> list[Any]:
-        """Call the task once for each unit; return results, or failures in their place."""
+        """Call the task once for each unit; return results, or failures in their place.
+
+        Each unit of a wave has a worker of its own.
+        """
 
     @abstractmethod
     def close(self) -> None:
@@ -150,6 +162,19 @@ def _work(
     costs: Sequence[float] | None,
 ) -> Work:
     return Work(task, units, args, per_unit or [()] * len(units), costs or [1.0] * len(units))
+
+
+def _is_lost_with_others(result: Any) -> bool:
+    return isinstance(result, ClientFailure) and result.num_lost > 1
+
+
+def _lost_at_once(results: Sequence[Any]) -> list[Any]:
+    """Return an attempt's results; units that are lost count as lost together, as with a node."""
+    lost = [isinstance(result, ClientFailure) and result.num_lost > 0 for result in results]
+    return [
+        replace(result, num_lost=sum(lost)) if is_lost else result
+        for result, is_lost in zip(results, lost, strict=True)
+    ]
 
 
 class LocalClientPool(ClientPool):

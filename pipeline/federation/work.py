@@ -19,18 +19,23 @@ Unit = int | tuple[int, ...]
 
 @dataclass(frozen=True)
 class Work:
-    """The calls `task(unit, *args, *per_unit[i])`; `costs` are the times they take, in any unit."""
+    """The calls `task(unit, *args, *per_unit[i])`; `costs` are the times they take, in any unit.
+
+    `is_wave`: every call is alone on its worker; there are no more of them than workers.
+    """
 
     task: str
     units: Sequence[Unit]
     args: tuple
     per_unit: Sequence[tuple]
     costs: Sequence[float]
+    is_wave: bool = False
 
-    def part(self, positions: Sequence[int]) -> "Work":
+    def part(self, positions: Sequence[int], is_wave: bool = False) -> "Work":
         """Return the calls at these positions."""
         return replace(
             self,
+            is_wave=is_wave,
             units=[self.units[i] for i in positions],
             per_unit=[self.per_unit[i] for i in positions],
             costs=[self.costs[i] for i in positions],
@@ -41,9 +46,9 @@ class Work:
 class ClientFailure:
     """Stands in the place of a unit's result.
 
-    `num_lost`: the number of units that were lost together with their process, this one included;
-    0 if the unit failed by itself. `remedy`: advice for the user, of more than to look at the log
-    where the machine lacks something.
+    `num_lost`: the number of units that were lost at once, with their process or node, this one
+    included; 0 if the unit failed by itself. `remedy`: advice for the user, other than to look at
+    the log where the machine lacks something.
     """
 
     unit: Unit

@@ -1,5 +1,6 @@
 """Client actors that a node has no memory for are ended, and the others go on."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,7 @@ import ray
 from pipeline.clients.memory import NO_ROUNDS, Footprint, Place
 from pipeline.cluster import actor_pool
 from pipeline.cluster.actor_pool import RayClientPool
+from pipeline.federation.work import Work
 from spire_core.errors import ClusterError
 
 MIB = 2**20
@@ -51,6 +53,15 @@ def test_a_number_that_the_user_set_or_no_actor_at_all_ends_the_run(
     with pytest.raises(ClusterError, match="expected memory for 2 client actors, got 100 MiB for"):
         pool_after(may_shrink, *free)
     assert ended == []
+
+
+def test_a_wave_is_one_call_for_each_actor_however_fast_they_are() -> None:
+    pool, work = RayClientPool(["a", "b", "c"], (None, None)), Work("fit", [7, 8], (), [], [9, 1])
+    for seconds in (1.0, 1.0):  # a process's first time does not count
+        for worker, times in enumerate((1, 99, 99)):
+            pool.speeds.learn("fit", worker, cost=1.0, seconds=times * seconds)
+    assert pool._shares(work) == [[0, 1], [], []]
+    assert pool._shares(replace(work, is_wave=True)) == [[0], [1]]
 
 
 def test_all_actors_stay_where_all_have_room(ended: list[str]) -> None:

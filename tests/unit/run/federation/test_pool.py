@@ -1,6 +1,7 @@
 """What a pool says of a unit of work, and how it shares units among workers."""
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -29,29 +30,56 @@ def test_an_error_names_the_clients(unit: Unit, who: str) -> None:
 
 
 class Fragile(LocalClientPool):
-    """Stands in for one actor: a client that breaks it takes with it all that was asked at once."""
+    """Stands in for actors, the first of which is asked everything but waves.
 
-    def __init__(self, breaker: int, num_breaks: int) -> None:
+    A client that breaks its process takes with it all that was asked there. `is_node`: each unit is
+    in a process of its own, and its node is what it breaks.
+    """
+
+    def __init__(
+        self, breaker: int, num_breaks: int, num_actors: int = 1, is_node: bool = False
+    ) -> None:
         super().__init__(None)
         self.breaker, self.num_breaks = breaker, num_breaks
+        self.num_actors, self.is_node = num_actors, is_node
         self.attempts: list[list[Unit]] = []
+
+    @property
+    def num_workers(self) -> int:
+        return self.num_actors
 
     def attempt(self, work: Work) -> list[Any]:
         self.attempts.append([*work.units])
+        assert len(work.units) <= self.num_actors or not work.is_wave
+        lost: Sequence[Unit] = []
         if self.breaker in work.units and self.num_breaks > 0:
             self.num_breaks -= 1
-            return [ClientFailure(unit, "gone", num_lost=len(work.units)) for unit in work.units]
-        pairs = zip(work.units, work.per_unit, work.costs, strict=True)
-        return [(work.task, unit, *work.args, *extra, cost) for unit, extra, cost in pairs]
+            lost = [self.breaker] if work.is_wave and not self.is_node else work.units
+        num_lost = 1 if work.is_wave or self.is_node else len(lost)
+        calls = zip(work.units, work.per_unit, work.costs, strict=True)
+        results = [(work.task, unit, *work.args, *extra, cost) for unit, extra, cost in calls]
+        return [
+            ClientFailure(unit, "gone", num_lost=num_lost) if unit in lost else result
+            for unit, result in zip(work.units, results, strict=True)
+        ]
 
 
-def test_those_who_are_lost_together_have_a_try_alone() -> None:
-    """Only the one that breaks its process again is a failure."""
-    pool, extra = Fragile(5, num_breaks=2), [("a",), ("b",), ("c",)]
-    results = pool.run("draw", [4, 5, 6], 0, per_unit=extra, costs=[1.0, 2.0, 3.0])
-    assert results[0::2] == [("draw", 4, 0, "a", 1.0), ("draw", 6, 0, "c", 3.0)]
+def test_those_who_are_lost_together_have_a_try_alone_in_their_process() -> None:
+    """As many at a time as there are actors; only the one that breaks its process again fails."""
+    pool, extra = Fragile(5, num_breaks=2, num_actors=2), [("a",), ("b",), ("c",), ("d",), ("e",)]
+    results = pool.run("draw", [4, 5, 6, 7, 8], 0, per_unit=extra, costs=[1.0, 2.0, 3.0, 4.0, 5.0])
+    assert results[0] == ("draw", 4, 0, "a", 1.0)
     assert results[1] == ClientFailure(5, "gone", num_lost=1)
-    assert pool.attempts == [[4, 5, 6], [4], [5], [6]]
+    assert results[3:] == [("draw", 7, 0, "d", 4.0), ("draw", 8, 0, "e", 5.0)]
+    assert pool.attempts == [[4, 5, 6, 7, 8], [4, 5], [6, 7], [8]]
+
+
+def test_those_who_are_lost_with_their_node_have_a_try_with_nobody_beside_them() -> None:
+    pool = Fragile(5, num_breaks=3, num_actors=2, is_node=True)
+    results = pool.run("draw", [4, 5, 6])
+    assert [isinstance(result, ClientFailure) for result in results] == [False, True, False]
+    assert results[1].num_lost == 1
+    assert pool.attempts == [[4, 5, 6], [4, 5], [6], [4], [5]]
 
 
 def test_who_needs_all_results_gets_them_in_three_tries() -> None:
