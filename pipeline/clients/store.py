@@ -9,7 +9,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pipeline.files.damage import GO_BACK, DamagedError, reading
+from pipeline.files.atomic import writing
+from pipeline.files.damage import GO_BACK, DamagedError, reading, unreadable
 from pipeline.files.tensors import read_tensors, write_tensors
 from spire_core.federated.private_state import PrivateState
 
@@ -36,10 +37,13 @@ class ClientStore:
 
     def _kept(self, client_id: int) -> list[int]:
         """Return the rounds after which the kept states of a client were stored, in order."""
+        folder = self.folder / f"{client_id:07d}"
         try:
-            names = os.listdir(self.folder / f"{client_id:07d}")
+            names = os.listdir(folder)
         except (FileNotFoundError, NotADirectoryError):
             return []
+        except OSError as error:
+            raise unreadable("a client's states", folder, error) from error
         stems = [name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX)]
         return sorted(int(stem) for stem in stems if stem.isdecimal())
 
@@ -69,14 +73,18 @@ class ClientStore:
         """Write a state atomically, and drop obsolete ones.
 
         A state is obsolete if neither a repeated round nor a checkpoint needs it. `kept_rounds`:
-        the rounds after which the kept checkpoints were taken. RunError if there is no room.
-        FileNotFoundError if the run's folder is missing. A client never creates it: on a node
+        the rounds after which the kept checkpoints were taken. RunError if there is no room, or if
+        the run's folder is missing or cannot be written. A client never creates it: on a node
         without shared storage that would silently start an empty run.
         """
         path = self.path(client_id, num_rounds_done)
-        self.folder.mkdir(exist_ok=True)
-        path.parent.mkdir(exist_ok=True)
-        write_tensors(path, state.to_tensors())
+        with writing(path):
+            self.folder.mkdir(exist_ok=True)
+            path.parent.mkdir(exist_ok=True)
+            write_tensors(path, state.to_tensors())
+            self._drop_obsolete(client_id, kept_rounds)
+
+    def _drop_obsolete(self, client_id: int, kept_rounds: Sequence[int]) -> None:
         paths = self.versions(client_id)
         kept = set(paths[-KEPT_VERSIONS:])
         for done in kept_rounds:

@@ -123,3 +123,17 @@ def room_for(path: Path) -> Iterator[None]:
             f"expected room for {error.filename or path}, got {error.strerror!r}: free some and "
             "resume the run, which goes on from its last checkpoint"
         ) from error
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn every error of the system's, as a file of a run is written, into a RunError."""
+    try:
+        with room_for(path):
+            yield
+    except OSError as error:
+        raise RunError(
+            f"expected a run's folder in which {error.filename or path} can be written, got "
+            f"{error.strerror or str(error)!r}: see to it and resume the run, which goes on from "
+            "its last checkpoint"
+        ) from error

@@ -332,7 +332,7 @@ def test_clients_keep_the_states_that_checkpoints_need(tmp_path: Path) -> None:
 
 
 def test_a_clients_state_is_not_written_where_there_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(RunError, match=r"run's folder in which .*/run/clients can be written, got"):
         ClientStore(tmp_path / "run" / "clients").save(
             0, 1, PrivateState({"client_emb": torch.ones(4)})
         )

@@ -4,6 +4,7 @@ Also a lock that another has.
 """
 
 import contextlib
+import errno
 import os
 import platform
 import resource
@@ -11,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,6 +85,28 @@ def test_a_clients_state_that_does_not_fit_leaves_those_before(tmp_path: Path) -
     with files_up_to(4000), pytest.raises(RunError, match=r"room for .*0000002.safetensors"):
         store.save(0, 2, PrivateState({"client_emb": torch.ones(4000)}))
     assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["clients", "0000003"])
+def test_a_full_disk_is_said_where_a_clients_folder_does_not_fit(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = Path.mkdir
+
+    def full(path: Path, *args: Any, **kwargs: Any) -> None:
+        if path.name == name:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        make(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(RunError, match=rf"expected room for .*/{name}, got 'No space left.*free"):
+        ClientStore(tmp_path / "clients").save(3, 1, PrivateState({"client_emb": torch.ones(8)}))
+
+
+def test_a_clients_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "0000003").write_text("in its place")
+    with pytest.raises(RunError, match=r"folder in which .*0000003 can be written, got 'File exis"):
+        ClientStore(tmp_path).save(3, 1, PrivateState({"client_emb": torch.ones(8)}))
 
 
 def test_a_finished_clients_file_that_does_not_fit_leaves_the_old_one(tmp_path: Path) -> None:
