@@ -32,7 +32,9 @@ STEP_BYTES = 16  # a weight and its gradient, and Adam's two moments
 class Place:
     """A memory that processes share: a node's, or a GPU's.
 
-    `need_bytes`: what an actor's step needs there beyond the process's idle state.
+    `need_bytes`: what an actor's step needs of `free_bytes`. On a node neither counts the idle
+    state of a process, which has it already. On a GPU `free_bytes` counts what the process itself
+    holds, and `need_bytes` its model.
     """
 
     name: str
@@ -128,9 +130,11 @@ def footprint(node: str, before_bytes: int, device: "torch.device") -> Footprint
         return Footprint(Place(node, max(0, peak_bytes() - before_bytes), free))
     import torch
 
+    need_gpu = torch.cuda.max_memory_reserved(device)
+    torch.cuda.empty_cache()  # what is left of a step would be missing to who begins later
     free_gpu, _ = torch.cuda.mem_get_info(device)
     name = f"{node} GPU {torch.cuda.get_device_properties(device).uuid}"
-    gpu = Place(name, torch.cuda.max_memory_reserved(device), free_gpu)
+    gpu = Place(name, need_gpu, free_gpu + torch.cuda.memory_reserved(device))
     return Footprint(Place(node, 0, free), gpu)
 
 

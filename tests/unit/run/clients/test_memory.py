@@ -1,6 +1,7 @@
 """What a round's memory is, and who has room for it."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,9 @@ from spire_core.federated.accumulation import SUM_BYTES
 from spire_core.methods import BODY, CLIENT_EMB, LOCAL
 from spire_core.training.adam import Adam
 
-MIB = 2**20
+MIB, GIB = 2**20, 2**30
+GPU_CALLS = ("mem_get_info", "memory_reserved", "max_memory_reserved", "empty_cache")
+GPU_CALLS += ("get_device_properties",)
 
 
 def found_on(*places: tuple[str, int], step: int = 100) -> list[Footprint]:
@@ -139,6 +142,59 @@ def test_what_work_takes_is_seen_after_it() -> None:
     assert (found.node.name, found.gpu) == ("here", None)
     assert abs(found.node.need_bytes - len(held)) < 8 * MIB  # the kernel counts batches of pages
     assert found.node.free_bytes > 0
+
+
+class Gpu:
+    """Stands in for torch's allocator on a GPU of 80 GiB; `step`: what a step took, beside `held`.
+
+    `context` is what CUDA takes of every process, which torch does not count.
+    """
+
+    def __init__(self, uuid: str, step: int = 0, held: int = 2, context: int = 1) -> None:
+        self.uuid, self.held, self.context = uuid, held * GIB, context * GIB
+        self.reserved = self.peak = self.held + step * GIB
+
+    def mem_get_info(self, _: torch.device) -> tuple[int, int]:
+        return 80 * GIB - self.context - self.reserved, 80 * GIB
+
+    def memory_reserved(self, _: torch.device) -> int:
+        return self.reserved
+
+    def max_memory_reserved(self, _: torch.device) -> int:
+        return self.peak
+
+    def empty_cache(self) -> None:
+        self.reserved = self.held
+
+    def get_device_properties(self, _: torch.device) -> SimpleNamespace:
+        return SimpleNamespace(uuid=self.uuid)
+
+    def footprint(self, node: str = "a") -> Footprint:
+        with pytest.MonkeyPatch.context() as patch:
+            for name in GPU_CALLS:
+                patch.setattr(torch.cuda, name, getattr(self, name))
+            return footprint(node, resident_bytes(), torch.device("cuda"))
+
+
+def test_a_step_may_take_all_that_the_other_processes_leave_of_a_gpu() -> None:
+    found = Gpu("0", step=77).footprint()
+    assert found.gpu == Place("a GPU 0", 79 * GIB, 79 * GIB)
+    assert kept_positions([found], NO_ROUNDS) == [0]
+    assert kept_positions([Gpu("0", step=77, context=2).footprint()], NO_ROUNDS) == []
+    graphs = Gpu("0", step=10, held=69).footprint()  # reserved as long as the network is there
+    assert graphs.gpu == Place("a GPU 0", 79 * GIB, 79 * GIB)
+
+
+def test_of_eight_gpus_the_one_that_rehearsed_works_too() -> None:
+    found = [Gpu("0", step=50).footprint(), *[Gpu(str(i)).footprint() for i in range(1, 8)]]
+    assert kept_positions(found, NO_ROUNDS) == list(range(8))
+
+
+@pytest.mark.parametrize(("step", "kept"), [(36, [0, 1]), (37, [0])])
+def test_two_processes_share_a_gpu_if_both_have_room_for_a_step(step: int, kept: list[int]) -> None:
+    both = 1 + 1 + 2  # their contexts, and the model of the other
+    found = [Gpu("0", step, context=both).footprint(), Gpu("0", context=both).footprint()]
+    assert kept_positions(found, NO_ROUNDS) == kept  # of 76 GiB
 
 
 def test_a_rehearsal_takes_each_phase_with_the_servers_moments(
