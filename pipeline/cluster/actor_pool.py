@@ -18,7 +18,7 @@ from pipeline.clients.memory import (
 )
 from pipeline.cluster.actor_plan import ActorPlan
 from pipeline.cluster.client_actor import ClientActor
-from pipeline.cluster.losses import lost_task, revive
+from pipeline.cluster.losses import REVIVAL_S, LostActorError, lost_task, revive
 from pipeline.cluster.results import (
     Patience,
     get,
@@ -45,13 +45,19 @@ class RayClientPool(ClientPool):
     """A fixed set of client actors. Handles travel with the pool, so a driver actor can use it."""
 
     def __init__(
-        self, actors: Sequence[Any], shared: tuple[Any, Any], client_timeout_s: float | None = None
+        self,
+        actors: Sequence[Any],
+        shared: tuple[Any, Any],
+        client_timeout_s: float | None = None,
+        may_shrink: bool = False,
     ) -> None:
         """Take actors and references to the arguments of `begin`: the setup and all images.
 
-        `client_timeout_s`: the seconds that a client may take, None for any number.
+        `client_timeout_s`: the seconds that a client may take, None for any number. `may_shrink`:
+        whether the pool goes on without actors that have no room.
         """
         self.actors, self.shared, self.client_timeout_s = list(actors), shared, client_timeout_s
+        self.may_shrink = may_shrink
         self.speeds = WorkerSpeeds()
 
     @classmethod
@@ -72,11 +78,10 @@ class RayClientPool(ClientPool):
         actor_class: Any = ClientActor  # made by `ray.remote`, which type checkers cannot follow
         start_one = actor_class.options(**options).remote
         actors = [start_one() for _ in range(plan.num_actors)]
-        pool = cls(actors, shared, setup.config.federation.client_timeout_s)
+        may_shrink = setup.config.resources.num_actors == "auto"
+        pool = cls(actors, shared, setup.config.federation.client_timeout_s, may_shrink)
         try:
-            footprints = pool._begin(plan)
-            may_shrink = setup.config.resources.num_actors == "auto"
-            pool._keep_fitting(footprints, round_memory, may_shrink)
+            pool._keep_fitting(pool._begin(plan), round_memory)
         except BaseException:
             pool.close()
             raise
@@ -104,9 +109,7 @@ class RayClientPool(ClientPool):
             logger.warning("a client actor was lost as it began (%s)", first_line(error))
             return revive(self.actors[position], self.shared, rehearses=position == 0)
 
-    def _keep_fitting(
-        self, footprints: Sequence[Footprint], round_memory: RoundMemory, may_shrink: bool
-    ) -> None:
+    def _keep_fitting(self, footprints: Sequence[Footprint], round_memory: RoundMemory) -> None:
         """End actors that their node has no memory for; the first actor has measured a step.
 
         ClusterError if none is left, or if the user has set the number of actors.
@@ -117,7 +120,7 @@ class RayClientPool(ClientPool):
         if len(kept) == total:
             return
         sizes = sizes_text(footprints, round_memory.per_actor(total))
-        if not (kept and may_shrink):
+        if not (kept and self.may_shrink):
             raise ClusterError(
                 f"expected memory for {total} client actors, got {sizes}: {LESS_MEMORY}"
             )
@@ -142,15 +145,16 @@ class RayClientPool(ClientPool):
     def each(self, method: str, *args: Any) -> list[Any]:
         check_alive()
         refs = [actor.ask.remote(method, *args) for actor in self.actors]
-        return [self._own(actor, ref) for actor, ref in zip(self.actors, refs, strict=True)]
+        pairs = list(zip(self.actors, refs, strict=True))
+        answers = [self._own(actor, ref) for actor, ref in pairs]
+        self._revive([self.actors[i] for i, answer in enumerate(answers) if answer is None])
+        return [None if answer is None else answer[0] for answer in answers]
 
-    def _own(self, actor: Any, ref: Any) -> Any:
-        """Return an actor's answer; None from an actor that is lost or hangs, which begins anew."""
+    def _own(self, actor: Any, ref: Any) -> tuple[Any] | None:
+        """Return an actor's answer as a tuple; None from an actor that is lost or hangs."""
         limit_s = self.client_timeout_s and max(self.client_timeout_s, LEAST_LIMIT_S)
         try:
-            answer = get(ref, limit_s)
-            if answer is not None:
-                return answer[0]
+            return get(ref, limit_s)
         except RayTaskError as error:
             self.last_loss = lost_task(actor, error, "an actor whose answer is lost")
         except GetTimeoutError:
@@ -159,7 +163,6 @@ class RayClientPool(ClientPool):
         except RayError as error:
             logger.warning("a client actor was lost (%s)", first_line(error))
             self.last_loss = loss_cause(error, "a lost actor")
-        revive(actor, self.shared)
         return None
 
     def share(self, value: Any) -> Any:
@@ -182,11 +185,11 @@ class RayClientPool(ClientPool):
             if busy_s > 0 and not any(isinstance(result, ClientFailure) for result in chunk):
                 self.speeds.learn(work.task, worker, sum(part.costs), busy_s)
             results |= zip(shares[worker], chunk, strict=True)
-        for worker in busy:
-            chunk = [results[i] for i in shares[worker]]
-            if any(isinstance(result, ClientFailure) and result.num_lost for result in chunk):
-                revive(self.actors[worker], self.shared)
-                self.speeds.renew(worker)
+        gone = [i for i, r in results.items() if isinstance(r, ClientFailure) and r.num_lost]
+        lost = [worker for worker in busy if not set(gone).isdisjoint(shares[worker])]
+        for worker in lost:
+            self.speeds.renew(worker)
+        self._revive([self.actors[worker] for worker in lost])
         return [results[i] for i in range(len(work.units))]
 
     def _shares(self, work: Work) -> list[list[int]]:
@@ -217,6 +220,27 @@ class RayClientPool(ClientPool):
         except RayError as error:
             cause = loss_cause(error, "its actor was lost")
         return lost_together(units, *cause), 0.0
+
+    def _revive(self, lost: Sequence[Any]) -> None:
+        """Let lost actors begin again; one that does not come back is ended, and the others go on.
+
+        LostActorError if there are no others, or if the user has set the number of actors. Another
+        copy of this pool, as the driver has one, then finds that actor dead and does the same.
+        """
+        limit_s = REVIVAL_S
+        for actor in lost:
+            try:
+                revive(actor, self.shared, limit_s=limit_s)
+            except LostActorError as error:
+                if not self.may_shrink or len(self.actors) == 1:
+                    raise
+                end_actor(actor)
+                self.actors = [other for other in self.actors if other is not actor]
+                self.speeds = WorkerSpeeds()  # which knows them by their positions
+                limit_s = LEAST_LIMIT_S  # the others have had the first one's time as well
+                cause = first_line(error.__cause__ or error)
+                left = f"{len(self.actors)} client actor{'s' if len(self.actors) > 1 else ''}"
+                logger.warning("going on with %s, without a lost one: %s", left, cause)
 
     def close(self) -> None:
         for actor in self.actors:

@@ -28,7 +28,7 @@ from tiny_backbone import write_backbone
 from pipeline.checkpoint.snapshots import kept_rounds, newest_checkpoint
 from pipeline.clients.worker import ClientWorker
 from pipeline.cluster import actor_pool, driver_actor
-from pipeline.cluster.actor_plan import plan_actors
+from pipeline.cluster.actor_plan import ActorPlan, plan_actors
 from pipeline.cluster.actor_pool import RayClientPool
 from pipeline.cluster.client_actor import ClientActor
 from pipeline.cluster.results import result_of
@@ -629,6 +629,42 @@ def test_a_process_whose_gpu_is_broken_is_replaced(
     assert pool.each("private_state", 0, GpuBreaker()) == [None]
     assert "lost its GPU" in pool.last_loss[0]
     assert isinstance(pool.each("private_state", 0)[0], PrivateState)
+
+
+@contextlib.contextmanager
+def no_room() -> Iterator[None]:
+    """Every CPU of the cluster is taken meanwhile, and one more is asked for."""
+
+    class Idle:
+        def answer(self) -> None:
+            pass
+
+    num_free = int(ray.available_resources().get("CPU", 0))
+    idle = [ray.remote(num_cpus=1)(Idle).remote() for _ in range(num_free + 1)]
+    ray.wait([one.answer.remote() for one in idle], num_returns=num_free)
+    yield
+    for one in idle:
+        ray.kill(one)
+
+
+def test_a_lost_actor_that_nobody_has_room_for_is_done_without(
+    mnist_root: Path,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The driver's copy of the pool finds it lost for good, too."""
+    monkeypatch.setattr(actor_pool, "REVIVAL_S", 3.0)
+    setting = prepare(config_for(mnist_root, folder, "resources.num_actors=auto"))
+    with open_pool(setting, folder, ActorPlan(2, 1.0, 0.0)) as (pool, _), no_room():
+        assert isinstance(pool, RayClientPool)
+        copy = ray.cloudpickle.loads(ray.cloudpickle.dumps(pool))
+        os.kill(ray.get(pool.actors[0].__ray_call__.remote(lambda _: os.getpid())), signal.SIGKILL)
+        for one in (pool, copy):
+            states = one.run_all("private_state", [0, 1, 2, 3])
+            assert all("client_emb" in state.parts for state in states)
+            assert one.num_workers == 1
+    assert caplog.text.count("going on with 1 client actor, without a lost one: ") == 2
 
 
 def asks_for_huge_pages() -> bool:
