@@ -15,8 +15,9 @@ from pipeline.federation.participants import MANY_CLIENTS
 from pipeline.federation.partitioning import promise_to_clients
 from pipeline.federation.pool import ClientPool
 from pipeline.federation.setup import FederationSetup
+from pipeline.files.atomic import sync_tree
 from pipeline.runs.layout import CLIENTS, MODEL
-from pipeline.runs.model_files import save_run
+from pipeline.runs.model_files import CONFIG, save_run
 from spire_core.network.flat_model import tensors_hash
 
 
@@ -25,10 +26,13 @@ def export_models(
 ) -> str:
     """Write the backbone (P,) and clients' own parts to the run's folder; return a fingerprint.
 
-    With private rounds the fingerprint is none of pre-training clients' own parts. Where anything
-    is private, no hash of the clients' images stands beside the backbone.
+    The configuration is written last, and one of an earlier export deleted first: a model that has
+    one is whole. With private rounds the fingerprint is none of pre-training clients' own parts.
+    Where anything is private, no hash of the clients' images stands beside the backbone.
     """
     folder = run_dir / MODEL
+    folder.mkdir(exist_ok=True)
+    (folder / CONFIG).unlink(missing_ok=True)
     for part in folder.rglob("*.part"):  # of a process that was killed as it wrote
         part.unlink(missing_ok=True)
     extra = {
@@ -43,9 +47,10 @@ def export_models(
         extra["text_sha256"] = setting.text_hash
     promise = promise_to_clients(setting.config)
     texts = None if promise is None else promise.as_header()
-    save_run(folder, setting.config, setting.model, weights, extra, texts)
     client_ids = [*exported_ids(setting, run_dir), *setting.new_ids]
     hashes = pool.run_all("export", client_ids, folder)
+    sync_tree(folder)
+    save_run(folder, setting.config, setting.model, weights, extra, texts)
     hashed = set(client_ids if promise is None else setting.new_ids)
     digest = hashlib.sha256(tensors_hash({"backbone": torch.tensor(weights)}).encode())
     for client_id, client_hash in zip(client_ids, hashes, strict=True):

@@ -235,6 +235,10 @@ def _mean_emb(run: SavedRun, config: AdaptConfig) -> Tensor | None:
     if config.init != "mean" or not run.config.method.record.has_embedding:
         return None
     ids = [c for c in public_representatives(run.config) if c in run.client_ids]
+    if not ids:
+        raise RunError(
+            f"expected clients' embeddings in {run.folder}, got none: set adapt.init=zero"
+        )
     return torch.stack([run.client_state(c).parts[CLIENT_EMB] for c in ids]).mean(0)
 
 

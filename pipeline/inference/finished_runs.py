@@ -12,6 +12,7 @@ from pipeline.config.schema import Config
 from pipeline.inference.saved_run import SavedRun
 from pipeline.runs.layout import MODEL, RECORD
 from pipeline.runs.links import refuse_links
+from pipeline.runs.model_files import CONFIG
 from pipeline.runs.ownership import begun_here
 from pipeline.runs.record import find_run
 from spire_core.errors import ConfigError, RunError
@@ -31,7 +32,7 @@ def open_run(run: str, overrides: Sequence[str] = ()) -> SavedRun:
     where = [word for word in overrides if word.startswith("tracking.")]
     run_dir = find_run(run, load_config(None, where).tracking, is_finished=True)
     refuse_links(run_dir)  # it may be written into
-    if not (run_dir / MODEL).is_dir():
+    if not (run_dir / MODEL / CONFIG).is_file():
         raise RunError(
             f"expected a finished run, got {run}, which has no model yet: spire resume {run} first"
         )

@@ -20,7 +20,7 @@ from pipeline.config.schema import Config, config_from_dict
 from pipeline.files.damage import read_object, reading
 from pipeline.inference.saved_tensors import load_tensors, stored_guidance
 from pipeline.runs.layout import CLIENT_FILE, CLIENTS, MODEL
-from pipeline.runs.model_files import client_path
+from pipeline.runs.model_files import CONFIG, client_path
 from spire_core.diffusion.generation import client_denoiser, draw
 from spire_core.diffusion.process import Diffusion
 from spire_core.errors import ConfigError, RunError
@@ -73,7 +73,7 @@ class SavedRun:
         ConfigError if a package that it names is missing.
         """
         folder = Path(path) / MODEL if (Path(path) / MODEL).is_dir() else Path(path)
-        path = folder / "config.json"
+        path = folder / CONFIG
         whole = partial(reading, "a finished run", path, "wait for the run to end or name another")
         with whole():
             stored = read_object(path)
@@ -189,7 +189,7 @@ class SavedRun:
         """The frozen encoder of the run's captions; RunError if another one is in its place."""
         model = self.config.model
         encoder = open_encoder(model.text_encoder, model.text_dim)
-        stored = read_object(self.folder / "config.json").get("text_sha256")
+        stored = read_object(self.folder / CONFIG).get("text_sha256")
         if encoder.sha256 != stored:
             raise RunError(
                 f"expected the sentence encoder of the run in {self.folder}, got another (by its "

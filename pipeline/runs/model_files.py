@@ -1,4 +1,7 @@
-"""The files of a finished model: the backbone, and one file for each client's own parts."""
+"""The files of a finished model: the backbone, and one file for each client's own parts.
+
+`CONFIG` is written last: a model without it is not whole.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +19,7 @@ from pipeline.files.run_format import FORMAT, FORMAT_KEY
 from pipeline.runs.folder import storable
 from spire_core.network.flat_model import FlatModel
 
+CONFIG = "config.json"
 GUIDANCE = "guidance"  # in the header of a client's file
 
 
@@ -53,7 +57,7 @@ def save_run(
     more: Mapping[str, Any],
     texts: Mapping[str, str] | None = None,
 ) -> None:
-    """Write configuration and backbone weights (P,) of a finished run.
+    """Write the backbone weights (P,) and then the configuration of a run: it is finished.
 
     `more` is stored beside the configuration, `texts` in the header of the backbone's file.
     RunError if there is no room.
@@ -62,6 +66,6 @@ def save_run(
     tensors = model.named_tensors(torch.tensor(weights))
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     content = save(contiguous, metadata=dict(texts) if texts else None)
-    write_whole(folder / "backbone.safetensors", content)
+    write_whole(folder / "backbone.safetensors", content, is_lasting=True)
     values = {FORMAT_KEY: FORMAT, "config": storable(config), **more}
-    write_json(folder / "config.json", values)
+    write_json(folder / CONFIG, values)
