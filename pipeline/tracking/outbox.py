@@ -35,6 +35,7 @@ FIELDS = {  # of an entry's payload, by its kind: those that are read here, with
     "model": {"folder": str},
 }
 Entry = dict[str, Any]  # kind, time_ms, and the payload of that kind
+Key = tuple[str, str, int]  # kind, name and step of an entry that is appended once
 Points = Sequence[tuple[int, Mapping[str, float]]]  # (step, metrics by name)
 
 
@@ -48,7 +49,7 @@ class Outbox:
         self.path = run_dir / OUTBOX
         self.params: dict[str, str] = {}
         self.status: str | None = None
-        self._keys: set[tuple[str, str, int]] = set()  # (kind, name, step)
+        self._keys: set[Key] = set()
         self._lock = threading.Lock()
         if _is_cut(self.path):
             self._write("\n")
@@ -56,7 +57,8 @@ class Outbox:
         for line in lines(run_dir):
             num_lines += 1
             if (entry := parse_entry(line)) is not None:
-                self._index(entry)
+                self._keys |= _keys(entry)
+                self._note(entry)
         if done > num_lines:  # a power cut took the newest lines: others will follow
             write_done(run_dir, num_lines, [line for line in held if line < num_lines])
 
@@ -84,30 +86,52 @@ class Outbox:
     def _append(self, entries: Sequence[Entry]) -> None:
         with self._lock:
             for entry in entries:
-                self._write(json.dumps(entry) + "\n")
-                self._index(entry)
+                self._append_one(entry, _keys(entry) - self._keys)
+
+    def _append_one(self, entry: Entry, new: set[Key]) -> None:
+        """Append an entry with its new keys: after an interrupt too there are both, or neither.
+
+        Otherwise whoever is interrupted, and appends again, would write a second line.
+        """
+        size = self._size()
+        try:
+            self._keys |= new
+            self._write(json.dumps(entry) + "\n")
+        except BaseException:
+            if self._size() == size:
+                self._keys -= new
+            raise
+        self._note(entry)
+
+    def _size(self) -> int:
+        return self.path.stat().st_size if self.path.is_file() else 0
 
     def _write(self, line: str) -> None:
         with room_for(self.path), open_own(self.path, "ab", 0) as file:
-            end, left = file.tell(), line.encode()
+            start, content = file.tell(), line.encode()
+            left, end = content, start + len(content)
             try:
                 while left:
                     left = left[file.write(left) :]
-            except OSError:
-                file.truncate(end)  # otherwise the next entry would be part of this broken line
+            except BaseException:
+                if file.tell() < end:  # otherwise the next entry would be part of this broken line
+                    file.truncate(start)
                 raise
 
-    def _index(self, entry: Entry) -> None:
-        if entry["kind"] == "metrics":
-            self._keys |= {("metrics", key, entry["step"]) for key in entry["metrics"]}
-        elif entry["kind"] == "image":
-            self._keys.add(("image", entry["key"], entry["step"]))
-        elif entry["kind"] == "model":
-            self._keys.add(("model", entry["folder"], 0))
-        elif entry["kind"] == "params":
+    def _note(self, entry: Entry) -> None:
+        if entry["kind"] == "params":
             self.params |= entry["params"]
         elif entry["kind"] == "status":
             self.status = entry["status"]
+
+
+def _keys(entry: Entry) -> set[Key]:
+    """Return the keys of a metric's, an image's or a model's entry; none of another."""
+    if entry["kind"] == "metrics":
+        return {("metrics", key, entry["step"]) for key in entry["metrics"]}
+    if entry["kind"] == "image":
+        return {("image", entry["key"], entry["step"])}
+    return {("model", entry["folder"], 0)} if entry["kind"] == "model" else set()
 
 
 def sync_outbox(run_dir: Path) -> None:

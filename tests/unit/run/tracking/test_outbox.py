@@ -1,5 +1,6 @@
 """A run's outbox and its relay, mostly into a real sqlite store: nothing lost, nothing twice."""
 
+import contextlib
 import itertools
 import json
 import logging
@@ -12,9 +13,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -25,7 +27,7 @@ from pipeline.cli.main import main
 from pipeline.cli.sync import sync_runs
 from pipeline.config.tracking import TrackingConfig, tracking_uri
 from pipeline.runs.layout import DONE, OUTBOX, OUTBOX_LOCK, REFUSED
-from pipeline.tracking import relay, relay_thread
+from pipeline.tracking import outbox, relay, relay_thread
 from pipeline.tracking import tracker as tracker_module
 from pipeline.tracking.mlflow_sink import MlflowSink
 from pipeline.tracking.outbox import (
@@ -33,6 +35,7 @@ from pipeline.tracking.outbox import (
     Outbox,
     num_refused,
     num_waiting,
+    parse_entry,
     read_done,
     read_entries,
     read_points,
@@ -131,6 +134,47 @@ def test_a_line_that_a_crash_has_cut_off_is_dropped(tmp_path: Path) -> None:
     assert relay_all(tmp_path, fake) == (3, None)
     assert fake.steps == [1, 2, 3]
     assert (num_waiting(tmp_path), read_done(tmp_path)) == (0, 4)
+
+
+@pytest.mark.parametrize("moment", ["before", "halfway", "after"])
+def test_a_number_is_told_once_though_an_interrupt_ends_the_call(
+    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, opened = Outbox(tmp_path), outbox.open_own
+    told.append_points([(1, {"a": 1.0})])
+
+    @contextlib.contextmanager
+    def interrupted(path: Path, mode: str, buffering: int) -> Iterator[Any]:
+        if moment == "before":
+            raise KeyboardInterrupt
+        with opened(path, mode, buffering) as file:
+            yield HalfWriter(file) if moment == "halfway" else file
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(outbox, "open_own", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            told.append_points([(2, {"a": 2.0})])
+    told.append_points([(2, {"a": 2.0})])
+    told.append_points([(3, {"a": 3.0})])
+    entries = [parse_entry(line) for line in (tmp_path / OUTBOX).read_bytes().splitlines()]
+    assert [(e["step"], e["metrics"]) for e in entries if e is not None] == [
+        (1, {"a": 1.0}),
+        (2, {"a": 2.0}),
+        (3, {"a": 3.0}),
+    ]
+    assert None not in entries
+
+
+class HalfWriter:
+    """A file that an interrupt ends in the middle of a line."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.tell, self.truncate, self._write = file.tell, file.truncate, file.write
+
+    def write(self, content: bytes) -> int:
+        self._write(content[: len(content) // 2])
+        raise KeyboardInterrupt
 
 
 # --------------------------------------------------------------------------------------- the relay
