@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config.tracking import TrackingConfig, sqlite_path, tracking_root
 from pipeline.files.atomic import open_own
-from pipeline.files.masking import mask
+from pipeline.files.masking import error_line, mask
 from pipeline.tracking.mlflow_errors import UNKNOWN, is_retryable, patiently
 from spire_core.errors import ConfigError, RunError, StoreError, first_line
 
@@ -35,6 +35,8 @@ CREATION = "spire.creation"  # the tag by which a run is found if the answer to 
 QUOTES = "'\")"  # in which urllib3 wraps the message of a cause
 LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 FIRST_CONTACT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+
+_log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -190,6 +192,19 @@ def create_run(
         if not is_retryable(error):
             raise
     return patiently(find_or_create)
+
+
+@contextlib.contextmanager
+def failed_if_not_begun(client: "MlflowClient", run_id: str) -> Iterator[None]:
+    """End a new run as FAILED if the block, which begins it on this machine, raises."""
+    try:
+        yield
+    except BaseException:
+        try:
+            client.set_terminated(run_id, "FAILED")
+        except Exception as error:  # must not hide the error that the block has raised
+            _log.warning("the end of run %s is not recorded: %s", run_id, error_line(error))
+        raise
 
 
 def check_run(client: "MlflowClient", record: Mapping[str, Any], uri: str) -> "Run":

@@ -22,6 +22,7 @@ from pipeline.tracking.mlflow_session import (
     check_run,
     create_run,
     experiment_id,
+    failed_if_not_begun,
     first_contact,
     stage_of,
 )
@@ -148,7 +149,7 @@ class Tracker(RunLog):
         `config.run_name`, if set, replaces `run_name`. `parent_run_id` nests the run below a sweep,
         a run of the kind "sweep". `find_run` tells kinds apart.
         ConfigError if the settings cannot be used; ClusterError, within seconds, if the store
-        does not answer or refuses.
+        does not answer or refuses. A run whose folder cannot be made ends as FAILED.
         """
         run_name = config.run_name or run_name
         make_runs_folder(config)
@@ -161,13 +162,13 @@ class Tracker(RunLog):
             masked = {key: mask(value) for key, value in (origin_tags() | dict(tags)).items()}
             if parent_run_id is not None:
                 masked["mlflow.parentRunId"] = parent_run_id
-            experiment = experiment_id(client, config, uri)
-            info = create_run(client, experiment, run_name, masked).info
-        run_id, begun = info.run_id, Begun(uri, [info.artifact_uri or ""])
-        note_begun(tracking_root(config), run_id, begun)
-        run_dir = make_run_dir(config, run_id, run_name, uri, kind, experiment)
-        sink = MlflowSink(client, run_id, run_dir, is_new=True)
-        return Tracker(run_id, run_dir, uri, sink, config.log_model)
+            info = create_run(client, experiment_id(client, config, uri), run_name, masked).info
+        run_id = info.run_id
+        with failed_if_not_begun(client, run_id):
+            note_begun(tracking_root(config), run_id, Begun(uri, [info.artifact_uri or ""]))
+            run_dir = make_run_dir(config, run_id, run_name, uri, kind, info.experiment_id)
+            sink = MlflowSink(client, run_id, run_dir, is_new=True)
+            return Tracker(run_id, run_dir, uri, sink, config.log_model)
 
     @staticmethod
     def resume(config: TrackingConfig, run_dir: Path) -> "Tracker":

@@ -231,6 +231,22 @@ def test_an_error_ends_the_run_with_its_status(
     assert info.end_time is not None
 
 
+def test_a_run_that_cannot_begin_here_is_no_running_one(
+    new_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(new_database, tmp_path)
+    (tmp_path / "begun").touch()  # where a folder is to be made
+    config = TrackingConfig(root=str(tmp_path))
+    with pytest.raises(FileExistsError, match="begun"):
+        Tracker.start(config, "cannot begin", {})
+    client = client_of(config)
+    ids = [one.experiment_id for one in client.search_experiments()]
+    [info] = [run.info for run in client.search_runs(ids)]
+    assert (info.run_name, info.status) == ("cannot begin", "FAILED")
+    assert info.end_time is not None
+
+
 def test_the_first_finish_counts(store: TrackingConfig) -> None:
     with Tracker.start(store, "ends", {}) as tracker:
         tracker.finish("KILLED")
