@@ -16,6 +16,7 @@ from pipeline.tracking.relay import (
     UnknownRunError,
     sole_relay,
 )
+from spire_core.errors import RunError
 
 LINGER_S = 1.0  # between two looks into the outbox, so that rounds travel together
 RETRY_DELAYS_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
@@ -60,6 +61,8 @@ class _Outages:
         self.unknown = _Outage(store, "does not know it", kept, "knows it again")
         self.files = _Outage(files, "does not answer", kept, "answers again")
         self.folder = _Outage(folder, "cannot be written", counted, "can be written again")
+        waits = f"all waits in {run_dir} until it can"
+        self.opening = _Outage(folder, "cannot be used", waits, "can be used again")
 
     def of(self, error: Exception, others: _Outage) -> _Outage:
         """Return the outage that an error is a part of, `others` if it does not tell."""
@@ -111,14 +114,21 @@ class RelayThread:
         return num_waiting(self.run_dir)
 
     def _run(self) -> None:
+        outages = _Outages(self.name, self.run_dir)
         while not self._is_closed:
-            with sole_relay(self.run_dir) as is_ours:
-                if is_ours:
-                    self._relay_until_closed()
-            self._pause(lambda: self._is_closed, LOCK_PAUSE_S)
+            is_flushing = self._is_flushing
+            try:
+                with sole_relay(self.run_dir) as is_ours:
+                    if is_ours:
+                        self._relay_until_closed(outages)
+            except (OSError, RunError) as error:  # of the lock or the outbox, not of the sink
+                self._wait(outages.opening.delay_s(error, is_flushing), is_flushing)
+            else:
+                self._pause(lambda: self._is_closed, LOCK_PAUSE_S)
 
-    def _relay_until_closed(self) -> None:
-        relay, outages = Relay(self.run_dir, self.sink), _Outages(self.name, self.run_dir)
+    def _relay_until_closed(self, outages: _Outages) -> None:
+        relay = Relay(self.run_dir, self.sink)
+        outages.opening.end()
         while not self._is_closed:
             num_appends, is_flushing = self._num_appends, self._is_flushing
             try:

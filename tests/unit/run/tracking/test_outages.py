@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST
 
 from pipeline.config.tracking import TrackingConfig
-from pipeline.runs.layout import DONE, REFUSED
+from pipeline.runs.layout import DONE, OUTBOX_LOCK, REFUSED
 from pipeline.tracking import mlflow_errors, relay, relay_thread
 from pipeline.tracking.mlflow_sink import MlflowSink
 from pipeline.tracking.outbox import Entry, Outbox, num_waiting
@@ -207,6 +207,31 @@ def test_a_fault_of_the_runs_own_folder_is_called_one(
         f"{folder} cannot be written ({fault}): what its store has taken is counted when it can",
         f"{folder} can be written again",
     ]
+
+
+@pytest.mark.parametrize("is_link", [False, True])
+def test_a_folder_that_cannot_be_locked_for_a_while_loses_nothing(
+    is_link: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Outbox(tmp_path).append_points([(0, {"a": 1.0})])
+    lock, sink = tmp_path / OUTBOX_LOCK, Taking()
+    if is_link:
+        lock.symlink_to("elsewhere")
+    else:
+        lock.mkdir()
+    thread = RelayThread(tmp_path, sink, "r")
+    assert thread.flush(0.5) == 1
+    if is_link:
+        lock.unlink()
+    else:
+        lock.rmdir()
+    assert thread.close(30) == 0
+    assert [entry["step"] for entry in sink.entries] == [0]
+    first, last = [record.getMessage() for record in caplog.records]
+    assert first.startswith("run r: its folder cannot be used (")
+    assert first.endswith(f"): all waits in {tmp_path} until it can")
+    assert str(lock) in first
+    assert last == "run r: its folder can be used again"
 
 
 def test_what_is_sent_but_uncounted_is_sent_once(tmp_path: Path) -> None:
