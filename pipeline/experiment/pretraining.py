@@ -1,6 +1,7 @@
 """Pre-training: the rounds of the driver, and the listeners that a run adds to them."""
 
 import logging
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -47,6 +48,8 @@ from spire_core.privacy.rounds import RoundsGuarantee
 from spire_core.training.fixed_entrance import fixed_entrance
 
 logger = logging.getLogger(__name__)
+LOSS_TOLERANCE = 1e-5  # relative, of a round that a GPU computes again with other last bits
+Recorded = tuple[float, float | None]  # a round's number of dropped clients, and its loss
 NUM_EPSILONS = 20  # of a run: each takes a second where clients are sampled
 
 
@@ -133,7 +136,7 @@ def _train(
             config.federation,
             promise_to_clients(config),
             load,
-            recorded_drops(run_dir, first),
+            recorded_rounds(run_dir, first),
         ),
         checkpointer,
         watcher,  # last: it is called when all of the round is safe
@@ -160,13 +163,13 @@ def rounds_without_numbers(run_dir: Path, num_rounds_done: int) -> str:
     return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)
 
 
-def recorded_drops(run_dir: Path, num_rounds_done: int) -> dict[int, float]:
-    """Return how many clients were dropped in the rounds after these, by step, as was recorded.
+def recorded_rounds(run_dir: Path, num_rounds_done: int) -> dict[int, Recorded]:
+    """Return the number of dropped clients and the loss of the rounds after these, by step.
 
     They are rounds that a crash took from the run, which computes them again.
     """
     points = [one for one in read_points(run_dir) if one[0] > num_rounds_done]
-    return {step: metrics[DROPPED] for step, metrics in points if DROPPED in metrics}
+    return {s: (one[DROPPED], one.get(TRAIN_LOSS)) for s, one in points if DROPPED in one}
 
 
 def evaluation_rounds(num_rounds: int, every: int) -> set[int]:
@@ -183,9 +186,9 @@ class RoundRecorder(RoundListener):
         federation: FederationConfig,
         guarantee: RoundsGuarantee | None = None,
         load: SystemLoad | None = None,
-        recorded: Mapping[int, float] | None = None,
+        recorded: Mapping[int, Recorded] | None = None,
     ) -> None:
-        """`recorded`: `recorded_drops` of an earlier process."""
+        """`recorded`: `recorded_rounds` of an earlier process."""
         self.tracker, self.federation, self.guarantee = tracker, federation, guarantee
         self.load, self.recorded = load, dict(recorded or {})
         self._num_recorded = 0  # rounds
@@ -208,8 +211,21 @@ class RoundRecorder(RoundListener):
         if self.load is not None:
             metrics |= self.load.sample()
         self.tracker.log_metrics(metrics, step=stats.round_idx + 1)
-        if self.recorded.get(stats.round_idx + 1, stats.num_dropped) != stats.num_dropped:
+        if self._is_of_another_course(stats):
             self._warn_of_other_course(stats.round_idx + 1)
+
+    def _is_of_another_course(self, stats: RoundStats) -> bool:
+        """Return whether other clients were dropped than when the round was recorded.
+
+        Their number tells, or the loss: that of other clients is another.
+        """
+        now = (stats.num_dropped, stats.loss)
+        num_dropped, loss = self.recorded.get(stats.round_idx + 1, now)
+        is_same = num_dropped == stats.num_dropped
+        may_drop = self.federation.on_client_error == "drop"
+        if may_drop and loss is not None and stats.loss is not None:
+            is_same = is_same and math.isclose(loss, stats.loss, rel_tol=LOSS_TOLERANCE)
+        return not is_same
 
     def _warn_of_other_course(self, step: int) -> None:
         """Say that what is recorded from this step on was of rounds that others took part in."""

@@ -24,7 +24,7 @@ from pipeline.data.glyphs import CHARACTERS, caption_of
 from pipeline.experiment import run
 from pipeline.experiment.pretraining import (
     RoundRecorder,
-    recorded_drops,
+    recorded_rounds,
     rounds_without_numbers,
 )
 from pipeline.experiment.run import resume_experiment, run_experiment
@@ -488,23 +488,36 @@ def test_what_a_result_vouches_for_is_on_the_disk_before_it(
     assert files <= {*synced[:result]}
 
 
+@pytest.mark.parametrize(
+    ("policy", "again", "named"),
+    [
+        ("drop", {3: (1, 0.5), 4: (0, 0.5), 5: (1, 0.5)}, "4-5"),  # another number of clients
+        ("drop", {3: (1, 0.5), 4: (2, 0.501), 5: (0, 0.5)}, "4-5"),  # the same number, of others
+        ("drop", {3: (1, 0.5000001), 4: (2, 0.5), 5: (0, 0.5)}, ""),  # on a GPU
+        ("retry", {3: (1, 0.5), 4: (2, 0.501), 5: (0, 0.5)}, ""),  # drops nobody
+    ],
+)
 def test_rounds_that_are_computed_again_with_other_clients_are_named(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    policy: str,
+    again: dict[int, tuple[int, float]],
+    named: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    dropped = {1: 0, 2: 0, 3: 1, 4: 2, 5: 0}
-    points = [(step, {"pretrain/dropped": float(num)}) for step, num in dropped.items()]
-    Outbox(tmp_path).append_points(points)
-    recorded, tags = recorded_drops(tmp_path, 2), dict[str, str]()
-    assert recorded == {3: 1, 4: 2, 5: 0}
+    dropped = {1: 0.0, 2: 0.0, 3: 1.0, 4: 2.0, 5: 0.0}
+    metrics = {s: {"pretrain/dropped": num, "pretrain/loss": 0.5} for s, num in dropped.items()}
+    Outbox(tmp_path).append_points([*metrics.items()])
+    recorded, tags = recorded_rounds(tmp_path, 2), dict[str, str]()
+    assert recorded == {3: (1, 0.5), 4: (2, 0.5), 5: (0, 0.5)}
     tracker: Any = SimpleNamespace(log_metrics=lambda *_, **__: None, log_tags=tags.update)
-    federation = load_config("smoke").federation
+    federation = load_config("smoke", [f"federation.on_client_error={policy}"]).federation
     recorder = RoundRecorder(tracker, federation, recorded=recorded)
-    for step, num_dropped in ((3, 1), (4, 0), (5, 1)):
+    for step, (num_dropped, loss) in again.items():
         counts = (0, 0, 4, num_dropped, 0, 0, 1.0, 0.1, 0.1, 0.0)
-        recorder.after_round(RoundStats(step - 1, 0.5, *counts), SimpleNamespace())  # type: ignore[arg-type]
-    assert tags == {"spire.rounds_of_another_course": "4-5"}
-    [warning] = caplog.messages
-    assert warning.startswith("round 4 was computed again without the same clients")
+        recorder.after_round(RoundStats(step - 1, loss, *counts), SimpleNamespace())  # type: ignore[arg-type]
+    assert tags == ({"spire.rounds_of_another_course": named} if named else {})
+    expected = "round 4 was computed again without the same clients"
+    assert [one.startswith(expected) for one in caplog.messages] == [True] * bool(named)
 
 
 @pytest.mark.parametrize(
