@@ -3,6 +3,7 @@
 No wait outlasts the cluster (`watch`), and every long wait names its subject.
 """
 
+import contextlib
 import itertools
 import logging
 import math
@@ -78,14 +79,14 @@ def ticks(subject: str, limit_s: float | None = None) -> Iterator[tuple[int, flo
 
 
 def result_of(
-    refs: Any, limit_s: float | None = None, subject: str = "an actor", beat: Beat | None = None
+    ref: Any, limit_s: float | None = None, subject: str = "an actor", beat: Beat | None = None
 ) -> Any:
     """Return the result of `ray.get`; an error has the type that it was raised with.
 
     After `limit_s` seconds without a result, the actor counts as lost.
     """
     try:
-        return get(refs, limit_s, subject, beat)
+        return get(ref, limit_s, subject, beat)
     except RayTaskError as error:
         raise task_error(error) from error
     except RayError as error:  # the actor is lost, or its result with the node
@@ -93,18 +94,21 @@ def result_of(
 
 
 def get(
-    refs: Any, limit_s: float | None = None, subject: str = "an actor", beat: Beat | None = None
+    ref: Any, limit_s: float | None = None, subject: str = "an actor", beat: Beat | None = None
 ) -> Any:
-    """Do as `ray.get(refs, timeout=limit_s)`, with its errors, but never outlast the cluster."""
-    last = GetTimeoutError(f"no answer in {limit_s} s")
+    """Do as `ray.get(ref, timeout=limit_s)`, with its errors, but never outlast the cluster.
+
+    A result on another node comes here in as many slices as it takes. A `ray.get` that runs out of
+    time would break its transfer off, and the next one would begin anew.
+    """
     for tick, slice_s in ticks(subject, limit_s):
         if beat is not None:
             beat(tick)
-        try:
-            return ray.get(refs, timeout=slice_s)
-        except GetTimeoutError as error:
-            last = error
-    raise last
+        done, _ = ray.wait([ref], timeout=slice_s, fetch_local=True)
+        if done:
+            with contextlib.suppress(GetTimeoutError):  # the store has dropped it again
+                return ray.get(ref, timeout=TICK_S)
+    raise GetTimeoutError(f"no answer in {limit_s} s")
 
 
 def wait(
