@@ -2,8 +2,8 @@
 
 A client's step is measured, and the rest is counted: the messages of clients that are computed
 together, the accumulator of each actor, the broadcast on each node, and on the driver's node its
-vectors and the stretches that it fetches. Only where the aggregation needs every update does an
-accumulator grow with the actor's share of the cohort.
+vectors, the stretches that it fetches and the sealed shares of a secure sum. Only where the
+aggregation needs every update does an accumulator grow with the actor's share of the cohort.
 """
 
 import resource
@@ -18,12 +18,14 @@ from pipeline.clients.free_memory import available_bytes
 from pipeline.config.schema import Config
 from spire_core.errors import ClusterError
 from spire_core.federated.accumulation import STRETCH_BYTES, SUM_BYTES
+from spire_core.secure_sum.protocol import MAX_PARTNERS
 
 if TYPE_CHECKING:
     import torch
 
 NUMBER_BYTES = 8  # of a summand of an integer sum
 NOISE_ARRAYS = 6  # of eight bytes (P,): a stream of bytes, what becomes of it, and a message
+SHARE_BYTES = 218  # of a sealed share, 148 bytes, in the driver's dictionaries
 SERVER_ARRAYS = 10  # of eight bytes (P,): both states with moments, and the step between them
 STEP_BYTES = 16  # a weight and its gradient, and Adam's two moments
 
@@ -81,6 +83,8 @@ class RoundMemory:
             at_work = max(at_work, NOISE_ARRAYS * 8 * num_weights)
         sums = SUM_BYTES * arrays * num_weights if is_mean else 0
         server = SERVER_ARRAYS * 8 * num_weights + min(STRETCH_BYTES, cohort_size * update)
+        if config.federation.secure_aggregation:
+            server += SHARE_BYTES * cohort_size * min(cohort_size, MAX_PARTNERS + 1)
         of_step = together * STEP_BYTES * num_weights
         of_client = 0 if is_mean else update
         return cls(cohort_size, at_work + sums, of_client, server, update, of_step)

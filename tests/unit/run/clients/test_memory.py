@@ -1,5 +1,6 @@
 """What a round's memory is, and who has room for it."""
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ from pipeline.clients import memory
 from pipeline.clients.memory import (
     NO_ROUNDS,
     NOISE_ARRAYS,
+    SHARE_BYTES,
     Footprint,
     Place,
     RoundMemory,
@@ -30,6 +32,8 @@ from spire_core.errors import ClusterError
 from spire_core.federated import client, client_group
 from spire_core.federated.accumulation import SUM_BYTES
 from spire_core.methods import BODY, CLIENT_EMB, LOCAL
+from spire_core.secure_sum.keys import ClientSecrets
+from spire_core.secure_sum.protocol import SumPlan, sealed_shares
 from spire_core.training.adam import Adam
 
 MIB, GIB = 2**20, 2**30
@@ -119,8 +123,20 @@ def test_the_memory_of_a_mean_does_not_depend_on_the_cohort(mnist_root: Path) ->
     assert group.step_bytes == 4 * one.step_bytes == 4 * 16 * 10**8
     secure = memory_of(40, "federation.secure_aggregation=true")
     assert secure.per_actor(2) == (12 + 3 * 24 + 3 * SUM_BYTES) * 10**8  # one masked, two at work
+    assert secure.server_bytes == one.server_bytes + 40 * 40 * SHARE_BYTES
+    secure = memory_of(4000, "federation.secure_aggregation=true")
+    assert secure.server_bytes == one.server_bytes + 4000 * 65 * SHARE_BYTES
     private = memory_of(40, "privacy.rounds.epsilon=8", "client.opt_state=reset")
     assert private.per_actor(2) == (8 * NOISE_ARRAYS + SUM_BYTES) * 10**8
+
+
+def test_sealed_shares_are_counted_as_they_are_held() -> None:
+    keys = {c: ClientSecrets(b"k" * 32, "s", c) for c in range(70)}
+    plan = SumPlan("s", {c: secrets.public for c, secrets in keys.items()})
+    shares = {c: sealed_shares(keys[c], plan) for c in (0, 69)}
+    assert [len(one) for one in shares.values()] == [65, 65]
+    held = sum(sys.getsizeof(x) for one in shares.values() for x in (one, *one.values()))
+    assert held == pytest.approx(2 * 65 * SHARE_BYTES, rel=0.05)
 
 
 def test_a_round_that_one_process_has_no_room_for_is_one_sentence(
