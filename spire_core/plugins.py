@@ -72,10 +72,10 @@ class Plugins:
 
         ConfigError if SPIRE itself or a package has the name, or for a wrong object.
         """
+        self._check(name, value, "this process")
         self._check_free(name)
         if any(entry.name == name for entry in self._installed()):
             raise self._error(name, "a free name", "the name in a package", "choose another name")
-        self._check(name, value, "this process")
         self._found[name] = Plugin(self.kind, name, value, "", version)
 
     def _installed(self) -> list[Any]:
@@ -110,15 +110,19 @@ class Plugins:
         dist = entries[0].dist
         return Plugin(self.kind, name, value, dist.name, dist.version)
 
-    def _check(self, name: str, value: Any, origin: str) -> None:
-        fault = self.fault(name, value)
-        if NAME.fullmatch(name) is None:
-            fault = "small letters, digits and _ as a name"
+    def _check(self, name: Any, value: Any, origin: str) -> None:
+        got, advice = f"{type(value).__name__} from {origin}", "docs/extending.md has an example"
+        if not isinstance(name, str) or NAME.fullmatch(name) is None:
+            raise self._error(name, "small letters, digits and _ as a name", got, advice)
+        try:
+            fault = self.fault(name, value)
+        except Exception as error:  # a stranger's object can raise anything
+            got = f"{type(error).__name__} in {origin} ({error})"
+            raise self._error(name, "an object that can be checked", got, advice) from error
         if fault is not None:
-            got = f"{type(value).__name__} from {origin}"
-            raise self._error(name, fault, got, "docs/extending.md has an example")
+            raise self._error(name, fault, got, advice)
 
-    def _error(self, name: str, expected: str, got: str, advice: str) -> ConfigError:
+    def _error(self, name: Any, expected: str, got: str, advice: str) -> ConfigError:
         noun = NOUNS[self.kind]
         return ConfigError(f"expected {expected} for the {noun} {name!r}, got {got}: {advice}")
 

@@ -1,6 +1,7 @@
 """Settings of the method (`method.*`)."""
 
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Annotated, Any
 
 from spire_core.config.checks import Choice, Range, check_choice, check_fields, require
@@ -10,6 +11,7 @@ from spire_core.plugins import Plugins
 
 ENTRANCES = ("time", "blocks", "tokens")
 ADAPTERS = ("", "lora", "bias", "diffit")
+FLAGS = ("has_embedding", "has_local_layers", "is_federated", "is_frozen")
 ELSEWHERE = {  # methods of the literature that are settings here
     "fedprox": "it is method=fedavg with client.prox_mu above 0",
     "fedper": "it is method=shared_rep",
@@ -19,12 +21,32 @@ ELSEWHERE = {  # methods of the literature that are settings here
 }
 
 
+def _mistyped(value: Method) -> str | None:
+    """Return what was expected of a method's first field of another type, None if all are right."""
+    parts = value.adapt_parts
+    if not isinstance(parts, tuple) or not all(isinstance(part, str) for part in parts):
+        return f"adapt_parts as a tuple of texts such as ({BODY!r},)"
+    fields = [("adapt_lr", Real, "a number"), ("private_lr", Real, "a number")]
+    fields += [(flag, bool, "True or False") for flag in FLAGS] + [("adapter", str, "a text")]
+    for field, kind, wanted in fields:
+        if not isinstance(getattr(value, field), kind):
+            return f"{field} as {wanted}"
+    return None
+
+
 def _fault(name: str, value: Any) -> str | None:
     """Return what was expected of a method from outside, None if it can be run."""
     if not isinstance(value, Method) or value.name != name:
         return f"a spire_core.methods.Method with name={name!r}"
+    mistyped = _mistyped(value)
+    if mistyped is not None:
+        return mistyped
     has = {CLIENT_EMB: value.has_embedding, LOCAL: value.has_local_layers}
     own, parts = {part for part in has if has[part]}, {*value.adapt_parts}
+    if CLIENT_EMB in parts and not value.has_embedding:
+        return f"has_embedding=True with adapt_parts={value.adapt_parts}"
+    if LOCAL in parts and not (value.has_local_layers or value.adapter):
+        return f"has_local_layers=True or an adapter with adapt_parts={value.adapt_parts}"
     if own and parts != own:
         return f"adapt_parts={tuple(sorted(own))}, which its clients own"
     if not own and parts not in (set(), {LOCAL if value.adapter else BODY}):

@@ -88,8 +88,18 @@ def test_an_unknown_name_is_told_what_there_is(site: Site) -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"adapt_parts": (CLIENT_EMB,)}, r"adapt_parts=\('body',\)"),
-        ({"adapt_parts": (BODY, LOCAL)}, r"adapt_parts=\('body',\)"),
+        (
+            {"adapt_parts": (CLIENT_EMB,)},
+            r"expected has_embedding=True with adapt_parts=\('client_emb',\) for the method 'x'",
+        ),
+        ({"adapt_parts": (BODY, LOCAL)}, "has_local_layers=True or an adapter with adapt_parts="),
+        ({"adapt_parts": (BODY, "head")}, r"adapt_parts=\('body',\)"),
+        ({"adapt_parts": None}, "adapt_parts as a tuple of texts"),
+        ({"adapt_parts": "body"}, "adapt_parts as a tuple of texts"),
+        ({"adapt_lr": "a"}, "adapt_lr as a number"),
+        ({"private_lr": None}, "private_lr as a number"),
+        ({"is_federated": "no"}, "is_federated as True or False"),
+        ({"adapter": None}, "adapter as a text"),
         ({"has_embedding": True}, r"adapt_parts=\('client_emb',\), which its clients own"),
         ({"adapter": "lora"}, r"adapt_parts=\('local',\)"),
         ({"adapter": "ia3", "adapt_parts": (LOCAL,)}, "adapter out of"),
@@ -102,6 +112,21 @@ def test_a_method_that_cannot_run_is_refused(changes: dict[str, Any], sentence: 
     fields = {"name": "x", "adapt_parts": (BODY,), "adapt_lr": 1e-3, "private_lr": 1e-3}
     with pytest.raises(ConfigError, match=sentence):
         OTHER_METHODS.register("x", Method(**(fields | changes)), "1")
+
+
+def test_a_check_that_fails_is_one_sentence(site: Site) -> None:
+    site.install("one", "odd_value", "M = 3", "x = odd_value:M")
+    plugins = Plugins("method", (), lambda name, value: value.words)
+    with pytest.raises(ConfigError, match=r"can be checked .* got AttributeError in one 1.2"):
+        plugins.find("x")
+    [fault] = plugins.faults()
+    assert "AttributeError" in fault
+
+
+@pytest.mark.parametrize("name", [None, 3, ["x"]])
+def test_a_name_that_is_no_text_is_one_sentence(name: Any) -> None:
+    with pytest.raises(ConfigError, match="expected small letters, digits and _ as a name"):
+        Plugins("metric", {"kid": 1}, lambda name, value: None).register(name, max, "1")
 
 
 def test_a_registered_name_is_replaced_by_this_process_alone(site: Site) -> None:
