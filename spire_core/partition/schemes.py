@@ -146,7 +146,7 @@ def draw_held(labels: np.ndarray, config: PartitionConfig, num: int, seed: int) 
     if most < num:
         raise DataError(
             f"expected at least {config.min_size} images for each of {num} clients, new ones "
-            f"included, got {len(labels)} in all: "
+            f"included, got {len(labels)} in the training split: "
             + (f"use at most {most}, or" if most > 1 else "add images, or use fewer clients and")
             + " lower partition.min_size"
         )
