@@ -103,9 +103,11 @@ def _chosen(
     old = [at for at in order if at not in taken and (arrives is None or not arrives[at])]
     old = old[:num_clients]
     if len(old) < num_clients or len(new) < num_new:
+        got = f"{len(old)} and {len(new)}"
+        got = f"{len(clients.names)} clients in all" if arrives is None else got
         raise DataError(
-            f"expected data of {num_clients} clients and {num_new} new ones, got {len(old)} and "
-            f"{len(new)}: lower federation.num_clients or federation.num_new_clients"
+            f"expected data of {num_clients} clients and {num_new} new ones, got {got}: lower "
+            "federation.num_clients or federation.num_new_clients"
         )
     return sorted(old), sorted(new)
 

@@ -112,7 +112,7 @@ def test_clients_that_only_arrive_never_pre_train() -> None:
 
 
 def test_too_few_clients_are_an_error() -> None:
-    with pytest.raises(DataError, match=r"6 clients and 3 new ones, got 5 and 3: lower"):
+    with pytest.raises(DataError, match=r"6 clients and 3 new ones, got 8 clients in all: lower"):
         split(num_clients=6)
 
 
