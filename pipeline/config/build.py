@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from spire_core.config.checks import Range, hint
@@ -18,6 +18,8 @@ OTHER_WORDS |= {"eps": "epsilon"}
 OTHER_WORDS |= {"rounds": "num_rounds", "clients": "num_clients", "images": "num_images"}
 OTHER_WORDS |= {"gpus": "num_gpus", "cpus": "num_cpus", "actors": "num_actors", "name": "run_name"}
 KINDS = {"bool": "true or false", "None": "null"}  # of values, as people write them
+LISTS = {tuple[str, ...]: "[a,b]", tuple[float, float]: "[0.9,0.99]"}  # examples, or [1,2]
+LISTS |= {tuple[float, ...] | None: "[1,1.5,2,3]", tuple[float, float] | None: "[0.2,5]"}
 SEEDS = "a run has one seed, and a sweep has several: spire sweep NAME seeds=[0,1,2]"
 _REFUSED = object()
 
@@ -92,19 +94,44 @@ def known_keys(kind: Any, prefix: str = "") -> Iterator[str]:
             yield prefix + field.name
 
 
+def takes_null(kind: Any, key: str) -> bool:
+    """Return whether a setting of a record's class may be null; `key` is its whole key."""
+    kinds = {field.name: field.type for field in dataclasses.fields(kind)}
+    name, _, rest = key.partition(".")
+    own = kinds.get(name)
+    if rest:
+        return dataclasses.is_dataclass(own) and takes_null(own, rest)
+    return NoneType in _options(_bare(own))
+
+
+def _bare(kind: Any) -> Any:
+    """Return a field's type without its rules."""
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
+
+
+def _options(kind: Any) -> tuple[Any, ...]:
+    """Return the types that a value may have."""
+    return get_args(kind) if isinstance(kind, UnionType) else (kind,)
+
+
+def _list_of(kind: Any) -> Any:
+    """Return the type of a list that a value may be, None if it may be none."""
+    return next((one for one in _options(kind) if get_origin(one) is tuple), None)
+
+
 def _typed(kind: Any, value: Any, name: str) -> Any:
     """Return a value as a field's type; ConfigError if it does not fit."""
-    rules = getattr(kind, "__metadata__", ())
-    kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
-    for option in get_args(kind) if isinstance(kind, UnionType) else (kind,):
+    rules, kind = getattr(kind, "__metadata__", ()), _bare(kind)
+    for option in _options(kind):
         converted = _converted(option, value)
         if converted is not _REFUSED:
             return converted
     if isinstance(value, dict):
         raise ConfigError(f"expected one value for {name}, got settings {value}: it is not a group")
-    if get_origin(kind) is tuple and not isinstance(value, list | tuple):
-        such = {str: "[a,b]", float: "[0.9,0.99]"}.get(get_args(kind)[0], "[1,2]")
-        raise ConfigError(f"expected a list for {name}, got {value!r}: such as {name}={such}")
+    if _list_of(kind) and not isinstance(value, list | tuple):
+        wanted = "a list or null" if NoneType in _options(kind) else "a list"
+        such = f"{name}={LISTS.get(kind, '[1,2]')}"
+        raise ConfigError(f"expected {wanted} for {name}, got {value!r}: such as {such}")
     expected = _kind_text(kind) + (" below 2^63" if _is_out_of_range(value) else "")
     is_off = _is_out_of_range(value)  # else a range's advice is about other values
     given = (getattr(r, "advice", "") for r in rules if is_off or not isinstance(r, Range))
@@ -113,19 +140,23 @@ def _typed(kind: Any, value: Any, name: str) -> Any:
 
 
 def _advice(kind: Any, value: Any, name: str) -> str:
-    if isinstance(value, list | tuple) and get_origin(kind) is not tuple:
+    if isinstance(value, list | tuple) and not _list_of(kind):
         return "choose one value" + (f", or vary axes.{name} in a sweep" if "." in name else "")
-    if get_origin(kind) is tuple and get_args(kind)[0] is str:
+    if _list_of(kind) and get_args(_list_of(kind))[0] is str:
         return f"""quote texts such as numbers, '{name}=["7"]'"""
     return "change its value"
 
 
 def _kind_text(kind: Any) -> str:
     """Return a field's type in words."""
-    if get_origin(kind) is tuple:
-        first, *rest = get_args(kind)
+    options = _options(kind)
+    if (many := _list_of(kind)) is not None:
+        first, *rest = get_args(many)
         size = "" if rest == [Ellipsis] else f"{1 + len(rest)} "
-        return f"a list of {size}{KINDS.get(first.__name__, first.__name__)} values"
+        null = ", or null" if NoneType in options else ""
+        return f"a list of {size}{KINDS.get(first.__name__, first.__name__)} values{null}"
+    if str in options and len(options) > 1 and NoneType not in options:
+        return ("a whole number" if int in options else "a number") + " or auto"
     names: list[str] = re.findall(r"\w+", getattr(kind, "__name__", str(kind)))
     return " | ".join(KINDS.get(name, name) for name in names)
 

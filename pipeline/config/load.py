@@ -8,7 +8,7 @@ from functools import cache, reduce
 from importlib import resources
 from typing import Any
 
-from pipeline.config.build import build
+from pipeline.config.build import build, takes_null
 from pipeline.config.safe_yaml import read_plain, write_value
 from pipeline.config.schema import Config
 from spire_core.config.checks import hint, require
@@ -98,10 +98,8 @@ def split_override(override: str) -> tuple[str, Any]:
     if write_value(value).count("#") < text.count("#"):  # YAML took its rest for a comment
         value = read_plain(write_value(text), key)
     if value is None and text not in NULLS:
-        raise ConfigError(
-            f"expected a value after {key}=, got {text or 'nothing'}: give one, or write "
-            f"{key}=null for none"
-        )
+        null = f", or write {key}=null for none" if takes_null(Config, key) else ""
+        raise ConfigError(f"expected a value after {key}=, got {text or 'nothing'}: give one{null}")
     return key, value
 
 

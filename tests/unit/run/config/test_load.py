@@ -1,6 +1,7 @@
 """The configuration: strict layers, checked values, a fingerprint of what decides the result."""
 
 import dataclasses
+import re
 
 import pytest
 
@@ -119,6 +120,26 @@ def test_an_unknown_nested_key_is_refused_in_a_stored_config_too() -> None:
 def test_a_value_of_another_type_is_refused_by_name(override: str, key: str) -> None:
     with pytest.raises(ConfigError, match=key.replace(".", r"\.")):
         load_config("smoke", [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("adapt.guidance=2.0", "a list or null for adapt.guidance, got 2.0: such as adapt.guida"),
+        ("eval.guidance_interval=2", "got 2: such as eval.guidance_interval=[0.2,5]"),
+        ("adapt.guidance=[a]", "adapt.guidance as a list of float values, or null, got ['a']"),
+        ("eval.guidance_interval=[1]", "as a list of 2 float values, or null, got [1]: change its"),
+        ("resources.num_actors=1.5", "resources.num_actors as a whole number or auto, got 1.5"),
+        ("resources.num_gpus=true", "resources.num_gpus as a number or auto, got True"),
+        ("data.channels=true", "data.channels as a whole number or auto, got True"),
+    ],
+)
+def test_a_value_of_one_of_several_types_is_described_in_words(
+    override: str, sentence: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(sentence)):
+        load_config("smoke", [override])
+    assert load_config("smoke", ["adapt.guidance=null"]).adapt.guidance is None
 
 
 def test_a_whole_number_is_a_valid_float_and_becomes_one() -> None:
@@ -427,6 +448,12 @@ def test_a_value_is_read_as_yaml_with_floats_that_need_no_dot(text: str, value: 
 def test_a_value_that_is_not_plain_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=r"^expected .* in any\.key, got .*: "):
         split_override(f"any.key={text}")
+
+
+@pytest.mark.parametrize("key", ["client.lr", "tracking.experiment", "method", "wibble", "axes.a"])
+def test_null_is_advised_only_where_it_is_allowed(key: str) -> None:
+    with pytest.raises(ConfigError, match=f"after {key}=, got nothing: give one$"):
+        split_override(f"{key}=")
 
 
 @pytest.mark.parametrize("text", ["", "  ", "---"])
