@@ -207,13 +207,17 @@ def report(
     they are all. `readme`: with `rows`, the Markdown page that has what follows from them.
     """
     from pipeline.config.load import load_config
+    from spire_core.config.checks import require
     from sweeps.report.make import make_report
     from sweeps.report.stretches import read_stretches
 
     tracking = load_config(None, _words(settings, ("tracking.",))).tracking
     stretches = read_stretches(_texts(rows_from))
     words = _texts(names if names is not None else [] if rows_from else "last")
-    folder, file = (None if path is None else Path(path) for path in (out, rows))
+    advice = "name one, or leave names out for the last sweep"
+    require(bool(words or rows_from), "a sweep or runs", "none", advice)
+    folder, file = (None if path is None else Path(_file(path)) for path in (out, rows))
+    readme = None if readme is None else _file(readme)
     return make_report(tracking, words, folder, file, stretches, readme)
 
 
@@ -233,7 +237,7 @@ def write_images(
     """
     from pipeline.data.arrays import write_folder
 
-    return write_folder(Path(folder), images, labels, clients, captions)
+    return write_folder(Path(_file(folder)), images, labels, clients, captions)
 
 
 def register_method(method: "Method", version: str = "0") -> None:
@@ -289,6 +293,13 @@ def _texts(value: str | Path | Sequence[str | Path]) -> list[str]:
 
     values = [value] if isinstance(value, str) or not isinstance(value, Iterable) else value
     return [word_of(one, "names or files") for one in values]
+
+
+def _file(path: Any) -> str:
+    """Return a file or a folder as text; ConfigError if it is none."""
+    from pipeline.cli.settings import word_of
+
+    return word_of(path, "a file or a folder")
 
 
 def _check_run(run: Any) -> None:

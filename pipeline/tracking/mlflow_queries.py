@@ -198,6 +198,9 @@ class _Store:
             fits = self.search(f"attributes.run_name = {quote}{word}{quote}")
         if len(fits) == 1:
             return fits[0]
+        if word == "last" and not fits:
+            advice = f"choose from {self._known(sweeps)}"
+            raise RunError(f"expected a sweep for last, got a store without any: {advice}")
         what = f"which fits {len(fits)} runs" if fits else "which is none"
         raise RunError(
             f"expected a sweep's name or id, a run's name or id, or last, got {word!r}, {what}: "

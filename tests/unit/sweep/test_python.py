@@ -89,6 +89,30 @@ def test_a_name_that_is_neither_text_nor_path_is_refused(value: Any) -> None:
             refuse(value)
     with pytest.raises(ConfigError, match="expected names or files, got 5: name it"):
         spire.report(5)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="expected a sweep or runs, got none: name one"):
+        spire.report([])
+
+
+@pytest.mark.parametrize(
+    "refuse",
+    [
+        lambda: spire.write_images(None, GREY),  # type: ignore[arg-type]
+        lambda: spire.write_images(3, GREY),  # type: ignore[arg-type]
+        lambda: spire.report(out=3),  # type: ignore[arg-type]
+        lambda: spire.report(rows=3),  # type: ignore[arg-type]
+        lambda: spire.report(readme=3),  # type: ignore[arg-type]
+    ],
+)
+def test_a_file_that_is_neither_text_nor_path_is_refused(refuse: Any) -> None:
+    with pytest.raises(ConfigError, match=r"expected a file or a folder, got .*: name it"):
+        refuse()
+
+
+@pytest.mark.parametrize("name", [None, 3])
+def test_a_plug_ins_name_that_is_no_text_is_refused(name: Any) -> None:
+    for register in (spire.register_dataset, spire.register_metric):
+        with pytest.raises(ConfigError, match=f"_ as a name for the .* {name}, got"):
+            register(name, max)
 
 
 def test_settings_have_any_text_and_the_numbers_of_numpy() -> None:

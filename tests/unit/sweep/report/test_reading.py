@@ -91,6 +91,16 @@ def test_an_unknown_name_says_what_there_is(store: TrackingConfig, word: str) ->
     assert re.search(r"sweeps \w{8} \(empty\), \w{8} \(twice\), \w{8} \(twice\) and the", message)
 
 
+def test_last_without_any_sweep_names_the_runs(tmp_path: Path, new_database: Path) -> None:
+    shutil.copy(new_database, tmp_path)
+    config = TrackingConfig(root=str(tmp_path), uri=f"sqlite:///{tmp_path}/mlflow.db")
+    with pytest.raises(RunError, match=r"^expected a sweep for last, got a store without any: cho"):
+        sweep_runs(config, ["last"])
+    start(config, "alone", {}).finish()
+    with pytest.raises(RunError, match=r"without any: choose from the runs \w{8} \(alone\)$"):
+        sweep_runs(config, ["last"])
+
+
 def test_a_run_name_that_fits_several_is_refused(store: TrackingConfig) -> None:
     with pytest.raises(RunError, match=r"'same', which fits 2 runs: .*\(same\), \w{8} \(same\)$"):
         sweep_runs(store, ["same"])
