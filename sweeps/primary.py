@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.config.build import build, flattened, key_hint, known_keys
+from pipeline.config.build import build, flattened, known_keys
 from pipeline.config.equivalence import reads
+from pipeline.config.key_hints import key_hint
 from pipeline.config.load import NAMED_GROUPS
 from pipeline.config.schema import Config
 from pipeline.results.metric_names import (
@@ -198,7 +199,9 @@ def _is_same(text: str | None, value: Any) -> bool:
 
 def primaries(values: Sequence[dict]) -> list[Primary]:
     """Return primary comparisons out of plain values; ConfigError names what is wrong."""
-    found = [build(Primary, _with_whole_keys(value)) for value in values]
+    found = [
+        build(Primary, _with_whole_keys(value), "docs/sweeps.md lists them") for value in values
+    ]
     for i, one in enumerate(found):
         if one in found[:i]:
             raise ConfigError(f"expected different primary comparisons, got {one.words} twice")

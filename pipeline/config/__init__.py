@@ -13,6 +13,7 @@ plugins         objects of other packages that a configuration names
 load            presets, YAML and overrides, merged
 safe_yaml       YAML restricted to plain values
 build           records from plain values, each checked by its field's type
+key_hints       the setting that an unknown key may mean
 switches        settings that count only where another setting lets them
 place_switches  the same for where a run takes place
 equivalence     fingerprints: configurations with the same meaning

@@ -3,24 +3,19 @@
 import dataclasses
 import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
-from spire_core.config.checks import Range, hint
+from pipeline.config.key_hints import SETTINGS, key_hint
+from spire_core.config.checks import Range
 from spire_core.errors import ConfigError
 
 Built = TypeVar("Built")
 MAX_NUMBER = 2**63  # the limit of arrays, files and databases
-# What people call a key, where its letters do not tell. A key's last word may stand for it.
-OTHER_WORDS = {"dataset": "data.name", "methods": "method", "learning_rate": "lr"}
-OTHER_WORDS |= {"eps": "epsilon"}
-OTHER_WORDS |= {"rounds": "num_rounds", "clients": "num_clients", "images": "num_images"}
-OTHER_WORDS |= {"gpus": "num_gpus", "cpus": "num_cpus", "actors": "num_actors", "name": "run_name"}
 KINDS = {"bool": "true or false", "None": "null"}  # of values, as people write them
 LISTS = {tuple[str, ...]: "[a,b]", tuple[float, float]: "[0.9,0.99]"}  # examples, or [1,2]
 LISTS |= {tuple[float, ...] | None: "[1,1.5,2,3]", tuple[float, float] | None: "[0.2,5]"}
-SEEDS = "a run has one seed, and a sweep has several: spire sweep NAME seeds=[0,1,2]"
 _REFUSED = object()
 
 
@@ -38,16 +33,16 @@ def whole_keys(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[
             yield f"{prefix}{key}", value
 
 
-def build(base: Built | type[Built], values: Any) -> Built:
+def build(base: Built | type[Built], values: Any, listed: str = SETTINGS) -> Built:
     """Return a record of settings with `values`, by group, in place of those of `base`.
 
     `base` is a record or, for the defaults, its class. ConfigError names the key that is unknown,
-    or whose value does not fit.
+    or whose value does not fit; `listed` says where all keys are found.
     """
-    return _built(base, values, "", list(known_keys(base)))
+    return _built(base, values, "", list(known_keys(base)), listed)
 
 
-def _built(base: Any, values: Any, prefix: str, known: list[str]) -> Any:
+def _built(base: Any, values: Any, prefix: str, known: list[str], listed: str) -> Any:
     if not isinstance(values, dict):
         raise ConfigError(
             f"expected settings under {prefix.rstrip('.') or 'the configuration'}, got {values!r}: "
@@ -60,29 +55,14 @@ def _built(base: Any, values: Any, prefix: str, known: list[str]) -> Any:
             groups = {one.partition(".")[0] for one in known if "." in one}
             if isinstance(value, dict) and difflib.get_close_matches(name.lower(), groups):
                 name = next(iter(flattened({name: value})), name)  # with its first setting
-            raise ConfigError(f"expected a known key, got {name!r}: {key_hint(name, known)}")
+            advice = key_hint(name, known, listed)
+            raise ConfigError(f"expected a known key, got {name!r}: {advice}")
         if dataclasses.is_dataclass(kind):
             group = kind if isinstance(base, type) else getattr(base, key)
-            changes[key] = _built(group, value, f"{name}.", known)
+            changes[key] = _built(group, value, f"{name}.", known, listed)
         else:
             changes[key] = _typed(kind, value, name)
     return base(**changes) if isinstance(base, type) else dataclasses.replace(base, **changes)
-
-
-def key_hint(name: str, known: Sequence[str]) -> str:
-    """Return the advice for an unknown key: those with its last word, or the most similar one."""
-    word = OTHER_WORDS.get(name, name)
-    if name == "seeds":
-        return SEEDS
-    if word not in (*known, "method"):
-        group, _, last = word.rpartition(".")
-        ours = [key for key in known if key.startswith(group)]
-        same = [key for key in ours if key.rpartition(".")[2] == OTHER_WORDS.get(last, last)]
-        found = hint(name, known)
-        if not same:
-            return found if found.startswith("did") else "docs/settings.md and --dry-run list them"
-        word = " or ".join(same)
-    return f"did you mean {word}?"
 
 
 def known_keys(kind: Any, prefix: str = "") -> Iterator[str]:

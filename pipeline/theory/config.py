@@ -245,4 +245,4 @@ def load_theory(file_or_name: str, overrides: Sequence[str] = ()) -> TheoryConfi
     advice = "docs/theory.md has examples; spire theory all runs every experiment"
     is_empty = not settings and file_or_name not in theory_names()
     require(not is_empty, f"settings in {file_or_name}", "an empty file", advice)
-    return build(TheoryConfig(), settings)
+    return build(TheoryConfig(), settings, "--dry-run alone lists them (docs/theory.md)")

@@ -89,11 +89,11 @@ def hint(name: str, known: Sequence[str]) -> str:
     """Return the advice for an unknown name: the known name that was probably meant."""
     if not known:
         return "choose one of them"
-    nearness, nearest = max((_nearness(name, one), one) for one in known)
-    return f"did you mean {nearest}?" if nearness >= NEAR else "choose one of them"
+    near, nearest = max((nearness(name, one), one) for one in known)
+    return f"did you mean {nearest}?" if near >= NEAR else "choose one of them"
 
 
-def _nearness(name: str, one: str) -> float:
+def nearness(name: str, one: str) -> float:
     """Return how alike two names are, 0 to 1, as they are written or written out."""
     pairs = ((name.lower(), one.lower()), (_spelled(name), _spelled(one)))
     return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)

@@ -7,7 +7,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.build import OTHER_WORDS, build, flattened, whole_keys
+from pipeline.config.build import build, flattened, whole_keys
+from pipeline.config.key_hints import WHOLE
 from pipeline.config.load import read_settings, split_override
 from pipeline.config.safe_yaml import MAX_SCALAR, first_comment, read_settings_file
 from pipeline.config.schema import Config
@@ -15,6 +16,7 @@ from spire_core.errors import ConfigError
 from sweeps.design.compared import check_compared
 from sweeps.design.config import SweepConfig, canonical
 
+KEYS = "docs/sweeps.md lists them"
 SERIES = ("fits-", "paper-", "privacy-", "study-")  # prefixes of the names of many sweeps
 
 
@@ -73,7 +75,7 @@ def load_study(file: str, words: Sequence[str] = ()) -> tuple[SweepConfig, Sweep
             values[root] = {**(inside or {}), rest: value}
         else:
             values[key] = value
-    sweep = build(SweepConfig, values)
+    sweep = build(SweepConfig, values, KEYS)
     as_written = _as_written(written) if words else None
     check_compared(sweep, as_written)
     return sweep, _recorded(sweep, as_written)
@@ -107,7 +109,7 @@ def _question(text: str) -> str:
 def _as_written(values: dict[str, Any]) -> SweepConfig | None:
     """Return a sweep without the words of a command; None if it is whole only with them."""
     try:
-        return build(SweepConfig, values)
+        return build(SweepConfig, values, KEYS)
     except ConfigError:
         return None
 
@@ -127,7 +129,7 @@ def _check_places(values: Mapping[str, Any], file: str) -> None:
     """Raise ConfigError for a setting of trials that stands beside the keys of the sweep."""
     groups = {f.name for f in dataclasses.fields(Config)} - {"seed"}
     for key in values:
-        if key.partition(".")[0] in groups or OTHER_WORDS.get(key, key) in groups:
+        if key.partition(".")[0] in groups or WHOLE.get(key, key) in groups:
             raise ConfigError(
                 f"expected a sweep's own keys at the left of {file}, got {key!r}: write it below "
                 "settings:, or with a list of values below axes:"
