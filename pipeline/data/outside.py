@@ -58,6 +58,7 @@ def load_outside(name: str, split: str, path: str | None) -> OutsideImages:
         raise DataError(f"expected the package of the data set {name}, got none here: install it")
     try:
         found = plugin.value(split, path)
+        fault = _fault(found)
     except SpireError:
         raise
     except Exception as error:  # a stranger's code can raise anything
@@ -65,11 +66,11 @@ def load_outside(name: str, split: str, path: str | None) -> OutsideImages:
         raise DataError(
             f"expected images of the data set {name} ({split}), got {reason}: mend its function"
         ) from error
-    fault = _fault(found)
     if fault is not None:
+        expected, got = fault
         raise DataError(
-            f"expected {fault} of the data set {name} ({split}), got something else: "
-            "docs/extending.md has an example"
+            f"expected {expected} of the data set {name} ({split}), got {got}: docs/extending.md "
+            "has an example"
         )
     images, labels = np.asarray(found.images), np.asarray(found.labels, dtype=np.int64)
     captions = None if found.captions is None else tuple(found.captions)
@@ -89,25 +90,34 @@ def _are_owners(values: object) -> bool:
     return all(isinstance(value, str | int | np.integer) for value in values)
 
 
-def _fault(found: object) -> str | None:
-    """Return what was expected of a function's result, None if it is right."""
+def _fault(found: object) -> tuple[str, str] | None:
+    """Return what was expected of a function's result and what came, None if it is right."""
     if not isinstance(found, OutsideImages):
-        return "an OutsideImages"
+        return "an OutsideImages", type(found).__name__
     images, labels = np.asarray(found.images), np.asarray(found.labels)
+    shape = f"{images.dtype} {images.shape}"
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
-        return "images uint8 (N, 1 or 3, S, S)"
+        return "images uint8 (N, 1 or 3, S, S)", shape
     if images.shape[2] != images.shape[3] or not len(images):
-        return "square images, at least one,"
+        return "square images, at least one,", shape
     if not are_captions(found.class_names):
-        return "class_names as a list of texts"
-    is_whole = labels.dtype.kind in "iu" and labels.shape == images.shape[:1]
-    if not is_whole or labels.min() < 0 or labels.max() >= len(found.class_names):
-        return "labels (N,) that are positions in class_names"
+        return "class_names as a list of texts", f"{found.class_names!r:.80}"
+    positions = "labels (N,) that are positions in class_names"
+    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
+        return positions, f"{labels.dtype} {labels.shape} with {len(images)} images"
+    if labels.min() < 0 or labels.max() >= len(found.class_names):
+        return positions, f"{labels.min()}..{labels.max()} with {len(found.class_names)} names"
+    return _texts_fault(found, len(images))
+
+
+def _texts_fault(found: OutsideImages, num_images: int) -> tuple[str, str] | None:
+    """Return the same of the captions and the owners."""
     if found.captions is not None and not are_captions(found.captions):
-        return "captions as a list of texts"
+        return "captions as a list of texts", f"{found.captions!r:.80}"
     if found.owners is not None and not _are_owners(found.owners):
-        return "owners as a list of texts"
-    lists = [texts for texts in (found.captions, found.owners) if texts is not None]
-    if any(len(texts) != len(images) for texts in lists):
-        return "a caption and an owner for each image, or none at all,"
+        return "owners as a list of texts", f"{found.owners!r:.80}"
+    for texts in (found.captions, found.owners):
+        if texts is not None and len(texts) != num_images:
+            got = f"{len(texts)} with {num_images} images"
+            return "a caption and an owner for each image, or none at all,", got
     return None

@@ -1,5 +1,6 @@
 """Data sets of other packages: captions that are no list of texts are refused in a sentence."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,29 @@ def with_more(**more: Any) -> OutsideImages:
     found = OutsideImages(**{"images": IMAGES, "labels": [0, 0], "class_names": ("a",)} | more)
     OTHER_DATASETS.register("captioned", lambda split, path: found, "0")
     return load_outside("captioned", "train", None)
+
+
+@pytest.mark.parametrize(
+    ("more", "got"),
+    [
+        ({"images": IMAGES / 255}, "got float64 (2, 1, 4, 4): "),
+        ({"images": IMAGES[:, :, :2]}, "got uint8 (2, 1, 2, 4): "),
+        ({"images": [[1], [1, 2]]}, "got ValueError: "),
+        ({"labels": [0.0, 1.0]}, "got float64 (2,) with 2 images: "),
+        ({"labels": [0, 1]}, "got 0..1 with 1 names: "),
+        ({"class_names": "a"}, "got 'a': "),
+        ({"owners": ["a"]}, "got 1 with 2 images: "),
+    ],
+)
+def test_what_came_in_place_of_images_is_named(more: dict[str, Any], got: str) -> None:
+    with pytest.raises(DataError, match=re.escape(f"of the data set captioned (train), {got}")):
+        with_more(**more)
+
+
+def test_the_type_of_something_else_is_named() -> None:
+    OTHER_DATASETS.register("captioned", lambda split, path: (IMAGES, [0, 0]), "0")
+    with pytest.raises(DataError, match=r"an OutsideImages of the data set .*, got tuple: docs"):
+        load_outside("captioned", "train", None)
 
 
 @pytest.mark.parametrize("owners", [["b", "a"], [7, 5]])
