@@ -60,7 +60,8 @@ def plan_on_nodes(
         raise ClusterError(
             f"expected client actors that fit {have['CPU']:g} CPUs and {have['GPU']:g} GPUs on "
             f"{len(nodes)} node{'s' if len(nodes) > 1 else ''}, got {plan.describe()}, of which "
-            f"{fits} fit: lower resources.num_actors or the share per actor, or leave both on auto"
+            f"{fits} fit: lower resources.num_actors, num_cpus or num_gpus "
+            "(num_actors and num_gpus may be auto)"
         )
     return plan
 

@@ -42,7 +42,7 @@ class Extractor:
         if num_channels > self.max_channels:
             raise WeightsError(
                 f"expected an eval.extractor of colour images, got {self.name}: choose "
-                "cifar10-cnn, inception-v3-compat or none, or data.channels=1"
+                "cifar10-cnn, inception-v3-compat or none, or for a folder data.channels=1"
             )
 
     def features(self, images: Tensor) -> Tensor:

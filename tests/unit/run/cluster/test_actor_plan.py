@@ -53,6 +53,9 @@ def test_actors_are_planned_where_they_can_be() -> None:
 
 
 def test_what_can_never_fit_is_refused() -> None:
+    only = r"num_cpus or num_gpus \(num_actors and num_gpus may be auto\)$"
+    with pytest.raises(ClusterError, match=f"of which 0 fit: lower resources.num_actors, {only}"):
+        plan_actors(ResourcesConfig(num_cpus=100.0), {"CPU": 2.0}, 4)
     with pytest.raises(ClusterError, match="CPUs"):
         plan_actors(ResourcesConfig(num_actors=3), {"CPU": 2.0}, 4)
     with pytest.raises(ClusterError, match="GPUs"):
