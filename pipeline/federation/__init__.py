@@ -3,6 +3,7 @@
 setup           data, partition and model, fixed before the first round
 partitioning    the data and their split over clients
 reference_data  the test split that scores compare with, if they do
+other_metrics   a call of metrics that other packages bring
 participants    the clients that stand for a large population
 shown_captions  captions in the form in which a network is shown them
 messages        the records that travel to and from workers

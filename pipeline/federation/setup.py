@@ -14,6 +14,7 @@ from pipeline.config.build import flattened
 from pipeline.config.schema import Config
 from pipeline.data.datasets import ImageData
 from pipeline.data.resize import checked_side, resized
+from pipeline.federation.other_metrics import check_metrics
 from pipeline.federation.participants import public_representatives
 from pipeline.federation.partitioning import partitioned
 from pipeline.federation.reference_data import check_sizes, reference_data, reference_split
@@ -166,6 +167,7 @@ def prepare(config: Config) -> FederationSetup:
     found = reference_data(config, data) if name != NO_EXTRACTOR else None
     setup = FederationSetup(config, data, partition, *fields, test_data=found)
     check_floors(setup)
+    check_metrics(config.eval.metrics, config.eval.num_images, (channels, size, size))
     return setup
 
 
