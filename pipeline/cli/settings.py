@@ -45,13 +45,18 @@ def word_of(name: Any, what: str) -> str:
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings by whole keys; a range {"min": A, "max": B} of a sweep's axis is a value."""
+    """Return settings by whole keys; a range {"min": A, "max": B} of a sweep's axis is a value.
+
+    ConfigError for a setting that is given twice, nested and by its whole key.
+    """
     flat = dict[str, Any]()
     for key, value in settings.items():
+        found = {key: value}
         if isinstance(value, Mapping) and not {"min", "max"} <= value.keys():
-            flat |= {f"{key}.{name}": own for name, own in _flat(value).items()}
-        else:
-            flat[key] = value
+            found = {f"{key}.{name}": own for name, own in _flat(value).items()}
+        for name in flat.keys() & found.keys():
+            raise ConfigError(f"expected one value for {name}, got two: leave one out")
+        flat |= found
     return flat
 
 

@@ -115,6 +115,14 @@ def test_a_plug_ins_name_that_is_no_text_is_refused(name: Any) -> None:
             register(name, max)
 
 
+@pytest.mark.parametrize(
+    "settings", [{"client.lr": 1, "client": {"lr": 2}}, {"client": {"lr": 1}, "client.lr": 1}]
+)
+def test_a_setting_that_is_given_nested_and_flat_is_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"expected one value for client\.lr, got two: leave"):
+        spire._words(settings)
+
+
 def test_settings_have_any_text_and_the_numbers_of_numpy() -> None:
     values = {"client": {"batch_size": np.int64(4), "betas": np.array([0.5, 0.25])}}
     values |= {"client.lr": np.float32(0.5), "client.compile": np.bool_(True)}
