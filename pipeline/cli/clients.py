@@ -125,7 +125,9 @@ def add_adapt(verbs: Any) -> None:
     """Add the verb `adapt`."""
     parser = add_verb(verbs, "adapt", adapt, "fit a client that arrives after a run has ended")
     text = "an id that is free (the next one unless given)"
-    add_saved_run(parser, "adapt.*, privacy.adapt.*, tracking.* and data.root", text)
+    add_saved_run(
+        parser, "adapt.*, privacy.adapt.*, privacy.noise_key, tracking.* and data.root", text
+    )
     text = "its images: a data set (its test split), or a folder, flat or with class subfolders"
     parser.add_argument("--data", required=True, metavar="DIR_OR_DATASET", help=text)
     text = "only these classes, by name or number, such as 3,7"
