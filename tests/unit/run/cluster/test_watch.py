@@ -148,11 +148,11 @@ def never(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """A result that never comes; the list gets the seconds that were waited for it."""
     waited: list[float] = []
 
-    def get(refs: Any, timeout: float) -> None:
+    def wait(refs: list[str], timeout: float, fetch_local: bool) -> tuple[list[str], list[str]]:
         waited.append(timeout)
-        raise GetTimeoutError("not yet")
+        return [], refs
 
-    monkeypatch.setattr(ray, "get", get)
+    monkeypatch.setattr(ray, "wait", wait)
     return waited
 
 
@@ -176,16 +176,23 @@ def test_a_long_wait_says_now_and_then_what_it_is_for(
 
 
 def test_a_result_ends_its_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = iter([GetTimeoutError("not yet"), 7])
+    """One that the store has dropped before it was read is waited for again."""
+    there, answers = iter([False, True, True]), iter([GetTimeoutError("dropped"), 7])
 
-    def get(refs: Any, timeout: float) -> int:
+    def wait(refs: list[str], timeout: float, fetch_local: bool) -> tuple[list[str], list[str]]:
+        assert fetch_local, "a result on another node has to come here"
+        return (refs, []) if next(there) else ([], refs)
+
+    def get(ref: Any, timeout: float) -> int:
         answer = next(answers)
         if isinstance(answer, GetTimeoutError):
             raise answer
         return answer
 
+    monkeypatch.setattr(ray, "wait", wait)
     monkeypatch.setattr(ray, "get", get)
     assert results.result_of("ref", subject="the answer") == 7
+    assert next(there, None) is None
 
 
 class Remote:
