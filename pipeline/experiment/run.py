@@ -25,11 +25,11 @@ from pipeline.experiment.watcher import Watcher
 from pipeline.federation.pool import ClientPool
 from pipeline.federation.setup import FederationSetup, check_drawing, prepare
 from pipeline.files.atomic import room_for
+from pipeline.files.revision import REVISION, running_code
 from pipeline.results.diagnose import diagnose
 from pipeline.results.files import write_result
 from pipeline.results.metrics import summary_metrics
 from pipeline.results.recording import (
-    REVISION,
     log_adaptation,
     log_cross_losses,
     log_diagnoses,
@@ -38,7 +38,6 @@ from pipeline.results.recording import (
     log_summary,
     log_tuned,
     run_tags,
-    running_code,
 )
 from pipeline.results.result import Result
 from pipeline.runs.folder import run_lock

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 HERE = Path(__file__)
+REVISION = "git_revision"  # the tag with the commit of the code that scored a run
 
 
 def git_revision(source: Path = HERE) -> str | None:
@@ -14,6 +15,11 @@ def git_revision(source: Path = HERE) -> str | None:
     None if there is no git, or no checkout that tracks `source` (as with an installed copy).
     """
     return _git(source, "describe", "--always", "--dirty", "--exclude=*")
+
+
+def running_code() -> str:
+    """Return the commit of the running code as a tag has it, "unknown" if it is not known."""
+    return git_revision() or "unknown"
 
 
 def git_commit(source: Path = HERE) -> str | None:

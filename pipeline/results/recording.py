@@ -19,7 +19,7 @@ from pipeline.federation.partitioning import promise_to_clients
 from pipeline.federation.setup import FederationSetup
 from pipeline.figures import image_grids
 from pipeline.figures import plots as figures
-from pipeline.files.revision import git_revision
+from pipeline.files.revision import REVISION, running_code
 from pipeline.results.control_rows import control_rows, image_tags
 from pipeline.results.metric_names import (
     CONTROLS_TABLE,
@@ -50,7 +50,6 @@ from spire_core.plugins import Plugin
 from spire_core.privacy.guarantee import UNIT
 
 MAX_PROFILE_BYTES = 20_000_000  # of a file that is sent to the store
-REVISION = "git_revision"  # the tag with the commit of the code that scored a run
 _log = logging.getLogger(__name__)
 
 
@@ -74,11 +73,6 @@ def run_tags(setting: FederationSetup, preset: str | None) -> dict[str, str]:
         **{f"plugin.{p.kind}.{p.name}": _origin(p) for p in plugins_of(config)},
         **_privacy_tags(config),
     }
-
-
-def running_code() -> str:
-    """Return the commit of the running code, as far as it is known."""
-    return git_revision() or "unknown"
 
 
 def _origin(plugin: Plugin) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config.build import flattened
-from pipeline.files.revision import git_revision
+from pipeline.files.revision import REVISION, running_code
 from pipeline.theory.backbone import check_backbone, run_backbone
 from pipeline.theory.bridge import run_bridge
 from pipeline.theory.components import component_settings, run_components
@@ -71,7 +71,7 @@ def run_theory(config: TheoryConfig, name: str, out: Path | None = None) -> Theo
     """
     check_theory(config)
     outcomes, cpu_s, paths = [], [], []
-    tags = {"preset": name, "seed": str(config.seed), "git_revision": git_revision() or "unknown"}
+    tags = {"preset": name, "seed": str(config.seed), REVISION: running_code()}
     with Tracker.start(config.tracking, f"theory-{name}", tags, kind="theory") as tracker:
         settings = flattened(config.as_dict())
         tracker.log_params({k: v for k, v in settings.items() if not k.startswith("tracking.")})
