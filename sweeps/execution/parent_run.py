@@ -17,6 +17,7 @@ from pipeline.tracking.mlflow_queries import adopt
 from pipeline.tracking.tracker import Status, Tracker, end_run, has_ended, is_deleted
 from spire_core.errors import SpireError
 from sweeps.design.config import SweepConfig
+from sweeps.execution.ended import ended_result
 from sweeps.execution.ledger import Ledger
 from sweeps.execution.progress import Progress, read_progress
 
@@ -75,7 +76,8 @@ def is_open(run_dir: Path | None) -> bool:
 def _end_trials(ledger: Ledger, progress: Progress, tracking: TrackingConfig) -> None:
     """End the runs of trials that failed, were stopped, or were interrupted here.
 
-    Nobody goes on with one that was stopped, so that its noise key goes; others may be tried again.
+    One that was interrupted after its result was written has finished. Nobody goes on with one that
+    was stopped, so that its noise key goes; others may be tried again.
     """
     for record in ledger.own_records(progress.records).values():
         run_dir = None if record.run_dir is None else Path(record.run_dir)
@@ -84,6 +86,10 @@ def _end_trials(ledger: Ledger, progress: Progress, tracking: TrackingConfig) ->
         if record.status == "stopped":
             drop_noise_key(run_dir)
         try:
+            result = ended_result(run_dir, tracking) if record.status == "running" else None
+            if result is not None:
+                ledger.update(record.trial_id, status="finished", result=result, error=None)
+                continue
             end_run(run_dir, tracking, "FAILED" if record.status == "failed" else "KILLED")
         except SpireError as error:  # the others are ended all the same
             _log.warning("the end of run %s is not recorded: %s", run_dir.name, error)

@@ -11,7 +11,6 @@ from typing import Any
 from pipeline.cluster.actor_plan import ActorPlan
 from pipeline.config.equivalence import pretrain_fingerprint
 from pipeline.config.schema import Config
-from pipeline.config.tracking import tracking_root
 from pipeline.evaluation.scores import Evaluation
 from pipeline.experiment.reuse import has_pretraining
 from pipeline.experiment.run import resume_experiment, run_experiment
@@ -19,13 +18,11 @@ from pipeline.experiment.watcher import Watcher
 from pipeline.results.files import result_json
 from pipeline.results.metric_names import ROUND_METRICS, final_name
 from pipeline.results.result import Result
-from pipeline.runs.folder import load_result
 from pipeline.runs.layout import RECORD
-from pipeline.runs.noise_key import drop_noise_key
-from pipeline.runs.ownership import check_links
-from pipeline.tracking.tracker import drop_runs, end_run, is_deleted
+from pipeline.tracking.tracker import drop_runs, is_deleted
 from spire_core.errors import BusyError, ClusterError, SpireError, StoreError
 from sweeps.design.points import TuneParams
+from sweeps.execution.ended import ended_result
 from sweeps.execution.ledger import Ledger, TrialRecord
 from sweeps.execution.shared_pretraining import SharedPretraining
 
@@ -109,7 +106,7 @@ def _outcome(task: TrialTask, ledger: Ledger, report: Report) -> dict[str, Any] 
     """Return a finished run's result as JSON values; None if it failed. Either is written down."""
     try:
         begun = _begun(task, ledger)
-        values = None if begun is None else _ended(begun, task.config)
+        values = None if begun is None else ended_result(begun, task.config.tracking)
         if values is None:
             with _shared(task) as shared:
                 watcher = _Watcher(task, ledger, report, shared)
@@ -135,16 +132,6 @@ def _begun(task: TrialTask, ledger: Ledger) -> Path | None:
     if run_dir is None or not (run_dir / RECORD).is_file():
         return None
     return None if is_deleted(run_dir, task.config.tracking) else run_dir
-
-
-def _ended(run_dir: Path, config: Config) -> dict[str, Any] | None:
-    """Return the result of a run that was killed right at its end, and end it; None without one."""
-    check_links(run_dir, tracking_root(config.tracking))
-    values = load_result(run_dir)
-    if values is not None:
-        drop_noise_key(run_dir)
-        end_run(run_dir, config.tracking, "FINISHED")
-    return values
 
 
 def _ignore(metrics: dict[str, float]) -> None:

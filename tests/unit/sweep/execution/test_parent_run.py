@@ -9,7 +9,8 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline.config.tracking import TrackingConfig
-from pipeline.runs.layout import NOISE_KEY, RECORD
+from pipeline.runs.folder import save_result
+from pipeline.runs.layout import NOISE_KEY, RECORD, RESULT
 from pipeline.tracking.mlflow_queries import artifact_text, sweep_runs
 from pipeline.tracking.tracker import Tracker
 from spire_core.errors import RunError
@@ -125,6 +126,30 @@ def test_the_noise_key_of_a_trial_goes_when_nobody_can_go_on_with_it(
     begin(tracking)
     assert key.is_file() == (last != "stopped")
     assert status(tracking, trial) == ("FAILED" if last == "failed" else "KILLED")
+
+
+def test_a_trial_whose_process_was_killed_after_its_result_has_finished(
+    tracking: TrackingConfig,
+) -> None:
+    """As by the end of Tune's grace, between the run's last status and the ledger."""
+    ledger, whole, torn = Ledger.of(SWEEP, tracking), begun(tracking), begun(tracking)
+    first, second = (trial.trial_id for trial in trials(SWEEP))
+    result = {"metrics": {"final/adapt_kid_after": 0.5}}
+    save_result(whole, result)
+    ledger.write(TrialRecord(first, "running", str(whole), error="its store did not answer"))
+    ledger.write(TrialRecord(second, "running", str(torn)))
+    (torn / RESULT).write_text("{")
+    parent = begin(tracking)
+    found = ledger.read(first)
+    assert found is not None
+    assert (found.status, found.error) == ("finished", None)
+    assert found.result == result | {"run_id": whole.name}
+    assert status(tracking, whole) == "FINISHED"
+    left = ledger.read(second)  # what it found cannot be read: somebody has to look
+    assert left is not None
+    assert left.status == "running"
+    assert status(tracking, torn) == "RUNNING"
+    assert MlflowClient(tracking.uri).get_run(parent).info.status == "KILLED"
 
 
 class Desk:
