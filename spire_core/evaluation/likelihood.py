@@ -25,9 +25,10 @@ LOWEST = -1000.0  # below it, the source calls images completely memorised
 def fld_gap(generated: Tensor, train: Tensor, test: Tensor) -> float:
     """Return 100 (NLL of training - NLL of held-out images) / D.
 
-    Features are (q, D), (m, D), (n, D); both NLLs are means over images. At least `LOWEST`: without
-    an end, one client of exact copies would decide any mean. 0 if no feature tells the real images
-    apart. DataError if a set is empty, the features differ in size, or are not finite.
+    Features are (q, D), (m, D), (n, D); both NLLs are means over images. In LOWEST..-LOWEST:
+    without ends, one client of exact copies, of training or of held-out images, would decide any
+    mean. 0 if no feature tells the real images apart. DataError if a set is empty, the features
+    differ in size, or are not finite.
     """
     sets = (generated, train, test)
     if 0 in map(len, sets) or len({features.shape[1:] for features in sets}) > 1:
@@ -40,7 +41,7 @@ def fld_gap(generated: Tensor, train: Tensor, test: Tensor) -> float:
         return 0.0
     log_var = fitted_log_variances(centres, fitted)
     gap = _nll(centres, log_var, fitted) - _nll(centres, log_var, unseen)
-    return max(LOWEST, float(100 * gap))
+    return min(max(LOWEST, float(100 * gap)), -LOWEST)
 
 
 def _scaled(generated: Tensor, train: Tensor, test: Tensor) -> list[Tensor]:

@@ -60,6 +60,14 @@ def test_it_is_the_sources_algorithm() -> None:
     assert fld_gap(*sets) == pytest.approx(-10.396203457787689, rel=1e-6)
 
 
+def test_a_gap_has_an_end_on_either_side() -> None:
+    """Narrow Gaussians around exact copies make a far image as unlikely as can be."""
+    x = normal(4, 0)
+    odd = torch.cat([x, x, x, x[:1] + 30])
+    assert fld_gap(x, odd, x) == -LOWEST
+    assert fld_gap(x, x, odd) == LOWEST
+
+
 def test_sets_that_cannot_be_compared_are_refused() -> None:
     x = torch.rand(5, 3)
     for sets in ((x[:0], x, x), (x, x, torch.rand(5, 4))):
