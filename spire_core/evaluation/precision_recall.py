@@ -23,13 +23,17 @@ def pooled_precision_recall(
     """Return precision and recall of several clients' features (n, D) together.
 
     Balls shrink with the number of images. Both sets therefore have equally many of each client,
-    chosen at random, and at most `MAX_IMAGES` in all. None where too few are left for a ball, or
-    where features have no numbers. DataError if the clients differ in number.
+    chosen at random, and at most `MAX_IMAGES` in all: of more clients, as many have an image each,
+    chosen at random too. None where too few are left for a ball, or where features have no numbers.
+    DataError if the clients differ in number.
     """
     if len(generated) != len(real):
         raise DataError(f"expected as many clients, got {len(generated)} and {len(real)}")
     limit = per_client(len(real))
     counts = [min(len(g), len(r), limit) for g, r in zip(generated, real, strict=True)]
+    order = numpy_generator(seed, "precision_recall_clients").permutation(len(counts))
+    for left_out in order[MAX_IMAGES:]:
+        counts[left_out] = 0
     if sum(counts) <= NEIGHBOURHOOD or real[0].shape[1] == 0:
         return None
     drawn, known = (

@@ -48,6 +48,21 @@ def test_a_choice_is_random_and_the_same_again(monkeypatch: pytest.MonkeyPatch) 
     assert first == pooled_precision_recall([sorted_by_class], [sorted_by_class.flip(0)], 5)
 
 
+def test_more_clients_than_images_keep_to_the_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_IMAGES", 40)
+    sizes = []
+
+    def count(generated: Tensor, real: Tensor) -> tuple[float, float]:
+        sizes.append((len(generated), len(real)))
+        return float(generated.unique().numel()), 0.0
+
+    monkeypatch.setattr(module, "_precision_recall", count)
+    clients = [line(i, i) for i in range(100)]
+    assert pooled_precision_recall(clients, clients, 0) == (40.0, 0.0)
+    assert pooled_precision_recall(clients[:40], clients[:40], 0) == (40.0, 0.0)
+    assert sizes == [(40, 40), (40, 40)]
+
+
 def test_too_few_images_have_none() -> None:
     assert pooled_precision_recall([line(1, 2, 3)], [line(1, 2, 3)], 0) is None
     assert pooled_precision_recall([torch.zeros(9, 0)], [torch.zeros(9, 0)], 0) is None
