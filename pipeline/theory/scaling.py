@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from statistics import fmean
 
 import numpy as np
 from torch import Tensor
@@ -26,6 +27,9 @@ from spire_core.mixture.two_components import draw_projected, normals, signal_an
 AT_T, OVER_T, LIKELIHOOD = "descent at one t", "descent over all t", "maximum likelihood"
 MOMENT, ONE_AXIS, STEP = "moment, noised", "moment, noised, one axis", "one step from 1/2"
 BOUND, CRAMER_RAO, SANDWICH = "published bound", "Cramer-Rao", "sandwich at t"
+MOST_LEFT = 0.05  # of the way to the weight: more would lower the spread of estimates visibly
+MOST_BIAS = 0.02  # bias^2, as a part of the error at the largest n
+STUCK = 6.0  # m_t from which on no number of steps is enough
 
 
 def check_scaling(config: TheoryConfig) -> None:
@@ -36,6 +40,26 @@ def check_scaling(config: TheoryConfig) -> None:
         require(len(set(found)) > 1, wanted, list(found), "a slope needs them")
     for d in (config.scaling.d, *config.scaling.dims):
         time_of(config.scaling.m_t, config.c * math.sqrt(d))
+    _check_descent(config)
+
+
+def _check_descent(config: TheoryConfig) -> None:
+    """Raise ConfigError if descent at one t, without noise, does not end near enough to w."""
+    group, w = config.scaling, config.w
+    path = gmm_reference.expected_path(w, min(group.m_t, STUCK), group.steps)
+    factor = gmm_reference.linear_factor(w, min(group.m_t, STUCK))
+    last = range(group.steps - group.averaged + 1, group.steps + 1)
+    way, bias = abs(path[0] - w), abs(fmean(path[i] for i in last) - w)
+    left, most = fmean(factor**i for i in last), MOST_LEFT
+    if way > 0.0:
+        error = w * (1.0 - w) / max(group.n, *group.nums)
+        left, most = max(left, bias / way), min(most, math.sqrt(MOST_BIAS * error) / way)
+    require(
+        left <= most,
+        f"steps that leave at most {most:.2g} of the way from 1/2 to w",
+        f"{left:.2g} after {group.steps}",
+        "raise scaling.steps or lower scaling.m_t",
+    )
 
 
 def run_scaling(config: TheoryConfig) -> Outcome:

@@ -1,0 +1,55 @@
+"""Settings of theory experiments under which a theorem would look wrong are refused, or noted."""
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+from pipeline.theory import any_shapes
+from pipeline.theory.config import load_theory
+from pipeline.theory.run import check_theory
+from spire_core.errors import ConfigError
+
+PAGE = Path(__file__).parents[4] / "docs" / "theory.md"
+
+
+def test_the_pages_example_of_settings_is_accepted() -> None:
+    (example,) = re.findall(r"for example `(w=[^`]*)`", PAGE.read_text())
+    check_theory(load_theory("all", example.split()))
+
+
+@pytest.mark.parametrize(
+    ("preset", "settings", "message"),
+    [
+        ("theorem", "w=0.1 scaling.m_t=1.0", "at most 0.0011 of .* got 0.055 after 32: raise"),
+        ("theorem", "w=0.5 scaling.m_t=2 scaling.dims=[16,64]", "at most 0.05 .* got 0.39"),
+        ("theorem", "scaling.m_t=100 c=1000", "got 1 after 32: raise scaling.steps or lower"),
+        ("landscape", "landscape.concentration=0.5", "in 10000 steps, got 0.0016 as the least"),
+        ("landscape", "landscape.concentration=0.001", "got 0 as the least, .*: raise landscape"),
+    ],
+)
+def test_settings_that_hide_what_is_claimed_are_refused(
+    preset: str, settings: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_theory(load_theory(preset, settings.split()))
+    check_theory(load_theory(preset, []))
+
+
+@pytest.mark.parametrize(("seed", "steps"), [(0, 800), (6, 1488)])
+def test_descent_takes_as_many_steps_as_the_weights_need(seed: int, steps: int) -> None:
+    config = load_theory("landscape", [f"seed={seed}"])
+    nodes = any_shapes.diffused_nodes(any_shapes.any_shapes())
+    target = any_shapes.true_weights(config)
+    path = any_shapes._path(config, "equal weights", nodes, target, 0.0 * target)
+    assert len(path.errors) == steps + 1
+    assert path.errors[-1] < 1e-6
+    fixed = load_theory("landscape", [f"seed={seed}", "landscape.steps=40"])
+    assert len(any_shapes._path(fixed, "", nodes, target, 0.0 * target).errors) == 41
+
+
+def test_a_factor_that_is_not_measured_is_a_note() -> None:
+    assert any_shapes._rate_claim(math.nan, 0.98).is_met is None
+    found = [any_shapes._rate_claim(0.98 + off, 0.98).is_met for off in (9e-4, 2e-3)]
+    assert found == [True, False]
