@@ -159,13 +159,14 @@ class LandscapeConfig:
     """Experiment G: the expected loss of two components at one t, and of any shapes over all t.
 
     `weights` are the w beside the common one. The weights of shapes are one Dirichlet draw, and
-    `replicates` samples of size `n` give the error of their estimates.
+    `replicates` samples of size `n` give the error of their estimates. `steps`: of descent over all
+    t; null takes 800, or as many as the weights need.
     """
 
     separations: Annotated[tuple[float, ...], _ROUNDED] = (0.1, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
     weights: Annotated[tuple[float, ...], Range(above=0, below=1)] = (0.001, 0.02, 0.1, 0.5)
     concentration: Annotated[float, Range(1e-3, 1e6, advice="4 is mild")] = 4.0
-    steps: Count = 800
+    steps: Annotated[int | None, Range(1, 1_000_000)] = None
     n: Count = 2000
     replicates: Replicates = 1000
 

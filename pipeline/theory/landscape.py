@@ -9,9 +9,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from pipeline.theory.any_shapes import gap_panel, shape_findings
+from pipeline.theory.any_shapes import gap_panel, needed_steps, shape_findings, true_weights
 from pipeline.theory.config import TheoryConfig
 from pipeline.theory.outcome import Claim, Curve, Outcome, Panel
+from spire_core.config.checks import require
 from spire_core.mixture.exact_errors import expected_path, linear_factor
 from spire_core.mixture.landscape import CURVATURES, at_one_t, least_rate_bound, least_secant
 from spire_core.mixture.two_components import log_odds
@@ -19,10 +20,23 @@ from spire_core.mixture.two_components import log_odds
 PLACES = torch.linspace(-6.0, 6.0, 241, dtype=torch.float64)  # h
 STARTS = (0.001, 0.5, 0.999)
 ROUNDING = 1e-9
+MAX_STEPS = (
+    10_000  # of descent over all t; weights so near 0 that it needs more are hard to estimate
+)
 NEAR = 1e-5  # distances in h below it are not compared from step to step
 LARGEST, SMALLEST = "largest curvature", "smallest curvature"
 STEEPEST, LEAST = "largest secant", "smallest secant / bound"
 RATE, RATE_BOUND = "1 - factor", "1 - factor, bound"
+
+
+def check_landscape(config: TheoryConfig) -> None:
+    """Raise ConfigError if a component's weight is so small that descent would take too long."""
+    require(
+        needed_steps(config) <= MAX_STEPS,
+        f"weights of shapes that descent finds in {MAX_STEPS} steps",
+        f"{float(true_weights(config).min()):.2g} as the least, which takes more",
+        "raise landscape.concentration or change seed",
+    )
 
 
 def run_landscape(config: TheoryConfig) -> Outcome:

@@ -17,7 +17,7 @@ from pipeline.theory.components import component_settings, run_components
 from pipeline.theory.config import TheoryConfig
 from pipeline.theory.failure import check_failure, run_failure
 from pipeline.theory.figures import panels_figure
-from pipeline.theory.landscape import run_landscape
+from pipeline.theory.landscape import check_landscape, run_landscape
 from pipeline.theory.new_clients import check_coverage
 from pipeline.theory.optimiser import check_optimiser, run_optimiser
 from pipeline.theory.outcome import Outcome
@@ -41,7 +41,7 @@ RUN = {
     "components": Experiment(run_components, component_settings),
     "backbone": Experiment(run_backbone, check_backbone),
     "bridge": Experiment(run_bridge),
-    "landscape": Experiment(run_landscape),
+    "landscape": Experiment(run_landscape, check_landscape),
     "readout": Experiment(run_readout, check_coverage),
 }
 _log = logging.getLogger(__name__)
