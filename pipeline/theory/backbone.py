@@ -8,12 +8,14 @@ from torch import Tensor
 
 from pipeline.theory.config import TheoryConfig
 from pipeline.theory.outcome import NUM_ERRORS, Claim, Curve, Outcome, Panel, Score, score
+from spire_core.config.checks import require
 from spire_core.mixture.averaged_loss import averaged_minimiser, limit_at_one_t
 from spire_core.mixture.estimators import maximum_likelihood
 from spire_core.mixture.exact_errors import cramer_rao
 from spire_core.mixture.inexact_means import (
     believed_error,
     believed_limit,
+    believed_variance,
     draw_on_line,
     learn_means,
     line_of,
@@ -24,20 +26,30 @@ from spire_core.mixture.two_components import normals, time_of
 from spire_core.rng import numpy_generator
 
 KINDS = ("isotropic", "scale", "shift")
+INSIDE = 3.0  # standard deviations from 0 and 1, which the formula of errors does not know
 
 
 class Wrong(NamedTuple):
-    """n * MSE on means that are wrong by one size, and the limits of three estimators minus w."""
+    """n * MSE on means that are wrong by one size, and the limits of three estimators minus w.
+
+    `is_inside`: that of maximum likelihood is `INSIDE` or more from 0 and 1.
+    """
 
     measured: Score
     predicted: Score
     at_one_t: Score
     limits: dict[str, float]
+    is_inside: bool = True
 
 
 def check_backbone(config: TheoryConfig) -> None:
-    """Raise ConfigError if ||mu|| does not exceed m_t."""
-    time_of(config.backbone.m_t, config.backbone.m)
+    """Raise ConfigError if ||mu|| does not exceed m_t, or if there is nothing to compare."""
+    group = config.backbone
+    time_of(group.m_t, group.m)
+    two = "two different entries of backbone.clients or more"
+    require(len(set(group.clients)) > 1, two, list(group.clients), "few and many are compared")
+    even = f"backbone.skew below backbone.even = {group.even:g}"
+    require(group.skew < group.even, even, group.skew, "the even ones are the control")
 
 
 def run_backbone(config: TheoryConfig) -> Outcome:
@@ -46,11 +58,11 @@ def run_backbone(config: TheoryConfig) -> Outcome:
     mu = torch.full((group.d,), group.m / math.sqrt(group.d), dtype=torch.float64)
     floor = group.n * cramer_rao(config.w, group.m, group.n)
     wrong = {kind: _wrong(config, mu, kind, i) for i, kind in enumerate(KINDS)}
+    clients = sorted(group.clients)
     learned = {
-        skew: [_learned(config, mu, skew, c, i) for i, c in enumerate(group.clients)]
+        skew: [_learned(config, mu, skew, c, i) for i, c in enumerate(clients)]
         for skew in (group.skew, group.even)
     }
-    medians = [row["median"] for row in learned[group.skew]]
     return Outcome(
         "backbone",
         f"E: w = {config.w:g} on means that are not exact, d = {group.d}, ||mu|| = {group.m:g}",
@@ -66,22 +78,16 @@ def run_backbone(config: TheoryConfig) -> Outcome:
         }
         | {
             f"means learned from C clients with Beta({skew:g}, {skew:g}) weights, as n * MSE": (
-                _learned_columns(group.clients, rows)
+                _learned_columns(clients, rows)
             )
             for skew, rows in learned.items()
         },
         [_wrong_panel(config, wrong, floor), _learned_panel(config, learned, floor)],
-        {"floor": floor, "learned_last": medians[-1]},
+        {"floor": floor, "learned_last": learned[group.skew][-1]["median"]},
     )
 
 
 def _wrong_claims(config: TheoryConfig, wrong, floor: float) -> list[Claim]:
-    size, off = config.backbone.sizes[-1], 0.0
-    for rows in wrong.values():
-        gaps = [
-            (r.measured.mean - r.predicted.mean, r.measured.error, r.predicted.error) for r in rows
-        ]
-        off = max(off, *(abs(gap) / math.hypot(*errors) for gap, *errors in gaps))
     last = {kind: rows[-1] for kind, rows in wrong.items()}
     texts = [
         f"{last[kind].measured.mean:.2f} / {last[kind].at_one_t.mean:.2f} {words}"
@@ -92,16 +98,28 @@ def _wrong_claims(config: TheoryConfig, wrong, floor: float) -> list[Claim]:
         )
     ]
     return [
+        _formula_claim([row for rows in wrong.values() for row in rows]),
         Claim(
-            f"maximum likelihood: measured and predicted errors differ by {off:.1f} standard "
-            "errors at most",
-            off <= NUM_ERRORS,
-        ),
-        Claim(
-            f"means off by {size:g} each: n * MSE of maximum likelihood / of the minimiser at one "
-            f"t {', '.join(texts)} (Cramer-Rao on exact means: {floor:.3f})",
+            f"means off by {config.backbone.sizes[-1]:g} each: n * MSE of maximum likelihood / of "
+            f"the minimiser at one t {', '.join(texts)} (Cramer-Rao on exact means: {floor:.3f})",
         ),
     ]
+
+
+def _formula_claim(rows: list[Wrong]) -> Claim:
+    """Return the verdict on the formula, a note if all limits are too near 0 or 1 for it."""
+    inside = [row for row in rows if row.is_inside]
+    if not inside:
+        return Claim("all limits of maximum likelihood are too near 0 or 1 for the formula")
+    off = max(
+        abs(row.measured.mean - row.predicted.mean)
+        / max(1e-12, math.hypot(row.measured.error, row.predicted.error))
+        for row in inside
+    )
+    text = f"measured and predicted errors differ by {off:.1f} standard errors at most"
+    if len(inside) < len(rows):
+        text += f" ({len(rows) - len(inside)} of {len(rows)} left out, near 0 or 1)"
+    return Claim(f"maximum likelihood: {text}", off <= NUM_ERRORS)
 
 
 def _learned_claims(config: TheoryConfig, learned) -> list[Claim]:
@@ -111,7 +129,7 @@ def _learned_claims(config: TheoryConfig, learned) -> list[Claim]:
         gains[skew] = first / last
         claims.append(
             Claim(
-                f"learned from C = {group.clients[0]} .. {group.clients[-1]} clients of "
+                f"learned from C = {min(group.clients)} .. {max(group.clients)} clients of "
                 f"{group.client_n} with Beta({skew:g}, {skew:g}) weights: median n * MSE "
                 f"{first:.3f} .. {last:.3f}",
                 last <= first,
@@ -137,12 +155,15 @@ def _wrong(config: TheoryConfig, mu: Tensor, kind: str, point: int) -> list[Wron
             "one t": limit_at_one_t(config.w, line, t),
             "moment": moment_limit(config.w, line),
         }
+        limit = limits["likelihood"]
+        spread = believed_variance(config.w, line, limit, group.n).sqrt()
         rows.append(
             Wrong(
                 score(group.n * (maximum_likelihood(y, line.m) - config.w) ** 2),
                 score(group.n * believed_error(config.w, line, group.n)),
                 score(group.n * (averaged_minimiser(y, line.m, t) - config.w) ** 2),
                 {name: float(limit.mean()) - config.w for name, limit in limits.items()},
+                bool((torch.minimum(limit, 1.0 - limit) >= INSIDE * spread).all() and spread.all()),
             )
         )
     return rows
@@ -219,7 +240,7 @@ def _wrong_panel(config, wrong, floor: float) -> Panel:
 
 
 def _learned_panel(config: TheoryConfig, learned, floor: float) -> Panel:
-    clients, curves = config.backbone.clients, {}
+    clients, curves = sorted(config.backbone.clients), {}
     for skew, rows in learned.items():
         for key, name in (("measured", "mean"), ("median", "median, by theory")):
             points = [(c, row[key]) for c, row in zip(clients, rows, strict=True)]

@@ -61,8 +61,8 @@ def _gradients(config: TheoryConfig) -> dict[str, list[float]]:
     """Return sizes of gradients at each ||mu||, and the steps of descent over all t."""
     h = torch.tensor([_start(config)], dtype=torch.float64)
     w_h = float(weight(h))
-    columns: dict[str, list[float]] = {"||mu||": list(config.bridge.gradients)}
-    for m in config.bridge.gradients:
+    columns: dict[str, list[float]] = {"||mu||": sorted(config.bridge.gradients)}
+    for m in columns["||mu||"]:
         m_t = m / math.e
         values = {
             OVER_T: float(over_all_t(config.w, m, h)),

@@ -98,7 +98,7 @@ def _rates(config: TheoryConfig) -> dict[str, list[float]]:
     group, m = config.optimiser, config.c * math.sqrt(config.optimiser.d) * RATE_SEPARATION
     names = ("m_t", "predicted factor", "on data", "on data +-", "standard errors off", "gap left")
     rows = []
-    for point, m_t in enumerate(group.separations):
+    for point, m_t in enumerate(sorted(group.separations)):
         path = expected_path(config.w, m_t, group.steps)
         gap = abs((path[-1] - config.w) / (path[0] - config.w))
         predicted = linear_factor(config.w, m_t)

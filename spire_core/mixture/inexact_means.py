@@ -16,6 +16,7 @@ from spire_core.errors import ConfigError
 from spire_core.mixture.two_components import log_odds, normals
 
 BISECTIONS = 40
+PINNED = 1e-6  # from 0 or 1: a limit nearer than this is there
 
 
 class Line(NamedTuple):
@@ -49,12 +50,21 @@ def draw_on_line(w: float, line: Line, n: int, generator: np.random.Generator) -
 def believed_error(w: float, line: Line, n: int) -> Tensor:
     """Return the asymptotic error (R,) of maximum likelihood with the backbone's means.
 
-    (w* - w)^2 + 1 / (n E g^2), where g = p / w* - (1 - p) / (1 - w*) has mean 0 at the limit w*
-    under the true density (White 1982; variance and curvature of a mixture in w are both E g^2).
+    (w* - w)^2 + `believed_variance` (White 1982), where w* is the limit.
     """
-    limit = believed_limit(w, line)[:, None]
-    squares = _mean_power(w, line, limit, 2)
-    return ((limit - w) ** 2 + 1.0 / (n * squares)).squeeze(-1)
+    limit = believed_limit(w, line)
+    return (limit - w) ** 2 + believed_variance(w, line, limit, n)
+
+
+def believed_variance(w: float, line: Line, limit: Tensor, n: int) -> Tensor:
+    """Return the asymptotic variance (R,) at the limit w* (R,), 0 where that is pinned at an end.
+
+    1 / (n E g^2), where g = p / w* - (1 - p) / (1 - w*) has mean 0 at a limit inside (0, 1) under
+    the true density: variance and curvature of a mixture in w are both E g^2. At an end the mean is
+    not 0, and almost all estimates are at that end too.
+    """
+    variance = 1.0 / (n * _mean_power(w, line, limit[:, None], 2).squeeze(-1))
+    return variance.masked_fill(torch.minimum(limit, 1.0 - limit) < PINNED, 0.0)
 
 
 def believed_limit(w: float, line: Line) -> Tensor:

@@ -45,6 +45,15 @@ def test_the_error_on_wrong_means_is_what_theory_expects(case: int, kind: str) -
     assert abs(float(off.mean())) <= 4 * float(off.std()) / math.sqrt(600)
 
 
+def test_a_limit_that_is_pinned_at_an_end_leaves_its_distance_alone() -> None:
+    """Both assumed means are beyond those of the data, on either side."""
+    mu = true_mean(16, 2.0)
+    for shift, end in ((6.0, 0.0), (-6.0, 1.0)):
+        plus, minus = perturbed(mu, "shift", shift, 2, numpy_generator(0, "test_pinned"))
+        found = believed_error(W, line_of(plus, minus, mu), N)
+        assert found.tolist() == pytest.approx([(end - W) ** 2] * 2, abs=1e-6)
+
+
 def test_a_shift_of_all_means_along_mu_costs_most() -> None:
     mu, generator = true_mean(64, 2.0), numpy_generator(0, "test_kinds")
     kinds = ("isotropic", "scale", "shift")
