@@ -18,6 +18,7 @@ from spire_core.mixture.two_components import draw_projected, time_of
 from spire_core.rng import numpy_generator
 
 LAST = 20  # iterates: their mean is the estimate, their steps are the swing
+ROUNDING = 1e-9  # of a swing
 RATE_N, RATE_REPLICATES = 2000, 50
 RATE_SEPARATION = 4.0  # ||mu|| of the rates, as a multiple of the common one
 VARIANTS = {
@@ -55,22 +56,18 @@ def run_optimiser(config: TheoryConfig) -> Outcome:
     stuck = next(
         (m for m, kept in zip(rates["m_t"], rates["gap left"], strict=True) if kept > 0.5), math.inf
     )
-    worst = {name: max(ends[f"swing, {name}"]) for name in VARIANTS}
-    damped, full = worst["weight, damped"], worst["weight, full step"]
     claims = [
         _rate_claim(rates["standard errors off"]),
         Claim(
-            f"from m_t = {stuck:g} on, {config.optimiser.steps} steps leave over half of the way",
+            f"from m_t = {stuck:g} on, {config.optimiser.steps} steps leave over half of the way"
+            if stuck < math.inf
+            else f"{config.optimiser.steps} steps leave less than half of the way at every m_t",
         ),
         Claim(
             f"the moment leaves [0, 1] in up to {clipped:.0%} of the replicates of one w before it "
             "is clipped; no other estimate can",
         ),
-        Claim(
-            f"the full step in w swings by {full:.3f} a step at its worst w; damped, by "
-            f"{damped:.1e}",
-            damped < 0.1 * full,
-        ),
+        _swing_claim(max(ends["swing, weight, full step"]), max(ends["swing, weight, damped"])),
     ]
     return Outcome(
         "optimiser",
@@ -91,6 +88,14 @@ def _rate_claim(standard_errors: Sequence[float]) -> Claim:
     return Claim(
         f"the factor per step on data is at most {off:.1f} standard errors off", off <= NUM_ERRORS
     )
+
+
+def _swing_claim(full: float, damped: float) -> Claim:
+    """Return the verdict on damping, a note if no w is so near an end that the full step swings."""
+    if full <= ROUNDING:
+        return Claim("the full step in w swings at no w, so that there is nothing to damp")
+    text = f"the full step in w swings by {full:.3f} a step at its worst w; damped, by {damped:.1e}"
+    return Claim(text, damped < 0.1 * full)
 
 
 def _rates(config: TheoryConfig) -> dict[str, list[float]]:
@@ -172,6 +177,6 @@ def _rate_panel(rates: dict[str, list[float]]) -> Panel:
 def _end_panel(ends: dict[str, list[float]]) -> Panel:
     curves = {}
     for name in VARIANTS:
-        swings = [max(swing, 1e-9) for swing in ends[f"swing, {name}"]]  # rounding is no swing
+        swings = [max(swing, ROUNDING) for swing in ends[f"swing, {name}"]]
         curves[name] = Curve(list(zip(ends["w"], swings, strict=True)))
     return Panel("fixed draws, last steps", "w", "mean |change| a step", curves, "logy")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.theory import any_shapes, backbone, bridge, optimiser
+from pipeline.theory import any_shapes, backbone, bridge, landscape, optimiser
 from pipeline.theory.config import load_theory
 from pipeline.theory.outcome import Score
 from pipeline.theory.run import check_theory
@@ -91,3 +91,16 @@ def test_the_order_of_a_list_decides_nothing() -> None:
         for clients in (rising[2], mixed[2])
     ]
     assert tables[0] == tables[1]
+
+
+def test_settings_that_cannot_show_an_effect_leave_the_bounds_as_claims() -> None:
+    """At m_t of 5 no curvature is above 2 m_t^2, and no path gets far."""
+    config = load_theory("landscape", ["landscape.separations=[5.0]"])
+    shapes = landscape._two_components(config)
+    assert [claim.is_met for claim in landscape._shape_claims(shapes)] == [True, True, True]
+    assert "none here is above 2 m_t^2" in landscape._shape_claims(shapes)[0].text
+    beyond = shapes | {f"{landscape.LARGEST}, any w": [1.24]}
+    assert landscape._shape_claims(beyond)[0].is_met is False
+    assert [landscape._path_claims(n, -1.0, 0, 3)[0].is_met for n in (0, 1)] == [True, False]
+    swings = [(1e-18, 1e-19), (0.0, 0.0), (0.1, 0.009), (0.1, 0.011)]
+    assert [optimiser._swing_claim(*s).is_met for s in swings] == [None, None, True, False]
