@@ -33,13 +33,16 @@ STUCK = 6.0  # m_t from which on no number of steps is enough
 
 
 def check_scaling(config: TheoryConfig) -> None:
-    """Raise ConfigError if ||mu|| does not exceed m_t at every d, or if a slope has one place."""
+    """Raise ConfigError for settings that show no slope, one component, or descent on its way."""
     for name in ("nums", "dims"):
         found = getattr(config.scaling, name)
         wanted = f"two different entries of scaling.{name} or more"
         require(len(set(found)) > 1, wanted, list(found), "a slope needs them")
     for d in (config.scaling.d, *config.scaling.dims):
         time_of(config.scaling.m_t, config.c * math.sqrt(d))
+    fewest, rarer = min(config.scaling.n, *config.scaling.nums), min(config.w, 1.0 - config.w)
+    wanted = f"scaling.n and scaling.nums of at least {math.ceil(1.0 / rarer)} at w = {config.w:g}"
+    require(fewest * rarer >= 1.0, wanted, fewest, "fewer samples seldom show both components")
     _check_descent(config)
 
 

@@ -27,6 +27,7 @@ def test_the_pages_example_of_settings_is_accepted() -> None:
         ("theorem", "w=0.1 scaling.m_t=1.0", "at most 0.0011 of .* got 0.055 after 32: raise"),
         ("theorem", "w=0.5 scaling.m_t=2 scaling.dims=[16,64]", "at most 0.05 .* got 0.39"),
         ("theorem", "scaling.m_t=100 c=1000", "got 1 after 32: raise scaling.steps or lower"),
+        ("theorem", "w=0.999 scaling.nums=[20,2000]", "nums of at least 1000 at w = 0.999, got 20"),
         ("backbone", "backbone.clients=[4]", "entries of backbone.clients or more, got .4.: few"),
         ("backbone", "backbone.skew=5 backbone.even=5", "backbone.skew below .* got 5.0: the even"),
         ("landscape", "landscape.concentration=0.5", "in 10000 steps, got 0.0016 as the least"),
