@@ -32,6 +32,7 @@ from sweeps.execution.trial import run_trial
 from sweeps.execution.tune_search import optuna_search
 
 WAIT_NOTICE_S = 30.0
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # whose handlers change meanwhile
 Say = Callable[[str], None]
 
 
@@ -114,7 +115,7 @@ def run_trials(source: TrialSource, at_once: int, max_rounds: int, folder: Path,
     narrator = Narrator(source, say)
     tuner = _tuner(source, at_once, max_rounds, folder, narrator)
     try:
-        with _sigterm_is_sigint():
+        with _signals_end_trials():
             results = tuner.fit()
         source.record_lost(_lost_errors(source, narrator.lost, results))
     except TuneError as error:  # which stands for whatever a callback raises
@@ -199,16 +200,22 @@ def _be_quiet() -> None:
 
 
 @contextlib.contextmanager
-def _sigterm_is_sigint() -> Iterator[None]:
-    """End Tune's loop on SIGTERM as it ends on SIGINT: trials are stopped and nothing is lost."""
+def _signals_end_trials() -> Iterator[None]:
+    """End Tune's loop on SIGTERM as it ends on SIGINT: trials are stopped and nothing is lost.
+
+    Tune leaves its own handlers behind, under which the next Ctrl-C would do nothing.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            if handler is not None:  # else it is none of Python's
+                signal.signal(number, handler)
 
 
 def _search(source: TrialSource) -> tuple[dict[str, Any], Searcher | None]:

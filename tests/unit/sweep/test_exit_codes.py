@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sweeps import cli, outcome_text, sweep
-from sweeps.execution.tune import _sigterm_is_sigint
+from sweeps.execution.tune import _signals_end_trials
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_sigterm_ends_trials_as_sigint_does() -> None:
     handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
     signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
     try:
-        with _sigterm_is_sigint():
+        with _signals_end_trials():
             os.kill(os.getpid(), signal.SIGTERM)
             assert heard == [signal.SIGINT]
         assert signal.getsignal(signal.SIGTERM) == handlers[signal.SIGTERM]
