@@ -53,7 +53,7 @@ def _make_run(folder: Path, name: str, settings: Sequence[str], clients: Sequenc
     for client_id in clients:
         save_client(folder / "model", client_id, {"client_emb": torch.zeros(config.model.d_emb)})
     _write_record(folder, name)
-    (folder / "result.json").write_text("{}")
+    (folder / "result.json").write_text('{"metrics": {}}')
 
 
 def _write_record(folder: Path, name: str) -> None:

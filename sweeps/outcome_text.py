@@ -9,8 +9,9 @@ from sweeps.design.config import SweepConfig
 from sweeps.design.estimate import sweep_seconds
 from sweeps.design.points import Trial, likely
 from sweeps.design.trial_plan import TrialPlan, concurrency, plan_trial
-from sweeps.execution.ledger import Ledger, TrialRecord
+from sweeps.execution.ledger import Ledger
 from sweeps.execution.progress import Progress, read_progress
+from sweeps.execution.trial_record import TrialRecord
 from sweeps.sweep import Outcome
 
 CLOCKED = ("duration", "time/", "memory/")  # in names of numbers that no seed determines

@@ -20,11 +20,12 @@ from sweeps.design.config import SweepConfig
 from sweeps.design.effect import check_effects
 from sweeps.design.points import Trial, first_point, make_trial, probes
 from sweeps.design.trial_plan import check_nodes, concurrency, plan_trial
-from sweeps.execution.ledger import Ledger, TrialRecord
+from sweeps.execution.ledger import Ledger
 from sweeps.execution.parent_run import is_open, parent_run
 from sweeps.execution.progress import Progress, read_progress
 from sweeps.execution.source import trial_source
 from sweeps.execution.tasks import TaskMaker
+from sweeps.execution.trial_record import TrialRecord
 from sweeps.execution.tune import Say, run_trials
 
 

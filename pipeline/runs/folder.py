@@ -52,6 +52,22 @@ def load_result(run_dir: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     with reading("what a run found", path, "delete this file and resume the run"):
-        result = read_object(path) | {"run_id": read_record(run_dir)["run_id"]}
+        result = read_object(path)
+        if not is_result(result):
+            raise TypeError(f"{result!r:.50} for a result")
+        result |= {"run_id": read_record(run_dir)["run_id"]}
         json.dumps(result, allow_nan=False)  # raises for what `--json` could not print
         return result
+
+
+def is_result(value: Any) -> bool:
+    """Return whether a value has the parts of a run's result that are read again."""
+    if not isinstance(value, dict):
+        return False
+    metrics, artifacts = value.get("metrics"), value.get("artifacts", {})
+    return (
+        isinstance(metrics, dict)
+        and all(isinstance(number, float | int | None) for number in metrics.values())
+        and isinstance(artifacts, dict)
+        and isinstance(value.get("state_fingerprint"), str | None)
+    )

@@ -8,6 +8,7 @@ trial               one trial: an experiment, started or continued
 ended               runs that were killed right at their end
 shared_pretraining  pre-training that trials have in common
 ledger              the outcome of every trial, on disk
+trial_record        one of them
 elsewhere           trials that other stretches of a study have finished
 progress            how far a sweep is, read from its ledger
 parent_run          the tracking run of the sweep

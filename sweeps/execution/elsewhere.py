@@ -4,7 +4,7 @@ from pipeline.config.equivalence import fingerprint
 from spire_core.errors import ConfigError, DataError
 from sweeps.design.config import SweepConfig
 from sweeps.design.points import trials
-from sweeps.execution.ledger import TrialRecord
+from sweeps.execution.trial_record import TrialRecord
 from sweeps.report.groups import seed_of
 from sweeps.report.stretches import OPTION, Stretches, without_overruled
 

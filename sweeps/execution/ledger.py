@@ -12,47 +12,20 @@ import logging
 import os
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeGuard, get_args
+from typing import IO, Any
 
 from pipeline.config.tracking import TrackingConfig, tracking_root
 from pipeline.files.atomic import held_lock, try_lock
 from pipeline.files.json_files import read_json, write_json
 from pipeline.files.masking import mask
-from pipeline.results.metric_names import final_name
 from spire_core.errors import ClusterError
 from sweeps.design.config import SweepConfig
 from sweeps.design.points import TuneParams
+from sweeps.execution.trial_record import TrialRecord, is_path, is_record
 
-Status = Literal["running", "finished", "failed", "stopped"]
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TrialRecord:
-    """The state of a trial that has begun.
-
-    `point` holds the parameters with which Tune started it, `result` the object that
-    `spire run --json` prints. `error` says in one sentence why the trial failed or, if it is
-    running, why it could not begin.
-    """
-
-    trial_id: str
-    status: Status
-    run_dir: str | None = None
-    point: TuneParams | None = None
-    result: dict[str, Any] | None = None
-    error: str | None = None
-
-    @property
-    def run_id(self) -> str | None:
-        return None if self.run_dir is None else Path(self.run_dir).name
-
-    def score(self, sweep: SweepConfig) -> float | None:
-        """Return a finished trial's value of the sweep's metric; of a round's, after the last."""
-        metrics = (self.result or {}).get("metrics", {})
-        return metrics.get(sweep.metric, metrics.get(final_name(sweep.metric)))
 
 
 class Ledger:
@@ -99,7 +72,7 @@ class Ledger:
         values = read_json(path)
         if values is None:
             return None
-        if not _is_record(values) or values["trial_id"] != trial_id:
+        if not is_record(values) or values["trial_id"] != trial_id:
             _log.warning("damaged: %s is passed over: expected the record of a trial", path)
             return None
         return TrialRecord(**values)
@@ -141,14 +114,14 @@ class Ledger:
     def joined(self) -> Iterator[Callable[[], bool]]:
         """Count as one of the commands at this sweep; yields a test for the last of them.
 
-        If the test succeeds, every command that comes now waits until the block ends. Dead
-        commands do not count.
+        If the test succeeds, every command that comes now waits until the block ends; if not, this
+        one does not count any more. Dead commands do not count.
         """
         self._joined.parent.mkdir(parents=True, exist_ok=True)
         # NFS shares a lock on what can be read, and gives one alone on what can be written.
         with self._joined.open("a+") as file:
             fcntl.flock(file, fcntl.LOCK_SH)
-            yield lambda: try_lock(file)
+            yield lambda: _is_alone(file)
 
     def draws(self) -> list[TuneParams]:
         """Return the parameters that a search has drawn, in order."""
@@ -202,43 +175,23 @@ class Ledger:
         write_json(self.folder / "sweep.json", {"run_dir": str(run_dir)})
 
 
+def _is_alone(file: IO[str]) -> bool:
+    """Turn a share of a lock into the whole of it; else give the share up and return False.
+
+    NFS would keep the share, and of two processes that both ask none would ever get the whole.
+    """
+    if try_lock(file):
+        return True
+    fcntl.flock(file, fcntl.LOCK_UN)
+    return try_lock(file)
+
+
 def read_run_dir(path: Path) -> Path | None:
     """Return the run folder that a JSON file names; None if the file is missing or damaged."""
     values = read_json(path)
     if values is None:
         return None
-    if not _is_path(run_dir := values.get("run_dir")):
+    if not is_path(run_dir := values.get("run_dir")):
         _log.warning("damaged: %s is passed over: expected the folder of a run", path)
         return None
     return Path(run_dir)
-
-
-def _is_path(value: Any) -> TypeGuard[str]:
-    return isinstance(value, str) and value != "" and "\0" not in value
-
-
-def _is_record(values: Mapping[str, Any]) -> bool:
-    """Return whether values have the keys and the types of a `TrialRecord`."""
-    if values.keys() != {field.name for field in fields(TrialRecord)}:
-        return False
-    result, error = values["result"], values["error"]
-    return (
-        values["status"] in get_args(Status)
-        and (values["run_dir"] is None or _is_path(values["run_dir"]))
-        and isinstance(values["point"], dict | None)
-        and (result is None or _is_result(result))
-        and isinstance(error, str | None)
-    )
-
-
-def _is_result(result: Any) -> bool:
-    """Return whether a value has the parts of a run's result that a sweep reads."""
-    if not isinstance(result, dict):
-        return False
-    metrics, artifacts = result.get("metrics"), result.get("artifacts", {})
-    return (
-        isinstance(metrics, dict)
-        and all(isinstance(value, float | int | None) for value in metrics.values())
-        and isinstance(artifacts, dict)
-        and isinstance(result.get("state_fingerprint"), str | None)
-    )

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from sweeps.design.config import SweepConfig
 from sweeps.design.points import Trial, TuneParams, is_drawn_from, point_of, trials
-from sweeps.execution.ledger import Ledger, TrialRecord
+from sweeps.execution.ledger import Ledger
+from sweeps.execution.trial_record import TrialRecord
 
 
 @dataclass(frozen=True)

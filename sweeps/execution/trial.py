@@ -23,8 +23,9 @@ from pipeline.tracking.tracker import drop_runs, is_deleted
 from spire_core.errors import BusyError, ClusterError, SpireError, StoreError
 from sweeps.design.points import TuneParams
 from sweeps.execution.ended import ended_result
-from sweeps.execution.ledger import Ledger, TrialRecord
+from sweeps.execution.ledger import Ledger
 from sweeps.execution.shared_pretraining import SharedPretraining
+from sweeps.execution.trial_record import TrialRecord
 
 Report = Callable[[dict[str, float]], None]
 

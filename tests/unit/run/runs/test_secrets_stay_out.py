@@ -16,7 +16,8 @@ from pipeline.config.tracking import TrackingConfig, ui_command
 from pipeline.runs.ownership import Begun, begun_here, note_begun
 from pipeline.runs.record import make_run_dir, read_record
 from pipeline.tracking.tracker import Tracker
-from sweeps.execution.ledger import Ledger, TrialRecord
+from sweeps.execution.ledger import Ledger
+from sweeps.execution.trial_record import TrialRecord
 
 TINY = ["resources.pool=local", "partition=iid", "partition.client_size=40"]
 TINY += ["federation.num_clients=2", "federation.num_new_clients=0", "federation.cohort_size=2"]

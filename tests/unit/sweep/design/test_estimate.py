@@ -10,7 +10,8 @@ from sweeps.design.config import SweepConfig
 from sweeps.design.estimate import sweep_seconds
 from sweeps.design.points import Trial, point_of, probes, trials
 from sweeps.design.trial_plan import TrialPlan
-from sweeps.execution.ledger import Ledger, TrialRecord
+from sweeps.execution.ledger import Ledger
+from sweeps.execution.trial_record import TrialRecord
 from sweeps.outcome_text import plan_json
 
 COSTS = Costs(train_s=1.0, look_s=1e-3)

@@ -12,9 +12,10 @@ from spire_core.errors import ClusterError, ConfigError, SpireError
 from sweeps.design.config import SweepConfig
 from sweeps.design.points import trials
 from sweeps.design.trial_plan import TrialPlan, check_nodes, concurrency, plan_trial
-from sweeps.execution.ledger import Ledger, TrialRecord
+from sweeps.execution.ledger import Ledger
 from sweeps.execution.tasks import TaskMaker
 from sweeps.execution.trial import _Watcher
+from sweeps.execution.trial_record import TrialRecord
 from sweeps.outcome_text import plan_json, plan_text
 from sweeps.sweep import check_data
 

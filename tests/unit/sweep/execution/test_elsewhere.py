@@ -13,8 +13,9 @@ from sweeps.cli import main
 from sweeps.design.config import SweepConfig
 from sweeps.design.points import Trial, trials
 from sweeps.execution.elsewhere import finished_elsewhere
-from sweeps.execution.ledger import Ledger, TrialRecord
+from sweeps.execution.ledger import Ledger
 from sweeps.execution.progress import read_progress
+from sweeps.execution.trial_record import TrialRecord
 from sweeps.report.row_runs import TAGS, time_text
 from sweeps.report.rows import rows_text
 from sweeps.report.stretches import Stretches, read_stretches, without_overruled

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import signal
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,10 @@ from pipeline.config.load import load_config
 from pipeline.config.tracking import TrackingConfig
 from spire_core.errors import ClusterError
 from sweeps.design.config import SweepConfig
-from sweeps.execution.ledger import Ledger, TrialRecord
+from sweeps.execution.ledger import Ledger
 from sweeps.execution.progress import read_progress
 from sweeps.execution.trial import TrialTask, run_trial
+from sweeps.execution.trial_record import TrialRecord
 
 HOLD = """
 import sys, time
@@ -217,3 +219,19 @@ def test_what_commands_share_can_be_locked_on_nfs(
     assert [kind for kind, _ in asked] == [fcntl.LOCK_SH, fcntl.LOCK_EX, fcntl.LOCK_EX]
     for kind, mode in asked:
         assert "+" in mode or mode == ("r" if kind == fcntl.LOCK_SH else "w")
+
+
+def test_of_two_commands_that_end_at_once_on_nfs_one_is_the_last(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS makes a `flock` a lock of ranges, whose share stays where the whole is refused."""
+
+    def flock(file: Any, kind: int) -> None:
+        kinds = {fcntl.LOCK_SH: fcntl.F_RDLCK, fcntl.LOCK_EX: fcntl.F_WRLCK}
+        wanted = kinds.get(kind & ~fcntl.LOCK_NB, fcntl.F_UNLCK)
+        fcntl.fcntl(file, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", wanted, 0, 0, 0, 0))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with ledger.joined() as one_is_last, ledger.joined() as other_is_last:
+        assert not one_is_last()
+        assert other_is_last()

@@ -17,8 +17,9 @@ from spire_core.errors import RunError
 from sweeps.cli import main
 from sweeps.design.config import SweepConfig
 from sweeps.design.points import trials
-from sweeps.execution.ledger import Ledger, Status, TrialRecord
+from sweeps.execution.ledger import Ledger
 from sweeps.execution.parent_run import parent_run
+from sweeps.execution.trial_record import Status, TrialRecord
 
 SWEEP = SweepConfig(name="study", preset="smoke", seeds=(0, 1), question="Is it better?")
 

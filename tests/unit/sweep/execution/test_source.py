@@ -6,9 +6,9 @@ import pytest
 
 from sweeps.design.config import SweepConfig
 from sweeps.design.points import trials
-from sweeps.execution.ledger import TrialRecord
 from sweeps.execution.source import ListedTrials
 from sweeps.execution.tasks import TaskMaker
+from sweeps.execution.trial_record import TrialRecord
 
 
 def listed(folder: Path, scheduler: str) -> ListedTrials:

@@ -10,11 +10,12 @@ from mlflow import MlflowClient
 from pipeline.config.load import load_config
 from pipeline.experiment import run
 from pipeline.runs.folder import load_result, run_lock
-from pipeline.runs.layout import NOISE_KEY
+from pipeline.runs.layout import NOISE_KEY, RESULT
 from pipeline.tracking.tracker import Tracker
 from spire_core.errors import BusyError, StoreError
-from sweeps.execution.ledger import Ledger, Status, TrialRecord
+from sweeps.execution.ledger import Ledger
 from sweeps.execution.trial import TrialTask, run_trial
+from sweeps.execution.trial_record import Status, TrialRecord
 
 SMALL = ("resources.pool=local", "federation.num_rounds=2", "eval.every=1", "adapt.epochs=1")
 SMALL += ("eval.num_images=8", "eval.num_loss_images=8", "diffusion.sample_steps=2")
@@ -151,6 +152,23 @@ def test_one_whose_run_somebody_else_resumes_is_unfinished(
     entry = ledger.read("t")
     assert entry is not None
     assert (entry.status, entry.run_dir) == ("running", begun.run_dir)
+
+
+def test_one_whose_result_is_damaged_fails_and_keeps_its_key(
+    tmp_path: Path, mnist_root: Path
+) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    task, ledger = task_of(tmp_path, mnist_root, uri, *PRIVATE), Ledger(tmp_path / "study")
+    run_dir = Path(begun_by(task).run_dir or "")
+    for content in ("{", "{}", '{"metrics": {"final/adapt_kid_after": "low"}}'):
+        (run_dir / RESULT).write_text(content)
+        ledger.reopen(["t"])
+        run_trial(task, lambda _: None)
+        entry = ledger.read("t")
+        assert entry is not None
+        assert (entry.status, entry.result) == ("failed", None)
+        assert f"expected what a run found in {run_dir / RESULT}, got " in (entry.error or "")
+        assert (run_dir / NOISE_KEY).is_file()
 
 
 @pytest.mark.parametrize("status", ["failed", "stopped"])
