@@ -95,18 +95,29 @@ def sign(file: IO[str]) -> None:
     file.flush()
 
 
+class LockWait:
+    """The wait for a file that another process has locked; it says once who that is."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self.file, self._notice = file, time.monotonic() + NOTICE_S
+
+    def pause(self, seconds: float) -> None:
+        """Wait until the next look at the lock."""
+        if time.monotonic() > self._notice:
+            self.file.seek(0)
+            holder = self.file.read().strip() or "a process"
+            _log.warning("waiting for %s, which holds %s", holder, self.file.name)
+            self._notice = math.inf
+        time.sleep(seconds)
+
+
 @contextlib.contextmanager
 def held_lock(path: Path) -> Iterator[None]:
     """Hold a lock until the end of a block; waits while a living process has it, and says so."""
     with path.open("a+") as file:
-        notice = time.monotonic() + NOTICE_S
+        wait = LockWait(file)
         while not try_lock(file):
-            if time.monotonic() > notice:
-                file.seek(0)
-                holder = file.read().strip() or "a process"
-                _log.warning("waiting for %s, which holds %s", holder, path)
-                notice = math.inf
-            time.sleep(POLL_S)
+            wait.pause(POLL_S)
         sign(file)
         yield
 

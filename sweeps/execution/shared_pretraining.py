@@ -5,12 +5,11 @@ that has finished it. A lock beside it, which ends with its process, makes the o
 meanwhile.
 """
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from pipeline.files.atomic import try_lock
+from pipeline.files.atomic import LockWait, sign, try_lock
 from pipeline.files.json_files import write_json
 from sweeps.execution.ledger import read_run_dir
 
@@ -31,10 +30,11 @@ class SharedPretraining:
     def acquire(self) -> Path | None:
         """Return the run that has finished it; None if this process is to run it.
 
-        Waits while another process runs it.
+        Waits while another process runs it, and says so.
         """
         self.record.parent.mkdir(parents=True, exist_ok=True)
-        lock, read = self.record.with_suffix(".lock").open("w"), None
+        lock, read = self.record.with_suffix(".lock").open("a+"), None
+        wait = LockWait(lock)
         while True:
             is_ours, before = try_lock(lock), read
             read = read_run_dir(self.record)  # after the lock, which whoever publishes then frees
@@ -42,9 +42,10 @@ class SharedPretraining:
                 lock.close()
                 return read
             if is_ours:
+                sign(lock)
                 self._lock = lock
                 return None
-            time.sleep(POLL_S)
+            wait.pause(POLL_S)
 
     def publish(self, run_dir: Path) -> None:
         """Name this run as the one that has finished it; without the lock, do nothing."""

@@ -1,6 +1,8 @@
 """Pre-training that several trials have in common is done by one process at a time, and once."""
 
 import json
+import os
+import platform
 import signal
 import subprocess
 import sys
@@ -83,6 +85,22 @@ def test_what_is_released_is_done_by_the_next(tmp_path: Path) -> None:
     assert SharedPretraining(tmp_path, "abc").acquire() == tmp_path
     failing.publish(tmp_path / "elsewhere")  # has no lock any more: says nothing
     assert SharedPretraining(tmp_path, "abc").acquire() == tmp_path
+
+
+def test_who_waits_long_says_for_whom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("pipeline.files.atomic.NOTICE_S", 0.0)
+    monkeypatch.setattr("sweeps.execution.shared_pretraining.POLL_S", 0.01)
+    working, waiting = (SharedPretraining(tmp_path, "abc") for _ in range(2))
+    assert working.acquire() is None
+    thread = threading.Thread(target=waiting.acquire, daemon=True)
+    thread.start()
+    thread.join(timeout=0.3)
+    working.publish(tmp_path)
+    thread.join(timeout=60)
+    held = f"process {os.getpid()} on {platform.node()}, which holds {tmp_path}/abc.lock"
+    assert [record.getMessage() for record in caplog.records] == [f"waiting for {held}"]
 
 
 def test_who_waits_looks_once_at_what_is_not_whole(
