@@ -2,13 +2,14 @@
 
 import contextlib
 import json
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.config.schema import Config
-from pipeline.files.atomic import open_own, sign, try_lock
+from pipeline.files.atomic import POLL_S, open_own, sign, try_lock
 from pipeline.files.damage import read_object, reading
 from pipeline.files.json_files import write_json
 from pipeline.files.masking import mask
@@ -18,18 +19,21 @@ from spire_core.errors import BusyError
 
 
 @contextlib.contextmanager
-def run_lock(run_dir: Path) -> Iterator[None]:
+def run_lock(run_dir: Path, wait_s: float = 0.0) -> Iterator[None]:
     """Lock a run until the end of a block; the lock also ends with the process.
 
-    BusyError if another process, or another block of this one, has locked the run.
+    BusyError if, after `wait_s` still, another process or another block of this one has locked it.
     """
     with open_own(run_dir / LOCK, "a+") as file:
-        if not try_lock(file):
-            file.seek(0)
-            raise BusyError(
-                f"expected nobody at work on the run in {run_dir}, got {file.read().strip()}: wait "
-                "until it ends, or end it"
-            )
+        deadline = time.monotonic() + wait_s
+        while not try_lock(file):
+            if time.monotonic() >= deadline:
+                file.seek(0)
+                raise BusyError(
+                    f"expected nobody at work on the run in {run_dir}, got {file.read().strip()}: "
+                    "wait until it ends, or end it"
+                )
+            time.sleep(POLL_S)
         sign(file)
         yield
 

@@ -1,5 +1,6 @@
 """A file with a secret key: its owner alone can read it, and it is overwritten before it goes."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -35,10 +36,9 @@ def read_key(path: Path, num_bytes: int, name: str, remedy: str) -> bytes:
 
 def drop_key(path: Path) -> None:
     """Delete a key, if it is there: overwritten first, as far as the disk allows it."""
-    if not path.is_file():
-        return
-    with path.open("r+b") as file:
-        file.write(bytes(path.stat().st_size))
-        file.flush()
-        os.fsync(file.fileno())
-    path.unlink()
+    with contextlib.suppress(FileNotFoundError):  # or if another process deletes it too
+        with path.open("r+b") as file:
+            file.write(bytes(os.fstat(file.fileno()).st_size))
+            file.flush()
+            os.fsync(file.fileno())
+        path.unlink()

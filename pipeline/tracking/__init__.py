@@ -1,6 +1,7 @@
 """MLflow: a run appends to an outbox on disk, and a relay sends the entries to an idempotent sink.
 
 tracker         the record of one run: start, resume, end
+ends            the last status of a run whose process is gone
 run_log         parameters, metrics, images and tables, written to the outbox
 outbox          the durable queue: one JSON entry on each line; the reader of a run's curves
 relay           sends the entries in order, until the store has everything

@@ -10,13 +10,14 @@ import shutil
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from pipeline.config.tracking import TrackingConfig, tracking_root, tracking_uri
 from pipeline.files.masking import mask
 from pipeline.runs.layout import RECORD
 from pipeline.runs.ownership import Begun, begun_here, check_addresses, name_address, note_begun
 from pipeline.runs.record import Kind, make_run_dir, make_runs_folder, read_record
+from pipeline.tracking.ends import Status, warn_of_waiting
 from pipeline.tracking.mlflow_session import (
     artifact_addresses,
     check_run,
@@ -28,13 +29,10 @@ from pipeline.tracking.mlflow_session import (
 )
 from pipeline.tracking.mlflow_sink import MlflowSink
 from pipeline.tracking.origin import origin_tags
-from pipeline.tracking.outbox import ENDED, Outbox, num_waiting
-from pipeline.tracking.relay import Sink, relay_all
+from pipeline.tracking.relay import Sink
 from pipeline.tracking.relay_thread import RelayThread
 from pipeline.tracking.run_log import RunLog
-from spire_core.errors import ClusterError, RunError
-
-Status = Literal["FINISHED", "FAILED", "KILLED"]
+from spire_core.errors import RunError
 
 FINISH_WAIT_S, KILLED_WAIT_S = 30.0, 5.0  # for the store, when a run ends
 _log = logging.getLogger(__name__)
@@ -59,32 +57,6 @@ def is_deleted(run_dir: Path, config: TrackingConfig) -> bool:
     return stage == "deleted" or (stage == "none" and not (run_dir / RECORD).is_file())
 
 
-def has_ended(run_dir: Path) -> bool:
-    """Return whether a run was given its last status."""
-    return Outbox(run_dir).status in ENDED
-
-
-def end_run(run_dir: Path, config: TrackingConfig, status: Status) -> None:
-    """Give a run whose process is gone its last status, unless it has one, and relay its rest.
-
-    FINISHED replaces the status of a process that was stopped at its end.
-    """
-    record = read_record(run_dir)
-    if not record["tracked"] or not config.enabled:
-        return
-    outbox = Outbox(run_dir)
-    if outbox.status not in (("FINISHED",) if status == "FINISHED" else ENDED):
-        outbox.append("status", status=status)
-    if num_waiting(run_dir):
-        try:
-            with first_contact(tracking_uri(config)) as client:
-                sink = MlflowSink(client, record["run_id"], run_dir)
-            relay_all(run_dir, sink)
-        except ClusterError as error:
-            _log.warning("the end of run %s is not delivered: %s", record["run_id"], error)
-        _warn_of_waiting(run_dir, num_waiting(run_dir))
-
-
 def drop_runs(config: TrackingConfig, tags: Mapping[str, str]) -> None:
     """Delete the runs that have all of these tags, in the store and on the disk, but finished ones.
 
@@ -100,17 +72,6 @@ def drop_runs(config: TrackingConfig, tags: Mapping[str, str]) -> None:
         for run in client.search_runs([experiment_id(client, config, uri)], wanted):
             client.delete_run(run.info.run_id)
             shutil.rmtree(tracking_root(config) / "runs" / run.info.run_id, ignore_errors=True)
-
-
-def _warn_of_waiting(run_dir: Path, num_entries: int) -> None:
-    if num_entries:
-        _log.warning(
-            "%d entries of run %s wait for its store: `spire sync %s` delivers them when it "
-            "answers, and `spire sync` those of all runs",
-            num_entries,
-            run_dir.name,
-            run_dir,
-        )
 
 
 class Tracker(RunLog):
@@ -220,7 +181,7 @@ class Tracker(RunLog):
         """Stop relaying, after `wait_s` at most, without giving the run a last status."""
         self._finished = True
         if self._relay is not None:
-            _warn_of_waiting(self.run_dir, self._relay.close(wait_s))
+            warn_of_waiting(self.run_dir, self._relay.close(wait_s))
 
     def __enter__(self) -> Self:
         return self

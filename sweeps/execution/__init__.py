@@ -5,7 +5,7 @@ tasks               each trial with its share of the cluster
 tune                Ray Tune: placement, restarts and ends of trials
 tune_search         Optuna's search, as Ray Tune draws from it
 trial               one trial: an experiment, started or continued
-ended               runs that were killed right at their end
+ended               ends of trials whose process is gone
 shared_pretraining  pre-training that trials have in common
 ledger              the outcome of every trial, on disk
 trial_record        one of them

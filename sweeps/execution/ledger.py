@@ -110,6 +110,14 @@ class Ledger:
         with held_lock(path):
             yield
 
+    def is_held(self, name: str) -> bool:
+        """Return whether a living process holds a trial."""
+        path = self._path(name).with_suffix(".lock")
+        if not path.is_file():
+            return False
+        with path.open("a+") as file:
+            return not try_lock(file)
+
     @contextlib.contextmanager
     def joined(self) -> Iterator[Callable[[], bool]]:
         """Count as one of the commands at this sweep; yields a test for the last of them.
@@ -155,6 +163,14 @@ class Ledger:
         """Return the records of those trials that have begun here, by id."""
         records = {trial_id: self.read(trial_id) for trial_id in trial_ids}
         return {trial_id: record for trial_id, record in records.items() if record is not None}
+
+    def all_records(self) -> dict[str, TrialRecord]:
+        """Return the records of all trials that have begun here, whatever seeds or axes they have.
+
+        A command may name a part of them alone.
+        """
+        paths = sorted((self.folder / "trials").glob("*.json"))
+        return self.own_records(path.stem for path in paths)
 
     @property
     def is_new(self) -> bool:

@@ -9,15 +9,15 @@ from pathlib import Path
 
 from pipeline.config.tracking import TrackingConfig, tracking_root, tracking_uri
 from pipeline.runs.layout import RECORD
-from pipeline.runs.noise_key import drop_noise_key
 from pipeline.runs.ownership import Begun, begun_here, note_begun
 from pipeline.runs.record import make_run_dir, make_runs_folder
 from pipeline.tracking.attachments import NOTE, shortened
+from pipeline.tracking.ends import Status, has_ended
 from pipeline.tracking.mlflow_queries import adopt
-from pipeline.tracking.tracker import Status, Tracker, end_run, has_ended, is_deleted
+from pipeline.tracking.tracker import Tracker, is_deleted
 from spire_core.errors import SpireError
 from sweeps.design.config import SweepConfig
-from sweeps.execution.ended import ended_result
+from sweeps.execution.ended import end_trials
 from sweeps.execution.ledger import Ledger
 from sweeps.execution.progress import Progress, read_progress
 
@@ -34,8 +34,8 @@ def parent_run(
     """Keep the sweep's own tracking run open; it ends with the status of its trials.
 
     A run that begins here has the settings of `recorded`, of which the sweep may be a part.
-    The runs of trials that nobody goes on with are ended first. While another command is at the
-    same sweep, all of this is left to that command.
+    The runs of trials that nobody goes on with, whichever command began them, are ended first.
+    While another command is at the same sweep, all of this is left to that command.
     """
     tracking = replace(tracking, log_model=False, run_name=None)
     with ledger.joined() as is_last:
@@ -48,7 +48,7 @@ def parent_run(
                 yield tracker.run_id if tracker.uri is not None else None
             finally:
                 if is_last():
-                    _end_trials(ledger, read_progress(sweep, ledger), tracking)
+                    end_trials(ledger, tracking)
                 else:
                     tracker.leave()
             tracker.finish(_last_status(read_progress(sweep, ledger)))
@@ -73,30 +73,11 @@ def is_open(run_dir: Path | None) -> bool:
     return run_dir is not None and (run_dir / RECORD).is_file() and not has_ended(run_dir)
 
 
-def _end_trials(ledger: Ledger, progress: Progress, tracking: TrackingConfig) -> None:
-    """End the runs of trials that failed, were stopped, or were interrupted here.
-
-    One that was interrupted after its result was written has finished. Nobody goes on with one that
-    was stopped, so that its noise key goes; others may be tried again.
-    """
-    for record in ledger.own_records(progress.records).values():
-        run_dir = None if record.run_dir is None else Path(record.run_dir)
-        if record.status == "finished" or run_dir is None or not (run_dir / RECORD).is_file():
-            continue
-        if record.status == "stopped":
-            drop_noise_key(run_dir)
-        try:
-            result = ended_result(run_dir, tracking) if record.status == "running" else None
-            if result is not None:
-                ledger.update(record.trial_id, status="finished", result=result, error=None)
-                continue
-            end_run(run_dir, tracking, "FAILED" if record.status == "failed" else "KILLED")
-        except SpireError as error:  # the others are ended all the same
-            _log.warning("the end of run %s is not recorded: %s", run_dir.name, error)
-
-
 def _last_status(progress: Progress) -> Status:
-    """Return the status with which a sweep's own run ends."""
+    """Return the status with which a sweep's own run ends: that of the trials of its last command.
+
+    Trials of other seeds or axes are those of the commands that name them.
+    """
     if progress.num_undrawn or progress.with_status("unfinished"):
         return "KILLED"
     return "FAILED" if progress.with_status("failed") else "FINISHED"

@@ -62,8 +62,13 @@ class TrialSource(ABC):
         """Keep the parameters of a trial that starts, where the next command needs them."""
 
     def record_lost(self, errors: Mapping[str, str]) -> None:
-        """Write the last error of each trial that was lost for good, by its id."""
+        """Write the last error of each trial that was lost for good, by its id.
+
+        Where a process lives on, or another command's has begun it, the trial is not lost.
+        """
         for trial_id, error in errors.items():
+            if self.ledger.is_held(trial_id):
+                continue
             record = self.ledger.read(trial_id)
             # With a result it was lost after it had finished; with an error, which its own
             # process wrote, only the store kept it from beginning.

@@ -38,8 +38,9 @@ from pipeline.runs import start
 from pipeline.runs.folder import load_result
 from pipeline.runs.record import make_run_dir, make_runs_folder
 from pipeline.runs.start import load_start, save_start
+from pipeline.tracking.ends import Status
 from pipeline.tracking.outbox import Outbox, read_points
-from pipeline.tracking.tracker import NullTracker, Status, Tracker
+from pipeline.tracking.tracker import NullTracker, Tracker
 from spire_core.errors import ConfigError, RunError
 from spire_core.evaluation.classifier import WEIGHTS_DIR
 

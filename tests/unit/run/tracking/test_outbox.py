@@ -29,6 +29,7 @@ from pipeline.config.tracking import TrackingConfig, tracking_uri
 from pipeline.runs.layout import DONE, OUTBOX, OUTBOX_LOCK, REFUSED
 from pipeline.tracking import outbox, relay, relay_thread
 from pipeline.tracking import tracker as tracker_module
+from pipeline.tracking.ends import end_run
 from pipeline.tracking.mlflow_sink import MlflowSink
 from pipeline.tracking.outbox import (
     Entry,
@@ -42,7 +43,7 @@ from pipeline.tracking.outbox import (
 )
 from pipeline.tracking.relay import Refusal, relay_all, sole_relay
 from pipeline.tracking.relay_thread import RelayThread
-from pipeline.tracking.tracker import Tracker, check_store, end_run
+from pipeline.tracking.tracker import Tracker, check_store
 from spire_core.errors import RunError, StoreError
 
 

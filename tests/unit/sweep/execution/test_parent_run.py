@@ -3,6 +3,7 @@
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -212,12 +213,13 @@ def test_the_report_of_one_that_nobody_remembers_is_by_name(desk: Desk) -> None:
     assert "no report: expected a sweep's name or id" in desk.sweep()
 
 
-def test_of_two_commands_the_last_ends_it_and_its_trials(tracking: TrackingConfig) -> None:
+def test_of_two_commands_the_last_ends_it_and_the_trials_of_both(tracking: TrackingConfig) -> None:
     ledger, trial = Ledger.of(SWEEP, tracking), begun(tracking)
+    others = trials(replace(SWEEP, seeds=(7,)))
     with parent_run(SWEEP, ledger, tracking):
         parent = ledger.parent_run_dir
         assert parent is not None
-        ledger.write(TrialRecord(trials(SWEEP)[0].trial_id, "running", str(trial)))
+        ledger.write(TrialRecord(others[0].trial_id, "running", str(trial)))
         with pytest.raises(KeyboardInterrupt), parent_run(SWEEP, ledger, tracking):
             raise KeyboardInterrupt
         assert status(tracking, parent) == status(tracking, trial) == "RUNNING"

@@ -33,3 +33,17 @@ def test_a_trial_that_another_command_retries_is_not_stopped(
     record = ledger.read(trial_id)
     assert record is not None
     assert (record.status, record.error, record.run_dir) == (status, None, "/runs/17")
+
+
+def test_a_trial_is_not_lost_while_a_process_holds_it(tmp_path: Path) -> None:
+    """Its own lives on, as where its node is cut off, or another command's has begun it."""
+    source = listed(tmp_path, "none")
+    [trial_id], ledger = source.trial_ids, source.ledger
+    ledger.write(TrialRecord(trial_id, "running", "/runs/17"))
+    lost = {trial_id: "its process was lost"}
+    with ledger.held(trial_id):
+        source.record_lost(lost)
+        assert ledger.read(trial_id) == TrialRecord(trial_id, "running", "/runs/17")
+    source.record_lost(lost)
+    found = ledger.read(trial_id)
+    assert found == TrialRecord(trial_id, "failed", "/runs/17", error="its process was lost")
