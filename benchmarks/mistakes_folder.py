@@ -3,12 +3,21 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 SMALL = ["eval.num_images=8", "adapt.epochs=1", "adapt.num_images=8"]
 RUNS = {  # by id: the name, the settings, and the clients of finished runs
     "0123abcd": ("digits", SMALL, [6, 7]),
     "4567abcd": ("letters", [*SMALL, "model.text=words", "model.words=[a,b,bold,thin]"], [6]),
     "89ababcd": ("plain", [*SMALL, "method=fedavg"], []),
+}
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+CHANGED = {  # models by name: a file of each, and what it says
+    "hidden8": (f"unet/{WEIGHTS}.index.json", {"weight_map": {"conv_in.bias": "other.bin"}}),
+    "groups8": ("unet/config.json", {"norm_num_groups": 0}),
+    "text8": ("unet/config.json", {"norm_eps": "small"}),
+    "rising8": ("scheduler/scheduler_config.json", {"trained_betas": [0.1, -0.1, 0.1]}),
 }
 
 
@@ -33,7 +42,10 @@ def furnish(folder: Path) -> None:
     _make_network(folder / "ddpm8", 8, 1)
     _make_network(folder / "rgb16", 16, 3)
     _make_network(folder / "partial", 8, 1)
-    _drop_weights(folder / "partial" / "unet" / "diffusion_pytorch_model.safetensors")
+    _drop_weights(folder / "partial" / "unet" / WEIGHTS)
+    for name, (file, settings) in CHANGED.items():
+        _make_network(folder / name, 8, 1)
+        _change(folder / name / file, settings)
 
 
 def _make_run(folder: Path, name: str, settings: Sequence[str], clients: Sequence[int]) -> None:
@@ -86,6 +98,11 @@ def _make_network(folder: Path, size: int, channels: int) -> None:
     DDPMScheduler(num_train_timesteps=50).save_pretrained(folder / "scheduler")
     index = {"unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "DDPMScheduler"]}
     _make_model(folder, index)
+
+
+def _change(file: Path, settings: dict[str, Any]) -> None:
+    before = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps(before | settings))
 
 
 def _drop_weights(file: Path) -> None:

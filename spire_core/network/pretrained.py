@@ -19,12 +19,9 @@ from spire_core.config.model import ModelConfig
 from spire_core.errors import ConfigError
 from spire_core.pretrained.folder import BackboneFolder, open_backbone
 from spire_core.pretrained.latents import latent_shapes
-from spire_core.pretrained.networks import (
-    NETWORKS,
-    load_network,
-    load_prompt,
-    prompt_width,
-)
+from spire_core.pretrained.loading import load_network, load_prompt
+from spire_core.pretrained.networks import NETWORKS, prompt_width
+from spire_core.pretrained.trial import check_takes
 
 
 class PretrainedNet(nn.Module):
@@ -70,6 +67,13 @@ class PretrainedNet(nn.Module):
 
     def _check_channels(self, image_channels: int) -> None:
         found = self._settings.in_channels
+        out = getattr(self._settings, "out_channels", None)
+        if out not in (None, found, 2 * found):
+            raise ConfigError(
+                f"expected a network of as many channels out as in, or twice as many with a learnt "
+                f"variance, in {self.folder.network}, got in_channels={found} and "
+                f"out_channels={out}: choose another model.backbone"
+            )
         if self.latents is not None and self.latents.channels != found:
             raise ConfigError(
                 f"expected an autoencoder of {found} latent channels, which the network in "
@@ -90,7 +94,7 @@ class PretrainedNet(nn.Module):
     def check_image_size(self, image_size: int) -> None:
         """Raise ConfigError for images of another side than those that the network was trained on.
 
-        A network that names none takes any; of latents, any that its autoencoder can halve.
+        A network that names none takes any that it can halve, after its autoencoder if it has one.
         """
         factor = 1 if self.latents is None else self.latents.factor
         size = self._settings.sample_size
@@ -101,11 +105,15 @@ class PretrainedNet(nn.Module):
                 f"expected images of side {wanted}, on which the model in {self.folder.path} was "
                 f"trained, got {image_size}: set data.image_size={wanted}"
             )
-        if image_size % factor != 0:
+        halved = factor * self.kind.halved(self._settings)
+        if image_size % halved != 0:
             raise ConfigError(
-                f"expected images whose side is divisible by {factor}, as the autoencoder in "
+                f"expected images whose side is divisible by {halved}, as the model in "
                 f"{self.folder.path} halves it, got {image_size}: choose another data.image_size"
             )
+        shape = (self._settings.in_channels, image_size // factor, image_size // factor)
+        emb = torch.zeros(1, self.config.d_emb) if self.emb_proj is not None else None
+        check_takes(self, shape, self.folder.network, torch.ones(1, dtype=torch.int64), emb)
 
     def _entrance(self, name: str) -> nn.Module:
         if name == "tokens":

@@ -23,6 +23,7 @@ CLASSES = {  # of networks, by the name of their part
 }
 AUTOENCODERS = {"vae": "AutoencoderKL", "vqvae": "AutoencoderKL"}  # classes by names of parts
 WEIGHTS = "diffusion_pytorch_model*.safetensors"
+SHARDS = "diffusion_pytorch_model.safetensors.index.json"  # which files diffusers loads, if it is
 MAX_HEADER = 100_000_000  # bytes, as safetensors has it
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -52,7 +53,7 @@ class BackboneFolder:
     @property
     def weight_files(self) -> list[Path]:
         """The network's safetensors, one file or its shards, and the autoencoder's."""
-        return [file for part in self._parts for file in sorted(part.glob(WEIGHTS))]
+        return [file for part in self._parts for file in _weight_files(part)]
 
     @property
     def _parts(self) -> list[Path]:
@@ -76,8 +77,7 @@ class BackboneFolder:
     def autoencoder_sha256(self) -> str:
         """The hash of the autoencoder's settings and weights alone."""
         assert self.autoencoder is not None
-        weights = sorted(self.autoencoder.glob(WEIGHTS))
-        return self._hash_of([self.autoencoder / "config.json", *weights])
+        return self._hash_of([self.autoencoder / "config.json", *_weight_files(self.autoencoder)])
 
     def _hash_of(self, files: Sequence[Path]) -> str:
         digest = hashlib.sha256()
@@ -101,9 +101,14 @@ def check_room(part: Path) -> None:
         )
 
 
+def _weight_files(part: Path) -> list[Path]:
+    """Return the files of weights of a part, with variants of them."""
+    return sorted(file for file in part.glob(WEIGHTS) if file.is_file())
+
+
 def _loaded_files(part: Path) -> list[Path]:
     """Return the files of weights that are loaded, one or its shards, without variants of them."""
-    return sorted(file for file in part.glob(WEIGHTS) if file.name.count(".") == 1)
+    return [file for file in _weight_files(part) if file.name.count(".") == 1]
 
 
 def _num_numbers(file: Path) -> int:
@@ -177,10 +182,30 @@ def _is_part(entry: object) -> bool:
 
 
 def _check_weights(part: Path) -> None:
-    if not any(part.glob(WEIGHTS)):
+    if not _weight_files(part):
         pickles = [f.name for kind in PICKLES for f in sorted(part.glob(kind))]
         found = f"{pickles[0]} alone, a pickle, which can run code" if pickles else "none"
         raise ConfigError(
             f"expected weights as safetensors in {part}, got {found}: save the model "
             "with save_pretrained(..., safe_serialization=True)"
         )
+    if (part / SHARDS).is_file():
+        _check_shards(part)
+
+
+def _check_shards(part: Path) -> None:
+    """Raise ConfigError unless an index of shards names the files that are hashed, and all of them.
+
+    diffusers opens whatever it names, a pickle too.
+    """
+    weight_map, got = read_settings(part / SHARDS).get("weight_map"), "no weight_map of names"
+    if isinstance(weight_map, dict) and all(isinstance(n, str) for n in weight_map.values()):
+        named, files = {*weight_map.values()}, {file.name for file in _loaded_files(part)}
+        if named == files:
+            return
+        unknown = named - files
+        got = f"{min(unknown)!r:.80}" if unknown else f"no {min(files - named)!r:.80}"
+    raise ConfigError(
+        f"expected {part / SHARDS} to name the safetensors with weights beside it, got {got}: save "
+        "the model again in an empty folder"
+    )

@@ -6,6 +6,7 @@ image, and the memory on one alone. n images; C, H, W their channels and sides, 
 latents.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,10 @@ from torch import Tensor
 
 from spire_core.errors import ConfigError
 from spire_core.pretrained.folder import BackboneFolder, read_settings
-from spire_core.pretrained.networks import library, load_part
+from spire_core.pretrained.loading import library, load_part
+from spire_core.pretrained.trial import check_takes
+
+TRIED = 8  # latents a side, of which any autoencoder makes images
 
 
 @dataclass(frozen=True)
@@ -34,14 +38,16 @@ class LatentShapes:
 def latent_shapes(folder: BackboneFolder) -> LatentShapes | None:
     """Return the shapes of a folder's autoencoder by its settings, None for a model of pixels.
 
-    ConfigError for settings that no AutoencoderKL of images has, or that shift latents.
+    ConfigError for settings that no AutoencoderKL of images has, or that do not scale latents
+    alone.
     """
     if folder.autoencoder is None:
         return None
     path = folder.autoencoder / "config.json"
     settings = read_settings(path)
     try:
-        levels = len(settings["block_out_channels"])
+        if not (levels := len(settings["block_out_channels"])):
+            raise ValueError("block_out_channels")
         found = LatentShapes(
             int(settings["in_channels"]), int(settings["latent_channels"]), 2 ** (levels - 1)
         )
@@ -55,6 +61,13 @@ def latent_shapes(folder: BackboneFolder) -> LatentShapes | None:
         raise ConfigError(
             f"expected an autoencoder whose latents are scaled alone in {path}, got one with "
             f"{moved[0]}: choose another model.backbone"
+        )
+    scale = settings.get("scaling_factor", 1.0)  # older files have none, but diffusers' default
+    is_number = isinstance(scale, int | float) and not isinstance(scale, bool)
+    if not (is_number and 0.0 < scale < math.inf):
+        raise ConfigError(
+            f"expected scaling_factor as a finite number above 0 in {path}, got {scale!r:.80}: "
+            "save the pipeline again"
         )
     return found
 
@@ -92,6 +105,9 @@ def load_codec(folder: BackboneFolder, device: torch.device | str) -> LatentCode
     shapes = latent_shapes(folder)
     if shapes is None or folder.autoencoder is None:
         return None
-    vae = load_part(library().AutoencoderKL, folder.autoencoder).requires_grad_(False).to(device)
+    vae = load_part(library().AutoencoderKL, folder.autoencoder).requires_grad_(False)
+    side = TRIED * shapes.factor
+    check_takes(vae, (shapes.image_channels, side, side), folder.autoencoder)
     where = torch.device(device)
-    return LatentCodec(vae, shapes, f"latents {folder.autoencoder_sha256} {where.type}", where)
+    name = f"latents {folder.autoencoder_sha256} {where.type}"
+    return LatentCodec(vae.to(where), shapes, name, where)

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from spire_core.pretrained.folder import INDEX, OWN_UNET
-from spire_core.pretrained.networks import library
+from spire_core.pretrained.loading import library
 from spire_core.pretrained.schedule import PREDICTIONS
 
 BETAS = {"linear": "linear", "cosine": "squaredcos_cap_v2"}  # our name: diffusers'

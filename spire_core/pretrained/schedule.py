@@ -6,7 +6,7 @@ from torch import Tensor
 
 from spire_core.errors import ConfigError
 from spire_core.pretrained.folder import BackboneFolder, read_settings
-from spire_core.pretrained.networks import library
+from spire_core.pretrained.loading import library
 
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}  # diffusers' name: ours
 LEAST = 2.0**-24  # of alpha_bar, as diffusers takes it where a schedule ends in pure noise
@@ -24,7 +24,8 @@ class PretrainedSchedule:
 def load_schedule(folder: BackboneFolder) -> PretrainedSchedule:
     """Return a folder's schedule, as its own scheduler computes it from its settings.
 
-    ConfigError for a scheduler of another process than DDPM's, or another prediction type.
+    ConfigError for a scheduler of another process than DDPM's, another prediction type, or betas
+    that are no noise.
     """
     path = folder.path / "scheduler" / "scheduler_config.json"
     settings = read_settings(path)
@@ -45,12 +46,21 @@ def load_schedule(folder: BackboneFolder) -> PretrainedSchedule:
         try:
             scheduler = scheduler_class.from_pretrained(path.parent, local_files_only=True)
             alpha_bar = getattr(scheduler, "alphas_cumprod", None)
-        except (OSError, ValueError, RuntimeError, TypeError, NotImplementedError):
-            # The last is diffusers' answer to betas that a scheduler does not know.
+        except MemoryError:
+            raise
+        except Exception:  # diffusers reads settings unchecked, and fails in many ways
             name = f"{name} with settings that it refuses"
     if not isinstance(alpha_bar, Tensor) or alpha_bar.ndim != 1 or len(alpha_bar) < 2:
         raise ConfigError(
             f"expected a scheduler with alphas_cumprod in {path}, got {name!r}: choose a model "
             "of discrete DDPM timesteps, or save it with a DDPMScheduler of its own betas"
         )
-    return PretrainedSchedule(alpha_bar.float().clamp(LEAST, MOST), PREDICTIONS[kind])
+    alpha_bar = alpha_bar.float()
+    is_share = bool(((alpha_bar >= 0) & (alpha_bar <= 1)).all())  # NaN is none
+    if not (is_share and bool((alpha_bar.diff() <= 0).all())):
+        got = "some that rise" if is_share else "others"
+        raise ConfigError(
+            f"expected alphas_cumprod in [0, 1] that never rise of the betas in {path}, got {got}: "
+            "choose another model.backbone, or save it with betas in [0, 1]"
+        )
+    return PretrainedSchedule(alpha_bar.clamp(LEAST, MOST), PREDICTIONS[kind])

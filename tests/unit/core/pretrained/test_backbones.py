@@ -38,7 +38,8 @@ from spire_core.methods import BODY, EMB_PROJ, LOCAL, MODULATION
 from spire_core.network.flat_model import FlatModel, initial_weights, tensors_hash
 from spire_core.network.folding import fold
 from spire_core.pretrained.folder import open_backbone
-from spire_core.pretrained.networks import load_network, prompt_width
+from spire_core.pretrained.loading import load_network
+from spire_core.pretrained.networks import prompt_width
 from spire_core.training.fixed_entrance import fixed_entrance
 
 T, SIZE, D_EMB = 12, 8, 5

@@ -271,10 +271,13 @@ def test_images_that_do_not_fit_are_one_sentence(folders: dict[str, Path]) -> No
         model.net.check_image_size(16)
     with pytest.raises(ConfigError, match=r"images of 1 channels.*got 3"):
         flat(folders["UNet2DModel"], channels=3)
-    model.net._settings.sample_size = None
-    model.net.check_image_size(16)
-    with pytest.raises(ConfigError, match=r"divisible by 2, .*got 9: choose another"):
-        model.net.check_image_size(9)
+    for name, halved in (("UNet2DModel", 4), ("UNet2DConditionModel", 2)):
+        model = flat(folders[name])
+        model.net._settings.sample_size = None
+        for size in (16, 8 + halved):
+            model.net.check_image_size(size)
+        with pytest.raises(ConfigError, match=rf"divisible by {halved}, .*got 9: choose another"):
+            model.net.check_image_size(9)
 
 
 def test_the_hash_is_of_the_autoencoder_too(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from spire_core.config.diffusion import SAMPLER_NAMES, DiffusionConfig
 from spire_core.diffusion.process import Diffusion, NoiseSchedule
 from spire_core.diffusion.samplers import sample
+from spire_core.errors import ConfigError
 from spire_core.pretrained.folder import BackboneFolder
 from spire_core.pretrained.schedule import LEAST, MOST, load_schedule
 
@@ -59,3 +60,26 @@ def test_what_is_within_the_ends_stays_as_it_is(tmp_path: Path) -> None:
     alpha_bar = schedule_of(tmp_path, num_train_timesteps=8, trained_betas=BETAS)
     exact = torch.cumprod(1 - torch.tensor(BETAS), 0)
     assert torch.equal(alpha_bar[2:], exact[2:])
+
+
+@pytest.mark.parametrize(
+    ("betas", "got"),
+    [
+        ([0.1, float("nan"), 0.1], "others"),
+        ([0.1, -0.1, 0.1], "some that rise"),
+        ([0.1, 1.5, 0.1], "others"),
+        ([-0.1, 0.2, 0.1], "others"),
+        ([0.1, 3.0, 3.0], "others"),
+    ],
+)
+def test_betas_that_are_no_noise_are_one_sentence(
+    tmp_path: Path, betas: list[float], got: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"alphas_cumprod in \[0, 1\].*, got {got}: choose"):
+        schedule_of(tmp_path, num_train_timesteps=3, trained_betas=betas)
+
+
+@pytest.mark.parametrize("betas", ["zz", {"a": 1}, [[[1]]], [], 3])
+def test_settings_that_are_no_schedule_are_one_sentence(tmp_path: Path, betas: object) -> None:
+    with pytest.raises(ConfigError, match="expected a scheduler with alphas_cumprod"):
+        schedule_of(tmp_path, num_train_timesteps=3, trained_betas=betas)
