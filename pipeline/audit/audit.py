@@ -70,7 +70,8 @@ def audit_run(
 def _worker(setting: FederationSetup, run_dir: Path) -> ClientWorker:
     """Return a worker with the run's clients; it is asked for nothing that stores a state."""
     fields = (without_hidden(setting), setting.extractor, run_dir, setting.tokens)
-    return ClientWorker(WorkerSetup(setting.config, {}, *fields), setting.images)
+    setup = WorkerSetup(setting.config, {}, *fields, backbone_hash=setting.backbone_hash)
+    return ClientWorker(setup, setting.images)
 
 
 def without_hidden(setting: FederationSetup) -> Partition:

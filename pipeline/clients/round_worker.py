@@ -36,6 +36,7 @@ from spire_core.federated.messages import (
 from spire_core.federated.participation import secret_cohort
 from spire_core.federated.private_state import PrivateState
 from spire_core.federated.private_updates import ClippedFormat
+from spire_core.pretrained.folder import check_same
 from spire_core.secure_sum.keys import PublicKeys
 from spire_core.secure_sum.protocol import SumPlan
 
@@ -44,7 +45,13 @@ class RoundWorker:
     """Has the images and private states of clients, and trains them in rounds."""
 
     def __init__(self, setup: WorkerSetup, images: np.ndarray, device: str = "cpu") -> None:
-        """Take the setup and all clients' uint8 images (N, C, H, W), possibly in shared memory."""
+        """Take the setup and all clients' uint8 images (N, C, H, W), possibly in shared memory.
+
+        ConfigError if this machine has another pre-trained model than the run.
+        """
+        backbone = setup.config.model.backbone
+        if backbone is not None and setup.backbone_hash is not None:
+            check_same(backbone, setup.backbone_hash)
         self.setup, self.images = setup, images
         self.store = ClientStore(setup.folder / CLIENTS)
         self.context = ModelContext.start(setup.config, images.shape[1:], device)

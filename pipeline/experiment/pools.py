@@ -48,7 +48,8 @@ def open_pool(
     config = setting.config
     fields = (setting.mixtures, setting.partition, setting.extractor, folder)
     labels = None if setting.tokens is None else setting.data.labels
-    setup = WorkerSetup(config, *fields, setting.tokens, labels, setting.reference)
+    more = (setting.tokens, labels, setting.reference, setting.backbone_hash)
+    setup = WorkerSetup(config, *fields, *more)
     memory = NO_ROUNDS
     if config.method.record.is_federated:
         memory = RoundMemory.of(config, setting.model.layout.size)

@@ -38,6 +38,7 @@ class WorkerSetup:
     tokens: np.ndarray | None = None  # (N, L) captions of all images, for the workers alone
     labels: np.ndarray | None = None  # (N,) their classes, where prompts are scored
     reference: "ReferenceSplit | None" = None  # where scores do not compare with held-out images
+    backbone_hash: str | None = None  # of the folder of the run's pre-trained model
 
 
 @dataclass(frozen=True)

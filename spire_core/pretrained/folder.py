@@ -5,6 +5,7 @@ read, never a pickle, and no code of a folder runs. `prompt.safetensors` is ours
 output, as the tensor `encoder_hidden_states`, for models that attend to text.
 """
 
+import functools
 import hashlib
 import json
 import math
@@ -82,10 +83,17 @@ class BackboneFolder:
     def _hash_of(self, files: Sequence[Path]) -> str:
         digest = hashlib.sha256()
         for file in files:
-            with file.open("rb") as content:
-                inside = hashlib.file_digest(content, "sha256").hexdigest()
+            state = file.stat()
+            inside = _file_hash(file, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
             digest.update(f"{file.relative_to(self.path).as_posix()}:{inside}\n".encode())
         return digest.hexdigest()
+
+
+@functools.lru_cache(maxsize=256)
+def _file_hash(file: Path, *state: int) -> str:
+    """Return the hash of a file, which a process reads once as long as it does not change."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def check_room(part: Path) -> None:
@@ -161,6 +169,18 @@ def open_backbone(path: str | Path) -> BackboneFolder:
     for part in folder._parts:
         _check_weights(part)
     return folder
+
+
+def check_same(path: str | Path, sha256: str) -> None:
+    """Raise ConfigError unless the folder here is the one of a hash.
+
+    Frozen numbers are in no message, so that nodes with different ones would train apart unseen.
+    """
+    if open_backbone(path).sha256 != sha256:
+        raise ConfigError(
+            f"expected the run's pre-trained model at {path}, got another (by its hash): put the "
+            "same folder on every node"
+        )
 
 
 def _autoencoder(path: Path, parts: dict[str, str]) -> str | None:
