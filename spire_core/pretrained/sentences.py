@@ -7,6 +7,7 @@ number is about 1. N captions of D numbers.
 """
 
 import hashlib
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,10 +27,14 @@ INSTALL = "pip install 'wordllama>=0.4,<0.5'"
 
 @dataclass(frozen=True)
 class SentenceEncoder:
-    """Maps captions to vectors; `sha256` is that of its table and its tokenizer."""
+    """Maps captions to vectors; `sha256` is that of its table and its tokenizer.
+
+    `unknown`: the token that stands for all that the tokenizer does not know, if it has one.
+    """
 
     inference: Any  # wordllama's
     sha256: str
+    unknown: int | None = None
 
     @property
     def dim(self) -> int:
@@ -51,9 +56,10 @@ class SentenceEncoder:
                 f"expected a caption of 1 to {MAX_CHARACTERS} characters, got "
                 f"{len(caption.strip())} in {caption!r:.80}: write another"
             )
-        [vector] = self.inference.embed([caption.strip().lower()])
+        texts = [caption.strip().lower()]
+        ([tokens], [vector]) = self.inference.tokenize(texts), self.inference.embed(texts)
         length = float(np.linalg.norm(vector))
-        if not 0.0 < length < np.inf:
+        if not ({*tokens.ids} - {self.unknown} and 0.0 < length < np.inf):
             raise DataError(
                 f"expected a caption that the sentence encoder knows, got {caption!r:.80}, which "
                 "has no vector: write another"
@@ -100,14 +106,21 @@ def _read(tokenizer_file: Path, table_file: Path) -> SentenceEncoder:
     folder = table_file.parent
     try:
         tokenizer, tensors = Tokenizer.from_file(str(tokenizer_file)), load_file(table_file)
+        model = json.loads(tokenizer_file.read_bytes())["model"]
     except Exception as error:  # the tokenizers library raises nothing more specific
         raise _unreadable(folder, str(error)) from error
     tables = [tensor for tensor in tensors.values() if tensor.ndim == 2]
     if len(tables) != 1 or len(tensors) != 1 or not np.isfinite(tables[0]).all():
         raise _unreadable(folder, f"tensors {sorted(tensors)}")
+    num_tokens = 1 + max(tokenizer.get_vocab().values(), default=-1)
+    if num_tokens > len(tables[0]):  # others would have the vector of the last one
+        raise _unreadable(folder, f"{len(tables[0])} vectors for {num_tokens} tokens")
     inference = wordllama.inference.WordLlamaInference(tables[0], tokenizer)
     digest = hashlib.sha256(inference.embedding.tobytes() + tokenizer_file.read_bytes())
-    return SentenceEncoder(inference, digest.hexdigest())
+    unknown = model.get("unk_id")  # of a Unigram model; of others their token
+    if unknown is None and (token := model.get("unk_token")) is not None:
+        unknown = tokenizer.token_to_id(token)
+    return SentenceEncoder(inference, digest.hexdigest(), unknown)
 
 
 def _unreadable(folder: Path, found: str) -> ConfigError:
