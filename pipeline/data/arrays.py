@@ -13,7 +13,7 @@ from PIL import Image
 from pipeline.config.data import MAX_IMAGE_SIZE
 from pipeline.data.image_folder import upright_rgb
 from pipeline.data.items import Item, items_of
-from spire_core.errors import DataError
+from spire_core.errors import DataError, first_line
 from spire_core.network.words import words_in
 
 METADATA = "metadata.csv"
@@ -160,16 +160,29 @@ def _write_metadata(folder: Path, rows: Sequence[tuple[Any, ...]]) -> dict[str, 
     return settings | {"model.text": "words", "model.words": words}
 
 
+def _array(image: Any) -> np.ndarray:
+    """Return an image as an array; numbers of a tensor that NumPy has no type for, as float32."""
+    detach = getattr(image, "detach", None)  # of a tensor with gradients, or on a GPU
+    if detach is None:
+        return np.asarray(image)
+    tensor = detach().cpu()
+    try:
+        return np.asarray(tensor)
+    except TypeError:
+        return np.asarray(tensor.float())
+
+
 def _pil(image: Any, i: int) -> Image.Image:
     """Return an image as PIL's, grey or RGB; DataError if it is none."""
     try:
         if isinstance(image, Image.Image) and image.mode[0] not in "IF":
             rgb = upright_rgb(image)
             return rgb.convert("L") if image.mode in ("1", "L") else rgb
-        detach = getattr(image, "detach", None)  # of a tensor with gradients, or on a GPU
-        array = np.asarray(image if detach is None else detach().cpu())
-    except (OSError, ValueError) as error:  # of a damaged file, or of rows of several lengths
-        raise DataError(f"expected image {i} of whole rows, got {error}: mend it") from error
+        array = _array(image)
+    # Of a damaged file, of rows of several lengths, or of a sparse tensor.
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        got = first_line(error)
+        raise DataError(f"expected image {i} of whole rows, got {got}: mend it") from error
     if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3):
         array = array.transpose(1, 2, 0)
     if array.dtype.kind == "f" and array.size and array.min() >= 0.0 and array.max() <= 1.0:

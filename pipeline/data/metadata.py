@@ -97,7 +97,7 @@ def _records(file: Path) -> Sequence[dict[str, Any]]:
                 return _limited(found)
     except (*UNREADABLE, csv.Error, RecursionError) as error:
         reason, advice = " ".join(str(error).split()), "correct it"
-        if not file.exists():
+        if not _is_file(file):
             reason, advice = "no such file", "data.metadata is the name of a file in data.path"
         raise DataError(
             f"expected CSV, JSON lines or Parquet in {file}, got {reason}: {advice}"
@@ -148,8 +148,10 @@ def _row(base: Path, record: dict[str, Any], client: str, caption: str, where: s
     if split not in (None, "train", "test"):
         raise DataError(f"expected the split train or test in {where}, got {split!r}: correct it")
     file = _below(base, path, f"the path in {where}")
-    if not file.is_file():
-        raise DataError(f"expected an image for {where}, got no file {file}: correct the path")
+    if not _is_file(file):
+        raise DataError(
+            f"expected an image for {where}, got no file {path!r:.80}: correct the path"
+        )
     return Row(
         file.relative_to(base.resolve()).as_posix(),
         _text(record, client, where, MAX_NAME) if client else "",
@@ -193,6 +195,14 @@ def _below(base: Path, path: str, what: str) -> Path:
     if not file.is_relative_to(base.resolve()):
         raise DataError(f"expected {what} below {base}, got {path!r:.80}: move the file there")
     return file
+
+
+def _is_file(file: Path) -> bool:
+    """Return whether there is a file; also where a name is too long or a folder is closed."""
+    try:
+        return file.is_file()
+    except OSError:
+        return False
 
 
 def _refuse_doubles(rows: Sequence[Row], file: Path) -> None:
