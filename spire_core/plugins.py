@@ -58,14 +58,14 @@ class Plugins:
 
     def faults(self) -> list[str]:
         """Return a sentence for each installed object that cannot be used; imports them all."""
-        faults = []
+        faults = dict[str, None]()  # a set in order: a name of SPIRE's own is the fault of all
         for name in self.names():
             try:
-                self._check_free(name)
+                self._entries(name)
                 self.find(name)
             except ConfigError as error:
-                faults.append(str(error))
-        return faults
+                faults[str(error)] = None
+        return list(faults)
 
     def register(self, name: str, value: Any, version: str) -> None:
         """Give an object a name in this process, in place of an earlier one that it registered.

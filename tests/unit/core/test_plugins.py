@@ -72,6 +72,12 @@ def test_a_bad_package_is_one_sentence(
         MethodConfig("x")
 
 
+def test_the_package_that_takes_a_name_of_our_own_is_named(site: Site) -> None:
+    site.install("one", "own_name", GOOD.format(name="x"), "x = own_name:M", "spire = own_name:M")
+    [fault] = OTHER_METHODS.faults()
+    assert "'spire', got that of one 1.2: rename it, or uninstall the package" in fault
+
+
 def test_a_name_of_two_packages_is_refused(site: Site) -> None:
     site.install("one", "first", GOOD.format(name="x"), "x = first:M")
     site.install("two", "second", GOOD.format(name="x"), "x = second:M")
