@@ -46,11 +46,16 @@ def data_root(run: SavedRun, config: Config) -> str | None:
     """
     if config.data.root is not None:
         return config.data.root
+    noted = noted_place(run, "data.root")
+    return noted if noted is not None and Path(noted).is_dir() else None
+
+
+def noted_place(run: SavedRun, key: str) -> str | None:
+    """Return a place that this root has noted of its own run; None of a run that was sent."""
     run_dir = run.folder.resolve().parent
     is_run = (run_dir / RECORD).is_file()
     begun = begun_here(run_dir, run_dir.parents[1]) if is_run else None
-    noted = None if begun is None else begun.settings.get("data.root")
-    return noted if noted is not None and Path(noted).is_dir() else None
+    return None if begun is None else begun.settings.get(key)
 
 
 def joining_config(run: SavedRun, overrides: Sequence[str]) -> Config:
