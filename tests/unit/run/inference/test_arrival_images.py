@@ -81,6 +81,7 @@ def test_a_package_is_asked_for_arriving_images_where_the_run_has_found_its_own(
     for name in ("scans", "others"):
         OTHER_DATASETS.register(name, scans, "0")
     config = Config(model=SMALL, data=DataConfig("scans", path="/data/scans"))
+    (tmp_path / "runs" / "abc").mkdir(parents=True)
     make_run_dir(TrackingConfig(root=str(tmp_path)), "abc", "run", None)
     run = saved(tmp_path / "runs" / "abc" / "model", config)
     load_arrival(run, "scans")
