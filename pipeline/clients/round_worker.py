@@ -49,8 +49,7 @@ class RoundWorker:
 
         ConfigError if this machine has another pre-trained model than the run.
         """
-        backbone = setup.config.model.backbone
-        if backbone is not None and setup.backbone_hash is not None:
+        if (backbone := setup.config.model.backbone) is not None and setup.backbone_hash:
             check_same(backbone, setup.backbone_hash)
         self.setup, self.images = setup, images
         self.store = ClientStore(setup.folder / CLIENTS)

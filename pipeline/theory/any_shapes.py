@@ -76,7 +76,8 @@ def needed_steps(config: TheoryConfig) -> float:
     return math.ceil(math.log(END) / math.log(rate)) if rate < 1.0 else math.inf
 
 
-def _num_steps(config: TheoryConfig) -> int:
+def num_steps(config: TheoryConfig) -> int:
+    """Return the steps of descent over all t."""
     return config.landscape.steps or max(FEWEST, int(needed_steps(config)))
 
 
@@ -85,9 +86,10 @@ def shape_findings(config: TheoryConfig) -> Findings:
     histograms, target = any_shapes(), true_weights(config)
     nodes = diffused_nodes(histograms)
     identity = _identity(config, histograms, nodes, target)
-    paths = _paths(config, nodes, target)
+    steps = num_steps(config)
+    paths = _paths(steps, nodes, target)
     rate, measured = rate_of_descent(histograms, target), _measured_rate(paths[0])
-    lost = _dependent_path(config, target)
+    lost = _dependent_path(steps, target)
     likelihood = _likelihood(config, histograms, target)
     ratio = likelihood["n * MSE"][0] / likelihood["Cramer-Rao"][0]
     slack = NUM_ERRORS * likelihood["n * MSE +-"][0] / likelihood["Cramer-Rao"][0]
@@ -102,7 +104,7 @@ def shape_findings(config: TheoryConfig) -> Findings:
         ),
         Claim(
             f"descent over all t from {len(paths)} starts ends within {max(ends):.1e} of the true "
-            f"weights after {_num_steps(config)} steps, and its loss never rises",
+            f"weights after {steps} steps, and its loss never rises",
             max(ends) <= 1e-5 and rises <= 1e-10,
         ),
         _rate_claim(measured, rate),
@@ -155,23 +157,21 @@ def _identity(
     return columns
 
 
-def _paths(config: TheoryConfig, nodes: DiffusedNodes, target: Tensor) -> list[Path]:
+def _paths(steps: int, nodes: DiffusedNodes, target: Tensor) -> list[Path]:
     """Return descents from equal weights and from near each component alone."""
     corners = CORNER * torch.eye(len(target), dtype=torch.float64)
     starts = {"equal weights": torch.zeros_like(target)}
     starts |= {f"near {name}": corner for name, corner in zip(SHAPES, corners, strict=True)}
-    return [_path(config, name, nodes, target, start) for name, start in starts.items()]
+    return [_path(steps, name, nodes, target, start) for name, start in starts.items()]
 
 
-def _dependent_path(config: TheoryConfig, target: Tensor) -> Path:
+def _dependent_path(steps: int, target: Tensor) -> Path:
     nodes = diffused_nodes(dependent_shapes())
-    return _path(config, "equal weights, dependent", nodes, target, torch.zeros_like(target))
+    return _path(steps, "equal weights, dependent", nodes, target, torch.zeros_like(target))
 
 
-def _path(
-    config: TheoryConfig, name: str, nodes: DiffusedNodes, target: Tensor, start: Tensor
-) -> Path:
-    weights = torch.softmax(descend_all_t(nodes, target, start, _num_steps(config)), 1)
+def _path(steps: int, name: str, nodes: DiffusedNodes, target: Tensor, start: Tensor) -> Path:
+    weights = torch.softmax(descend_all_t(nodes, target, start, steps), 1)
     gaps = [float(denoising_gap(nodes, pi, target)) for pi in weights]
     return Path(name, gaps, (weights - target).abs().amax(1).tolist())
 

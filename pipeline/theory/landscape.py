@@ -20,9 +20,7 @@ from spire_core.mixture.two_components import log_odds
 PLACES = torch.linspace(-6.0, 6.0, 241, dtype=torch.float64)  # h
 STARTS = (0.001, 0.5, 0.999)
 ROUNDING = 1e-9
-MAX_STEPS = (
-    10_000  # of descent over all t; weights so near 0 that it needs more are hard to estimate
-)
+MAX_STEPS = 10_000  # of descent over all t; weights that need more are hard to estimate
 NEAR = 1e-5  # distances in h below it are not compared from step to step
 LARGEST, SMALLEST = "largest curvature", "smallest curvature"
 STEEPEST, LEAST = "largest secant", "smallest secant / bound"
