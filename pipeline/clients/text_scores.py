@@ -1,4 +1,4 @@
-"""The scores of images that were drawn for prompts, and two controls that draw without a model.
+"""The scores of images that were drawn for prompts, and controls that draw without a model.
 
 A new client's prompts are the captions of its held-out images, so that each has a true image. The
 other clients' images, which the clients' side of a simulation has, tell whose style was drawn.
@@ -6,6 +6,7 @@ n: drawn images, N: images of everybody, L: words of a caption.
 """
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from pipeline.clients.client_data import ClientData
@@ -81,17 +82,18 @@ def _copies(client: ClientData, images: Tensor, truth: Tensor) -> Scores:
 
 
 def control_images(client: ClientData, num_images: int, trained: Gallery) -> dict[str, Tensor]:
-    """Return what two controls draw for a client's prompts, (num_images, C, H, W) each.
+    """Return what the controls draw for a client's prompts, (num_images, C, H, W) each.
 
-    `mean_client`: the mean of what all pre-training clients train on for the prompt.
-    `nearest_client`: the image of the one that is nearest to what the client shows, or of the next
-    that has the prompt. `trained` has the images that they train on. Empty if one prompt is in
-    none.
+    `copies`: the images that the client shows, in turn, whatever is asked for. `mean_client`: the
+    mean of what all pre-training clients train on for the prompt. `nearest_client`: the image of
+    the one that is nearest to what the client shows, or of the next that has the prompt. `trained`
+    has the images that they train on; the last two are left out if one prompt is in none.
     """
     kinds = trained.kinds[client.asked(num_images)]
     shown = to_float(client.train_images())
     distances = owner_distances(shown, trained.kinds[client.split.train], trained)
     drawn = {
+        "copies": shown[torch.arange(len(kinds)) % len(shown)],
         "mean_client": mean_images(kinds, trained),
         "nearest_client": nearest_images(kinds, trained, distances),
     }

@@ -1,7 +1,7 @@
 """New clients that are asked for prompts they never showed: methods, controls, and epochs.
 
-Two controls draw without a model: the mean of what all pre-training clients train on for a prompt,
-and the image of the client among them that is nearest to what the new client shows.
+Controls draw without a model: copies of what the new client shows, the mean of what all
+pre-training clients train on for a prompt, and the image of the nearest client among them.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from sweeps.report.series import Histories
 from sweeps.report.stats import Estimate, estimate
 from sweeps.report.tables import HEAD, Cell, Metric, Table, head, made_table
 
-CONTROLS = {"mean_client": "mean client", "nearest_client": "nearest client"}
+CONTROLS = {"copies": "copies", "mean_client": "mean client", "nearest_client": "nearest client"}
 SCORES: tuple[Metric, ...] = (
     ("prompts read", "prompt_accuracy"),
     ("distance", "style_distance"),
@@ -34,8 +34,9 @@ CAPTION = (
     "Distance: mean absolute difference to the true image. Retrieved: no other client's images are "
     "nearer. Rank: how many clients' are as near as its own. Copied: nearer to an image that the "
     "client shows than to the true one. Forgotten: the share read before adaptation minus after. "
-    "Before and the controls draw without any adaptation: mean client and nearest client are made "
-    "of the pre-training clients' own images, which no server has."
+    "Before and the controls draw without any adaptation: copies are what the client shows, in "
+    "turn; mean client and nearest client are made of the pre-training clients' own images, which "
+    "no server has."
 )
 ALONG_EPOCHS = (
     "The same scores after so many epochs of adaptation, each method at its best setting."
@@ -57,8 +58,9 @@ def prompts_table(groups: Sequence[Group]) -> Table | None:
                 rows.append((*cells, *(more if state == "after" else (None, None))))
         for control, name in CONTROLS.items() if with_text else ():
             source = max(with_text, key=lambda group: len(group.runs))
-            cells = (label(task), name, "", "", len(source.runs), *_scores(source, control))
-            rows.append((*cells, source.estimate(TRUE), None))
+            if any(scores := _scores(source, control)):
+                cells = (label(task), name, "", "", len(source.runs), *scores)
+                rows.append((*cells, source.estimate(TRUE), None))
     columns = (*HEAD, "adaptation", "n", *(title for title, _ in SCORES), "true", "forgotten")
     return made_table("prompts", "Prompts of new clients", CAPTION, columns, rows)
 

@@ -104,6 +104,18 @@ def test_controls_draw_what_pretraining_clients_train_on(result: Result) -> None
     assert result.metrics[name] == row["style_distance_nearest_client"] > 0
 
 
+def test_copies_answer_each_prompt_with_what_the_client_shows(result: Result) -> None:
+    (row,) = new_client_rows(result.adaptation, result.real, 10)
+    setting = result.setting
+    (split,) = setting.partition.new_clients
+    images = setting.images.astype(float)
+    pairs = zip(np.resize(split.train, 16), split.test[:16], strict=True)
+    distances = [np.abs(images[shown] - images[at]).mean() / 255 for shown, at in pairs]
+    assert row["style_distance_copies"] == pytest.approx(np.mean(distances), rel=1e-4)
+    assert row["copied_copies"] == 1
+    assert row["shown_distance_copies"] == pytest.approx(0, abs=1e-6)
+
+
 def test_copies_of_what_a_client_shows_are_told_from_true_images(
     fonts_root: Path, base: Path
 ) -> None:

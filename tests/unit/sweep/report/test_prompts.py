@@ -1,5 +1,7 @@
 """Prompts of new clients in the report: rows of methods and controls, and scores along epochs."""
 
+from dataclasses import replace
+
 from pipeline.tracking.mlflow_queries import TrackedRun
 from sweeps.report.choice import choosing_metric
 from sweeps.report.differences import differences_table
@@ -20,6 +22,7 @@ def run(method: str, seed: int, with_text: bool = True) -> TrackedRun:
             "final/adapt_prompt_accuracy_after": READ[method][seed],
             "final/adapt_style_distance_before": 0.3,
             "final/adapt_style_distance_after": DISTANCE[method][seed],
+            "final/adapt_copied_copies": 1.0,
             "final/adapt_style_distance_mean_client": 0.2 + 0.02 * seed,
             "final/adapt_retrieved_nearest_client": 0.0,
             "final/adapt_true_accuracy": 0.8,
@@ -41,10 +44,11 @@ def test_methods_and_controls_stand_in_one_table() -> None:
         ("spire", "after"),
         ("fedavg_ft", "before"),
         ("fedavg_ft", "after"),
+        ("copies", ""),
         ("mean client", ""),
         ("nearest client", ""),
     ]
-    spire, mean, nearest = rows[1], rows[4], rows[5]
+    spire, copies, mean, nearest = rows[1], *rows[4:7]
     means = {key: cell.mean for key, cell in spire.items() if isinstance(cell, Estimate)}
     assert {key: round(value, 9) for key, value in means.items()} == {
         "prompts read": 0.65,
@@ -52,10 +56,22 @@ def test_methods_and_controls_stand_in_one_table() -> None:
         "true": 0.8,
         "forgotten": -0.25,
     }
+    assert isinstance(copies["copied"], Estimate)
     assert isinstance(mean["distance"], Estimate)
     assert isinstance(nearest["retrieved"], Estimate)
     assert (round(mean["distance"].mean, 9), nearest["retrieved"].mean) == (0.21, 0.0)
     assert (mean["prompts read"], rows[0]["forgotten"]) == (None, None)
+
+
+def test_a_control_that_no_run_has_scored_has_no_row() -> None:
+    earlier = [
+        replace(run, finals={k: v for k, v in run.finals.items() if not k.endswith("_copies")})
+        for run in RUNS
+    ]
+    table = prompts_table(group_runs(earlier))
+    assert table is not None
+    method = table.columns.index("method")
+    assert [row[method] for row in table.rows][4:] == ["mean client", "nearest client"]
 
 
 def test_runs_without_text_have_no_such_table() -> None:
