@@ -10,13 +10,20 @@ import logging
 import shutil
 import time
 from concurrent.futures import Future, wait
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.checkpoint.manifest import folder_of, read_manifest
 from pipeline.checkpoint.snapshots import kept_rounds
-from pipeline.checkpoint.storage import names_at, open_storage, refuse_links_at, storage_errors
+from pipeline.checkpoint.storage import (
+    names_at,
+    open_storage,
+    refuse_links_at,
+    refuse_runs_at,
+    storage_errors,
+)
 from pipeline.config.tracking import TrackingConfig
 from pipeline.files.background import in_background
 from pipeline.files.masking import error_line, mask
@@ -40,14 +47,26 @@ SINGLE = (RECORD, START, DONE, REFUSED, OUTBOX)  # files that are sent again as 
 FOLDERS = (ARTIFACTS, CLIENTS, EVALUATIONS, CHECKPOINTS)
 WITHOUT_FOLDERS = ("s3", "gcs", "abfs")  # storages where files appear atomically
 CHUNK_BYTES = 1 << 24
+LONG_UPLOAD_S = 60.0  # may be a storage that does not answer
 _log = logging.getLogger(__name__)
+
+
+@dataclass
+class Upload:
+    """The upload of a checkpoint, since a `time.monotonic`; whether its length has been logged."""
+
+    num_rounds_done: int
+    began: float
+    ended: Future[None]
+    is_called_long: bool = False
 
 
 class Mirror:
     """Uploads a run's newest checkpoints to a storage, one at a time, while rounds go on.
 
-    A failed upload is logged, counted in `num_failed`, and retried with the next checkpoint. The
-    process can end while a storage does not answer.
+    A failed upload is logged, counted in `num_failed`, and retried with the next checkpoint. So is
+    one that runs for `LONG_UPLOAD_S` when another is due, though it goes on. The process can end
+    while a storage does not answer.
     """
 
     def __init__(self, run_dir: Path, storage: "FileSystem", folder: str) -> None:
@@ -56,20 +75,34 @@ class Mirror:
         self.num_failed = 0
         self.last_done: int | None = None  # rounds of the newest uploaded checkpoint
         self._sent: dict[str, tuple[int, int]] = {}  # size, and time of change or hash, by name
-        self._pending: tuple[int, Future[None]] | None = None
+        self._pending: Upload | None = None
         self._is_last = False  # no upload follows
 
     @property
     def pinned_rounds(self) -> tuple[int, ...]:
         """The checkpoint that is being uploaded, and must not change."""
         pending = self._pending
-        return () if pending is None or pending[1].done() else (pending[0],)
+        return () if pending is None or pending.ended.done() else (pending.num_rounds_done,)
 
     def begin(self, num_rounds_done: int) -> None:
         """Begin to upload a checkpoint; skip it if another upload is running."""
-        if not self.pinned_rounds:
-            uploaded = in_background(partial(self._try, num_rounds_done), "mirror")
-            self._pending = num_rounds_done, uploaded
+        if self._pending is not None and self.pinned_rounds:
+            self._skip(num_rounds_done, self._pending)
+        else:
+            self._start(num_rounds_done)
+
+    def _start(self, num_rounds_done: int) -> None:
+        began = time.monotonic()
+        ended = in_background(partial(self._try, num_rounds_done), "mirror")
+        self._pending = Upload(num_rounds_done, began, ended)
+
+    def _skip(self, num_rounds_done: int, running: Upload) -> None:
+        """Log and count, once, an upload that has run for long when another one is due."""
+        age_s = time.monotonic() - running.began
+        if age_s >= LONG_UPLOAD_S and not running.is_called_long:
+            running.is_called_long = True
+            earlier = f"that after round {running.num_rounds_done}"
+            self._failed(num_rounds_done, f"{earlier} has been on its way for {age_s:.0f} s")
 
     def close(self, limit_s: float) -> None:
         """Wait for a running upload, and upload the newest checkpoint if that was another.
@@ -83,7 +116,8 @@ class Mirror:
         newest = max(kept_rounds(self.run_dir), default=None)
         if newest is None or newest == self.last_done:
             return
-        self.begin(newest)
+        if not self.pinned_rounds:
+            self._start(newest)
         self._wait_until(end)
         if self.pinned_rounds:
             self._failed(newest, f"nothing after {limit_s:g} s")
@@ -92,7 +126,7 @@ class Mirror:
         """Wait for a running upload, until this `time.monotonic` at most; raise an error in it."""
         if self._pending is None:
             return
-        for uploaded in wait([self._pending[1]], max(0.0, end - time.monotonic())).done:
+        for uploaded in wait([self._pending.ended], max(0.0, end - time.monotonic())).done:
             uploaded.result()
 
     def _try(self, num_rounds_done: int) -> None:
@@ -175,5 +209,6 @@ def mirror_of(run_dir: Path, config: TrackingConfig) -> Mirror | None:
         return None
     storage, path = open_storage(config.storage)
     folder = f"{path.rstrip('/')}/{run_dir.name}"
+    refuse_runs_at(storage, folder, run_dir.parent)
     refuse_links_at(storage, folder)
     return Mirror(run_dir, storage, folder)

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from pipeline.config.tracking import TrackingConfig
+from pipeline.config.tracking import TrackingConfig, tracking_root
 from pipeline.files.masking import error_line, mask
+from pipeline.runs.layout import RUNS
 from pipeline.runs.links import refuse_links
 from spire_core.errors import ConfigError, RunError
 
@@ -72,9 +73,22 @@ def _safe(name: str) -> str:
 
 
 def check_storage(config: TrackingConfig) -> None:
-    """Raise ConfigError if `tracking.storage` is set and unusable."""
+    """Raise ConfigError if `tracking.storage` is set and unusable, or among the root's runs."""
     if config.storage is not None:
-        open_storage(config.storage)
+        refuse_runs_at(*open_storage(config.storage), tracking_root(config) / RUNS)
+
+
+def refuse_runs_at(storage: "FileSystem", folder: str, runs: Path) -> None:
+    """Raise ConfigError if a storage's folder is that of runs on this machine, or below it.
+
+    A mirror there would delete files of the runs themselves.
+    """
+    real = Path(os.path.realpath(folder))
+    if storage.type_name == "local" and real.is_relative_to(os.path.realpath(runs)):
+        raise ConfigError(
+            f"expected tracking.storage outside of {runs}, where the runs are, got {folder}: "
+            "choose another folder for their copies, or null"
+        )
 
 
 def refuse_links_at(storage: "FileSystem", folder: str) -> None:
@@ -83,7 +97,13 @@ def refuse_links_at(storage: "FileSystem", folder: str) -> None:
         refuse_links(Path(folder))
 
 
-def storage_of(uri: str) -> str:
-    """Return the storage in which a URI `<storage>/<run id>` means a run."""
+def storage_of(uri: str, run_dir: Path) -> str | None:
+    """Return the storage in which a URI `<storage>/<run id>` means a copy of a run.
+
+    None if the URI means the run's own folder.
+    """
+    is_local = uri.startswith("file:")
+    if is_local and os.path.realpath(open_storage(uri)[1]) == os.path.realpath(run_dir):
+        return None
     address, sep, query = uri.partition("?")
     return address.rstrip("/").rpartition("/")[0] + sep + query

@@ -77,7 +77,7 @@ def resume(args: argparse.Namespace) -> Answer:
 
         run_dir = restore(args.run, given, say)
         if not any(word.startswith("tracking.storage=") for word in overrides):
-            given = replace(given, storage=storage_of(args.run))
+            given = replace(given, storage=storage_of(args.run, run_dir))
     else:
         run_dir = find_run(args.run, given)
     check_links(run_dir, tracking_root(given))

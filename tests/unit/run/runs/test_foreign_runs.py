@@ -404,6 +404,16 @@ def test_checkpoints_of_a_storage_follow_no_link(copy: Copy, victim: Path) -> No
     assert contents(victim) == before
 
 
+def test_a_run_at_the_address_of_its_own_folder_is_not_copied_onto_itself(
+    copy: Copy, home: Path
+) -> None:
+    run_dir = home / "runs" / copy.run_id
+    shutil.copytree(copy.folder, run_dir)
+    ended = spire("resume", f"file://{run_dir}", "--quiet", "tracking.enabled=false")
+    assert (ended.code, "it goes on from there" in ended.err) == (0, True)
+    assert "storage/failed_uploads" not in (run_dir / "outbox.jsonl").read_text()
+
+
 # --- a run of one's own -------------------------------------------------------------------------
 
 
