@@ -3,7 +3,7 @@
 import functools
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -92,11 +92,13 @@ class Checkpointer(RoundListener):
         return tuple(sorted({*kept_rounds(self.run_dir), *self._pending}))
 
     def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
+        self._wait_for_all_but(len(self._pending))  # for none: one that failed ends the run now
         if is_checkpoint_due(stats.round_idx + 1, self.config):
             self.take(driver, stats.round_idx + 1)
 
     def interrupted(self, state: ServerState, stats: RoundStats | None) -> None:
         if self.may_resume_after(state.round_idx):
+            self._log_lost(1)  # it must not keep this one from being tried: there may be room again
             self.take_state(state)
 
     def end_rounds(self, error: BaseException | None) -> None:
@@ -115,6 +117,7 @@ class Checkpointer(RoundListener):
                 _log.warning("%s", lost)
         finally:
             self._thread.shutdown()
+            self._log_lost(0)
             drop_unfinished(self.run_dir)
             if self.mirror is not None:
                 self.mirror.close(upload_s)
@@ -152,7 +155,18 @@ class Checkpointer(RoundListener):
             self.mirror.begin(num_rounds_done)
 
     def _wait_for_all_but(self, num_left: int) -> None:
+        """Wait until so many checkpoints at most are pending; raises the first error of one."""
+        for lost in self._lost(num_left):
+            raise lost
+
+    def _log_lost(self, num_left: int) -> None:
+        for lost in self._lost(num_left):
+            _log.warning("%s", lost)
+
+    def _lost(self, num_left: int) -> Iterator[BaseException]:
+        """Yield the errors of checkpoints that are not pending any more, as they are waited for."""
         for done, saved in list(self._pending.items()):
             if saved.done() or len(self._pending) > num_left:
                 del self._pending[done]
-                saved.result()
+                if (error := saved.exception()) is not None:
+                    yield error
