@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.clients.memory import SERVER_ARRAYS
 from pipeline.config.schema import Config
 from pipeline.evaluation.controls import ControlRule
 from pipeline.evaluation.forgetting import forgetting_curve
@@ -33,6 +34,7 @@ from spire_core.config.adapt import can_adapt_together
 from spire_core.methods import CLIENT_EMB, LOCAL
 from spire_core.secure_sum.fixed_point import vector_form
 
+SLICE_ARRAYS = SERVER_ARRAYS // 2  # of masked numbers: the rounds before have had room for twice
 Scores = TypeVar("Scores", AdaptReport, ControlScores)
 
 
@@ -43,7 +45,7 @@ def adapt(
     config, seed = setting.config, setting.config.seed
     mean_emb = None
     if config.mean_part == CLIENT_EMB:
-        mean_emb = mean_part(pool, setting.representative_ids, CLIENT_EMB, pretraining.weights)
+        mean_emb = mean_part(setting, pool, CLIENT_EMB, pretraining.weights)
     pooled, before = population_scores(setting, pool, pretraining)
     reports = adapt_clients(pool, setting.new_ids, pretraining.weights, mean_emb, pooled, config)
     reports = [_testable(setting, report.client_id, report) for report in reports]
@@ -101,20 +103,25 @@ def with_mean_layers(
     if setting.config.mean_part != LOCAL:
         return pretraining
     weights = pretraining.weights.copy()
-    mean = mean_part(pool, setting.representative_ids, LOCAL, weights)
+    mean = mean_part(setting, pool, LOCAL, weights)
     weights[setting.model.layout.parts[LOCAL]] = mean.numpy()
     return replace(pretraining, weights=weights)
 
 
-def mean_part(pool: ClientPool, client_ids: list[int], part: str, weights: np.ndarray) -> Tensor:
-    """Return the mean (n,) of these clients' own parts, from masked parts alone.
+def mean_part(setting: FederationSetup, pool: ClientPool, part: str, weights: np.ndarray) -> Tensor:
+    """Return the mean (n,) of pre-training clients' own parts, from masked parts alone.
 
-    For a client without local layers of its own, those of the backbone `weights` (P,) stand.
+    For a client without local layers of its own, those of the backbone `weights` (P,) stand. The
+    masked parts come in slices of clients, so that memory does not grow with the clients.
     """
-    sums = SecureSums(pool)
+    client_ids, layout = setting.representative_ids, setting.model.layout
+    size = setting.config.model.d_emb if part == CLIENT_EMB else layout.part_size(part)
+    sums, handle = SecureSums(pool), pool.share(weights)
     plan = sums.open(f"mean {part}", client_ids)
-    vectors = pool.run_all("masked_part", client_ids, plan, part, pool.share(weights))
-    total = sums.close(plan, added(vectors), client_ids)
+    total = np.zeros(size, dtype=np.uint64)
+    for some in in_groups(client_ids, max(1, SLICE_ARRAYS * layout.size // size)):
+        total += added(pool.run_all("masked_part", some, plan, part, handle))
+    total = sums.close(plan, total, client_ids)
     return torch.from_numpy(vector_form(len(client_ids)).decode(total) / len(client_ids)).float()
 
 

@@ -583,8 +583,8 @@ def test_a_new_embedding_starts_at_zero_at_the_mean_or_at_random(
         [worker.private_state(i).parts["client_emb"] for i in setting.representative_ids]
     )
     with mask_key(tmp_path, True):
-        ids, weights = setting.representative_ids, np.zeros(setting.model.layout.size)
-        mean = mean_part(LocalClientPool(worker), ids, CLIENT_EMB, weights)
+        weights = np.zeros(setting.model.layout.size)
+        mean = mean_part(setting, LocalClientPool(worker), CLIENT_EMB, weights)
     torch.testing.assert_close(mean, states.mean(0), rtol=0, atol=1e-6)
     starts = {
         init: worker.adapter.start_state(new, init, mean).parts["client_emb"]
