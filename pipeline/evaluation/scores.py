@@ -21,6 +21,7 @@ from spire_core.evaluation.image_metrics import total_variation
 from spire_core.evaluation.kid import KidScore, kid, kid_floor, kid_matrix
 
 NUM_POPULATION_DRAWS = 4  # of clients that draw alike: a few draws, pooled
+CROSS_CLIENTS = 64  # at most of either kind in the matrix of KIDs, whose time grows with all pairs
 
 
 @dataclass(frozen=True)
@@ -233,12 +234,13 @@ def _draw_all(
 
 
 def cross_client_kid(
-    drawn: Sequence[GeneratedSamples], scoring: Scoring
+    by_old: Sequence[GeneratedSamples], by_new: Sequence[GeneratedSamples], scoring: Scoring
 ) -> CrossClientMatrix | None:
     """Return KID of samples of client i (row) against the data of client j (column).
 
-    None without samples, or without features.
+    The clients are the first pre-training and the first new ones. None without samples or features.
     """
+    drawn = [*by_old[:CROSS_CLIENTS], *by_new[:CROSS_CLIENTS]]
     if not drawn or drawn[0].features.shape[1] == 0:
         return None
     client_ids = tuple(d.client_id for d in drawn)

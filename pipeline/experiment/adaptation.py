@@ -49,10 +49,10 @@ def adapt(
     pooled, before = population_scores(setting, pool, pretraining)
     reports = adapt_clients(pool, setting.new_ids, pretraining.weights, mean_emb, pooled, config)
     reports = [_testable(setting, report.client_id, report) for report in reports]
-    drawn = list(pretraining.evaluations[-1].drawn) if pretraining.evaluations else []
     curves = [forgetting_curve(report, config.method, before) for report in reports]
-    drawn += [report.after for report in reports]
-    cross_kid = cross_client_kid(drawn, Scoring(real, config.eval, seed))
+    drawn = pretraining.evaluations[-1].drawn if pretraining.evaluations else ()
+    after = [report.after for report in reports]
+    cross_kid = cross_client_kid(drawn, after, Scoring(real, config.eval, seed))
     has_text = setting.tokens is not None
     controls = pool.run_all("text_controls", setting.new_ids) if has_text else []
     images = _image_controls(setting, pool, pretraining.weights) if config.eval.controls else []

@@ -28,8 +28,8 @@ class Adaptation:
     """Reports and forgetting curves of the new clients, in the same order.
 
     `cross_kid`: KID of the samples of client i (row) against the data of client j (column), for
-    evaluated pre-training clients and new ones. `controls`: with text, the scores of each control
-    by its name, for each new client. `image_controls`: likewise with `eval.controls`.
+    the first evaluated pre-training clients and new ones. `controls`: with text, the scores of each
+    control by its name, for each new client. `image_controls`: likewise with `eval.controls`.
     """
 
     reports: tuple[AdaptReport, ...] = ()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.evaluation import scores
 from pipeline.evaluation.forgetting import ForgettingCurve
 from pipeline.evaluation.scores import (
     RealData,
@@ -92,12 +93,36 @@ def test_each_client_is_held_against_its_own_data() -> None:
 def test_the_matrix_has_generators_in_rows_and_real_data_in_columns() -> None:
     pool: Any = AnsweringPool()
     real = RealData.gather(pool, CLIENTS, {c: np.eye(4)[c] for c in CLIENTS}, EVAL, SEED)
-    matrix = cross_client_kid([drawn(c) for c in CLIENTS], Scoring(real, EVAL, SEED))
+    old, new = [drawn(0)], [drawn(c) for c in CLIENTS[1:]]
+    matrix = cross_client_kid(old, new, Scoring(real, EVAL, SEED))
+    assert matrix is not None
     assert matrix.client_ids == tuple(CLIENTS)
     for i in CLIENTS:
         for j in CLIENTS:
             score = kid(features("real", j, 90), drawn(i).features, 10, 3, SEED)
             assert matrix.values[i, j] == score.mean
+
+
+def test_the_matrix_is_of_the_first_clients_of_either_kind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its cost is that of all pairs; the numbers of those that it has do not depend on the rest."""
+    pool: Any = AnsweringPool()
+    ids = range(6)
+    real = RealData.gather(pool, ids, {c: np.eye(4)[0] for c in ids}, EVAL, SEED)
+    seen = [replace(drawn(c % 4), client_id=c, features=features("drawn", c, 20)) for c in ids]
+    scoring = Scoring(real, EVAL, SEED)
+    whole = cross_client_kid(seen[:3], seen[3:], scoring)
+    monkeypatch.setattr(scores, "CROSS_CLIENTS", 2)
+    some = cross_client_kid(seen[:3], seen[3:], scoring)
+    alone = cross_client_kid(seen[:3], [], scoring)
+    assert whole is not None
+    assert some is not None
+    assert alone is not None
+    assert some.client_ids == (0, 1, 3, 4)
+    assert np.array_equal(some.values, whole.values[np.ix_(some.client_ids, some.client_ids)])
+    assert alone.client_ids == (0, 1)
+    assert cross_client_kid([], [], scoring) is None
 
 
 def test_a_pool_of_features_is_a_sample_of_all_clients() -> None:
