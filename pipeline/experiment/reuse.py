@@ -13,7 +13,7 @@ from pipeline.evaluation.scores import RealData
 from pipeline.federation.setup import FederationSetup
 from pipeline.results.metric_names import DELTA, EPSILON, FINAL_STEP, PRETRAINING
 from pipeline.results.recording import log_evaluation
-from pipeline.runs.layout import CLIENTS, EVALUATIONS
+from pipeline.runs.layout import CHECKPOINTS, CLIENTS, EVALUATIONS, SCORED
 from pipeline.runs.links import refuse_links
 from pipeline.runs.start import check_same
 from pipeline.tracking.outbox import Points, read_points
@@ -49,7 +49,9 @@ def copy_pretraining(
 ) -> None:
     """Copy the last checkpoint, the evaluations and the clients' states of a finished pre-training.
 
-    Raises RunError if it has not finished, has other settings, or holds a link.
+    A run in which this ends early has no checkpoint that counts, and nothing of the other run stays
+    when it begins its own rounds. Raises RunError if the pre-training has not finished, has other
+    settings, or holds a link.
     """
     refuse_links(source)
     state = newest_checkpoint(source, pretrain_fingerprint(config))
@@ -61,9 +63,13 @@ def copy_pretraining(
     store = ClientStore(source / CLIENTS)
     trained = [client_id for client_id in store.client_ids() if client_id in train_ids]
     files = [file for client_id in trained for file in store.versions(client_id)[-1:]]
-    files += sorted((source / EVALUATIONS).glob("*.safetensors"))
+    files += [source / SCORED] if (source / SCORED).exists() else []
     files += sorted(checkpoints(source)[-1].glob("*"))
-    shutil.rmtree(run_dir / CLIENTS, ignore_errors=True)  # of an attempt of its own
+    # The one before the first round comes last: without it no checkpoint counts, and it alone would
+    # stay beside rounds of its own.
+    files += sorted((source / EVALUATIONS).glob("*.safetensors"), reverse=True)
+    for own in (CHECKPOINTS, CLIENTS, EVALUATIONS):  # of an attempt of its own
+        shutil.rmtree(run_dir / own, ignore_errors=True)
     for file in files:
         target = run_dir / file.relative_to(source)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,13 +1,15 @@
 """The pre-training clients that are scored where a secret key draws the cohorts.
 
 A client that has never trained has nothing to score. Who takes part follows from the key alone, and
-whoever simulates the run has it.
+whoever simulates the run has it. `scored.json` names those of the finished pre-training that lies
+beside it, of this run's rounds or of the run whose rounds it has taken over (`reuse`).
 """
 
 from dataclasses import replace
 from pathlib import Path
 
 from pipeline.config.schema import Config
+from pipeline.experiment.reuse import has_pretraining
 from pipeline.federation.participants import first_participants, has_secret_cohorts
 from pipeline.federation.setup import FederationSetup, check_floors
 from pipeline.files.damage import read_object, reading
@@ -24,21 +26,27 @@ def with_participants(
     """Return a setting whose scored pre-training clients take part in the rounds of a run.
 
     `source`: the run whose pre-training is reused; its key is gone, and its folder names them.
-    Raises DataError if a client has too few images for scores, RunError if nobody is named or the
-    file is damaged.
+    Without one, a run that has no finished pre-training will train its own rounds. Raises DataError
+    if a client has too few images for scores, RunError if nobody is named or the file is damaged.
     """
     config = setting.config
     if not has_secret_cohorts(config):
         return setting
-    ids = _read(run_dir, config, "delete this file and resume the run")
-    if ids is None:
-        ids = _participants(config, run_dir) if source is None else _of_source(source, config)
-        write_json(run_dir / SCORED, {"client_ids": ids})
+    ids = _of_run(run_dir, config) if source is None else _of_source(source, config)
     if not ids:  # each cohort was empty, so that any client will do
         return setting
     found = replace(setting, participants=tuple(ids))
     check_floors(found)
     return found
+
+
+def _of_run(run_dir: Path, config: Config) -> list[int]:
+    remedy = "delete this file and resume the run"
+    ids = _read(run_dir, config, remedy) if has_pretraining(run_dir, config) else None
+    if ids is None:
+        ids = _participants(config, run_dir)
+        write_json(run_dir / SCORED, {"client_ids": ids})
+    return ids
 
 
 def _participants(config: Config, run_dir: Path) -> list[int]:
