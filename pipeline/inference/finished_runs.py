@@ -66,6 +66,7 @@ def joining_config(run: SavedRun, overrides: Sequence[str]) -> Config:
     """
     config = run.config
     groups = {"adapt": asdict(config.adapt), "privacy": {"adapt": asdict(config.privacy.adapt)}}
+    groups["adapt"] |= {"tune_epochs": 0}  # of clients of pre-training: see OF_RUNS
     # On these some of them depend.
     groups |= {"method": asdict(config.method)}
     groups |= {"federation": {"num_rounds": config.federation.num_rounds}}

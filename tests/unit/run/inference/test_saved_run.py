@@ -258,6 +258,19 @@ def test_what_a_client_that_arrives_never_reads_is_refused(run: SavedRun, word: 
     joining_config(run, ["adapt.tune_epochs=0", "adapt.group_size=8"])  # their defaults
 
 
+@pytest.mark.parametrize("name", ["lr=0.5", "batch_size=5", "draws=3", "schedule=cosine"])
+@pytest.mark.parametrize("tune_epochs", [0, 2])
+def test_what_a_private_fit_does_not_read_is_refused_of_any_run(
+    run: SavedRun, tune_epochs: int, name: str
+) -> None:
+    """A run whose pre-training clients train on reads it for them alone."""
+    config = replace(run.config, adapt=replace(run.config.adapt, tune_epochs=tune_epochs))
+    joined, words = replace(run, config=config), ["privacy.adapt.epsilon=4", f"adapt.{name}"]
+    with pytest.raises(ConfigError, match=r"^expected privacy\.adapt\.epsilon=null or"):
+        joining_config(joined, words)
+    assert joining_config(joined, words[1:]).adapt.tune_epochs == 0
+
+
 @pytest.mark.parametrize("client_id", [None, 5])
 def test_a_client_is_exported_to_diffusers(
     run: SavedRun, client_id: int | None, tmp_path: Path
