@@ -51,9 +51,10 @@ def inversion_errors(denoise: Denoiser, diffusion: Diffusion, x0: Tensor) -> Ten
     """Return SecMI's t-error (N,) float64 of images x0 (N, C, H, W) (Duan et al. 2023, eq. 9).
 
     Deterministic DDIM steps take an image to t = 100; then one step further and back. Images that
-    the model was trained on come back closer.
+    the model was trained on come back closer. Of a process of two timesteps no step goes before.
     """
-    end, step = scaled(INVERTED_TO, diffusion), scaled(INVERSION_STEP, diffusion)
+    step = scaled(INVERSION_STEP, diffusion)
+    end = min(scaled(INVERTED_TO, diffusion), diffusion.config.num_timesteps - 1 - step)
     errors = []
     for images in x0.split(CHUNK):
         xt, t = images, 0
