@@ -4,6 +4,7 @@ run              `run_experiment`: the stages in order
 launch           the images and the cluster that a run needs
 pools            the client pool and the driver, in this process or on Ray
 pretraining      the rounds of pre-training
+round_recorder   the metrics of every round in the run's record
 scored_clients   the clients that are scored where a secret key draws the cohorts
 evaluator        evaluations between rounds, with scores computed beside the next rounds
 trained_clients  what clients that have trained lose with each other's parts, or gain by tuning

@@ -6,6 +6,7 @@ in `pipeline.results.metrics`.
 
 TRAIN_LOSS, DROPPED = "pretrain/loss", "pretrain/dropped"
 ROUND_S = "time/round_s"  # of every round
+RSS = "memory/rss_bytes"  # of every round without a promise to its clients
 KID_FLOOR = "pretrain/kid/floor"
 EVALUATE_S = "time/evaluate_s"
 EPSILON, DELTA = "privacy/epsilon", "privacy/delta"  # the unit is in a tag

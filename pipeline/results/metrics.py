@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.clients.memory import peak_bytes
 from pipeline.config.federation import FederationConfig
 from pipeline.evaluation.scores import Evaluation, RealData
 from pipeline.federation.messages import OTHER
@@ -67,7 +66,6 @@ def round_metrics(
         "time/track_s": track_s,
         "comm/up_bytes": stats.up_bytes,
         "comm/down_bytes": stats.down_bytes,
-        "memory/rss_bytes": peak_bytes(),
     }
 
 

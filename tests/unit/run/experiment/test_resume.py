@@ -22,11 +22,8 @@ from pipeline.config.schema import Config
 from pipeline.config.tracking import TrackingConfig
 from pipeline.data.glyphs import CHARACTERS, caption_of
 from pipeline.experiment import run
-from pipeline.experiment.pretraining import (
-    RoundRecorder,
-    recorded_rounds,
-    rounds_without_numbers,
-)
+from pipeline.experiment.pretraining import rounds_without_numbers
+from pipeline.experiment.round_recorder import RoundRecorder, recorded_rounds
 from pipeline.experiment.run import resume_experiment, run_experiment
 from pipeline.experiment.watcher import Watcher
 from pipeline.federation.driver import RoundDriver

@@ -189,7 +189,6 @@ def test_each_number_of_a_round_has_its_own_name() -> None:
     )
     unsure = FederationConfig(tau=1, drop_rate=0.1, straggler_rate=0.1)
     found = round_metrics(stats, 11.0, unsure)
-    assert found.pop("memory/rss_bytes") > 2**20
     assert found == {
         "pretrain/loss": 0.5,
         "pretrain/dropped": 4,
