@@ -112,11 +112,11 @@ def check_private_groups(config: Config) -> None:
     Epsilon does not include by how much a client moves the others' summands (docs/privacy.md).
     Simulated rounds promise nothing to their clients, and may have groups.
     """
-    engine, rounds = config.client.engine, config.privacy.rounds
-    given = config.privacy.noise_key is not None
-    is_simulated = given or rounds.noise_cohort not in (None, config.federation.cohort_size)
+    engine, privacy = config.client.engine, config.privacy
+    sizes = (config.federation.cohort_size, privacy.noise_key is not None)
+    has_promise = privacy.rounds.is_on and not privacy.rounds.is_simulated(*sizes)
     require(
-        not rounds.is_on or is_simulated or config.resolved_client.engine == "loop",
+        not has_promise or config.resolved_client.engine == "loop",
         "client.engine=loop with privacy.rounds.epsilon",
         f"{engine}, which groups clients below a width of {WIDE}" if engine == "auto" else engine,
         "a client moves the rounding of others in its group, and epsilon does not include that",

@@ -112,6 +112,13 @@ class PrivateRoundsConfig:
     def is_on(self) -> bool:
         return self.epsilon is not None
 
+    def is_simulated(self, cohort_size: int, has_given_key: bool) -> bool:
+        """Return whether the promise does not hold for the very clients of a run.
+
+        Somebody may know the noise, or it is that of a larger cohort.
+        """
+        return has_given_key or self.noise_cohort not in (None, cohort_size)
+
     @property
     def is_sampled(self) -> bool:
         """Whether each client is drawn by itself (Poisson), so that a round may have none."""

@@ -53,8 +53,9 @@ class RoundsGuarantee:
     """(epsilon, delta)-differential privacy of one client after `num_rounds` rounds at most.
 
     `noise_multiplier`: z, of a cohort of `noise_cohort` clients, each drawn with the chance
-    `sampling_rate`. `cohort_size`: the clients that are simulated on average. `has_given_key`:
-    somebody may know the noise. `cyclic`: the rounds whose cohorts are not drawn by chance.
+    `sampling_rate`. `cohort_size`: the clients that are simulated on average. `is_simulated`: the
+    promise does not hold for these very clients. `cyclic`: the rounds whose cohorts are not drawn
+    by chance.
     """
 
     epsilon: float
@@ -66,7 +67,7 @@ class RoundsGuarantee:
     cohort_size: int
     clip_norm: float
     clip_quantile: float | None
-    has_given_key: bool
+    is_simulated: bool
     cyclic: CyclicRounds | None = None
 
     @property
@@ -76,8 +77,8 @@ class RoundsGuarantee:
 
     @property
     def source(self) -> str:
-        """`secret`, or `simulated` where the promise does not hold for these very clients."""
-        return "simulated" if self.is_scaled or self.has_given_key else "secret"
+        """`secret`, or `simulated`."""
+        return "simulated" if self.is_simulated else "secret"
 
     def spent(self, num_rounds: int) -> float:
         """Return the epsilon of so many rounds."""
@@ -174,7 +175,7 @@ def rounds_guarantee(
         cohort_size=cohort_size,
         clip_norm=settings.clip_norm,
         clip_quantile=settings.clip_quantile,
-        has_given_key=has_given_key,
+        is_simulated=settings.is_simulated(cohort_size, has_given_key),
         cyclic=cyclic,
     )
 
