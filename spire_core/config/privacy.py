@@ -8,6 +8,7 @@ from spire_core.config.checks import Choice, Range, check_fields, require
 from spire_core.errors import ConfigError
 
 LABEL = "given:"  # how the label of a given noise key begins
+SMALLEST_CLIP = 1e-30  # far below it, a vector over the clip norm has no finite float64
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class PrivateAdaptConfig:
         float | None, Range(above=0, below=1, advice="null takes 1/(10 n) for n images")
     ] = None
     clip_norm: Annotated[
-        float | None, Range(above=0, at_most=1e6, advice="null chooses it without private images")
+        float | None, Range(SMALLEST_CLIP, 1e6, advice="null chooses it without private images")
     ] = None
     noise_multiplier: Annotated[
         float | None, Range(above=0, at_most=1e6, advice="null takes what the budget allows")
@@ -86,7 +87,7 @@ class PrivateRoundsConfig:
         float | None, Range(above=0, below=1, advice="null takes N^-1.1 for N clients")
     ] = None
     clip_norm: Annotated[
-        float, Range(above=0, at_most=1e6, advice="it bounds a client's change, by 0.5, say")
+        float, Range(SMALLEST_CLIP, 1e6, advice="it bounds a client's change, by 0.5, say")
     ] = 0.5
     clip_quantile: Annotated[
         float | None, Range(above=0, below=1, advice="0.5 is usual, null keeps the clip norm")

@@ -16,7 +16,7 @@ import math
 from dataclasses import dataclass
 
 from spire_core.config.checks import require
-from spire_core.config.privacy import PrivateRoundsConfig
+from spire_core.config.privacy import SMALLEST_CLIP, PrivateRoundsConfig
 from spire_core.errors import BudgetError
 from spire_core.privacy.accounting import check_budget, check_noise, epsilon_spent, noise_for
 from spire_core.privacy.correlated import CyclicRounds, cyclic_rounds
@@ -112,11 +112,13 @@ class RoundsGuarantee:
     def next_clip(self, clip_norm: float, share_within: float | None) -> float:
         """Return the clip norm after a round, of which so large a share was within it.
 
-        C <- C exp(-0.2 (b - quantile)); Andrew et al. 2021, section 2.
+        C <- C exp(-0.2 (b - quantile)); Andrew et al. 2021, section 2. Never below what a setting
+        may be: changes of length 0 are within any.
         """
         if self.clip_quantile is None or share_within is None:
             return clip_norm
-        return clip_norm * math.exp(-CLIP_RATE * (share_within - self.clip_quantile))
+        factor = math.exp(-CLIP_RATE * (share_within - self.clip_quantile))
+        return max(SMALLEST_CLIP, clip_norm * factor)
 
     def as_texts(self) -> dict[str, str]:
         """Return the promise as named texts, for the tags of a run."""

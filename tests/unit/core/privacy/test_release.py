@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, kstest
 
-from spire_core.config.privacy import PrivateAdaptConfig
+from spire_core.config.privacy import SMALLEST_CLIP, PrivateAdaptConfig
 from spire_core.privacy.guarantee import guarantee_of
 from spire_core.privacy.noise import SecretNoise, key_of
 from spire_core.privacy.release import GRID, BoundedSum
@@ -30,7 +30,7 @@ def total(rows: torch.Tensor, clip_norm: float) -> torch.Tensor:
 
 
 @settings(max_examples=300, deadline=None)
-@given(vectors, st.floats(1e-6, 1e3), st.data())
+@given(vectors, st.floats(SMALLEST_CLIP, 1e3), st.data())
 def test_one_vector_changes_the_sum_by_at_most_the_clip_norm(
     rows: list[list[float]], clip_norm: float, data: st.DataObject
 ) -> None:
