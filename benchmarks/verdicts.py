@@ -4,8 +4,9 @@
 
 The first one has the primary comparisons of new clients: ratios alone, of scores of which the lower
 one is better. A study joins with its rows. The second one has the single new clients of the world
-that is about coverage, the third one scores over the length of pre-training. What is drawn is
-written beside each figure, and a test works it out again.
+that is about coverage, the third one scores over the length of pre-training, the fourth one what
+longer fits buy and cost. What is drawn is written beside each figure, and a test works it out
+again.
 """
 
 import csv
@@ -18,6 +19,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from benchmarks.ended import ended
+from benchmarks.fit_prices import OfFit, fits, prices_figure
 from benchmarks.published import Published, study_rows
 from benchmarks.published_scores import by_seed
 from benchmarks.recompute import DOCS, findings_of, groups_of, lines_of
@@ -40,6 +42,8 @@ COVERAGE = FIGURE.with_name("coverage.png")
 CLIENTS = COVERAGE.with_suffix(".csv")
 LENGTH = FIGURE.with_name("length.png")
 LENGTHS = LENGTH.with_suffix(".csv")
+PRICES = FIGURE.with_name("fit_prices.png")
+FITS = PRICES.with_suffix(".csv")
 FT = "full fine-tuning"
 NAMES: dict[str, dict[str, str]] = {  # of a comparison: by study, then by method and a setting
     "study-worlds-cpu": {
@@ -184,12 +188,15 @@ def main(words: Sequence[str]) -> int:
     points = lengths()
     write_table(LENGTHS, points)
     write_whole(LENGTH, png_bytes(length_figure(points)))
-    for figure in (FIGURE, COVERAGE, LENGTH):
+    found = fits()
+    write_table(FITS, found)
+    write_whole(PRICES, png_bytes(prices_figure(found)))
+    for figure in (FIGURE, COVERAGE, LENGTH, PRICES):
         print(figure.relative_to(DOCS.parent))
     return 0
 
 
-def write_table(path: Path, rows: Sequence[Bar | Point | OfLength]) -> None:
+def write_table(path: Path, rows: Sequence[Bar | Point | OfLength | OfFit]) -> None:
     """Write what a figure shows, a line each."""
     table = io.StringIO()
     names = [field.name for field in fields(rows[0])]

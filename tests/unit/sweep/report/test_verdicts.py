@@ -2,14 +2,18 @@
 
 import math
 from dataclasses import asdict, replace
+from itertools import product
 
 import pytest
 
+from benchmarks.fit_prices import WORLDS, fits
 from benchmarks.published import Published, agree, read_rows, study_rows
 from benchmarks.published_values import published_values
 from benchmarks.verdicts import (
     BARS,
     CLIENTS,
+    FITS,
+    FT,
     LENGTHS,
     NAMES,
     bars_of,
@@ -61,6 +65,15 @@ def test_the_lengths_of_the_third_figure_are_those_of_the_rows() -> None:
     assert [pair for pair in pairs if not agree(pair[0], str(pair[1]))] == []
     spire = {one["rounds"]: one for one in found if one["name"] == "SPIRE"}
     assert f"{spire[600]['lowest']:.3f}" == "0.832"  # seed 10, as results.md says
+
+
+def test_the_fits_of_the_fourth_figure_are_those_of_the_rows() -> None:
+    committed = read_rows(FITS)
+    found = [asdict(one) for one in fits()]
+    assert [row.keys() for row in committed] == [one.keys() for one in found]
+    pairs = [(row[k], v) for row, one in zip(committed, found, strict=True) for k, v in one.items()]
+    assert [pair for pair in pairs if not agree(pair[0], str(pair[1]))] == []
+    assert {(one["world"], one["name"]) for one in found} >= set(product(WORLDS, ("SPIRE", FT)))
 
 
 def test_a_published_slope_is_that_of_the_clients() -> None:
