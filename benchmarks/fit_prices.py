@@ -109,8 +109,8 @@ def _draw(axes: "Axes", found: Sequence[OfFit]) -> None:
             places = [fit.excess for fit in line], [fit.kid for fit in line]
             axes.plot(*places, color=OKABE_ITO[style], linewidth=1, zorder=2)
             for x, y, fit in zip(*places, line, strict=True):
-                look = {"color": OKABE_ITO[style], "marker": MARKERS[style], "label": name}
-                axes.scatter(x, y, SIZES[fit.steps] ** 2, zorder=3, **look)
+                size, colour, marker = SIZES[fit.steps], OKABE_ITO[style], MARKERS[style]
+                axes.scatter(x, y, size**2, colour, marker, zorder=3, label=name)
     axes.axvline(0, color=GREY, linewidth=0.8, zorder=0)
     kid = fmean(fit.kid_copies for fit in found)
     axes.axhline(kid, color=GREY, linestyle=":", label=COPIES, zorder=0)
