@@ -8,6 +8,7 @@ from pipeline.config.tracking import TrackingConfig
 from pipeline.files.masking import mask
 from pipeline.tracking.mlflow_queries import readable_uri
 from pipeline.tracking.mlflow_session import first_contact
+from pipeline.tracking.mlflow_settings import time_for
 from spire_core.errors import ClusterError
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def attach(
         with first_contact(uri) as client:
             for file in files:
                 place = Path("report", file.relative_to(folder).parent)
-                client.log_artifact(run_id, str(file), place.as_posix())
+                with time_for(file):
+                    client.log_artifact(run_id, str(file), place.as_posix())
             _describe(client, run_id, note)
     except (ClusterError, MlflowException, OSError) as error:
         raise ClusterError(

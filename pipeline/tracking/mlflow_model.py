@@ -17,6 +17,7 @@ from pipeline.config.plugins import named_outside
 from pipeline.files.json_files import read_json
 from pipeline.runs.layout import CLIENT_FILE
 from pipeline.tracking.mlflow_errors import is_retryable, patiently
+from pipeline.tracking.mlflow_settings import time_for
 from pipeline.tracking.relay import Refusal
 from spire_core.errors import ConfigError
 
@@ -66,7 +67,8 @@ def log_model(
         except Exception as error:  # only local files are involved, so that it is final
             client.finalize_logged_model(model.model_id, "FAILED")
             raise Refusal(f"the model cannot be saved: {error}") from error
-        _send_files(client, model.model_id, Path(scratch, "model"), sent)
+        with time_for(Path(scratch, "model")):
+            _send_files(client, model.model_id, Path(scratch, "model"), sent)
     patiently(lambda: client.finalize_logged_model(model.model_id, "READY"))
     known = run.outputs.model_outputs if run.outputs is not None else []
     if model.model_id not in {output.model_id for output in known}:

@@ -5,7 +5,6 @@ Here too, mlflow is imported only inside functions.
 
 import contextlib
 import logging
-import os
 import shlex
 import sqlite3
 import uuid
@@ -17,24 +16,16 @@ from pipeline.config.tracking import TrackingConfig, sqlite_path, tracking_root
 from pipeline.files.atomic import open_own
 from pipeline.files.masking import error_line, mask
 from pipeline.tracking.mlflow_errors import UNKNOWN, is_retryable, patiently
+from pipeline.tracking.mlflow_settings import quiet_mlflow, soon, without_retries
 from spire_core.errors import ConfigError, RunError, StoreError, first_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-QUIET = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    # An unanswered request is given up soon: the relay knows better when to try again.
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-}
 CREATION = "spire.creation"  # the tag by which a run is found if the answer to its creation is lost
 QUOTES = "'\")"  # in which urllib3 wraps the message of a cause
 LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-FIRST_CONTACT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +33,7 @@ _log = logging.getLogger(__name__)
 @contextlib.contextmanager
 def first_contact(uri: str) -> "Iterator[MlflowClient]":
     """Yield a client; whatever the store raises meanwhile becomes one sentence, within seconds."""
-    _quiet_mlflow()
+    quiet_mlflow()
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError  # raised for an unreadable address
@@ -52,7 +43,7 @@ def first_contact(uri: str) -> "Iterator[MlflowClient]":
         _check_database(path)
     lock = contextlib.nullcontext() if path is None else _creation_lock(path)
     try:
-        with lock, _first_contact_settings():
+        with lock, soon():
             yield MlflowClient(uri)
     except (
         MlflowException,
@@ -71,37 +62,6 @@ def _reason(error: Exception) -> str:
     text = mask(first_line(error))
     _, is_wrapped, cause = text.rpartition("(Caused by ")
     return f"no answer, {cause.rstrip(QUOTES).rpartition(': ')[2]}" if is_wrapped else text
-
-
-def _quiet_mlflow() -> None:
-    """Import mlflow without telemetry and without messages about creating a database."""
-    for key, value in QUIET.items():
-        os.environ.setdefault(key, value)
-    import mlflow  # noqa: F401  (it sets its loggers' levels when it is imported)
-
-    for name in ("mlflow", "alembic"):
-        logger = logging.getLogger(name)
-        logger.setLevel(max(logger.level, logging.WARNING))
-    # This logger repeats, as a traceback, each database error that is raised as well.
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-
-
-@contextlib.contextmanager
-def _first_contact_settings() -> Iterator[None]:
-    """Shorten the time-outs for a first contact, except those that the user has set."""
-    ours = {key: value for key, value in FIRST_CONTACT.items() if os.environ[key] == QUIET[key]}
-    with _settings(ours):
-        yield
-
-
-@contextlib.contextmanager
-def _settings(values: Mapping[str, str]) -> Iterator[None]:
-    before = {key: os.environ[key] for key in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        os.environ.update(before)
 
 
 def _check_database(path: Path) -> None:
@@ -181,7 +141,7 @@ def create_run(
         return found[0] if found else create()
 
     def create() -> "Run":
-        with _settings({"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}):
+        with without_retries():
             return client.create_run(
                 experiment_id, tags={**tags, CREATION: creation}, run_name=run_name
             )

@@ -20,6 +20,7 @@ from pipeline.tracking.artifacts import preview_name
 from pipeline.tracking.mlflow_errors import UNKNOWN, is_retryable, patiently
 from pipeline.tracking.mlflow_model import log_model
 from pipeline.tracking.mlflow_session import run_of
+from pipeline.tracking.mlflow_settings import time_for
 from pipeline.tracking.outbox import ENDED, Entry
 from pipeline.tracking.relay import MAX_METRICS, Refusal, UnknownRunError
 
@@ -197,7 +198,8 @@ class MlflowSink:
         if not path.is_file():
             raise Refusal(f"expected a file at {path}, got none")
         to = None if place == "." else place
-        patiently(partial(self._client.log_artifact, self._run_id, str(path), to))
+        with time_for(path):
+            patiently(partial(self._client.log_artifact, self._run_id, str(path), to))
 
     def _own(self, name: str, below: str = "") -> Path:
         """Return a path inside the run's folder; Refusal if it, or a link below it, leads outside.

@@ -206,9 +206,9 @@ def _tell(answer: socket.socket, what: int | str) -> None:
 def import_packages() -> str:
     """Import what commands import; return what stands against a fork, if anything does."""
     if "mlflow" not in sys.modules:
-        from pipeline.tracking.mlflow_session import _quiet_mlflow
+        from pipeline.tracking.mlflow_settings import quiet_mlflow
 
-        _quiet_mlflow()
+        quiet_mlflow()
         for name in PACKAGES:
             importlib.import_module(name)
         if not (pid := os.fork()):  # OpenBLAS ends its threads at a fork, until it needs some

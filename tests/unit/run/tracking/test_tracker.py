@@ -35,7 +35,8 @@ from pipeline.runs.layout import REFUSED, RESULT
 from pipeline.runs.model_files import save_client, save_run
 from pipeline.runs.record import experiment_of, find_run
 from pipeline.tracking.mlflow_model import MODEL_NEEDS, keep_published, needs_of
-from pipeline.tracking.mlflow_session import QUIET, in_store
+from pipeline.tracking.mlflow_session import in_store
+from pipeline.tracking.mlflow_settings import QUIET
 from pipeline.tracking.mlflow_sink import MlflowSink
 from pipeline.tracking.outbox import read_points
 from pipeline.tracking.relay import Refusal
