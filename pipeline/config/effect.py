@@ -13,7 +13,13 @@ from pipeline.config.place_switches import OF_RUNS, PLACES
 from pipeline.config.schema import Config
 from pipeline.config.secure_rules import check_dropping
 from pipeline.config.switches import OF_RESULTS, Switch, off_switch
-from pipeline.config.tracking import TrackingConfig, sqlite_path, tracking_uri
+from pipeline.config.tracking import (
+    MAX_EXPERIMENT,
+    MAX_RUN_NAME,
+    TrackingConfig,
+    sqlite_path,
+    tracking_uri,
+)
 from spire_core.config.checks import require
 from spire_core.config.client import WIDE
 from spire_core.config.privacy import refuse_label
@@ -50,11 +56,19 @@ def check_beginning(config: Config) -> None:
     check_dropping(config.federation, config.method, config.privacy)
     check_private_groups(config)
     check_private_backbone(config)
-    check_experiment(config.tracking)
+    check_names(config.tracking)
 
 
-def check_experiment(tracking: TrackingConfig) -> None:
-    """Raise ConfigError for MLflow's own experiment in a database: its artifacts lie elsewhere."""
+def check_names(tracking: TrackingConfig) -> None:
+    """Raise ConfigError for a name that a database of MLflow has no room for, or a wrong one.
+
+    Wrong is MLflow's own experiment in a database of ours: its artifacts lie elsewhere.
+    """
+    limits = {"experiment": MAX_EXPERIMENT, "run_name": MAX_RUN_NAME}
+    for name, most in limits.items():
+        num = len(getattr(tracking, name) or "")
+        expected = f"at most {most} characters in tracking.{name}"
+        require(num <= most or not tracking.enabled, expected, num, "choose a shorter one")
     is_own = tracking.enabled and tracking.experiment == "Default"
     require(
         not is_own or sqlite_path(tracking_uri(tracking)) is None,

@@ -15,6 +15,7 @@ from spire_core.config.checks import Range, check_fields, hint, require
 
 UI_HOST, UI_PORT = "127.0.0.1", 5000  # of the `mlflow ui` that `ui_command` names
 STORES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql")  # of MLflow, and databricks
+MAX_RUN_NAME, MAX_EXPERIMENT = 250, 256  # characters that MLflow's databases have room for
 SERVERS = ("http://", "https://", "databricks")
 
 

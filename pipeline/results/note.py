@@ -10,9 +10,11 @@ from pipeline.config.load import load_config, preset_names
 from pipeline.config.safe_yaml import read_plain, write_value
 from pipeline.config.schema import Config
 from pipeline.results.result import Result
+from pipeline.tracking.attachments import NOTE_CHARS
 from spire_core.errors import ConfigError
 
 BASE = "mnist-cpu"  # of a run whose preset is not known
+CUT = " ... (config/resolved.yaml has all of it) ... "  # instead of a long command's middle
 LOCAL = ("tracking.", "resources.", "data.root")  # make no difference to the result
 SCORES = {
     "KID of pre-training clients": ("final/pretrain_kid_mean",),
@@ -25,11 +27,7 @@ SCORES = {
 
 def setting_note(config: Config, preset: str | None) -> str:
     """Return the description of a run that has begun."""
-    federation = config.federation
-    title = f"**{config.method.name}** on {config.data.name}, seed {config.seed}"
-    size = f"{federation.num_clients} clients and {federation.num_new_clients} new ones"
-    text = f"{title}: {size}, {federation.num_rounds} rounds."
-    return f"{text}\n\n```\n{run_command(config, preset)}\n```"
+    return _note(config, preset)
 
 
 def result_note(result: Result, preset: str | None) -> str:
@@ -39,7 +37,20 @@ def result_note(result: Result, preset: str | None) -> str:
     diagnosis = f"- diagnosis: {names or 'no known failure recognised'}"
     promise = result.adaptation.privacy_sentence
     found = "\n".join([scores, *([f"- {promise}"] if promise else []), diagnosis])
-    return f"{setting_note(result.setting.config, preset)}\n\n{found}".strip()
+    return _note(result.setting.config, preset, f"\n\n{found}".rstrip())
+
+
+def _note(config: Config, preset: str | None, found: str = "") -> str:
+    """Return a description that MLflow takes whole; a long command loses its middle."""
+    federation, command = config.federation, run_command(config, preset)
+    title = f"**{config.method.name}** on {config.data.name}, seed {config.seed}"
+    size = f"{federation.num_clients} clients and {federation.num_new_clients} new ones"
+    text = f"{title}: {size}, {federation.num_rounds} rounds."
+    room = NOTE_CHARS - len(f"{text}\n\n```\n\n```{found}")
+    if len(command) > room:
+        half = (room - len(CUT)) // 2
+        command = f"{command[:half]}{CUT}{command[-half:]}"
+    return f"{text}\n\n```\n{command}\n```{found}"
 
 
 def run_command(config: Config, preset: str | None) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from pipeline.config.tracking import TrackingConfig, tracking_root, tracking_uri
+from pipeline.config.tracking import MAX_RUN_NAME, TrackingConfig, tracking_root, tracking_uri
 from pipeline.files.masking import mask
 from pipeline.runs.layout import RECORD
 from pipeline.runs.ownership import Begun, begun_here, check_addresses, name_address, note_begun
@@ -27,7 +27,7 @@ from pipeline.tracking.mlflow_session import (
     first_contact,
     stage_of,
 )
-from pipeline.tracking.mlflow_sink import MlflowSink
+from pipeline.tracking.mlflow_sink import MAX_TAG, MlflowSink
 from pipeline.tracking.origin import origin_tags
 from pipeline.tracking.relay import Sink
 from pipeline.tracking.relay_thread import RelayThread
@@ -108,7 +108,8 @@ class Tracker(RunLog):
         """Create a run (and its store and experiment, if they are new) and return its tracker.
 
         `config.run_name`, if set, replaces `run_name`. `parent_run_id` nests the run below a sweep,
-        a run of the kind "sweep". `find_run` tells kinds apart.
+        a run of the kind "sweep". `find_run` tells kinds apart. Longer names and tags than every
+        store of MLflow takes are cut in the store.
         ConfigError if the settings cannot be used; ClusterError, within seconds, if the store
         does not answer or refuses. A run whose folder cannot be made ends as FAILED.
         """
@@ -120,10 +121,12 @@ class Tracker(RunLog):
             return NullTracker(run_id, make_run_dir(config, run_id, run_name, None, kind))
         uri = tracking_uri(config)
         with first_contact(uri) as client:
-            masked = {key: mask(value) for key, value in (origin_tags() | dict(tags)).items()}
+            given = origin_tags() | dict(tags)
+            masked = {key: mask(value)[:MAX_TAG] for key, value in given.items()}
             if parent_run_id is not None:
                 masked["mlflow.parentRunId"] = parent_run_id
-            info = create_run(client, experiment_id(client, config, uri), run_name, masked).info
+            place, name = experiment_id(client, config, uri), run_name[:MAX_RUN_NAME]
+            info = create_run(client, place, name, masked).info
         run_id = info.run_id
         with failed_if_not_begun(client, run_id):
             note_begun(tracking_root(config), run_id, Begun(uri, [info.artifact_uri or ""]))

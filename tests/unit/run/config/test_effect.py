@@ -86,6 +86,16 @@ def test_the_experiment_is_not_mlflows_own_whose_artifacts_lie_elsewhere(
     load_typed("smoke", [*words, "tracking.uri=http://127.0.0.1:5000"])
 
 
+@pytest.mark.parametrize(("key", "most"), [("experiment", 256), ("run_name", 250)])
+def test_a_name_fits_into_a_database(key: str, most: int) -> None:
+    fits, long = (f"tracking.{key}={'x' * size}" for size in (most, most + 1))
+    load_typed("smoke", [fits])
+    load_config("smoke", [long])  # a run that has begun in SQLite may have it
+    sentence = rf"at most {most} characters in tracking\.{key}, got {most + 1}: choose"
+    with pytest.raises(ConfigError, match=sentence):
+        load_typed("smoke", [long])
+
+
 @pytest.mark.parametrize("text", ["model.text=words", "model.text=sentences model.words=[]"])
 def test_prompts_are_not_guided_away_from_a_null_text_that_no_round_trains(text: str) -> None:
     words = [*text.split(), "client.text_dropout=0"]

@@ -2,12 +2,15 @@
 
 import shlex
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from pipeline.config.load import load_config
 from pipeline.config.schema import Config
-from pipeline.results.note import run_command, setting_note
+from pipeline.results.note import CUT, result_note, run_command, setting_note
+from pipeline.tracking.attachments import NOTE_CHARS
 
 METADATA = "data.metadata=table.csv"
 CHANGES = (
@@ -55,3 +58,29 @@ def test_a_run_that_has_begun_is_described() -> None:
     text = setting_note(load_config("smoke", ["method=local", "seed=3"]), "smoke")
     assert text.startswith("**local** on mnist, seed 3: ")
     assert "spire run smoke seed=3 method.name=local\n" in text
+
+
+def test_a_long_command_leaves_room_for_the_scores() -> None:
+    words = ",".join(f"word{i}" for i in range(9000))
+    changes = ["model.text=words", f"model.words=[{words}]", "client.lr=0.5"]
+    config = load_config("fonts-cpu", changes)
+    assert len(run_command(config, "fonts-cpu")) > 8000
+    adaptation = SimpleNamespace(privacy_sentence="a promise")
+    result: Any = SimpleNamespace(
+        setting=SimpleNamespace(config=config),
+        metrics={"final/pretrain_kid_mean": 0.25},
+        diagnoses=[],
+        adaptation=adaptation,
+    )
+    begun, ended = setting_note(config, "fonts-cpu"), result_note(result, "fonts-cpu")
+    for text in (begun, ended):
+        assert NOTE_CHARS - 2 < len(text) <= NOTE_CHARS
+        _, block, found = text.split("```")
+        assert block.startswith("\nspire run fonts-cpu ")
+        assert CUT in block
+        assert block.endswith(" client.lr=0.5\n")
+    assert found.strip().splitlines() == [
+        "- KID of pre-training clients: 0.25",
+        "- a promise",
+        "- diagnosis: no known failure recognised",
+    ]

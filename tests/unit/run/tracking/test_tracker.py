@@ -33,7 +33,7 @@ from pipeline.files.revision import git_revision
 from pipeline.inference.saved_run import SavedRun
 from pipeline.runs.layout import REFUSED, RESULT
 from pipeline.runs.model_files import save_client, save_run
-from pipeline.runs.record import experiment_of, find_run
+from pipeline.runs.record import experiment_of, find_run, read_record
 from pipeline.tracking.mlflow_model import MODEL_NEEDS, keep_published, needs_of
 from pipeline.tracking.mlflow_session import in_store
 from pipeline.tracking.mlflow_settings import QUIET
@@ -92,6 +92,15 @@ def test_the_default_store_and_the_runs_lie_under_the_root(store: TrackingConfig
     assert tracker.run_dir == root / "runs" / tracker.run_id
     assert tracker.run_dir.is_dir()
     assert (root / "artifacts" / tracker.run_id / "artifacts" / "a.json").is_file()
+
+
+def test_a_run_begins_in_a_database_that_refuses_long_texts(store: TrackingConfig) -> None:
+    """SQLite takes any; PostgreSQL and MySQL refuse a tag of 8,001 characters, or a name of 251."""
+    with Tracker.start(store, "n" * 300, {"note": "x" * 9000}) as tracker:
+        pass
+    run = read_run(store, tracker)
+    assert (run.info.run_name, run.data.tags["note"]) == ("n" * 250, "x" * 8000)
+    assert read_record(tracker.run_dir)["run_name"] == "n" * 300
 
 
 def test_the_default_root_is_the_current_directory(
