@@ -1,7 +1,9 @@
 """A client of a finished run as a pipeline of diffusers, in a folder like `model.backbone`."""
 
+import contextlib
 import dataclasses
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -21,16 +23,31 @@ from spire_core.pretrained.own_folder import Sampling, copy_code, write_own
 def write_pipeline(run: SavedRun, client_id: int | None, folder: Path) -> None:
     """Write a client, or the population, as a folder that diffusers loads, and `model.backbone`.
 
-    RunError for an unknown client, and for a folder that is not empty.
+    RunError for an unknown client, and for a folder that is not empty. What fails leaves nothing.
     """
     state = run.client_state(client_id)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"expected a new folder, got {folder}, which is there: name another")
     net, client_emb = run.model.net, load_client(run.model, run.weights, state)
-    if isinstance(net, PretrainedNet):
-        _write_retrofitted(net, client_emb, folder)
-    else:
-        _write_own(run, net, client_emb, folder)
+    with _whole(folder):
+        if isinstance(net, PretrainedNet):
+            _write_retrofitted(net, client_emb, folder)
+        else:
+            _write_own(run, net, client_emb, folder)
+
+
+@contextlib.contextmanager
+def _whole(folder: Path) -> Iterator[None]:
+    """Remove what the block has written into a new or empty folder, if it raises."""
+    is_new = not folder.exists()
+    try:
+        yield
+    except BaseException:
+        for path in list(folder.iterdir()) if folder.is_dir() else ():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if is_new and folder.is_dir():
+            folder.rmdir()
+        raise
 
 
 def _write_own(run: SavedRun, net: UNet, client_emb: Tensor | None, folder: Path) -> None:
