@@ -74,7 +74,7 @@ def resume(
     from pipeline.runs.folder import load_result
     from pipeline.runs.ownership import check_links
     from pipeline.runs.record import find_run
-    from pipeline.runs.start import load_start
+    from pipeline.runs.start import load_resumed
     from spire_core.errors import RunError
 
     words = _words(settings, CHANGEABLE)
@@ -87,7 +87,7 @@ def resume(
         raise RunError(
             f'expected an interrupted run, got {run_id}, which has finished: spire.load("{run_id}")'
         )
-    config, preset = load_start(run_dir, given, words)
+    config, preset = load_resumed(run_dir, given, words)
     with ready_for(config, say, begins=False):
         from pipeline.experiment.run import resume_experiment
 

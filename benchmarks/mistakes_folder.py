@@ -27,7 +27,7 @@ def furnish(folder: Path) -> None:
 
     for run_id, (name, settings, clients) in RUNS.items():
         _make_run(folder / "runs" / run_id, name, settings, clients)
-    _write_record(folder / "runs" / "cdefabcd", "stopped")
+    _make_stopped(folder / "runs" / "cdefabcd", "stopped")
     (folder / "empty").mkdir()
     (folder / "notes.txt").write_text("notes\n")
     for place in ("flat", "photos/cats", "photos/dogs"):
@@ -66,6 +66,15 @@ def _make_run(folder: Path, name: str, settings: Sequence[str], clients: Sequenc
         save_client(folder / "model", client_id, {"client_emb": torch.zeros(config.model.d_emb)})
     _write_record(folder, name)
     (folder / "result.json").write_text('{"metrics": {}}')
+
+
+def _make_stopped(folder: Path, name: str) -> None:
+    """Write a run without a store that has not finished."""
+    from pipeline.config.load import load_config
+    from pipeline.runs.start import save_start
+
+    _write_record(folder, name)
+    save_start(folder, load_config("smoke", ["tracking.enabled=false"]), "smoke", {})
 
 
 def _write_record(folder: Path, name: str) -> None:

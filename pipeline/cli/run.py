@@ -67,7 +67,7 @@ def resume(args: argparse.Namespace) -> Answer:
     from pipeline.runs.folder import load_result
     from pipeline.runs.ownership import READ, check_links
     from pipeline.runs.record import find_run
-    from pipeline.runs.start import load_start
+    from pipeline.runs.start import load_resumed
 
     overrides = allowed(args.words, (*CHANGEABLE, *(f"{key}=" for key in READ)))
     given = load_config(None, overrides).tracking
@@ -91,7 +91,7 @@ def resume(args: argparse.Namespace) -> Answer:
         return Answer(f"run {run_id} has finished: spire sample {run_id}", result)
     from pipeline.experiment.launch import ready_for
 
-    config, preset = load_start(run_dir, given, overrides)
+    config, preset = load_resumed(run_dir, given, overrides)
     with ready_for(config, say, begins=False):
         from pipeline.experiment.run import resume_experiment
 

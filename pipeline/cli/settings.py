@@ -61,7 +61,12 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _other(value: Any) -> Any:
-    """Return a value that JSON has no word for as one that it has: a text in the end."""
+    """Return a value that JSON has no word for as one that it has: a text in the end.
+
+    TypeError for bytes, whose encoding nobody has said.
+    """
+    if isinstance(value, bytes | bytearray | memoryview):
+        raise TypeError(f"{type(value).__name__} {bytes(value)!r:.100}")
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, range):

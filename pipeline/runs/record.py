@@ -4,6 +4,7 @@ The record of a run is `tracking.json` in its folder `<root>/runs/<run id>/`: id
 and the address of its tracking store.
 """
 
+import errno
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -91,7 +92,7 @@ def find_run(
     or several.
     """
     runs = tracking_root(config) / "runs"
-    if run and (runs / run / RECORD).is_file():
+    if run and _is_run(runs / run):
         read_record(runs / run)  # raises if this very record is damaged
     records = [r for r in _records(runs) if r["kind"] in kinds]
     if run == "last" and records:
@@ -101,14 +102,24 @@ def find_run(
     if len(fits) == 1:
         return fits[0]["folder"]
     folder = expanded(run, "the run")
-    if not fits and (folder / RECORD).is_file():
+    if not fits and _is_run(folder):
         return folder.resolve()
     what = f"which fits {len(fits)} of them" if fits else f"which is none of those in {runs}"
     known = ", ".join(_told(record) for record in (fits or records)[-8:])
     raise RunError(
-        f"expected a run's id, name or folder, or last, got {run!r}, {what}: "
+        f"expected a run's id, name or folder, or last, got {run!r:.200}, {what}: "
         f"choose from {known or 'a folder that holds runs, with tracking.root=FOLDER'}"
     )
+
+
+def _is_run(folder: Path) -> bool:
+    """Return whether a folder holds a run's record; none has a name that is too long for a file."""
+    try:
+        return (folder / RECORD).is_file()
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return False
 
 
 def _told(record: dict[str, Any]) -> str:

@@ -5,9 +5,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from pipeline.config.build import flattened
 from pipeline.config.data import DataConfig
+from pipeline.config.effect import check_effect
 from pipeline.config.equivalence import NUMBERS, fingerprint
-from pipeline.config.load import overridden
+from pipeline.config.load import overridden, read_overrides
 from pipeline.config.plugins import check_installed
 from pipeline.config.schema import Config, config_from_dict
 from pipeline.config.tracking import TrackingConfig, tracking_root
@@ -18,6 +20,7 @@ from pipeline.files.run_format import FORMAT, FORMAT_KEY
 from pipeline.runs.folder import storable
 from pipeline.runs.layout import START
 from pipeline.runs.ownership import begun_here, note_settings, places, with_trusted_places
+from pipeline.runs.record import read_record
 from spire_core.config.model import ModelConfig
 from spire_core.errors import ConfigError, RunError
 
@@ -132,6 +135,26 @@ def load_start(
     tracking = replace(config.tracking, uri=uri, root=str(root))
     groups = {"data": _rooted(config.data), "model": _lasting_model(config.model)}
     return replace(config, eval=evaluation, tracking=tracking, **groups), preset
+
+
+def load_resumed(
+    run_dir: Path, given: TrackingConfig, overrides: Sequence[str]
+) -> tuple[Config, str | None]:
+    """Return what `load_start` does, of a run that goes on with overrides that all count.
+
+    ConfigError as `load_start` says, for an override that has no effect, and for a store of a run
+    that began without one: MLflow would have none of its record so far.
+    """
+    config, preset = load_start(run_dir, given, overrides)
+    record, typed = read_record(run_dir), flattened(read_overrides(overrides))
+    for key in ("tracking.uri", "tracking.enabled"):
+        if typed.get(key) and not record["tracked"]:
+            raise ConfigError(
+                f"expected no store for run {record['run_id']}, which began with "
+                f"tracking.enabled=false, got {key}: leave it out, or start a new run"
+            )
+    check_effect(config, overrides)
+    return config, preset
 
 
 def _check_unchanged(began: Config, config: Config) -> None:

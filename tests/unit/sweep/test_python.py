@@ -20,7 +20,7 @@ from pipeline.config.load import load_config, preset_names
 from pipeline.data.arrays import uint8_images
 from pipeline.data.datasets import load, load_clients
 from pipeline.federation.setup import prepare
-from spire_core.errors import ConfigError, DataError, RunError
+from spire_core.errors import ConfigError, DataError, RunError, SpireError
 from sweeps import sweep as sweep_module
 from sweeps.design.load import load_sweep
 from sweeps.report.rows import rows_text
@@ -49,7 +49,11 @@ def test_the_page_runs_as_printed(
         with pytest.raises(RunError, match=rf'has finished: spire.load\("{result.run_id}"\)'):
             spire.resume(run_dir, local)
     (Path(result.run_dir) / "result.json").unlink()  # as if it had been stopped before its end
-    elsewhere = {"data.root": str(mnist_root), "federation.client_timeout_s": 600}
+    elsewhere = {"data.root": str(mnist_root)}
+    with pytest.raises(
+        ConfigError, match=r"expected resources\.pool=ray with resources\.num_actors"
+    ):
+        spire.resume(result.run_dir, local | {"resources.num_actors": 8})
     (leads := Path(result.run_dir) / "link").symlink_to(tmp_path)
     with pytest.raises(RunError, match="files and folders alone in a run's folder, got the link"):
         spire.resume(result.run_dir, local)
@@ -91,6 +95,17 @@ def test_a_name_that_is_neither_text_nor_path_is_refused(value: Any) -> None:
         spire.report(5)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="expected a sweep or runs, got none: name one"):
         spire.report([])
+
+
+@pytest.mark.parametrize("find", [spire.load, spire.resume, spire.report])
+def test_a_name_that_is_too_long_for_a_file_is_none_of_the_runs(
+    find: Any, tmp_path: Path, new_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(new_database, tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("SPIRE_ROOT", str(tmp_path))
+    with pytest.raises(SpireError, match=r"expected a .*, got 'xxx"):
+        find("x" * 5000)
 
 
 @pytest.mark.parametrize(
@@ -136,6 +151,9 @@ def test_settings_have_any_text_and_the_numbers_of_numpy() -> None:
     assert (sweep.seeds, len(sweep.axes["client.lr"])) == ((0, 1, 2), 2)
     with pytest.raises(ConfigError, match="expected a plain value, got keys must be"):
         spire._words({"client.lr": [{(1, 2): 3}]})
+    for text in (b"abc", bytearray(b"abc"), np.array([b"abc"]), [b"abc"]):
+        with pytest.raises(ConfigError, match=r"expected a plain value, got byte.* b'abc': use"):
+            spire._words({"tracking.run_name": text})
 
 
 def test_a_vocabulary_of_many_words_is_taken(tmp_path: Path) -> None:
