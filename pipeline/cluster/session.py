@@ -19,7 +19,7 @@ from ray._private.node import Node
 from pipeline.cluster.actor_plan import allotted_cpus
 from pipeline.cluster.address import check_address
 from pipeline.cluster.import_path import SafePathJob
-from pipeline.cluster.leaving import ends_as_usual, leave_with
+from pipeline.cluster.leaving import check_stays, ends_as_usual, leave_with
 from pipeline.cluster.token import keep_token_private
 from pipeline.cluster.watch import (
     INTERRUPTED,
@@ -127,11 +127,13 @@ def starting_cluster(num_cpus: int | None = None) -> Iterator[Ready]:
     """Start a Ray cluster in the background; yield a function that waits for its resources.
 
     A cluster that this process is part of, or that starts already, is used as it is. Otherwise it
-    is the one at RAY_ADDRESS, or a new local one, which is shut down at the end.
+    is the one at RAY_ADDRESS, or a new local one, which is shut down at the end. ClusterError in a
+    process that has lost one.
     """
     if _Cluster.current is not None:
         yield _Cluster.current.ready
         return
+    check_stays()
     if ray.is_initialized():
         yield ray.cluster_resources
         return

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 from pipeline.cluster.actor_plan import plan_here
+from pipeline.cluster.leaving import check_stays
 from pipeline.config.data import DATASETS
 from pipeline.config.plugins import check_reachable
 from pipeline.config.schema import Config
@@ -18,9 +19,11 @@ def ready_for(config: Config, say: Callable[[str], None], begins: bool = True) -
     The imports and checks that precede the clients go on meanwhile in the block. An error in
     settings or data that they find stops Ray again. Images of the user's own are checked first, and
     Ray starts when the clients do. `say` is told what is fetched. `begins`: the run is a new one.
+    ClusterError in a process that has lost a Ray.
     """
     from pipeline.data.fetch import check_source, fetch_if_missing
 
+    check_stays()
     check_source(config.data.name, config.data.path, begins)
     fetch_if_missing(config.data.name, config.data.root, config.data.path, say)
     if config.resources.pool == "local":
