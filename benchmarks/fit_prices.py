@@ -4,16 +4,15 @@
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.published import study_rows
-from benchmarks.published_scores import score_of
+from benchmarks.published import Published, study_rows
+from benchmarks.published_scores import by_seed
 from benchmarks.recompute import DOCS
 from pipeline.figures.style import GREY, MARKERS, OKABE_ITO, blank_figure, plain
-from spire_core.errors import DataError
-from sweeps.report.row_runs import NEW, Row, rows_by_run
+from sweeps.report.row_runs import NEW, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,6 +32,7 @@ WORLDS: dict[str, tuple[tuple[str, dict[str, str]], ...]] = {  # studies, and wh
     "Dirichlet, 1,600 rounds": (("study-rivals-cpu", {}), ("fits-rivals-cpu", {})),
     "Dirichlet, 9,600 rounds": (("fits-length-cpu", {}),),
 }
+SCORES = ("kid_after", "nn_excess", "kid_copies")
 TICKS = (0.05, 0.1, 0.2, 0.5, 1, 2)
 SIZES = {24: 3, 96: 5, 384: 8}  # of a marker, by the steps of a fit
 
@@ -61,26 +61,17 @@ def _place(fit: OfFit) -> tuple[int, float]:
 
 
 def _of_world(world: str) -> Iterator[OfFit]:
-    fits: dict[tuple[str, str, int], list[Sequence[Row]]] = {}
     for study, settings in WORLDS[world]:
         rows = study_rows(DOCS / "results" / study)
         new = [row for row in rows if row["clients"] == NEW and _has(row, BARE | settings)]
-        for own in rows_by_run(new).values():
-            key = (own[0]["method"], own[0]["adapt.lr"], int(own[0]["steps"]))
-            fits.setdefault(key, []).append(own)
-    for (method, rate, steps), runs in fits.items():
-        if len({own[0]["seed"] for own in runs}) < len(runs):
-            raise DataError(f"expected one run of {method} at {rate} for each seed in {world}")
-        scores = [_mean(runs, name) for name in ("kid_after", "nn_excess", "kid_copies")]
-        yield OfFit(world, METHODS[method], rate, steps, *scores)
+        for method, rate, steps in {(row["method"], row["adapt.lr"], row["steps"]) for row in new}:
+            one = Published("", "", "", "mean", "", method, where=f"adapt.lr={rate};steps={steps}")
+            scores = [fmean(by_seed(new, replace(one, measure=name)).values()) for name in SCORES]
+            yield OfFit(world, METHODS[method], rate, int(steps), *scores)
 
 
 def _has(row: Row, settings: Mapping[str, str]) -> bool:
     return all(row.get(key, value) == value for key, value in settings.items())
-
-
-def _mean(runs: Sequence[Sequence[Row]], score: str) -> float:
-    return fmean(fmean(score_of(row, score) or 0.0 for row in own) for own in runs)
 
 
 def prices_figure(found: Sequence[OfFit]) -> "Figure":
@@ -110,7 +101,7 @@ def _draw(axes: "Axes", found: Sequence[OfFit]) -> None:
             axes.plot(*places, color=OKABE_ITO[style], linewidth=1, zorder=2)
             for x, y, fit in zip(*places, line, strict=True):
                 size, colour, marker = SIZES[fit.steps], OKABE_ITO[style], MARKERS[style]
-                axes.scatter(x, y, size**2, colour, marker, zorder=3, label=name)
+                axes.scatter(x, y, size**2, c=colour, marker=marker, zorder=3, label=name)
     axes.axvline(0, color=GREY, linewidth=0.8, zorder=0)
     kid = fmean(fit.kid_copies for fit in found)
     axes.axhline(kid, color=GREY, linestyle=":", label=COPIES, zorder=0)
