@@ -8,6 +8,7 @@ from pipeline.config.tracking import ui_text
 from pipeline.evaluation.diagnosis import Diagnosis
 from pipeline.evaluation.scores import Evaluation
 from pipeline.results.files import grid_path
+from pipeline.results.metric_names import CONTROL_NAMES
 from pipeline.results.metrics import params_counts
 from pipeline.results.new_client_rows import new_client_rows
 from pipeline.results.result import Result
@@ -84,8 +85,20 @@ def _new_clients_table(result: Result) -> str:
         f"{aligned(header, cells)}\n"
         f"each {trained_text(trained, total).removeprefix('a ')}"
         + (f"\nforgetting at the end (KID): {forgetting}" if result.setting.has_features else "")
+        + _controls_text(result)
         + (f"\n{promise}" if promise else "")
     )
+
+
+def _controls_text(result: Result) -> str:
+    """Return a line with the mean KID of images that no fit has drawn; empty without controls."""
+    controls = result.adaptation.image_controls
+    kids = {
+        text: [own[name].kid for own in controls if name in own]
+        for name, text in CONTROL_NAMES.items()
+    }
+    found = ", ".join(f"{text} {_mean(values)}" for text, values in kids.items() if values)
+    return f"\nKID without a fit: {found}" if found else ""
 
 
 def _mean(values: Sequence[float | None]) -> str:

@@ -4,6 +4,7 @@ from torch import Tensor
 
 from pipeline.clients.client_data import ClientData
 from pipeline.clients.evaluation import ClientEvaluator
+from pipeline.config.equivalence import scores_controls
 from pipeline.federation.messages import GeneratedSamples
 from spire_core.evaluation.feature_cache import cached_features
 from spire_core.evaluation.likelihood import fld_gap
@@ -20,7 +21,7 @@ def signs_of_copies(
     """
     train = to_float(client.train_images())
     near = neighbours(images, train, to_float(client.test_images()))
-    if not evaluator.context.config.eval.controls:
+    if not scores_controls(evaluator.context.config):
         return near, None
     features = cached_features(evaluator.extractor, train, evaluator.cache)
     return near, fld_gap(samples.features, features, evaluator.real_features(client))

@@ -26,7 +26,8 @@ LOCAL_LAYER_KEYS += ("adapt.local_init",)
 # How every client trains, also a new one of a method without rounds.
 ALWAYS_READ = ("client.betas", "client.precision", "client.compile", "adapt.num_images")
 LOCATION_KEYS = ("resources.", "tracking.", "data.root", "eval.extractor_weights")
-# Settings that runs were stored without. At their defaults they are no part of a fingerprint.
+# Settings that runs were stored without. At their defaults, but for `STORED_WITHOUT`, they are no
+# part of a fingerprint.
 ADDED = ("data.metadata", "data.clients", "data.captions")
 ADDED += ("model.text", "model.words", "client.text_dropout", "eval.text_guidance")
 ADDED += ("model.text_encoder", "model.text_dim")
@@ -49,6 +50,8 @@ NO_ROUNDS = {  # what stands for the rounds of a method that has none
     "federation.max_update_norm": None,
     "federation.secure_aggregation": False,
 }
+SWITCHED_OFF = {"eval.controls": False}  # where it is not the default
+STORED_WITHOUT = {"eval.controls": False}  # what it was when runs were stored without a setting
 _DEFAULT = object()
 # The version of the numbers: raise it by hand when the same settings come to mean another result.
 NUMBERS = 2
@@ -100,20 +103,31 @@ def _resolved(config: Config) -> Config:
 def _switched_off(config: Config) -> list[str]:
     """Return the keys that no method reads, because of another setting."""
     keys = [key for switch in SWITCHES if not switch.is_on(config) for key in switch.keys]
+    if not _can_have_controls(config):
+        keys.append("eval.controls")
     if config.federation.on_client_error != "drop":  # done again, a client's work is the same
         keys += ["federation.on_client_error", "federation.client_timeout_s"]
     return keys
 
 
+def _can_have_controls(config: Config) -> bool:
+    """Return whether controls can be scored: by KID, and without prompts, which have their own."""
+    has_kid = config.eval.extractor != "none"
+    return has_kid and config.model.text == "none" and config.federation.num_new_clients > 0
+
+
 def _at_defaults(config: Config, keys: Iterable[str]) -> Config:
-    """Return the configuration with some settings at their defaults, and rounds at `NO_ROUNDS`."""
+    """Return the configuration with some settings at what stands for them where nothing reads them.
+
+    That is their defaults, but for `NO_ROUNDS` and `SWITCHED_OFF`.
+    """
     changes: dict[str, Any] = {}
     for key in keys:
         *groups, name = key.split(".")
         inside = changes
         for group in groups:
             inside = inside.setdefault(group, {})
-        inside[name] = NO_ROUNDS.get(key, _DEFAULT)
+        inside[name] = (NO_ROUNDS | SWITCHED_OFF).get(key, _DEFAULT)
     return _changed(config, changes)
 
 
@@ -128,6 +142,11 @@ def _changed(group: Any, changes: Mapping[str, Any]) -> Any:
             change = _changed(getattr(group, name), change)
         values[name] = getattr(type(group), name) if change is _DEFAULT else change
     return dataclasses.replace(group, **values)
+
+
+def scores_controls(config: Config) -> bool:
+    """Return whether new clients' controls are scored: wanted, and not switched off."""
+    return canonical(config).eval.controls
 
 
 def fingerprint(config: Config) -> str:
@@ -173,7 +192,7 @@ def _leave_plugins_of_rounds(settings: dict[str, Any], method: Method) -> None:
 def _determining(config: Config) -> dict[str, Any]:
     """Return the canonical settings that determine the result, by group, and `NUMBERS`.
 
-    Those in `ADDED` are left out where they have their defaults.
+    Those in `ADDED` are left out where they have their defaults, or `STORED_WITHOUT`.
     """
     settings = {
         group: {name: value for name, value in values.items() if determines(f"{group}.{name}")}
@@ -196,7 +215,7 @@ def _determining(config: Config) -> dict[str, Any]:
         settings["adapt"]["val_fraction"] = f"{config.set_aside}, apart"
         if config.adapt.guidance is not None:  # not as when it was chosen by images that are scored
             settings["adapt"]["guidance"] = ["other noise", *config.adapt.guidance]
-    defaults = flattened(Config().as_dict())
+    defaults = flattened(Config().as_dict()) | STORED_WITHOUT
     for key in ADDED:
         group, _, name = key.partition(".")
         if settings[group][name] == defaults[key]:

@@ -13,12 +13,6 @@ def check_evaluation(
     evaluation: EvalConfig, data: DataConfig, partition: PartitionConfig, model: ModelConfig
 ) -> None:
     """Raise ConfigError for scores that mean nothing with these data, clients and captions."""
-    require(
-        not evaluation.controls or model.text == "none",
-        f"eval.controls=false with model.text={model.text}",
-        "true",
-        "prompts have controls of their own, which are always scored",
-    )
     if evaluation.reference == TEST_SPLIT:
         _check_test_split(data, partition, model)
 

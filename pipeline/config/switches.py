@@ -225,7 +225,7 @@ IN_FINGERPRINTS = (
         lambda c: c.eval.extractor,
     ),
     Switch(
-        ("eval.controls", "eval.metrics"),
+        ("eval.metrics",),
         "federation.num_new_clients above 0",
         lambda c: c.federation.num_new_clients > 0,
         lambda c: c.federation.num_new_clients,

@@ -26,6 +26,12 @@ HULL_TV, NEAREST_TV = "world.hull_tv", "world.nearest_tv"  # tags
 FAILED_UPLOADS = "storage/failed_uploads"
 TUNED_TABLE = "tables/pretrain_tuned.json"
 NEW_CLIENTS_TABLE, CONTROLS_TABLE = "tables/new_clients.json", "tables/controls.json"
+CONTROL_NAMES = {  # of `CONTROLS_TABLE`, in words
+    "copies": "copies of the training images",
+    "fresh": "fresh images",
+    "nearest_draws": "the nearest client's draws",
+    "nearest_images": "the nearest client's images",
+}
 AUDITED_TABLE = "tables/privacy_clients.json"
 FINAL_STEP = 0  # of single values: MLflow draws bars only for metrics that have no other step
 PRETRAINING = ("pretrain/", "time/", "comm/", "memory/")  # prefixes in rounds and evaluations

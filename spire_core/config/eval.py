@@ -56,7 +56,8 @@ class EvalConfig:
     the highest noise level sigma at which it applies (Kynkäänniemi et al. 2024, arXiv 2404.07724);
     None is all. `text_guidance`: the same for the
     predictions with and without a caption. `controls`: score new clients' controls as well, which
-    are images that no fit has drawn, such as copies of the training images.
+    are images that no fit has drawn, such as copies of the training images; without effect where
+    there is no KID, and with text, whose prompts have controls of their own.
     """
 
     extractor: str = "auto"
@@ -72,7 +73,7 @@ class EvalConfig:
     guidance_interval: Annotated[tuple[float, float] | None, Range(0)] = None
     text_guidance: Annotated[float, Range(0, MAX_GUIDANCE, advice="1 turns it off")] = 1.0
     num_loss_images: Annotated[int, Range(2, advice=FOR_KID)] = 128
-    controls: bool = False
+    controls: bool = True
     grid_images: Annotated[int, Range(1, 10_000)] = 16
     batch_size: Annotated[int, Range(2, 100_000, advice=FOR_KID)] = 128
 
@@ -82,9 +83,6 @@ class EvalConfig:
         is_rising = interval is None or interval[0] < interval[1]
         advice = "name the lowest noise level first, such as [0.2, 5], or null for all"
         require(is_rising, "an eval.guidance_interval that rises", interval, advice)
-        has_kid = not self.controls or self.extractor != "none"
-        advice = "controls are compared by KID, so set eval.controls=false"
-        require(has_kid, "an eval.extractor with eval.controls=true", "none", advice)
 
     @property
     def clients_per_batch(self) -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.results.metric_names import CONTROL_NAMES
 from pipeline.tracking.mlflow_queries import is_known
 from sweeps.report.fit_axis import sets_aside
 from sweeps.report.groups import Group, by_task, gathered, label
@@ -11,12 +12,9 @@ from sweeps.report.tables import HEAD, Cell, Table, head, made_table
 
 Rows = Mapping[str, Sequence[Mapping[str, Any]]]  # a row for each control, by run
 ADAPTED = "adapted"
-SHARED = {"copies": "copies of the training images", "fresh": "fresh images"}  # by all methods
-OWN = {
-    ADAPTED: "drawn after adaptation",
-    "nearest_draws": "the nearest client's draws",
-    "nearest_images": "the nearest client's images",
-}
+SHARED = {name: CONTROL_NAMES[name] for name in ("copies", "fresh")}  # by all methods
+OWN = {ADAPTED: "drawn after adaptation"}
+OWN |= {name: text for name, text in CONTROL_NAMES.items() if name not in SHARED}
 SCORES = (
     ("KID", "kid"),
     ("TV", "tv"),

@@ -32,7 +32,6 @@ from spire_core.errors import ConfigError
         ("partition=iid partition.classes_per_client=3", "partition=pathological with"),
         ("eval.extractor=none eval.kid_num_subsets=2", "an eval.extractor with"),
         ("eval.extractor=none eval.reference=test_split", "an eval.extractor with"),
-        ("federation.num_new_clients=0 eval.controls=true", "federation.num_new_clients above 0"),
         ("privacy.noise_key=a", "privacy.adapt.epsilon or privacy.rounds.epsilon with"),
         ("privacy.adapt.delta=0.1", "privacy.adapt.epsilon with"),
         ("privacy.rounds.noise_multiplier=0.1", "privacy.rounds.epsilon with"),

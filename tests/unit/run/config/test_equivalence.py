@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.config.equivalence import fingerprint, pretrain_fingerprint, reads
-from pipeline.config.load import load_config
+from pipeline.config.equivalence import fingerprint, pretrain_fingerprint, reads, scores_controls
+from pipeline.config.load import load_config, preset_names
 from spire_core.methods import METHODS
 
 
@@ -89,6 +89,21 @@ def test_controls_of_new_clients_leave_pretraining_the_same() -> None:
     plain, controlled = fingerprints(), fingerprints("eval.controls=true")
     assert plain[0] != controlled[0]
     assert plain[1] == controlled[1]
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["eval.extractor=none", "federation.num_new_clients=0", "model={text: words, words: [a]}"],
+)
+def test_controls_make_no_difference_where_they_cannot_be_scored(word: str) -> None:
+    wanted = (word, "eval.controls=true")
+    assert fingerprints(*wanted) == fingerprints(word, "eval.controls=false")
+    assert not scores_controls(load_config("smoke", wanted))
+
+
+def test_all_presets_have_controls_but_the_quick_one_and_prompts() -> None:
+    without = {name for name in preset_names() if not scores_controls(load_config(name))}
+    assert without == {"smoke", "fonts-cpu"}
 
 
 def test_a_reference_makes_a_difference_to_scores_alone() -> None:

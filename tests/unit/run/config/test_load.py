@@ -340,10 +340,6 @@ def test_a_value_of_another_shape_is_refused_by_name(override: str, key: str) ->
         (["privacy.adapt.clip_norm=1e-31"], "privacy.adapt.clip_norm of at least 1e-30, got 1e-31"),
         (["privacy.rounds.clip_norm=1e-302"], "privacy.rounds.clip_norm of at least 1e-30, got"),
         (["privacy.adapt.steps=0"], "privacy.adapt.steps of at least 1, got 0"),
-        (
-            ["model.text=words", "model.words=[a]", "eval.controls=true"],
-            "eval.controls=false with model.text=words, got true: prompts have controls",
-        ),
         (["privacy.noise_key=''"], "privacy.noise_key as a text, got an empty one: null draws"),
     ],
 )

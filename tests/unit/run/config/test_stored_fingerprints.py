@@ -10,14 +10,14 @@ from pipeline.config.load import load_config, preset_names
 from spire_core.methods import METHODS
 
 STORED = {
-    "cifar10": ("b56fa1d59df9d1d2", "17eb39c407fc2ccf"),
-    "cifar10-cpu": ("358d82db942f9268", "0ca3a3680f7cbdda"),
-    "fashion-cpu": ("b891cd64d270e3ae", "4f3be13b008810a2"),
-    "folder-cpu": ("349a96bf3d752e6e", "b0545b07cc526e00"),
+    "cifar10": ("7740ad484b812fa6", "17eb39c407fc2ccf"),
+    "cifar10-cpu": ("aaa087827d11db47", "0ca3a3680f7cbdda"),
+    "fashion-cpu": ("851368484954b2ef", "4f3be13b008810a2"),
+    "folder-cpu": ("421d47b5b4271c67", "b0545b07cc526e00"),
     "fonts-cpu": ("3919af88677bdc42", "eea3ccf88987a103"),
-    "mnist": ("052b8dceef88752f", "270bc63b6a90c408"),
-    "mnist-cpu": ("2c81c9732fc4197b", "164da8a8cd88ac6d"),
-    "retrofit-cpu": ("f1be8939ca6505d3", "f14f80deb9b08f8f"),
+    "mnist": ("e03a3f9828032ab0", "270bc63b6a90c408"),
+    "mnist-cpu": ("f266eff91657ff83", "164da8a8cd88ac6d"),
+    "retrofit-cpu": ("3fa236c32a99e95e", "f14f80deb9b08f8f"),
     "smoke": ("07c8e83d609b9e6c", "a91a7fde4e79b3ff"),
     "smoke method=spire": ("07c8e83d609b9e6c", "a91a7fde4e79b3ff"),
     "smoke method=fedavg_ft": ("f2259ad3f8e1ce45", "d7c8dc4af9163145"),

@@ -47,9 +47,11 @@ def test_rounds_and_their_evaluations_are_counted(words: tuple[str, ...], expect
 def test_epochs_of_new_clients_are_counted() -> None:
     words = ("adapt.epochs=7", "adapt.eval_every=3", "adapt.num_images=8")
     config = load_config(None, [*DRAWS, *SIZES, *words])
-    assert adaptation_s(config, COSTS) == pytest.approx(2 * (7 * 8 + 4))
+    assert adaptation_s(config, COSTS) == pytest.approx(2 * (7 * 8 + 4 + 1))  # a control draws, too
+    alone = load_config(None, [*DRAWS, *SIZES, *words, "eval.controls=false"])
+    assert adaptation_s(alone, COSTS) == pytest.approx(2 * (7 * 8 + 4))
     draws = load_config(None, [*DRAWS, *SIZES, *words, "adapt.draws=null"])  # batches of 16
-    assert adaptation_s(draws, COSTS) == pytest.approx(2 * (7 * 16 + 4))
+    assert adaptation_s(draws, COSTS) == pytest.approx(2 * (7 * 16 + 5))
     nobody_trains = load_config(None, [*DRAWS, *SIZES, *words, "method=fedavg"])
     assert adaptation_s(nobody_trains, COSTS) == pytest.approx(2 * 1)
     tuned = (*words, "partition.client_size=40", "adapt.tune_epochs=2", "method=fedavg_ft")
@@ -63,12 +65,12 @@ def test_private_steps_and_their_draws_are_counted() -> None:
     words = ["adapt.eval_every=3", "adapt.num_images=8", "privacy.adapt.epsilon=4"]
     words += ["privacy.adapt.steps=7", "privacy.adapt.draws=5"]
     config = load_config(None, [*DRAWS, *SIZES, *words])
-    assert adaptation_s(config, COSTS) == pytest.approx(2 * (7 * 5 * 8 + 4))
+    assert adaptation_s(config, COSTS) == pytest.approx(2 * (7 * 5 * 8 + 5))
     config = load_config(None, [*DRAWS, *SIZES, *words, "privacy.adapt.batch_size=4"])
-    assert adaptation_s(config, COSTS) == pytest.approx(2 * (7 * 5 * 4 + 4))
+    assert adaptation_s(config, COSTS) == pytest.approx(2 * (7 * 5 * 4 + 5))
     once = "privacy.adapt.mechanism=one_release"
     config = load_config(None, [*DRAWS, *SIZES, *words, once])
-    assert adaptation_s(config, COSTS) == pytest.approx(2 * (7 * 5 * 8 + 2))
+    assert adaptation_s(config, COSTS) == pytest.approx(2 * (7 * 5 * 8 + 3))
 
 
 def test_trials_that_differ_in_how_embeddings_train_are_timed_once() -> None:
