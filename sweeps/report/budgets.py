@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sweeps.report.choice import best
+from sweeps.report.choice import best, task_metric
 from sweeps.report.figures import SPREAD, Picture, score_floor
 from sweeps.report.groups import (
     SCORES,
@@ -56,13 +56,17 @@ class BudgetLine:
         return [Series(self.name, self.style, points, self.variant)] if points and is_own else []
 
 
-def budget_pictures(groups: Sequence[Group], metric: str) -> list[Picture]:
+def budget_pictures(groups: Sequence[Group], chosen_by: str) -> list[Picture]:
     """Return a figure for each task, whatever its epsilon, that was run at several.
 
     The one with the most lines comes first.
     """
     tasks = gathered(groups, lambda group: tuple(v for v in group.task if v[0] != BUDGET))
-    drawn = {task: picture for task, here in tasks.items() if (picture := _draw(here, metric))}
+    drawn = {
+        task: picture
+        for task, here in tasks.items()
+        if (picture := _draw(here, task_metric(here, chosen_by)))
+    }
     if len(drawn) == 1:
         return [*drawn.values()]
     pictures = [

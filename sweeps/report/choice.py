@@ -1,7 +1,7 @@
 """A method's best setting, chosen by a score on the seeds that its rivals share."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from statistics import fmean
 
 from pipeline.results.metric_names import PRECISION, RECALL
@@ -12,9 +12,19 @@ HIGHER_IS_BETTER = ("final/adapt_prompt_accuracy_after", PRECISION, RECALL)
 
 
 def choosing_metric(groups: Sequence[Group]) -> str:
-    """Return the metric by which a method's best setting is chosen."""
-    known = (key for key in SCORES if any(group.values(key) for group in groups))
-    return next(known, next(iter(SCORES)))
+    """Return the metric by which a method's best setting is chosen, in each task that has it."""
+    return task_metric(groups, next(iter(SCORES)))
+
+
+def task_metric(groups: Sequence[Group], metric: str) -> str:
+    """Return the metric by which groups of one task choose: this one, or the first they have."""
+    known = (key for key in (metric, *SCORES) if any(group.values(key) for group in groups))
+    return next(known, metric)
+
+
+def in_words(metrics: Collection[str]) -> str:
+    """Return the scores by which the tasks of a table choose, in words."""
+    return " or, in tasks without it, ".join(SCORES[key] for key in SCORES if key in metrics)
 
 
 def best(groups: Iterable[Group], metric: str) -> Group:
@@ -72,8 +82,6 @@ def best_groups(groups: Sequence[Group], metric: str) -> list[Group]:
 
     A task in which nobody has the metric chooses by one that it has.
     """
-    tasks = {task for task, own in by_task(groups).items() if any(g.values(metric) for g in own)}
-    by = {task: choosing_metric(own) for task, own in by_task(groups).items()}
-    by |= dict.fromkeys(tasks, metric)
+    by = {task: task_metric(own, metric) for task, own in by_task(groups).items()}
     rivals = gathered(groups, lambda group: (group.task, group.method))
     return [best(several, by[task]) for (task, _), several in rivals.items()]

@@ -3,7 +3,8 @@
 A pair is two runs on one seed and one partition. Methods are compared each at its own best setting;
 at the same settings (the mean over them of each seed, so that the interval is over seeds alone);
 and at these one by one. Settings are the same if they agree in all that the method reads; those of
-`method.*` and the rate of adaptation belong to a method and need not agree.
+`method.*` and the rate of adaptation belong to a method and need not agree. A task in which nobody
+has the choosing score chooses by one of its own, and is compared by it.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,12 +14,11 @@ from pipeline.config.equivalence import reads
 from spire_core.config.method import find_method
 from sweeps.primary import HELDOUT
 from sweeps.report.captions import OF_KID, has_text
-from sweeps.report.choice import best, best_groups, comparable
+from sweeps.report.choice import best, best_groups, comparable, in_words, task_metric
 from sweeps.report.groups import (
     NN_GAP,
     OF_ADAPTATION,
     OWN_KID,
-    SCORES,
     TUNED_KID,
     Group,
     Pair,
@@ -142,13 +142,15 @@ def same_setting_difference(
     return estimate([fmean(own) for own in whole])
 
 
-def setting_differences_table(groups: Sequence[Group], metric: str) -> Table | None:
+def setting_differences_table(groups: Sequence[Group], chosen_by: str) -> Table | None:
     """Return each method minus SPIRE at each of SPIRE's settings, each at its best rate.
 
     None where SPIRE had one setting, or was alone.
     """
     rows: list[tuple[Cell, ...]] = []
+    metrics = set[str]()
     for task, here in by_task(groups).items():
+        metric = task_metric(here, chosen_by)
         several = {shared(group) for group in here if group.method == REFERENCE}
         if len(several) < 2:
             continue
@@ -166,35 +168,33 @@ def setting_differences_table(groups: Sequence[Group], metric: str) -> Table | N
                 ratio = paired(theirs.logs(metric), ours.logs(metric)) if metric in RATIOS else None
                 if difference is not None:
                     rows.append((label(task), label(place), method, *compared(difference), ratio))
+                    metrics.add(metric)
     columns = ("task", "setting", "method", *COMPARED, "log ratio")
-    title, text = "Differences setting by setting", BY_SETTING.format(score=SCORES[metric])
+    title, text = "Differences setting by setting", BY_SETTING.format(score=in_words(metrics))
     return made_table("by_setting", title, text, columns, rows)
 
 
-def within_methods_table(groups: Sequence[Group], metric: str) -> Table | None:
+def within_methods_table(groups: Sequence[Group], chosen_by: str) -> Table | None:
     """Return each setting of a method minus the method's best one; None without two settings.
 
     Beside the score by which it is the best stands new clients' held-out loss, if any run has it.
     """
     rows: list[tuple[Cell, ...]] = []
+    metrics = set[str]()
     for task, here in by_task(groups).items():
+        metric = task_metric(here, chosen_by)
         for method, own in by_method(here).items():
             at = gathered(own, lambda group: without(group, OF_ADAPTATION))
             chosen = {place: best(several, metric) for place, several in at.items()}
             reference = best(chosen.values(), metric)
             for place in sorted(chosen, key=sortable) if len(chosen) > 1 else ():
                 group = chosen[place]
-                cells = (label(task), method, label(place))
-                rows.append(
-                    (
-                        *cells,
-                        *_against(group, reference, metric),
-                        *_against(group, reference, HELDOUT),
-                    )
-                )
+                scores = [_against(group, reference, key) for key in (metric, HELDOUT)]
+                rows.append((label(task), method, label(place), *scores[0], *scores[1]))
+                metrics.add(metric)
     columns = ("task", "method", "setting", "score", "minus its best", *COMPARED[1:])
     columns += ("held-out", "held-out minus its best", "held-out pairs", "held-out verdict")
-    title, text = "Settings of a method", WITHIN.format(score=SCORES[metric])
+    title, text = "Settings of a method", WITHIN.format(score=in_words(metrics))
     return made_table("within_methods", title, text, columns, rows)
 
 
@@ -209,13 +209,16 @@ def _against(group: Group, reference: Group, metric: str) -> tuple[Cell, ...]:
 def at_same_settings(
     groups: Sequence[Group], method: str, chosen_by: str
 ) -> dict[Values, tuple[Group, Group]]:
-    """Return a method's best group and SPIRE's at each of SPIRE's settings that both have."""
+    """Return a method's best group and SPIRE's at each of SPIRE's settings that both have.
+
+    All groups are of one task.
+    """
     ours = gathered(by_method(groups).get(REFERENCE, []), shared)
-    theirs = by_method(groups).get(method, [])
+    theirs, metric = by_method(groups).get(method, []), task_metric(groups, chosen_by)
     pairs = {}
     for place, several in ours.items():
         if rivals := [group for group in theirs if _is_at(group, place)]:
-            pairs[place] = best(rivals, chosen_by), best(several, chosen_by)
+            pairs[place] = best(rivals, metric), best(several, metric)
     return pairs
 
 

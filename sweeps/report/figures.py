@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from sweeps.report.choice import best_groups
+from sweeps.report.choice import best_groups, task_metric
 from sweeps.report.fit_axis import fit_axis
 from sweeps.report.groups import SCORES, Group, by_task, label
 from sweeps.report.seed_plots import LOG_RATIO, Scale, panels_figure, rounds_figure, settings_figure
@@ -56,11 +56,11 @@ class Picture:
     figure: "Figure"
 
 
-def draw_all(groups: Sequence[Group], metric: str, histories: Histories) -> list[Picture]:
+def draw_all(groups: Sequence[Group], chosen_by: str, histories: Histories) -> list[Picture]:
     """Return all figures of all tasks; `histories` are needed of each method's best setting."""
     tasks, all_pictures = by_task(groups), []
     for number, (task, here) in enumerate(tasks.items(), 1):
-        pictures = _draw_task(here, metric, histories, label(task))
+        pictures = _draw_task(here, chosen_by, histories, label(task))
         if len(tasks) > 1:
             pictures = [
                 replace(p, name=f"{p.name}_{number}", title=f"{p.title} ({label(task)})")
@@ -71,8 +71,9 @@ def draw_all(groups: Sequence[Group], metric: str, histories: Histories) -> list
 
 
 def _draw_task(
-    groups: Sequence[Group], metric: str, histories: Histories, task: str
+    groups: Sequence[Group], chosen_by: str, histories: Histories, task: str
 ) -> list[Picture]:
+    metric = task_metric(groups, chosen_by)
     chosen = best_groups(groups, metric)
     pictures = [rounds_picture(chosen, histories, task)]
     pictures += [axis_picture(groups, key, metric, task) for key in _axes(groups)]

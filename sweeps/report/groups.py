@@ -128,12 +128,14 @@ def varying(runs: Sequence[TrackedRun]) -> list[str]:
 def group_runs(runs: Sequence[TrackedRun]) -> list[Group]:
     """Return experiments in groups; of one that was run twice on the same seed, the later run."""
     keys = varying(runs)
-    of_loss = () if any(_has_features(run) for run in runs) else TARGET  # a loss alone to compare
-    task_keys = [key for key in keys if key.startswith((*TASK, *of_loss, EXTRACTOR, IMAGES))]
-    setting_keys = [key for key in keys if key not in task_keys]
+    of_task = [key for key in keys if key.startswith((*TASK, EXTRACTOR, IMAGES))]
+    with_loss = [key for key in keys if key in of_task or key.startswith(TARGET)]
+    has_more = {_chosen(run, of_task) for run in runs if _has_features(run)}  # than a loss
     by_place: dict[tuple[Values, str, Values], dict[int, TrackedRun]] = {}
     for run in sorted(runs, key=lambda run: run.started_ms):
-        place = (_chosen(run, task_keys), method_of(run) or "", _chosen(run, setting_keys))
+        own = of_task if _chosen(run, of_task) in has_more else with_loss
+        rest = [key for key in keys if key not in own]
+        place = (_chosen(run, own), method_of(run) or "", _chosen(run, rest))
         by_place.setdefault(place, {})[seed_of(run)] = run
     groups = [Group(*at, tuple(seeds[s] for s in sorted(seeds))) for at, seeds in by_place.items()]
     return sorted(groups, key=_order)
