@@ -2,7 +2,7 @@
 
 A pair is two runs on one seed and one partition. Methods are compared each at its own best setting;
 at the same settings (the mean over them of each seed, so that the interval is over seeds alone);
-and at these one by one. Settings are the same if they agree in all that the method reads; those of
+and at these one by one. Settings are the same if they agree in all that both methods read; those of
 `method.*` and the rate of adaptation belong to a method and need not agree. A task in which nobody
 has the choosing score chooses by one of its own, and is compared by it.
 """
@@ -71,8 +71,9 @@ CAPTION = (
 BY_SETTING = (
     "Each method minus SPIRE on {score} at each of SPIRE's settings, paired on seeds, each at its "
     "best rate of adaptation. A method stands there if it was run at that setting, apart from what "
-    "it does not read, such as the size of an embedding that it has not got. Log ratio: mean of "
-    "log(method / SPIRE), which does not shrink as both scores do."
+    "it does not read, such as the size of an embedding that it has not got, and from what SPIRE "
+    "does not read, of which it has its best. Log ratio: mean of log(method / SPIRE), which does "
+    "not shrink as both scores do."
 )
 
 WITHIN = (
@@ -223,6 +224,10 @@ def at_same_settings(
 
 
 def _is_at(group: Group, place: Values) -> bool:
-    """Return whether a group agrees with a setting in all that its method reads."""
-    record, own = find_method(group.method), dict(group.setting)
-    return all(own[key] == value for key, value in place if record is None or reads(record, key))
+    """Return whether a group agrees with SPIRE's setting in all that both methods read."""
+    both, own = (find_method(REFERENCE), find_method(group.method)), dict(group.setting)
+    return all(
+        own[key] == value
+        for key, value in place
+        if all(record is None or reads(record, key) for record in both)
+    )

@@ -16,7 +16,7 @@ from sweeps.report.differences import (
 )
 from sweeps.report.figures import Picture, draw_all
 from sweeps.report.groups import Group, group_runs, label
-from sweeps.report.tables import Cell, Table
+from sweeps.report.tables import Cell, Table, cell_text
 
 KID, STYLE = "final/adapt_kid_after", "final/adapt_style_distance_after"
 TRAINED = "params/trainable_new_client"
@@ -132,3 +132,21 @@ def test_losses_of_other_targets_are_other_tasks_where_a_loss_is_all_that_a_task
         ("data.name=mnist, diffusion.prediction=eps", ""),
         ("data.name=mnist, diffusion.prediction=v", ""),
     ]
+
+
+def test_a_method_stands_beside_spire_at_its_best_of_what_spire_does_not_read() -> None:
+    """Where new clients' own layers start, which SPIRE has none of."""
+    runs = [run("spire", seed, {KID: 1.0}, model__d_emb=16) for seed in SEEDS]
+    runs += [run("spire", seed, {KID: 1.5}, model__d_emb=64) for seed in SEEDS]
+    for start, kid in (("last", 2.0), ("mean", 3.0)):
+        runs += [run("shared_rep", seed, {KID: kid}, adapt__local_init=start) for seed in SEEDS]
+    groups = group_runs(runs)
+    table = setting_differences_table(groups, KID)
+    assert table is not None
+    assert [(*row[:2], cell_text(row[2])) for row in table.rows] == [
+        ("model.d_emb=16", "shared_rep", "1"),
+        ("model.d_emb=64", "shared_rep", "0.5"),
+    ]
+    found = same_setting_difference(groups, "shared_rep", KID, KID)
+    assert found is not None
+    assert (found.mean, found.num) == (pytest.approx(0.75), 3)
